@@ -1,0 +1,206 @@
+package web
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+	"unicode/utf8"
+)
+
+const (
+	maxDepth      = 100     // of JSON; deeper is refused before it is decoded
+	keepBuffer    = 1 << 16 // larger buffers are not kept, so that one big body does not pin memory
+	bufferAtFirst = 4 << 10
+)
+
+var buffers = sync.Pool{New: func() any { return bytes.NewBuffer(make([]byte, 0, bufferAtFirst)) }}
+
+func putBuffer(b *bytes.Buffer) {
+	if b.Cap() <= keepBuffer {
+		b.Reset()
+		buffers.Put(b)
+	}
+}
+
+// Decode reads the body as one JSON value into v. Nothing in v points into pooled memory.
+//
+// Errors: M_TOO_LARGE (413) above the route's MaxBody; M_NOT_JSON (400) for what is no JSON, for bytes that are
+// not UTF-8, for more than one value and for more than 100 levels; M_BAD_JSON (400) for JSON of the wrong type,
+// with the field's name. A missing body is {} when the route says EmptyBody, else M_NOT_JSON.
+func (r *Request) Decode(v any) error {
+	buffer, err := r.readBody()
+	if err != nil {
+		return err
+	}
+	defer putBuffer(buffer)
+	return decodeJSON(buffer.Bytes(), v)
+}
+
+// Object reads the body as one JSON object and returns its bytes, checked as Decode does. They belong to the caller.
+func (r *Request) Object() (json.RawMessage, error) {
+	buffer, err := r.readBody()
+	if err != nil {
+		return nil, err
+	}
+	defer putBuffer(buffer)
+	body := bytes.TrimSpace(buffer.Bytes())
+	if err := checkJSON(body); err != nil {
+		return nil, err
+	}
+	if !json.Valid(body) {
+		return nil, notJSON("The body is not JSON", nil)
+	}
+	if body[0] != '{' {
+		return nil, badJSON("The body must be a JSON object", nil)
+	}
+	return bytes.Clone(body), nil
+}
+
+// Raw reads the whole body without looking into it: at most MaxBody bytes, else M_TOO_LARGE. They belong to the caller.
+// A handler that wants to stream reads r.Body itself and sets its own limit.
+func (r *Request) Raw() ([]byte, error) {
+	buffer, err := r.fillBuffer()
+	if err != nil {
+		return nil, err
+	}
+	defer putBuffer(buffer)
+	return bytes.Clone(buffer.Bytes()), nil
+}
+
+// readBody is fillBuffer with the rule for empty bodies.
+func (r *Request) readBody() (*bytes.Buffer, error) {
+	buffer, err := r.fillBuffer()
+	if err != nil {
+		return nil, err
+	}
+	if buffer.Len() == 0 {
+		if !r.Route.EmptyBody {
+			putBuffer(buffer)
+			return nil, notJSON("A JSON body is needed, and the request has none", nil)
+		}
+		buffer.WriteString("{}")
+	}
+	return buffer, nil
+}
+
+// fillBuffer reads the body into a pooled buffer, within the limits of size and time.
+func (r *Request) fillBuffer() (*bytes.Buffer, error) {
+	limit := r.Route.MaxBody
+	if limit <= 0 {
+		limit = r.server.config.MaxBody
+	}
+	if r.ContentLength > limit {
+		return nil, bodyTooLarge(limit)
+	}
+	buffer := buffers.Get().(*bytes.Buffer)
+	if r.Body == nil || r.Body == http.NoBody {
+		return buffer, nil
+	}
+	// A client that sends a byte a minute would hold a handler for ever. The deadline must be lifted
+	// afterwards: net/http keeps reading to notice a client that goes away.
+	control := http.NewResponseController(r.writer)
+	timed := control.SetReadDeadline(time.Now().Add(r.server.config.BodyTimeout)) == nil
+	_, err := buffer.ReadFrom(io.LimitReader(r.Body, limit+1))
+	if timed {
+		_ = control.SetReadDeadline(time.Time{})
+	}
+	if err != nil {
+		putBuffer(buffer)
+		return nil, notJSON("The body could not be read to its end", err)
+	}
+	if int64(buffer.Len()) > limit {
+		putBuffer(buffer)
+		return nil, bodyTooLarge(limit)
+	}
+	return buffer, nil
+}
+
+func bodyTooLarge(limit int64) *Error {
+	return tooLarge(fmt.Sprintf("The body is larger than %d bytes", limit))
+}
+
+// decodeJSON is Decode on bytes.
+func decodeJSON(body []byte, v any) error {
+	body = bytes.TrimSpace(body)
+	if err := checkJSON(body); err != nil {
+		return err
+	}
+	if string(body) == "null" {
+		return badJSON("The body is null; an object was expected", nil)
+	}
+	err := json.Unmarshal(body, v)
+	if err == nil {
+		return nil
+	}
+	if wrong, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
+		if wrong.Field == "" {
+			return badJSON("The body has the wrong type: found "+wrong.Value+", expected "+kindName(wrong), err)
+		}
+		return badJSON("The field "+wrong.Field+" has the wrong type: found "+wrong.Value+", expected "+kindName(wrong), err)
+	}
+	if syntax, ok := errors.AsType[*json.SyntaxError](err); ok {
+		return notJSON(fmt.Sprintf("The body is not JSON, at byte %d", syntax.Offset), err)
+	}
+	// A type's own UnmarshalJSON refused the value; its words may be an answer already.
+	if answer, ok := errors.AsType[Answerer](err); ok {
+		return answer
+	}
+	return badJSON("The body has a wrong value: "+err.Error(), err)
+}
+
+// kindName names a Go type in the words of JSON.
+func kindName(e *json.UnmarshalTypeError) string {
+	switch name := e.Type.Kind().String(); {
+	case name == "string" || name == "array":
+		return name
+	case name == "bool":
+		return "boolean"
+	case name == "slice":
+		return "array"
+	case strings.HasPrefix(name, "int") || strings.HasPrefix(name, "uint"):
+		return "whole number"
+	case strings.HasPrefix(name, "float"):
+		return "number"
+	}
+	return "object"
+}
+
+// checkJSON refuses what encoding/json would let pass: bytes that are not UTF-8 and deep nesting.
+func checkJSON(body []byte) error {
+	if len(body) == 0 {
+		return notJSON("The body is empty; JSON was expected", nil)
+	}
+	if !utf8.Valid(body) {
+		return notJSON("The body is not UTF-8", nil)
+	}
+	depth, quoted := 0, false
+	for i := 0; i < len(body); i++ {
+		c := body[i]
+		if quoted {
+			switch c {
+			case '\\':
+				i++
+			case '"':
+				quoted = false
+			}
+			continue
+		}
+		switch c {
+		case '"':
+			quoted = true
+		case '{', '[':
+			if depth++; depth > maxDepth {
+				return notJSON(fmt.Sprintf("The JSON is nested deeper than %d levels", maxDepth), nil)
+			}
+		case '}', ']':
+			depth--
+		}
+	}
+	return nil
+}

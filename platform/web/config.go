@@ -1,0 +1,54 @@
+package web
+
+import "time"
+
+// Config is the section "http" of the configuration.
+type Config struct {
+	MaxBody         int64                `yaml:"max_body" default:"1048576" help:"Bytes of a JSON body, where a route sets no other limit."`
+	BodyTimeout     time.Duration        `yaml:"body_timeout" default:"60s" help:"Time a client has to send a JSON body."`
+	HeaderTimeout   time.Duration        `yaml:"header_timeout" default:"20s" help:"Time a client has to send the head of a request."`
+	IdleTimeout     time.Duration        `yaml:"idle_timeout" default:"120s" help:"Time a connection is kept without a request."`
+	DrainDelay      time.Duration        `yaml:"drain_delay" default:"0s" help:"Time between not ready and the closing of the listener at the end, so that load balancers notice. 5s is good in Kubernetes."`
+	ShutdownTimeout time.Duration        `yaml:"shutdown_timeout" default:"25s" help:"Time requests under way have to finish at the end."`
+	Compress        bool                 `yaml:"compress" default:"true" help:"Compress JSON answers above 1 KiB with gzip when the client takes it."`
+	TrustedProxies  []string             `yaml:"trusted_proxies" help:"Addresses or networks (CIDR) of proxies whose X-Forwarded-For and X-Forwarded-Proto are believed."`
+	RateLimitsOff   bool                 `yaml:"rate_limits_off" default:"false" help:"Turn all rate limits off. For load tests."`
+	RateLimits      map[string]RateLimit `yaml:"rate_limits" help:"Rate limits by name: {per_second, burst}. A name that is not given keeps its default; per_second 0 turns one off."`
+}
+
+// RateLimit lets Burst requests through at once and PerSecond in the long run, per user, or per client address
+// where there is no user.
+type RateLimit struct {
+	PerSecond float64 `yaml:"per_second" help:"Requests per second in the long run; 0 is no limit."`
+	Burst     int     `yaml:"burst" help:"Requests at once."`
+}
+
+// DefaultRateLimits returns the limits that hold where the configuration says nothing.
+func DefaultRateLimits() map[string]RateLimit {
+	return map[string]RateLimit{
+		"login":        {0.2, 10}, // passwords are guessed here
+		"registration": {0.2, 5},  // accounts, availability of names, e-mail validation
+		"message":      {2, 30},   // events sent
+		"redaction":    {2, 30},   // events taken back
+		"join":         {0.5, 15}, // joins and knocks: each may cost a room's whole state
+		"invite":       {0.5, 15}, // invites disturb others
+		"create":       {0.2, 10}, // rooms and projects
+		"write":        {5, 60},   // small settings: receipts, typing, account data, profile
+		"read":         {20, 200}, // cheap reads
+		"sync":         {10, 100}, // long polls and sliding sync
+		"search":       {1, 15},   // full text, user directory, hierarchy
+		"keys":         {10, 100}, // device keys, backup, to-device messages
+		"media":        {10, 100}, // downloads and thumbnails
+		"upload":       {1, 30},   // media created and uploaded
+		"preview":      {1, 20},   // URL previews
+		"compile":      {0.2, 10}, // LaTeX runs
+		"report":       {0.1, 10}, // reports to the administrators
+		"admin":        {50, 500}, // the operator's tools
+		"federation":   {50, 500}, // requests of other servers
+		"knock":        {0.5, 15}, // kept apart from join, as servers often want it stricter
+		"edit":         {20, 200}, // live edits of a document
+		"openid":       {0.5, 10}, // OpenID tokens and OIDC
+		"git":          {2, 30},   // clone, fetch, push
+		"public":       {20, 200}, // versions, well-known, static pages, without a token
+	}
+}

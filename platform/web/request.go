@@ -1,0 +1,106 @@
+package web
+
+import (
+	"net/http"
+	"net/netip"
+	"net/url"
+	"strconv"
+)
+
+// Request is what a Handler gets: the HTTP request and what the server found out about it.
+// It is valid until the handler returns.
+type Request struct {
+	*http.Request
+	Identity *Identity // nil when the route takes no token, or none was given to an Optional one
+	Route    *Route
+
+	server *Server
+	writer http.ResponseWriter
+	query  url.Values
+	client netip.Addr
+	id     string
+}
+
+// ID is the request id: it stands in the answer's X-Request-Id and in the log.
+func (r *Request) ID() string { return r.id }
+
+// UserID returns the caller's user id, "" when there is none.
+func (r *Request) UserID() string {
+	if r.Identity == nil {
+		return ""
+	}
+	return r.Identity.UserID
+}
+
+// DeviceID returns the caller's device id, "" when there is none.
+func (r *Request) DeviceID() string {
+	if r.Identity == nil {
+		return ""
+	}
+	return r.Identity.DeviceID
+}
+
+// Path returns a wildcard of the pattern, unescaped. It is valid UTF-8 without NUL.
+func (r *Request) Path(name string) string { return r.PathValue(name) }
+
+// Query returns the parameters of the query, parsed once. They are valid UTF-8 without NUL.
+func (r *Request) Query() url.Values {
+	if r.query == nil {
+		r.query = r.URL.Query()
+	}
+	return r.query
+}
+
+// Query1 returns the first value of a parameter, "" when it is missing.
+func (r *Request) Query1(name string) string {
+	if r.URL.RawQuery == "" {
+		return ""
+	}
+	return r.Query().Get(name)
+}
+
+// Int reads a whole number from the query: def when it is missing, at most max (0: no bound).
+// A negative number or no number is 400 M_INVALID_PARAM.
+func (r *Request) Int(name string, def, max int) (int, error) {
+	text := r.Query1(name)
+	if text == "" {
+		return def, nil
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 0 {
+		return 0, invalidParam("The parameter " + name + " must be a whole number, 0 or more")
+	}
+	if max > 0 && n > max {
+		n = max
+	}
+	return n, nil
+}
+
+// Bool reads true or false from the query: def when it is missing. Other words are 400 M_INVALID_PARAM.
+func (r *Request) Bool(name string, def bool) (bool, error) {
+	switch r.Query1(name) {
+	case "":
+		return def, nil
+	case "true":
+		return true, nil
+	case "false":
+		return false, nil
+	}
+	return false, invalidParam("The parameter " + name + " must be true or false")
+}
+
+// Draining is closed when the server begins to stop: a handler that waits for news answers at once.
+func (r *Request) Draining() <-chan struct{} { return r.server.draining }
+
+// RemoteIP is the address of the client. Addresses that proxies claim are believed only when the
+// proxy is trusted by the configuration.
+func (r *Request) RemoteIP() netip.Addr {
+	if !r.client.IsValid() {
+		r.client = r.server.ClientIP(r.Request)
+	}
+	return r.client
+}
+
+// Writer is the response writer, for handlers that return a [*Takeover] or set a header beforehand.
+// Headers set here are part of the answer.
+func (r *Request) Writer() http.ResponseWriter { return r.writer }
