@@ -1,0 +1,152 @@
+package db
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"sort"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Migrations are the schema steps of one domain: files migrations/0001_title.sql, applied in order, each
+// in one transaction, statements separated by a ";" at the end of a line. A step only expands the
+// schema; what it makes dead is contracted a version later.
+type Migrations struct {
+	Domain string
+	Files  fs.FS
+}
+
+// migrationLock is the advisory lock of PostgreSQL under which one process migrates.
+const migrationLock = 0x6c796365756d // "lyceum"
+
+// Migrate brings the schema of all domains up to date. One process at a time does it, the others wait.
+// It refuses a database that has steps which this binary does not know of.
+func Migrate(ctx context.Context, d *DB, log *slog.Logger, sets ...Migrations) error {
+	start := time.Now()
+	conn, err := d.writePool().Conn(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	if d.Postgres() {
+		if _, err := conn.ExecContext(ctx, "SET statement_timeout = 0"); err != nil {
+			return err
+		}
+		if _, err := conn.ExecContext(ctx, "SELECT pg_advisory_lock($1)", int64(migrationLock)); err != nil {
+			return err
+		}
+		defer func() {
+			end := context.WithoutCancel(ctx)
+			_, _ = conn.ExecContext(end, "SELECT pg_advisory_unlock($1)", int64(migrationLock)) // closing the session frees it too
+			_, _ = conn.ExecContext(end, fmt.Sprintf("SET statement_timeout = %d", d.opts.Timeout.Milliseconds()))
+		}()
+	}
+	_, err = conn.ExecContext(ctx, `CREATE TABLE IF NOT EXISTS migrations (
+		domain TEXT NOT NULL, version BIGINT NOT NULL, title TEXT NOT NULL, applied_ms BIGINT NOT NULL,
+		PRIMARY KEY (domain, version))`)
+	if err != nil {
+		return err
+	}
+	applied := 0
+	for _, set := range sets {
+		n, err := migrateDomain(ctx, d, conn, set)
+		if err != nil {
+			return err
+		}
+		applied += n
+	}
+	log.Info("finished migrations", "applied", applied, "took", time.Since(start).Round(time.Millisecond))
+	return nil
+}
+
+type step struct {
+	version int64
+	title   string
+	sql     string
+}
+
+func migrateDomain(ctx context.Context, d *DB, conn *sql.Conn, set Migrations) (int, error) {
+	steps, err := readSteps(set)
+	if err != nil {
+		return 0, err
+	}
+	var have int64
+	row := conn.QueryRowContext(ctx, d.text("SELECT COALESCE(MAX(version), 0) FROM migrations WHERE domain = $1"), set.Domain)
+	if err := row.Scan(&have); err != nil {
+		return 0, err
+	}
+	if n := int64(len(steps)); have > n {
+		return 0, fmt.Errorf("the database has schema step %d of %s, this binary knows %d: start a newer version", have, set.Domain, n)
+	}
+	for _, s := range steps[have:] {
+		if err := applyStep(ctx, d, conn, set.Domain, s); err != nil {
+			return 0, fmt.Errorf("migration %s %04d_%s: %w", set.Domain, s.version, s.title, err)
+		}
+	}
+	return len(steps) - int(have), nil
+}
+
+func applyStep(ctx context.Context, d *DB, conn *sql.Conn, domain string, s step) error {
+	tx, err := conn.BeginTx(ctx, nil)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = tx.Rollback() }() // after Commit it does nothing
+	for _, stmt := range splitStatements(s.sql) {
+		if _, err := tx.ExecContext(ctx, d.text(stmt)); err != nil {
+			return err
+		}
+	}
+	_, err = tx.ExecContext(ctx, d.text("INSERT INTO migrations (domain, version, title, applied_ms) VALUES ($1, $2, $3, $4)"),
+		domain, s.version, s.title, time.Now().UnixMilli())
+	if err != nil {
+		return err
+	}
+	return tx.Commit()
+}
+
+func splitStatements(text string) []string {
+	var out []string
+	var b strings.Builder
+	for line := range strings.Lines(text) {
+		if strings.HasPrefix(strings.TrimSpace(line), "--") {
+			continue
+		}
+		b.WriteString(line)
+		if strings.HasSuffix(strings.TrimSpace(line), ";") {
+			out = append(out, strings.TrimSuffix(strings.TrimSpace(b.String()), ";"))
+			b.Reset()
+		}
+	}
+	if rest := strings.TrimSpace(b.String()); rest != "" {
+		out = append(out, rest)
+	}
+	return out
+}
+
+func readSteps(set Migrations) ([]step, error) {
+	names, err := fs.Glob(set.Files, "migrations/*.sql")
+	if err != nil {
+		return nil, err
+	}
+	sort.Strings(names)
+	var steps []step
+	for i, name := range names {
+		base := strings.TrimSuffix(strings.TrimPrefix(name, "migrations/"), ".sql")
+		number, title, _ := strings.Cut(base, "_")
+		v, err := strconv.ParseInt(number, 10, 64)
+		if err != nil || v != int64(i+1) {
+			return nil, fmt.Errorf("migrations of %s: expected file %04d_title.sql, found %s", set.Domain, i+1, name)
+		}
+		text, err := fs.ReadFile(set.Files, name)
+		if err != nil {
+			return nil, err
+		}
+		steps = append(steps, step{v, title, string(text)})
+	}
+	return steps, nil
+}
