@@ -1,0 +1,377 @@
+package lease
+
+import (
+	"context"
+	"embed"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"lyceum/platform/db"
+)
+
+//go:embed migrations/*.sql
+var migrations embed.FS
+
+// Migrations are the tables of this package.
+func Migrations() db.Migrations { return db.Migrations{Domain: "lease", Files: migrations} }
+
+// MaxMachine is the largest machine id.
+const MaxMachine = 1023
+
+// ErrLost says that another process owns the lease now.
+var ErrLost = errors.New("the lease was taken over by another process")
+
+// Machine is one process of the fleet.
+type Machine struct {
+	ID          int
+	Incarnation int64  // differs for every start of a process
+	Address     string // of the internal listener, host:port
+	Host        string // for people: host name and process id
+	Version     string
+	Roles       []string
+	Draining    bool
+	Started     time.Time
+}
+
+// Has tells whether the machine runs a role.
+func (m Machine) Has(role string) bool { return slices.Contains(m.Roles, role) }
+
+// Lease is the right to write under a name while its epoch is the newest.
+type Lease struct {
+	Name  string
+	Epoch int64
+	Pos   int64 // the position that the last owner reached
+}
+
+// Holder is who held a lease when the view was last read.
+type Holder struct {
+	Machine     int
+	Incarnation int64
+	Epoch, Pos  int64
+}
+
+// Options says who this process is.
+type Options struct {
+	Machine int // -1: any free id
+	Address string
+	Host    string
+	Version string
+	Roles   []string
+	Alone   bool          // the only process there can be: no heartbeat, no expiry
+	TTL     time.Duration // a machine without a heartbeat for so long is dead (3 s)
+	Log     *slog.Logger
+	// Announce tells the other processes that a lease or a machine changed; may be nil.
+	Announce func()
+}
+
+// Leases is this process's registration and its view of the fleet.
+type Leases struct {
+	db   *db.DB
+	opts Options
+
+	mu       sync.Mutex
+	self     Machine
+	machines []Machine
+	holders  map[string]Holder
+	changed  chan struct{}
+	poke     chan struct{}
+}
+
+// Open registers this process. A given machine id that a live process holds is refused, naming the holder.
+func Open(ctx context.Context, d *db.DB, o Options) (*Leases, error) {
+	if o.TTL == 0 {
+		o.TTL = 3 * time.Second
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	l := &Leases{db: d, opts: o, changed: make(chan struct{}), poke: make(chan struct{}, 1), holders: map[string]Holder{}}
+	l.self = Machine{Incarnation: time.Now().UnixNano(), Address: o.Address, Host: o.Host, Version: o.Version, Roles: o.Roles, Started: time.Now()}
+	if err := l.register(ctx); err != nil {
+		return nil, err
+	}
+	return l, l.Refresh(ctx)
+}
+
+// now is the database's clock in ms: the clocks of machines may differ.
+func (l *Leases) now(ctx context.Context, q db.Querier) (ms int64, err error) {
+	if !l.db.Postgres() {
+		return time.Now().UnixMilli(), nil
+	}
+	err = q.QueryRow(ctx, "SELECT (EXTRACT(EPOCH FROM clock_timestamp()) * 1000)::bigint").Scan(&ms)
+	return ms, err
+}
+
+func (l *Leases) register(ctx context.Context) error {
+	return l.db.Tx(ctx, func(tx *db.Tx) error {
+		now, err := l.now(ctx, tx)
+		if err != nil {
+			return err
+		}
+		if l.db.Postgres() {
+			// Two processes that look for a free id at once must not find the same one.
+			if _, err := tx.Exec(ctx, "SELECT pg_advisory_xact_lock(7814991)"); err != nil {
+				return err
+			}
+		}
+		id, err := l.chooseID(ctx, tx, now)
+		if err != nil {
+			return err
+		}
+		l.self.ID = id
+		_, err = tx.Exec(ctx, `INSERT INTO machines (id, incarnation, address, host, version, roles, draining, started_ms, expires_ms)
+			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (id) DO UPDATE SET incarnation = excluded.incarnation,
+			address = excluded.address, host = excluded.host, version = excluded.version, roles = excluded.roles,
+			draining = excluded.draining, started_ms = excluded.started_ms, expires_ms = excluded.expires_ms`,
+			int64(id), l.self.Incarnation, l.self.Address, l.self.Host, l.self.Version, strings.Join(l.self.Roles, ","), false,
+			now, now+l.opts.TTL.Milliseconds())
+		return err
+	})
+}
+
+// chooseID takes the given id, or the lowest that was never used, or the one unused for longest: a
+// process that wakes up late must not share its id with a new one.
+func (l *Leases) chooseID(ctx context.Context, tx *db.Tx, now int64) (int, error) {
+	rows, err := tx.Query(ctx, "SELECT id, host, expires_ms FROM machines")
+	if err != nil {
+		return 0, err
+	}
+	defer rows.Close()
+	used := map[int]int64{}
+	hosts := map[int]string{}
+	for rows.Next() {
+		var id int
+		var host string
+		var expires int64
+		if err := rows.Scan(&id, &host, &expires); err != nil {
+			return 0, err
+		}
+		used[id], hosts[id] = expires, host
+	}
+	if err := rows.Err(); err != nil {
+		return 0, err
+	}
+	if l.opts.Alone {
+		return max(0, l.opts.Machine), nil
+	}
+	if id := l.opts.Machine; id >= 0 {
+		if used[id] > now {
+			return 0, fmt.Errorf("machine id %d is held by %s: give this process another id, or stop that one first", id, hosts[id])
+		}
+		return id, nil
+	}
+	oldest, found := int64(0), -1
+	for id := 0; id <= MaxMachine; id++ {
+		expires, seen := used[id]
+		if !seen {
+			return id, nil
+		}
+		if expires < now && (found < 0 || expires < oldest) {
+			oldest, found = expires, id
+		}
+	}
+	if found < 0 {
+		return 0, fmt.Errorf("all %d machine ids are held by live processes", MaxMachine+1)
+	}
+	return found, nil
+}
+
+// Self is this process.
+func (l *Leases) Self() Machine {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.self
+}
+
+// Machines are the live processes, by id, as last read.
+func (l *Leases) Machines() []Machine {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.machines
+}
+
+// Machine finds a live process by id.
+func (l *Leases) Machine(id int) (Machine, bool) {
+	for _, m := range l.Machines() {
+		if m.ID == id {
+			return m, true
+		}
+	}
+	return Machine{}, false
+}
+
+// Holder tells who held a lease when the view was last read; not ok when nobody alive did.
+func (l *Leases) Holder(name string) (Holder, bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	h, ok := l.holders[name]
+	if !ok {
+		return h, false
+	}
+	for _, m := range l.machines {
+		if m.ID == h.Machine && m.Incarnation == h.Incarnation {
+			return h, true
+		}
+	}
+	return h, false
+}
+
+// Changed is closed at the next change of the view.
+func (l *Leases) Changed() <-chan struct{} {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.changed
+}
+
+// Poke makes Run read the view soon: another process announced a change.
+func (l *Leases) Poke() {
+	select {
+	case l.poke <- struct{}{}:
+	default:
+	}
+}
+
+// Acquire takes those of the named leases that nobody alive holds, and returns them.
+func (l *Leases) Acquire(ctx context.Context, names ...string) ([]Lease, error) {
+	if len(names) == 0 {
+		return nil, nil
+	}
+	slices.Sort(names) // one order of row locks in all processes
+	self := l.Self()
+	var got []Lease
+	err := l.db.Tx(ctx, func(tx *db.Tx) error {
+		got = got[:0]
+		rows := make([][]any, len(names))
+		for i, name := range names {
+			rows[i] = []any{name, int64(-1), int64(0), int64(0), int64(0)}
+		}
+		if err := tx.Bulk(ctx, "INSERT INTO leases (name, machine, incarnation, epoch, pos) VALUES ? ON CONFLICT (name) DO NOTHING", rows); err != nil {
+			return err
+		}
+		now, err := l.now(ctx, tx)
+		if err != nil {
+			return err
+		}
+		if l.opts.Alone {
+			now = 1 << 60 // whoever held them is gone
+		}
+		res, err := tx.Query(ctx, `UPDATE leases SET machine = $1, incarnation = $2, epoch = epoch + 1
+			WHERE name = ANY($3) AND NOT EXISTS (SELECT 1 FROM machines m
+				WHERE m.id = leases.machine AND m.incarnation = leases.incarnation AND m.expires_ms > $4)
+			RETURNING name, epoch, pos`, int64(self.ID), self.Incarnation, names, now)
+		if err != nil {
+			return err
+		}
+		defer res.Close()
+		for res.Next() {
+			var g Lease
+			if err := res.Scan(&g.Name, &g.Epoch, &g.Pos); err != nil {
+				return err
+			}
+			got = append(got, g)
+		}
+		return res.Err()
+	})
+	if err != nil {
+		return nil, err
+	}
+	if len(got) > 0 {
+		l.mu.Lock()
+		for _, g := range got {
+			l.holders[g.Name] = Holder{self.ID, self.Incarnation, g.Epoch, g.Pos}
+		}
+		l.notify()
+		l.mu.Unlock()
+		l.announce()
+	}
+	return got, nil
+}
+
+// Release gives leases back; the next owner need not wait for an expiry.
+func (l *Leases) Release(ctx context.Context, names ...string) error {
+	if len(names) == 0 {
+		return nil
+	}
+	self := l.Self()
+	_, err := l.db.Exec(ctx, "UPDATE leases SET machine = -1 WHERE name = ANY($1) AND machine = $2 AND incarnation = $3",
+		names, int64(self.ID), self.Incarnation)
+	if err != nil {
+		return err
+	}
+	l.mu.Lock()
+	for _, name := range names {
+		delete(l.holders, name)
+	}
+	l.notify()
+	l.mu.Unlock()
+	l.announce()
+	return nil
+}
+
+// Advance moves the positions of leases inside the transaction that writes under them. It returns
+// ErrLost when any of them has a newer epoch; the caller must then undo the transaction.
+func (l *Leases) Advance(ctx context.Context, tx *db.Tx, marks []Lease) error {
+	var b strings.Builder
+	args := make([]any, 0, 3*len(marks))
+	for i, m := range marks {
+		if i > 0 {
+			b.WriteByte(',')
+		}
+		fmt.Fprintf(&b, "($%d, CAST($%d AS BIGINT), CAST($%d AS BIGINT))", 3*i+1, 3*i+2, 3*i+3)
+		args = append(args, m.Name, m.Epoch, m.Pos)
+	}
+	n, err := tx.Exec(ctx, "UPDATE leases SET pos = v.column3 FROM (VALUES "+b.String()+`) AS v
+		WHERE leases.name = v.column1 AND leases.epoch = v.column2`, args...)
+	if err != nil {
+		return err
+	}
+	if n != int64(len(marks)) {
+		return ErrLost
+	}
+	return nil
+}
+
+// Read gives the stored epoch and position of leases whose names begin with prefix.
+func (l *Leases) Read(ctx context.Context, prefix string) (map[string]Holder, error) {
+	rows, err := l.db.Query(ctx, "SELECT name, machine, incarnation, epoch, pos FROM leases WHERE name >= $1 AND name < $2", prefix, prefix+"\x7f")
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	out := map[string]Holder{}
+	for rows.Next() {
+		var name string
+		var h Holder
+		if err := rows.Scan(&name, &h.Machine, &h.Incarnation, &h.Epoch, &h.Pos); err != nil {
+			return nil, err
+		}
+		out[name] = h
+	}
+	return out, rows.Err()
+}
+
+// Once returns the fleet's value of a name, or stores the given one when there is none yet.
+func Once(ctx context.Context, d *db.DB, name, value string) (string, error) {
+	if _, err := d.Exec(ctx, "INSERT INTO fleet (name, value) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING", name, value); err != nil {
+		return "", err
+	}
+	err := d.QueryRow(ctx, "SELECT value FROM fleet WHERE name = $1", name).Scan(&value)
+	return value, err
+}
+
+func (l *Leases) announce() {
+	if l.opts.Announce != nil {
+		l.opts.Announce()
+	}
+}
+
+// notify wakes all who wait on Changed; the caller holds mu.
+func (l *Leases) notify() {
+	close(l.changed)
+	l.changed = make(chan struct{})
+}
