@@ -1,0 +1,12 @@
+package engines
+
+import "syscall"
+
+// childAttr makes the kernel send end to the child when the thread that started it dies.
+func childAttr(as *account, end syscall.Signal) *syscall.SysProcAttr {
+	attr := &syscall.SysProcAttr{Pdeathsig: end}
+	if as != nil {
+		attr.Credential = &syscall.Credential{Uid: as.uid, Gid: as.gid}
+	}
+	return attr
+}
