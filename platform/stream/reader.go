@@ -1,0 +1,337 @@
+package stream
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"sync"
+	"time"
+
+	"lyceum/platform/bus"
+)
+
+// deliver hands rows to the tails. The rows of a shard follow each other; what was seen already is left
+// out, and before a gap it stops and reads the rest from the store.
+func (st *Stream) deliver(rows []Row) {
+	st.tailMu.Lock()
+	defer st.tailMu.Unlock()
+	fresh := rows[:0:0]
+	st.mu.Lock()
+	for _, row := range rows {
+		sh := st.shards[row.Shard]
+		sh.target = max(sh.target, row.Pos)
+		switch {
+		case row.Pos <= sh.delivered: // seen
+		case row.Pos == sh.delivered+1 && (row.Data != nil || row.Value != nil):
+			sh.delivered = row.Pos
+			fresh = append(fresh, row)
+		default:
+			st.catchUp(row.Shard)
+		}
+	}
+	st.mu.Unlock()
+	st.hand(fresh)
+}
+
+// hand gives rows to the tails and wakes who waits for positions; the caller holds tailMu.
+func (st *Stream) hand(rows []Row) {
+	if len(rows) > 0 {
+		for _, fn := range st.tails {
+			fn(rows)
+		}
+	}
+	st.mu.Lock()
+	close(st.moved)
+	st.moved = make(chan struct{})
+	st.mu.Unlock()
+}
+
+// expect says that a shard has reached a position, and reads what is missing.
+func (st *Stream) expect(shard int, pos int64) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	sh := st.shards[shard]
+	sh.target = max(sh.target, pos)
+	if sh.delivered < sh.target {
+		st.catchUp(shard)
+	}
+}
+
+// catchUp starts a goroutine that reads missed rows, unless one runs; the caller holds mu.
+func (st *Stream) catchUp(shard int) {
+	sh := st.shards[shard]
+	if sh.reading {
+		return
+	}
+	sh.reading = true
+	st.set.metrics.gap(st)
+	go st.readMissed(shard)
+}
+
+const readLimit = 500
+
+func (st *Stream) readMissed(shard int) {
+	for {
+		st.mu.Lock()
+		sh := st.shards[shard]
+		after, upto := sh.delivered, sh.target
+		if after >= upto {
+			sh.reading = false
+			st.mu.Unlock()
+			return
+		}
+		st.mu.Unlock()
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		rows, err := st.Read(ctx, Range{Shard: shard, After: after, Upto: upto, Limit: readLimit})
+		cancel()
+		if err != nil {
+			st.set.o.Log.Warn("missed rows could not be read, trying again", "stream", st.spec.Name, "shard", shard, "error", err)
+			time.Sleep(200 * time.Millisecond)
+			continue
+		}
+		if len(rows) == readLimit {
+			upto = rows[len(rows)-1].Pos
+		}
+		st.handMissed(shard, rows, upto)
+	}
+}
+
+// handMissed gives rows read from the store to the tails. A compacted store leaves positions out, so the
+// shard moves to upto whatever the rows are.
+func (st *Stream) handMissed(shard int, rows []Row, upto int64) {
+	st.tailMu.Lock()
+	defer st.tailMu.Unlock()
+	st.mu.Lock()
+	sh := st.shards[shard]
+	fresh := rows[:0]
+	for _, row := range rows {
+		if row.Pos > sh.delivered {
+			fresh = append(fresh, row)
+		}
+	}
+	sh.delivered = max(sh.delivered, upto)
+	st.mu.Unlock()
+	st.hand(fresh)
+}
+
+// topic is the bus topic of a stream's rows.
+func (st *Stream) topic() string { return "rows/" + st.spec.Name }
+
+// publish sends rows to the other processes. A failure costs them latency: they read the database.
+func (s *Streams) publish(byStream map[*Stream][]Row) {
+	var msgs []bus.Message
+	for _, st := range s.order {
+		if rows := byStream[st]; len(rows) > 0 {
+			msgs = append(msgs, bus.Message{Topic: st.topic(), Data: encodeRows(s.o.Leases.Self().Incarnation, rows)})
+		}
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	if err := s.o.Bus.Publish(ctx, msgs...); err != nil {
+		s.metrics.unpublished()
+	}
+}
+
+// announce publishes the positions of the shards that this process owns, so that a reader who missed the
+// last rows before a pause notices.
+func (s *Streams) announce(ctx context.Context) {
+	var msgs []bus.Message
+	for _, st := range s.order {
+		var rows []Row
+		s.mu.Lock()
+		for i, sh := range st.shards {
+			if sh.owned && sh.next > 1 {
+				rows = append(rows, Row{Shard: i, Pos: sh.next - 1})
+			}
+		}
+		s.mu.Unlock()
+		if len(rows) > 0 {
+			msgs = append(msgs, bus.Message{Topic: st.topic(), Data: encodeRows(s.o.Leases.Self().Incarnation, rows)})
+		}
+	}
+	if len(msgs) > 0 {
+		_ = s.o.Bus.Publish(ctx, msgs...) // the next announcement comes soon
+	}
+}
+
+// receive takes a bus message of the stream.
+func (st *Stream) receive(m bus.Message) {
+	from, rows, err := decodeRows(m.Data, st.spec.Shards)
+	if err != nil {
+		st.set.o.Log.Error("a bus message could not be read", "topic", m.Topic, "error", err)
+		return
+	}
+	if from != st.set.o.Leases.Self().Incarnation {
+		st.deliver(rows)
+	}
+}
+
+// maxInline is the largest row that travels on the bus, in bytes; readers fetch larger ones.
+const maxInline = 16 << 10
+
+// encodeRows writes: incarnation of the sender, then for each row its shard, position, 1 + length of key
+// and key, 1 + length of data and data (0: not sent).
+func encodeRows(from int64, rows []Row) []byte {
+	size := 16
+	for _, r := range rows {
+		size += 16 + len(r.Key) + len(r.Data)
+	}
+	b := binary.AppendVarint(make([]byte, 0, size), from)
+	for _, r := range rows {
+		b = binary.AppendUvarint(b, uint64(r.Shard))
+		b = binary.AppendUvarint(b, uint64(r.Pos))
+		if r.Data == nil || len(r.Data) > maxInline {
+			b = append(b, 0)
+			continue
+		}
+		b = binary.AppendUvarint(b, uint64(len(r.Data))+1)
+		b = append(b, r.Data...)
+		b = binary.AppendUvarint(b, uint64(len(r.Key)))
+		b = append(b, r.Key...)
+	}
+	return b
+}
+
+var errRows = errors.New("expected rows, found a damaged message")
+
+func decodeRows(b []byte, shards int) (from int64, rows []Row, err error) {
+	from, n := binary.Varint(b)
+	if n <= 0 {
+		return 0, nil, errRows
+	}
+	b = b[n:]
+	number := func() uint64 {
+		v, n := binary.Uvarint(b)
+		if n <= 0 {
+			err = errRows
+			return 0
+		}
+		b = b[n:]
+		return v
+	}
+	bytes := func(n uint64) []byte {
+		if n > uint64(len(b)) {
+			err = errRows
+			return nil
+		}
+		out := b[:n:n]
+		b = b[n:]
+		return out
+	}
+	for len(b) > 0 && err == nil {
+		row := Row{Shard: int(number()), Pos: int64(number())}
+		if n := number(); n > 0 {
+			row.Data = bytes(n - 1)
+			row.Key = string(bytes(number()))
+		}
+		if err == nil && (row.Shard < 0 || row.Shard >= shards || row.Pos < 0) {
+			err = errRows
+		}
+		rows = append(rows, row)
+	}
+	if err != nil {
+		return 0, nil, err
+	}
+	return from, rows, nil
+}
+
+// barrier coalesces the calls of many requests that ask for the stored positions at once.
+type barrier struct {
+	mu      sync.Mutex
+	running bool
+	next    *barrierCall
+}
+
+type barrierCall struct {
+	done chan struct{}
+	err  error
+}
+
+// Barrier returns when the tails of this process have seen all rows that any process had acknowledged
+// before the call. It costs one message to the bus and back, shared by concurrent callers, and nothing
+// when the process is alone. While the bus is away it asks the database.
+func (s *Streams) Barrier(ctx context.Context) error {
+	if err := s.o.Bus.Barrier(ctx); err != nil {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err := s.syncHeadsShared(ctx); err != nil {
+			return err
+		}
+	}
+	for _, st := range s.order {
+		if err := st.waitCaughtUp(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// waitCaughtUp waits for the rows that are known to exist now.
+func (st *Stream) waitCaughtUp(ctx context.Context) error {
+	st.mu.Lock()
+	var behind []Row
+	for i, sh := range st.shards {
+		if sh.delivered < sh.target {
+			behind = append(behind, Row{Shard: i, Pos: sh.target})
+		}
+	}
+	st.mu.Unlock()
+	for _, b := range behind {
+		if err := st.WaitFor(ctx, b.Shard, b.Pos); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// syncHeadsShared runs syncHeads once for all who came before it began.
+func (s *Streams) syncHeadsShared(ctx context.Context) error {
+	s.heads.mu.Lock()
+	if s.heads.next == nil {
+		s.heads.next = &barrierCall{done: make(chan struct{})}
+	}
+	call := s.heads.next
+	if !s.heads.running {
+		s.heads.running = true
+		go s.runHeads()
+	}
+	s.heads.mu.Unlock()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-call.done:
+		return call.err
+	}
+}
+
+func (s *Streams) runHeads() {
+	for {
+		s.heads.mu.Lock()
+		call := s.heads.next
+		s.heads.next = nil
+		s.heads.running = call != nil
+		s.heads.mu.Unlock()
+		if call == nil {
+			return
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		call.err = s.syncHeads(ctx)
+		cancel()
+		close(call.done)
+	}
+}
+
+// syncHeads reads the stored positions of all shards and begins to read what is missing.
+func (s *Streams) syncHeads(ctx context.Context) error {
+	held, err := s.o.Leases.Read(ctx, "stream/")
+	if err != nil {
+		return err
+	}
+	for _, st := range s.order {
+		for i := range st.shards {
+			st.expect(i, held[st.Lease(i)].Pos)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,215 @@
+package stream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+
+	"github.com/cespare/xxhash/v2"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"lyceum/platform/bus"
+	"lyceum/platform/db"
+	"lyceum/platform/lease"
+)
+
+// ErrNotOwner says that this process does not own the shard: ask the owner.
+var ErrNotOwner = errors.New("another process owns this shard of the stream")
+
+// ErrAborted says that an entry queued before this one for the same shard failed, so this one was not
+// written either: build it anew and try again.
+var ErrAborted = errors.New("an earlier entry of the same shard failed")
+
+// ErrBusy says that the queue of this process is full.
+var ErrBusy = errors.New("too many writes are waiting")
+
+// Row is one entry of a shard as readers see it.
+type Row struct {
+	Shard int
+	Pos   int64
+	Key   string
+	Data  []byte // travels on the bus; nil when the readers must read it from the store
+	Value any    // what the writer gave, in the process that wrote it; nil elsewhere
+}
+
+// Entry is a row to be written.
+type Entry struct {
+	Stream *Stream
+	Row
+}
+
+// Range asks for the rows with After < Pos <= Upto of a shard, at most Limit.
+type Range struct {
+	Shard       int
+	After, Upto int64
+	Limit       int
+}
+
+// Store keeps the rows of a stream in tables of its domain.
+type Store interface {
+	// Insert is part of the group commit. The batch holds all entries of the stream in this transaction,
+	// in order, with Shard and Pos set. It may run again with other positions.
+	Insert(ctx context.Context, tx *db.Tx, batch []*Entry) error
+	// Read gives the rows of a range in order. A compacted store leaves out rows that newer ones replaced.
+	Read(ctx context.Context, q db.Querier, r Range) ([]Row, error)
+}
+
+// Spec describes a stream.
+type Spec struct {
+	Name   string
+	Role   string // the role whose processes share its shards
+	Shards int
+	Store  Store
+	// Acquired runs when this process becomes the owner of a shard, before any write. Lost runs when it is
+	// not any more, or when a write failed: what is cached for the shard must be dropped, and what a
+	// goroutine builds upon it at this moment must not be queued. Both may be nil.
+	Acquired, Lost func(shard int)
+}
+
+// Stream is one log, open in this process.
+type Stream struct {
+	spec Spec
+	set  *Streams
+
+	tailMu sync.Mutex // serializes the tails of this stream
+	tails  []func([]Row)
+
+	mu     sync.Mutex
+	shards []*shard
+	moved  chan struct{} // closed when a position moved
+}
+
+// shard is this process's view of one shard.
+type shard struct {
+	// Reader, under Stream.mu.
+	delivered int64 // the last position handed to the tails
+	target    int64 // the highest position known to exist
+	reading   bool  // a goroutine reads rows that were missed
+
+	// Writer, under Streams.mu.
+	owned   bool
+	closing bool // takes no entries at the moment
+	leaving bool // is being handed over
+	epoch   int64
+	next    int64 // the position that the next entry takes
+	pending int   // entries queued and not yet decided
+}
+
+// Options wires the streams of a process.
+type Options struct {
+	DB     *db.DB
+	Bus    bus.Bus
+	Leases *lease.Leases
+	Log    *slog.Logger
+	// Registry takes the metrics; may be nil.
+	Registry *prometheus.Registry
+}
+
+// Streams are all streams of a process with their one writer.
+type Streams struct {
+	o       Options
+	order   []*Stream
+	byName  map[string]*Stream
+	metrics metrics
+	started bool
+
+	mu      sync.Mutex
+	queue   []*Ticket
+	wake    chan struct{}
+	settled chan struct{} // closed when entries were decided
+
+	heads barrier
+}
+
+// New makes an empty set. Streams are opened while the process is wired, then Start runs them.
+func New(o Options) *Streams {
+	s := &Streams{o: o, byName: map[string]*Stream{}, wake: make(chan struct{}, 1), settled: make(chan struct{})}
+	s.metrics = newMetrics(o.Registry)
+	return s
+}
+
+// Open adds a stream. It panics on a name that is taken: that is a mistake in the wiring.
+func (s *Streams) Open(spec Spec) *Stream {
+	if s.byName[spec.Name] != nil || s.started {
+		panic("stream " + spec.Name + ": opened twice or too late")
+	}
+	st := &Stream{spec: spec, set: s, moved: make(chan struct{})}
+	for range spec.Shards {
+		st.shards = append(st.shards, &shard{})
+	}
+	s.byName[spec.Name] = st
+	s.order = append(s.order, st)
+	return st
+}
+
+// All are the streams in the order in which they were opened.
+func (s *Streams) All() []*Stream { return s.order }
+
+// Name is the stream's name.
+func (st *Stream) Name() string { return st.spec.Name }
+
+// Role is the role whose processes own the shards.
+func (st *Stream) Role() string { return st.spec.Role }
+
+// Shards is the number of shards.
+func (st *Stream) Shards() int { return st.spec.Shards }
+
+// Shard is the shard of a key.
+func (st *Stream) Shard(key string) int { return int(xxhash.Sum64String(key) % uint64(st.spec.Shards)) }
+
+// Lease is the name of the lease that guards a shard.
+func (st *Stream) Lease(shard int) string { return fmt.Sprintf("stream/%s/%04d", st.spec.Name, shard) }
+
+// Tail adds a reader: fn gets every row of every shard, in the order of each shard, once, and must not
+// block. Rows from before the process started are not given. Wiring time only.
+func (st *Stream) Tail(fn func(rows []Row)) { st.tails = append(st.tails, fn) }
+
+// Position is the last position of a shard that the tails have seen.
+func (st *Stream) Position(shard int) int64 {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	return st.shards[shard].delivered
+}
+
+// Positions are the last positions of all shards that the tails have seen.
+func (st *Stream) Positions() []int64 {
+	out := make([]int64, len(st.shards))
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	for i, sh := range st.shards {
+		out[i] = sh.delivered
+	}
+	return out
+}
+
+// Owns tells whether this process may write to a shard.
+func (st *Stream) Owns(shard int) bool {
+	st.set.mu.Lock()
+	defer st.set.mu.Unlock()
+	sh := st.shards[shard]
+	return sh.owned && !sh.closing
+}
+
+// WaitFor returns when the tails have seen a position.
+func (st *Stream) WaitFor(ctx context.Context, shard int, pos int64) error {
+	for {
+		st.mu.Lock()
+		ok, moved := st.shards[shard].delivered >= pos, st.moved
+		st.mu.Unlock()
+		if ok {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-moved:
+		}
+	}
+}
+
+// Read gives rows of a range from the store.
+func (st *Stream) Read(ctx context.Context, r Range) ([]Row, error) {
+	return st.spec.Store.Read(ctx, st.set.o.DB, r)
+}
