@@ -1,0 +1,64 @@
+package role
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"lyceum/platform/rpc"
+	"lyceum/platform/stream"
+)
+
+// ownerWait is how long a call waits for a shard that moves.
+const ownerWait = 15 * time.Second
+
+// keyed is a request on its way to the owner of a key.
+type keyed[Req any] struct {
+	Key string `json:"key"`
+	Req Req    `json:"req"`
+}
+
+// Owned makes fn, which must run on the owner of the key's shard, callable from any process: a plain call
+// when that is here, else one call over the wire. While the shard moves it tries again, so fn must give
+// the same result when it runs twice: it is idempotent, or its request carries an id.
+func Owned[Req, Res any](p *Process, st *stream.Stream, name string, fn func(ctx context.Context, key string, req Req) (Res, error)) func(ctx context.Context, key string, req Req) (Res, error) {
+	if p.RPC != nil {
+		rpc.Handle(p.RPC, name, func(ctx context.Context, k keyed[Req]) (Res, error) {
+			if !st.Owns(st.Shard(k.Key)) {
+				var none Res
+				return none, stream.ErrNotOwner
+			}
+			return fn(ctx, k.Key, k.Req)
+		})
+	}
+	return func(ctx context.Context, key string, req Req) (res Res, err error) {
+		shard := st.Shard(key)
+		deadline := time.Now().Add(ownerWait)
+		for wait := time.Millisecond; ; wait = min(2*wait, 200*time.Millisecond) {
+			changed := p.Leases.Changed()
+			if st.Owns(shard) {
+				res, err = fn(ctx, key, req)
+			} else if h, ok := st.Owner(shard); ok && h.Machine != p.Machine() && p.RPC != nil {
+				m, _ := p.Leases.Machine(h.Machine)
+				res, err = rpc.Call[keyed[Req], Res](ctx, p.RPC, m.Address, name, keyed[Req]{key, req})
+			} else {
+				err = stream.ErrNotOwner
+			}
+			if err == nil || !isMoving(err) || ctx.Err() != nil || time.Now().After(deadline) {
+				return res, err
+			}
+			select {
+			case <-ctx.Done():
+				return res, err
+			case <-changed:
+			case <-time.After(wait):
+			}
+		}
+	}
+}
+
+// isMoving tells that the owner of a shard is changing or its process is gone.
+func isMoving(err error) bool {
+	return errors.Is(err, stream.ErrNotOwner) || errors.Is(err, stream.ErrAborted) ||
+		errors.Is(err, rpc.ErrUnreachable) || errors.Is(err, rpc.ErrBroken)
+}

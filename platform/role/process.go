@@ -1,0 +1,271 @@
+package role
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/cespare/xxhash/v2"
+	"golang.org/x/sync/errgroup"
+
+	"lyceum/platform/bus"
+	"lyceum/platform/db"
+	"lyceum/platform/lease"
+	"lyceum/platform/rpc"
+	"lyceum/platform/stream"
+)
+
+// Role is one job that a process can have.
+type Role struct {
+	Name    string
+	Purpose string // one line
+	Stream  string // the stream whose shards its processes share; "" for none
+	Key     string // what balances its requests: room, user, "" for any
+	Serves  string // in words, for the manual
+}
+
+// Process is this process: what the domains are given.
+type Process struct {
+	DB      *db.DB
+	Bus     bus.Bus
+	Leases  *lease.Leases
+	Streams *stream.Streams
+	RPC     *rpc.Node // nil when alone
+	Log     *slog.Logger
+	Roles   []Role // the table of all roles
+
+	mint  atomic.Int64
+	epoch uint32
+	parts []part
+}
+
+type part struct {
+	name string
+	run  func(ctx context.Context) error
+}
+
+// Machine is the machine id of this process.
+func (p *Process) Machine() int { return p.Leases.Self().ID }
+
+// LogEpoch identifies the history of the database: positions of another one mean nothing.
+func (p *Process) LogEpoch() uint32 { return p.epoch }
+
+// SetLogEpoch is called once at the start.
+func (p *Process) SetLogEpoch(epoch uint32) { p.epoch = epoch }
+
+const mintAlphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+
+// MintID makes an id that no other process makes: 41 bits of milliseconds since 2020, 10 bits of machine
+// id and 13 bits of sequence, as 11 characters that sort by time within a machine.
+func (p *Process) MintID() string {
+	const epoch = 1577836800000
+	for {
+		last := p.mint.Load()
+		next := max((time.Now().UnixMilli()-epoch)<<13, last+1)
+		if !p.mint.CompareAndSwap(last, next) {
+			continue
+		}
+		v := uint64(next>>13)<<23 | uint64(p.Machine())<<13 | uint64(next&0x1fff)
+		var b [11]byte
+		for i := range b {
+			b[10-i] = mintAlphabet[v&63]
+			v >>= 6
+		}
+		return string(b[:])
+	}
+}
+
+// Go adds a background part. It is started with the process, started again with a growing pause when it
+// fails, and stopped at the end.
+func (p *Process) Go(name string, run func(ctx context.Context) error) {
+	p.parts = append(p.parts, part{name, run})
+}
+
+// Singleton adds background work that one process of the fleet does at a time, machine 0 first. Its lease
+// moves when that process dies.
+func (p *Process) Singleton(name string, run func(ctx context.Context) error) {
+	p.Go(name, func(ctx context.Context) error {
+		for {
+			if err := p.holdAndRun(ctx, "job/"+name, run); err != nil || ctx.Err() != nil {
+				return err
+			}
+			changed := p.Leases.Changed()
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-changed:
+			case <-time.After(time.Second):
+			}
+		}
+	})
+}
+
+// preferred tells whether this process is the one that singletons belong to: the lowest live machine id.
+func (p *Process) preferred() bool {
+	machines := p.Leases.Machines()
+	i := slices.IndexFunc(machines, func(m lease.Machine) bool { return !m.Draining })
+	return i >= 0 && machines[i].ID == p.Machine()
+}
+
+func (p *Process) holdAndRun(ctx context.Context, name string, run func(ctx context.Context) error) error {
+	if !p.preferred() {
+		return nil
+	}
+	got, err := p.Leases.Acquire(ctx, name)
+	if err != nil || len(got) == 0 {
+		return err
+	}
+	defer func() {
+		end, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+		defer cancel()
+		if err := p.Leases.Release(end, name); err != nil {
+			p.Log.Warn("a job's lease was not given back", "job", name, "error", err)
+		}
+	}()
+	work, stop := context.WithCancel(ctx)
+	defer stop()
+	go func() { // another machine is preferred now, or the lease is gone
+		for {
+			h, ok := p.Leases.Holder(name)
+			if !p.preferred() || (ok && h.Epoch != got[0].Epoch) {
+				stop()
+				return
+			}
+			select {
+			case <-work.Done():
+				return
+			case <-p.Leases.Changed():
+			case <-time.After(time.Second):
+			}
+		}
+	}()
+	err = run(work)
+	if work.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// Run runs the parts until ctx ends: the registration, the streams and the background work. The parts
+// end first, then the shards are handed over, then the registration ends.
+func (p *Process) Run(ctx context.Context) error {
+	if err := p.Streams.Start(ctx); err != nil {
+		return err
+	}
+	base := context.WithoutCancel(ctx)
+	leases, stopLeases := context.WithCancel(base)
+	defer stopLeases()
+	streams, stopStreams := context.WithCancel(base)
+	defer stopStreams()
+	work, stopWork := context.WithCancel(ctx)
+	defer stopWork()
+
+	var g errgroup.Group
+	g.Go(func() error {
+		defer stopWork()
+		return p.Leases.Run(leases)
+	})
+	var streamsDone sync.WaitGroup
+	var streamErr error
+	streamsDone.Go(func() { streamErr = p.Streams.Run(streams) })
+	var parts sync.WaitGroup
+	for _, part := range p.parts {
+		parts.Go(func() { p.keepRunning(work, part) })
+	}
+	<-work.Done()
+	parts.Wait()
+	stopStreams()
+	streamsDone.Wait()
+	end, cancel := context.WithTimeout(base, 3*time.Second)
+	defer cancel()
+	leaveErr := p.Leases.Leave(end)
+	stopLeases()
+	return errors.Join(g.Wait(), streamErr, leaveErr)
+}
+
+func (p *Process) keepRunning(ctx context.Context, part part) {
+	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 10*time.Second) {
+		start := time.Now()
+		err := part.run(ctx)
+		if ctx.Err() != nil || err == nil {
+			return
+		}
+		p.Log.Error("a background part failed and starts again", "part", part.name, "error", err)
+		if time.Since(start) > time.Minute {
+			wait = 100 * time.Millisecond
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(wait):
+		}
+	}
+}
+
+// Find gives a role of the table.
+func (p *Process) Find(name string) (Role, bool) {
+	i := slices.IndexFunc(p.Roles, func(r Role) bool { return r.Name == name })
+	if i < 0 {
+		return Role{}, false
+	}
+	return p.Roles[i], true
+}
+
+// Pick chooses the process for a request: the owner of the key's shard for a role that writes a stream,
+// else one that the key hashes to, else this process. It is not ok when no process has the role.
+func (p *Process) Pick(name, key string) (addr string, local, ok bool) {
+	self := p.Leases.Self()
+	r, known := p.Find(name)
+	if known && r.Stream != "" && key != "" {
+		for _, st := range p.Streams.All() {
+			if st.Name() != r.Stream {
+				continue
+			}
+			if h, held := st.Owner(st.Shard(key)); held {
+				m, _ := p.Leases.Machine(h.Machine)
+				return m.Address, h.Machine == self.ID, true
+			}
+		}
+	}
+	if key == "" && self.Has(name) && !self.Draining {
+		return self.Address, true, true
+	}
+	var best lease.Machine
+	var weight uint64
+	for _, m := range p.Leases.Machines() {
+		if !m.Has(name) || m.Draining {
+			continue
+		}
+		if w := xxhash.Sum64String(fmt.Sprintf("%s/%d", key, m.ID)) | 1; w > weight {
+			best, weight = m, w
+		}
+	}
+	if weight == 0 {
+		return "", self.Has(name), self.Has(name)
+	}
+	if key == "" { // spread over all
+		addr = p.next(name)
+		return addr, addr == self.Address, true
+	}
+	return best.Address, best.ID == self.ID, true
+}
+
+var turn atomic.Uint64
+
+func (p *Process) next(name string) string {
+	var all []string
+	for _, m := range p.Leases.Machines() {
+		if m.Has(name) && !m.Draining {
+			all = append(all, m.Address)
+		}
+	}
+	if len(all) == 0 {
+		return ""
+	}
+	return all[turn.Add(1)%uint64(len(all))]
+}

@@ -1,0 +1,214 @@
+package rpc
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// ErrUnreachable says that the request did not reach the other process: nothing was done.
+var ErrUnreachable = errors.New("the other process can not be reached")
+
+// ErrBroken says that the connection broke after the request was sent: it may or may not have been done.
+var ErrBroken = errors.New("the other process went away during the call")
+
+// prefix is the path under which methods are served; all other paths of the internal listener go to Fallback.
+const prefix = "/_lyceum/rpc/"
+
+// maxBody is the largest request and answer in bytes.
+const maxBody = 64 << 20
+
+// Errors carries errors over the wire: the error that Decode gives means what the one given to Encode meant.
+type Errors interface {
+	Encode(err error) []byte
+	Decode(data []byte) error
+}
+
+// Options wires a Node.
+type Options struct {
+	Secret   []byte // shared by the fleet
+	Errors   Errors
+	Log      *slog.Logger
+	Registry *prometheus.Registry // may be nil
+}
+
+// Node is this process's end: it serves methods and calls those of others.
+type Node struct {
+	o         Options
+	transport *http.Transport
+	client    *http.Client
+	server    *http.Server
+	latency   *prometheus.HistogramVec
+
+	mu       sync.RWMutex
+	methods  map[string]func(ctx context.Context, body []byte) ([]byte, error)
+	fallback http.Handler
+}
+
+// New makes a Node; Serve runs its listener.
+func New(o Options) (*Node, error) {
+	serverTLS, clientTLS, err := configs(o.Secret)
+	if err != nil {
+		return nil, err
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	n := &Node{o: o, methods: map[string]func(context.Context, []byte) ([]byte, error){}}
+	n.latency = prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name: "lyceum_rpc_seconds", Help: "Time of calls to other processes.",
+		Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 5},
+	}, []string{"method"})
+	if o.Registry != nil {
+		o.Registry.MustRegister(n.latency)
+	}
+	n.transport = &http.Transport{
+		DialContext:     (&net.Dialer{Timeout: 2 * time.Second, KeepAlive: 5 * time.Second}).DialContext,
+		TLSClientConfig: clientTLS, ForceAttemptHTTP2: true, MaxIdleConnsPerHost: 64, IdleConnTimeout: 90 * time.Second,
+		// A peer that is gone or paused is found by pings within 4 s instead of by long time-outs.
+		HTTP2: &http.HTTP2Config{SendPingTimeout: 2 * time.Second, PingTimeout: 2 * time.Second, MaxConcurrentStreams: 10_000},
+	}
+	n.client = &http.Client{Transport: n.transport}
+	n.server = &http.Server{
+		Handler: n, TLSConfig: serverTLS, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
+		ErrorLog: slog.NewLogLogger(o.Log.Handler(), slog.LevelDebug),
+		HTTP2:    &http.HTTP2Config{MaxConcurrentStreams: 10_000},
+	}
+	return n, nil
+}
+
+// Transport makes authenticated requests to the internal listeners of other processes.
+func (n *Node) Transport() http.RoundTripper { return n.transport }
+
+// Fallback serves requests of the internal listener that are not method calls.
+func (n *Node) Fallback(h http.Handler) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.fallback = h
+}
+
+// Handle serves a method. It panics on a name that is taken: that is a mistake in the wiring.
+func Handle[Req, Res any](n *Node, method string, fn func(ctx context.Context, req Req) (Res, error)) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.methods[method] != nil {
+		panic("rpc method " + method + " is handled twice")
+	}
+	n.methods[method] = func(ctx context.Context, body []byte) ([]byte, error) {
+		var req Req
+		if err := json.Unmarshal(body, &req); err != nil {
+			return nil, fmt.Errorf("rpc %s: %w", method, err)
+		}
+		res, err := fn(ctx, req)
+		if err != nil {
+			return nil, err
+		}
+		return json.Marshal(res)
+	}
+}
+
+// Call runs a method in the process whose internal listener is at addr (host:port).
+func Call[Req, Res any](ctx context.Context, n *Node, addr, method string, req Req) (res Res, err error) {
+	body, err := json.Marshal(req)
+	if err != nil {
+		return res, err
+	}
+	start := time.Now()
+	answer, err := n.post(ctx, addr, method, body)
+	n.latency.WithLabelValues(method).Observe(time.Since(start).Seconds())
+	if err != nil {
+		return res, err
+	}
+	return res, json.Unmarshal(answer, &res)
+}
+
+func (n *Node) post(ctx context.Context, addr, method string, body []byte) ([]byte, error) {
+	sent := false
+	trace := &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { sent = true }}
+	req, err := http.NewRequestWithContext(httptrace.WithClientTrace(ctx, trace), http.MethodPost, "https://"+addr+prefix+method, bytes.NewReader(body))
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("Content-Type", "application/json")
+	res, err := n.client.Do(req)
+	if err != nil {
+		if !sent && ctx.Err() == nil {
+			return nil, fmt.Errorf("%w: %w", ErrUnreachable, err)
+		}
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		return nil, fmt.Errorf("call %s at %s: %w: %w", method, addr, ErrBroken, err)
+	}
+	defer res.Body.Close()
+	answer, err := io.ReadAll(io.LimitReader(res.Body, maxBody))
+	if err != nil {
+		return nil, fmt.Errorf("call %s at %s: %w: %w", method, addr, ErrBroken, err)
+	}
+	if res.StatusCode != http.StatusOK {
+		return nil, n.o.Errors.Decode(answer)
+	}
+	return answer, nil
+}
+
+// ServeHTTP answers method calls and gives the rest to the fallback.
+func (n *Node) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	name, isCall := strings.CutPrefix(r.URL.Path, prefix)
+	n.mu.RLock()
+	method, fallback := n.methods[name], n.fallback
+	n.mu.RUnlock()
+	if !isCall {
+		if fallback == nil {
+			http.NotFound(w, r)
+			return
+		}
+		fallback.ServeHTTP(w, r)
+		return
+	}
+	if method == nil {
+		http.Error(w, "no such method", http.StatusNotFound)
+		return
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	if err != nil {
+		http.Error(w, "body not read", http.StatusBadRequest)
+		return
+	}
+	answer, err := method(r.Context(), body)
+	w.Header().Set("Content-Type", "application/json")
+	if err != nil {
+		w.WriteHeader(http.StatusUnprocessableEntity)
+		answer = n.o.Errors.Encode(err)
+	}
+	_, _ = w.Write(answer) // the caller is gone if this fails
+}
+
+// Serve runs the internal listener until ctx ends, then lets running calls finish for a few seconds.
+func (n *Node) Serve(ctx context.Context, l net.Listener) error {
+	stopped := make(chan error, 1)
+	go func() { stopped <- n.server.ServeTLS(l, "", "") }()
+	select {
+	case err := <-stopped:
+		return err
+	case <-ctx.Done():
+	}
+	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	if err := n.server.Shutdown(end); err != nil {
+		_ = n.server.Close() // what still runs is cut
+	}
+	n.transport.CloseIdleConnections()
+	return nil
+}
