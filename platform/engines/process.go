@@ -178,7 +178,7 @@ func (s *server) Pid() int {
 func startOnFreePort(ctx context.Context, prepare func(port int) (*server, error)) (*server, error) {
 	var last error
 	for range 5 {
-		port, err := freePort()
+		port, err := FreePort()
 		if err != nil {
 			return nil, err
 		}
@@ -196,7 +196,8 @@ func startOnFreePort(ctx context.Context, prepare func(port int) (*server, error
 	return nil, last
 }
 
-func freePort() (int, error) {
+// FreePort returns a loopback port that nobody listens on. Another process may take it at any time.
+func FreePort() (int, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return 0, fmt.Errorf("find a free loopback port: %w", err)

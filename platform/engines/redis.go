@@ -128,6 +128,29 @@ func (r *Redis) ReplicaOf(ctx context.Context, master *Redis) error {
 	return r.do(ctx, "REPLICAOF", "127.0.0.1", strconv.Itoa(master.port))
 }
 
+// Configure changes a setting of the running server, as the CONFIG SET command does.
+func (r *Redis) Configure(ctx context.Context, setting, value string) error {
+	return r.do(ctx, "CONFIG", "SET", setting, value)
+}
+
+// AwaitReplicas returns when this Sentinel knows that many replicas of the master as healthy.
+func (r *Redis) AwaitReplicas(ctx context.Context, master string, count int) error {
+	for {
+		info, err := r.ask(ctx, "INFO", "sentinel")
+		if err != nil {
+			return err
+		}
+		if strings.Contains(info, "name="+master+",status=ok") && strings.Contains(info, fmt.Sprintf(",slaves=%d,", count)) {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("the Sentinel did not find %d replicas: %w; it said:\n%s", count, ctx.Err(), info)
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
 // JoinCluster makes servers started with "cluster-enabled yes" into one Redis Cluster without replicas.
 // Slots are dealt out evenly in the order given. It returns when every server sees the whole cluster.
 func JoinCluster(ctx context.Context, nodes ...*Redis) error {

@@ -38,8 +38,10 @@ type Machine struct {
 	Started     time.Time
 }
 
-// Has tells whether the machine runs a role.
-func (m Machine) Has(role string) bool { return slices.Contains(m.Roles, role) }
+// Has tells whether the machine runs a role; "all" stands for every one.
+func (m Machine) Has(role string) bool {
+	return slices.Contains(m.Roles, role) || slices.Contains(m.Roles, "all")
+}
 
 // Lease is the right to write under a name while its epoch is the newest.
 type Lease struct {

@@ -21,6 +21,10 @@ func (s *Streams) Start(ctx context.Context) error {
 		s.o.Bus.Subscribe(st.topic(), st.receive)
 	}
 	s.o.Bus.Subscribe("leases", func(bus.Message) { s.o.Leases.Poke() })
+	s.o.Bus.OnReconnect(func() {
+		s.missed.Store(true) // so a Barrier asks the database until the positions were read once
+		go s.recover(ctx)
+	})
 	held, err := s.o.Leases.Read(ctx, "stream/")
 	if err != nil {
 		return err
@@ -42,13 +46,6 @@ func (s *Streams) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	writing, stopWriting := context.WithCancel(context.WithoutCancel(ctx))
 	wg.Go(func() { s.runWriter(writing) })
-	cancel := s.o.Bus.OnReconnect(func() {
-		step, done := context.WithTimeout(ctx, 10*time.Second)
-		defer done()
-		s.announce(step)
-		_ = s.syncHeads(step) // the ticker below tries again
-	})
-	defer cancel()
 	s.watch(ctx)
 	// The writer still runs, so that what is queued is written before the shards go.
 	end, done := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
@@ -57,6 +54,16 @@ func (s *Streams) Run(ctx context.Context) error {
 	stopWriting()
 	wg.Wait()
 	return err
+}
+
+// recover reads what may have been lost while the bus was away, and tells the others of this process's rows.
+func (s *Streams) recover(ctx context.Context) {
+	step, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	if err := s.syncHeads(step); err == nil {
+		s.missed.Store(false)
+	}
+	s.announce(step)
 }
 
 func (s *Streams) watch(ctx context.Context) {
@@ -75,9 +82,11 @@ func (s *Streams) watch(ctx context.Context) {
 		case <-tick.C:
 		}
 		step, cancel := context.WithTimeout(ctx, 5*time.Second)
-		if !s.o.Bus.Connected() {
+		if !s.o.Bus.Connected() || s.missed.Load() {
 			if err := s.syncHeads(step); err != nil && ctx.Err() == nil {
 				s.o.Log.Warn("neither the bus nor the database answers", "error", err)
+			} else if err == nil && s.o.Bus.Connected() {
+				s.missed.Store(false)
 			}
 		} else if n%4 == 0 {
 			s.announce(step)

@@ -251,7 +251,7 @@ type barrierCall struct {
 // before the call. It costs one message to the bus and back, shared by concurrent callers, and nothing
 // when the process is alone. While the bus is away it asks the database.
 func (s *Streams) Barrier(ctx context.Context) error {
-	if err := s.o.Bus.Barrier(ctx); err != nil {
+	if err := s.o.Bus.Barrier(ctx); err != nil || s.missed.Load() {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}

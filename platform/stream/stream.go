@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 
 	"github.com/cespare/xxhash/v2"
 	"github.com/prometheus/client_golang/prometheus"
@@ -120,7 +121,8 @@ type Streams struct {
 	wake    chan struct{}
 	settled chan struct{} // closed when entries were decided
 
-	heads barrier
+	heads  barrier
+	missed atomic.Bool // messages were lost and the stored positions not read since
 }
 
 // New makes an empty set. Streams are opened while the process is wired, then Start runs them.

@@ -52,3 +52,24 @@ func DefaultRateLimits() map[string]RateLimit {
 		"public":       {20, 200}, // versions, well-known, static pages, without a token
 	}
 }
+
+// withDefaults fills zero sizes and times, so that a Config made in a test need not name them.
+func (c Config) withDefaults() Config {
+	if c.MaxBody <= 0 {
+		c.MaxBody = 1 << 20
+	}
+	for _, field := range []struct {
+		value *time.Duration
+		def   time.Duration
+	}{
+		{&c.BodyTimeout, time.Minute},
+		{&c.HeaderTimeout, 20 * time.Second},
+		{&c.IdleTimeout, 2 * time.Minute},
+		{&c.ShutdownTimeout, 25 * time.Second},
+	} {
+		if *field.value <= 0 {
+			*field.value = field.def
+		}
+	}
+	return c
+}

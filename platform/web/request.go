@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"net/url"
 	"strconv"
+	"strings"
 )
 
 // Request is what a Handler gets: the HTTP request and what the server found out about it.
@@ -14,11 +15,12 @@ type Request struct {
 	Identity *Identity // nil when the route takes no token, or none was given to an Optional one
 	Route    *Route
 
-	server *Server
-	writer http.ResponseWriter
-	query  url.Values
-	client netip.Addr
-	id     string
+	server   *Server
+	writer   *exchange
+	query    url.Values
+	client   netip.Addr
+	id       string
+	internal bool
 }
 
 // ID is the request id: it stands in the answer's X-Request-Id and in the log.
@@ -92,13 +94,45 @@ func (r *Request) Bool(name string, def bool) (bool, error) {
 // Draining is closed when the server begins to stop: a handler that waits for news answers at once.
 func (r *Request) Draining() <-chan struct{} { return r.server.draining }
 
-// RemoteIP is the address of the client. Addresses that proxies claim are believed only when the
-// proxy is trusted by the configuration.
+// Internal says that the request came in on the listener for the processes of the fleet.
+func (r *Request) Internal() bool { return r.internal }
+
+// RemoteIP is the address of the client. Addresses that a proxy claims are believed only when the
+// proxy is trusted by the configuration, or is a process of the fleet. It is the zero Addr when the
+// listener is a unix socket and no proxy says more.
 func (r *Request) RemoteIP() netip.Addr {
 	if !r.client.IsValid() {
-		r.client = r.server.ClientIP(r.Request)
+		r.client = r.server.clientIP(r.Request, r.internal)
 	}
 	return r.client
+}
+
+// Scheme is "https" or "http": how the client sees the server, when a trusted proxy ends its TLS.
+func (r *Request) Scheme() string {
+	if claimed := r.Header.Get("X-Forwarded-Proto"); claimed != "" && (r.internal || r.server.trusts(peerIP(r.Request))) {
+		if claimed == "https" || claimed == "http" {
+			return claimed
+		}
+	}
+	if r.TLS != nil && !r.internal {
+		return "https"
+	}
+	return "http"
+}
+
+// Token is the access token of the request, "" when it has none. It must not be logged or kept.
+func (r *Request) Token() string {
+	const scheme = "Bearer "
+	if header := r.Header.Get("Authorization"); header != "" {
+		if len(header) > len(scheme) && strings.EqualFold(header[:len(scheme)], scheme) {
+			return strings.TrimSpace(header[len(scheme):])
+		}
+		return ""
+	}
+	if strings.Contains(r.URL.RawQuery, "access_token=") {
+		return r.Query().Get("access_token")
+	}
+	return ""
 }
 
 // Writer is the response writer, for handlers that return a [*Takeover] or set a header beforehand.

@@ -1,8 +1,14 @@
 package web
 
 import (
+	"bytes"
+	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
+	"strconv"
+	"strings"
+	"time"
 )
 
 // Reply is a JSON answer with a status or headers of its own.
@@ -31,4 +37,126 @@ type Stream struct {
 // Takeover lets a function write the answer itself: websockets, http.ServeContent for ranges.
 type Takeover struct {
 	Serve func(w http.ResponseWriter, r *http.Request)
+}
+
+// message is an answer whose bytes are ready to go.
+type message struct {
+	status int
+	header http.Header
+	body   []byte
+}
+
+// answer writes what a handler returned.
+func (x *exchange) answer(result any) error {
+	switch result := result.(type) {
+	case nil:
+		x.write(message{body: []byte("{}")})
+	case json.RawMessage:
+		x.write(message{body: result})
+	case *Raw:
+		x.write(message{result.Status, result.Header, result.Body})
+	case *Stream:
+		return x.stream(result)
+	case *Takeover:
+		result.Serve(x, x.request.Request)
+	case *Reply:
+		return x.encode(result.Status, result.Header, result.Value)
+	default:
+		return x.encode(0, nil, result)
+	}
+	return nil
+}
+
+// encode writes a value as JSON, without the escapes that only pages in HTML need.
+func (x *exchange) encode(status int, header http.Header, value any) error {
+	if value == nil {
+		value = struct{}{}
+	}
+	buffer := buffers.Get().(*bytes.Buffer)
+	defer putBuffer(buffer)
+	encoder := json.NewEncoder(buffer)
+	encoder.SetEscapeHTML(false)
+	if err := encoder.Encode(value); err != nil {
+		return fmt.Errorf("encode the answer: %w", err)
+	}
+	x.write(message{status, header, bytes.TrimSuffix(buffer.Bytes(), []byte("\n"))})
+	return nil
+}
+
+// answerTo makes the answer to an error.
+func answerTo(err error) message {
+	answer := answerOf(err)
+	body, fault := json.Marshal(answer)
+	if fault != nil {
+		answer = unknown(err)
+		body, _ = answer.MarshalJSON()
+	}
+	m := message{status: answer.HTTPStatus(), body: body}
+	if delayed, ok := answer.(interface{ RetryDelay() time.Duration }); ok {
+		if delay := delayed.RetryDelay(); delay > 0 {
+			seconds := (delay + time.Second - 1) / time.Second
+			m.header = http.Header{"Retry-After": {strconv.FormatInt(int64(seconds), 10)}}
+		}
+	}
+	return m
+}
+
+// write sends a message, compressed where that pays.
+func (x *exchange) write(m message) {
+	header := x.Header()
+	for name, values := range m.header {
+		header[name] = values
+	}
+	status := m.status
+	if status == 0 {
+		status = http.StatusOK
+	}
+	if status == http.StatusNoContent || status == http.StatusNotModified {
+		x.WriteHeader(status)
+		return
+	}
+	if header["Content-Type"] == nil && len(m.body) > 0 {
+		header["Content-Type"] = typeJSON
+	}
+	body := m.body
+	if x.compressible(header, len(body)) {
+		header.Add("Vary", "Accept-Encoding")
+		if acceptsGzip(x.request.Header) {
+			packed := compress(body)
+			defer putBuffer(packed)
+			if packed.Len() < len(body) {
+				header.Set("Content-Encoding", "gzip")
+				body = packed.Bytes()
+			}
+		}
+	}
+	header["Content-Length"] = []string{strconv.Itoa(len(body))}
+	x.WriteHeader(status)
+	if _, err := x.Write(body); err != nil {
+		x.request.server.log.DebugContext(x.request.Context(), "an answer could not be sent", "request", x.request.id, "error", err)
+	}
+}
+
+func (x *exchange) compressible(header http.Header, size int) bool {
+	if size <= compressAbove || !x.request.server.config.Compress || header["Content-Encoding"] != nil {
+		return false
+	}
+	kind := header.Get("Content-Type")
+	return strings.HasPrefix(kind, "application/json") || strings.HasPrefix(kind, "text/")
+}
+
+func (x *exchange) stream(s *Stream) error {
+	header := x.Header()
+	for name, values := range s.Header {
+		header[name] = values
+	}
+	status := s.Status
+	if status == 0 {
+		status = http.StatusOK
+	}
+	x.WriteHeader(status)
+	if x.request.Method == http.MethodHead || s.Write == nil {
+		return nil
+	}
+	return s.Write(x)
 }

@@ -1,18 +1,191 @@
 package web
 
 import (
+	"cmp"
+	"context"
+	"fmt"
+	"log/slog"
 	"net/http"
 	"net/netip"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 )
 
-// Server serves routes.
-type Server struct {
-	config   Config
-	draining chan struct{}
+// LimitTaker takes one token from a bucket that the whole fleet shares. wait is 0 when the request may go on,
+// else the time after which it may come again.
+type LimitTaker interface {
+	Take(ctx context.Context, key string, perSecond float64, burst int) (wait time.Duration, err error)
 }
 
-// ClientIP returns the address of the client.
-func (s *Server) ClientIP(r *http.Request) netip.Addr {
-	addr, _ := netip.ParseAddrPort(r.RemoteAddr)
-	return addr.Addr().Unmap()
+// Options is what a Server is given. Only Log is required.
+type Options struct {
+	Log           *slog.Logger
+	Registry      *prometheus.Registry // nil: no metrics
+	Authenticator Authenticator        // nil: every token is refused as missing
+	Limits        LimitTaker           // nil: no rate limits
+
+	// Barrier runs before authentication and handler, so that what this process caches is as new as
+	// anything that was acknowledged before the request. When it fails the request goes on: a cache that
+	// may be old is better than no answer.
+	Barrier func(ctx context.Context) error
+	// Dispatch runs after matching and before all else of a route; handled means that the request was
+	// answered elsewhere. An error is the answer.
+	Dispatch func(r *Request) (handled bool, err error)
+	// Ready is told true when Run begins to serve and false when it begins to stop.
+	Ready  func(ready bool)
+	Config Config
+}
+
+// Server serves routes. Add them all before the first request.
+type Server struct {
+	log      *slog.Logger
+	auth     Authenticator
+	limits   LimitTaker
+	barrier  func(ctx context.Context) error
+	dispatch func(r *Request) (bool, error)
+	ready    func(bool)
+	config   Config
+	rates    map[string]RateLimit
+	trusted  []netip.Prefix
+	metrics  *metrics
+
+	mux       *http.ServeMux
+	endpoints []*endpoint
+	missed    *endpoint // counts requests that no route matched
+
+	draining chan struct{}
+	drained  atomic.Bool
+	inflight atomic.Int64
+}
+
+// New makes a Server without routes. It fails when a trusted proxy is no address or network. Zero times and
+// sizes in the configuration take their defaults.
+func New(o Options) (*Server, error) {
+	s := &Server{
+		log: o.Log, auth: o.Authenticator, limits: o.Limits, barrier: o.Barrier, dispatch: o.Dispatch, ready: o.Ready,
+		config: o.Config.withDefaults(), rates: DefaultRateLimits(),
+		mux: http.NewServeMux(), draining: make(chan struct{}),
+	}
+	for name, rate := range o.Config.RateLimits {
+		s.rates[name] = rate
+	}
+	for _, text := range o.Config.TrustedProxies {
+		prefix, err := parsePrefix(text)
+		if err != nil {
+			return nil, fmt.Errorf("trusted_proxies: %q is no address or network: %w", text, err)
+		}
+		s.trusted = append(s.trusted, prefix)
+	}
+	s.metrics = newMetrics(o.Registry)
+	s.missed = &endpoint{series: s.metrics.series("none", "")}
+	s.mux.HandleFunc("/", s.serveMissing)
+	return s, nil
+}
+
+// endpoint is a route with what the server keeps beside it.
+type endpoint struct {
+	route  Route
+	rate   RateLimit
+	series *series
+	root   bool // it matches every path that nothing else does
+}
+
+// Add adds routes. It panics on a route that can not be served as written (no method, no Auth, no handler, a
+// Key or a Limit that does not exist) and on two routes that match the same request: these are mistakes
+// of the program, seen when it starts.
+func (s *Server) Add(routes ...Route) {
+	for _, route := range routes {
+		if err := s.check(&route); err != nil {
+			panic(fmt.Sprintf("web: route %q: %v", route.Pattern, err))
+		}
+		e := &endpoint{route: route, series: s.metrics.series(route.Pattern, route.Role)}
+		e.rate = s.rates[route.Limit]
+		path := route.Path()
+		e.root = path == "/" || strings.Count(path, "/") == 1 && strings.HasPrefix(path, "/{") && strings.HasSuffix(path, "...}")
+		s.mux.Handle(route.Pattern, e)
+		s.endpoints = append(s.endpoints, e)
+	}
+}
+
+func (s *Server) check(route *Route) error {
+	switch method := route.Method(); {
+	case method == "" || method != strings.ToUpper(method) || !strings.HasPrefix(route.Path(), "/"):
+		return fmt.Errorf("want METHOD /path")
+	case method == http.MethodOptions:
+		return fmt.Errorf("OPTIONS is answered by the server itself")
+	case route.Auth.String() == "":
+		return fmt.Errorf("say who may call it: Auth is not set")
+	case route.Handler == nil:
+		return fmt.Errorf("it has no Handler")
+	}
+	if name, ok := route.Key.PathName(); ok {
+		if path := route.Path(); !strings.Contains(path, "{"+name+"}") && !strings.Contains(path, "{"+name+"...}") {
+			return fmt.Errorf("the key %q is no wildcard of the pattern", name)
+		}
+	} else if route.Key != KeyNone && route.Key != KeyUser {
+		return fmt.Errorf("unknown key %q", route.Key)
+	}
+	if _, ok := s.rates[route.Limit]; !ok && route.Limit != "" {
+		return fmt.Errorf("unknown rate limit %q; see DefaultRateLimits", route.Limit)
+	}
+	return nil
+}
+
+// Routes returns all routes, sorted by path and method.
+func (s *Server) Routes() []Route {
+	routes := make([]Route, len(s.endpoints))
+	for i, e := range s.endpoints {
+		routes[i] = e.route
+	}
+	sortRoutes(routes)
+	return routes
+}
+
+func sortRoutes(routes []Route) {
+	slices.SortFunc(routes, func(a, b Route) int {
+		return cmp.Or(cmp.Compare(a.Path(), b.Path()), cmp.Compare(a.Method(), b.Method()))
+	})
+}
+
+// Handler serves clients. Fleet routes do not exist there.
+func (s *Server) Handler() http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.serve(w, r, false) })
+}
+
+// Internal serves the other processes of the fleet: the same routes and those marked Fleet. Who mounts it
+// has authenticated the peer already.
+func (s *Server) Internal() http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.serve(w, r, true) })
+}
+
+// Drain tells all waiting handlers to answer at once. It may be called more than once.
+func (s *Server) Drain() {
+	if s.drained.CompareAndSwap(false, true) {
+		close(s.draining)
+	}
+}
+
+// serveMissing answers what no route matched: 405 when the path exists with another method, else 404.
+func (s *Server) serveMissing(w http.ResponseWriter, r *http.Request) {
+	var allowed []string
+	for _, method := range [...]string{http.MethodDelete, http.MethodGet, http.MethodPatch, http.MethodPost, http.MethodPut} {
+		if method == r.Method {
+			continue
+		}
+		probe := http.Request{Method: method, URL: r.URL, Host: r.Host}
+		handler, _ := s.mux.Handler(&probe)
+		if e, ok := handler.(*endpoint); ok && !e.root && (e.route.Auth != Fleet || w.(*exchange).request.internal) {
+			allowed = append(allowed, method)
+		}
+	}
+	if len(allowed) == 0 {
+		w.(*exchange).fail(unrecognized(http.StatusNotFound))
+		return
+	}
+	w.Header().Set("Allow", strings.Join(allowed, ", "))
+	w.(*exchange).fail(unrecognized(http.StatusMethodNotAllowed))
 }

@@ -1,0 +1,272 @@
+package bus
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/redis/rueidis"
+)
+
+const (
+	firstBackoff = 20 * time.Millisecond
+	lastBackoff  = 2 * time.Second
+)
+
+// Redis is the bus over Redis pub/sub: a single server, one behind Sentinels, or a Redis Cluster.
+//
+// All topics of a fleet share one hash tag, so a cluster keeps them on one node and their order is kept.
+// One connection receives and one sends. The receiving one makes Barrier cheap: Redis answers a PING on it
+// after all messages it was given before, so the answer proves that they have arrived.
+type Redis struct {
+	conf   Config
+	opt    rueidis.ClientOption
+	prefix string
+
+	subs      subscribers
+	reconnect callbacks
+	barriers  barriers
+	current   atomic.Pointer[session] // nil while there is no connection
+
+	ctx    context.Context
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+}
+
+var _ Bus = (*Redis)(nil)
+
+// NewRedis connects to Redis. When Redis is down it tries for Config.StartWait or until ctx ends, and then
+// returns a bus that is not Connected and keeps trying. It fails for what trying again can not cure:
+// a wrong configuration, password or certificate, or a Redis that is too old.
+func NewRedis(ctx context.Context, conf Config) (*Redis, error) {
+	conf.withDefaults()
+	opt, err := conf.options()
+	if err != nil {
+		return nil, fmt.Errorf("bus: %w", err)
+	}
+	r := &Redis{conf: conf, opt: opt, prefix: "{" + conf.Prefix + "}"}
+	r.ctx, r.cancel = context.WithCancel(context.Background())
+	connected, hopeless := make(chan struct{}), make(chan error, 1)
+	r.wg.Go(func() { r.run(connected, hopeless) })
+	r.barriers.ping = r.ping
+
+	timer := time.NewTimer(conf.StartWait.D())
+	defer timer.Stop()
+	select {
+	case <-connected:
+	case <-timer.C:
+	case <-ctx.Done():
+	case err := <-hopeless:
+		r.Close()
+		return nil, fmt.Errorf("bus: connect to Redis at %s: %w", strings.Join(opt.InitAddress, ", "), err)
+	}
+	return r, nil
+}
+
+// run keeps one session open until Close.
+func (r *Redis) run(connected chan<- struct{}, hopeless chan<- error) {
+	backoff := firstBackoff
+	for r.ctx.Err() == nil {
+		s, err := r.open()
+		if err == nil {
+			r.conf.Log.Info("bus connected", "redis", r.opt.InitAddress)
+			r.reconnect.run()
+			r.current.Store(s)
+			if connected != nil {
+				close(connected)
+				connected = nil
+			}
+			began := time.Now()
+			err = r.serve(s)
+			r.current.Store(nil)
+			r.wg.Go(s.close)
+			if time.Since(began) > lastBackoff {
+				backoff = firstBackoff
+			}
+		}
+		if r.ctx.Err() != nil {
+			return
+		}
+		r.conf.Log.Warn("bus has no connection", "redis", r.opt.InitAddress, "error", err, "retry", backoff)
+		if connected != nil && permanent(err) {
+			select {
+			case hopeless <- err:
+			default:
+			}
+		}
+		select {
+		case <-r.ctx.Done():
+		case <-time.After(backoff/2 + rand.N(backoff/2)):
+		}
+		backoff = min(2*backoff, lastBackoff)
+	}
+}
+
+// serve returns when the session is lost, with the reason.
+func (r *Redis) serve(s *session) error {
+	check := time.NewTicker(5 * time.Second)
+	defer check.Stop()
+	s.kick() // a Subscribe may have come after open looked and before the session was current
+	for {
+		select {
+		case <-r.ctx.Done():
+			return ErrClosed
+		case <-s.dead:
+			return s.err
+		case <-s.changed:
+			s.reconcile(r.ctx)
+		case <-check.C:
+			s.checkRole(r.ctx)
+		}
+	}
+}
+
+// Publish implements Bus.
+func (r *Redis) Publish(ctx context.Context, msgs ...Message) error {
+	if len(msgs) == 0 {
+		return ctx.Err()
+	}
+	s, err := r.session()
+	if err != nil {
+		return err
+	}
+	return s.publish(ctx, msgs)
+}
+
+// Subscribe implements Bus.
+func (r *Redis) Subscribe(topic string, fn func(Message)) (cancel func()) {
+	remove := r.subs.add(topic, fn)
+	if s, err := r.session(); err == nil {
+		s.reconcile(r.ctx)
+	}
+	return func() {
+		if remove() {
+			if s := r.current.Load(); s != nil {
+				s.kick()
+			}
+		}
+	}
+}
+
+// Barrier implements Bus.
+func (r *Redis) Barrier(ctx context.Context) error {
+	if _, err := r.session(); err != nil {
+		return err
+	}
+	return r.barriers.wait(ctx)
+}
+
+func (r *Redis) ping() error {
+	s, err := r.session()
+	if err != nil {
+		return err
+	}
+	return s.do(r.ctx, func(ctx context.Context) error {
+		return s.sub.Do(ctx, s.sub.B().Ping().Build()).Error()
+	})
+}
+
+// session returns the connection in use, or at once the error that says why there is none.
+func (r *Redis) session() (*session, error) {
+	if s := r.current.Load(); s != nil && !s.stalled.Load() && s.alive() {
+		return s, nil
+	}
+	if r.ctx.Err() != nil {
+		return nil, ErrClosed
+	}
+	return nil, ErrUnavailable
+}
+
+// Connected implements Bus.
+func (r *Redis) Connected() bool {
+	_, err := r.session()
+	return err == nil
+}
+
+// OnReconnect implements Bus.
+func (r *Redis) OnReconnect(fn func()) (cancel func()) { return r.reconnect.add(fn) }
+
+// Close implements Bus. It returns when all connections are closed.
+func (r *Redis) Close() error {
+	r.cancel()
+	r.wg.Wait()
+	return nil
+}
+
+// permanent tells whether trying again without a change by an operator is in vain.
+func permanent(err error) bool {
+	if errors.Is(err, errTooOld) {
+		return true
+	}
+	var certificate *tls.CertificateVerificationError
+	if errors.As(err, &certificate) {
+		return true
+	}
+	refused, ok := rueidis.IsRedisErr(err)
+	if !ok {
+		return false
+	}
+	text := refused.Error()
+	for _, prefix := range []string{"WRONGPASS", "NOAUTH", "NOPERM", "ERR AUTH", "ERR invalid password", "ERR Client sent AUTH"} {
+		if strings.HasPrefix(text, prefix) {
+			return true
+		}
+	}
+	return false
+}
+
+// barriers joins the callers of Barrier that wait at the same time. A caller is served by a PING sent after
+// it arrived; at most one PING is on its way and one group waits for the next.
+type barriers struct {
+	ping func() error
+
+	mu      sync.Mutex
+	running bool
+	next    *barrierGroup
+}
+
+type barrierGroup struct {
+	done chan struct{}
+	err  error
+}
+
+func (b *barriers) wait(ctx context.Context) error {
+	b.mu.Lock()
+	if b.next == nil {
+		b.next = &barrierGroup{done: make(chan struct{})}
+	}
+	group := b.next
+	if !b.running {
+		b.running = true
+		go b.run()
+	}
+	b.mu.Unlock()
+	select {
+	case <-group.done:
+		return group.err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (b *barriers) run() {
+	for {
+		b.mu.Lock()
+		group := b.next
+		b.next = nil
+		if group == nil {
+			b.running = false
+			b.mu.Unlock()
+			return
+		}
+		b.mu.Unlock()
+		group.err = b.ping()
+		close(group.done)
+	}
+}

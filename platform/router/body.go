@@ -1,0 +1,69 @@
+package router
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"sync"
+)
+
+// keepBody is how much of a body is kept to send it again. An event is at most 64 KiB.
+const keepBody = 64 << 10
+
+// body is a request's body on its way to another process. What was read is kept while it is little. Closing
+// it does not close the source, which may be needed again.
+type body struct {
+	mu     sync.Mutex
+	source io.ReadCloser
+	kept   []byte
+	lost   bool // more was read than is kept
+	closed bool
+	fault  error // of the source
+}
+
+var errBodyClosed = errors.New("the body was closed")
+
+func (b *body) Read(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.closed {
+		return 0, errBodyClosed
+	}
+	n, err := b.source.Read(p)
+	if !b.lost && len(b.kept)+n <= keepBody {
+		b.kept = append(b.kept, p[:n]...)
+	} else if n > 0 {
+		b.kept, b.lost = nil, true
+	}
+	if err != nil && err != io.EOF {
+		b.fault = err
+	}
+	return n, err
+}
+
+// Close ends this reading of the body. It takes no lock: a Read may wait for the client.
+func (b *body) Close() error { return nil }
+
+// again returns the whole body from its start, and false when a part of it is gone. The transport may still
+// hold the old body (it closes it when it likes); reading from it fails from now on.
+func (b *body) again() (io.ReadCloser, bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.closed = true
+	if b.lost || b.fault != nil {
+		return nil, false
+	}
+	return struct {
+		io.Reader
+		io.Closer
+	}{io.MultiReader(bytes.NewReader(b.kept), b.source), b.source}, true
+}
+
+// buffers are those with which answers are copied.
+type buffers struct{ pool sync.Pool }
+
+var copyBuffers = &buffers{sync.Pool{New: func() any { b := make([]byte, 32<<10); return &b }}}
+
+func (b *buffers) Get() []byte { return *b.pool.Get().(*[]byte) }
+
+func (b *buffers) Put(p []byte) { b.pool.Put(&p) }

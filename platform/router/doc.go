@@ -1,0 +1,20 @@
+// Package router passes a request on to the process that serves it best, over one hop.
+//
+// It hangs in web.Options.Dispatch. For each matched route it asks [Places] for the process that plays the
+// route's role for the request's key. Is that this process, the route's handler runs here; else the
+// request goes to the other process's internal listener and its answer comes back, both streamed.
+//
+// A hop is an optimisation, never needed for a correct answer: a process serves any request, and finds
+// owners by its own calls. So the router falls back to serving here whenever that is safe:
+//
+//   - a request that came from another process of the fleet is always served here, so that no two
+//     processes can send one request in a circle;
+//   - when the other process can not be reached, nothing was sent, and the request is served here;
+//   - when the connection breaks before the answer begins, the request is served here if its method is
+//     idempotent (GET, HEAD, PUT, DELETE; a PUT of Matrix carries its transaction id) and its body can be
+//     read again; else the client is told 502;
+//   - when this process stops while a GET waits elsewhere, it is served here, where it answers at once.
+//
+// The other process gets the client's address and scheme as this one found them, in X-Forwarded-For and
+// X-Forwarded-Proto: it believes them because its listener knows this process.
+package router

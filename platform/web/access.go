@@ -1,0 +1,139 @@
+package web
+
+import (
+	"fmt"
+	"net/http"
+	"net/netip"
+	"strings"
+)
+
+// authenticate sets the identity of the request as the route wants it.
+func (s *Server) authenticate(r *Request) error {
+	auth := r.Route.Auth
+	if auth == None || auth == Fleet {
+		return nil
+	}
+	token := r.Token()
+	if token == "" || s.auth == nil {
+		if auth == Optional {
+			return nil
+		}
+		return missingToken()
+	}
+	identity, err := s.auth.Authenticate(r.Context(), token)
+	if err != nil {
+		return err
+	}
+	if identity == nil {
+		return fmt.Errorf("the authenticator gave neither an identity nor an error")
+	}
+	r.Identity = identity
+	switch {
+	case auth == User && identity.Guest, auth == Admin && identity.Guest:
+		return &Error{Status: http.StatusForbidden, Code: "M_GUEST_ACCESS_FORBIDDEN", Message: "Guests may not do this"}
+	case auth == Admin && !identity.Admin:
+		return forbidden("Only an administrator of the server may do this")
+	}
+	return nil
+}
+
+// limit takes from the bucket of the route, of the user, or of the client's address where there is no user.
+func (s *Server) limit(r *Request, e *endpoint) error {
+	if s.limits == nil || s.config.RateLimitsOff || e.rate.PerSecond <= 0 || r.Identity != nil && r.Identity.Unlimited {
+		return nil
+	}
+	who := r.UserID()
+	if who == "" {
+		who = addressKey(r.RemoteIP())
+	}
+	wait, err := s.limits.Take(r.Context(), e.route.Limit+":"+who, e.rate.PerSecond, e.rate.Burst)
+	if err != nil {
+		s.log.DebugContext(r.Context(), "a rate limit could not be read; the request goes on", "request", r.id, "error", err)
+		return nil
+	}
+	if wait > 0 {
+		return limitExceeded(wait)
+	}
+	return nil
+}
+
+// addressKey is the address, or its /64 for IPv6: that is what one household or host is given, so a client
+// can change the rest at will.
+func addressKey(addr netip.Addr) string {
+	if addr.Is6() && !addr.Is4In6() {
+		if prefix, err := addr.WithZone("").Prefix(64); err == nil {
+			return prefix.String()
+		}
+	}
+	return addr.Unmap().String()
+}
+
+// peerIP is the address at the other end of the connection; the zero Addr for a unix socket.
+func peerIP(r *http.Request) netip.Addr {
+	addr, err := netip.ParseAddrPort(r.RemoteAddr)
+	if err != nil {
+		return netip.Addr{}
+	}
+	return addr.Addr().Unmap()
+}
+
+// trusts says that a proxy's claims are believed. Who can open a unix socket is on this machine and was let
+// in by its permissions.
+func (s *Server) trusts(addr netip.Addr) bool {
+	if !addr.IsValid() {
+		return true
+	}
+	for _, prefix := range s.trusted {
+		if prefix.Contains(addr) {
+			return true
+		}
+	}
+	return false
+}
+
+// clientIP walks X-Forwarded-For from the right, as far as those who wrote the entries are trusted: the
+// first address that is not a trusted proxy is the client, and what stands left of it is only its claim.
+func (s *Server) clientIP(r *http.Request, internal bool) netip.Addr {
+	addr := peerIP(r)
+	if !internal && !s.trusts(addr) {
+		return addr
+	}
+	lines := r.Header["X-Forwarded-For"]
+	for i := len(lines) - 1; i >= 0; i-- {
+		rest := lines[i]
+		for rest != "" {
+			cut := strings.LastIndexByte(rest, ',')
+			next, err := parseForwarded(rest[cut+1:])
+			if err != nil {
+				return addr
+			}
+			if addr = next; !s.trusts(addr) {
+				return addr
+			}
+			rest = rest[:max(cut, 0)]
+		}
+	}
+	return addr
+}
+
+// parseForwarded reads "1.2.3.4", "1.2.3.4:5", "2001:db8::1" and "[2001:db8::1]:5".
+func parseForwarded(text string) (netip.Addr, error) {
+	text = strings.TrimSpace(text)
+	if addr, err := netip.ParseAddr(text); err == nil {
+		return addr.Unmap().WithZone(""), nil
+	}
+	addr, err := netip.ParseAddrPort(text)
+	return addr.Addr().Unmap().WithZone(""), err
+}
+
+func parsePrefix(text string) (netip.Prefix, error) {
+	if strings.Contains(text, "/") {
+		prefix, err := netip.ParsePrefix(text)
+		return prefix.Masked(), err
+	}
+	addr, err := netip.ParseAddr(text)
+	if err != nil {
+		return netip.Prefix{}, err
+	}
+	return netip.PrefixFrom(addr, addr.BitLen()), nil
+}

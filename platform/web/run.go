@@ -1,0 +1,79 @@
+package web
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"time"
+)
+
+// Run serves clients on listener until ctx ends: HTTP/1.1 and HTTP/2, without TLS unless the listener
+// brings it. At the end it says not ready, waits DrainDelay for load balancers to notice while it still
+// serves, tells long polls to answer, closes the listener and gives requests under way ShutdownTimeout to finish.
+// It returns nil after an orderly end.
+func (s *Server) Run(ctx context.Context, listener net.Listener) error {
+	var protocols http.Protocols
+	protocols.SetHTTP1(true)
+	protocols.SetHTTP2(true)
+	protocols.SetUnencryptedHTTP2(true)
+	server := &http.Server{
+		Handler:           s.Handler(),
+		ReadHeaderTimeout: s.config.HeaderTimeout,
+		IdleTimeout:       s.config.IdleTimeout,
+		MaxHeaderBytes:    64 << 10,
+		Protocols:         &protocols,
+		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+	}
+	failed := make(chan error, 1)
+	go func() { failed <- server.Serve(listener) }()
+	s.tellReady(true)
+	select {
+	case err := <-failed:
+		s.tellReady(false)
+		s.Drain()
+		return fmt.Errorf("serve %s: %w", listener.Addr(), err)
+	case <-ctx.Done():
+	}
+	s.tellReady(false)
+	if s.config.DrainDelay > 0 {
+		select {
+		case <-time.After(s.config.DrainDelay):
+		case <-failed:
+		}
+	}
+	s.Drain()
+	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.config.ShutdownTimeout)
+	defer cancel()
+	err := server.Shutdown(stop)
+	if err == nil {
+		err = s.waitIdle(stop) // Shutdown does not know hijacked connections
+	}
+	if errors.Is(err, context.DeadlineExceeded) {
+		s.log.WarnContext(ctx, "requests were cut at the end", "under_way", s.inflight.Load(), "after", s.config.ShutdownTimeout)
+		return server.Close()
+	}
+	return err
+}
+
+func (s *Server) tellReady(ready bool) {
+	if s.ready != nil {
+		s.ready(ready)
+	}
+}
+
+// waitIdle waits until no handler runs.
+func (s *Server) waitIdle(ctx context.Context) error {
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for s.inflight.Load() > 0 {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+		}
+	}
+	return nil
+}

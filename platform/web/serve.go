@@ -1,0 +1,273 @@
+package web
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/url"
+	"path"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"time"
+	"unicode/utf8"
+)
+
+// statusClientGone is what the metrics say when nobody waits for the answer any more. It is never sent.
+const statusClientGone = 499
+
+// The headers of CORS are the same for all (Client-Server API, "Web browser clients"). The slices are shared
+// by all answers and never written to.
+var (
+	corsOrigin  = []string{"*"}
+	corsMethods = []string{"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"}
+	corsHeaders = []string{"X-Requested-With, Content-Type, Authorization"}
+	corsMaxAge  = []string{"86400"}
+	typeJSON    = []string{"application/json"}
+)
+
+// exchange is one request and its answer. It is the http.ResponseWriter of everything inside the server.
+type exchange struct {
+	http.ResponseWriter
+	request  Request
+	endpoint *endpoint
+	status   int // 0 until the head is written
+	bytes    int64
+}
+
+// WriteHeader notes the status of the answer. Informational ones go through.
+func (x *exchange) WriteHeader(status int) {
+	if x.status == 0 && (status >= 200 || status == http.StatusSwitchingProtocols) {
+		x.status = status
+	}
+	x.ResponseWriter.WriteHeader(status)
+}
+
+func (x *exchange) Write(p []byte) (int, error) {
+	if x.status == 0 {
+		x.status = http.StatusOK
+	}
+	n, err := x.ResponseWriter.Write(p)
+	x.bytes += int64(n)
+	return n, err
+}
+
+// ReadFrom keeps the kernel's file to socket copy reachable for media.
+func (x *exchange) ReadFrom(r io.Reader) (int64, error) {
+	if x.status == 0 {
+		x.status = http.StatusOK
+	}
+	n, err := io.Copy(x.ResponseWriter, r)
+	x.bytes += n
+	return n, err
+}
+
+// Flush sends what is buffered.
+func (x *exchange) Flush() { _ = http.NewResponseController(x.ResponseWriter).Flush() }
+
+// Hijack hands over the connection, for websockets.
+func (x *exchange) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	conn, buffered, err := http.NewResponseController(x.ResponseWriter).Hijack()
+	if err == nil && x.status == 0 {
+		x.status = http.StatusSwitchingProtocols
+	}
+	return conn, buffered, err
+}
+
+// Unwrap serves http.ResponseController.
+func (x *exchange) Unwrap() http.ResponseWriter { return x.ResponseWriter }
+
+// serve is the way of every request.
+func (s *Server) serve(w http.ResponseWriter, r *http.Request, internal bool) {
+	start := time.Now()
+	x := &exchange{ResponseWriter: w, endpoint: s.missed}
+	x.request = Request{Request: r, server: s, writer: x, internal: internal}
+	x.request.id = s.requestID(r, internal)
+	s.inflight.Add(1)
+	defer func() {
+		s.inflight.Add(-1)
+		fault := recover()
+		if fault != nil && fault != http.ErrAbortHandler { //nolint:errorlint // net/http panics with this very value
+			s.log.ErrorContext(r.Context(), "a handler panicked", "request", x.request.id, "route", x.endpoint.route.Pattern,
+				"panic", fault, "stack", string(debug.Stack()))
+			if x.status == 0 {
+				x.write(answerTo(unknown(nil)))
+				fault = nil
+			}
+		}
+		took := time.Since(start)
+		x.endpoint.series.observe(x.status, took)
+		s.logAccess(x, took)
+		if fault != nil {
+			panic(http.ErrAbortHandler) // the answer has begun: cutting the connection is the only way to say that it is broken
+		}
+	}()
+
+	header := w.Header()
+	header["Access-Control-Allow-Origin"] = corsOrigin
+	header["Access-Control-Allow-Methods"] = corsMethods
+	header["Access-Control-Allow-Headers"] = corsHeaders
+	header["X-Request-Id"] = []string{x.request.id}
+	if s.drained.Load() && r.ProtoMajor == 1 {
+		header.Set("Connection", "close")
+	}
+	switch {
+	case r.Method == http.MethodOptions:
+		header["Access-Control-Max-Age"] = corsMaxAge
+		x.WriteHeader(http.StatusNoContent)
+	case !cleanPath(r.URL):
+		x.fail(unrecognized(http.StatusNotFound))
+	default:
+		s.mux.ServeHTTP(x, r)
+	}
+}
+
+// ServeHTTP is called by the mux, with the exchange as writer.
+func (e *endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	x := w.(*exchange)
+	x.endpoint = e
+	x.request.Request, x.request.Route = r, &e.route
+	e.series.inflight.Inc()
+	defer e.series.inflight.Dec()
+	if err := x.request.server.run(x); err != nil {
+		x.fail(err)
+	}
+}
+
+// run takes a matched request through the steps of its route.
+func (s *Server) run(x *exchange) error {
+	r, e := &x.request, x.endpoint
+	if e.route.Auth == Fleet && !r.internal || e.root && strings.HasPrefix(r.URL.Path, "/_") {
+		return unrecognized(http.StatusNotFound)
+	}
+	if err := checkText(r); err != nil {
+		return err
+	}
+	if s.dispatch != nil {
+		if handled, err := s.dispatch(r); handled || err != nil {
+			return err
+		}
+	}
+	if s.barrier != nil {
+		if err := s.barrier(r.Context()); err != nil {
+			s.log.DebugContext(r.Context(), "the barrier failed; the request goes on", "request", r.id, "error", err)
+		}
+	}
+	if err := s.authenticate(r); err != nil {
+		return err
+	}
+	if err := s.limit(r, e); err != nil {
+		return err
+	}
+	result, err := e.route.Handler(r)
+	if err != nil {
+		return err
+	}
+	return x.answer(result)
+}
+
+// fail writes err as the answer, or cuts the connection when another answer has begun.
+func (x *exchange) fail(err error) {
+	r := &x.request
+	log := r.server.log
+	if errors.Is(err, context.Canceled) && r.Context().Err() != nil {
+		if x.status == 0 {
+			x.status = statusClientGone
+		}
+		return
+	}
+	if x.status != 0 {
+		log.InfoContext(r.Context(), "an answer was cut", "request", r.id, "route", x.endpoint.route.Pattern, "error", err)
+		panic(http.ErrAbortHandler)
+	}
+	answer := answerTo(err)
+	if answer.status >= 500 {
+		log.ErrorContext(r.Context(), "a request failed", "request", r.id, "route", x.endpoint.route.Pattern, "error", err)
+	} else if log.Enabled(r.Context(), slog.LevelDebug) {
+		log.DebugContext(r.Context(), "a request was refused", "request", r.id, "route", x.endpoint.route.Pattern, "error", err)
+	}
+	x.write(answer)
+}
+
+// logAccess writes one line per request at level debug.
+func (s *Server) logAccess(x *exchange, took time.Duration) {
+	r := &x.request
+	if !s.log.Enabled(r.Context(), slog.LevelDebug) {
+		return
+	}
+	s.log.DebugContext(r.Context(), "request", "request", r.id, "method", r.Method, "path", r.URL.Path, "query", safeQuery(r.URL.RawQuery),
+		"status", x.status, "bytes", x.bytes, "took", took, "user", r.UserID(), "client", r.RemoteIP().String(), "route", x.endpoint.route.Pattern)
+}
+
+// safeQuery keeps the names of a query and the values that can hold no secret.
+func safeQuery(raw string) string {
+	if raw == "" {
+		return ""
+	}
+	values, err := url.ParseQuery(raw)
+	if err != nil {
+		return "(malformed)"
+	}
+	for name := range values {
+		lower := strings.ToLower(name)
+		if strings.Contains(lower, "token") || strings.Contains(lower, "secret") || strings.Contains(lower, "password") || lower == "code" {
+			values[name] = []string{"…"}
+		}
+	}
+	return values.Encode()
+}
+
+// cleanPath says that the mux would take the path as it is. It answers others with a redirect, which no
+// client of an API expects.
+func cleanPath(u *url.URL) bool {
+	p := u.EscapedPath()
+	if p == "" || p[0] != '/' {
+		return false
+	}
+	if strings.Contains(p, "//") {
+		return false
+	}
+	if !strings.Contains(p, "/.") {
+		return true
+	}
+	return path.Clean(p) == strings.TrimSuffix(p, "/") || p == "/"
+}
+
+// checkText refuses paths and queries that no store could keep as text.
+func checkText(r *Request) error {
+	if !isText(r.URL.Path) {
+		return invalidParam("The path must be UTF-8 without NUL")
+	}
+	for i := 0; i < len(r.URL.RawQuery); i++ {
+		if c := r.URL.RawQuery[i]; c != '%' && c < utf8.RuneSelf {
+			continue
+		}
+		for name, values := range r.Query() {
+			for _, value := range values {
+				if !isText(value) {
+					return invalidParam("The parameter " + strings.ToValidUTF8(name, "?") + " must be UTF-8 without NUL")
+				}
+			}
+		}
+		break
+	}
+	return nil
+}
+
+func isText(s string) bool { return utf8.ValidString(s) && strings.IndexByte(s, 0) < 0 }
+
+// requestID takes the id of a process of the fleet or of a trusted proxy, so that one request has one id in
+// all logs, and else makes one.
+func (s *Server) requestID(r *http.Request, internal bool) string {
+	if given := r.Header.Get("X-Request-Id"); given != "" && len(given) <= 64 && (internal || s.trusts(peerIP(r))) {
+		if strings.IndexFunc(given, func(c rune) bool { return c <= ' ' || c > '~' }) < 0 {
+			return given
+		}
+	}
+	return strconv.FormatUint(rand.Uint64(), 36)
+}
