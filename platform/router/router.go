@@ -154,6 +154,7 @@ type hop struct {
 	addr    string
 	body    *body
 	failure error
+	headed  bool          // the head of an answer came, so that this was no lost process
 	begun   chan struct{} // closed when the answer has begun; nil when nobody waits for that
 	once    sync.Once
 }
@@ -200,6 +201,9 @@ func (h *hop) classify() error {
 	if original.Context().Err() != nil {
 		return original.Context().Err()
 	}
+	if h.headed {
+		return h.failure
+	}
 	unsent := false
 	if op, ok := errors.AsType[*net.OpError](h.failure); ok && op.Op == "dial" {
 		unsent = true
@@ -243,6 +247,7 @@ func (h *hop) rewrite(p *httputil.ProxyRequest) {
 
 // modify drops what this process has set already, such as CORS, so that it does not stand there twice.
 func (h *hop) modify(response *http.Response) error {
+	h.headed = true
 	h.answerBegins()
 	for name := range h.request.Writer().Header() {
 		response.Header.Del(name)

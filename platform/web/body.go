@@ -96,6 +96,7 @@ func (r *Request) fillBuffer() (*bytes.Buffer, error) {
 		limit = r.server.config.MaxBody
 	}
 	if r.ContentLength > limit {
+		r.closeAfter()
 		return nil, bodyTooLarge(limit)
 	}
 	buffer := buffers.Get().(*bytes.Buffer)
@@ -107,18 +108,29 @@ func (r *Request) fillBuffer() (*bytes.Buffer, error) {
 	control := http.NewResponseController(r.writer)
 	timed := control.SetReadDeadline(time.Now().Add(r.server.config.BodyTimeout)) == nil
 	_, err := buffer.ReadFrom(io.LimitReader(r.Body, limit+1))
+	if err != nil {
+		putBuffer(buffer)
+		r.closeAfter()
+		r.writer.stalled = true // its deadline stays, so that nobody waits for the rest
+		return nil, notJSON("The body could not be read to its end", err)
+	}
 	if timed {
 		_ = control.SetReadDeadline(time.Time{})
 	}
-	if err != nil {
-		putBuffer(buffer)
-		return nil, notJSON("The body could not be read to its end", err)
-	}
 	if int64(buffer.Len()) > limit {
 		putBuffer(buffer)
+		r.closeAfter()
 		return nil, bodyTooLarge(limit)
 	}
 	return buffer, nil
+}
+
+// closeAfter ends an HTTP/1 connection after the answer. Without it net/http reads the rest of the body first,
+// for as long as the client likes to take.
+func (r *Request) closeAfter() {
+	if r.ProtoMajor == 1 {
+		r.writer.Header().Set("Connection", "close")
+	}
 }
 
 func bodyTooLarge(limit int64) *Error {

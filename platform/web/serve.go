@@ -21,6 +21,9 @@ import (
 // statusClientGone is what the metrics say when nobody waits for the answer any more. It is never sent.
 const statusClientGone = 499
 
+// refusedBodyTime is how long a client whose request was refused may still send its body.
+const refusedBodyTime = 5 * time.Second
+
 // The headers of CORS are the same for all (Client-Server API, "Web browser clients"). The slices are shared
 // by all answers and never written to.
 var (
@@ -38,6 +41,7 @@ type exchange struct {
 	endpoint *endpoint
 	status   int // 0 until the head is written
 	bytes    int64
+	stalled  bool // the body could not be read to its end
 }
 
 // WriteHeader notes the status of the answer. Informational ones go through.
@@ -190,6 +194,10 @@ func (x *exchange) fail(err error) {
 		log.ErrorContext(r.Context(), "a request failed", "request", r.id, "route", x.endpoint.route.Pattern, "error", err)
 	} else if log.Enabled(r.Context(), slog.LevelDebug) {
 		log.DebugContext(r.Context(), "a request was refused", "request", r.id, "route", x.endpoint.route.Pattern, "error", err)
+	}
+	if r.ContentLength != 0 && r.ProtoMajor == 1 && !x.stalled {
+		// net/http reads what is left of the body before it sends the answer; a refused client may not make it wait long.
+		_ = http.NewResponseController(x.ResponseWriter).SetReadDeadline(time.Now().Add(refusedBodyTime))
 	}
 	x.write(answer)
 }
