@@ -3,12 +3,15 @@ package router
 import (
 	"context"
 	"errors"
+	"log"
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"net/http/httputil"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cespare/xxhash/v2"
@@ -49,6 +52,7 @@ type Router struct {
 	transport http.RoundTripper
 	machine   string
 	log       *slog.Logger
+	proxyLog  *log.Logger
 	hops      *prometheus.CounterVec
 
 	mu    sync.Mutex
@@ -58,7 +62,7 @@ type Router struct {
 // New makes a Router. Its Dispatch goes into web.Options.
 func New(o Options) *Router {
 	r := &Router{
-		places: o.Places, transport: o.Transport, machine: strconv.Itoa(o.Machine), log: o.Log, avoid: map[string]time.Time{},
+		places: o.Places, transport: o.Transport, machine: strconv.Itoa(o.Machine), log: o.Log, proxyLog: slog.NewLogLogger(o.Log.Handler(), slog.LevelDebug), avoid: map[string]time.Time{},
 		hops: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "lyceum_router_hops_total", Help: "Requests passed on to another process, by role and result (passed, served_here, failed).",
 		}, []string{"role", "result"}),
@@ -136,8 +140,14 @@ func (r *Router) avoided(addr string) bool {
 
 func (r *Router) avoidNow(addr string) {
 	r.mu.Lock()
-	r.avoid[addr] = time.Now().Add(avoidFor)
-	r.mu.Unlock()
+	defer r.mu.Unlock()
+	now := time.Now()
+	for old, until := range r.avoid {
+		if now.After(until) {
+			delete(r.avoid, old)
+		}
+	}
+	r.avoid[addr] = now.Add(avoidFor)
 }
 
 // What became of a hop that gave no answer.
@@ -149,14 +159,15 @@ var (
 
 // hop is one try to have a request answered elsewhere.
 type hop struct {
-	router  *Router
-	request *web.Request
-	addr    string
-	body    *body
-	failure error
-	headed  bool          // the head of an answer came, so that this was no lost process
-	begun   chan struct{} // closed when the answer has begun; nil when nobody waits for that
-	once    sync.Once
+	router    *Router
+	request   *web.Request
+	addr      string
+	body      *body
+	failure   error
+	headed    bool          // the head of an answer came, so that this was no lost process
+	connected atomic.Bool   // a connection was there, so that something may have been sent
+	begun     chan struct{} // closed when the answer has begun; nil when nobody waits for that
+	once      sync.Once
 }
 
 // do returns nil when the answer was written. After errUnreached and errRepeatable the request's body can be
@@ -165,17 +176,16 @@ func (h *hop) do() error {
 	in := h.request.Request
 	ctx, cancel := context.WithCancelCause(in.Context())
 	defer cancel(nil)
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { h.connected.Store(true) }})
 	if in.Method == http.MethodGet || in.Method == http.MethodHead {
 		h.begun = make(chan struct{})
 		go h.leaveWhenDraining(cancel)
 		defer h.answerBegins()
 	}
+	in = in.WithContext(ctx)
 	if in.Body != nil && in.Body != http.NoBody {
 		h.body = &body{source: in.Body}
-		in = in.WithContext(ctx)
 		in.Body = h.body
-	} else {
-		in = in.WithContext(ctx)
 	}
 	proxy := httputil.ReverseProxy{
 		Rewrite:        h.rewrite,
@@ -183,7 +193,7 @@ func (h *hop) do() error {
 		ModifyResponse: h.modify,
 		ErrorHandler:   func(_ http.ResponseWriter, _ *http.Request, err error) { h.failure = err },
 		BufferPool:     copyBuffers,
-		ErrorLog:       slog.NewLogLogger(h.router.log.Handler(), slog.LevelDebug),
+		ErrorLog:       h.router.proxyLog,
 	}
 	proxy.ServeHTTP(h.request.Writer(), in)
 	if h.failure == nil {
@@ -204,9 +214,10 @@ func (h *hop) classify() error {
 	if h.headed {
 		return h.failure
 	}
-	unsent := false
-	if op, ok := errors.AsType[*net.OpError](h.failure); ok && op.Op == "dial" {
-		unsent = true
+	// A transport may have had an old connection that was closed, and then fail to make a new one.
+	op, ok := errors.AsType[*net.OpError](h.failure)
+	unsent := !h.connected.Load() || ok && op.Op == "dial"
+	if unsent {
 		h.router.avoidNow(h.addr)
 	}
 	idempotent := false
