@@ -1,0 +1,389 @@
+package accounts
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"slices"
+	"sync"
+
+	"lyceum/matrix"
+	"lyceum/platform/db"
+	"lyceum/platform/stream"
+)
+
+// AccountDatum is one piece of account data of a user.
+type AccountDatum struct {
+	RoomID  string          `json:"room,omitempty"` // "" for global
+	Type    string          `json:"type"`
+	Content json.RawMessage `json:"content"` // an object; nobody changes it
+	Pos     int64           `json:"-"`       // in the user's shard of the stream "account_data"
+}
+
+type dataKey struct{ room, typ string }
+
+// accountData remembers the account data of users, whole users at a time, and follows the stream.
+type accountData struct {
+	db     *db.DB
+	stream *stream.Stream
+
+	mu    sync.RWMutex
+	users *recent[string, *userData]
+
+	writes [16]sync.Mutex // by shard: a change that reads first is one step
+}
+
+// userData is the account data of one user. Its fields are guarded by accountData.mu.
+type userData struct {
+	ready   chan struct{} // closed when loading ended
+	loaded  bool
+	failed  error
+	data    map[dataKey]*AccountDatum // while loading: what the stream told meanwhile
+	newest  int64
+	ignored map[string]bool // nil until asked for
+}
+
+func newAccountData(d *db.DB, size int) *accountData {
+	return &accountData{db: d, users: newRecent[string, *userData](size)}
+}
+
+// maxOnBus is how much of a piece travels with the news; readers of larger ones ask the database.
+const maxOnBus = 2048
+
+// tail keeps the remembered users up to date.
+func (d *accountData) tail(rows []stream.Row) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, row := range rows {
+		e, ok := d.users.entries[row.Key]
+		if !ok {
+			continue
+		}
+		datum, ok := row.Value.(*AccountDatum)
+		if ok {
+			copied := *datum
+			datum = &copied
+		} else {
+			datum = &AccountDatum{}
+			if err := json.Unmarshal(row.Data, datum); err != nil {
+				d.users.delete(row.Key) // loaded anew when it is needed
+				continue
+			}
+		}
+		datum.Pos = row.Pos
+		e.value.take(datum)
+	}
+}
+
+func (u *userData) take(datum *AccountDatum) {
+	key := dataKey{datum.RoomID, datum.Type}
+	if old, ok := u.data[key]; ok && old.Pos > datum.Pos {
+		return
+	}
+	u.data[key] = datum
+	u.newest = max(u.newest, datum.Pos)
+	if datum.RoomID == "" && datum.Type == typeIgnored {
+		u.ignored = nil
+	}
+}
+
+// read calls fn with the data of the user, under the lock.
+func (d *accountData) read(ctx context.Context, userID string, fn func(u *userData)) error {
+	d.mu.RLock()
+	u, ok := d.users.get(userID)
+	if ok && u.loaded {
+		fn(u)
+		d.mu.RUnlock()
+		return nil
+	}
+	d.mu.RUnlock()
+	if !ok {
+		d.mu.Lock()
+		if u, ok = d.users.get(userID); !ok {
+			u = &userData{ready: make(chan struct{}), data: map[dataKey]*AccountDatum{}}
+			d.users.put(userID, u)
+			go d.load(context.WithoutCancel(ctx), userID, u)
+		}
+		d.mu.Unlock()
+	}
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-u.ready:
+	}
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	if u.failed == nil { // also when it was pushed out meanwhile: it was true when asked for
+		fn(u)
+	}
+	return u.failed
+}
+
+// load reads all pieces of a user. What the stream tells meanwhile is newer or the same.
+func (d *accountData) load(ctx context.Context, userID string, u *userData) {
+	all, err := loadData(ctx, d.db, userID)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, datum := range all {
+		u.take(datum)
+	}
+	u.loaded, u.failed = err == nil, err
+	if err != nil {
+		d.users.delete(userID)
+	}
+	close(u.ready)
+}
+
+// AccountData gives one piece, nil when there is none or it was emptied.
+func (a *Accounts) AccountData(ctx context.Context, userID, roomID, typ string) (content json.RawMessage, err error) {
+	err = a.data.read(ctx, userID, func(u *userData) {
+		if datum := u.data[dataKey{roomID, typ}]; datum != nil {
+			content = datum.Content
+		}
+	})
+	return content, err
+}
+
+// AccountDataSince gives the pieces whose newest change is in after < Pos <= upto, by position. For a user
+// that this process remembers it makes no database statement.
+func (a *Accounts) AccountDataSince(ctx context.Context, userID string, after, upto int64) (out []AccountDatum, err error) {
+	err = a.data.read(ctx, userID, func(u *userData) {
+		if u.newest <= after {
+			return
+		}
+		for _, datum := range u.data {
+			if datum.Pos > after && datum.Pos <= upto {
+				out = append(out, *datum)
+			}
+		}
+	})
+	slices.SortFunc(out, func(x, y AccountDatum) int { return int(x.Pos - y.Pos) })
+	return out, err
+}
+
+// AllAccountData gives all pieces of a user, global and of all rooms, by position.
+func (a *Accounts) AllAccountData(ctx context.Context, userID string) ([]AccountDatum, error) {
+	return a.AccountDataSince(ctx, userID, 0, 1<<62)
+}
+
+const typeIgnored = "m.ignored_user_list"
+
+// Ignored gives the users whom the user ignores. The map is shared: nobody changes it.
+func (a *Accounts) Ignored(ctx context.Context, userID string) (ignored map[string]bool, err error) {
+	var datum *AccountDatum
+	err = a.data.read(ctx, userID, func(u *userData) { ignored, datum = u.ignored, u.data[dataKey{"", typeIgnored}] })
+	if err != nil || ignored != nil {
+		return ignored, err
+	}
+	ignored = map[string]bool{}
+	if datum == nil {
+		return ignored, nil
+	}
+	var list struct {
+		Users map[string]json.RawMessage `json:"ignored_users"`
+	}
+	if json.Unmarshal(datum.Content, &list) == nil { // a client may have stored anything
+		for id := range list.Users {
+			ignored[id] = true
+		}
+	}
+	a.data.mu.Lock()
+	defer a.data.mu.Unlock()
+	if e, ok := a.data.users.entries[userID]; ok && e.value.data[dataKey{"", typeIgnored}] == datum {
+		e.value.ignored = ignored
+	}
+	return ignored, nil
+}
+
+// The kinds of dataWrite.
+const (
+	writePut       = "put"
+	writeTag       = "tag"
+	writeRemoveTag = "untag"
+	writeErase     = "erase"
+)
+
+// dataWrite is what the owner of the user's shard of "account_data" does.
+type dataWrite struct {
+	Kind    string          `json:"kind"`
+	RoomID  string          `json:"room,omitempty"`
+	Type    string          `json:"type,omitempty"`
+	Tag     string          `json:"tag,omitempty"`
+	Content json.RawMessage `json:"content,omitempty"`
+}
+
+const maxDataType = 255
+
+// PutAccountData stores one piece of account data; roomID is "" for global. content must be a JSON object;
+// {} empties the piece.
+func (a *Accounts) PutAccountData(ctx context.Context, userID, roomID, typ string, content json.RawMessage) error {
+	if typ == "" || len(typ) > maxDataType {
+		return matrix.InvalidParam("The type of account data has 1 to 255 bytes")
+	}
+	if len(content) == 0 || content[0] != '{' || !json.Valid(content) {
+		return matrix.BadJSON("Account data must be a JSON object")
+	}
+	_, err := a.putData(ctx, userID, dataWrite{Kind: writePut, RoomID: roomID, Type: typ, Content: content})
+	return err
+}
+
+// writeHere runs on the owner of the user's shard.
+func (a *Accounts) writeHere(ctx context.Context, userID string, w dataWrite) (struct{}, error) {
+	lock := &a.data.writes[a.data.stream.Shard(userID)%len(a.data.writes)]
+	if w.Kind == writePut && w.Type != typeTag {
+		return struct{}{}, a.appendData(ctx, userID, &AccountDatum{RoomID: w.RoomID, Type: w.Type, Content: w.Content})
+	}
+	lock.Lock()
+	defer lock.Unlock()
+	switch w.Kind {
+	case writePut:
+		return struct{}{}, a.appendData(ctx, userID, &AccountDatum{RoomID: w.RoomID, Type: w.Type, Content: w.Content})
+	case writeErase:
+		all, err := loadData(ctx, a.db, userID)
+		if err != nil {
+			return struct{}{}, err
+		}
+		for _, datum := range all {
+			datum.Content = json.RawMessage("{}")
+		}
+		return struct{}{}, a.appendData(ctx, userID, all...)
+	}
+	return struct{}{}, a.writeTag(ctx, userID, w)
+}
+
+func (a *Accounts) appendData(ctx context.Context, userID string, data ...*AccountDatum) error {
+	if len(data) == 0 {
+		return nil
+	}
+	st := a.data.stream
+	entries := make([]*stream.Entry, len(data))
+	for n, datum := range data {
+		row := stream.Row{Shard: st.Shard(userID), Key: userID, Value: datum}
+		if len(datum.Content) <= maxOnBus {
+			b, err := json.Marshal(datum)
+			if err != nil {
+				return err
+			}
+			row.Data = b
+		}
+		entries[n] = &stream.Entry{Stream: st, Row: row}
+	}
+	return a.deps.Process.Streams.Append(ctx, entries...)
+}
+
+// eraseData empties all account data of a user.
+func (a *Accounts) eraseData(ctx context.Context, userID string) error {
+	_, err := a.putData(ctx, userID, dataWrite{Kind: writeErase})
+	return err
+}
+
+func loadData(ctx context.Context, q db.Querier, userID string) ([]*AccountDatum, error) {
+	rows, err := q.Query(ctx, `SELECT room_id, type, content, pos FROM account_data WHERE user_id = $1`, userID)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var out []*AccountDatum
+	for rows.Next() {
+		datum := &AccountDatum{}
+		var content string
+		if err := rows.Scan(&datum.RoomID, &datum.Type, &content, &datum.Pos); err != nil {
+			return nil, err
+		}
+		datum.Content = json.RawMessage(content)
+		out = append(out, datum)
+	}
+	return out, rows.Err()
+}
+
+// dataStore is the table account_data as the table of its stream.
+type dataStore struct{}
+
+// Insert is part of stream.Store.
+func (dataStore) Insert(ctx context.Context, tx *db.Tx, batch []*stream.Entry) error {
+	type key struct{ user, room, typ string }
+	at := map[key]int{}
+	var rows [][]any
+	for _, e := range batch {
+		datum := e.Value.(*AccountDatum)
+		row := []any{e.Key, datum.RoomID, datum.Type, string(datum.Content), e.Shard, e.Pos}
+		k := key{e.Key, datum.RoomID, datum.Type}
+		if n, ok := at[k]; ok { // one statement can not write a row twice
+			rows[n] = row
+			continue
+		}
+		at[k] = len(rows)
+		rows = append(rows, row)
+	}
+	return tx.Bulk(ctx, `INSERT INTO account_data (user_id, room_id, type, content, shard, pos) VALUES ?
+		ON CONFLICT (user_id, room_id, type) DO UPDATE SET content = excluded.content, shard = excluded.shard, pos = excluded.pos`, rows)
+}
+
+// Read is part of stream.Store.
+func (dataStore) Read(ctx context.Context, q db.Querier, r stream.Range) ([]stream.Row, error) {
+	rows, err := q.Query(ctx, `SELECT user_id, room_id, type, content, pos FROM account_data WHERE shard = $1 AND pos > $2 AND pos <= $3 ORDER BY pos LIMIT $4`,
+		r.Shard, r.After, r.Upto, r.Limit)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var out []stream.Row
+	for rows.Next() {
+		row := stream.Row{Shard: r.Shard}
+		var datum AccountDatum
+		var content string
+		if err := rows.Scan(&row.Key, &datum.RoomID, &datum.Type, &content, &row.Pos); err != nil {
+			return nil, err
+		}
+		datum.Content = json.RawMessage(content)
+		if row.Data, err = json.Marshal(datum); err != nil {
+			return nil, err
+		}
+		out = append(out, row)
+	}
+	return out, rows.Err()
+}
+
+const typeTag = "m.tag"
+
+// tagContent is the content of m.tag.
+type tagContent struct {
+	Tags map[string]json.RawMessage `json:"tags"`
+}
+
+// Tags gives the tags of a room.
+func (a *Accounts) Tags(ctx context.Context, userID, roomID string) (map[string]json.RawMessage, error) {
+	content, err := a.AccountData(ctx, userID, roomID, typeTag)
+	return parseTags(content).Tags, err
+}
+
+func parseTags(content json.RawMessage) tagContent {
+	var c tagContent
+	if json.Unmarshal(content, &c) != nil || c.Tags == nil { // what a client stored there itself may be anything
+		c.Tags = map[string]json.RawMessage{}
+	}
+	return c
+}
+
+// writeTag reads the tags from the database, because the cache may lag behind a former owner's last write.
+func (a *Accounts) writeTag(ctx context.Context, userID string, w dataWrite) error {
+	var content string
+	err := a.db.QueryRow(ctx, `SELECT content FROM account_data WHERE user_id = $1 AND room_id = $2 AND type = $3`, userID, w.RoomID, typeTag).Scan(&content)
+	if err != nil && !errors.Is(err, db.ErrNoRows) {
+		return err
+	}
+	c := parseTags(json.RawMessage(content))
+	if w.Kind == writeTag {
+		c.Tags[w.Tag] = w.Content
+	} else {
+		if _, ok := c.Tags[w.Tag]; !ok {
+			return nil
+		}
+		delete(c.Tags, w.Tag)
+	}
+	b, err := json.Marshal(c)
+	if err != nil {
+		return err
+	}
+	return a.appendData(ctx, userID, &AccountDatum{RoomID: w.RoomID, Type: typeTag, Content: b})
+}

@@ -1,0 +1,156 @@
+package accounts
+
+import (
+	"context"
+	"embed"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"lyceum/matrix"
+	"lyceum/platform/db"
+	"lyceum/platform/role"
+	"lyceum/platform/stream"
+)
+
+//go:embed migrations/*.sql
+var migrations embed.FS
+
+// Migrations are the schema of the package.
+func Migrations() db.Migrations { return db.Migrations{Domain: "accounts", Files: migrations} }
+
+// ProfileListener hears of a changed profile after it is stored. field is "displayname", "avatar_url" or
+// another name; it carries the two named ones to the user's rooms.
+type ProfileListener interface {
+	ProfileChanged(ctx context.Context, userID, field string) error
+}
+
+// DeviceListener hears of removed devices after their tokens are gone, so that it drops what it keeps for
+// them. It may hear the same removal twice.
+type DeviceListener interface {
+	DevicesRemoved(ctx context.Context, userID string, deviceIDs []string) error
+}
+
+// UserListener hears of a deactivated user, to leave rooms and drop what it keeps. It is called until it
+// gives nil, so it takes repeated calls.
+type UserListener interface {
+	UserDeactivated(ctx context.Context, userID string, erase bool) error
+}
+
+// RemoteProfiles finds profiles of users of other servers. An *matrix.Error is shown to the client.
+type RemoteProfiles interface {
+	RemoteProfile(ctx context.Context, userID string) (map[string]json.RawMessage, error)
+}
+
+// Appservices tells what application services may do with users.
+type Appservices interface {
+	// Exclusive tells that an application service claims the user id for itself alone.
+	Exclusive(userID string) bool
+	// ByToken finds the application service of an as_token.
+	ByToken(token string) (id string, ok bool)
+	// Owns tells that the user id is the service's sender or in its namespaces.
+	Owns(id, userID string) bool
+}
+
+// Deps are what accounts stands on. Process and Now are required.
+type Deps struct {
+	Process        *role.Process
+	Now            func() time.Time // the clock
+	Profile        ProfileListener
+	Devices        []DeviceListener
+	Users          []UserListener
+	RemoteProfiles RemoteProfiles
+	Appservices    Appservices
+}
+
+// Accounts is the domain. It is safe for concurrent use.
+type Accounts struct {
+	deps     Deps
+	config   Config
+	db       *db.DB
+	log      *slog.Logger
+	now      func() time.Time
+	hasher   *hasher
+	keys     keyring
+	sessions *sessions
+	seen     *seen
+	data     *accountData
+	filters  *filters
+
+	change  func(ctx context.Context, userID string, c sessionChange) (sessionResult, error)
+	putData func(ctx context.Context, userID string, w dataWrite) (struct{}, error)
+}
+
+// New opens the streams and the background parts. It reads nothing from the database.
+func New(d Deps, c Config) (*Accounts, error) {
+	if err := c.check(); err != nil {
+		return nil, err
+	}
+	a := &Accounts{deps: d, config: c, db: d.Process.DB, log: d.Process.Log.With("domain", "accounts"), now: d.Now}
+	a.keys.db = a.db
+	a.hasher = newHasher(c.Password)
+	a.seen = newSeen()
+	a.filters = newFilters(c.CacheFilters)
+	a.sessions = newSessions(c.CacheTokens)
+	a.sessions.stream = d.Process.Streams.Open(stream.Spec{Name: "sessions", Role: "accountdata", Shards: 4, Store: sessionStore{}})
+	a.sessions.stream.Tail(a.sessions.tail)
+	a.change = role.Owned(d.Process, a.sessions.stream, "accounts.sessions", a.changeHere)
+	a.data = newAccountData(a.db, c.CacheUsers)
+	a.data.stream = d.Process.Streams.Open(stream.Spec{Name: "account_data", Role: "accountdata", Shards: 16, Store: dataStore{}})
+	a.data.stream.Tail(a.data.tail)
+	a.putData = role.Owned(d.Process, a.data.stream, "accounts.account_data", a.writeHere)
+	d.Process.Go("accounts.seen", a.writeSeen)
+	d.Process.Singleton("accounts.housekeeping", a.housekeeping)
+	return a, nil
+}
+
+// Sessions is the stream that tells of changed sessions; the key of a row is the user id, rows carry nothing else.
+func (a *Accounts) Sessions() *stream.Stream { return a.sessions.stream }
+
+// DataStream is the stream of account data.
+func (a *Accounts) DataStream() *stream.Stream { return a.data.stream }
+
+// ServerName is the name of this server, the part of its user ids after the colon.
+func (a *Accounts) ServerName() string { return a.config.ServerName }
+
+// Local tells that the user id belongs to this server; it need not exist.
+func (a *Accounts) Local(userID string) bool {
+	return matrix.ServerOf(userID) == a.config.ServerName && matrix.ValidUserID(userID)
+}
+
+func (a *Accounts) nowMs() int64 { return a.now().UnixMilli() }
+
+// userID makes the full id from a localpart or a full id of this server, in lower case.
+func (a *Accounts) userID(name string) (string, error) {
+	id, err := matrix.NewUserID(name, a.config.ServerName)
+	if err != nil {
+		return "", matrix.InvalidUsername("A user name has the characters a-z, 0-9 and . _ = - / +, and with the server's name at most 255 bytes").With(err)
+	}
+	return id, nil
+}
+
+var errNoUser = errors.New("no such user")
+
+func noUser(userID string) error { return fmt.Errorf("%w: %s", errNoUser, userID) }
+
+// housekeeping removes what expired and finishes deactivations that were cut short. One process of the
+// fleet runs it.
+func (a *Accounts) housekeeping(ctx context.Context) error {
+	tick := time.NewTicker(time.Minute)
+	defer tick.Stop()
+	for {
+		if err := a.expire(ctx); err != nil {
+			return err
+		}
+		if err := a.farewells(ctx); err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}

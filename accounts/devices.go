@@ -1,0 +1,72 @@
+package accounts
+
+import (
+	"context"
+	"errors"
+
+	"lyceum/matrix"
+	"lyceum/platform/db"
+)
+
+// Device is one login of a user.
+type Device struct {
+	UserID      string
+	DeviceID    string
+	DisplayName string
+	Created     int64  // ms
+	SeenAt      int64  // ms; up to a minute old
+	SeenIP      string // where the device was seen last
+	UserAgent   string
+}
+
+const deviceColumns = `SELECT user_id, device_id, display_name, created_ms, seen_ms, seen_ip, user_agent FROM user_devices `
+
+// Devices gives the devices of the users in one statement, by user and device id.
+func (a *Accounts) Devices(ctx context.Context, userIDs ...string) ([]Device, error) {
+	rows, err := a.db.Query(ctx, deviceColumns+`WHERE user_id = ANY($1) ORDER BY user_id, device_id`, userIDs)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var out []Device
+	for rows.Next() {
+		var d Device
+		if err := rows.Scan(&d.UserID, &d.DeviceID, &d.DisplayName, &d.Created, &d.SeenAt, &d.SeenIP, &d.UserAgent); err != nil {
+			return nil, err
+		}
+		out = append(out, d)
+	}
+	return out, rows.Err()
+}
+
+// Device gives one device. Errors: M_NOT_FOUND.
+func (a *Accounts) Device(ctx context.Context, userID, deviceID string) (d Device, err error) {
+	err = a.db.QueryRow(ctx, deviceColumns+`WHERE user_id = $1 AND device_id = $2`, userID, deviceID).
+		Scan(&d.UserID, &d.DeviceID, &d.DisplayName, &d.Created, &d.SeenAt, &d.SeenIP, &d.UserAgent)
+	if errors.Is(err, db.ErrNoRows) {
+		return d, matrix.NotFound("There is no such device")
+	}
+	return d, err
+}
+
+// RenameDevice sets the display name of a device. Errors: M_NOT_FOUND, M_INVALID_PARAM.
+func (a *Accounts) RenameDevice(ctx context.Context, userID, deviceID, name string) error {
+	if err := (newDevice{Name: name}).check(); err != nil {
+		return err
+	}
+	n, err := a.db.Exec(ctx, `UPDATE user_devices SET display_name = $3 WHERE user_id = $1 AND device_id = $2`, userID, deviceID, name)
+	if err == nil && n == 0 {
+		return matrix.NotFound("There is no such device")
+	}
+	return err
+}
+
+// CreateDevice makes a device without a token, as application services may. It is nothing for one that exists.
+func (a *Accounts) CreateDevice(ctx context.Context, userID, deviceID, name string) (created bool, err error) {
+	if err := (newDevice{ID: deviceID, Name: name}).check(); err != nil {
+		return false, err
+	}
+	n, err := a.db.Exec(ctx, `INSERT INTO user_devices (user_id, device_id, display_name, created_ms) VALUES ($1, $2, $3, $4)
+		ON CONFLICT (user_id, device_id) DO NOTHING`, userID, deviceID, name, a.nowMs())
+	return n > 0, err
+}

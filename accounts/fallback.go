@@ -1,0 +1,121 @@
+package accounts
+
+import (
+	"bytes"
+	"errors"
+	"html/template"
+	"maps"
+	"net/http"
+	"net/url"
+	"slices"
+
+	"lyceum/matrix"
+	"lyceum/platform/db"
+	"lyceum/platform/web"
+)
+
+// fallbackPage lets a browser pass one stage for clients that do not know it (Client-Server API,
+// "Fallback"). When it is passed the page tells the client through onAuthDone or a message.
+var fallbackPage = template.Must(template.New("fallback").Parse(`<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Authentication</title>
+<style>body{font:16px/1.5 system-ui,sans-serif;max-width:32rem;margin:3rem auto;padding:0 1rem}input,button{font:inherit;padding:.4rem .8rem;margin:.3rem 0}.wrong{color:#a00}</style>
+</head><body>
+{{if .Done}}<h1>Done</h1><p>You can close this window and go on in your client.</p>
+<script>if (window.onAuthDone) { window.onAuthDone(); } else if (window.opener) { window.opener.postMessage("authDone", "*"); }</script>
+{{else if not .Known}}<h1>This link has run out</h1><p>Go back to your client and begin again.</p>
+{{else}}<h1>{{.Title}}</h1>{{if .Wrong}}<p class="wrong">{{.Wrong}}</p>{{end}}
+<form method="post"><input type="hidden" name="session" value="{{.Session}}">
+{{range .Documents}}<p><a href="{{.URL}}" target="_blank" rel="noopener noreferrer">{{.Name}}</a></p>
+{{end}}{{if eq .Type "m.login.registration_token"}}<p><label>Registration token<br><input name="token" autocomplete="off" autofocus></label></p>
+{{else if eq .Type "m.login.password"}}<p><label>Password<br><input name="password" type="password" autocomplete="current-password" autofocus></label></p>
+{{end}}<button type="submit">{{if .Documents}}I accept{{else}}Continue{{end}}</button></form>
+{{end}}</body></html>
+`))
+
+type fallbackData struct {
+	Type, Session, Title, Wrong string
+	Done, Known                 bool
+	Documents                   []TermIn
+}
+
+func (a *Accounts) getFallback(r *web.Request) (any, error) {
+	return a.fallback(r, r.Query1("session"), nil)
+}
+
+func (a *Accounts) postFallback(r *web.Request) (any, error) {
+	body, err := r.Raw()
+	if err != nil {
+		return nil, err
+	}
+	form, err := url.ParseQuery(string(body))
+	if err != nil {
+		return nil, matrix.InvalidParam("The body must be a form")
+	}
+	return a.fallback(r, form.Get("session"), &authData{Type: r.Path("type"), Password: form.Get("password"), Token: form.Get("token")})
+}
+
+// fallback shows the page of a stage, after it tried what was sent.
+func (a *Accounts) fallback(r *web.Request, session string, sent *authData) (any, error) {
+	page := fallbackData{Type: r.Path("type"), Session: session}
+	switch page.Type {
+	case stageTerms:
+		page.Title = "Please read and accept"
+		page.Documents = a.termTexts()
+	case stageToken, stagePassword, stageDummy:
+		page.Title = "Please confirm"
+	default:
+		return nil, matrix.NotFound("There is no such authentication type")
+	}
+	i, err := loadInteraction(r.Context(), a.db, session, a.nowMs())
+	switch {
+	case errors.Is(err, db.ErrNoRows) || err == nil && !i.offers(page.Type):
+		return showFallback(http.StatusBadRequest, page)
+	case err != nil:
+		return nil, err
+	}
+	page.Known = true
+	if sent == nil {
+		return showFallback(http.StatusOK, page)
+	}
+	if err := a.pass(r.Context(), i, sent); err != nil {
+		var refused *matrix.Error
+		if !errors.As(err, &refused) {
+			return nil, err
+		}
+		page.Wrong = refused.Message
+		return showFallback(refused.Status, page)
+	}
+	if err := a.keepInteraction(r.Context(), i); err != nil {
+		return nil, err
+	}
+	page.Done = true
+	return showFallback(http.StatusOK, page)
+}
+
+// termTexts gives each document once, in English where there is English.
+func (a *Accounts) termTexts() []TermIn {
+	var out []TermIn
+	for _, id := range slices.Sorted(maps.Keys(a.config.Terms)) {
+		texts := a.config.Terms[id].Texts
+		text, ok := texts["en"]
+		if !ok {
+			text = texts[slices.Sorted(maps.Keys(texts))[0]]
+		}
+		out = append(out, text)
+	}
+	return out
+}
+
+func showFallback(status int, page fallbackData) (any, error) {
+	var b bytes.Buffer
+	if err := fallbackPage.Execute(&b, page); err != nil {
+		return nil, err
+	}
+	return &web.Raw{Status: status, Body: b.Bytes(), Header: http.Header{
+		"Content-Type":            {"text/html; charset=utf-8"},
+		"Content-Security-Policy": {"default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; form-action 'self'; base-uri 'none'"},
+		"Referrer-Policy":         {"no-referrer"},
+		"Cache-Control":           {"no-store"},
+	}}, nil
+}

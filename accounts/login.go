@@ -1,0 +1,276 @@
+package accounts
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"strings"
+
+	"lyceum/matrix"
+	"lyceum/platform/db"
+)
+
+// Credentials are what a client gets from a login, a registration or a refresh (Client-Server API,
+// POST /login).
+type Credentials struct {
+	UserID       string `json:"user_id,omitempty"`
+	AccessToken  string `json:"access_token,omitempty"`
+	DeviceID     string `json:"device_id,omitempty"`
+	HomeServer   string `json:"home_server,omitempty"`
+	RefreshToken string `json:"refresh_token,omitempty"`
+	ExpiresInMs  int64  `json:"expires_in_ms,omitempty"`
+	WellKnown    any    `json:"well_known,omitempty"`
+}
+
+// newDevice says which device a login is for.
+type newDevice struct {
+	ID      string // "" makes one
+	Name    string // only for a device that is new
+	Refresh bool   // the client takes refresh tokens
+	IP      string
+	Agent   string
+}
+
+const maxDeviceID = 255
+
+func (d newDevice) check() error {
+	if len(d.ID) > maxDeviceID || len(d.Name) > 1024 {
+		return matrix.InvalidParam("The device id has more than 255 bytes, or the device name more than 1024")
+	}
+	return nil
+}
+
+// user is a row of users.
+type user struct {
+	id, password, kind, appservice     string
+	admin, locked, suspended, farewell bool
+	erased                             bool
+	created, deactivated               int64
+}
+
+func loadUser(ctx context.Context, q db.Querier, userID string) (*user, error) {
+	u := &user{id: userID}
+	err := q.QueryRow(ctx, `SELECT password, kind, appservice, admin, locked, suspended, farewell, erased, created_ms, deactivated_ms FROM users WHERE user_id = $1`, userID).
+		Scan(&u.password, &u.kind, &u.appservice, &u.admin, &u.locked, &u.suspended, &u.farewell, &u.erased, &u.created, &u.deactivated)
+	return u, err
+}
+
+var errWrongPassword = matrix.Forbidden("The user name or the password is wrong")
+
+// checkPassword finds the user of a name (localpart or full id) and compares the password. It takes the
+// same time whether or not the user exists. Errors: M_FORBIDDEN, M_USER_DEACTIVATED.
+func (a *Accounts) checkPassword(ctx context.Context, name, password string) (*user, error) {
+	u, err := a.findUser(ctx, name)
+	if err != nil && !errors.Is(err, db.ErrNoRows) {
+		return nil, err
+	}
+	if u == nil {
+		u = &user{}
+	}
+	if u.deactivated != 0 {
+		return nil, matrix.UserDeactivated("This account was deactivated")
+	}
+	ok, stale, err := a.hasher.verify(ctx, u.password, password)
+	if err != nil {
+		return nil, err
+	}
+	if !ok {
+		return nil, errWrongPassword
+	}
+	if stale {
+		a.rehash(ctx, u, password)
+	}
+	return u, nil
+}
+
+// findUser takes a localpart or a user id of this server, exactly or in lower case.
+func (a *Accounts) findUser(ctx context.Context, name string) (*user, error) {
+	if local, ok := strings.CutPrefix(name, "@"); ok {
+		local, server, _ := strings.Cut(local, ":")
+		if server != a.config.ServerName {
+			return nil, db.ErrNoRows
+		}
+		name = local
+	}
+	if name == "" || len(name) > matrix.MaxIDBytes {
+		return nil, db.ErrNoRows
+	}
+	exact := "@" + name + ":" + a.config.ServerName
+	u, err := loadUser(ctx, a.db, exact)
+	if lower := "@" + strings.ToLower(name) + ":" + a.config.ServerName; errors.Is(err, db.ErrNoRows) && lower != exact {
+		u, err = loadUser(ctx, a.db, lower)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return u, nil
+}
+
+// rehash replaces a hash made with other costs or by another server. It does nothing if it changed meanwhile.
+func (a *Accounts) rehash(ctx context.Context, u *user, password string) {
+	encoded, err := a.hasher.hash(ctx, password)
+	if err == nil {
+		var n int64
+		n, err = a.db.Exec(ctx, `UPDATE users SET password = $3 WHERE user_id = $1 AND password = $2`, u.id, u.password, encoded)
+		if n == 1 {
+			u.password = encoded
+		}
+	}
+	if err != nil {
+		a.log.Warn("a password hash could not be renewed", "user", u.id, "error", err)
+	}
+}
+
+// login makes tokens for a device of a user whose right to log in was checked. The password hash must
+// still be the one that was checked.
+func (a *Accounts) login(ctx context.Context, u *user, d newDevice) (*Credentials, error) {
+	if err := d.check(); err != nil {
+		return nil, err
+	}
+	if d.ID == "" {
+		d.ID = newDeviceID()
+	} else {
+		var n int
+		err := a.db.QueryRow(ctx, `SELECT 1 FROM tokens WHERE user_id = $1 AND device_id = $2 LIMIT 1`, u.id, d.ID).Scan(&n)
+		if err == nil {
+			_, err = a.change(ctx, u.id, sessionChange{Kind: changeReplace, Devices: []string{d.ID}})
+		}
+		if err != nil && !errors.Is(err, db.ErrNoRows) {
+			return nil, err
+		}
+	}
+	p, creds, err := a.mintPair(ctx, u.id, d.ID, d.Refresh)
+	if err != nil {
+		return nil, err
+	}
+	err = a.db.Tx(ctx, func(tx *db.Tx) error {
+		n, err := tx.Exec(ctx, `UPDATE users SET login_ms = $3 WHERE user_id = $1 AND password = $2 AND deactivated_ms = 0`, u.id, u.password, p.created)
+		if err != nil {
+			return err
+		}
+		if n == 0 {
+			return errWrongPassword
+		}
+		return insertLogin(ctx, tx, p, d)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return creds, nil
+}
+
+// insertLogin stores a device, if it is new, and its tokens.
+func insertLogin(ctx context.Context, tx *db.Tx, p *pair, d newDevice) error {
+	_, err := tx.Exec(ctx, `INSERT INTO user_devices (user_id, device_id, display_name, created_ms, seen_ms, seen_ip, user_agent) VALUES ($1, $2, $3, $4, $5, $6, $7)
+		ON CONFLICT (user_id, device_id) DO UPDATE SET seen_ms = excluded.seen_ms, seen_ip = excluded.seen_ip, user_agent = excluded.user_agent`,
+		p.userID, p.deviceID, d.Name, p.created, p.created, d.IP, d.Agent)
+	if err != nil {
+		return err
+	}
+	return insertPair(ctx, tx, p)
+}
+
+// mintPair makes tokens that are not stored yet.
+func (a *Accounts) mintPair(ctx context.Context, userID, deviceID string, refresh bool) (*pair, *Credentials, error) {
+	access, err := a.keys.mint(ctx, accessPrefix)
+	if err != nil {
+		return nil, nil, err
+	}
+	p := &pair{id: newTokenID(), userID: userID, deviceID: deviceID, access: hashToken(access), created: a.nowMs()}
+	creds := &Credentials{UserID: userID, DeviceID: deviceID, AccessToken: access, HomeServer: a.config.ServerName}
+	life := a.config.FixedTokenLife.D()
+	if refresh {
+		token, err := a.keys.mint(ctx, refreshPrefix)
+		if err != nil {
+			return nil, nil, err
+		}
+		hash := hashToken(token)
+		p.refresh, creds.RefreshToken, life = &hash, token, a.config.AccessTokenLife.D()
+		if r := a.config.RefreshTokenLife.D(); r > 0 {
+			p.refreshExpires = p.created + r.Milliseconds()
+		}
+	}
+	if life > 0 {
+		creds.ExpiresInMs = life.Milliseconds()
+		p.expires = p.created + creds.ExpiresInMs
+	}
+	return p, creds, nil
+}
+
+// Refresh gives new tokens for a refresh token. The old ones hold until one of the new ones is used; asking
+// again before that replaces the new ones (Client-Server API, POST /refresh). Errors: M_UNKNOWN_TOKEN,
+// M_USER_LOCKED.
+func (a *Accounts) Refresh(ctx context.Context, token string) (*Credentials, error) {
+	genuine, err := a.keys.genuine(ctx, refreshPrefix, token)
+	if err != nil {
+		return nil, err
+	}
+	if !genuine {
+		return nil, matrix.UnknownToken(false)
+	}
+	old, err := loadPairByRefresh(ctx, a.db, hashToken(token))
+	if errors.Is(err, db.ErrNoRows) {
+		return nil, matrix.UnknownToken(false)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if old.refreshExpires != 0 && old.refreshExpires <= a.nowMs() {
+		return nil, matrix.UnknownToken(true)
+	}
+	u, err := loadUser(ctx, a.db, old.userID)
+	if err != nil {
+		return nil, err
+	}
+	if u.locked {
+		return nil, matrix.UserLocked("This account is locked")
+	}
+	if old.parent != 0 {
+		if _, err := a.change(ctx, old.userID, sessionChange{Kind: changeConfirm, Pair: old.id}); err != nil {
+			return nil, err
+		}
+	}
+	p, creds, err := a.mintPair(ctx, old.userID, old.deviceID, true)
+	if err != nil {
+		return nil, err
+	}
+	p.parent = old.id
+	err = a.db.Tx(ctx, func(tx *db.Tx) error {
+		// Setting the row's own value locks it: the pair can not be revoked between here and the commit.
+		n, err := tx.Exec(ctx, `UPDATE tokens SET parent = parent WHERE id = $1`, old.id)
+		if err != nil {
+			return err
+		}
+		if n == 0 {
+			return matrix.UnknownToken(false)
+		}
+		if _, err := tx.Exec(ctx, `DELETE FROM tokens WHERE parent = $1`, old.id); err != nil {
+			return err
+		}
+		return insertPair(ctx, tx, p)
+	})
+	if err != nil {
+		return nil, err
+	}
+	creds.UserID, creds.DeviceID, creds.HomeServer = "", "", ""
+	return creds, nil
+}
+
+// IssueToken makes a device with a token that does not run out, for the command line and for tools of the
+// operator. The user must exist and be active.
+func (a *Accounts) IssueToken(ctx context.Context, userID, deviceName string) (token, deviceID string, err error) {
+	u, err := loadUser(ctx, a.db, userID)
+	if errors.Is(err, sql.ErrNoRows) || err == nil && u.deactivated != 0 {
+		return "", "", noUser(userID)
+	}
+	if err != nil {
+		return "", "", err
+	}
+	p, creds, err := a.mintPair(ctx, userID, newDeviceID(), false)
+	if err != nil {
+		return "", "", err
+	}
+	p.expires = 0
+	err = a.db.Tx(ctx, func(tx *db.Tx) error { return insertLogin(ctx, tx, p, newDevice{Name: deviceName}) })
+	return creds.AccessToken, creds.DeviceID, err
+}

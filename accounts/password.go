@@ -1,0 +1,144 @@
+package accounts
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/subtle"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"runtime"
+	"strings"
+	"sync/atomic"
+	"time"
+	"unicode/utf8"
+
+	"golang.org/x/crypto/argon2"
+	"golang.org/x/crypto/bcrypt"
+
+	"lyceum/matrix"
+)
+
+const maxPassword = 512 // bytes; a hash of more costs time and adds nothing
+
+// hasher makes and checks password hashes, a bounded number at a time, so that logins can not take the
+// processor and memory from everything else.
+type hasher struct {
+	config  PasswordConfig
+	slots   chan struct{}
+	waiting atomic.Int64
+	dummy   string // checked when there is no such user, so that the time of the answer tells nothing
+}
+
+func newHasher(c PasswordConfig) *hasher {
+	workers := c.Workers
+	if workers <= 0 {
+		workers = max(1, runtime.GOMAXPROCS(0)/2)
+	}
+	h := &hasher{config: c, slots: make(chan struct{}, workers)}
+	h.dummy = h.encode(make([]byte, 16), make([]byte, 32))
+	return h
+}
+
+// run calls fn in the pool. It gives up when ctx ends, and at once when too many wait.
+func (h *hasher) run(ctx context.Context, fn func()) error {
+	if h.waiting.Add(1) > int64(h.config.Waiting) {
+		h.waiting.Add(-1)
+		return matrix.LimitExceeded(2 * time.Second)
+	}
+	defer h.waiting.Add(-1)
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case h.slots <- struct{}{}:
+	}
+	defer func() { <-h.slots }()
+	fn()
+	return nil
+}
+
+// hash gives the encoded hash of a new password, in the PHC string format.
+func (h *hasher) hash(ctx context.Context, password string) (encoded string, err error) {
+	err = h.run(ctx, func() {
+		salt := randomBytes(16)
+		encoded = h.encode(salt, argon2.IDKey([]byte(password), salt, h.config.Passes, h.config.MemoryKiB, 1, 32))
+	})
+	return encoded, err
+}
+
+func (h *hasher) encode(salt, sum []byte) string {
+	b64 := base64.RawStdEncoding
+	return fmt.Sprintf("$argon2id$v=%d$m=%d,t=%d,p=1$%s$%s", argon2.Version, h.config.MemoryKiB, h.config.Passes, b64.EncodeToString(salt), b64.EncodeToString(sum))
+}
+
+// verify compares a password with an encoded hash ("" matches nothing, in the time of a real check).
+// stale tells that the hash was made in another way than this process makes them.
+func (h *hasher) verify(ctx context.Context, encoded, password string) (ok, stale bool, err error) {
+	if len(password) > maxPassword {
+		return false, false, nil
+	}
+	absent := encoded == ""
+	if absent {
+		encoded = h.dummy
+	}
+	if strings.HasPrefix(encoded, "$2") {
+		err = h.run(ctx, func() { ok = bcrypt.CompareHashAndPassword([]byte(encoded), []byte(password)) == nil })
+		return ok, true, err
+	}
+	p, err := parseArgon(encoded)
+	if err != nil {
+		return false, false, err
+	}
+	err = h.run(ctx, func() {
+		sum := argon2.IDKey([]byte(password), p.salt, p.passes, p.memory, p.threads, uint32(len(p.sum)))
+		ok = subtle.ConstantTimeCompare(sum, p.sum) == 1
+	})
+	return ok && !absent, p.passes != h.config.Passes || p.memory != h.config.MemoryKiB, err
+}
+
+type argonHash struct {
+	memory, passes uint32
+	threads        uint8
+	salt, sum      []byte
+}
+
+var errHash = errors.New("password hash: expected argon2id or bcrypt")
+
+// parseArgon reads $argon2id$v=19$m=…,t=…,p=…$salt$sum. The limits keep a damaged row from taking the
+// memory of the process.
+func parseArgon(encoded string) (argonHash, error) {
+	var p argonHash
+	parts := strings.Split(encoded, "$")
+	if len(parts) != 6 || parts[1] != "argon2id" || parts[2] != fmt.Sprintf("v=%d", argon2.Version) {
+		return p, errHash
+	}
+	if n, err := fmt.Sscanf(parts[3], "m=%d,t=%d,p=%d", &p.memory, &p.passes, &p.threads); n != 3 || err != nil {
+		return p, errHash
+	}
+	var err1, err2 error
+	p.salt, err1 = base64.RawStdEncoding.DecodeString(parts[4])
+	p.sum, err2 = base64.RawStdEncoding.DecodeString(parts[5])
+	if err1 != nil || err2 != nil || len(p.sum) < 16 || len(p.sum) > 128 || p.passes == 0 || p.passes > 100 || p.threads == 0 || p.memory > 4<<20 {
+		return p, errHash
+	}
+	return p, nil
+}
+
+// checkNewPassword holds the policy. Errors: M_MISSING_PARAM, M_WEAK_PASSWORD, M_INVALID_PARAM.
+func (a *Accounts) checkNewPassword(password string) error {
+	switch n := utf8.RuneCountInString(password); {
+	case password == "":
+		return matrix.MissingParam("A password is needed")
+	case n < a.config.Password.MinLength:
+		return matrix.WeakPassword(fmt.Sprintf("The password has %d characters; at least %d are needed", n, a.config.Password.MinLength))
+	case len(password) > maxPassword:
+		return matrix.InvalidParam(fmt.Sprintf("The password is longer than %d bytes", maxPassword))
+	}
+	return nil
+}
+
+func randomBytes(n int) []byte {
+	b := make([]byte, n)
+	_, _ = rand.Read(b) // never fails: the runtime ends the process instead
+	return b
+}

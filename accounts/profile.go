@@ -1,0 +1,191 @@
+package accounts
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+
+	"lyceum/matrix"
+	"lyceum/platform/db"
+)
+
+// Profile is what rooms show of a user.
+type Profile struct {
+	DisplayName string // "" when there is none
+	AvatarURL   string // mxc URI, "" when there is none
+}
+
+const (
+	fieldName   = "displayname"
+	fieldAvatar = "avatar_url"
+
+	maxProfile      = 64 << 10 // bytes of the whole profile as JSON
+	maxProfileKey   = 255
+	maxDisplayName  = 256  // characters
+	maxAvatarLength = 1000 // bytes
+)
+
+// Profiles gives name and avatar of local users in one statement. Users without either are left out.
+func (a *Accounts) Profiles(ctx context.Context, userIDs []string) (map[string]Profile, error) {
+	rows, err := a.db.Query(ctx, `SELECT user_id, name, value FROM profile_fields WHERE user_id = ANY($1) AND name IN ('displayname', 'avatar_url')`, userIDs)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	out := map[string]Profile{}
+	for rows.Next() {
+		var userID, name, value, text string
+		if err := rows.Scan(&userID, &name, &value); err != nil {
+			return nil, err
+		}
+		if err := json.Unmarshal([]byte(value), &text); err != nil {
+			return nil, fmt.Errorf("profile of %s: %w", userID, err)
+		}
+		p := out[userID]
+		if name == fieldName {
+			p.DisplayName = text
+		} else {
+			p.AvatarURL = text
+		}
+		out[userID] = p
+	}
+	return out, rows.Err()
+}
+
+// Profile gives all fields of a user's profile as JSON values, asking the other server for users who are not
+// local. Errors: M_NOT_FOUND.
+func (a *Accounts) Profile(ctx context.Context, userID string) (map[string]json.RawMessage, error) {
+	if !matrix.ValidUserID(userID) {
+		return nil, matrix.InvalidParam("This is not a user id")
+	}
+	if matrix.ServerOf(userID) != a.config.ServerName {
+		if a.deps.RemoteProfiles == nil {
+			return nil, matrix.NotFound("There is no such user")
+		}
+		return a.deps.RemoteProfiles.RemoteProfile(ctx, userID)
+	}
+	fields, err := a.fields(ctx, a.db, userID)
+	if err != nil || len(fields) > 0 {
+		return fields, err
+	}
+	u, err := loadUser(ctx, a.db, userID)
+	if errors.Is(err, db.ErrNoRows) || err == nil && u.deactivated != 0 {
+		return nil, matrix.NotFound("There is no such user")
+	}
+	return fields, err
+}
+
+func (a *Accounts) fields(ctx context.Context, q db.Querier, userID string) (map[string]json.RawMessage, error) {
+	rows, err := q.Query(ctx, `SELECT name, value FROM profile_fields WHERE user_id = $1`, userID)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	fields := map[string]json.RawMessage{}
+	for rows.Next() {
+		var name, value string
+		if err := rows.Scan(&name, &value); err != nil {
+			return nil, err
+		}
+		fields[name] = json.RawMessage(value)
+	}
+	return fields, rows.Err()
+}
+
+// SetProfile sets one field of a local user's profile, or removes it when value is nil (Client-Server API,
+// PUT /profile/{userId}/{keyName}). An empty displayname or avatar_url removes it too. Errors:
+// M_INVALID_PARAM, M_KEY_TOO_LARGE, M_PROFILE_TOO_LARGE, M_NOT_FOUND.
+func (a *Accounts) SetProfile(ctx context.Context, userID, name string, value json.RawMessage) error {
+	if err := checkField(name, value); err != nil {
+		return err
+	}
+	if string(value) == `""` && (name == fieldName || name == fieldAvatar) {
+		value = nil
+	}
+	changed := false
+	err := a.db.Tx(ctx, func(tx *db.Tx) error {
+		changed = false
+		// Writing the user's row keeps two changes of one profile apart, so that both see the true size.
+		n, err := tx.Exec(ctx, `UPDATE users SET profile_ms = $2 WHERE user_id = $1 AND deactivated_ms = 0`, userID, a.nowMs())
+		if err != nil {
+			return err
+		}
+		if n == 0 {
+			return matrix.NotFound("There is no such user")
+		}
+		fields, err := a.fields(ctx, tx, userID)
+		if err != nil {
+			return err
+		}
+		old, had := fields[name]
+		if value == nil {
+			changed = had
+			_, err := tx.Exec(ctx, `DELETE FROM profile_fields WHERE user_id = $1 AND name = $2`, userID, name)
+			return err
+		}
+		changed = !had || string(old) != string(value)
+		fields[name] = value
+		size := 2
+		for key, val := range fields {
+			size += len(matrix.AppendString(nil, key)) + len(val) + 2
+		}
+		if size > maxProfile {
+			return matrix.NewError(400, "M_PROFILE_TOO_LARGE", fmt.Sprintf("The profile would have %d bytes; at most %d are allowed", size, maxProfile))
+		}
+		_, err = tx.Exec(ctx, `INSERT INTO profile_fields (user_id, name, value) VALUES ($1, $2, $3)
+			ON CONFLICT (user_id, name) DO UPDATE SET value = excluded.value`, userID, name, string(value))
+		return err
+	})
+	if err != nil || !changed || a.deps.Profile == nil {
+		return err
+	}
+	if err := a.deps.Profile.ProfileChanged(ctx, userID, name); err != nil {
+		a.log.Warn("a changed profile did not reach all rooms", "user", userID, "field", name, "error", err)
+	}
+	return nil
+}
+
+func checkField(name string, value json.RawMessage) error {
+	if len(name) > maxProfileKey {
+		return matrix.NewError(400, "M_KEY_TOO_LARGE", "The name of a profile field has at most 255 bytes")
+	}
+	if name != fieldName && name != fieldAvatar && !namespaced(name) {
+		return matrix.InvalidParam("The name of a profile field is displayname, avatar_url, m.tz or a namespaced word such as org.example.title")
+	}
+	if value == nil || name != fieldName && name != fieldAvatar && name != "m.tz" {
+		return nil
+	}
+	var text *string
+	if err := json.Unmarshal(value, &text); err != nil || text == nil {
+		return matrix.InvalidParam(name + " must be a string")
+	}
+	switch {
+	case strings.Contains(*text, "\x00"):
+		return matrix.InvalidParam(name + " must not hold NUL")
+	case name == fieldName && len([]rune(*text)) > maxDisplayName:
+		return matrix.InvalidParam(fmt.Sprintf("A display name has at most %d characters", maxDisplayName))
+	case name == fieldAvatar && len(*text) > maxAvatarLength:
+		return matrix.InvalidParam(fmt.Sprintf("An avatar URL has at most %d bytes", maxAvatarLength))
+	}
+	return nil
+}
+
+// namespaced tells that s is of the Common Namespaced Identifier Grammar with at least one dot.
+func namespaced(s string) bool {
+	parts := strings.Split(s, ".")
+	for n, part := range parts {
+		for i := range len(part) {
+			c := part[i]
+			letter := c >= 'a' && c <= 'z'
+			if !letter && (i == 0 && n == 0 || (c < '0' || c > '9') && c != '_' && c != '-') {
+				return false
+			}
+		}
+		if part == "" {
+			return false
+		}
+	}
+	return len(parts) > 1
+}

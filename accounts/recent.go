@@ -1,0 +1,58 @@
+package accounts
+
+import "sync/atomic"
+
+// recent is a bounded map that forgets, when full, an entry that was not read since the last search for
+// one (second chance). Its owner locks: get may run under a read lock, the others need the write lock.
+type recent[K comparable, V any] struct {
+	max     int
+	entries map[K]*recentEntry[V]
+}
+
+type recentEntry[V any] struct {
+	value V
+	read  atomic.Bool
+}
+
+func newRecent[K comparable, V any](size int) *recent[K, V] {
+	return &recent[K, V]{max: max(1, size), entries: map[K]*recentEntry[V]{}}
+}
+
+func (r *recent[K, V]) get(k K) (v V, ok bool) {
+	e, ok := r.entries[k]
+	if !ok {
+		return v, false
+	}
+	if !e.read.Load() { // a shared cache line is only written when it changes
+		e.read.Store(true)
+	}
+	return e.value, true
+}
+
+// put stores a value and returns the entry it pushed out, if any.
+func (r *recent[K, V]) put(k K, v V) (oldKey K, old V, pushed bool) {
+	if e, ok := r.entries[k]; ok {
+		e.value = v
+		return oldKey, old, false
+	}
+	if len(r.entries) >= r.max {
+		oldKey, old, pushed = r.push()
+	}
+	r.entries[k] = &recentEntry[V]{value: v}
+	return oldKey, old, pushed
+}
+
+func (r *recent[K, V]) push() (k K, v V, ok bool) {
+	for range 2 { // the first round clears all marks at worst
+		for k, e := range r.entries {
+			if e.read.Swap(false) {
+				continue
+			}
+			delete(r.entries, k)
+			return k, e.value, true
+		}
+	}
+	return k, v, false
+}
+
+func (r *recent[K, V]) delete(k K) { delete(r.entries, k) }

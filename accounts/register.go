@@ -1,0 +1,253 @@
+package accounts
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/sha1" //nolint:gosec // the protocol of shared-secret registration
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"lyceum/matrix"
+	"lyceum/platform/db"
+)
+
+// registration is the body of POST /register.
+type registration struct {
+	Auth          json.RawMessage `json:"auth"`
+	Type          string          `json:"type"` // m.login.application_service
+	Username      string          `json:"username"`
+	Password      string          `json:"password"`
+	DeviceID      string          `json:"device_id"`
+	DeviceName    string          `json:"initial_device_display_name"`
+	InhibitLogin  bool            `json:"inhibit_login"`
+	RefreshTokens bool            `json:"refresh_token"`
+}
+
+const opRegister = "register"
+
+// registrationFlows are the ways to register by the configuration.
+func (a *Accounts) registrationFlows() [][]string {
+	var flows [][]string
+	if a.config.Registration == OpenRegistration {
+		flows = append(flows, []string{stageDummy})
+	}
+	flows = append(flows, []string{stageToken})
+	if len(a.config.Terms) > 0 {
+		for n := range flows {
+			if flows[n][0] == stageDummy {
+				flows[n] = []string{stageTerms}
+			} else {
+				flows[n] = append(flows[n], stageTerms)
+			}
+		}
+	}
+	return flows
+}
+
+// available checks that a name may be taken. Errors: M_INVALID_USERNAME, M_USER_IN_USE, M_EXCLUSIVE.
+func (a *Accounts) available(ctx context.Context, name string) (userID string, err error) {
+	userID, err = a.userID(strings.ToLower(name))
+	if err != nil {
+		return "", err
+	}
+	if a.deps.Appservices != nil && a.deps.Appservices.Exclusive(userID) {
+		return "", matrix.Exclusive("This user name is reserved for an application service")
+	}
+	taken, err := a.Exists(ctx, userID)
+	if err != nil {
+		return "", err
+	}
+	if taken {
+		return "", matrix.UserInUse("This user name is taken")
+	}
+	return userID, nil
+}
+
+// register makes the user once the interaction is complete.
+func (a *Accounts) register(ctx context.Context, body *registration, d newDevice, i *interaction) (*Credentials, error) {
+	if body.Username == "" {
+		body.Username = newName()
+	}
+	userID, err := a.available(ctx, body.Username)
+	if err != nil {
+		return nil, err
+	}
+	hash := ""
+	if body.Password != "" {
+		if hash, err = a.hasher.hash(ctx, body.Password); err != nil {
+			return nil, err
+		}
+	}
+	return a.insertRegistered(ctx, NewUser{Name: userID}, hash, d, registerOptions{interaction: i, inhibitLogin: body.InhibitLogin})
+}
+
+type registerOptions struct {
+	interaction  *interaction // whose registration token is used up; nil for none
+	nonce        string       // used up too; "" for none
+	nonceExpires int64
+	inhibitLogin bool
+}
+
+// insertRegistered makes user, device and tokens in one transaction.
+func (a *Accounts) insertRegistered(ctx context.Context, n NewUser, hash string, d newDevice, o registerOptions) (*Credentials, error) {
+	if err := d.check(); err != nil {
+		return nil, err
+	}
+	if d.ID == "" {
+		d.ID = newDeviceID()
+	}
+	p, creds, err := a.mintPair(ctx, n.Name, d.ID, d.Refresh)
+	if err != nil {
+		return nil, err
+	}
+	err = a.db.Tx(ctx, func(tx *db.Tx) error {
+		n := n
+		if i := o.interaction; i != nil && i.token != "" {
+			admin, err := consumeToken(ctx, tx, i)
+			if err != nil {
+				return err
+			}
+			n.Admin = n.Admin || admin
+		}
+		if o.nonce != "" {
+			_, err := tx.Exec(ctx, `INSERT INTO used_nonces (nonce, expires_ms) VALUES ($1, $2)`, o.nonce, o.nonceExpires)
+			if db.IsUnique(err) {
+				return errNonce
+			}
+			if err != nil {
+				return err
+			}
+		}
+		if err := a.insertUser(ctx, tx, n.Name, hash, n); err != nil || o.inhibitLogin {
+			return err
+		}
+		return insertLogin(ctx, tx, p, d)
+	})
+	if err != nil {
+		return nil, err
+	}
+	if o.inhibitLogin {
+		creds = &Credentials{UserID: n.Name, HomeServer: a.config.ServerName}
+	}
+	return creds, nil
+}
+
+const nonceLife = time.Minute
+
+var errNonce = matrix.NewError(400, matrix.CodeUnknown, "unrecognised nonce")
+
+// newNonce makes a nonce that every process of the fleet recognizes: its expiry with a keyed checksum.
+func (a *Accounts) newNonce(ctx context.Context) (string, error) {
+	text := strconv.FormatInt(a.nowMs()+nonceLife.Milliseconds(), 36) + "." + base64.RawURLEncoding.EncodeToString(randomBytes(12))
+	sum, err := a.keys.mac(ctx, "nonce", text)
+	return text + "." + base64.RawURLEncoding.EncodeToString(sum[:min(len(sum), 16)]), err
+}
+
+// checkNonce gives the time (ms) at which a nonce of this fleet runs out.
+func (a *Accounts) checkNonce(ctx context.Context, nonce string) (expires int64, err error) {
+	cut := strings.LastIndexByte(nonce, '.')
+	if cut < 0 {
+		return 0, errNonce
+	}
+	sum, err := a.keys.mac(ctx, "nonce", nonce[:cut])
+	if err != nil {
+		return 0, err
+	}
+	when, _, _ := strings.Cut(nonce, ".")
+	expires, parseErr := strconv.ParseInt(when, 36, 64)
+	if !hmac.Equal([]byte(base64.RawURLEncoding.EncodeToString(sum[:16])), []byte(nonce[cut+1:])) || parseErr != nil || expires <= a.nowMs() {
+		return 0, errNonce
+	}
+	return expires, nil
+}
+
+// secretRegistration is the body of POST /_synapse/admin/v1/register.
+type secretRegistration struct {
+	Nonce       string `json:"nonce"`
+	Username    string `json:"username"`
+	DisplayName string `json:"displayname"`
+	Password    string `json:"password"`
+	Admin       bool   `json:"admin"`
+	UserType    string `json:"user_type"`
+	MAC         string `json:"mac"`
+}
+
+// registerBySecret makes a user for who knows the shared secret: mac is HMAC-SHA1 with the secret as key
+// over nonce, user, password, "admin" or "notadmin" and, where given, user type, with NUL between.
+func (a *Accounts) registerBySecret(ctx context.Context, body *secretRegistration, d newDevice) (*Credentials, error) {
+	expires, err := a.checkNonce(ctx, body.Nonce)
+	if err != nil {
+		return nil, err
+	}
+	if body.Username == "" || body.Password == "" || len(body.Password) > maxPassword || strings.Contains(body.Username+body.Password+body.UserType+body.DisplayName, "\x00") {
+		return nil, matrix.InvalidParam("username and password are needed, at most 512 bytes and without NUL")
+	}
+	if body.UserType != "" && body.UserType != "support" && body.UserType != "bot" {
+		return nil, matrix.InvalidParam("user_type is support, bot or missing")
+	}
+	role := "notadmin"
+	if body.Admin {
+		role = "admin"
+	}
+	parts := []string{body.Nonce, body.Username, body.Password, role}
+	if body.UserType != "" {
+		parts = append(parts, body.UserType)
+	}
+	m := hmac.New(sha1.New, []byte(a.config.SharedSecret.Reveal()))
+	m.Write([]byte(strings.Join(parts, "\x00")))
+	given, err := hex.DecodeString(body.MAC)
+	if err != nil || !hmac.Equal(given, m.Sum(nil)) {
+		return nil, matrix.Forbidden("HMAC incorrect")
+	}
+	userID, err := a.normalName(body.Username)
+	if err != nil {
+		return nil, err
+	}
+	hash, err := a.hasher.hash(ctx, body.Password)
+	if err != nil {
+		return nil, err
+	}
+	creds, err := a.insertRegistered(ctx, NewUser{Name: userID, Admin: body.Admin, Kind: body.UserType}, hash, d, registerOptions{nonce: body.Nonce, nonceExpires: expires})
+	if err != nil || body.DisplayName == "" {
+		return creds, err
+	}
+	name, _ := json.Marshal(body.DisplayName) // a string always has a JSON form
+	if err := a.SetProfile(ctx, userID, "displayname", name); err != nil {
+		return nil, fmt.Errorf("the user was made, without the display name: %w", err)
+	}
+	return creds, nil
+}
+
+var errNotAppservice = errors.New("no application service")
+
+// appservice finds the application service that a token belongs to.
+func (a *Accounts) appservice(token string) (id string, err error) {
+	if a.deps.Appservices != nil && token != "" {
+		if id, ok := a.deps.Appservices.ByToken(token); ok {
+			return id, nil
+		}
+	}
+	return "", errNotAppservice
+}
+
+// registerForAppservice makes a user in the namespaces of an application service (Application Service API,
+// "Server admin style permissions").
+func (a *Accounts) registerForAppservice(ctx context.Context, id string, body *registration, d newDevice) (*Credentials, error) {
+	if body.Username == "" {
+		return nil, matrix.MissingParam("username is needed")
+	}
+	userID, err := a.userID(strings.ToLower(body.Username))
+	if err != nil {
+		return nil, err
+	}
+	if !a.deps.Appservices.Owns(id, userID) {
+		return nil, matrix.Exclusive("The user is not in the namespaces of the application service")
+	}
+	return a.insertRegistered(ctx, NewUser{Name: userID, Kind: kindAppservice, Appservice: id}, "", d, registerOptions{inhibitLogin: body.InhibitLogin})
+}

@@ -1,0 +1,174 @@
+package accounts
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+
+	"lyceum/matrix"
+	"lyceum/platform/db"
+)
+
+// RegistrationToken lets people register (Client-Server API, "Token-authenticated registration"). Pending
+// uses belong to registrations that are under way.
+type RegistrationToken struct {
+	Token       string `json:"token"`
+	UsesAllowed int64  `json:"uses_allowed"` // 0 is without end
+	Pending     int64  `json:"pending"`
+	Completed   int64  `json:"completed"`
+	Admin       bool   `json:"admin"`       // who uses it becomes an administrator
+	Expires     int64  `json:"expiry_time"` // ms; 0 is never
+}
+
+// CreateRegistrationToken stores a token; an empty Token is made up. Errors: M_INVALID_PARAM for a token
+// that is taken or has other characters than A-Z a-z 0-9 . _ ~ -, or more than 64.
+func (a *Accounts) CreateRegistrationToken(ctx context.Context, t RegistrationToken) (RegistrationToken, error) {
+	if t.Token == "" {
+		t.Token = newSessionID()
+	}
+	if !validRegistrationToken(t.Token) || t.UsesAllowed < 0 || t.Expires < 0 {
+		return t, matrix.InvalidParam("A registration token has 1 to 64 of the characters A-Z a-z 0-9 . _ ~ -, and its numbers are not negative")
+	}
+	_, err := a.db.Exec(ctx, `INSERT INTO registration_tokens (token, uses_allowed, admin, created_ms, expires_ms) VALUES ($1, $2, $3, $4, $5)`,
+		t.Token, t.UsesAllowed, t.Admin, a.nowMs(), t.Expires)
+	if db.IsUnique(err) {
+		return t, matrix.InvalidParam("There is such a registration token already").With(err)
+	}
+	return t, err
+}
+
+func validRegistrationToken(s string) bool {
+	if s == "" || len(s) > 64 {
+		return false
+	}
+	for i := range len(s) {
+		c := s[i]
+		if (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') && c != '.' && c != '_' && c != '~' && c != '-' {
+			return false
+		}
+	}
+	return true
+}
+
+// RegistrationTokens lists all tokens.
+func (a *Accounts) RegistrationTokens(ctx context.Context) ([]RegistrationToken, error) {
+	rows, err := a.db.Query(ctx, `SELECT token, uses_allowed, pending, completed, admin, expires_ms FROM registration_tokens ORDER BY created_ms, token`)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var out []RegistrationToken
+	for rows.Next() {
+		var t RegistrationToken
+		if err := rows.Scan(&t.Token, &t.UsesAllowed, &t.Pending, &t.Completed, &t.Admin, &t.Expires); err != nil {
+			return nil, err
+		}
+		out = append(out, t)
+	}
+	return out, rows.Err()
+}
+
+// DeleteRegistrationToken removes a token; removed tells that it was there.
+func (a *Accounts) DeleteRegistrationToken(ctx context.Context, token string) (removed bool, err error) {
+	n, err := a.db.Exec(ctx, `DELETE FROM registration_tokens WHERE token = $1`, token)
+	return n > 0, err
+}
+
+const usableToken = `token = $1 AND (expires_ms = 0 OR expires_ms > $2) AND (uses_allowed = 0 OR pending + completed < uses_allowed)`
+
+// TokenValid tells that somebody could register with the token now.
+func (a *Accounts) TokenValid(ctx context.Context, token string) (bool, error) {
+	if !validRegistrationToken(token) {
+		return false, nil
+	}
+	var n int
+	err := a.db.QueryRow(ctx, `SELECT 1 FROM registration_tokens WHERE `+usableToken, token, a.nowMs()).Scan(&n)
+	if errors.Is(err, db.ErrNoRows) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+var errBadToken = matrix.Unauthorized("The registration token is not valid")
+
+// holdToken takes one use of the token for a registration under way. Errors: M_UNAUTHORIZED.
+func (a *Accounts) holdToken(ctx context.Context, i *interaction, token string) error {
+	if !validRegistrationToken(token) {
+		return errBadToken
+	}
+	err := a.db.Tx(ctx, func(tx *db.Tx) error {
+		if i.stored { // a session holds one token, also when two requests come at once
+			n, err := tx.Exec(ctx, `UPDATE interactive_sessions SET token = $2 WHERE id = $1 AND token = ''`, i.id, token)
+			if err != nil {
+				return err
+			}
+			if n == 0 {
+				return errBadToken
+			}
+		}
+		n, err := tx.Exec(ctx, `UPDATE registration_tokens SET pending = pending + 1 WHERE `+usableToken, token, a.nowMs())
+		if err == nil && n == 0 {
+			return errBadToken
+		}
+		return err
+	})
+	if err == nil {
+		i.token = token
+	}
+	return err
+}
+
+// releaseToken gives a use back.
+func (a *Accounts) releaseToken(ctx context.Context, token string) error {
+	_, err := a.db.Exec(ctx, `UPDATE registration_tokens SET pending = pending - 1 WHERE token = $1 AND pending > 0`, token)
+	return err
+}
+
+// consumeToken turns the held use into a completed one. admin tells what the token makes of its user.
+func consumeToken(ctx context.Context, tx *db.Tx, i *interaction) (admin bool, err error) {
+	if i.stored {
+		n, err := tx.Exec(ctx, `DELETE FROM interactive_sessions WHERE id = $1 AND token = $2`, i.id, i.token)
+		if err != nil {
+			return false, err
+		}
+		if n == 0 {
+			return false, errBadToken
+		}
+	}
+	err = tx.QueryRow(ctx, `UPDATE registration_tokens SET pending = pending - 1, completed = completed + 1 WHERE token = $1 AND pending > 0 RETURNING admin`, i.token).Scan(&admin)
+	if errors.Is(err, sql.ErrNoRows) {
+		return false, errBadToken
+	}
+	return admin, err
+}
+
+const firstToken = "first"
+
+// EnsureFirstToken gives the invitation of the first administrator: a registration token of one use. It is
+// made once and told until it is used; token is "" when there is an administrator already, or nobody may
+// register.
+func (a *Accounts) EnsureFirstToken(ctx context.Context) (token string, created bool, err error) {
+	if a.config.Registration == ClosedRegistration {
+		return "", false, nil
+	}
+	made := newSessionID()
+	err = a.db.Tx(ctx, func(tx *db.Tx) error {
+		token, created = "", false
+		var admins int
+		if err := tx.QueryRow(ctx, `SELECT count(*) FROM users WHERE admin AND deactivated_ms = 0`).Scan(&admins); err != nil || admins > 0 {
+			return err
+		}
+		n, err := tx.Exec(ctx, `INSERT INTO registration_tokens (token, uses_allowed, admin, label, created_ms) VALUES ($1, 1, TRUE, $2, $3)
+			ON CONFLICT DO NOTHING`, made, firstToken, a.nowMs())
+		if err != nil {
+			return err
+		}
+		created = n > 0
+		err = tx.QueryRow(ctx, `SELECT token FROM registration_tokens WHERE label = $1 AND completed = 0`, firstToken).Scan(&token)
+		if errors.Is(err, sql.ErrNoRows) {
+			return nil
+		}
+		return err
+	})
+	return token, created, err
+}

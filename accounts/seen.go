@@ -1,0 +1,97 @@
+package accounts
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"lyceum/platform/web"
+)
+
+// seen collects when and from where devices were used, so that no request writes.
+type seen struct {
+	mu      sync.Mutex
+	devices map[deviceKey]sighting
+}
+
+type deviceKey struct{ user, device string }
+
+type sighting struct {
+	ip, agent string
+	at        int64
+}
+
+const (
+	maxSightings = 200_000 // more devices in a minute are written a minute later
+	maxAgent     = 300
+)
+
+func newSeen() *seen { return &seen{devices: map[deviceKey]sighting{}} }
+
+// Seen notes that a device was used. It touches memory only.
+func (a *Accounts) Seen(r *web.Request) {
+	id := r.Identity
+	if id == nil || id.DeviceID == "" {
+		return
+	}
+	agent := r.UserAgent()
+	if len(agent) > maxAgent {
+		agent = agent[:maxAgent]
+	}
+	agent = strings.ReplaceAll(strings.ToValidUTF8(agent, ""), "\x00", "")
+	key, s := deviceKey{id.UserID, id.DeviceID}, sighting{r.RemoteIP().String(), agent, a.nowMs()}
+	a.seen.mu.Lock()
+	defer a.seen.mu.Unlock()
+	if _, known := a.seen.devices[key]; known || len(a.seen.devices) < maxSightings {
+		a.seen.devices[key] = s
+	}
+}
+
+// Observe makes a handler that notes the caller's device before it does its work.
+func (a *Accounts) Observe(next web.Handler) web.Handler {
+	return func(r *web.Request) (any, error) {
+		a.Seen(r)
+		return next(r)
+	}
+}
+
+// writeSeen writes what was collected each minute, and at the end.
+func (a *Accounts) writeSeen(ctx context.Context) error {
+	tick := time.NewTicker(time.Minute)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			end, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+			defer cancel()
+			return a.flushSeen(end)
+		case <-tick.C:
+			if err := a.flushSeen(ctx); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// flushSeen writes the sightings. What can not be written is lost: it is only a help for people.
+func (a *Accounts) flushSeen(ctx context.Context) error {
+	a.seen.mu.Lock()
+	devices := a.seen.devices
+	a.seen.devices = map[deviceKey]sighting{}
+	a.seen.mu.Unlock()
+	rows := make([][]any, 0, len(devices))
+	for key, s := range devices {
+		rows = append(rows, []any{key.user, key.device, s.ip, s.agent, strconv.FormatInt(s.at, 10)})
+	}
+	slices.SortFunc(rows, func(x, y []any) int { // the same order everywhere: two processes do not lock each other out
+		return cmp.Or(cmp.Compare(x[0].(string), y[0].(string)), cmp.Compare(x[1].(string), y[1].(string)))
+	})
+	// The values of a list have no type of their own in PostgreSQL, so all are text.
+	return a.db.Bulk(ctx, `WITH s (user_id, device_id, ip, agent, ms) AS (VALUES ?)
+		UPDATE user_devices SET seen_ip = s.ip, user_agent = s.agent, seen_ms = CAST(s.ms AS BIGINT) FROM s
+		WHERE user_devices.user_id = s.user_id AND user_devices.device_id = s.device_id AND seen_ms <= CAST(s.ms AS BIGINT)`, rows)
+}

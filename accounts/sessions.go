@@ -1,0 +1,298 @@
+package accounts
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+
+	"lyceum/matrix"
+	"lyceum/platform/db"
+	"lyceum/platform/stream"
+	"lyceum/platform/web"
+)
+
+// sessions remembers whose the tokens are that were lately used in this process.
+type sessions struct {
+	stream *stream.Stream
+
+	mu      sync.RWMutex
+	changes uint64 // rows of the stream seen
+	tokens  *recent[tokenHash, *session]
+	users   map[string]map[tokenHash]struct{}
+}
+
+// session is a valid access token.
+type session struct {
+	identity  web.Identity
+	expires   int64 // ms; 0 is never
+	refreshed bool  // a refresh token belongs to it, so its end is a soft logout
+	locked    bool
+	suspended bool
+	parent    int64 // the pair of tokens that this one replaces at its first use
+}
+
+func newSessions(size int) *sessions {
+	return &sessions{tokens: newRecent[tokenHash, *session](size), users: map[string]map[tokenHash]struct{}{}}
+}
+
+// tail forgets the tokens of users whose sessions changed.
+func (s *sessions) tail(rows []stream.Row) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.changes += uint64(len(rows))
+	for _, row := range rows {
+		for hash := range s.users[row.Key] {
+			s.tokens.delete(hash)
+		}
+		delete(s.users, row.Key)
+	}
+}
+
+func (s *sessions) get(hash tokenHash) (found *session, changes uint64) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	found, _ = s.tokens.get(hash)
+	return found, s.changes
+}
+
+// put remembers what was read from the database when the stream stood at changes. If it moved since, the
+// session may have been read before the change and is not kept.
+func (s *sessions) put(hash tokenHash, found *session, changes uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.changes != changes {
+		return
+	}
+	if oldHash, old, pushed := s.tokens.put(hash, found); pushed {
+		of := s.users[old.identity.UserID]
+		if delete(of, oldHash); len(of) == 0 {
+			delete(s.users, old.identity.UserID)
+		}
+	}
+	of := s.users[found.identity.UserID]
+	if of == nil {
+		of = map[tokenHash]struct{}{}
+		s.users[found.identity.UserID] = of
+	}
+	of[hash] = struct{}{}
+}
+
+// Authenticate finds whom an access token belongs to. A token that this process knows costs no database
+// statement, nor does an invented one. Errors: M_UNKNOWN_TOKEN (soft_logout when it only ran out and can be
+// refreshed), M_USER_LOCKED.
+func (a *Accounts) Authenticate(ctx context.Context, token string) (*web.Identity, error) {
+	s, err := a.authenticate(ctx, token)
+	if err != nil {
+		return nil, err
+	}
+	if s.locked {
+		return nil, matrix.UserLocked("This account is locked")
+	}
+	return &s.identity, nil
+}
+
+func (a *Accounts) authenticate(ctx context.Context, token string) (*session, error) {
+	genuine, err := a.keys.genuine(ctx, accessPrefix, token)
+	if err != nil {
+		return nil, err
+	}
+	if !genuine {
+		return nil, matrix.UnknownToken(false)
+	}
+	hash := hashToken(token)
+	s, changes := a.sessions.get(hash)
+	if s == nil {
+		if s, err = loadSession(ctx, a.db, hash); errors.Is(err, db.ErrNoRows) {
+			return nil, matrix.UnknownToken(false)
+		} else if err != nil {
+			return nil, err
+		}
+		if s.parent != 0 && !s.over(a.nowMs()) {
+			if _, err := a.change(ctx, s.identity.UserID, sessionChange{Kind: changeConfirm, Pair: s.identity.TokenID}); err != nil {
+				return nil, err
+			}
+		} else {
+			a.sessions.put(hash, s, changes)
+		}
+	}
+	if s.over(a.nowMs()) {
+		return nil, matrix.UnknownToken(s.refreshed)
+	}
+	return s, nil
+}
+
+func (s *session) over(now int64) bool { return s.expires != 0 && s.expires <= now }
+
+// Suspended tells that the user may read but not act (Client-Server API, "Account suspension").
+func (a *Accounts) Suspended(ctx context.Context, userID string) (bool, error) {
+	var suspended bool
+	err := a.db.QueryRow(ctx, `SELECT suspended FROM users WHERE user_id = $1`, userID).Scan(&suspended)
+	if errors.Is(err, db.ErrNoRows) {
+		return false, nil
+	}
+	return suspended, err
+}
+
+// The kinds of sessionChange.
+const (
+	changeRemove     = "remove"     // devices with their tokens
+	changeConfirm    = "confirm"    // a refreshed token was used: the pair before it ends
+	changeReplace    = "replace"    // a login takes over a device that exists: its tokens end
+	changePassword   = "password"   // a new password, and the other devices go if All
+	changeDeactivate = "deactivate" // the account ends
+	changeRights     = "rights"     // admin, locked, suspended
+)
+
+// sessionChange is what the owner of the user's shard of "sessions" does in one transaction.
+type sessionChange struct {
+	Kind      string   `json:"kind"`
+	Devices   []string `json:"devices,omitempty"`
+	All       bool     `json:"all,omitempty"`    // all devices
+	Except    string   `json:"except,omitempty"` // but this one
+	Pair      int64    `json:"pair,omitempty"`   // id in tokens
+	Password  string   `json:"password,omitempty"`
+	Erase     bool     `json:"erase,omitempty"`
+	Admin     *bool    `json:"admin,omitempty"`
+	Locked    *bool    `json:"locked,omitempty"`
+	Suspended *bool    `json:"suspended,omitempty"`
+	At        int64    `json:"at,omitempty"` // ms
+}
+
+// sessionResult tells what was removed.
+type sessionResult struct {
+	Found   bool     `json:"found"`
+	Devices []string `json:"devices,omitempty"`
+}
+
+// pendingChange is the Value of a row on its way into the database.
+type pendingChange struct {
+	sessionChange
+	result sessionResult
+}
+
+// changeHere runs on the owner of the user's shard.
+func (a *Accounts) changeHere(ctx context.Context, userID string, c sessionChange) (sessionResult, error) {
+	st := a.sessions.stream
+	p := &pendingChange{sessionChange: c}
+	err := a.deps.Process.Streams.Append(ctx, &stream.Entry{Stream: st, Row: stream.Row{Shard: st.Shard(userID), Key: userID, Data: []byte("{}"), Value: p}})
+	return p.result, err
+}
+
+// removeDevices changes sessions and tells the listeners which devices are gone.
+func (a *Accounts) removeDevices(ctx context.Context, userID string, c sessionChange) (sessionResult, error) {
+	c.At = a.nowMs()
+	res, err := a.change(ctx, userID, c)
+	if err != nil || len(res.Devices) == 0 {
+		return res, err
+	}
+	for _, l := range a.deps.Devices {
+		if err := l.DevicesRemoved(ctx, userID, res.Devices); err != nil {
+			a.log.Warn("a part of the server did not clean up after removed devices", "user", userID, "devices", len(res.Devices), "error", err)
+		}
+	}
+	return res, nil
+}
+
+// RemoveDevices ends devices of a user: their tokens, and through the DeviceListeners all that belongs to
+// them. Unknown devices are left out silently.
+func (a *Accounts) RemoveDevices(ctx context.Context, userID string, deviceIDs []string) error {
+	if len(deviceIDs) == 0 {
+		return nil
+	}
+	_, err := a.removeDevices(ctx, userID, sessionChange{Kind: changeRemove, Devices: deviceIDs})
+	return err
+}
+
+// Logout ends all devices of a user but one ("" for really all).
+func (a *Accounts) Logout(ctx context.Context, userID, except string) error {
+	_, err := a.removeDevices(ctx, userID, sessionChange{Kind: changeRemove, All: true, Except: except})
+	return err
+}
+
+// sessionStore keeps the newest change of each user, and does the changes themselves.
+type sessionStore struct{}
+
+// Insert is part of stream.Store.
+func (sessionStore) Insert(ctx context.Context, tx *db.Tx, batch []*stream.Entry) error {
+	newest := map[string][]any{}
+	for _, e := range batch {
+		if err := applyChange(ctx, tx, e.Key, e.Value.(*pendingChange)); err != nil {
+			return err
+		}
+		newest[e.Key] = []any{e.Key, e.Shard, e.Pos}
+	}
+	rows := make([][]any, 0, len(newest))
+	for _, row := range newest {
+		rows = append(rows, row)
+	}
+	return tx.Bulk(ctx, `INSERT INTO session_changes (user_id, shard, pos) VALUES ?
+		ON CONFLICT (user_id) DO UPDATE SET shard = excluded.shard, pos = excluded.pos`, rows)
+}
+
+// Read is part of stream.Store.
+func (sessionStore) Read(ctx context.Context, q db.Querier, r stream.Range) ([]stream.Row, error) {
+	rows, err := q.Query(ctx, `SELECT user_id, pos FROM session_changes WHERE shard = $1 AND pos > $2 AND pos <= $3 ORDER BY pos LIMIT $4`, r.Shard, r.After, r.Upto, r.Limit)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var out []stream.Row
+	for rows.Next() {
+		row := stream.Row{Shard: r.Shard, Data: []byte("{}")}
+		if err := rows.Scan(&row.Key, &row.Pos); err != nil {
+			return nil, err
+		}
+		out = append(out, row)
+	}
+	return out, rows.Err()
+}
+
+// applyChange does one change. It may run again in another transaction, so it sets the result anew.
+func applyChange(ctx context.Context, tx *db.Tx, userID string, p *pendingChange) error {
+	p.result = sessionResult{}
+	switch p.Kind {
+	case changeConfirm:
+		return confirmPair(ctx, tx, p.Pair)
+	case changeReplace:
+		_, err := tx.Exec(ctx, `DELETE FROM tokens WHERE user_id = $1 AND device_id = ANY($2)`, userID, p.Devices)
+		return err
+	case changeRights:
+		n, err := setRights(ctx, tx, userID, p.sessionChange)
+		p.result.Found = n > 0
+		return err
+	case changePassword:
+		n, err := tx.Exec(ctx, `UPDATE users SET password = $2 WHERE user_id = $1 AND deactivated_ms = 0`, userID, p.Password)
+		if err != nil || n == 0 {
+			return err
+		}
+		p.result.Found = true
+	case changeDeactivate:
+		n, err := tx.Exec(ctx, `UPDATE users SET password = '', admin = FALSE, farewell = TRUE, erased = (erased OR $3), deactivated_ms = $2
+			WHERE user_id = $1 AND deactivated_ms = 0`, userID, p.At, p.Erase)
+		if err != nil {
+			return err
+		}
+		p.result.Found = n > 0
+	}
+	if !p.All && len(p.Devices) == 0 {
+		return nil
+	}
+	devices, err := deviceIDs(ctx, tx, userID)
+	if err != nil {
+		return err
+	}
+	for _, id := range devices {
+		if id != p.Except && (p.All || slices.Contains(p.Devices, id)) {
+			p.result.Devices = append(p.result.Devices, id)
+		}
+	}
+	if len(p.result.Devices) == 0 {
+		return nil
+	}
+	if _, err := tx.Exec(ctx, `DELETE FROM tokens WHERE user_id = $1 AND device_id = ANY($2)`, userID, p.result.Devices); err != nil {
+		return err
+	}
+	_, err = tx.Exec(ctx, `DELETE FROM user_devices WHERE user_id = $1 AND device_id = ANY($2)`, userID, p.result.Devices)
+	return err
+}

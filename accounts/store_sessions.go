@@ -1,0 +1,106 @@
+package accounts
+
+import (
+	"context"
+	"database/sql"
+
+	"lyceum/platform/db"
+)
+
+func loadSession(ctx context.Context, q db.Querier, hash tokenHash) (*session, error) {
+	s := &session{}
+	var kind string
+	err := q.QueryRow(ctx, `SELECT t.id, t.user_id, t.device_id, t.expires_ms, t.refresh_hash IS NOT NULL, t.parent, u.admin, u.kind, u.locked, u.suspended
+		FROM tokens t JOIN users u ON u.user_id = t.user_id WHERE t.access_hash = $1 AND u.deactivated_ms = 0`, hash[:]).
+		Scan(&s.identity.TokenID, &s.identity.UserID, &s.identity.DeviceID, &s.expires, &s.refreshed, &s.parent, &s.identity.Admin, &kind, &s.locked, &s.suspended)
+	s.identity.Guest = kind == kindGuest
+	return s, err
+}
+
+// pair is a row of tokens: an access token and, for clients that can refresh, its refresh token.
+type pair struct {
+	id               int64
+	userID, deviceID string
+	access           tokenHash
+	refresh          *tokenHash
+	parent           int64
+	created          int64
+	expires          int64
+	refreshExpires   int64
+}
+
+func insertPair(ctx context.Context, tx *db.Tx, p *pair) error {
+	var refresh []byte
+	if p.refresh != nil {
+		refresh = p.refresh[:]
+	}
+	_, err := tx.Exec(ctx, `INSERT INTO tokens (id, user_id, device_id, access_hash, refresh_hash, parent, created_ms, expires_ms, refresh_expires_ms)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`, p.id, p.userID, p.deviceID, p.access[:], refresh, p.parent, p.created, p.expires, p.refreshExpires)
+	return err
+}
+
+func loadPairByRefresh(ctx context.Context, q db.Querier, hash tokenHash) (*pair, error) {
+	p := &pair{}
+	err := q.QueryRow(ctx, `SELECT t.id, t.user_id, t.device_id, t.parent, t.refresh_expires_ms FROM tokens t JOIN users u ON u.user_id = t.user_id
+		WHERE t.refresh_hash = $1 AND u.deactivated_ms = 0`, hash[:]).Scan(&p.id, &p.userID, &p.deviceID, &p.parent, &p.refreshExpires)
+	return p, err
+}
+
+// confirmPair ends the pair that this one replaces, and that one's other followers.
+func confirmPair(ctx context.Context, tx *db.Tx, id int64) error {
+	var parent int64
+	err := tx.QueryRow(ctx, `SELECT parent FROM tokens WHERE id = $1`, id).Scan(&parent)
+	if err == sql.ErrNoRows || err == nil && parent == 0 {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if _, err := tx.Exec(ctx, `DELETE FROM tokens WHERE id = $1 OR (parent = $1 AND id <> $2)`, parent, id); err != nil {
+		return err
+	}
+	_, err = tx.Exec(ctx, `UPDATE tokens SET parent = 0 WHERE id = $1`, id)
+	return err
+}
+
+func setRights(ctx context.Context, tx *db.Tx, userID string, c sessionChange) (found int64, err error) {
+	for _, set := range []struct {
+		to    *bool
+		query string
+	}{
+		{c.Admin, `UPDATE users SET admin = $2 WHERE user_id = $1 AND deactivated_ms = 0`},
+		{c.Locked, `UPDATE users SET locked = $2 WHERE user_id = $1 AND deactivated_ms = 0`},
+		{c.Suspended, `UPDATE users SET suspended = $2 WHERE user_id = $1 AND deactivated_ms = 0`},
+	} {
+		if set.to == nil {
+			continue
+		}
+		n, err := tx.Exec(ctx, set.query, userID, *set.to)
+		if err != nil {
+			return found, err
+		}
+		found += n
+	}
+	return found, nil
+}
+
+func deviceIDs(ctx context.Context, q db.Querier, userID string) ([]string, error) {
+	return texts(q.Query(ctx, `SELECT device_id FROM user_devices WHERE user_id = $1 ORDER BY device_id`, userID))
+}
+
+// texts reads a result of one column.
+func texts(rows *sql.Rows, err error) ([]string, error) {
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var out []string
+	for rows.Next() {
+		var s string
+		if err := rows.Scan(&s); err != nil {
+			return nil, err
+		}
+		out = append(out, s)
+	}
+	return out, rows.Err()
+}

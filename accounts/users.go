@@ -1,0 +1,237 @@
+package accounts
+
+import (
+	"context"
+	"errors"
+	"strings"
+
+	"lyceum/matrix"
+	"lyceum/platform/db"
+)
+
+// The kinds of users. Ordinary users have none.
+const (
+	kindGuest      = "guest"
+	kindAppservice = "appservice"
+)
+
+// NewUser describes a user to be made.
+type NewUser struct {
+	Name       string // localpart, or a whole user id of this server; upper case is lowered
+	Password   string // "" makes a user who can not log in with a password
+	Admin      bool
+	Appservice string // id of the application service that owns the user, "" for none
+	Kind       string // "" for people; a word such as "bot" or "support" otherwise
+}
+
+// CreateUser makes a user for an operator, without the rules for people who register themselves, except
+// those of names and passwords. Errors: M_INVALID_USERNAME, M_USER_IN_USE, M_WEAK_PASSWORD.
+func (a *Accounts) CreateUser(ctx context.Context, n NewUser) (userID string, err error) {
+	if userID, err = a.normalName(n.Name); err != nil {
+		return "", err
+	}
+	hash := ""
+	if n.Password != "" {
+		if hash, err = a.newHash(ctx, n.Password); err != nil {
+			return "", err
+		}
+	}
+	err = a.db.Tx(ctx, func(tx *db.Tx) error { return a.insertUser(ctx, tx, userID, hash, n) })
+	return userID, err
+}
+
+// newHash checks a new password and hashes it.
+func (a *Accounts) newHash(ctx context.Context, password string) (string, error) {
+	if err := a.checkNewPassword(password); err != nil {
+		return "", err
+	}
+	return a.hasher.hash(ctx, password)
+}
+
+// normalName makes a user id of this server from what somebody wrote.
+func (a *Accounts) normalName(name string) (string, error) {
+	if rest, ok := strings.CutPrefix(name, "@"); ok {
+		local, server, _ := strings.Cut(rest, ":")
+		if server != a.config.ServerName {
+			return "", matrix.InvalidUsername("The user id belongs to another server")
+		}
+		name = local
+	}
+	return a.userID(strings.ToLower(name))
+}
+
+func (a *Accounts) insertUser(ctx context.Context, tx *db.Tx, userID, hash string, n NewUser) error {
+	_, err := tx.Exec(ctx, `INSERT INTO users (user_id, password, kind, appservice, admin, created_ms) VALUES ($1, $2, $3, $4, $5, $6)`,
+		userID, hash, n.Kind, n.Appservice, n.Admin, a.nowMs())
+	if db.IsUnique(err) {
+		return matrix.UserInUse("This user name is taken").With(err)
+	}
+	return err
+}
+
+// Exists tells that the user was registered here; deactivated users count.
+func (a *Accounts) Exists(ctx context.Context, userID string) (bool, error) {
+	_, err := loadUser(ctx, a.db, userID)
+	if errors.Is(err, db.ErrNoRows) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// Active gives those of the users who exist here and are not deactivated.
+func (a *Accounts) Active(ctx context.Context, userIDs []string) (map[string]bool, error) {
+	ids, err := texts(a.db.Query(ctx, `SELECT user_id FROM users WHERE user_id = ANY($1) AND deactivated_ms = 0`, userIDs))
+	active := make(map[string]bool, len(ids))
+	for _, id := range ids {
+		active[id] = true
+	}
+	return active, err
+}
+
+// IsAdmin tells that the user administers this server.
+func (a *Accounts) IsAdmin(ctx context.Context, userID string) (bool, error) {
+	u, err := loadUser(ctx, a.db, userID)
+	if errors.Is(err, db.ErrNoRows) {
+		return false, nil
+	}
+	return err == nil && u.admin && u.deactivated == 0, err
+}
+
+// User is what an operator sees of a user.
+type User struct {
+	UserID      string `json:"user_id"`
+	Kind        string `json:"kind,omitempty"`
+	Appservice  string `json:"appservice,omitempty"`
+	Admin       bool   `json:"admin"`
+	Locked      bool   `json:"locked"`
+	Suspended   bool   `json:"suspended"`
+	Deactivated bool   `json:"deactivated"`
+	Erased      bool   `json:"erased"`
+	Created     int64  `json:"created_ts"` // ms
+	LastLogin   int64  `json:"last_login_ts,omitempty"`
+}
+
+// Users lists users in the order of their ids, after the id given ("" from the start).
+func (a *Accounts) Users(ctx context.Context, after string, limit int) ([]User, error) {
+	rows, err := a.db.Query(ctx, `SELECT user_id, kind, appservice, admin, locked, suspended, deactivated_ms <> 0, erased, created_ms, login_ms
+		FROM users WHERE user_id > $1 ORDER BY user_id LIMIT $2`, after, limit)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var out []User
+	for rows.Next() {
+		var u User
+		if err := rows.Scan(&u.UserID, &u.Kind, &u.Appservice, &u.Admin, &u.Locked, &u.Suspended, &u.Deactivated, &u.Erased, &u.Created, &u.LastLogin); err != nil {
+			return nil, err
+		}
+		out = append(out, u)
+	}
+	return out, rows.Err()
+}
+
+// SetPassword gives a user a new password and, if asked, ends all devices but one ("" for really all).
+func (a *Accounts) SetPassword(ctx context.Context, userID, password string, logout bool, except string) error {
+	hash, err := a.newHash(ctx, password)
+	if err != nil {
+		return err
+	}
+	res, err := a.removeDevices(ctx, userID, sessionChange{Kind: changePassword, Password: hash, All: logout, Except: except})
+	if err == nil && !res.Found {
+		return noUser(userID)
+	}
+	return err
+}
+
+// Rights are what an operator may set of a user; nil leaves one as it is.
+type Rights struct{ Admin, Locked, Suspended *bool }
+
+// SetRights changes what a user may do, at once in all processes.
+func (a *Accounts) SetRights(ctx context.Context, userID string, r Rights) error {
+	res, err := a.change(ctx, userID, sessionChange{Kind: changeRights, Admin: r.Admin, Locked: r.Locked, Suspended: r.Suspended})
+	if err == nil && !res.Found {
+		return noUser(userID)
+	}
+	return err
+}
+
+// SetAdmin makes a user an administrator of the server, or no longer one.
+func (a *Accounts) SetAdmin(ctx context.Context, userID string, admin bool) error {
+	return a.SetRights(ctx, userID, Rights{Admin: &admin})
+}
+
+// Deactivate ends an account for good: its devices, tokens and password go, its name stays taken. erase
+// also removes profile and account data, and tells the listeners to hide what the user wrote.
+func (a *Accounts) Deactivate(ctx context.Context, userID string, erase bool) error {
+	if _, err := a.removeDevices(ctx, userID, sessionChange{Kind: changeDeactivate, All: true, Erase: erase}); err != nil {
+		return err
+	}
+	u, err := loadUser(ctx, a.db, userID)
+	if errors.Is(err, db.ErrNoRows) {
+		return noUser(userID)
+	}
+	if err != nil || !u.farewell {
+		return err
+	}
+	if err := a.farewell(ctx, userID, u.erased); err != nil {
+		a.log.Warn("a deactivation is not complete yet and will be tried again", "user", userID, "error", err)
+	}
+	return nil
+}
+
+// farewell does what a deactivation leaves to be done. Each part may run more than once.
+func (a *Accounts) farewell(ctx context.Context, userID string, erase bool) error {
+	if erase {
+		if err := a.eraseData(ctx, userID); err != nil {
+			return err
+		}
+		if _, err := a.db.Exec(ctx, `DELETE FROM filters WHERE user_id = $1`, userID); err != nil {
+			return err
+		}
+	}
+	for _, l := range a.deps.Users {
+		if err := l.UserDeactivated(ctx, userID, erase); err != nil {
+			return err
+		}
+	}
+	if _, err := a.db.Exec(ctx, `DELETE FROM profile_fields WHERE user_id = $1`, userID); err != nil {
+		return err
+	}
+	_, err := a.db.Exec(ctx, `UPDATE users SET farewell = FALSE WHERE user_id = $1`, userID)
+	return err
+}
+
+// farewells finishes deactivations that a failing part or the end of a process left open.
+func (a *Accounts) farewells(ctx context.Context) error {
+	ids, err := texts(a.db.Query(ctx, `SELECT user_id FROM users WHERE farewell ORDER BY user_id LIMIT 100`))
+	if err != nil {
+		return err
+	}
+	for _, id := range ids {
+		u, err := loadUser(ctx, a.db, id)
+		if err != nil {
+			return err
+		}
+		if err := a.farewell(ctx, id, u.erased); err != nil {
+			a.log.Warn("a deactivation is not complete yet and will be tried again", "user", id, "error", err)
+		}
+	}
+	return nil
+}
+
+// expire removes what ran out: steps of authentication, nonces, tokens, OpenID tokens.
+func (a *Accounts) expire(ctx context.Context) error {
+	now := a.nowMs()
+	if err := a.expireInteractive(ctx, now); err != nil {
+		return err
+	}
+	for _, query := range []string{
+		`DELETE FROM used_nonces WHERE expires_ms < $1`,
+		`DELETE FROM openid_tokens WHERE expires_ms < $1`,
+	} {
+		if _, err := a.db.Exec(ctx, query, now); err != nil {
+			return err
+		}
+	}
+	return nil
+}
