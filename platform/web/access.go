@@ -125,15 +125,3 @@ func parseForwarded(text string) (netip.Addr, error) {
 	addr, err := netip.ParseAddrPort(text)
 	return addr.Addr().Unmap().WithZone(""), err
 }
-
-func parsePrefix(text string) (netip.Prefix, error) {
-	if strings.Contains(text, "/") {
-		prefix, err := netip.ParsePrefix(text)
-		return prefix.Masked(), err
-	}
-	addr, err := netip.ParseAddr(text)
-	if err != nil {
-		return netip.Prefix{}, err
-	}
-	return netip.PrefixFrom(addr, addr.BitLen()), nil
-}

@@ -93,7 +93,7 @@ func (r *Request) readBody() (*bytes.Buffer, error) {
 func (r *Request) fillBuffer() (*bytes.Buffer, error) {
 	limit := r.Route.MaxBody
 	if limit <= 0 {
-		limit = r.server.config.MaxBody
+		limit = r.server.config.MaxBody.Bytes()
 	}
 	if r.ContentLength > limit {
 		r.closeAfter()
@@ -106,7 +106,7 @@ func (r *Request) fillBuffer() (*bytes.Buffer, error) {
 	// A client that sends a byte a minute would hold a handler for ever. The deadline must be lifted
 	// afterwards: net/http keeps reading to notice a client that goes away.
 	control := http.NewResponseController(r.writer)
-	timed := control.SetReadDeadline(time.Now().Add(r.server.config.BodyTimeout)) == nil
+	timed := control.SetReadDeadline(time.Now().Add(r.server.config.BodyTimeout.D())) == nil
 	_, err := buffer.ReadFrom(io.LimitReader(r.Body, limit+1))
 	if err != nil {
 		putBuffer(buffer)

@@ -1,15 +1,23 @@
 package web
 
-import "time"
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+	"time"
+
+	"lyceum/platform/conf"
+)
 
 // Config is the section "http" of the configuration.
 type Config struct {
-	MaxBody         int64                `yaml:"max_body" default:"1048576" help:"Bytes of a JSON body, where a route sets no other limit."`
-	BodyTimeout     time.Duration        `yaml:"body_timeout" default:"60s" help:"Time a client has to send a JSON body."`
-	HeaderTimeout   time.Duration        `yaml:"header_timeout" default:"20s" help:"Time a client has to send the head of a request."`
-	IdleTimeout     time.Duration        `yaml:"idle_timeout" default:"120s" help:"Time a connection is kept without a request."`
-	DrainDelay      time.Duration        `yaml:"drain_delay" default:"0s" help:"Time between not ready and the closing of the listener at the end, so that load balancers notice. 5s is good in Kubernetes."`
-	ShutdownTimeout time.Duration        `yaml:"shutdown_timeout" default:"25s" help:"Time requests under way have to finish at the end."`
+	MaxBody         conf.Size            `yaml:"max_body" default:"1MiB" min:"1KiB" help:"Bytes of a JSON body, where a route sets no other limit."`
+	BodyTimeout     conf.Duration        `yaml:"body_timeout" default:"60s" help:"Time a client has to send a JSON body."`
+	HeaderTimeout   conf.Duration        `yaml:"header_timeout" default:"20s" help:"Time a client has to send the head of a request."`
+	IdleTimeout     conf.Duration        `yaml:"idle_timeout" default:"120s" help:"Time a connection is kept without a request."`
+	DrainDelay      conf.Duration        `yaml:"drain_delay" default:"0s" help:"Time between not ready and the closing of the listener at the end, so that load balancers notice. 5s is good in Kubernetes."`
+	ShutdownTimeout conf.Duration        `yaml:"shutdown_timeout" default:"25s" help:"Time requests under way have to finish at the end."`
 	Compress        bool                 `yaml:"compress" default:"true" help:"Compress JSON answers above 1 KiB with gzip when the client takes it."`
 	TrustedProxies  []string             `yaml:"trusted_proxies" help:"Addresses or networks (CIDR) of proxies whose X-Forwarded-For and X-Forwarded-Proto are believed."`
 	RateLimitsOff   bool                 `yaml:"rate_limits_off" default:"false" help:"Turn all rate limits off. For load tests."`
@@ -53,13 +61,33 @@ func DefaultRateLimits() map[string]RateLimit {
 	}
 }
 
+// Validate says what is wrong with proxies and rate limits.
+func (c *Config) Validate() error {
+	var errs []error
+	for _, text := range c.TrustedProxies {
+		if _, err := parsePrefix(text); err != nil {
+			errs = append(errs, fmt.Errorf("trusted_proxies: expected an address or a network such as 10.0.0.0/8, found %q: %w", text, err))
+		}
+	}
+	known := DefaultRateLimits()
+	for name, rate := range c.RateLimits {
+		if _, ok := known[name]; !ok {
+			errs = append(errs, fmt.Errorf("rate_limits: expected one of the names in the manual, found %q", name))
+		}
+		if rate.PerSecond < 0 || rate.Burst < 0 {
+			errs = append(errs, fmt.Errorf("rate_limits: %s: expected numbers of 0 or more, found per_second %g, burst %d", name, rate.PerSecond, rate.Burst))
+		}
+	}
+	return errors.Join(errs...)
+}
+
 // withDefaults fills zero sizes and times, so that a Config made in a test need not name them.
 func (c Config) withDefaults() Config {
 	if c.MaxBody <= 0 {
 		c.MaxBody = 1 << 20
 	}
 	for _, field := range []struct {
-		value *time.Duration
+		value *conf.Duration
 		def   time.Duration
 	}{
 		{&c.BodyTimeout, time.Minute},
@@ -68,8 +96,21 @@ func (c Config) withDefaults() Config {
 		{&c.ShutdownTimeout, 25 * time.Second},
 	} {
 		if *field.value <= 0 {
-			*field.value = field.def
+			*field.value = conf.Duration(field.def)
 		}
 	}
 	return c
+}
+
+// parsePrefix reads a network, or an address as a network of one.
+func parsePrefix(text string) (netip.Prefix, error) {
+	if strings.Contains(text, "/") {
+		prefix, err := netip.ParsePrefix(text)
+		return prefix.Masked(), err
+	}
+	addr, err := netip.ParseAddr(text)
+	if err != nil {
+		return netip.Prefix{}, err
+	}
+	return netip.PrefixFrom(addr, addr.BitLen()), nil
 }

@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// Answerer is an error that knows its answer: MarshalJSON gives the body, HTTPStatus the status.
-// If it also has RetryDelay() time.Duration and that is positive, the answer carries Retry-After.
+// Answerer is an error that knows its answer: MarshalJSON gives the body, HTTPStatus the status. Where the
+// body of a 429 has retry_after_ms, the answer carries Retry-After too.
 type Answerer interface {
 	error
 	json.Marshaler
@@ -38,9 +38,6 @@ func (e *Error) Unwrap() error { return e.Cause }
 
 // HTTPStatus returns the status of the answer.
 func (e *Error) HTTPStatus() int { return e.Status }
-
-// RetryDelay returns how long the client should wait, 0 when there is nothing to wait for.
-func (e *Error) RetryDelay() time.Duration { return e.RetryAfter }
 
 // MarshalJSON returns {"errcode","error"} and, where it applies, retry_after_ms.
 func (e *Error) MarshalJSON() ([]byte, error) {

@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
-	"time"
 )
 
 // Reply is a JSON answer with a status or headers of its own.
@@ -92,10 +91,12 @@ func answerTo(err error) message {
 		body, _ = answer.MarshalJSON()
 	}
 	m := message{status: answer.HTTPStatus(), body: body}
-	if delayed, ok := answer.(interface{ RetryDelay() time.Duration }); ok {
-		if delay := delayed.RetryDelay(); delay > 0 {
-			seconds := (delay + time.Second - 1) / time.Second
-			m.header = http.Header{"Retry-After": {strconv.FormatInt(int64(seconds), 10)}}
+	if m.status == http.StatusTooManyRequests {
+		var wait struct {
+			Milliseconds int64 `json:"retry_after_ms"`
+		}
+		if json.Unmarshal(body, &wait) == nil && wait.Milliseconds > 0 {
+			m.header = http.Header{"Retry-After": {strconv.FormatInt((wait.Milliseconds+999)/1000, 10)}}
 		}
 	}
 	return m

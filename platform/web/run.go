@@ -21,8 +21,8 @@ func (s *Server) Run(ctx context.Context, listener net.Listener) error {
 	protocols.SetUnencryptedHTTP2(true)
 	server := &http.Server{
 		Handler:           s.Handler(),
-		ReadHeaderTimeout: s.config.HeaderTimeout,
-		IdleTimeout:       s.config.IdleTimeout,
+		ReadHeaderTimeout: s.config.HeaderTimeout.D(),
+		IdleTimeout:       s.config.IdleTimeout.D(),
 		MaxHeaderBytes:    64 << 10,
 		Protocols:         &protocols,
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
@@ -40,19 +40,19 @@ func (s *Server) Run(ctx context.Context, listener net.Listener) error {
 	s.tellReady(false)
 	if s.config.DrainDelay > 0 {
 		select {
-		case <-time.After(s.config.DrainDelay):
+		case <-time.After(s.config.DrainDelay.D()):
 		case <-failed:
 		}
 	}
 	s.Drain()
-	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.config.ShutdownTimeout)
+	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.config.ShutdownTimeout.D())
 	defer cancel()
 	err := server.Shutdown(stop)
 	if err == nil {
 		err = s.waitIdle(stop) // Shutdown does not know hijacked connections
 	}
 	if errors.Is(err, context.DeadlineExceeded) {
-		s.log.WarnContext(ctx, "requests were cut at the end", "under_way", s.inflight.Load(), "after", s.config.ShutdownTimeout)
+		s.log.WarnContext(ctx, "requests were cut at the end", "under_way", s.inflight.Load(), "after", s.config.ShutdownTimeout.D())
 		return server.Close()
 	}
 	return err

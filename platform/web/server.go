@@ -62,9 +62,12 @@ type Server struct {
 	inflight atomic.Int64
 }
 
-// New makes a Server without routes. It fails when a trusted proxy is no address or network. Zero times and
+// New makes a Server without routes. It fails when the configuration is not valid. Zero times and
 // sizes in the configuration take their defaults.
 func New(o Options) (*Server, error) {
+	if err := o.Config.Validate(); err != nil {
+		return nil, err
+	}
 	s := &Server{
 		log: o.Log, auth: o.Authenticator, limits: o.Limits, barrier: o.Barrier, dispatch: o.Dispatch, ready: o.Ready,
 		config: o.Config.withDefaults(), rates: DefaultRateLimits(),
@@ -74,10 +77,7 @@ func New(o Options) (*Server, error) {
 		s.rates[name] = rate
 	}
 	for _, text := range o.Config.TrustedProxies {
-		prefix, err := parsePrefix(text)
-		if err != nil {
-			return nil, fmt.Errorf("trusted_proxies: %q is no address or network: %w", text, err)
-		}
+		prefix, _ := parsePrefix(text) // Validate has read it
 		s.trusted = append(s.trusted, prefix)
 	}
 	s.metrics = newMetrics(o.Registry)

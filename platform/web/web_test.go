@@ -19,6 +19,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"lyceum/platform/bus"
+	"lyceum/platform/conf"
 	"lyceum/platform/web"
 )
 
@@ -282,28 +284,32 @@ func TestDecode(t *testing.T) {
 	}
 }
 
-// buckets is a LimitTaker that lets the burst through and nothing more.
+// buckets is a real limiter that notes the keys it is asked for.
 type buckets struct {
+	bus.Limits
 	mu    sync.Mutex
 	taken map[string]int
-	err   error
 }
 
-func (b *buckets) Take(_ context.Context, key string, _ float64, burst int) (time.Duration, error) {
+func newBuckets() *buckets { return &buckets{Limits: bus.NewLocalLimits(), taken: map[string]int{}} }
+
+func (b *buckets) Take(ctx context.Context, key string, perSecond float64, burst int) (time.Duration, error) {
 	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.taken == nil {
-		b.taken = map[string]int{}
-	}
-	if b.taken[key]++; b.taken[key] > burst {
-		return 1500 * time.Millisecond, nil
-	}
-	return 0, b.err
+	b.taken[key]++
+	b.mu.Unlock()
+	return b.Limits.Take(ctx, key, perSecond, burst)
+}
+
+// away is a limiter whose bus can not be reached.
+type away struct{}
+
+func (away) Take(context.Context, string, float64, int) (time.Duration, error) {
+	return 0, errors.New("the bus is away")
 }
 
 func TestRateLimits(t *testing.T) {
-	limits := &buckets{}
-	options := web.Options{Limits: limits, Config: web.Config{RateLimits: map[string]web.RateLimit{"login": {PerSecond: 1, Burst: 2}, "sync": {}}}}
+	limits := newBuckets()
+	options := web.Options{Limits: limits, Config: web.Config{RateLimits: map[string]web.RateLimit{"login": {PerSecond: 0.01, Burst: 2}, "sync": {}}}}
 	routes := []web.Route{
 		{Pattern: "GET /user", Auth: web.User, Handler: ok, Limit: "login"},
 		{Pattern: "GET /open", Auth: web.None, Handler: ok, Limit: "login"},
@@ -317,7 +323,7 @@ func TestRateLimits(t *testing.T) {
 		return w
 	}
 	w := last(s.Handler(), 3, "GET /user", "Authorization: Bearer alice")
-	if w.Code != 429 || errcode(t, w) != "M_LIMIT_EXCEEDED" || w.Header().Get("Retry-After") != "2" || !strings.Contains(w.Body.String(), `"retry_after_ms":1500`) {
+	if w.Code != 429 || errcode(t, w) != "M_LIMIT_EXCEEDED" || w.Header().Get("Retry-After") != "100" || !strings.Contains(w.Body.String(), `"retry_after_ms":9`) {
 		t.Errorf("the third: %d %v %s", w.Code, w.Header(), w.Body)
 	}
 	if w := last(s.Handler(), 9, "GET /user", "Authorization: Bearer bot"); w.Code != 200 {
@@ -339,14 +345,14 @@ func TestRateLimits(t *testing.T) {
 	if w := last(newServer(t, options, routes...).Handler(), 9, "GET /open"); w.Code != 200 {
 		t.Errorf("all off: %d", w.Code)
 	}
-	options.Config.RateLimitsOff, options.Limits = false, &buckets{err: errors.New("the bus is away")}
+	options.Config.RateLimitsOff, options.Limits = false, away{}
 	if w := call(newServer(t, options, routes...).Handler(), "GET /open", ""); w.Code != 200 {
 		t.Errorf("without a bus: %d", w.Code)
 	}
 }
 
 func TestClientAddress(t *testing.T) {
-	limits := &buckets{}
+	limits := newBuckets()
 	s := newServer(t, web.Options{Limits: limits, Config: web.Config{TrustedProxies: []string{"10.0.0.0/8", "2001:db8::1"}}},
 		web.Route{Pattern: "GET /", Auth: web.None, Limit: "read", Handler: func(r *web.Request) (any, error) {
 			return map[string]string{"ip": r.RemoteIP().String(), "scheme": r.Scheme()}, nil
@@ -388,8 +394,14 @@ func TestClientAddress(t *testing.T) {
 	if limits.taken["read:2001:db8:1::/64"] != 1 {
 		t.Errorf("IPv6 is not keyed by /64: %v", limits.taken)
 	}
-	if _, err := web.New(web.Options{Log: slog.New(slog.DiscardHandler), Config: web.Config{TrustedProxies: []string{"10.0.0.0/99"}}}); err == nil {
-		t.Error("a network that does not exist was taken")
+	for _, config := range []web.Config{
+		{TrustedProxies: []string{"10.0.0.0/99"}},
+		{RateLimits: map[string]web.RateLimit{"lgoin": {}}},
+		{RateLimits: map[string]web.RateLimit{"login": {PerSecond: -1}}},
+	} {
+		if _, err := web.New(web.Options{Log: slog.New(slog.DiscardHandler), Config: config}); err == nil {
+			t.Errorf("taken: %+v", config)
+		}
 	}
 }
 
@@ -607,7 +619,7 @@ func TestRunDrains(t *testing.T) {
 }
 
 func TestRunSpeaksHTTP2AndBoundsSlowBodies(t *testing.T) {
-	s := newServer(t, web.Options{Config: web.Config{BodyTimeout: 50 * time.Millisecond}},
+	s := newServer(t, web.Options{Config: web.Config{BodyTimeout: conf.Duration(50 * time.Millisecond)}},
 		web.Route{Pattern: "GET /proto", Auth: web.None, Handler: func(r *web.Request) (any, error) { return map[string]string{"p": r.Proto}, nil }},
 		web.Route{Pattern: "POST /slow", Auth: web.None, Handler: web.JSON(func(*web.Request, *struct{}) (any, error) { return nil, nil })})
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
