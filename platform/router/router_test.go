@@ -206,6 +206,13 @@ func (n *node) routes() []web.Route {
 			}
 		}}, nil
 	}
+	cut := func(*web.Request) (any, error) {
+		return &web.Stream{Write: func(w io.Writer) error {
+			_, _ = io.WriteString(w, "half")
+			w.(http.Flusher).Flush()
+			return io.ErrUnexpectedEOF
+		}}, nil
+	}
 	die := func(r *web.Request) (any, error) {
 		if !r.Internal() {
 			return see(r)
@@ -226,6 +233,7 @@ func (n *node) routes() []web.Route {
 		{Pattern: "GET /socket", Auth: web.None, Role: "r", Handler: echo},
 		{Pattern: "GET /die", Auth: web.None, Role: "r", Handler: die},
 		{Pattern: "PUT /die", Auth: web.None, Role: "r", Handler: die, MaxBody: 1 << 30},
+		{Pattern: "GET /cut", Auth: web.None, Role: "r", Handler: cut},
 		{Pattern: "POST /die", Auth: web.None, Role: "r", Handler: die},
 	}
 }
@@ -396,6 +404,20 @@ func TestPlaceDiesAtWork(t *testing.T) {
 			if response.StatusCode != c.status || answer.Node != c.node || c.node != "" && answer.Body != c.body {
 				t.Errorf("%s with %d bytes: %d, %+v", c.target, len(c.body), response.StatusCode, answer)
 			}
+		}
+	})
+}
+
+func TestBrokenAnswerIsCut(t *testing.T) {
+	overBoth(t, func(t *testing.T, a, b *node) {
+		a.places.send(b.addr())
+		response, err := http.Get(a.public.URL + "/cut")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer response.Body.Close()
+		if body, err := io.ReadAll(response.Body); err == nil || string(body) != "half" {
+			t.Errorf("half an answer was taken for whole: %q %v", body, err)
 		}
 	})
 }

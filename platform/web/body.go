@@ -15,7 +15,7 @@ import (
 
 const (
 	maxDepth      = 100     // of JSON; deeper is refused before it is decoded
-	keepBuffer    = 1 << 16 // larger buffers are not kept, so that one big body does not pin memory
+	keepBuffer    = 1 << 18 // larger buffers are not kept, so that one big body does not pin memory
 	bufferAtFirst = 4 << 10
 )
 
