@@ -268,3 +268,8 @@ func valuesList(rows, width int) string {
 	}
 	return s
 }
+
+// Placeholders is "$1,$2,…" for n values, for lists that = ANY can not hold, such as bytes.
+func Placeholders(n int) string {
+	return strings.TrimSuffix(strings.TrimPrefix(valuesList(1, n), "VALUES ("), ")")
+}

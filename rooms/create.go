@@ -1,0 +1,286 @@
+package rooms
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+
+	"lyceum/accounts"
+	"lyceum/matrix"
+	"lyceum/matrix/auth"
+	"lyceum/matrix/event"
+	"lyceum/platform/obs"
+)
+
+// createBody is the request of POST /createRoom.
+type createBody struct {
+	Alias           string                     `json:"room_alias_name"`
+	Visibility      string                     `json:"visibility"`
+	Preset          string                     `json:"preset"`
+	Name            string                     `json:"name"`
+	Topic           string                     `json:"topic"`
+	Invite          []string                   `json:"invite"`
+	Version         *string                    `json:"room_version"`
+	CreationContent map[string]json.RawMessage `json:"creation_content"`
+	InitialState    []initialState             `json:"initial_state"`
+	IsDirect        bool                       `json:"is_direct"`
+	PowerLevels     map[string]json.RawMessage `json:"power_level_content_override"`
+}
+
+type initialState struct {
+	Type     string          `json:"type"`
+	StateKey string          `json:"state_key"`
+	Content  json.RawMessage `json:"content"`
+}
+
+// preset is what the presets of the specification set ("Creation", POST /createRoom).
+type preset struct {
+	joinRule, history, guests string
+	trusted                   bool // invitees get the creator's power
+}
+
+var presets = map[string]preset{
+	"private_chat":         {"invite", "shared", "can_join", false},
+	"trusted_private_chat": {"invite", "shared", "can_join", true},
+	"public_chat":          {"public", "shared", "forbidden", false},
+}
+
+// Create makes a room with all its first events in one transaction and returns its id.
+func (r *Rooms) Create(ctx context.Context, creator string, b *createBody) (string, error) {
+	v, p, err := r.checkCreate(creator, b)
+	if err != nil {
+		return "", err
+	}
+	roomID := ""
+	if !v.RoomIDIsCreateHash {
+		roomID = "!" + r.Process.MintID() + ":" + r.ServerName
+	}
+	create, err := r.buildCreate(v, creator, roomID, p, b)
+	if err != nil {
+		return "", err
+	}
+	roomID = create.RoomID
+	alias := ""
+	if b.Alias != "" {
+		alias = "#" + b.Alias + ":" + r.ServerName
+		if err := r.putAlias(ctx, alias, roomID, creator); err != nil {
+			return "", err
+		}
+	}
+	req := createRequest{Version: v.ID, Visibility: b.Visibility, Create: create.JSON, CreateID: create.ID}
+	if req.Events, err = r.firstEvents(ctx, creator, create, p, b, alias); err != nil {
+		return "", r.undoAlias(ctx, alias, err)
+	}
+	if _, err := r.create(ctx, roomID, req); err != nil {
+		return "", r.undoAlias(ctx, alias, err)
+	}
+	return roomID, nil
+}
+
+func (r *Rooms) undoAlias(ctx context.Context, alias string, cause error) error {
+	if alias != "" {
+		if err := r.deleteAlias(context.WithoutCancel(ctx), alias); err != nil {
+			r.Process.Log.Warn("the alias of a room that was not created is left", "alias", alias, "error", err)
+		}
+	}
+	return cause
+}
+
+func (r *Rooms) checkCreate(creator string, b *createBody) (event.Version, preset, error) {
+	fail := func(err error) (event.Version, preset, error) { return event.Version{}, preset{}, err }
+	version := r.config.DefaultVersion
+	if b.Version != nil {
+		version = *b.Version
+	}
+	v, ok := event.VersionByID(version)
+	if !ok || !v.Creatable {
+		return fail(matrix.UnsupportedRoomVersion("Rooms of version " + version + " can not be created here; versions 10, 11 and 12 can"))
+	}
+	switch b.Visibility {
+	case "":
+		b.Visibility = "private"
+	case "private", "public":
+	default:
+		return fail(matrix.InvalidParam("visibility: expected public or private"))
+	}
+	if b.Preset == "" {
+		b.Preset = map[string]string{"private": "private_chat", "public": "public_chat"}[b.Visibility]
+	}
+	p, ok := presets[b.Preset]
+	if !ok {
+		return fail(matrix.InvalidParam("preset: expected private_chat, trusted_private_chat or public_chat"))
+	}
+	if len(b.Invite) > r.config.MaxCreateUsers {
+		return fail(matrix.InvalidParam(fmt.Sprintf("invite: expected at most %d users", r.config.MaxCreateUsers)))
+	}
+	for _, user := range b.Invite {
+		if !matrix.ValidUserID(user) {
+			return fail(matrix.InvalidParam("invite: expected user ids such as @alice:example.org"))
+		}
+	}
+	if b.Alias != "" && (strings.ContainsAny(b.Alias, ":#") || !matrix.ValidAlias("#"+b.Alias+":"+r.ServerName)) {
+		return fail(matrix.InvalidParam("room_alias_name: expected the part of the alias between # and :"))
+	}
+	return v, p, nil
+}
+
+func (r *Rooms) buildCreate(v event.Version, creator, roomID string, p preset, b *createBody) (*event.Event, error) {
+	content := map[string]json.RawMessage{}
+	for k, raw := range b.CreationContent {
+		if k != "creator" && k != "room_version" {
+			content[k] = raw
+		}
+	}
+	content["room_version"] = quoted(v.ID)
+	if v.CreatorInContent {
+		content["creator"] = quoted(creator)
+	}
+	if v.PrivilegedCreators && p.trusted && len(b.Invite) > 0 {
+		var more []string
+		if raw := content["additional_creators"]; raw != nil {
+			if err := json.Unmarshal(raw, &more); err != nil {
+				return nil, matrix.BadJSON("creation_content.additional_creators: expected a list of user ids")
+			}
+		}
+		for _, user := range b.Invite {
+			if !slices.Contains(more, user) && user != creator {
+				more = append(more, user)
+			}
+		}
+		content["additional_creators"] = encoded(more)
+	}
+	empty := ""
+	return event.Build(v, event.Proto{
+		RoomID: roomID, Type: event.TypeCreate, Sender: creator, StateKey: &empty, Content: encoded(content),
+		OriginServerTS: obs.Now().UnixMilli(), Depth: 1,
+	}, r.Key)
+}
+
+// firstEvents are what follows the create event, in the order of the specification.
+func (r *Rooms) firstEvents(ctx context.Context, creator string, create *event.Event, p preset, b *createBody, alias string) ([]sendRequest, error) {
+	profiles, err := r.Accounts.Profiles(ctx, append([]string{creator}, b.Invite...))
+	if err != nil {
+		return nil, err
+	}
+	var list []sendRequest
+	add := func(typ, stateKey string, content any) {
+		raw, isRaw := content.(json.RawMessage)
+		if !isRaw {
+			raw = encoded(content)
+		}
+		list = append(list, sendRequest{
+			Sender: creator, Type: typ, StateKey: &stateKey, Content: raw,
+			Txn: minted + create.ID + "/" + fmt.Sprint(len(list)),
+		})
+	}
+	add(event.TypeMember, creator, memberContent("join", profiles[creator], false))
+	levels, err := r.powerLevels(create, creator, p, b)
+	if err != nil {
+		return nil, err
+	}
+	add(event.TypePowerLevels, "", levels)
+	if alias != "" {
+		add(event.TypeCanonicalAlias, "", map[string]string{"alias": alias})
+	}
+	given := func(typ string) bool {
+		return slices.ContainsFunc(b.InitialState, func(s initialState) bool { return s.Type == typ && s.StateKey == "" })
+	}
+	for _, e := range []struct{ typ, member, value string }{
+		{event.TypeJoinRules, "join_rule", p.joinRule},
+		{event.TypeHistoryVisibility, "history_visibility", p.history},
+		{event.TypeGuestAccess, "guest_access", p.guests},
+	} {
+		if !given(e.typ) {
+			add(e.typ, "", map[string]string{e.member: e.value})
+		}
+	}
+	for _, s := range b.InitialState {
+		if s.Type == "" || s.Type == event.TypeCreate || (s.Type == event.TypeMember && s.StateKey == creator) {
+			return nil, matrix.InvalidParam("initial_state: expected types other than m.room.create and the creator's own m.room.member")
+		}
+		add(s.Type, s.StateKey, s.Content)
+	}
+	if b.Name != "" {
+		add(event.TypeName, "", map[string]string{"name": b.Name})
+	}
+	if b.Topic != "" {
+		add(event.TypeTopic, "", map[string]any{
+			"topic": b.Topic, "m.topic": map[string]any{"m.text": []map[string]string{{"body": b.Topic}}},
+		})
+	}
+	for _, user := range b.Invite {
+		if user != creator {
+			add(event.TypeMember, user, memberContent("invite", profiles[user], b.IsDirect))
+		}
+	}
+	return list, nil
+}
+
+func (r *Rooms) powerLevels(create *event.Event, creator string, p preset, b *createBody) (json.RawMessage, error) {
+	v := create.Version()
+	users := map[string]int{}
+	if !v.PrivilegedCreators {
+		users[creator] = 100
+		if p.trusted {
+			for _, user := range b.Invite {
+				users[user] = 100
+			}
+		}
+	}
+	tombstone := 100
+	if v.PrivilegedCreators {
+		tombstone = 150
+	}
+	content := map[string]json.RawMessage{
+		"ban": encoded(50), "kick": encoded(50), "redact": encoded(50), "invite": encoded(0),
+		"events_default": encoded(0), "state_default": encoded(50), "users_default": encoded(0),
+		"users": encoded(users), "notifications": encoded(map[string]int{"room": 50}),
+		"events": encoded(map[string]int{
+			event.TypeName: 50, event.TypeAvatar: 50, event.TypeCanonicalAlias: 50, event.TypeHistoryVisibility: 100,
+			event.TypePowerLevels: 100, event.TypeEncryption: 100, event.TypeServerACL: 100, event.TypeTombstone: tombstone,
+		}),
+	}
+	for k, raw := range b.PowerLevels {
+		content[k] = raw
+	}
+	if v.PrivilegedCreators {
+		var named map[string]json.RawMessage
+		if err := json.Unmarshal(content["users"], &named); err != nil {
+			return nil, matrix.BadJSON("power_level_content_override.users: expected an object of levels")
+		}
+		for _, user := range auth.Creators(v, create) {
+			if _, found := named[user]; found {
+				return nil, matrix.InvalidParam("power_level_content_override.users: creators of the room have no level in this room version")
+			}
+		}
+	}
+	return encoded(content), nil
+}
+
+// memberContent is the content of a membership with the profile of its user.
+func memberContent(membership string, p accounts.Profile, direct bool) json.RawMessage {
+	content := map[string]any{"membership": membership}
+	if p.DisplayName != "" {
+		content["displayname"] = p.DisplayName
+	}
+	if p.AvatarURL != "" {
+		content["avatar_url"] = p.AvatarURL
+	}
+	if direct {
+		content["is_direct"] = true
+	}
+	return encoded(content)
+}
+
+// encoded is v as JSON; what this package gives it can not fail.
+func encoded(v any) json.RawMessage {
+	b, err := json.Marshal(v)
+	if err != nil {
+		panic(err)
+	}
+	return b
+}
+
+func quoted(s string) json.RawMessage { return matrix.AppendString(nil, s) }

@@ -1,0 +1,188 @@
+package rooms
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"sync/atomic"
+
+	"lyceum/matrix"
+	"lyceum/matrix/event"
+	"lyceum/platform/stream"
+	"lyceum/rooms/state"
+)
+
+// Event is an event that is stored or about to be, with what the server knows of it.
+type Event struct {
+	*event.Event
+	Shard  int
+	Pos    int64
+	Device string // the sender's device, "" for events of other servers and of this server itself
+	Txn    string // the transaction id that the device gave
+	Root   state.ID
+	// Replaces is the state event before this one for the same key; PrevContent and PrevSender are of it.
+	Replaces    string
+	PrevContent json.RawMessage
+	PrevSender  string
+	RedactedBy  string // the redaction, when the text is the redacted one
+
+	client  atomic.Pointer[[]byte] // the shared text that clients get
+	nodes   []state.Node           // new nodes of the state tree, on their way to the database
+	redact  *Event                 // what this redaction redacts, already redacted
+	ticket  *stream.Ticket         // of the write, in the process that made the event
+	created *createRow
+}
+
+type createRow struct {
+	version, creator, visibility string
+	ms                           int64
+}
+
+// minted tells a transaction id that the server made for a request without one.
+const minted = "~"
+
+// ClientTxn is the transaction id that the sender's own device is told, or "".
+func (e *Event) ClientTxn(device string) string {
+	if device == "" || e.Device != device || e.Txn == "" || e.Txn[:1] == minted {
+		return ""
+	}
+	return e.Txn
+}
+
+// ClientJSON is the event as clients other than its sender's device get it in /sync: without room_id, with
+// what is known of it in unsigned. It is encoded once and shared by all who receive it: nobody may
+// change it.
+func (e *Event) ClientJSON() []byte {
+	if p := e.client.Load(); p != nil {
+		return *p
+	}
+	b := event.ClientJSON(make([]byte, 0, len(e.JSON)+256), e.Event, e.unsigned(nil, "", "join"), false)
+	e.client.Store(&b)
+	return b
+}
+
+// AppendClient appends the event as one device gets it. extra are more members of unsigned, as
+// `"key":value` texts; membership is the user's at the event.
+func (e *Event) AppendClient(dst []byte, v View) []byte {
+	txn := e.ClientTxn(v.Device)
+	if txn == "" && len(v.Extra) == 0 && !v.RoomID && v.Membership == "join" {
+		return append(dst, e.ClientJSON()...)
+	}
+	return event.ClientJSON(dst, e.Event, e.unsigned(v.Extra, txn, v.Membership), v.RoomID)
+}
+
+// View says for whom an event is written.
+type View struct {
+	Device     string
+	Membership string // of the reader at the event
+	RoomID     bool   // with room_id, as everywhere but in /sync
+	Extra      [][]byte
+}
+
+func (e *Event) unsigned(extra [][]byte, txn, membership string) []byte {
+	b := make([]byte, 0, 128+len(e.PrevContent))
+	b = append(b, '{')
+	member := func(key string) {
+		if len(b) > 1 {
+			b = append(b, ',')
+		}
+		b = append(b, '"')
+		b = append(b, key...)
+		b = append(b, '"', ':')
+	}
+	if membership != "" {
+		member("membership")
+		b = matrix.AppendString(b, membership)
+	}
+	if e.Replaces != "" {
+		member("replaces_state")
+		b = matrix.AppendString(b, e.Replaces)
+		if e.PrevContent != nil {
+			member("prev_content")
+			b = append(b, e.PrevContent...)
+			member("prev_sender")
+			b = matrix.AppendString(b, e.PrevSender)
+		}
+	}
+	if txn != "" {
+		member("transaction_id")
+		b = matrix.AppendString(b, txn)
+	}
+	for _, x := range extra {
+		if len(b) > 1 {
+			b = append(b, ',')
+		}
+		b = append(b, x...)
+	}
+	return append(b, '}')
+}
+
+// encode writes the event for the bus: its strings with their lengths, then the root.
+func (e *Event) encode() []byte {
+	b := make([]byte, 0, len(e.JSON)+len(e.PrevContent)+160)
+	version := e.Version()
+	for _, s := range []string{version.ID, e.ID, e.Device, e.Txn, e.Replaces, string(e.PrevContent), e.PrevSender, e.RedactedBy} {
+		b = binary.AppendUvarint(b, uint64(len(s)))
+		b = append(b, s...)
+	}
+	b = append(b, e.Root[:]...)
+	return append(b, e.JSON...)
+}
+
+var errEventRow = errors.New("expected an event, found a damaged row")
+
+// Decode reads an event from a row's Data.
+func Decode(row stream.Row) (*Event, error) {
+	b := row.Data
+	var fields [8]string
+	for i := range fields {
+		n, k := binary.Uvarint(b)
+		if k <= 0 || n > uint64(len(b)-k) {
+			return nil, errEventRow
+		}
+		fields[i] = string(b[k : k+int(n)])
+		b = b[k+int(n):]
+	}
+	v, ok := event.VersionByID(fields[0])
+	if !ok || len(b) < 16 {
+		return nil, errEventRow
+	}
+	pdu, err := event.ParseTrusted(v, b[16:], fields[1])
+	if err != nil {
+		return nil, err
+	}
+	e := &Event{
+		Event: pdu, Shard: row.Shard, Pos: row.Pos, Root: state.IDFrom(b[:16]),
+		Device: fields[2], Txn: fields[3], Replaces: fields[4], PrevSender: fields[6], RedactedBy: fields[7],
+	}
+	if fields[5] != "" {
+		e.PrevContent = json.RawMessage(fields[5])
+	}
+	return e, nil
+}
+
+// FromRow gives the event of a row of the stream, wherever it was written.
+func (r *Rooms) FromRow(row stream.Row) (*Event, error) {
+	if e, ok := row.Value.(*Event); ok {
+		return e, nil
+	}
+	return Decode(row)
+}
+
+// relation is what m.relates_to says.
+type relation struct{ target, relType, key string }
+
+// relationOf reads m.relates_to; not ok when the event relates to none.
+func relationOf(e *event.Event) (rel relation, ok bool) {
+	if e.IsState() {
+		return rel, false
+	}
+	raw := matrix.Lookup(e.Content, "m.relates_to")
+	if len(raw) == 0 || raw[0] != '{' {
+		return rel, false
+	}
+	rel.relType, _ = matrix.LookupString(raw, "rel_type")
+	rel.target, _ = matrix.LookupString(raw, "event_id")
+	rel.key, _ = matrix.LookupString(raw, "key")
+	return rel, rel.relType != "" && rel.target != "" && len(rel.relType) <= 255 && len(rel.target) <= 255 && len(rel.key) <= 1024
+}

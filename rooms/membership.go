@@ -1,0 +1,156 @@
+package rooms
+
+import (
+	"context"
+	"encoding/json"
+	"slices"
+
+	"lyceum/matrix"
+	"lyceum/matrix/event"
+	"lyceum/rooms/state"
+)
+
+// member is a request that changes somebody's membership.
+type member struct {
+	Sender, Device string
+	Target         string
+	Membership     string
+	Reason         string
+	Content        map[string]json.RawMessage // more content, such as of a third-party invite
+}
+
+// setMembership sends the m.room.member event of a change.
+func (r *Rooms) setMembership(ctx context.Context, roomID string, m member) error {
+	content := map[string]json.RawMessage{}
+	for k, v := range m.Content {
+		content[k] = v
+	}
+	content["membership"] = quoted(m.Membership)
+	if m.Reason != "" {
+		content["reason"] = quoted(m.Reason)
+	}
+	if m.Membership != event.MembershipLeave && m.Membership != event.MembershipBan {
+		profiles, err := r.Accounts.Profiles(ctx, []string{m.Target})
+		if err != nil {
+			return err
+		}
+		if p := profiles[m.Target]; p.DisplayName != "" {
+			content["displayname"] = quoted(p.DisplayName)
+		}
+		if p := profiles[m.Target]; p.AvatarURL != "" {
+			content["avatar_url"] = quoted(p.AvatarURL)
+		}
+	}
+	req := sendRequest{Sender: m.Sender, Device: m.Device, Type: event.TypeMember, StateKey: &m.Target, Content: encoded(content)}
+	if m.Sender == m.Target && (m.Membership == event.MembershipJoin || m.Membership == event.MembershipLeave) {
+		req.Unless = m.Membership
+	}
+	_, err := r.Send(ctx, roomID, req)
+	return err
+}
+
+// Join makes a user a member; nothing happens when the user is one.
+func (r *Rooms) Join(ctx context.Context, userID, device, roomID, reason string, extra map[string]json.RawMessage) error {
+	h, ok, err := r.Head(ctx, roomID)
+	if err != nil {
+		return err
+	}
+	if !ok {
+		return matrix.NotFound("Unknown room")
+	}
+	more := map[string]json.RawMessage{}
+	for k, v := range extra {
+		more[k] = v
+	}
+	via, err := r.authoriser(ctx, h, userID)
+	if err != nil {
+		return err
+	}
+	if via != "" {
+		more["join_authorised_via_users_server"] = quoted(via)
+	}
+	return r.setMembership(ctx, roomID, member{Sender: userID, Device: device, Target: userID, Membership: event.MembershipJoin, Reason: reason, Content: more})
+}
+
+// authoriser names a member who may let the user into a restricted room, as the join needs one (room
+// version 8, "Restricted rooms"); "" when the join needs none.
+func (r *Rooms) authoriser(ctx context.Context, h Head, userID string) (string, error) {
+	rules := state.Key{Type: event.TypeJoinRules}
+	me := state.Key{Type: event.TypeMember, StateKey: userID}
+	found, err := r.StateEvents(ctx, h.Root, rules, me)
+	if err != nil {
+		return "", err
+	}
+	if m := found[me]; m != nil && (m.Membership() == event.MembershipInvite || m.Membership() == event.MembershipJoin) {
+		return "", nil
+	}
+	rule := found[rules]
+	if rule == nil || !h.Version.Restricted {
+		return "", nil
+	}
+	switch kind, _ := rule.ContentString("join_rule"); kind {
+	case "restricted", "knock_restricted":
+	default:
+		return "", nil
+	}
+	var content struct {
+		Allow []struct {
+			Type   string `json:"type"`
+			RoomID string `json:"room_id"`
+		} `json:"allow"`
+	}
+	_ = json.Unmarshal(rule.Content, &content) // a rule that can not be read allows nobody
+	allowed := false
+	for _, a := range content.Allow {
+		if a.Type != "m.room_membership" {
+			continue
+		}
+		m, err := r.Membership(ctx, userID, a.RoomID)
+		if err != nil {
+			return "", err
+		}
+		allowed = allowed || m.Membership == event.MembershipJoin
+	}
+	if !allowed {
+		return "", nil
+	}
+	return r.inviter(ctx, h)
+}
+
+// inviter is a local member of the room who may invite.
+func (r *Rooms) inviter(ctx context.Context, h Head) (string, error) {
+	power, err := r.PowerAt(ctx, h.Version, h.Root)
+	if err != nil {
+		return "", err
+	}
+	members, err := r.Members(ctx, h.RoomID, event.MembershipJoin)
+	if err != nil {
+		return "", err
+	}
+	i := slices.IndexFunc(members, func(m Membership) bool {
+		return matrix.ServerOf(m.UserID) == r.ServerName && power.UserLevel(m.UserID) >= power.Invite
+	})
+	if i < 0 {
+		return "", matrix.UnableToAuthoriseJoin("No member of this server may invite to the room")
+	}
+	return members[i].UserID, nil
+}
+
+// Forget takes a room that the user has left from the user's lists.
+func (r *Rooms) Forget(ctx context.Context, userID, roomID string) error {
+	n, err := r.Process.DB.Exec(ctx, `UPDATE memberships SET forgotten = TRUE WHERE user_id = $1 AND room_id = $2 AND membership IN ('leave', 'ban')`, userID, roomID)
+	if err != nil {
+		return err
+	}
+	if n == 0 {
+		m, err := r.Membership(ctx, userID, roomID)
+		if err != nil {
+			return err
+		}
+		if m.RoomID == "" {
+			return matrix.NotFound("You were never in this room")
+		}
+		return matrix.NewError(400, matrix.CodeUnknown, "You must leave the room before you forget it")
+	}
+	return nil
+}

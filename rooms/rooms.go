@@ -1,0 +1,99 @@
+package rooms
+
+import (
+	"context"
+	"embed"
+	"sync"
+	"sync/atomic"
+
+	"github.com/maypok86/otter/v2"
+
+	"lyceum/accounts"
+	"lyceum/matrix"
+	"lyceum/platform/db"
+	"lyceum/platform/role"
+	"lyceum/platform/stream"
+	"lyceum/rooms/state"
+)
+
+//go:embed migrations/*.sql
+var migrations embed.FS
+
+// Migrations are the tables of this package.
+func Migrations() db.Migrations { return db.Migrations{Domain: "rooms", Files: migrations} }
+
+// Shards is the number of shards of the events stream; it never changes in the life of a database.
+const Shards = 16
+
+// Config is the section "rooms".
+type Config struct {
+	DefaultVersion string `yaml:"default_version" default:"12" help:"Room version of new rooms: 10, 11 or 12."`
+	EventCache     int    `yaml:"event_cache" default:"20000" help:"Events that a process keeps in memory."`
+	MaxCreateUsers int    `yaml:"max_create_invites" default:"200" help:"Most users invited while a room is created."`
+}
+
+// Deps is what the package is given.
+type Deps struct {
+	Process    *role.Process
+	Accounts   *accounts.Accounts
+	ServerName string
+	Key        matrix.SigningKey // signs the events of this server's users
+}
+
+// Rooms is the package's one object.
+type Rooms struct {
+	Deps
+	config Config
+	stream *stream.Stream
+	nodes  *nodeCache
+	cache  *otter.Cache[string, *Event]
+
+	cacheMu    sync.Mutex
+	redactions atomic.Int64 // redactions seen, so that no text from before one is cached after it
+
+	mu    sync.Mutex
+	owned map[string]*room // rooms in memory whose shard this process owns, by id
+
+	send   func(ctx context.Context, roomID string, req sendRequest) (sendResult, error)
+	create func(ctx context.Context, roomID string, req createRequest) (struct{}, error)
+}
+
+// New opens the events stream and registers the calls that its owners answer.
+func New(d Deps, c Config) (*Rooms, error) {
+	cache, err := otter.New(&otter.Options[string, *Event]{MaximumSize: max(c.EventCache, 1000)})
+	if err != nil {
+		return nil, err
+	}
+	r := &Rooms{Deps: d, config: c, cache: cache, nodes: newNodeCache(d.Process.DB), owned: map[string]*room{}}
+	r.stream = d.Process.Streams.Open(stream.Spec{
+		Name: "events", Role: "events", Shards: Shards, Store: eventStore{r}, Lost: r.dropShard,
+	})
+	r.stream.Tail(r.tail)
+	r.send = role.Owned(d.Process, r.stream, "rooms.send", r.submit)
+	r.create = role.Owned(d.Process, r.stream, "rooms.create", r.submitCreate)
+	return r, nil
+}
+
+// Stream is the events stream. The Value of its rows, where set, is an *Event; elsewhere Decode reads
+// their Data.
+func (r *Rooms) Stream() *stream.Stream { return r.stream }
+
+// tail keeps the cache of events right: a redaction changes an event that was cached.
+func (r *Rooms) tail(rows []stream.Row) {
+	for _, row := range rows {
+		e, err := r.FromRow(row)
+		if err != nil {
+			r.Process.Log.Error("a row of the events stream could not be read", "shard", row.Shard, "position", row.Pos, "error", err)
+			continue
+		}
+		if e.Redacts != "" {
+			r.cacheMu.Lock()
+			r.redactions.Add(1)
+			r.cache.Invalidate(e.Redacts)
+			r.cacheMu.Unlock()
+		}
+	}
+}
+
+// Tree gives the state with a root; it is read as it is used.
+func (r *Rooms) Tree(root state.ID) state.Tree { return state.Open(root, r.nodes) }

@@ -1,0 +1,298 @@
+package rooms
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"sync"
+
+	"github.com/maypok86/otter/v2"
+
+	"lyceum/matrix/event"
+	"lyceum/platform/db"
+	"lyceum/rooms/state"
+)
+
+// nodeCache reads the nodes of state trees and keeps them: they never change.
+type nodeCache struct {
+	db    *db.DB
+	cache *otter.Cache[state.ID, []byte]
+}
+
+func newNodeCache(d *db.DB) *nodeCache {
+	return &nodeCache{d, otter.Must(&otter.Options[state.ID, []byte]{
+		MaximumWeight: 32 << 20,
+		Weigher:       func(_ state.ID, text []byte) uint32 { return uint32(len(text) + 64) },
+	})}
+}
+
+// LoadNodes implements state.Loader.
+func (c *nodeCache) LoadNodes(ctx context.Context, ids []state.ID) (map[state.ID][]byte, error) {
+	out := make(map[state.ID][]byte, len(ids))
+	var missing []state.ID
+	for _, id := range ids {
+		if text, ok := c.cache.GetIfPresent(id); ok {
+			out[id] = text
+		} else {
+			missing = append(missing, id)
+		}
+	}
+	for len(missing) > 0 {
+		n := min(nodesAtOnce, len(missing))
+		if err := c.read(ctx, missing[:n], out); err != nil {
+			return nil, err
+		}
+		missing = missing[n:]
+	}
+	return out, nil
+}
+
+func (c *nodeCache) read(ctx context.Context, ids []state.ID, into map[state.ID][]byte) error {
+	query, args := "SELECT id, node FROM state_nodes WHERE id IN (", make([]any, len(ids))
+	for i, id := range ids {
+		args[i] = id.Bytes()
+	}
+	rows, err := c.db.Query(ctx, query+db.Placeholders(len(ids))+")", args...)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var id, text []byte
+		if err := rows.Scan(&id, &text); err != nil {
+			return err
+		}
+		key := state.IDFrom(id)
+		into[key] = text
+		c.cache.Set(key, text)
+	}
+	return rows.Err()
+}
+
+// Events reads events by id; those that are not there are left out.
+func (r *Rooms) Events(ctx context.Context, ids []string) (map[string]*Event, error) {
+	out := make(map[string]*Event, len(ids))
+	var missing []string
+	for _, id := range ids {
+		if e, ok := r.cache.GetIfPresent(id); ok {
+			out[id] = e
+		} else {
+			missing = append(missing, id)
+		}
+	}
+	for len(missing) > 0 {
+		n := min(nodesAtOnce, len(missing))
+		before := r.redactions.Load()
+		events, err := r.query(ctx, r.Process.DB, "e.event_id = ANY($1)", missing[:n])
+		if err != nil {
+			return nil, err
+		}
+		for _, e := range events {
+			out[e.ID] = e
+		}
+		r.remember(events, before)
+		missing = missing[n:]
+	}
+	return out, nil
+}
+
+// remember caches events that were read, unless a redaction came since the read began: they may be the
+// text before it.
+func (r *Rooms) remember(events []*Event, before int64) {
+	r.cacheMu.Lock()
+	defer r.cacheMu.Unlock()
+	if r.redactions.Load() != before {
+		return
+	}
+	for _, e := range events {
+		r.cache.Set(e.ID, e)
+	}
+}
+
+// Event reads one event; nil when it is not there.
+func (r *Rooms) Event(ctx context.Context, id string) (*Event, error) {
+	found, err := r.Events(ctx, []string{id})
+	return found[id], err
+}
+
+// Head is the newest point of a room.
+type Head struct {
+	RoomID  string
+	Version event.Version
+	Pos     int64
+	Root    state.ID
+	EventID string
+	Depth   int64
+}
+
+// Head reads where a room is; not ok when there is no such room.
+func (r *Rooms) Head(ctx context.Context, roomID string) (h Head, ok bool, err error) {
+	var root, text []byte
+	var version string
+	err = r.Process.DB.QueryRow(ctx, `SELECT r.version, e.pos, e.root, e.event_id, e.json FROM rooms r
+		JOIN events e ON e.room_id = r.room_id WHERE r.room_id = $1 ORDER BY e.pos DESC LIMIT 1`, roomID).
+		Scan(&version, &h.Pos, &root, &h.EventID, &text)
+	if errors.Is(err, sql.ErrNoRows) {
+		return h, false, nil
+	}
+	if err != nil {
+		return h, false, err
+	}
+	v, known := event.VersionByID(version)
+	if !known {
+		return h, false, errEventRow
+	}
+	pdu, err := event.ParseTrusted(v, text, h.EventID)
+	if err != nil {
+		return h, false, err
+	}
+	h.RoomID, h.Version, h.Root, h.Depth = roomID, v, state.IDFrom(root), pdu.Depth
+	return h, true, nil
+}
+
+// StateEvents reads the events of some keys of a state; keys without one are left out.
+func (r *Rooms) StateEvents(ctx context.Context, root state.ID, keys ...state.Key) (map[state.Key]*Event, error) {
+	tree := r.Tree(root)
+	ids := make([]string, 0, len(keys))
+	for _, k := range keys {
+		id, err := tree.Get(ctx, k)
+		if err != nil {
+			return nil, err
+		}
+		if id != "" {
+			ids = append(ids, id)
+		}
+	}
+	events, err := r.Events(ctx, ids)
+	if err != nil {
+		return nil, err
+	}
+	out := make(map[state.Key]*Event, len(ids))
+	for _, e := range events {
+		out[state.Key{Type: e.Type, StateKey: *e.StateKey}] = e
+	}
+	return out, nil
+}
+
+// FullState reads all events of a state.
+func (r *Rooms) FullState(ctx context.Context, root state.ID) ([]*Event, error) {
+	entries, err := r.Tree(root).All(ctx)
+	if err != nil {
+		return nil, err
+	}
+	ids := make([]string, len(entries))
+	for i, e := range entries {
+		ids[i] = e.EventID
+	}
+	events, err := r.Events(ctx, ids)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]*Event, 0, len(ids))
+	for _, id := range ids {
+		if e := events[id]; e != nil {
+			out = append(out, e)
+		}
+	}
+	return out, nil
+}
+
+// Membership is a user's place in a room.
+type Membership struct {
+	UserID, RoomID, Membership, EventID, Sender string
+	Pos                                         int64
+	Forgotten                                   bool
+}
+
+// Memberships reads the rooms of a user, whatever the membership.
+func (r *Rooms) Memberships(ctx context.Context, userID string) ([]Membership, error) {
+	return r.memberships(ctx, "user_id = $1", userID)
+}
+
+// Members reads the users of a room with one of some memberships.
+func (r *Rooms) Members(ctx context.Context, roomID string, memberships ...string) ([]Membership, error) {
+	return r.memberships(ctx, "room_id = $1 AND membership = ANY($2)", roomID, memberships)
+}
+
+// Membership reads a user's place in a room; the zero Membership when there is none.
+func (r *Rooms) Membership(ctx context.Context, userID, roomID string) (Membership, error) {
+	list, err := r.memberships(ctx, "user_id = $1 AND room_id = $2", userID, roomID)
+	if err != nil || len(list) == 0 {
+		return Membership{}, err
+	}
+	return list[0], nil
+}
+
+func (r *Rooms) memberships(ctx context.Context, where string, args ...any) ([]Membership, error) {
+	rows, err := r.Process.DB.Query(ctx, `SELECT user_id, room_id, membership, event_id, sender, pos, forgotten FROM memberships WHERE `+where, args...)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var out []Membership
+	for rows.Next() {
+		var m Membership
+		if err := rows.Scan(&m.UserID, &m.RoomID, &m.Membership, &m.EventID, &m.Sender, &m.Pos, &m.Forgotten); err != nil {
+			return nil, err
+		}
+		out = append(out, m)
+	}
+	return out, rows.Err()
+}
+
+// Page asks for a part of a room's timeline.
+type Page struct {
+	RoomID   string
+	From, To int64 // positions, exclusive; 0 for To means no bound
+	Backward bool  // from From towards older events
+	Limit    int
+	Where    string // more SQL about the table e with placeholders from $5; "" for none
+	Args     []any
+}
+
+// Timeline reads a part of a room's events in the order of the direction.
+func (r *Rooms) Timeline(ctx context.Context, p Page) ([]*Event, error) {
+	where := "e.room_id = $1 AND e.pos > $2 AND e.pos < $3"
+	after, before, order := p.From, p.To, " ORDER BY e.pos LIMIT $4"
+	if p.Backward {
+		after, before, order = p.To, p.From, " ORDER BY e.pos DESC LIMIT $4"
+	}
+	if before == 0 {
+		before = 1 << 62
+	}
+	if p.Where != "" {
+		where += " AND " + p.Where
+	}
+	return r.query(ctx, r.Process.DB, where+order, append([]any{p.RoomID, after, before, p.Limit}, p.Args...)...)
+}
+
+var _ state.Loader = (*nodeCache)(nil)
+
+// recentTxns are the transactions of a room that its owner knows of.
+type recentTxns struct {
+	mu   sync.Mutex
+	byID map[string]string
+	ring []string
+}
+
+const txnsKept = 2000
+
+func (t *recentTxns) get(key string) string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.byID[key]
+}
+
+func (t *recentTxns) put(key, eventID string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.byID == nil {
+		t.byID = map[string]string{}
+	}
+	if len(t.ring) >= txnsKept {
+		delete(t.byID, t.ring[0])
+		t.ring = t.ring[1:]
+	}
+	t.byID[key] = eventID
+	t.ring = append(t.ring, key)
+}
