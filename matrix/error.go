@@ -170,7 +170,7 @@ func StatusOf(code string) int {
 		CodeCannotLeaveServerNotice, CodeThreepidDenied, CodeResourceLimitExceeded,
 		CodeWrongRoomKeysVersion, CodeUserLimitExceeded:
 		return http.StatusForbidden
-	case CodeNotFound, CodeUnrecognized, CodeThreepidNotFound:
+	case CodeNotFound, CodeUnrecognized:
 		return http.StatusNotFound
 	case CodeCannotOverwriteMedia:
 		return http.StatusConflict
@@ -347,9 +347,7 @@ func WeakPassword(msg string) *Error { return usual(CodeWeakPassword, msg) }
 func ThreepidInUse(msg string) *Error { return usual(CodeThreepidInUse, msg) }
 
 // ThreepidNotFound is 400 M_THREEPID_NOT_FOUND.
-func ThreepidNotFound(msg string) *Error {
-	return NewError(http.StatusBadRequest, CodeThreepidNotFound, msg)
-}
+func ThreepidNotFound(msg string) *Error { return usual(CodeThreepidNotFound, msg) }
 
 // ThreepidDenied is 403 M_THREEPID_DENIED.
 func ThreepidDenied(msg string) *Error { return usual(CodeThreepidDenied, msg) }

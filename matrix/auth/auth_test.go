@@ -640,6 +640,8 @@ func TestAuthTypes(t *testing.T) {
 		{"11", event.TypeMessage, "-", `{}`, `create power member:alice`},
 		{"12", event.TypeMessage, "-", `{}`, `power member:alice`},
 		{"11", event.TypeMember, alice, `{"membership":"join"}`, `create power member:alice join_rules`},
+		{"11", event.TypeMember, alice, ` { "x": 1, "membership" : "join" } `, `create power member:alice join_rules`},
+		{"11", event.TypeMember, alice, `{`, `create power member:alice`},
 		{"11", event.TypeMember, bob, `{"membership":"invite"}`, `create power member:alice member:bob join_rules`},
 		{"11", event.TypeMember, bob, `{"membership":"leave"}`, `create power member:alice member:bob`},
 		{"11", event.TypeMember, alice, `{"membership":"knock"}`, `create power member:alice join_rules`},

@@ -44,7 +44,7 @@ func MapOf(events ...*event.Event) Map {
 
 // AuthTypes lists the keys of the state events that an event made of p must
 // name in auth_events, where the room has them (server-server API, "Auth
-// events selection"). p.Content must be canonical JSON.
+// events selection"). Content that is no JSON names no one.
 func AuthTypes(v event.Version, p *event.Proto) []Key {
 	if p.Type == event.TypeCreate {
 		return nil
@@ -66,19 +66,23 @@ func AuthTypes(v event.Version, p *event.Proto) []Key {
 		keys = append(keys, Key{event.TypeMember, user})
 	}
 	member(*p.StateKey)
-	membership, _ := matrix.LookupString(p.Content, "membership")
+	content, err := v.Canonical(p.Content)
+	if err != nil {
+		return keys
+	}
+	membership, _ := matrix.LookupString(content, "membership")
 	switch membership {
 	case event.MembershipJoin, event.MembershipInvite, event.MembershipKnock:
 		keys = append(keys, Key{event.TypeJoinRules, ""})
 	}
 	switch membership {
 	case event.MembershipInvite:
-		signed := matrix.Lookup(matrix.Lookup(p.Content, "third_party_invite"), "signed")
+		signed := matrix.Lookup(matrix.Lookup(content, "third_party_invite"), "signed")
 		if token, ok := matrix.LookupString(signed, "token"); ok {
 			keys = append(keys, Key{event.TypeThirdPartyInvite, token})
 		}
 	case event.MembershipJoin:
-		if user, ok := matrix.LookupString(p.Content, "join_authorised_via_users_server"); ok && v.Restricted {
+		if user, ok := matrix.LookupString(content, "join_authorised_via_users_server"); ok && v.Restricted {
 			member(user)
 		}
 	}

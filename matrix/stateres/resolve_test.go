@@ -444,7 +444,7 @@ func TestOrderOfInputDoesNotMatter(t *testing.T) {
 func TestAgainstPlainAlgorithm(t *testing.T) {
 	conflicts := 0
 	for _, version := range []string{"2", "7", "11", "12"} {
-		for seed := range uint64(400) {
+		for seed := range uint64(120) {
 			d, sets := randomRoom(t, rand.New(rand.NewPCG(seed, 2)), version, 60)
 			got := d.resolve(sets...)
 			if diff := cmp.Diff(plainResolve(d, sets), got); diff != "" {
@@ -455,7 +455,7 @@ func TestAgainstPlainAlgorithm(t *testing.T) {
 			}
 		}
 	}
-	if conflicts < 800 {
+	if conflicts < 240 {
 		t.Errorf("only %d of the random rooms had conflicts", conflicts)
 	}
 }
