@@ -393,3 +393,6 @@ func UnableToAuthoriseJoin(msg string) *Error { return usual(CodeUnableToAuthori
 // UnableToGrantJoin is 400 M_UNABLE_TO_GRANT_JOIN: no user of this server may
 // invite into the restricted room.
 func UnableToGrantJoin(msg string) *Error { return usual(CodeUnableToGrantJoin, msg) }
+
+// HTTPStatus is the status of the answer that carries the error.
+func (e *Error) HTTPStatus() int { return e.Status }
