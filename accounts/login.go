@@ -31,11 +31,14 @@ type newDevice struct {
 	Agent   string
 }
 
-const maxDeviceID = 255
+const (
+	maxDeviceID   = 255  // bytes
+	maxDeviceName = 1024 // bytes
+)
 
 func (d newDevice) check() error {
-	if len(d.ID) > maxDeviceID || len(d.Name) > 1024 {
-		return matrix.InvalidParam("The device id has more than 255 bytes, or the device name more than 1024")
+	if len(d.ID) > maxDeviceID || len(d.Name) > maxDeviceName || strings.Contains(d.ID+d.Name, "\x00") {
+		return matrix.InvalidParam("A device id has at most 255 bytes and a device name 1024, both without NUL")
 	}
 	return nil
 }
@@ -92,7 +95,7 @@ func (a *Accounts) findUser(ctx context.Context, name string) (*user, error) {
 		}
 		name = local
 	}
-	if name == "" || len(name) > matrix.MaxIDBytes {
+	if name == "" || len(name) > matrix.MaxIDBytes || strings.Contains(name, "\x00") {
 		return nil, db.ErrNoRows
 	}
 	exact := "@" + name + ":" + a.config.ServerName

@@ -99,6 +99,8 @@ var base32Letters = base32.StdEncoding.WithPadding(base32.NoPadding)
 // newDeviceID gives ten capital letters and digits, as clients are used to.
 func newDeviceID() string { return base32Letters.EncodeToString(randomBytes(7))[:10] }
 
-func newName() string { return "u" + strings.ToLower(base32Letters.EncodeToString(randomBytes(8)))[:12] }
+func newName() string {
+	return "u" + strings.ToLower(base32Letters.EncodeToString(randomBytes(8)))[:12]
+}
 
 func newSessionID() string { return base64.RawURLEncoding.EncodeToString(randomBytes(18)) }

@@ -1,0 +1,336 @@
+package accounts
+
+import (
+	"crypto/hmac"
+	"crypto/sha1"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+func termsConfig() Config {
+	c := testConfig()
+	c.Registration = TokenRegistration
+	c.Terms = map[string]Term{"privacy": {Version: "1.2", Texts: map[string]TermIn{"en": {Name: "Privacy <b>", URL: "https://here.test/privacy"}}}}
+	return c
+}
+
+// TestStepsAtTwoProcesses takes every step of a registration at another process than the one before.
+func TestStepsAtTwoProcesses(t *testing.T) {
+	fleet(t, termsConfig(), func(t *testing.T, one, two *node) {
+		tokens := func() RegistrationToken {
+			all, err := two.RegistrationTokens(t.Context())
+			if err != nil || len(all) != 1 {
+				t.Fatalf("found %v %v", all, err)
+			}
+			return all[0]
+		}
+		if _, err := one.CreateRegistrationToken(t.Context(), RegistrationToken{Token: "invite", UsesAllowed: 1}); err != nil {
+			t.Fatal(err)
+		}
+		valid := func(token string) bool {
+			x := two.do("GET", "/_matrix/client/v1/register/m.login.registration_token/validity?token="+token, "", nil).want(200)
+			return x.body["valid"] == true
+		}
+		if !valid("invite") || valid("other") {
+			t.Fatal("the validity is wrong")
+		}
+		body := obj{"username": "alice", "password": "correct horse"}
+		x := one.do("POST", client+"/register", "", body).want(401)
+		if !strings.Contains(x.raw, `"stages":["m.login.registration_token","m.login.terms"]`) || !strings.Contains(x.raw, "https://here.test/privacy") {
+			t.Fatalf("found %s", x.raw)
+		}
+		session := x.text("session")
+		step := func(n *node, auth obj) answer {
+			auth["session"] = session
+			body["auth"] = auth
+			return n.do("POST", client+"/register", "", body)
+		}
+		step(two, obj{"type": "m.login.dummy"}).want(401, "M_UNRECOGNIZED")
+		step(two, obj{"type": "m.login.registration_token", "token": "wrong"}).want(401, "M_UNAUTHORIZED")
+		step(two, obj{"type": "m.login.registration_token", "token": "in\x00vite"}).want(401, "M_UNAUTHORIZED")
+		if x := step(two, obj{"type": "m.login.registration_token", "token": "invite"}).want(401); fmt.Sprint(x.body["completed"]) != "[m.login.registration_token]" {
+			t.Fatalf("found %s", x.raw)
+		}
+		if got := tokens(); got.Pending != 1 || valid("invite") {
+			t.Fatalf("the use is not held: %+v", got)
+		}
+		step(one, obj{"type": "m.login.registration_token", "token": "invite"}).want(401) // again changes nothing
+		reg := step(one, obj{"type": "m.login.terms"}).want(200)
+		if reg.text("user_id") != "@alice:here.test" {
+			t.Fatalf("found %s", reg.raw)
+		}
+		if got := tokens(); got.Pending != 0 || got.Completed != 1 {
+			t.Fatalf("the use is not counted: %+v", got)
+		}
+		// The session is used up.
+		body["username"] = "alice2"
+		step(two, obj{}).want(401, "M_UNKNOWN")
+		step(two, obj{"type": "m.login.terms"}).want(401, "M_UNKNOWN")
+	})
+}
+
+func TestHeldTokens(t *testing.T) {
+	c := testConfig()
+	run(t, c, func(t *testing.T, n *node) {
+		make1 := func(name string) {
+			if _, err := n.CreateRegistrationToken(t.Context(), RegistrationToken{Token: name, UsesAllowed: 1}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		get := func(name string) RegistrationToken {
+			all, err := n.RegistrationTokens(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, x := range all {
+				if x.Token == name {
+					return x
+				}
+			}
+			t.Fatalf("no token %s", name)
+			return RegistrationToken{}
+		}
+		make1("race")
+		make1("slow")
+		// Many at once, one use.
+		var wg sync.WaitGroup
+		results := make([]answer, 8)
+		for i := range results {
+			wg.Go(func() {
+				results[i] = n.register(fmt.Sprintf("racer%d", i), obj{"auth": obj{"type": "m.login.registration_token", "token": "race"}})
+			})
+		}
+		wg.Wait()
+		won := 0
+		for _, x := range results {
+			if x.status == 200 {
+				won++
+			} else {
+				x.want(401, "M_UNAUTHORIZED")
+			}
+		}
+		if got := get("race"); won != 1 || got.Completed != 1 || got.Pending != 0 {
+			t.Fatalf("%d used a token of one use: %+v", won, got)
+		}
+		// A name that is taken meanwhile gives the use back, as does a session that runs out.
+		n.register("taken").want(200)
+		session := n.do("POST", client+"/register", "", obj{}).want(401).text("session")
+		i, err := loadInteraction(t.Context(), n.db, session, n.nowMs())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := n.holdToken(t.Context(), i, "slow"); err != nil {
+			t.Fatal(err)
+		}
+		if got := get("slow"); got.Pending != 1 {
+			t.Fatalf("found %+v", got)
+		}
+		n.clock.forward(31 * time.Minute)
+		if err := n.expire(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if got := get("slow"); got.Pending != 0 {
+			t.Fatalf("the use was not given back: %+v", got)
+		}
+	})
+}
+
+func TestFirstToken(t *testing.T) {
+	run(t, testConfig(), func(t *testing.T, n *node) {
+		token, created, err := n.EnsureFirstToken(t.Context())
+		if err != nil || !created || token == "" {
+			t.Fatalf("found %q %v %v", token, created, err)
+		}
+		again, created, err := n.EnsureFirstToken(t.Context())
+		if err != nil || created || again != token {
+			t.Fatalf("found %q %v %v", again, created, err)
+		}
+		x := n.register("boss", obj{"auth": obj{"type": "m.login.registration_token", "token": token}}).want(200)
+		id, err := n.Authenticate(t.Context(), x.text("access_token"))
+		if err != nil || !id.Admin {
+			t.Fatalf("found %+v %v", id, err)
+		}
+		if again, _, err := n.EnsureFirstToken(t.Context()); err != nil || again != "" {
+			t.Fatalf("found %q %v", again, err)
+		}
+		user := n.register("user").want(200).text("access_token")
+		boss := x.text("access_token")
+		lock := "/_matrix/client/v1/admin/lock/@user:here.test"
+		n.do("PUT", lock, user, obj{"locked": true}).want(403, "M_FORBIDDEN")
+		n.do("PUT", lock, boss, obj{}).want(400, "M_MISSING_PARAM")
+		n.do("PUT", lock, boss, obj{"locked": true}).want(200)
+		n.whoamiWith(user).want(401, "M_USER_LOCKED")
+		n.login("user", "correct horse").want(401, "M_USER_LOCKED")
+		n.do("PUT", lock, boss, obj{"locked": false}).want(200)
+		n.whoamiWith(user).want(200)
+		suspend := "/_matrix/client/v1/admin/suspend/@user:here.test"
+		n.do("PUT", suspend, boss, obj{"suspended": true}).want(200)
+		if x := n.do("GET", suspend, boss, nil).want(200); x.body["suspended"] != true {
+			t.Fatalf("found %s", x.raw)
+		}
+		n.do("PUT", client+"/profile/@user:here.test/displayname", user, obj{"displayname": "x"}).want(403, "M_USER_SUSPENDED")
+		n.do("PUT", "/_matrix/client/v1/admin/lock/@boss:here.test", boss, obj{"locked": true}).want(403)
+		n.do("PUT", "/_matrix/client/v1/admin/lock/@no:here.test", boss, obj{"locked": true}).want(404, "M_NOT_FOUND")
+		n.do("PUT", "/_matrix/client/v1/admin/lock/@no:there.test", boss, obj{"locked": true}).want(400, "M_INVALID_PARAM")
+	})
+}
+
+func TestSharedSecret(t *testing.T) {
+	fleet(t, testConfig(), func(t *testing.T, one, two *node) {
+		const path = "/_synapse/admin/v1/register"
+		nonce := func() string { return one.do("GET", path, "", nil).want(200).text("nonce") }
+		send := func(n *node, secret, nonce, name string, admin bool, kind string) answer {
+			role := "notadmin"
+			if admin {
+				role = "admin"
+			}
+			parts := []string{nonce, name, "correct horse", role}
+			body := obj{"nonce": nonce, "username": name, "password": "correct horse", "admin": admin, "displayname": "N"}
+			if kind != "" {
+				parts, body["user_type"] = append(parts, kind), kind
+			}
+			m := hmac.New(sha1.New, []byte(secret))
+			m.Write([]byte(strings.Join(parts, "\x00")))
+			body["mac"] = hex.EncodeToString(m.Sum(nil))
+			return n.do("POST", path, "", body)
+		}
+		send(two, "wrong", nonce(), "eve", true, "").want(403, "M_FORBIDDEN")
+		send(two, "shh", "made.up.nonce", "eve", true, "").want(400, "M_UNKNOWN")
+		used := nonce()
+		x := send(two, "shh", used, "Boss", true, "").want(200)
+		if id, err := one.Authenticate(t.Context(), x.text("access_token")); err != nil || !id.Admin || id.UserID != "@boss:here.test" {
+			t.Fatalf("found %+v %v", id, err)
+		}
+		send(one, "shh", used, "second", false, "").want(400, "M_UNKNOWN")
+		send(one, "shh", nonce(), "bot", false, "bot").want(200)
+		send(one, "shh", nonce(), "guest", false, "guest").want(400, "M_INVALID_PARAM")
+		send(one, "shh", nonce(), "boss", false, "").want(400, "M_USER_IN_USE")
+		old := nonce()
+		two.clock.forward(2 * time.Minute)
+		send(two, "shh", old, "late", false, "").want(400, "M_UNKNOWN")
+	})
+	run(t, func() Config { c := testConfig(); c.SharedSecret = ""; return c }(), func(t *testing.T, n *node) {
+		n.do("GET", "/_synapse/admin/v1/register", "", nil).want(400)
+		n.do("POST", "/_synapse/admin/v1/register", "", obj{}).want(400)
+	})
+}
+
+func TestFallback(t *testing.T) {
+	run(t, termsConfig(), func(t *testing.T, n *node) {
+		if _, err := n.CreateRegistrationToken(t.Context(), RegistrationToken{Token: "invite"}); err != nil {
+			t.Fatal(err)
+		}
+		body := obj{"username": "alice", "password": "correct horse"}
+		session := n.do("POST", client+"/register", "", body).want(401).text("session")
+		page := func(stage, session string) string {
+			return client + "/auth/" + stage + "/fallback/web?session=" + session
+		}
+		x := n.do("GET", page("m.login.terms", session), "", nil).want(200)
+		if !strings.Contains(x.raw, "Privacy &lt;b&gt;") || !strings.Contains(x.raw, `value="`+session+`"`) {
+			t.Fatalf("found %s", x.raw)
+		}
+		n.do("GET", page("m.login.terms", "nonsense"), "", nil).want(400)
+		n.do("GET", page("m.login.dummy", session), "", nil).want(400)
+		n.do("GET", page("m.login.magic", session), "", nil).want(404)
+		post := func(stage string, values url.Values) *http.Response {
+			res, err := http.PostForm(n.url+client+"/auth/"+stage+"/fallback/web", values)
+			if err != nil {
+				t.Fatal(err)
+			}
+			res.Body.Close()
+			return res
+		}
+		if res := post("m.login.registration_token", url.Values{"session": {session}, "token": {"wrong"}}); res.StatusCode != 401 {
+			t.Fatalf("found %d", res.StatusCode)
+		}
+		if res := post("m.login.registration_token", url.Values{"session": {session}, "token": {"invite"}}); res.StatusCode != 200 {
+			t.Fatalf("found %d", res.StatusCode)
+		}
+		if res := post("m.login.terms", url.Values{"session": {session}}); res.StatusCode != 200 {
+			t.Fatalf("found %d", res.StatusCode)
+		}
+		body["auth"] = obj{"session": session}
+		n.do("POST", client+"/register", "", body).want(200)
+	})
+}
+
+func TestClosedRegistration(t *testing.T) {
+	c := testConfig()
+	c.Registration = ClosedRegistration
+	run(t, c, func(t *testing.T, n *node) {
+		n.register("alice").want(403, "M_FORBIDDEN")
+		n.do("GET", "/_matrix/client/v1/register/m.login.registration_token/validity?token=x", "", nil).want(403, "M_FORBIDDEN")
+		if token, _, err := n.EnsureFirstToken(t.Context()); err != nil || token != "" {
+			t.Fatalf("found %q %v", token, err)
+		}
+	})
+}
+
+type services struct{}
+
+func (services) Exclusive(userID string) bool { return strings.HasPrefix(userID, "@irc_") }
+func (services) ByToken(token string) (string, bool) {
+	return "irc", token == "as_secret"
+}
+
+func (services) Owns(id, userID string) bool {
+	return id == "irc" && (strings.HasPrefix(userID, "@irc_") || userID == "@ircbot:here.test")
+}
+
+func TestAppserviceUsers(t *testing.T) {
+	runWith(t, Deps{Appservices: services{}}, testConfig(), func(t *testing.T, n *node) {
+		n.register("irc_joe").want(400, "M_EXCLUSIVE")
+		n.do("GET", client+"/register/available?username=irc_joe", "", nil).want(400, "M_EXCLUSIVE")
+		body := obj{"type": "m.login.application_service", "username": "irc_joe"}
+		n.do("POST", client+"/register", "", body).want(401)
+		n.do("POST", client+"/register", "as_secret", obj{"type": "m.login.application_service", "username": "alice"}).want(400, "M_EXCLUSIVE")
+		x := n.do("POST", client+"/register", "as_secret", body).want(200)
+		n.whoamiWith(x.text("access_token")).want(200)
+		login := obj{"type": "m.login.application_service", "identifier": obj{"type": "m.id.user", "user": "irc_joe"}}
+		n.do("POST", client+"/login", "as_wrong", login).want(401)
+		n.do("POST", client+"/login", "as_secret", login).want(200)
+		n.register("alice").want(200)
+		login["identifier"] = obj{"type": "m.id.user", "user": "alice"}
+		n.do("POST", client+"/login", "as_secret", login).want(403, "M_FORBIDDEN")
+	})
+}
+
+// FuzzBodies sends any bytes to the endpoints that take them from anybody: the answer is never a 500.
+func FuzzBodies(f *testing.F) {
+	for _, seed := range []string{
+		`{}`, `{"auth":{"type":"m.login.dummy"},"username":"a","password":"correct horse"}`, `{"auth":{"session":"x"}}`, `{"auth":[]}`,
+		`{"type":"m.login.password","identifier":{"type":"m.id.user","user":"a"},"password":"b"}`, `{"type":"m.login.password","user":"\u0000","password":"b","device_id":"\u0000"}`,
+		`{"nonce":"a.b.c","username":"\u0000","mac":"zz"}`, `{"refresh_token":"lyr_"}`, `null`, `[]`, `{"auth":null,"username":5}`, "\xff",
+		`{"auth":{"type":"m.login.registration_token","token":"\u0000"},"username":"q","password":"correct horse"}`,
+	} {
+		for which := range 4 {
+			f.Add(which, seed)
+		}
+	}
+	n := fuzzNode(f)
+	paths := []string{client + "/register", client + "/login", client + "/refresh", "/_synapse/admin/v1/register"}
+	f.Fuzz(func(t *testing.T, which int, body string) {
+		n.t = t
+		if x := n.do("POST", paths[uint(which)%uint(len(paths))], "", body); x.status >= 500 || x.status == 429 {
+			t.Fatalf("found %d %s for %q", x.status, x.raw, body)
+		}
+	})
+}
+
+// FuzzFilter checks that a filter that is taken is an object and is given back as the same JSON.
+func FuzzFilter(f *testing.F) {
+	f.Add(`{"room":{"timeline":{"limit":10}}}`)
+	f.Add(`{"room":{"rooms":["!a:b"]},"event_format":"federation","presence":{"not_senders":["@a:b"]}}`)
+	f.Fuzz(func(t *testing.T, body string) {
+		if ValidateFilter(json.RawMessage(body)) == nil && !json.Valid([]byte(body)) {
+			t.Fatalf("took %q", body)
+		}
+	})
+}
