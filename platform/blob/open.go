@@ -1,0 +1,34 @@
+package blob
+
+import (
+	"context"
+	"errors"
+)
+
+// Config is the section "blob": a directory, or an S3-compatible store.
+type Config struct {
+	Directory string   `yaml:"directory" help:"directory for blobs; for one machine, or a file system that all machines share"`
+	S3        S3Config `yaml:"s3"`
+}
+
+// Validate names the key that is wrong and what to write instead.
+func (c *Config) Validate() error {
+	if c.Directory != "" && c.S3.Bucket != "" {
+		return errors.New("directory: expected either a directory or s3, found both: remove one")
+	}
+	return nil
+}
+
+// Open opens the store that the configuration names.
+func Open(ctx context.Context, c Config) (Store, error) {
+	if err := c.Validate(); err != nil {
+		return nil, err
+	}
+	if c.S3.Bucket != "" || c.S3.Endpoint != "" {
+		return OpenS3(ctx, c.S3)
+	}
+	if c.Directory == "" {
+		return nil, errors.New("blob: expected a directory or an S3 store, found neither: set blob.directory or blob.s3.endpoint and blob.s3.bucket")
+	}
+	return OpenDirectory(c.Directory)
+}
