@@ -11,6 +11,7 @@ import (
 
 	"lyceum/matrix"
 	"lyceum/platform/db"
+	"lyceum/platform/obs"
 	"lyceum/platform/role"
 	"lyceum/platform/stream"
 )
@@ -54,10 +55,10 @@ type Appservices interface {
 	Owns(id, userID string) bool
 }
 
-// Deps are what accounts stands on. Process and Now are required.
+// Deps are what accounts stands on. Only Process is required.
 type Deps struct {
 	Process        *role.Process
-	Now            func() time.Time // the clock
+	Now            func() time.Time // the clock; nil is obs.Now
 	Profile        ProfileListener
 	Devices        []DeviceListener
 	Users          []UserListener
@@ -87,6 +88,9 @@ type Accounts struct {
 func New(d Deps, c Config) (*Accounts, error) {
 	if err := c.check(); err != nil {
 		return nil, err
+	}
+	if d.Now == nil {
+		d.Now = obs.Now
 	}
 	a := &Accounts{deps: d, config: c, db: d.Process.DB, log: d.Process.Log.With("domain", "accounts"), now: d.Now}
 	a.keys.db = a.db

@@ -57,18 +57,11 @@ func wire(t testing.TB, p *role.Process, deps Deps, c Config) *node {
 		t.Fatal(err)
 	}
 	n.Accounts = a
-	server, err := web.New(web.Options{Log: slog.New(slog.DiscardHandler), Authenticator: authenticator{a}, Barrier: p.Streams.Barrier})
+	server, err := web.New(web.Options{Log: slog.New(slog.DiscardHandler), Authenticator: a, Barrier: p.Streams.Barrier})
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, route := range a.Routes() {
-		next := route.Handler
-		route.Handler = func(r *web.Request) (any, error) {
-			result, err := next(r)
-			return result, faced(err)
-		}
-		server.Add(route)
-	}
+	server.Add(a.Routes()...)
 	ts := httptest.NewServer(server.Handler())
 	t.Cleanup(ts.Close)
 	n.url = ts.URL
@@ -272,26 +265,3 @@ func (n *node) whoamiWith(token string) answer {
 }
 
 var quietLog = slog.New(slog.DiscardHandler)
-
-// face gives a Matrix error the methods by which package web finds its answer.
-type face struct{ e *matrix.Error }
-
-func (f face) Error() string                { return f.e.Error() }
-func (f face) Unwrap() error                { return f.e }
-func (f face) HTTPStatus() int              { return f.e.Status }
-func (f face) MarshalJSON() ([]byte, error) { return f.e.MarshalJSON() }
-
-func faced(err error) error {
-	var e *matrix.Error
-	if errors.As(err, &e) {
-		return face{e}
-	}
-	return err
-}
-
-type authenticator struct{ *Accounts }
-
-func (a authenticator) Authenticate(ctx context.Context, token string) (*web.Identity, error) {
-	id, err := a.Accounts.Authenticate(ctx, token)
-	return id, faced(err)
-}

@@ -2,7 +2,6 @@ package accounts
 
 import (
 	"context"
-	"database/sql"
 	"errors"
 	"strings"
 
@@ -262,18 +261,20 @@ func (a *Accounts) Refresh(ctx context.Context, token string) (*Credentials, err
 // IssueToken makes a device with a token that does not run out, for the command line and for tools of the
 // operator. The user must exist and be active.
 func (a *Accounts) IssueToken(ctx context.Context, userID, deviceName string) (token, deviceID string, err error) {
-	u, err := loadUser(ctx, a.db, userID)
-	if errors.Is(err, sql.ErrNoRows) || err == nil && u.deactivated != 0 {
-		return "", "", noUser(userID)
-	}
-	if err != nil {
-		return "", "", err
-	}
 	p, creds, err := a.mintPair(ctx, userID, newDeviceID(), false)
 	if err != nil {
 		return "", "", err
 	}
 	p.expires = 0
-	err = a.db.Tx(ctx, func(tx *db.Tx) error { return insertLogin(ctx, tx, p, newDevice{Name: deviceName}) })
+	err = a.db.Tx(ctx, func(tx *db.Tx) error {
+		n, err := tx.Exec(ctx, `UPDATE users SET login_ms = $2 WHERE user_id = $1 AND deactivated_ms = 0`, userID, p.created)
+		if err == nil && n == 0 {
+			err = noUser(userID)
+		}
+		if err != nil {
+			return err
+		}
+		return insertLogin(ctx, tx, p, newDevice{Name: deviceName})
+	})
 	return creds.AccessToken, creds.DeviceID, err
 }

@@ -20,7 +20,7 @@ func (a *Accounts) Routes() []web.Route {
 
 		{Pattern: "GET " + client + "/login", Auth: web.None, Role: clientRole, Limit: "public", Handler: a.getLogin},
 		{Pattern: "POST " + client + "/login", Auth: web.None, Role: clientRole, Limit: "login", Handler: web.JSON(a.postLogin)},
-		{Pattern: "POST " + client + "/refresh", Auth: web.None, Role: clientRole, Limit: "login", Handler: web.JSON(a.postRefresh)},
+		{Pattern: "POST " + client + "/refresh", Auth: web.None, Role: clientRole, Limit: "public", Handler: web.JSON(a.postRefresh)},
 		{Pattern: "POST " + client + "/logout", Auth: web.None, Role: clientRole, Limit: "public", EmptyBody: true, Handler: a.postLogout},
 		{Pattern: "POST " + client + "/logout/all", Auth: web.None, Role: clientRole, Limit: "public", EmptyBody: true, Handler: a.postLogoutAll},
 		{Pattern: "GET " + client + "/account/whoami", Auth: web.Guest, Role: clientRole, Limit: "read", Handler: a.whoami},

@@ -2,6 +2,7 @@ package accounts
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -199,6 +200,29 @@ func TestRefresh(t *testing.T) {
 		refresh(six.text("refresh_token")).want(401, "M_UNKNOWN_TOKEN")
 		refresh("lyr_nonsense").want(401, "M_UNKNOWN_TOKEN")
 		refresh("").want(400, "M_MISSING_PARAM")
+	})
+}
+
+func TestTokenLeftBehindByALogout(t *testing.T) {
+	run(t, testConfig(), func(t *testing.T, n *node) {
+		x := n.register("alice", obj{"refresh_token": true}).want(200)
+		p, creds, err := n.mintPair(t.Context(), "@alice:here.test", x.text("device_id"), true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		n.do("POST", client+"/logout", x.text("access_token"), nil).want(200)
+		// The pair of a refresh whose transaction the logout did not see.
+		if err := n.db.Tx(t.Context(), func(tx *db.Tx) error { return insertPair(t.Context(), tx, p) }); err != nil {
+			t.Fatal(err)
+		}
+		n.whoamiWith(creds.AccessToken).want(401, "M_UNKNOWN_TOKEN")
+		n.do("POST", client+"/refresh", "", obj{"refresh_token": creds.RefreshToken}).want(401, "M_UNKNOWN_TOKEN")
+		// Nor does it come to life when the device does.
+		n.login("alice", "correct horse", obj{"device_id": x.text("device_id")}).want(200)
+		n.whoamiWith(creds.AccessToken).want(401, "M_UNKNOWN_TOKEN")
+		if _, _, err := n.IssueToken(t.Context(), "@nobody:here.test", "tool"); !errors.Is(err, errNoUser) {
+			t.Fatalf("found %v", err)
+		}
 	})
 }
 

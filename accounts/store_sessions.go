@@ -7,11 +7,15 @@ import (
 	"lyceum/platform/db"
 )
 
+// A token holds only while its device is there: a refresh that ends at the same moment as a logout may leave
+// a token behind.
+const ofDevice = ` JOIN user_devices d ON d.user_id = t.user_id AND d.device_id = t.device_id `
+
 func loadSession(ctx context.Context, q db.Querier, hash tokenHash) (*session, error) {
 	s := &session{}
 	var kind string
 	err := q.QueryRow(ctx, `SELECT t.id, t.user_id, t.device_id, t.expires_ms, t.refresh_hash IS NOT NULL, t.parent, u.admin, u.kind, u.locked, u.suspended
-		FROM tokens t JOIN users u ON u.user_id = t.user_id WHERE t.access_hash = $1 AND u.deactivated_ms = 0`, hash[:]).
+		FROM tokens t JOIN users u ON u.user_id = t.user_id`+ofDevice+`WHERE t.access_hash = $1 AND u.deactivated_ms = 0`, hash[:]).
 		Scan(&s.identity.TokenID, &s.identity.UserID, &s.identity.DeviceID, &s.expires, &s.refreshed, &s.parent, &s.identity.Admin, &kind, &s.locked, &s.suspended)
 	s.identity.Guest = kind == kindGuest
 	return s, err
@@ -41,7 +45,7 @@ func insertPair(ctx context.Context, tx *db.Tx, p *pair) error {
 
 func loadPairByRefresh(ctx context.Context, q db.Querier, hash tokenHash) (*pair, error) {
 	p := &pair{}
-	err := q.QueryRow(ctx, `SELECT t.id, t.user_id, t.device_id, t.parent, t.refresh_expires_ms FROM tokens t JOIN users u ON u.user_id = t.user_id
+	err := q.QueryRow(ctx, `SELECT t.id, t.user_id, t.device_id, t.parent, t.refresh_expires_ms FROM tokens t JOIN users u ON u.user_id = t.user_id`+ofDevice+`
 		WHERE t.refresh_hash = $1 AND u.deactivated_ms = 0`, hash[:]).Scan(&p.id, &p.userID, &p.deviceID, &p.parent, &p.refreshExpires)
 	return p, err
 }
