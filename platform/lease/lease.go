@@ -26,6 +26,9 @@ const MaxMachine = 1023
 // ErrLost says that another process owns the lease now.
 var ErrLost = errors.New("the lease was taken over by another process")
 
+// ErrHeld says that a live process has the machine id.
+var ErrHeld = errors.New("the machine id is taken")
+
 // Machine is one process of the fleet.
 type Machine struct {
 	ID          int
@@ -163,7 +166,7 @@ func (l *Leases) chooseID(ctx context.Context, tx *db.Tx, now int64) (int, error
 	}
 	if id := l.opts.Machine; id >= 0 {
 		if used[id] > now {
-			return 0, fmt.Errorf("machine id %d is held by %s: give this process another id, or stop that one first", id, hosts[id])
+			return 0, fmt.Errorf("%w: %d is held by %s: give this process another id, or stop that one first", ErrHeld, id, hosts[id])
 		}
 		return id, nil
 	}

@@ -34,6 +34,7 @@ func (s *Streams) Start(ctx context.Context) error {
 		for i, sh := range st.shards {
 			sh.delivered = max(sh.delivered, held[st.Lease(i)].Pos)
 			sh.target = max(sh.target, sh.delivered)
+			st.start[i] = sh.delivered
 		}
 		st.mu.Unlock()
 	}

@@ -80,6 +80,7 @@ type Stream struct {
 	mu     sync.Mutex
 	shards []*shard
 	moved  chan struct{} // closed when a position moved
+	start  []int64       // positions when the process began to listen
 }
 
 // shard is this process's view of one shard.
@@ -137,7 +138,7 @@ func (s *Streams) Open(spec Spec) *Stream {
 	if s.byName[spec.Name] != nil || s.started {
 		panic("stream " + spec.Name + ": opened twice or too late")
 	}
-	st := &Stream{spec: spec, set: s, moved: make(chan struct{})}
+	st := &Stream{spec: spec, set: s, moved: make(chan struct{}), start: make([]int64, spec.Shards)}
 	for range spec.Shards {
 		st.shards = append(st.shards, &shard{})
 	}
@@ -192,6 +193,13 @@ func (st *Stream) Owns(shard int) bool {
 	defer st.set.mu.Unlock()
 	sh := st.shards[shard]
 	return sh.owned && !sh.closing
+}
+
+// Started are the positions of all shards from which on this process's tails see every row.
+func (st *Stream) Started() []int64 {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	return append([]int64(nil), st.start...)
 }
 
 // WaitFor returns when the tails have seen a position.
