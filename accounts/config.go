@@ -1,7 +1,6 @@
 package accounts
 
 import (
-	"errors"
 	"fmt"
 	"time"
 
@@ -19,7 +18,7 @@ const (
 // Config is the section "accounts" of the configuration.
 type Config struct {
 	ServerName   string          `yaml:"-"` // set by the fleet
-	Registration string          `yaml:"registration" default:"token" help:"Who may register: open (anyone), token (with a registration token), closed (nobody)."`
+	Registration string          `yaml:"registration" default:"token" oneof:"open|token|closed" help:"Who may register: open (anyone), token (with a registration token), closed (nobody)."`
 	SharedSecret conf.Secret     `yaml:"shared_secret" help:"Secret of POST /_synapse/admin/v1/register; empty turns it off."`
 	Terms        map[string]Term `yaml:"terms" help:"Documents a new user must accept, by id."`
 	Password     PasswordConfig  `yaml:"password" help:"Rules and costs of passwords."`
@@ -40,9 +39,9 @@ type Config struct {
 
 // PasswordConfig says what a password needs and what checking one costs.
 type PasswordConfig struct {
-	MinLength int    `yaml:"min_length" default:"8" help:"Shortest new password, in characters."`
-	MemoryKiB uint32 `yaml:"memory_kib" default:"19456" help:"Memory of one argon2id hash in KiB."`
-	Passes    uint32 `yaml:"passes" default:"2" help:"Passes of one argon2id hash."`
+	MinLength int    `yaml:"min_length" default:"8" min:"1" help:"Shortest new password, in characters."`
+	MemoryKiB uint32 `yaml:"memory_kib" default:"19456" min:"64" help:"Memory of one argon2id hash in KiB."`
+	Passes    uint32 `yaml:"passes" default:"2" min:"1" help:"Passes of one argon2id hash."`
 	Workers   int    `yaml:"workers" default:"0" help:"Hashes made at once; 0 is half the cores, at least one."`
 	Waiting   int    `yaml:"waiting" default:"200" help:"Hashes that may wait for a worker before requests are refused."`
 }
@@ -75,6 +74,19 @@ type SupportPerson struct {
 	Email  string `yaml:"email_address" json:"email_address,omitempty" help:"An e-mail address."`
 }
 
+// Validate refuses what can not work. Package conf calls it.
+func (c *Config) Validate() error {
+	for id, term := range c.Terms {
+		if len(term.Texts) == 0 {
+			return fmt.Errorf("terms.%s: expected a text in at least one language, found none: add texts.en with name and url", id)
+		}
+		if _, clash := term.Texts["version"]; clash {
+			return fmt.Errorf("terms.%s.texts: expected language codes, found \"version\": it belongs beside texts", id)
+		}
+	}
+	return nil
+}
+
 // check fills what was left out and refuses what can not work.
 func (c *Config) check() error {
 	if !matrix.ValidServerName(c.ServerName) {
@@ -87,13 +99,8 @@ func (c *Config) check() error {
 	default:
 		return fmt.Errorf("accounts.registration: expected open, token or closed, found %q", c.Registration)
 	}
-	for id, term := range c.Terms {
-		if len(term.Texts) == 0 {
-			return fmt.Errorf("accounts.terms.%s: expected a text in at least one language", id)
-		}
-		if _, clash := term.Texts["version"]; clash {
-			return errors.New("accounts.terms: version is not a language code")
-		}
+	if err := c.Validate(); err != nil {
+		return err
 	}
 	setDefault(&c.Password.MinLength, 8)
 	setDefault(&c.Password.MemoryKiB, 19456)

@@ -1,0 +1,71 @@
+package accounts
+
+import (
+	"context"
+	"fmt"
+	"testing"
+
+	"lyceum/platform/db"
+	"lyceum/platform/lease"
+	"lyceum/platform/role/roletest"
+	"lyceum/platform/stream"
+	"lyceum/platform/web"
+)
+
+// TestSmallTokenCache pushes sessions out all the time: the index by user stays as small as the cache, and
+// news of a user reaches what is left of theirs.
+func TestSmallTokenCache(t *testing.T) {
+	s := newSessions(3)
+	hash := func(user, n int) tokenHash { return hashToken(fmt.Sprintf("%d/%d", user, n)) }
+	for i := range 100 {
+		user := i % 7
+		_, changes := s.get(hash(user, i))
+		s.put(hash(user, i), &session{identity: web.Identity{UserID: fmt.Sprint(user)}}, changes)
+		indexed := 0
+		for _, of := range s.users {
+			indexed += len(of)
+		}
+		if len(s.tokens.entries) > 3 || indexed != len(s.tokens.entries) {
+			t.Fatalf("%d sessions, %d in the index", len(s.tokens.entries), indexed)
+		}
+	}
+	for user := range 7 {
+		s.tail([]stream.Row{{Key: fmt.Sprint(user)}})
+	}
+	if len(s.tokens.entries) != 0 || len(s.users) != 0 {
+		t.Fatalf("left: %v %v", s.tokens.entries, s.users)
+	}
+	// What was read before the news is not kept.
+	_, changes := s.get(hash(1, 1))
+	s.tail([]stream.Row{{Key: "1"}})
+	s.put(hash(1, 1), &session{identity: web.Identity{UserID: "1"}}, changes)
+	if found, _ := s.get(hash(1, 1)); found != nil {
+		t.Fatal("an old session was kept")
+	}
+}
+
+func BenchmarkAuthenticate(b *testing.B) {
+	d, err := db.Open(context.Background(), "sqlite:"+b.TempDir()+"/bench.db", db.Options{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { _ = d.Close() })
+	if err := db.Migrate(context.Background(), d, quietLog, lease.Migrations(), Migrations()); err != nil {
+		b.Fatal(err)
+	}
+	n := wire(b, roletest.New(b, d), Deps{}, testConfig())
+	userID, err := n.CreateUser(context.Background(), NewUser{Name: "alice"})
+	if err != nil {
+		b.Fatal(err)
+	}
+	token, _, err := n.IssueToken(context.Background(), userID, "")
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := n.Authenticate(context.Background(), token); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
