@@ -93,16 +93,16 @@ func (a *Accounts) Authenticate(ctx context.Context, token string) (*web.Identit
 }
 
 func (a *Accounts) authenticate(ctx context.Context, token string) (*session, error) {
-	genuine, err := a.keys.genuine(ctx, accessPrefix, token)
-	if err != nil {
-		return nil, err
-	}
-	if !genuine {
-		return nil, matrix.UnknownToken(false)
-	}
 	hash := hashToken(token)
 	s, changes := a.sessions.get(hash)
 	if s == nil {
+		genuine, err := a.keys.genuine(ctx, accessPrefix, token)
+		if err != nil {
+			return nil, err
+		}
+		if !genuine {
+			return nil, matrix.UnknownToken(false)
+		}
 		if s, err = loadSession(ctx, a.db, hash); errors.Is(err, db.ErrNoRows) {
 			return nil, matrix.UnknownToken(false)
 		} else if err != nil {
