@@ -1,0 +1,50 @@
+# The commands of the project. `make help` prints them.
+GO       ?= go
+VERSION  ?= 0.1.0
+TOOLS    := $(CURDIR)/.tools/bin
+LDFLAGS  := -s -w -X lyceum/platform/obs.Version=$(VERSION)
+export PATH := $(TOOLS):$(PATH)
+
+.PHONY: help run build test test-go test-e2e lint bench generate tools packages
+
+help: ## print this list
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: build ## build and start the whole product over SQLite, in ./data
+	./lyceum serve --data data
+
+build: ## build the binary ./lyceum
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o lyceum ./cmd/lyceum
+
+test: packages tools test-go test-e2e ## install what tests need and run all tests
+
+test-go: ## run the Go tests; PostgreSQL, Redis and an S3 server must be installed
+	$(GO) test -timeout 20m ./...
+
+test-e2e: build ## run real Matrix clients against one process and against a split fleet
+	cd e2e && npm ci --no-audit --no-fund --loglevel=error && node --test --test-concurrency=1 --test-timeout=600000 .
+
+lint: tools ## gofumpt, vet, staticcheck and a tidy go.mod
+	@out=$$($(TOOLS)/gofumpt -l .); if [ -n "$$out" ]; then echo "not formatted: $$out"; exit 1; fi
+	$(GO) vet ./...
+	$(TOOLS)/staticcheck ./...
+	$(GO) mod tidy -diff
+
+bench: build ## measure this machine: the figures of manual/performance.md
+	$(GO) test -run '^$$' -bench . -benchmem ./matrix/... ./rooms/... ./sync/...
+	./bench/run
+
+generate: ## print the generated pages of the manual anew
+	LYCEUM_GENERATE=1 $(GO) test -count=1 -run Generated ./fleet
+
+tools: $(TOOLS)/gofumpt $(TOOLS)/staticcheck $(TOOLS)/versitygw ## install the tools of lint and tests into .tools
+
+$(TOOLS)/gofumpt:
+	GOBIN=$(TOOLS) $(GO) install mvdan.cc/gofumpt@v0.12.0
+$(TOOLS)/staticcheck:
+	GOBIN=$(TOOLS) $(GO) install honnef.co/go/tools/cmd/staticcheck@v0.8.2
+$(TOOLS)/versitygw:
+	GOBIN=$(TOOLS) $(GO) install github.com/versity/versitygw/cmd/versitygw@v1.8.0
+
+packages: ## install the packages that tests need (Debian), or say which are missing
+	@.ci/packages

@@ -1,0 +1,275 @@
+package lyceum
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// floors are the packages from the lowest up; a package imports only lower ones.
+var floors = []string{
+	"matrix textot",
+	"matrix/* platform/conf platform/obs platform/engines",
+	"platform/db platform/blob platform/bus platform/lease",
+	"platform/stream platform/web platform/rpc",
+	"platform/role",
+	"platform/router",
+	"accounts fedclient",
+	"devices media rooms projects",
+	"receipts typing presence push directory compile gitbridge",
+	"federation appservices sync admin",
+	"bench fleet",
+	"cmd/* fleettest",
+}
+
+// within are the exceptions inside a floor: engines of a seam stand on its neighbours.
+var within = map[string][]string{
+	"platform/lease": {"platform/db"}, // leases are rows
+	"platform/obs":   {"platform/conf"},
+	"platform/blob":  {},
+}
+
+// largeInterfaces, longFiles and the like are empty: there are no exceptions.
+
+type file struct {
+	path, pkg string
+	test      bool
+	generated bool
+	lines     int
+	syntax    *ast.File
+}
+
+func readTree(t *testing.T) []file {
+	t.Helper()
+	var out []file
+	set := token.NewFileSet()
+	err := filepath.WalkDir(".", func(p string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.IsDir() && (strings.HasPrefix(d.Name(), ".") && p != "." || d.Name() == "node_modules" || d.Name() == "testdata") {
+			return filepath.SkipDir
+		}
+		if d.IsDir() || !strings.HasSuffix(p, ".go") {
+			return nil
+		}
+		text, err := os.ReadFile(p)
+		if err != nil {
+			return err
+		}
+		syntax, err := parser.ParseFile(set, p, text, parser.ParseComments)
+		if err != nil {
+			return err
+		}
+		p = filepath.ToSlash(p)
+		dir := path.Dir(p)
+		out = append(out, file{
+			path: p, pkg: dir, test: strings.HasSuffix(p, "_test.go") || strings.HasSuffix(dir, "test") && dir != "fleettest",
+			generated: ast.IsGenerated(syntax), lines: strings.Count(string(text), "\n"), syntax: syntax,
+		})
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+func floorOf(pkg string) int {
+	top := pkg
+	if parts := strings.Split(pkg, "/"); parts[0] == "platform" && len(parts) > 2 {
+		top = parts[0] + "/" + parts[1]
+	} else if parts[0] != "platform" && parts[0] != "matrix" && parts[0] != "cmd" && len(parts) > 1 {
+		top = parts[0]
+	}
+	for i, line := range floors {
+		for _, name := range strings.Fields(line) {
+			if name == top || strings.HasSuffix(name, "/*") && path.Dir(top) == strings.TrimSuffix(name, "/*") {
+				return i
+			}
+		}
+	}
+	return -1
+}
+
+func imports(f file) []string {
+	var out []string
+	for _, im := range f.syntax.Imports {
+		if name, ok := strings.CutPrefix(strings.Trim(im.Path.Value, `"`), "lyceum/"); ok {
+			out = append(out, name)
+		}
+	}
+	return out
+}
+
+func TestArrowsPointDownTheFloors(t *testing.T) {
+	for _, f := range readTree(t) {
+		if f.test || f.pkg == "." {
+			continue
+		}
+		from := floorOf(f.pkg)
+		if from < 0 {
+			t.Errorf("%s: package %s stands on no floor: add it to floors in arch_test.go", f.path, f.pkg)
+			continue
+		}
+		for _, to := range imports(f) {
+			below := strings.HasPrefix(to, f.pkg+"/")
+			inFamily := strings.HasPrefix(f.pkg, to+"/") // a part may use its whole's data only under matrix
+			switch {
+			case below || slices.Contains(within[f.pkg], to) || inFamily && strings.HasPrefix(to, "matrix"):
+			case strings.HasPrefix(f.pkg, "matrix/") && strings.HasPrefix(to, "matrix/"): // event, then auth, then stateres
+			case floorOf(to) >= from:
+				t.Errorf("%s (floor %d) imports %s (floor %d): calls go down, news goes up by streams", f.path, from, to, floorOf(to))
+			}
+			if strings.HasPrefix(f.pkg, "platform/") && strings.HasPrefix(to, "matrix") {
+				t.Errorf("%s imports %s: platform knows no Matrix", f.path, to)
+			}
+			if whole, _, nested := strings.Cut(to, "/"); nested && whole != "platform" && whole != "matrix" && f.pkg != whole && !strings.HasPrefix(f.pkg, whole+"/") && !allowedPart[to] {
+				t.Errorf("%s imports %s: only %s may", f.path, to, whole)
+			}
+		}
+	}
+}
+
+// allowedPart are parts that are the vocabulary of their whole.
+var allowedPart = map[string]bool{
+	"rooms/state": true, // ids and keys of room state appear in what rooms gives to others
+}
+
+func TestOnePackageCommentInDocFile(t *testing.T) {
+	comments := map[string]int{}
+	packages := map[string]bool{}
+	for _, f := range readTree(t) {
+		if strings.HasSuffix(f.path, "_test.go") {
+			continue
+		}
+		packages[f.pkg] = true
+		if f.syntax.Doc != nil {
+			comments[f.pkg]++
+		}
+	}
+	for pkg := range packages {
+		if comments[pkg] != 1 {
+			t.Errorf("package %s has %d package comments, expected one", pkg, comments[pkg])
+		}
+	}
+}
+
+func TestFilesAndPackagesAreShort(t *testing.T) {
+	total := map[string]int{}
+	for _, f := range readTree(t) {
+		if f.test || f.generated {
+			continue
+		}
+		total[f.pkg] += f.lines
+		if f.lines > 600 {
+			t.Errorf("%s has %d lines, at most 600 are allowed: split it by subject", f.path, f.lines)
+		}
+	}
+	for pkg, n := range total {
+		if n > 8000 {
+			t.Errorf("package %s has %d lines, at most 8,000 are allowed", pkg, n)
+		}
+	}
+}
+
+func TestInterfacesAreSmall(t *testing.T) {
+	for _, f := range readTree(t) {
+		ast.Inspect(f.syntax, func(n ast.Node) bool {
+			spec, ok := n.(*ast.TypeSpec)
+			if !ok {
+				return true
+			}
+			if i, ok := spec.Type.(*ast.InterfaceType); ok && i.Methods.NumFields() > 8 {
+				t.Errorf("%s: interface %s has %d methods, at most 8 are allowed", f.path, spec.Name, i.Methods.NumFields())
+			}
+			return true
+		})
+	}
+}
+
+func TestNoInitAndFewParameters(t *testing.T) {
+	for _, f := range readTree(t) {
+		if f.test {
+			continue
+		}
+		for _, d := range f.syntax.Decls {
+			fn, ok := d.(*ast.FuncDecl)
+			if !ok {
+				continue
+			}
+			if fn.Name.Name == "init" && fn.Recv == nil {
+				t.Errorf("%s has an init function: do it where it is visible", f.path)
+			}
+			n := fn.Type.Params.NumFields()
+			if n > 0 && isContext(fn.Type.Params.List[0].Type) {
+				n--
+			}
+			if n > 5 {
+				t.Errorf("%s: %s has %d parameters, at most 5 beside the context are allowed: name them in a struct", f.path, fn.Name, n)
+			}
+		}
+	}
+}
+
+func isContext(e ast.Expr) bool {
+	s, ok := e.(*ast.SelectorExpr)
+	return ok && s.Sel.Name == "Context"
+}
+
+func TestPackagesHaveTellingNames(t *testing.T) {
+	bad := []string{"util", "utils", "common", "types", "shared", "api", "models", "helpers", "misc", "base"}
+	for _, f := range readTree(t) {
+		if slices.Contains(bad, path.Base(f.pkg)) {
+			t.Errorf("package %s: its name tells nothing", f.pkg)
+		}
+	}
+}
+
+// TestClockAndEnvironmentAreReadInPlatform holds that a domain's time and settings are given to it. The
+// command line and the load generator stand outside.
+func TestClockAndEnvironmentAreReadInPlatform(t *testing.T) {
+	for _, f := range readTree(t) {
+		if f.test || strings.HasPrefix(f.pkg, "platform/") || strings.HasPrefix(f.pkg, "cmd/") || f.pkg == "bench" || f.pkg == "fleet" || f.pkg == "fleettest" {
+			continue
+		}
+		ast.Inspect(f.syntax, func(n ast.Node) bool {
+			s, ok := n.(*ast.SelectorExpr)
+			if !ok {
+				return true
+			}
+			if x, ok := s.X.(*ast.Ident); ok && (x.Name == "time" && s.Sel.Name == "Now" || x.Name == "os" && (s.Sel.Name == "Getenv" || s.Sel.Name == "LookupEnv")) {
+				t.Errorf("%s calls %s.%s: the clock and the environment are read in platform", f.path, x.Name, s.Sel.Name)
+			}
+			return true
+		})
+	}
+}
+
+// TestDialectsAreFew counts the places that ask which SQL engine runs.
+func TestDialectsAreFew(t *testing.T) {
+	n := 0
+	for _, f := range readTree(t) {
+		if f.test {
+			continue
+		}
+		ast.Inspect(f.syntax, func(node ast.Node) bool {
+			if call, ok := node.(*ast.CallExpr); ok {
+				if s, ok := call.Fun.(*ast.SelectorExpr); ok && s.Sel.Name == "Postgres" && len(call.Args) == 0 {
+					n++
+				}
+			}
+			return true
+		})
+	}
+	if n > 20 {
+		t.Errorf("%d places ask for the SQL engine, at most 20 are allowed", n)
+	}
+}

@@ -1,0 +1,2 @@
+// Package lyceum holds the tests of the rules that the whole tree keeps (arch_test.go).
+package lyceum
