@@ -1,0 +1,140 @@
+// Command lyceum is a Matrix homeserver for one machine or many: see lyceum --help.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+
+	"github.com/alecthomas/kong"
+
+	"lyceum/fleet"
+	"lyceum/platform/conf"
+	"lyceum/platform/obs"
+)
+
+type cli struct {
+	Serve   serveCommand   `cmd:"" help:"Start a process: the whole product over SQLite, or some roles of a fleet."`
+	Roles   rolesCommand   `cmd:"" help:"Print the table of roles."`
+	Config  configCommand  `cmd:"" help:"Print the effective configuration (secrets hidden), or the reference of all keys."`
+	User    userCommands   `cmd:"" help:"Make users, set passwords, give out access tokens."`
+	Version versionCommand `cmd:"" help:"Print the version."`
+}
+
+// sources are the flags that say where the configuration is; every command that needs it has them.
+type sources struct {
+	Config     string            `help:"Configuration file (YAML). Environment and flags override it." placeholder:"FILE"`
+	Data       string            `help:"Directory for what this process keeps." placeholder:"DIR"`
+	Listen     string            `help:"Address of the public listener." placeholder:"ADDR:PORT"`
+	ServerName string            `help:"Server name, the part of user ids after the colon." placeholder:"NAME"`
+	Roles      string            `help:"Roles of this process, separated by commas." placeholder:"LIST"`
+	MachineID  string            `help:"Machine id, 0 to 1023, or auto." placeholder:"N" env:"MACHINE_ID"`
+	Set        map[string]string `help:"Override any key, as section.key=value." placeholder:"KEY=VALUE" mapsep:"none"`
+}
+
+func (s *sources) load() (*fleet.Config, error) {
+	flags := map[string]string{}
+	for key, value := range map[string]string{
+		"server.data": s.Data, "server.listen": s.Listen, "server.name": s.ServerName,
+		"fleet.roles": s.Roles, "fleet.machine_id": s.MachineID,
+	} {
+		if value != "" {
+			flags[key] = value
+		}
+	}
+	for key, value := range s.Set {
+		flags[key] = value
+	}
+	file := s.Config
+	if file == "" {
+		if _, err := os.Stat("lyceum.yaml"); err == nil {
+			file = "lyceum.yaml"
+		}
+	}
+	return fleet.Load(conf.Sources{File: file, Flags: flags})
+}
+
+type serveCommand struct {
+	sources `embed:""`
+}
+
+func (c *serveCommand) Run(ctx context.Context) error {
+	config, err := c.load()
+	if err != nil {
+		return err
+	}
+	process, err := fleet.Open(ctx, config)
+	if err != nil {
+		return err
+	}
+	return process.Run(ctx)
+}
+
+type rolesCommand struct{}
+
+func (rolesCommand) Run() error {
+	_, err := os.Stdout.Write(fleet.RolesMarkdown())
+	return err
+}
+
+type configCommand struct {
+	sources   `embed:""`
+	Reference bool `help:"Print all keys with their defaults and meanings, as Markdown."`
+}
+
+func (c *configCommand) Run() error {
+	config, err := c.load()
+	if c.Reference {
+		config, err = &fleet.Config{}, nil
+	}
+	if err != nil {
+		return err
+	}
+	text := conf.Effective(config.Sections())
+	if c.Reference {
+		text = conf.Reference(config.Sections())
+	}
+	_, err = os.Stdout.Write(text)
+	return err
+}
+
+type versionCommand struct{}
+
+func (versionCommand) Run() error {
+	fmt.Println("lyceum", obs.Version)
+	return nil
+}
+
+func main() {
+	var c cli
+	parser, err := kong.New(&c, kong.Name("lyceum"), kong.UsageOnError(),
+		kong.Description("Lyceum is a Matrix homeserver that grows from a laptop to a fleet. `lyceum serve` starts all of it."),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true}))
+	if err != nil {
+		fail(err)
+	}
+	args := os.Args[1:]
+	if len(args) == 0 {
+		args = []string{"--help"}
+	}
+	if handled := completion(parser, args); handled {
+		return
+	}
+	k, err := parser.Parse(args)
+	parser.FatalIfErrorf(err)
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
+	defer stop()
+	k.BindTo(ctx, (*context.Context)(nil))
+	if err := k.Run(); err != nil && !errors.Is(err, context.Canceled) {
+		fail(err)
+	}
+}
+
+func fail(err error) {
+	fmt.Fprintf(os.Stderr, "%s: %v\n", filepath.Base(os.Args[0]), err)
+	os.Exit(1)
+}

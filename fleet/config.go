@@ -1,0 +1,150 @@
+package fleet
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"lyceum/accounts"
+	"lyceum/matrix"
+	"lyceum/platform/bus"
+	"lyceum/platform/conf"
+	"lyceum/platform/obs"
+	"lyceum/platform/web"
+	"lyceum/rooms"
+)
+
+// Config is the configuration of a process: a section for each package.
+type Config struct {
+	Server   ServerConfig
+	Fleet    ProcessConfig
+	Database DatabaseConfig
+	Redis    bus.Config
+	HTTP     web.Config
+	Obs      obs.Config
+	Accounts accounts.Config
+	Rooms    rooms.Config
+}
+
+// ServerConfig is the section "server".
+type ServerConfig struct {
+	Name   string `yaml:"name" default:"localhost" help:"Server name: the part of user ids after the colon. It can not be changed later."`
+	Listen string `yaml:"listen" default:"127.0.0.1:8008" help:"Address of the public listener; empty for a process that takes no requests of clients."`
+	Data   string `yaml:"data" default:"data" help:"Directory for what this process keeps: all of it when embedded, scratch in a fleet."`
+}
+
+// Validate checks the section.
+func (c *ServerConfig) Validate() error {
+	if !matrix.ValidServerName(c.Name) {
+		return fmt.Errorf("name: expected a host name such as example.org, found %q", c.Name)
+	}
+	return nil
+}
+
+// ProcessConfig is the section "fleet": what this process is among others.
+type ProcessConfig struct {
+	Roles     []string    `yaml:"roles" default:"all" help:"Roles of this process; lyceum roles lists them."`
+	MachineID string      `yaml:"machine_id" default:"auto" help:"0 to 1023, different for each process, or auto. MACHINE_ID in the environment is taken too."`
+	Secret    conf.Secret `yaml:"secret" help:"Secret that all processes share; at least 16 characters. Embedded, it is made at the first start."`
+	Internal  string      `yaml:"internal_listen" default:"127.0.0.1:0" help:"Address of the listener for the other processes; TLS with keys derived from the secret."`
+	Advertise string      `yaml:"advertise" help:"host:port under which the others reach the internal listener, where it is not the listener's own address."`
+	Ops       string      `yaml:"ops_listen" help:"Address of a plain listener with /health, /ready, /metrics and profiles, for the operator's network only; empty: none."`
+}
+
+// Validate checks the section.
+func (c *ProcessConfig) Validate() error {
+	var errs []error
+	if _, err := ParseRoles(c.Roles); err != nil {
+		errs = append(errs, err)
+	}
+	if _, err := c.machine(); err != nil {
+		errs = append(errs, err)
+	}
+	if s := c.Secret.Reveal(); s != "" && len(s) < 16 {
+		errs = append(errs, errors.New("secret: expected at least 16 characters: make one with `openssl rand -hex 32`"))
+	}
+	if _, _, err := net.SplitHostPort(c.Internal); err != nil {
+		errs = append(errs, fmt.Errorf("internal_listen: expected host:port, found %q", c.Internal))
+	}
+	return errors.Join(errs...)
+}
+
+func (c *ProcessConfig) machine() (int, error) {
+	if c.MachineID == "auto" || c.MachineID == "" {
+		return -1, nil
+	}
+	id, err := strconv.Atoi(c.MachineID)
+	if err != nil || id < 0 || id > 1023 {
+		return 0, fmt.Errorf("machine_id: expected auto or a number from 0 to 1023, found %q", c.MachineID)
+	}
+	return id, nil
+}
+
+// DatabaseConfig is the section "database".
+type DatabaseConfig struct {
+	URL         conf.Secret `yaml:"url" help:"postgres://user:password@host/name; empty: SQLite in the data directory."`
+	Connections int         `yaml:"connections" default:"0" min:"0" help:"Most connections of this process; 0: 16 with PostgreSQL, 4 readers with SQLite."`
+}
+
+// Sections are the parts of the configuration with the names of their packages.
+func (c *Config) Sections() []conf.Section {
+	return []conf.Section{
+		{Name: "server", Into: &c.Server, Help: "Name and place of the server."},
+		{Name: "fleet", Into: &c.Fleet, Help: "This process among the others."},
+		{Name: "database", Into: &c.Database, Help: "Where everything durable is kept."},
+		{Name: "redis", Into: &c.Redis, Help: "The bus between processes. Needed with more than one."},
+		{Name: "http", Into: &c.HTTP, Help: "Requests of clients and their limits."},
+		{Name: "obs", Into: &c.Obs, Help: "Logs, metrics and traces."},
+		{Name: "accounts", Into: &c.Accounts, Help: "Users, registration and log-in."},
+		{Name: "rooms", Into: &c.Rooms, Help: "Rooms and their events."},
+	}
+}
+
+// Load reads the configuration and checks what no section can check alone.
+func Load(s conf.Sources) (*Config, error) {
+	c := &Config{}
+	if err := conf.Load(s, c.Sections()...); err != nil {
+		return nil, err
+	}
+	roles, err := ParseRoles(c.Fleet.Roles)
+	if err != nil {
+		return nil, err
+	}
+	c.Fleet.Roles = roles
+	c.Accounts.ServerName = c.Server.Name
+	return c, c.checkTogether()
+}
+
+func (c *Config) embedded() bool { return c.Database.URL.Reveal() == "" }
+
+func (c *Config) checkTogether() error {
+	if c.embedded() && c.Fleet.Roles[0] != allRoles {
+		return errors.New("fleet.roles: a process over SQLite has all roles, because it is the only one: set database.url and redis.addresses, or remove roles")
+	}
+	if c.embedded() && len(c.Redis.Addresses) > 0 {
+		return errors.New("redis.addresses: a process over SQLite needs no Redis: set database.url, or remove addresses")
+	}
+	if !c.embedded() && c.Fleet.Secret.Reveal() == "" && len(c.Redis.Addresses) > 0 {
+		return errors.New("fleet.secret: processes that share PostgreSQL and Redis need one secret: make one with `openssl rand -hex 32` and give it to all, in LYCEUM_FLEET_SECRET or fleet.secret_file")
+	}
+	return nil
+}
+
+// databaseURL is the address that package db takes.
+func (c *Config) databaseURL() string {
+	if url := c.Database.URL.Reveal(); url != "" {
+		return url
+	}
+	return "sqlite:" + filepath.Join(c.Server.Data, "lyceum.db")
+}
+
+// baseURL is where people open the server.
+func (c *Config) baseURL() string {
+	if c.Accounts.WellKnown.Client != "" {
+		return strings.TrimSuffix(c.Accounts.WellKnown.Client, "/")
+	}
+	return "http://" + c.Server.Listen
+}

@@ -1,0 +1,63 @@
+package fleet
+
+import (
+	"encoding/json"
+	"errors"
+
+	"lyceum/matrix"
+	"lyceum/platform/stream"
+)
+
+// wireErrors carries errors between processes: Matrix errors keep their code, and what a caller must tell
+// apart keeps its identity.
+type wireErrors struct{}
+
+var named = map[string]error{
+	"not_owner": stream.ErrNotOwner,
+	"aborted":   stream.ErrAborted,
+	"busy":      stream.ErrBusy,
+}
+
+type wireError struct {
+	Name   string        `json:"name,omitempty"`
+	Status int           `json:"status,omitempty"`
+	Matrix *matrix.Error `json:"matrix,omitempty"`
+	Cause  string        `json:"cause,omitempty"`
+}
+
+// Encode implements rpc.Errors.
+func (wireErrors) Encode(err error) []byte {
+	w := wireError{Cause: err.Error()}
+	for name, known := range named {
+		if errors.Is(err, known) {
+			w.Name = name
+		}
+	}
+	if w.Name == "" {
+		w.Matrix = matrix.AsError(err)
+		w.Status = w.Matrix.Status
+	}
+	b, err := json.Marshal(w)
+	if err != nil {
+		return []byte(`{}`)
+	}
+	return b
+}
+
+// Decode implements rpc.Errors.
+func (wireErrors) Decode(data []byte) error {
+	var w wireError
+	if err := json.Unmarshal(data, &w); err != nil {
+		return errors.New("another process answered: " + string(data[:min(len(data), 200)]))
+	}
+	if known := named[w.Name]; known != nil {
+		return known
+	}
+	if w.Matrix == nil {
+		return errors.New("another process failed: " + w.Cause)
+	}
+	if w.Status != 0 {
+		w.Matrix.Status = w.Status
+	}
+	return w.Matrix.With(errors.New(w.Cause))
+}

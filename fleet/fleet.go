@@ -1,0 +1,360 @@
+package fleet
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"lyceum/platform/bus"
+	"lyceum/platform/db"
+	"lyceum/platform/lease"
+	"lyceum/platform/obs"
+	"lyceum/platform/role"
+	"lyceum/platform/router"
+	"lyceum/platform/rpc"
+	"lyceum/platform/stream"
+	"lyceum/platform/web"
+)
+
+// Process is a running process of the fleet.
+type Process struct {
+	config  *Config
+	obs     *obs.Obs
+	secret  []byte
+	db      *db.DB
+	process *role.Process
+	bus     bus.Bus
+	domains *domains
+	web     *web.Server
+	public  net.Listener
+	private net.Listener
+	lock    *os.File
+}
+
+// Open connects the engines, migrates the schema, registers the process and wires the domains. Nothing
+// is served yet.
+func Open(ctx context.Context, c *Config) (_ *Process, err error) {
+	p := &Process{config: c}
+	defer func() {
+		if err != nil {
+			p.close()
+		}
+	}()
+	if p.obs, err = obs.New(c.Obs); err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(c.Server.Data, 0o700); err != nil {
+		return nil, fmt.Errorf("server.data: %w", err)
+	}
+	if c.embedded() {
+		if err := p.lockData(); err != nil {
+			return nil, err
+		}
+	}
+	if p.secret, err = fleetSecret(c); err != nil {
+		return nil, err
+	}
+	if p.db, err = db.Open(ctx, c.databaseURL(), db.Options{Readers: c.Database.Connections}); err != nil {
+		return nil, err
+	}
+	if err := db.Migrate(ctx, p.db, p.obs.Log, migrations()...); err != nil {
+		return nil, err
+	}
+	if p.bus, err = p.openBus(ctx); err != nil {
+		return nil, err
+	}
+	if err := p.openListeners(); err != nil {
+		return nil, err
+	}
+	if err := p.register(ctx); err != nil {
+		return nil, err
+	}
+	return p, p.build(ctx)
+}
+
+// lockData makes this process the only one over a data directory.
+func (p *Process) lockData() error {
+	f, err := os.OpenFile(filepath.Join(p.config.Server.Data, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return err
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		_ = f.Close() // nothing was written
+		return fmt.Errorf("another process uses the data directory %s: stop it, or give this one another with --data", p.config.Server.Data)
+	}
+	p.lock = f
+	return nil
+}
+
+func (p *Process) openBus(ctx context.Context) (bus.Bus, error) {
+	if len(p.config.Redis.Addresses) == 0 {
+		return bus.NewLocal(), nil
+	}
+	c := p.config.Redis
+	c.Log = p.obs.Log
+	return bus.NewRedis(ctx, c)
+}
+
+func (p *Process) openListeners() (err error) {
+	if addr := p.config.Server.Listen; addr != "" {
+		if p.public, err = net.Listen("tcp", addr); err != nil {
+			return fmt.Errorf("server.listen: %w: choose another address with --listen", err)
+		}
+	}
+	if !p.config.embedded() {
+		if p.private, err = net.Listen("tcp", p.config.Fleet.Internal); err != nil {
+			return fmt.Errorf("fleet.internal_listen: %w", err)
+		}
+	}
+	return nil
+}
+
+// register takes the machine id. A given id whose last process died a moment ago is waited for.
+func (p *Process) register(ctx context.Context) error {
+	machine, err := p.config.Fleet.machine()
+	if err != nil {
+		return err
+	}
+	host, err := os.Hostname()
+	if err != nil {
+		host = "unknown host"
+	}
+	o := lease.Options{
+		Machine: machine, Host: fmt.Sprintf("%s, process %d", host, os.Getpid()), Version: obs.Version,
+		Roles: p.config.Fleet.Roles, Alone: p.config.embedded(), Log: p.obs.Log,
+		Announce: func() {
+			step, cancel := context.WithTimeout(context.Background(), time.Second)
+			defer cancel()
+			_ = p.bus.Publish(step, bus.Message{Topic: "leases"}) // the others read the view each second anyway
+		},
+	}
+	if p.private != nil {
+		o.Address = p.private.Addr().String()
+		if p.config.Fleet.Advertise != "" {
+			o.Address = p.config.Fleet.Advertise
+		}
+	}
+	var leases *lease.Leases
+	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(200 * time.Millisecond) {
+		if leases, err = lease.Open(ctx, p.db, o); err == nil || !errors.Is(err, lease.ErrHeld) || time.Now().After(deadline) {
+			break
+		}
+	}
+	if err != nil {
+		return err
+	}
+	if _, local := p.bus.(*bus.Local); local && len(leases.Machines()) > 1 {
+		return errors.New("redis.addresses: another process uses this database; processes that share one need Redis between them")
+	}
+	log := p.obs.Log.With("machine", leases.Self().ID)
+	p.process = &role.Process{DB: p.db, Bus: p.bus, Leases: leases, Log: log, Roles: Roles}
+	p.process.Streams = stream.New(stream.Options{DB: p.db, Bus: p.bus, Leases: leases, Log: log, Registry: p.obs.Registry})
+	if p.private != nil {
+		p.process.RPC, err = rpc.New(rpc.Options{Secret: p.secret, Errors: wireErrors{}, Log: log, Registry: p.obs.Registry})
+	}
+	return err
+}
+
+func (p *Process) build(ctx context.Context) error {
+	key, err := signingKey(ctx, p.db, p.secret)
+	if err != nil {
+		return err
+	}
+	epoch, err := logEpoch(ctx, p.db)
+	if err != nil {
+		return err
+	}
+	p.process.SetLogEpoch(epoch)
+	if p.domains, err = wire(p.process, p.config, key); err != nil {
+		return err
+	}
+	o := web.Options{
+		Log: p.process.Log, Registry: p.obs.Registry, Authenticator: p.domains.accounts, Config: p.config.HTTP,
+		Barrier: p.process.Streams.Barrier, Ready: p.obs.Health.SetReady,
+	}
+	if redis, ok := p.bus.(*bus.Redis); ok {
+		o.Limits = bus.NewRedisLimits(redis)
+	} else {
+		o.Limits = bus.NewLocalLimits()
+	}
+	if p.process.RPC != nil {
+		r := router.New(router.Options{
+			Places: p.process, Transport: p.process.RPC.Transport(), Machine: p.process.Machine(), Log: p.process.Log, Registry: p.obs.Registry,
+		})
+		o.Dispatch = r.Dispatch
+	}
+	if p.web, err = web.New(o); err != nil {
+		return err
+	}
+	p.web.Add(p.domains.routes()...)
+	p.web.Add(p.healthRoutes()...)
+	if p.process.RPC != nil {
+		p.process.RPC.Fallback(p.web.Internal())
+	}
+	p.obs.Health.Add("database", func(ctx context.Context) error {
+		var one int
+		return p.db.QueryRow(ctx, "SELECT 1").Scan(&one)
+	})
+	return nil
+}
+
+func (p *Process) healthRoutes() []web.Route {
+	ops := p.obs.Handler()
+	take := func(*web.Request) (any, error) {
+		return &web.Takeover{Serve: ops.ServeHTTP}, nil
+	}
+	return []web.Route{{Pattern: "GET /health", Auth: web.None, Handler: take}}
+}
+
+// Run serves until ctx ends: then long polls are answered, requests under way finish, queued writes are
+// stored and the shards are handed over.
+func (p *Process) Run(ctx context.Context) error {
+	defer p.close()
+	work, stopWork := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopWork()
+	serve, stopServe := context.WithCancel(ctx)
+	defer stopServe()
+	var wg sync.WaitGroup
+	var errs [4]error
+	private, stopPrivate := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopPrivate()
+	if p.private != nil {
+		wg.Go(func() { errs[0] = p.process.RPC.Serve(private, p.private) })
+	}
+	ops, err := p.serveOps()
+	if err != nil {
+		return err
+	}
+	wg.Go(func() {
+		errs[1] = p.process.Run(work)
+		stopServe() // without its registration a process serves nothing
+	})
+	if err := p.waitShards(serve); err != nil {
+		return err
+	}
+	control, err := p.serveControl()
+	if err != nil {
+		return err
+	}
+	defer control()
+	p.greet(ctx)
+	if p.public != nil {
+		errs[2] = p.web.Run(p.leaving(serve), p.public)
+	} else {
+		p.obs.Health.SetReady(true)
+		<-serve.Done()
+		p.obs.Health.SetReady(false)
+		p.web.Drain()
+	}
+	p.drain()
+	stopWork()
+	stopPrivate()
+	wg.Wait()
+	errs[3] = ops()
+	return errors.Join(errs[:]...)
+}
+
+// leaving is a context that ends with ctx, after the fleet was told that this process goes: so the others
+// take its shards and send it nothing while it still answers.
+func (p *Process) leaving(ctx context.Context) context.Context {
+	out, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	go func() {
+		defer cancel()
+		<-ctx.Done()
+		p.drain()
+	}()
+	return out
+}
+
+func (p *Process) drain() {
+	step, cancel := context.WithTimeout(context.Background(), 3*time.Second)
+	defer cancel()
+	if err := p.process.Leases.Drain(step); err != nil {
+		p.process.Log.Warn("the fleet could not be told that this process stops", "error", err)
+	}
+}
+
+// waitShards returns when this process owns its share, so that the first request finds it working.
+func (p *Process) waitShards(ctx context.Context) error {
+	if !p.config.embedded() {
+		return nil
+	}
+	for {
+		owned := true
+		for _, st := range p.process.Streams.All() {
+			for i := range st.Shards() {
+				owned = owned && st.Owns(i)
+			}
+		}
+		if owned {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(time.Millisecond):
+		}
+	}
+}
+
+func (p *Process) serveOps() (stop func() error, err error) {
+	if p.config.Fleet.Ops == "" {
+		return func() error { return nil }, nil
+	}
+	l, err := net.Listen("tcp", p.config.Fleet.Ops)
+	if err != nil {
+		return nil, fmt.Errorf("fleet.ops_listen: %w", err)
+	}
+	server := &http.Server{Handler: p.obs.Handler(), ReadHeaderTimeout: 10 * time.Second}
+	go func() { _ = server.Serve(l) }() // ends with Close
+	return server.Close, nil
+}
+
+// greet tells people where to go and, at the first start, how to become administrator.
+func (p *Process) greet(ctx context.Context) {
+	p.process.Log.Info("serving", "address", p.config.Server.Listen, "server", p.config.Server.Name, "version", obs.Version,
+		"roles", strings.Join(p.config.Fleet.Roles, ","))
+	if !p.config.embedded() {
+		return
+	}
+	token, _, err := p.domains.accounts.EnsureFirstToken(ctx)
+	if err != nil {
+		p.process.Log.Warn("no invitation token could be made", "error", err)
+		return
+	}
+	fmt.Printf("\nLyceum %s serves %s at %s\n", obs.Version, p.config.Server.Name, p.config.baseURL())
+	fmt.Printf("Open a Matrix client, for example Element, and give it this address as homeserver.\n")
+	if token != "" {
+		fmt.Printf("\nThe first administrator registers with this token: %s\n", token)
+		fmt.Printf("or type:  lyceum user add --admin NAME --data %s\n", p.config.Server.Data)
+	}
+	fmt.Println()
+}
+
+func (p *Process) close() {
+	if p.bus != nil {
+		_ = p.bus.Close() // nothing is lost with it
+	}
+	if p.db != nil {
+		if err := p.db.Close(); err != nil {
+			slog.Warn("the database did not close well", "error", err)
+		}
+	}
+	for _, l := range []net.Listener{p.public, p.private} {
+		if l != nil {
+			_ = l.Close() // served and closed already, or never
+		}
+	}
+	if p.lock != nil {
+		_ = p.lock.Close()
+	}
+}

@@ -1,0 +1,94 @@
+package fleet
+
+import (
+	"context"
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/hkdf"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"lyceum/matrix"
+	"lyceum/platform/db"
+	"lyceum/platform/lease"
+)
+
+// fleetSecret is the configured secret, or the one in the data directory, made at the first start.
+func fleetSecret(c *Config) ([]byte, error) {
+	if s := c.Fleet.Secret.Reveal(); s != "" {
+		return []byte(s), nil
+	}
+	path := filepath.Join(c.Server.Data, "secret")
+	if b, err := os.ReadFile(path); err == nil {
+		return []byte(strings.TrimSpace(string(b))), nil
+	} else if !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	secret := rand.Text() + rand.Text()
+	if err := os.WriteFile(path, []byte(secret+"\n"), 0o600); err != nil {
+		return nil, fmt.Errorf("the secret can not be stored: %w", err)
+	}
+	return []byte(secret), nil
+}
+
+// sealed gives the fleet's value of a name, kept in the database under the fleet's secret. The first
+// process makes it.
+func sealed(ctx context.Context, d *db.DB, secret []byte, name, fresh string) (string, error) {
+	key, err := hkdf.Key(sha256.New, secret, nil, "lyceum sealed "+name, 32)
+	if err != nil {
+		return "", err
+	}
+	block, err := aes.NewCipher(key)
+	if err != nil {
+		return "", err
+	}
+	gcm, err := cipher.NewGCMWithRandomNonce(block)
+	if err != nil {
+		return "", err
+	}
+	mine := base64.StdEncoding.EncodeToString(gcm.Seal(nil, nil, []byte(fresh), []byte(name)))
+	stored, err := lease.Once(ctx, d, name, mine)
+	if err != nil {
+		return "", err
+	}
+	text, err := base64.StdEncoding.DecodeString(stored)
+	if err != nil {
+		return "", fmt.Errorf("the stored %s is damaged: %w", name, err)
+	}
+	plain, err := gcm.Open(nil, nil, text, []byte(name))
+	if err != nil {
+		return "", fmt.Errorf("the stored %s was sealed with another fleet.secret: give every process of the fleet the same one", name)
+	}
+	return string(plain), nil
+}
+
+// signingKey is the key that signs this server's events.
+func signingKey(ctx context.Context, d *db.DB, secret []byte) (matrix.SigningKey, error) {
+	fresh, err := matrix.GenerateSigningKey("a_"+rand.Text()[:4], rand.Reader)
+	if err != nil {
+		return fresh, err
+	}
+	text, err := sealed(ctx, d, secret, "signing_key", fresh.ID+" "+base64.RawStdEncoding.EncodeToString(fresh.Seed()))
+	if err != nil {
+		return fresh, err
+	}
+	id, seed, _ := strings.Cut(text, " ")
+	raw, err := base64.RawStdEncoding.DecodeString(seed)
+	if err != nil {
+		return fresh, err
+	}
+	return matrix.NewSigningKey(strings.TrimPrefix(id, "ed25519:"), raw)
+}
+
+// logEpoch identifies the history of the database: a restored one is another.
+func logEpoch(ctx context.Context, d *db.DB) (uint32, error) {
+	text, err := lease.Once(ctx, d, "log_epoch", rand.Text())
+	return crc32.ChecksumIEEE([]byte(text)), err
+}
