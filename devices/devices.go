@@ -1,0 +1,121 @@
+package devices
+
+import (
+	"context"
+	"embed"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/singleflight"
+
+	"lyceum/accounts"
+	"lyceum/platform/db"
+	"lyceum/platform/role"
+	"lyceum/platform/stream"
+)
+
+//go:embed migrations/*.sql
+var migrations embed.FS
+
+// Migrations are the schema of the package.
+func Migrations() db.Migrations { return db.Migrations{Domain: "devices", Files: migrations} }
+
+// RoomMates knows who shares rooms.
+type RoomMates interface {
+	// UsersSharingRoom gives the users who are joined to a room together with userID, without doubles.
+	UsersSharingRoom(ctx context.Context, userID string) ([]string, error)
+}
+
+// Deps are what devices stands on. Process, Accounts and Now are required.
+type Deps struct {
+	Process  *role.Process
+	Accounts *accounts.Accounts
+	Now      func() time.Time // the clock
+	// RoomMates and Positions serve GET /keys/changes, which is routed only when both are given.
+	RoomMates RoomMates
+	// Positions reads the 8 positions of the stream "device_lists" from a sync token. Its errors are shown
+	// to the client.
+	Positions func(token string) ([]int64, error)
+}
+
+// Config is the section "devices" of the configuration.
+type Config struct {
+	CacheDevices  int `yaml:"cache_devices" default:"100000" help:"Devices whose waiting messages and key counts each process remembers."`
+	RecentChanges int `yaml:"recent_changes" default:"4096" help:"Changes of device lists that each process remembers, per shard."`
+}
+
+func (c *Config) check() error {
+	if c.CacheDevices < 0 || c.RecentChanges < 0 {
+		return fmt.Errorf("devices: expected sizes of 0 or more, found %d and %d", c.CacheDevices, c.RecentChanges)
+	}
+	if c.CacheDevices == 0 {
+		c.CacheDevices = 100_000
+	}
+	if c.RecentChanges == 0 {
+		c.RecentChanges = 4096
+	}
+	return nil
+}
+
+// Devices is the domain. It is safe for concurrent use.
+type Devices struct {
+	deps     Deps
+	accounts *accounts.Accounts
+	db       *db.DB
+	log      *slog.Logger
+	now      func() time.Time
+
+	toDevice *stream.Stream
+	lists    *stream.Stream
+	boxes    *mailboxes
+	changes  *recentChanges
+	flights  singleflight.Group // deliveries under way here, by transaction
+
+	deliver func(ctx context.Context, userID string, d Delivery) (struct{}, error)
+	upload  func(ctx context.Context, userID string, u keyUpload) (KeyCounts, error)
+	claim   func(ctx context.Context, userID string, c []Claim) ([]ClaimedKey, error)
+	drop    func(ctx context.Context, userID string, g deviceGone) (struct{}, error)
+	change  func(ctx context.Context, userID string, c listChange) (listResult, error)
+}
+
+// New opens the streams and the background parts. It reads nothing from the database.
+func New(d Deps, c Config) (*Devices, error) {
+	if err := c.check(); err != nil {
+		return nil, err
+	}
+	x := &Devices{deps: d, accounts: d.Accounts, db: d.Process.DB, log: d.Process.Log.With("domain", "devices"), now: d.Now}
+	x.boxes = newMailboxes(c.CacheDevices)
+	x.toDevice = d.Process.Streams.Open(stream.Spec{Name: "to_device", Role: "todevice", Shards: 16, Store: toDeviceStore{}})
+	x.toDevice.Tail(x.boxes.tail)
+	x.deliver = role.Owned(d.Process, x.toDevice, "devices.deliver", x.deliverHere)
+	x.upload = role.Owned(d.Process, x.toDevice, "devices.upload", x.uploadHere)
+	x.claim = role.Owned(d.Process, x.toDevice, "devices.claim", x.claimHere)
+	x.drop = role.Owned(d.Process, x.toDevice, "devices.drop", x.dropHere)
+	x.lists = d.Process.Streams.Open(stream.Spec{Name: "device_lists", Role: "devicelists", Shards: 8, Store: listStore{}})
+	x.changes = newRecentChanges(x.lists.Shards(), c.RecentChanges)
+	x.lists.Tail(x.changes.tail)
+	x.change = role.Owned(d.Process, x.lists, "devices.change", x.changeHere)
+	d.Process.Singleton("devices.housekeeping", x.housekeeping)
+	return x, nil
+}
+
+// ToDeviceStream is the stream of to-device messages and of changed numbers of one-time keys. DecodeToDevice reads its rows.
+func (x *Devices) ToDeviceStream() *stream.Stream { return x.toDevice }
+
+// DeviceListStream is the stream of changed device lists; the key of a row is the user id, rows carry nothing else.
+func (x *Devices) DeviceListStream() *stream.Stream { return x.lists }
+
+func (x *Devices) nowMs() int64 { return x.now().UnixMilli() }
+
+// object is a JSON object whose names are compared exactly, as encoding/json does not for structs.
+type object = map[string]json.RawMessage
+
+const maxName = 255 // bytes
+
+// validName tells that s, which came from a client, may stand as a name in a table.
+func validName(s string) bool {
+	return s != "" && len(s) <= maxName && !strings.Contains(s, "\x00")
+}

@@ -1,0 +1,291 @@
+package devices
+
+import (
+	"encoding/json"
+
+	"lyceum/accounts"
+	"lyceum/matrix"
+	"lyceum/platform/web"
+)
+
+// deviceBody is a device as the client sees it.
+type deviceBody struct {
+	DeviceID    string `json:"device_id"`
+	DisplayName string `json:"display_name,omitempty"`
+	SeenIP      string `json:"last_seen_ip,omitempty"`
+	SeenAt      int64  `json:"last_seen_ts,omitempty"`
+}
+
+func bodyOf(d accounts.Device) deviceBody {
+	return deviceBody{d.DeviceID, d.DisplayName, d.SeenIP, d.SeenAt}
+}
+
+func (x *Devices) getDevices(r *web.Request) (any, error) {
+	all, err := x.accounts.Devices(r.Context(), r.UserID())
+	if err != nil {
+		return nil, err
+	}
+	list := make([]deviceBody, len(all))
+	for i, d := range all {
+		list[i] = bodyOf(d)
+	}
+	return map[string]any{"devices": list}, nil
+}
+
+func (x *Devices) getDevice(r *web.Request) (any, error) {
+	d, err := x.accounts.Device(r.Context(), r.UserID(), r.Path("deviceID"))
+	if err != nil {
+		return nil, err
+	}
+	return bodyOf(d), nil
+}
+
+func (x *Devices) putDevice(r *web.Request, body *struct {
+	DisplayName *string `json:"display_name"`
+},
+) (any, error) {
+	old, err := x.accounts.Device(r.Context(), r.UserID(), r.Path("deviceID"))
+	if err != nil || body.DisplayName == nil || *body.DisplayName == old.DisplayName {
+		return nil, err
+	}
+	if err := x.accounts.RenameDevice(r.Context(), r.UserID(), old.DeviceID, *body.DisplayName); err != nil {
+		return nil, err
+	}
+	_, err = x.change(r.Context(), r.UserID(), listChange{}) // the name stands beside the keys
+	return nil, err
+}
+
+type deletion struct {
+	Devices []string        `json:"devices"`
+	Auth    json.RawMessage `json:"auth"`
+}
+
+// opDelete names the deletion of devices to the interactive authentication.
+const opDelete = "delete_devices"
+
+func (x *Devices) deleteDevice(r *web.Request, body *deletion) (any, error) {
+	id := r.Path("deviceID")
+	return x.accounts.Interactive(r, opDelete, body.Auth, func() (any, error) {
+		return nil, x.accounts.RemoveDevices(r.Context(), r.UserID(), []string{id})
+	})
+}
+
+func (x *Devices) deleteDevices(r *web.Request, body *deletion) (any, error) {
+	if body.Devices == nil {
+		return nil, matrix.MissingParam("devices is missing: expected a list of device ids")
+	}
+	for _, id := range body.Devices {
+		if !validName(id) {
+			return nil, matrix.InvalidParam("A device id has 1 to 255 bytes, without NUL")
+		}
+	}
+	return x.accounts.Interactive(r, opDelete, body.Auth, func() (any, error) {
+		return nil, x.accounts.RemoveDevices(r.Context(), r.UserID(), body.Devices)
+	})
+}
+
+type uploadBody struct {
+	DeviceKeys json.RawMessage `json:"device_keys"`
+	OneTime    object          `json:"one_time_keys"`
+	Fallback   object          `json:"fallback_keys"`
+}
+
+// parse checks all of an upload before any of it is stored.
+func (b *uploadBody) parse(userID, deviceID string) (deviceKeys string, u keyUpload, err error) {
+	if len(b.DeviceKeys) > 0 && string(b.DeviceKeys) != "null" {
+		if deviceKeys, err = parseDeviceKeys(b.DeviceKeys, userID, deviceID); err != nil {
+			return "", u, err
+		}
+	}
+	u.DeviceID = deviceID
+	if u.OneTime, err = parsePublicKeys(b.OneTime); err != nil {
+		return "", u, err
+	}
+	if u.Fallback, err = parsePublicKeys(b.Fallback); err != nil {
+		return "", u, err
+	}
+	return deviceKeys, u, nil
+}
+
+func (x *Devices) postUpload(r *web.Request, body *uploadBody) (any, error) {
+	userID, deviceID := r.UserID(), r.DeviceID()
+	if deviceID == "" {
+		return nil, matrix.NewError(400, matrix.CodeUnknown, "Keys belong to a device, and this access token has none")
+	}
+	deviceKeys, u, err := body.parse(userID, deviceID)
+	if err != nil {
+		return nil, err
+	}
+	if deviceKeys != "" {
+		if err := x.putDeviceKeys(r.Context(), userID, deviceID, deviceKeys); err != nil {
+			return nil, err
+		}
+	}
+	var counts KeyCounts
+	if len(u.OneTime)+len(u.Fallback) > 0 {
+		counts, err = x.upload(r.Context(), userID, u)
+	} else {
+		counts.OneTime, _, err = x.OneTimeKeyCounts(r.Context(), userID, deviceID)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return map[string]any{"one_time_key_counts": counts.OneTime}, nil
+}
+
+func (x *Devices) postQuery(r *web.Request, body *struct {
+	DeviceKeys map[string][]string `json:"device_keys"`
+},
+) (any, error) {
+	if body.DeviceKeys == nil {
+		return nil, matrix.MissingParam("device_keys is missing: expected lists of device ids by user id")
+	}
+	users := make([]string, 0, len(body.DeviceKeys))
+	for userID := range body.DeviceKeys {
+		users = append(users, userID)
+	}
+	found, err := x.Keys(r.Context(), r.UserID(), users)
+	if err != nil {
+		return nil, err
+	}
+	devices, master, self, user := map[string]any{}, map[string]any{}, map[string]any{}, map[string]any{}
+	for userID, keys := range found {
+		if wanted := body.DeviceKeys[userID]; len(wanted) > 0 {
+			some := map[string]json.RawMessage{}
+			for _, id := range wanted {
+				if key, ok := keys.Devices[id]; ok {
+					some[id] = key
+				}
+			}
+			keys.Devices = some
+		}
+		devices[userID] = keys.Devices
+		if keys.Master != nil {
+			master[userID] = keys.Master
+		}
+		if keys.SelfSigning != nil {
+			self[userID] = keys.SelfSigning
+		}
+		if keys.UserSigning != nil {
+			user[userID] = keys.UserSigning
+		}
+	}
+	return map[string]any{
+		"device_keys": devices, "failures": map[string]any{},
+		"master_keys": master, "self_signing_keys": self, "user_signing_keys": user,
+	}, nil
+}
+
+func (x *Devices) postClaim(r *web.Request, body *struct {
+	Keys map[string]map[string]string `json:"one_time_keys"`
+},
+) (any, error) {
+	if body.Keys == nil {
+		return nil, matrix.MissingParam("one_time_keys is missing: expected algorithms by user id and device id")
+	}
+	var claims []Claim
+	for userID, devices := range body.Keys {
+		for deviceID, algorithm := range devices {
+			claims = append(claims, Claim{userID, deviceID, algorithm})
+		}
+	}
+	got, err := x.ClaimKeys(r.Context(), claims)
+	if err != nil {
+		return nil, err
+	}
+	keys := map[string]map[string]object{}
+	for _, k := range got {
+		if keys[k.UserID] == nil {
+			keys[k.UserID] = map[string]object{}
+		}
+		keys[k.UserID][k.DeviceID] = object{k.Algorithm + ":" + k.KeyID: json.RawMessage(k.Body)}
+	}
+	return map[string]any{"one_time_keys": keys, "failures": map[string]any{}}, nil
+}
+
+func (x *Devices) putToDevice(r *web.Request, body *struct {
+	Messages map[string]map[string]json.RawMessage `json:"messages"`
+},
+) (any, error) {
+	if body.Messages == nil {
+		return nil, matrix.MissingParam("messages is missing: expected contents by user id and device id")
+	}
+	return nil, x.Send(r.Context(), Delivery{
+		Sender: r.UserID(), DeviceID: r.DeviceID(), Type: r.Path("type"), TxnID: r.Path("txnID"), Messages: body.Messages,
+	})
+}
+
+func (x *Devices) getChanges(r *web.Request) (any, error) {
+	from, to := r.Query1("from"), r.Query1("to")
+	if from == "" || to == "" {
+		return nil, matrix.MissingParam("from and to are needed: tokens that /sync gave")
+	}
+	after, err := x.deps.Positions(from)
+	if err != nil {
+		return nil, err
+	}
+	upto, err := x.deps.Positions(to)
+	if err != nil {
+		return nil, err
+	}
+	changed, err := x.changedMates(r.Context(), r.UserID(), after, upto)
+	if err != nil {
+		return nil, err
+	}
+	return map[string]any{"changed": changed, "left": []string{}}, nil
+}
+
+type signingBody struct {
+	Master json.RawMessage `json:"master_key"`
+	Self   json.RawMessage `json:"self_signing_key"`
+	User   json.RawMessage `json:"user_signing_key"`
+	Auth   json.RawMessage `json:"auth"`
+}
+
+// parse gives the keys that the body has, the master key first.
+func (b *signingBody) parse(userID string) (keys []signingKey, err error) {
+	for _, part := range []struct {
+		usage string
+		raw   json.RawMessage
+	}{{usageMaster, b.Master}, {usageSelf, b.Self}, {usageUser, b.User}} {
+		if len(part.raw) == 0 || string(part.raw) == "null" {
+			continue
+		}
+		key, err := parseSigningKey(part.raw, userID, part.usage)
+		if err != nil {
+			return nil, err
+		}
+		keys = append(keys, *key)
+	}
+	return keys, nil
+}
+
+func (x *Devices) postSigning(r *web.Request, body *signingBody) (any, error) {
+	keys, err := body.parse(r.UserID())
+	if err != nil {
+		return nil, err
+	}
+	u, err := x.checkSigningUpload(r.Context(), r.UserID(), keys)
+	if err != nil || len(u.keys) == 0 {
+		return nil, err
+	}
+	store := func() (any, error) {
+		res, err := x.change(r.Context(), r.UserID(), listChange{Signing: u.keys, SeenMaster: &u.seen})
+		if err == nil && res.Conflict {
+			err = matrix.NewError(409, matrix.CodeUnknown, "The user's cross-signing keys were changed meanwhile: look at them and try again").With(errReplaced)
+		}
+		return nil, err
+	}
+	if !u.replace {
+		return store()
+	}
+	return x.accounts.Interactive(r, "device_signing", body.Auth, store)
+}
+
+func (x *Devices) postSignatures(r *web.Request, body *map[string]map[string]json.RawMessage) (any, error) {
+	failures, err := x.UploadSignatures(r.Context(), r.UserID(), *body)
+	if err != nil {
+		return nil, err
+	}
+	return map[string]any{"failures": failures}, nil
+}

@@ -1,0 +1,216 @@
+package devices
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+)
+
+func TestKeysAreUploadedQueriedAndClaimed(t *testing.T) {
+	run(t, func(t *testing.T, n *node) {
+		alice, bob := n.register("alice"), n.register("bob")
+		x := alice.do("POST /keys/upload", obj{"device_keys": alice.deviceKeys(), "one_time_keys": alice.oneTimeKeys("A", "B")}).want(200)
+		if x.get("one_time_key_counts.signed_curve25519").Int() != 2 {
+			t.Fatalf("counts: %s", x.body)
+		}
+		alice.do("PUT /devices/"+alice.deviceID, obj{"display_name": "Phone"}).want(200)
+		x = bob.do("POST /keys/query", obj{"device_keys": obj{alice.userID: []string{}, bob.userID: []string{}, "@x:else.where": []string{}}}).want(200)
+		device := x.get("device_keys").Get(`@alice\:here\.test`).Get(alice.deviceID)
+		if device.Get("unsigned.device_display_name").String() != "Phone" || !device.Get("signatures").Exists() {
+			t.Errorf("device: %s", device)
+		}
+		if v := x.get("device_keys").Get(`@bob\:here\.test`); v.Raw != "{}" {
+			t.Errorf("a user without keys: %s", v.Raw)
+		}
+		if x.get("failures").Raw != "{}" || x.get("device_keys.@x:else\\.where").Exists() {
+			t.Errorf("users of other servers: %s", x.body)
+		}
+		x = bob.do("POST /keys/query", obj{"device_keys": obj{alice.userID: []string{"NOPE"}}}).want(200)
+		if x.get("device_keys").Get(`@alice\:here\.test`).Raw != "{}" {
+			t.Errorf("another device: %s", x.body)
+		}
+
+		first, second, none := bob.claimFrom(alice), bob.claimFrom(alice), bob.claimFrom(alice)
+		if !first.Get(`signed_curve25519\:A.key`).Exists() || !second.Get(`signed_curve25519\:B.key`).Exists() || none.Exists() {
+			t.Errorf("claims: %s, %s, %s", first, second, none)
+		}
+		if count, _ := alice.counts(); count != 0 {
+			t.Errorf("after the claims %d keys are left", count)
+		}
+
+		alice.do("POST /keys/upload", obj{"fallback_keys": alice.oneTimeKeys("F")}).want(200)
+		if _, fallback := alice.counts(); !slices.Equal(fallback, []string{mainAlgorithm}) {
+			t.Errorf("unused fallback keys: %v", fallback)
+		}
+		for range 2 {
+			if k := bob.claimFrom(alice); !k.Get(`signed_curve25519\:F.key`).Exists() {
+				t.Errorf("fallback: %s", k)
+			}
+		}
+		if _, fallback := alice.counts(); len(fallback) != 0 {
+			t.Errorf("a used fallback key is told as unused: %v", fallback)
+		}
+		alice.do("POST /keys/upload", obj{"fallback_keys": alice.oneTimeKeys("F")}).want(200)
+		if _, fallback := alice.counts(); len(fallback) != 0 {
+			t.Error("a repeated upload made a used fallback key unused")
+		}
+		alice.do("POST /keys/upload", obj{"fallback_keys": alice.oneTimeKeys("G")}).want(200)
+		if _, fallback := alice.counts(); len(fallback) != 1 {
+			t.Error("a new fallback key is not told")
+		}
+	})
+}
+
+func TestUploadsAreChecked(t *testing.T) {
+	run(t, func(t *testing.T, n *node) {
+		alice, bob := n.register("alice"), n.register("bob")
+		alice.do("POST /keys/upload", obj{"one_time_keys": alice.oneTimeKeys("A")}).want(200)
+		alice.do("POST /keys/upload", obj{"one_time_keys": alice.oneTimeKeys("A", "B")}).want(200) // a repetition
+		x := alice.do("POST /keys/upload", obj{"one_time_keys": obj{"signed_curve25519:A": alice.oneTimeKey("other"), "signed_curve25519:C": alice.oneTimeKey("c")}})
+		x.want(400, "M_UNKNOWN")
+		if count, _ := alice.counts(); count != 2 {
+			t.Errorf("a refused upload left %d keys", count)
+		}
+		alice.do("POST /keys/upload", obj{"device_keys": bob.deviceKeys()}).want(400, "M_INVALID_PARAM")
+		forged := strings.Replace(string(alice.deviceKeys()), `"curve"`, `"other"`, 1)
+		alice.do("POST /keys/upload", `{"device_keys":`+forged+`}`).want(400, "M_INVALID_SIGNATURE")
+		for _, bad := range []string{`{"one_time_keys":{"nocolon":{"key":"x"}}}`, `{"one_time_keys":{"a:\u0000":{"key":"x"}}}`} {
+			alice.do("POST /keys/upload", bad).want(400, "M_INVALID_PARAM")
+		}
+		for _, bad := range []string{`{"one_time_keys":{"signed_curve25519:x":"text"}}`, `{"one_time_keys":{"a:b":7}}`, `{"device_keys":[]}`, `{"one_time_keys":[]}`} {
+			alice.do("POST /keys/upload", bad).want(400, "M_BAD_JSON")
+		}
+		alice.do("POST /keys/query", "{}").want(400, "M_MISSING_PARAM")
+		alice.do("POST /keys/claim", "{}").want(400, "M_MISSING_PARAM")
+		if got := bob.do("POST /keys/claim", obj{"one_time_keys": obj{"bad\x00": obj{"\x00": "\x00"}}}).want(200); got.get("one_time_keys").Raw != "{}" {
+			t.Errorf("%s", got.body)
+		}
+	})
+}
+
+func TestChangedIdentityDropsItsKeys(t *testing.T) {
+	run(t, func(t *testing.T, n *node) {
+		alice := n.register("alice")
+		alice.do("POST /keys/upload", obj{"device_keys": alice.deviceKeys(), "one_time_keys": alice.oneTimeKeys("A")}).want(200)
+		alice.do("POST /keys/upload", obj{"device_keys": alice.deviceKeys()}).want(200)
+		if count, _ := alice.counts(); count != 1 {
+			t.Errorf("the same identity again left %d keys", count)
+		}
+		alice.key = n.login("alice").key
+		alice.do("POST /keys/upload", obj{"device_keys": alice.deviceKeys()}).want(200)
+		if count, _ := alice.counts(); count != 0 {
+			t.Errorf("a new identity kept %d keys of the old one", count)
+		}
+	})
+}
+
+func TestEachKeyIsClaimedOnceOverProcesses(t *testing.T) {
+	fleet(t, func(t *testing.T, one, two *node) {
+		owners := []*login{one.register("alice"), one.register("carol"), two.register("dave")}
+		bob := one.register("bob")
+		const keys = 20
+		for _, owner := range owners {
+			var ids []string
+			for i := range keys {
+				ids = append(ids, fmt.Sprintf("K%02d", i))
+			}
+			owner.do("POST /keys/upload", obj{"one_time_keys": owner.oneTimeKeys(ids...)}).want(200)
+			for _, at := range []*node{one, two} { // both remember the count now
+				if count, _ := owner.on(at).counts(); count != keys {
+					t.Fatalf("%d keys before the claims", count)
+				}
+			}
+		}
+		var mu sync.Mutex
+		seen := map[string]int{}
+		var wg sync.WaitGroup
+		for w := range 4 {
+			wg.Go(func() {
+				as := bob.on([]*node{one, two}[w%2])
+				for range keys/4 + 2 {
+					for _, owner := range owners {
+						if got := as.claimFrom(owner); got.Exists() {
+							mu.Lock()
+							seen[owner.userID+got.Raw]++
+							mu.Unlock()
+						}
+					}
+				}
+			})
+		}
+		wg.Wait()
+		if len(seen) != keys*len(owners) {
+			t.Errorf("%d keys were given out, expected %d", len(seen), keys*len(owners))
+		}
+		for key, times := range seen {
+			if times != 1 {
+				t.Errorf("%s was given out %d times", key, times)
+			}
+		}
+		for _, owner := range owners {
+			for _, at := range []*node{one, two} {
+				if count, _ := owner.on(at).counts(); count != 0 {
+					t.Errorf("a process tells %d keys after all were claimed", count)
+				}
+			}
+		}
+	})
+}
+
+// statements counts the statements that fn makes.
+func statements(n *node, count *counter, fn func()) int64 {
+	before := count.n.Load()
+	fn()
+	return count.n.Load() - before
+}
+
+func TestIdleDeviceMakesNoStatement(t *testing.T) {
+	counted(t, func(t *testing.T, n *node, count *counter) {
+		alice := n.register("alice")
+		alice.do("POST /keys/upload", obj{"device_keys": alice.deviceKeys(), "one_time_keys": alice.oneTimeKeys("A")}).want(200)
+		ctx := context.Background()
+		st, lists := n.ToDeviceStream(), n.DeviceListStream()
+		pos := st.Position(st.Shard(alice.userID))
+		after := lists.Positions()
+		look := func() {
+			_, _, err := n.ToDevice(ctx, alice.userID, alice.deviceID, pos, pos, 100)
+			if err == nil {
+				err = n.DeleteToDevice(ctx, alice.userID, alice.deviceID, pos)
+			}
+			if err == nil {
+				_, _, err = n.OneTimeKeyCounts(ctx, alice.userID, alice.deviceID)
+			}
+			if err == nil {
+				_, err = n.ChangedUsers(ctx, after, lists.Positions())
+			}
+			if err != nil {
+				t.Error(err)
+			}
+		}
+		look()
+		if made := statements(n, count, func() {
+			for range 10 {
+				look()
+			}
+		}); made > 2 { // the heartbeat of the process is its own
+			t.Errorf("an idle device made %d statements", made)
+		}
+		if first, known := n.PendingToDevice(alice.userID, alice.deviceID); !known || first != 0 {
+			t.Errorf("pending: %d, %v", first, known)
+		}
+		before := lists.Positions()
+		alice.do("PUT /devices/"+alice.deviceID, obj{"display_name": "New"}).want(200)
+		made := statements(n, count, func() {
+			changed, err := n.ChangedUsers(ctx, before, lists.Positions())
+			if err != nil || !slices.Equal(changed, []string{alice.userID}) {
+				t.Errorf("changed: %v, %v", changed, err)
+			}
+		})
+		if made > 1 {
+			t.Errorf("a change that was just seen needed %d statements", made)
+		}
+	})
+}

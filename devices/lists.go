@@ -1,0 +1,204 @@
+package devices
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"sort"
+	"strings"
+	"sync"
+
+	"lyceum/platform/db"
+	"lyceum/platform/stream"
+)
+
+// listChange is what the owner of the user's shard of "device_lists" does in one transaction. Each change
+// makes a row of the stream; one that only says so leaves all members empty.
+type listChange struct {
+	DeviceID   string         `json:"device_id,omitempty"`
+	Keys       string         `json:"keys,omitempty"`        // the keys of DeviceID, canonical JSON
+	Removed    []string       `json:"removed,omitempty"`     // devices that are gone
+	Signing    []signingKey   `json:"signing,omitempty"`     // new cross-signing keys
+	SeenMaster *string        `json:"seen_master,omitempty"` // refuse Signing when the master key is another than this and than the new one
+	Signatures []keySignature `json:"signatures,omitempty"`  // new signatures on the user's keys
+	Gone       bool           `json:"gone,omitempty"`        // the user is gone: drop all
+}
+
+type listResult struct {
+	Conflict bool `json:"conflict,omitempty"` // the master key is not SeenMaster any more
+}
+
+// pendingChange is the Value of a row on its way into the database.
+type pendingChange struct {
+	listChange
+	result listResult
+}
+
+// changeHere runs on the owner of the user's shard.
+func (x *Devices) changeHere(ctx context.Context, userID string, c listChange) (listResult, error) {
+	p := &pendingChange{listChange: c}
+	err := x.deps.Process.Streams.Append(ctx, &stream.Entry{Stream: x.lists, Row: stream.Row{Shard: x.lists.Shard(userID), Key: userID, Data: []byte("{}"), Value: p}})
+	return p.result, err
+}
+
+// apply may run again in another transaction, so it sets the result anew.
+func (p *pendingChange) apply(ctx context.Context, tx *db.Tx, userID string) error {
+	p.result = listResult{}
+	if p.Gone {
+		return dropUser(ctx, tx, userID)
+	}
+	if p.Keys != "" {
+		if err := storeDeviceKeys(ctx, tx, userID, p.DeviceID, p.Keys); err != nil {
+			return err
+		}
+	}
+	if len(p.Removed) > 0 {
+		for _, query := range []string{
+			`DELETE FROM device_keys WHERE user_id = $1 AND device_id = ANY($2)`,
+			`DELETE FROM key_signatures WHERE user_id = $1 AND target = ANY($2)`,
+		} {
+			if _, err := tx.Exec(ctx, query, userID, p.Removed); err != nil {
+				return err
+			}
+		}
+	}
+	if len(p.Signing) > 0 {
+		conflict, err := storeSigningKeys(ctx, tx, userID, p.Signing, p.SeenMaster)
+		if p.result.Conflict = conflict; err != nil || conflict {
+			return err
+		}
+	}
+	return storeSignatures(ctx, tx, userID, p.Signatures)
+}
+
+func dropUser(ctx context.Context, tx *db.Tx, userID string) error {
+	for _, query := range []string{
+		`DELETE FROM device_keys WHERE user_id = $1`,
+		`DELETE FROM cross_signing_keys WHERE user_id = $1`,
+		`DELETE FROM key_signatures WHERE user_id = $1 OR signer = $1`,
+		`DELETE FROM backup_keys WHERE user_id = $1`,
+		`DELETE FROM backup_versions WHERE user_id = $1`,
+	} {
+		if _, err := tx.Exec(ctx, query, userID); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// recentChanges are the last rows of "device_lists" in memory.
+type recentChanges struct {
+	mu     sync.Mutex
+	max    int
+	shards []changeWindow
+}
+
+// changeWindow holds the changes after floor.
+type changeWindow struct {
+	begun bool
+	floor int64
+	rows  []changedUser // by position
+}
+
+type changedUser struct {
+	pos    int64
+	userID string
+}
+
+func newRecentChanges(shards, size int) *recentChanges {
+	return &recentChanges{max: size, shards: make([]changeWindow, shards)}
+}
+
+func (r *recentChanges) tail(rows []stream.Row) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, row := range rows {
+		w := &r.shards[row.Shard]
+		if !w.begun {
+			w.begun, w.floor = true, row.Pos-1
+		}
+		w.rows = append(w.rows, changedUser{row.Pos, row.Key})
+		if len(w.rows) > 2*r.max { // now and then, not at each row
+			cut := len(w.rows) - r.max
+			w.floor = w.rows[cut-1].pos
+			w.rows = append([]changedUser(nil), w.rows[cut:]...)
+		}
+	}
+}
+
+// find adds the users of a range to seen, and is not ok when memory does not reach back that far.
+func (r *recentChanges) find(shard int, after, upto int64, seen map[string]struct{}) (ok bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	w := &r.shards[shard]
+	if !w.begun || after < w.floor {
+		return false
+	}
+	for i := sort.Search(len(w.rows), func(i int) bool { return w.rows[i].pos > after }); i < len(w.rows) && w.rows[i].pos <= upto; i++ {
+		seen[w.rows[i].userID] = struct{}{}
+	}
+	return true
+}
+
+// ChangedUsers gives the users whose device lists changed in after < pos <= upto, sorted; both are positions
+// of the 8 shards. A user who changed again after upto may be left out: a later range has them. Ranges
+// that this process's memory covers cost no statement, others one for all.
+func (x *Devices) ChangedUsers(ctx context.Context, after, upto []int64) ([]string, error) {
+	shards := x.lists.Shards()
+	if len(after) != shards || len(upto) != shards {
+		return nil, fmt.Errorf("changed users: expected %d positions, found %d and %d", shards, len(after), len(upto))
+	}
+	seen := map[string]struct{}{}
+	var where []string
+	var args []any
+	for shard := range shards {
+		if after[shard] >= upto[shard] || x.changes.find(shard, after[shard], upto[shard], seen) {
+			continue
+		}
+		n := len(args)
+		where = append(where, fmt.Sprintf("(shard = $%d AND pos > $%d AND pos <= $%d)", n+1, n+2, n+3))
+		args = append(args, shard, after[shard], upto[shard])
+	}
+	if len(where) > 0 {
+		older, err := texts(x.db.Query(ctx, `SELECT user_id FROM device_lists WHERE `+strings.Join(where, " OR "), args...))
+		if err != nil {
+			return nil, err
+		}
+		for _, userID := range older {
+			seen[userID] = struct{}{}
+		}
+	}
+	out := make([]string, 0, len(seen))
+	for userID := range seen {
+		out = append(out, userID)
+	}
+	slices.Sort(out)
+	return out, nil
+}
+
+// changedMates gives the users who changed and share a room with userID, or are userID.
+func (x *Devices) changedMates(ctx context.Context, userID string, after, upto []int64) ([]string, error) {
+	changed, err := x.ChangedUsers(ctx, after, upto)
+	if err != nil || len(changed) == 0 {
+		return []string{}, err
+	}
+	mates, err := x.deps.RoomMates.UsersSharingRoom(ctx, userID)
+	if err != nil {
+		return nil, err
+	}
+	shared := map[string]bool{userID: true}
+	for _, mate := range mates {
+		shared[mate] = true
+	}
+	return slices.DeleteFunc(changed, func(id string) bool { return !shared[id] }), nil
+}
+
+// rawStrings is a JSON object of strings.
+func rawStrings(raw json.RawMessage) (map[string]string, bool) {
+	var out map[string]string
+	if len(raw) == 0 || raw[0] != '{' || json.Unmarshal(raw, &out) != nil {
+		return nil, false
+	}
+	return out, true
+}

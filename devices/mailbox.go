@@ -1,0 +1,221 @@
+package devices
+
+import (
+	"context"
+	"encoding/json"
+	"slices"
+	"sync"
+
+	"lyceum/platform/stream"
+)
+
+type deviceKey struct{ userID, deviceID string }
+
+// mailboxes remember, for devices that were lately asked for, which messages wait and how many one-time
+// keys there are. They follow the stream, so an idle device costs no statement.
+type mailboxes struct {
+	mu    sync.Mutex
+	max   int
+	boxes map[deviceKey]*mailbox
+}
+
+// mailbox is what is known of one device. It is guarded by mailboxes.mu.
+type mailbox struct {
+	known       bool
+	first, last int64 // all messages that wait are at first <= pos <= last; 0 and 0 when there are none
+
+	counts *KeyCounts // nil when not known
+	moves  uint64     // changes of keys seen, so that counts read before one are not kept
+}
+
+// KeyCounts are what /sync tells a device of its keys.
+type KeyCounts struct {
+	OneTime  map[string]int `json:"one_time"` // by algorithm; signed_curve25519 is always there. Nobody changes it
+	Fallback []string       `json:"fallback"` // algorithms with a fallback key that was not given out
+}
+
+func newMailboxes(size int) *mailboxes {
+	return &mailboxes{max: size, boxes: map[deviceKey]*mailbox{}}
+}
+
+// tail keeps the remembered devices up to date.
+func (m *mailboxes) tail(rows []stream.Row) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, row := range rows {
+		userID, deviceID, isMessage := DecodeToDevice(row)
+		b := m.boxes[deviceKey{userID, deviceID}]
+		switch {
+		case b == nil:
+		case isMessage:
+			b.take(row.Pos, row.Pos)
+		default:
+			b.counts = nil
+			b.moves++
+		}
+	}
+}
+
+func (b *mailbox) take(first, last int64) {
+	if last == 0 {
+		return
+	}
+	if b.first == 0 || first < b.first {
+		b.first = first
+	}
+	b.last = max(b.last, last)
+}
+
+// taken notes that no message up to pos waits any more.
+func (b *mailbox) taken(pos int64) {
+	if b.last <= pos {
+		b.first, b.last = 0, 0
+	} else {
+		b.first = max(b.first, pos+1)
+	}
+}
+
+// box gives the mailbox of a device and pushes out some other when there are too many; the caller holds mu.
+func (m *mailboxes) box(k deviceKey) *mailbox {
+	b := m.boxes[k]
+	if b == nil {
+		if len(m.boxes) >= m.max {
+			for other := range m.boxes {
+				delete(m.boxes, other)
+				break
+			}
+		}
+		b = &mailbox{}
+		m.boxes[k] = b
+	}
+	return b
+}
+
+// pending tells between which positions messages may wait, asking the database when that is not known yet.
+func (x *Devices) pending(ctx context.Context, userID, deviceID string) (first, last int64, err error) {
+	x.boxes.mu.Lock()
+	b := x.boxes.box(deviceKey{userID, deviceID})
+	known, first, last := b.known, b.first, b.last
+	x.boxes.mu.Unlock()
+	if known {
+		return first, last, nil
+	}
+	// The box follows the stream from here on, so nothing is missed between this statement and its use.
+	err = x.db.QueryRow(ctx, `SELECT COALESCE(MIN(pos), 0), COALESCE(MAX(pos), 0) FROM to_device WHERE user_id = $1 AND device_id = $2`, userID, deviceID).Scan(&first, &last)
+	if err != nil {
+		return 0, 0, err
+	}
+	x.boxes.mu.Lock()
+	defer x.boxes.mu.Unlock()
+	b.take(first, last)
+	b.known = true
+	return b.first, b.last, nil
+}
+
+// PendingToDevice tells from memory where the messages that wait for a device begin: at first or later,
+// 0 when none wait. known is false when this process has not asked the database yet; ToDevice does.
+func (x *Devices) PendingToDevice(userID, deviceID string) (first int64, known bool) {
+	x.boxes.mu.Lock()
+	defer x.boxes.mu.Unlock()
+	b := x.boxes.boxes[deviceKey{userID, deviceID}]
+	if b == nil || !b.known {
+		return 0, false
+	}
+	return b.first, true
+}
+
+// ToDevice gives the messages for a device with after < pos <= upto, at most limit, as
+// {"content","sender","type"}. last is upto, or the position of the last message when the limit cut some
+// off: the position that the device has. It makes no statement when memory knows that there are none.
+func (x *Devices) ToDevice(ctx context.Context, userID, deviceID string, after, upto int64, limit int) (messages []json.RawMessage, last int64, err error) {
+	first, newest, err := x.pending(ctx, userID, deviceID)
+	if err != nil {
+		return nil, after, err
+	}
+	if first == 0 || first > upto || newest <= after || after >= upto || limit <= 0 {
+		return nil, max(after, upto), nil
+	}
+	rows, err := x.db.Query(ctx, `SELECT pos, sender, type, content FROM to_device WHERE user_id = $1 AND device_id = $2 AND pos > $3 AND pos <= $4 ORDER BY pos LIMIT $5`,
+		userID, deviceID, after, upto, limit+1)
+	if err != nil {
+		return nil, after, err
+	}
+	defer rows.Close()
+	last = upto
+	for pos := after; rows.Next(); {
+		if len(messages) == limit {
+			last = pos
+			break
+		}
+		var sender, typ, content string
+		if err := rows.Scan(&pos, &sender, &typ, &content); err != nil {
+			return nil, after, err
+		}
+		messages = append(messages, encodeMessage(sender, typ, content))
+	}
+	return messages, last, rows.Err()
+}
+
+// DeleteToDevice drops the messages up to a position, which the device has. It makes a statement only when
+// a message may wait there.
+func (x *Devices) DeleteToDevice(ctx context.Context, userID, deviceID string, upto int64) error {
+	first, _, err := x.pending(ctx, userID, deviceID)
+	if err != nil || first == 0 || first > upto {
+		return err
+	}
+	if _, err := x.db.Exec(ctx, `DELETE FROM to_device WHERE user_id = $1 AND device_id = $2 AND pos <= $3`, userID, deviceID, upto); err != nil {
+		return err
+	}
+	x.boxes.mu.Lock()
+	defer x.boxes.mu.Unlock()
+	x.boxes.box(deviceKey{userID, deviceID}).taken(upto)
+	return nil
+}
+
+// OneTimeKeyCounts gives the numbers of one-time keys of a device by algorithm, signed_curve25519 always
+// among them, and the algorithms whose fallback key was not given out, sorted. It makes a statement only
+// after a change. The results are shared: nobody changes them.
+func (x *Devices) OneTimeKeyCounts(ctx context.Context, userID, deviceID string) (counts map[string]int, unusedFallback []string, err error) {
+	x.boxes.mu.Lock()
+	b := x.boxes.box(deviceKey{userID, deviceID})
+	known, moves := b.counts, b.moves
+	x.boxes.mu.Unlock()
+	if known == nil {
+		if known, err = x.loadCounts(ctx, userID, deviceID); err != nil {
+			return nil, nil, err
+		}
+		x.boxes.mu.Lock()
+		if b.moves == moves {
+			b.counts = known
+		}
+		x.boxes.mu.Unlock()
+	}
+	return known.OneTime, known.Fallback, nil
+}
+
+const mainAlgorithm = "signed_curve25519"
+
+func (x *Devices) loadCounts(ctx context.Context, userID, deviceID string) (*KeyCounts, error) {
+	rows, err := x.db.Query(ctx, `SELECT algorithm, COUNT(*) FROM one_time_keys WHERE user_id = $1 AND device_id = $2 GROUP BY algorithm
+		UNION ALL SELECT algorithm, -1 FROM fallback_keys WHERE user_id = $1 AND device_id = $2 AND NOT used`, userID, deviceID)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	// Clients that never had a key must be told 0: without it they do not upload any.
+	out := &KeyCounts{OneTime: map[string]int{mainAlgorithm: 0}, Fallback: []string{}}
+	for rows.Next() {
+		var algorithm string
+		var n int
+		if err := rows.Scan(&algorithm, &n); err != nil {
+			return nil, err
+		}
+		if n < 0 {
+			out.Fallback = append(out.Fallback, algorithm)
+		} else {
+			out.OneTime[algorithm] = n
+		}
+	}
+	slices.Sort(out.Fallback)
+	return out, rows.Err()
+}

@@ -1,0 +1,231 @@
+package devices
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+
+	"lyceum/matrix"
+	"lyceum/platform/db"
+	"lyceum/platform/stream"
+)
+
+// publicKey is a one-time or fallback key.
+type publicKey struct {
+	Algorithm string `json:"algorithm"`
+	ID        string `json:"id"`
+	Body      string `json:"body"` // canonical JSON
+}
+
+// keyUpload are new keys of a device.
+type keyUpload struct {
+	DeviceID string      `json:"device_id"`
+	OneTime  []publicKey `json:"one_time,omitempty"`
+	Fallback []publicKey `json:"fallback,omitempty"`
+}
+
+// parsePublicKeys reads {"algorithm:id": key}, where a key is a string or an object with the string "key".
+// Errors: M_BAD_JSON, M_INVALID_PARAM.
+func parsePublicKeys(keys object) ([]publicKey, error) {
+	out := make([]publicKey, 0, len(keys))
+	for name, raw := range keys {
+		algorithm, id, ok := strings.Cut(name, ":")
+		if !ok || !validName(algorithm) || !validName(id) {
+			return nil, matrix.InvalidParam("The name of a key must be its algorithm, a colon and its id, at most 255 bytes each")
+		}
+		body, err := matrix.CanonicalJSONLenient(raw)
+		if err != nil {
+			return nil, matrix.BadJSON("The key " + name + " can not be read").With(err)
+		}
+		if _, isString := matrix.Unquote(body); !isString {
+			if key, ok := matrix.LookupString(body, "key"); !ok || key == "" {
+				return nil, matrix.BadJSON("The key " + name + " must be a string or an object with the string key")
+			}
+		} else if strings.HasPrefix(algorithm, "signed_") {
+			return nil, matrix.BadJSON("The key " + name + " must be an object with key and signatures")
+		}
+		out = append(out, publicKey{algorithm, id, string(body)})
+	}
+	return out, nil
+}
+
+// keyUploadWork adds keys in the transaction of the stream.
+type keyUploadWork struct {
+	keyUpload
+	at      int64
+	refused error
+}
+
+func (w *keyUploadWork) device() string { return w.DeviceID }
+
+func (w *keyUploadWork) apply(ctx context.Context, tx *db.Tx, userID string) error {
+	w.refused = nil
+	fresh, err := w.unknown(ctx, tx, userID)
+	if err != nil || w.refused != nil {
+		return err
+	}
+	if err := tx.Bulk(ctx, `INSERT INTO one_time_keys (user_id, device_id, algorithm, key_id, body, created_ms) VALUES ?`, fresh); err != nil {
+		return err
+	}
+	for _, k := range w.Fallback {
+		// The same key again, in a repeated request, does not become unused.
+		_, err := tx.Exec(ctx, `INSERT INTO fallback_keys (user_id, device_id, algorithm, key_id, body, used) VALUES ($1, $2, $3, $4, $5, FALSE)
+			ON CONFLICT (user_id, device_id, algorithm) DO UPDATE SET key_id = excluded.key_id, body = excluded.body,
+			used = (fallback_keys.used AND fallback_keys.key_id = excluded.key_id AND fallback_keys.body = excluded.body)`,
+			userID, w.DeviceID, k.Algorithm, k.ID, k.Body)
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// unknown gives the rows of the one-time keys that are not stored yet. The same id with other content is refused.
+func (w *keyUploadWork) unknown(ctx context.Context, tx *db.Tx, userID string) (fresh [][]any, err error) {
+	if len(w.OneTime) == 0 {
+		return nil, nil
+	}
+	type name struct{ algorithm, id string }
+	stored := map[name]string{}
+	ids := make([]string, len(w.OneTime))
+	for i, k := range w.OneTime {
+		ids[i] = k.ID
+	}
+	rows, err := tx.Query(ctx, `SELECT algorithm, key_id, body FROM one_time_keys WHERE user_id = $1 AND device_id = $2 AND key_id = ANY($3)`, userID, w.DeviceID, ids)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var n name
+		var body string
+		if err := rows.Scan(&n.algorithm, &n.id, &body); err != nil {
+			return nil, err
+		}
+		stored[n] = body
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	for _, k := range w.OneTime {
+		old, known := stored[name{k.Algorithm, k.ID}]
+		if known && old != k.Body {
+			w.refused = matrix.NewError(400, matrix.CodeUnknown, "The one-time key "+k.Algorithm+":"+k.ID+" exists with other content: upload keys under new ids")
+			return nil, nil
+		}
+		if !known {
+			fresh = append(fresh, []any{userID, w.DeviceID, k.Algorithm, k.ID, k.Body, w.at})
+		}
+	}
+	return fresh, nil
+}
+
+// uploadHere runs on the owner of the user's shard of "to_device" and gives the counts afterwards.
+func (x *Devices) uploadHere(ctx context.Context, userID string, u keyUpload) (counts KeyCounts, err error) {
+	w := &keyUploadWork{keyUpload: u, at: x.nowMs()}
+	if err := x.deps.Process.Streams.Append(ctx, x.entry(userID, u.DeviceID, w)); err != nil {
+		return counts, err
+	}
+	if w.refused != nil {
+		return counts, w.refused
+	}
+	counts.OneTime, counts.Fallback, err = x.OneTimeKeyCounts(ctx, userID, u.DeviceID)
+	return counts, err
+}
+
+// Claim asks for one key of a device.
+type Claim struct {
+	UserID    string `json:"user_id"`
+	DeviceID  string `json:"device_id"`
+	Algorithm string `json:"algorithm"`
+}
+
+// ClaimedKey is the answer to a Claim.
+type ClaimedKey struct {
+	Claim
+	KeyID string `json:"key_id"` // without the algorithm
+	Body  string `json:"body"`   // JSON
+}
+
+// ClaimKeys gives out one key for each claim, the oldest one-time key or else the fallback key. Claims on
+// users of other servers and on devices that have no key are left out of the result.
+func (x *Devices) ClaimKeys(ctx context.Context, claims []Claim) ([]ClaimedKey, error) {
+	parts := map[int][]Claim{}
+	for _, c := range claims {
+		if x.accounts.Local(c.UserID) && validName(c.DeviceID) && validName(c.Algorithm) {
+			shard := x.toDevice.Shard(c.UserID)
+			parts[shard] = append(parts[shard], c)
+		}
+	}
+	var mu sync.Mutex
+	var out []ClaimedKey
+	g, ctx := errgroup.WithContext(ctx)
+	for _, part := range parts {
+		g.Go(func() error {
+			got, err := x.claim(ctx, part[0].UserID, part)
+			mu.Lock()
+			defer mu.Unlock()
+			out = append(out, got...)
+			return err
+		})
+	}
+	return out, g.Wait()
+}
+
+// claimWork takes one key in the transaction of the stream.
+type claimWork struct {
+	Claim
+	got *ClaimedKey
+}
+
+func (w *claimWork) device() string { return w.DeviceID }
+
+func (w *claimWork) apply(ctx context.Context, tx *db.Tx, userID string) error {
+	w.got = nil
+	k := ClaimedKey{Claim: w.Claim}
+	for _, query := range []string{
+		`DELETE FROM one_time_keys WHERE user_id = $1 AND device_id = $2 AND algorithm = $3 AND key_id = (SELECT key_id FROM one_time_keys
+			WHERE user_id = $1 AND device_id = $2 AND algorithm = $3 ORDER BY created_ms, key_id LIMIT 1) RETURNING key_id, body`,
+		`UPDATE fallback_keys SET used = TRUE WHERE user_id = $1 AND device_id = $2 AND algorithm = $3 RETURNING key_id, body`,
+	} {
+		err := tx.QueryRow(ctx, query, userID, w.DeviceID, w.Algorithm).Scan(&k.KeyID, &k.Body)
+		if err == nil {
+			w.got = &k
+			return nil
+		}
+		if !errors.Is(err, db.ErrNoRows) {
+			return fmt.Errorf("claim a key: %w", err)
+		}
+	}
+	return nil
+}
+
+// claimHere runs on the owner of the shard that all claims hash to.
+func (x *Devices) claimHere(ctx context.Context, _ string, claims []Claim) ([]ClaimedKey, error) {
+	work := make([]*claimWork, len(claims))
+	entries := make([]*stream.Entry, len(claims))
+	for i, c := range claims {
+		work[i] = &claimWork{Claim: c}
+		entries[i] = x.entry(c.UserID, c.DeviceID, work[i])
+	}
+	if err := x.deps.Process.Streams.Append(ctx, entries...); err != nil {
+		return nil, err
+	}
+	var out []ClaimedKey
+	for _, w := range work {
+		if w.got != nil {
+			out = append(out, *w.got)
+		}
+	}
+	return out, nil
+}
+
+// sameJSON compares two texts of canonical JSON without the members that signatures do not cover.
+func sameJSON(a, b []byte) bool {
+	return bytes.Equal(matrix.AppendWithout(nil, a, "signatures", "unsigned"), matrix.AppendWithout(nil, b, "signatures", "unsigned"))
+}

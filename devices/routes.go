@@ -1,0 +1,31 @@
+package devices
+
+import "lyceum/platform/web"
+
+const (
+	clientRole = "client"
+	client     = "/_matrix/client/v3"
+	largeBody  = 16 << 20 // messages to all devices of a room, sessions of a backup
+)
+
+// Routes are the endpoints of the package.
+func (x *Devices) Routes() []web.Route {
+	routes := []web.Route{
+		{Pattern: "GET " + client + "/devices", Auth: web.Guest, Role: clientRole, Limit: "read", Handler: x.getDevices},
+		{Pattern: "GET " + client + "/devices/{deviceID}", Auth: web.Guest, Role: clientRole, Limit: "read", Handler: x.getDevice},
+		{Pattern: "PUT " + client + "/devices/{deviceID}", Auth: web.Guest, Role: clientRole, Limit: "write", Handler: web.JSON(x.putDevice)},
+		{Pattern: "DELETE " + client + "/devices/{deviceID}", Auth: web.User, Role: clientRole, Limit: "write", EmptyBody: true, Handler: web.JSON(x.deleteDevice)},
+		{Pattern: "POST " + client + "/delete_devices", Auth: web.User, Role: clientRole, Limit: "write", Handler: web.JSON(x.deleteDevices)},
+
+		{Pattern: "POST " + client + "/keys/upload", Auth: web.Guest, Role: "todevice", Key: web.KeyUser, Limit: "keys", EmptyBody: true, Handler: web.JSON(x.postUpload)},
+		{Pattern: "POST " + client + "/keys/query", Auth: web.Guest, Role: clientRole, Limit: "keys", Handler: web.JSON(x.postQuery)},
+		{Pattern: "POST " + client + "/keys/claim", Auth: web.Guest, Role: "todevice", Limit: "keys", Handler: web.JSON(x.postClaim)},
+		{Pattern: "PUT " + client + "/sendToDevice/{type}/{txnID}", Auth: web.Guest, Role: "todevice", Limit: "keys", MaxBody: largeBody, Handler: web.JSON(x.putToDevice)},
+		{Pattern: "POST " + client + "/keys/device_signing/upload", Auth: web.User, Role: "devicelists", Key: web.KeyUser, Limit: "keys", Handler: web.JSON(x.postSigning)},
+		{Pattern: "POST " + client + "/keys/signatures/upload", Auth: web.User, Role: "devicelists", Key: web.KeyUser, Limit: "keys", Handler: web.JSON(x.postSignatures)},
+	}
+	if x.deps.RoomMates != nil && x.deps.Positions != nil {
+		routes = append(routes, web.Route{Pattern: "GET " + client + "/keys/changes", Auth: web.User, Role: clientRole, Limit: "keys", Handler: x.getChanges})
+	}
+	return routes
+}

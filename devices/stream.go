@@ -1,0 +1,165 @@
+package devices
+
+import (
+	"context"
+	"database/sql"
+
+	"lyceum/platform/db"
+	"lyceum/platform/stream"
+)
+
+// The first letter of a row of "to_device".
+const (
+	rowMessage = 'm'
+	rowKeys    = 'k'
+)
+
+// DecodeToDevice reads a row of the stream "to_device": whose device it is about, and whether it is a
+// message for the device (else the number of its one-time or fallback keys changed).
+func DecodeToDevice(row stream.Row) (userID, deviceID string, message bool) {
+	if len(row.Data) == 0 {
+		return row.Key, "", false
+	}
+	return row.Key, string(row.Data[1:]), row.Data[0] == rowMessage
+}
+
+func (x *Devices) entry(userID, deviceID string, value any) *stream.Entry {
+	kind := byte(rowKeys)
+	if _, ok := value.(*message); ok {
+		kind = rowMessage
+	}
+	data := append([]byte{kind}, deviceID...)
+	return &stream.Entry{Stream: x.toDevice, Row: stream.Row{Shard: x.toDevice.Shard(userID), Key: userID, Data: data, Value: value}}
+}
+
+// message is a to-device message on its way into the database.
+type message struct {
+	deviceID, sender, typ, content string
+	txn                            *transaction // in the first message of a delivery, when it has one
+}
+
+// keyWork is done inside the transaction of the stream. It may be done again in another transaction, so it
+// sets its result anew.
+type keyWork interface {
+	device() string
+	apply(ctx context.Context, tx *db.Tx, userID string) error
+}
+
+// toDeviceStore is the stream "to_device" in the tables to_device and key_count_changes.
+type toDeviceStore struct{}
+
+// Insert is part of stream.Store.
+func (toDeviceStore) Insert(ctx context.Context, tx *db.Tx, batch []*stream.Entry) error {
+	type receiver struct{ userID, deviceID string }
+	var messages, txns [][]any
+	flush := func() error {
+		err := tx.Bulk(ctx, `INSERT INTO to_device_txns (sender, device_id, type, txn_id, shard, created_ms) VALUES ?`, txns)
+		if err == nil {
+			err = tx.Bulk(ctx, `INSERT INTO to_device (shard, pos, user_id, device_id, sender, type, content) VALUES ?`, messages)
+		}
+		messages, txns = nil, nil
+		return err
+	}
+	changed := map[receiver][]any{}
+	for _, e := range batch {
+		switch v := e.Value.(type) {
+		case *message:
+			if t := v.txn; t != nil {
+				txns = append(txns, []any{t.sender, t.deviceID, t.typ, t.id, e.Shard, t.at})
+			}
+			messages = append(messages, []any{e.Shard, e.Pos, e.Key, v.deviceID, v.sender, v.typ, v.content})
+		case keyWork:
+			if _, gone := v.(*deviceGone); gone { // messages before it go too
+				if err := flush(); err != nil {
+					return err
+				}
+			}
+			if err := v.apply(ctx, tx, e.Key); err != nil {
+				return err
+			}
+			changed[receiver{e.Key, v.device()}] = []any{e.Key, v.device(), e.Shard, e.Pos}
+		}
+	}
+	if err := flush(); err != nil {
+		return err
+	}
+	rows := make([][]any, 0, len(changed))
+	for _, row := range changed {
+		rows = append(rows, row)
+	}
+	return tx.Bulk(ctx, `INSERT INTO key_count_changes (user_id, device_id, shard, pos) VALUES ?
+		ON CONFLICT (user_id, device_id) DO UPDATE SET shard = excluded.shard, pos = excluded.pos`, rows)
+}
+
+// Read is part of stream.Store.
+func (toDeviceStore) Read(ctx context.Context, q db.Querier, r stream.Range) ([]stream.Row, error) {
+	return scanRows(r.Shard)(q.Query(ctx, `SELECT user_id, pos, 'm' || device_id FROM to_device WHERE shard = $1 AND pos > $2 AND pos <= $3
+		UNION ALL SELECT user_id, pos, 'k' || device_id FROM key_count_changes WHERE shard = $1 AND pos > $2 AND pos <= $3
+		ORDER BY pos LIMIT $4`, r.Shard, r.After, r.Upto, r.Limit))
+}
+
+// listStore is the stream "device_lists": the newest change of each user.
+type listStore struct{}
+
+// Insert is part of stream.Store.
+func (listStore) Insert(ctx context.Context, tx *db.Tx, batch []*stream.Entry) error {
+	newest := map[string][]any{}
+	for _, e := range batch {
+		if p, ok := e.Value.(*pendingChange); ok {
+			if err := p.apply(ctx, tx, e.Key); err != nil {
+				return err
+			}
+		}
+		newest[e.Key] = []any{e.Key, e.Shard, e.Pos}
+	}
+	rows := make([][]any, 0, len(newest))
+	for _, row := range newest {
+		rows = append(rows, row)
+	}
+	return tx.Bulk(ctx, `INSERT INTO device_lists (user_id, shard, pos) VALUES ?
+		ON CONFLICT (user_id) DO UPDATE SET shard = excluded.shard, pos = excluded.pos`, rows)
+}
+
+// Read is part of stream.Store.
+func (listStore) Read(ctx context.Context, q db.Querier, r stream.Range) ([]stream.Row, error) {
+	return scanRows(r.Shard)(q.Query(ctx, `SELECT user_id, pos, '' FROM device_lists WHERE shard = $1 AND pos > $2 AND pos <= $3 ORDER BY pos LIMIT $4`,
+		r.Shard, r.After, r.Upto, r.Limit))
+}
+
+// scanRows reads rows of user id, position and data.
+func scanRows(shard int) func(*sql.Rows, error) ([]stream.Row, error) {
+	return func(rows *sql.Rows, err error) ([]stream.Row, error) {
+		if err != nil {
+			return nil, err
+		}
+		defer rows.Close()
+		var out []stream.Row
+		for rows.Next() {
+			row := stream.Row{Shard: shard}
+			var data string
+			if err := rows.Scan(&row.Key, &row.Pos, &data); err != nil {
+				return nil, err
+			}
+			row.Data = []byte(data)
+			out = append(out, row)
+		}
+		return out, rows.Err()
+	}
+}
+
+// texts reads a result of one column.
+func texts(rows *sql.Rows, err error) ([]string, error) {
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var out []string
+	for rows.Next() {
+		var s string
+		if err := rows.Scan(&s); err != nil {
+			return nil, err
+		}
+		out = append(out, s)
+	}
+	return out, rows.Err()
+}
