@@ -1,0 +1,194 @@
+package receipts
+
+import (
+	"context"
+	"embed"
+	"encoding/json"
+	"time"
+
+	"lyceum/accounts"
+	"lyceum/matrix"
+	"lyceum/platform/db"
+	"lyceum/platform/obs"
+	"lyceum/platform/role"
+	"lyceum/platform/stream"
+	"lyceum/rooms"
+)
+
+//go:embed migrations/*.sql
+var migrations embed.FS
+
+// Migrations are the schema of the package.
+func Migrations() db.Migrations { return db.Migrations{Domain: "receipts", Files: migrations} }
+
+// Shards is the number of shards of the stream; it never changes in the life of a database.
+const Shards = 8
+
+// The types of receipts.
+const (
+	TypeRead      = "m.read"
+	TypePrivate   = "m.read.private" // never shown to others
+	TypeFullyRead = "m.fully_read"   // account data of the room, no receipt
+)
+
+// MainThread is the thread id of receipts for events outside threads.
+const MainThread = "main"
+
+// Receipt says how far a user has read.
+type Receipt struct {
+	RoomID   string `json:"room"`
+	UserID   string `json:"user"`
+	Type     string `json:"type"`
+	ThreadID string `json:"thread,omitempty"` // "" for unthreaded, MainThread, or the event id of a thread's root
+	EventID  string `json:"event"`
+	TS       int64  `json:"ts"` // ms, when the server took it
+	EventPos int64  `json:"at"` // position of the event in the events stream
+	Pos      int64  `json:"-"`  // position of the receipt in the shard of its room
+}
+
+// Deps is what the package is given.
+type Deps struct {
+	Process  *role.Process
+	Accounts *accounts.Accounts
+	Rooms    *rooms.Rooms
+	Now      func() time.Time // the clock; nil is obs.Now
+}
+
+// Receipts is the package's one object.
+type Receipts struct {
+	Deps
+	stream *stream.Stream
+	marks  [Shards]marks
+	set    func(ctx context.Context, roomID string, list []Receipt) (struct{}, error)
+}
+
+// New opens the stream.
+func New(d Deps) *Receipts {
+	if d.Now == nil {
+		d.Now = obs.Now
+	}
+	r := &Receipts{Deps: d}
+	drop := func(shard int) { r.marks[shard].drop() }
+	r.stream = d.Process.Streams.Open(stream.Spec{
+		Name: "receipts", Role: "receipts", Shards: Shards, Store: store{}, Acquired: drop, Lost: drop,
+	})
+	r.set = role.Owned(d.Process, r.stream, "receipts.set", r.setHere)
+	return r
+}
+
+// Stream is the stream of receipts; FromRow reads its rows.
+func (r *Receipts) Stream() *stream.Stream { return r.stream }
+
+// FromRow gives the receipt of a row, wherever it was written. It is shared: nobody changes it.
+func FromRow(row stream.Row) (*Receipt, error) {
+	if rc, ok := row.Value.(*Receipt); ok {
+		return rc, nil
+	}
+	rc := &Receipt{}
+	if err := json.Unmarshal(row.Data, rc); err != nil {
+		return nil, err
+	}
+	rc.Pos = row.Pos
+	return rc, nil
+}
+
+// ReadRow tells what a row says of how far a user has read; not ok for rows that can not be read.
+// Consumers that only count need no more.
+func (r *Receipts) ReadRow(row stream.Row) (roomID, userID, threadID string, eventPos int64, ok bool) {
+	rc, err := FromRow(row)
+	if err != nil {
+		return "", "", "", 0, false
+	}
+	return rc.RoomID, rc.UserID, rc.ThreadID, rc.EventPos, true
+}
+
+// Send stores receipts of a user for events of one room. Those that would go backwards change nothing.
+// Errors are *matrix.Error.
+func (r *Receipts) Send(ctx context.Context, roomID string, list ...Receipt) error {
+	for i := range list {
+		list[i].RoomID, list[i].TS = roomID, r.Now().UnixMilli()
+		if err := r.place(ctx, &list[i]); err != nil {
+			return err
+		}
+	}
+	_, err := r.set(ctx, roomID, list)
+	return err
+}
+
+// place finds the event of a receipt and checks that it is in the room and in the thread.
+func (r *Receipts) place(ctx context.Context, rc *Receipt) error {
+	if !matrix.ValidEventID(rc.EventID) {
+		return matrix.InvalidParam("Expected an event id such as $opaque")
+	}
+	e, err := r.Rooms.Event(ctx, rc.EventID)
+	if err != nil {
+		return err
+	}
+	if e == nil || e.RoomID != rc.RoomID {
+		return matrix.NotFound("The event is not in this room")
+	}
+	rc.EventPos = e.Pos
+	if rc.ThreadID == "" {
+		return nil
+	}
+	in, err := r.inThread(ctx, e, rc.ThreadID)
+	if err != nil {
+		return err
+	}
+	if !in {
+		return matrix.InvalidParam("The event is not related to the thread of thread_id")
+	}
+	return nil
+}
+
+// maxHops is how far relations are followed to find a thread (client-server API, "Threaded read receipts").
+const maxHops = 3
+
+// inThread tells whether a receipt for e may name the thread: e is in it, is its root, or is related to
+// the root. The main timeline holds what is in no thread.
+func (r *Receipts) inThread(ctx context.Context, e *rooms.Event, thread string) (bool, error) {
+	for hop := 0; ; hop++ {
+		if e.ID == thread {
+			return true, nil
+		}
+		relates := matrix.Lookup(e.Content, "m.relates_to")
+		target, _ := matrix.LookupString(relates, "event_id")
+		if kind, _ := matrix.LookupString(relates, "rel_type"); kind == "m.thread" {
+			return target == thread, nil
+		}
+		if target == "" || hop == maxHops {
+			return thread == MainThread, nil
+		}
+		next, err := r.Rooms.Event(ctx, target)
+		if err != nil {
+			return false, err
+		}
+		if next == nil || next.RoomID != e.RoomID {
+			return thread == MainThread, nil
+		}
+		e = next
+	}
+}
+
+// MarkFullyRead moves the read marker of a room. It does not move backwards.
+func (r *Receipts) MarkFullyRead(ctx context.Context, userID, roomID, eventID string) error {
+	rc := Receipt{RoomID: roomID, EventID: eventID}
+	if err := r.place(ctx, &rc); err != nil {
+		return err
+	}
+	before, err := r.Accounts.AccountData(ctx, userID, roomID, TypeFullyRead)
+	if err != nil {
+		return err
+	}
+	if id, _ := matrix.LookupString(before, "event_id"); id != "" {
+		e, err := r.Rooms.Event(ctx, id)
+		if err != nil {
+			return err
+		}
+		if e != nil && e.RoomID == roomID && e.Pos >= rc.EventPos {
+			return nil
+		}
+	}
+	content := append([]byte(`{"event_id":`), matrix.AppendString(nil, eventID)...)
+	return r.Accounts.PutAccountData(ctx, userID, roomID, TypeFullyRead, append(content, '}'))
+}

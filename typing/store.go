@@ -1,0 +1,74 @@
+package typing
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	"lyceum/platform/db"
+	"lyceum/platform/stream"
+)
+
+// store is the table typing as the table of its stream.
+type store struct{}
+
+// Insert is part of stream.Store.
+func (store) Insert(ctx context.Context, tx *db.Tx, batch []*stream.Entry) error {
+	at := map[string]int{}
+	rows := make([][]any, 0, len(batch))
+	for _, e := range batch {
+		r := e.Value.(*record)
+		r.pos = e.Pos
+		users, err := json.Marshal(r.Users)
+		if err != nil {
+			return err
+		}
+		row := []any{r.RoomID, string(users), e.Shard, e.Pos}
+		if n, ok := at[r.RoomID]; ok { // one statement can not write a row twice
+			rows[n] = row
+			continue
+		}
+		at[r.RoomID] = len(rows)
+		rows = append(rows, row)
+	}
+	return tx.Bulk(ctx, `INSERT INTO typing (room_id, users, shard, pos) VALUES ?
+		ON CONFLICT (room_id) DO UPDATE SET users = excluded.users, shard = excluded.shard, pos = excluded.pos`, rows)
+}
+
+// Read is part of stream.Store.
+func (store) Read(ctx context.Context, q db.Querier, r stream.Range) ([]stream.Row, error) {
+	list, err := query(ctx, q, `shard = $1 AND pos > $2 AND pos <= $3 ORDER BY pos LIMIT $4`, r.Shard, r.After, r.Upto, r.Limit)
+	if err != nil {
+		return nil, err
+	}
+	rows := make([]stream.Row, len(list))
+	for i, rec := range list {
+		data, err := json.Marshal(rec)
+		if err != nil {
+			return nil, err
+		}
+		rows[i] = stream.Row{Shard: r.Shard, Pos: rec.pos, Key: rec.RoomID, Data: data, Value: rec}
+	}
+	return rows, nil
+}
+
+func query(ctx context.Context, q db.Querier, where string, args ...any) ([]*record, error) {
+	rows, err := q.Query(ctx, `SELECT room_id, users, pos FROM typing WHERE `+where, args...)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var out []*record
+	for rows.Next() {
+		r := &record{}
+		var users string
+		if err := rows.Scan(&r.RoomID, &users, &r.pos); err != nil {
+			return nil, err
+		}
+		if err := json.Unmarshal([]byte(users), &r.Users); err != nil {
+			return nil, fmt.Errorf("typing in %s: %w", r.RoomID, err)
+		}
+		out = append(out, r)
+	}
+	return out, rows.Err()
+}

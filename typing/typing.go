@@ -1,0 +1,120 @@
+package typing
+
+import (
+	"context"
+	"embed"
+	"encoding/json"
+	"time"
+
+	"lyceum/platform/db"
+	"lyceum/platform/obs"
+	"lyceum/platform/role"
+	"lyceum/platform/stream"
+	"lyceum/rooms"
+)
+
+//go:embed migrations/*.sql
+var migrations embed.FS
+
+// Migrations are the schema of the package.
+func Migrations() db.Migrations { return db.Migrations{Domain: "typing", Files: migrations} }
+
+// Shards is the number of shards of the stream; it never changes in the life of a database.
+const Shards = 8
+
+// State is who is typing in a room.
+type State struct {
+	RoomID string
+	Users  []string // sorted; nobody changes it
+	Pos    int64    // in the shard of the room
+}
+
+// Deps is what the package is given.
+type Deps struct {
+	Process *role.Process
+	Rooms   *rooms.Rooms
+	Now     func() time.Time // the clock; nil is obs.Now
+}
+
+// Typing is the package's one object.
+type Typing struct {
+	Deps
+	stream *stream.Stream
+	shards [Shards]shard
+	set    func(ctx context.Context, roomID string, req change) (struct{}, error)
+}
+
+// New opens the stream and the part that ends what was not renewed.
+func New(d Deps) *Typing {
+	if d.Now == nil {
+		d.Now = obs.Now
+	}
+	t := &Typing{Deps: d}
+	drop := func(shard int) { t.shards[shard].drop() }
+	t.stream = d.Process.Streams.Open(stream.Spec{
+		Name: "typing", Role: "typing", Shards: Shards, Store: store{}, Acquired: drop, Lost: drop,
+	})
+	t.set = role.Owned(d.Process, t.stream, "typing.set", t.setHere)
+	d.Process.Go("typing.expire", t.expire)
+	return t
+}
+
+// Stream is the stream of typing; FromRow reads its rows.
+func (t *Typing) Stream() *stream.Stream { return t.stream }
+
+// record is what a row holds: the users of a room sorted by id.
+type record struct {
+	RoomID string   `json:"room"`
+	Users  []typist `json:"users"`
+	pos    int64
+}
+
+type typist struct {
+	ID    string `json:"id"`
+	Until int64  `json:"until"` // ms since 1970, by the owner's clock
+}
+
+// at is the state at a time: those whose time is over are left out.
+func (r *record) at(now time.Time) *State {
+	s := &State{RoomID: r.RoomID, Pos: r.pos}
+	for _, u := range r.Users {
+		if u.Until > now.UnixMilli() {
+			s.Users = append(s.Users, u.ID)
+		}
+	}
+	return s
+}
+
+// FromRow gives the state of a row, wherever it was written. Whose time is over is left out.
+func FromRow(row stream.Row) (*State, error) {
+	r, ok := row.Value.(*record)
+	if !ok {
+		r = &record{}
+		if err := json.Unmarshal(row.Data, r); err != nil {
+			return nil, err
+		}
+		r.pos = row.Pos
+	}
+	return r.at(obs.Now()), nil
+}
+
+// Current reads who is typing now; rooms in which nobody is are left out.
+func (t *Typing) Current(ctx context.Context, roomIDs []string) (map[string]*State, error) {
+	list, err := query(ctx, t.Process.DB, `room_id = ANY($1) AND users <> '[]'`, roomIDs)
+	if err != nil {
+		return nil, err
+	}
+	out := map[string]*State{}
+	for _, r := range list {
+		if s := r.at(t.Now()); len(s.Users) > 0 {
+			out[s.RoomID] = s
+		}
+	}
+	return out, nil
+}
+
+// Set says that a user types for some time, or with 0 that the user stopped.
+func (t *Typing) Set(ctx context.Context, userID, roomID string, timeout time.Duration) error {
+	_, err := t.set(ctx, roomID, change{UserID: userID, Ms: min(timeout, longest).Milliseconds()})
+	return err
+}
