@@ -22,6 +22,7 @@ type createBody struct {
 	Name            string                     `json:"name"`
 	Topic           string                     `json:"topic"`
 	Invite          []string                   `json:"invite"`
+	Invite3PID      []json.RawMessage          `json:"invite_3pid"`
 	Version         *string                    `json:"room_version"`
 	CreationContent map[string]json.RawMessage `json:"creation_content"`
 	InitialState    []initialState             `json:"initial_state"`

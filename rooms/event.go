@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"errors"
+	"strings"
 	"sync/atomic"
 
 	"lyceum/matrix"
@@ -46,8 +47,17 @@ func (e *Event) ClientTxn(device string) string {
 	if device == "" || e.Device != device || e.Txn == "" || e.Txn[:1] == minted {
 		return ""
 	}
+	if _, txn, scoped := strings.Cut(e.Txn, txnScopeEnd); scoped {
+		return txn
+	}
 	return e.Txn
 }
+
+// txnScopeEnd stands between the endpoint that a transaction id was used with and the id: the same id at two
+// endpoints is two transactions (Client-Server API, "Transaction identifiers").
+const txnScopeEnd = "\n"
+
+func scopedTxn(scope, txn string) string { return scope + txnScopeEnd + txn }
 
 // ClientJSON is the event as clients other than its sender's device get it in /sync: without room_id, with
 // what is known of it in unsigned. It is encoded once and shared by all who receive it: nobody may
@@ -184,5 +194,8 @@ func relationOf(e *event.Event) (rel relation, ok bool) {
 	rel.relType, _ = matrix.LookupString(raw, "rel_type")
 	rel.target, _ = matrix.LookupString(raw, "event_id")
 	rel.key, _ = matrix.LookupString(raw, "key")
+	if strings.Contains(rel.relType+rel.target+rel.key, "\x00") { // PostgreSQL does not take it as text
+		return rel, false
+	}
 	return rel, rel.relType != "" && rel.target != "" && len(rel.relType) <= 255 && len(rel.target) <= 255 && len(rel.key) <= 1024
 }

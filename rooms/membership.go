@@ -16,11 +16,14 @@ type member struct {
 	Target         string
 	Membership     string
 	Reason         string
-	Content        map[string]json.RawMessage // more content, such as of a third-party invite
+	Content        map[string]json.RawMessage // more content; a displayname or avatar_url here stands before the profile's
+	While          []string                   // see sendRequest
+	Always         bool                       // send also what changes nothing in the membership
+	Txn            string
 }
 
-// setMembership sends the m.room.member event of a change.
-func (r *Rooms) setMembership(ctx context.Context, roomID string, m member) error {
+// setMembership sends the m.room.member event of a change and returns its id.
+func (r *Rooms) setMembership(ctx context.Context, roomID string, m member) (string, error) {
 	content := map[string]json.RawMessage{}
 	for k, v := range m.Content {
 		content[k] = v
@@ -32,44 +35,53 @@ func (r *Rooms) setMembership(ctx context.Context, roomID string, m member) erro
 	if m.Membership != event.MembershipLeave && m.Membership != event.MembershipBan {
 		profiles, err := r.Accounts.Profiles(ctx, []string{m.Target})
 		if err != nil {
-			return err
+			return "", err
 		}
-		if p := profiles[m.Target]; p.DisplayName != "" {
+		if p := profiles[m.Target]; p.DisplayName != "" && content["displayname"] == nil {
 			content["displayname"] = quoted(p.DisplayName)
 		}
-		if p := profiles[m.Target]; p.AvatarURL != "" {
+		if p := profiles[m.Target]; p.AvatarURL != "" && content["avatar_url"] == nil {
 			content["avatar_url"] = quoted(p.AvatarURL)
 		}
 	}
-	req := sendRequest{Sender: m.Sender, Device: m.Device, Type: event.TypeMember, StateKey: &m.Target, Content: encoded(content)}
-	if m.Sender == m.Target && (m.Membership == event.MembershipJoin || m.Membership == event.MembershipLeave) {
+	req := sendRequest{
+		Sender: m.Sender, Device: m.Device, Txn: m.Txn, Type: event.TypeMember, StateKey: &m.Target, Content: encoded(content), While: m.While,
+	}
+	if !m.Always && m.Sender == m.Target && (m.Membership == event.MembershipJoin || m.Membership == event.MembershipLeave) {
 		req.Unless = m.Membership
 	}
-	_, err := r.Send(ctx, roomID, req)
-	return err
+	return r.Send(ctx, roomID, req)
 }
 
 // Join makes a user a member; nothing happens when the user is one.
 func (r *Rooms) Join(ctx context.Context, userID, device, roomID, reason string, extra map[string]json.RawMessage) error {
+	_, err := r.join(ctx, roomID, member{Sender: userID, Device: device, Reason: reason, Content: extra})
+	return err
+}
+
+// join is Join for a member with everything but Target and Membership.
+func (r *Rooms) join(ctx context.Context, roomID string, m member) (string, error) {
 	h, ok, err := r.Head(ctx, roomID)
 	if err != nil {
-		return err
+		return "", err
 	}
 	if !ok {
-		return matrix.NotFound("Unknown room")
+		return "", matrix.NotFound("Unknown room")
 	}
 	more := map[string]json.RawMessage{}
-	for k, v := range extra {
+	for k, v := range m.Content {
 		more[k] = v
 	}
-	via, err := r.authoriser(ctx, h, userID)
+	delete(more, "join_authorised_via_users_server")
+	via, err := r.authoriser(ctx, h, m.Sender)
 	if err != nil {
-		return err
+		return "", err
 	}
 	if via != "" {
 		more["join_authorised_via_users_server"] = quoted(via)
 	}
-	return r.setMembership(ctx, roomID, member{Sender: userID, Device: device, Target: userID, Membership: event.MembershipJoin, Reason: reason, Content: more})
+	m.Target, m.Membership, m.Content = m.Sender, event.MembershipJoin, more
+	return r.setMembership(ctx, roomID, m)
 }
 
 // authoriser names a member who may let the user into a restricted room, as the join needs one (room

@@ -46,7 +46,9 @@ type Rooms struct {
 	config Config
 	stream *stream.Stream
 	nodes  *nodeCache
-	cache  *otter.Cache[string, *Event]
+
+	suspension *suspension
+	cache      *otter.Cache[string, *Event]
 
 	cacheMu    sync.Mutex
 	redactions atomic.Int64 // redactions seen, so that no text from before one is cached after it
@@ -64,11 +66,12 @@ func New(d Deps, c Config) (*Rooms, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &Rooms{Deps: d, config: c, cache: cache, nodes: newNodeCache(d.Process.DB), owned: map[string]*room{}}
+	r := &Rooms{Deps: d, config: c, cache: cache, nodes: newNodeCache(d.Process.DB), suspension: newSuspension(), owned: map[string]*room{}}
 	r.stream = d.Process.Streams.Open(stream.Spec{
 		Name: "events", Role: "events", Shards: Shards, Store: eventStore{r}, Lost: r.dropShard,
 	})
 	r.stream.Tail(r.tail)
+	d.Accounts.Sessions().Tail(r.suspension.tail)
 	r.send = role.Owned(d.Process, r.stream, "rooms.send", r.submit)
 	r.create = role.Owned(d.Process, r.stream, "rooms.create", r.submitCreate)
 	return r, nil

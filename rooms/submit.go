@@ -26,6 +26,8 @@ type sendRequest struct {
 	TS       int64           `json:"ts,omitempty"` // ms, 0 for now
 	// Unless: when the sender's membership is this already, nothing is sent and no event id comes back.
 	Unless string `json:"unless,omitempty"`
+	// While: the membership of the user whose m.room.member this is must be one of these, else M_FORBIDDEN.
+	While []string `json:"while,omitempty"`
 }
 
 type sendResult struct {
@@ -60,16 +62,9 @@ func (r *Rooms) submit(ctx context.Context, roomID string, req sendRequest) (sen
 		}
 		return sendResult{id}, nil
 	}
-	if req.Unless != "" {
-		k := state.Key{Type: event.TypeMember, StateKey: req.Sender}
-		if err := r.lookup(ctx, rm, k); err != nil {
-			rm.mu.Unlock()
-			return sendResult{}, err
-		}
-		if m := rm.state[k]; m != nil && m.Membership() == req.Unless {
-			rm.mu.Unlock()
-			return sendResult{}, nil
-		}
+	if done, id, err := r.precheck(ctx, rm, req); done || err != nil {
+		rm.mu.Unlock()
+		return sendResult{id}, err
 	}
 	e, err := r.build(ctx, rm, req)
 	if err != nil {
@@ -100,6 +95,9 @@ func (r *Rooms) findTxn(ctx context.Context, roomID string, req sendRequest) (se
 // build makes the next event of a room, checks it against the newest state and makes it the newest. The
 // caller holds the room's lock and must queue it before it lets go.
 func (r *Rooms) build(ctx context.Context, rm *room, req sendRequest) (*Event, error) {
+	if err := checkRequest(req); err != nil {
+		return nil, err
+	}
 	p := event.Proto{
 		RoomID: rm.id, Type: req.Type, Sender: req.Sender, StateKey: req.StateKey, Content: req.Content,
 		Redacts: req.Redacts, OriginServerTS: req.TS, Depth: rm.depth + 1,

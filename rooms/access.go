@@ -1,0 +1,245 @@
+package rooms
+
+import (
+	"context"
+	"math"
+
+	"lyceum/matrix"
+	"lyceum/matrix/event"
+	"lyceum/rooms/state"
+)
+
+// The values of m.room.history_visibility.
+const (
+	worldReadable = "world_readable"
+	shared        = "shared"
+	invited       = "invited"
+)
+
+// standing is how a user stands to a room.
+type standing struct {
+	user   string
+	head   Head
+	member Membership // the zero Membership when the user was never there
+	// until: the user was a member at or after every event before this position; 0 for never.
+	until int64
+	left  *Event // what ended the newest time as a member; nil for one who is joined or never was
+}
+
+func (s standing) joined() bool { return s.member.Membership == event.MembershipJoin }
+
+// standing reads how a user stands to a room; not ok when there is no such room.
+func (r *Rooms) standing(ctx context.Context, userID, roomID string) (s standing, ok bool, err error) {
+	s.user = userID
+	if s.head, ok, err = r.Head(ctx, roomID); err != nil || !ok || userID == "" {
+		return s, ok, err
+	}
+	if s.member, err = r.Membership(ctx, userID, roomID); err != nil {
+		return s, true, err
+	}
+	switch {
+	case s.joined():
+		s.until = math.MaxInt64
+	case s.member.EventID != "" && !s.member.Forgotten:
+		if s.left, err = r.leftBy(ctx, s.member.EventID); err != nil {
+			return s, true, err
+		}
+		if s.left != nil {
+			s.until = s.left.Pos
+		}
+	}
+	return s, true, nil
+}
+
+// leftBy finds, from a membership event backwards, the event that ended the newest time as a member; nil
+// when there was none.
+func (r *Rooms) leftBy(ctx context.Context, eventID string) (*Event, error) {
+	for id := eventID; id != ""; {
+		e, err := r.Event(ctx, id)
+		if err != nil || e == nil {
+			return nil, err
+		}
+		if before, _ := matrix.LookupString(e.PrevContent, "membership"); before == event.MembershipJoin {
+			return e, nil
+		}
+		id = e.Replaces
+	}
+	return nil, nil
+}
+
+// view is what a user gets of a room.
+type view struct {
+	standing
+	root state.ID // the state: the newest, or that of the user's leave
+	upto int64    // the last position of the timeline
+}
+
+func notMember() error { return matrix.Forbidden("You are not a member of this room") }
+
+// view finds what a user gets of a room: members the newest state, those who left the state of their leave,
+// and others the newest state of a world-readable room. Everybody else is refused with M_FORBIDDEN, also
+// where there is no such room.
+func (r *Rooms) view(ctx context.Context, userID, roomID string) (view, error) {
+	s, ok, err := r.standing(ctx, userID, roomID)
+	if err != nil {
+		return view{}, err
+	}
+	if !ok {
+		return view{}, notMember()
+	}
+	v := view{standing: s, root: s.head.Root, upto: s.head.Pos}
+	if s.joined() {
+		return v, nil
+	}
+	at, err := r.momentOf(ctx, s.head.Root, "")
+	switch {
+	case err != nil:
+		return view{}, err
+	case s.left != nil:
+		v.root = s.left.Root
+		if at.history != worldReadable {
+			v.upto = s.left.Pos
+		}
+	case at.history != worldReadable:
+		return view{}, notMember()
+	}
+	return v, nil
+}
+
+// joinedView is view for what only members may do.
+func (r *Rooms) joinedView(ctx context.Context, userID, roomID string) (view, error) {
+	v, err := r.view(ctx, userID, roomID)
+	if err == nil && !v.joined() {
+		err = notMember()
+	}
+	return v, err
+}
+
+// Sight is how a user stands to one event.
+type Sight struct {
+	Visible    bool
+	Membership string // of the user at the event
+}
+
+// CanSee tells for events of one room which the user may see (Client-Server API, "Room history visibility").
+func (r *Rooms) CanSee(ctx context.Context, userID, roomID string, events []*Event) ([]bool, error) {
+	sights, err := r.See(ctx, userID, roomID, events)
+	out := make([]bool, len(sights))
+	for i, s := range sights {
+		out[i] = s.Visible
+	}
+	return out, err
+}
+
+// See is CanSee with the user's membership at each event.
+func (r *Rooms) See(ctx context.Context, userID, roomID string, events []*Event) ([]Sight, error) {
+	s, ok, err := r.standing(ctx, userID, roomID)
+	if err != nil || !ok {
+		return make([]Sight, len(events)), err
+	}
+	return r.sights(ctx, s, events)
+}
+
+// moment is what decides over visibility in one state.
+type moment struct{ history, membership string }
+
+func (r *Rooms) sights(ctx context.Context, s standing, events []*Event) ([]Sight, error) {
+	out := make([]Sight, len(events))
+	all := false
+	if s.joined() {
+		var err error
+		if all, err = r.alwaysShared(ctx, s.head.Root); err != nil {
+			return nil, err
+		}
+	}
+	moments := map[state.ID]moment{} // messages share the root of the state before them
+	for i, e := range events {
+		if all && e.Pos >= s.member.Pos {
+			out[i] = Sight{true, event.MembershipJoin}
+			continue
+		}
+		m, ok := moments[e.Root]
+		if !ok {
+			var err error
+			if m, err = r.momentOf(ctx, e.Root, s.user); err != nil {
+				return nil, err
+			}
+			moments[e.Root] = m
+		}
+		out[i] = Sight{all || visible(s, e, m), m.membership}
+	}
+	return out, nil
+}
+
+// visible holds the rules of the specification. m is the state after e.
+func visible(s standing, e *Event, m moment) bool {
+	if m.allows(s, e) {
+		return true
+	}
+	switch {
+	case e.Is(event.TypeHistoryVisibility, ""):
+		before := moment{historyOf(e.PrevContent), m.membership}
+		return before.allows(s, e)
+	case e.Is(event.TypeMember, s.user):
+		before, _ := matrix.LookupString(e.PrevContent, "membership")
+		return moment{m.history, before}.allows(s, e)
+	}
+	return false
+}
+
+func (m moment) allows(s standing, e *Event) bool {
+	switch {
+	case m.history == worldReadable, m.membership == event.MembershipJoin:
+		return true
+	case m.history == shared:
+		return e.Pos < s.until
+	case m.history == invited:
+		return m.membership == event.MembershipInvite
+	}
+	return false
+}
+
+func (r *Rooms) momentOf(ctx context.Context, root state.ID, userID string) (moment, error) {
+	history, me := state.Key{Type: event.TypeHistoryVisibility}, state.Key{Type: event.TypeMember, StateKey: userID}
+	keys := []state.Key{history, me}
+	if userID == "" {
+		keys = keys[:1]
+	}
+	found, err := r.StateEvents(ctx, root, keys...)
+	if err != nil {
+		return moment{}, err
+	}
+	m := moment{history: shared, membership: event.MembershipLeave}
+	if e := found[history]; e != nil {
+		m.history = historyOf(e.Content)
+	}
+	if e := found[me]; e != nil && userID != "" {
+		m.membership = e.Membership()
+	}
+	return m, nil
+}
+
+// historyOf reads the content of m.room.history_visibility; what is not understood is "shared".
+func historyOf(content []byte) string {
+	switch s, _ := matrix.LookupString(content, "history_visibility"); s {
+	case worldReadable, invited, "joined":
+		return s
+	}
+	return shared
+}
+
+// alwaysShared tells that the members of a room may see all of it, because the visibility was never
+// another one than the present.
+func (r *Rooms) alwaysShared(ctx context.Context, root state.ID) (bool, error) {
+	k := state.Key{Type: event.TypeHistoryVisibility}
+	found, err := r.StateEvents(ctx, root, k)
+	if err != nil {
+		return false, err
+	}
+	e := found[k]
+	if e == nil {
+		return true, nil
+	}
+	h := historyOf(e.Content)
+	return e.Replaces == "" && (h == shared || h == worldReadable), nil
+}

@@ -1,0 +1,369 @@
+package rooms
+
+import (
+	"context"
+	"encoding/json"
+	"slices"
+	"strconv"
+
+	"lyceum/matrix"
+	"lyceum/matrix/event"
+)
+
+// Relation types that the server looks into.
+const (
+	relReplace    = "m.replace"
+	relThread     = "m.thread"
+	relReference  = "m.reference"
+	relAnnotation = "m.annotation"
+)
+
+// Reader is who gets events.
+type Reader struct{ UserID, Device string }
+
+// Bundle gives the bundled aggregations of events, the value of unsigned's m.relations, by event id; events
+// without any are left out. The latest edit, the thread summary and the references are what the user may
+// see (Client-Server API, "Server-side aggregation of relationships").
+func (r *Rooms) Bundle(ctx context.Context, userID string, events []*Event) (map[string]json.RawMessage, error) {
+	kinds, err := r.relationKinds(ctx, events)
+	if err != nil || len(kinds) == 0 {
+		return nil, err
+	}
+	b := bundler{r: r, ctx: ctx, user: userID, originals: map[string]*Event{}, children: map[string]*Event{}, visible: map[string]bool{}}
+	for _, e := range events {
+		b.originals[e.ID] = e
+	}
+	if b.ignored, err = r.Accounts.Ignored(ctx, userID); err != nil {
+		return nil, err
+	}
+	return b.bundle(kinds)
+}
+
+// relationKinds finds which of the events have what relations, in one statement: mostly none has any.
+func (r *Rooms) relationKinds(ctx context.Context, events []*Event) (map[string][]string, error) {
+	ids := make([]string, 0, len(events))
+	for _, e := range events {
+		if e.RedactedBy == "" {
+			ids = append(ids, e.ID)
+		}
+	}
+	if len(ids) == 0 {
+		return nil, nil
+	}
+	rows, err := r.Process.DB.Query(ctx, `SELECT DISTINCT x.rel_type, x.target FROM relations x JOIN events e ON e.event_id = x.target
+		WHERE x.target = ANY($1) AND x.rel_type IN ('m.replace', 'm.thread', 'm.reference') AND x.room_id = e.room_id`, ids)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	kinds := map[string][]string{}
+	for rows.Next() {
+		var kind, target string
+		if err := rows.Scan(&kind, &target); err != nil {
+			return nil, err
+		}
+		kinds[kind] = append(kinds[kind], target)
+	}
+	return kinds, rows.Err()
+}
+
+// bundler collects the aggregations of some events.
+type bundler struct {
+	r         *Rooms
+	ctx       context.Context
+	user      string
+	ignored   map[string]bool
+	originals map[string]*Event
+	children  map[string]*Event
+	visible   map[string]bool
+}
+
+type threadSummary struct {
+	latest string
+	count  int
+	mine   bool
+}
+
+func (b *bundler) bundle(kinds map[string][]string) (map[string]json.RawMessage, error) {
+	threads, err := b.threads(kinds[relThread])
+	if err != nil {
+		return nil, err
+	}
+	replaced := kinds[relReplace]
+	if len(threads) > 0 { // the latest event of a thread comes with its own latest edit
+		latest := make([]string, 0, len(threads))
+		for _, t := range threads {
+			latest = append(latest, t.latest)
+		}
+		found, err := b.r.Events(b.ctx, latest)
+		if err != nil {
+			return nil, err
+		}
+		for id, e := range found {
+			b.originals[id] = e
+		}
+		replaced = append(slices.Clone(replaced), latest...)
+	}
+	edits, err := b.edits(replaced)
+	if err != nil {
+		return nil, err
+	}
+	references, err := b.references(kinds[relReference])
+	if err != nil {
+		return nil, err
+	}
+	for _, t := range threads {
+		b.children[t.latest] = b.originals[t.latest]
+	}
+	if err := b.see(); err != nil {
+		return nil, err
+	}
+	parts := map[string][]byte{}
+	add := func(id, kind string, value []byte) {
+		p := append(parts[id], ',')
+		p = append(matrix.AppendString(p, kind), ':')
+		parts[id] = append(p, value...)
+	}
+	for id, list := range references {
+		add(id, relReference, list)
+	}
+	for id, list := range edits {
+		if e := b.edit(id, list); e != nil && slices.Contains(kinds[relReplace], id) {
+			add(id, relReplace, e.AppendClient(nil, View{RoomID: true}))
+		}
+	}
+	for id, t := range threads {
+		latest := b.children[t.latest]
+		if latest == nil || !b.visible[t.latest] {
+			continue
+		}
+		v := View{RoomID: true}
+		if e := b.edit(t.latest, edits[t.latest]); e != nil {
+			v.Extra = append(v.Extra, slices.Concat([]byte(`"m.relations":{"m.replace":`), e.AppendClient(nil, View{RoomID: true}), []byte("}")))
+		}
+		value := append([]byte(`{"count":`), strconv.Itoa(t.count)...)
+		value = append(value, `,"current_user_participated":`...)
+		value = strconv.AppendBool(value, t.mine || b.originals[id].Sender == b.user)
+		value = append(value, `,"latest_event":`...)
+		value = append(latest.AppendClient(value, v), '}')
+		add(id, relThread, value)
+	}
+	out := make(map[string]json.RawMessage, len(parts))
+	for id, p := range parts {
+		p[0] = '{'
+		out[id] = append(p, '}')
+	}
+	return out, nil
+}
+
+// edit picks the newest of the edits of an event that counts and that the user may see.
+func (b *bundler) edit(id string, list []string) *Event {
+	original := b.originals[id]
+	if original == nil || original.IsState() {
+		return nil
+	}
+	if rel, ok := relationOf(original.Event); ok && rel.relType == relReplace {
+		return nil
+	}
+	for _, editID := range list {
+		e := b.children[editID]
+		if e == nil || !b.visible[editID] {
+			continue
+		}
+		if content := matrix.Lookup(e.Content, "m.new_content"); e.Type == event.TypeEncrypted || len(content) > 0 && content[0] == '{' {
+			return e
+		}
+	}
+	return nil
+}
+
+// edits finds the newest edits of events by their own senders, the newest first.
+func (b *bundler) edits(ids []string) (map[string][]string, error) {
+	if len(ids) == 0 {
+		return nil, nil
+	}
+	found, err := b.pairs(`SELECT target, event_id FROM (
+		SELECT x.target, x.event_id, ROW_NUMBER() OVER (PARTITION BY x.target ORDER BY e.ts DESC, e.event_id DESC) AS n
+		FROM relations x JOIN events t ON t.event_id = x.target JOIN events e ON e.event_id = x.event_id
+		WHERE x.target = ANY($1) AND x.rel_type = 'm.replace' AND x.sender = t.sender AND x.type = t.type AND x.room_id = t.room_id
+		) ranked WHERE n <= 3 ORDER BY target, n`, ids)
+	if err != nil {
+		return nil, err
+	}
+	var all []string
+	for _, list := range found {
+		all = append(all, list...)
+	}
+	events, err := b.r.Events(b.ctx, all)
+	if err != nil {
+		return nil, err
+	}
+	for id, e := range events {
+		b.children[id] = e
+	}
+	return found, nil
+}
+
+const referencesShown = 1000
+
+func (b *bundler) references(ids []string) (map[string][]byte, error) {
+	if len(ids) == 0 {
+		return nil, nil
+	}
+	found, err := b.pairs(`SELECT target, event_id FROM (
+		SELECT x.target, x.event_id, x.pos, ROW_NUMBER() OVER (PARTITION BY x.target ORDER BY x.pos) AS n
+		FROM relations x JOIN events t ON t.event_id = x.target
+		WHERE x.target = ANY($1) AND x.rel_type = 'm.reference' AND x.room_id = t.room_id AND NOT (x.sender = ANY($2))
+		) ranked WHERE n <= $3 ORDER BY target, n`, ids, b.ignoredList(), referencesShown)
+	if err != nil {
+		return nil, err
+	}
+	out := map[string][]byte{}
+	for id, list := range found {
+		value := []byte(`{"chunk":[`)
+		for i, child := range list {
+			if i > 0 {
+				value = append(value, ',')
+			}
+			value = append(matrix.AppendString(append(value, `{"event_id":`...), child), '}')
+		}
+		out[id] = append(value, "]}"...)
+	}
+	return out, nil
+}
+
+func (b *bundler) pairs(query string, args ...any) (map[string][]string, error) {
+	rows, err := b.r.Process.DB.Query(b.ctx, query, args...)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	out := map[string][]string{}
+	for rows.Next() {
+		var target, id string
+		if err := rows.Scan(&target, &id); err != nil {
+			return nil, err
+		}
+		out[target] = append(out[target], id)
+	}
+	return out, rows.Err()
+}
+
+func (b *bundler) threads(ids []string) (map[string]threadSummary, error) {
+	if len(ids) == 0 {
+		return nil, nil
+	}
+	rows, err := b.r.Process.DB.Query(b.ctx, `SELECT target, event_id, total, mine FROM (
+		SELECT x.target, x.event_id, COUNT(*) OVER (PARTITION BY x.target) AS total,
+			SUM(CASE WHEN x.sender = $2 THEN 1 ELSE 0 END) OVER (PARTITION BY x.target) AS mine,
+			ROW_NUMBER() OVER (PARTITION BY x.target ORDER BY x.pos DESC) AS n
+		FROM relations x JOIN events t ON t.event_id = x.target
+		WHERE x.target = ANY($1) AND x.rel_type = 'm.thread' AND x.room_id = t.room_id AND NOT (x.sender = ANY($3))
+		) ranked WHERE n = 1`, ids, b.user, b.ignoredList())
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	out := map[string]threadSummary{}
+	for rows.Next() {
+		var target string
+		var t threadSummary
+		var mine int
+		if err := rows.Scan(&target, &t.latest, &t.count, &mine); err != nil {
+			return nil, err
+		}
+		t.mine = mine > 0
+		out[target] = t
+	}
+	return out, rows.Err()
+}
+
+func (b *bundler) ignoredList() []string {
+	list := make([]string, 0, len(b.ignored))
+	for user := range b.ignored {
+		list = append(list, user)
+	}
+	return list
+}
+
+// see finds which of the children the user may see.
+func (b *bundler) see() error {
+	byRoom := map[string][]*Event{}
+	for _, e := range b.children {
+		if e != nil {
+			byRoom[e.RoomID] = append(byRoom[e.RoomID], e)
+		}
+	}
+	for roomID, events := range byRoom {
+		seen, err := b.r.CanSee(b.ctx, b.user, roomID, events)
+		if err != nil {
+			return err
+		}
+		for i, e := range events {
+			b.visible[e.ID] = seen[i]
+		}
+	}
+	return nil
+}
+
+// Extras gives what unsigned has besides the event's own data, as View.Extra takes it, by event id: the
+// bundled aggregations and, for what was redacted, the redaction.
+func (r *Rooms) Extras(ctx context.Context, userID string, events []*Event) (map[string][][]byte, error) {
+	out := map[string][][]byte{}
+	bundles, err := r.Bundle(ctx, userID, events)
+	if err != nil {
+		return nil, err
+	}
+	for id, raw := range bundles {
+		out[id] = append(out[id], append([]byte(`"m.relations":`), raw...))
+	}
+	var ids []string
+	for _, e := range events {
+		if e.RedactedBy != "" {
+			ids = append(ids, e.RedactedBy)
+		}
+	}
+	if len(ids) == 0 {
+		return out, nil
+	}
+	redactions, err := r.Events(ctx, ids)
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range events {
+		if by := redactions[e.RedactedBy]; by != nil {
+			out[e.ID] = append(out[e.ID], by.AppendClient([]byte(`"redacted_because":`), View{RoomID: true}))
+		}
+	}
+	return out, nil
+}
+
+// Render writes events as a client gets them everywhere but in /sync: with room_id and all of unsigned.
+// sights come from See; nil leaves the membership out.
+func (r *Rooms) Render(ctx context.Context, who Reader, events []*Event, sights []Sight) ([]json.RawMessage, error) {
+	extras, err := r.Extras(ctx, who.UserID, events)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]json.RawMessage, len(events))
+	for i, e := range events {
+		v := View{Device: who.Device, RoomID: true, Extra: extras[e.ID]}
+		if sights != nil {
+			v.Membership = sights[i].Membership
+		}
+		if e.Sender != who.UserID {
+			v.Device = ""
+		}
+		out[i] = e.AppendClient(nil, v)
+	}
+	return out, nil
+}
+
+// renderState writes state events without what needs the database.
+func renderState(events []*Event) []json.RawMessage {
+	out := make([]json.RawMessage, len(events))
+	for i, e := range events {
+		out[i] = e.AppendClient(nil, View{RoomID: true})
+	}
+	return out
+}

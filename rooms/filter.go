@@ -1,0 +1,137 @@
+package rooms
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+
+	"lyceum/matrix"
+)
+
+// Filter is a RoomEventFilter (Client-Server API, "Filtering"). A list that is nil excludes nothing; one
+// that is there and empty lets nothing through.
+type Filter struct {
+	Limit             *int     `json:"limit"`
+	Types             []string `json:"types"`
+	NotTypes          []string `json:"not_types"`
+	Senders           []string `json:"senders"`
+	NotSenders        []string `json:"not_senders"`
+	Rooms             []string `json:"rooms"`
+	NotRooms          []string `json:"not_rooms"`
+	ContainsURL       *bool    `json:"contains_url"`
+	LazyMembers       bool     `json:"lazy_load_members"`
+	RedundantMembers  bool     `json:"include_redundant_members"`
+	RelatedBySenders  []string `json:"related_by_senders"`
+	RelatedByRelTypes []string `json:"related_by_rel_types"`
+	ThreadUnreads     bool     `json:"unread_thread_notifications"`
+}
+
+const maxFilterList = 1000
+
+// ParseFilter reads a filter; no text is no filter. Errors: M_NOT_JSON, M_BAD_JSON.
+func ParseFilter(text string) (*Filter, error) {
+	f := &Filter{}
+	if text == "" {
+		return f, nil
+	}
+	if err := matrix.ValidateJSON([]byte(text), matrix.Limits{Bytes: 64 << 10, Depth: 10, Object: true}); err != nil {
+		return nil, matrix.NotJSON("The filter must be a JSON object of at most 64 KiB").With(err)
+	}
+	if err := json.Unmarshal([]byte(text), f); err != nil {
+		return nil, matrix.BadJSON("The filter has a wrong shape").With(err)
+	}
+	return f, f.check()
+}
+
+func (f *Filter) check() error {
+	for _, list := range [][]string{f.Types, f.NotTypes, f.Senders, f.NotSenders, f.Rooms, f.NotRooms, f.RelatedBySenders, f.RelatedByRelTypes} {
+		if len(list) > maxFilterList {
+			return matrix.BadJSON(fmt.Sprintf("A list of a filter has at most %d entries", maxFilterList))
+		}
+		for _, s := range list {
+			if strings.Contains(s, "\x00") {
+				return matrix.BadJSON("The filter must not hold NUL")
+			}
+		}
+	}
+	if f.Limit != nil && *f.Limit < 0 {
+		return matrix.BadJSON("The limit of a filter must not be negative")
+	}
+	return nil
+}
+
+// Room tells that the filter lets a room through.
+func (f *Filter) Room(roomID string) bool {
+	return (f.Rooms == nil || slices.Contains(f.Rooms, roomID)) && !slices.Contains(f.NotRooms, roomID)
+}
+
+// Match tells that the filter lets an event through, as far as the event itself decides: rooms and
+// related_by_… are not looked at.
+func (f *Filter) Match(e *Event) bool {
+	if f.Senders != nil && !slices.Contains(f.Senders, e.Sender) || slices.Contains(f.NotSenders, e.Sender) {
+		return false
+	}
+	like := func(pattern string) bool { return matchType(pattern, e.Type) }
+	if f.Types != nil && !slices.ContainsFunc(f.Types, like) || slices.ContainsFunc(f.NotTypes, like) {
+		return false
+	}
+	if f.ContainsURL != nil {
+		raw := matrix.Lookup(e.Content, "url")
+		return (len(raw) > 0 && raw[0] == '"') == *f.ContainsURL
+	}
+	return true
+}
+
+// matchType matches a type against a pattern where * stands for any text.
+func matchType(pattern, typ string) bool {
+	first, rest, wild := strings.Cut(pattern, "*")
+	if !wild {
+		return pattern == typ
+	}
+	typ, ok := strings.CutPrefix(typ, first)
+	if !ok {
+		return false
+	}
+	parts := strings.Split(rest, "*")
+	for _, part := range parts[:len(parts)-1] {
+		i := strings.Index(typ, part)
+		if i < 0 {
+			return false
+		}
+		typ = typ[i+len(part):]
+	}
+	return strings.HasSuffix(typ, parts[len(parts)-1])
+}
+
+// where gives what of the filter the database can decide, as SQL about the table e whose placeholders
+// start at $next. Match decides all of it again but related_by_….
+func (f *Filter) where(next int) (sql string, args []any) {
+	var parts []string
+	add := func(text string, arg any) {
+		parts = append(parts, strings.ReplaceAll(text, "?", fmt.Sprintf("$%d", next+len(args))))
+		args = append(args, arg)
+	}
+	plain := func(list []string) bool {
+		return !slices.ContainsFunc(list, func(s string) bool { return strings.Contains(s, "*") })
+	}
+	if f.Types != nil && plain(f.Types) {
+		add("e.type = ANY(?)", f.Types)
+	}
+	if len(f.NotTypes) > 0 && plain(f.NotTypes) {
+		add("NOT (e.type = ANY(?))", f.NotTypes)
+	}
+	if f.Senders != nil {
+		add("e.sender = ANY(?)", f.Senders)
+	}
+	if len(f.NotSenders) > 0 {
+		add("NOT (e.sender = ANY(?))", f.NotSenders)
+	}
+	if f.RelatedBySenders != nil {
+		add("EXISTS (SELECT 1 FROM relations x WHERE x.target = e.event_id AND x.room_id = e.room_id AND x.sender = ANY(?))", f.RelatedBySenders)
+	}
+	if f.RelatedByRelTypes != nil {
+		add("EXISTS (SELECT 1 FROM relations x WHERE x.target = e.event_id AND x.room_id = e.room_id AND x.rel_type = ANY(?))", f.RelatedByRelTypes)
+	}
+	return strings.Join(parts, " AND "), args
+}

@@ -1,0 +1,164 @@
+package rooms
+
+import (
+	"context"
+	"encoding/json"
+
+	"lyceum/matrix"
+	"lyceum/matrix/event"
+	"lyceum/platform/web"
+	"lyceum/rooms/state"
+)
+
+func (r *Rooms) getAlias(q *web.Request) (any, error) {
+	id, err := r.find(q.Context(), "#"+trimHash(q.Path("alias")))
+	if err != nil {
+		return nil, err
+	}
+	return map[string]any{"room_id": id, "servers": []string{r.ServerName}}, nil
+}
+
+// trimHash takes the sigil off, so that what is no alias stays none.
+func trimHash(alias string) string {
+	if alias != "" && alias[0] == '#' {
+		return alias[1:]
+	}
+	return ""
+}
+
+// localAlias checks an alias that is to be made or removed here.
+func (r *Rooms) localAlias(alias string) error {
+	switch {
+	case !matrix.ValidAlias(alias):
+		return matrix.InvalidParam("Expected a room alias such as #room:example.org")
+	case matrix.ServerOf(alias) != r.ServerName:
+		return matrix.InvalidParam("The alias belongs to another server than " + r.ServerName)
+	}
+	return nil
+}
+
+func (r *Rooms) putAliasHTTP(q *web.Request, b *struct {
+	RoomID string `json:"room_id"`
+},
+) (any, error) {
+	alias := q.Path("alias")
+	if err := r.localAlias(alias); err != nil {
+		return nil, err
+	}
+	if b.RoomID == "" {
+		return nil, matrix.MissingParam("room_id is missing")
+	}
+	if err := r.mayAct(q); err != nil {
+		return nil, err
+	}
+	if _, err := r.joinedView(q.Context(), q.UserID(), b.RoomID); err != nil {
+		return nil, err
+	}
+	err := r.putAlias(q.Context(), alias, b.RoomID, q.UserID())
+	if matrix.HasCode(err, matrix.CodeRoomInUse) {
+		return nil, matrix.NewError(409, matrix.CodeUnknown, "The alias "+alias+" exists already")
+	}
+	return nil, err
+}
+
+func (r *Rooms) deleteAliasHTTP(q *web.Request) (any, error) {
+	alias := q.Path("alias")
+	if err := r.localAlias(alias); err != nil {
+		return nil, err
+	}
+	ctx := q.Context()
+	roomID, creator, err := r.Resolve(ctx, alias)
+	if err != nil {
+		return nil, err
+	}
+	if roomID == "" {
+		return nil, matrix.NotFound("There is no such alias")
+	}
+	if err := r.mayAct(q); err != nil {
+		return nil, err
+	}
+	if creator != q.UserID() && !q.Identity.Admin {
+		v, err := r.joinedView(ctx, q.UserID(), roomID)
+		if err != nil {
+			return nil, err
+		}
+		power, err := r.PowerAt(ctx, v.head.Version, v.root)
+		if err != nil {
+			return nil, err
+		}
+		if !power.CanSend(q.UserID(), event.TypeCanonicalAlias, true) {
+			return nil, matrix.Forbidden("You may remove aliases that you made, or those of rooms whose canonical alias you may set")
+		}
+	}
+	if err := r.deleteAlias(ctx, alias); err != nil {
+		return nil, err
+	}
+	if err := r.dropCanonical(ctx, q.UserID(), roomID, alias); err != nil && !matrix.HasCode(err, matrix.CodeForbidden) {
+		r.Process.Log.Warn("a removed alias stays in the room's state", "alias", alias, "error", err)
+	}
+	return nil, nil
+}
+
+// dropCanonical takes a removed alias out of m.room.canonical_alias; M_FORBIDDEN when the user may not.
+func (r *Rooms) dropCanonical(ctx context.Context, userID, roomID, alias string) error {
+	h, ok, err := r.Head(ctx, roomID)
+	if err != nil || !ok {
+		return err
+	}
+	k := state.Key{Type: event.TypeCanonicalAlias}
+	there, err := r.StateEvents(ctx, h.Root, k)
+	if err != nil || there[k] == nil {
+		return err
+	}
+	var content map[string]json.RawMessage
+	if err := json.Unmarshal(there[k].Content, &content); err != nil {
+		return err
+	}
+	changed := false
+	if string(content["alias"]) == string(quoted(alias)) {
+		delete(content, "alias")
+		changed = true
+	}
+	var alts, left []string
+	if json.Unmarshal(content["alt_aliases"], &alts) == nil {
+		for _, a := range alts {
+			if a != alias {
+				left = append(left, a)
+			}
+		}
+		if len(left) < len(alts) {
+			content["alt_aliases"] = encoded(append([]string{}, left...))
+			changed = true
+		}
+	}
+	if !changed {
+		return nil
+	}
+	empty := ""
+	_, err = r.Send(ctx, roomID, sendRequest{Sender: userID, Type: event.TypeCanonicalAlias, StateKey: &empty, Content: encoded(content)})
+	return err
+}
+
+func (r *Rooms) getRoomAliases(q *web.Request) (any, error) {
+	v, err := r.view(q.Context(), q.UserID(), q.Path("roomID"))
+	if err != nil {
+		return nil, err
+	}
+	if !v.joined() {
+		at, err := r.momentOf(q.Context(), v.head.Root, "")
+		if err != nil {
+			return nil, err
+		}
+		if at.history != worldReadable {
+			return nil, notMember()
+		}
+	}
+	list, err := r.Aliases(q.Context(), v.head.RoomID)
+	return map[string][]string{"aliases": list}, err
+}
+
+// Aliases lists the local aliases of a room; never nil.
+func (r *Rooms) Aliases(ctx context.Context, roomID string) ([]string, error) {
+	list, err := r.strings(ctx, "SELECT alias FROM aliases WHERE room_id = $1 ORDER BY created_ms, alias", roomID)
+	return append([]string{}, list...), err
+}

@@ -1,0 +1,203 @@
+package rooms
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"lyceum/matrix"
+	"lyceum/platform/web"
+)
+
+// relationDepth is how far relations of relations are followed.
+const relationDepth = 3
+
+const selectRelations = `WITH RECURSIVE tree (event_id, pos, rel_type, type, depth) AS (
+	SELECT x.event_id, x.pos, x.rel_type, x.type, 1 FROM relations x WHERE x.target = $1 AND x.room_id = $2
+	UNION ALL
+	SELECT x.event_id, x.pos, x.rel_type, x.type, t.depth + 1 FROM relations x JOIN tree t ON x.target = t.event_id
+	WHERE t.depth < $3 AND x.room_id = $2
+	) SELECT event_id FROM tree WHERE pos > $4 AND pos < $5`
+
+func (r *Rooms) getRelations(q *web.Request) (any, error) {
+	ctx, roomID := q.Context(), q.Path("roomID")
+	s := stretch{backward: true}
+	switch q.Query1("dir") {
+	case "", "b":
+	case "f":
+		s.backward = false
+	default:
+		return nil, matrix.InvalidParam("dir: expected b or f")
+	}
+	recurse, err := q.Bool("recurse", false)
+	if err != nil {
+		return nil, err
+	}
+	parent, _, st, err := r.visibleEvent(ctx, q.UserID(), roomID, q.Path("eventID"))
+	if err != nil {
+		return nil, err
+	}
+	if err := r.paging(q, roomID, &s, st.head.Pos); err != nil {
+		return nil, err
+	}
+	depth := 1
+	if recurse {
+		depth = relationDepth
+	}
+	ids, err := r.relationIDs(ctx, parent, s, depth, q.Path("relType"), q.Path("type"))
+	if err != nil {
+		return nil, err
+	}
+	f, err := r.pick(ctx, st, ids, s)
+	if err != nil {
+		return nil, err
+	}
+	chunk, err := r.render(ctx, readerOf(q), f)
+	if err != nil {
+		return nil, err
+	}
+	reply := map[string]any{"chunk": chunk}
+	if f.more {
+		reply["next_batch"] = PositionToken(f.end)
+	}
+	if from := q.Query1("from"); from != "" {
+		reply["prev_batch"] = from
+	}
+	if recurse {
+		reply["recursion_depth"] = relationDepth
+	}
+	return reply, nil
+}
+
+func (r *Rooms) relationIDs(ctx context.Context, parent *Event, s stretch, depth int, relType, typ string) ([]string, error) {
+	query := selectRelations
+	after, before, order := s.to, s.from+1, " DESC"
+	if !s.backward {
+		after, before, order = s.from, int64(1)<<62, ""
+		if s.to > 0 {
+			before = s.to + 1
+		}
+	}
+	args := []any{parent.ID, parent.RoomID, depth, after, before}
+	for _, c := range []struct{ column, value string }{{"rel_type", relType}, {"type", typ}} {
+		if c.value != "" {
+			args = append(args, c.value)
+			query += fmt.Sprintf(" AND %s = $%d", c.column, len(args))
+		}
+	}
+	args = append(args, s.limit+1)
+	return r.strings(ctx, query+fmt.Sprintf(" ORDER BY pos%s LIMIT $%d", order, len(args)), args...)
+}
+
+// strings reads one column of texts.
+func (r *Rooms) strings(ctx context.Context, query string, args ...any) ([]string, error) {
+	rows, err := r.Process.DB.Query(ctx, query, args...)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var out []string
+	for rows.Next() {
+		var s string
+		if err := rows.Scan(&s); err != nil {
+			return nil, err
+		}
+		out = append(out, s)
+	}
+	return out, rows.Err()
+}
+
+// pick reads events by their ids, one more than the limit, and keeps what the user may see.
+func (r *Rooms) pick(ctx context.Context, st standing, ids []string, s stretch) (found, error) {
+	out := found{end: s.from, more: len(ids) > s.limit}
+	byID, err := r.Events(ctx, ids)
+	if err != nil {
+		return out, err
+	}
+	events := make([]*Event, 0, len(ids))
+	for _, id := range ids[:min(len(ids), s.limit)] {
+		if e := byID[id]; e != nil {
+			events = append(events, e)
+			out.end = e.Pos
+			if s.backward {
+				out.end--
+			}
+		}
+	}
+	sights, err := r.sights(ctx, st, events)
+	if err != nil {
+		return out, err
+	}
+	ignored, err := r.Accounts.Ignored(ctx, st.user)
+	if err != nil {
+		return out, err
+	}
+	for i, e := range events {
+		if sights[i].Visible && !ignored[e.Sender] {
+			out.events, out.sights = append(out.events, e), append(out.sights, sights[i])
+		}
+	}
+	return out, nil
+}
+
+func (r *Rooms) getThreads(q *web.Request) (any, error) {
+	ctx, roomID := q.Context(), q.Path("roomID")
+	mine := false
+	switch q.Query1("include") {
+	case "", "all":
+	case "participated":
+		mine = true
+	default:
+		return nil, matrix.InvalidParam("include: expected all or participated")
+	}
+	v, err := r.view(ctx, q.UserID(), roomID)
+	if err != nil {
+		return nil, err
+	}
+	s := stretch{backward: true}
+	if err := r.paging(q, roomID, &s, v.upto); err != nil {
+		return nil, err
+	}
+	ids, ends, err := r.threadRoots(ctx, v, s, mine)
+	if err != nil {
+		return nil, err
+	}
+	f, err := r.pick(ctx, v.standing, ids, s)
+	if err != nil {
+		return nil, err
+	}
+	chunk, err := r.render(ctx, readerOf(q), f)
+	if err != nil {
+		return nil, err
+	}
+	reply := map[string]any{"chunk": chunk}
+	if f.more && s.limit > 0 {
+		reply["next_batch"] = PositionToken(ends[s.limit-1] - 1) // threads are in the order of their newest events
+	}
+	return reply, nil
+}
+
+// threadRoots finds the threads whose newest events lie before a place, the newest first.
+func (r *Rooms) threadRoots(ctx context.Context, v view, s stretch, mine bool) (ids []string, ends []int64, err error) {
+	query := `SELECT x.target, MAX(x.pos) FROM relations x JOIN events t ON t.event_id = x.target
+		WHERE x.room_id = $1 AND t.room_id = $1 AND x.rel_type = 'm.thread' GROUP BY x.target, t.sender HAVING MAX(x.pos) <= $2`
+	args := []any{v.head.RoomID, min(s.from, v.upto), s.limit + 1}
+	if mine {
+		query += " AND (t.sender = $4 OR MAX(CASE WHEN x.sender = $4 THEN 1 ELSE 0 END) = 1)"
+		args = append(args, v.user)
+	}
+	rows, err := r.Process.DB.Query(ctx, strings.TrimSpace(query)+" ORDER BY MAX(x.pos) DESC LIMIT $3", args...)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var id string
+		var end int64
+		if err := rows.Scan(&id, &end); err != nil {
+			return nil, nil, err
+		}
+		ids, ends = append(ids, id), append(ends, end)
+	}
+	return ids, ends, rows.Err()
+}

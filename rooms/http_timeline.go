@@ -1,0 +1,228 @@
+package rooms
+
+import (
+	"context"
+	"encoding/json"
+	"strconv"
+
+	"lyceum/matrix"
+	"lyceum/platform/web"
+)
+
+const (
+	pageDefault = 10
+	pageMax     = 1000
+)
+
+func readerOf(q *web.Request) Reader { return Reader{q.UserID(), q.DeviceID()} }
+
+// paging reads from, to, limit and filter. Without from, a stretch starts at the end that its direction
+// leaves.
+func (r *Rooms) paging(q *web.Request, roomID string, s *stretch, newest int64) error {
+	var err error
+	if s.limit, err = q.Int("limit", pageDefault, pageMax); err != nil {
+		return err
+	}
+	if s.filter, err = ParseFilter(q.Query1("filter")); err != nil {
+		return err
+	}
+	if s.filter.Limit != nil && q.Query1("limit") == "" {
+		s.limit = min(*s.filter.Limit, pageMax)
+	}
+	if s.backward {
+		s.from = newest
+	}
+	if from := q.Query1("from"); from != "" {
+		if s.from, err = r.PositionOf(from, roomID); err != nil {
+			return err
+		}
+	}
+	if to := q.Query1("to"); to != "" {
+		s.to, err = r.PositionOf(to, roomID)
+	}
+	return err
+}
+
+func (r *Rooms) getMessages(q *web.Request) (any, error) {
+	ctx, roomID := q.Context(), q.Path("roomID")
+	var s stretch
+	switch q.Query1("dir") {
+	case "b":
+		s.backward = true
+	case "f":
+	case "":
+		return nil, matrix.MissingParam("dir is missing: expected b or f")
+	default:
+		return nil, matrix.InvalidParam("dir: expected b or f")
+	}
+	v, err := r.view(ctx, q.UserID(), roomID)
+	if err != nil {
+		return nil, err
+	}
+	if err := r.paging(q, roomID, &s, v.upto); err != nil {
+		return nil, err
+	}
+	f, err := r.read(ctx, v, s)
+	if err != nil {
+		return nil, err
+	}
+	chunk, err := r.render(ctx, readerOf(q), f)
+	if err != nil {
+		return nil, err
+	}
+	reply := map[string]any{"chunk": chunk, "start": PositionToken(s.from)}
+	if f.more {
+		reply["end"] = PositionToken(f.end)
+	}
+	if s.filter.LazyMembers && len(f.events) > 0 {
+		members, err := r.sendersAt(ctx, f.events[0].Root, f.events)
+		if err != nil {
+			return nil, err
+		}
+		reply["state"] = renderState(members)
+	}
+	return reply, nil
+}
+
+// visibleEvent reads an event that the user may see; M_NOT_FOUND for all others.
+func (r *Rooms) visibleEvent(ctx context.Context, userID, roomID, eventID string) (*Event, Sight, standing, error) {
+	missing := matrix.NotFound("There is no such event in this room, or you may not see it")
+	e, err := r.Event(ctx, eventID)
+	if err != nil {
+		return nil, Sight{}, standing{}, err
+	}
+	if e == nil || e.RoomID != roomID {
+		return nil, Sight{}, standing{}, missing
+	}
+	s, ok, err := r.standing(ctx, userID, roomID)
+	if err != nil {
+		return nil, Sight{}, s, err
+	}
+	if !ok {
+		return nil, Sight{}, s, missing
+	}
+	sights, err := r.sights(ctx, s, []*Event{e})
+	if err != nil {
+		return nil, Sight{}, s, err
+	}
+	if !sights[0].Visible {
+		return nil, Sight{}, s, missing
+	}
+	return e, sights[0], s, nil
+}
+
+func (r *Rooms) getEvent(q *web.Request) (any, error) {
+	e, sight, _, err := r.visibleEvent(q.Context(), q.UserID(), q.Path("roomID"), q.Path("eventID"))
+	if err != nil {
+		return nil, err
+	}
+	list, err := r.Render(q.Context(), readerOf(q), []*Event{e}, []Sight{sight})
+	if err != nil {
+		return nil, err
+	}
+	return list[0], nil
+}
+
+// around is an event with what came before and after it.
+type around struct {
+	event         json.RawMessage
+	before, after []json.RawMessage
+	start, end    string
+	state         []*Event
+}
+
+func (r *Rooms) getContext(q *web.Request) (any, error) {
+	limit, err := q.Int("limit", pageDefault, pageMax)
+	if err != nil {
+		return nil, err
+	}
+	filter, err := ParseFilter(q.Query1("filter"))
+	if err != nil {
+		return nil, err
+	}
+	e, sight, s, err := r.visibleEvent(q.Context(), q.UserID(), q.Path("roomID"), q.Path("eventID"))
+	if err != nil {
+		return nil, err
+	}
+	v := view{standing: s, upto: s.head.Pos}
+	a, err := r.around(q.Context(), readerOf(q), v, e, sight, span{(limit + 1) / 2, limit / 2, filter})
+	if err != nil {
+		return nil, err
+	}
+	return map[string]any{
+		"event": a.event, "events_before": a.before, "events_after": a.after,
+		"start": a.start, "end": a.end, "state": renderState(a.state),
+	}, nil
+}
+
+// span says how much of a timeline to give around an event.
+type span struct {
+	before, after int
+	filter        *Filter
+}
+
+func (r *Rooms) around(ctx context.Context, who Reader, v view, e *Event, sight Sight, s span) (*around, error) {
+	before, err := r.read(ctx, v, stretch{from: e.Pos - 1, backward: true, limit: s.before, filter: s.filter})
+	if err != nil {
+		return nil, err
+	}
+	after, err := r.read(ctx, v, stretch{from: e.Pos, limit: s.after, filter: s.filter})
+	if err != nil {
+		return nil, err
+	}
+	all := found{events: append([]*Event{e}, before.events...), sights: append([]Sight{sight}, before.sights...)}
+	all.events, all.sights = append(all.events, after.events...), append(all.sights, after.sights...)
+	list, err := r.render(ctx, who, all)
+	if err != nil {
+		return nil, err
+	}
+	n := 1 + len(before.events)
+	last := e
+	if len(after.events) > 0 {
+		last = after.events[len(after.events)-1]
+	}
+	a := &around{event: list[0], before: list[1:n], after: list[n:], start: PositionToken(before.end), end: PositionToken(after.end)}
+	if s.filter.LazyMembers {
+		a.state, err = r.sendersAt(ctx, last.Root, all.events)
+	} else {
+		a.state, err = r.FullState(ctx, last.Root)
+	}
+	return a, err
+}
+
+func (r *Rooms) getTimestampToEvent(q *web.Request) (any, error) {
+	ctx, roomID := q.Context(), q.Path("roomID")
+	if q.Query1("ts") == "" {
+		return nil, matrix.MissingParam("ts is missing: expected milliseconds")
+	}
+	ts, err := strconv.ParseInt(q.Query1("ts"), 10, 64)
+	if err != nil {
+		return nil, matrix.InvalidParam("ts: expected milliseconds")
+	}
+	where := "e.room_id = $1 AND e.ts >= $2 ORDER BY e.ts, e.pos LIMIT 50"
+	switch q.Query1("dir") {
+	case "f":
+	case "b":
+		where = "e.room_id = $1 AND e.ts <= $2 ORDER BY e.ts DESC, e.pos DESC LIMIT 50"
+	default:
+		return nil, matrix.InvalidParam("dir: expected b or f")
+	}
+	v, err := r.view(ctx, q.UserID(), roomID)
+	if err != nil {
+		return nil, err
+	}
+	events, err := r.query(ctx, r.Process.DB, where, roomID, ts)
+	if err != nil {
+		return nil, err
+	}
+	sights, err := r.sights(ctx, v.standing, events)
+	if err != nil {
+		return nil, err
+	}
+	for i, e := range events {
+		if sights[i].Visible && e.Pos <= v.upto {
+			return map[string]any{"event_id": e.ID, "origin_server_ts": e.OriginServerTS}, nil
+		}
+	}
+	return nil, matrix.NotFound("There is no event on that side of the time that you may see")
+}

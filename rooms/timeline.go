@@ -1,0 +1,109 @@
+package rooms
+
+import (
+	"context"
+	"encoding/json"
+
+	"lyceum/matrix/event"
+	"lyceum/rooms/state"
+)
+
+// stretch asks for events of a room as a user sees them.
+type stretch struct {
+	from, to int64 // places behind positions, as PositionOf reads them; to 0 for none
+	backward bool
+	limit    int
+	filter   *Filter
+}
+
+// found is what a stretch holds.
+type found struct {
+	events []*Event
+	sights []Sight
+	end    int64 // the place to go on from
+	more   bool  // there may be more
+}
+
+// scanRounds bounds how often one request reads on when nothing of what it read may be shown. A client
+// goes on from the token that it gets.
+const scanRounds = 8
+
+// read gives the visible events of a stretch that the filter lets through, without those of ignored users.
+func (r *Rooms) read(ctx context.Context, v view, s stretch) (found, error) {
+	out := found{end: s.from}
+	if !s.filter.Room(v.head.RoomID) || s.limit == 0 {
+		return out, nil
+	}
+	ignored, err := r.Accounts.Ignored(ctx, v.user)
+	if err != nil {
+		return out, err
+	}
+	where, args := s.filter.where(5)
+	p := Page{RoomID: v.head.RoomID, Backward: s.backward, Where: where, Args: args}
+	out.end = min(s.from, v.upto)
+	for range scanRounds {
+		p.Limit = s.limit - len(out.events) + 1 // one more tells whether there is more
+		if p.Backward {
+			p.From, p.To = out.end+1, s.to
+		} else {
+			p.From, p.To = out.end, v.upto+1
+			if s.to > 0 {
+				p.To = min(p.To, s.to+1)
+			}
+		}
+		events, err := r.Timeline(ctx, p)
+		if err != nil {
+			return out, err
+		}
+		sights, err := r.sights(ctx, v.standing, events)
+		if err != nil {
+			return out, err
+		}
+		for i, e := range events {
+			if len(out.events) == s.limit {
+				out.more = true
+				return out, nil
+			}
+			out.end = e.Pos
+			if s.backward {
+				out.end--
+			}
+			if sights[i].Visible && s.filter.Match(e) && (e.IsState() || !ignored[e.Sender]) {
+				out.events, out.sights = append(out.events, e), append(out.sights, sights[i])
+			}
+		}
+		if len(events) < p.Limit {
+			return out, nil
+		}
+	}
+	out.more = true
+	return out, nil
+}
+
+// render writes what was found.
+func (r *Rooms) render(ctx context.Context, who Reader, f found) ([]json.RawMessage, error) {
+	return r.Render(ctx, who, f.events, f.sights)
+}
+
+// sendersAt reads the memberships of the senders of events in a state, for clients that load members
+// lazily.
+func (r *Rooms) sendersAt(ctx context.Context, root state.ID, lists ...[]*Event) ([]*Event, error) {
+	seen := map[string]bool{}
+	var keys []state.Key
+	for _, list := range lists {
+		for _, e := range list {
+			if !seen[e.Sender] {
+				seen[e.Sender] = true
+				keys = append(keys, state.Key{Type: event.TypeMember, StateKey: e.Sender})
+			}
+		}
+	}
+	members, err := r.StateEvents(ctx, root, keys...)
+	out := make([]*Event, 0, len(keys))
+	for _, k := range keys {
+		if e := members[k]; e != nil {
+			out = append(out, e)
+		}
+	}
+	return out, err
+}
