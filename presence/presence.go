@@ -1,0 +1,138 @@
+package presence
+
+import (
+	"context"
+	"embed"
+	"encoding/json"
+	"strconv"
+	"time"
+
+	"lyceum/matrix"
+	"lyceum/platform/conf"
+	"lyceum/platform/db"
+	"lyceum/platform/obs"
+	"lyceum/platform/role"
+	"lyceum/platform/stream"
+	"lyceum/rooms"
+)
+
+//go:embed migrations/*.sql
+var migrations embed.FS
+
+// Migrations are the schema of the package.
+func Migrations() db.Migrations { return db.Migrations{Domain: "presence", Files: migrations} }
+
+// Shards is the number of shards of the stream; it never changes in the life of a database.
+const Shards = 8
+
+// The states of a user (client-server API, "Presence").
+const (
+	Online      = "online"
+	Unavailable = "unavailable"
+	Offline     = "offline"
+)
+
+// Config is the section "presence".
+type Config struct {
+	Enabled      bool          `yaml:"enabled" default:"true" help:"Whether the server tells users who is online."`
+	IdleAfter    conf.Duration `yaml:"idle_after" default:"5m" help:"Time without activity after which an online user is shown as unavailable."`
+	OfflineAfter conf.Duration `yaml:"offline_after" default:"60s" help:"Time after which a device that sends no request is gone. Longer than the time between two syncs of a client."`
+}
+
+// Status is the presence of a user. It is shared: nobody changes it.
+type Status struct {
+	UserID     string `json:"user"`
+	Presence   string `json:"presence"`
+	StatusMsg  string `json:"msg,omitempty"`
+	LastActive int64  `json:"active"` // ms since 1970; 0 when never
+	// CurrentlyActive says that LastActive is not kept up to date while the user stays online.
+	CurrentlyActive bool  `json:"-"`
+	Pos             int64 `json:"-"` // in the shard of the user
+}
+
+// Deps is what the package is given.
+type Deps struct {
+	Process *role.Process
+	Rooms   *rooms.Rooms
+	Now     func() time.Time // the clock; nil is obs.Now
+}
+
+// Presence is the package's one object.
+type Presence struct {
+	Deps
+	config Config
+	stream *stream.Stream
+	local  [stripes]stripe
+	told   chan string // users whose owner is to be told
+	shards [Shards]shard
+	tell   func(ctx context.Context, userID string, r report) (struct{}, error)
+}
+
+// New opens the stream and the background parts.
+func New(d Deps, c Config) *Presence {
+	if d.Now == nil {
+		d.Now = obs.Now
+	}
+	if c.IdleAfter <= 0 {
+		c.IdleAfter = conf.Duration(5 * time.Minute)
+	}
+	if c.OfflineAfter <= 0 {
+		c.OfflineAfter = conf.Duration(time.Minute)
+	}
+	p := &Presence{Deps: d, config: c, told: make(chan string, maxWaiting)}
+	drop := func(shard int) { p.shards[shard].drop() }
+	p.stream = d.Process.Streams.Open(stream.Spec{
+		Name: "presence", Role: "presence", Shards: Shards, Store: store{}, Acquired: drop, Lost: drop,
+	})
+	p.tell = role.Owned(d.Process, p.stream, "presence.report", p.reportHere)
+	if c.Enabled {
+		d.Rooms.Stream().Tail(p.active)
+		d.Process.Go("presence.tell", p.tellOwners)
+		d.Process.Go("presence.watch", p.watch)
+	}
+	return p
+}
+
+// Stream is the stream of presence; FromRow reads its rows.
+func (p *Presence) Stream() *stream.Stream { return p.stream }
+
+// FromRow gives the status of a row, wherever it was written.
+func FromRow(row stream.Row) (*Status, error) {
+	if s, ok := row.Value.(*Status); ok {
+		return s, nil
+	}
+	s := &Status{}
+	if err := json.Unmarshal(row.Data, s); err != nil {
+		return nil, err
+	}
+	s.CurrentlyActive, s.Pos = s.Presence == Online, row.Pos
+	return s, nil
+}
+
+// Content is the content of an m.presence event at a time; also the answer of GET presence status.
+func Content(s *Status, now time.Time) json.RawMessage {
+	b := append(make([]byte, 0, 128+len(s.StatusMsg)), `{"presence":`...)
+	b = matrix.AppendString(b, s.Presence)
+	if s.LastActive > 0 {
+		b = append(b, `,"last_active_ago":`...)
+		b = strconv.AppendInt(b, max(0, now.UnixMilli()-s.LastActive), 10)
+	}
+	if s.Presence == Online {
+		b = append(b, `,"currently_active":`...)
+		b = strconv.AppendBool(b, s.CurrentlyActive)
+	}
+	if s.StatusMsg != "" {
+		b = append(b, `,"status_msg":`...)
+		b = matrix.AppendString(b, s.StatusMsg)
+	}
+	return append(b, '}')
+}
+
+// Set sets the state and the message of a user as one of the user's devices asks; a nil message stays.
+func (p *Presence) Set(ctx context.Context, userID, deviceID, state string, message *string) error {
+	if !p.config.Enabled {
+		return nil
+	}
+	_, err := p.tell(ctx, userID, report{Devices: []sighting{{ID: deviceID, State: state}}, Message: message, Active: state == Online})
+	return err
+}

@@ -1,0 +1,72 @@
+package presence
+
+import (
+	"context"
+	"encoding/json"
+
+	"lyceum/platform/db"
+	"lyceum/platform/stream"
+)
+
+// store is the table presence as the table of its stream.
+type store struct{}
+
+// Insert is part of stream.Store.
+func (store) Insert(ctx context.Context, tx *db.Tx, batch []*stream.Entry) error {
+	at := map[string]int{}
+	rows := make([][]any, 0, len(batch))
+	for _, e := range batch {
+		s := e.Value.(*Status)
+		s.Pos = e.Pos
+		row := []any{s.UserID, s.Presence, s.StatusMsg, s.LastActive, e.Shard, e.Pos}
+		if n, ok := at[s.UserID]; ok { // one statement can not write a row twice
+			rows[n] = row
+			continue
+		}
+		at[s.UserID] = len(rows)
+		rows = append(rows, row)
+	}
+	return tx.Bulk(ctx, `INSERT INTO presence (user_id, presence, status_msg, last_active, shard, pos) VALUES ?
+		ON CONFLICT (user_id) DO UPDATE SET presence = excluded.presence, status_msg = excluded.status_msg,
+		last_active = excluded.last_active, shard = excluded.shard, pos = excluded.pos`, rows)
+}
+
+// Read is part of stream.Store.
+func (store) Read(ctx context.Context, q db.Querier, r stream.Range) ([]stream.Row, error) {
+	list, err := query(ctx, q, `shard = $1 AND pos > $2 AND pos <= $3 ORDER BY pos LIMIT $4`, r.Shard, r.After, r.Upto, r.Limit)
+	if err != nil {
+		return nil, err
+	}
+	rows := make([]stream.Row, len(list))
+	for i, s := range list {
+		data, err := json.Marshal(s)
+		if err != nil {
+			return nil, err
+		}
+		rows[i] = stream.Row{Shard: r.Shard, Pos: s.Pos, Key: s.UserID, Data: data, Value: s}
+	}
+	return rows, nil
+}
+
+// ForUsers reads the status of users; those who were never seen are left out.
+func (p *Presence) ForUsers(ctx context.Context, userIDs []string) ([]*Status, error) {
+	return query(ctx, p.Process.DB, `user_id = ANY($1) ORDER BY user_id`, userIDs)
+}
+
+func query(ctx context.Context, q db.Querier, where string, args ...any) ([]*Status, error) {
+	rows, err := q.Query(ctx, `SELECT user_id, presence, status_msg, last_active, pos FROM presence WHERE `+where, args...)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var out []*Status
+	for rows.Next() {
+		s := &Status{}
+		if err := rows.Scan(&s.UserID, &s.Presence, &s.StatusMsg, &s.LastActive, &s.Pos); err != nil {
+			return nil, err
+		}
+		s.CurrentlyActive = s.Presence == Online
+		out = append(out, s)
+	}
+	return out, rows.Err()
+}
