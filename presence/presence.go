@@ -136,3 +136,6 @@ func (p *Presence) Set(ctx context.Context, userID, deviceID, state string, mess
 	_, err := p.tell(ctx, userID, report{Devices: []sighting{{ID: deviceID, State: state}}, Message: message, Active: state == Online})
 	return err
 }
+
+// Content is the function Content, for those who hold a Presence only.
+func (p *Presence) Content(s *Status, now time.Time) json.RawMessage { return Content(s, now) }
