@@ -10,11 +10,16 @@ import (
 
 	"lyceum/accounts"
 	"lyceum/matrix"
+	"lyceum/media"
+	"lyceum/platform/blob"
 	"lyceum/platform/bus"
 	"lyceum/platform/conf"
 	"lyceum/platform/obs"
 	"lyceum/platform/web"
+	"lyceum/presence"
+	"lyceum/push"
 	"lyceum/rooms"
+	"lyceum/sync"
 )
 
 // Config is the configuration of a process: a section for each package.
@@ -27,6 +32,12 @@ type Config struct {
 	Obs      obs.Config
 	Accounts accounts.Config
 	Rooms    rooms.Config
+	Blob     blob.Config
+	Media    media.Config
+	Presence presence.Config
+	Push     push.Config
+	Sync     sync.Config
+	Up       UpConfig
 }
 
 // ServerConfig is the section "server".
@@ -100,6 +111,12 @@ func (c *Config) Sections() []conf.Section {
 		{Name: "obs", Into: &c.Obs, Help: "Logs, metrics and traces."},
 		{Name: "accounts", Into: &c.Accounts, Help: "Users, registration and log-in."},
 		{Name: "rooms", Into: &c.Rooms, Help: "Rooms and their events."},
+		{Name: "blob", Into: &c.Blob, Help: "Where files are kept."},
+		{Name: "media", Into: &c.Media, Help: "Uploads, downloads and thumbnails."},
+		{Name: "presence", Into: &c.Presence, Help: "Who is there."},
+		{Name: "push", Into: &c.Push, Help: "Push rules and gateways."},
+		{Name: "sync", Into: &c.Sync, Help: "What clients wait for."},
+		{Name: "up", Into: &c.Up, Help: "The fleet that lyceum up starts on this machine."},
 	}
 }
 
@@ -115,6 +132,9 @@ func Load(s conf.Sources) (*Config, error) {
 	}
 	c.Fleet.Roles = roles
 	c.Accounts.ServerName = c.Server.Name
+	if c.embedded() && c.Blob.S3.Endpoint == "" && c.Blob.Directory == "" {
+		c.Blob.Directory = filepath.Join(c.Server.Data, "blobs")
+	}
 	return c, c.checkTogether()
 }
 

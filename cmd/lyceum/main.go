@@ -19,9 +19,11 @@ import (
 
 type cli struct {
 	Serve   serveCommand   `cmd:"" help:"Start a process: the whole product over SQLite, or some roles of a fleet."`
+	Up      upCommand      `cmd:"" help:"Start a whole fleet on this machine and keep it running."`
 	Roles   rolesCommand   `cmd:"" help:"Print the table of roles."`
 	Config  configCommand  `cmd:"" help:"Print the effective configuration (secrets hidden), or the reference of all keys."`
 	User    userCommands   `cmd:"" help:"Make users, set passwords, give out access tokens."`
+	Bench   benchCommands  `cmd:"" help:"Put load on any Matrix homeserver and check what it does."`
 	Version versionCommand `cmd:"" help:"Print the version."`
 }
 

@@ -1,0 +1,223 @@
+package bench
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/url"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/tidwall/gjson"
+)
+
+// CCU is many clients that wait in /sync while messages are sent at a fixed rate.
+type CCU struct {
+	Clients  int
+	RoomSize int
+	Rate     float64 // messages per second in all
+	Duration time.Duration
+}
+
+const ccuFilter = `{"room":{"timeline":{"limit":50},"state":{"lazy_load_members":true}},"presence":{"types":[]}}`
+
+// Run lets all clients do their first sync, then sends and measures each delivery.
+func (c CCU) Run(ctx context.Context, t *Target, out io.Writer) (*Result, error) {
+	if err := t.open(); err != nil {
+		return nil, err
+	}
+	users, err := t.people(ctx, c.Clients, newProgress(out, "users", c.Clients))
+	if err != nil {
+		return nil, err
+	}
+	groups := (c.Clients + c.RoomSize - 1) / c.RoomSize
+	rooms := make([]string, groups)
+	making := newProgress(out, "joins", c.Clients)
+	if err := parallel(ctx, groups, 8, func(g int) (err error) {
+		rooms[g], err = room(ctx, users[g*c.RoomSize:min(c.Clients, (g+1)*c.RoomSize)], making)
+		return err
+	}); err != nil {
+		return nil, err
+	}
+	run := &ccuRun{CCU: c, users: users, rooms: rooms, meter: newMeter(), seen: make([]int64, c.Clients), sent: make([]atomic.Int64, groups)}
+	syncing := newProgress(out, "first syncs", c.Clients)
+	tokens := make([]string, c.Clients)
+	if err := parallel(ctx, c.Clients, 16, func(i int) error {
+		page, err := users[i].do(ctx, "GET", "/_matrix/client/v3/sync?filter="+url.QueryEscape(ccuFilter), nil, 2*time.Minute)
+		tokens[i] = gjson.GetBytes(page, "next_batch").String()
+		syncing.step()
+		return err
+	}); err != nil {
+		return nil, err
+	}
+	return run.measure(ctx, t, tokens, out)
+}
+
+type ccuRun struct {
+	CCU
+	users []*person
+	rooms []string
+	meter *meter
+	seen  []int64        // by client: last message number seen in its room
+	sent  []atomic.Int64 // by room: messages acknowledged
+	bad   sync.Map       // first complaint of a client
+	got   atomic.Int64
+}
+
+func (c *ccuRun) measure(ctx context.Context, t *Target, tokens []string, out io.Writer) (*Result, error) {
+	listening, stop := context.WithCancel(ctx)
+	defer stop()
+	var wg sync.WaitGroup
+	for i := range c.users {
+		wg.Go(func() { c.listen(listening, i, tokens[i]) })
+	}
+	select { // let all polls arrive
+	case <-time.After(2 * time.Second):
+	case <-ctx.Done():
+	}
+	usage := watchUsage(t.PIDs)
+	c.meter.start()
+	stopTicks := ticker(c.meter, out, "deliveries")
+	senders, err := c.send(ctx, t)
+	if err != nil {
+		return nil, err
+	}
+	for deadline := time.Now().Add(20 * time.Second); c.got.Load() < c.expected() && time.Now().Before(deadline) && ctx.Err() == nil; {
+		time.Sleep(50 * time.Millisecond)
+	}
+	stopTicks()
+	r := c.meter.result("ccu", map[string]any{"clients": c.Clients, "room_size": c.RoomSize, "rate": c.Rate, "sent": senders})
+	r.Server, r.Deliveries, r.Check = usage(), c.got.Load(), "ok"
+	c.bad.Range(func(_, v any) bool {
+		r.Check = v.(string)
+		return false
+	})
+	if want := c.expected(); r.Check == "ok" && r.Deliveries != want {
+		r.Check = fmt.Sprintf("%d deliveries were due, %d came", want, r.Deliveries)
+	}
+	stop()
+	for _, u := range c.users {
+		u.close()
+	}
+	wg.Wait()
+	return r, ctx.Err()
+}
+
+// expected is how many deliveries the acknowledged messages make.
+func (c *ccuRun) expected() (n int64) {
+	for g := range c.rooms {
+		size := min(c.RoomSize, c.Clients-g*c.RoomSize)
+		n += c.sent[g].Load() * int64(size)
+	}
+	return n
+}
+
+// send sends at the rate for the duration: a message carries its number in its room and its start.
+func (c *ccuRun) send(ctx context.Context, t *Target) (int64, error) {
+	const width = 32
+	type job struct{ room int }
+	jobs := make(chan job, 1000)
+	locks := make([]sync.Mutex, len(c.rooms))
+	var wg sync.WaitGroup
+	var total atomic.Int64
+	for range width {
+		wg.Go(func() {
+			for j := range jobs {
+				locks[j.room].Lock()
+				if c.sendOne(ctx, t, j.room) {
+					total.Add(1)
+				}
+				locks[j.room].Unlock()
+			}
+		})
+	}
+	began := time.Now()
+	for n := 0; ctx.Err() == nil; n++ {
+		due := began.Add(time.Duration(float64(n) / c.Rate * float64(time.Second)))
+		if due.Sub(began) > c.Duration {
+			break
+		}
+		time.Sleep(time.Until(due))
+		jobs <- job{rand.IntN(len(c.rooms))}
+	}
+	close(jobs)
+	wg.Wait()
+	return total.Load(), ctx.Err()
+}
+
+func (c *ccuRun) sendOne(ctx context.Context, t *Target, g int) bool {
+	u := c.users[g*c.RoomSize]
+	w := conn{servers: t.servers, token: u.token} // the user's own connection waits in /sync
+	defer w.close()
+	n := c.sent[g].Load() + 1
+	path := "/_matrix/client/v3/rooms/" + url.PathEscape(c.rooms[g]) + "/send/m.room.message/" + fmt.Sprintf("c%d", n)
+	message := fmt.Appendf(nil, `{"msgtype":"m.text","body":"%d-%d"}`, n, time.Now().UnixNano())
+	for try := 0; ctx.Err() == nil; try++ {
+		_, err := w.do(ctx, "PUT", path, message, 30*time.Second)
+		if err == nil {
+			c.sent[g].Add(1)
+			return true
+		}
+		if !retryable(err) || try > 100 {
+			break
+		}
+		c.meter.retry.Add(1)
+		time.Sleep(50 * time.Millisecond)
+	}
+	c.meter.errors.Add(1)
+	return false
+}
+
+// listen is one client: it asks again as soon as it is answered.
+func (c *ccuRun) listen(ctx context.Context, i int, since string) {
+	u, g := c.users[i], i/c.RoomSize
+	filter := url.QueryEscape(ccuFilter)
+	key := "rooms.join." + gjsonEscape(c.rooms[g]) + ".timeline"
+	for ctx.Err() == nil {
+		page, err := u.do(ctx, "GET", "/_matrix/client/v3/sync?timeout=30000&filter="+filter+"&since="+url.QueryEscape(since), nil, time.Minute)
+		if ctx.Err() != nil {
+			return
+		}
+		if err != nil {
+			if !retryable(err) {
+				c.meter.errors.Add(1)
+				c.bad.Store(i, err.Error())
+				return
+			}
+			c.meter.retry.Add(1)
+			time.Sleep(100 * time.Millisecond)
+			continue
+		}
+		now := time.Now().UnixNano()
+		since = gjson.GetBytes(page, "next_batch").String()
+		timeline := gjson.GetBytes(page, key)
+		timeline.Get("events").ForEach(func(_, e gjson.Result) bool {
+			var n, started int64
+			if _, err := fmt.Sscanf(e.Get("content.body").String(), "%d-%d", &n, &started); err != nil {
+				return true
+			}
+			if n != c.seen[i]+1 {
+				c.bad.LoadOrStore(i, fmt.Sprintf("client %d got message %d after message %d", i, n, c.seen[i]))
+			}
+			c.seen[i] = n
+			c.got.Add(1)
+			c.meter.record(time.Duration(now - started))
+			return true
+		})
+	}
+}
+
+// gjsonEscape makes a text one element of a gjson path.
+func gjsonEscape(s string) string {
+	out := make([]byte, 0, len(s)+8)
+	for i := range len(s) {
+		switch s[i] {
+		case '.', '*', '?', '|', '#', '@', '!', '{', '}', '[', ']', '(', ')', '=', '<', '>', '%', '\\':
+			out = append(out, '\\')
+		}
+		out = append(out, s[i])
+	}
+	return string(out)
+}

@@ -1,0 +1,117 @@
+package sync
+
+import "sort"
+
+// recent holds the newest rows of a stream by key (room or user). For each key it knows from which
+// position on it is complete, so it can tell when older rows must be read elsewhere.
+type recent[T any] struct {
+	start  []int64 // by shard: the position at which this process began to listen
+	keep   int     // most rows of a key
+	round  int
+	series map[string]*series[T]
+}
+
+type series[T any] struct {
+	floor int64 // complete for positions above it
+	last  int64 // the newest position
+	used  int   // round of prune in which a row came
+	rows  []item[T]
+}
+
+type item[T any] struct {
+	pos   int64
+	value T
+}
+
+func newRecent[T any](keep int) *recent[T] {
+	return &recent[T]{keep: keep, series: map[string]*series[T]{}}
+}
+
+func (r *recent[T]) add(shard int, key string, pos int64, v T) {
+	s := r.series[key]
+	if s == nil {
+		s = &series[T]{floor: r.start[shard]}
+		r.series[key] = s
+	}
+	s.rows, s.last, s.used = append(s.rows, item[T]{pos, v}), pos, r.round
+	if len(s.rows) > 2*r.keep {
+		cut := len(s.rows) - r.keep
+		s.floor = s.rows[cut-1].pos
+		s.rows = append(s.rows[:0:0], s.rows[cut:]...)
+	}
+}
+
+// changed tells whether a key has rows above a position; when that is not known, it is assumed.
+func (r *recent[T]) changed(shard int, key string, after int64) bool {
+	s := r.series[key]
+	if s == nil {
+		return after < r.start[shard]
+	}
+	return s.last > after
+}
+
+// prune drops the rows of keys that had none for some rounds; that they had some is still known.
+func (r *recent[T]) prune(rounds int) {
+	r.round++
+	for _, s := range r.series {
+		if s.rows != nil && r.round-s.used > rounds {
+			s.rows, s.floor = nil, s.last
+		}
+	}
+}
+
+// since gives the rows of a key with after < pos <= upto; ok is false when older ones may be missing.
+func (r *recent[T]) since(shard int, key string, after, upto int64) (rows []item[T], ok bool) {
+	s := r.series[key]
+	if s == nil {
+		return nil, after >= r.start[shard]
+	}
+	i := sort.Search(len(s.rows), func(i int) bool { return s.rows[i].pos > after })
+	j := sort.Search(len(s.rows), func(i int) bool { return s.rows[i].pos > upto })
+	return s.rows[i:j], after >= s.floor
+}
+
+// at gives the newest row of a key at or before a position, when it is known.
+func (r *recent[T]) at(key string, pos int64) (v T, ok bool) {
+	s := r.series[key]
+	if s == nil {
+		return v, false
+	}
+	i := sort.Search(len(s.rows), func(i int) bool { return s.rows[i].pos > pos })
+	if i == 0 {
+		return v, false
+	}
+	return s.rows[i-1].value, true
+}
+
+// byShard holds the newest rows of a stream by shard, for streams whose readers do not know the keys.
+type byShard[T any] struct {
+	keep   int
+	shards []series[T]
+}
+
+func newByShard[T any](keep int, start []int64) *byShard[T] {
+	b := &byShard[T]{keep: keep, shards: make([]series[T], len(start))}
+	for i, pos := range start {
+		b.shards[i].floor = pos
+	}
+	return b
+}
+
+func (b *byShard[T]) add(shard int, pos int64, v T) {
+	s := &b.shards[shard]
+	s.rows = append(s.rows, item[T]{pos, v})
+	if len(s.rows) > 2*b.keep {
+		cut := len(s.rows) - b.keep
+		s.floor = s.rows[cut-1].pos
+		s.rows = append(s.rows[:0:0], s.rows[cut:]...)
+	}
+}
+
+// since gives the rows of a shard with after < pos <= upto; ok is false when older ones may be missing.
+func (b *byShard[T]) since(shard int, after, upto int64) (rows []item[T], ok bool) {
+	s := &b.shards[shard]
+	i := sort.Search(len(s.rows), func(i int) bool { return s.rows[i].pos > after })
+	j := sort.Search(len(s.rows), func(i int) bool { return s.rows[i].pos > upto })
+	return s.rows[i:j], after >= s.floor
+}
