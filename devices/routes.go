@@ -24,6 +24,23 @@ func (x *Devices) Routes() []web.Route {
 		{Pattern: "POST " + client + "/keys/device_signing/upload", Auth: web.User, Role: "devicelists", Key: web.KeyUser, Limit: "keys", Handler: web.JSON(x.postSigning)},
 		{Pattern: "POST " + client + "/keys/signatures/upload", Auth: web.User, Role: "devicelists", Key: web.KeyUser, Limit: "keys", Handler: web.JSON(x.postSignatures)},
 	}
+	const version, keys = client + "/room_keys/version", client + "/room_keys/keys"
+	routes = append(routes, []web.Route{
+		{Pattern: "POST " + version, Auth: web.User, Role: clientRole, Limit: "keys", Handler: web.JSON(x.postBackup)},
+		{Pattern: "GET " + version, Auth: web.User, Role: clientRole, Limit: "keys", Handler: x.getBackup},
+		{Pattern: "GET " + version + "/{version}", Auth: web.User, Role: clientRole, Limit: "keys", Handler: x.getBackup},
+		{Pattern: "PUT " + version + "/{version}", Auth: web.User, Role: clientRole, Limit: "keys", Handler: web.JSON(x.putBackup)},
+		{Pattern: "DELETE " + version + "/{version}", Auth: web.User, Role: clientRole, Limit: "keys", Handler: x.endBackup},
+		{Pattern: "PUT " + keys, Auth: web.User, Role: clientRole, Limit: "keys", MaxBody: largeBody, Handler: web.JSON(x.putAllKeys)},
+		{Pattern: "PUT " + keys + "/{roomID}", Auth: web.User, Role: clientRole, Limit: "keys", MaxBody: largeBody, Handler: web.JSON(x.putRoomKeys)},
+		{Pattern: "PUT " + keys + "/{roomID}/{sessionID}", Auth: web.User, Role: clientRole, Limit: "keys", Handler: web.JSON(x.putSession)},
+		{Pattern: "GET " + keys, Auth: web.User, Role: clientRole, Limit: "keys", Handler: x.getBackupKeys},
+		{Pattern: "GET " + keys + "/{roomID}", Auth: web.User, Role: clientRole, Limit: "keys", Handler: x.getBackupKeys},
+		{Pattern: "GET " + keys + "/{roomID}/{sessionID}", Auth: web.User, Role: clientRole, Limit: "keys", Handler: x.getSession},
+		{Pattern: "DELETE " + keys, Auth: web.User, Role: clientRole, Limit: "keys", Handler: x.dropBackupKeys},
+		{Pattern: "DELETE " + keys + "/{roomID}", Auth: web.User, Role: clientRole, Limit: "keys", Handler: x.dropBackupKeys},
+		{Pattern: "DELETE " + keys + "/{roomID}/{sessionID}", Auth: web.User, Role: clientRole, Limit: "keys", Handler: x.dropBackupKeys},
+	}...)
 	if x.deps.RoomMates != nil && x.deps.Positions != nil {
 		routes = append(routes, web.Route{Pattern: "GET " + client + "/keys/changes", Auth: web.User, Role: clientRole, Limit: "keys", Handler: x.getChanges})
 	}
