@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"lyceum/accounts"
+	"lyceum/devices"
+	"lyceum/directory"
 	"lyceum/matrix"
 	"lyceum/media"
 	"lyceum/platform/blob"
@@ -24,20 +26,22 @@ import (
 
 // Config is the configuration of a process: a section for each package.
 type Config struct {
-	Server   ServerConfig
-	Fleet    ProcessConfig
-	Database DatabaseConfig
-	Redis    bus.Config
-	HTTP     web.Config
-	Obs      obs.Config
-	Accounts accounts.Config
-	Rooms    rooms.Config
-	Blob     blob.Config
-	Media    media.Config
-	Presence presence.Config
-	Push     push.Config
-	Sync     sync.Config
-	Up       UpConfig
+	Server    ServerConfig
+	Fleet     ProcessConfig
+	Database  DatabaseConfig
+	Redis     bus.Config
+	HTTP      web.Config
+	Obs       obs.Config
+	Accounts  accounts.Config
+	Rooms     rooms.Config
+	Blob      blob.Config
+	Devices   devices.Config
+	Directory directory.Config
+	Media     media.Config
+	Presence  presence.Config
+	Push      push.Config
+	Sync      sync.Config
+	Up        UpConfig
 }
 
 // ServerConfig is the section "server".
@@ -111,6 +115,8 @@ func (c *Config) Sections() []conf.Section {
 		{Name: "obs", Into: &c.Obs, Help: "Logs, metrics and traces."},
 		{Name: "accounts", Into: &c.Accounts, Help: "Users, registration and log-in."},
 		{Name: "rooms", Into: &c.Rooms, Help: "Rooms and their events."},
+		{Name: "devices", Into: &c.Devices, Help: "Devices and their keys."},
+		{Name: "directory", Into: &c.Directory, Help: "Search for rooms, people and messages."},
 		{Name: "blob", Into: &c.Blob, Help: "Where files are kept."},
 		{Name: "media", Into: &c.Media, Help: "Uploads, downloads and thumbnails."},
 		{Name: "presence", Into: &c.Presence, Help: "Who is there."},

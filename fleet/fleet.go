@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"time"
 
+	"lyceum/platform/blob"
 	"lyceum/platform/bus"
 	"lyceum/platform/db"
 	"lyceum/platform/lease"
@@ -174,7 +175,11 @@ func (p *Process) build(ctx context.Context) error {
 		return err
 	}
 	p.process.SetLogEpoch(epoch)
-	if p.domains, err = wire(p.process, p.config, key); err != nil {
+	blobs, err := blob.Open(ctx, p.config.Blob)
+	if err != nil {
+		return err
+	}
+	if p.domains, err = wire(base{p.process, blobs, key}, p.config); err != nil {
 		return err
 	}
 	o := web.Options{

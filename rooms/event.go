@@ -199,3 +199,9 @@ func relationOf(e *event.Event) (rel relation, ok bool) {
 	}
 	return rel, rel.relType != "" && rel.target != "" && len(rel.relType) <= 255 && len(rel.target) <= 255 && len(rel.key) <= 1024
 }
+
+// Target is the event that e relates to by m.relates_to, "" when there is none.
+func Target(e *Event) string {
+	rel, _ := relationOf(e.Event)
+	return rel.target
+}

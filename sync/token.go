@@ -34,3 +34,12 @@ func decodeToken(token string, epoch uint32) (v vector, fresh bool, err error) {
 	copy(v[:], positions)
 	return v, of != epoch, nil
 }
+
+// DeviceListPositions reads the positions of the stream of device lists from a token.
+func DeviceListPositions(token string) ([]int64, error) {
+	_, positions, err := stream.DecodeToken(token, tokenSize)
+	if err != nil {
+		return nil, matrix.InvalidParam("Expected a token that /sync of this server gave out").With(err)
+	}
+	return positions[deviceListsAt:toDeviceAt], nil
+}
