@@ -12,11 +12,17 @@ import (
 )
 
 func (r *Rooms) getFullState(q *web.Request) (any, error) {
-	v, err := r.view(q.Context(), q.UserID(), q.Path("roomID"))
+	return r.StateFor(q.Context(), q.UserID(), q.Path("roomID"))
+}
+
+// StateFor gives the state of a room as a user gets it: the newest, or that of the user's leave. Error:
+// M_FORBIDDEN.
+func (r *Rooms) StateFor(ctx context.Context, userID, roomID string) ([]json.RawMessage, error) {
+	v, err := r.view(ctx, userID, roomID)
 	if err != nil {
 		return nil, err
 	}
-	events, err := r.FullState(q.Context(), v.root)
+	events, err := r.FullState(ctx, v.root)
 	return renderState(events), err
 }
 

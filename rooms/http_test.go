@@ -53,6 +53,9 @@ func esc(s string) string { return url.PathEscape(s) }
 
 func (p *person) create(body obj) string {
 	p.t.Helper()
+	if body == nil {
+		body = obj{}
+	}
 	return p.Want(200, "POST /_matrix/client/v3/createRoom", body).Get("room_id").String()
 }
 

@@ -123,12 +123,31 @@ func (r *Rooms) getEvent(q *web.Request) (any, error) {
 	return list[0], nil
 }
 
-// around is an event with what came before and after it.
-type around struct {
-	event         json.RawMessage
-	before, after []json.RawMessage
-	start, end    string
-	state         []*Event
+// Around is an event with what came before it, the newest first, and after it, as a client gets them.
+type Around struct {
+	Event         json.RawMessage
+	Before, After []json.RawMessage
+	Start, End    string   // tokens of /messages
+	State         []*Event // behind the last event
+}
+
+// Around gives an event, which the user may see, with at most so many others before and after it.
+func (r *Rooms) Around(ctx context.Context, who Reader, e *Event, before, after int) (*Around, error) {
+	s, ok, err := r.standing(ctx, who.UserID, e.RoomID)
+	if err != nil {
+		return nil, err
+	}
+	if !ok {
+		return nil, notMember()
+	}
+	sights, err := r.sights(ctx, s, []*Event{e})
+	if err != nil {
+		return nil, err
+	}
+	if !sights[0].Visible {
+		return nil, notMember()
+	}
+	return r.around(ctx, who, view{standing: s, upto: s.head.Pos}, e, sights[0], span{before, after, &Filter{}})
 }
 
 func (r *Rooms) getContext(q *web.Request) (any, error) {
@@ -150,8 +169,8 @@ func (r *Rooms) getContext(q *web.Request) (any, error) {
 		return nil, err
 	}
 	return map[string]any{
-		"event": a.event, "events_before": a.before, "events_after": a.after,
-		"start": a.start, "end": a.end, "state": renderState(a.state),
+		"event": a.Event, "events_before": a.Before, "events_after": a.After,
+		"start": a.Start, "end": a.End, "state": renderState(a.State),
 	}, nil
 }
 
@@ -161,7 +180,7 @@ type span struct {
 	filter        *Filter
 }
 
-func (r *Rooms) around(ctx context.Context, who Reader, v view, e *Event, sight Sight, s span) (*around, error) {
+func (r *Rooms) around(ctx context.Context, who Reader, v view, e *Event, sight Sight, s span) (*Around, error) {
 	before, err := r.read(ctx, v, stretch{from: e.Pos - 1, backward: true, limit: s.before, filter: s.filter})
 	if err != nil {
 		return nil, err
@@ -181,11 +200,11 @@ func (r *Rooms) around(ctx context.Context, who Reader, v view, e *Event, sight 
 	if len(after.events) > 0 {
 		last = after.events[len(after.events)-1]
 	}
-	a := &around{event: list[0], before: list[1:n], after: list[n:], start: PositionToken(before.end), end: PositionToken(after.end)}
+	a := &Around{Event: list[0], Before: list[1:n], After: list[n:], Start: PositionToken(before.end), End: PositionToken(after.end)}
 	if s.filter.LazyMembers {
-		a.state, err = r.sendersAt(ctx, last.Root, all.events)
+		a.State, err = r.sendersAt(ctx, last.Root, all.events)
 	} else {
-		a.state, err = r.FullState(ctx, last.Root)
+		a.State, err = r.FullState(ctx, last.Root)
 	}
 	return a, err
 }

@@ -105,19 +105,9 @@ func (r *Rooms) authoriser(ctx context.Context, h Head, userID string) (string, 
 	default:
 		return "", nil
 	}
-	var content struct {
-		Allow []struct {
-			Type   string `json:"type"`
-			RoomID string `json:"room_id"`
-		} `json:"allow"`
-	}
-	_ = json.Unmarshal(rule.Content, &content) // a rule that can not be read allows nobody
 	allowed := false
-	for _, a := range content.Allow {
-		if a.Type != "m.room_membership" {
-			continue
-		}
-		m, err := r.Membership(ctx, userID, a.RoomID)
+	for _, id := range allowedRooms(rule) {
+		m, err := r.Membership(ctx, userID, id)
 		if err != nil {
 			return "", err
 		}

@@ -48,6 +48,7 @@ type Rooms struct {
 	nodes  *nodeCache
 
 	suspension *suspension
+	renamed    *renamed
 	cache      *otter.Cache[string, *Event]
 
 	cacheMu    sync.Mutex
@@ -66,12 +67,13 @@ func New(d Deps, c Config) (*Rooms, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &Rooms{Deps: d, config: c, cache: cache, nodes: newNodeCache(d.Process.DB), suspension: newSuspension(), owned: map[string]*room{}}
+	r := &Rooms{Deps: d, config: c, cache: cache, nodes: newNodeCache(d.Process.DB), suspension: newSuspension(), renamed: newRenamed(), owned: map[string]*room{}}
 	r.stream = d.Process.Streams.Open(stream.Spec{
 		Name: "events", Role: "events", Shards: Shards, Store: eventStore{r}, Lost: r.dropShard,
 	})
 	r.stream.Tail(r.tail)
 	d.Accounts.Sessions().Tail(r.suspension.tail)
+	d.Process.Go("rooms.profiles", r.carryProfiles)
 	r.send = role.Owned(d.Process, r.stream, "rooms.send", r.submit)
 	r.create = role.Owned(d.Process, r.stream, "rooms.create", r.submitCreate)
 	return r, nil
@@ -97,6 +99,10 @@ func (r *Rooms) tail(rows []stream.Row) {
 		}
 	}
 }
+
+// Redactions counts the redactions that this process has seen: what was read from a state before one may
+// have changed, though the root is the same.
+func (r *Rooms) Redactions() int64 { return r.redactions.Load() }
 
 // Tree gives the state with a root; it is read as it is used.
 func (r *Rooms) Tree(root state.ID) state.Tree { return state.Open(root, r.nodes) }

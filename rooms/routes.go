@@ -32,6 +32,7 @@ func (r *Rooms) Routes() []web.Route {
 		{Pattern: "PUT " + room + "/state/{type}/{stateKey}", Auth: web.Guest, Role: eventsRole, Key: byRoom, Limit: "message", Handler: r.putState},
 		{Pattern: "PUT " + room + "/state/{type}/{$}", Auth: web.Guest, Role: eventsRole, Key: byRoom, Limit: "message", Handler: r.putState},
 		{Pattern: "PUT " + room + "/state/{type}", Auth: web.Guest, Role: eventsRole, Key: byRoom, Limit: "message", Handler: r.putState},
+		{Pattern: "POST " + room + "/upgrade", Auth: web.User, Role: eventsRole, Key: byRoom, Limit: "create", Handler: web.JSON(r.postUpgrade)},
 
 		{Pattern: "GET " + room + "/state", Auth: web.Guest, Role: clientRole, Limit: "read", Handler: r.getFullState},
 		{Pattern: "GET " + room + "/state/{type}/{stateKey}", Auth: web.Guest, Role: clientRole, Limit: "read", Handler: r.getState},

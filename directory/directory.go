@@ -1,0 +1,63 @@
+package directory
+
+import (
+	"embed"
+
+	"github.com/maypok86/otter/v2"
+
+	"lyceum/accounts"
+	"lyceum/platform/db"
+	"lyceum/platform/role"
+	"lyceum/platform/stream"
+	"lyceum/rooms"
+	"lyceum/rooms/state"
+)
+
+//go:embed migrations/*.sql
+var migrations embed.FS
+
+// Migrations are the tables of this package.
+func Migrations() db.Migrations { return db.Migrations{Domain: "directory", Files: migrations} }
+
+// Config is the section "directory".
+type Config struct {
+	CacheSummaries int `yaml:"cache_summaries" default:"5000" help:"Summaries of rooms that a process keeps in memory."`
+}
+
+// Deps is what the package is given.
+type Deps struct {
+	Process    *role.Process
+	Accounts   *accounts.Accounts
+	Rooms      *rooms.Rooms
+	ServerName string
+}
+
+// Directory is the package's one object.
+type Directory struct {
+	Deps
+	summaries *otter.Cache[summaryKey, rooms.Summary] // without room id and members
+	news      chan struct{}                           // there are new events
+}
+
+// summaryKey: a state never changes, but for what is redacted in it.
+type summaryKey struct {
+	root       state.ID
+	redactions int64
+}
+
+// New adds the part that keeps the index.
+func New(d Deps, c Config) (*Directory, error) {
+	cache, err := otter.New(&otter.Options[summaryKey, rooms.Summary]{MaximumSize: max(c.CacheSummaries, 100)})
+	if err != nil {
+		return nil, err
+	}
+	x := &Directory{Deps: d, summaries: cache, news: make(chan struct{}, 1)}
+	d.Rooms.Stream().Tail(func([]stream.Row) {
+		select {
+		case x.news <- struct{}{}:
+		default:
+		}
+	})
+	d.Process.Singleton("directory.index", x.index)
+	return x, nil
+}

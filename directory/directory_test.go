@@ -1,0 +1,363 @@
+package directory
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"net/url"
+	"testing"
+	"time"
+
+	"lyceum/accounts"
+	"lyceum/matrix"
+	"lyceum/platform/db"
+	"lyceum/platform/role"
+	"lyceum/platform/role/roletest"
+	"lyceum/platform/web"
+	"lyceum/platform/web/webtest"
+	"lyceum/rooms"
+)
+
+const (
+	server = "example.org"
+	v3     = "/_matrix/client/v3"
+)
+
+type obj = map[string]any
+
+// house is a server with its people.
+type house struct {
+	*Directory
+	t                         *testing.T
+	alice, bob, carol, nobody *webtest.Client
+	txn                       int
+}
+
+func serve(t *testing.T, body func(t *testing.T, h *house)) {
+	t.Helper()
+	sets := []db.Migrations{accounts.Migrations(), rooms.Migrations(), Migrations()}
+	wire := func(p *role.Process) *Directory {
+		a, err := accounts.New(accounts.Deps{Process: p, Now: time.Now}, accounts.Config{
+			ServerName: server, Registration: "open", CacheTokens: 100, CacheUsers: 100, CacheFilters: 100,
+			Password: accounts.PasswordConfig{MinLength: 1, MemoryKiB: 64, Passes: 1, Workers: 1, Waiting: 10},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		key, err := matrix.GenerateSigningKey("test", rand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, err := rooms.New(rooms.Deps{Process: p, Accounts: a, ServerName: server, Key: key}, rooms.Config{DefaultVersion: "12", EventCache: 1000, MaxCreateUsers: 100})
+		if err != nil {
+			t.Fatal(err)
+		}
+		d, err := New(Deps{Process: p, Accounts: a, Rooms: r, ServerName: server}, Config{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return d
+	}
+	roletest.Run(t, sets, wire, func(t *testing.T, _ *role.Process, d *Directory) {
+		people := webtest.People{}
+		for _, name := range []string{"alice", "bob", "carol"} {
+			people[name] = &web.Identity{UserID: "@" + name + ":" + server, DeviceID: name}
+		}
+		c := webtest.New(t, people, append(d.Routes(), d.Rooms.Routes()...)...)
+		body(t, &house{Directory: d, t: t, alice: c.As("alice"), bob: c.As("bob"), carol: c.As("carol"), nobody: c})
+	})
+}
+
+func (h *house) create(c *webtest.Client, body obj) string {
+	h.t.Helper()
+	return c.Want(200, "POST "+v3+"/createRoom", body).Get("room_id").String()
+}
+
+func at(roomID, rest string) string { return v3 + "/rooms/" + url.PathEscape(roomID) + "/" + rest }
+
+func (h *house) say(c *webtest.Client, roomID, text string) string {
+	h.t.Helper()
+	h.txn++
+	return c.Want(200, "PUT "+at(roomID, fmt.Sprint("send/m.room.message/", h.txn)), obj{"msgtype": "m.text", "body": text}).Get("event_id").String()
+}
+
+func (h *house) join(c *webtest.Client, roomID string) {
+	h.t.Helper()
+	c.Want(200, "POST "+at(roomID, "join"), obj{})
+}
+
+// indexed waits until the index has all that is stored.
+func (h *house) indexed() {
+	h.t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(2 * time.Millisecond) {
+		var behind int
+		for shard, pos := range h.Rooms.Stream().Positions() {
+			var done int64
+			err := h.Process.DB.QueryRow(context.Background(), "SELECT COALESCE(MAX(pos), 0) FROM search_positions WHERE shard = $1", shard).Scan(&done)
+			if err != nil {
+				h.t.Fatal(err)
+			}
+			if done < pos {
+				behind++
+			}
+		}
+		if behind == 0 {
+			return
+		}
+		if time.Now().After(deadline) {
+			h.t.Fatal("the index stays behind")
+		}
+	}
+}
+
+func want(t *testing.T, a webtest.Answer, status int, code string) {
+	t.Helper()
+	if a.Status != status || a.Errcode() != code {
+		t.Fatalf("expected %d %s, found %d %s", status, code, a.Status, a.Body)
+	}
+}
+
+func TestPublicRooms(t *testing.T) {
+	serve(t, func(t *testing.T, h *house) {
+		var ids []string
+		for i := range 3 {
+			ids = append(ids, h.create(h.alice, obj{"name": fmt.Sprint("Room ", i), "topic": "About Bread", "visibility": "public", "preset": "public_chat"}))
+		}
+		hidden := h.create(h.alice, obj{"name": "Hidden", "preset": "public_chat"})
+		space := h.create(h.alice, obj{"name": "Space", "visibility": "public", "preset": "public_chat", "creation_content": obj{"type": "m.space"}})
+		h.join(h.bob, ids[2])
+		a := h.nobody.Want(200, "GET "+v3+"/publicRooms?limit=2", nil)
+		if a.Get("chunk.0.room_id").String() != ids[2] || a.Get("chunk.0.num_joined_members").Int() != 2 || len(a.Get("chunk").Array()) != 2 || a.Get("total_room_count_estimate").Int() != 4 {
+			t.Fatalf("%s", a.Body)
+		}
+		next := h.nobody.Want(200, "GET "+v3+"/publicRooms?limit=2&since="+a.Get("next_batch").String(), nil)
+		if len(next.Get("chunk").Array()) != 2 || next.Get("next_batch").Exists() || !next.Get("prev_batch").Exists() {
+			t.Fatalf("%s", next.Body)
+		}
+		for _, c := range []struct {
+			filter obj
+			n      int
+		}{
+			{obj{"generic_search_term": "bREAD"}, 3},
+			{obj{"generic_search_term": "room 1"}, 1},
+			{obj{"room_types": []any{"m.space"}}, 1},
+			{obj{"room_types": []any{nil}}, 3},
+			{obj{"room_types": []any{}}, 0},
+			{obj{}, 4},
+		} {
+			a := h.bob.Want(200, "POST "+v3+"/publicRooms", obj{"filter": c.filter})
+			if n := len(a.Get("chunk").Array()); n != c.n {
+				t.Errorf("%v: %d rooms, expected %d", c.filter, n, c.n)
+			}
+		}
+		want(t, h.nobody.Call("GET "+v3+"/publicRooms?since=x", nil), 400, "M_INVALID_PARAM")
+		want(t, h.bob.Call("POST "+v3+"/publicRooms?server=other.org", obj{}), 404, "M_NOT_FOUND")
+
+		list := v3 + "/directory/list/room/" + url.PathEscape(hidden)
+		if got := h.nobody.Want(200, "GET "+list, nil).Get("visibility").String(); got != "private" {
+			t.Fatal(got)
+		}
+		want(t, h.bob.Call("PUT "+list, obj{"visibility": "public"}), 403, "M_FORBIDDEN")
+		h.join(h.bob, hidden)
+		want(t, h.bob.Call("PUT "+list, obj{"visibility": "public"}), 403, "M_FORBIDDEN")
+		want(t, h.alice.Call("PUT "+list, obj{"visibility": "x"}), 400, "M_INVALID_PARAM")
+		if got := h.nobody.Want(200, "GET "+list, nil).Get("visibility").String(); got != "private" {
+			t.Fatal(got)
+		}
+		h.alice.Want(200, "PUT "+list, obj{"visibility": "public"})
+		if n := h.nobody.Want(200, "GET "+v3+"/publicRooms", nil).Get("total_room_count_estimate").Int(); n != 5 {
+			t.Fatal(n)
+		}
+		want(t, h.nobody.Call("GET "+v3+"/directory/list/room/!x:example.org", nil), 404, "M_NOT_FOUND")
+
+		topic := h.alice.Want(200, "GET "+at(space, "state/m.room.name?format=event"), nil).Get("event_id").String()
+		h.alice.Want(200, "PUT "+at(space, "redact/"+url.PathEscape(topic)+"/1"), obj{})
+		if n := len(h.bob.Want(200, "POST "+v3+"/publicRooms", obj{"filter": obj{"generic_search_term": "Space"}}).Get("chunk").Array()); n != 0 {
+			t.Fatal("a redacted name is found still")
+		}
+	})
+}
+
+func TestHierarchy(t *testing.T) {
+	serve(t, func(t *testing.T, h *house) {
+		space := func(preset string) string {
+			return h.create(h.alice, obj{"preset": preset, "creation_content": obj{"type": "m.space"}})
+		}
+		root, sub := space("public_chat"), space("public_chat")
+		open := h.create(h.alice, obj{"name": "open", "preset": "public_chat"})
+		closed := h.create(h.alice, obj{"name": "closed", "preset": "private_chat"})
+		leaf := h.create(h.alice, obj{"name": "leaf", "preset": "public_chat"})
+		add := func(parent, child string, content obj) {
+			t.Helper()
+			h.alice.Want(200, "PUT "+at(parent, "state/m.space.child/"+url.PathEscape(child)), content)
+		}
+		via := []string{server}
+		add(root, open, obj{"via": via, "order": "b", "suggested": true})
+		add(root, sub, obj{"via": via, "order": "a"})
+		add(root, closed, obj{"via": via})
+		add(sub, leaf, obj{"via": via})
+		add(sub, root, obj{"via": via}) // a circle
+		add(root, "!gone:example.org", obj{"via": via})
+		add(sub, "!removed:example.org", obj{})
+		get := func(c *webtest.Client, query string) (ids []string, next string) {
+			t.Helper()
+			a := c.Want(200, "GET /_matrix/client/v1/rooms/"+url.PathEscape(root)+"/hierarchy?"+query, nil)
+			for _, r := range a.Get("rooms").Array() {
+				ids = append(ids, r.Get("room_id").String())
+			}
+			return ids, a.Get("next_batch").String()
+		}
+		same := func(got []string, want ...string) {
+			t.Helper()
+			if fmt.Sprint(got) != fmt.Sprint(want) {
+				t.Fatalf("found %v, expected %v", got, want)
+			}
+		}
+		ids, _ := get(h.alice, "")
+		same(ids, root, sub, leaf, open, closed)
+		ids, _ = get(h.bob, "")
+		same(ids, root, sub, leaf, open)
+		ids, _ = get(h.bob, "max_depth=1")
+		same(ids, root, sub, open)
+		ids, _ = get(h.bob, "suggested_only=true")
+		same(ids, root, open)
+		ids, next := get(h.bob, "limit=2")
+		same(ids, root, sub)
+		ids, next = get(h.bob, "limit=2&from="+next)
+		same(ids, leaf, open)
+		if next != "" {
+			if ids, _ = get(h.bob, "limit=2&from="+next); len(ids) != 0 {
+				t.Fatal(ids)
+			}
+		}
+		a := h.bob.Want(200, "GET /_matrix/client/v1/rooms/"+url.PathEscape(root)+"/hierarchy", nil)
+		if len(a.Get("rooms.0.children_state").Array()) != 4 || a.Get("rooms.0.children_state.0.origin_server_ts").Int() == 0 || a.Get("rooms.0.room_type").String() != "m.space" {
+			t.Fatalf("%s", a.Body)
+		}
+		for _, query := range []string{"from=x", "limit=0", "from=h1_3_false"} {
+			want(t, h.bob.Call("GET /_matrix/client/v1/rooms/"+url.PathEscape(root)+"/hierarchy?"+query, nil), 400, "M_INVALID_PARAM")
+		}
+		want(t, h.bob.Call("GET /_matrix/client/v1/rooms/"+url.PathEscape(closed)+"/hierarchy", nil), 403, "M_FORBIDDEN")
+		want(t, h.bob.Call("GET /_matrix/client/v1/rooms/!x:example.org/hierarchy", nil), 403, "M_FORBIDDEN")
+	})
+}
+
+func TestUserSearch(t *testing.T) {
+	serve(t, func(t *testing.T, h *house) {
+		id := h.create(h.alice, obj{"preset": "private_chat"})
+		h.indexed()
+		find := func(c *webtest.Client, term string) (out []string) {
+			t.Helper()
+			a := c.Want(200, "POST "+v3+"/user_directory/search", obj{"search_term": term})
+			for _, u := range a.Get("results").Array() {
+				out = append(out, u.Get("user_id").String()+" "+u.Get("display_name").String())
+			}
+			return out
+		}
+		if got := find(h.bob, "alice"); len(got) != 0 {
+			t.Fatal(got)
+		}
+		h.alice.Want(200, "POST "+at(id, "invite"), obj{"user_id": "@bob:example.org"})
+		h.join(h.bob, id)
+		h.alice.Want(200, "PUT "+at(id, "state/m.room.member/@alice:example.org"), obj{"membership": "join", "displayname": "Ölga 100%"})
+		h.indexed()
+		for _, term := range []string{"alice", "ölGA", "100%", "alice öl"} {
+			if got := find(h.bob, term); fmt.Sprint(got) != "[@alice:example.org Ölga 100%]" {
+				t.Errorf("%s: %v", term, got)
+			}
+		}
+		for _, term := range []string{"", "_", "alice nobody", "bob"} {
+			if got := find(h.bob, term); len(got) != 0 {
+				t.Errorf("%s: %v", term, got)
+			}
+		}
+		if got := find(h.carol, "alice"); len(got) != 0 {
+			t.Fatal(got)
+		}
+		h.create(h.alice, obj{"visibility": "public"})
+		h.indexed()
+		if got := find(h.carol, "alice"); len(got) != 1 {
+			t.Fatal(got)
+		}
+		if a := h.carol.Want(200, "POST "+v3+"/user_directory/search", obj{"search_term": "alice", "limit": 0}); !a.Get("limited").Bool() {
+			t.Fatalf("%s", a.Body)
+		}
+		want(t, h.carol.Call("POST "+v3+"/user_directory/search", obj{"search_term": "x", "limit": -1}), 400, "M_INVALID_PARAM")
+	})
+}
+
+func TestMessageSearch(t *testing.T) {
+	serve(t, func(t *testing.T, h *house) {
+		id := h.create(h.alice, obj{"preset": "public_chat", "name": "Cheese lovers"})
+		other := h.create(h.alice, obj{"preset": "private_chat"})
+		h.say(h.alice, id, "Cheese is good, I like cheese")
+		second := h.say(h.alice, id, "what about chEEse with a very long text behind it that makes it less of a match")
+		gone := h.say(h.alice, id, "cheese no more")
+		h.say(h.alice, other, "secret cheese")
+		h.join(h.bob, id)
+		h.bob.Want(200, "POST "+at(id, "leave"), nil)
+		h.say(h.alice, id, "cheese after bob")
+		h.alice.Want(200, "PUT "+at(id, "redact/"+url.PathEscape(gone)+"/1"), obj{})
+		h.indexed()
+		search := func(c *webtest.Client, query string, criteria obj) webtest.Answer {
+			t.Helper()
+			return c.Want(200, "POST "+v3+"/search"+query, obj{"search_categories": obj{"room_events": criteria}})
+		}
+		bodies := func(a webtest.Answer) (out []string) {
+			for _, r := range a.Get("search_categories.room_events.results").Array() {
+				out = append(out, r.Get("result.content.body").String()+r.Get("result.content.name").String())
+			}
+			return out
+		}
+		a := search(h.bob, "", obj{"search_term": "cheese", "order_by": "recent", "keys": []string{"content.body"}})
+		if got := bodies(a); len(got) != 2 || got[1] != "Cheese is good, I like cheese" {
+			t.Fatalf("%s", a.Body)
+		}
+		if got := bodies(search(h.carol, "", obj{"search_term": "cheese"})); len(got) != 0 {
+			t.Fatal(got)
+		}
+		a = search(h.alice, "", obj{"search_term": "CHEESE good"})
+		if got := bodies(a); len(got) != 1 || a.Get("search_categories.room_events.count").Int() != 1 {
+			t.Fatalf("%s", a.Body)
+		}
+		a = search(h.alice, "", obj{"search_term": "cheese", "filter": obj{"rooms": []string{other}}})
+		if got := fmt.Sprint(bodies(a)); got != "[secret cheese]" {
+			t.Fatal(got)
+		}
+		if got := fmt.Sprint(bodies(search(h.alice, "", obj{"search_term": "cheese", "keys": []string{"content.name"}}))); got != "[Cheese lovers]" {
+			t.Fatal(got)
+		}
+		for _, order := range []string{"recent", "rank"} {
+			seen, query := map[string]bool{}, ""
+			for {
+				a := search(h.alice, query, obj{"search_term": "cheese", "order_by": order, "filter": obj{"limit": 2}})
+				for _, r := range a.Get("search_categories.room_events.results").Array() {
+					seen[r.Get("result.event_id").String()] = true
+				}
+				next := a.Get("search_categories.room_events.next_batch").String()
+				if next == "" {
+					break
+				}
+				query = "?next_batch=" + url.QueryEscape(next)
+			}
+			if len(seen) != 5 || seen[gone] {
+				t.Fatalf("%s: %v", order, seen)
+			}
+		}
+		a = search(h.alice, "", obj{
+			"search_term": "what about", "event_context": obj{"before_limit": 1, "after_limit": 1, "include_profile": true}, "include_state": true,
+			"groupings": obj{"group_by": []obj{{"key": "room_id"}, {"key": "sender"}}},
+		})
+		r := a.Get("search_categories.room_events")
+		if r.Get("results.0.result.event_id").String() != second || r.Get("results.0.context.events_before.0.content.body").String() != "Cheese is good, I like cheese" ||
+			r.Get("results.0.context.events_after.0.event_id").String() != gone || !r.Get("results.0.context.profile_info").Exists() ||
+			len(r.Get("state").Map()) != 1 || r.Get(`groups.sender.@alice:example\.org.results.0`).String() != second {
+			t.Fatalf("%s", a.Body)
+		}
+		for _, bad := range []obj{{"search_term": ""}, {"search_term": "x", "keys": []string{"x"}}, {"search_term": "x", "order_by": "x"}, {"search_term": "x", "groupings": obj{"group_by": []obj{{"key": "x"}}}}} {
+			want(t, h.alice.Call("POST "+v3+"/search", obj{"search_categories": obj{"room_events": bad}}), 400, "M_INVALID_PARAM")
+		}
+		want(t, h.alice.Call("POST "+v3+"/search?next_batch=x", obj{"search_categories": obj{"room_events": obj{"search_term": "x"}}}), 400, "M_INVALID_PARAM")
+		h.alice.Want(200, "POST "+v3+"/search", obj{"search_categories": obj{}})
+	})
+}

@@ -1,0 +1,10 @@
+// Package directory finds things: rooms in the room directory, rooms of a space, users and messages.
+//
+// Tables: search_texts and search_people, made from the events stream by one process at a time, and
+// search_positions, how far it has come, written in the same transaction.
+//
+// Streams: reads events. Role: client.
+//
+// Invariants: what was redacted leaves the index; nobody finds a message that the history visibility of
+// its room hides from them.
+package directory

@@ -1,0 +1,147 @@
+package directory
+
+import (
+	"context"
+	"errors"
+	"strings"
+
+	"lyceum/matrix"
+	"lyceum/matrix/event"
+	"lyceum/platform/db"
+	"lyceum/platform/stream"
+	"lyceum/rooms"
+)
+
+const indexAtOnce = 500 // events in one transaction
+
+// index follows the events stream from where the index ends. One process of the fleet runs it; that two
+// may for a moment do no harm, as each step may be done again.
+func (d *Directory) index(ctx context.Context) error {
+	for {
+		more := false
+		for shard := range rooms.Shards {
+			again, err := d.indexShard(ctx, shard)
+			if err != nil {
+				return err
+			}
+			more = more || again
+		}
+		if more {
+			continue
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-d.news:
+		}
+	}
+}
+
+// indexShard takes the next events of a shard into the index; more tells that it did not come to the end.
+func (d *Directory) indexShard(ctx context.Context, shard int) (more bool, err error) {
+	st := d.Rooms.Stream()
+	upto := st.Position(shard)
+	var after int64
+	err = d.Process.DB.QueryRow(ctx, "SELECT pos FROM search_positions WHERE shard = $1", shard).Scan(&after)
+	if err != nil && !errors.Is(err, db.ErrNoRows) || after >= upto {
+		if errors.Is(err, db.ErrNoRows) {
+			err = nil
+		}
+		return false, err
+	}
+	rows, err := st.Read(ctx, stream.Range{Shard: shard, After: after, Upto: upto, Limit: indexAtOnce})
+	if err != nil {
+		return false, err
+	}
+	var b batch
+	for _, row := range rows {
+		e, err := d.Rooms.FromRow(row)
+		if err != nil {
+			return false, err
+		}
+		b.add(e)
+		after = row.Pos
+	}
+	if len(rows) < indexAtOnce {
+		after = upto
+	}
+	return after < upto, d.Process.DB.Tx(ctx, func(tx *db.Tx) error { return b.write(ctx, tx, shard, after) })
+}
+
+// batch is what some events change in the index.
+type batch struct {
+	texts, people [][]any
+	named         map[string]int // user -> row of people
+	gone          []string
+}
+
+func (b *batch) add(e *rooms.Event) {
+	if e.Type == event.TypeRedaction && e.Redacts != "" {
+		b.gone = append(b.gone, e.Redacts)
+	}
+	if e.Type == event.TypeMember && e.IsState() && e.Membership() == event.MembershipJoin {
+		b.addPerson(e)
+	}
+	if part, body := textOf(e); body != "" {
+		b.texts = append(b.texts, []any{e.ID, e.RoomID, e.OriginServerTS, part, fold(body)})
+	}
+}
+
+func (b *batch) addPerson(e *rooms.Event) {
+	name, _ := e.ContentString("displayname")
+	avatar, _ := e.ContentString("avatar_url")
+	user := *e.StateKey
+	row := []any{user, clean(name), clean(avatar), fold(user + " " + name), e.OriginServerTS}
+	if i, ok := b.named[user]; ok {
+		b.people[i] = row
+		return
+	}
+	if b.named == nil {
+		b.named = map[string]int{}
+	}
+	b.named[user] = len(b.people)
+	b.people = append(b.people, row)
+}
+
+// textOf gives what of an event can be searched.
+func textOf(e *rooms.Event) (part, body string) {
+	switch {
+	case e.Type == event.TypeMessage && !e.IsState():
+		content := e.Content
+		if edited := matrix.Lookup(content, "m.new_content"); edited != nil {
+			content = edited
+		}
+		body, _ = matrix.LookupString(content, "body")
+		return "content.body", body
+	case e.Is(event.TypeName, ""):
+		body, _ = e.ContentString("name")
+		return "content.name", body
+	case e.Is(event.TypeTopic, ""):
+		body, _ = e.ContentString("topic")
+		return "content.topic", body
+	}
+	return "", ""
+}
+
+// clean takes out what PostgreSQL does not take as text.
+func clean(s string) string { return strings.ReplaceAll(s, "\x00", "") }
+
+func fold(s string) string { return strings.ToLower(clean(s)) }
+
+func (b *batch) write(ctx context.Context, tx *db.Tx, shard int, pos int64) error {
+	if err := tx.Bulk(ctx, `INSERT INTO search_texts (event_id, room_id, ts, part, body) VALUES ? ON CONFLICT (event_id) DO NOTHING`, b.texts); err != nil {
+		return err
+	}
+	if len(b.gone) > 0 {
+		if _, err := tx.Exec(ctx, "DELETE FROM search_texts WHERE event_id = ANY($1)", b.gone); err != nil {
+			return err
+		}
+	}
+	if err := tx.Bulk(ctx, `INSERT INTO search_people (user_id, name, avatar, words, ts) VALUES ? ON CONFLICT (user_id) DO UPDATE
+		SET name = excluded.name, avatar = excluded.avatar, words = excluded.words, ts = excluded.ts WHERE search_people.ts <= excluded.ts`, b.people); err != nil {
+		return err
+	}
+	_, err := tx.Exec(ctx, `INSERT INTO search_positions (shard, pos) VALUES ($1, $2) ON CONFLICT (shard) DO UPDATE
+		SET pos = excluded.pos WHERE search_positions.pos < excluded.pos`, shard, pos)
+	return err
+}

@@ -1,0 +1,95 @@
+package rooms
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+
+	"lyceum/matrix"
+	"lyceum/platform/db"
+	"lyceum/rooms/state"
+)
+
+// SharesRoom tells that two users are members of one room.
+func (r *Rooms) SharesRoom(ctx context.Context, userA, userB string) (bool, error) {
+	var one int
+	err := r.Process.DB.QueryRow(ctx, `SELECT 1 FROM memberships a JOIN memberships b ON b.room_id = a.room_id
+		WHERE a.user_id = $1 AND a.membership = 'join' AND b.user_id = $2 AND b.membership = 'join' LIMIT 1`, userA, userB).Scan(&one)
+	if errors.Is(err, sql.ErrNoRows) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// UsersSharingRoom lists the users, of all servers, who are members of a room that the user is in. The user
+// is not among them.
+func (r *Rooms) UsersSharingRoom(ctx context.Context, userID string) ([]string, error) {
+	return r.strings(ctx, `SELECT DISTINCT b.user_id FROM memberships a JOIN memberships b ON b.room_id = a.room_id
+		WHERE a.user_id = $1 AND a.membership = 'join' AND b.membership = 'join' AND b.user_id <> $1`, userID)
+}
+
+// KnownTo gives those of some users whom a user may find: members of a room that the user is in too, or of
+// a room of the directory.
+func (r *Rooms) KnownTo(ctx context.Context, userID string, others []string) (map[string]bool, error) {
+	list, err := r.strings(ctx, `SELECT DISTINCT m.user_id FROM memberships m JOIN rooms r ON r.room_id = m.room_id
+		WHERE m.user_id = ANY($1) AND m.membership = 'join' AND (r.visibility = 'public' OR EXISTS (
+			SELECT 1 FROM memberships me WHERE me.user_id = $2 AND me.room_id = m.room_id AND me.membership = 'join'))`, others, userID)
+	out := make(map[string]bool, len(list))
+	for _, user := range list {
+		out[user] = true
+	}
+	return out, err
+}
+
+// Listed is a room of the directory.
+type Listed struct {
+	RoomID string
+	Root   state.ID // its newest state
+	Joined int
+}
+
+// Listed lists the rooms of the directory, the ones with most members first.
+func (r *Rooms) Listed(ctx context.Context) ([]Listed, error) {
+	rows, err := r.Process.DB.Query(ctx, `SELECT room_id, root, joined FROM (SELECT r.room_id,
+		(SELECT e.root FROM events e WHERE e.room_id = r.room_id ORDER BY e.pos DESC LIMIT 1) AS root,
+		(SELECT COUNT(*) FROM memberships m WHERE m.room_id = r.room_id AND m.membership = 'join') AS joined
+		FROM rooms r WHERE r.visibility = 'public') listed WHERE root IS NOT NULL ORDER BY joined DESC, room_id`)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var out []Listed
+	for rows.Next() {
+		var l Listed
+		var root []byte
+		if err := rows.Scan(&l.RoomID, &root, &l.Joined); err != nil {
+			return nil, err
+		}
+		l.Root = state.IDFrom(root)
+		out = append(out, l)
+	}
+	return out, rows.Err()
+}
+
+// Visibility tells whether a room is "public", in the directory, or "private"; M_NOT_FOUND when there is no
+// such room.
+func (r *Rooms) Visibility(ctx context.Context, roomID string) (string, error) {
+	var v string
+	err := r.Process.DB.QueryRow(ctx, "SELECT visibility FROM rooms WHERE room_id = $1", roomID).Scan(&v)
+	if errors.Is(err, db.ErrNoRows) {
+		return "", matrix.NotFound("There is no such room here")
+	}
+	return v, err
+}
+
+// SetVisibility puts a room into the directory or takes it out: "public" or "private".
+func (r *Rooms) SetVisibility(ctx context.Context, roomID, visibility string) error {
+	if visibility != "public" && visibility != "private" {
+		return matrix.InvalidParam("visibility: expected public or private")
+	}
+	n, err := r.Process.DB.Exec(ctx, "UPDATE rooms SET visibility = $2 WHERE room_id = $1", roomID, visibility)
+	if err == nil && n == 0 {
+		err = matrix.NotFound("There is no such room here")
+	}
+	return err
+}
