@@ -1,0 +1,386 @@
+package push
+
+import (
+	"bytes"
+	"encoding/json"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"unsafe"
+
+	"lyceum/matrix"
+	"lyceum/matrix/auth"
+	"lyceum/matrix/event"
+)
+
+func quote(s string) string { return string(matrix.AppendString(nil, s)) }
+
+func localpart(userID string) string { return matrix.LocalpartOf(userID) }
+
+// Facts are what conditions ask about a room and a user beside the event.
+type Facts struct {
+	DisplayName string // of the user in the room, in lower case
+	Members     int    // joined members of the room
+	Power       *auth.Power
+}
+
+// Result is what the rules say of an event. Its parts are shared: nobody changes them.
+type Result struct {
+	RuleID            string // the rule that matched, "" for none
+	Notify, Highlight bool
+	Actions           json.RawMessage // a list
+}
+
+// Rules are the compiled rules of a user. They are immutable.
+type Rules struct {
+	list []compiled
+}
+
+type compiled struct {
+	result Result
+	legacy bool
+	conds  []condition
+}
+
+// condition is one test of an event.
+type condition struct {
+	kind    conditionKind
+	path    path
+	literal string         // what a value must be, or the word that the body must hold; in lower case
+	glob    *regexp.Regexp // instead of literal, when there are wildcards
+	value   []byte         // canonical JSON
+	op      string
+	count   int
+}
+
+type conditionKind uint8
+
+const (
+	condNever conditionKind = iota
+	condMatch
+	condWord
+	condIs
+	condContains
+	condName
+	condMembers
+	condPermission
+	condRoom
+	condSender
+)
+
+// Compile makes rules from the content of m.push_rules in storage.
+func Compile(userID string, raw json.RawMessage) *Rules { return merge(userID, raw).compile() }
+
+func (s ruleset) compile() *Rules {
+	out := &Rules{}
+	for _, kind := range kinds {
+		for _, r := range s[kind] {
+			if !r.Enabled {
+				continue
+			}
+			c := compiled{legacy: isLegacy(r.ID), conds: conditionsOf(kind, r)}
+			if slices.ContainsFunc(c.conds, func(c condition) bool { return c.kind == condNever }) {
+				continue
+			}
+			c.result = resultOf(r)
+			out.list = append(out.list, c)
+		}
+	}
+	return out
+}
+
+func conditionsOf(kind string, r rule) []condition {
+	switch kind {
+	case kindContent:
+		return []condition{word(r.Pattern)}
+	case kindRoom:
+		return []condition{{kind: condRoom, literal: r.ID}}
+	case kindSender:
+		return []condition{{kind: condSender, literal: r.ID}}
+	}
+	var raw []json.RawMessage
+	if len(r.Conditions) > 0 && json.Unmarshal(r.Conditions, &raw) != nil {
+		return []condition{{}}
+	}
+	out := make([]condition, len(raw))
+	for i := range raw {
+		out[i] = conditionOf(raw[i])
+	}
+	return out
+}
+
+func conditionOf(raw json.RawMessage) condition {
+	var c struct {
+		Kind    string          `json:"kind"`
+		Key     string          `json:"key"`
+		Pattern *string         `json:"pattern"`
+		Value   json.RawMessage `json:"value"`
+		Is      string          `json:"is"`
+	}
+	if json.Unmarshal(raw, &c) != nil {
+		return condition{}
+	}
+	switch c.Kind {
+	case "event_match":
+		switch {
+		case c.Pattern == nil:
+			return condition{}
+		case c.Key == "content.body":
+			return word(*c.Pattern)
+		}
+		out := condition{kind: condMatch, path: pathOf(c.Key), literal: strings.ToLower(*c.Pattern)}
+		if hasWildcard(*c.Pattern) {
+			out.glob = compileGlob(*c.Pattern, `\A`, `\z`)
+			if out.glob == nil {
+				return condition{}
+			}
+		}
+		return out
+	case "event_property_is", "event_property_contains":
+		value, ok := scalar(c.Value)
+		if !ok {
+			return condition{}
+		}
+		out := condition{kind: condIs, path: pathOf(c.Key), value: value}
+		if c.Kind == "event_property_contains" {
+			out.kind = condContains
+		}
+		return out
+	case "contains_display_name":
+		return condition{kind: condName, path: path{well: wellBody}}
+	case "room_member_count":
+		number := strings.TrimLeft(c.Is, "=<>")
+		op := c.Is[:len(c.Is)-len(number)]
+		n, err := strconv.Atoi(number)
+		if err != nil || n < 0 || number[0] == '+' || !slices.Contains([]string{"", "==", "<", ">", "<=", ">="}, op) {
+			return condition{}
+		}
+		return condition{kind: condMembers, op: op, count: n}
+	case "sender_notification_permission":
+		return condition{kind: condPermission, literal: c.Key}
+	}
+	return condition{} // what is not known matches nothing
+}
+
+// word is the condition on words of the body.
+func word(pattern string) condition {
+	c := condition{kind: condWord, path: path{well: wellBody}, literal: strings.ToLower(pattern)}
+	if pattern == "" {
+		return condition{}
+	}
+	if hasWildcard(pattern) {
+		if c.glob = compileGlob(pattern, `(?:\A|[^A-Za-z0-9_])`, `(?:\z|[^A-Za-z0-9_])`); c.glob == nil {
+			return condition{}
+		}
+	}
+	return c
+}
+
+func hasWildcard(pattern string) bool { return strings.ContainsAny(pattern, "*?") }
+
+const maxPattern = 1024 // bytes; a longer one matches nothing
+
+// compileGlob makes a glob an expression that is matched in linear time.
+func compileGlob(pattern, before, after string) *regexp.Regexp {
+	if len(pattern) > maxPattern {
+		return nil
+	}
+	var b strings.Builder
+	b.WriteString(`(?is)` + before)
+	for _, r := range pattern {
+		switch r {
+		case '*':
+			b.WriteString(`.*`)
+		case '?':
+			b.WriteByte('.')
+		default:
+			b.WriteString(regexp.QuoteMeta(string(r)))
+		}
+	}
+	b.WriteString(after)
+	re, err := regexp.Compile(b.String())
+	if err != nil {
+		return nil
+	}
+	return re
+}
+
+// scalar gives a string, integer, boolean or null as canonical JSON.
+func scalar(raw json.RawMessage) ([]byte, bool) {
+	raw = bytes.TrimSpace(raw)
+	if len(raw) == 0 {
+		return nil, false
+	}
+	switch raw[0] {
+	case '"':
+		var s string
+		if json.Unmarshal(raw, &s) != nil {
+			return nil, false
+		}
+		return []byte(quote(s)), true
+	case '{', '[':
+		return nil, false
+	case 't', 'f', 'n':
+		return raw, true
+	}
+	n, err := strconv.ParseInt(string(raw), 10, 64)
+	return strconv.AppendInt(nil, n, 10), err == nil
+}
+
+func resultOf(r rule) Result {
+	out := Result{RuleID: r.ID, Actions: list(r.Actions)}
+	var actions []json.RawMessage
+	_ = json.Unmarshal(out.Actions, &actions) // it was checked when it was stored
+	for _, a := range actions {
+		if string(a) == `"notify"` {
+			out.Notify = true
+			continue
+		}
+		var tweak struct {
+			Name  string `json:"set_tweak"`
+			Value any    `json:"value"`
+		}
+		if json.Unmarshal(a, &tweak) == nil && tweak.Name == "highlight" && tweak.Value != false {
+			out.Highlight = true
+		}
+	}
+	out.Highlight = out.Highlight && out.Notify
+	return out
+}
+
+// Subject is an event prepared for many evaluations by one goroutine.
+type Subject struct {
+	event  *event.Event
+	known  uint16 // bit set of well
+	values [wellCount][]byte
+	lower  string // the body in lower case
+	folded bool
+}
+
+// NewSubject prepares an event.
+func NewSubject(e *event.Event) *Subject { return &Subject{event: e} }
+
+// Evaluate finds the first rule that matches. With a Subject that is used again it does not allocate for
+// the default rules. A user's own events are for the caller to leave out.
+func Evaluate(rules *Rules, s *Subject, f *Facts) Result {
+next:
+	for i := range rules.list {
+		c := &rules.list[i]
+		if c.legacy && s.get(&path{well: wellMentions}) != nil {
+			continue
+		}
+		for j := range c.conds {
+			if !c.conds[j].holds(s, f) {
+				continue next
+			}
+		}
+		return c.result
+	}
+	return Result{}
+}
+
+func (c *condition) holds(s *Subject, f *Facts) bool {
+	switch c.kind {
+	case condMatch:
+		text, ok := s.text(&c.path)
+		if !ok {
+			return false
+		}
+		if c.glob != nil {
+			return c.glob.MatchString(text)
+		}
+		return equalFold(text, c.literal)
+	case condWord:
+		if c.glob != nil {
+			text, ok := textOf(s.get(&c.path))
+			return ok && c.glob.MatchString(text)
+		}
+		return containsWord(s.lowerBody(), c.literal)
+	case condIs:
+		return bytes.Equal(s.get(&c.path), c.value)
+	case condContains:
+		list := s.get(&c.path)
+		if len(list) == 0 || list[0] != '[' {
+			return false
+		}
+		for i := 1; ; {
+			v, next, ok := matrix.NextElement(list, i)
+			if !ok {
+				return false
+			}
+			if bytes.Equal(v, c.value) {
+				return true
+			}
+			i = next
+		}
+	case condName:
+		return f.DisplayName != "" && containsWord(s.lowerBody(), f.DisplayName)
+	case condRoom:
+		return s.event.RoomID == c.literal
+	case condSender:
+		return s.event.Sender == c.literal
+	case condMembers:
+		return c.compare(f.Members)
+	case condPermission:
+		return f.Power != nil && f.Power.UserLevel(s.event.Sender) >= f.Power.NotificationLevel(c.literal)
+	}
+	return false
+}
+
+func (c *condition) compare(n int) bool {
+	switch c.op {
+	case "<":
+		return n < c.count
+	case ">":
+		return n > c.count
+	case "<=":
+		return n <= c.count
+	case ">=":
+		return n >= c.count
+	}
+	return n == c.count
+}
+
+func equalFold(a, lower string) bool { return a == lower || strings.EqualFold(a, lower) }
+
+// textOf gives a JSON string without a copy where it has no escapes. The text of an event never changes,
+// which makes this safe.
+func textOf(raw []byte) (string, bool) {
+	if len(raw) < 2 || raw[0] != '"' {
+		return "", false
+	}
+	if in := raw[1 : len(raw)-1]; len(in) > 0 && bytes.IndexByte(in, '\\') < 0 {
+		return unsafe.String(&in[0], len(in)), true
+	}
+	return matrix.Unquote(raw)
+}
+
+func (s *Subject) lowerBody() string {
+	if !s.folded {
+		body, _ := textOf(s.get(&path{well: wellBody}))
+		s.lower, s.folded = strings.ToLower(body), true
+	}
+	return s.lower
+}
+
+// containsWord tells whether text holds word between word boundaries.
+func containsWord(text, word string) bool {
+	for at := 0; word != ""; {
+		i := strings.Index(text[at:], word)
+		if i < 0 {
+			return false
+		}
+		i += at
+		end := i + len(word)
+		if (i == 0 || !isWord(text[i-1])) && (end == len(text) || !isWord(text[end])) {
+			return true
+		}
+		at = i + 1
+	}
+	return false
+}
+
+func isWord(c byte) bool {
+	return c == '_' || '0' <= c && c <= '9' || 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z'
+}

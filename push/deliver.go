@@ -1,0 +1,351 @@
+package push
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"time"
+
+	"lyceum/matrix/event"
+	"lyceum/rooms"
+	"lyceum/rooms/state"
+)
+
+const (
+	firstPause  = time.Second      // before a notification is sent again; then it doubles
+	longestWait = 30 * time.Minute // between two tries
+	retryMost   = 50               // notifications sent again in one round
+)
+
+// notification is an event for a pusher.
+type notification struct {
+	pusher  *pusher
+	event   *rooms.Event
+	actions json.RawMessage
+}
+
+// receiversOf gives the pushers of the members of a room.
+func (p *Push) receiversOf(ctx context.Context, roomID string) ([]*pusher, error) {
+	w := &p.workers
+	w.mu.Lock()
+	known, ok := w.receivers[roomID]
+	gen := w.gen
+	w.mu.Unlock()
+	if ok && p.Now().Before(known.until) {
+		return known.list, nil
+	}
+	members, err := p.Rooms.Members(ctx, roomID, event.MembershipJoin)
+	if err != nil {
+		return nil, err
+	}
+	ids := make([]string, len(members))
+	for i, m := range members {
+		ids[i] = m.UserID
+	}
+	list, err := p.queryPushers(ctx, `user_id = ANY($1)`, ids)
+	if err != nil {
+		return nil, err
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.gen == gen {
+		if len(w.receivers) >= roomsKnown {
+			clear(w.receivers)
+		}
+		w.receivers[roomID] = receivers{list, p.Now().Add(knownFor)}
+	}
+	return list, nil
+}
+
+// notifications gives what an event is to tell whom.
+func (p *Push) notifications(ctx context.Context, e *rooms.Event) ([]notification, error) {
+	if e.RedactedBy != "" || p.Now().Sub(time.UnixMilli(e.OriginServerTS)) > tooOld {
+		return nil, nil
+	}
+	list, err := p.receiversOf(ctx, e.RoomID)
+	if err != nil {
+		return nil, err
+	}
+	if e.Membership() == event.MembershipInvite && e.StateKey != nil {
+		invited, err := p.queryPushers(ctx, `user_id = $1`, *e.StateKey)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list[:len(list):len(list)], invited...)
+	}
+	var out []notification
+	results := map[string]Result{}
+	var failed error
+	for _, x := range list {
+		res, done := results[x.UserID]
+		if !done {
+			if res, err = p.evaluate(ctx, x.UserID, e); err != nil {
+				failed = errors.Join(failed, err)
+				continue
+			}
+			results[x.UserID] = res
+		}
+		if res.Notify {
+			out = append(out, notification{x, e, res.Actions})
+		}
+	}
+	return out, failed
+}
+
+// evaluate tells what the rules of a user say of an event.
+func (p *Push) evaluate(ctx context.Context, userID string, e *rooms.Event) (Result, error) {
+	if e.Sender == userID {
+		return Result{}, nil
+	}
+	ignored, err := p.Accounts.Ignored(ctx, userID)
+	if err != nil || ignored[e.Sender] {
+		return Result{}, err
+	}
+	rules, err := p.rulesOf(ctx, userID)
+	if err != nil {
+		return Result{}, err
+	}
+	l, entry := p.entry(userID, e.RoomID)
+	facts, err := p.factsFor(ctx, userID, l, entry, e)
+	if err != nil {
+		return Result{}, err
+	}
+	return Evaluate(rules.compiled, NewSubject(e.Event), facts), nil
+}
+
+// deliver sends a notification once.
+func (p *Push) deliver(ctx context.Context, n notification) error {
+	url := n.pusher.url()
+	if p.workers.rest(url, p.Now()) {
+		return errResting
+	}
+	body, err := p.body(ctx, n)
+	if err != nil {
+		return err
+	}
+	rejected, err := p.gateway.send(ctx, url, body)
+	if err != nil {
+		if ctx.Err() == nil {
+			p.workers.failed(url, p.Now())
+			p.Process.Log.Info("a push gateway did not take a notification", "user", n.pusher.UserID, "app", n.pusher.AppID, "error", err)
+		}
+		return err
+	}
+	for _, key := range rejected {
+		if key == n.pusher.Pushkey {
+			if err := p.deletePusher(ctx, n.pusher.UserID, n.pusher.AppID, key); err != nil {
+				return err
+			}
+			p.tellPushers(ctx)
+		}
+	}
+	return nil
+}
+
+// notice is the body of POST /_matrix/push/v1/notify (push gateway API).
+type notice struct {
+	EventID      string          `json:"event_id,omitempty"`
+	RoomID       string          `json:"room_id,omitempty"`
+	Type         string          `json:"type,omitempty"`
+	Sender       string          `json:"sender,omitempty"`
+	SenderName   string          `json:"sender_display_name,omitempty"`
+	RoomName     string          `json:"room_name,omitempty"`
+	RoomAlias    string          `json:"room_alias,omitempty"`
+	UserIsTarget bool            `json:"user_is_target,omitempty"`
+	Prio         string          `json:"prio"`
+	Content      json.RawMessage `json:"content,omitempty"`
+	Counts       noticeCounts    `json:"counts"`
+	Devices      []noticeDevice  `json:"devices"`
+}
+
+type noticeCounts struct {
+	Unread int `json:"unread,omitempty"`
+}
+
+type noticeDevice struct {
+	AppID   string                     `json:"app_id"`
+	Pushkey string                     `json:"pushkey"`
+	Set     int64                      `json:"pushkey_ts"` // seconds
+	Data    map[string]json.RawMessage `json:"data"`
+	Tweaks  map[string]json.RawMessage `json:"tweaks"`
+}
+
+func (p *Push) body(ctx context.Context, n notification) ([]byte, error) {
+	unread, err := p.badge(ctx, n.pusher.UserID)
+	if err != nil {
+		return nil, err
+	}
+	tweaks := tweaksOf(n.actions)
+	data := map[string]json.RawMessage{}
+	_ = json.Unmarshal(n.pusher.Data, &data) // it was checked when it was stored
+	format := string(data["format"])
+	delete(data, "url")
+	out := notice{
+		EventID: n.event.ID, RoomID: n.event.RoomID, Prio: "low", Counts: noticeCounts{unread},
+		Devices: []noticeDevice{{n.pusher.AppID, n.pusher.Pushkey, n.pusher.set / 1000, data, tweaks}},
+	}
+	// What makes a sound or may be of any importance wakes a device.
+	if tweaks["sound"] != nil || tweaks["highlight"] != nil || n.event.Type == event.TypeEncrypted {
+		out.Prio = "high"
+	}
+	if format != `"event_id_only"` {
+		if err := p.describe(ctx, n, &out); err != nil {
+			return nil, err
+		}
+	}
+	return json.Marshal(map[string]notice{"notification": out})
+}
+
+// describe adds what the full format tells.
+func (p *Push) describe(ctx context.Context, n notification, out *notice) error {
+	e := n.event
+	sender := state.Key{Type: event.TypeMember, StateKey: e.Sender}
+	name, alias := state.Key{Type: event.TypeName}, state.Key{Type: event.TypeCanonicalAlias}
+	found, err := p.Rooms.StateEvents(ctx, e.Root, sender, name, alias)
+	if err != nil {
+		return err
+	}
+	out.Type, out.Sender, out.Content = e.Type, e.Sender, e.Content
+	out.UserIsTarget = e.Type == event.TypeMember && e.StateKey != nil && *e.StateKey == n.pusher.UserID
+	for _, part := range []struct {
+		key    state.Key
+		member string
+		to     *string
+	}{{sender, "displayname", &out.SenderName}, {name, "name", &out.RoomName}, {alias, "alias", &out.RoomAlias}} {
+		if s := found[part.key]; s != nil {
+			*part.to, _ = s.ContentString(part.member)
+		}
+	}
+	return nil
+}
+
+func tweaksOf(actions json.RawMessage) map[string]json.RawMessage {
+	out := map[string]json.RawMessage{}
+	var list []json.RawMessage
+	_ = json.Unmarshal(actions, &list) // it was checked when it was stored
+	for _, a := range list {
+		var tweak struct {
+			Name  string          `json:"set_tweak"`
+			Value json.RawMessage `json:"value"`
+		}
+		if json.Unmarshal(a, &tweak) != nil || tweak.Name == "" {
+			continue
+		}
+		if tweak.Value == nil && tweak.Name == "highlight" {
+			tweak.Value = json.RawMessage("true")
+		}
+		out[tweak.Name] = tweak.Value
+	}
+	return out
+}
+
+// badge is the number of unread notifications of a user in all rooms.
+func (p *Push) badge(ctx context.Context, userID string) (int, error) {
+	list, err := p.Rooms.Memberships(ctx, userID)
+	if err != nil {
+		return 0, err
+	}
+	total := 0
+	for _, m := range list {
+		switch m.Membership {
+		case event.MembershipInvite:
+			total++
+		case event.MembershipJoin:
+			c, err := p.Unread(ctx, userID, m.RoomID)
+			if err != nil {
+				return 0, err
+			}
+			total += c.Notify
+			for _, t := range c.Threads {
+				total += t.Notify
+			}
+		}
+	}
+	return total, nil
+}
+
+// retry sends what was not taken before and is due, and returns when to look again.
+func (p *Push) retry(ctx context.Context, w *worker) (time.Duration, error) {
+	type row struct {
+		user, app, key, event string
+		made, tries           int64
+	}
+	now := p.Now()
+	rows, err := p.Process.DB.Query(ctx, `SELECT user_id, app_id, pushkey, event_id, made_ms, tries FROM push_outbox
+		WHERE shard = $1 AND next_ms <= $2 ORDER BY next_ms LIMIT $3`, w.shard, now.UnixMilli(), retryMost)
+	if err != nil {
+		return 0, err
+	}
+	defer rows.Close()
+	var due []row
+	for rows.Next() {
+		var r row
+		if err := rows.Scan(&r.user, &r.app, &r.key, &r.event, &r.made, &r.tries); err != nil {
+			return 0, err
+		}
+		due = append(due, r)
+	}
+	if err := rows.Err(); err != nil {
+		return 0, err
+	}
+	for _, r := range due {
+		err := p.again(ctx, r.user, r.app, r.key, r.event)
+		if ctx.Err() != nil {
+			return firstPause, nil
+		}
+		const this = ` WHERE user_id = $1 AND app_id = $2 AND pushkey = $3 AND event_id = $4`
+		if err == nil || now.Sub(time.UnixMilli(r.made)) > p.config.GiveUpAfter.D() {
+			_, err = p.Process.DB.Exec(ctx, `DELETE FROM push_outbox`+this, r.user, r.app, r.key, r.event)
+		} else {
+			pause := min(firstPause<<min(r.tries, 20), longestWait)
+			_, err = p.Process.DB.Exec(ctx, `UPDATE push_outbox SET next_ms = $5, tries = tries + 1`+this, r.user, r.app, r.key, r.event, now.Add(pause).UnixMilli())
+		}
+		if err != nil {
+			return 0, err
+		}
+	}
+	if len(due) == retryMost {
+		return 0, nil
+	}
+	return p.untilDue(ctx, w)
+}
+
+// untilDue tells when the next notification of the outbox is due.
+func (p *Push) untilDue(ctx context.Context, w *worker) (time.Duration, error) {
+	var next *int64
+	if err := p.Process.DB.QueryRow(ctx, `SELECT MIN(next_ms) FROM push_outbox WHERE shard = $1`, w.shard).Scan(&next); err != nil {
+		return 0, err
+	}
+	if next == nil {
+		return longestWait, nil
+	}
+	return max(time.UnixMilli(*next).Sub(p.Now()), 100*time.Millisecond), nil
+}
+
+// again sends one notification of the outbox; nil when it is sent or nobody wants it any more.
+func (p *Push) again(ctx context.Context, userID, appID, pushkey, eventID string) error {
+	list, err := p.queryPushers(ctx, `user_id = $1 AND app_id = $2 AND pushkey = $3`, userID, appID, pushkey)
+	if err != nil || len(list) == 0 {
+		return err
+	}
+	e, err := p.Rooms.Event(ctx, eventID)
+	if err != nil || e == nil || e.RedactedBy != "" {
+		return err
+	}
+	res, err := p.evaluate(ctx, userID, e)
+	if err != nil || !res.Notify {
+		return err
+	}
+	body, err := p.body(ctx, notification{list[0], e, res.Actions})
+	if err != nil {
+		return err
+	}
+	rejected, err := p.gateway.send(ctx, list[0].url(), body)
+	for _, key := range rejected {
+		if key == pushkey {
+			defer p.tellPushers(ctx)
+			return p.deletePusher(ctx, userID, appID, key)
+		}
+	}
+	return err
+}

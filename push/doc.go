@@ -1,0 +1,15 @@
+// Package push owns what is worth a notification: push rules, unread counts, pushers.
+//
+// Tables: pushers, push_outbox (notifications that a gateway did not take yet). Role: push.
+//
+// Rules are stored as what a user changed of the default set, as account data m.push_rules; changes run on the
+// owner of the user's shard of the stream account_data. They are compiled once for each user (compile.go).
+//
+// Unread counts are computed in memory (unread.go): what came after the user's receipts is evaluated when the
+// user asks. Nothing is written for a message and a receiver. Logs of the newest events of the rooms asked for,
+// fed by the events stream, keep the counts current without the database.
+//
+// Pushers: for each shard of the events stream one process of the role holds the lease push/NN, whose position
+// tells up to where notifications were sent or stored (worker.go). A process that dies loses none; a
+// notification may be sent twice.
+package push

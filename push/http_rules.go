@@ -1,0 +1,127 @@
+package push
+
+import (
+	"encoding/json"
+	"slices"
+
+	"lyceum/matrix"
+	"lyceum/platform/web"
+)
+
+func (p *Push) getRules(r *web.Request) (any, error) {
+	return p.Ruleset(r.Context(), r.UserID())
+}
+
+func (p *Push) getGlobal(r *web.Request) (any, error) {
+	whole, err := p.Ruleset(r.Context(), r.UserID())
+	if err != nil {
+		return nil, err
+	}
+	var v struct {
+		Global json.RawMessage `json:"global"`
+	}
+	if err := json.Unmarshal(whole, &v); err != nil {
+		return nil, err
+	}
+	return v.Global, nil
+}
+
+// ruleOf gives the rule of the path.
+func (p *Push) ruleOf(r *web.Request) (ruleJSON, error) {
+	raw, err := p.Accounts.AccountData(r.Context(), r.UserID(), "", typeRules)
+	if err != nil {
+		return ruleJSON{}, err
+	}
+	found, ok := merge(r.UserID(), raw).find(r.Path("kind"), r.Path("ruleID"))
+	if !ok {
+		return ruleJSON{}, noRule()
+	}
+	return found.encode(r.Path("kind")), nil
+}
+
+func (p *Push) getRule(r *web.Request) (any, error) { return orNil(p.ruleOf(r)) }
+
+func (p *Push) getEnabled(r *web.Request) (any, error) {
+	rule, err := p.ruleOf(r)
+	return map[string]bool{"enabled": rule.Enabled}, err
+}
+
+func (p *Push) getActions(r *web.Request) (any, error) {
+	rule, err := p.ruleOf(r)
+	return map[string]json.RawMessage{"actions": rule.Actions}, err
+}
+
+func orNil(v ruleJSON, err error) (any, error) {
+	if err != nil {
+		return nil, err
+	}
+	return v, nil
+}
+
+type ruleBody struct {
+	Actions    json.RawMessage `json:"actions"`
+	Conditions json.RawMessage `json:"conditions"`
+	Pattern    *string         `json:"pattern"`
+}
+
+func (p *Push) putRule(r *web.Request, body *ruleBody) (any, error) {
+	kind, id := r.Path("kind"), r.Path("ruleID")
+	if !slices.Contains(kinds, kind) {
+		return nil, matrix.InvalidParam("The kind of a push rule is override, content, room, sender or underride")
+	}
+	if err := checkID(kind, id); err != nil {
+		return nil, err
+	}
+	rule := ruleJSON{ID: id}
+	var err error
+	if rule.Actions, err = checkActions(body.Actions); err != nil {
+		return nil, err
+	}
+	switch kind {
+	case kindOverride, kindUnderride:
+		if err := checkConditions(body.Conditions); err != nil {
+			return nil, err
+		}
+		rule.Conditions = list(body.Conditions)
+	case kindContent:
+		if body.Pattern == nil || *body.Pattern == "" {
+			return nil, matrix.MissingParam("pattern: content rules need one")
+		}
+		rule.Pattern = body.Pattern
+	}
+	c := ruleChange{Op: changePut, Kind: kind, Rule: rule, Before: r.Query1("before"), After: r.Query1("after")}
+	return p.changed(r, c)
+}
+
+func (p *Push) deleteRule(r *web.Request) (any, error) {
+	return p.changed(r, ruleChange{Op: changeDelete})
+}
+
+type enabledBody struct {
+	Enabled *bool `json:"enabled"`
+}
+
+func (p *Push) putEnabled(r *web.Request, body *enabledBody) (any, error) {
+	if body.Enabled == nil {
+		return nil, matrix.MissingParam("enabled: expected true or false")
+	}
+	return p.changed(r, ruleChange{Op: changeEnabled, Enabled: *body.Enabled})
+}
+
+type actionsBody struct {
+	Actions json.RawMessage `json:"actions"`
+}
+
+func (p *Push) putActions(r *web.Request, body *actionsBody) (any, error) {
+	actions, err := checkActions(body.Actions)
+	if err != nil {
+		return nil, err
+	}
+	return p.changed(r, ruleChange{Op: changeActions, Actions: actions})
+}
+
+func (p *Push) changed(r *web.Request, c ruleChange) (any, error) {
+	c.Kind, c.Rule.ID = r.Path("kind"), r.Path("ruleID")
+	_, err := p.change(r.Context(), r.UserID(), c)
+	return nil, err
+}

@@ -1,0 +1,197 @@
+package push
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/url"
+	"slices"
+	"strings"
+
+	"lyceum/matrix"
+	"lyceum/platform/bus"
+	"lyceum/platform/db"
+	"lyceum/platform/web"
+)
+
+// pusher is where a user wants notifications.
+type pusher struct {
+	UserID     string          `json:"-"`
+	AppID      string          `json:"app_id"`
+	Pushkey    string          `json:"pushkey"`
+	Kind       string          `json:"kind"`
+	AppName    string          `json:"app_display_name"`
+	DeviceName string          `json:"device_display_name"`
+	ProfileTag string          `json:"profile_tag,omitempty"`
+	Lang       string          `json:"lang"`
+	Data       json.RawMessage `json:"data"`
+	set        int64           // ms
+	deviceID   string          // that set it
+}
+
+// url is the address of the gateway.
+func (p *pusher) url() string {
+	var data struct {
+		URL string `json:"url"`
+	}
+	_ = json.Unmarshal(p.Data, &data) // it was checked when it was stored
+	return data.URL
+}
+
+// pushersTopic is the bus topic on which a process tells the others whose pushers changed. Without the
+// message they notice when their memory of a room's receivers ends.
+const pushersTopic = "pushers"
+
+func (p *Push) pushersChanged(bus.Message) { p.workers.forget() }
+
+func (p *Push) tellPushers(ctx context.Context) {
+	p.workers.forget()
+	_ = p.Process.Bus.Publish(ctx, bus.Message{Topic: pushersTopic}) // a hint
+}
+
+func (p *Push) queryPushers(ctx context.Context, where string, args ...any) ([]*pusher, error) {
+	rows, err := p.Process.DB.Query(ctx, `SELECT user_id, app_id, pushkey, kind, app_name, device_name, profile_tag, lang, data, device_id, set_ms
+		FROM pushers WHERE `+where+` ORDER BY user_id, app_id, pushkey`, args...)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var out []*pusher
+	for rows.Next() {
+		x := &pusher{}
+		var data string
+		if err := rows.Scan(&x.UserID, &x.AppID, &x.Pushkey, &x.Kind, &x.AppName, &x.DeviceName, &x.ProfileTag, &x.Lang, &data, &x.deviceID, &x.set); err != nil {
+			return nil, err
+		}
+		x.Data = json.RawMessage(data)
+		out = append(out, x)
+	}
+	return out, rows.Err()
+}
+
+func (p *Push) getPushers(r *web.Request) (any, error) {
+	list, err := p.queryPushers(r.Context(), `user_id = $1`, r.UserID())
+	if err != nil {
+		return nil, err
+	}
+	if list == nil {
+		list = []*pusher{}
+	}
+	return map[string]any{"pushers": list}, nil
+}
+
+type pusherBody struct {
+	Kind       json.RawMessage `json:"kind"`
+	AppID      string          `json:"app_id"`
+	Pushkey    string          `json:"pushkey"`
+	AppName    *string         `json:"app_display_name"`
+	DeviceName *string         `json:"device_display_name"`
+	ProfileTag string          `json:"profile_tag"`
+	Lang       *string         `json:"lang"`
+	Data       json.RawMessage `json:"data"`
+	Append     bool            `json:"append"`
+}
+
+const (
+	maxPushkey = 512
+	maxAppID   = 64
+	maxText    = 1000
+	maxPushers = 100 // of a user
+)
+
+func (p *Push) setPusher(r *web.Request, b *pusherBody) (any, error) {
+	if len(b.Kind) == 0 || b.AppID == "" || b.Pushkey == "" {
+		return nil, matrix.MissingParam("Expected kind, app_id and pushkey")
+	}
+	if len(b.AppID) > maxAppID || len(b.Pushkey) > maxPushkey {
+		return nil, matrix.InvalidParam("Expected an app_id of at most 64 and a pushkey of at most 512 bytes")
+	}
+	if string(b.Kind) == "null" {
+		defer p.tellPushers(r.Context())
+		return nil, p.deletePusher(r.Context(), r.UserID(), b.AppID, b.Pushkey)
+	}
+	if err := p.checkPusher(b); err != nil {
+		return nil, err
+	}
+	defer p.tellPushers(r.Context())
+	return nil, p.putPusher(r.Context(), r.Identity, b)
+}
+
+func (p *Push) checkPusher(b *pusherBody) error {
+	var missing []string
+	for name, absent := range map[string]bool{
+		"app_display_name": b.AppName == nil, "device_display_name": b.DeviceName == nil, "lang": b.Lang == nil, "data": len(b.Data) == 0,
+	} {
+		if absent {
+			missing = append(missing, name)
+		}
+	}
+	if len(missing) > 0 {
+		slices.Sort(missing)
+		return matrix.MissingParam("Missing parameters: " + strings.Join(missing, ", "))
+	}
+	if string(b.Kind) != `"http"` {
+		return matrix.InvalidParam("kind: this server knows http and null")
+	}
+	if len(*b.AppName) > maxText || len(*b.DeviceName) > maxText || len(*b.Lang) > maxText || len(b.ProfileTag) > maxText || len(b.Data) > 4*maxText {
+		return matrix.InvalidParam("The description of the pusher is too long")
+	}
+	var data struct {
+		URL    string `json:"url"`
+		Format string `json:"format"`
+	}
+	if b.Data[0] != '{' || json.Unmarshal(b.Data, &data) != nil {
+		return matrix.InvalidParam("data: expected an object with url")
+	}
+	if data.URL == "" {
+		return matrix.MissingParam("data.url: expected the URL of the push gateway")
+	}
+	u, err := url.Parse(data.URL)
+	if err != nil || u.Host == "" || u.User != nil || u.Path != "/_matrix/push/v1/notify" || u.Scheme != "https" && (u.Scheme != "http" || !p.config.AllowHTTP) {
+		return matrix.InvalidParam("data.url: expected https://HOST/_matrix/push/v1/notify")
+	}
+	return nil
+}
+
+func (p *Push) putPusher(ctx context.Context, who *web.Identity, b *pusherBody) error {
+	return p.Process.DB.Tx(ctx, func(tx *db.Tx) error {
+		if !b.Append {
+			if _, err := tx.Exec(ctx, `DELETE FROM pushers WHERE app_id = $1 AND pushkey = $2 AND user_id <> $3`, b.AppID, b.Pushkey, who.UserID); err != nil {
+				return err
+			}
+		}
+		var n int
+		if err := tx.QueryRow(ctx, `SELECT COUNT(*) FROM pushers WHERE user_id = $1`, who.UserID).Scan(&n); err != nil {
+			return err
+		}
+		if n > maxPushers {
+			return matrix.TooLarge("You have too many pushers: remove one first")
+		}
+		_, err := tx.Exec(ctx, `INSERT INTO pushers (user_id, app_id, pushkey, kind, app_name, device_name, profile_tag, lang, data, device_id, set_ms)
+			VALUES ($1, $2, $3, 'http', $4, $5, $6, $7, $8, $9, $10) ON CONFLICT (user_id, app_id, pushkey) DO UPDATE SET
+			app_name = excluded.app_name, device_name = excluded.device_name, profile_tag = excluded.profile_tag,
+			lang = excluded.lang, data = excluded.data, device_id = excluded.device_id, set_ms = excluded.set_ms`,
+			who.UserID, b.AppID, b.Pushkey, *b.AppName, *b.DeviceName, b.ProfileTag, *b.Lang, string(b.Data), who.DeviceID, p.Now().UnixMilli())
+		return err
+	})
+}
+
+func (p *Push) deletePusher(ctx context.Context, userID, appID, pushkey string) error {
+	return p.Process.DB.Tx(ctx, func(tx *db.Tx) error {
+		for _, table := range []string{"pushers", "push_outbox"} {
+			if _, err := tx.Exec(ctx, fmt.Sprintf(`DELETE FROM %s WHERE user_id = $1 AND app_id = $2 AND pushkey = $3`, table), userID, appID, pushkey); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// DevicesRemoved implements accounts.DeviceListener: the pushers that the devices set end with them.
+func (p *Push) DevicesRemoved(ctx context.Context, userID string, deviceIDs []string) error {
+	if _, err := p.Process.DB.Exec(ctx, `DELETE FROM pushers WHERE user_id = $1 AND device_id = ANY($2)`, userID, deviceIDs); err != nil {
+		return err
+	}
+	p.tellPushers(ctx)
+	return nil
+}

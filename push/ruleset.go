@@ -1,0 +1,215 @@
+package push
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"slices"
+	"strings"
+
+	"lyceum/matrix"
+)
+
+const (
+	maxRules   = 1000      // of a user
+	maxRuleID  = 512       // bytes
+	maxStored  = 256 << 10 // bytes of all that a user changed
+	maxActions = 20
+)
+
+// The kinds of ruleChange.
+const (
+	changePut     = "put"
+	changeDelete  = "delete"
+	changeEnabled = "enabled"
+	changeActions = "actions"
+)
+
+// ruleChange is what the owner of the user's account data does.
+type ruleChange struct {
+	Op      string          `json:"op"`
+	Kind    string          `json:"kind"`
+	Rule    ruleJSON        `json:"rule"` // rule_id always; the rest as Op needs it
+	Before  string          `json:"before,omitempty"`
+	After   string          `json:"after,omitempty"`
+	Enabled bool            `json:"enabled,omitempty"`
+	Actions json.RawMessage `json:"actions,omitempty"`
+}
+
+func noRule() error { return matrix.NotFound("The push rule was not found") }
+
+// changeHere runs on the owner of the user's shard of account data.
+func (p *Push) changeHere(ctx context.Context, userID string, c ruleChange) (struct{}, error) {
+	lock := &p.changes[p.Accounts.DataStream().Shard(userID)%len(p.changes)]
+	lock.Lock()
+	defer lock.Unlock()
+	// What a former owner of the shard wrote last must be known.
+	if err := p.Process.Streams.Barrier(ctx); err != nil {
+		return struct{}{}, err
+	}
+	raw, err := p.Accounts.AccountData(ctx, userID, "", typeRules)
+	if err != nil {
+		return struct{}{}, err
+	}
+	var s stored
+	if len(raw) > 0 && json.Unmarshal(raw, &s) != nil {
+		s = stored{}
+	}
+	if err := s.apply(userID, c); err != nil {
+		return struct{}{}, err
+	}
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(s); err != nil {
+		return struct{}{}, err
+	}
+	content := bytes.TrimSpace(b.Bytes())
+	if len(content) > maxStored {
+		return struct{}{}, matrix.TooLarge("The push rules together are too large")
+	}
+	return struct{}{}, p.Accounts.PutAccountData(ctx, userID, "", typeRules, content)
+}
+
+func (s *stored) apply(userID string, c ruleChange) error {
+	if s.Rules == nil {
+		s.Rules = map[string][]ruleJSON{}
+	}
+	if s.Changed == nil {
+		s.Changed = map[string]changed{}
+	}
+	at := slices.IndexFunc(s.Rules[c.Kind], func(r ruleJSON) bool { return r.ID == c.Rule.ID })
+	if c.Op == changePut {
+		return s.put(c, at)
+	}
+	if at >= 0 {
+		own := s.Rules[c.Kind]
+		switch c.Op {
+		case changeDelete:
+			s.Rules[c.Kind] = slices.Delete(own, at, at+1)
+		case changeEnabled:
+			own[at].Enabled = c.Enabled
+		case changeActions:
+			own[at].Actions = c.Actions
+		}
+		return nil
+	}
+	if !slices.ContainsFunc(defaultsFor(userID, c.Kind), func(r rule) bool { return r.ID == c.Rule.ID }) {
+		return noRule()
+	}
+	d := s.Changed[c.Rule.ID]
+	switch c.Op {
+	case changeDelete:
+		return matrix.InvalidParam("Default rules can not be deleted; they can be disabled")
+	case changeEnabled:
+		d.Enabled = &c.Enabled
+	case changeActions:
+		d.Actions = c.Actions
+	}
+	s.Changed[c.Rule.ID] = d
+	return nil
+}
+
+// put adds a rule or replaces the one at an index. It keeps its place when neither before nor after is
+// given, or is the first of its kind when it is new.
+func (s *stored) put(c ruleChange, at int) error {
+	own := s.Rules[c.Kind]
+	c.Rule.Enabled = true
+	if at >= 0 {
+		c.Rule.Enabled = own[at].Enabled
+		if c.Before == "" && c.After == "" {
+			own[at] = c.Rule
+			return nil
+		}
+		own = slices.Delete(slices.Clone(own), at, at+1)
+	}
+	to := 0
+	find := func(id string) int { return slices.IndexFunc(own, func(r ruleJSON) bool { return r.ID == id }) }
+	switch {
+	case c.Before != "":
+		if to = find(c.Before); to < 0 {
+			return matrix.NewError(400, matrix.CodeUnknown, "before/after rule not found: "+c.Before)
+		}
+	case c.After != "":
+		if to = find(c.After) + 1; to == 0 {
+			return matrix.NewError(400, matrix.CodeUnknown, "before/after rule not found: "+c.After)
+		}
+	}
+	total := 0
+	for _, rules := range s.Rules {
+		total += len(rules)
+	}
+	if total >= maxRules && at < 0 {
+		return matrix.TooLarge("You have too many push rules")
+	}
+	s.Rules[c.Kind] = slices.Insert(own, to, c.Rule)
+	return nil
+}
+
+// checkActions refuses what is no list of actions, and leaves out those of old versions.
+func checkActions(raw json.RawMessage) (json.RawMessage, error) {
+	var list []json.RawMessage
+	if len(raw) == 0 || json.Unmarshal(raw, &list) != nil || list == nil {
+		return nil, matrix.InvalidParam("actions: expected a list")
+	}
+	out := []json.RawMessage{}
+	for _, a := range list {
+		var name string
+		if json.Unmarshal(a, &name) == nil {
+			switch name {
+			case "notify":
+				out = append(out, a)
+			case "dont_notify", "coalesce":
+			default:
+				return nil, matrix.InvalidParam("actions: expected notify or set_tweak, found " + name)
+			}
+			continue
+		}
+		var tweak struct {
+			Name string `json:"set_tweak"`
+		}
+		if json.Unmarshal(a, &tweak) != nil || tweak.Name == "" {
+			return nil, matrix.InvalidParam("actions: expected notify or an object with set_tweak")
+		}
+		out = append(out, a)
+	}
+	if len(out) > maxActions {
+		return nil, matrix.InvalidParam("actions: too many")
+	}
+	return json.Marshal(out)
+}
+
+// checkConditions refuses what is no list of objects with a kind. A kind that is not known is kept: it
+// matches nothing.
+func checkConditions(raw json.RawMessage) error {
+	if len(raw) == 0 {
+		return nil
+	}
+	var list []struct {
+		Kind string `json:"kind"`
+	}
+	if json.Unmarshal(raw, &list) != nil || list == nil {
+		return matrix.InvalidParam("conditions: expected a list of objects")
+	}
+	for _, c := range list {
+		if c.Kind == "" {
+			return matrix.InvalidParam("conditions: expected a kind in each")
+		}
+	}
+	return nil
+}
+
+// checkID refuses ids that no rule of a user may have.
+func checkID(kind, id string) error {
+	switch {
+	case id == "" || len(id) > maxRuleID || strings.ContainsAny(id, `/\`):
+		return matrix.InvalidParam("The id of a push rule has 1 to 512 bytes, without slashes")
+	case id[0] == '.':
+		return matrix.InvalidParam("The ids of rules that start with a dot belong to the server")
+	case kind == kindRoom && !matrix.ValidRoomID(id):
+		return matrix.InvalidParam("The id of a room rule is a room id")
+	case kind == kindSender && !matrix.ValidUserID(id):
+		return matrix.InvalidParam("The id of a sender rule is a user id")
+	}
+	return nil
+}

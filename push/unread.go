@@ -1,0 +1,499 @@
+package push
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"strings"
+	"sync"
+
+	"lyceum/matrix"
+	"lyceum/matrix/auth"
+	"lyceum/matrix/event"
+	"lyceum/platform/stream"
+	"lyceum/rooms"
+	"lyceum/rooms/state"
+)
+
+// Count is how many unread events notify, and how many of those highlight.
+type Count struct{ Notify, Highlight int }
+
+// Counts are the unread counts of a user in a room: of the main timeline, and of threads by the event ids
+// of their roots. Threads without a count are left out.
+type Counts struct {
+	Notify, Highlight int
+	Threads           map[string]Count
+}
+
+const (
+	mainThread = "main"
+	maxUnread  = 1000 // events of a room that are looked at, and most that are counted
+	logKept    = 400  // newest events of a room in memory
+)
+
+// counts are the rooms that somebody asked for lately.
+type counts struct {
+	mu    sync.Mutex
+	rooms map[string]*roomLog
+	total int // entries in all rooms
+}
+
+// roomLog holds the newest events of a room and the users who asked for counts. mu is held for moments only,
+// as the tails take it.
+type roomLog struct {
+	mu     sync.Mutex
+	events []*rooms.Event // by position
+	floor  int64          // all events above it are in events
+	facts  roomFacts
+	users  map[string]*entry
+}
+
+type roomFacts struct {
+	gen     int64 // how often something changed: what was read before may be stale
+	members int   // -1 when not known
+	power   *auth.Power
+}
+
+// entry is what is known of a user in a room. work is held while events are evaluated; the other fields are
+// under the lock of the room.
+type entry struct {
+	work    sync.Mutex
+	used    bool
+	loaded  bool
+	rules   *userRules
+	upto    int64            // events up to here are evaluated
+	read    map[string]int64 // by thread id, "" unthreaded: positions up to which the user has read
+	items   []item
+	name    string // the display name in lower case
+	named   bool
+	renamed int64 // how often the user's membership changed
+}
+
+// item is an unread event that notifies.
+type item struct {
+	pos       int64
+	id        string
+	thread    string
+	highlight bool
+}
+
+// Unread counts what a user has not read in a room. For a user and a room that were asked for lately it
+// makes no database statement.
+func (p *Push) Unread(ctx context.Context, userID, roomID string) (Counts, error) {
+	rules, err := p.rulesOf(ctx, userID)
+	if err != nil {
+		return Counts{}, err
+	}
+	l, e := p.entry(userID, roomID)
+	u := reader{userID, roomID, l, e, rules}
+	e.work.Lock()
+	defer e.work.Unlock()
+	fresh, ok := l.after(e, rules)
+	for ; !ok; fresh, ok = l.after(e, rules) {
+		if err := p.loadEntry(ctx, u); err != nil {
+			return Counts{}, err
+		}
+	}
+	if err := p.advance(ctx, u, fresh); err != nil {
+		return Counts{}, err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return e.count(), nil
+}
+
+// after gives the events that an entry has not seen; not ok when it must be loaded.
+func (l *roomLog) after(e *entry, rules *userRules) ([]*rooms.Event, bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !e.loaded || e.rules != rules || e.upto < l.floor {
+		return nil, false
+	}
+	i, _ := slices.BinarySearchFunc(l.events, e.upto+1, func(ev *rooms.Event, pos int64) int { return cmp.Compare(ev.Pos, pos) })
+	return slices.Clone(l.events[i:]), true
+}
+
+// entry finds or makes the entry of a user in a room.
+func (p *Push) entry(userID, roomID string) (*roomLog, *entry) {
+	c := &p.counts
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	l := c.rooms[roomID]
+	if l == nil {
+		l = &roomLog{floor: p.events.Position(p.events.Shard(roomID)), users: map[string]*entry{}, facts: roomFacts{members: -1}}
+		c.rooms[roomID] = l
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	e := l.users[userID]
+	if e == nil {
+		if c.total >= max(p.config.CountCache, 100) {
+			c.evict(l)
+		}
+		e = &entry{read: map[string]int64{}}
+		l.users[userID] = e
+		c.total++
+	}
+	e.used = true
+	return l, e
+}
+
+// evict drops entries that were not used since it last looked at them; the caller holds mu and the lock of
+// the room keep.
+func (c *counts) evict(keep *roomLog) {
+	looked := 0
+	for id, l := range c.rooms {
+		if l == keep {
+			continue
+		}
+		if looked++; looked > 64 {
+			return
+		}
+		l.mu.Lock()
+		for user, e := range l.users {
+			if e.used {
+				e.used = false
+				continue
+			}
+			delete(l.users, user)
+			c.total--
+		}
+		if len(l.users) == 0 {
+			delete(c.rooms, id)
+		}
+		l.mu.Unlock()
+	}
+}
+
+// reader is a user in a room, with the rules that count.
+type reader struct {
+	user, room string
+	log        *roomLog
+	entry      *entry
+	rules      *userRules
+}
+
+// loadEntry reads the receipts and what came after them. The caller holds work of the entry.
+func (p *Push) loadEntry(ctx context.Context, u reader) error {
+	l, e := u.log, u.entry
+	l.mu.Lock()
+	e.loaded, e.items = false, nil
+	floor := l.floor // what is not above it is stored already
+	l.mu.Unlock()
+	read, err := p.Receipts.ReadUpTo(ctx, u.user, u.room)
+	if err != nil {
+		return err
+	}
+	base, err := p.joinedAt(ctx, u.user, u.room)
+	if err != nil {
+		return err
+	}
+	base = max(base, read[""])
+	from := max(base, read[mainThread])
+	events, err := p.Rooms.Timeline(ctx, rooms.Page{RoomID: u.room, From: 1 << 62, To: from, Backward: true, Limit: maxUnread})
+	if err != nil {
+		return err
+	}
+	if base < from { // threads are read apart from the main timeline
+		older, err := p.Rooms.Timeline(ctx, rooms.Page{
+			RoomID: u.room, From: from + 1, To: base, Backward: true, Limit: maxUnread,
+			Where: "e.event_id IN (SELECT event_id FROM relations WHERE room_id = $1 AND rel_type = 'm.thread')",
+		})
+		if err != nil {
+			return err
+		}
+		events = append(events, older...)
+	}
+	slices.Reverse(events)
+	l.mu.Lock()
+	for thread, pos := range read {
+		e.read[thread] = max(e.read[thread], pos)
+	}
+	e.read[""] = max(e.read[""], base)
+	e.rules, e.loaded = u.rules, true
+	e.upto = max(floor, from)
+	l.mu.Unlock()
+	return p.advance(ctx, u, events)
+}
+
+// joinedAt gives the position at which a member came, 0 when only later changes of the membership are near.
+func (p *Push) joinedAt(ctx context.Context, userID, roomID string) (int64, error) {
+	m, err := p.Rooms.Membership(ctx, userID, roomID)
+	if err != nil || m.EventID == "" {
+		return 0, err
+	}
+	e, err := p.Rooms.Event(ctx, m.EventID)
+	if err != nil || e == nil {
+		return 0, err
+	}
+	if before, _ := matrix.LookupString(orEmpty(e.PrevContent), "membership"); before == event.MembershipJoin {
+		return 0, nil // a new name or avatar
+	}
+	return m.Pos, nil
+}
+
+// advance evaluates events in the order of their positions. The caller holds work of the entry.
+func (p *Push) advance(ctx context.Context, u reader, events []*rooms.Event) error {
+	if len(events) == 0 {
+		return nil
+	}
+	l, e := u.log, u.entry
+	ignored, err := p.Accounts.Ignored(ctx, u.user)
+	if err != nil {
+		return err
+	}
+	facts, err := p.factsFor(ctx, u.user, l, e, events[len(events)-1])
+	if err != nil {
+		return err
+	}
+	var add []item
+	gone := map[string]bool{}
+	own := map[string]int64{}
+	for _, ev := range events {
+		switch {
+		case ev.Redacts != "":
+			gone[ev.Redacts] = true
+		case ev.Sender == u.user:
+			if !ev.IsState() { // who writes has read; a new name or avatar says nothing
+				thread, err := p.threadOf(ctx, ev)
+				if err != nil {
+					return err
+				}
+				own[thread] = max(own[thread], ev.Pos)
+			}
+			continue
+		case ev.RedactedBy != "" || ignored[ev.Sender]:
+			continue
+		}
+		subject := Subject{event: ev.Event}
+		res := Evaluate(u.rules.compiled, &subject, facts)
+		if !res.Notify {
+			continue
+		}
+		thread, err := p.threadOf(ctx, ev)
+		if err != nil {
+			return err
+		}
+		add = append(add, item{ev.Pos, ev.ID, thread, res.Highlight})
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for thread, pos := range own {
+		e.read[thread] = max(e.read[thread], pos)
+	}
+	e.items = append(e.items, add...)
+	e.upto = max(e.upto, events[len(events)-1].Pos)
+	if len(gone) > 0 {
+		e.items = slices.DeleteFunc(e.items, func(it item) bool { return gone[it.id] })
+	}
+	return nil
+}
+
+// count drops what was read and counts the rest; the caller holds the room's lock.
+func (e *entry) count() Counts {
+	all := e.read[""]
+	e.items = slices.DeleteFunc(e.items, func(it item) bool { return it.pos <= all || it.pos <= e.read[it.thread] })
+	if len(e.items) > maxUnread {
+		e.items = slices.Clone(e.items[len(e.items)-maxUnread:])
+	}
+	var out Counts
+	for _, it := range e.items {
+		highlight := 0
+		if it.highlight {
+			highlight = 1
+		}
+		if it.thread == mainThread {
+			out.Notify++
+			out.Highlight += highlight
+			continue
+		}
+		if out.Threads == nil {
+			out.Threads = map[string]Count{}
+		}
+		c := out.Threads[it.thread]
+		out.Threads[it.thread] = Count{c.Notify + 1, c.Highlight + highlight}
+	}
+	return out
+}
+
+// maxHops is how far relations are followed to find a thread (client-server API, "Receiving notifications").
+const maxHops = 3
+
+// threadOf gives the root of the thread that an event is in, or mainThread.
+func (p *Push) threadOf(ctx context.Context, e *rooms.Event) (string, error) {
+	for range maxHops {
+		relates := member(e.Content, "m.relates_to")
+		target, _ := matrix.LookupString(orEmpty(relates), "event_id")
+		if target == "" || e.IsState() {
+			return mainThread, nil
+		}
+		if kind, _ := matrix.LookupString(relates, "rel_type"); kind == "m.thread" {
+			return target, nil
+		}
+		next, err := p.Rooms.Event(ctx, target)
+		if err != nil {
+			return "", err
+		}
+		if next == nil || next.RoomID != e.RoomID {
+			return mainThread, nil
+		}
+		e = next
+	}
+	return mainThread, nil
+}
+
+func orEmpty(obj []byte) []byte {
+	if len(obj) == 0 {
+		return []byte("{}")
+	}
+	return obj
+}
+
+// factsFor gives what the rules of a user ask of the room, from the state at an event or from memory.
+func (p *Push) factsFor(ctx context.Context, userID string, l *roomLog, e *entry, at *rooms.Event) (*Facts, error) {
+	room, err := p.roomFacts(ctx, l, at)
+	if err != nil {
+		return nil, err
+	}
+	l.mu.Lock()
+	name, named, renamed := e.name, e.named, e.renamed
+	l.mu.Unlock()
+	if !named {
+		key := state.Key{Type: event.TypeMember, StateKey: userID}
+		found, err := p.Rooms.StateEvents(ctx, at.Root, key)
+		if err != nil {
+			return nil, err
+		}
+		if m := found[key]; m != nil {
+			name, _ = m.ContentString("displayname")
+			name = strings.ToLower(name)
+		}
+		l.mu.Lock()
+		if e.renamed == renamed {
+			e.name, e.named = name, true
+		}
+		l.mu.Unlock()
+	}
+	return &Facts{DisplayName: name, Members: room.members, Power: room.power}, nil
+}
+
+func (p *Push) roomFacts(ctx context.Context, l *roomLog, at *rooms.Event) (roomFacts, error) {
+	l.mu.Lock()
+	f := l.facts
+	l.mu.Unlock()
+	if f.members >= 0 && f.power != nil {
+		return f, nil
+	}
+	if f.members < 0 {
+		list, err := p.Rooms.Members(ctx, at.RoomID, event.MembershipJoin)
+		if err != nil {
+			return f, err
+		}
+		f.members = len(list)
+	}
+	if f.power == nil {
+		power, err := p.Rooms.PowerAt(ctx, at.Version(), at.Root)
+		if err != nil {
+			return f, err
+		}
+		f.power = power
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.facts.gen == f.gen {
+		l.facts = f
+	}
+	return f, nil
+}
+
+// manyMembers is from where on a member more or less is counted, not read anew.
+const manyMembers = 100
+
+// eventsCame is a tail of the events stream.
+func (p *Push) eventsCame(rows []stream.Row) {
+	for _, row := range rows {
+		p.counts.mu.Lock()
+		l := p.counts.rooms[row.Key]
+		p.counts.mu.Unlock()
+		if l == nil && !p.workers.wants(row.Shard) {
+			continue
+		}
+		e, err := p.Rooms.FromRow(row)
+		if err != nil {
+			continue // package rooms reports it
+		}
+		if l != nil {
+			l.take(e)
+		}
+		p.workers.take(row.Shard, e)
+	}
+}
+
+// take adds an event to the log of its room.
+func (l *roomLog) take(e *rooms.Event) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if n := len(l.events); n > 0 && l.events[n-1].Pos >= e.Pos {
+		return
+	}
+	l.events = append(l.events, e)
+	if len(l.events) > 2*logKept {
+		l.floor = l.events[len(l.events)-logKept-1].Pos
+		l.events = slices.Clone(l.events[len(l.events)-logKept:])
+	}
+	if !e.IsState() {
+		return
+	}
+	switch e.Type {
+	case event.TypeMember:
+		l.memberChanged(e)
+	case event.TypePowerLevels, event.TypeCreate:
+		l.facts.gen++
+		l.facts.power = nil
+	}
+}
+
+func (l *roomLog) memberChanged(e *rooms.Event) {
+	if u := l.users[*e.StateKey]; u != nil {
+		u.renamed++
+		u.named = false
+	}
+	before, _ := matrix.LookupString(orEmpty(e.PrevContent), "membership")
+	was, is := before == event.MembershipJoin, e.Membership() == event.MembershipJoin
+	if was == is {
+		return
+	}
+	l.facts.gen++
+	switch {
+	case l.facts.members < manyMembers:
+		l.facts.members = -1
+	case is:
+		l.facts.members++
+	default:
+		l.facts.members--
+	}
+	if u := l.users[*e.StateKey]; u != nil { // what came before the join does not count
+		u.loaded = false
+	}
+}
+
+// receiptsCame is a tail of the receipts stream.
+func (p *Push) receiptsCame(rows []stream.Row) {
+	for _, row := range rows {
+		p.counts.mu.Lock()
+		l := p.counts.rooms[row.Key]
+		p.counts.mu.Unlock()
+		if l == nil {
+			continue
+		}
+		_, userID, thread, pos, ok := p.Receipts.ReadRow(row)
+		if !ok {
+			continue
+		}
+		l.mu.Lock()
+		if e := l.users[userID]; e != nil {
+			e.read[thread] = max(e.read[thread], pos)
+		}
+		l.mu.Unlock()
+	}
+}
