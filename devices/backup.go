@@ -110,17 +110,17 @@ func (x *Devices) newBackup(ctx context.Context, userID, algorithm string, authD
 // backup gives a version, the newest for "". Errors: M_NOT_FOUND.
 func (x *Devices) backup(ctx context.Context, q db.Querier, userID, version string) (*backupVersion, error) {
 	const columns = `SELECT version, algorithm, auth_data, etag, total FROM backup_versions WHERE user_id = $1 AND NOT deleted `
-	row := q.QueryRow(ctx, columns+`ORDER BY version DESC LIMIT 1`, userID)
+	query, args := columns+`ORDER BY version DESC LIMIT 1`, []any{userID}
 	if version != "" {
 		n, err := strconv.ParseInt(version, 10, 64)
 		if err != nil {
 			return nil, errNoBackup
 		}
-		row = q.QueryRow(ctx, columns+`AND version = $2`, userID, n)
+		query, args = columns+`AND version = $2`, []any{userID, n}
 	}
 	b := &backupVersion{}
 	var authData string
-	err := row.Scan(&b.number, &b.Algorithm, &authData, &b.etag, &b.Count)
+	err := q.QueryRow(ctx, query, args...).Scan(&b.number, &b.Algorithm, &authData, &b.etag, &b.Count)
 	if errors.Is(err, db.ErrNoRows) {
 		return nil, errNoBackup
 	}
