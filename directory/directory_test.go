@@ -274,10 +274,17 @@ func TestUserSearch(t *testing.T) {
 		if got := find(h.carol, "alice"); len(got) != 0 {
 			t.Fatal(got)
 		}
-		h.create(h.alice, obj{"visibility": "public"})
-		h.indexed()
-		if got := find(h.carol, "alice"); len(got) != 1 {
-			t.Fatal(got)
+		open := h.create(h.alice, obj{"preset": "public_chat"})
+		for _, c := range []struct {
+			join, history string
+			n             int
+		}{{"public", "shared", 1}, {"invite", "shared", 0}, {"invite", "world_readable", 1}, {"invite", "joined", 0}, {"public", "joined", 1}} {
+			h.alice.Want(200, "PUT "+at(open, "state/m.room.join_rules"), obj{"join_rule": c.join})
+			h.alice.Want(200, "PUT "+at(open, "state/m.room.history_visibility"), obj{"history_visibility": c.history})
+			h.indexed()
+			if got := find(h.carol, "alice"); len(got) != c.n {
+				t.Fatal(c, got)
+			}
 		}
 		if a := h.carol.Want(200, "POST "+v3+"/user_directory/search", obj{"search_term": "alice", "limit": 0}); !a.Get("limited").Bool() {
 			t.Fatalf("%s", a.Body)

@@ -1,7 +1,7 @@
 // Package directory finds things: rooms in the room directory, rooms of a space, users and messages.
 //
-// Tables: search_texts and search_people, made from the events stream by one process at a time, and
-// search_positions, how far it has come, written in the same transaction.
+// Tables: search_texts, search_people and search_rooms, made from the events stream by one process at a
+// time, and search_positions, how far it has come, written in the same transaction.
 //
 // Streams: reads events. Role: client.
 //

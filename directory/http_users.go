@@ -2,6 +2,8 @@ package directory
 
 import (
 	"context"
+	"maps"
+	"slices"
 	"strings"
 
 	"lyceum/matrix"
@@ -65,7 +67,7 @@ func (d *Directory) users(ctx context.Context, userID, term string) ([]foundUser
 	if err := rows.Err(); err != nil {
 		return nil, err
 	}
-	known, err := d.Rooms.KnownTo(ctx, userID, ids)
+	known, err := d.knownTo(ctx, userID, ids)
 	if err != nil {
 		return nil, err
 	}
@@ -83,6 +85,41 @@ func (d *Directory) users(ctx context.Context, userID, term string) ([]foundUser
 		out = append(out, u)
 	}
 	return out, nil
+}
+
+// knownTo gives those of some users whom a user may find: members of a room that the user is in too, or of
+// one that anybody may join or read.
+func (d *Directory) knownTo(ctx context.Context, userID string, others []string) (map[string]bool, error) {
+	joined, err := d.Rooms.JoinedRooms(ctx, append(slices.Clone(others), userID))
+	if err != nil {
+		return nil, err
+	}
+	all := map[string]bool{} // room -> may be counted
+	for _, list := range joined {
+		for _, id := range list {
+			all[id] = false
+		}
+	}
+	rows, err := d.Process.DB.Query(ctx, "SELECT room_id FROM search_rooms WHERE room_id = ANY($1) AND (joinable OR readable)", slices.Collect(maps.Keys(all)))
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var id string
+		if err := rows.Scan(&id); err != nil {
+			return nil, err
+		}
+		all[id] = true
+	}
+	for _, id := range joined[userID] {
+		all[id] = true
+	}
+	known := map[string]bool{}
+	for _, user := range others {
+		known[user] = slices.ContainsFunc(joined[user], func(id string) bool { return all[id] })
+	}
+	return known, rows.Err()
 }
 
 const maxWords = 16

@@ -73,6 +73,13 @@ type batch struct {
 	texts, people [][]any
 	named         map[string]int // user -> row of people
 	gone          []string
+	rules         []rule
+}
+
+// rule is what an event says of who may join or read a room.
+type rule struct {
+	roomID, column string
+	open           bool
 }
 
 func (b *batch) add(e *rooms.Event) {
@@ -81,6 +88,14 @@ func (b *batch) add(e *rooms.Event) {
 	}
 	if e.Type == event.TypeMember && e.IsState() && e.Membership() == event.MembershipJoin {
 		b.addPerson(e)
+	}
+	switch {
+	case e.Is(event.TypeJoinRules, ""):
+		join, _ := e.ContentString("join_rule")
+		b.rules = append(b.rules, rule{e.RoomID, "joinable", join == "public"})
+	case e.Is(event.TypeHistoryVisibility, ""):
+		history, _ := e.ContentString("history_visibility")
+		b.rules = append(b.rules, rule{e.RoomID, "readable", history == "world_readable"})
 	}
 	if part, body := textOf(e); body != "" {
 		b.texts = append(b.texts, []any{e.ID, e.RoomID, e.OriginServerTS, part, fold(body)})
@@ -140,6 +155,13 @@ func (b *batch) write(ctx context.Context, tx *db.Tx, shard int, pos int64) erro
 	if err := tx.Bulk(ctx, `INSERT INTO search_people (user_id, name, avatar, words, ts) VALUES ? ON CONFLICT (user_id) DO UPDATE
 		SET name = excluded.name, avatar = excluded.avatar, words = excluded.words, ts = excluded.ts WHERE search_people.ts <= excluded.ts`, b.people); err != nil {
 		return err
+	}
+	for _, r := range b.rules {
+		_, err := tx.Exec(ctx, "INSERT INTO search_rooms (room_id, joinable, readable) VALUES ($1, $2, $3) ON CONFLICT (room_id) DO UPDATE SET "+
+			r.column+" = excluded."+r.column, r.roomID, r.open && r.column == "joinable", r.open && r.column == "readable")
+		if err != nil {
+			return err
+		}
 	}
 	_, err := tx.Exec(ctx, `INSERT INTO search_positions (shard, pos) VALUES ($1, $2) ON CONFLICT (shard) DO UPDATE
 		SET pos = excluded.pos WHERE search_positions.pos < excluded.pos`, shard, pos)

@@ -43,9 +43,7 @@ func (r *Rooms) Bundle(ctx context.Context, userID string, events []*Event) (map
 func (r *Rooms) relationKinds(ctx context.Context, events []*Event) (map[string][]string, error) {
 	ids := make([]string, 0, len(events))
 	for _, e := range events {
-		if e.RedactedBy == "" {
-			ids = append(ids, e.ID)
-		}
+		ids = append(ids, e.ID)
 	}
 	if len(ids) == 0 {
 		return nil, nil
@@ -159,7 +157,7 @@ func (b *bundler) bundle(kinds map[string][]string) (map[string]json.RawMessage,
 // edit picks the newest of the edits of an event that counts and that the user may see.
 func (b *bundler) edit(id string, list []string) *Event {
 	original := b.originals[id]
-	if original == nil || original.IsState() {
+	if original == nil || original.IsState() || original.RedactedBy != "" {
 		return nil
 	}
 	if rel, ok := relationOf(original.Event); ok && rel.relType == relReplace {

@@ -10,8 +10,10 @@ import (
 	"testing"
 	"time"
 
+	"lyceum/accounts"
 	"lyceum/matrix"
 	"lyceum/matrix/event"
+	"lyceum/platform/stream"
 )
 
 func TestVisibility(t *testing.T) {
@@ -651,6 +653,61 @@ func TestInvitesMayBeBlocked(t *testing.T) {
 		h.alice.refused(403, "M_INVITE_BLOCKED", "POST /_matrix/client/v3/createRoom", obj{"invite": []string{h.bob.id}})
 		h.alice.refused(403, "M_FORBIDDEN", at("POST", id, "invite"), obj{"medium": "email", "address": "x@example.org"})
 		h.alice.refused(400, "M_MISSING_PARAM", at("POST", id, "invite"), obj{})
+	})
+}
+
+func TestSuspendedUsersOnlyReadAndLeave(t *testing.T) {
+	serve(t, func(t *testing.T, h *house) {
+		ctx := context.Background()
+		id, own := h.alice.create(obj{"preset": "public_chat"}), ""
+		if _, err := h.Accounts.CreateUser(ctx, accounts.NewUser{Name: "bob"}); err != nil {
+			t.Fatal(err)
+		}
+		h.bob.join(id)
+		own = h.bob.say(id, "mine")
+		others := h.alice.say(id, "hers")
+		set := func(on bool) {
+			t.Helper()
+			if err := h.Accounts.SetRights(ctx, h.bob.id, accounts.Rights{Suspended: &on}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		set(true)
+		h.bob.refused(403, "M_USER_SUSPENDED", at("PUT", id, "send/m.room.message/no"), obj{"body": "x"})
+		h.bob.refused(403, "M_USER_SUSPENDED", at("PUT", id, "state/m.room.member/"+esc(h.bob.id)), obj{"membership": "join", "displayname": "x"})
+		h.bob.refused(403, "M_USER_SUSPENDED", at("PUT", id, "redact/"+esc(others)+"/1"), obj{})
+		h.bob.refused(403, "M_USER_SUSPENDED", "POST /_matrix/client/v3/createRoom", obj{})
+		h.bob.refused(403, "M_USER_SUSPENDED", at("POST", id, "invite"), obj{"user_id": h.carol.id})
+		h.bob.Want(200, at("PUT", id, "redact/"+esc(own)+"/1"), obj{})
+		if got := fmt.Sprint(h.bob.bodies(id)); got != "[hers]" {
+			t.Fatal(got)
+		}
+		h.bob.leave(id)
+		h.bob.refused(403, "M_USER_SUSPENDED", at("POST", id, "join"), obj{})
+		set(false)
+		h.bob.join(id)
+	})
+}
+
+func TestTokensOfSync(t *testing.T) {
+	serve(t, func(t *testing.T, h *house) {
+		id := h.alice.create(obj{"preset": "public_chat"})
+		h.alice.say(id, "before")
+		positions := make([]int64, TokenSize)
+		copy(positions, h.Stream().Positions())
+		h.alice.say(id, "after")
+		token := stream.EncodeToken(h.Process.LogEpoch(), positions)
+		back := h.alice.Want(200, at("GET", id, "messages?dir=b&limit=1&from="+token), nil)
+		on := h.alice.Want(200, at("GET", id, "messages?dir=f&limit=1&from="+token), nil)
+		if back.Get("chunk.0.content.body").String() != "before" || on.Get("chunk.0.content.body").String() != "after" {
+			t.Fatalf("%s %s", back.Body, on.Body)
+		}
+		to := h.alice.Want(200, at("GET", id, "messages?dir=b&limit=50&to="+token), nil)
+		if len(to.Get("chunk").Array()) != 1 || to.Get("chunk.0.content.body").String() != "after" || to.Get("end").Exists() {
+			t.Fatalf("%s", to.Body)
+		}
+		h.alice.refused(400, "M_INVALID_PARAM", at("GET", id, "messages?dir=b&from="+stream.EncodeToken(h.Process.LogEpoch()+1, positions)), nil)
+		h.alice.refused(400, "M_INVALID_PARAM", at("GET", id, "messages?dir=b&from="+stream.EncodeToken(h.Process.LogEpoch(), positions[1:])), nil)
 	})
 }
 

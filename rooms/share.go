@@ -28,17 +28,22 @@ func (r *Rooms) UsersSharingRoom(ctx context.Context, userID string) ([]string, 
 		WHERE a.user_id = $1 AND a.membership = 'join' AND b.membership = 'join' AND b.user_id <> $1`, userID)
 }
 
-// KnownTo gives those of some users whom a user may find: members of a room that the user is in too, or of
-// a room of the directory.
-func (r *Rooms) KnownTo(ctx context.Context, userID string, others []string) (map[string]bool, error) {
-	list, err := r.strings(ctx, `SELECT DISTINCT m.user_id FROM memberships m JOIN rooms r ON r.room_id = m.room_id
-		WHERE m.user_id = ANY($1) AND m.membership = 'join' AND (r.visibility = 'public' OR EXISTS (
-			SELECT 1 FROM memberships me WHERE me.user_id = $2 AND me.room_id = m.room_id AND me.membership = 'join'))`, others, userID)
-	out := make(map[string]bool, len(list))
-	for _, user := range list {
-		out[user] = true
+// JoinedRooms lists the rooms that each of some users is a member of.
+func (r *Rooms) JoinedRooms(ctx context.Context, userIDs []string) (map[string][]string, error) {
+	rows, err := r.Process.DB.Query(ctx, "SELECT user_id, room_id FROM memberships WHERE user_id = ANY($1) AND membership = 'join'", userIDs)
+	if err != nil {
+		return nil, err
 	}
-	return out, err
+	defer rows.Close()
+	out := map[string][]string{}
+	for rows.Next() {
+		var user, room string
+		if err := rows.Scan(&user, &room); err != nil {
+			return nil, err
+		}
+		out[user] = append(out[user], room)
+	}
+	return out, rows.Err()
 }
 
 // Listed is a room of the directory.

@@ -22,7 +22,7 @@ func (r *Rooms) PositionOf(token, roomID string) (int64, error) {
 			return pos, nil
 		}
 	}
-	if _, positions, err := stream.DecodeToken(token, TokenSize); err == nil {
+	if epoch, positions, err := stream.DecodeToken(token, TokenSize); err == nil && epoch == r.Process.LogEpoch() {
 		return positions[r.stream.Shard(roomID)], nil
 	}
 	return 0, matrix.InvalidParam("This token was not given out by this server")

@@ -18,6 +18,13 @@ CREATE TABLE search_people (
   ts BIGINT NOT NULL
 );
 
+-- Rooms that anybody may join or read: their members are found by everybody.
+CREATE TABLE search_rooms (
+  room_id TEXT NOT NULL PRIMARY KEY,
+  joinable BOOLEAN NOT NULL,
+  readable BOOLEAN NOT NULL
+);
+
 CREATE TABLE search_positions (
   shard BIGINT NOT NULL PRIMARY KEY,
   pos BIGINT NOT NULL
