@@ -6,6 +6,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"lyceum/platform/stream"
 )
 
 func TestMessagesReachDevices(t *testing.T) {
@@ -96,6 +98,37 @@ func TestRepeatedDeliveriesOverProcesses(t *testing.T) {
 		alice.do("PUT /sendToDevice/m.x/txn", obj{"messages": obj{later.userID: obj{"*": obj{}}}}).want(200)
 		if got, _ := later.on(two).inbox(0); len(got) != 1 {
 			t.Errorf("the missing part was not delivered: %v", got)
+		}
+	})
+}
+
+func TestMissedRowsAreReadFromTheStore(t *testing.T) {
+	run(t, func(t *testing.T, n *node) {
+		alice, bob := n.register("alice"), n.register("bob")
+		bob.do("POST /keys/upload", obj{"one_time_keys": bob.oneTimeKeys("A")}).want(200)
+		alice.do("PUT /sendToDevice/m.x/1", obj{"messages": obj{bob.userID: obj{bob.deviceID: obj{}}}}).want(200)
+		alice.claimFrom(bob) // takes the place of the upload
+		st := n.ToDeviceStream()
+		shard := st.Shard(bob.userID)
+		rows, err := st.Read(context.Background(), stream.Range{Shard: shard, Upto: st.Position(shard), Limit: 10})
+		if err != nil || len(rows) != 2 || rows[0].Pos != 2 || rows[1].Pos != 3 {
+			t.Fatalf("rows: %v, %v", rows, err)
+		}
+		for i, row := range rows {
+			userID, deviceID, message := DecodeToDevice(row)
+			if userID != bob.userID || deviceID != bob.deviceID || message != (i == 0) {
+				t.Errorf("row %d: %s %s %v", row.Pos, userID, deviceID, message)
+			}
+		}
+		bob.do("PUT /devices/"+bob.deviceID, obj{"display_name": "x"}).want(200)
+		// A process that started later has no memory of the change.
+		lists := n.DeviceListStream()
+		n.changes.mu.Lock()
+		n.changes.shards = make([]changeWindow, lists.Shards())
+		n.changes.mu.Unlock()
+		changed, err := n.ChangedUsers(context.Background(), make([]int64, lists.Shards()), lists.Positions())
+		if err != nil || len(changed) != 1 || changed[0] != bob.userID {
+			t.Errorf("changed: %v, %v", changed, err)
 		}
 	})
 }
