@@ -1,0 +1,77 @@
+//go:build linux && (amd64 || arm64)
+
+package media
+
+import (
+	"runtime"
+	"syscall"
+	"unsafe"
+)
+
+// instruction is one of classic BPF (struct sock_filter).
+type instruction struct {
+	code         uint16
+	ifTrue, skip uint8
+	value        uint32
+}
+
+// program is struct sock_fprog.
+type program struct {
+	length uint16
+	first  *instruction
+}
+
+// Numbers of the kernel's interface: linux/bpf_common.h, linux/seccomp.h, linux/prctl.h, linux/sched.h.
+const (
+	loadWord      = 0x20 // BPF_LD | BPF_W | BPF_ABS
+	jumpEqual     = 0x15 // BPF_JMP | BPF_JEQ | BPF_K
+	jumpSet       = 0x45 // BPF_JMP | BPF_JSET | BPF_K
+	giveBack      = 0x06 // BPF_RET | BPF_K
+	offsetNumber  = 0
+	offsetArch    = 4
+	offsetFirst   = 16 // low half of the first argument, on little-endian machines
+	verdictAllow  = 0x7fff0000
+	verdictRefuse = 0x00050000 | uint32(syscall.EPERM)
+	verdictKill   = 0x80000000
+
+	prSetNoNewPrivs   = 38
+	seccompSetFilter  = 1
+	seccompAllThreads = 1
+	cloneThread       = 0x00010000
+)
+
+// filterCalls lets this process use only the system calls that a Go program needs to compute and to read and
+// write what is open. Others fail with EPERM. It holds for all threads and can not be undone.
+func filterCalls() error {
+	filter := []instruction{
+		{code: loadWord, value: offsetArch},
+		{code: jumpEqual, ifTrue: 1, value: machineArch},
+		{code: giveBack, value: verdictKill},
+		{code: loadWord, value: offsetNumber},
+	}
+	for _, number := range allowedCalls {
+		filter = append(filter,
+			instruction{code: jumpEqual, skip: 1, value: number},
+			instruction{code: giveBack, value: verdictAllow})
+	}
+	// clone makes threads, but no processes.
+	filter = append(filter,
+		instruction{code: jumpEqual, skip: 3, value: uint32(syscall.SYS_CLONE)},
+		instruction{code: loadWord, value: offsetFirst},
+		instruction{code: jumpSet, skip: 1, value: cloneThread},
+		instruction{code: giveBack, value: verdictAllow},
+		instruction{code: giveBack, value: verdictRefuse})
+
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	if _, _, e := syscall.RawSyscall6(syscall.SYS_PRCTL, prSetNoNewPrivs, 1, 0, 0, 0, 0); e != 0 {
+		return e
+	}
+	p := program{uint16(len(filter)), &filter[0]}
+	_, _, e := syscall.RawSyscall(callSeccomp, seccompSetFilter, seccompAllThreads, uintptr(unsafe.Pointer(&p)))
+	runtime.KeepAlive(filter)
+	if e != 0 {
+		return e
+	}
+	return nil
+}

@@ -1,0 +1,181 @@
+package media
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"lyceum/matrix"
+	"lyceum/platform/blob"
+	"lyceum/platform/bus"
+	"lyceum/platform/web"
+)
+
+const (
+	mediaPrefix     = "media/"
+	thumbnailPrefix = "thumbnails/"
+	unknownType     = "application/octet-stream"
+	maxNameBytes    = 255
+)
+
+func (m *Media) getConfig(*web.Request) (any, error) {
+	return map[string]int64{"m.upload.size": m.config.MaxUpload.Bytes()}, nil
+}
+
+// postUpload is POST /_matrix/media/v3/upload.
+func (m *Media) postUpload(r *web.Request) (any, error) {
+	f, err := m.receive(r)
+	if err != nil {
+		return nil, err
+	}
+	f.MediaID = m.process.MintID()
+	if err := m.insertMedia(r.Context(), f); err != nil {
+		return nil, err
+	}
+	return map[string]string{"content_uri": matrix.NewMXC(m.server, f.MediaID)}, nil
+}
+
+// postCreate is POST /_matrix/media/v1/create.
+func (m *Media) postCreate(r *web.Request) (any, error) {
+	now := m.nowMs()
+	f := &file{
+		MediaID: m.process.MintID(), UserID: r.UserID(), CreatedMs: now,
+		ExpiresMs: now + m.config.PendingLife.D().Milliseconds(),
+	}
+	made, next, err := m.insertPending(r.Context(), f, m.config.MaxPending)
+	if err != nil {
+		return nil, err
+	}
+	if !made {
+		return nil, matrix.LimitExceeded(time.Duration(max(next-now, 1000)) * time.Millisecond)
+	}
+	return map[string]any{"content_uri": matrix.NewMXC(m.server, f.MediaID), "unused_expires_at": f.ExpiresMs}, nil
+}
+
+// putUpload is PUT /_matrix/media/v3/upload/{serverName}/{mediaID}.
+func (m *Media) putUpload(r *web.Request) (any, error) {
+	ctx := r.Context()
+	pending, err := m.findMedia(ctx, r.Path("serverName"), r.Path("mediaID"))
+	if err != nil {
+		return nil, err
+	}
+	if pending.UserID != r.UserID() {
+		return nil, matrix.Forbidden("The media id belongs to another user")
+	}
+	if pending.SHA256 != "" {
+		return nil, matrix.CannotOverwriteMedia()
+	}
+	f, err := m.receive(r)
+	if err != nil {
+		return nil, err
+	}
+	f.MediaID = pending.MediaID
+	if err := m.completePending(ctx, f); err != nil {
+		return nil, err
+	}
+	m.waiters.wake(f.MediaID)
+	note := bus.Message{Topic: uploadedTopic, Data: []byte(f.MediaID)}
+	if err := m.process.Bus.Publish(context.WithoutCancel(ctx), note); err != nil {
+		m.log.DebugContext(ctx, "those who wait for an upload will find it later", "error", err)
+	}
+	return nil, nil
+}
+
+// receive stores the body of a request and describes it.
+func (m *Media) receive(r *web.Request) (*file, error) {
+	limit := m.config.MaxUpload.Bytes()
+	if r.ContentLength > limit {
+		r.Writer().Header().Set("Connection", "close")
+		return nil, tooLarge(limit)
+	}
+	body := &uploadReader{
+		body: r.Body, idle: m.config.UploadIdle.D(), now: m.now,
+		control: http.NewResponseController(r.Writer()),
+	}
+	sum, size, err := blob.PutContent(r.Context(), m.blob, mediaPrefix, body, limit)
+	if err != nil {
+		r.Writer().Header().Set("Connection", "close")
+		switch {
+		case errors.Is(err, blob.ErrTooLarge):
+			return nil, tooLarge(limit)
+		case body.err != nil:
+			return nil, matrix.NewError(http.StatusBadRequest, matrix.CodeUnknown, "The file could not be read to its end: send it again").With(err)
+		}
+		return nil, err
+	}
+	body.done()
+	m.metrics.count("uploaded", size)
+	now := m.nowMs()
+	return &file{
+		UserID: r.UserID(), UploadName: cleanName(r.Query1("filename")), ContentType: cleanType(r.Header.Get("Content-Type")),
+		Size: size, SHA256: sum, CreatedMs: now, UploadedMs: now,
+	}, nil
+}
+
+func tooLarge(limit int64) error {
+	return matrix.TooLarge(fmt.Sprintf("The file is larger than %d bytes", limit))
+}
+
+// uploadReader refuses a client that sends nothing for a while. It keeps the error of the body apart from
+// those of the store.
+type uploadReader struct {
+	body    io.Reader
+	control *http.ResponseController
+	idle    time.Duration
+	now     func() time.Time
+	timed   time.Time // when the deadline was last moved
+	err     error
+}
+
+func (u *uploadReader) Read(p []byte) (int, error) {
+	// The deadline moves once a second, not with each packet.
+	if now := u.now(); now.Sub(u.timed) > time.Second {
+		_ = u.control.SetReadDeadline(now.Add(u.idle)) // a connection without deadlines has none to move
+		u.timed = now
+	}
+	n, err := u.body.Read(p)
+	if err != nil && err != io.EOF {
+		u.err = err
+	}
+	return n, err
+}
+
+// done lifts the deadline: net/http goes on reading to notice a client that goes away.
+func (u *uploadReader) done() { _ = u.control.SetReadDeadline(time.Time{}) }
+
+// cleanName makes a name that is safe in a header and in a file system.
+func cleanName(name string) string {
+	name = strings.Map(func(c rune) rune {
+		switch {
+		case c == '/' || c == '\\':
+			return '_'
+		case c == utf8.RuneError || unicode.IsControl(c) || unicode.In(c, unicode.Cf):
+			return -1 // invisible ones too: they can turn the end of a name around
+		}
+		return c
+	}, name)
+	for len(name) > maxNameBytes {
+		_, size := utf8.DecodeLastRuneInString(name)
+		name = name[:len(name)-size]
+	}
+	return strings.TrimSpace(name)
+}
+
+// cleanType keeps a media type that is well formed, with its parameters.
+func cleanType(text string) string {
+	kind, parameters, err := mime.ParseMediaType(text)
+	if err != nil || len(text) > maxNameBytes || !strings.Contains(kind, "/") {
+		return unknownType
+	}
+	if text = mime.FormatMediaType(kind, parameters); text == "" {
+		return unknownType
+	}
+	return text
+}

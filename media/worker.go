@@ -1,0 +1,69 @@
+package media
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+	"runtime/debug"
+	"time"
+
+	"lyceum/media/picture"
+)
+
+// exitTimeout is the status of a worker that ended itself.
+const exitTimeout = 3
+
+// WorkerMain is the whole life of a worker process: it reads an order and a picture, confines itself between
+// the two, and writes a thumbnail. The program ends when it returns, with a status other than 0 when
+// there is an error. Nothing else of the program may run before it: what is opened stays open.
+func WorkerMain(stdin io.Reader, stdout io.Writer) error {
+	in := bufio.NewReader(stdin)
+	line, err := in.ReadBytes('\n')
+	if err != nil {
+		return fmt.Errorf("read the order: %w", err)
+	}
+	var o order
+	if err := json.Unmarshal(line, &o); err != nil {
+		return fmt.Errorf("read the order: %w", err)
+	}
+	runtime.GOMAXPROCS(1)
+	debug.SetMemoryLimit(o.Memory / 4 * 3)
+	// The first timer makes the runtime open what it needs; afterwards nothing can be opened.
+	time.AfterFunc(time.Duration(o.TimeoutMs)*time.Millisecond, func() { os.Exit(exitTimeout) })
+	loose := confine(o)
+
+	data := make([]byte, o.Size)
+	if _, err := io.ReadFull(in, data); err != nil {
+		return fmt.Errorf("read the picture: %w", err)
+	}
+	a := answer{Loose: loose}
+	result, err := picture.Thumbnail(data, picture.Options{
+		Width: o.Width, Height: o.Height, Crop: o.Crop, Animated: o.Animated,
+		MaxPixels: o.MaxPixels, MaxMemory: o.Memory/4*3 - o.Size,
+	})
+	switch {
+	case errors.Is(err, picture.ErrUnsupported):
+		a.Failure, a.Why = failUnsupported, err.Error()
+	case errors.Is(err, picture.ErrTooLarge):
+		a.Failure, a.Why = failTooLarge, err.Error()
+	case errors.Is(err, picture.ErrBroken):
+		a.Failure, a.Why = failBroken, err.Error()
+	case err != nil:
+		return err
+	default:
+		a.Type, a.Original, a.data = result.Type, result.Data == nil, result.Data
+	}
+	head, err := json.Marshal(a)
+	if err != nil {
+		return err
+	}
+	if _, err := stdout.Write(append(head, '\n')); err != nil {
+		return err
+	}
+	_, err = stdout.Write(a.data)
+	return err
+}
