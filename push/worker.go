@@ -217,9 +217,9 @@ func (p *Push) runShard(ctx context.Context, w *worker) error {
 			return err
 		}
 		if len(events) > 0 {
-			failed, sent := p.notify(ctx, events)
-			if ctx.Err() != nil { // they are sent again
-				return nil
+			failed, sent, err := p.notify(ctx, events)
+			if err != nil || ctx.Err() != nil { // they are sent again
+				return err
 			}
 			pos = events[len(events)-1].Pos
 			if sent || len(failed) > 0 || p.Now().Sub(stored) > storeAfter {
@@ -265,7 +265,7 @@ func (p *Push) next(ctx context.Context, w *worker, pos int64) ([]*rooms.Event, 
 	}
 	w.mu.Unlock()
 	if head <= pos {
-		return nil, ctx.Err()
+		return nil, nil
 	}
 	rows, err := p.events.Read(ctx, stream.Range{Shard: w.shard, After: pos, Upto: head, Limit: batchMost})
 	if err != nil {
@@ -302,14 +302,15 @@ func (p *Push) store(ctx context.Context, w *worker, pos int64, failed []notific
 }
 
 // notify sends the notifications of events and returns those that no gateway took.
-func (p *Push) notify(ctx context.Context, events []*rooms.Event) (failed []notification, sent bool) {
+func (p *Push) notify(ctx context.Context, events []*rooms.Event) (failed []notification, sent bool, err error) {
 	var g errgroup.Group
 	var mu sync.Mutex
 	g.SetLimit(sendAtOnce)
 	for _, e := range events {
 		list, err := p.notifications(ctx, e)
 		if err != nil {
-			p.Process.Log.Warn("who gets a notification of an event could not be found", "event", e.ID, "error", err)
+			_ = g.Wait()
+			return nil, false, err
 		}
 		for _, n := range list {
 			g.Go(func() error {
@@ -325,7 +326,7 @@ func (p *Push) notify(ctx context.Context, events []*rooms.Event) (failed []noti
 		}
 	}
 	_ = g.Wait() // failures are in failed
-	return failed, sent
+	return failed, sent, nil
 }
 
 var errResting = errors.New("the push gateway failed lately")

@@ -1,0 +1,156 @@
+package receipts
+
+import (
+	"context"
+	"net/url"
+	"slices"
+	"sync"
+	"testing"
+
+	"lyceum/platform/stream"
+)
+
+func (n *node) build(testing.TB) {
+	n.Receipts = New(Deps{Process: n.p, Accounts: n.acc, Rooms: n.rooms, Now: n.clock.Now})
+}
+
+func path(room, typ, event string) string {
+	return "POST " + api + "/rooms/" + url.PathEscape(room) + "/receipt/" + typ + "/" + url.PathEscape(event)
+}
+
+func TestReceiptsDoNotGoBackwards(t *testing.T) {
+	run(t, func(t *testing.T, n *node) {
+		ctx := t.Context()
+		var tailed []*Receipt
+		var mu sync.Mutex
+		room := n.room(t, "alice", "bob")
+		first, second := n.say(t, "alice", room, "1"), n.say(t, "alice", room, "2")
+		bob := n.http.As("bob")
+		bob.Want(200, path(room, TypeRead, second), nil)
+		bob.Want(200, path(room, TypeRead, first), "{}")
+		bob.Want(200, path(room, TypePrivate, first), obj{})
+		list, err := n.Since(ctx, room, 0, 1<<62)
+		if err != nil || len(list) != 2 || list[0].EventID != second || list[0].Pos != 1 || list[1].Type != TypePrivate {
+			t.Fatalf("found %+v, %v", list, err)
+		}
+		n.marks[n.stream.Shard(room)].drop() // a new owner knows nothing
+		bob.Want(200, path(room, TypeRead, first), nil)
+		byRoom, err := n.ForRooms(ctx, []string{room, "!other:here.test"})
+		if err != nil || len(byRoom) != 1 || len(byRoom[room]) != 2 || byRoom[room][0].EventID != second {
+			t.Fatalf("found %+v, %v", byRoom, err)
+		}
+		of, err := n.OfUser(ctx, "@bob:here.test")
+		if err != nil || len(of) != 2 {
+			t.Fatalf("found %+v, %v", of, err)
+		}
+		upto, err := n.ReadUpTo(ctx, "@bob:here.test", room)
+		if err != nil || upto[""] != list[0].EventPos {
+			t.Fatalf("found %v, %v", upto, err)
+		}
+		rows, err := n.stream.Read(ctx, stream.Range{Shard: n.stream.Shard(room), Upto: 10, Limit: 10})
+		if err != nil || len(rows) != 2 {
+			t.Fatalf("found %v, %v", rows, err)
+		}
+		for _, row := range rows {
+			row.Value = nil
+			rc, err := FromRow(row)
+			if err != nil {
+				t.Fatal(err)
+			}
+			mu.Lock()
+			tailed = append(tailed, rc)
+			mu.Unlock()
+		}
+		if *tailed[0] != *list[0] {
+			t.Fatalf("%+v became %+v", list[0], tailed[0])
+		}
+	})
+}
+
+func TestThreadsAndErrors(t *testing.T) {
+	run(t, func(t *testing.T, n *node) {
+		room := n.room(t, "alice", "bob")
+		root := n.say(t, "alice", room, "root")
+		in := n.say(t, "alice", room, "in", obj{"m.relates_to": obj{"rel_type": "m.thread", "event_id": root}})
+		edit := n.say(t, "alice", room, "edit", obj{"m.relates_to": obj{"rel_type": "m.replace", "event_id": in}, "m.new_content": obj{"body": "x", "msgtype": "m.text"}})
+		outside := n.say(t, "alice", room, "outside")
+		for _, c := range []struct {
+			event, typ string
+			body       any
+			status     int
+			code       string
+		}{
+			{in, TypeRead, obj{"thread_id": root}, 200, ""},
+			{edit, TypeRead, obj{"thread_id": root}, 200, ""},
+			{root, TypeRead, obj{"thread_id": root}, 200, ""},
+			{root, TypeRead, obj{"thread_id": "main"}, 200, ""},
+			{in, TypeRead, nil, 200, ""},
+			{in, TypeRead, obj{"thread_id": "main"}, 400, "M_INVALID_PARAM"},
+			{outside, TypeRead, obj{"thread_id": root}, 400, "M_INVALID_PARAM"},
+			{in, TypeRead, obj{"thread_id": ""}, 400, "M_INVALID_PARAM"},
+			{in, TypeRead, obj{"thread_id": 7}, 400, "M_INVALID_PARAM"},
+			{in, TypeRead, obj{"thread_id": "nonsense"}, 400, "M_INVALID_PARAM"},
+			{in, TypeFullyRead, obj{"thread_id": root}, 400, "M_INVALID_PARAM"},
+			{in, "m.other", nil, 400, "M_INVALID_PARAM"},
+			{"$unknown", TypeRead, nil, 404, "M_NOT_FOUND"},
+		} {
+			got := n.http.As("bob").Call(path(room, c.typ, c.event), c.body)
+			if got.Status != c.status || got.Errcode() != c.code {
+				t.Errorf("%+v: found %d %s", c, got.Status, got.Body)
+			}
+		}
+		if got := n.http.As("carol").Call(path(room, TypeRead, in), nil); got.Status != 403 {
+			t.Errorf("one who is not there: %s", got.Body)
+		}
+	})
+}
+
+func TestMarkers(t *testing.T) {
+	run(t, func(t *testing.T, n *node) {
+		room := n.room(t, "alice", "bob")
+		first, second := n.say(t, "alice", room, "1"), n.say(t, "alice", room, "2")
+		markers := "POST " + api + "/rooms/" + url.PathEscape(room) + "/read_markers"
+		n.http.As("bob").Want(200, markers, obj{"m.fully_read": second, "m.read": first, "m.read.private": second})
+		n.http.As("bob").Want(200, path(room, TypeFullyRead, first), nil)
+		n.http.As("bob").Want(200, markers, nil)
+		raw, err := n.acc.AccountData(t.Context(), "@bob:here.test", room, TypeFullyRead)
+		if err != nil || string(raw) != `{"event_id":"`+second+`"}` {
+			t.Fatalf("found %s, %v", raw, err)
+		}
+		list, err := n.Since(t.Context(), room, 0, 1<<62)
+		if err != nil || len(list) != 2 {
+			t.Fatalf("found %v, %v", list, err)
+		}
+	})
+}
+
+func TestTwoProcesses(t *testing.T) {
+	fleet(t, func(t *testing.T, one, two *node, stopTwo func()) {
+		room := ""
+		for room == "" || !two.stream.Owns(two.stream.Shard(room)) {
+			room = one.room(t, "alice", "bob")
+		}
+		first, second := one.say(t, "alice", room, "1"), one.say(t, "alice", room, "2")
+		one.http.As("bob").Want(200, path(room, TypeRead, second), nil)
+		shard := one.stream.Shard(room)
+		until(t, "the row comes", func() bool {
+			return one.stream.Position(shard) == two.stream.Position(shard) && one.stream.Position(shard) > 0
+		})
+		stopTwo()
+		one.http.As("bob").Want(200, path(room, TypeRead, first), nil)
+		list, err := one.Since(context.Background(), room, 0, 1<<62)
+		if err != nil || !slices.ContainsFunc(list, func(r *Receipt) bool { return r.EventID == second }) {
+			t.Fatalf("found %v, %v", list, err)
+		}
+	})
+}
+
+func FuzzFromRow(f *testing.F) {
+	f.Add([]byte(`{"room":"!r:x","user":"@u:x","type":"m.read","event":"$e","ts":1,"at":2}`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		rc, err := FromRow(stream.Row{Data: data, Pos: 3})
+		if err == nil && rc.Pos != 3 {
+			t.Fatal("the position is lost")
+		}
+	})
+}
