@@ -1,0 +1,338 @@
+package media_test
+
+import (
+	"bytes"
+	"encoding/binary"
+	"hash/crc32"
+	"image"
+	"image/color"
+	"image/png"
+	"io"
+	"math/rand/v2"
+	"os"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"lyceum/media"
+	"lyceum/platform/blob"
+	"lyceum/platform/conf"
+	"lyceum/platform/db"
+	"lyceum/platform/engines/enginestest"
+	"lyceum/platform/role"
+	"lyceum/platform/role/roletest"
+	"lyceum/platform/web/webtest"
+)
+
+// TestMain plays the worker when it is started as one, and the ways in which a worker can fail.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 {
+		switch os.Args[1] {
+		case media.WorkerCommand:
+			if err := media.WorkerMain(os.Stdin, os.Stdout); err != nil {
+				os.Stderr.WriteString(err.Error())
+				os.Exit(1)
+			}
+			os.Exit(0)
+		case "crash":
+			panic("as asked")
+		case "hang":
+			time.Sleep(time.Hour)
+		}
+	}
+	os.Exit(m.Run())
+}
+
+const (
+	upload   = "POST /_matrix/media/v3/upload"
+	download = "GET /_matrix/client/v1/media/download/"
+	thumb    = "GET /_matrix/client/v1/media/thumbnail/"
+)
+
+type node struct {
+	*webtest.Client
+	t     *testing.T
+	store blob.Store
+}
+
+var people = webtest.People{
+	"a": {UserID: "@a:here.test", DeviceID: "A"}, "b": {UserID: "@b:here.test"}, "g": {UserID: "@g:here.test", Guest: true},
+}
+
+// run runs body on each database, with the directory under SQLite and S3 under PostgreSQL.
+func run(t *testing.T, c media.Config, deps media.Deps, body func(t *testing.T, n *node)) {
+	t.Helper()
+	var store blob.Store
+	roletest.Run(t, []db.Migrations{media.Migrations()}, func(p *role.Process) *media.Media {
+		var err error
+		if p.DB.Postgres() {
+			s3 := enginestest.TestS3(t)
+			store, err = blob.OpenS3(t.Context(), blob.S3Config{
+				Endpoint: s3.Endpoint, Region: s3.Region, Bucket: s3.Bucket, AccessKey: s3.AccessKey,
+				SecretKey: conf.Secret(s3.SecretKey), PathStyle: true, Retries: 3,
+			})
+		} else {
+			store, err = blob.OpenDirectory(t.TempDir())
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		deps.Process, deps.Blob, deps.ServerName = p, store, "here.test"
+		m, err := media.New(deps, c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return m
+	}, func(t *testing.T, _ *role.Process, m *media.Media) {
+		body(t, &node{webtest.New(t, people, m.Routes()...).As("a"), t, store})
+	})
+}
+
+// put uploads a file and returns "here.test/<media id>".
+func (n *node) put(data []byte, query, contentType string) string {
+	n.t.Helper()
+	a := n.Call(upload+query, data, "Content-Type: "+contentType)
+	if a.Status != 200 {
+		n.t.Fatalf("upload: %d %s", a.Status, a.Body)
+	}
+	return strings.TrimPrefix(a.Get("content_uri").String(), "mxc://")
+}
+
+func picture(w, h int) []byte {
+	img := image.NewNRGBA(image.Rect(0, 0, w, h))
+	for i := range img.Pix {
+		img.Pix[i] = byte(i / 1000)
+		if i%4 == 3 {
+			img.Pix[i] = 255
+		}
+	}
+	img.Set(0, 0, color.White)
+	var b bytes.Buffer
+	if err := png.Encode(&b, img); err != nil {
+		panic(err)
+	}
+	return b.Bytes()
+}
+
+// bomb is a small PNG that says it has w x h pixels.
+func bomb(w, h uint32) []byte {
+	data := picture(10, 10)
+	binary.BigEndian.PutUint32(data[16:], w)
+	binary.BigEndian.PutUint32(data[20:], h)
+	binary.BigEndian.PutUint32(data[29:], crc32.ChecksumIEEE(data[12:29]))
+	return data
+}
+
+func TestUploadAndDownload(t *testing.T) {
+	run(t, media.Config{}, media.Deps{}, func(t *testing.T, n *node) {
+		if got := n.As("").Call(upload, "x").Errcode(); got != "M_MISSING_TOKEN" {
+			t.Errorf("without a token: %s", got)
+		}
+		id := n.put([]byte("hello world"), "?filename=na%C3%AFve.txt", "text/plain; charset=utf-8")
+		a := n.Call(download+id, nil)
+		if string(a.Body) != "hello world" || a.Header.Get("Content-Type") != "text/plain; charset=utf-8" {
+			t.Errorf("%q %v", a.Body, a.Header)
+		}
+		if got := a.Header.Get("Content-Disposition"); got != "inline; filename*=utf-8''na%C3%AFve.txt" {
+			t.Errorf("disposition %q", got)
+		}
+		for _, name := range []string{"Content-Security-Policy", "Cross-Origin-Resource-Policy", "Etag"} {
+			if a.Header.Get(name) == "" {
+				t.Errorf("no %s", name)
+			}
+		}
+		if got := n.Call(download+id+"/other.txt", nil).Header.Get("Content-Disposition"); got != "inline; filename=other.txt" {
+			t.Errorf("given name: %q", got)
+		}
+		if a := n.Call(download+id, nil, "If-None-Match: "+a.Header.Get("Etag")); a.Status != 304 || len(a.Body) > 0 {
+			t.Errorf("etag: %d %q", a.Status, a.Body)
+		}
+		if a := n.Call(download+id, nil, "Range: bytes=6-"); a.Status != 206 || string(a.Body) != "world" {
+			t.Errorf("range: %d %q", a.Status, a.Body)
+		}
+		if a := n.Call(download+id, nil, "Range: bytes=99-"); a.Status != 416 {
+			t.Errorf("range past the end: %d", a.Status)
+		}
+		html := n.put([]byte("<script>"), "", "text/html")
+		if got := n.Call(download+html, nil).Header.Get("Content-Disposition"); got != "attachment" {
+			t.Errorf("html: %q", got)
+		}
+		if html != id && n.put([]byte("hello world"), "", "") == id {
+			t.Error("two uploads have one id")
+		}
+		blobs, err := n.store.List(t.Context(), "media/", "", 10)
+		if err != nil || len(blobs) != 2 {
+			t.Errorf("%d blobs for two contents, %v", len(blobs), err)
+		}
+		if got := n.As("g").Call(download+id, nil).Status; got != 200 {
+			t.Errorf("a guest: %d", got)
+		}
+		_, mine, _ := strings.Cut(id, "/")
+		for _, wrong := range []string{"other.test/" + mine, "here.test/nothing", "here.test/..%2f..%2fetc"} {
+			if a := n.Call(download+wrong, nil); a.Status != 404 || a.Errcode() != "M_NOT_FOUND" {
+				t.Errorf("%s: %d %s", wrong, a.Status, a.Body)
+			}
+		}
+		if a := n.As("").Call("GET /_matrix/media/v3/download/"+id, nil); a.Status != 404 || a.Errcode() != "M_NOT_FOUND" {
+			t.Errorf("frozen: %d %s", a.Status, a.Body)
+		}
+		if got := n.Call("GET /_matrix/client/v1/media/config", nil).Get("m\\.upload\\.size").Int(); got != 50<<20 {
+			t.Errorf("upload size %d", got)
+		}
+	})
+}
+
+func TestOpenAndRedirected(t *testing.T) {
+	run(t, media.Config{AllowUnauthenticated: true, AllowRedirect: true}, media.Deps{}, func(t *testing.T, n *node) {
+		id := n.put([]byte("x"), "", "text/plain")
+		if a := n.As("").Call("GET /_matrix/media/v3/download/"+id, nil); a.Status != 200 {
+			t.Errorf("open: %d %s", a.Status, a.Body)
+		}
+		a := n.Call(download+id+"?allow_redirect=true", nil)
+		if _, s3 := n.store.(*blob.S3); s3 && (a.Status != 307 || a.Header.Get("Location") == "") || !s3 && a.Status != 200 {
+			t.Errorf("redirect: %d %s", a.Status, a.Body)
+		}
+	})
+}
+
+// counted is an endless body.
+type counted struct{ n int64 }
+
+func (c *counted) Read(p []byte) (int, error) {
+	c.n += int64(len(p))
+	return len(p), nil
+}
+
+func TestLargeUploads(t *testing.T) {
+	run(t, media.Config{MaxUpload: 64 << 20}, media.Deps{}, func(t *testing.T, n *node) {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		body := &counted{}
+		if a := n.Call(upload, body); a.Status != 413 || a.Errcode() != "M_TOO_LARGE" {
+			t.Errorf("endless: %d %s", a.Status, a.Body)
+		}
+		if body.n > 66<<20 {
+			t.Errorf("%d bytes were read", body.n)
+		}
+		if a := n.Call(upload, io.LimitReader(&counted{}, 64<<20)); a.Status != 200 {
+			t.Errorf("at the limit: %d %s", a.Status, a.Body)
+		}
+		runtime.ReadMemStats(&after)
+		if grown := after.TotalAlloc - before.TotalAlloc; grown > 40<<20 {
+			t.Errorf("128 MiB took %d MiB of memory", grown>>20)
+		}
+	})
+}
+
+func TestAsyncUpload(t *testing.T) {
+	run(t, media.Config{MaxPending: 2}, media.Deps{}, func(t *testing.T, n *node) {
+		a := n.Want(200, "POST /_matrix/media/v1/create", nil)
+		id := strings.TrimPrefix(a.Get("content_uri").String(), "mxc://")
+		if a.Get("unused_expires_at").Int() < time.Now().UnixMilli() {
+			t.Errorf("%s", a.Body)
+		}
+		if a := n.Call(download+id+"?timeout_ms=1", nil); a.Status != 504 || a.Errcode() != "M_NOT_YET_UPLOADED" {
+			t.Errorf("early: %d %s", a.Status, a.Body)
+		}
+		put := "PUT /_matrix/media/v3/upload/" + id
+		if a := n.As("b").Call(put, "x"); a.Status != 403 {
+			t.Errorf("another user: %d %s", a.Status, a.Body)
+		}
+		var waiting sync.WaitGroup
+		for range 3 {
+			waiting.Go(func() {
+				if a := n.Call(download+id, nil); a.Status != 200 || string(a.Body) != "late" {
+					t.Errorf("waiting: %d %s", a.Status, a.Body)
+				}
+			})
+		}
+		if a := n.Call(put, "late", "Content-Type: text/plain"); a.Status != 200 || string(a.Body) != "{}" {
+			t.Errorf("%d %s", a.Status, a.Body)
+		}
+		waiting.Wait()
+		if a := n.Call(put, "later"); a.Status != 409 || a.Errcode() != "M_CANNOT_OVERWRITE_MEDIA" {
+			t.Errorf("again: %d %s", a.Status, a.Body)
+		}
+		if a := n.Call("PUT /_matrix/media/v3/upload/here.test/unknown", "x"); a.Status != 404 {
+			t.Errorf("unknown: %d", a.Status)
+		}
+		n.Want(200, "POST /_matrix/media/v1/create", nil)
+		n.Want(200, "POST /_matrix/media/v1/create", nil)
+		if a := n.Call("POST /_matrix/media/v1/create", nil); a.Status != 429 || a.Errcode() != "M_LIMIT_EXCEEDED" {
+			t.Errorf("too many: %d %s", a.Status, a.Body)
+		}
+	})
+}
+
+func TestThumbnails(t *testing.T) {
+	run(t, media.Config{}, media.Deps{}, func(t *testing.T, n *node) {
+		id := n.put(picture(1200, 900), "", "image/png")
+		var all sync.WaitGroup
+		for range 4 {
+			all.Go(func() {
+				a := n.Call(thumb+id+"?width=64&height=64&method=crop", nil)
+				img, _, err := image.Decode(bytes.NewReader(a.Body))
+				if a.Status != 200 || err != nil || img.Bounds().Size() != image.Pt(96, 96) {
+					t.Errorf("%d %v %.200s", a.Status, err, a.Body)
+				}
+				if got := a.Header.Get("Content-Disposition"); got != `inline; filename="thumbnail.jpeg"` {
+					t.Errorf("disposition %q", got)
+				}
+			})
+		}
+		all.Wait()
+		blobs, err := n.store.List(t.Context(), "thumbnails/", "", 10)
+		if err != nil || len(blobs) != 1 {
+			t.Errorf("%d thumbnails, %v", len(blobs), err)
+		}
+		small := n.put(picture(20, 20), "", "text/html")
+		if a := n.Call(thumb+small+"?width=320&height=240", nil); a.Status != 200 || a.Header.Get("Content-Type") != "image/png" {
+			t.Errorf("small: %d %v", a.Status, a.Header)
+		}
+		for name, c := range map[string]struct {
+			data   []byte
+			status int
+			code   string
+		}{
+			"bomb":    {bomb(1<<20, 1<<20), 413, "M_TOO_LARGE"},
+			"huge":    {bomb(1<<30, 1<<30), 400, "M_UNKNOWN"},
+			"hollow":  {bomb(9990, 9990), 400, "M_UNKNOWN"},
+			"lying":   {bomb(5000, 5000), 400, "M_UNKNOWN"},
+			"garbage": {[]byte("\x89PNG\r\n\x1a\n garbage garbage garbage garbage"), 400, "M_UNKNOWN"},
+			"text":    {[]byte("no picture at all"), 400, "M_UNKNOWN"},
+			"empty":   {nil, 400, "M_UNKNOWN"},
+		} {
+			id := n.put(c.data, "", "image/png")
+			for range 2 {
+				if a := n.Call(thumb+id+"?width=32&height=32", nil); a.Status != c.status || a.Errcode() != c.code {
+					t.Errorf("%s: %d %s", name, a.Status, a.Body)
+				}
+			}
+		}
+		for _, query := range []string{"", "?width=1", "?width=-1&height=1", "?width=x&height=1", "?width=1&height=1&method=stretch"} {
+			if a := n.Call(thumb+id+query, nil); a.Status != 400 {
+				t.Errorf("%q: %d", query, a.Status)
+			}
+		}
+	})
+}
+
+func TestWorkersThatFail(t *testing.T) {
+	for _, mode := range []string{"crash", "hang"} {
+		t.Run(mode, func(t *testing.T) {
+			c := media.Config{}
+			c.Thumbnails.Timeout = conf.Duration(100 * time.Millisecond)
+			run(t, c, media.Deps{Worker: []string{os.Args[0], mode}}, func(t *testing.T, n *node) {
+				id := n.put(picture(500, 500+rand.IntN(100)), "", "image/png")
+				if a := n.Call(thumb+id+"?width=32&height=32", nil); a.Status != 400 || a.Errcode() != "M_UNKNOWN" {
+					t.Errorf("%d %s", a.Status, a.Body)
+				}
+				if a := n.Call(download+id, nil); a.Status != 200 {
+					t.Errorf("the server was harmed: %d", a.Status)
+				}
+			})
+		})
+	}
+}
