@@ -41,9 +41,11 @@ func TestConfinement(t *testing.T) {
 		os.Stdout.WriteString("a socket was opened")
 		os.Exit(1)
 	}
-	if err := syscall.Exec("/bin/true", []string{"true"}, nil); !raceDetector && !errors.Is(err, syscall.EPERM) {
-		os.Stdout.WriteString("exec: " + err.Error())
-		os.Exit(1)
+	if !raceDetector { // there the filter of system calls is off
+		if err := syscall.Exec("/bin/true", []string{"true"}, nil); !errors.Is(err, syscall.EPERM) {
+			os.Stdout.WriteString("exec: " + err.Error())
+			os.Exit(1)
+		}
 	}
 	os.Stdout.WriteString("all refused")
 	os.Exit(0)
