@@ -179,7 +179,7 @@ func (p *Process) build(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if p.domains, err = wire(base{p.process, blobs, key}, p.config); err != nil {
+	if p.domains, err = wire(base{p.process, blobs, key, p.obs.Registry}, p.config); err != nil {
 		return err
 	}
 	o := web.Options{

@@ -3,6 +3,8 @@ package fleet
 import (
 	"context"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"lyceum/accounts"
 	"lyceum/devices"
 	"lyceum/directory"
@@ -49,6 +51,7 @@ type base struct {
 	process *role.Process
 	blobs   blob.Store
 	key     matrix.SigningKey
+	metrics *prometheus.Registry
 }
 
 // wire makes the domains, lowest floor first, and gives each what it needs.
@@ -72,7 +75,7 @@ func wire(b base, c *Config) (*domains, error) {
 	if err != nil {
 		return nil, err
 	}
-	if d.media, err = media.New(media.Deps{Process: p, Blob: b.blobs, ServerName: c.Server.Name}, c.Media); err != nil {
+	if d.media, err = media.New(media.Deps{Process: p, Blob: b.blobs, ServerName: c.Server.Name, Registry: b.metrics}, c.Media); err != nil {
 		return nil, err
 	}
 	d.receipts = receipts.New(receipts.Deps{Process: p, Accounts: d.accounts, Rooms: d.rooms})

@@ -13,6 +13,7 @@ import (
 	"github.com/alecthomas/kong"
 
 	"lyceum/fleet"
+	"lyceum/media"
 	"lyceum/platform/conf"
 	"lyceum/platform/obs"
 )
@@ -112,6 +113,12 @@ func (versionCommand) Run() error {
 }
 
 func main() {
+	if len(os.Args) > 1 && os.Args[1] == media.WorkerCommand { // a confined child of a serving process
+		if err := media.WorkerMain(os.Stdin, os.Stdout); err != nil {
+			fail(err)
+		}
+		return
+	}
 	var c cli
 	parser, err := kong.New(&c, kong.Name("lyceum"), kong.UsageOnError(),
 		kong.Description("Lyceum is a Matrix homeserver that grows from a laptop to a fleet. `lyceum serve` starts all of it."),
