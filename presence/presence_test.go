@@ -1,0 +1,154 @@
+package presence
+
+import (
+	"encoding/json"
+	"net/url"
+	"testing"
+	"time"
+
+	"lyceum/platform/stream"
+)
+
+func (n *node) build(testing.TB) {
+	n.Presence = New(Deps{Process: n.p, Rooms: n.rooms, Now: n.clock.Now}, Config{Enabled: true})
+}
+
+func path(user string) string {
+	return " " + api + "/presence/" + url.PathEscape("@"+user+":here.test") + "/status"
+}
+
+func (n *node) is(t testing.TB, user string) string {
+	t.Helper()
+	list, err := n.ForUsers(t.Context(), []string{"@" + user + ":here.test"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(list) == 0 {
+		return ""
+	}
+	return list[0].Presence
+}
+
+func (n *node) becomes(t testing.TB, user, state string) {
+	t.Helper()
+	until(t, user+" is "+state, func() bool { return n.is(t, user) == state })
+}
+
+// heard tells whether the owner knows that a device was seen now.
+func (n *node) heard(id, device string) bool {
+	s := &n.shards[n.stream.Shard(id)]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	who := s.users[id]
+	return who != nil && who.devices[device].at.Equal(n.clock.Now())
+}
+
+func TestDevicesMerge(t *testing.T) {
+	run(t, func(t *testing.T, n *node) {
+		const bob = "@bob:here.test"
+		shard := n.stream.Shard(bob)
+		n.Seen(t.Context(), bob, "A", "unavailable")
+		n.becomes(t, "bob", Unavailable)
+		n.Seen(t.Context(), bob, "B", "")
+		n.becomes(t, "bob", Online)
+		for range 1000 {
+			n.Seen(t.Context(), bob, "B", "online")
+		}
+		n.Seen(t.Context(), bob, "B", "offline")
+		n.becomes(t, "bob", Unavailable)
+		if got := n.stream.Position(shard); got != 3 {
+			t.Fatalf("expected 3 rows, found %d", got)
+		}
+		n.clock.Advance(61 * time.Second)
+		n.becomes(t, "bob", Offline)
+	})
+}
+
+func TestIdleAndActive(t *testing.T) {
+	run(t, func(t *testing.T, n *node) {
+		const bob = "@bob:here.test"
+		room := n.room(t, "alice", "bob")
+		n.Seen(t.Context(), bob, "A", "online")
+		n.becomes(t, "bob", Online)
+		for range 7 {
+			n.clock.Advance(50 * time.Second)
+			n.Seen(t.Context(), bob, "A", "online")
+			until(t, "the owner hears", func() bool { return n.heard(bob, "A") })
+		}
+		n.becomes(t, "bob", Unavailable)
+		n.clock.Set(time.Now()) // the event's time is the server's
+		n.Seen(t.Context(), bob, "A", "online")
+		n.say(t, "bob", room, "back")
+		n.becomes(t, "bob", Online)
+	})
+}
+
+func TestStatus(t *testing.T) {
+	run(t, func(t *testing.T, n *node) {
+		n.room(t, "alice", "bob")
+		bob := n.http.As("bob")
+		bob.Want(200, "PUT"+path("bob"), obj{"presence": "online", "status_msg": "here"})
+		got := n.http.As("alice").Want(200, "GET"+path("bob"), nil)
+		if got.Get("presence").String() != Online || got.Get("status_msg").String() != "here" || !got.Get("currently_active").Bool() || !got.Get("last_active_ago").Exists() {
+			t.Fatalf("found %s", got.Body)
+		}
+		bob.Want(200, "PUT"+path("bob"), obj{"presence": "offline"})
+		got = bob.Want(200, "GET"+path("bob"), nil)
+		if got.Get("presence").String() != Offline || got.Get("status_msg").Exists() {
+			t.Fatalf("found %s", got.Body)
+		}
+		if got := n.http.As("alice").Want(200, "GET"+path("alice"), nil); got.Get("presence").String() != Offline {
+			t.Fatalf("found %s", got.Body)
+		}
+		for _, c := range []struct {
+			call, as string
+			body     any
+			status   int
+		}{
+			{"GET" + path("bob"), "carol", nil, 403},
+			{"PUT" + path("bob"), "alice", obj{"presence": "online"}, 403},
+			{"PUT" + path("bob"), "bob", obj{"presence": "asleep"}, 400},
+			{"PUT" + path("bob"), "bob", obj{}, 400},
+			{"PUT" + path("bob"), "bob", obj{"presence": "online", "status_msg": 7}, 400},
+			{"PUT" + path("bob"), "bob", obj{"presence": "online", "status_msg": nil}, 200},
+		} {
+			if got := n.http.As(c.as).Call(c.call, c.body); got.Status != c.status {
+				t.Errorf("%+v: found %d %s", c, got.Status, got.Body)
+			}
+		}
+	})
+}
+
+func TestOwnerDies(t *testing.T) {
+	fleet(t, func(t *testing.T, one, two *node, stopTwo func()) {
+		var user string
+		for _, name := range []string{"alice", "bob", "carol", "dave", "erin", "frank", "grace", "heidi", "ivan", "judy"} {
+			if two.stream.Owns(two.stream.Shard("@" + name + ":here.test")) {
+				user = name
+			}
+		}
+		id := "@" + user + ":here.test"
+		one.Seen(t.Context(), id, "A", "online")
+		one.becomes(t, user, Online)
+		stopTwo()
+		until(t, "the shard moves", func() bool { return one.stream.Owns(one.stream.Shard(id)) })
+		one.clock.Advance(30 * time.Second)
+		one.Seen(t.Context(), id, "A", "online")
+		until(t, "the new owner hears", func() bool { return one.heard(id, "A") })
+		if got := one.is(t, user); got != Online {
+			t.Fatalf("the user is %s after the owner died", got)
+		}
+		one.clock.Advance(61 * time.Second)
+		one.becomes(t, user, Offline)
+	})
+}
+
+func FuzzFromRow(f *testing.F) {
+	f.Add([]byte(`{"user":"@u:x","presence":"online","msg":"x","active":5}`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		s, err := FromRow(stream.Row{Data: data, Pos: 3})
+		if err == nil && !json.Valid(Content(s, time.UnixMilli(9))) {
+			t.Fatal("the content is no JSON")
+		}
+	})
+}

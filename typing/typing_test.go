@@ -1,0 +1,119 @@
+package typing
+
+import (
+	"net/url"
+	"slices"
+	"testing"
+	"time"
+
+	"lyceum/platform/stream"
+)
+
+func (n *node) build(testing.TB) {
+	n.Typing = New(Deps{Process: n.p, Rooms: n.rooms, Now: n.clock.Now})
+}
+
+func path(room, user string) string {
+	return "PUT " + api + "/rooms/" + url.PathEscape(room) + "/typing/" + url.PathEscape("@"+user+":here.test")
+}
+
+func (n *node) who(t testing.TB, room string) []string {
+	t.Helper()
+	now, err := n.Current(t.Context(), []string{room})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s := now[room]; s != nil {
+		return s.Users
+	}
+	return nil
+}
+
+func TestTyping(t *testing.T) {
+	run(t, func(t *testing.T, n *node) {
+		room := n.room(t, "alice", "bob")
+		n.http.As("bob").Want(200, path(room, "bob"), obj{"typing": true, "timeout": 60_000})
+		n.http.As("alice").Want(200, path(room, "alice"), obj{"typing": true, "timeout": 10_000})
+		if got := n.who(t, room); !slices.Equal(got, []string{"@alice:here.test", "@bob:here.test"}) {
+			t.Fatalf("found %v", got)
+		}
+		shard := n.stream.Shard(room)
+		before := n.stream.Position(shard)
+		n.http.As("bob").Want(200, path(room, "bob"), obj{"typing": true, "timeout": 60_500}) // nothing worth a row
+		if n.stream.Position(shard) != before {
+			t.Fatal("a renewal by half a second was written")
+		}
+		n.clock.Advance(11 * time.Second)
+		if got := n.who(t, room); !slices.Equal(got, []string{"@bob:here.test"}) {
+			t.Fatalf("one whose time is over is told: %v", got)
+		}
+		until(t, "the owner writes that alice stopped", func() bool { return n.stream.Position(shard) == before+1 })
+		n.http.As("bob").Want(200, path(room, "bob"), obj{"typing": false})
+		if got := n.who(t, room); got != nil {
+			t.Fatalf("found %v", got)
+		}
+		rows, err := n.stream.Read(t.Context(), stream.Range{Shard: shard, Upto: 100, Limit: 10})
+		if err != nil || len(rows) != 1 {
+			t.Fatalf("found %v, %v", rows, err)
+		}
+		rows[0].Value = nil
+		if s, err := FromRow(rows[0]); err != nil || s.RoomID != room || len(s.Users) != 0 || s.Pos != before+2 {
+			t.Fatalf("found %+v, %v", s, err)
+		}
+	})
+}
+
+func TestErrors(t *testing.T) {
+	run(t, func(t *testing.T, n *node) {
+		room := n.room(t, "alice", "bob")
+		for _, c := range []struct {
+			as, user string
+			body     any
+			status   int
+			code     string
+		}{
+			{"bob", "alice", obj{"typing": true}, 403, "M_FORBIDDEN"},
+			{"carol", "carol", obj{"typing": true}, 403, "M_FORBIDDEN"},
+			{"bob", "bob", obj{}, 400, "M_MISSING_PARAM"},
+			{"bob", "bob", obj{"typing": true, "timeout": -1}, 400, "M_INVALID_PARAM"},
+			{"bob", "bob", obj{"typing": "yes"}, 400, "M_BAD_JSON"},
+			{"bob", "bob", obj{"typing": true, "timeout": int64(1) << 60}, 200, ""},
+			{"bob", "bob", obj{"typing": true}, 200, ""},
+		} {
+			got := n.http.As(c.as).Call(path(room, c.user), c.body)
+			if got.Status != c.status || got.Errcode() != c.code {
+				t.Errorf("%+v: found %d %s", c, got.Status, got.Body)
+			}
+		}
+	})
+}
+
+func TestAnotherOwnerGoesOn(t *testing.T) {
+	fleet(t, func(t *testing.T, one, two *node, stopTwo func()) {
+		room := ""
+		for room == "" || !two.stream.Owns(two.stream.Shard(room)) {
+			room = one.room(t, "alice", "bob")
+		}
+		shard := one.stream.Shard(room)
+		one.http.As("bob").Want(200, path(room, "bob"), obj{"typing": true, "timeout": 60_000})
+		until(t, "the row comes", func() bool { return one.stream.Position(shard) == 1 })
+		stopTwo()
+		until(t, "the shard moves", func() bool { return one.stream.Owns(shard) })
+		one.http.As("alice").Want(200, path(room, "alice"), obj{"typing": true, "timeout": 90_000})
+		if got := one.who(t, room); !slices.Equal(got, []string{"@alice:here.test", "@bob:here.test"}) {
+			t.Fatalf("found %v", got)
+		}
+		one.clock.Advance(2 * time.Minute)
+		until(t, "the new owner ends what the old one began", func() bool { return one.stream.Position(shard) == 3 })
+	})
+}
+
+func FuzzFromRow(f *testing.F) {
+	f.Add([]byte(`{"room":"!r:x","users":[{"id":"@u:x","until":9999999999999}]}`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		s, err := FromRow(stream.Row{Data: data, Pos: 3})
+		if err == nil && s.Pos != 3 {
+			t.Fatal("the position is lost")
+		}
+	})
+}
