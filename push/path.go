@@ -44,19 +44,24 @@ func pathOf(key string) path {
 	}
 	var parts []string
 	var b strings.Builder
+	end := func() { // keys are compared as they stand in canonical JSON
+		quoted := matrix.AppendString(nil, b.String())
+		parts = append(parts, string(quoted[1:len(quoted)-1]))
+		b.Reset()
+	}
 	for i := 0; i < len(key); i++ {
 		switch c := key[i]; {
 		case c == '\\' && i+1 < len(key) && (key[i+1] == '.' || key[i+1] == '\\'):
 			i++
 			b.WriteByte(key[i])
 		case c == '.':
-			parts = append(parts, b.String())
-			b.Reset()
+			end()
 		default:
 			b.WriteByte(c)
 		}
 	}
-	return path{parts: append(parts, b.String())}
+	end()
+	return path{parts: parts}
 }
 
 // get gives the JSON value of a property, nil when it is absent.
@@ -93,11 +98,11 @@ func (s *Subject) read(w well) []byte {
 	case wellMentions:
 		return matrix.Lookup(e.Content, "m.mentions")
 	case wellMentionUsers:
-		return member(s.get(&path{well: wellMentions}), "user_ids")
+		return matrix.Lookup(s.get(&path{well: wellMentions}), "user_ids")
 	case wellMentionRoom:
-		return member(s.get(&path{well: wellMentions}), "room")
+		return matrix.Lookup(s.get(&path{well: wellMentions}), "room")
 	case wellRelType:
-		return member(matrix.Lookup(e.Content, "m.relates_to"), "rel_type")
+		return matrix.Lookup(matrix.Lookup(e.Content, "m.relates_to"), "rel_type")
 	}
 	return nil
 }
@@ -120,13 +125,6 @@ func (s *Subject) text(p *path) (string, bool) {
 	return textOf(s.get(p))
 }
 
-func member(obj []byte, key string) []byte {
-	if len(obj) == 0 || obj[0] != '{' {
-		return nil
-	}
-	return matrix.Lookup(obj, key)
-}
-
 func (s *Subject) walk(parts []string) []byte {
 	switch {
 	case len(parts) == 1 && parts[0] == "event_id":
@@ -136,7 +134,7 @@ func (s *Subject) walk(parts []string) []byte {
 	}
 	at := []byte(s.event.JSON)
 	for _, p := range parts {
-		if at = member(at, p); at == nil {
+		if at = matrix.Lookup(at, p); at == nil {
 			return nil
 		}
 	}

@@ -226,7 +226,7 @@ func (p *Push) joinedAt(ctx context.Context, userID, roomID string) (int64, erro
 	if err != nil || e == nil {
 		return 0, err
 	}
-	if before, _ := matrix.LookupString(orEmpty(e.PrevContent), "membership"); before == event.MembershipJoin {
+	if before, _ := matrix.LookupString(e.PrevContent, "membership"); before == event.MembershipJoin {
 		return 0, nil // a new name or avatar
 	}
 	return m.Pos, nil
@@ -322,8 +322,8 @@ const maxHops = 3
 // threadOf gives the root of the thread that an event is in, or mainThread.
 func (p *Push) threadOf(ctx context.Context, e *rooms.Event) (string, error) {
 	for range maxHops {
-		relates := member(e.Content, "m.relates_to")
-		target, _ := matrix.LookupString(orEmpty(relates), "event_id")
+		relates := matrix.Lookup(e.Content, "m.relates_to")
+		target, _ := matrix.LookupString(relates, "event_id")
 		if target == "" || e.IsState() {
 			return mainThread, nil
 		}
@@ -340,13 +340,6 @@ func (p *Push) threadOf(ctx context.Context, e *rooms.Event) (string, error) {
 		e = next
 	}
 	return mainThread, nil
-}
-
-func orEmpty(obj []byte) []byte {
-	if len(obj) == 0 {
-		return []byte("{}")
-	}
-	return obj
 }
 
 // factsFor gives what the rules of a user ask of the room, from the state at an event or from memory.
@@ -458,7 +451,7 @@ func (l *roomLog) memberChanged(e *rooms.Event) {
 		u.renamed++
 		u.named = false
 	}
-	before, _ := matrix.LookupString(orEmpty(e.PrevContent), "membership")
+	before, _ := matrix.LookupString(e.PrevContent, "membership")
 	was, is := before == event.MembershipJoin, e.Membership() == event.MembershipJoin
 	if was == is {
 		return

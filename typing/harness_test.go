@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"net"
 	"net/url"
-	"strconv"
 	"testing"
 	"time"
 
@@ -87,25 +86,6 @@ func (n *node) room(t testing.TB, owner string, others ...string) string {
 		n.http.As(o).Want(200, "POST "+api+"/join/"+url.PathEscape(id), obj{})
 	}
 	return id
-}
-
-var txn int
-
-func (n *node) say(t testing.TB, who, room, text string, more ...obj) string {
-	t.Helper()
-	content := obj{"msgtype": "m.text", "body": text}
-	for _, m := range more {
-		for k, v := range m {
-			content[k] = v
-		}
-	}
-	return n.send(t, who, room, "m.room.message", content)
-}
-
-func (n *node) send(t testing.TB, who, room, typ string, content any) string {
-	t.Helper()
-	txn++
-	return n.http.As(who).Want(200, "PUT "+api+"/rooms/"+url.PathEscape(room)+"/send/"+typ+"/"+strconv.Itoa(txn), content).Get("event_id").String()
 }
 
 func until(t testing.TB, what string, ok func() bool) {

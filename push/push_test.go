@@ -1,0 +1,366 @@
+package push
+
+import (
+	"context"
+	"encoding/json"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"net/url"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/tidwall/gjson"
+
+	"lyceum/receipts"
+)
+
+func (n *node) build(t testing.TB) {
+	rc := receipts.New(receipts.Deps{Process: n.p, Accounts: n.acc, Rooms: n.rooms})
+	p, err := New(Deps{Process: n.p, Accounts: n.acc, Rooms: n.rooms, Receipts: rc}, Config{
+		CountCache: 1000, RuleCache: 100, AllowPrivate: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, AllowHTTP: true,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.Push = p
+}
+
+// read sends a receipt.
+func (n *node) read(t testing.TB, who, room, event, thread string) {
+	t.Helper()
+	rc := n.Receipts.(*receipts.Receipts)
+	if err := rc.Send(t.Context(), room, receipts.Receipt{UserID: "@" + who + ":here.test", Type: "m.read", EventID: event, ThreadID: thread}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (n *node) unread(t testing.TB, who, room string) Counts {
+	t.Helper()
+	c, err := n.Unread(t.Context(), "@"+who+":here.test", room)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func (n *node) wantUnread(t testing.TB, who, room string, notify, highlight int) {
+	t.Helper()
+	if c := n.unread(t, who, room); c.Notify != notify || c.Highlight != highlight {
+		t.Fatalf("expected %d and %d, found %+v", notify, highlight, c)
+	}
+}
+
+// forgetCounts makes all counts cold.
+func (n *node) forgetCounts() {
+	n.counts.mu.Lock()
+	defer n.counts.mu.Unlock()
+	clear(n.counts.rooms)
+	n.counts.total = 0
+}
+
+func TestUnread(t *testing.T) {
+	run(t, func(t *testing.T, n *node) {
+		room := n.room(t, "alice", "bob", "carol")
+		n.wantUnread(t, "bob", room, 0, 0)
+		n.say(t, "alice", room, "one")
+		two := n.say(t, "alice", room, "two", obj{"m.mentions": obj{"user_ids": []string{"@bob:here.test"}}})
+		n.say(t, "alice", room, "three")
+		both := func(notify, highlight int) { // warm, then cold
+			t.Helper()
+			n.wantUnread(t, "bob", room, notify, highlight)
+			n.forgetCounts()
+			n.wantUnread(t, "bob", room, notify, highlight)
+		}
+		both(3, 1)
+		n.read(t, "bob", room, two, "")
+		both(1, 0)
+		n.say(t, "bob", room, "an answer") // who writes has read
+		both(0, 0)
+		gone := n.say(t, "alice", room, "gone")
+		both(1, 0)
+		n.http.As("alice").Want(200, "PUT "+api+"/rooms/"+url.PathEscape(room)+"/redact/"+url.PathEscape(gone)+"/x", obj{})
+		both(0, 0)
+
+		root := n.say(t, "alice", room, "root")
+		in := n.say(t, "alice", room, "in", obj{"m.relates_to": obj{"rel_type": "m.thread", "event_id": root}})
+		last := n.say(t, "alice", room, "outside")
+		both(2, 0)
+		if c := n.unread(t, "bob", room); c.Threads[root].Notify != 1 {
+			t.Fatalf("found %+v", c)
+		}
+		n.read(t, "bob", room, last, "main")
+		both(0, 0)
+		if c := n.unread(t, "bob", room); c.Threads[root].Notify != 1 {
+			t.Fatalf("the receipt of the main timeline read a thread: %+v", c)
+		}
+		n.read(t, "bob", room, in, root)
+		if c := n.unread(t, "bob", room); len(c.Threads) != 0 {
+			t.Fatalf("found %+v", c)
+		}
+		n.say(t, "alice", room, "tea time")
+		both(1, 0)
+		n.http.As("bob").Want(200, "PUT "+api+"/pushrules/global/content/tea", obj{"pattern": "tea", "actions": []any{"notify", obj{"set_tweak": "highlight"}}})
+		both(1, 1)
+		n.http.As("bob").Want(200, "PUT "+api+"/pushrules/global/override/.m.rule.master/enabled", obj{"enabled": true})
+		both(0, 0)
+	})
+}
+
+func TestUnreadAsksNoDatabaseWhenWarm(t *testing.T) {
+	run(t, func(t *testing.T, n *node) {
+		room := n.room(t, "alice", "bob", "carol")
+		n.say(t, "alice", room, "first")
+		n.wantUnread(t, "bob", room, 1, 0)
+		for i := range 5 {
+			n.say(t, "alice", room, "more")
+			ctx, cancel := context.WithCancel(t.Context())
+			cancel() // a statement would fail
+			c, err := n.Unread(ctx, "@bob:here.test", room)
+			if err != nil || c.Notify != i+2 {
+				t.Fatalf("found %+v, %v", c, err)
+			}
+		}
+	})
+}
+
+func TestLongRooms(t *testing.T) {
+	run(t, func(t *testing.T, n *node) {
+		room := n.room(t, "alice", "bob", "carol")
+		n.wantUnread(t, "bob", room, 0, 0)
+		for range 2*logKept + 50 { // more than is kept while nobody asks
+			n.say(t, "alice", room, "x")
+		}
+		n.wantUnread(t, "bob", room, 2*logKept+50, 0)
+	})
+}
+
+func TestRulesOverHTTP(t *testing.T) {
+	run(t, func(t *testing.T, n *node) {
+		bob, rules := n.http.As("bob"), api+"/pushrules"
+		all := bob.Want(200, "GET "+rules+"/", nil)
+		if all.Get("global.override.0.rule_id").String() != ".m.rule.master" || all.Get("global.override.0.enabled").Bool() || !all.Get("global.room").IsArray() {
+			t.Fatalf("found %s", all.Body)
+		}
+		bob.Want(200, "PUT "+rules+"/global/override/mine", obj{"actions": []any{"dont_notify"}, "conditions": []any{obj{"kind": "room_member_count", "is": "2"}}})
+		bob.Want(200, "PUT "+rules+"/global/override/first?before=mine", obj{"actions": []any{"notify"}})
+		got := bob.Want(200, "GET "+rules+"/global/", nil)
+		if got.Get("override.1.rule_id").String() != "first" || got.Get("override.2.actions.#").Int() != 0 || got.Get("override.2.conditions.#").Int() != 1 {
+			t.Fatalf("found %s", got.Body)
+		}
+		bob.Want(200, "PUT "+rules+"/global/override/mine/enabled", obj{"enabled": false})
+		if bob.Want(200, "GET "+rules+"/global/override/mine/enabled", nil).Get("enabled").Bool() {
+			t.Fatal("the rule is enabled")
+		}
+		bob.Want(200, "PUT "+rules+"/global/underride/.m.rule.message/actions", obj{"actions": []any{}})
+		if got := bob.Want(200, "GET "+rules+"/global/underride/.m.rule.message", nil); got.Get("actions.#").Int() != 0 || !got.Get("default").Bool() {
+			t.Fatalf("found %s", got.Body)
+		}
+		bob.Want(200, "DELETE "+rules+"/global/override/mine", nil)
+		room := url.PathEscape("!r:here.test")
+		bob.Want(200, "PUT "+rules+"/global/room/"+room, obj{"actions": []any{}})
+		for _, c := range []struct {
+			call   string
+			body   any
+			status int
+			code   string
+		}{
+			{"GET " + rules + "/global/override/mine", nil, 404, "M_NOT_FOUND"},
+			{"DELETE " + rules + "/global/override/mine", nil, 404, "M_NOT_FOUND"},
+			{"PUT " + rules + "/global/override/mine/enabled", obj{"enabled": true}, 404, "M_NOT_FOUND"},
+			{"PUT " + rules + "/global/override/mine/actions", obj{"actions": []any{}}, 404, "M_NOT_FOUND"},
+			{"GET " + rules + "/global/nonsense/mine", nil, 404, "M_NOT_FOUND"},
+			{"PUT " + rules + "/global/nonsense/mine", obj{"actions": []any{}}, 400, "M_INVALID_PARAM"},
+			{"PUT " + rules + "/global/override/x?before=nobody", obj{"actions": []any{}}, 400, "M_UNKNOWN"},
+			{"PUT " + rules + "/global/override/.mine", obj{"actions": []any{}}, 400, "M_INVALID_PARAM"},
+			{"PUT " + rules + "/global/override/x", obj{}, 400, "M_INVALID_PARAM"},
+			{"PUT " + rules + "/global/override/x", obj{"actions": []any{"shout"}}, 400, "M_INVALID_PARAM"},
+			{"PUT " + rules + "/global/content/x", obj{"actions": []any{}}, 400, "M_MISSING_PARAM"},
+			{"PUT " + rules + "/global/room/x", obj{"actions": []any{}}, 400, "M_INVALID_PARAM"},
+			{"DELETE " + rules + "/global/override/.m.rule.master", nil, 400, "M_INVALID_PARAM"},
+		} {
+			if got := bob.Call(c.call, c.body); got.Status != c.status || got.Errcode() != c.code {
+				t.Errorf("%s: found %d %s", c.call, got.Status, got.Body)
+			}
+		}
+		raw, err := n.Ruleset(t.Context(), "@bob:here.test")
+		if err != nil || gjson.GetBytes(raw, "global.room.0.rule_id").String() != "!r:here.test" {
+			t.Fatalf("found %s, %v", raw, err)
+		}
+	})
+}
+
+// pushGateway is a push gateway that remembers what it got.
+type pushGateway struct {
+	*httptest.Server
+	mu     sync.Mutex
+	got    []gjson.Result
+	fail   int    // requests to refuse
+	reject string // a pushkey
+}
+
+func newPushGateway(t testing.TB) *pushGateway {
+	g := &pushGateway{}
+	g.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		if g.fail > 0 {
+			g.fail--
+			w.WriteHeader(http.StatusBadGateway)
+			return
+		}
+		g.got = append(g.got, gjson.GetBytes(body, "notification"))
+		_ = json.NewEncoder(w).Encode(obj{"rejected": []string{g.reject}})
+	}))
+	t.Cleanup(g.Close)
+	return g
+}
+
+func (g *pushGateway) find(eventID string) (found gjson.Result, times int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, n := range g.got {
+		if n.Get("event_id").String() == eventID {
+			found = n
+			times++
+		}
+	}
+	return found, times
+}
+
+func (n *node) pusher(t testing.TB, who, at, key string, data obj) {
+	t.Helper()
+	data["url"] = at + "/_matrix/push/v1/notify"
+	n.http.As(who).Want(200, "POST "+api+"/pushers/set", obj{
+		"kind": "http", "app_id": "org.example", "pushkey": key, "app_display_name": "A", "device_display_name": "D", "lang": "en", "data": data,
+	})
+}
+
+func TestPushGateway(t *testing.T) {
+	run(t, func(t *testing.T, n *node) {
+		g := newPushGateway(t)
+		room := n.room(t, "alice", "bob", "carol")
+		n.pusher(t, "bob", g.URL, "full", obj{"extra": 1})
+		n.pusher(t, "carol", g.URL, "short", obj{"format": "event_id_only"})
+		event := n.say(t, "alice", room, "hello", obj{"m.mentions": obj{"user_ids": []string{"@bob:here.test"}}})
+		until(t, "both are told", func() bool { _, times := g.find(event); return times == 2 })
+		g.mu.Lock()
+		for _, got := range g.got {
+			full := got.Get("devices.0.pushkey").String() == "full"
+			if got.Get("content").Exists() != full || got.Get("room_id").String() != room || got.Get("counts.unread").Int() != 1 ||
+				got.Get("devices.0.data.url").Exists() || got.Get("devices.0.tweaks.highlight").Bool() != full || full && got.Get("devices.0.data.extra").Int() != 1 {
+				t.Errorf("found %s", got.Raw)
+			}
+		}
+		g.fail, g.reject = 2, "full"
+		g.mu.Unlock()
+		event = n.say(t, "alice", room, "again")
+		until(t, "what was refused comes later, and the rejected pusher goes", func() bool {
+			_, times := g.find(event)
+			return times == 2 && n.http.As("bob").Call("GET "+api+"/pushers", nil).Get("pushers.#").Int() == 0
+		})
+		if got := n.http.As("carol").Want(200, "GET "+api+"/pushers", nil); got.Get("pushers.0.pushkey").String() != "short" {
+			t.Fatalf("found %s", got.Body)
+		}
+		n.http.As("carol").Want(200, "POST "+api+"/pushers/set", obj{"kind": nil, "app_id": "org.example", "pushkey": "short"})
+		if got := n.http.As("carol").Want(200, "GET "+api+"/pushers", nil); got.Get("pushers.#").Int() != 0 {
+			t.Fatalf("found %s", got.Body)
+		}
+		list := n.http.As("bob").Want(200, "GET "+api+"/notifications?limit=1", nil)
+		if list.Get("notifications.0.event.event_id").String() != event || list.Get("notifications.0.read").Bool() || list.Get("next_token").String() == "" {
+			t.Fatalf("found %s", list.Body)
+		}
+		list = n.http.As("bob").Want(200, "GET "+api+"/notifications?only=highlight", nil)
+		if list.Get("notifications.#").Int() != 1 {
+			t.Fatalf("found %s", list.Body)
+		}
+	})
+}
+
+func TestPushersAreChecked(t *testing.T) {
+	run(t, func(t *testing.T, n *node) {
+		good := func() obj {
+			return obj{"kind": "http", "app_id": "a", "pushkey": "k", "app_display_name": "A", "device_display_name": "D", "lang": "en", "data": obj{"url": "https://example.org/_matrix/push/v1/notify"}}
+		}
+		n.http.As("bob").Want(200, "POST "+api+"/pushers/set", good())
+		n.http.As("alice").Want(200, "POST "+api+"/pushers/set", good()) // takes the key over
+		if got := n.http.As("bob").Want(200, "GET "+api+"/pushers", nil); got.Get("pushers.#").Int() != 0 {
+			t.Fatalf("found %s", got.Body)
+		}
+		for _, change := range []obj{
+			{"kind": "carrier pigeon"},
+			{"app_id": strings.Repeat("x", 65)},
+			{"pushkey": strings.Repeat("x", 513)},
+			{"lang": nil},
+			{"data": obj{}},
+			{"data": obj{"url": "https://example.org/other"}},
+			{"data": obj{"url": "ftp://example.org/_matrix/push/v1/notify"}},
+			{"data": "x"},
+		} {
+			body := good()
+			for k, v := range change {
+				body[k] = v
+			}
+			if got := n.http.As("bob").Call("POST "+api+"/pushers/set", body); got.Status != 400 {
+				t.Errorf("%v: found %d %s", change, got.Status, got.Body)
+			}
+		}
+	})
+}
+
+func TestAnotherProcessGoesOn(t *testing.T) {
+	fleet(t, func(t *testing.T, one, two *node, stopTwo func()) {
+		g := newPushGateway(t)
+		var ids []string
+		for range 4 {
+			ids = append(ids, one.room(t, "alice", "bob"))
+		}
+		one.pusher(t, "bob", g.URL, "k", obj{})
+		said := func() {
+			t.Helper()
+			for _, room := range ids {
+				event := one.say(t, "alice", room, "hello")
+				until(t, "the notification comes", func() bool { _, times := g.find(event); return times > 0 })
+			}
+		}
+		said()
+		c, err := two.Unread(t.Context(), "@bob:here.test", ids[0])
+		if err != nil || c.Notify != 1 {
+			t.Fatalf("found %+v, %v", c, err)
+		}
+		stopTwo()
+		said()
+	})
+}
+
+func TestPrivateAddresses(t *testing.T) {
+	for address, ok := range map[string]bool{
+		"93.184.216.34:443": true, "[2606:2800:220:1::1]:443": true,
+		"127.0.0.1:80": false, "10.0.0.1:443": false, "192.168.1.1:1": false, "169.254.169.254:80": false, "0.0.0.0:80": false,
+		"100.64.0.1:80": false, "[::1]:80": false, "[::ffff:127.0.0.1]:80": false, "[fe80::1%eth0]:80": false, "[fd00::1]:80": false,
+		"[64:ff9b::7f00:1]:80": false, "[2002:7f00:1::]:80": false, "224.0.0.1:80": false, "255.255.255.255:80": false, "nonsense": false,
+	} {
+		if err := mayReach(nil, address); (err == nil) != ok {
+			t.Errorf("%s: %v", address, err)
+		}
+	}
+	if err := mayReach([]netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}, "10.1.2.3:80"); err != nil {
+		t.Error(err)
+	}
+	g := gateway(newGateway(Config{}))
+	server := newPushGateway(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	if _, err := g.send(ctx, server.URL, []byte("{}")); err == nil {
+		t.Error("a gateway on this machine was reached")
+	}
+}
+
+func FuzzRejected(f *testing.F) {
+	f.Add([]byte(`{"rejected":["a"]}`))
+	f.Fuzz(func(_ *testing.T, answer []byte) { _, _ = decodeRejected(answer) })
+}
