@@ -98,9 +98,6 @@ func (c *ccuRun) measure(ctx context.Context, t *Target, tokens []string, out io
 		r.Check = fmt.Sprintf("%d deliveries were due, %d came", want, r.Deliveries)
 	}
 	stop()
-	for _, u := range c.users {
-		u.close()
-	}
 	wg.Wait()
 	return r, ctx.Err()
 }

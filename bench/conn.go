@@ -112,7 +112,8 @@ func (c *conn) do(ctx context.Context, method, path string, body []byte, timeout
 }
 
 func (c *conn) roundTrip(ctx context.Context, method, path string, body []byte, timeout time.Duration) ([]byte, error) {
-	stop := context.AfterFunc(ctx, func() { _ = c.net.SetDeadline(time.Unix(1, 0)) })
+	open := c.net
+	stop := context.AfterFunc(ctx, func() { _ = open.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
 	if err := c.net.SetDeadline(time.Now().Add(timeout)); err != nil {
 		return nil, err
