@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 
 	"lyceum/matrix"
-	"lyceum/matrix/event"
 	"lyceum/platform/web"
 )
 
@@ -72,19 +71,5 @@ func (p *Presence) visible(ctx context.Context, viewer, userID string) (bool, er
 	if viewer == userID {
 		return true, nil
 	}
-	theirs, err := p.Rooms.Memberships(ctx, userID)
-	if err != nil {
-		return false, err
-	}
-	joined := map[string]bool{}
-	for _, m := range theirs {
-		joined[m.RoomID] = m.Membership == event.MembershipJoin
-	}
-	mine, err := p.Rooms.Memberships(ctx, viewer)
-	for _, m := range mine {
-		if m.Membership == event.MembershipJoin && joined[m.RoomID] {
-			return true, err
-		}
-	}
-	return false, err
+	return p.Rooms.SharesRoom(ctx, viewer, userID)
 }

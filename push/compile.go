@@ -3,7 +3,6 @@ package push
 import (
 	"bytes"
 	"encoding/json"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -47,9 +46,9 @@ type compiled struct {
 type condition struct {
 	kind    conditionKind
 	path    path
-	literal string         // what a value must be, or the word that the body must hold; in lower case
-	glob    *regexp.Regexp // instead of literal, when there are wildcards
-	value   []byte         // canonical JSON
+	literal string // what a value must be, or the word that the body must hold; in lower case
+	glob    *glob  // instead of literal, when there are wildcards
+	value   []byte // canonical JSON
 	op      string
 	count   int
 }
@@ -131,7 +130,7 @@ func conditionOf(raw json.RawMessage) condition {
 		}
 		out := condition{kind: condMatch, path: pathOf(c.Key), literal: strings.ToLower(*c.Pattern)}
 		if hasWildcard(*c.Pattern) {
-			out.glob = compileGlob(*c.Pattern, `\A`, `\z`)
+			out.glob = compileGlob(*c.Pattern, false)
 			if out.glob == nil {
 				return condition{}
 			}
@@ -170,40 +169,11 @@ func word(pattern string) condition {
 		return condition{}
 	}
 	if hasWildcard(pattern) {
-		if c.glob = compileGlob(pattern, `(?:\A|[^A-Za-z0-9_])`, `(?:\z|[^A-Za-z0-9_])`); c.glob == nil {
+		if c.glob = compileGlob(pattern, true); c.glob == nil {
 			return condition{}
 		}
 	}
 	return c
-}
-
-func hasWildcard(pattern string) bool { return strings.ContainsAny(pattern, "*?") }
-
-const maxPattern = 1024 // bytes; a longer one matches nothing
-
-// compileGlob makes a glob an expression that is matched in linear time.
-func compileGlob(pattern, before, after string) *regexp.Regexp {
-	if len(pattern) > maxPattern {
-		return nil
-	}
-	var b strings.Builder
-	b.WriteString(`(?is)` + before)
-	for _, r := range pattern {
-		switch r {
-		case '*':
-			b.WriteString(`.*`)
-		case '?':
-			b.WriteByte('.')
-		default:
-			b.WriteString(regexp.QuoteMeta(string(r)))
-		}
-	}
-	b.WriteString(after)
-	re, err := regexp.Compile(b.String())
-	if err != nil {
-		return nil
-	}
-	return re
 }
 
 // scalar gives a string, integer, boolean or null as canonical JSON.
@@ -288,13 +258,13 @@ func (c *condition) holds(s *Subject, f *Facts) bool {
 			return false
 		}
 		if c.glob != nil {
-			return c.glob.MatchString(text)
+			return c.glob.match(strings.ToLower(text))
 		}
 		return equalFold(text, c.literal)
 	case condWord:
 		if c.glob != nil {
-			text, ok := textOf(s.get(&c.path))
-			return ok && c.glob.MatchString(text)
+			_, ok := textOf(s.get(&c.path))
+			return ok && c.glob.match(s.lowerBody())
 		}
 		return containsWord(s.lowerBody(), c.literal)
 	case condIs:

@@ -138,9 +138,11 @@ func TestConditions(t *testing.T) {
 func TestHostilePatternsEndSoon(t *testing.T) {
 	body := `{"body":"` + strings.Repeat("a", 60_000) + `"}`
 	start := time.Now()
-	Evaluate(Compile(me, json.RawMessage(`{"rules":{"content":[{"rule_id":"x","enabled":true,"pattern":"`+strings.Repeat("a*", 200)+`b","actions":["notify"]}]}}`)),
+	Evaluate(Compile(me, json.RawMessage(`{"rules":{"content":[{"rule_id":"x","enabled":true,"pattern":"`+strings.Repeat("a*", 120)+`b","actions":["notify"]}]}}`)),
 		NewSubject(message(t, body)), &Facts{})
-	if took := time.Since(start); took > 5*time.Second {
+	Evaluate(Compile(me, json.RawMessage(`{"rules":{"content":[{"rule_id":"x","enabled":true,"pattern":"`+strings.Repeat("a?", 120)+`b","actions":["notify"]}]}}`)),
+		NewSubject(message(t, body)), &Facts{})
+	if took := time.Since(start); took > 2*time.Second {
 		t.Fatalf("a pattern took %v", took)
 	}
 }
@@ -203,4 +205,38 @@ func FuzzRules(f *testing.F) {
 			Evaluate(rules, NewSubject(message(t, content)), &Facts{Power: &auth.Power{}})
 		}
 	})
+}
+
+func TestGlobs(t *testing.T) {
+	for _, c := range []struct {
+		pattern, text string
+		words, want   bool
+	}{
+		{"*", "", false, true},
+		{"*", "x", false, true},
+		{"**", "x", false, true},
+		{"?", "é", false, true},
+		{"?", "", false, false},
+		{"a*a", "a", false, false},
+		{"a*a", "aa", false, true},
+		{"a*b*a", "abab", false, false},
+		{"*b", "abab", false, true},
+		{"a*", "ba", false, false},
+		{"a?c", "abc", false, true},
+		{"a?c", "abcd", false, false},
+		{"ab*ab", "abab", false, true},
+		{"ab*ab", "aba", false, false},
+		{"k*n", "a kitten, b", true, true},
+		{"k*n", "akitten", true, false},
+		{"c?t", "a cat!", true, true},
+		{"c?t", "a cats", true, false},
+		{"c?t", "cats cut", true, true},
+		{"*at", "cat", true, true},
+		{"ca*", "xcat", true, false},
+		{"ca*t", "cast cat", true, true},
+	} {
+		if got := compileGlob(c.pattern, c.words).match(c.text); got != c.want {
+			t.Errorf("%q on %q (words: %v): found %v", c.pattern, c.text, c.words, got)
+		}
+	}
 }
