@@ -22,7 +22,7 @@ test-go: ## run the Go tests; PostgreSQL, Redis and an S3 server must be install
 	$(GO) test -timeout 20m ./...
 
 test-e2e: build ## run real Matrix clients against one process and against a split fleet
-	cd e2e && npm ci --no-audit --no-fund --loglevel=error && node --test --test-concurrency=1 --test-timeout=600000 .
+	cd e2e && npm ci --no-audit --no-fund --loglevel=error && node --test --test-force-exit --test-timeout=600000 .
 
 lint: tools ## gofumpt, vet, staticcheck and a tidy go.mod
 	@out=$$($(TOOLS)/gofumpt -l .); if [ -n "$$out" ]; then echo "not formatted: $$out"; exit 1; fi

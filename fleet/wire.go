@@ -2,6 +2,7 @@ package fleet
 
 import (
 	"context"
+	"errors"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -117,10 +118,10 @@ func (u *upward) ProfileChanged(ctx context.Context, userID, field string) error
 
 // DevicesRemoved implements accounts.DeviceListener.
 func (u *upward) DevicesRemoved(ctx context.Context, userID string, deviceIDs []string) error {
-	return u.d.devices.DevicesRemoved(ctx, userID, deviceIDs)
+	return errors.Join(u.d.devices.DevicesRemoved(ctx, userID, deviceIDs), u.d.push.DevicesRemoved(ctx, userID, deviceIDs))
 }
 
 // UserDeactivated implements accounts.UserListener.
 func (u *upward) UserDeactivated(ctx context.Context, userID string, erase bool) error {
-	return u.d.rooms.UserDeactivated(ctx, userID, erase)
+	return errors.Join(u.d.rooms.UserDeactivated(ctx, userID, erase), u.d.devices.UserDeactivated(ctx, userID, erase))
 }
