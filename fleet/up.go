@@ -79,9 +79,10 @@ type Child struct {
 	Roles   []string // as given
 	Address string   // of its public listener
 
-	mu   sync.Mutex
-	cmd  *exec.Cmd
-	done chan struct{}
+	mu    sync.Mutex
+	cmd   *exec.Cmd
+	done  chan struct{}
+	ended int // how often it ended
 }
 
 // PID is the id of the running process, 0 between two.
@@ -167,8 +168,14 @@ func (u *Up) startEngines(ctx context.Context) error {
 		c.Redis.Addresses = []string{r.URL()}
 	}
 	u.env("LYCEUM_REDIS_ADDRESSES", strings.Join(c.Redis.Addresses, ","))
-	if c.Blob.S3.Endpoint == "" && c.Blob.Directory == "" {
-		u.env("LYCEUM_BLOB_DIRECTORY", filepath.Join(abs, "blobs"))
+	if c.Blob.S3.Endpoint == "" {
+		shared := filepath.Join(abs, "blobs")
+		if c.Blob.Directory != "" {
+			if shared, err = filepath.Abs(c.Blob.Directory); err != nil {
+				return err
+			}
+		}
+		u.env("LYCEUM_BLOB_DIRECTORY", shared)
 	}
 	if c.Fleet.Secret.Reveal() == "" {
 		path := filepath.Join(abs, "secret")
@@ -251,6 +258,9 @@ func (u *Up) keep(c *Child) {
 		done := c.done
 		c.mu.Unlock()
 		<-done
+		c.mu.Lock()
+		c.ended++
+		c.mu.Unlock()
 		if time.Since(started) > 30*time.Second {
 			pause = 200 * time.Millisecond
 		}
@@ -280,7 +290,10 @@ func (u *Up) WaitHealthy(ctx context.Context, c *Child) error {
 				return nil
 			}
 		}
-		if time.Now().After(deadline) || ctx.Err() != nil {
+		c.mu.Lock()
+		crashes := c.ended >= 3
+		c.mu.Unlock()
+		if crashes || time.Now().After(deadline) || ctx.Err() != nil {
 			return fmt.Errorf("%s does not serve; its log ends with:\n%s", c.Name, u.tailOf(c))
 		}
 		time.Sleep(20 * time.Millisecond)
