@@ -64,6 +64,8 @@ type ccuRun struct {
 	sent  []atomic.Int64 // by room: messages acknowledged
 	bad   sync.Map       // first complaint of a client
 	got   atomic.Int64
+
+	answers atomic.Int64 // polls answered
 }
 
 func (c *ccuRun) measure(ctx context.Context, t *Target, tokens []string, out io.Writer) (*Result, error) {
@@ -73,10 +75,7 @@ func (c *ccuRun) measure(ctx context.Context, t *Target, tokens []string, out io
 	for i := range c.users {
 		wg.Go(func() { c.listen(listening, i, tokens[i]) })
 	}
-	select { // let all polls arrive
-	case <-time.After(2 * time.Second):
-	case <-ctx.Done():
-	}
+	settled := c.settle(ctx, out)
 	usage := watchUsage(t.PIDs)
 	c.meter.start()
 	stopTicks := ticker(c.meter, out, "deliveries")
@@ -88,7 +87,7 @@ func (c *ccuRun) measure(ctx context.Context, t *Target, tokens []string, out io
 		time.Sleep(50 * time.Millisecond)
 	}
 	stopTicks()
-	r := c.meter.result("ccu", map[string]any{"clients": c.Clients, "room_size": c.RoomSize, "rate": c.Rate, "sent": senders})
+	r := c.meter.result("ccu", map[string]any{"clients": c.Clients, "room_size": c.RoomSize, "rate": c.Rate, "sent": senders, "settled_after_s": settled.Seconds()})
 	r.Server, r.Deliveries, r.Check = usage(), c.got.Load(), "ok"
 	c.bad.Range(func(_, v any) bool {
 		r.Check = v.(string)
@@ -100,6 +99,28 @@ func (c *ccuRun) measure(ctx context.Context, t *Target, tokens []string, out io
 	stop()
 	wg.Wait()
 	return r, ctx.Err()
+}
+
+// settle waits until the clients wait: joins, presence and device lists of so many who come at once are
+// news to each other. It ends when in a second less than one client in fifty was answered, or after a minute.
+func (c *ccuRun) settle(ctx context.Context, out io.Writer) time.Duration {
+	began, last := time.Now(), c.answers.Load()
+	for quiet := 0; quiet < 3 && time.Since(began) < time.Minute && ctx.Err() == nil; {
+		select {
+		case <-time.After(time.Second):
+		case <-ctx.Done():
+		}
+		now := c.answers.Load()
+		if now-last < int64(c.Clients/50+1) {
+			quiet++
+		} else {
+			quiet = 0
+		}
+		last = now
+	}
+	took := time.Since(began)
+	fmt.Fprintf(out, "%d clients wait, settled after %.0f s\n", c.Clients, took.Seconds())
+	return took
 }
 
 // expected is how many deliveries the acknowledged messages make.
@@ -187,6 +208,7 @@ func (c *ccuRun) listen(ctx context.Context, i int, since string) {
 			time.Sleep(100 * time.Millisecond)
 			continue
 		}
+		c.answers.Add(1)
 		now := time.Now().UnixNano()
 		since = gjson.GetBytes(page, "next_batch").String()
 		timeline := gjson.GetBytes(page, key)
