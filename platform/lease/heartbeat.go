@@ -54,12 +54,64 @@ func (l *Leases) beat(ctx context.Context) error {
 		return err
 	}
 	self := l.Self()
-	n, err := l.db.Exec(ctx, "UPDATE machines SET expires_ms = $1, draining = $2 WHERE id = $3 AND incarnation = $4",
-		now+l.opts.TTL.Milliseconds(), self.Draining, int64(self.ID), self.Incarnation)
+	began := time.Now()
+	n, err := l.db.Exec(ctx, "UPDATE machines SET expires_ms = $1, draining = $2, mute = $3 WHERE id = $4 AND incarnation = $5",
+		now+l.opts.TTL.Milliseconds(), self.Draining, self.Mute, int64(self.ID), self.Incarnation)
 	if err == nil && n == 0 {
 		return ErrReplaced
 	}
+	if err == nil {
+		l.mu.Lock()
+		l.beaten = began
+		l.mu.Unlock()
+	}
 	return err
+}
+
+// Alive tells whether the others count this process among the living, as far as it can know: its last
+// heartbeat is younger than the TTL.
+func (l *Leases) Alive() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.opts.Alone || time.Since(l.beaten) < l.opts.TTL
+}
+
+// Alone tells that this is the only process there can be.
+func (l *Leases) Alone() bool { return l.opts.Alone }
+
+// SetMute tells the fleet that rows which this process writes may not be on the bus, or are again. After
+// Trust has passed, no process that calls Fresh holds a view from before.
+func (l *Leases) SetMute(ctx context.Context, mute bool) error {
+	l.mu.Lock()
+	l.self.Mute = mute
+	l.mu.Unlock()
+	if l.opts.Alone {
+		return nil
+	}
+	err := l.beat(ctx)
+	if err != nil && !mute {
+		l.mu.Lock()
+		l.self.Mute = true // the caller goes on as before
+		l.mu.Unlock()
+	}
+	return err
+}
+
+// Trust is how long a view may be used to say that no machine is mute.
+func (l *Leases) Trust() time.Duration { return l.opts.TTL / 2 }
+
+// Fresh tells that the view is younger than Trust and no other machine in it is mute.
+func (l *Leases) Fresh() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.opts.Alone || !l.anyMute && time.Since(l.viewed) < l.Trust()
+}
+
+// Muted goes up while another machine is mute, and once more when none is any longer.
+func (l *Leases) Muted() int64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.muted
 }
 
 // Drain tells the fleet that this process takes no new work.
@@ -91,6 +143,7 @@ func (l *Leases) Leave(ctx context.Context) error {
 
 // Refresh reads the live machines and the holders of all leases.
 func (l *Leases) Refresh(ctx context.Context) error {
+	began := time.Now()
 	now, err := l.now(ctx, l.db)
 	if err != nil {
 		return err
@@ -108,6 +161,19 @@ func (l *Leases) Refresh(ctx context.Context) error {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if began.Before(l.viewed) {
+		return nil // a later reading was faster
+	}
+	for name, known := range l.holders { // granted since the reading began
+		if known.Epoch > holders[name].Epoch {
+			holders[name] = known
+		}
+	}
+	mute := slices.ContainsFunc(machines, func(m Machine) bool { return m.Mute && m.ID != l.self.ID })
+	if mute || l.anyMute {
+		l.muted++
+	}
+	l.viewed, l.anyMute = began, mute
 	same := slices.EqualFunc(machines, l.machines, func(a, b Machine) bool {
 		return a.ID == b.ID && a.Incarnation == b.Incarnation && a.Draining == b.Draining
 	}) && maps.EqualFunc(holders, l.holders, func(a, b Holder) bool { return a.Machine == b.Machine && a.Epoch == b.Epoch })
@@ -122,7 +188,7 @@ func (l *Leases) readMachines(ctx context.Context, now int64) ([]Machine, error)
 	if l.opts.Alone {
 		return []Machine{l.Self()}, nil
 	}
-	rows, err := l.db.Query(ctx, `SELECT id, incarnation, address, host, version, roles, draining, started_ms
+	rows, err := l.db.Query(ctx, `SELECT id, incarnation, address, host, version, roles, draining, mute, started_ms
 		FROM machines WHERE expires_ms > $1 ORDER BY id`, now)
 	if err != nil {
 		return nil, err
@@ -133,7 +199,7 @@ func (l *Leases) readMachines(ctx context.Context, now int64) ([]Machine, error)
 		var m Machine
 		var roles string
 		var started int64
-		if err := rows.Scan(&m.ID, &m.Incarnation, &m.Address, &m.Host, &m.Version, &roles, &m.Draining, &started); err != nil {
+		if err := rows.Scan(&m.ID, &m.Incarnation, &m.Address, &m.Host, &m.Version, &roles, &m.Draining, &m.Mute, &started); err != nil {
 			return nil, err
 		}
 		m.Roles, m.Started = strings.Split(roles, ","), time.UnixMilli(started)

@@ -38,6 +38,7 @@ type Machine struct {
 	Version     string
 	Roles       []string
 	Draining    bool
+	Mute        bool // rows that it writes may not be on the bus
 	Started     time.Time
 }
 
@@ -83,6 +84,10 @@ type Leases struct {
 	self     Machine
 	machines []Machine
 	holders  map[string]Holder
+	viewed   time.Time // when the reading of the view began
+	beaten   time.Time // when the last heartbeat that arrived began
+	anyMute  bool      // another machine is mute
+	muted    int64
 	changed  chan struct{}
 	poke     chan struct{}
 }
@@ -113,16 +118,17 @@ func (l *Leases) now(ctx context.Context, q db.Querier) (ms int64, err error) {
 }
 
 func (l *Leases) register(ctx context.Context) error {
-	return l.db.Tx(ctx, func(tx *db.Tx) error {
-		now, err := l.now(ctx, tx)
-		if err != nil {
-			return err
-		}
+	began := time.Now()
+	err := l.db.Tx(ctx, func(tx *db.Tx) error {
 		if l.db.Postgres() {
 			// Two processes that look for a free id at once must not find the same one.
 			if _, err := tx.Exec(ctx, "SELECT pg_advisory_xact_lock(7814991)"); err != nil {
 				return err
 			}
+		}
+		now, err := l.now(ctx, tx) // after the wait for the lock
+		if err != nil {
+			return err
 		}
 		id, err := l.chooseID(ctx, tx, now)
 		if err != nil {
@@ -132,11 +138,13 @@ func (l *Leases) register(ctx context.Context) error {
 		_, err = tx.Exec(ctx, `INSERT INTO machines (id, incarnation, address, host, version, roles, draining, started_ms, expires_ms)
 			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (id) DO UPDATE SET incarnation = excluded.incarnation,
 			address = excluded.address, host = excluded.host, version = excluded.version, roles = excluded.roles,
-			draining = excluded.draining, started_ms = excluded.started_ms, expires_ms = excluded.expires_ms`,
+			draining = excluded.draining, mute = FALSE, started_ms = excluded.started_ms, expires_ms = excluded.expires_ms`,
 			int64(id), l.self.Incarnation, l.self.Address, l.self.Host, l.self.Version, strings.Join(l.self.Roles, ","), false,
 			now, now+l.opts.TTL.Milliseconds())
 		return err
 	})
+	l.beaten = began
+	return err
 }
 
 // chooseID takes the given id, or the lowest that was never used, or the one unused for longest: a
@@ -241,12 +249,13 @@ func (l *Leases) Poke() {
 	}
 }
 
-// Acquire takes those of the named leases that nobody alive holds, and returns them.
+// Acquire takes those of the named leases that nobody else alive holds, and returns them. A lease that this process
+// holds is granted again with a new epoch: it was given up after a failure.
 func (l *Leases) Acquire(ctx context.Context, names ...string) ([]Lease, error) {
 	if len(names) == 0 {
 		return nil, nil
 	}
-	slices.Sort(names) // one order of row locks in all processes
+	names = slices.Sorted(slices.Values(names)) // one order of row locks in all processes
 	self := l.Self()
 	var got []Lease
 	err := l.db.Tx(ctx, func(tx *db.Tx) error {
@@ -267,7 +276,7 @@ func (l *Leases) Acquire(ctx context.Context, names ...string) ([]Lease, error) 
 		}
 		res, err := tx.Query(ctx, `UPDATE leases SET machine = $1, incarnation = $2, epoch = epoch + 1
 			WHERE name = ANY($3) AND NOT EXISTS (SELECT 1 FROM machines m
-				WHERE m.id = leases.machine AND m.incarnation = leases.incarnation AND m.expires_ms > $4)
+				WHERE (m.id <> $1 OR m.incarnation <> $2) AND m.id = leases.machine AND m.incarnation = leases.incarnation AND m.expires_ms > $4)
 			RETURNING name, epoch, pos`, int64(self.ID), self.Incarnation, names, now)
 		if err != nil {
 			return err
@@ -321,6 +330,9 @@ func (l *Leases) Release(ctx context.Context, names ...string) error {
 // Advance moves the positions of leases inside the transaction that writes under them. It returns
 // ErrLost when any of them has a newer epoch; the caller must then undo the transaction.
 func (l *Leases) Advance(ctx context.Context, tx *db.Tx, marks []Lease) error {
+	if len(marks) == 0 {
+		return nil
+	}
 	var b strings.Builder
 	args := make([]any, 0, 3*len(marks))
 	for i, m := range marks {
