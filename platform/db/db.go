@@ -148,6 +148,9 @@ func (d *DB) Tx(ctx context.Context, fn func(tx *Tx) error) error {
 			return err
 		}
 		if err := t.Commit(); err != nil {
+			if refused(err) {
+				return err
+			}
 			return &CommitError{err}
 		}
 		return nil
@@ -220,6 +223,9 @@ func (t *Tx) Bulk(ctx context.Context, query string, rows [][]any) error {
 		return fmt.Errorf("bulk insert: expected \"VALUES ?\" in %q", query)
 	}
 	width := len(rows[0])
+	if width == 0 {
+		return errors.New("bulk insert: expected at least one value in each row")
+	}
 	chunk := max(1, t.d.maxParams()/width)
 	for len(rows) > 0 {
 		n := min(chunk, len(rows))

@@ -82,31 +82,40 @@ func migrateDomain(ctx context.Context, d *DB, conn *sql.Conn, set Migrations) (
 	if n := int64(len(steps)); have > n {
 		return 0, fmt.Errorf("the database has schema step %d of %s, this binary knows %d: start a newer version", have, set.Domain, n)
 	}
+	applied := 0
 	for _, s := range steps[have:] {
-		if err := applyStep(ctx, d, conn, set.Domain, s); err != nil {
+		done, err := applyStep(ctx, d, conn, set.Domain, s)
+		if err != nil {
 			return 0, fmt.Errorf("migration %s %04d_%s: %w", set.Domain, s.version, s.title, err)
 		}
-	}
-	return len(steps) - int(have), nil
-}
-
-func applyStep(ctx context.Context, d *DB, conn *sql.Conn, domain string, s step) error {
-	tx, err := conn.BeginTx(ctx, nil)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = tx.Rollback() }() // after Commit it does nothing
-	for _, stmt := range splitStatements(s.sql) {
-		if _, err := tx.ExecContext(ctx, d.text(stmt)); err != nil {
-			return err
+		if done {
+			applied++
 		}
 	}
-	_, err = tx.ExecContext(ctx, d.text("INSERT INTO migrations (domain, version, title, applied_ms) VALUES ($1, $2, $3, $4)"),
+	return applied, nil
+}
+
+// applyStep is not done when another process was faster: SQLite has no lock around the whole migration.
+func applyStep(ctx context.Context, d *DB, conn *sql.Conn, domain string, s step) (done bool, err error) {
+	tx, err := conn.BeginTx(ctx, nil)
+	if err != nil {
+		return false, err
+	}
+	defer func() { _ = tx.Rollback() }() // after Commit it does nothing
+	res, err := tx.ExecContext(ctx, d.text("INSERT INTO migrations (domain, version, title, applied_ms) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING"),
 		domain, s.version, s.title, time.Now().UnixMilli())
 	if err != nil {
-		return err
+		return false, err
 	}
-	return tx.Commit()
+	if n, err := res.RowsAffected(); err != nil || n == 0 {
+		return false, err
+	}
+	for _, stmt := range splitStatements(s.sql) {
+		if _, err := tx.ExecContext(ctx, d.text(stmt)); err != nil {
+			return false, err
+		}
+	}
+	return true, tx.Commit()
 }
 
 func splitStatements(text string) []string {

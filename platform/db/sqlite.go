@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"reflect"
 	"regexp"
+	"strings"
 
 	_ "modernc.org/sqlite" // registers the driver "sqlite"
 )
@@ -20,7 +21,10 @@ func openSQLite(path string, o Options) (engine, error) {
 		"busy_timeout(10000)", "journal_mode(WAL)", "synchronous(FULL)", "foreign_keys(1)",
 		"cache_size(-16000)", "temp_store(MEMORY)", "wal_autocheckpoint(4000)", "mmap_size(0)",
 	}}
-	dsn := "file:" + path
+	if path == "" || strings.HasPrefix(path, ":memory:") {
+		return nil, errors.New("database address: expected sqlite:FILE: a database in memory has no second connection, give a file in a temporary directory")
+	}
+	dsn := "file:" + escapePath.Replace(path)
 	writeParams := url.Values{"_pragma": pragmas["_pragma"], "_txlock": {"immediate"}}
 	w, err := sql.Open("sqlite", dsn+"?"+writeParams.Encode())
 	if err != nil {
@@ -49,6 +53,9 @@ func (e *sqliteEngine) maxParams() int     { return 4000 }
 func (e *sqliteEngine) close() error {
 	return errors.Join(e.read.Close(), e.write.Close())
 }
+
+// escapePath keeps the characters of a file's name that mean something in an address.
+var escapePath = strings.NewReplacer("%", "%25", "?", "%3f", "#", "%23")
 
 var (
 	anyList     = regexp.MustCompile(`= ANY\(\$(\d+)\)`)
