@@ -18,32 +18,36 @@ import (
 func (s *Streams) Start(ctx context.Context) error {
 	s.started = true
 	for _, st := range s.order {
-		s.o.Bus.Subscribe(st.topic(), st.receive)
+		s.undo = append(s.undo, s.o.Bus.Subscribe(st.topic(), st.receive))
 	}
-	s.o.Bus.Subscribe("leases", func(bus.Message) { s.o.Leases.Poke() })
-	s.o.Bus.OnReconnect(func() {
-		s.missed.Store(true) // so a Barrier asks the database until the positions were read once
-		go s.recover(ctx)
-	})
+	s.undo = append(s.undo, s.o.Bus.Subscribe("leases", func(bus.Message) { s.o.Leases.Poke() }))
+	s.undo = append(s.undo, s.o.Bus.OnReconnect(func() {
+		s.lost.Add(1) // so a Barrier asks the database until the positions were read once
+		go s.recover()
+	}))
 	held, err := s.o.Leases.Read(ctx, "stream/")
 	if err != nil {
+		s.close()
 		return err
 	}
 	for _, st := range s.order {
-		st.mu.Lock()
-		for i, sh := range st.shards {
-			sh.delivered = max(sh.delivered, held[st.Lease(i)].Pos)
-			sh.target = max(sh.target, sh.delivered)
-			st.start[i] = sh.delivered
-		}
-		st.mu.Unlock()
+		st.begin(held)
 	}
 	return s.balance(ctx)
+}
+
+// close ends what Start began.
+func (s *Streams) close() {
+	s.end()
+	for _, undo := range s.undo {
+		undo()
+	}
 }
 
 // Run writes, keeps the share of shards fair and notices lost messages until ctx ends. Then it writes
 // what is queued and hands its shards over.
 func (s *Streams) Run(ctx context.Context) error {
+	defer s.close()
 	var wg sync.WaitGroup
 	writing, stopWriting := context.WithCancel(context.WithoutCancel(ctx))
 	wg.Go(func() { s.runWriter(writing) })
@@ -58,12 +62,10 @@ func (s *Streams) Run(ctx context.Context) error {
 }
 
 // recover reads what may have been lost while the bus was away, and tells the others of this process's rows.
-func (s *Streams) recover(ctx context.Context) {
-	step, cancel := context.WithTimeout(ctx, 10*time.Second)
+func (s *Streams) recover() {
+	step, cancel := context.WithTimeout(s.ctx, 10*time.Second)
 	defer cancel()
-	if err := s.syncHeads(step); err == nil {
-		s.missed.Store(false)
-	}
+	_ = s.syncHeads(step) // watch tries again
 	s.announce(step)
 }
 
@@ -83,55 +85,62 @@ func (s *Streams) watch(ctx context.Context) {
 		case <-tick.C:
 		}
 		step, cancel := context.WithTimeout(ctx, 5*time.Second)
-		if !s.o.Bus.Connected() || s.missed.Load() {
+		if !s.trusted() {
 			if err := s.syncHeads(step); err != nil && ctx.Err() == nil {
 				s.o.Log.Warn("neither the bus nor the database answers", "error", err)
-			} else if err == nil && s.o.Bus.Connected() {
-				s.missed.Store(false)
 			}
-		} else if n%4 == 0 {
+		}
+		if n%4 == 0 {
 			s.announce(step)
 		}
+		s.speak(step)
 		cancel()
 	}
 }
 
-// balance gives up shards that belong elsewhere and takes free ones that belong here.
+// balance gives up shards that belong elsewhere and takes free ones that belong here. When there is nothing
+// to do it makes no call.
 func (s *Streams) balance(ctx context.Context) error {
 	self := s.o.Leases.Self()
-	wanted := map[*Stream]map[int]bool{}
+	wanted := map[*Stream][]int{} // the owner of each shard
 	for _, st := range s.order {
-		wanted[st] = map[int]bool{}
-		for i, id := range assign(st.spec.Name, st.spec.Shards, s.writers(st)) {
-			if id == self.ID {
-				wanted[st][i] = true
-			}
+		machines := s.writers(st)
+		if last := s.shares[st]; last.owners == nil || !slices.Equal(last.machines, machines) {
+			s.shares[st] = share{machines, assign(st.spec.Name, st.spec.Shards, machines)}
 		}
+		wanted[st] = s.shares[st].owners
 	}
-	if err := s.release(ctx, func(st *Stream, i int) bool { return !wanted[st][i] }); err != nil {
+	if err := s.release(ctx, func(st *Stream, i int) bool { return wanted[st][i] != self.ID }); err != nil {
 		return err
 	}
-	var names []string
-	where := map[string]func(lease.Lease){}
+	var names, left []string
+	where := map[string]place{}
 	for _, st := range s.order {
-		for i := range st.shards {
-			_, owned := st.Claim(i)
-			h, held := s.o.Leases.Holder(st.Lease(i))
+		for i, name := range st.leases {
+			_, owned := s.holds(st, i)
+			h, held := s.o.Leases.Holder(name)
 			mine := held && h.Machine == self.ID && h.Incarnation == self.Incarnation
-			if wanted[st][i] && !owned && (!held || mine) {
-				names = append(names, st.Lease(i))
-				where[st.Lease(i)] = func(l lease.Lease) { s.own(st, i, l) }
-				if mine { // granted before, given up after a failure: take it with a new epoch
-					if err := s.o.Leases.Release(ctx, st.Lease(i)); err != nil {
-						return err
-					}
-				}
+			switch {
+			case owned:
+			case wanted[st][i] == self.ID && (!held || mine): // mine: given up after a failure, taken with a new epoch
+				names = append(names, name)
+				where[name] = place{st, i}
+			case wanted[st][i] != self.ID && mine: // giving it back failed
+				left = append(left, name)
 			}
 		}
+	}
+	if err := s.o.Leases.Release(ctx, left...); err != nil {
+		return err
 	}
 	got, err := s.o.Leases.Acquire(ctx, names...)
 	for _, l := range got {
-		where[l.Name](l)
+		where[l.Name].st.expect(where[l.Name].shard, l.Pos)
+	}
+	step, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	for _, l := range got {
+		s.own(step, where[l.Name], l)
 	}
 	return err
 }
@@ -147,13 +156,17 @@ func (s *Streams) writers(st *Stream) []int {
 	return ids
 }
 
-func (s *Streams) own(st *Stream, i int, l lease.Lease) {
-	if st.spec.Acquired != nil {
-		st.spec.Acquired(i)
+// own opens a shard for entries when the tails have seen what its former owners wrote, so that caches fed
+// by tails are current where the shard is written.
+func (s *Streams) own(ctx context.Context, p place, l lease.Lease) {
+	if err := p.st.WaitFor(ctx, p.shard, l.Pos); err != nil {
+		s.o.Log.Warn("a shard is owned before its rows were read", "stream", p.st.spec.Name, "shard", p.shard, "error", err)
 	}
-	st.expect(i, l.Pos)
+	if p.st.spec.Acquired != nil {
+		p.st.spec.Acquired(p.shard)
+	}
 	s.mu.Lock()
-	sh := st.shards[i]
+	sh := p.st.shards[p.shard]
 	sh.owned, sh.closing, sh.leaving, sh.epoch, sh.next = true, false, false, l.Epoch, l.Pos+1
 	s.mu.Unlock()
 }
@@ -167,8 +180,8 @@ func (s *Streams) release(ctx context.Context, which func(st *Stream, shard int)
 	s.mu.Lock()
 	for _, st := range s.order {
 		for i, sh := range st.shards {
-			if sh.owned && which(st, i) {
-				sh.closing, sh.leaving = true, true
+			sh.leaving = sh.owned && which(st, i) // also ends a handing over that failed and is not wanted any more
+			if sh.leaving {
 				leaving = append(leaving, sh)
 				names = append(names, st.Lease(i))
 				if st.spec.Lost != nil {
@@ -186,7 +199,7 @@ func (s *Streams) release(ctx context.Context, which func(st *Stream, shard int)
 	}
 	s.mu.Lock()
 	for _, sh := range leaving {
-		sh.owned = false
+		sh.owned, sh.leaving = false, false
 	}
 	s.mu.Unlock()
 	for _, drop := range dropped {

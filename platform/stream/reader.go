@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"lyceum/platform/bus"
+	"lyceum/platform/db"
+	"lyceum/platform/lease"
 )
 
 // deliver hands rows to the tails. The rows of a shard follow each other; what was seen already is left
@@ -21,6 +23,7 @@ func (st *Stream) deliver(rows []Row) {
 		sh := st.shards[row.Shard]
 		sh.target = max(sh.target, row.Pos)
 		switch {
+		case !st.begun:
 		case row.Pos <= sh.delivered: // seen
 		case row.Pos == sh.delivered+1 && (row.Data != nil || row.Value != nil):
 			sh.delivered = row.Pos
@@ -52,8 +55,23 @@ func (st *Stream) expect(shard int, pos int64) {
 	defer st.mu.Unlock()
 	sh := st.shards[shard]
 	sh.target = max(sh.target, pos)
-	if sh.delivered < sh.target {
+	if st.begun && sh.delivered < sh.target {
 		st.catchUp(shard)
+	}
+}
+
+// begin sets the positions from which on the tails see every row. What came over the bus before was only
+// noted.
+func (st *Stream) begin(held map[string]lease.Holder) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	st.begun = true
+	for i, sh := range st.shards {
+		sh.delivered = held[st.Lease(i)].Pos
+		st.start[i] = sh.delivered
+		if sh.target = max(sh.target, sh.delivered); sh.delivered < sh.target {
+			st.catchUp(i)
+		}
 	}
 }
 
@@ -75,18 +93,23 @@ func (st *Stream) readMissed(shard int) {
 		st.mu.Lock()
 		sh := st.shards[shard]
 		after, upto := sh.delivered, sh.target
-		if after >= upto {
+		if after >= upto || st.set.ctx.Err() != nil {
 			sh.reading = false
 			st.mu.Unlock()
 			return
 		}
 		st.mu.Unlock()
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(st.set.ctx, 10*time.Second)
 		rows, err := st.Read(ctx, Range{Shard: shard, After: after, Upto: upto, Limit: readLimit})
 		cancel()
 		if err != nil {
-			st.set.o.Log.Warn("missed rows could not be read, trying again", "stream", st.spec.Name, "shard", shard, "error", err)
-			time.Sleep(200 * time.Millisecond)
+			if st.set.ctx.Err() == nil {
+				st.set.o.Log.Warn("missed rows could not be read, trying again", "stream", st.spec.Name, "shard", shard, "error", err)
+			}
+			select {
+			case <-st.set.ctx.Done():
+			case <-time.After(200 * time.Millisecond):
+			}
 			continue
 		}
 		if len(rows) == readLimit {
@@ -117,8 +140,9 @@ func (st *Stream) handMissed(shard int, rows []Row, upto int64) {
 // topic is the bus topic of a stream's rows.
 func (st *Stream) topic() string { return "rows/" + st.spec.Name }
 
-// publish sends rows to the other processes. A failure costs them latency: they read the database.
-func (s *Streams) publish(byStream map[*Stream][]Row) {
+// publish sends rows to the other processes and tells whether the bus took them. If not, they read the
+// database.
+func (s *Streams) publish(byStream map[*Stream][]Row) bool {
 	var msgs []bus.Message
 	for _, st := range s.order {
 		if rows := byStream[st]; len(rows) > 0 {
@@ -129,7 +153,66 @@ func (s *Streams) publish(byStream map[*Stream][]Row) {
 	defer cancel()
 	if err := s.o.Bus.Publish(ctx, msgs...); err != nil {
 		s.metrics.unpublished()
+		return errors.Is(err, bus.ErrClosed) // then there are no others, or this process is at its end
 	}
+	return true
+}
+
+// hush runs before rows are acknowledged that the bus did not take. It tells the fleet to ask the database in
+// every Barrier, and waits until no process trusts a view from before. Only the first rows of an
+// outage wait.
+func (s *Streams) hush() {
+	s.muteMu.Lock()
+	defer s.muteMu.Unlock()
+	if s.mute || s.o.Leases.Alone() {
+		return
+	}
+	s.o.Log.Warn("the bus takes no rows: the fleet reads them from the database")
+	for wait := 50 * time.Millisecond; ; wait = min(2*wait, time.Second) {
+		step, cancel := context.WithTimeout(s.ctx, 5*time.Second)
+		err := s.o.Leases.SetMute(step, true)
+		cancel()
+		if errors.Is(err, lease.ErrReplaced) {
+			return
+		}
+		if err == nil {
+			break
+		}
+		select {
+		case <-s.ctx.Done():
+			return
+		case <-time.After(wait):
+		}
+	}
+	s.mute = true
+	select {
+	case <-s.ctx.Done():
+	case <-time.After(s.o.Leases.Trust()):
+	}
+}
+
+// speak ends what hush began when the bus takes messages again. Whoever sees that a process speaks again reads the
+// stored positions once.
+func (s *Streams) speak(ctx context.Context) {
+	if !s.muteMu.TryLock() {
+		return
+	}
+	defer s.muteMu.Unlock()
+	if !s.mute || !s.o.Bus.Connected() || s.o.Bus.Barrier(ctx) != nil {
+		return
+	}
+	if err := s.o.Leases.SetMute(ctx, false); err == nil {
+		s.mute = false
+	}
+}
+
+// losses counts what makes the stored positions worth reading.
+func (s *Streams) losses() int64 { return s.lost.Load() + s.o.Leases.Muted() }
+
+// trusted tells whether the bus carries all rows that are acknowledged: no message was lost since the stored
+// positions were read, and no process is known to write without it.
+func (s *Streams) trusted() bool {
+	return s.o.Leases.Fresh() && s.read.Load() >= s.losses() && s.o.Bus.Connected()
 }
 
 // announce publishes the positions of the shards that this process owns, so that a reader who missed the
@@ -249,13 +332,16 @@ type barrierCall struct {
 
 // Barrier returns when the tails of this process have seen all rows that any process had acknowledged
 // before the call. It costs one message to the bus and back, shared by concurrent callers, and nothing
-// when the process is alone. While the bus is away it asks the database.
+// when the process is alone. While the bus does not carry all rows it asks the database.
 func (s *Streams) Barrier(ctx context.Context) error {
-	if err := s.o.Bus.Barrier(ctx); err != nil || s.missed.Load() {
+	if err := s.o.Bus.Barrier(ctx); err != nil || !s.trusted() {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		if err := s.syncHeadsShared(ctx); err != nil {
+		// When only this process can not reach the database, nothing is known to be missing: what the bus
+		// brought is served rather than nothing.
+		whole := err == nil && s.read.Load() >= s.losses()
+		if err := s.syncHeadsShared(ctx); err != nil && (!whole || !db.IsUnavailable(err)) {
 			return err
 		}
 	}
@@ -324,6 +410,7 @@ func (s *Streams) runHeads() {
 
 // syncHeads reads the stored positions of all shards and begins to read what is missing.
 func (s *Streams) syncHeads(ctx context.Context) error {
+	losses := s.losses()
 	held, err := s.o.Leases.Read(ctx, "stream/")
 	if err != nil {
 		return err
@@ -332,6 +419,8 @@ func (s *Streams) syncHeads(ctx context.Context) error {
 		for i := range st.shards {
 			st.expect(i, held[st.Lease(i)].Pos)
 		}
+	}
+	for old := s.read.Load(); old < losses && !s.read.CompareAndSwap(old, losses); old = s.read.Load() {
 	}
 	return nil
 }

@@ -39,6 +39,8 @@ type Row struct {
 type Entry struct {
 	Stream *Stream
 	Row
+
+	epoch int64 // of the ownership under which it was queued
 }
 
 // Range asks for the rows with After < Pos <= Upto of a shard, at most Limit.
@@ -71,8 +73,9 @@ type Spec struct {
 
 // Stream is one log, open in this process.
 type Stream struct {
-	spec Spec
-	set  *Streams
+	spec   Spec
+	set    *Streams
+	leases []string // names of the leases of the shards
 
 	tailMu sync.Mutex // serializes the tails of this stream
 	tails  []func([]Row)
@@ -81,6 +84,7 @@ type Stream struct {
 	shards []*shard
 	moved  chan struct{} // closed when a position moved
 	start  []int64       // positions when the process began to listen
+	begun  bool          // start is known: before, no row is handed over
 }
 
 // shard is this process's view of one shard.
@@ -92,12 +96,15 @@ type shard struct {
 
 	// Writer, under Streams.mu.
 	owned   bool
-	closing bool // takes no entries at the moment
+	closing bool // its caches are being dropped
 	leaving bool // is being handed over
 	epoch   int64
 	next    int64 // the position that the next entry takes
 	pending int   // entries queued and not yet decided
 }
+
+// open tells whether entries are taken; the caller holds Streams.mu.
+func (sh *shard) open() bool { return sh.owned && !sh.closing && !sh.leaving }
 
 // Options wires the streams of a process.
 type Options struct {
@@ -122,13 +129,26 @@ type Streams struct {
 	wake    chan struct{}
 	settled chan struct{} // closed when entries were decided
 
-	heads  barrier
-	missed atomic.Bool // messages were lost and the stored positions not read since
+	heads barrier
+	lost  atomic.Int64 // times that messages were lost on their way to this process
+	read  atomic.Int64 // what losses was when the stored positions were read last
+
+	muteMu sync.Mutex
+	mute   bool // the fleet was told that rows of this process may not be on the bus
+
+	shares map[*Stream]share // only for balance
+	ctx    context.Context   // ends with Run
+	end    context.CancelFunc
+	undo   []func() // subscriptions
 }
+
+// share is the last result of assign.
+type share struct{ machines, owners []int }
 
 // New makes an empty set. Streams are opened while the process is wired, then Start runs them.
 func New(o Options) *Streams {
-	s := &Streams{o: o, byName: map[string]*Stream{}, wake: make(chan struct{}, 1), settled: make(chan struct{})}
+	s := &Streams{o: o, byName: map[string]*Stream{}, wake: make(chan struct{}, 1), settled: make(chan struct{}), shares: map[*Stream]share{}}
+	s.ctx, s.end = context.WithCancel(context.Background())
 	s.metrics = newMetrics(o.Registry)
 	return s
 }
@@ -140,6 +160,7 @@ func (s *Streams) Open(spec Spec) *Stream {
 	}
 	st := &Stream{spec: spec, set: s, moved: make(chan struct{}), start: make([]int64, spec.Shards)}
 	for range spec.Shards {
+		st.leases = append(st.leases, fmt.Sprintf("stream/%s/%04d", spec.Name, len(st.shards)))
 		st.shards = append(st.shards, &shard{})
 	}
 	s.byName[spec.Name] = st
@@ -163,7 +184,7 @@ func (st *Stream) Shards() int { return st.spec.Shards }
 func (st *Stream) Shard(key string) int { return int(xxhash.Sum64String(key) % uint64(st.spec.Shards)) }
 
 // Lease is the name of the lease that guards a shard.
-func (st *Stream) Lease(shard int) string { return fmt.Sprintf("stream/%s/%04d", st.spec.Name, shard) }
+func (st *Stream) Lease(shard int) string { return st.leases[shard] }
 
 // Tail adds a reader: fn gets every row of every shard, in the order of each shard, once, and must not
 // block. Rows from before the process started are not given. Wiring time only.
@@ -192,7 +213,7 @@ func (st *Stream) Owns(shard int) bool {
 	st.set.mu.Lock()
 	defer st.set.mu.Unlock()
 	sh := st.shards[shard]
-	return sh.owned && !sh.closing
+	return sh.open()
 }
 
 // Started are the positions of all shards from which on this process's tails see every row.

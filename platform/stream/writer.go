@@ -12,7 +12,7 @@ import (
 )
 
 const (
-	maxQueue = 20_000 // entries that may wait
+	maxQueue = 20_000 // tickets that may wait
 	maxBatch = 1_000  // entries of one transaction
 )
 
@@ -48,6 +48,10 @@ func (s *Streams) Append(ctx context.Context, entries ...*Entry) error {
 // Enqueue is Append without the wait. The order of calls is the order of positions.
 func (s *Streams) Enqueue(entries ...*Entry) *Ticket {
 	t := &Ticket{entries: entries, done: make(chan struct{})}
+	if len(entries) == 0 {
+		close(t.done)
+		return t
+	}
 	for _, e := range entries {
 		e.Shard = e.Stream.Shard(e.Key)
 	}
@@ -55,11 +59,12 @@ func (s *Streams) Enqueue(entries ...*Entry) *Ticket {
 	defer s.mu.Unlock()
 	for _, e := range entries {
 		sh := e.Stream.shards[e.Shard]
-		if !sh.owned || sh.closing {
+		if !sh.open() {
 			t.err = ErrNotOwner
 			close(t.done)
 			return t
 		}
+		e.epoch = sh.epoch
 	}
 	if len(s.queue) >= maxQueue {
 		t.err = ErrBusy
@@ -83,7 +88,7 @@ func (st *Stream) Claim(shard int) (epoch int64, ok bool) {
 	st.set.mu.Lock()
 	defer st.set.mu.Unlock()
 	sh := st.shards[shard]
-	return sh.epoch, sh.owned && !sh.closing
+	return sh.epoch, sh.open()
 }
 
 // runWriter commits what is queued until ctx ends and the queue is empty.
@@ -120,37 +125,50 @@ func (s *Streams) take() []*Ticket {
 // commit writes a batch, in whole if it can. When one ticket is at fault, the others are written without
 // it; when the database is away, it waits for it.
 func (s *Streams) commit(ctx context.Context, batch []*Ticket) {
-	for len(batch) > 0 {
+	for pause := 10 * time.Millisecond; ; pause = min(2*pause, time.Second) {
+		if batch = s.dropStale(batch); len(batch) == 0 {
+			return
+		}
 		start := time.Now()
 		marks, err := s.write(batch)
+		again := false
 		if err != nil && (db.IsUnavailable(err) || isUnconfirmed(err)) {
 			if s.resolve(ctx, marks) {
 				err = nil
-			} else if ctx.Err() == nil {
-				continue
+			} else {
+				again = true
 			}
+		} else if errors.Is(err, lease.ErrLost) {
+			s.dropLost(ctx)
+			again = true
 		}
 		switch {
 		case err == nil:
 			s.metrics.committed(batch, time.Since(start))
 			s.committed(batch)
 			return
-		case errors.Is(err, lease.ErrLost):
-			batch = s.dropLost(ctx, batch)
-		case len(batch) == 1:
-			s.fail(batch[0], err)
+		case again && ctx.Err() == nil:
+			select {
+			case <-ctx.Done():
+			case <-time.After(pause):
+			}
+		case again || len(batch) == 1:
+			for _, t := range s.dropStale(batch) {
+				s.fail(t, err)
+			}
 			return
 		default:
 			// One entry that the database refuses must not fail the others.
 			s.o.Log.Warn("a group commit failed, writing its parts one by one", "tickets", len(batch), "error", err)
-			failed := map[*shard]bool{}
+			failed := map[place]bool{}
 			for _, t := range batch {
-				if s.touches(t, failed) {
+				if t.touches(failed) {
 					s.fail(t, ErrAborted)
-				} else if s.commit(ctx, []*Ticket{t}); t.err != nil {
-					for _, e := range t.entries {
-						failed[e.Stream.shards[e.Shard]] = true
-					}
+				} else {
+					s.commit(ctx, []*Ticket{t})
+				}
+				if t.err != nil {
+					t.mark(failed)
 				}
 			}
 			return
@@ -163,8 +181,20 @@ func isUnconfirmed(err error) bool {
 	return errors.As(err, &c)
 }
 
-func (s *Streams) touches(t *Ticket, shards map[*shard]bool) bool {
-	return slices.ContainsFunc(t.entries, func(e *Entry) bool { return shards[e.Stream.shards[e.Shard]] })
+// place is a shard of a stream.
+type place struct {
+	st    *Stream
+	shard int
+}
+
+func (t *Ticket) touches(places map[place]bool) bool {
+	return slices.ContainsFunc(t.entries, func(e *Entry) bool { return places[place{e.Stream, e.Shard}] })
+}
+
+func (t *Ticket) mark(places map[place]bool) {
+	for _, e := range t.entries {
+		places[place{e.Stream, e.Shard}] = true
+	}
 }
 
 // write runs the one transaction of a group commit and returns what it meant to reach.
@@ -205,7 +235,7 @@ func (s *Streams) assign(batch []*Ticket) ([]lease.Lease, map[*Stream][]*Entry) 
 			e.Pos = pos
 			next[sh] = pos + 1
 			name := e.Stream.Lease(e.Shard)
-			marks[name] = lease.Lease{Name: name, Epoch: sh.epoch, Pos: pos}
+			marks[name] = lease.Lease{Name: name, Epoch: e.epoch, Pos: pos}
 			byStream[e.Stream] = append(byStream[e.Stream], e)
 		}
 	}
@@ -219,7 +249,9 @@ func (s *Streams) assign(batch []*Ticket) ([]lease.Lease, map[*Stream][]*Entry) 
 }
 
 // resolve waits until the database answers again and tells whether the transaction that meant to reach
-// marks is durable. As the leases fence all others out, their stored positions tell.
+// marks is durable. As a lease fences all others out, its stored position tells while its epoch is ours.
+// A position below the mark tells it under any epoch. When all leases were taken over and moved on, it is not
+// known, and false: the entries are given up, since their shards are.
 func (s *Streams) resolve(ctx context.Context, marks []lease.Lease) bool {
 	s.o.Log.Warn("the database is away, writes wait for it")
 	for wait := 50 * time.Millisecond; ; wait = min(2*wait, 500*time.Millisecond) {
@@ -227,8 +259,9 @@ func (s *Streams) resolve(ctx context.Context, marks []lease.Lease) bool {
 		held, err := s.o.Leases.Read(step, "stream/")
 		cancel()
 		if err == nil {
-			m := marks[0]
-			return held[m.Name].Epoch == m.Epoch && held[m.Name].Pos >= m.Pos
+			return slices.ContainsFunc(marks, func(m lease.Lease) bool {
+				return held[m.Name].Epoch == m.Epoch && held[m.Name].Pos >= m.Pos
+			})
 		}
 		select {
 		case <-ctx.Done():
@@ -238,43 +271,71 @@ func (s *Streams) resolve(ctx context.Context, marks []lease.Lease) bool {
 	}
 }
 
-// dropLost fails the tickets of shards that were taken over, and returns the others.
-func (s *Streams) dropLost(ctx context.Context, batch []*Ticket) []*Ticket {
-	step, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
-	defer cancel()
-	held, err := s.o.Leases.Read(step, "stream/")
-	if err != nil {
-		held = nil // not known which: all are given up, and taken again if they are still free
-	}
-	lost := map[*shard]bool{}
-	for _, st := range s.order {
-		for i, sh := range st.shards {
-			if epoch, owned := st.Claim(i); owned && held[st.Lease(i)].Epoch != epoch {
-				lost[sh] = true
-				s.giveUp(st, i)
-			}
-		}
-	}
+// dropStale fails the tickets of shards that were lost since they were queued, and returns the others.
+func (s *Streams) dropStale(batch []*Ticket) []*Ticket {
 	var rest []*Ticket
+	broken := map[place]bool{}
 	for _, t := range batch {
-		if s.touches(t, lost) {
+		switch {
+		case s.stale(t):
+			t.mark(broken)
 			s.fail(t, ErrNotOwner)
-		} else {
+		case t.touches(broken):
+			t.mark(broken)
+			s.fail(t, ErrAborted)
+		default:
 			rest = append(rest, t)
 		}
 	}
 	return rest
 }
 
-// giveUp stops owning a shard whose lease another process has.
-func (s *Streams) giveUp(st *Stream, shard int) {
+func (s *Streams) stale(t *Ticket) bool {
 	s.mu.Lock()
-	st.shards[shard].owned = false
-	s.mu.Unlock()
+	defer s.mu.Unlock()
+	return slices.ContainsFunc(t.entries, func(e *Entry) bool {
+		sh := e.Stream.shards[e.Shard]
+		return !sh.owned || sh.epoch != e.epoch
+	})
+}
+
+// dropLost gives up the shards whose leases other processes have.
+func (s *Streams) dropLost(ctx context.Context) {
+	step, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	held, err := s.o.Leases.Read(step, "stream/")
+	if err != nil {
+		return // the write is tried again and finds the leases lost again
+	}
+	for _, st := range s.order {
+		for i := range st.shards {
+			if epoch, owned := s.holds(st, i); owned && held[st.Lease(i)].Epoch > epoch {
+				s.giveUp(st, i)
+			}
+		}
+	}
+}
+
+// holds tells whether this process has the lease of a shard, be it open for entries or not.
+func (s *Streams) holds(st *Stream, shard int) (epoch int64, owned bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return st.shards[shard].epoch, st.shards[shard].owned
+}
+
+// giveUp stops owning a shard whose lease another process has. What is queued for it becomes stale.
+func (s *Streams) giveUp(st *Stream, shard int) {
 	s.o.Log.Warn("a shard was taken over by another process", "stream", st.spec.Name, "shard", shard)
+	sh := st.shards[shard]
+	s.mu.Lock()
+	sh.closing = true
+	s.mu.Unlock()
 	if st.spec.Lost != nil {
 		st.spec.Lost(shard)
 	}
+	s.mu.Lock()
+	sh.owned, sh.closing, sh.leaving = false, false, false
+	s.mu.Unlock()
 }
 
 // committed moves the shards forward, hands the rows to the tails, publishes them and answers.
@@ -284,7 +345,9 @@ func (s *Streams) committed(batch []*Ticket) {
 	for _, t := range batch {
 		for _, e := range t.entries {
 			sh := e.Stream.shards[e.Shard]
-			sh.next = e.Pos + 1
+			if sh.epoch == e.epoch {
+				sh.next = e.Pos + 1
+			}
 			byStream[e.Stream] = append(byStream[e.Stream], e.Row)
 		}
 	}
@@ -296,39 +359,42 @@ func (s *Streams) committed(batch []*Ticket) {
 			st.deliver(rows)
 		}
 	}
-	s.publish(byStream)
+	if !s.publish(byStream) {
+		s.hush()
+	}
 	for _, t := range batch {
 		s.settle(t, nil)
 	}
 	s.signalSettled()
 }
 
-// fail answers a ticket and drops what the domain built upon it.
+// fail answers a ticket and drops what the domains built upon it: their caches and what is queued behind
+// it for the same shards, also for those that queued tickets share with it.
 func (s *Streams) fail(t *Ticket, err error) {
+	broken := map[place]bool{}
+	t.mark(broken)
+	var aborted []*Ticket
 	s.mu.Lock()
-	aborted := []*Ticket{}
-	shards := map[*shard]bool{}
-	for _, e := range t.entries {
-		sh := e.Stream.shards[e.Shard]
-		shards[sh] = true
-		sh.closing = true // nothing is built upon the failed entry while its cache is dropped
-	}
 	s.queue = slices.DeleteFunc(s.queue, func(other *Ticket) bool {
-		if !s.touches(other, shards) {
+		if !other.touches(broken) {
 			return false
 		}
+		other.mark(broken)
 		aborted = append(aborted, other)
 		return true
 	})
+	for p := range broken {
+		p.st.shards[p.shard].closing = true // nothing is built upon the failed entry while its cache is dropped
+	}
 	s.mu.Unlock()
-	for _, e := range t.entries {
-		if e.Stream.spec.Lost != nil {
-			e.Stream.spec.Lost(e.Shard)
+	for p := range broken {
+		if p.st.spec.Lost != nil {
+			p.st.spec.Lost(p.shard)
 		}
 	}
 	s.mu.Lock()
-	for sh := range shards {
-		sh.closing = sh.leaving
+	for p := range broken {
+		p.st.shards[p.shard].closing = false
 	}
 	s.mu.Unlock()
 	for _, other := range aborted {
