@@ -58,7 +58,8 @@ func (p *Process) LogEpoch() uint32 { return p.epoch }
 // SetLogEpoch is called once at the start.
 func (p *Process) SetLogEpoch(epoch uint32) { p.epoch = epoch }
 
-const mintAlphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+// mintAlphabet is in the order of bytes, so that ids sort by time.
+const mintAlphabet = "-0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstuvwxyz"
 
 // MintID makes an id that no other process makes: 41 bits of milliseconds since 2020, 10 bits of machine
 // id and 13 bits of sequence, as 11 characters that sort by time within a machine.
@@ -113,7 +114,7 @@ func (p *Process) preferred() bool {
 }
 
 func (p *Process) holdAndRun(ctx context.Context, name string, run func(ctx context.Context) error) error {
-	if !p.preferred() {
+	if !p.preferred() || !p.Leases.Alive() {
 		return nil
 	}
 	got, err := p.Leases.Acquire(ctx, name)
@@ -132,7 +133,7 @@ func (p *Process) holdAndRun(ctx context.Context, name string, run func(ctx cont
 	go func() { // another machine is preferred now, or the lease is gone
 		for {
 			h, ok := p.Leases.Holder(name)
-			if !p.preferred() || (ok && h.Epoch != got[0].Epoch) {
+			if !p.preferred() || !p.Leases.Alive() || (ok && h.Epoch > got[0].Epoch) {
 				stop()
 				return
 			}
@@ -155,7 +156,7 @@ func (p *Process) holdAndRun(ctx context.Context, name string, run func(ctx cont
 // end first, then the shards are handed over, then the registration ends.
 func (p *Process) Run(ctx context.Context) error {
 	if err := p.Streams.Start(ctx); err != nil {
-		return err
+		return errors.Join(err, p.Leases.Leave(context.WithoutCancel(ctx)))
 	}
 	base := context.WithoutCancel(ctx)
 	leases, stopLeases := context.WithCancel(base)
