@@ -11,8 +11,10 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptrace"
+	"runtime/debug"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -84,7 +86,8 @@ func New(o Options) (*Node, error) {
 	n.server = &http.Server{
 		Handler: n, TLSConfig: serverTLS, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
 		ErrorLog: slog.NewLogLogger(o.Log.Handler(), slog.LevelDebug),
-		HTTP2:    &http.HTTP2Config{MaxConcurrentStreams: 10_000},
+		// Calls of a caller that is gone are cancelled.
+		HTTP2: &http.HTTP2Config{SendPingTimeout: 5 * time.Second, PingTimeout: 5 * time.Second, MaxConcurrentStreams: 10_000},
 	}
 	return n, nil
 }
@@ -135,30 +138,44 @@ func Call[Req, Res any](ctx context.Context, n *Node, addr, method string, req R
 }
 
 func (n *Node) post(ctx context.Context, addr, method string, body []byte) ([]byte, error) {
-	sent := false
-	trace := &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { sent = true }}
+	if len(body) > maxBody {
+		return nil, fmt.Errorf("call %s: expected at most %d bytes, found %d", method, maxBody, len(body))
+	}
+	// The transport tries again on another connection only what the first one provably did not take, so
+	// what counts is how far the last try came.
+	var sent atomic.Bool
+	trace := &httptrace.ClientTrace{
+		GetConn:      func(string) { sent.Store(false) },
+		WroteHeaders: func() { sent.Store(true) },
+	}
 	req, err := http.NewRequestWithContext(httptrace.WithClientTrace(ctx, trace), http.MethodPost, "https://"+addr+prefix+method, bytes.NewReader(body))
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("call %s at %q: %w: %w", method, addr, ErrUnreachable, err)
 	}
 	req.Header.Set("Content-Type", "application/json")
 	res, err := n.client.Do(req)
 	if err != nil {
-		if !sent && ctx.Err() == nil {
-			return nil, fmt.Errorf("%w: %w", ErrUnreachable, err)
-		}
-		if ctx.Err() != nil {
+		switch {
+		case ctx.Err() != nil:
 			return nil, ctx.Err()
+		case !sent.Load():
+			return nil, fmt.Errorf("call %s at %s: %w: %w", method, addr, ErrUnreachable, err)
 		}
 		return nil, fmt.Errorf("call %s at %s: %w: %w", method, addr, ErrBroken, err)
 	}
 	defer res.Body.Close()
-	answer, err := io.ReadAll(io.LimitReader(res.Body, maxBody))
-	if err != nil {
+	answer, err := io.ReadAll(io.LimitReader(res.Body, maxBody+1))
+	switch {
+	case ctx.Err() != nil:
+		return nil, ctx.Err()
+	case err != nil:
 		return nil, fmt.Errorf("call %s at %s: %w: %w", method, addr, ErrBroken, err)
-	}
-	if res.StatusCode != http.StatusOK {
+	case len(answer) > maxBody:
+		return nil, fmt.Errorf("call %s at %s: expected an answer of at most %d bytes", method, addr, maxBody)
+	case res.StatusCode == http.StatusUnprocessableEntity:
 		return nil, n.o.Errors.Decode(answer)
+	case res.StatusCode != http.StatusOK:
+		return nil, fmt.Errorf("call %s at %s: expected an answer, found %s: %s", method, addr, res.Status, answer[:min(len(answer), 200)])
 	}
 	return answer, nil
 }
@@ -186,13 +203,24 @@ func (n *Node) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "body not read", http.StatusBadRequest)
 		return
 	}
-	answer, err := method(r.Context(), body)
+	answer, err := n.run(r.Context(), name, method, body)
 	w.Header().Set("Content-Type", "application/json")
 	if err != nil {
 		w.WriteHeader(http.StatusUnprocessableEntity)
 		answer = n.o.Errors.Encode(err)
 	}
 	_, _ = w.Write(answer) // the caller is gone if this fails
+}
+
+// run turns a panic into an error: a broken connection would make the caller try the same again.
+func (n *Node) run(ctx context.Context, name string, method func(context.Context, []byte) ([]byte, error), body []byte) (answer []byte, err error) {
+	defer func() {
+		if cause := recover(); cause != nil {
+			n.o.Log.Error("a call panicked", "method", name, "cause", cause, "stack", string(debug.Stack()))
+			answer, err = nil, fmt.Errorf("rpc %s: the method panicked", name)
+		}
+	}()
+	return method(ctx, body)
 }
 
 // Serve runs the internal listener until ctx ends, then lets running calls finish for a few seconds.
