@@ -2,6 +2,7 @@ package lease
 
 import (
 	"context"
+	"database/sql"
 	"embed"
 	"errors"
 	"fmt"
@@ -267,29 +268,26 @@ func (l *Leases) Acquire(ctx context.Context, names ...string) ([]Lease, error) 
 		if err := tx.Bulk(ctx, "INSERT INTO leases (name, machine, incarnation, epoch, pos) VALUES ? ON CONFLICT (name) DO NOTHING", rows); err != nil {
 			return err
 		}
-		now, err := l.now(ctx, tx)
+		held, err := lock(ctx, tx, names)
 		if err != nil {
 			return err
 		}
-		if l.opts.Alone {
-			now = 1 << 60 // whoever held them is gone
-		}
-		res, err := tx.Query(ctx, `UPDATE leases SET machine = $1, incarnation = $2, epoch = epoch + 1
-			WHERE name = ANY($3) AND NOT EXISTS (SELECT 1 FROM machines m
-				WHERE (m.id <> $1 OR m.incarnation <> $2) AND m.id = leases.machine AND m.incarnation = leases.incarnation AND m.expires_ms > $4)
-			RETURNING name, epoch, pos`, int64(self.ID), self.Incarnation, names, now)
+		live, err := l.live(ctx, tx)
 		if err != nil {
 			return err
 		}
-		defer res.Close()
-		for res.Next() {
-			var g Lease
-			if err := res.Scan(&g.Name, &g.Epoch, &g.Pos); err != nil {
-				return err
+		var free []string
+		for name, h := range held {
+			holder, isLive := live[h.Machine]
+			mine := h.Machine == self.ID && h.Incarnation == self.Incarnation
+			if mine || !isLive || holder != h.Incarnation {
+				free = append(free, name)
+				got = append(got, Lease{name, h.Epoch + 1, h.Pos})
 			}
-			got = append(got, g)
 		}
-		return res.Err()
+		_, err = tx.Exec(ctx, "UPDATE leases SET machine = $1, incarnation = $2, epoch = epoch + 1 WHERE name = ANY($3)",
+			int64(self.ID), self.Incarnation, free)
+		return err
 	})
 	if err != nil {
 		return nil, err
@@ -304,6 +302,42 @@ func (l *Leases) Acquire(ctx context.Context, names ...string) ([]Lease, error) 
 		l.announce()
 	}
 	return got, nil
+}
+
+// lock reads leases and keeps everybody else from changing them until the transaction ends. A condition on
+// the machines in the same statement would not be checked again after a wait for another taker.
+func lock(ctx context.Context, tx *db.Tx, names []string) (map[string]Holder, error) {
+	rows, err := tx.Query(ctx, "SELECT name, machine, incarnation, epoch, pos FROM leases WHERE name = ANY($1) ORDER BY name FOR UPDATE", names)
+	if err != nil {
+		return nil, err
+	}
+	return scanHolders(rows)
+}
+
+// live are the incarnations of the live machines.
+func (l *Leases) live(ctx context.Context, tx *db.Tx) (map[int]int64, error) {
+	out := map[int]int64{}
+	if l.opts.Alone {
+		return out, nil // whoever held a lease is gone
+	}
+	now, err := l.now(ctx, tx)
+	if err != nil {
+		return nil, err
+	}
+	rows, err := tx.Query(ctx, "SELECT id, incarnation FROM machines WHERE expires_ms > $1", now)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var id int
+		var incarnation int64
+		if err := rows.Scan(&id, &incarnation); err != nil {
+			return nil, err
+		}
+		out[id] = incarnation
+	}
+	return out, rows.Err()
 }
 
 // Release gives leases back; the next owner need not wait for an expiry.
@@ -359,6 +393,10 @@ func (l *Leases) Read(ctx context.Context, prefix string) (map[string]Holder, er
 	if err != nil {
 		return nil, err
 	}
+	return scanHolders(rows)
+}
+
+func scanHolders(rows *sql.Rows) (map[string]Holder, error) {
 	defer rows.Close()
 	out := map[string]Holder{}
 	for rows.Next() {

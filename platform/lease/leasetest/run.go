@@ -1,0 +1,408 @@
+package leasetest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"lyceum/platform/db"
+	"lyceum/platform/lease"
+)
+
+// TTL is the expiry that the tests use: short, yet longer than a pause of the machine under test.
+const TTL = time.Second
+
+// Run runs the suite. open gives a fresh database with the tables of package lease.
+func Run(t *testing.T, open func(t *testing.T) *db.DB) {
+	for _, test := range []struct {
+		name string
+		body func(t *testing.T, d *db.DB)
+	}{
+		{"one holder, growing epochs", growingEpochs},
+		{"an owner that lost its lease can not advance", fenced},
+		{"what was released is free at once", released},
+		{"an own lease is granted anew", ownAnew},
+		{"a dead machine's leases are free within the expiry", expiry},
+		{"a taken machine id is refused", duplicate},
+		{"automatic ids prefer unused ones", autoIDs},
+		{"many processes register at once", manyAtOnce},
+		{"a takeover waits for the commit under way", takeoverWaits},
+		{"a replaced machine stops", replaced},
+		{"a view shows who is live, draining and mute", view},
+		{"alone, all is granted", alone},
+		{"a fleet value is made once", once},
+	} {
+		t.Run(test.name, func(t *testing.T) { test.body(t, open(t)) })
+	}
+}
+
+func member(t *testing.T, d *db.DB, o lease.Options) *lease.Leases {
+	t.Helper()
+	o.TTL = TTL
+	l, err := lease.Open(t.Context(), d, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+// live keeps a member's registration alive until stop or the end of the test.
+func live(t *testing.T, l *lease.Leases) (stop func() error) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- l.Run(ctx) }()
+	stop = sync.OnceValue(func() error {
+		cancel()
+		return <-ended
+	})
+	t.Cleanup(func() { _ = stop() })
+	return stop
+}
+
+// kill makes the database believe that a machine has not been heard of for long, as when it was paused.
+func kill(t *testing.T, d *db.DB, id int) {
+	t.Helper()
+	if _, err := d.Exec(t.Context(), "UPDATE machines SET expires_ms = 1 WHERE id = $1", id); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func acquire(t *testing.T, l *lease.Leases, names ...string) []lease.Lease {
+	t.Helper()
+	got, err := l.Acquire(t.Context(), names...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	slices.SortFunc(got, func(a, b lease.Lease) int { return strings.Compare(a.Name, b.Name) })
+	return got
+}
+
+func advance(ctx context.Context, d *db.DB, l *lease.Leases, marks ...lease.Lease) error {
+	return d.Tx(ctx, func(tx *db.Tx) error { return l.Advance(ctx, tx, marks) })
+}
+
+func until(t *testing.T, what string, within time.Duration, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(within); !ok(); time.Sleep(2 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited in vain for %s until %s", within, what)
+		}
+	}
+}
+
+func growingEpochs(t *testing.T, d *db.DB) {
+	var members [3]*lease.Leases
+	for i := range members {
+		members[i] = member(t, d, lease.Options{Machine: i})
+		live(t, members[i])
+	}
+	last := int64(0)
+	for round := range 20 {
+		var mu sync.Mutex
+		var grants []lease.Lease
+		var holder *lease.Leases
+		var wg sync.WaitGroup
+		for _, l := range members {
+			wg.Go(func() {
+				got, err := l.Acquire(context.Background(), "shard")
+				if err != nil {
+					t.Error(err)
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				if grants = append(grants, got...); len(got) > 0 {
+					holder = l
+				}
+			})
+		}
+		wg.Wait()
+		if len(grants) != 1 || grants[0].Epoch <= last || grants[0].Pos != int64(round) {
+			t.Fatalf("round %d: grants %+v after epoch %d, expected one with a larger epoch at position %d", round, grants, last, round)
+		}
+		last = grants[0].Epoch
+		if err := advance(t.Context(), d, holder, lease.Lease{Name: "shard", Epoch: last, Pos: int64(round) + 1}); err != nil {
+			t.Fatal(err)
+		}
+		if err := holder.Release(t.Context(), "shard"); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func fenced(t *testing.T, d *db.DB) {
+	a, b := member(t, d, lease.Options{Machine: 0}), member(t, d, lease.Options{Machine: 1})
+	old := acquire(t, a, "x", "y")
+	kill(t, d, 0)
+	taken := acquire(t, b, "x")
+	if len(taken) != 1 || taken[0].Epoch != old[0].Epoch+1 {
+		t.Fatalf("taken over: %+v, before: %+v", taken, old)
+	}
+	old[0].Pos, old[1].Pos = 7, 7
+	if err := advance(t.Context(), d, a, old...); !errors.Is(err, lease.ErrLost) {
+		t.Errorf("a paused owner advanced: %v", err)
+	}
+	held, err := b.Read(t.Context(), "")
+	if err != nil || held["x"].Pos != 0 || held["y"].Pos != 0 {
+		t.Errorf("positions after a refused write: %+v, %v", held, err)
+	}
+	// What nobody took over is still its own: no one else wrote.
+	if err := advance(t.Context(), d, a, old[1]); err != nil {
+		t.Errorf("a lease that nobody took: %v", err)
+	}
+	if err := a.Release(t.Context(), "x"); err != nil {
+		t.Fatal(err)
+	}
+	taken[0].Pos = 9
+	if err := advance(t.Context(), d, b, taken...); err != nil {
+		t.Errorf("the new owner after the old one gave the lease back: %v", err)
+	}
+}
+
+func released(t *testing.T, d *db.DB) {
+	a, b := member(t, d, lease.Options{Machine: 0}), member(t, d, lease.Options{Machine: 1})
+	live(t, a)
+	acquire(t, a, "x")
+	if got := acquire(t, b, "x"); len(got) != 0 {
+		t.Fatalf("a live owner's lease was granted: %+v", got)
+	}
+	if err := a.Release(t.Context(), "x"); err != nil {
+		t.Fatal(err)
+	}
+	if got := acquire(t, b, "x"); len(got) != 1 {
+		t.Error("a released lease was not granted")
+	}
+	if err := b.Leave(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got := acquire(t, a, "x"); len(got) != 1 {
+		t.Error("the lease of a machine that left was not granted")
+	}
+}
+
+func ownAnew(t *testing.T, d *db.DB) {
+	a := member(t, d, lease.Options{Machine: 0})
+	first := acquire(t, a, "x")
+	again := acquire(t, a, "x")
+	if len(again) != 1 || again[0].Epoch <= first[0].Epoch {
+		t.Errorf("first %+v, again %+v", first, again)
+	}
+}
+
+func expiry(t *testing.T, d *db.DB) {
+	a, b := member(t, d, lease.Options{Machine: 0}), member(t, d, lease.Options{Machine: 1})
+	stop := live(t, a)
+	live(t, b)
+	acquire(t, a, "x")
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+	died := time.Now()
+	until(t, "the lease of a dead machine is granted", TTL+2*time.Second, func() bool { return len(acquire(t, b, "x")) == 1 })
+	if took := time.Since(died); took < TTL/2 {
+		t.Errorf("granted after %s, before the expiry of %s less a heartbeat", took, TTL)
+	}
+	until(t, "the view is without the dead machine", 2*time.Second, func() bool { return len(b.Machines()) == 1 })
+}
+
+func duplicate(t *testing.T, d *db.DB) {
+	a := member(t, d, lease.Options{Machine: 5, Host: "first host"})
+	_, err := lease.Open(t.Context(), d, lease.Options{Machine: 5, TTL: TTL})
+	if !errors.Is(err, lease.ErrHeld) || !strings.Contains(err.Error(), "first host") {
+		t.Errorf("error %v, expected one that names the holder", err)
+	}
+	if err := a.Leave(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := lease.Open(t.Context(), d, lease.Options{Machine: 5, TTL: TTL}); err != nil {
+		t.Errorf("the id of a machine that left: %v", err)
+	}
+}
+
+func autoIDs(t *testing.T, d *db.DB) {
+	auto := func() int { return member(t, d, lease.Options{Machine: -1}).Self().ID }
+	if a, b := auto(), auto(); a != 0 || b != 1 {
+		t.Errorf("the first ids are %d and %d", a, b)
+	}
+	kill(t, d, 0)
+	if id := auto(); id != 2 {
+		t.Errorf("id %d, expected 2: one that was never used", id)
+	}
+	var rows [][]any
+	for id := 3; id <= lease.MaxMachine; id++ {
+		rows = append(rows, []any{id, 1, "", "", "", "", false, 0, 5000 - id})
+	}
+	if err := d.Bulk(t.Context(), "INSERT INTO machines (id, incarnation, address, host, version, roles, draining, started_ms, expires_ms) VALUES ?", rows); err != nil {
+		t.Fatal(err)
+	}
+	if id := auto(); id != 0 {
+		t.Errorf("id %d, expected 0: the one unused for longest", id)
+	}
+	if id := auto(); id != lease.MaxMachine {
+		t.Errorf("id %d, expected %d: the next unused for longest", id, lease.MaxMachine)
+	}
+	if _, err := d.Exec(t.Context(), "UPDATE machines SET expires_ms = $1", time.Now().Add(time.Hour).UnixMilli()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := lease.Open(t.Context(), d, lease.Options{Machine: -1}); err == nil {
+		t.Error("an id was found though all are taken")
+	}
+}
+
+func manyAtOnce(t *testing.T, d *db.DB) {
+	var mu sync.Mutex
+	ids := map[int]bool{}
+	var wg sync.WaitGroup
+	for range 20 {
+		wg.Go(func() {
+			l, err := lease.Open(context.Background(), d, lease.Options{Machine: -1, TTL: time.Minute})
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			ids[l.Self().ID] = true
+		})
+	}
+	wg.Wait()
+	if len(ids) != 20 {
+		t.Errorf("20 processes have the ids %v", ids)
+	}
+}
+
+func takeoverWaits(t *testing.T, d *db.DB) {
+	a, b := member(t, d, lease.Options{Machine: 0}), member(t, d, lease.Options{Machine: 1})
+	mark := acquire(t, a, "x")[0]
+	kill(t, d, 0)
+	mark.Pos = 3
+	granted := make(chan []lease.Lease, 1)
+	err := d.Tx(t.Context(), func(tx *db.Tx) error {
+		if err := a.Advance(t.Context(), tx, []lease.Lease{mark}); err != nil {
+			return err
+		}
+		go func() {
+			got, err := b.Acquire(context.Background(), "x")
+			if err != nil {
+				t.Error(err)
+			}
+			granted <- got
+		}()
+		select {
+		case got := <-granted:
+			t.Errorf("granted %+v in the middle of a commit", got)
+			granted <- got
+		case <-time.After(200 * time.Millisecond):
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := <-granted; len(got) != 1 || got[0].Pos != 3 || got[0].Epoch != mark.Epoch+1 {
+		t.Errorf("granted %+v, expected the position of the commit", got)
+	}
+}
+
+func replaced(t *testing.T, d *db.DB) {
+	a := member(t, d, lease.Options{Machine: 4})
+	kill(t, d, 4)
+	member(t, d, lease.Options{Machine: 4})
+	if err := a.Run(t.Context()); !errors.Is(err, lease.ErrReplaced) {
+		t.Errorf("Run returned %v", err)
+	}
+	if err := a.Leave(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := lease.Open(t.Context(), d, lease.Options{Machine: 4}); !errors.Is(err, lease.ErrHeld) {
+		t.Errorf("the replaced machine ended the registration of its successor: %v, %v", b, err)
+	}
+}
+
+func view(t *testing.T, d *db.DB) {
+	a, b := member(t, d, lease.Options{Machine: 0, Roles: []string{"client"}, Address: "a:1"}), member(t, d, lease.Options{Machine: 1, Roles: []string{"all"}})
+	live(t, a)
+	live(t, b)
+	acquire(t, a, "x")
+	until(t, "b sees a's lease", 3*time.Second, func() bool {
+		h, ok := b.Holder("x")
+		return ok && h.Machine == 0
+	})
+	m, ok := b.Machine(0)
+	if !ok || m.Address != "a:1" || !m.Has("client") || m.Has("sync") || !b.Self().Has("sync") {
+		t.Errorf("the view shows %+v", m)
+	}
+	until(t, "the view is fresh", 3*time.Second, b.Fresh)
+	if err := a.SetMute(t.Context(), true); err != nil {
+		t.Fatal(err)
+	}
+	deadline := time.After(a.Trust())
+	<-deadline
+	if b.Fresh() {
+		t.Error("a view from before a machine became mute is trusted")
+	}
+	until(t, "b counts the mute machine", 3*time.Second, func() bool { return b.Muted() > 0 })
+	if a.Muted() != 0 {
+		t.Error("a machine counts itself")
+	}
+	before := b.Muted()
+	if err := a.SetMute(t.Context(), false); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "the view is fresh again", 3*time.Second, b.Fresh)
+	if b.Muted() <= before {
+		t.Error("the end of the mute time was not counted")
+	}
+	if err := a.Drain(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "b sees a drain", 3*time.Second, func() bool {
+		m, _ := b.Machine(0)
+		return m.Draining
+	})
+}
+
+func alone(t *testing.T, d *db.DB) {
+	a := member(t, d, lease.Options{Alone: true})
+	first := acquire(t, a, "x", "y")
+	first[0].Pos = 5
+	if err := advance(t.Context(), d, a, first...); err != nil {
+		t.Fatal(err)
+	}
+	b := member(t, d, lease.Options{Alone: true}) // the next start of the process
+	got := acquire(t, b, "x", "y")
+	if len(got) != 2 || got[0].Epoch != first[0].Epoch+1 || got[0].Pos != 5 {
+		t.Errorf("after a restart: %+v, before: %+v", got, first)
+	}
+	if err := advance(t.Context(), d, a, first...); !errors.Is(err, lease.ErrLost) {
+		t.Errorf("the process from before advanced: %v", err)
+	}
+	if !b.Fresh() || !b.Alive() {
+		t.Error("a process alone has no doubts")
+	}
+}
+
+func once(t *testing.T, d *db.DB) {
+	var wg sync.WaitGroup
+	var values [8]string
+	for i := range values {
+		wg.Go(func() {
+			v, err := lease.Once(context.Background(), d, "key", fmt.Sprint("value", i))
+			if err != nil {
+				t.Error(err)
+			}
+			values[i] = v
+		})
+	}
+	wg.Wait()
+	for _, v := range values {
+		if v == "" || v != values[0] {
+			t.Fatalf("values %v", values)
+		}
+	}
+}
