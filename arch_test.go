@@ -273,3 +273,28 @@ func TestDialectsAreFew(t *testing.T) {
 		t.Errorf("%d places ask for the SQL engine, at most 20 are allowed", n)
 	}
 }
+
+// TestEachDependencyIsExplained holds that every direct dependency has a line in design/dependencies.md.
+func TestEachDependencyIsExplained(t *testing.T) {
+	mod, err := os.ReadFile("go.mod")
+	if err != nil {
+		t.Fatal(err)
+	}
+	page, err := os.ReadFile("design/dependencies.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(mod)) {
+		fields := strings.Fields(line)
+		if len(fields) == 2 && strings.Contains(fields[0], ".") && !strings.Contains(line, "// indirect") {
+			name := strings.TrimSuffix(fields[0], "/otel/sdk")
+			name = strings.TrimSuffix(name, "/otel/trace")
+			if strings.Contains(name, "opentelemetry") {
+				name = "go.opentelemetry.io/otel"
+			}
+			if !strings.Contains(string(page), name) {
+				t.Errorf("%s has no line in design/dependencies.md", fields[0])
+			}
+		}
+	}
+}

@@ -105,6 +105,11 @@ func (d *domains) routes() []web.Route {
 	} {
 		all = append(all, r...)
 	}
+	for i, r := range all {
+		if r.Auth != web.None { // who asks was seen
+			all[i].Handler = d.accounts.Observe(r.Handler)
+		}
+	}
 	return all
 }
 

@@ -125,3 +125,10 @@ func (p *Push) changed(r *web.Request, c ruleChange) (any, error) {
 	_, err := p.change(r.Context(), r.UserID(), c)
 	return nil, err
 }
+
+func (p *Push) getAsAccountData(r *web.Request) (any, error) {
+	if r.Path("userID") != r.UserID() {
+		return nil, matrix.Forbidden("You may only read your own account data")
+	}
+	return p.Ruleset(r.Context(), r.UserID())
+}

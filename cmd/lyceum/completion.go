@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/alecthomas/kong"
 )
@@ -21,21 +20,13 @@ compdef _lyceum lyceum
 `,
 }
 
-// completion answers `lyceum completion SHELL` and what its scripts ask.
-func completion(parser *kong.Kong, args []string) (handled bool) {
-	switch args[0] {
-	case "completion":
-		if len(args) == 2 && completionScripts[args[1]] != "" {
-			fmt.Print(completionScripts[args[1]])
-		} else {
-			fmt.Println("usage: lyceum completion bash|zsh|fish")
-		}
-		return true
-	case "__complete":
-		fmt.Println(strings.Join(words(parser.Model.Node, args[1:]), "\n"))
-		return true
-	}
-	return false
+type completionCommand struct {
+	Shell string `arg:"" enum:"bash,zsh,fish" help:"bash, zsh or fish."`
+}
+
+func (c *completionCommand) Run() error {
+	fmt.Print(completionScripts[c.Shell])
+	return nil
 }
 
 // words are the commands and flags that may follow.

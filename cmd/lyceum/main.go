@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strings"
 	"syscall"
 
 	"github.com/alecthomas/kong"
@@ -19,13 +20,14 @@ import (
 )
 
 type cli struct {
-	Serve   serveCommand   `cmd:"" help:"Start a process: the whole product over SQLite, or some roles of a fleet."`
-	Up      upCommand      `cmd:"" help:"Start a whole fleet on this machine and keep it running."`
-	Roles   rolesCommand   `cmd:"" help:"Print the table of roles."`
-	Config  configCommand  `cmd:"" help:"Print the effective configuration (secrets hidden), or the reference of all keys."`
-	User    userCommands   `cmd:"" help:"Make users, set passwords, give out access tokens."`
-	Bench   benchCommands  `cmd:"" help:"Put load on any Matrix homeserver and check what it does."`
-	Version versionCommand `cmd:"" help:"Print the version."`
+	Serve      serveCommand      `cmd:"" help:"Start a process: the whole product over SQLite, or some roles of a fleet."`
+	Up         upCommand         `cmd:"" help:"Start a whole fleet on this machine and keep it running."`
+	Roles      rolesCommand      `cmd:"" help:"Print the table of roles."`
+	Config     configCommand     `cmd:"" help:"Print the effective configuration (secrets hidden), or the reference of all keys."`
+	User       userCommands      `cmd:"" help:"Make users, set passwords, give out access tokens."`
+	Bench      benchCommands     `cmd:"" help:"Put load on any Matrix homeserver and check what it does."`
+	Completion completionCommand `cmd:"" help:"Print the completion script of a shell, for example: source <(lyceum completion bash)."`
+	Version    versionCommand    `cmd:"" help:"Print the version."`
 }
 
 // sources are the flags that say where the configuration is; every command that needs it has them.
@@ -130,7 +132,8 @@ func main() {
 	if len(args) == 0 {
 		args = []string{"--help"}
 	}
-	if handled := completion(parser, args); handled {
+	if args[0] == "__complete" { // asked by the completion scripts
+		fmt.Println(strings.Join(words(parser.Model.Node, args[1:]), "\n"))
 		return
 	}
 	k, err := parser.Parse(args)
