@@ -66,10 +66,17 @@ func (e *Event) ClientJSON() []byte {
 	if p := e.client.Load(); p != nil {
 		return *p
 	}
+	encodings.Add(1)
 	b := event.ClientJSON(make([]byte, 0, len(e.JSON)+256), e.Event, e.unsigned(nil, "", "join"), false)
 	e.client.Store(&b)
 	return b
 }
+
+var encodings atomic.Int64
+
+// Encodings counts how often this process has made the text of an event for clients. A text that is copied
+// to one more receiver does not count.
+func Encodings() int64 { return encodings.Load() }
 
 // AppendClient appends the event as one device gets it. extra are more members of unsigned, as
 // `"key":value` texts; membership is the user's at the event.
@@ -78,6 +85,7 @@ func (e *Event) AppendClient(dst []byte, v View) []byte {
 	if txn == "" && len(v.Extra) == 0 && !v.RoomID && v.Membership == "join" {
 		return append(dst, e.ClientJSON()...)
 	}
+	encodings.Add(1)
 	return event.ClientJSON(dst, e.Event, e.unsigned(v.Extra, txn, v.Membership), v.RoomID)
 }
 

@@ -209,6 +209,11 @@ func (r *Rooms) Memberships(ctx context.Context, userID string) ([]Membership, e
 	return r.memberships(ctx, "user_id = $1", userID)
 }
 
+// MembershipsOf is Memberships for several users, in one statement.
+func (r *Rooms) MembershipsOf(ctx context.Context, userIDs []string) ([]Membership, error) {
+	return r.memberships(ctx, "user_id = ANY($1)", userIDs)
+}
+
 // Members reads the users of a room with one of some memberships.
 func (r *Rooms) Members(ctx context.Context, roomID string, memberships ...string) ([]Membership, error) {
 	return r.memberships(ctx, "room_id = $1 AND membership = ANY($2)", roomID, memberships)

@@ -1,7 +1,6 @@
 package sync
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"slices"
@@ -10,9 +9,6 @@ import (
 	"lyceum/accounts"
 	"lyceum/matrix"
 	"lyceum/matrix/event"
-	"lyceum/platform/obs"
-	"lyceum/receipts"
-	"lyceum/rooms"
 )
 
 // query is one request for news.
@@ -21,18 +17,21 @@ type query struct {
 	user       *user
 	device     string
 	filter     *filter
-	since, now vector
+	since      vector
 	initial    bool // without since
 	fullState  bool
 	stateAfter bool
 
+	has map[memberKey]string // memberships that the device has been given
+
+	// Of one answer.
+	moment
+	now      vector // how far the answer goes
 	ignored  map[string]bool
 	roomData map[string][]json.RawMessage // account data of rooms that is new
 	global   []json.RawMessage
-	places   map[string]place
+	gives    map[memberKey]string // memberships in the answer
 }
-
-func (q *query) view() rooms.View { return rooms.View{Device: q.device, Membership: "join"} }
 
 // answer writes what is new between since and now; empty is true when that is nothing.
 func (q *query) answer(ctx context.Context, w *writer) (empty bool, err error) {
@@ -46,7 +45,7 @@ func (q *query) answer(ctx context.Context, w *writer) (empty bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	q.places = q.s.snapshot(q.user)
+	q.gives = nil
 	w.open('{')
 	w.key("next_batch")
 	w.string(q.now.encode(q.s.Process.LogEpoch()))
@@ -54,14 +53,16 @@ func (q *query) answer(ctx context.Context, w *writer) (empty bool, err error) {
 	if err := w.section("rooms", func() error { return q.rooms(ctx, w) }); err != nil {
 		return false, err
 	}
-	if err := q.presence(ctx, w); err != nil {
+	people, err := q.people(ctx)
+	if err != nil {
+		return false, err
+	}
+	if err := q.presence(ctx, w, people.came); err != nil {
 		return false, err
 	}
 	w.raws("account_data", q.global)
 	w.raws("to_device", messages)
-	if err := q.deviceLists(ctx, w); err != nil {
-		return false, err
-	}
+	people.write(w)
 	empty = len(w.b) == head
 	if err := q.keyCounts(ctx, w); err != nil {
 		return false, err
@@ -71,22 +72,27 @@ func (q *query) answer(ctx context.Context, w *writer) (empty bool, err error) {
 }
 
 func (q *query) rooms(ctx context.Context, w *writer) error {
+	if len(q.places) == 0 {
+		return nil
+	}
+	forgotten, err := q.forgotten(ctx)
+	if err != nil {
+		return err
+	}
 	by := map[string][]string{}
 	for id, p := range q.places {
 		if !q.filter.Room.room(id) {
 			continue
 		}
-		shard := q.s.Rooms.Stream().Shard(id)
-		isNew := p.pos > q.since[eventsAt+shard] && p.pos <= q.now[eventsAt+shard]
-		switch p.membership {
+		switch isNew := q.isNew(id, p); p.membership {
 		case event.MembershipJoin:
 			by["join"] = append(by["join"], id)
 		case event.MembershipInvite, event.MembershipKnock:
-			if isNew || q.initial || q.fullState {
+			if (isNew || q.initial || q.fullState) && !q.ignored[p.sender] {
 				by[p.membership] = append(by[p.membership], id)
 			}
 		case event.MembershipLeave, event.MembershipBan:
-			if isNew && !q.initial || (q.initial || q.fullState) && q.filter.Room.IncludeLeave && !p.forgotten {
+			if isNew && !q.initial || forgotten != nil && !forgotten[id] {
 				by["leave"] = append(by["leave"], id)
 			}
 		}
@@ -94,9 +100,9 @@ func (q *query) rooms(ctx context.Context, w *writer) error {
 	for _, list := range by {
 		slices.Sort(list)
 	}
-	err := w.section("join", func() error {
+	err = w.section("join", func() error {
 		for _, id := range by["join"] {
-			if _, err := q.joinedRoom(ctx, w, id, q.places[id]); err != nil {
+			if err := q.joinedRoom(ctx, w, id, q.places[id]); err != nil {
 				return err
 			}
 		}
@@ -131,6 +137,28 @@ func (q *query) rooms(ctx context.Context, w *writer) error {
 	})
 }
 
+// isNew tells that a membership came since.
+func (q *query) isNew(roomID string, p *place) bool {
+	return p.pos > q.since[eventsAt+q.s.Rooms.Stream().Shard(roomID)]
+}
+
+// forgotten gives the rooms that the user has forgotten, when those left long ago are asked for; else nil.
+// Forgetting is no news in any stream, so it is read.
+func (q *query) forgotten(ctx context.Context) (map[string]bool, error) {
+	if !q.filter.Room.IncludeLeave || !q.initial && !q.fullState {
+		return nil, nil
+	}
+	list, err := q.s.Rooms.Memberships(ctx, q.user.id)
+	if err != nil {
+		return nil, err
+	}
+	out := map[string]bool{}
+	for _, m := range list {
+		out[m.RoomID] = m.Forgotten
+	}
+	return out, nil
+}
+
 // accountData reads what is new of the user's settings.
 func (q *query) accountData(ctx context.Context) error {
 	var list []accounts.AccountDatum
@@ -149,7 +177,7 @@ func (q *query) accountData(ctx context.Context) error {
 		if d.RoomID != "" {
 			f = &q.filter.Room.AccountData
 		}
-		if !f.typed(d.Type) || d.RoomID == "" && d.Type == pushRules {
+		if !f.passes(d.Type, "", d.RoomID) || d.RoomID == "" && d.Type == pushRules {
 			continue
 		}
 		raw := dataEvent(d.Type, d.Content)
@@ -170,6 +198,17 @@ func (q *query) accountData(ctx context.Context) error {
 	return nil
 }
 
+// allRoomData reads the account data of a room that is new to the client.
+func (q *query) allRoomData(ctx context.Context, roomID string) (out []json.RawMessage, err error) {
+	list, err := q.s.Accounts.AllAccountData(ctx, q.user.id)
+	for _, d := range list {
+		if d.RoomID == roomID && q.filter.Room.AccountData.passes(d.Type, "", roomID) {
+			out = append(out, dataEvent(d.Type, d.Content))
+		}
+	}
+	return out, err
+}
+
 // pushRules is account data that is stored as differences and sent whole.
 const pushRules = "m.push_rules"
 
@@ -179,165 +218,6 @@ func dataEvent(typ string, content json.RawMessage) json.RawMessage {
 	b = append(b, `,"content":`...)
 	b = append(b, content...)
 	return append(b, '}')
-}
-
-// ephemeral gives the receipts and typing notices of a room that are new.
-func (q *query) ephemeral(ctx context.Context, roomID string, initial bool) ([]json.RawMessage, error) {
-	var out []json.RawMessage
-	f := &q.filter.Room.Ephemeral
-	if f.typed("m.receipt") {
-		list, err := q.receipts(ctx, roomID, initial)
-		if err != nil {
-			return nil, err
-		}
-		if raw := receiptEvent(list, q.user.id, q.ignored); raw != nil {
-			out = append(out, raw)
-		}
-	}
-	if !f.typed("m.typing") {
-		return out, nil
-	}
-	st := q.s.Typing.Stream()
-	shard := st.Shard(roomID)
-	after, upto := q.since[typingAt+shard], q.now[typingAt+shard]
-	q.s.mu.RLock()
-	changed := !initial && q.s.typing.changed(shard, roomID, after)
-	rows, known := q.s.typing.since(shard, roomID, after, upto)
-	q.s.mu.RUnlock()
-	if !changed || known && len(rows) == 0 {
-		return out, nil
-	}
-	now, err := q.s.Typing.Current(ctx, []string{roomID})
-	if err != nil {
-		return nil, err
-	}
-	b := []byte(`{"type":"m.typing","content":{"user_ids":`)
-	var users []string
-	if t := now[roomID]; t != nil {
-		users = slices.DeleteFunc(slices.Clone(t.Users), func(u string) bool { return q.ignored[u] })
-	}
-	b = matrix.AppendStrings(b, users)
-	return append(out, append(b, "}}"...)), nil
-}
-
-func (q *query) receipts(ctx context.Context, roomID string, initial bool) ([]*receipts.Receipt, error) {
-	if initial {
-		all, err := q.s.Receipts.ForRooms(ctx, []string{roomID})
-		return all[roomID], err
-	}
-	shard := q.s.Receipts.Stream().Shard(roomID)
-	after, upto := q.since[receiptsAt+shard], q.now[receiptsAt+shard]
-	q.s.mu.RLock()
-	changed := q.s.receipts.changed(shard, roomID, after)
-	rows, ok := q.s.receipts.since(shard, roomID, after, upto)
-	list := make([]*receipts.Receipt, len(rows))
-	for i, r := range rows {
-		list[i] = r.value
-	}
-	q.s.mu.RUnlock()
-	if !changed || ok {
-		return list, nil
-	}
-	return q.s.Receipts.Since(ctx, roomID, after, upto)
-}
-
-// receiptEvent makes the m.receipt event of some receipts, or nil. Private ones are shown to their user only.
-func receiptEvent(list []*receipts.Receipt, userID string, ignored map[string]bool) json.RawMessage {
-	type key struct{ user, typ, thread string }
-	newest := map[key]*receipts.Receipt{}
-	for _, r := range list {
-		if r.Type == "m.read.private" && r.UserID != userID || ignored[r.UserID] {
-			continue
-		}
-		k := key{r.UserID, r.Type, r.ThreadID}
-		if old := newest[k]; old == nil || old.Pos < r.Pos {
-			newest[k] = r
-		}
-	}
-	if len(newest) == 0 {
-		return nil
-	}
-	ordered := make([]*receipts.Receipt, 0, len(newest))
-	for _, r := range newest {
-		ordered = append(ordered, r)
-	}
-	slices.SortFunc(ordered, func(a, b *receipts.Receipt) int {
-		return cmp.Or(cmp.Compare(a.EventID, b.EventID), cmp.Compare(a.Type, b.Type), cmp.Compare(a.UserID, b.UserID), cmp.Compare(a.ThreadID, b.ThreadID))
-	})
-	w := &writer{b: []byte(`{"type":"m.receipt","content":`)}
-	w.open('{')
-	for i := 0; i < len(ordered); {
-		eventID := ordered[i].EventID
-		w.key(eventID)
-		w.open('{')
-		for i < len(ordered) && ordered[i].EventID == eventID {
-			typ := ordered[i].Type
-			w.key(typ)
-			w.open('{')
-			for ; i < len(ordered) && ordered[i].EventID == eventID && ordered[i].Type == typ; i++ {
-				r := ordered[i]
-				if i+1 < len(ordered) && ordered[i+1].UserID == r.UserID && ordered[i+1].EventID == eventID && ordered[i+1].Type == typ {
-					continue // one member for each user: the receipt of a thread stands for the one without
-				}
-				w.key(r.UserID)
-				w.open('{')
-				w.key("ts")
-				w.b = strconv.AppendInt(w.b, r.TS, 10)
-				if r.ThreadID != "" {
-					w.key("thread_id")
-					w.string(r.ThreadID)
-				}
-				w.close('}')
-			}
-			w.close('}')
-		}
-		w.close('}')
-	}
-	w.close('}')
-	w.close('}')
-	return w.b
-}
-
-// presence writes the presence of people who share a room with the user.
-func (q *query) presence(ctx context.Context, w *writer) error {
-	if !q.filter.Presence.typed("m.presence") {
-		return nil
-	}
-	var seen map[string]bool
-	var events []json.RawMessage
-	st := q.s.Presence.Stream()
-	for shard := range st.Shards() {
-		after, upto := q.since[presenceAt+shard], q.now[presenceAt+shard]
-		if after >= upto && !q.initial {
-			continue
-		}
-		q.s.mu.RLock()
-		rows, _ := q.s.presence.since(shard, after, upto)
-		rows = slices.Clone(rows)
-		q.s.mu.RUnlock()
-		for i := len(rows) - 1; i >= 0; i-- {
-			p := rows[i].value
-			if seen[p.UserID] || q.ignored[p.UserID] || q.initial && p.Presence == "offline" {
-				continue
-			}
-			if seen == nil {
-				seen = map[string]bool{}
-			}
-			seen[p.UserID] = true
-			shared, err := q.s.shares(ctx, q.user, p.UserID)
-			if err != nil {
-				return err
-			}
-			if shared {
-				b := append([]byte(`{"type":"m.presence","sender":`), matrix.AppendString(nil, p.UserID)...)
-				b = append(b, `,"content":`...)
-				b = append(b, q.s.Presence.Content(p, obs.Now())...)
-				events = append(events, append(b, '}'))
-			}
-		}
-	}
-	w.raws("presence", events)
-	return nil
 }
 
 const toDeviceLimit = 100
@@ -353,151 +233,6 @@ func (q *query) toDevice(ctx context.Context) (list []json.RawMessage, err error
 		q.now[toDeviceAt] = last
 	}
 	return list, err
-}
-
-// deviceLists writes whose devices changed and who shares no room any more.
-func (q *query) deviceLists(ctx context.Context, w *writer) error {
-	if q.initial {
-		return nil
-	}
-	changed, left := map[string]bool{}, map[string]bool{}
-	if err := q.changedDevices(ctx, changed); err != nil {
-		return err
-	}
-	if err := q.newMates(ctx, changed, left); err != nil {
-		return err
-	}
-	if len(changed)+len(left) == 0 {
-		return nil
-	}
-	w.key("device_lists")
-	w.open('{')
-	for _, part := range []struct {
-		name string
-		set  map[string]bool
-	}{{"changed", changed}, {"left", left}} {
-		if len(part.set) > 0 {
-			list := make([]string, 0, len(part.set))
-			for user := range part.set {
-				list = append(list, user)
-			}
-			slices.Sort(list)
-			w.key(part.name)
-			w.b = matrix.AppendStrings(w.b, list)
-		}
-	}
-	w.close('}')
-	return nil
-}
-
-func (q *query) changedDevices(ctx context.Context, changed map[string]bool) error {
-	st := q.s.Devices.DeviceListStream()
-	var after, upto []int64
-	stale := false
-	var users []string
-	q.s.mu.RLock()
-	for shard := range st.Shards() {
-		from, to := q.since[deviceListsAt+shard], q.now[deviceListsAt+shard]
-		after, upto = append(after, from), append(upto, to)
-		if from >= to {
-			continue
-		}
-		rows, ok := q.s.devices.since(shard, from, to)
-		stale = stale || !ok
-		for _, r := range rows {
-			users = append(users, r.value)
-		}
-	}
-	q.s.mu.RUnlock()
-	if stale {
-		var err error
-		if users, err = q.s.Devices.ChangedUsers(ctx, after, upto); err != nil {
-			return err
-		}
-	}
-	for _, id := range users {
-		if changed[id] {
-			continue
-		}
-		shared, err := q.s.shares(ctx, q.user, id)
-		if err != nil {
-			return err
-		}
-		if shared {
-			changed[id] = true
-		}
-	}
-	return nil
-}
-
-// newMates finds people who began or ceased to share a room with the user since.
-func (q *query) newMates(ctx context.Context, changed, left map[string]bool) error {
-	for id, p := range q.places {
-		shard := q.s.Rooms.Stream().Shard(id)
-		after := q.since[eventsAt+shard]
-		if p.membership != event.MembershipJoin {
-			if p.pos > after && (p.membership == event.MembershipLeave || p.membership == event.MembershipBan) {
-				if err := q.everyone(ctx, id, left, false); err != nil {
-					return err
-				}
-			}
-			continue
-		}
-		q.s.mu.RLock()
-		rows, _ := q.s.events.since(shard, id, after, q.now[eventsAt+shard])
-		var members []*rooms.Event
-		for _, r := range rows {
-			if r.value.IsState() && r.value.Type == event.TypeMember {
-				members = append(members, r.value)
-			}
-		}
-		q.s.mu.RUnlock()
-		for _, e := range members {
-			who := *e.StateKey
-			switch {
-			case who == q.user.id && p.joined == e.Pos:
-				if err := q.everyone(ctx, id, changed, true); err != nil {
-					return err
-				}
-			case who != q.user.id && e.Membership() == event.MembershipJoin && membershipOf(e.PrevContent) != event.MembershipJoin:
-				changed[who] = true
-			case who != q.user.id && e.Membership() != event.MembershipJoin:
-				shared, err := q.s.shares(ctx, q.user, who)
-				if err != nil {
-					return err
-				}
-				if !shared {
-					left[who] = true
-					delete(changed, who)
-				}
-			}
-		}
-	}
-	return nil
-}
-
-// everyone adds the members of a room: all of them, or those who share no other with the user.
-func (q *query) everyone(ctx context.Context, roomID string, set map[string]bool, sharing bool) error {
-	members, err := q.s.Rooms.Members(ctx, roomID, event.MembershipJoin)
-	if err != nil {
-		return err
-	}
-	for _, m := range members {
-		if m.UserID == q.user.id {
-			continue
-		}
-		if !sharing {
-			shared, err := q.s.shares(ctx, q.user, m.UserID)
-			if err != nil {
-				return err
-			}
-			if shared {
-				continue
-			}
-		}
-		set[m.UserID] = true
-	}
-	return nil
 }
 
 // keyCounts writes how many one-time keys the server has of the device.

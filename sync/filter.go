@@ -11,6 +11,7 @@ import (
 
 // filter is what a client wants to see (client-server API, "Filtering").
 type filter struct {
+	EventFields []string    `json:"event_fields"`
 	Room        roomFilter  `json:"room"`
 	Presence    eventFilter `json:"presence"`
 	AccountData eventFilter `json:"account_data"`
@@ -60,7 +61,13 @@ func (f *filter) timelineLimit() int {
 	if f.Room.Timeline.Limit == nil {
 		return defaultTimeline
 	}
-	return min(max(*f.Room.Timeline.Limit, 1), maxTimeline)
+	return min(max(*f.Room.Timeline.Limit, 0), maxTimeline)
+}
+
+// passes is event for what has a type and maybe a sender, outside timelines.
+func (f *eventFilter) passes(typ, sender, roomID string) bool {
+	return f.typed(typ) && (sender == "" || allows(f.Senders, f.NotSenders, sender)) &&
+		(roomID == "" || allows(f.Rooms, f.NotRooms, roomID))
 }
 
 // room tells whether the filter lets anything of a room through.

@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"lyceum/matrix"
-	"lyceum/platform/obs"
 	"lyceum/platform/web"
 )
 
@@ -34,19 +33,42 @@ func (s *Sync) getSync(r *web.Request) (any, error) {
 		}
 		s.Presence.Seen(ctx, q.user.id, q.device, state)
 	}
-	if q.initial {
-		s.lazy.forget(q.user.id + "\x00" + q.device)
-	} else if err := s.Devices.DeleteToDevice(ctx, q.user.id, q.device, q.since[toDeviceAt]); err != nil {
-		return nil, err
+	if !q.initial {
+		if err := s.Devices.DeleteToDevice(ctx, q.user.id, q.device, q.since[toDeviceAt]); err != nil {
+			return nil, err
+		}
 	}
-	s.wait(q.user, 1)
-	defer s.wait(q.user, -1)
+	return s.serve(ctx, q, r.Draining(), timeout)
+}
+
+// serve answers when there are news, or when the time is over.
+func (s *Sync) serve(ctx context.Context, q *query, draining <-chan struct{}, timeout time.Duration) (any, error) {
+	u := q.user
+	u.served.Store(true)
+	u.waits.Add(1)
+	defer u.waits.Add(-1)
+	device := u.id + "\x00" + q.device
+	lazy := q.filter.Room.State.LazyLoadMembers
+	start := &q.since
+	if q.initial {
+		start = nil
+	} else if lazy {
+		q.has = s.lazy.begin(device, start)
+	}
+	var seen uint64
+	known := false
+	if !q.initial && !q.fullState {
+		seen, known = u.seen(&q.since)
+	}
 	deadline := time.NewTimer(timeout)
 	defer deadline.Stop()
-	last := timeout == 0
-	for {
-		news := q.user.news()
-		q.now = s.vector(q.user.id)
+	for last := timeout == 0; ; {
+		news := u.news()
+		q.moment = s.moment(u, seen, known)
+		q.now = q.at
+		for i, pos := range q.since { // a token never goes back
+			q.now[i] = max(q.now[i], pos)
+		}
 		w := buffers.Get().(*writer)
 		w.b, w.comma = w.b[:0], false
 		empty, err := q.answer(ctx, w)
@@ -55,6 +77,10 @@ func (s *Sync) getSync(r *web.Request) (any, error) {
 			return nil, err
 		}
 		if !empty || q.initial || q.fullState || last {
+			if lazy {
+				s.lazy.end(device, start, &q.now, q.gives)
+			}
+			u.given(&q.now, q.news)
 			body := bytes.Clone(w.b)
 			if cap(w.b) < 1<<20 {
 				buffers.Put(w)
@@ -62,23 +88,17 @@ func (s *Sync) getSync(r *web.Request) (any, error) {
 			return json.RawMessage(body), nil
 		}
 		buffers.Put(w)
+		seen, known = q.news, true // nothing before is news for this request
 		select {
 		case <-news:
 		case <-deadline.C:
 			last = true
-		case <-r.Draining():
+		case <-draining:
 			last = true
 		case <-ctx.Done():
 			return nil, context.Cause(ctx)
 		}
 	}
-}
-
-func (s *Sync) wait(u *user, n int) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	u.waits += n
-	u.used = obs.Now()
 }
 
 func (s *Sync) parse(r *web.Request) (*query, time.Duration, error) {

@@ -16,6 +16,7 @@ type series[T any] struct {
 	last  int64 // the newest position
 	used  int   // round of prune in which a row came
 	rows  []item[T]
+	base  *T // the newest row at or before floor, when it is known
 }
 
 type item[T any] struct {
@@ -36,7 +37,8 @@ func (r *recent[T]) add(shard int, key string, pos int64, v T) {
 	s.rows, s.last, s.used = append(s.rows, item[T]{pos, v}), pos, r.round
 	if len(s.rows) > 2*r.keep {
 		cut := len(s.rows) - r.keep
-		s.floor = s.rows[cut-1].pos
+		last := s.rows[cut-1]
+		s.floor, s.base = last.pos, &last.value
 		s.rows = append(s.rows[:0:0], s.rows[cut:]...)
 	}
 }
@@ -55,7 +57,8 @@ func (r *recent[T]) prune(rounds int) {
 	r.round++
 	for _, s := range r.series {
 		if s.rows != nil && r.round-s.used > rounds {
-			s.rows, s.floor = nil, s.last
+			last := s.rows[len(s.rows)-1]
+			s.rows, s.floor, s.base = nil, s.last, &last.value
 		}
 	}
 }
@@ -78,10 +81,43 @@ func (r *recent[T]) at(key string, pos int64) (v T, ok bool) {
 		return v, false
 	}
 	i := sort.Search(len(s.rows), func(i int) bool { return s.rows[i].pos > pos })
-	if i == 0 {
-		return v, false
+	switch {
+	case i > 0:
+		return s.rows[i-1].value, true
+	case s.base != nil && pos >= s.floor:
+		return *s.base, true
 	}
-	return s.rows[i-1].value, true
+	return v, false
+}
+
+// setBase notes the newest row at or before a position below all rows in memory.
+func (r *recent[T]) setBase(key string, pos int64, v T) {
+	if s := r.series[key]; s != nil && pos >= s.floor && (len(s.rows) == 0 || pos < s.rows[0].pos) {
+		s.base = &v
+	}
+}
+
+// holds tells whether a row of a key is in memory, the newest first.
+func (r *recent[T]) holds(key string, is func(T) bool) bool { return r.index(key, is) >= 0 }
+
+func (r *recent[T]) index(key string, is func(T) bool) int {
+	s := r.series[key]
+	if s == nil {
+		return -1
+	}
+	for i := len(s.rows) - 1; i >= 0; i-- {
+		if is(s.rows[i].value) {
+			return i
+		}
+	}
+	return -1
+}
+
+// replace gives a row in memory another value.
+func (r *recent[T]) replace(key string, is func(T) bool, v T) {
+	if i := r.index(key, is); i >= 0 {
+		r.series[key].rows[i].value = v
+	}
 }
 
 // byShard holds the newest rows of a stream by shard, for streams whose readers do not know the keys.

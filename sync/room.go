@@ -2,7 +2,6 @@ package sync
 
 import (
 	"context"
-	"encoding/json"
 	"slices"
 	"strconv"
 
@@ -12,115 +11,28 @@ import (
 	"lyceum/rooms/state"
 )
 
-// span is a part of a room's events: after < position <= upto.
-type span struct {
-	roomID      string
-	shard       int
-	after, upto int64
+// section is what the client gets of the events of a room.
+type section struct {
+	*timeline
+	state   []*rooms.Event
+	summary *summary // nil when it is the same as before
 }
 
-// timeline is the newest part of a span.
-type timeline struct {
-	events  []*rooms.Event // in order
-	limited bool           // older ones of the span were left out
-	// before is the state before the first event; upto the state after the last.
-	before, upto state.ID
-	prev         int64 // position before the first event
+type summary struct {
+	heroes          []string
+	joined, invited int
 }
 
-// readTimeline gives the newest events of a span that pass the filter.
-func (q *query) readTimeline(ctx context.Context, sp span, whole bool) (*timeline, error) {
-	limit := q.filter.timelineLimit()
-	if !whole {
-		q.s.mu.RLock()
-		rows, ok := q.s.events.since(sp.shard, sp.roomID, sp.after, sp.upto)
-		list := make([]*rooms.Event, len(rows))
-		for i, r := range rows {
-			list[i] = r.value
-		}
-		q.s.mu.RUnlock()
-		if ok || len(list) > limit {
-			return q.cut(ctx, sp, list, limit)
-		}
-	}
-	// The window does not reach back so far.
-	page := rooms.Page{RoomID: sp.roomID, From: sp.upto + 1, To: sp.after, Backward: true, Limit: limit + 1}
-	var list []*rooms.Event
-	for {
-		part, err := q.s.Rooms.Timeline(ctx, page)
-		if err != nil {
-			return nil, err
-		}
-		list = append(list, part...)
-		passed := 0
-		for _, e := range list {
-			if q.filter.Room.Timeline.event(e) {
-				passed++
-			}
-		}
-		if len(part) < page.Limit || passed > limit || len(list) > 10*limit+200 {
-			break
-		}
-		page.From, page.Limit = part[len(part)-1].Pos, 2*page.Limit
-	}
-	slices.Reverse(list)
-	return q.cut(ctx, sp, list, limit)
-}
-
-// cut keeps the newest events that pass the filter, at most limit.
-func (q *query) cut(ctx context.Context, sp span, all []*rooms.Event, limit int) (*timeline, error) {
-	t := &timeline{prev: sp.after}
-	if len(all) == 0 {
-		root, err := q.rootAt(ctx, sp.roomID, sp.upto)
-		t.before, t.upto = root, root
-		return t, err
-	}
-	t.upto = all[len(all)-1].Root
-	first := 0
-	for i := len(all) - 1; i >= 0; i-- {
-		if !q.filter.Room.Timeline.event(all[i]) || q.ignored[all[i].Sender] && !all[i].IsState() {
-			continue
-		}
-		if len(t.events) == limit {
-			t.limited, first = true, i+1
-			break
-		}
-		t.events = append(t.events, all[i])
-	}
-	slices.Reverse(t.events)
-	begin := all[first]
-	t.prev = begin.Pos - 1
-	if !begin.IsState() {
-		t.before = begin.Root // it changed no state
-		return t, nil
-	}
-	if first > 0 {
-		t.before = all[first-1].Root
-		return t, nil
-	}
-	var err error
-	t.before, err = q.rootAt(ctx, sp.roomID, begin.Pos-1)
-	return t, err
-}
-
-// rootAt is the state of a room at a position.
-func (q *query) rootAt(ctx context.Context, roomID string, pos int64) (state.ID, error) {
-	q.s.mu.RLock()
-	e, ok := q.s.events.at(roomID, pos)
-	q.s.mu.RUnlock()
-	if ok {
-		return e.Root, nil
-	}
-	list, err := q.s.Rooms.Timeline(ctx, rooms.Page{RoomID: roomID, From: pos + 1, Backward: true, Limit: 1})
-	if err != nil || len(list) == 0 {
-		return state.ID{}, err
-	}
-	return list[0].Root, nil
+// want says which part of a room's events is asked for.
+type want struct {
+	span
+	fresh  bool // the client knows nothing of the room, or not what came while the user was away
+	people bool // with the summary
 }
 
 // joinedAt tells whether the user was joined at a position. checked says that the answer was looked up, so
 // the user may have been away in between.
-func (q *query) joinedAt(ctx context.Context, roomID string, p place, pos int64) (was, checked bool, err error) {
+func (q *query) joinedAt(ctx context.Context, roomID string, p *place, pos int64) (was, checked bool, err error) {
 	switch {
 	case p.joined > 0:
 		return p.joined <= pos, false, nil
@@ -140,223 +52,416 @@ func (q *query) joinedAt(ctx context.Context, roomID string, p place, pos int64)
 	return m != nil && m.Membership() == event.MembershipJoin, true, nil
 }
 
-// stateFor gives the state events that the client needs beside the timeline: all of the state when from is
-// the empty state, else what changed.
-func (q *query) stateFor(ctx context.Context, roomID string, from, to state.ID, t *timeline, initial bool) ([]*rooms.Event, error) {
-	var changed []string
-	f := &q.filter.Room.State
-	lazy := f.LazyLoadMembers
-	if from != to {
-		changes, err := q.s.Rooms.Tree(to).Diff(ctx, q.s.Rooms.Tree(from))
-		if err != nil {
-			return nil, err
-		}
-		for _, c := range changes {
-			if c.New == "" || lazy && c.Type == event.TypeMember && (initial || c.StateKey != q.user.id) {
-				continue
-			}
-			changed = append(changed, c.New)
-		}
-	}
-	if lazy {
-		members, err := q.lazyMembers(ctx, roomID, to, t, initial)
-		if err != nil {
-			return nil, err
-		}
-		for _, id := range members {
-			if !slices.Contains(changed, id) {
-				changed = append(changed, id)
-			}
-		}
-	}
-	if len(changed) == 0 {
-		return nil, nil
-	}
-	events, err := q.s.Rooms.Events(ctx, changed)
-	if err != nil {
-		return nil, err
-	}
-	out := make([]*rooms.Event, 0, len(changed))
-	for _, id := range changed {
-		if e := events[id]; e != nil && f.event(e) {
-			out = append(out, e)
-		}
-	}
-	return out, nil
-}
-
-// lazyMembers are the member events of those who wrote in the timeline, and of the user at first, that the
-// device has not been given.
-func (q *query) lazyMembers(ctx context.Context, roomID string, root state.ID, t *timeline, initial bool) ([]string, error) {
-	tree := q.s.Rooms.Tree(root)
-	device := q.user.id + "\x00" + q.device
-	var out []string
-	need := map[string]bool{}
-	if initial {
-		need[q.user.id] = true
-	}
-	inTimeline := map[string]bool{}
-	for _, e := range t.events {
-		need[e.Sender] = true
-		if e.Is(event.TypeMember, e.Sender) {
-			inTimeline[e.Sender] = true
-		}
-	}
-	for member := range need {
-		id, err := tree.Get(ctx, state.Key{Type: event.TypeMember, StateKey: member})
-		if err != nil {
-			return nil, err
-		}
-		if id == "" || inTimeline[member] {
-			continue
-		}
-		if q.s.lazy.sent(device, roomID, member, id) && !q.filter.Room.State.IncludeRedundantMembers && !initial {
-			continue
-		}
-		out = append(out, id)
-	}
-	return out, nil
-}
-
-// joinedRoom writes the section of a room that the user is in; written is false when it has no news.
-func (q *query) joinedRoom(ctx context.Context, w *writer, roomID string, p place) (written bool, err error) {
+// joinedRoom writes the section of a room that the user is in, unless it has no news.
+func (q *query) joinedRoom(ctx context.Context, w *writer, roomID string, p *place) error {
 	shard := q.s.Rooms.Stream().Shard(roomID)
-	sp := span{roomID, shard, q.since[eventsAt+shard], q.now[eventsAt+shard]}
-	initial, checked := q.initial, false
-	if !initial {
-		was, looked, err := q.joinedAt(ctx, roomID, p, sp.after)
+	ask := want{span: span{roomID: roomID, shard: shard, after: q.since[eventsAt+shard], upto: q.now[eventsAt+shard]}, fresh: q.initial, people: true}
+	ask.see = q.initial
+	if !q.initial && ask.after < ask.upto {
+		was, looked, err := q.joinedAt(ctx, roomID, p, ask.after)
 		if err != nil {
-			return false, err
+			return err
 		}
-		initial, checked = !was, looked
+		ask.fresh, ask.see = !was, !was || looked
 	}
-	hasEvents := initial || q.fullState || q.changedEvents(sp)
-	ephemeral, err := q.ephemeral(ctx, roomID, initial)
+	news := ask.fresh || q.fullState || q.changedEvents(ask.span)
+	ephemeral, read, err := q.ephemeral(ctx, roomID, ask.fresh)
 	if err != nil {
-		return false, err
+		return err
 	}
-	if !hasEvents && len(ephemeral) == 0 && len(q.roomData[roomID]) == 0 {
-		return false, nil
-	}
-	t := &timeline{prev: sp.after}
-	var stateEvents []*rooms.Event
-	stateName := "state"
-	if hasEvents {
-		if t, stateEvents, err = q.roomEvents(ctx, sp, initial, checked); err != nil {
-			return false, err
-		}
-		if q.stateAfter {
-			stateName = "state_after"
+	data := q.roomData[roomID]
+	if ask.fresh && !q.initial {
+		if data, err = q.allRoomData(ctx, roomID); err != nil {
+			return err
 		}
 	}
-	if !initial && !q.fullState && len(t.events) == 0 && len(stateEvents) == 0 && len(ephemeral) == 0 && len(q.roomData[roomID]) == 0 {
-		return false, nil
+	rest := len(ephemeral) > 0 || len(data) > 0 || read
+	if !news && !rest {
+		return nil
+	}
+	sec := section{timeline: &timeline{}}
+	if news {
+		if sec, err = q.section(ctx, ask); err != nil {
+			return err
+		}
+		if !ask.fresh && !q.fullState && !rest && len(sec.events) == 0 && len(sec.state) == 0 && !sec.limited {
+			return nil
+		}
 	}
 	w.key(roomID)
 	w.open('{')
-	if err := q.writeTimeline(ctx, w, t); err != nil {
-		return false, err
+	if err := q.writeSection(ctx, w, sec); err != nil {
+		return err
 	}
-	w.events(stateName, stateEvents, q.view())
 	w.raws("ephemeral", ephemeral)
-	w.raws("account_data", q.roomData[roomID])
-	if err := q.writeSummary(ctx, w, roomID, t, stateEvents, initial); err != nil {
-		return false, err
-	}
+	w.raws("account_data", data)
 	if err := q.writeCounts(ctx, w, roomID); err != nil {
-		return false, err
+		return err
 	}
 	w.close('}')
-	return true, nil
+	return nil
 }
 
 func (q *query) changedEvents(sp span) bool {
+	if sp.after >= sp.upto {
+		return false
+	}
 	q.s.mu.RLock()
 	defer q.s.mu.RUnlock()
 	return q.s.events.changed(sp.shard, sp.roomID, sp.after)
 }
 
-// roomEvents gives timeline and state of a joined or left room.
-func (q *query) roomEvents(ctx context.Context, sp span, initial, checked bool) (*timeline, []*rooms.Event, error) {
-	whole := sp
-	if initial {
-		whole.after = 0
-	}
-	t, err := q.readTimeline(ctx, whole, initial && !q.windowed(sp))
-	if err != nil {
-		return nil, nil, err
-	}
-	if initial || checked {
-		visible, err := q.s.Rooms.CanSee(ctx, q.user.id, sp.roomID, t.events)
-		if err != nil {
-			return nil, nil, err
-		}
-		kept := t.events[:0:0]
-		for i, e := range t.events {
-			if visible[i] {
-				kept = append(kept, e)
-			}
-		}
-		t.events = kept
-	}
-	var from state.ID
-	if !initial && !q.fullState {
-		if from, err = q.rootAt(ctx, sp.roomID, sp.after); err != nil {
-			return nil, nil, err
-		}
-	}
-	to := t.before
-	if q.stateAfter {
-		to = t.upto
-	}
-	events, err := q.stateFor(ctx, sp.roomID, from, to, t, initial || q.fullState)
-	return t, events, err
-}
-
-// windowed tells whether the newest events of a room are in memory, enough for a first timeline.
-func (q *query) windowed(sp span) bool {
-	q.s.mu.RLock()
-	defer q.s.mu.RUnlock()
-	rows, _ := q.s.events.since(sp.shard, sp.roomID, 0, sp.upto)
-	return len(rows) > q.filter.timelineLimit()
-}
-
-func (q *query) writeTimeline(ctx context.Context, w *writer, t *timeline) error {
-	if len(t.events) == 0 && !t.limited {
-		return nil
-	}
-	bundles, err := q.bundles(ctx, t.events)
+// leftRoom writes the section of a room that the user left since.
+func (q *query) leftRoom(ctx context.Context, w *writer, roomID string, p *place) error {
+	shard := q.s.Rooms.Stream().Shard(roomID)
+	since := q.since[eventsAt+shard]
+	end, last, err := q.ended(ctx, p, since)
 	if err != nil {
 		return err
 	}
-	w.key("timeline")
-	w.open('{')
-	w.key("events")
-	w.open('[')
-	for _, e := range t.events {
-		v := q.view()
-		if b := bundles[e.ID]; b != nil {
-			v.Extra = [][]byte{append([]byte(`"m.relations":`), b...)}
+	sec := section{timeline: &timeline{}}
+	if end != nil { // the user was a member: up to then
+		ask := want{span: span{roomID: roomID, shard: shard, after: since, upto: end.Pos, see: true}, fresh: q.initial}
+		if !q.initial {
+			if ask.fresh, err = q.wasOut(ctx, roomID, since); err != nil {
+				return err
+			}
 		}
-		w.sep()
-		w.b = e.AppendClient(w.b, v)
+		if sec, err = q.section(ctx, ask); err != nil {
+			return err
+		}
 	}
-	w.close(']')
-	w.key("limited")
-	w.b = strconv.AppendBool(w.b, t.limited)
-	w.key("prev_batch")
-	w.string(rooms.PositionToken(t.prev))
+	if last != nil && last != end && q.shows(last) { // a ban after a leave, or an invite that is no more
+		sec.events = append(sec.events, last)
+		sec.sights = append(sec.sights, rooms.Sight{Visible: true, Membership: p.membership})
+		if end == nil {
+			sec.prev = last.Pos - 1
+		}
+	}
+	w.key(roomID)
+	w.open('{')
+	if err := q.writeSection(ctx, w, sec); err != nil {
+		return err
+	}
+	w.raws("account_data", q.roomData[roomID])
 	w.close('}')
 	return nil
 }
 
-// bundles reads the aggregations of those events that newer ones refer to. Events that came since this
-// process listens are known to have none; older ones are looked up.
-func (q *query) bundles(ctx context.Context, events []*rooms.Event) (map[string]json.RawMessage, error) {
+func (q *query) wasOut(ctx context.Context, roomID string, pos int64) (bool, error) {
+	was, _, err := q.joinedAt(ctx, roomID, &place{pos: 1 << 62}, pos)
+	return !was, err
+}
+
+// ended finds the event after a position with which the user's time as a member ended, nil when there is
+// none, and the newest membership event.
+func (q *query) ended(ctx context.Context, p *place, after int64) (end, last *rooms.Event, err error) {
+	for id := p.eventID; id != ""; {
+		e, err := q.s.Rooms.Event(ctx, id)
+		if err != nil || e == nil || e.Pos <= after {
+			return nil, last, err
+		}
+		if last == nil {
+			last = e
+		}
+		if membershipOf(e.PrevContent) == event.MembershipJoin {
+			return e, last, nil
+		}
+		id = e.Replaces
+	}
+	return nil, last, nil
+}
+
+// section reads timeline, state and summary.
+func (q *query) section(ctx context.Context, ask want) (section, error) {
+	sp, sec := ask.span, section{}
+	if ask.fresh {
+		sp.after = 0
+	}
+	t, err := q.readTimeline(ctx, sp)
+	if err != nil {
+		return sec, err
+	}
+	sec.timeline = t
+	var from state.ID // of what the client has; the zero state when it has nothing
+	whole := ask.fresh || q.fullState
+	if !whole || ask.fresh && !q.initial {
+		known, err := q.known(ctx, ask.span, t)
+		if err != nil {
+			return sec, err
+		}
+		if !whole {
+			from = known
+		} else if known != (state.ID{}) { // the room is older than the client's token
+			t.limited = true
+		}
+	}
+	ids, changed, err := q.changes(ctx, t, from)
+	if err != nil {
+		return sec, err
+	}
+	var people bool
+	if ids, people = q.sift(changed, ids, t, whole); people && ask.people {
+		h := rooms.Head{RoomID: ask.roomID, Root: t.upto}
+		sum := &summary{}
+		if sum.heroes, sum.joined, sum.invited, err = q.s.Rooms.RoomSummary(ctx, h, q.user.id); err != nil {
+			return sec, err
+		}
+		sec.summary = sum
+	}
+	if q.filter.Room.State.LazyLoadMembers {
+		if ids, err = q.lazyMembers(ctx, ask, sec, ids, whole); err != nil {
+			return sec, err
+		}
+	}
+	sec.state, err = q.stateEvents(ctx, ids)
+	return sec, err
+}
+
+// known is the state that the client has at the start of a span.
+func (q *query) known(ctx context.Context, sp span, t *timeline) (state.ID, error) {
+	if !t.limited && len(t.all) > 0 && t.all[0].Pos > sp.after && !t.all[0].IsState() {
+		return t.all[0].Root, nil
+	}
+	return q.rootAt(ctx, sp.roomID, sp.after)
+}
+
+// changes gives the events that lead from a state to that which the client needs beside the timeline, and
+// the keys that changed up to the end of the timeline. In "state" that is the state before the timeline,
+// with what changed behind its start in events that the client does not get.
+func (q *query) changes(ctx context.Context, t *timeline, from state.ID) (ids map[state.Key]string, changed []state.Change, err error) {
+	ids = map[state.Key]string{}
+	if from == t.upto {
+		return ids, nil, nil
+	}
+	if changed, err = q.s.Rooms.Tree(t.upto).Diff(ctx, q.s.Rooms.Tree(from)); err != nil {
+		return nil, nil, err
+	}
+	first := changed
+	if !q.stateAfter && t.before != t.upto {
+		if first, err = q.s.Rooms.Tree(t.before).Diff(ctx, q.s.Rooms.Tree(from)); err != nil {
+			return nil, nil, err
+		}
+	}
+	for _, c := range first {
+		if c.New != "" {
+			ids[c.Key] = c.New
+		}
+	}
+	if q.stateAfter || !t.hidden {
+		return ids, changed, nil
+	}
+	later, err := q.s.Rooms.Tree(t.upto).Diff(ctx, q.s.Rooms.Tree(t.before))
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, c := range later {
+		if c.New != "" && !slices.ContainsFunc(t.events, func(e *rooms.Event) bool { return e.ID == c.New }) {
+			ids[c.Key] = c.New
+		}
+	}
+	return ids, changed, nil
+}
+
+// sift leaves out the memberships that are read lazily, and tells whether the summary may be another.
+func (q *query) sift(changed []state.Change, ids map[state.Key]string, t *timeline, whole bool) (map[state.Key]string, bool) {
+	people := whole
+	for _, c := range changed {
+		switch c.Type {
+		case event.TypeMember, event.TypeName, event.TypeCanonicalAlias:
+			people = true
+		}
+	}
+	if q.filter.Room.State.LazyLoadMembers && whole {
+		for k := range ids {
+			if k.Type == event.TypeMember {
+				delete(ids, k)
+			}
+		}
+	}
+	return ids, people
+}
+
+// lazyMembers adds the memberships of those who wrote in the timeline, of the heroes, and of the user when
+// the room is new, as far as the device has not been given them (client-server API, "Lazy-loading room
+// members").
+func (q *query) lazyMembers(ctx context.Context, ask want, sec section, ids map[state.Key]string, whole bool) (map[state.Key]string, error) {
+	root := sec.before
+	if q.stateAfter {
+		root = sec.upto
+	}
+	tree := q.s.Rooms.Tree(root)
+	need := map[string]bool{}
+	if whole {
+		need[q.user.id] = true
+	}
+	if sec.summary != nil {
+		for _, hero := range sec.summary.heroes {
+			need[hero] = true
+		}
+	}
+	brings := map[string]string{} // memberships that the timeline itself brings
+	for _, e := range sec.events {
+		if e.IsState() && e.Type == event.TypeMember {
+			brings[*e.StateKey] = e.ID
+		}
+		if q.stateAfter || brings[e.Sender] == "" {
+			need[e.Sender] = true
+		}
+	}
+	redundant := q.filter.Room.State.IncludeRedundantMembers
+	for member := range need {
+		key := state.Key{Type: event.TypeMember, StateKey: member}
+		if ids[key] != "" {
+			continue
+		}
+		id, err := tree.Get(ctx, key)
+		if err != nil {
+			return nil, err
+		}
+		if id != "" && (whole || redundant || q.has[memberKey{ask.roomID, member}] != id) {
+			ids[key] = id
+		}
+	}
+	for k, id := range ids {
+		if k.Type == event.TypeMember {
+			q.give(ask.roomID, k.StateKey, id)
+		}
+	}
+	if !q.stateAfter {
+		for member, id := range brings {
+			q.give(ask.roomID, member, id)
+		}
+	}
+	return ids, nil
+}
+
+func (q *query) give(roomID, member, eventID string) {
+	if q.gives == nil {
+		q.gives = map[memberKey]string{}
+	}
+	q.gives[memberKey{roomID, member}] = eventID
+}
+
+// stateEvents reads the events of a state section, by type and state key.
+func (q *query) stateEvents(ctx context.Context, ids map[state.Key]string) ([]*rooms.Event, error) {
+	if len(ids) == 0 {
+		return nil, nil
+	}
+	list := make([]string, 0, len(ids))
+	for _, id := range ids {
+		list = append(list, id)
+	}
+	found, err := q.s.Rooms.Events(ctx, list)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]*rooms.Event, 0, len(list))
+	for _, e := range found {
+		if q.filter.Room.State.event(e) {
+			out = append(out, e)
+		}
+	}
+	slices.SortFunc(out, func(a, b *rooms.Event) int { return int(a.Pos - b.Pos) })
+	return out, nil
+}
+
+func (q *query) writeSection(ctx context.Context, w *writer, sec section) error {
+	if len(sec.events) > 0 || sec.limited {
+		extras, err := q.extras(ctx, sec.events)
+		if err != nil {
+			return err
+		}
+		w.key("timeline")
+		w.open('{')
+		w.key("events")
+		w.open('[')
+		for i, e := range sec.events {
+			v := rooms.View{Membership: event.MembershipJoin, Extra: extras[e.ID]}
+			if sec.sights != nil {
+				v.Membership = sec.sights[i].Membership
+			}
+			w.sep()
+			q.writeEvent(w, e, v)
+		}
+		w.close(']')
+		w.key("limited")
+		w.b = strconv.AppendBool(w.b, sec.limited)
+		w.key("prev_batch")
+		w.string(rooms.PositionToken(sec.prev))
+		w.close('}')
+	}
+	if err := q.writeState(ctx, w, sec.state); err != nil {
+		return err
+	}
+	if sum := sec.summary; sum != nil {
+		w.key("summary")
+		w.open('{')
+		if len(sum.heroes) > 0 {
+			w.key("m.heroes")
+			w.b = matrix.AppendStrings(w.b, sum.heroes)
+		}
+		w.key("m.joined_member_count")
+		w.b = strconv.AppendInt(w.b, int64(sum.joined), 10)
+		w.key("m.invited_member_count")
+		w.b = strconv.AppendInt(w.b, int64(sum.invited), 10)
+		w.close('}')
+	}
+	return nil
+}
+
+// writeState writes "state", or "state_after", which is there also when it is empty.
+func (q *query) writeState(ctx context.Context, w *writer, events []*rooms.Event) error {
+	name := "state"
+	if q.stateAfter {
+		name = "state_after"
+	} else if len(events) == 0 {
+		return nil
+	}
+	var ask []*rooms.Event
+	for _, e := range events {
+		if e.RedactedBy != "" {
+			ask = append(ask, e)
+		}
+	}
+	var extras map[string][][]byte
+	if len(ask) > 0 {
+		var err error
+		if extras, err = q.s.Rooms.Extras(ctx, q.user.id, ask); err != nil {
+			return err
+		}
+	}
+	w.key(name)
+	w.b = append(w.b, `{"events":`...)
+	w.open('[')
+	for _, e := range events {
+		w.sep()
+		q.writeEvent(w, e, rooms.View{Membership: event.MembershipJoin, Extra: extras[e.ID]})
+	}
+	w.close(']')
+	w.close('}')
+	return nil
+}
+
+// writeEvent writes an event as the device gets it. Who shares nothing with others' texts gets an own one.
+func (q *query) writeEvent(w *writer, e *rooms.Event, v rooms.View) {
+	if e.Sender == q.user.id {
+		v.Device = q.device
+	}
+	at := len(w.b)
+	w.b = e.AppendClient(w.b, v)
+	if q.filter.EventFields != nil {
+		w.b = append(w.b[:at], pick(w.b[at:], q.filter.EventFields)...)
+	}
+}
+
+// extras gives aggregations and redactions of events. Events that came since this process listens and that
+// none refers to are known to have no aggregations; others are looked up.
+func (q *query) extras(ctx context.Context, events []*rooms.Event) (map[string][][]byte, error) {
 	var ask []*rooms.Event
 	q.s.mu.RLock()
 	for _, e := range events {
-		if _, has := q.s.related[e.ID]; has || e.Pos <= q.s.events.start[e.Shard] {
+		if _, has := q.s.related[e.ID]; has || e.Pos <= q.s.looked[e.Shard] || e.RedactedBy != "" {
 			ask = append(ask, e)
 		}
 	}
@@ -364,35 +469,7 @@ func (q *query) bundles(ctx context.Context, events []*rooms.Event) (map[string]
 	if len(ask) == 0 {
 		return nil, nil
 	}
-	return q.s.Rooms.Bundle(ctx, q.user.id, ask)
-}
-
-// writeSummary writes heroes and counts of a room whose members changed.
-func (q *query) writeSummary(ctx context.Context, w *writer, roomID string, t *timeline, stateEvents []*rooms.Event, initial bool) error {
-	member := func(e *rooms.Event) bool { return e.IsState() && e.Type == event.TypeMember }
-	if !initial && !slices.ContainsFunc(t.events, member) && !slices.ContainsFunc(stateEvents, member) {
-		return nil
-	}
-	h, ok, err := q.s.Rooms.Head(ctx, roomID)
-	if err != nil || !ok {
-		return err
-	}
-	heroes, joined, invited, err := q.s.Rooms.RoomSummary(ctx, h, q.user.id)
-	if err != nil {
-		return err
-	}
-	w.key("summary")
-	w.open('{')
-	if len(heroes) > 0 {
-		w.key("m.heroes")
-		w.b = matrix.AppendStrings(w.b, heroes)
-	}
-	w.key("m.joined_member_count")
-	w.b = strconv.AppendInt(w.b, int64(joined), 10)
-	w.key("m.invited_member_count")
-	w.b = strconv.AppendInt(w.b, int64(invited), 10)
-	w.close('}')
-	return nil
+	return q.s.Rooms.Extras(ctx, q.user.id, ask)
 }
 
 // writeCounts writes the unread counts of a room.
@@ -431,36 +508,17 @@ func (q *query) writeCounts(ctx context.Context, w *writer, roomID string) error
 	return nil
 }
 
-// leftRoom writes the section of a room that the user left since.
-func (q *query) leftRoom(ctx context.Context, w *writer, roomID string, p place) error {
-	shard := q.s.Rooms.Stream().Shard(roomID)
-	sp := span{roomID, shard, q.since[eventsAt+shard], p.pos}
-	t, events, err := q.roomEvents(ctx, sp, q.initial, true)
-	if err != nil {
-		return err
-	}
-	w.key(roomID)
-	w.open('{')
-	if err := q.writeTimeline(ctx, w, t); err != nil {
-		return err
-	}
-	name := "state"
-	if q.stateAfter {
-		name = "state_after"
-	}
-	w.events(name, events, q.view())
-	w.raws("account_data", q.roomData[roomID])
-	w.close('}')
-	return nil
-}
-
 // strippedRoom writes an invite or a knock.
-func (q *query) strippedRoom(ctx context.Context, w *writer, roomID string, p place, name string) error {
+func (q *query) strippedRoom(ctx context.Context, w *writer, roomID string, p *place, name string) error {
 	root, err := q.rootAt(ctx, roomID, p.pos)
 	if err != nil {
 		return err
 	}
-	events, err := q.s.Rooms.StrippedState(ctx, root, q.user.id)
+	members := []string{q.user.id}
+	if p.sender != q.user.id {
+		members = append(members, p.sender)
+	}
+	events, err := q.s.Rooms.StrippedState(ctx, root, members...)
 	if err != nil {
 		return err
 	}

@@ -3,6 +3,7 @@ package sync
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"lyceum/matrix/event"
@@ -13,77 +14,238 @@ import (
 // user is a user that this process serves, or whose rooms it had to know.
 type user struct {
 	id     string
-	once   sync.Once // loads rooms
+	ready  chan struct{} // closed when the rooms are loaded or err is set
 	err    error
-	rooms  map[string]*place // under Sync.mu
-	loaded bool
-	used   time.Time
-	waits  int
+	used   atomic.Int64 // ms since 1970
+	waits  atomic.Int32 // requests under way
+	served atomic.Bool  // asked for news here, so touches are kept
 
-	wakeMu sync.Mutex
-	wake   chan struct{}
+	// Under Sync.mu.
+	rooms   map[string]*place
+	loaded  bool
+	touches []touch
+	floor   uint64 // of what came later all touches are there
+
+	mu    sync.Mutex
+	wake  chan struct{}
+	marks [4]mark
+	next  int
 }
 
-// place is a user's membership of a room.
+// place is a user's membership of a room. It is never changed, only replaced.
 type place struct {
 	membership string
 	eventID    string
+	sender     string
 	pos        int64 // of the membership event
-	joined     int64 // position at which the user joined, when this process saw it; else 0
+	joined     int64 // position at which the user joined, when this process saw it; below 0: at or before it; else 0
 	forgotten  bool
 }
 
+// touch says that a room has news for the user.
+type touch struct {
+	news uint64 // Sync.news at that time
+	room string
+}
+
+// mark says how much this process had seen when it gave out a token.
+type mark struct {
+	at   vector
+	news uint64
+}
+
+// signal wakes the requests of the user.
 func (u *user) signal() {
-	u.wakeMu.Lock()
+	if u.waits.Load() == 0 {
+		return
+	}
+	u.mu.Lock()
 	close(u.wake)
 	u.wake = make(chan struct{})
-	u.wakeMu.Unlock()
+	u.mu.Unlock()
 }
 
 // news is closed at the next signal.
 func (u *user) news() <-chan struct{} {
-	u.wakeMu.Lock()
-	defer u.wakeMu.Unlock()
+	u.mu.Lock()
+	defer u.mu.Unlock()
 	return u.wake
+}
+
+const touchesKept = 256
+
+// touch notes that a room has news and wakes the user; the caller holds Sync.mu.
+func (u *user) touch(roomID string, news uint64) {
+	if !u.served.Load() {
+		return
+	}
+	if n := len(u.touches); n > 0 && u.touches[n-1].room == roomID {
+		u.touches[n-1].news = news
+	} else {
+		if n >= 2*touchesKept {
+			u.floor = u.touches[n-touchesKept-1].news
+			u.touches = append(u.touches[:0], u.touches[n-touchesKept:]...)
+		}
+		u.touches = append(u.touches, touch{news, roomID})
+	}
+	u.signal()
+}
+
+// given notes a token that the user got.
+func (u *user) given(at *vector, news uint64) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.marks[u.next] = mark{*at, news}
+	u.next = (u.next + 1) % len(u.marks)
+}
+
+// seen tells how much this process had seen when it gave out a token.
+func (u *user) seen(at *vector) (news uint64, ok bool) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	for i := range u.marks {
+		if u.marks[i].news > 0 && u.marks[i].at == *at {
+			return u.marks[i].news, true
+		}
+	}
+	return 0, false
+}
+
+// touch notes that a room has news for its members.
+func (s *Sync) touch(roomID string) {
+	for u := range s.inRoom[roomID] {
+		u.touch(roomID, s.news)
+	}
 }
 
 // user gives a user with the rooms loaded: one statement at first, none afterwards.
 func (s *Sync) user(ctx context.Context, id string) (*user, error) {
-	s.mu.Lock()
-	s.begin()
-	u := s.users[id]
-	if u == nil {
-		u = &user{id: id, rooms: map[string]*place{}, wake: make(chan struct{})}
-		s.users[id] = u
-	}
-	u.used = obs.Now()
-	s.mu.Unlock()
-	u.once.Do(func() { u.err = s.load(context.WithoutCancel(ctx), u) })
-	if u.err != nil {
-		s.mu.Lock()
-		if s.users[id] == u {
-			s.drop(u)
+	for {
+		if err := s.know(ctx, id); err != nil {
+			return nil, err
 		}
-		s.mu.Unlock()
+		s.mu.RLock()
+		u := s.users[id]
+		s.mu.RUnlock()
+		if u != nil {
+			return u, nil
+		}
 	}
-	return u, u.err
 }
 
-// load reads the rooms of a user. Changes that the tail brings meanwhile are newer and win.
-func (s *Sync) load(ctx context.Context, u *user) error {
-	list, err := s.Rooms.Memberships(ctx, u.id)
-	if err != nil {
-		return err
+// know loads the rooms of those users whose rooms are not known here, in one statement.
+func (s *Sync) know(ctx context.Context, ids ...string) error {
+	if len(ids) == 0 {
+		return nil
+	}
+	now := obs.Now().UnixMilli()
+	s.mu.RLock()
+	missing := false
+	for _, id := range ids {
+		if u := s.users[id]; u != nil && u.loaded {
+			u.used.Store(now)
+		} else {
+			missing = true
+		}
+	}
+	s.mu.RUnlock()
+	if !missing {
+		return nil
+	}
+	var mine, others []*user
+	s.mu.Lock()
+	s.begin()
+	for _, id := range ids {
+		u := s.users[id]
+		switch {
+		case u == nil:
+			u = &user{id: id, ready: make(chan struct{}), rooms: map[string]*place{}, wake: make(chan struct{})}
+			u.used.Store(now)
+			s.users[id] = u
+			mine = append(mine, u)
+		case !u.loaded:
+			others = append(others, u)
+		}
+	}
+	s.mu.Unlock()
+	if len(mine) > 0 {
+		go s.load(mine)
+	}
+	for _, u := range append(mine, others...) {
+		select {
+		case <-u.ready:
+			if u.err != nil {
+				return u.err
+			}
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	return nil
+}
+
+const loadTime = 30 * time.Second
+
+// load reads the rooms of users. Changes that the tail brings meanwhile are newer and win.
+func (s *Sync) load(users []*user) {
+	ctx, cancel := context.WithTimeout(context.Background(), loadTime)
+	defer cancel()
+	ids := make([]string, len(users))
+	byID := make(map[string]*user, len(users))
+	for i, u := range users {
+		ids[i], byID[u.id] = u.id, u
+	}
+	list, err := s.Rooms.MembershipsOf(ctx, ids)
+	if err == nil {
+		err = s.reach(ctx, list)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, m := range list {
-		if p := u.rooms[m.RoomID]; p == nil || p.pos < m.Pos {
-			s.put(u, m.RoomID, &place{membership: m.Membership, eventID: m.EventID, pos: m.Pos, forgotten: m.Forgotten})
+	if err == nil {
+		for _, m := range list {
+			u := byID[m.UserID]
+			if p := u.rooms[m.RoomID]; p == nil || p.pos < m.Pos {
+				s.put(u, m.RoomID, &place{membership: m.Membership, eventID: m.EventID, sender: m.Sender, pos: m.Pos, forgotten: m.Forgotten})
+			}
 		}
 	}
-	u.loaded = true
-	return nil
+	for _, u := range users {
+		u.err, u.loaded, u.floor = err, err == nil, s.news
+		if err != nil {
+			s.drop(u)
+		}
+		close(u.ready)
+	}
+}
+
+// reach waits until the tail has brought the events of memberships, as the database may be ahead of it: a
+// user must not be in a room by an event that an answer does not reach.
+func (s *Sync) reach(ctx context.Context, list []rooms.Membership) error {
+	var need [rooms.Shards]int64
+	for _, m := range list {
+		shard := s.Rooms.Stream().Shard(m.RoomID)
+		need[shard] = max(need[shard], m.Pos)
+	}
+	for {
+		s.mu.Lock()
+		behind := false
+		for shard, pos := range need {
+			behind = behind || s.now.events[shard] < pos
+		}
+		if behind && s.advanced == nil {
+			s.advanced = make(chan struct{})
+		}
+		advanced := s.advanced
+		s.mu.Unlock()
+		if !behind {
+			return nil
+		}
+		select {
+		case <-advanced:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
 }
 
 func (s *Sync) put(u *user, roomID string, p *place) {
@@ -109,7 +271,7 @@ func (s *Sync) memberChanged(e *rooms.Event) {
 	if u == nil {
 		return
 	}
-	p := &place{membership: e.Membership(), eventID: e.ID, pos: e.Pos}
+	p := &place{membership: e.Membership(), eventID: e.ID, sender: e.Sender, pos: e.Pos}
 	before := u.rooms[e.RoomID]
 	if p.membership == event.MembershipJoin {
 		switch {
@@ -118,19 +280,19 @@ func (s *Sync) memberChanged(e *rooms.Event) {
 		case before != nil:
 			p.joined = before.joined
 			if p.joined == 0 {
-				p.joined = -before.pos // joined at or before that position
+				p.joined = -before.pos
 			}
 		}
 	}
 	s.put(u, e.RoomID, p)
-	u.signal()
+	u.touch(e.RoomID, s.news)
 }
 
 // forgetIdle drops users that nobody asked for in a while; the caller holds mu.
 func (s *Sync) forgetIdle() {
-	limit := obs.Now().Add(-10 * time.Minute)
+	limit := obs.Now().Add(-10 * time.Minute).UnixMilli()
 	for _, u := range s.users {
-		if u.waits == 0 && u.used.Before(limit) {
+		if u.loaded && u.waits.Load() == 0 && u.used.Load() < limit {
 			s.drop(u)
 		}
 	}
@@ -147,73 +309,75 @@ func (s *Sync) drop(u *user) {
 	}
 }
 
-// snapshot is a copy of a user's places, made once for an answer.
-func (s *Sync) snapshot(u *user) map[string]place {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	out := make(map[string]place, len(u.rooms))
-	for id, p := range u.rooms {
-		out[id] = *p
-	}
-	return out
+// moment is what this process knew for a user at one time.
+type moment struct {
+	at     vector
+	news   uint64
+	places map[string]*place
+	all    bool // places are all of the user's rooms, not only those with news
 }
 
-// shares tells whether two users are joined to a common room.
-func (s *Sync) shares(ctx context.Context, u *user, other string) (bool, error) {
-	if u.id == other {
-		return true, nil
+// moment takes positions and rooms at once, so that no membership is newer than the positions. With known,
+// only rooms with news after since are looked at.
+func (s *Sync) moment(u *user, since uint64, known bool) (m moment) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	v := &m.at
+	copy(v[eventsAt:], s.now.events)
+	copy(v[receiptsAt:], s.now.receipts)
+	copy(v[typingAt:], s.now.typing)
+	copy(v[presenceAt:], s.now.presence)
+	copy(v[deviceListsAt:], s.now.deviceLists)
+	v[toDeviceAt] = s.now.toDevice[s.Devices.ToDeviceStream().Shard(u.id)]
+	v[accountDataAt] = s.now.accountData[s.Accounts.DataStream().Shard(u.id)]
+	m.news = s.news
+	if known && since >= u.floor {
+		for i := len(u.touches) - 1; i >= 0 && u.touches[i].news > since; i-- {
+			room := u.touches[i].room
+			if p := u.rooms[room]; p != nil {
+				if m.places == nil {
+					m.places = make(map[string]*place, 4)
+				}
+				m.places[room] = p
+			}
+		}
+		return m
 	}
-	o, err := s.user(ctx, other)
-	if err != nil {
-		return false, err
+	m.all = true
+	m.places = make(map[string]*place, len(u.rooms))
+	for id, p := range u.rooms {
+		m.places[id] = p
+	}
+	return m
+}
+
+// sharing tells which of some users share a room with u, or are u.
+func (s *Sync) sharing(ctx context.Context, u *user, ids []string) (map[string]bool, error) {
+	out := map[string]bool{}
+	if err := s.know(ctx, ids...); err != nil {
+		return nil, err
 	}
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	a, b := u.rooms, o.rooms
+	for _, id := range ids {
+		other := s.users[id]
+		if id == u.id || other != nil && shareRoom(u.rooms, other.rooms) {
+			out[id] = true
+		}
+	}
+	return out, nil
+}
+
+func shareRoom(a, b map[string]*place) bool {
 	if len(a) > len(b) {
 		a, b = b, a
 	}
 	for id, p := range a {
 		if p.membership == event.MembershipJoin {
 			if q := b[id]; q != nil && q.membership == event.MembershipJoin {
-				return true, nil
+				return true
 			}
 		}
 	}
-	return false, nil
-}
-
-// lazyMembers remembers which member events a device has been given, so that they are not sent again.
-type lazyMembers struct {
-	mu      sync.Mutex
-	devices map[string]map[string]string // user and device to room and member to event id
-}
-
-const lazyDevices, lazyEach = 5000, 2000
-
-// sent tells whether the device has the member's event already, and notes that it gets it now.
-func (l *lazyMembers) sent(device, room, member, eventID string) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	known := l.devices[device]
-	if known == nil || len(known) > lazyEach {
-		if l.devices == nil || len(l.devices) > lazyDevices {
-			l.devices = map[string]map[string]string{}
-		}
-		known = map[string]string{}
-		l.devices[device] = known
-	}
-	key := room + "\x00" + member
-	if known[key] == eventID {
-		return true
-	}
-	known[key] = eventID
 	return false
-}
-
-// forget makes a device get all member events again, as it begins anew.
-func (l *lazyMembers) forget(device string) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	delete(l.devices, device)
 }

@@ -5,7 +5,6 @@ import (
 	"sync"
 
 	"lyceum/matrix"
-	"lyceum/rooms"
 )
 
 // writer appends JSON. The texts of events are copied into it as they are.
@@ -42,23 +41,7 @@ func (w *writer) close(c byte) {
 
 func (w *writer) string(s string) { w.b = matrix.AppendString(w.b, s) }
 
-// events writes "name":{"events":[…]} unless there are none.
-func (w *writer) events(name string, list []*rooms.Event, v rooms.View) {
-	if len(list) == 0 {
-		return
-	}
-	w.key(name)
-	w.b = append(w.b, `{"events":[`...)
-	for i, e := range list {
-		if i > 0 {
-			w.b = append(w.b, ',')
-		}
-		w.b = e.AppendClient(w.b, v)
-	}
-	w.b = append(w.b, "]}"...)
-}
-
-// raws is events of texts that are ready.
+// raws writes "name":{"events":[…]} of texts that are ready, unless there are none.
 func (w *writer) raws(name string, list []json.RawMessage) {
 	if len(list) == 0 {
 		return

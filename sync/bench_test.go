@@ -1,0 +1,198 @@
+package sync
+
+import (
+	"fmt"
+	"net/url"
+	"testing"
+
+	"lyceum/rooms"
+)
+
+// TestIdleCostsNoStatement counts what a connected client without news costs the database.
+func TestIdleCostsNoStatement(t *testing.T) {
+	run(t, func(t *testing.T, h *house) {
+		alice := h.as(t, "alice")
+		for range 3 {
+			h.room(t, "alice", "bob")
+		}
+		alice.sync("set_presence", "offline")
+		alice.sync("set_presence", "offline")
+		for _, more := range [][]string{{}, {"timeout", "30"}, {"filter", `{"room":{"state":{"lazy_load_members":true}}}`}} {
+			before := h.statements.Load()
+			for range 10 {
+				alice.sync(append(more, "set_presence", "offline")...)
+			}
+			if n := h.statements.Load() - before; n > 3 { // the leases are renewed meanwhile
+				t.Fatalf("%v: %d statements for 10 requests without news", more, n)
+			}
+		}
+	})
+}
+
+// crowd makes a room with many members who are connected.
+func crowd(t testing.TB, engine string, n int) (h *house, room string, all []*client) {
+	users := make([]string, n)
+	for i := range users {
+		users[i] = fmt.Sprintf("u%d", i)
+	}
+	h = open(t, engine, users...)
+	room = h.room(t, "alice", users...)
+	for _, name := range users {
+		c := h.as(t, name)
+		c.sync("set_presence", "offline")
+		all = append(all, c)
+	}
+	return h, room, all
+}
+
+// TestDeliverCostsNoEncoding counts statements and encodings of a message for one and for many receivers.
+func TestDeliverCostsNoEncoding(t *testing.T) {
+	for _, engine := range []string{"sqlite", "postgres"} {
+		t.Run(engine, func(t *testing.T) {
+			h, room, all := crowd(t, engine, 20)
+			alice := h.as(t, "alice")
+			alice.say(room, "first") // counts are loaded by it
+			for _, c := range all {
+				c.sync("set_presence", "offline")
+			}
+			alice.say(room, "second")
+			statements, encodings := h.statements.Load(), rooms.Encodings()
+			for _, c := range all {
+				same(t, "delivered", bodies(in(c.sync("set_presence", "offline"), "join", room, "timeline.events")), "[second]")
+			}
+			if n := rooms.Encodings() - encodings; n != 1 {
+				t.Errorf("%d encodings for %d receivers", n, len(all))
+			}
+			if n := h.statements.Load() - statements; n > 3 {
+				t.Errorf("%d statements for %d receivers", n, len(all))
+			}
+			// Typing and receipts too.
+			event := alice.say(room, "third")
+			alice.do(room, "receipt/m.read/"+url.PathEscape(event), nil)
+			alice.Want(200, "PUT "+at(room, "typing/"+url.PathEscape(id("alice"))), obj{"typing": true})
+			statements = h.statements.Load()
+			for _, c := range all {
+				a := c.sync("set_presence", "offline")
+				same(t, "ephemeral events", len(in(a, "join", room, "ephemeral.events").Array()), 2)
+			}
+			if n := h.statements.Load() - statements; n > 3 {
+				t.Errorf("%d statements for %d receivers of typing and receipts", n, len(all))
+			}
+		})
+	}
+}
+
+// question is what a request of a user who has all news asks.
+func (h *house) question(t testing.TB, name string) *query {
+	u, err := h.user(t.Context(), id(name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	u.served.Store(true)
+	m := h.moment(u, 0, false)
+	u.given(&m.at, m.news)
+	return &query{s: h.Sync, user: u, device: "D", filter: &filter{}, since: m.at}
+}
+
+// ask answers a question once, as a request or a wake-up does.
+func (q *query) ask(t testing.TB, w *writer) bool {
+	seen, known := q.user.seen(&q.since)
+	q.moment = q.s.moment(q.user, seen, known)
+	q.now = q.at
+	w.b, w.comma = w.b[:0], false
+	empty, err := q.answer(t.Context(), w)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return empty
+}
+
+// BenchmarkIdleSync is a wake-up of a client for which nothing is new, by its number of rooms. "cold" has a
+// token that this process did not give out.
+func BenchmarkIdleSync(b *testing.B) {
+	for _, n := range []int{1, 50, 500} {
+		h := open(b, "sqlite")
+		for range n {
+			h.room(b, "alice")
+		}
+		q := h.question(b, "alice")
+		w := &writer{}
+		run := func(b *testing.B) {
+			q.ask(b, w)
+			b.ReportAllocs()
+			statements := h.statements.Load()
+			for b.Loop() {
+				if !q.ask(b, w) {
+					b.Fatalf("not empty: %s", w.b)
+				}
+			}
+			b.ReportMetric(float64(h.statements.Load()-statements)/float64(b.N), "statements/op")
+		}
+		b.Run(fmt.Sprintf("warm/rooms=%d", n), run)
+		q.user.marks = [4]mark{}
+		b.Run(fmt.Sprintf("cold/rooms=%d", n), run)
+	}
+}
+
+// BenchmarkDeliver is one message to 100 receivers in a room, without sending it.
+func BenchmarkDeliver(b *testing.B) {
+	h, room, _ := crowd(b, "sqlite", 100)
+	alice := h.as(b, "alice")
+	alice.say(room, "first")
+	var all []*query
+	w := &writer{}
+	for i := range 100 {
+		q := h.question(b, fmt.Sprintf("u%d", i))
+		all = append(all, q)
+		_ = q
+	}
+	alice.say(room, "second")
+	for _, q := range all {
+		q.ask(b, w) // the counts are loaded
+	}
+	b.ReportAllocs()
+	statements, encodings := h.statements.Load(), rooms.Encodings()
+	for b.Loop() {
+		for _, q := range all {
+			if q.ask(b, w) {
+				b.Fatal("nothing is new")
+			}
+		}
+	}
+	b.ReportMetric(float64(h.statements.Load()-statements)/float64(b.N), "statements/op")
+	b.ReportMetric(float64(rooms.Encodings()-encodings)/float64(b.N), "encodings/op")
+}
+
+// BenchmarkParallel is many clients asking while rows come in.
+func BenchmarkParallel(b *testing.B) {
+	h, room, _ := crowd(b, "sqlite", 50)
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	alice := h.as(b, "alice")
+	go func() {
+		defer close(stopped)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				alice.say(room, "x")
+			}
+		}
+	}()
+	questions := make(chan *query, 50)
+	for i := range 50 {
+		questions <- h.question(b, fmt.Sprintf("u%d", i))
+	}
+	b.ResetTimer()
+	b.RunParallel(func(pb *testing.PB) {
+		q, w := <-questions, &writer{}
+		for pb.Next() {
+			q.ask(b, w)
+			q.since = q.now
+			q.user.given(&q.now, q.news)
+		}
+		questions <- q
+	})
+	close(stop)
+	<-stopped
+}

@@ -1,0 +1,295 @@
+package sync
+
+import (
+	"context"
+	"encoding/json"
+	"slices"
+
+	"lyceum/matrix"
+	"lyceum/matrix/event"
+	"lyceum/platform/obs"
+	"lyceum/presence"
+	"lyceum/rooms"
+)
+
+// people is what is new of others: whose devices changed, who came to share a room with the user and who
+// shares none any more.
+type people struct{ changed, left, came map[string]bool }
+
+// people finds what device_lists tells (client-server API, "End-to-end encryption", "Extensions to /sync").
+func (q *query) people(ctx context.Context) (p people, err error) {
+	p = people{map[string]bool{}, map[string]bool{}, map[string]bool{}}
+	if q.initial {
+		return p, nil
+	}
+	if err := q.changedDevices(ctx, p.changed); err != nil {
+		return p, err
+	}
+	if err := q.moves(ctx, p); err != nil {
+		return p, err
+	}
+	for id := range p.came {
+		p.changed[id] = true
+	}
+	return p, nil
+}
+
+func (p people) write(w *writer) {
+	if len(p.changed)+len(p.left) == 0 {
+		return
+	}
+	w.key("device_lists")
+	w.open('{')
+	for _, part := range []struct {
+		name string
+		set  map[string]bool
+	}{{"changed", p.changed}, {"left", p.left}} {
+		if len(part.set) > 0 {
+			w.key(part.name)
+			w.b = matrix.AppendStrings(w.b, sorted(part.set))
+		}
+	}
+	w.close('}')
+}
+
+func sorted(set map[string]bool) []string {
+	list := make([]string, 0, len(set))
+	for id := range set {
+		list = append(list, id)
+	}
+	slices.Sort(list)
+	return list
+}
+
+func (q *query) changedDevices(ctx context.Context, changed map[string]bool) error {
+	st := q.s.Devices.DeviceListStream()
+	var users []string
+	var after, upto [presenceShards]int64
+	stale, any := false, false
+	q.s.mu.RLock()
+	for shard := range st.Shards() {
+		from, to := q.since[deviceListsAt+shard], q.now[deviceListsAt+shard]
+		after[shard], upto[shard] = from, to
+		if from >= to {
+			continue
+		}
+		any = true
+		rows, ok := q.s.devices.since(shard, from, to)
+		stale = stale || !ok
+		for _, r := range rows {
+			users = append(users, r.value)
+		}
+	}
+	q.s.mu.RUnlock()
+	if !any {
+		return nil
+	}
+	if stale {
+		var err error
+		if users, err = q.s.Devices.ChangedUsers(ctx, after[:], upto[:]); err != nil {
+			return err
+		}
+	}
+	shared, err := q.s.sharing(ctx, q.user, users)
+	for id := range shared {
+		changed[id] = true
+	}
+	return err
+}
+
+// moves finds who came to rooms of the user, or went, and what the user's own comings and goings mean.
+func (q *query) moves(ctx context.Context, p people) error {
+	gone := map[string]bool{}
+	for id, at := range q.places {
+		if at.membership != event.MembershipJoin {
+			if !q.isNew(id, at) || at.membership != event.MembershipLeave && at.membership != event.MembershipBan {
+				continue
+			}
+			end, _, err := q.ended(ctx, at, q.since[eventsAt+q.s.Rooms.Stream().Shard(id)])
+			if err == nil && end != nil {
+				err = q.everyone(ctx, id, gone)
+			}
+			if err != nil {
+				return err
+			}
+			continue
+		}
+		members, err := q.memberEvents(ctx, id)
+		if err != nil {
+			return err
+		}
+		for _, e := range members {
+			who, is := *e.StateKey, e.Membership() == event.MembershipJoin
+			switch was := membershipOf(e.PrevContent) == event.MembershipJoin; {
+			case was == is:
+			case who == q.user.id:
+				if is {
+					err = q.everyone(ctx, id, p.came)
+				}
+			case is:
+				p.came[who] = true
+			default:
+				gone[who] = true
+			}
+			if err != nil {
+				return err
+			}
+		}
+	}
+	if len(gone) == 0 {
+		return nil
+	}
+	shared, err := q.s.sharing(ctx, q.user, sorted(gone))
+	if err != nil {
+		return err
+	}
+	for id := range gone {
+		if !shared[id] {
+			p.left[id] = true
+			delete(p.came, id)
+			delete(p.changed, id)
+		}
+	}
+	return nil
+}
+
+const maxMoves = 2000
+
+// memberEvents gives the new membership events of a room.
+func (q *query) memberEvents(ctx context.Context, roomID string) (out []*rooms.Event, err error) {
+	shard := q.s.Rooms.Stream().Shard(roomID)
+	after, upto := q.since[eventsAt+shard], q.now[eventsAt+shard]
+	if after >= upto {
+		return nil, nil
+	}
+	q.s.mu.RLock()
+	changed := q.s.events.changed(shard, roomID, after)
+	rows, ok := q.s.events.since(shard, roomID, after, upto)
+	for _, r := range rows {
+		if r.value.IsState() && r.value.Type == event.TypeMember {
+			out = append(out, r.value)
+		}
+	}
+	q.s.mu.RUnlock()
+	if ok || !changed {
+		return out, nil
+	}
+	return q.s.Rooms.Timeline(ctx, rooms.Page{
+		RoomID: roomID, From: after, To: upto + 1, Limit: maxMoves, Where: "e.type = $5 AND e.state_key IS NOT NULL", Args: []any{event.TypeMember},
+	})
+}
+
+// everyone adds the other members of a room.
+func (q *query) everyone(ctx context.Context, roomID string, set map[string]bool) error {
+	members, err := q.s.Rooms.Members(ctx, roomID, event.MembershipJoin)
+	for _, m := range members {
+		if m.UserID != q.user.id {
+			set[m.UserID] = true
+		}
+	}
+	return err
+}
+
+const presenceShards = presence.Shards
+
+// presence writes the presence of people who share a room with the user: at first of those who are there,
+// then what changed, and of those who came to share a room.
+func (q *query) presence(ctx context.Context, w *writer, came map[string]bool) error {
+	f := &q.filter.Presence
+	if !f.typed("m.presence") {
+		return nil
+	}
+	list, err := q.statuses(ctx, came)
+	if err != nil {
+		return err
+	}
+	var events []json.RawMessage
+	for _, p := range list {
+		if q.ignored[p.UserID] || !f.passes("m.presence", p.UserID, "") {
+			continue
+		}
+		b := append([]byte(`{"type":"m.presence","sender":`), matrix.AppendString(nil, p.UserID)...)
+		b = append(b, `,"content":`...)
+		b = append(b, q.s.Presence.Content(p, obs.Now())...)
+		events = append(events, append(b, '}'))
+	}
+	w.raws("presence", events)
+	return nil
+}
+
+func (q *query) statuses(ctx context.Context, came map[string]bool) ([]*presence.Status, error) {
+	newest := map[string]*presence.Status{}
+	known := true
+	if !q.initial {
+		q.s.mu.RLock()
+		for shard := range presenceShards {
+			after, upto := q.since[presenceAt+shard], q.now[presenceAt+shard]
+			if after >= upto {
+				continue
+			}
+			rows, ok := q.s.presence.since(shard, after, upto)
+			known = known && ok
+			for _, r := range rows {
+				newest[r.value.UserID] = r.value
+			}
+		}
+		q.s.mu.RUnlock()
+	}
+	if q.initial || !known {
+		return q.allStatuses(ctx, came)
+	}
+	var out []*presence.Status
+	if len(newest) > 0 {
+		ids := make([]string, 0, len(newest))
+		for id := range newest {
+			ids = append(ids, id)
+		}
+		slices.Sort(ids)
+		shared, err := q.s.sharing(ctx, q.user, ids)
+		if err != nil {
+			return nil, err
+		}
+		for _, id := range ids {
+			if shared[id] {
+				out = append(out, newest[id])
+			}
+		}
+	}
+	var ask []string
+	for id := range came {
+		if newest[id] == nil {
+			ask = append(ask, id)
+		}
+	}
+	return q.online(ctx, ask, out)
+}
+
+// allStatuses reads the presence of all who share a room, where memory does not reach back.
+func (q *query) allStatuses(ctx context.Context, came map[string]bool) ([]*presence.Status, error) {
+	mates, err := q.s.Rooms.UsersSharingRoom(ctx, q.user.id)
+	if err != nil {
+		return nil, err
+	}
+	list, err := q.s.Presence.ForUsers(ctx, append(mates, q.user.id))
+	st := q.s.Presence.Stream()
+	return slices.DeleteFunc(list, func(p *presence.Status) bool {
+		if q.initial || came[p.UserID] {
+			return p.Presence == presence.Offline
+		}
+		return p.Pos <= q.since[presenceAt+st.Shard(p.UserID)]
+	}), err
+}
+
+// online adds those of some users who are there.
+func (q *query) online(ctx context.Context, ids []string, to []*presence.Status) ([]*presence.Status, error) {
+	if len(ids) == 0 {
+		return to, nil
+	}
+	list, err := q.s.Presence.ForUsers(ctx, ids)
+	for _, p := range list {
+		if p.Presence != presence.Offline {
+			to = append(to, p)
+		}
+	}
+	return to, err
+}
