@@ -59,11 +59,13 @@ type node struct {
 	leases  *lease.Leases
 	streams *stream.Streams
 	notes   *stream.Stream
+	bus     bus.Bus
 	stop    func()
 
-	mu   sync.Mutex
-	seen map[string]bool
-	last map[int]int64
+	mu    sync.Mutex
+	seen  map[string]bool
+	last  map[int]int64
+	first map[int]int64
 }
 
 // lossy drops a third of the messages.
@@ -78,7 +80,7 @@ func (l lossy) Publish(ctx context.Context, msgs ...bus.Message) error {
 
 func start(t *testing.T, d *db.DB, b bus.Bus, o lease.Options) *node {
 	t.Helper()
-	n := &node{t: t, seen: map[string]bool{}, last: map[int]int64{}}
+	n := &node{t: t, seen: map[string]bool{}, last: map[int]int64{}, first: map[int]int64{}, bus: b}
 	log := slog.New(slog.DiscardHandler)
 	o.Roles, o.TTL = []string{"all"}, 600*time.Millisecond
 	o.Announce = func() { _ = b.Publish(context.Background(), bus.Message{Topic: "leases"}) }
@@ -95,7 +97,9 @@ func start(t *testing.T, d *db.DB, b bus.Bus, o lease.Options) *node {
 			if prev, ok := n.last[r.Shard]; ok && r.Pos != prev+1 {
 				t.Errorf("shard %d: position %d follows %d", r.Shard, r.Pos, prev)
 			}
-			n.last[r.Shard] = r.Pos
+			if n.last[r.Shard] = r.Pos; n.first[r.Shard] == 0 {
+				n.first[r.Shard] = r.Pos
+			}
 			if n.seen[string(r.Data)] {
 				t.Errorf("row %s came twice", r.Data)
 			}

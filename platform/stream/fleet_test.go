@@ -1,0 +1,336 @@
+package stream_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"lyceum/platform/bus"
+	"lyceum/platform/conf"
+	"lyceum/platform/db"
+	"lyceum/platform/db/dbtest"
+	"lyceum/platform/engines"
+	"lyceum/platform/engines/enginestest"
+	"lyceum/platform/lease"
+	"lyceum/platform/stream"
+)
+
+// fleetOf is some nodes, each with its own connections to one PostgreSQL and one Redis.
+func fleetOf(t *testing.T, n int, pgURL, redisURL string) []*node {
+	t.Helper()
+	dbtest.Open(t, pgURL, lease.Migrations(), tables)
+	prefix := enginestest.Unique()
+	var nodes []*node
+	for range n {
+		d := dbtest.Open(t, pgURL)
+		b, err := bus.NewRedis(t.Context(), bus.Config{Addresses: []string{redisURL}, Prefix: prefix, Timeout: conf.Duration(time.Second)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = b.Close() })
+		nodes = append(nodes, start(t, d, b, lease.Options{Machine: -1}))
+	}
+	until(t, "the shards are shared", func() bool {
+		owned := 0
+		for _, node := range nodes {
+			mine := 0
+			for i := range 8 {
+				if node.notes.Owns(i) {
+					mine++
+				}
+			}
+			if mine == 0 {
+				return false
+			}
+			owned += mine
+		}
+		return owned == 8
+	})
+	return nodes
+}
+
+func ownPostgres(t *testing.T) *engines.Postgres {
+	t.Helper()
+	pg, err := engines.StartPostgres(t.Context(), enginestest.Dir(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = pg.Stop() })
+	return pg
+}
+
+func ownRedis(t *testing.T) *engines.Redis {
+	t.Helper()
+	redis, err := engines.StartRedis(t.Context(), t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = redis.Stop() })
+	return redis
+}
+
+func (n *node) has(body string) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.seen[body]
+}
+
+// stored checks that the rows are there once and without a gap, and returns their texts.
+func stored(t *testing.T, d *db.DB) map[string]bool {
+	t.Helper()
+	rows, err := d.Query(context.Background(), "SELECT shard, pos, body FROM notes ORDER BY shard, pos")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rows.Close()
+	last, out := map[int]int64{}, map[string]bool{}
+	for rows.Next() {
+		var shard int
+		var pos int64
+		var body string
+		if err := rows.Scan(&shard, &pos, &body); err != nil {
+			t.Fatal(err)
+		}
+		if pos != last[shard]+1 || out[body] {
+			t.Fatalf("shard %d: position %d (%s) follows %d", shard, pos, body, last[shard])
+		}
+		last[shard], out[body] = pos, true
+	}
+	if err := rows.Err(); err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+// rounds appends at a random owner and demands that after a Barrier every node has the row.
+func rounds(t *testing.T, nodes []*node, name string, again func(i int) bool) {
+	t.Helper()
+	for i := 0; again(i); i++ {
+		body := fmt.Sprint(name, i)
+		write(t, nodes, fmt.Sprint("room", rand.IntN(50)), body)
+		for k, n := range nodes {
+			ctx, cancel := context.WithTimeout(t.Context(), 15*time.Second)
+			err := n.streams.Barrier(ctx)
+			cancel()
+			if err != nil {
+				t.Fatalf("%s: barrier at node %d: %v", body, k, err)
+			}
+			if !n.has(body) {
+				t.Fatalf("%s: acknowledged, but node %d does not have it after a barrier", body, k)
+			}
+		}
+	}
+}
+
+func TestBarrierOverProcesses(t *testing.T) {
+	redis := ownRedis(t)
+	nodes := fleetOf(t, 3, enginestest.TestPostgres(t), redis.URL())
+	rounds(t, nodes, "steady", func(i int) bool { return i < 1000 })
+	if err := redis.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	rounds(t, nodes, "down", func(i int) bool { return i < 100 })
+	for k := range 3 { // the nodes find the bus again at different times
+		if err := redis.Restart(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		began := time.Now()
+		rounds(t, nodes, fmt.Sprint("back", k, "-"), func(int) bool { return time.Since(began) < 4*time.Second })
+		if err := redis.Kill(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	rounds(t, nodes, "dead", func(i int) bool { return i < 20 })
+}
+
+// cut is the bus of a process that can be cut off from the others' bus alone.
+type cut struct {
+	bus.Bus
+	off atomic.Bool
+}
+
+func (c *cut) Publish(ctx context.Context, msgs ...bus.Message) error {
+	if c.off.Load() {
+		return bus.ErrUnavailable
+	}
+	return c.Bus.Publish(ctx, msgs...)
+}
+
+func (c *cut) Barrier(ctx context.Context) error {
+	if c.off.Load() {
+		return bus.ErrUnavailable
+	}
+	return c.Bus.Barrier(ctx)
+}
+
+func (c *cut) Connected() bool { return !c.off.Load() && c.Bus.Connected() }
+
+func TestBarrierWhileOneProcessIsCutOffFromTheBus(t *testing.T) {
+	dbtest.Run(t, func(t *testing.T, d *db.DB) {
+		b := bus.NewLocal()
+		lone := &cut{Bus: b}
+		nodes := []*node{start(t, d, lone, lease.Options{Machine: -1}), start(t, d, b, lease.Options{Machine: -1})}
+		until(t, "both have shards", func() bool { return ownedBy(nodes[0]) == 4 && ownedBy(nodes[1]) == 4 })
+		rounds(t, nodes, "before", func(i int) bool { return i < 20 })
+		lone.off.Store(true)
+		rounds(t, nodes, "cut", func(i int) bool { return i < 60 })
+		lone.off.Store(false)
+		rounds(t, nodes, "back", func(i int) bool { return i < 60 })
+		until(t, "the bus is trusted again", func() bool {
+			return nodes[0].leases.Fresh() && nodes[1].leases.Fresh() && !nodes[0].leases.Self().Mute
+		})
+		rounds(t, nodes, "after", func(i int) bool { return i < 20 })
+	}, lease.Migrations(), tables)
+}
+
+func ownedBy(n *node) (count int) {
+	for i := range n.notes.Shards() {
+		if n.notes.Owns(i) {
+			count++
+		}
+	}
+	return count
+}
+
+// load writes at all nodes until stop and returns the texts that were acknowledged.
+func load(t *testing.T, nodes []*node) (stop func() map[string]bool) {
+	var mu sync.Mutex
+	acked := map[string]bool{}
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	for w := range 8 {
+		wg.Go(func() {
+			for i := 0; ctx.Err() == nil; i++ {
+				n := nodes[rand.IntN(len(nodes))]
+				body := fmt.Sprint("w", w, "-", i)
+				e := &stream.Entry{Stream: n.notes, Row: stream.Row{Key: fmt.Sprint("room", rand.IntN(40)), Data: []byte(body)}}
+				step, done := context.WithTimeout(context.Background(), 30*time.Second)
+				err := n.streams.Append(step, e)
+				done()
+				switch {
+				case err == nil:
+					mu.Lock()
+					acked[body] = true
+					mu.Unlock()
+				case errors.Is(err, stream.ErrNotOwner), errors.Is(err, stream.ErrAborted):
+					time.Sleep(time.Millisecond)
+				default:
+					t.Errorf("%s: %v", body, err)
+				}
+			}
+		})
+	}
+	return func() map[string]bool {
+		cancel()
+		wg.Wait()
+		return acked
+	}
+}
+
+func TestRestartsUnderLoadLoseNothing(t *testing.T) {
+	pg, redis := ownPostgres(t), ownRedis(t)
+	nodes := fleetOf(t, 3, pg.URL(), redis.URL())
+	stop := load(t, nodes)
+	progress := func(what string) {
+		from := nodes[0].count()
+		until(t, what, func() bool { return nodes[0].count() > from+50 })
+	}
+	progress("work")
+	steps := []struct {
+		name string
+		do   func() error
+	}{
+		{"redis restarts", func() error { return redis.Restart(t.Context()) }},
+		{"postgres restarts", func() error { return pg.Restart(t.Context()) }},
+		{"redis crashes", func() error { return errors.Join(redis.Kill(), redis.Restart(t.Context())) }},
+		{"postgres crashes", func() error { return errors.Join(pg.Kill(), pg.Restart(t.Context())) }},
+	}
+	for _, step := range steps {
+		if err := step.do(); err != nil {
+			t.Errorf("%s: %v", step.name, err)
+		}
+		progress("work after " + step.name)
+	}
+	acked := stop()
+	d := dbtest.Open(t, pg.URL())
+	rows := stored(t, d)
+	for body := range acked {
+		if !rows[body] {
+			t.Errorf("%s was acknowledged and is not stored", body)
+		}
+	}
+	for k, n := range nodes { // the tails check order and doubles themselves
+		until(t, fmt.Sprintf("node %d has all %d rows, it has %d", k, len(rows), n.count()), func() bool { return n.count() == len(rows) })
+	}
+	t.Logf("%d rows stored, %d acknowledged", len(rows), len(acked))
+}
+
+// A process that joins under load must not hand out rows from before its start, nor miss one after it.
+func TestJoiningUnderLoad(t *testing.T) {
+	url, redis := enginestest.TestPostgres(t), enginestest.TestRedis(t)
+	nodes := fleetOf(t, 1, url, redis)
+	stop := load(t, nodes)
+	defer stop()
+	until(t, "there is a past", func() bool { return nodes[0].count() > 1000 })
+	for range 5 {
+		late := start(t, dbtest.Open(t, url), nodes[0].bus, lease.Options{Machine: -1})
+		began := late.notes.Started()
+		until(t, "the late one sees rows", func() bool { return late.count() > 50 })
+		late.mu.Lock()
+		for shard, first := range late.first {
+			if first != began[shard]+1 {
+				t.Errorf("shard %d: the first row has position %d, expected %d", shard, first, began[shard]+1)
+			}
+		}
+		late.mu.Unlock()
+		late.stop()
+	}
+}
+
+func TestNothingRunsAfterTheEnd(t *testing.T) {
+	d := dbtest.Open(t, enginestest.TestPostgres(t), lease.Migrations(), tables)
+	b := bus.NewLocal()
+	before := goleak.IgnoreCurrent()
+	a, c := start(t, d, b, lease.Options{Machine: -1}), start(t, d, b, lease.Options{Machine: -1})
+	for i := range 50 {
+		write(t, []*node{a, c}, fmt.Sprint("room", i), fmt.Sprint(i))
+	}
+	if err := a.streams.Barrier(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	a.stop()
+	c.stop()
+	goleak.VerifyNone(t, before, goleak.IgnoreAnyFunction("database/sql.(*DB).connectionOpener"))
+}
+
+// An idle process costs the database its heartbeat and nothing else.
+func TestIdleCosts(t *testing.T) {
+	url := enginestest.TestPostgres(t)
+	dbtest.Open(t, url, lease.Migrations(), tables)
+	var statements atomic.Int64
+	d, err := db.Open(t.Context(), url, db.Options{Observe: func(n int) { statements.Add(int64(n)) }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = d.Close() })
+	n := start(t, d, bus.NewLocal(), lease.Options{Machine: -1})
+	until(t, "the shards are owned", func() bool { return ownedBy(n) == 8 })
+	ticks := 0
+	until(t, "an idle time without a statement but the heartbeat's", func() bool {
+		// A heartbeat and the view cost five statements each quarter of the TTL of 600 ms.
+		from := statements.Load()
+		<-time.After(1500 * time.Millisecond)
+		ticks++
+		return statements.Load()-from <= 5*11
+	})
+	if ticks > 3 {
+		t.Errorf("%d tries", ticks)
+	}
+}
