@@ -1,0 +1,500 @@
+package stream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"math/rand/v2"
+	"path/filepath"
+	"slices"
+	"sync"
+	"testing"
+	"testing/fstest"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"lyceum/platform/bus"
+	"lyceum/platform/db"
+	"lyceum/platform/db/dbtest"
+	"lyceum/platform/engines/enginestest"
+	"lyceum/platform/lease"
+)
+
+func machineIDs(t *rapid.T) []int {
+	ids := rapid.SliceOfNDistinct(rapid.IntRange(0, lease.MaxMachine), 1, 24, rapid.ID).Draw(t, "machines")
+	slices.Sort(ids)
+	return ids
+}
+
+func TestAssignIsEvenStableAndTheSameEverywhere(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		name := rapid.StringMatching(`[a-z_]{1,12}`).Draw(t, "stream")
+		shards := rapid.IntRange(1, 64).Draw(t, "shards")
+		ids := machineIDs(t)
+		owners := assign(name, shards, ids)
+		load := map[int]int{}
+		for _, id := range owners {
+			load[id]++
+		}
+		least, most := math.MaxInt, 0
+		for _, id := range ids {
+			least, most = min(least, load[id]), max(most, load[id])
+		}
+		if most-least > 1 || len(load) > len(ids) {
+			t.Fatalf("shards per machine: %v", load)
+		}
+		other := rapid.Permutation(ids).Draw(t, "order")
+		if again := assign(name, shards, other); !slices.Equal(owners, again) {
+			t.Fatalf("the order of machines matters: %v, %v", owners, again)
+		}
+		added := rapid.IntRange(0, lease.MaxMachine).Filter(func(id int) bool { return !slices.Contains(ids, id) }).Draw(t, "added")
+		moved := 0
+		for i, id := range assign(name, shards, append(slices.Clone(ids), added)) {
+			if id != owners[i] {
+				moved++
+			}
+		}
+		share := (shards + len(ids)) / (len(ids) + 1)
+		if moved > share+shards/3+3 {
+			t.Fatalf("one machine more moved %d of %d shards, its share is %d", moved, shards, share)
+		}
+	})
+}
+
+func TestAssignMovesLittleOnAverage(t *testing.T) {
+	moved, ideal := 0, 0
+	for try := range 200 {
+		n := 2 + try%8
+		var ids []int
+		for i := range n {
+			ids = append(ids, i)
+		}
+		before, after := assign(fmt.Sprint("s", try), 16, ids), assign(fmt.Sprint("s", try), 16, append(ids, n))
+		for i := range before {
+			if before[i] != after[i] {
+				moved++
+			}
+		}
+		ideal += (16 + n) / (n + 1)
+	}
+	t.Logf("moved %d, at least %d must", moved, ideal)
+	if moved > 2*ideal {
+		t.Errorf("%d shards moved, expected at most twice %d", moved, ideal)
+	}
+	if owners := assign("s", 3, nil); !slices.Equal(owners, []int{-1, -1, -1}) {
+		t.Errorf("without machines: %v", owners)
+	}
+}
+
+func FuzzDecodeRows(f *testing.F) {
+	f.Add(encodeRows(-5, []Row{{Shard: 3, Pos: 7, Key: "!room", Data: []byte("{}")}, {Shard: 0, Pos: 1}, {Shard: 1, Pos: 2, Data: []byte{}}}))
+	f.Add(encodeRows(math.MaxInt64, nil))
+	f.Add([]byte{0, 255, 255, 255, 255, 255, 255, 255, 255, 255, 1, 1, 1})
+	f.Fuzz(func(t *testing.T, data []byte) {
+		from, rows, err := decodeRows(data, 16)
+		if err != nil {
+			return
+		}
+		for _, r := range rows {
+			if r.Shard < 0 || r.Shard >= 16 || r.Pos < 0 {
+				t.Fatalf("row %+v", r)
+			}
+		}
+		again, same, err := decodeRows(encodeRows(from, rows), 16)
+		if err != nil || again != from || len(same) != len(rows) {
+			t.Fatalf("%d rows from %d became %d rows from %d, %v", len(rows), from, len(same), again, err)
+		}
+	})
+}
+
+func FuzzDecodeToken(f *testing.F) {
+	f.Add(EncodeToken(7, []int64{1, 2, 1 << 40}), 3)
+	f.Add("s", 1)
+	f.Add("sAAAAAAAA", 0)
+	f.Fuzz(func(t *testing.T, token string, n int) {
+		if n < 0 || n > 200 {
+			return
+		}
+		epoch, positions, err := DecodeToken(token, n)
+		if err != nil {
+			if !errors.Is(err, ErrToken) {
+				t.Fatal(err)
+			}
+			return
+		}
+		again, same, err := DecodeToken(EncodeToken(epoch, positions), n)
+		if len(positions) != n || err != nil || again != epoch || !slices.Equal(positions, same) {
+			t.Fatalf("%v %d became %v %d, %v", positions, epoch, same, again, err)
+		}
+	})
+}
+
+func TestTokens(t *testing.T) {
+	positions := make([]int64, 50)
+	for i := range positions {
+		positions[i] = 1<<34 - 1 - int64(i)
+	}
+	token := EncodeToken(math.MaxUint32, positions)
+	if len(token) > MaxToken {
+		t.Errorf("a token of %d characters", len(token))
+	}
+	epoch, got, err := DecodeToken(token, 50)
+	if err != nil || epoch != math.MaxUint32 || !slices.Equal(got, positions) {
+		t.Errorf("read back %v, %d, %v", got, epoch, err)
+	}
+	for _, bad := range []string{"", "s", token[:len(token)-1], token + "A", "t" + token[1:], token[:9] + "A" + token[10:]} {
+		if _, _, err := DecodeToken(bad, 50); !errors.Is(err, ErrToken) {
+			t.Errorf("the token %q was taken: %v", bad, err)
+		}
+	}
+	if _, _, err := DecodeToken(token, 49); !errors.Is(err, ErrToken) {
+		t.Error("a token with other streams was taken")
+	}
+}
+
+var lines = db.Migrations{Domain: "test", Files: fstest.MapFS{"migrations/0001_lines.sql": {Data: []byte(
+	"CREATE TABLE lines (stream TEXT NOT NULL, shard BIGINT NOT NULL, pos BIGINT NOT NULL, body BYTEA NOT NULL, PRIMARY KEY (stream, shard, pos));",
+)}}}
+
+// lineStore refuses what is in refuse.
+type lineStore struct {
+	name string
+
+	mu     sync.Mutex
+	refuse map[string]bool
+	fail   func() error // runs in the middle of a commit
+}
+
+func (l *lineStore) Insert(ctx context.Context, tx *db.Tx, batch []*Entry) error {
+	var rows [][]any
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, e := range batch {
+		if l.refuse[string(e.Data)] {
+			return errors.New("refused")
+		}
+		rows = append(rows, []any{l.name, e.Shard, e.Pos, e.Data})
+	}
+	if err := tx.Bulk(ctx, "INSERT INTO lines (stream, shard, pos, body) VALUES ?", rows); err != nil || l.fail == nil {
+		return err
+	}
+	return l.fail()
+}
+
+func (l *lineStore) Read(ctx context.Context, q db.Querier, r Range) ([]Row, error) {
+	rows, err := q.Query(ctx, "SELECT pos, body FROM lines WHERE stream = $1 AND shard = $2 AND pos > $3 AND pos <= $4 ORDER BY pos LIMIT $5", l.name, r.Shard, r.After, r.Upto, r.Limit)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var out []Row
+	for rows.Next() {
+		row := Row{Shard: r.Shard}
+		if err := rows.Scan(&row.Pos, &row.Data); err != nil {
+			return nil, err
+		}
+		out = append(out, row)
+	}
+	return out, rows.Err()
+}
+
+var quiet = slog.New(slog.DiscardHandler)
+
+type rig struct {
+	*Streams
+	d      *db.DB
+	st     *Stream
+	other  *Stream
+	store  *lineStore
+	lost   map[string]int
+	writer context.CancelFunc
+}
+
+// newRig has its shards but no writer: what is queued waits for go.
+func newRig(t testing.TB, d *db.DB) *rig {
+	l, err := lease.Open(context.Background(), d, lease.Options{Alone: true, Roles: []string{"all"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &rig{Streams: New(Options{DB: d, Bus: bus.NewLocal(), Leases: l, Log: quiet}), d: d, lost: map[string]int{}}
+	r.store = &lineStore{name: "a", refuse: map[string]bool{}}
+	r.st = r.Open(Spec{Name: "a", Shards: 4, Role: "x", Store: r.store, Lost: func(i int) { r.lost[fmt.Sprint("a", i)]++ }})
+	r.other = r.Open(Spec{Name: "b", Shards: 4, Role: "x", Store: &lineStore{name: "b"}, Lost: func(i int) { r.lost[fmt.Sprint("b", i)]++ }})
+	if err := r.Start(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(r.close)
+	return r
+}
+
+func (r *rig) run(t testing.TB) {
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() { r.runWriter(ctx) })
+	t.Cleanup(func() {
+		cancel()
+		wg.Wait()
+	})
+}
+
+func (r *rig) entry(st *Stream, shard int, body string) *Entry {
+	for i := 0; ; i++ {
+		if key := fmt.Sprint("k", i); st.Shard(key) == shard {
+			return &Entry{Stream: st, Row: Row{Key: key, Data: []byte(body)}}
+		}
+	}
+}
+
+func result(t testing.TB, ticket *Ticket) error {
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	err := ticket.Wait(ctx)
+	if errors.Is(err, context.DeadlineExceeded) {
+		t.Fatal("an entry is never decided")
+	}
+	return err
+}
+
+func steal(t testing.TB, d *db.DB, name string, pos int64) {
+	if _, err := d.Exec(context.Background(), "UPDATE leases SET epoch = epoch + 1, machine = 900, pos = pos + $2 WHERE name = $1", name, pos); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestALeaseLostWhileHandedOver(t *testing.T) {
+	dbtest.Run(t, func(t *testing.T, d *db.DB) {
+		r := newRig(t, d)
+		ticket, kept := r.Enqueue(r.entry(r.st, 1, "x")), r.Enqueue(r.entry(r.st, 2, "y"))
+		steal(t, d, r.st.Lease(1), 0)
+		handed := make(chan error, 1)
+		go func() {
+			handed <- r.release(t.Context(), func(st *Stream, i int) bool { return st == r.st && i == 1 })
+		}()
+		for r.st.Owns(1) {
+			time.Sleep(time.Millisecond)
+		}
+		r.run(t)
+		if err := result(t, ticket); !errors.Is(err, ErrNotOwner) {
+			t.Errorf("the entry of a lost shard: %v", err)
+		}
+		if err := result(t, kept); err != nil {
+			t.Errorf("the entry of another shard: %v", err)
+		}
+		if err := <-handed; err != nil {
+			t.Error(err)
+		}
+	}, lease.Migrations(), lines)
+}
+
+// What is queued under one ownership must not be written under the next.
+func TestEntriesOfAnOldOwnershipAreNotWritten(t *testing.T) {
+	dbtest.Run(t, func(t *testing.T, d *db.DB) {
+		r := newRig(t, d)
+		ticket := r.Enqueue(r.entry(r.st, 1, "old"))
+		steal(t, d, r.st.Lease(1), 3)
+		r.giveUp(r.st, 1)
+		if err := r.balance(t.Context()); err == nil && !r.st.Owns(1) {
+			_ = r.o.Leases.Refresh(t.Context())
+			if err := r.balance(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		fresh := r.Enqueue(r.entry(r.st, 1, "new"))
+		r.run(t)
+		if err := result(t, ticket); !errors.Is(err, ErrNotOwner) {
+			t.Errorf("the old entry: %v", err)
+		}
+		if err := result(t, fresh); err != nil && !errors.Is(err, ErrAborted) {
+			t.Errorf("the new entry: %v", err)
+		}
+		again := r.entry(r.st, 1, "again")
+		if err := result(t, r.Enqueue(again)); err != nil || again.Pos < 4 {
+			t.Errorf("position %d, %v", again.Pos, err)
+		}
+	}, lease.Migrations(), lines)
+}
+
+func TestAFailureTakesAllThatIsBuiltUponItAlong(t *testing.T) {
+	dbtest.Run(t, func(t *testing.T, d *db.DB) {
+		r := newRig(t, d)
+		r.store.refuse["bad"] = true
+		first := r.Enqueue(r.entry(r.other, 2, "before"))
+		bad := r.Enqueue(r.entry(r.st, 1, "bad"))
+		both := r.Enqueue(r.entry(r.st, 1, "both"), r.entry(r.other, 2, "both"))
+		behind := r.Enqueue(r.entry(r.other, 2, "behind"))
+		free := r.Enqueue(r.entry(r.other, 3, "free"))
+		r.run(t)
+		for name, want := range map[*Ticket]error{first: nil, both: ErrAborted, behind: ErrAborted, free: nil} {
+			if err := result(t, name); !errors.Is(err, want) {
+				t.Errorf("%s: %v, expected %v", name.entries[0].Data, err, want)
+			}
+		}
+		if err := result(t, bad); err == nil || errors.Is(err, ErrAborted) {
+			t.Errorf("the bad entry: %v", err)
+		}
+		if err := r.Append(t.Context(), r.entry(r.other, 2, "after"), r.entry(r.st, 1, "after")); err != nil {
+			t.Error(err)
+		}
+		if r.lost["a1"] == 0 || r.lost["b2"] == 0 || r.lost["b3"] != 0 {
+			t.Errorf("caches dropped: %v", r.lost)
+		}
+		if err := r.Append(t.Context()); err != nil {
+			t.Errorf("no entries: %v", err)
+		}
+	}, lease.Migrations(), lines)
+}
+
+// A commit whose answer was lost is told by the leases that did not move, though the first one did.
+func TestResolveLooksAtAllLeases(t *testing.T) {
+	dbtest.Run(t, func(t *testing.T, d *db.DB) {
+		r := newRig(t, d)
+		batch := []*Ticket{r.Enqueue(r.entry(r.st, 0, "x"), r.entry(r.st, 1, "y"))}
+		r.take()
+		marks, err := r.write(batch)
+		if err != nil || len(marks) != 2 {
+			t.Fatalf("%v, %v", marks, err)
+		}
+		steal(t, d, marks[0].Name, 1)
+		if !r.resolve(t.Context(), marks) {
+			t.Error("a durable commit was taken for a lost one")
+		}
+		r.committed(batch)
+		next := r.Enqueue(r.entry(r.st, 1, "z"))
+		r.run(t)
+		if err := result(t, next); err != nil {
+			t.Errorf("the entry after it: %v", err)
+		}
+		marks[1].Pos++
+		if r.resolve(t.Context(), marks[:1]) {
+			t.Error("a lease that moved on proves nothing")
+		}
+	}, lease.Migrations(), lines)
+}
+
+func TestAHandingOverThatFailedIsTriedAgain(t *testing.T) {
+	dbtest.Run(t, func(t *testing.T, d *db.DB) {
+		r := newRig(t, d)
+		ticket := r.Enqueue(r.entry(r.st, 1, "x"))
+		short, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+		defer cancel()
+		if err := r.release(short, func(st *Stream, i int) bool { return st == r.st && i == 1 }); err == nil {
+			t.Fatal("handed over with an entry that waits")
+		}
+		if r.st.Owns(1) {
+			t.Error("a shard on its way takes entries")
+		}
+		if err := r.balance(t.Context()); err != nil { // it belongs here after all
+			t.Fatal(err)
+		}
+		if !r.st.Owns(1) {
+			t.Error("the shard stays closed")
+		}
+		r.run(t)
+		if err := result(t, ticket); err != nil {
+			t.Error(err)
+		}
+		if err := r.Append(t.Context(), r.entry(r.st, 1, "y")); err != nil {
+			t.Error(err)
+		}
+	}, lease.Migrations(), lines)
+}
+
+func TestRowsFromBeforeTheStartAreNotHandedOver(t *testing.T) {
+	dbtest.Run(t, func(t *testing.T, d *db.DB) {
+		r := newRig(t, d)
+		r.run(t)
+		for i := range 20 {
+			if err := r.Append(t.Context(), r.entry(r.st, 1, fmt.Sprint(i))); err != nil {
+				t.Fatal(err)
+			}
+		}
+		s := New(Options{DB: d, Bus: bus.NewLocal(), Leases: r.o.Leases, Log: quiet})
+		t.Cleanup(s.close)
+		var mu sync.Mutex
+		var seen []int64
+		st := s.Open(Spec{Name: "a", Shards: 4, Store: r.store})
+		st.Tail(func(rows []Row) {
+			mu.Lock()
+			defer mu.Unlock()
+			for _, row := range rows {
+				seen = append(seen, row.Pos)
+			}
+		})
+		st.deliver([]Row{{Shard: 1, Pos: 22}}) // comes before the positions were read
+		st.deliver([]Row{{Shard: 1, Pos: 1, Data: []byte("0")}})
+		held, err := r.o.Leases.Read(t.Context(), "stream/")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, body := range []string{"21", "22"} {
+			if err := r.Append(t.Context(), r.entry(r.st, 1, body)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		st.begin(held)
+		if err := st.WaitFor(t.Context(), 1, 22); err != nil {
+			t.Fatal(err)
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		if !slices.Equal(seen, []int64{21, 22}) {
+			t.Errorf("handed over: %v", seen)
+		}
+	}, lease.Migrations(), lines)
+}
+
+func BenchmarkAppend(b *testing.B) {
+	open := map[string]func() *db.DB{
+		"sqlite": func() *db.DB {
+			return dbtest.Open(b, "sqlite:"+filepath.Join(b.TempDir(), "bench.db"), lease.Migrations(), lines)
+		},
+		"postgres": func() *db.DB {
+			return dbtest.Open(b, enginestest.TestPostgres(b), lease.Migrations(), lines)
+		},
+	}
+	for _, engine := range []string{"sqlite", "postgres"} {
+		for _, parallel := range []int{1, 16, 256} {
+			b.Run(fmt.Sprintf("%s/%d", engine, parallel), func(b *testing.B) {
+				r := newRig(b, open[engine]())
+				r.run(b)
+				body := make([]byte, 400)
+				work := make(chan struct{}, b.N)
+				for range b.N {
+					work <- struct{}{}
+				}
+				close(work)
+				b.ResetTimer()
+				var wg sync.WaitGroup
+				for range parallel {
+					wg.Go(func() {
+						for range work {
+							e := &Entry{Stream: r.st, Row: Row{Key: fmt.Sprint(rand.IntN(1000)), Data: body}}
+							if err := r.Append(context.Background(), e); err != nil {
+								b.Error(err)
+							}
+						}
+					})
+				}
+				wg.Wait()
+			})
+		}
+	}
+}
+
+// BenchmarkTail is what a row costs that comes over the bus.
+func BenchmarkTail(b *testing.B) {
+	rows := make([]Row, 100)
+	for i := range rows {
+		rows[i] = Row{Shard: i % 16, Pos: int64(1000 + i), Key: "!abcdefghijklmnopqr:example.org", Data: make([]byte, 400)}
+	}
+	data := encodeRows(1, rows)
+	b.ReportAllocs()
+	for i := 0; i < b.N; i += len(rows) {
+		if _, _, err := decodeRows(data, 16); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
