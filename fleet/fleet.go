@@ -14,6 +14,8 @@ import (
 	"syscall"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
+
 	"lyceum/platform/blob"
 	"lyceum/platform/bus"
 	"lyceum/platform/db"
@@ -160,9 +162,17 @@ func (p *Process) register(ctx context.Context) error {
 	p.process = &role.Process{DB: p.db, Bus: p.bus, Leases: leases, Log: log, Roles: Roles}
 	p.process.Streams = stream.New(stream.Options{DB: p.db, Bus: p.bus, Leases: leases, Log: log, Registry: p.obs.Registry})
 	if p.private != nil {
-		p.process.RPC, err = rpc.New(rpc.Options{Secret: p.secret, Errors: wireErrors{}, Log: log, Registry: p.obs.Registry})
+		p.process.RPC, err = rpc.New(rpc.Options{Secret: p.secret, Errors: wireErrors{}, Log: log, Registry: p.obs.Registry, Tracer: p.tracer()})
 	}
 	return err
+}
+
+// tracer is nil unless traces are configured, so that requests pay nothing for them.
+func (p *Process) tracer() trace.Tracer {
+	if p.config.Obs.OTLP == "" {
+		return nil
+	}
+	return p.obs.Tracer
 }
 
 func (p *Process) build(ctx context.Context) error {
@@ -184,7 +194,7 @@ func (p *Process) build(ctx context.Context) error {
 	}
 	o := web.Options{
 		Log: p.process.Log, Registry: p.obs.Registry, Authenticator: p.domains.accounts, Config: p.config.HTTP,
-		Barrier: p.process.Streams.Barrier, Ready: p.obs.Health.SetReady,
+		Barrier: p.process.Streams.Barrier, Ready: p.obs.Health.SetReady, Tracer: p.tracer(),
 	}
 	if redis, ok := p.bus.(*bus.Redis); ok {
 		o.Limits = bus.NewRedisLimits(redis)

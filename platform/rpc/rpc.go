@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/propagation"
+	"go.opentelemetry.io/otel/trace"
 )
 
 // ErrUnreachable says that the request did not reach the other process: nothing was done.
@@ -44,6 +46,7 @@ type Options struct {
 	Errors   Errors
 	Log      *slog.Logger
 	Registry *prometheus.Registry // may be nil
+	Tracer   trace.Tracer         // makes a span for each method served; may be nil
 }
 
 // Node is this process's end: it serves methods and calls those of others.
@@ -82,7 +85,7 @@ func New(o Options) (*Node, error) {
 		// A peer that is gone or paused is found by pings within 4 s instead of by long time-outs.
 		HTTP2: &http.HTTP2Config{SendPingTimeout: 2 * time.Second, PingTimeout: 2 * time.Second, MaxConcurrentStreams: 10_000},
 	}
-	n.client = &http.Client{Transport: n.transport}
+	n.client = &http.Client{Transport: n.Transport()}
 	n.server = &http.Server{
 		Handler: n, TLSConfig: serverTLS, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
 		ErrorLog: slog.NewLogLogger(o.Log.Handler(), slog.LevelDebug),
@@ -93,7 +96,18 @@ func New(o Options) (*Node, error) {
 }
 
 // Transport makes authenticated requests to the internal listeners of other processes.
-func (n *Node) Transport() http.RoundTripper { return n.transport }
+func (n *Node) Transport() http.RoundTripper { return traced{n.transport} }
+
+// traced names the trace of a request in its headers.
+type traced struct{ next http.RoundTripper }
+
+func (t traced) RoundTrip(r *http.Request) (*http.Response, error) {
+	if trace.SpanContextFromContext(r.Context()).IsValid() {
+		r = r.Clone(r.Context())
+		propagation.TraceContext{}.Inject(r.Context(), propagation.HeaderCarrier(r.Header))
+	}
+	return t.next.RoundTrip(r)
+}
 
 // Fallback serves requests of the internal listener that are not method calls.
 func (n *Node) Fallback(h http.Handler) {
@@ -203,7 +217,14 @@ func (n *Node) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "body not read", http.StatusBadRequest)
 		return
 	}
-	answer, err := n.run(r.Context(), name, method, body)
+	ctx := r.Context()
+	if n.o.Tracer != nil {
+		var span trace.Span
+		ctx = propagation.TraceContext{}.Extract(ctx, propagation.HeaderCarrier(r.Header))
+		ctx, span = n.o.Tracer.Start(ctx, name, trace.WithSpanKind(trace.SpanKindServer))
+		defer span.End()
+	}
+	answer, err := n.run(ctx, name, method, body)
 	w.Header().Set("Content-Type", "application/json")
 	if err != nil {
 		w.WriteHeader(http.StatusUnprocessableEntity)

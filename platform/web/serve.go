@@ -16,6 +16,10 @@ import (
 	"strings"
 	"time"
 	"unicode/utf8"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/propagation"
+	"go.opentelemetry.io/otel/trace"
 )
 
 // statusClientGone is what the metrics say when nobody waits for the answer any more. It is never sent.
@@ -138,6 +142,15 @@ func (e *endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	x.request.Request, x.request.Route = r, &e.route
 	e.series.inflight.Inc()
 	defer e.series.inflight.Dec()
+	if tracer := x.request.server.tracer; tracer != nil {
+		ctx := propagation.TraceContext{}.Extract(r.Context(), propagation.HeaderCarrier(r.Header))
+		ctx, span := tracer.Start(ctx, e.route.Pattern, trace.WithSpanKind(trace.SpanKindServer))
+		defer func() {
+			span.SetAttributes(attribute.Int("http.response.status_code", x.status), attribute.String("lyceum.role", e.route.Role))
+			span.End()
+		}()
+		x.request.Request = r.WithContext(ctx)
+	}
 	if err := x.request.server.run(x); err != nil {
 		x.fail(err)
 	}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/trace"
 )
 
 // LimitTaker takes one token from a bucket that the whole fleet shares. wait is 0 when the request may go on,
@@ -35,6 +36,8 @@ type Options struct {
 	// Dispatch runs after matching and before all else of a route; handled means that the request was
 	// answered elsewhere. An error is the answer.
 	Dispatch func(r *Request) (handled bool, err error)
+	// Tracer makes a span for each request of a route, in the trace that the request's headers name; nil: none.
+	Tracer trace.Tracer
 	// Ready is told true when Run begins to serve and false when it begins to stop.
 	Ready  func(ready bool)
 	Config Config
@@ -48,6 +51,7 @@ type Server struct {
 	barrier  func(ctx context.Context) error
 	dispatch func(r *Request) (bool, error)
 	ready    func(bool)
+	tracer   trace.Tracer
 	config   Config
 	rates    map[string]RateLimit
 	trusted  []netip.Prefix
@@ -69,7 +73,7 @@ func New(o Options) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{
-		log: o.Log, auth: o.Authenticator, limits: o.Limits, barrier: o.Barrier, dispatch: o.Dispatch, ready: o.Ready,
+		log: o.Log, auth: o.Authenticator, limits: o.Limits, barrier: o.Barrier, dispatch: o.Dispatch, ready: o.Ready, tracer: o.Tracer,
 		config: o.Config.withDefaults(), rates: DefaultRateLimits(),
 		mux: http.NewServeMux(), draining: make(chan struct{}),
 	}
