@@ -80,8 +80,10 @@ func New(o Options) (*Node, error) {
 		o.Registry.MustRegister(n.latency)
 	}
 	n.transport = &http.Transport{
-		DialContext:     (&net.Dialer{Timeout: 2 * time.Second, KeepAlive: 5 * time.Second}).DialContext,
-		TLSClientConfig: clientTLS, ForceAttemptHTTP2: true, MaxIdleConnsPerHost: 64, IdleConnTimeout: 90 * time.Second,
+		DialContext: (&net.Dialer{Timeout: 2 * time.Second, KeepAlive: 5 * time.Second}).DialContext,
+		// The kernel takes connections for a paused process, so the dial alone does not find it out.
+		TLSHandshakeTimeout: 2 * time.Second,
+		TLSClientConfig:     clientTLS, ForceAttemptHTTP2: true, MaxIdleConnsPerHost: 64, IdleConnTimeout: 90 * time.Second,
 		// A peer that is gone or paused is found by pings within 4 s instead of by long time-outs.
 		HTTP2: &http.HTTP2Config{SendPingTimeout: 2 * time.Second, PingTimeout: 2 * time.Second, MaxConcurrentStreams: 10_000},
 	}
