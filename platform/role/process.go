@@ -156,6 +156,9 @@ func (p *Process) holdAndRun(ctx context.Context, name string, run func(ctx cont
 // end first, then the shards are handed over, then the registration ends.
 func (p *Process) Run(ctx context.Context) error {
 	if err := p.Streams.Start(ctx); err != nil {
+		if ctx.Err() != nil {
+			err = nil // stopped before it began
+		}
 		return errors.Join(err, p.Leases.Leave(context.WithoutCancel(ctx)))
 	}
 	base := context.WithoutCancel(ctx)

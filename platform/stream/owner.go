@@ -33,7 +33,11 @@ func (s *Streams) Start(ctx context.Context) error {
 	for _, st := range s.order {
 		st.begin(held)
 	}
-	return s.balance(ctx)
+	if err := s.balance(ctx); err != nil {
+		s.close()
+		return err
+	}
+	return nil
 }
 
 // close ends what Start began.

@@ -1,0 +1,349 @@
+package role_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/fstest"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"lyceum/platform/bus"
+	"lyceum/platform/db"
+	"lyceum/platform/db/dbtest"
+	"lyceum/platform/engines/enginestest"
+	"lyceum/platform/lease"
+	"lyceum/platform/role"
+	"lyceum/platform/rpc"
+	"lyceum/platform/stream"
+)
+
+var counts = db.Migrations{Domain: "test", Files: fstest.MapFS{"migrations/0001_counts.sql": {Data: []byte(
+	"CREATE TABLE counts (shard BIGINT NOT NULL, pos BIGINT NOT NULL, id TEXT NOT NULL UNIQUE, machine BIGINT NOT NULL, PRIMARY KEY (shard, pos));",
+)}}}
+
+type store struct{}
+
+func (store) Insert(ctx context.Context, tx *db.Tx, batch []*stream.Entry) error {
+	var rows [][]any
+	for _, e := range batch {
+		rows = append(rows, []any{e.Shard, e.Pos, string(e.Data), e.Value})
+	}
+	return tx.Bulk(ctx, "INSERT INTO counts (shard, pos, id, machine) VALUES ?", rows)
+}
+
+func (store) Read(ctx context.Context, q db.Querier, r stream.Range) ([]stream.Row, error) {
+	rows, err := q.Query(ctx, "SELECT pos, id FROM counts WHERE shard = $1 AND pos > $2 AND pos <= $3 ORDER BY pos LIMIT $4", r.Shard, r.After, r.Upto, r.Limit)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var out []stream.Row
+	for rows.Next() {
+		row := stream.Row{Shard: r.Shard}
+		if err := rows.Scan(&row.Pos, &row.Data); err != nil {
+			return nil, err
+		}
+		out = append(out, row)
+	}
+	return out, rows.Err()
+}
+
+type wire struct{}
+
+func (wire) Encode(err error) []byte {
+	for _, known := range []error{stream.ErrNotOwner, stream.ErrAborted} {
+		if errors.Is(err, known) {
+			return []byte(known.Error())
+		}
+	}
+	return []byte("other " + err.Error())
+}
+
+func (wire) Decode(data []byte) error {
+	for _, known := range []error{stream.ErrNotOwner, stream.ErrAborted} {
+		if string(data) == known.Error() {
+			return known
+		}
+	}
+	return errors.New(string(data))
+}
+
+// process is one process of a test fleet that can stop or die.
+type process struct {
+	*role.Process
+	st    *stream.Stream
+	count func(ctx context.Context, key, id string) (int, error)
+	stop  func()
+}
+
+var errRefused = errors.New("refused")
+
+func begin(t *testing.T, d *db.DB, b bus.Bus, machine int, wireUp func(p *role.Process)) *process {
+	t.Helper()
+	log := slog.New(slog.DiscardHandler)
+	n, err := rpc.New(rpc.Options{Secret: []byte("a secret for the tests"), Errors: wire{}, Log: log})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	leases, err := lease.Open(t.Context(), d, lease.Options{
+		Machine: machine, Address: l.Addr().String(), Roles: []string{"all"}, Log: log,
+		Announce: func() { _ = b.Publish(context.Background(), bus.Message{Topic: "leases"}) },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &process{Process: &role.Process{DB: d, Bus: b, Leases: leases, RPC: n, Log: log}}
+	p.Streams = stream.New(stream.Options{DB: d, Bus: b, Leases: leases, Log: log})
+	p.st = p.Streams.Open(stream.Spec{Name: "counts", Role: "counts", Shards: 8, Store: store{}})
+	p.count = role.Owned(p.Process, p.st, "counts.add", func(ctx context.Context, key, id string) (int, error) {
+		if id == "refused" {
+			return 0, errRefused
+		}
+		err := p.Streams.Append(ctx, &stream.Entry{Stream: p.st, Row: stream.Row{Key: key, Data: []byte(id), Value: p.Machine()}})
+		if db.IsUnique(err) {
+			err = nil // this id was counted before
+		}
+		return p.Machine(), err
+	})
+	if wireUp != nil {
+		wireUp(p.Process)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	serving, stopServing := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() { _ = n.Serve(serving, l) })
+	wg.Go(func() {
+		if err := p.Run(ctx); err != nil {
+			t.Errorf("machine %d: %v", machine, err)
+		}
+		stopServing()
+	})
+	p.stop = sync.OnceFunc(func() {
+		cancel()
+		wg.Wait()
+	})
+	t.Cleanup(p.stop)
+	return p
+}
+
+func until(t *testing.T, what string, within time.Duration, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(within); !ok(); time.Sleep(2 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited in vain for %s until %s", within, what)
+		}
+	}
+}
+
+func TestOwnedReachesTheOwnerWhileShardsMove(t *testing.T) {
+	dbtest.Run(t, func(t *testing.T, d *db.DB) {
+		b := bus.NewLocal()
+		fleet := []*process{begin(t, d, b, 0, nil), begin(t, d, b, 1, nil)}
+		if _, err := fleet[0].count(t.Context(), "k", "refused"); err == nil {
+			t.Error("an error of the method got lost")
+		}
+		var wg sync.WaitGroup
+		var calls atomic.Int64
+		ran := sync.Map{}
+		end := make(chan struct{})
+		for w := range 4 {
+			wg.Go(func() {
+				for i := 0; ; i++ {
+					select {
+					case <-end:
+						return
+					default:
+					}
+					where, err := fleet[w%2].count(context.Background(), fmt.Sprint("key", i%30), fmt.Sprint(w, "-", i))
+					if err != nil {
+						t.Errorf("call %d of %d: %v", i, w, err)
+						return
+					}
+					ran.Store(where, true)
+					calls.Add(1)
+				}
+			})
+		}
+		step := func(what string) {
+			from := calls.Load()
+			until(t, what, 30*time.Second, func() bool { return calls.Load() > from+100 })
+		}
+		step("calls")
+		third := begin(t, d, b, 2, nil)
+		until(t, "the third owns shards", 10*time.Second, func() bool {
+			for i := range 8 {
+				if third.st.Owns(i) {
+					return true
+				}
+			}
+			return false
+		})
+		step("calls with a third process")
+		third.stop()
+		step("calls after its end")
+		close(end)
+		wg.Wait()
+		for machine := range 3 {
+			if _, ok := ran.Load(machine); !ok {
+				t.Errorf("machine %d took no call", machine)
+			}
+		}
+		var stored int64
+		if err := d.QueryRow(t.Context(), "SELECT COUNT(*) FROM counts").Scan(&stored); err != nil || stored != calls.Load() {
+			t.Errorf("%d rows after %d calls, %v", stored, calls.Load(), err)
+		}
+	}, lease.Migrations(), counts)
+}
+
+func TestOwnedGivesUpWithItsContext(t *testing.T) {
+	dbtest.Run(t, func(t *testing.T, d *db.DB) {
+		p := begin(t, d, bus.NewLocal(), 0, nil)
+		p.stop()
+		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		defer cancel()
+		if _, err := p.count(ctx, "k", "x"); !errors.Is(err, stream.ErrNotOwner) {
+			t.Errorf("nobody owns the shard: %v", err)
+		}
+	}, lease.Migrations(), counts)
+}
+
+// jobs notes where a singleton runs.
+type jobs struct {
+	mu      sync.Mutex
+	running []int
+}
+
+func (j *jobs) job(p *role.Process) {
+	p.Singleton("job", func(ctx context.Context) error {
+		j.mu.Lock()
+		j.running = append(j.running, p.Machine())
+		j.mu.Unlock()
+		<-ctx.Done()
+		j.mu.Lock()
+		j.running = slices.DeleteFunc(j.running, func(id int) bool { return id == p.Machine() })
+		j.mu.Unlock()
+		return ctx.Err()
+	})
+}
+
+func (j *jobs) at() []int {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return slices.Clone(j.running)
+}
+
+func TestSingletonMovesToTheLowestMachine(t *testing.T) {
+	dbtest.Run(t, func(t *testing.T, d *db.DB) {
+		b := bus.NewLocal()
+		var j jobs
+		begin(t, d, b, 7, j.job)
+		until(t, "it runs", 5*time.Second, func() bool { return slices.Equal(j.at(), []int{7}) })
+		low := begin(t, d, b, 3, j.job)
+		until(t, "it moved to the lower id", 5*time.Second, func() bool { return slices.Equal(j.at(), []int{3}) })
+		low.stop()
+		until(t, "it moved back", 5*time.Second, func() bool { return slices.Equal(j.at(), []int{7}) })
+	}, lease.Migrations(), counts)
+}
+
+func TestSingletonMovesWhenItsProcessDies(t *testing.T) {
+	url := enginestest.TestPostgres(t)
+	d := dbtest.Open(t, url, lease.Migrations(), counts)
+	var first, second jobs
+	// The first process loses its database: for the others it is dead, and it must notice itself.
+	lost := dbtest.Open(t, url)
+	log := slog.New(slog.DiscardHandler)
+	leases, err := lease.Open(t.Context(), lost, lease.Options{Machine: 0, Roles: []string{"all"}, Log: log})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &role.Process{DB: lost, Bus: bus.NewLocal(), Leases: leases, Log: log}
+	p.Streams = stream.New(stream.Options{DB: lost, Bus: p.Bus, Leases: leases, Log: log})
+	first.job(p)
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- p.Run(ctx) }()
+	defer func() {
+		cancel()
+		<-ended
+	}()
+	until(t, "it runs", 5*time.Second, func() bool { return len(first.at()) == 1 })
+	begin(t, d, bus.NewLocal(), 1, second.job)
+	if err := lost.Close(); err != nil {
+		t.Fatal(err)
+	}
+	died := time.Now()
+	until(t, "it moved", 8*time.Second, func() bool { return len(second.at()) == 1 })
+	t.Logf("it moved after %s", time.Since(died).Round(time.Millisecond))
+	until(t, "the first stopped it", 3*time.Second, func() bool { return len(first.at()) == 0 })
+}
+
+func TestMintedIDs(t *testing.T) {
+	dbtest.Run(t, func(t *testing.T, d *db.DB) {
+		var all sync.Map
+		var wg sync.WaitGroup
+		for machine := range 4 {
+			l, err := lease.Open(t.Context(), d, lease.Options{Machine: machine * 341})
+			if err != nil {
+				t.Fatal(err)
+			}
+			p := &role.Process{Leases: l}
+			for range 2 {
+				wg.Go(func() {
+					last := ""
+					for range 20_000 {
+						id := p.MintID()
+						if len(id) != 11 || id <= last {
+							t.Errorf("%q follows %q", id, last)
+							return
+						}
+						last = id
+						if _, twice := all.LoadOrStore(id, true); twice {
+							t.Errorf("%q was made twice", id)
+							return
+						}
+					}
+				})
+			}
+		}
+		wg.Wait()
+	}, lease.Migrations())
+}
+
+func TestAFailingPartStartsAgainAndNothingIsLeft(t *testing.T) {
+	d := dbtest.Open(t, enginestest.TestPostgres(t), lease.Migrations(), counts)
+	before := goleak.IgnoreCurrent()
+	var starts atomic.Int64
+	p := begin(t, d, bus.NewLocal(), 0, func(p *role.Process) {
+		p.Go("fails", func(ctx context.Context) error {
+			if starts.Add(1) < 3 {
+				return errRefused
+			}
+			<-ctx.Done()
+			return nil
+		})
+	})
+	until(t, "the third start", 5*time.Second, func() bool { return starts.Load() == 3 })
+	p.stop()
+	goleak.VerifyNone(t, before, goleak.IgnoreAnyFunction("database/sql.(*DB).connectionOpener"))
+	if got := p.Leases.Self(); got.ID != 0 {
+		t.Error(got)
+	}
+	l, err := lease.Open(t.Context(), d, lease.Options{Machine: 0})
+	if err != nil {
+		t.Errorf("the id after the end: %v", err)
+	} else if held, err := l.Read(t.Context(), "stream/"); err != nil || held[p.st.Lease(0)].Machine != -1 {
+		t.Errorf("a shard was not given back: %+v, %v", held[p.st.Lease(0)], err)
+	}
+}
