@@ -103,6 +103,9 @@ func (n *Node) Transport() http.RoundTripper { return traced{n.transport} }
 // traced names the trace of a request in its headers.
 type traced struct{ next http.RoundTripper }
 
+// CloseIdleConnections is what http.Client.CloseIdleConnections asks for.
+func (t traced) CloseIdleConnections() { (&http.Client{Transport: t.next}).CloseIdleConnections() }
+
 func (t traced) RoundTrip(r *http.Request) (*http.Response, error) {
 	if trace.SpanContextFromContext(r.Context()).IsValid() {
 		r = r.Clone(r.Context())

@@ -43,7 +43,7 @@ func node(t *testing.T, secret string) *rpc.Node {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { n.Transport().(*http.Transport).CloseIdleConnections() })
+	t.Cleanup(func() { (&http.Client{Transport: n.Transport()}).CloseIdleConnections() })
 	return n
 }
 
@@ -112,7 +112,7 @@ func TestCallsAndErrors(t *testing.T) {
 		t.Errorf("an answer beyond the limit: %v", err)
 	}
 	stop()
-	client.Transport().(*http.Transport).CloseIdleConnections()
+	(&http.Client{Transport: client.Transport()}).CloseIdleConnections()
 }
 
 func TestManyCallsShareAConnection(t *testing.T) {
