@@ -205,12 +205,11 @@ var quiet = slog.New(slog.DiscardHandler)
 
 type rig struct {
 	*Streams
-	d      *db.DB
-	st     *Stream
-	other  *Stream
-	store  *lineStore
-	lost   map[string]int
-	writer context.CancelFunc
+	d     *db.DB
+	st    *Stream
+	other *Stream
+	store *lineStore
+	lost  map[string]int
 }
 
 // newRig has its shards but no writer: what is queued waits for go.
