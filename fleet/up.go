@@ -197,7 +197,7 @@ func (u *Up) add(group string, n int) error {
 	u.mu.Unlock()
 	c.Address = u.Config.Server.Listen
 	if !first {
-		port, err := engines.FreePort()
+		port, err := FreePort()
 		if err != nil {
 			return err
 		}

@@ -3,6 +3,8 @@ package fleettest_test
 import (
 	"bytes"
 	"context"
+	"fmt"
+	"net/url"
 	"strings"
 	"sync"
 	"syscall"
@@ -78,6 +80,95 @@ func (l *load) ok(t *testing.T, what string) {
 	}
 }
 
+// trust writes and reads at another process with every request while things are broken, and holds that no
+// answer is older than what was acknowledged. The returned function ends it.
+func trust(t *testing.T, f *fleettest.Fleet) (end func()) {
+	t.Helper()
+	alice, bob := f.Register(t, "alice").Everywhere(), f.Register(t, "bob").Everywhere()
+	c := &checker{alice: alice, bob: bob, room: alice.Room(bob), sinceAlice: alice.Sync("", 0).Get("next_batch").String(), sinceBob: bob.Sync("", 0).Get("next_batch").String()}
+	quit, done := make(chan struct{}), make(chan struct{})
+	rounds := 0
+	go func() {
+		defer close(done)
+		for ; ; rounds++ {
+			select {
+			case <-quit:
+				return
+			default:
+			}
+			if err := c.round(rounds); err != nil {
+				t.Errorf("round %d of writing and reading: %v", rounds, err)
+				return
+			}
+		}
+	}()
+	var once sync.Once
+	end = func() {
+		once.Do(func() {
+			close(quit)
+			<-done
+			t.Logf("%d rounds of writing and reading at other processes, none saw the past", rounds)
+		})
+	}
+	t.Cleanup(end)
+	return end
+}
+
+type checker struct {
+	alice, bob           *fleettest.User
+	room                 string
+	sinceAlice, sinceBob string
+}
+
+// round does a write of several kinds and looks for each at once.
+func (c *checker) round(n int) error {
+	text := fmt.Sprint("value ", n)
+	sent, err := c.alice.Insist("PUT", fleettest.RoomPath(c.room, "send", "m.room.message", text), map[string]string{"msgtype": "m.text", "body": text})
+	if err != nil {
+		return err
+	}
+	id := sent.Get("event_id").String()
+	page, err := c.bob.Insist("GET", fleettest.RoomPath(c.room, "messages")+"?dir=b&limit=1", nil)
+	if err != nil {
+		return err
+	}
+	if got := page.Get("chunk.0.event_id").String(); got != id {
+		return fmt.Errorf("/messages ends with %s, expected %s", got, id)
+	}
+	path := "/_matrix/client/v3/sendToDevice/test.secret/" + url.PathEscape(text)
+	if _, err := c.alice.Insist("PUT", path, map[string]any{"messages": map[string]any{c.bob.ID: map[string]any{"*": map[string]string{"v": text}}}}); err != nil {
+		return err
+	}
+	data := c.alice.UserPath("account_data", "test.data")
+	if _, err := c.alice.Insist("PUT", data, map[string]string{"v": text}); err != nil {
+		return err
+	}
+	if page, err = c.alice.Insist("GET", data, nil); err != nil {
+		return err
+	}
+	if got := page.Get("v").String(); got != text {
+		return fmt.Errorf("account data: found %q, expected %q", got, text)
+	}
+	if page, err = c.bob.Insist("GET", "/_matrix/client/v3/sync?timeout=0&since="+url.QueryEscape(c.sinceBob), nil); err != nil {
+		return err
+	}
+	c.sinceBob = page.Get("next_batch").String()
+	if events := fleettest.Joined(page, c.room).Get("timeline.events").Array(); len(events) != 1 || events[0].Get("event_id").String() != id {
+		return fmt.Errorf("another user's /sync has not exactly %s: %s", id, page.Raw)
+	}
+	if events := page.Get("to_device.events").Array(); len(events) != 1 || events[0].Get("content.v").String() != text {
+		return fmt.Errorf("/sync has not exactly the message to the device: %s", page.Raw)
+	}
+	if page, err = c.alice.Insist("GET", "/_matrix/client/v3/sync?timeout=0&since="+url.QueryEscape(c.sinceAlice), nil); err != nil {
+		return err
+	}
+	c.sinceAlice = page.Get("next_batch").String()
+	if events := page.Get("account_data.events").Array(); len(events) != 1 || events[0].Get("content.v").String() != text {
+		return fmt.Errorf("/sync has not exactly the account data: %s", page.Raw)
+	}
+	return nil
+}
+
 // pause lets the load run for a while.
 func pause(t *testing.T, d time.Duration) {
 	t.Helper()
@@ -96,6 +187,7 @@ func signal(t *testing.T, c *fleet.Child, s syscall.Signal) {
 
 func TestKilledProcessesLoseNothing(t *testing.T) {
 	f := fleettest.Split(t)
+	end := trust(t, f)
 	l := send(t, f, 12*time.Second)
 	for _, name := range []string{"events-1", "router-1", "sync-1", "accountdata-2"} {
 		signal(t, f.Child(t, name), syscall.SIGKILL)
@@ -105,17 +197,34 @@ func TestKilledProcessesLoseNothing(t *testing.T) {
 	if l.result.Longest >= 5000 {
 		t.Errorf("nobody was served for %.0f ms, expected less than 5000", l.result.Longest)
 	}
+	end()
+	f.AwaitHealthy(t)
+}
+
+func TestOwnersOfEveryStreamMayDie(t *testing.T) {
+	f := fleettest.Split(t)
+	end := trust(t, f)
+	for _, role := range []string{"todevice", "accountdata", "events", "receipts"} {
+		for _, n := range []string{"-1", "-2"} { // the second dies while the first comes back
+			signal(t, f.Child(t, role+n), syscall.SIGKILL)
+			pause(t, 700*time.Millisecond)
+		}
+	}
+	pause(t, 4*time.Second)
+	end()
 	f.AwaitHealthy(t)
 }
 
 func TestAPausedOwnerThatWakesUpCanNotWrite(t *testing.T) {
 	f := fleettest.Split(t)
+	end := trust(t, f)
 	l := send(t, f, 13*time.Second)
 	owner := f.Child(t, "events-2")
 	signal(t, owner, syscall.SIGSTOP)
 	pause(t, 8*time.Second)
 	signal(t, owner, syscall.SIGCONT)
 	l.ok(t, "an owner paused for 8 s")
+	end()
 	f.AwaitHealthy(t)
 }
 
@@ -124,6 +233,7 @@ func TestRedisMayGoAndComeBack(t *testing.T) {
 	waiting := startLoad(t, f, func(ctx context.Context, target *bench.Target, out *begin) (*bench.Result, error) {
 		return bench.CCU{Clients: 40, RoomSize: 20, Rate: 10, Duration: 20 * time.Second}.Run(ctx, target, out)
 	})
+	end := trust(t, f)
 	l := send(t, f, 14*time.Second)
 	if err := f.Redis.Kill(); err != nil {
 		t.Fatal(err)
@@ -134,22 +244,29 @@ func TestRedisMayGoAndComeBack(t *testing.T) {
 	}
 	l.ok(t, "Redis away for 10 s")
 	waiting.ok(t, "40 waiting clients, Redis away for 10 s")
+	end()
 	f.AwaitHealthy(t)
 }
 
 func TestPostgresMayRestart(t *testing.T) {
 	f := fleettest.Split(t)
+	end := trust(t, f)
 	l := send(t, f, 9*time.Second)
 	pause(t, time.Second)
 	if err := f.Postgres.Restart(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	l.ok(t, "PostgreSQL restarted")
+	end()
 	f.AwaitHealthy(t)
 }
 
+// noPresence keeps a user's own coming online from ending the wait.
+var noPresence = url.QueryEscape(`{"presence":{"types":[]}}`)
+
 func TestAProcessThatStopsAnswersEverybody(t *testing.T) {
 	f := fleettest.Split(t)
+	end := trust(t, f)
 	l := send(t, f, 8*time.Second)
 	for _, name := range []string{"events-1", "sync-1"} {
 		child := f.Child(t, name)
@@ -159,12 +276,13 @@ func TestAProcessThatStopsAnswersEverybody(t *testing.T) {
 			status int
 			err    error
 			took   time.Duration
+			text   string
 		}
 		answers := make(chan answer, 1)
 		go func() {
 			began := time.Now()
-			status, _, err := user.Try("GET", "/_matrix/client/v3/sync?timeout=30000&since="+since, nil)
-			answers <- answer{status, err, time.Since(began)}
+			status, page, err := user.Try("GET", "/_matrix/client/v3/sync?timeout=30000&filter="+noPresence+"&since="+url.QueryEscape(since), nil)
+			answers <- answer{status, err, time.Since(began), page.Raw}
 		}()
 		select {
 		case a := <-answers:
@@ -179,5 +297,6 @@ func TestAProcessThatStopsAnswersEverybody(t *testing.T) {
 		}
 	}
 	l.ok(t, "two processes stopped")
+	end()
 	f.AwaitHealthy(t)
 }

@@ -120,6 +120,26 @@ func (u *User) Do(method, path string, body any) gjson.Result {
 	return answer
 }
 
+// Insist repeats a request that broke off or found the server in trouble, as clients do, and returns the first
+// other answer. The request must be one that may be done twice.
+func (u *User) Insist(method, path string, body any) (gjson.Result, error) {
+	for began := time.Now(); ; {
+		status, answer, err := u.Try(method, path, body)
+		switch {
+		case err == nil && status == http.StatusOK:
+			return answer, nil
+		case err == nil && status < 500:
+			return answer, fmt.Errorf("%s %s: status %d: %s", method, path, status, answer.Raw)
+		case u.t.Context().Err() != nil || time.Since(began) > requestWait:
+			return answer, fmt.Errorf("%s %s: in vain for %s: status %d: %s: %w", method, path, requestWait, status, answer.Raw, err)
+		}
+		select {
+		case <-u.t.Context().Done():
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
 // Sync asks what happened since a token, "" for the first time, and waits at most timeout for news.
 func (u *User) Sync(since string, timeout time.Duration) gjson.Result {
 	u.t.Helper()

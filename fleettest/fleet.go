@@ -142,7 +142,7 @@ func startOne() (*Fleet, error) {
 	if err != nil {
 		return f, err
 	}
-	port, err := engines.FreePort()
+	port, err := fleet.FreePort()
 	if err != nil {
 		return f, err
 	}
@@ -194,7 +194,7 @@ func startSplit() (*Fleet, error) {
 		return f, err
 	}
 	f.stop = append(f.stop, s3.Stop)
-	port, err := engines.FreePort()
+	port, err := fleet.FreePort()
 	if err != nil {
 		return f, err
 	}

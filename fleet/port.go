@@ -1,0 +1,22 @@
+package fleet
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+)
+
+// FreePort finds a loopback port for a process that listens later, and again after each restart. It lies below the
+// range from which systems take the ports of outgoing connections (Linux: 32768 and up): one of those may be in use
+// by the time it is needed.
+func FreePort() (int, error) {
+	for range 200 {
+		port := 20_000 + rand.IntN(12_000)
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+		if err == nil {
+			return port, l.Close()
+		}
+	}
+	return 0, errors.New("no free port was found from 20000 to 31999 on 127.0.0.1")
+}
