@@ -17,13 +17,15 @@ func TestIdleCostsNoStatement(t *testing.T) {
 		}
 		alice.sync("set_presence", "offline")
 		alice.sync("set_presence", "offline")
-		for _, more := range [][]string{{}, {"timeout", "30"}, {"filter", `{"room":{"state":{"lazy_load_members":true}}}`}} {
+		for _, more := range [][]string{{}, {"timeout", "5"}, {"filter", `{"room":{"state":{"lazy_load_members":true}}}`}} {
 			before := h.statements.Load()
-			for range 10 {
+			const requests = 100
+			for range requests {
 				alice.sync(append(more, "set_presence", "offline")...)
 			}
-			if n := h.statements.Load() - before; n > 3 { // the leases are renewed meanwhile
-				t.Fatalf("%v: %d statements for 10 requests without news", more, n)
+			// The background parts of all domains send some meanwhile; one for each request would be 100.
+			if n := h.statements.Load() - before; n > requests/3 {
+				t.Fatalf("%v: %d statements for %d requests without news", more, n, requests)
 			}
 		}
 	})
@@ -49,7 +51,7 @@ func crowd(t testing.TB, engine string, n int) (h *house, room string, all []*cl
 func TestDeliverCostsNoEncoding(t *testing.T) {
 	for _, engine := range []string{"sqlite", "postgres"} {
 		t.Run(engine, func(t *testing.T) {
-			h, room, all := crowd(t, engine, 20)
+			h, room, all := crowd(t, engine, 30)
 			alice := h.as(t, "alice")
 			alice.say(room, "first") // counts are loaded by it
 			for _, c := range all {
@@ -63,7 +65,7 @@ func TestDeliverCostsNoEncoding(t *testing.T) {
 			if n := rooms.Encodings() - encodings; n != 1 {
 				t.Errorf("%d encodings for %d receivers", n, len(all))
 			}
-			if n := h.statements.Load() - statements; n > 3 {
+			if n := h.statements.Load() - statements; n > int64(len(all))/2 { // by background parts
 				t.Errorf("%d statements for %d receivers", n, len(all))
 			}
 			// Typing and receipts too.
@@ -75,7 +77,7 @@ func TestDeliverCostsNoEncoding(t *testing.T) {
 				a := c.sync("set_presence", "offline")
 				same(t, "ephemeral events", len(in(a, "join", room, "ephemeral.events").Array()), 2)
 			}
-			if n := h.statements.Load() - statements; n > 3 {
+			if n := h.statements.Load() - statements; n > int64(len(all))/2 { // by background parts
 				t.Errorf("%d statements for %d receivers of typing and receipts", n, len(all))
 			}
 		})
