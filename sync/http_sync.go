@@ -32,6 +32,8 @@ func (s *Sync) getSync(r *web.Request) (any, error) {
 			state = "online"
 		}
 		s.Presence.Seen(ctx, q.user.id, q.device, state)
+		// A poll may be longer than the time after which a silent device counts as gone.
+		defer s.Presence.Seen(ctx, q.user.id, q.device, state)
 	}
 	if !q.initial {
 		if err := s.Devices.DeleteToDevice(ctx, q.user.id, q.device, q.since[toDeviceAt]); err != nil {

@@ -1,6 +1,7 @@
 package stream
 
 import (
+	"strconv"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -18,7 +19,7 @@ func newMetrics(r *prometheus.Registry) metrics {
 	m := metrics{
 		rows: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "lyceum_stream_rows_total", Help: "Rows that this process wrote.",
-		}, []string{"stream"}),
+		}, []string{"stream", "shard"}),
 		gaps: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "lyceum_stream_gaps_total", Help: "Times that missed rows had to be read from the database.",
 		}, []string{"stream"}),
@@ -43,7 +44,7 @@ func (m metrics) committed(batch []*Ticket, took time.Duration) {
 	rows := 0
 	for _, t := range batch {
 		for _, e := range t.entries {
-			m.rows.WithLabelValues(e.Stream.spec.Name).Inc()
+			m.rows.WithLabelValues(e.Stream.spec.Name, strconv.Itoa(e.Shard)).Inc()
 			rows++
 		}
 	}
@@ -54,3 +55,43 @@ func (m metrics) committed(batch []*Ticket, took time.Duration) {
 func (m metrics) gap(st *Stream) { m.gaps.WithLabelValues(st.spec.Name).Inc() }
 
 func (m metrics) unpublished() { m.lost.Inc() }
+
+var (
+	positionDesc = prometheus.NewDesc("lyceum_stream_position", "Last position of a shard that this process has seen.", []string{"stream", "shard"}, nil)
+	behindDesc   = prometheus.NewDesc("lyceum_stream_behind_rows", "Rows of a shard that are known to exist and not seen here yet.", []string{"stream", "shard"}, nil)
+	ownedDesc    = prometheus.NewDesc("lyceum_stream_owned", "1 for a shard that this process owns.", []string{"stream", "shard"}, nil)
+	queuedDesc   = prometheus.NewDesc("lyceum_stream_queued", "Writes of this process that wait for the next commit.", nil, nil)
+)
+
+// Describe implements prometheus.Collector.
+func (s *Streams) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{positionDesc, behindDesc, ownedDesc, queuedDesc} {
+		ch <- d
+	}
+}
+
+// Collect implements prometheus.Collector: positions and owners are read when somebody asks.
+func (s *Streams) Collect(ch chan<- prometheus.Metric) {
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+	for _, st := range s.order {
+		for i := range st.shards {
+			owned := 0.0
+			if st.Owns(i) {
+				owned = 1
+			}
+			st.mu.Lock()
+			seen, target := st.shards[i].seen, st.shards[i].target
+			st.mu.Unlock()
+			shard := strconv.Itoa(i)
+			gauge(positionDesc, float64(seen), st.spec.Name, shard)
+			gauge(behindDesc, float64(max(0, target-seen)), st.spec.Name, shard)
+			gauge(ownedDesc, owned, st.spec.Name, shard)
+		}
+	}
+	s.mu.Lock()
+	queued := len(s.queue)
+	s.mu.Unlock()
+	gauge(queuedDesc, float64(queued))
+}

@@ -44,6 +44,9 @@ func (st *Stream) hand(rows []Row) {
 		}
 	}
 	st.mu.Lock()
+	for _, sh := range st.shards {
+		sh.seen = sh.delivered // tailMu is held since delivered moved, so these rows were handed over
+	}
 	close(st.moved)
 	st.moved = make(chan struct{})
 	st.mu.Unlock()
@@ -68,7 +71,7 @@ func (st *Stream) begin(held map[string]lease.Holder) {
 	st.begun = true
 	for i, sh := range st.shards {
 		sh.delivered = held[st.Lease(i)].Pos
-		st.start[i] = sh.delivered
+		st.start[i], sh.seen = sh.delivered, sh.delivered
 		if sh.target = max(sh.target, sh.delivered); sh.delivered < sh.target {
 			st.catchUp(i)
 		}
@@ -358,7 +361,7 @@ func (st *Stream) waitCaughtUp(ctx context.Context) error {
 	st.mu.Lock()
 	var behind []Row
 	for i, sh := range st.shards {
-		if sh.delivered < sh.target {
+		if sh.seen < sh.target {
 			behind = append(behind, Row{Shard: i, Pos: sh.target})
 		}
 	}

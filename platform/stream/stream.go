@@ -90,7 +90,8 @@ type Stream struct {
 // shard is this process's view of one shard.
 type shard struct {
 	// Reader, under Stream.mu.
-	delivered int64 // the last position handed to the tails
+	delivered int64 // the last position given to the tails, which may still run
+	seen      int64 // the last position that all tails have seen
 	target    int64 // the highest position known to exist
 	reading   bool  // a goroutine reads rows that were missed
 
@@ -150,6 +151,9 @@ func New(o Options) *Streams {
 	s := &Streams{o: o, byName: map[string]*Stream{}, wake: make(chan struct{}, 1), settled: make(chan struct{}), shares: map[*Stream]share{}}
 	s.ctx, s.end = context.WithCancel(context.Background())
 	s.metrics = newMetrics(o.Registry)
+	if o.Registry != nil {
+		o.Registry.MustRegister(s)
+	}
 	return s
 }
 
@@ -194,7 +198,7 @@ func (st *Stream) Tail(fn func(rows []Row)) { st.tails = append(st.tails, fn) }
 func (st *Stream) Position(shard int) int64 {
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	return st.shards[shard].delivered
+	return st.shards[shard].seen
 }
 
 // Positions are the last positions of all shards that the tails have seen.
@@ -203,7 +207,7 @@ func (st *Stream) Positions() []int64 {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	for i, sh := range st.shards {
-		out[i] = sh.delivered
+		out[i] = sh.seen
 	}
 	return out
 }
@@ -227,7 +231,7 @@ func (st *Stream) Started() []int64 {
 func (st *Stream) WaitFor(ctx context.Context, shard int, pos int64) error {
 	for {
 		st.mu.Lock()
-		ok, moved := st.shards[shard].delivered >= pos, st.moved
+		ok, moved := st.shards[shard].seen >= pos, st.moved
 		st.mu.Unlock()
 		if ok {
 			return nil
