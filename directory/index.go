@@ -2,7 +2,6 @@ package directory
 
 import (
 	"context"
-	"errors"
 	"strings"
 
 	"lyceum/matrix"
@@ -17,10 +16,14 @@ const indexAtOnce = 500 // events in one transaction
 // index follows the events stream from where the index ends. One process of the fleet runs it; that two
 // may for a moment do no harm, as each step may be done again.
 func (d *Directory) index(ctx context.Context) error {
+	done, err := d.indexed(ctx)
+	if err != nil {
+		return err
+	}
 	for {
 		more := false
 		for shard := range rooms.Shards {
-			again, err := d.indexShard(ctx, shard)
+			again, err := d.indexShard(ctx, shard, &done[shard])
 			if err != nil {
 				return err
 			}
@@ -37,17 +40,33 @@ func (d *Directory) index(ctx context.Context) error {
 	}
 }
 
-// indexShard takes the next events of a shard into the index; more tells that it did not come to the end.
-func (d *Directory) indexShard(ctx context.Context, shard int) (more bool, err error) {
-	st := d.Rooms.Stream()
-	upto := st.Position(shard)
-	var after int64
-	err = d.Process.DB.QueryRow(ctx, "SELECT pos FROM search_positions WHERE shard = $1", shard).Scan(&after)
-	if err != nil && !errors.Is(err, db.ErrNoRows) || after >= upto {
-		if errors.Is(err, db.ErrNoRows) {
-			err = nil
+// indexed reads how far the index has come in each shard.
+func (d *Directory) indexed(ctx context.Context) (done [rooms.Shards]int64, err error) {
+	rows, err := d.Process.DB.Query(ctx, "SELECT shard, pos FROM search_positions")
+	if err != nil {
+		return done, err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var shard int
+		var pos int64
+		if err := rows.Scan(&shard, &pos); err != nil {
+			return done, err
 		}
-		return false, err
+		if shard < len(done) {
+			done[shard] = pos
+		}
+	}
+	return done, rows.Err()
+}
+
+// indexShard takes the next events of a shard into the index and moves done on; more tells that it did not
+// come to the end.
+func (d *Directory) indexShard(ctx context.Context, shard int, done *int64) (more bool, err error) {
+	st := d.Rooms.Stream()
+	after, upto := *done, st.Position(shard)
+	if after >= upto {
+		return false, nil
 	}
 	rows, err := st.Read(ctx, stream.Range{Shard: shard, After: after, Upto: upto, Limit: indexAtOnce})
 	if err != nil {
@@ -65,7 +84,11 @@ func (d *Directory) indexShard(ctx context.Context, shard int) (more bool, err e
 	if len(rows) < indexAtOnce {
 		after = upto
 	}
-	return after < upto, d.Process.DB.Tx(ctx, func(tx *db.Tx) error { return b.write(ctx, tx, shard, after) })
+	if err := d.Process.DB.Tx(ctx, func(tx *db.Tx) error { return b.write(ctx, tx, shard, after) }); err != nil {
+		return false, err
+	}
+	*done = after
+	return after < upto, nil
 }
 
 // batch is what some events change in the index.

@@ -45,7 +45,7 @@ type Rooms struct {
 	Deps
 	config Config
 	stream *stream.Stream
-	nodes  *nodeCache
+	nodes  *state.Store
 
 	suspension *suspension
 	renamed    *renamed
@@ -67,7 +67,7 @@ func New(d Deps, c Config) (*Rooms, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &Rooms{Deps: d, config: c, cache: cache, nodes: newNodeCache(d.Process.DB), suspension: newSuspension(), renamed: newRenamed(), owned: map[string]*room{}}
+	r := &Rooms{Deps: d, config: c, cache: cache, nodes: state.NewStore(nodeReader{d.Process.DB}, nodeMemory), suspension: newSuspension(), renamed: newRenamed(), owned: map[string]*room{}}
 	r.stream = d.Process.Streams.Open(stream.Spec{
 		Name: "events", Role: "events", Shards: Shards, Store: eventStore{r}, Lost: r.dropShard,
 	})

@@ -6,48 +6,31 @@ import (
 	"errors"
 	"sync"
 
-	"github.com/maypok86/otter/v2"
-
 	"lyceum/matrix/event"
 	"lyceum/platform/db"
 	"lyceum/rooms/state"
 )
 
-// nodeCache reads the nodes of state trees and keeps them: they never change.
-type nodeCache struct {
-	db    *db.DB
-	cache *otter.Cache[state.ID, []byte]
-}
+// nodeReader reads the nodes of state trees.
+type nodeReader struct{ db *db.DB }
 
-func newNodeCache(d *db.DB) *nodeCache {
-	return &nodeCache{d, otter.Must(&otter.Options[state.ID, []byte]{
-		MaximumWeight: 32 << 20,
-		Weigher:       func(_ state.ID, text []byte) uint32 { return uint32(len(text) + 64) },
-	})}
-}
+// nodeMemory is how many bytes of nodes a process keeps.
+const nodeMemory = 32 << 20
 
 // LoadNodes implements state.Loader.
-func (c *nodeCache) LoadNodes(ctx context.Context, ids []state.ID) (map[state.ID][]byte, error) {
+func (c nodeReader) LoadNodes(ctx context.Context, ids []state.ID) (map[state.ID][]byte, error) {
 	out := make(map[state.ID][]byte, len(ids))
-	var missing []state.ID
-	for _, id := range ids {
-		if text, ok := c.cache.GetIfPresent(id); ok {
-			out[id] = text
-		} else {
-			missing = append(missing, id)
-		}
-	}
-	for len(missing) > 0 {
-		n := min(nodesAtOnce, len(missing))
-		if err := c.read(ctx, missing[:n], out); err != nil {
+	for len(ids) > 0 {
+		n := min(nodesAtOnce, len(ids))
+		if err := c.read(ctx, ids[:n], out); err != nil {
 			return nil, err
 		}
-		missing = missing[n:]
+		ids = ids[n:]
 	}
 	return out, nil
 }
 
-func (c *nodeCache) read(ctx context.Context, ids []state.ID, into map[state.ID][]byte) error {
+func (c nodeReader) read(ctx context.Context, ids []state.ID, into map[state.ID][]byte) error {
 	query, args := "SELECT id, node FROM state_nodes WHERE id IN (", make([]any, len(ids))
 	for i, id := range ids {
 		args[i] = id.Bytes()
@@ -62,9 +45,7 @@ func (c *nodeCache) read(ctx context.Context, ids []state.ID, into map[state.ID]
 		if err := rows.Scan(&id, &text); err != nil {
 			return err
 		}
-		key := state.IDFrom(id)
-		into[key] = text
-		c.cache.Set(key, text)
+		into[state.IDFrom(id)] = text
 	}
 	return rows.Err()
 }
@@ -271,7 +252,7 @@ func (r *Rooms) Timeline(ctx context.Context, p Page) ([]*Event, error) {
 	return r.query(ctx, r.Process.DB, where+order, append([]any{p.RoomID, after, before, p.Limit}, p.Args...)...)
 }
 
-var _ state.Loader = (*nodeCache)(nil)
+var _ state.Loader = nodeReader{}
 
 // recentTxns are the transactions of a room that its owner knows of.
 type recentTxns struct {

@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/maypok86/otter/v2"
+
 	"lyceum/matrix"
 	"lyceum/rooms"
 )
@@ -45,6 +47,28 @@ const (
 	defaultTimeline = 10
 	maxTimeline     = 100
 )
+
+// filters remembers parsed filters: clients send the same text with each request. A parsed filter never
+// changes.
+type filters struct{ cache *otter.Cache[string, *filter] }
+
+func newFilters() filters {
+	return filters{otter.Must(&otter.Options[string, *filter]{MaximumSize: 2000})}
+}
+
+// longestKept keeps the memory of filters small.
+const longestKept = 4096
+
+func (c filters) parse(raw json.RawMessage) (*filter, error) {
+	if f, ok := c.cache.GetIfPresent(string(raw)); ok {
+		return f, nil
+	}
+	f, err := parseFilter(raw)
+	if err == nil && len(raw) <= longestKept {
+		c.cache.Set(string(raw), f)
+	}
+	return f, err
+}
 
 func parseFilter(raw json.RawMessage) (*filter, error) {
 	f := &filter{}

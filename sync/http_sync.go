@@ -126,7 +126,7 @@ func (s *Sync) parse(r *web.Request) (*query, time.Duration, error) {
 			return nil, 0, err
 		}
 	}
-	if q.filter, err = parseFilter(raw); err != nil {
+	if q.filter, err = s.filters.parse(raw); err != nil {
 		return nil, 0, err
 	}
 	since := r.Query1("since")

@@ -61,7 +61,8 @@ type Sync struct {
 	looked   []int64
 	advanced chan struct{} // closed when an event comes; nil while nobody waits
 
-	lazy lazyMembers
+	lazy    lazyMembers
+	filters filters
 }
 
 // heads are the positions up to which the tails of this package have come, by stream and shard.
@@ -73,7 +74,7 @@ type heads struct {
 func New(d Deps, c Config) *Sync {
 	s := &Sync{
 		Deps: d, config: c, users: map[string]*user{}, inRoom: map[string]map[*user]struct{}{}, late: map[*user]struct{}{},
-		unknown: map[string]struct{}{}, redacted: map[string]struct{}{}, related: map[string]struct{}{},
+		filters: newFilters(), unknown: map[string]struct{}{}, redacted: map[string]struct{}{}, related: map[string]struct{}{},
 		events: newRecent[*rooms.Event](c.Window), receipts: newRecent[*receipts.Receipt](c.Window), typing: newRecent[*typing.State](2),
 	}
 	follow(s, d.Rooms.Stream(), &s.now.events, d.Rooms.FromRow, s.event)

@@ -60,12 +60,12 @@ type child struct {
 
 // Tree is one immutable state.
 type Tree struct {
-	root child
-	load Loader
+	root  child
+	store *Store
 }
 
 // Open gives the tree with a root; nothing is read yet.
-func Open(root ID, load Loader) Tree { return Tree{root: child{id: root}, load: load} }
+func Open(root ID, store *Store) Tree { return Tree{root: child{id: root}, store: store} }
 
 // Root identifies the state.
 func (t Tree) Root() ID { return t.root.id }
@@ -89,11 +89,11 @@ func (t Tree) resolve(ctx context.Context, c child) (*node, error) {
 	if c.id == (ID{}) {
 		return &node{leaf: true}, nil
 	}
-	texts, err := t.load.LoadNodes(ctx, []ID{c.id})
+	nodes, err := t.store.load(ctx, []ID{c.id})
 	if err != nil {
 		return nil, err
 	}
-	return decode(c.id, texts[c.id])
+	return nodes[c.id], nil
 }
 
 // Get finds the event of a key; "" when the state has none.
@@ -133,7 +133,7 @@ func (t Tree) Set(ctx context.Context, e Entry) (Tree, []Node, error) {
 	if err != nil {
 		return t, nil, err
 	}
-	return Tree{root: child{id: root.id, node: root}, load: t.load}, added, nil
+	return Tree{root: child{id: root.id, node: root}, store: t.store}, added, nil
 }
 
 func (t Tree) set(ctx context.Context, c child, hash uint64, depth int, e Entry, added *[]Node) (*node, error) {
@@ -167,13 +167,13 @@ func (t Tree) set(ctx context.Context, c child, hash uint64, depth int, e Entry,
 }
 
 // Build makes a tree of many entries at once.
-func Build(entries []Entry, load Loader) (Tree, []Node) {
+func Build(entries []Entry, store *Store) (Tree, []Node) {
 	if len(entries) == 0 {
-		return Tree{load: load}, nil
+		return Tree{store: store}, nil
 	}
 	var added []Node
 	root := build(slices.Clone(entries), 0, &added)
-	return Tree{root: child{id: root.id, node: root}, load: load}, added
+	return Tree{root: child{id: root.id, node: root}, store: store}, added
 }
 
 func build(entries []Entry, depth int, added *[]Node) *node {
@@ -315,10 +315,10 @@ func (t Tree) resolveAll(ctx context.Context, cs []child) ([]*node, error) {
 			missing = append(missing, c.id)
 		}
 	}
-	var texts map[ID][]byte
+	var loaded map[ID]*node
 	if len(missing) > 0 {
 		var err error
-		if texts, err = t.load.LoadNodes(ctx, missing); err != nil {
+		if loaded, err = t.store.load(ctx, missing); err != nil {
 			return nil, err
 		}
 	}
@@ -330,11 +330,7 @@ func (t Tree) resolveAll(ctx context.Context, cs []child) ([]*node, error) {
 		case c.id == (ID{}):
 			out[i] = &node{leaf: true}
 		default:
-			n, err := decode(c.id, texts[c.id])
-			if err != nil {
-				return nil, err
-			}
-			out[i] = n
+			out[i] = loaded[c.id]
 		}
 	}
 	return out, nil

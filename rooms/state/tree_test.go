@@ -37,7 +37,8 @@ func TestTreeIsAMapWithHistory(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		ctx := context.Background()
 		stored := memory{}
-		tree := Open(ID{}, stored)
+		open := func(root ID) Tree { return Open(root, NewStore(stored, 1<<20)) }
+		tree := open(ID{})
 		model := map[Key]string{}
 		var trees []Tree
 		var models []map[Key]string
@@ -49,7 +50,7 @@ func TestTreeIsAMapWithHistory(t *testing.T) {
 			}
 			stored.store(added)
 			model[e.Key] = e.EventID
-			tree = Open(next.Root(), stored) // as another process reads it
+			tree = open(next.Root()) // as another process reads it
 			if rapid.Bool().Draw(t, "kept in memory") {
 				tree = next
 			}
@@ -59,7 +60,7 @@ func TestTreeIsAMapWithHistory(t *testing.T) {
 		if err != nil || !maps.Equal(asMap(all), model) {
 			t.Fatalf("expected %v, found %v, %v", model, all, err)
 		}
-		built, _ := Build(all, stored)
+		built, _ := Build(all, tree.store)
 		i := rapid.IntRange(0, len(trees)-1).Draw(t, "old")
 		changes, err := tree.Diff(ctx, trees[i])
 		if err != nil {
@@ -92,9 +93,9 @@ func TestOneChangeAddsFewNodes(t *testing.T) {
 	for i := range 20_000 {
 		entries = append(entries, Entry{Key{"m.room.member", fmt.Sprintf("@user%d:example.org", i)}, fmt.Sprint("$event", i)})
 	}
-	tree, nodes := Build(entries, stored)
+	tree, nodes := Build(entries, NewStore(stored, 1<<20))
 	stored.store(nodes)
-	tree = Open(tree.Root(), stored)
+	tree = Open(tree.Root(), NewStore(stored, 1<<20))
 	_, added, err := tree.Set(ctx, Entry{Key{"m.room.member", "@new:example.org"}, "$new"})
 	if err != nil || len(added) > 5 {
 		t.Fatalf("a change of a state with 20,000 entries added %d nodes, %v", len(added), err)
@@ -102,7 +103,7 @@ func TestOneChangeAddsFewNodes(t *testing.T) {
 }
 
 func FuzzDecode(f *testing.F) {
-	_, nodes := Build([]Entry{{Key{"a", "b"}, "$c"}}, memory{})
+	_, nodes := Build([]Entry{{Key{"a", "b"}, "$c"}}, nil)
 	f.Add(nodes[0].Text)
 	f.Fuzz(func(t *testing.T, text []byte) {
 		if n, err := decode(ID{}, text); err == nil && len(text) > 0 {
