@@ -3,6 +3,7 @@ package fleet
 import (
 	"context"
 	"crypto/rand"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -109,6 +110,9 @@ func (u *Up) Start(ctx context.Context) (err error) {
 	if err := u.startEngines(ctx); err != nil {
 		return err
 	}
+	if err := u.writeAccess(); err != nil {
+		return err
+	}
 	replicas := u.Config.Up.Replicas
 	if len(replicas) == 0 {
 		replicas = DefaultReplicas()
@@ -178,7 +182,7 @@ func (u *Up) startEngines(ctx context.Context) error {
 		u.env("LYCEUM_BLOB_DIRECTORY", shared)
 	}
 	if c.Fleet.Secret.Reveal() == "" {
-		path := filepath.Join(abs, "secret")
+		path := u.secretFile()
 		if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
 			if err := os.WriteFile(path, []byte(rand.Text()+rand.Text()+"\n"), 0o600); err != nil {
 				return err
@@ -188,6 +192,32 @@ func (u *Up) startEngines(ctx context.Context) error {
 	}
 	return nil
 }
+
+// AccessFile is the configuration with which commands such as lyceum user reach the fleet.
+func (u *Up) AccessFile() string { return filepath.Join(u.Config.Server.Data, "fleet.yaml") }
+
+// writeAccess writes AccessFile, which only its owner can read. JSON is YAML too.
+func (u *Up) writeAccess() error {
+	c := u.Config
+	scratch := filepath.Join(c.Server.Data, "commands")
+	process := map[string]string{"secret": c.Fleet.Secret.Reveal()}
+	if process["secret"] == "" {
+		process = map[string]string{"secret_file": u.secretFile()}
+	}
+	text, err := json.MarshalIndent(map[string]any{
+		"server":   map[string]string{"name": c.Server.Name, "data": scratch},
+		"database": map[string]string{"url": c.Database.URL.Reveal()},
+		"redis":    map[string]any{"addresses": c.Redis.Addresses, "password": c.Redis.Password.Reveal()},
+		"fleet":    process,
+		"blob":     map[string]string{"directory": scratch},
+	}, "", "  ")
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(u.AccessFile(), append(text, '\n'), 0o600)
+}
+
+func (u *Up) secretFile() string { return filepath.Join(u.Config.Server.Data, "secret") }
 
 func (u *Up) add(group string, n int) error {
 	c := &Child{Name: fmt.Sprintf("%s-%d", group, n), Roles: strings.Split(group, "+")}

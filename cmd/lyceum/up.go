@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"strings"
 	"time"
 
 	"lyceum/fleet"
@@ -45,7 +44,7 @@ func (c *upCommand) Run(ctx context.Context) error {
 		fmt.Printf("%-60s %8d  %s\n", child.Name, child.PID(), child.Address)
 	}
 	fmt.Printf("serving %s at http://%s after %s; stop with ctrl-c\n", config.Server.Name, config.Server.Listen, time.Since(start).Round(10*time.Millisecond))
-	fmt.Printf("make an administrator: LYCEUM_DATABASE_URL=… lyceum user add --admin NAME (see %s)\n", strings.TrimSuffix(config.Server.Data, "/"))
+	fmt.Println("make an administrator: lyceum user add --admin NAME --config", up.AccessFile())
 	<-ctx.Done()
 	fmt.Println("stopping")
 	return up.Stop(context.WithoutCancel(ctx))
