@@ -4,6 +4,7 @@ import "lyceum/platform/web"
 
 const (
 	clientRole = "client"
+	adminRole  = "admin"
 	dataRole   = "accountdata"
 	client     = "/_matrix/client/v3"
 )
@@ -28,19 +29,19 @@ func (a *Accounts) Routes() []web.Route {
 		{Pattern: "POST " + client + "/register", Auth: web.None, Role: clientRole, Limit: "registration", Handler: web.JSON(a.postRegister)},
 		{Pattern: "GET " + client + "/register/available", Auth: web.None, Role: clientRole, Limit: "registration", Handler: a.getAvailable},
 		{Pattern: "GET /_matrix/client/v1/register/m.login.registration_token/validity", Auth: web.None, Role: clientRole, Limit: "registration", Handler: a.getTokenValidity},
-		{Pattern: "GET /_synapse/admin/v1/register", Auth: web.None, Role: clientRole, Limit: "registration", Handler: a.getNonce},
-		{Pattern: "POST /_synapse/admin/v1/register", Auth: web.None, Role: clientRole, Limit: "registration", Handler: web.JSON(a.postSecretRegister)},
+		{Pattern: "GET /_synapse/admin/v1/register", Auth: web.None, Role: adminRole, Limit: "registration", Handler: a.getNonce},
+		{Pattern: "POST /_synapse/admin/v1/register", Auth: web.None, Role: adminRole, Limit: "registration", Handler: web.JSON(a.postSecretRegister)},
 		{Pattern: "GET " + client + "/auth/{type}/fallback/web", Auth: web.None, Role: clientRole, Limit: "public", Handler: a.getFallback},
 		{Pattern: "POST " + client + "/auth/{type}/fallback/web", Auth: web.None, Role: clientRole, Limit: "login", MaxBody: 16 << 10, Handler: a.postFallback},
 
 		{Pattern: "POST " + client + "/account/password", Auth: web.User, Role: clientRole, Limit: "login", Handler: web.JSON(a.postPassword)},
 		{Pattern: "POST " + client + "/account/deactivate", Auth: web.User, Role: clientRole, Limit: "login", Handler: web.JSON(a.postDeactivate)},
 		{Pattern: "GET " + client + "/account/3pid", Auth: web.User, Role: clientRole, Limit: "read", Handler: a.getThreepids},
-		{Pattern: "GET " + client + "/admin/whois/{userID}", Auth: web.User, Role: clientRole, Limit: "read", Handler: a.whois},
-		{Pattern: "GET /_matrix/client/v1/admin/lock/{userID}", Auth: web.Admin, Role: clientRole, Limit: "admin", Handler: a.getLock},
-		{Pattern: "PUT /_matrix/client/v1/admin/lock/{userID}", Auth: web.Admin, Role: clientRole, Limit: "admin", Handler: web.JSON(a.putLock)},
-		{Pattern: "GET /_matrix/client/v1/admin/suspend/{userID}", Auth: web.Admin, Role: clientRole, Limit: "admin", Handler: a.getSuspend},
-		{Pattern: "PUT /_matrix/client/v1/admin/suspend/{userID}", Auth: web.Admin, Role: clientRole, Limit: "admin", Handler: web.JSON(a.putSuspend)},
+		{Pattern: "GET " + client + "/admin/whois/{userID}", Auth: web.User, Role: adminRole, Limit: "read", Handler: a.whois},
+		{Pattern: "GET /_matrix/client/v1/admin/lock/{userID}", Auth: web.Admin, Role: adminRole, Limit: "admin", Handler: a.getLock},
+		{Pattern: "PUT /_matrix/client/v1/admin/lock/{userID}", Auth: web.Admin, Role: adminRole, Limit: "admin", Handler: web.JSON(a.putLock)},
+		{Pattern: "GET /_matrix/client/v1/admin/suspend/{userID}", Auth: web.Admin, Role: adminRole, Limit: "admin", Handler: a.getSuspend},
+		{Pattern: "PUT /_matrix/client/v1/admin/suspend/{userID}", Auth: web.Admin, Role: adminRole, Limit: "admin", Handler: web.JSON(a.putSuspend)},
 
 		{Pattern: "GET " + client + "/profile/{userID}", Auth: web.None, Role: clientRole, Limit: "public", Handler: a.getProfile},
 		{Pattern: "GET " + client + "/profile/{userID}/{field}", Auth: web.None, Role: clientRole, Limit: "public", Handler: a.getProfileField},

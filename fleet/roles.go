@@ -22,6 +22,10 @@ var Roles = []role.Role{
 	{Name: "devicelists", Purpose: "tells who changed devices or keys", Stream: "device_lists", Key: "user", Serves: "keys, cross-signing, devices"},
 	{Name: "push", Purpose: "tells push gateways of new messages", Serves: "no requests"},
 	{Name: "media", Purpose: "takes and gives files and makes thumbnails", Key: "media", Serves: "uploads, downloads, thumbnails"},
+	{Name: "uploads", Purpose: "takes files, where they have processes of their own", Pool: "media", Serves: "uploads"},
+	{Name: "downloads", Purpose: "gives files, where they have processes of their own", Key: "media", Pool: "media", Serves: "downloads"},
+	{Name: "thumbnails", Purpose: "makes thumbnails, where they have processes of their own, since they need memory in peaks", Key: "media", Pool: "media", Serves: "thumbnails"},
+	{Name: "admin", Purpose: "answers the tools of operators, where they have processes of their own", Pool: "client", Serves: "administration, status"},
 }
 
 // allRoles stands for every role in a list.
@@ -51,9 +55,9 @@ func ParseRoles(list []string) ([]string, error) {
 // RolesMarkdown prints the table for people.
 func RolesMarkdown() []byte {
 	var b strings.Builder
-	b.WriteString("| role | what it is for | stream | balanced by | serves |\n|---|---|---|---|---|\n")
+	b.WriteString("| role | what it is for | stream | balanced by | served by, without a process | serves |\n|---|---|---|---|---|---|\n")
 	for _, r := range Roles {
-		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s |\n", r.Name, r.Purpose, r.Stream, r.Key, r.Serves)
+		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s | %s |\n", r.Name, r.Purpose, r.Stream, r.Key, r.Pool, r.Serves)
 	}
 	return []byte(b.String())
 }

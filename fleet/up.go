@@ -47,10 +47,14 @@ func DefaultReplicas() map[string]int {
 	}
 }
 
-// EachRole is a fleet in which each role has its own process, and each writer two.
+// EachRole is a fleet in which each role has its own process, and each writer two. Roles that another one
+// serves as well have none.
 func EachRole() map[string]int {
 	out := map[string]int{}
 	for _, r := range Roles {
+		if r.Pool != "" {
+			continue
+		}
 		out[r.Name] = 1
 		if r.Stream != "" {
 			out[r.Name] = 2

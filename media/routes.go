@@ -1,9 +1,21 @@
 package media
 
-import "lyceum/platform/web"
+import (
+	"time"
 
-// mediaRole is the role of all routes.
-const mediaRole = "media"
+	"lyceum/platform/web"
+)
+
+// The roles of the routes. Processes of mediaRole serve all of them where the others have no process of their own.
+const (
+	mediaRole      = "media"
+	uploadsRole    = "uploads"
+	downloadsRole  = "downloads"
+	thumbnailsRole = "thumbnails"
+)
+
+// uploadTime is how long a large file may take over a slow line.
+const uploadTime = 10 * time.Minute
 
 // Routes are the endpoints of the package.
 func (m *Media) Routes() []web.Route {
@@ -15,18 +27,18 @@ func (m *Media) Routes() []web.Route {
 	)
 	byID := web.KeyPath("mediaID")
 	return []web.Route{
-		{Pattern: "POST " + upload, Auth: web.User, Role: mediaRole, Limit: "upload", Handler: m.postUpload},
-		{Pattern: "PUT " + upload + id, Auth: web.User, Role: mediaRole, Limit: "upload", Handler: m.putUpload},
+		{Pattern: "POST " + upload, Auth: web.User, Role: uploadsRole, Limit: "upload", Upload: int64(m.config.MaxUpload), Timeout: uploadTime, Handler: m.postUpload},
+		{Pattern: "PUT " + upload + id, Auth: web.User, Role: uploadsRole, Limit: "upload", Upload: int64(m.config.MaxUpload), Timeout: uploadTime, Handler: m.putUpload},
 		{Pattern: "POST /_matrix/media/v1/create", Auth: web.User, Role: mediaRole, Limit: "upload", EmptyBody: true, Handler: m.postCreate},
 
 		{Pattern: "GET " + v1 + "/config", Auth: web.Guest, Role: mediaRole, Limit: "media", Handler: m.getConfig},
-		{Pattern: "GET " + v1 + "/download" + id, Auth: web.Guest, Role: mediaRole, Key: byID, Limit: "media", Handler: m.getDownload},
-		{Pattern: "GET " + v1 + "/download" + id + "/{fileName}", Auth: web.Guest, Role: mediaRole, Key: byID, Limit: "media", Handler: m.getDownload},
-		{Pattern: "GET " + v1 + "/thumbnail" + id, Auth: web.Guest, Role: mediaRole, Key: byID, Limit: "media", Handler: m.getThumbnail},
+		{Pattern: "GET " + v1 + "/download" + id, Auth: web.Guest, Role: downloadsRole, Key: byID, Limit: "media", Handler: m.getDownload},
+		{Pattern: "GET " + v1 + "/download" + id + "/{fileName}", Auth: web.Guest, Role: downloadsRole, Key: byID, Limit: "media", Handler: m.getDownload},
+		{Pattern: "GET " + v1 + "/thumbnail" + id, Auth: web.Guest, Role: thumbnailsRole, Key: byID, Limit: "media", Handler: m.getThumbnail},
 
 		{Pattern: "GET " + v3 + "/config", Auth: web.Guest, Role: mediaRole, Limit: "media", Handler: m.getConfig},
-		{Pattern: "GET " + v3 + "/download" + id, Auth: web.None, Role: mediaRole, Key: byID, Limit: "media", Handler: m.frozen(m.getDownload)},
-		{Pattern: "GET " + v3 + "/download" + id + "/{fileName}", Auth: web.None, Role: mediaRole, Key: byID, Limit: "media", Handler: m.frozen(m.getDownload)},
-		{Pattern: "GET " + v3 + "/thumbnail" + id, Auth: web.None, Role: mediaRole, Key: byID, Limit: "media", Handler: m.frozen(m.getThumbnail)},
+		{Pattern: "GET " + v3 + "/download" + id, Auth: web.None, Role: downloadsRole, Key: byID, Limit: "media", Handler: m.frozen(m.getDownload)},
+		{Pattern: "GET " + v3 + "/download" + id + "/{fileName}", Auth: web.None, Role: downloadsRole, Key: byID, Limit: "media", Handler: m.frozen(m.getDownload)},
+		{Pattern: "GET " + v3 + "/thumbnail" + id, Auth: web.None, Role: thumbnailsRole, Key: byID, Limit: "media", Handler: m.frozen(m.getThumbnail)},
 	}
 }

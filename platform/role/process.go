@@ -27,6 +27,7 @@ type Role struct {
 	Stream  string // the stream whose shards its processes share; "" for none
 	Key     string // what balances its requests: room, user, "" for any
 	Serves  string // in words, for the manual
+	Pool    string // role whose processes serve it where no process has this one; "" for none
 }
 
 // Process is this process: what the domains are given.
@@ -221,10 +222,15 @@ func (p *Process) Find(name string) (Role, bool) {
 }
 
 // Pick chooses the process for a request: the owner of the key's shard for a role that writes a stream,
-// else one that the key hashes to, else this process. It is not ok when no process has the role.
+// else one that the key hashes to, else this process. Where no process has the role, its pool has it. It is
+// not ok when nobody has either.
 func (p *Process) Pick(name, key string) (addr string, local, ok bool) {
 	self := p.Leases.Self()
 	r, known := p.Find(name)
+	if known && r.Pool != "" && !p.played(name) {
+		name = r.Pool
+		r, known = p.Find(name)
+	}
 	if known && r.Stream != "" && key != "" {
 		for _, st := range p.Streams.All() {
 			if st.Name() != r.Stream {
@@ -257,6 +263,11 @@ func (p *Process) Pick(name, key string) (addr string, local, ok bool) {
 		return addr, addr == self.Address, true
 	}
 	return best.Address, best.ID == self.ID, true
+}
+
+// played tells whether a live process has the role.
+func (p *Process) played(name string) bool {
+	return slices.ContainsFunc(p.Leases.Machines(), func(m lease.Machine) bool { return m.Has(name) && !m.Draining })
 }
 
 var turn atomic.Uint64

@@ -3,18 +3,24 @@ package web
 import (
 	"context"
 	"strings"
+	"time"
 )
+
+// DefaultTimeout is how long load balancers and routers wait for the head of an answer.
+const DefaultTimeout = time.Minute
 
 // Route is one endpoint, as data. Routes are made at wiring time and not changed afterwards.
 type Route struct {
-	Pattern   string  // "PUT /_matrix/client/v3/rooms/{roomID}/typing/{userID}", in the syntax of net/http.ServeMux; the method is required
-	Auth      Auth    // who may call it; required
-	Role      string  // the role that serves it best, for example "client" or "media"; "" is any process
-	Key       Key     // what balances it over the processes of the role
-	Limit     string  // name of a rate limit of the configuration; "" for none
-	MaxBody   int64   // bytes that Decode, Object and Raw accept; 0 is the default of the configuration (1 MiB)
-	EmptyBody bool    // a missing body is read as {}
-	Handler   Handler // required
+	Pattern   string        // "PUT /_matrix/client/v3/rooms/{roomID}/typing/{userID}", in the syntax of net/http.ServeMux; the method is required
+	Auth      Auth          // who may call it; required
+	Role      string        // the role that serves it best, for example "client" or "media"; "" is any process
+	Key       Key           // what balances it over the processes of the role
+	Limit     string        // name of a rate limit of the configuration; "" for none
+	MaxBody   int64         // bytes that Decode, Object and Raw accept; 0 is the default of the configuration (1 MiB)
+	EmptyBody bool          // a missing body is read as {}
+	Upload    int64         // bytes of a body that is read as a stream, such as a file; 0: the body is JSON
+	Timeout   time.Duration // longest time the answer may begin to come; 0 is DefaultTimeout
+	Handler   Handler       // required
 }
 
 // Method returns the method of the pattern.
