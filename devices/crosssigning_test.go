@@ -216,7 +216,7 @@ func TestRemovedDeviceLeavesNothing(t *testing.T) {
 			t.Errorf("changed: %v, %v", changed, err)
 		}
 		x := alice.do("GET /keys/changes?from="+listToken(before)+"&to="+listToken(n.DeviceListStream().Positions()), nil).want(200)
-		if x.get("changed.0").String() != bob.userID {
+		if x.get("changed.0").String() != bob.userID || x.get("left").Raw != `["@zoe:here.test"]` {
 			t.Errorf("keys/changes: %s", x.body)
 		}
 		x = bob.do("GET /devices", nil).want(200)

@@ -27,6 +27,9 @@ func Migrations() db.Migrations { return db.Migrations{Domain: "devices", Files:
 type RoomMates interface {
 	// UsersSharingRoom gives the users who are joined to a room together with userID, without doubles.
 	UsersSharingRoom(ctx context.Context, userID string) ([]string, error)
+	// UsersParted gives the users, sorted, who shared a room with userID at one token of /sync and share none at a
+	// later one. Its errors are shown to the client.
+	UsersParted(ctx context.Context, userID, from, to string) ([]string, error)
 }
 
 // Deps are what devices stands on. Process, Accounts and Now are required.

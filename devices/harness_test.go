@@ -58,7 +58,11 @@ func (m mates) UsersSharingRoom(_ context.Context, userID string) ([]string, err
 	return m[userID], nil
 }
 
-var testMates = mates{"@alice:here.test": {"@bob:here.test"}}
+func (m mates) UsersParted(_ context.Context, userID, _, _ string) ([]string, error) {
+	return m["parted "+userID], nil
+}
+
+var testMates = mates{"@alice:here.test": {"@bob:here.test"}, "parted @alice:here.test": {"@zoe:here.test"}}
 
 // listToken and readToken make positions out of text, as sync does with its own.
 func listToken(positions []int64) string {

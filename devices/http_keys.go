@@ -232,7 +232,11 @@ func (x *Devices) getChanges(r *web.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return map[string]any{"changed": changed, "left": []string{}}, nil
+	left, err := x.deps.RoomMates.UsersParted(r.Context(), r.UserID(), from, to)
+	if err != nil {
+		return nil, err
+	}
+	return map[string]any{"changed": changed, "left": left}, nil
 }
 
 type signingBody struct {
