@@ -1,0 +1,116 @@
+package deploy
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"net/url"
+	"slices"
+)
+
+// storeImage is the S3 server of the compose file.
+const storeImage = "minio/minio:RELEASE.2025-09-07T16-13-09Z"
+
+// Compose renders compose.yaml with PostgreSQL, Redis, an S3 server and a service for each group of roles, and
+// what it mounts: lyceum.yaml, the secrets and a Containerfile for the image. It needs all of Input.Secrets; the
+// URL of the database must have the password that PostgreSQL is then given. See [FreshSecrets]. Secrets that a
+// running fleet has must not be written anew.
+func Compose(in Input) ([]File, error) {
+	in.PostgreSQL, in.Redis = Place{Address: "postgres:5432"}, Place{Address: "redis:6379"}
+	in.S3.Endpoint, in.S3.MakeBucket, in.S3.VirtualHost, in.RedisTLS = "http://s3:9000", true, false, false
+	in.S3.AccessKey = cmp.Or(in.S3.AccessKey, "lyceum")
+	in, err := in.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	secrets := in.Secrets.files()
+	if len(secrets) != 4 {
+		return nil, errors.New("secrets: expected the URL of the database, the password of Redis, the secret key of the S3 store and the secret of the fleet; make fresh ones for a new fleet")
+	}
+	database, err := url.Parse(in.Secrets.DatabaseURL)
+	password, has := "", false
+	if err == nil {
+		password, has = database.User.Password()
+	}
+	if !has || database.Host != in.PostgreSQL.Address && database.Host != "postgres" || database.Path != "/lyceum" || database.User.Username() != "lyceum" {
+		return nil, fmt.Errorf("secrets: expected postgres://lyceum:PASSWORD@postgres:5432/lyceum as the URL of the database")
+	}
+	secrets["postgres-password"] = password
+	var names []string
+	for name := range secrets {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+
+	r := renderer{}
+	r.add("compose.yaml", 0o644, "compose/compose.yaml.tmpl", map[string]any{
+		"In": in, "Groups": in.composeGroups(), "Connections": in.connections(), "Secrets": names, "S3Image": storeImage,
+		"AccessKey": in.S3.AccessKey, "KillAfter": seconds(killAfter), "Public": PublicPort, "Internal": InternalPort,
+	})
+	config, err := in.config("/run/secrets", "/var/lib/lyceum", true)
+	r.note(err)
+	r.files = append(r.files, File{"lyceum.yaml", 0o644, config})
+	r.add("Containerfile", 0o644, "compose/Containerfile", nil)
+	for _, name := range names {
+		// Readable in the container by a user who is not root; the directory above is for the operator alone.
+		r.files = append(r.files, File{"secrets/" + name, 0o444, []byte(secrets[name])})
+	}
+	return r.files, r.err
+}
+
+type composeGroup struct {
+	Group
+	Router           bool
+	After            []string
+	Memory, GoMemory string
+}
+
+// memory is what a process with several roles gets: roles of one process share its caches and its runtime, so
+// the largest counts whole and the others half.
+func (in *Input) memory(roles []string) (limit, aim int64) {
+	for _, name := range roles {
+		s, ok := in.Sizes[name]
+		if !ok {
+			continue
+		}
+		half := s.Memory / 2
+		limit, aim = max(limit, half)+half, max(aim, s.MemoryRequest/2)+s.MemoryRequest/2
+	}
+	return limit, aim
+}
+
+func (in *Input) composeGroups() []composeGroup {
+	var out []composeGroup
+	var router *composeGroup
+	for _, g := range in.Groups {
+		limit, aim := in.memory(g.Roles)
+		c := composeGroup{Group: g, Router: slices.Contains(g.Roles, in.entry())}
+		c.Memory, c.GoMemory = fmt.Sprintf("%dM", limit/mebibyte), fmt.Sprintf("%dMiB", aim/mebibyte)
+		if c.Router && router == nil {
+			router = &c
+			continue
+		}
+		c.Router = false
+		out = append(out, c)
+	}
+	if router != nil {
+		for _, c := range out {
+			router.After = append(router.After, c.Name)
+		}
+		out = append(out, *router)
+	}
+	return out
+}
+
+// processConnections is database.connections.
+const processConnections = 16
+
+// connections are what PostgreSQL must allow: those of all processes and of one more for each group, which starts
+// while an old one ends, and some for the operator.
+func (in *Input) connections() int {
+	n := 20
+	for _, g := range in.Groups {
+		n += (g.Replicas + 1) * processConnections
+	}
+	return n
+}

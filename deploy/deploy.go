@@ -1,0 +1,374 @@
+package deploy
+
+import (
+	"bytes"
+	"embed"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/netip"
+	"net/url"
+	"regexp"
+	"slices"
+	"strings"
+	"text/template"
+	"time"
+
+	"lyceum/platform/role"
+)
+
+// Ports of a process, the same in all files.
+const (
+	PublicPort   = 8008
+	InternalPort = 8009
+	OpsPort      = 8010
+)
+
+// Times of an orderly end. Load balancers hear of it first, then requests under way finish, then the process
+// hands over what it owns; only after all that it may be killed.
+const (
+	preStop         = 5 * time.Second
+	drainDelay      = 2 * time.Second
+	shutdownTimeout = 25 * time.Second
+	killAfter       = preStop + drainDelay + shutdownTimeout + 13*time.Second
+)
+
+// File is one rendered file.
+type File struct {
+	Name string // relative, with slashes
+	Mode fs.FileMode
+	Body []byte
+}
+
+// Size is what the processes of a role get.
+type Size struct {
+	Min, Max      int   // processes
+	CPU           int   // millicores that are reserved for each
+	CPULimit      int   // millicores that each may use; 0: no limit, so nothing is throttled
+	Memory        int64 // bytes at which a process is killed
+	MemoryRequest int64 // bytes that are reserved, and the aim of the garbage collector; 0: three quarters of Memory
+}
+
+// Group is a kind of process that has several roles.
+type Group struct {
+	Name     string
+	Roles    []string
+	Replicas int
+}
+
+// Place says where an engine is. With Namespace or Networks, network policies are as narrow as that; else
+// they are derived from the host name: "postgres" is a Service in the fleet's namespace, "db.data.svc" one in
+// the namespace data, and any other host is somewhere outside.
+type Place struct {
+	Address   string // host:port
+	Namespace string
+	Labels    map[string]string // of its pods
+	Networks  []string          // CIDR
+}
+
+// S3 says where files are kept.
+type S3 struct {
+	Place            // Address is not read
+	Endpoint, Region string
+	Bucket, Prefix   string
+	AccessKey        string // empty: from the machine's role
+	VirtualHost      bool   // the bucket is in the host name, not in the path
+	MakeBucket       bool
+	NoSecretKey      bool // the machine's role gives the key
+}
+
+// Secrets are the secret values. They are rendered into files of mode 0600.
+type Secrets struct {
+	DatabaseURL   string
+	RedisPassword string
+	S3SecretKey   string
+	Fleet         string
+}
+
+// Input is all that the files are made from. The zero values of most fields have defaults.
+type Input struct {
+	ServerName string // required
+	PublicURL  string // where clients find the server; empty: https://ServerName
+	Image      string // of the container; a tag or digest may be part of it ("lyceum")
+	Registry   string // put before Image, when given
+	Version    string // the tag of Image when it has none
+	Namespace  string // of Kubernetes ("lyceum")
+	Binary     string // path of the program in systemd units ("/usr/local/bin/lyceum")
+	Host       string // address by which other machines reach this one, for systemd ("127.0.0.1": all are on one)
+
+	Roles  []role.Role     // required
+	Sizes  map[string]Size // by role; what is missing is a small default. A role with a pool gets processes only when it is here
+	Groups []Group         // for compose and systemd; empty: router, reading, sync, events, other writers
+
+	ConcurrentUsers int   // that Sizes were made for; 0: not known
+	Revision        int   // fleet.config_revision; 0: none
+	PostgreSQL      Place // default postgres:5432
+	Redis           Place // default redis:6379
+	RedisTLS        bool
+	S3              S3     // default http://s3:9000, bucket lyceum
+	SecretName      string // Kubernetes Secret ("lyceum-secrets")
+	Secrets         Secrets
+	TrustedProxies  []string // CIDR
+
+	Ingress        string   // namespace of the gateway or ingress controller ("ingress")
+	Monitoring     string   // namespace of Prometheus ("monitoring")
+	ServiceMonitor bool     // render one for the Prometheus operator
+	Resources      []File   // more Kubernetes resources, such as Gateway API routes
+	Targets        []string // host:port of ops listeners; empty: Prometheus asks Kubernetes
+	Alertmanagers  []string // host:port
+}
+
+//go:embed kubernetes compose systemd prometheus
+var texts embed.FS
+
+var (
+	dnsLabel   = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$`)
+	imageName  = regexp.MustCompile(`^[A-Za-z0-9][-A-Za-z0-9._:/@]*$`)
+	serverName = regexp.MustCompile(`^[-A-Za-z0-9.:\[\]]+$`)
+	bucketName = regexp.MustCompile(`^[a-z0-9][-a-z0-9.]{1,61}[a-z0-9]$`)
+	filePath   = regexp.MustCompile(`^/[-A-Za-z0-9._/]+$`)
+)
+
+// withDefaults fills what is empty and names all that is wrong.
+func (in Input) withDefaults() (Input, error) {
+	def := func(s *string, value string) {
+		if *s == "" {
+			*s = value
+		}
+	}
+	def(&in.PublicURL, "https://"+in.ServerName)
+	def(&in.Image, "lyceum")
+	def(&in.Version, "latest")
+	def(&in.Namespace, "lyceum")
+	def(&in.Binary, "/usr/local/bin/lyceum")
+	def(&in.Host, "127.0.0.1")
+	def(&in.PostgreSQL.Address, "postgres:5432")
+	def(&in.Redis.Address, "redis:6379")
+	def(&in.S3.Endpoint, "http://s3:9000")
+	def(&in.S3.Region, "us-east-1")
+	def(&in.S3.Bucket, "lyceum")
+	def(&in.SecretName, "lyceum-secrets")
+	def(&in.Ingress, "ingress")
+	def(&in.Monitoring, "monitoring")
+	if in.Registry != "" {
+		in.Image = strings.TrimSuffix(in.Registry, "/") + "/" + in.Image
+	}
+	if last := in.Image[strings.LastIndex(in.Image, "/")+1:]; !strings.ContainsAny(last, ":@") {
+		in.Image += ":" + in.Version
+	}
+	errs := in.check()
+	sizes := map[string]Size{}
+	for _, r := range in.Roles {
+		given, named := in.Sizes[r.Name]
+		if r.Pool == "" || named {
+			sizes[r.Name] = given.withDefaults(r)
+		}
+	}
+	for name, s := range in.Sizes {
+		if _, known := sizes[name]; !known {
+			errs = append(errs, fmt.Errorf("sizes: %q is no role: lyceum roles lists them", name))
+		}
+		if d := sizes[name]; d.Min > d.Max || s.Min < 0 || s.Memory < 0 || s.CPU < 0 {
+			errs = append(errs, fmt.Errorf("sizes: %s: expected 0 < min <= max, found %d and %d", name, d.Min, d.Max))
+		}
+	}
+	in.Sizes = sizes
+	if len(in.Groups) == 0 {
+		in.Groups = defaultGroups(in.Roles, sizes)
+	}
+	for _, g := range in.Groups {
+		if !dnsLabel.MatchString(g.Name) || len(g.Roles) == 0 || g.Replicas < 1 {
+			errs = append(errs, fmt.Errorf("groups: expected a name, roles and at least one process, found %+v", g))
+		}
+		for _, name := range g.Roles {
+			if !slices.ContainsFunc(in.Roles, func(r role.Role) bool { return r.Name == name }) {
+				errs = append(errs, fmt.Errorf("groups: %q is no role: lyceum roles lists them", name))
+			}
+		}
+	}
+	return in, errors.Join(errs...)
+}
+
+func (in *Input) check() (errs []error) {
+	must := func(ok bool, format string, args ...any) {
+		if !ok {
+			errs = append(errs, fmt.Errorf(format, args...))
+		}
+	}
+	must(serverName.MatchString(in.ServerName), "server name: expected a host name such as example.org, found %q", in.ServerName)
+	must(len(in.Roles) > 0, "roles: expected the table of roles, found none")
+	must(imageName.MatchString(in.Image), "image: expected a name such as registry.example.org/lyceum:1.2.3, found %q", in.Image)
+	for name, value := range map[string]string{"namespace": in.Namespace, "secret": in.SecretName, "ingress namespace": in.Ingress, "monitoring namespace": in.Monitoring} {
+		must(dnsLabel.MatchString(value), "%s: expected lower-case letters, digits and dashes, found %q", name, value)
+	}
+	must(filePath.MatchString(in.Binary), "binary: expected an absolute path, found %q", in.Binary)
+	must(!strings.ContainsAny(in.Host, " \t\n\"'%$:"), "host: expected an address without a port, found %q", in.Host)
+	must(bucketName.MatchString(in.S3.Bucket), "bucket: expected 3 to 63 lower-case letters, digits, dots and dashes, found %q", in.S3.Bucket)
+	must(!strings.ContainsAny(in.S3.Prefix, "*?$\" \n"), "prefix: expected a plain path such as lyceum/, found %q", in.S3.Prefix)
+	must(in.Secrets.Fleet == "" || len(in.Secrets.Fleet) >= 16, "fleet secret: expected at least 16 characters: make one with `openssl rand -hex 32`")
+	if u, err := url.Parse(in.S3.Endpoint); err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" {
+		must(false, "s3 endpoint: expected a URL such as https://s3.example.org, found %q", in.S3.Endpoint)
+	}
+	for name, p := range map[string]Place{"postgresql": in.PostgreSQL, "redis": in.Redis} {
+		_, _, err := net.SplitHostPort(p.Address)
+		must(err == nil, "%s: expected host:port, found %q", name, p.Address)
+	}
+	for _, list := range [][]string{in.TrustedProxies, in.PostgreSQL.Networks, in.Redis.Networks, in.S3.Networks} {
+		for _, network := range list {
+			_, err := netip.ParsePrefix(network)
+			must(err == nil, "network: expected a CIDR such as 10.0.0.0/8, found %q", network)
+		}
+	}
+	for _, r := range in.Roles {
+		must(dnsLabel.MatchString(r.Name), "role: expected a lower-case name, found %q", r.Name)
+	}
+	return errs
+}
+
+const mebibyte = 1 << 20
+
+// withDefaults gives a small fleet that survives the loss of any one machine.
+func (s Size) withDefaults(r role.Role) Size {
+	d := Size{Min: 2, Max: 10, CPU: 250, Memory: 1024 * mebibyte}
+	switch {
+	case writes(r):
+		d = Size{Min: 2, Max: 6, CPU: 250, Memory: 768 * mebibyte}
+	case decodes(r):
+		d.Memory = 2048 * mebibyte
+	case r.Name == "sync":
+		d.CPU, d.Memory = 500, 2048*mebibyte
+	}
+	if s.Min == 0 {
+		s.Min = min(d.Min, max(s.Max, 1))
+		if s.Max == 0 {
+			s.Min = d.Min
+		}
+	}
+	if s.Max == 0 {
+		s.Max = max(d.Max, 2*s.Min)
+	}
+	if s.CPU == 0 {
+		s.CPU = d.CPU
+	}
+	if s.Memory == 0 {
+		s.Memory = max(d.Memory, 4*s.MemoryRequest/3)
+	}
+	if s.MemoryRequest == 0 {
+		s.MemoryRequest = s.Memory / 4 * 3
+		if decodes(r) {
+			s.MemoryRequest = s.Memory / 2 // the rest is for the processes that decode pictures
+		}
+	}
+	return s
+}
+
+// writes tells whether a role is paced by a stream: the owner of one, or push, which works through events.
+func writes(r role.Role) bool { return r.Stream != "" || r.Name == "push" }
+
+// decodes tells whether the processes of a role start others that decode pictures.
+func decodes(r role.Role) bool { return r.Name == "media" || r.Name == "thumbnails" }
+
+// reachesOut tells whether a role calls servers on the internet.
+func reachesOut(r role.Role) bool {
+	return slices.Contains([]string{"push", "federation", "appservices", "previews"}, r.Name)
+}
+
+// decodingMemory is media.thumbnails.memory, the most that one picture may take.
+const decodingMemory = 512 * mebibyte
+
+// thumbnailWorkers is how many pictures fit at once beside the process in the memory it has. The key is
+// shared by the fleet, so the smallest decides.
+func (in *Input) thumbnailWorkers() int {
+	n := 0
+	for _, r := range in.Roles {
+		if s, ok := in.Sizes[r.Name]; ok && decodes(r) {
+			fits := max(1, int((s.Memory-s.MemoryRequest)/decodingMemory))
+			if n == 0 || fits < n {
+				n = fits
+			}
+		}
+	}
+	return max(n, 1)
+}
+
+// defaultGroups puts roles together that wait for the same thing.
+func defaultGroups(roles []role.Role, sizes map[string]Size) []Group {
+	var out []Group
+	add := func(group string, r role.Role) {
+		i := slices.IndexFunc(out, func(g Group) bool { return g.Name == group })
+		if i < 0 {
+			i = len(out)
+			out = append(out, Group{Name: group})
+		}
+		out[i].Roles = append(out[i].Roles, r.Name)
+		out[i].Replicas = max(out[i].Replicas, sizes[r.Name].Min)
+	}
+	for _, r := range roles {
+		if _, has := sizes[r.Name]; !has {
+			continue
+		}
+		switch {
+		case r.Name == "router" || r.Name == "events" || r.Pool != "":
+			add(r.Name, r)
+		case r.Name == "sync" || r.Name == "push":
+			add("sync", r)
+		case r.Stream != "":
+			add("writers", r)
+		default:
+			add("client", r)
+		}
+	}
+	for i, g := range out {
+		if g.Name == "router" {
+			out[i].Replicas = 1 // one process can have a port of a machine
+		}
+	}
+	return out
+}
+
+// funcs are what the texts may call.
+var funcs = template.FuncMap{
+	"quote":  quote,
+	"join":   strings.Join,
+	"indent": indent,
+}
+
+// quote gives a text as a double-quoted scalar: JSON strings are YAML.
+func quote(v any) (string, error) {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	err := e.Encode(fmt.Sprint(v))
+	return strings.TrimSpace(b.String()), err
+}
+
+func indent(n int, text string) string {
+	space := strings.Repeat(" ", n)
+	var b strings.Builder
+	for line := range strings.Lines(text) {
+		if strings.TrimSpace(line) != "" {
+			b.WriteString(space)
+		}
+		b.WriteString(line)
+	}
+	return b.String()
+}
+
+// render runs one text. The delimiters are [[ and ]], since rules of Prometheus have braces of their own.
+func render(name string, data any) ([]byte, error) {
+	text, err := texts.ReadFile(name)
+	if err != nil {
+		return nil, err
+	}
+	t, err := template.New(name).Delims("[[", "]]").Funcs(funcs).Option("missingkey=error").Parse(string(text))
+	if err != nil {
+		return nil, err
+	}
+	var b bytes.Buffer
+	if err := t.Execute(&b, data); err != nil {
+		return nil, fmt.Errorf("render %s: %w", name, err)
+	}
+	return b.Bytes(), nil
+}
