@@ -66,6 +66,7 @@ type ccuRun struct {
 	got   atomic.Int64
 
 	answers atomic.Int64 // polls answered
+	bytes   atomic.Int64 // of the answers
 }
 
 func (c *ccuRun) measure(ctx context.Context, t *Target, tokens []string, out io.Writer) (*Result, error) {
@@ -76,7 +77,7 @@ func (c *ccuRun) measure(ctx context.Context, t *Target, tokens []string, out io
 		wg.Go(func() { c.listen(listening, i, tokens[i]) })
 	}
 	settled := c.settle(ctx, out)
-	usage := watchUsage(t.PIDs)
+	usage, answered, bytes := t.watch(), c.answers.Load(), c.bytes.Load()
 	c.meter.start()
 	stopTicks := ticker(c.meter, out, "deliveries")
 	senders, err := c.send(ctx, t)
@@ -89,6 +90,7 @@ func (c *ccuRun) measure(ctx context.Context, t *Target, tokens []string, out io
 	stopTicks()
 	r := c.meter.result("ccu", map[string]any{"clients": c.Clients, "room_size": c.RoomSize, "rate": c.Rate, "sent": senders, "settled_after_s": settled.Seconds()})
 	r.Server, r.Deliveries, r.Check = usage(), c.got.Load(), "ok"
+	r.Settings["answers"], r.Settings["answer_bytes"] = c.answers.Load()-answered, c.bytes.Load()-bytes
 	c.bad.Range(func(_, v any) bool {
 		r.Check = v.(string)
 		return false
@@ -209,6 +211,7 @@ func (c *ccuRun) listen(ctx context.Context, i int, since string) {
 			continue
 		}
 		c.answers.Add(1)
+		c.bytes.Add(int64(len(page)))
 		now := time.Now().UnixNano()
 		since = gjson.GetBytes(page, "next_batch").String()
 		timeline := gjson.GetBytes(page, key)

@@ -2,6 +2,7 @@ package bench
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -27,6 +28,7 @@ type conn struct {
 	buf     *bufio.Reader
 	host    string
 	body    []byte
+	kind    string // content type of bodies; "" is JSON
 }
 
 // servers are the addresses of the homeserver, taken in turn.
@@ -129,7 +131,9 @@ func (c *conn) roundTrip(ctx context.Context, method, path string, body []byte, 
 		b = append(b, c.token...)
 	}
 	if body != nil {
-		b = append(b, "\r\nContent-Type: application/json\r\nContent-Length: "...)
+		b = append(b, "\r\nContent-Type: "...)
+		b = append(b, cmp.Or(c.kind, "application/json")...)
+		b = append(b, "\r\nContent-Length: "...)
 		b = strconv.AppendInt(b, int64(len(body)), 10)
 	}
 	b = append(b, "\r\n\r\n"...)

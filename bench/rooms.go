@@ -41,7 +41,7 @@ func (b Initial) Run(ctx context.Context, t *Target, out io.Writer) (*Result, er
 		}
 	}
 	m := newMeter()
-	usage := watchUsage(t.PIDs)
+	usage := t.watch()
 	m.start()
 	check, size := "ok", 0
 	path := "/_matrix/client/v3/sync"
@@ -82,8 +82,6 @@ func (b Rooms) Run(ctx context.Context, t *Target, out io.Writer) (*Result, erro
 		return nil, err
 	}
 	m := newMeter()
-	until, cancel := context.WithTimeout(ctx, b.Duration)
-	defer cancel()
 	mode := "rooms: create"
 	if b.Join {
 		mode = "rooms: join"
@@ -96,7 +94,9 @@ func (b Rooms) Run(ctx context.Context, t *Target, out io.Writer) (*Result, erro
 		}
 		rooms = append(rooms, id)
 	}
-	usage := watchUsage(t.PIDs)
+	until, cancel := context.WithTimeout(ctx, b.Duration)
+	defer cancel()
+	usage := t.watch()
 	m.start()
 	stop := ticker(m, out, "done")
 	err = parallel(until, len(users), len(users), func(i int) error {

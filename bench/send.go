@@ -36,7 +36,7 @@ func (s Send) Run(ctx context.Context, t *Target, out io.Writer) (*Result, error
 	}
 	m := newMeter()
 	ledger := newLedger(rooms, len(users))
-	usage := watchUsage(t.PIDs)
+	usage := t.watch()
 	m.start()
 	until, cancel := context.WithTimeout(ctx, s.Duration)
 	defer cancel()

@@ -21,7 +21,21 @@ type Target struct {
 	PIDs         []int  // processes of the server whose CPU and memory are sampled
 
 	servers *servers
-	prefix  string // of user names, different for each run
+	prefix  string        // of user names, different for each run
+	started func() func() // called when a load begins to be measured; what it returns, at the end
+}
+
+// watch samples the server's processes from here until the returned function is called.
+func (t *Target) watch() (stop func() *Usage) {
+	usage := watchUsage(t.PIDs)
+	if t.started == nil {
+		return usage
+	}
+	ended := t.started()
+	return func() *Usage {
+		ended()
+		return usage()
+	}
 }
 
 // person is a registered user with a connection.
