@@ -47,8 +47,8 @@ type Config struct {
 // ServerConfig is the section "server".
 type ServerConfig struct {
 	Name   string `yaml:"name" default:"localhost" help:"Server name: the part of user ids after the colon. It can not be changed later."`
-	Listen string `yaml:"listen" default:"127.0.0.1:8008" help:"Address of the public listener; empty for a process that takes no requests of clients."`
-	Data   string `yaml:"data" default:"data" help:"Directory for what this process keeps: all of it when embedded, scratch in a fleet."`
+	Listen string `yaml:"listen" own:"true" default:"127.0.0.1:8008" help:"Address of the public listener; empty for a process that takes no requests of clients."`
+	Data   string `yaml:"data" own:"true" default:"data" help:"Directory for what this process keeps: all of it when embedded, scratch in a fleet."`
 }
 
 // Validate checks the section.
@@ -61,12 +61,13 @@ func (c *ServerConfig) Validate() error {
 
 // ProcessConfig is the section "fleet": what this process is among others.
 type ProcessConfig struct {
-	Roles     []string    `yaml:"roles" default:"all" help:"Roles of this process; lyceum roles lists them."`
-	MachineID string      `yaml:"machine_id" default:"auto" help:"0 to 1023, different for each process, or auto. MACHINE_ID in the environment is taken too."`
+	Roles     []string    `yaml:"roles" own:"true" default:"all" help:"Roles of this process; lyceum roles lists them."`
+	MachineID string      `yaml:"machine_id" own:"true" default:"auto" help:"0 to 1023, different for each process, or auto. MACHINE_ID in the environment is taken too."`
 	Secret    conf.Secret `yaml:"secret" help:"Secret that all processes share; at least 16 characters. Embedded, it is made at the first start."`
-	Internal  string      `yaml:"internal_listen" default:"127.0.0.1:0" help:"Address of the listener for the other processes; TLS with keys derived from the secret."`
-	Advertise string      `yaml:"advertise" help:"host:port under which the others reach the internal listener, where it is not the listener's own address."`
-	Ops       string      `yaml:"ops_listen" help:"Address of a plain listener with /health, /ready, /metrics and profiles, for the operator's network only; empty: none."`
+	Internal  string      `yaml:"internal_listen" own:"true" default:"127.0.0.1:0" help:"Address of the listener for the other processes; TLS with keys derived from the secret."`
+	Advertise string      `yaml:"advertise" own:"true" help:"host:port under which the others reach the internal listener, where it is not the listener's own address."`
+	Revision  int         `yaml:"config_revision" own:"true" default:"0" min:"0" help:"Number of this configuration. A process whose shared keys differ from those of the others starts only with a higher one: so a changed configuration is rolled out on purpose, never by accident."`
+	Ops       string      `yaml:"ops_listen" own:"true" help:"Address of a plain listener with /health, /ready, /metrics and profiles, for the operator's network only; empty: none."`
 }
 
 // Validate checks the section.
@@ -100,8 +101,8 @@ func (c *ProcessConfig) machine() (int, error) {
 
 // DatabaseConfig is the section "database".
 type DatabaseConfig struct {
-	URL         conf.Secret `yaml:"url" help:"postgres://user:password@host/name; empty: SQLite in the data directory."`
-	Connections int         `yaml:"connections" default:"0" min:"0" help:"Most connections of this process; 0: 16 with PostgreSQL, 4 readers with SQLite."`
+	URL         conf.Secret `yaml:"url" own:"true" help:"postgres://user:password@host/name; empty: SQLite in the data directory."`
+	Connections int         `yaml:"connections" own:"true" default:"0" min:"0" help:"Most connections of this process; 0: 16 with PostgreSQL, 4 readers with SQLite."`
 }
 
 // Sections are the parts of the configuration with the names of their packages.

@@ -49,6 +49,9 @@ func Open(ctx context.Context, c *Config) (_ *Process, err error) {
 	p := &Process{config: c}
 	defer func() {
 		if err != nil {
+			if p.process != nil { // its id is free at once
+				err = errors.Join(err, p.process.Leases.Leave(context.WithoutCancel(ctx)))
+			}
 			p.close()
 		}
 	}()
@@ -127,6 +130,7 @@ func (p *Process) register(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	mine := factsOf(p.config, p.secret)
 	host, err := os.Hostname()
 	if err != nil {
 		host = "unknown host"
@@ -134,6 +138,7 @@ func (p *Process) register(ctx context.Context) error {
 	o := lease.Options{
 		Machine: machine, Host: fmt.Sprintf("%s, process %d", host, os.Getpid()), Version: obs.Version,
 		Roles: p.config.Fleet.Roles, Alone: p.config.embedded(), Log: p.obs.Log,
+		Facts: mine.text(), Admit: admit(mine, machine >= 0),
 		Announce: func() {
 			step, cancel := context.WithTimeout(context.Background(), time.Second)
 			defer cancel()
@@ -188,6 +193,12 @@ func (p *Process) build(ctx context.Context) error {
 	blobs, err := blob.Open(ctx, p.config.Blob)
 	if err != nil {
 		return err
+	}
+	if p.process.RPC != nil {
+		p.serveProofs(blobs)
+		if err := p.prove(ctx, blobs); err != nil {
+			return err
+		}
 	}
 	if p.domains, err = wire(base{p.process, blobs, key, p.obs.Registry}, p.config); err != nil {
 		return err

@@ -24,7 +24,7 @@ import (
 
 // UpConfig is the section "up": a whole fleet on this machine.
 type UpConfig struct {
-	Replicas map[string]int `yaml:"replicas" help:"Processes by roles: a role, or several joined by +, and how many processes have them."`
+	Replicas map[string]int `yaml:"replicas" own:"true" help:"Processes by roles: a role, or several joined by +, and how many processes have them."`
 }
 
 // Validate checks the section.
@@ -184,6 +184,7 @@ func (u *Up) startEngines(ctx context.Context) error {
 			}
 		}
 		u.env("LYCEUM_BLOB_DIRECTORY", shared)
+		u.env("LYCEUM_BLOB_DIRECTORY_SHARED", "true")
 	}
 	if c.Fleet.Secret.Reveal() == "" {
 		path := u.secretFile()

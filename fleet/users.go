@@ -16,6 +16,7 @@ import (
 
 	"lyceum/accounts"
 	"lyceum/matrix"
+	"lyceum/platform/role"
 )
 
 // Users is what the command line does with users: through the process that runs over the same data
@@ -55,7 +56,7 @@ func WithUsers(ctx context.Context, c *Config, fn func(*Users) error) error {
 	c.Server.Listen = ""
 	c.Obs.LogLevel = "warn"
 	if !c.embedded() {
-		c.Fleet.Roles, c.Fleet.MachineID = []string{"none"}, "auto"
+		c.Fleet.Roles, c.Fleet.MachineID = []string{role.NoRole}, "auto"
 	}
 	p, err := Open(ctx, c)
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -279,6 +280,21 @@ func (f *Fleet) Children() []*fleet.Child {
 		return nil
 	}
 	return f.up.Children()
+}
+
+// Refused starts one more process of "split" with more variables and returns what it said when it ended by
+// itself. One that serves, or lasts longer than half a minute, fails the test.
+func (f *Fleet) Refused(t *testing.T, environ ...string) string {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, f.up.Program, "serve", "--data", t.TempDir(), "--listen", "127.0.0.1:0")
+	cmd.Env = slices.Concat(os.Environ(), []string{"LYCEUM_SERVER_NAME=" + ServerName}, f.up.Environ, environ)
+	out, err := cmd.CombinedOutput()
+	if err == nil || ctx.Err() != nil || strings.Contains(string(out), "msg=serving") {
+		t.Fatalf("the process was not refused: %v\n%s", err, out)
+	}
+	return string(out)
 }
 
 // Child is the process with a name such as events-1.

@@ -7,7 +7,8 @@ import (
 
 // Config is the section "blob": a directory, or an S3-compatible store.
 type Config struct {
-	Directory string   `yaml:"directory" help:"directory for blobs; for one machine, or a file system that all machines share"`
+	Directory string   `yaml:"directory" own:"true" help:"directory for blobs; for one process, or, with directory_shared, a file system that all machines share"`
+	Shared    bool     `yaml:"directory_shared" own:"true" default:"false" help:"The directory is a file system that all machines of the fleet share. Each process proves it at its start."`
 	S3        S3Config `yaml:"s3"`
 }
 

@@ -22,15 +22,15 @@ const partSize = 5 << 20
 
 // S3Config says where an S3-compatible store is.
 type S3Config struct {
-	Endpoint   string      `yaml:"endpoint" help:"URL of the store, such as https://s3.eu-west-1.amazonaws.com or http://minio:9000"`
-	Region     string      `yaml:"region" default:"us-east-1" help:"region that requests are signed for"`
+	Endpoint   string      `yaml:"endpoint" own:"true" help:"URL of the store, such as https://s3.eu-west-1.amazonaws.com or http://minio:9000"`
+	Region     string      `yaml:"region" own:"true" default:"us-east-1" help:"region that requests are signed for"`
 	Bucket     string      `yaml:"bucket" help:"bucket for all blobs"`
 	Prefix     string      `yaml:"prefix" help:"beginning of all keys, such as lyceum/, when the bucket is shared"`
-	AccessKey  string      `yaml:"access_key" help:"access key; empty: from AWS_ACCESS_KEY_ID or the machine's role"`
-	SecretKey  conf.Secret `yaml:"secret_key" help:"secret of the access key"`
-	PathStyle  bool        `yaml:"path_style" default:"true" help:"put the bucket into the path of URLs, not into the host name"`
-	MakeBucket bool        `yaml:"make_bucket" help:"make the bucket when it is missing"`
-	Retries    int         `yaml:"retries" default:"5" min:"1" max:"20" help:"tries of a request that can be repeated"`
+	AccessKey  string      `yaml:"access_key" own:"true" help:"access key; empty: from AWS_ACCESS_KEY_ID or the machine's role"`
+	SecretKey  conf.Secret `yaml:"secret_key" own:"true" help:"secret of the access key"`
+	PathStyle  bool        `yaml:"path_style" own:"true" default:"true" help:"put the bucket into the path of URLs, not into the host name"`
+	MakeBucket bool        `yaml:"make_bucket" own:"true" help:"make the bucket when it is missing"`
+	Retries    int         `yaml:"retries" own:"true" default:"5" min:"1" max:"20" help:"tries of a request that can be repeated"`
 }
 
 // Validate names the key that is wrong and what to write instead.

@@ -17,15 +17,15 @@ import (
 // Config says where Redis is. One address that is not a cluster is a single server; the address of any
 // cluster node is a cluster; with Master set, the addresses are those of Sentinels.
 type Config struct {
-	Addresses        []string      `yaml:"addresses" help:"host:port, redis://:password@host:port or, with TLS, rediss://…; several for a cluster or for Sentinels"`
-	Username         string        `yaml:"username" help:"Redis ACL user; empty for the default user"`
-	Password         conf.Secret   `yaml:"password" help:"Redis password"`
-	TLS              bool          `yaml:"tls" help:"connect with TLS, as addresses with rediss:// do"`
-	Master           string        `yaml:"sentinel_master" help:"name of the master when the addresses are those of Redis Sentinels"`
-	SentinelPassword conf.Secret   `yaml:"sentinel_password" help:"password of the Sentinels themselves"`
+	Addresses        []string      `yaml:"addresses" own:"true" help:"host:port, redis://:password@host:port or, with TLS, rediss://…; several for a cluster or for Sentinels"`
+	Username         string        `yaml:"username" own:"true" help:"Redis ACL user; empty for the default user"`
+	Password         conf.Secret   `yaml:"password" own:"true" help:"Redis password"`
+	TLS              bool          `yaml:"tls" own:"true" help:"connect with TLS, as addresses with rediss:// do"`
+	Master           string        `yaml:"sentinel_master" own:"true" help:"name of the master when the addresses are those of Redis Sentinels"`
+	SentinelPassword conf.Secret   `yaml:"sentinel_password" own:"true" help:"password of the Sentinels themselves"`
 	Prefix           string        `yaml:"prefix" default:"lyceum" help:"keeps fleets apart that share one Redis"`
-	Timeout          conf.Duration `yaml:"timeout" default:"1s" help:"how long Redis may be silent before it counts as unreachable"`
-	StartWait        conf.Duration `yaml:"start_wait" default:"5s" help:"how long a start waits for Redis; after that the process runs without hints until Redis is there"`
+	Timeout          conf.Duration `yaml:"timeout" own:"true" default:"1s" help:"how long Redis may be silent before it counts as unreachable"`
+	StartWait        conf.Duration `yaml:"start_wait" own:"true" default:"5s" help:"how long a start waits for Redis; after that the process runs without hints until Redis is there"`
 
 	// Log is told of lost and regained connections; nil: nobody is.
 	Log *slog.Logger `yaml:"-"`

@@ -287,8 +287,15 @@ func TestMigrationsRefuseAndUndo(t *testing.T) {
 		if err := db.Migrate(t.Context(), d, log, files(one, two)); err != nil {
 			t.Errorf("the mended step: %v", err)
 		}
-		if err := db.Migrate(t.Context(), d, log, files(one)); err == nil || !strings.Contains(err.Error(), "start a newer version") {
-			t.Errorf("a database from the future: %v", err)
+		if err := db.Migrate(t.Context(), d, log, files(one)); err != nil {
+			t.Errorf("a database that a newer version expanded: %v", err)
+		}
+		contracted := files(one, two, "-- needs 99.1.0\nDROP TABLE one;")
+		if err := db.Migrate(t.Context(), d, log, contracted); err != nil {
+			t.Errorf("a step that contracts: %v", err)
+		}
+		if err := db.Migrate(t.Context(), d, log, files(one, two)); err == nil || !strings.Contains(err.Error(), "99.1.0") {
+			t.Errorf("a database that needs a newer version: %v", err)
 		}
 		gap := db.Migrations{Domain: "gap", Files: fstest.MapFS{"migrations/0002_x.sql": {Data: []byte(one)}}}
 		if err := db.Migrate(t.Context(), d, log, gap); err == nil || !strings.Contains(err.Error(), "0001") {

@@ -10,21 +10,27 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"lyceum/platform/obs"
 )
 
 // Migrations are the schema steps of one domain: files migrations/0001_title.sql, applied in order, each
 // in one transaction, statements separated by a ";" at the end of a line. A step only expands the
-// schema; what it makes dead is contracted a version later.
+// schema; what it makes dead is contracted a version later. A step that an older binary can not work
+// with begins with the line "-- needs X.Y.Z", the oldest version that can.
 type Migrations struct {
 	Domain string
 	Files  fs.FS
 }
 
+// needsLine begins a step that old binaries can not work with.
+const needsLine = "-- needs "
+
 // migrationLock is the advisory lock of PostgreSQL under which one process migrates.
 const migrationLock = 0x6c796365756d // "lyceum"
 
 // Migrate brings the schema of all domains up to date. One process at a time does it, the others wait.
-// It refuses a database that has steps which this binary does not know of.
+// Steps that this binary does not know of, made by a newer one, are left alone, unless one of them needs a newer version.
 func Migrate(ctx context.Context, d *DB, log *slog.Logger, sets ...Migrations) error {
 	start := time.Now()
 	conn, err := d.writePool().Conn(ctx)
@@ -48,6 +54,10 @@ func Migrate(ctx context.Context, d *DB, log *slog.Logger, sets ...Migrations) e
 	_, err = conn.ExecContext(ctx, `CREATE TABLE IF NOT EXISTS migrations (
 		domain TEXT NOT NULL, version BIGINT NOT NULL, title TEXT NOT NULL, applied_ms BIGINT NOT NULL,
 		PRIMARY KEY (domain, version))`)
+	if err != nil {
+		return err
+	}
+	_, err = conn.ExecContext(ctx, "CREATE TABLE IF NOT EXISTS migration_needs (domain TEXT NOT NULL, version BIGINT NOT NULL, needs TEXT NOT NULL, PRIMARY KEY (domain, version))")
 	if err != nil {
 		return err
 	}
@@ -80,7 +90,7 @@ func migrateDomain(ctx context.Context, d *DB, conn *sql.Conn, set Migrations) (
 		return 0, err
 	}
 	if n := int64(len(steps)); have > n {
-		return 0, fmt.Errorf("the database has schema step %d of %s, this binary knows %d: start a newer version", have, set.Domain, n)
+		return 0, worksWith(ctx, d, conn, set.Domain, n)
 	}
 	applied := 0
 	for _, s := range steps[have:] {
@@ -93,6 +103,34 @@ func migrateDomain(ctx context.Context, d *DB, conn *sql.Conn, set Migrations) (
 		}
 	}
 	return applied, nil
+}
+
+// worksWith refuses steps of a newer version that this binary can not work with.
+func worksWith(ctx context.Context, d *DB, conn *sql.Conn, domain string, known int64) error {
+	mine, err := obs.ParseVersion(obs.Version)
+	if err != nil {
+		return err
+	}
+	rows, err := conn.QueryContext(ctx, d.text("SELECT version, needs FROM migration_needs WHERE domain = $1 AND version > $2"), domain, known)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var step int64
+		var text string
+		if err := rows.Scan(&step, &text); err != nil {
+			return err
+		}
+		needs, err := obs.ParseVersion(text)
+		if err != nil {
+			return err
+		}
+		if mine.Compare(needs) < 0 {
+			return fmt.Errorf("the database has schema step %d of %s, which needs version %s; this is %s: start a newer version", step, domain, needs, mine)
+		}
+	}
+	return rows.Err()
 }
 
 // applyStep is not done when another process was faster: SQLite has no lock around the whole migration.
@@ -109,6 +147,13 @@ func applyStep(ctx context.Context, d *DB, conn *sql.Conn, domain string, s step
 	}
 	if n, err := res.RowsAffected(); err != nil || n == 0 {
 		return false, err
+	}
+	if first, _, _ := strings.Cut(s.sql, "\n"); strings.HasPrefix(first, needsLine) {
+		_, err := tx.ExecContext(ctx, d.text("INSERT INTO migration_needs (domain, version, needs) VALUES ($1, $2, $3)"),
+			domain, s.version, strings.TrimSpace(strings.TrimPrefix(first, needsLine)))
+		if err != nil {
+			return false, err
+		}
 	}
 	for _, stmt := range splitStatements(s.sql) {
 		if _, err := tx.ExecContext(ctx, d.text(stmt)); err != nil {

@@ -13,7 +13,7 @@ import (
 var ErrReplaced = errors.New("another process took this machine id: stopping")
 
 // Run keeps the registration alive and the view fresh until ctx ends. It returns ErrReplaced when
-// another process has the id now.
+// another process has the id now, and ErrVersion when the fleet has another first number of its version.
 func (l *Leases) Run(ctx context.Context) error {
 	if l.opts.Alone {
 		<-ctx.Done()
@@ -39,7 +39,7 @@ func (l *Leases) Run(ctx context.Context) error {
 			err = l.Refresh(step)
 		}
 		cancel()
-		if errors.Is(err, ErrReplaced) {
+		if errors.Is(err, ErrReplaced) || errors.Is(err, ErrVersion) {
 			return err
 		}
 		if err != nil && ctx.Err() == nil {
@@ -55,9 +55,13 @@ func (l *Leases) beat(ctx context.Context) error {
 	}
 	self := l.Self()
 	began := time.Now()
-	n, err := l.db.Exec(ctx, "UPDATE machines SET expires_ms = $1, draining = $2, mute = $3 WHERE id = $4 AND incarnation = $5",
-		now+l.opts.TTL.Milliseconds(), self.Draining, self.Mute, int64(self.ID), self.Incarnation)
+	n, err := l.db.Exec(ctx, `UPDATE machines SET expires_ms = $1, draining = $2, mute = $3 WHERE id = $4 AND incarnation = $5
+		AND NOT EXISTS (SELECT 1 FROM fleet WHERE name = $6 AND value <> $7 AND $7 <> '')`,
+		now+l.opts.TTL.Milliseconds(), self.Draining, self.Mute, int64(self.ID), self.Incarnation, versionRow, l.major())
 	if err == nil && n == 0 {
+		if err := l.sameMajor(ctx, l.db); err != nil {
+			return err
+		}
 		return ErrReplaced
 	}
 	if err == nil {
@@ -202,8 +206,10 @@ func (l *Leases) readMachines(ctx context.Context, now int64) ([]Machine, error)
 		if err := rows.Scan(&m.ID, &m.Incarnation, &m.Address, &m.Host, &m.Version, &roles, &m.Draining, &m.Mute, &started); err != nil {
 			return nil, err
 		}
-		m.Roles, m.Started = strings.Split(roles, ","), time.UnixMilli(started)
+		m.Roles, m.Started = splitRoles(roles), time.UnixMilli(started)
 		out = append(out, m)
 	}
 	return out, rows.Err()
 }
+
+func splitRoles(text string) []string { return strings.Split(text, ",") }

@@ -41,6 +41,7 @@ type Machine struct {
 	Draining    bool
 	Mute        bool // rows that it writes may not be on the bus
 	Started     time.Time
+	Facts       string // set in what Admit and Facts give only
 }
 
 // Has tells whether the machine runs a role; "all" stands for every one.
@@ -72,6 +73,9 @@ type Options struct {
 	Alone   bool          // the only process there can be: no heartbeat, no expiry
 	TTL     time.Duration // a machine without a heartbeat for so long is dead (3 s)
 	Log     *slog.Logger
+	Facts   string // what the others may read of this process; any text
+	// Admit decides whether this process may join the live others; nobody else joins meanwhile. May be nil.
+	Admit func(self Machine, others []Machine) error
 	// Announce tells the other processes that a lease or a machine changed; may be nil.
 	Announce func()
 }
@@ -136,16 +140,38 @@ func (l *Leases) register(ctx context.Context) error {
 			return err
 		}
 		l.self.ID = id
-		_, err = tx.Exec(ctx, `INSERT INTO machines (id, incarnation, address, host, version, roles, draining, started_ms, expires_ms)
-			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (id) DO UPDATE SET incarnation = excluded.incarnation,
+		if err := l.admit(ctx, tx, now); err != nil {
+			return err
+		}
+		_, err = tx.Exec(ctx, `INSERT INTO machines (id, incarnation, address, host, version, roles, draining, started_ms, expires_ms, facts)
+			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ON CONFLICT (id) DO UPDATE SET incarnation = excluded.incarnation,
 			address = excluded.address, host = excluded.host, version = excluded.version, roles = excluded.roles,
-			draining = excluded.draining, mute = FALSE, started_ms = excluded.started_ms, expires_ms = excluded.expires_ms`,
+			draining = excluded.draining, mute = FALSE, started_ms = excluded.started_ms, expires_ms = excluded.expires_ms,
+			facts = excluded.facts`,
 			int64(id), l.self.Incarnation, l.self.Address, l.self.Host, l.self.Version, strings.Join(l.self.Roles, ","), false,
-			now, now+l.opts.TTL.Milliseconds())
+			now, now+l.opts.TTL.Milliseconds(), l.opts.Facts)
 		return err
 	})
 	l.beaten = began
 	return err
+}
+
+// admit refuses what may not be together with the live others.
+func (l *Leases) admit(ctx context.Context, tx *db.Tx, now int64) error {
+	var others []Machine
+	if !l.opts.Alone {
+		var err error
+		if others, err = readOthers(ctx, tx, now, l.self.ID); err != nil {
+			return err
+		}
+	}
+	if err := l.checkMajor(ctx, tx, others); err != nil {
+		return err
+	}
+	if l.opts.Admit == nil {
+		return nil
+	}
+	return l.opts.Admit(l.self, others)
 }
 
 // chooseID takes the given id, or the lowest that was never used, or the one unused for longest: a
@@ -261,6 +287,9 @@ func (l *Leases) Acquire(ctx context.Context, names ...string) ([]Lease, error) 
 	var got []Lease
 	err := l.db.Tx(ctx, func(tx *db.Tx) error {
 		got = got[:0]
+		if err := l.sameMajor(ctx, tx); err != nil {
+			return err
+		}
 		rows := make([][]any, len(names))
 		for i, name := range names {
 			rows[i] = []any{name, int64(-1), int64(0), int64(0), int64(0)}

@@ -32,11 +32,11 @@ var Version = "0.1.0"
 
 // Config is the section "obs".
 type Config struct {
-	LogFormat   string                 `yaml:"log_format" default:"text" oneof:"text|json" help:"form of log lines"`
-	LogLevel    string                 `yaml:"log_level" default:"info" oneof:"debug|info|warn|error" help:"least level that is logged"`
-	OTLP        string                 `yaml:"otlp_endpoint" help:"URL of an OTLP/HTTP collector for traces, such as http://collector:4318; empty: no traces"`
-	OTLPHeaders map[string]conf.Secret `yaml:"otlp_headers" help:"headers sent to the collector, such as an access token"`
-	SampleRatio float64                `yaml:"trace_ratio" default:"0.01" min:"0" max:"1" help:"share of requests that are traced"`
+	LogFormat   string                 `yaml:"log_format" own:"true" default:"text" oneof:"text|json" help:"form of log lines"`
+	LogLevel    string                 `yaml:"log_level" own:"true" default:"info" oneof:"debug|info|warn|error" help:"least level that is logged"`
+	OTLP        string                 `yaml:"otlp_endpoint" own:"true" help:"URL of an OTLP/HTTP collector for traces, such as http://collector:4318; empty: no traces"`
+	OTLPHeaders map[string]conf.Secret `yaml:"otlp_headers" own:"true" help:"headers sent to the collector, such as an access token"`
+	SampleRatio float64                `yaml:"trace_ratio" own:"true" default:"0.01" min:"0" max:"1" help:"share of requests that are traced"`
 
 	// Output takes the log; nil: standard error.
 	Output io.Writer `yaml:"-"`

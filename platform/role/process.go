@@ -16,6 +16,7 @@ import (
 	"lyceum/platform/bus"
 	"lyceum/platform/db"
 	"lyceum/platform/lease"
+	"lyceum/platform/obs"
 	"lyceum/platform/rpc"
 	"lyceum/platform/stream"
 )
@@ -29,6 +30,9 @@ type Role struct {
 	Serves  string // in words, for the manual
 	Pool    string // role whose processes serve it where no process has this one; "" for none
 }
+
+// NoRole stands in a process's list of roles for none: a command such as lyceum user, which only calls others.
+const NoRole = "none"
 
 // Process is this process: what the domains are given.
 type Process struct {
@@ -107,11 +111,20 @@ func (p *Process) Singleton(name string, run func(ctx context.Context) error) {
 	})
 }
 
-// preferred tells whether this process is the one that singletons belong to: the lowest live machine id.
+// preferred tells whether this process is the one that singletons belong to: of the live machines with the
+// newest version, the one with the lowest id. So an upgrade reaches background work first.
 func (p *Process) preferred() bool {
-	machines := p.Leases.Machines()
-	i := slices.IndexFunc(machines, func(m lease.Machine) bool { return !m.Draining })
-	return i >= 0 && machines[i].ID == p.Machine()
+	best, newest := -1, obs.SemVer{}
+	for _, m := range p.Leases.Machines() {
+		if m.Draining || slices.Contains(m.Roles, NoRole) {
+			continue
+		}
+		v, _ := obs.ParseVersion(m.Version) // none is the oldest
+		if best < 0 || v.Compare(newest) > 0 {
+			best, newest = m.ID, v
+		}
+	}
+	return best == p.Machine()
 }
 
 func (p *Process) holdAndRun(ctx context.Context, name string, run func(ctx context.Context) error) error {

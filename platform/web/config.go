@@ -16,10 +16,10 @@ type Config struct {
 	BodyTimeout     conf.Duration        `yaml:"body_timeout" default:"60s" help:"Time a client has to send a JSON body."`
 	HeaderTimeout   conf.Duration        `yaml:"header_timeout" default:"20s" help:"Time a client has to send the head of a request."`
 	IdleTimeout     conf.Duration        `yaml:"idle_timeout" default:"120s" help:"Time a connection is kept without a request."`
-	DrainDelay      conf.Duration        `yaml:"drain_delay" default:"0s" help:"Time between not ready and the closing of the listener at the end, so that load balancers notice. 5s is good in Kubernetes."`
-	ShutdownTimeout conf.Duration        `yaml:"shutdown_timeout" default:"25s" help:"Time requests under way have to finish at the end."`
+	DrainDelay      conf.Duration        `yaml:"drain_delay" own:"true" default:"0s" help:"Time between not ready and the closing of the listener at the end, so that load balancers notice. 5s is good in Kubernetes."`
+	ShutdownTimeout conf.Duration        `yaml:"shutdown_timeout" own:"true" default:"25s" help:"Time requests under way have to finish at the end."`
 	Compress        bool                 `yaml:"compress" default:"true" help:"Compress JSON answers above 1 KiB with gzip when the client takes it."`
-	TrustedProxies  []string             `yaml:"trusted_proxies" help:"Addresses or networks (CIDR) of proxies whose X-Forwarded-For and X-Forwarded-Proto are believed."`
+	TrustedProxies  []string             `yaml:"trusted_proxies" own:"true" help:"Addresses or networks (CIDR) of proxies whose X-Forwarded-For and X-Forwarded-Proto are believed."`
 	RateLimitsOff   bool                 `yaml:"rate_limits_off" default:"false" help:"Turn all rate limits off. For load tests."`
 	RateLimits      map[string]RateLimit `yaml:"rate_limits" help:"Rate limits by name: {per_second, burst}. A name that is not given keeps its default; per_second 0 turns one off."`
 }

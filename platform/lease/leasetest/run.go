@@ -36,6 +36,8 @@ func Run(t *testing.T, open func(t *testing.T) *db.DB) {
 		{"a view shows who is live, draining and mute", view},
 		{"alone, all is granted", alone},
 		{"a fleet value is made once", once},
+		{"a fleet has one first number of its version", versions},
+		{"who is not admitted is not registered", admission},
 	} {
 		t.Run(test.name, func(t *testing.T) { test.body(t, open(t)) })
 	}
@@ -404,5 +406,58 @@ func once(t *testing.T, d *db.DB) {
 		if v == "" || v != values[0] {
 			t.Fatalf("values %v", values)
 		}
+	}
+}
+
+func versions(t *testing.T, d *db.DB) {
+	first := member(t, d, lease.Options{Machine: -1, Version: "1.4.0"})
+	stop := live(t, first)
+	if _, err := lease.Open(t.Context(), d, lease.Options{Machine: -1, Version: "2.0.0", TTL: TTL}); !errors.Is(err, lease.ErrVersion) || !strings.Contains(err.Error(), "stop all processes") {
+		t.Errorf("another X beside a live process: %v", err)
+	}
+	member(t, d, lease.Options{Machine: -1, Version: "1.3.9"}) // an older Y may come, as after a rollback
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+	var next *lease.Leases
+	for deadline := time.Now().Add(10 * TTL); ; time.Sleep(TTL / 10) {
+		var err error
+		if next, err = lease.Open(t.Context(), d, lease.Options{Machine: -1, Version: "2.0.0", TTL: TTL}); err == nil {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal(err)
+		}
+	}
+	if _, err := first.Acquire(t.Context(), "late"); !errors.Is(err, lease.ErrVersion) {
+		t.Errorf("a lease for a process that woke up in a newer fleet: %v", err)
+	}
+	if err := first.Run(t.Context()); !errors.Is(err, lease.ErrVersion) {
+		t.Errorf("the heartbeat of a process that woke up in a newer fleet: %v", err)
+	}
+	if err := next.Leave(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := lease.Open(t.Context(), d, lease.Options{Machine: -1, Version: "1.4.0", TTL: TTL}); !errors.Is(err, lease.ErrVersion) || !strings.Contains(err.Error(), "restore a backup") {
+		t.Errorf("back to an older X: %v", err)
+	}
+}
+
+func admission(t *testing.T, d *db.DB) {
+	first := member(t, d, lease.Options{Machine: 4, Host: "a", Facts: "alpha"})
+	refuse := errors.New("not you")
+	var seen []lease.Machine
+	_, err := lease.Open(t.Context(), d, lease.Options{Machine: 5, TTL: TTL, Admit: func(self lease.Machine, others []lease.Machine) error {
+		seen = others
+		if self.ID != 5 {
+			t.Errorf("this process is %d", self.ID)
+		}
+		return refuse
+	}})
+	if !errors.Is(err, refuse) || len(seen) != 1 || seen[0].ID != 4 || seen[0].Facts != "alpha" {
+		t.Errorf("expected a refusal after a look at machine 4, found %v, %v", err, seen)
+	}
+	if facts, err := first.Facts(t.Context()); err != nil || len(facts) != 1 || facts[4] != "alpha" {
+		t.Errorf("the refused process left a trace: %v, %v", facts, err)
 	}
 }
