@@ -19,9 +19,14 @@ type body struct {
 	lost   bool // more was read than is kept
 	closed bool
 	fault  error // of the source
+	limit  int64 // bytes that may be read; 0: no limit
+	read   int64
 }
 
-var errBodyClosed = errors.New("the body was closed")
+var (
+	errBodyClosed = errors.New("the body was closed")
+	errTooLarge   = errors.New("the body is larger than the route takes")
+)
 
 func (b *body) Read(p []byte) (int, error) {
 	b.mu.Lock()
@@ -30,6 +35,10 @@ func (b *body) Read(p []byte) (int, error) {
 		return 0, errBodyClosed
 	}
 	n, err := b.source.Read(p)
+	if b.read += int64(n); b.limit > 0 && b.read > b.limit {
+		b.fault = errTooLarge
+		return 0, errTooLarge
+	}
 	if !b.lost && len(b.kept)+n <= keepBody {
 		b.kept = append(b.kept, p[:n]...)
 	} else if n > 0 {
@@ -57,6 +66,22 @@ func (b *body) again() (io.ReadCloser, bool) {
 		io.Reader
 		io.Closer
 	}{io.MultiReader(bytes.NewReader(b.kept), b.source), b.source}, true
+}
+
+// repeatable tells whether the whole body can be had again now, without waiting for the client.
+func (b *body) repeatable() bool {
+	if !b.mu.TryLock() {
+		return false // a Read waits for the client
+	}
+	defer b.mu.Unlock()
+	return !b.lost && b.fault == nil
+}
+
+// tooLarge tells whether the body was larger than its limit.
+func (b *body) tooLarge() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return errors.Is(b.fault, errTooLarge)
 }
 
 // buffers are those with which answers are copied.

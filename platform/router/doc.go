@@ -13,7 +13,16 @@
 //   - when the connection breaks before the answer begins, the request is served here if its method is
 //     idempotent (GET, HEAD, PUT, DELETE; a PUT of Matrix carries its transaction id) and its body can be
 //     read again; else the client is told 502;
+//   - when the request's key moves to another process while its answer has not begun, such as away from a paused
+//     process, it is taken back and tried at the new place, under the same two conditions;
 //   - when this process stops while a GET waits elsewhere, it is served here, where it answers at once.
+//
+// A process that could not be reached is avoided until it answers a probe; no request of a client waits for that.
+// An answer that does not begin within the route's Timeout is 504, a streamed body above its Upload 413. Bodies
+// pass as they come; at most 64 KiB of one are kept, to send it again.
+//
+// Websockets take an HTTP/1.1 connection of their own, as HTTP/2 of net/http has none. Unused connections to
+// others are closed before those others would close them.
 //
 // The other process gets the client's address and scheme as this one found them, in X-Forwarded-For and
 // X-Forwarded-Proto: it believes them because its listener knows this process.

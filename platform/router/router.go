@@ -1,17 +1,13 @@
 package router
 
 import (
-	"context"
+	"cmp"
 	"errors"
+	"fmt"
 	"log"
 	"log/slog"
-	"net"
 	"net/http"
-	"net/http/httptrace"
-	"net/http/httputil"
 	"strconv"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/cespare/xxhash/v2"
@@ -24,8 +20,9 @@ import (
 const HopHeader = "Lyceum-Hop"
 
 const (
-	avoidFor   = 2 * time.Second // how long a process that could not be reached is not tried again
-	drainGrace = time.Second     // how long a GET under way elsewhere may still take when this process stops
+	drainGrace = time.Second            // how long a GET under way elsewhere may still take when this process stops
+	lookEvery  = 250 * time.Millisecond // how often a waiting request looks whether its key has moved
+	maxPlaces  = 3                      // places that one request is tried at before it is served here
 )
 
 // Places knows where the roles are played.
@@ -54,15 +51,14 @@ type Router struct {
 	log       *slog.Logger
 	proxyLog  *log.Logger
 	hops      *prometheus.CounterVec
-
-	mu    sync.Mutex
-	avoid map[string]time.Time // addresses that could not be reached, until when
+	health    health
 }
 
 // New makes a Router. Its Dispatch goes into web.Options.
 func New(o Options) *Router {
 	r := &Router{
-		places: o.Places, transport: o.Transport, machine: strconv.Itoa(o.Machine), log: o.Log, proxyLog: slog.NewLogLogger(o.Log.Handler(), slog.LevelDebug), avoid: map[string]time.Time{},
+		places: o.Places, transport: o.Transport, machine: strconv.Itoa(o.Machine), log: o.Log, proxyLog: slog.NewLogLogger(o.Log.Handler(), slog.LevelDebug),
+		health: health{transport: o.Transport, down: map[string]*outage{}, suspects: map[string]bool{}},
 		hops: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "lyceum_router_hops_total", Help: "Requests passed on to another process, by role and result (passed, served_here, failed).",
 		}, []string{"role", "result"}),
@@ -74,42 +70,59 @@ func New(o Options) *Router {
 }
 
 // Dispatch answers a request in another process, or returns false when it is to be served here. An error
-// (502) means that the other process was lost while it may have worked on the request.
+// means that the other process was lost while it may have worked on the request (502), that its answer did not
+// begin within the route's time (504), or that the body is larger than the route takes (413).
 func (r *Router) Dispatch(request *web.Request) (handled bool, err error) {
 	route := request.Route
 	if request.Internal() || route.Role == "" {
 		return false, nil
 	}
-	key := keyOf(request)
-	addr, local, ok := r.places.Pick(route.Role, key)
-	if !ok || local || r.avoided(addr) {
-		return false, nil
+	if route.Upload > 0 && request.ContentLength > route.Upload {
+		return false, tooLarge(route)
 	}
-	h := &hop{router: r, request: request, addr: addr}
-	err = h.do()
-	if errors.Is(err, errUnreached) {
-		// The fleet may have moved the key meanwhile; one more place is tried, and then this one.
-		if second, local, ok := r.places.Pick(route.Role, key); ok && !local && second != addr && !r.avoided(second) {
-			h = &hop{router: r, request: request, addr: second}
-			err = h.do()
+	key := keyOf(request)
+	deadline := time.Now().Add(cmp.Or(route.Timeout, web.DefaultTimeout))
+	var last *hop
+	for range maxPlaces {
+		// The fleet may have moved the key meanwhile: each try asks anew.
+		addr, local, ok := r.places.Pick(route.Role, key)
+		if !ok || local || last != nil && addr == last.addr || r.health.avoided(addr) {
+			break
+		}
+		last = &hop{router: r, request: request, addr: addr, key: key, deadline: deadline}
+		if err = last.do(); !errors.Is(err, errUnreached) && !errors.Is(err, errMoved) {
+			break
 		}
 	}
 	switch {
+	case last == nil:
+		return false, nil
 	case err == nil:
 		r.hops.WithLabelValues(route.Role, "passed").Inc()
 		return true, nil
 	case errors.Is(err, errUnreached), errors.Is(err, errRepeatable):
 		r.hops.WithLabelValues(route.Role, "served_here").Inc()
-		r.log.InfoContext(request.Context(), "a request is served here, as its place did not answer", "request", request.ID(), "place", h.addr, "error", err)
+		r.log.InfoContext(request.Context(), "a request is served here, as its place did not answer", "request", request.ID(), "place", last.addr, "error", err)
 		return false, nil
 	case request.Context().Err() != nil:
 		return false, err
 	}
 	r.hops.WithLabelValues(route.Role, "failed").Inc()
-	return false, &web.Error{
-		Status: http.StatusBadGateway, Code: "M_UNKNOWN", Cause: err,
-		Message: "The process that worked on the request was lost; it may or may not have been done",
+	answer := &web.Error{Status: http.StatusBadGateway, Code: "M_UNKNOWN", Cause: err}
+	switch {
+	case errors.Is(err, errTooLarge):
+		answer = tooLarge(route)
+	case errors.Is(err, errLate):
+		answer.Status = http.StatusGatewayTimeout
+		answer.Message = fmt.Sprintf("The answer did not begin within %s; the request may or may not have been done", cmp.Or(route.Timeout, web.DefaultTimeout))
+	default:
+		answer.Message = "The process that worked on the request was lost; it may or may not have been done"
 	}
+	return false, answer
+}
+
+func tooLarge(route *web.Route) *web.Error {
+	return &web.Error{Status: http.StatusRequestEntityTooLarge, Code: "M_TOO_LARGE", Message: fmt.Sprintf("The body is larger than %d bytes", route.Upload)}
 }
 
 // keyOf returns what balances the request. A caller is balanced by the token's hash, for which no database is
@@ -125,164 +138,4 @@ func keyOf(r *web.Request) string {
 		return strconv.FormatUint(xxhash.Sum64String(token), 36)
 	}
 	return r.RemoteIP().String()
-}
-
-func (r *Router) avoided(addr string) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	until, ok := r.avoid[addr]
-	if ok && time.Now().After(until) {
-		delete(r.avoid, addr)
-		return false
-	}
-	return ok
-}
-
-func (r *Router) avoidNow(addr string) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	now := time.Now()
-	for old, until := range r.avoid {
-		if now.After(until) {
-			delete(r.avoid, old)
-		}
-	}
-	r.avoid[addr] = now.Add(avoidFor)
-}
-
-// What became of a hop that gave no answer.
-var (
-	errUnreached  = errors.New("the process could not be reached")            // nothing was sent
-	errRepeatable = errors.New("the process was lost before it answered")     // doing it again is safe
-	errDraining   = errors.New("this process stops; the request was waiting") // cause of the cancelled hop
-)
-
-// hop is one try to have a request answered elsewhere.
-type hop struct {
-	router    *Router
-	request   *web.Request
-	addr      string
-	body      *body
-	failure   error
-	headed    bool          // the head of an answer came, so that this was no lost process
-	connected atomic.Bool   // a connection was there, so that something may have been sent
-	begun     chan struct{} // closed when the answer has begun; nil when nobody waits for that
-	once      sync.Once
-}
-
-// do returns nil when the answer was written. After errUnreached and errRepeatable the request's body can be
-// read from its start again.
-func (h *hop) do() error {
-	in := h.request.Request
-	ctx, cancel := context.WithCancelCause(in.Context())
-	defer cancel(nil)
-	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { h.connected.Store(true) }})
-	if in.Method == http.MethodGet || in.Method == http.MethodHead {
-		h.begun = make(chan struct{})
-		go h.leaveWhenDraining(cancel)
-		defer h.answerBegins()
-	}
-	in = in.WithContext(ctx)
-	if in.Body != nil && in.Body != http.NoBody {
-		h.body = &body{source: in.Body}
-		in.Body = h.body
-	}
-	proxy := httputil.ReverseProxy{
-		Rewrite:        h.rewrite,
-		Transport:      h.router.transport,
-		ModifyResponse: h.modify,
-		ErrorHandler:   func(_ http.ResponseWriter, _ *http.Request, err error) { h.failure = err },
-		BufferPool:     copyBuffers,
-		ErrorLog:       h.router.proxyLog,
-	}
-	proxy.ServeHTTP(h.request.Writer(), in)
-	if h.failure == nil {
-		return nil
-	}
-	if cause := context.Cause(ctx); cause != nil && errors.Is(cause, errDraining) {
-		h.failure = cause
-	}
-	return h.classify()
-}
-
-// classify says whether the failed request may be done again, and makes its body readable from the start.
-func (h *hop) classify() error {
-	original := h.request.Request
-	if original.Context().Err() != nil {
-		return original.Context().Err()
-	}
-	if h.headed {
-		return h.failure
-	}
-	// A transport may have had an old connection that was closed, and then fail to make a new one.
-	op, ok := errors.AsType[*net.OpError](h.failure)
-	unsent := !h.connected.Load() || ok && op.Op == "dial"
-	if unsent {
-		h.router.avoidNow(h.addr)
-	}
-	idempotent := false
-	switch original.Method {
-	case http.MethodGet, http.MethodHead, http.MethodPut, http.MethodDelete:
-		idempotent = true
-	}
-	if !unsent && !idempotent {
-		return h.failure
-	}
-	if h.body != nil {
-		again, ok := h.body.again()
-		if !ok {
-			return h.failure
-		}
-		original.Body = again
-	}
-	if unsent {
-		return errors.Join(errUnreached, h.failure)
-	}
-	return errors.Join(errRepeatable, h.failure)
-}
-
-func (h *hop) rewrite(p *httputil.ProxyRequest) {
-	p.Out.URL.Scheme = "https"
-	p.Out.URL.Host = h.addr
-	header := p.Out.Header
-	header.Set(HopHeader, h.router.machine)
-	header.Set("X-Request-Id", h.request.ID())
-	header.Set("X-Forwarded-Proto", h.request.Scheme())
-	if client := h.request.RemoteIP(); client.IsValid() {
-		header.Set("X-Forwarded-For", client.String())
-	}
-	if header.Get("Accept-Encoding") == "" {
-		header.Set("Accept-Encoding", "identity") // else the transport asks for gzip and unpacks it, and the length is lost
-	}
-}
-
-// modify drops what this process has set already, such as CORS, so that it does not stand there twice.
-func (h *hop) modify(response *http.Response) error {
-	h.headed = true
-	h.answerBegins()
-	for name := range h.request.Writer().Header() {
-		response.Header.Del(name)
-	}
-	return nil
-}
-
-func (h *hop) answerBegins() {
-	if h.begun != nil {
-		h.once.Do(func() { close(h.begun) })
-	}
-}
-
-func (h *hop) leaveWhenDraining(cancel context.CancelCauseFunc) {
-	select {
-	case <-h.begun:
-		return
-	case <-h.request.Draining():
-	}
-	grace := time.NewTimer(drainGrace)
-	defer grace.Stop()
-	select {
-	case <-h.begun:
-	case <-grace.C:
-		cancel(errDraining)
-	}
 }

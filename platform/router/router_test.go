@@ -72,6 +72,7 @@ type node struct {
 	dials     atomic.Int64
 	waiting   chan string // names of handlers that have begun to wait
 	release   chan struct{}
+	hold      atomic.Bool // handlers of /hold wait
 }
 
 func (n *node) addr() string { return n.internal.Listener.Addr().String() }
@@ -220,7 +221,28 @@ func (n *node) routes() []web.Route {
 		_, _ = io.Copy(io.Discard, r.Body)
 		panic(http.ErrAbortHandler)
 	}
+	hold := func(r *web.Request) (any, error) {
+		answer, err := see(r)
+		if n.hold.Load() {
+			n.waiting <- n.name
+			select {
+			case <-n.release:
+			case <-r.Context().Done():
+				return nil, r.Context().Err()
+			}
+		}
+		return answer, err
+	}
+	const late = 300 * time.Millisecond
+	byKey := web.KeyPath("key")
 	return []web.Route{
+		{Pattern: "GET /late", Auth: web.None, Role: "r", Timeout: late, Handler: wait},
+		{Pattern: "POST /late", Auth: web.None, Role: "r", Timeout: late, Handler: wait},
+		{Pattern: "POST /limited", Auth: web.None, Role: "r", Upload: 1000, Handler: upload},
+		{Pattern: "GET /hold/{key}", Auth: web.None, Role: "r", Key: byKey, Handler: hold},
+		{Pattern: "PUT /hold/{key}", Auth: web.None, Role: "r", Key: byKey, Handler: hold},
+		{Pattern: "DELETE /hold/{key}", Auth: web.None, Role: "r", Key: byKey, Handler: hold},
+		{Pattern: "POST /hold/{key}", Auth: web.None, Role: "r", Key: byKey, Handler: hold},
 		{Pattern: "GET /see/{key}", Auth: web.None, Role: "r", Key: web.KeyPath("key"), Handler: see},
 		{Pattern: "POST /see/{key}", Auth: web.None, Role: "r", Key: web.KeyPath("key"), Handler: see},
 		{Pattern: "GET /user", Auth: web.None, Role: "r", Key: web.KeyUser, Handler: see},
@@ -541,6 +563,9 @@ func TestStopWhileOthersWork(t *testing.T) {
 		stop()
 		if got := <-poll; got.err != nil || got.answer.Node != "a" || got.answer.Key != "drained" {
 			t.Errorf("the long poll: %+v", got)
+		}
+		if got := <-b.waiting; got != "cancelled" {
+			t.Errorf("the other process saw %q", got)
 		}
 		b.release <- struct{}{}
 		if got := <-work; got.err != nil || got.answer.Node != "bb" || got.answer.Body != "precious" {

@@ -1,0 +1,99 @@
+package router
+
+import (
+	"context"
+	"net/http"
+	"sync"
+	"time"
+)
+
+const (
+	probeEvery   = 500 * time.Millisecond // how often a process that could not be reached is asked whether it is back
+	probeTimeout = 2 * time.Second
+	forgetAfter  = time.Minute // an address that nobody wants any more
+)
+
+// health knows which processes could not be reached. Those are avoided until they answer a probe. Probes are
+// sent only while requests want the process, and never by a request of a client: that would wait for it.
+type health struct {
+	transport http.RoundTripper
+
+	mu       sync.Mutex
+	down     map[string]*outage
+	suspects map[string]bool // asked, and not avoided yet
+}
+
+type outage struct {
+	next    time.Time // of the next probe
+	wanted  time.Time // last time that a request would have gone there
+	probing bool
+}
+
+// avoided tells whether requests are kept from the process, and sees to it that it is asked again.
+func (h *health) avoided(addr string) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	o := h.down[addr]
+	if o == nil {
+		return false
+	}
+	now := time.Now()
+	o.wanted = now
+	if !o.probing && now.After(o.next) {
+		o.probing = true
+		go h.probe(addr)
+	}
+	return true
+}
+
+// lost notes that the process could not be reached.
+func (h *health) lost(addr string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	now := time.Now()
+	for old, o := range h.down {
+		if !o.probing && now.Sub(o.wanted) > forgetAfter {
+			delete(h.down, old)
+		}
+	}
+	if h.down[addr] == nil {
+		h.down[addr] = &outage{next: now.Add(probeEvery), wanted: now}
+	}
+}
+
+// suspect asks a process that broke a connection or lost a key whether it is there; if not, it is avoided.
+func (h *health) suspect(addr string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.down[addr] == nil && !h.suspects[addr] {
+		h.suspects[addr] = true
+		go h.probe(addr)
+	}
+}
+
+// probe asks once. Any answer will do: whether the process takes requests of clients is known to the fleet.
+func (h *health) probe(addr string) {
+	ctx, cancel := context.WithTimeout(context.Background(), probeTimeout)
+	defer cancel()
+	alive := false
+	if request, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+addr+"/health", nil); err == nil {
+		if response, err := h.transport.RoundTrip(request); err == nil {
+			_ = response.Body.Close()
+			alive = true
+		}
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.suspects, addr)
+	if alive {
+		delete(h.down, addr)
+		return
+	}
+	now := time.Now()
+	o := h.down[addr]
+	if o == nil {
+		o = &outage{wanted: now}
+		h.down[addr] = o
+	}
+	o.probing, o.next = false, now.Add(probeEvery)
+}
