@@ -74,6 +74,7 @@ type Devices struct {
 	toDevice *stream.Stream
 	lists    *stream.Stream
 	boxes    *mailboxes
+	heard    *stream.Tail // feeds boxes; while it is off, they are not used
 	changes  *recentChanges
 	flights  singleflight.Group // deliveries under way here, by transaction
 
@@ -92,14 +93,14 @@ func New(d Deps, c Config) (*Devices, error) {
 	x := &Devices{deps: d, accounts: d.Accounts, db: d.Process.DB, log: d.Process.Log.With("domain", "devices"), now: d.Now}
 	x.boxes = newMailboxes(c.CacheDevices)
 	x.toDevice = d.Process.Streams.Open(stream.Spec{Name: "to_device", Role: "todevice", Shards: 16, Store: toDeviceStore{}})
-	x.toDevice.Tail(x.boxes.tail)
+	x.heard = x.toDevice.Tail(x.boxes.tail, "sync", "todevice", "client")
 	x.deliver = role.Owned(d.Process, x.toDevice, "devices.deliver", x.deliverHere)
 	x.upload = role.Owned(d.Process, x.toDevice, "devices.upload", x.uploadHere)
 	x.claim = role.Owned(d.Process, x.toDevice, "devices.claim", x.claimHere)
 	x.drop = role.Owned(d.Process, x.toDevice, "devices.drop", x.dropHere)
 	x.lists = d.Process.Streams.Open(stream.Spec{Name: "device_lists", Role: "devicelists", Shards: 8, Store: listStore{}})
 	x.changes = newRecentChanges(x.lists.Shards(), c.RecentChanges)
-	x.lists.Tail(x.changes.tail)
+	x.lists.Tail(x.changes.tail, "sync", "client")
 	x.change = role.Owned(d.Process, x.lists, "devices.change", x.changeHere)
 	d.Process.Singleton("devices.housekeeping", x.housekeeping)
 	return x, nil

@@ -37,6 +37,7 @@ type Directory struct {
 	Deps
 	summaries *otter.Cache[summaryKey, rooms.Summary] // without room id and members
 	news      chan struct{}                           // there are new events
+	heard     *stream.Tail                            // tells of news where the index is kept
 }
 
 // summaryKey: a state never changes, but for what is redacted in it.
@@ -52,12 +53,12 @@ func New(d Deps, c Config) (*Directory, error) {
 		return nil, err
 	}
 	x := &Directory{Deps: d, summaries: cache, news: make(chan struct{}, 1)}
-	d.Rooms.Stream().Tail(func([]stream.Row) {
+	x.heard = d.Rooms.Stream().Tail(func([]stream.Row) {
 		select {
 		case x.news <- struct{}{}:
 		default:
 		}
-	})
+	}, stream.OnDemand)
 	d.Process.Singleton("directory.index", x.index)
 	return x, nil
 }

@@ -106,6 +106,9 @@ func (d *Directory) publicRooms(ctx context.Context, b *listBody) ([]rooms.Summa
 }
 
 func (d *Directory) summary(ctx context.Context, root state.ID) (rooms.Summary, error) {
+	if err := d.Rooms.Follow(ctx); err != nil {
+		return rooms.Summary{}, err
+	}
 	key := summaryKey{root, d.Rooms.Redactions()}
 	if s, ok := d.summaries.GetIfPresent(key); ok {
 		return s, nil

@@ -16,6 +16,9 @@ const indexAtOnce = 500 // events in one transaction
 // index follows the events stream from where the index ends. One process of the fleet runs it; that two
 // may for a moment do no harm, as each step may be done again.
 func (d *Directory) index(ctx context.Context) error {
+	if err := d.heard.Start(ctx); err != nil {
+		return err
+	}
 	done, err := d.indexed(ctx)
 	if err != nil {
 		return err

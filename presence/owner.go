@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"lyceum/platform/stream"
+	"lyceum/rooms"
 )
 
 // shard holds the users of a shard who are there, in the process that owns it.
@@ -172,14 +173,14 @@ func (p *Presence) wait(ctx context.Context, s *shard, who *person, ticket *stre
 // active is a tail of the events stream: who sends something is active.
 func (p *Presence) active(rows []stream.Row) {
 	for _, row := range rows {
-		e, err := p.Rooms.FromRow(row)
-		if err != nil {
+		g, ok := rooms.Look(row)
+		if !ok {
 			continue // package rooms reports it
 		}
-		s := &p.shards[p.stream.Shard(e.Sender)]
+		s := &p.shards[p.stream.Shard(string(g.Sender))]
 		s.activeMu.Lock()
-		if s.owned {
-			s.active[e.Sender] = max(s.active[e.Sender], e.OriginServerTS)
+		if s.owned && s.active[string(g.Sender)] < g.OriginServerTS {
+			s.active[string(g.Sender)] = g.OriginServerTS
 		}
 		s.activeMu.Unlock()
 	}

@@ -59,7 +59,8 @@ type Push struct {
 	counts  counts
 	workers workers
 	gateway gateway
-	changes [16]sync.Mutex // by shard of account data: a change reads first
+	changes [16]sync.Mutex  // by shard of account data: a change reads first
+	heard   [2]*stream.Tail // what unread counts follow
 	change  func(ctx context.Context, userID string, c ruleChange) (struct{}, error)
 }
 
@@ -78,8 +79,9 @@ func New(d Deps, c Config) (*Push, error) {
 	p.workers.init()
 	p.change = role.Owned(d.Process, d.Accounts.DataStream(), "push.rules", p.changeHere)
 	d.Accounts.DataStream().Tail(p.rulesChanged)
-	p.events.Tail(p.eventsCame)
-	d.Receipts.Stream().Tail(p.receiptsCame)
+	p.heard = [2]*stream.Tail{
+		d.Receipts.Stream().Tail(p.receiptsCame, "sync", "push"), p.events.Tail(p.eventsCame, "sync", "push"),
+	}
 	d.Process.Bus.Subscribe(pushersTopic, p.pushersChanged)
 	d.Process.Go("push", p.work)
 	return p, nil

@@ -80,6 +80,11 @@ type item struct {
 // Unread counts what a user has not read in a room. For a user and a room that were asked for lately it
 // makes no database statement.
 func (p *Push) Unread(ctx context.Context, userID, roomID string) (Counts, error) {
+	for _, t := range p.heard {
+		if err := t.Start(ctx); err != nil {
+			return Counts{}, err
+		}
+	}
 	rules, err := p.rulesOf(ctx, userID)
 	if err != nil {
 		return Counts{}, err
@@ -404,14 +409,15 @@ const manyMembers = 100
 
 // eventsCame is a tail of the events stream.
 func (p *Push) eventsCame(rows []stream.Row) {
-	for _, row := range rows {
+	for i := range rows {
+		row := &rows[i]
 		p.counts.mu.Lock()
 		l := p.counts.rooms[row.Key]
 		p.counts.mu.Unlock()
 		if l == nil && !p.workers.wants(row.Shard) {
 			continue
 		}
-		e, err := p.Rooms.FromRow(row)
+		e, err := p.Rooms.Share(row)
 		if err != nil {
 			continue // package rooms reports it
 		}

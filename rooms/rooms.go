@@ -45,6 +45,7 @@ type Rooms struct {
 	Deps
 	config Config
 	stream *stream.Stream
+	heard  *stream.Tail // of redactions; while it is off, cache is not used
 	nodes  *state.Store
 
 	suspension *suspension
@@ -61,6 +62,10 @@ type Rooms struct {
 	create func(ctx context.Context, roomID string, req createRequest) (struct{}, error)
 }
 
+// readers are the roles whose requests read so many events that their processes keep some in memory. Others read
+// the database.
+var readers = []string{"client", "sync", "events", "push", "admin"}
+
 // New opens the events stream and registers the calls that its owners answer.
 func New(d Deps, c Config) (*Rooms, error) {
 	cache, err := otter.New(&otter.Options[string, *Event]{MaximumSize: max(c.EventCache, 1000)})
@@ -71,7 +76,7 @@ func New(d Deps, c Config) (*Rooms, error) {
 	r.stream = d.Process.Streams.Open(stream.Spec{
 		Name: "events", Role: "events", Shards: Shards, Store: eventStore{r}, Lost: r.dropShard,
 	})
-	r.stream.Tail(r.tail)
+	r.heard = r.stream.Tail(r.tail, readers...)
 	d.Accounts.Sessions().Tail(r.suspension.tail)
 	d.Process.Go("rooms.profiles", r.carryProfiles)
 	r.send = role.Owned(d.Process, r.stream, "rooms.send", r.submit)
@@ -83,22 +88,26 @@ func New(d Deps, c Config) (*Rooms, error) {
 // their Data.
 func (r *Rooms) Stream() *stream.Stream { return r.stream }
 
-// tail keeps the cache of events right: a redaction changes an event that was cached.
+// tail keeps the cache of events right: a redaction changes an event that was cached. The events themselves are not
+// read.
 func (r *Rooms) tail(rows []stream.Row) {
 	for _, row := range rows {
-		e, err := r.FromRow(row)
-		if err != nil {
-			r.Process.Log.Error("a row of the events stream could not be read", "shard", row.Shard, "position", row.Pos, "error", err)
+		g, ok := Look(row)
+		if !ok {
+			r.Process.Log.Error("a row of the events stream could not be read", "shard", row.Shard, "position", row.Pos)
 			continue
 		}
-		if e.Redacts != "" {
+		if len(g.Redacts) > 0 {
 			r.cacheMu.Lock()
 			r.redactions.Add(1)
-			r.cache.Invalidate(e.Redacts)
+			r.cache.Invalidate(string(g.Redacts))
 			r.cacheMu.Unlock()
 		}
 	}
 }
+
+// Follow makes this process hear of redactions, if it does not: only then may it keep what it reads of events.
+func (r *Rooms) Follow(ctx context.Context) error { return r.heard.Start(ctx) }
 
 // Redactions counts the redactions that this process has seen: what was read from a state before one may
 // have changed, though the root is the same.

@@ -54,8 +54,11 @@ func (c nodeReader) read(ctx context.Context, ids []state.ID, into map[state.ID]
 func (r *Rooms) Events(ctx context.Context, ids []string) (map[string]*Event, error) {
 	out := make(map[string]*Event, len(ids))
 	var missing []string
+	heard := r.heard.On()
 	for _, id := range ids {
-		if e, ok := r.cache.GetIfPresent(id); ok {
+		if !heard {
+			missing = append(missing, id)
+		} else if e, ok := r.cache.GetIfPresent(id); ok {
 			out[id] = e
 		} else {
 			missing = append(missing, id)
@@ -71,7 +74,9 @@ func (r *Rooms) Events(ctx context.Context, ids []string) (map[string]*Event, er
 		for _, e := range events {
 			out[e.ID] = e
 		}
-		r.remember(events, before)
+		if heard {
+			r.remember(events, before)
+		}
 		missing = missing[n:]
 	}
 	return out, nil

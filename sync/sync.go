@@ -42,8 +42,9 @@ type Sync struct {
 	Deps
 	config Config
 
+	tails []*stream.Tail
+
 	mu       sync.RWMutex
-	started  bool
 	now      heads
 	news     uint64 // rows that the tails brought
 	events   *recent[*rooms.Event]
@@ -77,72 +78,97 @@ func New(d Deps, c Config) *Sync {
 		filters: newFilters(), unknown: map[string]struct{}{}, redacted: map[string]struct{}{}, related: map[string]struct{}{},
 		events: newRecent[*rooms.Event](c.Window), receipts: newRecent[*receipts.Receipt](c.Window), typing: newRecent[*typing.State](2),
 	}
-	follow(s, d.Rooms.Stream(), &s.now.events, d.Rooms.FromRow, s.event)
-	follow(s, d.Receipts.Stream(), &s.now.receipts, receipts.FromRow, s.receipt)
-	follow(s, d.Typing.Stream(), &s.now.typing, typing.FromRow, s.typingChanged)
-	follow(s, d.Presence.Stream(), &s.now.presence, presence.FromRow, s.presenceChanged)
-	follow(s, d.Devices.DeviceListStream(), &s.now.deviceLists, keyOf, s.deviceList)
-	follow(s, d.Devices.ToDeviceStream(), &s.now.toDevice, keyOf, s.forReceiver)
-	follow(s, d.Accounts.DataStream(), &s.now.accountData, roomOfDatum, s.accountDatum)
+	follow(s, d.Rooms.Stream(), feed[*rooms.Event]{&s.now.events, d.Rooms.Share, s.event, func(start []int64) {
+		s.events.start, s.looked = start, clone(start)
+	}})
+	follow(s, d.Receipts.Stream(), feed[*receipts.Receipt]{&s.now.receipts, copied(receipts.FromRow), s.receipt, func(start []int64) {
+		s.receipts.start = start
+	}})
+	follow(s, d.Typing.Stream(), feed[*typing.State]{&s.now.typing, copied(typing.FromRow), s.typingChanged, func(start []int64) {
+		s.typing.start = start
+	}})
+	follow(s, d.Presence.Stream(), feed[*presence.Status]{&s.now.presence, copied(presence.FromRow), s.presenceChanged, func(start []int64) {
+		s.presence = newByShard[*presence.Status](2000, start)
+	}})
+	follow(s, d.Devices.DeviceListStream(), feed[string]{&s.now.deviceLists, keyOf, s.deviceList, func(start []int64) {
+		s.devices = newByShard[string](2000, start)
+	}})
+	follow(s, d.Devices.ToDeviceStream(), feed[string]{&s.now.toDevice, keyOf, s.forReceiver, nil})
+	follow(s, d.Accounts.DataStream(), feed[string]{&s.now.accountData, roomOfDatum, s.accountDatum, nil})
 	d.Process.Go("sync.tidy", s.tidy)
 	return s
 }
 
+// feed is how the rows of a stream come into memory.
+type feed[T any] struct {
+	at    *[]int64 // up to where the rows have come
+	read  func(*stream.Row) (T, error)
+	take  func(stream.Row, T)
+	begin func(start []int64) // takes the positions behind which the rows begin; may be nil
+}
+
 // follow registers the tail of a stream. What a row says is read before the lock is taken.
-func follow[T any](s *Sync, st *stream.Stream, at *[]int64, read func(stream.Row) (T, error), take func(stream.Row, T)) {
-	st.Tail(func(rows []stream.Row) {
-		values, failed := make([]T, len(rows)), make([]error, len(rows))
-		for i, row := range rows {
-			values[i], failed[i] = read(row)
+func follow[T any](s *Sync, st *stream.Stream, f feed[T]) {
+	var values []T
+	var failed []error
+	t := st.Tail(func(rows []stream.Row) {
+		values, failed = values[:0], failed[:0]
+		for i := range rows {
+			v, err := f.read(&rows[i])
+			values, failed = append(values, v), append(failed, err)
 		}
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		s.begin()
 		for i, row := range rows {
 			s.news++
 			if err := failed[i]; err != nil {
 				s.Process.Log.Error("a row could not be read", "stream", st.Name(), "shard", row.Shard, "position", row.Pos, "error", err)
 			} else {
-				take(row, values[i])
+				f.take(row, values[i])
 			}
-			(*at)[row.Shard] = row.Pos
+			(*f.at)[row.Shard] = row.Pos
 		}
+		clear(values)
 		if s.advanced != nil {
 			close(s.advanced)
 			s.advanced = nil
 		}
+	}, "sync").From(func(start []int64) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		// Compacted streams skip positions, so those of the streams count, not those of rows.
+		*f.at = clone(start)
+		if f.begin != nil {
+			f.begin(start)
+		}
 	})
+	s.tails = append(s.tails, t)
 }
 
-func keyOf(row stream.Row) (string, error) { return row.Key, nil }
+// open makes the streams come, in a process that has not the role.
+func (s *Sync) open(ctx context.Context) error {
+	for _, t := range s.tails {
+		if err := t.Start(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func copied[T any](read func(stream.Row) (T, error)) func(*stream.Row) (T, error) {
+	return func(row *stream.Row) (T, error) { return read(*row) }
+}
+
+func keyOf(row *stream.Row) (string, error) { return row.Key, nil }
 
 // roomOfDatum gives the room of a piece of account data, "" for a global one.
-func roomOfDatum(row stream.Row) (string, error) {
+func roomOfDatum(row *stream.Row) (string, error) {
 	if d, ok := row.Value.(*accounts.AccountDatum); ok {
 		return d.RoomID, nil
 	}
 	var d accounts.AccountDatum
 	err := json.Unmarshal(row.Data, &d)
 	return d.RoomID, err
-}
-
-// begin takes the positions at which this process began to listen; the caller holds mu. Compacted streams
-// skip positions, so those of the streams count, not those of rows.
-func (s *Sync) begin() {
-	if s.started {
-		return
-	}
-	s.started = true
-	start := func(st *stream.Stream) []int64 { return st.Started() }
-	s.now = heads{
-		events: start(s.Rooms.Stream()), receipts: start(s.Receipts.Stream()), typing: start(s.Typing.Stream()),
-		presence: start(s.Presence.Stream()), deviceLists: start(s.Devices.DeviceListStream()),
-		toDevice: start(s.Devices.ToDeviceStream()), accountData: start(s.Accounts.DataStream()),
-	}
-	s.events.start, s.receipts.start, s.typing.start = clone(s.now.events), clone(s.now.receipts), clone(s.now.typing)
-	s.looked = clone(s.now.events)
-	s.presence = newByShard[*presence.Status](2000, s.now.presence)
-	s.devices = newByShard[string](2000, s.now.deviceLists)
 }
 
 func clone(v []int64) []int64 { return append([]int64(nil), v...) }
@@ -260,12 +286,10 @@ func (s *Sync) tidy(ctx context.Context) error {
 		}
 		if n%60 == 0 {
 			s.mu.Lock()
-			if s.started {
-				s.events.prune(5)
-				s.receipts.prune(5)
-				s.typing.prune(5)
-				s.forgetIdle()
-			}
+			s.events.prune(5)
+			s.receipts.prune(5)
+			s.typing.prune(5)
+			s.forgetIdle()
 			s.mu.Unlock()
 		}
 	}

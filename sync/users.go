@@ -138,6 +138,9 @@ func (s *Sync) know(ctx context.Context, ids ...string) error {
 	if len(ids) == 0 {
 		return nil
 	}
+	if err := s.open(ctx); err != nil {
+		return err
+	}
 	now := obs.Now().UnixMilli()
 	s.mu.RLock()
 	missing := false
@@ -154,7 +157,6 @@ func (s *Sync) know(ctx context.Context, ids ...string) error {
 	}
 	var mine, others []*user
 	s.mu.Lock()
-	s.begin()
 	for _, id := range ids {
 		u := s.users[id]
 		switch {

@@ -32,7 +32,9 @@ type Redis struct {
 	subs      subscribers
 	reconnect callbacks
 	barriers  barriers
+	joining   sync.RWMutex            // held while a session becomes current, so that no Subscribe slips past it
 	current   atomic.Pointer[session] // nil while there is no connection
+	trip      atomic.Pointer[func(time.Duration)]
 
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -76,8 +78,7 @@ func (r *Redis) run(connected chan<- struct{}, hopeless chan<- error) {
 		s, err := r.open()
 		if err == nil {
 			r.conf.Log.Info("bus connected", "redis", r.opt.InitAddress)
-			r.reconnect.run()
-			r.current.Store(s)
+			r.enter(s)
 			if connected != nil {
 				close(connected)
 				connected = nil
@@ -108,11 +109,22 @@ func (r *Redis) run(connected chan<- struct{}, hopeless chan<- error) {
 	}
 }
 
+// enter makes a session the current one. A Subscribe either came before, and its topic is subscribed to here, or finds
+// the session.
+func (r *Redis) enter(s *session) {
+	r.joining.Lock()
+	defer r.joining.Unlock()
+	if err := s.reconcile(r.ctx); err != nil {
+		return // the session is dead, serve says why
+	}
+	r.reconnect.run()
+	r.current.Store(s)
+}
+
 // serve returns when the session is lost, with the reason.
 func (r *Redis) serve(s *session) error {
 	check := time.NewTicker(5 * time.Second)
 	defer check.Stop()
-	s.kick() // a Subscribe may have come after open looked and before the session was current
 	for {
 		select {
 		case <-r.ctx.Done():
@@ -141,8 +153,11 @@ func (r *Redis) Publish(ctx context.Context, msgs ...Message) error {
 
 // Subscribe implements Bus.
 func (r *Redis) Subscribe(topic string, fn func(Message)) (cancel func()) {
+	r.joining.RLock()
 	remove := r.subs.add(topic, fn)
-	if s, err := r.session(); err == nil {
+	s, err := r.session()
+	r.joining.RUnlock()
+	if err == nil {
 		s.reconcile(r.ctx)
 	}
 	return func() {
@@ -167,10 +182,18 @@ func (r *Redis) ping() error {
 	if err != nil {
 		return err
 	}
-	return s.do(r.ctx, func(ctx context.Context) error {
+	began := time.Now()
+	err = s.do(r.ctx, func(ctx context.Context) error {
 		return s.sub.Do(ctx, s.sub.B().Ping().Build()).Error()
 	})
+	if fn := r.trip.Load(); fn != nil && err == nil {
+		(*fn)(time.Since(began))
+	}
+	return err
 }
+
+// ObserveRoundTrips makes fn hear how long each exchange of Barrier with Redis took.
+func (r *Redis) ObserveRoundTrips(fn func(time.Duration)) { r.trip.Store(&fn) }
 
 // session returns the connection in use, or at once the error that says why there is none.
 func (r *Redis) session() (*session, error) {

@@ -281,7 +281,7 @@ func TestJoiningUnderLoad(t *testing.T) {
 	until(t, "there is a past", func() bool { return nodes[0].count() > 1000 })
 	for range 5 {
 		late := start(t, dbtest.Open(t, url), nodes[0].bus, lease.Options{Machine: -1})
-		began := late.notes.Started()
+		began := late.began
 		until(t, "the late one sees rows", func() bool { return late.count() > 50 })
 		late.mu.Lock()
 		for shard, first := range late.first {

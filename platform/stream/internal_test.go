@@ -90,11 +90,11 @@ func TestAssignMovesLittleOnAverage(t *testing.T) {
 }
 
 func FuzzDecodeRows(f *testing.F) {
-	f.Add(encodeRows(-5, []Row{{Shard: 3, Pos: 7, Key: "!room", Data: []byte("{}")}, {Shard: 0, Pos: 1}, {Shard: 1, Pos: 2, Data: []byte{}}}))
-	f.Add(encodeRows(math.MaxInt64, nil))
+	f.Add(encodeRows(-5, 1700000000000, []Row{{Shard: 3, Pos: 7, Key: "!room", Data: []byte("{}")}, {Shard: 0, Pos: 1}, {Shard: 1, Pos: 2, Data: []byte{}}}))
+	f.Add(encodeRows(math.MaxInt64, 0, nil))
 	f.Add([]byte{0, 255, 255, 255, 255, 255, 255, 255, 255, 255, 1, 1, 1})
 	f.Fuzz(func(t *testing.T, data []byte) {
-		from, rows, err := decodeRows(data, 16)
+		from, at, rows, err := decodeRows(data, 16)
 		if err != nil {
 			return
 		}
@@ -103,8 +103,8 @@ func FuzzDecodeRows(f *testing.F) {
 				t.Fatalf("row %+v", r)
 			}
 		}
-		again, same, err := decodeRows(encodeRows(from, rows), 16)
-		if err != nil || again != from || len(same) != len(rows) {
+		again, then, same, err := decodeRows(encodeRows(from, at, rows), 16)
+		if err != nil || again != from || then != at || len(same) != len(rows) {
 			t.Fatalf("%d rows from %d became %d rows from %d, %v", len(rows), from, len(same), again, err)
 		}
 	})
@@ -483,17 +483,55 @@ func BenchmarkAppend(b *testing.B) {
 	}
 }
 
-// BenchmarkTail is what a row costs that comes over the bus.
-func BenchmarkTail(b *testing.B) {
-	rows := make([]Row, 100)
+func blankRows(n int) []Row {
+	rows := make([]Row, n)
 	for i := range rows {
-		rows[i] = Row{Shard: i % 16, Pos: int64(1000 + i), Key: "!abcdefghijklmnopqr:example.org", Data: make([]byte, 400)}
+		rows[i] = Row{Shard: i % 16, Pos: int64(1 + i/16), Key: "!abcdefghijklmnopqr:example.org", Data: make([]byte, 400)}
 	}
-	data := encodeRows(1, rows)
-	b.ReportAllocs()
-	for i := 0; i < b.N; i += len(rows) {
-		if _, _, err := decodeRows(data, 16); err != nil {
-			b.Fatal(err)
+	return rows
+}
+
+// BenchmarkReceive is what a row costs that comes over the bus in messages of some length: to a process that has the rows
+// already, and to one with tails that look at the first byte of each.
+func BenchmarkReceive(b *testing.B) {
+	d := dbtest.Open(b, "sqlite:"+filepath.Join(b.TempDir(), "bench.db"), lease.Migrations(), lines)
+	for _, length := range []int{1, 16} {
+		for _, tails := range []int{0, 4} {
+			b.Run(fmt.Sprintf("rows=%d/tails=%d", length, tails), func(b *testing.B) {
+				l, err := lease.Open(b.Context(), d, lease.Options{Alone: true, Roles: []string{"all"}})
+				if err != nil {
+					b.Fatal(err)
+				}
+				s := New(Options{DB: d, Bus: bus.NewLocal(), Leases: l, Log: quiet})
+				b.Cleanup(s.close)
+				st := s.Open(Spec{Name: "a", Shards: 16, Role: "x", Store: &lineStore{name: "a"}})
+				var looked int
+				for range tails {
+					st.Tail(func(rows []Row) {
+						for _, row := range rows {
+							looked += int(row.Data[0])
+						}
+					})
+				}
+				st.begin(nil)
+				rows := blankRows(length)
+				m := bus.Message{Data: encodeRows(1, 1, rows)}
+				b.ReportAllocs()
+				for i := 0; i < b.N; i += length {
+					if tails > 0 {
+						st.mu.Lock()
+						for _, sh := range st.shards {
+							sh.delivered = 0
+						}
+						st.mu.Unlock()
+					} else if i == 0 {
+						for _, sh := range st.shards {
+							sh.delivered = 1
+						}
+					}
+					st.receive(m)
+				}
+			})
 		}
 	}
 }

@@ -13,6 +13,9 @@ type metrics struct {
 	lost    prometheus.Counter
 	commits prometheus.Histogram
 	batch   prometheus.Histogram
+
+	delivery  *prometheus.HistogramVec
+	roundTrip func(time.Duration)
 }
 
 func newMetrics(r *prometheus.Registry) metrics {
@@ -34,8 +37,17 @@ func newMetrics(r *prometheus.Registry) metrics {
 			Name: "lyceum_stream_commit_rows", Help: "Rows of a group commit.", Buckets: prometheus.ExponentialBuckets(1, 2, 11),
 		}),
 	}
+	m.delivery = prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name: "lyceum_stream_delivery_seconds", Help: "Time from the publication of rows by their owner to their arrival in this process.",
+		Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
+	}, []string{"stream"})
+	trips := prometheus.NewHistogram(prometheus.HistogramOpts{
+		Name: "lyceum_bus_roundtrip_seconds", Help: "Time of a message to Redis and back behind all that came before it.",
+		Buckets: []float64{.00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5},
+	})
+	m.roundTrip = func(d time.Duration) { trips.Observe(d.Seconds()) }
 	if r != nil {
-		r.MustRegister(m.rows, m.gaps, m.lost, m.commits, m.batch)
+		r.MustRegister(m.rows, m.gaps, m.lost, m.commits, m.batch, m.delivery, trips)
 	}
 	return m
 }
@@ -81,12 +93,14 @@ func (s *Streams) Collect(ch chan<- prometheus.Metric) {
 			if st.Owns(i) {
 				owned = 1
 			}
-			st.mu.Lock()
-			seen, target := st.shards[i].seen, st.shards[i].target
-			st.mu.Unlock()
 			shard := strconv.Itoa(i)
-			gauge(positionDesc, float64(seen), st.spec.Name, shard)
-			gauge(behindDesc, float64(max(0, target-seen)), st.spec.Name, shard)
+			if st.Followed() { // where the rows are not received they are not late
+				st.mu.Lock()
+				seen, target := st.shards[i].seen, st.shards[i].target
+				st.mu.Unlock()
+				gauge(positionDesc, float64(seen), st.spec.Name, shard)
+				gauge(behindDesc, float64(max(0, target-seen)), st.spec.Name, shard)
+			}
 			gauge(ownedDesc, owned, st.spec.Name, shard)
 		}
 	}

@@ -14,11 +14,19 @@ import (
 	"lyceum/platform/lease"
 )
 
-// Start reads the positions, subscribes and takes the shards that are this process's share.
+// Start reads the positions, subscribes to the streams that the roles of this process need, and takes the shards that are this process's share.
 func (s *Streams) Start(ctx context.Context) error {
 	s.started = true
+	self := s.o.Leases.Self()
+	var wanted []*Stream
 	for _, st := range s.order {
-		s.undo = append(s.undo, s.o.Bus.Subscribe(st.topic(), st.receive))
+		if !st.wantedBy(self) {
+			continue // a tail may be started later
+		}
+		wanted = append(wanted, st)
+		st.followMu.Lock()
+		st.subscribe()
+		st.followMu.Unlock()
 	}
 	s.undo = append(s.undo, s.o.Bus.Subscribe("leases", func(bus.Message) { s.o.Leases.Poke() }))
 	s.undo = append(s.undo, s.o.Bus.OnReconnect(func() {
@@ -30,8 +38,12 @@ func (s *Streams) Start(ctx context.Context) error {
 		s.close()
 		return err
 	}
-	for _, st := range s.order {
-		st.begin(held)
+	for _, st := range wanted {
+		st.followMu.Lock()
+		if !st.followed.Load() {
+			st.begin(held)
+		}
+		st.followMu.Unlock()
 	}
 	if err := s.balance(ctx); err != nil {
 		s.close()
@@ -45,6 +57,13 @@ func (s *Streams) close() {
 	s.end()
 	for _, undo := range s.undo {
 		undo()
+	}
+	for _, st := range s.order {
+		st.followMu.Lock()
+		if st.undo != nil {
+			st.undo()
+		}
+		st.followMu.Unlock()
 	}
 }
 

@@ -2,7 +2,6 @@ package stream
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"sync"
 	"time"
@@ -12,43 +11,88 @@ import (
 	"lyceum/platform/lease"
 )
 
-// deliver hands rows to the tails. The rows of a shard follow each other; what was seen already is left
-// out, and before a gap it stops and reads the rest from the store.
+// deliver hands rows of this process to the tails. The rows of a shard follow each other; what was seen already
+// is left out, and before a gap it stops and reads the rest from the store.
 func (st *Stream) deliver(rows []Row) {
 	st.tailMu.Lock()
 	defer st.tailMu.Unlock()
-	fresh := rows[:0:0]
 	st.mu.Lock()
+	fresh := st.scratch[:0]
 	for _, row := range rows {
-		sh := st.shards[row.Shard]
-		sh.target = max(sh.target, row.Pos)
-		switch {
-		case !st.begun:
-		case row.Pos <= sh.delivered: // seen
-		case row.Pos == sh.delivered+1 && (row.Data != nil || row.Value != nil):
-			sh.delivered = row.Pos
+		if st.admit(row) {
 			fresh = append(fresh, row)
-		default:
-			st.catchUp(row.Shard)
 		}
 	}
 	st.mu.Unlock()
+	st.handScratch(fresh)
+}
+
+// receive takes a bus message of the stream, as deliver does.
+func (st *Stream) receive(m bus.Message) {
+	r := rowReader{b: m.Data, shards: st.spec.Shards}
+	from, at := r.head()
+	if r.err == nil && from == st.set.incarnation {
+		return
+	}
+	st.tailMu.Lock()
+	defer st.tailMu.Unlock()
+	st.mu.Lock()
+	fresh := st.scratch[:0]
+	for row, ok := r.next(); ok; row, ok = r.next() {
+		if st.admit(row) {
+			fresh = append(fresh, row)
+		}
+	}
+	st.mu.Unlock()
+	if r.err != nil {
+		st.set.o.Log.Error("a bus message could not be read", "topic", m.Topic, "error", r.err)
+	}
+	if at > 0 && len(fresh) > 0 {
+		st.delivery.Observe(max(0, time.Since(time.UnixMilli(at)).Seconds()))
+	}
+	st.handScratch(fresh)
+}
+
+// admit tells whether a row is the next of its shard and moves the shard on; the caller holds mu.
+func (st *Stream) admit(row Row) bool {
+	sh := st.shards[row.Shard]
+	sh.target = max(sh.target, row.Pos)
+	switch {
+	case !st.begun:
+	case row.Pos <= sh.delivered: // seen
+	case row.Pos == sh.delivered+1 && (row.Data != nil || row.Value != nil):
+		sh.delivered = row.Pos
+		return true
+	default:
+		st.catchUp(row.Shard)
+	}
+	return false
+}
+
+// handScratch hands over rows that stand in scratch, and keeps its memory for the next.
+func (st *Stream) handScratch(fresh []Row) {
 	st.hand(fresh)
+	clear(fresh)
+	if cap(fresh) <= maxBatch {
+		st.scratch = fresh[:0]
+	}
 }
 
 // hand gives rows to the tails and wakes who waits for positions; the caller holds tailMu.
 func (st *Stream) hand(rows []Row) {
 	if len(rows) > 0 {
-		for _, fn := range st.tails {
-			fn(rows)
+		for _, t := range st.active {
+			t.rows(rows)
 		}
 	}
 	st.mu.Lock()
 	for _, sh := range st.shards {
 		sh.seen = sh.delivered // tailMu is held since delivered moved, so these rows were handed over
 	}
-	close(st.moved)
-	st.moved = make(chan struct{})
+	if st.moved != nil {
+		close(st.moved)
+		st.moved = nil
+	}
 	st.mu.Unlock()
 }
 
@@ -60,21 +104,6 @@ func (st *Stream) expect(shard int, pos int64) {
 	sh.target = max(sh.target, pos)
 	if st.begun && sh.delivered < sh.target {
 		st.catchUp(shard)
-	}
-}
-
-// begin sets the positions from which on the tails see every row. What came over the bus before was only
-// noted.
-func (st *Stream) begin(held map[string]lease.Holder) {
-	st.mu.Lock()
-	defer st.mu.Unlock()
-	st.begun = true
-	for i, sh := range st.shards {
-		sh.delivered = held[st.Lease(i)].Pos
-		st.start[i], sh.seen = sh.delivered, sh.delivered
-		if sh.target = max(sh.target, sh.delivered); sh.delivered < sh.target {
-			st.catchUp(i)
-		}
 	}
 }
 
@@ -146,10 +175,14 @@ func (st *Stream) topic() string { return "rows/" + st.spec.Name }
 // publish sends rows to the other processes and tells whether the bus took them. If not, they read the
 // database.
 func (s *Streams) publish(byStream map[*Stream][]Row) bool {
+	if s.o.Leases.Alone() {
+		return true
+	}
 	var msgs []bus.Message
+	now := time.Now().UnixMilli()
 	for _, st := range s.order {
 		if rows := byStream[st]; len(rows) > 0 {
-			msgs = append(msgs, bus.Message{Topic: st.topic(), Data: encodeRows(s.o.Leases.Self().Incarnation, rows)})
+			msgs = append(msgs, bus.Message{Topic: st.topic(), Data: encodeRows(s.incarnation, now, rows)})
 		}
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
@@ -232,93 +265,12 @@ func (s *Streams) announce(ctx context.Context) {
 		}
 		s.mu.Unlock()
 		if len(rows) > 0 {
-			msgs = append(msgs, bus.Message{Topic: st.topic(), Data: encodeRows(s.o.Leases.Self().Incarnation, rows)})
+			msgs = append(msgs, bus.Message{Topic: st.topic(), Data: encodeRows(s.incarnation, 0, rows)})
 		}
 	}
 	if len(msgs) > 0 {
 		_ = s.o.Bus.Publish(ctx, msgs...) // the next announcement comes soon
 	}
-}
-
-// receive takes a bus message of the stream.
-func (st *Stream) receive(m bus.Message) {
-	from, rows, err := decodeRows(m.Data, st.spec.Shards)
-	if err != nil {
-		st.set.o.Log.Error("a bus message could not be read", "topic", m.Topic, "error", err)
-		return
-	}
-	if from != st.set.o.Leases.Self().Incarnation {
-		st.deliver(rows)
-	}
-}
-
-// maxInline is the largest row that travels on the bus, in bytes; readers fetch larger ones.
-const maxInline = 16 << 10
-
-// encodeRows writes: incarnation of the sender, then for each row its shard, position, 1 + length of key
-// and key, 1 + length of data and data (0: not sent).
-func encodeRows(from int64, rows []Row) []byte {
-	size := 16
-	for _, r := range rows {
-		size += 16 + len(r.Key) + len(r.Data)
-	}
-	b := binary.AppendVarint(make([]byte, 0, size), from)
-	for _, r := range rows {
-		b = binary.AppendUvarint(b, uint64(r.Shard))
-		b = binary.AppendUvarint(b, uint64(r.Pos))
-		if r.Data == nil || len(r.Data) > maxInline {
-			b = append(b, 0)
-			continue
-		}
-		b = binary.AppendUvarint(b, uint64(len(r.Data))+1)
-		b = append(b, r.Data...)
-		b = binary.AppendUvarint(b, uint64(len(r.Key)))
-		b = append(b, r.Key...)
-	}
-	return b
-}
-
-var errRows = errors.New("expected rows, found a damaged message")
-
-func decodeRows(b []byte, shards int) (from int64, rows []Row, err error) {
-	from, n := binary.Varint(b)
-	if n <= 0 {
-		return 0, nil, errRows
-	}
-	b = b[n:]
-	number := func() uint64 {
-		v, n := binary.Uvarint(b)
-		if n <= 0 {
-			err = errRows
-			return 0
-		}
-		b = b[n:]
-		return v
-	}
-	bytes := func(n uint64) []byte {
-		if n > uint64(len(b)) {
-			err = errRows
-			return nil
-		}
-		out := b[:n:n]
-		b = b[n:]
-		return out
-	}
-	for len(b) > 0 && err == nil {
-		row := Row{Shard: int(number()), Pos: int64(number())}
-		if n := number(); n > 0 {
-			row.Data = bytes(n - 1)
-			row.Key = string(bytes(number()))
-		}
-		if err == nil && (row.Shard < 0 || row.Shard >= shards || row.Pos < 0) {
-			err = errRows
-		}
-		rows = append(rows, row)
-	}
-	if err != nil {
-		return 0, nil, err
-	}
-	return from, rows, nil
 }
 
 // barrier coalesces the calls of many requests that ask for the stored positions at once.
@@ -358,6 +310,9 @@ func (s *Streams) Barrier(ctx context.Context) error {
 
 // waitCaughtUp waits for the rows that are known to exist now.
 func (st *Stream) waitCaughtUp(ctx context.Context) error {
+	if !st.followed.Load() {
+		return nil
+	}
 	st.mu.Lock()
 	var behind []Row
 	for i, sh := range st.shards {
@@ -419,6 +374,9 @@ func (s *Streams) syncHeads(ctx context.Context) error {
 		return err
 	}
 	for _, st := range s.order {
+		if !st.followed.Load() {
+			continue
+		}
 		for i := range st.shards {
 			st.expect(i, held[st.Lease(i)].Pos)
 		}

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/cespare/xxhash/v2"
 	"github.com/prometheus/client_golang/prometheus"
@@ -77,14 +78,21 @@ type Stream struct {
 	set    *Streams
 	leases []string // names of the leases of the shards
 
-	tailMu sync.Mutex // serializes the tails of this stream
-	tails  []func([]Row)
+	delivery prometheus.Observer
+
+	tails    []*Tail
+	followed atomic.Bool // rows are received and handed to the tails that are on
+	followMu sync.Mutex
+	undo     func() // ends the subscription
+
+	tailMu  sync.Mutex // serializes the tails of this stream
+	active  []*Tail    // those that are on
+	scratch []Row      // memory of the rows that are handed over
 
 	mu     sync.Mutex
 	shards []*shard
-	moved  chan struct{} // closed when a position moved
-	start  []int64       // positions when the process began to listen
-	begun  bool          // start is known: before, no row is handed over
+	moved  chan struct{} // closed when a position moved; nil while nobody waits
+	begun  bool          // the positions are known: before, no row is handed over
 }
 
 // shard is this process's view of one shard.
@@ -130,6 +138,8 @@ type Streams struct {
 	wake    chan struct{}
 	settled chan struct{} // closed when entries were decided
 
+	incarnation int64 // of this process
+
 	heads barrier
 	lost  atomic.Int64 // times that messages were lost on their way to this process
 	read  atomic.Int64 // what losses was when the stored positions were read last
@@ -148,9 +158,12 @@ type share struct{ machines, owners []int }
 
 // New makes an empty set. Streams are opened while the process is wired, then Start runs them.
 func New(o Options) *Streams {
-	s := &Streams{o: o, byName: map[string]*Stream{}, wake: make(chan struct{}, 1), settled: make(chan struct{}), shares: map[*Stream]share{}}
+	s := &Streams{o: o, incarnation: o.Leases.Self().Incarnation, byName: map[string]*Stream{}, wake: make(chan struct{}, 1), settled: make(chan struct{}), shares: map[*Stream]share{}}
 	s.ctx, s.end = context.WithCancel(context.Background())
 	s.metrics = newMetrics(o.Registry)
+	if b, ok := o.Bus.(interface{ ObserveRoundTrips(fn func(time.Duration)) }); ok {
+		b.ObserveRoundTrips(s.metrics.roundTrip)
+	}
 	if o.Registry != nil {
 		o.Registry.MustRegister(s)
 	}
@@ -162,7 +175,7 @@ func (s *Streams) Open(spec Spec) *Stream {
 	if s.byName[spec.Name] != nil || s.started {
 		panic("stream " + spec.Name + ": opened twice or too late")
 	}
-	st := &Stream{spec: spec, set: s, moved: make(chan struct{}), start: make([]int64, spec.Shards)}
+	st := &Stream{spec: spec, set: s, delivery: s.metrics.delivery.WithLabelValues(spec.Name)}
 	for range spec.Shards {
 		st.leases = append(st.leases, fmt.Sprintf("stream/%s/%04d", spec.Name, len(st.shards)))
 		st.shards = append(st.shards, &shard{})
@@ -190,11 +203,8 @@ func (st *Stream) Shard(key string) int { return int(xxhash.Sum64String(key) % u
 // Lease is the name of the lease that guards a shard.
 func (st *Stream) Lease(shard int) string { return st.leases[shard] }
 
-// Tail adds a reader: fn gets every row of every shard, in the order of each shard, once, and must not
-// block. Rows from before the process started are not given. Wiring time only.
-func (st *Stream) Tail(fn func(rows []Row)) { st.tails = append(st.tails, fn) }
-
-// Position is the last position of a shard that the tails have seen.
+// Position is the last position of a shard that the tails have seen; 0 in a process that does not receive the
+// stream.
 func (st *Stream) Position(shard int) int64 {
 	st.mu.Lock()
 	defer st.mu.Unlock()
@@ -220,18 +230,15 @@ func (st *Stream) Owns(shard int) bool {
 	return sh.open()
 }
 
-// Started are the positions of all shards from which on this process's tails see every row.
-func (st *Stream) Started() []int64 {
-	st.mu.Lock()
-	defer st.mu.Unlock()
-	return append([]int64(nil), st.start...)
-}
-
 // WaitFor returns when the tails have seen a position.
 func (st *Stream) WaitFor(ctx context.Context, shard int, pos int64) error {
 	for {
 		st.mu.Lock()
-		ok, moved := st.shards[shard].seen >= pos, st.moved
+		ok := st.shards[shard].seen >= pos
+		if !ok && st.moved == nil {
+			st.moved = make(chan struct{})
+		}
+		moved := st.moved
 		st.mu.Unlock()
 		if ok {
 			return nil

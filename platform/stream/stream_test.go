@@ -66,6 +66,7 @@ type node struct {
 	seen  map[string]bool
 	last  map[int]int64
 	first map[int]int64
+	began []int64
 }
 
 // lossy drops a third of the messages.
@@ -105,7 +106,7 @@ func start(t *testing.T, d *db.DB, b bus.Bus, o lease.Options) *node {
 			}
 			n.seen[string(r.Data)] = true
 		}
-	})
+	}).From(func(began []int64) { n.began = began })
 	if err := n.streams.Start(context.Background()); err != nil {
 		t.Fatal(err)
 	}

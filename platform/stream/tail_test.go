@@ -1,0 +1,203 @@
+package stream
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"lyceum/platform/bus"
+	"lyceum/platform/db"
+	"lyceum/platform/db/dbtest"
+	"lyceum/platform/lease"
+)
+
+// listener is a process with two tails of a stream that another process writes.
+type listener struct {
+	*Streams
+	st, other *Stream
+	light     *Tail
+	heavy     *Tail
+
+	mu    sync.Mutex
+	rows  map[*Tail][]int64
+	start map[*Tail][]int64
+	next  map[*Tail][]int64
+}
+
+func listen(t *testing.T, d *db.DB, b bus.Bus, roles ...string) *listener {
+	t.Helper()
+	leases, err := lease.Open(t.Context(), d, lease.Options{Machine: -1, Roles: roles, Log: quiet})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := &listener{rows: map[*Tail][]int64{}, start: map[*Tail][]int64{}, next: map[*Tail][]int64{}}
+	l.Streams = New(Options{DB: d, Bus: b, Leases: leases, Log: quiet})
+	l.st = l.Open(Spec{Name: "a", Role: "writer", Shards: 4, Store: &lineStore{name: "a"}})
+	l.other = l.Open(Spec{Name: "b", Role: "writer", Shards: 4, Store: &lineStore{name: "b"}})
+	add := func(roles ...string) (tail *Tail) {
+		tail = l.st.Tail(func(rows []Row) {
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			for _, row := range rows {
+				l.rows[tail] = append(l.rows[tail], row.Pos)
+				if l.next[tail][row.Shard]++; row.Pos != l.next[tail][row.Shard] {
+					t.Errorf("shard %d: expected position %d, found %d", row.Shard, l.next[tail][row.Shard], row.Pos)
+				}
+			}
+		}, roles...).From(func(start []int64) {
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			l.start[tail], l.next[tail] = start, slices.Clone(start)
+		})
+		return tail
+	}
+	l.light, l.heavy = add("client", "writer"), add("sync")
+	if err := l.Streams.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() { _ = l.Run(ctx) })
+	wg.Go(func() { _ = leases.Run(ctx) })
+	t.Cleanup(func() {
+		cancel()
+		wg.Wait()
+	})
+	return l
+}
+
+func (l *listener) got(tail *Tail) []int64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.rows[tail])
+}
+
+// counted counts the messages of a bus by topic.
+type counted struct {
+	bus.Bus
+	mu     sync.Mutex
+	topics map[string]int
+}
+
+func (c *counted) Subscribe(topic string, fn func(bus.Message)) (cancel func()) {
+	c.mu.Lock()
+	c.topics[topic]++
+	c.mu.Unlock()
+	return c.Bus.Subscribe(topic, fn)
+}
+
+func TestProcessesReceiveWhatTheirRolesNeed(t *testing.T) {
+	dbtest.Run(t, func(t *testing.T, d *db.DB) {
+		local := bus.NewLocal()
+		open := func(roles ...string) (*listener, *counted) {
+			c := &counted{Bus: local, topics: map[string]int{}}
+			return listen(t, d, c, roles...), c
+		}
+		writer, _ := open("writer")
+		client, _ := open("client")
+		media, mediaBus := open("media")
+		written := int64(0)
+		write := func(n int) {
+			t.Helper()
+			for range n {
+				written++
+				var e *Entry
+				for i := 0; e == nil || writer.st.Shard(e.Key) != 1; i++ {
+					e = &Entry{Stream: writer.st, Row: Row{Key: fmt.Sprint("k", i), Data: []byte{byte(written)}}}
+				}
+				for deadline := time.Now().Add(10 * time.Second); ; {
+					err := writer.Append(t.Context(), e)
+					if err == nil {
+						break
+					}
+					if time.Now().After(deadline) {
+						t.Fatal(err)
+					}
+				}
+			}
+		}
+		write(3)
+		for _, l := range []*listener{writer, client, media} {
+			if err := l.Barrier(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got := client.got(client.light); !slices.Equal(got, []int64{1, 2, 3}) || client.heavy.On() {
+			t.Errorf("the tail of the role got %v; the one of another role is on: %v", got, client.heavy.On())
+		}
+		if media.st.Followed() || media.light.On() || mediaBus.topics["rows/a"] > 0 {
+			t.Error("a process receives rows that it does not need")
+		}
+		if client.other.Followed() {
+			t.Error("a process receives a stream without tails")
+		}
+
+		// On demand: from then on, everything.
+		if err := media.heavy.Start(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if err := client.heavy.Start(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		write(2)
+		for _, l := range []*listener{client, media} {
+			if err := l.Barrier(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if got := l.got(l.heavy); !slices.Equal(got, []int64{4, 5}) || l.start[l.heavy][1] != 3 {
+				t.Errorf("started tails got %v, from %v on", got, l.start[l.heavy])
+			}
+		}
+		if media.light.On() || media.st.Position(1) != 5 {
+			t.Errorf("the other tail is on: %v, position %d", media.light.On(), media.st.Position(1))
+		}
+	}, lease.Migrations(), lines)
+}
+
+// Under load, a tail that is started gets every row behind its start, once.
+func TestTailsStartUnderLoad(t *testing.T) {
+	dbtest.Run(t, func(t *testing.T, d *db.DB) {
+		local := bus.NewLocal()
+		writer := listen(t, d, local, "writer")
+		stop := make(chan struct{})
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			for i := 0; ; i++ {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				_ = writer.Append(context.Background(), &Entry{Stream: writer.st, Row: Row{Key: fmt.Sprint(i), Data: []byte("x")}})
+			}
+		})
+		for range 5 {
+			l := listen(t, d, local, "media")
+			began := writer.got(writer.light)
+			for deadline := time.Now().Add(10 * time.Second); len(writer.got(writer.light)) < len(began)+20; time.Sleep(time.Millisecond) {
+				if time.Now().After(deadline) {
+					t.Fatal("nothing is written")
+				}
+			}
+			var start sync.WaitGroup
+			for range 4 {
+				start.Go(func() {
+					if err := l.heavy.Start(t.Context()); err != nil {
+						t.Error(err)
+					}
+				})
+			}
+			start.Wait()
+			for deadline := time.Now().Add(10 * time.Second); len(l.got(l.heavy)) < 50; time.Sleep(time.Millisecond) {
+				if time.Now().After(deadline) {
+					t.Fatal("the rows do not come")
+				}
+			}
+		}
+		close(stop)
+		wg.Wait()
+	}, lease.Migrations(), lines)
+}
