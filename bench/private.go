@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -110,18 +111,24 @@ func (p *private) serve(role, address string) error {
 	defer log.Close()
 	cmd := exec.Command(p.program, "serve", "--data", filepath.Join(p.dir, role), "--listen", address, "--roles", role)
 	cmd.Env, cmd.Stdout, cmd.Stderr = p.environ, log, log
-	if err := cmd.Start(); err != nil {
+	cmd.SysProcAttr = childAttributes()
+	started, done := make(chan error, 1), make(chan struct{})
+	go func() {
+		runtime.LockOSThread() // the child ends with this thread, so it must live as long
+		err := cmd.Start()
+		started <- err
+		if err == nil {
+			_ = cmd.Wait() // its log says how it ended
+			close(done)
+		}
+	}()
+	if err := <-started; err != nil {
 		return err
 	}
-	done := make(chan struct{})
 	p.mu.Lock()
 	p.cmds, p.done = append(p.cmds, cmd), append(p.done, done)
 	p.mu.Unlock()
 	p.pids[role] = cmd.Process.Pid
-	go func() {
-		_ = cmd.Wait() // its log says how it ended
-		close(done)
-	}()
 	return nil
 }
 

@@ -51,10 +51,16 @@ func (c *Capacities) withEstimates() *Capacities {
 		out.Operations[name] = op
 	}
 	for name, op := range c.Operations {
+		if !c.sizesKnown() {
+			op.DatabaseBytes = Default().Operations[name].DatabaseBytes
+		}
 		out.Operations[name] = op
 	}
 	return &out
 }
+
+// sizesKnown tells that the place of rows in the database was measured: of a server that was given it is not.
+func (c *Capacities) sizesKnown() bool { return c.Operations[OpMessage].DatabaseBytes > 0 }
 
 // pools are the operations that a pool of its own takes over from the role that serves them otherwise.
 var pools = map[string]string{OpUpload: "uploads", OpDownload: "downloads", OpThumbnail: "thumbnails"}

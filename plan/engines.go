@@ -96,6 +96,9 @@ func (p *planner) notes() {
 	if p.Load.ConcurrentUsers > 20000 {
 		note("beyond 20,000 users neither the guide nor a measurement says anything: these figures are the measured costs, multiplied")
 	}
+	if p.foreignSizes {
+		note("the growth of the database was not measured: it is that of the release's capacities")
+	}
 	if p.Measured.Quick {
 		note("the capacities were measured with --quick: they are rough")
 	}

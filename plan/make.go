@@ -100,11 +100,13 @@ type planner struct {
 	roles []Role
 	ds    []demand
 	took  map[string]bool // pools with processes of their own
+	// foreignSizes tells that the capacities lacked the place of rows, so the release's are taken.
+	foreignSizes bool
 }
 
 // Make plans a fleet. The load must be valid (Load.Validate); roles are those of this build.
 func Make(l Load, c *Capacities, roles []Role) *Plan {
-	p := &planner{Plan: &Plan{Measured: c.Measured}, caps: c.withEstimates(), roles: roles, took: map[string]bool{}}
+	p := &planner{Plan: &Plan{Measured: c.Measured}, caps: c.withEstimates(), roles: roles, took: map[string]bool{}, foreignSizes: !c.sizesKnown()}
 	p.Load, p.Derived = l.complete()
 	p.Phase, p.PhaseName = Phase(l.ConcurrentUsers)
 	p.ds = demands(p.Load)
@@ -163,7 +165,7 @@ func (p *planner) role(r Role) RolePlan {
 	w := workOf(r.Name, p.ds, p.caps, p.took)
 	out.Replicas = p.replicas(w, p.Load.Cores)
 	capped := false
-	if r.Shards > 0 && out.Replicas > r.Shards {
+	if r.Stream != "" && r.Shards > 0 && out.Replicas > r.Shards {
 		out.Replicas, capped = r.Shards, true
 	}
 	p.size(&out, w)
@@ -237,22 +239,33 @@ func (p *planner) why(w work, out RolePlan) string {
 	return s
 }
 
-// whole is the same work by processes that have all roles.
+// whole is the same work by processes that have all roles, with clients balanced at random.
 func (p *planner) whole() {
 	var all work
 	all.each = p.caps.idle(AllRoles)
-	memory := 0.0
+	memory, hops := 0.0, 0.0
 	for _, r := range p.roles {
 		if r.Pool != "" {
 			continue
 		}
 		w := workOf(r.Name, p.ds, p.caps, nil)
 		all.busy += w.busy
+		if r.Name == "router" {
+			hops = w.busy
+		}
 		all.each = max(all.each, w.each) // one process hears news once for all of its roles
 		memory = max(memory, p.caps.resident(r.Name))
 	}
+	// A request that reaches its owner at once is not passed on: of n processes one in n is the owner.
 	out := RolePlan{Role: AllRoles, CPULimit: p.Load.Cores}
-	out.Replicas = p.replicas(all, p.Load.Cores)
+	everything := all.busy
+	for n := p.floor(); ; n++ {
+		all.busy = everything - hops/float64(n)
+		if out.Replicas = p.replicas(all, p.Load.Cores); out.Replicas <= n {
+			out.Replicas = n
+			break
+		}
+	}
 	p.size(&out, all)
 	clients := p.caps.ClientBytes["sync"] + p.caps.ClientBytes["router"] + p.caps.ClientBytes[AllRoles]
 	memory = 2*memory + 1.5*clients*p.Load.ConcurrentUsers/float64(out.Replicas) + 512*mib

@@ -409,6 +409,38 @@ func TestCapacitiesAreReadBackAndChecked(t *testing.T) {
 	}
 }
 
+// TestSizesThatWereNotMeasuredAreTheReleases holds that a plan from a server that was given grows all the same.
+func TestSizesThatWereNotMeasuredAreTheReleases(t *testing.T) {
+	c := simple()
+	m := c.Operations[OpMessage]
+	m.DatabaseBytes = 0
+	c.Operations[OpMessage] = m
+	p := Make(Load{ConcurrentUsers: 1000}, c, roles)
+	if p.Database.GrowthPerMonth == 0 || !strings.Contains(strings.Join(p.Notes, "\n"), "growth of the database was not measured") {
+		t.Errorf("%v %v", p.Database.GrowthPerMonth, p.Notes)
+	}
+	if n := Make(Load{ConcurrentUsers: 1000}, simple(), roles).Notes; strings.Contains(strings.Join(n, "\n"), "not measured") {
+		t.Errorf("%v", n)
+	}
+}
+
+// TestOneProcessPassesNothingOn holds that the cost of hops is only there where there is somebody to hop to.
+func TestOneProcessPassesNothingOn(t *testing.T) {
+	l := Load{ConcurrentUsers: 500, MessagesPerSecond: 20, Cores: 4}
+	one := Make(l, Default(), roles)
+	if one.Whole.Replicas != 1 {
+		t.Fatalf("%+v", one.Whole)
+	}
+	router := roleOf(t, one, "router")
+	split := 0.0
+	for _, r := range one.Roles {
+		split += r.Busy
+	}
+	if one.Whole.Busy > split-router.Busy+0.1 {
+		t.Errorf("one process: %v busy cores; each role its own: %v, routers %v of them", one.Whole.Busy, split, router.Busy)
+	}
+}
+
 func TestCostsOfOneProcessAreTheServingRoles(t *testing.T) {
 	c := simple()
 	c.Operations[OpMessage] = Operation{Role: "events", CPU: map[string]float64{AllRoles: 2}}
