@@ -5,6 +5,7 @@ import (
 	"errors"
 	"time"
 
+	"lyceum/platform/lease"
 	"lyceum/platform/rpc"
 	"lyceum/platform/stream"
 )
@@ -19,8 +20,8 @@ type keyed[Req any] struct {
 }
 
 // Owned makes fn, which must run on the owner of the key's shard, callable from any process: a plain call
-// when that is here, else one call over the wire. While the shard moves it tries again, so fn must give
-// the same result when it runs twice: it is idempotent, or its request carries an id.
+// when that is here, else one call over the wire. While the shard moves it tries again, also when it moves away from a
+// process that was asked and hangs, so fn must give the same result when it runs twice: it is idempotent, or its request carries an id.
 func Owned[Req, Res any](p *Process, st *stream.Stream, name string, fn func(ctx context.Context, key string, req Req) (Res, error)) func(ctx context.Context, key string, req Req) (Res, error) {
 	if p.RPC != nil {
 		rpc.Handle(p.RPC, name, func(ctx context.Context, k keyed[Req]) (Res, error) {
@@ -40,7 +41,12 @@ func Owned[Req, Res any](p *Process, st *stream.Stream, name string, fn func(ctx
 				res, err = fn(ctx, key, req)
 			} else if h, ok := st.Owner(shard); ok && h.Machine != p.Machine() && p.RPC != nil {
 				m, _ := p.Leases.Machine(h.Machine)
-				res, err = rpc.Call[keyed[Req], Res](ctx, p.RPC, m.Address, name, keyed[Req]{key, req})
+				attempt, end := p.whileOwned(ctx, st, shard, h)
+				res, err = rpc.Call[keyed[Req], Res](attempt, p.RPC, m.Address, name, keyed[Req]{key, req})
+				if err != nil && context.Cause(attempt) == errMoved {
+					err = errMoved
+				}
+				end()
 			} else {
 				err = stream.ErrNotOwner
 			}
@@ -57,8 +63,41 @@ func Owned[Req, Res any](p *Process, st *stream.Stream, name string, fn func(ctx
 	}
 }
 
+// errMoved ends a call to an owner whose shard another process has now.
+var errMoved = errors.New("the shard moved while its owner was asked")
+
+// moveGrace is how long an owner that gave its shard away has to answer what it was asked before.
+const moveGrace = 100 * time.Millisecond
+
+// whileOwned gives a context for a call to the owner of a shard. It ends when the shard has moved, since a process that
+// hangs keeps its connections and would let the caller wait. end must be called.
+func (p *Process) whileOwned(ctx context.Context, st *stream.Stream, shard int, owner lease.Holder) (attempt context.Context, end func()) {
+	attempt, cancel := context.WithCancelCause(ctx)
+	go func() {
+		for {
+			changed := p.Leases.Changed()
+			if h, ok := st.Owner(shard); !ok || h.Machine != owner.Machine || h.Epoch != owner.Epoch {
+				break
+			}
+			select {
+			case <-attempt.Done():
+				return
+			case <-changed:
+			}
+		}
+		grace := time.NewTimer(moveGrace)
+		defer grace.Stop()
+		select {
+		case <-attempt.Done():
+		case <-grace.C:
+			cancel(errMoved)
+		}
+	}()
+	return attempt, func() { cancel(nil) }
+}
+
 // isMoving tells that the owner of a shard is changing or its process is gone.
 func isMoving(err error) bool {
-	return errors.Is(err, stream.ErrNotOwner) || errors.Is(err, stream.ErrAborted) ||
+	return errors.Is(err, errMoved) || errors.Is(err, stream.ErrNotOwner) || errors.Is(err, stream.ErrAborted) ||
 		errors.Is(err, rpc.ErrUnreachable) || errors.Is(err, rpc.ErrBroken)
 }

@@ -82,6 +82,8 @@ type process struct {
 	st    *stream.Stream
 	count func(ctx context.Context, key, id string) (int, error)
 	stop  func()
+	hang  atomic.Pointer[chan struct{}] // calls wait until it is closed
+	hung  atomic.Int64
 }
 
 var errRefused = errors.New("refused")
@@ -110,6 +112,10 @@ func begin(t *testing.T, d *db.DB, b bus.Bus, machine int, wireUp func(p *role.P
 	p.count = role.Owned(p.Process, p.st, "counts.add", func(ctx context.Context, key, id string) (int, error) {
 		if id == "refused" {
 			return 0, errRefused
+		}
+		if hang := p.hang.Load(); hang != nil {
+			p.hung.Add(1)
+			<-*hang // whatever becomes of ctx, as in a process that is stopped
 		}
 		err := p.Streams.Append(ctx, &stream.Entry{Stream: p.st, Row: stream.Row{Key: key, Data: []byte(id), Value: p.Machine()}})
 		if db.IsUnique(err) {
@@ -203,6 +209,75 @@ func TestOwnedReachesTheOwnerWhileShardsMove(t *testing.T) {
 		var stored int64
 		if err := d.QueryRow(t.Context(), "SELECT COUNT(*) FROM counts").Scan(&stored); err != nil || stored != calls.Load() {
 			t.Errorf("%d rows after %d calls, %v", stored, calls.Load(), err)
+		}
+	}, lease.Migrations(), counts)
+}
+
+func TestOwnedLeavesAnOwnerThatHangsWhenItsShardMoves(t *testing.T) {
+	dbtest.Run(t, func(t *testing.T, d *db.DB) {
+		b := bus.NewLocal()
+		caller, hanging := begin(t, d, b, 0, nil), begin(t, d, b, 1, nil)
+		until(t, "both own half of the shards", 10*time.Second, func() bool {
+			n := 0
+			for i := range 8 {
+				if hanging.st.Owns(i) && !caller.st.Owns(i) {
+					n++
+				}
+			}
+			return n == 4
+		})
+		release := make(chan struct{})
+		hanging.hang.Store(&release)
+		type result struct {
+			shard, machine int
+			err            error
+		}
+		answers := make(chan result, 8)
+		asked := 0
+		for i, seen := 0, map[int]bool{}; len(seen) < 8; i++ {
+			key := fmt.Sprint("key", i)
+			shard := caller.st.Shard(key)
+			if seen[shard] {
+				continue
+			}
+			seen[shard] = true
+			if hanging.st.Owns(shard) {
+				asked++
+				go func() {
+					machine, err := caller.count(context.Background(), key, "once-"+key)
+					answers <- result{shard, machine, err}
+				}()
+			}
+		}
+		until(t, "all calls hang", 10*time.Second, func() bool { return hanging.hung.Load() == int64(asked) })
+		third := begin(t, d, b, 2, nil)
+		until(t, "the third owns shards", 10*time.Second, func() bool {
+			owned := 0
+			for i := range 8 {
+				if third.st.Owns(i) {
+					owned++
+				}
+			}
+			return owned >= 2
+		})
+		select {
+		case r := <-answers:
+			if r.err != nil || r.machine == 1 {
+				t.Errorf("shard %d answered from machine %d, %v", r.shard, r.machine, r.err)
+			}
+		case <-time.After(5 * time.Second):
+			t.Error("the calls wait for an owner that has the shard no more")
+		}
+		asked--
+		close(release)
+		for range asked {
+			if r := <-answers; r.err != nil {
+				t.Errorf("shard %d: %v", r.shard, r.err)
+			}
+		}
+		var stored, ids int
+		if err := d.QueryRow(t.Context(), "SELECT COUNT(*), COUNT(DISTINCT id) FROM counts").Scan(&stored, &ids); err != nil || stored != 4 || ids != 4 {
+			t.Errorf("%d rows of %d calls, %v", stored, ids, err)
 		}
 	}, lease.Migrations(), counts)
 }
