@@ -288,10 +288,12 @@ func accepts(mux *http.ServeMux, pattern string, handler http.Handler) (ok bool)
 func TestWhatIsRefused(t *testing.T) {
 	good := Input{Roles: tableRoles, Routes: table(t), Backends: backends("router"), Listen: ":80"}
 	for what, change := range map[string]func(in *Input){
-		"no default":    func(in *Input) { in.Backends = backends("sync") },
-		"no backends":   func(in *Input) { in.Backends = nil },
-		"no addresses":  func(in *Input) { in.Backends = map[string]Backend{"router": {}} },
-		"two kinds":     func(in *Input) { in.Backends = map[string]Backend{"router": {Servers: []string{"a:1"}, DNS: "b", Port: 1}} },
+		"no default":   func(in *Input) { in.Backends = backends("sync") },
+		"no backends":  func(in *Input) { in.Backends = nil },
+		"no addresses": func(in *Input) { in.Backends = map[string]Backend{"router": {}} },
+		"two kinds": func(in *Input) {
+			in.Backends = map[string]Backend{"router": {Servers: []string{"a:1"}, DNS: "b", Port: 1}}
+		},
 		"no port":       func(in *Input) { in.Backends = map[string]Backend{"router": {DNS: "b"}} },
 		"bad address":   func(in *Input) { in.Backends = map[string]Backend{"router": {Servers: []string{"a b:1"}}} },
 		"bad name":      func(in *Input) { in.Backends["x\ny"] = Backend{Servers: []string{"a:1"}} },

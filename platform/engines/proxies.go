@@ -1,6 +1,7 @@
 package engines
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"net"
@@ -81,6 +82,10 @@ func StartCaddy(ctx context.Context, dir string, config func(listen string) ([]b
 		program: "caddy", remedy: "apt-get install caddy", file: "Caddyfile", end: syscall.SIGTERM,
 		check: func(file string) []string { return args("validate", file) },
 		run:   func(file string) []string { return args("run", file) },
+		wrap: func(_ string, config []byte) ([]byte, error) {
+			// The port for administration is the same for all, and its user another's.
+			return bytes.Replace(config, []byte("\n{\n"), []byte("\n{\n\tadmin off\n"), 1), nil
+		},
 	})
 }
 
