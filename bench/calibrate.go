@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"lyceum/plan"
@@ -66,6 +67,7 @@ type moment struct {
 // so other work on the machine slows it down and does not falsify it. A minute or more before it is over it
 // tells on w what it does. A private server is stopped and its data removed at the end.
 func Calibrate(ctx context.Context, o CalibrateOptions, w io.Writer) (_ *plan.Capacities, err error) {
+	w = &locked{out: w}
 	c := &calibration{CalibrateOptions: o, target: o.Target, out: w}
 	shape := "given server"
 	if o.Target == nil {
@@ -250,6 +252,9 @@ func (c *calibration) deliveries(l load, r *Result, before moment) {
 	maps.DeleteFunc(op.CPU, func(part string, _ float64) bool {
 		return part != "sync" && part != "router" && part != plan.AllRoles
 	})
+	if len(op.CPU) == 0 { // too few to be seen in /proc
+		op.CPU["sync"] = 0
+	}
 	if bytes, ok := r.Settings["answer_bytes"].(int64); ok {
 		op.AnswerBytes = math.Round(float64(bytes) / float64(n))
 	}
@@ -383,11 +388,23 @@ func costs(cpu map[string]float64) string {
 	return strings.Join(parts, ", ")
 }
 
+// locked lets many goroutines of a load write to one writer.
+type locked struct {
+	mu  sync.Mutex
+	out io.Writer
+}
+
+func (l *locked) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.out.Write(p)
+}
+
 // quiet passes on what a load says of its progress, and not every second of it.
 type quiet struct{ out io.Writer }
 
 func (q quiet) Write(p []byte) (int, error) {
-	if len(p) > 0 && p[0] == '\r' {
+	if len(p) > 0 && (p[0] == '\r' || p[0] == '\n') {
 		return q.out.Write(p)
 	}
 	return len(p), nil
