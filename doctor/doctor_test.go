@@ -367,7 +367,10 @@ func TestTheBottleneckComesFirst(t *testing.T) {
 			}
 			b.Processes[1].CPU, a.Processes[1].CPU = 0, 16
 		}, "The bottleneck is machine 1 (sync): CPU 80 %"},
-		"an open Redis": {func(_, a *status.Fleet) { a.Redis.Protected = false }, "Broken or open: redis"},
+		"an open Redis": {func(_, a *status.Fleet) { a.Redis.Protected = false }, "Broken or open: redis (redis): it asks for no password. No bottleneck."},
+		"an open Redis and a full queue": {func(_, a *status.Fleet) {
+			a.Redis.Protected, a.Processes[0].Queued = false, 700
+		}, "Broken or open: redis (redis): it asks for no password. The bottleneck is machine 0 (all): queued writes 700"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			b, a := healthy()

@@ -8,7 +8,7 @@ import (
 	"unicode/utf8"
 )
 
-// Headline is the result in one sentence: what is broken or the bottleneck, before all else.
+// Headline is the result in a line: what is broken or open, if anything is, and the bottleneck.
 func Headline(list []Finding) string {
 	n := map[Severity]int{}
 	for _, f := range list {
@@ -24,13 +24,30 @@ func Headline(list []Finding) string {
 	case Note:
 		return fmt.Sprintf("All is well: %d checks passed, %d notes.", n[OK], n[Note])
 	}
-	what := "Look first at"
-	if load[worst.Rule] {
-		what = "The bottleneck is"
-	} else if worst.Severity == Critical {
-		what = "Broken or open:"
+	var parts []string
+	if !load[worst.Rule] {
+		what := "Look first at"
+		if worst.Severity == Critical {
+			what = "Broken or open:"
+		}
+		parts = append(parts, fmt.Sprintf("%s %s: %s.", what, worst.Where, worst.What))
 	}
-	return fmt.Sprintf("%s %s: %s. (%d critical, %d warnings)", what, worst.Where, worst.What, n[Critical], n[Warning])
+	if f, ok := Bottleneck(list); ok {
+		parts = append(parts, fmt.Sprintf("The bottleneck is %s: %s.", f.Where, f.What))
+	} else {
+		parts = append(parts, "No bottleneck.")
+	}
+	return fmt.Sprintf("%s (%d critical, %d warnings)", strings.Join(parts, " "), n[Critical], n[Warning])
+}
+
+// Bottleneck is the first finding that limits what the fleet can carry.
+func Bottleneck(list []Finding) (Finding, bool) {
+	for _, f := range list {
+		if load[f.Rule] && (f.Severity == Critical || f.Severity == Warning) {
+			return f, true
+		}
+	}
+	return Finding{}, false
 }
 
 // load are the rules that tell of a bottleneck.
