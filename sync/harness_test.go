@@ -116,6 +116,12 @@ func open(t testing.TB, engine string, users ...string) *house {
 // start runs a process on a database.
 func start(t testing.TB, target string, users ...string) *house {
 	t.Helper()
+	return startAs(t, target, nil, users...)
+}
+
+// startAs is start with some roles only.
+func startAs(t testing.TB, target string, roles []string, users ...string) *house {
+	t.Helper()
 	var n atomic.Int64
 	d, err := db.Open(context.Background(), target, db.Options{Observe: func(k int) { n.Add(int64(k)) }})
 	if err != nil {
@@ -125,7 +131,7 @@ func start(t testing.TB, target string, users ...string) *house {
 	if err := db.Migrate(context.Background(), d, slog.New(slog.DiscardHandler), migrations()...); err != nil {
 		t.Fatal(err)
 	}
-	p := roletest.New(t, d)
+	p := roletest.New(t, d, roles...)
 	h := wire(t, p, users...)
 	h.statements = &n
 	roletest.Start(t, p)

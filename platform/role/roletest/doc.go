@@ -27,11 +27,15 @@ func Run[T any](t *testing.T, sets []db.Migrations, wire func(p *role.Process) T
 	}, append([]db.Migrations{lease.Migrations()}, sets...)...)
 }
 
-// New makes a Process that is alone and has every role that its streams ask for.
-func New(t testing.TB, d *db.DB) *role.Process {
+// New makes a Process that is alone and has some roles, or all when none are given. Start needs those that own the
+// streams.
+func New(t testing.TB, d *db.DB, roles ...string) *role.Process {
 	t.Helper()
+	if len(roles) == 0 {
+		roles = []string{"all"}
+	}
 	log := slog.New(slog.DiscardHandler)
-	l, err := lease.Open(context.Background(), d, lease.Options{Alone: true, Roles: []string{"all"}, Log: log})
+	l, err := lease.Open(context.Background(), d, lease.Options{Alone: true, Roles: roles, Log: log})
 	if err != nil {
 		t.Fatal(err)
 	}
