@@ -569,3 +569,39 @@ func (f *fleet) death(t *testing.T) {
 		t.Errorf("no process is left: %v %v", response, err)
 	}
 }
+
+// A process that drains answers 503 to health checks: it gets nothing new, and what it has is finished.
+func TestDrain(t *testing.T) {
+	for _, p := range proxies {
+		if p.name == "nginx" {
+			continue // it has no health checks; a drained process refuses connections, which is tried elsewhere
+		}
+		t.Run(p.name, func(t *testing.T) {
+			t.Parallel()
+			f := begin(t, p, nil)
+			const target = "/_matrix/client/v3/sync"
+			going := f.replicas[f.get(target).Name]
+			ended := make(chan error, 1)
+			hits := going.hits.Load()
+			go func() {
+				answer, response, err := f.ask("GET", target+"?wait=3s", nil)
+				if err == nil && (response.StatusCode != 200 || answer.Name != going.name) {
+					err = fmt.Errorf("%d from %s", response.StatusCode, answer.Name)
+				}
+				ended <- err
+			}()
+			for going.hits.Load() == hits {
+				time.Sleep(time.Millisecond)
+			}
+			going.sick.Store(true)
+			for deadline := time.Now().Add(15 * time.Second); f.get(target).Name == going.name; time.Sleep(10 * time.Millisecond) {
+				if time.Now().After(deadline) {
+					t.Fatal("a draining process still gets requests")
+				}
+			}
+			if err := <-ended; err != nil {
+				t.Errorf("a request under way was lost: %v", err)
+			}
+		})
+	}
+}
