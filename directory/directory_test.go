@@ -36,29 +36,7 @@ type house struct {
 func serve(t *testing.T, body func(t *testing.T, h *house)) {
 	t.Helper()
 	sets := []db.Migrations{accounts.Migrations(), rooms.Migrations(), Migrations()}
-	wire := func(p *role.Process) *Directory {
-		a, err := accounts.New(accounts.Deps{Process: p, Now: time.Now}, accounts.Config{
-			ServerName: server, Registration: "open", CacheTokens: 100, CacheUsers: 100, CacheFilters: 100,
-			Password: accounts.PasswordConfig{MinLength: 1, MemoryKiB: 64, Passes: 1, Workers: 1, Waiting: 10},
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		key, err := matrix.GenerateSigningKey("test", rand.Reader)
-		if err != nil {
-			t.Fatal(err)
-		}
-		r, err := rooms.New(rooms.Deps{Process: p, Accounts: a, ServerName: server, Key: key}, rooms.Config{DefaultVersion: "12", EventCache: 1000, MaxCreateUsers: 100})
-		if err != nil {
-			t.Fatal(err)
-		}
-		d, err := New(Deps{Process: p, Accounts: a, Rooms: r, ServerName: server}, Config{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		return d
-	}
-	roletest.Run(t, sets, wire, func(t *testing.T, _ *role.Process, d *Directory) {
+	roletest.Run(t, sets, func(p *role.Process) *Directory { return wire(t, p) }, func(t *testing.T, _ *role.Process, d *Directory) {
 		people := webtest.People{}
 		for _, name := range []string{"alice", "bob", "carol"} {
 			people[name] = &web.Identity{UserID: "@" + name + ":" + server, DeviceID: name}
@@ -66,6 +44,30 @@ func serve(t *testing.T, body func(t *testing.T, h *house)) {
 		c := webtest.New(t, people, append(d.Routes(), d.Rooms.Routes()...)...)
 		body(t, &house{Directory: d, t: t, alice: c.As("alice"), bob: c.As("bob"), carol: c.As("carol"), nobody: c})
 	})
+}
+
+func wire(t testing.TB, p *role.Process) *Directory {
+	t.Helper()
+	a, err := accounts.New(accounts.Deps{Process: p, Now: time.Now}, accounts.Config{
+		ServerName: server, Registration: "open", CacheTokens: 100, CacheUsers: 100, CacheFilters: 100,
+		Password: accounts.PasswordConfig{MinLength: 1, MemoryKiB: 64, Passes: 1, Workers: 1, Waiting: 10},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := matrix.GenerateSigningKey("test", rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := rooms.New(rooms.Deps{Process: p, Accounts: a, ServerName: server, Key: key}, rooms.Config{DefaultVersion: "12", EventCache: 1000, MaxCreateUsers: 100})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := New(Deps{Process: p, Accounts: a, Rooms: r, ServerName: server}, Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
 }
 
 func (h *house) create(c *webtest.Client, body obj) string {
