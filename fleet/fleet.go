@@ -24,6 +24,7 @@ import (
 	"lyceum/platform/role"
 	"lyceum/platform/router"
 	"lyceum/platform/rpc"
+	"lyceum/platform/status"
 	"lyceum/platform/stream"
 	"lyceum/platform/web"
 )
@@ -36,6 +37,8 @@ type Process struct {
 	db      *db.DB
 	process *role.Process
 	bus     bus.Bus
+	blobs   blob.Store
+	status  *status.Collector
 	domains *domains
 	web     *web.Server
 	public  net.Listener
@@ -194,6 +197,10 @@ func (p *Process) build(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	blobs = blob.Measured(blobs, p.obs.Registry)
+	p.blobs, p.status = blobs, p.collector()
+	p.status.Serve()
+	p.obs.Registry.MustRegister(p.databaseConnections())
 	if p.process.RPC != nil {
 		p.serveProofs(blobs)
 		if err := p.prove(ctx, blobs); err != nil {

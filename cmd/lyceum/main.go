@@ -24,6 +24,7 @@ type cli struct {
 	Up         upCommand         `cmd:"" help:"Start a whole fleet on this machine and keep it running."`
 	Roles      rolesCommand      `cmd:"" help:"Print the table of roles."`
 	Config     configCommand     `cmd:"" help:"Print the effective configuration (secrets hidden), or the reference of all keys."`
+	Status     statusCommand     `cmd:"" help:"Show every process, stream, shard and engine of the fleet."`
 	User       userCommands      `cmd:"" help:"Make users, set passwords, give out access tokens."`
 	Bench      benchCommands     `cmd:"" help:"Put load on any Matrix homeserver and check what it does."`
 	Completion completionCommand `cmd:"" help:"Print the completion script of a shell, for example: source <(lyceum completion bash)."`

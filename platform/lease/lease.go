@@ -448,6 +448,21 @@ func Once(ctx context.Context, d *db.DB, name, value string) (string, error) {
 	return value, err
 }
 
+// Value is the fleet's value of a name, "" when there is none.
+func Value(ctx context.Context, d *db.DB, name string) (value string, err error) {
+	err = d.QueryRow(ctx, "SELECT value FROM fleet WHERE name = $1", name).Scan(&value)
+	if errors.Is(err, db.ErrNoRows) {
+		err = nil
+	}
+	return value, err
+}
+
+// SetValue replaces the fleet's value of a name.
+func SetValue(ctx context.Context, d *db.DB, name, value string) error {
+	_, err := d.Exec(ctx, "INSERT INTO fleet (name, value) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET value = excluded.value", name, value)
+	return err
+}
+
 func (l *Leases) announce() {
 	if l.opts.Announce != nil {
 		l.opts.Announce()

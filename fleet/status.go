@@ -1,0 +1,122 @@
+package fleet
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+	"sync"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"lyceum/platform/lease"
+	"lyceum/platform/role"
+	"lyceum/platform/status"
+)
+
+// collector samples this process for the status of the fleet.
+func (p *Process) collector() *status.Collector {
+	c := &status.Collector{
+		Process: p.process, Gatherer: p.obs.Registry, Ready: p.obs.Health.Ready, Ops: p.config.Fleet.Ops, Scratch: p.config.Server.Data,
+	}
+	if p.public != nil {
+		c.Public = p.public.Addr().String()
+	}
+	if p.private != nil {
+		c.Internal = p.private.Addr().String()
+	}
+	return c
+}
+
+// Status asks all processes and engines how they are.
+func (p *Process) Status(ctx context.Context) *status.Fleet {
+	var f *status.Fleet
+	var database, redis, blobs status.Engine
+	var wg sync.WaitGroup
+	wg.Go(func() { f = p.status.Gather(ctx, p.config.Server.Name) })
+	wg.Go(func() { database = status.ProbeDatabase(ctx, p.db, p.config.databaseURL()) })
+	wg.Go(func() { redis = status.ProbeRedis(ctx, p.bus, p.config.Redis) })
+	wg.Go(func() { blobs = status.ProbeBlob(ctx, p.blobs, p.config.Blob) })
+	wg.Wait()
+	f.Database, f.Redis, f.Blob = database, redis, blobs
+	if text, err := lease.Value(ctx, p.db, rolloutRow); err == nil && text != "" {
+		r := &status.Rollout{}
+		if json.Unmarshal([]byte(text), r) == nil {
+			f.Rollout = r
+		}
+	}
+	return f
+}
+
+// rolloutRow is the row of table fleet that tells of the upgrade under way.
+const rolloutRow = "rollout"
+
+// WithStatus gives fn a function that asks the whole fleet how it is: through the process that runs over the
+// same data directory, or, in a fleet, as a process of its own without roles.
+func WithStatus(ctx context.Context, c *Config, fn func(ask func(context.Context) (*status.Fleet, error)) error) error {
+	if remote := control(c); remote != nil {
+		return fn(func(ctx context.Context) (*status.Fleet, error) {
+			f := &status.Fleet{}
+			return f, remote.call(ctx, http.MethodGet, "/status", nil, f)
+		})
+	}
+	return asMember(ctx, c, func(p *Process) error {
+		return fn(func(ctx context.Context) (*status.Fleet, error) {
+			if err := p.process.Leases.Refresh(ctx); err != nil {
+				return nil, err
+			}
+			return p.Status(ctx), nil
+		})
+	})
+}
+
+// asMember gives fn a process like the others, which takes no requests; over PostgreSQL it has no role and
+// calls the owners.
+func asMember(ctx context.Context, c *Config, fn func(*Process) error) error {
+	c.Server.Listen = ""
+	c.Obs.LogLevel = "warn"
+	c.Fleet.Ops = ""
+	if !c.embedded() {
+		c.Fleet.Roles, c.Fleet.MachineID = []string{role.NoRole}, "auto"
+	}
+	p, err := Open(ctx, c)
+	if err != nil {
+		return err
+	}
+	defer p.close()
+	work, stop := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	wg.Go(func() { _ = p.process.Run(work) }) // what fails shows in fn
+	defer wg.Wait()
+	defer stop()
+	if err := p.waitShards(ctx); err != nil {
+		return err
+	}
+	return fn(p)
+}
+
+// databaseConnections are the pool's figures as metrics.
+func (p *Process) databaseConnections() prometheus.Collector {
+	return poolCollector{p}
+}
+
+type poolCollector struct{ p *Process }
+
+var (
+	connectionsDesc = prometheus.NewDesc("lyceum_database_connections", "Connections of this process to the database, by state (in_use, idle, max).", []string{"state"}, nil)
+	poolWaitDesc    = prometheus.NewDesc("lyceum_database_wait_seconds_total", "Time that requests waited for a connection.", nil, nil)
+)
+
+// Describe implements prometheus.Collector.
+func (poolCollector) Describe(ch chan<- *prometheus.Desc) {
+	ch <- connectionsDesc
+	ch <- poolWaitDesc
+}
+
+// Collect implements prometheus.Collector.
+func (c poolCollector) Collect(ch chan<- prometheus.Metric) {
+	s := c.p.db.Stats()
+	for state, n := range map[string]int{"in_use": s.InUse, "idle": s.Idle, "max": s.MaxOpenConnections} {
+		ch <- prometheus.MustNewConstMetric(connectionsDesc, prometheus.GaugeValue, float64(n), state)
+	}
+	ch <- prometheus.MustNewConstMetric(poolWaitDesc, prometheus.CounterValue, s.WaitDuration.Seconds())
+}

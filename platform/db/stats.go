@@ -1,0 +1,17 @@
+package db
+
+import "database/sql"
+
+// Stats are the figures of the pool of connections; of both pools with SQLite, whose writes have one of their own.
+func (d *DB) Stats() sql.DBStats {
+	s := d.readPool().Stats()
+	if w := d.writePool(); w != d.readPool() {
+		o := w.Stats()
+		s.InUse += o.InUse
+		s.OpenConnections += o.OpenConnections
+		s.MaxOpenConnections += o.MaxOpenConnections
+		s.WaitCount += o.WaitCount
+		s.WaitDuration += o.WaitDuration
+	}
+	return s
+}

@@ -1,0 +1,276 @@
+package status
+
+import (
+	"context"
+	"math"
+	"runtime"
+	"runtime/debug"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
+
+	"lyceum/platform/db"
+	"lyceum/platform/lease"
+	"lyceum/platform/role"
+	"lyceum/platform/rpc"
+)
+
+// sampleMethod is the internal call that gives a sample.
+const sampleMethod = "status/sample"
+
+// sampleWait is how long a process has to answer.
+const sampleWait = 3 * time.Second
+
+// Collector samples this process.
+type Collector struct {
+	Process  *role.Process
+	Gatherer prometheus.Gatherer
+	Ready    func() bool
+	Public   string // addresses of the listeners, as configured
+	Internal string
+	Ops      string
+	Scratch  string // directory whose file system is looked at
+}
+
+// Serve answers the other processes; once, before the process serves.
+func (c *Collector) Serve() {
+	if c.Process.RPC != nil {
+		rpc.Handle(c.Process.RPC, sampleMethod, func(ctx context.Context, _ struct{}) (Sample, error) { return c.Sample(ctx), nil })
+	}
+}
+
+// Sample is what this process tells of itself now.
+func (c *Collector) Sample(ctx context.Context) Sample {
+	s := c.lease(c.Process.Leases.Self())
+	s.At = time.Now()
+	s.Ready = c.Ready()
+	s.Goroutines = runtime.NumGoroutine()
+	s.CPUs = float64(runtime.GOMAXPROCS(0))
+	if limit := debug.SetMemoryLimit(-1); limit < math.MaxInt64 {
+		s.MemoryLimit = limit
+	}
+	s.Public, s.Internal, s.Ops = c.Public, c.Internal, c.Ops
+	s.Scratch, s.ScratchFree = fileSystem(c.Scratch)
+	stats := c.Process.DB.Stats()
+	s.Pool = Pool{InUse: stats.InUse, Open: stats.OpenConnections, Max: stats.MaxOpenConnections, Waits: stats.WaitCount, WaitSeconds: stats.WaitDuration.Seconds()}
+	s.ClockAhead = clockAhead(ctx, c.Process.DB)
+	families, err := c.Gatherer.Gather()
+	if err != nil {
+		s.Error = err.Error()
+	}
+	for _, f := range families {
+		s.take(f)
+	}
+	return s
+}
+
+// lease is what the registration of a process says.
+func (c *Collector) lease(m lease.Machine) Sample {
+	return Sample{
+		Machine: m.ID, Incarnation: m.Incarnation, Host: m.Host, Address: m.Address, Version: m.Version, Roles: m.Roles,
+		Started: m.Started, Draining: m.Draining, Mute: m.Mute,
+	}
+}
+
+// take puts one metric where it belongs.
+func (s *Sample) take(f *dto.MetricFamily) {
+	value := func() (sum float64) {
+		for _, m := range f.Metric {
+			sum += m.GetCounter().GetValue() + m.GetGauge().GetValue()
+		}
+		return sum
+	}
+	histogram := func() (h Histogram) {
+		for _, m := range f.Metric {
+			h = h.Plus(readHistogram(m.GetHistogram()))
+		}
+		return h
+	}
+	switch f.GetName() {
+	case "process_cpu_seconds_total":
+		s.CPU = value()
+	case "process_resident_memory_bytes":
+		s.Resident = int64(value())
+	case "process_open_fds":
+		s.Files = int64(value())
+	case "process_max_fds":
+		s.MaxFiles = int64(value())
+	case "lyceum_stream_queued":
+		s.Queued = int(value())
+	case "lyceum_stream_commit_seconds":
+		s.Commit = histogram()
+	case "lyceum_stream_delivery_seconds":
+		s.Delivery = histogram()
+	case "lyceum_bus_roundtrip_seconds":
+		s.Redis = histogram()
+	case "lyceum_blob_seconds":
+		s.Blob = histogram()
+	case "lyceum_router_hops_total":
+		s.Hops = value()
+	case "lyceum_http_request_duration_seconds":
+		for _, m := range f.Metric {
+			l := labels(m)
+			r := s.route(l["route"], l["role"])
+			h := readHistogram(m.GetHistogram())
+			r.ByCode[l["code"]] += float64(h.Count)
+			r.Latency = r.Latency.Plus(h)
+		}
+	case "lyceum_http_requests_in_flight":
+		for _, m := range f.Metric {
+			if v := m.GetGauge().GetValue(); v > 0 {
+				l := labels(m)
+				s.route(l["route"], l["role"]).InFlight = v
+			}
+		}
+	case "lyceum_stream_position", "lyceum_stream_behind_rows", "lyceum_stream_owned", "lyceum_stream_rows_total":
+		for _, m := range f.Metric {
+			l := labels(m)
+			if shard := s.shard(l["stream"], l["shard"]); shard != nil {
+				switch v := m.GetGauge().GetValue() + m.GetCounter().GetValue(); f.GetName() {
+				case "lyceum_stream_position":
+					shard.Position = int64(v)
+				case "lyceum_stream_behind_rows":
+					shard.Behind = int64(v)
+				case "lyceum_stream_owned":
+					shard.Owned = v > 0
+				default:
+					shard.Rows = v
+				}
+			}
+		}
+	}
+}
+
+func labels(m *dto.Metric) map[string]string {
+	out := make(map[string]string, len(m.Label))
+	for _, l := range m.Label {
+		out[l.GetName()] = l.GetValue()
+	}
+	return out
+}
+
+// route finds the series of a route, or begins it.
+func (s *Sample) route(pattern, role string) *Route {
+	for i := range s.Routes {
+		if s.Routes[i].Pattern == pattern && s.Routes[i].Role == role {
+			return &s.Routes[i]
+		}
+	}
+	s.Routes = append(s.Routes, Route{Pattern: pattern, Role: role, ByCode: map[string]float64{}})
+	return &s.Routes[len(s.Routes)-1]
+}
+
+// maxShards is more than any stream has: a label beyond it is no number of a shard.
+const maxShards = 1 << 12
+
+// shard finds a shard of a stream, or begins it; nil for a label that is no number.
+func (s *Sample) shard(stream, number string) *ProcessShard {
+	n, err := strconv.Atoi(number)
+	if err != nil || n < 0 || n >= maxShards {
+		return nil
+	}
+	i := slices.IndexFunc(s.Streams, func(p ProcessStream) bool { return p.Name == stream })
+	if i < 0 {
+		i = len(s.Streams)
+		s.Streams = append(s.Streams, ProcessStream{Name: stream})
+	}
+	for len(s.Streams[i].Shards) <= n {
+		s.Streams[i].Shards = append(s.Streams[i].Shards, ProcessShard{})
+	}
+	return &s.Streams[i].Shards[n]
+}
+
+func readHistogram(h *dto.Histogram) Histogram {
+	out := Histogram{Count: h.GetSampleCount(), Sum: h.GetSampleSum()}
+	for _, b := range h.GetBucket() {
+		if math.IsInf(b.GetUpperBound(), 1) {
+			continue
+		}
+		out.Bounds = append(out.Bounds, b.GetUpperBound())
+		out.Counts = append(out.Counts, b.GetCumulativeCount())
+	}
+	return out
+}
+
+// clockAhead is this process's clock minus the database's, in seconds; half the round trip is its error.
+func clockAhead(ctx context.Context, d *db.DB) float64 {
+	if !d.Postgres() {
+		return 0
+	}
+	before := time.Now()
+	var ms float64
+	if err := d.QueryRow(ctx, "SELECT (EXTRACT(EPOCH FROM clock_timestamp()) * 1000)::float8").Scan(&ms); err != nil {
+		return 0
+	}
+	middle := before.Add(time.Since(before) / 2)
+	return float64(middle.UnixMicro())/1e6 - ms/1e3
+}
+
+// Gather samples every live process and reads the leases. A process that does not answer is listed with
+// its error.
+func (c *Collector) Gather(ctx context.Context, server string) *Fleet {
+	p := c.Process
+	f := &Fleet{At: time.Now(), Server: server}
+	machines := p.Leases.Machines()
+	samples := make(chan Sample, len(machines))
+	asked := 0
+	for _, m := range machines {
+		if slices.Contains(m.Roles, role.NoRole) {
+			continue
+		}
+		asked++
+		go func() { samples <- c.ask(ctx, m) }()
+	}
+	for range asked {
+		f.Processes = append(f.Processes, <-samples)
+	}
+	slices.SortFunc(f.Processes, func(a, b Sample) int { return a.Machine - b.Machine })
+	if len(f.Processes) > 0 {
+		f.Version = f.Processes[0].Version
+	}
+	holder := func(name string) (machine int, h lease.Holder) {
+		h, ok := p.Leases.Holder(name)
+		if !ok {
+			return -1, h
+		}
+		return h.Machine, h
+	}
+	held, err := p.Leases.Read(ctx, "")
+	if err != nil {
+		f.Database.Error = err.Error()
+	}
+	for _, st := range p.Streams.All() {
+		s := Stream{Name: st.Name(), Role: st.Role()}
+		for i := range st.Shards() {
+			machine, _ := holder(st.Lease(i))
+			s.Shards = append(s.Shards, Shard{Machine: machine, Epoch: held[st.Lease(i)].Epoch, Position: held[st.Lease(i)].Pos})
+		}
+		f.Streams = append(f.Streams, s)
+	}
+	for name := range held {
+		if job, ok := strings.CutPrefix(name, "job/"); ok {
+			machine, _ := holder(name)
+			f.Jobs = append(f.Jobs, Lease{Name: job, Machine: machine, Epoch: held[name].Epoch})
+		}
+	}
+	slices.SortFunc(f.Jobs, func(a, b Lease) int { return strings.Compare(a.Name, b.Name) })
+	return f
+}
+
+func (c *Collector) ask(ctx context.Context, m lease.Machine) Sample {
+	if m.ID == c.Process.Machine() {
+		return c.Sample(ctx)
+	}
+	ctx, cancel := context.WithTimeout(ctx, sampleWait)
+	defer cancel()
+	s, err := rpc.Call[struct{}, Sample](ctx, c.Process.RPC, m.Address, sampleMethod, struct{}{})
+	if err != nil {
+		s = c.lease(m)
+		s.At, s.Error = time.Now(), "it does not answer: "+err.Error()
+	}
+	return s
+}
