@@ -105,14 +105,22 @@ func (r *Receipts) ReadRow(row stream.Row) (roomID, userID, threadID string, eve
 // Send stores receipts of a user for events of one room. Those that would go backwards change nothing.
 // Errors are *matrix.Error.
 func (r *Receipts) Send(ctx context.Context, roomID string, list ...Receipt) error {
+	if err := r.placeAll(ctx, roomID, list); err != nil {
+		return err
+	}
+	_, err := r.set(ctx, roomID, list)
+	return err
+}
+
+// placeAll makes receipts whole, or refuses them.
+func (r *Receipts) placeAll(ctx context.Context, roomID string, list []Receipt) error {
 	for i := range list {
 		list[i].RoomID, list[i].TS = roomID, r.Now().UnixMilli()
 		if err := r.place(ctx, &list[i]); err != nil {
 			return err
 		}
 	}
-	_, err := r.set(ctx, roomID, list)
-	return err
+	return nil
 }
 
 // place finds the event of a receipt and checks that it is in the room and in the thread.

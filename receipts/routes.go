@@ -69,11 +69,6 @@ func (r *Receipts) postMarkers(q *web.Request, body *markersBody) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if body.FullyRead != "" {
-		if err := r.MarkFullyRead(q.Context(), q.UserID(), roomID, body.FullyRead); err != nil {
-			return nil, err
-		}
-	}
 	var list []Receipt
 	for _, rc := range []Receipt{{Type: TypeRead, EventID: body.Read}, {Type: TypePrivate, EventID: body.Private}} {
 		if rc.EventID != "" {
@@ -81,8 +76,18 @@ func (r *Receipts) postMarkers(q *web.Request, body *markersBody) (any, error) {
 			list = append(list, rc)
 		}
 	}
+	// All are checked before one is stored: what is refused changes nothing.
+	if err := r.placeAll(q.Context(), roomID, list); err != nil {
+		return nil, err
+	}
+	if body.FullyRead != "" {
+		if err := r.MarkFullyRead(q.Context(), q.UserID(), roomID, body.FullyRead); err != nil {
+			return nil, err
+		}
+	}
 	if len(list) == 0 {
 		return nil, nil
 	}
-	return nil, r.Send(q.Context(), roomID, list...)
+	_, err = r.set(q.Context(), roomID, list)
+	return nil, err
 }
