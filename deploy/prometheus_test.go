@@ -36,12 +36,19 @@ func TestRulesHaveWhatPeopleNeed(t *testing.T) {
 	if err := yaml.UnmarshalWithOptions(text, &rules, yaml.Strict()); err != nil {
 		t.Fatal(err)
 	}
+	tests, err := os.ReadFile("testdata/lyceum.test.yml")
+	if err != nil {
+		t.Fatal(err)
+	}
 	recorded := map[string]bool{}
 	for _, g := range rules.Groups {
 		for _, r := range g.Rules {
 			recorded[r.Record] = true
 			if r.Alert == "" {
 				continue
+			}
+			if !regexp.MustCompile(`\b` + r.Alert + `\b`).Match(tests) {
+				t.Errorf("%s has no test in testdata/lyceum.test.yml", r.Alert)
 			}
 			if r.For == "" || r.Annotations["summary"] == "" || r.Annotations["description"] == "" || !slices.Contains([]string{"warning", "critical"}, r.Labels["severity"]) {
 				t.Errorf("%s does not say how grave it is, since when, what it means and what to do", r.Alert)
