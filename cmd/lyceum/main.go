@@ -25,6 +25,8 @@ type cli struct {
 	Roles      rolesCommand      `cmd:"" help:"Print the table of roles."`
 	Config     configCommand     `cmd:"" help:"Print the effective configuration (secrets hidden), or the reference of all keys."`
 	Status     statusCommand     `cmd:"" help:"Show every process, stream, shard and engine of the fleet."`
+	Backup     backupCommand     `cmd:"" help:"Copy database, blobs and configuration at one moment, while the fleet runs."`
+	Restore    restoreCommand    `cmd:"" help:"Fill an empty server from a backup, over the same or the other database engine."`
 	User       userCommands      `cmd:"" help:"Make users, set passwords, give out access tokens."`
 	Bench      benchCommands     `cmd:"" help:"Put load on any Matrix homeserver and check what it does."`
 	Completion completionCommand `cmd:"" help:"Print the completion script of a shell, for example: source <(lyceum completion bash)."`

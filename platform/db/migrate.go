@@ -29,6 +29,15 @@ const needsLine = "-- needs "
 // migrationLock is the advisory lock of PostgreSQL under which one process migrates.
 const migrationLock = 0x6c796365756d // "lyceum"
 
+// What was applied, and what it needs.
+const (
+	migrationsTable = `CREATE TABLE IF NOT EXISTS migrations (
+		domain TEXT NOT NULL, version BIGINT NOT NULL, title TEXT NOT NULL, applied_ms BIGINT NOT NULL,
+		PRIMARY KEY (domain, version))`
+	needsTable = `CREATE TABLE IF NOT EXISTS migration_needs (
+		domain TEXT NOT NULL, version BIGINT NOT NULL, needs TEXT NOT NULL, PRIMARY KEY (domain, version))`
+)
+
 // Migrate brings the schema of all domains up to date. One process at a time does it, the others wait.
 // Steps that this binary does not know of, made by a newer one, are left alone, unless one of them needs a newer version.
 func Migrate(ctx context.Context, d *DB, log *slog.Logger, sets ...Migrations) error {
@@ -51,15 +60,10 @@ func Migrate(ctx context.Context, d *DB, log *slog.Logger, sets ...Migrations) e
 			_, _ = conn.ExecContext(end, fmt.Sprintf("SET statement_timeout = %d", d.opts.Timeout.Milliseconds()))
 		}()
 	}
-	_, err = conn.ExecContext(ctx, `CREATE TABLE IF NOT EXISTS migrations (
-		domain TEXT NOT NULL, version BIGINT NOT NULL, title TEXT NOT NULL, applied_ms BIGINT NOT NULL,
-		PRIMARY KEY (domain, version))`)
-	if err != nil {
-		return err
-	}
-	_, err = conn.ExecContext(ctx, "CREATE TABLE IF NOT EXISTS migration_needs (domain TEXT NOT NULL, version BIGINT NOT NULL, needs TEXT NOT NULL, PRIMARY KEY (domain, version))")
-	if err != nil {
-		return err
+	for _, stmt := range []string{migrationsTable, needsTable} {
+		if _, err = conn.ExecContext(ctx, stmt); err != nil {
+			return err
+		}
 	}
 	applied := 0
 	for _, set := range sets {

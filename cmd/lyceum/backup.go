@@ -1,0 +1,67 @@
+package main
+
+import (
+	"context"
+	"os"
+
+	"lyceum/fleet"
+)
+
+type backupCommand struct {
+	sources     `embed:""`
+	Target      string   `arg:"" help:"File for the backup, or a directory (one that exists, or a name that ends in /), in which the next backup copies new blobs only."`
+	Since       string   `help:"An earlier backup: blobs that it has are not copied again, and a restore needs it too." placeholder:"BACKUP"`
+	NoBlobs     bool     `help:"Leave the blobs out: the blob store has backups of its own."`
+	WithSecrets bool     `help:"Put all secrets into the backup, in clear."`
+	Verify      bool     `help:"Make nothing: read the backup to its end and check every hash."`
+	Base        []string `help:"With --verify: where a backup is on which this one stands, when it is not beside it." placeholder:"BACKUP"`
+}
+
+// Help is shown by lyceum backup --help.
+func (backupCommand) Help() string {
+	return "Give it the same --config or --data as the processes have. It may run while they do. The exit status is 0 when the backup is whole; " +
+		"without that nothing is left of it."
+}
+
+func (c *backupCommand) Run(ctx context.Context) error {
+	if c.Verify {
+		return fleet.VerifyBackup(ctx, c.Target, c.Base, terminal(os.Stderr), os.Stderr)
+	}
+	config, err := c.load()
+	if err != nil {
+		return err
+	}
+	return fleet.Backup(ctx, config, fleet.BackupOptions{
+		Target: c.Target, Since: c.Since, NoBlobs: c.NoBlobs, WithSecrets: c.WithSecrets, Terminal: terminal(os.Stderr),
+	}, os.Stderr)
+}
+
+type restoreCommand struct {
+	sources     `embed:""`
+	Source      string   `arg:"" help:"The backup: a file or a directory."`
+	Base        []string `help:"Where a backup is on which this one stands, when it is not beside it." placeholder:"BACKUP"`
+	Replace     bool     `help:"Throw away what the database holds. No process may run."`
+	Continue    bool     `help:"The backup was the last act of a stopped server and nothing was written since: clients go on where they were."`
+	WriteConfig string   `help:"Also write the configuration in the backup to this file." placeholder:"FILE"`
+}
+
+// Help is shown by lyceum restore --help.
+func (restoreCommand) Help() string {
+	return "The configuration says where to: a data directory, or a PostgreSQL database and a blob store. The backup is checked before anything is changed."
+}
+
+func (c *restoreCommand) Run(ctx context.Context) error {
+	config, err := c.load()
+	if err != nil {
+		return err
+	}
+	return fleet.Restore(ctx, config, fleet.RestoreOptions{
+		Source: c.Source, Bases: c.Base, Replace: c.Replace, Continue: c.Continue, WriteConfig: c.WriteConfig, Terminal: terminal(os.Stderr),
+	}, os.Stderr)
+}
+
+// terminal tells whether a person sees what is written.
+func terminal(f *os.File) bool {
+	info, err := f.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0
+}

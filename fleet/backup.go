@@ -1,0 +1,486 @@
+package fleet
+
+import (
+	"context"
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/hkdf"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"time"
+
+	"github.com/goccy/go-yaml"
+
+	"lyceum/backup"
+	"lyceum/platform/blob"
+	"lyceum/platform/conf"
+	"lyceum/platform/db"
+	"lyceum/platform/obs"
+)
+
+// BackupOptions say what a backup takes and where it goes.
+type BackupOptions struct {
+	Target      string // a file, or a directory: one that exists, or a name that ends in a slash
+	Since       string // an earlier backup, whose blobs are not copied again
+	NoBlobs     bool   // the blob store has backups of its own
+	WithSecrets bool   // the configuration with its secrets, and the secret of the fleet
+	Terminal    bool   // out is a terminal
+}
+
+// RestoreOptions say what is restored and over what.
+type RestoreOptions struct {
+	Source      string
+	Bases       []string // where the backups are on which an incremental one stands, beside its own directory
+	Replace     bool     // throw away what the database holds
+	Continue    bool     // the backup was the last act of a stopped server: clients go on where they were
+	WriteConfig string   // file for the configuration in the backup; "": none
+	Terminal    bool
+}
+
+// What a backup leaves out: the processes that ran.
+var skippedTables = []string{"machines"}
+
+// blobReferences are the blobs that rows name.
+var blobReferences = []string{
+	"SELECT 'media/' || sha256 FROM media WHERE sha256 <> ''",
+	"SELECT blob FROM thumbnails WHERE blob <> ''",
+}
+
+const longest = 24 * time.Hour // a statement over a large table takes long
+
+// Backup writes all that the server keeps, as it is at one moment, while processes run or not.
+func Backup(ctx context.Context, c *Config, o BackupOptions, out io.Writer) error {
+	began := time.Now()
+	d, err := openExisting(ctx, c)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	s := backup.Source{
+		DB: d, Sets: migrations(), ServerName: c.Server.Name, Version: obs.Version, Skip: skippedTables, SkipBlobs: probePrefix,
+		References: blobReferences, Inspect: func(ctx context.Context, q db.Querier, m *backup.Manifest) error { return c.inspect(ctx, q, m) },
+	}
+	if !o.NoBlobs {
+		if s.Blobs, err = blob.Open(ctx, c.Blob); err != nil {
+			return err
+		}
+	}
+	if s.Config, err = c.file(o.WithSecrets); err != nil {
+		return err
+	}
+	if o.WithSecrets {
+		if s.Secret, err = givenSecret(c); err != nil {
+			return err
+		}
+	}
+	m, err := backup.Write(ctx, s, backup.Options{
+		Target: o.Target, Since: o.Since, ID: rand.Text(), Now: time.Now, Progress: &backup.Progress{Out: out, Terminal: o.Terminal, Now: time.Now},
+	})
+	if ctx.Err() != nil {
+		return errors.New("interrupted: no backup was made, and nothing is left of it")
+	}
+	if err != nil {
+		return err
+	}
+	describe(out, o.Target, m)
+	if m.Blobs.Where != backup.LeftOut {
+		fmt.Fprintf(out, "copied:   %d blobs, %s; the others were copied before\n", m.Blobs.Added, backup.Bytes10(m.Blobs.AddedB))
+	}
+	fmt.Fprintf(out, "took:     %s\n", time.Since(began).Round(time.Millisecond))
+	if o.WithSecrets {
+		fmt.Fprintln(out, "WARNING: the backup holds every secret of the server in clear: who can read it can act as the server. Keep it encrypted.")
+	}
+	return nil
+}
+
+// openExisting opens a database for long statements, but does not make one.
+func openExisting(ctx context.Context, c *Config) (*db.DB, error) {
+	if c.embedded() {
+		if _, err := os.Stat(filepath.Join(c.Server.Data, "lyceum.db")); err != nil {
+			return nil, fmt.Errorf("there is no server in the directory %s: name the right one with --data, or its database in the configuration: %w", c.Server.Data, err)
+		}
+	}
+	return openLong(ctx, c)
+}
+
+func openLong(ctx context.Context, c *Config) (*db.DB, error) {
+	return db.Open(ctx, c.databaseURL(), db.Options{
+		Readers: 4, Timeout: longest, Params: map[string]string{"idle_in_transaction_session_timeout": "0"},
+	})
+}
+
+// inspect adds the history that is copied, and whether anybody writes on.
+func (c *Config) inspect(ctx context.Context, q db.Querier, m *backup.Manifest) error {
+	err := q.QueryRow(ctx, "SELECT value FROM fleet WHERE name = 'log_epoch'").Scan(&m.LogEpoch)
+	if err != nil && !errors.Is(err, db.ErrNoRows) {
+		return err
+	}
+	if c.embedded() {
+		p := &Process{config: c}
+		m.Quiet = p.lockData() == nil
+		p.close()
+		return nil
+	}
+	living, err := livingMachines(ctx, q)
+	m.Quiet = len(living) == 0
+	return err
+}
+
+// livingMachines names the processes of a fleet.
+func livingMachines(ctx context.Context, q db.Querier) ([]string, error) {
+	rows, err := q.Query(ctx, "SELECT id, host FROM machines WHERE expires_ms > (EXTRACT(EPOCH FROM clock_timestamp()) * 1000)::bigint ORDER BY id")
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var out []string
+	for rows.Next() {
+		var id int64
+		var host string
+		if err := rows.Scan(&id, &host); err != nil {
+			return nil, err
+		}
+		out = append(out, fmt.Sprintf("%d (%s)", id, host))
+	}
+	return out, rows.Err()
+}
+
+func describe(out io.Writer, name string, m *backup.Manifest) {
+	rows := int64(0)
+	for _, t := range m.Tables {
+		rows += t.Rows
+	}
+	fmt.Fprintf(out, "backup:   %s\nserver:   %s, version %s, database %s\nmoment:   %s\nrows:     %d in %d tables\n",
+		name, m.ServerName, m.Version, m.Engine, m.Age(), rows, len(m.Tables))
+	b := m.Blobs
+	if b.Where == backup.LeftOut {
+		fmt.Fprintln(out, "blobs:    left out: back the blob store up by itself")
+		return
+	}
+	fmt.Fprintf(out, "blobs:    %d, %s\n", b.Count, backup.Bytes10(b.Bytes))
+	if b.Base != "" {
+		fmt.Fprintf(out, "base:     %s, needed for a restore\n", b.BaseAt)
+	}
+	if b.Lost > 0 {
+		fmt.Fprintf(out, "WARNING: the blob store does not have %d blobs that rows name, the first is %s\n", b.Lost, first(b.Missing))
+	}
+	if len(b.Damaged) > 0 {
+		fmt.Fprintf(out, "WARNING: the bytes of %d blobs in the store are damaged, the first is %s\n", len(b.Damaged), b.Damaged[0])
+	}
+}
+
+func first(list []string) string {
+	if len(list) == 0 {
+		return "unknown"
+	}
+	return list[0]
+}
+
+// VerifyBackup reads a backup to its end and checks every hash.
+func VerifyBackup(ctx context.Context, source string, bases []string, terminal bool, out io.Writer) error {
+	c, err := backup.Verify(ctx, source, backup.VerifyOptions{Bases: bases, Progress: &backup.Progress{Out: out, Terminal: terminal, Now: time.Now}})
+	if err != nil {
+		return err
+	}
+	describe(out, source, &c.Manifest)
+	fmt.Fprintln(out, "whole:    yes")
+	return nil
+}
+
+// Restore fills an empty database and blob store from a backup.
+func Restore(ctx context.Context, c *Config, o RestoreOptions, out io.Writer) error {
+	began := time.Now()
+	if _, err := os.Stat(o.Source); err != nil {
+		return err
+	}
+	if _, err := os.Stat(o.WriteConfig); o.WriteConfig != "" && err == nil {
+		return fmt.Errorf("%s is there already: name another file for the configuration", o.WriteConfig)
+	}
+	if err := os.MkdirAll(c.Server.Data, 0o700); err != nil {
+		return fmt.Errorf("server.data: %w", err)
+	}
+	p := &Process{config: c}
+	defer p.close()
+	if c.embedded() {
+		if err := p.lockData(); err != nil {
+			return err
+		}
+	}
+	var err error
+	if p.obs, err = obs.New(obs.Config{LogLevel: "warn", LogFormat: c.Obs.LogFormat}); err != nil {
+		return err
+	}
+	if p.db, err = openLong(ctx, c); err != nil {
+		return err
+	}
+	r := &restoring{config: c, options: o}
+	target := backup.Target{
+		DB: p.db, Sets: migrations(), ServerName: c.Server.Name, Version: obs.Version, SkipBlobs: probePrefix, Replace: o.Replace,
+		Accept: r.accept, Before: r.before, Change: r.change, After: r.after, Log: p.obs.Log,
+		Progress: &backup.Progress{Out: out, Terminal: o.Terminal, Now: time.Now},
+	}
+	if target.Blobs, err = blob.Open(ctx, c.Blob); err != nil {
+		return err
+	}
+	checked, done, err := backup.Restore(ctx, o.Source, target, backup.VerifyOptions{Bases: o.Bases, Peek: []string{"fleet"}})
+	if ctx.Err() != nil && err != nil {
+		return errors.New("interrupted: the database is as it was before; run the restore again")
+	}
+	if err != nil {
+		return err
+	}
+	if o.WriteConfig != "" {
+		if err := os.WriteFile(o.WriteConfig, checked.Config, 0o600); err != nil {
+			return fmt.Errorf("all is restored, but the configuration could not be written: %w", err)
+		}
+	}
+	describe(out, o.Source, &checked.Manifest)
+	fmt.Fprintf(out, "restored: %d rows and %d blobs (%s); %d blobs were there already\ntook:     %s\n",
+		done.Rows, done.Blobs, backup.Bytes10(done.Bytes), done.There, time.Since(began).Round(time.Millisecond))
+	if done.Dropped > 0 {
+		fmt.Fprintf(out, "left out: %d rows that mean nothing in a restored server (one-time keys, pending notifications)\n", done.Dropped)
+	}
+	if done.Cleaned > 0 {
+		fmt.Fprintf(out, "WARNING: %d texts had characters that PostgreSQL does not take; they were replaced\n", done.Cleaned)
+	}
+	return nil
+}
+
+// restoring is what a restore knows of fleets.
+type restoring struct {
+	config  *Config
+	options RestoreOptions
+	secret  []byte           // to be kept in the data directory; nil: it is there, or configured
+	epochs  map[string]int64 // of the leases in the database that is replaced
+	restore map[string]bool  // leases that the backup has
+}
+
+// accept refuses what this configuration could not work with.
+func (r *restoring) accept(c *backup.Checked) error {
+	if r.options.Continue && !c.Manifest.Quiet {
+		return errors.New("--continue is for a backup that was made while no process ran: this one was made beside running ones, so what they did later is not in it")
+	}
+	secret, err := givenSecret(r.config)
+	if err != nil {
+		return err
+	}
+	if secret == nil && r.config.embedded() && c.Secret != nil {
+		secret, r.secret = c.Secret, c.Secret
+	}
+	for _, row := range c.Peeked {
+		if row.Get("name") != "signing_key" {
+			continue
+		}
+		stored, _ := row.Get("value").(string)
+		switch {
+		case secret == nil:
+			return errors.New("fleet.secret: the backup holds keys that are sealed with the secret of the fleet, and none is configured: set fleet.secret, or put the file named secret of the old data directory into the new one")
+		case !opens(secret, "signing_key", stored):
+			return errors.New("fleet.secret: the keys in the backup are sealed with another secret: give the one that the server had when the backup was made")
+		}
+	}
+	return nil
+}
+
+// givenSecret is the configured secret or the one in the data directory; nil when there is none.
+func givenSecret(c *Config) ([]byte, error) {
+	if s := c.Fleet.Secret.Reveal(); s != "" {
+		return []byte(s), nil
+	}
+	text, err := os.ReadFile(filepath.Join(c.Server.Data, "secret"))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	return []byte(strings.TrimSpace(string(text))), err
+}
+
+// opens tells whether a secret opens what sealed has stored.
+func opens(secret []byte, name, stored string) bool {
+	key, err := hkdf.Key(sha256.New, secret, nil, "lyceum sealed "+name, 32)
+	if err != nil {
+		return false
+	}
+	block, err := aes.NewCipher(key)
+	if err != nil {
+		return false
+	}
+	gcm, err := cipher.NewGCMWithRandomNonce(block)
+	if err != nil {
+		return false
+	}
+	text, err := base64.StdEncoding.DecodeString(stored)
+	if err != nil {
+		return false
+	}
+	_, err = gcm.Open(nil, nil, text, []byte(name))
+	return err == nil
+}
+
+// before refuses to replace what a living fleet uses.
+func (r *restoring) before(ctx context.Context, tx *db.Tx, replacing bool) error {
+	r.epochs, r.restore = map[string]int64{}, map[string]bool{}
+	if !replacing {
+		return nil
+	}
+	if !r.config.embedded() { // over SQLite the lock of the data directory says it
+		if _, err := tx.Exec(ctx, "LOCK TABLE machines IN ACCESS EXCLUSIVE MODE"); err != nil {
+			return err
+		}
+		living, err := livingMachines(ctx, tx)
+		if err != nil {
+			return err
+		}
+		if len(living) > 0 {
+			return fmt.Errorf("processes still run: machines %s: stop them all before you replace their database", strings.Join(living, ", "))
+		}
+	}
+	rows, err := tx.Query(ctx, "SELECT name, epoch FROM leases")
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var name string
+		var epoch int64
+		if err := rows.Scan(&name, &epoch); err != nil {
+			return err
+		}
+		r.epochs[name] = epoch
+	}
+	return rows.Err()
+}
+
+// change makes the rows of another process's life those of a server that starts.
+func (r *restoring) change(row backup.Row) (keep bool) {
+	switch row.Table.Name {
+	case "leases":
+		// Nobody owns them, and no process of before, paused and woken up, has an epoch that counts.
+		name, _ := row.Get("name").(string)
+		epoch, _ := row.Get("epoch").(int64)
+		row.Set("machine", int64(-1))
+		row.Set("incarnation", int64(0))
+		row.Set("epoch", max(epoch, r.epochs[name])+1)
+		r.restore[name] = true
+	case "fleet":
+		switch row.Get("name") {
+		case "rollout": // an upgrade of other processes
+			return false
+		case "log_epoch":
+			// What happened after the backup is lost and its positions are given again, to other events. Clients
+			// that come with a position of then begin afresh.
+			if !r.options.Continue {
+				row.Set("value", rand.Text())
+			}
+		}
+	case "one_time_keys", "push_outbox":
+		// A key that was given out since must not be given out again: its receiver has thrown its half away.
+		// Clients upload new ones when they see none. Notifications of then were sent since, or are stale.
+		return r.options.Continue
+	}
+	return true
+}
+
+// after keeps old epochs from coming again, and the secret that opens what was restored.
+func (r *restoring) after(ctx context.Context, tx *db.Tx) error {
+	var gone [][]any
+	for name, epoch := range r.epochs {
+		if !r.restore[name] {
+			gone = append(gone, []any{name, int64(-1), int64(0), epoch + 1, int64(0)})
+		}
+	}
+	if err := tx.Bulk(ctx, "INSERT INTO leases (name, machine, incarnation, epoch, pos) VALUES ?", gone); err != nil {
+		return err
+	}
+	if r.secret == nil {
+		return nil
+	}
+	return os.WriteFile(filepath.Join(r.config.Server.Data, "secret"), append(r.secret, '\n'), 0o600)
+}
+
+// file prints the configuration as it is in use, with its secrets or without these keys.
+func (c *Config) file(secrets bool) ([]byte, error) {
+	var tree yaml.MapSlice
+	if err := yaml.UnmarshalWithOptions(conf.Effective(c.Sections()), &tree, yaml.UseOrderedMap()); err != nil {
+		return nil, err
+	}
+	kept := tree[:0]
+	for _, s := range c.Sections() {
+		for _, item := range tree {
+			if item.Key != s.Name {
+				continue
+			}
+			if v := withSecrets(reflect.ValueOf(s.Into).Elem(), item.Value, secrets); v != nil {
+				kept = append(kept, yaml.MapItem{Key: item.Key, Value: v})
+			}
+		}
+	}
+	text, err := yaml.Marshal(kept)
+	return append([]byte("# The configuration of the server when it was backed up.\n"), text...), err
+}
+
+// withSecrets puts the secrets of v into its printed form, or takes their keys out; nil is nothing.
+func withSecrets(v reflect.Value, printed any, secrets bool) any {
+	if s, ok := v.Interface().(conf.Secret); ok {
+		if !secrets || s == "" {
+			return nil
+		}
+		return s.Reveal()
+	}
+	items, ok := printed.(yaml.MapSlice)
+	switch {
+	case v.Kind() == reflect.Pointer && !v.IsNil():
+		return withSecrets(v.Elem(), printed, secrets)
+	case !ok && v.Kind() == reflect.Slice:
+		list, _ := printed.([]any)
+		for i := range list {
+			if i < v.Len() {
+				list[i] = withSecrets(v.Index(i), list[i], secrets)
+			}
+		}
+		return printed
+	case !ok:
+		return printed
+	}
+	kept := yaml.MapSlice{}
+	for _, item := range items {
+		name, _ := item.Key.(string)
+		inner := item.Value
+		if field := memberOf(v, name); field.IsValid() {
+			inner = withSecrets(field, item.Value, secrets)
+		}
+		if inner != nil {
+			kept = append(kept, yaml.MapItem{Key: item.Key, Value: inner})
+		}
+	}
+	return kept
+}
+
+// memberOf finds the field or the entry of a map that has a name in the configuration.
+func memberOf(v reflect.Value, name string) reflect.Value {
+	switch v.Kind() {
+	case reflect.Map:
+		return v.MapIndex(reflect.ValueOf(name).Convert(v.Type().Key()))
+	case reflect.Struct:
+		for i := range v.NumField() {
+			f := v.Type().Field(i)
+			key, option, _ := strings.Cut(f.Tag.Get("yaml"), ",")
+			switch {
+			case option == "inline":
+				if found := memberOf(v.Field(i), name); found.IsValid() {
+					return found
+				}
+			case f.IsExported() && (key == name || key == "" && strings.EqualFold(f.Name, name)):
+				return v.Field(i)
+			}
+		}
+	}
+	return reflect.Value{}
+}

@@ -1,0 +1,169 @@
+package db
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"strings"
+	"time"
+)
+
+// Kind is what a column holds, alike in both engines.
+type Kind string
+
+// The kinds of columns that migrations use.
+const (
+	Integer Kind = "integer"
+	Text    Kind = "text"
+	Bytes   Kind = "bytes"
+	Bool    Kind = "bool"
+	Float   Kind = "float"
+)
+
+// Column is a column of a table.
+type Column struct {
+	Name string `json:"name"`
+	Kind Kind   `json:"kind"`
+}
+
+// Table is a table as it is in the database.
+type Table struct {
+	Name    string   `json:"name"`
+	Columns []Column `json:"columns"` // in the order of the table
+}
+
+// Snapshot runs fn over one moment of the database: its statements do not see what is committed meanwhile.
+// fn only reads. It is not run again.
+func (d *DB) Snapshot(ctx context.Context, fn func(q Querier) error) error {
+	// SQLite in WAL mode gives a transaction the moment of its first statement, whatever it is asked for.
+	t, err := d.readPool().BeginTx(ctx, &sql.TxOptions{ReadOnly: true, Isolation: sql.LevelRepeatableRead})
+	if err != nil {
+		return err
+	}
+	defer func() { _ = t.Rollback() }() // it changed nothing
+	return fn(&Tx{d: d, tx: t})
+}
+
+// Tables finds the tables of the schema, by name.
+func (d *DB) Tables(ctx context.Context, q Querier) ([]Table, error) {
+	query := `SELECT m.name, c.name, c.type FROM sqlite_master m JOIN pragma_table_info(m.name) c
+		WHERE m.type = 'table' AND m.name NOT LIKE 'sqlite\_%' ESCAPE '\' ORDER BY m.name, c.cid`
+	if d.Postgres() {
+		query = `SELECT c.table_name, c.column_name, c.data_type FROM information_schema.columns c
+			JOIN information_schema.tables t ON t.table_schema = c.table_schema AND t.table_name = c.table_name
+			WHERE c.table_schema = current_schema() AND t.table_type = 'BASE TABLE'
+			ORDER BY c.table_name COLLATE "C", c.ordinal_position`
+	}
+	rows, err := q.Query(ctx, query)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var out []Table
+	for rows.Next() {
+		var table, column, declared string
+		if err := rows.Scan(&table, &column, &declared); err != nil {
+			return nil, err
+		}
+		if len(out) == 0 || out[len(out)-1].Name != table {
+			out = append(out, Table{Name: table})
+		}
+		t := &out[len(out)-1]
+		t.Columns = append(t.Columns, Column{column, kinds[strings.ToUpper(declared)]})
+	}
+	return out, rows.Err()
+}
+
+// kinds are the types of columns as the engines name them; others are the empty Kind.
+var kinds = map[string]Kind{
+	"BIGINT": Integer, "TEXT": Text, "BYTEA": Bytes, "BOOLEAN": Bool, "DOUBLE PRECISION": Float,
+}
+
+// Known gives for each domain the number of its newest step.
+func Known(sets ...Migrations) (map[string]int64, error) {
+	out := map[string]int64{}
+	for _, set := range sets {
+		steps, err := readSteps(set)
+		if err != nil {
+			return nil, err
+		}
+		out[set.Domain] = int64(len(steps))
+	}
+	return out, nil
+}
+
+// Applied gives for each domain the newest step that the database has.
+func Applied(ctx context.Context, q Querier) (map[string]int64, error) {
+	rows, err := q.Query(ctx, "SELECT domain, MAX(version) FROM migrations GROUP BY domain")
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	out := map[string]int64{}
+	for rows.Next() {
+		var domain string
+		var version int64
+		if err := rows.Scan(&domain, &version); err != nil {
+			return nil, err
+		}
+		out[domain] = version
+	}
+	return out, rows.Err()
+}
+
+// Build makes, inside a transaction, the tables that the given steps of each domain made, in a schema that
+// has none of them. Processes that start wait until the transaction ends. The statements about indexes are
+// returned, to be run when the tables are filled: that is faster.
+func Build(ctx context.Context, tx *Tx, steps map[string]int64, sets ...Migrations) (indexes []string, err error) {
+	if tx.d.Postgres() {
+		if _, err := tx.Exec(ctx, "SELECT pg_advisory_xact_lock($1)", int64(migrationLock)); err != nil {
+			return nil, err
+		}
+	}
+	for _, stmt := range []string{migrationsTable, needsTable} {
+		if _, err := tx.Exec(ctx, stmt); err != nil {
+			return nil, err
+		}
+	}
+	for _, set := range sets {
+		all, err := readSteps(set)
+		if err != nil {
+			return nil, err
+		}
+		if steps[set.Domain] > int64(len(all)) {
+			return nil, fmt.Errorf("schema of %s: expected at most step %d, found %d: use a newer version", set.Domain, len(all), steps[set.Domain])
+		}
+		for _, s := range all[:steps[set.Domain]] {
+			later, err := buildStep(ctx, tx, set.Domain, s)
+			if err != nil {
+				return nil, fmt.Errorf("migration %s %04d_%s: %w", set.Domain, s.version, s.title, err)
+			}
+			indexes = append(indexes, later...)
+		}
+	}
+	return indexes, nil
+}
+
+func buildStep(ctx context.Context, tx *Tx, domain string, s step) (indexes []string, err error) {
+	_, err = tx.Exec(ctx, "INSERT INTO migrations (domain, version, title, applied_ms) VALUES ($1, $2, $3, $4)", domain, s.version, s.title, time.Now().UnixMilli())
+	if err != nil {
+		return nil, err
+	}
+	if first, _, _ := strings.Cut(s.sql, "\n"); strings.HasPrefix(first, needsLine) {
+		needs := strings.TrimSpace(strings.TrimPrefix(first, needsLine))
+		if _, err := tx.Exec(ctx, "INSERT INTO migration_needs (domain, version, needs) VALUES ($1, $2, $3)", domain, s.version, needs); err != nil {
+			return nil, err
+		}
+	}
+	for _, stmt := range splitStatements(s.sql) {
+		words := strings.Fields(strings.ToUpper(stmt))
+		if len(words) > 2 && (words[1] == "INDEX" || words[1] == "UNIQUE" && words[2] == "INDEX") {
+			indexes = append(indexes, stmt)
+			continue
+		}
+		if _, err := tx.Exec(ctx, stmt); err != nil {
+			return nil, err
+		}
+	}
+	return indexes, nil
+}
