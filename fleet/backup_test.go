@@ -1,0 +1,754 @@
+package fleet_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/tidwall/gjson"
+
+	"lyceum/fleet"
+	"lyceum/platform/blob"
+	"lyceum/platform/conf"
+	"lyceum/platform/db"
+	"lyceum/platform/engines/enginestest"
+)
+
+// program is the binary, built once.
+var program = sync.OnceValues(func() (string, error) {
+	dir, err := os.MkdirTemp("", "lyceum-backup-test-")
+	if err != nil {
+		return "", err
+	}
+	name := filepath.Join(dir, "lyceum")
+	out, err := exec.Command("go", "build", "-o", name, "lyceum/cmd/lyceum").CombinedOutput()
+	if err != nil {
+		err = fmt.Errorf("build lyceum: %w\n%s", err, out)
+	}
+	return name, err
+})
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if name, err := program(); err == nil && code >= 0 {
+		_ = os.RemoveAll(filepath.Dir(name)) // in a directory for temporary files
+	}
+	os.Exit(code)
+}
+
+// site is a place for a server: a data directory, or engines.
+type site struct {
+	data    string
+	environ []string
+	url     string
+	stops   []func()
+}
+
+const backupSecret = "the secret of a fleet in a test"
+
+// newSite is an empty place.
+func newSite(t *testing.T, engine string) *site {
+	t.Helper()
+	s := &site{data: filepath.Join(t.TempDir(), "data")}
+	s.environ = []string{
+		"LYCEUM_SERVER_NAME=backup.test", "LYCEUM_SERVER_DATA=" + s.data, "LYCEUM_ACCOUNTS_REGISTRATION=open", "LYCEUM_HTTP_RATE_LIMITS_OFF=true",
+		"LYCEUM_ACCOUNTS_PASSWORD_MEMORY_KIB=64", "LYCEUM_ACCOUNTS_PASSWORD_PASSES=1", "LYCEUM_FLEET_SECRET=" + backupSecret,
+	}
+	if engine == "postgres" {
+		s3 := enginestest.TestS3(t)
+		s.environ = append(s.environ, "LYCEUM_DATABASE_URL="+enginestest.TestPostgres(t), "LYCEUM_REDIS_ADDRESSES="+enginestest.TestRedis(t),
+			"LYCEUM_REDIS_PREFIX="+enginestest.Unique(), "LYCEUM_BLOB_S3_ENDPOINT="+s3.Endpoint, "LYCEUM_BLOB_S3_BUCKET="+s3.Bucket,
+			"LYCEUM_BLOB_S3_ACCESS_KEY="+s3.AccessKey, "LYCEUM_BLOB_S3_SECRET_KEY="+s3.SecretKey)
+	}
+	return s
+}
+
+func (s *site) config(t *testing.T) *fleet.Config {
+	t.Helper()
+	c, err := fleet.Load(conf.Sources{Environ: s.environ})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// run runs a command of the binary and returns what it said.
+func (s *site) run(t *testing.T, args ...string) (string, error) {
+	t.Helper()
+	name, err := program()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), name, args...)
+	cmd.Env = append(os.Environ(), s.environ...)
+	cmd.Dir = t.TempDir()
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
+func (s *site) mustRun(t *testing.T, args ...string) string {
+	t.Helper()
+	out, err := s.run(t, args...)
+	if err != nil {
+		t.Fatalf("lyceum %v: %v\n%s", args, err, out)
+	}
+	return out
+}
+
+// start starts one process, which has all roles; over PostgreSQL a second joins it.
+func (s *site) start(t *testing.T) {
+	t.Helper()
+	name, err := program()
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 1
+	if slices.ContainsFunc(s.environ, func(e string) bool { return strings.HasPrefix(e, "LYCEUM_DATABASE_URL") }) {
+		n = 2
+	}
+	for i := range n {
+		port, err := fleet.FreePort()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var log bytes.Buffer
+		data := s.data
+		if i > 0 {
+			data = t.TempDir()
+		}
+		cmd := exec.Command(name, "serve", "--data", data, "--listen", fmt.Sprintf("127.0.0.1:%d", port))
+		cmd.Env, cmd.Dir = append(os.Environ(), s.environ...), t.TempDir()
+		cmd.Stdout, cmd.Stderr = &log, &log
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		done := make(chan struct{})
+		go func() {
+			_ = cmd.Wait() // read by who stops it
+			close(done)
+		}()
+		stop := sync.OnceFunc(func() {
+			_ = cmd.Process.Signal(syscall.SIGTERM)
+			select {
+			case <-done:
+			case <-time.After(30 * time.Second):
+				_ = cmd.Process.Kill()
+				t.Errorf("the server does not stop:\n%s", log.String())
+			}
+		})
+		t.Cleanup(stop)
+		s.stops = append(s.stops, stop)
+		s.url = fmt.Sprintf("http://127.0.0.1:%d", port)
+		for began := time.Now(); ; time.Sleep(20 * time.Millisecond) {
+			res, err := http.Get(s.url + "/health")
+			if err == nil {
+				_ = res.Body.Close()
+				if res.StatusCode == 200 {
+					break
+				}
+			}
+			select {
+			case <-done:
+				t.Fatalf("the server ended:\n%s", log.String())
+			default:
+			}
+			if time.Since(began) > time.Minute {
+				t.Fatal("the server does not serve")
+			}
+		}
+	}
+}
+
+func (s *site) stop() {
+	for _, stop := range s.stops {
+		stop()
+	}
+	s.stops = nil
+}
+
+// client is a user of a site.
+type client struct {
+	site      *site
+	id, token string
+}
+
+func (c *client) try(ctx context.Context, method, path string, body any) (int, []byte, error) {
+	var in io.Reader
+	kind := "application/json"
+	switch b := body.(type) {
+	case nil:
+	case []byte:
+		in, kind = bytes.NewReader(b), "application/x-test"
+	default:
+		text, err := json.Marshal(b)
+		if err != nil {
+			return 0, nil, err
+		}
+		in = bytes.NewReader(text)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, c.site.url+path, in)
+	if err != nil {
+		return 0, nil, err
+	}
+	req.Header.Set("Content-Type", kind)
+	if c.token != "" {
+		req.Header.Set("Authorization", "Bearer "+c.token)
+	}
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return 0, nil, err
+	}
+	defer res.Body.Close()
+	text, err := io.ReadAll(res.Body)
+	return res.StatusCode, text, err
+}
+
+func (c *client) do(t *testing.T, method, path string, body any) gjson.Result {
+	t.Helper()
+	status, text, err := c.try(t.Context(), method, path, body)
+	if err != nil || status != 200 {
+		t.Fatalf("%s %s: %d %s %v", method, path, status, text, err)
+	}
+	return gjson.ParseBytes(text)
+}
+
+func (s *site) register(t *testing.T, name string) *client {
+	t.Helper()
+	c := &client{site: s}
+	a := c.do(t, "POST", "/_matrix/client/v3/register", map[string]any{"username": name, "password": "password of " + name, "auth": map[string]string{"type": "m.login.dummy"}})
+	c.id, c.token = a.Get("user_id").String(), a.Get("access_token").String()
+	return c
+}
+
+const v3 = "/_matrix/client/v3"
+
+func inRoom(id string, parts ...string) string {
+	path := v3 + "/rooms/" + url.PathEscape(id)
+	for _, p := range parts {
+		path += "/" + url.PathEscape(p)
+	}
+	return path
+}
+
+// world is what the users of a site have made.
+type world struct {
+	users []*client
+	rooms []string
+	media atomic.Pointer[[]string]
+	done  atomic.Int64
+}
+
+func makeWorld(t *testing.T, s *site) *world {
+	t.Helper()
+	w := &world{}
+	w.media.Store(&[]string{})
+	for i := range 3 {
+		w.users = append(w.users, s.register(t, fmt.Sprint("user", i)))
+	}
+	for i := range 3 {
+		id := w.users[i].do(t, "POST", v3+"/createRoom", map[string]any{
+			"preset": "public_chat", "name": fmt.Sprint("Room ", i), "power_level_content_override": map[string]any{"state_default": 0},
+		}).Get("room_id").String()
+		for j, u := range w.users {
+			if j != i {
+				u.do(t, "POST", v3+"/join/"+url.PathEscape(id), map[string]any{})
+			}
+		}
+		w.rooms = append(w.rooms, id)
+	}
+	return w
+}
+
+// act does one of everything that is stored.
+func (w *world) act(ctx context.Context, u *client, mine, n int) error {
+	room := w.rooms[(mine+n)%len(w.rooms)]
+	txn := fmt.Sprintf("%d-%d", mine, n)
+	other := w.users[(mine+1)%len(w.users)]
+	file := make([]byte, 1000+rand.IntN(60_000))
+	for i := range file {
+		file[i] = byte(rand.Uint32())
+	}
+	var event string
+	for _, step := range []struct {
+		method, path string
+		body         any
+		take         func(gjson.Result)
+	}{
+		{"PUT", inRoom(room, "send", "m.room.message", txn), map[string]string{"msgtype": "m.text", "body": "message ü " + txn}, func(r gjson.Result) { event = r.Get("event_id").String() }},
+		{"POST", "/_matrix/media/v3/upload", file, func(r gjson.Result) {
+			for {
+				old := w.media.Load()
+				list := append(slices.Clone(*old), r.Get("content_uri").String())
+				if w.media.CompareAndSwap(old, &list) {
+					return
+				}
+			}
+		}},
+		{"PUT", inRoom(room, "state", "test.state", txn), map[string]any{"n": n}, nil},
+		{"PUT", v3 + "/user/" + url.PathEscape(u.id) + "/account_data/test.data", map[string]any{"n": n}, nil},
+		{"PUT", v3 + "/sendToDevice/test.message/" + txn, map[string]any{"messages": map[string]any{other.id: map[string]any{"*": map[string]any{"n": n}}}}, nil},
+		{"PUT", v3 + "/presence/" + url.PathEscape(u.id) + "/status", map[string]any{"presence": "online", "status_msg": txn}, nil},
+		{"POST", v3 + "/keys/upload", map[string]any{"one_time_keys": map[string]any{"test:" + txn: "key"}}, nil},
+		{"", inRoom(room, "receipt", "m.read"), map[string]any{}, nil},
+	} {
+		if step.method == "" {
+			step.method, step.path = "POST", step.path+"/"+url.PathEscape(event)
+		}
+		status, text, err := u.try(ctx, step.method, step.path, step.body)
+		if err != nil {
+			return err
+		}
+		if status != 200 && !strings.Contains(step.path, "keys/upload") { // keys that only look like some may be refused
+			return fmt.Errorf("%s %s: %d %s", step.method, step.path, status, text)
+		}
+		if step.take != nil {
+			step.take(gjson.ParseBytes(text))
+		}
+	}
+	w.done.Add(1)
+	return nil
+}
+
+// busy acts until it is stopped.
+func (w *world) busy(t *testing.T) (stop func()) {
+	t.Helper()
+	// A request that was cut off may still be done later, so all are finished.
+	var stopped atomic.Bool
+	var wg sync.WaitGroup
+	for i, u := range w.users {
+		wg.Go(func() {
+			for n := 0; !stopped.Load(); n++ {
+				if err := w.act(t.Context(), u, i, n); err != nil {
+					t.Errorf("while the backup ran: %v", err)
+					return
+				}
+			}
+		})
+	}
+	for w.done.Load() < 10 && !t.Failed() {
+		time.Sleep(5 * time.Millisecond)
+	}
+	return func() {
+		stopped.Store(true)
+		wg.Wait()
+	}
+}
+
+// view is what the users of a site see, as text.
+func (w *world) view(t *testing.T, s *site) string {
+	t.Helper()
+	var b strings.Builder
+	for _, old := range w.users {
+		u := *old
+		u.site = s
+		for _, room := range w.rooms {
+			from := ""
+			for {
+				page := u.do(t, "GET", inRoom(room, "messages")+"?dir=b&limit=100"+from, nil)
+				for _, e := range page.Get("chunk").Array() {
+					fmt.Fprintln(&b, e.Get("event_id"), e.Get("type"), e.Get("sender"), e.Get("content").Raw)
+				}
+				if !page.Get("end").Exists() {
+					break
+				}
+				from = "&from=" + url.QueryEscape(page.Get("end").String())
+			}
+			state := u.do(t, "GET", inRoom(room, "state"), nil).Array()
+			lines := make([]string, len(state))
+			for i, e := range state {
+				lines[i] = e.Get("event_id").String() + e.Get("content").Raw
+			}
+			slices.Sort(lines)
+			fmt.Fprintln(&b, strings.Join(lines, "\n"))
+		}
+		fmt.Fprintln(&b, u.do(t, "GET", v3+"/user/"+url.PathEscape(u.id)+"/account_data/test.data", nil).Raw)
+	}
+	for i, uri := range *w.media.Load() {
+		u := *w.users[i%len(w.users)]
+		u.site = s
+		status, text, err := u.try(t.Context(), "GET", "/_matrix/client/v1/media/download/"+strings.TrimPrefix(uri, "mxc://"), nil)
+		fmt.Fprintf(&b, "%s %d %x %v\n", uri, status, text, err)
+	}
+	return b.String()
+}
+
+// excepted are the columns and tables that a restore changes on purpose.
+func excepted(table, column string, row map[string]string) bool {
+	switch table {
+	case "machines", "one_time_keys", "push_outbox":
+		return true
+	case "migrations":
+		return column == "applied_ms"
+	case "leases":
+		return column == "machine" || column == "incarnation" || column == "epoch"
+	case "fleet":
+		return row["name"] == "log_epoch"
+	}
+	return false
+}
+
+// content is every row and every blob of a site, read without package backup.
+func (s *site) content(t *testing.T) []string {
+	t.Helper()
+	c := s.config(t)
+	d := s.database(t)
+	var out []string
+	tables, err := d.Tables(t.Context(), d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, table := range tables {
+		rows, err := d.Query(t.Context(), `SELECT * FROM "`+table.Name+`"`)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for rows.Next() {
+			values, into := make([]any, len(table.Columns)), make([]any, len(table.Columns))
+			for i := range values {
+				into[i] = &values[i]
+			}
+			if err := rows.Scan(into...); err != nil {
+				t.Fatal(err)
+			}
+			row := map[string]string{}
+			for i, v := range values {
+				text := fmt.Sprint(v)
+				if b, ok := v.([]byte); ok {
+					text = string(b)
+				}
+				if n, ok := v.(int64); ok && table.Columns[i].Kind == db.Bool {
+					text = fmt.Sprint(n != 0)
+				}
+				if v == nil {
+					text = "NULL"
+				}
+				row[table.Columns[i].Name] = text
+			}
+			line := table.Name
+			for _, column := range table.Columns {
+				if !excepted(table.Name, column.Name, row) {
+					line += fmt.Sprintf(" %s=%q", column.Name, row[column.Name])
+				}
+			}
+			if strings.Contains(line, "=") {
+				out = append(out, line)
+			}
+		}
+		if err := errors.Join(rows.Err(), rows.Close()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	store, err := blob.Open(t.Context(), c.Blob)
+	if err != nil {
+		t.Fatal(err)
+	}
+	list, err := store.List(t.Context(), "", "", 1<<20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, i := range list {
+		r, err := store.Get(t.Context(), i.Key, 0, -1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, err := io.ReadAll(r)
+		if err := errors.Join(err, r.Close()); err != nil {
+			t.Fatal(err)
+		}
+		if !strings.HasPrefix(i.Key, "probe/") {
+			out = append(out, fmt.Sprintf("blob %s %x", i.Key, text))
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+func (s *site) database(t *testing.T) *db.DB {
+	t.Helper()
+	url := s.config(t).Database.URL.Reveal()
+	if url == "" {
+		url = "sqlite:" + filepath.Join(s.data, "lyceum.db")
+	}
+	d, err := db.Open(t.Context(), url, db.Options{Readers: 2})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = d.Close() })
+	return d
+}
+
+func same(t *testing.T, what string, want, got []string) {
+	t.Helper()
+	for i := range max(len(want), len(got)) {
+		if i >= len(want) || i >= len(got) || want[i] != got[i] {
+			t.Fatalf("%s: %d lines expected, %d found; the first that differs:\n%.400s\n%.400s", what, len(want), len(got),
+				strings.Join(want[min(i, len(want)):min(i+1, len(want))], ""), strings.Join(got[min(i, len(got)):min(i+1, len(got))], ""))
+		}
+	}
+}
+
+// invariants hold at every moment of a database, and so of each copy of one moment.
+func (s *site) invariants(t *testing.T) {
+	t.Helper()
+	d := s.database(t)
+	count := func(query string) (n int) {
+		t.Helper()
+		if err := d.QueryRow(t.Context(), query).Scan(&n); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	if n := count("SELECT COUNT(*) FROM events WHERE NOT EXISTS (SELECT 1 FROM state_nodes WHERE id = root)"); n > 0 {
+		t.Errorf("%d events have a state that is not there", n)
+	}
+	if n := count("SELECT COUNT(*) FROM memberships m WHERE NOT EXISTS (SELECT 1 FROM events e WHERE e.event_id = m.event_id)"); n > 0 {
+		t.Errorf("%d memberships have an event that is not there", n)
+	}
+	for table, stream := range map[string]string{
+		"events": "events", "receipts": "receipts", "account_data": "account_data", "to_device": "to_device", "device_lists": "device_lists",
+		"presence": "presence", "session_changes": "sessions",
+	} {
+		rows, err := d.Query(t.Context(), "SELECT shard, MAX(pos) FROM "+table+" GROUP BY shard")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer rows.Close()
+		found := 0
+		for rows.Next() {
+			var shard, pos int64
+			if err := rows.Scan(&shard, &pos); err != nil {
+				t.Fatal(err)
+			}
+			found++
+			if n := count(fmt.Sprintf("SELECT pos FROM leases WHERE name = 'stream/%s/%04d'", stream, shard)); int64(n) < pos {
+				t.Errorf("table %s, shard %d: the last row has position %d and the lease %d", table, shard, pos, n)
+			}
+			if n := count(fmt.Sprintf("SELECT COUNT(*) FROM events WHERE shard = %d", shard)); table == "events" && int64(n) != pos {
+				t.Errorf("shard %d of the events has %d rows up to position %d", shard, n, pos)
+			}
+		}
+		if err := rows.Err(); err != nil || found == 0 && table != "device_lists" && table != "session_changes" {
+			t.Errorf("table %s is empty, %v", table, err)
+		}
+	}
+	store, err := blob.Open(t.Context(), s.config(t).Blob)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rows, err := d.Query(t.Context(), "SELECT sha256, size FROM media WHERE sha256 <> ''")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var hash string
+		var size int64
+		if err := rows.Scan(&hash, &size); err != nil {
+			t.Fatal(err)
+		}
+		if info, err := store.Stat(t.Context(), "media/"+hash); err != nil || info.Size != size {
+			t.Errorf("media %s: %+v, %v", hash, info, err)
+		}
+	}
+	if err := rows.Err(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestBackupAndRestore(t *testing.T) {
+	for _, from := range []string{"sqlite", "postgres"} {
+		t.Run(from, func(t *testing.T) {
+			source := newSite(t, from)
+			source.start(t)
+			w := makeWorld(t, source)
+			dir := t.TempDir()
+			stop := w.busy(t)
+			live := filepath.Join(dir, "live.tar.zst")
+			before := w.done.Load()
+			for range 4 { // at several moments
+				t.Log(source.mustRun(t, "backup", live))
+				target := newSite(t, "sqlite")
+				target.mustRun(t, "restore", live)
+				target.invariants(t)
+			}
+			t.Logf("%d rounds of requests while backups ran", w.done.Load()-before)
+			if from == "postgres" {
+				if out, err := source.run(t, "restore", live, "--replace"); err == nil || !strings.Contains(out, "processes still run") {
+					t.Errorf("the database of a living fleet was replaced: %v\n%s", err, out)
+				}
+			} else if out, err := source.run(t, "restore", live, "--replace"); err == nil || !strings.Contains(out, "another process uses") {
+				t.Errorf("the database of a living server was replaced: %v\n%s", err, out)
+			}
+			stop()
+			since := w.users[0].do(t, "GET", v3+"/sync?timeout=0", nil).Get("next_batch").String()
+			want := w.view(t, source)
+			source.stop()
+			last := filepath.Join(dir, "last.tar.zst")
+			t.Log(source.mustRun(t, "backup", last, "--with-secrets"))
+			source.mustRun(t, "backup", "--verify", last)
+			rows := source.content(t)
+			for _, to := range []string{"sqlite", "postgres"} {
+				t.Run("live to "+to, func(t *testing.T) {
+					target := newSite(t, to)
+					target.mustRun(t, "restore", live)
+					target.invariants(t)
+					target.start(t)
+					target.alive(t, w)
+				})
+				t.Run("last to "+to, func(t *testing.T) {
+					target := newSite(t, to)
+					t.Log(target.mustRun(t, "restore", last))
+					same(t, "the database and the blobs", rows, target.content(t))
+					target.start(t)
+					same(t, "what users see", strings.Split(want, "\n"), strings.Split(w.view(t, target), "\n"))
+					fresh := w.users[0].at(target).do(t, "GET", v3+"/sync?timeout=0&since="+url.QueryEscape(since), nil)
+					if n := len(fresh.Get("rooms.join").Map()); n != len(w.rooms) {
+						t.Errorf("a client of before was given %d rooms afresh: %.300s", n, fresh.Raw)
+					}
+					target.alive(t, w)
+				})
+				t.Run("moved to "+to, func(t *testing.T) {
+					target := newSite(t, to)
+					if out, err := target.run(t, "restore", live, "--continue"); err == nil || !strings.Contains(out, "--continue") {
+						t.Errorf("a backup of a living server is none to go on from: %v\n%s", err, out)
+					}
+					target.mustRun(t, "restore", last, "--continue")
+					target.start(t)
+					u := w.users[0].at(target)
+					event := u.do(t, "PUT", inRoom(w.rooms[0], "send", "m.room.message", "moved"), map[string]string{"msgtype": "m.text", "body": "moved"}).Get("event_id").String()
+					news := u.do(t, "GET", v3+"/sync?timeout=0&since="+url.QueryEscape(since), nil)
+					joined := news.Get("rooms.join").Map()
+					if events := joined[w.rooms[0]].Get("timeline.events").Array(); len(joined) != 1 || len(events) != 1 || events[0].Get("event_id").String() != event {
+						t.Errorf("a client of before was not given the one new event: %.400s", news.Raw)
+					}
+				})
+			}
+		})
+	}
+}
+
+func (c *client) at(s *site) *client { return &client{s, c.id, c.token} }
+
+// alive holds that a restored server takes everything, and gives no position twice.
+func (s *site) alive(t *testing.T, w *world) {
+	t.Helper()
+	own := &world{users: w.users, rooms: w.rooms}
+	own.media.Store(&[]string{})
+	for n := range 3 {
+		for i, u := range w.users {
+			if err := own.act(t.Context(), u.at(s), i, 1_000_000+n); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	page := w.users[0].at(s).do(t, "GET", inRoom(w.rooms[0], "messages")+"?dir=b&limit=5", nil)
+	if len(page.Get("chunk").Array()) != 5 {
+		t.Errorf("/messages: %s", page.Raw)
+	}
+	s.invariants(t)
+}
+
+func TestBackupsAreRefusedWithReason(t *testing.T) {
+	s := newSite(t, "sqlite")
+	if out, err := s.run(t, "backup", filepath.Join(t.TempDir(), "b")); err == nil || !strings.Contains(out, "there is no server") {
+		t.Errorf("a backup of nothing: %v\n%s", err, out)
+	}
+	s.start(t)
+	s.register(t, "somebody")
+	s.stop()
+	plain, secret := filepath.Join(t.TempDir(), "plain"), filepath.Join(t.TempDir(), "secret")
+	s.mustRun(t, "backup", plain)
+	if out := s.mustRun(t, "backup", secret, "--with-secrets"); !strings.Contains(out, "WARNING") {
+		t.Errorf("no warning: %s", out)
+	}
+	for name, test := range map[string]struct {
+		file    string
+		environ []string
+		want    string
+	}{
+		"no secret":        {plain, []string{"LYCEUM_FLEET_SECRET="}, "none is configured"},
+		"another secret":   {plain, []string{"LYCEUM_FLEET_SECRET=quite another secret"}, "another secret"},
+		"another name":     {plain, []string{"LYCEUM_SERVER_NAME=other.test"}, "server.name"},
+		"secret in backup": {secret, []string{"LYCEUM_FLEET_SECRET="}, ""},
+		"same secret":      {plain, nil, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			target := newSite(t, "sqlite")
+			target.environ = append(target.environ, test.environ...)
+			config := filepath.Join(t.TempDir(), "config.yaml")
+			out, err := target.run(t, "restore", test.file, "--write-config", config)
+			if test.want != "" {
+				if err == nil || !strings.Contains(out, test.want) {
+					t.Fatalf("expected %q: %v\n%s", test.want, err, out)
+				}
+				d := target.database(t)
+				if tables, err := d.Tables(t.Context(), d); err != nil || len(tables) > 0 {
+					t.Errorf("it left tables: %v, %v", tables, err)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatalf("%v\n%s", err, out)
+			}
+			text, err := os.ReadFile(config)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if strings.Contains(string(text), backupSecret) != (test.file == secret) || !strings.Contains(string(text), "backup.test") {
+				t.Errorf("the configuration:\n%s", text)
+			}
+			if _, err := fleet.Load(conf.Sources{File: config, Environ: []string{}}); err != nil {
+				t.Errorf("the configuration can not be read: %v", err)
+			}
+			target.start(t)
+			target.stop()
+			if out, err := target.run(t, "restore", test.file); err == nil || !strings.Contains(out, "--replace") {
+				t.Errorf("restored over a server: %v\n%s", err, out)
+			}
+			target.mustRun(t, "restore", test.file, "--replace")
+		})
+	}
+}
+
+// TestBackupKnowsEveryColumn holds that nobody adds a column of a type that a backup does not know, or a sequence.
+func TestBackupKnowsEveryColumn(t *testing.T) {
+	for _, engine := range []string{"sqlite", "postgres"} {
+		s := newSite(t, engine)
+		s.start(t)
+		s.stop()
+		d := s.database(t)
+		tables, err := d.Tables(t.Context(), d)
+		if err != nil || len(tables) < 40 {
+			t.Fatalf("%d tables, %v", len(tables), err)
+		}
+		for _, table := range tables {
+			for _, c := range table.Columns {
+				if c.Kind == "" {
+					t.Errorf("%s: column %s of table %s has a type that package backup does not know: add it to kinds in platform/db", engine, c.Name, table.Name)
+				}
+			}
+		}
+		if engine == "postgres" {
+			var n int
+			if err := d.QueryRow(t.Context(), "SELECT COUNT(*) FROM information_schema.sequences WHERE sequence_schema = current_schema()").Scan(&n); err != nil || n > 0 {
+				t.Errorf("%d sequences, %v: a restore does not carry them", n, err)
+			}
+		}
+	}
+}
