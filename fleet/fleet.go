@@ -207,7 +207,7 @@ func (p *Process) build(ctx context.Context) error {
 			return err
 		}
 	}
-	if p.domains, err = wire(base{p.process, blobs, key, p.obs.Registry}, p.config); err != nil {
+	if p.domains, err = wire(base{p.process, blobs, key, p.obs.Registry, p.Status}, p.config); err != nil {
 		return err
 	}
 	o := web.Options{

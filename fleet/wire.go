@@ -7,15 +7,19 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"lyceum/accounts"
+	"lyceum/admin"
 	"lyceum/devices"
 	"lyceum/directory"
+	"lyceum/doctor"
 	"lyceum/matrix"
 	"lyceum/media"
+	"lyceum/plan"
 	"lyceum/platform/blob"
 	"lyceum/platform/db"
 	"lyceum/platform/lease"
 	"lyceum/platform/obs"
 	"lyceum/platform/role"
+	"lyceum/platform/status"
 	"lyceum/platform/web"
 	"lyceum/presence"
 	"lyceum/push"
@@ -37,6 +41,7 @@ type domains struct {
 	push      *push.Push
 	directory *directory.Directory
 	sync      *sync.Sync
+	admin     *admin.Admin
 }
 
 // migrations are the schemas of all domains.
@@ -53,6 +58,7 @@ type base struct {
 	blobs   blob.Store
 	key     matrix.SigningKey
 	metrics *prometheus.Registry
+	status  func(context.Context) *status.Fleet
 }
 
 // wire makes the domains, lowest floor first, and gives each what it needs.
@@ -93,7 +99,28 @@ func wire(b base, c *Config) (*domains, error) {
 		Process: p, Accounts: d.accounts, Devices: d.devices, Rooms: d.rooms, Receipts: d.receipts, Typing: d.typing,
 		Presence: d.presence, Push: d.push,
 	}, c.Sync)
+	d.admin = admin.New(admin.Deps{Status: b.status, Doctor: examine, Roles: planRoles(p), Now: obs.Now})
 	return d, nil
+}
+
+// examine is the doctor's view of a fleet for the status page.
+func examine(before, after *status.Fleet, p *plan.Plan) (headline string, findings any) {
+	list := doctor.Examine(before, after, doctor.Given{Plan: p})
+	return doctor.Headline(list), list
+}
+
+// planRoles are the roles of this build as a plan sees them.
+func planRoles(p *role.Process) []plan.Role {
+	out := make([]plan.Role, len(Roles))
+	for i, r := range Roles {
+		out[i] = plan.Role{Name: r.Name, Stream: r.Stream, Pool: r.Pool}
+		for _, st := range p.Streams.All() {
+			if st.Name() == r.Stream {
+				out[i].Shards = st.Shards()
+			}
+		}
+	}
+	return out
 }
 
 // routes are the HTTP surface of all domains.
@@ -101,7 +128,7 @@ func (d *domains) routes() []web.Route {
 	var all []web.Route
 	for _, r := range [][]web.Route{
 		d.accounts.Routes(), d.rooms.Routes(), d.devices.Routes(), d.media.Routes(), d.receipts.Routes(), d.typing.Routes(),
-		d.presence.Routes(), d.push.Routes(), d.directory.Routes(), d.sync.Routes(),
+		d.presence.Routes(), d.push.Routes(), d.directory.Routes(), d.sync.Routes(), d.admin.Routes(),
 	} {
 		all = append(all, r...)
 	}

@@ -1,0 +1,155 @@
+package admin
+
+import (
+	"slices"
+	"strings"
+
+	"lyceum/plan"
+	"lyceum/platform/status"
+)
+
+// leastLoad stands for nothing: a plan takes 0 as not given.
+const leastLoad = 1e-3
+
+// LoadOf is the load of a fleet between two samples, in the terms of a plan: clients that wait in /sync, rows of
+// the events stream per second, uploads per day. Without an earlier sample, rates are means since the start
+// of each process.
+func LoadOf(before, after *status.Fleet) plan.Load {
+	var l plan.Load
+	uploads := 0.0
+	for _, s := range after.Processes {
+		old, seconds := since(before, s)
+		if s.Error != "" || seconds <= 0 {
+			continue
+		}
+		l.MessagesPerSecond += max(rows(s, "events")-rows(old, "events"), 0) / seconds
+		for _, r := range s.Routes {
+			if strings.HasSuffix(r.Pattern, "/sync") {
+				l.ConcurrentUsers += r.InFlight
+			}
+			if r.Role == "uploads" {
+				uploads += max(requests(r)-requests(routeOf(old, r)), 0) / seconds
+			}
+		}
+	}
+	l.MessagesPerSecond = max(l.MessagesPerSecond, leastLoad)
+	l.UploadsPerDay = max(uploads*86400, leastLoad)
+	return l
+}
+
+// since is the earlier sample of the same run of a process and the seconds between the two. A process that
+// started since has an empty one, and the seconds that it lives.
+func since(before *status.Fleet, s status.Sample) (old status.Sample, seconds float64) {
+	if before != nil {
+		i := slices.IndexFunc(before.Processes, func(b status.Sample) bool {
+			return b.Machine == s.Machine && b.Incarnation == s.Incarnation && b.Error == ""
+		})
+		if i >= 0 {
+			old = before.Processes[i]
+			return old, s.At.Sub(old.At).Seconds()
+		}
+	}
+	return old, s.At.Sub(s.Started).Seconds()
+}
+
+func rows(s status.Sample, stream string) (n float64) {
+	for _, st := range s.Streams {
+		if st.Name == stream {
+			for _, shard := range st.Shards {
+				n += shard.Rows
+			}
+		}
+	}
+	return n
+}
+
+func requests(r status.Route) (n float64) {
+	for _, v := range r.ByCode {
+		n += v
+	}
+	return n
+}
+
+func routeOf(s status.Sample, like status.Route) status.Route {
+	for _, r := range s.Routes {
+		if r.Pattern == like.Pattern && r.Role == like.Role {
+			return r
+		}
+	}
+	return status.Route{}
+}
+
+// Comparison sets a plan for the present load beside the processes that run.
+type Comparison struct {
+	Load     plan.Load `json:"load"`
+	Seconds  float64   `json:"seconds"` // over which rates were taken; 0: since the start of the processes
+	Shape    string    `json:"shape"`
+	Advice   string    `json:"advice"`
+	Planned  int       `json:"processes_planned"`
+	Running  int       `json:"processes_running"`
+	Busy     float64   `json:"busy_cores_planned"` // by all processes, at the load
+	Used     float64   `json:"used_cores"`
+	Memory   float64   `json:"memory_planned_bytes"`
+	Resident float64   `json:"resident_bytes"`
+	Rows     []RoleRow `json:"roles"`
+}
+
+// RoleRow is a role in a Comparison.
+type RoleRow struct {
+	Role    string   `json:"role"`
+	Planned int      `json:"planned"`
+	Running int      `json:"running"`        // processes that have the role and answer
+	Busy    float64  `json:"busy_planned"`   // cores
+	Used    *float64 `json:"used,omitempty"` // cores, where processes have this role alone
+	Why     string   `json:"why"`
+}
+
+// Compare sets p beside a fleet.
+func Compare(before, after *status.Fleet, p *plan.Plan) *Comparison {
+	c := &Comparison{Load: p.Load, Shape: p.Shape, Advice: p.Advice, Planned: p.Processes, Busy: p.Busy, Memory: p.Memory, Rows: []RoleRow{}}
+	if before != nil {
+		c.Seconds = after.At.Sub(before.At).Seconds()
+	}
+	if p.Shape != "split" {
+		c.Planned, c.Busy = p.Whole.Replicas, p.Whole.Busy
+		c.Memory = p.Whole.Memory * float64(p.Whole.Replicas)
+	}
+	alone := map[string]float64{}
+	seen := map[string]bool{}
+	for _, s := range after.Processes {
+		if s.Error != "" {
+			continue
+		}
+		c.Running++
+		c.Resident += float64(s.Resident)
+		old, seconds := since(before, s)
+		if seconds <= 0 {
+			continue
+		}
+		used := max(s.CPU-old.CPU, 0) / seconds
+		c.Used += used
+		if len(s.Roles) == 1 {
+			alone[s.Roles[0]] += used
+			seen[s.Roles[0]] = true
+		}
+	}
+	for _, r := range p.Effective() {
+		if r.Replicas == 0 {
+			continue
+		}
+		row := RoleRow{Role: r.Role, Planned: r.Replicas, Busy: r.Busy, Why: r.Why}
+		for _, s := range after.Processes {
+			if s.Error == "" && (r.Role == plan.AllRoles || slices.Contains(s.Roles, r.Role) || slices.Contains(s.Roles, plan.AllRoles)) {
+				row.Running++
+			}
+		}
+		switch used := alone[r.Role]; {
+		case r.Role == plan.AllRoles:
+			row.Used = &c.Used
+		case seen[r.Role]:
+			row.Used = &used
+		}
+		c.Rows = append(c.Rows, row)
+	}
+	return c
+}
