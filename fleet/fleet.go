@@ -115,7 +115,7 @@ func (p *Process) openBus(ctx context.Context) (bus.Bus, error) {
 
 func (p *Process) openListeners() (err error) {
 	if addr := p.config.Server.Listen; addr != "" {
-		if p.public, err = net.Listen("tcp", addr); err != nil {
+		if p.public, err = web.Listen(addr); err != nil {
 			return fmt.Errorf("server.listen: %w: choose another address with --listen", err)
 		}
 	}
@@ -200,7 +200,7 @@ func (p *Process) build(ctx context.Context) error {
 	blobs = blob.Measured(blobs, p.obs.Registry)
 	p.blobs, p.status = blobs, p.collector()
 	p.status.Serve()
-	p.obs.Registry.MustRegister(p.databaseConnections())
+	p.obs.Registry.MustRegister(surroundings{p})
 	if p.process.RPC != nil {
 		p.serveProofs(blobs)
 		if err := p.prove(ctx, blobs); err != nil {
@@ -354,6 +354,7 @@ func (p *Process) serveOps() (stop func() error, err error) {
 
 // greet tells people where to go and, at the first start, how to become administrator.
 func (p *Process) greet(ctx context.Context) {
+	p.writeProcessFile()
 	p.process.Log.Info("serving", "address", p.config.Server.Listen, "server", p.config.Server.Name, "version", obs.Version,
 		"roles", strings.Join(p.config.Fleet.Roles, ","))
 	if !p.config.embedded() {

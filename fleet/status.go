@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"sync"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -17,6 +18,7 @@ import (
 func (p *Process) collector() *status.Collector {
 	c := &status.Collector{
 		Process: p.process, Gatherer: p.obs.Registry, Ready: p.obs.Health.Ready, Ops: p.config.Fleet.Ops, Scratch: p.config.Server.Data,
+		Engines: p.engines,
 	}
 	if p.public != nil {
 		c.Public = p.public.Addr().String()
@@ -27,17 +29,19 @@ func (p *Process) collector() *status.Collector {
 	return c
 }
 
+// engines asks the engines how they are, all at once.
+func (p *Process) engines(ctx context.Context) (e status.Engines) {
+	var wg sync.WaitGroup
+	wg.Go(func() { e.Database = status.ProbeDatabase(ctx, p.db, p.config.databaseURL()) })
+	wg.Go(func() { e.Redis = status.ProbeRedis(ctx, p.bus, p.config.Redis) })
+	wg.Go(func() { e.Blob = status.ProbeBlob(ctx, p.blobs, p.config.Blob) })
+	wg.Wait()
+	return e
+}
+
 // Status asks all processes and engines how they are.
 func (p *Process) Status(ctx context.Context) *status.Fleet {
-	var f *status.Fleet
-	var database, redis, blobs status.Engine
-	var wg sync.WaitGroup
-	wg.Go(func() { f = p.status.Gather(ctx, p.config.Server.Name) })
-	wg.Go(func() { database = status.ProbeDatabase(ctx, p.db, p.config.databaseURL()) })
-	wg.Go(func() { redis = status.ProbeRedis(ctx, p.bus, p.config.Redis) })
-	wg.Go(func() { blobs = status.ProbeBlob(ctx, p.blobs, p.config.Blob) })
-	wg.Wait()
-	f.Database, f.Redis, f.Blob = database, redis, blobs
+	f := p.status.Gather(ctx, p.config.Server.Name)
 	if text, err := lease.Value(ctx, p.db, rolloutRow); err == nil && text != "" {
 		r := &status.Rollout{}
 		if json.Unmarshal([]byte(text), r) == nil {
@@ -94,29 +98,34 @@ func asMember(ctx context.Context, c *Config, fn func(*Process) error) error {
 	return fn(p)
 }
 
-// databaseConnections are the pool's figures as metrics.
-func (p *Process) databaseConnections() prometheus.Collector {
-	return poolCollector{p}
-}
-
-type poolCollector struct{ p *Process }
+// surroundings are metrics of what a process stands on.
+type surroundings struct{ p *Process }
 
 var (
 	connectionsDesc = prometheus.NewDesc("lyceum_database_connections", "Connections of this process to the database, by state (in_use, idle, max).", []string{"state"}, nil)
+	clockDesc       = prometheus.NewDesc("lyceum_clock_ahead_seconds", "This process's clock minus the database's.", nil, nil)
+	scratchDesc     = prometheus.NewDesc("lyceum_scratch_free_bytes", "Free space in the file system of server.data.", nil, nil)
 	poolWaitDesc    = prometheus.NewDesc("lyceum_database_wait_seconds_total", "Time that requests waited for a connection.", nil, nil)
 )
 
 // Describe implements prometheus.Collector.
-func (poolCollector) Describe(ch chan<- *prometheus.Desc) {
+func (surroundings) Describe(ch chan<- *prometheus.Desc) {
 	ch <- connectionsDesc
 	ch <- poolWaitDesc
+	ch <- clockDesc
+	ch <- scratchDesc
 }
 
 // Collect implements prometheus.Collector.
-func (c poolCollector) Collect(ch chan<- prometheus.Metric) {
+func (c surroundings) Collect(ch chan<- prometheus.Metric) {
 	s := c.p.db.Stats()
 	for state, n := range map[string]int{"in_use": s.InUse, "idle": s.Idle, "max": s.MaxOpenConnections} {
 		ch <- prometheus.MustNewConstMetric(connectionsDesc, prometheus.GaugeValue, float64(n), state)
 	}
 	ch <- prometheus.MustNewConstMetric(poolWaitDesc, prometheus.CounterValue, s.WaitDuration.Seconds())
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	ch <- prometheus.MustNewConstMetric(clockDesc, prometheus.GaugeValue, status.ClockAhead(ctx, c.p.db))
+	_, free := status.FileSystem(c.p.config.Server.Data)
+	ch <- prometheus.MustNewConstMetric(scratchDesc, prometheus.GaugeValue, float64(free))
 }

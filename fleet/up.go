@@ -6,12 +6,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
-	"net/http"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -72,33 +72,59 @@ type Up struct {
 	LogLevel string
 
 	engines  []interface{ Stop() error }
+	public   *os.File // socket of the public address, shared by all routers
 	mu       sync.Mutex
 	children []*Child
 	stopping bool
 	wg       sync.WaitGroup
 }
 
-// Child is one process of an Up.
+// Child is one process of an Up. When it ends, or is replaced, another process takes its place.
 type Child struct {
-	Name    string   // roles and number, such as events-1
-	Roles   []string // as given
+	Name    string   // group and number, such as events-1
+	Group   string   // roles joined by +, as in the configuration
+	Roles   []string // of the group
 	Address string   // of its public listener
 
-	mu    sync.Mutex
-	cmd   *exec.Cmd
-	done  chan struct{}
-	ended int // how often it ended
+	up      *Up
+	public  bool // it listens at the public address of the fleet
+	mu      sync.Mutex
+	program string
+	run     *childRun
+	ended   int  // how often it ended by itself
+	gone    bool // it is not started again
+}
+
+// childRun is one start of a child.
+type childRun struct {
+	cmd     *exec.Cmd
+	program string
+	since   time.Time
+	done    chan struct{} // closed at its end
 }
 
 // PID is the id of the running process, 0 between two.
 func (c *Child) PID() int {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.cmd == nil || c.cmd.Process == nil {
+	r := c.current()
+	if r == nil {
 		return 0
 	}
-	return c.cmd.Process.Pid
+	select {
+	case <-r.done:
+		return 0
+	default:
+		return r.cmd.Process.Pid
+	}
 }
+
+func (c *Child) current() *childRun {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.run
+}
+
+// Dir is where the process keeps its scratch files and its log.
+func (c *Child) Dir() string { return filepath.Join(c.up.Config.Server.Data, c.Name) }
 
 // Start starts engines that the configuration does not name, then all processes, and returns when each
 // serves. On an error it stops what it started.
@@ -115,6 +141,9 @@ func (u *Up) Start(ctx context.Context) (err error) {
 		return err
 	}
 	if err := u.writeAccess(); err != nil {
+		return err
+	}
+	if err := u.openPublic(); err != nil {
 		return err
 	}
 	replicas := u.Config.Up.Replicas
@@ -134,6 +163,18 @@ func (u *Up) Start(ctx context.Context) (err error) {
 		}
 	}
 	return nil
+}
+
+// openPublic opens the public address once for all routers and all their restarts: a connection that comes while a
+// router is replaced waits instead of being refused.
+func (u *Up) openPublic() error {
+	l, err := net.Listen("tcp", u.Config.Server.Listen)
+	if err != nil {
+		return fmt.Errorf("server.listen: %w: choose another address with --listen", err)
+	}
+	defer l.Close() // the file stays open
+	u.public, err = l.(*net.TCPListener).File()
+	return err
 }
 
 // Children are the processes in the order of their names; the first with the role router comes first.
@@ -224,109 +265,123 @@ func (u *Up) writeAccess() error {
 
 func (u *Up) secretFile() string { return filepath.Join(u.Config.Server.Data, "secret") }
 
+// add starts the process of a group with a number.
 func (u *Up) add(group string, n int) error {
-	c := &Child{Name: fmt.Sprintf("%s-%d", group, n), Roles: strings.Split(group, "+")}
-	router := slices.Contains(c.Roles, "router") || slices.Contains(c.Roles, allRoles)
-	u.mu.Lock()
-	first := router && !slices.ContainsFunc(u.children, func(o *Child) bool { return o.Address == u.Config.Server.Listen })
-	u.mu.Unlock()
+	c := &Child{Name: fmt.Sprintf("%s-%d", group, n), Group: group, Roles: strings.Split(group, "+"), up: u, program: u.Program}
+	c.public = slices.Contains(c.Roles, "router") || slices.Contains(c.Roles, allRoles)
 	c.Address = u.Config.Server.Listen
-	if !first {
+	if !c.public {
 		port, err := FreePort()
 		if err != nil {
 			return err
 		}
 		c.Address = fmt.Sprintf("127.0.0.1:%d", port)
 	}
+	r, err := c.spawn(c.program)
+	if err != nil {
+		return err
+	}
+	c.run = r
 	u.mu.Lock()
-	if first {
+	if c.public {
 		u.children = slices.Insert(u.children, 0, c)
 	} else {
 		u.children = append(u.children, c)
 	}
 	u.mu.Unlock()
-	if err := u.spawn(c); err != nil {
-		return err
-	}
 	u.wg.Go(func() { u.keep(c) })
 	return nil
 }
 
-// spawn starts the process of a child; its output goes to a log file.
-func (u *Up) spawn(c *Child) error {
-	dir := filepath.Join(u.Config.Server.Data, c.Name)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return err
+// spawn starts a process for a child; its output goes to the child's log file.
+func (c *Child) spawn(program string) (*childRun, error) {
+	u := c.up
+	if err := os.MkdirAll(c.Dir(), 0o700); err != nil {
+		return nil, err
 	}
-	log, err := os.OpenFile(filepath.Join(dir, "log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	log, err := os.OpenFile(c.logPath(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer log.Close()
-	args := []string{"serve", "--data", dir, "--listen", c.Address, "--roles", strings.Join(c.Roles, ","), "--server-name", u.Config.Server.Name}
+	args := []string{"serve", "--data", c.Dir(), "--listen", c.Address, "--roles", strings.Join(c.Roles, ","), "--server-name", u.Config.Server.Name}
 	if u.File != "" {
 		args = append(args, "--config", u.File)
 	}
-	cmd := exec.Command(u.Program, args...)
+	cmd := exec.Command(program, args...)
 	cmd.Env = append(os.Environ(), u.Environ...)
+	if c.public {
+		cmd.ExtraFiles = []*os.File{u.public}
+		cmd.Env = append(cmd.Env, "LISTEN_FDS=1", "LISTEN_PID=")
+	}
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = childAttributes()
-	if err := cmd.Start(); err != nil {
-		return err
-	}
-	done := make(chan struct{})
-	c.mu.Lock()
-	c.cmd, c.done = cmd, done
-	c.mu.Unlock()
+	r := &childRun{cmd: cmd, program: program, since: time.Now(), done: make(chan struct{})}
+	started := make(chan error, 1)
 	go func() {
-		_ = cmd.Wait() // how it ended is in its log
-		close(done)
+		runtime.LockOSThread() // the child ends with the thread that started it
+		err := cmd.Start()
+		started <- err
+		if err == nil {
+			_ = cmd.Wait() // how it ended is in its log
+			close(r.done)
+		}
 	}()
-	return nil
+	return r, <-started
 }
+
+func (c *Child) logPath() string { return filepath.Join(c.Dir(), "log") }
 
 // keep starts a child again when it ends, with a growing pause.
 func (u *Up) keep(c *Child) {
-	for pause := 200 * time.Millisecond; ; pause = min(2*pause, 10*time.Second) {
-		started := time.Now()
+	for pause := 200 * time.Millisecond; ; {
+		r := c.current()
+		<-r.done
 		c.mu.Lock()
-		done := c.done
+		replaced, gone := c.run != r, c.gone
+		if !replaced && !gone {
+			c.ended++
+		}
 		c.mu.Unlock()
-		<-done
-		c.mu.Lock()
-		c.ended++
-		c.mu.Unlock()
-		if time.Since(started) > 30*time.Second {
+		if gone {
+			return
+		}
+		if replaced {
+			continue
+		}
+		if time.Since(r.since) > 30*time.Second {
 			pause = 200 * time.Millisecond
 		}
 		time.Sleep(pause)
-		u.mu.Lock()
-		stopping := u.stopping
-		u.mu.Unlock()
-		if stopping {
+		pause = min(2*pause, 10*time.Second)
+		c.mu.Lock()
+		if c.gone {
+			c.mu.Unlock()
 			return
 		}
-		if err := u.spawn(c); err != nil {
+		next, err := c.spawn(c.program)
+		if err == nil {
+			c.run = next
+		}
+		c.mu.Unlock()
+		if err != nil {
 			fmt.Fprintf(os.Stderr, "%s does not start again: %v\n", c.Name, err)
-			return
 		}
 	}
 }
 
 // WaitHealthy returns when a child serves.
 func (u *Up) WaitHealthy(ctx context.Context, c *Child) error {
-	client := &http.Client{Timeout: 2 * time.Second}
-	for deadline := time.Now().Add(60 * time.Second); ; {
-		res, err := client.Get("http://" + c.Address + "/health")
-		if err == nil {
-			_, _ = io.Copy(io.Discard, res.Body) // only the status counts
-			_ = res.Body.Close()
-			if res.StatusCode == http.StatusOK {
-				return nil
-			}
+	c.mu.Lock()
+	before := c.ended
+	c.mu.Unlock()
+	for deadline := time.Now().Add(startTime); ; {
+		r := c.current()
+		if _, ok := readProcessFile(c.Dir(), r.cmd.Process.Pid); ok {
+			return nil
 		}
 		c.mu.Lock()
-		crashes := c.ended >= 3
+		crashes := c.ended >= before+3
 		c.mu.Unlock()
 		if crashes || time.Now().After(deadline) || ctx.Err() != nil {
 			return fmt.Errorf("%s does not serve; its log ends with:\n%s", c.Name, u.tailOf(c))
@@ -335,8 +390,11 @@ func (u *Up) WaitHealthy(ctx context.Context, c *Child) error {
 	}
 }
 
+// startTime is how long a process may take from its start to serving, with all others starting too.
+const startTime = 90 * time.Second
+
 func (u *Up) tailOf(c *Child) string {
-	text, err := os.ReadFile(filepath.Join(u.Config.Server.Data, c.Name, "log"))
+	text, err := os.ReadFile(c.logPath())
 	if err != nil {
 		return err.Error()
 	}
@@ -347,10 +405,31 @@ func (u *Up) tailOf(c *Child) string {
 func (c *Child) Kill() error { return c.Signal(syscall.SIGKILL) }
 
 // Signal sends a signal to a child's process.
-func (c *Child) Signal(s os.Signal) error {
+func (c *Child) Signal(s os.Signal) error { return c.current().cmd.Process.Signal(s) }
+
+// retire ends a child for good, in an orderly way.
+func (c *Child) retire(ctx context.Context) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.cmd.Process.Signal(s)
+	c.gone = true
+	r := c.run
+	c.mu.Unlock()
+	r.end(ctx)
+}
+
+// endTime is how long a process may take to finish what it has begun.
+const endTime = 40 * time.Second
+
+// end stops a process in an orderly way and returns when it is gone.
+func (r *childRun) end(ctx context.Context) {
+	_ = r.cmd.Process.Signal(syscall.SIGTERM) // it may have ended by itself
+	select {
+	case <-r.done:
+		return
+	case <-ctx.Done():
+	case <-time.After(endTime):
+	}
+	_ = r.cmd.Process.Kill()
+	<-r.done
 }
 
 // Stop ends all processes in an orderly way, then the engines that Start started.
@@ -358,23 +437,15 @@ func (u *Up) Stop(ctx context.Context) error {
 	u.mu.Lock()
 	u.stopping = true
 	u.mu.Unlock()
-	children := u.Children()
-	for _, c := range children {
-		_ = c.Signal(syscall.SIGTERM) // it may have ended by itself
+	var wg sync.WaitGroup
+	for _, c := range u.Children() {
+		wg.Go(func() { c.retire(ctx) })
 	}
-	for _, c := range children {
-		c.mu.Lock()
-		done := c.done
-		c.mu.Unlock()
-		select {
-		case <-done:
-		case <-ctx.Done():
-			_ = c.Kill()
-		case <-time.After(40 * time.Second):
-			_ = c.Kill()
-		}
-	}
+	wg.Wait()
 	u.wg.Wait()
+	if u.public != nil {
+		_ = u.public.Close()
+	}
 	var errs []error
 	for _, e := range slices.Backward(u.engines) {
 		errs = append(errs, e.Stop())

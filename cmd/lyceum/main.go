@@ -22,6 +22,11 @@ import (
 type cli struct {
 	Serve      serveCommand      `cmd:"" help:"Start a process: the whole product over SQLite, or some roles of a fleet."`
 	Up         upCommand         `cmd:"" help:"Start a whole fleet on this machine and keep it running."`
+	Ps         psCommand         `cmd:"" help:"List the processes of a running lyceum up."`
+	Scale      scaleCommand      `cmd:"" help:"Change how many processes a running lyceum up has of a role."`
+	Restart    restartCommand    `cmd:"" help:"Replace processes of a running lyceum up, without a request lost."`
+	Logs       logsCommand       `cmd:"" help:"Show the logs of a running lyceum up."`
+	Stop       stopCommand       `cmd:"" help:"Stop a running lyceum up."`
 	Roles      rolesCommand      `cmd:"" help:"Print the table of roles."`
 	Config     configCommand     `cmd:"" help:"Print the effective configuration (secrets hidden), or the reference of all keys."`
 	Status     statusCommand     `cmd:"" help:"Show every process, stream, shard and engine of the fleet."`

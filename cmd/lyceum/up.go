@@ -2,8 +2,14 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"text/tabwriter"
 	"time"
 
 	"lyceum/fleet"
@@ -12,13 +18,15 @@ import (
 type upCommand struct {
 	sources `embed:""`
 	Each    bool `help:"Give each role a process of its own, and each writer two."`
+	Detach  bool `short:"d" help:"Go on in the background; lyceum ps, scale, restart, logs, rollout and stop reach it."`
 }
 
 // Help is shown by lyceum up --help.
 func (upCommand) Help() string {
 	return "Starts what the section \"up\" of the configuration names, for example\n\n" +
 		"  up:\n    replicas: {router: 1, client: 1, sync: 2, events: 2, media: 1}\n\n" +
-		"PostgreSQL and Redis are started from the packages of this machine unless database.url and redis.addresses name others. Nothing is installed; what is missing is said."
+		"PostgreSQL and Redis are started from the packages of this machine unless database.url and redis.addresses name others. Nothing is installed; what is missing is said. " +
+		"Processes that end are started again; their logs are in DATA/NAME/log."
 }
 
 func (c *upCommand) Run(ctx context.Context) error {
@@ -29,9 +37,15 @@ func (c *upCommand) Run(ctx context.Context) error {
 	if c.Each {
 		config.Up.Replicas = fleet.EachRole()
 	}
+	if _, err := fleet.FindSupervisor(config.Server.Data); err == nil {
+		return fmt.Errorf("lyceum up runs over %s already: lyceum ps shows its processes", config.Server.Data)
+	}
 	program, err := os.Executable()
 	if err != nil {
 		return err
+	}
+	if c.Detach {
+		return c.detach(ctx, program, config)
 	}
 	up := &fleet.Up{Program: program, Config: config, File: c.Config}
 	start := time.Now()
@@ -39,13 +53,239 @@ func (c *upCommand) Run(ctx context.Context) error {
 	if err := up.Start(ctx); err != nil {
 		return err
 	}
-	fmt.Printf("%-60s %8s  %s\n", "PROCESS", "PID", "ADDRESS")
-	for _, child := range up.Children() {
-		fmt.Printf("%-60s %8d  %s\n", child.Name, child.PID(), child.Address)
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	end, err := up.Supervise(stop)
+	if err != nil {
+		return errors.Join(err, up.Stop(context.WithoutCancel(ctx)))
 	}
-	fmt.Printf("serving %s at http://%s after %s; stop with ctrl-c\n", config.Server.Name, config.Server.Listen, time.Since(start).Round(10*time.Millisecond))
+	defer end()
+	var states []fleet.ChildState
+	for _, child := range up.Children() {
+		states = append(states, child.State())
+	}
+	printChildren(states)
+	fmt.Printf("serving %s at http://%s after %s; stop with ctrl-c or lyceum stop --data %s\n",
+		config.Server.Name, config.Server.Listen, time.Since(start).Round(10*time.Millisecond), config.Server.Data)
 	fmt.Println("make an administrator: lyceum user add --admin NAME --config", up.AccessFile())
 	<-ctx.Done()
 	fmt.Println("stopping")
 	return up.Stop(context.WithoutCancel(ctx))
+}
+
+// detach starts the same command in the background and tells how it goes until it serves.
+func (c *upCommand) detach(ctx context.Context, program string, config *fleet.Config) error {
+	if err := os.MkdirAll(config.Server.Data, 0o755); err != nil {
+		return err
+	}
+	var args []string
+	for _, arg := range os.Args[1:] {
+		if arg != "--detach" && arg != "-d" {
+			args = append(args, arg)
+		}
+	}
+	log := filepath.Join(config.Server.Data, "up.log")
+	pid, err := fleet.Detach(program, log, args...)
+	if err != nil {
+		return err
+	}
+	shown := 0
+	for {
+		text, _ := os.ReadFile(log)
+		fmt.Print(string(text[min(shown, len(text)):]))
+		shown = len(text)
+		if _, err := fleet.FindSupervisor(config.Server.Data); err == nil && strings.Contains(string(text), "make an administrator") {
+			fmt.Printf("in the background as process %d; its output is in %s\n", pid, log)
+			return nil
+		}
+		if syscall.Kill(pid, 0) != nil || ended(pid) {
+			return errors.New("the fleet did not start; see above")
+		}
+		select {
+		case <-ctx.Done():
+			return errors.Join(ctx.Err(), syscall.Kill(pid, syscall.SIGTERM))
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
+
+// ended tells that a child is a zombie: it ended and nobody has asked how.
+func ended(pid int) bool {
+	var status syscall.WaitStatus
+	got, err := syscall.Wait4(pid, &status, syscall.WNOHANG, nil)
+	return err == nil && got == pid
+}
+
+// overUp finds the running lyceum up.
+type overUp struct {
+	Data   string `help:"Data directory of the running lyceum up." placeholder:"DIR"`
+	Config string `help:"Configuration file, if it names the data directory." placeholder:"FILE"`
+}
+
+func (o *overUp) find() (*fleet.Supervisor, error) {
+	s := sources{Config: o.Config, Data: o.Data}
+	config, err := s.load()
+	if err != nil {
+		return nil, err
+	}
+	return fleet.FindSupervisor(config.Server.Data)
+}
+
+type psCommand struct {
+	overUp `embed:""`
+}
+
+func (c *psCommand) Run(ctx context.Context) error {
+	s, err := c.find()
+	if err != nil {
+		return err
+	}
+	children, err := s.Children(ctx)
+	if err != nil {
+		return err
+	}
+	printChildren(children)
+	return nil
+}
+
+func printChildren(children []fleet.ChildState) {
+	t := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "NAME\tPID\tSTATE\tMACHINE\tVERSION\tADDRESS\tUP\tRESTARTS\tLOG")
+	for _, c := range children {
+		machine := "-"
+		if c.Machine >= 0 {
+			machine = strconv.Itoa(c.Machine)
+		}
+		fmt.Fprintf(t, "%s\t%d\t%s\t%s\t%s\t%s\t%s\t%d\t%s\n", c.Name, c.PID, c.State, machine, c.Version, c.Address,
+			time.Since(c.Since).Round(time.Second), c.Restarts, c.Log)
+	}
+	_ = t.Flush() // to the terminal
+}
+
+type scaleCommand struct {
+	overUp `embed:""`
+	Groups []string `arg:"" help:"ROLE=N, or a group such as receipts+typing=3." placeholder:"ROLE=N"`
+}
+
+// Help is shown by lyceum scale --help.
+func (scaleCommand) Help() string {
+	return "Starts or stops processes of a running lyceum up. Nothing else restarts and no file changes: shards of writers move by themselves. " +
+		"To keep the numbers over the next start, put them into up.replicas. In Kubernetes: kubectl scale deployment lyceum-ROLE --replicas N."
+}
+
+func (c *scaleCommand) Run(ctx context.Context) error {
+	s, err := c.find()
+	if err != nil {
+		return err
+	}
+	for _, g := range c.Groups {
+		group, number, ok := strings.Cut(g, "=")
+		n, err := strconv.Atoi(number)
+		if !ok || err != nil {
+			return fmt.Errorf("expected ROLE=N, found %q", g)
+		}
+		start := time.Now()
+		said, err := s.Scale(ctx, group, n)
+		if err != nil {
+			return err
+		}
+		fmt.Printf("%s; serving after %s\n", said, time.Since(start).Round(time.Millisecond))
+	}
+	return nil
+}
+
+type restartCommand struct {
+	overUp `embed:""`
+	Target string `arg:"" optional:"" default:"all" help:"A role, a machine id, the name of a process, or all." placeholder:"ROLE|MACHINE|NAME"`
+}
+
+// Help is shown by lyceum restart --help.
+func (restartCommand) Help() string {
+	return "Replaces processes one after the other: each new one serves before the old one stops, so that nobody notices."
+}
+
+func (c *restartCommand) Run(ctx context.Context) error {
+	s, err := c.find()
+	if err != nil {
+		return err
+	}
+	children, err := s.Find(ctx, c.Target)
+	if err != nil {
+		return err
+	}
+	for i, child := range children {
+		start := time.Now()
+		now, err := s.Restart(ctx, child.Name, "")
+		if err != nil {
+			return err
+		}
+		fmt.Printf("%d of %d: %s is process %d now, machine %d, after %s\n", i+1, len(children), now.Name, now.PID, now.Machine, time.Since(start).Round(time.Millisecond))
+	}
+	return nil
+}
+
+type stopCommand struct {
+	overUp `embed:""`
+}
+
+func (c *stopCommand) Run(ctx context.Context) error {
+	s, err := c.find()
+	if err != nil {
+		return err
+	}
+	fmt.Println("stopping")
+	return s.Stop(ctx)
+}
+
+type logsCommand struct {
+	overUp `embed:""`
+	Target string `arg:"" optional:"" default:"all" help:"A role, a machine id, the name of a process, or all." placeholder:"ROLE|MACHINE|NAME"`
+	Follow bool   `short:"f" help:"Go on with what is written from now on."`
+	Lines  int    `short:"n" help:"Lines from the end of each log." default:"20"`
+}
+
+func (c *logsCommand) Run(ctx context.Context) error {
+	s, err := c.find()
+	if err != nil {
+		return err
+	}
+	children, err := s.Find(ctx, c.Target)
+	if err != nil {
+		return err
+	}
+	ends := map[string]int64{}
+	for _, child := range children {
+		text, end, err := fleet.LastLines(child.Log, c.Lines)
+		if err != nil {
+			return err
+		}
+		ends[child.Log] = end
+		printLog(child.Name, text, len(children) > 1)
+	}
+	for c.Follow {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(200 * time.Millisecond):
+		}
+		for _, child := range children {
+			text, end, err := fleet.LinesFrom(child.Log, ends[child.Log])
+			if err != nil {
+				return err
+			}
+			ends[child.Log] = end
+			printLog(child.Name, text, len(children) > 1)
+		}
+	}
+	return nil
+}
+
+// printLog prints lines, each behind the name of its process where there are several.
+func printLog(name, text string, named bool) {
+	for line := range strings.Lines(text) {
+		if named {
+			fmt.Print(name, " | ")
+		}
+		fmt.Print(line)
+	}
 }

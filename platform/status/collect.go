@@ -22,6 +22,16 @@ import (
 // sampleMethod is the internal call that gives a sample.
 const sampleMethod = "status/sample"
 
+// enginesMethod is the internal call that gives the state of the engines.
+const enginesMethod = "status/engines"
+
+// Engines are what a fleet stands on.
+type Engines struct {
+	Database Engine `json:"database"`
+	Redis    Engine `json:"redis"`
+	Blob     Engine `json:"blob"`
+}
+
 // sampleWait is how long a process has to answer.
 const sampleWait = 3 * time.Second
 
@@ -34,12 +44,15 @@ type Collector struct {
 	Internal string
 	Ops      string
 	Scratch  string // directory whose file system is looked at
+	// Engines asks the database, Redis and the blob store how they are.
+	Engines func(ctx context.Context) Engines
 }
 
 // Serve answers the other processes; once, before the process serves.
 func (c *Collector) Serve() {
 	if c.Process.RPC != nil {
 		rpc.Handle(c.Process.RPC, sampleMethod, func(ctx context.Context, _ struct{}) (Sample, error) { return c.Sample(ctx), nil })
+		rpc.Handle(c.Process.RPC, enginesMethod, func(ctx context.Context, _ struct{}) (Engines, error) { return c.Engines(ctx), nil })
 	}
 }
 
@@ -54,10 +67,10 @@ func (c *Collector) Sample(ctx context.Context) Sample {
 		s.MemoryLimit = limit
 	}
 	s.Public, s.Internal, s.Ops = c.Public, c.Internal, c.Ops
-	s.Scratch, s.ScratchFree = fileSystem(c.Scratch)
+	s.Scratch, s.ScratchFree = FileSystem(c.Scratch)
 	stats := c.Process.DB.Stats()
 	s.Pool = Pool{InUse: stats.InUse, Open: stats.OpenConnections, Max: stats.MaxOpenConnections, Waits: stats.WaitCount, WaitSeconds: stats.WaitDuration.Seconds()}
-	s.ClockAhead = clockAhead(ctx, c.Process.DB)
+	s.ClockAhead = ClockAhead(ctx, c.Process.DB)
 	families, err := c.Gatherer.Gather()
 	if err != nil {
 		s.Error = err.Error()
@@ -196,8 +209,8 @@ func readHistogram(h *dto.Histogram) Histogram {
 	return out
 }
 
-// clockAhead is this process's clock minus the database's, in seconds; half the round trip is its error.
-func clockAhead(ctx context.Context, d *db.DB) float64 {
+// ClockAhead is this process's clock minus the database's, in seconds; half the round trip is its error.
+func ClockAhead(ctx context.Context, d *db.DB) float64 {
 	if !d.Postgres() {
 		return 0
 	}
@@ -216,6 +229,8 @@ func (c *Collector) Gather(ctx context.Context, server string) *Fleet {
 	p := c.Process
 	f := &Fleet{At: time.Now(), Server: server}
 	machines := p.Leases.Machines()
+	engines := make(chan Engines, 1)
+	go func() { engines <- c.engines(ctx, machines) }()
 	samples := make(chan Sample, len(machines))
 	asked := 0
 	for _, m := range machines {
@@ -241,7 +256,7 @@ func (c *Collector) Gather(ctx context.Context, server string) *Fleet {
 	}
 	held, err := p.Leases.Read(ctx, "")
 	if err != nil {
-		f.Database.Error = err.Error()
+		p.Log.Warn("the leases could not be read for the status", "error", err)
 	}
 	for _, st := range p.Streams.All() {
 		s := Stream{Name: st.Name(), Role: st.Role()}
@@ -257,8 +272,25 @@ func (c *Collector) Gather(ctx context.Context, server string) *Fleet {
 			f.Jobs = append(f.Jobs, Lease{Name: job, Machine: machine, Epoch: held[name].Epoch})
 		}
 	}
+	e := <-engines
+	f.Database, f.Redis, f.Blob = e.Database, e.Redis, e.Blob
 	slices.SortFunc(f.Jobs, func(a, b Lease) int { return strings.Compare(a.Name, b.Name) })
 	return f
+}
+
+// engines asks from a process that has roles: a command's own configuration may name another directory.
+func (c *Collector) engines(ctx context.Context, machines []lease.Machine) Engines {
+	if slices.Contains(c.Process.Leases.Self().Roles, role.NoRole) {
+		for _, m := range machines {
+			if slices.Contains(m.Roles, role.NoRole) {
+				continue
+			}
+			if e, err := rpc.Call[struct{}, Engines](ctx, c.Process.RPC, m.Address, enginesMethod, struct{}{}); err == nil {
+				return e
+			}
+		}
+	}
+	return c.Engines(ctx)
 }
 
 func (c *Collector) ask(ctx context.Context, m lease.Machine) Sample {

@@ -12,8 +12,8 @@ var fileSystems = map[int64]string{
 	0x00c36400: "ceph", 0x5346414f: "afs", 0x47504653: "gpfs", 0x0bd00bd0: "lustre", 0xf15f: "ecryptfs",
 }
 
-// fileSystem tells the type of the file system under a path and how many bytes are free for this user.
-func fileSystem(path string) (kind string, free int64) {
+// FileSystem tells the type of the file system under a path and how many bytes are free for this user.
+func FileSystem(path string) (kind string, free int64) {
 	var s syscall.Statfs_t
 	if err := syscall.Statfs(path, &s); err != nil {
 		return "", 0

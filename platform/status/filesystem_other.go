@@ -2,5 +2,5 @@
 
 package status
 
-// fileSystem is not told here.
-func fileSystem(string) (kind string, free int64) { return "", 0 }
+// FileSystem is not told here.
+func FileSystem(string) (kind string, free int64) { return "", 0 }

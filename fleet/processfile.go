@@ -1,0 +1,48 @@
+package fleet
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"time"
+
+	"lyceum/platform/obs"
+)
+
+// processFile is what a serving process leaves in its data directory for lyceum up and for people.
+type processFile struct {
+	PID     int       `json:"pid"`
+	Machine int       `json:"machine"`
+	Version string    `json:"version"`
+	Listen  string    `json:"listen,omitempty"`
+	Since   time.Time `json:"since"` // it serves since then
+}
+
+func processFilePath(data string) string { return filepath.Join(data, "process.json") }
+
+// writeProcessFile tells that this process serves.
+func (p *Process) writeProcessFile() {
+	f := processFile{PID: os.Getpid(), Machine: p.process.Machine(), Version: obs.Version, Since: obs.Now()}
+	if p.public != nil {
+		f.Listen = p.public.Addr().String()
+	}
+	text, err := json.Marshal(f)
+	if err == nil {
+		path := processFilePath(p.config.Server.Data)
+		if err = os.WriteFile(path+".new", append(text, '\n'), 0o600); err == nil {
+			err = os.Rename(path+".new", path)
+		}
+	}
+	if err != nil {
+		p.process.Log.Warn("the file that tells of this process can not be written", "error", err)
+	}
+}
+
+// readProcessFile is not ok when the process with that id does not serve yet.
+func readProcessFile(data string, pid int) (f processFile, ok bool) {
+	text, err := os.ReadFile(processFilePath(data))
+	if err != nil || json.Unmarshal(text, &f) != nil {
+		return processFile{}, false
+	}
+	return f, f.PID == pid
+}

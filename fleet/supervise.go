@@ -1,0 +1,380 @@
+package fleet
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// ChildState is what lyceum ps shows of a process.
+type ChildState struct {
+	Name     string    `json:"name"`
+	Group    string    `json:"group"`
+	PID      int       `json:"pid"`
+	Machine  int       `json:"machine"` // -1 until it serves
+	Version  string    `json:"version"`
+	Address  string    `json:"address"`
+	State    string    `json:"state"` // serving, starting, stopped
+	Since    time.Time `json:"since"`
+	Restarts int       `json:"restarts"` // after it ended by itself
+	Log      string    `json:"log"`
+}
+
+// State tells how a child is.
+func (c *Child) State() ChildState {
+	c.mu.Lock()
+	r, restarts, gone := c.run, c.ended, c.gone
+	c.mu.Unlock()
+	s := ChildState{Name: c.Name, Group: c.Group, Machine: -1, Address: c.Address, State: "starting", Since: r.since, Restarts: restarts, Log: c.logPath()}
+	s.PID = c.PID()
+	if s.PID == 0 || gone {
+		s.State = "stopped"
+	} else if f, ok := readProcessFile(c.Dir(), s.PID); ok {
+		s.State, s.Machine, s.Version = "serving", f.Machine, f.Version
+	}
+	return s
+}
+
+// Restart replaces the process of a child by one of program ("" is the one it has): the new one serves before the old one
+// is told to stop, so that nobody notices. When the new one does not come up, the old one stays.
+func (u *Up) Restart(ctx context.Context, c *Child, program string) error {
+	c.mu.Lock()
+	if program == "" {
+		program = c.program
+	}
+	old := c.run
+	c.mu.Unlock()
+	address := c.Address
+	if !c.public { // the old process still listens at its own
+		port, err := FreePort()
+		if err != nil {
+			return err
+		}
+		c.Address = fmt.Sprintf("127.0.0.1:%d", port)
+	}
+	next, err := c.spawn(program)
+	if err != nil {
+		c.Address = address
+		return err
+	}
+	for deadline := time.Now().Add(startTime); ; time.Sleep(20 * time.Millisecond) {
+		if _, ok := readProcessFile(c.Dir(), next.cmd.Process.Pid); ok {
+			break
+		}
+		ended := false
+		select {
+		case <-next.done:
+			ended = true
+		default:
+		}
+		if ended || time.Now().After(deadline) || ctx.Err() != nil {
+			c.Address = address
+			next.end(ctx)
+			return fmt.Errorf("the new process of %s does not serve, so the old one stays; the log ends with:\n%s", c.Name, u.tailOf(c))
+		}
+	}
+	c.mu.Lock()
+	c.run, c.program = next, program
+	c.mu.Unlock()
+	old.end(ctx)
+	return nil
+}
+
+// maxReplicas is the largest number of processes of a group.
+const maxReplicas = 100
+
+// Scale makes a group of roles have n processes. A role that stands in no group by itself gets one of its own.
+// It returns what was done, in words, when all new processes serve.
+func (u *Up) Scale(ctx context.Context, group string, n int) (string, error) {
+	if n < 0 || n > maxReplicas {
+		return "", fmt.Errorf("expected 0 to %d processes of %s, found %d", maxReplicas, group, n)
+	}
+	if _, err := ParseRoles(strings.Split(group, "+")); err != nil {
+		return "", err
+	}
+	var have []*Child
+	numbers := map[int]bool{}
+	for _, c := range u.Children() {
+		if c.Group == group {
+			have = append(have, c)
+			number, _ := strconv.Atoi(c.Name[len(group)+1:])
+			numbers[number] = true
+		}
+	}
+	for _, role := range strings.Split(group, "+") {
+		if n < len(have) && n == 0 && !u.elsewhere(role, group) {
+			return "", fmt.Errorf("nobody else has the role %s: scale a group that has it up first", role)
+		}
+	}
+	said := fmt.Sprintf("%s: %d processes, before %d", group, n, len(have))
+	for len(have) > n {
+		c := have[len(have)-1]
+		have = have[:len(have)-1]
+		c.retire(ctx)
+		u.forget(c)
+	}
+	var added []string
+	for number := 1; len(have)+len(added) < n; number++ {
+		if numbers[number] {
+			continue
+		}
+		if err := u.add(group, number); err != nil {
+			return said, err
+		}
+		added = append(added, fmt.Sprintf("%s-%d", group, number))
+	}
+	for _, c := range u.Children() {
+		if slices.Contains(added, c.Name) {
+			if err := u.WaitHealthy(ctx, c); err != nil {
+				return said, err
+			}
+		}
+	}
+	return said, nil
+}
+
+// elsewhere tells whether a process outside the group has the role, or serves it as its pool.
+func (u *Up) elsewhere(name, group string) bool {
+	pool := ""
+	for _, r := range Roles {
+		if r.Name == name {
+			pool = r.Pool
+		}
+	}
+	return slices.ContainsFunc(u.Children(), func(c *Child) bool {
+		return c.Group != group && (slices.Contains(c.Roles, name) || slices.Contains(c.Roles, allRoles) || pool != "" && slices.Contains(c.Roles, pool))
+	})
+}
+
+func (u *Up) forget(c *Child) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.children = slices.DeleteFunc(u.children, func(o *Child) bool { return o == c })
+}
+
+// Find gives the processes that a word means: all, the name of one, a machine id, a group or a role.
+func (u *Up) Find(word string) ([]*Child, error) {
+	var out []*Child
+	for _, c := range u.Children() {
+		s := c.State()
+		if word == allRoles || c.Name == word || c.Group == word || slices.Contains(c.Roles, word) || s.Machine >= 0 && strconv.Itoa(s.Machine) == word {
+			out = append(out, c)
+		}
+	}
+	if len(out) == 0 {
+		return nil, fmt.Errorf("%q is no process, machine id, role or group of this fleet: lyceum ps shows them", word)
+	}
+	return out, nil
+}
+
+// upRequest is one wish to a running lyceum up.
+type upRequest struct {
+	Target  string `json:"target,omitempty"`  // a name, a role, a machine
+	Count   int    `json:"count,omitempty"`   // of scale
+	Program string `json:"program,omitempty"` // of restart
+}
+
+// Supervisor speaks to a running lyceum up.
+type Supervisor struct{ http *http.Client }
+
+func supervisorPath(data string) string { return filepath.Join(data, "up.sock") }
+
+// FindSupervisor finds the lyceum up that runs over a data directory.
+func FindSupervisor(data string) (*Supervisor, error) {
+	path := supervisorPath(data)
+	conn, err := net.Dial("unix", path)
+	if err != nil {
+		return nil, fmt.Errorf("no lyceum up runs over %s: start one with lyceum up --data %s, or name its directory with --data", data, data)
+	}
+	_ = conn.Close() // it was only to see whether one listens
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "unix", path)
+	}
+	return &Supervisor{&http.Client{Transport: &http.Transport{DialContext: dial}}}, nil
+}
+
+// Children lists the processes.
+func (s *Supervisor) Children(ctx context.Context) (out []ChildState, err error) {
+	return out, s.call(ctx, "ps", upRequest{}, &out)
+}
+
+// Scale makes a group have n processes.
+func (s *Supervisor) Scale(ctx context.Context, group string, n int) (said string, err error) {
+	return said, s.call(ctx, "scale", upRequest{Target: group, Count: n}, &said)
+}
+
+// Restart replaces one process by a new one of program; "" is the program it has.
+func (s *Supervisor) Restart(ctx context.Context, name, program string) (now ChildState, err error) {
+	return now, s.call(ctx, "restart", upRequest{Target: name, Program: program}, &now)
+}
+
+// Find lists the processes that a word means.
+func (s *Supervisor) Find(ctx context.Context, word string) (out []ChildState, err error) {
+	return out, s.call(ctx, "find", upRequest{Target: word}, &out)
+}
+
+// Program tells which binary new processes are made of, and sets it when given.
+func (s *Supervisor) Program(ctx context.Context, program string) (now string, err error) {
+	return now, s.call(ctx, "program", upRequest{Program: program}, &now)
+}
+
+// Stop ends the whole fleet and returns when it is gone.
+func (s *Supervisor) Stop(ctx context.Context) error {
+	var said string
+	if err := s.call(ctx, "stop", upRequest{}, &said); err != nil {
+		return err
+	}
+	for s.call(ctx, "ps", upRequest{}, nil) == nil { // it answers until all is gone
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+	return nil
+}
+
+func (s *Supervisor) call(ctx context.Context, op string, r upRequest, out any) error {
+	text, err := json.Marshal(r)
+	if err != nil {
+		return err
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://up/"+op, bytes.NewReader(text))
+	if err != nil {
+		return err
+	}
+	res, err := s.http.Do(req)
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	if res.StatusCode != http.StatusOK {
+		said, _ := io.ReadAll(io.LimitReader(res.Body, 64<<10))
+		return errors.New(strings.TrimSpace(string(said)))
+	}
+	if out == nil {
+		return nil
+	}
+	return json.NewDecoder(res.Body).Decode(out)
+}
+
+// Supervise answers lyceum ps, scale, restart, stop and rollout until ctx ends, on a socket that only the owner
+// of the data directory can open; stop is called when somebody asks for the end.
+func (u *Up) Supervise(stop func()) (end func(), err error) {
+	path := supervisorPath(u.Config.Server.Data)
+	_ = os.Remove(path) // of one that was killed
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, fmt.Errorf("commands such as lyceum ps need a socket: %w", err)
+	}
+	if err := os.Chmod(path, 0o600); err != nil {
+		_ = l.Close()
+		return nil, err
+	}
+	mux := http.NewServeMux()
+	handle := func(op string, fn func(ctx context.Context, r upRequest) (any, error)) {
+		mux.HandleFunc("POST /"+op, func(w http.ResponseWriter, req *http.Request) {
+			var r upRequest
+			err := json.NewDecoder(http.MaxBytesReader(w, req.Body, 1<<16)).Decode(&r)
+			var out any
+			if err == nil {
+				// Work that was begun is finished even when the one who asked goes away.
+				out, err = fn(context.WithoutCancel(req.Context()), r)
+			}
+			if err != nil {
+				http.Error(w, err.Error(), http.StatusBadRequest)
+				return
+			}
+			_ = json.NewEncoder(w).Encode(out) // who asked is gone if this fails
+		})
+	}
+	change := make(chan struct{}, 1) // one change at a time
+	one := func(fn func(ctx context.Context, r upRequest) (any, error)) func(ctx context.Context, r upRequest) (any, error) {
+		return func(ctx context.Context, r upRequest) (any, error) {
+			select {
+			case change <- struct{}{}:
+			default:
+				return nil, errors.New("another change is under way: try again when it has ended")
+			}
+			defer func() { <-change }()
+			return fn(ctx, r)
+		}
+	}
+	handle("ps", func(context.Context, upRequest) (any, error) { return states(u.Children()), nil })
+	handle("find", func(_ context.Context, r upRequest) (any, error) {
+		children, err := u.Find(r.Target)
+		return states(children), err
+	})
+	handle("scale", one(func(ctx context.Context, r upRequest) (any, error) { return u.Scale(ctx, r.Target, r.Count) }))
+	handle("restart", one(func(ctx context.Context, r upRequest) (any, error) {
+		children, err := u.Find(r.Target)
+		if err != nil {
+			return nil, err
+		}
+		if err := u.Restart(ctx, children[0], r.Program); err != nil {
+			return nil, err
+		}
+		return children[0].State(), nil
+	}))
+	handle("program", func(_ context.Context, r upRequest) (any, error) {
+		u.mu.Lock()
+		defer u.mu.Unlock()
+		if r.Program != "" {
+			u.Program = r.Program
+		}
+		return u.Program, nil
+	})
+	handle("stop", func(context.Context, upRequest) (any, error) {
+		stop()
+		return "stopping", nil
+	})
+	server := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
+	go func() { _ = server.Serve(l) }() // ends with Close
+	return func() {
+		_ = server.Close()
+		_ = os.Remove(path)
+	}, nil
+}
+
+func states(children []*Child) []ChildState {
+	out := make([]ChildState, len(children))
+	for i, c := range children {
+		out[i] = c.State()
+	}
+	return out
+}
+
+// Detach starts program again with args, apart from this terminal, with its output in a file, and returns its
+// process id.
+func Detach(program, log string, args ...string) (pid int, err error) {
+	file, err := os.OpenFile(log, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	if err != nil {
+		return 0, err
+	}
+	defer file.Close()
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		return 0, err
+	}
+	defer null.Close()
+	p, err := os.StartProcess(program, append([]string{program}, args...), &os.ProcAttr{
+		Files: []*os.File{null, file, file}, Env: os.Environ(), Sys: &syscall.SysProcAttr{Setsid: true},
+	})
+	if err != nil {
+		return 0, err
+	}
+	pid = p.Pid
+	return pid, p.Release()
+}
