@@ -243,8 +243,6 @@ func TestMetricsExist(t *testing.T) {
 	// Of the Go and process collectors of the client library.
 	known = append(known, "process_cpu_seconds_total", "process_resident_memory_bytes", "process_open_fds", "process_max_fds",
 		"go_sched_gomaxprocs_threads", "go_gc_gomemlimit_bytes", "go_goroutines")
-	// Of the engines and of the machine, which package fleet registers under names that it puts together.
-	known = append(known, "lyceum_blob_seconds", "lyceum_database_connections", "lyceum_clock_ahead_seconds", "lyceum_scratch_free_bytes", "lyceum_sync_work_seconds")
 	for _, render := range []func(Input) ([]File, error){Prometheus, Grafana, Kubernetes} {
 		files, err := render(input())
 		if err != nil {

@@ -97,7 +97,7 @@ func wire(b base, c *Config) (*domains, error) {
 	}
 	d.sync = sync.New(sync.Deps{
 		Process: p, Accounts: d.accounts, Devices: d.devices, Rooms: d.rooms, Receipts: d.receipts, Typing: d.typing,
-		Presence: d.presence, Push: d.push,
+		Presence: d.presence, Push: d.push, Registry: b.metrics,
 	}, c.Sync)
 	d.admin = admin.New(admin.Deps{Status: b.status, Doctor: examine, Roles: planRoles(p), Now: obs.Now})
 	return d, nil

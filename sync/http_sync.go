@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"lyceum/matrix"
+	"lyceum/platform/obs"
 	"lyceum/platform/web"
 )
 
@@ -67,6 +68,7 @@ func (s *Sync) serve(ctx context.Context, q *query, draining <-chan struct{}, ti
 	}
 	deadline := time.NewTimer(timeout)
 	defer deadline.Stop()
+	began := obs.Now()
 	for last := timeout == 0; ; {
 		news := u.news()
 		q.moment = s.moment(u, seen, known)
@@ -90,6 +92,7 @@ func (s *Sync) serve(ctx context.Context, q *query, draining <-chan struct{}, ti
 			if cap(w.b) < 1<<20 {
 				buffers.Put(w)
 			}
+			s.work.Observe(obs.Now().Sub(began).Seconds())
 			return json.RawMessage(body), nil
 		}
 		buffers.Put(w)
@@ -103,6 +106,7 @@ func (s *Sync) serve(ctx context.Context, q *query, draining <-chan struct{}, ti
 		case <-ctx.Done():
 			return nil, context.Cause(ctx)
 		}
+		began = obs.Now()
 	}
 }
 

@@ -7,6 +7,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"lyceum/accounts"
 	"lyceum/devices"
 	"lyceum/matrix/event"
@@ -35,6 +37,7 @@ type Deps struct {
 	Typing   *typing.Typing
 	Presence *presence.Presence
 	Push     *push.Push
+	Registry *prometheus.Registry // may be nil
 }
 
 // Sync is the package's one object.
@@ -64,6 +67,7 @@ type Sync struct {
 
 	lazy    lazyMembers
 	filters filters
+	work    prometheus.Histogram // time that requests worked, from their arrival or from the news to the answer
 }
 
 // heads are the positions up to which the tails of this package have come, by stream and shard.
@@ -77,6 +81,13 @@ func New(d Deps, c Config) *Sync {
 		Deps: d, config: c, users: map[string]*user{}, inRoom: map[string]map[*user]struct{}{}, late: map[*user]struct{}{},
 		filters: newFilters(), unknown: map[string]struct{}{}, redacted: map[string]struct{}{}, related: map[string]struct{}{},
 		events: newRecent[*rooms.Event](c.Window), receipts: newRecent[*receipts.Receipt](c.Window), typing: newRecent[*typing.State](2),
+	}
+	s.work = prometheus.NewHistogram(prometheus.HistogramOpts{
+		Name: "lyceum_sync_work_seconds", Help: "Time that /sync worked: from the request, or from the news it waited for, to the answer.",
+		Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2, 5, 10},
+	})
+	if d.Registry != nil {
+		d.Registry.MustRegister(s.work)
 	}
 	follow(s, d.Rooms.Stream(), feed[*rooms.Event]{&s.now.events, d.Rooms.Share, s.event, func(start []int64) {
 		s.events.start, s.looked = start, clone(start)

@@ -15,6 +15,37 @@ type benchCommands struct {
 	CCU     benchCCU     `cmd:"" name:"ccu" help:"Many clients wait in /sync while messages are sent at a fixed rate."`
 	Initial benchInitial `cmd:"" help:"First sync of a user in many rooms."`
 	Rooms   benchRooms   `cmd:"" help:"Make rooms, or join them, as fast as answers come."`
+
+	Calibrate benchCalibrate `cmd:"" help:"Measure what each kind of work costs on this machine, for lyceum plan."`
+}
+
+type benchCalibrate struct {
+	URL     string `help:"Server that runs already; empty: a private fleet is started and removed." placeholder:"URL"`
+	PID     []int  `name:"pid" help:"Processes of that server."`
+	Secret  string `name:"shared-secret" help:"File with its registration secret." placeholder:"FILE" type:"existingfile"`
+	Out     string `help:"File to write." default:"capacities.json" placeholder:"FILE"`
+	Alone   bool   `help:"Measure one process over SQLite instead of a fleet."`
+	Quick   bool   `help:"Take seconds instead of minutes; the figures are rough."`
+	Clients int    `help:"Clients that wait in /sync; 0: 1,000."`
+}
+
+func (c *benchCalibrate) Run(ctx context.Context) error {
+	o := bench.CalibrateOptions{Alone: c.Alone, Quick: c.Quick, Clients: c.Clients, Command: commandLine()}
+	if c.URL != "" {
+		o.Target = &bench.Target{URL: c.URL, PIDs: c.PID}
+		if c.Secret != "" {
+			text, err := os.ReadFile(c.Secret)
+			if err != nil {
+				return err
+			}
+			o.Target.SharedSecret = trimLine(text)
+		}
+	}
+	capacities, err := bench.Calibrate(ctx, o, os.Stderr)
+	if err != nil {
+		return err
+	}
+	return write(c.Out, capacities.Write)
 }
 
 type benchFlags struct {

@@ -22,6 +22,9 @@ import (
 type cli struct {
 	Serve      serveCommand      `cmd:"" help:"Start a process: the whole product over SQLite, or some roles of a fleet."`
 	Up         upCommand         `cmd:"" help:"Start a whole fleet on this machine and keep it running."`
+	Doctor     doctorCommand     `cmd:"" help:"Name the bottleneck of a fleet and what is unsafe, and say what to change."`
+	Plan       planCommand       `cmd:"" help:"Size a fleet for a load, beside what the guides of other systems say."`
+	Render     renderCommands    `cmd:"" help:"Write configurations of load balancers, Kubernetes, compose, systemd, Prometheus and Grafana."`
 	Ps         psCommand         `cmd:"" help:"List the processes of a running lyceum up."`
 	Scale      scaleCommand      `cmd:"" help:"Change how many processes a running lyceum up has of a role."`
 	Restart    restartCommand    `cmd:"" help:"Replace processes of a running lyceum up, without a request lost."`

@@ -118,6 +118,8 @@ func (s *Sample) take(f *dto.MetricFamily) {
 		s.Commit = histogram()
 	case "lyceum_stream_delivery_seconds":
 		s.Delivery = histogram()
+	case "lyceum_sync_work_seconds":
+		s.SyncWork = histogram()
 	case "lyceum_bus_roundtrip_seconds":
 		s.Redis = histogram()
 	case "lyceum_blob_seconds":

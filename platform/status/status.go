@@ -1,6 +1,9 @@
 package status
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // Fleet is all that is known at one moment.
 type Fleet struct {
@@ -40,8 +43,9 @@ type Sample struct {
 	Routes      []Route         `json:"routes"`
 	Streams     []ProcessStream `json:"streams"`
 	Queued      int             `json:"queued_writes"`
-	Commit      Histogram       `json:"commit"`   // time of a group commit
-	Delivery    Histogram       `json:"delivery"` // time from the writing of a row to its arrival in this process
+	Commit      Histogram       `json:"commit"`    // time of a group commit
+	Delivery    Histogram       `json:"delivery"`  // time from the writing of a row to its arrival in this process
+	SyncWork    Histogram       `json:"sync_work"` // time that /sync requests worked, without their wait for news
 	Pool        Pool            `json:"database_pool"`
 	Redis       Histogram       `json:"redis"` // time of a round trip
 	Blob        Histogram       `json:"blob"`  // time to the first byte of the blob store
@@ -52,6 +56,11 @@ type Sample struct {
 	Scratch     string          `json:"scratch_filesystem,omitempty"` // type of the file system under server.data, such as ext4 or nfs
 	ScratchFree int64           `json:"scratch_free_bytes"`
 	Error       string          `json:"error,omitempty"` // the process did not answer; only what its lease says is set
+}
+
+// Has tells whether the process has a role.
+func (s *Sample) Has(role string) bool {
+	return slices.Contains(s.Roles, role) || slices.Contains(s.Roles, "all")
 }
 
 // Route is the series of one route.
@@ -73,9 +82,11 @@ type Histogram struct {
 
 // Pool is a pool of connections to the database.
 type Pool struct {
-	InUse, Open, Max int
-	Waits            int64   // how often a request waited for a connection
-	WaitSeconds      float64 // how long in all
+	InUse       int     `json:"in_use"`
+	Open        int     `json:"open"`
+	Max         int     `json:"max"`
+	Waits       int64   `json:"waits"`        // how often a request waited for a connection
+	WaitSeconds float64 `json:"wait_seconds"` // how long in all
 }
 
 // ProcessStream is what a process has seen of a stream.

@@ -18,7 +18,7 @@ func newMetrics(registry *prometheus.Registry) *metrics {
 	m := &metrics{
 		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "lyceum_http_request_duration_seconds", Help: "Time from a request's head to its answer's end, by route, role and class of status.",
-			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 10, 30},
+			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2, 5, 10, 30},
 		}, append(labels, "code")),
 		inflight: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "lyceum_http_requests_in_flight", Help: "Requests being served now, by route and role.",

@@ -1,0 +1,267 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"lyceum/deploy"
+	"lyceum/fleet"
+	"lyceum/plan"
+	"lyceum/platform/obs"
+)
+
+type renderCommands struct {
+	HAProxy    renderProxy  `cmd:"" name:"haproxy" help:"Configuration of HAProxy 2.6 or newer."`
+	Nginx      renderProxy  `cmd:"" help:"Configuration of nginx 1.22 or newer."`
+	Caddy      renderProxy  `cmd:"" help:"Caddyfile for Caddy 2.6 or newer."`
+	Gateway    renderProxy  `cmd:"" help:"HTTPRoutes of the Kubernetes Gateway API."`
+	Kubernetes renderDeploy `cmd:"" help:"Manifests for kubectl apply -k."`
+	Compose    renderDeploy `cmd:"" help:"A compose file with PostgreSQL, Redis and an S3 server."`
+	Systemd    renderDeploy `cmd:"" help:"Units of systemd: one process for each machine id."`
+	Prometheus renderDeploy `cmd:"" help:"Scrape configuration and alert rules."`
+	Grafana    renderDeploy `cmd:"" help:"A dashboard."`
+	S3Policy   renderS3     `cmd:"" name:"s3-policy" help:"Least-privilege policies of a bucket."`
+}
+
+// target is the word after render.
+func target() string {
+	for i, arg := range os.Args {
+		if arg == "render" && i+1 < len(os.Args) {
+			return os.Args[i+1]
+		}
+	}
+	return ""
+}
+
+func commandLine() string { return "lyceum " + strings.Join(os.Args[1:], " ") }
+
+type renderProxy struct {
+	sources `embed:""`
+	Backend []string `help:"Where the processes of a role listen: ROLE=HOST:PORT,HOST:PORT or ROLE=dns:NAME:PORT. One of router, all or client is needed; more roles save hops." placeholder:"ROLE=PLACES" sep:"none"`
+	Live    bool     `help:"Take the processes that live now, from the fleet that the configuration describes."`
+	Port    string   `help:"Address on which clients are served." default:":443" placeholder:"ADDR:PORT"`
+	Cert    string   `help:"File of the certificate on the balancer's machine; empty: no TLS." placeholder:"FILE"`
+	Key     string   `help:"File of its private key, for nginx and Caddy." placeholder:"FILE"`
+	Host    string   `help:"Host names that clients use." placeholder:"NAMES"`
+	User    string   `help:"User that HAProxy becomes." default:"haproxy"`
+	Trust   []string `help:"Proxies before this balancer whose X-Forwarded-For is kept." placeholder:"CIDR"`
+	Name    string   `help:"Gateway: its name." default:"lyceum"`
+	Space   string   `help:"Gateway: namespace of the routes." placeholder:"NAMESPACE"`
+	Out     string   `short:"o" help:"File to write; empty: standard output." placeholder:"FILE"`
+}
+
+// Help is shown by lyceum render haproxy --help and its sisters.
+func (renderProxy) Help() string {
+	return "The routing of the role router, for a load balancer that is there already, from the table of routes. Render again after an upgrade; " +
+		"an old file breaks nothing, since any process passes on what it does not serve."
+}
+
+func (c *renderProxy) Run(ctx context.Context) error {
+	config, err := c.load()
+	if err != nil {
+		return err
+	}
+	routes, err := fleet.RouteTable(ctx, config)
+	if err != nil {
+		return err
+	}
+	in := deploy.Balancer{
+		Command: commandLine(), Roles: fleet.Roles, Routes: routes, Listen: c.Port, ServerName: c.Host, TLSCertificate: c.Cert, TLSKey: c.Key, User: c.User,
+		MaxBody: config.HTTP.MaxBody.Bytes(), IdleTimeout: config.HTTP.IdleTimeout.D(), TrustedProxies: c.Trust, Gateway: c.Name, Namespace: c.Space,
+	}
+	if c.Cert != "" {
+		in.Redirect = ":80"
+	}
+	kind := target()
+	switch {
+	case c.Live:
+		in.Backends, err = fleet.LiveBackends(ctx, config)
+	case len(c.Backend) > 0:
+		in.Backends, err = fleet.ParseBackends(c.Backend)
+	case kind == "gateway":
+		in.Backends = map[string]deploy.Backend{}
+		for _, r := range fleet.Roles {
+			if r.Pool == "" {
+				in.Backends[r.Name] = deploy.Backend{DNS: "lyceum-" + r.Name, Port: deploy.PublicPort}
+			}
+		}
+	default:
+		err = errors.New("where are the processes? Give --backend ROLE=HOST:PORT,… for router, all or client and for roles with processes of their own, or --live to take those of a running fleet")
+	}
+	if err != nil {
+		return err
+	}
+	text, err := map[string]func(deploy.Balancer) ([]byte, error){
+		"haproxy": deploy.HAProxy, "nginx": deploy.Nginx, "caddy": deploy.Caddy, "gateway": deploy.Gateway,
+	}[kind](in)
+	if err != nil {
+		return err
+	}
+	if c.Out == "" {
+		_, err = os.Stdout.Write(text)
+		return err
+	}
+	return os.WriteFile(c.Out, text, 0o644)
+}
+
+type renderDeploy struct {
+	sources    `embed:""`
+	Users      float64  `help:"Concurrent users to size for, as lyceum plan does." default:"1000"`
+	Messages   float64  `help:"Messages per second; 0: as the plan derives them."`
+	Capacities string   `help:"Capacities of the hardware, from lyceum bench calibrate." placeholder:"FILE" type:"existingfile"`
+	Image      string   `help:"Container image." default:"lyceum"`
+	Registry   string   `help:"Registry before the image." placeholder:"HOST"`
+	Tag        string   `help:"Version of the image." placeholder:"X.Y.Z"`
+	Namespace  string   `help:"Kubernetes namespace." default:"lyceum"`
+	Postgres   string   `help:"PostgreSQL." default:"postgres:5432" placeholder:"HOST:PORT"`
+	RedisAt    string   `name:"redis" help:"Redis." default:"redis:6379" placeholder:"HOST:PORT"`
+	RedisTLS   bool     `name:"redis-tls" help:"Redis speaks TLS."`
+	S3         string   `name:"s3" help:"S3 store." default:"http://s3:9000" placeholder:"URL"`
+	Bucket     string   `help:"Bucket." default:"lyceum"`
+	AccessKey  string   `help:"Access key of the S3 store; its secret is a Secret. Empty: the machine's role gives both."`
+	Prefix     string   `help:"Beginning of all keys in it." placeholder:"PREFIX"`
+	Targets    []string `help:"Prometheus: ops listeners; empty: found through Kubernetes." placeholder:"HOST:PORT"`
+	Monitor    bool     `name:"service-monitor" help:"Kubernetes: a ServiceMonitor for the Prometheus operator."`
+	Revision   int      `help:"fleet.config_revision of the configuration: raise it when shared keys change."`
+	Out        string   `short:"o" help:"Directory to write into." required:"" placeholder:"DIR"`
+}
+
+// Help is shown by lyceum render kubernetes --help and its sisters.
+func (renderDeploy) Help() string {
+	return "Files from the table of roles, with the sizes of lyceum plan --users N. manual/deploying.md says how to use them. Secrets are made when they " +
+		"are not there yet, and never replaced."
+}
+
+func (c *renderDeploy) Run(ctx context.Context) error {
+	config, err := c.load()
+	if err != nil {
+		return err
+	}
+	capacities, err := fleet.ReadCapacities(c.Capacities)
+	if err != nil {
+		return err
+	}
+	p := plan.Make(plan.Load{ConcurrentUsers: c.Users, MessagesPerSecond: c.Messages}, capacities, fleet.PlanRoles())
+	version := c.Tag
+	if version == "" {
+		version = obs.Version
+	}
+	in := deploy.Input{
+		ServerName: config.Server.Name, Image: c.Image, Registry: c.Registry, Version: version, Namespace: c.Namespace,
+		Roles: fleet.Roles, Sizes: fleet.Sizes(p), ConcurrentUsers: int(c.Users), Revision: c.Revision,
+		PostgreSQL: deploy.Place{Address: c.Postgres}, Redis: deploy.Place{Address: c.RedisAt}, RedisTLS: c.RedisTLS,
+		S3:             deploy.S3{Endpoint: c.S3, Bucket: c.Bucket, Prefix: c.Prefix, AccessKey: c.AccessKey, NoSecretKey: c.AccessKey == ""},
+		ServiceMonitor: c.Monitor, Targets: c.Targets, TrustedProxies: config.HTTP.TrustedProxies,
+	}
+	kind := target()
+	if kind == "compose" {
+		in.Secrets = deploy.FreshSecrets()
+		in.S3.AccessKey, in.S3.NoSecretKey, in.S3.MakeBucket = cmp.Or(c.AccessKey, "lyceum"), false, true
+	}
+	if kind == "kubernetes" {
+		routes, err := fleet.RouteTable(ctx, config)
+		if err != nil {
+			return err
+		}
+		backends := map[string]deploy.Backend{}
+		for name := range in.Sizes {
+			backends[name] = deploy.Backend{DNS: "lyceum-" + name, Port: deploy.PublicPort}
+		}
+		gateway, err := deploy.Gateway(deploy.Balancer{Command: commandLine(), Roles: fleet.Roles, Routes: routes, Backends: backends, ServerName: config.Server.Name, Namespace: c.Namespace})
+		if err != nil {
+			return err
+		}
+		if err := writeFiles(c.Out, []deploy.File{{Name: "gateway/httproutes.yaml", Mode: 0o644, Body: gateway}}); err != nil {
+			return err
+		}
+	}
+	files, err := map[string]func(deploy.Input) ([]deploy.File, error){
+		"kubernetes": deploy.Kubernetes, "compose": deploy.Compose, "systemd": deploy.Systemd, "prometheus": deploy.Prometheus, "grafana": deploy.Grafana,
+	}[kind](in)
+	if err != nil {
+		return err
+	}
+	return writeFiles(c.Out, files)
+}
+
+// writeFiles writes what was rendered; files of secrets that are there stay as they are.
+func writeFiles(dir string, files []deploy.File) error {
+	for _, f := range files {
+		path := filepath.Join(dir, filepath.FromSlash(f.Name))
+		if _, err := os.Stat(path); err == nil && f.Mode.Perm()&0o077 == 0 {
+			fmt.Println("kept ", path)
+			continue
+		}
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			return err
+		}
+		if err := os.WriteFile(path, f.Body, f.Mode.Perm()); err != nil {
+			return err
+		}
+		fmt.Println("wrote", path)
+	}
+	return nil
+}
+
+type renderS3 struct {
+	Bucket string `arg:"" help:"Bucket."`
+	Prefix string `help:"Beginning of all keys in it." placeholder:"PREFIX"`
+	Access string `help:"read, write, or make-bucket." enum:"read,write,make-bucket" default:"write"`
+}
+
+func (c *renderS3) Run() error {
+	f, err := deploy.S3Policy(c.Bucket, c.Prefix, deploy.Access(c.Access))
+	if err != nil {
+		return err
+	}
+	_, err = os.Stdout.Write(f.Body)
+	return err
+}
+
+type planCommand struct {
+	Users      float64 `help:"Concurrent users: clients that wait for news." required:""`
+	Messages   float64 `help:"Messages per second; 0: from the examples of the Synapse guide."`
+	Uploads    float64 `help:"Uploads a day; 0: one for each concurrent user."`
+	UploadSize float64 `help:"Mean size of an upload in bytes; 0: 1 MiB."`
+	Federated  float64 `help:"Other servers that share rooms."`
+	Hosted     float64 `help:"Matrix servers whose media one repository keeps, for the guide's figure."`
+	Editors    float64 `help:"People who type in documents at once."`
+	Compiles   float64 `help:"Documents compiled at once."`
+	Cores      float64 `help:"Most cores of a process; 0: the plan chooses."`
+	Capacities string  `help:"Capacities of the hardware, from lyceum bench calibrate; empty: those measured with the release." placeholder:"FILE" type:"existingfile"`
+	Format     string  `help:"text, json, markdown or svg." enum:"text,json,markdown,svg" default:"text"`
+}
+
+// Help is shown by lyceum plan --help.
+func (planCommand) Help() string {
+	return "Gives processes, CPU, memory, connections and storage for a load, per role, and what the guides of other systems say for the same load. " +
+		"For example: lyceum plan --users 5000   or   lyceum plan --users 20000 --messages 800 --format svg > plan.svg"
+}
+
+func (c *planCommand) Run() error {
+	capacities, err := fleet.ReadCapacities(c.Capacities)
+	if err != nil {
+		return err
+	}
+	r, err := plan.NewReport(plan.Load{
+		ConcurrentUsers: c.Users, MessagesPerSecond: c.Messages, FederatedServers: c.Federated, HostedServers: c.Hosted,
+		UploadsPerDay: c.Uploads, UploadSize: c.UploadSize, Editors: c.Editors, Compiles: c.Compiles, Cores: c.Cores,
+	}, capacities, fleet.PlanRoles())
+	if err != nil {
+		return err
+	}
+	switch c.Format {
+	case "json":
+		return r.JSON(os.Stdout)
+	case "markdown":
+		return r.Markdown(os.Stdout)
+	case "svg":
+		return r.SVG(os.Stdout)
+	}
+	return r.Text(os.Stdout)
+}

@@ -1,0 +1,123 @@
+package fleet
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	"lyceum/deploy"
+	"lyceum/plan"
+	"lyceum/platform/conf"
+)
+
+// alone opens a process over SQLite that is not run.
+func alone(t *testing.T) *Process {
+	t.Helper()
+	c, err := Load(conf.Sources{Environ: []string{"LYCEUM_SERVER_DATA=" + t.TempDir(), "LYCEUM_SERVER_LISTEN=127.0.0.1:0", "LYCEUM_OBS_LOG_LEVEL=error"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := Open(t.Context(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(p.close)
+	return p
+}
+
+func TestThePlanKnowsTheShards(t *testing.T) {
+	p := alone(t)
+	for _, st := range p.process.Streams.All() {
+		if shardCounts[st.Name()] != st.Shards() {
+			t.Errorf("stream %s has %d shards, shardCounts says %d", st.Name(), st.Shards(), shardCounts[st.Name()])
+		}
+	}
+	if len(shardCounts) != len(p.process.Streams.All()) {
+		t.Error("shardCounts has streams that are not there")
+	}
+}
+
+// Rules and dashboards name only metrics that a process has.
+func TestRulesNameMetricsThatExist(t *testing.T) {
+	p := alone(t)
+	families, err := p.obs.Registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	known := slices.Clone(lateMetrics)
+	for _, f := range families {
+		known = append(known, f.GetName())
+	}
+	in := deploy.Input{ServerName: "example.org", Roles: Roles}
+	for _, render := range []func(deploy.Input) ([]deploy.File, error){deploy.Prometheus, deploy.Grafana} {
+		files, err := render(in)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := deploy.CheckMetrics(files, known); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// lateMetrics have labels, so that they appear with the first thing they count, or with the first stream that is followed. up is Prometheus's own.
+var lateMetrics = []string{
+	"up", "lyceum_http_request_duration_seconds", "lyceum_stream_rows_total", "lyceum_stream_gaps_total", "lyceum_stream_delivery_seconds",
+	"lyceum_router_hops_total", "lyceum_blob_seconds", "lyceum_media_files_total", "lyceum_media_bytes_total", "lyceum_media_thumbnails_total",
+	"lyceum_rpc_seconds", "lyceum_bus_roundtrip_seconds", "lyceum_stream_behind_rows", "lyceum_stream_position",
+}
+
+func TestRenderedConfigurationsLoad(t *testing.T) {
+	p := plan.Make(plan.Load{ConcurrentUsers: 5000}, plan.Default(), PlanRoles())
+	in := deploy.Input{ServerName: "example.org", Roles: Roles, Sizes: Sizes(p), S3: deploy.S3{AccessKey: "lyceum"}, Secrets: deploy.Secrets{
+		DatabaseURL: "postgres://lyceum:secret@postgres/lyceum", RedisPassword: "a password of Redis", S3SecretKey: "a key", Fleet: "a secret of the fleet 0123456789",
+	}}
+	dir := t.TempDir()
+	for name, secret := range map[string]string{
+		"database-url": in.Secrets.DatabaseURL, "redis-password": in.Secrets.RedisPassword, "s3-secret-key": in.Secrets.S3SecretKey, "fleet-secret": in.Secrets.Fleet,
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(secret), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	text, err := deploy.Config(in, dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(dir, "lyceum.yaml")
+	if err := os.WriteFile(file, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c, err := Load(conf.Sources{File: file, Environ: []string{"LYCEUM_FLEET_ROLES=events", "LYCEUM_FLEET_ADVERTISE=10.0.0.1:8009"}})
+	if err != nil {
+		t.Fatalf("%v\n%s", err, text)
+	}
+	if c.Server.Name != "example.org" || c.embedded() || c.Fleet.Secret.Reveal() != in.Secrets.Fleet {
+		t.Errorf("the rendered configuration says something else:\n%s", text)
+	}
+}
+
+func TestParseBackends(t *testing.T) {
+	got, err := ParseBackends([]string{"router=10.0.0.1:8008", "events=10.0.0.2:8008,10.0.0.3:8008", "sync=dns:sync.internal:8008"})
+	if err != nil || len(got["events"].Servers) != 2 || got["sync"].DNS != "sync.internal" || got["sync"].Port != 8008 {
+		t.Errorf("found %+v, %v", got, err)
+	}
+	for _, bad := range []string{"router", "nonsense=10.0.0.1:8008", "sync=dns:sync.internal"} {
+		if _, err := ParseBackends([]string{bad}); err == nil {
+			t.Errorf("%q was taken", bad)
+		}
+	}
+}
+
+func TestSizesGiveEveryPlannedRoleTwoProcesses(t *testing.T) {
+	for users := range 3 {
+		p := plan.Make(plan.Load{ConcurrentUsers: float64(users+1) * 4000}, plan.Default(), PlanRoles())
+		sizes := Sizes(p)
+		for _, r := range Roles {
+			if s, ok := sizes[r.Name]; r.Pool == "" && (!ok || s.Min < 2 || s.Max < s.Min || s.CPU <= 0 || s.Memory <= 0) {
+				t.Errorf("%s: %+v", r.Name, s)
+			}
+		}
+	}
+}
