@@ -308,7 +308,7 @@ func (e *exam) planned() {
 	}
 	short := 0
 	for _, r := range p.Effective() {
-		if r.Replicas == 0 {
+		if r.Replicas == 0 || r.Role == "all" && e.with(r.Role) == 0 { // a fleet that is split has no process with every role
 			continue
 		}
 		if n := e.with(r.Role); n < r.Replicas {

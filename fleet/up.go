@@ -309,7 +309,7 @@ func (c *Child) spawn(program string) (*childRun, error) {
 		args = append(args, "--config", u.File)
 	}
 	cmd := exec.Command(program, args...)
-	cmd.Env = append(os.Environ(), u.Environ...)
+	cmd.Env = slices.Concat([]string{"LYCEUM_HTTP_DRAIN_DELAY=" + leaveTime}, os.Environ(), u.Environ)
 	if c.public {
 		cmd.ExtraFiles = []*os.File{u.public}
 		cmd.Env = append(cmd.Env, "LISTEN_FDS=1", "LISTEN_PID=")
@@ -331,6 +331,9 @@ func (c *Child) spawn(program string) (*childRun, error) {
 }
 
 func (c *Child) logPath() string { return filepath.Join(c.Dir(), "log") }
+
+// leaveTime is how long a process that stops goes on serving, so that clients leave it by themselves.
+const leaveTime = "500ms"
 
 // keep starts a child again when it ends, with a growing pause.
 func (u *Up) keep(c *Child) {

@@ -28,6 +28,7 @@ type cli struct {
 	Ps         psCommand         `cmd:"" help:"List the processes of a running lyceum up."`
 	Scale      scaleCommand      `cmd:"" help:"Change how many processes a running lyceum up has of a role."`
 	Restart    restartCommand    `cmd:"" help:"Replace processes of a running lyceum up, without a request lost."`
+	Rollout    rolloutCommand    `cmd:"" help:"Upgrade a running lyceum up, process by process, and go back on trouble."`
 	Logs       logsCommand       `cmd:"" help:"Show the logs of a running lyceum up."`
 	Stop       stopCommand       `cmd:"" help:"Stop a running lyceum up."`
 	Roles      rolesCommand      `cmd:"" help:"Print the table of roles."`

@@ -193,11 +193,16 @@ func (c *renderDeploy) Run(ctx context.Context) error {
 func writeFiles(dir string, files []deploy.File) error {
 	for _, f := range files {
 		path := filepath.Join(dir, filepath.FromSlash(f.Name))
-		if _, err := os.Stat(path); err == nil && f.Mode.Perm()&0o077 == 0 {
+		secret := f.Mode.Perm()&0o077 == 0 || strings.Contains(f.Name, "secrets/")
+		if _, err := os.Stat(path); err == nil && secret {
 			fmt.Println("kept ", path)
 			continue
 		}
-		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		mode := os.FileMode(0o755)
+		if secret {
+			mode = 0o700
+		}
+		if err := os.MkdirAll(filepath.Dir(path), mode); err != nil {
 			return err
 		}
 		if err := os.WriteFile(path, f.Body, f.Mode.Perm()); err != nil {

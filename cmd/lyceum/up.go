@@ -289,3 +289,43 @@ func printLog(name, text string, named bool) {
 		fmt.Print(line)
 	}
 }
+
+type rolloutCommand struct {
+	overUp    `embed:""`
+	Program   string        `arg:"" optional:"" help:"The new binary; this one when left out." placeholder:"FILE" type:"existingfile"`
+	Watch     time.Duration `help:"How long the fleet must be well after each process." default:"3s"`
+	MaxBehind int64         `help:"Rows that a process may be behind." default:"1000"`
+	MaxErrors float64       `help:"Share of requests that may fail with 5xx." default:"0.01"`
+}
+
+// Help is shown by lyceum rollout --help.
+func (rolloutCommand) Help() string {
+	return "Upgrades a fleet that lyceum up runs: machine 0 first, then one process at a time. Each new process serves before its old one stops, and the next one waits until all " +
+		"are ready, every shard has an owner, nobody is behind and few requests fail. On trouble all go back to the old binary. In X.Y.Z another X needs the fleet stopped; Y is upgraded quickly; Z slowly. " +
+		"Elsewhere: kubectl rollout, or systemctl restart lyceum@0 and then the others."
+}
+
+func (c *rolloutCommand) Run(ctx context.Context) error {
+	s, err := c.find()
+	if err != nil {
+		return err
+	}
+	program := c.Program
+	if program == "" {
+		if program, err = os.Executable(); err != nil {
+			return err
+		}
+	}
+	of := sources{Config: c.Config, Data: c.Data}
+	config, err := of.load()
+	if err != nil {
+		return err
+	}
+	data := config.Server.Data
+	access := sources{Config: filepath.Join(data, "fleet.yaml")} // how commands reach the fleet
+	if config, err = access.load(); err != nil {
+		return err
+	}
+	r := fleet.Rollout{Supervisor: s, Program: program, Keep: data, Watch: c.Watch, MaxBehind: c.MaxBehind, MaxErrors: c.MaxErrors, Out: os.Stdout}
+	return r.Run(ctx, config)
+}

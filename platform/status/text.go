@@ -18,6 +18,13 @@ func (f *Fleet) Text(w io.Writer, before *Fleet) error {
 	if f.Rollout != nil {
 		fmt.Fprintf(out, "rollout %s to %s: %s, %d of %d processes %s\n", f.Rollout.From, f.Rollout.To, f.Rollout.State, f.Rollout.Done, f.Rollout.Of, f.Rollout.Reason)
 	}
+	var commit, delivery Histogram
+	for _, p := range f.Processes {
+		commit, delivery = commit.Plus(p.Commit), delivery.Plus(p.Delivery)
+	}
+	if commit.Count > 0 {
+		fmt.Fprintf(out, "since the start: commit p95 %s, delivery to readers p95 %s\n", milliseconds(commit.Quantile(.95)), milliseconds(delivery.Quantile(.95)))
+	}
 	t := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprint(t, "\nMACHINE\tVERSION\tROLES\tUP\tCPU\tMEMORY\tDATABASE\tREQUESTS\tSTATE\tHOST\n")
 	for i := range f.Processes {
@@ -26,14 +33,13 @@ func (f *Fleet) Text(w io.Writer, before *Fleet) error {
 		fmt.Fprintf(t, "%d\t%s\t%s\t%s\t%s\t%s\t%d/%d\t%s\t%s\t%s\n", p.Machine, p.Version, strings.Join(p.Roles, ","), age(f.At.Sub(p.Started)),
 			p.cpu(old), bytesText(p.Resident), p.Pool.InUse, p.Pool.Max, p.rate(old), p.state(), p.Host)
 	}
-	fmt.Fprint(t, "\nSTREAM\tROWS\tSHARDS BY MACHINE\tBEHIND\tDELIVERY P95\n")
+	fmt.Fprint(t, "\nSTREAM\tROWS\tSHARDS BY MACHINE\tBEHIND\n")
 	for _, st := range f.Streams {
 		rows := int64(0)
 		for _, sh := range st.Shards {
 			rows += sh.Position
 		}
-		behind, delivery := f.behind(st.Name)
-		fmt.Fprintf(t, "%s\t%d\t%s\t%d\t%s\n", st.Name, rows, owners(st), behind, delivery)
+		fmt.Fprintf(t, "%s\t%d\t%s\t%d\n", st.Name, rows, owners(st), f.behind(st.Name))
 	}
 	fmt.Fprint(t, "\nENGINE\tADDRESS\tROUND TRIP\tCONNECTIONS\tSIZE\t\n")
 	for _, e := range []Engine{f.Database, f.Redis, f.Blob} {
@@ -103,11 +109,9 @@ func (p *Sample) state() string {
 	return "ready"
 }
 
-// behind is the largest number of rows that a process has not seen, and the p95 of their way to readers.
-func (f *Fleet) behind(stream string) (rows int64, delivery string) {
-	var h Histogram
+// behind is the largest number of rows of a stream that a process has not seen.
+func (f *Fleet) behind(stream string) (rows int64) {
 	for _, p := range f.Processes {
-		h = h.Plus(p.Delivery)
 		for _, st := range p.Streams {
 			if st.Name != stream {
 				continue
@@ -117,7 +121,7 @@ func (f *Fleet) behind(stream string) (rows int64, delivery string) {
 			}
 		}
 	}
-	return rows, milliseconds(h.Quantile(.95))
+	return rows
 }
 
 func owners(st Stream) string {

@@ -12,7 +12,7 @@ import (
 
 // Run serves clients on listener until ctx ends: HTTP/1.1 and HTTP/2, without TLS unless the listener
 // brings it. At the end it says not ready, waits DrainDelay for load balancers to notice while it still
-// serves, tells long polls to answer, closes the listener and gives requests under way ShutdownTimeout to finish.
+// serves and asks clients to come back over another connection, tells long polls to answer, closes the listener and gives requests under way ShutdownTimeout to finish.
 // It returns nil after an orderly end.
 func (s *Server) Run(ctx context.Context, listener net.Listener) error {
 	var protocols http.Protocols
@@ -38,6 +38,7 @@ func (s *Server) Run(ctx context.Context, listener net.Listener) error {
 	case <-ctx.Done():
 	}
 	s.tellReady(false)
+	s.leaving.Store(true)
 	if s.config.DrainDelay > 0 {
 		select {
 		case <-time.After(s.config.DrainDelay.D()):

@@ -121,7 +121,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, internal bool) {
 	header["Access-Control-Allow-Methods"] = corsMethods
 	header["Access-Control-Allow-Headers"] = corsHeaders
 	header["X-Request-Id"] = []string{x.request.id}
-	if s.drained.Load() && r.ProtoMajor == 1 {
+	if s.leaving.Load() && r.ProtoMajor == 1 {
 		header.Set("Connection", "close")
 	}
 	switch {

@@ -63,6 +63,7 @@ type Server struct {
 
 	draining chan struct{}
 	drained  atomic.Bool
+	leaving  atomic.Bool // answers ask clients to open another connection next time
 	inflight atomic.Int64
 }
 
@@ -168,6 +169,7 @@ func (s *Server) Internal() http.Handler {
 
 // Drain tells all waiting handlers to answer at once. It may be called more than once.
 func (s *Server) Drain() {
+	s.leaving.Store(true)
 	if s.drained.CompareAndSwap(false, true) {
 		close(s.draining)
 	}

@@ -1,0 +1,306 @@
+package fleet
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"lyceum/platform/lease"
+	"lyceum/platform/obs"
+	"lyceum/platform/status"
+)
+
+// Rollout upgrades a fleet that lyceum up runs: machine 0 first, then one process at a time. Before the next one, the
+// fleet must be well. On trouble the processes that were upgraded go back.
+type Rollout struct {
+	Supervisor *Supervisor
+	Program    string        // the new binary
+	Keep       string        // directory that keeps a copy of it, so that a file that is replaced later does no harm
+	Watch      time.Duration // how long a fleet is watched after each process
+	MaxBehind  int64         // rows that a process may be behind
+	MaxErrors  float64       // share of requests that may fail with 5xx
+	Out        io.Writer     // takes the progress
+
+	ask   func(context.Context) (*status.Fleet, error)
+	store func(context.Context, status.Rollout) error
+}
+
+// settleTime is how long a fleet may take to be well again after a process was replaced.
+const settleTime = 30 * time.Second
+
+// Run upgrades the fleet that the configuration describes.
+func (r *Rollout) Run(ctx context.Context, c *Config) error {
+	program, err := filepath.Abs(r.Program)
+	if err != nil {
+		return err
+	}
+	to, err := versionOf(ctx, program)
+	if err != nil {
+		return err
+	}
+	if r.Program, err = keepProgram(r.Keep, program, to); err != nil {
+		return err
+	}
+	return asMember(ctx, c, func(p *Process) error {
+		r.ask = func(ctx context.Context) (*status.Fleet, error) {
+			if err := p.process.Leases.Refresh(ctx); err != nil {
+				return nil, err
+			}
+			return p.Status(ctx), nil
+		}
+		r.store = func(ctx context.Context, s status.Rollout) error {
+			text, err := json.Marshal(s)
+			if err != nil {
+				return err
+			}
+			return lease.SetValue(ctx, p.db, rolloutRow, string(text))
+		}
+		return r.upgrade(ctx, to)
+	})
+}
+
+// versionOf asks a binary for its version.
+func versionOf(ctx context.Context, program string) (obs.SemVer, error) {
+	step, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	out, err := exec.CommandContext(step, program, "version").Output()
+	if err != nil {
+		return obs.SemVer{}, fmt.Errorf("%s version: %w", program, err)
+	}
+	return obs.ParseVersion(strings.TrimSpace(strings.TrimPrefix(string(out), "lyceum ")))
+}
+
+func (r *Rollout) upgrade(ctx context.Context, to obs.SemVer) error {
+	before, err := r.ask(ctx)
+	if err != nil {
+		return err
+	}
+	children, err := r.Supervisor.Children(ctx)
+	if err != nil {
+		return err
+	}
+	slices.SortFunc(children, func(a, b ChildState) int { return cmp.Compare(a.Machine, b.Machine) })
+	old, err := r.Supervisor.Program(ctx, "")
+	if err != nil {
+		return err
+	}
+	state := status.Rollout{From: oldest(before, to), To: to.String(), State: "running", Of: len(children), Started: obs.Now()}
+	if err := allowed(state.From, to); err != nil {
+		return err
+	}
+	fmt.Fprintf(r.Out, "from %s to %s: %d processes, machine %d first\n", state.From, state.To, len(children), children[0].Machine)
+	fmt.Fprintln(r.Out, advice(state.From, to))
+	if err := r.well(ctx, before, before); err != nil {
+		return fmt.Errorf("the fleet is not well before the rollout, so nothing was changed: %w", err)
+	}
+	var done []ChildState
+	for _, child := range children {
+		state.Now, state.Changed = child.Name, obs.Now()
+		if err := r.store(ctx, state); err != nil {
+			return r.back(ctx, state, done, old, err)
+		}
+		if child.Version == state.To && state.From != state.To { // an earlier rollout came so far
+			state.Done++
+			continue
+		}
+		began := obs.Now()
+		now, err := r.Supervisor.Restart(ctx, child.Name, r.Program)
+		if err != nil {
+			return r.back(ctx, state, done, old, err)
+		}
+		done = append(done, child)
+		if err := r.watch(ctx); err != nil {
+			return r.back(ctx, state, done, old, fmt.Errorf("after %s: %w", child.Name, err))
+		}
+		state.Done++
+		fmt.Fprintf(r.Out, "%d of %d: %s is %s, machine %d, after %s\n", state.Done, state.Of, child.Name, now.Version, now.Machine,
+			obs.Now().Sub(began).Round(time.Millisecond))
+	}
+	if _, err := r.Supervisor.Program(ctx, r.Program); err != nil {
+		return err
+	}
+	state.State, state.Now, state.Changed = "done", "", obs.Now()
+	fmt.Fprintf(r.Out, "all %d processes run %s after %s\n", state.Of, state.To, obs.Now().Sub(state.Started).Round(time.Millisecond))
+	return r.store(ctx, state)
+}
+
+// oldest is the oldest version in the fleet, or fallback when no process is there.
+func oldest(f *status.Fleet, fallback obs.SemVer) string {
+	found := fallback
+	for i, p := range f.Processes {
+		if v, err := obs.ParseVersion(p.Version); err == nil && (i == 0 || v.Compare(found) < 0) {
+			found = v
+		}
+	}
+	return found.String()
+}
+
+// allowed refuses steps that a running fleet can not make.
+func allowed(from string, to obs.SemVer) error {
+	v, err := obs.ParseVersion(from)
+	if err != nil {
+		return err
+	}
+	if v.X != to.X {
+		return fmt.Errorf("%s to %s: the first number says that versions can not work together: make a backup, stop the fleet (lyceum stop), read the notes of the release, and start it with the new binary", from, to)
+	}
+	return nil
+}
+
+// advice explains what the numbers of a version mean for the time that versions are mixed.
+func advice(from string, to obs.SemVer) string {
+	v, _ := obs.ParseVersion(from)
+	switch {
+	case v.Compare(to) > 0:
+		return "an older version: it works with the newer schema, which only grew"
+	case v.Y != to.Y:
+		return "the second number differs: large and compatible; upgrade all processes soon, nothing goes offline"
+	case v.Z != to.Z:
+		return "the third number differs: small and compatible; the fleet may be mixed for as long as you like"
+	}
+	return "the same version: processes are replaced one by one"
+}
+
+// watch waits until the fleet is well, and for the time of Watch sees that it stays so.
+func (r *Rollout) watch(ctx context.Context) error {
+	before, err := r.ask(ctx)
+	if err != nil {
+		return err
+	}
+	watched := obs.Now()
+	for deadline := obs.Now().Add(settleTime); ; {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(min(500*time.Millisecond, r.Watch)):
+		}
+		now, err := r.ask(ctx)
+		if err == nil {
+			err = r.well(ctx, before, now)
+		}
+		switch {
+		case err == nil && obs.Now().Sub(watched) >= r.Watch:
+			return nil
+		case err != nil && obs.Now().After(deadline):
+			return err
+		case err != nil && errors.Is(err, errFailing):
+			return err
+		}
+	}
+}
+
+// errFailing says that requests fail: no time heals that.
+var errFailing = errors.New("requests fail")
+
+// well tells whether all processes serve, all shards are owned, nobody is far behind and few requests failed.
+func (r *Rollout) well(_ context.Context, before, now *status.Fleet) error {
+	owners := map[int]bool{}
+	requests, failed := 0.0, 0.0
+	for _, p := range now.Processes {
+		if p.Draining {
+			continue
+		}
+		if p.Error != "" {
+			return fmt.Errorf("machine %d (%s): %s", p.Machine, p.Host, p.Error)
+		}
+		if !p.Ready {
+			return fmt.Errorf("machine %d (%s) is not ready", p.Machine, p.Host)
+		}
+		owners[p.Machine] = true
+		for _, st := range p.Streams {
+			for shard, s := range st.Shards {
+				if s.Behind > r.MaxBehind {
+					return fmt.Errorf("machine %d is %d rows behind in shard %d of %s", p.Machine, s.Behind, shard, st.Name)
+				}
+			}
+		}
+		for _, route := range p.Routes {
+			for code, n := range route.ByCode {
+				requests += n
+				if code == "5xx" {
+					failed += n
+				}
+			}
+		}
+	}
+	for _, p := range before.Processes { // what was counted before is not this step's
+		if !slices.ContainsFunc(now.Processes, func(q status.Sample) bool {
+			return q.Machine == p.Machine && q.Incarnation == p.Incarnation && !q.Draining
+		}) {
+			continue
+		}
+		for _, route := range p.Routes {
+			for code, n := range route.ByCode {
+				requests -= n
+				if code == "5xx" {
+					failed -= n
+				}
+			}
+		}
+	}
+	if requests >= 20 && failed/requests > r.MaxErrors {
+		return fmt.Errorf("%w: %.0f of %.0f since the last step", errFailing, failed, requests)
+	}
+	for _, st := range now.Streams {
+		for shard, s := range st.Shards {
+			if s.Machine < 0 || !owners[s.Machine] {
+				return fmt.Errorf("shard %d of %s has no owner", shard, st.Name)
+			}
+		}
+	}
+	return nil
+}
+
+// back gives the processes that were upgraded their old binary again, the last one first.
+func (r *Rollout) back(ctx context.Context, state status.Rollout, done []ChildState, program string, why error) error {
+	ctx = context.WithoutCancel(ctx) // also when somebody interrupts: half an upgrade is the worst
+	fmt.Fprintf(r.Out, "trouble: %v\n", why)
+	state.State, state.Reason, state.Changed = "rolled back", why.Error(), obs.Now()
+	errs := []error{fmt.Errorf("the rollout was stopped and taken back: %w", why)}
+	for _, child := range slices.Backward(done) {
+		now, err := r.Supervisor.Restart(ctx, child.Name, program)
+		if err != nil {
+			state.State = "failed"
+			errs = append(errs, fmt.Errorf("%s could not be taken back: %w", child.Name, err))
+			continue
+		}
+		fmt.Fprintf(r.Out, "taken back: %s is %s\n", child.Name, now.Version)
+	}
+	errs = append(errs, r.store(ctx, state))
+	return errors.Join(errs...)
+}
+
+// keepProgram copies a binary into the data directory, so that one that is replaced in its place stays to go back to.
+func keepProgram(data, program string, version obs.SemVer) (string, error) {
+	dir := filepath.Join(data, "programs")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return "", err
+	}
+	from, err := os.Open(program)
+	if err != nil {
+		return "", err
+	}
+	defer from.Close()
+	path := filepath.Join(dir, "lyceum-"+version.String())
+	to, err := os.CreateTemp(dir, "new-")
+	if err != nil {
+		return "", err
+	}
+	defer os.Remove(to.Name()) // renamed when all went well
+	if _, err := io.Copy(to, from); err != nil {
+		return "", errors.Join(err, to.Close())
+	}
+	if err := errors.Join(to.Chmod(0o755), to.Close()); err != nil {
+		return "", err
+	}
+	return path, os.Rename(to.Name(), path)
+}
