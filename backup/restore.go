@@ -308,7 +308,7 @@ func (r *restore) fill(ctx context.Context, tx *db.Tx) (map[string]*found, error
 // piece loads a piece of a table in statements of many rows.
 func (r *restore) piece(ctx context.Context, tx *db.Tx, f *found, rr *rowReader) error {
 	width := len(f.table.Columns)
-	most := max(1, 16000/width)
+	most := max(1, 1000/width) // a text of less than 8 kB is prepared once
 	insert := "INSERT INTO " + quote(f.table.Name) + " (" + columns(f.table) + ") VALUES ?"
 	var batch [][]any
 	size := 0
