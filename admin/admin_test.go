@@ -203,8 +203,22 @@ func TestCompareRoles(t *testing.T) {
 	if client.Running != 0 || client.Used != nil {
 		t.Errorf("client: %+v", client)
 	}
-	whole := &plan.Plan{Shape: "one", Whole: plan.RolePlan{Role: plan.AllRoles, Replicas: 1, Busy: 0.1, Memory: 5}}
+	after.Processes[1].Roles = []string{"sync", "client"}
+	if c = Compare(before, after, p); c.Planned != 0 || c.Rows[1].Running != 1 || c.Rows[2].Used != nil {
+		t.Errorf("processes that share roles: %+v", c)
+	}
+	whole := &plan.Plan{
+		Shape: "one", Processes: 1, Memory: 5, Whole: plan.RolePlan{Role: plan.AllRoles, Replicas: 1, Busy: 0.1, Memory: 5},
+		Roles: []plan.RolePlan{{Role: "events", Replicas: 2, Busy: 1}},
+	}
+	if split := fit(whole, after); len(split.Effective()) != 1 || split.Effective()[0].Role != "events" || split.Processes != 2 || whole.Processes != 1 {
+		t.Errorf("a split fleet is compared with %+v", split)
+	}
+	after.Processes[1].Roles = []string{plan.AllRoles}
 	after.Processes[0].Roles = []string{plan.AllRoles}
+	if fit(whole, after) != whole {
+		t.Error("a fleet of whole processes is compared with split roles")
+	}
 	c = Compare(nil, after, whole)
 	if c.Planned != 1 || len(c.Rows) != 1 || c.Rows[0].Running != 2 || c.Rows[0].Used == nil || c.Memory != 5 || c.Seconds != 0 {
 		t.Errorf("%+v", c)

@@ -79,13 +79,31 @@ func routeOf(s status.Sample, like status.Route) status.Route {
 	return status.Route{}
 }
 
+// fit gives the part of a plan that a fleet can be compared with: where processes have roles of their own, the
+// rows for each role, even when processes with all roles would do for the load. The advice stays.
+func fit(p *plan.Plan, now *status.Fleet) *plan.Plan {
+	whole := func(s status.Sample) bool { return slices.Contains(s.Roles, plan.AllRoles) }
+	if p.Shape == "split" || !slices.ContainsFunc(now.Processes, func(s status.Sample) bool { return !whole(s) }) {
+		return p
+	}
+	q := *p
+	q.Shape, q.Processes, q.CPU, q.Memory, q.Busy = "split", 0, 0, 0, 0
+	for _, r := range q.Roles {
+		q.Processes += r.Replicas
+		q.CPU += float64(r.Replicas) * r.CPU
+		q.Memory += float64(r.Replicas) * r.Memory
+		q.Busy += r.Busy
+	}
+	return &q
+}
+
 // Comparison sets a plan for the present load beside the processes that run.
 type Comparison struct {
 	Load     plan.Load `json:"load"`
 	Seconds  float64   `json:"seconds"` // over which rates were taken; 0: since the start of the processes
 	Shape    string    `json:"shape"`
 	Advice   string    `json:"advice"`
-	Planned  int       `json:"processes_planned"`
+	Planned  int       `json:"processes_planned"` // 0: processes share roles otherwise than planned; only Rows tell
 	Running  int       `json:"processes_running"`
 	Busy     float64   `json:"busy_cores_planned"` // by all processes, at the load
 	Used     float64   `json:"used_cores"`
@@ -110,9 +128,8 @@ func Compare(before, after *status.Fleet, p *plan.Plan) *Comparison {
 	if before != nil {
 		c.Seconds = after.At.Sub(before.At).Seconds()
 	}
-	if p.Shape != "split" {
-		c.Planned, c.Busy = p.Whole.Replicas, p.Whole.Busy
-		c.Memory = p.Whole.Memory * float64(p.Whole.Replicas)
+	if p.Shape == "split" && slices.ContainsFunc(after.Processes, func(s status.Sample) bool { return len(s.Roles) > 1 }) {
+		c.Planned = 0
 	}
 	alone := map[string]float64{}
 	seen := map[string]bool{}

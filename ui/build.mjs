@@ -19,7 +19,7 @@ const licences = async () => {
 
 const result = await build({
   entryPoints: [join(here, "src/status.tsx"), join(here, "src/status.css")],
-  absWorkingDir: here, outdir: dist, write: false, bundle: true, minify: true, format: "iife", target: ["es2022", "chrome109", "firefox115", "safari16"],
+  absWorkingDir: here, outdir: dist, write: false, bundle: true, minify: true, format: "iife", target: ["es2022", "chrome116", "firefox124", "safari17.4"],
   jsx: "automatic", jsxImportSource: "preact", legalComments: "none", charset: "utf8", logLevel: "warning",
   banner: { js: "/*! Notices of what is bundled: /_lyceum/ui/licences.txt */" },
 });

@@ -34,7 +34,7 @@ export interface Sample {
   queued_writes: number;
   commit: Histogram;
   delivery: Histogram;
-  database_pool: { InUse: number; Open: number; Max: number };
+  database_pool: { in_use: number; open: number; max: number };
   redis: Histogram;
   blob: Histogram;
   hops: number;

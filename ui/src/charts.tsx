@@ -15,15 +15,18 @@ interface Props {
   show: (v: number | null) => string;
   theme: string; // a change redraws
   note?: string;
+  binary?: boolean; // ticks at powers of two
 }
 
 const dashes = [[], [7, 3], [2, 3], [9, 3, 2, 3], [4, 2], [1, 2]];
+
+const powers = Array.from({ length: 40 }, (_, i) => 2 ** (i + 10));
 
 function token(name: string): string {
   return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 }
 
-export function Chart({ title, unit, times, lines, show, theme, note }: Props) {
+export function Chart({ title, unit, times, lines, show, theme, note, binary }: Props) {
   const box = useRef<HTMLDivElement>(null);
   const plot = useRef<uPlot | null>(null);
   const drawn = useRef(show);
@@ -42,7 +45,7 @@ export function Chart({ title, unit, times, lines, show, theme, note }: Props) {
         scales: { y: { range: (_u, _min, max) => [0, max === null || max <= 0 ? 1 : max * 1.12] } },
         axes: [
           { ...axis, size: 24, space: 56, values: (_u, splits) => splits.map((t) => new Date(t * 1000).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", second: "2-digit", hour12: false })) },
-          { ...axis, size: 58, space: 30, values: (_u, splits) => splits.map((v) => drawn.current(v)) },
+          { ...axis, size: 58, space: 30, ...(binary ? { incrs: powers } : {}), values: (_u, splits) => splits.map((v) => drawn.current(v)) },
         ],
         series: [{}, ...names.split("\n").filter(Boolean).map((label, i) => ({
           label, stroke: token(`--line-${(i % 6) + 1}`), width: 1.75, dash: dashes[i % dashes.length], points: { show: false },
@@ -72,7 +75,7 @@ export function Chart({ title, unit, times, lines, show, theme, note }: Props) {
   const most = (l: Line) => show(l.values.reduce<number | null>((m, v) => (v !== null && (m === null || v > m) ? v : m), null));
   const told = lines.map((l) => `${lines.length > 1 ? `${l.label}: ` : ""}now ${now(l)}, highest ${most(l)}`).join("; ");
   return (
-    <figure class="card plot" role="group" aria-label={`${title}, ${unit}. ${told}`}>
+    <figure class="card plot" aria-label={`${title}, ${unit}. ${told}`}>
       <figcaption>
         <span class="name">{title}</span> <span class="unit">{unit}</span>
       </figcaption>

@@ -110,6 +110,7 @@ export function Table<Row>({ label, columns, rows, id, tone, sort, limit, empty 
         <label class="sorter">
           Sort by{" "}
           <select value={by} onChange={(e) => { setBy(e.currentTarget.value); setFalling(Boolean(columns.find((c) => c.name === e.currentTarget.value)?.number)); }}>
+            {!sort && <option value="">as listed</option>}
             {sortable.map((c) => <option key={c.name} value={c.name}>{c.name}</option>)}
           </select>
         </label>

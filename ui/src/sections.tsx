@@ -26,7 +26,7 @@ export function Tiles({ frame }: { frame: Frame }) {
     ["Delivery p95", seconds(t.delivery), "from writing to every process"],
     ["Commit p95", seconds(t.commit), t.queued ? `${count(t.queued)} writes queued` : "no writes queued"],
     ["Waiting clients", count(t.waiting), "in /sync now"],
-    ["CPU", amount(t.cpu), `of ${amount(t.cpus)} cores`],
+    ["CPU", amount(t.cpu), `of ${t.cpus % 1 ? amount(t.cpus) : count(t.cpus)} cores`],
     ["Memory", bytes(t.memory), "of all processes"],
   ];
   return (
@@ -60,7 +60,7 @@ export function Plots({ history, frame, theme }: { history: History; frame: Fram
         <Chart {...plot} title="CPU by roles" unit="cores" lines={roles.map((r) => line(r, `cpu ${r}`))} show={amount}
           note={busiest.length > mostLines ? `the ${mostLines} busiest of ${busiest.length}` : undefined} />
         <Chart {...plot} title="Waiting clients" unit="in /sync" lines={[line("waiting", "waiting")]} show={(v) => (v === null ? "–" : v % 1 ? "" : count(v))} />
-        <Chart {...plot} title="Memory" unit="of all processes" lines={[line("resident", "memory")]} show={(v) => (v === null ? "–" : v === 0 ? "0" : bytes(v))} />
+        <Chart {...plot} title="Memory" unit="of all processes" lines={[line("resident", "memory")]} binary show={(v) => (v === null ? "–" : v === 0 ? "0" : bytes(v))} />
       </div>
     </Section>
   );
@@ -107,7 +107,7 @@ export function Processes({ frame }: { frame: Frame }) {
       name: "State", by: (p) => p.state,
       cell: (p) => {
         const [tone, word] = stateTones[p.state];
-        return <><Badge tone={tone}>{word}</Badge>{p.state === "gone" && <span class="quiet"> {age((frame.at - p.since) / 1000)} ago</span>}</>;
+        return <span class="state"><Badge tone={tone}>{word}</Badge>{p.state === "gone" && <span class="quiet"> {age((frame.at - p.since) / 1000)} ago</span>}</span>;
       },
     },
     { name: "Roles", cell: (p) => <span class="roles">{p.roles}</span>, by: (p) => p.roles },
@@ -123,7 +123,7 @@ export function Processes({ frame }: { frame: Frame }) {
     },
     { name: "Requests/s", number: true, cell: (p) => amount(p.requests), by: (p) => p.requests ?? -1 },
     { name: "Delivery p95", number: true, cell: (p) => seconds(p.delivery), by: (p) => p.delivery ?? -1 },
-    { name: "DB conns", number: true, cell: (p) => (p.sample.error || p.state === "gone" ? "–" : `${p.sample.database_pool.InUse}/${p.sample.database_pool.Max}`), by: (p) => p.sample.database_pool?.InUse ?? -1 },
+    { name: "DB conns", number: true, cell: (p) => (p.sample.error || p.state === "gone" ? "–" : `${p.sample.database_pool.in_use}/${p.sample.database_pool.max}`), by: (p) => p.sample.database_pool?.in_use ?? -1 },
     { name: "Host", cell: (p) => <span class="host" title={p.sample.error}>{p.sample.host}</span>, by: (p) => p.sample.host },
   ];
   return (
@@ -259,7 +259,7 @@ export function Plan({ comparison: c }: { comparison: Comparison | null }) {
       <div class="card plan">
         <p>{c.advice.split("`").map((text, i) => (i % 2 ? <code key={i}>{text}</code> : text))}</p>
         <dl>
-          <div><dt>Processes</dt><dd>{c.processes_running} run, {c.processes_planned} wanted</dd></div>
+          <div><dt>Processes</dt><dd>{c.processes_running} run{c.processes_planned > 0 && `, ${c.processes_planned} wanted`}</dd></div>
           <div><dt>CPU</dt><dd>{amount(c.used_cores)} cores used, {amount(c.busy_cores_planned)} planned{used > 2 && c.used_cores > 0.5 ? `: ${used.toFixed(1)} times` : ""}</dd></div>
           <div><dt>Memory</dt><dd>{bytes(c.resident_bytes)} used, {bytes(c.memory_planned_bytes)} planned</dd></div>
         </dl>

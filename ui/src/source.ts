@@ -22,14 +22,15 @@ export const session = {
   },
 };
 
-async function call<T>(method: string, path: string, body?: unknown, token?: string | null, wait = 10_000): Promise<T> {
+async function call<T>(method: string, path: string, body?: unknown, token?: string | null, ended?: AbortSignal): Promise<T> {
   const headers: Record<string, string> = {};
   if (token) headers["Authorization"] = `Bearer ${token}`;
   if (body !== undefined) headers["Content-Type"] = "application/json";
+  const late = AbortSignal.timeout(10_000);
   let response: Response;
   try {
     response = await fetch(path, {
-      method, headers, body: body === undefined ? undefined : JSON.stringify(body), signal: AbortSignal.timeout(wait),
+      method, headers, body: body === undefined ? undefined : JSON.stringify(body), signal: ended ? AbortSignal.any([late, ended]) : late,
       cache: "no-store", credentials: "omit", referrerPolicy: "no-referrer",
     });
   } catch (error) {
@@ -45,8 +46,11 @@ async function call<T>(method: string, path: string, body?: unknown, token?: str
   return answer;
 }
 
+// asking ends when the user logs out, so that no question is left with a token that has ended.
+let asking = new AbortController();
+
 export function ask<T>(what: "status" | "plan" | "doctor"): Promise<T> {
-  return call<T>("GET", `/_lyceum/admin/v1/${what}`, undefined, session.token());
+  return call<T>("GET", `/_lyceum/admin/v1/${what}`, undefined, session.token(), asking.signal);
 }
 
 // logIn keeps a token when the user is an administrator. Others get an error that says so, and no device.
@@ -69,5 +73,7 @@ export async function logIn(user: string, password: string): Promise<void> {
 export async function logOut(): Promise<void> {
   const token = session.token();
   session.forget();
+  asking.abort();
+  asking = new AbortController();
   if (token) await call("POST", "/_matrix/client/v3/logout", {}, token).catch(() => undefined); // the tab has forgotten it
 }

@@ -177,7 +177,7 @@ function health(frame: Frame | null, diagnosis: Diagnosis | null, stale: boolean
 
 const parts = [["processes", "Processes"], ["streams", "Shards"], ["routes", "Routes"], ["engines", "Engines"], ["plan", "Plan"], ["doctor", "Doctor"], ["changes", "Changes"]];
 
-function Console({ theme, shown, turn, ended }: { theme: Theme; shown: string; turn: () => void; ended: (why: string) => void }) {
+function Console({ theme, shown, turn, ended }: { theme: Theme; shown: string; turn: () => void; ended: (why: string, leaving?: Promise<void>) => void }) {
   const [paused, setPaused] = useState(false);
   const live = useLive(paused, useCallback(ended, []));
   const now = useClock();
@@ -188,9 +188,8 @@ function Console({ theme, shown, turn, ended }: { theme: Theme; shown: string; t
   useEffect(() => {
     document.title = frame ? `${tone === "good" ? "" : `(${word}) `}${frame.fleet.server} · Lyceum status` : "Lyceum status";
   }, [frame, tone, word]);
-  const leave = async () => {
-    await logOut();
-    ended("");
+  const leave = () => {
+    ended("", logOut());
   };
   return (
     <>
@@ -239,8 +238,8 @@ function App() {
   const [theme, shown, turn] = useTheme();
   const [inside, setInside] = useState(() => session.token() !== null);
   const [why, setWhy] = useState("");
-  const ended = (reason: string) => {
-    session.forget();
+  const ended = (reason: string, leaving?: Promise<void>) => {
+    if (!leaving) session.forget();
     setWhy(reason);
     setInside(false);
   };
