@@ -5,7 +5,7 @@ TOOLS    := $(CURDIR)/.tools/bin
 LDFLAGS  := -s -w -X lyceum/platform/obs.Version=$(VERSION)
 export PATH := $(TOOLS):$(PATH)
 
-.PHONY: help run build test test-go test-e2e lint bench generate tools packages
+.PHONY: help run build test test-go test-e2e test-kubernetes chaos lint bench generate ui tools packages
 
 help: ## print this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,8 +21,18 @@ test: packages tools test-go test-e2e ## install what tests need and run all tes
 test-go: ## run the Go tests; PostgreSQL, Redis and an S3 server must be installed
 	$(GO) test -timeout 20m ./...
 
-test-e2e: build ## run real Matrix clients against one process and against a split fleet
+test-e2e: build ## check the pages; run real Matrix clients and a browser against one process and against a fleet
+	cd ui && npm ci --no-audit --no-fund --loglevel=error && npm run check
 	cd e2e && npm ci --no-audit --no-fund --loglevel=error && node --test --test-force-exit --test-timeout=600000 .
+
+test-kubernetes: ## apply the rendered manifests to a real control plane (the first run builds it, 10 minutes)
+	kubernetestest/run
+
+chaos: packages tools ## break a fleet at random for 10 minutes (LYCEUM_CHAOS, LYCEUM_CHAOS_SEED)
+	LYCEUM_CHAOS=$${LYCEUM_CHAOS:-10m} $(GO) test -count=1 -timeout 60m -v -run TestChaos ./fleettest
+
+ui: ## build the pages of the browser anew from ui/src
+	cd ui && npm ci --no-audit --no-fund --loglevel=error && npm run build
 
 lint: tools ## gofumpt, vet, staticcheck and a tidy go.mod
 	@out=$$($(TOOLS)/gofumpt -l .); if [ -n "$$out" ]; then echo "not formatted: $$out"; exit 1; fi
