@@ -1,6 +1,7 @@
 package fleet
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -35,6 +36,7 @@ type Process struct {
 	obs     *obs.Obs
 	secret  []byte
 	db      *db.DB
+	leaseDB *db.DB // the same database
 	process *role.Process
 	bus     bus.Bus
 	blobs   blob.Store
@@ -72,7 +74,7 @@ func Open(ctx context.Context, c *Config) (_ *Process, err error) {
 	if p.secret, err = fleetSecret(c); err != nil {
 		return nil, err
 	}
-	if p.db, err = db.Open(ctx, c.databaseURL(), db.Options{Readers: c.Database.Connections}); err != nil {
+	if err := p.openDatabase(ctx); err != nil {
 		return nil, err
 	}
 	if err := db.Migrate(ctx, p.db, p.obs.Log, migrations()...); err != nil {
@@ -88,6 +90,27 @@ func Open(ctx context.Context, c *Config) (_ *Process, err error) {
 		return nil, err
 	}
 	return p, p.build(ctx)
+}
+
+// leaseConnections are the connections of which only the registration and the leases make use: a heartbeat must
+// not wait behind the requests of clients.
+const leaseConnections = 2
+
+// openDatabase opens the pool for all work and, over PostgreSQL, a small one for the leases. Together they have
+// as many connections as database.connections says.
+func (p *Process) openDatabase(ctx context.Context) (err error) {
+	n := p.config.Database.Connections
+	if p.config.embedded() {
+		p.db, err = db.Open(ctx, p.config.databaseURL(), db.Options{Readers: n})
+		p.leaseDB = p.db
+		return err
+	}
+	n = max(cmp.Or(n, 16)-leaseConnections, 2)
+	if p.db, err = db.Open(ctx, p.config.databaseURL(), db.Options{Readers: n}); err != nil {
+		return err
+	}
+	p.leaseDB, err = db.Open(ctx, p.config.databaseURL(), db.Options{Readers: leaseConnections})
+	return err
 }
 
 // lockData makes this process the only one over a data directory.
@@ -156,7 +179,7 @@ func (p *Process) register(ctx context.Context) error {
 	}
 	var leases *lease.Leases
 	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(200 * time.Millisecond) {
-		if leases, err = lease.Open(ctx, p.db, o); err == nil || !errors.Is(err, lease.ErrHeld) || time.Now().After(deadline) {
+		if leases, err = lease.Open(ctx, p.leaseDB, o); err == nil || !errors.Is(err, lease.ErrHeld) || time.Now().After(deadline) {
 			break
 		}
 	}
@@ -377,6 +400,9 @@ func (p *Process) greet(ctx context.Context) {
 func (p *Process) close() {
 	if p.bus != nil {
 		_ = p.bus.Close() // nothing is lost with it
+	}
+	if p.leaseDB != nil && p.leaseDB != p.db {
+		_ = p.leaseDB.Close() // the other pool says what is wrong
 	}
 	if p.db != nil {
 		if err := p.db.Close(); err != nil {
