@@ -1,6 +1,6 @@
 // Starts Lyceum as its users would, in one process or split over many, and stops it again.
 import { spawn } from "node:child_process";
-import { mkdtemp, rm, mkdir } from "node:fs/promises";
+import { mkdtemp, rm, mkdir, writeFile } from "node:fs/promises";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
@@ -67,13 +67,14 @@ export const shapes = {
   },
 };
 
-// startLyceum returns the base URL, every address that takes requests, and stop.
+// startLyceum takes the name of a shape, or one of its own. It returns the base URL, every address that takes
+// requests, and stop.
 export async function startLyceum(shape) {
   // The fleet's PostgreSQL may run as another user, who must be able to enter.
   const dir = await mkdtemp(join(tmpdir(), "lyceum-e2e-"));
   spawn("chmod", ["755", dir]);
   const port = await freePort();
-  const { args, env, others } = await shapes[shape](dir, port);
+  const { args, env, others } = await (shapes[shape] ?? shape)(dir, port);
   const child = start(lyceum, [...args, "--data", join(dir, "data"), "--listen", `127.0.0.1:${port}`, "--server-name", "e2e.test"], {
     env: {
       ...process.env, ...env, LYCEUM_ACCOUNTS_REGISTRATION: "open", LYCEUM_HTTP_RATE_LIMITS_OFF: "true",
@@ -90,9 +91,9 @@ export async function startLyceum(shape) {
     child.kill("SIGKILL");
     throw new Error(`${error.message}\n${child.log}`);
   }
-  const processes = [...child.log.matchAll(/^(\S+)\s+(\d+)\s+(127\.0\.0\.1:\d+)$/gm)].map(([, name, pid, address]) => ({ name, pid: Number(pid), base: `http://${address}` }));
+  const processes = [...child.log.matchAll(/^(\S+)\s+(\d+)\s+(?:\S.*\s)?(127\.0\.0\.1:\d+)\b/gm)].map(([, name, pid, address]) => ({ name, pid: Number(pid), base: `http://${address}` }));
   return {
-    base, processes, log: () => child.log, dir,
+    base, processes, log: () => child.log, dir, pid: child.pid,
     async stop() {
       child.kill("SIGTERM");
       await child.ended;
@@ -103,6 +104,19 @@ export async function startLyceum(shape) {
       await rm(dir, { recursive: true, force: true });
     },
   };
+}
+
+// addUser makes a user as an operator would, and returns the password.
+export async function addUser(server, shape, name, ...flags) {
+  const data = join(server.dir, "data");
+  const file = join(server.dir, `${name}.password`);
+  await writeFile(file, `${name}-password`, { mode: 0o600 });
+  const where = shape === "one process" ? ["--data", data] : ["--config", join(data, "fleet.yaml")];
+  const child = start(lyceum, ["user", "add", name, "--password", file, ...flags, ...where], {
+    env: { ...process.env, LYCEUM_ACCOUNTS_PASSWORD_MEMORY_KIB: "64", LYCEUM_ACCOUNTS_PASSWORD_PASSES: "1" },
+  });
+  if ((await child.ended) !== 0) throw new Error(child.log);
+  return `${name}-password`;
 }
 
 export async function call(base, method, path, body, token) {
