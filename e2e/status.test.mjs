@@ -166,6 +166,20 @@ for (const [shape, start] of Object.entries(shapes)) {
       await page.emulateMedia({ colorScheme: "light" });
     });
 
+    test("a rollout is a bar with its state", async () => {
+      const now = new Date().toISOString();
+      const rollout = { from: "1.2.3", to: "1.3.0", state: "running", done: 2, of: 6, now: "events-1", started: now, changed: now };
+      await page.route("**/v1/status", async (route) => {
+        const response = await route.fetch();
+        await route.fulfill({ response, json: { ...(await response.json()), rollout } });
+      });
+      await until("the bar", async () => (await page.locator("#rollout progress").getAttribute("value", { timeout: 1000 })) === "2", 20);
+      assert.match(await text("#rollout"), /running[\s\S]*1\.2\.3 to 1\.3\.0, 2 of 6[\s\S]*events-1/);
+      Object.assign(rollout, { state: "rolled back", reason: "errors rose", done: 0 });
+      await until("its end", async () => /rolled back[\s\S]*errors rose/.test(await text("#rollout")) && /rolled back, errors rose/.test(await text("#changes")), 20);
+      await page.unroute("**/v1/status");
+    });
+
     if (shape === "a fleet") {
       test("a killed process is shown, and its shards move, within 10 s", async () => {
         const victim = lyceum.processes.find((p) => p.name.startsWith("events"));
