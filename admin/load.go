@@ -24,7 +24,7 @@ func LoadOf(before, after *status.Fleet) plan.Load {
 		}
 		l.MessagesPerSecond += max(rows(s, "events")-rows(old, "events"), 0) / seconds
 		for _, r := range s.Routes {
-			if strings.HasSuffix(r.Pattern, "/sync") {
+			if strings.HasSuffix(r.Pattern, "/sync") && s.Has("sync") { // a router that passes it on counts it too
 				l.ConcurrentUsers += r.InFlight
 			}
 			if r.Role == "uploads" {

@@ -3,6 +3,7 @@ package fleet
 import (
 	"os"
 
+	"lyceum/admin"
 	"lyceum/doctor"
 	"lyceum/plan"
 	"lyceum/platform/obs"
@@ -36,51 +37,23 @@ func ReadCapacities(path string) (*plan.Capacities, error) {
 	return plan.ReadCapacities(f)
 }
 
-// syncRoute is the route on which clients wait.
-const syncRoute = "GET /_matrix/client/v3/sync"
-
-// LoadOf estimates the load of a fleet between two looks at it.
-func LoadOf(before, after *status.Fleet) plan.Load {
-	var l plan.Load
-	rows := func(f *status.Fleet) (n float64) {
-		for _, st := range f.Streams {
-			if st.Name == "events" {
-				for _, sh := range st.Shards {
-					n += float64(sh.Position)
-				}
-			}
-		}
-		return n
-	}
-	if seconds := after.At.Sub(before.At).Seconds(); seconds > 0 {
-		l.MessagesPerSecond = max(0, rows(after)-rows(before)) / seconds
-	}
-	for _, p := range after.Processes {
-		for _, r := range p.Routes {
-			if r.Pattern == syncRoute && (p.Has("sync") || len(after.Processes) == 1) {
-				l.ConcurrentUsers += r.InFlight
-			}
-		}
-	}
-	return l
-}
-
-// PlanNow is the plan for the load that the fleet has now.
-func PlanNow(before, after *status.Fleet) *plan.Plan {
-	return plan.Make(LoadOf(before, after), plan.Default(), PlanRoles())
-}
-
-// Examine compares two looks at a fleet with the targets.
+// Examine compares two looks at a fleet with the targets of the guides, and with a plan for the load that it has.
 func Examine(c *Config, before, after *status.Fleet) []doctor.Finding {
-	sum := func(f *status.Fleet) (h status.Histogram) {
+	return examine(c, before, after, plan.Make(admin.LoadOf(before, after), plan.Default(), PlanRoles()))
+}
+
+func examine(c *Config, before, after *status.Fleet, p *plan.Plan) []doctor.Finding {
+	return doctor.Examine(before, after, doctor.Given{Plan: p, Security: security(c), SyncBefore: syncWork(before), SyncAfter: syncWork(after), Now: obs.Now()})
+}
+
+// syncWork is the time that /sync worked in all processes.
+func syncWork(f *status.Fleet) (h status.Histogram) {
+	if f != nil {
 		for _, p := range f.Processes {
 			h = h.Plus(p.SyncWork)
 		}
-		return h
 	}
-	return doctor.Examine(before, after, doctor.Given{
-		Plan: PlanNow(before, after), Security: security(c), SyncBefore: sum(before), SyncAfter: sum(after), Now: obs.Now(),
-	})
+	return h
 }
 
 // security is what may be told of the configuration's safety: no secret is in it.

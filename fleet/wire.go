@@ -99,28 +99,14 @@ func wire(b base, c *Config) (*domains, error) {
 		Process: p, Accounts: d.accounts, Devices: d.devices, Rooms: d.rooms, Receipts: d.receipts, Typing: d.typing,
 		Presence: d.presence, Push: d.push, Registry: b.metrics,
 	}, c.Sync)
-	d.admin = admin.New(admin.Deps{Status: b.status, Doctor: examine, Roles: planRoles(p), Now: obs.Now})
+	d.admin = admin.New(admin.Deps{
+		Status: b.status, Roles: PlanRoles(), Now: obs.Now,
+		Doctor: func(before, after *status.Fleet, p *plan.Plan) (headline string, findings any) {
+			list := examine(c, before, after, p)
+			return doctor.Headline(list), list
+		},
+	})
 	return d, nil
-}
-
-// examine is the doctor's view of a fleet for the status page.
-func examine(before, after *status.Fleet, p *plan.Plan) (headline string, findings any) {
-	list := doctor.Examine(before, after, doctor.Given{Plan: p})
-	return doctor.Headline(list), list
-}
-
-// planRoles are the roles of this build as a plan sees them.
-func planRoles(p *role.Process) []plan.Role {
-	out := make([]plan.Role, len(Roles))
-	for i, r := range Roles {
-		out[i] = plan.Role{Name: r.Name, Stream: r.Stream, Pool: r.Pool}
-		for _, st := range p.Streams.All() {
-			if st.Name() == r.Stream {
-				out[i].Shards = st.Shards()
-			}
-		}
-	}
-	return out
 }
 
 // routes are the HTTP surface of all domains.
