@@ -39,10 +39,16 @@ func (b *begin) Write(p []byte) (int, error) {
 
 func startLoad(t *testing.T, f *fleettest.Fleet, run func(ctx context.Context, target *bench.Target, out *begin) (*bench.Result, error)) *load {
 	t.Helper()
+	return loadAt(t, strings.Join(f.URLs(), ","), run)
+}
+
+// loadAt is a load upon the processes at some URLs.
+func loadAt(t *testing.T, urls string, run func(ctx context.Context, target *bench.Target, out *begin) (*bench.Result, error)) *load {
+	t.Helper()
 	l := &load{sending: make(chan struct{}), done: make(chan struct{})}
 	go func() {
 		defer close(l.done)
-		l.result, l.err = run(t.Context(), &bench.Target{URL: strings.Join(f.URLs(), ",")}, &begin{sending: l.sending})
+		l.result, l.err = run(t.Context(), &bench.Target{URL: urls}, &begin{sending: l.sending})
 	}()
 	select {
 	case <-l.sending:
@@ -185,49 +191,6 @@ func signal(t *testing.T, c *fleet.Child, s syscall.Signal) {
 	}
 }
 
-func TestKilledProcessesLoseNothing(t *testing.T) {
-	f := fleettest.Split(t)
-	end := trust(t, f)
-	l := send(t, f, 12*time.Second)
-	for _, name := range []string{"events-1", "router-1", "sync-1", "accountdata-2"} {
-		signal(t, f.Child(t, name), syscall.SIGKILL)
-		pause(t, 2500*time.Millisecond)
-	}
-	l.ok(t, "kill -9 of four processes")
-	if l.result.Longest >= 5000 {
-		t.Errorf("nobody was served for %.0f ms, expected less than 5000", l.result.Longest)
-	}
-	end()
-	f.AwaitHealthy(t)
-}
-
-func TestOwnersOfEveryStreamMayDie(t *testing.T) {
-	f := fleettest.Split(t)
-	end := trust(t, f)
-	for _, role := range []string{"todevice", "accountdata", "events", "receipts"} {
-		for _, n := range []string{"-1", "-2"} { // the second dies while the first comes back
-			signal(t, f.Child(t, role+n), syscall.SIGKILL)
-			pause(t, 700*time.Millisecond)
-		}
-	}
-	pause(t, 4*time.Second)
-	end()
-	f.AwaitHealthy(t)
-}
-
-func TestAPausedOwnerThatWakesUpCanNotWrite(t *testing.T) {
-	f := fleettest.Split(t)
-	end := trust(t, f)
-	l := send(t, f, 13*time.Second)
-	owner := f.Child(t, "events-2")
-	signal(t, owner, syscall.SIGSTOP)
-	pause(t, 8*time.Second)
-	signal(t, owner, syscall.SIGCONT)
-	l.ok(t, "an owner paused for 8 s")
-	end()
-	f.AwaitHealthy(t)
-}
-
 func TestRedisMayGoAndComeBack(t *testing.T) {
 	f := fleettest.Split(t)
 	waiting := startLoad(t, f, func(ctx context.Context, target *bench.Target, out *begin) (*bench.Result, error) {
@@ -244,19 +207,6 @@ func TestRedisMayGoAndComeBack(t *testing.T) {
 	}
 	l.ok(t, "Redis away for 10 s")
 	waiting.ok(t, "40 waiting clients, Redis away for 10 s")
-	end()
-	f.AwaitHealthy(t)
-}
-
-func TestPostgresMayRestart(t *testing.T) {
-	f := fleettest.Split(t)
-	end := trust(t, f)
-	l := send(t, f, 9*time.Second)
-	pause(t, time.Second)
-	if err := f.Postgres.Restart(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	l.ok(t, "PostgreSQL restarted")
 	end()
 	f.AwaitHealthy(t)
 }

@@ -24,10 +24,12 @@ import (
 // ServerName is the server name of all fleets.
 const ServerName = "fleet.test"
 
-// settings make tests quick: anybody registers, hashing is cheap, nobody is slowed down.
+// settings make tests quick: anybody registers, hashing is cheap, nobody is slowed down, and
+// push gateways may be here.
 var settings = []string{
 	"LYCEUM_ACCOUNTS_REGISTRATION=open", "LYCEUM_HTTP_RATE_LIMITS_OFF=true",
 	"LYCEUM_ACCOUNTS_PASSWORD_MEMORY_KIB=64", "LYCEUM_ACCOUNTS_PASSWORD_PASSES=1",
+	"LYCEUM_PUSH_ALLOW_PRIVATE=127.0.0.0/8,10.0.0.0/8", "LYCEUM_PUSH_ALLOW_HTTP=true",
 }
 
 // startWait is long because 18 processes start at once on small machines.
@@ -44,6 +46,7 @@ type Fleet struct {
 	url  string
 	stop []func() error // in the order of starting
 	turn atomic.Uint64
+	crew *Crew // nil unless this is the fleet of one
 }
 
 // suite is what the tests of a binary share.
@@ -52,6 +55,8 @@ var suite struct {
 	program func() (string, error)
 	one     func() (*Fleet, error)
 	split   func() (*Fleet, error)
+	small   func() (*Crew, error)
+	hosts   func() (*Crew, error)
 
 	mu     sync.Mutex
 	fleets []*Fleet
@@ -72,6 +77,16 @@ func Main(m *testing.M) {
 	suite.program = sync.OnceValues(build)
 	suite.one = sync.OnceValues(func() (*Fleet, error) { return keep(startOne()) })
 	suite.split = sync.OnceValues(func() (*Fleet, error) { return keep(startSplit()) })
+	suite.small = sync.OnceValues(func() (*Crew, error) {
+		c, err := startSmall()
+		_, err = keep(c.Fleet, err)
+		return c, err
+	})
+	suite.hosts = sync.OnceValues(func() (*Crew, error) {
+		c, err := startHosts()
+		_, err = keep(c.Fleet, err)
+		return c, err
+	})
 	code := m.Run()
 	for _, f := range suite.fleets {
 		if err := f.close(); err != nil {
@@ -228,6 +243,9 @@ func (f *Fleet) close() error {
 		defer cancel()
 		errs = append(errs, f.up.Stop(ctx))
 	}
+	if f.crew != nil {
+		errs = append(errs, f.crew.close())
+	}
 	for i := len(f.stop) - 1; i >= 0; i-- {
 		errs = append(errs, f.stop[i]())
 	}
@@ -258,10 +276,16 @@ func (f *Fleet) URL() string { return f.URLs()[0] }
 
 // URLs are the public listeners of all processes, the router first. Each answers every request.
 func (f *Fleet) URLs() []string {
+	var urls []string
+	if f.crew != nil {
+		for _, m := range f.crew.Members() {
+			urls = append(urls, m.URL)
+		}
+		return urls
+	}
 	if f.up == nil {
 		return []string{f.url}
 	}
-	var urls []string
 	for _, c := range f.up.Children() {
 		urls = append(urls, "http://"+c.Address)
 	}
