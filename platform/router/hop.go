@@ -19,6 +19,7 @@ var (
 	errRepeatable = errors.New("the process was lost before it answered")          // doing it again is safe
 	errDraining   = errors.New("this process stops; the request was waiting")      // cause of the cancelled hop
 	errMoved      = errors.New("another process serves the key now")               // cause of the cancelled hop
+	errLost       = errors.New("another process has served the key for a while")   // cause of a cancelled hop that is not repeated
 	errLate       = errors.New("the answer did not begin within the route's time") // cause of the cancelled hop
 )
 
@@ -93,13 +94,13 @@ func (h *hop) watch(cancel context.CancelCauseFunc) {
 		draining = h.request.Draining()
 	}
 	var look <-chan time.Time
-	if h.key != "" && h.idempotent() { // without a key the places change with each question
+	if h.key != "" { // without a key the places change with each question
 		ticker := time.NewTicker(lookEvery)
 		defer ticker.Stop()
 		look = ticker.C
 	}
 	var grace <-chan time.Time
-	moved := false
+	var moved time.Time // since when another place has the key; zero: it has not
 	for {
 		var cause error
 		select {
@@ -113,17 +114,20 @@ func (h *hop) watch(cancel context.CancelCauseFunc) {
 		case <-late.C:
 			cause = errLate
 		case <-look:
-			// A place that only hands its keys over may be about to answer: it gets one look more.
-			before := moved
 			if addr, _, ok := h.router.places.Pick(h.request.Route.Role, h.key); !ok || addr == h.addr {
-				moved = false
-			} else {
-				moved = true
+				moved = time.Time{}
+				continue
 			}
-			if !before || !moved || h.body != nil && !h.body.repeatable() {
+			if moved.IsZero() { // a place that only hands its keys over may be about to answer: it gets one look more
+				moved = time.Now()
 				continue
 			}
 			cause = errMoved
+			if !h.idempotent() || h.body != nil && !h.body.repeatable() {
+				if cause = errLost; time.Since(moved) < lostAfter {
+					continue
+				}
+			}
 		}
 		if h.state.CompareAndSwap(waiting, givenUp) {
 			cancel(cause)
@@ -163,7 +167,7 @@ func (h *hop) classify() error {
 	default:
 		h.router.health.suspect(h.addr)
 	}
-	if !unsent && !h.idempotent() {
+	if !unsent && !h.idempotent() || errors.Is(h.failure, errLost) {
 		return h.failure
 	}
 	if h.body != nil {

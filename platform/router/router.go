@@ -22,7 +22,10 @@ const HopHeader = "Lyceum-Hop"
 const (
 	drainGrace = time.Second            // how long a GET under way elsewhere may still take when this process stops
 	lookEvery  = 250 * time.Millisecond // how often a waiting request looks whether its key has moved
-	maxPlaces  = 3                      // places that one request is tried at before it is served here
+	// How long a request that may not be done twice waits for a place that has lost its key: one that hands its keys
+	// over finishes what it has begun long before, and one that is cut off from the database never does.
+	lostAfter = 3 * time.Second
+	maxPlaces = 3 // places that one request is tried at before it is served here
 )
 
 // Places knows where the roles are played.

@@ -67,6 +67,34 @@ func TestUploadLimit(t *testing.T) {
 	})
 }
 
+// A process that is cut off from the database works on what it can not finish. Who waits for it is told so, once its
+// keys have been elsewhere for a while.
+func TestALostPlaceEndsWhatMayNotBeDoneTwice(t *testing.T) {
+	overBoth(t, func(t *testing.T, a, b *node) {
+		c := newNode(t, "ccc")
+		c.http2(a.transport.ForceAttemptHTTP2)
+		b.hold.Store(true)
+		a.places.send(b.addr())
+		go func() {
+			<-b.waiting
+			a.places.send(c.addr())
+		}()
+		start := time.Now()
+		response, err := http.Post(a.public.URL+"/hold/k", "application/json", strings.NewReader("{}"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, _ := io.ReadAll(response.Body)
+		response.Body.Close()
+		if response.StatusCode != http.StatusBadGateway || !strings.Contains(string(text), "may or may not have been done") {
+			t.Errorf("%d %s", response.StatusCode, text)
+		}
+		if took := time.Since(start); took > 5*time.Second {
+			t.Errorf("it took %s", took)
+		}
+	})
+}
+
 // A process that is paused keeps its connections open and answers nothing. When its keys have moved, what may
 // be done twice is done at the new place.
 func TestAMovedKeyIsTakenBack(t *testing.T) {
