@@ -107,8 +107,14 @@ func (m *Media) receive(r *web.Request) (*file, error) {
 			return nil, tooLarge(limit)
 		case body.err != nil:
 			return nil, matrix.NewError(http.StatusBadRequest, matrix.CodeUnknown, "The file could not be read to its end: send it again").With(err)
+		case r.Context().Err() != nil:
+			return nil, err
+		case errors.Is(err, blob.ErrFull):
+			m.log.ErrorContext(r.Context(), "an upload was refused, because the disk for it is full", "error", err)
+			return nil, matrix.NewError(http.StatusInsufficientStorage, matrix.CodeUnknown, "The server has no room for files at the moment: try again later").With(err)
 		}
-		return nil, err
+		m.log.ErrorContext(r.Context(), "an upload could not be stored", "error", err)
+		return nil, matrix.Unavailable("The file could not be stored: try again").With(err)
 	}
 	body.done()
 	m.metrics.count("uploaded", size)

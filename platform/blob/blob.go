@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -24,6 +25,8 @@ var (
 	ErrSize = errors.New("the blob has another size than announced")
 	// ErrTooLarge is returned by PutContent for more bytes than its limit.
 	ErrTooLarge = errors.New("the blob is larger than allowed")
+	// ErrFull is returned where the disk for blobs, or for those on their way to S3, has no room.
+	ErrFull = errors.New("no space is left for blobs")
 )
 
 // Store keeps blobs. A key is 1 to 512 bytes of letters, digits and !_.*'()=+,:@- in parts separated
@@ -186,20 +189,25 @@ type contentStore interface {
 
 // PutContent stores what r has under prefix and its SHA-256 in hexadecimal, and returns that hash and the
 // size in bytes. The same bytes are stored once. More than limit bytes is ErrTooLarge; -1 is no limit.
-// A store that needs the key first is served from a temporary file.
+// A store that needs the key first is served from a temporary file in Config.Scratch.
 func PutContent(ctx context.Context, s Store, prefix string, r io.Reader, limit int64) (hash string, size int64, err error) {
 	content := newContentReader(contextReader{ctx, r}, limit)
 	if cs, ok := s.(contentStore); ok {
 		return cs.putContent(ctx, prefix, content)
 	}
-	temp, err := os.CreateTemp("", "lyceum-blob-")
-	if err != nil {
-		return "", 0, err
+	dir := ""
+	if sc, ok := s.(scratched); ok {
+		dir = sc.scratchDir()
 	}
+	temp, err := os.CreateTemp(dir, "lyceum-blob-")
+	if err != nil {
+		return "", 0, full(err)
+	}
+	_ = os.Remove(temp.Name()) // a process that is killed leaves nothing behind, where a file may be removed while it is open
 	defer os.Remove(temp.Name())
 	defer temp.Close()
 	if size, err = io.Copy(temp, content); err != nil {
-		return "", 0, err
+		return "", 0, full(err)
 	}
 	hash = content.sum()
 	if info, err := s.Stat(ctx, prefix+hash); err == nil && info.Size == size {
@@ -214,4 +222,15 @@ func PutContent(ctx context.Context, s Store, prefix string, r io.Reader, limit 
 		return "", 0, err
 	}
 	return hash, size, nil
+}
+
+// scratched is a Store that says where its temporary files go.
+type scratched interface{ scratchDir() string }
+
+// full names the error of a disk without room.
+func full(err error) error {
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		return fmt.Errorf("%w: %w", ErrFull, err)
+	}
+	return err
 }

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"pgregory.net/rapid"
 
 	"lyceum/platform/blob"
@@ -253,5 +254,27 @@ func BenchmarkPutGet(b *testing.B) {
 				r.Close()
 			}
 		})
+	}
+}
+
+// TestS3PutsFilesOnTheirWayIntoItsScratch holds also that nothing stays there, whatever becomes of a file.
+func TestS3PutsFilesOnTheirWayIntoItsScratch(t *testing.T) {
+	scratch := filepath.Join(t.TempDir(), "scratch")
+	s, err := blob.Open(t.Context(), blob.Config{S3: s3Config(t), Scratch: scratch})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s = blob.Measured(s, prometheus.NewRegistry())
+	if _, _, err := blob.PutContent(t.Context(), s, "x/", strings.NewReader("some bytes"), -1); err != nil {
+		t.Fatal(err)
+	}
+	if left, err := os.ReadDir(scratch); err != nil || len(left) != 0 {
+		t.Errorf("the scratch holds %v, %v", left, err)
+	}
+	if err := os.Remove(scratch); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := blob.PutContent(t.Context(), s, "x/", strings.NewReader("other bytes"), -1); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("without the scratch: %v, expected that it is missed", err)
 	}
 }

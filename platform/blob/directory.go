@@ -115,7 +115,7 @@ func (d *Directory) writeTemp(r io.Reader) (name string, n int64, err error) {
 	}
 	if err = errors.Join(err, temp.Close()); err != nil {
 		os.Remove(temp.Name())
-		return "", 0, err
+		return "", 0, full(err)
 	}
 	return temp.Name(), n, nil
 }

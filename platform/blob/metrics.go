@@ -27,6 +27,13 @@ type measured struct {
 	seconds *prometheus.HistogramVec
 }
 
+func (m *measured) scratchDir() string {
+	if s, ok := m.Store.(scratched); ok {
+		return s.scratchDir()
+	}
+	return ""
+}
+
 func (m *measured) observe(operation string, start time.Time, err error) {
 	result := "ok"
 	if err != nil && !errors.Is(err, ErrNotFound) {

@@ -3,6 +3,8 @@ package blob
 import (
 	"context"
 	"errors"
+	"fmt"
+	"os"
 )
 
 // Config is the section "blob": a directory, or an S3-compatible store.
@@ -10,6 +12,7 @@ type Config struct {
 	Directory string   `yaml:"directory" own:"true" help:"directory for blobs; for one process, or, with directory_shared, a file system that all machines share"`
 	Shared    bool     `yaml:"directory_shared" own:"true" default:"false" help:"The directory is a file system that all machines of the fleet share. Each process proves it at its start."`
 	S3        S3Config `yaml:"s3"`
+	Scratch   string   `yaml:"-"` // directory for files on their way to S3; "" is the system's. It is made.
 }
 
 // Validate names the key that is wrong and what to write instead.
@@ -26,7 +29,17 @@ func Open(ctx context.Context, c Config) (Store, error) {
 		return nil, err
 	}
 	if c.S3.Bucket != "" || c.S3.Endpoint != "" {
-		return OpenS3(ctx, c.S3)
+		if c.Scratch != "" {
+			if err := os.MkdirAll(c.Scratch, 0o700); err != nil {
+				return nil, fmt.Errorf("blob: a directory for files on their way to S3: %w", err)
+			}
+		}
+		s, err := OpenS3(ctx, c.S3)
+		if err != nil {
+			return nil, err
+		}
+		s.scratch = c.Scratch
+		return s, nil
 	}
 	if c.Directory == "" {
 		return nil, errors.New("blob: expected a directory or an S3 store, found neither: set blob.directory or blob.s3.endpoint and blob.s3.bucket")

@@ -53,10 +53,11 @@ func (c *S3Config) Validate() error {
 
 // S3 keeps blobs in a bucket.
 type S3 struct {
-	client *minio.Client
-	core   minio.Core
-	bucket string
-	prefix string
+	client  *minio.Client
+	core    minio.Core
+	bucket  string
+	prefix  string
+	scratch string // directory for files whose key is not known yet
 }
 
 var _ Store = (*S3)(nil)
@@ -106,6 +107,8 @@ func OpenS3(ctx context.Context, c S3Config) (*S3, error) {
 	}
 	return s, nil
 }
+
+func (s *S3) scratchDir() string { return s.scratch }
 
 // Put implements Store.
 func (s *S3) Put(ctx context.Context, key string, r io.Reader, size int64) (int64, error) {
