@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -60,6 +61,7 @@ type Crew struct {
 	mu      sync.Mutex
 	members []*Member
 	wg      sync.WaitGroup
+	ports   atomic.Int64 // given on hosts
 }
 
 // Small is a fleet of eight processes on loopback, shared by the tests of a package.
@@ -192,7 +194,7 @@ func (c *Crew) add(s spec) (*Member, error) {
 	host, port := "127.0.0.1", 0
 	var err error
 	if p.Host != nil {
-		host, port = p.Host.Address("front"), 8000+len(c.Members())
+		host, port = p.Host.Address("front"), 8000+int(c.ports.Add(1))
 	} else if port, err = fleet.FreePort(); err != nil {
 		return nil, err
 	}
@@ -207,15 +209,14 @@ func (c *Crew) add(s spec) (*Member, error) {
 	return p, nil
 }
 
-// Join starts one more process and returns when it serves. data is its directory, "" for one of the crew's. It
-// leaves at the end of the test, if not before.
-func (c *Crew) Join(t *testing.T, roles, data string, environ ...string) *Member {
+// Join starts one more process on a host, nil for the machine itself, and returns when it serves. data is its directory,
+// "" for one of the crew's. It stays until it is told to leave.
+func (c *Crew) Join(t *testing.T, roles string, host *Host, data string, environ ...string) *Member {
 	t.Helper()
-	m, err := c.add(spec{roles: roles, data: data, environ: environ})
+	m, err := c.add(spec{roles, host, data, environ})
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { m.Leave(t) })
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	if err := awaitHealth(ctx, m.URL); err != nil {
@@ -238,9 +239,13 @@ func (m *Member) leave() error {
 	c.members = slices.DeleteFunc(c.members, func(o *Member) bool { return o == m })
 	c.mu.Unlock()
 	m.mu.Lock()
+	left := m.gone
 	m.gone = true
 	done := m.done
 	m.mu.Unlock()
+	if left {
+		return nil
+	}
 	_ = m.Signal(syscall.SIGCONT) // a stopped process would not hear of its end
 	_ = m.Signal(syscall.SIGTERM) // it may have ended
 	select {

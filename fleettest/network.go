@@ -49,7 +49,7 @@ func CanNetwork() error {
 		return fmt.Errorf("this machine makes no network namespaces: %s", strings.TrimSpace(string(out)))
 	}
 	defer func() { _ = exec.Command("ip", "netns", "del", probe).Run() }()
-	if out, err := exec.Command("ip", "-n", probe, "link", "add", "br", "type", "bridge").CombinedOutput(); err != nil {
+	if out, err := exec.Command("ip", "-n", probe, "link", "add", "name", "bridge0", "type", "bridge").CombinedOutput(); err != nil {
 		return fmt.Errorf("this machine makes no bridges: %s", strings.TrimSpace(string(out)))
 	}
 	return nil
@@ -96,7 +96,7 @@ func (n *Network) build() error {
 		do("-n", h.Name, "link", "set", "lo", "up")
 	}
 	for i, name := range networks {
-		do("-n", hub, "link", "add", name, "type", "bridge", "forward_delay", "0")
+		do("-n", hub, "link", "add", "name", name, "type", "bridge", "forward_delay", "0")
 		do("-n", hub, "link", "set", name, "up")
 		places := map[int]string{} // by last octet: the namespace, "" for the machine
 		if name != "peers" {
@@ -112,7 +112,7 @@ func (n *Network) build() error {
 			}
 			here := func(args ...string) { do(append(in[:len(in):len(in)], args...)...) }
 			device := n.device(i, number)
-			do("-n", hub, "link", "add", n.port(name, number), "type", "veth", "peer", "name", device)
+			do("-n", hub, "link", "add", "name", n.port(name, number), "type", "veth", "peer", "name", device)
 			if place != "" {
 				do("-n", hub, "link", "set", device, "netns", place)
 			} else {

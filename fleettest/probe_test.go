@@ -29,9 +29,8 @@ type probe struct {
 	rooms []string
 	bob   *fleettest.User // in all rooms, and has a push gateway
 
-	n      atomic.Int64
-	mu     sync.Mutex
-	pushed map[string]int // event ids that came to the gateway
+	n      *atomic.Int64
+	pushed *sync.Map // event ids that came to the gateway
 }
 
 // everyRole has all roles that a probe asks, which is all that have processes of their own.
@@ -42,7 +41,7 @@ var everyRole = []string{
 // newProbe makes users who talk to url. The gateway of pushes listens at host.
 func newProbe(t *testing.T, f *fleettest.Fleet, url, host string) *probe {
 	t.Helper()
-	p := &probe{t: t, url: url, pushed: map[string]int{}}
+	p := &probe{t: t, url: url, n: new(atomic.Int64), pushed: new(sync.Map)}
 	l, err := net.Listen("tcp", host+":0")
 	if err != nil {
 		t.Fatal(err)
@@ -70,9 +69,7 @@ func (p *probe) gateway(w http.ResponseWriter, r *http.Request) {
 		} `json:"notification"`
 	}
 	_ = json.NewDecoder(r.Body).Decode(&note)
-	p.mu.Lock()
-	p.pushed[note.Notification.EventID]++
-	p.mu.Unlock()
+	p.pushed.Store(note.Notification.EventID, true)
 	_, _ = io.WriteString(w, `{"rejected":[]}`)
 }
 
@@ -206,10 +203,7 @@ func (p *probe) ask(role string, i int) error {
 			return err
 		}
 		for began := time.Now(); time.Since(began) < 20*time.Second; time.Sleep(10 * time.Millisecond) {
-			p.mu.Lock()
-			n := p.pushed[id]
-			p.mu.Unlock()
-			if n > 0 {
+			if _, ok := p.pushed.Load(id); ok {
 				return nil
 			}
 		}

@@ -201,12 +201,12 @@ var engineFaults = []engineFault{
 
 // at is the same probe asking elsewhere.
 func (p *probe) at(url string) *probe {
-	other := &probe{t: p.t, url: url, bob: p.bob, rooms: p.rooms, pushed: p.pushed}
-	other.n.Store(p.n.Load() + 1_000_000)
+	other := *p
+	other.url, other.users = url, nil
 	for _, u := range p.users {
 		other.users = append(other.users, u.At(url))
 	}
-	return other
+	return &other
 }
 
 // seeded gives the seed of a random test, and prints it.
