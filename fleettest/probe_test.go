@@ -84,6 +84,9 @@ func (p *probe) measure(roles ...string) (time.Duration, error) {
 				if err := p.ask(role, j); err != nil {
 					errs[i*len(p.users)+j] = fmt.Errorf("%s: %w", role, err)
 				}
+				if took := time.Since(began); took > 10*time.Second {
+					p.t.Logf("%s of %s took %s", role, p.users[j].ID, took)
+				}
 			})
 		}
 	}
