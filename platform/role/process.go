@@ -278,6 +278,11 @@ func (p *Process) Pick(name, key string) (addr string, local, ok bool) {
 	return best.Address, best.ID == self.ID, true
 }
 
+// Lives tells whether the process at an internal address was alive when the view was last read.
+func (p *Process) Lives(addr string) bool {
+	return slices.ContainsFunc(p.Leases.Machines(), func(m lease.Machine) bool { return m.Address == addr })
+}
+
 // played tells whether a live process has the role.
 func (p *Process) played(name string) bool {
 	return slices.ContainsFunc(p.Leases.Machines(), func(m lease.Machine) bool { return m.Has(name) && !m.Draining })

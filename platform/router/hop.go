@@ -93,12 +93,8 @@ func (h *hop) watch(cancel context.CancelCauseFunc) {
 	if method := h.request.Method; method == http.MethodGet || method == http.MethodHead {
 		draining = h.request.Draining()
 	}
-	var look <-chan time.Time
-	if h.key != "" { // without a key the places change with each question
-		ticker := time.NewTicker(lookEvery)
-		defer ticker.Stop()
-		look = ticker.C
-	}
+	look := time.NewTicker(lookEvery)
+	defer look.Stop()
 	var grace <-chan time.Time
 	var moved time.Time // since when another place has the key; zero: it has not
 	for {
@@ -113,8 +109,8 @@ func (h *hop) watch(cancel context.CancelCauseFunc) {
 			cause = errDraining
 		case <-late.C:
 			cause = errLate
-		case <-look:
-			if addr, _, ok := h.router.places.Pick(h.request.Route.Role, h.key); !ok || addr == h.addr {
+		case <-look.C:
+			if !h.misplaced() {
 				moved = time.Time{}
 				continue
 			}
@@ -134,6 +130,16 @@ func (h *hop) watch(cancel context.CancelCauseFunc) {
 		}
 		return
 	}
+}
+
+// misplaced tells whether another process serves the key now. Without a key the places change with each question, and
+// a place is as good as any while its process lives.
+func (h *hop) misplaced() bool {
+	if h.key == "" {
+		return !h.router.places.Lives(h.addr)
+	}
+	addr, _, ok := h.router.places.Pick(h.request.Route.Role, h.key)
+	return ok && addr != h.addr
 }
 
 func (h *hop) idempotent() bool {

@@ -35,6 +35,8 @@ type Places interface {
 	// one when it plays the role, else each in turn. local says that it is this process; ok is false when
 	// nobody plays the role.
 	Pick(role, key string) (addr string, local, ok bool)
+	// Lives tells whether the process at an internal address is one of the fleet's living.
+	Lives(addr string) bool
 }
 
 // Options is what a Router is given; all but Registry is required.

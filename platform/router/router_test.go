@@ -32,6 +32,19 @@ type places struct {
 	mu    sync.Mutex
 	to    []string // one address per Pick, the last for all later ones; "" is this process
 	asked []string
+	dead  []string // addresses of processes that are gone
+}
+
+func (p *places) Lives(addr string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return !slices.Contains(p.dead, addr)
+}
+
+func (p *places) die(addr string) {
+	p.mu.Lock()
+	p.dead = append(p.dead, addr)
+	p.mu.Unlock()
 }
 
 func (p *places) Pick(role, key string) (addr string, local, ok bool) {
@@ -242,6 +255,7 @@ func (n *node) routes() []web.Route {
 		{Pattern: "GET /hold/{key}", Auth: web.None, Role: "r", Key: byKey, Handler: hold},
 		{Pattern: "PUT /hold/{key}", Auth: web.None, Role: "r", Key: byKey, Handler: hold},
 		{Pattern: "DELETE /hold/{key}", Auth: web.None, Role: "r", Key: byKey, Handler: hold},
+		{Pattern: "PUT /anywhere", Auth: web.None, Role: "r", Handler: hold},
 		{Pattern: "POST /hold/{key}", Auth: web.None, Role: "r", Key: byKey, Handler: hold},
 		{Pattern: "GET /see/{key}", Auth: web.None, Role: "r", Key: web.KeyPath("key"), Handler: see},
 		{Pattern: "POST /see/{key}", Auth: web.None, Role: "r", Key: web.KeyPath("key"), Handler: see},

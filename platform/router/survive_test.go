@@ -95,6 +95,23 @@ func TestALostPlaceEndsWhatMayNotBeDoneTwice(t *testing.T) {
 	})
 }
 
+// What any process of a role does is done by another one when the one that was asked is not heard of any more.
+func TestWhatHasNoKeyLeavesADeadProcess(t *testing.T) {
+	overBoth(t, func(t *testing.T, a, b *node) {
+		c := newNode(t, "ccc")
+		c.http2(a.transport.ForceAttemptHTTP2)
+		b.hold.Store(true)
+		a.places.send(b.addr(), c.addr())
+		go func() {
+			<-b.waiting
+			a.places.die(b.addr())
+		}()
+		if answer, _ := a.call(t, "PUT /anywhere", strings.NewReader("body")); answer.Node != c.name || answer.Body != "body" {
+			t.Errorf("it was answered by %+v", answer)
+		}
+	})
+}
+
 // A process that is paused keeps its connections open and answers nothing. When its keys have moved, what may
 // be done twice is done at the new place.
 func TestAMovedKeyIsTakenBack(t *testing.T) {
