@@ -1,6 +1,7 @@
 package fleettest
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -33,6 +34,7 @@ type Member struct {
 	crew    *Crew
 	data    string
 	environ []string
+	program string
 
 	mu   sync.Mutex
 	cmd  *exec.Cmd
@@ -46,6 +48,7 @@ type spec struct {
 	host    *Host
 	data    string // "": one of the crew's
 	environ []string
+	program string // "": the one of the crew
 }
 
 // Crew is a small fleet of real processes over engines of its own, whose parts a test breaks one by one: two
@@ -187,7 +190,7 @@ func (c *Crew) add(s spec) (*Member, error) {
 	for c.find(fmt.Sprintf("%s-%d", s.roles, n)) != nil {
 		n++
 	}
-	p := &Member{Name: fmt.Sprintf("%s-%d", s.roles, n), Roles: s.roles, Host: s.host, data: s.data, environ: s.environ, crew: c}
+	p := &Member{Name: fmt.Sprintf("%s-%d", s.roles, n), Roles: s.roles, Host: s.host, data: s.data, environ: s.environ, program: cmp.Or(s.program, c.program), crew: c}
 	if p.data == "" {
 		p.data = filepath.Join(c.dir, "data", p.Name)
 	}
@@ -213,7 +216,18 @@ func (c *Crew) add(s spec) (*Member, error) {
 // "" for one of the crew's. It stays until it is told to leave.
 func (c *Crew) Join(t *testing.T, roles string, host *Host, data string, environ ...string) *Member {
 	t.Helper()
-	m, err := c.add(spec{roles, host, data, environ})
+	return c.join(t, spec{roles: roles, host: host, data: data, environ: environ})
+}
+
+// JoinAs starts one more process, of another binary.
+func (c *Crew) JoinAs(t *testing.T, program, roles string, environ ...string) *Member {
+	t.Helper()
+	return c.join(t, spec{roles: roles, environ: environ, program: program})
+}
+
+func (c *Crew) join(t *testing.T, s spec) *Member {
+	t.Helper()
+	m, err := c.add(s)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -271,7 +285,7 @@ func (m *Member) spawn() error {
 		return err
 	}
 	defer log.Close()
-	args := []string{m.crew.program, "serve", "--data", m.data, "--listen", strings.TrimPrefix(m.URL, "http://"), "--roles", strings.ReplaceAll(m.Roles, "+", ",")}
+	args := []string{m.program, "serve", "--data", m.data, "--listen", strings.TrimPrefix(m.URL, "http://"), "--roles", strings.ReplaceAll(m.Roles, "+", ",")}
 	internal := "127.0.0.1:0"
 	if m.Host != nil {
 		internal = m.Host.Address("peers") + ":0"

@@ -80,8 +80,12 @@ func (c *chaos) ofProcesses() []fault {
 
 func (c *chaos) ofEngines() []fault {
 	list := []fault{
-		{"FLUSHALL of Redis", func(ctx context.Context, _ *rand.Rand) (func(context.Context) error, error) { return nil, c.crew.Redis.Flush(ctx) }},
-		{"Redis away", func(context.Context, *rand.Rand) (func(context.Context) error, error) { return c.crew.Redis.Restart, c.crew.Redis.Kill() }},
+		{"FLUSHALL of Redis", func(ctx context.Context, _ *rand.Rand) (func(context.Context) error, error) {
+			return nil, c.crew.Redis.Flush(ctx)
+		}},
+		{"Redis away", func(context.Context, *rand.Rand) (func(context.Context) error, error) {
+			return c.crew.Redis.Restart, c.crew.Redis.Kill()
+		}},
 		{"PostgreSQL crashed and away", func(context.Context, *rand.Rand) (func(context.Context) error, error) {
 			return c.crew.Postgres.Restart, c.crew.Postgres.Crash()
 		}},
