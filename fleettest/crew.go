@@ -94,8 +94,14 @@ func startSmall() (*Crew, error) {
 	c, err := newCrew("small", false)
 	if err == nil {
 		err = c.startAll([]spec{
-			{roles: "router"}, {roles: "client+media"}, {roles: "sync+push"}, {roles: "sync+push"},
-			{roles: "events"}, {roles: "events"}, {roles: Combined}, {roles: Combined},
+			{roles: "router"},
+			{roles: "client+media"},
+			{roles: "sync+push"},
+			{roles: "sync+push"},
+			{roles: "events"},
+			{roles: "events"},
+			{roles: Combined},
+			{roles: Combined},
 		})
 	}
 	return c, err

@@ -2,7 +2,6 @@ package fleettest_test
 
 import (
 	"context"
-	"fmt"
 	"maps"
 	"math/rand/v2"
 	"os"
@@ -216,6 +215,6 @@ func (p *probe) at(url string) *probe {
 func seeded(t *testing.T) uint64 {
 	t.Helper()
 	seed := chosenSeed()
-	t.Log(fmt.Sprintf("LYCEUM_CHAOS_SEED=%d", seed))
+	t.Logf("LYCEUM_CHAOS_SEED=%d", seed)
 	return seed
 }
