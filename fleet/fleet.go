@@ -390,6 +390,7 @@ func (p *Process) greet(ctx context.Context) {
 	}
 	fmt.Printf("\nLyceum %s serves %s at %s\n", obs.Version, p.config.Server.Name, p.config.baseURL())
 	fmt.Printf("Open a Matrix client, for example Element, and give it this address as homeserver.\n")
+	fmt.Printf("Operators see how it is at %s/_lyceum/status\n", p.config.baseURL())
 	if token != "" {
 		fmt.Printf("\nThe first administrator registers with this token: %s\n", token)
 		fmt.Printf("or type:  lyceum user add --admin NAME --data %s\n", p.config.Server.Data)
