@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"lyceum/platform/stream"
-	"lyceum/rooms"
 )
 
 // shard holds the users of a shard who are there, in the process that owns it.
@@ -16,10 +15,6 @@ type shard struct {
 	mu     sync.Mutex
 	loaded bool
 	users  map[string]*person
-
-	activeMu sync.Mutex
-	owned    bool // this process follows what the users of the shard do
-	active   map[string]int64
 }
 
 // person is a user in the owner's memory.
@@ -37,9 +32,6 @@ func (s *shard) drop() {
 	s.mu.Lock()
 	s.loaded, s.users = false, nil
 	s.mu.Unlock()
-	s.activeMu.Lock()
-	s.owned, s.active = false, nil
-	s.activeMu.Unlock()
 }
 
 // load reads who was there for a former owner; the caller holds mu and this process owns the shard.
@@ -58,9 +50,6 @@ func (p *Presence) load(ctx context.Context, i int) error {
 			devices: map[string]device{former: {st.Presence, p.Now()}}, status: st, lastActive: st.LastActive,
 		}
 	}
-	s.activeMu.Lock()
-	s.owned, s.active = true, map[string]int64{}
-	s.activeMu.Unlock()
 	return nil
 }
 
@@ -90,6 +79,7 @@ func (p *Presence) reportHere(ctx context.Context, userID string, r report) (str
 	if woken {
 		who.lastActive = now.UnixMilli()
 	}
+	who.lastActive = max(who.lastActive, min(r.ActiveAt, now.UnixMilli()))
 	msg := who.status.StatusMsg
 	if r.Message != nil {
 		msg = *r.Message
@@ -170,23 +160,7 @@ func (p *Presence) wait(ctx context.Context, s *shard, who *person, ticket *stre
 	return err
 }
 
-// active is a tail of the events stream: who sends something is active.
-func (p *Presence) active(rows []stream.Row) {
-	for _, row := range rows {
-		g, ok := rooms.Look(row)
-		if !ok {
-			continue // package rooms reports it
-		}
-		s := &p.shards[p.stream.Shard(string(g.Sender))]
-		s.activeMu.Lock()
-		if s.owned && s.active[string(g.Sender)] < g.OriginServerTS {
-			s.active[string(g.Sender)] = g.OriginServerTS
-		}
-		s.activeMu.Unlock()
-	}
-}
-
-// watch appends rows for users who became idle, active or left.
+// watch appends rows for users who became idle or left.
 func (p *Presence) watch(ctx context.Context) error {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
@@ -212,21 +186,14 @@ func (p *Presence) watch(ctx context.Context) error {
 
 func (p *Presence) watchShard(ctx context.Context, i int) error {
 	s := &p.shards[i]
-	s.activeMu.Lock()
-	active := s.active
-	if s.owned {
-		s.active = map[string]int64{}
-	}
-	s.activeMu.Unlock()
 	tickets := map[*person]*stream.Ticket{}
 	s.mu.Lock()
 	err := p.load(ctx, i)
 	now := p.Now()
-	for id, who := range s.users {
+	for _, who := range s.users {
 		if err != nil {
 			break
 		}
-		who.lastActive = max(who.lastActive, min(active[id], now.UnixMilli()))
 		var ticket *stream.Ticket
 		if ticket, err = p.settle(s, who, now, who.status.StatusMsg); ticket != nil {
 			tickets[who] = ticket

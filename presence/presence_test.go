@@ -1,10 +1,14 @@
 package presence
 
 import (
+	"encoding/binary"
 	"encoding/json"
 	"net/url"
+	"strconv"
 	"testing"
 	"time"
+
+	"github.com/cespare/xxhash/v2"
 
 	"lyceum/platform/stream"
 )
@@ -151,4 +155,58 @@ func FuzzFromRow(f *testing.F) {
 			t.Fatal("the content is no JSON")
 		}
 	})
+}
+
+// eventRow is a row of the events stream as the bus brings it, as far as a glance reads it.
+func eventRow(sender string, ts int64) stream.Row {
+	data := binary.AppendVarint(nil, ts)
+	data = binary.AppendUvarint(data, 0)
+	data = binary.AppendUvarint(data, uint64(len(sender)))
+	return stream.Row{Data: append(data, sender...)}
+}
+
+// The owner hears of a user who writes on and on now and then only.
+func TestActivityIsToldRarely(t *testing.T) {
+	run(t, func(t *testing.T, n *node) {
+		const bob = "@bob:here.test"
+		n.Seen(t.Context(), bob, "A", "online")
+		n.becomes(t, "bob", Online)
+		last := func() int64 {
+			s := &n.shards[n.stream.Shard(bob)]
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			return s.users[bob].lastActive
+		}
+		n.clock.Advance(30 * time.Second)
+		at := n.clock.Now().UnixMilli()
+		for i := range 1000 {
+			n.active([]stream.Row{eventRow(bob, at+int64(i)), eventRow("@nobody:here.test", at)})
+		}
+		until(t, "the owner hears", func() bool { return last() == at })
+		n.active([]stream.Row{eventRow(bob, at-3_600_000), eventRow(bob, at+3_600_000)})
+		n.clock.Advance(26 * time.Second)
+		n.active([]stream.Row{eventRow(bob, at+3_600_000)})
+		until(t, "the owner hears again", func() bool { return last() == at+26_000 })
+	})
+}
+
+func BenchmarkActive(b *testing.B) {
+	n := &Presence{Deps: Deps{Now: time.Now}, told: make(chan string, maxWaiting)}
+	now := time.Now().UnixMilli()
+	rows := make([]stream.Row, 0, 2000)
+	for i := range cap(rows) {
+		sender := "@some-longer-user-name-" + strconv.Itoa(i) + ":matrix.example.org"
+		rows = append(rows, eventRow(sender, now))
+		if s := &n.local[xxhash.Sum64String(sender)%stripes]; i%2 == 0 {
+			if s.users == nil {
+				s.users = map[string]*user{}
+			}
+			s.users[sender] = &user{active: now}
+		}
+	}
+	b.ReportAllocs()
+	for i := 0; b.Loop(); i++ {
+		at := i % len(rows)
+		n.active(rows[at : at+1])
+	}
 }

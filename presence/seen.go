@@ -6,6 +6,9 @@ import (
 	"time"
 
 	"github.com/cespare/xxhash/v2"
+
+	"lyceum/platform/stream"
+	"lyceum/rooms"
 )
 
 const (
@@ -14,6 +17,8 @@ const (
 	tellers    = 8
 	// refresh is how often the owner of a user hears of a device whose state stays.
 	refresh = 25 * time.Second
+	// activeEvery is how often the owner hears that a user is still active; far below idle_after.
+	activeEvery = 25 * time.Second
 )
 
 // stripe holds some of the users whom this process serves.
@@ -27,6 +32,8 @@ type user struct {
 	devices map[string]device
 	next    time.Time // when the owner is told again
 	waiting bool      // to be told
+	active  int64     // ms; the newest activity that the owner knows of or is to be told
+	told    int64     // ms; the newest activity that the owner was told
 }
 
 type device struct {
@@ -39,6 +46,8 @@ type report struct {
 	Devices []sighting `json:"devices,omitempty"`
 	Message *string    `json:"message,omitempty"`
 	Active  bool       `json:"active,omitempty"` // the user did something, just now
+	// ActiveAt is when the user did something, in ms; 0 for nothing new.
+	ActiveAt int64 `json:"active_at,omitempty"`
 }
 
 type sighting struct {
@@ -79,10 +88,43 @@ func (p *Presence) Seen(_ context.Context, userID, deviceID, state string) {
 	if known && before.state == state && now.Before(u.next) || u.waiting {
 		return
 	}
+	p.toBeTold(u, userID)
+}
+
+// toBeTold has the owner told of a user; the caller holds the stripe's lock. It tells whether that will be.
+func (p *Presence) toBeTold(u *user, userID string) bool {
+	if u.waiting {
+		return true
+	}
 	select {
 	case p.told <- userID:
 		u.waiting = true
-	default: // too many at once: the next request tells
+	default: // too many at once: the next request or event tells
+	}
+	return u.waiting
+}
+
+// active is a tail of the events stream in the processes whose users are told in sync: who sends something is active.
+// Only the processes that serve a user's devices note it, since they tell the owner of them anyway; a user
+// without devices is offline whatever they do. For most rows it is a look into a map.
+func (p *Presence) active(rows []stream.Row) {
+	now := p.Now().UnixMilli()
+	for _, row := range rows {
+		g, ok := rooms.Look(row)
+		if !ok {
+			continue // package rooms reports it
+		}
+		s := &p.local[xxhash.Sum64(g.Sender)%stripes]
+		s.mu.Lock()
+		// An application service may give its events any time.
+		if u := s.users[string(g.Sender)]; u != nil && min(g.OriginServerTS, now)-u.active >= activeEvery.Milliseconds() {
+			before := u.active
+			u.active = min(g.OriginServerTS, now)
+			if !p.toBeTold(u, string(g.Sender)) {
+				u.active = before
+			}
+		}
+		s.mu.Unlock()
 	}
 }
 
@@ -121,12 +163,15 @@ func (p *Presence) tellOwner(ctx context.Context, userID string) {
 			delete(u.devices, id)
 		}
 	}
+	if u.active > u.told {
+		r.ActiveAt, u.told = u.active, u.active
+	}
 	u.waiting, u.next = false, now.Add(refresh)
 	s.mu.Unlock()
 	if _, err := p.tell(ctx, userID, r); err != nil && ctx.Err() == nil {
 		p.Process.Log.Warn("the presence of a user could not be told", "user", userID, "error", err)
 		s.mu.Lock()
-		u.next = now
+		u.next, u.active, u.told = now, 0, 0 // all of it is told again
 		s.mu.Unlock()
 	}
 }
