@@ -3,14 +3,12 @@ package role
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/cespare/xxhash/v2"
 	"golang.org/x/sync/errgroup"
 
 	"lyceum/platform/bus"
@@ -44,9 +42,10 @@ type Process struct {
 	Log     *slog.Logger
 	Roles   []Role // the table of all roles
 
-	mint  atomic.Int64
-	epoch uint32
-	parts []part
+	mint    atomic.Int64
+	epoch   uint32
+	parts   []part
+	players atomic.Pointer[players]
 }
 
 type part struct {
@@ -234,71 +233,7 @@ func (p *Process) Find(name string) (Role, bool) {
 	return p.Roles[i], true
 }
 
-// Pick chooses the process for a request: the owner of the key's shard for a role that writes a stream,
-// else one that the key hashes to, else this process. Where no process has the role, its pool has it. It is
-// not ok when nobody has either.
-func (p *Process) Pick(name, key string) (addr string, local, ok bool) {
-	self := p.Leases.Self()
-	r, known := p.Find(name)
-	if known && r.Pool != "" && !p.played(name) {
-		name = r.Pool
-		r, known = p.Find(name)
-	}
-	if known && r.Stream != "" && key != "" {
-		for _, st := range p.Streams.All() {
-			if st.Name() != r.Stream {
-				continue
-			}
-			if h, held := st.Owner(st.Shard(key)); held {
-				m, _ := p.Leases.Machine(h.Machine)
-				return m.Address, h.Machine == self.ID, true
-			}
-		}
-	}
-	if key == "" && self.Has(name) && !self.Draining {
-		return self.Address, true, true
-	}
-	var best lease.Machine
-	var weight uint64
-	for _, m := range p.Leases.Machines() {
-		if !m.Has(name) || m.Draining {
-			continue
-		}
-		if w := xxhash.Sum64String(fmt.Sprintf("%s/%d", key, m.ID)) | 1; w > weight {
-			best, weight = m, w
-		}
-	}
-	if weight == 0 {
-		return "", self.Has(name), self.Has(name)
-	}
-	if key == "" { // spread over all
-		addr = p.next(name)
-		return addr, addr == self.Address, true
-	}
-	return best.Address, best.ID == self.ID, true
-}
-
 // Lives tells whether the process at an internal address was alive when the view was last read.
 func (p *Process) Lives(addr string) bool {
 	return slices.ContainsFunc(p.Leases.Machines(), func(m lease.Machine) bool { return m.Address == addr })
-}
-
-// played tells whether a live process has the role.
-func (p *Process) played(name string) bool {
-	return slices.ContainsFunc(p.Leases.Machines(), func(m lease.Machine) bool { return m.Has(name) && !m.Draining })
-}
-
-var turn atomic.Uint64
-
-func (p *Process) next(name string) string {
-	var all []string
-	for _, m := range p.Leases.Machines() {
-		if m.Has(name) && !m.Draining {
-			all = append(all, m.Address)
-		}
-	}
-	if len(all) == 0 {
-		return ""
-	}
-	return all[turn.Add(1)%uint64(len(all))]
 }

@@ -1,0 +1,103 @@
+package role
+
+import (
+	"sync"
+	"sync/atomic"
+	"unsafe"
+
+	"github.com/cespare/xxhash/v2"
+
+	"lyceum/platform/lease"
+)
+
+// players are the live machines by role, as of one view of the leases.
+type players struct {
+	machines []lease.Machine // the view that they were made from
+	mu       sync.RWMutex
+	roles    map[string][]player
+}
+
+// player is a machine that takes requests of a role.
+type player struct {
+	addr string
+	id   int
+	seed uint64 // of its weights for keys
+}
+
+// played gives the live processes that take requests of a role. It is made anew when the view of the leases is.
+func (p *Process) played(name string) []player {
+	machines := p.Leases.Machines()
+	now := p.players.Load()
+	// A view is never written to, and this one can not be freed while it is compared with: the same array is the same view.
+	if now == nil || len(now.machines) != len(machines) || unsafe.SliceData(now.machines) != unsafe.SliceData(machines) {
+		now = &players{machines: machines, roles: map[string][]player{}}
+		p.players.Store(now)
+	}
+	now.mu.RLock()
+	list, known := now.roles[name]
+	now.mu.RUnlock()
+	if known {
+		return list
+	}
+	for _, m := range machines {
+		if m.Has(name) && !m.Draining {
+			list = append(list, player{m.Address, m.ID, mix(uint64(m.ID) + 1)})
+		}
+	}
+	now.mu.Lock()
+	now.roles[name] = list
+	now.mu.Unlock()
+	return list
+}
+
+// mix spreads the bits of a number (the finaliser of SplitMix64, Steele and others, OOPSLA 2014).
+func mix(x uint64) uint64 {
+	x = (x ^ x>>30) * 0xbf58476d1ce4e5b9
+	x = (x ^ x>>27) * 0x94d049bb133111eb
+	return x ^ x>>31
+}
+
+var turn atomic.Uint64
+
+// Pick chooses the process for a request: the owner of the key's shard for a role that writes a stream,
+// else one that the key hashes to, else this process. Where no process has the role, its pool has it. It is
+// not ok when nobody has either.
+func (p *Process) Pick(name, key string) (addr string, local, ok bool) {
+	self := p.Leases.Self()
+	r, known := p.Find(name)
+	list := p.played(name)
+	if known && r.Pool != "" && len(list) == 0 {
+		name = r.Pool
+		r, known = p.Find(name)
+		list = p.played(name)
+	}
+	if known && r.Stream != "" && key != "" {
+		for _, st := range p.Streams.All() {
+			if st.Name() != r.Stream {
+				continue
+			}
+			if h, held := st.Owner(st.Shard(key)); held {
+				m, _ := p.Leases.Machine(h.Machine)
+				return m.Address, h.Machine == self.ID, true
+			}
+		}
+	}
+	if key == "" && self.Has(name) && !self.Draining {
+		return self.Address, true, true
+	}
+	if len(list) == 0 {
+		return "", self.Has(name), self.Has(name)
+	}
+	if key == "" { // spread over all
+		addr = list[turn.Add(1)%uint64(len(list))].addr
+		return addr, addr == self.Address, true
+	}
+	// Rendezvous hashing: a machine that comes or goes moves only the keys that it gets or had.
+	hash, best, weight := xxhash.Sum64String(key), 0, uint64(0)
+	for i := range list {
+		if w := mix(hash ^ list[i].seed); w > weight {
+			best, weight = i, w
+		}
+	}
+	return list[best].addr, list[best].id == self.ID, true
+}
