@@ -89,6 +89,6 @@ type buffers struct{ pool sync.Pool }
 
 var copyBuffers = &buffers{sync.Pool{New: func() any { b := make([]byte, 32<<10); return &b }}}
 
-func (b *buffers) Get() []byte { return *b.pool.Get().(*[]byte) }
+func (b *buffers) take() *[]byte { return b.pool.Get().(*[]byte) }
 
-func (b *buffers) Put(p []byte) { b.pool.Put(&p) }
+func (b *buffers) give(p *[]byte) { b.pool.Put(p) }

@@ -3,13 +3,17 @@ package router
 import (
 	"context"
 	"errors"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptrace"
 	"net/http/httputil"
+	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
+	"lyceum/platform/rpc"
 	"lyceum/platform/web"
 )
 
@@ -25,7 +29,7 @@ var (
 
 // The states of a hop: an answer that begins and a hop that is given up exclude each other.
 const (
-	waiting int32 = iota
+	waiting = iota
 	answering
 	givenUp
 )
@@ -38,9 +42,14 @@ type hop struct {
 	deadline  time.Time // until which the answer must have begun
 	body      *body
 	failure   error
-	state     atomic.Int32
-	connected atomic.Bool   // a connection was there, so that something may have been sent
-	begun     chan struct{} // closed when the answer has begun or the hop is over
+	cancel    context.CancelCauseFunc
+	trace     httptrace.ClientTrace
+	connected atomic.Bool // a connection was there, so that something may have been sent
+
+	mu      sync.Mutex
+	state   int
+	moved   time.Time // since when another place has the key; zero: it has not
+	stopped time.Time // when it was seen that this process stops
 }
 
 // do returns nil when the answer was written. After errUnreached and errRepeatable the request's body can be
@@ -49,87 +58,175 @@ func (h *hop) do() error {
 	in := h.request.Request
 	ctx, cancel := context.WithCancelCause(in.Context())
 	defer cancel(nil)
-	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { h.connected.Store(true) }})
-	in = in.WithContext(ctx)
-	if in.Body != nil && in.Body != http.NoBody {
+	h.cancel = cancel
+	h.trace.GotConn = func(httptrace.GotConnInfo) { h.connected.Store(true) }
+	ctx = httptrace.WithClientTrace(ctx, &h.trace)
+	if in.Body != nil && in.Body != http.NoBody && in.ContentLength != 0 {
 		h.body = &body{source: in.Body, limit: h.request.Route.Upload}
-		in.Body = h.body
 	}
-	h.begun = make(chan struct{})
-	watched := make(chan struct{})
-	go func() {
-		defer close(watched)
-		h.watch(cancel)
-	}()
-	proxy := httputil.ReverseProxy{
-		Rewrite:        h.rewrite,
-		Transport:      h.router.transport,
-		ModifyResponse: h.modify,
-		ErrorHandler:   func(_ http.ResponseWriter, _ *http.Request, err error) { h.failure = err },
-		BufferPool:     copyBuffers,
-		ErrorLog:       h.router.proxyLog,
+	h.router.watch.add(h)
+	defer h.over() // also when a broken answer is cut by a panic
+	if in.Header["Upgrade"] != nil {
+		h.upgrade(in.WithContext(ctx))
+	} else {
+		h.pass(in, ctx)
 	}
-	defer func() { // also when a broken answer is cut by a panic
-		if h.state.CompareAndSwap(waiting, givenUp) {
-			close(h.begun)
-		}
-		<-watched
-	}()
-	proxy.ServeHTTP(h.request.Writer(), in)
 	if h.failure == nil {
 		return nil
 	}
-	if cause := context.Cause(ctx); cause != nil && in.Context().Err() != nil && h.request.Context().Err() == nil {
+	if cause := context.Cause(ctx); cause != nil && h.request.Context().Err() == nil {
 		h.failure = cause
 	}
 	return h.classify()
 }
 
-// watch gives the hop up when waiting for its answer is no longer the best that can be done.
-func (h *hop) watch(cancel context.CancelCauseFunc) {
-	late := time.NewTimer(time.Until(h.deadline))
-	defer late.Stop()
-	var draining <-chan struct{}
-	if method := h.request.Method; method == http.MethodGet || method == http.MethodHead {
-		draining = h.request.Draining()
+// begin notes that the answer begins; not when the hop was given up in this moment: the cause is in the context.
+func (h *hop) begin() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.state != waiting {
+		return false
 	}
-	look := time.NewTicker(lookEvery)
-	defer look.Stop()
-	var grace <-chan time.Time
-	var moved time.Time // since when another place has the key; zero: it has not
-	for {
-		var cause error
-		select {
-		case <-h.begun:
-			return
-		case <-draining:
-			draining, grace = nil, time.After(drainGrace)
-			continue
-		case <-grace:
-			cause = errDraining
-		case <-late.C:
-			cause = errLate
-		case <-look.C:
-			if !h.misplaced() {
-				moved = time.Time{}
-				continue
-			}
-			if moved.IsZero() { // a place that only hands its keys over may be about to answer: it gets one look more
-				moved = time.Now()
-				continue
-			}
-			cause = errMoved
-			if !h.idempotent() || h.body != nil && !h.body.repeatable() {
-				if cause = errLost; time.Since(moved) < lostAfter {
-					continue
-				}
-			}
+	h.state = answering
+	h.router.watch.remove(h)
+	return true
+}
+
+func (h *hop) over() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.state == waiting {
+		h.state = givenUp
+	}
+	h.router.watch.remove(h)
+}
+
+// pass sends the request and copies the answer.
+func (h *hop) pass(in *http.Request, ctx context.Context) { //nolint:revive // the context is the hop's, not the request's
+	out := in.WithContext(ctx)
+	at := *in.URL
+	at.Scheme, at.Host, at.User = "https", h.addr, nil
+	out.URL, out.RequestURI, out.Close = &at, "", false
+	out.Header = make(http.Header, len(in.Header)+4)
+	for name, values := range in.Header {
+		if !ofConnection(name) && !ofProxies(name) {
+			out.Header[name] = values
 		}
-		if h.state.CompareAndSwap(waiting, givenUp) {
-			cancel(cause)
-		}
+	}
+	dropNamed(out.Header, in.Header["Connection"])
+	h.sign(out.Header)
+	out.Body = nil
+	if h.body != nil {
+		out.Body = h.body
+	}
+	if out.Header["User-Agent"] == nil {
+		out.Header["User-Agent"] = noValue // else the transport names itself
+	}
+	response, err := h.router.transport.RoundTrip(out)
+	if err != nil {
+		h.failure = err
 		return
 	}
+	defer response.Body.Close()
+	if !h.begin() {
+		h.failure = errDraining
+		return
+	}
+	w := h.request.Writer()
+	header := w.Header()
+	mine := len(header)
+	dropNamed(response.Header, response.Header["Connection"])
+	for name, values := range response.Header {
+		if ofConnection(name) {
+			continue
+		}
+		if mine > 0 && header[name] != nil { // this process has set it already, such as CORS
+			continue
+		}
+		header[name] = values
+	}
+	w.WriteHeader(response.StatusCode)
+	if response.Body == http.NoBody {
+		return
+	}
+	if err := copyBody(w, response); err != nil {
+		h.router.log.DebugContext(ctx, "an answer of another process was cut", "request", h.request.ID(), "place", h.addr, "error", err)
+		panic(http.ErrAbortHandler) // it has begun: only so the client sees that it is broken
+	}
+}
+
+// copyBody sends what came at once when nobody knows how much will come.
+func copyBody(w http.ResponseWriter, response *http.Response) error {
+	buffer := copyBuffers.take()
+	defer copyBuffers.give(buffer)
+	control, stream := http.NewResponseController(w), response.ContentLength < 0
+	if stream {
+		_ = control.Flush()
+	}
+	for {
+		n, err := response.Body.Read(*buffer)
+		if n > 0 {
+			if _, err := w.Write((*buffer)[:n]); err != nil {
+				return err
+			}
+			if stream {
+				_ = control.Flush()
+			}
+		}
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+var noValue = []string{""}
+
+// ofConnection tells whether a header is about one connection (RFC 9110, 7.6.1).
+func ofConnection(name string) bool {
+	switch name {
+	case "Connection", "Proxy-Connection", "Keep-Alive", "Proxy-Authenticate", "Proxy-Authorization", "Te", "Trailer", "Transfer-Encoding", "Upgrade", "Expect":
+		return true
+	}
+	return false
+}
+
+// ofProxies tells whether a header is a claim that the other process would believe this one.
+func ofProxies(name string) bool {
+	switch name {
+	case "Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto":
+		return true
+	}
+	return false
+}
+
+// dropNamed drops the headers that the header Connection names.
+func dropNamed(header http.Header, lines []string) {
+	for _, line := range lines {
+		for name := range strings.SplitSeq(line, ",") {
+			header.Del(strings.TrimSpace(name))
+		}
+	}
+}
+
+// upgrade passes a websocket on: it takes a connection of its own.
+func (h *hop) upgrade(in *http.Request) {
+	if h.body != nil {
+		in.Body = h.body
+	}
+	proxy := httputil.ReverseProxy{
+		Rewrite: func(p *httputil.ProxyRequest) {
+			p.Out.URL.Scheme, p.Out.URL.Host = "https", h.addr
+			h.sign(p.Out.Header)
+		},
+		Transport:      h.router.transport,
+		ModifyResponse: h.modify,
+		ErrorHandler:   func(_ http.ResponseWriter, _ *http.Request, err error) { h.failure = err },
+		ErrorLog:       h.router.proxyLog,
+	}
+	proxy.ServeHTTP(h.request.Writer(), in)
 }
 
 // misplaced tells whether another process serves the key now. Without a key the places change with each question, and
@@ -153,17 +250,20 @@ func (h *hop) idempotent() bool {
 // classify says whether the failed request may be done again, and makes its body readable from the start.
 func (h *hop) classify() error {
 	original := h.request.Request
+	h.mu.Lock()
+	begun := h.state == answering
+	h.mu.Unlock()
 	switch {
 	case original.Context().Err() != nil:
 		return original.Context().Err()
-	case h.state.Load() == answering, errors.Is(h.failure, errLate):
+	case begun, errors.Is(h.failure, errLate):
 		return h.failure
 	case h.body != nil && h.body.tooLarge():
 		return errTooLarge
 	}
 	// A transport may have had an old connection that was closed, and then fail to make a new one.
 	op, ok := errors.AsType[*net.OpError](h.failure)
-	unsent := !h.connected.Load() || ok && op.Op == "dial"
+	unsent := !h.connected.Load() || ok && op.Op == "dial" || errors.Is(h.failure, rpc.ErrUnreachable)
 	switch {
 	case errors.Is(h.failure, errDraining):
 	case errors.Is(h.failure, errMoved):
@@ -189,27 +289,26 @@ func (h *hop) classify() error {
 	return errors.Join(errRepeatable, h.failure)
 }
 
-func (h *hop) rewrite(p *httputil.ProxyRequest) {
-	p.Out.URL.Scheme = "https"
-	p.Out.URL.Host = h.addr
-	header := p.Out.Header
-	header.Set(HopHeader, h.router.machine)
-	header.Set("X-Request-Id", h.request.ID())
-	header.Set("X-Forwarded-Proto", h.request.Scheme())
+// sign adds what the other process is to know about the request.
+func (h *hop) sign(header http.Header) {
+	header[HopHeader] = h.router.machineValue
+	header["X-Request-Id"] = []string{h.request.ID()}
+	header["X-Forwarded-Proto"] = []string{h.request.Scheme()}
 	if client := h.request.RemoteIP(); client.IsValid() {
-		header.Set("X-Forwarded-For", client.String())
+		header["X-Forwarded-For"] = []string{client.String()}
 	}
-	if header.Get("Accept-Encoding") == "" {
-		header.Set("Accept-Encoding", "identity") // else the transport asks for gzip and unpacks it, and the length is lost
+	if header["Accept-Encoding"] == nil {
+		header["Accept-Encoding"] = identity // else the transport asks for gzip and unpacks it, and the length is lost
 	}
 }
 
+var identity = []string{"identity"}
+
 // modify drops what this process has set already, such as CORS, so that it does not stand there twice.
 func (h *hop) modify(response *http.Response) error {
-	if !h.state.CompareAndSwap(waiting, answering) {
-		return errDraining // given up in this moment; the cause is in the context
+	if !h.begin() {
+		return errDraining
 	}
-	close(h.begun)
 	for name := range h.request.Writer().Header() {
 		response.Header.Del(name)
 	}

@@ -50,19 +50,20 @@ type Options struct {
 
 // Router passes requests on.
 type Router struct {
-	places    Places
-	transport http.RoundTripper
-	machine   string
-	log       *slog.Logger
-	proxyLog  *log.Logger
-	hops      *prometheus.CounterVec
-	health    health
+	places       Places
+	transport    http.RoundTripper
+	machineValue []string // header value
+	watch        watch
+	log          *slog.Logger
+	proxyLog     *log.Logger
+	hops         *prometheus.CounterVec
+	health       health
 }
 
 // New makes a Router. Its Dispatch goes into web.Options.
 func New(o Options) *Router {
 	r := &Router{
-		places: o.Places, transport: o.Transport, machine: strconv.Itoa(o.Machine), log: o.Log, proxyLog: slog.NewLogLogger(o.Log.Handler(), slog.LevelDebug),
+		places: o.Places, transport: o.Transport, machineValue: []string{strconv.Itoa(o.Machine)}, watch: watch{waiting: map[*hop]struct{}{}}, log: o.Log, proxyLog: slog.NewLogLogger(o.Log.Handler(), slog.LevelDebug),
 		health: health{transport: o.Transport, down: map[string]*outage{}, suspects: map[string]bool{}},
 		hops: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "lyceum_router_hops_total", Help: "Requests passed on to another process, by role and result (passed, served_here, failed).",

@@ -22,6 +22,7 @@ import (
 	"go.uber.org/goleak"
 
 	"lyceum/platform/router"
+	"lyceum/platform/rpc"
 	"lyceum/platform/web"
 )
 
@@ -81,6 +82,9 @@ type node struct {
 	public    *httptest.Server
 	internal  *httptest.Server
 	transport *http.Transport
+	fleet     http.RoundTripper      // to the listeners of package rpc
+	listener  net.Listener           // of package rpc
+	own       bool                   // the nodes speak the fleet's own protocol
 	proto     atomic.Pointer[string] // what others spoke to this node's handlers
 	dials     atomic.Int64
 	waiting   chan string // names of handlers that have begun to wait
@@ -88,15 +92,31 @@ type node struct {
 	hold      atomic.Bool // handlers of /hold wait
 }
 
-func (n *node) addr() string { return n.internal.Listener.Addr().String() }
+func (n *node) addr() string {
+	if n.own {
+		return n.listener.Addr().String()
+	}
+	return n.internal.Listener.Addr().String()
+}
 
-// overBoth runs a body on two fresh processes that speak HTTP/1.1 to each other, and HTTP/2.
+// RoundTrip speaks to other nodes as the test wants it.
+func (n *node) RoundTrip(r *http.Request) (*http.Response, error) {
+	if n.own {
+		return n.fleet.RoundTrip(r)
+	}
+	return n.transport.RoundTrip(r)
+}
+
+// overBoth runs a body on two fresh processes that speak HTTP/1.1 to each other, HTTP/2, and the protocol of package rpc.
 func overBoth(t *testing.T, body func(t *testing.T, a, b *node)) {
-	for _, protocol := range []string{"HTTP/1.1", "HTTP/2.0"} {
+	for _, protocol := range []string{"HTTP/1.1", "HTTP/2.0", "fleet"} {
 		t.Run(protocol, func(t *testing.T) {
 			a, b := newNode(t, "a"), newNode(t, "bb")
 			a.http2(protocol == "HTTP/2.0")
 			b.http2(protocol == "HTTP/2.0")
+			if protocol == "fleet" { // which is HTTP/2 to handlers
+				a.own, b.own, protocol = true, true, "HTTP/2.0"
+			}
 			body(t, a, b)
 			if proto := b.proto.Load(); proto != nil && *proto != protocol {
 				t.Errorf("the processes spoke %s", *proto)
@@ -123,7 +143,7 @@ func newNode(t testing.TB, name string) *node {
 		return dialer.DialContext(ctx, network, addr)
 	}
 	n.transport = base
-	r := router.New(router.Options{Places: n.places, Transport: base, Machine: len(name), Log: log})
+	r := router.New(router.Options{Places: n.places, Transport: n, Machine: len(name), Log: log})
 	s, err := web.New(web.Options{Log: log, Dispatch: r.Dispatch, Config: web.Config{Compress: true, TrustedProxies: []string{"192.0.2.9"}}})
 	if err != nil {
 		t.Fatal(err)
@@ -134,6 +154,24 @@ func newNode(t testing.TB, name string) *node {
 	n.internal = httptest.NewUnstartedServer(s.Internal())
 	n.internal.EnableHTTP2 = true
 	n.internal.StartTLS()
+	wire, err := rpc.New(rpc.Options{Secret: []byte("a secret for the tests")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	wire.Fallback(s.Internal())
+	if n.listener, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
+		t.Fatal(err)
+	}
+	n.fleet = wire.Transport()
+	ctx, stop := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- wire.Serve(ctx, n.listener) }()
+	t.Cleanup(func() {
+		stop()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
 	t.Cleanup(func() {
 		n.public.CloseClientConnections()
 		n.public.Close()

@@ -73,6 +73,7 @@ func TestALostPlaceEndsWhatMayNotBeDoneTwice(t *testing.T) {
 	overBoth(t, func(t *testing.T, a, b *node) {
 		c := newNode(t, "ccc")
 		c.http2(a.transport.ForceAttemptHTTP2)
+		c.own = a.own
 		b.hold.Store(true)
 		a.places.send(b.addr())
 		go func() {
@@ -100,6 +101,7 @@ func TestWhatHasNoKeyLeavesADeadProcess(t *testing.T) {
 	overBoth(t, func(t *testing.T, a, b *node) {
 		c := newNode(t, "ccc")
 		c.http2(a.transport.ForceAttemptHTTP2)
+		c.own = a.own
 		b.hold.Store(true)
 		a.places.send(b.addr(), c.addr())
 		go func() {
@@ -118,6 +120,7 @@ func TestAMovedKeyIsTakenBack(t *testing.T) {
 	overBoth(t, func(t *testing.T, a, b *node) {
 		c := newNode(t, "ccc")
 		c.http2(a.transport.ForceAttemptHTTP2)
+		c.own = a.own
 		b.hold.Store(true)
 		for _, to := range []*node{c, a} {
 			for _, request := range []string{"GET ", "PUT body", "DELETE "} {

@@ -3,6 +3,7 @@ package rpc
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -51,11 +52,15 @@ type Options struct {
 
 // Node is this process's end: it serves methods and calls those of others.
 type Node struct {
-	o         Options
-	transport *http.Transport
-	client    *http.Client
-	server    *http.Server
-	latency   *prometheus.HistogramVec
+	o       Options
+	links   *links
+	client  *http.Client
+	server  *http.Server
+	latency *prometheus.HistogramVec
+
+	linksMu sync.Mutex
+	served  map[*link]bool // of other processes
+	leaving bool           // no more of them
 
 	mu       sync.RWMutex
 	methods  map[string]func(ctx context.Context, body []byte) ([]byte, error)
@@ -71,7 +76,7 @@ func New(o Options) (*Node, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	n := &Node{o: o, methods: map[string]func(context.Context, []byte) ([]byte, error){}}
+	n := &Node{o: o, served: map[*link]bool{}, methods: map[string]func(context.Context, []byte) ([]byte, error){}}
 	n.latency = prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Name: "lyceum_rpc_seconds", Help: "Time of calls to other processes.",
 		Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 5},
@@ -79,26 +84,32 @@ func New(o Options) (*Node, error) {
 	if o.Registry != nil {
 		o.Registry.MustRegister(n.latency)
 	}
-	n.transport = &http.Transport{
-		DialContext: (&net.Dialer{Timeout: 2 * time.Second, KeepAlive: 5 * time.Second}).DialContext,
+	n.links = newLinks(&http.Transport{
+		DialContext: (&net.Dialer{Timeout: dialTimeout, KeepAlive: 5 * time.Second}).DialContext,
 		// The kernel takes connections for a paused process, so the dial alone does not find it out.
 		TLSHandshakeTimeout: 2 * time.Second,
 		TLSClientConfig:     clientTLS, ForceAttemptHTTP2: true, MaxIdleConnsPerHost: 64, IdleConnTimeout: 90 * time.Second,
 		// A peer that is gone or paused is found by pings within 4 s instead of by long time-outs.
 		HTTP2: &http.HTTP2Config{SendPingTimeout: 2 * time.Second, PingTimeout: 2 * time.Second, MaxConcurrentStreams: 10_000},
-	}
+	}, clientTLS)
 	n.client = &http.Client{Transport: n.Transport()}
+	var protocols http.Protocols
+	protocols.SetHTTP1(true)
+	protocols.SetHTTP2(true)
 	n.server = &http.Server{
-		Handler: n, TLSConfig: serverTLS, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
+		Protocols:    &protocols,
+		TLSNextProto: map[string]func(*http.Server, *tls.Conn, http.Handler){linkProtocol: func(_ *http.Server, conn *tls.Conn, _ http.Handler) { n.serveLink(conn) }},
+		Handler:      n, TLSConfig: serverTLS, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
 		ErrorLog: slog.NewLogLogger(o.Log.Handler(), slog.LevelDebug),
 		// Calls of a caller that is gone are cancelled.
 		HTTP2: &http.HTTP2Config{SendPingTimeout: 5 * time.Second, PingTimeout: 5 * time.Second, MaxConcurrentStreams: 10_000},
 	}
+	n.server.RegisterOnShutdown(n.leave)
 	return n, nil
 }
 
 // Transport makes authenticated requests to the internal listeners of other processes.
-func (n *Node) Transport() http.RoundTripper { return traced{n.transport} }
+func (n *Node) Transport() http.RoundTripper { return traced{n.links} }
 
 // traced names the trace of a request in its headers.
 type traced struct{ next http.RoundTripper }
@@ -177,7 +188,7 @@ func (n *Node) post(ctx context.Context, addr, method string, body []byte) ([]by
 		switch {
 		case ctx.Err() != nil:
 			return nil, ctx.Err()
-		case !sent.Load():
+		case !sent.Load(), errors.Is(err, ErrUnreachable):
 			return nil, fmt.Errorf("call %s at %s: %w: %w", method, addr, ErrUnreachable, err)
 		}
 		return nil, fmt.Errorf("call %s at %s: %w: %w", method, addr, ErrBroken, err)
@@ -263,6 +274,6 @@ func (n *Node) Serve(ctx context.Context, l net.Listener) error {
 	if err := n.server.Shutdown(end); err != nil {
 		_ = n.server.Close() // what still runs is cut
 	}
-	n.transport.CloseIdleConnections()
+	n.links.CloseIdleConnections()
 	return nil
 }

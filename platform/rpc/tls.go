@@ -71,11 +71,13 @@ func configs(secret []byte) (server, client *tls.Config, err error) {
 	}
 	server = &tls.Config{
 		Certificates: []tls.Certificate{cert}, ClientCAs: pool, ClientAuth: tls.RequireAndVerifyClientCert,
-		MinVersion: tls.VersionTLS13, NextProtos: []string{"h2", "http/1.1"},
+		MinVersion: tls.VersionTLS13, NextProtos: []string{linkProtocol, "h2", "http/1.1"},
+		DynamicRecordSizingDisabled: true,
 	}
 	client = &tls.Config{
 		Certificates: []tls.Certificate{cert}, RootCAs: pool, ServerName: serverName, MinVersion: tls.VersionTLS13,
-		ClientSessionCache: tls.NewLRUClientSessionCache(64),
+		DynamicRecordSizingDisabled: true,
+		ClientSessionCache:          tls.NewLRUClientSessionCache(64),
 	}
 	return server, client, nil
 }

@@ -1,0 +1,100 @@
+package router
+
+import (
+	"net/http"
+	"sync"
+	"time"
+)
+
+// watch looks after the hops that wait for an answer: one goroutine for all, while there are any.
+type watch struct {
+	mu      sync.Mutex
+	waiting map[*hop]struct{}
+	running bool
+	looks   []*hop // of the goroutine
+}
+
+func (w *watch) add(h *hop) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.waiting[h] = struct{}{}
+	if !w.running {
+		w.running = true
+		go w.run()
+	}
+}
+
+func (w *watch) remove(h *hop) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.waiting, h)
+}
+
+func (w *watch) run() {
+	tick := time.NewTicker(lookEvery)
+	defer tick.Stop()
+	for now := range tick.C {
+		w.mu.Lock()
+		if len(w.waiting) == 0 {
+			w.running, w.looks = false, nil
+			w.mu.Unlock()
+			return
+		}
+		for h := range w.waiting {
+			w.looks = append(w.looks, h)
+		}
+		w.mu.Unlock()
+		for _, h := range w.looks {
+			h.look(now)
+		}
+		clear(w.looks)
+		w.looks = w.looks[:0]
+	}
+}
+
+// look gives the hop up when waiting for its answer is no longer the best that can be done.
+func (h *hop) look(now time.Time) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.state != waiting {
+		return
+	}
+	switch {
+	case now.After(h.deadline):
+		h.giveUp(errLate)
+		return
+	case h.draining(now):
+		h.giveUp(errDraining)
+		return
+	case !h.misplaced():
+		h.moved = time.Time{}
+	case h.moved.IsZero(): // a place that only hands its keys over may be about to answer: it gets one look more
+		h.moved = now
+	case h.idempotent() && (h.body == nil || h.body.repeatable()):
+		h.giveUp(errMoved)
+	case now.Sub(h.moved) >= lostAfter:
+		h.giveUp(errLost)
+	}
+}
+
+// draining tells whether this process stops and a GET that waits elsewhere had its time.
+func (h *hop) draining(now time.Time) bool {
+	if method := h.request.Method; method != http.MethodGet && method != http.MethodHead {
+		return false
+	}
+	select {
+	case <-h.request.Draining():
+	default:
+		return false
+	}
+	if h.stopped.IsZero() {
+		h.stopped = now
+	}
+	return now.Sub(h.stopped) >= drainGrace
+}
+
+// giveUp ends the hop; the caller holds its lock.
+func (h *hop) giveUp(cause error) {
+	h.state = givenUp
+	h.cancel(cause)
+}

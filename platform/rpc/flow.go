@@ -1,0 +1,218 @@
+package rpc
+
+import (
+	"context"
+	"encoding/binary"
+	"io"
+	"net/http"
+	"os"
+	"sync"
+	"time"
+)
+
+// flow is one stream of a link: the body that comes in, and the room for the one that goes out.
+type flow struct {
+	link *link
+	id   uint32
+	ctx  context.Context
+
+	mu       sync.Mutex
+	in       []byte
+	read     int   // of in
+	inErr    error // behind in; io.EOF at the end
+	taken    int   // bytes that were read and not told to the sender
+	credit   int
+	outErr   error         // nothing more is to be sent
+	arrived  chan struct{} // something came; made when somebody waits
+	allowed  chan struct{} // something may be sent; made when somebody waits
+	deadline *time.Timer
+	until    time.Time
+	inLength int64 // length that the incoming body must have; -1 unknown
+	inTotal  int64
+
+	// At the client.
+	ready  chan struct{} // gets one value: the answer's head is there, or failed
+	head   *http.Response
+	failed error
+
+	// At the server.
+	cancel context.CancelFunc
+}
+
+func (f *flow) wakeReader() {
+	if f.arrived != nil {
+		close(f.arrived)
+		f.arrived = nil
+	}
+}
+
+func (f *flow) wakeSender() {
+	if f.allowed != nil {
+		close(f.allowed)
+		f.allowed = nil
+	}
+}
+
+// got takes a part of the body.
+func (f *flow) got(p []byte) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.inErr != nil {
+		return
+	}
+	if f.read > 0 && f.read == len(f.in) {
+		f.in, f.read = f.in[:0], 0
+	}
+	if len(f.in)-f.read+len(p) > window {
+		f.inErr = errReset // the other end does not keep to the rules
+	} else {
+		f.in = append(f.in, p...)
+		f.inTotal += int64(len(p))
+	}
+	f.wakeReader()
+}
+
+// ended notes the end of the body.
+func (f *flow) ended() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.inErr == nil {
+		f.inErr = io.EOF
+		if f.inLength >= 0 && f.inTotal != f.inLength {
+			f.inErr = io.ErrUnexpectedEOF
+		}
+	}
+	f.wakeReader()
+}
+
+// end ends both directions.
+func (f *flow) end(err error) {
+	f.mu.Lock()
+	if f.inErr == nil {
+		f.inErr = err
+	}
+	if f.outErr == nil {
+		f.outErr = err
+	}
+	f.wakeReader()
+	f.wakeSender()
+	waiting := f.ready != nil && f.head == nil && f.failed == nil
+	if waiting {
+		f.failed = err
+		f.ready <- struct{}{}
+	}
+	cancel := f.cancel
+	f.mu.Unlock()
+	if cancel != nil {
+		cancel()
+	}
+}
+
+// Read reads the body that comes in.
+func (f *flow) Read(p []byte) (int, error) {
+	for {
+		f.mu.Lock()
+		if f.read < len(f.in) {
+			n := copy(p, f.in[f.read:])
+			f.read += n
+			if f.read == len(f.in) && cap(f.in) > maxFrame {
+				f.in, f.read = nil, 0
+			}
+			f.taken += n
+			tell := 0
+			if f.taken >= window/4 && f.inErr == nil {
+				tell, f.taken = f.taken, 0
+			}
+			f.mu.Unlock()
+			if tell > 0 {
+				var room [4]byte
+				binary.BigEndian.PutUint32(room[:], uint32(tell))
+				_ = f.link.sendFrame(frameCredit, f.id, room[:]) // a broken link ends the stream
+			}
+			return n, nil
+		}
+		if err := f.inErr; err != nil {
+			f.mu.Unlock()
+			return 0, err
+		}
+		if f.arrived == nil {
+			f.arrived = make(chan struct{})
+		}
+		arrived := f.arrived
+		f.mu.Unlock()
+		select {
+		case <-arrived:
+		case <-f.ctx.Done():
+			return 0, context.Cause(f.ctx)
+		}
+	}
+}
+
+// setReadDeadline lets reading fail from a time on; the zero time takes that back.
+func (f *flow) setReadDeadline(t time.Time) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.until = t
+	switch {
+	case t.IsZero():
+		if f.deadline != nil {
+			f.deadline.Stop()
+		}
+	case f.inErr != nil:
+	case f.deadline == nil:
+		f.deadline = time.AfterFunc(time.Until(t), f.late)
+	default:
+		f.deadline.Reset(time.Until(t))
+	}
+}
+
+func (f *flow) late() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.inErr == nil && !f.until.IsZero() && !time.Now().Before(f.until) {
+		f.inErr = os.ErrDeadlineExceeded
+		f.wakeReader()
+	}
+}
+
+// reserve waits until a part of a body may be sent and returns how much of it.
+func (f *flow) reserve(n int) (int, error) {
+	for {
+		f.mu.Lock()
+		if f.outErr != nil {
+			f.mu.Unlock()
+			return 0, f.outErr
+		}
+		if part := min(n, f.credit, maxFrame); part > 0 {
+			f.credit -= part
+			f.mu.Unlock()
+			return part, nil
+		}
+		if f.allowed == nil {
+			f.allowed = make(chan struct{})
+		}
+		allowed := f.allowed
+		f.mu.Unlock()
+		select {
+		case <-allowed:
+		case <-f.ctx.Done():
+			return 0, context.Cause(f.ctx)
+		}
+	}
+}
+
+// write sends a part of a body.
+func (f *flow) write(p []byte) (written int, err error) {
+	for len(p) > 0 {
+		n, err := f.reserve(len(p))
+		if err == nil {
+			err = f.link.sendData(f.id, p[:n])
+		}
+		if err != nil {
+			return written, err
+		}
+		written += n
+		p = p[n:]
+	}
+	return written, nil
+}
