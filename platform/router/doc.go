@@ -21,7 +21,7 @@
 // An answer that does not begin within the route's Timeout is 504, a streamed body above its Upload 413. Bodies
 // pass as they come; at most 64 KiB of one are kept, to send it again.
 //
-// Websockets take an HTTP/1.1 connection of their own, as HTTP/2 of net/http has none. Unused connections to
+// Websockets take an HTTP/1.1 connection of their own, as package rpc has none in its own protocol. Unused connections to
 // others are closed before those others would close them.
 //
 // The other process gets the client's address and scheme as this one found them, in X-Forwarded-For and

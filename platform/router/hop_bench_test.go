@@ -253,9 +253,6 @@ func BenchmarkHopBetweenProcesses(b *testing.B) {
 						farBefore.CPU += farMemory.CPU - f0.CPU
 						nearMemory.Heap, nearMemory.Stack = nearMemory.Heap-near0.Heap, nearMemory.Stack-near0.Stack
 						farMemory.Heap, farMemory.Stack = farMemory.Heap-far0.Heap, farMemory.Stack-far0.Stack
-						if os.Getenv("HOLD_PROFILE") != "" {
-							holdProfile(b)
-						}
 						b.StartTimer()
 					}
 					var none struct{}
@@ -293,5 +290,3 @@ func BenchmarkHopBetweenProcesses(b *testing.B) {
 		})
 	}
 }
-
-func holdProfile(*testing.B) {}

@@ -7,10 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -241,4 +243,18 @@ func TestNoCallIsLostWhenAServerIsReplaced(t *testing.T) {
 	close(done)
 	wg.Wait()
 	stop()
+}
+
+func FuzzHeaders(f *testing.F) {
+	f.Add(rpc.AppendHeaders(http.Header{"A": {"1", "2"}, "B": {""}}))
+	f.Add([]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f, 1, 2})
+	f.Fuzz(func(t *testing.T, data []byte) {
+		h, ok := rpc.ReadHeaders(data)
+		if !ok {
+			return
+		}
+		if again, ok := rpc.ReadHeaders(rpc.AppendHeaders(h)); !ok || !maps.EqualFunc(h, again, slices.Equal) {
+			t.Errorf("%v became %v", h, again)
+		}
+	})
 }
