@@ -4,6 +4,7 @@ import (
 	"database/sql"
 	"encoding/json"
 	"fmt"
+	"net"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -13,6 +14,10 @@ import (
 // postgresEngine keeps one pool; SQL is taken as it is written.
 type postgresEngine struct{ pool *sql.DB }
 
+// unheard is how long the network to the database may be silent about something sent before the connection counts as
+// broken. A database that is busy or paused is not meant: its machine confirms what it gets.
+const unheard = 4 * time.Second
+
 func openPostgres(url string, o Options) (engine, error) {
 	c, err := pgx.ParseConfig(url)
 	if err != nil {
@@ -21,6 +26,12 @@ func openPostgres(url string, o Options) (engine, error) {
 	if c.ConnectTimeout == 0 {
 		c.ConnectTimeout = 5 * time.Second
 	}
+	// A database that can not be reached any more is found out within seconds: else a statement waits for as long as the
+	// kernel repeats it, and a new connection is not tried before.
+	c.DialFunc = (&net.Dialer{
+		Control:         giveUpAfter(unheard),
+		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: unheard, Interval: time.Second, Count: 3},
+	}).DialContext
 	c.StatementCacheCapacity = 512
 	c.RuntimeParams["application_name"] = "lyceum"
 	c.RuntimeParams["statement_timeout"] = fmt.Sprint(o.Timeout.Milliseconds())
