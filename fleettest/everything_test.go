@@ -203,7 +203,7 @@ func (c *chaos) smallDisk() {
 	if c.crew.Network != nil {
 		host = c.crew.Network.Hosts[1]
 	}
-	m := c.crew.Join(c.t, "media", host, disk, "TMPDIR="+disk)
+	m := c.crew.Join(c.t, "media", host, disk)
 	c.t.Cleanup(func() { m.Leave(c.t) })
 	c.disk = disk
 }

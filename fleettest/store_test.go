@@ -106,7 +106,7 @@ func TestAFullDiskRefusesUploadsOnly(t *testing.T) {
 		t.Skipf("this machine mounts no small disk: %v", err)
 	}
 	t.Cleanup(func() { _ = syscall.Unmount(disk, 0) })
-	m := c.Join(t, "client+media+sync+events+"+fleettest.Combined, nil, disk, "TMPDIR="+disk)
+	m := c.Join(t, "client+media+sync+events+"+fleettest.Combined, nil, disk)
 	t.Cleanup(func() { m.Leave(t) })
 	p := newProbe(t, c.Fleet, m.URL, "127.0.0.1")
 	all := append([]string{"client", "sync"}, stateful...)
