@@ -20,9 +20,10 @@ type shard struct {
 // person is a user in the owner's memory.
 type person struct {
 	devices    map[string]device
-	status     *Status // of the last row
-	lastActive int64   // ms
-	writing    int     // rows that are not decided: until then the database is behind
+	status     *Status        // of the last row
+	lastActive int64          // ms
+	writing    int            // rows that are not decided: until then the database is behind
+	last       *stream.Ticket // of the last row
 }
 
 // former stands for the devices that a former owner knew of: they have some time to be seen again.
@@ -85,8 +86,18 @@ func (p *Presence) reportHere(ctx context.Context, userID string, r report) (str
 		msg = *r.Message
 	}
 	ticket, err := p.settle(s, who, now, msg)
+	undecided := who.last
+	if who.writing == 0 {
+		undecided = nil
+	}
 	s.mu.Unlock()
-	if err != nil || ticket == nil {
+	if err != nil {
+		return struct{}{}, err
+	}
+	if ticket == nil {
+		if undecided != nil { // a repeated report is not acknowledged before the first is stored
+			err = undecided.Wait(ctx)
+		}
 		return struct{}{}, err
 	}
 	return struct{}{}, p.wait(ctx, s, who, ticket)
@@ -143,7 +154,8 @@ func (p *Presence) settle(s *shard, who *person, now time.Time, msg string) (*st
 	}
 	who.status = next
 	who.writing++
-	return p.Process.Streams.Enqueue(&stream.Entry{Stream: p.stream, Row: stream.Row{Key: next.UserID, Data: data, Value: next}}), nil
+	who.last = p.Process.Streams.Enqueue(&stream.Entry{Stream: p.stream, Row: stream.Row{Key: next.UserID, Data: data, Value: next}})
+	return who.last, nil
 }
 
 // wait waits for a user's row. What was not taken is read anew.
