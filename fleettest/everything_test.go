@@ -181,7 +181,7 @@ func (c *chaos) round(list []fault, hold time.Duration, probes []*probe, found *
 	}
 	began := time.Now()
 	for _, p := range probes {
-		p.within(20*time.Second, strings.Join(names, " and "), append([]string{"client", "sync", "media", "push"}, lasting...)...)
+		p.within(20*time.Second, strings.Join(names, " and "), append([]string{"client", "sync", "media", "push"}, stateful...)...)
 	}
 	took := time.Since(began)
 	found.add(name, took)

@@ -91,10 +91,6 @@ func TestEveryRoleMayDie(t *testing.T) {
 // stateful are the roles whose owners a small fleet has in two kinds of processes.
 var stateful = []string{"events", "receipts", "typing", "presence", "todevice", "accountdata", "devicelists"}
 
-// lasting are those of them that are asked while a host is cut off from the database. Presence is not: its owner
-// acknowledges a status that is repeated before the first is stored.
-var lasting = []string{"events", "receipts", "typing", "todevice", "accountdata", "devicelists"}
-
 func TestKilledAtRandomNothingIsLost(t *testing.T) {
 	c := fleettest.Small(t)
 	d := 16 * time.Second

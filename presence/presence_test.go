@@ -10,6 +10,7 @@ import (
 
 	"github.com/cespare/xxhash/v2"
 
+	"lyceum/platform/db"
 	"lyceum/platform/stream"
 )
 
@@ -209,4 +210,49 @@ func BenchmarkActive(b *testing.B) {
 		at := i % len(rows)
 		n.active(rows[at : at+1])
 	}
+}
+
+// A repeated status is not acknowledged while the first is not stored: the database may refuse it.
+func TestARepeatedStatusWaitsForTheFirst(t *testing.T) {
+	run(t, func(t *testing.T, n *node) {
+		const id = "@alice:here.test"
+		held, release := make(chan struct{}), make(chan struct{})
+		blocked := make(chan error, 1)
+		go func() {
+			blocked <- n.p.DB.Tx(t.Context(), func(tx *db.Tx) error {
+				if _, err := tx.Exec(t.Context(), "UPDATE leases SET pos = pos"); err != nil { // no commit passes
+					return err
+				}
+				close(held)
+				<-release
+				return nil
+			})
+		}()
+		<-held
+		answers := make(chan error, 2)
+		set := func() { answers <- n.Set(t.Context(), id, "A", Online, nil) }
+		go set()
+		until(t, "the first is on its way", func() bool {
+			s := &n.shards[n.stream.Shard(id)]
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			return s.users[id] != nil && s.users[id].writing > 0
+		})
+		go set()
+		select {
+		case err := <-answers:
+			t.Errorf("acknowledged before anything was stored: %v", err)
+			answers <- err
+		case <-time.After(200 * time.Millisecond):
+		}
+		close(release)
+		for range 2 {
+			if err := <-answers; err != nil {
+				t.Error(err)
+			}
+		}
+		if err := <-blocked; err != nil {
+			t.Error(err)
+		}
+	})
 }
