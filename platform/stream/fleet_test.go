@@ -334,3 +334,28 @@ func TestIdleCosts(t *testing.T) {
 		t.Errorf("%d tries", ticks)
 	}
 }
+
+// Shards that were taken over and given back while this process slept are taken anew, without a write.
+func TestShardsThatWentAndCameBackAreTakenAnew(t *testing.T) {
+	url := enginestest.TestPostgres(t)
+	n := fleetOf(t, 1, url, enginestest.TestRedis(t))[0]
+	before := map[int]int64{}
+	for i := range n.notes.Shards() {
+		epoch, ok := n.notes.Claim(i)
+		if !ok {
+			t.Fatalf("shard %d is not owned", i)
+		}
+		before[i] = epoch
+	}
+	if _, err := dbtest.Open(t, url).Exec(t.Context(), "UPDATE leases SET machine = -1, epoch = epoch + 1 WHERE name LIKE 'stream/notes/%'"); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "all shards are owned under newer epochs", func() bool {
+		for i, epoch := range before {
+			if now, ok := n.notes.Claim(i); !ok || now < epoch+2 {
+				return false
+			}
+		}
+		return true
+	})
+}

@@ -121,6 +121,19 @@ func (s *Streams) watch(ctx context.Context) {
 	}
 }
 
+// dropTaken gives up the shards whose leases went to others, as the view of the leases tells. A process that slept
+// would else believe that it owns them until it writes, and not take them when they are free again.
+func (s *Streams) dropTaken() {
+	for _, st := range s.order {
+		for i, name := range st.leases {
+			h, _ := s.o.Leases.Holder(name)
+			if epoch, owned := s.holds(st, i); owned && h.Epoch > epoch {
+				s.giveUp(st, i)
+			}
+		}
+	}
+}
+
 // balance gives up shards that belong elsewhere and takes free ones that belong here. When there is nothing
 // to do it makes no call.
 func (s *Streams) balance(ctx context.Context) error {
@@ -133,6 +146,7 @@ func (s *Streams) balance(ctx context.Context) error {
 		}
 		wanted[st] = s.shares[st].owners
 	}
+	s.dropTaken()
 	if err := s.release(ctx, func(st *Stream, i int) bool { return wanted[st][i] != self.ID }); err != nil {
 		return err
 	}
