@@ -2,6 +2,7 @@ package directory
 
 import (
 	"embed"
+	"sync/atomic"
 
 	"github.com/maypok86/otter/v2"
 
@@ -38,6 +39,7 @@ type Directory struct {
 	summaries *otter.Cache[summaryKey, rooms.Summary] // without room id and members
 	news      chan struct{}                           // there are new events
 	heard     *stream.Tail                            // tells of news where the index is kept
+	told      [rooms.Shards]atomic.Int64              // newest positions that heard has told of
 }
 
 // summaryKey: a state never changes, but for what is redacted in it.
@@ -53,7 +55,10 @@ func New(d Deps, c Config) (*Directory, error) {
 		return nil, err
 	}
 	x := &Directory{Deps: d, summaries: cache, news: make(chan struct{}, 1)}
-	x.heard = d.Rooms.Stream().Tail(func([]stream.Row) {
+	x.heard = d.Rooms.Stream().Tail(func(rows []stream.Row) {
+		for i := range rows {
+			x.told[rows[i].Shard].Store(rows[i].Pos)
+		}
 		select {
 		case x.news <- struct{}{}:
 		default:

@@ -67,7 +67,8 @@ func (d *Directory) indexed(ctx context.Context) (done [rooms.Shards]int64, err 
 // come to the end.
 func (d *Directory) indexShard(ctx context.Context, shard int, done *int64) (more bool, err error) {
 	st := d.Rooms.Stream()
-	after, upto := *done, st.Position(shard)
+	// The stream counts rows as seen when all tails have returned, which is after this one has told of them.
+	after, upto := *done, max(st.Position(shard), d.told[shard].Load())
 	if after >= upto {
 		return false, nil
 	}
