@@ -2,11 +2,7 @@ package fleet
 
 import (
 	"context"
-	"crypto/aes"
-	"crypto/cipher"
-	"crypto/hkdf"
 	"crypto/rand"
-	"crypto/sha256"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -304,15 +300,7 @@ func givenSecret(c *Config) ([]byte, error) {
 
 // opens tells whether a secret opens what sealed has stored.
 func opens(secret []byte, name, stored string) bool {
-	key, err := hkdf.Key(sha256.New, secret, nil, "lyceum sealed "+name, 32)
-	if err != nil {
-		return false
-	}
-	block, err := aes.NewCipher(key)
-	if err != nil {
-		return false
-	}
-	gcm, err := cipher.NewGCMWithRandomNonce(block)
+	gcm, err := sealer(secret, name)
 	if err != nil {
 		return false
 	}

@@ -17,6 +17,7 @@ import (
 
 	"go.opentelemetry.io/otel/trace"
 
+	"lyceum/matrix"
 	"lyceum/platform/blob"
 	"lyceum/platform/bus"
 	"lyceum/platform/db"
@@ -35,6 +36,7 @@ type Process struct {
 	config  *Config
 	obs     *obs.Obs
 	secret  []byte
+	key     matrix.SigningKey
 	db      *db.DB
 	leaseDB *db.DB // the same database
 	process *role.Process
@@ -78,6 +80,9 @@ func Open(ctx context.Context, c *Config) (_ *Process, err error) {
 		return nil, err
 	}
 	if err := db.Migrate(ctx, p.db, p.obs.Log, migrations()...); err != nil {
+		return nil, err
+	}
+	if p.key, err = signingKey(ctx, p.db, p.secret); err != nil { // a process with another secret ends here
 		return nil, err
 	}
 	if p.bus, err = p.openBus(ctx); err != nil {
@@ -207,10 +212,6 @@ func (p *Process) tracer() trace.Tracer {
 }
 
 func (p *Process) build(ctx context.Context) error {
-	key, err := signingKey(ctx, p.db, p.secret)
-	if err != nil {
-		return err
-	}
 	epoch, err := logEpoch(ctx, p.db)
 	if err != nil {
 		return err
@@ -230,7 +231,7 @@ func (p *Process) build(ctx context.Context) error {
 			return err
 		}
 	}
-	if p.domains, err = wire(base{p.process, blobs, key, p.obs.Registry, p.Status}, p.config); err != nil {
+	if p.domains, err = wire(base{p.process, blobs, p.key, p.obs.Registry, p.Status}, p.config); err != nil {
 		return err
 	}
 	o := web.Options{

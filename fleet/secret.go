@@ -38,18 +38,23 @@ func fleetSecret(c *Config) ([]byte, error) {
 	return []byte(secret), nil
 }
 
-// sealed gives the fleet's value of a name, kept in the database under the fleet's secret. The first
-// process makes it.
-func sealed(ctx context.Context, d *db.DB, secret []byte, name, fresh string) (string, error) {
+// sealer seals the value of a name under the fleet's secret.
+func sealer(secret []byte, name string) (cipher.AEAD, error) {
 	key, err := hkdf.Key(sha256.New, secret, nil, "lyceum sealed "+name, 32)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	block, err := aes.NewCipher(key)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
-	gcm, err := cipher.NewGCMWithRandomNonce(block)
+	return cipher.NewGCMWithRandomNonce(block)
+}
+
+// sealed gives the fleet's value of a name, kept in the database under the fleet's secret. The first
+// process makes it.
+func sealed(ctx context.Context, d *db.DB, secret []byte, name, fresh string) (string, error) {
+	gcm, err := sealer(secret, name)
 	if err != nil {
 		return "", err
 	}

@@ -65,17 +65,15 @@ func EachRole() map[string]int {
 
 // Up is a fleet of processes on this machine.
 type Up struct {
-	Program  string   // the lyceum binary
-	Config   *Config  // of all processes
-	Environ  []string // more variables for all processes, over the configuration
-	File     string   // configuration file that the processes read too; "" for none
-	LogLevel string
+	Program string   // the lyceum binary
+	Config  *Config  // of all processes
+	Environ []string // more variables for all processes, over the configuration
+	File    string   // configuration file that the processes read too; "" for none
 
 	engines  []interface{ Stop() error }
 	public   *os.File // socket of the public address, shared by all routers
 	mu       sync.Mutex
 	children []*Child
-	stopping bool
 	wg       sync.WaitGroup
 }
 
@@ -437,9 +435,6 @@ func (r *childRun) end(ctx context.Context) {
 
 // Stop ends all processes in an orderly way, then the engines that Start started.
 func (u *Up) Stop(ctx context.Context) error {
-	u.mu.Lock()
-	u.stopping = true
-	u.mu.Unlock()
 	var wg sync.WaitGroup
 	for _, c := range u.Children() {
 		wg.Go(func() { c.retire(ctx) })
