@@ -130,7 +130,6 @@ func TestChaos(t *testing.T) {
 	}
 	c.smallDisk()
 	probes := []*probe{newProbe(t, c.crew.Fleet, c.crew.URL(), gateway)}
-	probes[0].late = true
 	if c.crew.Network != nil {
 		probes = append(probes, probes[0].at(hostURLs(c.crew, 1)[0]))
 	}

@@ -28,7 +28,6 @@ func TestAHostMayBeCutOff(t *testing.T) {
 	c := fleettest.TwoHosts(t)
 	a, b := hostURLs(c, 0), hostURLs(c, 1)
 	p := newProbe(t, c.Fleet, b[0], c.Network.Address("front"))
-	p.late = true
 	all := append([]string{"client", "sync", "media", "push"}, stateful...)
 	p.within(30*time.Second, "before", all...)
 	load := burdened(t, time.Duration(len(cuts))*12*time.Second, slices.Concat(a, b), nil)

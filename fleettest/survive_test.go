@@ -204,9 +204,9 @@ var engineFaults = []engineFault{
 // at is the same probe asking elsewhere.
 func (p *probe) at(url string) *probe {
 	other := *p
-	other.url, other.users = url, nil
-	for _, u := range p.users {
-		other.users = append(other.users, u.At(url))
+	other.url, other.users, other.devices = url, nil, nil // since is shared: the devices are the same
+	for i, u := range p.users {
+		other.users, other.devices = append(other.users, u.At(url)), append(other.devices, p.devices[i].At(url))
 	}
 	return &other
 }

@@ -124,7 +124,7 @@ func (p *Push) work(ctx context.Context) error {
 func (p *Push) share(ctx context.Context) error {
 	var ids []int
 	for _, m := range p.Process.Leases.Machines() {
-		if m.Has("push") && !m.Draining {
+		if m.Takes("push") {
 			ids = append(ids, m.ID)
 		}
 	}

@@ -222,8 +222,24 @@ func TestSilentRedis(t *testing.T) {
 	if took := time.Since(began); took > time.Second {
 		t.Errorf("40 calls took %s: only the first may wait for its timeout", took)
 	}
+	heard := make(chan bus.Message, 1)
+	subscribed := make(chan struct{})
+	go func() { // while the connection is in doubt
+		b.Subscribe("late", func(m bus.Message) { heard <- m })
+		close(subscribed)
+	}()
+	time.Sleep(100 * time.Millisecond)
 	if err := process.Signal(syscall.SIGCONT); err != nil {
 		t.Fatal(err)
+	}
+	<-subscribed
+	for began := time.Now(); b.Publish(t.Context(), bus.Message{Topic: "late"}) != nil && time.Since(began) < 5*time.Second; {
+		time.Sleep(time.Millisecond)
+	}
+	select {
+	case <-heard:
+	case <-time.After(3 * time.Second):
+		t.Error("a topic subscribed to while Redis was silent brings nothing")
 	}
 	flow(t, b, b)
 }

@@ -155,9 +155,9 @@ func (r *Redis) Publish(ctx context.Context, msgs ...Message) error {
 func (r *Redis) Subscribe(topic string, fn func(Message)) (cancel func()) {
 	r.joining.RLock()
 	remove := r.subs.add(topic, fn)
-	s, err := r.session()
+	s := r.current.Load()
 	r.joining.RUnlock()
-	if err == nil {
+	if s != nil && s.alive() { // also one in doubt, which may turn out to be well
 		s.reconcile(r.ctx)
 	}
 	return func() {

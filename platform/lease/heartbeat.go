@@ -49,15 +49,17 @@ func (l *Leases) Run(ctx context.Context) error {
 }
 
 func (l *Leases) beat(ctx context.Context) error {
+	l.beating.Lock()
+	defer l.beating.Unlock()
 	now, err := l.now(ctx, l.db)
 	if err != nil {
 		return err
 	}
 	self := l.Self()
 	began := time.Now()
-	n, err := l.db.Exec(ctx, `UPDATE machines SET expires_ms = $1, draining = $2, mute = $3 WHERE id = $4 AND incarnation = $5
+	n, err := l.db.Exec(ctx, `UPDATE machines SET expires_ms = $1, starting = $8, draining = $2, mute = $3 WHERE id = $4 AND incarnation = $5
 		AND NOT EXISTS (SELECT 1 FROM fleet WHERE name = $6 AND value <> $7 AND $7 <> '')`,
-		now+l.opts.TTL.Milliseconds(), self.Draining, self.Mute, int64(self.ID), self.Incarnation, versionRow, l.major())
+		now+l.opts.TTL.Milliseconds(), self.Draining, self.Mute, int64(self.ID), self.Incarnation, versionRow, l.major(), self.Starting)
 	if err == nil && n == 0 {
 		if err := l.sameMajor(ctx, l.db); err != nil {
 			return err
@@ -111,17 +113,26 @@ func (l *Leases) Fresh() bool {
 	return l.opts.Alone || !l.anyMute && time.Since(l.viewed) < l.Trust()
 }
 
-// Muted goes up while another machine is mute, and once more when none is any longer.
+// Muted goes up while another machine is or may have been mute, and once more when none is any longer.
 func (l *Leases) Muted() int64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.muted
 }
 
+// Ready tells the fleet that this process takes work.
+func (l *Leases) Ready(ctx context.Context) error {
+	return l.tell(ctx, func(self *Machine) { self.Starting = false })
+}
+
 // Drain tells the fleet that this process takes no new work.
 func (l *Leases) Drain(ctx context.Context) error {
+	return l.tell(ctx, func(self *Machine) { self.Draining = true })
+}
+
+func (l *Leases) tell(ctx context.Context, change func(self *Machine)) error {
 	l.mu.Lock()
-	l.self.Draining = true
+	change(&l.self)
 	l.mu.Unlock()
 	if l.opts.Alone {
 		return nil
@@ -174,12 +185,13 @@ func (l *Leases) Refresh(ctx context.Context) error {
 		}
 	}
 	mute := slices.ContainsFunc(machines, func(m Machine) bool { return m.Mute && m.ID != l.self.ID })
-	if mute || l.anyMute {
+	unseen := !l.viewed.IsZero() && !l.opts.Alone && began.Sub(l.viewed) >= l.Trust() // a machine may have been mute and speak again
+	if mute || l.anyMute || unseen {
 		l.muted++
 	}
 	l.viewed, l.anyMute = began, mute
 	same := slices.EqualFunc(machines, l.machines, func(a, b Machine) bool {
-		return a.ID == b.ID && a.Incarnation == b.Incarnation && a.Draining == b.Draining
+		return a.ID == b.ID && a.Incarnation == b.Incarnation && a.Starting == b.Starting && a.Draining == b.Draining
 	}) && maps.EqualFunc(holders, l.holders, func(a, b Holder) bool { return a.Machine == b.Machine && a.Epoch == b.Epoch })
 	l.machines, l.holders = machines, holders
 	if !same {
@@ -192,7 +204,7 @@ func (l *Leases) readMachines(ctx context.Context, now int64) ([]Machine, error)
 	if l.opts.Alone {
 		return []Machine{l.Self()}, nil
 	}
-	rows, err := l.db.Query(ctx, `SELECT id, incarnation, address, host, version, roles, draining, mute, started_ms
+	rows, err := l.db.Query(ctx, `SELECT id, incarnation, address, host, version, roles, starting, draining, mute, started_ms
 		FROM machines WHERE expires_ms > $1 ORDER BY id`, now)
 	if err != nil {
 		return nil, err
@@ -203,7 +215,7 @@ func (l *Leases) readMachines(ctx context.Context, now int64) ([]Machine, error)
 		var m Machine
 		var roles string
 		var started int64
-		if err := rows.Scan(&m.ID, &m.Incarnation, &m.Address, &m.Host, &m.Version, &roles, &m.Draining, &m.Mute, &started); err != nil {
+		if err := rows.Scan(&m.ID, &m.Incarnation, &m.Address, &m.Host, &m.Version, &roles, &m.Starting, &m.Draining, &m.Mute, &started); err != nil {
 			return nil, err
 		}
 		m.Roles, m.Started = splitRoles(roles), time.UnixMilli(started)

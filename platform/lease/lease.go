@@ -38,7 +38,8 @@ type Machine struct {
 	Host        string // for people: host name and process id
 	Version     string
 	Roles       []string
-	Draining    bool
+	Starting    bool // takes no work yet
+	Draining    bool // takes no new work
 	Mute        bool // rows that it writes may not be on the bus
 	Started     time.Time
 	Facts       string // set in what Admit and Facts give only
@@ -48,6 +49,9 @@ type Machine struct {
 func (m Machine) Has(role string) bool {
 	return slices.Contains(m.Roles, role) || slices.Contains(m.Roles, "all")
 }
+
+// Takes tells whether the machine runs a role and takes work of it now.
+func (m Machine) Takes(role string) bool { return m.Has(role) && !m.Starting && !m.Draining }
 
 // Lease is the right to write under a name while its epoch is the newest.
 type Lease struct {
@@ -85,6 +89,7 @@ type Leases struct {
 	db   *db.DB
 	opts Options
 
+	beating  sync.Mutex // one heartbeat at a time, so that the last one says what is true
 	mu       sync.Mutex
 	self     Machine
 	machines []Machine
@@ -97,7 +102,7 @@ type Leases struct {
 	poke     chan struct{}
 }
 
-// Open registers this process. A given machine id that a live process holds is refused, naming the holder.
+// Open registers this process, which takes work from Ready on. A given machine id that a live process holds is refused, naming the holder.
 func Open(ctx context.Context, d *db.DB, o Options) (*Leases, error) {
 	if o.TTL == 0 {
 		o.TTL = 3 * time.Second
@@ -106,7 +111,7 @@ func Open(ctx context.Context, d *db.DB, o Options) (*Leases, error) {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	l := &Leases{db: d, opts: o, changed: make(chan struct{}), poke: make(chan struct{}, 1), holders: map[string]Holder{}}
-	l.self = Machine{Incarnation: time.Now().UnixNano(), Address: o.Address, Host: o.Host, Version: o.Version, Roles: o.Roles, Started: time.Now()}
+	l.self = Machine{Incarnation: time.Now().UnixNano(), Address: o.Address, Host: o.Host, Version: o.Version, Roles: o.Roles, Starting: !o.Alone, Started: time.Now()}
 	if err := l.register(ctx); err != nil {
 		return nil, err
 	}
@@ -143,12 +148,12 @@ func (l *Leases) register(ctx context.Context) error {
 		if err := l.admit(ctx, tx, now); err != nil {
 			return err
 		}
-		_, err = tx.Exec(ctx, `INSERT INTO machines (id, incarnation, address, host, version, roles, draining, started_ms, expires_ms, facts)
-			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ON CONFLICT (id) DO UPDATE SET incarnation = excluded.incarnation,
+		_, err = tx.Exec(ctx, `INSERT INTO machines (id, incarnation, address, host, version, roles, starting, draining, started_ms, expires_ms, facts)
+			VALUES ($1, $2, $3, $4, $5, $6, $7, FALSE, $8, $9, $10) ON CONFLICT (id) DO UPDATE SET incarnation = excluded.incarnation,
 			address = excluded.address, host = excluded.host, version = excluded.version, roles = excluded.roles,
-			draining = excluded.draining, mute = FALSE, started_ms = excluded.started_ms, expires_ms = excluded.expires_ms,
+			starting = excluded.starting, draining = FALSE, mute = FALSE, started_ms = excluded.started_ms, expires_ms = excluded.expires_ms,
 			facts = excluded.facts`,
-			int64(id), l.self.Incarnation, l.self.Address, l.self.Host, l.self.Version, strings.Join(l.self.Roles, ","), false,
+			int64(id), l.self.Incarnation, l.self.Address, l.self.Host, l.self.Version, strings.Join(l.self.Roles, ","), l.self.Starting,
 			now, now+l.opts.TTL.Milliseconds(), l.opts.Facts)
 		return err
 	})

@@ -40,7 +40,7 @@ func (p *Process) played(name string) []player {
 		return list
 	}
 	for _, m := range machines {
-		if m.Has(name) && !m.Draining {
+		if m.Takes(name) {
 			list = append(list, player{m.Address, m.ID, mix(uint64(m.ID) + 1)})
 		}
 	}
@@ -82,7 +82,7 @@ func (p *Process) Pick(name, key string) (addr string, local, ok bool) {
 			}
 		}
 	}
-	if key == "" && self.Has(name) && !self.Draining {
+	if key == "" && self.Takes(name) {
 		return self.Address, true, true
 	}
 	if len(list) == 0 {

@@ -22,6 +22,9 @@ func crowd(t testing.TB, d *db.DB, n int) *role.Process {
 		if err != nil {
 			t.Fatal(err)
 		}
+		if err := l.Ready(t.Context()); err != nil {
+			t.Fatal(err)
+		}
 		last = l
 	}
 	b := bus.NewLocal()
@@ -57,6 +60,9 @@ func TestPickSpreadsKeysAndKeepsThem(t *testing.T) {
 	}
 	l, err := lease.Open(t.Context(), d, lease.Options{Machine: 10, Address: "new:1", Roles: []string{"r"}})
 	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Ready(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if err := p.Leases.Refresh(t.Context()); err != nil {

@@ -115,7 +115,7 @@ func (p *Process) Singleton(name string, run func(ctx context.Context) error) {
 func (p *Process) preferred() bool {
 	best, newest := -1, obs.SemVer{}
 	for _, m := range p.Leases.Machines() {
-		if m.Draining || slices.Contains(m.Roles, NoRole) {
+		if m.Starting || m.Draining || slices.Contains(m.Roles, NoRole) {
 			continue
 		}
 		v, _ := obs.ParseVersion(m.Version) // none is the oldest

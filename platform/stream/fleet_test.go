@@ -190,6 +190,47 @@ func TestBarrierWhileOneProcessIsCutOffFromTheBus(t *testing.T) {
 	}, lease.Migrations(), tables)
 }
 
+// dumb is the bus of a process that dies before it publishes.
+type dumb struct{ bus.Bus }
+
+func (dumb) Publish(context.Context, ...bus.Message) error { return nil }
+
+// What an owner stored and did not publish is behind a Barrier everywhere as soon as the next owner takes entries: that
+// one may find it stored and acknowledge it.
+func TestRowsOfADeadOwnerAreKnownBeforeTheNextOneWrites(t *testing.T) {
+	dbtest.Run(t, func(t *testing.T, d *db.DB) {
+		b := bus.NewLocal()
+		dead := start(t, d, dumb{b}, lease.Options{Machine: -1})
+		nodes := []*node{start(t, d, b, lease.Options{Machine: -1}), start(t, d, b, lease.Options{Machine: -1})}
+		until(t, "the shards are shared", func() bool { return ownedBy(dead) >= 2 && ownedBy(nodes[0]) >= 2 && ownedBy(nodes[1]) >= 2 })
+		var shards []int
+		for i := range 40 {
+			key := fmt.Sprint("room", i)
+			if shard := dead.notes.Shard(key); dead.notes.Owns(shard) {
+				write(t, []*node{dead}, key, fmt.Sprint("last ", shard, " ", key))
+				shards = append(shards, shard)
+			}
+		}
+		want := dead.notes.Positions()
+		go dead.stop()
+		for _, shard := range shards {
+			reader := nodes[0]
+			until(t, "the shard has another owner", func() bool {
+				if nodes[0].notes.Owns(shard) {
+					reader = nodes[1]
+				}
+				return nodes[0].notes.Owns(shard) || nodes[1].notes.Owns(shard)
+			})
+			if err := reader.streams.Barrier(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if got := reader.notes.Position(shard); got < want[shard] {
+				t.Errorf("shard %d: after a barrier a reader is at %d, the new owner took it at %d", shard, got, want[shard])
+			}
+		}
+	}, lease.Migrations(), tables)
+}
+
 func ownedBy(n *node) (count int) {
 	for i := range n.notes.Shards() {
 		if n.notes.Owns(i) {

@@ -3,6 +3,7 @@ package stream
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -45,7 +46,8 @@ func (s *Streams) Start(ctx context.Context) error {
 		}
 		st.followMu.Unlock()
 	}
-	if err := s.balance(ctx); err != nil {
+	// The others give this process its share only now that it can take it.
+	if err := errors.Join(s.o.Leases.Ready(ctx), s.balance(ctx)); err != nil {
 		s.close()
 		return err
 	}
@@ -89,7 +91,7 @@ func (s *Streams) recover() {
 	step, cancel := context.WithTimeout(s.ctx, 10*time.Second)
 	defer cancel()
 	_ = s.syncHeads(step) // watch tries again
-	s.announce(step)
+	s.announce()
 }
 
 func (s *Streams) watch(ctx context.Context) {
@@ -114,7 +116,7 @@ func (s *Streams) watch(ctx context.Context) {
 			}
 		}
 		if n%4 == 0 {
-			s.announce(step)
+			s.announce()
 		}
 		s.speak(step)
 		cancel()
@@ -171,8 +173,18 @@ func (s *Streams) balance(ctx context.Context) error {
 		return err
 	}
 	got, err := s.o.Leases.Acquire(ctx, names...)
+	heads := map[*Stream][]Row{}
 	for _, l := range got {
-		where[l.Name].st.expect(where[l.Name].shard, l.Pos)
+		p := where[l.Name]
+		p.st.expect(p.shard, l.Pos)
+		if l.Pos > 0 {
+			heads[p.st] = append(heads[p.st], Row{Shard: p.shard, Pos: l.Pos})
+		}
+	}
+	// A former owner may have died between the commit of its last rows and their publication, and this process
+	// acknowledges them to whoever asks for them again: nobody may miss them from then on.
+	if !s.publish(heads, 0) {
+		s.hush()
 	}
 	step, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
@@ -186,7 +198,7 @@ func (s *Streams) balance(ctx context.Context) error {
 func (s *Streams) writers(st *Stream) []int {
 	var ids []int
 	for _, m := range s.o.Leases.Machines() {
-		if m.Has(st.spec.Role) && !m.Draining {
+		if m.Takes(st.spec.Role) {
 			ids = append(ids, m.ID)
 		}
 	}

@@ -173,25 +173,21 @@ func (st *Stream) handMissed(shard int, rows []Row, upto int64) {
 func (st *Stream) topic() string { return "rows/" + st.spec.Name }
 
 // publish sends rows to the other processes and tells whether the bus took them. If not, they read the
-// database.
-func (s *Streams) publish(byStream map[*Stream][]Row) bool {
-	if s.o.Leases.Alone() {
+// database. at is when the rows were written, in ms since 1970; 0 for positions that are repeated.
+func (s *Streams) publish(byStream map[*Stream][]Row, at int64) bool {
+	if s.o.Leases.Alone() || len(byStream) == 0 {
 		return true
 	}
 	var msgs []bus.Message
-	now := time.Now().UnixMilli()
 	for _, st := range s.order {
 		if rows := byStream[st]; len(rows) > 0 {
-			msgs = append(msgs, bus.Message{Topic: st.topic(), Data: encodeRows(s.incarnation, now, rows)})
+			msgs = append(msgs, bus.Message{Topic: st.topic(), Data: encodeRows(s.incarnation, at, rows)})
 		}
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
-	if err := s.o.Bus.Publish(ctx, msgs...); err != nil {
-		s.metrics.unpublished()
-		return errors.Is(err, bus.ErrClosed) // then there are no others, or this process is at its end
-	}
-	return true
+	err := s.o.Bus.Publish(ctx, msgs...)
+	return err == nil || errors.Is(err, bus.ErrClosed) // then there are no others, or this process is at its end
 }
 
 // hush runs before rows are acknowledged that the bus did not take. It tells the fleet to ask the database in
@@ -253,24 +249,18 @@ func (s *Streams) trusted() bool {
 
 // announce publishes the positions of the shards that this process owns, so that a reader who missed the
 // last rows before a pause notices.
-func (s *Streams) announce(ctx context.Context) {
-	var msgs []bus.Message
+func (s *Streams) announce() {
+	heads := map[*Stream][]Row{}
+	s.mu.Lock()
 	for _, st := range s.order {
-		var rows []Row
-		s.mu.Lock()
 		for i, sh := range st.shards {
 			if sh.owned && sh.next > 1 {
-				rows = append(rows, Row{Shard: i, Pos: sh.next - 1})
+				heads[st] = append(heads[st], Row{Shard: i, Pos: sh.next - 1})
 			}
 		}
-		s.mu.Unlock()
-		if len(rows) > 0 {
-			msgs = append(msgs, bus.Message{Topic: st.topic(), Data: encodeRows(s.incarnation, 0, rows)})
-		}
 	}
-	if len(msgs) > 0 {
-		_ = s.o.Bus.Publish(ctx, msgs...) // the next announcement comes soon
-	}
+	s.mu.Unlock()
+	s.publish(heads, 0) // if it fails, the next announcement comes soon
 }
 
 // barrier coalesces the calls of many requests that ask for the stored positions at once.

@@ -359,7 +359,8 @@ func (s *Streams) committed(batch []*Ticket) {
 			st.deliver(rows)
 		}
 	}
-	if !s.publish(byStream) {
+	if !s.publish(byStream, time.Now().UnixMilli()) {
+		s.metrics.unpublished()
 		s.hush()
 	}
 	for _, t := range batch {
