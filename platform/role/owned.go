@@ -57,6 +57,7 @@ func Owned[Req, Res any](p *Process, st *stream.Stream, name string, fn func(ctx
 			case <-ctx.Done():
 				return res, err
 			case <-changed:
+				wait = time.Millisecond / 2 // news: the new owner opens the shard soon
 			case <-time.After(wait):
 			}
 		}
