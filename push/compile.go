@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"unsafe"
 
 	"lyceum/matrix"
@@ -78,7 +79,11 @@ func (s ruleset) compile() *Rules {
 			if !r.Enabled {
 				continue
 			}
-			c := compiled{legacy: isLegacy(r.ID), conds: conditionsOf(kind, r)}
+			c := compiled{legacy: isLegacy(r.ID)}
+			var shared bool
+			if c.conds, shared = sameForAll()[r.ID]; !shared || !r.Default {
+				c.conds = conditionsOf(kind, r)
+			}
 			if slices.ContainsFunc(c.conds, func(c condition) bool { return c.kind == condNever }) {
 				continue
 			}
@@ -88,6 +93,17 @@ func (s ruleset) compile() *Rules {
 	}
 	return out
 }
+
+// sameForAll are the conditions of the default rules that do not name the user, by rule id.
+var sameForAll = sync.OnceValue(func() map[string][]condition {
+	out := map[string][]condition{}
+	for _, d := range slices.Concat(defaultOverride, defaultUnderride) {
+		if !strings.Contains(d.conditions, "USER") {
+			out[d.id] = conditionsOf(kindOverride, rule{Conditions: json.RawMessage(d.conditions)})
+		}
+	}
+	return out
+})
 
 func conditionsOf(kind string, r rule) []condition {
 	switch kind {

@@ -98,7 +98,7 @@ type ruleCache struct {
 
 type userRules struct {
 	compiled *Rules
-	whole    json.RawMessage
+	stored   json.RawMessage // nothing for most users
 }
 
 // rulesOf gives the rules of a user.
@@ -114,8 +114,7 @@ func (p *Push) rulesOf(ctx context.Context, userID string) (*userRules, error) {
 	if err != nil {
 		return nil, err
 	}
-	set := merge(userID, raw)
-	u = &userRules{compiled: set.compile(), whole: set.encode()}
+	u = &userRules{compiled: Compile(userID, raw), stored: raw}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.moved == moved {
@@ -130,13 +129,13 @@ func (p *Push) rulesOf(ctx context.Context, userID string) (*userRules, error) {
 	return u, nil
 }
 
-// Ruleset gives all rules of a user as clients see them: {"global": …}. It is shared: nobody changes it.
+// Ruleset gives all rules of a user as clients see them: {"global": …}.
 func (p *Push) Ruleset(ctx context.Context, userID string) (json.RawMessage, error) {
 	u, err := p.rulesOf(ctx, userID)
 	if err != nil {
 		return nil, err
 	}
-	return u.whole, nil
+	return merge(userID, u.stored).encode(), nil
 }
 
 // rulesChanged is a tail of the stream of account data.

@@ -137,18 +137,21 @@ func (s ruleset) encode() json.RawMessage {
 	return bytes.TrimSpace(b.Bytes())
 }
 
-// The actions of default rules.
-const (
-	actNone           = `[]`
-	actNotify         = `["notify"]`
-	actSound          = `["notify",{"set_tweak":"sound","value":"default"}]`
-	actRing           = `["notify",{"set_tweak":"sound","value":"ring"}]`
-	actHighlight      = `["notify",{"set_tweak":"highlight"}]`
-	actSoundHighlight = `["notify",{"set_tweak":"sound","value":"default"},{"set_tweak":"highlight"}]`
+// The actions of default rules. Nobody changes them.
+var (
+	actNone           = json.RawMessage(`[]`)
+	actNotify         = json.RawMessage(`["notify"]`)
+	actSound          = json.RawMessage(`["notify",{"set_tweak":"sound","value":"default"}]`)
+	actRing           = json.RawMessage(`["notify",{"set_tweak":"sound","value":"ring"}]`)
+	actHighlight      = json.RawMessage(`["notify",{"set_tweak":"highlight"}]`)
+	actSoundHighlight = json.RawMessage(`["notify",{"set_tweak":"sound","value":"default"},{"set_tweak":"highlight"}]`)
 )
 
 // defaultRule is a server-default rule; USER stands for the user's id, as a JSON string.
-type defaultRule struct{ id, conditions, actions string }
+type defaultRule struct {
+	id, conditions string
+	actions        json.RawMessage
+}
 
 const (
 	oneType = `{"kind":"event_match","key":"type","pattern":"`
@@ -197,12 +200,12 @@ func defaultsFor(userID, kind string) []rule {
 	case kindUnderride:
 		from = defaultUnderride
 	case kindContent:
-		return []rule{{ID: legacyUser, Default: true, Enabled: true, Pattern: localpart(userID), Actions: json.RawMessage(actSoundHighlight)}}
+		return []rule{{ID: legacyUser, Default: true, Enabled: true, Pattern: localpart(userID), Actions: actSoundHighlight}}
 	}
 	out := make([]rule, len(from))
 	for i, d := range from {
 		out[i] = rule{
-			ID: d.id, Default: true, Enabled: d.id != ".m.rule.master", Actions: json.RawMessage(d.actions),
+			ID: d.id, Default: true, Enabled: d.id != ".m.rule.master", Actions: d.actions,
 			Conditions: json.RawMessage(strings.ReplaceAll(d.conditions, "USER", quote(userID))),
 		}
 	}

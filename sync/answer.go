@@ -22,7 +22,7 @@ type query struct {
 	fullState  bool
 	stateAfter bool
 
-	has map[memberKey]string // memberships that the device has been given
+	has memberships // that the device has been given
 
 	// Of one answer.
 	moment
@@ -30,7 +30,7 @@ type query struct {
 	ignored  map[string]bool
 	roomData map[string][]json.RawMessage // account data of rooms that is new
 	global   []json.RawMessage
-	gives    map[memberKey]string // memberships in the answer
+	gives    []given // memberships in the answer
 }
 
 // answer writes what is new between since and now; empty is true when that is nothing.

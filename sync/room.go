@@ -319,7 +319,7 @@ func (q *query) lazyMembers(ctx context.Context, ask want, sec section, ids map[
 		if err != nil {
 			return nil, err
 		}
-		if id != "" && (whole || redundant || q.has[memberKey{ask.roomID, member}] != id) {
+		if id != "" && (whole || redundant || !q.has.has(q.s.lazy.given(ask.roomID, member, id))) {
 			ids[key] = id
 		}
 	}
@@ -337,10 +337,7 @@ func (q *query) lazyMembers(ctx context.Context, ask want, sec section, ids map[
 }
 
 func (q *query) give(roomID, member, eventID string) {
-	if q.gives == nil {
-		q.gives = map[memberKey]string{}
-	}
-	q.gives[memberKey{roomID, member}] = eventID
+	q.gives = append(q.gives, q.s.lazy.given(roomID, member, eventID))
 }
 
 // stateEvents reads the events of a state section, by type and state key.

@@ -65,7 +65,7 @@ type Sync struct {
 	looked   []int64
 	advanced chan struct{} // closed when an event comes; nil while nobody waits
 
-	lazy    lazyMembers
+	lazy    *lazyMembers
 	filters filters
 	work    prometheus.Histogram // time that requests worked, from their arrival or from the news to the answer
 }
@@ -79,7 +79,7 @@ type heads struct {
 func New(d Deps, c Config) *Sync {
 	s := &Sync{
 		Deps: d, config: c, users: map[string]*user{}, inRoom: map[string]map[*user]struct{}{}, late: map[*user]struct{}{},
-		filters: newFilters(), unknown: map[string]struct{}{}, redacted: map[string]struct{}{}, related: map[string]struct{}{},
+		filters: newFilters(), lazy: newLazyMembers(), unknown: map[string]struct{}{}, redacted: map[string]struct{}{}, related: map[string]struct{}{},
 		events: newRecent[*rooms.Event](c.Window), receipts: newRecent[*receipts.Receipt](c.Window), typing: newRecent[*typing.State](2),
 	}
 	s.work = prometheus.NewHistogram(prometheus.HistogramOpts{
