@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -21,7 +20,7 @@ import (
 	"lyceum/platform/engines/enginestest"
 	"lyceum/platform/lease"
 	"lyceum/platform/role"
-	"lyceum/platform/rpc"
+	"lyceum/platform/role/roletest"
 	"lyceum/platform/stream"
 )
 
@@ -56,26 +55,6 @@ func (store) Read(ctx context.Context, q db.Querier, r stream.Range) ([]stream.R
 	return out, rows.Err()
 }
 
-type wire struct{}
-
-func (wire) Encode(err error) []byte {
-	for _, known := range []error{stream.ErrNotOwner, stream.ErrAborted} {
-		if errors.Is(err, known) {
-			return []byte(known.Error())
-		}
-	}
-	return []byte("other " + err.Error())
-}
-
-func (wire) Decode(data []byte) error {
-	for _, known := range []error{stream.ErrNotOwner, stream.ErrAborted} {
-		if string(data) == known.Error() {
-			return known
-		}
-	}
-	return errors.New(string(data))
-}
-
 // process is one process of a test fleet that can stop or die.
 type process struct {
 	*role.Process
@@ -90,57 +69,29 @@ var errRefused = errors.New("refused")
 
 func begin(t *testing.T, d *db.DB, b bus.Bus, machine int, wireUp func(p *role.Process)) *process {
 	t.Helper()
-	log := slog.New(slog.DiscardHandler)
-	n, err := rpc.New(rpc.Options{Secret: []byte("a secret for the tests"), Errors: wire{}, Log: log})
-	if err != nil {
-		t.Fatal(err)
-	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	leases, err := lease.Open(t.Context(), d, lease.Options{
-		Machine: machine, Address: l.Addr().String(), Roles: []string{"all"}, Log: log,
-		Announce: func() { _ = b.Publish(context.Background(), bus.Message{Topic: "leases"}) },
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	p := &process{Process: &role.Process{DB: d, Bus: b, Leases: leases, RPC: n, Log: log}}
-	p.Streams = stream.New(stream.Options{DB: d, Bus: b, Leases: leases, Log: log})
-	p.st = p.Streams.Open(stream.Spec{Name: "counts", Role: "counts", Shards: 8, Store: store{}})
-	p.count = role.Owned(p.Process, p.st, "counts.add", func(ctx context.Context, key, id string) (int, error) {
-		if id == "refused" {
-			return 0, errRefused
+	p := &process{}
+	_, p.stop = roletest.Join(t, d, b, machine, func(joined *role.Process) *process {
+		p.Process = joined
+		p.st = p.Streams.Open(stream.Spec{Name: "counts", Role: "counts", Shards: 8, Store: store{}})
+		p.count = role.Owned(p.Process, p.st, "counts.add", func(ctx context.Context, key, id string) (int, error) {
+			if id == "refused" {
+				return 0, errRefused
+			}
+			if hang := p.hang.Load(); hang != nil {
+				p.hung.Add(1)
+				<-*hang // whatever becomes of ctx, as in a process that is stopped
+			}
+			err := p.Streams.Append(ctx, &stream.Entry{Stream: p.st, Row: stream.Row{Key: key, Data: []byte(id), Value: p.Machine()}})
+			if db.IsUnique(err) {
+				err = nil // this id was counted before
+			}
+			return p.Machine(), err
+		})
+		if wireUp != nil {
+			wireUp(p.Process)
 		}
-		if hang := p.hang.Load(); hang != nil {
-			p.hung.Add(1)
-			<-*hang // whatever becomes of ctx, as in a process that is stopped
-		}
-		err := p.Streams.Append(ctx, &stream.Entry{Stream: p.st, Row: stream.Row{Key: key, Data: []byte(id), Value: p.Machine()}})
-		if db.IsUnique(err) {
-			err = nil // this id was counted before
-		}
-		return p.Machine(), err
+		return p
 	})
-	if wireUp != nil {
-		wireUp(p.Process)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	serving, stopServing := context.WithCancel(context.Background())
-	var wg sync.WaitGroup
-	wg.Go(func() { _ = n.Serve(serving, l) })
-	wg.Go(func() {
-		if err := p.Run(ctx); err != nil {
-			t.Errorf("machine %d: %v", machine, err)
-		}
-		stopServing()
-	})
-	p.stop = sync.OnceFunc(func() {
-		cancel()
-		wg.Wait()
-	})
-	t.Cleanup(p.stop)
 	return p
 }
 

@@ -1,0 +1,29 @@
+package roletest
+
+import (
+	"errors"
+	"fmt"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"lyceum/matrix"
+	"lyceum/platform/stream"
+)
+
+func TestErrorsStayWhatTheyAreBetweenProcesses(t *testing.T) {
+	over := func(err error) error { return wireErrors{}.Decode(wireErrors{}.Encode(err)) }
+	for _, known := range []error{stream.ErrNotOwner, stream.ErrAborted, stream.ErrBusy} {
+		if got := over(fmt.Errorf("at the owner: %w", known)); !errors.Is(got, known) {
+			t.Errorf("%v became %v", known, got)
+		}
+	}
+	sent := matrix.NewError(418, matrix.CodeNotFound, "gone").WithExtra("soft_logout", true)
+	var got *matrix.Error
+	if !errors.As(over(fmt.Errorf("at the owner: %w", sent)), &got) || !cmp.Equal(sent, got) {
+		t.Errorf("%#v became %#v", sent, got)
+	}
+	if got := over(errors.New("secret")); got.Error() != matrix.Unknown("Internal server error").Error() {
+		t.Errorf("an error without a code became %v", got)
+	}
+}
