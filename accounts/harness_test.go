@@ -2,27 +2,20 @@ package accounts
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
-	"errors"
 	"io"
 	"log/slog"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"sync/atomic"
 	"testing"
 	"time"
 
-	"lyceum/matrix"
-	"lyceum/platform/bus"
 	"lyceum/platform/db"
 	"lyceum/platform/db/dbtest"
 	"lyceum/platform/lease"
 	"lyceum/platform/role"
 	"lyceum/platform/role/roletest"
-	"lyceum/platform/rpc"
-	"lyceum/platform/stream"
 	"lyceum/platform/web"
 )
 
@@ -83,100 +76,13 @@ func runWith(t *testing.T, deps Deps, c Config, body func(t *testing.T, n *node)
 	}, lease.Migrations(), Migrations())
 }
 
-// wireErrors carries Matrix errors between processes as the fleet does.
-type wireErrors struct{}
-
-func (wireErrors) Encode(err error) []byte {
-	if errors.Is(err, stream.ErrNotOwner) {
-		return []byte("notowner")
-	}
-	e := matrix.AsError(err)
-	b, _ := json.Marshal(map[string]any{"status": e.Status, "code": e.Code, "message": e.Message})
-	return b
-}
-
-func (wireErrors) Decode(data []byte) error {
-	if string(data) == "notowner" {
-		return stream.ErrNotOwner
-	}
-	var e matrix.Error
-	var v struct {
-		Status        int
-		Code, Message string
-	}
-	if err := json.Unmarshal(data, &v); err != nil {
-		return err
-	}
-	e.Status, e.Code, e.Message = v.Status, v.Code, v.Message
-	return &e
-}
-
-// join adds a process of a fleet on the database and bus.
-func join(t *testing.T, d *db.DB, b bus.Bus, deps Deps, c Config) *node {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	log := slog.New(slog.DiscardHandler)
-	r, err := rpc.New(rpc.Options{Secret: bytes.Repeat([]byte("k"), 32), Errors: wireErrors{}, Log: log})
-	if err != nil {
-		t.Fatal(err)
-	}
-	leases, err := lease.Open(context.Background(), d, lease.Options{
-		Machine: -1, Address: l.Addr().String(), Roles: []string{"all"}, Log: log,
-		Announce: func() { _ = b.Publish(context.Background(), bus.Message{Topic: "leases"}) },
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	p := &role.Process{DB: d, Bus: b, Leases: leases, Log: log, RPC: r}
-	p.Streams = stream.New(stream.Options{DB: d, Bus: b, Leases: leases, Log: log})
-	ctx, cancel := context.WithCancel(context.Background())
-	n := wire(t, p, deps, c)
-	go func() { _ = r.Serve(ctx, l) }()
-	stopped := make(chan error, 1)
-	go func() { stopped <- p.Run(ctx) }()
-	t.Cleanup(func() {
-		cancel()
-		<-stopped
-	})
-	return n
-}
-
-// fleet runs body with two processes on one database, once each owns a part of the shards.
+// fleet runs body with two processes on one database, once each owns half of the shards.
 func fleet(t *testing.T, c Config, body func(t *testing.T, one, two *node)) {
 	t.Helper()
 	dbtest.Run(t, func(t *testing.T, d *db.DB) {
-		b := bus.NewLocal()
-		one, two := join(t, d, b, Deps{}, c), join(t, d, b, Deps{}, c)
-		until(t, "both own shards of both streams", func() bool {
-			for _, n := range []*node{one, two} {
-				for _, st := range n.p.Streams.All() {
-					owned := 0
-					for i := range st.Shards() {
-						if st.Owns(i) {
-							owned++
-						}
-					}
-					if owned != st.Shards()/2 {
-						return false
-					}
-				}
-			}
-			return true
-		})
+		one, two, _ := roletest.Two(t, d, func(p *role.Process) *node { return wire(t, p, Deps{}, c) })
 		body(t, one, two)
 	}, lease.Migrations(), Migrations())
-}
-
-func until(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !ok(); time.Sleep(2 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("waited in vain: %s", what)
-		}
-	}
 }
 
 // answer is a decoded answer.

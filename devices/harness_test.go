@@ -1,14 +1,11 @@
 package devices
 
 import (
-	"bytes"
 	"context"
 	"crypto/ed25519"
 	"crypto/rand"
 	"encoding/json"
-	"errors"
 	"log/slog"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
@@ -21,14 +18,11 @@ import (
 
 	"lyceum/accounts"
 	"lyceum/matrix"
-	"lyceum/platform/bus"
 	"lyceum/platform/db"
 	"lyceum/platform/db/dbtest"
 	"lyceum/platform/lease"
 	"lyceum/platform/role"
 	"lyceum/platform/role/roletest"
-	"lyceum/platform/rpc"
-	"lyceum/platform/stream"
 	"lyceum/platform/web"
 )
 
@@ -113,92 +107,13 @@ func run(t *testing.T, body func(t *testing.T, n *node)) {
 	}, allMigrations...)
 }
 
-// wireErrors carries Matrix errors between processes as the fleet does.
-type wireErrors struct{}
-
-func (wireErrors) Encode(err error) []byte {
-	if errors.Is(err, stream.ErrNotOwner) {
-		return []byte("notowner")
-	}
-	e := matrix.AsError(err)
-	b, _ := json.Marshal(map[string]any{"status": e.Status, "code": e.Code, "message": e.Message})
-	return b
-}
-
-func (wireErrors) Decode(data []byte) error {
-	if string(data) == "notowner" {
-		return stream.ErrNotOwner
-	}
-	v := gjson.ParseBytes(data)
-	return matrix.NewError(int(v.Get("status").Int()), v.Get("code").String(), v.Get("message").String())
-}
-
-// join adds a process of a fleet on the database and bus.
-func join(t *testing.T, d *db.DB, b bus.Bus) *node {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	log := slog.New(slog.DiscardHandler)
-	r, err := rpc.New(rpc.Options{Secret: bytes.Repeat([]byte("k"), 32), Errors: wireErrors{}, Log: log})
-	if err != nil {
-		t.Fatal(err)
-	}
-	leases, err := lease.Open(context.Background(), d, lease.Options{
-		Machine: -1, Address: l.Addr().String(), Roles: []string{"all"}, Log: log,
-		Announce: func() { _ = b.Publish(context.Background(), bus.Message{Topic: "leases"}) },
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	p := &role.Process{DB: d, Bus: b, Leases: leases, Log: log, RPC: r}
-	p.Streams = stream.New(stream.Options{DB: d, Bus: b, Leases: leases, Log: log})
-	n := wire(t, p)
-	ctx, cancel := context.WithCancel(context.Background())
-	go func() { _ = r.Serve(ctx, l) }()
-	stopped := make(chan error, 1)
-	go func() { stopped <- p.Run(ctx) }()
-	t.Cleanup(func() {
-		cancel()
-		<-stopped
-	})
-	return n
-}
-
 // fleet runs body with two processes on one database, once each owns half of the shards.
 func fleet(t *testing.T, body func(t *testing.T, one, two *node)) {
 	t.Helper()
 	dbtest.Run(t, func(t *testing.T, d *db.DB) {
-		b := bus.NewLocal()
-		one, two := join(t, d, b), join(t, d, b)
-		until(t, "both own half of the shards", func() bool {
-			for _, n := range []*node{one, two} {
-				for _, st := range n.p.Streams.All() {
-					owned := 0
-					for i := range st.Shards() {
-						if st.Owns(i) {
-							owned++
-						}
-					}
-					if owned != st.Shards()/2 {
-						return false
-					}
-				}
-			}
-			return true
-		})
+		one, two, _ := roletest.Two(t, d, func(p *role.Process) *node { return wire(t, p) })
 		body(t, one, two)
 	}, allMigrations...)
-}
-
-func until(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !ok(); time.Sleep(2 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("waited in vain: %s", what)
-		}
-	}
 }
 
 type obj = map[string]any
