@@ -11,12 +11,9 @@ import (
 	"github.com/cespare/xxhash/v2"
 
 	"lyceum/platform/db"
+	"lyceum/platform/role/roletest"
 	"lyceum/platform/stream"
 )
-
-func (n *node) build(testing.TB) {
-	n.Presence = New(Deps{Process: n.p, Rooms: n.rooms, Now: n.clock.Now}, Config{Enabled: true})
-}
 
 func path(user string) string {
 	return " " + api + "/presence/" + url.PathEscape("@"+user+":here.test") + "/status"
@@ -36,7 +33,7 @@ func (n *node) is(t testing.TB, user string) string {
 
 func (n *node) becomes(t testing.TB, user, state string) {
 	t.Helper()
-	until(t, user+" is "+state, func() bool { return n.is(t, user) == state })
+	roletest.Until(t, user+" is "+state, func() bool { return n.is(t, user) == state })
 }
 
 // heard tells whether the owner knows that a device was seen now.
@@ -45,7 +42,7 @@ func (n *node) heard(id, device string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	who := s.users[id]
-	return who != nil && who.devices[device].at.Equal(n.clock.Now())
+	return who != nil && who.devices[device].at.Equal(n.Clock.Now())
 }
 
 func TestDevicesMerge(t *testing.T) {
@@ -64,7 +61,7 @@ func TestDevicesMerge(t *testing.T) {
 		if got := n.stream.Position(shard); got != 3 {
 			t.Fatalf("expected 3 rows, found %d", got)
 		}
-		n.clock.Advance(61 * time.Second)
+		n.Clock.Advance(61 * time.Second)
 		n.becomes(t, "bob", Offline)
 	})
 }
@@ -72,28 +69,28 @@ func TestDevicesMerge(t *testing.T) {
 func TestIdleAndActive(t *testing.T) {
 	run(t, func(t *testing.T, n *node) {
 		const bob = "@bob:here.test"
-		room := n.room(t, "alice", "bob")
+		room := n.Room(t, "alice", "bob")
 		n.Seen(t.Context(), bob, "A", "online")
 		n.becomes(t, "bob", Online)
 		for range 7 {
-			n.clock.Advance(50 * time.Second)
+			n.Clock.Advance(50 * time.Second)
 			n.Seen(t.Context(), bob, "A", "online")
-			until(t, "the owner hears", func() bool { return n.heard(bob, "A") })
+			roletest.Until(t, "the owner hears", func() bool { return n.heard(bob, "A") })
 		}
 		n.becomes(t, "bob", Unavailable)
-		n.clock.Set(time.Now()) // the event's time is the server's
+		n.Clock.Set(time.Now()) // the event's time is the server's
 		n.Seen(t.Context(), bob, "A", "online")
-		n.say(t, "bob", room, "back")
+		n.Say(t, "bob", room, "back")
 		n.becomes(t, "bob", Online)
 	})
 }
 
 func TestStatus(t *testing.T) {
 	run(t, func(t *testing.T, n *node) {
-		n.room(t, "alice", "bob")
-		bob := n.http.As("bob")
+		n.Room(t, "alice", "bob")
+		bob := n.HTTP.As("bob")
 		bob.Want(200, "PUT"+path("bob"), obj{"presence": "online", "status_msg": "here"})
-		got := n.http.As("alice").Want(200, "GET"+path("bob"), nil)
+		got := n.HTTP.As("alice").Want(200, "GET"+path("bob"), nil)
 		if got.Get("presence").String() != Online || got.Get("status_msg").String() != "here" || !got.Get("currently_active").Bool() || !got.Get("last_active_ago").Exists() {
 			t.Fatalf("found %s", got.Body)
 		}
@@ -102,7 +99,7 @@ func TestStatus(t *testing.T) {
 		if got.Get("presence").String() != Offline || got.Get("status_msg").Exists() {
 			t.Fatalf("found %s", got.Body)
 		}
-		if got := n.http.As("alice").Want(200, "GET"+path("alice"), nil); got.Get("presence").String() != Offline {
+		if got := n.HTTP.As("alice").Want(200, "GET"+path("alice"), nil); got.Get("presence").String() != Offline {
 			t.Fatalf("found %s", got.Body)
 		}
 		for _, c := range []struct {
@@ -117,7 +114,7 @@ func TestStatus(t *testing.T) {
 			{"PUT" + path("bob"), "bob", obj{"presence": "online", "status_msg": 7}, 400},
 			{"PUT" + path("bob"), "bob", obj{"presence": "online", "status_msg": nil}, 200},
 		} {
-			if got := n.http.As(c.as).Call(c.call, c.body); got.Status != c.status {
+			if got := n.HTTP.As(c.as).Call(c.call, c.body); got.Status != c.status {
 				t.Errorf("%+v: found %d %s", c, got.Status, got.Body)
 			}
 		}
@@ -136,14 +133,14 @@ func TestOwnerDies(t *testing.T) {
 		one.Seen(t.Context(), id, "A", "online")
 		one.becomes(t, user, Online)
 		stopTwo()
-		until(t, "the shard moves", func() bool { return one.stream.Owns(one.stream.Shard(id)) })
-		one.clock.Advance(30 * time.Second)
+		roletest.Until(t, "the shard moves", func() bool { return one.stream.Owns(one.stream.Shard(id)) })
+		one.Clock.Advance(30 * time.Second)
 		one.Seen(t.Context(), id, "A", "online")
-		until(t, "the new owner hears", func() bool { return one.heard(id, "A") })
+		roletest.Until(t, "the new owner hears", func() bool { return one.heard(id, "A") })
 		if got := one.is(t, user); got != Online {
 			t.Fatalf("the user is %s after the owner died", got)
 		}
-		one.clock.Advance(61 * time.Second)
+		one.Clock.Advance(61 * time.Second)
 		one.becomes(t, user, Offline)
 	})
 }
@@ -178,16 +175,16 @@ func TestActivityIsToldRarely(t *testing.T) {
 			defer s.mu.Unlock()
 			return s.users[bob].lastActive
 		}
-		n.clock.Advance(30 * time.Second)
-		at := n.clock.Now().UnixMilli()
+		n.Clock.Advance(30 * time.Second)
+		at := n.Clock.Now().UnixMilli()
 		for i := range 1000 {
 			n.active([]stream.Row{eventRow(bob, at+int64(i)), eventRow("@nobody:here.test", at)})
 		}
-		until(t, "the owner hears", func() bool { return last() == at })
+		roletest.Until(t, "the owner hears", func() bool { return last() == at })
 		n.active([]stream.Row{eventRow(bob, at-3_600_000), eventRow(bob, at+3_600_000)})
-		n.clock.Advance(26 * time.Second)
+		n.Clock.Advance(26 * time.Second)
 		n.active([]stream.Row{eventRow(bob, at+3_600_000)})
-		until(t, "the owner hears again", func() bool { return last() == at+26_000 })
+		roletest.Until(t, "the owner hears again", func() bool { return last() == at+26_000 })
 	})
 }
 
@@ -219,7 +216,7 @@ func TestARepeatedStatusWaitsForTheFirst(t *testing.T) {
 		held, release := make(chan struct{}), make(chan struct{})
 		blocked := make(chan error, 1)
 		go func() {
-			blocked <- n.p.DB.Tx(t.Context(), func(tx *db.Tx) error {
+			blocked <- n.Process.DB.Tx(t.Context(), func(tx *db.Tx) error {
 				if _, err := tx.Exec(t.Context(), "UPDATE leases SET pos = pos"); err != nil { // no commit passes
 					return err
 				}
@@ -232,7 +229,7 @@ func TestARepeatedStatusWaitsForTheFirst(t *testing.T) {
 		answers := make(chan error, 2)
 		set := func() { answers <- n.Set(t.Context(), id, "A", Online, nil) }
 		go set()
-		until(t, "the first is on its way", func() bool {
+		roletest.Until(t, "the first is on its way", func() bool {
 			s := &n.shards[n.stream.Shard(id)]
 			s.mu.Lock()
 			defer s.mu.Unlock()

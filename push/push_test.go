@@ -15,19 +15,9 @@ import (
 
 	"github.com/tidwall/gjson"
 
+	"lyceum/platform/role/roletest"
 	"lyceum/receipts"
 )
-
-func (n *node) build(t testing.TB) {
-	rc := receipts.New(receipts.Deps{Process: n.p, Accounts: n.acc, Rooms: n.rooms})
-	p, err := New(Deps{Process: n.p, Accounts: n.acc, Rooms: n.rooms, Receipts: rc}, Config{
-		CountCache: 1000, RuleCache: 100, AllowPrivate: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, AllowHTTP: true,
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	n.Push = p
-}
 
 // read sends a receipt.
 func (n *node) read(t testing.TB, who, room, event, thread string) {
@@ -64,11 +54,11 @@ func (n *node) forgetCounts() {
 
 func TestUnread(t *testing.T) {
 	run(t, func(t *testing.T, n *node) {
-		room := n.room(t, "alice", "bob", "carol")
+		room := n.Room(t, "alice", "bob", "carol")
 		n.wantUnread(t, "bob", room, 0, 0)
-		n.say(t, "alice", room, "one")
-		two := n.say(t, "alice", room, "two", obj{"m.mentions": obj{"user_ids": []string{"@bob:here.test"}}})
-		n.say(t, "alice", room, "three")
+		n.Say(t, "alice", room, "one")
+		two := n.Say(t, "alice", room, "two", obj{"m.mentions": obj{"user_ids": []string{"@bob:here.test"}}})
+		n.Say(t, "alice", room, "three")
 		both := func(notify, highlight int) { // warm, then cold
 			t.Helper()
 			n.wantUnread(t, "bob", room, notify, highlight)
@@ -78,16 +68,16 @@ func TestUnread(t *testing.T) {
 		both(3, 1)
 		n.read(t, "bob", room, two, "")
 		both(1, 0)
-		n.say(t, "bob", room, "an answer") // who writes has read
+		n.Say(t, "bob", room, "an answer") // who writes has read
 		both(0, 0)
-		gone := n.say(t, "alice", room, "gone")
+		gone := n.Say(t, "alice", room, "gone")
 		both(1, 0)
-		n.http.As("alice").Want(200, "PUT "+api+"/rooms/"+url.PathEscape(room)+"/redact/"+url.PathEscape(gone)+"/x", obj{})
+		n.HTTP.As("alice").Want(200, "PUT "+api+"/rooms/"+url.PathEscape(room)+"/redact/"+url.PathEscape(gone)+"/x", obj{})
 		both(0, 0)
 
-		root := n.say(t, "alice", room, "root")
-		in := n.say(t, "alice", room, "in", obj{"m.relates_to": obj{"rel_type": "m.thread", "event_id": root}})
-		last := n.say(t, "alice", room, "outside")
+		root := n.Say(t, "alice", room, "root")
+		in := n.Say(t, "alice", room, "in", obj{"m.relates_to": obj{"rel_type": "m.thread", "event_id": root}})
+		last := n.Say(t, "alice", room, "outside")
 		both(2, 0)
 		if c := n.unread(t, "bob", room); c.Threads[root].Notify != 1 {
 			t.Fatalf("found %+v", c)
@@ -101,22 +91,22 @@ func TestUnread(t *testing.T) {
 		if c := n.unread(t, "bob", room); len(c.Threads) != 0 {
 			t.Fatalf("found %+v", c)
 		}
-		n.say(t, "alice", room, "tea time")
+		n.Say(t, "alice", room, "tea time")
 		both(1, 0)
-		n.http.As("bob").Want(200, "PUT "+api+"/pushrules/global/content/tea", obj{"pattern": "tea", "actions": []any{"notify", obj{"set_tweak": "highlight"}}})
+		n.HTTP.As("bob").Want(200, "PUT "+api+"/pushrules/global/content/tea", obj{"pattern": "tea", "actions": []any{"notify", obj{"set_tweak": "highlight"}}})
 		both(1, 1)
-		n.http.As("bob").Want(200, "PUT "+api+"/pushrules/global/override/.m.rule.master/enabled", obj{"enabled": true})
+		n.HTTP.As("bob").Want(200, "PUT "+api+"/pushrules/global/override/.m.rule.master/enabled", obj{"enabled": true})
 		both(0, 0)
 	})
 }
 
 func TestUnreadAsksNoDatabaseWhenWarm(t *testing.T) {
 	run(t, func(t *testing.T, n *node) {
-		room := n.room(t, "alice", "bob", "carol")
-		n.say(t, "alice", room, "first")
+		room := n.Room(t, "alice", "bob", "carol")
+		n.Say(t, "alice", room, "first")
 		n.wantUnread(t, "bob", room, 1, 0)
 		for i := range 5 {
-			n.say(t, "alice", room, "more")
+			n.Say(t, "alice", room, "more")
 			ctx, cancel := context.WithCancel(t.Context())
 			cancel() // a statement would fail
 			c, err := n.Unread(ctx, "@bob:here.test", room)
@@ -129,10 +119,10 @@ func TestUnreadAsksNoDatabaseWhenWarm(t *testing.T) {
 
 func TestLongRooms(t *testing.T) {
 	run(t, func(t *testing.T, n *node) {
-		room := n.room(t, "alice", "bob", "carol")
+		room := n.Room(t, "alice", "bob", "carol")
 		n.wantUnread(t, "bob", room, 0, 0)
 		for range 2*logKept + 50 { // more than is kept while nobody asks
-			n.say(t, "alice", room, "x")
+			n.Say(t, "alice", room, "x")
 		}
 		n.wantUnread(t, "bob", room, 2*logKept+50, 0)
 	})
@@ -140,7 +130,7 @@ func TestLongRooms(t *testing.T) {
 
 func TestRulesOverHTTP(t *testing.T) {
 	run(t, func(t *testing.T, n *node) {
-		bob, rules := n.http.As("bob"), api+"/pushrules"
+		bob, rules := n.HTTP.As("bob"), api+"/pushrules"
 		all := bob.Want(200, "GET "+rules+"/", nil)
 		if all.Get("global.override.0.rule_id").String() != ".m.rule.master" || all.Get("global.override.0.enabled").Bool() || !all.Get("global.room").IsArray() {
 			t.Fatalf("found %s", all.Body)
@@ -235,7 +225,7 @@ func (g *pushGateway) find(eventID string) (found gjson.Result, times int) {
 func (n *node) pusher(t testing.TB, who, at, key string, data obj) {
 	t.Helper()
 	data["url"] = at + "/_matrix/push/v1/notify"
-	n.http.As(who).Want(200, "POST "+api+"/pushers/set", obj{
+	n.HTTP.As(who).Want(200, "POST "+api+"/pushers/set", obj{
 		"kind": "http", "app_id": "org.example", "pushkey": key, "app_display_name": "A", "device_display_name": "D", "lang": "en", "data": data,
 	})
 }
@@ -243,11 +233,11 @@ func (n *node) pusher(t testing.TB, who, at, key string, data obj) {
 func TestPushGateway(t *testing.T) {
 	run(t, func(t *testing.T, n *node) {
 		g := newPushGateway(t)
-		room := n.room(t, "alice", "bob", "carol")
+		room := n.Room(t, "alice", "bob", "carol")
 		n.pusher(t, "bob", g.URL, "full", obj{"extra": 1})
 		n.pusher(t, "carol", g.URL, "short", obj{"format": "event_id_only"})
-		event := n.say(t, "alice", room, "hello", obj{"m.mentions": obj{"user_ids": []string{"@bob:here.test"}}})
-		until(t, "both are told", func() bool { _, times := g.find(event); return times == 2 })
+		event := n.Say(t, "alice", room, "hello", obj{"m.mentions": obj{"user_ids": []string{"@bob:here.test"}}})
+		roletest.Until(t, "both are told", func() bool { _, times := g.find(event); return times == 2 })
 		g.mu.Lock()
 		for _, got := range g.got {
 			full := got.Get("devices.0.pushkey").String() == "full"
@@ -258,23 +248,23 @@ func TestPushGateway(t *testing.T) {
 		}
 		g.fail, g.reject = 2, "full"
 		g.mu.Unlock()
-		event = n.say(t, "alice", room, "again")
-		until(t, "what was refused comes later, and the rejected pusher goes", func() bool {
+		event = n.Say(t, "alice", room, "again")
+		roletest.Until(t, "what was refused comes later, and the rejected pusher goes", func() bool {
 			_, times := g.find(event)
-			return times == 2 && n.http.As("bob").Call("GET "+api+"/pushers", nil).Get("pushers.#").Int() == 0
+			return times == 2 && n.HTTP.As("bob").Call("GET "+api+"/pushers", nil).Get("pushers.#").Int() == 0
 		})
-		if got := n.http.As("carol").Want(200, "GET "+api+"/pushers", nil); got.Get("pushers.0.pushkey").String() != "short" {
+		if got := n.HTTP.As("carol").Want(200, "GET "+api+"/pushers", nil); got.Get("pushers.0.pushkey").String() != "short" {
 			t.Fatalf("found %s", got.Body)
 		}
-		n.http.As("carol").Want(200, "POST "+api+"/pushers/set", obj{"kind": nil, "app_id": "org.example", "pushkey": "short"})
-		if got := n.http.As("carol").Want(200, "GET "+api+"/pushers", nil); got.Get("pushers.#").Int() != 0 {
+		n.HTTP.As("carol").Want(200, "POST "+api+"/pushers/set", obj{"kind": nil, "app_id": "org.example", "pushkey": "short"})
+		if got := n.HTTP.As("carol").Want(200, "GET "+api+"/pushers", nil); got.Get("pushers.#").Int() != 0 {
 			t.Fatalf("found %s", got.Body)
 		}
-		list := n.http.As("bob").Want(200, "GET "+api+"/notifications?limit=1", nil)
+		list := n.HTTP.As("bob").Want(200, "GET "+api+"/notifications?limit=1", nil)
 		if list.Get("notifications.0.event.event_id").String() != event || list.Get("notifications.0.read").Bool() || list.Get("next_token").String() == "" {
 			t.Fatalf("found %s", list.Body)
 		}
-		list = n.http.As("bob").Want(200, "GET "+api+"/notifications?only=highlight", nil)
+		list = n.HTTP.As("bob").Want(200, "GET "+api+"/notifications?only=highlight", nil)
 		if list.Get("notifications.#").Int() != 1 {
 			t.Fatalf("found %s", list.Body)
 		}
@@ -286,9 +276,9 @@ func TestPushersAreChecked(t *testing.T) {
 		good := func() obj {
 			return obj{"kind": "http", "app_id": "a", "pushkey": "k", "app_display_name": "A", "device_display_name": "D", "lang": "en", "data": obj{"url": "https://example.org/_matrix/push/v1/notify"}}
 		}
-		n.http.As("bob").Want(200, "POST "+api+"/pushers/set", good())
-		n.http.As("alice").Want(200, "POST "+api+"/pushers/set", good()) // takes the key over
-		if got := n.http.As("bob").Want(200, "GET "+api+"/pushers", nil); got.Get("pushers.#").Int() != 0 {
+		n.HTTP.As("bob").Want(200, "POST "+api+"/pushers/set", good())
+		n.HTTP.As("alice").Want(200, "POST "+api+"/pushers/set", good()) // takes the key over
+		if got := n.HTTP.As("bob").Want(200, "GET "+api+"/pushers", nil); got.Get("pushers.#").Int() != 0 {
 			t.Fatalf("found %s", got.Body)
 		}
 		for _, change := range []obj{
@@ -305,7 +295,7 @@ func TestPushersAreChecked(t *testing.T) {
 			for k, v := range change {
 				body[k] = v
 			}
-			if got := n.http.As("bob").Call("POST "+api+"/pushers/set", body); got.Status != 400 {
+			if got := n.HTTP.As("bob").Call("POST "+api+"/pushers/set", body); got.Status != 400 {
 				t.Errorf("%v: found %d %s", change, got.Status, got.Body)
 			}
 		}
@@ -317,14 +307,14 @@ func TestAnotherProcessGoesOn(t *testing.T) {
 		g := newPushGateway(t)
 		var ids []string
 		for range 4 {
-			ids = append(ids, one.room(t, "alice", "bob"))
+			ids = append(ids, one.Room(t, "alice", "bob"))
 		}
 		one.pusher(t, "bob", g.URL, "k", obj{})
 		said := func() {
 			t.Helper()
 			for _, room := range ids {
-				event := one.say(t, "alice", room, "hello")
-				until(t, "the notification comes", func() bool { _, times := g.find(event); return times > 0 })
+				event := one.Say(t, "alice", room, "hello")
+				roletest.Until(t, "the notification comes", func() bool { _, times := g.find(event); return times > 0 })
 			}
 		}
 		said()

@@ -7,12 +7,9 @@ import (
 	"sync"
 	"testing"
 
+	"lyceum/platform/role/roletest"
 	"lyceum/platform/stream"
 )
-
-func (n *node) build(testing.TB) {
-	n.Receipts = New(Deps{Process: n.p, Accounts: n.acc, Rooms: n.rooms, Now: n.clock.Now})
-}
 
 func path(room, typ, event string) string {
 	return "POST " + api + "/rooms/" + url.PathEscape(room) + "/receipt/" + typ + "/" + url.PathEscape(event)
@@ -23,9 +20,9 @@ func TestReceiptsDoNotGoBackwards(t *testing.T) {
 		ctx := t.Context()
 		var tailed []*Receipt
 		var mu sync.Mutex
-		room := n.room(t, "alice", "bob")
-		first, second := n.say(t, "alice", room, "1"), n.say(t, "alice", room, "2")
-		bob := n.http.As("bob")
+		room := n.Room(t, "alice", "bob")
+		first, second := n.Say(t, "alice", room, "1"), n.Say(t, "alice", room, "2")
+		bob := n.HTTP.As("bob")
 		bob.Want(200, path(room, TypeRead, second), nil)
 		bob.Want(200, path(room, TypeRead, first), "{}")
 		bob.Want(200, path(room, TypePrivate, first), obj{})
@@ -69,11 +66,11 @@ func TestReceiptsDoNotGoBackwards(t *testing.T) {
 
 func TestThreadsAndErrors(t *testing.T) {
 	run(t, func(t *testing.T, n *node) {
-		room := n.room(t, "alice", "bob")
-		root := n.say(t, "alice", room, "root")
-		in := n.say(t, "alice", room, "in", obj{"m.relates_to": obj{"rel_type": "m.thread", "event_id": root}})
-		edit := n.say(t, "alice", room, "edit", obj{"m.relates_to": obj{"rel_type": "m.replace", "event_id": in}, "m.new_content": obj{"body": "x", "msgtype": "m.text"}})
-		outside := n.say(t, "alice", room, "outside")
+		room := n.Room(t, "alice", "bob")
+		root := n.Say(t, "alice", room, "root")
+		in := n.Say(t, "alice", room, "in", obj{"m.relates_to": obj{"rel_type": "m.thread", "event_id": root}})
+		edit := n.Say(t, "alice", room, "edit", obj{"m.relates_to": obj{"rel_type": "m.replace", "event_id": in}, "m.new_content": obj{"body": "x", "msgtype": "m.text"}})
+		outside := n.Say(t, "alice", room, "outside")
 		for _, c := range []struct {
 			event, typ string
 			body       any
@@ -94,12 +91,12 @@ func TestThreadsAndErrors(t *testing.T) {
 			{in, "m.other", nil, 400, "M_INVALID_PARAM"},
 			{"$unknown", TypeRead, nil, 404, "M_NOT_FOUND"},
 		} {
-			got := n.http.As("bob").Call(path(room, c.typ, c.event), c.body)
+			got := n.HTTP.As("bob").Call(path(room, c.typ, c.event), c.body)
 			if got.Status != c.status || got.Errcode() != c.code {
 				t.Errorf("%+v: found %d %s", c, got.Status, got.Body)
 			}
 		}
-		if got := n.http.As("carol").Call(path(room, TypeRead, in), nil); got.Status != 403 {
+		if got := n.HTTP.As("carol").Call(path(room, TypeRead, in), nil); got.Status != 403 {
 			t.Errorf("one who is not there: %s", got.Body)
 		}
 	})
@@ -107,13 +104,13 @@ func TestThreadsAndErrors(t *testing.T) {
 
 func TestMarkers(t *testing.T) {
 	run(t, func(t *testing.T, n *node) {
-		room := n.room(t, "alice", "bob")
-		first, second := n.say(t, "alice", room, "1"), n.say(t, "alice", room, "2")
+		room := n.Room(t, "alice", "bob")
+		first, second := n.Say(t, "alice", room, "1"), n.Say(t, "alice", room, "2")
 		markers := "POST " + api + "/rooms/" + url.PathEscape(room) + "/read_markers"
-		n.http.As("bob").Want(200, markers, obj{"m.fully_read": second, "m.read": first, "m.read.private": second})
-		n.http.As("bob").Want(200, path(room, TypeFullyRead, first), nil)
-		n.http.As("bob").Want(200, markers, nil)
-		raw, err := n.acc.AccountData(t.Context(), "@bob:here.test", room, TypeFullyRead)
+		n.HTTP.As("bob").Want(200, markers, obj{"m.fully_read": second, "m.read": first, "m.read.private": second})
+		n.HTTP.As("bob").Want(200, path(room, TypeFullyRead, first), nil)
+		n.HTTP.As("bob").Want(200, markers, nil)
+		raw, err := n.Accounts.AccountData(t.Context(), "@bob:here.test", room, TypeFullyRead)
 		if err != nil || string(raw) != `{"event_id":"`+second+`"}` {
 			t.Fatalf("found %s, %v", raw, err)
 		}
@@ -128,16 +125,16 @@ func TestTwoProcesses(t *testing.T) {
 	fleet(t, func(t *testing.T, one, two *node, stopTwo func()) {
 		room := ""
 		for room == "" || !two.stream.Owns(two.stream.Shard(room)) {
-			room = one.room(t, "alice", "bob")
+			room = one.Room(t, "alice", "bob")
 		}
-		first, second := one.say(t, "alice", room, "1"), one.say(t, "alice", room, "2")
-		one.http.As("bob").Want(200, path(room, TypeRead, second), nil)
+		first, second := one.Say(t, "alice", room, "1"), one.Say(t, "alice", room, "2")
+		one.HTTP.As("bob").Want(200, path(room, TypeRead, second), nil)
 		shard := one.stream.Shard(room)
-		until(t, "the row comes", func() bool {
+		roletest.Until(t, "the row comes", func() bool {
 			return one.stream.Position(shard) == two.stream.Position(shard) && one.stream.Position(shard) > 0
 		})
 		stopTwo()
-		one.http.As("bob").Want(200, path(room, TypeRead, first), nil)
+		one.HTTP.As("bob").Want(200, path(room, TypeRead, first), nil)
 		list, err := one.Since(context.Background(), room, 0, 1<<62)
 		if err != nil || !slices.ContainsFunc(list, func(r *Receipt) bool { return r.EventID == second }) {
 			t.Fatalf("found %v, %v", list, err)

@@ -6,12 +6,9 @@ import (
 	"testing"
 	"time"
 
+	"lyceum/platform/role/roletest"
 	"lyceum/platform/stream"
 )
-
-func (n *node) build(testing.TB) {
-	n.Typing = New(Deps{Process: n.p, Rooms: n.rooms, Now: n.clock.Now})
-}
 
 func path(room, user string) string {
 	return "PUT " + api + "/rooms/" + url.PathEscape(room) + "/typing/" + url.PathEscape("@"+user+":here.test")
@@ -31,24 +28,24 @@ func (n *node) who(t testing.TB, room string) []string {
 
 func TestTyping(t *testing.T) {
 	run(t, func(t *testing.T, n *node) {
-		room := n.room(t, "alice", "bob")
-		n.http.As("bob").Want(200, path(room, "bob"), obj{"typing": true, "timeout": 60_000})
-		n.http.As("alice").Want(200, path(room, "alice"), obj{"typing": true, "timeout": 10_000})
+		room := n.Room(t, "alice", "bob")
+		n.HTTP.As("bob").Want(200, path(room, "bob"), obj{"typing": true, "timeout": 60_000})
+		n.HTTP.As("alice").Want(200, path(room, "alice"), obj{"typing": true, "timeout": 10_000})
 		if got := n.who(t, room); !slices.Equal(got, []string{"@alice:here.test", "@bob:here.test"}) {
 			t.Fatalf("found %v", got)
 		}
 		shard := n.stream.Shard(room)
 		before := n.stream.Position(shard)
-		n.http.As("bob").Want(200, path(room, "bob"), obj{"typing": true, "timeout": 60_500}) // nothing worth a row
+		n.HTTP.As("bob").Want(200, path(room, "bob"), obj{"typing": true, "timeout": 60_500}) // nothing worth a row
 		if n.stream.Position(shard) != before {
 			t.Fatal("a renewal by half a second was written")
 		}
-		n.clock.Advance(11 * time.Second)
+		n.Clock.Advance(11 * time.Second)
 		if got := n.who(t, room); !slices.Equal(got, []string{"@bob:here.test"}) {
 			t.Fatalf("one whose time is over is told: %v", got)
 		}
-		until(t, "the owner writes that alice stopped", func() bool { return n.stream.Position(shard) == before+1 })
-		n.http.As("bob").Want(200, path(room, "bob"), obj{"typing": false})
+		roletest.Until(t, "the owner writes that alice stopped", func() bool { return n.stream.Position(shard) == before+1 })
+		n.HTTP.As("bob").Want(200, path(room, "bob"), obj{"typing": false})
 		if got := n.who(t, room); got != nil {
 			t.Fatalf("found %v", got)
 		}
@@ -65,7 +62,7 @@ func TestTyping(t *testing.T) {
 
 func TestErrors(t *testing.T) {
 	run(t, func(t *testing.T, n *node) {
-		room := n.room(t, "alice", "bob")
+		room := n.Room(t, "alice", "bob")
 		for _, c := range []struct {
 			as, user string
 			body     any
@@ -80,7 +77,7 @@ func TestErrors(t *testing.T) {
 			{"bob", "bob", obj{"typing": true, "timeout": int64(1) << 60}, 200, ""},
 			{"bob", "bob", obj{"typing": true}, 200, ""},
 		} {
-			got := n.http.As(c.as).Call(path(room, c.user), c.body)
+			got := n.HTTP.As(c.as).Call(path(room, c.user), c.body)
 			if got.Status != c.status || got.Errcode() != c.code {
 				t.Errorf("%+v: found %d %s", c, got.Status, got.Body)
 			}
@@ -92,19 +89,19 @@ func TestAnotherOwnerGoesOn(t *testing.T) {
 	fleet(t, func(t *testing.T, one, two *node, stopTwo func()) {
 		room := ""
 		for room == "" || !two.stream.Owns(two.stream.Shard(room)) {
-			room = one.room(t, "alice", "bob")
+			room = one.Room(t, "alice", "bob")
 		}
 		shard := one.stream.Shard(room)
-		one.http.As("bob").Want(200, path(room, "bob"), obj{"typing": true, "timeout": 60_000})
-		until(t, "the row comes", func() bool { return one.stream.Position(shard) == 1 })
+		one.HTTP.As("bob").Want(200, path(room, "bob"), obj{"typing": true, "timeout": 60_000})
+		roletest.Until(t, "the row comes", func() bool { return one.stream.Position(shard) == 1 })
 		stopTwo()
-		until(t, "the shard moves", func() bool { return one.stream.Owns(shard) })
-		one.http.As("alice").Want(200, path(room, "alice"), obj{"typing": true, "timeout": 90_000})
+		roletest.Until(t, "the shard moves", func() bool { return one.stream.Owns(shard) })
+		one.HTTP.As("alice").Want(200, path(room, "alice"), obj{"typing": true, "timeout": 90_000})
 		if got := one.who(t, room); !slices.Equal(got, []string{"@alice:here.test", "@bob:here.test"}) {
 			t.Fatalf("found %v", got)
 		}
-		one.clock.Advance(2 * time.Minute)
-		until(t, "the new owner ends what the old one began", func() bool { return one.stream.Position(shard) == 3 })
+		one.Clock.Advance(2 * time.Minute)
+		roletest.Until(t, "the new owner ends what the old one began", func() bool { return one.stream.Position(shard) == 3 })
 	})
 }
 
