@@ -2,25 +2,18 @@ package directory
 
 import (
 	"context"
-	"crypto/rand"
 	"fmt"
 	"net/url"
 	"testing"
 	"time"
 
-	"lyceum/accounts"
-	"lyceum/matrix"
-	"lyceum/platform/db"
-	"lyceum/platform/role"
-	"lyceum/platform/role/roletest"
-	"lyceum/platform/web"
 	"lyceum/platform/web/webtest"
-	"lyceum/rooms"
+	"lyceum/rooms/roomstest"
 )
 
 const (
-	server = "example.org"
-	v3     = "/_matrix/client/v3"
+	server = roomstest.Server
+	v3     = roomstest.API
 )
 
 type obj = map[string]any
@@ -28,46 +21,25 @@ type obj = map[string]any
 // house is a server with its people.
 type house struct {
 	*Directory
-	t                         *testing.T
+	*roomstest.Node
+	t                         testing.TB
 	alice, bob, carol, nobody *webtest.Client
 	txn                       int
 }
 
-func serve(t *testing.T, body func(t *testing.T, h *house)) {
+func wire(t testing.TB, on *roomstest.Node) *house {
 	t.Helper()
-	sets := []db.Migrations{accounts.Migrations(), rooms.Migrations(), Migrations()}
-	roletest.Run(t, sets, func(p *role.Process) *Directory { return wire(t, p) }, func(t *testing.T, _ *role.Process, d *Directory) {
-		people := webtest.People{}
-		for _, name := range []string{"alice", "bob", "carol"} {
-			people[name] = &web.Identity{UserID: "@" + name + ":" + server, DeviceID: name}
-		}
-		c := webtest.New(t, people, append(d.Routes(), d.Rooms.Routes()...)...)
-		body(t, &house{Directory: d, t: t, alice: c.As("alice"), bob: c.As("bob"), carol: c.As("carol"), nobody: c})
-	})
+	d, err := New(Deps{Process: on.Process, Accounts: on.Accounts, Rooms: on.Rooms, ServerName: server}, Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	on.Serve(t, d.Routes()...)
+	return &house{Directory: d, Node: on, t: t, alice: on.HTTP.As("alice"), bob: on.HTTP.As("bob"), carol: on.HTTP.As("carol"), nobody: on.HTTP}
 }
 
-func wire(t testing.TB, p *role.Process) *Directory {
+func serve(t *testing.T, body func(t *testing.T, h *house)) {
 	t.Helper()
-	a, err := accounts.New(accounts.Deps{Process: p, Now: time.Now}, accounts.Config{
-		ServerName: server, Registration: "open", CacheTokens: 100, CacheUsers: 100, CacheFilters: 100,
-		Password: accounts.PasswordConfig{MinLength: 1, MemoryKiB: 64, Passes: 1, Workers: 1, Waiting: 10},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	key, err := matrix.GenerateSigningKey("test", rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	r, err := rooms.New(rooms.Deps{Process: p, Accounts: a, ServerName: server, Key: key}, rooms.Config{DefaultVersion: "12", EventCache: 1000, MaxCreateUsers: 100})
-	if err != nil {
-		t.Fatal(err)
-	}
-	d, err := New(Deps{Process: p, Accounts: a, Rooms: r, ServerName: server}, Config{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return d
+	roomstest.Run(t, wire, body, Migrations())
 }
 
 func (h *house) create(c *webtest.Client, body obj) string {
@@ -170,7 +142,7 @@ func TestPublicRooms(t *testing.T) {
 		if n := h.nobody.Want(200, "GET "+v3+"/publicRooms", nil).Get("total_room_count_estimate").Int(); n != 5 {
 			t.Fatal(n)
 		}
-		want(t, h.nobody.Call("GET "+v3+"/directory/list/room/!x:example.org", nil), 404, "M_NOT_FOUND")
+		want(t, h.nobody.Call("GET "+v3+"/directory/list/room/!x:here.test", nil), 404, "M_NOT_FOUND")
 
 		topic := h.alice.Want(200, "GET "+at(space, "state/m.room.name?format=event"), nil).Get("event_id").String()
 		h.alice.Want(200, "PUT "+at(space, "redact/"+url.PathEscape(topic)+"/1"), obj{})
@@ -199,8 +171,8 @@ func TestHierarchy(t *testing.T) {
 		add(root, closed, obj{"via": via})
 		add(sub, leaf, obj{"via": via})
 		add(sub, root, obj{"via": via}) // a circle
-		add(root, "!gone:example.org", obj{"via": via})
-		add(sub, "!removed:example.org", obj{})
+		add(root, "!gone:here.test", obj{"via": via})
+		add(sub, "!removed:here.test", obj{})
 		get := func(c *webtest.Client, query string) (ids []string, next string) {
 			t.Helper()
 			a := c.Want(200, "GET /_matrix/client/v1/rooms/"+url.PathEscape(root)+"/hierarchy?"+query, nil)
@@ -240,7 +212,7 @@ func TestHierarchy(t *testing.T) {
 			want(t, h.bob.Call("GET /_matrix/client/v1/rooms/"+url.PathEscape(root)+"/hierarchy?"+query, nil), 400, "M_INVALID_PARAM")
 		}
 		want(t, h.bob.Call("GET /_matrix/client/v1/rooms/"+url.PathEscape(closed)+"/hierarchy", nil), 403, "M_FORBIDDEN")
-		want(t, h.bob.Call("GET /_matrix/client/v1/rooms/!x:example.org/hierarchy", nil), 403, "M_FORBIDDEN")
+		want(t, h.bob.Call("GET /_matrix/client/v1/rooms/!x:here.test/hierarchy", nil), 403, "M_FORBIDDEN")
 	})
 }
 
@@ -259,12 +231,12 @@ func TestUserSearch(t *testing.T) {
 		if got := find(h.bob, "alice"); len(got) != 0 {
 			t.Fatal(got)
 		}
-		h.alice.Want(200, "POST "+at(id, "invite"), obj{"user_id": "@bob:example.org"})
+		h.alice.Want(200, "POST "+at(id, "invite"), obj{"user_id": "@bob:here.test"})
 		h.join(h.bob, id)
-		h.alice.Want(200, "PUT "+at(id, "state/m.room.member/@alice:example.org"), obj{"membership": "join", "displayname": "Ölga 100%"})
+		h.alice.Want(200, "PUT "+at(id, "state/m.room.member/@alice:here.test"), obj{"membership": "join", "displayname": "Ölga 100%"})
 		h.indexed()
 		for _, term := range []string{"alice", "ölGA", "100%", "alice öl"} {
-			if got := find(h.bob, term); fmt.Sprint(got) != "[@alice:example.org Ölga 100%]" {
+			if got := find(h.bob, term); fmt.Sprint(got) != "[@alice:here.test Ölga 100%]" {
 				t.Errorf("%s: %v", term, got)
 			}
 		}
@@ -360,7 +332,7 @@ func TestMessageSearch(t *testing.T) {
 		r := a.Get("search_categories.room_events")
 		if r.Get("results.0.result.event_id").String() != second || r.Get("results.0.context.events_before.0.content.body").String() != "Cheese is good, I like cheese" ||
 			r.Get("results.0.context.events_after.0.event_id").String() != gone || !r.Get("results.0.context.profile_info").Exists() ||
-			len(r.Get("state").Map()) != 1 || r.Get(`groups.sender.@alice:example\.org.results.0`).String() != second {
+			len(r.Get("state").Map()) != 1 || r.Get(`groups.sender.@alice:here\.test.results.0`).String() != second {
 			t.Fatalf("%s", a.Body)
 		}
 		for _, bad := range []obj{{"search_term": ""}, {"search_term": "x", "keys": []string{"x"}}, {"search_term": "x", "order_by": "x"}, {"search_term": "x", "groupings": obj{"group_by": []obj{{"key": "x"}}}}} {

@@ -1,48 +1,20 @@
 package directory
 
 import (
-	"fmt"
 	"net/url"
-	"path/filepath"
 	"testing"
 
-	"lyceum/accounts"
-	"lyceum/platform/db/dbtest"
-	"lyceum/platform/lease"
-	"lyceum/platform/role/roletest"
-	"lyceum/platform/web"
-	"lyceum/platform/web/webtest"
-	"lyceum/rooms"
+	"lyceum/rooms/roomstest"
 )
-
-// written are the positions of all streams and who is in the directory.
-func written(t *testing.T, d *Directory) string {
-	t.Helper()
-	out := ""
-	for _, st := range d.Process.Streams.All() {
-		out += fmt.Sprint(st.Name(), st.Positions())
-	}
-	listed, err := d.Rooms.Listed(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return out + fmt.Sprint(listed)
-}
 
 // FuzzRequests sends bodies and parameters to all endpoints: none may make the server fail, and what is refused
 // changes nothing.
 func FuzzRequests(f *testing.F) {
-	db := dbtest.Open(f, "sqlite:"+filepath.Join(f.TempDir(), "fuzz.db"), lease.Migrations(), accounts.Migrations(), rooms.Migrations(), Migrations())
-	p := roletest.New(f, db)
-	d := wire(f, p)
-	roletest.Start(f, p)
-	people := webtest.People{"alice": &web.Identity{UserID: "@alice:" + server, DeviceID: "A"}, "bob": &web.Identity{UserID: "@bob:" + server, DeviceID: "B"}}
-	routes := append(d.Routes(), d.Rooms.Routes()...)
-	setUp := webtest.New(f, people, routes...).As("alice")
-	space := setUp.Want(200, "POST "+v3+"/createRoom", obj{"preset": "public_chat", "name": "space", "creation_content": obj{"type": "m.space"}}).Get("room_id").String()
-	room := setUp.Want(200, "POST "+v3+"/createRoom", obj{"preset": "public_chat", "name": "a room", "visibility": "public"}).Get("room_id").String()
-	setUp.Want(200, "PUT "+at(space, "state/m.space.child/"+url.PathEscape(room)), obj{"via": []string{server}})
-	setUp.Want(200, "PUT "+at(room, "send/m.room.message/1"), obj{"msgtype": "m.text", "body": "hello world"})
+	h := roomstest.Fuzzed(f, wire, Migrations())
+	space := h.alice.Want(200, "POST "+v3+"/createRoom", obj{"preset": "public_chat", "name": "space", "creation_content": obj{"type": "m.space"}}).Get("room_id").String()
+	room := h.alice.Want(200, "POST "+v3+"/createRoom", obj{"preset": "public_chat", "name": "a room", "visibility": "public"}).Get("room_id").String()
+	h.alice.Want(200, "PUT "+at(space, "state/m.space.child/"+url.PathEscape(room)), obj{"via": []string{server}})
+	h.alice.Want(200, "PUT "+at(room, "send/m.room.message/1"), obj{"msgtype": "m.text", "body": "hello world"})
 	targets := []string{
 		"POST " + v3 + "/publicRooms", "POST " + v3 + "/search", "POST " + v3 + "/user_directory/search",
 		"PUT " + v3 + "/directory/list/room/" + url.PathEscape(room), "PUT " + v3 + "/directory/list/room/" + url.PathEscape("!none"),
@@ -66,13 +38,6 @@ func FuzzRequests(f *testing.F) {
 			target += "?" + values.Encode()
 		}
 		who := []string{"alice", "bob"}[int(to)/len(targets)%2]
-		before := written(t, d)
-		a := webtest.New(t, people, routes...).As(who).Call(target, body)
-		if a.Status >= 500 {
-			t.Fatalf("%s %q: %d %s", target, body, a.Status, a.Body)
-		}
-		if after := written(t, d); a.Status >= 400 && before != after {
-			t.Fatalf("%s %q was refused with %d %s, and changed %s to %s", target, body, a.Status, a.Body, before, after)
-		}
+		h.Ask(t, who, target, body)
 	})
 }
