@@ -27,7 +27,7 @@ type house struct {
 	txn                       int
 }
 
-func wire(t testing.TB, on *roomstest.Node) *house {
+var harness = roomstest.Over(func(t testing.TB, on *roomstest.Node) *house {
 	t.Helper()
 	d, err := New(Deps{Process: on.Process, Accounts: on.Accounts, Rooms: on.Rooms, ServerName: server}, Config{})
 	if err != nil {
@@ -35,12 +35,7 @@ func wire(t testing.TB, on *roomstest.Node) *house {
 	}
 	on.Serve(t, d.Routes()...)
 	return &house{Directory: d, Node: on, t: t, alice: on.HTTP.As("alice"), bob: on.HTTP.As("bob"), carol: on.HTTP.As("carol"), nobody: on.HTTP}
-}
-
-func serve(t *testing.T, body func(t *testing.T, h *house)) {
-	t.Helper()
-	roomstest.Run(t, wire, body, Migrations())
-}
+}, Migrations())
 
 func (h *house) create(c *webtest.Client, body obj) string {
 	h.t.Helper()
@@ -92,7 +87,7 @@ func want(t *testing.T, a webtest.Answer, status int, code string) {
 }
 
 func TestPublicRooms(t *testing.T) {
-	serve(t, func(t *testing.T, h *house) {
+	harness.Run(t, func(t *testing.T, h *house) {
 		var ids []string
 		for i := range 3 {
 			ids = append(ids, h.create(h.alice, obj{"name": fmt.Sprint("Room ", i), "topic": "About Bread", "visibility": "public", "preset": "public_chat"}))
@@ -153,7 +148,7 @@ func TestPublicRooms(t *testing.T) {
 }
 
 func TestHierarchy(t *testing.T) {
-	serve(t, func(t *testing.T, h *house) {
+	harness.Run(t, func(t *testing.T, h *house) {
 		space := func(preset string) string {
 			return h.create(h.alice, obj{"preset": preset, "creation_content": obj{"type": "m.space"}})
 		}
@@ -217,7 +212,7 @@ func TestHierarchy(t *testing.T) {
 }
 
 func TestUserSearch(t *testing.T) {
-	serve(t, func(t *testing.T, h *house) {
+	harness.Run(t, func(t *testing.T, h *house) {
 		id := h.create(h.alice, obj{"preset": "private_chat"})
 		h.indexed()
 		find := func(c *webtest.Client, term string) (out []string) {
@@ -268,7 +263,7 @@ func TestUserSearch(t *testing.T) {
 }
 
 func TestMessageSearch(t *testing.T) {
-	serve(t, func(t *testing.T, h *house) {
+	harness.Run(t, func(t *testing.T, h *house) {
 		id := h.create(h.alice, obj{"preset": "public_chat", "name": "Cheese lovers"})
 		other := h.create(h.alice, obj{"preset": "private_chat"})
 		h.say(h.alice, id, "Cheese is good, I like cheese")

@@ -3,14 +3,12 @@ package directory
 import (
 	"net/url"
 	"testing"
-
-	"lyceum/rooms/roomstest"
 )
 
 // FuzzRequests sends bodies and parameters to all endpoints: none may make the server fail, and what is refused
 // changes nothing.
 func FuzzRequests(f *testing.F) {
-	h := roomstest.Fuzzed(f, wire, Migrations())
+	h := harness.Fuzzed(f)
 	space := h.alice.Want(200, "POST "+v3+"/createRoom", obj{"preset": "public_chat", "name": "space", "creation_content": obj{"type": "m.space"}}).Get("room_id").String()
 	room := h.alice.Want(200, "POST "+v3+"/createRoom", obj{"preset": "public_chat", "name": "a room", "visibility": "public"}).Get("room_id").String()
 	h.alice.Want(200, "PUT "+at(space, "state/m.space.child/"+url.PathEscape(room)), obj{"via": []string{server}})

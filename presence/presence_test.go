@@ -13,10 +13,25 @@ import (
 	"lyceum/platform/db"
 	"lyceum/platform/role/roletest"
 	"lyceum/platform/stream"
+	"lyceum/rooms/roomstest"
 )
 
+type obj = map[string]any
+
+// node is a process that serves presence.
+type node struct {
+	*Presence
+	*roomstest.Node
+}
+
+var harness = roomstest.Over(func(t testing.TB, on *roomstest.Node) *node {
+	n := &node{New(Deps{Process: on.Process, Rooms: on.Rooms, Now: on.Clock.Now}, Config{Enabled: true}), on}
+	on.Serve(t, n.Routes()...)
+	return n
+}, Migrations())
+
 func path(user string) string {
-	return " " + api + "/presence/" + url.PathEscape("@"+user+":here.test") + "/status"
+	return " " + roomstest.API + "/presence/" + url.PathEscape("@"+user+":here.test") + "/status"
 }
 
 func (n *node) is(t testing.TB, user string) string {
@@ -46,7 +61,7 @@ func (n *node) heard(id, device string) bool {
 }
 
 func TestDevicesMerge(t *testing.T) {
-	run(t, func(t *testing.T, n *node) {
+	harness.Run(t, func(t *testing.T, n *node) {
 		const bob = "@bob:here.test"
 		shard := n.stream.Shard(bob)
 		n.Seen(t.Context(), bob, "A", "unavailable")
@@ -67,7 +82,7 @@ func TestDevicesMerge(t *testing.T) {
 }
 
 func TestIdleAndActive(t *testing.T) {
-	run(t, func(t *testing.T, n *node) {
+	harness.Run(t, func(t *testing.T, n *node) {
 		const bob = "@bob:here.test"
 		room := n.Room(t, "alice", "bob")
 		n.Seen(t.Context(), bob, "A", "online")
@@ -86,7 +101,7 @@ func TestIdleAndActive(t *testing.T) {
 }
 
 func TestStatus(t *testing.T) {
-	run(t, func(t *testing.T, n *node) {
+	harness.Run(t, func(t *testing.T, n *node) {
 		n.Room(t, "alice", "bob")
 		bob := n.HTTP.As("bob")
 		bob.Want(200, "PUT"+path("bob"), obj{"presence": "online", "status_msg": "here"})
@@ -122,7 +137,7 @@ func TestStatus(t *testing.T) {
 }
 
 func TestOwnerDies(t *testing.T) {
-	fleet(t, func(t *testing.T, one, two *node, stopTwo func()) {
+	harness.Fleet(t, func(t *testing.T, one, two *node, stopTwo func()) {
 		var user string
 		for _, name := range []string{"alice", "bob", "carol", "dave", "erin", "frank", "grace", "heidi", "ivan", "judy"} {
 			if two.stream.Owns(two.stream.Shard("@" + name + ":here.test")) {
@@ -165,7 +180,7 @@ func eventRow(sender string, ts int64) stream.Row {
 
 // The owner hears of a user who writes on and on now and then only.
 func TestActivityIsToldRarely(t *testing.T) {
-	run(t, func(t *testing.T, n *node) {
+	harness.Run(t, func(t *testing.T, n *node) {
 		const bob = "@bob:here.test"
 		n.Seen(t.Context(), bob, "A", "online")
 		n.becomes(t, "bob", Online)
@@ -211,7 +226,7 @@ func BenchmarkActive(b *testing.B) {
 
 // A repeated status is not acknowledged while the first is not stored: the database may refuse it.
 func TestARepeatedStatusWaitsForTheFirst(t *testing.T) {
-	run(t, func(t *testing.T, n *node) {
+	harness.Run(t, func(t *testing.T, n *node) {
 		const id = "@alice:here.test"
 		held, release := make(chan struct{}), make(chan struct{})
 		blocked := make(chan error, 1)

@@ -8,14 +8,14 @@ import (
 )
 
 func FuzzRequests(f *testing.F) {
-	n := roomstest.Fuzzed(f, wire, Migrations())
+	n := harness.Fuzzed(f)
 	f.Add("@alice:here.test", []byte(`{"presence":"online","status_msg":"here"}`))
 	f.Add("@alice:here.test", []byte(`{"presence":"unavailable","status_msg":null}`))
 	f.Add("@alice:here.test", []byte(`{"presence":"offline","status_msg":7}`))
 	f.Add("@alice:here.test", []byte(`{"presence":"asleep"}`))
 	f.Add("@bob:here.test", []byte(`{"presence":"online"}`))
 	f.Fuzz(func(t *testing.T, user string, body []byte) {
-		at := api + "/presence/" + url.PathEscape(user) + "/status"
+		at := roomstest.API + "/presence/" + url.PathEscape(user) + "/status"
 		a := n.Ask(t, "alice", "PUT "+at, body)
 		if a.Status == 200 && user != "@alice:here.test" {
 			t.Fatalf("alice is present as %q", user)

@@ -17,7 +17,29 @@ import (
 
 	"lyceum/platform/role/roletest"
 	"lyceum/receipts"
+	"lyceum/rooms/roomstest"
 )
+
+type obj = map[string]any
+
+// node is a process that serves push rules and notifications.
+type node struct {
+	*Push
+	*roomstest.Node
+}
+
+var harness = roomstest.Over(func(t testing.TB, on *roomstest.Node) *node {
+	t.Helper()
+	rc := receipts.New(receipts.Deps{Process: on.Process, Accounts: on.Accounts, Rooms: on.Rooms})
+	p, err := New(Deps{Process: on.Process, Accounts: on.Accounts, Rooms: on.Rooms, Receipts: rc}, Config{
+		CountCache: 1000, RuleCache: 100, AllowPrivate: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, AllowHTTP: true,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	on.Serve(t, p.Routes()...)
+	return &node{p, on}
+}, receipts.Migrations(), Migrations())
 
 // read sends a receipt.
 func (n *node) read(t testing.TB, who, room, event, thread string) {
@@ -53,7 +75,7 @@ func (n *node) forgetCounts() {
 }
 
 func TestUnread(t *testing.T) {
-	run(t, func(t *testing.T, n *node) {
+	harness.Run(t, func(t *testing.T, n *node) {
 		room := n.Room(t, "alice", "bob", "carol")
 		n.wantUnread(t, "bob", room, 0, 0)
 		n.Say(t, "alice", room, "one")
@@ -72,7 +94,7 @@ func TestUnread(t *testing.T) {
 		both(0, 0)
 		gone := n.Say(t, "alice", room, "gone")
 		both(1, 0)
-		n.HTTP.As("alice").Want(200, "PUT "+api+"/rooms/"+url.PathEscape(room)+"/redact/"+url.PathEscape(gone)+"/x", obj{})
+		n.HTTP.As("alice").Want(200, "PUT "+roomstest.API+"/rooms/"+url.PathEscape(room)+"/redact/"+url.PathEscape(gone)+"/x", obj{})
 		both(0, 0)
 
 		root := n.Say(t, "alice", room, "root")
@@ -93,15 +115,15 @@ func TestUnread(t *testing.T) {
 		}
 		n.Say(t, "alice", room, "tea time")
 		both(1, 0)
-		n.HTTP.As("bob").Want(200, "PUT "+api+"/pushrules/global/content/tea", obj{"pattern": "tea", "actions": []any{"notify", obj{"set_tweak": "highlight"}}})
+		n.HTTP.As("bob").Want(200, "PUT "+roomstest.API+"/pushrules/global/content/tea", obj{"pattern": "tea", "actions": []any{"notify", obj{"set_tweak": "highlight"}}})
 		both(1, 1)
-		n.HTTP.As("bob").Want(200, "PUT "+api+"/pushrules/global/override/.m.rule.master/enabled", obj{"enabled": true})
+		n.HTTP.As("bob").Want(200, "PUT "+roomstest.API+"/pushrules/global/override/.m.rule.master/enabled", obj{"enabled": true})
 		both(0, 0)
 	})
 }
 
 func TestUnreadAsksNoDatabaseWhenWarm(t *testing.T) {
-	run(t, func(t *testing.T, n *node) {
+	harness.Run(t, func(t *testing.T, n *node) {
 		room := n.Room(t, "alice", "bob", "carol")
 		n.Say(t, "alice", room, "first")
 		n.wantUnread(t, "bob", room, 1, 0)
@@ -118,7 +140,7 @@ func TestUnreadAsksNoDatabaseWhenWarm(t *testing.T) {
 }
 
 func TestLongRooms(t *testing.T) {
-	run(t, func(t *testing.T, n *node) {
+	harness.Run(t, func(t *testing.T, n *node) {
 		room := n.Room(t, "alice", "bob", "carol")
 		n.wantUnread(t, "bob", room, 0, 0)
 		for range 2*logKept + 50 { // more than is kept while nobody asks
@@ -129,8 +151,8 @@ func TestLongRooms(t *testing.T) {
 }
 
 func TestRulesOverHTTP(t *testing.T) {
-	run(t, func(t *testing.T, n *node) {
-		bob, rules := n.HTTP.As("bob"), api+"/pushrules"
+	harness.Run(t, func(t *testing.T, n *node) {
+		bob, rules := n.HTTP.As("bob"), roomstest.API+"/pushrules"
 		all := bob.Want(200, "GET "+rules+"/", nil)
 		if all.Get("global.override.0.rule_id").String() != ".m.rule.master" || all.Get("global.override.0.enabled").Bool() || !all.Get("global.room").IsArray() {
 			t.Fatalf("found %s", all.Body)
@@ -225,13 +247,13 @@ func (g *pushGateway) find(eventID string) (found gjson.Result, times int) {
 func (n *node) pusher(t testing.TB, who, at, key string, data obj) {
 	t.Helper()
 	data["url"] = at + "/_matrix/push/v1/notify"
-	n.HTTP.As(who).Want(200, "POST "+api+"/pushers/set", obj{
+	n.HTTP.As(who).Want(200, "POST "+roomstest.API+"/pushers/set", obj{
 		"kind": "http", "app_id": "org.example", "pushkey": key, "app_display_name": "A", "device_display_name": "D", "lang": "en", "data": data,
 	})
 }
 
 func TestPushGateway(t *testing.T) {
-	run(t, func(t *testing.T, n *node) {
+	harness.Run(t, func(t *testing.T, n *node) {
 		g := newPushGateway(t)
 		room := n.Room(t, "alice", "bob", "carol")
 		n.pusher(t, "bob", g.URL, "full", obj{"extra": 1})
@@ -251,20 +273,20 @@ func TestPushGateway(t *testing.T) {
 		event = n.Say(t, "alice", room, "again")
 		roletest.Until(t, "what was refused comes later, and the rejected pusher goes", func() bool {
 			_, times := g.find(event)
-			return times == 2 && n.HTTP.As("bob").Call("GET "+api+"/pushers", nil).Get("pushers.#").Int() == 0
+			return times == 2 && n.HTTP.As("bob").Call("GET "+roomstest.API+"/pushers", nil).Get("pushers.#").Int() == 0
 		})
-		if got := n.HTTP.As("carol").Want(200, "GET "+api+"/pushers", nil); got.Get("pushers.0.pushkey").String() != "short" {
+		if got := n.HTTP.As("carol").Want(200, "GET "+roomstest.API+"/pushers", nil); got.Get("pushers.0.pushkey").String() != "short" {
 			t.Fatalf("found %s", got.Body)
 		}
-		n.HTTP.As("carol").Want(200, "POST "+api+"/pushers/set", obj{"kind": nil, "app_id": "org.example", "pushkey": "short"})
-		if got := n.HTTP.As("carol").Want(200, "GET "+api+"/pushers", nil); got.Get("pushers.#").Int() != 0 {
+		n.HTTP.As("carol").Want(200, "POST "+roomstest.API+"/pushers/set", obj{"kind": nil, "app_id": "org.example", "pushkey": "short"})
+		if got := n.HTTP.As("carol").Want(200, "GET "+roomstest.API+"/pushers", nil); got.Get("pushers.#").Int() != 0 {
 			t.Fatalf("found %s", got.Body)
 		}
-		list := n.HTTP.As("bob").Want(200, "GET "+api+"/notifications?limit=1", nil)
+		list := n.HTTP.As("bob").Want(200, "GET "+roomstest.API+"/notifications?limit=1", nil)
 		if list.Get("notifications.0.event.event_id").String() != event || list.Get("notifications.0.read").Bool() || list.Get("next_token").String() == "" {
 			t.Fatalf("found %s", list.Body)
 		}
-		list = n.HTTP.As("bob").Want(200, "GET "+api+"/notifications?only=highlight", nil)
+		list = n.HTTP.As("bob").Want(200, "GET "+roomstest.API+"/notifications?only=highlight", nil)
 		if list.Get("notifications.#").Int() != 1 {
 			t.Fatalf("found %s", list.Body)
 		}
@@ -272,13 +294,13 @@ func TestPushGateway(t *testing.T) {
 }
 
 func TestPushersAreChecked(t *testing.T) {
-	run(t, func(t *testing.T, n *node) {
+	harness.Run(t, func(t *testing.T, n *node) {
 		good := func() obj {
 			return obj{"kind": "http", "app_id": "a", "pushkey": "k", "app_display_name": "A", "device_display_name": "D", "lang": "en", "data": obj{"url": "https://example.org/_matrix/push/v1/notify"}}
 		}
-		n.HTTP.As("bob").Want(200, "POST "+api+"/pushers/set", good())
-		n.HTTP.As("alice").Want(200, "POST "+api+"/pushers/set", good()) // takes the key over
-		if got := n.HTTP.As("bob").Want(200, "GET "+api+"/pushers", nil); got.Get("pushers.#").Int() != 0 {
+		n.HTTP.As("bob").Want(200, "POST "+roomstest.API+"/pushers/set", good())
+		n.HTTP.As("alice").Want(200, "POST "+roomstest.API+"/pushers/set", good()) // takes the key over
+		if got := n.HTTP.As("bob").Want(200, "GET "+roomstest.API+"/pushers", nil); got.Get("pushers.#").Int() != 0 {
 			t.Fatalf("found %s", got.Body)
 		}
 		for _, change := range []obj{
@@ -295,7 +317,7 @@ func TestPushersAreChecked(t *testing.T) {
 			for k, v := range change {
 				body[k] = v
 			}
-			if got := n.HTTP.As("bob").Call("POST "+api+"/pushers/set", body); got.Status != 400 {
+			if got := n.HTTP.As("bob").Call("POST "+roomstest.API+"/pushers/set", body); got.Status != 400 {
 				t.Errorf("%v: found %d %s", change, got.Status, got.Body)
 			}
 		}
@@ -303,7 +325,7 @@ func TestPushersAreChecked(t *testing.T) {
 }
 
 func TestAnotherProcessGoesOn(t *testing.T) {
-	fleet(t, func(t *testing.T, one, two *node, stopTwo func()) {
+	harness.Fleet(t, func(t *testing.T, one, two *node, stopTwo func()) {
 		g := newPushGateway(t)
 		var ids []string
 		for range 4 {

@@ -9,14 +9,29 @@ import (
 
 	"lyceum/platform/role/roletest"
 	"lyceum/platform/stream"
+	"lyceum/rooms/roomstest"
 )
 
+type obj = map[string]any
+
+// node is a process that serves receipts.
+type node struct {
+	*Receipts
+	*roomstest.Node
+}
+
+var harness = roomstest.Over(func(t testing.TB, on *roomstest.Node) *node {
+	n := &node{New(Deps{Process: on.Process, Accounts: on.Accounts, Rooms: on.Rooms, Now: on.Clock.Now}), on}
+	on.Serve(t, n.Routes()...)
+	return n
+}, Migrations())
+
 func path(room, typ, event string) string {
-	return "POST " + api + "/rooms/" + url.PathEscape(room) + "/receipt/" + typ + "/" + url.PathEscape(event)
+	return "POST " + roomstest.API + "/rooms/" + url.PathEscape(room) + "/receipt/" + typ + "/" + url.PathEscape(event)
 }
 
 func TestReceiptsDoNotGoBackwards(t *testing.T) {
-	run(t, func(t *testing.T, n *node) {
+	harness.Run(t, func(t *testing.T, n *node) {
 		ctx := t.Context()
 		var tailed []*Receipt
 		var mu sync.Mutex
@@ -65,7 +80,7 @@ func TestReceiptsDoNotGoBackwards(t *testing.T) {
 }
 
 func TestThreadsAndErrors(t *testing.T) {
-	run(t, func(t *testing.T, n *node) {
+	harness.Run(t, func(t *testing.T, n *node) {
 		room := n.Room(t, "alice", "bob")
 		root := n.Say(t, "alice", room, "root")
 		in := n.Say(t, "alice", room, "in", obj{"m.relates_to": obj{"rel_type": "m.thread", "event_id": root}})
@@ -103,10 +118,10 @@ func TestThreadsAndErrors(t *testing.T) {
 }
 
 func TestMarkers(t *testing.T) {
-	run(t, func(t *testing.T, n *node) {
+	harness.Run(t, func(t *testing.T, n *node) {
 		room := n.Room(t, "alice", "bob")
 		first, second := n.Say(t, "alice", room, "1"), n.Say(t, "alice", room, "2")
-		markers := "POST " + api + "/rooms/" + url.PathEscape(room) + "/read_markers"
+		markers := "POST " + roomstest.API + "/rooms/" + url.PathEscape(room) + "/read_markers"
 		n.HTTP.As("bob").Want(200, markers, obj{"m.fully_read": second, "m.read": first, "m.read.private": second})
 		n.HTTP.As("bob").Want(200, path(room, TypeFullyRead, first), nil)
 		n.HTTP.As("bob").Want(200, markers, nil)
@@ -122,7 +137,7 @@ func TestMarkers(t *testing.T) {
 }
 
 func TestTwoProcesses(t *testing.T) {
-	fleet(t, func(t *testing.T, one, two *node, stopTwo func()) {
+	harness.Fleet(t, func(t *testing.T, one, two *node, stopTwo func()) {
 		room := ""
 		for room == "" || !two.stream.Owns(two.stream.Shard(room)) {
 			room = one.Room(t, "alice", "bob")

@@ -8,7 +8,7 @@ import (
 )
 
 func FuzzRequests(f *testing.F) {
-	n := roomstest.Fuzzed(f, wire, Migrations())
+	n := harness.Fuzzed(f)
 	room := n.Room(f, "alice", "bob")
 	root := n.Say(f, "bob", room, "one")
 	n.Say(f, "bob", room, "two", obj{"m.relates_to": obj{"rel_type": "m.thread", "event_id": root}})
@@ -21,7 +21,7 @@ func FuzzRequests(f *testing.F) {
 	f.Add(uint8(1), "", uint8(0), []byte(`{"m.fully_read":"$x","m.read":"`+root+`","m.read.private":null}`))
 	f.Add(uint8(1), "", uint8(0), []byte(`{"m.fully_read":"`+root+`","m.read":"$none"}`))
 	f.Fuzz(func(t *testing.T, op uint8, typ string, event uint8, body []byte) {
-		at := api + "/rooms/" + url.PathEscape(room)
+		at := roomstest.API + "/rooms/" + url.PathEscape(room)
 		if op%2 == 0 {
 			n.Ask(t, "alice", "POST "+at+"/receipt/"+url.PathEscape(typ)+"/"+url.PathEscape(events[int(event)%len(events)]), body)
 		} else {

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"lyceum/platform/role/roletest"
 )
 
 func same(t testing.TB, what string, got, want any) {
@@ -468,7 +470,7 @@ func TestWait(t *testing.T) {
 			a := alice.sync("timeout", "20000", "set_presence", "offline", "filter", `{"room":{"timeline":{"types":["m.room.message"]}}}`)
 			got <- string(a.Body)
 		}()
-		until(t, "alice waits", func() bool {
+		roletest.Until(t, "alice waits", func() bool {
 			h.mu.RLock()
 			defer h.mu.RUnlock()
 			return h.users[id("alice")].waits.Load() == 1

@@ -8,7 +8,7 @@ import (
 )
 
 func FuzzRequests(f *testing.F) {
-	n := roomstest.Fuzzed(f, wire, Migrations())
+	n := harness.Fuzzed(f)
 	room := n.Room(f, "alice", "bob")
 	f.Add(room, "@alice:here.test", []byte(`{"typing":true,"timeout":30000}`))
 	f.Add(room, "@alice:here.test", []byte(`{"typing":false}`))
@@ -18,7 +18,7 @@ func FuzzRequests(f *testing.F) {
 	f.Add(room, "@bob:here.test", []byte(`{"typing":true}`))
 	f.Add("!none", "@alice:here.test", []byte(`{"typing":true}`))
 	f.Fuzz(func(t *testing.T, in, user string, body []byte) {
-		a := n.Ask(t, "alice", "PUT "+api+"/rooms/"+url.PathEscape(in)+"/typing/"+url.PathEscape(user), body)
+		a := n.Ask(t, "alice", "PUT "+roomstest.API+"/rooms/"+url.PathEscape(in)+"/typing/"+url.PathEscape(user), body)
 		if a.Status == 200 && (in != room || user != "@alice:here.test") {
 			t.Fatalf("alice types in %q as %q", in, user)
 		}

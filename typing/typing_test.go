@@ -8,10 +8,25 @@ import (
 
 	"lyceum/platform/role/roletest"
 	"lyceum/platform/stream"
+	"lyceum/rooms/roomstest"
 )
 
+type obj = map[string]any
+
+// node is a process that serves typing notifications.
+type node struct {
+	*Typing
+	*roomstest.Node
+}
+
+var harness = roomstest.Over(func(t testing.TB, on *roomstest.Node) *node {
+	n := &node{New(Deps{Process: on.Process, Rooms: on.Rooms, Now: on.Clock.Now}), on}
+	on.Serve(t, n.Routes()...)
+	return n
+}, Migrations())
+
 func path(room, user string) string {
-	return "PUT " + api + "/rooms/" + url.PathEscape(room) + "/typing/" + url.PathEscape("@"+user+":here.test")
+	return "PUT " + roomstest.API + "/rooms/" + url.PathEscape(room) + "/typing/" + url.PathEscape("@"+user+":here.test")
 }
 
 func (n *node) who(t testing.TB, room string) []string {
@@ -27,7 +42,7 @@ func (n *node) who(t testing.TB, room string) []string {
 }
 
 func TestTyping(t *testing.T) {
-	run(t, func(t *testing.T, n *node) {
+	harness.Run(t, func(t *testing.T, n *node) {
 		room := n.Room(t, "alice", "bob")
 		n.HTTP.As("bob").Want(200, path(room, "bob"), obj{"typing": true, "timeout": 60_000})
 		n.HTTP.As("alice").Want(200, path(room, "alice"), obj{"typing": true, "timeout": 10_000})
@@ -61,7 +76,7 @@ func TestTyping(t *testing.T) {
 }
 
 func TestErrors(t *testing.T) {
-	run(t, func(t *testing.T, n *node) {
+	harness.Run(t, func(t *testing.T, n *node) {
 		room := n.Room(t, "alice", "bob")
 		for _, c := range []struct {
 			as, user string
@@ -86,7 +101,7 @@ func TestErrors(t *testing.T) {
 }
 
 func TestAnotherOwnerGoesOn(t *testing.T) {
-	fleet(t, func(t *testing.T, one, two *node, stopTwo func()) {
+	harness.Fleet(t, func(t *testing.T, one, two *node, stopTwo func()) {
 		room := ""
 		for room == "" || !two.stream.Owns(two.stream.Shard(room)) {
 			room = one.Room(t, "alice", "bob")

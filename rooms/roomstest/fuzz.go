@@ -5,15 +5,14 @@ import (
 	"path/filepath"
 	"testing"
 
-	"lyceum/platform/db"
 	"lyceum/platform/db/dbtest"
 	"lyceum/platform/web/webtest"
 )
 
 // Fuzzed is a process on SQLite whose clock stands still, so that it writes only what requests ask for.
-func Fuzzed[N any](f *testing.F, wire Wire[N], sets ...db.Migrations) N {
+func (h Harness[N]) Fuzzed(f *testing.F) N {
 	f.Helper()
-	return alone(f, dbtest.Open(f, "sqlite:"+filepath.Join(f.TempDir(), "fuzz.db"), migrations(sets)...), wire)
+	return h.alone(f, dbtest.Open(f, "sqlite:"+filepath.Join(f.TempDir(), "fuzz.db"), h.migrations...))
 }
 
 // Ask sends a request as somebody and fails when the server does, or when what it refuses changes something.

@@ -64,35 +64,40 @@ func newNode(t testing.TB, p *role.Process, clock *obs.Clock) *Node {
 	return n
 }
 
-// Wire adds the package under test to a node. It calls Serve, and returns what the tests of the package use.
-type Wire[N any] func(t testing.TB, n *Node) N
+// Harness runs tests of a package. N is what they use, most often a Node and the package's own object.
+type Harness[N any] struct {
+	wire       func(t testing.TB, n *Node) N
+	migrations []db.Migrations
+}
 
-func migrations(sets []db.Migrations) []db.Migrations {
-	return append([]db.Migrations{lease.Migrations(), accounts.Migrations(), rooms.Migrations()}, sets...)
+// Over makes the harness of a package. wire adds the package to a node and calls Serve. sets are the tables of the
+// package, and of those that it stands on beside accounts and rooms.
+func Over[N any](wire func(t testing.TB, n *Node) N, sets ...db.Migrations) Harness[N] {
+	return Harness[N]{wire, append([]db.Migrations{lease.Migrations(), accounts.Migrations(), rooms.Migrations()}, sets...)}
 }
 
 // Run runs body with a process that is alone, on SQLite and on PostgreSQL.
-func Run[N any](t *testing.T, wire Wire[N], body func(t *testing.T, n N), sets ...db.Migrations) {
+func (h Harness[N]) Run(t *testing.T, body func(t *testing.T, n N)) {
 	t.Helper()
-	dbtest.Run(t, func(t *testing.T, d *db.DB) { body(t, alone(t, d, wire)) }, migrations(sets)...)
+	dbtest.Run(t, func(t *testing.T, d *db.DB) { body(t, h.alone(t, d)) }, h.migrations...)
 }
 
-func alone[N any](t testing.TB, d *db.DB, wire Wire[N]) N {
+func (h Harness[N]) alone(t testing.TB, d *db.DB) N {
 	t.Helper()
 	p := roletest.New(t, d)
-	n := wire(t, newNode(t, p, obs.NewClock(time.Now())))
+	n := h.wire(t, newNode(t, p, obs.NewClock(time.Now())))
 	roletest.Start(t, p)
 	return n
 }
 
 // Fleet runs body with two processes on one database, on SQLite and on PostgreSQL, once each owns half of the shards.
-func Fleet[N any](t *testing.T, wire Wire[N], body func(t *testing.T, one, two N, stopTwo func()), sets ...db.Migrations) {
+func (h Harness[N]) Fleet(t *testing.T, body func(t *testing.T, one, two N, stopTwo func())) {
 	t.Helper()
 	dbtest.Run(t, func(t *testing.T, d *db.DB) {
 		clock := obs.NewClock(time.Now())
-		one, two, stopTwo := roletest.Two(t, d, func(p *role.Process) N { return wire(t, newNode(t, p, clock)) })
+		one, two, stopTwo := roletest.Two(t, d, func(p *role.Process) N { return h.wire(t, newNode(t, p, clock)) })
 		body(t, one, two, stopTwo)
-	}, migrations(sets)...)
+	}, h.migrations...)
 }
 
 // Serve makes HTTP a client of rooms and of some more routes.
