@@ -2,11 +2,11 @@ package sync
 
 import (
 	"context"
-	"crypto/rand"
 	"fmt"
 	"log/slog"
 	"net/url"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -16,7 +16,6 @@ import (
 
 	"lyceum/accounts"
 	"lyceum/devices"
-	"lyceum/matrix"
 	"lyceum/platform/conf"
 	"lyceum/platform/db"
 	"lyceum/platform/engines/enginestest"
@@ -30,12 +29,13 @@ import (
 	"lyceum/push"
 	"lyceum/receipts"
 	"lyceum/rooms"
+	"lyceum/rooms/roomstest"
 	"lyceum/typing"
 )
 
 const (
-	api    = "/_matrix/client/v3"
-	server = "here.test"
+	api    = roomstest.API
+	server = roomstest.Server
 )
 
 type obj = map[string]any
@@ -59,14 +59,8 @@ func wire(t testing.TB, p *role.Process, users ...string) *house {
 			t.Fatal(err)
 		}
 	}
-	a, err := accounts.New(accounts.Deps{Process: p, Now: obs.Now}, accounts.Config{
-		ServerName: server, Registration: accounts.OpenRegistration, Password: accounts.PasswordConfig{MemoryKiB: 64, Passes: 1},
-	})
-	must(err)
-	key, err := matrix.GenerateSigningKey("test", rand.Reader)
-	must(err)
-	r, err := rooms.New(rooms.Deps{Process: p, Accounts: a, ServerName: server, Key: key}, rooms.Config{DefaultVersion: "12", EventCache: 5000, MaxCreateUsers: 1000})
-	must(err)
+	on := roomstest.New(t, p, rooms.Config{DefaultVersion: "12", EventCache: 5000, MaxCreateUsers: 1000})
+	a, r := on.Accounts, on.Rooms
 	x, err := devices.New(devices.Deps{Process: p, Accounts: a, Now: obs.Now, RoomMates: r, Positions: DeviceListPositions}, devices.Config{})
 	must(err)
 	d := Deps{Process: p, Accounts: a, Devices: x, Rooms: r, Receipts: receipts.New(receipts.Deps{Process: p, Accounts: a, Rooms: r}), Typing: typing.New(typing.Deps{Process: p, Rooms: r})}
@@ -74,18 +68,12 @@ func wire(t testing.TB, p *role.Process, users ...string) *house {
 	d.Push, err = push.New(push.Deps{Process: p, Accounts: a, Rooms: r, Receipts: d.Receipts}, push.Config{CountCache: 10_000})
 	must(err)
 	h := &house{Sync: New(d, Config{Window: 20, MaxTimeout: 90})}
-	people := webtest.People{}
 	for _, name := range append(users, names...) {
-		people[name] = &web.Identity{UserID: id(name), DeviceID: strings.ToUpper(name)}
-		people[name+"2"] = &web.Identity{UserID: id(name), DeviceID: strings.ToUpper(name) + "2"}
+		on.People[name] = &web.Identity{UserID: id(name), DeviceID: strings.ToUpper(name)}
+		on.People[name+"2"] = &web.Identity{UserID: id(name), DeviceID: strings.ToUpper(name) + "2"}
 	}
-	var routes []web.Route
-	for _, part := range [][]web.Route{
-		a.Routes(), r.Routes(), x.Routes(), d.Receipts.Routes(), d.Typing.Routes(), d.Presence.Routes(), d.Push.Routes(), h.Routes(),
-	} {
-		routes = append(routes, part...)
-	}
-	h.http = webtest.New(t, people, routes...)
+	on.Serve(t, slices.Concat(a.Routes(), x.Routes(), d.Receipts.Routes(), d.Typing.Routes(), d.Presence.Routes(), d.Push.Routes(), h.Routes())...)
+	h.http = on.HTTP
 	return h
 }
 

@@ -35,13 +35,14 @@ type Node struct {
 	Process  *role.Process
 	Rooms    *rooms.Rooms
 	Accounts *accounts.Accounts
-	Clock    *obs.Clock     // stands still; the processes of a fleet share it
+	Clock    *obs.Clock     // stands still; the processes of a Fleet share it
 	People   webtest.People // tokens are the names
 	HTTP     *webtest.Client
 	routes   []web.Route
 }
 
-func newNode(t testing.TB, p *role.Process, clock *obs.Clock) *Node {
+// New makes the node of a process that does not run yet.
+func New(t testing.TB, p *role.Process, c rooms.Config) *Node {
 	t.Helper()
 	a, err := accounts.New(accounts.Deps{Process: p, Now: time.Now}, accounts.Config{
 		ServerName: Server, Registration: accounts.OpenRegistration, Password: accounts.PasswordConfig{MemoryKiB: 64, Passes: 1},
@@ -53,11 +54,11 @@ func newNode(t testing.TB, p *role.Process, clock *obs.Clock) *Node {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r, err := rooms.New(rooms.Deps{Process: p, Accounts: a, ServerName: Server, Key: key}, rooms.Config{DefaultVersion: "12", EventCache: 1000, MaxCreateUsers: 100})
+	r, err := rooms.New(rooms.Deps{Process: p, Accounts: a, ServerName: Server, Key: key}, c)
 	if err != nil {
 		t.Fatal(err)
 	}
-	n := &Node{Process: p, Rooms: r, Accounts: a, Clock: clock, People: webtest.People{}}
+	n := &Node{Process: p, Rooms: r, Accounts: a, Clock: obs.NewClock(time.Now()), People: webtest.People{}}
 	for _, name := range []string{"alice", "bob", "carol", "dave"} {
 		n.People[name] = &web.Identity{UserID: "@" + name + ":" + Server, DeviceID: "D-" + name}
 	}
@@ -69,6 +70,8 @@ type Harness[N any] struct {
 	wire       func(t testing.TB, n *Node) N
 	migrations []db.Migrations
 }
+
+var config = rooms.Config{DefaultVersion: "12", EventCache: 1000, MaxCreateUsers: 100}
 
 // Over makes the harness of a package. wire adds the package to a node and calls Serve. sets are the tables of the
 // package, and of those that it stands on beside accounts and rooms.
@@ -85,7 +88,7 @@ func (h Harness[N]) Run(t *testing.T, body func(t *testing.T, n N)) {
 func (h Harness[N]) alone(t testing.TB, d *db.DB) N {
 	t.Helper()
 	p := roletest.New(t, d)
-	n := h.wire(t, newNode(t, p, obs.NewClock(time.Now())))
+	n := h.wire(t, New(t, p, config))
 	roletest.Start(t, p)
 	return n
 }
@@ -95,7 +98,11 @@ func (h Harness[N]) Fleet(t *testing.T, body func(t *testing.T, one, two N, stop
 	t.Helper()
 	dbtest.Run(t, func(t *testing.T, d *db.DB) {
 		clock := obs.NewClock(time.Now())
-		one, two, stopTwo := roletest.Two(t, d, func(p *role.Process) N { return h.wire(t, newNode(t, p, clock)) })
+		one, two, stopTwo := roletest.Two(t, d, func(p *role.Process) N {
+			n := New(t, p, config)
+			n.Clock = clock
+			return h.wire(t, n)
+		})
 		body(t, one, two, stopTwo)
 	}, h.migrations...)
 }
