@@ -278,22 +278,13 @@ func (a *Accounts) eraseData(ctx context.Context, userID string) error {
 }
 
 func loadData(ctx context.Context, q db.Querier, userID string) ([]*AccountDatum, error) {
-	rows, err := q.Query(ctx, `SELECT room_id, type, content, pos FROM account_data WHERE user_id = $1`, userID)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var out []*AccountDatum
-	for rows.Next() {
+	return db.List(func(row db.Row) (*AccountDatum, error) {
 		datum := &AccountDatum{}
 		var content string
-		if err := rows.Scan(&datum.RoomID, &datum.Type, &content, &datum.Pos); err != nil {
-			return nil, err
-		}
+		err := row.Scan(&datum.RoomID, &datum.Type, &content, &datum.Pos)
 		datum.Content = json.RawMessage(content)
-		out = append(out, datum)
-	}
-	return out, rows.Err()
+		return datum, err
+	})(q.Query(ctx, `SELECT room_id, type, content, pos FROM account_data WHERE user_id = $1`, userID))
 }
 
 // dataStore is the table account_data as the table of its stream.
@@ -321,27 +312,19 @@ func (dataStore) Insert(ctx context.Context, tx *db.Tx, batch []*stream.Entry) e
 
 // Read is part of stream.Store.
 func (dataStore) Read(ctx context.Context, q db.Querier, r stream.Range) ([]stream.Row, error) {
-	rows, err := q.Query(ctx, `SELECT user_id, room_id, type, content, pos FROM account_data WHERE shard = $1 AND pos > $2 AND pos <= $3 ORDER BY pos LIMIT $4`,
-		r.Shard, r.After, r.Upto, r.Limit)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var out []stream.Row
-	for rows.Next() {
-		row := stream.Row{Shard: r.Shard}
+	return db.List(func(row db.Row) (stream.Row, error) {
+		out := stream.Row{Shard: r.Shard}
 		var datum AccountDatum
 		var content string
-		if err := rows.Scan(&row.Key, &datum.RoomID, &datum.Type, &content, &row.Pos); err != nil {
-			return nil, err
+		if err := row.Scan(&out.Key, &datum.RoomID, &datum.Type, &content, &out.Pos); err != nil {
+			return out, err
 		}
 		datum.Content = json.RawMessage(content)
-		if row.Data, err = json.Marshal(datum); err != nil {
-			return nil, err
-		}
-		out = append(out, row)
-	}
-	return out, rows.Err()
+		var err error
+		out.Data, err = json.Marshal(datum)
+		return out, err
+	})(q.Query(ctx, `SELECT user_id, room_id, type, content, pos FROM account_data WHERE shard = $1 AND pos > $2 AND pos <= $3 ORDER BY pos LIMIT $4`,
+		r.Shard, r.After, r.Upto, r.Limit))
 }
 
 const typeTag = "m.tag"

@@ -21,28 +21,19 @@ type Device struct {
 
 const deviceColumns = `SELECT user_id, device_id, display_name, created_ms, seen_ms, seen_ip, user_agent FROM user_devices `
 
+func scanDevice(row db.Row) (d Device, err error) {
+	err = row.Scan(&d.UserID, &d.DeviceID, &d.DisplayName, &d.Created, &d.SeenAt, &d.SeenIP, &d.UserAgent)
+	return d, err
+}
+
 // Devices gives the devices of the users in one statement, by user and device id.
 func (a *Accounts) Devices(ctx context.Context, userIDs ...string) ([]Device, error) {
-	rows, err := a.db.Query(ctx, deviceColumns+`WHERE user_id = ANY($1) ORDER BY user_id, device_id`, userIDs)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var out []Device
-	for rows.Next() {
-		var d Device
-		if err := rows.Scan(&d.UserID, &d.DeviceID, &d.DisplayName, &d.Created, &d.SeenAt, &d.SeenIP, &d.UserAgent); err != nil {
-			return nil, err
-		}
-		out = append(out, d)
-	}
-	return out, rows.Err()
+	return db.List(scanDevice)(a.db.Query(ctx, deviceColumns+`WHERE user_id = ANY($1) ORDER BY user_id, device_id`, userIDs))
 }
 
 // Device gives one device. Errors: M_NOT_FOUND.
 func (a *Accounts) Device(ctx context.Context, userID, deviceID string) (d Device, err error) {
-	err = a.db.QueryRow(ctx, deviceColumns+`WHERE user_id = $1 AND device_id = $2`, userID, deviceID).
-		Scan(&d.UserID, &d.DeviceID, &d.DisplayName, &d.Created, &d.SeenAt, &d.SeenIP, &d.UserAgent)
+	d, err = scanDevice(a.db.QueryRow(ctx, deviceColumns+`WHERE user_id = $1 AND device_id = $2`, userID, deviceID))
 	if errors.Is(err, db.ErrNoRows) {
 		return d, matrix.NotFound("There is no such device")
 	}

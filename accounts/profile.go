@@ -29,19 +29,14 @@ const (
 
 // Profiles gives name and avatar of local users in one statement. Users without either are left out.
 func (a *Accounts) Profiles(ctx context.Context, userIDs []string) (map[string]Profile, error) {
-	rows, err := a.db.Query(ctx, `SELECT user_id, name, value FROM profile_fields WHERE user_id = ANY($1) AND name IN ('displayname', 'avatar_url')`, userIDs)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
 	out := map[string]Profile{}
-	for rows.Next() {
+	return out, db.Each(func(row db.Row) error {
 		var userID, name, value, text string
-		if err := rows.Scan(&userID, &name, &value); err != nil {
-			return nil, err
+		if err := row.Scan(&userID, &name, &value); err != nil {
+			return err
 		}
 		if err := json.Unmarshal([]byte(value), &text); err != nil {
-			return nil, fmt.Errorf("profile of %s: %w", userID, err)
+			return fmt.Errorf("profile of %s: %w", userID, err)
 		}
 		p := out[userID]
 		if name == fieldName {
@@ -50,8 +45,8 @@ func (a *Accounts) Profiles(ctx context.Context, userIDs []string) (map[string]P
 			p.AvatarURL = text
 		}
 		out[userID] = p
-	}
-	return out, rows.Err()
+		return nil
+	})(a.db.Query(ctx, `SELECT user_id, name, value FROM profile_fields WHERE user_id = ANY($1) AND name IN ('displayname', 'avatar_url')`, userIDs))
 }
 
 // Profile gives all fields of a user's profile as JSON values, asking the other server for users who are not
@@ -78,20 +73,13 @@ func (a *Accounts) Profile(ctx context.Context, userID string) (map[string]json.
 }
 
 func (a *Accounts) fields(ctx context.Context, q db.Querier, userID string) (map[string]json.RawMessage, error) {
-	rows, err := q.Query(ctx, `SELECT name, value FROM profile_fields WHERE user_id = $1`, userID)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
 	fields := map[string]json.RawMessage{}
-	for rows.Next() {
+	return fields, db.Each(func(row db.Row) error {
 		var name, value string
-		if err := rows.Scan(&name, &value); err != nil {
-			return nil, err
-		}
+		err := row.Scan(&name, &value)
 		fields[name] = json.RawMessage(value)
-	}
-	return fields, rows.Err()
+		return err
+	})(q.Query(ctx, `SELECT name, value FROM profile_fields WHERE user_id = $1`, userID))
 }
 
 // SetProfile sets one field of a local user's profile, or removes it when value is nil (Client-Server API,

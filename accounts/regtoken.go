@@ -52,20 +52,10 @@ func validRegistrationToken(s string) bool {
 
 // RegistrationTokens lists all tokens.
 func (a *Accounts) RegistrationTokens(ctx context.Context) ([]RegistrationToken, error) {
-	rows, err := a.db.Query(ctx, `SELECT token, uses_allowed, pending, completed, admin, expires_ms FROM registration_tokens ORDER BY created_ms, token`)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var out []RegistrationToken
-	for rows.Next() {
-		var t RegistrationToken
-		if err := rows.Scan(&t.Token, &t.UsesAllowed, &t.Pending, &t.Completed, &t.Admin, &t.Expires); err != nil {
-			return nil, err
-		}
-		out = append(out, t)
-	}
-	return out, rows.Err()
+	return db.List(func(row db.Row) (t RegistrationToken, err error) {
+		err = row.Scan(&t.Token, &t.UsesAllowed, &t.Pending, &t.Completed, &t.Admin, &t.Expires)
+		return t, err
+	})(a.db.Query(ctx, `SELECT token, uses_allowed, pending, completed, admin, expires_ms FROM registration_tokens ORDER BY created_ms, token`))
 }
 
 // DeleteRegistrationToken removes a token; removed tells that it was there.

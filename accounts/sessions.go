@@ -232,20 +232,11 @@ func (sessionStore) Insert(ctx context.Context, tx *db.Tx, batch []*stream.Entry
 
 // Read is part of stream.Store.
 func (sessionStore) Read(ctx context.Context, q db.Querier, r stream.Range) ([]stream.Row, error) {
-	rows, err := q.Query(ctx, `SELECT user_id, pos FROM session_changes WHERE shard = $1 AND pos > $2 AND pos <= $3 ORDER BY pos LIMIT $4`, r.Shard, r.After, r.Upto, r.Limit)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var out []stream.Row
-	for rows.Next() {
-		row := stream.Row{Shard: r.Shard, Data: []byte("{}")}
-		if err := rows.Scan(&row.Key, &row.Pos); err != nil {
-			return nil, err
-		}
-		out = append(out, row)
-	}
-	return out, rows.Err()
+	return db.List(func(row db.Row) (stream.Row, error) {
+		out := stream.Row{Shard: r.Shard, Data: []byte("{}")}
+		err := row.Scan(&out.Key, &out.Pos)
+		return out, err
+	})(q.Query(ctx, `SELECT user_id, pos FROM session_changes WHERE shard = $1 AND pos > $2 AND pos <= $3 ORDER BY pos LIMIT $4`, r.Shard, r.After, r.Upto, r.Limit))
 }
 
 // applyChange does one change. It may run again in another transaction, so it sets the result anew.

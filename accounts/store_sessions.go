@@ -89,22 +89,5 @@ func setRights(ctx context.Context, tx *db.Tx, userID string, c sessionChange) (
 }
 
 func deviceIDs(ctx context.Context, q db.Querier, userID string) ([]string, error) {
-	return texts(q.Query(ctx, `SELECT device_id FROM user_devices WHERE user_id = $1 ORDER BY device_id`, userID))
-}
-
-// texts reads a result of one column.
-func texts(rows *sql.Rows, err error) ([]string, error) {
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var out []string
-	for rows.Next() {
-		var s string
-		if err := rows.Scan(&s); err != nil {
-			return nil, err
-		}
-		out = append(out, s)
-	}
-	return out, rows.Err()
+	return db.Texts(q.Query(ctx, `SELECT device_id FROM user_devices WHERE user_id = $1 ORDER BY device_id`, userID))
 }

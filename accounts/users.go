@@ -80,7 +80,7 @@ func (a *Accounts) Exists(ctx context.Context, userID string) (bool, error) {
 
 // Active gives those of the users who exist here and are not deactivated.
 func (a *Accounts) Active(ctx context.Context, userIDs []string) (map[string]bool, error) {
-	ids, err := texts(a.db.Query(ctx, `SELECT user_id FROM users WHERE user_id = ANY($1) AND deactivated_ms = 0`, userIDs))
+	ids, err := db.Texts(a.db.Query(ctx, `SELECT user_id FROM users WHERE user_id = ANY($1) AND deactivated_ms = 0`, userIDs))
 	active := make(map[string]bool, len(ids))
 	for _, id := range ids {
 		active[id] = true
@@ -113,21 +113,11 @@ type User struct {
 
 // Users lists users in the order of their ids, after the id given ("" from the start).
 func (a *Accounts) Users(ctx context.Context, after string, limit int) ([]User, error) {
-	rows, err := a.db.Query(ctx, `SELECT user_id, kind, appservice, admin, locked, suspended, deactivated_ms <> 0, erased, created_ms, login_ms
-		FROM users WHERE user_id > $1 ORDER BY user_id LIMIT $2`, after, limit)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var out []User
-	for rows.Next() {
-		var u User
-		if err := rows.Scan(&u.UserID, &u.Kind, &u.Appservice, &u.Admin, &u.Locked, &u.Suspended, &u.Deactivated, &u.Erased, &u.Created, &u.LastLogin); err != nil {
-			return nil, err
-		}
-		out = append(out, u)
-	}
-	return out, rows.Err()
+	return db.List(func(row db.Row) (u User, err error) {
+		err = row.Scan(&u.UserID, &u.Kind, &u.Appservice, &u.Admin, &u.Locked, &u.Suspended, &u.Deactivated, &u.Erased, &u.Created, &u.LastLogin)
+		return u, err
+	})(a.db.Query(ctx, `SELECT user_id, kind, appservice, admin, locked, suspended, deactivated_ms <> 0, erased, created_ms, login_ms
+		FROM users WHERE user_id > $1 ORDER BY user_id LIMIT $2`, after, limit))
 }
 
 // SetPassword gives a user a new password and, if asked, ends all devices but one ("" for really all).
@@ -203,7 +193,7 @@ func (a *Accounts) farewell(ctx context.Context, userID string, erase bool) erro
 
 // farewells finishes deactivations that a failing part or the end of a process left open.
 func (a *Accounts) farewells(ctx context.Context) error {
-	ids, err := texts(a.db.Query(ctx, `SELECT user_id FROM users WHERE farewell ORDER BY user_id LIMIT 100`))
+	ids, err := db.Texts(a.db.Query(ctx, `SELECT user_id FROM users WHERE farewell ORDER BY user_id LIMIT 100`))
 	if err != nil {
 		return err
 	}

@@ -295,46 +295,29 @@ func (j *job) table(ctx context.Context, q db.Querier, t db.Table) (TableInfo, e
 
 // eachRow reads all rows of a table; fn does not keep the values.
 func eachRow(ctx context.Context, q db.Querier, t *db.Table, fn func(values []any) error) error {
-	rows, err := q.Query(ctx, "SELECT "+columns(t)+" FROM "+quote(t.Name))
-	if err != nil {
-		return err
-	}
-	defer rows.Close()
 	values, into := make([]any, len(t.Columns)), make([]any, len(t.Columns))
 	for i := range values {
 		into[i] = &values[i]
 	}
-	for rows.Next() {
-		if err := rows.Scan(into...); err != nil {
+	return db.Each(func(row db.Row) error {
+		if err := row.Scan(into...); err != nil {
 			return fmt.Errorf("table %s: %w", t.Name, err)
 		}
-		if err := fn(values); err != nil {
-			return err
-		}
-	}
-	return rows.Err()
+		return fn(values)
+	})(q.Query(ctx, "SELECT "+columns(t)+" FROM "+quote(t.Name)))
 }
 
 // references notes the keys that rows name.
 func (j *job) references(ctx context.Context, q db.Querier, query string) error {
-	rows, err := q.Query(ctx, query)
-	if err != nil {
-		return err
-	}
-	defer rows.Close()
 	out := newLineWriter(j.spill)
-	for rows.Next() {
+	err := db.Each(func(row db.Row) error {
 		var key string
-		if err := rows.Scan(&key); err != nil {
+		if err := row.Scan(&key); err != nil || !j.names.add(key) {
 			return err
 		}
-		if j.names.add(key) {
-			if err := out.line(key); err != nil {
-				return err
-			}
-		}
-	}
-	return errors.Join(rows.Err(), out.Flush())
+		return out.line(key)
+	})(q.Query(ctx, query))
+	return errors.Join(err, out.Flush())
 }
 
 // prune removes blobs beside an archive that no longer names them.

@@ -242,22 +242,13 @@ func loadBackupKeys(ctx context.Context, tx *db.Tx, userID string, number int64,
 }
 
 func scanBackupKeys(ctx context.Context, q db.Querier, query string, args ...any) ([]*backupKey, error) {
-	rows, err := q.Query(ctx, query, args...)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var out []*backupKey
-	for rows.Next() {
+	return db.List(func(row db.Row) (*backupKey, error) {
 		k := &backupKey{FirstIndex: new(int64), Forwarded: new(int64), Verified: new(bool)}
 		var data string
-		if err := rows.Scan(&k.roomID, &k.sessionID, k.FirstIndex, k.Forwarded, k.Verified, &data); err != nil {
-			return nil, err
-		}
+		err := row.Scan(&k.roomID, &k.sessionID, k.FirstIndex, k.Forwarded, k.Verified, &data)
 		k.SessionData = json.RawMessage(data)
-		out = append(out, k)
-	}
-	return out, rows.Err()
+		return k, err
+	})(q.Query(ctx, query, args...))
 }
 
 // backupPage gives at most limit sessions after a room and session id, of one room unless roomID is "", in

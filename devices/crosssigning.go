@@ -2,7 +2,6 @@ package devices
 
 import (
 	"context"
-	"database/sql"
 	"encoding/json"
 	"errors"
 	"slices"
@@ -146,21 +145,14 @@ func storeSigningKeys(ctx context.Context, tx *db.Tx, userID string, keys []sign
 }
 
 func loadSigningKeys(ctx context.Context, q db.Querier, users []string) (map[string][]signingKey, error) {
-	rows, err := q.Query(ctx, `SELECT user_id, usage, public, body FROM cross_signing_keys WHERE user_id = ANY($1)`, users)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
 	out := map[string][]signingKey{}
-	for rows.Next() {
+	return out, db.Each(func(row db.Row) error {
 		var userID string
 		var k signingKey
-		if err := rows.Scan(&userID, &k.Usage, &k.Public, &k.Body); err != nil {
-			return nil, err
-		}
+		err := row.Scan(&userID, &k.Usage, &k.Public, &k.Body)
 		out[userID] = append(out[userID], k)
-	}
-	return out, rows.Err()
+		return err
+	})(q.Query(ctx, `SELECT user_id, usage, public, body FROM cross_signing_keys WHERE user_id = ANY($1)`, users))
 }
 
 // keySignature is a signature that was uploaded after the key it is on.
@@ -193,26 +185,15 @@ func storeSignatures(ctx context.Context, tx *db.Tx, userID string, signatures [
 
 // loadSignatures gives the signatures on the users' keys that viewer may see.
 func loadSignatures(ctx context.Context, q db.Querier, users []string, viewer string) (map[signedKey][]keySignature, error) {
-	rows, err := q.Query(ctx, `SELECT user_id, target, signer, key_id, signature FROM key_signatures WHERE user_id = ANY($1) AND (signer = user_id OR signer = $2)`, users, viewer)
-	return scanSignatures(rows, err)
-}
-
-func scanSignatures(rows *sql.Rows, err error) (map[signedKey][]keySignature, error) {
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
 	out := map[signedKey][]keySignature{}
-	for rows.Next() {
+	return out, db.Each(func(row db.Row) error {
 		var k signedKey
 		var s keySignature
-		if err := rows.Scan(&k.userID, &k.target, &s.Signer, &s.KeyID, &s.Signature); err != nil {
-			return nil, err
-		}
+		err := row.Scan(&k.userID, &k.target, &s.Signer, &s.KeyID, &s.Signature)
 		s.Target = k.target
 		out[k] = append(out[k], s)
-	}
-	return out, rows.Err()
+		return err
+	})(q.Query(ctx, `SELECT user_id, target, signer, key_id, signature FROM key_signatures WHERE user_id = ANY($1) AND (signer = user_id OR signer = $2)`, users, viewer))
 }
 
 // signatureUpload is the work of POST /keys/signatures/upload.

@@ -183,21 +183,13 @@ func withSignatures(body []byte, signatures []keySignature) ([]byte, error) {
 
 // eachRow calls fn with the rows of a query of three texts about users.
 func eachRow(ctx context.Context, q db.Querier, query string, users []string, fn func(a, b, c string) error) error {
-	rows, err := q.Query(ctx, query, users)
-	if err != nil {
-		return err
-	}
-	defer rows.Close()
-	for rows.Next() {
+	return db.Each(func(row db.Row) error {
 		var a, b, c string
-		if err := rows.Scan(&a, &b, &c); err != nil {
+		if err := row.Scan(&a, &b, &c); err != nil {
 			return err
 		}
-		if err := fn(a, b, c); err != nil {
-			return err
-		}
-	}
-	return rows.Err()
+		return fn(a, b, c)
+	})(q.Query(ctx, query, users))
 }
 
 // hasDevice tells that the user has the device.

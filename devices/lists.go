@@ -161,7 +161,7 @@ func (x *Devices) ChangedUsers(ctx context.Context, after, upto []int64) ([]stri
 		args = append(args, shard, after[shard], upto[shard])
 	}
 	if len(where) > 0 {
-		older, err := texts(x.db.Query(ctx, `SELECT user_id FROM device_lists WHERE `+strings.Join(where, " OR "), args...))
+		older, err := db.Texts(x.db.Query(ctx, `SELECT user_id FROM device_lists WHERE `+strings.Join(where, " OR "), args...))
 		if err != nil {
 			return nil, err
 		}

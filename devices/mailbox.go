@@ -6,6 +6,7 @@ import (
 	"slices"
 	"sync"
 
+	"lyceum/platform/db"
 	"lyceum/platform/stream"
 )
 
@@ -208,26 +209,22 @@ func (x *Devices) OneTimeKeyCounts(ctx context.Context, userID, deviceID string)
 const mainAlgorithm = "signed_curve25519"
 
 func (x *Devices) loadCounts(ctx context.Context, userID, deviceID string) (*KeyCounts, error) {
-	rows, err := x.db.Query(ctx, `SELECT algorithm, COUNT(*) FROM one_time_keys WHERE user_id = $1 AND device_id = $2 GROUP BY algorithm
-		UNION ALL SELECT algorithm, -1 FROM fallback_keys WHERE user_id = $1 AND device_id = $2 AND NOT used`, userID, deviceID)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
 	// Clients that never had a key must be told 0: without it they do not upload any.
 	out := &KeyCounts{OneTime: map[string]int{mainAlgorithm: 0}, Fallback: []string{}}
-	for rows.Next() {
+	err := db.Each(func(row db.Row) error {
 		var algorithm string
 		var n int
-		if err := rows.Scan(&algorithm, &n); err != nil {
-			return nil, err
+		if err := row.Scan(&algorithm, &n); err != nil {
+			return err
 		}
 		if n < 0 {
 			out.Fallback = append(out.Fallback, algorithm)
 		} else {
 			out.OneTime[algorithm] = n
 		}
-	}
+		return nil
+	})(x.db.Query(ctx, `SELECT algorithm, COUNT(*) FROM one_time_keys WHERE user_id = $1 AND device_id = $2 GROUP BY algorithm
+		UNION ALL SELECT algorithm, -1 FROM fallback_keys WHERE user_id = $1 AND device_id = $2 AND NOT used`, userID, deviceID))
 	slices.Sort(out.Fallback)
-	return out, rows.Err()
+	return out, err
 }

@@ -96,20 +96,14 @@ func (w *keyUploadWork) unknown(ctx context.Context, tx *db.Tx, userID string) (
 	for i, k := range w.OneTime {
 		ids[i] = k.ID
 	}
-	rows, err := tx.Query(ctx, `SELECT algorithm, key_id, body FROM one_time_keys WHERE user_id = $1 AND device_id = $2 AND key_id = ANY($3)`, userID, w.DeviceID, ids)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	for rows.Next() {
+	err = db.Each(func(row db.Row) error {
 		var n name
 		var body string
-		if err := rows.Scan(&n.algorithm, &n.id, &body); err != nil {
-			return nil, err
-		}
+		err := row.Scan(&n.algorithm, &n.id, &body)
 		stored[n] = body
-	}
-	if err := rows.Err(); err != nil {
+		return err
+	})(tx.Query(ctx, `SELECT algorithm, key_id, body FROM one_time_keys WHERE user_id = $1 AND device_id = $2 AND key_id = ANY($3)`, userID, w.DeviceID, ids))
+	if err != nil {
 		return nil, err
 	}
 	for _, k := range w.OneTime {

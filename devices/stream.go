@@ -128,38 +128,11 @@ func (listStore) Read(ctx context.Context, q db.Querier, r stream.Range) ([]stre
 
 // scanRows reads rows of user id, position and data.
 func scanRows(shard int) func(*sql.Rows, error) ([]stream.Row, error) {
-	return func(rows *sql.Rows, err error) ([]stream.Row, error) {
-		if err != nil {
-			return nil, err
-		}
-		defer rows.Close()
-		var out []stream.Row
-		for rows.Next() {
-			row := stream.Row{Shard: shard}
-			var data string
-			if err := rows.Scan(&row.Key, &row.Pos, &data); err != nil {
-				return nil, err
-			}
-			row.Data = []byte(data)
-			out = append(out, row)
-		}
-		return out, rows.Err()
-	}
-}
-
-// texts reads a result of one column.
-func texts(rows *sql.Rows, err error) ([]string, error) {
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var out []string
-	for rows.Next() {
-		var s string
-		if err := rows.Scan(&s); err != nil {
-			return nil, err
-		}
-		out = append(out, s)
-	}
-	return out, rows.Err()
+	return db.List(func(row db.Row) (stream.Row, error) {
+		out := stream.Row{Shard: shard}
+		var data string
+		err := row.Scan(&out.Key, &out.Pos, &data)
+		out.Data = []byte(data)
+		return out, err
+	})
 }

@@ -218,7 +218,7 @@ func (x *Devices) housekeeping(ctx context.Context) error {
 func (x *Devices) sweep(ctx context.Context) error {
 	const page = 500
 	for after := ""; ; {
-		users, err := texts(x.db.Query(ctx, `SELECT user_id FROM (SELECT user_id FROM device_keys WHERE user_id > $1 UNION SELECT user_id FROM one_time_keys WHERE user_id > $1
+		users, err := db.Texts(x.db.Query(ctx, `SELECT user_id FROM (SELECT user_id FROM device_keys WHERE user_id > $1 UNION SELECT user_id FROM one_time_keys WHERE user_id > $1
 			UNION SELECT user_id FROM to_device WHERE user_id > $1) AS kept ORDER BY user_id LIMIT $2`, after, page))
 		if err != nil || len(users) == 0 {
 			return err
@@ -249,19 +249,6 @@ func (x *Devices) sweep(ctx context.Context) error {
 
 // keptDevices gives the devices of the users for which anything is kept.
 func (x *Devices) keptDevices(ctx context.Context, users []string) (map[string][]string, error) {
-	rows, err := x.db.Query(ctx, `SELECT user_id, device_id FROM device_keys WHERE user_id = ANY($1) UNION SELECT user_id, device_id FROM one_time_keys WHERE user_id = ANY($1)
-		UNION SELECT user_id, device_id FROM to_device WHERE user_id = ANY($1)`, users)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	out := map[string][]string{}
-	for rows.Next() {
-		var userID, deviceID string
-		if err := rows.Scan(&userID, &deviceID); err != nil {
-			return nil, err
-		}
-		out[userID] = append(out[userID], deviceID)
-	}
-	return out, rows.Err()
+	return db.Groups[string, string](x.db.Query(ctx, `SELECT user_id, device_id FROM device_keys WHERE user_id = ANY($1) UNION SELECT user_id, device_id FROM one_time_keys WHERE user_id = ANY($1)
+		UNION SELECT user_id, device_id FROM to_device WHERE user_id = ANY($1)`, users))
 }

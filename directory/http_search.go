@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"lyceum/matrix"
+	"lyceum/platform/db"
 	"lyceum/platform/web"
 	"lyceum/rooms"
 )
@@ -171,21 +172,15 @@ func (d *Directory) search(ctx context.Context, userID string, c *criteria, f *r
 		args = append(args, c.Keys)
 		where += " AND part = ANY(" + dollar(n+1) + ")"
 	}
-	rows, err := d.Process.DB.Query(ctx, "SELECT event_id, body FROM search_texts WHERE "+where+" ORDER BY ts DESC, event_id DESC LIMIT "+dollar(n), args...)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
 	var order []string
 	bodies := map[string]string{}
-	for rows.Next() {
+	err = db.Each(func(row db.Row) error {
 		var id, body string
-		if err := rows.Scan(&id, &body); err != nil {
-			return nil, err
-		}
+		err := row.Scan(&id, &body)
 		order, bodies[id] = append(order, id), body
-	}
-	if err := rows.Err(); err != nil {
+		return err
+	})(d.Process.DB.Query(ctx, "SELECT event_id, body FROM search_texts WHERE "+where+" ORDER BY ts DESC, event_id DESC LIMIT "+dollar(n), args...))
+	if err != nil {
 		return nil, err
 	}
 	return d.sift(ctx, userID, f, order, func(id string) float64 { return rank(bodies[id], words(term)) })

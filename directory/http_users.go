@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"lyceum/matrix"
+	"lyceum/platform/db"
 	"lyceum/platform/web"
 )
 
@@ -50,21 +51,13 @@ func (d *Directory) users(ctx context.Context, userID, term string) ([]foundUser
 		return out, nil
 	}
 	args = append(args, usersLooked)
-	rows, err := d.Process.DB.Query(ctx, "SELECT user_id, name, avatar FROM search_people WHERE "+where+" ORDER BY user_id LIMIT "+dollar(len(args)), args...)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
 	var ids []string
-	var all []foundUser
-	for rows.Next() {
-		var u foundUser
-		if err := rows.Scan(&u.UserID, &u.Name, &u.Avatar); err != nil {
-			return nil, err
-		}
-		all, ids = append(all, u), append(ids, u.UserID)
-	}
-	if err := rows.Err(); err != nil {
+	all, err := db.List(func(row db.Row) (u foundUser, err error) {
+		err = row.Scan(&u.UserID, &u.Name, &u.Avatar)
+		ids = append(ids, u.UserID)
+		return u, err
+	})(d.Process.DB.Query(ctx, "SELECT user_id, name, avatar FROM search_people WHERE "+where+" ORDER BY user_id LIMIT "+dollar(len(args)), args...))
+	if err != nil {
 		return nil, err
 	}
 	known, err := d.knownTo(ctx, userID, ids)
@@ -100,26 +93,18 @@ func (d *Directory) knownTo(ctx context.Context, userID string, others []string)
 			all[id] = false
 		}
 	}
-	rows, err := d.Process.DB.Query(ctx, "SELECT room_id FROM search_rooms WHERE room_id = ANY($1) AND (joinable OR readable)", slices.Collect(maps.Keys(all)))
+	counted, err := db.Texts(d.Process.DB.Query(ctx, "SELECT room_id FROM search_rooms WHERE room_id = ANY($1) AND (joinable OR readable)", slices.Collect(maps.Keys(all))))
 	if err != nil {
 		return nil, err
 	}
-	defer rows.Close()
-	for rows.Next() {
-		var id string
-		if err := rows.Scan(&id); err != nil {
-			return nil, err
-		}
-		all[id] = true
-	}
-	for _, id := range joined[userID] {
+	for _, id := range append(counted, joined[userID]...) {
 		all[id] = true
 	}
 	known := map[string]bool{}
 	for _, user := range others {
 		known[user] = slices.ContainsFunc(joined[user], func(id string) bool { return all[id] })
 	}
-	return known, rows.Err()
+	return known, nil
 }
 
 const maxWords = 16

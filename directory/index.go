@@ -45,22 +45,18 @@ func (d *Directory) index(ctx context.Context) error {
 
 // indexed reads how far the index has come in each shard.
 func (d *Directory) indexed(ctx context.Context) (done [rooms.Shards]int64, err error) {
-	rows, err := d.Process.DB.Query(ctx, "SELECT shard, pos FROM search_positions")
-	if err != nil {
-		return done, err
-	}
-	defer rows.Close()
-	for rows.Next() {
+	err = db.Each(func(row db.Row) error {
 		var shard int
 		var pos int64
-		if err := rows.Scan(&shard, &pos); err != nil {
-			return done, err
+		if err := row.Scan(&shard, &pos); err != nil {
+			return err
 		}
 		if shard < len(done) {
 			done[shard] = pos
 		}
-	}
-	return done, rows.Err()
+		return nil
+	})(d.Process.DB.Query(ctx, "SELECT shard, pos FROM search_positions"))
+	return done, err
 }
 
 // indexShard takes the next events of a shard into the index and moves done on; more tells that it did not

@@ -132,21 +132,12 @@ func (c *Config) inspect(ctx context.Context, q db.Querier, m *backup.Manifest) 
 
 // livingMachines names the processes of a fleet.
 func livingMachines(ctx context.Context, q db.Querier) ([]string, error) {
-	rows, err := q.Query(ctx, "SELECT id, host FROM machines WHERE expires_ms > (EXTRACT(EPOCH FROM clock_timestamp()) * 1000)::bigint ORDER BY id")
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var out []string
-	for rows.Next() {
+	return db.List(func(row db.Row) (string, error) {
 		var id int64
 		var host string
-		if err := rows.Scan(&id, &host); err != nil {
-			return nil, err
-		}
-		out = append(out, fmt.Sprintf("%d (%s)", id, host))
-	}
-	return out, rows.Err()
+		err := row.Scan(&id, &host)
+		return fmt.Sprintf("%d (%s)", id, host), err
+	})(q.Query(ctx, "SELECT id, host FROM machines WHERE expires_ms > (EXTRACT(EPOCH FROM clock_timestamp()) * 1000)::bigint ORDER BY id"))
 }
 
 func describe(out io.Writer, name string, m *backup.Manifest) {
@@ -330,20 +321,9 @@ func (r *restoring) before(ctx context.Context, tx *db.Tx, replacing bool) error
 			return fmt.Errorf("processes still run: machines %s: stop them all before you replace their database", strings.Join(living, ", "))
 		}
 	}
-	rows, err := tx.Query(ctx, "SELECT name, epoch FROM leases")
-	if err != nil {
-		return err
-	}
-	defer rows.Close()
-	for rows.Next() {
-		var name string
-		var epoch int64
-		if err := rows.Scan(&name, &epoch); err != nil {
-			return err
-		}
-		r.epochs[name] = epoch
-	}
-	return rows.Err()
+	var err error
+	r.epochs, err = db.Map[string, int64](tx.Query(ctx, "SELECT name, epoch FROM leases"))
+	return err
 }
 
 // change makes the rows of another process's life those of a server that starts.

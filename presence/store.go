@@ -54,19 +54,10 @@ func (p *Presence) ForUsers(ctx context.Context, userIDs []string) ([]*Status, e
 }
 
 func query(ctx context.Context, q db.Querier, where string, args ...any) ([]*Status, error) {
-	rows, err := q.Query(ctx, `SELECT user_id, presence, status_msg, last_active, pos FROM presence WHERE `+where, args...)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var out []*Status
-	for rows.Next() {
+	return db.List(func(row db.Row) (*Status, error) {
 		s := &Status{}
-		if err := rows.Scan(&s.UserID, &s.Presence, &s.StatusMsg, &s.LastActive, &s.Pos); err != nil {
-			return nil, err
-		}
+		err := row.Scan(&s.UserID, &s.Presence, &s.StatusMsg, &s.LastActive, &s.Pos)
 		s.CurrentlyActive = s.Presence == Online
-		out = append(out, s)
-	}
-	return out, rows.Err()
+		return s, err
+	})(q.Query(ctx, `SELECT user_id, presence, status_msg, last_active, pos FROM presence WHERE `+where, args...))
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"lyceum/matrix/event"
+	"lyceum/platform/db"
 	"lyceum/rooms"
 	"lyceum/rooms/state"
 )
@@ -271,21 +272,12 @@ func (p *Push) retry(ctx context.Context, w *worker) (time.Duration, error) {
 		made, tries           int64
 	}
 	now := p.Now()
-	rows, err := p.Process.DB.Query(ctx, `SELECT user_id, app_id, pushkey, event_id, made_ms, tries FROM push_outbox
-		WHERE shard = $1 AND next_ms <= $2 ORDER BY next_ms LIMIT $3`, w.shard, now.UnixMilli(), retryMost)
+	due, err := db.List(func(x db.Row) (r row, err error) {
+		err = x.Scan(&r.user, &r.app, &r.key, &r.event, &r.made, &r.tries)
+		return r, err
+	})(p.Process.DB.Query(ctx, `SELECT user_id, app_id, pushkey, event_id, made_ms, tries FROM push_outbox
+		WHERE shard = $1 AND next_ms <= $2 ORDER BY next_ms LIMIT $3`, w.shard, now.UnixMilli(), retryMost))
 	if err != nil {
-		return 0, err
-	}
-	defer rows.Close()
-	var due []row
-	for rows.Next() {
-		var r row
-		if err := rows.Scan(&r.user, &r.app, &r.key, &r.event, &r.made, &r.tries); err != nil {
-			return 0, err
-		}
-		due = append(due, r)
-	}
-	if err := rows.Err(); err != nil {
 		return 0, err
 	}
 	for _, r := range due {

@@ -50,23 +50,14 @@ func (p *Push) tellPushers(ctx context.Context) {
 }
 
 func (p *Push) queryPushers(ctx context.Context, where string, args ...any) ([]*pusher, error) {
-	rows, err := p.Process.DB.Query(ctx, `SELECT user_id, app_id, pushkey, kind, app_name, device_name, profile_tag, lang, data, device_id, set_ms
-		FROM pushers WHERE `+where+` ORDER BY user_id, app_id, pushkey`, args...)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var out []*pusher
-	for rows.Next() {
+	return db.List(func(row db.Row) (*pusher, error) {
 		x := &pusher{}
 		var data string
-		if err := rows.Scan(&x.UserID, &x.AppID, &x.Pushkey, &x.Kind, &x.AppName, &x.DeviceName, &x.ProfileTag, &x.Lang, &data, &x.deviceID, &x.set); err != nil {
-			return nil, err
-		}
+		err := row.Scan(&x.UserID, &x.AppID, &x.Pushkey, &x.Kind, &x.AppName, &x.DeviceName, &x.ProfileTag, &x.Lang, &data, &x.deviceID, &x.set)
 		x.Data = json.RawMessage(data)
-		out = append(out, x)
-	}
-	return out, rows.Err()
+		return x, err
+	})(p.Process.DB.Query(ctx, `SELECT user_id, app_id, pushkey, kind, app_name, device_name, profile_tag, lang, data, device_id, set_ms
+		FROM pushers WHERE `+where+` ORDER BY user_id, app_id, pushkey`, args...))
 }
 
 func (p *Push) getPushers(r *web.Request) (any, error) {

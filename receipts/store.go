@@ -86,18 +86,9 @@ func (r *Receipts) ReadUpTo(ctx context.Context, userID, roomID string) (map[str
 }
 
 func query(ctx context.Context, q db.Querier, where string, args ...any) ([]*Receipt, error) {
-	rows, err := q.Query(ctx, `SELECT room_id, user_id, type, thread_id, event_id, event_pos, ts, pos FROM receipts WHERE `+where, args...)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var out []*Receipt
-	for rows.Next() {
+	return db.List(func(row db.Row) (*Receipt, error) {
 		rc := &Receipt{}
-		if err := rows.Scan(&rc.RoomID, &rc.UserID, &rc.Type, &rc.ThreadID, &rc.EventID, &rc.EventPos, &rc.TS, &rc.Pos); err != nil {
-			return nil, err
-		}
-		out = append(out, rc)
-	}
-	return out, rows.Err()
+		err := row.Scan(&rc.RoomID, &rc.UserID, &rc.Type, &rc.ThreadID, &rc.EventID, &rc.EventPos, &rc.TS, &rc.Pos)
+		return rc, err
+	})(q.Query(ctx, `SELECT room_id, user_id, type, thread_id, event_id, event_pos, ts, pos FROM receipts WHERE `+where, args...))
 }

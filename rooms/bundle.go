@@ -8,6 +8,7 @@ import (
 
 	"lyceum/matrix"
 	"lyceum/matrix/event"
+	"lyceum/platform/db"
 )
 
 // Relation types that the server looks into.
@@ -48,21 +49,8 @@ func (r *Rooms) relationKinds(ctx context.Context, events []*Event) (map[string]
 	if len(ids) == 0 {
 		return nil, nil
 	}
-	rows, err := r.Process.DB.Query(ctx, `SELECT DISTINCT x.rel_type, x.target FROM relations x JOIN events e ON e.event_id = x.target
-		WHERE x.target = ANY($1) AND x.rel_type IN ('m.replace', 'm.thread', 'm.reference') AND x.room_id = e.room_id`, ids)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	kinds := map[string][]string{}
-	for rows.Next() {
-		var kind, target string
-		if err := rows.Scan(&kind, &target); err != nil {
-			return nil, err
-		}
-		kinds[kind] = append(kinds[kind], target)
-	}
-	return kinds, rows.Err()
+	return db.Groups[string, string](r.Process.DB.Query(ctx, `SELECT DISTINCT x.rel_type, x.target FROM relations x JOIN events e ON e.event_id = x.target
+		WHERE x.target = ANY($1) AND x.rel_type IN ('m.replace', 'm.thread', 'm.reference') AND x.room_id = e.room_id`, ids))
 }
 
 // bundler collects the aggregations of some events.
@@ -231,49 +219,29 @@ func (b *bundler) references(ids []string) (map[string][]byte, error) {
 }
 
 func (b *bundler) pairs(query string, args ...any) (map[string][]string, error) {
-	rows, err := b.r.Process.DB.Query(b.ctx, query, args...)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	out := map[string][]string{}
-	for rows.Next() {
-		var target, id string
-		if err := rows.Scan(&target, &id); err != nil {
-			return nil, err
-		}
-		out[target] = append(out[target], id)
-	}
-	return out, rows.Err()
+	return db.Groups[string, string](b.r.Process.DB.Query(b.ctx, query, args...))
 }
 
 func (b *bundler) threads(ids []string) (map[string]threadSummary, error) {
 	if len(ids) == 0 {
 		return nil, nil
 	}
-	rows, err := b.r.Process.DB.Query(b.ctx, `SELECT target, event_id, total, mine FROM (
+	out := map[string]threadSummary{}
+	return out, db.Each(func(row db.Row) error {
+		var target string
+		var t threadSummary
+		var mine int
+		err := row.Scan(&target, &t.latest, &t.count, &mine)
+		t.mine = mine > 0
+		out[target] = t
+		return err
+	})(b.r.Process.DB.Query(b.ctx, `SELECT target, event_id, total, mine FROM (
 		SELECT x.target, x.event_id, COUNT(*) OVER (PARTITION BY x.target) AS total,
 			SUM(CASE WHEN x.sender = $2 THEN 1 ELSE 0 END) OVER (PARTITION BY x.target) AS mine,
 			ROW_NUMBER() OVER (PARTITION BY x.target ORDER BY x.pos DESC) AS n
 		FROM relations x JOIN events t ON t.event_id = x.target
 		WHERE x.target = ANY($1) AND x.rel_type = 'm.thread' AND x.room_id = t.room_id AND NOT (x.sender = ANY($3))
-		) ranked WHERE n = 1`, ids, b.user, b.ignoredList())
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	out := map[string]threadSummary{}
-	for rows.Next() {
-		var target string
-		var t threadSummary
-		var mine int
-		if err := rows.Scan(&target, &t.latest, &t.count, &mine); err != nil {
-			return nil, err
-		}
-		t.mine = mine > 0
-		out[target] = t
-	}
-	return out, rows.Err()
+		) ranked WHERE n = 1`, ids, b.user, b.ignoredList()))
 }
 
 func (b *bundler) ignoredList() []string {

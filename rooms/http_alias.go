@@ -6,6 +6,7 @@ import (
 
 	"lyceum/matrix"
 	"lyceum/matrix/event"
+	"lyceum/platform/db"
 	"lyceum/platform/web"
 	"lyceum/rooms/state"
 )
@@ -159,6 +160,6 @@ func (r *Rooms) getRoomAliases(q *web.Request) (any, error) {
 
 // Aliases lists the local aliases of a room; never nil.
 func (r *Rooms) Aliases(ctx context.Context, roomID string) ([]string, error) {
-	list, err := r.strings(ctx, "SELECT alias FROM aliases WHERE room_id = $1 ORDER BY created_ms, alias", roomID)
+	list, err := db.Texts(r.Process.DB.Query(ctx, "SELECT alias FROM aliases WHERE room_id = $1 ORDER BY created_ms, alias", roomID))
 	return append([]string{}, list...), err
 }

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"lyceum/matrix"
+	"lyceum/platform/db"
 	"lyceum/platform/web"
 )
 
@@ -86,25 +87,7 @@ func (r *Rooms) relationIDs(ctx context.Context, parent *Event, s stretch, depth
 		}
 	}
 	args = append(args, s.limit+1)
-	return r.strings(ctx, query+fmt.Sprintf(" ORDER BY pos%s LIMIT $%d", order, len(args)), args...)
-}
-
-// strings reads one column of texts.
-func (r *Rooms) strings(ctx context.Context, query string, args ...any) ([]string, error) {
-	rows, err := r.Process.DB.Query(ctx, query, args...)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var out []string
-	for rows.Next() {
-		var s string
-		if err := rows.Scan(&s); err != nil {
-			return nil, err
-		}
-		out = append(out, s)
-	}
-	return out, rows.Err()
+	return db.Texts(r.Process.DB.Query(ctx, query+fmt.Sprintf(" ORDER BY pos%s LIMIT $%d", order, len(args)), args...))
 }
 
 // pick reads events by their ids, one more than the limit, and keeps what the user may see.
@@ -186,18 +169,12 @@ func (r *Rooms) threadRoots(ctx context.Context, v view, s stretch, mine bool) (
 		query += " AND (t.sender = $4 OR MAX(CASE WHEN x.sender = $4 THEN 1 ELSE 0 END) = 1)"
 		args = append(args, v.user)
 	}
-	rows, err := r.Process.DB.Query(ctx, strings.TrimSpace(query)+" ORDER BY MAX(x.pos) DESC LIMIT $3", args...)
-	if err != nil {
-		return nil, nil, err
-	}
-	defer rows.Close()
-	for rows.Next() {
+	err = db.Each(func(row db.Row) error {
 		var id string
 		var end int64
-		if err := rows.Scan(&id, &end); err != nil {
-			return nil, nil, err
-		}
+		err := row.Scan(&id, &end)
 		ids, ends = append(ids, id), append(ends, end)
-	}
-	return ids, ends, rows.Err()
+		return err
+	})(r.Process.DB.Query(ctx, strings.TrimSpace(query)+" ORDER BY MAX(x.pos) DESC LIMIT $3", args...))
+	return ids, ends, err
 }

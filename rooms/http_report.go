@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"lyceum/matrix"
+	"lyceum/platform/db"
 	"lyceum/platform/obs"
 	"lyceum/platform/web"
 )
@@ -45,20 +46,10 @@ func (r *Rooms) Reports(ctx context.Context, before string, limit int) ([]Report
 		query += " WHERE (created_ms, report_id) < (SELECT created_ms, report_id FROM reports WHERE report_id = $2)"
 		args = append(args, before)
 	}
-	rows, err := r.Process.DB.Query(ctx, query+" ORDER BY created_ms DESC, report_id DESC LIMIT $1", args...)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var out []Report
-	for rows.Next() {
-		var x Report
-		if err := rows.Scan(&x.ID, &x.TS, &x.Reporter, &x.RoomID, &x.EventID, &x.UserID, &x.Reason); err != nil {
-			return nil, err
-		}
-		out = append(out, x)
-	}
-	return out, rows.Err()
+	return db.List(func(row db.Row) (x Report, err error) {
+		err = row.Scan(&x.ID, &x.TS, &x.Reporter, &x.RoomID, &x.EventID, &x.UserID, &x.Reason)
+		return x, err
+	})(r.Process.DB.Query(ctx, query+" ORDER BY created_ms DESC, report_id DESC LIMIT $1", args...))
 }
 
 func (r *Rooms) postReportRoom(q *web.Request, b *reportBody) (any, error) {

@@ -24,26 +24,13 @@ func (r *Rooms) SharesRoom(ctx context.Context, userA, userB string) (bool, erro
 // UsersSharingRoom lists the users, of all servers, who are members of a room that the user is in. The user
 // is not among them.
 func (r *Rooms) UsersSharingRoom(ctx context.Context, userID string) ([]string, error) {
-	return r.strings(ctx, `SELECT DISTINCT b.user_id FROM memberships a JOIN memberships b ON b.room_id = a.room_id
-		WHERE a.user_id = $1 AND a.membership = 'join' AND b.membership = 'join' AND b.user_id <> $1`, userID)
+	return db.Texts(r.Process.DB.Query(ctx, `SELECT DISTINCT b.user_id FROM memberships a JOIN memberships b ON b.room_id = a.room_id
+		WHERE a.user_id = $1 AND a.membership = 'join' AND b.membership = 'join' AND b.user_id <> $1`, userID))
 }
 
 // JoinedRooms lists the rooms that each of some users is a member of.
 func (r *Rooms) JoinedRooms(ctx context.Context, userIDs []string) (map[string][]string, error) {
-	rows, err := r.Process.DB.Query(ctx, "SELECT user_id, room_id FROM memberships WHERE user_id = ANY($1) AND membership = 'join'", userIDs)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	out := map[string][]string{}
-	for rows.Next() {
-		var user, room string
-		if err := rows.Scan(&user, &room); err != nil {
-			return nil, err
-		}
-		out[user] = append(out[user], room)
-	}
-	return out, rows.Err()
+	return db.Groups[string, string](r.Process.DB.Query(ctx, "SELECT user_id, room_id FROM memberships WHERE user_id = ANY($1) AND membership = 'join'", userIDs))
 }
 
 // Listed is a room of the directory.
@@ -55,25 +42,15 @@ type Listed struct {
 
 // Listed lists the rooms of the directory, the ones with most members first.
 func (r *Rooms) Listed(ctx context.Context) ([]Listed, error) {
-	rows, err := r.Process.DB.Query(ctx, `SELECT room_id, root, joined FROM (SELECT r.room_id,
+	return db.List(func(row db.Row) (l Listed, err error) {
+		var root []byte
+		err = row.Scan(&l.RoomID, &root, &l.Joined)
+		l.Root = state.IDFrom(root)
+		return l, err
+	})(r.Process.DB.Query(ctx, `SELECT room_id, root, joined FROM (SELECT r.room_id,
 		(SELECT e.root FROM events e WHERE e.room_id = r.room_id ORDER BY e.pos DESC LIMIT 1) AS root,
 		(SELECT COUNT(*) FROM memberships m WHERE m.room_id = r.room_id AND m.membership = 'join') AS joined
-		FROM rooms r WHERE r.visibility = 'public') listed WHERE root IS NOT NULL ORDER BY joined DESC, room_id`)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var out []Listed
-	for rows.Next() {
-		var l Listed
-		var root []byte
-		if err := rows.Scan(&l.RoomID, &root, &l.Joined); err != nil {
-			return nil, err
-		}
-		l.Root = state.IDFrom(root)
-		out = append(out, l)
-	}
-	return out, rows.Err()
+		FROM rooms r WHERE r.visibility = 'public') listed WHERE root IS NOT NULL ORDER BY joined DESC, room_id`))
 }
 
 // Visibility tells whether a room is "public", in the directory, or "private"; M_NOT_FOUND when there is no

@@ -111,28 +111,15 @@ const selectEvents = `SELECT e.shard, e.pos, e.event_id, r.version, e.root, e.js
 
 // query reads events; where is SQL behind WHERE, about the table e.
 func (r *Rooms) query(ctx context.Context, q db.Querier, where string, args ...any) ([]*Event, error) {
-	rows, err := q.Query(ctx, selectEvents+where, args...)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var out []*Event
-	for rows.Next() {
-		e, err := scanEvent(rows)
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, e)
-	}
-	return out, rows.Err()
+	return db.List(scanEvent)(q.Query(ctx, selectEvents+where, args...))
 }
 
-func scanEvent(rows *sql.Rows) (*Event, error) {
+func scanEvent(row db.Row) (*Event, error) {
 	e := &Event{}
 	var id, version string
 	var txn, replaces, redactedBy, prevSender sql.NullString
 	var root, text, prev []byte
-	if err := rows.Scan(&e.Shard, &e.Pos, &id, &version, &root, &text, &e.Device, &txn, &replaces, &redactedBy, &prev, &prevSender); err != nil {
+	if err := row.Scan(&e.Shard, &e.Pos, &id, &version, &root, &text, &e.Device, &txn, &replaces, &redactedBy, &prev, &prevSender); err != nil {
 		return nil, err
 	}
 	v, ok := event.VersionByID(version)

@@ -35,19 +35,14 @@ func (c nodeReader) read(ctx context.Context, ids []state.ID, into map[state.ID]
 	for i, id := range ids {
 		args[i] = id.Bytes()
 	}
-	rows, err := c.db.Query(ctx, query+db.Placeholders(len(ids))+")", args...)
-	if err != nil {
-		return err
-	}
-	defer rows.Close()
-	for rows.Next() {
+	return db.Each(func(row db.Row) error {
 		var id, text []byte
-		if err := rows.Scan(&id, &text); err != nil {
+		if err := row.Scan(&id, &text); err != nil {
 			return err
 		}
 		into[state.IDFrom(id)] = text
-	}
-	return rows.Err()
+		return nil
+	})(c.db.Query(ctx, query+db.Placeholders(len(ids))+")", args...))
 }
 
 // Events reads events by id; those that are not there are left out.
@@ -215,20 +210,10 @@ func (r *Rooms) Membership(ctx context.Context, userID, roomID string) (Membersh
 }
 
 func (r *Rooms) memberships(ctx context.Context, where string, args ...any) ([]Membership, error) {
-	rows, err := r.Process.DB.Query(ctx, `SELECT user_id, room_id, membership, event_id, sender, pos, forgotten FROM memberships WHERE `+where, args...)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var out []Membership
-	for rows.Next() {
-		var m Membership
-		if err := rows.Scan(&m.UserID, &m.RoomID, &m.Membership, &m.EventID, &m.Sender, &m.Pos, &m.Forgotten); err != nil {
-			return nil, err
-		}
-		out = append(out, m)
-	}
-	return out, rows.Err()
+	return db.List(func(row db.Row) (m Membership, err error) {
+		err = row.Scan(&m.UserID, &m.RoomID, &m.Membership, &m.EventID, &m.Sender, &m.Pos, &m.Forgotten)
+		return m, err
+	})(r.Process.DB.Query(ctx, `SELECT user_id, room_id, membership, event_id, sender, pos, forgotten FROM memberships WHERE `+where, args...))
 }
 
 // Page asks for a part of a room's timeline.

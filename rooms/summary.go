@@ -7,6 +7,7 @@ import (
 
 	"lyceum/matrix"
 	"lyceum/matrix/event"
+	"lyceum/platform/db"
 	"lyceum/platform/web"
 	"lyceum/rooms/state"
 )
@@ -168,26 +169,11 @@ const heroesShown = 5
 // coming, or else of those who were there, and the numbers of those joined and invited. heroes is nil for
 // a room with a name or an alias.
 func (r *Rooms) RoomSummary(ctx context.Context, h Head, userID string) (heroes []string, joined, invited int, err error) {
-	rows, err := r.Process.DB.Query(ctx, `SELECT membership, COUNT(*) FROM memberships WHERE room_id = $1 AND membership IN ('join', 'invite') GROUP BY membership`, h.RoomID)
+	members, err := db.Map[string, int](r.Process.DB.Query(ctx, `SELECT membership, COUNT(*) FROM memberships WHERE room_id = $1 AND membership IN ('join', 'invite') GROUP BY membership`, h.RoomID))
 	if err != nil {
 		return nil, 0, 0, err
 	}
-	defer rows.Close()
-	for rows.Next() {
-		var m string
-		var n int
-		if err := rows.Scan(&m, &n); err != nil {
-			return nil, 0, 0, err
-		}
-		if m == event.MembershipJoin {
-			joined = n
-		} else {
-			invited = n
-		}
-	}
-	if err := rows.Err(); err != nil {
-		return nil, 0, 0, err
-	}
+	joined, invited = members[event.MembershipJoin], members[event.MembershipInvite]
 	name, alias := state.Key{Type: event.TypeName}, state.Key{Type: event.TypeCanonicalAlias}
 	found, err := r.StateEvents(ctx, h.Root, name, alias)
 	if err != nil {
@@ -201,8 +187,8 @@ func (r *Rooms) RoomSummary(ctx context.Context, h Head, userID string) (heroes 
 		}
 	}
 	for _, kinds := range [][]string{{event.MembershipJoin, event.MembershipInvite}, {event.MembershipLeave, event.MembershipBan}} {
-		heroes, err = r.strings(ctx, `SELECT user_id FROM memberships WHERE room_id = $1 AND membership = ANY($2) AND user_id <> $3 ORDER BY pos LIMIT $4`,
-			h.RoomID, kinds, userID, heroesShown)
+		heroes, err = db.Texts(r.Process.DB.Query(ctx, `SELECT user_id FROM memberships WHERE room_id = $1 AND membership = ANY($2) AND user_id <> $3 ORDER BY pos LIMIT $4`,
+			h.RoomID, kinds, userID, heroesShown))
 		if err != nil || len(heroes) > 0 {
 			break
 		}

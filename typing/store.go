@@ -53,22 +53,15 @@ func (store) Read(ctx context.Context, q db.Querier, r stream.Range) ([]stream.R
 }
 
 func query(ctx context.Context, q db.Querier, where string, args ...any) ([]*record, error) {
-	rows, err := q.Query(ctx, `SELECT room_id, users, pos FROM typing WHERE `+where, args...)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var out []*record
-	for rows.Next() {
+	return db.List(func(row db.Row) (*record, error) {
 		r := &record{}
 		var users string
-		if err := rows.Scan(&r.RoomID, &users, &r.pos); err != nil {
+		if err := row.Scan(&r.RoomID, &users, &r.pos); err != nil {
 			return nil, err
 		}
 		if err := json.Unmarshal([]byte(users), &r.Users); err != nil {
 			return nil, fmt.Errorf("typing in %s: %w", r.RoomID, err)
 		}
-		out = append(out, r)
-	}
-	return out, rows.Err()
+		return r, nil
+	})(q.Query(ctx, `SELECT room_id, users, pos FROM typing WHERE `+where, args...))
 }

@@ -54,24 +54,20 @@ func (d *DB) Tables(ctx context.Context, q Querier) ([]Table, error) {
 			WHERE c.table_schema = current_schema() AND t.table_type = 'BASE TABLE'
 			ORDER BY c.table_name COLLATE "C", c.ordinal_position`
 	}
-	rows, err := q.Query(ctx, query)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
 	var out []Table
-	for rows.Next() {
+	err := Each(func(row Row) error {
 		var table, column, declared string
-		if err := rows.Scan(&table, &column, &declared); err != nil {
-			return nil, err
+		if err := row.Scan(&table, &column, &declared); err != nil {
+			return err
 		}
 		if len(out) == 0 || out[len(out)-1].Name != table {
 			out = append(out, Table{Name: table})
 		}
 		t := &out[len(out)-1]
 		t.Columns = append(t.Columns, Column{column, kinds[strings.ToUpper(declared)]})
-	}
-	return out, rows.Err()
+		return nil
+	})(q.Query(ctx, query))
+	return out, err
 }
 
 // kinds are the types of columns as the engines name them; others are the empty Kind.
@@ -94,21 +90,7 @@ func Known(sets ...Migrations) (map[string]int64, error) {
 
 // Applied gives for each domain the newest step that the database has.
 func Applied(ctx context.Context, q Querier) (map[string]int64, error) {
-	rows, err := q.Query(ctx, "SELECT domain, MAX(version) FROM migrations GROUP BY domain")
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	out := map[string]int64{}
-	for rows.Next() {
-		var domain string
-		var version int64
-		if err := rows.Scan(&domain, &version); err != nil {
-			return nil, err
-		}
-		out[domain] = version
-	}
-	return out, rows.Err()
+	return Map[string, int64](q.Query(ctx, "SELECT domain, MAX(version) FROM migrations GROUP BY domain"))
 }
 
 // Build makes, inside a transaction, the tables that the given steps of each domain made, in a schema that

@@ -115,15 +115,10 @@ func worksWith(ctx context.Context, d *DB, conn *sql.Conn, domain string, known 
 	if err != nil {
 		return err
 	}
-	rows, err := conn.QueryContext(ctx, d.text("SELECT version, needs FROM migration_needs WHERE domain = $1 AND version > $2"), domain, known)
-	if err != nil {
-		return err
-	}
-	defer rows.Close()
-	for rows.Next() {
+	return Each(func(row Row) error {
 		var step int64
 		var text string
-		if err := rows.Scan(&step, &text); err != nil {
+		if err := row.Scan(&step, &text); err != nil {
 			return err
 		}
 		needs, err := obs.ParseVersion(text)
@@ -133,8 +128,8 @@ func worksWith(ctx context.Context, d *DB, conn *sql.Conn, domain string, known 
 		if mine.Compare(needs) < 0 {
 			return fmt.Errorf("the database has schema step %d of %s, which needs version %s; this is %s: start a newer version", step, domain, needs, mine)
 		}
-	}
-	return rows.Err()
+		return nil
+	})(conn.QueryContext(ctx, d.text("SELECT version, needs FROM migration_needs WHERE domain = $1 AND version > $2"), domain, known))
 }
 
 // applyStep is not done when another process was faster: SQLite has no lock around the whole migration.

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"lyceum/platform/db"
 )
 
 // ErrReplaced says that another process runs under this machine's id.
@@ -204,24 +206,14 @@ func (l *Leases) readMachines(ctx context.Context, now int64) ([]Machine, error)
 	if l.opts.Alone {
 		return []Machine{l.Self()}, nil
 	}
-	rows, err := l.db.Query(ctx, `SELECT id, incarnation, address, host, version, roles, starting, draining, mute, started_ms
-		FROM machines WHERE expires_ms > $1 ORDER BY id`, now)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var out []Machine
-	for rows.Next() {
-		var m Machine
+	return db.List(func(row db.Row) (m Machine, err error) {
 		var roles string
 		var started int64
-		if err := rows.Scan(&m.ID, &m.Incarnation, &m.Address, &m.Host, &m.Version, &roles, &m.Starting, &m.Draining, &m.Mute, &started); err != nil {
-			return nil, err
-		}
+		err = row.Scan(&m.ID, &m.Incarnation, &m.Address, &m.Host, &m.Version, &roles, &m.Starting, &m.Draining, &m.Mute, &started)
 		m.Roles, m.Started = splitRoles(roles), time.UnixMilli(started)
-		out = append(out, m)
-	}
-	return out, rows.Err()
+		return m, err
+	})(l.db.Query(ctx, `SELECT id, incarnation, address, host, version, roles, starting, draining, mute, started_ms
+		FROM machines WHERE expires_ms > $1 ORDER BY id`, now))
 }
 
 func splitRoles(text string) []string { return strings.Split(text, ",") }

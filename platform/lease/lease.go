@@ -182,23 +182,17 @@ func (l *Leases) admit(ctx context.Context, tx *db.Tx, now int64) error {
 // chooseID takes the given id, or the lowest that was never used, or the one unused for longest: a
 // process that wakes up late must not share its id with a new one.
 func (l *Leases) chooseID(ctx context.Context, tx *db.Tx, now int64) (int, error) {
-	rows, err := tx.Query(ctx, "SELECT id, host, expires_ms FROM machines")
-	if err != nil {
-		return 0, err
-	}
-	defer rows.Close()
 	used := map[int]int64{}
 	hosts := map[int]string{}
-	for rows.Next() {
+	err := db.Each(func(row db.Row) error {
 		var id int
 		var host string
 		var expires int64
-		if err := rows.Scan(&id, &host, &expires); err != nil {
-			return 0, err
-		}
+		err := row.Scan(&id, &host, &expires)
 		used[id], hosts[id] = expires, host
-	}
-	if err := rows.Err(); err != nil {
+		return err
+	})(tx.Query(ctx, "SELECT id, host, expires_ms FROM machines"))
+	if err != nil {
 		return 0, err
 	}
 	if l.opts.Alone {
@@ -341,37 +335,19 @@ func (l *Leases) Acquire(ctx context.Context, names ...string) ([]Lease, error) 
 // lock reads leases and keeps everybody else from changing them until the transaction ends. A condition on
 // the machines in the same statement would not be checked again after a wait for another taker.
 func lock(ctx context.Context, tx *db.Tx, names []string) (map[string]Holder, error) {
-	rows, err := tx.Query(ctx, "SELECT name, machine, incarnation, epoch, pos FROM leases WHERE name = ANY($1) ORDER BY name FOR UPDATE", names)
-	if err != nil {
-		return nil, err
-	}
-	return scanHolders(rows)
+	return scanHolders(tx.Query(ctx, "SELECT name, machine, incarnation, epoch, pos FROM leases WHERE name = ANY($1) ORDER BY name FOR UPDATE", names))
 }
 
 // live are the incarnations of the live machines.
 func (l *Leases) live(ctx context.Context, tx *db.Tx) (map[int]int64, error) {
-	out := map[int]int64{}
 	if l.opts.Alone {
-		return out, nil // whoever held a lease is gone
+		return map[int]int64{}, nil // whoever held a lease is gone
 	}
 	now, err := l.now(ctx, tx)
 	if err != nil {
 		return nil, err
 	}
-	rows, err := tx.Query(ctx, "SELECT id, incarnation FROM machines WHERE expires_ms > $1", now)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	for rows.Next() {
-		var id int
-		var incarnation int64
-		if err := rows.Scan(&id, &incarnation); err != nil {
-			return nil, err
-		}
-		out[id] = incarnation
-	}
-	return out, rows.Err()
+	return db.Map[int, int64](tx.Query(ctx, "SELECT id, incarnation FROM machines WHERE expires_ms > $1", now))
 }
 
 // Release gives leases back; the next owner need not wait for an expiry.
@@ -423,25 +399,18 @@ func (l *Leases) Advance(ctx context.Context, tx *db.Tx, marks []Lease) error {
 
 // Read gives the stored epoch and position of leases whose names begin with prefix.
 func (l *Leases) Read(ctx context.Context, prefix string) (map[string]Holder, error) {
-	rows, err := l.db.Query(ctx, "SELECT name, machine, incarnation, epoch, pos FROM leases WHERE name >= $1 AND name < $2", prefix, prefix+"\x7f")
-	if err != nil {
-		return nil, err
-	}
-	return scanHolders(rows)
+	return scanHolders(l.db.Query(ctx, "SELECT name, machine, incarnation, epoch, pos FROM leases WHERE name >= $1 AND name < $2", prefix, prefix+"\x7f"))
 }
 
-func scanHolders(rows *sql.Rows) (map[string]Holder, error) {
-	defer rows.Close()
+func scanHolders(rows *sql.Rows, err error) (map[string]Holder, error) {
 	out := map[string]Holder{}
-	for rows.Next() {
+	return out, db.Each(func(row db.Row) error {
 		var name string
 		var h Holder
-		if err := rows.Scan(&name, &h.Machine, &h.Incarnation, &h.Epoch, &h.Pos); err != nil {
-			return nil, err
-		}
+		err := row.Scan(&name, &h.Machine, &h.Incarnation, &h.Epoch, &h.Pos)
 		out[name] = h
-	}
-	return out, rows.Err()
+		return err
+	})(rows, err)
 }
 
 // Once returns the fleet's value of a name, or stores the given one when there is none yet.

@@ -89,21 +89,11 @@ func (l *Leases) Facts(ctx context.Context) (map[int]string, error) {
 
 // readOthers reads the live processes with their facts.
 func readOthers(ctx context.Context, q db.Querier, now int64, except int) ([]Machine, error) {
-	rows, err := q.Query(ctx, `SELECT id, incarnation, address, host, version, roles, draining, facts
-		FROM machines WHERE expires_ms > $1 AND id <> $2 ORDER BY id`, now, int64(except))
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var out []Machine
-	for rows.Next() {
-		var m Machine
+	return db.List(func(row db.Row) (m Machine, err error) {
 		var roles string
-		if err := rows.Scan(&m.ID, &m.Incarnation, &m.Address, &m.Host, &m.Version, &roles, &m.Draining, &m.Facts); err != nil {
-			return nil, err
-		}
+		err = row.Scan(&m.ID, &m.Incarnation, &m.Address, &m.Host, &m.Version, &roles, &m.Draining, &m.Facts)
 		m.Roles = splitRoles(roles)
-		out = append(out, m)
-	}
-	return out, rows.Err()
+		return m, err
+	})(q.Query(ctx, `SELECT id, incarnation, address, host, version, roles, draining, facts
+		FROM machines WHERE expires_ms > $1 AND id <> $2 ORDER BY id`, now, int64(except)))
 }
