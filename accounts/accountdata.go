@@ -293,21 +293,13 @@ type dataStore struct{}
 // Insert is part of stream.Store.
 func (dataStore) Insert(ctx context.Context, tx *db.Tx, batch []*stream.Entry) error {
 	type key struct{ user, room, typ string }
-	at := map[key]int{}
-	var rows [][]any
+	var newest db.Newest[key]
 	for _, e := range batch {
 		datum := e.Value.(*AccountDatum)
-		row := []any{e.Key, datum.RoomID, datum.Type, string(datum.Content), e.Shard, e.Pos}
-		k := key{e.Key, datum.RoomID, datum.Type}
-		if n, ok := at[k]; ok { // one statement can not write a row twice
-			rows[n] = row
-			continue
-		}
-		at[k] = len(rows)
-		rows = append(rows, row)
+		newest.Put(key{e.Key, datum.RoomID, datum.Type}, e.Key, datum.RoomID, datum.Type, string(datum.Content), e.Shard, e.Pos)
 	}
 	return tx.Bulk(ctx, `INSERT INTO account_data (user_id, room_id, type, content, shard, pos) VALUES ?
-		ON CONFLICT (user_id, room_id, type) DO UPDATE SET content = excluded.content, shard = excluded.shard, pos = excluded.pos`, rows)
+		ON CONFLICT (user_id, room_id, type) DO UPDATE SET content = excluded.content, shard = excluded.shard, pos = excluded.pos`, newest.Rows())
 }
 
 // Read is part of stream.Store.

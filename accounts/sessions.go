@@ -215,19 +215,15 @@ type sessionStore struct{}
 
 // Insert is part of stream.Store.
 func (sessionStore) Insert(ctx context.Context, tx *db.Tx, batch []*stream.Entry) error {
-	newest := map[string][]any{}
+	var newest db.Newest[string]
 	for _, e := range batch {
 		if err := applyChange(ctx, tx, e.Key, e.Value.(*pendingChange)); err != nil {
 			return err
 		}
-		newest[e.Key] = []any{e.Key, e.Shard, e.Pos}
-	}
-	rows := make([][]any, 0, len(newest))
-	for _, row := range newest {
-		rows = append(rows, row)
+		newest.Put(e.Key, e.Key, e.Shard, e.Pos)
 	}
 	return tx.Bulk(ctx, `INSERT INTO session_changes (user_id, shard, pos) VALUES ?
-		ON CONFLICT (user_id) DO UPDATE SET shard = excluded.shard, pos = excluded.pos`, rows)
+		ON CONFLICT (user_id) DO UPDATE SET shard = excluded.shard, pos = excluded.pos`, newest.Rows())
 }
 
 // Read is part of stream.Store.

@@ -167,20 +167,12 @@ type keySignature struct {
 type signedKey struct{ userID, target string }
 
 func storeSignatures(ctx context.Context, tx *db.Tx, userID string, signatures []keySignature) error {
-	at := map[[3]string]int{}
-	var rows [][]any
+	var newest db.Newest[[3]string]
 	for _, s := range signatures {
-		row := []any{userID, s.Target, s.Signer, s.KeyID, s.Signature}
-		k := [3]string{s.Target, s.Signer, s.KeyID}
-		if n, ok := at[k]; ok { // one statement can not write a row twice
-			rows[n] = row
-			continue
-		}
-		at[k] = len(rows)
-		rows = append(rows, row)
+		newest.Put([3]string{s.Target, s.Signer, s.KeyID}, userID, s.Target, s.Signer, s.KeyID, s.Signature)
 	}
 	return tx.Bulk(ctx, `INSERT INTO key_signatures (user_id, target, signer, key_id, signature) VALUES ?
-		ON CONFLICT (user_id, target, signer, key_id) DO UPDATE SET signature = excluded.signature`, rows)
+		ON CONFLICT (user_id, target, signer, key_id) DO UPDATE SET signature = excluded.signature`, newest.Rows())
 }
 
 // loadSignatures gives the signatures on the users' keys that viewer may see.

@@ -60,7 +60,7 @@ func (toDeviceStore) Insert(ctx context.Context, tx *db.Tx, batch []*stream.Entr
 		messages, txns = nil, nil
 		return err
 	}
-	changed := map[receiver][]any{}
+	var changed db.Newest[receiver]
 	for _, e := range batch {
 		switch v := e.Value.(type) {
 		case *message:
@@ -77,18 +77,14 @@ func (toDeviceStore) Insert(ctx context.Context, tx *db.Tx, batch []*stream.Entr
 			if err := v.apply(ctx, tx, e.Key); err != nil {
 				return err
 			}
-			changed[receiver{e.Key, v.device()}] = []any{e.Key, v.device(), e.Shard, e.Pos}
+			changed.Put(receiver{e.Key, v.device()}, e.Key, v.device(), e.Shard, e.Pos)
 		}
 	}
 	if err := flush(); err != nil {
 		return err
 	}
-	rows := make([][]any, 0, len(changed))
-	for _, row := range changed {
-		rows = append(rows, row)
-	}
 	return tx.Bulk(ctx, `INSERT INTO key_count_changes (user_id, device_id, shard, pos) VALUES ?
-		ON CONFLICT (user_id, device_id) DO UPDATE SET shard = excluded.shard, pos = excluded.pos`, rows)
+		ON CONFLICT (user_id, device_id) DO UPDATE SET shard = excluded.shard, pos = excluded.pos`, changed.Rows())
 }
 
 // Read is part of stream.Store.
@@ -103,21 +99,17 @@ type listStore struct{}
 
 // Insert is part of stream.Store.
 func (listStore) Insert(ctx context.Context, tx *db.Tx, batch []*stream.Entry) error {
-	newest := map[string][]any{}
+	var newest db.Newest[string]
 	for _, e := range batch {
 		if p, ok := e.Value.(*pendingChange); ok {
 			if err := p.apply(ctx, tx, e.Key); err != nil {
 				return err
 			}
 		}
-		newest[e.Key] = []any{e.Key, e.Shard, e.Pos}
-	}
-	rows := make([][]any, 0, len(newest))
-	for _, row := range newest {
-		rows = append(rows, row)
+		newest.Put(e.Key, e.Key, e.Shard, e.Pos)
 	}
 	return tx.Bulk(ctx, `INSERT INTO device_lists (user_id, shard, pos) VALUES ?
-		ON CONFLICT (user_id) DO UPDATE SET shard = excluded.shard, pos = excluded.pos`, rows)
+		ON CONFLICT (user_id) DO UPDATE SET shard = excluded.shard, pos = excluded.pos`, newest.Rows())
 }
 
 // Read is part of stream.Store.

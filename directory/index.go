@@ -93,10 +93,10 @@ func (d *Directory) indexShard(ctx context.Context, shard int, done *int64) (mor
 
 // batch is what some events change in the index.
 type batch struct {
-	texts, people [][]any
-	named         map[string]int // user -> row of people
-	gone          []string
-	rules         []rule
+	texts  [][]any
+	people db.Newest[string] // by user
+	gone   []string
+	rules  []rule
 }
 
 // rule is what an event says of who may join or read a room.
@@ -129,16 +129,7 @@ func (b *batch) addPerson(e *rooms.Event) {
 	name, _ := e.ContentString("displayname")
 	avatar, _ := e.ContentString("avatar_url")
 	user := *e.StateKey
-	row := []any{user, clean(name), clean(avatar), fold(user + " " + name), e.OriginServerTS}
-	if i, ok := b.named[user]; ok {
-		b.people[i] = row
-		return
-	}
-	if b.named == nil {
-		b.named = map[string]int{}
-	}
-	b.named[user] = len(b.people)
-	b.people = append(b.people, row)
+	b.people.Put(user, user, clean(name), clean(avatar), fold(user+" "+name), e.OriginServerTS)
 }
 
 // textOf gives what of an event can be searched.
@@ -176,7 +167,7 @@ func (b *batch) write(ctx context.Context, tx *db.Tx, shard int, pos int64) erro
 		}
 	}
 	if err := tx.Bulk(ctx, `INSERT INTO search_people (user_id, name, avatar, words, ts) VALUES ? ON CONFLICT (user_id) DO UPDATE
-		SET name = excluded.name, avatar = excluded.avatar, words = excluded.words, ts = excluded.ts WHERE search_people.ts <= excluded.ts`, b.people); err != nil {
+		SET name = excluded.name, avatar = excluded.avatar, words = excluded.words, ts = excluded.ts WHERE search_people.ts <= excluded.ts`, b.people.Rows()); err != nil {
 		return err
 	}
 	for _, r := range b.rules {

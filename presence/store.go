@@ -2,7 +2,6 @@ package presence
 
 import (
 	"context"
-	"encoding/json"
 
 	"lyceum/platform/db"
 	"lyceum/platform/stream"
@@ -13,22 +12,15 @@ type store struct{}
 
 // Insert is part of stream.Store.
 func (store) Insert(ctx context.Context, tx *db.Tx, batch []*stream.Entry) error {
-	at := map[string]int{}
-	rows := make([][]any, 0, len(batch))
+	var newest db.Newest[string]
 	for _, e := range batch {
 		s := e.Value.(*Status)
 		s.Pos = e.Pos
-		row := []any{s.UserID, s.Presence, s.StatusMsg, s.LastActive, e.Shard, e.Pos}
-		if n, ok := at[s.UserID]; ok { // one statement can not write a row twice
-			rows[n] = row
-			continue
-		}
-		at[s.UserID] = len(rows)
-		rows = append(rows, row)
+		newest.Put(s.UserID, s.UserID, s.Presence, s.StatusMsg, s.LastActive, e.Shard, e.Pos)
 	}
 	return tx.Bulk(ctx, `INSERT INTO presence (user_id, presence, status_msg, last_active, shard, pos) VALUES ?
 		ON CONFLICT (user_id) DO UPDATE SET presence = excluded.presence, status_msg = excluded.status_msg,
-		last_active = excluded.last_active, shard = excluded.shard, pos = excluded.pos`, rows)
+		last_active = excluded.last_active, shard = excluded.shard, pos = excluded.pos`, newest.Rows())
 }
 
 // Read is part of stream.Store.
@@ -37,15 +29,7 @@ func (store) Read(ctx context.Context, q db.Querier, r stream.Range) ([]stream.R
 	if err != nil {
 		return nil, err
 	}
-	rows := make([]stream.Row, len(list))
-	for i, s := range list {
-		data, err := json.Marshal(s)
-		if err != nil {
-			return nil, err
-		}
-		rows[i] = stream.Row{Shard: r.Shard, Pos: s.Pos, Key: s.UserID, Data: data, Value: s}
-	}
-	return rows, nil
+	return stream.JSONRows(list, func(s *Status) stream.Row { return stream.Row{Shard: r.Shard, Pos: s.Pos, Key: s.UserID} })
 }
 
 // ForUsers reads the status of users; those who were never seen are left out.

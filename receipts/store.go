@@ -2,7 +2,6 @@ package receipts
 
 import (
 	"context"
-	"encoding/json"
 
 	"lyceum/platform/db"
 	"lyceum/platform/stream"
@@ -13,22 +12,15 @@ type store struct{}
 
 // Insert is part of stream.Store.
 func (store) Insert(ctx context.Context, tx *db.Tx, batch []*stream.Entry) error {
-	at := map[mark]int{}
-	rows := make([][]any, 0, len(batch))
+	var newest db.Newest[mark]
 	for _, e := range batch {
 		rc := e.Value.(*Receipt)
 		rc.Pos = e.Pos
-		row := []any{rc.RoomID, rc.UserID, rc.Type, rc.ThreadID, rc.EventID, rc.EventPos, rc.TS, e.Shard, e.Pos}
-		if n, ok := at[rc.mark()]; ok { // one statement can not write a row twice
-			rows[n] = row
-			continue
-		}
-		at[rc.mark()] = len(rows)
-		rows = append(rows, row)
+		newest.Put(rc.mark(), rc.RoomID, rc.UserID, rc.Type, rc.ThreadID, rc.EventID, rc.EventPos, rc.TS, e.Shard, e.Pos)
 	}
 	return tx.Bulk(ctx, `INSERT INTO receipts (room_id, user_id, type, thread_id, event_id, event_pos, ts, shard, pos) VALUES ?
 		ON CONFLICT (room_id, user_id, type, thread_id) DO UPDATE SET event_id = excluded.event_id, event_pos = excluded.event_pos,
-		ts = excluded.ts, shard = excluded.shard, pos = excluded.pos`, rows)
+		ts = excluded.ts, shard = excluded.shard, pos = excluded.pos`, newest.Rows())
 }
 
 // Read is part of stream.Store.
@@ -37,15 +29,7 @@ func (store) Read(ctx context.Context, q db.Querier, r stream.Range) ([]stream.R
 	if err != nil {
 		return nil, err
 	}
-	rows := make([]stream.Row, len(list))
-	for i, rc := range list {
-		data, err := json.Marshal(rc)
-		if err != nil {
-			return nil, err
-		}
-		rows[i] = stream.Row{Shard: r.Shard, Pos: rc.Pos, Key: rc.RoomID, Data: data, Value: rc}
-	}
-	return rows, nil
+	return stream.JSONRows(list, func(rc *Receipt) stream.Row { return stream.Row{Shard: r.Shard, Pos: rc.Pos, Key: rc.RoomID} })
 }
 
 // ForRooms reads all receipts of rooms, by room id and in the order of their positions.

@@ -14,8 +14,7 @@ type store struct{}
 
 // Insert is part of stream.Store.
 func (store) Insert(ctx context.Context, tx *db.Tx, batch []*stream.Entry) error {
-	at := map[string]int{}
-	rows := make([][]any, 0, len(batch))
+	var newest db.Newest[string]
 	for _, e := range batch {
 		r := e.Value.(*record)
 		r.pos = e.Pos
@@ -23,16 +22,10 @@ func (store) Insert(ctx context.Context, tx *db.Tx, batch []*stream.Entry) error
 		if err != nil {
 			return err
 		}
-		row := []any{r.RoomID, string(users), e.Shard, e.Pos}
-		if n, ok := at[r.RoomID]; ok { // one statement can not write a row twice
-			rows[n] = row
-			continue
-		}
-		at[r.RoomID] = len(rows)
-		rows = append(rows, row)
+		newest.Put(r.RoomID, r.RoomID, string(users), e.Shard, e.Pos)
 	}
 	return tx.Bulk(ctx, `INSERT INTO typing (room_id, users, shard, pos) VALUES ?
-		ON CONFLICT (room_id) DO UPDATE SET users = excluded.users, shard = excluded.shard, pos = excluded.pos`, rows)
+		ON CONFLICT (room_id) DO UPDATE SET users = excluded.users, shard = excluded.shard, pos = excluded.pos`, newest.Rows())
 }
 
 // Read is part of stream.Store.
@@ -41,15 +34,7 @@ func (store) Read(ctx context.Context, q db.Querier, r stream.Range) ([]stream.R
 	if err != nil {
 		return nil, err
 	}
-	rows := make([]stream.Row, len(list))
-	for i, rec := range list {
-		data, err := json.Marshal(rec)
-		if err != nil {
-			return nil, err
-		}
-		rows[i] = stream.Row{Shard: r.Shard, Pos: rec.pos, Key: rec.RoomID, Data: data, Value: rec}
-	}
-	return rows, nil
+	return stream.JSONRows(list, func(rec *record) stream.Row { return stream.Row{Shard: r.Shard, Pos: rec.pos, Key: rec.RoomID} })
 }
 
 func query(ctx context.Context, q db.Querier, where string, args ...any) ([]*record, error) {
