@@ -16,6 +16,7 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 
+	"lyceum/platform/blob"
 	"lyceum/platform/db"
 )
 
@@ -147,7 +148,7 @@ func read(ctx context.Context, name string, v visitor) (*Manifest, error) {
 		return nil, err
 	}
 	defer f.Close()
-	var in io.Reader = contextReader{ctx, f}
+	var in io.Reader = blob.UntilDone(ctx, f)
 	if v.progress != nil {
 		in = io.TeeReader(in, counter{v.progress})
 	}
@@ -314,18 +315,4 @@ func readJSON(t io.Reader, h *tar.Header, limit int64, into any) error {
 		return fmt.Errorf("%w: %s: %w", ErrDamaged, h.Name, err)
 	}
 	return nil
-}
-
-// contextReader ends a long reading when its caller has gone.
-type contextReader struct {
-	ctx context.Context
-	r   io.Reader
-}
-
-// Read implements io.Reader.
-func (c contextReader) Read(p []byte) (int, error) {
-	if err := c.ctx.Err(); err != nil {
-		return 0, err
-	}
-	return c.r.Read(p)
 }

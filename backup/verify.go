@@ -269,7 +269,7 @@ func (v *verifier) besideIs(e Entry) error {
 	}
 	defer r.Close()
 	h := sha256.New()
-	n, err := io.Copy(h, contextReader{v.ctx, r})
+	n, err := io.Copy(h, blob.UntilDone(v.ctx, r))
 	if err != nil {
 		return err
 	}

@@ -145,7 +145,9 @@ func (e *exactly) end() error {
 	}
 }
 
-// contextReader ends a copy when its caller has gone.
+// UntilDone reads from r until ctx ends: it stops a copy whose caller has gone.
+func UntilDone(ctx context.Context, r io.Reader) io.Reader { return contextReader{ctx, r} }
+
 type contextReader struct {
 	ctx context.Context
 	r   io.Reader
@@ -191,7 +193,7 @@ type contentStore interface {
 // size in bytes. The same bytes are stored once. More than limit bytes is ErrTooLarge; -1 is no limit.
 // A store that needs the key first is served from a temporary file in Config.Scratch.
 func PutContent(ctx context.Context, s Store, prefix string, r io.Reader, limit int64) (hash string, size int64, err error) {
-	content := newContentReader(contextReader{ctx, r}, limit)
+	content := newContentReader(UntilDone(ctx, r), limit)
 	if cs, ok := s.(contentStore); ok {
 		return cs.putContent(ctx, prefix, content)
 	}

@@ -80,7 +80,7 @@ func (d *Directory) Put(ctx context.Context, key string, r io.Reader, size int64
 	if err := checkKey(key); err != nil {
 		return 0, err
 	}
-	temp, n, err := d.writeTemp(&exactly{r: contextReader{ctx, r}, size: size})
+	temp, n, err := d.writeTemp(&exactly{r: UntilDone(ctx, r), size: size})
 	if err != nil {
 		return 0, err
 	}
