@@ -19,50 +19,28 @@ type userCommands struct {
 }
 
 type userAddCommand struct {
-	sources  `embed:""`
-	Name     string `arg:"" help:"Name, the part of the user id before the colon."`
-	Admin    bool   `help:"Make the user an administrator of the server."`
-	Password string `help:"File with the password, - for standard input; without it one is made and printed." placeholder:"FILE" type:"path"`
+	newPassword `embed:""`
+	Name        string `arg:"" help:"Name, the part of the user id before the colon."`
+	Admin       bool   `help:"Make the user an administrator of the server."`
 }
 
 func (c *userAddCommand) Run(ctx context.Context) error {
-	password, made, err := readPassword(c.Password)
-	if err != nil {
-		return err
-	}
-	return c.with(ctx, func(u *fleet.Users) error {
+	return c.with(ctx, func(u *fleet.Users, password string) error {
 		id, err := u.Add(ctx, c.Name, password, c.Admin)
-		if err != nil {
-			return err
+		if err == nil {
+			fmt.Println("made", id)
 		}
-		fmt.Println("made", id)
-		if made {
-			fmt.Println("password:", password)
-		}
-		return nil
+		return err
 	})
 }
 
 type userPasswdCommand struct {
-	sources  `embed:""`
-	Name     string `arg:"" help:"Name or user id."`
-	Password string `help:"File with the password, - for standard input; without it one is made and printed." placeholder:"FILE" type:"path"`
+	newPassword `embed:""`
+	Name        string `arg:"" help:"Name or user id."`
 }
 
 func (c *userPasswdCommand) Run(ctx context.Context) error {
-	password, made, err := readPassword(c.Password)
-	if err != nil {
-		return err
-	}
-	return c.with(ctx, func(u *fleet.Users) error {
-		if err := u.SetPassword(ctx, c.Name, password); err != nil {
-			return err
-		}
-		if made {
-			fmt.Println("password:", password)
-		}
-		return nil
-	})
+	return c.with(ctx, func(u *fleet.Users, password string) error { return u.SetPassword(ctx, c.Name, password) })
 }
 
 type userTokenCommand struct {
@@ -87,6 +65,27 @@ func (s *sources) with(ctx context.Context, fn func(*fleet.Users) error) error {
 		return err
 	}
 	return fleet.WithUsers(ctx, config, fn)
+}
+
+// newPassword is what the commands that set a password share.
+type newPassword struct {
+	sources  `embed:""`
+	Password string `help:"File with the password, - for standard input; without it one is made and printed." placeholder:"FILE" type:"path"`
+}
+
+// with calls fn with the password and prints it when it was made here.
+func (n *newPassword) with(ctx context.Context, fn func(u *fleet.Users, password string) error) error {
+	password, made, err := readPassword(n.Password)
+	if err != nil {
+		return err
+	}
+	return n.sources.with(ctx, func(u *fleet.Users) error {
+		err := fn(u, password)
+		if err == nil && made {
+			fmt.Println("password:", password)
+		}
+		return err
+	})
 }
 
 // readPassword reads the first line of a file; without one it makes a password.
