@@ -129,21 +129,9 @@ func newCrew(name string, network bool) (*Crew, error) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), startWait)
 	defer cancel()
-	if err := os.MkdirAll(c.dir, 0o755); err != nil {
+	if c.S3, err = c.startEngines(ctx); err != nil {
 		return c, err
 	}
-	if c.Postgres, err = engines.StartPostgres(ctx, filepath.Join(c.dir, "postgres"), "max_connections=300"); err != nil {
-		return c, err
-	}
-	c.stop = append(c.stop, c.Postgres.Stop)
-	if c.Redis, err = engines.StartRedis(ctx, filepath.Join(c.dir, "redis")); err != nil {
-		return c, err
-	}
-	c.stop = append(c.stop, c.Redis.Stop)
-	if c.S3, err = engines.StartS3(ctx, filepath.Join(c.dir, "s3")); err != nil {
-		return c, err
-	}
-	c.stop = append(c.stop, c.S3.Stop)
 	database, redis, address := c.Postgres.URL(), c.Redis.URL(), "127.0.0.1:0"
 	if network {
 		if c.Network, err = NewNetwork(); err != nil {

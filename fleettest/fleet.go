@@ -186,6 +186,26 @@ func startOne() (*Fleet, error) {
 	return f, awaitHealth(ctx, f.url)
 }
 
+// startEngines starts what the processes of a fleet share.
+func (f *Fleet) startEngines(ctx context.Context) (s3 *engines.S3, err error) {
+	if err := os.MkdirAll(f.dir, 0o755); err != nil {
+		return nil, err
+	}
+	if f.Postgres, err = engines.StartPostgres(ctx, filepath.Join(f.dir, "postgres"), "max_connections=400"); err != nil {
+		return nil, err
+	}
+	f.stop = append(f.stop, f.Postgres.Stop)
+	if f.Redis, err = engines.StartRedis(ctx, filepath.Join(f.dir, "redis")); err != nil {
+		return nil, err
+	}
+	f.stop = append(f.stop, f.Redis.Stop)
+	if s3, err = engines.StartS3(ctx, filepath.Join(f.dir, "s3")); err != nil {
+		return nil, err
+	}
+	f.stop = append(f.stop, s3.Stop)
+	return s3, nil
+}
+
 func startSplit() (*Fleet, error) {
 	f := &Fleet{dir: filepath.Join(suite.dir, "split")}
 	program, err := suite.program()
@@ -194,22 +214,10 @@ func startSplit() (*Fleet, error) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), startWait)
 	defer cancel()
-	if err := os.MkdirAll(f.dir, 0o755); err != nil {
-		return f, err
-	}
-	if f.Postgres, err = engines.StartPostgres(ctx, filepath.Join(f.dir, "postgres"), "max_connections=400"); err != nil {
-		return f, err
-	}
-	f.stop = append(f.stop, f.Postgres.Stop)
-	if f.Redis, err = engines.StartRedis(ctx, filepath.Join(f.dir, "redis")); err != nil {
-		return f, err
-	}
-	f.stop = append(f.stop, f.Redis.Stop)
-	s3, err := engines.StartS3(ctx, filepath.Join(f.dir, "s3"))
+	s3, err := f.startEngines(ctx)
 	if err != nil {
 		return f, err
 	}
-	f.stop = append(f.stop, s3.Stop)
 	port, err := fleet.FreePort()
 	if err != nil {
 		return f, err
