@@ -310,13 +310,12 @@ func (l *link) request(r *http.Request) (*flow, error) {
 }
 
 func (f *flow) sendBody(r *http.Request) {
-	buffer := getBuffer()
-	defer putBuffer(buffer)
-	part := (*buffer)[:cap(*buffer)]
+	buffer := frameBuffers.Get().(*[]byte)
+	defer frameBuffers.Put(buffer)
 	for {
-		n, err := r.Body.Read(part)
+		n, err := r.Body.Read(*buffer)
 		if n > 0 {
-			if _, err := f.write(part[:n]); err != nil {
+			if _, err := f.write((*buffer)[:n]); err != nil {
 				_ = r.Body.Close()
 				return // the stream is over
 			}

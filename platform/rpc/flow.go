@@ -1,11 +1,13 @@
 package rpc
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"io"
 	"net/http"
 	"os"
+	"slices"
 	"sync"
 	"time"
 )
@@ -17,8 +19,7 @@ type flow struct {
 	ctx  context.Context
 
 	mu       sync.Mutex
-	in       []byte
-	read     int   // of in
+	in       parts
 	inErr    error // behind in; io.EOF at the end
 	taken    int   // bytes that were read and not told to the sender
 	credit   int
@@ -37,6 +38,52 @@ type flow struct {
 
 	// At the server.
 	cancel context.CancelFunc
+}
+
+// parts are bytes that came in and nobody has read.
+type parts struct {
+	list []part
+	size int
+}
+
+type part struct {
+	rest []byte
+	from *[]byte // the buffer that it lies in; nil for small ones
+}
+
+// smallPart is the largest part that gets memory of its own: most bodies are one such.
+const smallPart = 4 << 10
+
+// frameBuffers are of the size of the largest part of a body.
+var frameBuffers = sync.Pool{New: func() any { b := make([]byte, maxFrame); return &b }}
+
+func (q *parts) put(p []byte) {
+	q.size += len(p)
+	if len(p) <= smallPart {
+		q.list = append(q.list, part{rest: bytes.Clone(p)})
+		return
+	}
+	from := frameBuffers.Get().(*[]byte)
+	q.list = append(q.list, part{(*from)[:copy(*from, p)], from})
+}
+
+func (q *parts) take(p []byte) (n int) {
+	done := 0
+	for n < len(p) && done < len(q.list) {
+		first := &q.list[done]
+		k := copy(p[n:], first.rest)
+		n += k
+		if first.rest = first.rest[k:]; len(first.rest) > 0 {
+			break
+		}
+		if first.from != nil {
+			frameBuffers.Put(first.from)
+		}
+		done++
+	}
+	q.size -= n
+	q.list = slices.Delete(q.list, 0, done)
+	return n
 }
 
 func (f *flow) wakeReader() {
@@ -60,13 +107,10 @@ func (f *flow) got(p []byte) {
 	if f.inErr != nil {
 		return
 	}
-	if f.read > 0 && f.read == len(f.in) {
-		f.in, f.read = f.in[:0], 0
-	}
-	if len(f.in)-f.read+len(p) > window {
+	if f.in.size+len(p) > window {
 		f.inErr = errReset // the other end does not keep to the rules
 	} else {
-		f.in = append(f.in, p...)
+		f.in.put(p)
 		f.inTotal += int64(len(p))
 	}
 	f.wakeReader()
@@ -112,12 +156,8 @@ func (f *flow) end(err error) {
 func (f *flow) Read(p []byte) (int, error) {
 	for {
 		f.mu.Lock()
-		if f.read < len(f.in) {
-			n := copy(p, f.in[f.read:])
-			f.read += n
-			if f.read == len(f.in) && cap(f.in) > maxFrame {
-				f.in, f.read = nil, 0
-			}
+		if f.in.size > 0 {
+			n := f.in.take(p)
 			f.taken += n
 			tell := 0
 			if f.taken >= window/4 && f.inErr == nil {

@@ -39,8 +39,9 @@ const (
 	maxFrame    = 32 << 10  // of data
 	maxHead     = 1 << 20   // of open and head
 	window      = 256 << 10 // bytes of a body under way that nobody has read
-	maxQueued   = 1 << 20   // bytes of a connection that wait to be written, above which bodies wait
-	keepQueue   = 128 << 10
+	maxQueued   = 256 << 10 // bytes of a connection that wait to be written, above which bodies wait
+	keepQueue   = 2 * maxQueued
+	idleQueue   = 64 << 10 // what is kept of it when little happens
 )
 
 var (
@@ -61,6 +62,7 @@ type link struct {
 	room    sync.Cond // of those who wait for the queue to be written
 	queue   []byte
 	spare   []byte
+	quiet   bool // no large batch since the last look
 	err     error
 	leaving bool // no new streams
 	streams map[uint32]*flow
@@ -158,6 +160,7 @@ func (l *link) write() {
 			l.mu.Lock()
 			if cap(batch) <= keepQueue {
 				l.spare = batch
+				l.quiet = l.quiet && len(batch) <= idleQueue
 			}
 			more := len(l.queue) > 0
 			l.mu.Unlock()
@@ -195,6 +198,10 @@ func (l *link) watch(every time.Duration, ask, lost int, idle time.Duration) {
 			return
 		}
 		l.mu.Lock()
+		if cap(l.spare) > idleQueue && l.quiet {
+			l.spare = nil
+		}
+		l.quiet = true
 		if idle > 0 && len(l.streams) == 0 && time.Since(l.unused) > idle {
 			l.leaving = true
 			l.poke()

@@ -23,7 +23,7 @@ import (
 	"lyceum/platform/rpc"
 )
 
-func handler(t *testing.T, h http.HandlerFunc) (client http.RoundTripper, url string, stop func()) {
+func handler(t testing.TB, h http.HandlerFunc) (client http.RoundTripper, url string, stop func()) {
 	t.Helper()
 	server, caller := node(t, secret), node(t, secret)
 	server.Fallback(h)
@@ -189,6 +189,55 @@ func TestAPeerThatSpeaksHTTPOnly(t *testing.T) {
 		got, err := rpc.Call[string, string](t.Context(), client, old.Listener.Addr().String(), "echo", "hello")
 		if err != nil || got != "hello" {
 			t.Fatalf("%q %v", got, err)
+		}
+	}
+}
+
+// BenchmarkBody carries 1 MiB to another process and back from it, over frames and over the HTTP/2 of net/http.
+func BenchmarkBody(b *testing.B) {
+	file := make([]byte, 1<<20)
+	_, _ = rand.Read(file)
+	h := func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodGet {
+			w.Header().Set("Content-Length", fmt.Sprint(len(file)))
+			_, _ = io.Copy(w, struct{ io.Reader }{bytes.NewReader(file)}) // as a file comes, in parts
+			return
+		}
+		_, _ = io.Copy(io.Discard, r.Body)
+	}
+	frames, framesURL, _ := handler(b, h)
+	server, caller := node(b, secret), node(b, secret)
+	server.Fallback(http.HandlerFunc(h))
+	old := httptest.NewUnstartedServer(server)
+	old.EnableHTTP2 = true
+	old.TLS = rpc.ServerTLS(server)
+	old.StartTLS()
+	defer old.Close()
+	for _, over := range []struct {
+		name   string
+		client http.RoundTripper
+		url    string
+	}{{"frames", frames, framesURL}, {"http2", caller.Transport(), "https://" + old.Listener.Addr().String()}} {
+		for _, method := range []string{"GET", "PUT"} {
+			b.Run(over.name+"/"+method, func(b *testing.B) {
+				b.ReportAllocs()
+				b.SetBytes(int64(len(file)))
+				for b.Loop() {
+					var body io.Reader
+					if method == "PUT" {
+						body = bytes.NewReader(file)
+					}
+					r, _ := http.NewRequestWithContext(b.Context(), method, over.url, body)
+					res, err := over.client.RoundTrip(r)
+					if err != nil {
+						b.Fatal(err)
+					}
+					if _, err := io.Copy(io.Discard, res.Body); err != nil {
+						b.Fatal(err)
+					}
+					_ = res.Body.Close()
+				}
+			})
 		}
 	}
 }

@@ -37,7 +37,7 @@ func (wire) Decode(data []byte) error {
 	return errors.New(string(data))
 }
 
-func node(t *testing.T, secret string) *rpc.Node {
+func node(t testing.TB, secret string) *rpc.Node {
 	t.Helper()
 	n, err := rpc.New(rpc.Options{Secret: []byte(secret), Errors: wire{}})
 	if err != nil {
@@ -48,7 +48,7 @@ func node(t *testing.T, secret string) *rpc.Node {
 }
 
 // serve runs a node's listener and returns its address and what stops it.
-func serve(t *testing.T, n *rpc.Node) (addr string, stop func()) {
+func serve(t testing.TB, n *rpc.Node) (addr string, stop func()) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
