@@ -101,6 +101,10 @@ for (const [shape, start] of Object.entries(shapes)) {
       const tile = (name) => page.locator(".tile", { hasText: name }).locator("b").first().innerText();
       await until("a rate of messages", async () => Number(await tile("Messages")) > 1);
       await until("a commit latency", async () => /ms|s/.test(await tile("Commit p95")));
+      if (shape === "a fleet") {
+        const card = page.locator('[aria-label="Stream events"]');
+        await until("the time that events take to the other processes", async () => /Delivery p95\s*[\d.]+ (ms|s)/.test(await card.innerText()));
+      }
       await until("a waiting client", async () => Number(await tile("Waiting clients")) >= 1);
       await until("the route that sends, with its p95", async () => {
         const row = page.locator("#routes tbody tr", { hasText: "/send/" });

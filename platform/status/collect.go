@@ -118,6 +118,9 @@ func (s *Sample) take(f *dto.MetricFamily) {
 		s.Commit = histogram()
 	case "lyceum_stream_delivery_seconds":
 		s.Delivery = histogram()
+		for _, m := range f.Metric {
+			s.stream(labels(m)["stream"]).Delivery = readHistogram(m.GetHistogram())
+		}
 	case "lyceum_sync_work_seconds":
 		s.SyncWork = histogram()
 	case "lyceum_bus_roundtrip_seconds":
@@ -179,6 +182,16 @@ func (s *Sample) route(pattern, role string) *Route {
 	return &s.Routes[len(s.Routes)-1]
 }
 
+// stream finds a stream, or begins it.
+func (s *Sample) stream(name string) *ProcessStream {
+	i := slices.IndexFunc(s.Streams, func(p ProcessStream) bool { return p.Name == name })
+	if i < 0 {
+		i = len(s.Streams)
+		s.Streams = append(s.Streams, ProcessStream{Name: name, Shards: []ProcessShard{}})
+	}
+	return &s.Streams[i]
+}
+
 // maxShards is more than any stream has: a label beyond it is no number of a shard.
 const maxShards = 1 << 12
 
@@ -188,15 +201,11 @@ func (s *Sample) shard(stream, number string) *ProcessShard {
 	if err != nil || n < 0 || n >= maxShards {
 		return nil
 	}
-	i := slices.IndexFunc(s.Streams, func(p ProcessStream) bool { return p.Name == stream })
-	if i < 0 {
-		i = len(s.Streams)
-		s.Streams = append(s.Streams, ProcessStream{Name: stream})
+	of := s.stream(stream)
+	for len(of.Shards) <= n {
+		of.Shards = append(of.Shards, ProcessShard{})
 	}
-	for len(s.Streams[i].Shards) <= n {
-		s.Streams[i].Shards = append(s.Streams[i].Shards, ProcessShard{})
-	}
-	return &s.Streams[i].Shards[n]
+	return &of.Shards[n]
 }
 
 func readHistogram(h *dto.Histogram) Histogram {

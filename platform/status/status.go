@@ -44,7 +44,7 @@ type Sample struct {
 	Streams     []ProcessStream `json:"streams"`
 	Queued      int             `json:"queued_writes"`
 	Commit      Histogram       `json:"commit"`    // time of a group commit
-	Delivery    Histogram       `json:"delivery"`  // time from the writing of a row to its arrival in this process
+	Delivery    Histogram       `json:"delivery"`  // of the rows of all streams
 	SyncWork    Histogram       `json:"sync_work"` // time that /sync requests worked, without their wait for news
 	Pool        Pool            `json:"database_pool"`
 	Redis       Histogram       `json:"redis"` // time of a round trip
@@ -91,8 +91,9 @@ type Pool struct {
 
 // ProcessStream is what a process has seen of a stream.
 type ProcessStream struct {
-	Name   string         `json:"name"`
-	Shards []ProcessShard `json:"shards"`
+	Name     string         `json:"name"`
+	Shards   []ProcessShard `json:"shards"`
+	Delivery Histogram      `json:"delivery"` // time from the writing of a row to its arrival here
 }
 
 // ProcessShard is one shard in the eyes of one process.

@@ -59,7 +59,11 @@ func TestTakeReadsMetrics(t *testing.T) {
 	r := prometheus.NewRegistry()
 	seconds := prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "lyceum_http_request_duration_seconds", Buckets: []float64{.1, 1}}, []string{"route", "role", "code"})
 	owned := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "lyceum_stream_owned"}, []string{"stream", "shard"})
-	r.MustRegister(seconds, owned)
+	delivery := prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "lyceum_stream_delivery_seconds", Buckets: []float64{.01, .1}}, []string{"stream"})
+	r.MustRegister(seconds, owned, delivery)
+	delivery.WithLabelValues("events").Observe(.05)
+	delivery.WithLabelValues("typing").Observe(.005)
+	delivery.WithLabelValues("typing").Observe(.005)
 	seconds.WithLabelValues("GET /a", "client", "2xx").Observe(.05)
 	seconds.WithLabelValues("GET /a", "client", "5xx").Observe(.5)
 	owned.WithLabelValues("events", "3").Set(1)
@@ -75,8 +79,11 @@ func TestTakeReadsMetrics(t *testing.T) {
 	if len(s.Routes) != 1 || s.Routes[0].Latency.Count != 2 || s.Routes[0].ByCode["5xx"] != 1 || s.Routes[0].Latency.Counts[0] != 1 {
 		t.Errorf("routes: %+v", s.Routes)
 	}
-	if len(s.Streams) != 1 || len(s.Streams[0].Shards) != 4 || !s.Streams[0].Shards[3].Owned || s.Streams[0].Shards[0].Owned {
+	if len(s.Streams) != 2 || len(s.Streams[0].Shards) != 4 || !s.Streams[0].Shards[3].Owned || s.Streams[0].Shards[0].Owned {
 		t.Errorf("streams: %+v", s.Streams)
+	}
+	if s.Delivery.Count != 3 || s.delivery("events").Count != 1 || s.delivery("typing").Counts[0] != 2 || s.delivery("none").Count != 0 {
+		t.Errorf("delivery of all %+v, of streams %+v", s.Delivery, s.Streams)
 	}
 }
 

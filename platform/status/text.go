@@ -33,13 +33,13 @@ func (f *Fleet) Text(w io.Writer, before *Fleet) error {
 		fmt.Fprintf(t, "%d\t%s\t%s\t%s\t%s\t%s\t%d/%d\t%s\t%s\t%s\n", p.Machine, p.Version, strings.Join(p.Roles, ","), age(f.At.Sub(p.Started)),
 			p.cpu(old), bytesText(p.Resident), p.Pool.InUse, p.Pool.Max, p.rate(old), p.state(), p.Host)
 	}
-	fmt.Fprint(t, "\nSTREAM\tROWS\tSHARDS BY MACHINE\tBEHIND\n")
+	fmt.Fprint(t, "\nSTREAM\tROWS\tSHARDS BY MACHINE\tBEHIND\tDELIVERY P95\n")
 	for _, st := range f.Streams {
 		rows := int64(0)
 		for _, sh := range st.Shards {
 			rows += sh.Position
 		}
-		fmt.Fprintf(t, "%s\t%d\t%s\t%d\n", st.Name, rows, owners(st), f.behind(st.Name))
+		fmt.Fprintf(t, "%s\t%d\t%s\t%d\t%s\n", st.Name, rows, owners(st), f.behind(st.Name), f.delivery(st.Name, before))
 	}
 	fmt.Fprint(t, "\nENGINE\tADDRESS\tROUND TRIP\tCONNECTIONS\tSIZE\t\n")
 	for _, e := range []Engine{f.Database, f.Redis, f.Blob} {
@@ -107,6 +107,32 @@ func (p *Sample) state() string {
 		return "no Redis"
 	}
 	return "ready"
+}
+
+// delivery is the time from the writing of a row to its arrival at the others: since before, or since the start.
+func (f *Fleet) delivery(stream string, before *Fleet) string {
+	var all Histogram
+	for i := range f.Processes {
+		p := &f.Processes[i]
+		now := p.delivery(stream)
+		if old := before.process(p); old != nil {
+			now = now.Minus(old.delivery(stream))
+		}
+		all = all.Plus(now)
+	}
+	if all.Count == 0 {
+		return ""
+	}
+	return milliseconds(all.Quantile(.95))
+}
+
+func (p *Sample) delivery(stream string) (h Histogram) {
+	for _, st := range p.Streams {
+		if st.Name == stream {
+			h = st.Delivery
+		}
+	}
+	return h
 }
 
 // behind is the largest number of rows of a stream that a process has not seen.

@@ -59,6 +59,7 @@ export interface Histogram {
 export interface ProcessStream {
   name: string;
   shards: { position: number; behind: number; owned: boolean; rows: number }[];
+  delivery?: Histogram; // not told by older versions
 }
 
 export interface Stream {

@@ -194,7 +194,7 @@ export class Model {
       }
       const rate = short.reduce((n, d) => n + Math.max(rowsOf(d.s, st.name) - rowsOf(d.old, st.name), 0) / d.seconds, 0);
       const commit = this.p95(long.filter((d) => owners.has(d.s.machine)), (s) => s.commit);
-      return { name: st.name, role: st.role, shards, rate, behind, commit, delivery: null };
+      return { name: st.name, role: st.role, shards, rate, behind, commit, delivery: this.p95(long, (s) => s.streams?.find((mine) => mine.name === st.name)?.delivery ?? none) };
     });
   }
 

@@ -160,6 +160,7 @@ function StreamCard({ stream: st, now }: { stream: StreamRow; now: number }) {
         <div><dt>Rows/s</dt><dd>{amount(st.rate)}</dd></div>
         <div><dt>Behind</dt><dd class={st.behind > 500 ? "bad" : ""}>{count(st.behind)} row{st.behind === 1 ? "" : "s"}</dd></div>
         <div><dt>Commit p95</dt><dd>{seconds(st.commit)}</dd></div>
+        <div><dt>Delivery p95</dt><dd>{seconds(st.delivery)}</dd></div>
       </dl>
       <ol class="shards" aria-label="Shards">
         {st.shards.map((sh, i) => {
