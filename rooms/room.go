@@ -26,9 +26,12 @@ type room struct {
 	recent  map[string]*Event    // the newest events by id, also those not stored yet
 	order   []string             // of recent
 	txns    recentTxns
+	keep    int // newest events in recent
 }
 
-const recentKept = 200
+func (r *Rooms) newRoom(id string) *room {
+	return &room{id: id, keep: r.Recent, txns: recentTxns{keep: r.Transactions}}
+}
 
 // room gives the room in memory, locked, and loads it when it is not there. The error is M_NOT_FOUND for
 // a room that does not exist.
@@ -37,7 +40,7 @@ func (r *Rooms) room(ctx context.Context, id string) (*room, error) {
 		r.mu.Lock()
 		rm := r.owned[id]
 		if rm == nil {
-			rm = &room{id: id}
+			rm = r.newRoom(id)
 			r.owned[id] = rm
 		}
 		r.mu.Unlock()
@@ -67,7 +70,7 @@ func (r *Rooms) load(ctx context.Context, rm *room) error {
 	}
 	rm.begin(h.Version, r.Tree(h.Root))
 	rm.last, rm.depth = h.EventID, h.Depth
-	newest, err := r.Timeline(ctx, Page{RoomID: rm.id, From: 1 << 62, Backward: true, Limit: recentKept / 4})
+	newest, err := r.Timeline(ctx, Page{RoomID: rm.id, From: 1 << 62, Backward: true, Limit: max(1, r.Recent/4)})
 	if err != nil {
 		return err
 	}
@@ -193,7 +196,7 @@ func (rm *room) apply(e *Event, tree state.Tree) {
 	}
 	rm.recent[e.ID] = e
 	rm.order = append(rm.order, e.ID)
-	if len(rm.order) > recentKept {
+	if len(rm.order) > rm.keep {
 		delete(rm.recent, rm.order[0])
 		rm.order = rm.order[1:]
 	}

@@ -1,6 +1,7 @@
 package rooms
 
 import (
+	"cmp"
 	"context"
 	"embed"
 	"sync"
@@ -38,6 +39,9 @@ type Deps struct {
 	Accounts   *accounts.Accounts
 	ServerName string
 	Key        matrix.SigningKey // signs the events of this server's users
+	// Limits of what the owner of a room keeps of it; 0 for the defaults in parentheses. Tests make them small.
+	Recent       int // newest events (200)
+	Transactions int // newest transaction ids (2,000)
 }
 
 // Rooms is the package's one object.
@@ -68,6 +72,7 @@ var readers = []string{"client", "sync", "events", "push", "admin"}
 
 // New opens the events stream and registers the calls that its owners answer.
 func New(d Deps, c Config) (*Rooms, error) {
+	d.Recent, d.Transactions = cmp.Or(d.Recent, 200), cmp.Or(d.Transactions, 2_000)
 	cache, err := otter.New(&otter.Options[string, *Event]{MaximumSize: max(c.EventCache, 1000)})
 	if err != nil {
 		return nil, err

@@ -101,7 +101,7 @@ func TestTransactionSurvivesTheOwner(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for i := range recentKept {
+		for i := range r.Recent {
 			if _, err := r.Send(ctx, id, message("@alice:example.org", fmt.Sprint(i))); err != nil {
 				t.Fatal(err)
 			}

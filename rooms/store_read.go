@@ -247,11 +247,10 @@ var _ state.Loader = nodeReader{}
 // recentTxns are the transactions of a room that its owner knows of.
 type recentTxns struct {
 	mu   sync.Mutex
+	keep int
 	byID map[string]string
 	ring []string
 }
-
-const txnsKept = 2000
 
 func (t *recentTxns) get(key string) string {
 	t.mu.Lock()
@@ -265,7 +264,7 @@ func (t *recentTxns) put(key, eventID string) {
 	if t.byID == nil {
 		t.byID = map[string]string{}
 	}
-	if len(t.ring) >= txnsKept {
+	if len(t.ring) >= t.keep {
 		delete(t.byID, t.ring[0])
 		t.ring = t.ring[1:]
 	}

@@ -222,7 +222,7 @@ func (r *Rooms) submitCreate(ctx context.Context, roomID string, req createReque
 	if err != nil {
 		return struct{}{}, err
 	}
-	rm := &room{id: roomID}
+	rm := r.newRoom(roomID)
 	rm.mu.Lock()
 	rm.begin(v, r.Tree(state.ID{}))
 	entries, err := r.buildFirst(ctx, rm, create, req)

@@ -73,7 +73,7 @@ func (st *Stream) admit(row Row) bool {
 func (st *Stream) handScratch(fresh []Row) {
 	st.hand(fresh)
 	clear(fresh)
-	if cap(fresh) <= maxBatch {
+	if cap(fresh) <= st.set.o.Batch {
 		st.scratch = fresh[:0]
 	}
 }
@@ -118,8 +118,6 @@ func (st *Stream) catchUp(shard int) {
 	go st.readMissed(shard)
 }
 
-const readLimit = 500
-
 func (st *Stream) readMissed(shard int) {
 	for {
 		st.mu.Lock()
@@ -132,7 +130,7 @@ func (st *Stream) readMissed(shard int) {
 		}
 		st.mu.Unlock()
 		ctx, cancel := context.WithTimeout(st.set.ctx, 10*time.Second)
-		rows, err := st.Read(ctx, Range{Shard: shard, After: after, Upto: upto, Limit: readLimit})
+		rows, err := st.Read(ctx, Range{Shard: shard, After: after, Upto: upto, Limit: st.set.o.ReadLimit})
 		cancel()
 		if err != nil {
 			if st.set.ctx.Err() == nil {
@@ -144,7 +142,7 @@ func (st *Stream) readMissed(shard int) {
 			}
 			continue
 		}
-		if len(rows) == readLimit {
+		if len(rows) == st.set.o.ReadLimit {
 			upto = rows[len(rows)-1].Pos
 		}
 		st.handMissed(shard, rows, upto)

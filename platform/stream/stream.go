@@ -1,6 +1,7 @@
 package stream
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -123,6 +124,10 @@ type Options struct {
 	Log    *slog.Logger
 	// Registry takes the metrics; may be nil.
 	Registry *prometheus.Registry
+	// Limits; 0 for the defaults in parentheses. Tests make them small, so that they are reached in a few steps.
+	Queue     int // tickets that may wait (20,000)
+	Batch     int // entries of one transaction (1,000)
+	ReadLimit int // missed rows that one statement reads (500)
 }
 
 // Streams are all streams of a process with their one writer.
@@ -158,6 +163,7 @@ type share struct{ machines, owners []int }
 
 // New makes an empty set. Streams are opened while the process is wired, then Start runs them.
 func New(o Options) *Streams {
+	o.Queue, o.Batch, o.ReadLimit = cmp.Or(o.Queue, 20_000), cmp.Or(o.Batch, 1_000), cmp.Or(o.ReadLimit, 500)
 	s := &Streams{o: o, incarnation: o.Leases.Self().Incarnation, byName: map[string]*Stream{}, wake: make(chan struct{}, 1), settled: make(chan struct{}), shares: map[*Stream]share{}}
 	s.ctx, s.end = context.WithCancel(context.Background())
 	s.metrics = newMetrics(o.Registry)

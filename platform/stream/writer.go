@@ -11,11 +11,6 @@ import (
 	"lyceum/platform/lease"
 )
 
-const (
-	maxQueue = 20_000 // tickets that may wait
-	maxBatch = 1_000  // entries of one transaction
-)
-
 // Ticket stands for entries on their way to the database.
 type Ticket struct {
 	entries []*Entry
@@ -66,7 +61,7 @@ func (s *Streams) Enqueue(entries ...*Entry) *Ticket {
 		}
 		e.epoch = sh.epoch
 	}
-	if len(s.queue) >= maxQueue {
+	if len(s.queue) >= s.o.Queue {
 		t.err = ErrBusy
 		close(t.done)
 		return t
@@ -113,7 +108,7 @@ func (s *Streams) take() []*Ticket {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	n, entries := 0, 0
-	for n < len(s.queue) && (n == 0 || entries+len(s.queue[n].entries) <= maxBatch) {
+	for n < len(s.queue) && (n == 0 || entries+len(s.queue[n].entries) <= s.o.Batch) {
 		entries += len(s.queue[n].entries)
 		n++
 	}
