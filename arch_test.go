@@ -19,7 +19,7 @@ var floors = []string{
 	"matrix/* platform/conf platform/obs platform/engines plan",
 	"platform/db platform/blob platform/bus platform/lease",
 	"platform/stream platform/web platform/rpc",
-	"platform/role",
+	"platform/role platform/owned",
 	"platform/router platform/status",
 	"accounts fedclient",
 	"devices media rooms projects",

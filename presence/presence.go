@@ -11,6 +11,7 @@ import (
 	"lyceum/platform/conf"
 	"lyceum/platform/db"
 	"lyceum/platform/obs"
+	"lyceum/platform/owned"
 	"lyceum/platform/role"
 	"lyceum/platform/stream"
 	"lyceum/rooms"
@@ -57,6 +58,9 @@ type Deps struct {
 	Now     func() time.Time // the clock; nil is obs.Now
 }
 
+// ownerMemory is what the owner of shards keeps in memory of who is there, in bytes: about 100,000 users.
+const ownerMemory = 96 << 20
+
 // Presence is the package's one object.
 type Presence struct {
 	Deps
@@ -64,7 +68,7 @@ type Presence struct {
 	stream *stream.Stream
 	local  [stripes]stripe
 	told   chan string // users whose owner is to be told
-	shards [Shards]shard
+	owned  *owned.Owned[person]
 	tell   func(ctx context.Context, userID string, r report) (struct{}, error)
 }
 
@@ -80,9 +84,12 @@ func New(d Deps, c Config) *Presence {
 		c.OfflineAfter = conf.Duration(time.Minute)
 	}
 	p := &Presence{Deps: d, config: c, told: make(chan string, maxWaiting)}
-	drop := func(shard int) { p.shards[shard].drop() }
 	p.stream = d.Process.Streams.Open(stream.Spec{
-		Name: "presence", Role: "presence", Shards: Shards, Store: store{}, Acquired: drop, Lost: drop,
+		Name: "presence", Role: "presence", Shards: Shards, Store: store{}, Lane: "ephemeral", PositionKey: "presence_pos",
+		Lost: func(shard int) { p.owned.Drop(shard) },
+	})
+	p.owned = owned.Open(owned.Spec[person]{
+		Stream: p.stream, Load: p.load, Active: p.online, Budget: ownerMemory, Bytes: (*person).bytes, Pinned: (*person).here,
 	})
 	p.tell = role.Owned(d.Process, p.stream, "presence.report", p.reportHere)
 	if c.Enabled {

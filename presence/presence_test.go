@@ -1,6 +1,7 @@
 package presence
 
 import (
+	"context"
 	"encoding/binary"
 	"encoding/json"
 	"net/url"
@@ -53,11 +54,9 @@ func (n *node) becomes(t testing.TB, user, state string) {
 
 // heard tells whether the owner knows that a device was seen now.
 func (n *node) heard(id, device string) bool {
-	s := &n.shards[n.stream.Shard(id)]
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	who := s.users[id]
-	return who != nil && who.devices[device].at.Equal(n.Clock.Now())
+	here := false
+	n.owned.Peek(context.Background(), id, func(who *person) { here = who.devices[device].at.Equal(n.Clock.Now()) })
+	return here
 }
 
 func TestDevicesMerge(t *testing.T) {
@@ -184,11 +183,9 @@ func TestActivityIsToldRarely(t *testing.T) {
 		const bob = "@bob:here.test"
 		n.Seen(t.Context(), bob, "A", "online")
 		n.becomes(t, "bob", Online)
-		last := func() int64 {
-			s := &n.shards[n.stream.Shard(bob)]
-			s.mu.Lock()
-			defer s.mu.Unlock()
-			return s.users[bob].lastActive
+		last := func() (at int64) {
+			n.owned.Peek(t.Context(), bob, func(who *person) { at = who.lastActive })
+			return at
 		}
 		n.Clock.Advance(30 * time.Second)
 		at := n.Clock.Now().UnixMilli()
@@ -244,11 +241,9 @@ func TestARepeatedStatusWaitsForTheFirst(t *testing.T) {
 		answers := make(chan error, 2)
 		set := func() { answers <- n.Set(t.Context(), id, "A", Online, nil) }
 		go set()
-		roletest.Until(t, "the first is on its way", func() bool {
-			s := &n.shards[n.stream.Shard(id)]
-			s.mu.Lock()
-			defer s.mu.Unlock()
-			return s.users[id] != nil && s.users[id].writing > 0
+		roletest.Until(t, "the first is on its way", func() (on bool) {
+			n.owned.Peek(t.Context(), id, func(who *person) { on = who.status.Presence == Online })
+			return on
 		})
 		go set()
 		select {

@@ -10,6 +10,7 @@ import (
 	"lyceum/matrix"
 	"lyceum/platform/db"
 	"lyceum/platform/obs"
+	"lyceum/platform/owned"
 	"lyceum/platform/role"
 	"lyceum/platform/stream"
 	"lyceum/rooms"
@@ -54,11 +55,14 @@ type Deps struct {
 	Now      func() time.Time // the clock; nil is obs.Now
 }
 
+// ownerMemory is what the owner of shards keeps in memory of where receipts stand, in bytes.
+const ownerMemory = 64 << 20
+
 // Receipts is the package's one object.
 type Receipts struct {
 	Deps
 	stream *stream.Stream
-	marks  [Shards]marks
+	owned  *owned.Owned[marks]
 	set    func(ctx context.Context, roomID string, list []Receipt) (struct{}, error)
 }
 
@@ -68,9 +72,13 @@ func New(d Deps) *Receipts {
 		d.Now = obs.Now
 	}
 	r := &Receipts{Deps: d}
-	drop := func(shard int) { r.marks[shard].drop() }
 	r.stream = d.Process.Streams.Open(stream.Spec{
-		Name: "receipts", Role: "receipts", Shards: Shards, Store: store{}, Acquired: drop, Lost: drop,
+		Name: "receipts", Role: "receipts", Shards: Shards, Store: store{}, Lane: "receipts", PositionKey: "receipts_pos",
+		Lost: func(shard int) { r.owned.Drop(shard) },
+	})
+	r.owned = owned.Open(owned.Spec[marks]{
+		Stream: r.stream, Budget: ownerMemory, Bytes: func(m *marks) int64 { return m.bytes() },
+		Load: func(context.Context, string) (*marks, error) { return &marks{}, nil },
 	})
 	r.set = role.Owned(d.Process, r.stream, "receipts.set", r.setHere)
 	return r

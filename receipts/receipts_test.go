@@ -45,7 +45,7 @@ func TestReceiptsDoNotGoBackwards(t *testing.T) {
 		if err != nil || len(list) != 2 || list[0].EventID != second || list[0].Pos != 1 || list[1].Type != TypePrivate {
 			t.Fatalf("found %+v, %v", list, err)
 		}
-		n.marks[n.stream.Shard(room)].drop() // a new owner knows nothing
+		n.owned.Drop(n.stream.Shard(room)) // a new owner knows nothing
 		bob.Want(200, path(room, TypeRead, first), nil)
 		byRoom, err := n.ForRooms(ctx, []string{room, "!other:here.test"})
 		if err != nil || len(byRoom) != 1 || len(byRoom[room]) != 2 || byRoom[room][0].EventID != second {

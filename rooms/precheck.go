@@ -8,6 +8,7 @@ import (
 
 	"lyceum/matrix"
 	"lyceum/matrix/event"
+	"lyceum/platform/owned"
 	"lyceum/rooms/state"
 )
 
@@ -35,14 +36,15 @@ func checkRequest(req sendRequest) error {
 }
 
 // precheck holds what is decided against the newest state before an event is built. done means that there
-// is nothing to send. The caller holds the room's lock.
-func (r *Rooms) precheck(ctx context.Context, rm *room, req sendRequest) (done bool, eventID string, err error) {
+// is nothing to send.
+func (r *Rooms) precheck(c *owned.Change[room], req sendRequest, known *knownEvents) (done bool, eventID string, err error) {
+	rm := c.State()
 	sender := state.Key{Type: event.TypeMember, StateKey: req.Sender}
 	keys := []state.Key{sender}
 	if req.StateKey != nil {
 		keys = append(keys, state.Key{Type: req.Type, StateKey: *req.StateKey})
 	}
-	if err := r.lookup(ctx, rm, keys...); err != nil {
+	if err := r.lookup(c, keys...); err != nil {
 		return false, "", err
 	}
 	membership := func(k state.Key) string {
@@ -55,7 +57,7 @@ func (r *Rooms) precheck(ctx context.Context, rm *room, req sendRequest) (done b
 		return true, "", nil
 	}
 	if req.StateKey == nil {
-		return false, "", r.checkRelation(ctx, rm, req)
+		return false, "", r.checkRelation(c, req, known)
 	}
 	now := keys[1]
 	if len(req.While) > 0 && !slices.Contains(req.While, membership(now)) {
@@ -63,20 +65,35 @@ func (r *Rooms) precheck(ctx context.Context, rm *room, req sendRequest) (done b
 	}
 	// The same state once more is no event: clients repeat themselves.
 	if e := rm.state[now]; e != nil && e.Sender == req.Sender && membership(sender) == event.MembershipJoin {
-		if content, err := rm.version.Canonical(req.Content); err == nil && bytes.Equal(content, e.Content) {
+		if content, err := canonical(rm, req); err == nil && bytes.Equal(content, e.Content) {
 			return true, e.ID, nil
 		}
 	}
 	return false, "", nil
 }
 
+// canonical is the content of a request as the room's version writes it.
+func canonical(rm *room, req sendRequest) ([]byte, error) {
+	if req.canonical {
+		return req.Content, nil
+	}
+	return rm.version.Canonical(req.Content)
+}
+
+// duplicate is what the database said about an annotation.
+type duplicate struct {
+	found bool
+	added int64 // events of the room when it was asked
+}
+
 // checkRelation refuses a second annotation with the same key by the same sender, and a thread that starts
 // at an event which relates to another (Client-Server API, "Annotations", "Threading").
-func (r *Rooms) checkRelation(ctx context.Context, rm *room, req sendRequest) error {
+func (r *Rooms) checkRelation(c *owned.Change[room], req sendRequest, known *knownEvents) error {
 	if !bytes.Contains(req.Content, []byte(`"m.relates_to"`)) {
 		return nil
 	}
-	content, err := rm.version.Canonical(req.Content)
+	rm := c.State()
+	content, err := canonical(rm, req)
 	if err != nil {
 		return nil // build says what is wrong
 	}
@@ -86,31 +103,42 @@ func (r *Rooms) checkRelation(ctx context.Context, rm *room, req sendRequest) er
 	}
 	switch rel.relType {
 	case relAnnotation:
-		for _, e := range rm.recent {
-			if e.Sender != req.Sender || e.Type != req.Type {
-				continue
-			}
-			if other, ok := relationOf(e.Event); ok && other == rel {
-				return matrix.DuplicateAnnotation("You have annotated this event with this key already")
-			}
-		}
-		var n int
-		err := r.Process.DB.QueryRow(ctx, `SELECT COUNT(*) FROM relations WHERE target = $1 AND sender = $2 AND rel_type = $3 AND agg_key = $4 AND type = $5 AND room_id = $6`,
-			rel.target, req.Sender, rel.relType, rel.key, req.Type, rm.id).Scan(&n)
-		if err != nil || n == 0 {
-			return err
-		}
-		return matrix.DuplicateAnnotation("You have annotated this event with this key already")
+		return r.checkAnnotation(c, req, rel, known)
 	case relThread:
-		root := rm.recent[rel.target]
-		if root == nil {
-			if root, err = r.Event(ctx, rel.target); err != nil || root == nil {
-				return err
-			}
+		root, err := known.get(r, c, rel.target)
+		if err != nil || root == nil {
+			return err
 		}
 		if _, related := relationOf(root.Event); related {
 			return matrix.NewError(400, matrix.CodeUnknown, "A thread can not start at an event that relates to another")
 		}
 	}
 	return nil
+}
+
+func (r *Rooms) checkAnnotation(c *owned.Change[room], req sendRequest, rel relation, known *knownEvents) error {
+	rm := c.State()
+	twice := matrix.DuplicateAnnotation("You have annotated this event with this key already")
+	for _, e := range rm.recent {
+		if e.Sender != req.Sender || e.Type != req.Type {
+			continue
+		}
+		if other, ok := relationOf(e.Event); ok && other == rel {
+			return twice
+		}
+	}
+	// The answer of the database holds while all that came since is in memory.
+	if d := known.dup; d != nil && rm.added-d.added <= int64(rm.keep) {
+		if d.found {
+			return twice
+		}
+		return nil
+	}
+	added, id := rm.added, rm.id
+	return c.Need(func(ctx context.Context) (func(*room), error) {
+		d := &duplicate{added: added}
+		err := r.Process.DB.QueryRow(ctx, `SELECT EXISTS (SELECT 1 FROM relations WHERE target = $1 AND sender = $2 AND rel_type = $3 AND agg_key = $4 AND type = $5 AND room_id = $6)`,
+			rel.target, req.Sender, rel.relType, rel.key, req.Type, id).Scan(&d.found)
+		return func(*room) { known.dup = d }, err
+	})
 }

@@ -3,83 +3,40 @@ package rooms
 import (
 	"context"
 	"fmt"
-	"sync"
 
 	"lyceum/matrix"
 	"lyceum/matrix/auth"
 	"lyceum/matrix/event"
+	"lyceum/platform/owned"
+	"lyceum/platform/stream"
 	"lyceum/rooms/state"
 )
 
 // room is the newest point of a room in the process that owns its shard, ahead of the database by what
-// is queued.
+// is queued: the state of owned.Owned.
 type room struct {
-	mu      sync.Mutex
-	dead    bool // the shard was lost or a write failed: load it anew
 	id      string
+	absent  bool // there is no such room
 	version event.Version
 	tree    state.Tree
 	last    string // the newest event: the one forward extremity
 	depth   int64
 	state   map[state.Key]*Event // what was looked up of the state; nil for what is not there
+	whole   bool                 // state holds all of the state, as while a room is made
 	power   *auth.Power          // of the current state, nil when not computed
-	recent  map[string]*Event    // the newest events by id, also those not stored yet
+	recent  map[string]*Event    // the newest events by id, those that are not stored yet among them
 	order   []string             // of recent
+	added   int64                // events applied since the room is in memory
+	keep    int                  // events in recent, besides those not stored yet
 	txns    recentTxns
-	keep    int // newest events in recent
+	bytes   int64 // about what all this takes in memory
 }
+
+// mostState is how much of a room's state stays looked up: a large room whose members all speak.
+const mostState = 5000
 
 func (r *Rooms) newRoom(id string) *room {
 	return &room{id: id, keep: r.Recent, txns: recentTxns{keep: r.Transactions}}
-}
-
-// room gives the room in memory, locked, and loads it when it is not there. The error is M_NOT_FOUND for
-// a room that does not exist.
-func (r *Rooms) room(ctx context.Context, id string) (*room, error) {
-	for {
-		r.mu.Lock()
-		rm := r.owned[id]
-		if rm == nil {
-			rm = r.newRoom(id)
-			r.owned[id] = rm
-		}
-		r.mu.Unlock()
-		rm.mu.Lock()
-		if rm.dead {
-			rm.mu.Unlock()
-			continue // dropShard has removed it from owned
-		}
-		if rm.last == "" {
-			if err := r.load(ctx, rm); err != nil {
-				r.forgetLocked(rm)
-				rm.mu.Unlock()
-				return nil, err
-			}
-		}
-		return rm, nil
-	}
-}
-
-func (r *Rooms) load(ctx context.Context, rm *room) error {
-	h, ok, err := r.Head(ctx, rm.id)
-	if err != nil {
-		return err
-	}
-	if !ok {
-		return matrix.NotFound("Unknown room")
-	}
-	rm.begin(h.Version, r.Tree(h.Root))
-	rm.last, rm.depth = h.EventID, h.Depth
-	newest, err := r.Timeline(ctx, Page{RoomID: rm.id, From: 1 << 62, Backward: true, Limit: max(1, r.Recent/4)})
-	if err != nil {
-		return err
-	}
-	for _, e := range newest {
-		if e.Txn != "" {
-			rm.txns.put(txnKey(e.Sender, e.Device, e.Txn), e.ID)
-		}
-	}
-	return nil
 }
 
 func (rm *room) begin(v event.Version, tree state.Tree) {
@@ -87,87 +44,94 @@ func (rm *room) begin(v event.Version, tree state.Tree) {
 	rm.state, rm.recent = map[state.Key]*Event{}, map[string]*Event{}
 }
 
-// forgetLocked drops a room whose lock the caller holds.
-func (r *Rooms) forgetLocked(rm *room) {
-	rm.dead = true
-	r.mu.Lock()
-	if r.owned[rm.id] == rm {
-		delete(r.owned, rm.id)
+// loadRoom reads a room for its owner.
+func (r *Rooms) loadRoom(ctx context.Context, id string) (*room, error) {
+	rm := r.newRoom(id)
+	h, ok, err := r.Head(ctx, id)
+	if err != nil || !ok {
+		rm.absent = true
+		return rm, err
 	}
-	r.mu.Unlock()
-}
-
-// dropShard forgets the rooms of a shard. It waits for whoever builds an event on one, so nothing built on
-// it is queued afterwards.
-func (r *Rooms) dropShard(shard int) {
-	r.mu.Lock()
-	var gone []*room
-	for id, rm := range r.owned {
-		if r.stream.Shard(id) == shard {
-			gone = append(gone, rm)
+	rm.begin(h.Version, r.Tree(h.Root))
+	rm.last, rm.depth = h.EventID, h.Depth
+	newest, err := r.Timeline(ctx, Page{RoomID: id, From: 1 << 62, Backward: true, Limit: max(1, r.Recent/4)})
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range newest {
+		if e.Txn != "" {
+			rm.txns.put(txnKey(e.Sender, e.Device, e.Txn), e.ID)
 		}
 	}
-	r.mu.Unlock()
-	for _, rm := range gone {
-		rm.mu.Lock()
-		r.forgetLocked(rm)
-		rm.mu.Unlock()
-	}
+	return rm, nil
 }
 
-// lookup reads state keys into memory; the caller holds the lock.
-func (r *Rooms) lookup(ctx context.Context, rm *room, keys ...state.Key) error {
+// lookup makes sure that some state keys are in memory, with the way to them in the tree: what fn returns to Do when they
+// are not.
+func (r *Rooms) lookup(c *owned.Change[room], keys ...state.Key) error {
+	rm := c.State()
 	var missing []state.Key
 	for _, k := range keys {
-		if _, known := rm.state[k]; !known {
+		if _, known := rm.state[k]; !known && !rm.whole {
 			missing = append(missing, k)
 		}
 	}
 	if len(missing) == 0 {
 		return nil
 	}
-	found, err := r.stateOf(ctx, rm, missing)
-	if err != nil {
-		return err
-	}
-	for _, k := range missing {
-		rm.state[k] = found[k]
-	}
-	return nil
-}
-
-// stateOf reads state of the room's tree, where an event may be so new that it is not stored yet.
-func (r *Rooms) stateOf(ctx context.Context, rm *room, keys []state.Key) (map[state.Key]*Event, error) {
-	out := make(map[state.Key]*Event, len(keys))
-	ids := map[string]state.Key{}
-	var list []string
-	for _, k := range keys {
-		id, err := rm.tree.Get(ctx, k)
+	tree := rm.tree
+	return c.Need(func(ctx context.Context) (func(rm *room), error) {
+		warm, bytes, err := tree.Warm(ctx, missing...)
 		if err != nil {
 			return nil, err
 		}
-		if id == "" {
-			continue
+		ids := make(map[state.Key]string, len(missing))
+		var list []string
+		for _, k := range missing {
+			id, err := warm.Get(ctx, k)
+			if err != nil {
+				return nil, err
+			}
+			if ids[k] = id; id != "" {
+				list = append(list, id)
+			}
 		}
-		if e := rm.recent[id]; e != nil {
-			out[k] = e
-			continue
+		// Every event of the state that is not stored yet is in memory, so what is missing here is stored.
+		events, err := r.Events(ctx, list)
+		if err != nil {
+			return nil, err
 		}
-		ids[id] = k
-		list = append(list, id)
-	}
-	events, err := r.Events(ctx, list)
-	if err != nil {
-		return nil, err
-	}
-	for id, k := range ids {
-		if events[id] == nil {
-			return nil, fmt.Errorf("room %s: the state names event %s, which is not stored", rm.id, id)
+		for _, id := range list {
+			if events[id] == nil {
+				return nil, fmt.Errorf("room %s: the state names event %s, which is not stored", rm.id, id)
+			}
 		}
-		out[k] = events[id]
-	}
-	return out, nil
+		return func(rm *room) {
+			if rm.tree.Root() != tree.Root() {
+				return // the state moved on: it is looked up again
+			}
+			rm.tree = warm
+			rm.bytes += int64(bytes)
+			for k, id := range ids {
+				rm.know(k, events[id])
+			}
+		}, nil
+	})
 }
+
+// know notes what a key of the state is; nil for nothing.
+func (rm *room) know(k state.Key, e *Event) {
+	if _, known := rm.state[k]; !known {
+		rm.bytes += 100
+		if e != nil {
+			rm.bytes += e.memory()
+		}
+	}
+	rm.state[k] = e
+}
+
+// memory is about what an event takes in memory, in bytes.
+func (e *Event) memory() int64 { return int64(2*len(e.JSON)+len(e.PrevContent)) + 700 }
 
 // Get implements auth.State over what lookup has read.
 func (rm *room) Get(typ, stateKey string) *event.Event {
@@ -185,24 +149,78 @@ func (rm *room) Power() *auth.Power {
 	return rm.power
 }
 
-// apply makes e the newest event.
-func (rm *room) apply(e *Event, tree state.Tree) {
+// apply makes e the newest event. ticket is of its write; nil while the event is only tried out.
+func (rm *room) apply(e *Event, tree state.Tree, ticket *stream.Ticket) {
+	e.ticket = ticket
 	rm.tree, rm.last, rm.depth = tree, e.ID, e.Depth
 	if e.IsState() {
-		rm.state[state.Key{Type: e.Type, StateKey: *e.StateKey}] = e
+		rm.know(state.Key{Type: e.Type, StateKey: *e.StateKey}, e)
 		if e.Type == event.TypePowerLevels || e.Type == event.TypeCreate {
 			rm.power = nil
 		}
 	}
+	if e.redact != nil {
+		rm.redacted(e.redact)
+	}
+	if e.Txn != "" {
+		rm.txns.put(txnKey(e.Sender, e.Device, e.Txn), e.ID)
+	}
 	rm.recent[e.ID] = e
 	rm.order = append(rm.order, e.ID)
-	if len(rm.order) > rm.keep {
-		delete(rm.recent, rm.order[0])
+	rm.added++
+	rm.bytes += e.memory()
+	for len(rm.order) > rm.keep && rm.recent[rm.order[0]].stored() {
+		old := rm.recent[rm.order[0]]
+		delete(rm.recent, old.ID)
 		rm.order = rm.order[1:]
+		rm.bytes -= old.memory()
 	}
-	if len(rm.state) > 5000 { // a large room whose members all speak
-		rm.state = map[state.Key]*Event{}
+	if len(rm.state) > mostState {
+		rm.forgetState()
 	}
 }
 
+// forgetState drops what was looked up of the state, but for what is not stored yet.
+func (rm *room) forgetState() {
+	before := rm.state
+	rm.state, rm.bytes = map[state.Key]*Event{}, 0
+	for _, e := range rm.recent {
+		rm.bytes += e.memory()
+	}
+	for k, e := range before {
+		if e != nil && !e.stored() {
+			rm.know(k, e)
+		}
+	}
+	rm.tree = rm.tree.Cold()
+}
+
+// redacted puts the redacted text of an event in its place.
+func (rm *room) redacted(e *Event) {
+	if rm.recent[e.ID] != nil {
+		rm.recent[e.ID] = e
+	}
+	if e.IsState() {
+		k := state.Key{Type: e.Type, StateKey: *e.StateKey}
+		if now := rm.state[k]; now != nil && now.ID == e.ID {
+			rm.state[k] = e
+			rm.power = nil
+		}
+	}
+}
+
+// stored tells that an event is in the database, as far as its owner can know.
+func (e *Event) stored() bool { return e.ticket == nil || e.ticket.Decided() }
+
+// memory is what owned.Spec asks for.
+func (rm *room) memory() int64 { return rm.bytes + 600 + 150*int64(len(rm.txns.ring)) }
+
 func txnKey(sender, device, txn string) string { return sender + "\x00" + device + "\x00" + txn }
+
+// loaded gives the room in memory, or M_NOT_FOUND.
+func loaded(c *owned.Change[room]) (*room, error) {
+	if rm := c.State(); !rm.absent {
+		return rm, nil
+	}
+	return nil, matrix.NotFound("Unknown room")
+}

@@ -11,7 +11,9 @@ import (
 
 	"lyceum/accounts"
 	"lyceum/matrix"
+	"lyceum/platform/conf"
 	"lyceum/platform/db"
+	"lyceum/platform/owned"
 	"lyceum/platform/role"
 	"lyceum/platform/stream"
 	"lyceum/rooms/state"
@@ -28,9 +30,10 @@ const Shards = 16
 
 // Config is the section "rooms".
 type Config struct {
-	DefaultVersion string `yaml:"default_version" default:"12" help:"Room version of new rooms: 10, 11 or 12."`
-	EventCache     int    `yaml:"event_cache" default:"20000" help:"Events that a process keeps in memory."`
-	MaxCreateUsers int    `yaml:"max_create_invites" default:"200" help:"Most users invited while a room is created."`
+	DefaultVersion string    `yaml:"default_version" default:"12" help:"Room version of new rooms: 10, 11 or 12."`
+	EventCache     int       `yaml:"event_cache" default:"20000" help:"Events that a process keeps in memory."`
+	OwnerMemory    conf.Size `yaml:"owner_memory" default:"256MiB" help:"Memory for the newest state of the rooms whose events this process orders."`
+	MaxCreateUsers int       `yaml:"max_create_invites" default:"200" help:"Most users invited while a room is created."`
 }
 
 // Deps is what the package is given.
@@ -59,8 +62,7 @@ type Rooms struct {
 	cacheMu    sync.Mutex
 	redactions atomic.Int64 // redactions seen, so that no text from before one is cached after it
 
-	mu    sync.Mutex
-	owned map[string]*room // rooms in memory whose shard this process owns, by id
+	owned *owned.Owned[room]
 
 	send   func(ctx context.Context, roomID string, req sendRequest) (sendResult, error)
 	create func(ctx context.Context, roomID string, req createRequest) (struct{}, error)
@@ -77,9 +79,13 @@ func New(d Deps, c Config) (*Rooms, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &Rooms{Deps: d, config: c, cache: cache, nodes: state.NewStore(nodeReader{d.Process.DB}, nodeMemory), suspension: newSuspension(), renamed: newRenamed(), owned: map[string]*room{}}
+	r := &Rooms{Deps: d, config: c, cache: cache, nodes: state.NewStore(nodeReader{d.Process.DB}, nodeMemory), suspension: newSuspension(), renamed: newRenamed()}
 	r.stream = d.Process.Streams.Open(stream.Spec{
-		Name: "events", Role: "events", Shards: Shards, Store: eventStore{r}, Lost: r.dropShard,
+		Name: "events", Role: "events", Shards: Shards, Store: eventStore{r}, Lane: "events", PositionKey: "events_pkey",
+		Lost: func(shard int) { r.owned.Drop(shard) },
+	})
+	r.owned = owned.Open(owned.Spec[room]{
+		Stream: r.stream, Load: r.loadRoom, Bytes: (*room).memory, Budget: max(c.OwnerMemory.Bytes(), 16<<20), Strict: true,
 	})
 	r.heard = r.stream.Tail(r.tail, readers...)
 	d.Accounts.Sessions().Tail(r.suspension.tail)

@@ -106,7 +106,7 @@ func TestTransactionSurvivesTheOwner(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		r.dropShard(r.stream.Shard(id)) // another process owns it now: nothing is remembered
+		r.owned.Drop(r.stream.Shard(id)) // another process owns it now: nothing is remembered
 		again, err := r.Send(ctx, id, message("@alice:example.org", "once"))
 		if err != nil || again != first {
 			t.Fatalf("expected %s again, found %s, %v", first, again, err)

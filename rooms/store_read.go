@@ -4,7 +4,6 @@ import (
 	"context"
 	"database/sql"
 	"errors"
-	"sync"
 
 	"lyceum/matrix/event"
 	"lyceum/platform/db"
@@ -246,21 +245,16 @@ var _ state.Loader = nodeReader{}
 
 // recentTxns are the transactions of a room that its owner knows of.
 type recentTxns struct {
-	mu   sync.Mutex
 	keep int
 	byID map[string]string
 	ring []string
 }
 
 func (t *recentTxns) get(key string) string {
-	t.mu.Lock()
-	defer t.mu.Unlock()
 	return t.byID[key]
 }
 
 func (t *recentTxns) put(key, eventID string) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
 	if t.byID == nil {
 		t.byID = map[string]string{}
 	}

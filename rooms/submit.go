@@ -3,13 +3,13 @@ package rooms
 import (
 	"context"
 	"encoding/json"
-	"errors"
 
 	"lyceum/matrix"
 	"lyceum/matrix/auth"
 	"lyceum/matrix/event"
 	"lyceum/platform/db"
 	"lyceum/platform/obs"
+	"lyceum/platform/owned"
 	"lyceum/platform/stream"
 	"lyceum/rooms/state"
 )
@@ -28,6 +28,8 @@ type sendRequest struct {
 	Unless string `json:"unless,omitempty"`
 	// While: the membership of the user whose m.room.member this is must be one of these, else M_FORBIDDEN.
 	While []string `json:"while,omitempty"`
+
+	canonical bool // Content is canonical JSON
 }
 
 type sendResult struct {
@@ -49,40 +51,73 @@ func (r *Rooms) Send(ctx context.Context, roomID string, req sendRequest) (strin
 // submit runs on the owner of the room: it builds the event on the newest state, checks it, queues it and
 // waits until it is durable.
 func (r *Rooms) submit(ctx context.Context, roomID string, req sendRequest) (sendResult, error) {
-	rm, err := r.room(ctx, roomID)
-	if err != nil {
+	if err := checkRequest(req); err != nil {
 		return sendResult{}, err
 	}
-	key := txnKey(req.Sender, req.Device, req.Txn)
-	if id := rm.txns.get(key); id != "" {
-		e := rm.recent[id]
-		rm.mu.Unlock()
-		if e != nil && e.ticket != nil {
-			return sendResult{id}, e.ticket.Wait(ctx)
+	// Once for all that looks at it. What is not canonical by the strict rules is looked at again by the room's own.
+	if content, err := matrix.CanonicalJSON(orEmpty(req.Content)); err == nil {
+		req.Content, req.canonical = content, true
+	}
+	var id string
+	known := &knownEvents{}
+	err := r.owned.Do(ctx, roomID, func(c *owned.Change[room]) error {
+		rm, err := loaded(c)
+		if err != nil {
+			return err
 		}
-		return sendResult{id}, nil
-	}
-	if done, id, err := r.precheck(ctx, rm, req); done || err != nil {
-		rm.mu.Unlock()
-		return sendResult{id}, err
-	}
-	e, err := r.build(ctx, rm, req)
-	if err != nil {
-		rm.mu.Unlock()
-		return sendResult{}, err
-	}
-	e.ticket = r.Process.Streams.Enqueue(&stream.Entry{Stream: r.stream, Row: stream.Row{Key: roomID, Value: e, Data: e.encode()}})
-	rm.txns.put(key, e.ID)
-	rm.mu.Unlock()
-	err = e.ticket.Wait(ctx)
+		if id = rm.txns.get(txnKey(req.Sender, req.Device, req.Txn)); id != "" {
+			return nil
+		}
+		done, same, err := r.precheck(c, req, known)
+		if done || err != nil {
+			id = same
+			return err
+		}
+		n, err := r.build(c, req, known)
+		if err != nil {
+			return err
+		}
+		id = n.event.ID
+		c.Append(func(rm *room, t *stream.Ticket) { rm.apply(n.event, n.tree, t) }, r.entry(n))
+		return nil
+	})
 	if err != nil && db.IsUnique(err) {
-		// An older request with this transaction id is stored, from before this process owned the room.
+		// An older request with this transaction id is stored, from before this process had the room in memory.
 		return r.findTxn(ctx, roomID, req)
 	}
-	if errors.Is(err, stream.ErrNotOwner) || errors.Is(err, stream.ErrAborted) {
-		r.dropShard(r.stream.Shard(roomID))
+	return sendResult{id}, err
+}
+
+func orEmpty(content json.RawMessage) json.RawMessage {
+	if len(content) == 0 {
+		return json.RawMessage("{}")
 	}
-	return sendResult{e.ID}, err
+	return content
+}
+
+// newEvent is an event that was built, and the state after it.
+type newEvent struct {
+	event    *Event
+	tree     state.Tree
+	unsigned *event.Unsigned // nil for an event that came signed
+}
+
+// entry is the row of an event. Its signature and its text for other processes are made outside the room's lock.
+func (r *Rooms) entry(n newEvent) *stream.Entry {
+	e := n.event
+	entry := &stream.Entry{Stream: r.stream, Row: stream.Row{Key: e.RoomID, Value: e}, Bytes: 2 * len(e.JSON)}
+	for _, node := range e.nodes {
+		entry.Bytes += len(node.Text)
+	}
+	entry.Seal = func() {
+		if n.unsigned != nil {
+			n.unsigned.Sign(r.Key)
+		}
+		if !r.Process.Leases.Alone() {
+			entry.Data = e.encode()
+		}
+	}
+	return entry
 }
 
 func (r *Rooms) findTxn(ctx context.Context, roomID string, req sendRequest) (sendResult, error) {
@@ -92,14 +127,11 @@ func (r *Rooms) findTxn(ctx context.Context, roomID string, req sendRequest) (se
 	return sendResult{id}, err
 }
 
-// build makes the next event of a room, checks it against the newest state and makes it the newest. The
-// caller holds the room's lock and must queue it before it lets go.
-func (r *Rooms) build(ctx context.Context, rm *room, req sendRequest) (*Event, error) {
-	if err := checkRequest(req); err != nil {
-		return nil, err
-	}
+// build makes the next event of a room and checks it against the newest state.
+func (r *Rooms) build(c *owned.Change[room], req sendRequest, known *knownEvents) (n newEvent, err error) {
+	rm := c.State()
 	p := event.Proto{
-		RoomID: rm.id, Type: req.Type, Sender: req.Sender, StateKey: req.StateKey, Content: req.Content,
+		RoomID: rm.id, Type: req.Type, Sender: req.Sender, StateKey: req.StateKey, Content: req.Content, Canonical: req.canonical,
 		Redacts: req.Redacts, OriginServerTS: req.TS, Depth: rm.depth + 1,
 	}
 	if rm.last != "" {
@@ -117,51 +149,46 @@ func (r *Rooms) build(ctx context.Context, rm *room, req sendRequest) (*Event, e
 	if req.StateKey != nil {
 		keys = append(keys, state.Key{Type: req.Type, StateKey: *req.StateKey})
 	}
-	if err := r.lookup(ctx, rm, keys...); err != nil {
-		return nil, err
+	if err := r.lookup(c, keys...); err != nil {
+		return n, err
 	}
 	for _, k := range authKeys {
 		if a := rm.state[state.Key(k)]; a != nil {
 			p.AuthEvents = append(p.AuthEvents, a.ID)
 		}
 	}
-	pdu, err := event.Build(rm.version, p, r.Key)
+	pdu, unsigned, err := event.Prepare(rm.version, p, r.Key.ID)
 	if err != nil {
-		return nil, err
+		return n, err
 	}
 	if err := auth.Allowed(rm.version, pdu, rm); err != nil {
-		return nil, matrix.Forbidden("You are not allowed to send this event: " + denied(err)).With(err)
+		return n, matrix.Forbidden("You are not allowed to send this event: " + denied(err)).With(err)
 	}
 	e := &Event{Event: pdu, Device: req.Device, Txn: req.Txn}
-	tree := rm.tree
+	n = newEvent{e, rm.tree, unsigned}
 	if e.IsState() {
 		k := state.Key{Type: e.Type, StateKey: *e.StateKey}
 		if before := rm.state[k]; before != nil {
 			e.Replaces, e.PrevContent, e.PrevSender = before.ID, before.Content, before.Sender
 		}
-		if tree, e.nodes, err = tree.Set(ctx, state.Entry{Key: k, EventID: e.ID}); err != nil {
-			return nil, err
+		// lookup has brought the way to the key into memory: nothing is read here.
+		if n.tree, e.nodes, err = rm.tree.Set(context.Background(), state.Entry{Key: k, EventID: e.ID}); err != nil {
+			return n, err
 		}
 	}
-	e.Root = tree.Root()
+	e.Root = n.tree.Root()
 	if e.Redacts != "" && e.Type == event.TypeRedaction {
-		if err := r.redact(ctx, rm, e); err != nil {
-			return nil, err
-		}
+		return n, r.redact(c, e, known)
 	}
-	rm.apply(e, tree)
-	return e, nil
+	return n, nil
 }
 
-// redact finds what e redacts and redacts it, when the sender may. A redaction of an event that is not
-// there is kept and does nothing.
-func (r *Rooms) redact(ctx context.Context, rm *room, e *Event) error {
-	target := rm.recent[e.Redacts]
-	if target == nil {
-		var err error
-		if target, err = r.Event(ctx, e.Redacts); err != nil {
-			return err
-		}
+// redact finds what e redacts and redacts it, when the sender may.
+func (r *Rooms) redact(c *owned.Change[room], e *Event, known *knownEvents) error {
+	rm := c.State()
+	target, err := known.get(r, c, e.Redacts)
+	if err != nil {
+		return err
 	}
 	if target == nil || target.RoomID != rm.id {
 		return matrix.NotFound("The event to redact is not in this room")
@@ -169,18 +196,42 @@ func (r *Rooms) redact(ctx context.Context, rm *room, e *Event) error {
 	if !rm.Power().MayRedact(e.Sender, target.Sender) {
 		return matrix.Forbidden("You may not redact events of others in this room")
 	}
+	if !target.stored() { // its signature may not be there yet
+		return c.Need(func(ctx context.Context) (func(*room), error) {
+			_ = target.ticket.Wait(ctx) // how it ended is seen in the room
+			return nil, ctx.Err()
+		})
+	}
 	e.redact = target.redacted(e.ID)
-	if rm.recent[target.ID] != nil {
-		rm.recent[target.ID] = e.redact
-	}
-	if target.IsState() {
-		k := state.Key{Type: target.Type, StateKey: *target.StateKey}
-		if now := rm.state[k]; now != nil && now.ID == target.ID {
-			rm.state[k] = e.redact
-			rm.power = nil
-		}
-	}
 	return nil
+}
+
+// knownEvents are events of a room that a request needs and that are not its state, read once.
+type knownEvents struct {
+	events map[string]*Event
+	dup    *duplicate
+}
+
+// get finds an event; nil when there is none.
+func (k *knownEvents) get(r *Rooms, c *owned.Change[room], id string) (*Event, error) {
+	if e := c.State().recent[id]; e != nil {
+		return e, nil
+	}
+	if e, known := k.events[id]; known {
+		return e, nil
+	}
+	return nil, c.Need(func(ctx context.Context) (func(*room), error) {
+		e, err := r.Event(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		return func(*room) {
+			if k.events == nil {
+				k.events = map[string]*Event{}
+			}
+			k.events[id] = e
+		}, nil
+	})
 }
 
 // redacted is the event as a redaction leaves it.
@@ -211,9 +262,6 @@ type createRequest struct {
 
 // submitCreate runs on the owner of the new room: it stores all its first events in one transaction.
 func (r *Rooms) submitCreate(ctx context.Context, roomID string, req createRequest) (struct{}, error) {
-	if _, ok, err := r.Head(ctx, roomID); ok || err != nil {
-		return struct{}{}, err // a retry finds the room
-	}
 	v, ok := event.VersionByID(req.Version)
 	if !ok {
 		return struct{}{}, matrix.UnsupportedRoomVersion("Unknown room version " + req.Version)
@@ -222,46 +270,61 @@ func (r *Rooms) submitCreate(ctx context.Context, roomID string, req createReque
 	if err != nil {
 		return struct{}{}, err
 	}
-	rm := r.newRoom(roomID)
-	rm.mu.Lock()
-	rm.begin(v, r.Tree(state.ID{}))
-	entries, err := r.buildFirst(ctx, rm, create, req)
-	if err != nil {
-		rm.mu.Unlock()
-		return struct{}{}, err
-	}
-	ticket := r.Process.Streams.Enqueue(entries...)
-	rm.mu.Unlock()
-	return struct{}{}, ticket.Wait(ctx)
+	return struct{}{}, r.owned.Do(ctx, roomID, func(c *owned.Change[room]) error {
+		if !c.State().absent {
+			return nil // a retry finds the room
+		}
+		rm := r.newRoom(roomID)
+		rm.begin(v, r.Tree(state.ID{}))
+		rm.whole = true
+		list, err := r.buildFirst(rm, create, req)
+		if err != nil {
+			return err
+		}
+		entries := make([]*stream.Entry, len(list))
+		for i, n := range list {
+			entries[i] = r.entry(n)
+		}
+		c.Append(func(room *room, t *stream.Ticket) {
+			rm.whole = false // what is not there is looked up as in other rooms
+			for _, n := range list {
+				n.event.ticket = t
+			}
+			*room = *rm
+		}, entries...)
+		return nil
+	})
 }
 
-func (r *Rooms) buildFirst(ctx context.Context, rm *room, create *event.Event, req createRequest) ([]*stream.Entry, error) {
-	tree, nodes, err := rm.tree.Set(ctx, state.Entry{Key: state.Key{Type: event.TypeCreate}, EventID: create.ID})
+// buildFirst makes the first events of a room. The tree of each stays readable: nodes that a later event replaced are
+// stored too.
+func (r *Rooms) buildFirst(rm *room, create *event.Event, req createRequest) ([]newEvent, error) {
+	tree, nodes, err := rm.tree.Set(context.Background(), state.Entry{Key: state.Key{Type: event.TypeCreate}, EventID: create.ID})
 	if err != nil {
 		return nil, err
 	}
-	first := &Event{Event: create, Root: tree.Root(), nodes: nodes, Txn: minted + create.ID, created: &createRow{
+	first := newEvent{event: &Event{Event: create, Root: tree.Root(), nodes: nodes, Txn: minted + create.ID, created: &createRow{
 		version: req.Version, creator: create.Sender, visibility: req.Visibility, ms: create.OriginServerTS,
-	}}
+	}}, tree: tree}
 	if err := auth.Allowed(rm.version, create, rm); err != nil {
 		return nil, matrix.NewError(400, matrix.CodeInvalidRoomState, "The room can not be created: "+denied(err)).With(err)
 	}
-	rm.apply(first, tree)
-	events := []*Event{first}
+	rm.apply(first.event, tree, nil)
+	list := []newEvent{first}
+	scratch := owned.Try(rm)
 	for _, s := range req.Events {
-		e, err := r.build(ctx, rm, s)
+		if err := checkRequest(s); err != nil {
+			return nil, err
+		}
+		n, err := r.build(scratch, s, &knownEvents{})
 		if matrix.HasCode(err, matrix.CodeForbidden) {
 			return nil, matrix.NewError(400, matrix.CodeInvalidRoomState, matrix.AsError(err).Message).With(err)
 		}
 		if err != nil {
 			return nil, err
 		}
-		events = append(events, e)
+		rm.apply(n.event, n.tree, nil)
+		list = append(list, n)
 	}
-	// Nodes that a later event replaced are needed still: each event's root stays readable.
-	entries := make([]*stream.Entry, len(events))
-	for i, e := range events {
-		entries[i] = &stream.Entry{Stream: r.stream, Row: stream.Row{Key: rm.id, Value: e, Data: e.encode()}}
-	}
-	return entries, nil
+	return list, nil
 }

@@ -8,6 +8,7 @@ import (
 
 	"lyceum/platform/db"
 	"lyceum/platform/obs"
+	"lyceum/platform/owned"
 	"lyceum/platform/role"
 	"lyceum/platform/stream"
 	"lyceum/rooms"
@@ -36,11 +37,14 @@ type Deps struct {
 	Now     func() time.Time // the clock; nil is obs.Now
 }
 
+// ownerMemory is what the owner of shards keeps in memory of who types, in bytes.
+const ownerMemory = 32 << 20
+
 // Typing is the package's one object.
 type Typing struct {
 	Deps
 	stream *stream.Stream
-	shards [Shards]shard
+	owned  *owned.Owned[people]
 	set    func(ctx context.Context, roomID string, req change) (struct{}, error)
 }
 
@@ -50,9 +54,14 @@ func New(d Deps) *Typing {
 		d.Now = obs.Now
 	}
 	t := &Typing{Deps: d}
-	drop := func(shard int) { t.shards[shard].drop() }
 	t.stream = d.Process.Streams.Open(stream.Spec{
-		Name: "typing", Role: "typing", Shards: Shards, Store: store{}, Acquired: drop, Lost: drop,
+		Name: "typing", Role: "typing", Shards: Shards, Store: store{}, Lane: "ephemeral", PositionKey: "typing_pos",
+		Lost: func(shard int) { t.owned.Drop(shard) },
+	})
+	t.owned = owned.Open(owned.Spec[people]{
+		Stream: t.stream, Load: t.load, Active: t.active, Budget: ownerMemory,
+		Bytes:  func(s *people) int64 { return 120 * int64(len(*s)) },
+		Pinned: func(s *people) bool { return len(*s) > 0 },
 	})
 	t.set = role.Owned(d.Process, t.stream, "typing.set", t.setHere)
 	d.Process.Go("typing.expire", t.expire)

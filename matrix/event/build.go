@@ -1,6 +1,7 @@
 package event
 
 import (
+	"bytes"
 	"crypto/ed25519"
 	"crypto/sha256"
 	"encoding/base64"
@@ -19,6 +20,7 @@ type Proto struct {
 	Sender         string
 	StateKey       *string
 	Content        json.RawMessage // nil means {}
+	Canonical      bool            // Content is what Version.Canonical gives
 	Redacts        string          // put where the room version wants it
 	OriginServerTS int64           // milliseconds
 	Depth          int64
@@ -29,16 +31,41 @@ type Proto struct {
 // Build makes a signed event: content hash, signature of the sender's server
 // with key, and id. Errors are *matrix.Error with M_BAD_JSON or M_TOO_LARGE.
 func Build(v Version, p Proto, key matrix.SigningKey) (*Event, error) {
+	e, unsigned, err := Prepare(v, p, key.ID)
+	if err != nil {
+		return nil, err
+	}
+	unsigned.Sign(key)
+	return e, nil
+}
+
+// Unsigned is what an event of Prepare lacks.
+type Unsigned struct {
+	text      []byte // what is signed
+	signature []byte // its place in the event's JSON
+}
+
+// Sign puts the signature into the event. Nobody reads the event's signatures
+// before it returns.
+func (u *Unsigned) Sign(key matrix.SigningKey) {
+	base64.RawStdEncoding.Encode(u.signature, key.Sign(u.text))
+}
+
+// Prepare is Build but for the signature, which takes most of its time and is
+// part of neither id nor content: Unsigned.Sign adds it with the key of keyID.
+func Prepare(v Version, p Proto, keyID string) (*Event, *Unsigned, error) {
 	content := []byte(p.Content)
 	if len(content) == 0 {
 		content = []byte("{}")
 	}
-	content, err := v.Canonical(content)
-	if err != nil {
-		return nil, matrix.BadJSON("The content is not valid JSON for this room version").With(err)
+	if !p.Canonical {
+		var err error
+		if content, err = v.Canonical(content); err != nil {
+			return nil, nil, matrix.BadJSON("The content is not valid JSON for this room version").With(err)
+		}
 	}
 	if content[0] != '{' {
-		return nil, bad("content must be an object")
+		return nil, nil, bad("content must be an object")
 	}
 	if p.Redacts != "" && v.RedactsInContent {
 		content = matrix.SetMember(content, "redacts", matrix.AppendString(nil, p.Redacts))
@@ -69,33 +96,36 @@ func Build(v Version, p Proto, key matrix.SigningKey) (*Event, error) {
 	signed := b[redacted:]
 
 	server := matrix.ServerOf(p.Sender)
-	out := make([]byte, 0, len(unsigned)+len(server)+len(key.ID)+130)
+	out := make([]byte, 0, len(unsigned)+len(server)+len(keyID)+130)
 	out = append(out, unsigned[:cut]...)
 	out = append(out, `,"signatures":{`...)
 	out = matrix.AppendString(out, server)
 	out = append(out, ':', '{')
-	out = matrix.AppendString(out, key.ID)
+	out = matrix.AppendString(out, keyID)
 	out = append(out, ':', '"')
-	out = base64.RawStdEncoding.AppendEncode(out, key.Sign(signed))
+	u := &Unsigned{text: bytes.Clone(signed)}
+	at := len(out)
+	out = append(out, make([]byte, base64.RawStdEncoding.EncodedLen(ed25519.SignatureSize))...)
 	out = append(out, '"', '}', '}')
 	out = append(out, unsigned[cut:]...)
+	u.signature = out[at : at+base64.RawStdEncoding.EncodedLen(ed25519.SignatureSize)]
 	if len(out) > MaxBytes {
-		return nil, matrix.TooLarge("The event is longer than 65536 bytes")
+		return nil, nil, matrix.TooLarge("The event is longer than 65536 bytes")
 	}
 	e := &Event{JSON: out, version: v.ref()}
 	if _, err := e.read(); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if v.IDFormat != IDField {
 		e.ID = hashID(e.version, signed)
 	}
 	if err := e.check(); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if !e.hasRoom {
 		e.RoomID = "!" + e.ID[1:]
 	}
-	return e, nil
+	return e, u, nil
 }
 
 func appendHead(b []byte, v *Version, p *Proto, content []byte) []byte {

@@ -397,6 +397,40 @@ func (l *Leases) Advance(ctx context.Context, tx *db.Tx, marks []Lease) error {
 	return nil
 }
 
+// Renew gives those of the named leases that this process holds a new epoch, and returns them with their stored positions:
+// what was begun under the epoch before has ended when it returns, or will fail. An error tells nothing of the
+// epochs.
+func (l *Leases) Renew(ctx context.Context, names ...string) (map[string]Lease, error) {
+	names = slices.Sorted(slices.Values(names))
+	self := l.Self()
+	var got map[string]Lease
+	err := l.db.Tx(ctx, func(tx *db.Tx) error {
+		got = map[string]Lease{}
+		held, err := lock(ctx, tx, names)
+		if err != nil {
+			return err
+		}
+		var mine []string
+		for name, h := range held {
+			if h.Machine == self.ID && h.Incarnation == self.Incarnation {
+				mine = append(mine, name)
+				got[name] = Lease{name, h.Epoch + 1, h.Pos}
+			}
+		}
+		_, err = tx.Exec(ctx, "UPDATE leases SET epoch = epoch + 1 WHERE name = ANY($1)", slices.Sorted(slices.Values(mine)))
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for name, g := range got {
+		l.holders[name] = Holder{self.ID, self.Incarnation, g.Epoch, g.Pos}
+	}
+	return got, nil
+}
+
 // Read gives the stored epoch and position of leases whose names begin with prefix.
 func (l *Leases) Read(ctx context.Context, prefix string) (map[string]Holder, error) {
 	return scanHolders(l.db.Query(ctx, "SELECT name, machine, incarnation, epoch, pos FROM leases WHERE name >= $1 AND name < $2", prefix, prefix+"\x7f"))

@@ -220,7 +220,7 @@ func newRig(t testing.TB, d *db.DB) *rig {
 	}
 	r := &rig{Streams: New(Options{DB: d, Bus: bus.NewLocal(), Leases: l, Log: quiet}), d: d, lost: map[string]int{}}
 	r.store = &lineStore{name: "a", refuse: map[string]bool{}}
-	r.st = r.Open(Spec{Name: "a", Shards: 4, Role: "x", Store: r.store, Lost: func(i int) { r.lost[fmt.Sprint("a", i)]++ }})
+	r.st = r.Open(Spec{Name: "a", Shards: 4, Role: "x", Store: r.store, PositionKey: "lines_pkey", Lost: func(i int) { r.lost[fmt.Sprint("a", i)]++ }})
 	r.other = r.Open(Spec{Name: "b", Shards: 4, Role: "x", Store: &lineStore{name: "b"}, Lost: func(i int) { r.lost[fmt.Sprint("b", i)]++ }})
 	if err := r.Start(context.Background()); err != nil {
 		t.Fatal(err)
@@ -247,6 +247,16 @@ func (r *rig) entry(st *Stream, shard int, body string) *Entry {
 	}
 }
 
+// queue puts entries in the queue that are built upon nothing.
+func (r *rig) queue(t testing.TB, entries ...*Entry) *Ticket {
+	t.Helper()
+	ticket, err := r.Enqueue(nil, entries...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ticket
+}
+
 func result(t testing.TB, ticket *Ticket) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
@@ -266,7 +276,7 @@ func steal(t testing.TB, d *db.DB, name string, pos int64) {
 func TestALeaseLostWhileHandedOver(t *testing.T) {
 	dbtest.Run(t, func(t *testing.T, d *db.DB) {
 		r := newRig(t, d)
-		ticket, kept := r.Enqueue(r.entry(r.st, 1, "x")), r.Enqueue(r.entry(r.st, 2, "y"))
+		ticket, kept := r.queue(t, r.entry(r.st, 1, "x")), r.queue(t, r.entry(r.st, 2, "y"))
 		steal(t, d, r.st.Lease(1), 0)
 		handed := make(chan error, 1)
 		go func() {
@@ -292,7 +302,7 @@ func TestALeaseLostWhileHandedOver(t *testing.T) {
 func TestEntriesOfAnOldOwnershipAreNotWritten(t *testing.T) {
 	dbtest.Run(t, func(t *testing.T, d *db.DB) {
 		r := newRig(t, d)
-		ticket := r.Enqueue(r.entry(r.st, 1, "old"))
+		ticket := r.queue(t, r.entry(r.st, 1, "old"))
 		steal(t, d, r.st.Lease(1), 3)
 		r.giveUp(r.st, 1)
 		if err := r.balance(t.Context()); err == nil && !r.st.Owns(1) {
@@ -301,7 +311,7 @@ func TestEntriesOfAnOldOwnershipAreNotWritten(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		fresh := r.Enqueue(r.entry(r.st, 1, "new"))
+		fresh := r.queue(t, r.entry(r.st, 1, "new"))
 		r.run(t)
 		if err := result(t, ticket); !errors.Is(err, ErrNotOwner) {
 			t.Errorf("the old entry: %v", err)
@@ -310,35 +320,51 @@ func TestEntriesOfAnOldOwnershipAreNotWritten(t *testing.T) {
 			t.Errorf("the new entry: %v", err)
 		}
 		again := r.entry(r.st, 1, "again")
-		if err := result(t, r.Enqueue(again)); err != nil || again.Pos < 4 {
+		if err := result(t, r.queue(t, again)); err != nil || again.Pos < 4 {
 			t.Errorf("position %d, %v", again.Pos, err)
 		}
 	}, lease.Migrations(), lines)
+}
+
+func (r *rig) basis(t testing.TB, st *Stream, shard int) *Basis {
+	t.Helper()
+	b, err := st.Basis(r.entry(st, shard, "").Key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
 }
 
 func TestAFailureTakesAllThatIsBuiltUponItAlong(t *testing.T) {
 	dbtest.Run(t, func(t *testing.T, d *db.DB) {
 		r := newRig(t, d)
 		r.store.refuse["bad"] = true
-		first := r.Enqueue(r.entry(r.other, 2, "before"))
-		bad := r.Enqueue(r.entry(r.st, 1, "bad"))
-		both := r.Enqueue(r.entry(r.st, 1, "both"), r.entry(r.other, 2, "both"))
-		behind := r.Enqueue(r.entry(r.other, 2, "behind"))
-		free := r.Enqueue(r.entry(r.other, 3, "free"))
+		one, two := r.basis(t, r.st, 1), r.basis(t, r.st, 1)
+		put := func(b *Basis, body string) *Ticket {
+			t.Helper()
+			ticket, err := b.Enqueue(r.entry(r.st, 1, body))
+			if err != nil {
+				t.Fatal(err)
+			}
+			return ticket
+		}
+		first := put(one, "before")
+		bad := put(one, "bad")
+		behind, behindOther := put(one, "behind"), put(two, "behind it for the same shard")
 		r.run(t)
-		for name, want := range map[*Ticket]error{first: nil, both: ErrAborted, behind: ErrAborted, free: nil} {
-			if err := result(t, name); !errors.Is(err, want) {
-				t.Errorf("%s: %v, expected %v", name.entries[0].Data, err, want)
+		for ticket, want := range map[*Ticket]error{first: nil, behind: ErrAborted, behindOther: nil} {
+			if err := result(t, ticket); !errors.Is(err, want) {
+				t.Errorf("%s: %v, expected %v", ticket.entries[0].Data, err, want)
 			}
 		}
 		if err := result(t, bad); err == nil || errors.Is(err, ErrAborted) {
 			t.Errorf("the bad entry: %v", err)
 		}
-		if err := r.Append(t.Context(), r.entry(r.other, 2, "after"), r.entry(r.st, 1, "after")); err != nil {
-			t.Error(err)
+		if _, err := one.Enqueue(r.entry(r.st, 1, "later")); !errors.Is(err, ErrAborted) || one.Alive() {
+			t.Errorf("an entry was built upon one that failed: %v", err)
 		}
-		if r.lost["a1"] == 0 || r.lost["b2"] == 0 || r.lost["b3"] != 0 {
-			t.Errorf("caches dropped: %v", r.lost)
+		if err := result(t, put(r.basis(t, r.st, 1), "anew")); err != nil {
+			t.Error(err)
 		}
 		if err := r.Append(t.Context()); err != nil {
 			t.Errorf("no entries: %v", err)
@@ -346,28 +372,128 @@ func TestAFailureTakesAllThatIsBuiltUponItAlong(t *testing.T) {
 	}, lease.Migrations(), lines)
 }
 
-// A commit whose answer was lost is told by the leases that did not move, though the first one did.
+func TestAFullQueueChangesNothing(t *testing.T) {
+	dbtest.Run(t, func(t *testing.T, d *db.DB) {
+		r := newRig(t, d)
+		r.o.Queue = 3
+		b := r.basis(t, r.st, 1)
+		var taken []*Ticket
+		for i := range 5 {
+			ticket, err := b.Enqueue(r.entry(r.st, 1, fmt.Sprint(i)))
+			if i < 3 && err != nil || i >= 3 && !errors.Is(err, ErrBusy) {
+				t.Fatalf("entry %d: %v", i, err)
+			}
+			if err == nil {
+				taken = append(taken, ticket)
+			}
+		}
+		if large := r.entry(r.st, 2, "x"); true {
+			large.Bytes = maxTicketBytes
+			if _, err := r.Enqueue(nil, large); !errors.Is(err, ErrTooLarge) {
+				t.Errorf("a ticket of %d bytes: %v", large.Bytes, err)
+			}
+		}
+		r.run(t)
+		for _, ticket := range taken {
+			if err := result(t, ticket); err != nil {
+				t.Error(err)
+			}
+		}
+		if !b.Alive() || !b.Idle() || r.queued != 0 || r.queuedBytes != 0 {
+			t.Errorf("alive %v, idle %v, queued %d of %d bytes", b.Alive(), b.Idle(), r.queued, r.queuedBytes)
+		}
+		if ticket, err := b.Enqueue(r.entry(r.st, 1, "more")); err != nil || result(t, ticket) != nil {
+			t.Errorf("after it: %v", err)
+		}
+	}, lease.Migrations(), lines)
+}
+
+// Whoever sees a position taken already does not know its shard: it is taken anew, and nothing is stored.
+func TestAPositionThatIsTakenGivesTheShardUp(t *testing.T) {
+	dbtest.Run(t, func(t *testing.T, d *db.DB) {
+		r := newRig(t, d)
+		r.run(t)
+		if err := r.Append(t.Context(), r.entry(r.st, 1, "one")); err != nil {
+			t.Fatal(err)
+		}
+		r.mu.Lock()
+		r.st.shards[1].next = 1
+		r.mu.Unlock()
+		if err := r.Append(t.Context(), r.entry(r.st, 1, "two")); !errors.Is(err, ErrNotOwner) || r.st.Owns(1) {
+			t.Fatalf("expected the shard to be given up, found %v", err)
+		}
+		if err := r.balance(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		again := r.entry(r.st, 1, "two")
+		if err := r.Append(t.Context(), again); err != nil || again.Pos != 2 {
+			t.Errorf("position %d, %v", again.Pos, err)
+		}
+	}, lease.Migrations(), lines)
+}
+
+func TestWhatIsNotSealedWaits(t *testing.T) {
+	dbtest.Run(t, func(t *testing.T, d *db.DB) {
+		r := newRig(t, d)
+		r.run(t)
+		sealed := make(chan bool, 1)
+		e := r.entry(r.st, 1, "not yet")
+		e.Seal = func() {
+			e.Data = []byte("sealed")
+			sealed <- true
+		}
+		ticket, behind := r.queue(t, e), r.queue(t, r.entry(r.st, 1, "behind"))
+		if err := result(t, r.queue(t, r.entry(r.st, 2, "other shard"))); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case <-ticket.done:
+			t.Fatal("written before it was sealed")
+		case <-behind.done:
+			t.Fatal("written before what it is behind of")
+		default:
+		}
+		ticket.Seal()
+		if <-sealed; result(t, ticket) != nil || result(t, behind) != nil {
+			t.Fatalf("%v, %v", ticket.err, behind.err)
+		}
+		rows, err := r.st.Read(t.Context(), Range{Shard: 1, Upto: 9, Limit: 9})
+		if err != nil || len(rows) != 2 || string(rows[0].Data) != "sealed" {
+			t.Errorf("%v, %v", rows, err)
+		}
+	}, lease.Migrations(), lines)
+}
+
+// A commit whose answer was lost is told by the leases that did not move, though the first one did. It can not arrive
+// later: its epochs are gone.
 func TestResolveLooksAtAllLeases(t *testing.T) {
 	dbtest.Run(t, func(t *testing.T, d *db.DB) {
 		r := newRig(t, d)
-		batch := []*Ticket{r.Enqueue(r.entry(r.st, 0, "x"), r.entry(r.st, 1, "y"))}
-		r.take()
+		r.queue(t, r.entry(r.st, 0, "x"), r.entry(r.st, 1, "y"))
+		batch := r.take(r.st.lane)
 		marks, err := r.write(batch)
 		if err != nil || len(marks) != 2 {
 			t.Fatalf("%v, %v", marks, err)
 		}
 		steal(t, d, marks[0].Name, 1)
-		if !r.resolve(t.Context(), marks) {
+		if stored, decided := r.resolve(t.Context(), marks); !stored || !decided {
 			t.Error("a durable commit was taken for a lost one")
 		}
+		if r.st.Owns(0) || !r.st.Owns(1) {
+			t.Error("the shard that another process has is kept, or the other one is not")
+		}
+		if _, err := r.write(batch); !errors.Is(err, lease.ErrLost) {
+			t.Errorf("the same transaction, arriving later: %v", err)
+		}
 		r.committed(batch)
-		next := r.Enqueue(r.entry(r.st, 1, "z"))
+		r.free(r.st.lane, batch)
+		next := r.queue(t, r.entry(r.st, 1, "z"))
 		r.run(t)
 		if err := result(t, next); err != nil {
 			t.Errorf("the entry after it: %v", err)
 		}
-		marks[1].Pos++
-		if r.resolve(t.Context(), marks[:1]) {
+		marks[0].Pos++
+		if stored, _ := r.resolve(t.Context(), marks[:1]); stored {
 			t.Error("a lease that moved on proves nothing")
 		}
 	}, lease.Migrations(), lines)
@@ -376,7 +502,7 @@ func TestResolveLooksAtAllLeases(t *testing.T) {
 func TestAHandingOverThatFailedIsTriedAgain(t *testing.T) {
 	dbtest.Run(t, func(t *testing.T, d *db.DB) {
 		r := newRig(t, d)
-		ticket := r.Enqueue(r.entry(r.st, 1, "x"))
+		ticket := r.queue(t, r.entry(r.st, 1, "x"))
 		short, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 		defer cancel()
 		if err := r.release(short, func(st *Stream, i int) bool { return st == r.st && i == 1 }); err == nil {

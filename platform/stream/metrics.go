@@ -72,7 +72,7 @@ var (
 	positionDesc = prometheus.NewDesc("lyceum_stream_position", "Last position of a shard that this process has seen.", []string{"stream", "shard"}, nil)
 	behindDesc   = prometheus.NewDesc("lyceum_stream_behind_rows", "Rows of a shard that are known to exist and not seen here yet.", []string{"stream", "shard"}, nil)
 	ownedDesc    = prometheus.NewDesc("lyceum_stream_owned", "1 for a shard that this process owns.", []string{"stream", "shard"}, nil)
-	queuedDesc   = prometheus.NewDesc("lyceum_stream_queued", "Writes of this process that wait for the next commit.", nil, nil)
+	queuedDesc   = prometheus.NewDesc("lyceum_stream_queued", "Writes of this process that are not decided.", nil, nil)
 )
 
 // Describe implements prometheus.Collector.
@@ -105,7 +105,7 @@ func (s *Streams) Collect(ch chan<- prometheus.Metric) {
 		}
 	}
 	s.mu.Lock()
-	queued := len(s.queue)
+	queued := s.queued
 	s.mu.Unlock()
 	gauge(queuedDesc, float64(queued))
 }

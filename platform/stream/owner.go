@@ -126,10 +126,11 @@ func (s *Streams) watch(ctx context.Context) {
 // dropTaken gives up the shards whose leases went to others, as the view of the leases tells. A process that slept
 // would else believe that it owns them until it writes, and not take them when they are free again.
 func (s *Streams) dropTaken() {
+	self := s.o.Leases.Self()
 	for _, st := range s.order {
 		for i, name := range st.leases {
 			h, _ := s.o.Leases.Holder(name)
-			if epoch, owned := s.holds(st, i); owned && h.Epoch > epoch {
+			if epoch, owned := s.holds(st, i); owned && h.Epoch > epoch && (h.Machine != self.ID || h.Incarnation != self.Incarnation) {
 				s.giveUp(st, i)
 			}
 		}
@@ -211,12 +212,9 @@ func (s *Streams) own(ctx context.Context, p place, l lease.Lease) {
 	if err := p.st.WaitFor(ctx, p.shard, l.Pos); err != nil {
 		s.o.Log.Warn("a shard is owned before its rows were read", "stream", p.st.spec.Name, "shard", p.shard, "error", err)
 	}
-	if p.st.spec.Acquired != nil {
-		p.st.spec.Acquired(p.shard)
-	}
 	s.mu.Lock()
 	sh := p.st.shards[p.shard]
-	sh.owned, sh.closing, sh.leaving, sh.epoch, sh.next = true, false, false, l.Epoch, l.Pos+1
+	sh.owned, sh.leaving, sh.epoch, sh.since, sh.next = true, false, l.Epoch, l.Epoch, l.Pos+1
 	s.mu.Unlock()
 }
 

@@ -261,16 +261,57 @@ func (s *Streams) announce() {
 	s.publish(heads, 0) // if it fails, the next announcement comes soon
 }
 
-// barrier coalesces the calls of many requests that ask for the stored positions at once.
-type barrier struct {
+// shared runs a call once for all who came before it began.
+type shared[T any] struct {
+	run func(ctx context.Context) (T, error)
+
 	mu      sync.Mutex
 	running bool
-	next    *barrierCall
+	next    *sharedCall[T]
 }
 
-type barrierCall struct {
-	done chan struct{}
-	err  error
+type sharedCall[T any] struct {
+	done   chan struct{}
+	result T
+	err    error
+}
+
+// wait returns what a call gave that began after wait was called.
+func (s *shared[T]) wait(ctx context.Context) (T, error) {
+	s.mu.Lock()
+	if s.next == nil {
+		s.next = &sharedCall[T]{done: make(chan struct{})}
+	}
+	call := s.next
+	if !s.running {
+		s.running = true
+		go s.work()
+	}
+	s.mu.Unlock()
+	select {
+	case <-ctx.Done():
+		var none T
+		return none, ctx.Err()
+	case <-call.done:
+		return call.result, call.err
+	}
+}
+
+func (s *shared[T]) work() {
+	for {
+		s.mu.Lock()
+		call := s.next
+		s.next = nil
+		s.running = call != nil
+		s.mu.Unlock()
+		if call == nil {
+			return
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		call.result, call.err = s.run(ctx)
+		cancel()
+		close(call.done)
+	}
 }
 
 // Barrier returns when the tails of this process have seen all rows that any process had acknowledged
@@ -284,7 +325,7 @@ func (s *Streams) Barrier(ctx context.Context) error {
 		// When only this process can not reach the database, nothing is known to be missing: what the bus
 		// brought is served rather than nothing.
 		whole := err == nil && s.read.Load() >= s.losses()
-		if err := s.syncHeadsShared(ctx); err != nil && (!whole || !db.IsUnavailable(err)) {
+		if _, err := s.heads.wait(ctx); err != nil && (!whole || !db.IsUnavailable(err)) {
 			return err
 		}
 	}
@@ -315,43 +356,6 @@ func (st *Stream) waitCaughtUp(ctx context.Context) error {
 		}
 	}
 	return nil
-}
-
-// syncHeadsShared runs syncHeads once for all who came before it began.
-func (s *Streams) syncHeadsShared(ctx context.Context) error {
-	s.heads.mu.Lock()
-	if s.heads.next == nil {
-		s.heads.next = &barrierCall{done: make(chan struct{})}
-	}
-	call := s.heads.next
-	if !s.heads.running {
-		s.heads.running = true
-		go s.runHeads()
-	}
-	s.heads.mu.Unlock()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-call.done:
-		return call.err
-	}
-}
-
-func (s *Streams) runHeads() {
-	for {
-		s.heads.mu.Lock()
-		call := s.heads.next
-		s.heads.next = nil
-		s.heads.running = call != nil
-		s.heads.mu.Unlock()
-		if call == nil {
-			return
-		}
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-		call.err = s.syncHeads(ctx)
-		cancel()
-		close(call.done)
-	}
 }
 
 // syncHeads reads the stored positions of all shards and begins to read what is missing.

@@ -3,7 +3,6 @@ package stream
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -18,16 +17,6 @@ import (
 	"lyceum/platform/lease"
 )
 
-// ErrNotOwner says that this process does not own the shard: ask the owner.
-var ErrNotOwner = errors.New("another process owns this shard of the stream")
-
-// ErrAborted says that an entry queued before this one for the same shard failed, so this one was not
-// written either: build it anew and try again.
-var ErrAborted = errors.New("an earlier entry of the same shard failed")
-
-// ErrBusy says that the queue of this process is full.
-var ErrBusy = errors.New("too many writes are waiting")
-
 // Row is one entry of a shard as readers see it.
 type Row struct {
 	Shard int
@@ -41,6 +30,10 @@ type Row struct {
 type Entry struct {
 	Stream *Stream
 	Row
+	Bytes int // about what is written, when that is more than Data
+	// Seal makes what the store needs and the place in the queue does not depend on, such as a signature. It runs behind
+	// Enqueue, in Ticket.Seal, without the locks under which the entry was queued. May be nil.
+	Seal func()
 
 	epoch int64 // of the ownership under which it was queued
 }
@@ -67,16 +60,19 @@ type Spec struct {
 	Role   string // the role whose processes share its shards
 	Shards int
 	Store  Store
-	// Acquired runs when this process becomes the owner of a shard, before any write. Lost runs when it is
-	// not any more, or when a write failed: what is cached for the shard must be dropped, and what a
-	// goroutine builds upon it at this moment must not be queued. Both may be nil.
-	Acquired, Lost func(shard int)
+	// Lane names what is written together: streams of different lanes do not wait for each other. "" is a lane too.
+	Lane string
+	// PositionKey is the name of the unique key of shard and position in the stream's table.
+	PositionKey string
+	// Lost runs when this process is not the owner of a shard any more: what is cached for it may go. May be nil.
+	Lost func(shard int)
 }
 
 // Stream is one log, open in this process.
 type Stream struct {
 	spec   Spec
 	set    *Streams
+	lane   *lane
 	leases []string // names of the leases of the shards
 
 	delivery prometheus.Observer
@@ -106,15 +102,20 @@ type shard struct {
 
 	// Writer, under Streams.mu.
 	owned   bool
-	closing bool // its caches are being dropped
-	leaving bool // is being handed over
+	leaving bool   // is being handed over
+	busy    bool   // in a commit
+	blocked uint64 // the take in which its tickets must wait
 	epoch   int64
+	since   int64 // the first epoch of this ownership: it was never interrupted since
 	next    int64 // the position that the next entry takes
 	pending int   // entries queued and not yet decided
 }
 
 // open tells whether entries are taken; the caller holds Streams.mu.
-func (sh *shard) open() bool { return sh.owned && !sh.closing && !sh.leaving }
+func (sh *shard) open() bool { return sh.owned && !sh.leaving }
+
+// holds tells whether the shard is owned without a break since an epoch; the caller holds Streams.mu.
+func (sh *shard) holds(epoch int64) bool { return sh.owned && epoch >= sh.since }
 
 // Options wires the streams of a process.
 type Options struct {
@@ -138,16 +139,21 @@ type Streams struct {
 	metrics metrics
 	started bool
 
-	mu      sync.Mutex
-	queue   []*Ticket
-	wake    chan struct{}
-	settled chan struct{} // closed when entries were decided
+	lanes   []*lane
+	byLease map[string]place
+
+	mu          sync.Mutex
+	queued      int // tickets that are not decided
+	queuedBytes int
+	takes       uint64
+	settled     chan struct{} // closed when entries were decided
 
 	incarnation int64 // of this process
 
-	heads barrier
-	lost  atomic.Int64 // times that messages were lost on their way to this process
-	read  atomic.Int64 // what losses was when the stored positions were read last
+	heads    shared[struct{}]                // reads the stored positions and follows them
+	confirms shared[map[string]lease.Holder] // reads the leases
+	lost     atomic.Int64                    // times that messages were lost on their way to this process
+	read     atomic.Int64                    // what losses was when the stored positions were read last
 
 	muteMu sync.Mutex
 	mute   bool // the fleet was told that rows of this process may not be on the bus
@@ -158,14 +164,25 @@ type Streams struct {
 	undo   []func() // subscriptions
 }
 
+// place is a shard of a stream.
+type place struct {
+	st    *Stream
+	shard int
+}
+
 // share is the last result of assign.
 type share struct{ machines, owners []int }
 
 // New makes an empty set. Streams are opened while the process is wired, then Start runs them.
 func New(o Options) *Streams {
 	o.Queue, o.Batch, o.ReadLimit = cmp.Or(o.Queue, 20_000), cmp.Or(o.Batch, 1_000), cmp.Or(o.ReadLimit, 500)
-	s := &Streams{o: o, incarnation: o.Leases.Self().Incarnation, byName: map[string]*Stream{}, wake: make(chan struct{}, 1), settled: make(chan struct{}), shares: map[*Stream]share{}}
+	s := &Streams{
+		o: o, incarnation: o.Leases.Self().Incarnation, byName: map[string]*Stream{}, byLease: map[string]place{},
+		settled: make(chan struct{}), shares: map[*Stream]share{},
+	}
 	s.ctx, s.end = context.WithCancel(context.Background())
+	s.heads.run = func(ctx context.Context) (struct{}, error) { return struct{}{}, s.syncHeads(ctx) }
+	s.confirms.run = func(ctx context.Context) (map[string]lease.Holder, error) { return o.Leases.Read(ctx, "stream/") }
 	s.metrics = newMetrics(o.Registry)
 	if b, ok := o.Bus.(interface{ ObserveRoundTrips(fn func(time.Duration)) }); ok {
 		b.ObserveRoundTrips(s.metrics.roundTrip)
@@ -181,9 +198,11 @@ func (s *Streams) Open(spec Spec) *Stream {
 	if s.byName[spec.Name] != nil || s.started {
 		panic("stream " + spec.Name + ": opened twice or too late")
 	}
-	st := &Stream{spec: spec, set: s, delivery: s.metrics.delivery.WithLabelValues(spec.Name)}
+	st := &Stream{spec: spec, set: s, lane: s.laneOf(spec.Lane), delivery: s.metrics.delivery.WithLabelValues(spec.Name)}
 	for range spec.Shards {
-		st.leases = append(st.leases, fmt.Sprintf("stream/%s/%04d", spec.Name, len(st.shards)))
+		name := fmt.Sprintf("stream/%s/%04d", spec.Name, len(st.shards))
+		s.byLease[name] = place{st, len(st.shards)}
+		st.leases = append(st.leases, name)
 		st.shards = append(st.shards, &shard{})
 	}
 	s.byName[spec.Name] = st

@@ -39,7 +39,10 @@ type Loader interface {
 
 const (
 	leafSize = 24 // most entries of a leaf
-	maxDepth = 12 // 5 bits of the hash for each level
+	// 5 bits of a hash for each level. Keys can be made whose fast hashes are the same: below that many levels another
+	// hash goes on, for which nobody can. Leaves of former versions may be there and larger than leafSize.
+	fastDepth = 12
+	maxDepth  = fastDepth + 51
 )
 
 // node is a leaf with entries in the order of their hashes and keys, or a branch with a child for each
@@ -70,16 +73,30 @@ func Open(root ID, store *Store) Tree { return Tree{root: child{id: root}, store
 // Root identifies the state.
 func (t Tree) Root() ID { return t.root.id }
 
-func hashOf(k Key) uint64 {
+// path is the way to a key: the slot at each level.
+type path struct {
+	key  Key
+	fast uint64
+}
+
+func pathOf(k Key) path {
 	var d xxhash.Digest
 	d.Reset()
 	_, _ = d.WriteString(k.Type) // a Digest does not fail
 	_, _ = d.Write([]byte{0})
 	_, _ = d.WriteString(k.StateKey)
-	return d.Sum64()
+	return path{k, d.Sum64()}
 }
 
-func slot(hash uint64, depth int) uint { return uint(hash>>(5*depth)) & 31 }
+func (p path) slot(depth int) uint {
+	if depth < fastDepth {
+		return uint(p.fast>>(5*depth)) & 31
+	}
+	sum := sha256.Sum256([]byte(p.key.Type + "\x00" + p.key.StateKey))
+	bit := 5 * (depth - fastDepth)
+	two := uint(sum[bit/8])<<8 | uint(sum[min(bit/8+1, len(sum)-1)])
+	return two >> (11 - bit%8) & 31
+}
 
 // resolve loads the node of a child.
 func (t Tree) resolve(ctx context.Context, c child) (*node, error) {
@@ -98,7 +115,7 @@ func (t Tree) resolve(ctx context.Context, c child) (*node, error) {
 
 // Get finds the event of a key; "" when the state has none.
 func (t Tree) Get(ctx context.Context, k Key) (eventID string, err error) {
-	hash := hashOf(k)
+	p := pathOf(k)
 	c := t.root
 	for depth := 0; ; depth++ {
 		n, err := t.resolve(ctx, c)
@@ -113,12 +130,51 @@ func (t Tree) Get(ctx context.Context, k Key) (eventID string, err error) {
 			}
 			return "", nil
 		}
-		i, ok := n.index(slot(hash, depth))
+		i, ok := n.index(p.slot(depth))
 		if !ok {
 			return "", nil
 		}
 		c = n.children[i]
 	}
+}
+
+// Warm gives the same tree with the nodes on the way to some keys in memory, and about how many bytes they added: Get and
+// Set of these keys make no call on it, nor on the trees that Set makes of it.
+func (t Tree) Warm(ctx context.Context, keys ...Key) (Tree, int, error) {
+	bytes := 0
+	for _, k := range keys {
+		root, err := t.warm(ctx, t.root, pathOf(k), 0, &bytes)
+		if err != nil {
+			return t, 0, err
+		}
+		t.root = root
+	}
+	return t, bytes, nil
+}
+
+// Cold is the same tree with nothing of it in memory.
+func (t Tree) Cold() Tree { return Open(t.root.id, t.store) }
+
+func (t Tree) warm(ctx context.Context, c child, p path, depth int, bytes *int) (child, error) {
+	n, err := t.resolve(ctx, c)
+	if err != nil {
+		return c, err
+	}
+	if c.node == nil {
+		*bytes += int(n.size())
+	}
+	c.node = n
+	i, ok := n.index(p.slot(depth))
+	if n.leaf || !ok {
+		return c, nil
+	}
+	below, err := t.warm(ctx, n.children[i], p, depth+1, bytes)
+	if err != nil || below.node == n.children[i].node {
+		return c, err
+	}
+	c.node = &node{id: n.id, bitmap: n.bitmap, children: slices.Clone(n.children)}
+	c.node.children[i] = below
+	return c, nil
 }
 
 // index is where the child of a slot is, or would be.
@@ -129,14 +185,14 @@ func (n *node) index(slot uint) (int, bool) {
 // Set gives the tree with one more change and the nodes that it added.
 func (t Tree) Set(ctx context.Context, e Entry) (Tree, []Node, error) {
 	var added []Node
-	root, err := t.set(ctx, t.root, hashOf(e.Key), 0, e, &added)
+	root, err := t.set(ctx, t.root, pathOf(e.Key), 0, e, &added)
 	if err != nil {
 		return t, nil, err
 	}
 	return Tree{root: child{id: root.id, node: root}, store: t.store}, added, nil
 }
 
-func (t Tree) set(ctx context.Context, c child, hash uint64, depth int, e Entry, added *[]Node) (*node, error) {
+func (t Tree) set(ctx context.Context, c child, p path, depth int, e Entry, added *[]Node) (*node, error) {
 	n, err := t.resolve(ctx, c)
 	if err != nil {
 		return nil, err
@@ -151,13 +207,13 @@ func (t Tree) set(ctx context.Context, c child, hash uint64, depth int, e Entry,
 		return build(entries, depth, added), nil
 	}
 	out := &node{bitmap: n.bitmap, children: slices.Clone(n.children)}
-	s := slot(hash, depth)
+	s := p.slot(depth)
 	i, ok := n.index(s)
 	if !ok {
 		out.bitmap |= 1 << s
 		out.children = slices.Insert(out.children, i, child{})
 	}
-	below, err := t.set(ctx, out.children[i], hash, depth+1, e, added)
+	below, err := t.set(ctx, out.children[i], p, depth+1, e, added)
 	if err != nil {
 		return nil, err
 	}
@@ -187,7 +243,7 @@ func build(entries []Entry, depth int, added *[]Node) *node {
 	}
 	var groups [32][]Entry
 	for _, e := range entries {
-		s := slot(hashOf(e.Key), depth)
+		s := pathOf(e.Key).slot(depth)
 		groups[s] = append(groups[s], e)
 	}
 	n := &node{}

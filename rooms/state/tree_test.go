@@ -2,8 +2,10 @@ package state
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
 	"maps"
+	"math/bits"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -110,4 +112,68 @@ func FuzzDecode(f *testing.F) {
 			_ = n.encode()
 		}
 	})
+}
+
+// colliding gives keys with the same fast hash: what one block of 32 bytes does to a lane, the next one undoes.
+func colliding(n int) []Key {
+	const p1, p2 = uint64(11400714785074694791), uint64(14029467366897019727)
+	inverse := p2 // Newton: each step doubles the bits that are right
+	for range 6 {
+		inverse *= 2 - p2*inverse
+	}
+	const typ = "org.example.type.of.31.bytes...." // with the NUL behind it 32 bytes
+	lane := func(v, x uint64) uint64 { return bits.RotateLeft64(v+x*p2, 31) * p1 }
+	first := p1
+	first += p2 // wraps, as the hash does
+	start := lane(first, binary.LittleEndian.Uint64([]byte(typ)))
+	keys := make([]Key, n)
+	for i := range keys {
+		one := uint64(i)
+		two := (12345 - lane(start, one)) * inverse
+		block := make([]byte, 64)
+		binary.LittleEndian.PutUint64(block, one)
+		binary.LittleEndian.PutUint64(block[32:], two)
+		keys[i] = Key{typ[:31], string(block)}
+	}
+	return keys
+}
+
+func TestKeysThatCollideMakeNoLargeLeaf(t *testing.T) {
+	keys := colliding(500)
+	for _, k := range keys {
+		if pathOf(k).fast != pathOf(keys[0]).fast {
+			t.Fatal("the keys do not collide: the test shows nothing")
+		}
+	}
+	stored := memory{}
+	store := NewStore(stored, 1<<20)
+	tree := Open(ID{}, store)
+	for i, k := range keys {
+		next, added, err := tree.Set(t.Context(), Entry{k, fmt.Sprint("$", i)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, n := range added {
+			if len(n.Text) > leafSize*128 {
+				t.Fatalf("a node of %d bytes after %d keys", len(n.Text), i+1)
+			}
+		}
+		stored.store(added)
+		tree = next
+	}
+	again := Open(tree.Root(), store)
+	for i, k := range keys {
+		if id, err := again.Get(t.Context(), k); err != nil || id != fmt.Sprint("$", i) {
+			t.Fatalf("key %d: %q, %v", i, id, err)
+		}
+	}
+	warm, bytes, err := again.Warm(t.Context(), keys...)
+	if err != nil || warm.Root() != again.Root() || bytes < 500*100 {
+		t.Fatalf("%d bytes warm, %v", bytes, err)
+	}
+	clear(stored) // nothing is read any more
+	warm.store = NewStore(stored, 1<<20)
+	if _, _, err := warm.Set(t.Context(), Entry{keys[77], "$new"}); err != nil {
+		t.Fatal(err)
+	}
 }

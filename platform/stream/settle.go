@@ -1,0 +1,112 @@
+package stream
+
+import (
+	"errors"
+	"slices"
+	"strings"
+	"time"
+
+	"lyceum/platform/db"
+)
+
+// outcome is what a commit came to, on its way to those who wait. The outcomes of a lane are told in order, so that who
+// waits for the newest ticket of a key has waited for all before it.
+type outcome struct {
+	tickets []*Ticket
+	err     error
+	rows    map[*Stream][]Row // to publish before
+	at      time.Time
+}
+
+// committed moves the shards forward, hands the rows to the tails and passes them on to be published.
+func (s *Streams) committed(batch []*Ticket) {
+	byStream := map[*Stream][]Row{}
+	s.mu.Lock()
+	for _, t := range batch {
+		for _, e := range t.entries {
+			if sh := e.Stream.shards[e.Shard]; sh.holds(e.epoch) {
+				sh.next = e.Pos + 1
+			}
+			byStream[e.Stream] = append(byStream[e.Stream], e.Row)
+		}
+	}
+	s.mu.Unlock()
+	for _, st := range s.order {
+		if rows := byStream[st]; len(rows) > 0 {
+			// The rows of one shard follow each other, so that readers find no gap.
+			slices.SortStableFunc(rows, func(a, b Row) int { return a.Shard - b.Shard })
+			st.deliver(rows)
+		}
+	}
+	batch[0].lane.out <- outcome{tickets: batch, rows: byStream, at: time.Now()}
+}
+
+// settleAll publishes what was committed and answers who waits, beside the next commit.
+func (s *Streams) settleAll(l *lane) {
+	for o := range l.out {
+		if o.err == nil && !s.publish(o.rows, o.at.UnixMilli()) {
+			s.metrics.unpublished()
+			s.hush()
+		}
+		s.settle(o)
+	}
+}
+
+func (s *Streams) settle(o outcome) {
+	s.mu.Lock()
+	for _, t := range o.tickets {
+		for _, e := range t.entries {
+			e.Stream.shards[e.Shard].pending--
+		}
+		if t.basis != nil {
+			t.basis.pending--
+		}
+		s.queued--
+		s.queuedBytes -= t.bytes
+		t.err = o.err
+		close(t.done)
+	}
+	close(s.settled)
+	s.settled = make(chan struct{})
+	s.mu.Unlock()
+}
+
+// refused fails a ticket that the database does not take. A position that is taken already says that the shard is not
+// what this process believes: it is given up and taken anew.
+func (s *Streams) refused(t *Ticket, err error) {
+	for _, e := range t.entries {
+		if key := e.Stream.spec.PositionKey; key != "" && uniqueOn(err, key) {
+			s.o.Log.Error("a position is taken already, taking the shard anew", "stream", e.Stream.spec.Name, "shard", e.Shard, "position", e.Pos)
+			s.giveUp(e.Stream, e.Shard)
+			err = ErrNotOwner
+		}
+	}
+	s.fail(t, err)
+}
+
+// fail ends a ticket that was not written, with what is queued and built upon it.
+func (s *Streams) fail(t *Ticket, err error) {
+	var aborted []*Ticket
+	s.mu.Lock()
+	if t.basis != nil {
+		t.basis.dead = true
+		t.lane.queue = slices.DeleteFunc(t.lane.queue, func(other *Ticket) bool {
+			if other.basis != t.basis {
+				return false
+			}
+			aborted = append(aborted, other)
+			return true
+		})
+	}
+	s.mu.Unlock()
+	if errors.Is(err, ErrAborted) || len(aborted) == 0 {
+		t.lane.out <- outcome{tickets: append([]*Ticket{t}, aborted...), err: err}
+		return
+	}
+	t.lane.out <- outcome{tickets: []*Ticket{t}, err: err}
+	t.lane.out <- outcome{tickets: aborted, err: ErrAborted}
+}
+
+func uniqueOn(err error, key string) bool {
+	return db.IsUnique(err) && (strings.Contains(err.Error(), key) || strings.Contains(err.Error(), ".pos"))
+}
