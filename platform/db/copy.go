@@ -26,17 +26,27 @@ type Column struct {
 	Kind Kind   `json:"kind"`
 }
 
-// Table is a table as it is in the database.
+// Table is a table as it is in the database, or the part of one that Batch.Rows fills: then it is declared once, as a
+// variable of a package.
 type Table struct {
-	Name    string   `json:"name"`
-	Columns []Column `json:"columns"` // in the order of the table
+	Name     string   `json:"name"`
+	Columns  []Column `json:"columns"` // in the order of the table
+	Conflict string   `json:"-"`       // the clause ON CONFLICT …, or ""
+}
+
+func (t *Table) names() string {
+	names := make([]string, len(t.Columns))
+	for i, c := range t.Columns {
+		names[i] = c.Name
+	}
+	return strings.Join(names, ", ")
 }
 
 // Snapshot runs fn over one moment of the database: its statements do not see what is committed meanwhile.
 // fn only reads. It is not run again.
 func (d *DB) Snapshot(ctx context.Context, fn func(q Querier) error) error {
 	// SQLite in WAL mode gives a transaction the moment of its first statement, whatever it is asked for.
-	t, err := d.readPool().BeginTx(ctx, &sql.TxOptions{ReadOnly: true, Isolation: sql.LevelRepeatableRead})
+	t, err := d.read.BeginTx(ctx, &sql.TxOptions{ReadOnly: true, Isolation: sql.LevelRepeatableRead})
 	if err != nil {
 		return err
 	}
@@ -102,7 +112,7 @@ func Build(ctx context.Context, tx *Tx, steps map[string]int64, sets ...Migratio
 			return nil, err
 		}
 	}
-	for _, stmt := range []string{migrationsTable, needsTable} {
+	for _, stmt := range append(tx.d.prelude(), migrationsTable, needsTable) {
 		if _, err := tx.Exec(ctx, stmt); err != nil {
 			return nil, err
 		}

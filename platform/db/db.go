@@ -16,7 +16,7 @@ var ErrNoRows = sql.ErrNoRows
 // Querier runs single statements: a *DB outside a transaction or a *Tx inside one.
 type Querier interface {
 	Query(ctx context.Context, query string, args ...any) (*sql.Rows, error)
-	QueryRow(ctx context.Context, query string, args ...any) *sql.Row
+	QueryRow(ctx context.Context, query string, args ...any) Row
 	// Exec returns the number of rows that the statement changed.
 	Exec(ctx context.Context, query string, args ...any) (int64, error)
 	// Bulk runs "INSERT INTO t (a, b) VALUES ? ON CONFLICT …": the ? after VALUES becomes all rows. It
@@ -37,19 +37,25 @@ type Options struct {
 // DB is an open database. It is safe for concurrent use.
 type DB struct {
 	engine
-	opts  Options
-	texts sync.Map // SQL text as written -> as the engine takes it
+	read, write *sql.DB // PostgreSQL: the same
+	opts        Options
 }
 
 // engine is what differs between SQLite and PostgreSQL.
 type engine interface {
-	readPool() *sql.DB
-	writePool() *sql.DB
 	name() string
-	translate(query string) string
-	args(args []any) []any
-	maxParams() int
-	close() error
+	// text is a statement as the engine takes it, list a slice of strings or integers.
+	text(query string) string
+	list(values any) any
+	// bulk runs a statement with "VALUES ?" between before and after, insert adds rows with normalized values.
+	bulk(ctx context.Context, t *Tx, before, after string, rows [][]any) error
+	insert(ctx context.Context, t *Tx, table *Table, rows [][]any) error
+	// send is the one transaction of a Write.
+	send(ctx context.Context, d *DB, operations []operation) error
+	// unique tells which unique key an error is about.
+	unique(d *DB, err error) (*UniqueError, bool)
+	// prelude are statements that each schema needs before the first migration.
+	prelude() []string
 }
 
 // Open connects to "sqlite:FILE" or "postgres://…" and checks the connection.
@@ -57,71 +63,105 @@ func Open(ctx context.Context, url string, o Options) (*DB, error) {
 	if o.Timeout == 0 {
 		o.Timeout = 30 * time.Second
 	}
-	var e engine
+	d := &DB{opts: o}
 	var err error
 	switch {
 	case strings.HasPrefix(url, "sqlite:"):
-		e, err = openSQLite(strings.TrimPrefix(url, "sqlite:"), o)
+		err = d.openSQLite(strings.TrimPrefix(url, "sqlite:"))
 	case strings.HasPrefix(url, "postgres://"), strings.HasPrefix(url, "postgresql://"):
-		e, err = openPostgres(url, o)
+		err = d.openPostgres(url)
 	default:
 		return nil, errors.New("database address: expected sqlite:FILE or postgres://user:password@host/name")
 	}
 	if err != nil {
 		return nil, err
 	}
-	d := &DB{engine: e, opts: o}
-	if err := e.writePool().PingContext(ctx); err != nil {
-		_ = e.close()
-		return nil, fmt.Errorf("open %s database: %w", e.name(), err)
+	if err := d.write.PingContext(ctx); err != nil {
+		_ = d.Close()
+		return nil, fmt.Errorf("open %s database: %w", d.name(), err)
 	}
 	return d, nil
 }
 
 // Close ends all connections.
-func (d *DB) Close() error { return d.close() }
+func (d *DB) Close() error { return errors.Join(d.read.Close(), d.write.Close()) }
 
 // Postgres tells whether the engine is PostgreSQL. Only dialect leaves ask, and a test counts them.
 func (d *DB) Postgres() bool { return d.name() == "postgres" }
 
-func (d *DB) text(query string) string {
-	if t, ok := d.texts.Load(query); ok {
-		return t.(string)
-	}
-	t := d.translate(query)
-	if len(query) < 8192 { // bulk statements of odd lengths are not kept
-		d.texts.Store(query, t)
-	}
-	return t
+// runner is a pool or a transaction.
+type runner interface {
+	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
+	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
+	ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error)
 }
 
-func (d *DB) observe() {
+func (d *DB) prepare(query string, args []any) (string, []any, error) {
 	if d.opts.Observe != nil {
 		d.opts.Observe(1)
 	}
+	args, _, err := d.arguments(args)
+	return d.text(query), args, err
 }
+
+func (d *DB) query(ctx context.Context, on runner, query string, args []any) (*sql.Rows, error) {
+	text, args, err := d.prepare(query, args)
+	if err != nil {
+		return nil, err
+	}
+	rows, err := on.QueryContext(ctx, text, args...)
+	return rows, d.named(err)
+}
+
+func (d *DB) queryRow(ctx context.Context, on runner, query string, args []any) Row {
+	text, args, err := d.prepare(query, args)
+	if err != nil {
+		return failedRow{err}
+	}
+	return namedRow{d, on.QueryRowContext(ctx, text, args...)}
+}
+
+func (d *DB) exec(ctx context.Context, on runner, query string, args []any) (int64, error) {
+	text, args, err := d.prepare(query, args)
+	if err != nil {
+		return 0, err
+	}
+	res, err := on.ExecContext(ctx, text, args...)
+	if err != nil {
+		return 0, d.named(err)
+	}
+	return res.RowsAffected()
+}
+
+// failedRow is the row of a query that was not sent.
+type failedRow struct{ err error }
+
+// Scan gives the error.
+func (r failedRow) Scan(...any) error { return r.err }
+
+// namedRow is a row whose error says which unique key it is about.
+type namedRow struct {
+	d   *DB
+	row *sql.Row
+}
+
+// Scan is that of the row.
+func (r namedRow) Scan(into ...any) error { return r.d.named(r.row.Scan(into...)) }
 
 // Query runs a statement that returns rows, on a reader connection.
 func (d *DB) Query(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
-	d.observe()
-	return d.readPool().QueryContext(ctx, d.text(query), d.args(args)...)
+	return d.query(ctx, d.read, query, args)
 }
 
 // QueryRow runs a statement that returns at most one row, on a reader connection.
-func (d *DB) QueryRow(ctx context.Context, query string, args ...any) *sql.Row {
-	d.observe()
-	return d.readPool().QueryRowContext(ctx, d.text(query), d.args(args)...)
+func (d *DB) QueryRow(ctx context.Context, query string, args ...any) Row {
+	return d.queryRow(ctx, d.read, query, args)
 }
 
 // Exec runs one statement in a transaction of its own.
 func (d *DB) Exec(ctx context.Context, query string, args ...any) (n int64, err error) {
 	err = d.retry(ctx, func() error {
-		d.observe()
-		res, err := d.writePool().ExecContext(ctx, d.text(query), d.args(args)...)
-		if err != nil {
-			return err
-		}
-		n, err = res.RowsAffected()
+		n, err = d.exec(ctx, d.write, query, args)
 		return err
 	})
 	return n, err
@@ -139,7 +179,7 @@ func (d *DB) Bulk(ctx context.Context, query string, rows [][]any) error {
 // deadlock or a busy database, so fn has no effects outside the transaction.
 func (d *DB) Tx(ctx context.Context, fn func(tx *Tx) error) error {
 	return d.retry(ctx, func() error {
-		t, err := d.writePool().BeginTx(ctx, nil)
+		t, err := d.write.BeginTx(ctx, nil)
 		if err != nil {
 			return err
 		}
@@ -149,7 +189,7 @@ func (d *DB) Tx(ctx context.Context, fn func(tx *Tx) error) error {
 		}
 		if err := t.Commit(); err != nil {
 			if refused(err) {
-				return err
+				return d.named(err)
 			}
 			return &CommitError{err}
 		}
@@ -193,24 +233,17 @@ type Tx struct {
 
 // Query runs a statement that returns rows.
 func (t *Tx) Query(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
-	t.d.observe()
-	return t.tx.QueryContext(ctx, t.d.text(query), t.d.args(args)...)
+	return t.d.query(ctx, t.tx, query, args)
 }
 
 // QueryRow runs a statement that returns at most one row.
-func (t *Tx) QueryRow(ctx context.Context, query string, args ...any) *sql.Row {
-	t.d.observe()
-	return t.tx.QueryRowContext(ctx, t.d.text(query), t.d.args(args)...)
+func (t *Tx) QueryRow(ctx context.Context, query string, args ...any) Row {
+	return t.d.queryRow(ctx, t.tx, query, args)
 }
 
 // Exec returns the number of rows that the statement changed.
 func (t *Tx) Exec(ctx context.Context, query string, args ...any) (int64, error) {
-	t.d.observe()
-	res, err := t.tx.ExecContext(ctx, t.d.text(query), t.d.args(args)...)
-	if err != nil {
-		return 0, err
-	}
-	return res.RowsAffected()
+	return t.d.exec(ctx, t.tx, query, args)
 }
 
 // Bulk inserts many rows; see Querier.
@@ -226,27 +259,17 @@ func (t *Tx) Bulk(ctx context.Context, query string, rows [][]any) error {
 	if width == 0 {
 		return errors.New("bulk insert: expected at least one value in each row")
 	}
-	chunk := max(1, t.d.maxParams()/width)
-	for len(rows) > 0 {
-		n := min(chunk, len(rows))
-		args := make([]any, 0, n*width)
-		for _, row := range rows[:n] {
-			if len(row) != width {
-				return fmt.Errorf("bulk insert: expected %d values in each row, found %d", width, len(row))
-			}
-			args = append(args, row...)
+	for _, row := range rows {
+		if len(row) != width {
+			return fmt.Errorf("bulk insert: expected %d values in each row, found %d", width, len(row))
 		}
-		if _, err := t.Exec(ctx, before+valuesList(n, width)+after, args...); err != nil {
-			return err
-		}
-		rows = rows[n:]
 	}
-	return nil
+	return t.d.bulk(ctx, t, before, after, rows)
 }
 
 type shape struct{ rows, width int }
 
-var valueLists sync.Map // shape -> string, for the small shapes that come again and again
+var valueLists sync.Map // shape -> string, for the 2,048 small shapes that come again and again
 
 func valuesList(rows, width int) string {
 	key := shape{rows, width}
@@ -269,7 +292,7 @@ func valuesList(rows, width int) string {
 		b.WriteByte(')')
 	}
 	s := b.String()
-	if rows <= 64 {
+	if rows <= 64 && width <= 32 {
 		valueLists.Store(key, s)
 	}
 	return s

@@ -14,6 +14,41 @@ import (
 	sqlite3 "modernc.org/sqlite/lib"
 )
 
+// UniqueError says that a row with the same unique key is there. The constraint has the same name with both engines:
+// that of the index, or the table's name with _pkey.
+type UniqueError struct {
+	Table, Constraint string
+	Err               error // the engine's
+}
+
+func (e *UniqueError) Error() string {
+	return "the unique key " + e.Constraint + " is taken: " + e.Err.Error()
+}
+
+// Unwrap gives the engine's error.
+func (e *UniqueError) Unwrap() error { return e.Err }
+
+// IsUniqueOn tells that a row with the same key of the named constraint is there.
+func IsUniqueOn(err error, constraint string) bool {
+	var u *UniqueError
+	return errors.As(err, &u) && u.Constraint == constraint
+}
+
+// named says which unique key an error of the engine is about.
+func (d *DB) named(err error) error {
+	if err == nil || !IsUnique(err) {
+		return err
+	}
+	var known *UniqueError
+	if errors.As(err, &known) {
+		return err
+	}
+	if u, ok := d.unique(d, err); ok {
+		return u
+	}
+	return err
+}
+
 // IsUnique tells that a statement failed because a row with the same unique key is there.
 func IsUnique(err error) bool {
 	var pg *pgconn.PgError

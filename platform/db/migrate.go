@@ -42,7 +42,7 @@ const (
 // Steps that this binary does not know of, made by a newer one, are left alone, unless one of them needs a newer version.
 func Migrate(ctx context.Context, d *DB, log *slog.Logger, sets ...Migrations) error {
 	start := time.Now()
-	conn, err := d.writePool().Conn(ctx)
+	conn, err := d.write.Conn(ctx)
 	if err != nil {
 		return err
 	}
@@ -60,7 +60,7 @@ func Migrate(ctx context.Context, d *DB, log *slog.Logger, sets ...Migrations) e
 			_, _ = conn.ExecContext(end, fmt.Sprintf("SET statement_timeout = %d", d.opts.Timeout.Milliseconds()))
 		}()
 	}
-	for _, stmt := range []string{migrationsTable, needsTable} {
+	for _, stmt := range append(d.prelude(), migrationsTable, needsTable) {
 		if _, err = conn.ExecContext(ctx, stmt); err != nil {
 			return err
 		}

@@ -2,7 +2,7 @@ package db
 
 import "database/sql"
 
-// Row is one row of a result: *sql.Rows at its place in a result, or the *sql.Row of a QueryRow.
+// Row is one row of a result: *sql.Rows at its place in a result, or what QueryRow gives.
 type Row interface {
 	Scan(into ...any) error
 }

@@ -4,8 +4,8 @@ import "database/sql"
 
 // Stats are the figures of the pool of connections; of both pools with SQLite, whose writes have one of their own.
 func (d *DB) Stats() sql.DBStats {
-	s := d.readPool().Stats()
-	if w := d.writePool(); w != d.readPool() {
+	s := d.read.Stats()
+	if w := d.write; w != d.read {
 		o := w.Stats()
 		s.InUse += o.InUse
 		s.OpenConnections += o.OpenConnections
