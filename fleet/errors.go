@@ -5,6 +5,7 @@ import (
 	"errors"
 
 	"lyceum/matrix"
+	"lyceum/platform/db"
 	"lyceum/platform/stream"
 )
 
@@ -34,6 +35,9 @@ func (wireErrors) Encode(err error) []byte {
 		}
 	}
 	if w.Name == "" {
+		if text, ok := errors.AsType[*db.TextError](err); ok {
+			err = matrix.NewError(400, matrix.CodeInvalidParam, text.Error())
+		}
 		w.Matrix = matrix.AsError(err)
 		w.Status = w.Matrix.Status
 	}

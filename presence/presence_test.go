@@ -126,6 +126,7 @@ func TestStatus(t *testing.T) {
 			{"PUT" + path("bob"), "bob", obj{"presence": "asleep"}, 400},
 			{"PUT" + path("bob"), "bob", obj{}, 400},
 			{"PUT" + path("bob"), "bob", obj{"presence": "online", "status_msg": 7}, 400},
+			{"PUT" + path("bob"), "bob", obj{"presence": "online", "status_msg": "a\x00b"}, 400},
 			{"PUT" + path("bob"), "bob", obj{"presence": "online", "status_msg": nil}, 200},
 		} {
 			if got := n.HTTP.As(c.as).Call(c.call, c.body); got.Status != c.status {

@@ -308,6 +308,8 @@ func TestPushersAreChecked(t *testing.T) {
 			{"app_id": strings.Repeat("x", 65)},
 			{"pushkey": strings.Repeat("x", 513)},
 			{"lang": nil},
+			{"lang": "e\x00"},
+			{"pushkey": "k\x00"},
 			{"data": obj{}},
 			{"data": obj{"url": "https://example.org/other"}},
 			{"data": obj{"url": "ftp://example.org/_matrix/push/v1/notify"}},

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"net/http"
 	"time"
+
+	"lyceum/platform/db"
 )
 
 // Answerer is an error that knows its answer: MarshalJSON gives the body, HTTPStatus the status. Where the
@@ -88,10 +90,14 @@ func unknown(cause error) *Error {
 	return &Error{Status: http.StatusInternalServerError, Code: "M_UNKNOWN", Message: "Internal server error", Cause: cause}
 }
 
-// answerOf finds the answer in the chain of err; an error that has none becomes M_UNKNOWN.
+// answerOf finds the answer in the chain of err; an error that has none becomes M_UNKNOWN. Text that no database can
+// store is the client's fault wherever it is found.
 func answerOf(err error) Answerer {
 	if answer, ok := errors.AsType[Answerer](err); ok {
 		return answer
+	}
+	if text, ok := errors.AsType[*db.TextError](err); ok {
+		return &Error{Status: http.StatusBadRequest, Code: "M_INVALID_PARAM", Message: text.Error(), Cause: err}
 	}
 	return unknown(err)
 }

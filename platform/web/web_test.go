@@ -20,6 +20,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"lyceum/platform/bus"
+	"lyceum/platform/db"
 	"lyceum/platform/conf"
 	"lyceum/platform/web"
 )
@@ -234,7 +235,9 @@ func TestDecode(t *testing.T) {
 		b, err := r.Raw()
 		return map[string]string{"errcode": string(b)}, err
 	}
+	unstorable := func(*web.Request) (any, error) { return nil, fmt.Errorf("write: %w", &db.TextError{Where: "notes.body", NUL: true}) }
 	s := newServer(t, web.Options{},
+		web.Route{Pattern: "POST /unstorable", Auth: web.None, Handler: unstorable},
 		web.Route{Pattern: "POST /strict", Auth: web.None, Handler: echo, MaxBody: 4096},
 		web.Route{Pattern: "POST /empty", Auth: web.None, Handler: echo, EmptyBody: true},
 		web.Route{Pattern: "POST /object", Auth: web.None, Handler: object},
@@ -267,6 +270,7 @@ func TestDecode(t *testing.T) {
 		{"/object", `{"errcode":"<&>"}`, "200 <&>", ""},
 		{"/object", `[1]`, "400 M_BAD_JSON", ""},
 		{"/object", `{"a":}`, "400 M_NOT_JSON", ""},
+		{"/unstorable", `{}`, "400 M_INVALID_PARAM", "U+0000"},
 		{"/raw", `0123456789`, "200 0123456789", ""},
 		{"/raw", `0123456789a`, "413 M_TOO_LARGE", ""},
 	} {

@@ -5,6 +5,7 @@ import (
 	"errors"
 
 	"lyceum/matrix"
+	"lyceum/platform/db"
 	"lyceum/platform/stream"
 )
 
@@ -24,6 +25,9 @@ func (wireErrors) Encode(err error) []byte {
 		if errors.Is(err, known) {
 			return []byte(known.Error())
 		}
+	}
+	if text, ok := errors.AsType[*db.TextError](err); ok {
+		err = matrix.NewError(400, matrix.CodeInvalidParam, text.Error())
 	}
 	e := matrix.AsError(err)
 	b, _ := json.Marshal(wireError{e.Status, e})

@@ -8,6 +8,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"lyceum/matrix"
+	"lyceum/platform/db"
 	"lyceum/platform/stream"
 )
 
@@ -22,6 +23,9 @@ func TestErrorsStayWhatTheyAreBetweenProcesses(t *testing.T) {
 	var got *matrix.Error
 	if !errors.As(over(fmt.Errorf("at the owner: %w", sent)), &got) || !cmp.Equal(sent, got) {
 		t.Errorf("%#v became %#v", sent, got)
+	}
+	if got := over(fmt.Errorf("at the owner: %w", &db.TextError{Where: "notes.body", NUL: true})); !matrix.HasCode(got, matrix.CodeInvalidParam) {
+		t.Errorf("text that can not be stored became %v", got)
 	}
 	if got := over(errors.New("secret")); got.Error() != matrix.Unknown("Internal server error").Error() {
 		t.Errorf("an error without a code became %v", got)
