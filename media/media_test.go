@@ -55,6 +55,7 @@ type node struct {
 	*webtest.Client
 	t     *testing.T
 	store blob.Store
+	p     *role.Process
 }
 
 var people = webtest.People{
@@ -85,8 +86,8 @@ func run(t *testing.T, c media.Config, deps media.Deps, body func(t *testing.T, 
 			t.Fatal(err)
 		}
 		return m
-	}, func(t *testing.T, _ *role.Process, m *media.Media) {
-		body(t, &node{webtest.New(t, people, m.Routes()...).As("a"), t, store})
+	}, func(t *testing.T, p *role.Process, m *media.Media) {
+		body(t, &node{webtest.New(t, people, m.Routes()...).As("a"), t, store, p})
 	})
 }
 
@@ -222,6 +223,55 @@ func TestLargeUploads(t *testing.T) {
 		runtime.ReadMemStats(&after)
 		if grown := after.TotalAlloc - before.TotalAlloc; grown > 40<<20 {
 			t.Errorf("128 MiB took %d MiB of memory", grown>>20)
+		}
+	})
+}
+
+// TestMediaIDsCanNotBeCounted: who knows one media id must not find the next.
+func TestMediaIDsCanNotBeCounted(t *testing.T) {
+	run(t, media.Config{}, media.Deps{}, func(t *testing.T, n *node) {
+		ids := []string{n.put([]byte("one"), "", "text/plain"), n.put([]byte("two"), "", "text/plain")}
+		for range 2 {
+			a := n.Want(200, "POST /_matrix/media/v1/create", nil)
+			ids = append(ids, strings.TrimPrefix(a.Get("content_uri").String(), "mxc://"))
+		}
+		const random = 22 // characters of 6 bits
+		tails := map[string]bool{}
+		for _, id := range ids {
+			tails[id[max(0, len(id)-random):]] = true
+			if len(id) < len("here.test/")+random {
+				t.Errorf("%q has no room for 128 random bits", id)
+			}
+			for _, other := range ids {
+				same := 0
+				for i := range min(random, len(id), len(other)) {
+					if id[len(id)-1-i] == other[len(other)-1-i] {
+						same++
+					}
+				}
+				if id != other && same > random/2 {
+					t.Errorf("%q can be guessed from %q", id, other)
+				}
+			}
+		}
+		if len(tails) != len(ids) {
+			t.Errorf("the random parts repeat: %q", ids)
+		}
+	})
+}
+
+// TestOlderMediaIDsStay: ids of 11 characters were given out before.
+func TestOlderMediaIDsStay(t *testing.T) {
+	run(t, media.Config{}, media.Deps{}, func(t *testing.T, n *node) {
+		id := n.put([]byte("old"), "", "text/plain")
+		if _, err := n.p.DB.Exec(t.Context(), "UPDATE media SET media_id = $1", "--3Rc0a_z-1"); err != nil {
+			t.Fatal(err)
+		}
+		if a := n.Call(download+"here.test/--3Rc0a_z-1", nil); a.Status != 200 || string(a.Body) != "old" {
+			t.Errorf("%d %s", a.Status, a.Body)
+		}
+		if a := n.Call(download+id, nil); a.Status != 404 {
+			t.Errorf("%d %s", a.Status, a.Body)
 		}
 	})
 }

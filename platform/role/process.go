@@ -2,6 +2,7 @@ package role
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"log/slog"
 	"slices"
@@ -65,8 +66,13 @@ func (p *Process) SetLogEpoch(epoch uint32) { p.epoch = epoch }
 // mintAlphabet is in the order of bytes, so that ids sort by time.
 const mintAlphabet = "-0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstuvwxyz"
 
-// MintID makes an id that no other process makes: 41 bits of milliseconds since 2020, 10 bits of machine
-// id and 13 bits of sequence, as 11 characters that sort by time within a machine.
+// mintRandom is how many characters of an id are random; each is 6 bits, so that these are 132.
+const mintRandom = 22
+
+// MintID makes an id that no other process makes and that nobody guesses: 41 bits of milliseconds since 2020,
+// 10 bits of machine id and 13 bits of sequence, as 11 characters that sort by time within a machine, then
+// 132 random bits as 22 characters. Who knows one id can not count on to the next: a media id or the id of
+// a public room that is listed nowhere is all that one needs to get in.
 func (p *Process) MintID() string {
 	const epoch = 1577836800000
 	for {
@@ -76,8 +82,12 @@ func (p *Process) MintID() string {
 			continue
 		}
 		v := uint64(next>>13)<<23 | uint64(p.Machine())<<13 | uint64(next&0x1fff)
-		var b [11]byte
-		for i := range b {
+		var b [11 + mintRandom]byte
+		_, _ = rand.Read(b[11:]) // never fails: the runtime ends the process instead
+		for i := range b[11:] {
+			b[11+i] = mintAlphabet[b[11+i]&63]
+		}
+		for i := range 11 {
 			b[10-i] = mintAlphabet[v&63]
 			v >>= 6
 		}

@@ -317,7 +317,7 @@ func TestSingletonMovesWhenItsProcessDies(t *testing.T) {
 
 func TestMintedIDs(t *testing.T) {
 	dbtest.Run(t, func(t *testing.T, d *db.DB) {
-		var all sync.Map
+		var all, tails sync.Map
 		var wg sync.WaitGroup
 		for machine := range 4 {
 			l, err := lease.Open(t.Context(), d, lease.Options{Machine: machine * 341})
@@ -330,13 +330,17 @@ func TestMintedIDs(t *testing.T) {
 					last := ""
 					for range 20_000 {
 						id := p.MintID()
-						if len(id) != 11 || id <= last {
+						if len(id) != 33 || id <= last {
 							t.Errorf("%q follows %q", id, last)
 							return
 						}
 						last = id
 						if _, twice := all.LoadOrStore(id, true); twice {
 							t.Errorf("%q was made twice", id)
+							return
+						}
+						if _, twice := tails.LoadOrStore(id[11:], true); twice {
+							t.Errorf("the part of %q that can not be guessed was made twice", id)
 							return
 						}
 					}
