@@ -233,8 +233,8 @@ func (a *Accounts) postPassword(r *web.Request, body *struct {
 			return nil, err
 		}
 	}
-	return a.Interactive(r, "password", body.Auth, func() (any, error) {
-		logout := body.Logout == nil || *body.Logout
+	logout := body.Logout == nil || *body.Logout
+	return a.Interactive(r, body.Auth, []any{body.Password, logout}, func() (any, error) {
 		return nil, a.SetPassword(r.Context(), r.UserID(), body.Password, logout, r.DeviceID())
 	})
 }
@@ -244,7 +244,7 @@ func (a *Accounts) postDeactivate(r *web.Request, body *struct {
 	Erase bool            `json:"erase"`
 },
 ) (any, error) {
-	return a.Interactive(r, "deactivate", body.Auth, func() (any, error) {
+	return a.Interactive(r, body.Auth, body.Erase, func() (any, error) {
 		err := a.Deactivate(r.Context(), r.UserID(), body.Erase)
 		return map[string]string{"id_server_unbind_result": "success"}, err
 	})

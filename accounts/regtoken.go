@@ -88,7 +88,7 @@ func (a *Accounts) holdToken(ctx context.Context, i *interaction, token string) 
 	}
 	err := a.db.Tx(ctx, func(tx *db.Tx) error {
 		if i.stored { // a session holds one token, also when two requests come at once
-			n, err := tx.Exec(ctx, `UPDATE interactive_sessions SET token = $2 WHERE id = $1 AND token = ''`, i.id, token)
+			n, err := tx.Exec(ctx, `UPDATE interactive_sessions SET token = $2 WHERE id = $1 AND token = ''`, i.row(), token)
 			if err != nil {
 				return err
 			}
@@ -117,7 +117,7 @@ func (a *Accounts) releaseToken(ctx context.Context, token string) error {
 // consumeToken turns the held use into a completed one. admin tells what the token makes of its user.
 func consumeToken(ctx context.Context, tx *db.Tx, i *interaction) (admin bool, err error) {
 	if i.stored {
-		n, err := tx.Exec(ctx, `DELETE FROM interactive_sessions WHERE id = $1 AND token = $2`, i.id, i.token)
+		n, err := tx.Exec(ctx, `DELETE FROM interactive_sessions WHERE id = $1 AND token = $2`, i.row(), i.token)
 		if err != nil {
 			return false, err
 		}

@@ -277,7 +277,7 @@ func TestPasswordChangeAndDeactivation(t *testing.T) {
 			}
 			return n.do("POST", client+"/account/password", token, body)
 		}
-		x := change(here, "battery staple", nil).want(401)
+		x := change(here, "battery staple", nil, obj{"logout_devices": false}).want(401)
 		if !strings.Contains(x.raw, "m.login.password") {
 			t.Fatalf("found %s", x.raw)
 		}
@@ -285,8 +285,8 @@ func TestPasswordChangeAndDeactivation(t *testing.T) {
 		proof := func(user, password string) obj {
 			return obj{"type": "m.login.password", "session": session, "identifier": obj{"type": "m.id.user", "user": user}, "password": password}
 		}
-		change(here, "battery staple", proof("alice", "wrong")).want(401, "M_FORBIDDEN")
-		change(here, "battery staple", proof("bob", "correct horse")).want(401, "M_FORBIDDEN")
+		change(here, "battery staple", proof("alice", "wrong"), obj{"logout_devices": false}).want(401, "M_FORBIDDEN")
+		change(here, "battery staple", proof("bob", "correct horse"), obj{"logout_devices": false}).want(401, "M_FORBIDDEN")
 		change(bob, "battery staple", proof("bob", "correct horse")).want(401) // a session of another user
 		n.do("POST", client+"/account/deactivate", here, obj{"auth": obj{"session": session}}).want(401)
 		change(here, "tiny", proof("alice", "correct horse")).want(400, "M_WEAK_PASSWORD")

@@ -254,6 +254,10 @@ func applyChange(ctx context.Context, tx *db.Tx, userID string, p *pendingChange
 			return err
 		}
 		p.result.Found = true
+		// What was confirmed with the old password counts no more.
+		if _, err := tx.Exec(ctx, `DELETE FROM interactive_sessions WHERE user_id = $1 AND NOT used`, userID); err != nil {
+			return err
+		}
 	case changeDeactivate:
 		n, err := tx.Exec(ctx, `UPDATE users SET password = '', admin = FALSE, farewell = TRUE, erased = (erased OR $3), deactivated_ms = $2
 			WHERE user_id = $1 AND deactivated_ms = 0`, userID, p.At, p.Erase)

@@ -2,8 +2,11 @@ package accounts
 
 import (
 	"context"
+	"crypto/hmac"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 
@@ -23,12 +26,14 @@ const (
 // interaction is one user-interactive authentication (Client-Server API, "User-Interactive Authentication
 // API"). It is stored once it has to outlive a request, so that any process serves any step.
 type interaction struct {
-	id     string
-	op     string     // what it is for
+	id     string     // what the client holds; the database knows its hash
+	op     string     // what it is for: method and path, or a word
 	userID string     // whose it is; "" for registration
+	params []byte     // what is asked for, as canonical JSON; nil for registration, where a client may choose another name
 	flows  [][]string // each is a way through
 	done   []string   // stages that were passed
 	token  string     // the registration token that is held for it
+	kept   string     // request as it was when the interaction was begun
 	stored bool
 }
 
@@ -68,16 +73,43 @@ func (i *interaction) offers(stage string) bool {
 	return slices.ContainsFunc(i.flows, func(flow []string) bool { return slices.Contains(flow, stage) })
 }
 
+// row is the key under which an interaction is stored: who reads the database can not go on with it.
+func (i *interaction) row() string {
+	sum := sha256.Sum256([]byte("interactive session\x00" + i.id))
+	return matrix.Base64URL(sum[:])
+}
+
+// request tells apart what interactions were begun for. It is keyed by the session, which is not stored: the
+// parameters may hold a new password.
+func (i *interaction) request() string {
+	m := hmac.New(sha256.New, []byte(i.id))
+	for _, part := range [][]byte{[]byte(i.op), []byte(i.userID), i.params} {
+		fmt.Fprintf(m, "%d:", len(part))
+		m.Write(part)
+	}
+	return matrix.Base64URL(m.Sum(nil))
+}
+
 // Interactive asks the caller for a password before fn runs, as the endpoints for deleting devices,
-// replacing cross-signing keys, changing the password and deactivating do. op names the operation: an
-// authentication for one is not taken for another. auth is the auth member of the body, nil when there is
-// none. Until the caller has proved who they are the answer is 401 with the flows and a session.
-func (a *Accounts) Interactive(r *web.Request, op string, auth json.RawMessage, fn func() (any, error)) (any, error) {
+// replacing cross-signing keys, changing the password and deactivating do. auth is the auth member of the
+// body, nil when there is none. params is all else of the body that fn goes by, in a form that encodes to
+// JSON: an authentication is taken for nothing but the user, the method, the path and the params that it was
+// begun with. Until the caller has proved who they are the answer is 401 with the flows and a session.
+func (a *Accounts) Interactive(r *web.Request, auth json.RawMessage, params any, fn func() (any, error)) (any, error) {
+	text, err := json.Marshal(params)
+	if err != nil {
+		return nil, err
+	}
+	if text, err = matrix.CanonicalJSONLenient(text); err != nil {
+		return nil, matrix.BadJSON("The body can not be brought into canonical form").With(err)
+	}
 	start := func() *interaction {
-		return &interaction{id: newSessionID(), op: op, userID: r.UserID(), flows: [][]string{{stagePassword}}}
+		return &interaction{id: newSessionID(), op: r.Method + " " + r.URL.Path, userID: r.UserID(), params: text, flows: [][]string{{stagePassword}}}
 	}
 	return a.interact(r.Context(), start, auth, func(*interaction) (any, error) { return fn() })
 }
+
+var errNoSession = matrix.NewError(401, matrix.CodeUnknown, "The session is unknown, used, has run out or was for something else: begin again with the new one")
 
 // interact takes one step. fn runs when all stages of a flow are passed; the session ends when it succeeds.
 func (a *Accounts) interact(ctx context.Context, start func() *interaction, auth json.RawMessage, fn func(*interaction) (any, error)) (any, error) {
@@ -92,11 +124,16 @@ func (a *Accounts) interact(ctx context.Context, start func() *interaction, auth
 	i := start()
 	if d.Session != "" {
 		known, err := loadInteraction(ctx, a.db, d.Session, a.nowMs())
-		if errors.Is(err, db.ErrNoRows) || err == nil && (known.op != i.op || known.userID != i.userID) {
-			return a.challenge(ctx, i, matrix.NewError(401, matrix.CodeUnknown, "The session is unknown, has run out or was for something else: begin again with the new one"))
+		if errors.Is(err, db.ErrNoRows) {
+			return a.challenge(ctx, i, errNoSession)
 		}
 		if err != nil {
 			return nil, err
+		}
+		begun := known.kept
+		known.op, known.userID, known.params = i.op, i.userID, i.params
+		if known.request() != begun {
+			return a.challenge(ctx, i, errNoSession)
 		}
 		i = known
 	}
@@ -112,12 +149,22 @@ func (a *Accounts) interact(ctx context.Context, start func() *interaction, auth
 	if !i.complete() {
 		return a.challenge(ctx, i, nil)
 	}
+	if i.stored { // of requests with one session that come at once, one goes on
+		n, err := a.db.Exec(ctx, `UPDATE interactive_sessions SET used = TRUE WHERE id = $1 AND NOT used`, i.row())
+		if err != nil {
+			return nil, err
+		}
+		if n == 0 {
+			return a.challenge(ctx, start(), errNoSession)
+		}
+	}
 	result, err := fn(i)
+	ctx = context.WithoutCancel(ctx) // the session must not stay half spent
 	if err != nil {
 		// What was proved stays proved: the client may repeat the request with, say, another name.
 		var keepErr error
 		if i.stored {
-			keepErr = a.keepInteraction(ctx, i)
+			_, keepErr = a.db.Exec(ctx, `UPDATE interactive_sessions SET done = $2, used = FALSE WHERE id = $1`, i.row(), strings.Join(i.done, " "))
 		} else if i.token != "" {
 			keepErr = a.releaseToken(ctx, i.token)
 		}
@@ -127,7 +174,7 @@ func (a *Accounts) interact(ctx context.Context, start func() *interaction, auth
 		return nil, err
 	}
 	if i.stored {
-		_, err = a.db.Exec(ctx, `DELETE FROM interactive_sessions WHERE id = $1`, i.id)
+		_, err = a.db.Exec(ctx, `DELETE FROM interactive_sessions WHERE id = $1`, i.row())
 	}
 	return result, err
 }
@@ -213,11 +260,11 @@ func (a *Accounts) keepInteraction(ctx context.Context, i *interaction) error {
 		ways[n] = strings.Join(stages, " ")
 	}
 	if i.stored { // never made anew: another request may have used it up
-		_, err := a.db.Exec(ctx, `UPDATE interactive_sessions SET done = $2 WHERE id = $1`, i.id, strings.Join(i.done, " "))
+		_, err := a.db.Exec(ctx, `UPDATE interactive_sessions SET done = $2 WHERE id = $1`, i.row(), strings.Join(i.done, " "))
 		return err
 	}
-	_, err := a.db.Exec(ctx, `INSERT INTO interactive_sessions (id, op, user_id, flows, done, token, expires_ms) VALUES ($1, $2, $3, $4, $5, $6, $7)`,
-		i.id, i.op, i.userID, strings.Join(ways, "\n"), strings.Join(i.done, " "), i.token, expires)
+	_, err := a.db.Exec(ctx, `INSERT INTO interactive_sessions (id, op, user_id, request, flows, done, token, expires_ms) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)`,
+		i.row(), i.op, i.userID, i.request(), strings.Join(ways, "\n"), strings.Join(i.done, " "), i.token, expires)
 	i.stored = err == nil
 	return err
 }
@@ -225,11 +272,8 @@ func (a *Accounts) keepInteraction(ctx context.Context, i *interaction) error {
 func loadInteraction(ctx context.Context, q db.Querier, id string, now int64) (*interaction, error) {
 	i := &interaction{id: id, stored: true}
 	var flows, done string
-	if strings.Contains(id, "\x00") {
-		return nil, db.ErrNoRows
-	}
-	err := q.QueryRow(ctx, `SELECT op, user_id, flows, done, token FROM interactive_sessions WHERE id = $1 AND expires_ms > $2`, id, now).
-		Scan(&i.op, &i.userID, &flows, &done, &i.token)
+	err := q.QueryRow(ctx, `SELECT op, user_id, request, flows, done, token FROM interactive_sessions WHERE id = $1 AND expires_ms > $2 AND NOT used`, i.row(), now).
+		Scan(&i.op, &i.userID, &i.kept, &flows, &done, &i.token)
 	if err != nil {
 		return nil, err
 	}

@@ -178,11 +178,44 @@ func TestSignatures(t *testing.T) {
 			}
 		}
 		// Signatures end with the keys that they are on or by.
-		challenge := alice.do("POST /keys/device_signing/upload", alice.newIdentity().body).want(401)
-		alice.do("POST /keys/device_signing/upload", withAuth(alice.newIdentity().body, challenge.get("session").String())).want(200)
+		next := alice.newIdentity()
+		challenge := alice.do("POST /keys/device_signing/upload", next.body).want(401)
+		alice.do("POST /keys/device_signing/upload", withAuth(alice.newIdentity().body, challenge.get("session").String())).want(401) // begun for other keys
+		alice.do("POST /keys/device_signing/upload", withAuth(next.body, challenge.get("session").String())).want(200)
 		if at(alice.query(bob), "master_keys", bob.userID, "signatures", alice.userID).Exists() {
 			t.Error("a signature outlived the key that made it")
 		}
+	})
+}
+
+// TestDeletionIsConfirmedForTheseDevices: an authentication that was begun for deleting one device deletes no other.
+func TestDeletionIsConfirmedForTheseDevices(t *testing.T) {
+	run(t, func(t *testing.T, n *node) {
+		alice, one, two, bob := n.register("alice"), n.login("alice"), n.login("alice"), n.register("bob")
+		begin := func(path string, body any) string { return alice.do(path, body).want(401).get("session").String() }
+		list := func(ids ...string) obj { return obj{"devices": ids} }
+		const remove, removeAll = "DELETE /devices/", "POST /delete_devices"
+		for name, try := range map[string]func() answer{
+			"another device": func() answer { return alice.do(remove+two.deviceID, withAuth(obj{}, begin(remove+one.deviceID, nil))) },
+			"a list for one device": func() answer {
+				return alice.do(removeAll, withAuth(list(one.deviceID), begin(remove+one.deviceID, nil)))
+			},
+			"one more device": func() answer {
+				return alice.do(removeAll, withAuth(list(one.deviceID, two.deviceID), begin(removeAll, list(one.deviceID))))
+			},
+			"another list": func() answer {
+				return alice.do(removeAll, withAuth(list(two.deviceID), begin(removeAll, list(one.deviceID))))
+			},
+			"another user": func() answer { return bob.do(remove+one.deviceID, withAuth(obj{}, begin(remove+one.deviceID, nil))) },
+		} {
+			if x := try(); x.status != 401 {
+				t.Errorf("%s: %d %s", name, x.status, x.body)
+			}
+		}
+		one.do("GET /devices", nil).want(200)
+		two.do("GET /devices", nil).want(200)
+		alice.do(removeAll, withAuth(list(one.deviceID), begin(removeAll, list(one.deviceID)))).want(200)
+		one.do("GET /devices", nil).want(401)
 	})
 }
 

@@ -60,12 +60,9 @@ type deletion struct {
 	Auth    json.RawMessage `json:"auth"`
 }
 
-// opDelete names the deletion of devices to the interactive authentication.
-const opDelete = "delete_devices"
-
 func (x *Devices) deleteDevice(r *web.Request, body *deletion) (any, error) {
 	id := r.Path("deviceID")
-	return x.accounts.Interactive(r, opDelete, body.Auth, func() (any, error) {
+	return x.accounts.Interactive(r, body.Auth, nil, func() (any, error) { // the path says which
 		return nil, x.accounts.RemoveDevices(r.Context(), r.UserID(), []string{id})
 	})
 }
@@ -79,7 +76,7 @@ func (x *Devices) deleteDevices(r *web.Request, body *deletion) (any, error) {
 			return nil, matrix.InvalidParam("A device id has 1 to 255 bytes, without NUL")
 		}
 	}
-	return x.accounts.Interactive(r, opDelete, body.Auth, func() (any, error) {
+	return x.accounts.Interactive(r, body.Auth, body.Devices, func() (any, error) {
 		return nil, x.accounts.RemoveDevices(r.Context(), r.UserID(), body.Devices)
 	})
 }
@@ -283,7 +280,7 @@ func (x *Devices) postSigning(r *web.Request, body *signingBody) (any, error) {
 	if !u.replace {
 		return store()
 	}
-	return x.accounts.Interactive(r, "device_signing", body.Auth, store)
+	return x.accounts.Interactive(r, body.Auth, []json.RawMessage{body.Master, body.Self, body.User}, store)
 }
 
 func (x *Devices) postSignatures(r *web.Request, body *map[string]map[string]json.RawMessage) (any, error) {
