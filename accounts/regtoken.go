@@ -64,7 +64,10 @@ func (a *Accounts) DeleteRegistrationToken(ctx context.Context, token string) (r
 	return n > 0, err
 }
 
-const usableToken = `token = $1 AND (expires_ms = 0 OR expires_ms > $2) AND (uses_allowed = 0 OR pending + completed < uses_allowed)`
+const usableToken = `token = $1 AND (expires_ms = 0 OR expires_ms > $2) AND (uses_allowed = 0 OR pending + completed < uses_allowed) AND ` + needed
+
+// needed leaves out the first administrator's token once there is an administrator.
+const needed = `(label IS NULL OR label <> '` + firstToken + `' OR NOT EXISTS (SELECT 1 FROM users WHERE admin AND deactivated_ms = 0))`
 
 // TokenValid tells that somebody could register with the token now.
 func (a *Accounts) TokenValid(ctx context.Context, token string) (bool, error) {
@@ -125,7 +128,7 @@ func consumeToken(ctx context.Context, tx *db.Tx, i *interaction) (admin bool, e
 			return false, errBadToken
 		}
 	}
-	err = tx.QueryRow(ctx, `UPDATE registration_tokens SET pending = pending - 1, completed = completed + 1 WHERE token = $1 AND pending > 0 RETURNING admin`, i.token).Scan(&admin)
+	err = tx.QueryRow(ctx, `UPDATE registration_tokens SET pending = pending - 1, completed = completed + 1 WHERE token = $1 AND pending > 0 AND `+needed+` RETURNING admin`, i.token).Scan(&admin)
 	if errors.Is(err, sql.ErrNoRows) {
 		return false, errBadToken
 	}
@@ -133,6 +136,15 @@ func consumeToken(ctx context.Context, tx *db.Tx, i *interaction) (admin bool, e
 }
 
 const firstToken = "first"
+
+// endFirstToken makes the first administrator's token worthless. Whatever makes an administrator calls it in the
+// same transaction. The token's row stays, or is made now: it keeps apart this transaction and those that use
+// the token or ask for it at the same moment.
+func endFirstToken(ctx context.Context, tx *db.Tx, now int64) error {
+	_, err := tx.Exec(ctx, `INSERT INTO registration_tokens (token, uses_allowed, completed, admin, label, created_ms) VALUES ($1, 1, 1, TRUE, $2, $3)
+		ON CONFLICT (label) WHERE label IS NOT NULL DO UPDATE SET uses_allowed = 1, pending = 0, completed = 1`, newSessionID(), firstToken, now)
+	return err
+}
 
 // EnsureFirstToken gives the invitation of the first administrator: a registration token of one use. It is
 // made once and told until it is used; token is "" when there is an administrator already, or nobody may
@@ -154,7 +166,7 @@ func (a *Accounts) EnsureFirstToken(ctx context.Context) (token string, created 
 			return err
 		}
 		created = n > 0
-		err = tx.QueryRow(ctx, `SELECT token FROM registration_tokens WHERE label = $1 AND completed = 0`, firstToken).Scan(&token)
+		err = tx.QueryRow(ctx, `SELECT token FROM registration_tokens WHERE label = $1 AND completed = 0 AND `+needed, firstToken).Scan(&token)
 		if errors.Is(err, sql.ErrNoRows) {
 			return nil
 		}

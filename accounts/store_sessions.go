@@ -85,6 +85,9 @@ func setRights(ctx context.Context, tx *db.Tx, userID string, c sessionChange) (
 		}
 		found += n
 	}
+	if found > 0 && c.Admin != nil && *c.Admin {
+		return found, endFirstToken(ctx, tx, c.At)
+	}
 	return found, nil
 }
 

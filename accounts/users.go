@@ -66,6 +66,9 @@ func (a *Accounts) insertUser(ctx context.Context, tx *db.Tx, userID, hash strin
 	if db.IsUnique(err) {
 		return matrix.UserInUse("This user name is taken").With(err)
 	}
+	if err == nil && n.Admin {
+		err = endFirstToken(ctx, tx, a.nowMs())
+	}
 	return err
 }
 
@@ -138,7 +141,7 @@ type Rights struct{ Admin, Locked, Suspended *bool }
 
 // SetRights changes what a user may do, at once in all processes.
 func (a *Accounts) SetRights(ctx context.Context, userID string, r Rights) error {
-	res, err := a.change(ctx, userID, sessionChange{Kind: changeRights, Admin: r.Admin, Locked: r.Locked, Suspended: r.Suspended})
+	res, err := a.change(ctx, userID, sessionChange{Kind: changeRights, Admin: r.Admin, Locked: r.Locked, Suspended: r.Suspended, At: a.nowMs()})
 	if err == nil && !res.Found {
 		return noUser(userID)
 	}
