@@ -193,8 +193,8 @@ func (r *Rooms) redact(c *owned.Change[room], e *Event, known *knownEvents) erro
 	if target == nil || target.RoomID != rm.id {
 		return matrix.NotFound("The event to redact is not in this room")
 	}
-	if !rm.Power().MayRedact(e.Sender, target.Sender) {
-		return matrix.Forbidden("You may not redact events of others in this room")
+	if err := rm.Power().MayRedact(e.Sender, target.Event); err != nil {
+		return matrix.Forbidden("You are not allowed to redact this event: " + denied(err)).With(err)
 	}
 	if !target.stored() { // its signature may not be there yet
 		return c.Need(func(ctx context.Context) (func(*room), error) {

@@ -472,8 +472,27 @@ func TestRedactionRule(t *testing.T) {
 		r.check("foreign", redact("$x:a.example"), rule)
 		r.check("own", redact("$x:b.example"), "")
 		p := NewPower(v, r.state.Get(event.TypeCreate, ""), nil)
-		if p.MayRedact(bob, alice) || !p.MayRedact(bob, "@x:b.example") || !p.MayRedact(alice, bob) {
-			t.Error("MayRedact")
+		if p.RedactionHolds(bob, alice) || !p.RedactionHolds(bob, "@x:b.example") || !p.RedactionHolds(alice, bob) {
+			t.Error("RedactionHolds")
+		}
+		by := func(sender, typ string) *event.Event {
+			return r.make(map[string]any{"type": typ, "sender": sender, "state_key": ""})
+		}
+		for _, c := range []struct {
+			user, sender, typ string
+			may               bool
+		}{
+			{bob, bob, "m.room.topic", true},
+			{bob, alice, "m.room.topic", false},
+			{bob, "@x:b.example", "m.room.topic", false},
+			{alice, bob, "m.room.topic", true},
+			{alice, alice, event.TypeCreate, false},
+			{alice, alice, event.TypeServerACL, false},
+			{alice, alice, event.TypeEncryption, false},
+		} {
+			if err := p.MayRedact(c.user, by(c.sender, c.typ)); (err == nil) != c.may || err != nil && !errors.Is(err, ErrDenied) {
+				t.Errorf("MayRedact: %s redacts %s of %s: %v", c.user, c.typ, c.sender, err)
+			}
 		}
 	})
 }

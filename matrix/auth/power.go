@@ -143,10 +143,27 @@ func (p *Power) CanSend(user, typ string, isState bool) bool {
 	return p.UserLevel(user) >= p.EventLevel(typ, isState)
 }
 
-// MayRedact reports whether a redaction takes effect: its sender has the
-// redact level or is of the same server as the sender of the original (room
-// version 3, "Handling redactions").
-func (p *Power) MayRedact(redactor, originalSender string) bool {
+// MayRedact tells whether a user of this server may ask for a redaction of an event: own events, and with the
+// level "redact" those of others (client-server API, PUT /rooms/{roomId}/redact). Without its create event a room
+// is no room, without server_acl it is open to servers that were shut out, and without encryption clients would
+// talk in the clear: nobody redacts these. Errors wrap ErrDenied.
+func (p *Power) MayRedact(user string, original *event.Event) error {
+	switch original.Type {
+	case event.TypeCreate, event.TypeServerACL, event.TypeEncryption:
+		if original.IsState() {
+			return deny("redact: %s events are never redacted", original.Type)
+		}
+	}
+	if level := p.UserLevel(user); user != original.Sender && level < p.Redact {
+		return deny("redact: level %d of the sender is below the redact level %d, which events of others need", level, p.Redact)
+	}
+	return nil
+}
+
+// RedactionHolds reports whether a redaction that came from another server takes effect: its sender has the
+// redact level or is of the same server as the sender of the original (room version 3, "Handling redactions").
+// What own users ask for is held to MayRedact.
+func (p *Power) RedactionHolds(redactor, originalSender string) bool {
 	return p.UserLevel(redactor) >= p.Redact || matrix.ServerOf(redactor) == matrix.ServerOf(originalSender)
 }
 
