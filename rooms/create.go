@@ -36,6 +36,29 @@ type initialState struct {
 	Content  json.RawMessage `json:"content"`
 }
 
+// maxInitialState bounds what is stored in the one transaction that makes a room.
+const maxInitialState = 500
+
+// invited are the users whom a new room invites, in whichever way the request says so.
+func (b *createBody) invited() ([]string, error) {
+	users := slices.Clone(b.Invite)
+	for _, s := range b.InitialState {
+		if s.Type != event.TypeMember {
+			continue
+		}
+		// Not a struct: that would also take a "Membership" for the membership. Double keys are refused later.
+		content := map[string]json.RawMessage{}
+		var membership string
+		if json.Unmarshal(s.Content, &content) != nil || json.Unmarshal(content["membership"], &membership) != nil {
+			return nil, matrix.BadJSON("initial_state: the content of a m.room.member needs the string membership")
+		}
+		if membership == event.MembershipInvite {
+			users = append(users, s.StateKey)
+		}
+	}
+	return users, nil
+}
+
 // preset is what the presets of the specification set ("Creation", POST /createRoom).
 type preset struct {
 	joinRule, history, guests string
@@ -115,6 +138,9 @@ func (r *Rooms) checkCreate(creator string, b *createBody) (event.Version, prese
 	}
 	if len(b.Invite) > r.config.MaxCreateUsers {
 		return fail(matrix.InvalidParam(fmt.Sprintf("invite: expected at most %d users", r.config.MaxCreateUsers)))
+	}
+	if len(b.InitialState) > maxInitialState {
+		return fail(matrix.InvalidParam(fmt.Sprintf("initial_state: expected at most %d events", maxInitialState)))
 	}
 	for _, user := range b.Invite {
 		if !matrix.ValidUserID(user) {

@@ -3,6 +3,7 @@ package rooms
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"strings"
 
 	"lyceum/matrix"
@@ -22,10 +23,15 @@ func (r *Rooms) postCreateRoom(q *web.Request, b *createBody) (any, error) {
 	if len(b.Invite3PID) > 0 {
 		return nil, errThreepid()
 	}
-	for _, user := range b.Invite {
-		if err := r.mayInvite(q.Context(), user); err != nil {
-			return nil, err
-		}
+	users, err := b.invited()
+	if err != nil {
+		return nil, err
+	}
+	if len(users) > r.config.MaxCreateUsers {
+		return nil, matrix.InvalidParam(fmt.Sprintf("invite, initial_state: expected at most %d users", r.config.MaxCreateUsers))
+	}
+	if err := r.mayInvite(q, users...); err != nil {
+		return nil, err
 	}
 	id, err := r.Create(q.Context(), q.UserID(), b)
 	return roomIDReply{id}, err
@@ -35,11 +41,28 @@ func errThreepid() error {
 	return matrix.Forbidden("This server has no identity server: invite users by their user id")
 }
 
-// mayInvite refuses invites to those who want none (Client-Server API, "Invite permission").
-func (r *Rooms) mayInvite(ctx context.Context, userID string) error {
-	if !matrix.ValidUserID(userID) {
-		return matrix.InvalidParam("Expected a user id such as @alice:example.org")
+// mayInvite is what every request that invites passes: it takes the limit of invites, and refuses invites to those
+// who want none (Client-Server API, "Invite permission").
+func (r *Rooms) mayInvite(q *web.Request, users ...string) error {
+	for _, userID := range users {
+		if !matrix.ValidUserID(userID) {
+			return matrix.InvalidParam("Expected a user id such as @alice:example.org")
+		}
 	}
+	if q.Route.Limit != inviteLimit { // else the route has taken it
+		if err := q.Take(inviteLimit, len(users)); err != nil {
+			return err
+		}
+	}
+	for _, userID := range users {
+		if err := r.takesInvites(q.Context(), userID); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r *Rooms) takesInvites(ctx context.Context, userID string) error {
 	if !r.Accounts.Local(userID) {
 		return nil
 	}
@@ -169,7 +192,7 @@ func (r *Rooms) postInvite(q *web.Request, b *memberBody) (any, error) {
 	if err := r.mayAct(q); err != nil {
 		return nil, err
 	}
-	if err := r.mayInvite(q.Context(), b.UserID); err != nil {
+	if err := r.mayInvite(q, b.UserID); err != nil {
 		return nil, err
 	}
 	return r.change(q, b, event.MembershipInvite)

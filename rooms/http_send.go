@@ -140,7 +140,7 @@ func (r *Rooms) putMember(q *web.Request, target string, content json.RawMessage
 		}
 		id, err = r.join(q.Context(), q.Path("roomID"), m)
 	case membership == event.MembershipInvite:
-		if err := r.mayInvite(q.Context(), target); err != nil {
+		if err := r.mayInvite(q, target); err != nil {
 			return nil, err
 		}
 		fallthrough

@@ -7,6 +7,8 @@ const (
 	eventsRole = "events"
 	v3         = "/_matrix/client/v3"
 	v1         = "/_matrix/client/v1"
+
+	inviteLimit = "invite" // the rate limit that every invite takes
 )
 
 // Routes are the endpoints of the package.
@@ -20,7 +22,7 @@ func (r *Rooms) Routes() []web.Route {
 		{Pattern: "POST " + v3 + "/join/{roomIDOrAlias}", Auth: web.Guest, Role: clientRole, Limit: "join", EmptyBody: true, Handler: web.JSON(r.postJoinAny)},
 		{Pattern: "POST " + v3 + "/knock/{roomIDOrAlias}", Auth: web.User, Role: clientRole, Limit: "knock", EmptyBody: true, Handler: web.JSON(r.postKnock)},
 		{Pattern: "POST " + room + "/join", Auth: web.Guest, Role: eventsRole, Key: byRoom, Limit: "join", EmptyBody: true, Handler: web.JSON(r.postJoin)},
-		{Pattern: "POST " + room + "/invite", Auth: web.User, Role: eventsRole, Key: byRoom, Limit: "invite", Handler: web.JSON(r.postInvite)},
+		{Pattern: "POST " + room + "/invite", Auth: web.User, Role: eventsRole, Key: byRoom, Limit: inviteLimit, Handler: web.JSON(r.postInvite)},
 		{Pattern: "POST " + room + "/leave", Auth: web.Guest, Role: eventsRole, Key: byRoom, Limit: "write", EmptyBody: true, Handler: web.JSON(r.postLeave)},
 		{Pattern: "POST " + room + "/kick", Auth: web.User, Role: eventsRole, Key: byRoom, Limit: "write", Handler: web.JSON(r.postKick)},
 		{Pattern: "POST " + room + "/ban", Auth: web.User, Role: eventsRole, Key: byRoom, Limit: "write", Handler: web.JSON(r.postBan)},

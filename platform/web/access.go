@@ -37,16 +37,31 @@ func (s *Server) authenticate(r *Request) error {
 	return nil
 }
 
-// limit takes from the bucket of the route, of the user, or of the client's address where there is no user.
-func (s *Server) limit(r *Request, e *endpoint) error {
-	if s.limits == nil || s.config.RateLimitsOff || e.rate.PerSecond <= 0 || r.Identity != nil && r.Identity.Unlimited {
+// limit takes from the bucket of the route.
+func (s *Server) limit(r *Request, e *endpoint) error { return s.take(r, e.route.Limit, e.rate, 1) }
+
+// Take takes n uses from a named limit of the caller, beside the one that the route took: for requests that do more
+// than their route says. One use left suffices for as many as the burst, and an untouched bucket for more; what was
+// taken too much is waited for afterwards. The error is 429 M_LIMIT_EXCEEDED.
+func (r *Request) Take(limit string, n int) error {
+	rate, ok := r.server.rates[limit]
+	if !ok {
+		return fmt.Errorf("unknown rate limit %q; see DefaultRateLimits", limit)
+	}
+	return r.server.take(r, limit, rate, n)
+}
+
+// take takes n uses from a bucket of the user, or of the client's address where there is no user. n uses are one
+// that costs n times as much.
+func (s *Server) take(r *Request, limit string, rate RateLimit, n int) error {
+	if s.limits == nil || s.config.RateLimitsOff || n <= 0 || rate.PerSecond <= 0 || r.Identity != nil && r.Identity.Unlimited {
 		return nil
 	}
 	who := r.UserID()
 	if who == "" {
 		who = addressKey(r.RemoteIP())
 	}
-	wait, err := s.limits.Take(r.Context(), e.route.Limit+":"+who, e.rate.PerSecond, e.rate.Burst)
+	wait, err := s.limits.Take(r.Context(), limit+":"+who, rate.PerSecond/float64(n), 1+(rate.Burst-1)/n)
 	if err != nil {
 		s.log.DebugContext(r.Context(), "a rate limit could not be read; the request goes on", "request", r.id, "error", err)
 		return nil

@@ -1,0 +1,140 @@
+package rooms
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"github.com/tidwall/gjson"
+
+	"lyceum/platform/bus"
+	"lyceum/platform/web"
+	"lyceum/platform/web/webtest"
+)
+
+// waysToInvite are all requests that make an invite.
+func waysToInvite(room, user string, n int) map[string]struct {
+	target string
+	body   any
+} {
+	type way = struct {
+		target string
+		body   any
+	}
+	create := "POST /_matrix/client/v3/createRoom"
+	return map[string]way{
+		"invite":             {at("POST", room, "invite"), obj{"user_id": user, "reason": fmt.Sprint(n)}},
+		"state":              {at("PUT", room, "state/m.room.member/"+esc(user)), obj{"membership": "invite", "reason": fmt.Sprint(n)}},
+		"create":             {create, obj{"invite": []string{user}}},
+		"create, state":      {create, obj{"initial_state": []obj{{"type": "m.room.member", "state_key": user, "content": obj{"membership": "invite"}}}}},
+		"create, two cases":  {create, obj{"initial_state": []obj{{"type": "m.room.member", "state_key": user, "content": obj{"Membership": "ban", "membership": "invite"}}}}},
+		"create, direct":     {create, obj{"invite": []string{user}, "is_direct": true, "preset": "trusted_private_chat"}},
+		"create, version 10": {create, obj{"invite": []string{user}, "room_version": "10"}},
+	}
+}
+
+func TestEveryInviteMayBeBlocked(t *testing.T) {
+	serve(t, func(t *testing.T, h *house) {
+		id := h.alice.create(nil)
+		err := h.Accounts.PutAccountData(context.Background(), h.bob.id, "", "m.invite_permission_config", json.RawMessage(`{"default_action":"block"}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for name, way := range waysToInvite(id, h.bob.id, 0) {
+			if a := h.alice.Call(way.target, way.body); a.Status != 403 || a.Errcode() != "M_INVITE_BLOCKED" {
+				t.Errorf("%s: expected M_INVITE_BLOCKED, found %d %s", name, a.Status, a.Body)
+			}
+		}
+		all, err := h.Memberships(context.Background(), h.bob.id)
+		if err != nil || len(all) != 0 {
+			t.Errorf("bob was invited: %v, %v", all, err)
+		}
+	})
+}
+
+// TestEveryInviteTakesTheLimit invites until nothing is left, in every way.
+func TestEveryInviteTakesTheLimit(t *testing.T) {
+	serve(t, func(t *testing.T, h *house) {
+		for name := range waysToInvite("", "", 0) {
+			limited, err := web.New(web.Options{
+				Log: slog.New(slog.NewTextHandler(t.Output(), nil)), Limits: bus.NewLocalLimits(),
+				Authenticator: webtest.People{"alice": {UserID: h.alice.id, DeviceID: "ALICE"}},
+				Config: web.Config{RateLimits: map[string]web.RateLimit{
+					"invite": {PerSecond: 0.001, Burst: 4}, "create": {}, "message": {},
+				}},
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			limited.Add(h.Routes()...)
+			call := func(target string, body any) (int, string) {
+				text, err := json.Marshal(body)
+				if err != nil {
+					t.Fatal(err)
+				}
+				method, path, _ := strings.Cut(target, " ")
+				r := httptest.NewRequestWithContext(t.Context(), method, path, strings.NewReader(string(text)))
+				r.Header.Set("Authorization", "Bearer alice")
+				w := httptest.NewRecorder()
+				limited.Handler().ServeHTTP(w, r)
+				return w.Code, gjson.Get(w.Body.String(), "errcode").String()
+			}
+			id := h.alice.create(nil)
+			for n := range 5 {
+				way := waysToInvite(id, fmt.Sprintf("@nobody%d:%s", n, server), n)[name]
+				status, code := call(way.target, way.body)
+				if want := map[bool]int{true: 200, false: 429}[n < 4]; status != want {
+					t.Errorf("%s: invite %d of a burst of 4: expected %d, found %d %s", name, n+1, want, status, code)
+				}
+			}
+		}
+	})
+}
+
+// TestManyInvitesAtOnce holds that a room with many people can be made, and that nobody does it again and again.
+func TestManyInvitesAtOnce(t *testing.T) {
+	for name, steps := range map[string][]struct{ n, status int }{
+		"few":              {{0, 200}, {2, 200}, {2, 200}, {1, 429}, {100, 429}},
+		"more than burst":  {{100, 200}, {1, 429}},
+		"not when touched": {{1, 200}, {100, 429}, {3, 200}},
+	} {
+		s, err := web.New(web.Options{
+			Log: slog.New(slog.NewTextHandler(t.Output(), nil)), Limits: bus.NewLocalLimits(), Authenticator: webtest.People{"alice": {UserID: "@alice:x"}},
+			Config: web.Config{RateLimits: map[string]web.RateLimit{"invite": {PerSecond: 0.001, Burst: 4}}},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		n := 0
+		s.Add(web.Route{Pattern: "GET /x", Auth: web.User, Handler: func(r *web.Request) (any, error) { return nil, r.Take("invite", n) }})
+		for i, step := range steps {
+			n = step.n
+			r := httptest.NewRequestWithContext(t.Context(), "GET", "/x", nil)
+			r.Header.Set("Authorization", "Bearer alice")
+			w := httptest.NewRecorder()
+			if s.Handler().ServeHTTP(w, r); w.Code != step.status {
+				t.Errorf("%s, step %d: %d uses: expected %d, found %d", name, i, step.n, step.status, w.Code)
+			}
+		}
+	}
+}
+
+func TestTooManyPeopleAtOnce(t *testing.T) {
+	serve(t, func(t *testing.T, h *house) {
+		var list, states []obj
+		for n := range 101 { // the test's limit is 100
+			user := fmt.Sprintf("@nobody%d:%s", n, server)
+			list = append(list, obj{"type": "m.room.member", "state_key": user, "content": obj{"membership": "invite"}})
+		}
+		h.alice.refused(400, "M_INVALID_PARAM", "POST /_matrix/client/v3/createRoom", obj{"initial_state": list})
+		for n := range maxInitialState + 1 {
+			states = append(states, obj{"type": "x.y", "state_key": fmt.Sprint(n), "content": obj{}})
+		}
+		h.alice.refused(400, "M_INVALID_PARAM", "POST /_matrix/client/v3/createRoom", obj{"initial_state": states})
+		h.alice.refused(400, "M_BAD_JSON", "POST /_matrix/client/v3/createRoom", obj{"initial_state": []obj{{"type": "m.room.member", "state_key": "@x:y", "content": obj{}}}})
+	})
+}
