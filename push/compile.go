@@ -242,14 +242,27 @@ type Subject struct {
 	values [wellCount][]byte
 	lower  string // the body in lower case
 	folded bool
+	left   int // steps that an evaluation may still take
+}
+
+// maxWork is how many steps one evaluation takes at most, a few milliseconds: rules come from users, and so do the
+// texts that they look at. All of maxRules patterns are looked for in messages of two hundred bytes, a hundred in
+// those of two thousand, and a few in the longest.
+const maxWork = 1 << 20
+
+// spend takes steps; without any left a condition does not hold.
+func (s *Subject) spend(steps int) bool {
+	s.left -= steps
+	return s.left >= 0
 }
 
 // NewSubject prepares an event.
-func NewSubject(e *event.Event) *Subject { return &Subject{event: e} }
+func NewSubject(e *event.Event) *Subject { return &Subject{event: e, left: maxWork} }
 
 // Evaluate finds the first rule that matches. With a Subject that is used again it does not allocate for
 // the default rules. A user's own events are for the caller to leave out.
 func Evaluate(rules *Rules, s *Subject, f *Facts) Result {
+	s.left = maxWork
 next:
 	for i := range rules.list {
 		c := &rules.list[i]
@@ -274,20 +287,20 @@ func (c *condition) holds(s *Subject, f *Facts) bool {
 			return false
 		}
 		if c.glob != nil {
-			return c.glob.match(strings.ToLower(text))
+			return s.spend(len(text)+c.glob.cost(text)) && c.glob.match(strings.ToLower(text))
 		}
-		return equalFold(text, c.literal)
+		return s.spend(min(len(text), len(c.literal))) && equalFold(text, c.literal)
 	case condWord:
 		if c.glob != nil {
 			_, ok := textOf(s.get(&c.path))
-			return ok && c.glob.match(s.lowerBody())
+			return ok && s.spend(c.glob.cost(s.lowerBody())) && c.glob.match(s.lowerBody())
 		}
-		return containsWord(s.lowerBody(), c.literal)
+		return s.bodyHas(c.literal)
 	case condIs:
 		return bytes.Equal(s.get(&c.path), c.value)
 	case condContains:
 		list := s.get(&c.path)
-		if len(list) == 0 || list[0] != '[' {
+		if len(list) == 0 || list[0] != '[' || !s.spend(len(list)) {
 			return false
 		}
 		for i := 1; ; {
@@ -301,7 +314,7 @@ func (c *condition) holds(s *Subject, f *Facts) bool {
 			i = next
 		}
 	case condName:
-		return f.DisplayName != "" && containsWord(s.lowerBody(), f.DisplayName)
+		return s.bodyHas(f.DisplayName)
 	case condRoom:
 		return s.event.RoomID == c.literal
 	case condSender:
@@ -350,11 +363,16 @@ func (s *Subject) lowerBody() string {
 	return s.lower
 }
 
-// containsWord tells whether text holds word between word boundaries.
-func containsWord(text, word string) bool {
-	for at := 0; word != ""; {
+// bodyHas tells whether the body holds a word between word boundaries.
+func (s *Subject) bodyHas(word string) bool {
+	text := s.lowerBody()
+	for at := 0; word != "" && s.left > 0; {
 		i := strings.Index(text[at:], word)
 		if i < 0 {
+			s.spend(lookCost(len(text)-at, len(word)))
+			return false
+		}
+		if !s.spend(lookCost(i, len(word))) { // "aaa…" is found again and again in a word of a's
 			return false
 		}
 		i += at
@@ -365,6 +383,15 @@ func containsWord(text, word string) bool {
 		at = i + 1
 	}
 	return false
+}
+
+// lookCost is about what it costs to look through so much text for a word. The library looks at many bytes at once,
+// but for long words.
+func lookCost(text, word int) int {
+	if word > 63 {
+		return text + word
+	}
+	return (text+word)/4 + 1
 }
 
 func isWord(c byte) bool {

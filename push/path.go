@@ -134,6 +134,9 @@ func (s *Subject) walk(parts []string) []byte {
 	}
 	at := []byte(s.event.JSON)
 	for _, p := range parts {
+		if !s.spend(len(at)) {
+			return nil
+		}
 		if at = matrix.Lookup(at, p); at == nil {
 			return nil
 		}

@@ -254,7 +254,10 @@ func (p *Push) advance(ctx context.Context, u reader, events []*rooms.Event) err
 	var add []item
 	gone := map[string]bool{}
 	own := map[string]int64{}
-	for _, ev := range events {
+	for i, ev := range events {
+		if i%16 == 15 && ctx.Err() != nil { // who asked is gone
+			return ctx.Err()
+		}
 		switch {
 		case ev.Redacts != "":
 			gone[ev.Redacts] = true
