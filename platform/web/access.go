@@ -57,11 +57,7 @@ func (s *Server) take(r *Request, limit string, rate RateLimit, n int) error {
 	if s.limits == nil || s.config.RateLimitsOff || n <= 0 || rate.PerSecond <= 0 || r.Identity != nil && r.Identity.Unlimited {
 		return nil
 	}
-	who := r.UserID()
-	if who == "" {
-		who = addressKey(r.RemoteIP())
-	}
-	wait, err := s.limits.Take(r.Context(), limit+":"+who, rate.PerSecond/float64(n), 1+(rate.Burst-1)/n)
+	wait, err := s.limits.Take(r.Context(), limit+":"+r.caller(), rate.PerSecond/float64(n), 1+(rate.Burst-1)/n)
 	if err != nil {
 		s.log.DebugContext(r.Context(), "a rate limit could not be read; the request goes on", "request", r.id, "error", err)
 		return nil

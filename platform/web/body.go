@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"strings"
 	"sync"
-	"time"
 	"unicode/utf8"
 )
 
@@ -103,19 +102,21 @@ func (r *Request) fillBuffer() (*bytes.Buffer, error) {
 	if r.Body == nil || r.Body == http.NoBody {
 		return buffer, nil
 	}
-	// A client that sends a byte a minute would hold a handler for ever. The deadline must be lifted
-	// afterwards: net/http keeps reading to notice a client that goes away.
-	control := http.NewResponseController(r.writer)
-	timed := control.SetReadDeadline(time.Now().Add(r.server.config.BodyTimeout.D())) == nil
-	_, err := buffer.ReadFrom(io.LimitReader(r.Body, limit+1))
-	if err != nil {
-		putBuffer(buffer)
-		r.closeAfter()
-		r.writer.stalled = true // its deadline stays, so that nobody waits for the rest
-		return nil, notJSON("The body could not be read to its end", err)
-	}
-	if timed {
-		_ = control.SetReadDeadline(time.Time{})
+	for err := error(nil); err != io.EOF; {
+		if buffer.Len() >= paceBytes && !r.writer.keep(paceBytes) {
+			putBuffer(buffer)
+			r.closeAfter()
+			return nil, errHeld()
+		}
+		_, err = io.CopyN(buffer, r.Body, min(paceBytes, limit+1-int64(buffer.Len())))
+		if err != nil && err != io.EOF {
+			putBuffer(buffer)
+			r.closeAfter()
+			return nil, notJSON("The body could not be read to its end", err)
+		}
+		if int64(buffer.Len()) > limit {
+			break
+		}
 	}
 	if int64(buffer.Len()) > limit {
 		putBuffer(buffer)

@@ -131,6 +131,18 @@ func (x *exchange) write(m message) {
 			}
 		}
 	}
+	size := len(m.body)
+	if header["Content-Encoding"] != nil && m.header["Content-Encoding"] == nil {
+		size += len(body) // both are in memory
+	}
+	if size > paceBytes && status < http.StatusBadRequest {
+		if !x.keep(int64(size)) {
+			header.Del("Content-Encoding")
+			header.Del("Content-Type")
+			x.write(answerTo(errHeld()))
+			return
+		}
+	}
 	header["Content-Length"] = []string{strconv.Itoa(len(body))}
 	x.WriteHeader(status)
 	if _, err := x.Write(body); err != nil {

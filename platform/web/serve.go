@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"context"
 	"errors"
-	"io"
 	"log/slog"
 	"math/rand/v2"
 	"net"
@@ -14,6 +13,7 @@ import (
 	"runtime/debug"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 	"unicode/utf8"
 
@@ -25,7 +25,7 @@ import (
 // statusClientGone is what the metrics say when nobody waits for the answer any more. It is never sent.
 const statusClientGone = 499
 
-// refusedBodyTime is how long a client whose request was refused may still send its body.
+// refusedBodyTime is how long a client whose request was answered before its end may still send its body.
 const refusedBodyTime = 5 * time.Second
 
 // The headers of CORS are the same for all (Client-Server API, "Web browser clients"). The slices are shared
@@ -46,37 +46,23 @@ type exchange struct {
 	status   int // 0 until the head is written
 	bytes    int64
 	stalled  bool // the body could not be read to its end
+	body     *pacedBody
+	held     int64 // bytes of the body and the answer that are counted
+	// When the piece of the answer or the body began that is under way, in Unix nanoseconds; 0: none.
+	writing, reading atomic.Int64
 }
 
 // WriteHeader notes the status of the answer. Informational ones go through.
 func (x *exchange) WriteHeader(status int) {
 	if x.status == 0 && (status >= 200 || status == http.StatusSwitchingProtocols) {
 		x.status = status
+		if x.body != nil {
+			x.body.leave()
+		}
 	}
+	x.pace()
 	x.ResponseWriter.WriteHeader(status)
 }
-
-func (x *exchange) Write(p []byte) (int, error) {
-	if x.status == 0 {
-		x.status = http.StatusOK
-	}
-	n, err := x.ResponseWriter.Write(p)
-	x.bytes += int64(n)
-	return n, err
-}
-
-// ReadFrom keeps the kernel's file to socket copy reachable for media.
-func (x *exchange) ReadFrom(r io.Reader) (int64, error) {
-	if x.status == 0 {
-		x.status = http.StatusOK
-	}
-	n, err := io.Copy(x.ResponseWriter, r)
-	x.bytes += n
-	return n, err
-}
-
-// Flush sends what is buffered.
-func (x *exchange) Flush() { _ = http.NewResponseController(x.ResponseWriter).Flush() }
 
 // Hijack hands over the connection, for websockets.
 func (x *exchange) Hijack() (net.Conn, *bufio.ReadWriter, error) {
@@ -97,8 +83,17 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, internal bool) {
 	x.request = Request{Request: r, server: s, writer: x, internal: internal}
 	x.request.id = s.requestID(r, internal)
 	s.inflight.Add(1)
+	if r.Body != nil && r.Body != http.NoBody {
+		x.body = &pacedBody{ReadCloser: r.Body, exchange: x, since: -1}
+		r.Body = x.body
+		defer func() { r.Body = x.body.ReadCloser }() // the request is its giver's
+		if r.Header.Get("Expect") != "" {
+			x.pace() // net/http says that the body may come; the deadline of the answer before may be over
+		}
+	}
 	defer func() {
 		s.inflight.Add(-1)
+		x.letGo()
 		fault := recover()
 		if fault != nil && fault != http.ErrAbortHandler { //nolint:errorlint // net/http panics with this very value
 			s.log.ErrorContext(r.Context(), "a handler panicked", "request", x.request.id, "route", x.endpoint.route.Pattern,
@@ -170,6 +165,9 @@ func (s *Server) run(x *exchange) error {
 			return err
 		}
 	}
+	if x.body != nil && e.route.Upload > 0 {
+		x.body.off = true // a file has rules of its own
+	}
 	if s.barrier != nil {
 		if err := s.barrier(r.Context()); err != nil {
 			s.log.DebugContext(r.Context(), "the barrier failed; the request goes on", "request", r.id, "error", err)
@@ -207,10 +205,6 @@ func (x *exchange) fail(err error) {
 		log.ErrorContext(r.Context(), "a request failed", "request", r.id, "route", x.endpoint.route.Pattern, "error", err)
 	} else if log.Enabled(r.Context(), slog.LevelDebug) {
 		log.DebugContext(r.Context(), "a request was refused", "request", r.id, "route", x.endpoint.route.Pattern, "error", err)
-	}
-	if r.ContentLength != 0 && r.ProtoMajor == 1 && !x.stalled {
-		// net/http reads what is left of the body before it sends the answer; a refused client may not make it wait long.
-		_ = http.NewResponseController(x.ResponseWriter).SetReadDeadline(time.Now().Add(refusedBodyTime))
 	}
 	x.write(answer)
 }

@@ -65,6 +65,7 @@ type Server struct {
 	drained  atomic.Bool
 	leaving  atomic.Bool // answers ask clients to open another connection next time
 	inflight atomic.Int64
+	held     *inFlight
 }
 
 // New makes a Server without routes. It fails when the configuration is not valid. Zero times and
@@ -85,6 +86,7 @@ func New(o Options) (*Server, error) {
 		prefix, _ := parsePrefix(text) // Validate has read it
 		s.trusted = append(s.trusted, prefix)
 	}
+	s.held = newInFlight(s.config.MaxInFlight.Bytes())
 	s.metrics = newMetrics(o.Registry)
 	s.missed = &endpoint{series: s.metrics.series("none", "")}
 	s.mux.HandleFunc("/", s.serveMissing)

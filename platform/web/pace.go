@@ -1,0 +1,214 @@
+package web
+
+import (
+	"io"
+	"net/http"
+	"sync"
+	"time"
+)
+
+// paceBytes is the progress that a client has to make within SendTimeout or BodyTimeout. It is also what each
+// answer and each body may hold in memory without being counted.
+const paceBytes = 64 << 10
+
+// hurry is the time for paceBytes while more than half of MaxInFlight is held: then those who read slowly are cut.
+const hurry = 2 * time.Second
+
+// retryHeld is when a client may come again whose answers and bodies hold its whole share of memory.
+const retryHeld = 5 * time.Second
+
+// inFlight counts the bytes of large answers that were not taken yet, and of large bodies that did not come whole
+// yet, by caller. So readers that do not read, and writers that do not write, hold a bounded part of the memory,
+// and one of them only an eighth of that.
+type inFlight struct {
+	max     int64
+	mu      sync.Mutex
+	total   int64
+	by      map[string]int64
+	holders map[*exchange]struct{}
+	rushed  time.Time
+}
+
+func newInFlight(max int64) *inFlight {
+	return &inFlight{max: max, by: map[string]int64{}, holders: map[*exchange]struct{}{}}
+}
+
+// keep charges the caller n bytes until the request ends, or says that there is no room.
+func (x *exchange) keep(n int64) bool {
+	f, who := x.request.server.held, x.request.caller()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	fits := f.total+n <= f.max
+	if !fits || f.scarce() {
+		f.rush(time.Now())
+	}
+	if !fits || f.by[who]+n > f.max/8 {
+		return false
+	}
+	f.total += n
+	f.by[who] += n
+	x.held += n
+	f.holders[x] = struct{}{}
+	return true
+}
+
+// letGo gives back what the request was charged. Afterwards nobody sets deadlines for it.
+func (x *exchange) letGo() {
+	if x.held == 0 {
+		return
+	}
+	f, who := x.request.server.held, x.request.caller()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.total -= x.held
+	if f.by[who] -= x.held; f.by[who] <= 0 {
+		delete(f.by, who)
+	}
+	x.held = 0
+	delete(f.holders, x)
+}
+
+// scarce: the caller holds mu.
+func (f *inFlight) scarce() bool { return f.total > f.max/2 }
+
+// rush shortens the time of those who hold memory and stand still. The caller holds mu.
+func (f *inFlight) rush(now time.Time) {
+	if now.Sub(f.rushed) < hurry/4 {
+		return
+	}
+	f.rushed = now
+	for x := range f.holders {
+		control := http.NewResponseController(x.ResponseWriter)
+		if at := x.writing.Load(); at > 0 {
+			_ = control.SetWriteDeadline(time.Unix(0, at).Add(hurry))
+		} else if at := x.reading.Load(); at > 0 {
+			_ = control.SetReadDeadline(time.Unix(0, at).Add(hurry))
+		}
+	}
+}
+
+// errHeld answers those who hold their share.
+func errHeld() *Error {
+	e := limitExceeded(retryHeld)
+	e.Message = "Your requests under way hold too much memory: let them end before the next"
+	return e
+}
+
+// caller names who is charged: the user, or the client's address where there is none.
+func (r *Request) caller() string {
+	if id := r.UserID(); id != "" {
+		return id
+	}
+	return addressKey(r.RemoteIP())
+}
+
+// pace gives the client time for the next piece of the answer. Deadlines hold for the connection, and the time
+// before the answer begins is not the client's, so each piece sets it anew.
+func (x *exchange) pace() {
+	now, server := time.Now(), x.request.server
+	d := server.config.SendTimeout.D()
+	if x.held > 0 && d > hurry {
+		server.held.mu.Lock()
+		if server.held.scarce() {
+			d = hurry
+		}
+		server.held.mu.Unlock()
+	}
+	x.writing.Store(now.UnixNano())
+	_ = http.NewResponseController(x.ResponseWriter).SetWriteDeadline(now.Add(d)) // the listener between processes has windows instead
+}
+
+// Write sends the answer in pieces, each of which the client must take in time.
+func (x *exchange) Write(p []byte) (n int, err error) {
+	if x.status == 0 {
+		x.status = http.StatusOK
+	}
+	for {
+		x.pace()
+		piece := p[n:min(len(p), n+paceBytes)]
+		k, err := x.ResponseWriter.Write(piece)
+		n += k
+		x.bytes += int64(k)
+		if err != nil || n == len(p) {
+			return n, err
+		}
+	}
+}
+
+// ReadFrom keeps the kernel's file to socket copy reachable for media, piece by piece. The piece is taken off a
+// LimitedReader, not put around it: the kernel's copy knows only one.
+func (x *exchange) ReadFrom(r io.Reader) (n int64, err error) {
+	if x.status == 0 {
+		x.status = http.StatusOK
+	}
+	whole, limited := r.(*io.LimitedReader)
+	if !limited {
+		whole = &io.LimitedReader{R: r, N: 1<<63 - 1}
+	}
+	for whole.N > 0 {
+		x.pace()
+		piece := &io.LimitedReader{R: whole.R, N: min(whole.N, paceBytes)}
+		k, err := io.Copy(x.ResponseWriter, piece)
+		n += k
+		whole.N -= k
+		x.bytes += k
+		if err != nil || piece.N > 0 {
+			return n, err
+		}
+	}
+	return n, nil
+}
+
+// Flush sends what is buffered.
+func (x *exchange) Flush() {
+	x.pace()
+	_ = http.NewResponseController(x.ResponseWriter).Flush()
+}
+
+// pacedBody is the body of a request, whose pieces the client must send in time: one that sends a byte a minute would
+// hold a handler for ever.
+type pacedBody struct {
+	io.ReadCloser
+	exchange *exchange
+	since    int64 // bytes that came since the deadline was set; -1: set it with the next
+	ended    bool
+	off      bool // whoever reads sets deadlines
+}
+
+// Read is part of io.Reader.
+func (b *pacedBody) Read(p []byte) (int, error) {
+	if b.off {
+		n, err := b.ReadCloser.Read(p)
+		b.ended = b.ended || err == io.EOF
+		return n, err
+	}
+	control := http.NewResponseController(b.exchange.ResponseWriter)
+	if b.since < 0 || b.since >= paceBytes {
+		b.since = 0
+		now := time.Now()
+		b.exchange.reading.Store(now.UnixNano())
+		_ = control.SetReadDeadline(now.Add(b.exchange.request.server.config.BodyTimeout.D()))
+	}
+	n, err := b.ReadCloser.Read(p)
+	b.since += int64(n)
+	switch {
+	case err == io.EOF:
+		// net/http keeps reading to notice a client that goes away.
+		b.ended = true
+		b.exchange.reading.Store(0)
+		_ = control.SetReadDeadline(time.Time{})
+	case err != nil:
+		b.exchange.stalled = true // the deadline stays, so that nobody waits for the rest
+	}
+	return n, err
+}
+
+// leave bounds how long net/http waits for the rest of a body that the handler did not want: it reads it before it
+// sends the answer.
+func (b *pacedBody) leave() {
+	if b.ended || b.exchange.stalled || b.exchange.request.ProtoMajor != 1 {
+		return
+	}
+	b.since = -1 // a handler that reads on gets its time back
+	_ = http.NewResponseController(b.exchange.ResponseWriter).SetReadDeadline(time.Now().Add(refusedBodyTime))
+}
