@@ -76,7 +76,12 @@ func (s *Streams) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	writing, stopWriting := context.WithCancel(context.WithoutCancel(ctx))
 	wg.Go(func() { s.runWriter(writing) })
+	var consuming sync.WaitGroup
+	for _, c := range s.consumers {
+		consuming.Go(func() { c.run(ctx) })
+	}
 	s.watch(ctx)
+	consuming.Wait()
 	// The writer still runs, so that what is queued is written before the shards go.
 	end, done := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer done()

@@ -139,8 +139,9 @@ type Streams struct {
 	metrics metrics
 	started bool
 
-	lanes   []*lane
-	byLease map[string]place
+	consumers []*consumer
+	lanes     []*lane
+	byLease   map[string]place
 
 	mu          sync.Mutex
 	queued      int // tickets that are not decided

@@ -22,6 +22,7 @@ import (
 var tables = db.Migrations{Domain: "test", Files: fstest.MapFS{"migrations/0001_notes.sql": {Data: []byte(`
 CREATE TABLE notes (shard BIGINT NOT NULL, pos BIGINT NOT NULL, room TEXT NOT NULL, body TEXT NOT NULL, PRIMARY KEY (shard, pos));
 CREATE UNIQUE INDEX notes_body ON notes (room, body);
+CREATE TABLE results (at BIGINT NOT NULL, room TEXT NOT NULL, body TEXT NOT NULL UNIQUE);
 `)}}}
 
 type notes struct{}
@@ -79,7 +80,7 @@ func (l lossy) Publish(ctx context.Context, msgs ...bus.Message) error {
 	return l.Bus.Publish(ctx, msgs...)
 }
 
-func start(t *testing.T, d *db.DB, b bus.Bus, o lease.Options) *node {
+func start(t *testing.T, d *db.DB, b bus.Bus, o lease.Options, wire ...func(n *node)) *node {
 	t.Helper()
 	n := &node{t: t, seen: map[string]bool{}, last: map[int]int64{}, first: map[int]int64{}, bus: b}
 	log := slog.New(slog.DiscardHandler)
@@ -110,6 +111,9 @@ func start(t *testing.T, d *db.DB, b bus.Bus, o lease.Options) *node {
 			n.seen[string(r.Data)] = true
 		}
 	}).From(func(began []int64) { n.began = began })
+	for _, add := range wire {
+		add(n)
+	}
 	if err := n.streams.Start(context.Background()); err != nil {
 		t.Fatal(err)
 	}

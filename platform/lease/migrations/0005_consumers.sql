@@ -1,0 +1,11 @@
+-- Rows of streams whose work failed in a consumer: they are tried again at next_ms (ms since 1970), before others of their key.
+CREATE TABLE parked_rows (
+  consumer TEXT NOT NULL,
+  shard BIGINT NOT NULL,
+  pos BIGINT NOT NULL,
+  key TEXT NOT NULL,
+  tries BIGINT NOT NULL,
+  next_ms BIGINT NOT NULL,
+  reason TEXT NOT NULL,
+  PRIMARY KEY (consumer, shard, pos)
+);

@@ -1,0 +1,498 @@
+package stream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"lyceum/platform/db"
+	"lyceum/platform/lease"
+)
+
+// Consumer works off the rows of a stream, each of them by one process of the fleet, in the order of each shard, from where
+// the process before it stopped: what was begun is finished by whoever is alive.
+type Consumer struct {
+	Name   string // of its leases and cursors; it never changes
+	Role   string // the role whose processes share the shards
+	Stream *Stream
+	Batch  int           // most rows at once (100)
+	Linger time.Duration // how long rows may wait for more of them
+	// Read gives the rows of a range; nil for the stream's store. A compacted stream that is consumed needs it.
+	Read func(ctx context.Context, q db.Querier, r Range) ([]Row, error)
+	// Work does what is outside the database, which may happen again after a crash, and returns what is done in the
+	// transaction that moves the cursor; nil for nothing. Rows whose work fails are tried again one by one; those that
+	// fail again are parked, and the others of their key behind them, and tried again for as long as it takes.
+	Work func(ctx context.Context, shard int, rows []Row) (commit func(ctx context.Context, tx *db.Tx) error, err error)
+	// Every is called now and then in the process that has the shard, with the time until the next call; nil for nothing.
+	Every func(ctx context.Context, shard int) (time.Duration, error)
+}
+
+const (
+	consumerKept  = 1000 // rows of a shard in memory; what does not fit is read from the store
+	firstPause    = time.Second
+	longestPause  = 5 * time.Minute
+	cursorEvery   = time.Second // how often the cursor of rows without work in the database is stored
+	consumerShare = time.Second // how often the shares are looked at
+)
+
+// consumer runs a Consumer in this process.
+type consumer struct {
+	Consumer
+	set  *Streams
+	tail *Tail
+
+	mu      sync.Mutex
+	workers map[int]*worker
+}
+
+// worker consumes one shard.
+type worker struct {
+	c     *consumer
+	shard int
+	lease lease.Lease // Pos is the stored cursor
+	stop  context.CancelFunc
+	done  chan struct{}
+	wake  chan struct{}
+
+	pos    int64            // up to which rows are worked off
+	parked map[string]int64 // keys with parked rows, and how many
+
+	mu    sync.Mutex
+	queue []Row // that follow each other and have come over the bus
+}
+
+// Consume adds a consumer; it works while Run runs. Wiring time only.
+func (s *Streams) Consume(spec Consumer) {
+	if spec.Batch == 0 {
+		spec.Batch = 100
+	}
+	if spec.Read == nil {
+		spec.Read = spec.Stream.spec.Store.Read
+	}
+	c := &consumer{Consumer: spec, set: s, workers: map[int]*worker{}}
+	c.tail = spec.Stream.Tail(c.hear, spec.Role)
+	s.consumers = append(s.consumers, c)
+}
+
+func (c *consumer) leaseName(shard int) string { return fmt.Sprintf("consumer/%s/%04d", c.Name, shard) }
+
+// hear takes rows that came over the bus.
+func (c *consumer) hear(rows []Row) {
+	for _, row := range rows {
+		c.mu.Lock()
+		w := c.workers[row.Shard]
+		c.mu.Unlock()
+		if w == nil {
+			continue
+		}
+		w.mu.Lock()
+		if n := len(w.queue); n >= consumerKept || n > 0 && w.queue[n-1].Pos+1 != row.Pos {
+			w.queue = nil // the store has them
+		}
+		w.queue = append(w.queue, row)
+		w.mu.Unlock()
+		select {
+		case w.wake <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// run holds this process's share of the shards until ctx ends.
+func (c *consumer) run(ctx context.Context) {
+	if !c.set.o.Leases.Self().Has(c.Role) {
+		return
+	}
+	tick := time.NewTicker(consumerShare)
+	defer tick.Stop()
+	defer c.giveUp(context.WithoutCancel(ctx), func(int) bool { return true })
+	for {
+		changed := c.set.o.Leases.Changed()
+		if err := c.balance(ctx); err != nil && ctx.Err() == nil {
+			c.set.o.Log.Warn("the shards of a consumer could not be shared", "consumer", c.Name, "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-changed:
+		case <-tick.C:
+		}
+	}
+}
+
+// balance takes the shards that belong here and gives up the others.
+func (c *consumer) balance(ctx context.Context) error {
+	leases := c.set.o.Leases
+	var machines []int
+	for _, m := range leases.Machines() {
+		if m.Takes(c.Role) {
+			machines = append(machines, m.ID)
+		}
+	}
+	wanted := assign("consumer/"+c.Name, c.Stream.Shards(), machines)
+	self := leases.Self()
+	c.giveUp(ctx, func(shard int) bool {
+		if wanted[shard] != self.ID {
+			return true
+		}
+		select {
+		case <-c.at(shard).done: // it failed, or another process took the lease
+			return true
+		default:
+			return false
+		}
+	})
+	var names []string
+	where := map[string]int{}
+	for shard := range c.Stream.Shards() {
+		name := c.leaseName(shard)
+		if h, held := leases.Holder(name); wanted[shard] == self.ID && c.at(shard) == nil && (!held || h.Machine == self.ID) {
+			names = append(names, name)
+			where[name] = shard
+		}
+	}
+	got, err := leases.Acquire(ctx, names...)
+	for _, l := range got {
+		c.start(ctx, where[l.Name], l)
+	}
+	return err
+}
+
+func (c *consumer) at(shard int) *worker {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.workers[shard]
+}
+
+func (c *consumer) start(ctx context.Context, shard int, l lease.Lease) {
+	run, stop := context.WithCancel(ctx)
+	w := &worker{c: c, shard: shard, lease: l, stop: stop, done: make(chan struct{}), wake: make(chan struct{}, 1), pos: l.Pos}
+	c.mu.Lock()
+	c.workers[shard] = w
+	c.mu.Unlock()
+	go func() {
+		defer close(w.done)
+		if err := w.run(run); err != nil && run.Err() == nil {
+			c.set.o.Log.Warn("a consumer stopped, it starts again", "consumer", c.Name, "shard", shard, "error", err)
+		}
+	}()
+}
+
+// giveUp stops workers and gives their leases back.
+func (c *consumer) giveUp(ctx context.Context, which func(shard int) bool) {
+	var names []string
+	for shard := range c.Stream.Shards() {
+		w := c.at(shard)
+		if w == nil || !which(shard) {
+			continue
+		}
+		w.stop()
+		<-w.done
+		c.mu.Lock()
+		delete(c.workers, shard)
+		c.mu.Unlock()
+		names = append(names, c.leaseName(shard))
+	}
+	if len(names) == 0 {
+		return
+	}
+	step, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	if err := c.set.o.Leases.Release(step, names...); err != nil {
+		c.set.o.Log.Warn("the leases of a consumer were not given back", "consumer", c.Name, "error", err)
+	}
+}
+
+// run works off what comes until ctx ends or the lease is lost.
+func (w *worker) run(ctx context.Context) error {
+	if err := w.loadParked(ctx); err != nil {
+		return err
+	}
+	stored := time.Now()
+	retry, every := time.NewTimer(0), time.NewTimer(0)
+	defer retry.Stop()
+	defer every.Stop()
+	for {
+		rows, upto, err := w.next(ctx, w.pos)
+		if err != nil {
+			return err
+		}
+		if upto > w.pos {
+			wrote, err := w.work(ctx, rows, upto, time.Since(stored) > cursorEvery)
+			if err != nil {
+				return err
+			}
+			if wrote {
+				stored = time.Now()
+			}
+			if len(rows) < w.c.Batch && w.c.Linger > 0 {
+				select {
+				case <-ctx.Done():
+				case <-time.After(w.c.Linger):
+				}
+			}
+			continue
+		}
+		select {
+		case <-ctx.Done():
+			return w.move(context.WithoutCancel(ctx), w.pos, nil)
+		case <-w.wake:
+		case <-retry.C:
+			pause, err := w.retryParked(ctx)
+			if err != nil {
+				return err
+			}
+			retry.Reset(pause)
+		case <-every.C:
+			if w.c.Every != nil {
+				pause, err := w.c.Every(ctx, w.shard)
+				if err != nil {
+					return err
+				}
+				every.Reset(pause)
+			}
+		}
+	}
+}
+
+// next gives the rows after a position, and the position that they reach: from memory if it has them.
+func (w *worker) next(ctx context.Context, pos int64) (rows []Row, upto int64, err error) {
+	head := w.c.Stream.Position(w.shard)
+	w.mu.Lock()
+	i := slices.IndexFunc(w.queue, func(r Row) bool { return r.Pos > pos })
+	if i < 0 {
+		i = len(w.queue)
+	}
+	w.queue = w.queue[i:]
+	if len(w.queue) > 0 && w.queue[0].Pos == pos+1 {
+		n := min(w.c.Batch, len(w.queue))
+		rows = slices.Clone(w.queue[:n])
+		w.queue = w.queue[n:]
+		w.mu.Unlock()
+		return rows, rows[n-1].Pos, nil
+	}
+	w.mu.Unlock()
+	if head <= pos {
+		return nil, pos, nil
+	}
+	rows, err = w.c.Read(ctx, w.c.set.o.DB, Range{Shard: w.shard, After: pos, Upto: head, Limit: w.c.Batch})
+	if err != nil {
+		return nil, pos, err
+	}
+	if len(rows) == w.c.Batch {
+		head = rows[len(rows)-1].Pos
+	}
+	return rows, head, nil
+}
+
+// work works rows off and moves the cursor; due says that it is to be stored though there is nothing to do in the database.
+// What fails is found row by row.
+func (w *worker) work(ctx context.Context, rows []Row, upto int64, due bool) (wrote bool, err error) {
+	var free []Row
+	var park []parkedRow
+	for _, r := range rows {
+		if w.parked[r.Key] > 0 {
+			park = append(park, parkedRow{r, "behind another row of its key"})
+		} else {
+			free = append(free, r)
+		}
+	}
+	wrote, err = w.attempt(ctx, attempt{free, park, upto, due})
+	if err == nil || w.over(ctx, err) {
+		return wrote, err
+	}
+	for i, r := range rows {
+		to := r.Pos
+		if i == len(rows)-1 {
+			to = upto
+		}
+		if w.parked[r.Key] > 0 {
+			_, err = w.attempt(ctx, attempt{nil, []parkedRow{{r, "behind another row of its key"}}, to, true})
+		} else if _, err = w.attempt(ctx, attempt{[]Row{r}, nil, to, true}); err != nil && !w.over(ctx, err) {
+			_, err = w.attempt(ctx, attempt{nil, []parkedRow{{r, err.Error()}}, to, true})
+		}
+		if err != nil {
+			return true, err
+		}
+	}
+	return true, nil
+}
+
+// over tells that an error is not of the rows: the worker ends, and starts again or elsewhere.
+func (w *worker) over(ctx context.Context, err error) bool {
+	return ctx.Err() != nil || db.IsUnavailable(err) || isUnconfirmed(err) || errors.Is(err, lease.ErrLost)
+}
+
+// attempt is what is done at once: rows to work off and rows to park, up to a position.
+type attempt struct {
+	rows []Row
+	park []parkedRow
+	upto int64
+	due  bool
+}
+
+func (w *worker) attempt(ctx context.Context, a attempt) (wrote bool, err error) {
+	var commit func(ctx context.Context, tx *db.Tx) error
+	if len(a.rows) > 0 {
+		if commit, err = w.c.Work(ctx, w.shard, a.rows); err != nil || ctx.Err() != nil {
+			return false, errors.Join(err, ctx.Err())
+		}
+	}
+	if commit == nil && len(a.park) == 0 && !a.due {
+		w.pos = a.upto
+		return false, nil
+	}
+	err = w.move(ctx, a.upto, func(ctx context.Context, tx *db.Tx) error {
+		if commit != nil {
+			if err := commit(ctx, tx); err != nil {
+				return err
+			}
+		}
+		return w.park(ctx, tx, a.park)
+	})
+	if err == nil {
+		for _, r := range a.park {
+			w.parked[r.Key]++
+			w.c.set.o.Log.Warn("a row could not be worked off, it is tried again", "consumer", w.c.Name, "shard", w.shard, "position", r.Pos, "error", r.reason)
+		}
+	}
+	return true, err
+}
+
+// move stores the cursor together with what more does; it fails when the lease is lost.
+func (w *worker) move(ctx context.Context, pos int64, more func(ctx context.Context, tx *db.Tx) error) error {
+	step, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	err := w.c.set.o.DB.Tx(step, func(tx *db.Tx) error {
+		mark := lease.Lease{Name: w.lease.Name, Epoch: w.lease.Epoch, Pos: pos}
+		if err := w.c.set.o.Leases.Advance(step, tx, []lease.Lease{mark}); err != nil || more == nil {
+			return err
+		}
+		return more(step, tx)
+	})
+	if err == nil {
+		w.pos = pos
+	}
+	return err
+}
+
+// parkedRow is a row whose work failed.
+type parkedRow struct {
+	Row
+	reason string
+}
+
+func (w *worker) loadParked(ctx context.Context) error {
+	counts, err := db.Map[string, int64](w.c.set.o.DB.Query(ctx, `SELECT key, COUNT(*) FROM parked_rows WHERE consumer = $1 AND shard = $2 GROUP BY key`, w.c.Name, w.shard))
+	if err == nil {
+		w.parked = counts
+	}
+	return err
+}
+
+func (w *worker) park(ctx context.Context, tx *db.Tx, rows []parkedRow) error {
+	values := make([][]any, len(rows))
+	next := time.Now().Add(firstPause).UnixMilli()
+	for i, r := range rows {
+		values[i] = []any{w.c.Name, w.shard, r.Pos, r.Key, 0, next, r.reason}
+	}
+	return tx.Bulk(ctx, `INSERT INTO parked_rows (consumer, shard, pos, key, tries, next_ms, reason) VALUES ? ON CONFLICT (consumer, shard, pos) DO NOTHING`, values)
+}
+
+// retryParked tries the first parked row of each key whose time has come, and says when to look again.
+func (w *worker) retryParked(ctx context.Context) (time.Duration, error) {
+	if len(w.parked) == 0 {
+		return firstPause, nil
+	}
+	type due struct {
+		pos   int64
+		key   string
+		tries int
+	}
+	list, err := db.List(func(row db.Row) (d due, err error) { return d, row.Scan(&d.pos, &d.key, &d.tries) })(
+		w.c.set.o.DB.Query(ctx, `SELECT pos, key, tries FROM parked_rows p WHERE consumer = $1 AND shard = $2 AND next_ms <= $3
+			AND NOT EXISTS (SELECT 1 FROM parked_rows o WHERE o.consumer = p.consumer AND o.shard = p.shard AND o.key = p.key AND o.pos < p.pos)
+			ORDER BY pos LIMIT 100`, w.c.Name, w.shard, time.Now().UnixMilli()))
+	if err != nil {
+		return 0, err
+	}
+	pause := firstPause
+	for _, d := range list {
+		rows, err := w.c.Read(ctx, w.c.set.o.DB, Range{Shard: w.shard, After: d.pos - 1, Upto: d.pos, Limit: 1})
+		if err != nil {
+			return 0, err
+		}
+		var commit func(ctx context.Context, tx *db.Tx) error
+		if len(rows) > 0 { // else it was compacted away
+			commit, err = w.c.Work(ctx, w.shard, rows)
+		}
+		if err == nil {
+			err = w.unpark(ctx, d.pos, commit)
+		}
+		switch {
+		case err == nil:
+			pause = 0 // the next one of the key may go too
+			if w.parked[d.key]--; w.parked[d.key] == 0 {
+				delete(w.parked, d.key)
+			}
+		case w.over(ctx, err):
+			return 0, err
+		default:
+			if err := w.postpone(ctx, d.pos, min(firstPause<<min(d.tries, 10), longestPause), err); err != nil {
+				return 0, err
+			}
+		}
+	}
+	return pause, nil
+}
+
+// unpark ends a parked row together with what its work does.
+func (w *worker) unpark(ctx context.Context, pos int64, commit func(ctx context.Context, tx *db.Tx) error) error {
+	return w.move(ctx, w.pos, func(ctx context.Context, tx *db.Tx) error {
+		if commit != nil {
+			if err := commit(ctx, tx); err != nil {
+				return err
+			}
+		}
+		_, err := tx.Exec(ctx, `DELETE FROM parked_rows WHERE consumer = $1 AND shard = $2 AND pos = $3`, w.c.Name, w.shard, pos)
+		return err
+	})
+}
+
+// postpone notes when a parked row is tried again, and why.
+func (w *worker) postpone(ctx context.Context, pos int64, pause time.Duration, reason error) error {
+	return w.move(ctx, w.pos, func(ctx context.Context, tx *db.Tx) error {
+		_, err := tx.Exec(ctx, `UPDATE parked_rows SET tries = tries + 1, next_ms = $4, reason = $5 WHERE consumer = $1 AND shard = $2 AND pos = $3`,
+			w.c.Name, w.shard, pos, time.Now().Add(pause).UnixMilli(), reason.Error())
+		return err
+	})
+}
+
+// Consumed gives, for each shard of a stream, the position up to which all its consumers are done: what is before may be
+// deleted where nobody else reads it.
+func (st *Stream) Consumed(ctx context.Context) ([]int64, error) {
+	held, err := st.set.o.Leases.Read(ctx, "consumer/")
+	if err != nil {
+		return nil, err
+	}
+	out := st.Positions()
+	for _, c := range st.set.consumers {
+		if c.Stream != st {
+			continue
+		}
+		parked, err := db.Map[int, int64](st.set.o.DB.Query(ctx, `SELECT shard, MIN(pos) FROM parked_rows WHERE consumer = $1 GROUP BY shard`, c.Name))
+		if err != nil {
+			return nil, err
+		}
+		for shard := range out {
+			out[shard] = min(out[shard], held[c.leaseName(shard)].Pos)
+			if pos, some := parked[shard]; some {
+				out[shard] = min(out[shard], pos-1)
+			}
+		}
+	}
+	return out, nil
+}

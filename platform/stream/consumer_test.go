@@ -1,0 +1,130 @@
+package stream_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"lyceum/platform/bus"
+	"lyceum/platform/db"
+	"lyceum/platform/db/dbtest"
+	"lyceum/platform/lease"
+	"lyceum/platform/stream"
+)
+
+// done is what the consumers of a test have done, by room.
+type done struct {
+	mu    sync.Mutex
+	rooms map[string][]string
+	fail  map[string]bool // texts that are not taken
+	calls int
+}
+
+func (d *done) consumer(st *stream.Stream) stream.Consumer {
+	return stream.Consumer{Name: "done", Role: "notes", Stream: st, Batch: 7, Work: d.work}
+}
+
+func (d *done) work(_ context.Context, _ int, rows []stream.Row) (func(ctx context.Context, tx *db.Tx) error, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.calls++
+	for _, r := range rows {
+		if d.fail[string(r.Data)] {
+			return nil, errors.New("not now")
+		}
+	}
+	return func(ctx context.Context, tx *db.Tx) error {
+		var values [][]any
+		for _, r := range rows {
+			values = append(values, []any{time.Now().UnixNano(), r.Key, string(r.Data)})
+		}
+		return tx.Bulk(ctx, "INSERT INTO results (at, room, body) VALUES ?", values) // refused when one comes twice
+	}, nil
+}
+
+func (d *done) allow(body string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.fail, body)
+}
+
+func results(t *testing.T, d *db.DB) map[string]bool {
+	t.Helper()
+	list, err := db.Texts(d.Query(t.Context(), "SELECT body FROM results"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := map[string]bool{}
+	for _, body := range list {
+		out[body] = true
+	}
+	return out
+}
+
+func TestConsumersWorkOffEveryRowOnce(t *testing.T) {
+	dbtest.Run(t, func(t *testing.T, d *db.DB) {
+		b := lossy{bus.NewLocal()}
+		work := &done{}
+		consume := func(n *node) { n.streams.Consume(work.consumer(n.notes)) }
+		nodes := []*node{start(t, d, b, lease.Options{Machine: -1}, consume), start(t, d, b, lease.Options{Machine: -1}, consume)}
+		for i := range 100 {
+			write(t, nodes, fmt.Sprint("room", i%9), fmt.Sprint("a", i))
+		}
+		nodes[0].stop() // its shards are worked off by the other one
+		for i := range 100 {
+			write(t, nodes[1:], fmt.Sprint("room", i%9), fmt.Sprint("b", i))
+		}
+		until(t, "all rows are worked off", func() bool { return len(results(t, d)) == 200 })
+		until(t, "the cursors are stored", func() bool {
+			upto, err := nodes[1].notes.Consumed(t.Context())
+			return err == nil && slices.Equal(upto, nodes[1].notes.Positions())
+		})
+	}, lease.Migrations(), tables)
+}
+
+func TestARowThatFailsDoesNotHoldUpOthers(t *testing.T) {
+	dbtest.Run(t, func(t *testing.T, d *db.DB) {
+		work := &done{fail: map[string]bool{"bad": true}}
+		if _, err := d.Exec(t.Context(), "INSERT INTO results (at, room, body) VALUES (0, 'x', 'refused')"); err != nil {
+			t.Fatal(err)
+		}
+		n := start(t, d, bus.NewLocal(), lease.Options{Machine: -1}, func(n *node) { n.streams.Consume(work.consumer(n.notes)) })
+		all := []*node{n}
+		for i := range 20 {
+			write(t, all, "ill", fmt.Sprint("before", i))
+			write(t, all, "well", fmt.Sprint("well", i))
+		}
+		write(t, all, "ill", "bad")
+		write(t, all, "sick", "refused") // by the database
+		for i := range 20 {
+			write(t, all, "ill", fmt.Sprint("behind", i))
+			write(t, all, "well", fmt.Sprint("more", i))
+		}
+		until(t, "the other keys", func() bool { return len(results(t, d)) == 61 })
+		upto, err := n.notes.Consumed(t.Context())
+		if shard := n.notes.Shard("ill"); err != nil || upto[shard] >= n.notes.Position(shard) {
+			t.Errorf("a parked row counts as done: %v, %v", upto, err)
+		}
+		if _, err := d.Exec(t.Context(), "DELETE FROM results WHERE room = 'x'"); err != nil {
+			t.Fatal(err)
+		}
+		work.allow("bad")
+		until(t, "what was parked", func() bool { return len(results(t, d)) == 82 })
+		var last string
+		if err := d.QueryRow(t.Context(), "SELECT body FROM results WHERE room = 'ill' ORDER BY at DESC LIMIT 1").Scan(&last); err != nil || !strings.HasPrefix(last, "behind") {
+			t.Errorf("the last row of the key is %q, %v", last, err)
+		}
+		until(t, "nothing is parked", func() bool {
+			var parked int
+			return d.QueryRow(t.Context(), "SELECT COUNT(*) FROM parked_rows").Scan(&parked) == nil && parked == 0
+		})
+		time.Sleep(10 * time.Millisecond)
+		write(t, all, "ill", "again")
+		until(t, "the key goes on", func() bool { return results(t, d)["again"] })
+	}, lease.Migrations(), tables)
+}
