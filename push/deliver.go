@@ -265,8 +265,11 @@ func (p *Push) badge(ctx context.Context, userID string) (int, error) {
 	return total, nil
 }
 
-// retry sends what was not taken before and is due, and returns when to look again.
-func (p *Push) retry(ctx context.Context, w *worker) (time.Duration, error) {
+// retry is the Every of the consumer: it sends what is due of the outbox of a shard again.
+func (p *Push) retry(ctx context.Context, shard int) (time.Duration, error) {
+	if p.workers.outbox[shard].Load() > p.Now().UnixMilli() {
+		return firstPause, nil
+	}
 	type row struct {
 		user, app, key, event string
 		made, tries           int64
@@ -276,7 +279,7 @@ func (p *Push) retry(ctx context.Context, w *worker) (time.Duration, error) {
 		err = x.Scan(&r.user, &r.app, &r.key, &r.event, &r.made, &r.tries)
 		return r, err
 	})(p.Process.DB.Query(ctx, `SELECT user_id, app_id, pushkey, event_id, made_ms, tries FROM push_outbox
-		WHERE shard = $1 AND next_ms <= $2 ORDER BY next_ms LIMIT $3`, w.shard, now.UnixMilli(), retryMost))
+		WHERE shard = $1 AND next_ms <= $2 ORDER BY next_ms LIMIT $3`, shard, now.UnixMilli(), retryMost))
 	if err != nil {
 		return 0, err
 	}
@@ -299,19 +302,22 @@ func (p *Push) retry(ctx context.Context, w *worker) (time.Duration, error) {
 	if len(due) == retryMost {
 		return 0, nil
 	}
-	return p.untilDue(ctx, w)
+	return firstPause, p.lookAgain(ctx, shard)
 }
 
-// untilDue tells when the next notification of the outbox is due.
-func (p *Push) untilDue(ctx context.Context, w *worker) (time.Duration, error) {
-	var next *int64
-	if err := p.Process.DB.QueryRow(ctx, `SELECT MIN(next_ms) FROM push_outbox WHERE shard = $1`, w.shard).Scan(&next); err != nil {
-		return 0, err
+// lookAgain notes when the next notification of the outbox is due.
+func (p *Push) lookAgain(ctx context.Context, shard int) error {
+	next := p.Now().Add(outboxEvery).UnixMilli()
+	var due *int64
+	seen := p.workers.outbox[shard].Load()
+	if err := p.Process.DB.QueryRow(ctx, `SELECT MIN(next_ms) FROM push_outbox WHERE shard = $1`, shard).Scan(&due); err != nil {
+		return err
 	}
-	if next == nil {
-		return longestWait, nil
+	if due != nil {
+		next = min(next, *due)
 	}
-	return max(time.UnixMilli(*next).Sub(p.Now()), 100*time.Millisecond), nil
+	p.workers.outbox[shard].CompareAndSwap(seen, next)
+	return nil
 }
 
 // again sends one notification of the outbox; nil when it is sent or nobody wants it any more.

@@ -58,6 +58,7 @@ type Push struct {
 	rules   ruleCache
 	counts  counts
 	workers workers
+	sends   bool // this process sends notifications
 	gateway gateway
 	changes [16]sync.Mutex  // by shard of account data: a change reads first
 	heard   [2]*stream.Tail // what unread counts follow
@@ -72,7 +73,7 @@ func New(d Deps, c Config) (*Push, error) {
 	if c.GiveUpAfter <= 0 {
 		c.GiveUpAfter = conf.Duration(24 * time.Hour)
 	}
-	p := &Push{Deps: d, config: c, events: d.Rooms.Stream()}
+	p := &Push{Deps: d, config: c, events: d.Rooms.Stream(), sends: d.Process.Leases.Self().Has("push")}
 	p.rules.users = map[string]*userRules{}
 	p.counts.rooms = map[string]*roomLog{}
 	p.gateway = newGateway(c)
@@ -83,7 +84,7 @@ func New(d Deps, c Config) (*Push, error) {
 		d.Receipts.Stream().Tail(p.receiptsCame, "sync", "push"), p.events.Tail(p.eventsCame, "sync", "push"),
 	}
 	d.Process.Bus.Subscribe(pushersTopic, p.pushersChanged)
-	d.Process.Go("push", p.work)
+	d.Process.Streams.Consume(stream.Consumer{Name: "push", Role: "push", Stream: p.events, Work: p.work, Every: p.retry})
 	return p, nil
 }
 

@@ -417,7 +417,7 @@ func (p *Push) eventsCame(rows []stream.Row) {
 		p.counts.mu.Lock()
 		l := p.counts.rooms[row.Key]
 		p.counts.mu.Unlock()
-		if l == nil && !p.workers.wants(row.Shard) {
+		if l == nil && !p.sends {
 			continue
 		}
 		e, err := p.Rooms.Share(row)
@@ -427,7 +427,7 @@ func (p *Push) eventsCame(rows []stream.Row) {
 		if l != nil {
 			l.take(e)
 		}
-		p.workers.take(row.Shard, e)
+		p.workers.take(e)
 	}
 }
 

@@ -9,3 +9,5 @@ CREATE TABLE parked_rows (
   reason TEXT NOT NULL,
   PRIMARY KEY (consumer, shard, pos)
 );
+-- Notifications go on from where they were.
+INSERT INTO leases (name, machine, incarnation, epoch, pos) SELECT 'consumer/push/00' || SUBSTR(name, 6), -1, 0, epoch, pos FROM leases WHERE name LIKE 'push/%';
