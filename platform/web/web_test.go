@@ -20,8 +20,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"lyceum/platform/bus"
-	"lyceum/platform/db"
 	"lyceum/platform/conf"
+	"lyceum/platform/db"
 	"lyceum/platform/web"
 )
 
@@ -235,7 +235,9 @@ func TestDecode(t *testing.T) {
 		b, err := r.Raw()
 		return map[string]string{"errcode": string(b)}, err
 	}
-	unstorable := func(*web.Request) (any, error) { return nil, fmt.Errorf("write: %w", &db.TextError{Where: "notes.body", NUL: true}) }
+	unstorable := func(*web.Request) (any, error) {
+		return nil, fmt.Errorf("write: %w", &db.TextError{Where: "notes.body", NUL: true})
+	}
 	s := newServer(t, web.Options{},
 		web.Route{Pattern: "POST /unstorable", Auth: web.None, Handler: unstorable},
 		web.Route{Pattern: "POST /strict", Auth: web.None, Handler: echo, MaxBody: 4096},
