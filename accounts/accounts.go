@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"lyceum/matrix"
+	"lyceum/platform/bus"
 	"lyceum/platform/db"
 	"lyceum/platform/obs"
 	"lyceum/platform/role"
@@ -59,6 +60,7 @@ type Appservices interface {
 type Deps struct {
 	Process        *role.Process
 	Now            func() time.Time // the clock; nil is obs.Now
+	Limits         bus.Limits       // counts wrong passwords for the whole fleet; nil: in this process alone
 	Profile        ProfileListener
 	Devices        []DeviceListener
 	Users          []UserListener
@@ -91,6 +93,9 @@ func New(d Deps, c Config) (*Accounts, error) {
 	}
 	if d.Now == nil {
 		d.Now = obs.Now
+	}
+	if d.Limits == nil {
+		d.Limits = bus.NewLocalLimits()
 	}
 	a := &Accounts{deps: d, config: c, db: d.Process.DB, log: d.Process.Log.With("domain", "accounts"), now: d.Now}
 	a.keys.db = a.db

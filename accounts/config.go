@@ -35,6 +35,7 @@ type Config struct {
 	WellKnown WellKnown `yaml:"well_known" help:"What /.well-known/matrix tells."`
 
 	UnstableFeatures map[string]bool `yaml:"-"` // set by the fleet
+	PasswordRates    PasswordRates   `yaml:"-"` // set by the fleet
 }
 
 // PasswordConfig says what a password needs and what checking one costs.

@@ -74,7 +74,7 @@ func (a *Accounts) fallback(r *web.Request, session string, sent *authData) (any
 	case err != nil:
 		return nil, err
 	}
-	page.Known = true
+	page.Known, i.from = true, r.RemoteIP()
 	if sent == nil {
 		return showFallback(http.StatusOK, page)
 	}

@@ -19,7 +19,7 @@ func (a *Accounts) own(r *web.Request) (string, error) {
 // device describes the device of a login from the request.
 func device(r *web.Request, id, name string, refresh bool) newDevice {
 	agent := strings.ReplaceAll(strings.ToValidUTF8(r.UserAgent(), ""), "\x00", "")
-	return newDevice{ID: id, Name: name, Refresh: refresh, IP: r.RemoteIP().String(), Agent: agent[:min(len(agent), maxAgent)]}
+	return newDevice{ID: id, Name: name, Refresh: refresh, From: r.RemoteIP(), Agent: agent[:min(len(agent), maxAgent)]}
 }
 
 func (a *Accounts) getLogin(*web.Request) (any, error) {
@@ -59,7 +59,7 @@ func (a *Accounts) postLogin(r *web.Request, body *loginBody) (any, error) {
 			return nil, matrix.InvalidParam("An identifier of type m.id.user with a user is needed")
 		}
 		var err error
-		if u, err = a.checkPassword(r.Context(), name, body.Password); err != nil {
+		if u, err = a.checkPassword(r.Context(), name, body.Password, d.From); err != nil {
 			return nil, err
 		}
 	case typeAppservice:
@@ -167,7 +167,7 @@ func (a *Accounts) postRegister(r *web.Request, body *registration) (any, error)
 		return nil, err
 	}
 	start := func() *interaction {
-		return &interaction{id: newSessionID(), op: opRegister, flows: a.registrationFlows()}
+		return &interaction{id: newSessionID(), op: opRegister, from: d.From, flows: a.registrationFlows()}
 	}
 	return a.interact(r.Context(), start, body.Auth, func(i *interaction) (any, error) {
 		return creds(a.register(r.Context(), body, d, i))

@@ -3,10 +3,12 @@ package accounts
 import (
 	"context"
 	"errors"
+	"net/netip"
 	"strings"
 
 	"lyceum/matrix"
 	"lyceum/platform/db"
+	"lyceum/platform/web"
 )
 
 // Credentials are what a client gets from a login, a registration or a refresh (Client-Server API,
@@ -26,7 +28,7 @@ type newDevice struct {
 	ID      string // "" makes one
 	Name    string // only for a device that is new
 	Refresh bool   // the client takes refresh tokens
-	IP      string
+	From    netip.Addr
 	Agent   string
 }
 
@@ -59,11 +61,16 @@ func loadUser(ctx context.Context, q db.Querier, userID string) (*user, error) {
 
 var errWrongPassword = matrix.Forbidden("The user name or the password is wrong")
 
-// checkPassword finds the user of a name (localpart or full id) and compares the password. It takes the
-// same time whether or not the user exists. Errors: M_FORBIDDEN, M_USER_DEACTIVATED.
-func (a *Accounts) checkPassword(ctx context.Context, name, password string) (*user, error) {
+// checkPassword finds the user of a name (localpart or full id) and compares the password, which counts as a
+// guess of who is at the address. It takes the same time whether or not the user exists. All checks of passwords
+// go through here. Errors: M_FORBIDDEN, M_USER_DEACTIVATED, M_LIMIT_EXCEEDED.
+func (a *Accounts) checkPassword(ctx context.Context, name, password string, from netip.Addr) (*user, error) {
 	u, err := a.findUser(ctx, name)
 	if err != nil && !errors.Is(err, db.ErrNoRows) {
+		return nil, err
+	}
+	attempt, err := a.guess(ctx, u, name, from)
+	if err != nil {
 		return nil, err
 	}
 	if u == nil {
@@ -74,11 +81,13 @@ func (a *Accounts) checkPassword(ctx context.Context, name, password string) (*u
 	}
 	ok, stale, err := a.hasher.verify(ctx, u.password, password)
 	if err != nil {
+		attempt.giveBack(ctx)
 		return nil, err
 	}
 	if !ok {
 		return nil, errWrongPassword
 	}
+	attempt.right(ctx)
 	if stale {
 		a.rehash(ctx, u, password)
 	}
@@ -163,9 +172,13 @@ func (a *Accounts) login(ctx context.Context, u *user, d newDevice) (*Credential
 
 // insertLogin stores a device, if it is new, and its tokens.
 func insertLogin(ctx context.Context, tx *db.Tx, p *pair, d newDevice) error {
-	_, err := tx.Exec(ctx, `INSERT INTO user_devices (user_id, device_id, display_name, created_ms, seen_ms, seen_ip, user_agent) VALUES ($1, $2, $3, $4, $5, $6, $7)
-		ON CONFLICT (user_id, device_id) DO UPDATE SET seen_ms = excluded.seen_ms, seen_ip = excluded.seen_ip, user_agent = excluded.user_agent`,
-		p.userID, p.deviceID, d.Name, p.created, p.created, d.IP, d.Agent)
+	ip, key := "", ""
+	if d.From.IsValid() {
+		ip, key = d.From.String(), web.AddressKey(d.From)
+	}
+	_, err := tx.Exec(ctx, `INSERT INTO user_devices (user_id, device_id, display_name, created_ms, seen_ms, seen_ip, login_ip, user_agent) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+		ON CONFLICT (user_id, device_id) DO UPDATE SET seen_ms = excluded.seen_ms, seen_ip = excluded.seen_ip, login_ip = excluded.login_ip, user_agent = excluded.user_agent`,
+		p.userID, p.deviceID, d.Name, p.created, p.created, ip, key, d.Agent)
 	if err != nil {
 		return err
 	}

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -33,6 +34,7 @@ type interaction struct {
 	flows  [][]string // each is a way through
 	done   []string   // stages that were passed
 	token  string     // the registration token that is held for it
+	from   netip.Addr // where the present request comes from
 	kept   string     // request as it was when the interaction was begun
 	stored bool
 }
@@ -104,7 +106,7 @@ func (a *Accounts) Interactive(r *web.Request, auth json.RawMessage, params any,
 		return nil, matrix.BadJSON("The body can not be brought into canonical form").With(err)
 	}
 	start := func() *interaction {
-		return &interaction{id: newSessionID(), op: r.Method + " " + r.URL.Path, userID: r.UserID(), params: text, flows: [][]string{{stagePassword}}}
+		return &interaction{id: newSessionID(), op: r.Method + " " + r.URL.Path, userID: r.UserID(), params: text, from: r.RemoteIP(), flows: [][]string{{stagePassword}}}
 	}
 	return a.interact(r.Context(), start, auth, func(*interaction) (any, error) { return fn() })
 }
@@ -131,7 +133,7 @@ func (a *Accounts) interact(ctx context.Context, start func() *interaction, auth
 			return nil, err
 		}
 		begun := known.kept
-		known.op, known.userID, known.params = i.op, i.userID, i.params
+		known.op, known.userID, known.params, known.from = i.op, i.userID, i.params, i.from
 		if known.request() != begun {
 			return a.challenge(ctx, i, errNoSession)
 		}
@@ -194,12 +196,14 @@ func (a *Accounts) pass(ctx context.Context, i *interaction, d *authData) error 
 		if name == "" {
 			name = i.userID
 		}
-		u, err := a.checkPassword(ctx, name, d.Password)
-		if err != nil {
+		// Nobody guesses here at the password of another account.
+		if u, err := a.findUser(ctx, name); errors.Is(err, db.ErrNoRows) || err == nil && u.id != i.userID {
+			return errWrongPassword
+		} else if err != nil {
 			return err
 		}
-		if u.id != i.userID {
-			return errWrongPassword
+		if _, err := a.checkPassword(ctx, i.userID, d.Password, i.from); err != nil {
+			return err
 		}
 	case stageToken:
 		if i.token == "" {

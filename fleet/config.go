@@ -139,6 +139,7 @@ func Load(s conf.Sources) (*Config, error) {
 	}
 	c.Fleet.Roles = roles
 	c.Accounts.ServerName = c.Server.Name
+	c.Accounts.PasswordRates = accounts.PasswordRates{Account: c.HTTP.Rate("password"), Address: c.HTTP.Rate("password_address")}
 	c.Blob.Scratch = filepath.Join(c.Server.Data, "scratch")
 	if c.embedded() && c.Blob.S3.Endpoint == "" && c.Blob.Directory == "" {
 		c.Blob.Directory = filepath.Join(c.Server.Data, "blobs")

@@ -231,17 +231,16 @@ func (p *Process) build(ctx context.Context) error {
 			return err
 		}
 	}
-	if p.domains, err = wire(base{p.process, blobs, p.key, p.obs.Registry, p.Status}, p.config); err != nil {
+	var limits bus.Limits = bus.NewLocalLimits()
+	if redis, ok := p.bus.(*bus.Redis); ok {
+		limits = bus.NewRedisLimits(redis)
+	}
+	if p.domains, err = wire(base{p.process, blobs, p.key, p.obs.Registry, limits, p.Status}, p.config); err != nil {
 		return err
 	}
 	o := web.Options{
 		Log: p.process.Log, Registry: p.obs.Registry, Authenticator: p.domains.accounts, Config: p.config.HTTP,
-		Barrier: p.process.Streams.Barrier, Ready: p.obs.Health.SetReady, Tracer: p.tracer(),
-	}
-	if redis, ok := p.bus.(*bus.Redis); ok {
-		o.Limits = bus.NewRedisLimits(redis)
-	} else {
-		o.Limits = bus.NewLocalLimits()
+		Limits: limits, Barrier: p.process.Streams.Barrier, Ready: p.obs.Health.SetReady, Tracer: p.tracer(),
 	}
 	if p.process.RPC != nil {
 		r := router.New(router.Options{

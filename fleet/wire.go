@@ -15,6 +15,7 @@ import (
 	"lyceum/media"
 	"lyceum/plan"
 	"lyceum/platform/blob"
+	"lyceum/platform/bus"
 	"lyceum/platform/db"
 	"lyceum/platform/lease"
 	"lyceum/platform/obs"
@@ -58,6 +59,7 @@ type base struct {
 	blobs   blob.Store
 	key     matrix.SigningKey
 	metrics *prometheus.Registry
+	limits  bus.Limits
 	status  func(context.Context) *status.Fleet
 }
 
@@ -67,7 +69,7 @@ func wire(b base, c *Config) (*domains, error) {
 	news := &upward{d}
 	var err error
 	d.accounts, err = accounts.New(accounts.Deps{
-		Process: p, Now: obs.Now, Profile: news, Devices: []accounts.DeviceListener{news}, Users: []accounts.UserListener{news},
+		Process: p, Now: obs.Now, Limits: b.limits, Profile: news, Devices: []accounts.DeviceListener{news}, Users: []accounts.UserListener{news},
 	}, c.Accounts)
 	if err != nil {
 		return nil, err

@@ -15,6 +15,9 @@ type Limits interface {
 	// Take counts one use of key. It returns 0 when the use is allowed, or else how long the caller has to
 	// wait; a refused use does not count. perSecond <= 0 means no limit; a burst below 1 is 1.
 	Take(ctx context.Context, key string, perSecond float64, burst int) (wait time.Duration, err error)
+	// Give takes back so many uses of key, which were counted with the same perSecond. More than are counted
+	// make the key as new.
+	Give(ctx context.Context, key string, perSecond float64, uses int) error
 }
 
 // longestInterval keeps sums of times in nanoseconds within 64 bits; it is about four years.
@@ -85,6 +88,27 @@ func (l *localLimits) Take(_ context.Context, key string, perSecond float64, bur
 	return 0, nil
 }
 
+// Give implements Limits; it never fails.
+func (l *localLimits) Give(_ context.Context, key string, perSecond float64, uses int) error {
+	if perSecond <= 0 {
+		return nil
+	}
+	shard := &l.shards[maphash.String(l.seed, key)%limitShards]
+	interval := min(float64(time.Second)/perSecond, longestInterval)
+	shard.mu.Lock()
+	defer shard.mu.Unlock()
+	state, known := shard.idleAt[key]
+	if !known {
+		return nil
+	}
+	if back := interval * float64(uses); back < float64(state-l.now().UnixNano()) {
+		shard.idleAt[key] = state - int64(back)
+	} else {
+		delete(shard.idleAt, key)
+	}
+	return nil
+}
+
 // gcraScript does what gcra does with the clock of Redis, so that processes with wrong clocks agree.
 // Numbers are microseconds. The key expires when it is idle.
 var gcraScript = rueidis.NewLuaScript(`
@@ -96,6 +120,16 @@ local wait = math.ceil(state + interval * (1 - burst) - now)
 if wait > 0 then return wait end
 local next = state + interval
 redis.call('SET', KEYS[1], string.format('%.0f', next), 'PX', math.max(1, math.ceil((next - now) / 1000)))
+return 0
+`)
+
+// giveScript does what localLimits.Give does.
+var giveScript = rueidis.NewLuaScript(`
+local time = redis.call('TIME')
+local now = tonumber(time[1]) * 1000000 + tonumber(time[2])
+local state = tonumber(redis.call('GET', KEYS[1]) or '0') - tonumber(ARGV[1]) * tonumber(ARGV[2])
+if state <= now then return redis.call('DEL', KEYS[1]) end
+redis.call('SET', KEYS[1], string.format('%.0f', state), 'PX', math.max(1, math.ceil((state - now) / 1000)))
 return 0
 `)
 
@@ -136,4 +170,27 @@ func (l *redisLimits) Take(ctx context.Context, key string, perSecond float64, b
 		return 0, ctx.Err()
 	}
 	return l.local.Take(ctx, key, perSecond, burst)
+}
+
+// Give implements Limits. Its only error is that of ctx.
+func (l *redisLimits) Give(ctx context.Context, key string, perSecond float64, uses int) error {
+	if perSecond <= 0 {
+		return nil
+	}
+	if err := l.local.Give(ctx, key, perSecond, uses); err != nil { // it may have been counted while Redis was away
+		return err
+	}
+	s, err := l.bus.session()
+	if err != nil {
+		return nil
+	}
+	err = s.do(ctx, func(ctx context.Context) error {
+		return giveScript.Exec(ctx, s.client, []string{l.bus.conf.Prefix + ":limit:" + key}, []string{
+			strconv.FormatFloat(1e6/perSecond, 'f', 3, 64), strconv.Itoa(uses),
+		}).Error()
+	})
+	if err != nil && ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return nil
 }

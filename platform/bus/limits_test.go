@@ -79,6 +79,28 @@ func limitsSuite(t *testing.T, l Limits) {
 	if again := take("refill", 20, 1); again != 0 {
 		t.Errorf("after the wait it says to wait %s more", again)
 	}
+	give := func(key string, uses int) {
+		t.Helper()
+		if err := l.Give(t.Context(), key, slow, uses); err != nil {
+			t.Fatal(err)
+		}
+	}
+	give("burst", 2)
+	for i := range 3 {
+		if wait := take("burst", slow, 5); (wait == 0) != (i < 2) {
+			t.Errorf("after 2 uses were given back, use %d waits %s", i+1, wait)
+		}
+	}
+	give("burst", 100) // never more than as new
+	for i := range 6 {
+		if wait := take("burst", slow, 5); (wait == 0) != (i < 5) {
+			t.Errorf("after all uses were given back, use %d waits %s", i+1, wait)
+		}
+	}
+	give("nobody", 1)
+	if err := l.Give(t.Context(), "free", 0, 1); err != nil {
+		t.Error(err)
+	}
 	var allowed atomic.Int64
 	var wg sync.WaitGroup
 	for range 8 {

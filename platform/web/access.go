@@ -68,9 +68,9 @@ func (s *Server) take(r *Request, limit string, rate RateLimit, n int) error {
 	return nil
 }
 
-// addressKey is the address, or its /64 for IPv6: that is what one household or host is given, so a client
+// AddressKey is the address, or its /64 for IPv6: that is what one household or host is given, so a client
 // can change the rest at will.
-func addressKey(addr netip.Addr) string {
+func AddressKey(addr netip.Addr) string {
 	if addr.Is6() && !addr.Is4In6() {
 		if prefix, err := addr.WithZone("").Prefix(64); err == nil {
 			return prefix.String()

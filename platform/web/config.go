@@ -36,7 +36,13 @@ type RateLimit struct {
 // DefaultRateLimits returns the limits that hold where the configuration says nothing.
 func DefaultRateLimits() map[string]RateLimit {
 	return map[string]RateLimit{
-		"login":        {0.2, 10}, // passwords are guessed here
+		"login": {0.2, 10}, // log-ins, changed passwords
+
+		// Wrong passwords, wherever one is checked: for one account from one address, and four times that from
+		// all addresses together at which the owner never logged in; and from one address for all accounts.
+		"password":         {0.01, 10},
+		"password_address": {0.2, 30},
+
 		"registration": {0.2, 5},  // accounts, availability of names, e-mail validation
 		"message":      {2, 30},   // events sent
 		"redaction":    {2, 30},   // events taken back
@@ -81,6 +87,18 @@ func (c *Config) Validate() error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// Rate is the rate limit of a name as the configuration has it; the zero value when it is off.
+func (c Config) Rate(name string) RateLimit {
+	rate, ok := c.RateLimits[name]
+	if !ok {
+		rate = DefaultRateLimits()[name]
+	}
+	if c.RateLimitsOff {
+		return RateLimit{}
+	}
+	return rate
 }
 
 // withDefaults fills zero sizes and times, so that a Config made in a test need not name them.

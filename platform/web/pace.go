@@ -99,7 +99,7 @@ func (r *Request) caller() string {
 	if id := r.UserID(); id != "" {
 		return id
 	}
-	return addressKey(r.RemoteIP())
+	return AddressKey(r.RemoteIP())
 }
 
 // pace gives the client time for the next piece of the answer. Deadlines hold for the connection, and the time

@@ -1,0 +1,98 @@
+package accounts
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"strings"
+	"time"
+
+	"lyceum/matrix"
+	"lyceum/platform/db"
+	"lyceum/platform/web"
+)
+
+// PasswordRates say how many wrong passwords are let through; the zero value of one is no limit.
+type PasswordRates struct {
+	Account web.RateLimit // for one account from one address
+	Address web.RateLimit // from one address, for all accounts
+}
+
+// strangers is how many times the rate of one address an account takes from all addresses together at which
+// its owner never logged in.
+const strangers = 4
+
+// guess is one password that is being checked: it counts in all buckets before the check, so that many at
+// once do not slip through, and is given back when it was right.
+//
+// Wrong passwords count for the account, wherever one can be tried, so a token does not help to guess. That
+// nobody can shut the owner out: each address has a bucket of its own for the account, what strangers try
+// together counts in another, and an address at which one of the account's devices logged in is no stranger.
+type guess struct {
+	a     *Accounts
+	taken []bucket
+	own   bucket // of the account and the address
+}
+
+type bucket struct {
+	key  string
+	rate web.RateLimit
+}
+
+// guess takes place for one check of the password of an account. u is nil when there is no such user: the
+// name then stands for the account, so that the answer tells nothing. Errors: M_LIMIT_EXCEEDED.
+func (a *Accounts) guess(ctx context.Context, u *user, name string, from netip.Addr) (*guess, error) {
+	account, address := "?"+strings.ToLower(name[:min(len(name), matrix.MaxIDBytes)]), web.AddressKey(from)
+	known := false
+	if u != nil {
+		account = u.id
+		var one int
+		err := a.db.QueryRow(ctx, `SELECT 1 FROM user_devices WHERE user_id = $1 AND login_ip = $2 LIMIT 1`, u.id, address).Scan(&one)
+		if err != nil && !errors.Is(err, db.ErrNoRows) {
+			return nil, err
+		}
+		known = err == nil
+	}
+	rate := a.config.PasswordRates.Account
+	g := &guess{a: a, own: bucket{"password:" + account + " " + address, rate}}
+	buckets := []bucket{g.own}
+	if !known {
+		rate.PerSecond, rate.Burst = rate.PerSecond*strangers, rate.Burst*strangers
+		buckets = append(buckets, bucket{"password:" + account, rate})
+	}
+	if from.IsValid() {
+		buckets = append(buckets, bucket{"password_address:" + address, a.config.PasswordRates.Address})
+	}
+	for _, b := range buckets {
+		wait, err := a.deps.Limits.Take(ctx, b.key, b.rate.PerSecond, b.rate.Burst)
+		if err == nil && wait > 0 {
+			err = matrix.LimitExceeded(max(wait, time.Millisecond))
+			g.giveBack(ctx) // it was not checked, so it counts nowhere
+		}
+		if err != nil {
+			return nil, err
+		}
+		g.taken = append(g.taken, b)
+	}
+	return g, nil
+}
+
+// right is called when the password was right: the address begins anew with this account.
+func (g *guess) right(ctx context.Context) {
+	g.giveBack(ctx)
+	g.give(ctx, g.own, g.own.rate.Burst+1)
+}
+
+// giveBack undoes the guess.
+func (g *guess) giveBack(ctx context.Context) {
+	for _, b := range g.taken {
+		g.give(ctx, b, 1)
+	}
+	g.taken = nil
+}
+
+func (g *guess) give(ctx context.Context, b bucket, uses int) {
+	if err := g.a.deps.Limits.Give(context.WithoutCancel(ctx), b.key, b.rate.PerSecond, uses); err != nil {
+		g.a.log.Debug("a limit of passwords was not given back; it runs out by itself", "error", err)
+	}
+}
