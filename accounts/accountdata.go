@@ -30,6 +30,7 @@ type accountData struct {
 	mu    sync.RWMutex
 	users *recent[string, *userData]
 
+	quota  quota
 	writes [16]sync.Mutex // by shard: a change that reads first is one step
 }
 
@@ -39,12 +40,13 @@ type userData struct {
 	loaded  bool
 	failed  error
 	data    map[dataKey]*AccountDatum // while loading: what the stream told meanwhile
+	bytes   int                       // of data
 	newest  int64
 	ignored map[string]bool // nil until asked for
 }
 
 func newAccountData(d *db.DB, size int) *accountData {
-	return &accountData{db: d, users: newRecent[string, *userData](size)}
+	return &accountData{db: d, users: newRecent[string, *userData](size), quota: quota{pending: map[string]usage{}}}
 }
 
 // maxOnBus is how much of a piece travels with the news; readers of larger ones ask the database.
@@ -77,8 +79,14 @@ func (d *accountData) tail(rows []stream.Row) {
 
 func (u *userData) take(datum *AccountDatum) {
 	key := dataKey{datum.RoomID, datum.Type}
-	if old, ok := u.data[key]; ok && old.Pos > datum.Pos {
+	old, ok := u.data[key]
+	switch {
+	case !ok:
+		u.bytes += len(datum.Content) + len(datum.Type) + len(datum.RoomID)
+	case old.Pos > datum.Pos:
 		return
+	default:
+		u.bytes += len(datum.Content) - len(old.Content)
 	}
 	u.data[key] = datum
 	u.newest = max(u.newest, datum.Pos)
@@ -231,13 +239,13 @@ func (a *Accounts) PutAccountData(ctx context.Context, userID, roomID, typ strin
 func (a *Accounts) writeHere(ctx context.Context, userID string, w dataWrite) (struct{}, error) {
 	lock := &a.data.writes[a.data.stream.Shard(userID)%len(a.data.writes)]
 	if w.Kind == writePut && w.Type != typeTag {
-		return struct{}{}, a.appendData(ctx, userID, &AccountDatum{RoomID: w.RoomID, Type: w.Type, Content: w.Content})
+		return struct{}{}, a.storeData(ctx, userID, &AccountDatum{RoomID: w.RoomID, Type: w.Type, Content: w.Content})
 	}
 	lock.Lock()
 	defer lock.Unlock()
 	switch w.Kind {
 	case writePut:
-		return struct{}{}, a.appendData(ctx, userID, &AccountDatum{RoomID: w.RoomID, Type: w.Type, Content: w.Content})
+		return struct{}{}, a.storeData(ctx, userID, &AccountDatum{RoomID: w.RoomID, Type: w.Type, Content: w.Content})
 	case writeErase:
 		all, err := loadData(ctx, a.db, userID)
 		if err != nil {
@@ -249,6 +257,16 @@ func (a *Accounts) writeHere(ctx context.Context, userID string, w dataWrite) (s
 		return struct{}{}, a.appendData(ctx, userID, all...)
 	}
 	return struct{}{}, a.writeTag(ctx, userID, w)
+}
+
+// storeData stores a piece that a user wants to have, if it fits.
+func (a *Accounts) storeData(ctx context.Context, userID string, datum *AccountDatum) error {
+	done, err := a.reserve(ctx, userID, datum)
+	if err != nil {
+		return err
+	}
+	defer done()
+	return a.appendData(ctx, userID, datum)
 }
 
 func (a *Accounts) appendData(ctx context.Context, userID string, data ...*AccountDatum) error {
@@ -360,5 +378,5 @@ func (a *Accounts) writeTag(ctx context.Context, userID string, w dataWrite) err
 	if err != nil {
 		return err
 	}
-	return a.appendData(ctx, userID, &AccountDatum{RoomID: w.RoomID, Type: typeTag, Content: b})
+	return a.storeData(ctx, userID, &AccountDatum{RoomID: w.RoomID, Type: typeTag, Content: b})
 }

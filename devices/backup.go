@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"slices"
 	"strconv"
 
@@ -46,6 +47,9 @@ type backupSessions struct {
 	Sessions map[string]*backupKey `json:"sessions"`
 }
 
+// maxSessionData bounds one session, which has about 1 KiB, and so a page of them.
+const maxSessionData = 16 << 10
+
 // check refuses a session that lacks a member. Errors: M_BAD_JSON, M_INVALID_PARAM.
 func (k *backupKey) check() error {
 	if !validName(k.roomID) || !validName(k.sessionID) {
@@ -56,6 +60,9 @@ func (k *backupKey) check() error {
 	}
 	if len(k.SessionData) == 0 || k.SessionData[0] != '{' {
 		return matrix.BadJSON("A session needs session_data, an object")
+	}
+	if len(k.SessionData) > maxSessionData {
+		return matrix.TooLarge(fmt.Sprintf("The session_data of a session has at most %d bytes", maxSessionData))
 	}
 	return nil
 }

@@ -2,6 +2,7 @@ package devices
 
 import (
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 )
@@ -151,5 +152,18 @@ func TestLargeBackupIsSentInPages(t *testing.T) {
 		if len(one.get("sessions").Map()) != backupPageSize/2+1 {
 			t.Errorf("a room has %d sessions", len(one.get("sessions").Map()))
 		}
+	})
+}
+
+// TestWhatAPageOfABackupHoldsIsBounded: sessions and the description of a backup have a size.
+func TestWhatAPageOfABackupHoldsIsBounded(t *testing.T) {
+	run(t, func(t *testing.T, n *node) {
+		alice := n.register("alice")
+		v := alice.newBackup()
+		alice.do("PUT /room_keys/keys/!r:x/s?version="+v, session(0, 0, true, strings.Repeat("x", maxSessionData))).want(413, "M_TOO_LARGE")
+		alice.do("PUT /room_keys/keys/!r:x/s?version="+v, session(0, 0, true, strings.Repeat("x", maxSessionData-100))).want(200)
+		large := obj{"algorithm": "m.megolm_backup.v1.curve25519-aes-sha2", "auth_data": obj{"x": strings.Repeat("x", maxAuthData)}}
+		alice.do("POST /room_keys/version", large).want(413, "M_TOO_LARGE")
+		alice.do("PUT /room_keys/version/"+v, large).want(413, "M_TOO_LARGE")
 	})
 }

@@ -3,6 +3,7 @@ package devices
 import (
 	"bufio"
 	"encoding/json"
+	"fmt"
 	"io"
 	"strconv"
 
@@ -17,6 +18,9 @@ type versionBody struct {
 	Version   *string         `json:"version"`
 }
 
+// maxAuthData bounds what every request for a backup reads: a public key and signatures.
+const maxAuthData = 64 << 10
+
 func (b *versionBody) check() error {
 	if b.Algorithm == "" || len(b.AuthData) == 0 {
 		return matrix.MissingParam("algorithm and auth_data are needed")
@@ -26,6 +30,9 @@ func (b *versionBody) check() error {
 	}
 	if b.AuthData[0] != '{' {
 		return matrix.BadJSON("auth_data must be an object")
+	}
+	if len(b.AuthData) > maxAuthData {
+		return matrix.TooLarge(fmt.Sprintf("auth_data has at most %d bytes", maxAuthData))
 	}
 	return nil
 }
@@ -128,7 +135,7 @@ func (x *Devices) getSession(r *web.Request) (any, error) {
 	return found[0], nil
 }
 
-const backupPageSize = 1000
+const backupPageSize = 200 // sessions of at most maxSessionData
 
 // getBackupKeys sends the sessions of a version, of one room or of all. A backup may be large, so it is
 // read and sent page by page.
@@ -150,7 +157,7 @@ func (x *Devices) getBackupKeys(r *web.Request) (any, error) {
 		return nil, err
 	}
 	return &web.Stream{Header: map[string][]string{"Content-Type": {"application/json"}}, Write: func(w io.Writer) error {
-		out := bufio.NewWriter(w)
+		out := bufio.NewWriterSize(w, 64<<10)
 		if err := writeBackup(out, page, roomID == "", next); err != nil {
 			return err
 		}

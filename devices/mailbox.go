@@ -128,9 +128,12 @@ func (x *Devices) PendingToDevice(userID, deviceID string) (first int64, known b
 	return b.first, true
 }
 
+// maxMessageBytes is how much of messages for a device is read at once, and as much as the last of them is larger.
+const maxMessageBytes = 1 << 20
+
 // ToDevice gives the messages for a device with after < pos <= upto, at most limit, as
-// {"content","sender","type"}. last is upto, or the position of the last message when the limit cut some
-// off: the position that the device has. It makes no statement when memory knows that there are none.
+// {"content","sender","type"}. last is upto, or the position of the last message when the limit, or that of
+// maxMessageBytes together, cut some off: the position that the device has. It makes no statement when memory knows that there are none.
 func (x *Devices) ToDevice(ctx context.Context, userID, deviceID string, after, upto int64, limit int) (messages []json.RawMessage, last int64, err error) {
 	first, newest, err := x.pending(ctx, userID, deviceID)
 	if err != nil {
@@ -146,8 +149,9 @@ func (x *Devices) ToDevice(ctx context.Context, userID, deviceID string, after, 
 	}
 	defer rows.Close()
 	last = upto
+	size := 0
 	for pos := after; rows.Next(); {
-		if len(messages) == limit {
+		if len(messages) == limit || size >= maxMessageBytes {
 			last = pos
 			break
 		}
@@ -156,6 +160,7 @@ func (x *Devices) ToDevice(ctx context.Context, userID, deviceID string, after, 
 			return nil, after, err
 		}
 		messages = append(messages, encodeMessage(sender, typ, content))
+		size += len(messages[len(messages)-1])
 	}
 	return messages, last, rows.Err()
 }

@@ -36,6 +36,14 @@ type Config struct {
 	MaxCreateUsers int       `yaml:"max_create_invites" default:"200" help:"Most users invited while a room is created."`
 }
 
+// cachedEvent is how many bytes an event in memory has, about. Those of other sizes count for more or for less.
+const cachedEvent = 2048
+
+// weight is how many bytes an event takes in memory, about.
+func (e *Event) weight() uint32 {
+	return uint32(cachedEvent/2 + len(e.JSON) + len(e.PrevContent)) //nolint:gosec // events have at most 64 KiB
+}
+
 // Deps is what the package is given.
 type Deps struct {
 	Process    *role.Process
@@ -75,7 +83,9 @@ var readers = []string{"client", "sync", "events", "push", "admin"}
 // New opens the events stream and registers the calls that its owners answer.
 func New(d Deps, c Config) (*Rooms, error) {
 	d.Recent, d.Transactions = cmp.Or(d.Recent, 200), cmp.Or(d.Transactions, 2_000)
-	cache, err := otter.New(&otter.Options[string, *Event]{MaximumSize: max(c.EventCache, 1000)})
+	cache, err := otter.New(&otter.Options[string, *Event]{
+		MaximumWeight: uint64(max(c.EventCache, 1000)) * cachedEvent, Weigher: func(_ string, e *Event) uint32 { return e.weight() },
+	})
 	if err != nil {
 		return nil, err
 	}

@@ -24,9 +24,13 @@ type found struct {
 	more   bool  // there may be more
 }
 
-// scanRounds bounds how often one request reads on when nothing of what it read may be shown. A client
-// goes on from the token that it gets.
-const scanRounds = 8
+const (
+	// scanRounds bounds how much one request reads when nothing of it may be shown, as so many times its limit. A
+	// client goes on from the token that it gets.
+	scanRounds = 8
+	readAtOnce = 100     // events of one statement: each may have 64 KiB
+	pageBytes  = 2 << 20 // of the events of one answer, and as much as the last of them is larger
+)
 
 // read gives the visible events of a stretch that the filter lets through, without those of ignored users.
 func (r *Rooms) read(ctx context.Context, v view, s stretch) (found, error) {
@@ -41,8 +45,9 @@ func (r *Rooms) read(ctx context.Context, v view, s stretch) (found, error) {
 	where, args := s.filter.where(5)
 	p := Page{RoomID: v.head.RoomID, Backward: s.backward, Where: where, Args: args}
 	out.end = min(s.from, v.upto)
-	for range scanRounds {
-		p.Limit = s.limit - len(out.events) + 1 // one more tells whether there is more
+	size := 0
+	for scanned := 0; scanned < scanRounds*(s.limit+1); scanned += p.Limit {
+		p.Limit = min(s.limit-len(out.events)+1, readAtOnce) // one more tells whether there is more
 		if p.Backward {
 			p.From, p.To = out.end+1, s.to
 		} else {
@@ -60,7 +65,7 @@ func (r *Rooms) read(ctx context.Context, v view, s stretch) (found, error) {
 			return out, err
 		}
 		for i, e := range events {
-			if len(out.events) == s.limit {
+			if len(out.events) == s.limit || size >= pageBytes {
 				out.more = true
 				return out, nil
 			}
@@ -70,6 +75,7 @@ func (r *Rooms) read(ctx context.Context, v view, s stretch) (found, error) {
 			}
 			if sights[i].Visible && s.filter.Match(e) && (e.IsState() || !ignored[e.Sender]) {
 				out.events, out.sights = append(out.events, e), append(out.sights, sights[i])
+				size += len(e.JSON)
 			}
 		}
 		if len(events) < p.Limit {

@@ -31,6 +31,7 @@ type query struct {
 	roomData map[string][]json.RawMessage // account data of rooms that is new
 	global   []json.RawMessage
 	gives    []given // memberships in the answer
+	left     int     // bytes that events of timelines may still take
 }
 
 // answer writes what is new between since and now; empty is true when that is nothing.
@@ -45,7 +46,7 @@ func (q *query) answer(ctx context.Context, w *writer) (empty bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	q.gives = nil
+	q.gives, q.left = nil, answerBytes
 	w.open('{')
 	w.key("next_batch")
 	w.string(q.now.encode(q.s.Process.LogEpoch()))
@@ -220,7 +221,13 @@ func dataEvent(typ string, content json.RawMessage) json.RawMessage {
 	return append(b, '}')
 }
 
-const toDeviceLimit = 100
+const (
+	toDeviceLimit = 100
+	// The events of timelines take at most so many bytes, in a room and in the whole answer; then timelines are
+	// limited, but each room gives its newest event.
+	timelineBytes = 1 << 20
+	answerBytes   = 8 << 20
+)
 
 // toDevice reads the messages for the device, the oldest first. When there are more, the answer ends at
 // the last one for this stream, so that the next request brings the rest.
@@ -229,7 +236,7 @@ func (q *query) toDevice(ctx context.Context) (list []json.RawMessage, err error
 		return nil, nil
 	}
 	list, last, err := q.s.Devices.ToDevice(ctx, q.user.id, q.device, q.since[toDeviceAt], q.now[toDeviceAt], toDeviceLimit)
-	if len(list) == toDeviceLimit {
+	if len(list) > 0 {
 		q.now[toDeviceAt] = last
 	}
 	return list, err

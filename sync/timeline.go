@@ -9,6 +9,9 @@ import (
 	"lyceum/rooms/state"
 )
 
+// readAtOnce is how many events one statement reads at most: each may have 64 KiB.
+const readAtOnce = 100
+
 // span is a part of a room's events: after < position <= upto.
 type span struct {
 	roomID      string
@@ -50,16 +53,19 @@ func (q *query) readTimeline(ctx context.Context, sp span) (*timeline, error) {
 	}
 	t.upto = all[len(all)-1].Root
 	picked := make([]int, 0, min(limit, len(all)))
+	size, room := 0, min(q.left, timelineBytes)
 	for i := len(all) - 1; i >= 0; i-- {
 		if !q.shows(all[i]) {
 			continue
 		}
-		if len(picked) == limit {
+		size += len(all[i].JSON)
+		if len(picked) == limit || len(picked) > 0 && size > room {
 			t.limited = true
 			break
 		}
 		picked = append(picked, i)
 	}
+	q.left = max(0, q.left-size)
 	slices.Reverse(picked)
 	if picked, err = q.look(ctx, sp, t, picked); err != nil {
 		return nil, err
@@ -131,15 +137,18 @@ func (q *query) newest(ctx context.Context, sp span, limit int) (list []*rooms.E
 	}
 	// The memory does not reach back so far.
 	list = nil
-	page := rooms.Page{RoomID: sp.roomID, From: sp.upto + 1, To: sp.after, Backward: true, Limit: limit + 1}
-	for len(list) <= 10*limit+200 && !complete && !q.enough(list, limit) {
+	page := rooms.Page{RoomID: sp.roomID, From: sp.upto + 1, To: sp.after, Backward: true, Limit: min(limit+1, readAtOnce)}
+	for size := 0; len(list) <= 10*limit+200 && size < 4*timelineBytes && !complete && !q.enough(list, limit); {
 		part, err := q.s.Rooms.Timeline(ctx, page)
 		if err != nil {
 			return nil, false, err
 		}
 		list = append(list, part...)
+		for _, e := range part {
+			size += len(e.JSON)
+		}
 		if complete = len(part) < page.Limit; !complete {
-			page.From, page.Limit = part[len(part)-1].Pos, 2*page.Limit
+			page.From, page.Limit = part[len(part)-1].Pos, min(2*page.Limit, readAtOnce)
 		}
 	}
 	slices.Reverse(list)
