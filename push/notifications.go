@@ -88,7 +88,7 @@ func (p *Push) candidates(r *web.Request, before int64) ([]*rooms.Event, error) 
 		}
 		events, err := p.Rooms.Timeline(r.Context(), rooms.Page{
 			RoomID: m.RoomID, From: 1 << 62, To: since, Backward: true, Limit: 2 * pageMost,
-			Where: "e.ts < $5 AND e.sender <> $6", Args: []any{before, r.UserID()},
+			SentBefore: before, Filter: &rooms.Filter{NotSenders: []string{r.UserID()}},
 		})
 		if err != nil {
 			return nil, err

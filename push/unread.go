@@ -202,7 +202,7 @@ func (p *Push) loadEntry(ctx context.Context, u reader) error {
 	if base < from { // threads are read apart from the main timeline
 		older, err := p.Rooms.Timeline(ctx, rooms.Page{
 			RoomID: u.room, From: from + 1, To: base, Backward: true, Limit: maxUnread,
-			Where: "e.event_id IN (SELECT event_id FROM relations WHERE room_id = $1 AND rel_type = 'm.thread')",
+			Threaded: true,
 		})
 		if err != nil {
 			return err

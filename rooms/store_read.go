@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"fmt"
 
 	"lyceum/matrix/event"
 	"lyceum/platform/db"
@@ -221,8 +222,11 @@ type Page struct {
 	From, To int64 // positions, exclusive; 0 for To means no bound
 	Backward bool  // from From towards older events
 	Limit    int
-	Where    string // more SQL about the table e with placeholders from $5; "" for none
-	Args     []any
+	// What of the events is wanted; all when nothing is said.
+	Filter     *Filter // as far as the database decides it: see Filter.Match
+	Members    bool    // m.room.member state events only
+	Threaded   bool    // events of threads only
+	SentBefore int64   // origin_server_ts in ms is smaller; 0 for no bound
 }
 
 // Timeline reads a part of a room's events in the order of the direction.
@@ -235,10 +239,24 @@ func (r *Rooms) Timeline(ctx context.Context, p Page) ([]*Event, error) {
 	if before == 0 {
 		before = 1 << 62
 	}
-	if p.Where != "" {
-		where += " AND " + p.Where
+	args := []any{p.RoomID, after, before, p.Limit}
+	if p.Filter != nil {
+		more, values := p.Filter.where(len(args) + 1)
+		if args = append(args, values...); more != "" {
+			where += " AND " + more
+		}
 	}
-	return r.query(ctx, r.Process.DB, where+order, append([]any{p.RoomID, after, before, p.Limit}, p.Args...)...)
+	if p.Members {
+		where += " AND e.type = 'm.room.member' AND e.state_key IS NOT NULL"
+	}
+	if p.Threaded {
+		where += " AND e.event_id IN (SELECT event_id FROM relations WHERE room_id = $1 AND rel_type = 'm.thread')"
+	}
+	if p.SentBefore != 0 {
+		args = append(args, p.SentBefore)
+		where += fmt.Sprintf(" AND e.ts < $%d", len(args))
+	}
+	return r.query(ctx, r.Process.DB, where+order, args...)
 }
 
 var _ state.Loader = nodeReader{}

@@ -42,8 +42,7 @@ func (r *Rooms) read(ctx context.Context, v view, s stretch) (found, error) {
 	if err != nil {
 		return out, err
 	}
-	where, args := s.filter.where(5)
-	p := Page{RoomID: v.head.RoomID, Backward: s.backward, Where: where, Args: args}
+	p := Page{RoomID: v.head.RoomID, Backward: s.backward, Filter: s.filter}
 	out.end = min(s.from, v.upto)
 	size := 0
 	for scanned := 0; scanned < scanRounds*(s.limit+1); scanned += p.Limit {

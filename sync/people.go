@@ -175,7 +175,7 @@ func (q *query) memberEvents(ctx context.Context, roomID string) (out []*rooms.E
 		return out, nil
 	}
 	return q.s.Rooms.Timeline(ctx, rooms.Page{
-		RoomID: roomID, From: after, To: upto + 1, Limit: maxMoves, Where: "e.type = $5 AND e.state_key IS NOT NULL", Args: []any{event.TypeMember},
+		RoomID: roomID, From: after, To: upto + 1, Limit: maxMoves, Members: true,
 	})
 }
 
