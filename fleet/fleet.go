@@ -198,7 +198,7 @@ func (p *Process) register(ctx context.Context) error {
 	p.process = &role.Process{DB: p.db, Bus: p.bus, Leases: leases, Log: log, Roles: Roles}
 	p.process.Streams = stream.New(stream.Options{DB: p.db, Bus: p.bus, Leases: leases, Log: log, Registry: p.obs.Registry})
 	if p.private != nil {
-		p.process.RPC, err = rpc.New(rpc.Options{Secret: p.secret, Errors: wireErrors{}, Log: log, Registry: p.obs.Registry, Tracer: p.tracer()})
+		p.process.RPC, err = rpc.New(rpc.Options{Secret: p.secret, Errors: wireErrors{}, Log: log, Registry: p.obs.Registry, Tracer: p.tracer(), Lost: leases.Suspect})
 	}
 	return err
 }

@@ -21,6 +21,16 @@ func (l *Leases) Run(ctx context.Context) error {
 		<-ctx.Done()
 		return nil
 	}
+	session, end := context.WithCancel(ctx)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		l.keepSession(session)
+	}()
+	defer func() {
+		end()
+		<-ended
+	}()
 	beat := time.NewTicker(l.opts.TTL / 4)
 	defer beat.Stop()
 	for {
@@ -168,7 +178,7 @@ func (l *Leases) Refresh(ctx context.Context) error {
 	if l.opts.Alone {
 		now = 0
 	}
-	machines, err := l.readMachines(ctx, now)
+	machines, gone, err := l.readMachines(ctx, now)
 	if err != nil {
 		return err
 	}
@@ -181,6 +191,7 @@ func (l *Leases) Refresh(ctx context.Context) error {
 	if began.Before(l.viewed) {
 		return nil // a later reading was faster
 	}
+	machines = l.alive(machines, gone, began)
 	for name, known := range l.holders { // granted since the reading began
 		if known.Epoch > holders[name].Epoch {
 			holders[name] = known
@@ -202,18 +213,25 @@ func (l *Leases) Refresh(ctx context.Context) error {
 	return nil
 }
 
-func (l *Leases) readMachines(ctx context.Context, now int64) ([]Machine, error) {
+// readMachines reads the machines that did not expire, and which of their sessions are gone.
+func (l *Leases) readMachines(ctx context.Context, now int64) (list []Machine, gone map[int64]bool, err error) {
 	if l.opts.Alone {
-		return []Machine{l.Self()}, nil
+		return []Machine{l.Self()}, nil, nil
 	}
-	return db.List(func(row db.Row) (m Machine, err error) {
+	gone = map[int64]bool{}
+	list, err = db.List(func(row db.Row) (m Machine, err error) {
 		var roles string
 		var started int64
-		err = row.Scan(&m.ID, &m.Incarnation, &m.Address, &m.Host, &m.Version, &roles, &m.Starting, &m.Draining, &m.Mute, &started)
+		var there bool
+		err = row.Scan(&m.ID, &m.Incarnation, &m.Address, &m.Host, &m.Version, &roles, &m.Starting, &m.Draining, &m.Mute, &started, &there)
 		m.Roles, m.Started = splitRoles(roles), time.UnixMilli(started)
+		if !there {
+			gone[m.Incarnation] = true
+		}
 		return m, err
-	})(l.db.Query(ctx, `SELECT id, incarnation, address, host, version, roles, starting, draining, mute, started_ms
+	})(l.db.Query(ctx, `SELECT id, incarnation, address, host, version, roles, starting, draining, mute, started_ms, `+l.there()+`
 		FROM machines WHERE expires_ms > $1 ORDER BY id`, now))
+	return list, gone, err
 }
 
 func splitRoles(text string) []string { return strings.Split(text, ",") }

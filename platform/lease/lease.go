@@ -98,6 +98,8 @@ type Leases struct {
 	beaten   time.Time // when the last heartbeat that arrived began
 	anyMute  bool      // another machine is mute
 	muted    int64
+	missing  map[int64]time.Time // machines whose sessions are gone, by incarnation, and since when
+	suspects map[int64]bool      // incarnations whose connections broke
 	changed  chan struct{}
 	poke     chan struct{}
 }
@@ -110,7 +112,7 @@ func Open(ctx context.Context, d *db.DB, o Options) (*Leases, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	l := &Leases{db: d, opts: o, changed: make(chan struct{}), poke: make(chan struct{}, 1), holders: map[string]Holder{}}
+	l := &Leases{db: d, opts: o, changed: make(chan struct{}), poke: make(chan struct{}, 1), holders: map[string]Holder{}, suspects: map[int64]bool{}}
 	l.self = Machine{Incarnation: time.Now().UnixNano(), Address: o.Address, Host: o.Host, Version: o.Version, Roles: o.Roles, Starting: !o.Alone, Started: time.Now()}
 	if err := l.register(ctx); err != nil {
 		return nil, err
@@ -151,7 +153,7 @@ func (l *Leases) register(ctx context.Context) error {
 		_, err = tx.Exec(ctx, `INSERT INTO machines (id, incarnation, address, host, version, roles, starting, draining, started_ms, expires_ms, facts)
 			VALUES ($1, $2, $3, $4, $5, $6, $7, FALSE, $8, $9, $10) ON CONFLICT (id) DO UPDATE SET incarnation = excluded.incarnation,
 			address = excluded.address, host = excluded.host, version = excluded.version, roles = excluded.roles,
-			starting = excluded.starting, draining = FALSE, mute = FALSE, started_ms = excluded.started_ms, expires_ms = excluded.expires_ms,
+			lock_run = '', starting = excluded.starting, draining = FALSE, mute = FALSE, started_ms = excluded.started_ms, expires_ms = excluded.expires_ms,
 			facts = excluded.facts`,
 			int64(id), l.self.Incarnation, l.self.Address, l.self.Host, l.self.Version, strings.Join(l.self.Roles, ","), l.self.Starting,
 			now, now+l.opts.TTL.Milliseconds(), l.opts.Facts)
@@ -347,7 +349,7 @@ func (l *Leases) live(ctx context.Context, tx *db.Tx) (map[int]int64, error) {
 	if err != nil {
 		return nil, err
 	}
-	return db.Map[int, int64](tx.Query(ctx, "SELECT id, incarnation FROM machines WHERE expires_ms > $1", now))
+	return db.Map[int, int64](tx.Query(ctx, "SELECT id, incarnation FROM machines WHERE expires_ms > $1 AND "+l.there(), now))
 }
 
 // Release gives leases back; the next owner need not wait for an expiry.

@@ -29,6 +29,7 @@ var errOtherProtocol = errors.New("the other process speaks HTTP only")
 type links struct {
 	http *http.Transport // websockets, and peers of other versions
 	tls  *tls.Config
+	lost func(addr string)
 
 	mu      sync.Mutex
 	open    map[string]*link
@@ -42,11 +43,14 @@ type dial struct {
 	err  error
 }
 
-func newLinks(transport *http.Transport, config *tls.Config) *links {
+func newLinks(transport *http.Transport, config *tls.Config, lost func(addr string)) *links {
+	if lost == nil {
+		lost = func(string) {}
+	}
 	config = config.Clone()
 	config.NextProtos = []string{linkProtocol, "h2"}
 	config.ClientSessionCache = tls.NewLRUClientSessionCache(64)
-	return &links{http: transport, tls: config, open: map[string]*link{}, dialing: map[string]*dial{}, others: map[string]time.Time{}}
+	return &links{http: transport, tls: config, lost: lost, open: map[string]*link{}, dialing: map[string]*dial{}, others: map[string]time.Time{}}
 }
 
 // CloseIdleConnections closes the connections that no request uses.
@@ -205,6 +209,7 @@ func (c *links) connect(addr string) (*link, error) {
 			kind, id, payload, err := l.next()
 			if err != nil {
 				l.fail(err)
+				c.lost(addr)
 				return
 			}
 			l.clientFrame(kind, id, payload)

@@ -1,0 +1,101 @@
+package lease
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"lyceum/platform/db"
+)
+
+// A process holds a lock that belongs to its session with PostgreSQL, which ends with the process: the kernel closes the
+// connections of one that was killed at once. So the others need not wait for its heartbeat to expire. Fencing makes it
+// safe to be wrong about it: a process that lives and lost its session for a moment loses leases, never data.
+
+const (
+	// absence is how long a session's lock may be missing before its machine counts as dead: it may be about to be taken
+	// again.
+	absence    = 100 * time.Millisecond
+	takeAgain  = 10 * time.Millisecond // before a broken session is replaced
+	takeSlowly = time.Second           // while the database is away
+)
+
+// sessionThere tells of a row of machines whether its session is there. A row without one, of another run of the database or
+// from behind a pooler, says nothing.
+const sessionThere = `(lock_run <> CAST(pg_postmaster_start_time() AS TEXT) OR EXISTS (SELECT 1 FROM pg_locks p
+	WHERE p.locktype = 'advisory' AND p.objsubid = 1 AND p.granted AND p.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+	AND (CAST(p.classid AS BIGINT) << 32 | CAST(p.objid AS BIGINT)) = lock_key))`
+
+// there is sessionThere where sessions have locks.
+func (l *Leases) there() string {
+	if l.db.Postgres() && !l.opts.Alone {
+		return sessionThere
+	}
+	return "TRUE"
+}
+
+// keepSession holds the lock until ctx ends.
+func (l *Leases) keepSession(ctx context.Context) {
+	if l.opts.Alone || !l.db.Postgres() {
+		return
+	}
+	pause := takeAgain
+	for {
+		err := l.db.Session(ctx, func(_ context.Context, s db.Session) error {
+			self, key := l.Self(), time.Now().UnixNano()
+			if err := s.Exec("SELECT pg_advisory_lock($1)", key); err != nil {
+				return err
+			}
+			pause = takeAgain
+			return s.Exec(`UPDATE machines SET lock_key = $1, lock_run = CAST(pg_postmaster_start_time() AS TEXT) WHERE id = $2 AND incarnation = $3`,
+				key, int64(self.ID), self.Incarnation)
+		})
+		if errors.Is(err, db.ErrPooled) {
+			l.opts.Log.Info("a killed process is noticed by its heartbeat only", "reason", err)
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(pause):
+			pause = min(2*pause, takeSlowly)
+		}
+	}
+}
+
+// Suspect says that a connection to a process broke: when its session is gone too, it is dead.
+func (l *Leases) Suspect(address string) {
+	l.mu.Lock()
+	for _, m := range l.machines {
+		if m.Address == address {
+			l.suspects[m.Incarnation] = true
+		}
+	}
+	l.mu.Unlock()
+	l.Poke()
+}
+
+// alive leaves out the machines whose sessions are gone; the caller holds mu. Where one is missing for less than absence, the
+// view is read again soon.
+func (l *Leases) alive(machines []Machine, gone map[int64]bool, now time.Time) []Machine {
+	missing := map[int64]time.Time{}
+	suspects := map[int64]bool{}
+	out := make([]Machine, 0, len(machines))
+	for _, m := range machines {
+		if gone[m.Incarnation] && m.ID != l.self.ID {
+			since, known := l.missing[m.Incarnation]
+			if !known {
+				since = now
+				time.AfterFunc(absence, l.Poke)
+			}
+			missing[m.Incarnation] = since
+			if l.suspects[m.Incarnation] || now.Sub(since) >= absence {
+				suspects[m.Incarnation] = true
+				continue
+			}
+		}
+		out = append(out, m)
+	}
+	l.missing, l.suspects = missing, suspects
+	return out
+}

@@ -1,0 +1,114 @@
+package lease
+
+import (
+	"context"
+	"sync"
+	"testing"
+	"time"
+
+	"lyceum/platform/db"
+	"lyceum/platform/db/dbtest"
+	"lyceum/platform/engines/enginestest"
+)
+
+// member is a process that runs its leases over connections of its own until kill, which says nothing to anybody.
+func member(t *testing.T, url string) (l *Leases, kill func()) {
+	t.Helper()
+	d, err := db.Open(t.Context(), url, db.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if l, err = Open(t.Context(), d, Options{Machine: -1, Roles: []string{"all"}, Address: "here:" + enginestest.Unique()}); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Ready(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() { _ = l.Run(ctx) })
+	var once sync.Once
+	kill = func() {
+		once.Do(func() {
+			cancel()
+			wg.Wait()
+			_ = d.Close()
+		})
+	}
+	t.Cleanup(kill)
+	return l, kill
+}
+
+func eventually(t *testing.T, what string, within time.Duration, ok func() bool) time.Duration {
+	t.Helper()
+	began := time.Now()
+	for !ok() {
+		if time.Since(began) > within {
+			t.Fatalf("%s: not within %v", what, within)
+		}
+		time.Sleep(time.Millisecond)
+	}
+	return time.Since(began)
+}
+
+func hasSession(d *db.DB, l *Leases) bool {
+	var there bool
+	err := d.QueryRow(context.Background(), "SELECT lock_run <> '' AND "+sessionThere+" FROM machines WHERE id = $1", l.Self().ID).Scan(&there)
+	return err == nil && there
+}
+
+func TestTheLeasesOfAKilledProcessAreFreeAtOnce(t *testing.T) {
+	url := enginestest.TestPostgres(t)
+	d := dbtest.Open(t, url, Migrations())
+	one, _ := member(t, url)
+	two, kill := member(t, url)
+	if got, err := two.Acquire(t.Context(), "x"); err != nil || len(got) != 1 {
+		t.Fatalf("%v, %v", got, err)
+	}
+	eventually(t, "the sessions", 5*time.Second, func() bool { return hasSession(d, one) && hasSession(d, two) })
+	if err := one.Refresh(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, held := one.Holder("x"); !held {
+		t.Fatal("the lease of a living process is not seen")
+	}
+	kill()
+	one.Suspect(two.Self().Address)
+	free := eventually(t, "the lease of a killed process is free", 2*time.Second, func() bool { _, held := one.Holder("x"); return !held })
+	got, err := one.Acquire(t.Context(), "x")
+	if err != nil || len(got) != 1 {
+		t.Fatalf("%v, %v", got, err)
+	}
+	t.Logf("free after %v (a heartbeat expires after %v)", free, one.opts.TTL)
+}
+
+// The session may break while the process lives: it is taken again before anybody acts on it.
+func TestALivingProcessTakesItsSessionAgain(t *testing.T) {
+	url := enginestest.TestPostgres(t)
+	d := dbtest.Open(t, url, Migrations())
+	one, _ := member(t, url)
+	two, _ := member(t, url)
+	eventually(t, "the sessions", 5*time.Second, func() bool { return hasSession(d, one) && hasSession(d, two) })
+	if _, err := two.Acquire(t.Context(), "x"); err != nil {
+		t.Fatal(err)
+	}
+	if err := one.Refresh(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for range 5 {
+		// Only the session itself, not the pool.
+		if _, err := d.Exec(t.Context(), `SELECT pg_terminate_backend(p.pid) FROM pg_locks p, machines m WHERE p.locktype = 'advisory' AND p.objsubid = 1
+			AND (CAST(p.classid AS BIGINT) << 32 | CAST(p.objid AS BIGINT)) = m.lock_key AND m.id = $1`, two.Self().ID); err != nil {
+			t.Fatal(err)
+		}
+		until := time.Now().Add(300 * time.Millisecond)
+		for time.Now().Before(until) {
+			one.Poke()
+			if _, held := one.Holder("x"); !held {
+				t.Fatal("a living process counts as dead")
+			}
+			time.Sleep(5 * time.Millisecond)
+		}
+		eventually(t, "the session is there again", 5*time.Second, func() bool { return hasSession(d, two) })
+	}
+}
