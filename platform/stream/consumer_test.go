@@ -20,7 +20,6 @@ import (
 // done is what the consumers of a test have done, by room.
 type done struct {
 	mu    sync.Mutex
-	rooms map[string][]string
 	fail  map[string]bool // texts that are not taken
 	calls int
 }
