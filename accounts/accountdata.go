@@ -308,16 +308,21 @@ func loadData(ctx context.Context, q db.Querier, userID string) ([]*AccountDatum
 // dataStore is the table account_data as the table of its stream.
 type dataStore struct{}
 
+var dataRows = &db.Table{
+	Name: "account_data", Columns: db.Columns("user_id text, room_id text, type text, content text, shard integer, pos integer"),
+	Conflict: `ON CONFLICT (user_id, room_id, type) DO UPDATE SET content = excluded.content, shard = excluded.shard, pos = excluded.pos`,
+}
+
 // Insert is part of stream.Store.
-func (dataStore) Insert(ctx context.Context, tx *db.Tx, batch []*stream.Entry) error {
+func (dataStore) Insert(_ context.Context, w *db.Batch, batch []*stream.Entry) error {
 	type key struct{ user, room, typ string }
 	var newest db.Newest[key]
 	for _, e := range batch {
 		datum := e.Value.(*AccountDatum)
 		newest.Put(key{e.Key, datum.RoomID, datum.Type}, e.Key, datum.RoomID, datum.Type, string(datum.Content), e.Shard, e.Pos)
 	}
-	return tx.Bulk(ctx, `INSERT INTO account_data (user_id, room_id, type, content, shard, pos) VALUES ?
-		ON CONFLICT (user_id, room_id, type) DO UPDATE SET content = excluded.content, shard = excluded.shard, pos = excluded.pos`, newest.Rows())
+	w.Rows(dataRows, newest.Rows())
+	return nil
 }
 
 // Read is part of stream.Store.

@@ -213,8 +213,17 @@ func (a *Accounts) Logout(ctx context.Context, userID, except string) error {
 // sessionStore keeps the newest change of each user, and does the changes themselves.
 type sessionStore struct{}
 
+var changeRows = &db.Table{
+	Name: "session_changes", Columns: db.Columns("user_id text, shard integer, pos integer"),
+	Conflict: `ON CONFLICT (user_id) DO UPDATE SET shard = excluded.shard, pos = excluded.pos`,
+}
+
 // Insert is part of stream.Store.
-func (sessionStore) Insert(ctx context.Context, tx *db.Tx, batch []*stream.Entry) error {
+func (sessionStore) Insert(ctx context.Context, w *db.Batch, batch []*stream.Entry) error {
+	tx, err := w.Tx()
+	if err != nil {
+		return err
+	}
 	var newest db.Newest[string]
 	for _, e := range batch {
 		if err := applyChange(ctx, tx, e.Key, e.Value.(*pendingChange)); err != nil {
@@ -222,8 +231,8 @@ func (sessionStore) Insert(ctx context.Context, tx *db.Tx, batch []*stream.Entry
 		}
 		newest.Put(e.Key, e.Key, e.Shard, e.Pos)
 	}
-	return tx.Bulk(ctx, `INSERT INTO session_changes (user_id, shard, pos) VALUES ?
-		ON CONFLICT (user_id) DO UPDATE SET shard = excluded.shard, pos = excluded.pos`, newest.Rows())
+	w.Rows(changeRows, newest.Rows())
+	return nil
 }
 
 // Read is part of stream.Store.

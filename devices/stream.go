@@ -48,17 +48,23 @@ type keyWork interface {
 // toDeviceStore is the stream "to_device" in the tables to_device and key_count_changes.
 type toDeviceStore struct{}
 
+var (
+	txnRows     = &db.Table{Name: "to_device_txns", Columns: db.Columns("sender text, device_id text, type text, txn_id text, shard integer, created_ms integer")}
+	messageRows = &db.Table{Name: "to_device", Columns: db.Columns("shard integer, pos integer, user_id text, device_id text, sender text, type text, content text")}
+	countRows   = &db.Table{
+		Name: "key_count_changes", Columns: db.Columns("user_id text, device_id text, shard integer, pos integer"),
+		Conflict: `ON CONFLICT (user_id, device_id) DO UPDATE SET shard = excluded.shard, pos = excluded.pos`,
+	}
+)
+
 // Insert is part of stream.Store.
-func (toDeviceStore) Insert(ctx context.Context, tx *db.Tx, batch []*stream.Entry) error {
+func (toDeviceStore) Insert(ctx context.Context, w *db.Batch, batch []*stream.Entry) error {
 	type receiver struct{ userID, deviceID string }
 	var messages, txns [][]any
-	flush := func() error {
-		err := tx.Bulk(ctx, `INSERT INTO to_device_txns (sender, device_id, type, txn_id, shard, created_ms) VALUES ?`, txns)
-		if err == nil {
-			err = tx.Bulk(ctx, `INSERT INTO to_device (shard, pos, user_id, device_id, sender, type, content) VALUES ?`, messages)
-		}
+	flush := func() {
+		w.Rows(txnRows, txns)
+		w.Rows(messageRows, messages)
 		messages, txns = nil, nil
-		return err
 	}
 	var changed db.Newest[receiver]
 	for _, e := range batch {
@@ -69,10 +75,12 @@ func (toDeviceStore) Insert(ctx context.Context, tx *db.Tx, batch []*stream.Entr
 			}
 			messages = append(messages, []any{e.Shard, e.Pos, e.Key, v.deviceID, v.sender, v.typ, v.content})
 		case keyWork:
+			tx, err := w.Tx()
+			if err != nil {
+				return err
+			}
 			if _, gone := v.(*deviceGone); gone { // messages before it go too
-				if err := flush(); err != nil {
-					return err
-				}
+				flush()
 			}
 			if err := v.apply(ctx, tx, e.Key); err != nil {
 				return err
@@ -80,11 +88,9 @@ func (toDeviceStore) Insert(ctx context.Context, tx *db.Tx, batch []*stream.Entr
 			changed.Put(receiver{e.Key, v.device()}, e.Key, v.device(), e.Shard, e.Pos)
 		}
 	}
-	if err := flush(); err != nil {
-		return err
-	}
-	return tx.Bulk(ctx, `INSERT INTO key_count_changes (user_id, device_id, shard, pos) VALUES ?
-		ON CONFLICT (user_id, device_id) DO UPDATE SET shard = excluded.shard, pos = excluded.pos`, changed.Rows())
+	flush()
+	w.Rows(countRows, changed.Rows())
+	return nil
 }
 
 // Read is part of stream.Store.
@@ -97,19 +103,28 @@ func (toDeviceStore) Read(ctx context.Context, q db.Querier, r stream.Range) ([]
 // listStore is the stream "device_lists": the newest change of each user.
 type listStore struct{}
 
+var listRows = &db.Table{
+	Name: "device_lists", Columns: db.Columns("user_id text, shard integer, pos integer"),
+	Conflict: `ON CONFLICT (user_id) DO UPDATE SET shard = excluded.shard, pos = excluded.pos`,
+}
+
 // Insert is part of stream.Store.
-func (listStore) Insert(ctx context.Context, tx *db.Tx, batch []*stream.Entry) error {
+func (listStore) Insert(ctx context.Context, w *db.Batch, batch []*stream.Entry) error {
 	var newest db.Newest[string]
 	for _, e := range batch {
 		if p, ok := e.Value.(*pendingChange); ok {
+			tx, err := w.Tx()
+			if err != nil {
+				return err
+			}
 			if err := p.apply(ctx, tx, e.Key); err != nil {
 				return err
 			}
 		}
 		newest.Put(e.Key, e.Key, e.Shard, e.Pos)
 	}
-	return tx.Bulk(ctx, `INSERT INTO device_lists (user_id, shard, pos) VALUES ?
-		ON CONFLICT (user_id) DO UPDATE SET shard = excluded.shard, pos = excluded.pos`, newest.Rows())
+	w.Rows(listRows, newest.Rows())
+	return nil
 }
 
 // Read is part of stream.Store.

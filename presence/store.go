@@ -10,17 +10,22 @@ import (
 // store is the table presence as the table of its stream.
 type store struct{}
 
+var presenceRows = &db.Table{
+	Name: "presence", Columns: db.Columns("user_id text, presence text, status_msg text, last_active integer, shard integer, pos integer"),
+	Conflict: `ON CONFLICT (user_id) DO UPDATE SET presence = excluded.presence, status_msg = excluded.status_msg,
+		last_active = excluded.last_active, shard = excluded.shard, pos = excluded.pos`,
+}
+
 // Insert is part of stream.Store.
-func (store) Insert(ctx context.Context, tx *db.Tx, batch []*stream.Entry) error {
+func (store) Insert(_ context.Context, w *db.Batch, batch []*stream.Entry) error {
 	var newest db.Newest[string]
 	for _, e := range batch {
 		s := e.Value.(*Status)
 		s.Pos = e.Pos
 		newest.Put(s.UserID, s.UserID, s.Presence, s.StatusMsg, s.LastActive, e.Shard, e.Pos)
 	}
-	return tx.Bulk(ctx, `INSERT INTO presence (user_id, presence, status_msg, last_active, shard, pos) VALUES ?
-		ON CONFLICT (user_id) DO UPDATE SET presence = excluded.presence, status_msg = excluded.status_msg,
-		last_active = excluded.last_active, shard = excluded.shard, pos = excluded.pos`, newest.Rows())
+	w.Rows(presenceRows, newest.Rows())
+	return nil
 }
 
 // Read is part of stream.Store.

@@ -10,17 +10,22 @@ import (
 // store is the table receipts as the table of its stream.
 type store struct{}
 
+var receiptRows = &db.Table{
+	Name: "receipts", Columns: db.Columns("room_id text, user_id text, type text, thread_id text, event_id text, event_pos integer, ts integer, shard integer, pos integer"),
+	Conflict: `ON CONFLICT (room_id, user_id, type, thread_id) DO UPDATE SET event_id = excluded.event_id, event_pos = excluded.event_pos,
+		ts = excluded.ts, shard = excluded.shard, pos = excluded.pos`,
+}
+
 // Insert is part of stream.Store.
-func (store) Insert(ctx context.Context, tx *db.Tx, batch []*stream.Entry) error {
+func (store) Insert(_ context.Context, w *db.Batch, batch []*stream.Entry) error {
 	var newest db.Newest[mark]
 	for _, e := range batch {
 		rc := e.Value.(*Receipt)
 		rc.Pos = e.Pos
 		newest.Put(rc.mark(), rc.RoomID, rc.UserID, rc.Type, rc.ThreadID, rc.EventID, rc.EventPos, rc.TS, e.Shard, e.Pos)
 	}
-	return tx.Bulk(ctx, `INSERT INTO receipts (room_id, user_id, type, thread_id, event_id, event_pos, ts, shard, pos) VALUES ?
-		ON CONFLICT (room_id, user_id, type, thread_id) DO UPDATE SET event_id = excluded.event_id, event_pos = excluded.event_pos,
-		ts = excluded.ts, shard = excluded.shard, pos = excluded.pos`, newest.Rows())
+	w.Rows(receiptRows, newest.Rows())
+	return nil
 }
 
 // Read is part of stream.Store.

@@ -4,6 +4,8 @@ import (
 	"context"
 	"database/sql"
 	"encoding/json"
+	"errors"
+	"maps"
 	"slices"
 	"strings"
 
@@ -18,8 +20,28 @@ type eventStore struct{ r *Rooms }
 
 const nodesAtOnce = 500
 
+var (
+	roomRows  = &db.Table{Name: "rooms", Columns: db.Columns("room_id text, version text, creator text, created_ms integer, visibility text")}
+	eventRows = &db.Table{Name: "events", Columns: db.Columns(`shard integer, pos integer, room_id text, event_id text, type text, state_key text,
+		sender text, ts integer, root bytes, json bytes, device text, txn text, replaces text`)}
+	nodeRows   = &db.Table{Name: "state_nodes", Columns: db.Columns("id bytes, node bytes"), Conflict: "ON CONFLICT (id) DO NOTHING"}
+	memberRows = &db.Table{
+		Name: "memberships", Columns: db.Columns("user_id text, room_id text, membership text, event_id text, sender text, pos integer, forgotten bool"),
+		Conflict: `ON CONFLICT (user_id, room_id) DO UPDATE SET membership = excluded.membership, event_id = excluded.event_id,
+		sender = excluded.sender, pos = excluded.pos, forgotten = excluded.forgotten`,
+	}
+	relationRows = &db.Table{
+		Name: "relations", Columns: db.Columns("target text, event_id text, room_id text, rel_type text, type text, sender text, agg_key text, pos integer"),
+		Conflict: "ON CONFLICT (target, event_id) DO NOTHING",
+	}
+)
+
+// errOrphan says that a write names an event or a state before it which is not stored: what was built upon a failed
+// write must not be stored.
+var errOrphan = errors.New("an event names an event or a state before it which is not stored")
+
 // Insert writes the events of a group commit with their state, memberships and relations.
-func (eventStore) Insert(ctx context.Context, tx *db.Tx, batch []*stream.Entry) error {
+func (eventStore) Insert(_ context.Context, w *db.Batch, batch []*stream.Entry) error {
 	events := make([][]any, 0, len(batch))
 	var nodes, rooms, relations [][]any
 	members := map[[2]string][]any{}
@@ -51,39 +73,46 @@ func (eventStore) Insert(ctx context.Context, tx *db.Tx, batch []*stream.Entry) 
 			redactions = append(redactions, e)
 		}
 	}
-	if err := tx.Bulk(ctx, "INSERT INTO rooms (room_id, version, creator, created_ms, visibility) VALUES ?", rooms); err != nil {
-		return err
-	}
-	if err := tx.Bulk(ctx, `INSERT INTO events (shard, pos, room_id, event_id, type, state_key, sender, ts, root, json, device, txn, replaces)
-		VALUES ?`, events); err != nil {
-		return err
-	}
-	if err := tx.Bulk(ctx, "INSERT INTO state_nodes (id, node) VALUES ? ON CONFLICT (id) DO NOTHING", nodes); err != nil {
-		return err
-	}
-	memberRows := make([][]any, 0, len(members))
-	for _, row := range members {
-		memberRows = append(memberRows, row)
-	}
-	slices.SortFunc(memberRows, func(a, b []any) int { return strings.Compare(a[0].(string)+a[1].(string), b[0].(string)+b[1].(string)) })
-	if err := tx.Bulk(ctx, `INSERT INTO memberships (user_id, room_id, membership, event_id, sender, pos, forgotten) VALUES ?
-		ON CONFLICT (user_id, room_id) DO UPDATE SET membership = excluded.membership, event_id = excluded.event_id,
-		sender = excluded.sender, pos = excluded.pos, forgotten = excluded.forgotten`, memberRows); err != nil {
-		return err
-	}
-	if err := tx.Bulk(ctx, `INSERT INTO relations (target, event_id, room_id, rel_type, type, sender, agg_key, pos) VALUES ?
-		ON CONFLICT (target, event_id) DO NOTHING`, relations); err != nil {
-		return err
-	}
+	w.Rows(roomRows, rooms)
+	w.Rows(eventRows, events)
+	w.Rows(nodeRows, nodes)
+	memberships := slices.Collect(maps.Values(members))
+	slices.SortFunc(memberships, func(a, b []any) int { return strings.Compare(a[0].(string)+a[1].(string), b[0].(string)+b[1].(string)) })
+	w.Rows(memberRows, memberships)
+	w.Rows(relationRows, relations)
 	for _, e := range redactions {
-		if _, err := tx.Exec(ctx, "UPDATE events SET json = $1, redacted_by = $2 WHERE event_id = $3", []byte(e.redact.JSON), e.ID, e.redact.ID); err != nil {
-			return err
+		w.Do("UPDATE events SET json = $1, redacted_by = $2 WHERE event_id = $3", []byte(e.redact.JSON), e.ID, e.redact.ID)
+		w.Do("DELETE FROM relations WHERE event_id = $1", e.redact.ID)
+	}
+	refuseOrphans(w, batch, seen)
+	return nil
+}
+
+// refuseOrphans makes the write fail when what an event of it is built upon is neither stored nor in it: of a room that
+// is mostly the newest stored event and its state.
+func refuseOrphans(w *db.Batch, batch []*stream.Entry, nodes map[state.ID]bool) {
+	known := make(map[string]bool, 2*len(batch))
+	for _, entry := range batch {
+		known[entry.Value.(*Event).ID] = true
+	}
+	var events []string
+	var roots [][]byte
+	for _, entry := range batch {
+		e := entry.Value.(*Event)
+		for _, id := range e.PrevEvents {
+			if !known[id] {
+				known[id] = true
+				events = append(events, id)
+			}
 		}
-		if _, err := tx.Exec(ctx, "DELETE FROM relations WHERE event_id = $1", e.redact.ID); err != nil {
-			return err
+		if !nodes[e.Root] {
+			nodes[e.Root] = true
+			roots = append(roots, e.Root.Bytes())
 		}
 	}
-	return nil
+	if n := len(events) + len(roots); n > 0 {
+		w.Require(errOrphan, n, `SELECT 1 FROM events WHERE event_id = ANY($1) UNION ALL SELECT 1 FROM state_nodes WHERE id = ANY($2::bytea[])`, events, roots)
+	}
 }
 
 func nullable(s string) any {

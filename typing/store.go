@@ -12,8 +12,13 @@ import (
 // store is the table typing as the table of its stream.
 type store struct{}
 
+var typingRows = &db.Table{
+	Name: "typing", Columns: db.Columns("room_id text, users text, shard integer, pos integer"),
+	Conflict: `ON CONFLICT (room_id) DO UPDATE SET users = excluded.users, shard = excluded.shard, pos = excluded.pos`,
+}
+
 // Insert is part of stream.Store.
-func (store) Insert(ctx context.Context, tx *db.Tx, batch []*stream.Entry) error {
+func (store) Insert(_ context.Context, w *db.Batch, batch []*stream.Entry) error {
 	var newest db.Newest[string]
 	for _, e := range batch {
 		r := e.Value.(*record)
@@ -24,8 +29,8 @@ func (store) Insert(ctx context.Context, tx *db.Tx, batch []*stream.Entry) error
 		}
 		newest.Put(r.RoomID, r.RoomID, string(users), e.Shard, e.Pos)
 	}
-	return tx.Bulk(ctx, `INSERT INTO typing (room_id, users, shard, pos) VALUES ?
-		ON CONFLICT (room_id) DO UPDATE SET users = excluded.users, shard = excluded.shard, pos = excluded.pos`, newest.Rows())
+	w.Rows(typingRows, newest.Rows())
+	return nil
 }
 
 // Read is part of stream.Store.

@@ -34,6 +34,20 @@ type Table struct {
 	Conflict string   `json:"-"`       // the clause ON CONFLICT …, or ""
 }
 
+// Columns reads "name kind, name kind, …", the columns of a Table that a package declares. It panics on a kind that is
+// none: that is a mistake in the program.
+func Columns(list string) []Column {
+	var out []Column
+	for part := range strings.SplitSeq(list, ",") {
+		name, kind, _ := strings.Cut(strings.TrimSpace(part), " ")
+		if _, ok := postgresTypes[Kind(kind)]; !ok {
+			panic("column " + name + ": expected a kind such as integer or text, found " + kind)
+		}
+		out = append(out, Column{name, Kind(kind)})
+	}
+	return out
+}
+
 func (t *Table) names() string {
 	names := make([]string, len(t.Columns))
 	for i, c := range t.Columns {

@@ -3,6 +3,7 @@ package db
 import (
 	"context"
 	"database/sql"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"net/url"
@@ -72,6 +73,8 @@ var escapePath = strings.NewReplacer("%", "%25", "?", "%3f", "#", "%23")
 
 var (
 	anyList     = regexp.MustCompile(`= ANY\(\$(\d+)\)`)
+	anyBytes    = regexp.MustCompile(`= ANY\(\$(\d+)::bytea\[\]\)`)
+	unnest      = regexp.MustCompile(`unnest\(([^()]+)\) AS (\w+) \(([^()]+)\)`)
 	placeholder = regexp.MustCompile(`\$(\d+)`)
 	rowLock     = regexp.MustCompile(` FOR (SHARE|UPDATE)( SKIP LOCKED)?`)
 )
@@ -83,12 +86,34 @@ func (e *sqliteEngine) text(query string) string {
 // translate turns lists into a table of JSON values, numbers the placeholders in SQLite's way and drops
 // row locks: the one writer holds the whole file.
 func translate(query string) string {
+	query = unnest.ReplaceAllStringFunc(query, zip)
+	query = anyBytes.ReplaceAllString(query, "IN (SELECT unhex(value) FROM json_each(?$1))")
 	query = anyList.ReplaceAllString(query, "IN (SELECT value FROM json_each(?$1))")
 	query = placeholder.ReplaceAllString(query, "?$1")
 	return rowLock.ReplaceAllString(query, "")
 }
 
+// zip is "unnest($1::text[], $2::bigint[]) AS v (a, b)" with lists as JSON: a table of their elements side by side.
+func zip(text string) string {
+	m := unnest.FindStringSubmatch(text)
+	params, names := strings.Split(m[1], ","), strings.Split(m[3], ",")
+	columns := make([]string, len(names))
+	for i, name := range names {
+		param, _, _ := strings.Cut(strings.TrimSpace(params[i]), "::")
+		columns[i] = "json_extract(" + param + ", '$[' || key || ']') AS " + strings.TrimSpace(name)
+	}
+	first, _, _ := strings.Cut(params[0], "::")
+	return "(SELECT " + strings.Join(columns, ", ") + " FROM json_each(" + first + ")) AS " + m[2]
+}
+
 func (e *sqliteEngine) list(values any) any {
+	if list, ok := values.([][]byte); ok {
+		texts := make([]string, len(list))
+		for i, b := range list {
+			texts[i] = hex.EncodeToString(b)
+		}
+		values = texts
+	}
 	if reflect.ValueOf(values).Len() == 0 {
 		return "[]"
 	}

@@ -25,7 +25,7 @@ func Migrations() db.Migrations { return db.Migrations{Domain: "lease", Files: m
 const MaxMachine = 1023
 
 // ErrLost says that another process owns the lease now.
-var ErrLost = errors.New("the lease was taken over by another process")
+var ErrLost = fmt.Errorf("the lease was taken over by another process: %w", db.ErrFence)
 
 // ErrHeld says that a live process has the machine id.
 var ErrHeld = errors.New("the machine id is taken")
@@ -373,30 +373,19 @@ func (l *Leases) Release(ctx context.Context, names ...string) error {
 	return nil
 }
 
-// Advance moves the positions of leases inside the transaction that writes under them. It returns
-// ErrLost when any of them has a newer epoch; the caller must then undo the transaction.
-func (l *Leases) Advance(ctx context.Context, tx *db.Tx, marks []Lease) error {
+// Advance moves the positions of leases inside the write that is done under them. When any of them has a newer epoch,
+// nothing is written and ErrLost comes back from db.Write. The marks of all writers come in one order of names, since
+// each locks its row.
+func (l *Leases) Advance(w *db.Batch, marks []Lease) {
 	if len(marks) == 0 {
-		return nil
+		return
 	}
-	var b strings.Builder
-	args := make([]any, 0, 3*len(marks))
+	names, epochs, positions := make([]string, len(marks)), make([]int64, len(marks)), make([]int64, len(marks))
 	for i, m := range marks {
-		if i > 0 {
-			b.WriteByte(',')
-		}
-		fmt.Fprintf(&b, "($%d, CAST($%d AS BIGINT), CAST($%d AS BIGINT))", 3*i+1, 3*i+2, 3*i+3)
-		args = append(args, m.Name, m.Epoch, m.Pos)
+		names[i], epochs[i], positions[i] = m.Name, m.Epoch, m.Pos
 	}
-	n, err := tx.Exec(ctx, "UPDATE leases SET pos = v.column3 FROM (VALUES "+b.String()+`) AS v
-		WHERE leases.name = v.column1 AND leases.epoch = v.column2`, args...)
-	if err != nil {
-		return err
-	}
-	if n != int64(len(marks)) {
-		return ErrLost
-	}
-	return nil
+	w.Require(ErrLost, len(marks), `UPDATE leases SET pos = v.pos FROM unnest($1::text[], $2::bigint[], $3::bigint[]) AS v (name, epoch, pos)
+		WHERE leases.name = v.name AND leases.epoch = v.epoch`, names, epochs, positions)
 }
 
 // Renew gives those of the named leases that this process holds a new epoch, and returns them with their stored positions:

@@ -44,12 +44,10 @@ type writer struct {
 func (w *writer) write(ctx context.Context) error {
 	next := w.mark
 	next.Pos++
-	err := w.d.Tx(ctx, func(tx *db.Tx) error {
-		if err := w.l.Advance(ctx, tx, []lease.Lease{next}); err != nil {
-			return err
-		}
-		_, err := tx.Exec(ctx, "INSERT INTO numbers (pos, writer, epoch) VALUES ($1, $2, $3)", next.Pos, w.name, next.Epoch)
-		return err
+	err := w.d.Write(ctx, func(b *db.Batch) error {
+		w.l.Advance(b, []lease.Lease{next})
+		b.Do("INSERT INTO numbers (pos, writer, epoch) VALUES ($1, $2, $3)", next.Pos, w.name, next.Epoch)
+		return nil
 	})
 	if err == nil {
 		w.mark = next

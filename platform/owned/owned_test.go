@@ -42,7 +42,9 @@ type sumRow struct {
 	step string
 }
 
-func (s *sums) Insert(ctx context.Context, tx *db.Tx, batch []*stream.Entry) error {
+var sumRows = &db.Table{Name: "sums", Columns: db.Columns("key text, sum integer, step text, shard integer, pos integer")}
+
+func (s *sums) Insert(_ context.Context, w *db.Batch, batch []*stream.Entry) error {
 	s.mu.Lock()
 	hold := s.hold
 	s.mu.Unlock()
@@ -57,7 +59,8 @@ func (s *sums) Insert(ctx context.Context, tx *db.Tx, batch []*stream.Entry) err
 		}
 		rows = append(rows, []any{e.Key, r.sum, r.step, e.Shard, e.Pos})
 	}
-	return tx.Bulk(ctx, "INSERT INTO sums (key, sum, step, shard, pos) VALUES ?", rows)
+	w.Rows(sumRows, rows)
+	return nil
 }
 
 func (s *sums) Read(ctx context.Context, q db.Querier, r stream.Range) ([]stream.Row, error) {

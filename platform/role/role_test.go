@@ -30,12 +30,15 @@ var counts = db.Migrations{Domain: "test", Files: fstest.MapFS{"migrations/0001_
 
 type store struct{}
 
-func (store) Insert(ctx context.Context, tx *db.Tx, batch []*stream.Entry) error {
+var countRows = &db.Table{Name: "counts", Columns: db.Columns("shard integer, pos integer, id text, machine integer")}
+
+func (store) Insert(_ context.Context, w *db.Batch, batch []*stream.Entry) error {
 	var rows [][]any
 	for _, e := range batch {
 		rows = append(rows, []any{e.Shard, e.Pos, string(e.Data), e.Value})
 	}
-	return tx.Bulk(ctx, "INSERT INTO counts (shard, pos, id, machine) VALUES ?", rows)
+	w.Rows(countRows, rows)
+	return nil
 }
 
 func (store) Read(ctx context.Context, q db.Querier, r stream.Range) ([]stream.Row, error) {

@@ -366,9 +366,13 @@ func (w *worker) attempt(ctx context.Context, a attempt) (wrote bool, err error)
 func (w *worker) move(ctx context.Context, pos int64, more func(ctx context.Context, tx *db.Tx) error) error {
 	step, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
-	err := w.c.set.o.DB.Tx(step, func(tx *db.Tx) error {
-		mark := lease.Lease{Name: w.lease.Name, Epoch: w.lease.Epoch, Pos: pos}
-		if err := w.c.set.o.Leases.Advance(step, tx, []lease.Lease{mark}); err != nil || more == nil {
+	err := w.c.set.o.DB.Write(step, func(b *db.Batch) error {
+		w.c.set.o.Leases.Advance(b, []lease.Lease{{Name: w.lease.Name, Epoch: w.lease.Epoch, Pos: pos}})
+		if more == nil {
+			return nil
+		}
+		tx, err := b.Tx()
+		if err != nil {
 			return err
 		}
 		return more(step, tx)

@@ -168,7 +168,9 @@ type lineStore struct {
 	fail   func() error // runs in the middle of a commit
 }
 
-func (l *lineStore) Insert(ctx context.Context, tx *db.Tx, batch []*Entry) error {
+var lineRows = &db.Table{Name: "lines", Columns: db.Columns("stream text, shard integer, pos integer, body bytes")}
+
+func (l *lineStore) Insert(_ context.Context, w *db.Batch, batch []*Entry) error {
 	var rows [][]any
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -178,9 +180,14 @@ func (l *lineStore) Insert(ctx context.Context, tx *db.Tx, batch []*Entry) error
 		}
 		rows = append(rows, []any{l.name, e.Shard, e.Pos, e.Data})
 	}
-	if err := tx.Bulk(ctx, "INSERT INTO lines (stream, shard, pos, body) VALUES ?", rows); err != nil || l.fail == nil {
+	if l.fail == nil {
+		w.Rows(lineRows, rows)
+		return nil
+	}
+	if _, err := w.Tx(); err != nil {
 		return err
 	}
+	w.Rows(lineRows, rows)
 	return l.fail()
 }
 

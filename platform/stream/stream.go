@@ -47,9 +47,10 @@ type Range struct {
 
 // Store keeps the rows of a stream in tables of its domain.
 type Store interface {
-	// Insert is part of the group commit. The batch holds all entries of the stream in this transaction,
-	// in order, with Shard and Pos set. It may run again with other positions.
-	Insert(ctx context.Context, tx *db.Tx, batch []*Entry) error
+	// Insert adds what it writes to the group commit, which is sent as a whole when all streams have; who must read
+	// inside it asks for its transaction. The batch holds all entries of the stream in this transaction, in order, with
+	// Shard and Pos set. It may run again with other positions.
+	Insert(ctx context.Context, w *db.Batch, batch []*Entry) error
 	// Read gives the rows of a range in order. A compacted store leaves out rows that newer ones replaced.
 	Read(ctx context.Context, q db.Querier, r Range) ([]Row, error)
 }

@@ -27,12 +27,15 @@ CREATE TABLE results (at BIGINT NOT NULL, room TEXT NOT NULL, body TEXT NOT NULL
 
 type notes struct{}
 
-func (notes) Insert(ctx context.Context, tx *db.Tx, batch []*stream.Entry) error {
+var noteRows = &db.Table{Name: "notes", Columns: db.Columns("shard integer, pos integer, room text, body text")}
+
+func (notes) Insert(_ context.Context, w *db.Batch, batch []*stream.Entry) error {
 	rows := make([][]any, len(batch))
 	for i, e := range batch {
 		rows[i] = []any{e.Shard, e.Pos, e.Key, string(e.Data)}
 	}
-	return tx.Bulk(ctx, "INSERT INTO notes (shard, pos, room, body) VALUES ?", rows)
+	w.Rows(noteRows, rows)
+	return nil
 }
 
 func (notes) Read(ctx context.Context, q db.Querier, r stream.Range) ([]stream.Row, error) {

@@ -137,13 +137,11 @@ func (s *Streams) write(batch []*Ticket) ([]lease.Lease, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	marks, byStream := s.assign(batch)
-	err := s.o.DB.Tx(ctx, func(tx *db.Tx) error {
-		if err := s.o.Leases.Advance(ctx, tx, marks); err != nil {
-			return err
-		}
+	err := s.o.DB.Write(ctx, func(w *db.Batch) error {
+		s.o.Leases.Advance(w, marks)
 		for _, st := range s.order {
 			if entries := byStream[st]; len(entries) > 0 {
-				if err := st.spec.Store.Insert(ctx, tx, entries); err != nil {
+				if err := st.spec.Store.Insert(ctx, w, entries); err != nil {
 					return err
 				}
 			}

@@ -88,7 +88,7 @@ func acquire(t *testing.T, l *lease.Leases, names ...string) []lease.Lease {
 }
 
 func advance(ctx context.Context, d *db.DB, l *lease.Leases, marks ...lease.Lease) error {
-	return d.Tx(ctx, func(tx *db.Tx) error { return l.Advance(ctx, tx, marks) })
+	return d.Write(ctx, func(w *db.Batch) error { l.Advance(w, marks); return nil })
 }
 
 func until(t *testing.T, what string, within time.Duration, ok func() bool) {
@@ -286,10 +286,11 @@ func takeoverWaits(t *testing.T, d *db.DB) {
 	kill(t, d, 0)
 	mark.Pos = 3
 	granted := make(chan []lease.Lease, 1)
-	err := d.Tx(t.Context(), func(tx *db.Tx) error {
-		if err := a.Advance(t.Context(), tx, []lease.Lease{mark}); err != nil {
+	err := d.Write(t.Context(), func(w *db.Batch) error {
+		if _, err := w.Tx(); err != nil {
 			return err
 		}
+		a.Advance(w, []lease.Lease{mark})
 		go func() {
 			got, err := b.Acquire(context.Background(), "x")
 			if err != nil {
