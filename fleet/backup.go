@@ -402,6 +402,16 @@ func withSecrets(v reflect.Value, printed any, secrets bool) any {
 		}
 		return s.Reveal()
 	}
+	if v.Kind() == reflect.String { // an address may hold a password
+		switch address := v.String(); {
+		case conf.Redact(address) == address:
+			return printed
+		case secrets:
+			return address
+		default:
+			return conf.WithoutPasswords(address)
+		}
+	}
 	items, ok := printed.(yaml.MapSlice)
 	switch {
 	case v.Kind() == reflect.Pointer && !v.IsNil():

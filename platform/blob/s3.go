@@ -40,7 +40,10 @@ func (c *S3Config) Validate() error {
 	}
 	var errs []error
 	if u, err := url.Parse(c.Endpoint); err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" || strings.Trim(u.Path, "/") != "" {
-		errs = append(errs, fmt.Errorf("endpoint: expected http://host:port or https://host, found %q: remove any path", c.Endpoint))
+		errs = append(errs, fmt.Errorf("endpoint: expected http://host:port or https://host, found %q: remove any path", conf.Redact(c.Endpoint)))
+	}
+	if u, err := url.Parse(c.Endpoint); err == nil && u.User != nil {
+		errs = append(errs, errors.New("endpoint: expected no user and no password in it, found some: set access_key and secret_key"))
 	}
 	if c.Bucket == "" {
 		errs = append(errs, errors.New("bucket: expected a name, found nothing: name the bucket for the blobs"))

@@ -25,7 +25,7 @@ func (e *Error) Error() string {
 	var parts []string
 	for _, part := range []string{e.Where, e.Key, e.Problem} {
 		if part != "" {
-			parts = append(parts, part)
+			parts = append(parts, Redact(part))
 		}
 	}
 	return strings.Join(parts, ": ")
@@ -291,7 +291,7 @@ func word(n ast.Node) (text string, kind ast.NodeType, ok bool) {
 
 func describe(n ast.Node) string {
 	text, kind, ok := word(n)
-	if len(text) > 60 {
+	if text = Redact(text); len(text) > 60 { // before it is cut, which could hide that it is an address
 		text = text[:60] + "…"
 	}
 	switch {

@@ -209,7 +209,7 @@ func setAnyText(v reflect.Value, where, key, text string) error {
 	wrong := func(err error) error {
 		problem := err.Error()
 		if t != secretType {
-			problem += fmt.Sprintf(", found %q", text)
+			problem += fmt.Sprintf(", found %q", Redact(text))
 		}
 		return &Error{Where: where, Key: key, Problem: problem}
 	}

@@ -93,17 +93,34 @@ func Reference(sections []Section) []byte {
 	return []byte(b.String())
 }
 
-// Effective prints the values in use as YAML that Load reads, with secrets hidden.
+// Effective prints the values in use as YAML that Load reads, with secrets and the passwords of addresses hidden.
 func Effective(sections []Section) []byte {
 	all := yaml.MapSlice{}
 	for _, s := range sections {
-		all = append(all, yaml.MapItem{Key: s.Name, Value: plain(s.value())})
+		all = append(all, yaml.MapItem{Key: s.Name, Value: redacted(plain(s.value()))})
 	}
 	text, err := yaml.Marshal(all)
 	if err != nil {
 		return []byte("# " + strings.ReplaceAll(err.Error(), "\n", "\n# ") + "\n")
 	}
 	return text
+}
+
+// redacted hides the passwords of addresses in what plain gave.
+func redacted(v any) any {
+	switch v := v.(type) {
+	case string:
+		return Redact(v)
+	case []any:
+		for i := range v {
+			v[i] = redacted(v[i])
+		}
+	case yaml.MapSlice:
+		for i := range v {
+			v[i].Value = redacted(v[i].Value)
+		}
+	}
+	return v
 }
 
 // plain turns a value into what the YAML library prints without knowing our types.

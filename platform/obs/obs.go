@@ -45,7 +45,7 @@ type Config struct {
 // Validate names the key that is wrong and what to write instead.
 func (c *Config) Validate() error {
 	if c.OTLP != "" && !strings.HasPrefix(c.OTLP, "http://") && !strings.HasPrefix(c.OTLP, "https://") {
-		return fmt.Errorf("otlp_endpoint: expected a URL that begins with http:// or https://, found %q: add the scheme", c.OTLP)
+		return fmt.Errorf("otlp_endpoint: expected a URL that begins with http:// or https://, found %q: add the scheme", conf.Redact(c.OTLP))
 	}
 	return nil
 }
@@ -155,6 +155,18 @@ func hideSecrets(_ []string, a slog.Attr) slog.Attr {
 		if strings.HasSuffix(name, word) && a.Value.Kind() != slog.KindGroup {
 			return slog.String(a.Key, "(secret)")
 		}
+	}
+	text := ""
+	switch v := a.Value.Any().(type) {
+	case string:
+		text = v
+	case error:
+		text = v.Error()
+	default:
+		return a
+	}
+	if shown := conf.Redact(text); shown != text { // the password of an address
+		return slog.String(a.Key, shown)
 	}
 	return a
 }

@@ -11,6 +11,7 @@ import (
 
 	"lyceum/platform/blob"
 	"lyceum/platform/bus"
+	"lyceum/platform/conf"
 	"lyceum/platform/db"
 )
 
@@ -85,6 +86,10 @@ func ProbeRedis(ctx context.Context, b bus.Bus, c bus.Config) Engine {
 			e.Protected = e.Protected || has
 			e.Encrypted = e.Encrypted || u.Scheme == "rediss"
 		}
+		if at := strings.LastIndexByte(host, '@'); at >= 0 { // an address without a scheme
+			e.Protected = e.Protected || strings.Contains(host[:at], ":")
+			host = host[at+1:]
+		}
 		shown = append(shown, host)
 		name, _, err := net.SplitHostPort(host)
 		onThisMachine = onThisMachine && err == nil && local(name)
@@ -108,7 +113,7 @@ func ProbeBlob(ctx context.Context, s blob.Store, c blob.Config) Engine {
 	defer cancel()
 	e := Engine{Kind: "directory", Address: c.Directory, Protected: true, Encrypted: true}
 	if c.S3.Endpoint != "" || c.S3.Bucket != "" {
-		e = Engine{Kind: "s3", Address: c.S3.Endpoint + "/" + c.S3.Bucket, Protected: true, Encrypted: strings.HasPrefix(c.S3.Endpoint, "https:")}
+		e = Engine{Kind: "s3", Address: conf.Redact(c.S3.Endpoint) + "/" + c.S3.Bucket, Protected: true, Encrypted: strings.HasPrefix(c.S3.Endpoint, "https:")}
 		if u, err := url.Parse(c.S3.Endpoint); err == nil {
 			e.Encrypted = e.Encrypted || local(u.Hostname())
 		}
