@@ -28,6 +28,7 @@ func TestConfinement(t *testing.T) {
 		}
 		return
 	}
+	parent := os.Getppid() // not to be found out afterwards
 	loose := confine(order{Memory: 256 << 20, TimeoutMs: 10_000})
 	if len(loose) > 0 {
 		os.Stdout.WriteString("loose: " + strings.Join(loose, ", "))
@@ -42,6 +43,16 @@ func TestConfinement(t *testing.T) {
 		os.Exit(1)
 	}
 	if !raceDetector { // there the filter of system calls is off
+		for name, err := range touchOthers(parent) {
+			if !errors.Is(err, syscall.EPERM) {
+				os.Stdout.WriteString(name + ": " + err.Error())
+				os.Exit(1)
+			}
+		}
+		if err := signalSelf(); err != nil { // the runtime does, to interrupt its threads
+			os.Stdout.WriteString("a signal to itself: " + err.Error())
+			os.Exit(1)
+		}
 		if err := syscall.Exec("/bin/true", []string{"true"}, nil); !errors.Is(err, syscall.EPERM) {
 			os.Stdout.WriteString("exec: " + err.Error())
 			os.Exit(1)
