@@ -81,7 +81,7 @@ func (r *Rooms) submit(ctx context.Context, roomID string, req sendRequest) (sen
 		c.Append(func(rm *room, t *stream.Ticket) { rm.apply(n.event, n.tree, t) }, r.entry(n))
 		return nil
 	})
-	if err != nil && db.IsUnique(err) {
+	if err != nil && db.IsUniqueOn(err, "events_txn") {
 		// An older request with this transaction id is stored, from before this process had the room in memory.
 		return r.findTxn(ctx, roomID, req)
 	}

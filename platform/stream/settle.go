@@ -3,7 +3,6 @@ package stream
 import (
 	"errors"
 	"slices"
-	"strings"
 	"time"
 
 	"lyceum/platform/db"
@@ -75,7 +74,7 @@ func (s *Streams) settle(o outcome) {
 // what this process believes: it is given up and taken anew.
 func (s *Streams) refused(t *Ticket, err error) {
 	for _, e := range t.entries {
-		if key := e.Stream.spec.PositionKey; key != "" && uniqueOn(err, key) {
+		if key := e.Stream.spec.PositionKey; key != "" && db.IsUniqueOn(err, key) {
 			s.o.Log.Error("a position is taken already, taking the shard anew", "stream", e.Stream.spec.Name, "shard", e.Shard, "position", e.Pos)
 			s.giveUp(e.Stream, e.Shard)
 			err = ErrNotOwner
@@ -105,8 +104,4 @@ func (s *Streams) fail(t *Ticket, err error) {
 	}
 	t.lane.out <- outcome{tickets: []*Ticket{t}, err: err}
 	t.lane.out <- outcome{tickets: aborted, err: ErrAborted}
-}
-
-func uniqueOn(err error, key string) bool {
-	return db.IsUnique(err) && (strings.Contains(err.Error(), key) || strings.Contains(err.Error(), ".pos"))
 }
