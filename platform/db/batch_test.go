@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -306,4 +307,42 @@ func TestWritesAtOnceAllHappen(t *testing.T) {
 	}
 	t.Run("sqlite", func(t *testing.T) { run(t, "sqlite:"+filepath.Join(t.TempDir(), "test.db")) })
 	t.Run("postgres", func(t *testing.T) { run(t, enginestest.TestPostgres(t)) })
+}
+
+// The function of the fences is in any schema that is migrated or restored.
+func TestFencesHoldInEverySchema(t *testing.T) {
+	url := enginestest.TestPostgres(t)
+	first := dbtest.Open(t, url, kinds)
+	for schema, build := range map[string]func(d *db.DB) error{
+		"migrated": func(d *db.DB) error { return db.Migrate(t.Context(), d, slog.New(slog.DiscardHandler), kinds) },
+		"restored": func(d *db.DB) error {
+			return d.Tx(t.Context(), func(tx *db.Tx) error {
+				_, err := db.Build(t.Context(), tx, map[string]int64{"test": 1}, kinds)
+				return err
+			})
+		},
+	} {
+		if _, err := first.Exec(t.Context(), "CREATE SCHEMA "+schema); err != nil {
+			t.Fatal(err)
+		}
+		d, err := db.Open(t.Context(), url, db.Options{Schema: schema})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer d.Close()
+		if err := build(d); err != nil {
+			t.Fatal(err)
+		}
+		err = d.Write(t.Context(), func(w *db.Batch) error {
+			w.Do("INSERT INTO latest (id, pos) VALUES ('x', 1)")
+			w.Must(2, "UPDATE latest SET pos = 2")
+			return nil
+		})
+		if !errors.Is(err, db.ErrFence) || names(t, d, "SELECT id FROM latest") != "" {
+			t.Errorf("%s: %v", schema, err)
+		}
+		if got := names(t, d, "SELECT COUNT(*) FROM pg_proc WHERE proname = 'lyceum_fence' AND pronamespace = $1::regnamespace", schema); got != "1" {
+			t.Errorf("%s: %s functions", schema, got)
+		}
+	}
 }
