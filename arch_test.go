@@ -31,9 +31,10 @@ var floors = []string{
 
 // within are the exceptions inside a floor: engines of a seam stand on its neighbours.
 var within = map[string][]string{
-	"platform/lease": {"platform/db"}, // leases are rows
-	"platform/obs":   {"platform/conf"},
-	"platform/blob":  {},
+	"platform/lease":        {"platform/db"}, // leases are rows
+	"platform/obs":          {"platform/conf"},
+	"platform/blob":         {},
+	"platform/bus/busfault": {"platform/bus"},
 }
 
 // largeInterfaces, longFiles and the like are empty: there are no exceptions.

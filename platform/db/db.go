@@ -32,6 +32,7 @@ type Options struct {
 	Retry   func(err error)      // called for each retried transaction; may be nil
 	Timeout time.Duration        // longest a statement may take (30 s)
 	Params  map[string]string    // PostgreSQL: further connection parameters
+	Driver  string               // SQLite: name of the registered driver ("sqlite"), for tests that break it
 }
 
 // DB is an open database. It is safe for concurrent use.

@@ -1,6 +1,7 @@
 package db
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"encoding/hex"
@@ -43,13 +44,14 @@ func (d *DB) openSQLite(path string) error {
 	}
 	dsn := "file:" + escapePath.Replace(path)
 	writeParams := url.Values{"_pragma": pragmas["_pragma"], "_txlock": {"immediate"}}
-	w, err := sql.Open("sqlite", dsn+"?"+writeParams.Encode())
+	driver := cmp.Or(d.opts.Driver, "sqlite")
+	w, err := sql.Open(driver, dsn+"?"+writeParams.Encode())
 	if err != nil {
 		return err
 	}
 	w.SetMaxOpenConns(1)
 	w.SetMaxIdleConns(1)
-	r, err := sql.Open("sqlite", dsn+"?"+url.Values{"_pragma": pragmas["_pragma"]}.Encode())
+	r, err := sql.Open(driver, dsn+"?"+url.Values{"_pragma": pragmas["_pragma"]}.Encode())
 	if err != nil {
 		return err
 	}
