@@ -19,7 +19,8 @@ build: ## build the binary ./lyceum
 test: packages tools test-go test-e2e ## install what tests need and run all tests
 
 test-go: ## run the Go tests; PostgreSQL, Redis and an S3 server must be installed
-	$(GO) test -timeout 20m $$($(GO) list ./... | grep -v '/fleettest$$')
+	$(GO) test -timeout 20m $$($(GO) list ./... | grep -v -e '/fleettest$$' -e '/modeltest$$')
+	$(GO) test -timeout 20m ./modeltest # alone: it holds that everything ends within a time
 	$(GO) test -timeout 20m ./fleettest # alone: it holds how long recovery may take
 
 test-e2e: build ## check the pages; run real Matrix clients and a browser against one process and against a fleet
@@ -29,7 +30,8 @@ test-e2e: build ## check the pages; run real Matrix clients and a browser agains
 test-kubernetes: ## apply the rendered manifests to a real control plane (the first run builds it, 10 minutes)
 	kubernetestest/run
 
-chaos: packages tools ## break a fleet at random for 10 minutes (LYCEUM_CHAOS, LYCEUM_CHAOS_SEED)
+chaos: packages tools ## run random histories, then break a fleet at random, 10 minutes each (LYCEUM_CHAOS, LYCEUM_CHAOS_SEED, LYCEUM_MODEL_SEED)
+	LYCEUM_CHAOS=$${LYCEUM_CHAOS:-10m} $(GO) test -count=1 -timeout 120m -v -run TestModel ./modeltest
 	LYCEUM_CHAOS=$${LYCEUM_CHAOS:-10m} $(GO) test -count=1 -timeout 60m -v -run 'TestChaos|TestAClockMayJump|TestKilledAtRandom' ./fleettest
 
 ui: ## build the pages of the browser anew from ui/src

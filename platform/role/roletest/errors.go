@@ -6,12 +6,16 @@ import (
 
 	"lyceum/matrix"
 	"lyceum/platform/db"
+	"lyceum/platform/rpc"
 	"lyceum/platform/stream"
 )
 
 // wireErrors carries errors between processes as package fleet does: Matrix errors stay what they are, and so do those
 // of streams that a caller must tell apart.
 type wireErrors struct{}
+
+// WireErrors are the errors for processes that a test starts itself.
+func WireErrors() rpc.Errors { return wireErrors{} }
 
 var named = []error{stream.ErrNotOwner, stream.ErrAborted, stream.ErrBusy}
 
