@@ -15,7 +15,7 @@ import (
 
 // floors are the packages from the lowest up; a package imports only lower ones.
 var floors = []string{
-	"matrix textot ui",
+	"matrix textot ui platform/disk",
 	"matrix/* platform/conf platform/obs platform/engines plan",
 	"platform/db platform/blob platform/bus platform/lease",
 	"platform/stream platform/web platform/rpc",
@@ -248,6 +248,24 @@ func TestClockAndEnvironmentAreReadInPlatform(t *testing.T) {
 			}
 			if x, ok := s.X.(*ast.Ident); ok && (x.Name == "time" && s.Sel.Name == "Now" || x.Name == "os" && (s.Sel.Name == "Getenv" || s.Sel.Name == "LookupEnv")) {
 				t.Errorf("%s calls %s.%s: the clock and the environment are read in platform", f.path, x.Name, s.Sel.Name)
+			}
+			return true
+		})
+	}
+}
+
+// TestFilesAreWrittenDurably holds that files are written by platform/disk, so that none is half there after the
+// loss of power. Streams of bytes, such as logs, blobs and archives, have their own ways.
+func TestFilesAreWrittenDurably(t *testing.T) {
+	for _, f := range readTree(t) {
+		if f.test || f.pkg == "fleettest" {
+			continue
+		}
+		ast.Inspect(f.syntax, func(n ast.Node) bool {
+			if s, ok := n.(*ast.SelectorExpr); ok {
+				if x, ok := s.X.(*ast.Ident); ok && x.Name == "os" && s.Sel.Name == "WriteFile" {
+					t.Errorf("%s calls os.WriteFile, which may leave half a file: use disk.WriteFile", f.path)
+				}
 			}
 			return true
 		})

@@ -19,6 +19,7 @@ import (
 	"lyceum/platform/blob"
 	"lyceum/platform/conf"
 	"lyceum/platform/db"
+	"lyceum/platform/disk"
 	"lyceum/platform/obs"
 )
 
@@ -225,7 +226,7 @@ func Restore(ctx context.Context, c *Config, o RestoreOptions, out io.Writer) er
 		return err
 	}
 	if o.WriteConfig != "" {
-		if err := os.WriteFile(o.WriteConfig, checked.Config, 0o600); err != nil {
+		if err := disk.WriteFile(o.WriteConfig, checked.Config, 0o600); err != nil {
 			return fmt.Errorf("all is restored, but the configuration could not be written: %w", err)
 		}
 	}
@@ -370,7 +371,7 @@ func (r *restoring) after(ctx context.Context, tx *db.Tx) error {
 	if r.secret == nil {
 		return nil
 	}
-	return os.WriteFile(filepath.Join(r.config.Server.Data, "secret"), append(r.secret, '\n'), 0o600)
+	return disk.WriteFile(filepath.Join(r.config.Server.Data, "secret"), append(r.secret, '\n'), 0o600)
 }
 
 // file prints the configuration as it is in use, with its secrets or without these keys.

@@ -79,7 +79,7 @@ func (c *ProcessConfig) Validate() error {
 	if _, err := c.machine(); err != nil {
 		errs = append(errs, err)
 	}
-	if s := c.Secret.Reveal(); s != "" && len(s) < 16 {
+	if s := c.Secret.Reveal(); s != "" && len(s) < minSecret {
 		errs = append(errs, errors.New("secret: expected at least 16 characters: make one with `openssl rand -hex 32`"))
 	}
 	if _, _, err := net.SplitHostPort(c.Internal); err != nil {

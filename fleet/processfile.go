@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"lyceum/platform/disk"
 	"lyceum/platform/obs"
 )
 
@@ -28,10 +29,7 @@ func (p *Process) writeProcessFile() {
 	}
 	text, err := json.Marshal(f)
 	if err == nil {
-		path := processFilePath(p.config.Server.Data)
-		if err = os.WriteFile(path+".new", append(text, '\n'), 0o600); err == nil {
-			err = os.Rename(path+".new", path)
-		}
+		err = disk.WriteFile(processFilePath(p.config.Server.Data), append(text, '\n'), 0o600)
 	}
 	if err != nil {
 		p.process.Log.Warn("the file that tells of this process can not be written", "error", err)

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"lyceum/platform/disk"
 	"lyceum/platform/lease"
 	"lyceum/platform/obs"
 	"lyceum/platform/status"
@@ -291,16 +292,8 @@ func keepProgram(data, program string, version obs.SemVer) (string, error) {
 	}
 	defer from.Close()
 	path := filepath.Join(dir, "lyceum-"+version.String())
-	to, err := os.CreateTemp(dir, "new-")
-	if err != nil {
-		return "", err
-	}
-	defer os.Remove(to.Name()) // renamed when all went well
-	if _, err := io.Copy(to, from); err != nil {
-		return "", errors.Join(err, to.Close())
-	}
-	if err := errors.Join(to.Chmod(0o755), to.Close()); err != nil {
-		return "", err
-	}
-	return path, os.Rename(to.Name(), path)
+	return path, disk.Write(path, 0o755, func(to io.Writer) error {
+		_, err := io.Copy(to, from)
+		return err
+	})
 }

@@ -17,8 +17,11 @@ import (
 
 	"lyceum/matrix"
 	"lyceum/platform/db"
+	"lyceum/platform/disk"
 	"lyceum/platform/lease"
 )
+
+const minSecret = 16 // characters
 
 // fleetSecret is the configured secret, or the one in the data directory, made at the first start.
 func fleetSecret(c *Config) ([]byte, error) {
@@ -27,12 +30,16 @@ func fleetSecret(c *Config) ([]byte, error) {
 	}
 	path := filepath.Join(c.Server.Data, "secret")
 	if b, err := os.ReadFile(path); err == nil {
-		return []byte(strings.TrimSpace(string(b))), nil
+		secret := strings.TrimSpace(string(b))
+		if len(secret) < minSecret {
+			return nil, fmt.Errorf("the secret in %s has %d characters, expected at least %d: the file is damaged; take it from a backup, as the signing key of the server is sealed with it", path, len(secret), minSecret)
+		}
+		return []byte(secret), nil
 	} else if !errors.Is(err, os.ErrNotExist) {
 		return nil, err
 	}
 	secret := rand.Text() + rand.Text()
-	if err := os.WriteFile(path, []byte(secret+"\n"), 0o600); err != nil {
+	if err := disk.WriteFile(path, []byte(secret+"\n"), 0o600); err != nil {
 		return nil, fmt.Errorf("the secret can not be stored: %w", err)
 	}
 	return []byte(secret), nil

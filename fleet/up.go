@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"lyceum/platform/conf"
+	"lyceum/platform/disk"
 	"lyceum/platform/engines"
 )
 
@@ -228,7 +229,7 @@ func (u *Up) startEngines(ctx context.Context) error {
 	if c.Fleet.Secret.Reveal() == "" {
 		path := u.secretFile()
 		if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
-			if err := os.WriteFile(path, []byte(rand.Text()+rand.Text()+"\n"), 0o600); err != nil {
+			if err := disk.WriteFile(path, []byte(rand.Text()+rand.Text()+"\n"), 0o600); err != nil {
 				return err
 			}
 		}
@@ -258,7 +259,7 @@ func (u *Up) writeAccess() error {
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(u.AccessFile(), append(text, '\n'), 0o600)
+	return disk.WriteFile(u.AccessFile(), append(text, '\n'), 0o600)
 }
 
 func (u *Up) secretFile() string { return filepath.Join(u.Config.Server.Data, "secret") }

@@ -12,6 +12,7 @@ import (
 	"lyceum/deploy"
 	"lyceum/fleet"
 	"lyceum/plan"
+	"lyceum/platform/disk"
 	"lyceum/platform/obs"
 )
 
@@ -106,7 +107,7 @@ func (c *renderProxy) Run(ctx context.Context) error {
 		_, err = os.Stdout.Write(text)
 		return err
 	}
-	return os.WriteFile(c.Out, text, 0o644)
+	return disk.WriteFile(c.Out, text, 0o644)
 }
 
 type renderDeploy struct {
@@ -205,7 +206,7 @@ func writeFiles(dir string, files []deploy.File) error {
 		if err := os.MkdirAll(filepath.Dir(path), mode); err != nil {
 			return err
 		}
-		if err := os.WriteFile(path, f.Body, f.Mode.Perm()); err != nil {
+		if err := disk.WriteFile(path, f.Body, f.Mode.Perm()); err != nil {
 			return err
 		}
 		fmt.Println("wrote", path)

@@ -13,6 +13,8 @@ import (
 	"syscall"
 
 	"github.com/jackc/pgx/v5"
+
+	"lyceum/platform/disk"
 )
 
 // Postgres is a private PostgreSQL server on a loopback port. Its superuser is "postgres" with a random password.
@@ -90,7 +92,7 @@ func initPostgres(ctx context.Context, bin, dir string, as *account) (string, er
 		return strings.TrimSpace(string(password)), nil
 	}
 	password := randomPassword()
-	if err := os.WriteFile(secret, []byte(password+"\n"), 0o600); err != nil {
+	if err := disk.WriteFile(secret, []byte(password+"\n"), 0o600); err != nil {
 		return "", err
 	}
 	if as != nil {

@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+
+	"lyceum/platform/disk"
 )
 
 // Proxy is a private load balancer on a loopback port.
@@ -58,7 +60,7 @@ func StartNginx(ctx context.Context, dir string, config func(listen string) ([]b
 		check: func(file string) []string { return append(args(file), "-t") },
 		run:   args,
 		wrap: func(dir string, config []byte) ([]byte, error) {
-			if err := os.WriteFile(filepath.Join(dir, "lyceum.conf"), config, 0o600); err != nil {
+			if err := disk.WriteFile(filepath.Join(dir, "lyceum.conf"), config, 0o600); err != nil {
 				return nil, err
 			}
 			user := ""
@@ -111,7 +113,7 @@ func startProxy(ctx context.Context, dir string, config func(listen string) ([]b
 		if err != nil {
 			return nil, err
 		}
-		if err := os.WriteFile(file, text, 0o600); err != nil {
+		if err := disk.WriteFile(file, text, 0o600); err != nil {
 			return nil, err
 		}
 		env := childEnv("HOME="+dir, "XDG_DATA_HOME="+dir, "XDG_CONFIG_HOME="+dir)

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/redis/rueidis"
+
+	"lyceum/platform/disk"
 )
 
 // Redis is a private Redis server on a loopback port, guarded by a random password.
@@ -68,7 +70,7 @@ func (r *Redis) run(ctx context.Context, dir string, lines, args []string) error
 		r.port = port
 		// The password stands in a file because anyone on the machine can read a command line.
 		text := strings.Join(append([]string{"port " + strconv.Itoa(port), "dir " + strconv.Quote(dir)}, lines...), "\n") + "\n"
-		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		if err := disk.WriteFile(file, []byte(text), 0o600); err != nil {
 			return nil, err
 		}
 		return &server{launch: launch{

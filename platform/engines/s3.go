@@ -10,6 +10,8 @@ import (
 
 	"github.com/minio/minio-go/v7"
 	"github.com/minio/minio-go/v7/pkg/credentials"
+
+	"lyceum/platform/disk"
 )
 
 // S3 is a private S3 server over a directory on a loopback port.
@@ -57,7 +59,7 @@ func s3Keys(file string) (access, secret string, err error) {
 	text, err := os.ReadFile(file)
 	if os.IsNotExist(err) {
 		access, secret = "lyceum", randomPassword()
-		return access, secret, os.WriteFile(file, []byte(access+"\n"+secret+"\n"), 0o600)
+		return access, secret, disk.WriteFile(file, []byte(access+"\n"+secret+"\n"), 0o600)
 	}
 	if err != nil {
 		return "", "", err
