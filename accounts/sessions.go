@@ -20,6 +20,7 @@ type sessions struct {
 	changes uint64 // rows of the stream seen
 	tokens  *recent[tokenHash, *session]
 	users   map[string]map[tokenHash]struct{}
+	erased  *recent[string, bool] // by user id
 }
 
 // session is a valid access token.
@@ -33,7 +34,7 @@ type session struct {
 }
 
 func newSessions(size int) *sessions {
-	return &sessions{tokens: newRecent[tokenHash, *session](size), users: map[string]map[tokenHash]struct{}{}}
+	return &sessions{tokens: newRecent[tokenHash, *session](size), users: map[string]map[tokenHash]struct{}{}, erased: newRecent[string, bool](size)}
 }
 
 // tail forgets the tokens of users whose sessions changed.
@@ -46,6 +47,7 @@ func (s *sessions) tail(rows []stream.Row) {
 			s.tokens.delete(hash)
 		}
 		delete(s.users, row.Key)
+		s.erased.delete(row.Key)
 	}
 }
 

@@ -214,7 +214,7 @@ func (d *Directory) sift(ctx context.Context, userID string, f *rooms.Filter, or
 	}
 	var hits []hit
 	for _, id := range order {
-		if s := seen[id]; s.Visible {
+		if s := seen[id]; s.Visible && !s.Erased {
 			hits = append(hits, hit{events[id], s, rank(id)})
 		}
 	}

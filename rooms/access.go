@@ -119,6 +119,8 @@ func (r *Rooms) joinedView(ctx context.Context, userID, roomID string) (view, er
 type Sight struct {
 	Visible    bool
 	Membership string // of the user at the event
+	Erased     bool   // the sender was erased and the user was no member: View.Erased
+	PrevErased bool   // the same of the sender of what it replaced: View.PrevErased
 }
 
 // CanSee tells for events of one room which the user may see (Client-Server API, "Room history visibility").
@@ -155,7 +157,7 @@ func (r *Rooms) sights(ctx context.Context, s standing, events []*Event) ([]Sigh
 	moments := map[state.ID]moment{} // messages share the root of the state before them
 	for i, e := range events {
 		if all && e.Pos >= s.member.Pos {
-			out[i] = Sight{true, event.MembershipJoin}
+			out[i] = Sight{Visible: true, Membership: event.MembershipJoin}
 			continue
 		}
 		m, ok := moments[e.Root]
@@ -166,9 +168,9 @@ func (r *Rooms) sights(ctx context.Context, s standing, events []*Event) ([]Sigh
 			}
 			moments[e.Root] = m
 		}
-		out[i] = Sight{all || visible(s, e, m), m.membership}
+		out[i] = Sight{Visible: all || visible(s, e, m), Membership: m.membership}
 	}
-	return out, nil
+	return out, r.hideErased(ctx, s.user, events, out)
 }
 
 // visible holds the rules of the specification. m is the state after e.

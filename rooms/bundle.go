@@ -30,7 +30,7 @@ func (r *Rooms) Bundle(ctx context.Context, userID string, events []*Event) (map
 	if err != nil || len(kinds) == 0 {
 		return nil, err
 	}
-	b := bundler{r: r, ctx: ctx, user: userID, originals: map[string]*Event{}, children: map[string]*Event{}, visible: map[string]bool{}}
+	b := bundler{r: r, ctx: ctx, user: userID, originals: map[string]*Event{}, children: map[string]*Event{}, visible: map[string]bool{}, erased: map[string]bool{}}
 	for _, e := range events {
 		b.originals[e.ID] = e
 	}
@@ -62,6 +62,7 @@ type bundler struct {
 	originals map[string]*Event
 	children  map[string]*Event
 	visible   map[string]bool
+	erased    map[string]bool // children whose sender was erased
 }
 
 type threadSummary struct {
@@ -123,7 +124,7 @@ func (b *bundler) bundle(kinds map[string][]string) (map[string]json.RawMessage,
 		if latest == nil || !b.visible[t.latest] {
 			continue
 		}
-		v := View{RoomID: true}
+		v := View{RoomID: true, Erased: b.erased[t.latest]}
 		if e := b.edit(t.latest, edits[t.latest]); e != nil {
 			v.Extra = append(v.Extra, slices.Concat([]byte(`"m.relations":{"m.replace":`), e.AppendClient(nil, View{RoomID: true}), []byte("}")))
 		}
@@ -153,7 +154,7 @@ func (b *bundler) edit(id string, list []string) *Event {
 	}
 	for _, editID := range list {
 		e := b.children[editID]
-		if e == nil || !b.visible[editID] {
+		if e == nil || !b.visible[editID] || b.erased[editID] {
 			continue
 		}
 		if content := matrix.Lookup(e.Content, "m.new_content"); e.Type == event.TypeEncrypted || len(content) > 0 && content[0] == '{' {
@@ -261,12 +262,12 @@ func (b *bundler) see() error {
 		}
 	}
 	for roomID, events := range byRoom {
-		seen, err := b.r.CanSee(b.ctx, b.user, roomID, events)
+		seen, err := b.r.See(b.ctx, b.user, roomID, events)
 		if err != nil {
 			return err
 		}
 		for i, e := range events {
-			b.visible[e.ID] = seen[i]
+			b.visible[e.ID], b.erased[e.ID] = seen[i].Visible, seen[i].Erased
 		}
 	}
 	return nil
@@ -315,7 +316,7 @@ func (r *Rooms) Render(ctx context.Context, who Reader, events []*Event, sights 
 	for i, e := range events {
 		v := View{Device: who.Device, RoomID: true, Extra: extras[e.ID]}
 		if sights != nil {
-			v.Membership = sights[i].Membership
+			v.Membership, v.Erased, v.PrevErased = sights[i].Membership, sights[i].Erased, sights[i].PrevErased
 		}
 		if e.Sender != who.UserID {
 			v.Device = ""

@@ -81,12 +81,15 @@ func Encodings() int64 { return encodings.Load() }
 // AppendClient appends the event as one device gets it. extra are more members of unsigned, as
 // `"key":value` texts; membership is the user's at the event.
 func (e *Event) AppendClient(dst []byte, v View) []byte {
+	if v.Erased {
+		e = e.erased()
+	}
 	txn := e.ClientTxn(v.Device)
-	if txn == "" && len(v.Extra) == 0 && !v.RoomID && v.Membership == "join" {
+	if txn == "" && !v.Erased && !v.PrevErased && len(v.Extra) == 0 && !v.RoomID && v.Membership == "join" {
 		return append(dst, e.ClientJSON()...)
 	}
 	encodings.Add(1)
-	return event.ClientJSON(dst, e.Event, e.unsigned(v.Extra, txn, v.Membership), v.RoomID)
+	return event.ClientJSON(dst, e.Event, e.unsignedFor(v, txn), v.RoomID)
 }
 
 // View says for whom an event is written.
@@ -94,7 +97,16 @@ type View struct {
 	Device     string
 	Membership string // of the reader at the event
 	RoomID     bool   // with room_id, as everywhere but in /sync
+	Erased     bool   // redacted, as the sender was erased
+	PrevErased bool   // without what it replaced, as the sender of that was erased
 	Extra      [][]byte
+}
+
+func (e *Event) unsignedFor(v View, txn string) []byte {
+	if v.PrevErased {
+		e = e.withoutPrevious()
+	}
+	return e.unsigned(v.Extra, txn, v.Membership)
 }
 
 func (e *Event) unsigned(extra [][]byte, txn, membership string) []byte {

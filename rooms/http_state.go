@@ -23,6 +23,10 @@ func (r *Rooms) StateFor(ctx context.Context, userID, roomID string) ([]json.Raw
 		return nil, err
 	}
 	events, err := r.FullState(ctx, v.root)
+	if err != nil {
+		return nil, err
+	}
+	events, err = r.HideState(ctx, events, false)
 	return renderState(events), err
 }
 
@@ -44,7 +48,11 @@ func (r *Rooms) getState(q *web.Request) (any, error) {
 	case "", "content":
 		return json.RawMessage(e.Content), nil
 	case "event":
-		return renderState([]*Event{e})[0], nil
+		shown, err := r.HideState(q.Context(), []*Event{e}, false)
+		if err != nil {
+			return nil, err
+		}
+		return renderState(shown)[0], nil
 	}
 	return nil, matrix.InvalidParam("format: expected content or event")
 }
@@ -87,7 +95,7 @@ func (r *Rooms) getMembers(q *web.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	root := v.root
+	root, past := v.root, false
 	if at := q.Query1("at"); at != "" {
 		pos, err := r.PositionOf(at, roomID)
 		if err != nil {
@@ -97,6 +105,11 @@ func (r *Rooms) getMembers(q *web.Request) (any, error) {
 			if root, err = r.rootAt(ctx, roomID, pos); err != nil {
 				return nil, err
 			}
+			then, err := r.momentOf(ctx, root, v.user)
+			if err != nil {
+				return nil, err
+			}
+			past = then.membership != event.MembershipJoin
 		}
 	}
 	all, err := r.membersAt(ctx, root)
@@ -109,7 +122,8 @@ func (r *Rooms) getMembers(q *web.Request) (any, error) {
 			chunk = append(chunk, e)
 		}
 	}
-	return map[string]any{"chunk": renderState(chunk)}, nil
+	chunk, err = r.HideState(ctx, chunk, past)
+	return map[string]any{"chunk": renderState(chunk)}, err
 }
 
 // rootAt is the state behind the last event up to a position; the empty state before the first.

@@ -6,6 +6,7 @@ import (
 	"strconv"
 
 	"lyceum/matrix"
+	"lyceum/matrix/event"
 	"lyceum/platform/web"
 )
 
@@ -77,6 +78,9 @@ func (r *Rooms) getMessages(q *web.Request) (any, error) {
 	if s.filter.LazyMembers && len(f.events) > 0 {
 		members, err := r.sendersAt(ctx, f.events[0].Root, f.events)
 		if err != nil {
+			return nil, err
+		}
+		if members, err = r.HideState(ctx, members, f.sights[0].Membership != event.MembershipJoin); err != nil {
 			return nil, err
 		}
 		reply["state"] = renderState(members)
@@ -196,9 +200,9 @@ func (r *Rooms) around(ctx context.Context, who Reader, v view, e *Event, sight 
 		return nil, err
 	}
 	n := 1 + len(before.events)
-	last := e
-	if len(after.events) > 0 {
-		last = after.events[len(after.events)-1]
+	last, past := e, sight.Membership != event.MembershipJoin
+	if n := len(after.events); n > 0 {
+		last, past = after.events[n-1], after.sights[n-1].Membership != event.MembershipJoin
 	}
 	a := &Around{Event: list[0], Before: list[1:n], After: list[n:], Start: PositionToken(before.end), End: PositionToken(after.end)}
 	if s.filter.LazyMembers {
@@ -206,6 +210,10 @@ func (r *Rooms) around(ctx context.Context, who Reader, v view, e *Event, sight 
 	} else {
 		a.State, err = r.FullState(ctx, last.Root)
 	}
+	if err != nil {
+		return nil, err
+	}
+	a.State, err = r.HideState(ctx, a.State, past)
 	return a, err
 }
 

@@ -376,7 +376,7 @@ func (q *query) writeSection(ctx context.Context, w *writer, sec section) error 
 		for i, e := range sec.events {
 			v := rooms.View{Membership: event.MembershipJoin, Extra: extras[e.ID]}
 			if sec.sights != nil {
-				v.Membership = sec.sights[i].Membership
+				v.Membership, v.Erased, v.PrevErased = sec.sights[i].Membership, sec.sights[i].Erased, sec.sights[i].PrevErased
 			}
 			w.sep()
 			q.writeEvent(w, e, v)
@@ -388,7 +388,12 @@ func (q *query) writeSection(ctx context.Context, w *writer, sec section) error 
 		w.string(rooms.PositionToken(sec.prev))
 		w.close('}')
 	}
-	if err := q.writeState(ctx, w, sec.state); err != nil {
+	past := len(sec.sights) > 0 && sec.sights[0].Membership != event.MembershipJoin
+	shown, err := q.s.Rooms.HideState(ctx, sec.state, past)
+	if err != nil {
+		return err
+	}
+	if err := q.writeState(ctx, w, shown); err != nil {
 		return err
 	}
 	if sum := sec.summary; sum != nil {
