@@ -27,6 +27,7 @@ var floors = []string{
 	"federation appservices sync admin deploy doctor backup",
 	"bench fleet",
 	"cmd/* fleettest",
+	"hostiletest",
 }
 
 // within are the exceptions inside a floor: engines of a seam stand on its neighbours.

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/tidwall/gjson"
+
+	"lyceum/matrix"
 )
 
 // requestWait is more than any answer takes, also while a shard moves.
@@ -42,6 +44,9 @@ func (f *Fleet) Register(t *testing.T, name string) *User {
 	u.ID, u.Device, u.Token = a.Get("user_id").String(), a.Get("device_id").String(), a.Get("access_token").String()
 	return u
 }
+
+// Name is the local part of the user's id.
+func (u *User) Name() string { return matrix.LocalpartOf(u.ID) }
 
 // Login makes another device of the user.
 func (u *User) Login(password string) *User {
