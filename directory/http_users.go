@@ -107,7 +107,10 @@ func (d *Directory) knownTo(ctx context.Context, userID string, others []string)
 	return known, nil
 }
 
-const maxWords = 16
+const (
+	maxWords = 16
+	maxWord  = 1000 // bytes of a word that is looked for: databases bound a pattern
+)
 
 // likeAll asks that a column, whose text is in lower case, has all words of a text. No words give no args.
 func likeAll(column, text string) (where string, args []any) {
@@ -123,5 +126,11 @@ var escapeLike = strings.NewReplacer(`\`, `\\`, `%`, `\%`, `_`, `\_`)
 
 func words(text string) []string {
 	list := strings.Fields(text)
-	return list[:min(len(list), maxWords)]
+	list = list[:min(len(list), maxWords)]
+	for i, word := range list {
+		if len(word) > maxWord {
+			list[i] = strings.ToValidUTF8(word[:maxWord], "") // what holds the word holds its beginning
+		}
+	}
+	return list
 }
