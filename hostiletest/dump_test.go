@@ -12,7 +12,7 @@ import (
 )
 
 // moving are tables that change by themselves: heartbeats, and what is derived from events in the background.
-var moving = []string{"machines", "leases", "consumers", "consumer_cursors", "search_positions", "search_texts", "search_people", "search_rooms", "push_outbox", "presence", "migrations", "schema_migrations", "to_device_txns"}
+var moving = []string{"machines", "leases", "consumers", "consumer_cursors", "search_positions", "search_texts", "search_people", "search_rooms", "push_outbox", "presence", "key_count_changes", "migrations", "schema_migrations", "to_device_txns"}
 
 // movingColumns tell when and from where a device was seen.
 var movingColumns = []string{"seen", "user_agent", "epoch", "expires"}
