@@ -92,6 +92,11 @@ func TestProfiles(t *testing.T) {
 			t.Fatalf("found %s", x.raw)
 		}
 		want := "displayname avatar_url m.tz org.example.pets m.tz avatar_url"
+		roletest.Until(t, "the listener hears", func() bool {
+			h.mu.Lock()
+			defer h.mu.Unlock()
+			return len(h.fields) >= len(strings.Fields(want))
+		})
 		var got []string
 		for _, f := range h.fields {
 			got = append(got, strings.TrimPrefix(f, "@alice:here.test "))

@@ -61,7 +61,7 @@ func (a *Accounts) Profile(ctx context.Context, userID string) (map[string]json.
 		}
 		return a.deps.RemoteProfiles.RemoteProfile(ctx, userID)
 	}
-	fields, err := a.fields(ctx, a.db, userID)
+	fields, err := readFields(ctx, a.db, userID)
 	if err != nil || len(fields) > 0 {
 		return fields, err
 	}
@@ -72,7 +72,7 @@ func (a *Accounts) Profile(ctx context.Context, userID string) (map[string]json.
 	return fields, err
 }
 
-func (a *Accounts) fields(ctx context.Context, q db.Querier, userID string) (map[string]json.RawMessage, error) {
+func readFields(ctx context.Context, q db.Querier, userID string) (map[string]json.RawMessage, error) {
 	fields := map[string]json.RawMessage{}
 	return fields, db.Each(func(row db.Row) error {
 		var name, value string
@@ -92,47 +92,49 @@ func (a *Accounts) SetProfile(ctx context.Context, userID, name string, value js
 	if string(value) == `""` && (name == fieldName || name == fieldAvatar) {
 		value = nil
 	}
-	changed := false
-	err := a.db.Tx(ctx, func(tx *db.Tx) error {
-		changed = false
-		// Writing the user's row keeps two changes of one profile apart, so that both see the true size.
-		n, err := tx.Exec(ctx, `UPDATE users SET profile_ms = $2 WHERE user_id = $1 AND deactivated_ms = 0`, userID, a.nowMs())
-		if err != nil {
-			return err
-		}
-		if n == 0 {
-			return matrix.NotFound("There is no such user")
-		}
-		fields, err := a.fields(ctx, tx, userID)
-		if err != nil {
-			return err
-		}
-		old, had := fields[name]
-		if value == nil {
-			changed = had
-			_, err := tx.Exec(ctx, `DELETE FROM profile_fields WHERE user_id = $1 AND name = $2`, userID, name)
-			return err
-		}
-		changed = !had || string(old) != string(value)
-		fields[name] = value
-		size := 2
-		for key, val := range fields {
-			size += len(matrix.AppendString(nil, key)) + len(val) + 2
-		}
-		if size > maxProfile {
-			return matrix.NewError(400, "M_PROFILE_TOO_LARGE", fmt.Sprintf("The profile would have %d bytes; at most %d are allowed", size, maxProfile))
-		}
-		_, err = tx.Exec(ctx, `INSERT INTO profile_fields (user_id, name, value) VALUES ($1, $2, $3)
-			ON CONFLICT (user_id, name) DO UPDATE SET value = excluded.value`, userID, name, string(value))
+	res, err := a.change(ctx, userID, sessionChange{Kind: changeProfile, Field: name, Value: value, At: a.nowMs()})
+	switch {
+	case err != nil:
 		return err
-	})
-	if err != nil || !changed || a.deps.Profile == nil {
-		return err
-	}
-	if err := a.deps.Profile.ProfileChanged(ctx, userID, name); err != nil {
-		a.log.Warn("a changed profile did not reach all rooms", "user", userID, "field", name, "error", err)
+	case !res.Found:
+		return matrix.NotFound("There is no such user")
+	case res.TooLong > 0:
+		return matrix.NewError(400, "M_PROFILE_TOO_LARGE", fmt.Sprintf("The profile would have %d bytes; at most %d are allowed", res.TooLong, maxProfile))
 	}
 	return nil
+}
+
+// setField does a change of a profile. It may run again in another transaction.
+func setField(ctx context.Context, tx *db.Tx, userID string, p *pendingChange) error {
+	// Writing the user's row keeps two changes of one profile apart, so that both see the true size.
+	n, err := tx.Exec(ctx, `UPDATE users SET profile_ms = $2 WHERE user_id = $1 AND deactivated_ms = 0`, userID, p.At)
+	if err != nil || n == 0 {
+		return err
+	}
+	p.result.Found = true
+	fields, err := readFields(ctx, tx, userID)
+	if err != nil {
+		return err
+	}
+	old, had := fields[p.Field]
+	if p.Value == nil {
+		p.result.Changed = had
+		_, err := tx.Exec(ctx, `DELETE FROM profile_fields WHERE user_id = $1 AND name = $2`, userID, p.Field)
+		return err
+	}
+	fields[p.Field] = p.Value
+	size := 2
+	for key, val := range fields {
+		size += len(matrix.AppendString(nil, key)) + len(val) + 2
+	}
+	if size > maxProfile {
+		p.result.TooLong = size
+		return nil
+	}
+	p.result.Changed = !had || string(old) != string(p.Value)
+	_, err = tx.Exec(ctx, `INSERT INTO profile_fields (user_id, name, value) VALUES ($1, $2, $3)
+		ON CONFLICT (user_id, name) DO UPDATE SET value = excluded.value`, userID, p.Field, string(p.Value))
+	return err
 }
 
 func checkField(name string, value json.RawMessage) error {

@@ -2,6 +2,7 @@ package accounts
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"slices"
 	"sync"
@@ -144,6 +145,7 @@ const (
 	changePassword   = "password"   // a new password, and the other devices go if All
 	changeDeactivate = "deactivate" // the account ends
 	changeRights     = "rights"     // admin, locked, suspended
+	changeProfile    = "profile"    // a field of the profile
 )
 
 // sessionChange is what the owner of the user's shard of "sessions" does in one transaction.
@@ -159,12 +161,18 @@ type sessionChange struct {
 	Locked    *bool    `json:"locked,omitempty"`
 	Suspended *bool    `json:"suspended,omitempty"`
 	At        int64    `json:"at,omitempty"` // ms
+
+	Field string          `json:"field,omitempty"` // of the profile
+	Value json.RawMessage `json:"value,omitempty"` // nothing removes it
 }
 
 // sessionResult tells what was removed.
 type sessionResult struct {
 	Found   bool     `json:"found"`
 	Devices []string `json:"devices,omitempty"`
+	Pos     int64    `json:"pos,omitempty"`      // of the change
+	Changed bool     `json:"changed,omitempty"`  // the profile is another
+	TooLong int      `json:"too_long,omitempty"` // bytes that the profile would have, when that is too much
 }
 
 // pendingChange is the Value of a row on its way into the database.
@@ -177,7 +185,9 @@ type pendingChange struct {
 func (a *Accounts) changeHere(ctx context.Context, userID string, c sessionChange) (sessionResult, error) {
 	st := a.sessions.stream
 	p := &pendingChange{sessionChange: c}
-	err := a.deps.Process.Streams.Append(ctx, &stream.Entry{Stream: st, Row: stream.Row{Shard: st.Shard(userID), Key: userID, Data: []byte("{}"), Value: p}})
+	e := &stream.Entry{Stream: st, Row: stream.Row{Shard: st.Shard(userID), Key: userID, Data: []byte("{}"), Value: p}, Bytes: len(c.Value)}
+	err := a.deps.Process.Streams.Append(ctx, e)
+	p.result.Pos = e.Pos
 	return p.result, err
 }
 
@@ -188,11 +198,7 @@ func (a *Accounts) removeDevices(ctx context.Context, userID string, c sessionCh
 	if err != nil || len(res.Devices) == 0 {
 		return res, err
 	}
-	for _, l := range a.deps.Devices {
-		if err := l.DevicesRemoved(ctx, userID, res.Devices); err != nil {
-			a.log.Warn("a part of the server did not clean up after removed devices", "user", userID, "devices", len(res.Devices), "error", err)
-		}
-	}
+	a.cleanUp(ctx, userID, res)
 	return res, nil
 }
 
@@ -227,12 +233,23 @@ func (sessionStore) Insert(ctx context.Context, w *db.Batch, batch []*stream.Ent
 		return err
 	}
 	var newest db.Newest[string]
+	var left [][]any
 	for _, e := range batch {
+		e.Data = []byte("{}")
 		if err := applyChange(ctx, tx, e.Key, e.Value.(*pendingChange)); err != nil {
 			return err
 		}
 		newest.Put(e.Key, e.Key, e.Shard, e.Pos)
+		if n := e.Value.(*pendingChange).news(); n.Kind != "" {
+			row, err := n.row(e)
+			if err != nil {
+				return err
+			}
+			left = append(left, row)
+			e.Data = []byte(row[4].(string))
+		}
 	}
+	w.Rows(newsRows, left)
 	w.Rows(changeRows, newest.Rows())
 	return nil
 }
@@ -255,6 +272,8 @@ func applyChange(ctx context.Context, tx *db.Tx, userID string, p *pendingChange
 	case changeReplace:
 		_, err := tx.Exec(ctx, `DELETE FROM tokens WHERE user_id = $1 AND device_id = ANY($2)`, userID, p.Devices)
 		return err
+	case changeProfile:
+		return setField(ctx, tx, userID, p)
 	case changeRights:
 		n, err := setRights(ctx, tx, userID, p.sessionChange)
 		p.result.Found = n > 0

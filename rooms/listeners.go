@@ -3,7 +3,6 @@ package rooms
 import (
 	"context"
 	"errors"
-	"sync"
 
 	"golang.org/x/sync/errgroup"
 
@@ -14,62 +13,12 @@ import (
 // refreshAtOnce is how many rooms of a user get a new profile at the same time.
 const refreshAtOnce = 8
 
-// renamed are the users whose profile must be carried to their rooms. One user is worked on at a time, so
-// that of two changes the later one stays.
-type renamed struct {
-	mu    sync.Mutex
-	users map[string]bool
-	wake  chan struct{}
-}
-
-func newRenamed() *renamed { return &renamed{users: map[string]bool{}, wake: make(chan struct{}, 1)} }
-
-func (n *renamed) add(userID string) {
-	n.mu.Lock()
-	n.users[userID] = true
-	n.mu.Unlock()
-	select {
-	case n.wake <- struct{}{}:
-	default:
+// ProfileChanged implements accounts.ProfileListener: the rooms of the user get the new name and avatar. It may be called
+// again.
+func (r *Rooms) ProfileChanged(ctx context.Context, userID, field string) error {
+	if field != "displayname" && field != "avatar_url" {
+		return nil
 	}
-}
-
-func (n *renamed) next() string {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	for user := range n.users {
-		delete(n.users, user)
-		return user
-	}
-	return ""
-}
-
-// ProfileChanged implements accounts.ProfileListener: the rooms of the user get the new name and avatar in
-// the background.
-func (r *Rooms) ProfileChanged(_ context.Context, userID, field string) error {
-	if field == "displayname" || field == "avatar_url" {
-		r.renamed.add(userID)
-	}
-	return nil
-}
-
-// carryProfiles is the background part behind ProfileChanged.
-func (r *Rooms) carryProfiles(ctx context.Context) error {
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-r.renamed.wake:
-		}
-		for user := r.renamed.next(); user != "" && ctx.Err() == nil; user = r.renamed.next() {
-			if err := r.carryProfile(ctx, user); err != nil {
-				r.Process.Log.Warn("a changed profile did not reach all rooms", "user", user, "error", err)
-			}
-		}
-	}
-}
-
-func (r *Rooms) carryProfile(ctx context.Context, userID string) error {
 	rooms, err := r.Memberships(ctx, userID)
 	if err != nil {
 		return err

@@ -64,7 +64,6 @@ type Rooms struct {
 	nodes  *state.Store
 
 	suspension *suspension
-	renamed    *renamed
 	cache      *otter.Cache[string, *Event]
 
 	cacheMu    sync.Mutex
@@ -89,7 +88,7 @@ func New(d Deps, c Config) (*Rooms, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &Rooms{Deps: d, config: c, cache: cache, nodes: state.NewStore(nodeReader{d.Process.DB}, nodeMemory), suspension: newSuspension(), renamed: newRenamed()}
+	r := &Rooms{Deps: d, config: c, cache: cache, nodes: state.NewStore(nodeReader{d.Process.DB}, nodeMemory), suspension: newSuspension()}
 	r.stream = d.Process.Streams.Open(stream.Spec{
 		Name: "events", Role: "events", Shards: Shards, Store: eventStore{r}, Lane: "events", PositionKey: "events_pkey",
 		Lost: func(shard int) { r.owned.Drop(shard) },
@@ -99,7 +98,6 @@ func New(d Deps, c Config) (*Rooms, error) {
 	})
 	r.heard = r.stream.Tail(r.tail, readers...)
 	d.Accounts.Sessions().Tail(r.suspension.tail)
-	d.Process.Go("rooms.profiles", r.carryProfiles)
 	r.send = role.Owned(d.Process, r.stream, "rooms.send", r.submit)
 	r.create = role.Owned(d.Process, r.stream, "rooms.create", r.submitCreate)
 	return r, nil

@@ -78,6 +78,14 @@ func limitExceeded(wait time.Duration) *Error {
 	return &Error{Status: http.StatusTooManyRequests, Code: "M_LIMIT_EXCEEDED", Message: "Too many requests: wait before the next", RetryAfter: max(wait, time.Millisecond)}
 }
 
+// stale refuses a request because this process can not know whether what it remembers is current.
+func stale(cause error) *Error {
+	return &Error{
+		Status: http.StatusServiceUnavailable, Code: "M_UNKNOWN", RetryAfter: time.Second, Cause: cause,
+		Message: "The server can not reach its database and may have missed what happened: try again soon",
+	}
+}
+
 func unrecognized(status int) *Error {
 	message := "There is no such endpoint"
 	if status == http.StatusMethodNotAllowed {

@@ -169,8 +169,9 @@ func (s *Server) run(x *exchange) error {
 		x.body.off = true // a file has rules of its own
 	}
 	if s.barrier != nil {
-		if err := s.barrier(r.Context()); err != nil {
-			s.log.DebugContext(r.Context(), "the barrier failed; the request goes on", "request", r.id, "error", err)
+		if err := s.barrier(r.Context()); err != nil && (r.Token() != "" || r.Context().Err() != nil) {
+			// A token may have been revoked, and a right taken away, without this process knowing.
+			return stale(err)
 		}
 	}
 	if err := s.authenticate(r); err != nil {

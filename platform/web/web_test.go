@@ -536,9 +536,10 @@ func TestQuery(t *testing.T) {
 func TestBarrierAndMetrics(t *testing.T) {
 	registry := prometheus.NewRegistry()
 	passed := 0
+	var broken error
 	s := newServer(t, web.Options{
 		Registry: registry,
-		Barrier:  func(context.Context) error { passed++; return errors.New("no bus") },
+		Barrier:  func(context.Context) error { passed++; return broken },
 		Dispatch: func(r *web.Request) (bool, error) {
 			if r.Query1("elsewhere") == "" {
 				return false, nil
@@ -553,14 +554,18 @@ func TestBarrierAndMetrics(t *testing.T) {
 	if w := call(s.Handler(), "GET /a/x?elsewhere=1", ""); w.Code != 202 || passed != 1 {
 		t.Errorf("elsewhere: %d, barrier %d times", w.Code, passed)
 	}
+	broken = errors.New("neither the bus nor the database answers")
+	if w := call(s.Handler(), "GET /a/x", "", "Authorization: Bearer alice"); w.Code != 503 || passed != 2 {
+		t.Errorf("a token that may be revoked counted: %d, barrier %d times", w.Code, passed)
+	}
 	call(s.Handler(), "GET /nothing", "")
 	families, err := registry.Gather()
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, family := range families {
-		if n := len(family.GetMetric()); family.GetName() == "lyceum_http_request_duration_seconds" && n != 2 {
-			t.Errorf("%d series, want 2 (200 and 202 are one class; 404): %v", n, family)
+		if n := len(family.GetMetric()); family.GetName() == "lyceum_http_request_duration_seconds" && n != 3 {
+			t.Errorf("%d series, want 3 (200 and 202 are one class; 404; 503): %v", n, family)
 		}
 	}
 }

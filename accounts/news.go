@@ -1,0 +1,129 @@
+package accounts
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"lyceum/platform/db"
+	"lyceum/platform/stream"
+)
+
+// The kinds of news.
+const (
+	newsDevices = "devices" // devices were removed
+	newsProfile = "profile" // a field of the profile changed
+)
+
+// news is what a change of an account leaves to be done elsewhere: the data of a row of "sessions". It is stored with the
+// change, so that whoever is alive finishes it.
+type news struct {
+	Kind    string   `json:"kind,omitempty"` // "" for nothing
+	Devices []string `json:"devices,omitempty"`
+	Field   string   `json:"field,omitempty"`
+	Created int64    `json:"created,omitempty"` // ms
+}
+
+// headStart is how long the process that made a change has to do what it leaves before another one does. What both do does
+// no harm.
+const headStart = 3 * time.Second
+
+// news is what a change that was done leaves to be done.
+func (p *pendingChange) news() news {
+	switch {
+	case p.Kind == changeProfile && p.result.Changed:
+		return news{Kind: newsProfile, Field: p.Field, Created: p.At}
+	case len(p.result.Devices) > 0:
+		return news{Kind: newsDevices, Devices: p.result.Devices, Created: p.At}
+	}
+	return news{}
+}
+
+var newsRows = &db.Table{Name: "account_news", Columns: db.Columns("shard integer, pos integer, user_id text, kind text, body text, created_ms integer")}
+
+func (n news) row(e *stream.Entry) ([]any, error) {
+	body, err := json.Marshal(n)
+	return []any{e.Shard, e.Pos, e.Key, n.Kind, string(body), n.Created}, err
+}
+
+// readNews is the Read of the consumer: the stream itself keeps no more than the newest change of a user.
+func readNews(ctx context.Context, q db.Querier, r stream.Range) ([]stream.Row, error) {
+	return db.List(func(row db.Row) (stream.Row, error) {
+		out := stream.Row{Shard: r.Shard}
+		var body string
+		err := row.Scan(&out.Pos, &out.Key, &body)
+		out.Data = []byte(body)
+		return out, err
+	})(q.Query(ctx, `SELECT pos, user_id, body FROM account_news WHERE shard = $1 AND pos > $2 AND pos <= $3 ORDER BY pos LIMIT $4`, r.Shard, r.After, r.Upto, r.Limit))
+}
+
+// workNews is the Work of the consumer.
+func (a *Accounts) workNews(ctx context.Context, shard int, rows []stream.Row) (func(ctx context.Context, tx *db.Tx) error, error) {
+	var done []int64
+	for _, row := range rows {
+		var n news
+		if err := json.Unmarshal(row.Data, &n); err != nil {
+			return nil, fmt.Errorf("news of %s: %w", row.Key, err)
+		}
+		if n.Kind == "" {
+			continue
+		}
+		if err := a.finish(ctx, shard, row, n); err != nil {
+			return nil, err
+		}
+		done = append(done, row.Pos)
+	}
+	if len(done) == 0 {
+		return nil, nil
+	}
+	return func(ctx context.Context, tx *db.Tx) error {
+		_, err := tx.Exec(ctx, `DELETE FROM account_news WHERE shard = $1 AND pos = ANY($2)`, shard, done)
+		return err
+	}, nil
+}
+
+// finish does what a row says, unless the process that made the change has done it.
+func (a *Accounts) finish(ctx context.Context, shard int, row stream.Row, n news) error {
+	if n.Kind == newsProfile {
+		if a.deps.Profile == nil {
+			return nil
+		}
+		return a.deps.Profile.ProfileChanged(ctx, row.Key, n.Field)
+	}
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(min(headStart, headStart-time.Duration(a.nowMs()-n.Created)*time.Millisecond)):
+	}
+	var left bool
+	err := a.db.QueryRow(ctx, `SELECT EXISTS (SELECT 1 FROM account_news WHERE shard = $1 AND pos = $2)`, shard, row.Pos).Scan(&left)
+	if err != nil || !left {
+		return err
+	}
+	return a.devicesGone(ctx, row.Key, n.Devices)
+}
+
+// devicesGone tells the listeners of removed devices; it may be done again.
+func (a *Accounts) devicesGone(ctx context.Context, userID string, devices []string) error {
+	var errs []error
+	for _, l := range a.deps.Devices {
+		errs = append(errs, l.DevicesRemoved(ctx, userID, devices))
+	}
+	return errors.Join(errs...)
+}
+
+// cleanUp tells the listeners of removed devices at once, so that who asks next sees them gone. What fails is tried again by
+// the consumer.
+func (a *Accounts) cleanUp(ctx context.Context, userID string, r sessionResult) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), headStart)
+	defer cancel()
+	err := a.devicesGone(ctx, userID, r.Devices)
+	if err == nil {
+		_, err = a.db.Exec(ctx, `DELETE FROM account_news WHERE shard = $1 AND pos = $2`, a.sessions.stream.Shard(userID), r.Pos)
+	}
+	if err != nil {
+		a.log.Warn("the clean-up after removed devices is tried again", "user", userID, "devices", len(r.Devices), "error", err)
+	}
+}
