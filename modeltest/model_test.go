@@ -238,6 +238,7 @@ type setting struct {
 	processes int
 	faults    bool
 	limits    limits
+	only      string // kinds of steps, separated by blanks; "" for all
 	// known are defects that are not cured yet and that these histories would else find all the time.
 	known known
 }
@@ -259,6 +260,7 @@ var settings = []setting{
 	{name: "postgres, one process", engine: "postgres", processes: 1, faults: true, limits: small},
 	{name: "postgres, one process, no faults", engine: "postgres", processes: 1, limits: small},
 	{name: "postgres, one process, wide queue", engine: "postgres", processes: 1, faults: true, limits: wide},
+	{name: "postgres, one process, few kinds", engine: "postgres", processes: 1, faults: true, limits: wide, only: "send pass receipt fault"},
 	{name: "postgres, two processes", engine: "postgres", processes: 2, faults: true, limits: small, known: fleetKnown},
 	{name: "postgres, two processes, no faults", engine: "postgres", processes: 2, limits: wide, known: fleetKnown},
 	{name: "postgres, two processes, wide queue", engine: "postgres", processes: 2, faults: true, limits: wide, known: fleetKnown},
@@ -270,7 +272,7 @@ var settings = []setting{
 // steps are the kinds of a setting, as often as they weigh.
 func (s *setting) steps() (out []*kind) {
 	for i, k := range kinds {
-		if k.fleet && s.processes == 1 || k.fault && !s.faults {
+		if k.fleet && s.processes == 1 || k.fault && !s.faults || s.only != "" && !slices.Contains(strings.Fields(s.only), k.name) {
 			continue
 		}
 		for range k.weight {

@@ -145,8 +145,24 @@ func (h *history) sound(m *member) {
 		}
 	}
 	for _, o := range h.ops {
-		if o.kind == "toDevice" && o.settled && o.status == 200 {
-			o.check(o)
+		if (o.kind == "toDevice" || o.kind == "receipt") && o.settled && o.status == 200 {
+			o.check(o) // a receipt never goes back
+		}
+	}
+	h.heads()
+}
+
+// heads holds that no row stands behind the position of its lease: what comes late must not move a lease back.
+func (h *history) heads() {
+	leases, err := h.members[0].process.Leases.Read(context.Background(), "stream/")
+	h.must(err, "read the leases")
+	for _, stream := range []string{"receipts", "typing", "presence", "to_device"} {
+		newest, err := db.Map[int, int64](h.control.Query(context.Background(), "SELECT shard, MAX(pos) FROM "+stream+" GROUP BY shard"))
+		h.must(err, "read positions")
+		for shard, pos := range newest {
+			if at := leases[fmt.Sprintf("stream/%s/%04d", stream, shard)].Pos; at < pos {
+				h.fail("stream %s, shard %d: the lease stands at %d, a row at %d", stream, shard, at, pos)
+			}
 		}
 	}
 }

@@ -16,8 +16,8 @@ const (
 	Pass      Fault = iota // it goes on
 	Before                 // the connection breaks, the commit does not arrive: nothing is stored
 	After                  // the commit is done, the answer is lost
-	Late                   // the connection breaks at once, the commit arrives LateAfter later; a pipelined batch is late in whole
-	LateEnd                // like Late, but of a pipelined batch only the end is late: it holds its locks meanwhile
+	Late                   // the connection breaks at once, the commit arrives later; a pipelined batch is late in whole, by LateBatch
+	LateEnd                // like Late, but of a pipelined batch only the end is late, by LateAfter: it holds its locks meanwhile
 	Refuse                 // the server answers with an error that is for good: no room on the disk
 	Again                  // the server answers that the transaction must be run again
 	Slow                   // it goes on after SlowBy
@@ -40,6 +40,7 @@ func Faults() []Fault {
 // How late a commit arrives, and how slow a slow one is.
 const (
 	LateAfter = 150 * time.Millisecond
+	LateBatch = 400 * time.Millisecond // without locks: others go on meanwhile
 	SlowBy    = 30 * time.Millisecond
 )
 

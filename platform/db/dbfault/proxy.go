@@ -318,7 +318,11 @@ func (l *link) end(sr *series, f Fault) bool {
 			last = l.begin(sr)
 		}
 		l.cut()
-		time.Sleep(LateAfter)
+		if f == Late && sr.fence {
+			time.Sleep(LateBatch)
+		} else {
+			time.Sleep(LateAfter)
+		}
 		l.drain()
 		l.forward(sr.frames[last:], sr.last)
 		l.awaitReady()
