@@ -157,6 +157,9 @@ func (a *Accounts) housekeeping(ctx context.Context) error {
 		if err := a.farewells(ctx); err != nil {
 			return err
 		}
+		if err := a.indexNames(ctx); err != nil {
+			return err
+		}
 		select {
 		case <-ctx.Done():
 			return nil

@@ -2,7 +2,7 @@
 // filters, registration and what the server says about itself (versions, capabilities, well-known).
 //
 // Tables: users, user_devices (a device is one login), tokens, session_changes, interactive_sessions,
-// registration_tokens, used_nonces, secrets, profile_fields, account_data, filters, openid_tokens.
+// registration_tokens, used_nonces, secrets, profile_fields, profile_names, account_data, filters, openid_tokens.
 //
 // Streams: "sessions" (4 shards, key user id) tells every process that a user's tokens, rights or
 // standing changed; its table keeps the newest change of each user. "account_data" (16 shards, key user

@@ -134,6 +134,9 @@ func setField(ctx context.Context, tx *db.Tx, userID string, p *pendingChange) e
 	p.result.Changed = !had || string(old) != string(p.Value)
 	_, err = tx.Exec(ctx, `INSERT INTO profile_fields (user_id, name, value) VALUES ($1, $2, $3)
 		ON CONFLICT (user_id, name) DO UPDATE SET value = excluded.value`, userID, p.Field, string(p.Value))
+	if err == nil && p.Field == fieldName {
+		err = tx.Bulk(ctx, insertNames, [][]any{nameRow(userID, string(p.Value))})
+	}
 	return err
 }
 

@@ -222,8 +222,10 @@ func (a *Accounts) farewell(ctx context.Context, userID string, erase bool) erro
 			return err
 		}
 	}
-	if _, err := a.db.Exec(ctx, `DELETE FROM profile_fields WHERE user_id = $1`, userID); err != nil {
-		return err
+	for _, table := range []string{"profile_fields", "profile_names"} {
+		if _, err := a.db.Exec(ctx, `DELETE FROM `+table+` WHERE user_id = $1`, userID); err != nil {
+			return err
+		}
 	}
 	_, err := a.db.Exec(ctx, `UPDATE users SET farewell = FALSE WHERE user_id = $1`, userID)
 	return err

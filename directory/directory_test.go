@@ -4,9 +4,12 @@ import (
 	"context"
 	"fmt"
 	"net/url"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
+	"lyceum/accounts"
 	"lyceum/platform/web/webtest"
 	"lyceum/rooms/roomstest"
 )
@@ -213,6 +216,11 @@ func TestHierarchy(t *testing.T) {
 
 func TestUserSearch(t *testing.T) {
 	harness.Run(t, func(t *testing.T, h *house) {
+		for _, name := range []string{"alice", "bob", "carol"} {
+			if _, err := h.Accounts.CreateUser(t.Context(), accounts.NewUser{Name: name}); err != nil {
+				t.Fatal(err)
+			}
+		}
 		id := h.create(h.alice, obj{"preset": "private_chat"})
 		h.indexed()
 		find := func(c *webtest.Client, term string) (out []string) {
@@ -228,8 +236,9 @@ func TestUserSearch(t *testing.T) {
 		}
 		h.alice.Want(200, "POST "+at(id, "invite"), obj{"user_id": "@bob:here.test"})
 		h.join(h.bob, id)
-		h.alice.Want(200, "PUT "+at(id, "state/m.room.member/@alice:here.test"), obj{"membership": "join", "displayname": "Ölga 100%"})
-		h.indexed()
+		if err := h.Accounts.SetProfile(t.Context(), "@alice:here.test", "displayname", []byte(`"Ölga 100%"`)); err != nil {
+			t.Fatal(err)
+		}
 		for _, term := range []string{"alice", "ölGA", "100%", "alice öl"} {
 			if got := find(h.bob, term); fmt.Sprint(got) != "[@alice:here.test Ölga 100%]" {
 				t.Errorf("%s: %v", term, got)
@@ -335,5 +344,138 @@ func TestMessageSearch(t *testing.T) {
 		}
 		want(t, h.alice.Call("POST "+v3+"/search?next_batch=x", obj{"search_categories": obj{"room_events": obj{"search_term": "x"}}}), 400, "M_INVALID_PARAM")
 		h.alice.Want(200, "POST "+v3+"/search", obj{"search_categories": obj{}})
+	})
+}
+
+// TestPeopleAreFoundByTheirProfiles: a name that somebody has in one room alone is no way to find them for those
+// who can not see that room, and the name of the profile is, whatever the rooms say.
+func TestPeopleAreFoundByTheirProfiles(t *testing.T) {
+	harness.Run(t, func(t *testing.T, h *house) {
+		for _, name := range []string{"alice", "bob"} {
+			if _, err := h.Accounts.CreateUser(t.Context(), accounts.NewUser{Name: name}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		profile := func(name string) {
+			t.Helper()
+			if err := h.Accounts.SetProfile(t.Context(), "@alice:here.test", "displayname", []byte(strconv.Quote(name))); err != nil {
+				t.Fatal(err)
+			}
+		}
+		find := func(c *webtest.Client, term string) string {
+			t.Helper()
+			var out []string
+			for _, u := range c.Want(200, "POST "+v3+"/user_directory/search", obj{"search_term": term}).Get("results").Array() {
+				out = append(out, u.Get("user_id").String()+" "+u.Get("display_name").String())
+			}
+			return strings.Join(out, ", ")
+		}
+		profile("Alice Public")
+		open := h.create(h.alice, obj{"preset": "public_chat"})
+		hidden := h.create(h.alice, obj{"preset": "private_chat"})
+		h.alice.Want(200, "PUT "+at(hidden, "state/m.room.member/@alice:here.test"), obj{"membership": "join", "displayname": "Whistleblower"})
+		h.indexed()
+		const found = "@alice:here.test Alice Public"
+		for _, c := range []struct{ term, want string }{{"public", found}, {"alice", found}, {"here.test", found}, {"alice PUB", found}, {"whistleblower", ""}, {"whistle alice", ""}} {
+			if got := find(h.carol, c.term); got != c.want {
+				t.Errorf("%s: %q", c.term, got)
+			}
+		}
+		// The newest profile counts at once, and without a profile the name of no room is shown.
+		profile("Ålice 100% New")
+		for _, c := range []struct{ term, want string }{{"public", ""}, {"ålice", "@alice:here.test Ålice 100% New"}, {"100% new", "@alice:here.test Ålice 100% New"}} {
+			if got := find(h.carol, c.term); got != c.want {
+				t.Errorf("%s: %q", c.term, got)
+			}
+		}
+		if err := h.Accounts.SetProfile(t.Context(), "@alice:here.test", "displayname", nil); err != nil {
+			t.Fatal(err)
+		}
+		if got := find(h.carol, "alice"); got != "@alice:here.test " {
+			t.Errorf("%q", got)
+		}
+		if got := find(h.carol, "whistleblower"); got != "" {
+			t.Errorf("%q", got)
+		}
+		// Whom one can not see is not found, by no name.
+		profile("Alice Public")
+		h.alice.Want(200, "PUT "+at(open, "state/m.room.join_rules"), obj{"join_rule": "invite"})
+		h.indexed()
+		if got := find(h.carol, "public"); got != "" {
+			t.Errorf("%q", got)
+		}
+		// An ended account is found no more.
+		h.alice.Want(200, "PUT "+at(open, "state/m.room.join_rules"), obj{"join_rule": "public"})
+		h.indexed()
+		if err := h.Accounts.Deactivate(t.Context(), "@alice:here.test", false); err != nil {
+			t.Fatal(err)
+		}
+		if got := find(h.carol, "alice"); got != "" {
+			t.Errorf("%q", got)
+		}
+	})
+}
+
+// TestAnyTermIsAnswered: no term is an error of the server, whatever its length and signs are.
+func TestAnyTermIsAnswered(t *testing.T) {
+	harness.Run(t, func(t *testing.T, h *house) {
+		h.create(h.alice, obj{"preset": "public_chat", "name": "Cheese"})
+		h.indexed()
+		for name, term := range map[string]string{
+			"long":       strings.Repeat("x", 60_000),
+			"huge":       strings.Repeat("x", 900_000),
+			"escaped":    strings.Repeat("%", 60_000),
+			"backslash":  strings.Repeat("\\", 60_000),
+			"many words": strings.Repeat("a ", 60_000),
+			"long words": strings.Repeat(strings.Repeat("é", 5_000)+" ", 40),
+			"wide":       strings.Repeat("😀", 60_000),
+			"growing":    strings.Repeat("İ", 60_000), // longer in lower case
+			"NUL":        "a\x00b",
+			"marks":      "%_\\'\"",
+			"spaces":     strings.Repeat(" ", 100_000),
+		} {
+			if a := h.bob.Call("POST "+v3+"/user_directory/search", obj{"search_term": term}); a.Status >= 500 {
+				t.Errorf("people, %s: %d %s", name, a.Status, a.Body)
+			}
+			body := obj{"search_categories": obj{"room_events": obj{"search_term": term}}}
+			if a := h.bob.Call("POST "+v3+"/search", body); a.Status >= 500 {
+				t.Errorf("messages, %s: %d %s", name, a.Status, a.Body)
+			}
+			if a := h.bob.Call("POST "+v3+"/publicRooms", obj{"filter": obj{"generic_search_term": term}}); a.Status >= 500 {
+				t.Errorf("rooms, %s: %d %s", name, a.Status, a.Body)
+			}
+		}
+	})
+}
+
+// TestErasedMessagesAreNotFound by those who came later.
+func TestErasedMessagesAreNotFound(t *testing.T) {
+	harness.Run(t, func(t *testing.T, h *house) {
+		if _, err := h.Accounts.CreateUser(t.Context(), accounts.NewUser{Name: "carol"}); err != nil {
+			t.Fatal(err)
+		}
+		id := h.create(h.alice, obj{"preset": "public_chat"})
+		h.join(h.carol, id)
+		h.say(h.carol, id, "cheese of carol")
+		h.say(h.alice, id, "cheese of alice")
+		if err := h.Accounts.Deactivate(t.Context(), "@carol:here.test", true); err != nil {
+			t.Fatal(err)
+		}
+		h.join(h.bob, id)
+		h.indexed()
+		search := func(c *webtest.Client) int {
+			t.Helper()
+			a := c.Want(200, "POST "+v3+"/search", obj{"search_categories": obj{"room_events": obj{"search_term": "cheese", "event_context": obj{"include_profile": true}}}})
+			if c == h.bob && strings.Contains(string(a.Body), "of carol") {
+				t.Errorf("%s", a.Body)
+			}
+			return len(a.Get("search_categories.room_events.results").Array())
+		}
+		if n := search(h.bob); n != 1 {
+			t.Errorf("one who came later found %d", n)
+		}
+		if n := search(h.alice); n != 2 {
+			t.Errorf("one who was there found %d", n)
+		}
 	})
 }

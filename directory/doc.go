@@ -1,6 +1,6 @@
 // Package directory finds things: rooms in the room directory, rooms of a space, users and messages.
 //
-// Tables: search_texts, search_people and search_rooms, made from the events stream by one process at a
+// Tables: search_texts and search_rooms (search_people was used before), made from the events stream by one process at a
 // time, and search_positions, how far it has come, written in the same transaction.
 //
 // Streams: reads events. Role: client.

@@ -43,39 +43,25 @@ func (d *Directory) postUserSearch(q *web.Request, b *struct {
 	return map[string]any{"results": users[:min(limit, len(users))], "limited": limited}, nil
 }
 
-// users finds those whom a user may find and whose id or name has all words of a term.
+// users finds those whom a user may find and whose id or profile name has all words of a term. The names that people
+// have in single rooms count for nothing: who asks may not see these rooms.
 func (d *Directory) users(ctx context.Context, userID, term string) ([]foundUser, error) {
 	out := []foundUser{}
-	where, args := likeAll("words", fold(term))
-	if len(args) == 0 {
-		return out, nil
-	}
-	args = append(args, usersLooked)
-	var ids []string
-	all, err := db.List(func(row db.Row) (u foundUser, err error) {
-		err = row.Scan(&u.UserID, &u.Name, &u.Avatar)
-		ids = append(ids, u.UserID)
-		return u, err
-	})(d.Process.DB.Query(ctx, "SELECT user_id, name, avatar FROM search_people WHERE "+where+" ORDER BY user_id LIMIT "+dollar(len(args)), args...))
-	if err != nil {
-		return nil, err
+	ids, err := d.Accounts.Find(ctx, words(fold(term)), usersLooked)
+	if err != nil || len(ids) == 0 {
+		return out, err
 	}
 	known, err := d.knownTo(ctx, userID, ids)
 	if err != nil {
 		return nil, err
 	}
+	ids = slices.DeleteFunc(ids, func(id string) bool { return !known[id] || id == userID })
 	profiles, err := d.Accounts.Profiles(ctx, ids)
 	if err != nil {
 		return nil, err
 	}
-	for _, u := range all {
-		if !known[u.UserID] || u.UserID == userID {
-			continue
-		}
-		if p, ok := profiles[u.UserID]; ok {
-			u.Name, u.Avatar = p.DisplayName, p.AvatarURL
-		}
-		out = append(out, u)
+	for _, id := range ids {
+		out = append(out, foundUser{id, profiles[id].DisplayName, profiles[id].AvatarURL})
 	}
 	return out, nil
 }

@@ -93,10 +93,9 @@ func (d *Directory) indexShard(ctx context.Context, shard int, done *int64) (mor
 
 // batch is what some events change in the index.
 type batch struct {
-	texts  [][]any
-	people db.Newest[string] // by user
-	gone   []string
-	rules  []rule
+	texts [][]any
+	gone  []string
+	rules []rule
 }
 
 // rule is what an event says of who may join or read a room.
@@ -109,9 +108,6 @@ func (b *batch) add(e *rooms.Event) {
 	if e.Type == event.TypeRedaction && e.Redacts != "" {
 		b.gone = append(b.gone, e.Redacts)
 	}
-	if e.Type == event.TypeMember && e.IsState() && e.Membership() == event.MembershipJoin {
-		b.addPerson(e)
-	}
 	switch {
 	case e.Is(event.TypeJoinRules, ""):
 		join, _ := e.ContentString("join_rule")
@@ -123,13 +119,6 @@ func (b *batch) add(e *rooms.Event) {
 	if part, body := textOf(e); body != "" {
 		b.texts = append(b.texts, []any{e.ID, e.RoomID, e.OriginServerTS, part, fold(body)})
 	}
-}
-
-func (b *batch) addPerson(e *rooms.Event) {
-	name, _ := e.ContentString("displayname")
-	avatar, _ := e.ContentString("avatar_url")
-	user := *e.StateKey
-	b.people.Put(user, user, clean(name), clean(avatar), fold(user+" "+name), e.OriginServerTS)
 }
 
 // textOf gives what of an event can be searched.
@@ -165,10 +154,6 @@ func (b *batch) write(ctx context.Context, tx *db.Tx, shard int, pos int64) erro
 		if _, err := tx.Exec(ctx, "DELETE FROM search_texts WHERE event_id = ANY($1)", b.gone); err != nil {
 			return err
 		}
-	}
-	if err := tx.Bulk(ctx, `INSERT INTO search_people (user_id, name, avatar, words, ts) VALUES ? ON CONFLICT (user_id) DO UPDATE
-		SET name = excluded.name, avatar = excluded.avatar, words = excluded.words, ts = excluded.ts WHERE search_people.ts <= excluded.ts`, b.people.Rows()); err != nil {
-		return err
 	}
 	for _, r := range b.rules {
 		_, err := tx.Exec(ctx, "INSERT INTO search_rooms (room_id, joinable, readable) VALUES ($1, $2, $3) ON CONFLICT (room_id) DO UPDATE SET "+

@@ -1,0 +1,61 @@
+package accounts
+
+import (
+	"context"
+	"encoding/json"
+	"strconv"
+	"strings"
+
+	"lyceum/platform/db"
+)
+
+// Find lists users of this server, ordered by id and at most limit, whose id and profile name together have all of
+// some words. The words are in lower case. Ended accounts are left out.
+func (a *Accounts) Find(ctx context.Context, words []string, limit int) ([]string, error) {
+	if len(words) == 0 {
+		return nil, nil
+	}
+	var where string
+	var args []any
+	for _, word := range words {
+		args = append(args, "%"+escapeLike.Replace(word)+"%")
+		where += " AND u.user_id || ' ' || COALESCE(n.words, '') LIKE $" + strconv.Itoa(len(args)) + ` ESCAPE '\'`
+	}
+	args = append(args, limit)
+	return db.Texts(a.db.Query(ctx, `SELECT u.user_id FROM users u
+		LEFT JOIN profile_fields p ON p.user_id = u.user_id AND p.name = 'displayname'
+		LEFT JOIN profile_names n ON n.user_id = u.user_id AND n.value = p.value
+		WHERE u.deactivated_ms = 0`+where+` ORDER BY u.user_id LIMIT $`+strconv.Itoa(len(args)), args...))
+}
+
+var escapeLike = strings.NewReplacer(`\`, `\\`, `%`, `\%`, `_`, `\_`)
+
+// nameRow makes a row of profile_names.
+func nameRow(userID, value string) []any {
+	var name string
+	_ = json.Unmarshal([]byte(value), &name) // it was checked when it was set; else it is found by no name
+	return []any{userID, value, strings.ToLower(strings.ReplaceAll(name, "\x00", ""))}
+}
+
+const insertNames = `INSERT INTO profile_names (user_id, value, words) VALUES ?
+	ON CONFLICT (user_id) DO UPDATE SET value = excluded.value, words = excluded.words`
+
+// indexNames makes the rows that are missing: of profiles that an earlier version set.
+func (a *Accounts) indexNames(ctx context.Context) error {
+	const atOnce = 500
+	for {
+		rows, err := db.List(func(row db.Row) ([]any, error) {
+			var userID, value string
+			err := row.Scan(&userID, &value)
+			return nameRow(userID, value), err
+		})(a.db.Query(ctx, `SELECT p.user_id, p.value FROM profile_fields p LEFT JOIN profile_names n ON n.user_id = p.user_id AND n.value = p.value
+			WHERE p.name = 'displayname' AND n.user_id IS NULL LIMIT $1`, atOnce))
+		if err != nil || len(rows) == 0 {
+			return err
+		}
+		err = a.db.Tx(ctx, func(tx *db.Tx) error { return tx.Bulk(ctx, insertNames, rows) })
+		if err != nil || len(rows) < atOnce {
+			return err
+		}
+	}
+}
