@@ -237,15 +237,17 @@ func (a *Accounts) PutAccountData(ctx context.Context, userID, roomID, typ strin
 
 // writeHere runs on the owner of the user's shard.
 func (a *Accounts) writeHere(ctx context.Context, userID string, w dataWrite) (struct{}, error) {
-	lock := &a.data.writes[a.data.stream.Shard(userID)%len(a.data.writes)]
 	if w.Kind == writePut && w.Type != typeTag {
-		return struct{}{}, a.storeData(ctx, userID, &AccountDatum{RoomID: w.RoomID, Type: w.Type, Content: w.Content})
+		return struct{}{}, a.storeData(ctx, nil, userID, &AccountDatum{RoomID: w.RoomID, Type: w.Type, Content: w.Content})
 	}
-	lock.Lock()
-	defer lock.Unlock()
+	basis, unlock, err := a.beginChange(userID)
+	if err != nil {
+		return struct{}{}, err
+	}
+	defer unlock()
 	switch w.Kind {
 	case writePut:
-		return struct{}{}, a.storeData(ctx, userID, &AccountDatum{RoomID: w.RoomID, Type: w.Type, Content: w.Content})
+		return struct{}{}, a.storeData(ctx, basis, userID, &AccountDatum{RoomID: w.RoomID, Type: w.Type, Content: w.Content})
 	case writeErase:
 		all, err := loadData(ctx, a.db, userID)
 		if err != nil {
@@ -254,22 +256,62 @@ func (a *Accounts) writeHere(ctx context.Context, userID string, w dataWrite) (s
 		for _, datum := range all {
 			datum.Content = json.RawMessage("{}")
 		}
-		return struct{}{}, a.appendData(ctx, userID, all...)
+		return struct{}{}, a.appendData(ctx, basis, userID, all...)
 	}
-	return struct{}{}, a.writeTag(ctx, userID, w)
+	return struct{}{}, a.changeData(ctx, basis, userID, dataKey{w.RoomID, typeTag}, func(old json.RawMessage) (json.RawMessage, error) {
+		return changeTag(old, w)
+	})
+}
+
+// beginChange is the beginning of what reads account data of a user and writes what came out of it: one at a time in
+// this process, which must own the user's shard, and written only while it owned it since.
+func (a *Accounts) beginChange(userID string) (basis *stream.Basis, unlock func(), err error) {
+	lock := &a.data.writes[a.data.stream.Shard(userID)%len(a.data.writes)]
+	lock.Lock()
+	if basis, err = a.data.stream.Basis(userID); err != nil {
+		lock.Unlock()
+		return nil, nil, err
+	}
+	return basis, lock.Unlock, nil
+}
+
+// ChangeAccountData replaces a piece of account data by what change makes of it, in one step; nil changes nothing, and
+// old is nil when there is none. It runs in the process that owns the user's shard of DataStream; elsewhere, and when
+// the shard moves meanwhile, the error is stream.ErrNotOwner and nothing was changed.
+func (a *Accounts) ChangeAccountData(ctx context.Context, userID, roomID, typ string, change func(old json.RawMessage) (json.RawMessage, error)) error {
+	basis, unlock, err := a.beginChange(userID)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	return a.changeData(ctx, basis, userID, dataKey{roomID, typ}, change)
+}
+
+func (a *Accounts) changeData(ctx context.Context, basis *stream.Basis, userID string, key dataKey, change func(old json.RawMessage) (json.RawMessage, error)) error {
+	var content string
+	err := a.db.QueryRow(ctx, `SELECT content FROM account_data WHERE user_id = $1 AND room_id = $2 AND type = $3`, userID, key.room, key.typ).Scan(&content)
+	if err != nil && !errors.Is(err, db.ErrNoRows) {
+		return err
+	}
+	fresh, err := change(json.RawMessage(content))
+	if err != nil || fresh == nil {
+		return err
+	}
+	return a.storeData(ctx, basis, userID, &AccountDatum{RoomID: key.room, Type: key.typ, Content: fresh})
 }
 
 // storeData stores a piece that a user wants to have, if it fits.
-func (a *Accounts) storeData(ctx context.Context, userID string, datum *AccountDatum) error {
+func (a *Accounts) storeData(ctx context.Context, basis *stream.Basis, userID string, datum *AccountDatum) error {
 	done, err := a.reserve(ctx, userID, datum)
 	if err != nil {
 		return err
 	}
 	defer done()
-	return a.appendData(ctx, userID, datum)
+	return a.appendData(ctx, basis, userID, datum)
 }
 
-func (a *Accounts) appendData(ctx context.Context, userID string, data ...*AccountDatum) error {
+// appendData writes pieces. basis is what they were made from, nil when that is nothing.
+func (a *Accounts) appendData(ctx context.Context, basis *stream.Basis, userID string, data ...*AccountDatum) error {
 	if len(data) == 0 {
 		return nil
 	}
@@ -286,7 +328,16 @@ func (a *Accounts) appendData(ctx context.Context, userID string, data ...*Accou
 		}
 		entries[n] = &stream.Entry{Stream: st, Row: row}
 	}
-	return a.deps.Process.Streams.Append(ctx, entries...)
+	if basis == nil {
+		return a.deps.Process.Streams.Append(ctx, entries...)
+	}
+	ticket, err := basis.Enqueue(entries...)
+	if err != nil {
+		return err
+	}
+	ticket.Seal()
+	// Who reads next, when the lock is free, must find it in the database or know that it failed.
+	return ticket.Wait(context.WithoutCancel(ctx))
 }
 
 // eraseData empties all account data of a user.
@@ -363,25 +414,16 @@ func parseTags(content json.RawMessage) tagContent {
 	return c
 }
 
-// writeTag reads the tags from the database, because the cache may lag behind a former owner's last write.
-func (a *Accounts) writeTag(ctx context.Context, userID string, w dataWrite) error {
-	var content string
-	err := a.db.QueryRow(ctx, `SELECT content FROM account_data WHERE user_id = $1 AND room_id = $2 AND type = $3`, userID, w.RoomID, typeTag).Scan(&content)
-	if err != nil && !errors.Is(err, db.ErrNoRows) {
-		return err
-	}
-	c := parseTags(json.RawMessage(content))
+// changeTag sets or removes a tag in the content of m.tag; nil is no change.
+func changeTag(content json.RawMessage, w dataWrite) (json.RawMessage, error) {
+	c := parseTags(content)
 	if w.Kind == writeTag {
 		c.Tags[w.Tag] = w.Content
 	} else {
 		if _, ok := c.Tags[w.Tag]; !ok {
-			return nil
+			return nil, nil
 		}
 		delete(c.Tags, w.Tag)
 	}
-	b, err := json.Marshal(c)
-	if err != nil {
-		return err
-	}
-	return a.storeData(ctx, userID, &AccountDatum{RoomID: w.RoomID, Type: typeTag, Content: b})
+	return json.Marshal(c)
 }

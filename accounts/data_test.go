@@ -3,6 +3,7 @@ package accounts
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -11,6 +12,7 @@ import (
 	"lyceum/platform/db"
 	"lyceum/platform/lease"
 	"lyceum/platform/role/roletest"
+	"lyceum/platform/stream"
 )
 
 func fuzzNode(f *testing.F) *node {
@@ -271,5 +273,72 @@ func TestWhatTheServerTells(t *testing.T) {
 			t.Fatal("an access token was taken for an OpenID token")
 		}
 		n.do("POST", client+"/user/@bob:here.test/openid/request_token", alice, obj{}).want(403)
+	})
+}
+
+// TestAChangeDoesNotUndoAnother: what was read before the shard moved is not written after it, also when it came back.
+func TestAChangeDoesNotUndoAnother(t *testing.T) {
+	fleet(t, testConfig(), func(t *testing.T, one, two *node) {
+		const user, typ = "@alice:here.test", "org.x.y"
+		st := one.DataStream()
+		shard := st.Shard(user)
+		owner := func() *node {
+			t.Helper()
+			var n *node
+			roletest.Until(t, "somebody owns the shard", func() bool {
+				for _, n = range []*node{one, two} {
+					if n.DataStream().Owns(shard) {
+						return true
+					}
+				}
+				return false
+			})
+			return n
+		}
+		put := func(content string) {
+			t.Helper()
+			if err := one.PutAccountData(t.Context(), user, "", typ, json.RawMessage(content)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		add := func(n *node, key string, meanwhile func()) error {
+			return n.ChangeAccountData(t.Context(), user, "", typ, func(old json.RawMessage) (json.RawMessage, error) {
+				all := map[string]bool{}
+				if err := json.Unmarshal(old, &all); err != nil {
+					return nil, err
+				}
+				meanwhile()
+				all[key] = true
+				return json.Marshal(all)
+			})
+		}
+		put(`{"a":true}`)
+		for _, key := range []string{"b", "c", "d"} {
+			err := add(owner(), key, func() {
+				before, _ := owner().DataStream().Claim(shard)
+				if _, err := one.db.Exec(t.Context(), "UPDATE leases SET epoch = epoch + 1, machine = -1 WHERE name = $1", st.Lease(shard)); err != nil {
+					t.Error(err)
+				}
+				roletest.Until(t, "the shard moved", func() bool {
+					epoch, ok := owner().DataStream().Claim(shard)
+					return ok && epoch != before
+				})
+				put(`{"a":true,"other ` + key + `":true}`)
+			})
+			if !errors.Is(err, stream.ErrNotOwner) {
+				t.Errorf("a change of what was read before the shard moved: %v", err)
+			}
+			if err := add(owner(), key, func() {}); err != nil {
+				t.Fatal(err)
+			}
+			got, err := one.AccountData(t.Context(), user, "", typ)
+			if err == nil {
+				err = one.p.Streams.Barrier(t.Context())
+				got, _ = one.AccountData(t.Context(), user, "", typ)
+			}
+			if want := `{"a":true,"` + key + `":true,"other ` + key + `":true}`; err != nil || string(got) != want {
+				t.Errorf("%s %v, expected %s", got, err, want)
+			}
+		}
 	})
 }

@@ -60,7 +60,6 @@ type Push struct {
 	workers workers
 	sends   bool // this process sends notifications
 	gateway gateway
-	changes [16]sync.Mutex  // by shard of account data: a change reads first
 	heard   [2]*stream.Tail // what unread counts follow
 	change  func(ctx context.Context, userID string, c ruleChange) (struct{}, error)
 }

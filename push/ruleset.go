@@ -38,37 +38,29 @@ type ruleChange struct {
 
 func noRule() error { return matrix.NotFound("The push rule was not found") }
 
-// changeHere runs on the owner of the user's shard of account data.
+// changeHere runs on the owner of the user's shard of account data: what it reads is the newest, and what it writes is
+// refused when the shard has moved since.
 func (p *Push) changeHere(ctx context.Context, userID string, c ruleChange) (struct{}, error) {
-	lock := &p.changes[p.Accounts.DataStream().Shard(userID)%len(p.changes)]
-	lock.Lock()
-	defer lock.Unlock()
-	// What a former owner of the shard wrote last must be known.
-	if err := p.Process.Streams.Barrier(ctx); err != nil {
-		return struct{}{}, err
-	}
-	raw, err := p.Accounts.AccountData(ctx, userID, "", typeRules)
-	if err != nil {
-		return struct{}{}, err
-	}
-	var s stored
-	if len(raw) > 0 && json.Unmarshal(raw, &s) != nil {
-		s = stored{}
-	}
-	if err := s.apply(userID, c); err != nil {
-		return struct{}{}, err
-	}
-	var b bytes.Buffer
-	enc := json.NewEncoder(&b)
-	enc.SetEscapeHTML(false)
-	if err := enc.Encode(s); err != nil {
-		return struct{}{}, err
-	}
-	content := bytes.TrimSpace(b.Bytes())
-	if len(content) > maxStored {
-		return struct{}{}, matrix.TooLarge("The push rules together are too large")
-	}
-	return struct{}{}, p.Accounts.PutAccountData(ctx, userID, "", typeRules, content)
+	return struct{}{}, p.Accounts.ChangeAccountData(ctx, userID, "", typeRules, func(raw json.RawMessage) (json.RawMessage, error) {
+		var s stored
+		if len(raw) > 0 && json.Unmarshal(raw, &s) != nil {
+			s = stored{}
+		}
+		if err := s.apply(userID, c); err != nil {
+			return nil, err
+		}
+		var b bytes.Buffer
+		enc := json.NewEncoder(&b)
+		enc.SetEscapeHTML(false)
+		if err := enc.Encode(s); err != nil {
+			return nil, err
+		}
+		content := bytes.TrimSpace(b.Bytes())
+		if len(content) > maxStored {
+			return nil, matrix.TooLarge("The push rules together are too large")
+		}
+		return content, nil
+	})
 }
 
 func (s *stored) apply(userID string, c ruleChange) error {
