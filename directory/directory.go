@@ -40,6 +40,7 @@ type Directory struct {
 	news      chan struct{}                           // there are new events
 	heard     *stream.Tail                            // tells of news where the index is kept
 	told      [rooms.Shards]atomic.Int64              // newest positions that heard has told of
+	listing   shared[[]rooms.Listed]
 }
 
 // summaryKey: a state never changes, but for what is redacted in it.

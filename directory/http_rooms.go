@@ -84,7 +84,7 @@ func readOffset(prefix, token string) (int, error) {
 
 // publicRooms are the rooms of the directory that a filter lets through, those with most members first.
 func (d *Directory) publicRooms(ctx context.Context, b *listBody) ([]rooms.Summary, error) {
-	listed, err := d.Rooms.Listed(ctx)
+	listed, err := d.listing.do(ctx, d.Rooms.Listed) // it counts the members of all rooms, also for people without an account
 	if err != nil {
 		return nil, err
 	}

@@ -151,7 +151,8 @@ func (r *Rooms) Around(ctx context.Context, who Reader, e *Event, before, after 
 	if !sights[0].Visible {
 		return nil, notMember()
 	}
-	return r.around(ctx, who, view{standing: s, upto: s.head.Pos}, e, sights[0], span{before, after, &Filter{}})
+	// The memberships of those who wrote, not the whole state: a search asks for many of these.
+	return r.around(ctx, who, view{standing: s, upto: s.head.Pos}, e, sights[0], span{before, after, &Filter{LazyMembers: true}})
 }
 
 func (r *Rooms) getContext(q *web.Request) (any, error) {

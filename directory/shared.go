@@ -1,0 +1,56 @@
+package directory
+
+import (
+	"context"
+	"sync"
+)
+
+// shared runs one costly reading at a time for all who ask. Who asks while one runs waits for the next, so that the
+// answer is never older than the question.
+type shared[T any] struct {
+	mu      sync.Mutex
+	running *reading[T]
+	next    *reading[T]
+}
+
+// reading is one run, and those who wait for it.
+type reading[T any] struct {
+	done  chan struct{} // closed at its end
+	value T
+	err   error
+}
+
+// do gives what a run of read that began after the call gave.
+func (s *shared[T]) do(ctx context.Context, read func(context.Context) (T, error)) (T, error) {
+	s.mu.Lock()
+	mine := s.next
+	if mine == nil {
+		mine = &reading[T]{done: make(chan struct{})}
+		if s.next = mine; s.running == nil {
+			s.start(context.WithoutCancel(ctx), read)
+		}
+	}
+	s.mu.Unlock()
+	select {
+	case <-ctx.Done():
+		var none T
+		return none, ctx.Err()
+	case <-mine.done:
+		return mine.value, mine.err
+	}
+}
+
+// start makes the next reading the one that runs. The caller holds mu.
+func (s *shared[T]) start(ctx context.Context, read func(context.Context) (T, error)) {
+	now := s.next
+	s.running, s.next = now, nil
+	go func() {
+		now.value, now.err = read(ctx)
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		close(now.done)
+		if s.running = nil; s.next != nil {
+			s.start(ctx, read)
+		}
+	}()
+}
