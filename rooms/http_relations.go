@@ -90,23 +90,32 @@ func (r *Rooms) relationIDs(ctx context.Context, parent *Event, s stretch, depth
 	return db.Texts(r.Process.DB.Query(ctx, query+fmt.Sprintf(" ORDER BY pos%s LIMIT $%d", order, len(args)), args...))
 }
 
-// pick reads events by their ids, one more than the limit, and keeps what the user may see.
+// pick reads events by their ids, one more than the limit, as far as a page has room for them, and keeps what the user
+// may see.
 func (r *Rooms) pick(ctx context.Context, st standing, ids []string, s stretch) (found, error) {
-	out := found{end: s.from, more: len(ids) > s.limit}
-	byID, err := r.Events(ctx, ids)
-	if err != nil {
-		return out, err
-	}
-	events := make([]*Event, 0, len(ids))
-	for _, id := range ids[:min(len(ids), s.limit)] {
-		if e := byID[id]; e != nil {
-			events = append(events, e)
-			out.end = e.Pos
-			if s.backward {
-				out.end--
+	out := found{end: s.from}
+	wanted, size := ids[:min(len(ids), s.limit)], 0
+	var events []*Event
+	for out.taken < len(wanted) && size < pageBytes {
+		part := wanted[out.taken:min(len(wanted), out.taken+readAtOnce)]
+		byID, err := r.Events(ctx, part)
+		if err != nil {
+			return out, err
+		}
+		for _, id := range part {
+			if out.taken++; byID[id] != nil {
+				e := byID[id]
+				events = append(events, e)
+				if out.end = e.Pos; s.backward {
+					out.end--
+				}
+				if size += len(e.JSON); size >= pageBytes {
+					break
+				}
 			}
 		}
 	}
+	out.more = len(ids) > out.taken
 	sights, err := r.sights(ctx, st, events)
 	if err != nil {
 		return out, err
@@ -154,8 +163,8 @@ func (r *Rooms) getThreads(q *web.Request) (any, error) {
 		return nil, err
 	}
 	reply := map[string]any{"chunk": chunk}
-	if f.more && s.limit > 0 {
-		reply["next_batch"] = PositionToken(ends[s.limit-1] - 1) // threads are in the order of their newest events
+	if f.more && f.taken > 0 {
+		reply["next_batch"] = PositionToken(ends[f.taken-1] - 1) // threads are in the order of their newest events
 	}
 	return reply, nil
 }

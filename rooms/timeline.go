@@ -22,6 +22,7 @@ type found struct {
 	sights []Sight
 	end    int64 // the place to go on from
 	more   bool  // there may be more
+	taken  int   // of the ids that were asked for
 }
 
 const (

@@ -32,6 +32,7 @@ type query struct {
 	global   []json.RawMessage
 	gives    []given // memberships in the answer
 	left     int     // bytes that events of timelines may still take
+	placed   bool    // it has a place among the heavy ones
 }
 
 // answer writes what is new between since and now; empty is true when that is nothing.
@@ -104,6 +105,9 @@ func (q *query) rooms(ctx context.Context, w *writer) error {
 	err = w.section("join", func() error {
 		for _, id := range by["join"] {
 			if err := q.joinedRoom(ctx, w, id, q.places[id]); err != nil {
+				return err
+			}
+			if err := q.weigh(ctx, len(w.b)); err != nil {
 				return err
 			}
 		}

@@ -78,7 +78,7 @@ func (s *Sync) serve(ctx context.Context, q *query, draining <-chan struct{}, ti
 		}
 		w := buffers.Get().(*writer)
 		w.b, w.comma = w.b[:0], false
-		empty, err := q.answer(ctx, w)
+		empty, err := q.build(ctx, w)
 		if err != nil {
 			buffers.Put(w)
 			return nil, err
@@ -88,8 +88,9 @@ func (s *Sync) serve(ctx context.Context, q *query, draining <-chan struct{}, ti
 				s.lazy.end(device, start, &q.now, q.gives)
 			}
 			u.given(&q.now, q.news)
-			body := bytes.Clone(w.b)
-			if cap(w.b) < 1<<20 {
+			body := w.b
+			if cap(w.b) < 1<<20 { // larger ones are not kept
+				body = bytes.Clone(w.b)
 				buffers.Put(w)
 			}
 			s.work.Observe(obs.Now().Sub(began).Seconds())
@@ -107,6 +108,41 @@ func (s *Sync) serve(ctx context.Context, q *query, draining <-chan struct{}, ti
 			return nil, context.Cause(ctx)
 		}
 		began = obs.Now()
+	}
+}
+
+const (
+	heavyAtOnce = 4       // it is work for processors, not waiting
+	heavyBytes  = 1 << 18 // from here on an answer counts as large
+)
+
+// build is answer with a place among the heavy ones, where the answer becomes large.
+func (q *query) build(ctx context.Context, w *writer) (empty bool, err error) {
+	defer func() {
+		if q.placed {
+			q.placed = false
+			<-q.s.heavy
+		}
+	}()
+	if q.initial || q.fullState {
+		if err := q.weigh(ctx, heavyBytes); err != nil {
+			return false, err
+		}
+	}
+	return q.answer(ctx, w)
+}
+
+// weigh waits for a place once an answer has so many bytes.
+func (q *query) weigh(ctx context.Context, size int) error {
+	if q.placed || size < heavyBytes {
+		return nil
+	}
+	select {
+	case q.s.heavy <- struct{}{}:
+		q.placed = true
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
 	}
 }
 

@@ -65,6 +65,9 @@ type Sync struct {
 	looked   []int64
 	advanced chan struct{} // closed when an event comes; nil while nobody waits
 
+	// heavy are places for requests that build large answers: what is built is in memory before web counts it.
+	heavy chan struct{}
+
 	lazy    *lazyMembers
 	filters filters
 	work    prometheus.Histogram // time that requests worked, from their arrival or from the news to the answer
@@ -80,6 +83,7 @@ func New(d Deps, c Config) *Sync {
 	s := &Sync{
 		Deps: d, config: c, users: map[string]*user{}, inRoom: map[string]map[*user]struct{}{}, late: map[*user]struct{}{},
 		filters: newFilters(), lazy: newLazyMembers(), unknown: map[string]struct{}{}, redacted: map[string]struct{}{}, related: map[string]struct{}{},
+		heavy:  make(chan struct{}, heavyAtOnce),
 		events: newRecent[*rooms.Event](c.Window), receipts: newRecent[*receipts.Receipt](c.Window), typing: newRecent[*typing.State](2),
 	}
 	s.work = prometheus.NewHistogram(prometheus.HistogramOpts{
