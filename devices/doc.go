@@ -4,7 +4,7 @@
 // are rows of package accounts.
 //
 // Tables: device_keys, one_time_keys, fallback_keys, cross_signing_keys, key_signatures, device_lists,
-// to_device, to_device_txns, key_count_changes, backup_versions, backup_keys.
+// to_device, to_device_contents, to_device_txns, key_count_changes, backup_versions, backup_keys.
 //
 // Streams:
 //   - "to_device" (16 shards, key the receiver's user id). A row is a message for a device, or says that
@@ -19,6 +19,7 @@
 //     transaction that writes the stream: each is given out at most once, and no process shows an old count
 //     once a change was acknowledged.
 //   - Device keys, cross-signing keys and signatures change in the transaction that writes "device_lists".
-//   - The messages of a request and the record of its transaction id are written together, once for each
-//     shard of receivers, so that a repeated request adds only what is missing.
+//   - The messages of a request go out in tickets, one after another for each shard of receivers, each with the record
+//     of how far the delivery has come, so that a repeated request adds only what is missing.
+//   - A content in to_device_contents is written in the transaction of all messages that refer to it.
 package devices

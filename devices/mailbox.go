@@ -12,13 +12,16 @@ import (
 
 type deviceKey struct{ userID, deviceID string }
 
-// mailboxes remember, for devices that were lately asked for, which messages wait and how many one-time
-// keys there are. They follow the stream, so an idle device costs no statement.
+// mailboxes remember, for devices that were lately asked for, between which positions messages wait and how many one-time
+// keys there are; never a message. They follow the stream, so an idle device costs no statement.
 type mailboxes struct {
 	mu    sync.Mutex
 	max   int
 	boxes map[deviceKey]*mailbox
+	bytes int // about what they take; at most boxBytes for each of max
 }
+
+const boxBytes = 1 << 10
 
 // mailbox is what is known of one device. It is guarded by mailboxes.mu.
 type mailbox struct {
@@ -45,13 +48,14 @@ func (m *mailboxes) tail(rows []stream.Row) {
 	defer m.mu.Unlock()
 	for _, row := range rows {
 		userID, deviceID, isMessage := DecodeToDevice(row)
-		b := m.boxes[deviceKey{userID, deviceID}]
+		k := deviceKey{userID, deviceID}
+		b := m.boxes[k]
 		switch {
 		case b == nil:
 		case isMessage:
 			b.take(row.Pos, row.Pos)
 		default:
-			b.counts = nil
+			m.count(k, b, nil)
 			b.moves++
 		}
 	}
@@ -80,16 +84,51 @@ func (b *mailbox) taken(pos int64) {
 func (m *mailboxes) box(k deviceKey) *mailbox {
 	b := m.boxes[k]
 	if b == nil {
-		if len(m.boxes) >= m.max {
-			for other := range m.boxes {
-				delete(m.boxes, other)
-				break
-			}
-		}
 		b = &mailbox{}
 		m.boxes[k] = b
+		m.bytes += k.bytes()
+		m.shrink(k)
 	}
 	return b
+}
+
+func (k deviceKey) bytes() int { return 200 + len(k.userID) + len(k.deviceID) }
+
+// count remembers the numbers of keys of a device that was asked for, nil for not known; the caller holds mu.
+func (m *mailboxes) count(k deviceKey, b *mailbox, counts *KeyCounts) {
+	if m.boxes[k] == b { // else it was pushed out meanwhile
+		m.bytes += counts.bytes() - b.counts.bytes()
+		b.counts = counts
+		m.shrink(k)
+	}
+}
+
+// shrink pushes mailboxes out until there is room; all but one may go.
+func (m *mailboxes) shrink(but deviceKey) {
+	for other, b := range m.boxes {
+		if len(m.boxes) <= m.max && m.bytes <= m.max*boxBytes {
+			return
+		}
+		if other != but {
+			delete(m.boxes, other)
+			m.bytes -= other.bytes() + b.counts.bytes()
+		}
+	}
+}
+
+// bytes is about what the counts take: clients choose the algorithms.
+func (c *KeyCounts) bytes() (n int) {
+	if c == nil {
+		return 0
+	}
+	n = 100
+	for algorithm := range c.OneTime {
+		n += len(algorithm) + 60
+	}
+	for _, algorithm := range c.Fallback {
+		n += len(algorithm) + 16
+	}
+	return n
 }
 
 // pending tells between which positions messages may wait, asking the database when that is not known yet.
@@ -142,8 +181,8 @@ func (x *Devices) ToDevice(ctx context.Context, userID, deviceID string, after, 
 	if first == 0 || first > upto || newest <= after || after >= upto || limit <= 0 {
 		return nil, max(after, upto), nil
 	}
-	rows, err := x.db.Query(ctx, `SELECT pos, sender, type, content FROM to_device WHERE user_id = $1 AND device_id = $2 AND pos > $3 AND pos <= $4 ORDER BY pos LIMIT $5`,
-		userID, deviceID, after, upto, limit+1)
+	rows, err := x.db.Query(ctx, `SELECT m.pos, m.sender, m.type, COALESCE(c.content, m.content) FROM to_device m LEFT JOIN to_device_contents c ON c.shard = m.shard AND c.pos = m.content_pos
+		WHERE m.user_id = $1 AND m.device_id = $2 AND m.pos > $3 AND m.pos <= $4 ORDER BY m.pos LIMIT $5`, userID, deviceID, after, upto, limit+1)
 	if err != nil {
 		return nil, after, err
 	}
@@ -195,7 +234,8 @@ func (x *Devices) OneTimeKeyCounts(ctx context.Context, userID, deviceID string)
 		return known.OneTime, known.Fallback, nil
 	}
 	x.boxes.mu.Lock()
-	b := x.boxes.box(deviceKey{userID, deviceID})
+	k := deviceKey{userID, deviceID}
+	b := x.boxes.box(k)
 	known, moves := b.counts, b.moves
 	x.boxes.mu.Unlock()
 	if known == nil {
@@ -204,7 +244,7 @@ func (x *Devices) OneTimeKeyCounts(ctx context.Context, userID, deviceID string)
 		}
 		x.boxes.mu.Lock()
 		if b.moves == moves {
-			b.counts = known
+			x.boxes.count(k, b, known)
 		}
 		x.boxes.mu.Unlock()
 	}

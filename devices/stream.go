@@ -35,7 +35,11 @@ func (x *Devices) entry(userID, deviceID string, value any) *stream.Entry {
 // message is a to-device message on its way into the database.
 type message struct {
 	deviceID, sender, typ, content string
-	txn                            *transaction // in the first message of a delivery, when it has one
+
+	first  *message     // of the same ticket, with the same content; nil for none before
+	shared bool         // others have this one as their first
+	pos    int64        // set when the message is written
+	txn    *transaction // in the last message of a ticket, when the delivery has a transaction id
 }
 
 // keyWork is done inside the transaction of the stream. It may be done again in another transaction, so it
@@ -49,8 +53,9 @@ type keyWork interface {
 type toDeviceStore struct{}
 
 var (
-	txnRows     = &db.Table{Name: "to_device_txns", Columns: db.Columns("sender text, device_id text, type text, txn_id text, shard integer, created_ms integer")}
-	messageRows = &db.Table{Name: "to_device", Columns: db.Columns("shard integer, pos integer, user_id text, device_id text, sender text, type text, content text")}
+	txnRows     = &db.Table{Name: "to_device_txns", Columns: db.Columns("sender text, device_id text, type text, txn_id text, shard integer, created_ms integer, done bool, upto_user text, upto_device text")}
+	messageRows = &db.Table{Name: "to_device", Columns: db.Columns("shard integer, pos integer, user_id text, device_id text, sender text, type text, content text, content_pos integer")}
+	contentRows = &db.Table{Name: "to_device_contents", Columns: db.Columns("shard integer, pos integer, content text")}
 	countRows   = &db.Table{
 		Name: "key_count_changes", Columns: db.Columns("user_id text, device_id text, shard integer, pos integer"),
 		Conflict: `ON CONFLICT (user_id, device_id) DO UPDATE SET shard = excluded.shard, pos = excluded.pos`,
@@ -60,20 +65,34 @@ var (
 // Insert is part of stream.Store.
 func (toDeviceStore) Insert(ctx context.Context, w *db.Batch, batch []*stream.Entry) error {
 	type receiver struct{ userID, deviceID string }
-	var messages, txns [][]any
+	var messages, contents, txns [][]any
 	flush := func() {
 		w.Rows(txnRows, txns)
+		w.Rows(contentRows, contents)
 		w.Rows(messageRows, messages)
-		messages, txns = nil, nil
+		messages, contents, txns = nil, nil, nil
 	}
 	var changed db.Newest[receiver]
 	for _, e := range batch {
 		switch v := e.Value.(type) {
 		case *message:
-			if t := v.txn; t != nil {
-				txns = append(txns, []any{t.sender, t.deviceID, t.typ, t.id, e.Shard, t.at})
+			switch {
+			case v.txn == nil:
+			case v.txn.from == nil:
+				txns = append(txns, v.txn.row())
+			default:
+				v.txn.advance(w)
 			}
-			messages = append(messages, []any{e.Shard, e.Pos, e.Key, v.deviceID, v.sender, v.typ, v.content})
+			v.pos = e.Pos
+			row := []any{e.Shard, e.Pos, e.Key, v.deviceID, v.sender, v.typ, v.content, int64(0)}
+			switch { // an answer that does not know of shared contents would be no JSON, so that nothing is taken for received
+			case v.shared:
+				contents = append(contents, []any{e.Shard, e.Pos, v.content})
+				row[6], row[7] = "", e.Pos
+			case v.first != nil:
+				row[7] = v.first.pos
+			}
+			messages = append(messages, row)
 		case keyWork:
 			tx, err := w.Tx()
 			if err != nil {

@@ -2,6 +2,7 @@ package sync
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -99,9 +100,9 @@ func TestMessagesForADeviceHaveABudget(t *testing.T) {
 			t.Fatal(err)
 		}
 		bob.sync()
-		const messages = 12
+		const messages = 40
 		for n := range messages {
-			alice.Want(200, fmt.Sprintf("PUT %s/sendToDevice/m.test/t%d", api, n), obj{"messages": obj{id("bob"): obj{"BOB": obj{"n": n, "x": strings.Repeat("x", 400_000)}}}})
+			alice.Want(200, fmt.Sprintf("PUT %s/sendToDevice/m.test/t%d", api, n), obj{"messages": obj{id("bob"): obj{"BOB": obj{"n": n, "x": strings.Repeat("x", 60_000)}}}})
 		}
 		var got []int64
 		for len(got) < messages {
@@ -116,8 +117,8 @@ func TestMessagesForADeviceHaveABudget(t *testing.T) {
 				break
 			}
 		}
-		if want := "[0 1 2 3 4 5 6 7 8 9 10 11]"; fmt.Sprint(got) != want {
-			t.Errorf("messages %v came, expected %s", got, want)
+		if len(got) != messages || !slices.IsSorted(got) {
+			t.Errorf("messages %v came, expected %d in order", got, messages)
 		}
 	})
 }
