@@ -3,6 +3,7 @@ package fleet
 import (
 	"encoding/json"
 	"errors"
+	"time"
 
 	"lyceum/matrix"
 	"lyceum/platform/db"
@@ -24,11 +25,16 @@ type wireError struct {
 	Status int           `json:"status,omitempty"`
 	Matrix *matrix.Error `json:"matrix,omitempty"`
 	Cause  string        `json:"cause,omitempty"`
+
+	RetryAfter time.Duration `json:"retry_after,omitempty"` // of busy
 }
 
 // Encode implements rpc.Errors.
 func (wireErrors) Encode(err error) []byte {
 	w := wireError{Cause: err.Error()}
+	if busy, ok := errors.AsType[*stream.BusyError](err); ok {
+		w.RetryAfter = busy.RetryAfter
+	}
 	for name, known := range named {
 		if errors.Is(err, known) {
 			w.Name = name
@@ -53,6 +59,9 @@ func (wireErrors) Decode(data []byte) error {
 	var w wireError
 	if err := json.Unmarshal(data, &w); err != nil {
 		return errors.New("another process answered: " + string(data[:min(len(data), 200)]))
+	}
+	if w.Name == "busy" {
+		return &stream.BusyError{RetryAfter: w.RetryAfter}
 	}
 	if known := named[w.Name]; known != nil {
 		return known

@@ -254,7 +254,7 @@ type known struct {
 // wide is a world in which the queue does not fill up.
 var wide = limits{queue: 1000, batch: 4, readLimit: 2, recent: 2, transactions: 5}
 
-var fleetKnown = known{busyOverWire: true, refusedAfterMove: true}
+var fleetKnown = known{}
 
 var settings = []setting{
 	{name: "postgres, one process", engine: "postgres", processes: 1, faults: true, limits: small},

@@ -117,6 +117,39 @@ func TestTransactionSurvivesTheOwner(t *testing.T) {
 	})
 }
 
+// A request that was done is answered as it was, though its sender may not do it any more.
+func TestATransactionIsAnsweredAfterItsSenderWasBanned(t *testing.T) {
+	run(t, func(t *testing.T, _ *role.Process, r *Rooms) {
+		ctx, bob := context.Background(), "@bob:example.org"
+		id, err := r.Create(ctx, "@alice:example.org", &createBody{Preset: "public_chat"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := r.Join(ctx, bob, "D", id, "", nil); err != nil {
+			t.Fatal(err)
+		}
+		first, err := r.Send(ctx, id, message(bob, "once"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := r.setMembership(ctx, id, member{Sender: "@alice:example.org", Target: bob, Membership: event.MembershipBan}); err != nil {
+			t.Fatal(err)
+		}
+		for i := range r.Recent {
+			if _, err := r.Send(ctx, id, message("@alice:example.org", fmt.Sprint(i))); err != nil {
+				t.Fatal(err)
+			}
+		}
+		r.owned.Drop(r.stream.Shard(id)) // the next owner remembers the newest transactions only
+		if again, err := r.Send(ctx, id, message(bob, "once")); err != nil || again != first {
+			t.Errorf("expected %s again, found %s, %v", first, again, err)
+		}
+		if id, err := r.Send(ctx, id, message(bob, "another")); !matrix.HasCode(err, matrix.CodeForbidden) || id != "" {
+			t.Errorf("a banned user sent %s, %v", id, err)
+		}
+	})
+}
+
 func TestConcurrentSendsFormOneChain(t *testing.T) {
 	run(t, func(t *testing.T, _ *role.Process, r *Rooms) {
 		ctx := context.Background()

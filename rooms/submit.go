@@ -3,6 +3,7 @@ package rooms
 import (
 	"context"
 	"encoding/json"
+	"errors"
 
 	"lyceum/matrix"
 	"lyceum/matrix/auth"
@@ -69,12 +70,16 @@ func (r *Rooms) submit(ctx context.Context, roomID string, req sendRequest) (sen
 			return nil
 		}
 		done, same, err := r.precheck(c, req, known)
-		if done || err != nil {
+		if done {
 			id = same
-			return err
+			return nil
 		}
-		n, err := r.build(c, req, known)
+		var n newEvent
+		if err == nil {
+			n, err = r.build(c, req, known)
+		}
 		if err != nil {
+			id, err = r.done(c, req, known, err)
 			return err
 		}
 		id = n.event.ID
@@ -93,6 +98,25 @@ func orEmpty(content json.RawMessage) json.RawMessage {
 		return json.RawMessage("{}")
 	}
 	return content
+}
+
+// done finds the event of a request that is refused now and may be the repetition of one that was done by a former owner,
+// before what refuses it: a transaction is answered as it was. Otherwise it gives the refusal.
+func (r *Rooms) done(c *owned.Change[room], req sendRequest, known *knownEvents, refusal error) (string, error) {
+	if c.Needs() || known.asked {
+		if known.txn != "" && !c.Needs() {
+			return known.txn, nil
+		}
+		return "", refusal
+	}
+	roomID := c.State().id
+	return "", c.Need(func(ctx context.Context) (func(*room), error) {
+		res, err := r.findTxn(ctx, roomID, req)
+		if err != nil && !errors.Is(err, db.ErrNoRows) {
+			return nil, err
+		}
+		return func(*room) { known.asked, known.txn = true, res.EventID }, nil
+	})
 }
 
 // newEvent is an event that was built, and the state after it.
@@ -210,6 +234,8 @@ func (r *Rooms) redact(c *owned.Change[room], e *Event, known *knownEvents) erro
 type knownEvents struct {
 	events map[string]*Event
 	dup    *duplicate
+	asked  bool   // the database was asked for the event of the transaction
+	txn    string // which is this; "" when there is none
 }
 
 // get finds an event; nil when there is none.

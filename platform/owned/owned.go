@@ -83,6 +83,9 @@ func (c *Change[S]) Need(load func(ctx context.Context) (put func(s *S), err err
 	return errNeed
 }
 
+// Needs tells that Need was called: the error of fn is that.
+func (c *Change[S]) Needs() bool { return c.need != nil }
+
 // Append adds rows to the change, and what they make of the state: apply runs when the rows have their place in the
 // queue, as t, and can not fail. Without rows it is for what the state remembers besides them.
 func (c *Change[S]) Append(apply func(s *S, t *stream.Ticket), entries ...*stream.Entry) {

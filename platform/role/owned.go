@@ -35,6 +35,7 @@ func Owned[Req, Res any](p *Process, st *stream.Stream, name string, fn func(ctx
 	return func(ctx context.Context, key string, req Req) (res Res, err error) {
 		shard := st.Shard(key)
 		deadline := time.Now().Add(ownerWait)
+		var unknown error // an attempt before may have been done
 		for wait := time.Millisecond; ; wait = min(2*wait, 200*time.Millisecond) {
 			changed := p.Leases.Changed()
 			if st.Owns(shard) {
@@ -50,7 +51,15 @@ func Owned[Req, Res any](p *Process, st *stream.Stream, name string, fn func(ctx
 			} else {
 				err = stream.ErrNotOwner
 			}
-			if err == nil || !isMoving(err) || ctx.Err() != nil || time.Now().After(deadline) {
+			if errors.Is(err, errMoved) || errors.Is(err, rpc.ErrBroken) {
+				unknown = err
+			}
+			// Busy says that nothing was done, which is not known any more when an attempt before broke off.
+			busy := unknown != nil && errors.Is(err, stream.ErrBusy)
+			if err == nil || !isMoving(err) && !busy || ctx.Err() != nil || time.Now().After(deadline) {
+				if busy {
+					err = unknown
+				}
 				return res, err
 			}
 			select {

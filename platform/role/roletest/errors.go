@@ -3,6 +3,7 @@ package roletest
 import (
 	"encoding/json"
 	"errors"
+	"time"
 
 	"lyceum/matrix"
 	"lyceum/platform/db"
@@ -17,11 +18,12 @@ type wireErrors struct{}
 // WireErrors are the errors for processes that a test starts itself.
 func WireErrors() rpc.Errors { return wireErrors{} }
 
-var named = []error{stream.ErrNotOwner, stream.ErrAborted, stream.ErrBusy}
+var named = []error{stream.ErrNotOwner, stream.ErrAborted}
 
 type wireError struct {
 	Status int
 	Matrix *matrix.Error
+	Busy   time.Duration // of a stream.BusyError
 }
 
 func (wireErrors) Encode(err error) []byte {
@@ -30,11 +32,15 @@ func (wireErrors) Encode(err error) []byte {
 			return []byte(known.Error())
 		}
 	}
+	if busy, ok := errors.AsType[*stream.BusyError](err); ok {
+		b, _ := json.Marshal(wireError{Busy: busy.RetryAfter})
+		return b
+	}
 	if text, ok := errors.AsType[*db.TextError](err); ok {
 		err = matrix.NewError(400, matrix.CodeInvalidParam, text.Error())
 	}
 	e := matrix.AsError(err)
-	b, _ := json.Marshal(wireError{e.Status, e})
+	b, _ := json.Marshal(wireError{Status: e.Status, Matrix: e})
 	return b
 }
 
@@ -47,6 +53,9 @@ func (wireErrors) Decode(data []byte) error {
 	var w wireError
 	if err := json.Unmarshal(data, &w); err != nil {
 		return err
+	}
+	if w.Busy > 0 {
+		return &stream.BusyError{RetryAfter: w.Busy}
 	}
 	w.Matrix.Status = w.Status
 	return w.Matrix

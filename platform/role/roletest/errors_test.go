@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -14,10 +15,14 @@ import (
 
 func TestErrorsStayWhatTheyAreBetweenProcesses(t *testing.T) {
 	over := func(err error) error { return wireErrors{}.Decode(wireErrors{}.Encode(err)) }
-	for _, known := range []error{stream.ErrNotOwner, stream.ErrAborted, stream.ErrBusy} {
+	for _, known := range []error{stream.ErrNotOwner, stream.ErrAborted} {
 		if got := over(fmt.Errorf("at the owner: %w", known)); !errors.Is(got, known) {
 			t.Errorf("%v became %v", known, got)
 		}
+	}
+	var busy *stream.BusyError
+	if !errors.As(over(fmt.Errorf("at the owner: %w", &stream.BusyError{RetryAfter: time.Minute})), &busy) || busy.RetryAfter != time.Minute {
+		t.Errorf("a full queue became %v", busy)
 	}
 	sent := matrix.NewError(418, matrix.CodeNotFound, "gone").WithExtra("soft_logout", true)
 	var got *matrix.Error
