@@ -2,7 +2,6 @@ package directory
 
 import (
 	"embed"
-	"sync/atomic"
 
 	"github.com/maypok86/otter/v2"
 
@@ -37,9 +36,6 @@ type Deps struct {
 type Directory struct {
 	Deps
 	summaries *otter.Cache[summaryKey, rooms.Summary] // without room id and members
-	news      chan struct{}                           // there are new events
-	heard     *stream.Tail                            // tells of news where the index is kept
-	told      [rooms.Shards]atomic.Int64              // newest positions that heard has told of
 	listing   shared[[]rooms.Listed]
 }
 
@@ -55,16 +51,9 @@ func New(d Deps, c Config) (*Directory, error) {
 	if err != nil {
 		return nil, err
 	}
-	x := &Directory{Deps: d, summaries: cache, news: make(chan struct{}, 1)}
-	x.heard = d.Rooms.Stream().Tail(func(rows []stream.Row) {
-		for i := range rows {
-			x.told[rows[i].Shard].Store(rows[i].Pos)
-		}
-		select {
-		case x.news <- struct{}{}:
-		default:
-		}
-	}, stream.OnDemand)
-	d.Process.Singleton("directory.index", x.index)
+	x := &Directory{Deps: d, summaries: cache}
+	d.Process.Streams.Consume(stream.Consumer{
+		Name: "search", Role: "client", Stream: d.Rooms.Stream(), Batch: indexAtOnce, Linger: indexAfter, Work: x.work,
+	})
 	return x, nil
 }

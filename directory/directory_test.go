@@ -62,14 +62,13 @@ func (h *house) join(c *webtest.Client, roomID string) {
 func (h *house) indexed() {
 	h.t.Helper()
 	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(2 * time.Millisecond) {
-		var behind int
+		done, err := h.Rooms.Stream().Consumed(context.Background())
+		if err != nil {
+			h.t.Fatal(err)
+		}
+		behind := 0
 		for shard, pos := range h.Rooms.Stream().Positions() {
-			var done int64
-			err := h.Process.DB.QueryRow(context.Background(), "SELECT COALESCE(MAX(pos), 0) FROM search_positions WHERE shard = $1", shard).Scan(&done)
-			if err != nil {
-				h.t.Fatal(err)
-			}
-			if done < pos {
+			if done[shard] < pos {
 				behind++
 			}
 		}

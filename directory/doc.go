@@ -1,7 +1,7 @@
 // Package directory finds things: rooms in the room directory, rooms of a space, users and messages.
 //
-// Tables: search_texts and search_rooms (search_people was used before), made from the events stream by one process at a
-// time, and search_positions, how far it has come, written in the same transaction.
+// Tables: search_texts and search_rooms (search_people was used before), made from the events stream by a consumer;
+// search_positions was used before.
 //
 // Streams: reads events. Role: client.
 //

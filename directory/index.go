@@ -3,6 +3,7 @@ package directory
 import (
 	"context"
 	"strings"
+	"time"
 
 	"lyceum/matrix"
 	"lyceum/matrix/event"
@@ -11,84 +12,25 @@ import (
 	"lyceum/rooms"
 )
 
-const indexAtOnce = 500 // events in one transaction
+const (
+	indexAtOnce = 500                    // events in one transaction
+	indexAfter  = 200 * time.Millisecond // how long events wait for more: a commit for each would compete with what is sent
+)
 
-// index follows the events stream from where the index ends. One process of the fleet runs it; that two
-// may for a moment do no harm, as each step may be done again.
-func (d *Directory) index(ctx context.Context) error {
-	if err := d.heard.Start(ctx); err != nil {
-		return err
-	}
-	done, err := d.indexed(ctx)
-	if err != nil {
-		return err
-	}
-	for {
-		more := false
-		for shard := range rooms.Shards {
-			again, err := d.indexShard(ctx, shard, &done[shard])
-			if err != nil {
-				return err
-			}
-			more = more || again
-		}
-		if more {
-			continue
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-d.news:
-		}
-	}
-}
-
-// indexed reads how far the index has come in each shard.
-func (d *Directory) indexed(ctx context.Context) (done [rooms.Shards]int64, err error) {
-	err = db.Each(func(row db.Row) error {
-		var shard int
-		var pos int64
-		if err := row.Scan(&shard, &pos); err != nil {
-			return err
-		}
-		if shard < len(done) {
-			done[shard] = pos
-		}
-		return nil
-	})(d.Process.DB.Query(ctx, "SELECT shard, pos FROM search_positions"))
-	return done, err
-}
-
-// indexShard takes the next events of a shard into the index and moves done on; more tells that it did not
-// come to the end.
-func (d *Directory) indexShard(ctx context.Context, shard int, done *int64) (more bool, err error) {
-	st := d.Rooms.Stream()
-	// The stream counts rows as seen when all tails have returned, which is after this one has told of them.
-	after, upto := *done, max(st.Position(shard), d.told[shard].Load())
-	if after >= upto {
-		return false, nil
-	}
-	rows, err := st.Read(ctx, stream.Range{Shard: shard, After: after, Upto: upto, Limit: indexAtOnce})
-	if err != nil {
-		return false, err
-	}
+// work is the Work of the consumer that keeps the index.
+func (d *Directory) work(_ context.Context, _ int, rows []stream.Row) (func(ctx context.Context, tx *db.Tx) error, error) {
 	var b batch
 	for _, row := range rows {
 		e, err := d.Rooms.FromRow(row)
 		if err != nil {
-			return false, err
+			return nil, err
 		}
 		b.add(e)
-		after = row.Pos
 	}
-	if len(rows) < indexAtOnce {
-		after = upto
+	if len(b.texts)+len(b.gone)+len(b.rules) == 0 {
+		return nil, nil
 	}
-	if err := d.Process.DB.Tx(ctx, func(tx *db.Tx) error { return b.write(ctx, tx, shard, after) }); err != nil {
-		return false, err
-	}
-	*done = after
-	return after < upto, nil
+	return b.write, nil
 }
 
 // batch is what some events change in the index.
@@ -146,7 +88,7 @@ func clean(s string) string { return strings.ReplaceAll(s, "\x00", "") }
 
 func fold(s string) string { return strings.ToLower(clean(s)) }
 
-func (b *batch) write(ctx context.Context, tx *db.Tx, shard int, pos int64) error {
+func (b *batch) write(ctx context.Context, tx *db.Tx) error {
 	if err := tx.Bulk(ctx, `INSERT INTO search_texts (event_id, room_id, ts, part, body) VALUES ? ON CONFLICT (event_id) DO NOTHING`, b.texts); err != nil {
 		return err
 	}
@@ -162,7 +104,5 @@ func (b *batch) write(ctx context.Context, tx *db.Tx, shard int, pos int64) erro
 			return err
 		}
 	}
-	_, err := tx.Exec(ctx, `INSERT INTO search_positions (shard, pos) VALUES ($1, $2) ON CONFLICT (shard) DO UPDATE
-		SET pos = excluded.pos WHERE search_positions.pos < excluded.pos`, shard, pos)
-	return err
+	return nil
 }

@@ -58,6 +58,7 @@ type worker struct {
 	wake  chan struct{}
 
 	pos    int64            // up to which rows are worked off
+	stored int64            // the stored cursor
 	parked map[string]int64 // keys with parked rows, and how many
 
 	mu    sync.Mutex
@@ -169,7 +170,7 @@ func (c *consumer) at(shard int) *worker {
 
 func (c *consumer) start(ctx context.Context, shard int, l lease.Lease) {
 	run, stop := context.WithCancel(ctx)
-	w := &worker{c: c, shard: shard, lease: l, stop: stop, done: make(chan struct{}), wake: make(chan struct{}, 1), pos: l.Pos}
+	w := &worker{c: c, shard: shard, lease: l, stop: stop, done: make(chan struct{}), wake: make(chan struct{}, 1), pos: l.Pos, stored: l.Pos}
 	c.mu.Lock()
 	c.workers[shard] = w
 	c.mu.Unlock()
@@ -241,6 +242,11 @@ func (w *worker) run(ctx context.Context) error {
 			return w.move(context.WithoutCancel(ctx), w.pos, nil)
 		case <-w.wake:
 		case <-retry.C:
+			if w.pos > w.stored {
+				if err := w.move(ctx, w.pos, nil); err != nil {
+					return err
+				}
+			}
 			pause, err := w.retryParked(ctx)
 			if err != nil {
 				return err
@@ -378,7 +384,7 @@ func (w *worker) move(ctx context.Context, pos int64, more func(ctx context.Cont
 		return more(step, tx)
 	})
 	if err == nil {
-		w.pos = pos
+		w.pos, w.stored = pos, pos
 	}
 	return err
 }
