@@ -35,9 +35,9 @@ type ChildState struct {
 // State tells how a child is.
 func (c *Child) State() ChildState {
 	c.mu.Lock()
-	r, restarts, gone := c.run, c.ended, c.gone
+	r, restarts, gone, address := c.run, c.ended, c.gone, c.address
 	c.mu.Unlock()
-	s := ChildState{Name: c.Name, Group: c.Group, Machine: -1, Address: c.Address, State: "starting", Since: r.since, Restarts: restarts, Log: c.logPath()}
+	s := ChildState{Name: c.Name, Group: c.Group, Machine: -1, Address: address, State: "starting", Since: r.since, Restarts: restarts, Log: c.logPath()}
 	s.PID = c.PID()
 	if s.PID == 0 || gone {
 		s.State = "stopped"
@@ -56,17 +56,12 @@ func (u *Up) Restart(ctx context.Context, c *Child, program string) error {
 	}
 	old := c.run
 	c.mu.Unlock()
-	address := c.Address
-	if !c.public { // the old process still listens at its own
-		port, err := FreePort()
-		if err != nil {
-			return err
-		}
-		c.Address = fmt.Sprintf("127.0.0.1:%d", port)
-	}
-	next, err := c.spawn(program)
+	address, err := c.freshAddress() // the old process still listens at its own
 	if err != nil {
-		c.Address = address
+		return err
+	}
+	next, err := c.spawn(program, address)
+	if err != nil {
 		return err
 	}
 	for deadline := time.Now().Add(startTime); ; time.Sleep(20 * time.Millisecond) {
@@ -80,13 +75,12 @@ func (u *Up) Restart(ctx context.Context, c *Child, program string) error {
 		default:
 		}
 		if ended || time.Now().After(deadline) || ctx.Err() != nil {
-			c.Address = address
 			next.end(ctx)
 			return fmt.Errorf("the new process of %s does not serve, so the old one stays; the log ends with:\n%s", c.Name, u.tailOf(c))
 		}
 	}
 	c.mu.Lock()
-	c.run, c.program = next, program
+	c.run, c.program, c.address = next, program, address
 	c.mu.Unlock()
 	old.end(ctx)
 	return nil

@@ -80,18 +80,18 @@ type Up struct {
 
 // Child is one process of an Up. When it ends, or is replaced, another process takes its place.
 type Child struct {
-	Name    string   // group and number, such as events-1
-	Group   string   // roles joined by +, as in the configuration
-	Roles   []string // of the group
-	Address string   // of its public listener
+	Name  string   // group and number, such as events-1
+	Group string   // roles joined by +, as in the configuration
+	Roles []string // of the group
 
 	up      *Up
 	public  bool // it listens at the public address of the fleet
 	mu      sync.Mutex
 	program string
 	run     *childRun
-	ended   int  // how often it ended by itself
-	gone    bool // it is not started again
+	address string // of the public listener of run
+	ended   int    // how often it ended by itself
+	gone    bool   // it is not started again
 }
 
 // childRun is one start of a child.
@@ -268,19 +268,15 @@ func (u *Up) secretFile() string { return filepath.Join(u.Config.Server.Data, "s
 func (u *Up) add(group string, n int) error {
 	c := &Child{Name: fmt.Sprintf("%s-%d", group, n), Group: group, Roles: strings.Split(group, "+"), up: u, program: u.Program}
 	c.public = slices.Contains(c.Roles, "router") || slices.Contains(c.Roles, allRoles)
-	c.Address = u.Config.Server.Listen
-	if !c.public {
-		port, err := FreePort()
-		if err != nil {
-			return err
-		}
-		c.Address = fmt.Sprintf("127.0.0.1:%d", port)
-	}
-	r, err := c.spawn(c.program)
+	address, err := c.freshAddress()
 	if err != nil {
 		return err
 	}
-	c.run = r
+	r, err := c.spawn(c.program, address)
+	if err != nil {
+		return err
+	}
+	c.run, c.address = r, address
 	u.mu.Lock()
 	if c.public {
 		u.children = slices.Insert(u.children, 0, c)
@@ -292,8 +288,24 @@ func (u *Up) add(group string, n int) error {
 	return nil
 }
 
+// Address is that of the public listener of the process that serves now.
+func (c *Child) Address() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.address
+}
+
+// freshAddress is where the next process can listen while the one before still does.
+func (c *Child) freshAddress() (string, error) {
+	if c.public { // all share one socket
+		return c.up.Config.Server.Listen, nil
+	}
+	port, err := FreePort()
+	return fmt.Sprintf("127.0.0.1:%d", port), err
+}
+
 // spawn starts a process for a child; its output goes to the child's log file.
-func (c *Child) spawn(program string) (*childRun, error) {
+func (c *Child) spawn(program, address string) (*childRun, error) {
 	u := c.up
 	if err := os.MkdirAll(c.Dir(), 0o700); err != nil {
 		return nil, err
@@ -303,7 +315,7 @@ func (c *Child) spawn(program string) (*childRun, error) {
 		return nil, err
 	}
 	defer log.Close()
-	args := []string{"serve", "--data", c.Dir(), "--listen", c.Address, "--roles", strings.Join(c.Roles, ","), "--server-name", u.Config.Server.Name}
+	args := []string{"serve", "--data", c.Dir(), "--listen", address, "--roles", strings.Join(c.Roles, ","), "--server-name", u.Config.Server.Name}
 	if u.File != "" {
 		args = append(args, "--config", u.File)
 	}
@@ -361,7 +373,7 @@ func (u *Up) keep(c *Child) {
 			c.mu.Unlock()
 			return
 		}
-		next, err := c.spawn(c.program)
+		next, err := c.spawn(c.program, c.address)
 		if err == nil {
 			c.run = next
 		}

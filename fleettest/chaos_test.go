@@ -220,7 +220,7 @@ func TestAProcessThatStopsAnswersEverybody(t *testing.T) {
 	l := send(t, f, 8*time.Second)
 	for _, name := range []string{"events-1", "sync-1"} {
 		child := f.Child(t, name)
-		user := f.Register(t, "waiting").At("http://" + child.Address)
+		user := f.Register(t, "waiting").At("http://" + child.Address())
 		since := user.Sync("", 0).Get("next_batch").String()
 		type answer struct {
 			status int

@@ -295,7 +295,7 @@ func (f *Fleet) URLs() []string {
 		return []string{f.url}
 	}
 	for _, c := range f.up.Children() {
-		urls = append(urls, "http://"+c.Address)
+		urls = append(urls, "http://"+c.Address())
 	}
 	return urls
 }
