@@ -233,7 +233,11 @@ func (x *Devices) UploadSignatures(ctx context.Context, signer string, signed ma
 		}
 	}
 	for userID, signatures := range u.accepted {
-		if _, err := x.change(ctx, userID, listChange{Signatures: signatures}); err != nil {
+		c := listChange{Signatures: signatures}
+		if userID != signer { // nobody else sees what one says of another
+			c.Viewer = signer
+		}
+		if _, err := x.change(ctx, userID, c); err != nil {
 			return nil, err
 		}
 	}

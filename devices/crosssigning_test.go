@@ -244,7 +244,7 @@ func TestRemovedDeviceLeavesNothing(t *testing.T) {
 		if got, _ := second.inbox(0); len(got) != 0 {
 			t.Errorf("messages of a removed device: %v", got)
 		}
-		changed, err := n.ChangedUsers(context.Background(), before, n.DeviceListStream().Positions())
+		changed, err := n.ChangedUsers(context.Background(), "@nobody:here.test", before, n.DeviceListStream().Positions())
 		if err != nil || !slices.Equal(changed, []string{bob.userID}) {
 			t.Errorf("changed: %v, %v", changed, err)
 		}

@@ -109,7 +109,7 @@ func New(d Deps, c Config) (*Devices, error) {
 // ToDeviceStream is the stream of to-device messages and of changed numbers of one-time keys. DecodeToDevice reads its rows.
 func (x *Devices) ToDeviceStream() *stream.Stream { return x.toDevice }
 
-// DeviceListStream is the stream of changed device lists; the key of a row is the user id, rows carry nothing else.
+// DeviceListStream is the stream of changed device lists; DecodeDeviceList reads its rows.
 func (x *Devices) DeviceListStream() *stream.Stream { return x.lists }
 
 func (x *Devices) nowMs() int64 { return x.now().UnixMilli() }

@@ -3,7 +3,7 @@
 // news of changed device lists. It serves the endpoints of device management too; the devices themselves
 // are rows of package accounts.
 //
-// Tables: device_keys, one_time_keys, fallback_keys, cross_signing_keys, key_signatures, device_lists,
+// Tables: device_keys, one_time_keys, fallback_keys, cross_signing_keys, key_signatures, device_lists, device_list_private,
 // to_device, to_device_contents, to_device_txns, key_count_changes, backup_versions, backup_keys.
 //
 // Streams:
@@ -12,7 +12,8 @@
 //     id: m for a message, k for changed keys; see DecodeToDevice. Messages are in to_device until the
 //     device has them; of the changes of keys the newest of each device stays, in key_count_changes.
 //   - "device_lists" (8 shards, key the user id): the keys of the user's devices, the list of devices, a
-//     display name, cross-signing keys or signatures changed. Compacted to the newest change of each user.
+//     display name, cross-signing keys or signatures changed, for all or for the one user who can see it (a
+//     user-signing key, signatures on others' keys). Compacted to the newest change of each user and viewer.
 //
 // Invariants:
 //   - One-time keys are added and given out by the owner of the user's shard of "to_device", in the

@@ -2,6 +2,7 @@ package devices
 
 import (
 	"encoding/json"
+	"slices"
 
 	"lyceum/accounts"
 	"lyceum/matrix"
@@ -271,7 +272,11 @@ func (x *Devices) postSigning(r *web.Request, body *signingBody) (any, error) {
 		return nil, err
 	}
 	store := func() (any, error) {
-		res, err := x.change(r.Context(), r.UserID(), listChange{Signing: u.keys, SeenMaster: &u.seen})
+		c := listChange{Signing: u.keys, SeenMaster: &u.seen}
+		if !slices.ContainsFunc(u.keys, func(k signingKey) bool { return k.Usage != usageUser }) {
+			c.Viewer = r.UserID() // nobody else sees a user-signing key
+		}
+		res, err := x.change(r.Context(), r.UserID(), c)
 		if err == nil && res.Conflict {
 			err = matrix.NewError(409, matrix.CodeUnknown, "The user's cross-signing keys were changed meanwhile: look at them and try again").With(errReplaced)
 		}

@@ -184,7 +184,7 @@ func TestIdleDeviceMakesNoStatement(t *testing.T) {
 				_, _, err = n.OneTimeKeyCounts(ctx, alice.userID, alice.deviceID)
 			}
 			if err == nil {
-				_, err = n.ChangedUsers(ctx, after, lists.Positions())
+				_, err = n.ChangedUsers(ctx, "@nobody:here.test", after, lists.Positions())
 			}
 			if err != nil {
 				t.Error(err)
@@ -204,7 +204,7 @@ func TestIdleDeviceMakesNoStatement(t *testing.T) {
 		before := lists.Positions()
 		alice.do("PUT /devices/"+alice.deviceID, obj{"display_name": "New"}).want(200)
 		made := statements(n, count, func() {
-			changed, err := n.ChangedUsers(ctx, before, lists.Positions())
+			changed, err := n.ChangedUsers(ctx, "@nobody:here.test", before, lists.Positions())
 			if err != nil || !slices.Equal(changed, []string{alice.userID}) {
 				t.Errorf("changed: %v, %v", changed, err)
 			}

@@ -23,6 +23,7 @@ type listChange struct {
 	SeenMaster *string        `json:"seen_master,omitempty"` // refuse Signing when the master key is another than this and than the new one
 	Signatures []keySignature `json:"signatures,omitempty"`  // new signatures on the user's keys
 	Gone       bool           `json:"gone,omitempty"`        // the user is gone: drop all
+	Viewer     string         `json:"viewer,omitempty"`      // who alone can see the change; "" for all
 }
 
 type listResult struct {
@@ -38,9 +39,31 @@ type pendingChange struct {
 // changeHere runs on the owner of the user's shard.
 func (x *Devices) changeHere(ctx context.Context, userID string, c listChange) (listResult, error) {
 	p := &pendingChange{listChange: c}
-	err := x.deps.Process.Streams.Append(ctx, &stream.Entry{Stream: x.lists, Row: stream.Row{Shard: x.lists.Shard(userID), Key: userID, Data: []byte("{}"), Value: p}})
+	data := []byte("{}") // nil would say that it is to be read
+	if c.Viewer != "" {
+		data = []byte(c.Viewer)
+	}
+	err := x.deps.Process.Streams.Append(ctx, &stream.Entry{Stream: x.lists, Row: stream.Row{Shard: x.lists.Shard(userID), Key: userID, Data: data, Value: p}})
 	return p.result, err
 }
+
+// ListChange is a row of the stream "device_lists".
+type ListChange struct {
+	UserID string // whose keys changed
+	Viewer string // who alone can see it; "" for all who see the user's keys
+}
+
+// DecodeDeviceList reads a row of the stream "device_lists".
+func DecodeDeviceList(row stream.Row) ListChange {
+	c := ListChange{UserID: row.Key}
+	if len(row.Data) > 0 && row.Data[0] == '@' {
+		c.Viewer = string(row.Data)
+	}
+	return c
+}
+
+// For tells that a user may see the change, as far as the user sees the keys.
+func (c ListChange) For(userID string) bool { return c.Viewer == "" || c.Viewer == userID }
 
 // apply may run again in another transaction, so it sets the result anew.
 func (p *pendingChange) apply(ctx context.Context, tx *db.Tx, userID string) error {
@@ -77,6 +100,7 @@ func dropUser(ctx context.Context, tx *db.Tx, userID string) error {
 		`DELETE FROM device_keys WHERE user_id = $1`,
 		`DELETE FROM cross_signing_keys WHERE user_id = $1`,
 		`DELETE FROM key_signatures WHERE user_id = $1 OR signer = $1`,
+		`DELETE FROM device_list_private WHERE viewer = $1`,
 		`DELETE FROM backup_keys WHERE user_id = $1`,
 		`DELETE FROM backup_versions WHERE user_id = $1`,
 	} {
@@ -102,8 +126,8 @@ type changeWindow struct {
 }
 
 type changedUser struct {
-	pos    int64
-	userID string
+	pos int64
+	ListChange
 }
 
 func newRecentChanges(shards, size int) *recentChanges {
@@ -118,7 +142,7 @@ func (r *recentChanges) tail(rows []stream.Row) {
 		if !w.begun {
 			w.begun, w.floor = true, row.Pos-1
 		}
-		w.rows = append(w.rows, changedUser{row.Pos, row.Key})
+		w.rows = append(w.rows, changedUser{row.Pos, DecodeDeviceList(row)})
 		if len(w.rows) > 2*r.max { // now and then, not at each row
 			cut := len(w.rows) - r.max
 			w.floor = w.rows[cut-1].pos
@@ -127,8 +151,8 @@ func (r *recentChanges) tail(rows []stream.Row) {
 	}
 }
 
-// find adds the users of a range to seen, and is not ok when memory does not reach back that far.
-func (r *recentChanges) find(shard int, after, upto int64, seen map[string]struct{}) (ok bool) {
+// find adds the users of a range whose changes the viewer may see to seen, and is not ok when memory does not reach back that far.
+func (r *recentChanges) find(viewer string, shard int, after, upto int64, seen map[string]struct{}) (ok bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	w := &r.shards[shard]
@@ -136,24 +160,26 @@ func (r *recentChanges) find(shard int, after, upto int64, seen map[string]struc
 		return false
 	}
 	for i := sort.Search(len(w.rows), func(i int) bool { return w.rows[i].pos > after }); i < len(w.rows) && w.rows[i].pos <= upto; i++ {
-		seen[w.rows[i].userID] = struct{}{}
+		if w.rows[i].For(viewer) {
+			seen[w.rows[i].UserID] = struct{}{}
+		}
 	}
 	return true
 }
 
-// ChangedUsers gives the users whose device lists changed in after < pos <= upto, sorted; both are positions
+// ChangedUsers gives the users whose device lists changed in after < pos <= upto as viewer may see them, sorted; both are positions
 // of the 8 shards. A user who changed again after upto may be left out: a later range has them. Ranges
 // that this process's memory covers cost no statement, others one for all.
-func (x *Devices) ChangedUsers(ctx context.Context, after, upto []int64) ([]string, error) {
+func (x *Devices) ChangedUsers(ctx context.Context, viewer string, after, upto []int64) ([]string, error) {
 	shards := x.lists.Shards()
 	if len(after) != shards || len(upto) != shards {
 		return nil, fmt.Errorf("changed users: expected %d positions, found %d and %d", shards, len(after), len(upto))
 	}
 	seen := map[string]struct{}{}
 	var where []string
-	var args []any
+	args := []any{viewer}
 	for shard := range shards {
-		if after[shard] >= upto[shard] || x.changes.find(shard, after[shard], upto[shard], seen) {
+		if after[shard] >= upto[shard] || x.changes.find(viewer, shard, after[shard], upto[shard], seen) {
 			continue
 		}
 		n := len(args)
@@ -161,7 +187,9 @@ func (x *Devices) ChangedUsers(ctx context.Context, after, upto []int64) ([]stri
 		args = append(args, shard, after[shard], upto[shard])
 	}
 	if len(where) > 0 {
-		older, err := db.Texts(x.db.Query(ctx, `SELECT user_id FROM device_lists WHERE `+strings.Join(where, " OR "), args...))
+		ranges := strings.Join(where, " OR ")
+		older, err := db.Texts(x.db.Query(ctx, `SELECT user_id FROM device_lists WHERE `+ranges+
+			` UNION SELECT user_id FROM device_list_private WHERE viewer = $1 AND (`+ranges+`)`, args...))
 		if err != nil {
 			return nil, err
 		}
@@ -179,7 +207,7 @@ func (x *Devices) ChangedUsers(ctx context.Context, after, upto []int64) ([]stri
 
 // changedMates gives the users who changed and share a room with userID, or are userID.
 func (x *Devices) changedMates(ctx context.Context, userID string, after, upto []int64) ([]string, error) {
-	changed, err := x.ChangedUsers(ctx, after, upto)
+	changed, err := x.ChangedUsers(ctx, userID, after, upto)
 	if err != nil || len(changed) == 0 {
 		return []string{}, err
 	}

@@ -126,7 +126,7 @@ func TestMissedRowsAreReadFromTheStore(t *testing.T) {
 		n.changes.mu.Lock()
 		n.changes.shards = make([]changeWindow, lists.Shards())
 		n.changes.mu.Unlock()
-		changed, err := n.ChangedUsers(context.Background(), make([]int64, lists.Shards()), lists.Positions())
+		changed, err := n.ChangedUsers(context.Background(), bob.userID, make([]int64, lists.Shards()), lists.Positions())
 		if err != nil || len(changed) != 1 || changed[0] != bob.userID {
 			t.Errorf("changed: %v, %v", changed, err)
 		}

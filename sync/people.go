@@ -77,7 +77,9 @@ func (q *query) changedDevices(ctx context.Context, changed map[string]bool) err
 		rows, ok := q.s.devices.since(shard, from, to)
 		stale = stale || !ok
 		for _, r := range rows {
-			users = append(users, r.value)
+			if r.value.For(q.user.id) {
+				users = append(users, r.value.UserID)
+			}
 		}
 	}
 	q.s.mu.RUnlock()
@@ -86,7 +88,7 @@ func (q *query) changedDevices(ctx context.Context, changed map[string]bool) err
 	}
 	if stale {
 		var err error
-		if users, err = q.s.Devices.ChangedUsers(ctx, after[:], upto[:]); err != nil {
+		if users, err = q.s.Devices.ChangedUsers(ctx, q.user.id, after[:], upto[:]); err != nil {
 			return err
 		}
 	}

@@ -54,7 +54,7 @@ type Sync struct {
 	receipts *recent[*receipts.Receipt]
 	typing   *recent[*typing.State]
 	presence *byShard[*presence.Status]
-	devices  *byShard[string]
+	devices  *byShard[devices.ListChange]
 	users    map[string]*user
 	inRoom   map[string]map[*user]struct{} // users who are joined to a room, by room id
 	late     map[*user]struct{}            // to be woken soon, for news that can wait
@@ -105,8 +105,8 @@ func New(d Deps, c Config) *Sync {
 	follow(s, d.Presence.Stream(), feed[*presence.Status]{&s.now.presence, copied(presence.FromRow), s.presenceChanged, func(start []int64) {
 		s.presence = newByShard[*presence.Status](2000, start)
 	}})
-	follow(s, d.Devices.DeviceListStream(), feed[string]{&s.now.deviceLists, keyOf, s.deviceList, func(start []int64) {
-		s.devices = newByShard[string](2000, start)
+	follow(s, d.Devices.DeviceListStream(), feed[devices.ListChange]{&s.now.deviceLists, copied(listChange), s.deviceList, func(start []int64) {
+		s.devices = newByShard[devices.ListChange](2000, start)
 	}})
 	follow(s, d.Devices.ToDeviceStream(), feed[string]{&s.now.toDevice, keyOf, s.forReceiver, nil})
 	follow(s, d.Accounts.DataStream(), feed[string]{&s.now.accountData, roomOfDatum, s.accountDatum, nil})
@@ -176,6 +176,10 @@ func copied[T any](read func(stream.Row) (T, error)) func(*stream.Row) (T, error
 
 func keyOf(row *stream.Row) (string, error) { return row.Key, nil }
 
+func listChange(row stream.Row) (devices.ListChange, error) {
+	return devices.DecodeDeviceList(row), nil
+}
+
 // roomOfDatum gives the room of a piece of account data, "" for a global one.
 func roomOfDatum(row *stream.Row) (string, error) {
 	if d, ok := row.Value.(*accounts.AccountDatum); ok {
@@ -232,11 +236,17 @@ func (s *Sync) presenceChanged(row stream.Row, p *presence.Status) {
 	s.wakeMates(p.UserID)
 }
 
-func (s *Sync) deviceList(row stream.Row, userID string) {
-	s.devices.add(row.Shard, row.Pos, userID)
-	u := s.users[userID]
+func (s *Sync) deviceList(row stream.Row, c devices.ListChange) {
+	s.devices.add(row.Shard, row.Pos, c)
+	if c.Viewer != "" {
+		if u := s.users[c.Viewer]; u != nil {
+			u.signal()
+		}
+		return
+	}
+	u := s.users[c.UserID]
 	if u == nil || !u.loaded {
-		s.unknown[userID] = struct{}{}
+		s.unknown[c.UserID] = struct{}{}
 		return
 	}
 	u.signal()

@@ -1,0 +1,65 @@
+package devices
+
+import (
+	"slices"
+	"testing"
+)
+
+// heads are the positions of the device lists.
+func (n *node) heads() []int64 {
+	n.t.Helper()
+	if err := n.p.Streams.Barrier(n.t.Context()); err != nil {
+		n.t.Fatal(err)
+	}
+	return n.lists.Positions()
+}
+
+// hears checks for whom the users changed since some positions, from memory and from the database.
+func (n *node) hears(what, viewer string, since []int64, want ...string) {
+	n.t.Helper()
+	upto := n.heads()
+	for _, from := range []string{"memory", "the database"} {
+		kept := n.changes.shards
+		if from == "the database" {
+			n.changes.mu.Lock()
+			n.changes.shards = make([]changeWindow, n.lists.Shards())
+			n.changes.mu.Unlock()
+		}
+		got, err := n.ChangedUsers(n.t.Context(), viewer, since, upto)
+		if err != nil || !slices.Equal(got, want) {
+			n.t.Errorf("%s: from %s, %s hears of %v, %v, expected %v", what, from, viewer, got, err, want)
+		}
+		n.changes.mu.Lock()
+		n.changes.shards = kept
+		n.changes.mu.Unlock()
+	}
+}
+
+// TestWhatOneSeesIsNewsForOne: a user-signing key for its user, signatures on others for who made them.
+func TestWhatOneSeesIsNewsForOne(t *testing.T) {
+	run(t, func(t *testing.T, n *node) {
+		alice, bob := n.register("alice"), n.register("bob")
+		const path = "POST /keys/device_signing/upload"
+		of, other := alice.newIdentity(), bob.newIdentity()
+		since := n.heads()
+		alice.do(path, obj{"master_key": of.body["master_key"]}).want(200)
+		bob.do(path, other.body).want(200)
+		n.hears("master keys", bob.userID, since, alice.userID, bob.userID)
+		since = n.heads()
+		own := obj{"user_signing_key": of.body["user_signing_key"]}
+		alice.do(path, withAuth(own, alice.do(path, own).want(401).get("session").String())).want(200)
+		n.hears("a user-signing key", bob.userID, since)
+		n.hears("a user-signing key", alice.userID, since, alice.userID)
+		since = n.heads()
+		signed := sign(t, other.body["master_key"], alice.userID, public(of.user), of.user)
+		if got := alice.do("POST /keys/signatures/upload", obj{bob.userID: obj{public(other.master): signed}}).want(200); got.get("failures").Raw != "{}" {
+			t.Fatalf("%s", got.body)
+		}
+		n.hears("a signature on another", bob.userID, since)
+		n.hears("a signature on another", alice.userID, since, bob.userID)
+		since = n.heads()
+		own = obj{"self_signing_key": of.body["self_signing_key"]}
+		alice.do(path, withAuth(own, alice.do(path, own).want(401).get("session").String())).want(200)
+		n.hears("a self-signing key", bob.userID, since, alice.userID)
+	})
+}
