@@ -29,9 +29,12 @@ type ProfileListener interface {
 	ProfileChanged(ctx context.Context, userID, field string) error
 }
 
-// DeviceListener hears of removed devices after their tokens are gone, so that it drops what it keeps for
-// them. It may hear the same removal twice.
+// DeviceListener hears of devices. It may hear the same twice.
 type DeviceListener interface {
+	// DeviceAdded says that a user logged in with a device, which may have been there. The client is answered when
+	// it is done, and gets its error.
+	DeviceAdded(ctx context.Context, userID, deviceID string) error
+	// DevicesRemoved comes after the tokens are gone, so that what is kept for the devices is dropped.
 	DevicesRemoved(ctx context.Context, userID string, deviceIDs []string) error
 }
 

@@ -167,6 +167,12 @@ func (a *Accounts) login(ctx context.Context, u *user, d newDevice) (*Credential
 	if err != nil {
 		return nil, err
 	}
+	// A log-in that others do not hear of is not acknowledged. One that makes the user needs no news: nobody knows the user.
+	for _, l := range a.deps.Devices {
+		if err := l.DeviceAdded(ctx, u.id, d.ID); err != nil {
+			return nil, err
+		}
+	}
 	return creds, nil
 }
 

@@ -231,6 +231,8 @@ type removals struct {
 	ids []string
 }
 
+func (r *removals) DeviceAdded(context.Context, string, string) error { return nil }
+
 func (r *removals) DevicesRemoved(_ context.Context, userID string, ids []string) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()

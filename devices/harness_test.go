@@ -37,6 +37,10 @@ type node struct {
 // listener passes what accounts tells to the domain, which is made after it.
 type listener struct{ at atomic.Pointer[Devices] }
 
+func (l *listener) DeviceAdded(ctx context.Context, userID, id string) error {
+	return l.at.Load().DeviceAdded(ctx, userID, id)
+}
+
 func (l *listener) DevicesRemoved(ctx context.Context, userID string, ids []string) error {
 	return l.at.Load().DevicesRemoved(ctx, userID, ids)
 }

@@ -35,6 +35,23 @@ func (n *node) hears(what, viewer string, since []int64, want ...string) {
 	}
 }
 
+// TestDevicesWithoutKeysAreNews: a new log-in and the end of one, before any keys.
+func TestDevicesWithoutKeysAreNews(t *testing.T) {
+	run(t, func(t *testing.T, n *node) {
+		alice, bob := n.register("alice"), n.register("bob")
+		since := n.heads()
+		second := n.login("bob")
+		n.hears("a log-in", alice.userID, since, bob.userID)
+		since = n.heads()
+		second.do("POST /logout", obj{}).want(200)
+		n.hears("a logout", alice.userID, since, bob.userID)
+		bob.do("POST /keys/upload", obj{"device_keys": bob.deviceKeys()}).want(200)
+		since = n.heads()
+		n.do("POST /login", "", obj{"type": "m.login.password", "identifier": obj{"type": "m.id.user", "user": "bob"}, "password": password, "device_id": bob.deviceID}).want(200)
+		n.hears("a log-in with known keys", alice.userID, since)
+	})
+}
+
 // TestWhatOneSeesIsNewsForOne: a user-signing key for its user, signatures on others for who made them.
 func TestWhatOneSeesIsNewsForOne(t *testing.T) {
 	run(t, func(t *testing.T, n *node) {

@@ -272,6 +272,18 @@ func (x *Devices) dropHere(ctx context.Context, userID string, g deviceGone) (st
 	return struct{}{}, x.deps.Process.Streams.Append(ctx, entries...)
 }
 
+// DeviceAdded implements accounts.DeviceListener: it records that the user's device list changed, unless the device has
+// keys, which said so.
+func (x *Devices) DeviceAdded(ctx context.Context, userID, deviceID string) error {
+	var known bool
+	err := x.db.QueryRow(ctx, `SELECT EXISTS (SELECT 1 FROM device_keys WHERE user_id = $1 AND device_id = $2)`, userID, deviceID).Scan(&known)
+	if err != nil || known {
+		return err
+	}
+	_, err = x.change(ctx, userID, listChange{})
+	return err
+}
+
 // DevicesRemoved implements accounts.DeviceListener: it drops the keys and messages of the devices and
 // records that the user's device list changed.
 func (x *Devices) DevicesRemoved(ctx context.Context, userID string, deviceIDs []string) error {

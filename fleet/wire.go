@@ -136,6 +136,11 @@ func (u *upward) ProfileChanged(ctx context.Context, userID, field string) error
 	return u.d.rooms.ProfileChanged(ctx, userID, field)
 }
 
+// DeviceAdded implements accounts.DeviceListener.
+func (u *upward) DeviceAdded(ctx context.Context, userID, deviceID string) error {
+	return u.d.devices.DeviceAdded(ctx, userID, deviceID)
+}
+
 // DevicesRemoved implements accounts.DeviceListener.
 func (u *upward) DevicesRemoved(ctx context.Context, userID string, deviceIDs []string) error {
 	return errors.Join(u.d.devices.DevicesRemoved(ctx, userID, deviceIDs), u.d.push.DevicesRemoved(ctx, userID, deviceIDs))
