@@ -25,11 +25,10 @@ func Migrations() db.Migrations { return db.Migrations{Domain: "devices", Files:
 
 // RoomMates knows who shares rooms.
 type RoomMates interface {
-	// UsersSharingRoom gives the users who are joined to a room together with userID, without doubles.
-	UsersSharingRoom(ctx context.Context, userID string) ([]string, error)
-	// UsersParted gives the users, sorted, who shared a room with userID at one token of /sync and share none at a
+	// UsersMoved gives, sorted, the users who came to share a room with userID between two tokens of /sync, with those of
+	// changed who share one at the later token; and those who shared one at the first token and share none at the
 	// later one. Its errors are shown to the client.
-	UsersParted(ctx context.Context, userID, from, to string) ([]string, error)
+	UsersMoved(ctx context.Context, userID, from, to string, changed []string) (met, parted []string, err error)
 }
 
 // Deps are what devices stands on. Process, Accounts and Now are required.

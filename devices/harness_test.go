@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -52,12 +53,8 @@ func (l *listener) UserDeactivated(ctx context.Context, userID string, erase boo
 // mates are pairs of users who share a room.
 type mates map[string][]string
 
-func (m mates) UsersSharingRoom(_ context.Context, userID string) ([]string, error) {
-	return m[userID], nil
-}
-
-func (m mates) UsersParted(_ context.Context, userID, _, _ string) ([]string, error) {
-	return m["parted "+userID], nil
+func (m mates) UsersMoved(_ context.Context, userID, _, _ string, changed []string) (met, parted []string, err error) {
+	return slices.DeleteFunc(changed, func(id string) bool { return id != userID && !slices.Contains(m[userID], id) }), m["parted "+userID], nil
 }
 
 var testMates = mates{"@alice:here.test": {"@bob:here.test"}, "parted @alice:here.test": {"@zoe:here.test"}}

@@ -226,11 +226,11 @@ func (x *Devices) getChanges(r *web.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	changed, err := x.changedMates(r.Context(), r.UserID(), after, upto)
+	changed, err := x.ChangedUsers(r.Context(), r.UserID(), after, upto)
 	if err != nil {
 		return nil, err
 	}
-	left, err := x.deps.RoomMates.UsersParted(r.Context(), r.UserID(), from, to)
+	changed, left, err := x.deps.RoomMates.UsersMoved(r.Context(), r.UserID(), from, to, changed)
 	if err != nil {
 		return nil, err
 	}

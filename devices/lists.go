@@ -205,23 +205,6 @@ func (x *Devices) ChangedUsers(ctx context.Context, viewer string, after, upto [
 	return out, nil
 }
 
-// changedMates gives the users who changed and share a room with userID, or are userID.
-func (x *Devices) changedMates(ctx context.Context, userID string, after, upto []int64) ([]string, error) {
-	changed, err := x.ChangedUsers(ctx, userID, after, upto)
-	if err != nil || len(changed) == 0 {
-		return []string{}, err
-	}
-	mates, err := x.deps.RoomMates.UsersSharingRoom(ctx, userID)
-	if err != nil {
-		return nil, err
-	}
-	shared := map[string]bool{userID: true}
-	for _, mate := range mates {
-		shared[mate] = true
-	}
-	return slices.DeleteFunc(changed, func(id string) bool { return !shared[id] }), nil
-}
-
 // rawStrings is a JSON object of strings.
 func rawStrings(raw json.RawMessage) (map[string]string, bool) {
 	var out map[string]string

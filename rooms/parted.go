@@ -12,82 +12,151 @@ import (
 )
 
 // stay is a user's place in a room at the two ends of a time.
-type stay struct{ before, after bool }
+type stay struct {
+	before, after bool
+	came          bool // to where the one who asks was a member, or was a member where that one came to
+	now           bool // as far as the events are read
+}
 
-// UsersParted gives the users, sorted, who were members of a room together with userID at one token of /sync
-// and are of none at a later one (client-server API, GET /keys/changes, "left"). It costs at most three
-// statements, over the membership events of the user's rooms since the first token. Errors: M_INVALID_PARAM.
-func (r *Rooms) UsersParted(ctx context.Context, userID, from, to string) ([]string, error) {
+// roomMoves are the users of a room with membership events after the first token.
+type roomMoves struct {
+	users   map[string]stay
+	entered bool // the one who asks came between the tokens
+}
+
+// maxMoves is how many membership events are read to answer one request.
+const maxMoves = 5000
+
+// UsersMoved tells what became of the users who share rooms with userID between two tokens of /sync (client-server API, GET
+// /keys/changes), each list sorted: met are those who share a room at the later one, and came to a room of userID
+// meanwhile, were in one that userID came to, or are among changed; parted shared one at the first token and share none
+// at the later one. It costs at most three statements. When there are too many membership events since the first token,
+// met are all who share a room now, and parted may hold users who shared none. Errors: M_INVALID_PARAM.
+func (r *Rooms) UsersMoved(ctx context.Context, userID, from, to string, changed []string) (met, parted []string, err error) {
 	after, err := r.positionsOf(from)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	upto, err := r.positionsOf(to)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	list, err := r.Memberships(ctx, userID)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	moves, err := r.moves(ctx, list, after, upto)
+	moves, ok, err := r.moves(ctx, list, between{after, upto, maxMoves})
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	var shared, ended []string // rooms of the user at the later token; rooms of the user at the first one only
+	if !ok {
+		return r.aboutMoved(ctx, userID, list, after)
+	}
+	var shared, whole []string // rooms of the user at the later token; rooms whose members at some time count, whoever moved
+	came, gone := map[string]bool{}, map[string]bool{}
+	for _, id := range changed {
+		came[id] = true
+	}
 	for _, m := range list {
-		switch s := moves.of(m); {
-		case s.after:
+		s, room := moves.of(m), moves[m.RoomID]
+		if s.after {
 			shared = append(shared, m.RoomID)
-		case s.before:
-			ended = append(ended, m.RoomID)
 		}
-	}
-	gone := map[string]bool{}
-	for _, m := range list {
-		if !moves.of(m).before {
-			continue
+		if s.before && !s.after || room.entered {
+			whole = append(whole, m.RoomID)
 		}
-		for other, s := range moves[m.RoomID] {
-			if s.before && other != userID {
+		for other, o := range room.users {
+			if other == userID {
+				continue
+			}
+			if s.before && o.before {
 				gone[other] = true
+			}
+			if o.came {
+				came[other] = true
 			}
 		}
 	}
-	stayed, err := r.memberships(ctx, "room_id = ANY($1) AND membership = $2", ended, event.MembershipJoin)
+	stayed, err := r.memberships(ctx, "room_id = ANY($1) AND membership = $2", whole, event.MembershipJoin)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	for _, m := range stayed {
-		if _, moved := moves[m.RoomID][m.UserID]; !moved && m.UserID != userID {
+		room := moves[m.RoomID]
+		if _, moved := room.users[m.UserID]; moved || m.UserID == userID {
+			continue
+		}
+		if own := room.users[userID]; own.before && !own.after { // who left has events
+			gone[m.UserID] = true
+		}
+		if room.entered {
+			came[m.UserID] = true
+		}
+	}
+	mates, err := r.matesAt(ctx, came, gone, shared, moves)
+	if err != nil {
+		return nil, nil, err
+	}
+	return keys(came, func(id string) bool { return mates[id] || id == userID }), keys(gone, func(id string) bool { return !mates[id] }), nil
+}
+
+// keys gives the members of a set that are wanted, sorted.
+func keys(set map[string]bool, wanted func(string) bool) []string {
+	out := make([]string, 0, len(set))
+	for id := range set {
+		if wanted(id) {
+			out = append(out, id)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+// matesAt tells which of some users are members of one of some rooms at the later token.
+func (r *Rooms) matesAt(ctx context.Context, a, b map[string]bool, shared []string, moves moves) (map[string]bool, error) {
+	users := make([]string, 0, len(a)+len(b))
+	for _, set := range []map[string]bool{a, b} {
+		for id := range set {
+			users = append(users, id)
+		}
+	}
+	mates := map[string]bool{}
+	if len(users) == 0 || len(shared) == 0 {
+		return mates, nil
+	}
+	now, err := r.memberships(ctx, "user_id = ANY($1) AND room_id = ANY($2)", users, shared)
+	for _, m := range now {
+		mates[m.UserID] = mates[m.UserID] || moves.of(m).after
+	}
+	return mates, err
+}
+
+// aboutMoved is UsersMoved by what the memberships are now.
+func (r *Rooms) aboutMoved(ctx context.Context, userID string, list []Membership, after []int64) (met, parted []string, err error) {
+	var ids []string
+	own := map[string]Membership{}
+	for _, m := range list {
+		if m.Membership == event.MembershipJoin || m.Pos > after[r.stream.Shard(m.RoomID)] {
+			ids = append(ids, m.RoomID)
+			own[m.RoomID] = m
+		}
+	}
+	all, err := r.memberships(ctx, "room_id = ANY($1)", ids)
+	if err != nil {
+		return nil, nil, err
+	}
+	mates, gone := map[string]bool{userID: true}, map[string]bool{}
+	for _, m := range all {
+		mine, is := own[m.RoomID].Membership == event.MembershipJoin, m.Membership == event.MembershipJoin
+		switch {
+		case mine && is:
+			mates[m.UserID] = true
+		case !mine && is, !is && m.Pos > after[r.stream.Shard(m.RoomID)]:
 			gone[m.UserID] = true
 		}
 	}
-	return r.withoutMates(ctx, gone, shared, moves)
-}
-
-// withoutMates leaves those users who are members of none of some rooms at the later token.
-func (r *Rooms) withoutMates(ctx context.Context, users map[string]bool, shared []string, moves moves) ([]string, error) {
-	out := make([]string, 0, len(users))
-	for id := range users {
-		out = append(out, id)
-	}
-	if len(out) == 0 || len(shared) == 0 {
-		slices.Sort(out)
-		return out, nil
-	}
-	now, err := r.memberships(ctx, "user_id = ANY($1) AND room_id = ANY($2)", out, shared)
-	if err != nil {
-		return nil, err
-	}
-	for _, m := range now {
-		if moves.of(m).after {
-			delete(users, m.UserID)
-		}
-	}
-	out = slices.DeleteFunc(out, func(id string) bool { return !users[id] })
-	slices.Sort(out)
-	return out, nil
+	everyone := func(string) bool { return true }
+	return keys(mates, everyone), keys(gone, func(id string) bool { return !mates[id] }), nil
 }
 
 // positionsOf reads the positions of the events stream from a token of /sync.
@@ -99,57 +168,89 @@ func (r *Rooms) positionsOf(token string) ([]int64, error) {
 	return positions[:Shards], nil
 }
 
-// moves are the users of rooms with membership events after the first token, by room and user.
-type moves map[string]map[string]stay
+// moves are the rooms with membership events after the first token.
+type moves map[string]*roomMoves
 
 // of gives a user's place: where no event says more, it is what it is now.
 func (m moves) of(now Membership) stay {
-	if s, moved := m[now.RoomID][now.UserID]; moved {
-		return s
+	if room := m[now.RoomID]; room != nil {
+		if s, moved := room.users[now.UserID]; moved {
+			return s
+		}
 	}
 	is := now.Membership == event.MembershipJoin
-	return stay{is, is}
+	return stay{before: is, after: is}
 }
 
-// moves reads the membership events of rooms after some positions. What happened after upto tells what was before.
-func (r *Rooms) moves(ctx context.Context, list []Membership, after, upto []int64) (moves, error) {
+// between are the positions of two tokens, and how many events may be read.
+type between struct {
+	after, upto []int64
+	most        int
+}
+
+// moves reads the membership events of a user's rooms after the first token; not ok when there are too many. What happened
+// after the second tells what was before.
+func (r *Rooms) moves(ctx context.Context, list []Membership, b between) (out moves, ok bool, err error) {
 	var inShard [Shards][]string
+	out = moves{}
 	for _, m := range list {
 		shard := r.stream.Shard(m.RoomID)
 		inShard[shard] = append(inShard[shard], m.RoomID)
+		out[m.RoomID] = &roomMoves{users: map[string]stay{}}
 	}
 	var where []string
-	args := []any{event.TypeMember}
+	args := []any{event.TypeMember, b.most + 1}
 	for shard, ids := range inShard {
 		if len(ids) > 0 {
 			where = append(where, fmt.Sprintf("(e.room_id = ANY($%d) AND e.pos > $%d)", len(args)+1, len(args)+2))
-			args = append(args, ids, after[shard])
+			args = append(args, ids, b.after[shard])
 		}
 	}
 	if len(where) == 0 {
-		return nil, nil
+		return out, true, nil
 	}
-	events, err := r.query(ctx, r.Process.DB, "e.type = $1 AND e.state_key IS NOT NULL AND ("+strings.Join(where, " OR ")+") ORDER BY e.room_id, e.pos", args...)
-	if err != nil {
-		return nil, err
+	events, err := r.query(ctx, r.Process.DB, "e.type = $1 AND e.state_key IS NOT NULL AND ("+strings.Join(where, " OR ")+") ORDER BY e.room_id, e.pos LIMIT $2", args...)
+	if err != nil || len(events) > b.most {
+		return nil, false, err
 	}
-	out := moves{}
+	for _, e := range events { // what was at the first token, of all
+		room := out[e.RoomID].users
+		if _, seen := room[*e.StateKey]; !seen {
+			before, _ := matrix.LookupString(e.PrevContent, "membership")
+			was := before == event.MembershipJoin
+			room[*e.StateKey] = stay{before: was, after: was, now: was}
+		}
+	}
+	own := map[string]bool{}
+	for _, m := range list {
+		own[m.RoomID] = out.of(m).before
+	}
 	for _, e := range events {
-		room := out[e.RoomID]
-		if room == nil {
-			room = map[string]stay{}
-			out[e.RoomID] = room
+		if e.Pos <= b.upto[e.Shard] {
+			out[e.RoomID].take(e, list[0].UserID, own)
 		}
-		before, _ := matrix.LookupString(e.PrevContent, "membership")
-		s, seen := room[*e.StateKey]
-		if !seen {
-			s.before = before == event.MembershipJoin
-			s.after = s.before
-		}
-		if e.Pos <= upto[e.Shard] {
-			s.after = e.Membership() == event.MembershipJoin
-		}
-		room[*e.StateKey] = s
 	}
-	return out, nil
+	return out, true, nil
+}
+
+// take follows an event between the tokens; own tells in which rooms the one who asks is.
+func (m *roomMoves) take(e *Event, userID string, own map[string]bool) {
+	who, is := *e.StateKey, e.Membership() == event.MembershipJoin
+	s := m.users[who]
+	came := is && !s.now
+	s.now, s.after = is, is
+	s.came = s.came || came && own[e.RoomID]
+	m.users[who] = s
+	if who != userID {
+		return
+	}
+	own[e.RoomID] = is
+	if !came {
+		return
+	}
+	m.entered = true
+	for id, other := range m.users {
+		other.came = other.came || other.now
+		m.users[id] = other
+	}
 }

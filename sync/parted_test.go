@@ -5,12 +5,15 @@ import (
 	"math/rand/v2"
 	"net/url"
 	"slices"
+	"strings"
 	"testing"
+
+	"github.com/tidwall/gjson"
 )
 
-// TestKeyChangesTellWhoLeft lets people come and go at random and compares GET /keys/changes, between any two
-// tokens, with who shared rooms then.
-func TestKeyChangesTellWhoLeft(t *testing.T) {
+// TestKeyChangesTellWhatSyncTold lets people come and go, and their devices change, at random and compares GET
+// /keys/changes, between any two tokens, with who shared rooms then and with what /sync said between them.
+func TestKeyChangesTellWhatSyncTold(t *testing.T) {
 	run(t, func(t *testing.T, h *house) {
 		seed := rand.Uint64()
 		t.Logf("seed %d", seed)
@@ -24,12 +27,19 @@ func TestKeyChangesTellWhoLeft(t *testing.T) {
 			in[room] = map[string]bool{"dave": true}
 		}
 		type point struct {
-			token string
-			mates map[string]bool
+			token   string
+			mates   map[string]bool
+			changed map[string]bool // what /sync said since the point before
 		}
 		var points []point
-		for range 40 {
-			for range r.IntN(3) {
+		for range 80 {
+			for range r.IntN(2) {
+				if r.IntN(4) == 0 {
+					if err := h.Devices.DevicesRemoved(t.Context(), id(names[r.IntN(4)]), []string{"OLD"}); err != nil {
+						t.Fatal(err)
+					}
+					continue
+				}
 				room, who := ids[r.IntN(len(ids))], names[r.IntN(3)]
 				switch {
 				case !in[room][who]:
@@ -44,7 +54,11 @@ func TestKeyChangesTellWhoLeft(t *testing.T) {
 				}
 				in[room][who] = !in[room][who]
 			}
-			p := point{alice.sync("set_presence", "offline").Get("next_batch").String(), map[string]bool{}}
+			a := alice.sync("set_presence", "offline")
+			p := point{a.Get("next_batch").String(), map[string]bool{}, map[string]bool{}}
+			for _, who := range a.Get("device_lists.changed").Array() {
+				p.changed[who.String()] = true
+			}
 			for _, members := range in {
 				for who, is := range members {
 					if is && who != "alice" && members["alice"] {
@@ -64,12 +78,25 @@ func TestKeyChangesTellWhoLeft(t *testing.T) {
 				}
 			}
 			slices.Sort(want)
-			got := []string{}
 			q := url.Values{"from": {points[i].token}, "to": {points[j].token}}
-			for _, v := range alice.Want(200, "GET "+api+"/keys/changes?"+q.Encode(), nil).Get("left").Array() {
-				got = append(got, v.String())
+			list := func(v gjson.Result) []string {
+				out := []string{}
+				for _, v := range v.Array() {
+					out = append(out, v.String())
+				}
+				return out
 			}
-			same(t, fmt.Sprintf("who left between %d and %d", i, j), got, want)
+			answer := alice.Want(200, "GET "+api+"/keys/changes?"+q.Encode(), nil)
+			same(t, fmt.Sprintf("who left between %d and %d", i, j), list(answer.Get("left")), want)
+			said := map[string]bool{}
+			for _, p := range points[i+1 : max(i+1, j+1)] {
+				for who := range p.changed {
+					if name := who[1:strings.IndexByte(who, ':')]; name == "alice" || points[j].mates[name] {
+						said[who] = true
+					}
+				}
+			}
+			same(t, fmt.Sprintf("who changed between %d and %d", i, j), list(answer.Get("changed")), slices.AppendSeq([]string{}, slices.Values(sorted(said))))
 		}
 	})
 }

@@ -1,0 +1,46 @@
+package rooms
+
+import (
+	"slices"
+	"testing"
+
+	"lyceum/platform/stream"
+)
+
+// TestManyMovesAreAnsweredFromMemberships: when the events since the token are too many to be read, nobody is left out.
+func TestManyMovesAreAnsweredFromMemberships(t *testing.T) {
+	serve(t, func(t *testing.T, h *house) {
+		token := func() (string, []int64) {
+			if err := h.Process.Streams.Barrier(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			v := make([]int64, TokenSize)
+			copy(v, h.Stream().Positions())
+			return stream.EncodeToken(h.Process.LogEpoch(), v), v[:Shards]
+		}
+		bob, carol := h.bob, h.carol
+		here, gone := h.alice.create(obj{"preset": "public_chat"}), h.alice.create(obj{"preset": "public_chat"})
+		bob.join(here)
+		carol.join(gone)
+		from, after := token()
+		h.alice.Want(200, at("POST", gone, "leave"), obj{})
+		bob.Want(200, at("POST", here, "leave"), obj{})
+		bob.join(here)
+		to, _ := token()
+		met, parted, err := h.UsersMoved(t.Context(), h.alice.id, from, to, nil)
+		if err != nil || !slices.Equal(met, []string{bob.id}) || !slices.Equal(parted, []string{carol.id}) {
+			t.Fatalf("by the events: %v, %v, %v", met, parted, err)
+		}
+		list, err := h.Memberships(t.Context(), h.alice.id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, ok, err := h.moves(t.Context(), list, between{after, after, 2}); ok || err != nil {
+			t.Fatalf("3 events are read, where 2 are the most: %v", err)
+		}
+		met, parted, err = h.aboutMoved(t.Context(), h.alice.id, list, after)
+		if err != nil || !slices.Equal(met, []string{h.alice.id, bob.id}) || !slices.Equal(parted, []string{carol.id}) {
+			t.Fatalf("by the memberships: %v, %v, %v", met, parted, err)
+		}
+	})
+}
