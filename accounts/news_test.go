@@ -17,6 +17,8 @@ type moody struct {
 	done  []string
 }
 
+func (m *moody) DeviceAdded(context.Context, string, string) error { return nil }
+
 func (m *moody) DevicesRemoved(_ context.Context, userID string, ids []string) error {
 	for _, id := range ids {
 		if err := m.do(userID + "/" + id); err != nil {
