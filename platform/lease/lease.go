@@ -76,6 +76,7 @@ type Options struct {
 	Roles   []string
 	Alone   bool          // the only process there can be: no heartbeat, no expiry
 	TTL     time.Duration // a machine without a heartbeat for so long is dead (3 s)
+	Absence time.Duration // a machine whose session is missing for so long is dead: it may be about to take another (300 ms)
 	Log     *slog.Logger
 	Facts   string // what the others may read of this process; any text
 	// Admit decides whether this process may join the live others; nobody else joins meanwhile. May be nil.
@@ -108,6 +109,9 @@ type Leases struct {
 func Open(ctx context.Context, d *db.DB, o Options) (*Leases, error) {
 	if o.TTL == 0 {
 		o.TTL = 3 * time.Second
+	}
+	if o.Absence == 0 {
+		o.Absence = 300 * time.Millisecond
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)

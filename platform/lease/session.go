@@ -13,9 +13,6 @@ import (
 // safe to be wrong about it: a process that lives and lost its session for a moment loses leases, never data.
 
 const (
-	// absence is how long a session's lock may be missing before its machine counts as dead: it may be about to be taken
-	// again.
-	absence    = 100 * time.Millisecond
 	takeAgain  = 10 * time.Millisecond // before a broken session is replaced
 	takeSlowly = time.Second           // while the database is away
 )
@@ -75,7 +72,7 @@ func (l *Leases) Suspect(address string) {
 	l.Poke()
 }
 
-// alive leaves out the machines whose sessions are gone; the caller holds mu. Where one is missing for less than absence, the
+// alive leaves out the machines whose sessions are gone; the caller holds mu. Where one is missing for less than Absence, the
 // view is read again soon.
 func (l *Leases) alive(machines []Machine, gone map[int64]bool, now time.Time) []Machine {
 	missing := map[int64]time.Time{}
@@ -86,10 +83,10 @@ func (l *Leases) alive(machines []Machine, gone map[int64]bool, now time.Time) [
 			since, known := l.missing[m.Incarnation]
 			if !known {
 				since = now
-				time.AfterFunc(absence, l.Poke)
+				time.AfterFunc(l.opts.Absence, l.Poke)
 			}
 			missing[m.Incarnation] = since
-			if l.suspects[m.Incarnation] || now.Sub(since) >= absence {
+			if l.suspects[m.Incarnation] || now.Sub(since) >= l.opts.Absence {
 				suspects[m.Incarnation] = true
 				continue
 			}

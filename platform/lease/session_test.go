@@ -12,13 +12,13 @@ import (
 )
 
 // member is a process that runs its leases over connections of its own until kill, which says nothing to anybody.
-func member(t *testing.T, url string) (l *Leases, kill func()) {
+func member(t *testing.T, url string, absence time.Duration) (l *Leases, kill func()) {
 	t.Helper()
 	d, err := db.Open(t.Context(), url, db.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if l, err = Open(t.Context(), d, Options{Machine: -1, Roles: []string{"all"}, Address: "here:" + enginestest.Unique()}); err != nil {
+	if l, err = Open(t.Context(), d, Options{Machine: -1, Roles: []string{"all"}, Address: "here:" + enginestest.Unique(), Absence: absence}); err != nil {
 		t.Fatal(err)
 	}
 	if err := l.Ready(t.Context()); err != nil {
@@ -60,8 +60,8 @@ func hasSession(d *db.DB, l *Leases) bool {
 func TestTheLeasesOfAKilledProcessAreFreeAtOnce(t *testing.T) {
 	url := enginestest.TestPostgres(t)
 	d := dbtest.Open(t, url, Migrations())
-	one, _ := member(t, url)
-	two, kill := member(t, url)
+	one, _ := member(t, url, 5*time.Second)
+	two, kill := member(t, url, 5*time.Second)
 	if got, err := two.Acquire(t.Context(), "x"); err != nil || len(got) != 1 {
 		t.Fatalf("%v, %v", got, err)
 	}
@@ -86,8 +86,8 @@ func TestTheLeasesOfAKilledProcessAreFreeAtOnce(t *testing.T) {
 func TestALivingProcessTakesItsSessionAgain(t *testing.T) {
 	url := enginestest.TestPostgres(t)
 	d := dbtest.Open(t, url, Migrations())
-	one, _ := member(t, url)
-	two, _ := member(t, url)
+	one, _ := member(t, url, 5*time.Second)
+	two, _ := member(t, url, 5*time.Second)
 	eventually(t, "the sessions", 5*time.Second, func() bool { return hasSession(d, one) && hasSession(d, two) })
 	if _, err := two.Acquire(t.Context(), "x"); err != nil {
 		t.Fatal(err)
