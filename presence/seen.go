@@ -117,14 +117,35 @@ func (p *Presence) active(rows []stream.Row) {
 		s := &p.local[xxhash.Sum64(g.Sender)%stripes]
 		s.mu.Lock()
 		// An application service may give its events any time.
-		if u := s.users[string(g.Sender)]; u != nil && min(g.OriginServerTS, now)-u.active >= activeEvery.Milliseconds() {
-			before := u.active
-			u.active = min(g.OriginServerTS, now)
-			if !p.toBeTold(u, string(g.Sender)) {
-				u.active = before
-			}
+		if u := s.users[string(g.Sender)]; u != nil {
+			p.acted(u, string(g.Sender), min(g.OriginServerTS, now))
 		}
 		s.mu.Unlock()
+	}
+}
+
+// Acted is active for what stands in other streams, such as receipts and typing notices: a user did something at a time in
+// ms. It works in memory.
+func (p *Presence) Acted(userID string, at int64) {
+	if !p.config.Enabled {
+		return
+	}
+	s := &p.local[xxhash.Sum64String(userID)%stripes]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if u := s.users[userID]; u != nil {
+		p.acted(u, userID, min(at, p.Now().UnixMilli()))
+	}
+}
+
+// acted notes activity of which the owner is told now and then; the caller holds the stripe's lock.
+func (p *Presence) acted(u *user, userID string, at int64) {
+	if at-u.active < activeEvery.Milliseconds() {
+		return
+	}
+	before := u.active
+	if u.active = at; !p.toBeTold(u, userID) {
+		u.active = before
 	}
 }
 

@@ -437,6 +437,61 @@ func TestPresence(t *testing.T) {
 	})
 }
 
+// TestPresenceOfAJoinedRoom: who comes to a room hears of its members who say nothing, also of those who are away.
+func TestPresenceOfAJoinedRoom(t *testing.T) {
+	run(t, func(t *testing.T, h *house) {
+		room := h.room(t, "bob", "carol", "dave")
+		for name, state := range map[string]string{"bob": "online", "carol": "unavailable", "dave": "offline"} {
+			status := "PUT " + api + "/presence/" + url.PathEscape(id(name)) + "/status"
+			h.as(t, name).Want(200, status, obj{"presence": "online"})
+			h.as(t, name).Want(200, status, obj{"presence": state, "status_msg": "I am " + name})
+		}
+		alice := h.as(t, "alice")
+		if a := alice.sync("set_presence", "offline"); a.Get("presence").Exists() {
+			t.Fatalf("%s", a.Body)
+		}
+		alice.do(room, "join", nil)
+		a := alice.sync("set_presence", "offline")
+		found := map[string]string{}
+		for _, e := range a.Get("presence.events").Array() {
+			found[e.Get("content.status_msg").String()] = e.Get("content.presence").String()
+		}
+		same(t, "presence", found, map[string]string{"I am bob": "online", "I am carol": "unavailable", "I am dave": "offline"})
+		if a := alice.sync("set_presence", "offline"); a.Get("presence").Exists() {
+			t.Fatalf("once more: %s", a.Body)
+		}
+	})
+}
+
+// TestWhatOneDoesIsActivity: a receipt and a typing notice, as well as a message.
+func TestWhatOneDoesIsActivity(t *testing.T) {
+	for what, act := range map[string]func(bob *client, room, event string){
+		"a message": func(bob *client, room, _ string) { bob.say(room, "here") },
+		"a receipt": func(bob *client, room, event string) {
+			bob.Want(200, "POST "+at(room, "receipt/m.read/"+url.PathEscape(event)), obj{})
+		},
+		"typing": func(bob *client, room, _ string) {
+			bob.Want(200, "PUT "+at(room, "typing/"+url.PathEscape(id("bob"))), obj{"typing": true, "timeout": 20000})
+		},
+	} {
+		t.Run(what, func(t *testing.T) {
+			run(t, func(t *testing.T, h *house) {
+				room := h.room(t, "alice", "bob")
+				event := h.as(t, "alice").say(room, "hello")
+				bob := h.as(t, "bob")
+				bob.sync() // bob is there
+				ago := func() int64 {
+					return bob.Want(200, "GET "+api+"/presence/"+url.PathEscape(id("bob"))+"/status", nil).Get("last_active_ago").Int()
+				}
+				const quiet = 400
+				roletest.Until(t, "bob was quiet", func() bool { return ago() > quiet })
+				act(bob, room, event)
+				roletest.Until(t, "bob is active", func() bool { return ago() < quiet/2 })
+			})
+		})
+	}
+}
+
 func TestDevices(t *testing.T) {
 	run(t, func(t *testing.T, h *house) {
 		alice, bob := h.as(t, "alice"), h.as(t, "bob")

@@ -263,7 +263,11 @@ func (q *query) statuses(ctx context.Context, came map[string]bool) ([]*presence
 			ask = append(ask, id)
 		}
 	}
-	return q.online(ctx, ask, out)
+	if len(ask) == 0 {
+		return out, nil
+	}
+	list, err := q.s.Presence.ForUsers(ctx, ask)
+	return append(out, list...), err
 }
 
 // allStatuses reads the presence of all who share a room, where memory does not reach back.
@@ -275,23 +279,9 @@ func (q *query) allStatuses(ctx context.Context, came map[string]bool) ([]*prese
 	list, err := q.s.Presence.ForUsers(ctx, append(mates, q.user.id))
 	st := q.s.Presence.Stream()
 	return slices.DeleteFunc(list, func(p *presence.Status) bool {
-		if q.initial || came[p.UserID] {
+		if q.initial {
 			return p.Presence == presence.Offline
 		}
-		return p.Pos <= q.since[presenceAt+st.Shard(p.UserID)]
+		return !came[p.UserID] && p.Pos <= q.since[presenceAt+st.Shard(p.UserID)]
 	}), err
-}
-
-// online adds those of some users who are there.
-func (q *query) online(ctx context.Context, ids []string, to []*presence.Status) ([]*presence.Status, error) {
-	if len(ids) == 0 {
-		return to, nil
-	}
-	list, err := q.s.Presence.ForUsers(ctx, ids)
-	for _, p := range list {
-		if p.Presence != presence.Offline {
-			to = append(to, p)
-		}
-	}
-	return to, err
 }

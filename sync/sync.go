@@ -12,6 +12,7 @@ import (
 	"lyceum/accounts"
 	"lyceum/devices"
 	"lyceum/matrix/event"
+	"lyceum/platform/obs"
 	"lyceum/platform/role"
 	"lyceum/platform/stream"
 	"lyceum/presence"
@@ -219,6 +220,7 @@ func (s *Sync) event(row stream.Row, e *rooms.Event) {
 
 func (s *Sync) receipt(row stream.Row, r *receipts.Receipt) {
 	s.receipts.add(row.Shard, r.RoomID, row.Pos, r)
+	s.Presence.Acted(r.UserID, r.TS)
 	if r.Type != receipts.TypePrivate {
 		s.touch(r.RoomID)
 	} else if u := s.users[r.UserID]; u != nil {
@@ -228,6 +230,9 @@ func (s *Sync) receipt(row stream.Row, r *receipts.Receipt) {
 
 func (s *Sync) typingChanged(row stream.Row, t *typing.State) {
 	s.typing.add(row.Shard, t.RoomID, row.Pos, t)
+	for _, userID := range t.Users {
+		s.Presence.Acted(userID, obs.Now().UnixMilli())
+	}
 	s.touch(t.RoomID)
 }
 
