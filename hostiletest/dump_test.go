@@ -12,7 +12,7 @@ import (
 )
 
 // moving are tables that change by themselves: heartbeats, and what is derived from events in the background.
-var moving = []string{"machines", "leases", "consumers", "consumer_cursors", "search_positions", "search_texts", "search_people", "search_rooms", "push_outbox", "presence", "key_count_changes", "migrations", "schema_migrations", "to_device_txns"}
+var moving = []string{"machines", "leases", "parked_rows", "account_news", "search_positions", "search_texts", "search_people", "search_rooms", "push_outbox", "presence", "key_count_changes", "migrations", "schema_migrations", "to_device_txns"}
 
 // movingColumns tell when and from where a device was seen.
 var movingColumns = []string{"seen", "user_agent", "epoch", "expires"}
@@ -117,6 +117,10 @@ func changes(before, after map[string][]string) []string {
 				out = append(out, fmt.Sprintf("- %s: %.300s", table, row))
 			}
 		}
+	}
+	ended := func(line string) bool { return strings.HasPrefix(line, "+ typing: ") && strings.Contains(line, "[]") }
+	if slices.ContainsFunc(out, ended) { // somebody's time was over meanwhile
+		out = slices.DeleteFunc(out, func(line string) bool { return strings.HasPrefix(line[2:], "typing: ") })
 	}
 	slices.Sort(out)
 	return out
