@@ -67,8 +67,8 @@ func (w *world) fat(u *fleettest.User) {
 	}
 	wg.Wait()
 	other := w.people["member"]
-	for n := range 12 {
-		other.Do("PUT", v3+"/sendToDevice/test.fat/fat"+fmt.Sprint(n), obj{"messages": obj{u.ID: obj{"*": obj{"x": strings.Repeat("x", 500_000)}}}})
+	for n := range 100 {
+		other.Do("PUT", v3+"/sendToDevice/test.fat/fat"+fmt.Sprint(n), obj{"messages": obj{u.ID: obj{"*": obj{"x": strings.Repeat("x", 60_000)}}}})
 	}
 }
 
