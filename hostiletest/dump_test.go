@@ -87,10 +87,14 @@ func (b *base) dump() map[string][]string {
 func (b *base) settled() map[string][]string {
 	b.t.Helper()
 	before := b.dump()
-	for range 50 {
+	for range 150 {
 		time.Sleep(100 * time.Millisecond)
+		var left int // of what changes of accounts leave to be done
+		if err := b.db.QueryRow(b.t.Context(), `SELECT COUNT(*) FROM account_news`).Scan(&left); err != nil {
+			b.t.Fatal(err)
+		}
 		now := b.dump()
-		if len(changes(before, now)) == 0 {
+		if left == 0 && len(changes(before, now)) == 0 {
 			return now
 		}
 		before = now
