@@ -331,6 +331,7 @@ func TestRelations(t *testing.T) {
 		h.alice.send(id, "m.reaction", relates("m.annotation", root, obj{"key": "+1"}))
 		h.bob.send(id, "m.room.message", relates("m.replace", root, obj{"m.new_content": obj{"body": "not mine"}}))
 		h.alice.send(id, "m.room.message", relates("m.replace", root, obj{"m.new_content": obj{"body": "edit 1"}}))
+		time.Sleep(2 * time.Millisecond) // of edits of one millisecond the larger id is the newer one
 		edit := h.alice.send(id, "m.room.message", relates("m.replace", root, obj{"m.new_content": obj{"body": "edit 2"}}))
 		reference := h.bob.send(id, "org.example.ref", relates("m.reference", root, nil))
 		one := h.bob.send(id, "m.room.message", relates("m.thread", root, nil))
