@@ -188,7 +188,7 @@ func (r *Rooms) build(c *owned.Change[room], req sendRequest, known *knownEvents
 	if err := auth.Allowed(rm.version, pdu, rm); err != nil {
 		return n, matrix.Forbidden("You are not allowed to send this event: " + denied(err)).With(err)
 	}
-	e := &Event{Event: pdu, Device: req.Device, Txn: req.Txn}
+	e := &Event{Event: pdu, Device: req.Device, Txn: req.Txn, follows: rm.recent[rm.last] != nil}
 	n = newEvent{e, rm.tree, unsigned}
 	if e.IsState() {
 		k := state.Key{Type: e.Type, StateKey: *e.StateKey}
