@@ -100,7 +100,7 @@ type Leases struct {
 	anyMute  bool      // another machine is mute
 	muted    int64
 	missing  map[int64]time.Time // machines whose sessions are gone, by incarnation, and since when
-	suspects map[int64]bool      // incarnations whose connections broke
+	suspects map[int64]time.Time // incarnations whose connections broke, and when
 	changed  chan struct{}
 	poke     chan struct{}
 }
@@ -116,7 +116,7 @@ func Open(ctx context.Context, d *db.DB, o Options) (*Leases, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	l := &Leases{db: d, opts: o, changed: make(chan struct{}), poke: make(chan struct{}, 1), holders: map[string]Holder{}, suspects: map[int64]bool{}}
+	l := &Leases{db: d, opts: o, changed: make(chan struct{}), poke: make(chan struct{}, 1), holders: map[string]Holder{}, suspects: map[int64]time.Time{}}
 	l.self = Machine{Incarnation: time.Now().UnixNano(), Address: o.Address, Host: o.Host, Version: o.Version, Roles: o.Roles, Starting: !o.Alone, Started: time.Now()}
 	if err := l.register(ctx); err != nil {
 		return nil, err

@@ -15,6 +15,11 @@ import (
 const (
 	takeAgain  = 10 * time.Millisecond // before a broken session is replaced
 	takeSlowly = time.Second           // while the database is away
+
+	// A connection between processes can be seen to break before PostgreSQL has ended the session, so it is looked for more
+	// than once.
+	suspicion = 2 * time.Second       // how long a process stays suspected whose session is there
+	lookAgain = 25 * time.Millisecond // the pause between two looks, at first
 )
 
 // sessionThere tells of a row of machines whether its session is there. A row without one, of another run of the database or
@@ -65,20 +70,21 @@ func (l *Leases) Suspect(address string) {
 	l.mu.Lock()
 	for _, m := range l.machines {
 		if m.Address == address {
-			l.suspects[m.Incarnation] = true
+			l.suspects[m.Incarnation] = time.Now()
 		}
 	}
 	l.mu.Unlock()
 	l.Poke()
 }
 
-// alive leaves out the machines whose sessions are gone; the caller holds mu. Where one is missing for less than Absence, the
-// view is read again soon.
+// alive leaves out the machines whose sessions are gone; the caller holds mu. Where one is missing for less than Absence, or is
+// there though its process is suspected, the view is read again soon.
 func (l *Leases) alive(machines []Machine, gone map[int64]bool, now time.Time) []Machine {
 	missing := map[int64]time.Time{}
-	suspects := map[int64]bool{}
+	suspects := map[int64]time.Time{}
 	out := make([]Machine, 0, len(machines))
 	for _, m := range machines {
+		suspected, suspect := l.suspects[m.Incarnation]
 		if gone[m.Incarnation] && m.ID != l.self.ID {
 			since, known := l.missing[m.Incarnation]
 			if !known {
@@ -86,10 +92,13 @@ func (l *Leases) alive(machines []Machine, gone map[int64]bool, now time.Time) [
 				time.AfterFunc(l.opts.Absence, l.Poke)
 			}
 			missing[m.Incarnation] = since
-			if l.suspects[m.Incarnation] || now.Sub(since) >= l.opts.Absence {
-				suspects[m.Incarnation] = true
+			if suspect || now.Sub(since) >= l.opts.Absence {
+				suspects[m.Incarnation] = since
 				continue
 			}
+		} else if age := now.Sub(suspected); suspect && age < suspicion {
+			suspects[m.Incarnation] = suspected
+			time.AfterFunc(lookAgain+age/2, l.Poke)
 		}
 		out = append(out, m)
 	}

@@ -82,6 +82,28 @@ func TestTheLeasesOfAKilledProcessAreFreeAtOnce(t *testing.T) {
 	t.Logf("free after %v (a heartbeat expires after %v)", free, one.opts.TTL)
 }
 
+// Whoever talks to a process may see its connections end before PostgreSQL has ended its session.
+func TestASuspectedProcessIsLookedAtUntilItsSessionEnds(t *testing.T) {
+	url := enginestest.TestPostgres(t)
+	d := dbtest.Open(t, url, Migrations())
+	one, _ := member(t, url, time.Minute)
+	two, kill := member(t, url, time.Minute)
+	if got, err := two.Acquire(t.Context(), "x"); err != nil || len(got) != 1 {
+		t.Fatalf("%v, %v", got, err)
+	}
+	eventually(t, "the sessions", 5*time.Second, func() bool { return hasSession(d, one) && hasSession(d, two) })
+	if err := one.Refresh(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	one.Suspect(two.Self().Address)
+	time.Sleep(100 * time.Millisecond) // a first look is over
+	if _, held := one.Holder("x"); !held {
+		t.Fatal("a suspicion alone ends a living process's lease")
+	}
+	kill()
+	eventually(t, "the lease of a killed process is free", 2*time.Second, func() bool { _, held := one.Holder("x"); return !held })
+}
+
 // The session may break while the process lives: it is taken again before anybody acts on it.
 func TestALivingProcessTakesItsSessionAgain(t *testing.T) {
 	url := enginestest.TestPostgres(t)
