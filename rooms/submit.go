@@ -123,7 +123,7 @@ func (r *Rooms) done(c *owned.Change[room], req sendRequest, known *knownEvents,
 type newEvent struct {
 	event    *Event
 	tree     state.Tree
-	unsigned *event.Unsigned // nil for an event that came signed
+	unsigned *event.Unsigned // nil for an event that came signed, or is signed when another server gets it
 }
 
 // entry is the row of an event. Its signature and its text for other processes are made outside the room's lock.
@@ -181,7 +181,11 @@ func (r *Rooms) build(c *owned.Change[room], req sendRequest, known *knownEvents
 			p.AuthEvents = append(p.AuthEvents, a.ID)
 		}
 	}
-	pdu, unsigned, err := event.Prepare(rm.version, p, r.Key.ID)
+	var key string // messages are signed when another server gets them
+	if p.StateKey != nil {
+		key = r.Key.ID
+	}
+	pdu, unsigned, err := event.Prepare(rm.version, p, key)
 	if err != nil {
 		return n, err
 	}

@@ -39,6 +39,10 @@ func Build(v Version, p Proto, key matrix.SigningKey) (*Event, error) {
 	return e, nil
 }
 
+// signatureBytes is what a signature adds to an event besides the server's
+// name, with a key id of 64 characters.
+const signatureBytes = len(`,"signatures":{"":{"":""}}`) + 64 + (ed25519.SignatureSize*4+2)/3
+
 // Unsigned is what an event of Prepare lacks.
 type Unsigned struct {
 	text      []byte // what is signed
@@ -53,6 +57,8 @@ func (u *Unsigned) Sign(key matrix.SigningKey) {
 
 // Prepare is Build but for the signature, which takes most of its time and is
 // part of neither id nor content: Unsigned.Sign adds it with the key of keyID.
+// With no keyID the event stays unsigned, with room for the signature that Sign
+// adds before another server gets it.
 func Prepare(v Version, p Proto, keyID string) (*Event, *Unsigned, error) {
 	content := []byte(p.Content)
 	if len(content) == 0 {
@@ -99,17 +105,24 @@ func Prepare(v Version, p Proto, keyID string) (*Event, *Unsigned, error) {
 	out := make([]byte, 0, len(unsigned)+len(server)+len(keyID)+130)
 	out = append(out, unsigned[:cut]...)
 	out = append(out, `,"signatures":{`...)
-	out = matrix.AppendString(out, server)
-	out = append(out, ':', '{')
-	out = matrix.AppendString(out, keyID)
-	out = append(out, ':', '"')
-	u := &Unsigned{text: bytes.Clone(signed)}
-	at := len(out)
-	out = append(out, make([]byte, base64.RawStdEncoding.EncodedLen(ed25519.SignatureSize))...)
-	out = append(out, '"', '}', '}')
+	var u *Unsigned
+	size := len(unsigned) + len(server) + signatureBytes
+	if keyID == "" {
+		out = append(out, '}')
+	} else {
+		out = matrix.AppendString(out, server)
+		out = append(out, ':', '{')
+		out = matrix.AppendString(out, keyID)
+		out = append(out, ':', '"')
+		u = &Unsigned{text: bytes.Clone(signed)}
+		at := len(out)
+		out = append(out, make([]byte, base64.RawStdEncoding.EncodedLen(ed25519.SignatureSize))...)
+		u.signature = out[at:]
+		out = append(out, '"', '}', '}')
+		size = len(unsigned) - cut + len(out)
+	}
 	out = append(out, unsigned[cut:]...)
-	u.signature = out[at : at+base64.RawStdEncoding.EncodedLen(ed25519.SignatureSize)]
-	if len(out) > MaxBytes {
+	if size > MaxBytes {
 		return nil, nil, matrix.TooLarge("The event is longer than 65536 bytes")
 	}
 	e := &Event{JSON: out, version: v.ref()}

@@ -227,6 +227,64 @@ func TestParseRedactsOnHashMismatch(t *testing.T) {
 	}
 }
 
+// An event that is signed only when another server gets it is the same event, and there is room for the signature.
+func TestSignLater(t *testing.T) {
+	key := specKey(t)
+	server := func(e *Event) string { return matrix.ServerOf(e.Sender) }
+	for _, v := range Versions() {
+		p := protoFor(v)
+		now, err := Build(v, p, key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		later, unsigned, err := Prepare(v, p, "")
+		if err != nil || unsigned != nil {
+			t.Fatal(err, unsigned)
+		}
+		if later.ID != now.ID {
+			t.Errorf("%s: the id of an unsigned event is %s, expected %s", v.ID, later.ID, now.ID)
+		}
+		if err := VerifySignatures(later, keysOf(key)); !errors.Is(err, matrix.ErrSignature) {
+			t.Errorf("%s: an event without a signature is verified: %v", v.ID, err)
+		}
+		read, err := ParseTrusted(v, later.JSON, later.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		signed, err := Sign(read, server(read), key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(signed.JSON, now.JSON) {
+			t.Errorf("%s: signed later\n%s\nsigned at once\n%s", v.ID, signed.JSON, now.JSON)
+		}
+	}
+	v, p := mustVersion(t, "11"), protoFor(mustVersion(t, "11"))
+	key.ID = "ed25519:" + strings.Repeat("k", 64-len("ed25519:"))
+	taken := 0
+	for n := MaxBytes - 2000; n < MaxBytes; n++ {
+		p.Content = []byte(`{"body":"` + strings.Repeat("x", n) + `"}`)
+		e, _, err := Prepare(v, p, "")
+		if err != nil {
+			break
+		}
+		taken = n
+		if n%100 == 0 {
+			if _, err := Sign(e, server(e), key); err != nil {
+				t.Fatalf("an event of %d bytes has no room for a signature: %v", len(e.JSON), err)
+			}
+		}
+	}
+	p.Content = []byte(`{"body":"` + strings.Repeat("x", taken) + `"}`)
+	e, _, err := Prepare(v, p, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if signed, err := Sign(e, server(e), key); err != nil || len(signed.JSON) != MaxBytes {
+		t.Errorf("the longest event that is taken: %v", err)
+	}
+}
+
 func TestParseRefuses(t *testing.T) {
 	v := mustVersion(t, "11")
 	e, err := Build(v, protoFor(v), specKey(t))
