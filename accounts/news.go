@@ -60,7 +60,7 @@ func readNews(ctx context.Context, q db.Querier, r stream.Range) ([]stream.Row, 
 }
 
 // workNews is the Work of the consumer.
-func (a *Accounts) workNews(ctx context.Context, shard int, rows []stream.Row) (func(ctx context.Context, tx *db.Tx) error, error) {
+func (a *Accounts) workNews(ctx context.Context, shard int, rows []stream.Row) (func(w *db.Batch), error) {
 	var done []int64
 	for _, row := range rows {
 		var n news
@@ -78,9 +78,8 @@ func (a *Accounts) workNews(ctx context.Context, shard int, rows []stream.Row) (
 	if len(done) == 0 {
 		return nil, nil
 	}
-	return func(ctx context.Context, tx *db.Tx) error {
-		_, err := tx.Exec(ctx, `DELETE FROM account_news WHERE shard = $1 AND pos = ANY($2)`, shard, done)
-		return err
+	return func(w *db.Batch) {
+		w.Do(`DELETE FROM account_news WHERE shard = $1 AND pos = ANY($2)`, shard, done)
 	}, nil
 }
 

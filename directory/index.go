@@ -18,7 +18,7 @@ const (
 )
 
 // work is the Work of the consumer that keeps the index.
-func (d *Directory) work(_ context.Context, _ int, rows []stream.Row) (func(ctx context.Context, tx *db.Tx) error, error) {
+func (d *Directory) work(_ context.Context, _ int, rows []stream.Row) (func(w *db.Batch), error) {
 	var b batch
 	for _, row := range rows {
 		e, err := d.Rooms.FromRow(row)
@@ -88,21 +88,17 @@ func clean(s string) string { return strings.ReplaceAll(s, "\x00", "") }
 
 func fold(s string) string { return strings.ToLower(clean(s)) }
 
-func (b *batch) write(ctx context.Context, tx *db.Tx) error {
-	if err := tx.Bulk(ctx, `INSERT INTO search_texts (event_id, room_id, ts, part, body) VALUES ? ON CONFLICT (event_id) DO NOTHING`, b.texts); err != nil {
-		return err
-	}
+var textRows = &db.Table{
+	Name: "search_texts", Columns: db.Columns("event_id text, room_id text, ts integer, part text, body text"), Conflict: "ON CONFLICT (event_id) DO NOTHING",
+}
+
+func (b *batch) write(w *db.Batch) {
+	w.Rows(textRows, b.texts)
 	if len(b.gone) > 0 {
-		if _, err := tx.Exec(ctx, "DELETE FROM search_texts WHERE event_id = ANY($1)", b.gone); err != nil {
-			return err
-		}
+		w.Do("DELETE FROM search_texts WHERE event_id = ANY($1)", b.gone)
 	}
 	for _, r := range b.rules {
-		_, err := tx.Exec(ctx, "INSERT INTO search_rooms (room_id, joinable, readable) VALUES ($1, $2, $3) ON CONFLICT (room_id) DO UPDATE SET "+
+		w.Do("INSERT INTO search_rooms (room_id, joinable, readable) VALUES ($1, $2, $3) ON CONFLICT (room_id) DO UPDATE SET "+
 			r.column+" = excluded."+r.column, r.roomID, r.open && r.column == "joinable", r.open && r.column == "readable")
-		if err != nil {
-			return err
-		}
 	}
-	return nil
 }

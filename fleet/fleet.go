@@ -286,6 +286,7 @@ func (p *Process) Run(ctx context.Context) error {
 	if p.private != nil {
 		wg.Go(func() { errs[0] = p.process.RPC.Serve(private, p.private) })
 	}
+	wg.Go(func() { obs.TuneCollector(work) })
 	ops, err := p.serveOps()
 	if err != nil {
 		return err

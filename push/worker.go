@@ -60,9 +60,15 @@ func (w *workers) forget() {
 	clear(w.receivers)
 }
 
+var outboxRows = &db.Table{
+	Name:     "push_outbox",
+	Columns:  db.Columns("user_id text, app_id text, pushkey text, event_id text, shard integer, made_ms integer, next_ms integer, tries integer"),
+	Conflict: "ON CONFLICT (user_id, app_id, pushkey, event_id) DO NOTHING",
+}
+
 // work is the Work of the consumer: it sends the notifications of events. What no gateway takes goes into the outbox in the
 // transaction that moves the cursor.
-func (p *Push) work(ctx context.Context, shard int, rows []stream.Row) (func(ctx context.Context, tx *db.Tx) error, error) {
+func (p *Push) work(ctx context.Context, shard int, rows []stream.Row) (func(w *db.Batch), error) {
 	events := make([]*rooms.Event, 0, len(rows))
 	for _, row := range rows {
 		e, err := p.Rooms.FromRow(row)
@@ -75,9 +81,9 @@ func (p *Push) work(ctx context.Context, shard int, rows []stream.Row) (func(ctx
 	if err != nil || !sent {
 		return nil, err
 	}
-	return func(ctx context.Context, tx *db.Tx) error {
+	return func(w *db.Batch) {
 		if len(failed) == 0 {
-			return nil // the cursor is stored: nothing that was sent is sent again
+			return // the cursor is stored: nothing that was sent is sent again
 		}
 		now := p.Now().UnixMilli()
 		next := now + firstPause.Milliseconds()
@@ -86,8 +92,7 @@ func (p *Push) work(ctx context.Context, shard int, rows []stream.Row) (func(ctx
 			values[i] = []any{n.pusher.UserID, n.pusher.AppID, n.pusher.Pushkey, n.event.ID, shard, now, next, 1}
 		}
 		p.workers.outbox[shard].Store(next)
-		return tx.Bulk(ctx, `INSERT INTO push_outbox (user_id, app_id, pushkey, event_id, shard, made_ms, next_ms, tries) VALUES ?
-			ON CONFLICT (user_id, app_id, pushkey, event_id) DO NOTHING`, values)
+		w.Rows(outboxRows, values)
 	}, nil
 }
 

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -22,10 +24,10 @@ type Consumer struct {
 	Linger time.Duration // how long rows may wait for more of them
 	// Read gives the rows of a range; nil for the stream's store. A compacted stream that is consumed needs it.
 	Read func(ctx context.Context, q db.Querier, r Range) ([]Row, error)
-	// Work does what is outside the database, which may happen again after a crash, and returns what is done in the
-	// transaction that moves the cursor; nil for nothing. Rows whose work fails are tried again one by one; those that
-	// fail again are parked, and the others of their key behind them, and tried again for as long as it takes.
-	Work func(ctx context.Context, shard int, rows []Row) (commit func(ctx context.Context, tx *db.Tx) error, err error)
+	// Work does what is outside the database, which may happen again after a crash, and returns what is written together
+	// with the cursor; nil for nothing. Rows whose work fails are tried again one by one; those that fail again are
+	// parked, and the others of their key behind them, and tried again for as long as it takes.
+	Work func(ctx context.Context, shard int, rows []Row) (commit func(w *db.Batch), err error)
 	// Every is called now and then in the process that has the shard, with the time until the next call; nil for nothing.
 	Every func(ctx context.Context, shard int) (time.Duration, error)
 }
@@ -34,15 +36,16 @@ const (
 	consumerKept  = 1000 // rows of a shard in memory; what does not fit is read from the store
 	firstPause    = time.Second
 	longestPause  = 5 * time.Minute
-	cursorEvery   = time.Second // how often the cursor of rows without work in the database is stored
+	cursorEvery   = time.Second // how often the cursor of rows without work in the database is stored: at full seconds
 	consumerShare = time.Second // how often the shares are looked at
 )
 
 // consumer runs a Consumer in this process.
 type consumer struct {
 	Consumer
-	set  *Streams
-	tail *Tail
+	set   *Streams
+	tail  *Tail
+	steps chan *step
 
 	mu      sync.Mutex
 	workers map[int]*worker
@@ -73,7 +76,7 @@ func (s *Streams) Consume(spec Consumer) {
 	if spec.Read == nil {
 		spec.Read = spec.Stream.spec.Store.Read
 	}
-	c := &consumer{Consumer: spec, set: s, workers: map[int]*worker{}}
+	c := &consumer{Consumer: spec, set: s, workers: map[int]*worker{}, steps: make(chan *step)}
 	c.tail = spec.Stream.Tail(c.hear, spec.Role)
 	s.consumers = append(s.consumers, c)
 }
@@ -109,6 +112,10 @@ func (c *consumer) run(ctx context.Context) {
 	}
 	tick := time.NewTicker(consumerShare)
 	defer tick.Stop()
+	var committing sync.WaitGroup
+	committing.Go(c.commitAll)
+	defer committing.Wait()
+	defer close(c.steps)
 	defer c.giveUp(context.WithoutCancel(ctx), func(int) bool { return true })
 	for {
 		changed := c.set.o.Leases.Changed()
@@ -222,7 +229,7 @@ func (w *worker) run(ctx context.Context) error {
 			return err
 		}
 		if upto > w.pos {
-			wrote, err := w.work(ctx, rows, upto, time.Since(stored) > cursorEvery)
+			wrote, err := w.work(ctx, rows, upto, time.Now().Truncate(cursorEvery).After(stored))
 			if err != nil {
 				return err
 			}
@@ -230,9 +237,10 @@ func (w *worker) run(ctx context.Context) error {
 				stored = time.Now()
 			}
 			if len(rows) < w.c.Batch && w.c.Linger > 0 {
+				now := time.Now() // all shards wait for the same moment, and commit together
 				select {
 				case <-ctx.Done():
-				case <-time.After(w.c.Linger):
+				case <-time.After(now.Truncate(w.c.Linger).Add(w.c.Linger).Sub(now)):
 				}
 			}
 			continue
@@ -341,7 +349,7 @@ type attempt struct {
 }
 
 func (w *worker) attempt(ctx context.Context, a attempt) (wrote bool, err error) {
-	var commit func(ctx context.Context, tx *db.Tx) error
+	var commit func(w *db.Batch)
 	if len(a.rows) > 0 {
 		if commit, err = w.c.Work(ctx, w.shard, a.rows); err != nil || ctx.Err() != nil {
 			return false, errors.Join(err, ctx.Err())
@@ -351,13 +359,11 @@ func (w *worker) attempt(ctx context.Context, a attempt) (wrote bool, err error)
 		w.pos = a.upto
 		return false, nil
 	}
-	err = w.move(ctx, a.upto, func(ctx context.Context, tx *db.Tx) error {
+	err = w.move(ctx, a.upto, func(b *db.Batch) {
 		if commit != nil {
-			if err := commit(ctx, tx); err != nil {
-				return err
-			}
+			commit(b)
 		}
-		return w.park(ctx, tx, a.park)
+		w.park(b, a.park)
 	})
 	if err == nil {
 		for _, r := range a.park {
@@ -368,25 +374,77 @@ func (w *worker) attempt(ctx context.Context, a attempt) (wrote bool, err error)
 	return true, err
 }
 
-// move stores the cursor together with what more does; it fails when the lease is lost.
-func (w *worker) move(ctx context.Context, pos int64, more func(ctx context.Context, tx *db.Tx) error) error {
-	step, cancel := context.WithTimeout(ctx, 30*time.Second)
-	defer cancel()
-	err := w.c.set.o.DB.Write(step, func(b *db.Batch) error {
-		w.c.set.o.Leases.Advance(b, []lease.Lease{{Name: w.lease.Name, Epoch: w.lease.Epoch, Pos: pos}})
-		if more == nil {
-			return nil
-		}
-		tx, err := b.Tx()
-		if err != nil {
-			return err
-		}
-		return more(step, tx)
-	})
-	if err == nil {
-		w.pos, w.stored = pos, pos
+// move stores the cursor together with what more writes; it fails when the lease is lost.
+func (w *worker) move(ctx context.Context, pos int64, more func(b *db.Batch)) error {
+	s := &step{lease.Lease{Name: w.lease.Name, Epoch: w.lease.Epoch, Pos: pos}, more, make(chan error, 1)}
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case w.c.steps <- s:
 	}
-	return err
+	select {
+	case <-ctx.Done(): // it may be stored yet; whoever goes on reads the cursor
+		return ctx.Err()
+	case err := <-s.done:
+		if err == nil {
+			w.pos, w.stored = pos, pos
+		}
+		return err
+	}
+}
+
+// step is a cursor that moves, and what is written with it.
+type step struct {
+	mark lease.Lease
+	more func(b *db.Batch) // nil for nothing
+	done chan error
+}
+
+// commitAll writes the steps of all workers until there are none: what came during a commit in one transaction, or one by one
+// when that fails.
+func (c *consumer) commitAll() {
+	for first := range c.steps {
+		group := []*step{first}
+		runtime.Gosched() // the others are ready at the same moment
+		for more := true; more; {
+			select {
+			case s, ok := <-c.steps:
+				if more = ok; ok {
+					group = append(group, s)
+				}
+			default:
+				more = false
+			}
+		}
+		if err := c.commit(group); err == nil || len(group) == 1 || isUnconfirmed(err) {
+			for _, s := range group {
+				s.done <- err
+			}
+			continue
+		}
+		for _, s := range group {
+			s.done <- c.commit([]*step{s})
+		}
+	}
+}
+
+func (c *consumer) commit(group []*step) error {
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	slices.SortFunc(group, func(a, b *step) int { return strings.Compare(a.mark.Name, b.mark.Name) }) // one order of row locks
+	return c.set.o.DB.Write(ctx, func(b *db.Batch) error {
+		marks := make([]lease.Lease, len(group))
+		for i, s := range group {
+			marks[i] = s.mark
+		}
+		c.set.o.Leases.Advance(b, marks)
+		for _, s := range group {
+			if s.more != nil {
+				s.more(b)
+			}
+		}
+		return nil
+	})
 }
 
 // parkedRow is a row whose work failed.
@@ -403,13 +461,18 @@ func (w *worker) loadParked(ctx context.Context) error {
 	return err
 }
 
-func (w *worker) park(ctx context.Context, tx *db.Tx, rows []parkedRow) error {
+var parkedRows = &db.Table{
+	Name: "parked_rows", Columns: db.Columns("consumer text, shard integer, pos integer, key text, tries integer, next_ms integer, reason text"),
+	Conflict: "ON CONFLICT (consumer, shard, pos) DO NOTHING",
+}
+
+func (w *worker) park(b *db.Batch, rows []parkedRow) {
 	values := make([][]any, len(rows))
 	next := time.Now().Add(firstPause).UnixMilli()
 	for i, r := range rows {
 		values[i] = []any{w.c.Name, w.shard, r.Pos, r.Key, 0, next, r.reason}
 	}
-	return tx.Bulk(ctx, `INSERT INTO parked_rows (consumer, shard, pos, key, tries, next_ms, reason) VALUES ? ON CONFLICT (consumer, shard, pos) DO NOTHING`, values)
+	b.Rows(parkedRows, values)
 }
 
 // retryParked tries the first parked row of each key whose time has come, and says when to look again.
@@ -435,7 +498,7 @@ func (w *worker) retryParked(ctx context.Context) (time.Duration, error) {
 		if err != nil {
 			return 0, err
 		}
-		var commit func(ctx context.Context, tx *db.Tx) error
+		var commit func(b *db.Batch)
 		if len(rows) > 0 { // else it was compacted away
 			commit, err = w.c.Work(ctx, w.shard, rows)
 		}
@@ -459,25 +522,21 @@ func (w *worker) retryParked(ctx context.Context) (time.Duration, error) {
 	return pause, nil
 }
 
-// unpark ends a parked row together with what its work does.
-func (w *worker) unpark(ctx context.Context, pos int64, commit func(ctx context.Context, tx *db.Tx) error) error {
-	return w.move(ctx, w.pos, func(ctx context.Context, tx *db.Tx) error {
+// unpark ends a parked row together with what its work writes.
+func (w *worker) unpark(ctx context.Context, pos int64, commit func(b *db.Batch)) error {
+	return w.move(ctx, w.pos, func(b *db.Batch) {
 		if commit != nil {
-			if err := commit(ctx, tx); err != nil {
-				return err
-			}
+			commit(b)
 		}
-		_, err := tx.Exec(ctx, `DELETE FROM parked_rows WHERE consumer = $1 AND shard = $2 AND pos = $3`, w.c.Name, w.shard, pos)
-		return err
+		b.Do(`DELETE FROM parked_rows WHERE consumer = $1 AND shard = $2 AND pos = $3`, w.c.Name, w.shard, pos)
 	})
 }
 
 // postpone notes when a parked row is tried again, and why.
 func (w *worker) postpone(ctx context.Context, pos int64, pause time.Duration, reason error) error {
-	return w.move(ctx, w.pos, func(ctx context.Context, tx *db.Tx) error {
-		_, err := tx.Exec(ctx, `UPDATE parked_rows SET tries = tries + 1, next_ms = $4, reason = $5 WHERE consumer = $1 AND shard = $2 AND pos = $3`,
+	return w.move(ctx, w.pos, func(b *db.Batch) {
+		b.Do(`UPDATE parked_rows SET tries = tries + 1, next_ms = $4, reason = $5 WHERE consumer = $1 AND shard = $2 AND pos = $3`,
 			w.c.Name, w.shard, pos, time.Now().Add(pause).UnixMilli(), reason.Error())
-		return err
 	})
 }
 

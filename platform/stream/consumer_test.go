@@ -17,6 +17,8 @@ import (
 	"lyceum/platform/stream"
 )
 
+var resultRows = &db.Table{Name: "results", Columns: db.Columns("at integer, room text, body text")}
+
 // done is what the consumers of a test have done, by room.
 type done struct {
 	mu    sync.Mutex
@@ -28,7 +30,7 @@ func (d *done) consumer(st *stream.Stream) stream.Consumer {
 	return stream.Consumer{Name: "done", Role: "notes", Stream: st, Batch: 7, Work: d.work}
 }
 
-func (d *done) work(_ context.Context, _ int, rows []stream.Row) (func(ctx context.Context, tx *db.Tx) error, error) {
+func (d *done) work(_ context.Context, _ int, rows []stream.Row) (func(w *db.Batch), error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.calls++
@@ -37,12 +39,12 @@ func (d *done) work(_ context.Context, _ int, rows []stream.Row) (func(ctx conte
 			return nil, errors.New("not now")
 		}
 	}
-	return func(ctx context.Context, tx *db.Tx) error {
+	return func(w *db.Batch) {
 		var values [][]any
 		for _, r := range rows {
 			values = append(values, []any{time.Now().UnixNano(), r.Key, string(r.Data)})
 		}
-		return tx.Bulk(ctx, "INSERT INTO results (at, room, body) VALUES ?", values) // refused when one comes twice
+		w.Rows(resultRows, values) // refused when one comes twice
 	}, nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"runtime"
 	"slices"
 	"sync"
 	"time"
@@ -42,6 +43,7 @@ func (s *Streams) runLane(ctx context.Context, l *lane) {
 	defer patience.Stop()
 	ended := ctx.Done()
 	for {
+		runtime.Gosched() // where the processors are busy, whoever is about to queue something goes first: larger commits
 		batch := s.take(l)
 		if len(batch) == 0 {
 			if ended == nil && s.idle(l) {
