@@ -261,6 +261,7 @@ type lane struct {
 	wake  chan struct{}
 	queue []*Ticket // under Streams.mu
 	away  int       // commits under way, under Streams.mu
+	pace  pace      // under Streams.mu
 	out   chan outcome
 }
 
@@ -323,9 +324,10 @@ func (s *Streams) take(l *lane) []*Ticket {
 	return batch
 }
 
-// free ends a commit.
-func (s *Streams) free(l *lane, batch []*Ticket) {
+// free ends a commit, which took so long.
+func (s *Streams) free(l *lane, batch []*Ticket, took time.Duration) {
 	s.mu.Lock()
+	l.pace.add(took)
 	for _, t := range batch {
 		for _, e := range t.entries {
 			e.Stream.shards[e.Shard].busy = false
@@ -340,4 +342,10 @@ func (s *Streams) idle(l *lane) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return len(l.queue) == 0 && l.away == 0
+}
+
+func (s *Streams) patience(l *lane) time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return l.pace.patience()
 }

@@ -14,9 +14,8 @@ import (
 )
 
 const (
-	secondAfter  = 2 * time.Millisecond // a commit that is away for longer waits for a network or a disk: another may start
-	maxCommits   = 4                    // of a lane under way
-	mostBreaking = 5                    // times that a batch may break its connection while the database answers
+	maxCommits   = 4 // of a lane under way
+	mostBreaking = 5 // times that a batch may break its connection while the database answers
 )
 
 // runWriter commits what is queued until ctx ends and the queues are empty.
@@ -35,11 +34,12 @@ func (s *Streams) runLane(ctx context.Context, l *lane) {
 	defer close(l.out)
 	defer commits.Wait()
 	commit := func(batch []*Ticket) {
-		defer s.free(l, batch)
+		began := time.Now()
 		s.commit(ctx, batch)
+		s.free(l, batch, time.Since(began))
 	}
 	slots := make(chan struct{}, maxCommits)
-	patience := time.NewTimer(secondAfter)
+	patience := time.NewTimer(slowCommit)
 	defer patience.Stop()
 	ended := ctx.Done()
 	for {
@@ -67,7 +67,7 @@ func (s *Streams) runLane(ctx context.Context, l *lane) {
 			defer func() { <-slots }()
 			commit(batch)
 		})
-		patience.Reset(secondAfter)
+		patience.Reset(s.patience(l))
 		select {
 		case <-done:
 		case <-patience.C:

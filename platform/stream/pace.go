@@ -1,0 +1,40 @@
+package stream
+
+import "time"
+
+const (
+	slowCommit = 2 * time.Millisecond  // what a commit takes that waits for a network or a disk
+	stalled    = 20 * time.Millisecond // a commit that is away for so long waits, whatever the others took
+	paceOver   = 50                    // commits
+)
+
+// pace tells when a second commit of a lane pays. Where commits wait for a network or a disk, it overlaps with the first.
+// Where they wait for a processor it only halves both, and costs more than it gains: there the fastest of them are fast.
+type pace struct {
+	fastest, before time.Duration // of this period and of the one before; 0: none yet
+	n               int
+}
+
+func (p *pace) add(took time.Duration) {
+	if p.n == paceOver {
+		p.fastest, p.before, p.n = 0, p.fastest, 0
+	}
+	if p.n++; p.fastest == 0 || took < p.fastest {
+		p.fastest = took
+	}
+}
+
+// patience is how long to wait for a commit before another may start.
+func (p *pace) patience() time.Duration {
+	fastest := p.fastest
+	if p.before != 0 {
+		fastest = min(fastest, p.before)
+	}
+	if p.fastest == 0 {
+		fastest = p.before
+	}
+	if fastest < slowCommit {
+		return stalled
+	}
+	return slowCommit
+}
