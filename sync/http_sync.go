@@ -31,84 +31,101 @@ func (s *Sync) getSync(r *web.Request) (any, error) {
 	if q.user, err = s.user(ctx, r.UserID()); err != nil {
 		return nil, err
 	}
-	if state := r.Query1("set_presence"); state != "offline" {
-		if state == "" {
-			state = "online"
-		}
+	state := r.Query1("set_presence")
+	if state == "" {
+		state = "online"
+	}
+	if state != "offline" {
 		s.Presence.Seen(ctx, q.user.id, q.device, state)
-		// A poll may be longer than the time after which a silent device counts as gone.
-		defer s.Presence.Seen(ctx, q.user.id, q.device, state)
 	}
 	if !q.initial {
 		if err := s.Devices.DeleteToDevice(ctx, q.user.id, q.device, q.since[toDeviceAt]); err != nil {
 			return nil, err
 		}
 	}
-	return s.serve(ctx, q, r.Draining(), timeout)
+	result, err := s.serve(ctx, q, timeout)
+	if park, waits := result.(*web.Park); waits && state != "offline" {
+		// A poll may be longer than the time after which a silent device counts as gone.
+		park.Resume = s.seenAfter(park.Resume, q, state)
+	}
+	return result, err
+}
+
+// seenAfter is resume for a device that counts as seen when its poll ends.
+func (s *Sync) seenAfter(resume func(ctx context.Context, over bool) (any, error), q *query, state string) func(ctx context.Context, over bool) (any, error) {
+	return func(ctx context.Context, over bool) (any, error) {
+		result, err := resume(ctx, over)
+		if park, waits := result.(*web.Park); waits {
+			park.Resume = s.seenAfter(park.Resume, q, state)
+		} else {
+			s.Presence.Seen(ctx, q.user.id, q.device, state)
+		}
+		return result, err
+	}
 }
 
 // serve answers when there are news, or when the time is over.
-func (s *Sync) serve(ctx context.Context, q *query, draining <-chan struct{}, timeout time.Duration) (any, error) {
+func (s *Sync) serve(ctx context.Context, q *query, timeout time.Duration) (any, error) {
 	u := q.user
 	u.served.Store(true)
 	u.waits.Add(1)
 	defer u.waits.Add(-1)
-	device := u.id + "\x00" + q.device
-	lazy := q.filter.Room.State.LazyLoadMembers
-	start := &q.since
-	if q.initial {
-		start = nil
-	} else if lazy {
-		q.has = s.lazy.begin(device, start)
+	if q.filter.Room.State.LazyLoadMembers && !q.initial {
+		q.has = s.lazy.begin(u.id+"\x00"+q.device, &q.since)
 	}
-	var seen uint64
-	known := false
+	p := &poll{query: q, until: obs.Now().Add(timeout)}
 	if !q.initial && !q.fullState {
-		seen, known = u.seen(&q.since)
+		p.seen, p.known = u.seen(&q.since)
 	}
-	deadline := time.NewTimer(timeout)
-	defer deadline.Stop()
+	return p.answer(ctx, timeout == 0)
+}
+
+// poll is a request that waits for news.
+type poll struct {
+	*query
+	until time.Time
+	seen  uint64 // nothing before is news for it
+	known bool
+}
+
+// answer gives the answer, or what waits for news: there are none and it is not the last time.
+func (p *poll) answer(ctx context.Context, last bool) (any, error) {
+	q, s, u := p.query, p.s, p.user
 	began := obs.Now()
-	for last := timeout == 0; ; {
-		news := u.news()
-		q.moment = s.moment(u, seen, known)
-		q.now = q.at
-		for i, pos := range q.since { // a token never goes back
-			q.now[i] = max(q.now[i], pos)
-		}
-		w := buffers.Get().(*writer)
-		w.b, w.comma = w.b[:0], false
-		empty, err := q.build(ctx, w)
-		if err != nil {
-			buffers.Put(w)
-			return nil, err
-		}
-		if !empty || q.initial || q.fullState || last {
-			if lazy {
-				s.lazy.end(device, start, &q.now, q.gives)
-			}
-			u.given(&q.now, q.news)
-			body := w.b
-			if cap(w.b) < 1<<20 { // larger ones are not kept
-				body = bytes.Clone(w.b)
-				buffers.Put(w)
-			}
-			s.work.Observe(obs.Now().Sub(began).Seconds())
-			return json.RawMessage(body), nil
-		}
-		buffers.Put(w)
-		seen, known = q.news, true // nothing before is news for this request
-		select {
-		case <-news:
-		case <-deadline.C:
-			last = true
-		case <-draining:
-			last = true
-		case <-ctx.Done():
-			return nil, context.Cause(ctx)
-		}
-		began = obs.Now()
+	u.used.Store(began.UnixMilli())
+	signals := u.signals.Load()
+	q.moment = s.moment(u, p.seen, p.known)
+	q.now = q.at
+	for i, pos := range q.since { // a token never goes back
+		q.now[i] = max(q.now[i], pos)
 	}
+	w := buffers.Get().(*writer)
+	w.b, w.comma = w.b[:0], false
+	empty, err := q.build(ctx, w)
+	if err != nil {
+		buffers.Put(w)
+		return nil, err
+	}
+	if empty && !q.initial && !q.fullState && !last {
+		buffers.Put(w)
+		p.seen, p.known = q.news, true
+		return &web.Park{Until: p.until, Wait: func(wake func()) (stop func()) { return u.await(signals, wake) }, Resume: p.answer}, nil
+	}
+	if q.filter.Room.State.LazyLoadMembers {
+		start := &q.since
+		if q.initial {
+			start = nil
+		}
+		s.lazy.end(u.id+"\x00"+q.device, start, &q.now, q.gives)
+	}
+	u.given(&q.now, q.news)
+	body := w.b
+	if cap(w.b) < 1<<20 { // larger ones are not kept
+		body = bytes.Clone(w.b)
+		buffers.Put(w)
+	}
+	s.work.Observe(obs.Now().Sub(began).Seconds())
+	return json.RawMessage(body), nil
 }
 
 const (

@@ -276,7 +276,7 @@ func (s *Sync) wakeMates(userID string) {
 			continue
 		}
 		for other := range s.inRoom[id] {
-			if other.waits.Load() > 0 {
+			if other.served.Load() {
 				s.late[other] = struct{}{}
 			}
 		}

@@ -13,12 +13,13 @@ import (
 
 // user is a user that this process serves, or whose rooms it had to know.
 type user struct {
-	id     string
-	ready  chan struct{} // closed when the rooms are loaded or err is set
-	err    error
-	used   atomic.Int64 // ms since 1970
-	waits  atomic.Int32 // requests under way
-	served atomic.Bool  // asked for news here, so touches are kept
+	id      string
+	ready   chan struct{} // closed when the rooms are loaded or err is set
+	err     error
+	used    atomic.Int64 // ms since 1970
+	waits   atomic.Int32 // requests under way
+	signals atomic.Uint64
+	served  atomic.Bool // asked for news here, so touches are kept
 
 	// Under Sync.mu.
 	rooms   map[string]*place
@@ -26,10 +27,11 @@ type user struct {
 	touches []touch
 	floor   uint64 // of what came later all touches are there
 
-	mu    sync.Mutex
-	wake  chan struct{}
-	marks [4]mark
-	next  int
+	mu      sync.Mutex
+	waiting map[uint64]func() // called once, at the next signal
+	turns   uint64
+	marks   [4]mark
+	next    int
 }
 
 // place is a user's membership of a room. It is never changed, only replaced.
@@ -56,20 +58,47 @@ type mark struct {
 
 // signal wakes the requests of the user.
 func (u *user) signal() {
+	u.signals.Add(1)
 	if u.waits.Load() == 0 {
 		return
 	}
 	u.mu.Lock()
-	close(u.wake)
-	u.wake = make(chan struct{})
+	waiting := u.waiting
+	u.waiting = nil
 	u.mu.Unlock()
+	for _, wake := range waiting {
+		wake()
+	}
 }
 
-// news is closed at the next signal.
-func (u *user) news() <-chan struct{} {
+// await calls wake, which does not block, at the first signal after so many, until stop is called.
+func (u *user) await(signals uint64, wake func()) (stop func()) {
+	u.waits.Add(1) // before it looks: who signals meanwhile either is seen or sees it
 	u.mu.Lock()
-	defer u.mu.Unlock()
-	return u.wake
+	u.turns++
+	turn := u.turns
+	if u.waiting == nil {
+		u.waiting = map[uint64]func(){}
+	}
+	u.waiting[turn] = wake
+	u.mu.Unlock()
+	leave := func() (was bool) {
+		u.mu.Lock()
+		defer u.mu.Unlock()
+		_, was = u.waiting[turn]
+		delete(u.waiting, turn)
+		return was
+	}
+	if u.signals.Load() != signals && leave() {
+		wake()
+	}
+	var once sync.Once
+	return func() {
+		once.Do(func() {
+			leave()
+			u.waits.Add(-1)
+		})
+	}
 }
 
 const touchesKept = 256
@@ -161,7 +190,7 @@ func (s *Sync) know(ctx context.Context, ids ...string) error {
 		u := s.users[id]
 		switch {
 		case u == nil:
-			u = &user{id: id, ready: make(chan struct{}), rooms: map[string]*place{}, wake: make(chan struct{})}
+			u = &user{id: id, ready: make(chan struct{}), rooms: map[string]*place{}}
 			u.used.Store(now)
 			s.users[id] = u
 			mine = append(mine, u)

@@ -27,8 +27,14 @@ func (s *Server) Run(ctx context.Context, listener net.Listener) error {
 		Protocols:         &protocols,
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	}
+	kept := keep(listener, s.config.IdleTimeout.D(), s.config.HeaderTimeout.D())
+	s.asides.serve(kept)
+	defer s.asides.serve(nil)
+	watching := make(chan struct{})
+	defer close(watching)
+	go s.asides.watch(watching)
 	failed := make(chan error, 1)
-	go func() { failed <- server.Serve(listener) }()
+	go func() { failed <- server.Serve(kept) }()
 	s.tellReady(true)
 	select {
 	case err := <-failed:
@@ -54,6 +60,7 @@ func (s *Server) Run(ctx context.Context, listener net.Listener) error {
 	}
 	if errors.Is(err, context.DeadlineExceeded) {
 		s.log.WarnContext(ctx, "requests were cut at the end", "under_way", s.inflight.Load(), "after", s.config.ShutdownTimeout.D())
+		s.asides.cut()
 		return server.Close()
 	}
 	return err

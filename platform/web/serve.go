@@ -43,11 +43,14 @@ type exchange struct {
 	http.ResponseWriter
 	request  Request
 	endpoint *endpoint
-	status   int // 0 until the head is written
+	matched  bool // a route takes it
+	status   int  // 0 until the head is written
 	bytes    int64
 	stalled  bool // the body could not be read to its end
 	body     *pacedBody
 	held     int64 // bytes of the body and the answer that are counted
+	start    time.Time
+	aside    bool // it was set aside: the rest is not the handler's
 	// When the piece of the answer or the body began that is under way, in Unix nanoseconds; 0: none.
 	writing, reading atomic.Int64
 }
@@ -78,8 +81,7 @@ func (x *exchange) Unwrap() http.ResponseWriter { return x.ResponseWriter }
 
 // serve is the way of every request.
 func (s *Server) serve(w http.ResponseWriter, r *http.Request, internal bool) {
-	start := time.Now()
-	x := &exchange{ResponseWriter: w, endpoint: s.missed}
+	x := &exchange{ResponseWriter: w, endpoint: s.missed, start: time.Now()}
 	x.request = Request{Request: r, server: s, writer: x, internal: internal}
 	x.request.id = s.requestID(r, internal)
 	s.inflight.Add(1)
@@ -92,9 +94,11 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, internal bool) {
 		}
 	}
 	defer func() {
-		s.inflight.Add(-1)
-		x.letGo()
 		fault := recover()
+		if x.aside { // nothing of it may be touched here any more
+			return
+		}
+		x.letGo()
 		if fault != nil && fault != http.ErrAbortHandler { //nolint:errorlint // net/http panics with this very value
 			s.log.ErrorContext(r.Context(), "a handler panicked", "request", x.request.id, "route", x.endpoint.route.Pattern,
 				"panic", fault, "stack", string(debug.Stack()))
@@ -103,9 +107,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, internal bool) {
 				fault = nil
 			}
 		}
-		took := time.Since(start)
-		x.endpoint.series.observe(x.status, took)
-		s.logAccess(x, took)
+		x.done(s, time.Since(x.start))
 		if fault != nil {
 			panic(http.ErrAbortHandler) // the answer has begun: cutting the connection is the only way to say that it is broken
 		}
@@ -130,13 +132,23 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, internal bool) {
 	}
 }
 
+// done counts a request that has ended.
+func (x *exchange) done(s *Server, took time.Duration) {
+	s.inflight.Add(-1)
+	if x.matched {
+		x.endpoint.series.inflight.Dec()
+	}
+	x.endpoint.series.observe(x.status, took)
+	s.logAccess(x, took)
+}
+
 // ServeHTTP is called by the mux, with the exchange as writer.
 func (e *endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	x := w.(*exchange)
 	x.endpoint = e
 	x.request.Request, x.request.Route = r, &e.route
 	e.series.inflight.Inc()
-	defer e.series.inflight.Dec()
+	x.matched = true
 	if tracer := x.request.server.tracer; tracer != nil {
 		ctx := propagation.TraceContext{}.Extract(r.Context(), propagation.HeaderCarrier(r.Header))
 		ctx, span := tracer.Start(ctx, e.route.Pattern, trace.WithSpanKind(trace.SpanKindServer))

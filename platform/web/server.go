@@ -66,6 +66,7 @@ type Server struct {
 	leaving  atomic.Bool // answers ask clients to open another connection next time
 	inflight atomic.Int64
 	held     *inFlight
+	asides   asides
 }
 
 // New makes a Server without routes. It fails when the configuration is not valid. Zero times and
@@ -174,6 +175,7 @@ func (s *Server) Drain() {
 	s.leaving.Store(true)
 	if s.drained.CompareAndSwap(false, true) {
 		close(s.draining)
+		s.asides.drain()
 	}
 }
 

@@ -1,0 +1,324 @@
+package web_test
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"lyceum/platform/web"
+)
+
+// room is what the polls of a test wait for: the number of what was said.
+type room struct {
+	mu      sync.Mutex
+	said    int
+	waiting map[int]func()
+	turns   int
+	resumed int
+	until   time.Duration // how long a poll waits (1 min)
+}
+
+func (m *room) say() {
+	m.mu.Lock()
+	m.said++
+	waiting := m.waiting
+	m.waiting = nil
+	m.mu.Unlock()
+	for _, wake := range waiting {
+		wake()
+	}
+}
+
+func (m *room) count(of *int) int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return *of
+}
+
+// poll waits until more was said than the client knows: every second saying is nothing to it.
+func (m *room) poll(r *web.Request) (any, error) {
+	after, err := r.Int("after", 0, 0)
+	if err != nil {
+		return nil, err
+	}
+	wait := time.Minute
+	if m.until > 0 {
+		wait = m.until
+	}
+	end, fails := time.Now().Add(wait), r.Query1("fails") != ""
+	var answer func(ctx context.Context, over bool) (any, error)
+	answer = func(_ context.Context, over bool) (any, error) {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.resumed++
+		said := m.said
+		switch {
+		case over:
+			return map[string]any{"said": said, "over": true}, nil
+		case fails && said > after:
+			panic("no")
+		case said >= after+2:
+			return map[string]any{"said": said, "long": strings.Repeat("x", 5000)}, nil
+		}
+		return &web.Park{Until: end, Resume: answer, Wait: func(wake func()) func() {
+			m.mu.Lock()
+			defer m.mu.Unlock()
+			m.turns++
+			turn := m.turns
+			if m.said != said {
+				go wake()
+				return func() {}
+			}
+			if m.waiting == nil {
+				m.waiting = map[int]func(){}
+			}
+			m.waiting[turn] = wake
+			return func() {
+				m.mu.Lock()
+				defer m.mu.Unlock()
+				delete(m.waiting, turn)
+			}
+		}}, nil
+	}
+	if fails { // not before it was set aside
+		return &web.Park{Until: end, Resume: answer, Wait: func(wake func()) func() {
+			time.AfterFunc(1500*time.Millisecond, wake)
+			return func() {}
+		}}, nil
+	}
+	return answer(r.Context(), false)
+}
+
+func (m *room) serve(t *testing.T) (s *web.Server, address string, stop func() error) {
+	t.Helper()
+	s = newServer(t, web.Options{Config: web.Config{Compress: true}}, web.Route{Pattern: "GET /poll", Auth: web.None, Handler: m.poll},
+		web.Route{Pattern: "GET /now", Auth: web.None, Handler: func(*web.Request) (any, error) { return map[string]string{"a": "now"}, nil }})
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, end := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- s.Run(ctx, listener) }()
+	var once sync.Once
+	stop = func() (err error) {
+		once.Do(func() {
+			end()
+			err = <-ended
+		})
+		return err
+	}
+	t.Cleanup(func() { _ = stop() })
+	return s, listener.Addr().String(), stop
+}
+
+func until(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(30 * time.Second); !ok(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("not within 30 s: " + what)
+		}
+	}
+}
+
+func fetch(client *http.Client, url string) (text string, reused bool, err error) {
+	trace := &httptrace.ClientTrace{GotConn: func(i httptrace.GotConnInfo) { reused = i.Reused }}
+	r, err := http.NewRequestWithContext(httptrace.WithClientTrace(context.Background(), trace), "GET", url, nil)
+	if err != nil {
+		return "", false, err
+	}
+	response, err := client.Do(r)
+	if err != nil {
+		return "", reused, err
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(response.Body)
+	return fmt.Sprint(response.StatusCode, " ", string(body)), reused, err
+}
+
+// Many wait without goroutines, get their answers, and go on over the same connections.
+func TestParkedRequestsHoldNoGoroutines(t *testing.T) {
+	const clients = 100
+	m := &room{}
+	_, address, _ := m.serve(t)
+	transport := &http.Transport{MaxIdleConnsPerHost: clients}
+	client := &http.Client{Transport: transport}
+	defer client.CloseIdleConnections()
+	before := runtime.NumGoroutine()
+	for round := range 2 {
+		var wg sync.WaitGroup
+		for range clients {
+			wg.Go(func() {
+				text, reused, err := fetch(client, fmt.Sprintf("http://%s/poll?after=%d", address, 2*round))
+				if err != nil || !strings.HasPrefix(text, `200 {"long":"xxx`) || !strings.Contains(text, fmt.Sprintf(`"said":%d`, 2*round+2)) || reused != (round > 0) {
+					t.Errorf("%.80s, used before: %v, %v", text, reused, err)
+				}
+			})
+		}
+		// The clients of the test have three goroutines each: one that waits, and two of the connection.
+		until(t, "the requests are set aside", func() bool {
+			m.mu.Lock()
+			n := len(m.waiting)
+			m.mu.Unlock()
+			return n == clients && runtime.NumGoroutine() < before+3*clients+50
+		})
+		m.say() // nothing to them
+		until(t, "all wait again", func() bool {
+			m.mu.Lock()
+			defer m.mu.Unlock()
+			return len(m.waiting) == clients
+		})
+		m.say()
+		wg.Wait()
+	}
+}
+
+func TestParkedRequestEndsWithItsTime(t *testing.T) {
+	m := &room{until: 2 * time.Second}
+	_, address, _ := m.serve(t)
+	text, _, err := fetch(http.DefaultClient, "http://"+address+"/poll")
+	if err != nil || text != `200 {"over":true,"said":0}` {
+		t.Errorf("%s, %v", text, err)
+	}
+}
+
+func TestParkedRequestsEndWithTheServer(t *testing.T) {
+	m := &room{}
+	s, address, stop := m.serve(t)
+	answers := make(chan string, 10)
+	for range cap(answers) {
+		go func() {
+			text, _, err := fetch(http.DefaultClient, "http://"+address+"/poll")
+			answers <- fmt.Sprint(text, err)
+		}()
+	}
+	until(t, "the requests are set aside", func() bool { return s.Aside() == cap(answers) })
+	if err := stop(); err != nil {
+		t.Error(err)
+	}
+	for range cap(answers) {
+		if text := <-answers; text != `200 {"over":true,"said":0}<nil>` {
+			t.Error(text)
+		}
+	}
+}
+
+func TestParkedRequestOfAClientThatLeft(t *testing.T) {
+	m := &room{}
+	s, address, _ := m.serve(t)
+	c, err := net.Dial("tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fmt.Fprintf(c, "GET /poll HTTP/1.1\r\nHost: x\r\n\r\n")
+	until(t, "the request is set aside", func() bool { return s.Aside() == 1 })
+	resumed := m.count(&m.resumed)
+	c.Close()
+	until(t, "it is forgotten", func() bool { return s.Aside() == 0 })
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if len(m.waiting) != 0 || m.resumed != resumed {
+		t.Errorf("%d wait, resumed %d times after it left", len(m.waiting), m.resumed-resumed)
+	}
+}
+
+// A client may send the next request before it has the answer, and one at once or late.
+func TestParkedConnectionGoesOn(t *testing.T) {
+	m := &room{}
+	s, address, _ := m.serve(t)
+	c, err := net.Dial("tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	_ = c.SetDeadline(time.Now().Add(time.Minute))
+	in := bufio.NewReader(c)
+	read := func() string {
+		t.Helper()
+		response, err := http.ReadResponse(in, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer response.Body.Close()
+		body, _ := io.ReadAll(response.Body)
+		return fmt.Sprint(response.StatusCode, " ", response.Header.Get("Content-Encoding"), " ", min(len(body), 30), " ", response.Header.Get("Access-Control-Allow-Origin"))
+	}
+	fmt.Fprintf(c, "GET /poll HTTP/1.1\r\nHost: x\r\nAccept-Encoding: gzip\r\n\r\nGET /now HTTP/1.1\r\nHost: x\r\n\r\n")
+	until(t, "the request is set aside", func() bool { return s.Aside() == 1 })
+	fmt.Fprintf(c, "GET /now HTTP/1.1\r\nHost: x\r\n\r\nGET /n")
+	m.say()
+	m.say()
+	if got := read(); got != "200 gzip 30 *" {
+		t.Error(got)
+	}
+	for range 2 {
+		if got := read(); got != "200  11 *" {
+			t.Error(got)
+		}
+	}
+	fmt.Fprintf(c, "ow HTTP/1.1\r\nHost: x\r\n\r\n")
+	if got := read(); got != "200  11 *" {
+		t.Error(got)
+	}
+	fmt.Fprintf(c, "GET /poll?after=2&fails=yes HTTP/1.1\r\nHost: x\r\n\r\n")
+	until(t, "the request is set aside", func() bool { return s.Aside() == 1 })
+	m.say()
+	if got := read(); !strings.HasPrefix(got, "500 ") {
+		t.Error(got)
+	}
+}
+
+// What can not be set aside waits as it is: HTTP/1.0 and HTTP/2.
+func TestPollsThatStay(t *testing.T) {
+	m := &room{}
+	s, address, _ := m.serve(t)
+	var protocols http.Protocols
+	protocols.SetUnencryptedHTTP2(true)
+	h2 := &http.Client{Transport: &http.Transport{Protocols: &protocols}}
+	answers := make(chan string, 2)
+	go func() {
+		text, _, err := fetch(h2, "http://"+address+"/poll")
+		answers <- fmt.Sprintf("%.12s %v", text, err)
+	}()
+	go func() {
+		c, err := net.Dial("tcp", address)
+		if err != nil {
+			answers <- err.Error()
+			return
+		}
+		defer c.Close()
+		fmt.Fprintf(c, "GET /poll HTTP/1.0\r\n\r\n")
+		response, err := http.ReadResponse(bufio.NewReader(c), nil)
+		if err != nil {
+			answers <- err.Error()
+			return
+		}
+		body, err := io.ReadAll(response.Body)
+		answers <- fmt.Sprintf("%d %.8s %v", response.StatusCode, body, err)
+	}()
+	until(t, "both wait", func() bool {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		return len(m.waiting) == 2
+	})
+	time.Sleep(1500 * time.Millisecond) // longer than until a request is set aside
+	if n := s.Aside(); n != 0 {
+		t.Errorf("%d are set aside", n)
+	}
+	m.say()
+	m.say()
+	for range 2 {
+		if got := <-answers; got != `200 {"long": <nil>` {
+			t.Error(got)
+		}
+	}
+}
