@@ -22,6 +22,7 @@ import (
 
 	"lyceum/platform/blob"
 	"lyceum/platform/db"
+	"lyceum/platform/domain"
 	"lyceum/platform/engines/enginestest"
 )
 
@@ -29,7 +30,7 @@ import (
 func steps(n int) []db.Migrations {
 	all := []string{
 		"CREATE TABLE things (id BIGINT PRIMARY KEY, name TEXT, data BYTEA, flag BOOLEAN NOT NULL, size DOUBLE PRECISION);\n" +
-			"CREATE TABLE gone (id BIGINT PRIMARY KEY);\nINSERT INTO gone (id) VALUES (77);\n",
+			"CREATE TABLE gone (id BIGINT PRIMARY KEY);\nINSERT INTO gone (id) VALUES (77);\nCREATE TABLE files (blob TEXT);\n",
 		"ALTER TABLE things ADD COLUMN \"order\" BIGINT NOT NULL DEFAULT 5;\nCREATE UNIQUE INDEX things_name ON things (name);\n",
 		"UPDATE things SET \"order\" = 9 WHERE id = 1;\n",
 	}
@@ -283,12 +284,26 @@ func TestOldAndNewSchemas(t *testing.T) {
 	difference(t, empty, older.dump(t))
 }
 
+// unpack is what an archive holds.
+func unpack(archive []byte) ([]byte, error) {
+	z, err := zstd.NewReader(bytes.NewReader(archive))
+	if err != nil {
+		return nil, err
+	}
+	defer z.Close()
+	return io.ReadAll(z)
+}
+
 func TestDamageIsFoundBeforeAnythingIsChanged(t *testing.T) {
 	source := open(t, lite(t), steps(2))
 	source.fill(t)
 	file := filepath.Join(t.TempDir(), "b.tar.zst")
 	source.backup(t, file)
 	whole, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	content, err := unpack(whole)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -312,6 +327,9 @@ func TestDamageIsFoundBeforeAnythingIsChanged(t *testing.T) {
 		try(fmt.Sprint("cut at ", at), whole[:at])
 		flipped := slices.Clone(whole)
 		flipped[at] ^= 1 << (i % 8)
+		if text, err := unpack(flipped); err == nil && bytes.Equal(text, content) {
+			continue // the compression has bits that nobody reads
+		}
 		try(fmt.Sprint("flipped at ", at), flipped)
 	}
 	try("nothing", nil)
@@ -574,7 +592,7 @@ func (broken) Read([]byte) (int, error) { return 0, errors.New("connection reset
 func TestTroubleWithBlobs(t *testing.T) {
 	source := open(t, lite(t), steps(2))
 	source.fill(t)
-	if _, err := source.d.Exec(t.Context(), "INSERT INTO things (id, name, flag) VALUES (6, 'media/lost', TRUE)"); err != nil {
+	if _, err := source.d.Exec(t.Context(), "INSERT INTO files (blob) VALUES ('lost'), (''), (NULL)"); err != nil {
 		t.Fatal(err)
 	}
 	wrong := "media/" + hex.EncodeToString(make([]byte, 32))
@@ -585,7 +603,11 @@ func TestTroubleWithBlobs(t *testing.T) {
 	}
 	s := source.source()
 	s.Blobs = breaking{source.blobs}
-	s.References = []string{"SELECT name FROM things WHERE name LIKE 'media/%'"}
+	s.References = []domain.Blob{
+		{Table: "files", Column: "blob", Prefix: "media/"},
+		{Table: "later", Column: "blob"},
+		{Table: "things", Column: "later_blob"}, // of a version whose steps are not applied
+	}
 	file := filepath.Join(t.TempDir(), "b")
 	m, err := Write(t.Context(), s, options(file))
 	if err != nil {
