@@ -20,7 +20,7 @@ var floors = []string{
 	"platform/db platform/blob platform/bus platform/lease",
 	"platform/stream platform/web platform/rpc",
 	"platform/role platform/owned",
-	"platform/router platform/status",
+	"platform/router platform/status platform/domain",
 	"accounts fedclient",
 	"devices media rooms projects",
 	"receipts typing presence push directory compile gitbridge",
@@ -291,6 +291,62 @@ func TestDialectsAreFew(t *testing.T) {
 	}
 	if n > 20 {
 		t.Errorf("%d places ask for the SQL engine, at most 20 are allowed", n)
+	}
+}
+
+// TestEachDomainIsInTheList holds that a package with tables or routes declares itself in its domain.go and is in the list of
+// fleet/domains.go, and that it says which of its columns name blobs when it keeps some.
+func TestEachDomainIsInTheList(t *testing.T) {
+	listed, declared, needs := map[string]bool{}, map[string]*ast.CompositeLit{}, map[string]string{}
+	for _, f := range readTree(t) {
+		if f.test || f.pkg == "platform/domain" {
+			continue
+		}
+		if _, err := os.Stat(path.Join(f.pkg, "migrations")); err == nil && f.pkg != "platform/lease" { // fleet declares that one
+			needs[f.pkg] = "it has migrations"
+		}
+		for _, d := range f.syntax.Decls {
+			if fn, ok := d.(*ast.FuncDecl); ok && fn.Name.Name == "Routes" && fn.Recv != nil && fn.Name.IsExported() && !strings.HasPrefix(f.pkg, "platform/") {
+				needs[f.pkg] = "it has routes"
+			}
+			vars, ok := d.(*ast.GenDecl)
+			if !ok || vars.Tok != token.VAR {
+				continue
+			}
+			for _, s := range vars.Specs {
+				v := s.(*ast.ValueSpec)
+				switch {
+				case v.Names[0].Name == "Domain" && len(v.Values) == 1:
+					declared[f.pkg], _ = v.Values[0].(*ast.CompositeLit)
+					needs[f.pkg] = "it declares a Domain"
+					if path.Base(f.path) != "domain.go" {
+						t.Errorf("%s declares a Domain: expected it in %s/domain.go", f.path, f.pkg)
+					}
+				case f.path == "fleet/domains.go" && v.Names[0].Name == "Domains":
+					for _, e := range v.Values[0].(*ast.CompositeLit).Elts {
+						if x, ok := e.(*ast.SelectorExpr); ok && x.Sel.Name == "Domain" {
+							listed[x.X.(*ast.Ident).Name] = true
+						}
+					}
+				}
+			}
+		}
+	}
+	if len(listed) == 0 {
+		t.Fatal("the list Domains was not found in fleet/domains.go")
+	}
+	for pkg, why := range needs {
+		if declared[pkg] == nil || !listed[path.Base(pkg)] {
+			t.Errorf("package %s: %s, so expected %s/domain.go with a Domain, and a line for it in fleet/domains.go", pkg, why, pkg)
+		}
+	}
+	for _, f := range readTree(t) {
+		if d := declared[f.pkg]; d != nil && !f.test && slices.Contains(imports(f), "platform/blob") && !slices.ContainsFunc(d.Elts, func(e ast.Expr) bool {
+			pair, ok := e.(*ast.KeyValueExpr)
+			return ok && pair.Key.(*ast.Ident).Name == "Blobs"
+		}) {
+			t.Errorf("%s keeps blobs, and the Domain of %s does not say which columns name them (Blobs)", f.path, f.pkg)
+		}
 	}
 }
 

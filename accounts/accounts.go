@@ -106,12 +106,14 @@ func New(d Deps, c Config) (*Accounts, error) {
 	a.seen = newSeen()
 	a.filters = newFilters(c.CacheFilters)
 	a.sessions = newSessions(c.CacheTokens)
-	a.sessions.stream = d.Process.Streams.Open(stream.Spec{Name: "sessions", Role: "accountdata", Shards: 4, Store: sessionStore{}, Lane: "sessions"})
+	a.sessions.stream = d.Process.Streams.Open(sessionStream.With(sessionStore{}, nil))
 	a.sessions.stream.Tail(a.sessions.tail)
-	d.Process.Streams.Consume(stream.Consumer{Name: "accounts", Role: "accountdata", Stream: a.sessions.stream, Read: readNews, Work: a.workNews})
+	consumer := newsConsumer
+	consumer.Stream, consumer.Read, consumer.Work = a.sessions.stream, readNews, a.workNews
+	d.Process.Streams.Consume(consumer)
 	a.change = role.Owned(d.Process, a.sessions.stream, "accounts.sessions", a.changeHere)
 	a.data = newAccountData(a.db, c.CacheUsers)
-	a.data.stream = d.Process.Streams.Open(stream.Spec{Name: "account_data", Role: "accountdata", Shards: 16, Store: dataStore{}})
+	a.data.stream = d.Process.Streams.Open(dataStream.With(dataStore{}, nil))
 	a.data.stream.Tail(a.data.tail)
 	a.putData = role.Owned(d.Process, a.data.stream, "accounts.account_data", a.writeHere)
 	d.Process.Go("accounts.seen", a.writeSeen)

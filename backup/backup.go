@@ -13,6 +13,7 @@ import (
 
 	"lyceum/platform/blob"
 	"lyceum/platform/db"
+	"lyceum/platform/domain"
 )
 
 // Source is what is copied.
@@ -26,8 +27,8 @@ type Source struct {
 	Skip []string
 	// SkipBlobs is the beginning of the keys of blobs that mean nothing elsewhere; "" for none.
 	SkipBlobs string
-	// References are queries for the keys of blobs that rows name.
-	References []string
+	// References are the columns whose rows name blobs. Those that the schema does not have yet count for nothing.
+	References []domain.Blob
 	// Inspect adds what the snapshot tells of the fleet. May be nil.
 	Inspect func(ctx context.Context, q db.Querier, m *Manifest) error
 	Config  []byte // configuration file
@@ -210,12 +211,20 @@ func (j *job) snapshot(ctx context.Context, q db.Querier) error {
 	if j.Blobs == nil {
 		return nil
 	}
-	for _, query := range j.References {
-		if err := j.references(ctx, q, query); err != nil {
-			return err
+	for _, b := range j.References {
+		if hasColumn(tables, b) {
+			if err := j.references(ctx, q, b.Keys()); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
+}
+
+func hasColumn(tables []db.Table, b domain.Blob) bool {
+	return slices.ContainsFunc(tables, func(t db.Table) bool {
+		return t.Name == b.Table && slices.ContainsFunc(t.Columns, func(c db.Column) bool { return c.Name == b.Column })
+	})
 }
 
 // isSchema tells of the tables that say which steps were applied: the manifest says it.

@@ -91,13 +91,13 @@ func New(d Deps, c Config) (*Devices, error) {
 	}
 	x := &Devices{deps: d, accounts: d.Accounts, db: d.Process.DB, log: d.Process.Log.With("domain", "devices"), now: d.Now}
 	x.boxes = newMailboxes(c.CacheDevices)
-	x.toDevice = d.Process.Streams.Open(stream.Spec{Name: "to_device", Role: "todevice", Shards: 16, Store: toDeviceStore{}, PositionKey: "to_device_pkey"})
+	x.toDevice = d.Process.Streams.Open(toDeviceStream.With(toDeviceStore{}, nil))
 	x.heard = x.toDevice.Tail(x.boxes.tail, "sync", "todevice", "client")
 	x.deliver = role.Owned(d.Process, x.toDevice, "devices.deliver", x.deliverHere)
 	x.upload = role.Owned(d.Process, x.toDevice, "devices.upload", x.uploadHere)
 	x.claim = role.Owned(d.Process, x.toDevice, "devices.claim", x.claimHere)
 	x.drop = role.Owned(d.Process, x.toDevice, "devices.drop", x.dropHere)
-	x.lists = d.Process.Streams.Open(stream.Spec{Name: "device_lists", Role: "devicelists", Shards: 8, Store: listStore{}, PositionKey: "device_lists_pos"})
+	x.lists = d.Process.Streams.Open(listStream.With(listStore{}, nil))
 	x.changes = newRecentChanges(x.lists.Shards(), c.RecentChanges)
 	x.lists.Tail(x.changes.tail, "sync", "client")
 	x.change = role.Owned(d.Process, x.lists, "devices.change", x.changeHere)

@@ -8,7 +8,6 @@ import (
 	"lyceum/accounts"
 	"lyceum/platform/db"
 	"lyceum/platform/role"
-	"lyceum/platform/stream"
 	"lyceum/rooms"
 	"lyceum/rooms/state"
 )
@@ -52,8 +51,8 @@ func New(d Deps, c Config) (*Directory, error) {
 		return nil, err
 	}
 	x := &Directory{Deps: d, summaries: cache}
-	d.Process.Streams.Consume(stream.Consumer{
-		Name: "search", Role: "client", Stream: d.Rooms.Stream(), Batch: indexAtOnce, Linger: indexAfter, Work: x.work,
-	})
+	consumer := index
+	consumer.Stream, consumer.Work = d.Rooms.Stream(), x.work
+	d.Process.Streams.Consume(consumer)
 	return x, nil
 }

@@ -20,6 +20,7 @@ import (
 	"lyceum/platform/conf"
 	"lyceum/platform/db"
 	"lyceum/platform/disk"
+	"lyceum/platform/domain"
 	"lyceum/platform/obs"
 )
 
@@ -42,15 +43,6 @@ type RestoreOptions struct {
 	Terminal    bool
 }
 
-// What a backup leaves out: the processes that ran.
-var skippedTables = []string{"machines"}
-
-// blobReferences are the blobs that rows name.
-var blobReferences = []string{
-	"SELECT 'media/' || sha256 FROM media WHERE sha256 <> ''",
-	"SELECT blob FROM thumbnails WHERE blob <> ''",
-}
-
 const longest = 24 * time.Hour // a statement over a large table takes long
 
 // Backup writes all that the server keeps, as it is at one moment, while processes run or not.
@@ -62,8 +54,13 @@ func Backup(ctx context.Context, c *Config, o BackupOptions, out io.Writer) erro
 	}
 	defer d.Close()
 	s := backup.Source{
-		DB: d, Sets: migrations(), ServerName: c.Server.Name, Version: obs.Version, Skip: skippedTables, SkipBlobs: probePrefix,
-		References: blobReferences, Inspect: func(ctx context.Context, q db.Querier, m *backup.Manifest) error { return c.inspect(ctx, q, m) },
+		DB: d, Sets: migrations(), ServerName: c.Server.Name, Version: obs.Version, SkipBlobs: probePrefix,
+		References: collect(func(d domain.Domain) []domain.Blob { return d.Blobs }), Inspect: func(ctx context.Context, q db.Querier, m *backup.Manifest) error { return c.inspect(ctx, q, m) },
+	}
+	for _, r := range restoreRules() {
+		if r.Do == domain.Skipped {
+			s.Skip = append(s.Skip, r.Table)
+		}
 	}
 	if !o.NoBlobs {
 		if s.Blobs, err = blob.Open(ctx, c.Blob); err != nil {
@@ -209,7 +206,14 @@ func Restore(ctx context.Context, c *Config, o RestoreOptions, out io.Writer) er
 	if p.db, err = openLong(ctx, c); err != nil {
 		return err
 	}
-	r := &restoring{config: c, options: o}
+	r := &restoring{config: c, options: o, rules: map[string]domain.Rule{}}
+	var dropped []string
+	for _, rule := range restoreRules() {
+		r.rules[rule.Table] = rule
+		if rule.Do == domain.Dropped {
+			dropped = append(dropped, rule.Rows)
+		}
+	}
 	target := backup.Target{
 		DB: p.db, Sets: migrations(), ServerName: c.Server.Name, Version: obs.Version, SkipBlobs: probePrefix, Replace: o.Replace,
 		Accept: r.accept, Before: r.before, Change: r.change, After: r.after, Log: p.obs.Log,
@@ -234,7 +238,7 @@ func Restore(ctx context.Context, c *Config, o RestoreOptions, out io.Writer) er
 	fmt.Fprintf(out, "restored: %d rows and %d blobs (%s); %d blobs were there already\ntook:     %s\n",
 		done.Rows, done.Blobs, backup.Bytes10(done.Bytes), done.There, time.Since(began).Round(time.Millisecond))
 	if done.Dropped > 0 {
-		fmt.Fprintf(out, "left out: %d rows that mean nothing in a restored server (one-time keys, pending notifications)\n", done.Dropped)
+		fmt.Fprintf(out, "left out: %d rows that mean nothing in a restored server (%s)\n", done.Dropped, strings.Join(dropped, ", "))
 	}
 	if done.Cleaned > 0 {
 		fmt.Fprintf(out, "WARNING: %d texts had characters that PostgreSQL does not take; they were replaced\n", done.Cleaned)
@@ -246,9 +250,10 @@ func Restore(ctx context.Context, c *Config, o RestoreOptions, out io.Writer) er
 type restoring struct {
 	config  *Config
 	options RestoreOptions
-	secret  []byte           // to be kept in the data directory; nil: it is there, or configured
-	epochs  map[string]int64 // of the leases in the database that is replaced
-	restore map[string]bool  // leases that the backup has
+	rules   map[string]domain.Rule // by table
+	secret  []byte                 // to be kept in the data directory; nil: it is there, or configured
+	epochs  map[string]int64       // of the leases in the database that is replaced
+	restore map[string]bool        // leases that the backup has
 }
 
 // accept refuses what this configuration could not work with.
@@ -329,6 +334,18 @@ func (r *restoring) before(ctx context.Context, tx *db.Tx, replacing bool) error
 
 // change makes the rows of another process's life those of a server that starts.
 func (r *restoring) change(row backup.Row) (keep bool) {
+	switch r.rules[row.Table.Name].Do {
+	case domain.Dropped:
+		return r.options.Continue
+	case domain.Rewritten:
+		return r.rewrite(row)
+	default:
+		return true
+	}
+}
+
+// rewrite changes the rows of the fleet's own tables.
+func (r *restoring) rewrite(row backup.Row) (keep bool) {
 	switch row.Table.Name {
 	case "leases":
 		// Nobody owns them, and no process of before, paused and woken up, has an epoch that counts.
@@ -349,10 +366,6 @@ func (r *restoring) change(row backup.Row) (keep bool) {
 				row.Set("value", rand.Text())
 			}
 		}
-	case "one_time_keys", "push_outbox":
-		// A key that was given out since must not be given out again: its receiver has thrown its half away.
-		// Clients upload new ones when they see none. Notifications of then were sent since, or are stale.
-		return r.options.Continue
 	}
 	return true
 }

@@ -479,6 +479,36 @@ func (s *site) content(t *testing.T) []string {
 	return out
 }
 
+// named holds that a domain declares the column that names each blob in the store of a server at rest.
+func (s *site) named(t *testing.T) {
+	t.Helper()
+	d, names := s.database(t), map[string]bool{}
+	for _, x := range fleet.Domains {
+		for _, b := range x.Blobs {
+			keys, err := db.List(func(row db.Row) (key string, err error) { return key, row.Scan(&key) })(d.Query(t.Context(), b.Keys()))
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, key := range keys {
+				names[key] = true
+			}
+		}
+	}
+	store, err := blob.Open(t.Context(), s.config(t).Blob)
+	if err != nil {
+		t.Fatal(err)
+	}
+	list, err := store.List(t.Context(), "", "", 1<<20)
+	if err != nil || len(list) == 0 {
+		t.Fatalf("%d blobs, %v", len(list), err)
+	}
+	for _, i := range list {
+		if !names[i.Key] && !strings.HasPrefix(i.Key, "probe/") {
+			t.Errorf("the blob %s is named by no column that a domain declares", i.Key)
+		}
+	}
+}
+
 func (s *site) database(t *testing.T) *db.DB {
 	t.Helper()
 	url := s.config(t).Database.URL.Reveal()
@@ -602,6 +632,7 @@ func TestBackupAndRestore(t *testing.T) {
 			last := filepath.Join(dir, "last.tar.zst")
 			t.Log(source.mustRun(t, "backup", last, "--with-secrets"))
 			source.mustRun(t, "backup", "--verify", last)
+			source.named(t)
 			rows := source.content(t)
 			for _, to := range []string{"sqlite", "postgres"} {
 				t.Run("live to "+to, func(t *testing.T) {

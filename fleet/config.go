@@ -9,8 +9,6 @@ import (
 	"strings"
 
 	"lyceum/accounts"
-	"lyceum/devices"
-	"lyceum/directory"
 	"lyceum/matrix"
 	"lyceum/media"
 	"lyceum/platform/blob"
@@ -18,30 +16,30 @@ import (
 	"lyceum/platform/conf"
 	"lyceum/platform/obs"
 	"lyceum/platform/web"
-	"lyceum/presence"
-	"lyceum/push"
-	"lyceum/rooms"
-	"lyceum/sync"
 )
 
-// Config is the configuration of a process: a section for each package.
+// Config is the configuration of a process: a section for each package. Those of the domains are found by their
+// types, with of.
 type Config struct {
-	Server    ServerConfig
-	Fleet     ProcessConfig
-	Database  DatabaseConfig
-	Redis     bus.Config
-	HTTP      web.Config
-	Obs       obs.Config
-	Accounts  accounts.Config
-	Rooms     rooms.Config
-	Blob      blob.Config
-	Devices   devices.Config
-	Directory directory.Config
-	Media     media.Config
-	Presence  presence.Config
-	Push      push.Config
-	Sync      sync.Config
-	Up        UpConfig
+	Server   ServerConfig
+	Fleet    ProcessConfig
+	Database DatabaseConfig
+	Redis    bus.Config
+	HTTP     web.Config
+	Obs      obs.Config
+	Blob     blob.Config
+	Up       UpConfig
+	domains  []conf.Section
+}
+
+// of is the section of the domain whose Config is C.
+func of[C any](c *Config) *C {
+	for _, s := range c.Sections() {
+		if into, ok := s.Into.(*C); ok {
+			return into
+		}
+	}
+	panic(fmt.Sprintf("no domain in the list has a section of type %T: say so in its Domain", *new(C)))
 }
 
 // ServerConfig is the section "server".
@@ -107,24 +105,28 @@ type DatabaseConfig struct {
 
 // Sections are the parts of the configuration with the names of their packages.
 func (c *Config) Sections() []conf.Section {
-	return []conf.Section{
+	if c.domains == nil {
+		for _, d := range Domains {
+			if d.Config.New != nil {
+				c.domains = append(c.domains, conf.Section{Name: d.Name, Into: d.Config.New(), Help: d.Config.Help})
+			}
+		}
+	}
+	out := []conf.Section{
 		{Name: "server", Into: &c.Server, Help: "Name and place of the server."},
 		{Name: "fleet", Into: &c.Fleet, Help: "This process among the others."},
 		{Name: "database", Into: &c.Database, Help: "Where everything durable is kept."},
 		{Name: "redis", Into: &c.Redis, Help: "The bus between processes. Needed with more than one."},
 		{Name: "http", Into: &c.HTTP, Help: "Requests of clients and their limits."},
 		{Name: "obs", Into: &c.Obs, Help: "Logs, metrics and traces."},
-		{Name: "accounts", Into: &c.Accounts, Help: "Users, registration and log-in."},
-		{Name: "rooms", Into: &c.Rooms, Help: "Rooms and their events."},
-		{Name: "devices", Into: &c.Devices, Help: "Devices and their keys."},
-		{Name: "directory", Into: &c.Directory, Help: "Search for rooms, people and messages."},
-		{Name: "blob", Into: &c.Blob, Help: "Where files are kept."},
-		{Name: "media", Into: &c.Media, Help: "Uploads, downloads and thumbnails."},
-		{Name: "presence", Into: &c.Presence, Help: "Who is there."},
-		{Name: "push", Into: &c.Push, Help: "Push rules and gateways."},
-		{Name: "sync", Into: &c.Sync, Help: "What clients wait for."},
-		{Name: "up", Into: &c.Up, Help: "The fleet that lyceum up starts on this machine."},
 	}
+	for _, s := range c.domains {
+		if s.Name == media.Domain.Name { // people look for the two together
+			out = append(out, conf.Section{Name: "blob", Into: &c.Blob, Help: "Where files are kept."})
+		}
+		out = append(out, s)
+	}
+	return append(out, conf.Section{Name: "up", Into: &c.Up, Help: "The fleet that lyceum up starts on this machine."})
 }
 
 // Load reads the configuration and checks what no section can check alone.
@@ -138,8 +140,6 @@ func Load(s conf.Sources) (*Config, error) {
 		return nil, err
 	}
 	c.Fleet.Roles = roles
-	c.Accounts.ServerName = c.Server.Name
-	c.Accounts.PasswordRates = accounts.PasswordRates{Account: c.HTTP.Rate("password"), Address: c.HTTP.Rate("password_address")}
 	c.Blob.Scratch = filepath.Join(c.Server.Data, "scratch")
 	if c.embedded() && c.Blob.S3.Endpoint == "" && c.Blob.Directory == "" {
 		c.Blob.Directory = filepath.Join(c.Server.Data, "blobs")
@@ -172,8 +172,8 @@ func (c *Config) databaseURL() string {
 
 // baseURL is where people open the server.
 func (c *Config) baseURL() string {
-	if c.Accounts.WellKnown.Client != "" {
-		return strings.TrimSuffix(c.Accounts.WellKnown.Client, "/")
+	if url := of[accounts.Config](c).WellKnown.Client; url != "" {
+		return strings.TrimSuffix(url, "/")
 	}
 	return "http://" + c.Server.Listen
 }

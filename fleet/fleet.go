@@ -251,7 +251,7 @@ func (p *Process) build(ctx context.Context) error {
 	if p.web, err = web.New(o); err != nil {
 		return err
 	}
-	p.web.Add(p.domains.routes()...)
+	p.web.Add(p.domains.routes...)
 	p.web.Add(p.healthRoutes()...)
 	if p.process.RPC != nil {
 		p.process.RPC.Fallback(p.web.Internal())

@@ -20,14 +20,13 @@ import (
 	"lyceum/platform/web"
 )
 
-// allRoutes are the routes of a process with everything in it.
-func allRoutes(t *testing.T) []web.Route {
+// wired are the domains of a process that is not run.
+func wired(t *testing.T) *domains {
 	t.Helper()
 	c := &Config{}
 	if err := conf.Load(conf.Sources{Environ: []string{}}, c.Sections()...); err != nil {
 		t.Fatal(err)
 	}
-	c.Accounts.ServerName = c.Server.Name
 	blobs, err := blob.OpenDirectory(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
@@ -41,11 +40,17 @@ func allRoutes(t *testing.T) []web.Route {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return d
+}
+
+// allRoutes are the routes of a process with everything in it.
+func allRoutes(t *testing.T) []web.Route {
+	t.Helper()
 	s, err := web.New(web.Options{Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.Add(d.routes()...)
+	s.Add(wired(t).routes...)
 	return s.Routes()
 }
 

@@ -3,23 +3,25 @@ package fleet
 import (
 	"os"
 
+	"lyceum/accounts"
 	"lyceum/admin"
 	"lyceum/doctor"
 	"lyceum/plan"
+	"lyceum/platform/domain"
 	"lyceum/platform/obs"
 	"lyceum/platform/status"
+	"lyceum/platform/stream"
 )
-
-// shardCounts are the shards of the streams; a test compares them with those that the domains open.
-var shardCounts = map[string]int{
-	"events": 16, "receipts": 8, "typing": 8, "presence": 8, "device_lists": 8, "to_device": 16, "account_data": 16, "sessions": 4,
-}
 
 // PlanRoles is the table of roles as package plan wants it.
 func PlanRoles() []plan.Role {
+	shards := map[string]int{}
+	for _, st := range collect(func(d domain.Domain) []stream.Spec { return d.Streams }) {
+		shards[st.Name] = st.Shards
+	}
 	var out []plan.Role
 	for _, r := range Roles {
-		out = append(out, plan.Role{Name: r.Name, Stream: r.Stream, Pool: r.Pool, Shards: shardCounts[r.Stream]})
+		out = append(out, plan.Role{Name: r.Name, Stream: r.Stream, Pool: r.Pool, Shards: shards[r.Stream]})
 	}
 	return out
 }
@@ -58,13 +60,14 @@ func syncWork(f *status.Fleet) (h status.Histogram) {
 
 // security is what may be told of the configuration's safety: no secret is in it.
 func security(c *Config) *doctor.Security {
+	a := of[accounts.Config](c)
 	s := &doctor.Security{
-		Registration: c.Accounts.Registration, RateLimitsOff: c.HTTP.RateLimitsOff, PublicListener: c.Server.Listen,
-		PasswordMemoryKiB: int(c.Accounts.Password.MemoryKiB), PasswordPasses: int(c.Accounts.Password.Passes),
+		Registration: a.Registration, RateLimitsOff: c.HTTP.RateLimitsOff, PublicListener: c.Server.Listen,
+		PasswordMemoryKiB: int(a.Password.MemoryKiB), PasswordPasses: int(a.Password.Passes),
 		PublicTLS: len(c.HTTP.TrustedProxies) > 0,
 	}
 	for name, secret := range map[string]string{
-		"fleet.secret": c.Fleet.Secret.Reveal(), "accounts.shared_secret": c.Accounts.SharedSecret.Reveal(), "redis.password": c.Redis.Password.Reveal(),
+		"fleet.secret": c.Fleet.Secret.Reveal(), "accounts.shared_secret": a.SharedSecret.Reveal(), "redis.password": c.Redis.Password.Reveal(),
 	} {
 		if secret != "" {
 			s.Secrets = append(s.Secrets, doctor.Secret{Name: name, Length: len(secret), Entropy: doctor.Entropy(secret)})

@@ -35,7 +35,7 @@ func RouteTable(ctx context.Context, c *Config) ([]web.Route, error) {
 		return nil, err
 	}
 	defer p.close()
-	return p.domains.routes(), nil
+	return p.domains.routes, nil
 }
 
 // ParseBackends reads backends as ROLE=HOST:PORT,HOST:PORT or ROLE=dns:NAME:PORT.

@@ -5,27 +5,25 @@ import (
 	"slices"
 	"strings"
 
+	"lyceum/platform/domain"
 	"lyceum/platform/role"
 )
 
 // Roles is the table of all roles, in the order in which people think of them.
-var Roles = []role.Role{
-	{Name: "router", Purpose: "takes the requests of clients and passes each to the process that serves it best", Serves: "every path"},
-	{Name: "client", Purpose: "answers what reads the database and needs no owner", Serves: "log-in, profiles, room history, keys, settings"},
-	{Name: "sync", Purpose: "keeps clients up to date from memory", Key: "user", Serves: "/sync"},
-	{Name: "events", Purpose: "orders, checks and stores the events of rooms", Stream: "events", Key: "room", Serves: "send, state, membership, redaction"},
-	{Name: "receipts", Purpose: "stores what people have read", Stream: "receipts", Key: "room", Serves: "receipts, read markers"},
-	{Name: "typing", Purpose: "tells who is typing", Stream: "typing", Key: "room", Serves: "typing"},
-	{Name: "presence", Purpose: "tells who is there", Stream: "presence", Key: "user", Serves: "presence"},
-	{Name: "todevice", Purpose: "carries messages between devices", Stream: "to_device", Key: "user", Serves: "sendToDevice"},
-	{Name: "accountdata", Purpose: "stores settings and sessions of users", Stream: "account_data", Key: "user", Serves: "account data, tags, push rules"},
-	{Name: "devicelists", Purpose: "tells who changed devices or keys", Stream: "device_lists", Key: "user", Serves: "keys, cross-signing, devices"},
-	{Name: "push", Purpose: "tells push gateways of new messages", Serves: "no requests"},
-	{Name: "media", Purpose: "takes and gives files and makes thumbnails", Key: "media", Serves: "uploads, downloads, thumbnails"},
-	{Name: "uploads", Purpose: "takes files, where they have processes of their own", Pool: "media", Serves: "uploads"},
-	{Name: "downloads", Purpose: "gives files, where they have processes of their own", Key: "media", Pool: "media", Serves: "downloads"},
-	{Name: "thumbnails", Purpose: "makes thumbnails, where they have processes of their own, since they need memory in peaks", Key: "media", Pool: "media", Serves: "thumbnails"},
-	{Name: "admin", Purpose: "answers the tools of operators, where they have processes of their own", Pool: "client", Serves: "administration, status"},
+var Roles = inReadingOrder(collect(func(d domain.Domain) []role.Role { return d.Roles }))
+
+// reading is that order; roles that it does not name come last.
+var reading = strings.Fields("router client sync events receipts typing presence todevice accountdata devicelists push media uploads downloads thumbnails admin")
+
+func inReadingOrder(roles []role.Role) []role.Role {
+	place := func(r role.Role) int {
+		if i := slices.Index(reading, r.Name); i >= 0 {
+			return i
+		}
+		return len(reading)
+	}
+	slices.SortStableFunc(roles, func(a, b role.Role) int { return place(a) - place(b) })
+	return roles
 }
 
 // allRoles stands for every role in a list.

@@ -3,6 +3,7 @@ package fleet
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -16,8 +17,7 @@ import (
 	"lyceum/plan"
 	"lyceum/platform/blob"
 	"lyceum/platform/bus"
-	"lyceum/platform/db"
-	"lyceum/platform/lease"
+	"lyceum/platform/domain"
 	"lyceum/platform/obs"
 	"lyceum/platform/role"
 	"lyceum/platform/status"
@@ -30,27 +30,19 @@ import (
 	"lyceum/typing"
 )
 
-// domains are all domains of a process.
+// domains are those of a process that others stand on, and what all of them add to it.
 type domains struct {
-	accounts  *accounts.Accounts
-	rooms     *rooms.Rooms
-	devices   *devices.Devices
-	media     *media.Media
-	receipts  *receipts.Receipts
-	typing    *typing.Typing
-	presence  *presence.Presence
-	push      *push.Push
-	directory *directory.Directory
-	sync      *sync.Sync
-	admin     *admin.Admin
-}
+	base
+	config   *Config
+	accounts *accounts.Accounts
+	rooms    *rooms.Rooms
+	devices  *devices.Devices
+	receipts *receipts.Receipts
+	typing   *typing.Typing
+	presence *presence.Presence
+	push     *push.Push
 
-// migrations are the schemas of all domains.
-func migrations() []db.Migrations {
-	return []db.Migrations{
-		lease.Migrations(), accounts.Migrations(), rooms.Migrations(), devices.Migrations(), media.Migrations(),
-		receipts.Migrations(), typing.Migrations(), presence.Migrations(), push.Migrations(), directory.Migrations(),
-	}
+	routes []web.Route // the HTTP surface of all
 }
 
 // base is what the domains of a process stand on.
@@ -63,69 +55,85 @@ type base struct {
 	status  func(context.Context) *status.Fleet
 }
 
-// wire makes the domains, lowest floor first, and gives each what it needs.
+// wire makes the domains in the order of the list.
 func wire(b base, c *Config) (*domains, error) {
-	d, p := &domains{}, b.process
-	news := &upward{d}
-	var err error
-	d.accounts, err = accounts.New(accounts.Deps{
-		Process: p, Now: obs.Now, Limits: b.limits, Profile: news, Devices: []accounts.DeviceListener{news}, Users: []accounts.UserListener{news},
-	}, c.Accounts)
-	if err != nil {
-		return nil, err
+	d := &domains{base: b, config: c}
+	for _, declared := range Domains {
+		if declared.Name == own.Name {
+			continue
+		}
+		part, err := d.construct(declared.Name)
+		if err != nil {
+			return nil, err
+		}
+		d.routes = append(d.routes, part.Routes()...)
+		if m, ok := part.(domain.Measured); ok && b.metrics != nil {
+			for _, metric := range m.Metrics() {
+				if err := b.metrics.Register(metric); err != nil {
+					return nil, fmt.Errorf("domain %s: %w", declared.Name, err)
+				}
+			}
+		}
 	}
-	d.rooms, err = rooms.New(rooms.Deps{Process: p, Accounts: d.accounts, ServerName: c.Server.Name, Key: b.key}, c.Rooms)
-	if err != nil {
-		return nil, err
+	for i, r := range d.routes {
+		if r.Auth != web.None { // who asks was seen
+			d.routes[i].Handler = d.accounts.Observe(r.Handler)
+		}
 	}
-	d.devices, err = devices.New(devices.Deps{
-		Process: p, Accounts: d.accounts, Now: obs.Now, RoomMates: d.rooms, Positions: sync.DeviceListPositions,
-	}, c.Devices)
-	if err != nil {
-		return nil, err
-	}
-	if d.media, err = media.New(media.Deps{Process: p, Blob: b.blobs, ServerName: c.Server.Name, Registry: b.metrics}, c.Media); err != nil {
-		return nil, err
-	}
-	d.receipts = receipts.New(receipts.Deps{Process: p, Accounts: d.accounts, Rooms: d.rooms})
-	d.typing = typing.New(typing.Deps{Process: p, Rooms: d.rooms})
-	d.presence = presence.New(presence.Deps{Process: p, Rooms: d.rooms}, c.Presence)
-	if d.push, err = push.New(push.Deps{Process: p, Accounts: d.accounts, Rooms: d.rooms, Receipts: d.receipts}, c.Push); err != nil {
-		return nil, err
-	}
-	d.directory, err = directory.New(directory.Deps{Process: p, Accounts: d.accounts, Rooms: d.rooms, ServerName: c.Server.Name}, c.Directory)
-	if err != nil {
-		return nil, err
-	}
-	d.sync = sync.New(sync.Deps{
-		Process: p, Accounts: d.accounts, Devices: d.devices, Rooms: d.rooms, Receipts: d.receipts, Typing: d.typing,
-		Presence: d.presence, Push: d.push, Registry: b.metrics,
-	}, c.Sync)
-	d.admin = admin.New(admin.Deps{
-		Status: b.status, Roles: PlanRoles(), Now: obs.Now,
-		Doctor: func(before, after *status.Fleet, p *plan.Plan) (headline string, findings any) {
-			list := examine(c, before, after, p)
-			return doctor.Headline(list), list
-		},
-	})
 	return d, nil
 }
 
-// routes are the HTTP surface of all domains.
-func (d *domains) routes() []web.Route {
-	var all []web.Route
-	for _, r := range [][]web.Route{
-		d.accounts.Routes(), d.rooms.Routes(), d.devices.Routes(), d.media.Routes(), d.receipts.Routes(), d.typing.Routes(),
-		d.presence.Routes(), d.push.Routes(), d.directory.Routes(), d.sync.Routes(), d.admin.Routes(),
-	} {
-		all = append(all, r...)
+// construct calls the constructor of a domain with what it needs.
+func (d *domains) construct(name string) (part domain.Part, err error) {
+	p, c, server := d.process, d.config, d.config.Server.Name
+	switch name {
+	case accounts.Domain.Name:
+		config, news := *of[accounts.Config](c), &upward{d}
+		config.ServerName = server
+		config.PasswordRates = accounts.PasswordRates{Account: c.HTTP.Rate("password"), Address: c.HTTP.Rate("password_address")}
+		d.accounts, err = accounts.New(accounts.Deps{
+			Process: p, Now: obs.Now, Limits: d.limits, Profile: news, Devices: []accounts.DeviceListener{news}, Users: []accounts.UserListener{news},
+		}, config)
+		return d.accounts, err
+	case rooms.Domain.Name:
+		d.rooms, err = rooms.New(rooms.Deps{Process: p, Accounts: d.accounts, ServerName: server, Key: d.key}, *of[rooms.Config](c))
+		return d.rooms, err
+	case devices.Domain.Name:
+		d.devices, err = devices.New(devices.Deps{
+			Process: p, Accounts: d.accounts, Now: obs.Now, RoomMates: d.rooms, Positions: sync.DeviceListPositions,
+		}, *of[devices.Config](c))
+		return d.devices, err
+	case directory.Domain.Name:
+		return directory.New(directory.Deps{Process: p, Accounts: d.accounts, Rooms: d.rooms, ServerName: server}, *of[directory.Config](c))
+	case media.Domain.Name:
+		return media.New(media.Deps{Process: p, Blob: d.blobs, ServerName: server}, *of[media.Config](c))
+	case receipts.Domain.Name:
+		d.receipts = receipts.New(receipts.Deps{Process: p, Accounts: d.accounts, Rooms: d.rooms})
+		return d.receipts, nil
+	case typing.Domain.Name:
+		d.typing = typing.New(typing.Deps{Process: p, Rooms: d.rooms})
+		return d.typing, nil
+	case presence.Domain.Name:
+		d.presence = presence.New(presence.Deps{Process: p, Rooms: d.rooms}, *of[presence.Config](c))
+		return d.presence, nil
+	case push.Domain.Name:
+		d.push, err = push.New(push.Deps{Process: p, Accounts: d.accounts, Rooms: d.rooms, Receipts: d.receipts}, *of[push.Config](c))
+		return d.push, err
+	case sync.Domain.Name:
+		return sync.New(sync.Deps{
+			Process: p, Accounts: d.accounts, Devices: d.devices, Rooms: d.rooms, Receipts: d.receipts, Typing: d.typing,
+			Presence: d.presence, Push: d.push,
+		}, *of[sync.Config](c)), nil
+	case admin.Domain.Name:
+		return admin.New(admin.Deps{
+			Status: d.status, Roles: PlanRoles(), Now: obs.Now,
+			Doctor: func(before, after *status.Fleet, p *plan.Plan) (headline string, findings any) {
+				list := examine(c, before, after, p)
+				return doctor.Headline(list), list
+			},
+		}), nil
 	}
-	for i, r := range all {
-		if r.Auth != web.None { // who asks was seen
-			all[i].Handler = d.accounts.Observe(r.Handler)
-		}
-	}
-	return all
+	return nil, fmt.Errorf("domain %s is in the list of domains.go and has no constructor in wire.go: add it there", name)
 }
 
 // upward carries news of lower floors to the domains above them.

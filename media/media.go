@@ -34,9 +34,8 @@ type Deps struct {
 	Process    *role.Process
 	Blob       blob.Store
 	ServerName string
-	Worker     []string             // command line that runs WorkerMain; nil is this binary with WorkerCommand
-	Registry   *prometheus.Registry // nil: no metrics
-	Now        func() time.Time     // the clock; nil is obs.Now
+	Worker     []string         // command line that runs WorkerMain; nil is this binary with WorkerCommand
+	Now        func() time.Time // the clock; nil is obs.Now
 }
 
 // Media is the domain. It is safe for concurrent use.
@@ -78,7 +77,7 @@ func New(d Deps, c Config) (*Media, error) {
 	life, end := context.WithCancel(context.Background())
 	m := &Media{
 		config: c.withDefaults(), process: d.Process, db: d.Process.DB, blob: d.Blob, server: d.ServerName,
-		log: d.Process.Log.With("domain", "media"), now: d.Now, metrics: newMetrics(d.Registry), life: life,
+		log: d.Process.Log.With("domain", "media"), now: d.Now, metrics: newMetrics(), life: life,
 	}
 	m.workers = newWorkers(d.Worker, m.config.Thumbnails, m.log)
 	unsubscribe := d.Process.Bus.Subscribe(uploadedTopic, m.waiters.uploaded)
@@ -119,8 +118,8 @@ type metrics struct {
 	decoding   prometheus.Histogram
 }
 
-func newMetrics(registry *prometheus.Registry) *metrics {
-	m := &metrics{
+func newMetrics() *metrics {
+	return &metrics{
 		files: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "lyceum_media_files_total", Help: "Files, by what was done (uploaded, downloaded, thumbnail, redirected).",
 		}, []string{"done"}),
@@ -135,10 +134,11 @@ func newMetrics(registry *prometheus.Registry) *metrics {
 			Buckets: []float64{.02, .05, .1, .25, .5, 1, 2.5, 5, 10, 20},
 		}),
 	}
-	if registry != nil {
-		registry.MustRegister(m.files, m.bytes, m.thumbnails, m.decoding)
-	}
-	return m
+}
+
+// Metrics implements domain.Measured.
+func (m *Media) Metrics() []prometheus.Collector {
+	return []prometheus.Collector{m.metrics.files, m.metrics.bytes, m.metrics.thumbnails, m.metrics.decoding}
 }
 
 func (m *metrics) count(done string, bytes int64) {

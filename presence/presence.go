@@ -84,10 +84,7 @@ func New(d Deps, c Config) *Presence {
 		c.OfflineAfter = conf.Duration(time.Minute)
 	}
 	p := &Presence{Deps: d, config: c, told: make(chan string, maxWaiting)}
-	p.stream = d.Process.Streams.Open(stream.Spec{
-		Name: "presence", Role: "presence", Shards: Shards, Store: store{}, Lane: "ephemeral", PositionKey: "presence_pos",
-		Lost: func(shard int) { p.owned.Drop(shard) },
-	})
+	p.stream = d.Process.Streams.Open(declared.With(store{}, func(shard int) { p.owned.Drop(shard) }))
 	p.owned = owned.Open(owned.Spec[person]{
 		Stream: p.stream, Load: p.load, Active: p.online, Budget: ownerMemory, Bytes: (*person).bytes, Pinned: (*person).here,
 	})

@@ -83,7 +83,9 @@ func New(d Deps, c Config) (*Push, error) {
 		d.Receipts.Stream().Tail(p.receiptsCame, "sync", "push"), p.events.Tail(p.eventsCame, "sync", "push"),
 	}
 	d.Process.Bus.Subscribe(pushersTopic, p.pushersChanged)
-	d.Process.Streams.Consume(stream.Consumer{Name: "push", Role: "push", Stream: p.events, Work: p.work, Every: p.retry})
+	consumer := notifications
+	consumer.Stream, consumer.Work, consumer.Every = p.events, p.work, p.retry
+	d.Process.Streams.Consume(consumer)
 	return p, nil
 }
 

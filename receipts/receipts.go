@@ -72,10 +72,7 @@ func New(d Deps) *Receipts {
 		d.Now = obs.Now
 	}
 	r := &Receipts{Deps: d}
-	r.stream = d.Process.Streams.Open(stream.Spec{
-		Name: "receipts", Role: "receipts", Shards: Shards, Store: store{}, Lane: "receipts", PositionKey: "receipts_pos",
-		Lost: func(shard int) { r.owned.Drop(shard) },
-	})
+	r.stream = d.Process.Streams.Open(declared.With(store{}, func(shard int) { r.owned.Drop(shard) }))
 	r.owned = owned.Open(owned.Spec[marks]{
 		Stream: r.stream, Budget: ownerMemory, Bytes: func(m *marks) int64 { return m.bytes() },
 		Load: func(context.Context, string) (*marks, error) { return &marks{}, nil },

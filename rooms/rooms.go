@@ -89,10 +89,7 @@ func New(d Deps, c Config) (*Rooms, error) {
 		return nil, err
 	}
 	r := &Rooms{Deps: d, config: c, cache: cache, nodes: state.NewStore(nodeReader{d.Process.DB}, nodeMemory), suspension: newSuspension()}
-	r.stream = d.Process.Streams.Open(stream.Spec{
-		Name: "events", Role: "events", Shards: Shards, Store: eventStore{r}, Lane: "events", PositionKey: "events_pkey",
-		Lost: func(shard int) { r.owned.Drop(shard) },
-	})
+	r.stream = d.Process.Streams.Open(eventStream.With(eventStore{r}, func(shard int) { r.owned.Drop(shard) }))
 	r.owned = owned.Open(owned.Spec[room]{
 		Stream: r.stream, Load: r.loadRoom, Bytes: (*room).memory, Budget: max(c.OwnerMemory.Bytes(), 16<<20), Strict: true,
 	})

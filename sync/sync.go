@@ -38,7 +38,6 @@ type Deps struct {
 	Typing   *typing.Typing
 	Presence *presence.Presence
 	Push     *push.Push
-	Registry *prometheus.Registry // may be nil
 }
 
 // Sync is the package's one object.
@@ -91,9 +90,6 @@ func New(d Deps, c Config) *Sync {
 		Name: "lyceum_sync_work_seconds", Help: "Time that /sync worked: from the request, or from the news it waited for, to the answer.",
 		Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2, 5, 10},
 	})
-	if d.Registry != nil {
-		d.Registry.MustRegister(s.work)
-	}
 	follow(s, d.Rooms.Stream(), feed[*rooms.Event]{&s.now.events, d.Rooms.Share, s.event, func(start []int64) {
 		s.events.start, s.looked = start, clone(start)
 	}})

@@ -54,10 +54,7 @@ func New(d Deps) *Typing {
 		d.Now = obs.Now
 	}
 	t := &Typing{Deps: d}
-	t.stream = d.Process.Streams.Open(stream.Spec{
-		Name: "typing", Role: "typing", Shards: Shards, Store: store{}, Lane: "ephemeral", PositionKey: "typing_pos",
-		Lost: func(shard int) { t.owned.Drop(shard) },
-	})
+	t.stream = d.Process.Streams.Open(declared.With(store{}, func(shard int) { t.owned.Drop(shard) }))
 	t.owned = owned.Open(owned.Spec[people]{
 		Stream: t.stream, Load: t.load, Active: t.active, Budget: ownerMemory,
 		Bytes:  func(s *people) int64 { return 120 * int64(len(*s)) },

@@ -2,5 +2,5 @@
 // work, and calls to the process that owns a shard.
 //
 // A role is data (Role): its name, what it is for, the streams whose shards it shares and the key that
-// balances its requests. The table of all roles is in fleet/roles.go.
+// balances its requests. Each is declared by its domain; the table of all is made in fleet/roles.go.
 package role

@@ -15,7 +15,8 @@ import (
 )
 
 // Consumer works off the rows of a stream, each of them by one process of the fleet, in the order of each shard, from where
-// the process before it stopped: what was begun is finished by whoever is alive.
+// the process before it stopped: what was begun is finished by whoever is alive. A domain declares Name, Role, Batch and
+// Linger; the rest is added when it consumes.
 type Consumer struct {
 	Name   string // of its leases and cursors; it never changes
 	Role   string // the role whose processes share the shards

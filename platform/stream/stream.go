@@ -55,7 +55,7 @@ type Store interface {
 	Read(ctx context.Context, q db.Querier, r Range) ([]Row, error)
 }
 
-// Spec describes a stream.
+// Spec describes a stream. A domain declares it without Store and Lost, which With adds when it is opened.
 type Spec struct {
 	Name   string
 	Role   string // the role whose processes share its shards
@@ -67,6 +67,12 @@ type Spec struct {
 	PositionKey string
 	// Lost runs when this process is not the owner of a shard any more: what is cached for it may go. May be nil.
 	Lost func(shard int)
+}
+
+// With completes a declared Spec.
+func (s Spec) With(store Store, lost func(shard int)) Spec {
+	s.Store, s.Lost = store, lost
+	return s
 }
 
 // Stream is one log, open in this process.
@@ -214,6 +220,18 @@ func (s *Streams) Open(spec Spec) *Stream {
 
 // All are the streams in the order in which they were opened.
 func (s *Streams) All() []*Stream { return s.order }
+
+// Consumers are those of this process.
+func (s *Streams) Consumers() []Consumer {
+	out := make([]Consumer, len(s.consumers))
+	for i, c := range s.consumers {
+		out[i] = c.Consumer
+	}
+	return out
+}
+
+// Spec is what the stream was opened with.
+func (st *Stream) Spec() Spec { return st.spec }
 
 // Name is the stream's name.
 func (st *Stream) Name() string { return st.spec.Name }

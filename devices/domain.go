@@ -1,0 +1,27 @@
+package devices
+
+import (
+	"lyceum/platform/domain"
+	"lyceum/platform/role"
+	"lyceum/platform/stream"
+)
+
+var (
+	toDeviceStream = stream.Spec{Name: "to_device", Role: "todevice", Shards: 16, PositionKey: "to_device_pkey"}
+	listStream     = stream.Spec{Name: "device_lists", Role: "devicelists", Shards: 8, PositionKey: "device_lists_pos"}
+)
+
+// Domain is the declaration of the package.
+var Domain = domain.Domain{
+	Name: "devices", Migrations: Migrations(), Config: domain.Configured[Config]("Devices and their keys."),
+	Streams: []stream.Spec{toDeviceStream, listStream},
+	Roles: []role.Role{
+		{Name: "todevice", Purpose: "carries messages between devices", Stream: "to_device", Key: "user", Serves: "sendToDevice"},
+		{Name: "devicelists", Purpose: "tells who changed devices or keys", Stream: "device_lists", Key: "user", Serves: "keys, cross-signing, devices"},
+	},
+	Restore: []domain.Rule{
+		// A key that was given out since must not be given out again: its receiver has thrown its half away.
+		// Clients upload new ones when they see none.
+		{Table: "one_time_keys", Rows: "one-time keys", Do: domain.Dropped},
+	},
+}

@@ -1,0 +1,18 @@
+package receipts
+
+import (
+	"lyceum/platform/domain"
+	"lyceum/platform/role"
+	"lyceum/platform/stream"
+)
+
+var declared = stream.Spec{Name: "receipts", Role: "receipts", Shards: Shards, Lane: "receipts", PositionKey: "receipts_pos"}
+
+// Domain is the declaration of the package.
+var Domain = domain.Domain{
+	Name: "receipts", Migrations: Migrations(),
+	Streams: []stream.Spec{declared},
+	Roles: []role.Role{
+		{Name: "receipts", Purpose: "stores what people have read", Stream: "receipts", Key: "room", Serves: "receipts, read markers"},
+	},
+}

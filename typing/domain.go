@@ -1,0 +1,18 @@
+package typing
+
+import (
+	"lyceum/platform/domain"
+	"lyceum/platform/role"
+	"lyceum/platform/stream"
+)
+
+var declared = stream.Spec{Name: "typing", Role: "typing", Shards: Shards, Lane: "ephemeral", PositionKey: "typing_pos"}
+
+// Domain is the declaration of the package.
+var Domain = domain.Domain{
+	Name: "typing", Migrations: Migrations(),
+	Streams: []stream.Spec{declared},
+	Roles: []role.Role{
+		{Name: "typing", Purpose: "tells who is typing", Stream: "typing", Key: "room", Serves: "typing"},
+	},
+}
