@@ -275,6 +275,7 @@ func TestMessageSearch(t *testing.T) {
 		id := h.create(h.alice, obj{"preset": "public_chat", "name": "Cheese lovers"})
 		other := h.create(h.alice, obj{"preset": "private_chat"})
 		h.say(h.alice, id, "Cheese is good, I like cheese")
+		time.Sleep(2 * time.Millisecond) // the newest first: by their times
 		second := h.say(h.alice, id, "what about chEEse with a very long text behind it that makes it less of a match")
 		gone := h.say(h.alice, id, "cheese no more")
 		h.say(h.alice, other, "secret cheese")
