@@ -14,8 +14,9 @@ import (
 	"lyceum/platform/obs"
 )
 
-// createBody is the request of POST /createRoom.
-type createBody struct {
+// Create asks for a room; its fields are those of POST /createRoom.
+// https://spec.matrix.org/latest/client-server-api/#post_matrixclientv3createroom
+type Create struct {
 	Alias           string                     `json:"room_alias_name"`
 	Visibility      string                     `json:"visibility"`
 	Preset          string                     `json:"preset"`
@@ -25,12 +26,13 @@ type createBody struct {
 	Invite3PID      []json.RawMessage          `json:"invite_3pid"`
 	Version         *string                    `json:"room_version"`
 	CreationContent map[string]json.RawMessage `json:"creation_content"`
-	InitialState    []initialState             `json:"initial_state"`
+	InitialState    []InitialState             `json:"initial_state"`
 	IsDirect        bool                       `json:"is_direct"`
 	PowerLevels     map[string]json.RawMessage `json:"power_level_content_override"`
 }
 
-type initialState struct {
+// InitialState is a state event that a new room begins with.
+type InitialState struct {
 	Type     string          `json:"type"`
 	StateKey string          `json:"state_key"`
 	Content  json.RawMessage `json:"content"`
@@ -40,7 +42,7 @@ type initialState struct {
 const maxInitialState = 500
 
 // invited are the users whom a new room invites, in whichever way the request says so.
-func (b *createBody) invited() ([]string, error) {
+func (b *Create) invited() ([]string, error) {
 	users := slices.Clone(b.Invite)
 	for _, s := range b.InitialState {
 		if s.Type != event.TypeMember {
@@ -72,7 +74,7 @@ var presets = map[string]preset{
 }
 
 // Create makes a room with all its first events in one transaction and returns its id.
-func (r *Rooms) Create(ctx context.Context, creator string, b *createBody) (string, error) {
+func (r *Rooms) Create(ctx context.Context, creator string, b *Create) (string, error) {
 	v, p, err := r.checkCreate(creator, b)
 	if err != nil {
 		return "", err
@@ -112,7 +114,7 @@ func (r *Rooms) undoAlias(ctx context.Context, alias string, cause error) error 
 	return cause
 }
 
-func (r *Rooms) checkCreate(creator string, b *createBody) (event.Version, preset, error) {
+func (r *Rooms) checkCreate(creator string, b *Create) (event.Version, preset, error) {
 	fail := func(err error) (event.Version, preset, error) { return event.Version{}, preset{}, err }
 	version := r.config.DefaultVersion
 	if b.Version != nil {
@@ -153,7 +155,7 @@ func (r *Rooms) checkCreate(creator string, b *createBody) (event.Version, prese
 	return v, p, nil
 }
 
-func (r *Rooms) buildCreate(v event.Version, creator, roomID string, p preset, b *createBody) (*event.Event, error) {
+func (r *Rooms) buildCreate(v event.Version, creator, roomID string, p preset, b *Create) (*event.Event, error) {
 	content := map[string]json.RawMessage{}
 	for k, raw := range b.CreationContent {
 		if k != "creator" && k != "room_version" {
@@ -186,18 +188,18 @@ func (r *Rooms) buildCreate(v event.Version, creator, roomID string, p preset, b
 }
 
 // firstEvents are what follows the create event, in the order of the specification.
-func (r *Rooms) firstEvents(ctx context.Context, creator string, create *event.Event, p preset, b *createBody, alias string) ([]sendRequest, error) {
+func (r *Rooms) firstEvents(ctx context.Context, creator string, create *event.Event, p preset, b *Create, alias string) ([]Send, error) {
 	profiles, err := r.Accounts.Profiles(ctx, append([]string{creator}, b.Invite...))
 	if err != nil {
 		return nil, err
 	}
-	var list []sendRequest
+	var list []Send
 	add := func(typ, stateKey string, content any) {
 		raw, isRaw := content.(json.RawMessage)
 		if !isRaw {
 			raw = encoded(content)
 		}
-		list = append(list, sendRequest{
+		list = append(list, Send{
 			Sender: creator, Type: typ, StateKey: &stateKey, Content: raw,
 			Txn: minted + create.ID + "/" + fmt.Sprint(len(list)),
 		})
@@ -212,7 +214,7 @@ func (r *Rooms) firstEvents(ctx context.Context, creator string, create *event.E
 		add(event.TypeCanonicalAlias, "", map[string]string{"alias": alias})
 	}
 	given := func(typ string) bool {
-		return slices.ContainsFunc(b.InitialState, func(s initialState) bool { return s.Type == typ && s.StateKey == "" })
+		return slices.ContainsFunc(b.InitialState, func(s InitialState) bool { return s.Type == typ && s.StateKey == "" })
 	}
 	for _, e := range []struct{ typ, member, value string }{
 		{event.TypeJoinRules, "join_rule", p.joinRule},
@@ -245,7 +247,7 @@ func (r *Rooms) firstEvents(ctx context.Context, creator string, create *event.E
 	return list, nil
 }
 
-func (r *Rooms) powerLevels(create *event.Event, creator string, p preset, b *createBody) (json.RawMessage, error) {
+func (r *Rooms) powerLevels(create *event.Event, creator string, p preset, b *Create) (json.RawMessage, error) {
 	v := create.Version()
 	users := map[string]int{}
 	if !v.PrivilegedCreators {

@@ -737,7 +737,7 @@ func FuzzCreateBody(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Fuzz(func(_ *testing.T, raw []byte) {
-		var b createBody
+		var b Create
 		if json.Unmarshal(raw, &b) != nil {
 			return
 		}

@@ -136,7 +136,7 @@ func (r *Rooms) dropCanonical(ctx context.Context, userID, roomID, alias string)
 		return nil
 	}
 	empty := ""
-	_, err = r.Send(ctx, roomID, sendRequest{Sender: userID, Type: event.TypeCanonicalAlias, StateKey: &empty, Content: encoded(content)})
+	_, err = r.Send(ctx, roomID, Send{Sender: userID, Type: event.TypeCanonicalAlias, StateKey: &empty, Content: encoded(content)})
 	return err
 }
 

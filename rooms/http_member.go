@@ -16,7 +16,7 @@ type roomIDReply struct {
 	RoomID string `json:"room_id"`
 }
 
-func (r *Rooms) postCreateRoom(q *web.Request, b *createBody) (any, error) {
+func (r *Rooms) postCreateRoom(q *web.Request, b *Create) (any, error) {
 	if err := r.mayAct(q); err != nil {
 		return nil, err
 	}

@@ -35,7 +35,7 @@ func (r *Rooms) putSend(q *web.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	req := sendRequest{Sender: q.UserID(), Device: q.DeviceID(), Txn: txn, Type: typ, Content: content}
+	req := Send{Sender: q.UserID(), Device: q.DeviceID(), Txn: txn, Type: typ, Content: content}
 	if typ == event.TypeRedaction {
 		req.Redacts = redactsIn(content)
 	}
@@ -52,7 +52,7 @@ func redactsIn(content json.RawMessage) string {
 	return id
 }
 
-func (r *Rooms) sendFor(q *web.Request, req sendRequest) (any, error) {
+func (r *Rooms) sendFor(q *web.Request, req Send) (any, error) {
 	if err := r.mayAct(q); err != nil {
 		return nil, err
 	}
@@ -83,7 +83,7 @@ func (r *Rooms) putRedact(q *web.Request) (any, error) {
 			return nil, matrix.UserSuspended("Your account is suspended: you can redact your own events only").With(err)
 		}
 	}
-	id, err := r.Send(q.Context(), q.Path("roomID"), sendRequest{
+	id, err := r.Send(q.Context(), q.Path("roomID"), Send{
 		Sender: q.UserID(), Device: q.DeviceID(), Txn: txn, Type: event.TypeRedaction, Redacts: target, Content: content,
 	})
 	return eventIDReply{id}, err
@@ -95,7 +95,7 @@ func (r *Rooms) putState(q *web.Request) (any, error) {
 		return nil, err
 	}
 	typ, key, roomID := q.Path("type"), q.Path("stateKey"), q.Path("roomID")
-	req := sendRequest{Sender: q.UserID(), Device: q.DeviceID(), Type: typ, StateKey: &key, Content: content}
+	req := Send{Sender: q.UserID(), Device: q.DeviceID(), Type: typ, StateKey: &key, Content: content}
 	switch typ {
 	case event.TypeMember:
 		return r.putMember(q, key, content)

@@ -47,7 +47,7 @@ func TestRedactionsReachProcessesThatDoNotFollow(t *testing.T) {
 		writer, idle := fleetMember(t, d, b, "events", "accountdata"), fleetMember(t, d, b, "media")
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 		defer cancel()
-		id, err := writer.Create(ctx, "@alice:example.org", &createBody{Preset: "public_chat"})
+		id, err := writer.Create(ctx, "@alice:example.org", &Create{Preset: "public_chat"})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -57,7 +57,7 @@ func TestRedactionsReachProcessesThatDoNotFollow(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			sent, err := writer.Send(ctx, id, sendRequest{Sender: "@alice:example.org", Type: event.TypeMessage, Content: encoded(map[string]string{"body": "x"})})
+			sent, err := writer.Send(ctx, id, Send{Sender: "@alice:example.org", Type: event.TypeMessage, Content: encoded(map[string]string{"body": "x"})})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -67,7 +67,7 @@ func TestRedactionsReachProcessesThatDoNotFollow(t *testing.T) {
 			if _, kept := idle.cache.GetIfPresent(sent); kept != follow || idle.Stream().Followed() != follow {
 				t.Errorf("following: %v, the event is kept: %v", follow, kept)
 			}
-			if _, err := writer.Send(ctx, id, sendRequest{Sender: "@alice:example.org", Type: event.TypeRedaction, Redacts: sent}); err != nil {
+			if _, err := writer.Send(ctx, id, Send{Sender: "@alice:example.org", Type: event.TypeRedaction, Redacts: sent}); err != nil {
 				t.Fatal(err)
 			}
 			if err := idle.Process.Streams.Barrier(ctx); err != nil {

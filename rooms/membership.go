@@ -17,7 +17,7 @@ type member struct {
 	Membership     string
 	Reason         string
 	Content        map[string]json.RawMessage // more content; a displayname or avatar_url here stands before the profile's
-	While          []string                   // see sendRequest
+	While          []string                   // see Send
 	Always         bool                       // send also what changes nothing in the membership
 	Txn            string
 }
@@ -44,7 +44,7 @@ func (r *Rooms) setMembership(ctx context.Context, roomID string, m member) (str
 			content["avatar_url"] = quoted(p.AvatarURL)
 		}
 	}
-	req := sendRequest{
+	req := Send{
 		Sender: m.Sender, Device: m.Device, Txn: m.Txn, Type: event.TypeMember, StateKey: &m.Target, Content: encoded(content), While: m.While,
 	}
 	if !m.Always && m.Sender == m.Target && (m.Membership == event.MembershipJoin || m.Membership == event.MembershipLeave) {

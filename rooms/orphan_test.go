@@ -15,7 +15,7 @@ import (
 func TestOrphansAreNotStored(t *testing.T) {
 	run(t, func(t *testing.T, p *role.Process, r *Rooms) {
 		ctx := context.Background()
-		room, err := r.Create(ctx, "@alice:example.org", &createBody{Name: "A room", Preset: "public_chat"})
+		room, err := r.Create(ctx, "@alice:example.org", &Create{Name: "A room", Preset: "public_chat"})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -18,7 +18,7 @@ const (
 )
 
 // checkRequest refuses what the tables can not hold, wherever the event comes from.
-func checkRequest(req sendRequest) error {
+func checkRequest(req Send) error {
 	switch {
 	case req.Type == "":
 		return matrix.InvalidParam("An event needs a type")
@@ -37,7 +37,7 @@ func checkRequest(req sendRequest) error {
 
 // precheck holds what is decided against the newest state before an event is built. done means that there
 // is nothing to send.
-func (r *Rooms) precheck(c *owned.Change[room], req sendRequest, known *knownEvents) (done bool, eventID string, err error) {
+func (r *Rooms) precheck(c *owned.Change[room], req Send, known *knownEvents) (done bool, eventID string, err error) {
 	rm := c.State()
 	sender := state.Key{Type: event.TypeMember, StateKey: req.Sender}
 	keys := []state.Key{sender}
@@ -73,7 +73,7 @@ func (r *Rooms) precheck(c *owned.Change[room], req sendRequest, known *knownEve
 }
 
 // canonical is the content of a request as the room's version writes it.
-func canonical(rm *room, req sendRequest) ([]byte, error) {
+func canonical(rm *room, req Send) ([]byte, error) {
 	if req.canonical {
 		return req.Content, nil
 	}
@@ -88,7 +88,7 @@ type duplicate struct {
 
 // checkRelation refuses a second annotation with the same key by the same sender, and a thread that starts
 // at an event which relates to another (Client-Server API, "Annotations", "Threading").
-func (r *Rooms) checkRelation(c *owned.Change[room], req sendRequest, known *knownEvents) error {
+func (r *Rooms) checkRelation(c *owned.Change[room], req Send, known *knownEvents) error {
 	if !bytes.Contains(req.Content, []byte(`"m.relates_to"`)) {
 		return nil
 	}
@@ -116,7 +116,7 @@ func (r *Rooms) checkRelation(c *owned.Change[room], req sendRequest, known *kno
 	return nil
 }
 
-func (r *Rooms) checkAnnotation(c *owned.Change[room], req sendRequest, rel relation, known *knownEvents) error {
+func (r *Rooms) checkAnnotation(c *owned.Change[room], req Send, rel relation, known *knownEvents) error {
 	rm := c.State()
 	twice := matrix.DuplicateAnnotation("You have annotated this event with this key already")
 	for _, e := range rm.recent {

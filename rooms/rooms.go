@@ -71,7 +71,7 @@ type Rooms struct {
 
 	owned *owned.Owned[room]
 
-	send   func(ctx context.Context, roomID string, req sendRequest) (sendResult, error)
+	send   func(ctx context.Context, roomID string, req Send) (sendResult, error)
 	create func(ctx context.Context, roomID string, req createRequest) (struct{}, error)
 }
 

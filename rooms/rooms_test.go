@@ -41,15 +41,15 @@ func wire(t testing.TB, p *role.Process) *Rooms {
 	return r
 }
 
-func message(sender, text string) sendRequest {
-	return sendRequest{Sender: sender, Device: "D", Txn: text, Type: event.TypeMessage, Content: encoded(map[string]string{"body": text, "msgtype": "m.text"})}
+func message(sender, text string) Send {
+	return Send{Sender: sender, Device: "D", Txn: text, Type: event.TypeMessage, Content: encoded(map[string]string{"body": text, "msgtype": "m.text"})}
 }
 
 func TestCreateJoinSendRedact(t *testing.T) {
 	run(t, func(t *testing.T, _ *role.Process, r *Rooms) {
 		ctx := context.Background()
 		for _, version := range []string{"10", "11", "12"} {
-			id, err := r.Create(ctx, "@alice:example.org", &createBody{Version: &version, Name: "A room", Preset: "public_chat", Invite: []string{"@bob:example.org"}})
+			id, err := r.Create(ctx, "@alice:example.org", &Create{Version: &version, Name: "A room", Preset: "public_chat", Invite: []string{"@bob:example.org"}})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -67,7 +67,7 @@ func TestCreateJoinSendRedact(t *testing.T) {
 			if _, err := r.Send(ctx, id, message("@carol:example.org", "hello")); !matrix.HasCode(err, matrix.CodeForbidden) {
 				t.Fatalf("expected M_FORBIDDEN for one who is not there, found %v", err)
 			}
-			if _, err := r.Send(ctx, id, sendRequest{Sender: "@alice:example.org", Type: event.TypeRedaction, Redacts: first}); err != nil {
+			if _, err := r.Send(ctx, id, Send{Sender: "@alice:example.org", Type: event.TypeRedaction, Redacts: first}); err != nil {
 				t.Fatal(err)
 			}
 			e, err := r.Event(ctx, first)
@@ -93,7 +93,7 @@ func TestCreateJoinSendRedact(t *testing.T) {
 func TestTransactionSurvivesTheOwner(t *testing.T) {
 	run(t, func(t *testing.T, _ *role.Process, r *Rooms) {
 		ctx := context.Background()
-		id, err := r.Create(ctx, "@alice:example.org", &createBody{})
+		id, err := r.Create(ctx, "@alice:example.org", &Create{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -121,7 +121,7 @@ func TestTransactionSurvivesTheOwner(t *testing.T) {
 func TestATransactionIsAnsweredAfterItsSenderWasBanned(t *testing.T) {
 	run(t, func(t *testing.T, _ *role.Process, r *Rooms) {
 		ctx, bob := context.Background(), "@bob:example.org"
-		id, err := r.Create(ctx, "@alice:example.org", &createBody{Preset: "public_chat"})
+		id, err := r.Create(ctx, "@alice:example.org", &Create{Preset: "public_chat"})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -153,7 +153,7 @@ func TestATransactionIsAnsweredAfterItsSenderWasBanned(t *testing.T) {
 func TestConcurrentSendsFormOneChain(t *testing.T) {
 	run(t, func(t *testing.T, _ *role.Process, r *Rooms) {
 		ctx := context.Background()
-		id, err := r.Create(ctx, "@alice:example.org", &createBody{})
+		id, err := r.Create(ctx, "@alice:example.org", &Create{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -186,12 +186,12 @@ func TestConcurrentSendsFormOneChain(t *testing.T) {
 func TestDecodeGivesWhatWasEncoded(t *testing.T) {
 	run(t, func(t *testing.T, _ *role.Process, r *Rooms) {
 		ctx := context.Background()
-		id, err := r.Create(ctx, "@alice:example.org", &createBody{Name: "one"})
+		id, err := r.Create(ctx, "@alice:example.org", &Create{Name: "one"})
 		if err != nil {
 			t.Fatal(err)
 		}
 		empty := ""
-		eventID, err := r.Send(ctx, id, sendRequest{Sender: "@alice:example.org", Type: event.TypeName, StateKey: &empty, Content: json.RawMessage(`{"name":"two"}`)})
+		eventID, err := r.Send(ctx, id, Send{Sender: "@alice:example.org", Type: event.TypeName, StateKey: &empty, Content: json.RawMessage(`{"name":"two"}`)})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -210,7 +210,7 @@ func BenchmarkSend(b *testing.B) {
 	ctx := context.Background()
 	var ids []string
 	for range 20 {
-		id, err := r.Create(ctx, "@alice:example.org", &createBody{})
+		id, err := r.Create(ctx, "@alice:example.org", &Create{})
 		if err != nil {
 			b.Fatal(err)
 		}

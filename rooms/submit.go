@@ -15,11 +15,11 @@ import (
 	"lyceum/rooms/state"
 )
 
-// sendRequest asks the owner of a room for one new event.
-type sendRequest struct {
+// Send asks the owner of a room for one new event of the user Sender.
+type Send struct {
 	Sender   string          `json:"sender"`
-	Device   string          `json:"device"`
-	Txn      string          `json:"txn"` // never empty: what makes a retry safe
+	Device   string          `json:"device"` // whose transaction it is; may be empty
+	Txn      string          `json:"txn"`    // what makes a retry safe; minted when empty
 	Type     string          `json:"type"`
 	StateKey *string         `json:"state_key,omitempty"`
 	Content  json.RawMessage `json:"content"`
@@ -38,7 +38,7 @@ type sendResult struct {
 }
 
 // Send adds an event to a room and returns its id when it is durable. Errors are *matrix.Error.
-func (r *Rooms) Send(ctx context.Context, roomID string, req sendRequest) (string, error) {
+func (r *Rooms) Send(ctx context.Context, roomID string, req Send) (string, error) {
 	if !matrix.ValidRoomID(roomID) {
 		return "", matrix.InvalidParam("Expected a room id such as !opaque:example.org")
 	}
@@ -51,7 +51,7 @@ func (r *Rooms) Send(ctx context.Context, roomID string, req sendRequest) (strin
 
 // submit runs on the owner of the room: it builds the event on the newest state, checks it, queues it and
 // waits until it is durable.
-func (r *Rooms) submit(ctx context.Context, roomID string, req sendRequest) (sendResult, error) {
+func (r *Rooms) submit(ctx context.Context, roomID string, req Send) (sendResult, error) {
 	if err := checkRequest(req); err != nil {
 		return sendResult{}, err
 	}
@@ -102,7 +102,7 @@ func orEmpty(content json.RawMessage) json.RawMessage {
 
 // done finds the event of a request that is refused now and may be the repetition of one that was done by a former owner,
 // before what refuses it: a transaction is answered as it was. Otherwise it gives the refusal.
-func (r *Rooms) done(c *owned.Change[room], req sendRequest, known *knownEvents, refusal error) (string, error) {
+func (r *Rooms) done(c *owned.Change[room], req Send, known *knownEvents, refusal error) (string, error) {
 	if c.Needs() || known.asked {
 		if known.txn != "" && !c.Needs() {
 			return known.txn, nil
@@ -144,7 +144,7 @@ func (r *Rooms) entry(n newEvent) *stream.Entry {
 	return entry
 }
 
-func (r *Rooms) findTxn(ctx context.Context, roomID string, req sendRequest) (sendResult, error) {
+func (r *Rooms) findTxn(ctx context.Context, roomID string, req Send) (sendResult, error) {
 	var id string
 	err := r.Process.DB.QueryRow(ctx, "SELECT event_id FROM events WHERE room_id = $1 AND sender = $2 AND device = $3 AND txn = $4",
 		roomID, req.Sender, req.Device, req.Txn).Scan(&id)
@@ -152,7 +152,7 @@ func (r *Rooms) findTxn(ctx context.Context, roomID string, req sendRequest) (se
 }
 
 // build makes the next event of a room and checks it against the newest state.
-func (r *Rooms) build(c *owned.Change[room], req sendRequest, known *knownEvents) (n newEvent, err error) {
+func (r *Rooms) build(c *owned.Change[room], req Send, known *knownEvents) (n newEvent, err error) {
 	rm := c.State()
 	p := event.Proto{
 		RoomID: rm.id, Type: req.Type, Sender: req.Sender, StateKey: req.StateKey, Content: req.Content, Canonical: req.canonical,
@@ -283,11 +283,11 @@ func denied(err error) string {
 
 // createRequest asks the owner of a room that does not exist yet for its first events.
 type createRequest struct {
-	Version    string        `json:"version"`
-	Visibility string        `json:"visibility"`
-	Create     []byte        `json:"create"` // the m.room.create event, whose hash is the room's id since version 12
-	CreateID   string        `json:"create_id"`
-	Events     []sendRequest `json:"events"`
+	Version    string `json:"version"`
+	Visibility string `json:"visibility"`
+	Create     []byte `json:"create"` // the m.room.create event, whose hash is the room's id since version 12
+	CreateID   string `json:"create_id"`
+	Events     []Send `json:"events"`
 }
 
 // submitCreate runs on the owner of the new room: it stores all its first events in one transaction.

@@ -77,7 +77,7 @@ func (r *Rooms) Upgrade(ctx context.Context, userID, roomID, version string, cre
 		return "", err
 	}
 	empty := ""
-	if _, err := r.Send(ctx, roomID, sendRequest{
+	if _, err := r.Send(ctx, roomID, Send{
 		Sender: userID, Type: event.TypeTombstone, StateKey: &empty,
 		Content: encoded(map[string]string{"body": "This room has been replaced", "replacement_room": newID}),
 	}); err != nil {
@@ -109,7 +109,7 @@ func (r *Rooms) createReplacement(ctx context.Context, u upgrade, creators []str
 	if !u.version.RoomIDIsCreateHash {
 		roomID = "!" + r.Process.MintID() + ":" + r.ServerName
 	}
-	create, err := r.buildCreate(u.version, u.user, roomID, preset{}, &createBody{CreationContent: content})
+	create, err := r.buildCreate(u.version, u.user, roomID, preset{}, &Create{CreationContent: content})
 	if err != nil {
 		return "", err
 	}
@@ -125,14 +125,14 @@ func (r *Rooms) createReplacement(ctx context.Context, u upgrade, creators []str
 	return create.RoomID, err
 }
 
-func (r *Rooms) replacementEvents(ctx context.Context, u upgrade, create *event.Event) ([]sendRequest, error) {
+func (r *Rooms) replacementEvents(ctx context.Context, u upgrade, create *event.Event) ([]Send, error) {
 	profiles, err := r.Accounts.Profiles(ctx, []string{u.user})
 	if err != nil {
 		return nil, err
 	}
-	var list []sendRequest
+	var list []Send
 	add := func(typ, stateKey string, content json.RawMessage) {
-		list = append(list, sendRequest{
+		list = append(list, Send{
 			Sender: u.user, Type: typ, StateKey: &stateKey, Content: content,
 			Txn: minted + create.ID + "/" + fmt.Sprint(len(list)),
 		})
@@ -208,7 +208,7 @@ func (r *Rooms) closeOld(ctx context.Context, u upgrade) {
 	}
 	warn("its place in the directory", r.SetVisibility(ctx, roomID, "private"))
 	if e := u.state[state.Key{Type: event.TypeCanonicalAlias}]; e != nil && strings.Contains(string(e.Content), `"#`) {
-		_, err := r.Send(ctx, roomID, sendRequest{Sender: u.user, Type: event.TypeCanonicalAlias, StateKey: &empty, Content: json.RawMessage("{}")})
+		_, err := r.Send(ctx, roomID, Send{Sender: u.user, Type: event.TypeCanonicalAlias, StateKey: &empty, Content: json.RawMessage("{}")})
 		warn("its canonical alias", err)
 	}
 	content := map[string]json.RawMessage{}
@@ -225,6 +225,6 @@ func (r *Rooms) closeOld(ctx context.Context, u upgrade) {
 	if u.power.Invite < max(50, u.power.UsersDefault+1) {
 		content["invite"] = restricted
 	}
-	_, err := r.Send(ctx, roomID, sendRequest{Sender: u.user, Type: event.TypePowerLevels, StateKey: &empty, Content: encoded(content)})
+	_, err := r.Send(ctx, roomID, Send{Sender: u.user, Type: event.TypePowerLevels, StateKey: &empty, Content: encoded(content)})
 	warn("its power levels", err)
 }
