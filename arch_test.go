@@ -8,14 +8,16 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 )
 
 // floors are the packages from the lowest up; a package imports only lower ones.
 var floors = []string{
-	"matrix textot ui platform/disk",
+	"matrix textot ui platform/disk platform/dial",
 	"matrix/* platform/conf platform/obs platform/engines plan",
 	"platform/db platform/blob platform/bus platform/lease",
 	"platform/stream platform/web platform/rpc",
@@ -266,6 +268,221 @@ func TestFilesAreWrittenDurably(t *testing.T) {
 			if s, ok := n.(*ast.SelectorExpr); ok {
 				if x, ok := s.X.(*ast.Ident); ok && x.Name == "os" && s.Sel.Name == "WriteFile" {
 					t.Errorf("%s calls os.WriteFile, which may leave half a file: use disk.WriteFile", f.path)
+				}
+			}
+			return true
+		})
+	}
+}
+
+// domains are the packages that own tables, streams and routes.
+var domains = strings.Fields("accounts devices media rooms projects receipts typing presence push directory compile gitbridge federation appservices sync admin")
+
+func domainOf(pkg string) string {
+	whole, _, _ := strings.Cut(pkg, "/")
+	if slices.Contains(domains, whole) {
+		return whole
+	}
+	return ""
+}
+
+// TestDomainsAreAskedByExportedTypes holds that who may call a domain can also write what it is asked: a parameter of an
+// unexported type can be made by the domain alone.
+func TestDomainsAreAskedByExportedTypes(t *testing.T) {
+	files := readTree(t)
+	own := map[string]bool{} // package and name of unexported types
+	for _, f := range files {
+		for _, d := range f.syntax.Decls {
+			if g, ok := d.(*ast.GenDecl); ok {
+				for _, s := range g.Specs {
+					if s, ok := s.(*ast.TypeSpec); ok && !s.Name.IsExported() {
+						own[f.pkg+" "+s.Name.Name] = true
+					}
+				}
+			}
+		}
+	}
+	for _, f := range files {
+		if f.test || domainOf(f.pkg) == "" {
+			continue
+		}
+		for _, d := range f.syntax.Decls {
+			fn, ok := d.(*ast.FuncDecl)
+			if !ok || !fn.Name.IsExported() || !receiverExported(fn) {
+				continue
+			}
+			for _, p := range fn.Type.Params.List {
+				ast.Inspect(p.Type, func(n ast.Node) bool {
+					if id, ok := n.(*ast.Ident); ok && own[f.pkg+" "+id.Name] {
+						t.Errorf("%s: %s takes %s, which no other package can write: export and describe the type", f.path, fn.Name, id.Name)
+					}
+					_, qualified := n.(*ast.SelectorExpr)
+					return !qualified
+				})
+			}
+		}
+	}
+}
+
+func receiverExported(fn *ast.FuncDecl) bool {
+	exported := true
+	if fn.Recv != nil {
+		ast.Inspect(fn.Recv.List[0].Type, func(n ast.Node) bool {
+			if id, ok := n.(*ast.Ident); ok {
+				exported = id.IsExported()
+				return false
+			}
+			return exported
+		})
+	}
+	return exported
+}
+
+// statements are the calls that take SQL, and where it stands among the arguments.
+var statements = map[string]int{"Query": 1, "QueryRow": 1, "Exec": 1, "Bulk": 1, "Do": 0, "Must": 1, "Require": 2}
+
+var looksLikeSQL = regexp.MustCompile(`\b(SELECT|WHERE|FROM|JOIN|ORDER BY|LIMIT|LIKE|ANY\()|[=<>(] ?\$\d|[a-z_]+ (=|<|>|IN) `)
+
+// TestNoSQLBetweenDomains holds that a domain is asked for what is wanted, in Go, and writes its own SQL: no exported
+// function makes SQL of a text that it is given, and no call of another domain carries SQL.
+func TestNoSQLBetweenDomains(t *testing.T) {
+	files := readTree(t)
+	exported := map[string][]string{} // name of a function -> the domains that export it
+	for _, f := range files {
+		if f.test || domainOf(f.pkg) == "" {
+			continue
+		}
+		for _, d := range f.syntax.Decls {
+			if fn, ok := d.(*ast.FuncDecl); ok && fn.Name.IsExported() {
+				exported[fn.Name.Name] = append(exported[fn.Name.Name], domainOf(f.pkg))
+				if receiverExported(fn) {
+					givenSQL(t, f, fn)
+				}
+			}
+		}
+	}
+	for _, f := range files {
+		if f.test || domainOf(f.pkg) == "" {
+			continue
+		}
+		ast.Inspect(f.syntax, func(n ast.Node) bool {
+			call, ok := n.(*ast.CallExpr)
+			if !ok {
+				return true
+			}
+			s, ok := call.Fun.(*ast.SelectorExpr)
+			if _, statement := statements[selected(s, ok)]; !ok || statement || slices.Contains(exported[s.Sel.Name], domainOf(f.pkg)) {
+				return true
+			}
+			for _, arg := range call.Args {
+				if text := textIn(arg); len(exported[s.Sel.Name]) > 0 && looksLikeSQL.MatchString(text) {
+					t.Errorf("%s gives the SQL %q to %s of %s: let it be asked by a type of its own", f.path, text, s.Sel.Name, strings.Join(exported[s.Sel.Name], " or "))
+				}
+			}
+			return true
+		})
+	}
+}
+
+func selected(s *ast.SelectorExpr, ok bool) string {
+	if ok {
+		return s.Sel.Name
+	}
+	return ""
+}
+
+// textIn joins the literals of an expression.
+func textIn(e ast.Expr) (text string) {
+	ast.Inspect(e, func(n ast.Node) bool {
+		if lit, ok := n.(*ast.BasicLit); ok && lit.Kind == token.STRING {
+			part, err := strconv.Unquote(lit.Value)
+			if err == nil {
+				text += part
+			}
+		}
+		_, inner := n.(*ast.FuncLit)
+		return !inner
+	})
+	return text
+}
+
+// givenSQL fails where a text that a function is given becomes part of a statement. Parts of the text of a statement are
+// looked through, so also one that is put together before.
+func givenSQL(t *testing.T, f file, fn *ast.FuncDecl) {
+	t.Helper()
+	if fn.Body == nil {
+		return
+	}
+	given := map[string]bool{}
+	for _, p := range fn.Type.Params.List {
+		id, text := p.Type.(*ast.Ident)
+		for _, name := range p.Names {
+			given[name.Name] = text && id.Name == "string"
+		}
+	}
+	part := func(e ast.Expr) (out string) {
+		for {
+			switch x := e.(type) {
+			case *ast.BinaryExpr:
+				if id, ok := x.Y.(*ast.Ident); ok && given[id.Name] {
+					return id.Name
+				}
+				e = x.X
+				continue
+			case *ast.ParenExpr:
+				e = x.X
+				continue
+			case *ast.Ident:
+				if given[x.Name] {
+					return x.Name
+				}
+			}
+			return ""
+		}
+	}
+	ast.Inspect(fn.Body, func(n ast.Node) bool {
+		var texts []ast.Expr
+		switch x := n.(type) {
+		case *ast.CallExpr:
+			s, ok := x.Fun.(*ast.SelectorExpr)
+			if at, statement := statements[selected(s, ok)]; statement && at < len(x.Args) {
+				texts = append(texts, x.Args[at])
+			}
+		case *ast.AssignStmt:
+			for _, e := range x.Rhs {
+				if looksLikeSQL.MatchString(textIn(e)) {
+					texts = append(texts, e)
+				}
+			}
+		}
+		for _, e := range texts {
+			if name := part(e); name != "" {
+				t.Errorf("%s: %s makes SQL of its parameter %s: take what is wanted in a type, and write the SQL here", f.path, fn.Name, name)
+			}
+		}
+		return true
+	})
+}
+
+// TestOutboundConnectionsAreChecked holds that domains reach what users name by platform/dial alone.
+func TestOutboundConnectionsAreChecked(t *testing.T) {
+	makes := map[string][]string{
+		"http": {"Client", "Transport", "DefaultClient", "DefaultTransport", "Get", "Head", "Post", "PostForm"},
+		"net":  {"Dialer", "Dial", "DialTimeout", "DialTCP", "DialUDP"}, "tls": {"Dial", "Dialer", "DialWithDialer"},
+	}
+	for _, f := range readTree(t) {
+		if f.test || domainOf(f.pkg) == "" && f.pkg != "fedclient" {
+			continue
+		}
+		ast.Inspect(f.syntax, func(n ast.Node) bool {
+			if star, ok := n.(*ast.StarExpr); ok { // the type of a field or parameter
+				if s, ok := star.X.(*ast.SelectorExpr); ok && s.Sel.Name == "Client" {
+					return false
+				}
+			}
+			if s, ok := n.(*ast.SelectorExpr); ok {
+				if x, ok := s.X.(*ast.Ident); ok && slices.Contains(makes[x.Name], s.Sel.Name) {
+					t.Errorf("%s uses %s.%s: connections outward are made by platform/dial, which refuses private addresses", f.path, x.Name, s.Sel.Name)
 				}
 			}
 			return true
