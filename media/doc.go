@@ -12,7 +12,8 @@
 //
 // Invariants:
 //   - No file is read whole into memory here. Pictures are decoded in a process of their own for each
-//     thumbnail (WorkerMain), which can open no file and no socket, and has limits of memory and time.
+//     thumbnail (WorkerMain), which can open no file and no socket, and has limits of memory and time
+//     (platform/confine).
 //   - The content under a media id never changes.
 //   - A thumbnail has one of the sizes of the table in size.go, so that nobody can fill the store by asking
 //     for many.

@@ -6,16 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"runtime"
 	"runtime/debug"
 	"time"
 
 	"lyceum/media/picture"
+	"lyceum/platform/confine"
 )
-
-// exitTimeout is the status of a worker that ended itself.
-const exitTimeout = 3
 
 // WorkerMain is the whole life of a worker process: it reads an order and a picture, confines itself between
 // the two, and writes a thumbnail. The program ends when it returns, with a status other than 0 when
@@ -32,9 +29,8 @@ func WorkerMain(stdin io.Reader, stdout io.Writer) error {
 	}
 	runtime.GOMAXPROCS(1)
 	debug.SetMemoryLimit(o.Memory / 4 * 3)
-	// The first timer makes the runtime open what it needs; afterwards nothing can be opened.
-	time.AfterFunc(time.Duration(o.TimeoutMs)*time.Millisecond, func() { os.Exit(exitTimeout) })
-	loose := confine(o)
+	timeout := time.Duration(o.TimeoutMs) * time.Millisecond
+	loose := confine.Self(confine.Limits{Memory: o.Memory, CPU: timeout + time.Second, Time: timeout})
 
 	data := make([]byte, o.Size)
 	if _, err := io.ReadFull(in, data); err != nil {

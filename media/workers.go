@@ -11,6 +11,8 @@ import (
 	"os/exec"
 	"sync/atomic"
 	"time"
+
+	"lyceum/platform/confine"
 )
 
 const (
@@ -54,7 +56,7 @@ type workers struct {
 	waiting atomic.Int64
 	most    int64 // that may wait
 	log     *slog.Logger
-	open    atomic.Bool // this system gives no namespaces
+	starter confine.Starter
 	told    atomic.Bool // of a loose confinement
 }
 
@@ -99,27 +101,18 @@ func (w *workers) run(ctx context.Context, o order, picture io.Reader) (*answer,
 	defer cancel()
 	source := &faultReader{r: picture}
 	out, said := &limitedBuffer{max: maxAnswer}, &limitedBuffer{max: maxSaid}
-	start := func(confined bool) (*exec.Cmd, error) {
+	cmd, missing, err := w.starter.Start(func() *exec.Cmd {
 		cmd := exec.CommandContext(limited, w.command[0], w.command[1:]...)
-		cmd.Env = []string{} // nil would be this process's own
-		cmd.Dir = "/"
 		cmd.Stdin = io.MultiReader(bytes.NewReader(append(head, '\n')), source)
 		cmd.Stdout, cmd.Stderr = out, said
 		cmd.WaitDelay = pipesGrace
-		if confined {
-			cmd.SysProcAttr = namespaces()
-		}
-		return cmd, cmd.Start()
-	}
-	cmd, err := start(!w.open.Load())
-	if err != nil && !w.open.Load() {
-		cause := err
-		if cmd, err = start(false); err == nil && w.open.CompareAndSwap(false, true) {
-			w.log.Warn("pictures are decoded without namespaces of their own, as this system gives none; the other limits hold", "error", cause)
-		}
-	}
+		return cmd
+	})
 	if err != nil {
 		return nil, fmt.Errorf("start the process that decodes pictures: %w", err)
+	}
+	if missing != nil {
+		w.log.Warn("pictures are decoded without namespaces of their own, as this system gives none; the other limits hold", "error", missing)
 	}
 	err = cmd.Wait()
 	switch {

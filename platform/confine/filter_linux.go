@@ -1,10 +1,11 @@
 //go:build linux && (amd64 || arm64)
 
-package media
+package confine
 
 import (
 	"os"
 	"runtime"
+	"slices"
 	"syscall"
 	"unsafe"
 )
@@ -35,22 +36,26 @@ const (
 	verdictRefuse = 0x00050000 | uint32(syscall.EPERM)
 	verdictKill   = 0x80000000
 
-	prSetNoNewPrivs   = 38
 	seccompSetFilter  = 1
 	seccompAllThreads = 1
 	cloneThread       = 0x00010000
 )
 
 // filterCalls lets this process use only the system calls that a Go program needs to compute and to read and
-// write what is open. Others fail with EPERM. It holds for all threads and can not be undone.
-func filterCalls() error {
+// write what is open, and with files those that open, list, make and remove files. Others fail with EPERM. It holds for
+// all threads and can not be undone.
+func filterCalls(files bool) error {
 	filter := []instruction{
 		{code: loadWord, value: offsetArch},
 		{code: jumpEqual, ifTrue: 1, value: machineArch},
 		{code: giveBack, value: verdictKill},
 		{code: loadWord, value: offsetNumber},
 	}
-	for _, number := range allowedCalls {
+	allowed := slices.Clone(allowedCalls[:])
+	if files {
+		allowed = append(allowed, fileCalls[:]...)
+	}
+	for _, number := range allowed {
 		filter = append(filter,
 			instruction{code: jumpEqual, skip: 1, value: number},
 			instruction{code: giveBack, value: verdictAllow})

@@ -1,6 +1,6 @@
 //go:build !linux
 
-package media
+package confine
 
 func touchOthers(int) map[string]error { return nil }
 

@@ -1,6 +1,6 @@
 //go:build race
 
-package media
+package confine
 
 // raceDetector tells that this binary keeps shadow memory, which no limit of memory allows.
 const raceDetector = true

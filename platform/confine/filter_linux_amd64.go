@@ -1,4 +1,4 @@
-package media
+package confine
 
 import "syscall"
 
@@ -18,4 +18,14 @@ var allowedCalls = [...]uint32{
 	syscall.SYS_ARCH_PRCTL, syscall.SYS_PREAD64, syscall.SYS_EXIT, syscall.SYS_EXIT_GROUP,
 	318, // getrandom
 	334, // rseq
+}
+
+// fileCalls act on files, which onlyPaths bounds. Those that it does not bound, such as chmod, are not here.
+var fileCalls = [...]uint32{
+	syscall.SYS_OPENAT, syscall.SYS_LSEEK, syscall.SYS_FSTAT, syscall.SYS_NEWFSTATAT, syscall.SYS_GETDENTS64, syscall.SYS_READLINKAT,
+	syscall.SYS_FACCESSAT, syscall.SYS_PWRITE64, syscall.SYS_FTRUNCATE, syscall.SYS_FSYNC, syscall.SYS_MKDIRAT,
+	syscall.SYS_UNLINKAT, syscall.SYS_RENAMEAT, syscall.SYS_EPOLL_CREATE1, syscall.SYS_EVENTFD2,
+	316, // renameat2
+	332, // statx
+	439, // faccessat2
 }

@@ -1,4 +1,4 @@
-package media
+package confine
 
 import (
 	"bytes"
@@ -6,9 +6,10 @@ import (
 	"os"
 	"strconv"
 	"syscall"
+	"time"
 )
 
-// namespaces puts the worker into a user namespace, where it is nobody, and a network namespace without a
+// namespaces puts a helper into a user namespace, where it is nobody, and a network namespace without a
 // network.
 func namespaces() *syscall.SysProcAttr {
 	const nobody = 65534
@@ -19,9 +20,8 @@ func namespaces() *syscall.SysProcAttr {
 	}
 }
 
-// confine takes from this process what it does not need to decode a picture. It returns what could not be
-// taken, for the log.
-func confine(o order) (loose []string) {
+// self is Self for Linux.
+func self(l Limits) (loose []string) {
 	limit := func(name string, resource int, value uint64) {
 		if err := syscall.Setrlimit(resource, &syscall.Rlimit{Cur: value, Max: value}); err != nil {
 			loose = append(loose, fmt.Sprintf("%s: %v", name, err))
@@ -33,15 +33,20 @@ func confine(o order) (loose []string) {
 	if err != nil {
 		loose = append(loose, fmt.Sprintf("memory limit: %v", err))
 	} else if !raceDetector {
-		limit("address space", syscall.RLIMIT_AS, space+uint64(o.Memory))
-		limit("memory", syscall.RLIMIT_DATA, private+uint64(o.Memory))
+		limit("address space", syscall.RLIMIT_AS, space+uint64(max(0, l.Memory)))
+		limit("memory", syscall.RLIMIT_DATA, private+uint64(max(0, l.Memory)))
 	}
-	limit("processor time", syscall.RLIMIT_CPU, uint64(o.TimeoutMs/1000+1))
-	limit("file size", syscall.RLIMIT_FSIZE, 0)
+	if l.Files > 0 && !raceDetector {
+		if err := onlyPaths(l.Paths); err != nil {
+			loose = append(loose, fmt.Sprintf("paths: %v", err))
+		}
+	}
+	limit("processor time", syscall.RLIMIT_CPU, uint64(max(0, l.CPU)+time.Second-1)/uint64(time.Second))
+	limit("file size", syscall.RLIMIT_FSIZE, uint64(max(0, l.FileSize)))
 	limit("core dumps", syscall.RLIMIT_CORE, 0)
-	limit("open files", syscall.RLIMIT_NOFILE, 0) // what is open stays usable
+	limit("open files", syscall.RLIMIT_NOFILE, uint64(max(0, l.Files))) // what is open stays usable
 	if !raceDetector {
-		if err := filterCalls(); err != nil {
+		if err := filterCalls(l.Files > 0); err != nil {
 			loose = append(loose, fmt.Sprintf("system call filter: %v", err))
 		}
 	}
