@@ -272,6 +272,15 @@ func TestRemovedDeviceLeavesNothing(t *testing.T) {
 		if count, _ := second.counts(); count != 0 {
 			t.Error("the remains of a removed device were not swept")
 		}
+		if _, err := n.upload(ctx, bob.userID, keyUpload{DeviceID: second.deviceID, Fallback: []publicKey{{mainAlgorithm, "Z", `"z"`}}}); err != nil {
+			t.Fatal(err)
+		}
+		if err := n.sweep(ctx); err != nil {
+			t.Fatal(err)
+		}
+		if _, _, fallback, _, _ := second.kept(); fallback != 0 {
+			t.Error("the fallback key of a removed device was not swept")
+		}
 		if count, _ := bob.counts(); count != 1 {
 			t.Error("the sweep took the keys of a device that exists")
 		}

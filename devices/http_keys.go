@@ -1,6 +1,7 @@
 package devices
 
 import (
+	"cmp"
 	"encoding/json"
 	"slices"
 
@@ -114,13 +115,26 @@ func (x *Devices) postUpload(r *web.Request, body *uploadBody) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	old := ""
 	if deviceKeys != "" {
-		if err := x.putDeviceKeys(r.Context(), userID, deviceID, deviceKeys); err != nil {
+		if old, err = x.storedDeviceKeys(r.Context(), userID, deviceID); err != nil {
+			return nil, err
+		}
+	}
+	adds := len(u.OneTime)+len(u.Fallback) > 0
+	if adds && !replaces(old, deviceKeys) { // a new identity ends the keys that are stored
+		// Before anything is written. Who writes looks again, because other uploads may come in between.
+		if _, refused, err := u.check(r.Context(), x.db, userID); err != nil || refused != nil {
+			return nil, cmp.Or(err, refused)
+		}
+	}
+	if deviceKeys != "" {
+		if err := x.putDeviceKeys(r.Context(), userID, deviceID, old, deviceKeys); err != nil {
 			return nil, err
 		}
 	}
 	var counts KeyCounts
-	if len(u.OneTime)+len(u.Fallback) > 0 {
+	if adds {
 		counts, err = x.upload(r.Context(), userID, u)
 	} else {
 		counts.OneTime, _, err = x.OneTimeKeyCounts(r.Context(), userID, deviceID)

@@ -55,23 +55,32 @@ func verify(body []byte, signer, keyID, public string) error {
 	return nil
 }
 
-// putDeviceKeys stores the identity keys of a device, unless they are stored already.
-func (x *Devices) putDeviceKeys(ctx context.Context, userID, deviceID, body string) error {
-	var old string
-	err := x.db.QueryRow(ctx, `SELECT body FROM device_keys WHERE user_id = $1 AND device_id = $2`, userID, deviceID).Scan(&old)
-	if err != nil && !errors.Is(err, db.ErrNoRows) {
-		return err
+// storedDeviceKeys gives the identity keys of a device, "" for none.
+func (x *Devices) storedDeviceKeys(ctx context.Context, userID, deviceID string) (body string, err error) {
+	err = x.db.QueryRow(ctx, `SELECT body FROM device_keys WHERE user_id = $1 AND device_id = $2`, userID, deviceID).Scan(&body)
+	if errors.Is(err, db.ErrNoRows) {
+		err = nil
 	}
+	return body, err
+}
+
+// replaces tells that identity keys are of another identity than the stored ones.
+func replaces(old, body string) bool {
+	return old != "" && body != "" && !sameJSON([]byte(old), []byte(body))
+}
+
+// putDeviceKeys stores the identity keys of a device, unless they are the old ones.
+func (x *Devices) putDeviceKeys(ctx context.Context, userID, deviceID, old, body string) error {
 	if old == body {
 		return nil
 	}
-	if old != "" && !sameJSON([]byte(old), []byte(body)) {
+	if replaces(old, body) {
 		// The one-time keys were signed by the identity that ends here.
 		if _, err := x.drop(ctx, userID, deviceGone{DeviceIDs: []string{deviceID}}); err != nil {
 			return err
 		}
 	}
-	_, err = x.change(ctx, userID, listChange{DeviceID: deviceID, Keys: body})
+	_, err := x.change(ctx, userID, listChange{DeviceID: deviceID, Keys: body})
 	return err
 }
 

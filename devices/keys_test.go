@@ -214,3 +214,144 @@ func TestIdleDeviceMakesNoStatement(t *testing.T) {
 		}
 	})
 }
+
+// kept reads what is stored of a device's keys, and up to where their news are written.
+func (l *login) kept() (oneTime, bytes, fallback int, deviceKeys string, news int64) {
+	l.n.t.Helper()
+	err := l.n.db.QueryRow(context.Background(), `SELECT (SELECT COUNT(*) FROM one_time_keys WHERE user_id = $1 AND device_id = $2),
+		(SELECT COALESCE(SUM(LENGTH(body)), 0) FROM one_time_keys WHERE user_id = $1 AND device_id = $2),
+		(SELECT COUNT(*) FROM fallback_keys WHERE user_id = $1 AND device_id = $2),
+		COALESCE((SELECT MAX(body) FROM device_keys WHERE user_id = $1 AND device_id = $2), ''),
+		COALESCE((SELECT MAX(pos) FROM key_count_changes WHERE user_id = $1 AND device_id = $2), 0)`, l.userID, l.deviceID).
+		Scan(&oneTime, &bytes, &fallback, &deviceKeys, &news)
+	if err != nil {
+		l.n.t.Fatal(err)
+	}
+	return oneTime, bytes, fallback, deviceKeys, news
+}
+
+// plainKeys are n keys without signatures.
+func plainKeys(algorithm, name string, n int) obj {
+	out := obj{}
+	for i := range n {
+		out[fmt.Sprintf("%s:%s%04d", algorithm, name, i)] = "key"
+	}
+	return out
+}
+
+func TestKeysOfADeviceAreBounded(t *testing.T) {
+	run(t, func(t *testing.T, n *node) {
+		alice, bob := n.register("alice"), n.register("bob")
+		x := alice.do("POST /keys/upload", obj{"one_time_keys": plainKeys("curve25519", "A", maxOneTime)}).want(200)
+		if x.get("one_time_key_counts.curve25519").Int() != maxOneTime {
+			t.Fatalf("counts: %s", x.body)
+		}
+		alice.do("POST /keys/upload", obj{"one_time_keys": plainKeys("curve25519", "A", maxOneTime)}).want(200) // a repetition
+		for _, more := range []obj{plainKeys("curve25519", "B", 1), plainKeys("other", "A", 1)} {
+			alice.do("POST /keys/upload", obj{"one_time_keys": more}).want(413, "M_TOO_LARGE")
+		}
+		bob.do("POST /keys/claim", obj{"one_time_keys": obj{alice.userID: obj{alice.deviceID: "curve25519"}}}).want(200)
+		alice.do("POST /keys/upload", obj{"one_time_keys": plainKeys("curve25519", "B", 2)}).want(413, "M_TOO_LARGE")
+		alice.do("POST /keys/upload", obj{"one_time_keys": plainKeys("curve25519", "B", 1)}).want(200)
+		if stored, _, _, _, _ := alice.kept(); stored != maxOneTime {
+			t.Errorf("expected %d keys, found %d", maxOneTime, stored)
+		}
+
+		for _, member := range []string{"one_time_keys", "fallback_keys"} {
+			carol := n.login("bob")
+			carol.do("POST /keys/upload", obj{member: obj{"curve25519:A": strings.Repeat("x", maxKey)}}).want(413, "M_TOO_LARGE")
+			kinds := obj{}
+			for i := range maxKinds {
+				kinds[fmt.Sprintf("kind%d:A", i)] = "key"
+			}
+			carol.do("POST /keys/upload", obj{member: kinds}).want(200)
+			carol.do("POST /keys/upload", obj{member: obj{"more:A": "key"}}).want(413, "M_TOO_LARGE")
+			carol.do("POST /keys/upload", obj{member: obj{"kind0:B": "key"}}).want(200)
+			if a, _, b, _, _ := carol.kept(); a != 0 && b != 0 || a+b < maxKinds || a+b > maxKinds+1 {
+				t.Errorf("%s: found %d one-time keys and %d fallback keys", member, a, b)
+			}
+		}
+		bob.do("POST /keys/upload", obj{"one_time_keys": plainKeys("curve25519", "A", maxOneTime+1)}).want(413, "M_TOO_LARGE")
+	})
+}
+
+func TestUploadsAtOnceStayInBounds(t *testing.T) {
+	run(t, func(t *testing.T, n *node) {
+		alice := n.register("alice")
+		var wg sync.WaitGroup
+		var mu sync.Mutex
+		taken := 0
+		for i := range 4 {
+			wg.Go(func() {
+				x := alice.do("POST /keys/upload", obj{"one_time_keys": plainKeys("curve25519", string(rune('A'+i)), maxOneTime/2-1)})
+				mu.Lock()
+				defer mu.Unlock()
+				if x.status == 200 {
+					taken++
+				} else if x.status != 413 {
+					t.Errorf("found %d: %s", x.status, x.body)
+				}
+			})
+		}
+		wg.Wait()
+		if stored, _, _, _, _ := alice.kept(); taken != 2 || stored != 2*(maxOneTime/2-1) {
+			t.Errorf("%d uploads were taken and %d keys are stored, expected 2 and %d", taken, stored, 2*(maxOneTime/2-1))
+		}
+	})
+}
+
+func TestARefusedUploadWritesNothing(t *testing.T) {
+	run(t, func(t *testing.T, n *node) {
+		alice := n.register("alice")
+		alice.do("POST /keys/upload", obj{"device_keys": alice.deviceKeys(), "one_time_keys": alice.oneTimeKeys("A")}).want(200)
+		type all struct {
+			oneTime, bytes, fallback int
+			deviceKeys               string
+			news                     int64
+		}
+		look := func() (a all) { a.oneTime, a.bytes, a.fallback, a.deviceKeys, a.news = alice.kept(); return a }
+		before := look()
+		st, lists := n.ToDeviceStream(), n.DeviceListStream()
+		positions := append(st.Positions(), lists.Positions()...)
+		clash := obj{"signed_curve25519:A": alice.oneTimeKey("other"), "signed_curve25519:B": alice.oneTimeKey("b")}
+		for _, body := range []obj{
+			{"one_time_keys": clash},
+			{"one_time_keys": clash, "fallback_keys": alice.oneTimeKeys("F")},
+			{"one_time_keys": plainKeys("curve25519", "A", maxOneTime), "fallback_keys": alice.oneTimeKeys("F")},
+		} {
+			if x := alice.do("POST /keys/upload", body); x.status/100 != 4 {
+				t.Errorf("expected that it is refused, found %d: %s", x.status, x.body)
+			}
+		}
+		if after := look(); after != before {
+			t.Errorf("refused uploads wrote: before %+v, after %+v", before, after)
+		}
+		if err := n.p.Streams.Barrier(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+		if now := append(st.Positions(), lists.Positions()...); !slices.Equal(now, positions) {
+			t.Errorf("refused uploads moved the streams from %v to %v", positions, now)
+		}
+
+		// The same when the upload is found to clash only where it is written.
+		late := keyUpload{DeviceID: alice.deviceID, OneTime: []publicKey{{Algorithm: mainAlgorithm, ID: "A", Body: "{}"}, {Algorithm: mainAlgorithm, ID: "B", Body: "{}"}}}
+		if _, err := n.uploadHere(context.Background(), alice.userID, late); err == nil {
+			t.Error("expected that it is refused")
+		}
+		if after := look(); after != before {
+			t.Errorf("a late refusal wrote: before %+v, after %+v", before, after)
+		}
+
+		// Nor are identity keys stored of which the request has the one-time keys refused.
+		phone := n.login("alice")
+		phone.do("POST /keys/upload", obj{"one_time_keys": phone.oneTimeKeys("A")}).want(200)
+		phone.do("POST /keys/upload", obj{"device_keys": phone.deviceKeys(), "one_time_keys": obj{"signed_curve25519:A": phone.oneTimeKey("other")}}).want(400, "M_UNKNOWN")
+		if _, _, _, keys, _ := phone.kept(); keys != "" {
+			t.Errorf("a refused upload stored identity keys: %s", keys)
+		}
+		// A new identity ends the old keys, so that their ids and their number do not count.
+		phone.do("POST /keys/upload", obj{"device_keys": phone.deviceKeys()}).want(200)
+		phone.key = n.login("alice").key
+		phone.do("POST /keys/upload", obj{"device_keys": phone.deviceKeys(), "one_time_keys": obj{"signed_curve25519:A": phone.oneTimeKey("other")}}).want(200)
+	})
+}

@@ -15,6 +15,12 @@ import (
 	"lyceum/platform/stream"
 )
 
+const (
+	maxOneTime = 1000    // keys of a device that were not given out, in all algorithms: clients keep 50 to 100
+	maxKinds   = 20      // algorithms of its one-time keys, and of its fallback keys
+	maxKey     = 4 << 10 // bytes of a key with its signatures
+)
+
 // publicKey is a one-time or fallback key.
 type publicKey struct {
 	Algorithm string `json:"algorithm"`
@@ -30,8 +36,12 @@ type keyUpload struct {
 }
 
 // parsePublicKeys reads {"algorithm:id": key}, where a key is a string or an object with the string "key".
-// Errors: M_BAD_JSON, M_INVALID_PARAM.
+// Errors: M_BAD_JSON, M_INVALID_PARAM,
+// M_TOO_LARGE.
 func parsePublicKeys(keys object) ([]publicKey, error) {
+	if len(keys) > maxOneTime {
+		return nil, matrix.TooLarge(fmt.Sprintf("Expected at most %d keys, found %d", maxOneTime, len(keys)))
+	}
 	out := make([]publicKey, 0, len(keys))
 	for name, raw := range keys {
 		algorithm, id, ok := strings.Cut(name, ":")
@@ -49,6 +59,9 @@ func parsePublicKeys(keys object) ([]publicKey, error) {
 		} else if strings.HasPrefix(algorithm, "signed_") {
 			return nil, matrix.BadJSON("The key " + name + " must be an object with key and signatures")
 		}
+		if len(body) > maxKey {
+			return nil, matrix.TooLarge(fmt.Sprintf("The key %s has %d bytes: expected at most %d", name, len(body), maxKey))
+		}
 		out = append(out, publicKey{algorithm, id, string(body)})
 	}
 	return out, nil
@@ -63,14 +76,18 @@ type keyUploadWork struct {
 
 func (w *keyUploadWork) device() string { return w.DeviceID }
 
-func (w *keyUploadWork) apply(ctx context.Context, tx *db.Tx, userID string) error {
-	w.refused = nil
-	fresh, err := w.unknown(ctx, tx, userID)
+func (w *keyUploadWork) apply(ctx context.Context, tx *db.Tx, userID string) (changed bool, err error) {
+	var fresh []publicKey
+	fresh, w.refused, err = w.check(ctx, tx, userID)
 	if err != nil || w.refused != nil {
-		return err
+		return false, err
 	}
-	if err := tx.Bulk(ctx, `INSERT INTO one_time_keys (user_id, device_id, algorithm, key_id, body, created_ms) VALUES ?`, fresh); err != nil {
-		return err
+	rows := make([][]any, len(fresh))
+	for i, k := range fresh {
+		rows[i] = []any{userID, w.DeviceID, k.Algorithm, k.ID, k.Body, w.at}
+	}
+	if err := tx.Bulk(ctx, `INSERT INTO one_time_keys (user_id, device_id, algorithm, key_id, body, created_ms) VALUES ?`, rows); err != nil {
+		return false, err
 	}
 	for _, k := range w.Fallback {
 		// The same key again, in a repeated request, does not become unused.
@@ -79,44 +96,82 @@ func (w *keyUploadWork) apply(ctx context.Context, tx *db.Tx, userID string) err
 			used = (fallback_keys.used AND fallback_keys.key_id = excluded.key_id AND fallback_keys.body = excluded.body)`,
 			userID, w.DeviceID, k.Algorithm, k.ID, k.Body)
 		if err != nil {
-			return err
+			return false, err
 		}
 	}
-	return nil
+	return true, nil
 }
 
-// unknown gives the rows of the one-time keys that are not stored yet. The same id with other content is refused.
-func (w *keyUploadWork) unknown(ctx context.Context, tx *db.Tx, userID string) (fresh [][]any, err error) {
-	if len(w.OneTime) == 0 {
-		return nil, nil
-	}
+// check gives the one-time keys that are not stored yet, or why the upload is refused: a key with the id of another
+// one, or more keys than a device may have.
+func (u *keyUpload) check(ctx context.Context, q db.Querier, userID string) (fresh []publicKey, refused, err error) {
 	type name struct{ algorithm, id string }
 	stored := map[name]string{}
-	ids := make([]string, len(w.OneTime))
-	for i, k := range w.OneTime {
-		ids[i] = k.ID
+	if len(u.OneTime) > 0 {
+		ids := make([]string, len(u.OneTime))
+		for i, k := range u.OneTime {
+			ids[i] = k.ID
+		}
+		err = db.Each(func(row db.Row) error {
+			var n name
+			var body string
+			err := row.Scan(&n.algorithm, &n.id, &body)
+			stored[n] = body
+			return err
+		})(q.Query(ctx, `SELECT algorithm, key_id, body FROM one_time_keys WHERE user_id = $1 AND device_id = $2 AND key_id = ANY($3)`, userID, u.DeviceID, ids))
+		if err != nil {
+			return nil, nil, err
+		}
 	}
+	for _, k := range u.OneTime {
+		switch old, known := stored[name{k.Algorithm, k.ID}]; {
+		case !known:
+			fresh = append(fresh, k)
+		case old != k.Body:
+			return nil, matrix.NewError(400, matrix.CodeUnknown, "The one-time key "+k.Algorithm+":"+k.ID+" exists with other content: upload keys under new ids"), nil
+		}
+	}
+	refused, err = u.checkNumbers(ctx, q, userID, fresh)
+	return fresh, refused, err
+}
+
+// checkNumbers refuses what would be more keys than a device may have. Keys that are stored already, in a repeated
+// request, are never too many.
+func (u *keyUpload) checkNumbers(ctx context.Context, q db.Querier, userID string, fresh []publicKey) (refused, err error) {
+	oneTime, fallback := map[string]bool{}, map[string]bool{} // algorithms
+	total := len(fresh)
 	err = db.Each(func(row db.Row) error {
-		var n name
-		var body string
-		err := row.Scan(&n.algorithm, &n.id, &body)
-		stored[n] = body
+		var algorithm string
+		var n int
+		err := row.Scan(&algorithm, &n)
+		if n < 0 {
+			fallback[algorithm] = true
+		} else {
+			oneTime[algorithm] = true
+			total += n
+		}
 		return err
-	})(tx.Query(ctx, `SELECT algorithm, key_id, body FROM one_time_keys WHERE user_id = $1 AND device_id = $2 AND key_id = ANY($3)`, userID, w.DeviceID, ids))
+	})(q.Query(ctx, `SELECT algorithm, COUNT(*) FROM one_time_keys WHERE user_id = $1 AND device_id = $2 GROUP BY algorithm
+		UNION ALL SELECT algorithm, -1 FROM fallback_keys WHERE user_id = $1 AND device_id = $2`, userID, u.DeviceID))
 	if err != nil {
 		return nil, err
 	}
-	for _, k := range w.OneTime {
-		old, known := stored[name{k.Algorithm, k.ID}]
-		if known && old != k.Body {
-			w.refused = matrix.NewError(400, matrix.CodeUnknown, "The one-time key "+k.Algorithm+":"+k.ID+" exists with other content: upload keys under new ids")
-			return nil, nil
-		}
-		if !known {
-			fresh = append(fresh, []any{userID, w.DeviceID, k.Algorithm, k.ID, k.Body, w.at})
-		}
+	for _, k := range fresh {
+		oneTime[k.Algorithm] = true
 	}
-	return fresh, nil
+	had := len(fallback)
+	for _, k := range u.Fallback {
+		fallback[k.Algorithm] = true
+	}
+	switch {
+	case len(fresh) > 0 && total > maxOneTime:
+		return matrix.TooLarge(fmt.Sprintf("A device may have %d one-time keys that were not given out: expected fewer new ones, found %d keys with them", maxOneTime, total)), nil
+	case len(fresh) > 0 && len(oneTime) > maxKinds:
+		return matrix.TooLarge(fmt.Sprintf("A device may have one-time keys of %d algorithms, found %d", maxKinds, len(oneTime))), nil
+	case len(fallback) > had && len(fallback) > maxKinds:
+		return matrix.TooLarge(fmt.Sprintf("A device may have fallback keys of %d algorithms, found %d", maxKinds, len(fallback))), nil
+	}
+	return nil, nil
 }
 
 // uploadHere runs on the owner of the user's shard of "to_device" and gives the counts afterwards.
@@ -179,7 +234,7 @@ type claimWork struct {
 
 func (w *claimWork) device() string { return w.DeviceID }
 
-func (w *claimWork) apply(ctx context.Context, tx *db.Tx, userID string) error {
+func (w *claimWork) apply(ctx context.Context, tx *db.Tx, userID string) (changed bool, err error) {
 	w.got = nil
 	k := ClaimedKey{Claim: w.Claim}
 	for _, query := range []string{
@@ -190,13 +245,13 @@ func (w *claimWork) apply(ctx context.Context, tx *db.Tx, userID string) error {
 		err := tx.QueryRow(ctx, query, userID, w.DeviceID, w.Algorithm).Scan(&k.KeyID, &k.Body)
 		if err == nil {
 			w.got = &k
-			return nil
+			return true, nil
 		}
 		if !errors.Is(err, db.ErrNoRows) {
-			return fmt.Errorf("claim a key: %w", err)
+			return false, fmt.Errorf("claim a key: %w", err)
 		}
 	}
-	return nil
+	return false, nil
 }
 
 // claimHere runs on the owner of the shard that all claims hash to.

@@ -43,10 +43,10 @@ type message struct {
 }
 
 // keyWork is done inside the transaction of the stream. It may be done again in another transaction, so it
-// sets its result anew.
+// sets its result anew. changed says that the numbers of keys are to be told to the device.
 type keyWork interface {
 	device() string
-	apply(ctx context.Context, tx *db.Tx, userID string) error
+	apply(ctx context.Context, tx *db.Tx, userID string) (changed bool, err error)
 }
 
 // toDeviceStore is the stream "to_device" in the tables to_device and key_count_changes.
@@ -101,10 +101,13 @@ func (toDeviceStore) Insert(ctx context.Context, w *db.Batch, batch []*stream.En
 			if _, gone := v.(*deviceGone); gone { // messages before it go too
 				flush()
 			}
-			if err := v.apply(ctx, tx, e.Key); err != nil {
+			news, err := v.apply(ctx, tx, e.Key)
+			if err != nil {
 				return err
 			}
-			changed.Put(receiver{e.Key, v.device()}, e.Key, v.device(), e.Shard, e.Pos)
+			if news {
+				changed.Put(receiver{e.Key, v.device()}, e.Key, v.device(), e.Shard, e.Pos)
+			}
 		}
 	}
 	flush()

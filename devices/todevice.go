@@ -249,7 +249,7 @@ type deviceGone struct {
 
 func (g *deviceGone) device() string { return g.id }
 
-func (g *deviceGone) apply(ctx context.Context, tx *db.Tx, userID string) error {
+func (g *deviceGone) apply(ctx context.Context, tx *db.Tx, userID string) (changed bool, err error) {
 	for _, query := range []string{
 		`DELETE FROM one_time_keys WHERE user_id = $1 AND device_id = $2`,
 		`DELETE FROM fallback_keys WHERE user_id = $1 AND device_id = $2`,
@@ -257,10 +257,10 @@ func (g *deviceGone) apply(ctx context.Context, tx *db.Tx, userID string) error 
 		`DELETE FROM to_device_txns WHERE sender = $1 AND device_id = $2`,
 	} {
 		if _, err := tx.Exec(ctx, query, userID, g.id); err != nil {
-			return err
+			return false, err
 		}
 	}
-	return nil
+	return true, nil
 }
 
 // dropHere runs on the owner of the user's shard.
@@ -347,7 +347,7 @@ func (x *Devices) sweep(ctx context.Context) error {
 	const page = 500
 	for after := ""; ; {
 		users, err := db.Texts(x.db.Query(ctx, `SELECT user_id FROM (SELECT user_id FROM device_keys WHERE user_id > $1 UNION SELECT user_id FROM one_time_keys WHERE user_id > $1
-			UNION SELECT user_id FROM to_device WHERE user_id > $1) AS kept ORDER BY user_id LIMIT $2`, after, page))
+			UNION SELECT user_id FROM fallback_keys WHERE user_id > $1 UNION SELECT user_id FROM to_device WHERE user_id > $1) AS kept ORDER BY user_id LIMIT $2`, after, page))
 		if err != nil || len(users) == 0 {
 			return err
 		}
@@ -378,5 +378,5 @@ func (x *Devices) sweep(ctx context.Context) error {
 // keptDevices gives the devices of the users for which anything is kept.
 func (x *Devices) keptDevices(ctx context.Context, users []string) (map[string][]string, error) {
 	return db.Groups[string, string](x.db.Query(ctx, `SELECT user_id, device_id FROM device_keys WHERE user_id = ANY($1) UNION SELECT user_id, device_id FROM one_time_keys WHERE user_id = ANY($1)
-		UNION SELECT user_id, device_id FROM to_device WHERE user_id = ANY($1)`, users))
+		UNION SELECT user_id, device_id FROM fallback_keys WHERE user_id = ANY($1) UNION SELECT user_id, device_id FROM to_device WHERE user_id = ANY($1)`, users))
 }
