@@ -9,9 +9,9 @@ import (
 	"lyceum/platform/db"
 )
 
-// Find lists users of this server, ordered by id and at most limit, whose id and profile name together have all of
-// some words. The words are in lower case. Ended accounts are left out.
-func (a *Accounts) Find(ctx context.Context, words []string, limit int) ([]string, error) {
+// Find lists users of this server, at most limit in the order of their ids from after on, whose id and profile name
+// together have all of some words. The words are in lower case. Ended accounts are left out.
+func (a *Accounts) Find(ctx context.Context, words []string, after string, limit int) ([]string, error) {
 	if len(words) == 0 {
 		return nil, nil
 	}
@@ -21,11 +21,11 @@ func (a *Accounts) Find(ctx context.Context, words []string, limit int) ([]strin
 		args = append(args, "%"+escapeLike.Replace(word)+"%")
 		where += " AND u.user_id || ' ' || COALESCE(n.words, '') LIKE $" + strconv.Itoa(len(args)) + ` ESCAPE '\'`
 	}
-	args = append(args, limit)
+	args = append(args, after, limit)
 	return db.Texts(a.db.Query(ctx, `SELECT u.user_id FROM users u
 		LEFT JOIN profile_fields p ON p.user_id = u.user_id AND p.name = 'displayname'
 		LEFT JOIN profile_names n ON n.user_id = u.user_id AND n.value = p.value
-		WHERE u.deactivated_ms = 0`+where+` ORDER BY u.user_id LIMIT $`+strconv.Itoa(len(args)), args...))
+		WHERE u.deactivated_ms = 0`+where+` AND u.user_id > $`+strconv.Itoa(len(args)-1)+` ORDER BY u.user_id LIMIT $`+strconv.Itoa(len(args)), args...))
 }
 
 var escapeLike = strings.NewReplacer(`\`, `\\`, `%`, `\%`, `_`, `\_`)

@@ -20,7 +20,7 @@ func TestNamesSetByEarlierVersionsAreFound(t *testing.T) {
 		}
 		find := func(word string, want bool) {
 			t.Helper()
-			got, err := n.Find(t.Context(), []string{word}, 10)
+			got, err := n.Find(t.Context(), []string{word}, "", 10)
 			if err != nil || slices.Contains(got, alice) != want {
 				t.Errorf("%s: %v %v", word, got, err)
 			}

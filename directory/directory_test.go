@@ -4,12 +4,14 @@ import (
 	"context"
 	"fmt"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"lyceum/accounts"
+	"lyceum/platform/web"
 	"lyceum/platform/web/webtest"
 	"lyceum/rooms/roomstest"
 )
@@ -417,6 +419,48 @@ func TestPeopleAreFoundByTheirProfiles(t *testing.T) {
 }
 
 // TestAnyTermIsAnswered: no term is an error of the server, whatever its length and signs are.
+// TestPeopleAreFoundBehindManyOthers holds that those whom one may find are not lost behind those whom one may not, whose
+// ids come first.
+func TestPeopleAreFoundBehindManyOthers(t *testing.T) {
+	harness.Run(t, func(t *testing.T, h *house) {
+		var rows [][]any
+		for i := range 2*usersPage + 10 {
+			rows = append(rows, []any{fmt.Sprintf("@cheese%05d:here.test", i), 1})
+		}
+		if err := h.Process.DB.Bulk(t.Context(), "INSERT INTO users (user_id, created_ms) VALUES ?", rows); err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range []string{"x-cheese", "y-cheese", "z-cheese"} {
+			if _, err := h.Accounts.CreateUser(t.Context(), accounts.NewUser{Name: name}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, name := range []string{"x-cheese", "y-cheese", "z-cheese", "cheese00003"} {
+			h.People[name] = &web.Identity{UserID: "@" + name + ":here.test", DeviceID: "D"}
+		}
+		mine := h.create(h.bob, obj{"preset": "public_chat"})
+		h.create(h.HTTP.As("y-cheese"), obj{"preset": "private_chat"})
+		h.create(h.HTTP.As("z-cheese"), obj{"preset": "public_chat"})
+		h.join(h.HTTP.As("x-cheese"), mine)
+		h.join(h.HTTP.As("cheese00003"), mine)
+		h.indexed()
+		find := func(limit int) (out []string, limited bool) {
+			t.Helper()
+			a := h.bob.Want(200, "POST "+v3+"/user_directory/search", obj{"search_term": "cheese", "limit": limit})
+			for _, u := range a.Get("results").Array() {
+				out = append(out, u.Get("user_id").String())
+			}
+			return out, a.Get("limited").Bool()
+		}
+		all := []string{"@cheese00003:here.test", "@x-cheese:here.test", "@z-cheese:here.test"}
+		for limit := range 4 {
+			if got, limited := find(limit); !slices.Equal(got, all[:limit]) || limited != (limit < 3) {
+				t.Errorf("limit %d: found %v, %v", limit, got, limited)
+			}
+		}
+	})
+}
+
 func TestAnyTermIsAnswered(t *testing.T) {
 	harness.Run(t, func(t *testing.T, h *house) {
 		h.create(h.alice, obj{"preset": "public_chat", "name": "Cheese"})

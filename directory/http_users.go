@@ -2,7 +2,6 @@ package directory
 
 import (
 	"context"
-	"maps"
 	"slices"
 	"strings"
 
@@ -14,7 +13,8 @@ import (
 const (
 	usersDefault = 10
 	usersMax     = 50
-	usersLooked  = 1000 // matches that are looked at
+	usersPage    = 1000   // matches that are looked at together
+	usersLooked  = 20_000 // matches that are looked at, for those whom the user may find
 )
 
 type foundUser struct {
@@ -35,62 +35,69 @@ func (d *Directory) postUserSearch(q *web.Request, b *struct {
 	if limit < 0 {
 		return nil, matrix.InvalidParam("limit: expected 0 or more")
 	}
-	users, err := d.users(q.Context(), q.UserID(), b.Term)
+	users, limited, err := d.users(q.Context(), q.UserID(), b.Term, limit)
 	if err != nil {
 		return nil, err
 	}
-	limited := len(users) > limit
-	return map[string]any{"results": users[:min(limit, len(users))], "limited": limited}, nil
+	return map[string]any{"results": users, "limited": limited}, nil
 }
 
-// users finds those whom a user may find and whose id or profile name has all words of a term. The names that people
-// have in single rooms count for nothing: who asks may not see these rooms.
-func (d *Directory) users(ctx context.Context, userID, term string) ([]foundUser, error) {
-	out := []foundUser{}
-	ids, err := d.Accounts.Find(ctx, words(fold(term)), usersLooked)
-	if err != nil || len(ids) == 0 {
-		return out, err
+// users finds those whom a user may find and whose id or profile name has all words of a term, at most limit. limited
+// says that there are more, or may be. The names that people have in single rooms count for nothing: who asks may not
+// see these rooms.
+func (d *Directory) users(ctx context.Context, userID, term string, limit int) (out []foundUser, limited bool, err error) {
+	out = []foundUser{}
+	terms := words(fold(term))
+	if len(terms) == 0 {
+		return out, false, nil
 	}
-	known, err := d.knownTo(ctx, userID, ids)
-	if err != nil {
-		return nil, err
+	open, err := d.meetingRooms(ctx, userID)
+	if err != nil || len(open) == 0 {
+		return out, false, err
 	}
-	ids = slices.DeleteFunc(ids, func(id string) bool { return !known[id] || id == userID })
+	var ids []string
+	for after, looked := "", 0; len(ids) <= limit; {
+		if looked >= usersLooked {
+			limited = true
+			break
+		}
+		page, err := d.Accounts.Find(ctx, terms, after, usersPage)
+		if err != nil {
+			return nil, false, err
+		}
+		known, err := d.Rooms.MembersOfAny(ctx, open, page)
+		if err != nil {
+			return nil, false, err
+		}
+		slices.Sort(known)
+		ids = append(ids, slices.DeleteFunc(known, func(id string) bool { return id == userID })...)
+		if len(page) < usersPage {
+			break
+		}
+		after, looked = page[len(page)-1], looked+len(page)
+	}
+	if len(ids) > limit {
+		ids, limited = ids[:limit], true
+	}
 	profiles, err := d.Accounts.Profiles(ctx, ids)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	for _, id := range ids {
 		out = append(out, foundUser{id, profiles[id].DisplayName, profiles[id].AvatarURL})
 	}
-	return out, nil
+	return out, limited, nil
 }
 
-// knownTo gives those of some users whom a user may find: members of a room that the user is in too, or of
-// one that anybody may join or read.
-func (d *Directory) knownTo(ctx context.Context, userID string, others []string) (map[string]bool, error) {
-	joined, err := d.Rooms.JoinedRooms(ctx, append(slices.Clone(others), userID))
+// meetingRooms are those whose members a user may find: rooms that the user is in too, and ones that anybody may join
+// or read.
+func (d *Directory) meetingRooms(ctx context.Context, userID string) ([]string, error) {
+	joined, err := d.Rooms.JoinedRooms(ctx, []string{userID})
 	if err != nil {
 		return nil, err
 	}
-	all := map[string]bool{} // room -> may be counted
-	for _, list := range joined {
-		for _, id := range list {
-			all[id] = false
-		}
-	}
-	counted, err := db.Texts(d.Process.DB.Query(ctx, "SELECT room_id FROM search_rooms WHERE room_id = ANY($1) AND (joinable OR readable)", slices.Collect(maps.Keys(all))))
-	if err != nil {
-		return nil, err
-	}
-	for _, id := range append(counted, joined[userID]...) {
-		all[id] = true
-	}
-	known := map[string]bool{}
-	for _, user := range others {
-		known[user] = slices.ContainsFunc(joined[user], func(id string) bool { return all[id] })
-	}
-	return known, nil
+	open, err := db.Texts(d.Process.DB.Query(ctx, "SELECT room_id FROM search_rooms WHERE joinable OR readable"))
+	return append(joined[userID], open...), err
 }
 
 const (
