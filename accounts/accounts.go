@@ -152,17 +152,17 @@ func noUser(userID string) error { return fmt.Errorf("%w: %s", errNoUser, userID
 
 // housekeeping removes what expired and finishes deactivations that were cut short. One process of the
 // fleet runs it.
-func (a *Accounts) housekeeping(ctx context.Context) error {
+func (a *Accounts) housekeeping(ctx context.Context, job *role.Job) error {
 	tick := time.NewTicker(time.Minute)
 	defer tick.Stop()
 	for {
-		if err := a.expire(ctx); err != nil {
+		if err := a.expire(ctx, job); err != nil {
 			return err
 		}
-		if err := a.farewells(ctx); err != nil {
+		if err := a.farewells(ctx, job); err != nil {
 			return err
 		}
-		if err := a.indexNames(ctx); err != nil {
+		if err := a.indexNames(ctx, job); err != nil {
 			return err
 		}
 		select {

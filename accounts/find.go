@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"lyceum/platform/db"
+	"lyceum/platform/role"
 )
 
 // Find lists users of this server, at most limit in the order of their ids from after on, whose id and profile name
@@ -41,7 +42,7 @@ const insertNames = `INSERT INTO profile_names (user_id, value, words) VALUES ?
 	ON CONFLICT (user_id) DO UPDATE SET value = excluded.value, words = excluded.words`
 
 // indexNames makes the rows that are missing: of profiles that an earlier version set.
-func (a *Accounts) indexNames(ctx context.Context) error {
+func (a *Accounts) indexNames(ctx context.Context, job *role.Job) error {
 	const atOnce = 500
 	for {
 		rows, err := db.List(func(row db.Row) ([]any, error) {
@@ -53,7 +54,7 @@ func (a *Accounts) indexNames(ctx context.Context) error {
 		if err != nil || len(rows) == 0 {
 			return err
 		}
-		err = a.db.Tx(ctx, func(tx *db.Tx) error { return tx.Bulk(ctx, insertNames, rows) })
+		err = job.Tx(ctx, func(tx *db.Tx) error { return tx.Bulk(ctx, insertNames, rows) })
 		if err != nil || len(rows) < atOnce {
 			return err
 		}

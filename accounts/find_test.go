@@ -3,6 +3,8 @@ package accounts
 import (
 	"slices"
 	"testing"
+
+	"lyceum/platform/role/roletest"
 )
 
 // TestNamesSetByEarlierVersionsAreFound: such a version sets the field of the profile and knows no index of names.
@@ -28,7 +30,8 @@ func TestNamesSetByEarlierVersionsAreFound(t *testing.T) {
 		for _, name := range []string{"Ölga", "Émile"} {
 			set(`"` + name + `"`)
 			find("ölga", false) // what was indexed before counts no more
-			if err := n.indexNames(t.Context()); err != nil {
+			job, _ := roletest.Job(t, n.p)
+			if err := n.indexNames(t.Context(), job); err != nil {
 				t.Fatal(err)
 			}
 			find(map[string]string{"Ölga": "ölga", "Émile": "émile"}[name], true)

@@ -5,6 +5,7 @@ import (
 	"crypto/sha1"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -12,6 +13,9 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"lyceum/platform/lease"
+	"lyceum/platform/role/roletest"
 )
 
 func termsConfig() Config {
@@ -133,7 +137,13 @@ func TestHeldTokens(t *testing.T) {
 			t.Fatalf("found %+v", got)
 		}
 		n.clock.forward(31 * time.Minute)
-		if err := n.expire(t.Context()); err != nil {
+		job, lose := roletest.Job(t, n.p)
+		lose()
+		if err := n.expire(t.Context(), job); !errors.Is(err, lease.ErrLost) {
+			t.Fatalf("a job that was taken over: expected ErrLost, found %v", err)
+		}
+		job, _ = roletest.Job(t, n.p)
+		if err := n.expire(t.Context(), job); err != nil {
 			t.Fatal(err)
 		}
 		if got := get("slow"); got.Pending != 0 {

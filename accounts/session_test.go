@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"golang.org/x/crypto/bcrypt"
+
 	"lyceum/matrix"
 	"lyceum/platform/db"
 	"lyceum/platform/db/dbtest"
@@ -312,7 +313,8 @@ func TestPasswordChangeAndDeactivation(t *testing.T) {
 		n.register("alice").want(400, "M_USER_IN_USE")
 		n.do("GET", client+"/login", "", nil).want(200)
 		// The listener failed at first; the housekeeping calls it again.
-		if err := n.farewells(t.Context()); err != nil {
+		job, _ := roletest.Job(t, n.p)
+		if err := n.farewells(t.Context(), job); err != nil {
 			t.Fatal(err)
 		}
 		bye.mu.Lock()

@@ -13,6 +13,7 @@ import (
 
 	"lyceum/matrix"
 	"lyceum/platform/db"
+	"lyceum/platform/role"
 	"lyceum/platform/web"
 )
 
@@ -289,8 +290,8 @@ func loadInteraction(ctx context.Context, q db.Querier, id string, now int64) (*
 }
 
 // expireInteractive ends sessions that nobody finished, and frees the registration tokens they held.
-func (a *Accounts) expireInteractive(ctx context.Context, now int64) error {
-	return a.db.Tx(ctx, func(tx *db.Tx) error {
+func (a *Accounts) expireInteractive(ctx context.Context, job *role.Job, now int64) error {
+	return job.Tx(ctx, func(tx *db.Tx) error {
 		held, err := db.Texts(tx.Query(ctx, `DELETE FROM interactive_sessions WHERE expires_ms <= $1 RETURNING token`, now))
 		if err != nil {
 			return err

@@ -7,6 +7,7 @@ import (
 
 	"lyceum/matrix"
 	"lyceum/platform/db"
+	"lyceum/platform/role"
 )
 
 // The kinds of users. Ordinary users have none.
@@ -201,19 +202,22 @@ func (a *Accounts) Deactivate(ctx context.Context, userID string, erase bool) er
 	if err != nil || !u.farewell {
 		return err
 	}
-	if err := a.farewell(ctx, userID, u.erased); err != nil {
+	if err := a.farewell(ctx, a.db, userID, u.erased); err != nil {
 		a.log.Warn("a deactivation is not complete yet and will be tried again", "user", userID, "error", err)
 	}
 	return nil
 }
 
-// farewell does what a deactivation leaves to be done. Each part may run more than once.
-func (a *Accounts) farewell(ctx context.Context, userID string, erase bool) error {
+// writer makes transactions: the database, or a job.
+type writer interface {
+	Tx(ctx context.Context, fn func(tx *db.Tx) error) error
+}
+
+// farewell does what a deactivation leaves to be done. A deactivation is final, and each part may run more than once, also
+// at the same time.
+func (a *Accounts) farewell(ctx context.Context, to writer, userID string, erase bool) error {
 	if erase {
 		if err := a.eraseData(ctx, userID); err != nil {
-			return err
-		}
-		if _, err := a.db.Exec(ctx, `DELETE FROM filters WHERE user_id = $1`, userID); err != nil {
 			return err
 		}
 	}
@@ -222,17 +226,25 @@ func (a *Accounts) farewell(ctx context.Context, userID string, erase bool) erro
 			return err
 		}
 	}
-	for _, table := range []string{"profile_fields", "profile_names"} {
-		if _, err := a.db.Exec(ctx, `DELETE FROM `+table+` WHERE user_id = $1`, userID); err != nil {
-			return err
+	return to.Tx(ctx, func(tx *db.Tx) error {
+		steps := []string{
+			`DELETE FROM profile_fields WHERE user_id = $1`, `DELETE FROM profile_names WHERE user_id = $1`,
+			`UPDATE users SET farewell = FALSE WHERE user_id = $1`,
 		}
-	}
-	_, err := a.db.Exec(ctx, `UPDATE users SET farewell = FALSE WHERE user_id = $1`, userID)
-	return err
+		if erase {
+			steps = append(steps, `DELETE FROM filters WHERE user_id = $1`)
+		}
+		for _, query := range steps {
+			if _, err := tx.Exec(ctx, query, userID); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 }
 
 // farewells finishes deactivations that a failing part or the end of a process left open.
-func (a *Accounts) farewells(ctx context.Context) error {
+func (a *Accounts) farewells(ctx context.Context, job *role.Job) error {
 	ids, err := db.Texts(a.db.Query(ctx, `SELECT user_id FROM users WHERE farewell ORDER BY user_id LIMIT 100`))
 	if err != nil {
 		return err
@@ -242,7 +254,10 @@ func (a *Accounts) farewells(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if err := a.farewell(ctx, id, u.erased); err != nil {
+		if err := job.Check(ctx); err != nil {
+			return err
+		}
+		if err := a.farewell(ctx, job, id, u.erased); err != nil {
 			a.log.Warn("a deactivation is not complete yet and will be tried again", "user", id, "error", err)
 		}
 	}
@@ -250,16 +265,16 @@ func (a *Accounts) farewells(ctx context.Context) error {
 }
 
 // expire removes what ran out: steps of authentication, nonces, tokens, OpenID tokens.
-func (a *Accounts) expire(ctx context.Context) error {
+func (a *Accounts) expire(ctx context.Context, job *role.Job) error {
 	now := a.nowMs()
-	if err := a.expireInteractive(ctx, now); err != nil {
+	if err := a.expireInteractive(ctx, job, now); err != nil {
 		return err
 	}
 	for _, query := range []string{
 		`DELETE FROM used_nonces WHERE expires_ms < $1`,
 		`DELETE FROM openid_tokens WHERE expires_ms < $1`,
 	} {
-		if _, err := a.db.Exec(ctx, query, now); err != nil {
+		if err := job.Exec(ctx, query, now); err != nil {
 			return err
 		}
 	}

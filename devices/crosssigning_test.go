@@ -5,11 +5,15 @@ import (
 	"crypto/ed25519"
 	"crypto/rand"
 	"encoding/json"
+	"errors"
 	"slices"
 	"sync"
 	"testing"
 
 	"github.com/tidwall/gjson"
+
+	"lyceum/platform/lease"
+	"lyceum/platform/role/roletest"
 )
 
 // identity are the cross-signing keys of a user.
@@ -263,10 +267,28 @@ func TestRemovedDeviceLeavesNothing(t *testing.T) {
 
 		// What came for a device while it was removed goes later.
 		ctx := context.Background()
+		gone, lose := roletest.Job(t, n.p)
+		lose()
+		job, _ := roletest.Job(t, n.p)
 		if _, err := n.upload(ctx, bob.userID, keyUpload{DeviceID: second.deviceID, OneTime: []publicKey{{mainAlgorithm, "Z", `"z"`}}}); err != nil {
 			t.Fatal(err)
 		}
-		if err := n.sweep(ctx); err != nil {
+		// A process that looked for such devices, was paused, and wakes up when another one does the work: the device may be
+		// there again.
+		if err := n.sweep(ctx, gone); !errors.Is(err, lease.ErrLost) {
+			t.Errorf("a job that was taken over: expected ErrLost, found %v", err)
+		}
+		under := gone.Lease()
+		if res, err := n.change(ctx, bob.userID, listChange{Removed: []string{bob.deviceID}, Under: &under}); err != nil || !res.Lost {
+			t.Errorf("a change of a job that was taken over: %+v, %v", res, err)
+		}
+		if count, _ := second.counts(); count != 1 {
+			t.Error("a job that was taken over dropped keys")
+		}
+		if got := at(alice.query(bob), "device_keys", bob.userID); !at(got, bob.deviceID).Exists() {
+			t.Errorf("a job that was taken over dropped identity keys: %s", got)
+		}
+		if err := n.sweep(ctx, job); err != nil {
 			t.Fatal(err)
 		}
 		if count, _ := second.counts(); count != 0 {
@@ -275,7 +297,7 @@ func TestRemovedDeviceLeavesNothing(t *testing.T) {
 		if _, err := n.upload(ctx, bob.userID, keyUpload{DeviceID: second.deviceID, Fallback: []publicKey{{mainAlgorithm, "Z", `"z"`}}}); err != nil {
 			t.Fatal(err)
 		}
-		if err := n.sweep(ctx); err != nil {
+		if err := n.sweep(ctx, job); err != nil {
 			t.Fatal(err)
 		}
 		if _, _, fallback, _, _ := second.kept(); fallback != 0 {

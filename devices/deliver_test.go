@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"lyceum/platform/role/roletest"
 	"lyceum/platform/stream"
 )
 
@@ -57,6 +58,7 @@ func TestContentsAreStoredOnce(t *testing.T) {
 		ids := n.devicesOf(bob, 40)
 		alice.do("PUT /sendToDevice/m.x/1", obj{"messages": obj{bob.userID: obj{"*": large(1, 50_000), ids[3]: large(2, 50_000)}}}).want(200)
 		alice.do("PUT /sendToDevice/m.x/2", obj{"messages": obj{bob.userID: obj{"*": large(3, 100)}}}).want(200)
+		job, _ := roletest.Job(t, n.p)
 		const stored = `SELECT (SELECT COALESCE(SUM(LENGTH(content)), 0) FROM to_device) + (SELECT COALESCE(SUM(LENGTH(content)), 0) FROM to_device_contents)`
 		if got := n.number(stored); got > 110_000 {
 			t.Errorf("%d bytes are stored", got)
@@ -72,14 +74,14 @@ func TestContentsAreStoredOnce(t *testing.T) {
 			if len(got) != 2 || !strings.HasPrefix(got[0], fmt.Sprintf(`{"content":{"n":%d,`, want)) || !strings.HasPrefix(got[1], `{"content":{"n":3,`) || len(got[0]) < 50_000 {
 				t.Fatalf("device %s got %d messages, the first is %.40s", id, len(got), got)
 			}
-			if err := n.dropContents(t.Context()); err != nil {
+			if err := n.dropContents(t.Context(), job); err != nil {
 				t.Fatal(err)
 			}
 			if err := n.DeleteToDevice(t.Context(), of.userID, id, last); err != nil {
 				t.Fatal(err)
 			}
 		}
-		if err := n.dropContents(t.Context()); err != nil {
+		if err := n.dropContents(t.Context(), job); err != nil {
 			t.Fatal(err)
 		}
 		if got := n.number(`SELECT COUNT(*) FROM to_device_contents`); got != 1 { // for the device that bob logged in with

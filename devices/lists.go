@@ -10,6 +10,7 @@ import (
 	"sync"
 
 	"lyceum/platform/db"
+	"lyceum/platform/lease"
 	"lyceum/platform/stream"
 )
 
@@ -24,10 +25,12 @@ type listChange struct {
 	Signatures []keySignature `json:"signatures,omitempty"`  // new signatures on the user's keys
 	Gone       bool           `json:"gone,omitempty"`        // the user is gone: drop all
 	Viewer     string         `json:"viewer,omitempty"`      // who alone can see the change; "" for all
+	Under      *lease.Lease   `json:"under,omitempty"`       // change nothing when it was taken over
 }
 
 type listResult struct {
 	Conflict bool `json:"conflict,omitempty"` // the master key is not SeenMaster any more
+	Lost     bool `json:"lost,omitempty"`     // Under was taken over
 }
 
 // pendingChange is the Value of a row on its way into the database.
@@ -68,6 +71,10 @@ func (c ListChange) For(userID string) bool { return c.Viewer == "" || c.Viewer 
 // apply may run again in another transaction, so it sets the result anew.
 func (p *pendingChange) apply(ctx context.Context, tx *db.Tx, userID string) error {
 	p.result = listResult{}
+	var err error
+	if p.result.Lost, err = isLost(ctx, tx, p.Under); err != nil || p.result.Lost {
+		return err
+	}
 	if p.Gone {
 		return dropUser(ctx, tx, userID)
 	}

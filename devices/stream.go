@@ -149,6 +149,9 @@ func (listStore) Insert(ctx context.Context, w *db.Batch, batch []*stream.Entry)
 			if err := p.apply(ctx, tx, e.Key); err != nil {
 				return err
 			}
+			if p.result.Lost {
+				continue
+			}
 		}
 		if c := DecodeDeviceList(e.Row); c.Viewer != "" {
 			private.Put(c, c.Viewer, c.UserID, e.Shard, e.Pos)

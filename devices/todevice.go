@@ -15,6 +15,8 @@ import (
 
 	"lyceum/matrix"
 	"lyceum/platform/db"
+	"lyceum/platform/lease"
+	"lyceum/platform/role"
 	"lyceum/platform/stream"
 )
 
@@ -243,13 +245,22 @@ func encodeMessage(sender, typ, content string) json.RawMessage {
 
 // deviceGone drops all that waits for a device and its one-time keys.
 type deviceGone struct {
-	DeviceIDs []string `json:"devices"`
+	DeviceIDs []string     `json:"devices"`
+	Under     *lease.Lease `json:"under,omitempty"` // drop nothing when it was taken over
 	id        string
+	lost      bool // it was
+}
+
+type dropResult struct {
+	Lost bool `json:"lost,omitempty"` // Under was taken over
 }
 
 func (g *deviceGone) device() string { return g.id }
 
 func (g *deviceGone) apply(ctx context.Context, tx *db.Tx, userID string) (changed bool, err error) {
+	if g.lost, err = isLost(ctx, tx, g.Under); err != nil || g.lost {
+		return false, err
+	}
 	for _, query := range []string{
 		`DELETE FROM one_time_keys WHERE user_id = $1 AND device_id = $2`,
 		`DELETE FROM fallback_keys WHERE user_id = $1 AND device_id = $2`,
@@ -263,13 +274,29 @@ func (g *deviceGone) apply(ctx context.Context, tx *db.Tx, userID string) (chang
 	return true, nil
 }
 
+// isLost tells that somebody has taken over the lease that something is done under; nil is none.
+func isLost(ctx context.Context, tx *db.Tx, under *lease.Lease) (bool, error) {
+	if under == nil {
+		return false, nil
+	}
+	err := lease.Hold(ctx, tx, *under)
+	if errors.Is(err, lease.ErrLost) { // not an error here, where it would be that of the shard
+		return true, nil
+	}
+	return false, err
+}
+
 // dropHere runs on the owner of the user's shard.
-func (x *Devices) dropHere(ctx context.Context, userID string, g deviceGone) (struct{}, error) {
+func (x *Devices) dropHere(ctx context.Context, userID string, g deviceGone) (res dropResult, err error) {
 	entries := make([]*stream.Entry, len(g.DeviceIDs))
 	for i, id := range g.DeviceIDs {
-		entries[i] = x.entry(userID, id, &deviceGone{id: id})
+		entries[i] = x.entry(userID, id, &deviceGone{Under: g.Under, id: id})
 	}
-	return struct{}{}, x.deps.Process.Streams.Append(ctx, entries...)
+	err = x.deps.Process.Streams.Append(ctx, entries...)
+	for _, e := range entries {
+		res.Lost = res.Lost || e.Value.(*deviceGone).lost
+	}
+	return res, err
 }
 
 // DeviceAdded implements accounts.DeviceListener: it records that the user's device list changed, unless the device has
@@ -287,13 +314,21 @@ func (x *Devices) DeviceAdded(ctx context.Context, userID, deviceID string) erro
 // DevicesRemoved implements accounts.DeviceListener: it drops the keys and messages of the devices and
 // records that the user's device list changed.
 func (x *Devices) DevicesRemoved(ctx context.Context, userID string, deviceIDs []string) error {
+	return x.removeUnder(ctx, nil, userID, deviceIDs)
+}
+
+// removeUnder is DevicesRemoved, which fails when the lease was taken over; nil is none.
+func (x *Devices) removeUnder(ctx context.Context, under *lease.Lease, userID string, deviceIDs []string) error {
 	if len(deviceIDs) == 0 {
 		return nil
 	}
-	if _, err := x.drop(ctx, userID, deviceGone{DeviceIDs: deviceIDs}); err != nil {
-		return err
+	if res, err := x.drop(ctx, userID, deviceGone{DeviceIDs: deviceIDs, Under: under}); err != nil || res.Lost {
+		return cmp.Or(err, lease.ErrLost)
 	}
-	_, err := x.change(ctx, userID, listChange{Removed: deviceIDs})
+	res, err := x.change(ctx, userID, listChange{Removed: deviceIDs, Under: under})
+	if err == nil && res.Lost {
+		err = lease.ErrLost
+	}
 	return err
 }
 
@@ -314,7 +349,7 @@ const txnLife = 24 * time.Hour
 
 // housekeeping forgets old transactions and drops what was written for a device while it was removed. One
 // process of the fleet runs it.
-func (x *Devices) housekeeping(ctx context.Context) error {
+func (x *Devices) housekeeping(ctx context.Context, job *role.Job) error {
 	tick := time.NewTicker(10 * time.Minute)
 	defer tick.Stop()
 	for {
@@ -323,27 +358,28 @@ func (x *Devices) housekeeping(ctx context.Context) error {
 			return nil
 		case <-tick.C:
 		}
-		if _, err := x.db.Exec(ctx, `DELETE FROM to_device_txns WHERE created_ms < $1`, x.nowMs()-txnLife.Milliseconds()); err != nil {
+		if err := job.Exec(ctx, `DELETE FROM to_device_txns WHERE created_ms < $1`, x.nowMs()-txnLife.Milliseconds()); err != nil {
 			return err
 		}
-		if err := x.sweep(ctx); err != nil {
+		if err := x.sweep(ctx, job); err != nil {
 			return err
 		}
-		if err := x.dropContents(ctx); err != nil {
+		if err := x.dropContents(ctx, job); err != nil {
 			return err
 		}
 	}
 }
 
 // dropContents drops the contents to which no message refers any more. Those who refer to one are written in its transaction.
-func (x *Devices) dropContents(ctx context.Context) error {
-	_, err := x.db.Exec(ctx, `DELETE FROM to_device_contents WHERE NOT EXISTS (SELECT 1 FROM to_device m
+func (x *Devices) dropContents(ctx context.Context, job *role.Job) error {
+	return job.Exec(ctx, `DELETE FROM to_device_contents WHERE NOT EXISTS (SELECT 1 FROM to_device m
 		WHERE m.shard = to_device_contents.shard AND m.content_pos = to_device_contents.pos AND m.content_pos <> 0)`)
-	return err
 }
 
-// sweep drops what is kept for devices that do not exist.
-func (x *Devices) sweep(ctx context.Context) error {
+// sweep drops what is kept for devices that do not exist. The owners of the users' shards compare the job's epoch: who
+// was paused after it looked may take a device that was made since for gone.
+func (x *Devices) sweep(ctx context.Context, job *role.Job) error {
+	under := job.Lease()
 	const page = 500
 	for after := ""; ; {
 		users, err := db.Texts(x.db.Query(ctx, `SELECT user_id FROM (SELECT user_id FROM device_keys WHERE user_id > $1 UNION SELECT user_id FROM one_time_keys WHERE user_id > $1
@@ -365,7 +401,7 @@ func (x *Devices) sweep(ctx context.Context) error {
 			gone := slices.DeleteFunc(devices, func(id string) bool {
 				return hasDevice(known, userID, id)
 			})
-			if err := x.DevicesRemoved(ctx, userID, gone); err != nil {
+			if err := x.removeUnder(ctx, &under, userID, gone); err != nil {
 				return err
 			}
 		}

@@ -95,11 +95,11 @@ func New(d Deps, c Config) (*Media, error) {
 func (m *Media) nowMs() int64 { return m.now().UnixMilli() }
 
 // expire removes media ids that were made ahead and got no file. One process of the fleet runs it.
-func (m *Media) expire(ctx context.Context) error {
+func (m *Media) expire(ctx context.Context, job *role.Job) error {
 	tick := time.NewTicker(10 * time.Minute)
 	defer tick.Stop()
 	for {
-		if err := m.removeExpired(ctx); err != nil {
+		if err := m.removeExpired(ctx, job); err != nil {
 			return err
 		}
 		select {

@@ -8,6 +8,7 @@ import (
 
 	"lyceum/matrix"
 	"lyceum/platform/db"
+	"lyceum/platform/role"
 )
 
 // file is a row of media. SHA256 is "" until the content is there.
@@ -85,9 +86,8 @@ func (m *Media) findMedia(ctx context.Context, server, mediaID string) (*file, e
 
 func noMedia() error { return matrix.NotFound("There is no such media") }
 
-func (m *Media) removeExpired(ctx context.Context) error {
-	_, err := m.db.Exec(ctx, "DELETE FROM media WHERE sha256 = '' AND expires_ms < $1", m.nowMs()-lateUploads.Milliseconds())
-	return err
+func (m *Media) removeExpired(ctx context.Context, job *role.Job) error {
+	return job.Exec(ctx, "DELETE FROM media WHERE sha256 = '' AND expires_ms < $1", m.nowMs()-lateUploads.Milliseconds())
 }
 
 // thumbnail is a row of thumbnails: what was made of the content with SHA256 in a size.

@@ -392,6 +392,16 @@ func (l *Leases) Advance(w *db.Batch, marks []Lease) {
 		WHERE leases.name = v.name AND leases.epoch = v.epoch`, names, epochs, positions)
 }
 
+// Hold keeps a lease from being taken over until the transaction ends, for what is done under it. It returns ErrLost when
+// it was taken over before.
+func Hold(ctx context.Context, tx *db.Tx, l Lease) error {
+	held, err := lock(ctx, tx, []string{l.Name})
+	if err == nil && held[l.Name].Epoch != l.Epoch {
+		err = ErrLost
+	}
+	return err
+}
+
 // Renew gives those of the named leases that this process holds a new epoch, and returns them with their stored positions:
 // what was begun under the epoch before has ended when it returns, or will fail. An error tells nothing of the
 // epochs.

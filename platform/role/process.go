@@ -15,7 +15,6 @@ import (
 	"lyceum/platform/bus"
 	"lyceum/platform/db"
 	"lyceum/platform/lease"
-	"lyceum/platform/obs"
 	"lyceum/platform/rpc"
 	"lyceum/platform/stream"
 )
@@ -99,80 +98,6 @@ func (p *Process) MintID() string {
 // fails, and stopped at the end.
 func (p *Process) Go(name string, run func(ctx context.Context) error) {
 	p.parts = append(p.parts, part{name, run})
-}
-
-// Singleton adds background work that one process of the fleet does at a time, machine 0 first. Its lease
-// moves when that process dies.
-func (p *Process) Singleton(name string, run func(ctx context.Context) error) {
-	p.Go(name, func(ctx context.Context) error {
-		for {
-			if err := p.holdAndRun(ctx, "job/"+name, run); err != nil || ctx.Err() != nil {
-				return err
-			}
-			changed := p.Leases.Changed()
-			select {
-			case <-ctx.Done():
-				return nil
-			case <-changed:
-			case <-time.After(time.Second):
-			}
-		}
-	})
-}
-
-// preferred tells whether this process is the one that singletons belong to: of the live machines with the
-// newest version, the one with the lowest id. So an upgrade reaches background work first.
-func (p *Process) preferred() bool {
-	best, newest := -1, obs.SemVer{}
-	for _, m := range p.Leases.Machines() {
-		if m.Starting || m.Draining || slices.Contains(m.Roles, NoRole) {
-			continue
-		}
-		v, _ := obs.ParseVersion(m.Version) // none is the oldest
-		if best < 0 || v.Compare(newest) > 0 {
-			best, newest = m.ID, v
-		}
-	}
-	return best == p.Machine()
-}
-
-func (p *Process) holdAndRun(ctx context.Context, name string, run func(ctx context.Context) error) error {
-	if !p.preferred() || !p.Leases.Alive() {
-		return nil
-	}
-	got, err := p.Leases.Acquire(ctx, name)
-	if err != nil || len(got) == 0 {
-		return err
-	}
-	defer func() {
-		end, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
-		defer cancel()
-		if err := p.Leases.Release(end, name); err != nil {
-			p.Log.Warn("a job's lease was not given back", "job", name, "error", err)
-		}
-	}()
-	work, stop := context.WithCancel(ctx)
-	defer stop()
-	go func() { // another machine is preferred now, or the lease is gone
-		for {
-			h, ok := p.Leases.Holder(name)
-			if !p.preferred() || !p.Leases.Alive() || (ok && h.Epoch > got[0].Epoch) {
-				stop()
-				return
-			}
-			select {
-			case <-work.Done():
-				return
-			case <-p.Leases.Changed():
-			case <-time.After(time.Second):
-			}
-		}
-	}()
-	err = run(work)
-	if work.Err() != nil {
-		return nil
-	}
-	return err
 }
 
 // Run runs the parts until ctx ends: the registration, the streams and the background work. The parts

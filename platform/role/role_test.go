@@ -255,7 +255,7 @@ type jobs struct {
 }
 
 func (j *jobs) job(p *role.Process) {
-	p.Singleton("job", func(ctx context.Context) error {
+	p.Singleton("job", func(ctx context.Context, _ *role.Job) error {
 		j.mu.Lock()
 		j.running = append(j.running, p.Machine())
 		j.mu.Unlock()
@@ -316,6 +316,67 @@ func TestSingletonMovesWhenItsProcessDies(t *testing.T) {
 	until(t, "it moved", 8*time.Second, func() bool { return len(second.at()) == 1 })
 	t.Logf("it moved after %s", time.Since(died).Round(time.Millisecond))
 	until(t, "the first stopped it", 3*time.Second, func() bool { return len(first.at()) == 0 })
+}
+
+// TestAJobThatWasTakenOverWritesNothing pauses a job between its look at the database and its write, until another process
+// has its lease.
+func TestAJobThatWasTakenOverWritesNothing(t *testing.T) {
+	dbtest.Run(t, func(t *testing.T, d *db.DB) {
+		paused, wake, done := make(chan *role.Job), make(chan struct{}), make(chan struct{})
+		p := begin(t, d, bus.NewLocal(), 7, func(p *role.Process) {
+			var once sync.Once
+			p.Singleton("job", func(ctx context.Context, j *role.Job) error {
+				ran := false
+				once.Do(func() {
+					ran = true
+					defer close(done)
+					late := context.WithoutCancel(ctx) // a paused process sees its context end when it is too late
+					write := func(id string) error {
+						return j.Tx(late, func(tx *db.Tx) error {
+							_, err := tx.Exec(late, "INSERT INTO counts (id, shard, pos, machine) VALUES ($1, 0, $2, 0)", id, len(id))
+							return err
+						})
+					}
+					if err := write("a"); err != nil {
+						t.Errorf("while it holds the lease: %v", err)
+					}
+					paused <- j
+					<-wake
+					if err := write("bb"); !errors.Is(err, lease.ErrLost) {
+						t.Errorf("Tx: expected ErrLost, found %v", err)
+					}
+					if err := j.Exec(late, "DELETE FROM counts"); !errors.Is(err, lease.ErrLost) {
+						t.Errorf("Exec: expected ErrLost, found %v", err)
+					}
+					if err := j.Check(late); !errors.Is(err, lease.ErrLost) {
+						t.Errorf("Check: expected ErrLost, found %v", err)
+					}
+					held := j.Lease()
+					if err := d.Tx(late, func(tx *db.Tx) error { return lease.Hold(late, tx, held) }); !errors.Is(err, lease.ErrLost) {
+						t.Errorf("Hold: expected ErrLost, found %v", err)
+					}
+				})
+				if !ran {
+					<-ctx.Done()
+				}
+				return nil
+			})
+		})
+		j := <-paused
+		held := j.Lease()
+		if err := d.Tx(t.Context(), func(tx *db.Tx) error { return lease.Hold(t.Context(), tx, held) }); err != nil {
+			t.Errorf("Hold while it is held: %v", err)
+		}
+		if _, err := p.Leases.Acquire(t.Context(), held.Name); err != nil { // gives it a new epoch, as another process would
+			t.Fatal(err)
+		}
+		close(wake)
+		<-done
+		var ids string
+		if err := d.QueryRow(t.Context(), "SELECT MIN(id) || '-' || MAX(id) FROM counts").Scan(&ids); err != nil || ids != "a-a" {
+			t.Errorf("found the rows %s, %v", ids, err)
+		}
+	}, lease.Migrations(), counts)
 }
 
 func TestMintedIDs(t *testing.T) {

@@ -66,3 +66,17 @@ func Start(t testing.TB, p *role.Process) {
 		}
 	}
 }
+
+// Job gives a Job of a process, and a function after which another process does its work.
+func Job(t testing.TB, p *role.Process) (j *role.Job, lose func()) {
+	t.Helper()
+	name := "job/test"
+	acquire := func() lease.Lease {
+		got, err := p.Leases.Acquire(context.Background(), name)
+		if err != nil || len(got) != 1 {
+			t.Fatalf("expected the lease %s, found %v, %v", name, got, err)
+		}
+		return got[0]
+	}
+	return p.Job(acquire()), func() { acquire() }
+}

@@ -1,0 +1,128 @@
+package role
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"time"
+
+	"lyceum/platform/db"
+	"lyceum/platform/lease"
+	"lyceum/platform/obs"
+)
+
+// Job is the right of a process to the work of a Singleton. All that the work writes goes by it, in the transaction that
+// compares the epoch, so that a process that was paused and replaced writes nothing when it wakes up.
+type Job struct {
+	p     *Process
+	lease lease.Lease
+}
+
+// Job is the right to work under a lease that this process acquired.
+func (p *Process) Job(l lease.Lease) *Job { return &Job{p, l} }
+
+// Lease is what the job is done under, for those who write for it in other processes: lease.Hold.
+func (j *Job) Lease() lease.Lease { return j.lease }
+
+// Tx runs fn in a transaction, or returns lease.ErrLost when another process does the work now. fn may run again after
+// a failure.
+func (j *Job) Tx(ctx context.Context, fn func(tx *db.Tx) error) error {
+	return j.p.DB.Write(ctx, func(b *db.Batch) error {
+		j.p.Leases.Advance(b, []lease.Lease{j.lease})
+		tx, err := b.Tx()
+		if err != nil {
+			return err
+		}
+		return fn(tx)
+	})
+}
+
+// Exec is Tx for one statement.
+func (j *Job) Exec(ctx context.Context, query string, args ...any) error {
+	return j.p.DB.Write(ctx, func(b *db.Batch) error {
+		j.p.Leases.Advance(b, []lease.Lease{j.lease})
+		b.Do(query, args...)
+		return nil
+	})
+}
+
+// Check returns lease.ErrLost when another process does the work now: before steps that are not undone by Tx, and that
+// may be done twice.
+func (j *Job) Check(ctx context.Context) error {
+	return j.Tx(ctx, func(*db.Tx) error { return nil })
+}
+
+// Singleton adds background work that one process of the fleet does at a time, machine 0 first. Its lease
+// moves when that process dies, or when it is paused for so long that it seems dead: then ctx ends late, and what the job
+// writes fails with lease.ErrLost.
+func (p *Process) Singleton(name string, run func(ctx context.Context, j *Job) error) {
+	p.Go(name, func(ctx context.Context) error {
+		for {
+			if err := p.holdAndRun(ctx, "job/"+name, run); err != nil || ctx.Err() != nil {
+				return err
+			}
+			changed := p.Leases.Changed()
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-changed:
+			case <-time.After(time.Second):
+			}
+		}
+	})
+}
+
+// preferred tells whether this process is the one that singletons belong to: of the live machines with the
+// newest version, the one with the lowest id. So an upgrade reaches background work first.
+func (p *Process) preferred() bool {
+	best, newest := -1, obs.SemVer{}
+	for _, m := range p.Leases.Machines() {
+		if m.Starting || m.Draining || slices.Contains(m.Roles, NoRole) {
+			continue
+		}
+		v, _ := obs.ParseVersion(m.Version) // none is the oldest
+		if best < 0 || v.Compare(newest) > 0 {
+			best, newest = m.ID, v
+		}
+	}
+	return best == p.Machine()
+}
+
+func (p *Process) holdAndRun(ctx context.Context, name string, run func(ctx context.Context, j *Job) error) error {
+	if !p.preferred() || !p.Leases.Alive() {
+		return nil
+	}
+	got, err := p.Leases.Acquire(ctx, name)
+	if err != nil || len(got) == 0 {
+		return err
+	}
+	defer func() {
+		end, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+		defer cancel()
+		if err := p.Leases.Release(end, name); err != nil {
+			p.Log.Warn("a job's lease was not given back", "job", name, "error", err)
+		}
+	}()
+	work, stop := context.WithCancel(ctx)
+	defer stop()
+	go func() { // another machine is preferred now, or the lease is gone
+		for {
+			h, ok := p.Leases.Holder(name)
+			if !p.preferred() || !p.Leases.Alive() || (ok && h.Epoch > got[0].Epoch) {
+				stop()
+				return
+			}
+			select {
+			case <-work.Done():
+				return
+			case <-p.Leases.Changed():
+			case <-time.After(time.Second):
+			}
+		}
+	}()
+	err = run(work, p.Job(got[0]))
+	if work.Err() != nil || errors.Is(err, lease.ErrLost) {
+		return nil
+	}
+	return err
+}
