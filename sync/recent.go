@@ -1,14 +1,48 @@
 package sync
 
-import "sort"
+import (
+	"container/list"
+	"sort"
+
+	"lyceum/receipts"
+	"lyceum/rooms"
+	"lyceum/typing"
+)
 
 // recent holds the newest rows of a stream by key (room or user). For each key it knows from which
-// position on it is complete, so it can tell when older rows must be read elsewhere.
+// position on it is complete, so it can tell when older rows must be read elsewhere. All rows together are bounded in
+// bytes: the keys whose rows came first lose theirs.
 type recent[T any] struct {
 	start  []int64 // by shard: the position at which this process began to listen
 	keep   int     // most rows of a key
 	round  int
 	series map[string]*series[T]
+
+	weigh  func(T) int // bytes that a value takes in memory, about
+	budget int         // of bytes
+	bytes  int         // of all rows
+	order  list.List   // of the *series that have rows, the one with the newest in front
+}
+
+// The memory of one process, in bytes, for the newest rows of all keys.
+const (
+	eventMemory   = 256 << 20
+	receiptMemory = 64 << 20
+	typingMemory  = 16 << 20
+)
+
+func eventBytes(e *rooms.Event) int { return 1024 + 2*len(e.JSON) + len(e.PrevContent) }
+
+func receiptBytes(r *receipts.Receipt) int {
+	return 192 + len(r.RoomID) + len(r.UserID) + len(r.Type) + len(r.ThreadID) + len(r.EventID)
+}
+
+func typingBytes(t *typing.State) int {
+	n := 128 + len(t.RoomID)
+	for _, id := range t.Users {
+		n += 16 + len(id)
+	}
+	return n
 }
 
 type series[T any] struct {
@@ -17,6 +51,9 @@ type series[T any] struct {
 	used  int   // round of prune in which a row came
 	rows  []item[T]
 	base  *T // the newest row at or before floor, when it is known
+
+	bytes int           // of rows and base
+	place *list.Element // in the order of recent, nil without rows
 }
 
 type item[T any] struct {
@@ -24,8 +61,37 @@ type item[T any] struct {
 	value T
 }
 
-func newRecent[T any](keep int) *recent[T] {
-	return &recent[T]{keep: keep, series: map[string]*series[T]{}}
+func newRecent[T any](keep, budget int, weigh func(T) int) *recent[T] {
+	return &recent[T]{keep: keep, budget: budget, weigh: weigh, series: map[string]*series[T]{}}
+}
+
+// grow notes that the rows of a key take more bytes, or fewer.
+func (r *recent[T]) grow(s *series[T], bytes int) {
+	s.bytes += bytes
+	r.bytes += bytes
+	for r.bytes > r.budget && r.order.Len() > 0 {
+		r.drop(r.order.Back().Value.(*series[T]))
+	}
+}
+
+// drop forgets the rows of a key; that it had some is still known.
+func (r *recent[T]) drop(s *series[T]) {
+	r.bytes -= s.bytes
+	s.rows, s.base, s.floor, s.bytes = nil, nil, s.last, 0
+	if s.place != nil {
+		r.order.Remove(s.place)
+		s.place = nil
+	}
+}
+
+// baseOn makes a value the base of a key. It was not weighed before.
+func (r *recent[T]) baseOn(s *series[T], v T) (bytes int) {
+	bytes = r.weigh(v)
+	if s.base != nil {
+		bytes -= r.weigh(*s.base)
+	}
+	s.base = &v
+	return bytes
 }
 
 func (r *recent[T]) add(shard int, key string, pos int64, v T) {
@@ -35,12 +101,23 @@ func (r *recent[T]) add(shard int, key string, pos int64, v T) {
 		r.series[key] = s
 	}
 	s.rows, s.last, s.used = append(s.rows, item[T]{pos, v}), pos, r.round
+	if s.place == nil {
+		s.place = r.order.PushFront(s)
+	} else {
+		r.order.MoveToFront(s.place)
+	}
+	bytes := r.weigh(v)
 	if len(s.rows) > 2*r.keep {
 		cut := len(s.rows) - r.keep
 		last := s.rows[cut-1]
-		s.floor, s.base = last.pos, &last.value
+		for _, row := range s.rows[:cut] {
+			bytes -= r.weigh(row.value)
+		}
+		s.floor = last.pos
+		bytes += r.baseOn(s, last.value)
 		s.rows = append(s.rows[:0:0], s.rows[cut:]...)
 	}
+	r.grow(s, bytes)
 }
 
 // changed tells whether a key has rows above a position; when that is not known, it is assumed.
@@ -58,7 +135,9 @@ func (r *recent[T]) prune(rounds int) {
 	for _, s := range r.series {
 		if s.rows != nil && r.round-s.used > rounds {
 			last := s.rows[len(s.rows)-1]
-			s.rows, s.floor, s.base = nil, s.last, &last.value
+			r.drop(s)
+			s.place = r.order.PushBack(s) // the first to lose its base too
+			r.grow(s, r.baseOn(s, last.value))
 		}
 	}
 }
@@ -93,7 +172,10 @@ func (r *recent[T]) at(key string, pos int64) (v T, ok bool) {
 // setBase notes the newest row at or before a position below all rows in memory.
 func (r *recent[T]) setBase(key string, pos int64, v T) {
 	if s := r.series[key]; s != nil && pos >= s.floor && (len(s.rows) == 0 || pos < s.rows[0].pos) {
-		s.base = &v
+		if s.place == nil {
+			s.place = r.order.PushBack(s)
+		}
+		r.grow(s, r.baseOn(s, v))
 	}
 }
 
@@ -116,7 +198,10 @@ func (r *recent[T]) index(key string, is func(T) bool) int {
 // replace gives a row in memory another value.
 func (r *recent[T]) replace(key string, is func(T) bool, v T) {
 	if i := r.index(key, is); i >= 0 {
-		r.series[key].rows[i].value = v
+		s := r.series[key]
+		old := s.rows[i].value
+		s.rows[i].value = v
+		r.grow(s, r.weigh(v)-r.weigh(old))
 	}
 }
 

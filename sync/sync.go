@@ -84,7 +84,7 @@ func New(d Deps, c Config) *Sync {
 		Deps: d, config: c, users: map[string]*user{}, inRoom: map[string]map[*user]struct{}{}, late: map[*user]struct{}{},
 		filters: newFilters(), lazy: newLazyMembers(), unknown: map[string]struct{}{}, redacted: map[string]struct{}{}, related: map[string]struct{}{},
 		heavy:  make(chan struct{}, heavyAtOnce),
-		events: newRecent[*rooms.Event](c.Window), receipts: newRecent[*receipts.Receipt](c.Window), typing: newRecent[*typing.State](2),
+		events: newRecent(c.Window, eventMemory, eventBytes), receipts: newRecent(c.Window, receiptMemory, receiptBytes), typing: newRecent(2, typingMemory, typingBytes),
 	}
 	s.work = prometheus.NewHistogram(prometheus.HistogramOpts{
 		Name: "lyceum_sync_work_seconds", Help: "Time that /sync worked: from the request, or from the news it waited for, to the answer.",
