@@ -27,8 +27,10 @@ type accountData struct {
 	db     *db.DB
 	stream *stream.Stream
 
-	mu    sync.RWMutex
-	users *recent[string, *userData]
+	mu     sync.RWMutex
+	users  *recent[string, *userData]
+	budget int64 // of bytes
+	bytes  int64 // of all users
 
 	quota  quota
 	writes [16]sync.Mutex // by shard: a change that reads first is one step
@@ -40,13 +42,49 @@ type userData struct {
 	loaded  bool
 	failed  error
 	data    map[dataKey]*AccountDatum // while loading: what the stream told meanwhile
-	bytes   int                       // of data
+	bytes   int                       // of data, as its owner is told
+	counted int64                     // in accountData.bytes
 	newest  int64
 	ignored map[string]bool // nil until asked for
+
+	ignoredBytes int64 // of ignored
 }
 
-func newAccountData(d *db.DB, size int) *accountData {
-	return &accountData{db: d, users: newRecent[string, *userData](size), quota: quota{pending: map[string]usage{}}}
+func newAccountData(d *db.DB, size int, budget int64) *accountData {
+	return &accountData{db: d, users: newRecent[string, *userData](size), budget: budget, quota: quota{pending: map[string]usage{}}}
+}
+
+// weight is how many bytes a user takes in memory, about.
+func (u *userData) weight() int64 {
+	n := 512 + int64(u.bytes) + 256*int64(len(u.data))
+	if u.ignored != nil {
+		n += u.ignoredBytes
+	}
+	return n
+}
+
+// count notes what a user takes now, and forgets others when all take too much. The caller holds mu, as for forget.
+func (d *accountData) count(userID string, u *userData) {
+	if e, ok := d.users.entries[userID]; !ok || e.value != u {
+		return // pushed out while it was loaded
+	}
+	now := u.weight()
+	d.bytes += now - u.counted
+	u.counted = now
+	for d.bytes > d.budget {
+		_, old, ok := d.users.push()
+		if !ok {
+			return
+		}
+		d.bytes -= old.counted
+	}
+}
+
+func (d *accountData) forget(userID string) {
+	if e, ok := d.users.entries[userID]; ok {
+		d.bytes -= e.value.counted
+		d.users.delete(userID)
+	}
 }
 
 // maxOnBus is how much of a piece travels with the news; readers of larger ones ask the database.
@@ -68,12 +106,13 @@ func (d *accountData) tail(rows []stream.Row) {
 		} else {
 			datum = &AccountDatum{}
 			if err := json.Unmarshal(row.Data, datum); err != nil {
-				d.users.delete(row.Key) // loaded anew when it is needed
+				d.forget(row.Key) // loaded anew when it is needed
 				continue
 			}
 		}
 		datum.Pos = row.Pos
 		e.value.take(datum)
+		d.count(row.Key, e.value)
 	}
 }
 
@@ -109,7 +148,9 @@ func (d *accountData) read(ctx context.Context, userID string, fn func(u *userDa
 		d.mu.Lock()
 		if u, ok = d.users.get(userID); !ok {
 			u = &userData{ready: make(chan struct{}), data: map[dataKey]*AccountDatum{}}
-			d.users.put(userID, u)
+			if _, old, pushed := d.users.put(userID, u); pushed {
+				d.bytes -= old.counted
+			}
 			go d.load(context.WithoutCancel(ctx), userID, u)
 		}
 		d.mu.Unlock()
@@ -137,8 +178,9 @@ func (d *accountData) load(ctx context.Context, userID string, u *userData) {
 	}
 	u.loaded, u.failed = err == nil, err
 	if err != nil {
-		d.users.delete(userID)
+		d.forget(userID)
 	}
+	d.count(userID, u)
 	close(u.ready)
 }
 
@@ -198,7 +240,11 @@ func (a *Accounts) Ignored(ctx context.Context, userID string) (ignored map[stri
 	a.data.mu.Lock()
 	defer a.data.mu.Unlock()
 	if e, ok := a.data.users.entries[userID]; ok && e.value.data[dataKey{"", typeIgnored}] == datum {
-		e.value.ignored = ignored
+		e.value.ignored, e.value.ignoredBytes = ignored, 0
+		for id := range ignored {
+			e.value.ignoredBytes += 64 + int64(len(id))
+		}
+		a.data.count(userID, e.value)
 	}
 	return ignored, nil
 }

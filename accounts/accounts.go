@@ -112,7 +112,7 @@ func New(d Deps, c Config) (*Accounts, error) {
 	consumer.Stream, consumer.Read, consumer.Work = a.sessions.stream, readNews, a.workNews
 	d.Process.Streams.Consume(consumer)
 	a.change = role.Owned(d.Process, a.sessions.stream, "accounts.sessions", a.changeHere)
-	a.data = newAccountData(a.db, c.CacheUsers)
+	a.data = newAccountData(a.db, c.CacheUsers, int64(c.CacheData))
 	a.data.stream = d.Process.Streams.Open(dataStream.With(dataStore{}, nil))
 	a.data.stream.Tail(a.data.tail)
 	a.putData = role.Owned(d.Process, a.data.stream, "accounts.account_data", a.writeHere)

@@ -28,9 +28,10 @@ type Config struct {
 	RefreshTokenLife   conf.Duration `yaml:"refresh_token_life" default:"0s" help:"Life of a refresh token; 0s is for ever."`
 	InteractiveTimeout conf.Duration `yaml:"interactive_timeout" default:"30m" help:"Time a user has to finish the steps of an interactive authentication."`
 
-	CacheTokens  int `yaml:"cache_tokens" default:"100000" help:"Access tokens remembered in each process."`
-	CacheUsers   int `yaml:"cache_users" default:"10000" help:"Users whose account data each process remembers."`
-	CacheFilters int `yaml:"cache_filters" default:"10000" help:"Filters remembered in each process."`
+	CacheTokens  int       `yaml:"cache_tokens" default:"100000" help:"Access tokens remembered in each process."`
+	CacheUsers   int       `yaml:"cache_users" default:"10000" help:"Users whose account data each process remembers."`
+	CacheData    conf.Size `yaml:"cache_data" default:"256MiB" min:"1MiB" help:"Memory of each process for this account data."`
+	CacheFilters int       `yaml:"cache_filters" default:"10000" help:"Filters remembered in each process, in 1 KiB each: longer ones count for more."`
 
 	WellKnown WellKnown `yaml:"well_known" help:"What /.well-known/matrix tells."`
 
@@ -111,6 +112,7 @@ func (c *Config) check() error {
 	setDefault(&c.InteractiveTimeout, conf.Duration(30*time.Minute))
 	setDefault(&c.CacheTokens, 100_000)
 	setDefault(&c.CacheUsers, 10_000)
+	setDefault(&c.CacheData, 256<<20)
 	setDefault(&c.CacheFilters, 10_000)
 	return nil
 }

@@ -217,6 +217,85 @@ func TestAccountDataCacheFollowsTheDatabase(t *testing.T) {
 	})
 }
 
+// TestAccountDataInMemoryIsBoundedInBytes reads the large account data of many users and lets it grow in memory.
+func TestAccountDataInMemoryIsBoundedInBytes(t *testing.T) {
+	c := testConfig()
+	c.CacheData = 3 << 20
+	run(t, c, func(t *testing.T, n *node) {
+		d := n.data
+		check := func(when string) {
+			t.Helper()
+			if err := n.p.Streams.Barrier(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			d.mu.RLock()
+			defer d.mu.RUnlock()
+			found := int64(0)
+			for _, e := range d.users.entries {
+				for _, datum := range e.value.data {
+					found += int64(len(datum.Content) + len(datum.Type) + len(datum.RoomID))
+				}
+				if e.value.ignored != nil {
+					for id := range e.value.ignored {
+						found += int64(len(id))
+					}
+				}
+			}
+			if found > int64(c.CacheData) || d.bytes < found || d.bytes > int64(c.CacheData) {
+				t.Errorf("%s: %d bytes of content are in memory, %d were counted, at most %d are allowed", when, found, d.bytes, c.CacheData)
+			}
+		}
+		content := func(user, i int) json.RawMessage {
+			return json.RawMessage(fmt.Sprintf(`{"x":"%d %d %s"}`, user, i, strings.Repeat("x", 100_000)))
+		}
+		put := func(user, i int) {
+			t.Helper()
+			if err := n.PutAccountData(t.Context(), fmt.Sprintf("@u%d:here.test", user), "", fmt.Sprint("t", i%8), content(user, i)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for user := range 8 {
+			for i := range 8 {
+				put(user, i)
+			}
+			check("after writing")
+		}
+		for user := range 8 {
+			all, err := n.AllAccountData(t.Context(), fmt.Sprintf("@u%d:here.test", user))
+			if err != nil || len(all) != 8 {
+				t.Fatalf("found %d pieces, %v", len(all), err)
+			}
+			check("after reading")
+		}
+		for i := range 16 {
+			put(3, i)
+			got, err := n.AccountData(t.Context(), "@u3:here.test", "", fmt.Sprint("t", i%8))
+			if err != nil || string(got) != string(content(3, i)) {
+				t.Fatalf("found %.30s, %v", got, err)
+			}
+			check("while it changes")
+		}
+		ids := obj{}
+		for i := range 10_000 {
+			ids[fmt.Sprintf("@ignored-%0100d:here.test", i)] = obj{}
+		}
+		for user := range 3 {
+			id := fmt.Sprintf("@u%d:here.test", user)
+			list, err := json.Marshal(obj{"ignored_users": ids})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := n.PutAccountData(t.Context(), id, "", typeIgnored, list); err != nil {
+				t.Fatal(err)
+			}
+			if ignored, err := n.Ignored(t.Context(), id); err != nil || len(ignored) != 10_000 {
+				t.Fatalf("found %d, %v", len(ignored), err)
+			}
+			check("with who is ignored")
+		}
+	})
+}
+
 func TestFilters(t *testing.T) {
 	run(t, testConfig(), func(t *testing.T, n *node) {
 		alice := n.register("alice").want(200).text("access_token")
