@@ -31,8 +31,8 @@ type ProfileListener interface {
 
 // DeviceListener hears of devices. It may hear the same twice.
 type DeviceListener interface {
-	// DeviceAdded says that a user logged in with a device, which may have been there. The client is answered when
-	// it is done, and gets its error.
+	// DeviceAdded says that a device was made, or that a user logged in with one that may have been there. Who asked for
+	// it is answered when it is done, and gets its error.
 	DeviceAdded(ctx context.Context, userID, deviceID string) error
 	// DevicesRemoved comes after the tokens are gone, so that what is kept for the devices is dropped.
 	DevicesRemoved(ctx context.Context, userID string, deviceIDs []string) error

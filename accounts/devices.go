@@ -52,12 +52,16 @@ func (a *Accounts) RenameDevice(ctx context.Context, userID, deviceID, name stri
 	return err
 }
 
-// CreateDevice makes a device without a token, as application services may. It is nothing for one that exists.
+// CreateDevice makes a device without a token, as application services may. One that exists is left as it is and announced
+// again, as by a log-in: who made it may have failed in between.
 func (a *Accounts) CreateDevice(ctx context.Context, userID, deviceID, name string) (created bool, err error) {
 	if err := (newDevice{ID: deviceID, Name: name}).check(); err != nil {
 		return false, err
 	}
 	n, err := a.db.Exec(ctx, `INSERT INTO user_devices (user_id, device_id, display_name, created_ms) VALUES ($1, $2, $3, $4)
 		ON CONFLICT (user_id, device_id) DO NOTHING`, userID, deviceID, name, a.nowMs())
-	return n > 0, err
+	if err == nil {
+		err = a.announce(ctx, userID, deviceID)
+	}
+	return n > 0 && err == nil, err
 }

@@ -167,13 +167,21 @@ func (a *Accounts) login(ctx context.Context, u *user, d newDevice) (*Credential
 	if err != nil {
 		return nil, err
 	}
-	// A log-in that others do not hear of is not acknowledged. One that makes the user needs no news: nobody knows the user.
-	for _, l := range a.deps.Devices {
-		if err := l.DeviceAdded(ctx, u.id, d.ID); err != nil {
-			return nil, err
-		}
+	if err := a.announce(ctx, u.id, d.ID); err != nil {
+		return nil, err
 	}
 	return creds, nil
+}
+
+// announce tells the listeners of a device that was made. One that others do not hear of is not acknowledged. The first
+// one, with which the user is made, needs no news: nobody knows the user.
+func (a *Accounts) announce(ctx context.Context, userID, deviceID string) error {
+	for _, l := range a.deps.Devices {
+		if err := l.DeviceAdded(ctx, userID, deviceID); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // insertLogin stores a device, if it is new, and its tokens.
@@ -295,5 +303,11 @@ func (a *Accounts) IssueToken(ctx context.Context, userID, deviceName string) (t
 		}
 		return insertLogin(ctx, tx, p, newDevice{Name: deviceName})
 	})
-	return creds.AccessToken, creds.DeviceID, err
+	if err == nil {
+		err = a.announce(ctx, userID, creds.DeviceID)
+	}
+	if err != nil {
+		return "", "", err
+	}
+	return creds.AccessToken, creds.DeviceID, nil
 }

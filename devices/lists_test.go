@@ -1,6 +1,7 @@
 package devices
 
 import (
+	"context"
 	"slices"
 	"testing"
 )
@@ -49,6 +50,23 @@ func TestDevicesWithoutKeysAreNews(t *testing.T) {
 		since = n.heads()
 		n.do("POST /login", "", obj{"type": "m.login.password", "identifier": obj{"type": "m.id.user", "user": "bob"}, "password": password, "device_id": bob.deviceID}).want(200)
 		n.hears("a log-in with known keys", alice.userID, since)
+
+		ctx := context.Background()
+		since = n.heads()
+		if _, _, err := n.accounts.IssueToken(ctx, bob.userID, "a tool"); err != nil {
+			t.Fatal(err)
+		}
+		n.hears("a token of the operator", alice.userID, since, bob.userID)
+		since = n.heads()
+		if created, err := n.accounts.CreateDevice(ctx, bob.userID, "BRIDGE", ""); err != nil || !created {
+			t.Fatal(created, err)
+		}
+		n.hears("a device of an application service", alice.userID, since, bob.userID)
+		since = n.heads()
+		if created, err := n.accounts.CreateDevice(ctx, bob.userID, bob.deviceID, ""); err != nil || created {
+			t.Fatal(created, err)
+		}
+		n.hears("a device that exists, with keys", alice.userID, since)
 	})
 }
 
