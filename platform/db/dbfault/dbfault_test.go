@@ -1,9 +1,11 @@
 package dbfault_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -228,6 +230,66 @@ func TestProxyCutsAndFreezes(t *testing.T) {
 	p.Away(false)
 	if err := ask(); err != nil {
 		t.Error(err)
+	}
+}
+
+func TestAnswersThatAreHeldAreOfThePast(t *testing.T) {
+	ctx, server := t.Context(), enginestest.TestPostgres(t)
+	p, err := dbfault.NewProxy(server)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	d, err := db.Open(ctx, p.URL(), db.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	for _, step := range []string{"CREATE TABLE notes (name TEXT, n BIGINT)", "INSERT INTO notes VALUES ('a', 1), ('b', 1)"} {
+		if _, err := d.Exec(ctx, step); err != nil {
+			t.Fatal(err)
+		}
+	}
+	read := func(name string) (n int) {
+		if err := d.QueryRow(ctx, "SELECT n FROM notes WHERE name = $1", name).Scan(&n); err != nil {
+			t.Error(err)
+		}
+		return n
+	}
+	for range 2 { // the second time with statements that are prepared
+		sent := make(chan int64, 1)
+		p.HoldAnswers(func(r dbfault.Read) bool {
+			held := strings.Contains(r.Query, "FROM notes") && bytes.Contains(r.Values, []byte("a"))
+			if held {
+				_, n := p.Traffic()
+				sent <- n
+			}
+			return held
+		})
+		before := read("b") // is not held
+		answer := make(chan int, 1)
+		go func() { answer <- read("a") }()
+		began := <-sent
+		for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+			if active, n := p.Traffic(); active == 0 && n >= began+2 { // sent and answered
+				break
+			}
+			if time.Now().After(deadline) {
+				t.Fatal("the server does not answer")
+			}
+		}
+		if _, err := d.Exec(ctx, "UPDATE notes SET n = n + 1"); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case n := <-answer:
+			t.Fatalf("%d was answered, though the answer is held", n)
+		default:
+		}
+		p.LetAnswers()
+		if late, now := <-answer, read("a"); late != before || now != before+1 {
+			t.Errorf("the late answer is %d, then %d, expected %d and %d", late, now, before, before+1)
+		}
 	}
 }
 

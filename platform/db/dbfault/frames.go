@@ -73,6 +73,7 @@ type series struct {
 	frames                  [][]byte
 	begin, fence, end, undo bool // statements that are in it
 	endAt                   int  // the message with which a pipelined COMMIT begins; 0 for none
+	reads                   []Read
 	last                    byte
 }
 
@@ -94,14 +95,16 @@ func (s *session) note(sr *series, frame []byte) bool {
 		s.texts[name] = query
 	case msgBind:
 		_, rest := text(body)
-		name, _ := text(rest)
+		name, values := text(rest)
 		sr.statement(s.texts[name])
+		sr.reads = append(sr.reads, Read{s.texts[name], values})
 		if sr.end && sr.endAt == 0 {
 			sr.endAt = len(sr.frames) - 1
 		}
 	case msgQuery:
 		query, _ := text(body)
 		sr.statement(query)
+		sr.reads = append(sr.reads, Read{Query: query})
 		return true
 	case msgSync, msgFlush, msgTerminate, msgPassword, msgCopyData, msgCopyDone, msgCopyFail:
 		return true

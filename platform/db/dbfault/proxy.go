@@ -21,6 +21,8 @@ type Proxy struct {
 	links  map[*link]struct{}
 	away   bool          // nobody is let in
 	frozen chan struct{} // closed when messages flow again; nil when they do
+	late   func(Read) bool
+	held   chan struct{} // closed when late answers go on; nil when none is held
 	wg     sync.WaitGroup
 }
 
@@ -70,6 +72,7 @@ func (p *Proxy) Away(away bool) {
 	p.mu.Unlock()
 	if away {
 		p.Thaw()
+		p.LetAnswers()
 		p.Cut()
 	}
 }
@@ -91,6 +94,44 @@ func (p *Proxy) Thaw() {
 		close(p.frozen)
 		p.frozen = nil
 	}
+}
+
+// Read is a statement with what is bound to it, as it is sent.
+type Read struct {
+	Query  string
+	Values []byte
+}
+
+// HoldAnswers makes the answers to the statements that late tells wait until LetAnswers: the server gives them now, so they
+// are of the past when the client gets them. Others go on.
+func (p *Proxy) HoldAnswers(late func(Read) bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.late = late
+	if p.held == nil {
+		p.held = make(chan struct{})
+	}
+}
+
+// LetAnswers ends HoldAnswers.
+func (p *Proxy) LetAnswers() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.late = nil
+	if p.held != nil {
+		close(p.held)
+		p.held = nil
+	}
+}
+
+// holds gives what the answer to a series waits for; nil for nothing.
+func (p *Proxy) holds(sr *series) <-chan struct{} {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.late != nil && slices.ContainsFunc(sr.reads, p.late) {
+		return p.held
+	}
+	return nil
 }
 
 // flow waits while messages are stopped.
@@ -142,8 +183,9 @@ type link struct {
 	gone    chan struct{} // closed when the client's side ended
 
 	mu   sync.Mutex
-	sent int64 // series that the server has not answered
-	deaf bool  // the client gets no answers any more
+	sent int64           // series that the server has not answered
+	deaf bool            // the client gets no answers any more
+	late <-chan struct{} // what the client's answers wait for; nil for nothing
 	// What the server has done, for a deaf link only.
 	ready chan struct{} // a series
 	done  chan struct{} // a statement
@@ -236,12 +278,27 @@ func (l *link) answer() {
 			continue
 		}
 		if out = append(out, f...); f[0] == msgReady || in.Buffered() == 0 {
+			l.wait()
 			l.proxy.flow()
 			if _, err := l.client.Write(out); err != nil {
 				l.cut()
 			}
 			out = out[:0]
 		}
+	}
+}
+
+// wait waits while the answers of the link are held.
+func (l *link) wait() {
+	l.mu.Lock()
+	late := l.late
+	l.mu.Unlock()
+	if late == nil {
+		return
+	}
+	select {
+	case <-late:
+	case <-l.gone:
 	}
 }
 
@@ -290,6 +347,10 @@ func (l *link) send(sr *series) (ok bool) {
 			return l.end(sr, f)
 		}
 	}
+	late := l.proxy.holds(sr)
+	l.mu.Lock()
+	l.late = late
+	l.mu.Unlock()
 	return l.forward(sr.frames, sr.last)
 }
 
