@@ -30,8 +30,9 @@ test-e2e: build ## check the pages; run real Matrix clients and a browser agains
 test-kubernetes: ## apply the rendered manifests to a real control plane (the first run builds it, 10 minutes)
 	kubernetestest/run
 
-chaos: packages tools ## run random histories, then break a fleet at random, 10 minutes each (LYCEUM_CHAOS, LYCEUM_CHAOS_SEED, LYCEUM_MODEL_SEED)
+chaos: packages tools ## run random histories, hold that they miss each cure that is undone, then break a fleet at random, 10 minutes each (LYCEUM_CHAOS, LYCEUM_CHAOS_SEED, LYCEUM_MODEL_SEED)
 	LYCEUM_CHAOS=$${LYCEUM_CHAOS:-10m} $(GO) test -count=1 -timeout 120m -v -run TestModel ./modeltest
+	LYCEUM_CHAOS=1m $(GO) test -count=1 -timeout 120m -v -run TestUndoneCuresAreFound ./modeltest
 	LYCEUM_CHAOS=$${LYCEUM_CHAOS:-10m} $(GO) test -count=1 -timeout 60m -v -run 'TestChaos|TestAClockMayJump|TestKilledAtRandom' ./fleettest
 
 ui: ## build the pages of the browser anew from ui/src

@@ -176,9 +176,16 @@ func begin(t fails, s store, sh *setting, found func(string)) *history {
 		}
 	}
 	for _, m := range h.members {
-		m.Shut()
+		h.shut(m)
 	}
 	return h
+}
+
+// shut makes the commits of a process wait for their fates, where the setting wants it.
+func (h *history) shut(m *member) {
+	if !h.setting.open {
+		m.Shut()
+	}
 }
 
 // owned tells whether each shard has one owner.
@@ -204,6 +211,13 @@ func (h *history) until(what string, ok func() bool) {
 		if time.Now().After(deadline) {
 			h.fail("waited in vain: %s", what)
 		}
+	}
+}
+
+// soon waits a while for what may happen or not.
+func (h *history) soon(ok func() bool) {
+	for deadline := time.Now().Add(200 * time.Millisecond); !ok() && time.Now().Before(deadline); {
+		time.Sleep(time.Millisecond)
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"strings"
 	stdsync "sync"
 	"sync/atomic"
 	"time"
@@ -18,6 +19,7 @@ import (
 	"lyceum/platform/bus"
 	"lyceum/platform/bus/busfault"
 	"lyceum/platform/conf"
+	"lyceum/platform/db/dbfault"
 	"lyceum/platform/lease"
 	"lyceum/platform/obs"
 	"lyceum/platform/role"
@@ -222,7 +224,21 @@ func (m *member) recover() {
 	m.bus.Away(false)
 	m.bus.Twice(false)
 	m.bus.Delay(false)
+	if m.proxy != nil {
+		m.proxy.LetAnswers()
+	}
 	m.Gate.Open()
+}
+
+// ofRooms tells the reads with which the owner of a room learns of it, and those that confirm its ownership: not those of the
+// tails and of the leases themselves, without which no shard moves.
+func ofRooms(r dbfault.Read) bool {
+	for _, part := range []string{"FROM state_nodes", "e.event_id = ANY", "FROM rooms r"} {
+		if strings.Contains(r.Query, part) {
+			return true
+		}
+	}
+	return strings.Contains(r.Query, "FROM leases") && bytes.Contains(r.Values, []byte("stream/\x7f"))
 }
 
 // leave stops a process as a signal does. What waits at its gate goes on.

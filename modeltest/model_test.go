@@ -136,7 +136,7 @@ var kinds = []kind{
 		h.must(m.leave(15*time.Second), "restart")
 		h.members[m.slot] = nil
 		h.join(m.slot)
-		h.members[m.slot].Shut()
+		h.shut(h.members[m.slot])
 	}},
 	{name: "kill", weight: 1, fault: true, run: func(h *history, d *draw) {
 		m := h.at(d)
@@ -147,16 +147,43 @@ var kinds = []kind{
 		h.lose(m)
 		h.members[m.slot] = nil
 		h.join(m.slot)
-		h.members[m.slot].Shut()
+		h.shut(h.members[m.slot])
 	}},
 	{name: "expire", weight: 3, fleet: true, fault: true, run: func(h *history, d *draw) {
 		h.sql("is taken for dead", h.at(d), "UPDATE machines SET expires_ms = 0 WHERE id = $1", d)
 	}},
-	{name: "drain", weight: 2, fleet: true, fault: true, run: func(h *history, d *draw) {
-		h.sql("hands its shards over", h.at(d), "UPDATE machines SET draining = TRUE WHERE id = $1", d)
-	}},
 	{name: "steal", weight: 2, fleet: true, fault: true, run: func(h *history, d *draw) {
 		h.sql("loses its leases", h.at(d), "UPDATE leases SET machine = -1, epoch = epoch + 1 WHERE machine = $1", d)
+	}},
+	{name: "away", weight: 2, fleet: true, fault: true, run: func(h *history, d *draw) { h.leaves(h.at(d), d) }},
+	{name: "back", weight: 2, fleet: true, fault: true, run: func(h *history, d *draw) { h.returns(h.at(d), d) }},
+	{name: "trip", weight: 1, fleet: true, fault: true, run: func(h *history, d *draw) {
+		m := h.at(d)
+		h.leaves(m, d)
+		for _, room := range h.rooms {
+			o := h.say(h.creator[room], room, h.live()[0])
+			h.soon(func() bool {
+				select {
+				case <-o.done:
+					return true
+				default:
+					return false
+				}
+			})
+		}
+		h.returns(m, d)
+	}},
+	{name: "hold", weight: 2, fleet: true, fault: true, run: func(h *history, d *draw) {
+		if m := h.at(d); m.proxy != nil {
+			h.fault("%d waits for what it reads of rooms", m.slot)
+			m.proxy.HoldAnswers(ofRooms)
+		}
+	}},
+	{name: "let", weight: 3, fleet: true, run: func(h *history, d *draw) {
+		if m := h.at(d); m.proxy != nil {
+			h.note("%d gets what it read", m.slot)
+			m.proxy.LetAnswers()
+		}
 	}},
 	{name: "freeze", weight: 1, fleet: true, fault: true, run: func(h *history, d *draw) {
 		if m := h.at(d); m.proxy != nil && !m.frozen {
@@ -199,6 +226,17 @@ func (h *history) fault(format string, args ...any) {
 	h.note(format, args...)
 }
 
+// leaves makes the others take the shards of a process, and returns makes it take its share again. Both wait a while for it.
+func (h *history) leaves(m *member, d *draw) {
+	h.sql("hands its shards over", m, "UPDATE machines SET draining = TRUE WHERE id = $1", d)
+	h.soon(func() bool { n, _ := m.owns(); return n == 0 })
+}
+
+func (h *history) returns(m *member, d *draw) {
+	h.sql("takes its shards again", m, "UPDATE machines SET draining = FALSE WHERE id = $1", d)
+	h.soon(func() bool { n, _ := m.owns(); return n > 0 })
+}
+
 // sql breaks something through the database, and tells the processes at once or leaves them to find out.
 func (h *history) sql(what string, m *member, query string, d *draw) {
 	h.fault("%d %s", m.slot, what)
@@ -238,7 +276,8 @@ type setting struct {
 	processes int
 	faults    bool
 	limits    limits
-	only      string // kinds of steps, separated by blanks; "" for all
+	open      bool           // commits pass at once, but for what faults there are
+	only      map[string]int // kinds of steps with what they weigh here; nil for all
 	// known are defects that are not cured yet and that these histories would else find all the time.
 	known known
 }
@@ -260,11 +299,12 @@ var settings = []setting{
 	{name: "postgres, one process", engine: "postgres", processes: 1, faults: true, limits: small},
 	{name: "postgres, one process, no faults", engine: "postgres", processes: 1, limits: small},
 	{name: "postgres, one process, wide queue", engine: "postgres", processes: 1, faults: true, limits: wide},
-	{name: "postgres, one process, few kinds", engine: "postgres", processes: 1, faults: true, limits: wide, only: "send pass receipt fault"},
+	{name: "postgres, one process, few kinds", engine: "postgres", processes: 1, faults: true, limits: wide, only: map[string]int{"send": 10, "pass": 10, "receipt": 8, "fault": 8}},
 	{name: "postgres, two processes", engine: "postgres", processes: 2, faults: true, limits: small, known: fleetKnown},
 	{name: "postgres, two processes, no faults", engine: "postgres", processes: 2, limits: wide, known: fleetKnown},
 	{name: "postgres, two processes, wide queue", engine: "postgres", processes: 2, faults: true, limits: wide, known: fleetKnown},
 	{name: "postgres, three processes", engine: "postgres", processes: 3, faults: true, limits: wide, known: fleetKnown},
+	{name: "postgres, two processes, shards come back", engine: "postgres", processes: 2, faults: true, open: true, limits: wide, known: fleetKnown, only: map[string]int{"send": 3, "retry": 3, "state": 3, "trip": 2, "hold": 3, "let": 1}},
 	{name: "sqlite, one process", engine: "sqlite", processes: 1, faults: true, limits: small},
 	{name: "sqlite, one process, wide queue", engine: "sqlite", processes: 1, faults: true, limits: wide},
 }
@@ -272,10 +312,14 @@ var settings = []setting{
 // steps are the kinds of a setting, as often as they weigh.
 func (s *setting) steps() (out []*kind) {
 	for i, k := range kinds {
-		if k.fleet && s.processes == 1 || k.fault && !s.faults || s.only != "" && !slices.Contains(strings.Fields(s.only), k.name) {
-			continue
+		weight := k.weight
+		if s.only != nil {
+			weight = s.only[k.name]
 		}
-		for range k.weight {
+		if k.fleet && s.processes == 1 || k.fault && !s.faults {
+			weight = 0
+		}
+		for range weight {
 			out = append(out, &kinds[i])
 		}
 	}
