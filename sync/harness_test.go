@@ -135,6 +135,9 @@ type client struct {
 
 func (h *house) as(t testing.TB, name string) *client { return &client{Client: h.http.As(name), t: t} }
 
+// as is another user's client.
+func (c *client) as(name string) *client { return &client{Client: c.As(name), t: c.t} }
+
 // sync asks for news without waiting and goes on from there. more are parameters as key and value.
 func (c *client) sync(more ...string) webtest.Answer {
 	c.t.Helper()

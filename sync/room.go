@@ -2,6 +2,7 @@ package sync
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"strconv"
 
@@ -248,18 +249,7 @@ func (q *query) changes(ctx context.Context, t *timeline, from state.ID) (ids ma
 			ids[c.Key] = c.New
 		}
 	}
-	if q.stateAfter || !t.hidden {
-		return ids, changed, nil
-	}
-	later, err := q.s.Rooms.Tree(t.upto).Diff(ctx, q.s.Rooms.Tree(t.before))
-	if err != nil {
-		return nil, nil, err
-	}
-	for _, c := range later {
-		if c.New != "" && !slices.ContainsFunc(t.events, func(e *rooms.Event) bool { return e.ID == c.New }) {
-			ids[c.Key] = c.New
-		}
-	}
+	maps.Copy(ids, t.later)
 	return ids, changed, nil
 }
 
@@ -315,9 +305,12 @@ func (q *query) lazyMembers(ctx context.Context, ask want, sec section, ids map[
 		if ids[key] != "" {
 			continue
 		}
-		id, err := tree.Get(ctx, key)
-		if err != nil {
-			return nil, err
+		id := sec.later[key]
+		if id == "" {
+			var err error
+			if id, err = tree.Get(ctx, key); err != nil {
+				return nil, err
+			}
 		}
 		if id != "" && (whole || redundant || !q.has.has(q.s.lazy.given(ask.roomID, member, id))) {
 			ids[key] = id

@@ -27,6 +27,8 @@ type timeline struct {
 	sights  []rooms.Sight  // of events; nil when the user was a member at all of them
 	limited bool           // older ones of the span were left out
 	hidden  bool           // behind the first of events are state events that the client does not get
+	// later are the newest events of state keys that are behind the first of events and that the client does not get there.
+	later map[state.Key]string
 	// before is the state before the first of events, upto the state after the span.
 	before, upto state.ID
 	prev         int64 // position before the first of events
@@ -71,11 +73,40 @@ func (q *query) readTimeline(ctx context.Context, sp span) (*timeline, error) {
 		return nil, err
 	}
 	if len(picked) == 0 {
-		t.before, t.prev = t.upto, all[len(all)-1].Pos
-		t.hidden = false
+		t.end()
 		return t, nil
 	}
-	t.events = make([]*rooms.Event, len(picked))
+	if err = q.begin(ctx, t, picked); err != nil || !t.hidden || q.stateAfter {
+		return t, err
+	}
+	if t.later, err = q.later(ctx, t); err != nil {
+		return nil, err
+	}
+	// The client takes "state" first, then the timeline: an event there must not put an older one in the place of a newer.
+	if n := t.overtaken(); n > 0 {
+		t.limited = true
+		if t.sights != nil {
+			t.sights = t.sights[n:]
+		}
+		if n == len(picked) {
+			t.end()
+			return t, nil
+		}
+		err = q.begin(ctx, t, picked[n:])
+	}
+	return t, err
+}
+
+// end leaves nothing in a timeline.
+func (t *timeline) end() {
+	t.events, t.hidden = nil, false
+	t.before, t.prev = t.upto, t.all[len(t.all)-1].Pos
+}
+
+// begin makes a timeline of some events of all.
+func (q *query) begin(ctx context.Context, t *timeline, picked []int) (err error) {
+	all := t.all
+	t.events, t.hidden = make([]*rooms.Event, len(picked)), false
 	next := 0
 	for i := picked[0]; i < len(all); i++ {
 		if next < len(picked) && picked[next] == i {
@@ -87,7 +118,36 @@ func (q *query) readTimeline(ctx context.Context, sp span) (*timeline, error) {
 	}
 	t.prev = t.events[0].Pos - 1
 	t.before, err = q.rootBefore(ctx, all, picked[0])
-	return t, err
+	return err
+}
+
+// later finds what timeline.later holds.
+func (q *query) later(ctx context.Context, t *timeline) (map[state.Key]string, error) {
+	changed, err := q.s.Rooms.Tree(t.upto).Diff(ctx, q.s.Rooms.Tree(t.before))
+	if err != nil {
+		return nil, err
+	}
+	given := make(map[string]bool, len(t.events))
+	for _, e := range t.events {
+		given[e.ID] = true
+	}
+	out := map[state.Key]string{}
+	for _, c := range changed {
+		if c.New != "" && !given[c.New] {
+			out[c.Key] = c.New
+		}
+	}
+	return out, nil
+}
+
+// overtaken is how many events there are up to the last of a state key whose newest event the client gets besides.
+func (t *timeline) overtaken() int {
+	for i := len(t.events) - 1; i >= 0; i-- {
+		if e := t.events[i]; e.IsState() && t.later[state.Key{Type: e.Type, StateKey: *e.StateKey}] != "" {
+			return i + 1
+		}
+	}
+	return 0
 }
 
 // look leaves out the events that the user may not see. The user's own memberships are no secret.
