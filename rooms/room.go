@@ -113,7 +113,7 @@ func (r *Rooms) lookup(c *owned.Change[room], keys ...state.Key) error {
 			rm.tree = warm
 			rm.bytes += int64(bytes)
 			for k, id := range ids {
-				rm.know(k, events[id])
+				rm.know(k, rm.asRedacted(events[id]))
 			}
 		}, nil
 	})
@@ -207,6 +207,16 @@ func (rm *room) redacted(e *Event) {
 			rm.power = nil
 		}
 	}
+}
+
+// asRedacted is an event as it is with the redactions that are not stored yet, or may not have been when it was read.
+func (rm *room) asRedacted(e *Event) *Event {
+	for _, r := range rm.recent {
+		if e != nil && r.redact != nil && r.redact.ID == e.ID {
+			return r.redact
+		}
+	}
+	return e
 }
 
 // stored tells that an event is in the database, as far as its owner can know.

@@ -66,6 +66,10 @@ type Rooms struct {
 	suspension *suspension
 	cache      *otter.Cache[string, *Event]
 
+	// replacers are the cached events that replaced others, by the ids of those: a redaction of one changes both.
+	replacers   map[string]string
+	replacersMu sync.Mutex
+
 	cacheMu    sync.Mutex
 	redactions atomic.Int64 // redactions seen, so that no text from before one is cached after it
 
@@ -82,13 +86,19 @@ var readers = []string{"client", "sync", "events", "push", "admin"}
 // New opens the events stream and registers the calls that its owners answer.
 func New(d Deps, c Config) (*Rooms, error) {
 	d.Recent, d.Transactions = cmp.Or(d.Recent, 200), cmp.Or(d.Transactions, 2_000)
-	cache, err := otter.New(&otter.Options[string, *Event]{
+	r := &Rooms{Deps: d, config: c, replacers: map[string]string{}, nodes: state.NewStore(nodeReader{d.Process.DB}, nodeMemory), suspension: newSuspension()}
+	var err error
+	r.cache, err = otter.New(&otter.Options[string, *Event]{
 		MaximumWeight: uint64(max(c.EventCache, 1000)) * cachedEvent, Weigher: func(_ string, e *Event) uint32 { return e.weight() },
+		OnAtomicDeletion: func(d otter.DeletionEvent[string, *Event]) {
+			if d.Cause != otter.CauseReplacement {
+				r.forget(d.Value)
+			}
+		},
 	})
 	if err != nil {
 		return nil, err
 	}
-	r := &Rooms{Deps: d, config: c, cache: cache, nodes: state.NewStore(nodeReader{d.Process.DB}, nodeMemory), suspension: newSuspension()}
 	r.stream = d.Process.Streams.Open(eventStream.With(eventStore{r}, func(shard int) { r.owned.Drop(shard) }))
 	r.owned = owned.Open(owned.Spec[room]{
 		Stream: r.stream, Load: r.loadRoom, Bytes: (*room).memory, Budget: max(c.OwnerMemory.Bytes(), 16<<20), Strict: true,
@@ -117,9 +127,29 @@ func (r *Rooms) tail(rows []stream.Row) {
 			r.cacheMu.Lock()
 			r.redactions.Add(1)
 			r.cache.Invalidate(string(g.Redacts))
+			if id := r.replacer(string(g.Redacts)); id != "" {
+				r.cache.Invalidate(id)
+			}
 			r.cacheMu.Unlock()
 		}
 	}
+}
+
+// replacer is the cached event that replaced another; "" when there is none.
+func (r *Rooms) replacer(id string) string {
+	r.replacersMu.Lock()
+	defer r.replacersMu.Unlock()
+	return r.replacers[id]
+}
+
+// forget ends what is known of an event that is cached no more.
+func (r *Rooms) forget(e *Event) {
+	if e.Replaces == "" {
+		return
+	}
+	r.replacersMu.Lock()
+	defer r.replacersMu.Unlock()
+	delete(r.replacers, e.Replaces)
 }
 
 // Follow makes this process hear of redactions, if it does not: only then may it keep what it reads of events.

@@ -86,6 +86,11 @@ func (r *Rooms) remember(events []*Event, before int64) {
 		return
 	}
 	for _, e := range events {
+		if e.Replaces != "" {
+			r.replacersMu.Lock()
+			r.replacers[e.Replaces] = e.ID
+			r.replacersMu.Unlock()
+		}
 		r.cache.Set(e.ID, e)
 	}
 }

@@ -64,6 +64,21 @@ func TestTalk(t *testing.T) {
 			}
 		}
 		same(t, "alice gets", bodies(in(alice.sync(), "join", room, "timeline.events")), "[two]")
+		// So does one of what an event replaced.
+		secret := bob.state(room, "m.room.member", id("bob"), obj{"membership": "join", "displayname": "secret"})
+		bob.state(room, "m.room.member", id("bob"), obj{"membership": "join", "displayname": "fine"})
+		before.since = ""
+		if a := before.sync(); strings.Count(string(a.Body), "secret") != 2 {
+			t.Fatalf("%s", a.Body)
+		}
+		bob.Want(200, "PUT "+at(room, "redact/"+url.PathEscape(secret)+"/s"), obj{})
+		for range 2 {
+			before.since = ""
+			if a := before.sync(); strings.Contains(string(a.Body), "secret") || !strings.Contains(string(a.Body), "fine") {
+				t.Fatalf("%s", a.Body)
+			}
+		}
+		alice.sync()
 		// Relations are bundled.
 		target := bob.say(room, "old")
 		bob.send(room, "m.room.message", obj{"msgtype": "m.text", "body": "* new", "m.new_content": obj{"msgtype": "m.text", "body": "new"}, "m.relates_to": obj{"rel_type": "m.replace", "event_id": target}})

@@ -179,8 +179,14 @@ func (r *recent[T]) setBase(key string, pos int64, v T) {
 	}
 }
 
-// holds tells whether a row of a key is in memory, the newest first.
-func (r *recent[T]) holds(key string, is func(T) bool) bool { return r.index(key, is) >= 0 }
+// each gives the rows of a key that are in memory.
+func (r *recent[T]) each(key string, fn func(T)) {
+	if s := r.series[key]; s != nil {
+		for _, row := range s.rows {
+			fn(row.value)
+		}
+	}
+}
 
 func (r *recent[T]) index(key string, is func(T) bool) int {
 	s := r.series[key]

@@ -59,7 +59,7 @@ type Sync struct {
 	inRoom   map[string]map[*user]struct{} // users who are joined to a room, by room id
 	late     map[*user]struct{}            // to be woken soon, for news that can wait
 	unknown  map[string]struct{}           // users with such news whose rooms are not known here
-	redacted map[string]struct{}           // events in memory whose text is the one before a redaction
+	redacted map[string]struct{}           // events in memory as they were before a redaction
 	related  map[string]struct{}           // events that newer ones refer to
 	// looked: which events at or before these positions others refer to is not known.
 	looked   []int64
@@ -208,8 +208,12 @@ func (s *Sync) event(row stream.Row, e *rooms.Event) {
 		}
 		s.related[target] = struct{}{}
 	}
-	if e.Redacts != "" && s.events.holds(e.RoomID, func(old *rooms.Event) bool { return old.ID == e.Redacts }) {
-		s.redacted[e.Redacts] = struct{}{}
+	if e.Redacts != "" {
+		s.events.each(e.RoomID, func(old *rooms.Event) {
+			if old.ID == e.Redacts || old.Replaces == e.Redacts { // or tells what it replaced
+				s.redacted[old.ID] = struct{}{}
+			}
+		})
 	}
 	s.touch(e.RoomID)
 }

@@ -231,6 +231,7 @@ func (q *query) enough(list []*rooms.Event, limit int) bool {
 func (q *query) reread(ctx context.Context, roomID string, list []*rooms.Event) ([]*rooms.Event, error) {
 	var ids []string
 	q.s.mu.RLock()
+	redactions := q.s.Rooms.Redactions()
 	for _, e := range list {
 		if _, is := q.s.redacted[e.ID]; is {
 			ids = append(ids, e.ID)
@@ -246,7 +247,7 @@ func (q *query) reread(ctx context.Context, roomID string, list []*rooms.Event) 
 	for i, e := range list {
 		if now := found[e.ID]; now != nil {
 			list[i] = now
-			if now.RedactedBy != "" {
+			if q.s.Rooms.Redactions() == redactions { // else what was read may be of before the newest
 				q.s.events.replace(roomID, func(old *rooms.Event) bool { return old.ID == now.ID }, now)
 				delete(q.s.redacted, now.ID)
 			}

@@ -1,0 +1,129 @@
+package rooms
+
+import (
+	"log/slog"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"lyceum/accounts"
+	"lyceum/matrix/event"
+	"lyceum/platform/db"
+	"lyceum/platform/db/dbfault"
+	"lyceum/platform/lease"
+	"lyceum/platform/role/roletest"
+	"lyceum/platform/stream"
+)
+
+// prev_content is of the event before: a redaction of that takes it out wherever the later one was read already.
+func TestWhatWasReplacedIsRedactedInItsSuccessor(t *testing.T) {
+	serve(t, func(t *testing.T, h *house) {
+		id := h.alice.create(obj{"preset": "public_chat"})
+		old := h.alice.state(id, "m.room.topic", "", obj{"topic": "secret"})
+		now := h.alice.state(id, "m.room.topic", "", obj{"topic": "fine"})
+		for _, secret := range []bool{true, false} {
+			for _, read := range []string{"event/" + esc(now), "state/m.room.topic/?format=event", "state", "messages?dir=b&limit=50", "context/" + esc(now)} {
+				a := h.alice.Want(200, at("GET", id, read), nil)
+				if !strings.Contains(string(a.Body), now) || strings.Contains(string(a.Body), "secret") != secret {
+					t.Errorf("%s, secret expected: %v: %s", read, secret, a.Body)
+				}
+			}
+			h.alice.Want(200, at("PUT", id, "redact/"+esc(old)+"/r"), obj{})
+		}
+		if n := len(h.replacers); n == 0 || n > h.cache.EstimatedSize() {
+			t.Errorf("%d events that replaced others are known, %d are cached", n, h.cache.EstimatedSize())
+		}
+		h.cache.InvalidateAll()
+		if n := len(h.replacers); n != 0 {
+			t.Errorf("nothing is cached, and %d events that replaced others are known", n)
+		}
+	})
+}
+
+// The owner builds upon what it queued: a redaction that is not stored yet counts for what replaces its target.
+func TestWhatIsBeingRedactedIsNotTakenIntoItsSuccessor(t *testing.T) {
+	ctx := t.Context()
+	gate := dbfault.NewSQLite()
+	t.Cleanup(gate.Close)
+	d, err := db.Open(ctx, "sqlite:"+filepath.Join(t.TempDir(), "test.db"), db.Options{Driver: gate.Driver()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = d.Close() })
+	if err := db.Migrate(ctx, d, slog.New(slog.DiscardHandler), lease.Migrations(), accounts.Migrations(), Migrations()); err != nil {
+		t.Fatal(err)
+	}
+	p := roletest.New(t, d)
+	r := wire(t, p)
+	var mu sync.Mutex
+	told := map[string]string{} // what was replaced, as the tails of this process get it
+	r.stream.Tail(func(rows []stream.Row) {
+		mu.Lock()
+		defer mu.Unlock()
+		for _, row := range rows {
+			if e, err := r.FromRow(row); err == nil {
+				told[e.ID] = string(e.PrevContent)
+			}
+		}
+	})
+	roletest.Start(t, p)
+	const alice = "@alice:example.org"
+	id, err := r.Create(ctx, alice, &createBody{Preset: "public_chat"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	topic := func(text string) sendRequest {
+		return sendRequest{Sender: alice, Type: "m.room.topic", StateKey: new(string), Content: encoded(map[string]string{"topic": text})}
+	}
+	old, err := r.Send(ctx, id, topic("secret"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.owned.Drop(r.stream.Shard(id)) // what it knows of the state is read again
+	gate.Shut()
+	type result struct {
+		id  string
+		err error
+	}
+	results := make(chan result, 2)
+	start := func(req sendRequest) {
+		go func() {
+			id, err := r.Send(ctx, id, req)
+			results <- result{id, err}
+		}()
+	}
+	start(sendRequest{Sender: alice, Type: event.TypeRedaction, Redacts: old})
+	roletest.Until(t, "the redaction is queued", func() bool { return len(gate.Held()) > 0 })
+	start(topic("fine"))
+	roletest.Until(t, "the new topic is queued behind it", func() (queued bool) {
+		r.owned.Peek(ctx, id, func(rm *room) {
+			queued = rm.last != "" && rm.recent[rm.last] != nil && rm.recent[rm.last].Type == "m.room.topic"
+		})
+		return queued
+	})
+	gate.Open()
+	ids := map[string]bool{}
+	for range 2 {
+		got := <-results
+		if got.err != nil {
+			t.Fatal(got.err)
+		}
+		ids[got.id] = true
+	}
+	roletest.Until(t, "the events are told", func() bool {
+		mu.Lock()
+		defer mu.Unlock()
+		n := 0
+		for id := range ids {
+			prev, ok := told[id]
+			if ok {
+				n++
+			}
+			if strings.Contains(prev, "secret") {
+				t.Fatal("an event is told with what it replaced, as that was before the redaction")
+			}
+		}
+		return n == 2
+	})
+}
