@@ -56,9 +56,15 @@ func (r *Rooms) sendFor(q *web.Request, req Send) (any, error) {
 	if err := r.mayAct(q); err != nil {
 		return nil, err
 	}
+	if req.Txn == "" {
+		req.Txn = mintedFor(q)
+	}
 	id, err := r.Send(q.Context(), q.Path("roomID"), req)
 	return eventIDReply{id}, err
 }
+
+// mintedFor is a transaction id for a request without one: the same wherever the request is done again.
+func mintedFor(q *web.Request) string { return minted + q.Once() }
 
 func (r *Rooms) putRedact(q *web.Request) (any, error) {
 	content, err := q.Object()
@@ -122,7 +128,7 @@ func (r *Rooms) putMember(q *web.Request, target string, content json.RawMessage
 	if !matrix.ValidUserID(target) {
 		return nil, matrix.InvalidParam("The state key of a membership is a user id")
 	}
-	m := member{Sender: q.UserID(), Device: q.DeviceID(), Target: target, Membership: membership, Content: fields, Always: true}
+	m := member{Sender: q.UserID(), Device: q.DeviceID(), Target: target, Membership: membership, Content: fields, Always: true, Txn: mintedFor(q)}
 	self := target == q.UserID()
 	if !self || membership != event.MembershipLeave {
 		if err := r.mayAct(q); err != nil {

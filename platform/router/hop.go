@@ -293,6 +293,7 @@ func (h *hop) classify() error {
 func (h *hop) sign(header http.Header) {
 	header[HopHeader] = h.router.machineValue
 	header["X-Request-Id"] = []string{h.request.ID()}
+	header[web.OnceHeader] = []string{h.request.Once()}
 	header["X-Forwarded-Proto"] = []string{h.request.Scheme()}
 	if client := h.request.RemoteIP(); client.IsValid() {
 		header["X-Forwarded-For"] = []string{client.String()}

@@ -272,6 +272,10 @@ func (n *node) routes() []web.Route {
 		_, _ = io.Copy(io.Discard, r.Body)
 		panic(http.ErrAbortHandler)
 	}
+	once := func(r *web.Request) (any, error) {
+		n.waiting <- r.Once()
+		return die(r)
+	}
 	hold := func(r *web.Request) (any, error) {
 		answer, err := see(r)
 		if n.hold.Load() {
@@ -308,6 +312,7 @@ func (n *node) routes() []web.Route {
 		{Pattern: "GET /die", Auth: web.None, Role: "r", Handler: die},
 		{Pattern: "PUT /die", Auth: web.None, Role: "r", Handler: die, MaxBody: 1 << 30},
 		{Pattern: "GET /cut", Auth: web.None, Role: "r", Handler: cut},
+		{Pattern: "PUT /once", Auth: web.None, Role: "r", Handler: once},
 		{Pattern: "POST /die", Auth: web.None, Role: "r", Handler: die},
 	}
 }
@@ -478,6 +483,17 @@ func TestPlaceDiesAtWork(t *testing.T) {
 			if response.StatusCode != c.status || answer.Node != c.node || c.node != "" && answer.Body != c.body {
 				t.Errorf("%s with %d bytes: %d, %+v", c.target, len(c.body), response.StatusCode, answer)
 			}
+		}
+	})
+}
+
+// What is done again by another process has the id of the first time, which no client can choose.
+func TestARequestIsTheSameWhereverItIsDone(t *testing.T) {
+	overBoth(t, func(t *testing.T, a, b *node) {
+		a.places.send(b.addr())
+		a.call(t, "PUT /once", strings.NewReader("x"), web.OnceHeader+": chosen")
+		if there, here := <-b.waiting, <-a.waiting; there != here || here == "" || here == "chosen" {
+			t.Errorf("%s there, then %s here", there, here)
 		}
 	})
 }

@@ -1,6 +1,7 @@
 package web
 
 import (
+	"crypto/rand"
 	"net/http"
 	"net/netip"
 	"net/url"
@@ -20,11 +21,27 @@ type Request struct {
 	query    url.Values
 	client   netip.Addr
 	id       string
+	once     string
 	internal bool
 }
 
 // ID is the request id: it stands in the answer's X-Request-Id and in the log.
 func (r *Request) ID() string { return r.id }
+
+// OnceHeader carries Request.Once from one process of the fleet to another.
+const OnceHeader = "Lyceum-Once"
+
+// Once is an id of the request that nobody chose and that stays the same when a process that was passed the request is
+// lost and another does it again: what an answer to a request without a transaction id is found by.
+func (r *Request) Once() string {
+	if given := r.Header.Get(OnceHeader); r.once == "" && r.internal && given != "" {
+		r.once = given
+	}
+	if r.once == "" {
+		r.once = rand.Text()
+	}
+	return r.once
+}
 
 // UserID returns the caller's user id, "" when there is none.
 func (r *Request) UserID() string {
