@@ -69,12 +69,12 @@ func TestWhatIsBeingRedactedIsNotTakenIntoItsSuccessor(t *testing.T) {
 	})
 	roletest.Start(t, p)
 	const alice = "@alice:example.org"
-	id, err := r.Create(ctx, alice, &createBody{Preset: "public_chat"})
+	id, err := r.Create(ctx, alice, &Create{Preset: "public_chat"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	topic := func(text string) sendRequest {
-		return sendRequest{Sender: alice, Type: "m.room.topic", StateKey: new(string), Content: encoded(map[string]string{"topic": text})}
+	topic := func(text string) Send {
+		return Send{Sender: alice, Type: "m.room.topic", StateKey: new(string), Content: encoded(map[string]string{"topic": text})}
 	}
 	old, err := r.Send(ctx, id, topic("secret"))
 	if err != nil {
@@ -87,13 +87,13 @@ func TestWhatIsBeingRedactedIsNotTakenIntoItsSuccessor(t *testing.T) {
 		err error
 	}
 	results := make(chan result, 2)
-	start := func(req sendRequest) {
+	start := func(req Send) {
 		go func() {
 			id, err := r.Send(ctx, id, req)
 			results <- result{id, err}
 		}()
 	}
-	start(sendRequest{Sender: alice, Type: event.TypeRedaction, Redacts: old})
+	start(Send{Sender: alice, Type: event.TypeRedaction, Redacts: old})
 	roletest.Until(t, "the redaction is queued", func() bool { return len(gate.Held()) > 0 })
 	start(topic("fine"))
 	roletest.Until(t, "the new topic is queued behind it", func() (queued bool) {
