@@ -39,6 +39,10 @@ type Bus interface {
 	// Connected tells whether messages flow now.
 	Connected() bool
 
+	// Server names what carries the messages now, or did last: processes for which it differs do not hear each other,
+	// although each is Connected. "" when that is not known. It changes before the functions of OnReconnect run.
+	Server() string
+
 	// OnReconnect runs fn after every connection made from now on, since messages may have been lost.
 	// It runs before Connected is true and a Barrier can succeed. fn must not block.
 	OnReconnect(fn func()) (cancel func())

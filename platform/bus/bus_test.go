@@ -317,6 +317,48 @@ func TestSentinelFailover(t *testing.T) {
 	}
 }
 
+// TestSentinelSwitchWhileTheOldMasterLives: nobody closes the connections to it, and it takes messages as before.
+func TestSentinelSwitchWhileTheOldMasterLives(t *testing.T) {
+	master := startRedis(t, "requirepass failover", "masterauth failover", `rename-command REPLICAOF ""`, `rename-command SLAVEOF ""`)
+	replica := startRedis(t, "requirepass failover", "masterauth failover", "repl-diskless-sync-delay 0")
+	if err := replica.ReplicaOf(t.Context(), master); err != nil {
+		t.Fatal(err)
+	}
+	sentinel, err := engines.StartSentinel(t.Context(), t.TempDir(), "main", master, time.Minute)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { sentinel.Stop() })
+	if err := sentinel.AwaitReplicas(t.Context(), "main", 1); err != nil {
+		t.Fatal(err)
+	}
+	c := config(sentinel.Addr())
+	c.Master, c.Password = "main", "failover"
+	a, b := open(t, c), open(t, c)
+	flow(t, a, b)
+	old := a.Server()
+	if old == "" || b.Server() != old {
+		t.Fatalf("expected one server, found %q and %q", old, b.Server())
+	}
+	var reconnects atomic.Int64
+	b.OnReconnect(func() {
+		if b.Server() == old {
+			t.Error("OnReconnect runs while Server is the one before")
+		}
+		reconnects.Add(1)
+	})
+	bustest.Eventually(t, "the Sentinel takes the replica for good enough", func() bool {
+		return sentinel.Failover(t.Context(), "main") == nil
+	})
+	bustest.Eventually(t, "both are at the new master", func() bool {
+		return a.Connected() && b.Connected() && a.Server() != old && a.Server() == b.Server()
+	})
+	flow(t, a, b)
+	if reconnects.Load() == 0 {
+		t.Error("OnReconnect did not run after the switch")
+	}
+}
+
 func TestClusterNodeRestart(t *testing.T) {
 	nodes := startCluster(t)
 	c := config(nodes[0].URL(), nodes[1].URL(), nodes[2].URL())

@@ -20,11 +20,15 @@ func (r *Redis) Info(ctx context.Context) (map[string]string, error) {
 	if err != nil {
 		return nil, err
 	}
+	return infoFields(text), nil
+}
+
+func infoFields(text string) map[string]string {
 	out := map[string]string{}
 	for line := range strings.Lines(text) {
 		if name, value, ok := strings.Cut(strings.TrimSpace(line), ":"); ok {
 			out[name] = value
 		}
 	}
-	return out, nil
+	return out
 }

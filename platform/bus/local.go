@@ -61,6 +61,9 @@ func (l *Local) Connected() bool {
 	return !l.closed
 }
 
+// Server is "": there is one.
+func (l *Local) Server() string { return "" }
+
 // OnReconnect never runs fn: a process does not lose the connection to itself.
 func (l *Local) OnReconnect(func()) (cancel func()) { return func() {} }
 

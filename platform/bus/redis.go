@@ -35,6 +35,7 @@ type Redis struct {
 	joining   sync.RWMutex            // held while a session becomes current, so that no Subscribe slips past it
 	current   atomic.Pointer[session] // nil while there is no connection
 	trip      atomic.Pointer[func(time.Duration)]
+	server    atomic.Pointer[string] // of the newest session
 
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -117,14 +118,21 @@ func (r *Redis) enter(s *session) {
 	if err := s.reconcile(r.ctx); err != nil {
 		return // the session is dead, serve says why
 	}
+	r.server.Store(&s.server)
 	r.reconnect.run()
 	r.current.Store(s)
 }
 
 // serve returns when the session is lost, with the reason.
 func (r *Redis) serve(s *session) error {
-	check := time.NewTicker(5 * time.Second)
+	check := time.NewTicker(time.Second)
 	defer check.Stop()
+	var master <-chan time.Time
+	if s.master != "" {
+		look := time.NewTicker(50 * time.Millisecond)
+		defer look.Stop()
+		master = look.C
+	}
 	for {
 		select {
 		case <-r.ctx.Done():
@@ -135,6 +143,8 @@ func (r *Redis) serve(s *session) error {
 			s.reconcile(r.ctx)
 		case <-check.C:
 			s.checkRole(r.ctx)
+		case <-master:
+			s.checkMaster()
 		}
 	}
 }
@@ -210,6 +220,14 @@ func (r *Redis) session() (*session, error) {
 func (r *Redis) Connected() bool {
 	_, err := r.session()
 	return err == nil
+}
+
+// Server implements Bus: it is the id of the run of the Redis server.
+func (r *Redis) Server() string {
+	if id := r.server.Load(); id != nil {
+		return *id
+	}
+	return ""
 }
 
 // OnReconnect implements Bus.

@@ -23,6 +23,7 @@ const subscribeChunk = 256
 var (
 	errTooOld  = errors.New("expected Redis 6 or newer, and 7 or newer for a cluster: update Redis")
 	errNotMain = errors.New("this Redis is a replica now")
+	errSwitch  = errors.New("the Sentinels made another Redis the master")
 	errMoved   = errors.New("Redis took the subscriptions away: the slot of the bus moved")
 )
 
@@ -34,6 +35,8 @@ type session struct {
 	sub     rueidis.DedicatedClient // receives
 	pub     rueidis.DedicatedClient // publishes
 	sharded bool                    // a cluster: sharded pub/sub keeps messages on the node of their slot
+	server  string                  // the id of the run of the server
+	master  string                  // its address as the Sentinels said; "" without Sentinels
 
 	stalled atomic.Bool   // Redis did not answer in time; a probe decides what becomes of the session
 	changed chan struct{} // asks serve to reconcile
@@ -61,6 +64,7 @@ func (r *Redis) open() (*session, error) {
 		changed: make(chan struct{}, 1), probe: rand.Text(), proved: make(chan struct{}),
 		live: map[string]bool{}, dead: make(chan struct{}),
 	}
+	s.master = s.sentinelMaster()
 	s.sub, _ = client.Dedicate()
 	s.pub, _ = client.Dedicate()
 	s.mourn(s.sub.SetPubSubHooks(rueidis.PubSubHooks{OnMessage: s.received, OnSubscription: s.subscription}))
@@ -111,6 +115,14 @@ func (s *session) begin() error {
 	if err := s.requireMain(ctx); err != nil {
 		return err
 	}
+	if s.sentinelMaster() != s.master {
+		return errSwitch
+	}
+	text, err := s.pub.Do(ctx, s.pub.B().Info().Section("server").Build()).ToString()
+	if _, refused := rueidis.IsRedisErr(err); err != nil && !refused {
+		return err
+	}
+	s.server = infoFields(text)["run_id"] // "" for a user who may not ask
 	select {
 	case <-s.proved:
 		return nil
@@ -132,6 +144,26 @@ func (s *session) requireMain(ctx context.Context) error {
 		return errNotMain
 	}
 	return nil
+}
+
+// sentinelMaster is where the master is as the client library hears it from the Sentinels, "" without them. It is a look
+// into memory.
+func (s *session) sentinelMaster() string {
+	if s.bus.conf.Master == "" {
+		return ""
+	}
+	for address := range s.client.Nodes() {
+		return address
+	}
+	return ""
+}
+
+// checkMaster ends the session when the Sentinels made another server the master. The one before may live on and take
+// messages that nobody hears.
+func (s *session) checkMaster() {
+	if s.sentinelMaster() != s.master {
+		s.kill(errSwitch)
+	}
 }
 
 func (s *session) checkRole(ctx context.Context) {

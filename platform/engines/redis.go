@@ -135,6 +135,11 @@ func (r *Redis) Configure(ctx context.Context, setting, value string) error {
 	return r.do(ctx, "CONFIG", "SET", setting, value)
 }
 
+// Failover makes this Sentinel promote a replica of the master, which lives on.
+func (r *Redis) Failover(ctx context.Context, master string) error {
+	return r.do(ctx, "SENTINEL", "FAILOVER", master)
+}
+
 // AwaitReplicas returns when this Sentinel knows that many replicas of the master as healthy.
 func (r *Redis) AwaitReplicas(ctx context.Context, master string, count int) error {
 	for {

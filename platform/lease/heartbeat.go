@@ -69,9 +69,9 @@ func (l *Leases) beat(ctx context.Context) error {
 	}
 	self := l.Self()
 	began := time.Now()
-	n, err := l.db.Exec(ctx, `UPDATE machines SET expires_ms = $1, starting = $8, draining = $2, mute = $3 WHERE id = $4 AND incarnation = $5
+	n, err := l.db.Exec(ctx, `UPDATE machines SET expires_ms = $1, starting = $8, draining = $2, mute = $3, bus = $9 WHERE id = $4 AND incarnation = $5
 		AND NOT EXISTS (SELECT 1 FROM fleet WHERE name = $6 AND value <> $7 AND $7 <> '')`,
-		now+l.opts.TTL.Milliseconds(), self.Draining, self.Mute, int64(self.ID), self.Incarnation, versionRow, l.major(), self.Starting)
+		now+l.opts.TTL.Milliseconds(), self.Draining, self.Mute, int64(self.ID), self.Incarnation, versionRow, l.major(), self.Starting, self.Bus)
 	if err == nil && n == 0 {
 		if err := l.sameMajor(ctx, l.db); err != nil {
 			return err
@@ -115,17 +115,35 @@ func (l *Leases) SetMute(ctx context.Context, mute bool) error {
 	return err
 }
 
+// SetBus notes the server of the bus that this process is at now, and tells whether it is another one than before. The
+// fleet hears of it by the next heartbeat, such as that of SetMute. A view from before says nothing of who is
+// at the same one, so it is not fresh.
+func (l *Leases) SetBus(server string) (changed bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.opts.Alone || l.self.Bus == server {
+		return false
+	}
+	l.self.Bus, l.switched, l.anyMute = server, time.Now(), true
+	return true
+}
+
+// mutes tells that rows of another machine do not come to this one by the bus.
+func (l *Leases) mutes(m Machine) bool {
+	return m.ID != l.self.ID && (m.Mute || m.Bus != "" && l.self.Bus != "" && m.Bus != l.self.Bus)
+}
+
 // Trust is how long a view may be used to say that no machine is mute.
 func (l *Leases) Trust() time.Duration { return l.opts.TTL / 2 }
 
-// Fresh tells that the view is younger than Trust and no other machine in it is mute.
+// Fresh tells that the view is younger than Trust and no other machine in it is mute or at another server of the bus.
 func (l *Leases) Fresh() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.opts.Alone || !l.anyMute && time.Since(l.viewed) < l.Trust()
 }
 
-// Muted goes up while another machine is or may have been mute, and once more when none is any longer.
+// Muted goes up while another machine is or may have been mute or elsewhere, and once more when none is any longer.
 func (l *Leases) Muted() int64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -197,7 +215,7 @@ func (l *Leases) Refresh(ctx context.Context) error {
 			holders[name] = known
 		}
 	}
-	mute := slices.ContainsFunc(machines, func(m Machine) bool { return m.Mute && m.ID != l.self.ID })
+	mute := slices.ContainsFunc(machines, l.mutes) || began.Before(l.switched)
 	unseen := !l.viewed.IsZero() && !l.opts.Alone && began.Sub(l.viewed) >= l.Trust() // a machine may have been mute and speak again
 	if mute || l.anyMute || unseen {
 		l.muted++
@@ -223,13 +241,13 @@ func (l *Leases) readMachines(ctx context.Context, now int64) (list []Machine, g
 		var roles string
 		var started int64
 		var there bool
-		err = row.Scan(&m.ID, &m.Incarnation, &m.Address, &m.Host, &m.Version, &roles, &m.Starting, &m.Draining, &m.Mute, &started, &there)
+		err = row.Scan(&m.ID, &m.Incarnation, &m.Address, &m.Host, &m.Version, &roles, &m.Starting, &m.Draining, &m.Mute, &m.Bus, &started, &there)
 		m.Roles, m.Started = splitRoles(roles), time.UnixMilli(started)
 		if !there {
 			gone[m.Incarnation] = true
 		}
 		return m, err
-	})(l.db.Query(ctx, `SELECT id, incarnation, address, host, version, roles, starting, draining, mute, started_ms, `+l.there()+`
+	})(l.db.Query(ctx, `SELECT id, incarnation, address, host, version, roles, starting, draining, mute, bus, started_ms, `+l.there()+`
 		FROM machines WHERE expires_ms > $1 ORDER BY id`, now))
 	return list, gone, err
 }

@@ -38,9 +38,10 @@ type Machine struct {
 	Host        string // for people: host name and process id
 	Version     string
 	Roles       []string
-	Starting    bool // takes no work yet
-	Draining    bool // takes no new work
-	Mute        bool // rows that it writes may not be on the bus
+	Starting    bool   // takes no work yet
+	Draining    bool   // takes no new work
+	Mute        bool   // rows that it writes may not be on the bus
+	Bus         string // the server of the bus that it is at; "" when that is not known
 	Started     time.Time
 	Facts       string // set in what Admit and Facts give only
 }
@@ -97,7 +98,8 @@ type Leases struct {
 	holders  map[string]Holder
 	viewed   time.Time // when the reading of the view began
 	beaten   time.Time // when the last heartbeat that arrived began
-	anyMute  bool      // another machine is mute
+	anyMute  bool      // another machine is mute, or at another server of the bus
+	switched time.Time // when this machine came to its server of the bus
 	muted    int64
 	missing  map[int64]time.Time // machines whose sessions are gone, by incarnation, and since when
 	suspects map[int64]time.Time // incarnations whose connections broke, and when
@@ -157,7 +159,7 @@ func (l *Leases) register(ctx context.Context) error {
 		_, err = tx.Exec(ctx, `INSERT INTO machines (id, incarnation, address, host, version, roles, starting, draining, started_ms, expires_ms, facts)
 			VALUES ($1, $2, $3, $4, $5, $6, $7, FALSE, $8, $9, $10) ON CONFLICT (id) DO UPDATE SET incarnation = excluded.incarnation,
 			address = excluded.address, host = excluded.host, version = excluded.version, roles = excluded.roles,
-			lock_run = '', starting = excluded.starting, draining = FALSE, mute = FALSE, started_ms = excluded.started_ms, expires_ms = excluded.expires_ms,
+			lock_run = '', starting = excluded.starting, draining = FALSE, mute = FALSE, bus = '', started_ms = excluded.started_ms, expires_ms = excluded.expires_ms,
 			facts = excluded.facts`,
 			int64(id), l.self.Incarnation, l.self.Address, l.self.Host, l.self.Version, strings.Join(l.self.Roles, ","), l.self.Starting,
 			now, now+l.opts.TTL.Milliseconds(), l.opts.Facts)

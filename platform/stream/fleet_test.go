@@ -66,9 +66,9 @@ func ownPostgres(t *testing.T) *engines.Postgres {
 	return pg
 }
 
-func ownRedis(t *testing.T) *engines.Redis {
+func ownRedis(t *testing.T, settings ...string) *engines.Redis {
 	t.Helper()
-	redis, err := engines.StartRedis(t.Context(), t.TempDir())
+	redis, err := engines.StartRedis(t.Context(), t.TempDir(), settings...)
 	if err != nil {
 		t.Fatal(err)
 	}

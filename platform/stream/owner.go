@@ -32,8 +32,12 @@ func (s *Streams) Start(ctx context.Context) error {
 	s.undo = append(s.undo, s.o.Bus.Subscribe("leases", func(bus.Message) { s.o.Leases.Poke() }))
 	s.undo = append(s.undo, s.o.Bus.OnReconnect(func() {
 		s.lost.Add(1) // so a Barrier asks the database until the positions were read once
+		if s.o.Leases.SetBus(s.o.Bus.Server()) {
+			s.moves.Add(1)
+		}
 		go s.recover()
 	}))
+	s.o.Leases.SetBus(s.o.Bus.Server()) // Ready tells the others, before this process takes shards
 	held, err := s.o.Leases.Read(ctx, "stream/")
 	if err != nil {
 		s.close()
@@ -93,6 +97,9 @@ func (s *Streams) Run(ctx context.Context) error {
 
 // recover reads what may have been lost while the bus was away, and tells the others of this process's rows.
 func (s *Streams) recover() {
+	if s.strayed() {
+		go s.hush() // before somebody waits for it
+	}
 	step, cancel := context.WithTimeout(s.ctx, 10*time.Second)
 	defer cancel()
 	_ = s.syncHeads(step) // watch tries again

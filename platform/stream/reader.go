@@ -188,16 +188,18 @@ func (s *Streams) publish(byStream map[*Stream][]Row, at int64) bool {
 	return err == nil || errors.Is(err, bus.ErrClosed) // then there are no others, or this process is at its end
 }
 
-// hush runs before rows are acknowledged that the bus did not take. It tells the fleet to ask the database in
-// every Barrier, and waits until no process trusts a view from before. Only the first rows of an
-// outage wait.
+// hush runs before rows are acknowledged that the bus did not take, or did not bring to all: when this process came to
+// another server. It tells the fleet to ask the database in every Barrier, and waits until no process trusts a view from
+// before. Only the first rows of an outage wait.
 func (s *Streams) hush() {
 	s.muteMu.Lock()
 	defer s.muteMu.Unlock()
+	moves := s.moves.Load()
 	if s.mute || s.o.Leases.Alone() {
+		s.told.Store(moves) // speak tells where this process is when it ends that
 		return
 	}
-	s.o.Log.Warn("the bus takes no rows: the fleet reads them from the database")
+	s.o.Log.Warn("the bus does not bring rows to all: the fleet reads them from the database")
 	for wait := 50 * time.Millisecond; ; wait = min(2*wait, time.Second) {
 		step, cancel := context.WithTimeout(s.ctx, 5*time.Second)
 		err := s.o.Leases.SetMute(step, true)
@@ -219,7 +221,11 @@ func (s *Streams) hush() {
 	case <-s.ctx.Done():
 	case <-time.After(s.o.Leases.Trust()):
 	}
+	s.told.Store(moves)
 }
+
+// strayed tells that there may be processes which believe this one to be at another server of the bus.
+func (s *Streams) strayed() bool { return s.told.Load() < s.moves.Load() }
 
 // speak ends what hush began when the bus takes messages again. Whoever sees that a process speaks again reads the
 // stored positions once.

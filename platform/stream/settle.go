@@ -43,9 +43,13 @@ func (s *Streams) committed(batch []*Ticket) {
 // settleAll publishes what was committed and answers who waits, beside the next commit.
 func (s *Streams) settleAll(l *lane) {
 	for o := range l.out {
-		if o.err == nil && !s.publish(o.rows, o.at.UnixMilli()) {
-			s.metrics.unpublished()
-			s.hush()
+		if o.err == nil {
+			if !s.publish(o.rows, o.at.UnixMilli()) {
+				s.metrics.unpublished()
+				s.hush()
+			} else if s.strayed() { // processes that are still elsewhere did not hear it
+				s.hush()
+			}
 		}
 		s.settle(o)
 	}

@@ -164,7 +164,9 @@ type Streams struct {
 	read     atomic.Int64                    // what losses was when the stored positions were read last
 
 	muteMu sync.Mutex
-	mute   bool // the fleet was told that rows of this process may not be on the bus
+	mute   bool         // the fleet was told that rows of this process may not be on the bus
+	moves  atomic.Int64 // times that this process came to another server of the bus
+	told   atomic.Int64 // those of them after which no process trusts a view from before
 
 	shares map[*Stream]share // only for balance
 	ctx    context.Context   // ends with Run

@@ -199,6 +199,9 @@ func (b *Bus) Barrier(ctx context.Context) error {
 // Connected implements bus.Bus.
 func (b *Bus) Connected() bool { return b.state() == nil && b.shared.Connected() }
 
+// Server implements bus.Bus.
+func (b *Bus) Server() string { return b.shared.Server() }
+
 // OnReconnect implements bus.Bus.
 func (b *Bus) OnReconnect(fn func()) (cancel func()) {
 	b.mu.Lock()
