@@ -175,26 +175,27 @@ func (r *Rooms) sights(ctx context.Context, s standing, events []*Event) ([]Sigh
 
 // visible holds the rules of the specification. m is the state after e.
 func visible(s standing, e *Event, m moment) bool {
-	if m.allows(s, e) {
+	if m.allows(s, e.Pos) {
 		return true
 	}
 	switch {
 	case e.Is(event.TypeHistoryVisibility, ""):
 		before := moment{historyOf(e.PrevContent), m.membership}
-		return before.allows(s, e)
+		return before.allows(s, e.Pos)
 	case e.Is(event.TypeMember, s.user):
 		before, _ := matrix.LookupString(e.PrevContent, "membership")
-		return moment{m.history, before}.allows(s, e)
+		return moment{m.history, before}.allows(s, e.Pos)
 	}
 	return false
 }
 
-func (m moment) allows(s standing, e *Event) bool {
+// allows tells whether a message at a position is seen.
+func (m moment) allows(s standing, pos int64) bool {
 	switch {
 	case m.history == worldReadable, m.membership == event.MembershipJoin:
 		return true
 	case m.history == shared:
-		return e.Pos < s.until
+		return pos < s.until
 	case m.history == invited:
 		return m.membership == event.MembershipInvite
 	}

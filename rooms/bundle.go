@@ -3,6 +3,7 @@ package rooms
 import (
 	"context"
 	"encoding/json"
+	"maps"
 	"slices"
 	"strconv"
 
@@ -30,14 +31,38 @@ func (r *Rooms) Bundle(ctx context.Context, userID string, events []*Event) (map
 	if err != nil || len(kinds) == 0 {
 		return nil, err
 	}
-	b := bundler{r: r, ctx: ctx, user: userID, originals: map[string]*Event{}, children: map[string]*Event{}, visible: map[string]bool{}, erased: map[string]bool{}}
-	for _, e := range events {
-		b.originals[e.ID] = e
-	}
-	if b.ignored, err = r.Accounts.Ignored(ctx, userID); err != nil {
+	ignored, err := r.Accounts.Ignored(ctx, userID)
+	if err != nil {
 		return nil, err
 	}
-	return b.bundle(kinds)
+	byRoom := map[string]map[string]*Event{}
+	for _, e := range events {
+		if byRoom[e.RoomID] == nil {
+			byRoom[e.RoomID] = map[string]*Event{}
+		}
+		byRoom[e.RoomID][e.ID] = e
+	}
+	out := map[string]json.RawMessage{}
+	for _, originals := range byRoom { // one, but in a search
+		related := map[string][]string{}
+		for kind, ids := range kinds {
+			for _, id := range ids {
+				if originals[id] != nil {
+					related[kind] = append(related[kind], id)
+				}
+			}
+		}
+		if len(related) == 0 {
+			continue
+		}
+		b := bundler{r: r, ctx: ctx, user: userID, ignored: ignored, originals: originals, children: map[string]*Event{}, visible: map[string]bool{}, erased: map[string]bool{}}
+		parts, err := b.bundle(related)
+		if err != nil {
+			return nil, err
+		}
+		maps.Copy(out, parts)
+	}
+	return out, nil
 }
 
 // relationKinds finds which of the events have what relations, in one statement: mostly none has any.
@@ -53,7 +78,7 @@ func (r *Rooms) relationKinds(ctx context.Context, events []*Event) (map[string]
 		WHERE x.target = ANY($1) AND x.rel_type IN ('m.replace', 'm.thread', 'm.reference') AND x.room_id = e.room_id`, ids))
 }
 
-// bundler collects the aggregations of some events.
+// bundler collects the aggregations of some events of a room.
 type bundler struct {
 	r         *Rooms
 	ctx       context.Context
@@ -63,6 +88,8 @@ type bundler struct {
 	children  map[string]*Event
 	visible   map[string]bool
 	erased    map[string]bool // children whose sender was erased
+	standing  standing
+	horizon   horizon // what is counted and ranked: children out of sight leave no trace
 }
 
 type threadSummary struct {
@@ -72,6 +99,17 @@ type threadSummary struct {
 }
 
 func (b *bundler) bundle(kinds map[string][]string) (map[string]json.RawMessage, error) {
+	for _, e := range b.originals {
+		var ok bool
+		var err error
+		if b.standing, ok, err = b.r.standing(b.ctx, b.user, e.RoomID); err != nil || !ok {
+			return nil, err
+		}
+		if b.horizon, err = b.r.horizonOf(b.ctx, b.standing); err != nil {
+			return nil, err
+		}
+		break // they are of one room
+	}
 	threads, err := b.threads(kinds[relThread])
 	if err != nil {
 		return nil, err
@@ -169,11 +207,12 @@ func (b *bundler) edits(ids []string) (map[string][]string, error) {
 	if len(ids) == 0 {
 		return nil, nil
 	}
+	seen, args := b.horizon.where("x.pos", []any{ids})
 	found, err := b.pairs(`SELECT target, event_id FROM (
 		SELECT x.target, x.event_id, ROW_NUMBER() OVER (PARTITION BY x.target ORDER BY e.ts DESC, e.event_id DESC) AS n
 		FROM relations x JOIN events t ON t.event_id = x.target JOIN events e ON e.event_id = x.event_id
-		WHERE x.target = ANY($1) AND x.rel_type = 'm.replace' AND x.sender = t.sender AND x.type = t.type AND x.room_id = t.room_id
-		) ranked WHERE n <= 3 ORDER BY target, n`, ids)
+		WHERE x.target = ANY($1) AND x.rel_type = 'm.replace' AND x.sender = t.sender AND x.type = t.type AND x.room_id = t.room_id`+seen+`
+		) ranked WHERE n <= 3 ORDER BY target, n`, args...)
 	if err != nil {
 		return nil, err
 	}
@@ -197,11 +236,12 @@ func (b *bundler) references(ids []string) (map[string][]byte, error) {
 	if len(ids) == 0 {
 		return nil, nil
 	}
+	seen, args := b.horizon.where("x.pos", []any{ids, b.ignoredList(), referencesShown})
 	found, err := b.pairs(`SELECT target, event_id FROM (
 		SELECT x.target, x.event_id, x.pos, ROW_NUMBER() OVER (PARTITION BY x.target ORDER BY x.pos) AS n
 		FROM relations x JOIN events t ON t.event_id = x.target
-		WHERE x.target = ANY($1) AND x.rel_type = 'm.reference' AND x.room_id = t.room_id AND NOT (x.sender = ANY($2))
-		) ranked WHERE n <= $3 ORDER BY target, n`, ids, b.ignoredList(), referencesShown)
+		WHERE x.target = ANY($1) AND x.rel_type = 'm.reference' AND x.room_id = t.room_id AND NOT (x.sender = ANY($2))`+seen+`
+		) ranked WHERE n <= $3 ORDER BY target, n`, args...)
 	if err != nil {
 		return nil, err
 	}
@@ -227,6 +267,7 @@ func (b *bundler) threads(ids []string) (map[string]threadSummary, error) {
 	if len(ids) == 0 {
 		return nil, nil
 	}
+	seen, args := b.horizon.where("x.pos", []any{ids, b.user, b.ignoredList()})
 	out := map[string]threadSummary{}
 	return out, db.Each(func(row db.Row) error {
 		var target string
@@ -241,8 +282,8 @@ func (b *bundler) threads(ids []string) (map[string]threadSummary, error) {
 			SUM(CASE WHEN x.sender = $2 THEN 1 ELSE 0 END) OVER (PARTITION BY x.target) AS mine,
 			ROW_NUMBER() OVER (PARTITION BY x.target ORDER BY x.pos DESC) AS n
 		FROM relations x JOIN events t ON t.event_id = x.target
-		WHERE x.target = ANY($1) AND x.rel_type = 'm.thread' AND x.room_id = t.room_id AND NOT (x.sender = ANY($3))
-		) ranked WHERE n = 1`, ids, b.user, b.ignoredList()))
+		WHERE x.target = ANY($1) AND x.rel_type = 'm.thread' AND x.room_id = t.room_id AND NOT (x.sender = ANY($3))`+seen+`
+		) ranked WHERE n = 1`, args...))
 }
 
 func (b *bundler) ignoredList() []string {
@@ -255,20 +296,18 @@ func (b *bundler) ignoredList() []string {
 
 // see finds which of the children the user may see.
 func (b *bundler) see() error {
-	byRoom := map[string][]*Event{}
+	var events []*Event
 	for _, e := range b.children {
 		if e != nil {
-			byRoom[e.RoomID] = append(byRoom[e.RoomID], e)
+			events = append(events, e)
 		}
 	}
-	for roomID, events := range byRoom {
-		seen, err := b.r.See(b.ctx, b.user, roomID, events)
-		if err != nil {
-			return err
-		}
-		for i, e := range events {
-			b.visible[e.ID], b.erased[e.ID] = seen[i].Visible, seen[i].Erased
-		}
+	seen, err := b.r.sights(b.ctx, b.standing, events)
+	if err != nil {
+		return err
+	}
+	for i, e := range events {
+		b.visible[e.ID], b.erased[e.ID] = seen[i].Visible, seen[i].Erased
 	}
 	return nil
 }

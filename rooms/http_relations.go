@@ -20,6 +20,14 @@ const selectRelations = `WITH RECURSIVE tree (event_id, pos, rel_type, type, dep
 	WHERE t.depth < $3 AND x.room_id = $2
 	) SELECT event_id FROM tree WHERE pos > $4 AND pos < $5`
 
+// relationsOf says which relations of an event are wanted.
+type relationsOf struct {
+	parent       *Event
+	depth        int
+	relType, typ string // "" for all
+	seen         horizon
+}
+
 func (r *Rooms) getRelations(q *web.Request) (any, error) {
 	ctx, roomID := q.Context(), q.Path("roomID")
 	s := stretch{backward: true}
@@ -45,7 +53,11 @@ func (r *Rooms) getRelations(q *web.Request) (any, error) {
 	if recurse {
 		depth = relationDepth
 	}
-	ids, err := r.relationIDs(ctx, parent, s, depth, q.Path("relType"), q.Path("type"))
+	seen, err := r.horizonOf(ctx, st)
+	if err != nil {
+		return nil, err
+	}
+	ids, err := r.relationIDs(ctx, s, relationsOf{parent, depth, q.Path("relType"), q.Path("type"), seen})
 	if err != nil {
 		return nil, err
 	}
@@ -70,7 +82,7 @@ func (r *Rooms) getRelations(q *web.Request) (any, error) {
 	return reply, nil
 }
 
-func (r *Rooms) relationIDs(ctx context.Context, parent *Event, s stretch, depth int, relType, typ string) ([]string, error) {
+func (r *Rooms) relationIDs(ctx context.Context, s stretch, of relationsOf) ([]string, error) {
 	query := selectRelations
 	after, before, order := s.to, s.from+1, " DESC"
 	if !s.backward {
@@ -79,13 +91,15 @@ func (r *Rooms) relationIDs(ctx context.Context, parent *Event, s stretch, depth
 			before = s.to + 1
 		}
 	}
-	args := []any{parent.ID, parent.RoomID, depth, after, before}
-	for _, c := range []struct{ column, value string }{{"rel_type", relType}, {"type", typ}} {
+	args := []any{of.parent.ID, of.parent.RoomID, of.depth, after, before}
+	for _, c := range []struct{ column, value string }{{"rel_type", of.relType}, {"type", of.typ}} {
 		if c.value != "" {
 			args = append(args, c.value)
 			query += fmt.Sprintf(" AND %s = $%d", c.column, len(args))
 		}
 	}
+	seen, args := of.seen.where("pos", args)
+	query += seen
 	args = append(args, s.limit+1)
 	return db.Texts(r.Process.DB.Query(ctx, query+fmt.Sprintf(" ORDER BY pos%s LIMIT $%d", order, len(args)), args...))
 }
@@ -171,12 +185,16 @@ func (r *Rooms) getThreads(q *web.Request) (any, error) {
 
 // threadRoots finds the threads whose newest events lie before a place, the newest first.
 func (r *Rooms) threadRoots(ctx context.Context, v view, s stretch, mine bool) (ids []string, ends []int64, err error) {
+	horizon, err := r.horizonOf(ctx, v.standing)
+	if err != nil {
+		return nil, nil, err
+	}
+	seen, args := horizon.where("x.pos", []any{v.head.RoomID, min(s.from, v.upto), s.limit + 1})
 	query := `SELECT x.target, MAX(x.pos) FROM relations x JOIN events t ON t.event_id = x.target
-		WHERE x.room_id = $1 AND t.room_id = $1 AND x.rel_type = 'm.thread' GROUP BY x.target, t.sender HAVING MAX(x.pos) <= $2`
-	args := []any{v.head.RoomID, min(s.from, v.upto), s.limit + 1}
+		WHERE x.room_id = $1 AND t.room_id = $1 AND x.rel_type = 'm.thread'` + seen + ` GROUP BY x.target, t.sender HAVING MAX(x.pos) <= $2`
 	if mine {
-		query += " AND (t.sender = $4 OR MAX(CASE WHEN x.sender = $4 THEN 1 ELSE 0 END) = 1)"
 		args = append(args, v.user)
+		query += fmt.Sprintf(" AND (t.sender = $%[1]d OR MAX(CASE WHEN x.sender = $%[1]d THEN 1 ELSE 0 END) = 1)", len(args))
 	}
 	err = db.Each(func(row db.Row) error {
 		var id string

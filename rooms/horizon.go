@@ -1,0 +1,140 @@
+package rooms
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+
+	"lyceum/matrix"
+	"lyceum/matrix/event"
+	"lyceum/platform/db"
+	"lyceum/rooms/state"
+)
+
+// horizon is which messages of a room a user may see, by their positions: what is counted or ranked in the database is
+// bounded by it.
+type horizon struct {
+	all   bool
+	parts []part // else these, the newest first
+}
+
+// part are positions, both ends among them.
+type part struct{ from, to int64 }
+
+const (
+	mostTurns = 500 // changes of history visibility or of a membership that are followed
+	mostParts = 50  // what is older than these is not counted
+)
+
+// turn is a position at which the visibility of what comes next may change.
+type turn struct {
+	pos                 int64
+	history, membership string // "" for unchanged
+}
+
+// horizonOf finds what a user may see of a room. It is Sight.Visible of its messages; where visibility or membership changed
+// very often, the oldest are left out.
+func (r *Rooms) horizonOf(ctx context.Context, s standing) (horizon, error) {
+	if s.joined() {
+		if all, err := r.alwaysShared(ctx, s.head.Root); err != nil || all {
+			return horizon{all: true}, err
+		}
+	}
+	turns, begin, err := r.turns(ctx, s)
+	if err != nil {
+		return horizon{}, err
+	}
+	out := horizon{}
+	now := moment{history: shared, membership: event.MembershipLeave}
+	for i, t := range turns {
+		if t.history != "" {
+			now.history = t.history
+		}
+		if t.membership != "" {
+			now.membership = t.membership
+		}
+		p := part{t.pos + 1, math.MaxInt64}
+		if i+1 < len(turns) {
+			p.to = turns[i+1].pos
+		}
+		if now.history == shared && now.membership != event.MembershipJoin {
+			p.to = min(p.to, s.until-1)
+		}
+		if p.from <= begin || p.from > p.to || !now.allows(s, p.from) {
+			continue
+		}
+		if n := len(out.parts); n > 0 && out.parts[n-1].to == p.from-1 {
+			out.parts[n-1].to = p.to
+			continue
+		}
+		out.parts = append(out.parts, p)
+	}
+	slices.Reverse(out.parts)
+	out.parts = out.parts[:min(len(out.parts), mostParts)]
+	return out, nil
+}
+
+// turns reads the changes of a room's history visibility and of a user's membership, from the newest back, and gives
+// them in order. What is not behind begin is not known.
+func (r *Rooms) turns(ctx context.Context, s standing) (out []turn, begin int64, err error) {
+	keys := []state.Key{{Type: event.TypeHistoryVisibility}, {Type: event.TypeMember, StateKey: s.user}}
+	found, err := r.StateEvents(ctx, s.head.Root, keys...)
+	if err != nil {
+		return nil, 0, err
+	}
+	out = []turn{{history: shared, membership: event.MembershipLeave}}
+	for _, e := range found {
+		n := 0
+		err := db.Each(func(row db.Row) error {
+			var pos int64
+			var text []byte
+			if err := row.Scan(&pos, &text); err != nil {
+				return err
+			}
+			content := matrix.Lookup(text, "content")
+			t := turn{pos: pos}
+			if e.Type == event.TypeHistoryVisibility {
+				t.history = historyOf(content)
+			} else if t.membership, _ = matrix.LookupString(content, "membership"); t.membership == "" {
+				t.membership = event.MembershipLeave
+			}
+			out = append(out, t)
+			if n++; n == mostTurns {
+				begin = max(begin, pos)
+			}
+			return nil
+		})(r.Process.DB.Query(ctx, `WITH RECURSIVE turns (pos, json, replaces, n) AS (
+			SELECT e.pos, e.json, e.replaces, 1 FROM events e WHERE e.event_id = $1
+			UNION ALL
+			SELECT e.pos, e.json, e.replaces, t.n + 1 FROM events e JOIN turns t ON e.event_id = t.replaces WHERE t.n < $2
+			) SELECT pos, json FROM turns`, e.ID, mostTurns))
+		if err != nil {
+			return nil, 0, err
+		}
+	}
+	slices.SortStableFunc(out, func(a, b turn) int { return int(a.pos - b.pos) })
+	return out, begin, nil
+}
+
+// holds tells whether a message at a position is seen.
+func (z horizon) holds(pos int64) bool {
+	return z.all || slices.ContainsFunc(z.parts, func(p part) bool { return p.from <= pos && pos <= p.to })
+}
+
+// where gives a condition on a column with the arguments before it and those that it adds.
+func (z horizon) where(column string, args []any) (string, []any) {
+	if z.all {
+		return "", args
+	}
+	if len(z.parts) == 0 {
+		return " AND 1 = 0", args
+	}
+	conditions := make([]string, len(z.parts))
+	for i, p := range z.parts {
+		conditions[i] = fmt.Sprintf("%s BETWEEN $%d AND $%d", column, len(args)+1, len(args)+2)
+		args = append(args, p.from, p.to)
+	}
+	return " AND (" + strings.Join(conditions, " OR ") + ")", args
+}
