@@ -208,7 +208,7 @@ func expiry(t *testing.T, d *db.DB) {
 	}
 	died := time.Now()
 	until(t, "the lease of a dead machine is granted", TTL+2*time.Second, func() bool { return len(acquire(t, b, "x")) == 1 })
-	if took := time.Since(died); took < TTL/2 {
+	if took := time.Since(died); took < TTL/2 && !d.Postgres() { // its session with PostgreSQL may have ended with it: that is news
 		t.Errorf("granted after %s, before the expiry of %s less a heartbeat", took, TTL)
 	}
 	until(t, "the view is without the dead machine", 2*time.Second, func() bool { return len(b.Machines()) == 1 })
