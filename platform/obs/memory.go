@@ -11,7 +11,7 @@ import (
 // What may be allocated between two collections: much where little lives, since a collection of a small heap costs little
 // but would come many times a second; little where much lives, since it is memory that a server pays for.
 const (
-	heapRoom    = 64 << 20
+	heapRoom    = 32 << 20
 	leastGrowth = 50 // percent of what lives
 	mostGrowth  = 400
 )
