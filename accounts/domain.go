@@ -7,8 +7,8 @@ import (
 )
 
 var (
-	sessionStream = stream.Spec{Name: "sessions", Role: "accountdata", Shards: 4, Lane: "sessions"}
-	dataStream    = stream.Spec{Name: "account_data", Role: "accountdata", Shards: 16}
+	sessionStream = stream.Spec{Name: "sessions", Number: 8, Role: "accountdata", Shards: 4, Lane: "sessions"}
+	dataStream    = stream.Spec{Name: "account_data", Number: 7, Role: "accountdata", Shards: 16}
 	newsConsumer  = stream.Consumer{Name: "accounts", Role: "accountdata"}
 )
 

@@ -14,6 +14,7 @@ import (
 
 	"lyceum/platform/lease"
 	"lyceum/platform/role/roletest"
+	"lyceum/platform/stream"
 )
 
 // identity are the cross-signing keys of a user.
@@ -252,10 +253,24 @@ func TestRemovedDeviceLeavesNothing(t *testing.T) {
 		if err != nil || !slices.Equal(changed, []string{bob.userID}) {
 			t.Errorf("changed: %v, %v", changed, err)
 		}
-		x := alice.do("GET /keys/changes?from="+listToken(before)+"&to="+listToken(n.DeviceListStream().Positions()), nil).want(200)
+		from, to := n.token(before), n.token(n.DeviceListStream().Positions())
+		x := alice.do("GET /keys/changes?from="+from+"&to="+to, nil).want(200)
 		if x.get("changed.0").String() != bob.userID || x.get("left").Raw != `["@zoe:here.test"]` {
 			t.Errorf("keys/changes: %s", x.body)
 		}
+		if x := alice.do("GET /keys/changes?from="+to+"&to="+to, nil).want(200); len(x.get("changed").Array()) != 0 {
+			t.Errorf("nothing changed, found %s", x.body)
+		}
+		// A token that does not say where it is stands for the beginning, or for now.
+		elsewhere := n.layout.Encode(n.p.LogEpoch()+1, before, "")
+		resharded := stream.NewLayout(stream.Part{Number: n.lists.Number(), Generation: 1, N: 4}).Encode(n.p.LogEpoch(), make([]int64, 4), "")
+		for _, odd := range []string{elsewhere, resharded} {
+			x := alice.do("GET /keys/changes?from="+odd+"&to="+odd, nil).want(200)
+			if !slices.ContainsFunc(x.get("changed").Array(), func(id gjson.Result) bool { return id.String() == bob.userID }) {
+				t.Errorf("keys/changes of %s: %s", odd, x.body)
+			}
+		}
+		alice.do("GET /keys/changes?from="+from[:9]+"&to="+to, nil).want(400, "M_INVALID_PARAM")
 		x = bob.do("GET /devices", nil).want(200)
 		if len(x.get("devices").Array()) != 1 || x.get("devices.0.device_id").String() != bob.deviceID {
 			t.Errorf("devices: %s", x.body)

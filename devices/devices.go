@@ -36,11 +36,8 @@ type Deps struct {
 	Process  *role.Process
 	Accounts *accounts.Accounts
 	Now      func() time.Time // the clock
-	// RoomMates and Positions serve GET /keys/changes, which is routed only when both are given.
+	// RoomMates serves GET /keys/changes, which is routed only when it is given.
 	RoomMates RoomMates
-	// Positions reads the 8 positions of the stream "device_lists" from a sync token. Its errors are shown
-	// to the client.
-	Positions func(token string) ([]int64, error)
 }
 
 // Config is the section "devices" of the configuration.
@@ -72,6 +69,7 @@ type Devices struct {
 
 	toDevice *stream.Stream
 	lists    *stream.Stream
+	layout   *stream.Layout // of what it reads of tokens of /sync
 	boxes    *mailboxes
 	heard    *stream.Tail // feeds boxes; while it is off, they are not used
 	changes  *recentChanges
@@ -98,6 +96,7 @@ func New(d Deps, c Config) (*Devices, error) {
 	x.claim = role.Owned(d.Process, x.toDevice, "devices.claim", x.claimHere)
 	x.drop = role.Owned(d.Process, x.toDevice, "devices.drop", x.dropHere)
 	x.lists = d.Process.Streams.Open(listStream.With(listStore{}, nil))
+	x.layout = stream.NewLayout(x.lists.Part(0))
 	x.changes = newRecentChanges(x.lists.Shards(), c.RecentChanges)
 	x.lists.Tail(x.changes.tail, "sync", "client")
 	x.change = role.Owned(d.Process, x.lists, "devices.change", x.changeHere)

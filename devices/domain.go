@@ -7,8 +7,8 @@ import (
 )
 
 var (
-	toDeviceStream = stream.Spec{Name: "to_device", Role: "todevice", Shards: 16, PositionKey: "to_device_pkey"}
-	listStream     = stream.Spec{Name: "device_lists", Role: "devicelists", Shards: 8, PositionKey: "device_lists_pos"}
+	toDeviceStream = stream.Spec{Name: "to_device", Number: 6, Role: "todevice", Shards: 16, PositionKey: "to_device_pkey"}
+	listStream     = stream.Spec{Name: "device_lists", Number: 5, Role: "devicelists", Shards: 8, PositionKey: "device_lists_pos"}
 )
 
 // Domain is the declaration of the package.

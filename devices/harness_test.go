@@ -59,17 +59,9 @@ func (m mates) UsersMoved(_ context.Context, userID, _, _ string, changed []stri
 
 var testMates = mates{"@alice:here.test": {"@bob:here.test"}, "parted @alice:here.test": {"@zoe:here.test"}}
 
-// listToken and readToken make positions out of text, as sync does with its own.
-func listToken(positions []int64) string {
-	b, _ := json.Marshal(positions)
-	return string(b)
-}
-
-func readToken(token string) (out []int64, err error) {
-	if json.Unmarshal([]byte(token), &out) != nil {
-		return nil, matrix.InvalidParam("not a token")
-	}
-	return out, nil
+// token is what /sync gives out for positions of the stream of device lists.
+func (n *node) token(positions []int64) string {
+	return n.layout.Encode(n.p.LogEpoch(), positions, "")
 }
 
 func wire(t testing.TB, p *role.Process) *node {
@@ -81,7 +73,7 @@ func wire(t testing.TB, p *role.Process) *node {
 	if err != nil {
 		t.Fatal(err)
 	}
-	x, err := New(Deps{Process: p, Accounts: a, Now: time.Now, RoomMates: testMates, Positions: readToken}, Config{})
+	x, err := New(Deps{Process: p, Accounts: a, Now: time.Now, RoomMates: testMates}, Config{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -232,11 +232,11 @@ func (x *Devices) getChanges(r *web.Request) (any, error) {
 	if from == "" || to == "" {
 		return nil, matrix.MissingParam("from and to are needed: tokens that /sync gave")
 	}
-	after, err := x.deps.Positions(from)
+	after, err := x.positionsOf(from, 0) // all that ever was
 	if err != nil {
 		return nil, err
 	}
-	upto, err := x.deps.Positions(to)
+	upto, err := x.positionsOf(to, 1<<62) // now
 	if err != nil {
 		return nil, err
 	}
@@ -249,6 +249,22 @@ func (x *Devices) getChanges(r *web.Request) (any, error) {
 		return nil, err
 	}
 	return map[string]any{"changed": changed, "left": left}, nil
+}
+
+// positionsOf reads the positions of the device lists from a token of /sync; where it does not say them, they are otherwise.
+// That is no error: the token may be of another history of the database, or of another number of shards.
+func (x *Devices) positionsOf(token string, otherwise int64) ([]int64, error) {
+	positions := make([]int64, x.lists.Shards())
+	t, err := x.layout.Decode(token, positions)
+	if err != nil {
+		return nil, matrix.InvalidParam("Expected a token that /sync of this server gave out").With(err)
+	}
+	if t.Log != x.deps.Process.LogEpoch() || !t.Has(x.lists.Number()) {
+		for i := range positions {
+			positions[i] = otherwise
+		}
+	}
+	return positions, nil
 }
 
 type signingBody struct {

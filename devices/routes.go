@@ -41,7 +41,7 @@ func (x *Devices) Routes() []web.Route {
 		{Pattern: "DELETE " + keys + "/{roomID}", Auth: web.User, Role: clientRole, Limit: "keys", Handler: x.dropBackupKeys},
 		{Pattern: "DELETE " + keys + "/{roomID}/{sessionID}", Auth: web.User, Role: clientRole, Limit: "keys", Handler: x.dropBackupKeys},
 	}...)
-	if x.deps.RoomMates != nil && x.deps.Positions != nil {
+	if x.deps.RoomMates != nil {
 		routes = append(routes, web.Route{Pattern: "GET " + client + "/keys/changes", Auth: web.User, Role: clientRole, Limit: "keys", Handler: x.getChanges})
 	}
 	return routes

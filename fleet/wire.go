@@ -100,7 +100,7 @@ func (d *domains) construct(name string) (part domain.Part, err error) {
 		return d.rooms, err
 	case devices.Domain.Name:
 		d.devices, err = devices.New(devices.Deps{
-			Process: p, Accounts: d.accounts, Now: obs.Now, RoomMates: d.rooms, Positions: sync.DeviceListPositions,
+			Process: p, Accounts: d.accounts, Now: obs.Now, RoomMates: d.rooms,
 		}, *of[devices.Config](c))
 		return d.devices, err
 	case directory.Domain.Name:

@@ -5,12 +5,16 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/tidwall/gjson"
 
 	"lyceum/bench"
 	"lyceum/fleet"
@@ -52,8 +56,123 @@ func buildVersion(t *testing.T, dir, version string, more map[string]string) str
 	return program
 }
 
-// TestARolloutLosesNoRequest upgrades a living fleet from the command line, over another Y and another schema, while
-// bench sends and reads back; then a build that can not start is rolled back, and another X is refused.
+// oneStreamMore is sync/token.go of a version whose tokens have one stream more.
+func oneStreamMore(t *testing.T) string {
+	t.Helper()
+	b, err := os.ReadFile("../sync/token.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := string(b)
+	for _, change := range [][2]string{
+		{"tokenSize     = accountDataAt + 1\n", "sessionsAt = accountDataAt + 1\n\ttokenSize = sessionsAt + 4\n"},
+		{"d.Accounts.DataStream().OwnPart(accountDataAt),", "d.Accounts.DataStream().OwnPart(accountDataAt), d.Accounts.Sessions().Part(sessionsAt),"},
+	} {
+		if strings.Count(text, change[0]) != 1 {
+			t.Fatalf("sync/token.go: %q is not there once: this test adds a stream to it", change[0])
+		}
+		text = strings.Replace(text, change[0], change[1], 1)
+	}
+	return text
+}
+
+// reader is a client that writes to itself and goes on from token to token, while versions change.
+type reader struct {
+	t     *testing.T
+	url   string
+	token string // of access
+	stop  func()
+	done  chan struct{}
+
+	sent  int
+	got   map[string]int
+	forms []byte // in which the tokens of /sync began, without repetitions
+}
+
+func startReader(t *testing.T, url string) *reader {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	r := &reader{t: t, url: url + "/_matrix/client/v3", stop: cancel, done: make(chan struct{}), got: map[string]int{}}
+	r.token = r.call("POST", "/register", `{"username":"reader","password":"reader-password","auth":{"type":"m.login.dummy"}}`).Get("access_token").String()
+	room := r.call("POST", "/createRoom", `{}`).Get("room_id").String()
+	go func() {
+		defer close(r.done)
+		since := ""
+		for more := true; more; {
+			more = ctx.Err() == nil
+			r.call("PUT", fmt.Sprintf("/rooms/%s/send/m.room.message/%d", room, r.sent), fmt.Sprintf(`{"msgtype":"m.text","body":"%d"}`, r.sent))
+			r.sent++
+			a := r.call("GET", "/sync?timeout=100&since="+since, "")
+			since = a.Get("next_batch").String()
+			if since == "" { // the test has an error
+				return
+			}
+			if n := len(r.forms); n == 0 || r.forms[n-1] != since[0] {
+				r.forms = append(r.forms, since[0])
+			}
+			for _, e := range a.Get("rooms.join").Map()[room].Get("timeline.events").Array() {
+				if body := e.Get("content.body"); body.Exists() {
+					r.got[body.String()]++
+				}
+			}
+		}
+	}()
+	t.Cleanup(func() {
+		r.stop()
+		<-r.done
+	})
+	return r
+}
+
+// call asks until the answer is 200. A process that stops may break a connection, but no version refuses what another gave.
+func (r *reader) call(method, path, body string) gjson.Result {
+	for range 100 {
+		if r.t.Context().Err() != nil {
+			return gjson.Result{}
+		}
+		req, err := http.NewRequestWithContext(r.t.Context(), method, r.url+path, strings.NewReader(body))
+		if err != nil {
+			r.t.Error(err)
+			break
+		}
+		req.Header.Set("Authorization", "Bearer "+r.token)
+		var text []byte
+		res, err := http.DefaultClient.Do(req)
+		if err == nil {
+			text, err = io.ReadAll(res.Body)
+			_ = res.Body.Close()
+		}
+		switch {
+		case err == nil && res.StatusCode == 200:
+			return gjson.ParseBytes(text)
+		case err == nil && res.StatusCode < 500:
+			r.t.Errorf("%s %s: %d %s", method, path, res.StatusCode, text)
+			return gjson.Result{}
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	r.t.Errorf("%s %s: no answer", method, path)
+	return gjson.Result{}
+}
+
+// end stops the reader and looks at what it got.
+func (r *reader) end(t *testing.T) {
+	r.stop()
+	<-r.done
+	for n := range r.sent {
+		if got := r.got[fmt.Sprint(n)]; got != 1 {
+			t.Errorf("message %d of %d came %d times", n, r.sent, got)
+		}
+	}
+	if string(r.forms) != "sv" { // the older version carries on what the newer one wrote
+		t.Errorf("tokens began with %q", r.forms)
+	}
+	t.Logf("%d messages read once, from token to token of both versions", r.sent)
+}
+
+// TestARolloutLosesNoRequest upgrades a living fleet from the command line, over another Y, another schema and tokens with a
+// stream more, while bench sends and reads back and a client syncs; then a build that can not start is rolled back, and
+// another X is refused.
 func TestARolloutLosesNoRequest(t *testing.T) {
 	dir, err := os.MkdirTemp("", "lyceum-rollout-")
 	if err != nil {
@@ -69,7 +188,9 @@ func TestARolloutLosesNoRequest(t *testing.T) {
 	}
 	step := fmt.Sprintf("accounts/migrations/%04d_rollout_test.sql", len(steps)+1)
 	first := buildVersion(t, dir, "1.4.2", nil)
-	second := buildVersion(t, dir, "1.5.0", map[string]string{step: "CREATE TABLE rollout_test (n BIGINT NOT NULL PRIMARY KEY);"})
+	second := buildVersion(t, dir, "1.5.0", map[string]string{
+		step: "CREATE TABLE rollout_test (n BIGINT NOT NULL PRIMARY KEY);", "sync/token.go": oneStreamMore(t),
+	})
 	third := filepath.Join(dir, "third") // only its version is asked
 	if err := os.WriteFile(third, []byte("#!/bin/sh\necho lyceum 2.0.0\n"), 0o755); err != nil {
 		t.Fatal(err)
@@ -118,6 +239,7 @@ func TestARolloutLosesNoRequest(t *testing.T) {
 	case o := <-sent:
 		t.Fatal("the load did not start: ", o.err)
 	}
+	look := startReader(t, url)
 	out, err := run(first, "rollout", "--watch", "1s", second)
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
@@ -146,6 +268,7 @@ func TestARolloutLosesNoRequest(t *testing.T) {
 	if out, err := run(first, "rollout", "--watch", "1s", first); err != nil {
 		t.Errorf("back: %v\n%s", err, out)
 	}
+	look.end(t)
 	o := <-sent
 	if o.err != nil {
 		t.Fatal(o.err)

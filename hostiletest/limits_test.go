@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"lyceum/platform/stream"
 )
 
 const (
@@ -183,6 +185,64 @@ func TestNothingIsTooMuch(t *testing.T) {
 				n += w.tryAll(b, r, engine == "postgres")
 			}
 			t.Logf("%d requests", n)
+		})
+	}
+}
+
+// TestTokensAreBounded gives intact tokens that this server would not write to all who read them: they are answered, and the
+// next token is no longer than one that is read.
+func TestTokensAreBounded(t *testing.T) {
+	const read = 4 * stream.MaxToken
+	for _, engine := range engines {
+		t.Run(engine, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, start(t, engine).Fleet)
+			who := w.people["owner"]
+			own := who.Do("GET", v3+"/sync", nil).Get("next_batch").String()
+			if len(own) > stream.MaxToken {
+				t.Errorf("a token of %d characters", len(own))
+			}
+			foreign := stream.NewLayout(stream.Part{Number: stream.MaxNumber, N: 310})
+			at, err := foreign.Decode(own, make([]int64, 310))
+			if err != nil {
+				t.Fatal(err)
+			}
+			// 310 positions of 9 bytes make about the longest token that is read.
+			high := slices.Repeat([]int64{1 << 62}, 310)
+			long := foreign.Encode(at.Log, high, "")
+			carried, err := stream.NewLayout(stream.Part{Number: 1, N: 16}).Decode(long, make([]int64, 16))
+			if err != nil {
+				t.Fatal(err)
+			}
+			tokens := map[string]string{
+				"without streams": long, "with all and more": foreign.Encode(at.Log, make([]int64, 310), at.Carried),
+				"of later":        stream.NewLayout(stream.Part{Number: 1, N: 16}).Encode(at.Log, high, carried.Carried),
+				"of other shards": stream.NewLayout(stream.Part{Number: 1, Generation: 2, N: 300}).Encode(at.Log, high, ""),
+				"of elsewhere":    stream.NewLayout(stream.Part{Number: 1, N: 16}).Encode(at.Log+1, high, ""),
+			}
+			for number, n := range map[int]int{1: 16, 2: 8, 3: 8, 4: 8, 5: 8, 6: 1, 7: 1} {
+				tokens[fmt.Sprintf("of stream %d alone, beyond its end", number)] = stream.NewLayout(stream.Part{Number: number, N: n}).Encode(at.Log, high, "")
+			}
+			room := w.path("/_matrix/client/v3/rooms/{roomID}", nil)
+			for what, token := range tokens {
+				for _, path := range []string{
+					v3 + "/sync?since=" + token, room + "/messages?dir=b&from=" + token, room + "/messages?dir=f&from=" + token, room + "/messages?dir=b&to=" + token,
+					room + "/members?at=" + token, v3 + "/keys/changes?from=" + token + "&to=" + own, v3 + "/keys/changes?from=" + own + "&to=" + token,
+				} {
+					status, a := who.Call("GET", path, nil)
+					if status != 200 {
+						t.Errorf("a token %s: GET %s: %d %s", what, path, status, a.Raw)
+					}
+					if next := a.Get("next_batch").String(); len(next) > read {
+						t.Errorf("a token %s became one of %d characters", what, len(next))
+					}
+				}
+			}
+			for _, token := range []string{long + "AAAA", strings.Repeat("v", read+1), own[:len(own)-1]} {
+				if status, a := who.Call("GET", v3+"/sync?since="+token, nil); status != 400 || a.Get("errcode").String() != "M_INVALID_PARAM" {
+					t.Errorf("a damaged token: %d %s", status, a.Raw)
+				}
+			}
 		})
 	}
 }

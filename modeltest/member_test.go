@@ -178,7 +178,7 @@ func (m *member) wire(l limits) error {
 		return err
 	}
 	m.rooms = r
-	x, err := devices.New(devices.Deps{Process: p, Accounts: a, Now: obs.Now, RoomMates: r, Positions: sync.DeviceListPositions}, devices.Config{})
+	x, err := devices.New(devices.Deps{Process: p, Accounts: a, Now: obs.Now, RoomMates: r}, devices.Config{})
 	if err != nil {
 		return err
 	}

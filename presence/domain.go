@@ -6,7 +6,7 @@ import (
 	"lyceum/platform/stream"
 )
 
-var declared = stream.Spec{Name: "presence", Role: "presence", Shards: Shards, Lane: "ephemeral", PositionKey: "presence_pos"}
+var declared = stream.Spec{Name: "presence", Number: 4, Role: "presence", Shards: Shards, Lane: "ephemeral", PositionKey: "presence_pos"}
 
 // Domain is the declaration of the package.
 var Domain = domain.Domain{

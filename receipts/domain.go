@@ -6,7 +6,7 @@ import (
 	"lyceum/platform/stream"
 )
 
-var declared = stream.Spec{Name: "receipts", Role: "receipts", Shards: Shards, Lane: "receipts", PositionKey: "receipts_pos"}
+var declared = stream.Spec{Name: "receipts", Number: 2, Role: "receipts", Shards: Shards, Lane: "receipts", PositionKey: "receipts_pos"}
 
 // Domain is the declaration of the package.
 var Domain = domain.Domain{

@@ -6,7 +6,7 @@ import (
 	"lyceum/platform/stream"
 )
 
-var eventStream = stream.Spec{Name: "events", Role: "events", Shards: Shards, Lane: "events", PositionKey: "events_pkey"}
+var eventStream = stream.Spec{Name: "events", Number: 1, Role: "events", Shards: Shards, Lane: "events", PositionKey: "events_pkey"}
 
 // Domain is the declaration of the package.
 var Domain = domain.Domain{

@@ -97,11 +97,11 @@ func (r *Rooms) getMembers(q *web.Request) (any, error) {
 	}
 	root, past := v.root, false
 	if at := q.Query1("at"); at != "" {
-		pos, err := r.PositionOf(at, roomID)
+		pos, known, err := r.PositionOf(at, roomID)
 		if err != nil {
 			return nil, err
 		}
-		if pos < v.upto {
+		if known && pos < v.upto {
 			if root, err = r.rootAt(ctx, roomID, pos); err != nil {
 				return nil, err
 			}

@@ -17,8 +17,8 @@ const (
 
 func readerOf(q *web.Request) Reader { return Reader{q.UserID(), q.DeviceID()} }
 
-// paging reads from, to, limit and filter. Without from, a stretch starts at the end that its direction
-// leaves.
+// paging reads from, to, limit and filter. Without from, or when it does not say where it is, a stretch starts at the end
+// that its direction leaves.
 func (r *Rooms) paging(q *web.Request, roomID string, s *stretch, newest int64) error {
 	var err error
 	if s.limit, err = q.Int("limit", pageDefault, pageMax); err != nil {
@@ -34,12 +34,16 @@ func (r *Rooms) paging(q *web.Request, roomID string, s *stretch, newest int64) 
 		s.from = newest
 	}
 	if from := q.Query1("from"); from != "" {
-		if s.from, err = r.PositionOf(from, roomID); err != nil {
+		pos, known, err := r.PositionOf(from, roomID)
+		if err != nil {
 			return err
+		}
+		if known {
+			s.from = pos
 		}
 	}
 	if to := q.Query1("to"); to != "" {
-		s.to, err = r.PositionOf(to, roomID)
+		s.to, _, err = r.PositionOf(to, roomID)
 	}
 	return err
 }

@@ -8,7 +8,6 @@ import (
 
 	"lyceum/matrix"
 	"lyceum/matrix/event"
-	"lyceum/platform/stream"
 )
 
 // stay is a user's place in a room at the two ends of a time.
@@ -30,7 +29,7 @@ const maxMoves = 5000
 // UsersMoved tells what became of the users who share rooms with userID between two tokens of /sync (client-server API, GET
 // /keys/changes), each list sorted: met are those who share a room at the later one, and came to a room of userID
 // meanwhile, were in one that userID came to, or are among changed; parted shared one at the first token and share none
-// at the later one. It costs at most three statements. When there are too many membership events since the first token,
+// at the later one. A token that does not say where it is counts as the beginning, or as now. It costs at most three statements. When there are too many membership events since the first token,
 // met are all who share a room now, and parted may hold users who shared none. Errors: M_INVALID_PARAM.
 func (r *Rooms) UsersMoved(ctx context.Context, userID, from, to string, changed []string) (met, parted []string, err error) {
 	after, err := r.positionsOf(from)
@@ -40,6 +39,12 @@ func (r *Rooms) UsersMoved(ctx context.Context, userID, from, to string, changed
 	upto, err := r.positionsOf(to)
 	if err != nil {
 		return nil, nil, err
+	}
+	if after == nil { // all that ever was
+		after = make([]int64, Shards)
+	}
+	if upto == nil { // now
+		upto = slices.Repeat([]int64{1 << 62}, Shards)
 	}
 	list, err := r.Memberships(ctx, userID)
 	if err != nil {
@@ -157,15 +162,6 @@ func (r *Rooms) aboutMoved(ctx context.Context, userID string, list []Membership
 	}
 	everyone := func(string) bool { return true }
 	return keys(mates, everyone), keys(gone, func(id string) bool { return !mates[id] }), nil
-}
-
-// positionsOf reads the positions of the events stream from a token of /sync.
-func (r *Rooms) positionsOf(token string) ([]int64, error) {
-	epoch, positions, err := stream.DecodeToken(token, TokenSize)
-	if err != nil || epoch != r.Process.LogEpoch() {
-		return nil, matrix.InvalidParam("Expected a token that /sync of this server gave out").With(err)
-	}
-	return positions[:Shards], nil
 }
 
 // moves are the rooms with membership events after the first token.

@@ -3,8 +3,6 @@ package rooms
 import (
 	"slices"
 	"testing"
-
-	"lyceum/platform/stream"
 )
 
 // TestManyMovesAreAnsweredFromMemberships: when the events since the token are too many to be read, nobody is left out.
@@ -14,9 +12,8 @@ func TestManyMovesAreAnsweredFromMemberships(t *testing.T) {
 			if err := h.Process.Streams.Barrier(t.Context()); err != nil {
 				t.Fatal(err)
 			}
-			v := make([]int64, TokenSize)
-			copy(v, h.Stream().Positions())
-			return stream.EncodeToken(h.Process.LogEpoch(), v), v[:Shards]
+			v := h.Stream().Positions()
+			return h.layout.Encode(h.Process.LogEpoch(), v, ""), v
 		}
 		bob, carol := h.bob, h.carol
 		here, gone := h.alice.create(obj{"preset": "public_chat"}), h.alice.create(obj{"preset": "public_chat"})

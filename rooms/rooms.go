@@ -60,7 +60,8 @@ type Rooms struct {
 	Deps
 	config Config
 	stream *stream.Stream
-	heard  *stream.Tail // of redactions; while it is off, cache is not used
+	layout *stream.Layout // of what it reads of tokens of /sync
+	heard  *stream.Tail   // of redactions; while it is off, cache is not used
 	nodes  *state.Store
 
 	suspension *suspension
@@ -100,6 +101,7 @@ func New(d Deps, c Config) (*Rooms, error) {
 		return nil, err
 	}
 	r.stream = d.Process.Streams.Open(eventStream.With(eventStore{r}, func(shard int) { r.owned.Drop(shard) }))
+	r.layout = stream.NewLayout(r.stream.Part(0))
 	r.owned = owned.Open(owned.Spec[room]{
 		Stream: r.stream, Load: r.loadRoom, Bytes: (*room).memory, Budget: max(c.OwnerMemory.Bytes(), 16<<20), Strict: true,
 	})

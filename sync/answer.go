@@ -13,12 +13,11 @@ import (
 
 // query is one request for news.
 type query struct {
-	s          *Sync
-	user       *user
-	device     string
-	filter     *filter
-	since      vector
-	initial    bool // without since
+	s      *Sync
+	user   *user
+	device string
+	filter *filter
+	origin
 	fullState  bool
 	stateAfter bool
 
@@ -50,7 +49,7 @@ func (q *query) answer(ctx context.Context, w *writer) (empty bool, err error) {
 	q.gives, q.left = nil, answerBytes
 	w.open('{')
 	w.key("next_batch")
-	w.string(q.now.encode(q.s.Process.LogEpoch()))
+	w.b = append(q.s.layout.Append(append(w.b, '"'), q.s.Process.LogEpoch(), q.now[:], q.carried), '"')
 	head := len(w.b)
 	if err := w.section("rooms", func() error { return q.rooms(ctx, w) }); err != nil {
 		return false, err
@@ -94,7 +93,7 @@ func (q *query) rooms(ctx context.Context, w *writer) error {
 				by[p.membership] = append(by[p.membership], id)
 			}
 		case event.MembershipLeave, event.MembershipBan:
-			if isNew && !q.initial || forgotten != nil && !forgotten[id] {
+			if isNew && !q.initial && !(q.anew && p.forgotten) || forgotten != nil && !forgotten[id] {
 				by["leave"] = append(by["leave"], id)
 			}
 		}

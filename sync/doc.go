@@ -6,7 +6,7 @@
 // domains. The text of an event is made once and copied to all who receive it.
 //
 // A token holds the position of every shard that matters to a user (token.go), so any process can go on
-// where another stopped.
+// where another stopped, also one of another version (design/016).
 //
 // Tables: none. Streams: none of its own. Role: sync, balanced by user.
 package sync

@@ -70,6 +70,11 @@ func (s *Sync) serve(ctx context.Context, q *query, timeout time.Duration) (any,
 	u.served.Store(true)
 	u.waits.Add(1)
 	defer u.waits.Add(-1)
+	last := timeout == 0
+	if q.whole || len(q.heads) > 0 {
+		m := s.moment(u, 0, false)
+		last = q.settle(&m.at) || last
+	}
 	if q.filter.Room.State.LazyLoadMembers && !q.initial {
 		q.has = s.lazy.begin(u.id+"\x00"+q.device, &q.since)
 	}
@@ -77,7 +82,7 @@ func (s *Sync) serve(ctx context.Context, q *query, timeout time.Duration) (any,
 	if !q.initial && !q.fullState {
 		p.seen, p.known = u.seen(&q.since)
 	}
-	return p.answer(ctx, timeout == 0)
+	return p.answer(ctx, last)
 }
 
 // poll is a request that waits for news.
@@ -141,7 +146,7 @@ func (q *query) build(ctx context.Context, w *writer) (empty bool, err error) {
 			<-q.s.heavy
 		}
 	}()
-	if q.initial || q.fullState {
+	if q.initial || q.fullState || q.whole {
 		if err := q.weigh(ctx, heavyBytes); err != nil {
 			return false, err
 		}
@@ -189,16 +194,10 @@ func (s *Sync) parse(r *web.Request) (*query, time.Duration, error) {
 	if q.filter, err = s.filters.parse(raw); err != nil {
 		return nil, 0, err
 	}
-	since := r.Query1("since")
-	q.initial = since == ""
-	if !q.initial {
-		fresh := false
-		if q.since, fresh, err = decodeToken(since, s.Process.LogEpoch()); err != nil {
-			return nil, 0, err
-		}
-		if fresh {
-			q.initial, q.since = true, vector{}
-		}
+	if since := r.Query1("since"); since == "" {
+		q.initial = true
+	} else if q.origin, err = s.from(since); err != nil {
+		return nil, 0, err
 	}
 	return q, time.Duration(ms) * time.Millisecond, nil
 }

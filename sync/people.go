@@ -117,6 +117,9 @@ func (q *query) moves(ctx context.Context, p people) error {
 			continue
 		}
 		members, err := q.memberEvents(ctx, id)
+		if err == nil && len(members) >= q.s.maxMoves { // more than are read: anybody may have come
+			err = q.everyone(ctx, id, p.came)
+		}
 		if err != nil {
 			return err
 		}
@@ -155,9 +158,7 @@ func (q *query) moves(ctx context.Context, p people) error {
 	return nil
 }
 
-const maxMoves = 2000
-
-// memberEvents gives the new membership events of a room.
+// memberEvents gives the new membership events of a room, the oldest ones when they are too many to be read.
 func (q *query) memberEvents(ctx context.Context, roomID string) (out []*rooms.Event, err error) {
 	shard := q.s.Rooms.Stream().Shard(roomID)
 	after, upto := q.since[eventsAt+shard], q.now[eventsAt+shard]
@@ -177,7 +178,7 @@ func (q *query) memberEvents(ctx context.Context, roomID string) (out []*rooms.E
 		return out, nil
 	}
 	return q.s.Rooms.Timeline(ctx, rooms.Page{
-		RoomID: roomID, From: after, To: upto + 1, Limit: maxMoves, Members: true,
+		RoomID: roomID, From: after, To: upto + 1, Limit: q.s.maxMoves, Members: true,
 	})
 }
 

@@ -58,7 +58,10 @@ func (q *query) joinedRoom(ctx context.Context, w *writer, roomID string, p *pla
 	shard := q.s.Rooms.Stream().Shard(roomID)
 	ask := want{span: span{roomID: roomID, shard: shard, after: q.since[eventsAt+shard], upto: q.now[eventsAt+shard]}, fresh: q.initial, people: true}
 	ask.see = q.initial
-	if !q.initial && ask.after < ask.upto {
+	switch {
+	case q.anew:
+		ask.fresh, ask.see = true, true
+	case !q.initial && ask.after < ask.upto:
 		was, looked, err := q.joinedAt(ctx, roomID, p, ask.after)
 		if err != nil {
 			return err
@@ -186,7 +189,9 @@ func (q *query) section(ctx context.Context, ask want) (section, error) {
 	sec.timeline = t
 	var from state.ID // of what the client has; the zero state when it has nothing
 	whole := ask.fresh || q.fullState
-	if !whole || ask.fresh && !q.initial {
+	if q.anew { // the client may have any part of it
+		t.limited = true
+	} else if !whole || ask.fresh && !q.initial {
 		known, err := q.known(ctx, ask.span, t)
 		if err != nil {
 			return sec, err

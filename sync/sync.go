@@ -45,7 +45,9 @@ type Sync struct {
 	Deps
 	config Config
 
-	tails []*stream.Tail
+	tails  []*stream.Tail
+	parts  []stream.Part // of a vector
+	layout *stream.Layout
 
 	mu       sync.RWMutex
 	now      heads
@@ -68,6 +70,8 @@ type Sync struct {
 	// heavy are places for requests that build large answers: what is built is in memory before web counts it.
 	heavy chan struct{}
 
+	maxMoves int // membership events of a room that are read at once
+
 	lazy    *lazyMembers
 	filters filters
 	work    prometheus.Histogram // time that requests worked, from their arrival or from the news to the answer
@@ -83,7 +87,7 @@ func New(d Deps, c Config) *Sync {
 	s := &Sync{
 		Deps: d, config: c, users: map[string]*user{}, inRoom: map[string]map[*user]struct{}{}, late: map[*user]struct{}{},
 		filters: newFilters(), lazy: newLazyMembers(), unknown: map[string]struct{}{}, redacted: map[string]struct{}{}, related: map[string]struct{}{},
-		heavy:  make(chan struct{}, heavyAtOnce),
+		heavy: make(chan struct{}, heavyAtOnce), maxMoves: 2000,
 		events: newRecent(c.Window, eventMemory, eventBytes), receipts: newRecent(c.Window, receiptMemory, receiptBytes), typing: newRecent(2, typingMemory, typingBytes),
 	}
 	s.work = prometheus.NewHistogram(prometheus.HistogramOpts{
@@ -107,6 +111,8 @@ func New(d Deps, c Config) *Sync {
 	}})
 	follow(s, d.Devices.ToDeviceStream(), feed[string]{&s.now.toDevice, keyOf, s.forReceiver, nil})
 	follow(s, d.Accounts.DataStream(), feed[string]{&s.now.accountData, roomOfDatum, s.accountDatum, nil})
+	s.parts = d.parts()
+	s.layout = stream.NewLayout(s.parts...)
 	d.Process.Go("sync.tidy", s.tidy)
 	return s
 }

@@ -3,17 +3,20 @@ package sync
 import (
 	"lyceum/matrix"
 	"lyceum/platform/stream"
+	"lyceum/presence"
+	"lyceum/receipts"
 	"lyceum/rooms"
+	"lyceum/typing"
 )
 
-// The parts of a token, in this order: all shards of the streams that are keyed by room or by other
-// users, then this user's own shard of the streams that are keyed by receiver.
+// The parts of a vector: all shards of the streams that are keyed by room or by other users, then this user's own shard of the
+// streams that are keyed by receiver. What stands where is no secret of tokens: these name the streams.
 const (
 	eventsAt      = 0
 	receiptsAt    = eventsAt + rooms.Shards
-	typingAt      = receiptsAt + 8
-	presenceAt    = typingAt + 8
-	deviceListsAt = presenceAt + 8
+	typingAt      = receiptsAt + receipts.Shards
+	presenceAt    = typingAt + typing.Shards
+	deviceListsAt = presenceAt + presence.Shards
 	toDeviceAt    = deviceListsAt + 8
 	accountDataAt = toDeviceAt + 1
 	tokenSize     = accountDataAt + 1
@@ -22,24 +25,54 @@ const (
 // vector is a position of every part of a token.
 type vector [tokenSize]int64
 
-func (v *vector) encode(epoch uint32) string { return stream.EncodeToken(epoch, v[:]) }
-
-// decodeToken reads a token; fresh is true when it is of another history of the database, so the client
-// must begin anew.
-func decodeToken(token string, epoch uint32) (v vector, fresh bool, err error) {
-	of, positions, err := stream.DecodeToken(token, tokenSize)
-	if err != nil {
-		return v, false, matrix.InvalidParam("since: expected a next_batch of this server").With(err)
+// parts are the streams of a vector.
+func (d *Deps) parts() []stream.Part {
+	return []stream.Part{
+		d.Rooms.Stream().Part(eventsAt), d.Receipts.Stream().Part(receiptsAt), d.Typing.Stream().Part(typingAt),
+		d.Presence.Stream().Part(presenceAt), d.Devices.DeviceListStream().Part(deviceListsAt),
+		d.Devices.ToDeviceStream().OwnPart(toDeviceAt), d.Accounts.DataStream().OwnPart(accountDataAt),
 	}
-	copy(v[:], positions)
-	return v, of != epoch, nil
 }
 
-// DeviceListPositions reads the positions of the stream of device lists from a token.
-func DeviceListPositions(token string) ([]int64, error) {
-	_, positions, err := stream.DecodeToken(token, tokenSize)
+// origin is where a client goes on.
+type origin struct {
+	since   vector
+	initial bool   // from nothing
+	carried string // of the token, for streams that this process does not know
+	// The token does not say where the client is in some streams:
+	heads []stream.Part // it does not know these, so the client gets what comes from now on
+	whole bool          // or knew them with other shards: they are given whole, from position 0
+	anew  bool          // the events are among those, so each room is given as after a limited timeline
+}
+
+// from reads a token. One of another history of the database, or of a later format, is no error: the client begins anew.
+func (s *Sync) from(token string) (at origin, err error) {
+	t, err := s.layout.Decode(token, at.since[:])
 	if err != nil {
-		return nil, matrix.InvalidParam("Expected a token that /sync of this server gave out").With(err)
+		return at, matrix.InvalidParam("since: expected a next_batch of this server").With(err)
 	}
-	return positions[deviceListsAt:toDeviceAt], nil
+	if t.Later || t.Log != s.Process.LogEpoch() {
+		return origin{initial: true}, nil
+	}
+	at.carried = t.Carried
+	for _, p := range s.parts {
+		switch {
+		case t.Has(p.Number):
+		case t.Stale(p.Number), p.At == toDeviceAt: // of to-device messages, what waits was not given yet
+			at.whole = true
+			at.anew = at.anew || p.At == eventsAt
+		default:
+			at.heads = append(at.heads, p)
+		}
+	}
+	return at, nil
+}
+
+// settle gives the streams that the token does not know their heads. It tells whether the answer should not wait for news:
+// until the client has a token that knows all streams, a broken answer would cost it what came meanwhile.
+func (at *origin) settle(head *vector) (atOnce bool) {
+	for _, p := range at.heads {
+		copy(at.since[p.At:p.At+p.N], head[p.At:])
+	}
+	return len(at.heads) > 0 || at.whole
 }

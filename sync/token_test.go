@@ -27,45 +27,69 @@ func worst() (v vector) {
 }
 
 func TestTokenIsShort(t *testing.T) {
-	v := worst()
-	token := v.encode(1<<32 - 1)
-	if len(token) > stream.MaxToken {
-		t.Fatalf("the token has %d characters", len(token))
-	}
-	back, fresh, err := decodeToken(token, 1<<32-1)
-	if err != nil || fresh || back != v {
-		t.Fatalf("found %v %v %v", back, fresh, err)
-	}
-	if _, fresh, err := decodeToken(token, 7); err != nil || !fresh {
-		t.Fatal("a token of another history of the database was taken")
-	}
-	if len(v) != rooms.TokenSize {
-		t.Fatalf("a token has %d positions, package rooms reads %d", len(v), rooms.TokenSize)
+	h, v := open(t, "sqlite"), worst()
+	for described, most := range map[bool]int{false: 400, true: stream.MaxToken} {
+		h.layout.Described = described
+		token := h.layout.Encode(1<<32-1, v[:], "")
+		if len(token) > most || (token[0] == 'v') != described {
+			t.Errorf("%d characters: %s", len(token), token)
+		}
+		h.Process.SetLogEpoch(1<<32 - 1)
+		if at, err := h.from(token); err != nil || at.initial || at.since != v || at.whole || at.heads != nil || at.carried != "" {
+			t.Errorf("found %+v %v", at, err)
+		}
+		h.Process.SetLogEpoch(7)
+		if at, err := h.from(token); err != nil || !at.initial || at.since != (vector{}) {
+			t.Errorf("a token of another history of the database: %+v %v", at, err)
+		}
 	}
 }
 
-func FuzzToken(f *testing.F) {
-	v := worst()
-	f.Add(v.encode(3))
-	f.Add((&vector{}).encode(0))
-	f.Add("s")
-	f.Fuzz(func(t *testing.T, token string) {
-		v, _, err := decodeToken(token, 3)
-		if err != nil {
-			return
-		}
-		for _, pos := range v {
-			if pos < 0 {
-				t.Fatalf("a position below 0: %v", v)
+// TestTokensOfBeforeGoOn: what /sync wrote before tokens described themselves stands for the same places, for ever.
+func TestTokensOfBeforeGoOn(t *testing.T) {
+	h := open(t, "sqlite")
+	h.Process.SetLogEpoch(7)
+	at, err := h.from("sAAAABwECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8gISIjJCUmJygpKissLS4vMDEytaw")
+	if err != nil || at.initial || at.whole || at.heads != nil {
+		t.Fatalf("found %+v %v", at, err)
+	}
+	for name, part := range map[string]struct{ at, n, first int }{
+		"events": {eventsAt, 16, 1}, "receipts": {receiptsAt, 8, 17}, "typing": {typingAt, 8, 25}, "presence": {presenceAt, 8, 33},
+		"device lists": {deviceListsAt, 8, 41}, "to-device": {toDeviceAt, 1, 49}, "account data": {accountDataAt, 1, 50},
+	} {
+		for i := range part.n {
+			if got := at.since[part.at+i]; got != int64(part.first+i) {
+				t.Errorf("%s, shard %d: found %d", name, i, got)
 			}
 		}
-		if again, _, err := decodeToken(v.encode(3), 3); err != nil && len(v.encode(3)) <= stream.MaxToken || err == nil && again != v {
-			t.Fatalf("%v became %v: %v", v, again, err)
-		}
-		if _, err := DeviceListPositions(token); err != nil {
-			t.Fatal(err)
-		}
-	})
+	}
+}
+
+// BenchmarkToken is what a token costs a request.
+func BenchmarkToken(b *testing.B) {
+	h, v := open(b, "sqlite"), worst()
+	for i := range v {
+		v[i] /= 1_000_000
+	}
+	for _, form := range []string{"first", "described"} {
+		h.layout.Described = form == "described"
+		token := h.layout.Encode(0, v[:], "")
+		b.Run("encode/"+form, func(b *testing.B) {
+			b.ReportAllocs()
+			answer := make([]byte, 0, 1000)
+			for b.Loop() {
+				answer = h.layout.Append(answer[:0], 0, v[:], "")
+			}
+		})
+		b.Run("decode/"+form, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				if at, err := h.from(token); err != nil || at.initial || at.since != v {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
 }
 
 func FuzzFilter(f *testing.F) {

@@ -6,7 +6,7 @@ import (
 	"lyceum/platform/stream"
 )
 
-var declared = stream.Spec{Name: "typing", Role: "typing", Shards: Shards, Lane: "ephemeral", PositionKey: "typing_pos"}
+var declared = stream.Spec{Name: "typing", Number: 3, Role: "typing", Shards: Shards, Lane: "ephemeral", PositionKey: "typing_pos"}
 
 // Domain is the declaration of the package.
 var Domain = domain.Domain{

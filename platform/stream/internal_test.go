@@ -110,51 +110,6 @@ func FuzzDecodeRows(f *testing.F) {
 	})
 }
 
-func FuzzDecodeToken(f *testing.F) {
-	f.Add(EncodeToken(7, []int64{1, 2, 1 << 40}), 3)
-	f.Add("s", 1)
-	f.Add("sAAAAAAAA", 0)
-	f.Fuzz(func(t *testing.T, token string, n int) {
-		if n < 0 || n > 200 {
-			return
-		}
-		epoch, positions, err := DecodeToken(token, n)
-		if err != nil {
-			if !errors.Is(err, ErrToken) {
-				t.Fatal(err)
-			}
-			return
-		}
-		again, same, err := DecodeToken(EncodeToken(epoch, positions), n)
-		if len(positions) != n || err != nil || again != epoch || !slices.Equal(positions, same) {
-			t.Fatalf("%v %d became %v %d, %v", positions, epoch, same, again, err)
-		}
-	})
-}
-
-func TestTokens(t *testing.T) {
-	positions := make([]int64, 50)
-	for i := range positions {
-		positions[i] = 1<<34 - 1 - int64(i)
-	}
-	token := EncodeToken(math.MaxUint32, positions)
-	if len(token) > MaxToken {
-		t.Errorf("a token of %d characters", len(token))
-	}
-	epoch, got, err := DecodeToken(token, 50)
-	if err != nil || epoch != math.MaxUint32 || !slices.Equal(got, positions) {
-		t.Errorf("read back %v, %d, %v", got, epoch, err)
-	}
-	for _, bad := range []string{"", "s", token[:len(token)-1], token + "A", "t" + token[1:], token[:9] + "A" + token[10:]} {
-		if _, _, err := DecodeToken(bad, 50); !errors.Is(err, ErrToken) {
-			t.Errorf("the token %q was taken: %v", bad, err)
-		}
-	}
-	if _, _, err := DecodeToken(token, 49); !errors.Is(err, ErrToken) {
-		t.Error("a token with other streams was taken")
-	}
-}
-
 var lines = db.Migrations{Domain: "test", Files: fstest.MapFS{"migrations/0001_lines.sql": {Data: []byte(
 	"CREATE TABLE lines (stream TEXT NOT NULL, shard BIGINT NOT NULL, pos BIGINT NOT NULL, body BYTEA NOT NULL, PRIMARY KEY (stream, shard, pos));",
 )}}}

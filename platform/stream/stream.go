@@ -57,10 +57,14 @@ type Store interface {
 
 // Spec describes a stream. A domain declares it without Store and Lost, which With adds when it is opened.
 type Spec struct {
-	Name   string
+	Name string
+	// Number names the stream in tokens, for ever: it is never given to another one. 1 to MaxNumber; 0 in tests.
+	Number int
 	Role   string // the role whose processes share its shards
 	Shards int
-	Store  Store
+	// Generation counts the changes of Shards: positions of another generation mean nothing (design/016).
+	Generation int
+	Store      Store
 	// Lane names what is written together: streams of different lanes do not wait for each other. "" is a lane too.
 	Lane string
 	// PositionKey is the name of the unique key of shard and position in the stream's table.
@@ -203,10 +207,15 @@ func New(o Options) *Streams {
 	return s
 }
 
-// Open adds a stream. It panics on a name that is taken: that is a mistake in the wiring.
+// Open adds a stream. It panics on a name or a number that is taken: that is a mistake in the wiring.
 func (s *Streams) Open(spec Spec) *Stream {
 	if s.byName[spec.Name] != nil || s.started {
 		panic("stream " + spec.Name + ": opened twice or too late")
+	}
+	for _, other := range s.order {
+		if spec.Number != 0 && other.spec.Number == spec.Number {
+			panic(fmt.Sprintf("stream %s: number %d is that of stream %s", spec.Name, spec.Number, other.spec.Name))
+		}
 	}
 	st := &Stream{spec: spec, set: s, lane: s.laneOf(spec.Lane), delivery: s.metrics.delivery.WithLabelValues(spec.Name)}
 	for range spec.Shards {
@@ -237,6 +246,12 @@ func (st *Stream) Spec() Spec { return st.spec }
 
 // Name is the stream's name.
 func (st *Stream) Name() string { return st.spec.Name }
+
+// Number is the number that names the stream in tokens.
+func (st *Stream) Number() int { return st.spec.Number }
+
+// Generation counts the changes of the number of shards.
+func (st *Stream) Generation() int { return st.spec.Generation }
 
 // Role is the role whose processes own the shards.
 func (st *Stream) Role() string { return st.spec.Role }

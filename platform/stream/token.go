@@ -4,50 +4,245 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"hash/crc32"
 )
 
-// MaxToken is the longest token in characters.
-const MaxToken = 400
+// A token of positions is a letter and, in base64url, a body with the last 2 bytes of its CRC-32. It comes in two forms.
+//
+//   - s: the log's epoch (4 bytes), then the positions of the streams of firstForm, in this order.
+//   - v: a byte that tells the format (2), the log's epoch (4 bytes), then entries in any order: number of the stream,
+//     generation of its shards, n, n positions. All are uvarints.
+//
+// Both are read for ever. A later format keeps the letter v and the checksum, so that it can be told from damage.
 
-// ErrToken says that a token was not made by EncodeToken for the same streams.
+const (
+	// MaxToken is the longest token in characters of what one version writes of the streams that it knows.
+	MaxToken = 1000
+	// longestToken is the longest that is read: a later version may carry more.
+	longestToken = 4 * MaxToken
+	// longestFirst is the longest token of the first form that its readers took.
+	longestFirst = 400
+
+	described = 2 // the format of v
+	checksum  = 2 // bytes
+	epochSize = 4 // bytes
+)
+
+// firstForm are the streams of tokens that begin with s: all shards of the streams that are keyed by room or by other users,
+// then the receiver's own shard of the others. It never changes.
+var firstForm = []Part{
+	{Number: 1, N: 16}, // events
+	{Number: 2, N: 8},  // receipts
+	{Number: 3, N: 8},  // typing
+	{Number: 4, N: 8},  // presence
+	{Number: 5, N: 8},  // device lists
+	{Number: 6, N: 1},  // to-device messages
+	{Number: 7, N: 1},  // account data
+}
+
+// ErrToken says that a text was not made by a Layout, or was damaged.
 var ErrToken = errors.New("expected a token that this server gave out")
 
-// EncodeToken writes the positions of shards as one token of letters, digits, - and _: 4 bytes of the
-// log's epoch, then all positions as varints, then a checksum that finds damage.
-func EncodeToken(epoch uint32, positions []int64) string {
-	b := binary.BigEndian.AppendUint32(make([]byte, 0, 8+5*len(positions)), epoch)
-	for _, p := range positions {
-		b = binary.AppendUvarint(b, uint64(p))
-	}
-	b = binary.BigEndian.AppendUint16(b, uint16(crc32.ChecksumIEEE(b)))
-	return "s" + base64.RawURLEncoding.EncodeToString(b)
+// MaxNumber is the highest number of a stream.
+const MaxNumber = 63
+
+// Part says where the positions of a stream stand in a vector, and what they are positions of.
+type Part struct {
+	Number     int // of the stream
+	Generation int // of its shards
+	At, N      int // the part of the vector: all shards, or as many as a token carries of them
 }
 
-// DecodeToken reads a token of n positions.
-func DecodeToken(token string, n int) (epoch uint32, positions []int64, err error) {
-	if len(token) < 2 || len(token) > MaxToken || token[0] != 's' {
-		return 0, nil, ErrToken
+// Part is the part of all shards of the stream.
+func (st *Stream) Part(at int) Part {
+	return Part{st.spec.Number, st.spec.Generation, at, st.spec.Shards}
+}
+
+// OwnPart is the part of the one shard that a receiver's rows are in.
+func (st *Stream) OwnPart(at int) Part { return Part{st.spec.Number, st.spec.Generation, at, 1} }
+
+// Layout reads and writes tokens of some streams. What it reads of others it gives back unread, to be written again: a client
+// that goes from process to process loses nothing where one of them knows more streams than another.
+type Layout struct {
+	// Described makes all tokens describe themselves. Without it, a token is written in the first form where that can say
+	// the same: a process of the version before can read it.
+	Described bool
+
+	parts []Part
+	size  int
+	first bool // the parts are those of the first form
+	byNum [MaxNumber + 1]int8
+}
+
+// NewLayout makes a layout of streams that have a number, in the order of their places. It panics on a mistake in the wiring.
+func NewLayout(parts ...Part) *Layout {
+	l := &Layout{parts: parts, first: len(parts) == len(firstForm)}
+	for i, p := range parts {
+		if p.Number <= 0 || p.Number > MaxNumber || p.Generation < 0 || p.N <= 0 || p.At < l.size || l.byNum[p.Number] != 0 {
+			panic(fmt.Sprintf("stream: the part %+v of a token is wrong, or its place or number is taken", p))
+		}
+		l.byNum[p.Number] = int8(i + 1)
+		l.size = p.At + p.N
+		l.first = l.first && i < len(firstForm) && p.Number == firstForm[i].Number && p.Generation == 0 && p.N == firstForm[i].N
+	}
+	return l
+}
+
+// Token is what a token says beside positions.
+type Token struct {
+	Log uint32 // the epoch of the log; positions of another one mean nothing
+	// Later says that the format is one of a later version: nothing else is known.
+	Later bool
+	// Carried are the entries of streams that the layout does not have, as they were.
+	Carried string
+
+	told, stale uint64 // bits by number
+}
+
+// Has tells whether the positions of a stream were read.
+func (t *Token) Has(number int) bool { return t.told&(1<<number) != 0 }
+
+// Stale tells whether the token knows the stream, but with other shards than the layout: its positions mean nothing.
+func (t *Token) Stale(number int) bool { return !t.Has(number) && t.stale&(1<<number) != 0 }
+
+// Decode reads a token. The positions of streams that it has go to positions, which holds 0 for all others. Errors: ErrToken.
+func (l *Layout) Decode(token string, positions []int64) (t Token, err error) {
+	if len(token) < 2 || len(token) > longestToken || token[0] != 's' && token[0] != 'v' {
+		return t, ErrToken
 	}
 	b, err := base64.RawURLEncoding.DecodeString(token[1:])
-	if err != nil || len(b) < 6 {
-		return 0, nil, ErrToken
+	if err != nil || len(b) < epochSize+checksum {
+		return t, ErrToken
 	}
-	body, sum := b[:len(b)-2], binary.BigEndian.Uint16(b[len(b)-2:])
+	body, sum := b[:len(b)-checksum], binary.BigEndian.Uint16(b[len(b)-checksum:])
 	if uint16(crc32.ChecksumIEEE(body)) != sum {
-		return 0, nil, ErrToken
+		return t, ErrToken
 	}
-	epoch, body = binary.BigEndian.Uint32(body), body[4:]
-	positions = make([]int64, n)
-	for i := range positions {
-		v, k := binary.Uvarint(body)
-		if k <= 0 || v > 1<<62 {
-			return 0, nil, ErrToken
+	clear(positions[:l.size])
+	var carried []byte
+	if token[0] == 's' {
+		t.Log, body = binary.BigEndian.Uint32(body), body[epochSize:]
+		for _, p := range firstForm {
+			n, known, err := l.positions(&t, p, body, positions)
+			if err != nil {
+				return t, err
+			}
+			if !known {
+				carried = append(appendHead(carried, p), body[:n]...)
+			}
+			body = body[n:]
 		}
-		positions[i], body = int64(v), body[k:]
+		if len(body) != 0 {
+			return t, ErrToken
+		}
+		t.Carried = string(carried)
+		return t, nil
 	}
-	if len(body) != 0 {
-		return 0, nil, ErrToken
+	switch format := body[0]; {
+	case format > described:
+		t.Later = true
+		return t, nil
+	case format < described || len(body) < 1+epochSize:
+		return t, ErrToken
 	}
-	return epoch, positions, nil
+	t.Log, body = binary.BigEndian.Uint32(body[1:]), body[1+epochSize:]
+	for len(body) > 0 {
+		var head [3]uint64 // number, generation, n
+		from := body
+		for i := range head {
+			v, k := binary.Uvarint(body)
+			if k <= 0 || v > 1<<31-1 {
+				return t, ErrToken
+			}
+			head[i], body = v, body[k:]
+		}
+		n, known, err := l.positions(&t, Part{Number: int(head[0]), Generation: int(head[1]), N: int(head[2])}, body, positions)
+		if err != nil {
+			return t, err
+		}
+		if body = body[n:]; !known {
+			carried = append(carried, from[:len(from)-len(body)]...)
+		}
+	}
+	t.Carried = string(carried)
+	return t, nil
 }
+
+// positions reads the positions of a stream, of which p says what the token knows, from the start of body. It gives the
+// number of bytes that they take, and whether the layout has the stream.
+func (l *Layout) positions(t *Token, p Part, body []byte, into []int64) (n int, known bool, err error) {
+	if p.N > len(body) {
+		return 0, false, ErrToken
+	}
+	var to []int64
+	if known = p.Number > 0 && p.Number <= MaxNumber && l.byNum[p.Number] != 0; known {
+		if mine := &l.parts[l.byNum[p.Number]-1]; mine.Generation == p.Generation && mine.N == p.N {
+			to = into[mine.At : mine.At+mine.N]
+			t.told |= 1 << p.Number
+		} else {
+			t.stale |= 1 << p.Number
+		}
+	}
+	for i := range p.N {
+		v, k := binary.Uvarint(body[n:])
+		if k <= 0 || v > 1<<62 {
+			return 0, known, ErrToken
+		}
+		if n += k; to != nil {
+			to[i] = int64(v)
+		}
+	}
+	return n, known, nil
+}
+
+func appendHead(b []byte, p Part) []byte {
+	b = binary.AppendUvarint(b, uint64(p.Number))
+	b = binary.AppendUvarint(b, uint64(p.Generation))
+	return binary.AppendUvarint(b, uint64(p.N))
+}
+
+// Encode writes positions, and what was carried of other streams, as a token of letters, digits, - and _. What is carried
+// is left out where the token would be too long to be read.
+func (l *Layout) Encode(log uint32, positions []int64, carried string) string {
+	return string(l.Append(nil, log, positions, carried))
+}
+
+// Append is Encode at the end of a text.
+func (l *Layout) Append(text []byte, log uint32, positions []int64, carried string) []byte {
+	buf := make([]byte, 0, 16+5*l.size)
+	if l.first && !l.Described && carried == "" {
+		b := binary.BigEndian.AppendUint32(buf, log)
+		for i := range l.parts {
+			b = l.parts[i].append(b, positions)
+		}
+		if sealedLen(len(b)) <= longestFirst {
+			return seal(text, 's', b)
+		}
+	}
+	b := binary.BigEndian.AppendUint32(append(buf, described), log)
+	for i := range l.parts {
+		b = l.parts[i].append(appendHead(b, l.parts[i]), positions)
+	}
+	if sealedLen(len(b)+len(carried)) <= longestToken {
+		b = append(b, carried...)
+	}
+	return seal(text, 'v', b)
+}
+
+// append writes the positions of the part.
+func (p *Part) append(b []byte, positions []int64) []byte {
+	for _, pos := range positions[p.At : p.At+p.N] {
+		b = binary.AppendUvarint(b, uint64(pos))
+	}
+	return b
+}
+
+// seal adds a token of a body to a text.
+func seal(text []byte, form byte, b []byte) []byte {
+	b = binary.BigEndian.AppendUint16(b, uint16(crc32.ChecksumIEEE(b)))
+	return base64.RawURLEncoding.AppendEncode(append(text, form), b)
+}
+
+// sealedLen is the length of a token whose body has n bytes.
+func sealedLen(n int) int { return 1 + base64.RawURLEncoding.EncodedLen(n+checksum) }
