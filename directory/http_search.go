@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"io"
 	"slices"
 	"strconv"
 	"strings"
@@ -97,7 +98,42 @@ func (d *Directory) postSearch(q *web.Request, b *struct {
 	if err := d.fill(q, c, page, reply); err != nil {
 		return nil, err
 	}
-	return map[string]any{"search_categories": map[string]any{"room_events": reply}}, nil
+	if !c.IncludeState {
+		return map[string]any{"search_categories": map[string]any{"room_events": reply}}, nil
+	}
+	head, err := json.Marshal(reply)
+	if err != nil {
+		return nil, err
+	}
+	return &web.Pieces{Write: func(w io.Writer) error { return d.writeWithStates(q, w, head, page) }}, nil
+}
+
+// writeWithStates writes the answer to a search with the states of the rooms of a page, which may be large. head is the
+// answer without them.
+func (d *Directory) writeWithStates(q *web.Request, w io.Writer, head []byte, page []hit) error {
+	part := append([]byte(`{"search_categories":{"room_events":`), head[:len(head)-1]...)
+	part = append(part, `,"state":{`...)
+	done := map[string]bool{}
+	for _, h := range page {
+		roomID := h.event.RoomID
+		if done[roomID] {
+			continue
+		}
+		if len(done) > 0 {
+			part = append(part, ',')
+		}
+		done[roomID] = true
+		part = append(matrix.AppendString(part, roomID), ':')
+		if _, err := w.Write(part); err != nil {
+			return err
+		}
+		part = part[:0]
+		if err := d.Rooms.WriteState(q.Context(), w, q.UserID(), roomID); err != nil {
+			return err
+		}
+	}
+	_, err := w.Write(append(part, "}}}}"...))
+	return err
 }
 
 func (c *criteria) check() (*rooms.Filter, int, error) {
@@ -238,7 +274,6 @@ func (d *Directory) fill(q *web.Request, c *criteria, page []hit, reply map[stri
 	for _, g := range c.Groupings.By {
 		groups[g.Key] = map[string]*group{}
 	}
-	states := map[string][]json.RawMessage{}
 	for i, h := range page {
 		result := map[string]any{"rank": h.rank}
 		if c.Context != nil {
@@ -268,21 +303,11 @@ func (d *Directory) fill(q *web.Request, c *criteria, page []hit, reply map[stri
 			}
 			byValue[value].Results = append(byValue[value].Results, h.event.ID)
 		}
-		if c.IncludeState && states[h.event.RoomID] == nil {
-			list, err := d.Rooms.StateFor(ctx, who.UserID, h.event.RoomID)
-			if err != nil {
-				return err
-			}
-			states[h.event.RoomID] = list
-		}
 		results[i] = result
 	}
 	reply["results"] = results
 	if len(groups) > 0 {
 		reply["groups"] = groups
-	}
-	if c.IncludeState {
-		reply["state"] = states
 	}
 	return nil
 }

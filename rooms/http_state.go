@@ -3,6 +3,7 @@ package rooms
 import (
 	"context"
 	"encoding/json"
+	"io"
 	"slices"
 
 	"lyceum/matrix"
@@ -12,22 +13,64 @@ import (
 )
 
 func (r *Rooms) getFullState(q *web.Request) (any, error) {
-	return r.StateFor(q.Context(), q.UserID(), q.Path("roomID"))
+	return &web.Pieces{Write: func(w io.Writer) error { return r.WriteState(q.Context(), w, q.UserID(), q.Path("roomID")) }}, nil
 }
 
-// StateFor gives the state of a room as a user gets it: the newest, or that of the user's leave. Error:
-// M_FORBIDDEN.
-func (r *Rooms) StateFor(ctx context.Context, userID, roomID string) ([]json.RawMessage, error) {
+// WriteState writes the state of a room as a user gets it, a JSON array: the newest, or that of the user's leave. It holds a
+// part of it in memory at a time. Error: M_FORBIDDEN, before anything is written.
+func (r *Rooms) WriteState(ctx context.Context, w io.Writer, userID, roomID string) error {
 	v, err := r.view(ctx, userID, roomID)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	events, err := r.FullState(ctx, v.root)
+	a := newArray(w, "[")
+	err = r.eachState(ctx, v.root, nil, func(events []*Event) error { return r.writeState(ctx, a, events, false) })
+	return a.end(err, "]")
+}
+
+// writeState adds state events to an array, as HideState shows them.
+func (r *Rooms) writeState(ctx context.Context, a *array, events []*Event, past bool) error {
+	shown, err := r.HideState(ctx, events, past)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	events, err = r.HideState(ctx, events, false)
-	return renderState(events), err
+	for _, e := range shown {
+		a.b = e.AppendClient(a.next(), View{RoomID: true})
+	}
+	return a.flush()
+}
+
+// array writes the members of a JSON array or object part by part.
+type array struct {
+	w     io.Writer
+	b     []byte // what is not written yet
+	comma bool
+}
+
+func newArray(w io.Writer, begin string) *array { return &array{w: w, b: []byte(begin)} }
+
+// next gives what the next member is appended to.
+func (a *array) next() []byte {
+	if a.comma {
+		a.b = append(a.b, ',')
+	}
+	a.comma = true
+	return a.b
+}
+
+func (a *array) flush() error {
+	_, err := a.w.Write(a.b)
+	a.b = a.b[:0]
+	return err
+}
+
+// end writes the end, unless there was an error.
+func (a *array) end(err error, end string) error {
+	if err != nil {
+		return err
+	}
+	a.b = append(a.b, end...)
+	return a.flush()
 }
 
 func (r *Rooms) getState(q *web.Request) (any, error) {
@@ -57,27 +100,8 @@ func (r *Rooms) getState(q *web.Request) (any, error) {
 	return nil, matrix.InvalidParam("format: expected content or event")
 }
 
-// membersAt reads all m.room.member events of a state.
-func (r *Rooms) membersAt(ctx context.Context, root state.ID) ([]*Event, error) {
-	entries, err := r.Tree(root).All(ctx)
-	if err != nil {
-		return nil, err
-	}
-	var ids []string
-	for _, e := range entries {
-		if e.Type == event.TypeMember {
-			ids = append(ids, e.EventID)
-		}
-	}
-	events, err := r.Events(ctx, ids)
-	out := make([]*Event, 0, len(ids))
-	for _, id := range ids {
-		if e := events[id]; e != nil {
-			out = append(out, e)
-		}
-	}
-	return out, err
-}
+// isMember tells memberships from other state.
+func isMember(e state.Entry) bool { return e.Type == event.TypeMember }
 
 var memberships = []string{
 	event.MembershipJoin, event.MembershipInvite, event.MembershipLeave, event.MembershipBan, event.MembershipKnock,
@@ -112,18 +136,17 @@ func (r *Rooms) getMembers(q *web.Request) (any, error) {
 			past = then.membership != event.MembershipJoin
 		}
 	}
-	all, err := r.membersAt(ctx, root)
-	if err != nil {
-		return nil, err
-	}
-	chunk := make([]*Event, 0, len(all))
-	for _, e := range all {
-		if m := e.Membership(); (only == "" || m == only) && (not == "" || m != not) {
-			chunk = append(chunk, e)
-		}
-	}
-	chunk, err = r.HideState(ctx, chunk, past)
-	return map[string]any{"chunk": renderState(chunk)}, err
+	return &web.Pieces{Write: func(w io.Writer) error {
+		a := newArray(w, `{"chunk":[`)
+		err := r.eachState(ctx, root, isMember, func(events []*Event) error {
+			chunk := slices.DeleteFunc(events, func(e *Event) bool {
+				m := e.Membership()
+				return only != "" && m != only || not != "" && m == not
+			})
+			return r.writeState(ctx, a, chunk, past)
+		})
+		return a.end(err, "]}")
+	}}, nil
 }
 
 // rootAt is the state behind the last event up to a position; the empty state before the first.
@@ -145,20 +168,24 @@ func (r *Rooms) getJoinedMembers(q *web.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	all, err := r.membersAt(q.Context(), v.root)
-	joined := map[string]joinedMember{}
-	for _, e := range all {
-		if e.Membership() != event.MembershipJoin {
-			continue
-		}
-		var m joinedMember
-		if name, ok := e.ContentString("displayname"); ok {
-			m.DisplayName = &name
-		}
-		if avatar, ok := e.ContentString("avatar_url"); ok {
-			m.AvatarURL = &avatar
-		}
-		joined[*e.StateKey] = m
-	}
-	return map[string]any{"joined": joined}, err
+	return &web.Pieces{Write: func(w io.Writer) error {
+		a := newArray(w, `{"joined":{`)
+		err := r.eachState(q.Context(), v.root, isMember, func(events []*Event) error {
+			for _, e := range events {
+				if e.Membership() != event.MembershipJoin {
+					continue
+				}
+				var m joinedMember
+				if name, ok := e.ContentString("displayname"); ok {
+					m.DisplayName = &name
+				}
+				if avatar, ok := e.ContentString("avatar_url"); ok {
+					m.AvatarURL = &avatar
+				}
+				a.b = append(append(matrix.AppendString(a.next(), *e.StateKey), ':'), encoded(m)...)
+			}
+			return a.flush()
+		})
+		return a.end(err, "}}")
+	}}, nil
 }

@@ -3,11 +3,13 @@ package rooms
 import (
 	"context"
 	"encoding/json"
+	"io"
 	"strconv"
 
 	"lyceum/matrix"
 	"lyceum/matrix/event"
 	"lyceum/platform/web"
+	"lyceum/rooms/state"
 )
 
 const (
@@ -136,7 +138,10 @@ type Around struct {
 	Event         json.RawMessage
 	Before, After []json.RawMessage
 	Start, End    string   // tokens of /messages
-	State         []*Event // behind the last event
+	State         []*Event // behind the last event, of those who wrote
+
+	root state.ID // of the whole state there
+	past bool     // the user was no member then
 }
 
 // Around gives an event, which the user may see, with at most so many others before and after it.
@@ -177,10 +182,15 @@ func (r *Rooms) getContext(q *web.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return map[string]any{
-		"event": a.Event, "events_before": a.Before, "events_after": a.After,
-		"start": a.Start, "end": a.End, "state": renderState(a.State),
-	}, nil
+	head := encoded(map[string]any{"event": a.Event, "events_before": a.Before, "events_after": a.After, "start": a.Start, "end": a.End})
+	return &web.Pieces{Write: func(w io.Writer) error {
+		out := newArray(w, string(head[:len(head)-1])+`,"state":[`)
+		write := func(events []*Event) error { return r.writeState(q.Context(), out, events, a.past) }
+		if filter.LazyMembers {
+			return out.end(write(a.State), "]}")
+		}
+		return out.end(r.eachState(q.Context(), a.root, nil, write), "]}")
+	}}, nil
 }
 
 // span says how much of a timeline to give around an event.
@@ -209,13 +219,14 @@ func (r *Rooms) around(ctx context.Context, who Reader, v view, e *Event, sight 
 	if n := len(after.events); n > 0 {
 		last, past = after.events[n-1], after.sights[n-1].Membership != event.MembershipJoin
 	}
-	a := &Around{Event: list[0], Before: list[1:n], After: list[n:], Start: PositionToken(before.end), End: PositionToken(after.end)}
-	if s.filter.LazyMembers {
-		a.State, err = r.sendersAt(ctx, last.Root, all.events)
-	} else {
-		a.State, err = r.FullState(ctx, last.Root)
+	a := &Around{
+		Event: list[0], Before: list[1:n], After: list[n:], Start: PositionToken(before.end), End: PositionToken(after.end),
+		root: last.Root, past: past,
 	}
-	if err != nil {
+	if !s.filter.LazyMembers {
+		return a, nil
+	}
+	if a.State, err = r.sendersAt(ctx, last.Root, all.events); err != nil {
 		return nil, err
 	}
 	a.State, err = r.HideState(ctx, a.State, past)

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"slices"
 
 	"lyceum/matrix/event"
 	"lyceum/platform/db"
@@ -181,6 +182,41 @@ func (r *Rooms) FullState(ctx context.Context, root state.ID) ([]*Event, error) 
 		}
 	}
 	return out, nil
+}
+
+// eachState reads the events of a state, as far as they are wanted, and gives them part by part, as a state may be large. It
+// ends with the first error.
+func (r *Rooms) eachState(ctx context.Context, root state.ID, wanted func(state.Entry) bool, give func([]*Event) error) error {
+	return r.Tree(root).Walk(ctx, func(entries []state.Entry) error {
+		ids := make([]string, 0, len(entries))
+		for _, e := range entries {
+			if wanted == nil || wanted(e) {
+				ids = append(ids, e.EventID)
+			}
+		}
+		return r.EachEvent(ctx, ids, give)
+	})
+}
+
+// EachEvent reads events by id and gives them part by part, in the order of ids; those that are not there are left out. It
+// ends with the first error.
+func (r *Rooms) EachEvent(ctx context.Context, ids []string, give func([]*Event) error) error {
+	for part := range slices.Chunk(ids, readAtOnce) {
+		found, err := r.Events(ctx, part)
+		if err != nil {
+			return err
+		}
+		events := make([]*Event, 0, len(part))
+		for _, id := range part {
+			if e := found[id]; e != nil {
+				events = append(events, e)
+			}
+		}
+		if err := give(events); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Membership is a user's place in a room.

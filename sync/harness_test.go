@@ -43,6 +43,8 @@ type obj = map[string]any
 // house is a process with all domains that /sync reads.
 type house struct {
 	*Sync
+	node       *roomstest.Node
+	routes     []web.Route
 	http       *webtest.Client
 	statements *atomic.Int64 // sent to the database; nil on engines that are not counted
 }
@@ -73,8 +75,9 @@ func wire(t testing.TB, p *role.Process, users ...string) *house {
 		on.People[name] = &web.Identity{UserID: id(name), DeviceID: strings.ToUpper(name)}
 		on.People[name+"2"] = &web.Identity{UserID: id(name), DeviceID: strings.ToUpper(name) + "2"}
 	}
-	on.Serve(t, slices.Concat(a.Routes(), x.Routes(), d.Receipts.Routes(), d.Typing.Routes(), d.Presence.Routes(), d.Push.Routes(), h.Routes())...)
-	h.http = on.HTTP
+	more := slices.Concat(a.Routes(), x.Routes(), d.Receipts.Routes(), d.Typing.Routes(), d.Presence.Routes(), d.Push.Routes(), h.Routes())
+	on.Serve(t, more...)
+	h.node, h.http, h.routes = on, on.HTTP, slices.Concat(r.Routes(), more)
 	return h
 }
 

@@ -16,6 +16,7 @@ import (
 type section struct {
 	*timeline
 	state   []*rooms.Event
+	more    []string // ids of state events besides, which are read as they are written: there are many
 	summary *summary // nil when it is the same as before
 }
 
@@ -88,7 +89,7 @@ func (q *query) joinedRoom(ctx context.Context, w *writer, roomID string, p *pla
 		if sec, err = q.section(ctx, ask); err != nil {
 			return err
 		}
-		if !ask.fresh && !q.fullState && !rest && len(sec.events) == 0 && len(sec.state) == 0 && !sec.limited {
+		if !ask.fresh && !q.fullState && !rest && len(sec.events) == 0 && len(sec.state)+len(sec.more) == 0 && !sec.limited {
 			return nil
 		}
 	}
@@ -220,9 +221,19 @@ func (q *query) section(ctx context.Context, ask want) (section, error) {
 			return sec, err
 		}
 	}
+	if len(ids) > stateAtOnce {
+		for _, id := range ids {
+			sec.more = append(sec.more, id)
+		}
+		slices.Sort(sec.more)
+		return sec, q.weigh(ctx, heavyBytes)
+	}
 	sec.state, err = q.stateEvents(ctx, ids)
 	return sec, err
 }
+
+// stateAtOnce is how many state events are in hand besides their texts in the answer.
+const stateAtOnce = 200
 
 // known is the state that the client has at the start of a span.
 func (q *query) known(ctx context.Context, sp span, t *timeline) (state.ID, error) {
@@ -386,12 +397,7 @@ func (q *query) writeSection(ctx context.Context, w *writer, sec section) error 
 		w.string(rooms.PositionToken(sec.prev))
 		w.close('}')
 	}
-	past := len(sec.sights) > 0 && sec.sights[0].Membership != event.MembershipJoin
-	shown, err := q.s.Rooms.HideState(ctx, sec.state, past)
-	if err != nil {
-		return err
-	}
-	if err := q.writeState(ctx, w, shown); err != nil {
+	if err := q.writeState(ctx, w, sec); err != nil {
 		return err
 	}
 	if sum := sec.summary; sum != nil {
@@ -411,12 +417,36 @@ func (q *query) writeSection(ctx context.Context, w *writer, sec section) error 
 }
 
 // writeState writes "state", or "state_after", which is there also when it is empty.
-func (q *query) writeState(ctx context.Context, w *writer, events []*rooms.Event) error {
+func (q *query) writeState(ctx context.Context, w *writer, sec section) error {
 	name := "state"
 	if q.stateAfter {
 		name = "state_after"
-	} else if len(events) == 0 {
+	} else if len(sec.state)+len(sec.more) == 0 {
 		return nil
+	}
+	past := len(sec.sights) > 0 && sec.sights[0].Membership != event.MembershipJoin
+	w.key(name)
+	w.b = append(w.b, `{"events":`...)
+	w.open('[')
+	if err := q.writeStateEvents(ctx, w, sec.state, past); err != nil {
+		return err
+	}
+	err := q.s.Rooms.EachEvent(ctx, sec.more, func(events []*rooms.Event) error {
+		events = slices.DeleteFunc(events, func(e *rooms.Event) bool { return !q.filter.Room.State.event(e) })
+		return q.writeStateEvents(ctx, w, events, past)
+	})
+	if err != nil {
+		return err
+	}
+	w.close(']')
+	w.close('}')
+	return nil
+}
+
+func (q *query) writeStateEvents(ctx context.Context, w *writer, events []*rooms.Event, past bool) error {
+	events, err := q.s.Rooms.HideState(ctx, events, past)
+	if err != nil {
+		return err
 	}
 	var ask []*rooms.Event
 	for _, e := range events {
@@ -431,15 +461,10 @@ func (q *query) writeState(ctx context.Context, w *writer, events []*rooms.Event
 			return err
 		}
 	}
-	w.key(name)
-	w.b = append(w.b, `{"events":`...)
-	w.open('[')
 	for _, e := range events {
 		w.sep()
 		q.writeEvent(w, e, rooms.View{Membership: event.MembershipJoin, Extra: extras[e.ID]})
 	}
-	w.close(']')
-	w.close('}')
 	return nil
 }
 

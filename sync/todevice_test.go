@@ -23,7 +23,7 @@ func heapPeak() (stop func() uint64) {
 			case <-end:
 				peak <- most
 				return
-			case <-time.After(10 * time.Millisecond):
+			case <-time.After(2 * time.Millisecond):
 			}
 		}
 	}()

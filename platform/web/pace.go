@@ -19,7 +19,7 @@ const retryHeld = 5 * time.Second
 
 // inFlight counts the bytes of large answers that were not taken yet, and of large bodies that did not come whole
 // yet, by caller. So readers that do not read, and writers that do not write, hold a bounded part of the memory,
-// and one of them only an eighth of that.
+// and one of them only an eighth of that, or one answer.
 type inFlight struct {
 	max     int64
 	mu      sync.Mutex
@@ -42,7 +42,7 @@ func (x *exchange) keep(n int64) bool {
 	if !fits || f.scarce() {
 		f.rush(time.Now())
 	}
-	if !fits || f.by[who]+n > f.max/8 {
+	if !fits || f.by[who] > 0 && f.by[who]+n > f.max/8 { // one answer may be larger than a share: it could never be had
 		return false
 	}
 	f.total += n

@@ -56,6 +56,8 @@ func (x *exchange) answer(result any) error {
 		x.write(message{result.Status, result.Header, result.Body})
 	case *Stream:
 		return x.stream(result)
+	case *Pieces:
+		return x.pieces(result)
 	case *Park:
 		return x.park(result)
 	case *Takeover:

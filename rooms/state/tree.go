@@ -346,6 +346,33 @@ func (t Tree) All(ctx context.Context) ([]Entry, error) {
 	return out, err
 }
 
+// walkAtOnce is how many nodes Walk has in hand.
+const walkAtOnce = 256
+
+// Walk gives the state in parts of at most some thousand entries, in no particular order, and ends with the first error.
+// Unlike All it holds a part of a large state at a time.
+func (t Tree) Walk(ctx context.Context, visit func([]Entry) error) error {
+	for open := []child{t.root}; len(open) > 0; {
+		n := min(walkAtOnce, len(open))
+		nodes, err := t.resolveAll(ctx, open[len(open)-n:])
+		if err != nil {
+			return err
+		}
+		open = open[:len(open)-n]
+		var part []Entry
+		for _, n := range nodes {
+			part = append(part, n.entries...)
+			open = append(open, n.children...)
+		}
+		if len(part) > 0 {
+			if err := visit(part); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
 // walk visits all entries below some nodes, and loads one level at a time in one call.
 func (t Tree) walk(ctx context.Context, level []child, visit func(Entry)) error {
 	for len(level) > 0 {

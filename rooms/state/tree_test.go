@@ -35,6 +35,38 @@ func asMap(entries []Entry) map[Key]string {
 	return out
 }
 
+func TestWalkGivesTheWholeStateInParts(t *testing.T) {
+	ctx := context.Background()
+	for _, n := range []int{0, 1, 24, 25, 1000, 30_000} {
+		var entries []Entry
+		for i := range n {
+			entries = append(entries, Entry{Key{"m.room.member", fmt.Sprint("@", i)}, fmt.Sprint("$", i)})
+		}
+		stored := memory{}
+		tree, nodes := Build(entries, NewStore(stored, 1<<20))
+		stored.store(nodes)
+		found, parts := map[Key]string{}, 0
+		err := Open(tree.Root(), NewStore(stored, 1<<20)).Walk(ctx, func(part []Entry) error {
+			if parts++; len(part) > walkAtOnce*leafSize {
+				t.Errorf("%d entries at once", len(part))
+			}
+			for _, e := range part {
+				if found[e.Key] != "" {
+					t.Errorf("%v came twice", e)
+				}
+				found[e.Key] = e.EventID
+			}
+			return nil
+		})
+		if err != nil || !maps.Equal(found, asMap(entries)) {
+			t.Errorf("%d of %d entries, %v", len(found), n, err)
+		}
+		if n > 10*walkAtOnce*leafSize/10 && parts < 3 {
+			t.Errorf("%d entries came in %d parts", n, parts)
+		}
+	}
+}
+
 func TestTreeIsAMapWithHistory(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		ctx := context.Background()

@@ -1,0 +1,89 @@
+package web
+
+import (
+	"compress/gzip"
+	"io"
+	"net/http"
+)
+
+// Pieces is an answer in JSON of which nobody knows how large it becomes. Up to piecesWhole bytes it is as any other: Write may
+// still fail, and the client gets the error. Beyond, it is sent as it is written, packed where the client takes that, and
+// its caller is charged for what Write has in hand; when Write fails then, the connection is cut.
+type Pieces struct {
+	Write func(w io.Writer) error
+}
+
+const (
+	piecesWhole = 256 << 10
+	piecesHold  = 2 << 20 // what is read ahead of the client, about
+)
+
+// spool takes what Write gives.
+type spool struct {
+	exchange *exchange
+	first    []byte
+	out      io.Writer    // once it is sent as it comes
+	packer   *gzip.Writer // of out, when it is packed
+}
+
+func (x *exchange) pieces(p *Pieces) error {
+	s := &spool{exchange: x}
+	defer s.end()
+	if err := p.Write(s); err != nil {
+		return err
+	}
+	if s.out == nil {
+		x.write(message{body: s.first})
+		return nil
+	}
+	if s.packer != nil {
+		return s.packer.Close()
+	}
+	return nil
+}
+
+// Write is part of io.Writer.
+func (s *spool) Write(p []byte) (int, error) {
+	if s.out == nil {
+		if len(s.first)+len(p) <= piecesWhole {
+			s.first = append(s.first, p...)
+			return len(p), nil
+		}
+		if err := s.begin(); err != nil {
+			return 0, err
+		}
+	}
+	return s.out.Write(p)
+}
+
+// begin sends what came so far.
+func (s *spool) begin() error {
+	x := s.exchange
+	if !x.keep(piecesHold) {
+		return errHeld()
+	}
+	header := x.Header()
+	header["Content-Type"] = typeJSON
+	s.out = x
+	if x.compressible(header, piecesWhole) {
+		header.Add("Vary", "Accept-Encoding")
+		if acceptsGzip(x.request.Header) {
+			header.Set("Content-Encoding", "gzip")
+			s.packer = packers.Get().(*gzip.Writer)
+			s.packer.Reset(x)
+			s.out = s.packer
+		}
+	}
+	x.WriteHeader(http.StatusOK)
+	first := s.first
+	s.first = nil
+	_, err := s.out.Write(first)
+	return err
+}
+
+func (s *spool) end() {
+	if s.packer != nil {
+		s.packer.Reset(nil) // it is of no use to hold the request
+		packers.Put(s.packer)
+	}
+}

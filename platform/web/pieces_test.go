@@ -1,0 +1,130 @@
+package web_test
+
+import (
+	"bufio"
+	"bytes"
+	"compress/gzip"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"lyceum/platform/web"
+)
+
+// pieces answers with so many parts of 1,000 bytes, and an error after them.
+func pieces(parts int, err error) web.Handler {
+	return func(*web.Request) (any, error) {
+		return &web.Pieces{Write: func(w io.Writer) error {
+			for range parts {
+				if _, err := io.WriteString(w, strings.Repeat("0123456789", 100)); err != nil {
+					return err
+				}
+			}
+			return err
+		}}, nil
+	}
+}
+
+func TestAnswersInPieces(t *testing.T) {
+	gone := &web.Error{Status: 404, Code: "M_NOT_FOUND", Message: "no"}
+	s := newServer(t, web.Options{Config: web.Config{Compress: true}},
+		web.Route{Pattern: "GET /few", Auth: web.None, Handler: pieces(100, nil)},
+		web.Route{Pattern: "GET /many", Auth: web.None, Handler: pieces(5000, nil)},
+		web.Route{Pattern: "GET /none", Auth: web.None, Handler: pieces(0, nil)},
+		web.Route{Pattern: "GET /refused", Auth: web.None, Handler: pieces(100, gone)},
+		web.Route{Pattern: "GET /cut", Auth: web.None, Handler: pieces(5000, gone)},
+	)
+	server := httptest.NewServer(s.Handler())
+	defer server.Close()
+	for _, c := range []struct {
+		path, encoding string
+		size           int
+		known          bool // the length is said
+	}{
+		{"/few", "", 100_000, true}, {"/few", "gzip", 100_000, true}, {"/many", "", 5_000_000, false}, {"/many", "gzip", 5_000_000, false}, {"/none", "", 0, true},
+	} {
+		r, _ := http.NewRequest("GET", server.URL+c.path, nil)
+		r.Header.Set("Accept-Encoding", "identity")
+		if c.encoding != "" {
+			r.Header.Set("Accept-Encoding", c.encoding)
+		}
+		response, err := http.DefaultClient.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var body io.Reader = response.Body
+		if c.encoding != "" {
+			if body, err = gzip.NewReader(body); err != nil {
+				t.Fatal(err)
+			}
+		}
+		text, err := io.ReadAll(body)
+		response.Body.Close()
+		if err != nil || !bytes.Equal(text, bytes.Repeat([]byte("0123456789"), c.size/10)) {
+			t.Errorf("%+v: %d bytes, %v", c, len(text), err)
+		}
+		if response.StatusCode != 200 || response.Header.Get("Content-Encoding") != c.encoding || response.ContentLength >= 0 != c.known ||
+			c.size > 0 && response.Header.Get("Content-Type") != "application/json" {
+			t.Errorf("%+v: %d %v", c, response.StatusCode, response.Header)
+		}
+	}
+	if w := call(s.Handler(), "GET /refused", ""); w.Code != 404 || errcode(t, w) != "M_NOT_FOUND" {
+		t.Errorf("an error before anything was sent: %d %s", w.Code, w.Body)
+	}
+	response, err := http.Get(server.URL + "/cut")
+	if err == nil {
+		_, err = io.ReadAll(response.Body)
+		response.Body.Close()
+	}
+	if err == nil {
+		t.Error("a client took a broken answer for whole")
+	}
+}
+
+// TestAnswersInPiecesAreCharged: readers that do not read hold a bounded number of them.
+func TestAnswersInPiecesAreCharged(t *testing.T) {
+	endless := errors.New("the test is over")
+	over := make(chan struct{})
+	t.Cleanup(func() { close(over) })
+	address := listen(t, web.Options{Config: web.Config{MaxInFlight: 64 << 20}}, web.Route{Pattern: "GET /endless", Auth: web.Optional, Handler: func(*web.Request) (any, error) {
+		return &web.Pieces{Write: func(w io.Writer) error {
+			for {
+				select {
+				case <-over:
+					return endless
+				default:
+				}
+				if _, err := w.Write(bytes.Repeat([]byte("x"), 64<<10)); err != nil {
+					return err
+				}
+			}
+		}}, nil
+	}})
+	found := map[string]int{}
+	for range 6 {
+		c := dial(t, address, "GET /endless HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer alice\r\n\r\n")
+		line, err := bufio.NewReader(c).ReadString('\n')
+		if err != nil {
+			t.Fatal(err)
+		}
+		found[strings.TrimSpace(line)]++
+	}
+	if want := "map[HTTP/1.1 200 OK:4 HTTP/1.1 429 Too Many Requests:2]"; fmt.Sprint(found) != want {
+		t.Errorf("found %v, expected %s", found, want)
+	}
+}
+
+// TestOneAnswerMayBeLargerThanAShare: else it could never be had.
+func TestOneAnswerMayBeLargerThanAShare(t *testing.T) {
+	address := listen(t, web.Options{Config: web.Config{MaxInFlight: 4 * bigAnswer}}, big...)
+	for i, want := range []string{"200 OK", "429 Too Many Requests"} {
+		c := dial(t, address, "GET /big HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer alice\r\n\r\n")
+		if line, err := bufio.NewReader(c).ReadString('\n'); err != nil || strings.TrimSpace(line) != "HTTP/1.1 "+want {
+			t.Errorf("answer %d: %s, expected %s, %v", i, line, want, err)
+		}
+	}
+}
