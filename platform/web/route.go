@@ -36,7 +36,7 @@ func (r *Route) Path() string {
 }
 
 // Handler does the work of a route. The result is written with status 200 as JSON (nil is {}), unless it
-// is a [*Reply], [*Raw], [*Stream], [*Park] or [*Takeover]; a json.RawMessage is written as it is. An error that is
+// is a [*Reply], [*Raw], [*Stream], [*Pieces], [*Park] or [*Takeover]; a json.RawMessage is written as it is. An error that is
 // an [Answerer] chooses its own answer; any other becomes 500 M_UNKNOWN and is logged.
 type Handler func(r *Request) (any, error)
 
