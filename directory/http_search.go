@@ -141,7 +141,7 @@ func (c *criteria) check() (*rooms.Filter, int, error) {
 	if err != nil {
 		return nil, 0, err
 	}
-	if len(words(c.Term)) == 0 {
+	if len(words(fold(c.Term))) == 0 {
 		return nil, 0, matrix.InvalidParam("search_term: expected one word at least")
 	}
 	for _, key := range c.Keys {
