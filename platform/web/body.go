@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strconv"
 	"strings"
 	"sync"
+	"unicode/utf16"
 	"unicode/utf8"
 )
 
@@ -184,7 +186,9 @@ func kindName(e *json.UnmarshalTypeError) string {
 	return "object"
 }
 
-// checkJSON refuses what encoding/json would let pass: bytes that are not UTF-8 and deep nesting.
+// checkJSON refuses what encoding/json would let pass: bytes that are not UTF-8, deep nesting, halves of surrogate pairs and
+// numbers that no float can hold. Much of what comes in is handed on to others as it is, and there are clients whose parsers refuse
+// a whole answer for one of these.
 func checkJSON(body []byte) error {
 	if len(body) == 0 {
 		return notJSON("The body is empty; JSON was expected", nil)
@@ -198,13 +202,26 @@ func checkJSON(body []byte) error {
 		if quoted {
 			switch c {
 			case '\\':
-				i++
+				n, ok := escape(body[i:])
+				if !ok {
+					return badJSON("The JSON has half of a surrogate pair", nil)
+				}
+				i += n - 1
 			case '"':
 				quoted = false
 			}
 			continue
 		}
 		switch c {
+		case '-', '0', '1', '2', '3', '4', '5', '6', '7', '8', '9':
+			n := 1
+			for i+n < len(body) && strings.IndexByte("+-.0123456789Ee", body[i+n]) >= 0 {
+				n++
+			}
+			if !floats(body[i : i+n]) {
+				return badJSON("The JSON has a number that is too large", nil)
+			}
+			i += n - 1
 		case '"':
 			quoted = true
 		case '{', '[':
@@ -216,4 +233,35 @@ func checkJSON(body []byte) error {
 		}
 	}
 	return nil
+}
+
+// escape gives the length of the escape that b begins with, both halves of a surrogate pair; false for a half alone.
+func escape(b []byte) (n int, ok bool) {
+	r, isU := escaped(b)
+	switch {
+	case !isU:
+		return 2, true
+	case !utf16.IsSurrogate(r):
+		return 6, true
+	}
+	low, isU := escaped(b[6:])
+	return 12, isU && utf16.DecodeRune(r, low) != utf8.RuneError
+}
+
+// escaped reads \uXXXX at the start of b.
+func escaped(b []byte) (rune, bool) {
+	if len(b) < 6 || b[0] != '\\' || b[1] != 'u' {
+		return 0, false
+	}
+	n, err := strconv.ParseUint(string(b[2:6]), 16, 16)
+	return rune(n), err == nil
+}
+
+// floats tells that a float can hold a number.
+func floats(n []byte) bool {
+	if len(n) < 300 && bytes.IndexByte(n, 'e') < 0 && bytes.IndexByte(n, 'E') < 0 {
+		return true
+	}
+	_, err := strconv.ParseFloat(string(n), 64)
+	return !errors.Is(err, strconv.ErrRange)
 }

@@ -76,3 +76,15 @@ func BenchmarkCompress(b *testing.B) {
 		})
 	}
 }
+
+func TestWhatOthersCouldNotRead(t *testing.T) {
+	for text, ok := range map[string]bool{
+		`{"a":1e308}`: true, `{"a":-1.5e-400}`: true, `{"a":1e400}`: false, `{"a":[-1E+400]}`: false, `{"a":` + strings.Repeat("9", 400) + `}`: false,
+		`{"a":"\ud83d\ude00"}`: true, `{"a":"\\ud800"}`: true, `{"a":"\ud800"}`: false, `{"a":"\udc00"}`: false, `{"a":"\ud83d\u0041"}`: false, `{"\ud800":1}`: false,
+		`{"a":"1e400"}`: true, `{"a":"\u0041\n"}`: true,
+	} {
+		if err := checkJSON([]byte(text)); (err == nil) != ok {
+			t.Errorf("%.60s: %v", text, err)
+		}
+	}
+}
