@@ -528,6 +528,23 @@ func TestDevices(t *testing.T) {
 	})
 }
 
+// TestOneUserWaitsABoundedNumberOfTimes: each request costs memory until it is answered.
+func TestOneUserWaitsABoundedNumberOfTimes(t *testing.T) {
+	run(t, func(t *testing.T, h *house) {
+		alice := h.as(t, "alice")
+		alice.sync("set_presence", "offline")
+		h.mu.RLock()
+		u := h.users[id("alice")]
+		h.mu.RUnlock()
+		u.waits.Add(maxWaits)
+		if a := alice.Call("GET "+api+"/sync?since="+url.QueryEscape(alice.since)+"&timeout=1000&set_presence=offline", nil); a.Status != 429 || a.Get("retry_after_ms").Int() == 0 {
+			t.Errorf("%d %s", a.Status, a.Body)
+		}
+		u.waits.Add(-maxWaits)
+		alice.sync("set_presence", "offline")
+	})
+}
+
 // TestWait checks that a request that waits is answered by news and by nothing else.
 func TestWait(t *testing.T) {
 	run(t, func(t *testing.T, h *house) {

@@ -68,7 +68,10 @@ func (s *Sync) seenAfter(resume func(ctx context.Context, over bool) (any, error
 func (s *Sync) serve(ctx context.Context, q *query, timeout time.Duration) (any, error) {
 	u := q.user
 	u.served.Store(true)
-	u.waits.Add(1)
+	if u.waits.Add(1) > maxWaits {
+		u.waits.Add(-1)
+		return nil, matrix.LimitExceeded(time.Second)
+	}
 	defer u.waits.Add(-1)
 	last := timeout == 0
 	if q.whole || len(q.heads) > 0 {
@@ -104,11 +107,11 @@ func (p *poll) answer(ctx context.Context, last bool) (any, error) {
 	for i, pos := range q.since { // a token never goes back
 		q.now[i] = max(q.now[i], pos)
 	}
-	w := buffers.Get().(*writer)
-	w.b, w.comma = w.b[:0], false
-	empty, err := q.build(ctx, w)
+	w, empty, err := q.build(ctx)
 	if err != nil {
-		buffers.Put(w)
+		if w != nil {
+			buffers.Put(w)
+		}
 		return nil, err
 	}
 	if empty && !q.initial && !q.fullState && !last {
@@ -134,12 +137,25 @@ func (p *poll) answer(ctx context.Context, last bool) (any, error) {
 }
 
 const (
+	maxWaits    = 100     // requests of one user
+	builtOfUser = 2       // answers at once: news may wake many of a user at the same moment
+	builtAtOnce = 64      // of all, of which the large ones wait for their places with their beginnings in memory
 	heavyAtOnce = 4       // it is work for processors, not waiting
 	heavyBytes  = 1 << 18 // from here on an answer counts as large
 )
 
-// build is answer with a place among the heavy ones, where the answer becomes large.
-func (q *query) build(ctx context.Context, w *writer) (empty bool, err error) {
+// build is answer with a place among those that are built, and among the heavy ones, where the answer becomes large.
+func (q *query) build(ctx context.Context) (w *writer, empty bool, err error) {
+	for _, places := range []chan struct{}{q.user.built, q.s.built} {
+		select {
+		case places <- struct{}{}:
+			defer func() { <-places }()
+		case <-ctx.Done():
+			return nil, false, context.Cause(ctx)
+		}
+	}
+	w = buffers.Get().(*writer)
+	w.b, w.comma = w.b[:0], false
 	defer func() {
 		if q.placed {
 			q.placed = false
@@ -148,10 +164,11 @@ func (q *query) build(ctx context.Context, w *writer) (empty bool, err error) {
 	}()
 	if q.initial || q.fullState || q.whole {
 		if err := q.weigh(ctx, heavyBytes); err != nil {
-			return false, err
+			return w, false, err
 		}
 	}
-	return q.answer(ctx, w)
+	empty, err = q.answer(ctx, w)
+	return w, empty, err
 }
 
 // weigh waits for a place once an answer has so many bytes.

@@ -69,6 +69,7 @@ type Sync struct {
 
 	// heavy are places for requests that build large answers: what is built is in memory before web counts it.
 	heavy chan struct{}
+	built chan struct{} // places for all
 
 	maxMoves int // membership events of a room that are read at once
 
@@ -87,7 +88,7 @@ func New(d Deps, c Config) *Sync {
 	s := &Sync{
 		Deps: d, config: c, users: map[string]*user{}, inRoom: map[string]map[*user]struct{}{}, late: map[*user]struct{}{},
 		filters: newFilters(), lazy: newLazyMembers(), unknown: map[string]struct{}{}, redacted: map[string]struct{}{}, related: map[string]struct{}{},
-		heavy: make(chan struct{}, heavyAtOnce), maxMoves: 2000,
+		heavy: make(chan struct{}, heavyAtOnce), built: make(chan struct{}, builtAtOnce), maxMoves: 2000,
 		events: newRecent(c.Window, eventMemory, eventBytes), receipts: newRecent(c.Window, receiptMemory, receiptBytes), typing: newRecent(2, typingMemory, typingBytes),
 	}
 	s.work = prometheus.NewHistogram(prometheus.HistogramOpts{

@@ -19,7 +19,8 @@ type user struct {
 	used    atomic.Int64 // ms since 1970
 	waits   atomic.Int32 // requests under way
 	signals atomic.Uint64
-	served  atomic.Bool // asked for news here, so touches are kept
+	built   chan struct{} // places for answers that are built
+	served  atomic.Bool   // asked for news here, so touches are kept
 
 	// Under Sync.mu.
 	rooms   map[string]*place
@@ -190,7 +191,7 @@ func (s *Sync) know(ctx context.Context, ids ...string) error {
 		u := s.users[id]
 		switch {
 		case u == nil:
-			u = &user{id: id, ready: make(chan struct{}), rooms: map[string]*place{}}
+			u = &user{id: id, ready: make(chan struct{}), rooms: map[string]*place{}, built: make(chan struct{}, builtOfUser)}
 			u.used.Store(now)
 			s.users[id] = u
 			mine = append(mine, u)

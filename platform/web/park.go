@@ -34,6 +34,7 @@ const (
 // park waits for news, here or aside, and answers.
 func (x *exchange) park(p *Park) error {
 	ctx, s := x.request.Context(), x.request.server
+	x.token = x.request.Token()
 	aside := time.NewTimer(setAsideAfter)
 	defer aside.Stop()
 	for {
@@ -67,10 +68,20 @@ func (x *exchange) park(p *Park) error {
 		}
 		next, again := result.(*Park)
 		if !again {
-			return x.answer(result)
+			return x.answerLate(ctx, result)
 		}
 		p = next
 	}
+}
+
+// answerLate answers a request that waited, if it would be let in now: its token may have been revoked, or its user locked.
+func (x *exchange) answerLate(ctx context.Context, result any) error {
+	if x.request.Identity != nil {
+		if _, err := x.request.server.auth.Authenticate(ctx, x.token); err != nil {
+			return err
+		}
+	}
+	return x.answer(result)
 }
 
 // aside is a request that waits without a goroutine.
@@ -189,7 +200,7 @@ func (a *aside) resume(over bool) {
 		return
 	}
 	if err == nil {
-		err = x.answer(result)
+		err = x.answerLate(a.ctx, result)
 	}
 	if err != nil {
 		x.fail(err)

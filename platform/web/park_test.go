@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -25,6 +26,7 @@ type room struct {
 	turns   int
 	resumed int
 	until   time.Duration // how long a poll waits (1 min)
+	doors   *doors
 }
 
 func (m *room) say() {
@@ -98,9 +100,20 @@ func (m *room) poll(r *web.Request) (any, error) {
 	return answer(r.Context(), false)
 }
 
+// doors lets everybody in until they are locked.
+type doors struct{ locked atomic.Bool }
+
+func (d *doors) Authenticate(context.Context, string) (*web.Identity, error) {
+	if d.locked.Load() {
+		return nil, &web.Error{Status: 401, Code: "M_USER_LOCKED", Message: "locked"}
+	}
+	return &web.Identity{UserID: "@a:x"}, nil
+}
+
 func (m *room) serve(t *testing.T) (s *web.Server, address string, stop func() error) {
 	t.Helper()
-	s = newServer(t, web.Options{Config: web.Config{Compress: true}}, web.Route{Pattern: "GET /poll", Auth: web.None, Handler: m.poll},
+	m.doors = &doors{}
+	s = newServer(t, web.Options{Config: web.Config{Compress: true}, Authenticator: m.doors}, web.Route{Pattern: "GET /mine", Auth: web.User, Handler: m.poll}, web.Route{Pattern: "GET /poll", Auth: web.None, Handler: m.poll},
 		web.Route{Pattern: "GET /now", Auth: web.None, Handler: func(*web.Request) (any, error) { return map[string]string{"a": "now"}, nil }})
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -320,5 +333,50 @@ func TestPollsThatStay(t *testing.T) {
 		if got := <-answers; got != `200 {"long": <nil>` {
 			t.Error(got)
 		}
+	}
+}
+
+// Who may not ask any more gets nothing of what came meanwhile.
+func TestParkedRequestOfALockedUser(t *testing.T) {
+	m := &room{}
+	s, address, _ := m.serve(t)
+	answer := make(chan string, 1)
+	go func() {
+		r, _ := http.NewRequest("GET", "http://"+address+"/mine", nil)
+		r.Header.Set("Authorization", "Bearer secret")
+		response, err := http.DefaultClient.Do(r)
+		if err != nil {
+			answer <- err.Error()
+			return
+		}
+		defer response.Body.Close()
+		body, _ := io.ReadAll(response.Body)
+		answer <- fmt.Sprint(response.StatusCode, " ", string(body))
+	}()
+	until(t, "the request is set aside", func() bool { return s.Aside() == 1 })
+	m.doors.locked.Store(true)
+	m.say()
+	m.say()
+	if got := <-answer; !strings.HasPrefix(got, "401 ") || !strings.Contains(got, "M_USER_LOCKED") {
+		t.Error(got)
+	}
+}
+
+// A client that closes one direction is gone: it gets no answer, least of all an empty one.
+func TestAClientThatClosesOneDirection(t *testing.T) {
+	m := &room{}
+	_, address, _ := m.serve(t)
+	c, err := net.Dial("tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	fmt.Fprintf(c, "GET /poll HTTP/1.1\r\nHost: x\r\n\r\n")
+	if err := c.(*net.TCPConn).CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	_ = c.SetDeadline(time.Now().Add(time.Minute))
+	if b, err := io.ReadAll(c); len(b) > 0 || err != nil {
+		t.Errorf("%q, %v", b, err)
 	}
 }

@@ -50,7 +50,8 @@ type exchange struct {
 	body     *pacedBody
 	held     int64 // bytes of the body and the answer that are counted
 	start    time.Time
-	aside    bool // it was set aside: the rest is not the handler's
+	aside    bool   // it was set aside: the rest is not the handler's
+	token    string // of a request that waits
 	// When the piece of the answer or the body began that is under way, in Unix nanoseconds; 0: none.
 	writing, reading atomic.Int64
 }
@@ -206,6 +207,7 @@ func (x *exchange) fail(err error) {
 	if errors.Is(err, context.Canceled) && r.Context().Err() != nil {
 		if x.status == 0 {
 			x.status = statusClientGone
+			panic(http.ErrAbortHandler) // who closed one direction only would get 200 with nothing
 		}
 		return
 	}
