@@ -55,6 +55,9 @@ type Store interface {
 	Read(ctx context.Context, q db.Querier, r Range) ([]Row, error)
 }
 
+// MaxNumber is the highest number of a stream.
+const MaxNumber = 63
+
 // Spec describes a stream. A domain declares it without Store and Lost, which With adds when it is opened.
 type Spec struct {
 	Name string
@@ -212,6 +215,9 @@ func (s *Streams) Open(spec Spec) *Stream {
 	if s.byName[spec.Name] != nil || s.started {
 		panic("stream " + spec.Name + ": opened twice or too late")
 	}
+	if spec.Number < 0 || spec.Number > MaxNumber {
+		panic(fmt.Sprintf("stream %s: its number is %d, expected one up to %d", spec.Name, spec.Number, MaxNumber))
+	}
 	for _, other := range s.order {
 		if spec.Number != 0 && other.spec.Number == spec.Number {
 			panic(fmt.Sprintf("stream %s: number %d is that of stream %s", spec.Name, spec.Number, other.spec.Name))
@@ -249,9 +255,6 @@ func (st *Stream) Name() string { return st.spec.Name }
 
 // Number is the number that names the stream in tokens.
 func (st *Stream) Number() int { return st.spec.Number }
-
-// Generation counts the changes of the number of shards.
-func (st *Stream) Generation() int { return st.spec.Generation }
 
 // Role is the role whose processes own the shards.
 func (st *Stream) Role() string { return st.spec.Role }

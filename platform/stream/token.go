@@ -44,9 +44,6 @@ var firstForm = []Part{
 // ErrToken says that a text was not made by a Layout, or was damaged.
 var ErrToken = errors.New("expected a token that this server gave out")
 
-// MaxNumber is the highest number of a stream.
-const MaxNumber = 63
-
 // Part says where the positions of a stream stand in a vector, and what they are positions of.
 type Part struct {
 	Number     int // of the stream
