@@ -199,7 +199,7 @@ func TestABackendThatEndsMakesTheOutcomeUnknown(t *testing.T) {
 		})
 	}
 	sleeping := func(do string) {
-		for start := time.Now(); time.Since(start) < 5*time.Second; time.Sleep(5 * time.Millisecond) {
+		for start := time.Now(); time.Since(start) < 9*time.Second; time.Sleep(5 * time.Millisecond) {
 			if n := names(t, d, "SELECT COUNT("+do+") FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep%' AND state = 'active' AND datname = current_database()"); n != "0" {
 				return
 			}
@@ -214,6 +214,11 @@ func TestABackendThatEndsMakesTheOutcomeUnknown(t *testing.T) {
 	go func() { sleeping("pid"); cancel() }()
 	if err := slow(ctx); !unknown(err) || !errors.Is(err, context.Canceled) {
 		t.Errorf("a write whose context ended: %v", err)
+	}
+	for start := time.Now(); names(t, d, "SELECT COUNT(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep%' AND state = 'active' AND datname = current_database()") != "0"; {
+		if time.Sleep(5 * time.Millisecond); time.Since(start) > 30*time.Second {
+			t.Fatal("the write whose context ended goes on") // and would be taken for the next one
+		}
 	}
 	go sleeping("pg_cancel_backend(pid)")
 	if err := slow(t.Context()); err == nil || unknown(err) || db.IsUnavailable(err) {
