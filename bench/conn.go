@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -100,18 +101,26 @@ func (c *conn) close() {
 
 // do sends a request and returns the body of a successful answer, valid until the next call.
 func (c *conn) do(ctx context.Context, method, path string, body []byte, timeout time.Duration) ([]byte, error) {
-	if c.net == nil {
-		if err := c.dial(ctx); err != nil {
-			return nil, err
+	for used := c.net != nil; ; used = false {
+		if c.net == nil {
+			if err := c.dial(ctx); err != nil {
+				return nil, err
+			}
+		}
+		out, err := c.roundTrip(ctx, method, path, body, timeout)
+		var s *statusError
+		if err != nil && !errors.As(err, &s) {
+			c.close()
+		}
+		// A server may close a connection that was idle. What only reads is asked for again then.
+		if !used || method != http.MethodGet || !errors.Is(err, errNoAnswer) || ctx.Err() != nil {
+			return out, err
 		}
 	}
-	out, err := c.roundTrip(ctx, method, path, body, timeout)
-	var s *statusError
-	if err != nil && !errors.As(err, &s) {
-		c.close()
-	}
-	return out, err
 }
+
+// errNoAnswer says that a connection ended before an answer began.
+var errNoAnswer = errors.New("the connection ended without an answer")
 
 func (c *conn) roundTrip(ctx context.Context, method, path string, body []byte, timeout time.Duration) ([]byte, error) {
 	open := c.net
@@ -140,7 +149,10 @@ func (c *conn) roundTrip(ctx context.Context, method, path string, body []byte, 
 	b = append(b, body...)
 	c.body = b
 	if _, err := c.net.Write(b); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w: %w", errNoAnswer, err)
+	}
+	if _, err := c.buf.Peek(1); err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+		return nil, fmt.Errorf("%w: %w", errNoAnswer, err)
 	}
 	res, err := http.ReadResponse(c.buf, nil)
 	if err != nil {
