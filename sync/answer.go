@@ -31,7 +31,7 @@ type query struct {
 	global   []json.RawMessage
 	gives    []given // memberships in the answer
 	left     int     // bytes that events of timelines may still take
-	placed   bool    // it has a place among the heavy ones
+	heavy    bool    // it has a place for a large answer
 }
 
 // answer writes what is new between since and now; empty is true when that is nothing.
@@ -44,6 +44,15 @@ func (q *query) answer(ctx context.Context, w *writer) (empty bool, err error) {
 	}
 	messages, err := q.toDevice(ctx)
 	if err != nil {
+		return false, err
+	}
+	size := 0
+	for _, list := range [][]json.RawMessage{q.global, messages} {
+		for _, raw := range list {
+			size += len(raw)
+		}
+	}
+	if err := q.weigh(size); err != nil {
 		return false, err
 	}
 	q.gives, q.left = nil, answerBytes
@@ -106,7 +115,7 @@ func (q *query) rooms(ctx context.Context, w *writer) error {
 			if err := q.joinedRoom(ctx, w, id, q.places[id]); err != nil {
 				return err
 			}
-			if err := q.weigh(ctx, len(w.b)); err != nil {
+			if err := q.weigh(len(w.b)); err != nil {
 				return err
 			}
 		}

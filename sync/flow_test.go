@@ -545,6 +545,47 @@ func TestOneUserWaitsABoundedNumberOfTimes(t *testing.T) {
 	})
 }
 
+// TestLargeAnswersWaitBesideSmallOnes: while there is no place for a large answer, those who wait for one keep nobody else from
+// a small one.
+func TestLargeAnswersWaitBesideSmallOnes(t *testing.T) {
+	run(t, func(t *testing.T, h *house) {
+		alice, bob := h.as(t, "alice"), h.as(t, "bob")
+		alice.sync("set_presence", "offline")
+		bob.sync("set_presence", "offline")
+		alice.Want(200, "PUT "+api+"/user/"+url.PathEscape(id("alice"))+"/account_data/x.large", obj{"text": strings.Repeat("x", 2*heavyBytes)})
+		for range heavyAtOnce {
+			h.heavy <- struct{}{}
+		}
+		large := make(chan int, 2)
+		go func() {
+			large <- len(alice.Want(200, "GET "+api+"/sync?set_presence=offline&since="+url.QueryEscape(alice.since), nil).Body) // becomes large
+		}()
+		go func() { large <- len(alice.Want(200, "GET "+api+"/sync?set_presence=offline", nil).Body) }() // all there is
+		roletest.Until(t, "both wait for a place", func() bool {
+			h.mu.RLock()
+			defer h.mu.RUnlock()
+			return len(h.users[id("alice")].built) == 2 && len(h.built) == 0
+		})
+		bob.sync("set_presence", "offline")
+		select {
+		case <-large:
+			t.Fatal("a large answer without a place")
+		default:
+		}
+		for range heavyAtOnce {
+			<-h.heavy
+		}
+		for range 2 {
+			if n := <-large; n < 2*heavyBytes {
+				t.Errorf("%d bytes", n)
+			}
+		}
+		if len(h.heavy) != 0 || len(h.built) != 0 {
+			t.Errorf("%d and %d places are not given back", len(h.heavy), len(h.built))
+		}
+	})
+}
+
 // TestWait checks that a request that waits is answered by news and by nothing else.
 func TestWait(t *testing.T) {
 	run(t, func(t *testing.T, h *house) {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"time"
 
 	"lyceum/matrix"
@@ -139,49 +140,63 @@ func (p *poll) answer(ctx context.Context, last bool) (any, error) {
 const (
 	maxWaits    = 100     // requests of one user
 	builtOfUser = 2       // answers at once: news may wake many of a user at the same moment
-	builtAtOnce = 64      // of all, of which the large ones wait for their places with their beginnings in memory
-	heavyAtOnce = 4       // it is work for processors, not waiting
+	builtAtOnce = 64      // small answers
+	heavyAtOnce = 4       // large ones: it is work for processors, not waiting
 	heavyBytes  = 1 << 18 // from here on an answer counts as large
 )
 
-// build is answer with a place among those that are built, and among the heavy ones, where the answer becomes large.
+// errLarge says that an answer becomes large and that there is no place for one now.
+var errLarge = errors.New("the answer is large")
+
+// build is answer with places among those that are built. One that becomes large goes on if it can; else it begins anew
+// when there is a place, so that those who wait for one hold neither memory nor the places of small ones.
 func (q *query) build(ctx context.Context) (w *writer, empty bool, err error) {
-	for _, places := range []chan struct{}{q.user.built, q.s.built} {
-		select {
-		case places <- struct{}{}:
-			defer func() { <-places }()
-		case <-ctx.Done():
-			return nil, false, context.Cause(ctx)
-		}
+	if err := enter(ctx, q.user.built); err != nil {
+		return nil, false, err
 	}
-	w = buffers.Get().(*writer)
-	w.b, w.comma = w.b[:0], false
-	defer func() {
-		if q.placed {
-			q.placed = false
+	defer func() { <-q.user.built }()
+	for q.heavy = q.initial || q.fullState || q.whole; ; q.heavy = true {
+		places := q.s.built
+		if q.heavy {
+			places = q.s.heavy
+		}
+		if err := enter(ctx, places); err != nil {
+			return nil, false, err
+		}
+		w = buffers.Get().(*writer)
+		w.b, w.comma = w.b[:0], false
+		was := q.heavy
+		empty, err = q.answer(ctx, w)
+		if <-places; q.heavy && !was { // weigh took one
 			<-q.s.heavy
 		}
-	}()
-	if q.initial || q.fullState || q.whole {
-		if err := q.weigh(ctx, heavyBytes); err != nil {
-			return w, false, err
+		if !errors.Is(err, errLarge) {
+			return w, empty, err
 		}
+		buffers.Put(w)
 	}
-	empty, err = q.answer(ctx, w)
-	return w, empty, err
 }
 
-// weigh waits for a place once an answer has so many bytes.
-func (q *query) weigh(ctx context.Context, size int) error {
-	if q.placed || size < heavyBytes {
+func enter(ctx context.Context, places chan struct{}) error {
+	select {
+	case places <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// weigh takes a place for a large answer once this one has so many bytes.
+func (q *query) weigh(size int) error {
+	if q.heavy || size < heavyBytes {
 		return nil
 	}
 	select {
 	case q.s.heavy <- struct{}{}:
-		q.placed = true
+		q.heavy = true
 		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
+	default:
+		return errLarge
 	}
 }
 

@@ -67,9 +67,9 @@ type Sync struct {
 	looked   []int64
 	advanced chan struct{} // closed when an event comes; nil while nobody waits
 
-	// heavy are places for requests that build large answers: what is built is in memory before web counts it.
-	heavy chan struct{}
-	built chan struct{} // places for all
+	// Places for requests that build large answers, and for those that build others: what is built is in memory before web
+	// counts it.
+	heavy, built chan struct{}
 
 	maxMoves int // membership events of a room that are read at once
 

@@ -417,7 +417,7 @@ func (c *consumer) commitAll() {
 				more = false
 			}
 		}
-		if err := c.commit(group); err == nil || len(group) == 1 || isUnconfirmed(err) {
+		if err := c.commit(group); err == nil || len(group) == 1 || isUnconfirmed(err) || db.IsUnavailable(err) {
 			for _, s := range group {
 				s.done <- err
 			}
