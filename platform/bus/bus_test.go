@@ -287,13 +287,15 @@ func TestFleetsOfOneRedisAreApart(t *testing.T) {
 	}
 }
 
-func TestSentinelFailover(t *testing.T) {
-	master := startRedis(t, "requirepass failover", "masterauth failover")
+// sentinels starts a master that a Sentinel watches and finds dead after a while, with a replica, and two buses over them.
+func sentinels(t *testing.T, dead time.Duration, settings ...string) (master, sentinel *engines.Redis, a, b *bus.Redis) {
+	t.Helper()
+	master = startRedis(t, append([]string{"requirepass failover", "masterauth failover"}, settings...)...)
 	replica := startRedis(t, "requirepass failover", "masterauth failover", "repl-diskless-sync-delay 0")
 	if err := replica.ReplicaOf(t.Context(), master); err != nil {
 		t.Fatal(err)
 	}
-	sentinel, err := engines.StartSentinel(t.Context(), t.TempDir(), "main", master, 500*time.Millisecond)
+	sentinel, err := engines.StartSentinel(t.Context(), t.TempDir(), "main", master, dead)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -303,8 +305,13 @@ func TestSentinelFailover(t *testing.T) {
 	}
 	c := config(sentinel.Addr())
 	c.Master, c.Password = "main", "failover"
-	a, b := open(t, c), open(t, c)
+	a, b = open(t, c), open(t, c)
 	flow(t, a, b)
+	return master, sentinel, a, b
+}
+
+func TestSentinelFailover(t *testing.T) {
+	master, _, a, b := sentinels(t, 500*time.Millisecond)
 	var reconnects atomic.Int64
 	b.OnReconnect(func() { reconnects.Add(1) })
 	if err := master.Kill(); err != nil {
@@ -319,23 +326,7 @@ func TestSentinelFailover(t *testing.T) {
 
 // TestSentinelSwitchWhileTheOldMasterLives: nobody closes the connections to it, and it takes messages as before.
 func TestSentinelSwitchWhileTheOldMasterLives(t *testing.T) {
-	master := startRedis(t, "requirepass failover", "masterauth failover", `rename-command REPLICAOF ""`, `rename-command SLAVEOF ""`)
-	replica := startRedis(t, "requirepass failover", "masterauth failover", "repl-diskless-sync-delay 0")
-	if err := replica.ReplicaOf(t.Context(), master); err != nil {
-		t.Fatal(err)
-	}
-	sentinel, err := engines.StartSentinel(t.Context(), t.TempDir(), "main", master, time.Minute)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { sentinel.Stop() })
-	if err := sentinel.AwaitReplicas(t.Context(), "main", 1); err != nil {
-		t.Fatal(err)
-	}
-	c := config(sentinel.Addr())
-	c.Master, c.Password = "main", "failover"
-	a, b := open(t, c), open(t, c)
-	flow(t, a, b)
+	_, sentinel, a, b := sentinels(t, time.Minute, `rename-command REPLICAOF ""`, `rename-command SLAVEOF ""`)
 	old := a.Server()
 	if old == "" || b.Server() != old {
 		t.Fatalf("expected one server, found %q and %q", old, b.Server())

@@ -228,11 +228,7 @@ func TestParkedRequestsEndWithTheServer(t *testing.T) {
 func TestParkedRequestOfAClientThatLeft(t *testing.T) {
 	m := &room{}
 	s, address, _ := m.serve(t)
-	c, err := net.Dial("tcp", address)
-	if err != nil {
-		t.Fatal(err)
-	}
-	fmt.Fprintf(c, "GET /poll HTTP/1.1\r\nHost: x\r\n\r\n")
+	c := dial(t, address, "GET /poll HTTP/1.1\r\nHost: x\r\n\r\n")
 	until(t, "the request is set aside", func() bool { return s.Aside() == 1 })
 	resumed := m.count(&m.resumed)
 	c.Close()
@@ -248,12 +244,7 @@ func TestParkedRequestOfAClientThatLeft(t *testing.T) {
 func TestParkedConnectionGoesOn(t *testing.T) {
 	m := &room{}
 	s, address, _ := m.serve(t)
-	c, err := net.Dial("tcp", address)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
-	_ = c.SetDeadline(time.Now().Add(time.Minute))
+	c := dial(t, address, "GET /poll HTTP/1.1\r\nHost: x\r\nAccept-Encoding: gzip\r\n\r\nGET /now HTTP/1.1\r\nHost: x\r\n\r\n")
 	in := bufio.NewReader(c)
 	read := func() string {
 		t.Helper()
@@ -265,7 +256,6 @@ func TestParkedConnectionGoesOn(t *testing.T) {
 		body, _ := io.ReadAll(response.Body)
 		return fmt.Sprint(response.StatusCode, " ", response.Header.Get("Content-Encoding"), " ", min(len(body), 30), " ", response.Header.Get("Access-Control-Allow-Origin"))
 	}
-	fmt.Fprintf(c, "GET /poll HTTP/1.1\r\nHost: x\r\nAccept-Encoding: gzip\r\n\r\nGET /now HTTP/1.1\r\nHost: x\r\n\r\n")
 	until(t, "the request is set aside", func() bool { return s.Aside() == 1 })
 	fmt.Fprintf(c, "GET /now HTTP/1.1\r\nHost: x\r\n\r\nGET /n")
 	m.say()
@@ -302,15 +292,9 @@ func TestPollsThatStay(t *testing.T) {
 		text, _, err := fetch(h2, "http://"+address+"/poll")
 		answers <- fmt.Sprintf("%.12s %v", text, err)
 	}()
+	old := dial(t, address, "GET /poll HTTP/1.0\r\n\r\n")
 	go func() {
-		c, err := net.Dial("tcp", address)
-		if err != nil {
-			answers <- err.Error()
-			return
-		}
-		defer c.Close()
-		fmt.Fprintf(c, "GET /poll HTTP/1.0\r\n\r\n")
-		response, err := http.ReadResponse(bufio.NewReader(c), nil)
+		response, err := http.ReadResponse(bufio.NewReader(old), nil)
 		if err != nil {
 			answers <- err.Error()
 			return
@@ -342,16 +326,8 @@ func TestParkedRequestOfALockedUser(t *testing.T) {
 	s, address, _ := m.serve(t)
 	answer := make(chan string, 1)
 	go func() {
-		r, _ := http.NewRequest("GET", "http://"+address+"/mine", nil)
-		r.Header.Set("Authorization", "Bearer secret")
-		response, err := http.DefaultClient.Do(r)
-		if err != nil {
-			answer <- err.Error()
-			return
-		}
-		defer response.Body.Close()
-		body, _ := io.ReadAll(response.Body)
-		answer <- fmt.Sprint(response.StatusCode, " ", string(body))
+		text, _, err := fetch(http.DefaultClient, "http://"+address+"/mine?access_token=secret")
+		answer <- fmt.Sprint(text, err)
 	}()
 	until(t, "the request is set aside", func() bool { return s.Aside() == 1 })
 	m.doors.locked.Store(true)
@@ -366,16 +342,10 @@ func TestParkedRequestOfALockedUser(t *testing.T) {
 func TestAClientThatClosesOneDirection(t *testing.T) {
 	m := &room{}
 	_, address, _ := m.serve(t)
-	c, err := net.Dial("tcp", address)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
-	fmt.Fprintf(c, "GET /poll HTTP/1.1\r\nHost: x\r\n\r\n")
+	c := dial(t, address, "GET /poll HTTP/1.1\r\nHost: x\r\n\r\n")
 	if err := c.(*net.TCPConn).CloseWrite(); err != nil {
 		t.Fatal(err)
 	}
-	_ = c.SetDeadline(time.Now().Add(time.Minute))
 	if b, err := io.ReadAll(c); len(b) > 0 || err != nil {
 		t.Errorf("%q, %v", b, err)
 	}
