@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -399,4 +400,28 @@ func TestShardsThatWentAndCameBackAreTakenAnew(t *testing.T) {
 		}
 		return true
 	})
+}
+
+// A database that refuses a statement while a process starts does not end it.
+func TestAStartGoesOnWhenNoShardCanBeTaken(t *testing.T) {
+	d := dbtest.Open(t, "sqlite:"+filepath.Join(t.TempDir(), "test.db"), lease.Migrations(), tables)
+	refuse := func(*node) {
+		for _, table := range []string{"machines", "leases"} {
+			for _, what := range []string{"INSERT", "UPDATE"} {
+				if _, err := d.Exec(t.Context(), "CREATE TRIGGER no_"+what+"_"+table+" BEFORE "+what+" ON "+table+" BEGIN SELECT RAISE(FAIL, 'not now'); END"); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+	}
+	n := start(t, d, bus.NewLocal(), lease.Options{Machine: -1}, refuse)
+	for _, table := range []string{"machines", "leases"} {
+		for _, what := range []string{"INSERT", "UPDATE"} {
+			if _, err := d.Exec(t.Context(), "DROP TRIGGER no_"+what+"_"+table); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	write(t, []*node{n}, "!a", "written")
+	until(t, "the row is seen", func() bool { return n.count() == 1 })
 }

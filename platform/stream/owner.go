@@ -51,9 +51,14 @@ func (s *Streams) Start(ctx context.Context) error {
 		st.followMu.Unlock()
 	}
 	// The others give this process its share only now that it can take it.
+	// A statement that fails here does not end the process: it is told again with the heartbeat, and the shards are taken
+	// by watch.
 	if err := errors.Join(s.o.Leases.Ready(ctx), s.balance(ctx)); err != nil {
-		s.close()
-		return err
+		if ctx.Err() != nil {
+			s.close()
+			return err
+		}
+		s.o.Log.Warn("the first shards could not be taken, trying again", "error", err)
 	}
 	return nil
 }
