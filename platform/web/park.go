@@ -105,19 +105,15 @@ func (x *exchange) setAside(p *Park) bool {
 	if x.request.internal || !s.asides.serving() || s.tracer != nil || x.status != 0 || x.body != nil || r.Method != http.MethodGet || r.ProtoMajor != 1 || r.ProtoMinor < 1 {
 		return false
 	}
-	conn, buffered, err := http.NewResponseController(x.ResponseWriter).Hijack()
-	if err != nil {
+	a := &aside{x: x}
+	header := maps.Clone(x.Header())
+	if !a.takeConn(r) {
 		return false
-	}
-	a := &aside{x: x, conn: unwrap(conn)}
-	if n := buffered.Reader.Buffered(); n > 0 {
-		ahead, _ := buffered.Reader.Peek(n) // it is there
-		a.ahead = bytes.Clone(ahead)
 	}
 	x.aside = true
 	x.request.RemoteIP() // while the headers are there
 	a.ctx, a.cancel = context.WithCancel(context.Background())
-	w := &asideWriter{conn: a.conn, header: maps.Clone(x.Header()), last: r.Close}
+	w := &asideWriter{conn: a.conn, header: header, last: r.Close}
 	// The request as far as an answer asks for it. All else, and the context with what net/http knows, can go.
 	slim := &http.Request{
 		Method: r.Method, URL: &url.URL{Path: r.URL.Path}, Proto: r.Proto, ProtoMajor: 1, ProtoMinor: 1, Header: http.Header{}, Body: http.NoBody,
@@ -129,6 +125,27 @@ func (x *exchange) setAside(p *Park) bool {
 	x.request.Request, x.request.query, x.ResponseWriter = slim.WithContext(a.ctx), nil, w
 	s.asides.add(a)
 	a.wait(p)
+	return true
+}
+
+// takeConn takes the connection of a request.
+func (a *aside) takeConn(r *http.Request) bool {
+	if kept, _ := r.Context().Value(keptKey{}).(*keptConn); kept != nil {
+		if ahead, ok := kept.takeBack(); ok {
+			a.conn, a.ahead = kept.Conn, ahead
+			a.x.Header().Set("Connection", "close") // so that net/http closes what it has
+			return true
+		}
+	}
+	conn, buffered, err := http.NewResponseController(a.x.ResponseWriter).Hijack()
+	if err != nil {
+		return false
+	}
+	a.conn = unwrap(conn)
+	if n := buffered.Reader.Buffered(); n > 0 {
+		ahead, _ := buffered.Reader.Peek(n) // it is there
+		a.ahead = bytes.Clone(ahead)
+	}
 	return true
 }
 

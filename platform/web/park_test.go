@@ -2,9 +2,11 @@ package web_test
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/httptrace"
@@ -349,4 +351,59 @@ func TestAClientThatClosesOneDirection(t *testing.T) {
 	if b, err := io.ReadAll(c); len(b) > 0 || err != nil {
 		t.Errorf("%q, %v", b, err)
 	}
+}
+
+// However a client cuts its requests, and however early it sends them, each has its answer, in order.
+func TestPollsInPieces(t *testing.T) {
+	m := &room{until: 1200 * time.Millisecond}
+	_, address, _ := m.serve(t)
+	seed := rand.Uint64()
+	var all sync.WaitGroup
+	for i := range 24 {
+		c := dial(t, address, "")
+		random := rand.New(rand.NewPCG(seed, uint64(i)))
+		var text, expected strings.Builder
+		for range 6 {
+			end := "\r\n"
+			if random.IntN(6) == 0 {
+				end = "\n" // net/http takes it
+			}
+			what := "poll"
+			if random.IntN(3) == 0 {
+				what = "now"
+			}
+			fmt.Fprintf(&text, "GET /%s HTTP/1.1%sHost: x%s%s", what, end, end, end)
+			fmt.Fprintf(&expected, "%v ", what == "poll")
+		}
+		all.Add(2)
+		go func() {
+			defer all.Done()
+			for rest := text.String(); rest != ""; {
+				n := 1 + random.IntN(len(rest))
+				if _, err := io.WriteString(c, rest[:n]); err != nil {
+					t.Error(err)
+					return
+				}
+				rest = rest[n:]
+				time.Sleep(time.Duration(random.IntN(1500)) * time.Millisecond)
+			}
+		}()
+		go func() {
+			defer all.Done()
+			var found strings.Builder
+			for in := bufio.NewReader(c); found.Len() < expected.Len(); {
+				response, err := http.ReadResponse(in, nil)
+				if err != nil {
+					t.Errorf("seed %d, connection %d, behind %s: %v", seed, i, found.String(), err)
+					return
+				}
+				body, _ := io.ReadAll(response.Body)
+				fmt.Fprintf(&found, "%v ", bytes.Contains(body, []byte(`"over"`)))
+			}
+			if found.String() != expected.String() {
+				t.Errorf("seed %d, connection %d: expected %s, found %s", seed, i, expected.String(), found.String())
+			}
+		}()
+	}
+	all.Wait()
 }

@@ -25,6 +25,7 @@ func (s *Server) Run(ctx context.Context, listener net.Listener) error {
 		IdleTimeout:       s.config.IdleTimeout.D(),
 		MaxHeaderBytes:    64 << 10,
 		Protocols:         &protocols,
+		ConnContext:       withKept,
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	}
 	kept := keep(listener, s.config.IdleTimeout.D(), s.config.HeaderTimeout.D())
