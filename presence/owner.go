@@ -124,6 +124,9 @@ func (p *Presence) become(c *owned.Change[person], who *person, msg string) erro
 	return nil
 }
 
+// watchTurns is in how many seconds all shards are looked at once.
+const watchTurns = 4
+
 // watch appends rows for users who became idle or left.
 func (p *Presence) watch(ctx context.Context) error {
 	tick := time.NewTicker(time.Second)
@@ -137,7 +140,7 @@ func (p *Presence) watch(ctx context.Context) error {
 		if n%10 == 0 {
 			p.forget()
 		}
-		for i := range Shards {
+		for i := n % watchTurns; i < Shards; i += watchTurns {
 			if err := p.watchShard(ctx, i); err != nil && ctx.Err() == nil && !errors.Is(err, stream.ErrNotOwner) {
 				p.Process.Log.Warn("who left could not be told, trying again", "shard", i, "error", err)
 			}

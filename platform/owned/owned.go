@@ -42,6 +42,7 @@ type Owned[S any] struct {
 // entry is one key. Its fields from basis on are guarded by lock.
 type entry[S any] struct {
 	key    string
+	shard  int
 	lock   chan struct{} // holds one value while nobody has the lock
 	users  int           // calls under way, under Owned.mu as the three below
 	place  *list.Element
@@ -244,7 +245,7 @@ func (o *Owned[S]) Each(ctx context.Context, shard int, fn func(key string, c *C
 	o.mu.Lock()
 	known := o.active[shard] == epoch
 	for key, e := range o.keys {
-		if e.pinned && o.spec.Stream.Shard(key) == shard {
+		if e.pinned && e.shard == shard {
 			keys[key] = true
 		}
 	}
@@ -312,8 +313,8 @@ func (o *Owned[S]) Peek(ctx context.Context, key string, fn func(s *S)) bool {
 func (o *Owned[S]) Drop(shard int) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	for key, e := range o.keys {
-		if e.users == 0 && o.spec.Stream.Shard(key) == shard {
+	for _, e := range o.keys {
+		if e.users == 0 && e.shard == shard {
 			o.remove(e)
 		}
 	}
@@ -351,7 +352,7 @@ func (o *Owned[S]) enter(key string) (*entry[S], error) {
 		if o.evict(); o.bytes > o.spec.Budget+o.spec.Budget/2 {
 			return nil, &stream.BusyError{RetryAfter: time.Second}
 		}
-		e = &entry[S]{key: key, lock: make(chan struct{}, 1)}
+		e = &entry[S]{key: key, shard: o.spec.Stream.Shard(key), lock: make(chan struct{}, 1)}
 		e.lock <- struct{}{}
 		e.place = o.lru.PushFront(e)
 		o.keys[key] = e

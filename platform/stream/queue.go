@@ -87,7 +87,8 @@ func (b *Basis) Enqueue(entries ...*Entry) (*Ticket, error) { return b.st.set.En
 
 // Ticket stands for entries on their way to the database.
 type Ticket struct {
-	entries []*Entry
+	entries []*Entry // none any more when they are written: who keeps the ticket does not keep them
+	set     *Streams
 	basis   *Basis // nil when nothing is built upon the entries
 	lane    *lane
 	bytes   int
@@ -95,7 +96,9 @@ type Ticket struct {
 	done    chan struct{}
 	err     error
 
-	unsealed bool // under Streams.mu
+	// Under Streams.mu.
+	unsealed    bool
+	freed, told bool // it is out of the writer's hands; its outcome is told
 }
 
 // Wait returns when the entries are durable, handed to the tails of this process and published, or failed. When ctx
@@ -129,9 +132,9 @@ func (t *Ticket) Seal() {
 	if t.lane == nil {
 		return
 	}
-	s := t.entries[0].Stream.set
+	s := t.set
 	s.mu.Lock()
-	unsealed := t.unsealed
+	unsealed, entries := t.unsealed, t.entries
 	s.mu.Unlock()
 	if !unsealed {
 		return
@@ -142,7 +145,7 @@ func (t *Ticket) Seal() {
 		s.mu.Unlock()
 		t.lane.signal()
 	}()
-	for _, e := range t.entries {
+	for _, e := range entries {
 		if e.Seal != nil {
 			e.Seal()
 		}
@@ -169,7 +172,7 @@ func (s *Streams) Append(ctx context.Context, entries ...*Entry) error {
 //
 // basis is what the entries were built upon; nil when they are built upon nothing and nothing is built upon them.
 func (s *Streams) Enqueue(basis *Basis, entries ...*Entry) (*Ticket, error) {
-	t := &Ticket{entries: entries, basis: basis, lane: entries[0].Stream.lane, done: make(chan struct{}), since: time.Now()}
+	t := &Ticket{entries: entries, set: s, basis: basis, lane: entries[0].Stream.lane, done: make(chan struct{}), since: time.Now()}
 	for _, e := range entries {
 		e.Shard = e.Stream.Shard(e.Key)
 		if e.Stream.lane != t.lane {
@@ -324,6 +327,13 @@ func (s *Streams) take(l *lane) []*Ticket {
 	return batch
 }
 
+// forget lets go of what nobody asks for any more, under Streams.mu.
+func (t *Ticket) forget() {
+	if t.freed && t.told {
+		t.entries, t.basis = nil, nil
+	}
+}
+
 // free ends a commit, which took so long.
 func (s *Streams) free(l *lane, batch []*Ticket, took time.Duration) {
 	s.mu.Lock()
@@ -332,6 +342,8 @@ func (s *Streams) free(l *lane, batch []*Ticket, took time.Duration) {
 		for _, e := range t.entries {
 			e.Stream.shards[e.Shard].busy = false
 		}
+		t.freed = true
+		t.forget()
 	}
 	l.away--
 	s.mu.Unlock()

@@ -67,6 +67,8 @@ func (s *Streams) settle(o outcome) {
 		s.queued--
 		s.queuedBytes -= t.bytes
 		t.err = o.err
+		t.told = true
+		t.forget()
 		close(t.done)
 	}
 	close(s.settled)
