@@ -34,7 +34,7 @@ type Result struct {
 
 // Rules are the compiled rules of a user. They are immutable.
 type Rules struct {
-	list []compiled
+	list []*compiled // those of sameForAll are shared
 }
 
 type compiled struct {
@@ -79,27 +79,29 @@ func (s ruleset) compile() *Rules {
 			if !r.Enabled {
 				continue
 			}
-			c := compiled{legacy: isLegacy(r.ID)}
-			var shared bool
-			if c.conds, shared = sameForAll()[r.ID]; !shared || !r.Default {
-				c.conds = conditionsOf(kind, r)
-			}
-			if slices.ContainsFunc(c.conds, func(c condition) bool { return c.kind == condNever }) {
+			if d := sameForAll()[r.ID]; d != nil && r.Default && bytes.Equal(list(r.Actions), d.result.Actions) {
+				out.list = append(out.list, d)
 				continue
 			}
-			c.result = resultOf(r)
-			out.list = append(out.list, c)
+			c := compileRule(kind, r)
+			if !slices.ContainsFunc(c.conds, func(c condition) bool { return c.kind == condNever }) {
+				out.list = append(out.list, c)
+			}
 		}
 	}
 	return out
 }
 
-// sameForAll are the conditions of the default rules that do not name the user, by rule id.
-var sameForAll = sync.OnceValue(func() map[string][]condition {
-	out := map[string][]condition{}
+func compileRule(kind string, r rule) *compiled {
+	return &compiled{result: resultOf(r), legacy: isLegacy(r.ID), conds: conditionsOf(kind, r)}
+}
+
+// sameForAll are the default rules that do not name the user, by rule id: most users have nothing else.
+var sameForAll = sync.OnceValue(func() map[string]*compiled {
+	out := map[string]*compiled{}
 	for _, d := range slices.Concat(defaultOverride, defaultUnderride) {
 		if !strings.Contains(d.conditions, "USER") {
-			out[d.id] = conditionsOf(kindOverride, rule{Conditions: json.RawMessage(d.conditions)})
+			out[d.id] = compileRule(kindOverride, rule{ID: d.id, Conditions: json.RawMessage(d.conditions), Actions: d.actions})
 		}
 	}
 	return out
@@ -264,8 +266,7 @@ func NewSubject(e *event.Event) *Subject { return &Subject{event: e, left: maxWo
 func Evaluate(rules *Rules, s *Subject, f *Facts) Result {
 	s.left = maxWork
 next:
-	for i := range rules.list {
-		c := &rules.list[i]
+	for _, c := range rules.list {
 		if c.legacy && s.get(&path{well: wellMentions}) != nil {
 			continue
 		}

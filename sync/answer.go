@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"slices"
 	"strconv"
+	"sync"
 
 	"lyceum/accounts"
 	"lyceum/matrix"
@@ -24,8 +25,7 @@ type query struct {
 	has memberships // that the device has been given
 
 	// Of one answer.
-	moment
-	now      vector // how far the answer goes
+	*view
 	ignored  map[string]bool
 	roomData map[string][]json.RawMessage // account data of rooms that is new
 	global   []json.RawMessage
@@ -33,6 +33,14 @@ type query struct {
 	left     int     // bytes that events of timelines may still take
 	heavy    bool    // it has a place for a large answer
 }
+
+// view is what an answer is made from. A request that waits has none.
+type view struct {
+	moment
+	now vector // how far the answer goes
+}
+
+var views = sync.Pool{New: func() any { return &view{} }}
 
 // answer writes what is new between since and now; empty is true when that is nothing.
 func (q *query) answer(ctx context.Context, w *writer) (empty bool, err error) {

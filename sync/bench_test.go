@@ -93,7 +93,7 @@ func (h *house) question(t testing.TB, name string) *query {
 	u.served.Store(true)
 	m := h.moment(u, 0, false)
 	u.given(&m.at, m.news)
-	return &query{s: h.Sync, user: u, device: "D", filter: &filter{}, origin: origin{since: m.at}}
+	return &query{s: h.Sync, user: u, device: "D", filter: &filter{}, origin: origin{since: m.at}, view: &view{}}
 }
 
 // ask answers a question once, as a request or a wake-up does.

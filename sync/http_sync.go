@@ -103,6 +103,12 @@ func (p *poll) answer(ctx context.Context, last bool) (any, error) {
 	began := obs.Now()
 	u.used.Store(began.UnixMilli())
 	signals := u.signals.Load()
+	q.view = views.Get().(*view)
+	defer func() {
+		*q.view = view{}
+		views.Put(q.view)
+		q.view = nil
+	}()
 	q.moment = s.moment(u, p.seen, p.known)
 	q.now = q.at
 	for i, pos := range q.since { // a token never goes back

@@ -45,9 +45,9 @@ type lazyMembers struct {
 
 // book is what one device has.
 type book struct {
-	at      vector // of the newest answer that arrived
+	at      print // of the newest answer that arrived
 	has     memberships
-	next    vector // of the newest answer
+	next    print // of the newest answer
 	pending memberships
 }
 
@@ -63,20 +63,21 @@ func (l *lazyMembers) given(roomID, userID, eventID string) given {
 
 // begin gives the memberships that a device has at the place of its token.
 func (l *lazyMembers) begin(device string, since *vector) memberships {
+	at := since.print()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	b := l.devices[device]
 	switch {
 	case b == nil:
 		return nil
-	case b.next == *since:
+	case b.next == at:
 		if len(b.has)+len(b.pending) > lazyEach {
 			b.has = b.pending
 		} else if len(b.pending) > 0 {
 			b.has = b.has.with(b.pending)
 		}
 		b.at, b.pending = b.next, nil
-	case b.at == *since: // the device did not get the last answer
+	case b.at == at: // the device did not get the last answer
 	default:
 		delete(l.devices, device)
 		return nil
@@ -105,9 +106,9 @@ func (l *lazyMembers) end(device string, since, next *vector, answer []given) {
 		}
 		b = &book{}
 		if since != nil {
-			b.at = *since
+			b.at = since.print()
 		}
 		l.devices[device] = b
 	}
-	b.next, b.pending = *next, pending
+	b.next, b.pending = next.print(), pending
 }

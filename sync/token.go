@@ -1,6 +1,8 @@
 package sync
 
 import (
+	"hash/maphash"
+
 	"lyceum/matrix"
 	"lyceum/platform/stream"
 	"lyceum/presence"
@@ -24,6 +26,14 @@ const (
 
 // vector is a position of every part of a token.
 type vector [tokenSize]int64
+
+// print stands for a vector where many are remembered only to be found equal: they are but for one in 2^64, and nobody
+// outside can make two of the same.
+type print uint64
+
+var printSeed = maphash.MakeSeed()
+
+func (v *vector) print() print { return print(maphash.Comparable(printSeed, *v)) }
 
 // parts are the streams of a vector.
 func (d *Deps) parts() []stream.Part {

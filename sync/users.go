@@ -53,7 +53,7 @@ type touch struct {
 
 // mark says how much this process had seen when it gave out a token.
 type mark struct {
-	at   vector
+	at   print
 	news uint64
 }
 
@@ -123,18 +123,20 @@ func (u *user) touch(roomID string, news uint64) {
 
 // given notes a token that the user got.
 func (u *user) given(at *vector, news uint64) {
+	m := mark{at.print(), news}
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	u.marks[u.next] = mark{*at, news}
+	u.marks[u.next] = m
 	u.next = (u.next + 1) % len(u.marks)
 }
 
 // seen tells how much this process had seen when it gave out a token.
 func (u *user) seen(at *vector) (news uint64, ok bool) {
+	p := at.print()
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	for i := range u.marks {
-		if u.marks[i].news > 0 && u.marks[i].at == *at {
+		if u.marks[i].news > 0 && u.marks[i].at == p {
 			return u.marks[i].news, true
 		}
 	}

@@ -312,6 +312,7 @@ func decode(id ID, text []byte) (*node, error) {
 		}
 		return n, nil
 	}
+	all := string(b) // once, instead of three texts for each entry
 	next := func() string {
 		size, k := binary.Uvarint(b)
 		if k <= 0 || size > uint64(len(b)-k) {
@@ -319,9 +320,9 @@ func decode(id ID, text []byte) (*node, error) {
 			n = nil
 			return ""
 		}
-		s := string(b[k : k+int(size)])
+		from := len(all) - len(b) + k
 		b = b[k+int(size):]
-		return s
+		return all[from : from+int(size)]
 	}
 	for len(b) > 0 {
 		e := Entry{Key: Key{next(), ""}}
