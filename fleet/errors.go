@@ -41,10 +41,7 @@ func (wireErrors) Encode(err error) []byte {
 		}
 	}
 	if w.Name == "" {
-		if text, ok := errors.AsType[*db.TextError](err); ok {
-			err = matrix.NewError(400, matrix.CodeInvalidParam, text.Error())
-		}
-		w.Matrix = matrix.AsError(err)
+		w.Matrix = matrix.AsError(toMatrix(err))
 		w.Status = w.Matrix.Status
 	}
 	b, err := json.Marshal(w)
@@ -52,6 +49,23 @@ func (wireErrors) Encode(err error) []byte {
 		return []byte(`{}`)
 	}
 	return b
+}
+
+// toMatrix gives errors of the database the code that the answer has when they come up in the process of the request.
+func toMatrix(err error) error {
+	if text, ok := errors.AsType[*db.TextError](err); ok {
+		return matrix.NewError(400, matrix.CodeInvalidParam, text.Error())
+	}
+	if _, ok := errors.AsType[*matrix.Error](err); ok {
+		return err
+	}
+	switch {
+	case db.IsFull(err):
+		return matrix.NewError(507, matrix.CodeUnknown, "The server has no room to store this: its operator must make some")
+	case db.IsUnavailable(err):
+		return matrix.NewError(503, matrix.CodeUnknown, "The server can not reach a part that it needs: try again soon")
+	}
+	return err
 }
 
 // Decode implements rpc.Errors.

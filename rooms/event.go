@@ -27,10 +27,10 @@ type Event struct {
 	PrevSender  string
 	RedactedBy  string // the redaction, when the text is the redacted one
 
-	client  atomic.Pointer[[]byte] // the shared text that clients get
-	nodes   []state.Node           // new nodes of the state tree, on their way to the database
-	redact  *Event                 // what this redaction redacts, already redacted
-	ticket  *stream.Ticket         // of the write, in the process that made the event
+	client  atomic.Pointer[[]byte]       // the shared text that clients get
+	nodes   atomic.Pointer[[]state.Node] // new nodes of the state tree, on their way to the database
+	redact  *Event                       // what this redaction redacts, already redacted
+	ticket  *stream.Ticket               // of the write, in the process that made the event
 	created *createRow
 	follows bool // the event before it was queued by this process and with it: see refuseOrphans
 }
@@ -272,4 +272,12 @@ func relationOf(e *event.Event) (rel relation, ok bool) {
 func Target(e *Event) string {
 	rel, _ := relationOf(e.Event)
 	return rel.target
+}
+
+// newNodes are those that the event brings, until it is stored.
+func (e *Event) newNodes() []state.Node {
+	if nodes := e.nodes.Load(); nodes != nil {
+		return *nodes
+	}
+	return nil
 }

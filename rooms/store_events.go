@@ -54,7 +54,7 @@ func (eventStore) Insert(_ context.Context, w *db.Batch, batch []*stream.Entry) 
 			e.Shard, e.Pos, e.RoomID, e.ID, e.Type, e.StateKey, e.Sender, e.OriginServerTS,
 			e.Root.Bytes(), []byte(e.JSON), e.Device, nullable(e.Txn), nullable(e.Replaces),
 		})
-		for _, n := range e.nodes {
+		for _, n := range e.newNodes() {
 			if !seen[n.ID] {
 				seen[n.ID] = true
 				nodes = append(nodes, []any{n.ID.Bytes(), n.Text})

@@ -60,6 +60,7 @@ func (r *Rooms) submit(ctx context.Context, roomID string, req Send) (sendResult
 		req.Content, req.canonical = content, true
 	}
 	var id string
+	var made *Event
 	known := &knownEvents{}
 	err := r.owned.Do(ctx, roomID, func(c *owned.Change[room]) error {
 		rm, err := loaded(c)
@@ -82,10 +83,13 @@ func (r *Rooms) submit(ctx context.Context, roomID string, req Send) (sendResult
 			id, err = r.done(c, req, known, err)
 			return err
 		}
-		id = n.event.ID
+		id, made = n.event.ID, n.event
 		c.Append(func(rm *room, t *stream.Ticket) { rm.apply(n.event, n.tree, t) }, r.entry(n))
 		return nil
 	})
+	if err == nil && made != nil {
+		made.nodes.Store(nil)
+	}
 	if err != nil && db.IsUniqueOn(err, "events_txn") {
 		// An older request with this transaction id is stored, from before this process had the room in memory.
 		return r.findTxn(ctx, roomID, req)
@@ -130,7 +134,7 @@ type newEvent struct {
 func (r *Rooms) entry(n newEvent) *stream.Entry {
 	e := n.event
 	entry := &stream.Entry{Stream: r.stream, Row: stream.Row{Key: e.RoomID, Value: e}, Bytes: 2 * len(e.JSON)}
-	for _, node := range e.nodes {
+	for _, node := range e.newNodes() {
 		entry.Bytes += len(node.Text)
 	}
 	entry.Seal = func() {
@@ -200,9 +204,11 @@ func (r *Rooms) build(c *owned.Change[room], req Send, known *knownEvents) (n ne
 			e.Replaces, e.PrevContent, e.PrevSender = before.ID, before.Content, before.Sender
 		}
 		// lookup has brought the way to the key into memory: nothing is read here.
-		if n.tree, e.nodes, err = rm.tree.Set(context.Background(), state.Entry{Key: k, EventID: e.ID}); err != nil {
+		var nodes []state.Node
+		if n.tree, nodes, err = rm.tree.Set(context.Background(), state.Entry{Key: k, EventID: e.ID}); err != nil {
 			return n, err
 		}
+		e.nodes.Store(&nodes)
 	}
 	e.Root = n.tree.Root()
 	if e.Redacts != "" && e.Type == event.TypeRedaction {
@@ -300,15 +306,15 @@ func (r *Rooms) submitCreate(ctx context.Context, roomID string, req createReque
 	if err != nil {
 		return struct{}{}, err
 	}
-	return struct{}{}, r.owned.Do(ctx, roomID, func(c *owned.Change[room]) error {
+	var list []newEvent
+	err = r.owned.Do(ctx, roomID, func(c *owned.Change[room]) (err error) {
 		if !c.State().absent {
 			return nil // a retry finds the room
 		}
 		rm := r.newRoom(roomID)
 		rm.begin(v, r.Tree(state.ID{}))
 		rm.whole = true
-		list, err := r.buildFirst(rm, create, req)
-		if err != nil {
+		if list, err = r.buildFirst(rm, create, req); err != nil {
 			return err
 		}
 		entries := make([]*stream.Entry, len(list))
@@ -324,6 +330,12 @@ func (r *Rooms) submitCreate(ctx context.Context, roomID string, req createReque
 		}, entries...)
 		return nil
 	})
+	if err == nil {
+		for _, n := range list {
+			n.event.nodes.Store(nil)
+		}
+	}
+	return struct{}{}, err
 }
 
 // buildFirst makes the first events of a room. The tree of each stays readable: nodes that a later event replaced are
@@ -333,9 +345,10 @@ func (r *Rooms) buildFirst(rm *room, create *event.Event, req createRequest) ([]
 	if err != nil {
 		return nil, err
 	}
-	first := newEvent{event: &Event{Event: create, Root: tree.Root(), nodes: nodes, Txn: minted + create.ID, created: &createRow{
+	first := newEvent{event: &Event{Event: create, Root: tree.Root(), Txn: minted + create.ID, created: &createRow{
 		version: req.Version, creator: create.Sender, visibility: req.Visibility, ms: create.OriginServerTS,
 	}}, tree: tree}
+	first.event.nodes.Store(&nodes)
 	if err := auth.Allowed(rm.version, create, rm); err != nil {
 		return nil, matrix.NewError(400, matrix.CodeInvalidRoomState, "The room can not be created: "+denied(err)).With(err)
 	}

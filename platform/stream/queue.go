@@ -9,12 +9,25 @@ import (
 	"time"
 )
 
-// ErrNotOwner says that this process does not own the shard: ask the owner.
-var ErrNotOwner = errors.New("another process owns this shard of the stream")
+// ErrNotOwner says that this process does not own the shard: ask the owner. What was queued before may be stored.
+var ErrNotOwner error = moving("another process owns this shard of the stream")
 
 // ErrAborted says that an entry failed upon which this one was built, so this one was not written either: build it
 // anew and try again.
-var ErrAborted = errors.New("an entry that this one was built upon was not written")
+var ErrAborted error = moving("an entry that this one was built upon was not written")
+
+// moving is an error that passes as soon as a shard has its next owner.
+type moving string
+
+func (e moving) Error() string { return string(e) }
+
+// HTTPStatus and MarshalJSON make it an answer to clients, where trying again did not help for long.
+func (e moving) HTTPStatus() int { return http.StatusServiceUnavailable }
+
+// MarshalJSON gives the body of the answer. It has no retry_after_ms, which would say that nothing was changed.
+func (e moving) MarshalJSON() ([]byte, error) {
+	return []byte(`{"errcode":"M_UNKNOWN","error":"The work moves to another process of the server: try again"}`), nil
+}
 
 // ErrBusy is what a BusyError is.
 var ErrBusy = errors.New("too many writes are waiting")

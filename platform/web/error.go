@@ -99,13 +99,19 @@ func unknown(cause error) *Error {
 }
 
 // answerOf finds the answer in the chain of err; an error that has none becomes M_UNKNOWN. Text that no database can
-// store is the client's fault wherever it is found.
+// store is the client's fault wherever it is found, and a database that is away or full is nobody's here.
 func answerOf(err error) Answerer {
 	if answer, ok := errors.AsType[Answerer](err); ok {
 		return answer
 	}
 	if text, ok := errors.AsType[*db.TextError](err); ok {
 		return &Error{Status: http.StatusBadRequest, Code: "M_INVALID_PARAM", Message: text.Error(), Cause: err}
+	}
+	switch {
+	case db.IsFull(err):
+		return &Error{Status: http.StatusInsufficientStorage, Code: "M_UNKNOWN", Message: "The server has no room to store this: its operator must make some", Cause: err}
+	case db.IsUnavailable(err): // without retry_after_ms, which would say that nothing was changed
+		return &Error{Status: http.StatusServiceUnavailable, Code: "M_UNKNOWN", Message: "The server can not reach a part that it needs: try again soon", Cause: err}
 	}
 	return unknown(err)
 }
