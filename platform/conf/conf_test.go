@@ -192,6 +192,7 @@ func TestRefused(t *testing.T) {
 		{env: []string{"LYCEUM_SERVER_UPSTREAMS=[{url: 5}]"}, want: []string{"server.upstreams[0].url", "quotes"}},
 		{env: []string{"LYCEUM_SERVER_KEY=a", "LYCEUM_SERVER_KEY_FILE=b"}, want: []string{"also set directly"}},
 		{flags: map[string]string{"server.listn": "x"}, want: []string{"flag server.listn", `"server.listen"`}},
+		{flags: map[string]string{"server.limits.a.b": "3"}, want: []string{"flag server.limits.a.b", "'server.limits={a: {b: …}}'"}},
 	} {
 		_, err := load(t, c.yaml, c.env, c.flags)
 		if err == nil {

@@ -175,10 +175,26 @@ func (l *loader) flags(flags map[string]string) {
 		}
 	}
 	for key := range flags {
-		if !known[key] {
-			l.fail("flag "+key, "", unknown(key, keys))
+		if known[key] {
+			continue
 		}
+		problem := unknown(key, keys)
+		for _, whole := range keys {
+			if rest, inside := strings.CutPrefix(key, whole+"."); inside {
+				problem = fmt.Sprintf("it is a part of %s: set that as a whole, as in '%s={%s}'", whole, whole, nested(rest))
+			}
+		}
+		l.fail("flag "+key, "", problem)
 	}
+}
+
+// nested writes the path a.b as YAML: a: {b: …}.
+func nested(path string) string {
+	name, rest, deeper := strings.Cut(path, ".")
+	if !deeper {
+		return name + ": …"
+	}
+	return name + ": {" + nested(rest) + "}"
 }
 
 func (l *loader) secret(where string, s Section, leaf leaf, path string, both bool) {
