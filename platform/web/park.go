@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// Park is the answer of a handler that waits for news, perhaps for long. When there are none within a second, the request is
+// Park is the answer of a handler that waits for news, perhaps for long. When there are none soon, the request is
 // set aside: it keeps its connection, and gives back its goroutines and buffers, which are most of what a waiting client
 // costs. Where the connection carries more than this request, its goroutine waits.
 type Park struct {
@@ -27,7 +27,7 @@ type Park struct {
 }
 
 const (
-	setAsideAfter = time.Second
+	setAsideAfter = 300 * time.Millisecond
 	lookForGone   = 5 * time.Second // how often clients that went away are looked for among those set aside
 )
 
