@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -107,6 +108,41 @@ func TestPostgresKeepsItsDataOverRestartAndCrash(t *testing.T) {
 	}
 	if err := pg.DropDatabase(ctx, `odd "name`); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestAServerThatEndedStartsAgain: whoever waits is told how it ended, Start brings it back, and nothing runs when the start
+// was given up.
+func TestAServerThatEndedStartsAgain(t *testing.T) {
+	ctx := t.Context()
+	pg, err := engines.StartPostgres(ctx, enginestest.Dir(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { pg.Stop() })
+	how := make(chan error)
+	go func() { how <- pg.Wait() }()
+	first := pg.Pid()
+	if err := pg.Start(ctx); err == nil || !strings.Contains(err.Error(), "runs already") {
+		t.Errorf("a second start: %v", err)
+	}
+	if err := syscall.Kill(first, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-how; err == nil || err.Error() != "signal: killed" {
+		t.Errorf("it ended with %v", err)
+	}
+	if pid := pg.Pid(); pid != 0 {
+		t.Errorf("a server that ended by itself has the pid %d", pid)
+	}
+	gone, cancel := context.WithCancel(ctx)
+	cancel()
+	if err := pg.Start(gone); !errors.Is(err, context.Canceled) || pg.Pid() != 0 {
+		t.Errorf("a start that was given up: %v, process %d", err, pg.Pid())
+	}
+	eventually(t, "it starts", func() bool { return pg.Start(ctx) == nil }) // not before its last session is gone
+	if got := query(t, pg.URL(), "SELECT 1::text"); got != "1" || pg.Pid() == first {
+		t.Errorf("answer %q of process %d", got, pg.Pid())
 	}
 }
 

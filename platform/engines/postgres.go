@@ -123,6 +123,9 @@ func (p *Postgres) ping(ctx context.Context) error {
 	return conn.Close(ctx)
 }
 
+// Addr is host:port.
+func (p *Postgres) Addr() string { return loopback(p.port) }
+
 // URL connects to the database "postgres" as the superuser.
 func (p *Postgres) URL() string { return p.urlOf("postgres") }
 

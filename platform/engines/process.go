@@ -43,8 +43,9 @@ type launch struct {
 // server is one child process that can be stopped and started again.
 type server struct {
 	launch launch
-	mu     sync.Mutex
-	child  *child
+	change sync.Mutex // held while it is started or ended
+	mu     sync.Mutex // guards child
+	child  *child     // nil: it was ended, or never started
 }
 
 type child struct {
@@ -53,23 +54,58 @@ type child struct {
 	err  error
 }
 
-func (s *server) start(ctx context.Context) error {
+func (c *child) ended() bool {
+	select {
+	case <-c.done:
+		return true
+	default:
+		return false
+	}
+}
+
+func (s *server) current() *child {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.child != nil {
+	return s.child
+}
+
+func (s *server) set(c *child) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.child = c
+}
+
+// Start starts the server again on the same port with the same data and returns when it answers, however long it takes
+// to recover. It tries once. When ctx ends before that, the server does not run.
+func (s *server) Start(ctx context.Context) error {
+	s.change.Lock()
+	defer s.change.Unlock()
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("start %s: %w", s.launch.name, err)
+	}
+	if c := s.current(); c != nil && !c.ended() {
 		return fmt.Errorf("%s runs already", s.launch.name)
 	}
 	c, err := spawn(s.launch)
 	if err != nil {
 		return fmt.Errorf("start %s: %w", s.launch.name, err)
 	}
+	s.set(c)
 	if err := s.awaitReady(ctx, c); err != nil {
-		c.cmd.Process.Kill()
-		<-c.done
-		return fmt.Errorf("start %s: %w%s", s.launch.name, err, lastLines(s.launch.logFile))
+		s.set(nil)
+		return fmt.Errorf("start %s: %w%s", s.launch.name, errors.Join(err, s.stop(c, s.launch.end)), lastLines(s.launch.logFile))
 	}
-	s.child = c
 	return nil
+}
+
+// Wait returns when the running process has ended, and how: by itself, or by Stop and Kill. It returns at once when none runs.
+func (s *server) Wait() error {
+	c := s.current()
+	if c == nil {
+		return nil
+	}
+	<-c.done
+	return c.err
 }
 
 func (s *server) awaitReady(ctx context.Context, c *child) error {
@@ -120,15 +156,20 @@ func spawn(l launch) (*child, error) {
 	return c, nil
 }
 
-// end signals the child and waits for its end; it is killed when it takes longer than stopWait.
+// end signals the child and waits for its end.
 func (s *server) end(sig os.Signal) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.child == nil {
+	s.change.Lock()
+	defer s.change.Unlock()
+	c := s.current()
+	if c == nil {
 		return nil
 	}
-	c := s.child
-	s.child = nil
+	s.set(nil)
+	return s.stop(c, sig)
+}
+
+// stop signals a child and waits for its end; it is killed when it takes longer than stopWait.
+func (s *server) stop(c *child, sig os.Signal) error {
 	c.cmd.Process.Signal(sig)
 	timer := time.NewTimer(stopWait)
 	defer timer.Stop()
@@ -157,22 +198,27 @@ func (s *server) Restart(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, stopWait)
 	defer cancel()
 	for {
-		err := s.start(ctx)
+		err := s.Start(ctx)
 		if err == nil || !errors.Is(err, errExited) || ctx.Err() != nil {
 			return err
 		}
 	}
 }
 
-// Pid is the process id of the running server, 0 when it does not run.
+// Pid is the process id of the server, also while it starts; 0 when it does not run.
 func (s *server) Pid() int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.child == nil {
+	c := s.current()
+	if c == nil || c.ended() {
 		return 0
 	}
-	return s.child.cmd.Process.Pid
+	return c.cmd.Process.Pid
 }
+
+// Log is the file that takes what the server says.
+func (s *server) Log() string { return s.launch.logFile }
+
+// LastLines is the end of the log for a message, behind the name of its file; "" when there is none.
+func (s *server) LastLines() string { return lastLines(s.launch.logFile) }
 
 // startOnFreePort tries several ports: another process may take a port between our look and the server's bind.
 func startOnFreePort(ctx context.Context, prepare func(port int) (*server, error)) (*server, error) {
@@ -186,7 +232,7 @@ func startOnFreePort(ctx context.Context, prepare func(port int) (*server, error
 		if err != nil {
 			return nil, err
 		}
-		if last = s.start(ctx); last == nil {
+		if last = s.Start(ctx); last == nil {
 			return s, nil
 		}
 		if !errors.Is(last, errExited) {
