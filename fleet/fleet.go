@@ -104,18 +104,22 @@ const leaseConnections = 2
 // openDatabase opens the pool for all work and, over PostgreSQL, a small one for the leases. Together they have
 // as many connections as database.connections says.
 func (p *Process) openDatabase(ctx context.Context) (err error) {
-	n := p.config.Database.Connections
 	if p.config.embedded() {
-		p.db, err = db.Open(ctx, p.config.databaseURL(), db.Options{Readers: n})
+		p.db, err = db.Open(ctx, p.config.databaseURL(), db.Options{Readers: p.config.Database.Connections})
 		p.leaseDB = p.db
 		return err
 	}
-	n = max(cmp.Or(n, 16)-leaseConnections, 2)
+	n := p.config.databaseConnections() - leaseConnections
 	if p.db, err = db.Open(ctx, p.config.databaseURL(), db.Options{Readers: n}); err != nil {
 		return err
 	}
 	p.leaseDB, err = db.Open(ctx, p.config.databaseURL(), db.Options{Readers: leaseConnections})
 	return err
+}
+
+// databaseConnections is how many connections to PostgreSQL a process makes at most.
+func (c *Config) databaseConnections() int {
+	return max(cmp.Or(c.Database.Connections, 16), leaseConnections+2)
 }
 
 // lockData makes this process the only one over a data directory.

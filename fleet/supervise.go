@@ -26,7 +26,7 @@ type ChildState struct {
 	Machine  int       `json:"machine"` // -1 until it serves
 	Version  string    `json:"version"`
 	Address  string    `json:"address"`
-	State    string    `json:"state"` // serving, starting, stopped
+	State    string    `json:"state"` // serving, starting, stopped; of a server serving, starting, down
 	Since    time.Time `json:"since"`
 	Restarts int       `json:"restarts"` // after it ended by itself
 	Log      string    `json:"log"`
@@ -110,6 +110,11 @@ func (u *Up) Scale(ctx context.Context, group string, n int) (string, error) {
 	for _, role := range strings.Split(group, "+") {
 		if n < len(have) && n == 0 && !u.elsewhere(role, group) {
 			return "", fmt.Errorf("nobody else has the role %s: scale a group that has it up first", role)
+		}
+	}
+	if n > len(have) {
+		if err := u.connectable(len(u.Children()) - len(have) + n); err != nil {
+			return "", err
 		}
 	}
 	said := fmt.Sprintf("%s: %d processes, before %d", group, n, len(have))
@@ -204,6 +209,14 @@ func (s *Supervisor) Children(ctx context.Context) (out []ChildState, err error)
 	return out, s.call(ctx, "ps", upRequest{}, &out)
 }
 
+// Servers lists PostgreSQL and Redis as far as lyceum up started them; none when it is too old to tell.
+func (s *Supervisor) Servers(ctx context.Context) (out []ChildState, err error) {
+	if err := s.call(ctx, "servers", upRequest{}, &out); err != nil && !errors.Is(err, errUnknownWish) {
+		return nil, err
+	}
+	return out, nil
+}
+
 // Scale makes a group have n processes.
 func (s *Supervisor) Scale(ctx context.Context, group string, n int) (said string, err error) {
 	return said, s.call(ctx, "scale", upRequest{Target: group, Count: n}, &said)
@@ -240,6 +253,9 @@ func (s *Supervisor) Stop(ctx context.Context) error {
 	return nil
 }
 
+// errUnknownWish is the answer of a lyceum up of an older version.
+var errUnknownWish = errors.New("this lyceum up is too old for that: start it again")
+
 func (s *Supervisor) call(ctx context.Context, op string, r upRequest, out any) error {
 	text, err := json.Marshal(r)
 	if err != nil {
@@ -254,6 +270,9 @@ func (s *Supervisor) call(ctx context.Context, op string, r upRequest, out any) 
 		return err
 	}
 	defer res.Body.Close()
+	if res.StatusCode == http.StatusNotFound {
+		return errUnknownWish
+	}
 	if res.StatusCode != http.StatusOK {
 		said, _ := io.ReadAll(io.LimitReader(res.Body, 64<<10))
 		return errors.New(strings.TrimSpace(string(said)))
@@ -307,6 +326,7 @@ func (u *Up) Supervise(stop func()) (end func(), err error) {
 		}
 	}
 	handle("ps", func(context.Context, upRequest) (any, error) { return states(u.Children()), nil })
+	handle("servers", func(context.Context, upRequest) (any, error) { return u.Servers(), nil })
 	handle("find", func(_ context.Context, r upRequest) (any, error) {
 		children, err := u.Find(r.Target)
 		return states(children), err

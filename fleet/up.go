@@ -18,9 +18,7 @@ import (
 	"syscall"
 	"time"
 
-	"lyceum/platform/conf"
 	"lyceum/platform/disk"
-	"lyceum/platform/engines"
 )
 
 // UpConfig is the section "up": a whole fleet on this machine.
@@ -71,11 +69,13 @@ type Up struct {
 	Environ []string // more variables for all processes, over the configuration
 	File    string   // configuration file that the processes read too; "" for none
 
-	engines  []interface{ Stop() error }
-	public   *os.File // socket of the public address, shared by all routers
-	mu       sync.Mutex
-	children []*Child
-	wg       sync.WaitGroup
+	servers     []*upServer        // PostgreSQL and Redis, where Start started them
+	connections int                // that this PostgreSQL takes; 0 for one of somebody else
+	unwatch     context.CancelFunc // servers that end are not started again
+	public      *os.File           // socket of the public address, shared by all routers
+	mu          sync.Mutex
+	children    []*Child
+	wg          sync.WaitGroup
 }
 
 // Child is one process of an Up. When it ends, or is replaced, another process takes its place.
@@ -99,7 +99,8 @@ type childRun struct {
 	cmd     *exec.Cmd
 	program string
 	since   time.Time
-	done    chan struct{} // closed at its end
+	done    chan struct{} // closed at its end, when how is set
+	how     error
 }
 
 // PID is the id of the running process, 0 between two.
@@ -145,10 +146,7 @@ func (u *Up) Start(ctx context.Context) (err error) {
 	if err := u.openPublic(); err != nil {
 		return err
 	}
-	replicas := u.Config.Up.Replicas
-	if len(replicas) == 0 {
-		replicas = DefaultReplicas()
-	}
+	replicas := u.replicas()
 	for _, group := range slices.Sorted(maps.Keys(replicas)) {
 		for n := range replicas[group] {
 			if err := u.add(group, n+1); err != nil {
@@ -162,6 +160,14 @@ func (u *Up) Start(ctx context.Context) (err error) {
 		}
 	}
 	return nil
+}
+
+// replicas are the groups of roles and how many processes each has at the start.
+func (u *Up) replicas() map[string]int {
+	if len(u.Config.Up.Replicas) == 0 {
+		return DefaultReplicas()
+	}
+	return u.Config.Up.Replicas
 }
 
 // openPublic opens the public address once for all routers and all their restarts: a connection that comes while a
@@ -198,23 +204,10 @@ func (u *Up) startEngines(ctx context.Context) error {
 		return err
 	}
 	c.Server.Data = abs
-	if c.Database.URL.Reveal() == "" {
-		pg, err := engines.StartPostgres(ctx, filepath.Join(abs, "postgres"), "max_connections=300")
-		if err != nil {
-			return err
-		}
-		u.engines = append(u.engines, pg)
-		c.Database.URL = conf.Secret(pg.URL())
+	if err := u.startServers(ctx); err != nil {
+		return err
 	}
 	u.env("LYCEUM_DATABASE_URL", c.Database.URL.Reveal())
-	if len(c.Redis.Addresses) == 0 {
-		r, err := engines.StartRedis(ctx, filepath.Join(abs, "redis"))
-		if err != nil {
-			return err
-		}
-		u.engines = append(u.engines, r)
-		c.Redis.Addresses = []string{r.URL()}
-	}
 	u.env("LYCEUM_REDIS_ADDRESSES", strings.Join(c.Redis.Addresses, ","))
 	if c.Blob.S3.Endpoint == "" {
 		shared := filepath.Join(abs, "blobs")
@@ -334,7 +327,7 @@ func (c *Child) spawn(program, address string) (*childRun, error) {
 		err := cmd.Start()
 		started <- err
 		if err == nil {
-			_ = cmd.Wait() // how it ended is in its log
+			r.how = cmd.Wait()
 			close(r.done)
 		}
 	}()
@@ -348,7 +341,7 @@ const leaveTime = "500ms"
 
 // keep starts a child again when it ends, with a growing pause.
 func (u *Up) keep(c *Child) {
-	for pause := 200 * time.Millisecond; ; {
+	for pause := firstPause; ; {
 		r := c.current()
 		<-r.done
 		c.mu.Lock()
@@ -364,10 +357,13 @@ func (u *Up) keep(c *Child) {
 			continue
 		}
 		if time.Since(r.since) > 30*time.Second {
-			pause = 200 * time.Millisecond
+			pause = firstPause
+		}
+		if pause == firstPause { // not each end of one that does not come up
+			say("%s ended (%s): starting it again", c.Name, howEnded(r.how))
 		}
 		time.Sleep(pause)
-		pause = min(2*pause, 10*time.Second)
+		pause = min(2*pause, mostPause)
 		c.mu.Lock()
 		if c.gone {
 			c.mu.Unlock()
@@ -379,7 +375,7 @@ func (u *Up) keep(c *Child) {
 		}
 		c.mu.Unlock()
 		if err != nil {
-			fmt.Fprintf(os.Stderr, "%s does not start again: %v\n", c.Name, err)
+			say("%s does not start again: %v", c.Name, err)
 		}
 	}
 }
@@ -446,20 +442,20 @@ func (r *childRun) end(ctx context.Context) {
 	<-r.done
 }
 
-// Stop ends all processes in an orderly way, then the engines that Start started.
+// Stop ends all processes in an orderly way, then the servers that Start started. A server that is down stays so.
 func (u *Up) Stop(ctx context.Context) error {
+	if u.unwatch != nil {
+		u.unwatch()
+	}
 	var wg sync.WaitGroup
 	for _, c := range u.Children() {
 		wg.Go(func() { c.retire(ctx) })
 	}
 	wg.Wait()
+	err := u.stopServers()
 	u.wg.Wait()
 	if u.public != nil {
 		_ = u.public.Close()
 	}
-	var errs []error
-	for _, e := range slices.Backward(u.engines) {
-		errs = append(errs, e.Stop())
-	}
-	return errors.Join(errs...)
+	return err
 }

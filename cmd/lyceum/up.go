@@ -26,7 +26,7 @@ func (upCommand) Help() string {
 	return "Starts what the section \"up\" of the configuration names, for example\n\n" +
 		"  up:\n    replicas: {router: 1, client: 1, sync: 2, events: 2, media: 1}\n\n" +
 		"PostgreSQL and Redis are started from the packages of this machine unless database.url and redis.addresses name others. Nothing is installed; what is missing is said. " +
-		"Processes that end are started again; their logs are in DATA/NAME/log."
+		"Processes that end are started again, and so are this PostgreSQL and this Redis; the logs are in DATA/NAME/log, those of the two in DATA/NAME/server.log."
 }
 
 func (c *upCommand) Run(ctx context.Context) error {
@@ -60,7 +60,7 @@ func (c *upCommand) Run(ctx context.Context) error {
 		return errors.Join(err, up.Stop(context.WithoutCancel(ctx)))
 	}
 	defer end()
-	var states []fleet.ChildState
+	states := up.Servers()
 	for _, child := range up.Children() {
 		states = append(states, child.State())
 	}
@@ -144,7 +144,11 @@ func (c *psCommand) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	printChildren(children)
+	servers, err := s.Servers(ctx)
+	if err != nil {
+		return err
+	}
+	printChildren(append(servers, children...))
 	return nil
 }
 
