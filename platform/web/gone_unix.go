@@ -10,22 +10,36 @@ import (
 
 // isGone tells that the other end closed the connection; it does not wait and takes nothing.
 func isGone(c net.Conn) bool {
+	n, err := peek(c)
+	return n == 0 && err == nil || err != nil && err != syscall.EAGAIN && err != syscall.EWOULDBLOCK && err != syscall.EINTR
+}
+
+// hasBytes tells that something came which was not read; it does not wait and takes nothing.
+func hasBytes(c net.Conn) bool {
+	n, err := peek(c)
+	return n > 0 && err == nil
+}
+
+// peek looks for a byte. A connection without a file says that nothing came.
+func peek(c net.Conn) (n int, err error) {
 	if t, ok := c.(*tls.Conn); ok {
 		c = t.NetConn()
 	}
 	s, ok := c.(syscall.Conn)
 	if !ok {
-		return false
+		return 0, syscall.EAGAIN
 	}
 	raw, err := s.SyscallConn()
 	if err != nil {
-		return true
+		return 0, err
 	}
-	gone := false
+	var failed error
 	err = raw.Control(func(fd uintptr) {
 		var b [1]byte
-		n, _, err := syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
-		gone = n == 0 && err == nil || err != nil && err != syscall.EAGAIN && err != syscall.EWOULDBLOCK && err != syscall.EINTR
+		n, _, failed = syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
 	})
-	return gone || err != nil
+	if err != nil {
+		return 0, err
+	}
+	return n, failed
 }

@@ -16,8 +16,9 @@ type keptListener struct {
 	idle, head time.Duration
 	next       chan accepted
 	kept       chan net.Conn
-	closed     chan struct{}
+	closed     chan struct{} // closed when no connection comes back any more
 	closing    sync.Once
+	left       chan struct{} // closed when nobody accepts any more
 }
 
 type accepted struct {
@@ -26,35 +27,43 @@ type accepted struct {
 }
 
 func keep(l net.Listener, idle, head time.Duration) *keptListener {
-	k := &keptListener{Listener: l, idle: idle, head: head, next: make(chan accepted), kept: make(chan net.Conn), closed: make(chan struct{})}
-	go func() {
-		for {
-			c, err := l.Accept()
-			select {
-			case k.next <- accepted{c, err}:
-			case <-k.closed:
-				if c != nil {
-					_ = c.Close() // it came while the server ended
-				}
-				return
-			}
-			if errors.Is(err, net.ErrClosed) {
-				return
-			}
-		}
-	}()
+	k := &keptListener{
+		Listener: l, idle: idle, head: head, next: make(chan accepted), kept: make(chan net.Conn), closed: make(chan struct{}), left: make(chan struct{}),
+	}
+	go k.acceptAll()
 	return k
 }
 
-// Accept is part of net.Listener.
+// acceptAll hands over what was accepted, also what came while the listener was being closed: its client is connected, may
+// have sent a request, and would not send it again.
+func (k *keptListener) acceptAll() {
+	defer close(k.next)
+	for {
+		c, err := k.Listener.Accept()
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		select {
+		case k.next <- accepted{c, err}:
+		case <-k.left:
+			if c != nil {
+				_ = c.Close() // nobody serves
+			}
+			return
+		}
+	}
+}
+
+// Accept is part of net.Listener. After Close it still gives what was accepted before.
 func (k *keptListener) Accept() (net.Conn, error) {
 	select {
-	case a := <-k.next:
+	case a, ok := <-k.next:
+		if !ok {
+			return nil, net.ErrClosed
+		}
 		return a.conn, a.err
 	case c := <-k.kept:
 		return c, nil
-	case <-k.closed:
-		return nil, net.ErrClosed
 	}
 }
 

@@ -12,7 +12,8 @@ import (
 
 // Run serves clients on listener until ctx ends: HTTP/1.1 and HTTP/2, without TLS unless the listener
 // brings it. At the end it says not ready, waits DrainDelay for load balancers to notice while it still
-// serves and asks clients to come back over another connection, tells long polls to answer, closes the listener and gives requests under way ShutdownTimeout to finish.
+// serves and asks clients to come back over another connection, tells long polls to answer, closes the listener, takes what came over connections that are there, and gives requests under way
+// ShutdownTimeout to finish.
 // It returns nil after an orderly end.
 func (s *Server) Run(ctx context.Context, listener net.Listener) error {
 	var protocols http.Protocols
@@ -25,23 +26,29 @@ func (s *Server) Run(ctx context.Context, listener net.Listener) error {
 		IdleTimeout:       s.config.IdleTimeout.D(),
 		MaxHeaderBytes:    64 << 10,
 		Protocols:         &protocols,
-		ConnContext:       withKept,
+		ConnContext:       s.lines.open,
+		ConnState:         s.lines.change,
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	}
 	kept := keep(listener, s.config.IdleTimeout.D(), s.config.HeaderTimeout.D())
+	defer close(kept.left)
 	s.asides.serve(kept)
 	defer s.asides.serve(nil)
 	watching := make(chan struct{})
 	defer close(watching)
 	go s.asides.watch(watching)
-	failed := make(chan error, 1)
-	go func() { failed <- server.Serve(kept) }()
+	var failed error
+	served := make(chan struct{})
+	go func() {
+		failed = server.Serve(kept)
+		close(served)
+	}()
 	s.tellReady(true)
 	select {
-	case err := <-failed:
+	case <-served:
 		s.tellReady(false)
 		s.Drain()
-		return fmt.Errorf("serve %s: %w", listener.Addr(), err)
+		return fmt.Errorf("serve %s: %w", listener.Addr(), failed)
 	case <-ctx.Done():
 	}
 	s.tellReady(false)
@@ -49,13 +56,18 @@ func (s *Server) Run(ctx context.Context, listener net.Listener) error {
 	if s.config.DrainDelay > 0 {
 		select {
 		case <-time.After(s.config.DrainDelay.D()):
-		case <-failed:
+		case <-served:
 		}
 	}
 	s.Drain()
 	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.config.ShutdownTimeout.D())
 	defer cancel()
-	err := server.Shutdown(stop)
+	_ = kept.Close() // no connection comes any more; what is wrong with its file changes nothing
+	<-served
+	err := s.lines.settle(stop)
+	if err == nil {
+		err = server.Shutdown(stop)
+	}
 	if err == nil {
 		err = s.waitIdle(stop) // Shutdown does not know hijacked connections
 	}

@@ -86,6 +86,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, internal bool) {
 	x.request = Request{Request: r, server: s, writer: x, internal: internal}
 	x.request.id = s.requestID(r, internal)
 	s.inflight.Add(1)
+	reached(r.Context())
 	if r.Body != nil && r.Body != http.NoBody {
 		x.body = &pacedBody{ReadCloser: r.Body, exchange: x, since: -1}
 		r.Body = x.body

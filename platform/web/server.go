@@ -67,6 +67,7 @@ type Server struct {
 	inflight atomic.Int64
 	held     *inFlight
 	asides   asides
+	lines    lines
 }
 
 // New makes a Server without routes. It fails when the configuration is not valid. Zero times and

@@ -1,0 +1,156 @@
+package web_test
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"lyceum/platform/conf"
+	"lyceum/platform/web"
+)
+
+// TestAServerThatIsReplacedDropsNothing lets servers that share one socket, as processes of lyceum up do, follow each other
+// while clients open a connection for each request.
+func TestAServerThatIsReplacedDropsNothing(t *testing.T) {
+	first, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer first.Close()
+	socket, err := first.(*net.TCPListener).File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer socket.Close()
+	end := serveOn(t, socket)
+	_ = first.Close() // its socket is open in others
+
+	var stop atomic.Bool
+	var sent atomic.Int64
+	var wg sync.WaitGroup
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: time.Minute}
+	for range 16 {
+		wg.Go(func() {
+			for !stop.Load() {
+				if err := ask(client, "http://"+first.Addr().String()+"/hello"); err != nil {
+					t.Error(err)
+				}
+				sent.Add(1)
+			}
+		})
+	}
+	for range 40 {
+		for seen := sent.Load(); sent.Load() < seen+50; { // the new one serves too
+			time.Sleep(time.Millisecond)
+		}
+		next := serveOn(t, socket)
+		end()
+		end = next
+	}
+	stop.Store(true)
+	wg.Wait()
+	end()
+	t.Logf("%d requests", sent.Load())
+}
+
+// TestAConnectionFromBeforeTheEndIsAnswered sends the first request of a connection after the listener was closed.
+func TestAConnectionFromBeforeTheEndIsAnswered(t *testing.T) {
+	for range 20 {
+		if answeredAtTheEnd(t) {
+			return
+		}
+	}
+	t.Error("this machine is too slow: a connection is older than five seconds each time")
+}
+
+// answeredAtTheEnd is false when it took too long to tell.
+func answeredAtTheEnd(t *testing.T) bool {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	end := serveAt(t, l)
+	conn, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if err := ask(&http.Client{Transport: &http.Transport{DisableKeepAlives: true}}, "http://"+l.Addr().String()+"/hello"); err != nil { // the one before was accepted
+		t.Fatal(err)
+	}
+	ended := make(chan struct{})
+	go func() {
+		end()
+		close(ended)
+	}()
+	defer func() { <-ended }()
+	for {
+		other, err := net.Dial("tcp", l.Addr().String())
+		if err != nil {
+			break
+		}
+		_ = other.Close()
+		time.Sleep(time.Millisecond)
+	}
+	time.Sleep(100 * time.Millisecond) // the end goes as far as it goes
+	_, err = io.WriteString(conn, "GET /hello HTTP/1.1\r\nHost: x\r\n\r\n")
+	var text []byte
+	if err == nil {
+		text, err = io.ReadAll(conn)
+	}
+	if time.Since(began) > 4*time.Second {
+		return false
+	}
+	if err != nil || !strings.HasPrefix(string(text), "HTTP/1.1 200 ") || !strings.Contains(string(text), "Connection: close\r\n") {
+		t.Errorf("answered %q, %v", text, err)
+	}
+	return true
+}
+
+// serveOn serves on a socket until end, which returns when the server has ended.
+func serveOn(t *testing.T, socket *os.File) (end func()) {
+	t.Helper()
+	l, err := net.FileListener(socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return serveAt(t, l)
+}
+
+func serveAt(t *testing.T, l net.Listener) (end func()) {
+	t.Helper()
+	hello := func(*web.Request) (any, error) { return map[string]string{"hello": "you"}, nil }
+	s := newServer(t, web.Options{Config: web.Config{DrainDelay: conf.Duration(20 * time.Millisecond)}}, web.Route{Pattern: "GET /hello", Auth: web.None, Handler: hello})
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- s.Run(ctx, l) }()
+	return func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func ask(client *http.Client, url string) error {
+	res, err := client.Get(url)
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	text, err := io.ReadAll(res.Body)
+	if err == nil && res.StatusCode != http.StatusOK {
+		err = fmt.Errorf("%s: %s", res.Status, text)
+	}
+	return err
+}
