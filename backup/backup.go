@@ -37,7 +37,10 @@ type Source struct {
 
 // Options say where a backup goes and how.
 type Options struct {
-	Target   string // a file, or an existing directory, or a name that ends in a slash
+	Target string // a file, or an existing directory, or a name that ends in a slash
+	// Incomplete makes the backup also when the store lacks blobs that rows name, or has damaged ones. Without it none is made.
+	Incomplete bool
+
 	Since    string // a backup whose blobs need not be copied again; only for a file
 	ID       string // differs for every backup
 	Now      func() time.Time
@@ -63,6 +66,7 @@ type job struct {
 
 	to    blob.Store // the directory of blobs beside the archive; nil without one
 	base  keySet     // that the base has
+	named []string   // queries for the keys that rows name
 	names keySet     // of blobs that rows name and that were not copied yet
 	spill *os.File   // the names themselves
 	list  []byte     // lines since the last list
@@ -114,7 +118,7 @@ func Write(ctx context.Context, s Source, o Options) (m *Manifest, err error) {
 	if err := j.w.finish(); err != nil {
 		return nil, err
 	}
-	if j.to != nil {
+	if j.to != nil && j.m.Blobs.Whole() == nil { // what the store has lost may be there, of the backup before
 		return j.m, j.prune(ctx)
 	}
 	return j.m, nil
@@ -213,6 +217,7 @@ func (j *job) snapshot(ctx context.Context, q db.Querier) error {
 	}
 	for _, b := range j.References {
 		if hasColumn(tables, b) {
+			j.named = append(j.named, b.Keys())
 			if err := j.references(ctx, q, b.Keys()); err != nil {
 				return err
 			}

@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/fstest"
 	"time"
@@ -608,16 +609,84 @@ func TestTroubleWithBlobs(t *testing.T) {
 		{Table: "later", Column: "blob"},
 		{Table: "things", Column: "later_blob"}, // of a version whose steps are not applied
 	}
-	file := filepath.Join(t.TempDir(), "b")
-	m, err := Write(t.Context(), s, options(file))
+	dir := t.TempDir()
+	file := filepath.Join(dir, "b")
+	if _, err := Write(t.Context(), s, options(file)); !errors.Is(err, ErrIncomplete) || !strings.Contains(err.Error(), "1 blobs that rows name, the first is media/lost") {
+		t.Errorf("a backup without a blob that a row names: %v", err)
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
+		t.Errorf("left: %v, %v", left, err)
+	}
+	o := options(file)
+	o.Incomplete = true
+	m, err := Write(t.Context(), s, o)
 	if err != nil {
 		t.Fatal(err)
+	}
+	if err := m.Blobs.Whole(); !errors.Is(err, ErrIncomplete) {
+		t.Errorf("the backup passes for whole: %v", err)
 	}
 	if !slices.Equal(m.Blobs.Missing, []string{"media/lost"}) || m.Blobs.Lost != 1 || !slices.Equal(m.Blobs.Damaged, []string{wrong}) || m.Blobs.Count != 22 {
 		t.Errorf("found %+v", m.Blobs)
 	}
 	if _, err := Verify(t.Context(), file, VerifyOptions{}); err != nil {
 		t.Error(err)
+	}
+}
+
+// deleting is a store from which a blob is deleted while it is listed, after its row.
+type deleting struct {
+	blob.Store
+	d    *db.DB
+	key  string
+	once *sync.Once
+}
+
+func (s deleting) List(ctx context.Context, prefix, after string, limit int) (out []blob.Info, err error) {
+	s.once.Do(func() {
+		_, err = s.d.Exec(ctx, "DELETE FROM files WHERE blob = $1", s.key)
+		err = errors.Join(err, s.Delete(ctx, "media/"+s.key))
+	})
+	if err != nil {
+		return nil, err
+	}
+	return s.Store.List(ctx, prefix, after, limit)
+}
+
+// TestABlobIsDeletedWhileItRuns: the deleted one is no loss, and one whose row is still there is.
+func TestABlobIsDeletedWhileItRuns(t *testing.T) {
+	source := open(t, lite(t), steps(2))
+	source.fill(t)
+	if _, err := source.d.Exec(t.Context(), "INSERT INTO files (blob) VALUES ('goes'), ('stays')"); err != nil {
+		t.Fatal(err)
+	}
+	for _, key := range []string{"media/goes", "media/stays"} {
+		if _, err := source.blobs.Put(t.Context(), key, strings.NewReader("text"), 4); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s := source.source()
+	s.References = []domain.Blob{{Table: "files", Column: "blob", Prefix: "media/"}}
+	s.Blobs = deleting{source.blobs, source.d, "goes", &sync.Once{}}
+	to := t.TempDir() + "/"
+	m, err := Write(t.Context(), s, options(to))
+	if err != nil || m.Blobs.Gone != 1 || m.Blobs.Lost != 0 || m.Blobs.Whole() != nil {
+		t.Fatalf("%v, %+v", err, m)
+	}
+	if err := source.blobs.Delete(t.Context(), "media/stays"); err != nil {
+		t.Fatal(err)
+	}
+	o := options(to)
+	o.Incomplete = true
+	if m, err = Write(t.Context(), s, o); err != nil || m.Blobs.Lost != 1 || m.Blobs.Gone != 0 {
+		t.Errorf("%v, %+v", err, m)
+	}
+	kept, err := beside(to)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := kept.Stat(t.Context(), "media/stays"); err != nil {
+		t.Errorf("the last copy of a blob that the store lost was thrown away: %v", err)
 	}
 }
 

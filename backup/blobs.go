@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"lyceum/platform/blob"
+	"lyceum/platform/db"
 )
 
 // keySet holds keys by 16 bytes of their hash: a million take some 40 MB.
@@ -107,7 +108,13 @@ func (j *job) blobs(ctx context.Context) error {
 		return err
 	}
 	j.m.Blobs.Sum = j.sum.text()
-	return j.missing()
+	if err := j.missing(ctx); err != nil {
+		return err
+	}
+	if err := j.m.Blobs.Whole(); err != nil && !j.Incomplete {
+		return fmt.Errorf("no backup was made, since it would be %w", err)
+	}
+	return nil
 }
 
 func (j *job) skipped(key string) bool {
@@ -220,7 +227,10 @@ func (j *job) flushList() error {
 }
 
 // missing finds out the keys of the blobs that rows name and that were not there.
-func (j *job) missing() error {
+func (j *job) missing(ctx context.Context) error {
+	if err := j.forgotten(ctx); err != nil {
+		return err
+	}
 	j.m.Blobs.Lost = int64(len(j.names))
 	if len(j.names) == 0 {
 		return nil
@@ -235,6 +245,31 @@ func (j *job) missing() error {
 		}
 	}
 	return lines.Err()
+}
+
+// forgotten takes out the keys that no row names any more: those blobs were deleted while the backup ran, each after
+// its row.
+func (j *job) forgotten(ctx context.Context) error {
+	if len(j.names) == 0 {
+		return nil
+	}
+	still := keySet{}
+	for _, query := range j.named {
+		err := db.Each(func(row db.Row) error {
+			var key string
+			err := row.Scan(&key)
+			if err == nil && j.names.has(key) {
+				still.add(key)
+			}
+			return err
+		})(j.DB.Query(ctx, query))
+		if err != nil {
+			return err
+		}
+	}
+	j.m.Blobs.Gone = int64(len(j.names) - len(still))
+	j.names = still
+	return nil
 }
 
 type counter struct{ p *Progress }

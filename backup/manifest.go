@@ -1,6 +1,7 @@
 package backup
 
 import (
+	"errors"
 	"fmt"
 	"time"
 
@@ -53,7 +54,26 @@ type BlobInfo struct {
 	BaseAt  string   `json:"base_file,omitempty"` // its name when this one was made
 	Missing []string `json:"missing,omitempty"`   // keys that rows name and the store did not have, at most 1,000
 	Lost    int64    `json:"missing_count,omitempty"`
+	Gone    int64    `json:"gone,omitempty"`    // that rows of the snapshot name, and that were deleted with their rows while the backup ran
 	Damaged []string `json:"damaged,omitempty"` // keys whose bytes do not have the SHA-256 in their name, at most 1,000
+}
+
+// ErrIncomplete says that the blob store lacked what a whole backup has.
+var ErrIncomplete = errors.New("not whole")
+
+// Whole is ErrIncomplete, with what is missing, unless all blobs that rows name are there as they were stored.
+func (b *BlobInfo) Whole() error {
+	switch {
+	case b.Lost > 0:
+		name := "unknown"
+		if len(b.Missing) > 0 {
+			name = b.Missing[0]
+		}
+		return fmt.Errorf("%w: the blob store does not have %d blobs that rows name, the first is %s", ErrIncomplete, b.Lost, name)
+	case len(b.Damaged) > 0:
+		return fmt.Errorf("%w: the bytes of %d blobs in the store are damaged, the first is %s", ErrIncomplete, len(b.Damaged), b.Damaged[0])
+	}
+	return nil
 }
 
 // Entry is a line of the list of blobs.

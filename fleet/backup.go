@@ -30,6 +30,7 @@ type BackupOptions struct {
 	Since       string // an earlier backup, whose blobs are not copied again
 	NoBlobs     bool   // the blob store has backups of its own
 	WithSecrets bool   // the configuration with its secrets, and the secret of the fleet
+	Incomplete  bool   // make one also when the blob store lacks files that rows name
 	Terminal    bool   // out is a terminal
 }
 
@@ -70,27 +71,38 @@ func Backup(ctx context.Context, c *Config, o BackupOptions, out io.Writer) erro
 	if s.Config, err = c.file(o.WithSecrets); err != nil {
 		return err
 	}
+	s.Config = append([]byte("# The configuration of the server when it was backed up.\n"), s.Config...)
 	if o.WithSecrets {
 		if s.Secret, err = givenSecret(c); err != nil {
 			return err
 		}
 	}
 	m, err := backup.Write(ctx, s, backup.Options{
-		Target: o.Target, Since: o.Since, ID: rand.Text(), Now: time.Now, Progress: &backup.Progress{Out: out, Terminal: o.Terminal, Now: time.Now},
+		Target: o.Target, Since: o.Since, Incomplete: o.Incomplete, ID: rand.Text(), Now: time.Now, Progress: &backup.Progress{Out: out, Terminal: o.Terminal, Now: time.Now},
 	})
 	if ctx.Err() != nil {
 		return errors.New("interrupted: no backup was made, and nothing is left of it")
+	}
+	if errors.Is(err, backup.ErrIncomplete) {
+		return fmt.Errorf("%w: are the keys of blob in this configuration those of the processes? If the files are lost, --incomplete makes a backup of what is there", err)
 	}
 	if err != nil {
 		return err
 	}
 	describe(out, o.Target, m)
 	if m.Blobs.Where != backup.LeftOut {
-		fmt.Fprintf(out, "copied:   %d blobs, %s; the others were copied before\n", m.Blobs.Added, backup.Bytes10(m.Blobs.AddedB))
+		before := ""
+		if n := m.Blobs.Count - m.Blobs.Added; n > 0 {
+			before = fmt.Sprintf("; %d others were copied before", n)
+		}
+		fmt.Fprintf(out, "copied:   %d blobs, %s%s\n", m.Blobs.Added, backup.Bytes10(m.Blobs.AddedB), before)
 	}
 	fmt.Fprintf(out, "took:     %s\n", time.Since(began).Round(time.Millisecond))
 	if o.WithSecrets {
 		fmt.Fprintln(out, "WARNING: the backup holds every secret of the server in clear: who can read it can act as the server. Keep it encrypted.")
+	}
+	if err := m.Blobs.Whole(); err != nil {
+		return fmt.Errorf("the backup was made, but it is %w", err)
 	}
 	return nil
 }
@@ -154,19 +166,12 @@ func describe(out io.Writer, name string, m *backup.Manifest) {
 	if b.Base != "" {
 		fmt.Fprintf(out, "base:     %s, needed for a restore\n", b.BaseAt)
 	}
-	if b.Lost > 0 {
-		fmt.Fprintf(out, "WARNING: the blob store does not have %d blobs that rows name, the first is %s\n", b.Lost, first(b.Missing))
+	if b.Gone > 0 {
+		fmt.Fprintf(out, "deleted:  %d blobs, with their rows, while the backup was made\n", b.Gone)
 	}
-	if len(b.Damaged) > 0 {
-		fmt.Fprintf(out, "WARNING: the bytes of %d blobs in the store are damaged, the first is %s\n", len(b.Damaged), b.Damaged[0])
+	if err := b.Whole(); err != nil {
+		fmt.Fprintln(out, "WARNING:", err)
 	}
-}
-
-func first(list []string) string {
-	if len(list) == 0 {
-		return "unknown"
-	}
-	return list[0]
 }
 
 // VerifyBackup reads a backup to its end and checks every hash.
@@ -176,6 +181,10 @@ func VerifyBackup(ctx context.Context, source string, bases []string, terminal b
 		return err
 	}
 	describe(out, source, &c.Manifest)
+	if err := c.Manifest.Blobs.Whole(); err != nil {
+		fmt.Fprintln(out, "whole:    no")
+		return fmt.Errorf("%s is as it was written, and it is %w", source, err)
+	}
 	fmt.Fprintln(out, "whole:    yes")
 	return nil
 }
@@ -405,7 +414,7 @@ func (c *Config) file(secrets bool) ([]byte, error) {
 		}
 	}
 	text, err := yaml.Marshal(kept)
-	return append([]byte("# The configuration of the server when it was backed up.\n"), text...), err
+	return text, err
 }
 
 // withSecrets puts the secrets of v into its printed form, or takes their keys out; nil is nothing.

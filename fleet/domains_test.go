@@ -206,7 +206,7 @@ func TestBackupsHaveTheBlobsOfAllDomains(t *testing.T) {
 			}
 			file := filepath.Join(t.TempDir(), "backup")
 			var out bytes.Buffer
-			if err := Backup(t.Context(), c, BackupOptions{Target: file}, &out); err != nil || strings.Contains(out.String(), "WARNING") {
+			if err := Backup(t.Context(), c, BackupOptions{Target: file}, &out); err != nil || strings.Contains(out.String(), "WARNING") || strings.Contains(out.String(), "copied before") {
 				t.Fatalf("%v\n%s", err, out.String())
 			}
 			target, _, restored := siteOver(t, "sqlite")
@@ -221,8 +221,19 @@ func TestBackupsHaveTheBlobsOfAllDomains(t *testing.T) {
 					t.Fatal(err)
 				}
 				out.Reset()
-				if err := Backup(t.Context(), c, BackupOptions{Target: file}, &out); err != nil || !strings.Contains(out.String(), "does not have 1 blobs that rows name, the first is "+key) {
+				lost := "does not have 1 blobs that rows name, the first is " + key
+				if err := Backup(t.Context(), c, BackupOptions{Target: file}, &out); err == nil || !strings.Contains(err.Error(), lost) {
 					t.Errorf("the blob %s of %s is lost, and the backup says: %v\n%s", key, text, err, out.String())
+				}
+				if err := VerifyBackup(t.Context(), file, nil, false, io.Discard); err != nil {
+					t.Errorf("the backup before it is gone: %v", err)
+				}
+				without := file + ".incomplete"
+				if err := Backup(t.Context(), c, BackupOptions{Target: without, Incomplete: true}, &out); err == nil || !strings.Contains(err.Error(), lost) {
+					t.Errorf("the backup without the blob %s of %s passes for whole: %v\n%s", key, text, err, out.String())
+				}
+				if err := VerifyBackup(t.Context(), without, nil, false, &out); err == nil || !strings.Contains(err.Error(), lost) || strings.Contains(out.String(), "whole:    yes") {
+					t.Errorf("the backup without the blob %s of %s is found whole: %v\n%s", key, text, err, out.String())
 				}
 				put(key)
 			}

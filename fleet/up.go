@@ -3,7 +3,6 @@ package fleet
 import (
 	"context"
 	"crypto/rand"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -216,6 +215,7 @@ func (u *Up) startEngines(ctx context.Context) error {
 				return err
 			}
 		}
+		c.Blob.Directory, c.Blob.Shared = shared, true
 		u.env("LYCEUM_BLOB_DIRECTORY", shared)
 		u.env("LYCEUM_BLOB_DIRECTORY_SHARED", "true")
 	}
@@ -229,30 +229,6 @@ func (u *Up) startEngines(ctx context.Context) error {
 		u.env("LYCEUM_FLEET_SECRET_FILE", path)
 	}
 	return nil
-}
-
-// AccessFile is the configuration with which commands such as lyceum user reach the fleet.
-func (u *Up) AccessFile() string { return filepath.Join(u.Config.Server.Data, "fleet.yaml") }
-
-// writeAccess writes AccessFile, which only its owner can read. JSON is YAML too.
-func (u *Up) writeAccess() error {
-	c := u.Config
-	scratch := filepath.Join(c.Server.Data, "commands")
-	process := map[string]string{"secret": c.Fleet.Secret.Reveal()}
-	if process["secret"] == "" {
-		process = map[string]string{"secret_file": u.secretFile()}
-	}
-	text, err := json.MarshalIndent(map[string]any{
-		"server":   map[string]string{"name": c.Server.Name, "data": scratch},
-		"database": map[string]string{"url": c.Database.URL.Reveal()},
-		"redis":    map[string]any{"addresses": c.Redis.Addresses, "password": c.Redis.Password.Reveal()},
-		"fleet":    process,
-		"blob":     map[string]string{"directory": scratch},
-	}, "", "  ")
-	if err != nil {
-		return err
-	}
-	return disk.WriteFile(u.AccessFile(), append(text, '\n'), 0o600)
 }
 
 func (u *Up) secretFile() string { return filepath.Join(u.Config.Server.Data, "secret") }

@@ -12,6 +12,7 @@ type backupCommand struct {
 	Target      string   `arg:"" help:"File for the backup, or a directory (one that exists, or a name that ends in /), in which the next backup copies new blobs only."`
 	Since       string   `help:"An earlier backup: blobs that it has are not copied again, and a restore needs it too." placeholder:"BACKUP"`
 	NoBlobs     bool     `help:"Leave the blobs out: the blob store has backups of its own."`
+	Incomplete  bool     `help:"Make the backup also when the blob store lacks files that rows name; the exit status is not 0."`
 	WithSecrets bool     `help:"Put all secrets into the backup, in clear."`
 	Verify      bool     `help:"Make nothing: read the backup to its end and check every hash."`
 	Base        []string `help:"With --verify: where a backup is on which this one stands, when it is not beside it." placeholder:"BACKUP"`
@@ -32,7 +33,7 @@ func (c *backupCommand) Run(ctx context.Context) error {
 		return err
 	}
 	return fleet.Backup(ctx, config, fleet.BackupOptions{
-		Target: c.Target, Since: c.Since, NoBlobs: c.NoBlobs, WithSecrets: c.WithSecrets, Terminal: terminal(os.Stderr),
+		Target: c.Target, Since: c.Since, NoBlobs: c.NoBlobs, Incomplete: c.Incomplete, WithSecrets: c.WithSecrets, Terminal: terminal(os.Stderr),
 	}, os.Stderr)
 }
 

@@ -131,6 +131,16 @@ func (o *overUp) find() (*fleet.Supervisor, error) {
 	return fleet.FindSupervisor(config.Server.Data)
 }
 
+// mend mends what an older version left for other commands.
+func (o *overUp) mend() error {
+	s := sources{Config: o.Config, Data: o.Data}
+	config, err := s.load()
+	if err != nil {
+		return err
+	}
+	return fleet.MendAccess(config.Server.Data)
+}
+
 type psCommand struct {
 	overUp `embed:""`
 }
@@ -211,6 +221,9 @@ func (restartCommand) Help() string {
 func (c *restartCommand) Run(ctx context.Context) error {
 	s, err := c.find()
 	if err != nil {
+		return err
+	}
+	if err := c.mend(); err != nil {
 		return err
 	}
 	children, err := s.Find(ctx, c.Target)
@@ -326,6 +339,9 @@ func (c *rolloutCommand) Run(ctx context.Context) error {
 		return err
 	}
 	data := config.Server.Data
+	if err := fleet.MendAccess(data); err != nil {
+		return err
+	}
 	access := sources{Config: filepath.Join(data, "fleet.yaml")} // how commands reach the fleet
 	if config, err = access.load(); err != nil {
 		return err

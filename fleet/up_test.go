@@ -1,0 +1,123 @@
+package fleet
+
+import (
+	"encoding/json"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"lyceum/platform/conf"
+)
+
+// TestCommandsHaveTheConfigurationOfTheProcesses: with the file that lyceum up writes, commands have the same blob store,
+// database and Redis as the processes, and the same value of each shared key.
+func TestCommandsHaveTheConfigurationOfTheProcesses(t *testing.T) {
+	engines := []string{"LYCEUM_FLEET_SECRET=a secret of sixteen", "LYCEUM_DATABASE_URL=postgres://me:word@db.test/x", "LYCEUM_REDIS_ADDRESSES=redis://:word@redis.test:6379", "LYCEUM_REDIS_PREFIX=pre"}
+	for name, more := range map[string][]string{
+		"default":                nil,
+		"a directory":            {"LYCEUM_BLOB_DIRECTORY=relative/files"},
+		"S3":                     {"LYCEUM_BLOB_S3_ENDPOINT=https://s3.test", "LYCEUM_BLOB_S3_BUCKET=b", "LYCEUM_BLOB_S3_ACCESS_KEY=key", "LYCEUM_BLOB_S3_SECRET_KEY=word"},
+		"a secret that up makes": {"LYCEUM_ACCOUNTS_REGISTRATION=open"},
+		"fixed addresses":        {"LYCEUM_FLEET_OPS_LISTEN=127.0.0.1:1", "LYCEUM_FLEET_CONFIG_REVISION=3"},
+		"many connections":       {"LYCEUM_DATABASE_CONNECTIONS=50"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Chdir(t.TempDir())
+			environ := append(append([]string{"LYCEUM_SERVER_NAME=up.test", "LYCEUM_SERVER_DATA=data"}, engines...), more...)
+			c, err := Load(conf.Sources{Environ: environ})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if name == "a secret that up makes" {
+				c.Fleet.Secret, environ = "", slices.DeleteFunc(environ, func(e string) bool { return strings.HasPrefix(e, "LYCEUM_FLEET_SECRET=") })
+			}
+			u := &Up{Config: c}
+			if err := os.MkdirAll("data", 0o700); err != nil {
+				t.Fatal(err)
+			}
+			if err := u.startEngines(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if err := u.writeAccess(); err != nil {
+				t.Fatal(err)
+			}
+			process, err := Load(conf.Sources{Environ: append(environ, u.Environ...)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			command, err := Load(conf.Sources{Environ: []string{}, File: u.AccessFile()})
+			if err != nil {
+				t.Fatal(err)
+			}
+			want, got := process.Blob, command.Blob
+			want.Scratch, got.Scratch = "", ""
+			if want != got {
+				t.Errorf("the processes store files in %+v, commands in %+v", want, got)
+			}
+			if command.Database.URL != process.Database.URL || len(command.Redis.Addresses) != 1 || command.Redis.Addresses[0] != process.Redis.Addresses[0] {
+				t.Errorf("the engines of commands are %v, %v", command.Database.URL.Reveal(), command.Redis.Addresses)
+			}
+			secret, err := givenSecret(command)
+			if made, _ := os.ReadFile(u.secretFile()); err != nil || string(secret)+"\n" != string(made) && c.Fleet.Secret == "" {
+				t.Errorf("the secret of commands is %q, %v", secret, err)
+			}
+			process.Fleet.Secret, command.Fleet.Secret = "", ""
+			if want, got := conf.Shared(process.Sections()), conf.Shared(command.Sections()); !maps.Equal(want, got) {
+				t.Errorf("shared keys differ:\n%v\n%v", want, got)
+			}
+			if command.Server.Data == process.Server.Data || command.Fleet.Ops != "" {
+				t.Errorf("a command takes what belongs to a process: %+v, %+v", command.Server, command.Fleet)
+			}
+			if info, err := os.Stat(u.AccessFile()); err != nil || info.Mode().Perm() != 0o600 {
+				t.Errorf("others can read it: %v, %v", info.Mode(), err)
+			}
+		})
+	}
+}
+
+// TestTheFileOfAnOlderVersionIsMended: a fleet that an older version started goes on, and so does the file that it wrote, which
+// names no store that a process uses.
+func TestTheFileOfAnOlderVersionIsMended(t *testing.T) {
+	for _, stored := range []bool{true, false} {
+		data := t.TempDir()
+		if stored {
+			if err := os.Mkdir(filepath.Join(data, "blobs"), 0o700); err != nil {
+				t.Fatal(err)
+			}
+		}
+		old, err := json.Marshal(map[string]any{
+			"server": map[string]string{"name": "up.test", "data": data + "/commands"}, "blob": map[string]string{"directory": data + "/commands"},
+			"database": map[string]string{"url": "postgres://db.test/x"}, "redis": map[string]any{"addresses": []string{"redis://r.test:1"}, "password": ""},
+			"fleet": map[string]string{"secret": "a secret of sixteen"},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		file := filepath.Join(data, "fleet.yaml")
+		if err := os.WriteFile(file, old, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		for range 2 {
+			if err := MendAccess(data); err != nil {
+				t.Fatal(err)
+			}
+			c, err := Load(conf.Sources{Environ: []string{}, File: file})
+			if err != nil {
+				t.Fatal(err)
+			}
+			want := filepath.Join(data, "commands") // files are in S3 or a directory that somebody named, and only up knows it
+			if stored {
+				want = filepath.Join(data, "blobs")
+			}
+			if c.Blob.Directory != want || c.Server.Name != "up.test" || c.Database.URL != "postgres://db.test/x" {
+				t.Errorf("found %+v", c)
+			}
+		}
+	}
+	if err := MendAccess(t.TempDir()); err != nil {
+		t.Errorf("without a file: %v", err)
+	}
+}
