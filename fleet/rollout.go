@@ -7,14 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"time"
 
-	"lyceum/platform/disk"
 	"lyceum/platform/lease"
 	"lyceum/platform/obs"
 	"lyceum/platform/status"
@@ -31,6 +29,8 @@ type Rollout struct {
 	MaxErrors  float64       // share of requests that may fail with 5xx
 	Out        io.Writer     // takes the progress
 
+	settle time.Duration // how long a fleet may take to be well after a process was replaced; 0 is settleTime
+
 	ask   func(context.Context) (*status.Fleet, error)
 	store func(context.Context, status.Rollout) error
 }
@@ -40,17 +40,6 @@ const settleTime = 30 * time.Second
 
 // Run upgrades the fleet that the configuration describes.
 func (r *Rollout) Run(ctx context.Context, c *Config) error {
-	program, err := filepath.Abs(r.Program)
-	if err != nil {
-		return err
-	}
-	to, err := versionOf(ctx, program)
-	if err != nil {
-		return err
-	}
-	if r.Program, err = keepProgram(r.Keep, program, to); err != nil {
-		return err
-	}
 	return asMember(ctx, c, func(p *Process) error {
 		r.ask = func(ctx context.Context) (*status.Fleet, error) {
 			if err := p.process.Leases.Refresh(ctx); err != nil {
@@ -65,8 +54,45 @@ func (r *Rollout) Run(ctx context.Context, c *Config) error {
 			}
 			return lease.SetValue(ctx, p.db, rolloutRow, string(text))
 		}
-		return r.upgrade(ctx, to)
+		return r.begin(ctx)
 	})
+}
+
+// begin keeps the new binary beside the old one, upgrades, and forgets the one that was not taken.
+func (r *Rollout) begin(ctx context.Context) error {
+	program, err := filepath.Abs(r.Program)
+	if err != nil {
+		return err
+	}
+	to, err := versionOf(ctx, program)
+	if err != nil {
+		return err
+	}
+	if r.Program, err = keepProgram(r.Keep, program); err != nil {
+		return err
+	}
+	err = r.upgrade(ctx, to)
+	return errors.Join(err, r.forget(context.WithoutCancel(ctx)))
+}
+
+// forget removes the programs of which no process is made any more.
+func (r *Rollout) forget(ctx context.Context) error {
+	used, err := r.Supervisor.Program(ctx, "")
+	if err != nil {
+		return err
+	}
+	children, err := r.Supervisor.Children(ctx)
+	if err != nil {
+		return err
+	}
+	keep := []string{used}
+	for _, c := range children {
+		if c.Program == "" { // the lyceum up of an older version does not tell
+			return nil
+		}
+		keep = append(keep, c.Program)
+	}
+	return forgetPrograms(r.Keep, keep)
 }
 
 // versionOf asks a binary for its version.
@@ -178,7 +204,7 @@ func (r *Rollout) watch(ctx context.Context) error {
 		return err
 	}
 	watched := obs.Now()
-	for deadline := obs.Now().Add(settleTime); ; {
+	for deadline := obs.Now().Add(cmp.Or(r.settle, settleTime)); ; {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
@@ -278,22 +304,4 @@ func (r *Rollout) back(ctx context.Context, state status.Rollout, done []ChildSt
 	}
 	errs = append(errs, r.store(ctx, state))
 	return errors.Join(errs...)
-}
-
-// keepProgram copies a binary into the data directory, so that one that is replaced in its place stays to go back to.
-func keepProgram(data, program string, version obs.SemVer) (string, error) {
-	dir := filepath.Join(data, "programs")
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return "", err
-	}
-	from, err := os.Open(program)
-	if err != nil {
-		return "", err
-	}
-	defer from.Close()
-	path := filepath.Join(dir, "lyceum-"+version.String())
-	return path, disk.Write(path, 0o755, func(to io.Writer) error {
-		_, err := io.Copy(to, from)
-		return err
-	})
 }

@@ -30,14 +30,15 @@ type ChildState struct {
 	Since    time.Time `json:"since"`
 	Restarts int       `json:"restarts"` // after it ended by itself
 	Log      string    `json:"log"`
+	Program  string    `json:"program"` // of which it is made, now and when it is started again
 }
 
 // State tells how a child is.
 func (c *Child) State() ChildState {
 	c.mu.Lock()
-	r, restarts, gone, address := c.run, c.ended, c.gone, c.address
+	r, restarts, gone, address, program := c.run, c.ended, c.gone, c.address, c.program
 	c.mu.Unlock()
-	s := ChildState{Name: c.Name, Group: c.Group, Machine: -1, Address: address, State: "starting", Since: r.since, Restarts: restarts, Log: c.logPath()}
+	s := ChildState{Name: c.Name, Group: c.Group, Machine: -1, Address: address, State: "starting", Since: r.since, Restarts: restarts, Log: c.logPath(), Program: program}
 	s.PID = c.PID()
 	if s.PID == 0 || gone {
 		s.State = "stopped"

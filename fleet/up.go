@@ -139,6 +139,9 @@ func (u *Up) Start(ctx context.Context) (err error) {
 	if err := u.startEngines(ctx); err != nil {
 		return err
 	}
+	if err := u.keepProgram(); err != nil {
+		return err
+	}
 	if err := u.writeAccess(); err != nil {
 		return err
 	}
