@@ -45,6 +45,7 @@ type Process struct {
 	mint    atomic.Int64
 	epoch   uint32
 	parts   []part
+	jobs    []string
 	players atomic.Pointer[players]
 }
 

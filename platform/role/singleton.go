@@ -56,6 +56,7 @@ func (j *Job) Check(ctx context.Context) error {
 // moves when that process dies, or when it is paused for so long that it seems dead: then ctx ends late, and what the job
 // writes fails with lease.ErrLost.
 func (p *Process) Singleton(name string, run func(ctx context.Context, j *Job) error) {
+	p.jobs = append(p.jobs, name)
 	p.Go(name, func(ctx context.Context) error {
 		for {
 			if err := p.holdAndRun(ctx, "job/"+name, run); err != nil || ctx.Err() != nil {
@@ -71,6 +72,10 @@ func (p *Process) Singleton(name string, run func(ctx context.Context, j *Job) e
 		}
 	})
 }
+
+// HasJob tells whether this version has background work of that name. The lease of work that only another version has stays
+// in the database.
+func (p *Process) HasJob(name string) bool { return slices.Contains(p.jobs, name) }
 
 // preferred tells whether this process is the one that singletons belong to: of the live machines with the
 // newest version, the one with the lowest id. So an upgrade reaches background work first.

@@ -278,7 +278,7 @@ func (c *Collector) Gather(ctx context.Context, server string) *Fleet {
 		f.Streams = append(f.Streams, s)
 	}
 	for name := range held {
-		if job, ok := strings.CutPrefix(name, "job/"); ok {
+		if job, ok := strings.CutPrefix(name, "job/"); ok && p.HasJob(job) {
 			machine, _ := holder(name)
 			f.Jobs = append(f.Jobs, Lease{Name: job, Machine: machine, Epoch: held[name].Epoch})
 		}
