@@ -1,8 +1,8 @@
 package plan
 
 import (
+	"errors"
 	"fmt"
-	"math"
 )
 
 // Load is what a fleet must carry in its busiest minutes.
@@ -110,16 +110,28 @@ func (h Habits) complete() Habits {
 
 // Validate tells which figure can not be.
 func (l Load) Validate() error {
-	for name, v := range map[string]float64{
-		"concurrent users": l.ConcurrentUsers, "messages per second": l.MessagesPerSecond, "federated servers": l.FederatedServers,
-		"hosted servers": l.HostedServers, "uploads per day": l.UploadsPerDay, "upload size": l.UploadSize, "editors": l.Editors,
-		"compiles": l.Compiles, "cores per process": l.Cores,
+	const most, least = 1e9, 0.01 // far beyond what anybody has, and within what whole numbers hold
+	var errs []error
+	for _, f := range []struct {
+		name        string
+		value       float64
+		least, most float64
+	}{
+		{"concurrent users", l.ConcurrentUsers, 1, most},
+		{"messages per second", l.MessagesPerSecond, 0, most},
+		{"federated servers", l.FederatedServers, 0, most},
+		{"hosted servers", l.HostedServers, 0, most},
+		{"uploads per day", l.UploadsPerDay, 0, most},
+		{"upload size", l.UploadSize, 0, 1e12},
+		{"editors", l.Editors, 0, most},
+		{"compiles", l.Compiles, 0, most},
+		{"cores per process", l.Cores, least, 1e6},
 	} {
-		if v < 0 || math.IsNaN(v) || math.IsInf(v, 0) {
-			return fmt.Errorf("%s: expected a number from 0 up, found %v", name, v)
+		if f.value != 0 && !(f.value >= f.least && f.value <= f.most) { // NaN is neither
+			errs = append(errs, fmt.Errorf("%s: expected 0, or a number from %s to %s, found %v", f.name, number(f.least), number(f.most), f.value))
 		}
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // scale is the same community with so many users.

@@ -259,7 +259,7 @@ func (p *planner) whole() {
 	// A request that reaches its owner at once is not passed on: of n processes one in n is the owner.
 	out := RolePlan{Role: AllRoles, CPULimit: p.Load.Cores}
 	everything := all.busy
-	for n := p.floor(); ; n++ {
+	for n := p.floor(); ; n = out.Replicas { // more processes are busier, so none between the two is enough
 		all.busy = everything - hops/float64(n)
 		if out.Replicas = p.replicas(all, p.Load.Cores); out.Replicas <= n {
 			out.Replicas = n

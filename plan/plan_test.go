@@ -459,3 +459,32 @@ func TestNumbersReadWell(t *testing.T) {
 		t.Error(got)
 	}
 }
+
+// TestThereIsAMostALoadCanBe: what is beyond it is refused, and a plan for the most ends.
+func TestThereIsAMostALoadCanBe(t *testing.T) {
+	for _, l := range []Load{
+		{ConcurrentUsers: 1e12},
+		{ConcurrentUsers: 1e300},
+		{ConcurrentUsers: 1e-9},
+		{ConcurrentUsers: 100, MessagesPerSecond: 1e12},
+		{ConcurrentUsers: math.NaN()},
+		{ConcurrentUsers: 100, Cores: 1e-9},
+		{ConcurrentUsers: math.Inf(1)},
+		{ConcurrentUsers: 100, Editors: -1},
+	} {
+		if _, err := NewReport(l, Default(), roles); err == nil || !strings.Contains(err.Error(), "expected 0, or a number from") {
+			t.Errorf("%+v: %v", l, err)
+		}
+	}
+	for _, l := range []Load{{ConcurrentUsers: 1e9, MessagesPerSecond: 1e9, Cores: 0.01, Editors: 1e9}, {ConcurrentUsers: 1, MessagesPerSecond: 1e9, Cores: 0.01}} {
+		r, err := NewReport(l, Default(), roles)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range append(r.Steps, r.Plan) {
+			if p.Whole.Replicas < 1 || p.Processes < 1 {
+				t.Errorf("%+v: %+v", l, p)
+			}
+		}
+	}
+}

@@ -150,12 +150,23 @@ func main() {
 	}
 	k, err := parser.Parse(args)
 	parser.FatalIfErrorf(err)
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
-	defer stop()
+	ctx := context.Background()
+	if takesContext(k) { // another command ends at a signal by itself
+		var stop context.CancelFunc
+		ctx, stop = signal.NotifyContext(ctx, syscall.SIGTERM, os.Interrupt)
+		defer stop()
+		context.AfterFunc(ctx, stop) // a second signal ends it at once
+	}
 	k.BindTo(ctx, (*context.Context)(nil))
 	if err := k.Run(); err != nil && !errors.Is(err, context.Canceled) {
 		fail(err)
 	}
+}
+
+// takesContext tells whether the command that was asked for looks at signals.
+func takesContext(k *kong.Context) bool {
+	run := k.Selected().Target.Addr().MethodByName("Run")
+	return run.IsValid() && run.Type().NumIn() > 0
 }
 
 func fail(err error) {
