@@ -11,8 +11,6 @@ import (
 	"os"
 	"path/filepath"
 	"time"
-
-	"lyceum/matrix"
 )
 
 // controlClient speaks to the process that runs over the same data directory.
@@ -87,9 +85,6 @@ func (p *Process) serveControl() (stop func(), err error) {
 		}
 		if err != nil {
 			a.Error = err.Error()
-			if m := matrix.AsError(err); m.Code != matrix.CodeUnknown {
-				a.Error = m.Message
-			}
 		}
 		answer(w, a)
 	})

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"lyceum/accounts"
+	"lyceum/matrix"
 )
 
 // Users is what the command line does with users: through the process that runs over the same data
@@ -61,6 +62,18 @@ func (u *Users) do(ctx context.Context, r userRequest) (string, error) {
 	if u.remote != nil {
 		return u.ask(ctx, r)
 	}
+	answer, err := u.change(ctx, r)
+	if err == nil {
+		return answer, nil
+	}
+	if m := matrix.AsError(err); m.Code != matrix.CodeUnknown { // its cause is for the log
+		err = errors.New(m.Message)
+	}
+	return "", err
+}
+
+// change does it here.
+func (u *Users) change(ctx context.Context, r userRequest) (string, error) {
 	id := r.Name
 	if !strings.HasPrefix(id, "@") {
 		id = "@" + id + ":" + u.server

@@ -3,7 +3,9 @@ package web
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -23,7 +25,7 @@ type Config struct {
 	Compress        bool                 `yaml:"compress" default:"true" help:"Compress JSON answers above 1 KiB with gzip when the client takes it."`
 	TrustedProxies  []string             `yaml:"trusted_proxies" own:"true" help:"Addresses or networks (CIDR) of proxies whose X-Forwarded-For and X-Forwarded-Proto are believed."`
 	RateLimitsOff   bool                 `yaml:"rate_limits_off" default:"false" help:"Turn all rate limits off. For load tests."`
-	RateLimits      map[string]RateLimit `yaml:"rate_limits" help:"Rate limits by name: {per_second, burst}. A name that is not given keeps its default; per_second 0 turns one off."`
+	RateLimits      map[string]RateLimit `yaml:"rate_limits" help:"Rate limits by name: {per_second, burst}. A name that is not given keeps its default; per_second 0 turns one off. The names: admin, compile, create, edit, federation, git, invite, join, keys, knock, login, media, message, openid, password, password_address, preview, public, read, redaction, registration, report, search, sync, upload, write."`
 }
 
 // RateLimit lets Burst requests through at once and PerSecond in the long run, per user, or per client address
@@ -80,7 +82,7 @@ func (c *Config) Validate() error {
 	known := DefaultRateLimits()
 	for name, rate := range c.RateLimits {
 		if _, ok := known[name]; !ok {
-			errs = append(errs, fmt.Errorf("rate_limits: expected one of the names in the manual, found %q", name))
+			errs = append(errs, fmt.Errorf("rate_limits: expected one of %s, found %q", strings.Join(slices.Sorted(maps.Keys(known)), ", "), name))
 		}
 		if rate.PerSecond < 0 || rate.Burst < 0 {
 			errs = append(errs, fmt.Errorf("rate_limits: %s: expected numbers of 0 or more, found per_second %g, burst %d", name, rate.PerSecond, rate.Burst))
