@@ -25,6 +25,10 @@ func Caddy(in Input) ([]byte, error) {
 		"    caddy validate --config /etc/caddy/Caddyfile && systemctl reload caddy",
 		"A reload finishes what has begun; websockets are closed and come back.",
 		"",
+		"Caddy has no servers that are asked last: a role with several processes here answers 503 when all have moved, until",
+		"the file is rendered again. A role with one goes to the default processes then; the",
+		"first request with a body may be answered 503, as Caddy 2.6 can not send it again.",
+		"",
 		"Lyceum itself refuses bodies that are too large: Caddy 2.6 would call that a broken server.")
 	f.line("{")
 	f.line("	auto_https off")
@@ -158,7 +162,15 @@ func (f *file) caddyClass(in *Input, c class) {
 		policy = "header Lyceum-Key"
 	}
 	b := in.Backends[c.backend]
-	f.line("		reverse_proxy %s{", caddyUpstreams(b))
+	back, backed := in.backup(c.backend)
+	backed = backed && len(b.Servers) == 1 && back.DNS == ""
+	upstreams := caddyUpstreams(b)
+	if backed {
+		f.because("		", "The others take requests when the first can not be reached, as after a restart that moved it: they know where it is now.")
+		upstreams += caddyUpstreams(back)
+		policy = "first"
+	}
+	f.line("		reverse_proxy %s{", upstreams)
 	if b.DNS != "" {
 		f.line("			dynamic a %s %d {", b.DNS, b.Port)
 		f.line("				refresh 5s")
@@ -177,8 +189,13 @@ func (f *file) caddyClass(in *Input, c class) {
 		f.line("			health_interval 2s")
 		f.line("			health_timeout 2s")
 	}
-	f.line("			fail_duration 2s")
-	f.line("			max_fails 3")
+	if backed { // the others are well, and health checks find out meanwhile
+		f.line("			fail_duration 10s")
+		f.line("			max_fails 1")
+	} else {
+		f.line("			fail_duration 2s")
+		f.line("			max_fails 3")
+	}
 	f.line("			flush_interval -1")
 	if len(in.TrustedProxies) > 0 {
 		f.line("			trusted_proxies %s", strings.Join(in.TrustedProxies, " "))

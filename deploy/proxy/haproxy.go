@@ -48,8 +48,8 @@ func (f *file) head(in *Input, about ...string) {
 	f.because("", about...)
 	f.line("#")
 	f.because("",
-		"Do not edit: type the command again after an upgrade or when processes change their addresses. A file",
-		"that is too old loses nothing: any process answers any request, at worst by passing it on once.")
+		"Do not edit: type the command again after an upgrade or when processes change their addresses. With a file that is",
+		"too old, what a role's processes do not take goes to the default ones (router, all or client), which pass it on.")
 	f.line("")
 }
 
@@ -234,11 +234,26 @@ func (f *file) haproxyBackend(in *Input, name string, list []rule) {
 		}
 	}
 	b := in.Backends[name]
+	back, backed := in.backup(name)
+	if backed {
+		f.line("  default-server observe layer4 error-limit 1 on-error mark-down")
+	}
 	if b.DNS != "" {
 		f.line("  server-template %s- 1-%d %s:%d resolvers lyceum init-addr none", name, max16(b.Max), b.DNS, b.Port)
 	}
 	for i, server := range b.Servers {
 		f.line("  server %s-%d %s", name, i+1, haproxyBind(server))
+	}
+	if backed {
+		f.because("  ", "Where the processes are now these know, when none of the others can be reached, as after a restart that moved",
+			"them. One that refuses a connection is left out until it is well.")
+		f.line("  option allbackups")
+		if back.DNS != "" {
+			f.line("  server-template backup- 1-%d %s:%d backup resolvers lyceum init-addr none", max16(back.Max), back.DNS, back.Port)
+		}
+		for i, server := range back.Servers {
+			f.line("  server backup-%d %s backup", i+1, haproxyBind(server))
+		}
 	}
 	f.line("")
 }

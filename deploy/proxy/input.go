@@ -146,6 +146,21 @@ func (in *Input) fallback() string {
 	return ""
 }
 
+// backup is the backend that takes requests of another one when none of its servers can be reached, as after a restart that
+// gave them new addresses; false when there is none.
+func (in *Input) backup(name string) (Backend, bool) {
+	back := in.Backends[in.fallback()]
+	if name == in.fallback() {
+		return Backend{}, false
+	}
+	if back.DNS != "" {
+		return back, true
+	}
+	own := in.Backends[name]
+	rest := slices.DeleteFunc(slices.Clone(back.Servers), func(server string) bool { return slices.Contains(own.Servers, server) })
+	return Backend{Servers: rest}, len(rest) > 0
+}
+
 // backend is the backend that serves a role, and whether it is one of the role or its pool.
 func (in *Input) backend(name string) (string, bool) {
 	for range 4 { // a pool may have a pool

@@ -38,20 +38,36 @@ func (f *file) nginxUpstreams(in *Input) {
 		f.line("upstream lyceum_%s {", name)
 		f.because("    ", "The same key goes to the same process; when one is lost only its keys move. Without a key: any.")
 		f.line("    hash $lyceum_hash consistent;")
-		b := in.Backends[name]
-		for _, server := range b.Servers {
-			f.line("    server %s max_fails=3 fail_timeout=2s;", server)
+		f.nginxServers(in, in.Backends[name], "")
+		f.line("}")
+		f.line("")
+		back, ok := in.backup(name)
+		if !ok {
+			continue
 		}
-		if b.DNS != "" {
-			f.because("    ", "The name is looked up at the start and at each reload. From nginx 1.27.3 on, \"resolve\" with a zone follows it.")
-			f.line("    server %s:%d max_fails=3 fail_timeout=2s;", b.DNS, b.Port)
-		}
+		f.because("", "For bodies that are passed on as they come, which can not be sent again from here.")
+		f.line("upstream lyceum_%s_upload {", name)
+		f.nginxServers(in, in.Backends[name], "")
+		f.nginxServers(in, back, " backup")
+		f.line("}")
+		f.line("")
+	}
+}
+
+// nginxServers are the lines of an upstream but for its rule.
+func (f *file) nginxServers(in *Input, b Backend, role string) {
+	for _, server := range b.Servers {
+		f.line("    server %s max_fails=3 fail_timeout=2s%s;", server, role)
+	}
+	if b.DNS != "" {
+		f.because("    ", "The name is looked up at the start and at each reload. From nginx 1.27.3 on, \"resolve\" with a zone follows it.")
+		f.line("    server %s:%d max_fails=3 fail_timeout=2s%s;", b.DNS, b.Port, role)
+	}
+	if role == "" {
 		f.because("    ", "Less than Lyceum keeps them (http.idle_timeout, "+seconds(in.IdleTimeout)+"), so that none is used while it closes.")
 		f.line("    keepalive 64;")
 		f.line("    keepalive_timeout %s;", seconds(in.keep()))
 		f.line("    keepalive_time 1h;")
-		f.line("}")
-		f.line("")
 	}
 }
 
@@ -107,6 +123,11 @@ func (f *file) nginxMaps(in *Input, list []rule) {
 	}
 	f.nginxMap("$lyceum_route", "$lyceum_key", keys...)
 	f.nginxMap("$lyceum_key", "$lyceum_spread", `"" $request_id`, "default $lyceum_key")
+
+	f.because("", "What becomes of a request that no process of its own took: it is sent to the default ones, which know where the",
+		"processes are now, unless it may have been done already.")
+	f.nginxMap("$upstream_connect_time", "$lyceum_reached", "~[0-9] reached", "default away")
+	f.nginxMap(`"$request_method:$lyceum_reached:$upstream_status"`, "$lyceum_again", "~:away: again", "~504$ late", `"~^(?:POST|PATCH):" lost`, "default again")
 
 	f.nginxMap("$http_upgrade", "$lyceum_connection", `"" ""`, "default upgrade")
 	f.because("", "Who the client is says this balancer alone: what clients claim is dropped. Name this host in http.trusted_proxies.")
@@ -179,12 +200,13 @@ func (f *file) nginxServer(in *Input, list []rule) {
 	f.line("    client_body_buffer_size %d;", in.MaxBody)
 	f.line("    proxy_redirect off;")
 	f.line("")
+	f.line("    recursive_error_pages on;")
 	f.because("    ", "The answers of nginx itself, in the form of Lyceum's. Those of Lyceum pass as they are.")
 	for _, e := range []struct {
 		status int
 		body   string
 	}{{413, tooLargeBody}, {502, brokenBody}, {504, lateBody}} {
-		f.line("    error_page %d = @lyceum_%d;", e.status, e.status)
+		f.nginxErrorPage("    ", e.status, "")
 		f.line("    location @lyceum_%d {", e.status)
 		f.line("        default_type application/json;")
 		f.line("        add_header Access-Control-Allow-Origin * always;")
@@ -211,16 +233,55 @@ func (f *file) nginxServer(in *Input, list []rule) {
 		if c.backend == "" {
 			continue
 		}
+		upstream := c.backend
+		_, backed := in.backup(c.backend)
 		f.line("    location = /-/%s {", c.slug(in))
 		f.line("        internal;")
 		f.line("        client_max_body_size %d;", c.limit)
-		f.line("        proxy_read_timeout %s;", seconds(c.timeout))
-		f.line("        proxy_send_timeout %s;", seconds(c.timeout))
-		if c.upload {
-			f.line("        proxy_request_buffering off;")
+		if backed && c.upload {
+			upstream += "_upload"
+			f.line("        proxy_next_upstream_tries 0;")
+		} else if backed {
+			f.nginxErrorPage("        ", 413, "")
+			f.nginxErrorPage("        ", 502, c.slug(in))
+			f.nginxErrorPage("        ", 504, c.slug(in))
 		}
-		f.line("        proxy_pass http://lyceum_%s$request_uri;", c.backend)
-		f.line("    }")
+		f.nginxPass(c, upstream)
+		if !backed || c.upload {
+			continue
+		}
+		f.line("    location @lyceum_again-%s {", c.slug(in))
+		f.line("        default_type application/json;")
+		for _, e := range []struct {
+			when, body string
+			status     int
+		}{{"lost", unavailableBody, 503}, {"late", lateBody, 504}} {
+			f.line("        if ($lyceum_again = %s) {", e.when)
+			f.line("            add_header Access-Control-Allow-Origin * always;")
+			f.line("            return %d '%s';", e.status, e.body)
+			f.line("        }")
+		}
+		f.nginxPass(c, in.fallback())
 	}
 	f.line("}")
+}
+
+// nginxErrorPage names the location that answers, or takes a request of a class again.
+func (f *file) nginxErrorPage(indent string, status int, again string) {
+	if again != "" {
+		f.line("%serror_page %d = @lyceum_again-%s;", indent, status, again)
+		return
+	}
+	f.line("%serror_page %d = @lyceum_%d;", indent, status, status)
+}
+
+// nginxPass ends a location that passes requests on.
+func (f *file) nginxPass(c class, upstream string) {
+	f.line("        proxy_read_timeout %s;", seconds(c.timeout))
+	f.line("        proxy_send_timeout %s;", seconds(c.timeout))
+	if c.upload {
+		f.line("        proxy_request_buffering off;")
+	}
+	f.line("        proxy_pass http://lyceum_%s$request_uri;", upstream)
+	f.line("    }")
 }
