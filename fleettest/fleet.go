@@ -314,6 +314,9 @@ func (f *Fleet) Children() []*fleet.Child {
 	return f.up.Children()
 }
 
+// Restart replaces a process of "split" as lyceum restart does.
+func (f *Fleet) Restart(ctx context.Context, c *fleet.Child) error { return f.up.Restart(ctx, c, "") }
+
 // Refused starts one more process of "split" with more variables and returns what it said when it ended by
 // itself. One that serves, or lasts longer than half a minute, fails the test.
 func (f *Fleet) Refused(t *testing.T, environ ...string) string {
