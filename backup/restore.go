@@ -127,7 +127,7 @@ func (r *restore) acceptable(ctx context.Context) error {
 	if theirs.X > mine.X {
 		return fmt.Errorf("the backup was made by version %s and this is %s: use version %d.* or newer", m.Version, r.Version, theirs.X)
 	}
-	if m.ServerName != r.ServerName {
+	if r.ServerName != "" && m.ServerName != r.ServerName {
 		return fmt.Errorf("the backup is of the server %s and server.name is %s: set server.name to %s, for users and rooms carry it in their ids", m.ServerName, r.ServerName, m.ServerName)
 	}
 	known, err := db.Known(r.Sets...)

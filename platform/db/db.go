@@ -33,6 +33,7 @@ type Options struct {
 	Timeout time.Duration        // longest a statement may take (30 s)
 	Params  map[string]string    // PostgreSQL: further connection parameters
 	Driver  string               // SQLite: name of the registered driver ("sqlite"), for tests that break it
+	Own     bool                 // refuse a database with the tables of another program (ErrForeign), before anything of it changes
 }
 
 // DB is an open database. It is safe for concurrent use.
@@ -68,7 +69,7 @@ func Open(ctx context.Context, url string, o Options) (*DB, error) {
 	var err error
 	switch {
 	case strings.HasPrefix(url, "sqlite:"):
-		err = d.openSQLite(strings.TrimPrefix(url, "sqlite:"))
+		err = d.openSQLite(ctx, strings.TrimPrefix(url, "sqlite:"))
 	case strings.HasPrefix(url, "postgres://"), strings.HasPrefix(url, "postgresql://"):
 		err = d.openPostgres(url)
 	default:
@@ -80,6 +81,12 @@ func Open(ctx context.Context, url string, o Options) (*DB, error) {
 	if err := d.write.PingContext(ctx); err != nil {
 		_ = d.Close()
 		return nil, fmt.Errorf("open %s database: %w", d.name(), err)
+	}
+	if o.Own {
+		if _, err := d.Ours(ctx); err != nil {
+			_ = d.Close()
+			return nil, err
+		}
 	}
 	return d, nil
 }

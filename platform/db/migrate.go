@@ -39,7 +39,7 @@ const (
 )
 
 // Migrate brings the schema of all domains up to date. One process at a time does it, the others wait.
-// Steps that this binary does not know of, made by a newer one, are left alone, unless one of them needs a newer version.
+// The database of another program is refused (ErrForeign). Steps that this binary does not know of, made by a newer one, are left alone, unless one of them needs a newer version.
 func Migrate(ctx context.Context, d *DB, log *slog.Logger, sets ...Migrations) error {
 	start := time.Now()
 	conn, err := d.write.Conn(ctx)
@@ -59,6 +59,9 @@ func Migrate(ctx context.Context, d *DB, log *slog.Logger, sets ...Migrations) e
 			_, _ = conn.ExecContext(end, "SELECT pg_advisory_unlock($1)", int64(migrationLock)) // closing the session frees it too
 			_, _ = conn.ExecContext(end, fmt.Sprintf("SET statement_timeout = %d", d.opts.Timeout.Milliseconds()))
 		}()
+	}
+	if _, err := d.ours(ctx, conn); err != nil {
+		return err
 	}
 	for _, stmt := range append(d.prelude(), migrationsTable, needsTable) {
 		if _, err = conn.ExecContext(ctx, stmt); err != nil {

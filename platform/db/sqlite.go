@@ -34,13 +34,24 @@ const (
 	keptStatements = 512
 )
 
-func (d *DB) openSQLite(path string) error {
+func (d *DB) openSQLite(ctx context.Context, path string) error {
 	pragmas := url.Values{"_pragma": {
 		"busy_timeout(10000)", "journal_mode(WAL)", "synchronous(FULL)", "foreign_keys(1)",
 		"cache_size(-16000)", "temp_store(MEMORY)", "wal_autocheckpoint(4000)", "mmap_size(0)",
 	}}
 	if path == "" || strings.HasPrefix(path, ":memory:") {
 		return errors.New("database address: expected sqlite:FILE: a database in memory has no second connection, give a file in a temporary directory")
+	}
+	e := &sqliteEngine{statements: map[string]*sql.Stmt{}}
+	e.texts.max, e.inserts.max = keptTexts, keptTexts
+	d.engine = e
+	if d.opts.Own {
+		if err := d.refuseForeign(ctx, path); err != nil {
+			return err
+		}
+	}
+	if err := makePrivate(path); err != nil {
+		return err
 	}
 	dsn := "file:" + escapePath.Replace(path)
 	writeParams := url.Values{"_pragma": pragmas["_pragma"], "_txlock": {"immediate"}}
@@ -61,9 +72,7 @@ func (d *DB) openSQLite(path string) error {
 	}
 	r.SetMaxOpenConns(readers)
 	r.SetMaxIdleConns(readers)
-	e := &sqliteEngine{statements: map[string]*sql.Stmt{}}
-	e.texts.max, e.inserts.max = keptTexts, keptTexts
-	d.engine, d.read, d.write = e, r, w
+	d.read, d.write = r, w
 	return nil
 }
 
