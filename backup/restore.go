@@ -20,7 +20,7 @@ type Target struct {
 	DB         *db.DB
 	Blobs      blob.Store // nil: no blobs are restored
 	Sets       []db.Migrations
-	ServerName string
+	ServerName string // "": that of the backup
 	Version    string
 	SkipBlobs  string // beginning of the keys of blobs that do not count
 	Replace    bool   // throw away what is there
@@ -106,6 +106,9 @@ func (t *Target) ours(ctx context.Context, q db.Querier) ([]string, error) {
 
 // room refuses a database that is in use.
 func (t *Target) room(ctx context.Context) error {
+	if _, err := t.DB.Ours(ctx); err != nil {
+		return err // also with Replace
+	}
 	have, err := t.ours(ctx, t.DB)
 	if err == nil && len(have) > 0 && !t.Replace {
 		err = fmt.Errorf("the database is not empty: it has the tables %s and more: give an empty one, or throw this one away with --replace", strings.Join(have[:min(3, len(have))], ", "))

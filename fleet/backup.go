@@ -1,6 +1,7 @@
 package fleet
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/base64"
@@ -54,6 +55,10 @@ func Backup(ctx context.Context, c *Config, o BackupOptions, out io.Writer) erro
 		return err
 	}
 	defer d.Close()
+	if err := c.knowName(ctx, d); err != nil {
+		return err
+	}
+	c.Server.Name = cmp.Or(c.Server.Name, firstName)
 	s := backup.Source{
 		DB: d, Sets: migrations(), ServerName: c.Server.Name, Version: obs.Version, SkipBlobs: probePrefix,
 		References: collect(func(d domain.Domain) []domain.Blob { return d.Blobs }), Inspect: func(ctx context.Context, q db.Querier, m *backup.Manifest) error { return c.inspect(ctx, q, m) },
@@ -109,17 +114,26 @@ func Backup(ctx context.Context, c *Config, o BackupOptions, out io.Writer) erro
 
 // openExisting opens a database for long statements, but does not make one.
 func openExisting(ctx context.Context, c *Config) (*db.DB, error) {
-	if c.embedded() {
-		if _, err := os.Stat(filepath.Join(c.Server.Data, "lyceum.db")); err != nil {
-			return nil, fmt.Errorf("there is no server in the directory %s: name the right one with --data, or its database in the configuration: %w", c.Server.Data, err)
-		}
+	if err := c.place(mustExist); err != nil {
+		return nil, err
 	}
-	return openLong(ctx, c)
+	d, err := openLong(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	ours, err := d.Ours(ctx)
+	if err == nil && !ours {
+		err = c.noServer(mustExist)
+	}
+	if err != nil {
+		return nil, errors.Join(err, d.Close())
+	}
+	return d, nil
 }
 
 func openLong(ctx context.Context, c *Config) (*db.DB, error) {
 	return db.Open(ctx, c.databaseURL(), db.Options{
-		Readers: 4, Timeout: longest, Params: map[string]string{"idle_in_transaction_session_timeout": "0"},
+		Readers: 4, Own: true, Timeout: longest, Params: map[string]string{"idle_in_transaction_session_timeout": "0"},
 	})
 }
 
@@ -198,11 +212,21 @@ func Restore(ctx context.Context, c *Config, o RestoreOptions, out io.Writer) er
 	if _, err := os.Stat(o.WriteConfig); o.WriteConfig != "" && err == nil {
 		return fmt.Errorf("%s is there already: name another file for the configuration", o.WriteConfig)
 	}
+	if err := c.place(mayMake); err != nil {
+		return err
+	}
+	p := &Process{config: c, fresh: remember(c.Server.Data)}
+	defer func() {
+		if p.db != nil { // a restore that was refused, or interrupted, leaves no database
+			if ours, err := p.db.Ours(context.WithoutCancel(ctx)); ours || err != nil {
+				p.fresh = nil
+			}
+		}
+		p.close()
+	}()
 	if err := os.MkdirAll(c.Server.Data, 0o700); err != nil {
 		return fmt.Errorf("server.data: %w", err)
 	}
-	p := &Process{config: c}
-	defer p.close()
 	if c.embedded() {
 		if err := p.lockData(); err != nil {
 			return err
@@ -215,7 +239,7 @@ func Restore(ctx context.Context, c *Config, o RestoreOptions, out io.Writer) er
 	if p.db, err = openLong(ctx, c); err != nil {
 		return err
 	}
-	r := &restoring{config: c, options: o, rules: map[string]domain.Rule{}}
+	r := &restoring{config: c, options: o, db: p.db, rules: map[string]domain.Rule{}}
 	var dropped []string
 	for _, rule := range restoreRules() {
 		r.rules[rule.Table] = rule
@@ -263,10 +287,13 @@ type restoring struct {
 	secret  []byte                 // to be kept in the data directory; nil: it is there, or configured
 	epochs  map[string]int64       // of the leases in the database that is replaced
 	restore map[string]bool        // leases that the backup has
+	db      *db.DB
+	name    string // of the server in the backup
 }
 
 // accept refuses what this configuration could not work with.
 func (r *restoring) accept(c *backup.Checked) error {
+	r.name = c.Manifest.ServerName
 	if r.options.Continue && !c.Manifest.Quiet {
 		return errors.New("--continue is for a backup that was made while no process ran: this one was made beside running ones, so what they did later is not in it")
 	}
@@ -379,7 +406,7 @@ func (r *restoring) rewrite(row backup.Row) (keep bool) {
 	return true
 }
 
-// after keeps old epochs from coming again, and the secret that opens what was restored.
+// after keeps the name of the server, old epochs from coming again, and the secret that opens what was restored.
 func (r *restoring) after(ctx context.Context, tx *db.Tx) error {
 	var gone [][]any
 	for name, epoch := range r.epochs {
@@ -388,6 +415,14 @@ func (r *restoring) after(ctx context.Context, tx *db.Tx) error {
 		}
 	}
 	if err := tx.Bulk(ctx, "INSERT INTO leases (name, machine, incarnation, epoch, pos) VALUES ?", gone); err != nil {
+		return err
+	}
+	name, err := storedName(ctx, r.db, tx, r.config.Server.Name)
+	if err != nil {
+		return err
+	}
+	// A backup of before the name was kept.
+	if _, err := tx.Exec(ctx, "INSERT INTO fleet (name, value) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING", nameRow, cmp.Or(name, r.name)); err != nil {
 		return err
 	}
 	if r.secret == nil {

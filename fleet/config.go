@@ -44,14 +44,14 @@ func of[C any](c *Config) *C {
 
 // ServerConfig is the section "server".
 type ServerConfig struct {
-	Name   string `yaml:"name" default:"localhost" help:"Server name: the part of user ids after the colon. It can not be changed later."`
+	Name   string `yaml:"name" help:"Server name: the part of user ids after the colon. The first start keeps it in the database (localhost without one) and it can not be changed later; after that it may be left out, and another name is refused."`
 	Listen string `yaml:"listen" own:"true" default:"127.0.0.1:8008" help:"Address of the public listener; empty for a process that takes no requests of clients."`
 	Data   string `yaml:"data" own:"true" default:"data" help:"Directory for what this process keeps: all of it when embedded, scratch in a fleet."`
 }
 
 // Validate checks the section.
 func (c *ServerConfig) Validate() error {
-	if !matrix.ValidServerName(c.Name) {
+	if c.Name != "" && !matrix.ValidServerName(c.Name) {
 		return fmt.Errorf("name: expected a host name such as example.org, found %q", c.Name)
 	}
 	return nil
@@ -167,7 +167,7 @@ func (c *Config) databaseURL() string {
 	if url := c.Database.URL.Reveal(); url != "" {
 		return url
 	}
-	return "sqlite:" + filepath.Join(c.Server.Data, "lyceum.db")
+	return "sqlite:" + c.databaseFile()
 }
 
 // baseURL is where people open the server.

@@ -80,6 +80,11 @@ func (p *Process) serveControl() (stop func(), err error) {
 		var req userRequest
 		var a userAnswer
 		err := json.NewDecoder(http.MaxBytesReader(w, r.Body, 1<<16)).Decode(&req)
+		if err == nil && req.Server != "" {
+			asked := *p.config
+			asked.Server.Name = req.Server
+			err = asked.takeName(p.config.Server.Name)
+		}
 		if err == nil {
 			a.Text, err = users.do(r.Context(), req)
 		}

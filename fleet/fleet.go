@@ -48,12 +48,19 @@ type Process struct {
 	public  net.Listener
 	private net.Listener
 	lock    *os.File
+	fresh   *fresh // what is taken away again when the start fails; nil after it
+	made    bool   // the server was made by this start
 }
 
 // Open connects the engines, migrates the schema, registers the process and wires the domains. Nothing
 // is served yet.
-func Open(ctx context.Context, c *Config) (_ *Process, err error) {
-	p := &Process{config: c}
+func Open(ctx context.Context, c *Config) (*Process, error) { return open(ctx, c, mayMake) }
+
+func open(ctx context.Context, c *Config, m making) (_ *Process, err error) {
+	if err := c.place(m); err != nil {
+		return nil, err
+	}
+	p := &Process{config: c, fresh: remember(c.Server.Data)}
 	defer func() {
 		if err != nil {
 			if p.process != nil { // its id is free at once
@@ -73,13 +80,29 @@ func Open(ctx context.Context, c *Config) (_ *Process, err error) {
 			return nil, err
 		}
 	}
-	if p.secret, err = fleetSecret(c); err != nil {
+	if err := p.openListeners(); err != nil {
 		return nil, err
 	}
 	if err := p.openDatabase(ctx); err != nil {
 		return nil, err
 	}
+	ours, err := p.db.Ours(ctx)
+	if err == nil && !ours {
+		p.made, err = true, c.noServer(m)
+	}
+	if err == nil {
+		err = c.knowName(ctx, p.db) // before the migrations: a process of another server changes nothing
+	}
+	if err != nil {
+		return nil, err
+	}
+	if p.secret, err = fleetSecret(c); err != nil {
+		return nil, err
+	}
 	if err := db.Migrate(ctx, p.db, p.obs.Log, migrations()...); err != nil {
+		return nil, err
+	}
+	if err := c.keepName(ctx, p.db); err != nil {
 		return nil, err
 	}
 	if p.key, err = signingKey(ctx, p.db, p.secret); err != nil { // a process with another secret ends here
@@ -88,13 +111,14 @@ func Open(ctx context.Context, c *Config) (_ *Process, err error) {
 	if p.bus, err = p.openBus(ctx); err != nil {
 		return nil, err
 	}
-	if err := p.openListeners(); err != nil {
-		return nil, err
-	}
 	if err := p.register(ctx); err != nil {
 		return nil, err
 	}
-	return p, p.build(ctx)
+	if err := p.build(ctx); err != nil {
+		return nil, err
+	}
+	p.fresh = nil
+	return p, nil
 }
 
 // leaseConnections are the connections of which only the registration and the leases make use: a heartbeat must
@@ -105,12 +129,12 @@ const leaseConnections = 2
 // as many connections as database.connections says.
 func (p *Process) openDatabase(ctx context.Context) (err error) {
 	if p.config.embedded() {
-		p.db, err = db.Open(ctx, p.config.databaseURL(), db.Options{Readers: p.config.Database.Connections})
+		p.db, err = db.Open(ctx, p.config.databaseURL(), db.Options{Readers: p.config.Database.Connections, Own: true})
 		p.leaseDB = p.db
 		return err
 	}
 	n := p.config.databaseConnections() - leaseConnections
-	if p.db, err = db.Open(ctx, p.config.databaseURL(), db.Options{Readers: n}); err != nil {
+	if p.db, err = db.Open(ctx, p.config.databaseURL(), db.Options{Readers: n, Own: true}); err != nil {
 		return err
 	}
 	p.leaseDB, err = db.Open(ctx, p.config.databaseURL(), db.Options{Readers: leaseConnections})
@@ -133,6 +157,9 @@ func (p *Process) lockData() error {
 		return fmt.Errorf("another process uses the data directory %s: stop it, or give this one another with --data", p.config.Server.Data)
 	}
 	p.lock = f
+	if p.fresh != nil {
+		p.fresh.rememberFiles(p.config.Server.Data)
+	}
 	return nil
 }
 
@@ -419,6 +446,9 @@ func (p *Process) close() {
 		if l != nil {
 			_ = l.Close() // served and closed already, or never
 		}
+	}
+	if p.fresh != nil {
+		p.fresh.undo()
 	}
 	if p.lock != nil {
 		_ = p.lock.Close()

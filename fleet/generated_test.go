@@ -24,7 +24,7 @@ import (
 func wired(t *testing.T) *domains {
 	t.Helper()
 	c := &Config{}
-	if err := conf.Load(conf.Sources{Environ: []string{}}, c.Sections()...); err != nil {
+	if err := conf.Load(conf.Sources{Environ: []string{"LYCEUM_SERVER_NAME=localhost"}}, c.Sections()...); err != nil {
 		t.Fatal(err)
 	}
 	blobs, err := blob.OpenDirectory(t.TempDir())

@@ -66,7 +66,7 @@ func ParseBackends(list []string) (map[string]deploy.Backend, error) {
 // LiveBackends are the public listeners of the processes that live now, by role.
 func LiveBackends(ctx context.Context, c *Config) (map[string]deploy.Backend, error) {
 	out := map[string]deploy.Backend{}
-	err := asMember(ctx, c, func(p *Process) error {
+	err := asMember(ctx, c, mustExist, func(p *Process) error {
 		all, err := p.process.Leases.Facts(ctx)
 		if err != nil {
 			return err

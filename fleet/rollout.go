@@ -40,7 +40,7 @@ const settleTime = 30 * time.Second
 
 // Run upgrades the fleet that the configuration describes.
 func (r *Rollout) Run(ctx context.Context, c *Config) error {
-	return asMember(ctx, c, func(p *Process) error {
+	return asMember(ctx, c, mustExist, func(p *Process) error {
 		r.ask = func(ctx context.Context) (*status.Fleet, error) {
 			if err := p.process.Leases.Refresh(ctx); err != nil {
 				return nil, err

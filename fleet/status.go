@@ -60,10 +60,13 @@ func WithStatus(ctx context.Context, c *Config, fn func(ask func(context.Context
 	if remote := control(c); remote != nil {
 		return fn(func(ctx context.Context) (*status.Fleet, error) {
 			f := &status.Fleet{}
-			return f, remote.call(ctx, http.MethodGet, "/status", nil, f)
+			if err := remote.call(ctx, http.MethodGet, "/status", nil, f); err != nil {
+				return nil, err
+			}
+			return f, c.takeName(f.Server)
 		})
 	}
-	return asMember(ctx, c, func(p *Process) error {
+	return asMember(ctx, c, mustExist, func(p *Process) error {
 		return fn(func(ctx context.Context) (*status.Fleet, error) {
 			if err := p.process.Leases.Refresh(ctx); err != nil {
 				return nil, err
@@ -75,14 +78,14 @@ func WithStatus(ctx context.Context, c *Config, fn func(ask func(context.Context
 
 // asMember gives fn a process like the others, which takes no requests; over PostgreSQL it has no role and
 // calls the owners.
-func asMember(ctx context.Context, c *Config, fn func(*Process) error) error {
+func asMember(ctx context.Context, c *Config, m making, fn func(*Process) error) error {
 	c.Server.Listen = ""
 	c.Obs.LogLevel = "warn"
 	c.Fleet.Ops = ""
 	if !c.embedded() {
 		c.Fleet.Roles, c.Fleet.MachineID = []string{role.NoRole}, "auto"
 	}
-	p, err := Open(ctx, c)
+	p, err := open(ctx, c, m)
 	if err != nil {
 		return err
 	}

@@ -17,6 +17,7 @@ type Users struct {
 	accounts *accounts.Accounts
 	server   string
 	remote   *controlClient // to the control socket of the running process; nil when there is none
+	Made     bool           // there was no server before
 }
 
 // userRequest is one wish, as the control socket takes it.
@@ -25,6 +26,7 @@ type userRequest struct {
 	Name     string `json:"name"`
 	Password string `json:"password,omitempty"`
 	Admin    bool   `json:"admin,omitempty"`
+	Server   string `json:"server,omitempty"` // the name of the server that is meant, if it was given
 }
 
 type userAnswer struct {
@@ -32,13 +34,18 @@ type userAnswer struct {
 	Error string `json:"error,omitempty"`
 }
 
-// WithUsers gives fn the users of the server that a configuration describes.
-func WithUsers(ctx context.Context, c *Config, fn func(*Users) error) error {
+// WithUsers gives fn the users of the server that a configuration describes. Where there is none, makes allows to make
+// one whose name is given.
+func WithUsers(ctx context.Context, c *Config, makes bool, fn func(*Users) error) error {
+	m := mustExist
+	if makes {
+		m = makeNamed
+	}
 	if remote := control(c); remote != nil {
 		return fn(&Users{remote: remote, server: c.Server.Name})
 	}
-	return asMember(ctx, c, func(p *Process) error {
-		return fn(&Users{accounts: p.domains.accounts, server: c.Server.Name})
+	return asMember(ctx, c, m, func(p *Process) error {
+		return fn(&Users{accounts: p.domains.accounts, server: c.Server.Name, Made: p.made})
 	})
 }
 
@@ -100,6 +107,7 @@ func (u *Users) change(ctx context.Context, r userRequest) (string, error) {
 
 func (u *Users) ask(ctx context.Context, r userRequest) (string, error) {
 	var a userAnswer
+	r.Server = u.server
 	if err := u.remote.call(ctx, http.MethodPost, "/users", r, &a); err != nil {
 		return "", err
 	}

@@ -152,8 +152,9 @@ func (c *renderDeploy) Run(ctx context.Context) error {
 	if version == "" {
 		version = obs.Version
 	}
+	name := cmp.Or(config.Server.Name, "localhost")
 	in := deploy.Input{
-		ServerName: config.Server.Name, Image: c.Image, Registry: c.Registry, Version: version, Namespace: c.Namespace,
+		ServerName: name, Image: c.Image, Registry: c.Registry, Version: version, Namespace: c.Namespace,
 		Roles: fleet.Roles, Sizes: fleet.Sizes(p), ConcurrentUsers: int(c.Users), Revision: c.Revision,
 		PostgreSQL: deploy.Place{Address: c.Postgres}, Redis: deploy.Place{Address: c.RedisAt}, RedisTLS: c.RedisTLS,
 		S3:             deploy.S3{Endpoint: c.S3, Bucket: c.Bucket, Prefix: c.Prefix, AccessKey: c.AccessKey, NoSecretKey: c.AccessKey == ""},
@@ -173,7 +174,7 @@ func (c *renderDeploy) Run(ctx context.Context) error {
 		for name := range in.Sizes {
 			backends[name] = deploy.Backend{DNS: "lyceum-" + name, Port: deploy.PublicPort}
 		}
-		gateway, err := deploy.Gateway(deploy.Balancer{Command: commandLine(), Roles: fleet.Roles, Routes: routes, Backends: backends, ServerName: config.Server.Name, Namespace: c.Namespace})
+		gateway, err := deploy.Gateway(deploy.Balancer{Command: commandLine(), Roles: fleet.Roles, Routes: routes, Backends: backends, ServerName: name, Namespace: c.Namespace})
 		if err != nil {
 			return err
 		}

@@ -65,8 +65,12 @@ func (c *upCommand) Run(ctx context.Context) error {
 		states = append(states, child.State())
 	}
 	printChildren(states)
+	name, err := fleet.ServerName(ctx, config)
+	if err != nil {
+		return errors.Join(err, up.Stop(context.WithoutCancel(ctx)))
+	}
 	fmt.Printf("serving %s at http://%s after %s; stop with ctrl-c or lyceum stop --data %s\n",
-		config.Server.Name, config.Server.Listen, time.Since(start).Round(10*time.Millisecond), config.Server.Data)
+		name, config.Server.Listen, time.Since(start).Round(10*time.Millisecond), config.Server.Data)
 	fmt.Println("make an administrator: lyceum user add --admin NAME --config", up.AccessFile())
 	<-ctx.Done()
 	fmt.Println("stopping")

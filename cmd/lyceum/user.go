@@ -25,7 +25,10 @@ type userAddCommand struct {
 }
 
 func (c *userAddCommand) Run(ctx context.Context) error {
-	return c.with(ctx, func(u *fleet.Users, password string) error {
+	return c.with(ctx, true, func(u *fleet.Users, password string) error {
+		if u.Made {
+			fmt.Fprintln(os.Stderr, "there was no server yet: one is made")
+		}
 		id, err := u.Add(ctx, c.Name, password, c.Admin)
 		if err == nil {
 			fmt.Println("made", id)
@@ -40,7 +43,7 @@ type userPasswdCommand struct {
 }
 
 func (c *userPasswdCommand) Run(ctx context.Context) error {
-	return c.with(ctx, func(u *fleet.Users, password string) error { return u.SetPassword(ctx, c.Name, password) })
+	return c.with(ctx, false, func(u *fleet.Users, password string) error { return u.SetPassword(ctx, c.Name, password) })
 }
 
 type userTokenCommand struct {
@@ -49,7 +52,7 @@ type userTokenCommand struct {
 }
 
 func (c *userTokenCommand) Run(ctx context.Context) error {
-	return c.with(ctx, func(u *fleet.Users) error {
+	return c.with(ctx, false, func(u *fleet.Users) error {
 		token, err := u.Token(ctx, c.Name)
 		if err != nil {
 			return err
@@ -59,12 +62,12 @@ func (c *userTokenCommand) Run(ctx context.Context) error {
 	})
 }
 
-func (s *sources) with(ctx context.Context, fn func(*fleet.Users) error) error {
+func (s *sources) with(ctx context.Context, makes bool, fn func(*fleet.Users) error) error {
 	config, err := s.load()
 	if err != nil {
 		return err
 	}
-	return fleet.WithUsers(ctx, config, fn)
+	return fleet.WithUsers(ctx, config, makes, fn)
 }
 
 // newPassword is what the commands that set a password share.
@@ -74,12 +77,12 @@ type newPassword struct {
 }
 
 // with calls fn with the password and prints it when it was made here.
-func (n *newPassword) with(ctx context.Context, fn func(u *fleet.Users, password string) error) error {
+func (n *newPassword) with(ctx context.Context, makes bool, fn func(u *fleet.Users, password string) error) error {
 	password, made, err := readPassword(n.Password)
 	if err != nil {
 		return err
 	}
-	return n.sources.with(ctx, func(u *fleet.Users) error {
+	return n.sources.with(ctx, makes, func(u *fleet.Users) error {
 		err := fn(u, password)
 		if err == nil && made {
 			fmt.Println("password:", password)
