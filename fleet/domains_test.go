@@ -288,6 +288,9 @@ func TestEveryTableIsRestoredByItsRule(t *testing.T) {
 					}
 					insert(t, d, table, values)
 				}
+				if _, err := d.Exec(t.Context(), "INSERT INTO fleet (name, value) VALUES ($1, $2)", nameRow, cmp.Or(c.Server.Name, firstName)); err != nil {
+					t.Fatal(err)
+				}
 				file := filepath.Join(t.TempDir(), "backup")
 				if err := Backup(t.Context(), c, BackupOptions{Target: file, NoBlobs: true}, io.Discard); err != nil {
 					t.Fatal(err)
