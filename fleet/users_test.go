@@ -8,7 +8,7 @@ func TestATakenNameIsSaid(t *testing.T) {
 		c, _, _ := siteOver(t, engine)
 		c.Fleet.Secret = "a secret of sixteen"
 		for i := range 2 {
-			err := WithUsers(t.Context(), c, func(u *Users) error {
+			err := WithUsers(t.Context(), c, true, func(u *Users) error {
 				_, err := u.Add(t.Context(), "alice", "password of alice", false)
 				return err
 			})

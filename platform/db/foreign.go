@@ -49,7 +49,7 @@ func (d *DB) ours(ctx context.Context, on runner) (ours bool, err error) {
 // be read is left to the opening.
 func (d *DB) refuseForeign(ctx context.Context, path string) error {
 	if info, err := os.Stat(path); err != nil || info.Size() == 0 {
-		return nil //nolint:nilerr // a new file
+		return nil
 	}
 	err := d.look(ctx, path, "immutable=1")
 	if _, wal := os.Stat(path + "-wal"); err != nil && wal == nil { // the file alone is not all of it
