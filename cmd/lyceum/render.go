@@ -58,8 +58,8 @@ type renderProxy struct {
 
 // Help is shown by lyceum render haproxy --help and its sisters.
 func (renderProxy) Help() string {
-	return "The routing of the role router, for a load balancer that is there already, from the table of routes. Render again after an upgrade; " +
-		"an old file breaks nothing, since any process passes on what it does not serve."
+	return "The routing of the role router, for a load balancer that is there already, from the table of routes. Render again after an upgrade, and after " +
+		"processes without an address of their own were restarted: an old file of HAProxy and nginx falls back to the routers, one of Caddy in part."
 }
 
 func (c *renderProxy) Run(ctx context.Context) error {
