@@ -6,7 +6,7 @@ import "testing"
 func TestATakenNameIsSaid(t *testing.T) {
 	for _, engine := range []string{"sqlite", "postgres"} {
 		c, _, _ := siteOver(t, engine)
-		c.Fleet.Secret = "a secret of sixteen"
+		c.Server.Name, c.Fleet.Secret = "example.org", "a secret of sixteen"
 		for i := range 2 {
 			err := WithUsers(t.Context(), c, true, func(u *Users) error {
 				_, err := u.Add(t.Context(), "alice", "password of alice", false)
