@@ -91,7 +91,7 @@ export async function startLyceum(shape) {
     child.kill("SIGKILL");
     throw new Error(`${error.message}\n${child.log}`);
   }
-  const processes = [...child.log.matchAll(/^(\S+)\s+(\d+)\s+(?:\S.*\s)?(127\.0\.0\.1:\d+)\b/gm)].map(([, name, pid, address]) => ({ name, pid: Number(pid), base: `http://${address}` }));
+  const processes = [...child.log.matchAll(/^(\S+)\s+(\d+)\s+(?:\S.*\s)?(127\.0\.0\.1:\d+)\b/gm)].filter(([, name]) => name !== "postgres" && name !== "redis").map(([, name, pid, address]) => ({ name, pid: Number(pid), base: `http://${address}` }));
   return {
     base, processes, log: () => child.log, dir, pid: child.pid,
     async stop() {
