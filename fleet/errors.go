@@ -6,8 +6,8 @@ import (
 	"time"
 
 	"lyceum/matrix"
-	"lyceum/platform/db"
 	"lyceum/platform/stream"
+	"lyceum/platform/web"
 )
 
 // wireErrors carries errors between processes: Matrix errors keep their code, and what a caller must tell
@@ -41,7 +41,7 @@ func (wireErrors) Encode(err error) []byte {
 		}
 	}
 	if w.Name == "" {
-		w.Matrix = matrix.AsError(toMatrix(err))
+		w.Matrix = toMatrix(err)
 		w.Status = w.Matrix.Status
 	}
 	b, err := json.Marshal(w)
@@ -51,21 +51,12 @@ func (wireErrors) Encode(err error) []byte {
 	return b
 }
 
-// toMatrix gives errors of the database the code that the answer has when they come up in the process of the request.
-func toMatrix(err error) error {
-	if text, ok := errors.AsType[*db.TextError](err); ok {
-		return matrix.NewError(400, matrix.CodeInvalidParam, text.Error())
+// toMatrix gives an error the answer that it has where it comes up in the process of the request.
+func toMatrix(err error) *matrix.Error {
+	if answer, ok := web.AnswerOf(err).(*web.Error); ok {
+		return matrix.NewError(answer.Status, answer.Code, answer.Message).With(err)
 	}
-	if _, ok := errors.AsType[*matrix.Error](err); ok {
-		return err
-	}
-	switch {
-	case db.IsFull(err):
-		return matrix.NewError(507, matrix.CodeUnknown, "The server has no room to store this: its operator must make some")
-	case db.IsUnavailable(err):
-		return matrix.NewError(503, matrix.CodeUnknown, "The server can not reach a part that it needs: try again soon")
-	}
-	return err
+	return matrix.AsError(err)
 }
 
 // Decode implements rpc.Errors.

@@ -18,7 +18,7 @@ func FuzzDecode(f *testing.F) {
 		var v map[string]any
 		err := decodeJSON(bytes.Clone(body), &v)
 		if err != nil {
-			if answer := answerOf(err); answer.HTTPStatus() != 400 {
+			if answer := AnswerOf(err); answer.HTTPStatus() != 400 {
 				t.Fatalf("status %d for a bad body: %v", answer.HTTPStatus(), err)
 			}
 			return

@@ -98,9 +98,9 @@ func unknown(cause error) *Error {
 	return &Error{Status: http.StatusInternalServerError, Code: "M_UNKNOWN", Message: "Internal server error", Cause: cause}
 }
 
-// answerOf finds the answer in the chain of err; an error that has none becomes M_UNKNOWN. Text that no database can
+// AnswerOf finds the answer in the chain of err; an error that has none becomes M_UNKNOWN. Text that no database can
 // store is the client's fault wherever it is found, and a database that is away or full is nobody's here.
-func answerOf(err error) Answerer {
+func AnswerOf(err error) Answerer {
 	if answer, ok := errors.AsType[Answerer](err); ok {
 		return answer
 	}

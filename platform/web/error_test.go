@@ -24,7 +24,7 @@ func TestAnswersOfADatabase(t *testing.T) {
 		{&pgconn.PgError{Code: "53100"}, 507}, // the disk is full
 		{&pgconn.PgError{Code: "23514"}, 500},
 	} {
-		answer := answerOf(fmt.Errorf("a statement: %w", c.err))
+		answer := AnswerOf(fmt.Errorf("a statement: %w", c.err))
 		body, err := answer.MarshalJSON()
 		if err != nil {
 			t.Fatal(err)

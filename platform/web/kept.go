@@ -1,7 +1,6 @@
 package web
 
 import (
-	"context"
 	"errors"
 	"io"
 	"net"
@@ -260,29 +259,21 @@ func (c *keptTCP) CloseWrite() error {
 	return c.tcp.CloseWrite()
 }
 
-type keptKey struct{}
-
-// withKept makes the connection reachable from the context of its requests.
-func withKept(ctx context.Context, c net.Conn) context.Context {
+// keptOf gives the wrapper of a connection that was used before, nil for a new one.
+func keptOf(c net.Conn) *keptConn {
 	switch c := c.(type) {
 	case *keptTCP:
-		return context.WithValue(ctx, keptKey{}, c.keptConn)
+		return c.keptConn
 	case *keptConn:
-		return context.WithValue(ctx, keptKey{}, c)
+		return c
 	}
-	return ctx
+	return nil
 }
 
 // unwrap gives the connection itself.
 func unwrap(c net.Conn) net.Conn {
-	for {
-		switch kept := c.(type) {
-		case *keptTCP:
-			c = kept.tcp
-		case *keptConn:
-			c = kept.Conn
-		default:
-			return c
-		}
+	for kept := keptOf(c); kept != nil; kept = keptOf(c) {
+		c = kept.Conn
 	}
+	return c
 }

@@ -16,6 +16,7 @@ type lines struct{ all sync.Map } // of *line, by connection
 // line is a connection.
 type line struct {
 	conn  net.Conn
+	kept  *keptConn // nil for a new connection
 	since time.Time
 	state atomic.Int32
 }
@@ -35,9 +36,15 @@ type lineKey struct{}
 
 // open notes a new connection, and makes it reachable from the context of its requests.
 func (s *lines) open(ctx context.Context, c net.Conn) context.Context {
-	l := &line{conn: c, since: time.Now()}
+	l := &line{conn: c, kept: keptOf(c), since: time.Now()}
 	s.all.Store(c, l)
-	return context.WithValue(withKept(ctx, c), lineKey{}, l)
+	return context.WithValue(ctx, lineKey{}, l)
+}
+
+// lineOf is the connection of a request; nil where net/http does not hold it for this server.
+func lineOf(ctx context.Context) *line {
+	l, _ := ctx.Value(lineKey{}).(*line)
+	return l
 }
 
 // change is called by net/http when the state of a connection changes.
@@ -58,7 +65,7 @@ func (s *lines) change(c net.Conn, state http.ConnState) {
 
 // reached notes that a handler has the request.
 func reached(ctx context.Context) {
-	if l, ok := ctx.Value(lineKey{}).(*line); ok {
+	if l := lineOf(ctx); l != nil {
 		l.state.Store(lineWorking)
 	}
 }
@@ -103,16 +110,10 @@ func (l *line) settled() bool {
 
 // unused tells that the connection served requests before net/http got it back, and nothing came since.
 func (l *line) unused() bool {
-	var kept *keptConn
-	switch c := l.conn.(type) {
-	case *keptTCP:
-		kept = c.keptConn
-	case *keptConn:
-		kept = c
-	default:
+	if l.kept == nil {
 		return false
 	}
-	kept.mu.Lock()
-	defer kept.mu.Unlock()
-	return kept.fresh.Load() && len(kept.ahead) == 0
+	l.kept.mu.Lock()
+	defer l.kept.mu.Unlock()
+	return l.kept.fresh.Load() && len(l.kept.ahead) == 0
 }

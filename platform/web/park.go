@@ -130,9 +130,9 @@ func (x *exchange) setAside(p *Park) bool {
 
 // takeConn takes the connection of a request.
 func (a *aside) takeConn(r *http.Request) bool {
-	if kept, _ := r.Context().Value(keptKey{}).(*keptConn); kept != nil {
-		if ahead, ok := kept.takeBack(); ok {
-			a.conn, a.ahead = kept.Conn, ahead
+	if l := lineOf(r.Context()); l != nil && l.kept != nil {
+		if ahead, ok := l.kept.takeBack(); ok {
+			a.conn, a.ahead = l.kept.Conn, ahead
 			a.x.Header().Set("Connection", "close") // so that net/http closes what it has
 			return true
 		}

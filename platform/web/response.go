@@ -88,7 +88,7 @@ func (x *exchange) encode(status int, header http.Header, value any) error {
 
 // answerTo makes the answer to an error.
 func answerTo(err error) message {
-	answer := answerOf(err)
+	answer := AnswerOf(err)
 	body, fault := json.Marshal(answer)
 	if fault != nil {
 		answer = unknown(err)

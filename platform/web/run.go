@@ -12,8 +12,8 @@ import (
 
 // Run serves clients on listener until ctx ends: HTTP/1.1 and HTTP/2, without TLS unless the listener
 // brings it. At the end it says not ready, waits DrainDelay for load balancers to notice while it still
-// serves and asks clients to come back over another connection, tells long polls to answer, closes the listener, takes what came over connections that are there, and gives requests under way
-// ShutdownTimeout to finish.
+// serves and asks clients to come back over another connection, tells long polls to answer, closes the listener, takes
+// what came over the connections that are there, and gives requests under way ShutdownTimeout to finish.
 // It returns nil after an orderly end.
 func (s *Server) Run(ctx context.Context, listener net.Listener) error {
 	var protocols http.Protocols
