@@ -1,0 +1,88 @@
+package fleet
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+)
+
+// making says what a process does where there is no server yet.
+type making int
+
+const (
+	mayMake   making = iota // make one
+	makeNamed               // make one when its name is given: it can not be changed later
+	mustExist               // say so
+)
+
+func (c *Config) databaseFile() string { return filepath.Join(c.Server.Data, "lyceum.db") }
+
+// place refuses a data directory in which there can be no such server, before anything is made.
+func (c *Config) place(m making) error {
+	if !c.embedded() {
+		return nil
+	}
+	if _, err := os.Stat(filepath.Join(c.Server.Data, accessFile)); err == nil {
+		if _, err := os.Stat(c.databaseFile()); errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("%s is the directory of a fleet that lyceum up made: give --config %s in place of --data",
+				c.Server.Data, filepath.Join(c.Server.Data, accessFile))
+		}
+	}
+	if _, err := os.Stat(c.databaseFile()); errors.Is(err, os.ErrNotExist) {
+		return c.noServer(m)
+	}
+	return nil
+}
+
+// noServer says that there is no server, or none yet.
+func (c *Config) noServer(m making) error {
+	where := "in the directory " + c.Server.Data
+	if !c.embedded() {
+		where = "in the database at database.url"
+	}
+	switch {
+	case m == mustExist:
+		return fmt.Errorf("there is no server %s: name the right one with --data, or its database in the configuration", where)
+	case m == makeNamed && c.Server.Name == "":
+		return fmt.Errorf("there is no server %s: name the right one with --data, or its database in the configuration; or, to make its first user before its first start, "+
+			"give the name that the server will have with --server-name NAME: it can not be changed later", where)
+	}
+	return nil
+}
+
+// fresh is what a directory did not have before a process came, to be taken away when its start fails.
+type fresh struct{ directories, files []string }
+
+// remember looks at the directories that will be made. It is called before anything is.
+func remember(data string) *fresh {
+	f := &fresh{}
+	for dir := filepath.Clean(data); absent(dir); dir = filepath.Dir(dir) {
+		f.directories = append(f.directories, dir)
+	}
+	return f
+}
+
+// rememberFiles looks at what only the holder of the lock of a data directory makes.
+func (f *fresh) rememberFiles(data string) {
+	for _, name := range []string{"lyceum.db", "lyceum.db-wal", "lyceum.db-shm", "secret", filepath.Join("blobs", "~tmp"), "blobs", "scratch"} {
+		if path := filepath.Join(data, name); absent(path) {
+			f.files = append(f.files, path)
+		}
+	}
+	if len(f.directories) > 0 {
+		f.files = append(f.files, filepath.Join(data, "lock"))
+	}
+}
+
+func absent(path string) bool {
+	_, err := os.Lstat(path)
+	return errors.Is(err, os.ErrNotExist)
+}
+
+// undo takes away what was made since. A directory that holds something stays.
+func (f *fresh) undo() {
+	for _, name := range append(f.files, f.directories...) {
+		_ = os.Remove(name) // what is left over harms nobody
+	}
+}
