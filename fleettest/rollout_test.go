@@ -170,18 +170,25 @@ func (r *reader) end(t *testing.T) {
 	t.Logf("%d messages read once, from token to token of both versions", r.sent)
 }
 
+// openDir makes a directory that other users may read too: PostgreSQL may run as one.
+func openDir(t *testing.T, name string) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	return dir
+}
+
 // TestARolloutLosesNoRequest upgrades a living fleet from the command line, over another Y, another schema and tokens with a
 // stream more, while bench sends and reads back and a client syncs; then a build that can not start is rolled back, and
 // another X is refused.
 func TestARolloutLosesNoRequest(t *testing.T) {
-	dir, err := os.MkdirTemp("", "lyceum-rollout-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Chmod(dir, 0o755); err != nil { // PostgreSQL may run as another user
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	dir := openDir(t, "lyceum-rollout-")
 	steps, err := filepath.Glob("../accounts/migrations/*.sql")
 	if err != nil {
 		t.Fatal(err)

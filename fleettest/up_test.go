@@ -35,14 +35,7 @@ type upFleet struct {
 // startUp builds the binary and starts the fleet; it ends with the test.
 func startUp(t *testing.T) *upFleet {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "lyceum-up-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Chmod(dir, 0o755); err != nil { // PostgreSQL may run as another user
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	dir := openDir(t, "lyceum-up-")
 	u := &upFleet{t: t, dir: dir, data: filepath.Join(dir, "data"), program: buildVersion(t, dir, "1.0.0", nil)}
 	t.Cleanup(func() {
 		if len(u.processes()) > 0 {
