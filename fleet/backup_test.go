@@ -88,6 +88,9 @@ func (s *site) config(t *testing.T) *fleet.Config {
 	return c
 }
 
+// longestCommand ends one that should have been refused, and serves.
+const longestCommand = 2 * time.Minute
+
 // run runs a command of the binary and returns what it said.
 func (s *site) run(t *testing.T, args ...string) (string, error) {
 	t.Helper()
@@ -95,7 +98,9 @@ func (s *site) run(t *testing.T, args ...string) (string, error) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.CommandContext(t.Context(), name, args...)
+	ctx, cancel := context.WithTimeout(t.Context(), longestCommand)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Env = append(os.Environ(), s.environ...)
 	cmd.Dir = t.TempDir()
 	out, err := cmd.CombinedOutput()
