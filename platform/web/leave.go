@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// lines are the connections that net/http holds, so that the end of a server loses no request: http.Server.Shutdown drops
+// lines are the connections that no request waits on aside, so that the end of a server loses no request: http.Server.Shutdown drops
 // each request whose head was not read when it began, also of a client that connected a moment before.
 type lines struct{ all sync.Map } // of *line, by connection
 
@@ -17,8 +17,12 @@ type lines struct{ all sync.Map } // of *line, by connection
 type line struct {
 	conn  net.Conn
 	kept  *keptConn // nil for a new connection
+	held  *held     // nil where net/http has it
 	since time.Time
 	state atomic.Int32
+	quiet atomic.Int64 // since when it is between two requests, in Unix nanoseconds
+
+	cancel atomic.Pointer[context.CancelFunc] // of the request that the holder serves
 }
 
 // States of a line.
@@ -32,11 +36,16 @@ const (
 // firstRequest is how long a server that ends waits for the first request of a connection. http.Server.Shutdown waits as long.
 const firstRequest = 5 * time.Second
 
+// nextRequest is how long the next request of a connection is waited for: a client that got an answer may be sending it, and
+// does not send it again when the connection ends meanwhile.
+const nextRequest = 100 * time.Millisecond
+
 type lineKey struct{}
 
 // open notes a new connection, and makes it reachable from the context of its requests.
 func (s *lines) open(ctx context.Context, c net.Conn) context.Context {
 	l := &line{conn: c, kept: keptOf(c), since: time.Now()}
+	l.quiet.Store(l.since.UnixNano())
 	s.all.Store(c, l)
 	return context.WithValue(ctx, lineKey{}, l)
 }
@@ -54,13 +63,19 @@ func (s *lines) change(c net.Conn, state http.ConnState) {
 		s.all.Delete(c)
 	case http.StateActive, http.StateIdle:
 		if found, ok := s.all.Load(c); ok {
-			now := lineComing
-			if state == http.StateIdle {
-				now = lineIdle
+			if l := found.(*line); state == http.StateIdle {
+				l.idle()
+			} else {
+				l.state.Store(lineComing)
 			}
-			found.(*line).state.Store(now)
 		}
 	}
+}
+
+// idle notes that the connection is between two requests.
+func (l *line) idle() {
+	l.quiet.Store(time.Now().UnixNano())
+	l.state.Store(lineIdle)
 }
 
 // reached notes that a handler has the request.
@@ -70,15 +85,16 @@ func reached(ctx context.Context) {
 	}
 }
 
-// settle returns when handlers have all requests that came. It closes connections on which none is. No new connection may
-// come meanwhile, and answers must say that their connection ends.
-func (s *lines) settle(ctx context.Context) error {
+// settle returns when handlers have all requests that came, or only those over held connections. It closes connections on
+// which none is. Answers must say that their connection ends; and no new connection may come where all count.
+func (s *lines) settle(ctx context.Context, onlyHeld bool) error {
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for {
 		quiet := true
 		s.all.Range(func(_, value any) bool {
-			quiet = value.(*line).settled() && quiet
+			l := value.(*line)
+			quiet = (onlyHeld && l.held == nil || l.settled()) && quiet
 			return true
 		})
 		if quiet {
@@ -98,6 +114,13 @@ func (l *line) settled() bool {
 		return true
 	case state == lineComing:
 		return false
+	case (state == lineIdle || l.unused()) && time.Since(time.Unix(0, l.quiet.Load())) < nextRequest:
+		return false
+	case l.held != nil:
+		if !hasBytes(l.conn) {
+			_ = l.conn.SetReadDeadline(time.Unix(1, 0)) // its reader closes it, unless something comes now
+		}
+		return false
 	case state == lineIdle || l.unused():
 		if hasBytes(unwrap(l.conn)) {
 			return false
@@ -106,6 +129,35 @@ func (l *line) settled() bool {
 		return true
 	}
 	return time.Since(l.since) > firstRequest
+}
+
+// cut ends the requests over held connections.
+func (s *lines) cut() {
+	s.all.Range(func(_, value any) bool {
+		if l := value.(*line); l.held != nil {
+			l.end()
+			_ = l.conn.Close() // it is given up
+		}
+		return true
+	})
+}
+
+// end ends the request that the holder serves.
+func (l *line) end() {
+	if cancel := l.cancel.Load(); cancel != nil {
+		(*cancel)()
+	}
+}
+
+// sweep ends the requests over held connections whose client went away. net/http looks itself.
+func (s *lines) sweep() {
+	s.all.Range(func(_, value any) bool {
+		l := value.(*line)
+		if l.held != nil && l.state.Load() == lineWorking && isGone(l.conn) {
+			l.end()
+		}
+		return true
+	})
 }
 
 // unused tells that the connection served requests before net/http got it back, and nothing came since.

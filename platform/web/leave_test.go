@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -59,6 +60,67 @@ func TestAServerThatIsReplacedDropsNothing(t *testing.T) {
 	wg.Wait()
 	end()
 	t.Logf("%d requests", sent.Load())
+}
+
+// TestWhoWaitsMovesToTheNextServer does it with clients that wait for news over connections which they keep.
+func TestWhoWaitsMovesToTheNextServer(t *testing.T) {
+	first, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer first.Close()
+	socket, err := first.(*net.TCPListener).File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer socket.Close()
+	end := serveOn(t, socket)
+	_ = first.Close() // its socket is open in others
+
+	var stop atomic.Bool
+	var wg sync.WaitGroup
+	var polls, kept atomic.Int64
+	for range 16 {
+		wg.Go(func() {
+			transport := &http.Transport{MaxConnsPerHost: 1}
+			client := &http.Client{Transport: transport, Timeout: time.Minute}
+			defer transport.CloseIdleConnections()
+			wait := 400 // long enough to be set aside
+			for !stop.Load() {
+				text, reused, err := fetch(client, fmt.Sprintf("http://%s/wait?ms=%d", first.Addr(), wait))
+				if err != nil || text != `200 {"news":"none"}` {
+					t.Errorf("%s, %v", text, err)
+				}
+				if wait = rand.IntN(20); !reused {
+					wait = 400
+				} else {
+					kept.Add(1)
+				}
+				polls.Add(1)
+				if rand.IntN(8) == 0 { // it is not sent again when its connection breaks
+					res, err := client.Post("http://"+first.Addr().String()+"/hello", "application/json", strings.NewReader("{}"))
+					if err != nil {
+						t.Error(err)
+						continue
+					}
+					_, _ = io.Copy(io.Discard, res.Body) // it is small
+					_ = res.Body.Close()
+				}
+			}
+		})
+	}
+	for range 12 {
+		for seen := kept.Load(); kept.Load() < seen+400; {
+			time.Sleep(time.Millisecond)
+		}
+		next := serveOn(t, socket)
+		end()
+		end = next
+	}
+	stop.Store(true)
+	wg.Wait()
+	end()
+	t.Logf("%d requests, %d over a connection used before", polls.Load(), kept.Load())
 }
 
 // TestAConnectionFromBeforeTheEndIsAnswered sends the first request of a connection after the listener was closed.
@@ -130,7 +192,16 @@ func serveOn(t *testing.T, socket *os.File) (end func()) {
 func serveAt(t *testing.T, l net.Listener) (end func()) {
 	t.Helper()
 	hello := func(*web.Request) (any, error) { return map[string]string{"hello": "you"}, nil }
-	s := newServer(t, web.Options{Config: web.Config{DrainDelay: conf.Duration(20 * time.Millisecond)}}, web.Route{Pattern: "GET /hello", Auth: web.None, Handler: hello})
+	wait := func(r *web.Request) (any, error) {
+		ms, err := r.Int("ms", 0, 1000)
+		return &web.Park{
+			Until:  time.Now().Add(time.Duration(ms) * time.Millisecond),
+			Wait:   func(func()) func() { return func() {} },
+			Resume: func(context.Context, bool) (any, error) { return map[string]string{"news": "none"}, nil },
+		}, err
+	}
+	s := newServer(t, web.Options{Config: web.Config{DrainDelay: conf.Duration(20 * time.Millisecond)}},
+		web.Route{Pattern: "GET /hello", Auth: web.None, Handler: hello}, web.Route{Pattern: "POST /hello", Auth: web.None, Handler: hello}, web.Route{Pattern: "GET /wait", Auth: web.None, Handler: wait})
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- s.Run(ctx, l) }()

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/url"
 	"runtime/debug"
+	"strings"
 	"sync"
 	"time"
 )
@@ -34,7 +35,10 @@ const (
 // park waits for news, here or aside, and answers.
 func (x *exchange) park(p *Park) error {
 	ctx, s := x.request.Context(), x.request.server
-	x.token = x.request.Token()
+	x.token = strings.Clone(x.request.Token())
+	if x.isHeld() && x.setAside(p) {
+		return nil
+	}
 	aside := time.NewTimer(setAsideAfter)
 	defer aside.Stop()
 	for {
@@ -86,11 +90,9 @@ func (x *exchange) answerLate(ctx context.Context, result any) error {
 
 // aside is a request that waits without a goroutine.
 type aside struct {
-	x      *exchange
-	conn   net.Conn
-	ahead  []byte // what the client sent behind the request
-	ctx    context.Context
-	cancel context.CancelFunc
+	x   *exchange
+	w   *asideWriter
+	ctx context.Context
 
 	mu      sync.Mutex
 	park    *Park
@@ -99,54 +101,65 @@ type aside struct {
 	timer   *time.Timer
 }
 
-// setAside takes the connection out of the hands of net/http, or says that it can not be done.
+// isHeld tells that the connection was taken from net/http with a request before.
+func (x *exchange) isHeld() bool {
+	_, held := x.ResponseWriter.(*asideWriter)
+	return held
+}
+
+// setAside takes the connection out of the hands of net/http, unless that was done, or says that it can not be done.
 func (x *exchange) setAside(p *Park) bool {
 	s, r := x.request.server, x.request.Request
 	if x.request.internal || !s.asides.serving() || s.tracer != nil || x.status != 0 || x.body != nil || r.Method != http.MethodGet || r.ProtoMajor != 1 || r.ProtoMinor < 1 {
 		return false
 	}
-	a := &aside{x: x}
-	header := maps.Clone(x.Header())
-	if !a.takeConn(r) {
-		return false
+	a := &aside{x: x, ctx: r.Context()}
+	if x.isHeld() {
+		a.w = x.ResponseWriter.(*asideWriter)
+	} else {
+		header := maps.Clone(x.Header())
+		h := x.takeConn()
+		if h == nil {
+			return false
+		}
+		a.w = &asideWriter{held: h, header: header, last: r.Close}
+		a.ctx, a.w.cancel = context.WithCancel(context.Background())
+		x.ResponseWriter = a.w
 	}
 	x.aside = true
 	x.request.RemoteIP() // while the headers are there
-	a.ctx, a.cancel = context.WithCancel(context.Background())
-	w := &asideWriter{conn: a.conn, header: header, last: r.Close}
 	// The request as far as an answer asks for it. All else, and the context with what net/http knows, can go.
 	slim := &http.Request{
 		Method: r.Method, URL: &url.URL{Path: r.URL.Path}, Proto: r.Proto, ProtoMajor: 1, ProtoMinor: 1, Header: http.Header{}, Body: http.NoBody,
-		Host: r.Host, RemoteAddr: r.RemoteAddr,
+		Host: strings.Clone(r.Host), RemoteAddr: a.w.held.peer,
 	}
 	if v := r.Header["Accept-Encoding"]; v != nil {
-		slim.Header["Accept-Encoding"] = v
+		slim.Header["Accept-Encoding"] = []string{strings.Clone(strings.Join(v, ","))}
 	}
-	x.request.Request, x.request.query, x.ResponseWriter = slim.WithContext(a.ctx), nil, w
+	x.request.Request, x.request.query = slim.WithContext(a.ctx), nil
 	s.asides.add(a)
 	a.wait(p)
 	return true
 }
 
-// takeConn takes the connection of a request.
-func (a *aside) takeConn(r *http.Request) bool {
+// takeConn takes the connection of a request from net/http; nil when that can not be done.
+func (x *exchange) takeConn() *held {
+	s, r := x.request.server, x.request.Request
 	if l := lineOf(r.Context()); l != nil && l.kept != nil {
 		if ahead, ok := l.kept.takeBack(); ok {
-			a.conn, a.ahead = l.kept.Conn, ahead
-			a.x.Header().Set("Connection", "close") // so that net/http closes what it has
-			return true
+			x.Header().Set("Connection", "close") // so that net/http closes what it has
+			return hold(s, l.kept.Conn, ahead, r)
 		}
 	}
-	conn, buffered, err := http.NewResponseController(a.x.ResponseWriter).Hijack()
+	conn, buffered, err := http.NewResponseController(x.ResponseWriter).Hijack()
 	if err != nil {
-		return false
+		return nil
 	}
-	a.conn = unwrap(conn)
+	var ahead []byte
 	if n := buffered.Reader.Buffered(); n > 0 {
-		ahead, _ := buffered.Reader.Peek(n) // it is there
-		a.ahead = bytes.Clone(ahead)
+		ahead, _ = buffered.Reader.Peek(n) // it is there
 	}
-	return true
+	return hold(s, unwrap(conn), bytes.Clone(ahead), r)
 }
 
 // wait goes on waiting.
@@ -191,30 +204,36 @@ func (a *aside) take() bool {
 // wake goes on with the request, in a goroutine of its own.
 func (a *aside) wake(over bool) {
 	if a.take() {
-		go a.resume(over)
+		go a.goOn(over)
 	}
 }
 
-func (a *aside) resume(over bool) {
+// goOn goes on with the request, and when it is answered with those that follow.
+func (a *aside) goOn(over bool) {
+	if h := a.resume(over); h != nil {
+		h.serve()
+	}
+}
+
+// resume gives the connection when it is open for the next request.
+func (a *aside) resume(over bool) (next *held) {
 	x := a.x
-	w := x.ResponseWriter.(*asideWriter)
-	w.last = w.last || x.request.server.leaving.Load()
 	defer func() {
 		if fault := recover(); fault != nil {
 			if fault != http.ErrAbortHandler { //nolint:errorlint // the value that fail panics with
 				x.request.server.log.Error("a handler panicked", "request", x.request.id, "route", x.endpoint.route.Pattern, "panic", fmt.Sprint(fault), "stack", string(debug.Stack()))
 			}
-			w.last = true
+			a.w.last = true
 			if x.status == 0 {
 				x.write(answerTo(unknown(nil)))
 			}
-			a.end()
+			next = a.end()
 		}
 	}()
 	result, err := a.park.Resume(a.ctx, over)
-	if next, again := result.(*Park); again && err == nil {
-		a.wait(next)
-		return
+	if again, waits := result.(*Park); waits && err == nil {
+		a.wait(again)
+		return nil
 	}
 	if err == nil {
 		err = x.answerLate(a.ctx, result)
@@ -222,21 +241,24 @@ func (a *aside) resume(over bool) {
 	if err != nil {
 		x.fail(err)
 	}
-	a.end()
+	return a.end()
 }
 
-// end gives the connection back to net/http for the next request, or closes it.
-func (a *aside) end() {
-	x, s := a.x, a.x.request.server
-	a.cancel()
+// end gives the connection for the next request, or closes it.
+func (a *aside) end() (next *held) {
+	x, h := a.x, a.w.held
+	s := x.request.server
+	a.w.cancel()
 	s.asides.remove(a)
 	x.letGo()
-	if x.ResponseWriter.(*asideWriter).reusable() && a.conn.SetDeadline(time.Time{}) == nil {
-		s.asides.back(a.conn, a.ahead)
+	if a.w.reusable() {
+		h.open()
+		next = h
 	} else {
-		_ = a.conn.Close() // nothing more is expected of it
+		_ = h.conn.Close() // nothing more is expected of it
 	}
 	x.done(s, time.Since(x.start))
+	return next
 }
 
 // gone ends the wait of a client that went away.
@@ -246,78 +268,6 @@ func (a *aside) gone() {
 		a.end()
 	}
 }
-
-// asideWriter writes an answer as HTTP/1.1 onto the connection.
-type asideWriter struct {
-	conn   net.Conn
-	header http.Header
-	head   []byte // written together with the first bytes
-	wrote  bool
-	last   bool // the connection ends with this answer
-	err    error
-}
-
-// Header is part of http.ResponseWriter.
-func (w *asideWriter) Header() http.Header { return w.header }
-
-// WriteHeader is part of http.ResponseWriter.
-func (w *asideWriter) WriteHeader(status int) {
-	if w.wrote {
-		return
-	}
-	w.wrote = true
-	if w.header["Content-Length"] == nil { // its end is the connection's
-		w.last = true
-	}
-	if w.last {
-		w.header["Connection"] = []string{"close"}
-	} else if w.header["Connection"] != nil {
-		w.last = true
-	}
-	w.header["Date"] = []string{time.Now().UTC().Format(http.TimeFormat)}
-	var b bytes.Buffer
-	fmt.Fprintf(&b, "HTTP/1.1 %d %s\r\n", status, http.StatusText(status))
-	_ = w.header.Write(&b) // a buffer takes all
-	b.WriteString("\r\n")
-	w.head = b.Bytes()
-}
-
-// Write is part of http.ResponseWriter.
-func (w *asideWriter) Write(p []byte) (int, error) {
-	if !w.wrote {
-		w.WriteHeader(http.StatusOK)
-	}
-	if w.err != nil {
-		return 0, w.err
-	}
-	if w.head == nil {
-		n, err := w.conn.Write(p)
-		w.err = err
-		return n, err
-	}
-	head := len(w.head)
-	parts := net.Buffers{w.head, p}
-	w.head = nil
-	n, err := parts.WriteTo(w.conn)
-	w.err = err
-	return max(int(n)-head, 0), err
-}
-
-// Flush serves http.ResponseController.
-func (w *asideWriter) Flush() {
-	if w.head != nil {
-		_, _ = w.Write(nil) // kept in err
-	}
-}
-
-// SetWriteDeadline serves http.ResponseController.
-func (w *asideWriter) SetWriteDeadline(t time.Time) error { return w.conn.SetWriteDeadline(t) }
-
-// SetReadDeadline serves http.ResponseController.
-func (w *asideWriter) SetReadDeadline(t time.Time) error { return w.conn.SetReadDeadline(t) }
-
-// reusable tells that a whole answer was written and the connection may carry another.
-func (w *asideWriter) reusable() bool { return w.wrote && w.head == nil && w.err == nil && !w.last }
 
 // asides are the requests that wait aside.
 type asides struct {
@@ -349,8 +299,8 @@ func (s *asides) drain() {
 // cut ends the work of all.
 func (s *asides) cut() {
 	for _, a := range s.list() {
-		a.cancel()
-		_ = a.conn.Close() // it is given up
+		a.w.cancel()
+		_ = a.w.held.conn.Close() // it is given up
 	}
 }
 
@@ -379,17 +329,16 @@ func (s *asides) list() []*aside {
 	return out
 }
 
-func (s *asides) back(c net.Conn, ahead []byte) {
+// back gives net/http a connection; false when it takes none any more.
+func (s *asides) back(c net.Conn, ahead []byte) bool {
 	s.mu.Lock()
 	l := s.into
 	s.mu.Unlock()
-	if l == nil || !l.give(c, ahead) {
-		_ = c.Close() // the server ends
-	}
+	return l != nil && l.give(c, ahead)
 }
 
-// watch looks for clients that went away until done.
-func (s *asides) watch(done <-chan struct{}) {
+// watchGone looks for clients that went away until done.
+func (s *Server) watchGone(done <-chan struct{}) {
 	tick := time.NewTicker(lookForGone)
 	defer tick.Stop()
 	for {
@@ -397,14 +346,15 @@ func (s *asides) watch(done <-chan struct{}) {
 		case <-done:
 			return
 		case <-tick.C:
-			s.sweep()
+			s.asides.sweep()
+			s.lines.sweep()
 		}
 	}
 }
 
 func (s *asides) sweep() {
 	for _, a := range s.list() {
-		if isGone(a.conn) {
+		if isGone(a.w.held.conn) {
 			a.gone()
 		}
 	}

@@ -36,7 +36,7 @@ func (s *Server) Run(ctx context.Context, listener net.Listener) error {
 	defer s.asides.serve(nil)
 	watching := make(chan struct{})
 	defer close(watching)
-	go s.asides.watch(watching)
+	go s.watchGone(watching)
 	var failed error
 	served := make(chan struct{})
 	go func() {
@@ -62,18 +62,23 @@ func (s *Server) Run(ctx context.Context, listener net.Listener) error {
 	s.Drain()
 	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.config.ShutdownTimeout.D())
 	defer cancel()
-	_ = kept.Close() // no connection comes any more; what is wrong with its file changes nothing
+	err := s.lines.settle(stop, true) // while net/http still takes what they give back
+	_ = kept.Close()                  // no connection comes any more; what is wrong with its file changes nothing
 	<-served
-	err := s.lines.settle(stop)
-	if err == nil {
-		err = server.Shutdown(stop)
+	steps := []func() error{
+		func() error { return s.lines.settle(stop, false) },
+		func() error { return server.Shutdown(stop) },
+		func() error { return s.waitIdle(stop) },           // Shutdown does not know held connections
+		func() error { return s.lines.settle(stop, true) }, // of answers that began before all this
+		func() error { return s.waitIdle(stop) },
 	}
-	if err == nil {
-		err = s.waitIdle(stop) // Shutdown does not know hijacked connections
+	for i := 0; err == nil && i < len(steps); i++ {
+		err = steps[i]()
 	}
 	if errors.Is(err, context.DeadlineExceeded) {
 		s.log.WarnContext(ctx, "requests were cut at the end", "under_way", s.inflight.Load(), "after", s.config.ShutdownTimeout.D())
 		s.asides.cut()
+		s.lines.cut()
 		return server.Close()
 	}
 	return err

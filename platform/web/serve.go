@@ -80,8 +80,8 @@ func (x *exchange) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 // Unwrap serves http.ResponseController.
 func (x *exchange) Unwrap() http.ResponseWriter { return x.ResponseWriter }
 
-// serve is the way of every request.
-func (s *Server) serve(w http.ResponseWriter, r *http.Request, internal bool) {
+// serve is the way of every request. aside says that it was set aside.
+func (s *Server) serve(w http.ResponseWriter, r *http.Request, internal bool) (aside bool) {
 	x := &exchange{ResponseWriter: w, endpoint: s.missed, start: time.Now()}
 	x.request = Request{Request: r, server: s, writer: x, internal: internal}
 	x.request.id = s.requestID(r, internal)
@@ -97,7 +97,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, internal bool) {
 	}
 	defer func() {
 		fault := recover()
-		if x.aside { // nothing of it may be touched here any more
+		if aside = x.aside; aside { // nothing of it may be touched here any more
 			return
 		}
 		x.letGo()
@@ -132,6 +132,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, internal bool) {
 	default:
 		s.mux.ServeHTTP(x, r)
 	}
+	return false
 }
 
 // done counts a request that has ended.

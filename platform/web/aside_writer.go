@@ -1,0 +1,117 @@
+package web
+
+import (
+	"context"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+)
+
+// asideWriter writes an answer as HTTP/1.1 onto a connection that net/http has not.
+type asideWriter struct {
+	held   *held
+	cancel context.CancelFunc // of the request
+	header http.Header
+	head   *[]byte // written together with the first bytes
+	due    int64   // bytes of the body that are to come
+	wrote  bool
+	last   bool // the connection ends with this answer
+	err    error
+}
+
+// writerHeads are buffers for a head, or a small answer.
+var writerHeads = sync.Pool{New: func() any {
+	b := make([]byte, 0, 4<<10)
+	return &b
+}}
+
+// Header is part of http.ResponseWriter.
+func (w *asideWriter) Header() http.Header { return w.header }
+
+// WriteHeader is part of http.ResponseWriter. Informational answers are left out.
+func (w *asideWriter) WriteHeader(status int) {
+	if w.wrote || status < 200 {
+		return
+	}
+	w.wrote = true
+	var err error
+	if w.due, err = strconv.ParseInt(w.header.Get("Content-Length"), 10, 64); err != nil || w.due < 0 { // its end is the connection's
+		w.due, w.last = 0, true
+	}
+	if w.header["Connection"] != nil || w.held.server.leaving.Load() {
+		w.last = true
+	}
+	if w.last {
+		w.header["Connection"] = []string{"close"}
+	}
+	w.head = writerHeads.Get().(*[]byte)
+	b := append((*w.head)[:0], "HTTP/1.1 "...)
+	b = strconv.AppendInt(b, int64(status), 10)
+	b = append(append(b, ' '), http.StatusText(status)...)
+	b = time.Now().UTC().AppendFormat(append(b, "\r\nDate: "...), http.TimeFormat)
+	for name, values := range w.header {
+		for _, value := range values {
+			b = append(append(append(b, "\r\n"...), name...), ": "...)
+			b = append(b, strings.Trim(oneLine.Replace(value), " \t")...)
+		}
+	}
+	*w.head = append(b, "\r\n\r\n"...)
+}
+
+var oneLine = strings.NewReplacer("\r", " ", "\n", " ")
+
+// Write is part of http.ResponseWriter.
+func (w *asideWriter) Write(p []byte) (int, error) {
+	if !w.wrote {
+		w.WriteHeader(http.StatusOK)
+	}
+	if w.err != nil {
+		return 0, w.err
+	}
+	ahead := 0
+	if w.head != nil {
+		ahead = len(*w.head)
+		if p == nil || ahead+len(p) <= cap(*w.head) {
+			*w.head = append(*w.head, p...)
+			n, err := w.held.conn.Write(*w.head)
+			return w.written(n-ahead, err)
+		}
+		if _, err := w.held.conn.Write(*w.head); err != nil {
+			return w.written(0, err)
+		}
+	}
+	n, err := w.held.conn.Write(p)
+	return w.written(n, err)
+}
+
+// written notes how many bytes of the body the connection took.
+func (w *asideWriter) written(n int, err error) (int, error) {
+	if w.head != nil {
+		writerHeads.Put(w.head)
+		w.head = nil
+	}
+	n = max(n, 0)
+	w.due -= int64(n)
+	w.err = err
+	return n, err
+}
+
+// Flush serves http.ResponseController.
+func (w *asideWriter) Flush() {
+	if w.head != nil {
+		_, _ = w.Write(nil) // kept in err
+	}
+}
+
+// SetWriteDeadline serves http.ResponseController.
+func (w *asideWriter) SetWriteDeadline(t time.Time) error { return w.held.conn.SetWriteDeadline(t) }
+
+// SetReadDeadline serves http.ResponseController.
+func (w *asideWriter) SetReadDeadline(t time.Time) error { return w.held.conn.SetReadDeadline(t) }
+
+// reusable tells that a whole answer was written and the connection may carry another.
+func (w *asideWriter) reusable() bool {
+	return w.wrote && w.head == nil && w.err == nil && !w.last && w.due == 0
+}

@@ -1,0 +1,208 @@
+package web
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"net"
+	"net/http"
+	"net/textproto"
+	"net/url"
+	"os"
+	"strings"
+	"sync"
+	"time"
+)
+
+// nextBytes is how long the head of a request may be that is read without net/http.
+const nextBytes = 4 << 10
+
+var nextBuffers = sync.Pool{New: func() any { return new([nextBytes]byte) }}
+
+// held is a connection that was taken from net/http with a request that was set aside. Who waits for news asks for the
+// same again and again: such requests are read and served here, by the goroutine that gave the last answer. The first
+// that is not plainly one of them brings the connection back to net/http.
+type held struct {
+	server *Server
+	conn   net.Conn
+	ahead  []byte // what the client sent behind the request
+	path   string // what it may ask for; "": nothing
+	peer   string // its address
+	line   *line  // while no request is set aside
+}
+
+func hold(s *Server, c net.Conn, ahead []byte, r *http.Request) *held {
+	h := &held{server: s, conn: c, ahead: ahead, peer: strings.Clone(r.RemoteAddr)}
+	if _, plain := c.(*net.TCPConn); plain && r.URL.RawPath == "" {
+		h.path = r.URL.Path
+	}
+	return h
+}
+
+// open makes the connection known to who ends the server.
+func (h *held) open() {
+	h.line = &line{conn: h.conn, held: h}
+	h.line.idle()
+	h.server.lines.all.Store(h.conn, h.line)
+}
+
+// serve answers requests until one is set aside, or the connection ends or is another's. The connection was opened.
+func (h *held) serve() {
+	l := h.line
+	defer h.server.lines.all.CompareAndDelete(h.conn, l)
+	for h.serveOne() {
+		l.idle()
+	}
+}
+
+func (h *held) serveOne() (more bool) {
+	r := h.next()
+	if r == nil {
+		return false
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	h.line.cancel.Store(&cancel)
+	h.line.state.Store(lineWorking)
+	w := &asideWriter{held: h, cancel: cancel, header: make(http.Header, 8)}
+	aside := false
+	defer func() {
+		fault := recover() // it was logged
+		if aside {
+			return // another goroutine may have it already
+		}
+		cancel()
+		if more = fault == nil && w.reusable(); !more {
+			_ = h.conn.Close() // nothing more is expected of it
+		}
+	}()
+	aside = h.server.serve(w, r.WithContext(ctx), false)
+	return false
+}
+
+// next reads a request; nil says that the connection is at its end or another's.
+func (h *held) next() *http.Request {
+	if h.path == "" || len(h.ahead) > nextBytes {
+		h.giveBack(h.ahead)
+		return nil
+	}
+	buffer := nextBuffers.Get().(*[nextBytes]byte)
+	defer nextBuffers.Put(buffer)
+	n := copy(buffer[:], h.ahead)
+	h.ahead = nil
+	for began := false; ; {
+		if n > 0 {
+			h.line.state.Store(lineComing)
+			r, size, plain := readSame(buffer[:n], h.path)
+			if r != nil {
+				h.ahead = bytes.Clone(buffer[size:n])
+				r.RemoteAddr = h.peer
+				return r
+			}
+			if !plain || n == len(buffer) {
+				h.giveBack(bytes.Clone(buffer[:n]))
+				return nil
+			}
+		}
+		switch { // a broken connection shows at the read
+		case n == 0:
+			_ = h.conn.SetReadDeadline(time.Now().Add(h.server.config.IdleTimeout.D()))
+		case !began:
+			began = true
+			_ = h.conn.SetReadDeadline(time.Now().Add(h.server.config.HeaderTimeout.D()))
+		}
+		m, err := h.conn.Read(buffer[n:])
+		if n += m; m == 0 && err != nil && !(n == 0 && errors.Is(err, os.ErrDeadlineExceeded) && hasBytes(h.conn)) {
+			_ = h.conn.Close() // its client left, or was silent for too long
+			return nil
+		}
+	}
+}
+
+// giveBack gives net/http the connection.
+func (h *held) giveBack(read []byte) {
+	if h.conn.SetDeadline(time.Time{}) != nil || !h.server.asides.back(h.conn, read) {
+		_ = h.conn.Close() // it is broken, or the server ends
+	}
+}
+
+// readSame reads the head of a GET of path without a body, of which all is as most clients send it. It gives the size of
+// the head; or nothing where more has to come; or says that it is not such a plain one.
+func readSame(b []byte, path string) (r *http.Request, size int, plain bool) {
+	const method, ends = "GET ", "\r\n\r\n"
+	if n := min(len(b), len(method)); string(b[:n]) != method[:n] {
+		return nil, 0, false
+	}
+	if len(b) > len(method) {
+		if n := min(len(b)-len(method), len(path)); string(b[len(method):len(method)+n]) != path[:n] {
+			return nil, 0, false
+		}
+	}
+	end := bytes.Index(b, []byte(ends))
+	head := b
+	if end >= 0 {
+		head = b[:end+2]
+	}
+	if bytes.Count(head, []byte("\n")) != bytes.Count(head, []byte("\r\n")) {
+		return nil, 0, false
+	}
+	if end < 0 {
+		return nil, 0, true
+	}
+	first, rest, _ := strings.Cut(string(head), "\r\n")
+	target, ok := strings.CutSuffix(first[len(method):], " HTTP/1.1")
+	query, asks := strings.CutPrefix(target[min(len(path), len(target)):], "?")
+	if !ok || len(target) < len(path) || asks != (len(target) > len(path)) || asks && query == "" || strings.ContainsFunc(target, unusual) {
+		return nil, 0, false
+	}
+	r = &http.Request{
+		Method: http.MethodGet, URL: &url.URL{Path: path, RawQuery: query}, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Body: http.NoBody, RequestURI: target,
+	}
+	if r.Header, ok = plainHeader(rest); !ok {
+		return nil, 0, false
+	}
+	hosts := r.Header["Host"]
+	if len(hosts) != 1 || hosts[0] == "" || strings.ContainsFunc(hosts[0], notOfHost) {
+		return nil, 0, false
+	}
+	r.Host = hosts[0]
+	delete(r.Header, "Host")
+	return r, end + len(ends), true
+}
+
+// plainHeader reads the fields of a head, unless one changes how the request or its answer is sent.
+func plainHeader(lines string) (http.Header, bool) {
+	n := strings.Count(lines, "\n")
+	header, values := make(http.Header, n), make([]string, 0, n)
+	for line := range strings.SplitSeq(strings.TrimSuffix(lines, "\r\n"), "\r\n") {
+		name, value, ok := strings.Cut(line, ":")
+		if !ok || name == "" || strings.ContainsFunc(name, notOfName) || strings.ContainsFunc(value, notOfValue) {
+			return nil, false
+		}
+		name, value = textproto.CanonicalMIMEHeaderKey(name), strings.Trim(value, " \t")
+		switch name {
+		case "Content-Length", "Transfer-Encoding", "Trailer", "Te", "Expect", "Upgrade", "Pragma":
+			return nil, false
+		case "Connection":
+			if !strings.EqualFold(value, "keep-alive") {
+				return nil, false
+			}
+		}
+		if header[name] != nil {
+			header[name] = append(header[name], value)
+			continue
+		}
+		values = append(values, value)
+		header[name] = values[len(values)-1 : len(values) : len(values)]
+	}
+	return header, true
+}
+
+func unusual(c rune) bool { return c <= ' ' || c >= 0x7f || c == '#' }
+
+func notOfName(c rune) bool {
+	return !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '-' || c == '_')
+}
+
+func notOfValue(c rune) bool { return c < ' ' && c != '\t' || c >= 0x7f }
+
+func notOfHost(c rune) bool { return notOfName(c) && c != '.' && c != ':' && c != '[' && c != ']' }
