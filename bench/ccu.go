@@ -6,9 +6,12 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/url"
+	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
+	"unsafe"
 
 	"github.com/tidwall/gjson"
 )
@@ -47,6 +50,7 @@ func (c CCU) Run(ctx context.Context, t *Target, out io.Writer) (*Result, error)
 	if err := parallel(ctx, c.Clients, 16, func(i int) error {
 		page, err := users[i].do(ctx, "GET", "/_matrix/client/v3/sync?filter="+url.QueryEscape(ccuFilter), nil, 2*time.Minute)
 		tokens[i] = gjson.GetBytes(page, "next_batch").String()
+		users[i].release() // it is long, and so many of them wait for the last
 		syncing.step()
 		return err
 	}); err != nil {
@@ -144,9 +148,18 @@ func (c *ccuRun) send(ctx context.Context, t *Target) (int64, error) {
 	var total atomic.Int64
 	for range width {
 		wg.Go(func() {
-			for j := range jobs {
+			w := conn{servers: t.servers} // the users' own connections wait in /sync
+			defer w.close()
+			for last := time.Now(); ; last = time.Now() {
+				j, ok := <-jobs
+				if !ok {
+					return
+				}
+				if time.Since(last) > 10*time.Second {
+					w.close() // a server may end it just now, and the retry would count
+				}
 				locks[j.room].Lock()
-				if c.sendOne(ctx, t, j.room) {
+				if c.sendOne(ctx, &w, j.room) {
 					total.Add(1)
 				}
 				locks[j.room].Unlock()
@@ -167,10 +180,8 @@ func (c *ccuRun) send(ctx context.Context, t *Target) (int64, error) {
 	return total.Load(), ctx.Err()
 }
 
-func (c *ccuRun) sendOne(ctx context.Context, t *Target, g int) bool {
-	u := c.users[g*c.RoomSize]
-	w := conn{servers: t.servers, token: u.token} // the user's own connection waits in /sync
-	defer w.close()
+func (c *ccuRun) sendOne(ctx context.Context, w *conn, g int) bool {
+	w.token = c.users[g*c.RoomSize].token
 	n := c.sent[g].Load() + 1
 	path := "/_matrix/client/v3/rooms/" + url.PathEscape(c.rooms[g]) + "/send/m.room.message/" + fmt.Sprintf("c%d", n)
 	message := fmt.Appendf(nil, `{"msgtype":"m.text","body":"%d-%d"}`, n, time.Now().UnixNano())
@@ -192,11 +203,12 @@ func (c *ccuRun) sendOne(ctx context.Context, t *Target, g int) bool {
 
 // listen is one client: it asks again as soon as it is answered.
 func (c *ccuRun) listen(ctx context.Context, i int, since string) {
-	u, g := c.users[i], i/c.RoomSize
-	filter := url.QueryEscape(ccuFilter)
-	key := "rooms.join." + gjsonEscape(c.rooms[g]) + ".timeline"
+	u := c.users[i]
+	path := []byte("/_matrix/client/v3/sync?timeout=30000&filter=" + url.QueryEscape(ccuFilter) + "&since=")
+	constant := len(path)
+	path = append(path, url.QueryEscape(since)...)
 	for ctx.Err() == nil {
-		page, err := u.do(ctx, "GET", "/_matrix/client/v3/sync?timeout=30000&filter="+filter+"&since="+url.QueryEscape(since), nil, time.Minute)
+		page, err := u.ask(ctx, "GET", path, nil, time.Minute)
 		if ctx.Err() != nil {
 			return
 		}
@@ -212,34 +224,49 @@ func (c *ccuRun) listen(ctx context.Context, i int, since string) {
 		}
 		c.answers.Add(1)
 		c.bytes.Add(int64(len(page)))
-		now := time.Now().UnixNano()
-		since = gjson.GetBytes(page, "next_batch").String()
-		timeline := gjson.GetBytes(page, key)
-		timeline.Get("events").ForEach(func(_, e gjson.Result) bool {
-			var n, started int64
-			if _, err := fmt.Sscanf(e.Get("content.body").String(), "%d-%d", &n, &started); err != nil {
-				return true
-			}
-			if n != c.seen[i]+1 {
-				c.bad.LoadOrStore(i, fmt.Sprintf("client %d got message %d after message %d", i, n, c.seen[i]))
-			}
-			c.seen[i] = n
-			c.got.Add(1)
-			c.meter.record(time.Duration(now - started))
-			return true
-		})
+		if next := c.read(page, i); next != "" {
+			path = append(path[:constant], url.QueryEscape(next)...)
+		}
 	}
 }
 
-// gjsonEscape makes a text one element of a gjson path.
-func gjsonEscape(s string) string {
-	out := make([]byte, 0, len(s)+8)
-	for i := range len(s) {
-		switch s[i] {
-		case '.', '*', '?', '|', '#', '@', '!', '{', '}', '[', ']', '(', ')', '=', '<', '>', '%', '\\':
-			out = append(out, '\\')
+// read takes the messages out of an answer to client i and returns its next_batch, which shares the memory of
+// the page. Each part is parsed once and nothing is copied.
+func (c *ccuRun) read(page []byte, i int) (next string) {
+	now, id := time.Now().UnixNano(), c.rooms[i/c.RoomSize]
+	root := gjson.Parse(unsafe.String(unsafe.SliceData(page), len(page)))
+	root.ForEach(func(key, value gjson.Result) bool {
+		switch key.Str {
+		case "next_batch":
+			next = value.Str
+		case "rooms":
+			value.Get("join").ForEach(func(key, value gjson.Result) bool {
+				if key.Str == id {
+					value.Get("timeline.events").ForEach(func(_, e gjson.Result) bool {
+						c.message(e.Get("content.body").Str, i, now)
+						return true
+					})
+				}
+				return true
+			})
 		}
-		out = append(out, s[i])
+		return true
+	})
+	return next
+}
+
+// message counts a message that client i got, if it is one of this run.
+func (c *ccuRun) message(text string, i int, now int64) {
+	number, start, _ := strings.Cut(text, "-")
+	n, err := strconv.ParseInt(number, 10, 64)
+	started, err2 := strconv.ParseInt(start, 10, 64)
+	if err != nil || err2 != nil {
+		return
 	}
-	return string(out)
+	if n != c.seen[i]+1 {
+		c.bad.LoadOrStore(i, fmt.Sprintf("client %d got message %d after message %d", i, n, c.seen[i]))
+	}
+	c.seen[i] = n
+	c.got.Add(1)
+	c.meter.record(time.Duration(now - started))
 }

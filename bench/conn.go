@@ -1,7 +1,6 @@
 package bench
 
 import (
-	"bufio"
 	"cmp"
 	"context"
 	"crypto/tls"
@@ -15,26 +14,39 @@ import (
 	"strconv"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/tidwall/gjson"
 )
 
-// conn is one keep-alive HTTP/1.1 connection of one client. It costs one goroutine, the caller's, so that
-// thousands of waiting clients measure the server and not the generator.
+// conn is one keep-alive HTTP/1.1 connection of one client. It costs one goroutine, the caller's, and while it
+// waits for an answer no buffer, so that thousands of waiting clients measure the server and not the generator.
 type conn struct {
 	servers *servers
 	token   string
 	net     net.Conn
-	buf     *bufio.Reader
 	host    string
-	body    []byte
 	kind    string // content type of bodies; "" is JSON
+
+	pooled *[]byte // where buf belongs; nil when the connection holds none
+	buf    []byte  // the request, then the answer
+
+	done   <-chan struct{} // of the context that ends the connection
+	follow func() bool     // stops that
+
+	raw  syscall.RawConn // nil with TLS
+	step func(fd uintptr) bool
+	asks bool  // the request is not written
+	sent int   // bytes of it that were
+	n    int   // bytes of the answer's first read
+	err  error // of a system call in step
 }
 
 // servers are the addresses of the homeserver, taken in turn.
 type servers struct {
 	urls []*url.URL
+	tls  *tls.Config // nil: that of the system
 	next atomic.Uint64
 }
 
@@ -81,26 +93,55 @@ func (c *conn) dial(ctx context.Context) error {
 		return err
 	}
 	if u.Scheme == "https" {
-		n = tls.Client(n, &tls.Config{ServerName: u.Hostname(), MinVersion: tls.VersionTLS12})
+		config := c.servers.tls.Clone()
+		if config == nil {
+			config = &tls.Config{}
+		}
+		config.ServerName, config.MinVersion = u.Hostname(), tls.VersionTLS12
+		n = tls.Client(n, config)
+	}
+	if tcp, ok := n.(*net.TCPConn); ok {
+		if c.raw, err = tcp.SyscallConn(); err != nil {
+			return err // it has been closed
+		}
+		if c.step == nil {
+			c.step = c.exchange
+		}
 	}
 	c.net, c.host = n, u.Host
-	if c.buf == nil {
-		c.buf = bufio.NewReaderSize(n, 4096)
-	} else {
-		c.buf.Reset(n)
-	}
+	c.endWith(ctx)
 	return nil
+}
+
+// endWith lets the end of a context end what is under way. It is called once for a connection and a context,
+// not for each request: thousands would meet at the lock of the context.
+func (c *conn) endWith(ctx context.Context) {
+	open := c.net
+	c.done, c.follow = ctx.Done(), context.AfterFunc(ctx, func() { _ = open.SetDeadline(time.Unix(1, 0)) })
 }
 
 func (c *conn) close() {
 	if c.net != nil {
+		c.follow()
 		_ = c.net.Close() // it is not used again
-		c.net = nil
+		c.net, c.raw = nil, nil
 	}
 }
 
 // do sends a request and returns the body of a successful answer, valid until the next call.
 func (c *conn) do(ctx context.Context, method, path string, body []byte, timeout time.Duration) ([]byte, error) {
+	return c.ask(ctx, method, []byte(path), body, timeout)
+}
+
+// ask is do for a path that the caller builds again and again.
+func (c *conn) ask(ctx context.Context, method string, path, body []byte, timeout time.Duration) ([]byte, error) {
+	if c.net != nil && c.done != ctx.Done() {
+		if c.follow() {
+			c.endWith(ctx)
+		} else { // the other context has ended, and with it the connection
+			c.close()
+		}
+	}
 	for used := c.net != nil; ; used = false {
 		if c.net == nil {
 			if err := c.dial(ctx); err != nil {
@@ -122,14 +163,15 @@ func (c *conn) do(ctx context.Context, method, path string, body []byte, timeout
 // errNoAnswer says that a connection ended before an answer began.
 var errNoAnswer = errors.New("the connection ended without an answer")
 
-func (c *conn) roundTrip(ctx context.Context, method, path string, body []byte, timeout time.Duration) ([]byte, error) {
-	open := c.net
-	stop := context.AfterFunc(ctx, func() { _ = open.SetDeadline(time.Unix(1, 0)) })
-	defer stop()
+func (c *conn) roundTrip(ctx context.Context, method string, path, body []byte, timeout time.Duration) ([]byte, error) {
 	if err := c.net.SetDeadline(time.Now().Add(timeout)); err != nil {
 		return nil, err
 	}
-	b := c.body[:0]
+	if err := ctx.Err(); err != nil { // it may have set its deadline before this one
+		return nil, err
+	}
+	c.take()
+	b := c.buf[:0]
 	b = append(b, method...)
 	b = append(b, ' ')
 	b = append(b, path...)
@@ -147,37 +189,78 @@ func (c *conn) roundTrip(ctx context.Context, method, path string, body []byte, 
 	}
 	b = append(b, "\r\n\r\n"...)
 	b = append(b, body...)
-	c.body = b
-	if _, err := c.net.Write(b); err != nil {
+	c.buf = b
+	if err := c.begin(); err != nil {
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			return nil, err
+		}
 		return nil, fmt.Errorf("%w: %w", errNoAnswer, err)
 	}
-	if _, err := c.buf.Peek(1); err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
-		return nil, fmt.Errorf("%w: %w", errNoAnswer, err)
-	}
-	res, err := http.ReadResponse(c.buf, nil)
+	status, out, err := c.answer()
 	if err != nil {
 		return nil, err
 	}
-	out, err := readBody(res)
-	if err != nil {
-		return nil, err
-	}
-	if res.Close {
-		c.close()
-	}
-	if res.StatusCode != http.StatusOK {
-		return nil, &statusError{res.StatusCode, string(out)}
+	if status != http.StatusOK {
+		return nil, &statusError{status, string(out)}
 	}
 	return out, nil
 }
 
-func readBody(res *http.Response) ([]byte, error) {
-	if n := res.ContentLength; n >= 0 && n < 1<<28 {
-		out := make([]byte, n)
-		_, err := io.ReadFull(res.Body, out)
-		return out, err
+// begin writes the request in c.buf and waits until an answer begins there.
+func (c *conn) begin() error {
+	c.asks, c.sent, c.n, c.err = true, 0, 0, nil
+	if c.raw != nil {
+		if err := c.raw.Read(c.step); err != nil {
+			return err
+		}
+		if c.err != nil {
+			return c.err
+		}
+		if c.n > 0 {
+			return nil
+		}
 	}
-	return io.ReadAll(res.Body)
+	if _, err := c.net.Write(c.buf[c.sent:]); err != nil {
+		return err
+	}
+	c.buf = c.buf[:0]
+	return c.more()
+}
+
+// exchange writes the request and, called again when the connection can be read, reads the answer's beginning:
+// two system calls, where a read that has to wait is tried before it too. Between them the buffer is free.
+// The runtime notes from before the write on that there is something to read.
+func (c *conn) exchange(fd uintptr) bool {
+	if c.asks {
+		c.asks = false
+		n, err := syscall.Write(int(fd), c.buf)
+		c.sent = max(n, 0)
+		if c.sent == len(c.buf) {
+			c.release()
+			return false
+		}
+		if err != syscall.EAGAIN && err != syscall.EINTR {
+			c.err = err // nil when a part was written: begin writes the rest
+		}
+		return true
+	}
+	c.take()
+	n, err := syscall.Read(int(fd), c.buf[:cap(c.buf)])
+	for err == syscall.EINTR {
+		n, err = syscall.Read(int(fd), c.buf[:cap(c.buf)])
+	}
+	switch {
+	case err == syscall.EAGAIN:
+		c.release()
+		return false
+	case err != nil:
+		c.err = err
+	case n == 0:
+		c.err = io.EOF
+	default:
+		c.n, c.buf = n, c.buf[:n]
+	}
+	return true
 }
 
 // call is do with a JSON path taken out of the answer.
