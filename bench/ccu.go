@@ -11,7 +11,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-	"unsafe"
 
 	"github.com/tidwall/gjson"
 )
@@ -230,11 +229,10 @@ func (c *ccuRun) listen(ctx context.Context, i int, since string) {
 	}
 }
 
-// read takes the messages out of an answer to client i and returns its next_batch, which shares the memory of
-// the page. Each part is parsed once and nothing is copied.
+// read takes the messages out of an answer to client i and returns its next_batch. Each part is parsed once.
 func (c *ccuRun) read(page []byte, i int) (next string) {
 	now, id := time.Now().UnixNano(), c.rooms[i/c.RoomSize]
-	root := gjson.Parse(unsafe.String(unsafe.SliceData(page), len(page)))
+	root := gjson.ParseBytes(page)
 	root.ForEach(func(key, value gjson.Result) bool {
 		switch key.Str {
 		case "next_batch":
