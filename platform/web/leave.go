@@ -38,7 +38,7 @@ const firstRequest = 5 * time.Second
 
 // nextRequest is how long the next request of a connection is waited for: a client that got an answer may be sending it, and
 // does not send it again when the connection ends meanwhile.
-const nextRequest = 100 * time.Millisecond
+const nextRequest = 500 * time.Millisecond
 
 type lineKey struct{}
 
