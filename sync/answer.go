@@ -17,6 +17,7 @@ type query struct {
 	s      *Sync
 	user   *user
 	device string
+	state  string // of the device: set_presence
 	filter *filter
 	origin
 	fullState  bool
@@ -24,8 +25,13 @@ type query struct {
 
 	has memberships // that the device has been given
 
-	// Of one answer.
 	*view
+}
+
+// view is what belongs to the making of one answer. A request that waits has none.
+type view struct {
+	moment
+	now      vector // how far the answer goes
 	ignored  map[string]bool
 	roomData map[string][]json.RawMessage // account data of rooms that is new
 	global   []json.RawMessage
@@ -34,13 +40,24 @@ type query struct {
 	heavy    bool    // it has a place for a large answer
 }
 
-// view is what an answer is made from. A request that waits has none.
-type view struct {
-	moment
-	now vector // how far the answer goes
-}
-
 var views = sync.Pool{New: func() any { return &view{} }}
+
+// viewKept is how many rooms, or memberships given, a view has room for when it is kept for the next answer.
+const viewKept = 256
+
+// release gives a view back. The next answer uses its lists again.
+func (v *view) release() {
+	places, gives := v.places[:0], v.gives[:0]
+	if cap(places) > viewKept {
+		places = nil
+	}
+	if cap(gives) > viewKept {
+		gives = nil
+	}
+	clear(places[:cap(places)])
+	*v = view{moment: moment{places: places}, gives: gives}
+	views.Put(v)
+}
 
 // answer writes what is new between since and now; empty is true when that is nothing.
 func (q *query) answer(ctx context.Context, w *writer) (empty bool, err error) {
@@ -54,23 +71,19 @@ func (q *query) answer(ctx context.Context, w *writer) (empty bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	size := 0
-	for _, list := range [][]json.RawMessage{q.global, messages} {
-		for _, raw := range list {
-			size += len(raw)
-		}
-	}
-	if err := q.weigh(size); err != nil {
+	if err := q.weigh(bytesOf(q.global) + bytesOf(messages)); err != nil {
 		return false, err
 	}
-	q.gives, q.left = nil, answerBytes
+	q.gives, q.left = q.gives[:0], answerBytes
 	w.open('{')
 	w.key("next_batch")
 	w.b = append(q.s.layout.Append(append(w.b, '"'), q.s.Process.LogEpoch(), q.now[:], q.carried), '"')
 	head := len(w.b)
-	if err := w.section("rooms", func() error { return q.rooms(ctx, w) }); err != nil {
+	rooms := w.begin("rooms")
+	if err := q.rooms(ctx, w); err != nil {
 		return false, err
 	}
+	w.end(rooms)
 	people, err := q.people(ctx)
 	if err != nil {
 		return false, err
@@ -97,65 +110,47 @@ func (q *query) rooms(ctx context.Context, w *writer) error {
 	if err != nil {
 		return err
 	}
-	by := map[string][]string{}
-	for id, p := range q.places {
-		if !q.filter.Room.room(id) {
-			continue
-		}
-		switch isNew := q.isNew(id, p); p.membership {
-		case event.MembershipJoin:
-			by["join"] = append(by["join"], id)
-		case event.MembershipInvite, event.MembershipKnock:
-			if (isNew || q.initial || q.fullState) && !q.ignored[p.sender] {
-				by[p.membership] = append(by[p.membership], id)
+	for _, part := range roomSections {
+		at := w.begin(part.name)
+		for _, in := range q.places {
+			if !q.belongs(in, part.name, forgotten) {
+				continue
 			}
-		case event.MembershipLeave, event.MembershipBan:
-			if isNew && !q.initial && !(q.anew && p.forgotten) || forgotten != nil && !forgotten[id] {
-				by["leave"] = append(by["leave"], id)
+			var err error
+			switch part.name {
+			case "join":
+				err = q.joinedRoom(ctx, w, in.room, in.place)
+			case "leave":
+				err = q.leftRoom(ctx, w, in.room, in.place)
+			default:
+				err = q.strippedRoom(ctx, w, in.room, in.place, part.state)
 			}
-		}
-	}
-	for _, list := range by {
-		slices.Sort(list)
-	}
-	err = w.section("join", func() error {
-		for _, id := range by["join"] {
-			if err := q.joinedRoom(ctx, w, id, q.places[id]); err != nil {
-				return err
+			if err == nil {
+				err = q.weigh(len(w.b))
 			}
-			if err := q.weigh(len(w.b)); err != nil {
+			if err != nil {
 				return err
 			}
 		}
-		return nil
-	})
-	if err != nil {
-		return err
+		w.end(at)
 	}
-	stripped := func(section, name, membership string) error {
-		return w.section(section, func() error {
-			for _, id := range by[membership] {
-				if err := q.strippedRoom(ctx, w, id, q.places[id], name); err != nil {
-					return err
-				}
-			}
-			return nil
-		})
+	return nil
+}
+
+// roomSections are the parts of "rooms", and what the state of a room is called in those that give only that.
+var roomSections = [...]struct{ name, state string }{{"join", ""}, {"invite", "invite_state"}, {"knock", "knock_state"}, {"leave", ""}}
+
+// belongs tells whether a room stands in a part of "rooms", if it has news.
+func (q *query) belongs(in placeIn, section string, forgotten map[string]bool) (is bool) {
+	switch in.membership {
+	case event.MembershipJoin:
+		is = section == "join"
+	case event.MembershipInvite, event.MembershipKnock:
+		is = section == in.membership && (q.initial || q.fullState || q.isNew(in.room, in.place)) && !q.ignored[in.sender]
+	case event.MembershipLeave, event.MembershipBan:
+		is = section == "leave" && (!q.initial && !(q.anew && in.forgotten) && q.isNew(in.room, in.place) || forgotten != nil && !forgotten[in.room])
 	}
-	if err := stripped("invite", "invite_state", event.MembershipInvite); err != nil {
-		return err
-	}
-	if err := stripped("knock", "knock_state", event.MembershipKnock); err != nil {
-		return err
-	}
-	return w.section("leave", func() error {
-		for _, id := range by["leave"] {
-			if err := q.leftRoom(ctx, w, id, q.places[id]); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
+	return is && q.filter.Room.room(in.room)
 }
 
 // isNew tells that a membership came since.
@@ -192,7 +187,7 @@ func (q *query) accountData(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	q.roomData, q.global = map[string][]json.RawMessage{}, nil
+	q.roomData, q.global = nil, nil
 	for _, d := range list {
 		f := &q.filter.AccountData
 		if d.RoomID != "" {
@@ -205,6 +200,9 @@ func (q *query) accountData(ctx context.Context) error {
 		if d.RoomID == "" {
 			q.global = append(q.global, raw)
 		} else {
+			if q.roomData == nil {
+				q.roomData = map[string][]json.RawMessage{}
+			}
 			q.roomData[d.RoomID] = append(q.roomData[d.RoomID], raw)
 		}
 	}
@@ -281,6 +279,13 @@ func (q *query) keyCounts(ctx context.Context, w *writer) error {
 	w.key("device_unused_fallback_key_types")
 	w.b = matrix.AppendStrings(w.b, fallback)
 	return nil
+}
+
+func bytesOf(list []json.RawMessage) (n int) {
+	for _, raw := range list {
+		n += len(raw)
+	}
+	return n
 }
 
 func membershipOf(content json.RawMessage) string {

@@ -2,9 +2,17 @@ package sync
 
 import (
 	"fmt"
+	"log/slog"
+	"net/http/httptest"
 	"net/url"
+	"runtime"
+	"sync"
+	"sync/atomic"
 	"testing"
 
+	"github.com/tidwall/gjson"
+
+	"lyceum/platform/web"
 	"lyceum/rooms"
 )
 
@@ -91,7 +99,8 @@ func (h *house) question(t testing.TB, name string) *query {
 		t.Fatal(err)
 	}
 	u.served.Store(true)
-	m := h.moment(u, 0, false)
+	var m moment
+	h.look(u, &m, 0, false)
 	u.given(&m.at, m.news)
 	return &query{s: h.Sync, user: u, device: "D", filter: &filter{}, origin: origin{since: m.at}, view: &view{}}
 }
@@ -99,7 +108,7 @@ func (h *house) question(t testing.TB, name string) *query {
 // ask answers a question once, as a request or a wake-up does.
 func (q *query) ask(t testing.TB, w *writer) bool {
 	seen, known := q.user.seen(&q.since)
-	q.moment = q.s.moment(q.user, seen, known)
+	q.s.look(q.user, &q.moment, seen, known)
 	q.now = q.at
 	w.b, w.comma = w.b[:0], false
 	empty, err := q.answer(t.Context(), w)
@@ -197,4 +206,62 @@ func BenchmarkParallel(b *testing.B) {
 	})
 	close(stop)
 	<-stopped
+}
+
+// BenchmarkRound is one message to 25 clients that wait for it: it is sent, each gets its answer and asks again. What
+// package web does is part of it.
+func BenchmarkRound(b *testing.B) {
+	h, room, all := crowd(b, "sqlite", 25)
+	server, err := web.New(web.Options{Log: slog.New(slog.DiscardHandler), Authenticator: h.node.People})
+	if err != nil {
+		b.Fatal(err)
+	}
+	server.Add(h.routes...)
+	alice := h.as(b, "alice")
+	alice.say(room, "first")
+	var users []*user
+	answered := make(chan struct{}, 1<<16)
+	var ends atomic.Bool
+	var clients sync.WaitGroup
+	for i, c := range all {
+		name := fmt.Sprintf("u%d", i)
+		u, err := h.user(b.Context(), id(name))
+		if err != nil {
+			b.Fatal(err)
+		}
+		users = append(users, u)
+		since := c.sync("set_presence", "offline", "filter", `{"room":{"state":{"lazy_load_members":true}}}`).Get("next_batch").String()
+		query := "/sync?set_presence=offline&timeout=60000&filter=" + url.QueryEscape(`{"room":{"state":{"lazy_load_members":true}}}`) + "&since="
+		clients.Go(func() {
+			for !ends.Load() {
+				w := httptest.NewRecorder()
+				r := httptest.NewRequest("GET", api+query+since, nil)
+				r.Header.Set("Authorization", "Bearer "+name)
+				server.Handler().ServeHTTP(w, r)
+				since = gjson.GetBytes(w.Body.Bytes(), "next_batch").String()
+				answered <- struct{}{}
+			}
+		})
+	}
+	allWait := func() {
+		for _, u := range users {
+			for u.waits.Load() == 0 {
+				runtime.Gosched()
+			}
+		}
+	}
+	allWait()
+	b.ReportAllocs()
+	b.ResetTimer()
+	for range b.N {
+		alice.say(room, "next")
+		for range all {
+			<-answered
+		}
+		allWait()
+	}
+	b.StopTimer()
+	ends.Store(true)
+	alice.say(room, "last")
+	clients.Wait()
 }

@@ -10,6 +10,7 @@ import (
 	"lyceum/matrix"
 	"lyceum/platform/obs"
 	"lyceum/platform/web"
+	"lyceum/presence"
 )
 
 // Routes is the HTTP surface of the package.
@@ -32,41 +33,24 @@ func (s *Sync) getSync(r *web.Request) (any, error) {
 	if q.user, err = s.user(ctx, r.UserID()); err != nil {
 		return nil, err
 	}
-	state := r.Query1("set_presence")
-	if state == "" {
-		state = "online"
-	}
-	if state != "offline" {
-		s.Presence.Seen(ctx, q.user.id, q.device, state)
-	}
+	q.seenAs(ctx)
 	if !q.initial {
 		if err := s.Devices.DeleteToDevice(ctx, q.user.id, q.device, q.since[toDeviceAt]); err != nil {
 			return nil, err
 		}
 	}
-	result, err := s.serve(ctx, q, timeout)
-	if park, waits := result.(*web.Park); waits && state != "offline" {
-		// A poll may be longer than the time after which a silent device counts as gone.
-		park.Resume = s.seenAfter(park.Resume, q, state)
-	}
-	return result, err
+	return s.serve(ctx, q, timeout)
 }
 
-// seenAfter is resume for a device that counts as seen when its poll ends.
-func (s *Sync) seenAfter(resume func(ctx context.Context, over bool) (any, error), q *query, state string) func(ctx context.Context, over bool) (any, error) {
-	return func(ctx context.Context, over bool) (any, error) {
-		result, err := resume(ctx, over)
-		if park, waits := result.(*web.Park); waits {
-			park.Resume = s.seenAfter(park.Resume, q, state)
-		} else {
-			s.Presence.Seen(ctx, q.user.id, q.device, state)
-		}
-		return result, err
+// seenAs notes that the device is there, unless it asks not to be seen.
+func (q *query) seenAs(ctx context.Context) {
+	if q.state != presence.Offline {
+		q.s.Presence.Seen(ctx, q.user.id, q.device, q.state)
 	}
 }
 
 // serve answers when there are news, or when the time is over.
-func (s *Sync) serve(ctx context.Context, q *query, timeout time.Duration) (any, error) {
+func (s *Sync) serve(ctx context.Context, q *poll, timeout time.Duration) (any, error) {
 	u := q.user
 	u.served.Store(true)
 	if u.waits.Add(1) > maxWaits {
@@ -76,40 +60,56 @@ func (s *Sync) serve(ctx context.Context, q *query, timeout time.Duration) (any,
 	defer u.waits.Add(-1)
 	last := timeout == 0
 	if q.whole || len(q.heads) > 0 {
-		m := s.moment(u, 0, false)
-		last = q.settle(&m.at) || last
+		var at vector
+		s.mu.RLock()
+		s.heads(u, &at)
+		s.mu.RUnlock()
+		last = q.settle(&at) || last
 	}
 	if q.filter.Room.State.LazyLoadMembers && !q.initial {
 		q.has = s.lazy.begin(u.id+"\x00"+q.device, &q.since)
 	}
-	p := &poll{query: q, until: obs.Now().Add(timeout)}
 	if !q.initial && !q.fullState {
-		p.seen, p.known = u.seen(&q.since)
+		q.seen, q.known = u.seen(&q.since)
 	}
-	return p.answer(ctx, last)
+	q.park.Until = obs.Now().Add(timeout)
+	return q.answer(ctx, last)
 }
 
-// poll is a request that waits for news.
+// poll is a request that may wait for news.
 type poll struct {
-	*query
-	until time.Time
-	seen  uint64 // nothing before is news for it
-	known bool
+	query
+	park    web.Park
+	seen    uint64 // nothing before is news for it
+	known   bool
+	signals uint64 // of the user, before it looked for news
+}
+
+// wait is Wait of its park.
+func (p *poll) wait(wake func()) (stop func()) { return p.user.await(p.signals, wake) }
+
+// resume is Resume of its park. A poll may be longer than the time after which a silent device counts as gone, so this
+// one counts as seen when its poll ends.
+func (p *poll) resume(ctx context.Context, over bool) (any, error) {
+	result, err := p.answer(ctx, over)
+	if _, waits := result.(*web.Park); !waits {
+		p.seenAs(ctx)
+	}
+	return result, err
 }
 
 // answer gives the answer, or what waits for news: there are none and it is not the last time.
 func (p *poll) answer(ctx context.Context, last bool) (any, error) {
-	q, s, u := p.query, p.s, p.user
+	q, s, u := &p.query, p.s, p.user
 	began := obs.Now()
 	u.used.Store(began.UnixMilli())
-	signals := u.signals.Load()
+	p.signals = u.signals.Load()
 	q.view = views.Get().(*view)
 	defer func() {
-		*q.view = view{}
-		views.Put(q.view)
+		q.view.release()
 		q.view = nil
 	}()
-	q.moment = s.moment(u, p.seen, p.known)
+	s.look(u, &q.moment, p.seen, p.known)
 	q.now = q.at
 	for i, pos := range q.since { // a token never goes back
 		q.now[i] = max(q.now[i], pos)
@@ -124,7 +124,10 @@ func (p *poll) answer(ctx context.Context, last bool) (any, error) {
 	if empty && !q.initial && !q.fullState && !last {
 		buffers.Put(w)
 		p.seen, p.known = q.news, true
-		return &web.Park{Until: p.until, Wait: func(wake func()) (stop func()) { return u.await(signals, wake) }, Resume: p.answer}, nil
+		if p.park.Wait == nil {
+			p.park.Wait, p.park.Resume = p.wait, p.resume
+		}
+		return &p.park, nil
 	}
 	if q.filter.Room.State.LazyLoadMembers {
 		start := &q.since
@@ -185,6 +188,11 @@ func (q *query) build(ctx context.Context) (w *writer, empty bool, err error) {
 
 func enter(ctx context.Context, places chan struct{}) error {
 	select {
+	case places <- struct{}{}: // most often; the context makes a channel for those who look at its end
+		return nil
+	default:
+	}
+	select {
 	case places <- struct{}{}:
 		return nil
 	case <-ctx.Done():
@@ -206,8 +214,8 @@ func (q *query) weigh(size int) error {
 	}
 }
 
-func (s *Sync) parse(r *web.Request) (*query, time.Duration, error) {
-	q := &query{s: s, device: r.DeviceID()}
+func (s *Sync) parse(r *web.Request) (*poll, time.Duration, error) {
+	q := &poll{query: query{s: s, device: r.DeviceID(), state: presence.Online}}
 	ms, err := r.Int("timeout", 0, s.config.MaxTimeout*1000)
 	if err != nil {
 		return nil, 0, err
@@ -219,7 +227,11 @@ func (s *Sync) parse(r *web.Request) (*query, time.Duration, error) {
 		return nil, 0, err
 	}
 	switch r.Query1("set_presence") {
-	case "", "online", "offline", "unavailable":
+	case "", presence.Online:
+	case presence.Offline:
+		q.state = presence.Offline
+	case presence.Unavailable:
+		q.state = presence.Unavailable
 	default:
 		return nil, 0, matrix.InvalidParam("set_presence: expected online, offline or unavailable")
 	}

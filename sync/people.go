@@ -14,24 +14,33 @@ import (
 
 // people is what is new of others: whose devices changed, who came to share a room with the user and who
 // shares none any more.
-type people struct{ changed, left, came map[string]bool }
+type people struct{ changed, left, came users }
 
 // people finds what device_lists tells (client-server API, "End-to-end encryption", "Extensions to /sync").
 func (q *query) people(ctx context.Context) (p people, err error) {
-	p = people{map[string]bool{}, map[string]bool{}, map[string]bool{}}
 	if q.initial {
 		return p, nil
 	}
-	if err := q.changedDevices(ctx, p.changed); err != nil {
+	if p.changed, err = q.changedDevices(ctx); err != nil {
 		return p, err
 	}
-	if err := q.moves(ctx, p); err != nil {
+	if err := q.moves(ctx, &p); err != nil {
 		return p, err
 	}
 	for id := range p.came {
-		p.changed[id] = true
+		p.changed.add(id)
 	}
 	return p, nil
+}
+
+// users is a set of users, nil when there are none, as in most answers.
+type users map[string]bool
+
+func (u *users) add(id string) {
+	if *u == nil {
+		*u = users{}
+	}
+	(*u)[id] = true
 }
 
 func (p people) write(w *writer) {
@@ -61,9 +70,9 @@ func sorted(set map[string]bool) []string {
 	return list
 }
 
-func (q *query) changedDevices(ctx context.Context, changed map[string]bool) error {
+func (q *query) changedDevices(ctx context.Context) (users, error) {
 	st := q.s.Devices.DeviceListStream()
-	var users []string
+	var ids []string
 	var after, upto [presenceShards]int64
 	stale, any := false, false
 	q.s.mu.RLock()
@@ -78,38 +87,35 @@ func (q *query) changedDevices(ctx context.Context, changed map[string]bool) err
 		stale = stale || !ok
 		for _, r := range rows {
 			if r.value.For(q.user.id) {
-				users = append(users, r.value.UserID)
+				ids = append(ids, r.value.UserID)
 			}
 		}
 	}
 	q.s.mu.RUnlock()
 	if !any {
-		return nil
+		return nil, nil
 	}
 	if stale {
 		var err error
-		if users, err = q.s.Devices.ChangedUsers(ctx, q.user.id, after[:], upto[:]); err != nil {
-			return err
+		if ids, err = q.s.Devices.ChangedUsers(ctx, q.user.id, after[:], upto[:]); err != nil {
+			return nil, err
 		}
 	}
-	shared, err := q.s.sharing(ctx, q.user, users)
-	for id := range shared {
-		changed[id] = true
-	}
-	return err
+	return q.s.sharing(ctx, q.user, ids)
 }
 
 // moves finds who came to rooms of the user, or went, and what the user's own comings and goings mean.
-func (q *query) moves(ctx context.Context, p people) error {
-	gone := map[string]bool{}
-	for id, at := range q.places {
+func (q *query) moves(ctx context.Context, p *people) error {
+	var gone users
+	for _, in := range q.places {
+		id, at := in.room, in.place
 		if at.membership != event.MembershipJoin {
 			if !q.isNew(id, at) || at.membership != event.MembershipLeave && at.membership != event.MembershipBan {
 				continue
 			}
 			end, _, err := q.ended(ctx, at, q.since[eventsAt+q.s.Rooms.Stream().Shard(id)])
 			if err == nil && end != nil {
-				err = q.everyone(ctx, id, gone)
+				err = q.everyone(ctx, id, &gone)
 			}
 			if err != nil {
 				return err
@@ -118,7 +124,7 @@ func (q *query) moves(ctx context.Context, p people) error {
 		}
 		members, err := q.memberEvents(ctx, id)
 		if err == nil && len(members) >= q.s.maxMoves { // more than are read: anybody may have come
-			err = q.everyone(ctx, id, p.came)
+			err = q.everyone(ctx, id, &p.came)
 		}
 		if err != nil {
 			return err
@@ -129,12 +135,12 @@ func (q *query) moves(ctx context.Context, p people) error {
 			case was == is:
 			case who == q.user.id:
 				if is {
-					err = q.everyone(ctx, id, p.came)
+					err = q.everyone(ctx, id, &p.came)
 				}
 			case is:
-				p.came[who] = true
+				p.came.add(who)
 			default:
-				gone[who] = true
+				gone.add(who)
 			}
 			if err != nil {
 				return err
@@ -150,7 +156,7 @@ func (q *query) moves(ctx context.Context, p people) error {
 	}
 	for id := range gone {
 		if !shared[id] {
-			p.left[id] = true
+			p.left.add(id)
 			delete(p.came, id)
 			delete(p.changed, id)
 		}
@@ -183,11 +189,11 @@ func (q *query) memberEvents(ctx context.Context, roomID string) (out []*rooms.E
 }
 
 // everyone adds the other members of a room.
-func (q *query) everyone(ctx context.Context, roomID string, set map[string]bool) error {
+func (q *query) everyone(ctx context.Context, roomID string, set *users) error {
 	members, err := q.s.Rooms.Members(ctx, roomID, event.MembershipJoin)
 	for _, m := range members {
 		if m.UserID != q.user.id {
-			set[m.UserID] = true
+			set.add(m.UserID)
 		}
 	}
 	return err
@@ -221,7 +227,7 @@ func (q *query) presence(ctx context.Context, w *writer, came map[string]bool) e
 }
 
 func (q *query) statuses(ctx context.Context, came map[string]bool) ([]*presence.Status, error) {
-	newest := map[string]*presence.Status{}
+	var newest map[string]*presence.Status
 	known := true
 	if !q.initial {
 		q.s.mu.RLock()
@@ -232,6 +238,9 @@ func (q *query) statuses(ctx context.Context, came map[string]bool) ([]*presence
 			}
 			rows, ok := q.s.presence.since(shard, after, upto)
 			known = known && ok
+			if len(rows) > 0 && newest == nil {
+				newest = map[string]*presence.Status{}
+			}
 			for _, r := range rows {
 				newest[r.value.UserID] = r.value
 			}

@@ -2,6 +2,8 @@ package sync
 
 import (
 	"context"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -29,10 +31,18 @@ type user struct {
 	floor   uint64 // of what came later all touches are there
 
 	mu      sync.Mutex
-	waiting map[uint64]func() // called once, at the next signal
-	turns   uint64
+	waiting *waiter // the first of those to be called at the next signal
 	marks   [4]mark
 	next    int
+}
+
+// waiter is a request that waits for a signal of its user. Its fields are guarded by the user's mu.
+type waiter struct {
+	user         *user
+	wake         func()
+	before, next *waiter
+	waits        bool // it is among user.waiting
+	stopped      bool
 }
 
 // place is a user's membership of a room. It is never changed, only replaced.
@@ -64,41 +74,62 @@ func (u *user) signal() {
 		return
 	}
 	u.mu.Lock()
-	waiting := u.waiting
+	first := u.waiting
 	u.waiting = nil
+	for w := first; w != nil; w = w.next { // from here on nobody else changes them
+		w.waits = false
+	}
 	u.mu.Unlock()
-	for _, wake := range waiting {
-		wake()
+	for w := first; w != nil; w = w.next {
+		w.wake()
 	}
 }
 
 // await calls wake, which does not block, at the first signal after so many, until stop is called.
 func (u *user) await(signals uint64, wake func()) (stop func()) {
+	w := &waiter{user: u, wake: wake, waits: true}
 	u.waits.Add(1) // before it looks: who signals meanwhile either is seen or sees it
 	u.mu.Lock()
-	u.turns++
-	turn := u.turns
-	if u.waiting == nil {
-		u.waiting = map[uint64]func(){}
+	if w.next = u.waiting; w.next != nil {
+		w.next.before = w
 	}
-	u.waiting[turn] = wake
+	u.waiting = w
 	u.mu.Unlock()
-	leave := func() (was bool) {
+	if u.signals.Load() != signals {
 		u.mu.Lock()
-		defer u.mu.Unlock()
-		_, was = u.waiting[turn]
-		delete(u.waiting, turn)
-		return was
+		was := w.leave()
+		u.mu.Unlock()
+		if was {
+			wake()
+		}
 	}
-	if u.signals.Load() != signals && leave() {
-		wake()
+	return w.stop
+}
+
+// leave takes a waiter out of those that wait, and tells whether it was among them; the caller holds the user's mu.
+func (w *waiter) leave() (was bool) {
+	if !w.waits {
+		return false
 	}
-	var once sync.Once
-	return func() {
-		once.Do(func() {
-			leave()
-			u.waits.Add(-1)
-		})
+	w.waits = false
+	if w.next != nil {
+		w.next.before = w.before
+	}
+	if w.before != nil {
+		w.before.next = w.next
+	} else {
+		w.user.waiting = w.next
+	}
+	return true
+}
+
+func (w *waiter) stop() {
+	w.user.mu.Lock()
+	defer w.user.mu.Unlock()
+	w.leave()
+	if !w.stopped {
+		w.stopped = true
+		w.user.waits.Add(-1)
 	}
 }
 
@@ -347,16 +378,41 @@ func (s *Sync) drop(u *user) {
 type moment struct {
 	at     vector
 	news   uint64
-	places map[string]*place
-	all    bool // places are all of the user's rooms, not only those with news
+	places []placeIn // of the rooms that may have news, by room id
 }
 
-// moment takes positions and rooms at once, so that no membership is newer than the positions. With known,
+// placeIn is a place with its room.
+type placeIn struct {
+	room string
+	*place
+}
+
+// look takes positions and rooms at once, so that no membership is newer than the positions. With known,
 // only rooms with news after since are looked at.
-func (s *Sync) moment(u *user, since uint64, known bool) (m moment) {
+func (s *Sync) look(u *user, m *moment, since uint64, known bool) {
 	s.mu.RLock()
-	defer s.mu.RUnlock()
-	v := &m.at
+	s.heads(u, &m.at)
+	m.news, m.places = s.news, m.places[:0]
+	if known && since >= u.floor {
+		for i := len(u.touches) - 1; i >= 0 && u.touches[i].news > since; i-- {
+			room := u.touches[i].room
+			if p := u.rooms[room]; p != nil {
+				m.places = append(m.places, placeIn{room, p})
+			}
+		}
+	} else {
+		m.places = slices.Grow(m.places, len(u.rooms))
+		for id, p := range u.rooms {
+			m.places = append(m.places, placeIn{id, p})
+		}
+	}
+	s.mu.RUnlock()
+	slices.SortFunc(m.places, func(a, b placeIn) int { return strings.Compare(a.room, b.room) })
+	m.places = slices.CompactFunc(m.places, func(a, b placeIn) bool { return a.room == b.room })
+}
+
+// heads gives the positions up to which rows have come, for a user; the caller holds mu.
+func (s *Sync) heads(u *user, v *vector) {
 	copy(v[eventsAt:], s.now.events)
 	copy(v[receiptsAt:], s.now.receipts)
 	copy(v[typingAt:], s.now.typing)
@@ -364,30 +420,11 @@ func (s *Sync) moment(u *user, since uint64, known bool) (m moment) {
 	copy(v[deviceListsAt:], s.now.deviceLists)
 	v[toDeviceAt] = s.now.toDevice[s.Devices.ToDeviceStream().Shard(u.id)]
 	v[accountDataAt] = s.now.accountData[s.Accounts.DataStream().Shard(u.id)]
-	m.news = s.news
-	if known && since >= u.floor {
-		for i := len(u.touches) - 1; i >= 0 && u.touches[i].news > since; i-- {
-			room := u.touches[i].room
-			if p := u.rooms[room]; p != nil {
-				if m.places == nil {
-					m.places = make(map[string]*place, 4)
-				}
-				m.places[room] = p
-			}
-		}
-		return m
-	}
-	m.all = true
-	m.places = make(map[string]*place, len(u.rooms))
-	for id, p := range u.rooms {
-		m.places[id] = p
-	}
-	return m
 }
 
 // sharing tells which of some users share a room with u, or are u.
-func (s *Sync) sharing(ctx context.Context, u *user, ids []string) (map[string]bool, error) {
-	out := map[string]bool{}
+func (s *Sync) sharing(ctx context.Context, u *user, ids []string) (users, error) {
+	out := users{}
 	if err := s.know(ctx, ids...); err != nil {
 		return nil, err
 	}

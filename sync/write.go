@@ -57,19 +57,26 @@ func (w *writer) raws(name string, list []json.RawMessage) {
 	w.b = append(w.b, "]}"...)
 }
 
-// section writes "name":{…} when fill wrote anything, and takes it back when not.
-func (w *writer) section(name string, fill func() error) error {
-	at, comma := len(w.b), w.comma
+// object is one that stays only when something was written into it.
+type object struct {
+	at, inner int
+	comma     bool
+}
+
+// begin begins "name":{…}.
+func (w *writer) begin(name string) object {
+	s := object{at: len(w.b), comma: w.comma}
 	w.key(name)
 	w.open('{')
-	inner := len(w.b)
-	if err := fill(); err != nil {
-		return err
-	}
-	if len(w.b) == inner {
-		w.b, w.comma = w.b[:at], comma
-		return nil
+	s.inner = len(w.b)
+	return s
+}
+
+// end ends an object, and takes it back when nothing was written.
+func (w *writer) end(s object) {
+	if len(w.b) == s.inner {
+		w.b, w.comma = w.b[:s.at], s.comma
+		return
 	}
 	w.close('}')
-	return nil
 }
