@@ -34,7 +34,14 @@ type Result struct {
 
 // Rules are the compiled rules of a user. They are immutable.
 type Rules struct {
-	list []*compiled // those of sameForAll are shared
+	list []*compiled // those that nobody changed are shared by all users, and the whole list by those who changed none
+	self self
+}
+
+// self is what shared rules ask about the user whom they are of.
+type self struct {
+	id, local string // in lower case
+	quoted    string // the id as JSON
 }
 
 type compiled struct {
@@ -49,7 +56,7 @@ type condition struct {
 	path    path
 	literal string // what a value must be, or the word that the body must hold; in lower case
 	glob    *glob  // instead of literal, when there are wildcards
-	value   []byte // canonical JSON
+	value   string // canonical JSON
 	op      string
 	count   int
 }
@@ -67,25 +74,40 @@ const (
 	condPermission
 	condRoom
 	condSender
+	condIsSelf   // as condMatch, for the id of the user
+	condHasSelf  // as condContains
+	condSelfWord // as condWord, for the localpart
 )
 
 // Compile makes rules from the content of m.push_rules in storage.
-func Compile(userID string, raw json.RawMessage) *Rules { return merge(userID, raw).compile() }
+func Compile(userID string, raw json.RawMessage) *Rules {
+	lower := strings.ToLower(userID)
+	out := &Rules{self: self{lower, localpart(lower), quote(userID)}}
+	shares := out.self.local != "" && !hasWildcard(userID)
+	if len(raw) == 0 && shares {
+		out.list = untouched()
+	} else {
+		out.list = merge(userID, raw).compile(shares)
+	}
+	return out
+}
 
-func (s ruleset) compile() *Rules {
-	out := &Rules{}
+// untouched are the rules of a user who changed none.
+var untouched = sync.OnceValue(func() []*compiled { return merge(anyone, nil).compile(true) })
+
+func (s ruleset) compile(shares bool) (out []*compiled) {
 	for _, kind := range kinds {
 		for _, r := range s[kind] {
 			if !r.Enabled {
 				continue
 			}
-			if d := sameForAll()[r.ID]; d != nil && r.Default && bytes.Equal(list(r.Actions), d.result.Actions) {
-				out.list = append(out.list, d)
+			if d := shared()[r.ID]; d != nil && shares && r.Default && bytes.Equal(list(r.Actions), d.result.Actions) {
+				out = append(out, d)
 				continue
 			}
 			c := compileRule(kind, r)
 			if !slices.ContainsFunc(c.conds, func(c condition) bool { return c.kind == condNever }) {
-				out.list = append(out.list, c)
+				out = append(out, c)
 			}
 		}
 	}
@@ -96,12 +118,26 @@ func compileRule(kind string, r rule) *compiled {
 	return &compiled{result: resultOf(r), legacy: isLegacy(r.ID), conds: conditionsOf(kind, r)}
 }
 
-// sameForAll are the default rules that do not name the user, by rule id: most users have nothing else.
-var sameForAll = sync.OnceValue(func() map[string]*compiled {
+// anyone stands for the user while the shared rules are made.
+const anyone = "@anyone:any.where"
+
+// shared are the default rules by rule id, as all users have them who changed none of it. What names the user asks for it.
+var shared = sync.OnceValue(func() map[string]*compiled {
 	out := map[string]*compiled{}
-	for _, d := range slices.Concat(defaultOverride, defaultUnderride) {
-		if !strings.Contains(d.conditions, "USER") {
-			out[d.id] = compileRule(kindOverride, rule{ID: d.id, Conditions: json.RawMessage(d.conditions), Actions: d.actions})
+	for _, kind := range kinds {
+		for _, r := range defaultsFor(anyone, kind) {
+			d := compileRule(kind, r)
+			for i := range d.conds {
+				switch c := &d.conds[i]; {
+				case c.kind == condMatch && c.literal == anyone:
+					c.kind = condIsSelf
+				case c.kind == condContains && c.value == quote(anyone):
+					c.kind = condHasSelf
+				case c.kind == condWord && c.literal == localpart(anyone):
+					c.kind = condSelfWord
+				}
+			}
+			out[r.ID] = d
 		}
 	}
 	return out
@@ -159,7 +195,7 @@ func conditionOf(raw json.RawMessage) condition {
 		if !ok {
 			return condition{}
 		}
-		out := condition{kind: condIs, path: pathOf(c.Key), value: value}
+		out := condition{kind: condIs, path: pathOf(c.Key), value: string(value)}
 		if c.Kind == "event_property_contains" {
 			out.kind = condContains
 		}
@@ -245,6 +281,7 @@ type Subject struct {
 	lower  string // the body in lower case
 	folded bool
 	left   int // steps that an evaluation may still take
+	self   *self
 }
 
 // maxWork is how many steps one evaluation takes at most, a few milliseconds: rules come from users, and so do the
@@ -264,7 +301,7 @@ func NewSubject(e *event.Event) *Subject { return &Subject{event: e, left: maxWo
 // Evaluate finds the first rule that matches. With a Subject that is used again it does not allocate for
 // the default rules. A user's own events are for the caller to leave out.
 func Evaluate(rules *Rules, s *Subject, f *Facts) Result {
-	s.left = maxWork
+	s.left, s.self = maxWork, &rules.self
 next:
 	for _, c := range rules.list {
 		if c.legacy && s.get(&path{well: wellMentions}) != nil {
@@ -298,22 +335,16 @@ func (c *condition) holds(s *Subject, f *Facts) bool {
 		}
 		return s.bodyHas(c.literal)
 	case condIs:
-		return bytes.Equal(s.get(&c.path), c.value)
+		return string(s.get(&c.path)) == c.value
 	case condContains:
-		list := s.get(&c.path)
-		if len(list) == 0 || list[0] != '[' || !s.spend(len(list)) {
-			return false
-		}
-		for i := 1; ; {
-			v, next, ok := matrix.NextElement(list, i)
-			if !ok {
-				return false
-			}
-			if bytes.Equal(v, c.value) {
-				return true
-			}
-			i = next
-		}
+		return s.contains(&c.path, c.value)
+	case condHasSelf:
+		return s.contains(&c.path, s.self.quoted)
+	case condIsSelf:
+		text, ok := s.text(&c.path)
+		return ok && s.spend(min(len(text), len(s.self.id))) && equalFold(text, s.self.id)
+	case condSelfWord:
+		return s.bodyHas(s.self.local)
 	case condName:
 		return s.bodyHas(f.DisplayName)
 	case condRoom:
@@ -340,6 +371,24 @@ func (c *condition) compare(n int) bool {
 		return n >= c.count
 	}
 	return n == c.count
+}
+
+// contains tells whether a list holds a value of canonical JSON.
+func (s *Subject) contains(p *path, value string) bool {
+	list := s.get(p)
+	if len(list) == 0 || list[0] != '[' || !s.spend(len(list)) {
+		return false
+	}
+	for i := 1; ; {
+		v, next, ok := matrix.NextElement(list, i)
+		if !ok {
+			return false
+		}
+		if string(v) == value {
+			return true
+		}
+		i = next
+	}
 }
 
 func equalFold(a, lower string) bool { return a == lower || strings.EqualFold(a, lower) }

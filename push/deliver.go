@@ -111,7 +111,7 @@ func (p *Push) evaluate(ctx context.Context, userID string, e *rooms.Event) (Res
 	if err != nil {
 		return Result{}, err
 	}
-	return Evaluate(rules.compiled, NewSubject(e.Event), facts), nil
+	return Evaluate(rules.compiled, NewSubject(e.Event), &facts), nil
 }
 
 // deliver sends a notification once.

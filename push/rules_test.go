@@ -240,3 +240,35 @@ func TestGlobs(t *testing.T) {
 		}
 	}
 }
+
+// TestSharedRulesKnowWhoseTheyAre: what nobody changed is one list for all users, and says of each what rules of the user's
+// own would say.
+func TestSharedRulesKnowWhoseTheyAre(t *testing.T) {
+	if a, b := Compile(me, nil), Compile("@you:here.test", nil); &a.list[0] != &b.list[0] {
+		t.Error("two users who changed nothing have a list of rules each")
+	}
+	texts := []string{
+		`{"body":"hi"}`, `{"body":"is me there?"}`, `{"body":"hi ODD.One"}`, `{"body":"star"}`, `{"body":"s*r"}`, `{"body":"\"quoted\""}`,
+		`{"body":"x","m.mentions":{"user_ids":["@me:here.test"]}}`, `{"body":"x","m.mentions":{"user_ids":["@Odd.One:here.test"]}}`,
+		`{"body":"x","m.mentions":{"user_ids":["@odd.one:here.test"]}}`, `{"body":"x","m.mentions":{"user_ids":["@s*r:here.test"]}}`,
+		`{"body":"x","m.mentions":{"user_ids":["@\"quoted\":here.test"]}}`, `{"body":"x","m.mentions":{"user_ids":["@anyone:any.where"]}}`,
+		`{"body":"anyone"}`,
+	}
+	users := []string{me, "@Odd.One:here.test", "@s*r:here.test", `@"quoted":here.test`, "@:here.test", "@someone.else:here.test"}
+	f := &Facts{Members: 5, Power: &auth.Power{}}
+	for _, user := range users {
+		shared, own := Compile(user, nil), &Rules{list: merge(user, nil).compile(false)}
+		var events []*event.Event
+		for _, text := range texts {
+			events = append(events, message(t, text))
+		}
+		for _, key := range users {
+			events = append(events, eventOf(t, "m.room.member", "@x:y", &key, `{"membership":"invite"}`), eventOf(t, "m.room.member", "@x:y", &key, `{"membership":"join"}`))
+		}
+		for _, e := range events {
+			if a, b := Evaluate(shared, NewSubject(e), f), Evaluate(own, NewSubject(e), f); a.RuleID != b.RuleID || a.Notify != b.Notify || a.Highlight != b.Highlight {
+				t.Errorf("%s, %s: the shared rules say %q, own ones %q", user, e.JSON, a.RuleID, b.RuleID)
+			}
+		}
+	}
+}

@@ -115,7 +115,7 @@ func (l *roomLog) after(e *entry, rules *userRules) ([]*rooms.Event, bool) {
 		return nil, false
 	}
 	i, _ := slices.BinarySearchFunc(l.events, e.upto+1, func(ev *rooms.Event, pos int64) int { return cmp.Compare(ev.Pos, pos) })
-	return slices.Clone(l.events[i:]), true
+	return slices.Clip(l.events[i:]), true // what stands there is never changed
 }
 
 // entry finds or makes the entry of a user in a room.
@@ -135,7 +135,7 @@ func (p *Push) entry(userID, roomID string) (*roomLog, *entry) {
 		if c.total >= max(p.config.CountCache, 100) {
 			c.evict(l)
 		}
-		e = &entry{read: map[string]int64{}}
+		e = &entry{}
 		l.users[userID] = e
 		c.total++
 	}
@@ -212,9 +212,9 @@ func (p *Push) loadEntry(ctx context.Context, u reader) error {
 	slices.Reverse(events)
 	l.mu.Lock()
 	for thread, pos := range read {
-		e.read[thread] = max(e.read[thread], pos)
+		e.hasRead(thread, pos)
 	}
-	e.read[""] = max(e.read[""], base)
+	e.hasRead("", base)
 	e.rules, e.loaded = u.rules, true
 	e.upto = max(floor, from)
 	l.mu.Unlock()
@@ -252,20 +252,26 @@ func (p *Push) advance(ctx context.Context, u reader, events []*rooms.Event) err
 		return err
 	}
 	var add []item
-	gone := map[string]bool{}
-	own := map[string]int64{}
+	var gone map[string]bool
+	var own map[string]int64
 	for i, ev := range events {
 		if i%16 == 15 && ctx.Err() != nil { // who asked is gone
 			return ctx.Err()
 		}
 		switch {
 		case ev.Redacts != "":
+			if gone == nil {
+				gone = map[string]bool{}
+			}
 			gone[ev.Redacts] = true
 		case ev.Sender == u.user:
 			if !ev.IsState() { // who writes has read; a new name or avatar says nothing
 				thread, err := p.threadOf(ctx, ev)
 				if err != nil {
 					return err
+				}
+				if own == nil {
+					own = map[string]int64{}
 				}
 				own[thread] = max(own[thread], ev.Pos)
 			}
@@ -274,7 +280,7 @@ func (p *Push) advance(ctx context.Context, u reader, events []*rooms.Event) err
 			continue
 		}
 		subject := Subject{event: ev.Event}
-		res := Evaluate(u.rules.compiled, &subject, facts)
+		res := Evaluate(u.rules.compiled, &subject, &facts)
 		if !res.Notify {
 			continue
 		}
@@ -287,7 +293,7 @@ func (p *Push) advance(ctx context.Context, u reader, events []*rooms.Event) err
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for thread, pos := range own {
-		e.read[thread] = max(e.read[thread], pos)
+		e.hasRead(thread, pos)
 	}
 	e.items = append(e.items, add...)
 	e.upto = max(e.upto, events[len(events)-1].Pos)
@@ -295,6 +301,17 @@ func (p *Push) advance(ctx context.Context, u reader, events []*rooms.Event) err
 		e.items = slices.DeleteFunc(e.items, func(it item) bool { return gone[it.id] })
 	}
 	return nil
+}
+
+// hasRead notes how far the user has read a thread; the caller holds the room's lock.
+func (e *entry) hasRead(thread string, pos int64) {
+	if e.read[thread] >= pos {
+		return
+	}
+	if e.read == nil {
+		e.read = map[string]int64{}
+	}
+	e.read[thread] = pos
 }
 
 // count drops what was read and counts the rest; the caller holds the room's lock.
@@ -351,10 +368,10 @@ func (p *Push) threadOf(ctx context.Context, e *rooms.Event) (string, error) {
 }
 
 // factsFor gives what the rules of a user ask of the room, from the state at an event or from memory.
-func (p *Push) factsFor(ctx context.Context, userID string, l *roomLog, e *entry, at *rooms.Event) (*Facts, error) {
+func (p *Push) factsFor(ctx context.Context, userID string, l *roomLog, e *entry, at *rooms.Event) (Facts, error) {
 	room, err := p.roomFacts(ctx, l, at)
 	if err != nil {
-		return nil, err
+		return Facts{}, err
 	}
 	l.mu.Lock()
 	name, named, renamed := e.name, e.named, e.renamed
@@ -363,7 +380,7 @@ func (p *Push) factsFor(ctx context.Context, userID string, l *roomLog, e *entry
 		key := state.Key{Type: event.TypeMember, StateKey: userID}
 		found, err := p.Rooms.StateEvents(ctx, at.Root, key)
 		if err != nil {
-			return nil, err
+			return Facts{}, err
 		}
 		if m := found[key]; m != nil {
 			name, _ = m.ContentString("displayname")
@@ -375,7 +392,7 @@ func (p *Push) factsFor(ctx context.Context, userID string, l *roomLog, e *entry
 		}
 		l.mu.Unlock()
 	}
-	return &Facts{DisplayName: name, Members: room.members, Power: room.power}, nil
+	return Facts{DisplayName: name, Members: room.members, Power: room.power}, nil
 }
 
 func (p *Push) roomFacts(ctx context.Context, l *roomLog, at *rooms.Event) (roomFacts, error) {
@@ -494,7 +511,7 @@ func (p *Push) receiptsCame(rows []stream.Row) {
 		}
 		l.mu.Lock()
 		if e := l.users[userID]; e != nil {
-			e.read[thread] = max(e.read[thread], pos)
+			e.hasRead(thread, pos)
 		}
 		l.mu.Unlock()
 	}
