@@ -4,7 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"maps"
+	"slices"
 	"time"
 
 	"lyceum/platform/db"
@@ -14,7 +14,7 @@ import (
 
 // person is a user in the owner's memory.
 type person struct {
-	devices    map[string]device
+	devices    deviceList
 	status     *Status // of the last row
 	lastActive int64   // ms
 }
@@ -24,14 +24,14 @@ const former = "\x00"
 
 // load reads a user, who may have been there for a former owner.
 func (p *Presence) load(ctx context.Context, userID string) (*person, error) {
-	who := &person{devices: map[string]device{}, status: &Status{UserID: userID, Presence: Offline}}
+	who := &person{status: &Status{UserID: userID, Presence: Offline}}
 	list, err := query(ctx, p.Process.DB, `user_id = $1`, userID)
 	if err != nil || len(list) == 0 {
 		return who, err
 	}
 	who.status, who.lastActive = list[0], list[0].LastActive
 	if who.status.Presence != Offline {
-		who.devices[former] = device{who.status.Presence, p.Now()}
+		who.devices.put(device{former, who.status.Presence, p.Now()})
 	}
 	return who, nil
 }
@@ -43,8 +43,8 @@ func (p *Presence) online(ctx context.Context, shard int) ([]string, error) {
 
 func (who *person) bytes() int64 {
 	n := int64(300 + len(who.status.StatusMsg))
-	for id := range who.devices {
-		n += int64(len(id)) + 80
+	for _, d := range who.devices {
+		n += int64(len(d.id)) + 80
 	}
 	return n
 }
@@ -56,18 +56,19 @@ func (who *person) here() bool { return len(who.devices) > 0 || who.status.Prese
 func (p *Presence) reportHere(ctx context.Context, userID string, r report) (struct{}, error) {
 	return struct{}{}, p.owned.Do(ctx, userID, func(c *owned.Change[person]) error {
 		before, now := c.State(), p.Now()
-		who := &person{maps.Clone(before.devices), before.status, before.lastActive}
+		who := &person{slices.Clone(before.devices), before.status, before.lastActive}
 		woken := r.Active
 		for _, d := range r.Devices {
-			was, known := who.devices[d.ID]
+			i := who.devices.index(d.ID)
 			if d.State == Offline {
-				delete(who.devices, d.ID)
+				who.devices.drop(func(it device) bool { return it.id == d.ID })
 				continue
 			}
 			// A device that comes, or that its user comes back to, is activity.
-			_, taken := who.devices[former]
-			woken = woken || d.State == Online && (known && was.state != Online || !known && !taken)
-			who.devices[d.ID] = device{d.State, now.Add(-time.Duration(max(0, d.Age)) * time.Millisecond)}
+			if d.State == Online {
+				woken = woken || i >= 0 && who.devices[i].state != Online || i < 0 && who.devices.index(former) < 0
+			}
+			who.devices.put(device{d.ID, d.State, now.Add(-time.Duration(max(0, d.Age)) * time.Millisecond)})
 		}
 		if woken {
 			who.lastActive = now.UnixMilli()
@@ -107,7 +108,7 @@ func (p *Presence) stateOf(who *person, now time.Time) string {
 // become finds what a user's state is now, remembers who, and appends a row when the state is another.
 func (p *Presence) become(c *owned.Change[person], who *person, msg string) error {
 	now := p.Now()
-	maps.DeleteFunc(who.devices, func(_ string, d device) bool { return p.gone(d, now) })
+	who.devices.drop(func(d device) bool { return p.gone(d, now) })
 	next := &Status{UserID: who.status.UserID, Presence: p.stateOf(who, now), StatusMsg: msg, LastActive: who.lastActive}
 	next.CurrentlyActive = next.Presence == Online
 	remember := func(s *person, _ *stream.Ticket) { *s = *who }
@@ -158,7 +159,7 @@ func (p *Presence) watchShard(ctx context.Context, i int) error {
 		if !over && p.stateOf(before, now) == before.status.Presence {
 			return nil
 		}
-		return p.become(c, &person{maps.Clone(before.devices), before.status, before.lastActive}, before.status.StatusMsg)
+		return p.become(c, &person{slices.Clone(before.devices), before.status, before.lastActive}, before.status.StatusMsg)
 	})
 }
 

@@ -55,7 +55,10 @@ func (n *node) becomes(t testing.TB, user, state string) {
 // heard tells whether the owner knows that a device was seen now.
 func (n *node) heard(id, device string) bool {
 	here := false
-	n.owned.Peek(context.Background(), id, func(who *person) { here = who.devices[device].at.Equal(n.Clock.Now()) })
+	n.owned.Peek(context.Background(), id, func(who *person) {
+		i := who.devices.index(device)
+		here = i >= 0 && who.devices[i].at.Equal(n.Clock.Now())
+	})
 	return here
 }
 

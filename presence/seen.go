@@ -2,6 +2,7 @@ package presence
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -29,7 +30,7 @@ type stripe struct {
 
 // user is what this process saw of a user.
 type user struct {
-	devices map[string]device
+	devices deviceList
 	next    time.Time // when the owner is told again
 	waiting bool      // to be told
 	active  int64     // ms; the newest activity that the owner knows of or is to be told
@@ -37,9 +38,26 @@ type user struct {
 }
 
 type device struct {
-	state string
-	at    time.Time
+	id, state string
+	at        time.Time
 }
+
+// deviceList are the devices of a user, in any order, each once: most users have one or two.
+type deviceList []device
+
+func (l deviceList) index(id string) int {
+	return slices.IndexFunc(l, func(d device) bool { return d.id == id })
+}
+
+func (l *deviceList) put(d device) {
+	if i := l.index(d.id); i >= 0 {
+		(*l)[i] = d
+	} else {
+		*l = append(*l, d)
+	}
+}
+
+func (l *deviceList) drop(is func(d device) bool) { *l = slices.DeleteFunc(*l, is) }
 
 // report tells the owner of a user about the devices that one process serves.
 type report struct {
@@ -77,15 +95,16 @@ func (p *Presence) Seen(_ context.Context, userID, deviceID, state string) {
 		if s.users == nil {
 			s.users = map[string]*user{}
 		}
-		u = &user{devices: map[string]device{}}
+		u = &user{}
 		s.users[userID] = u
 	}
-	before, known := u.devices[deviceID]
-	if state == Offline && !known {
+	i := u.devices.index(deviceID)
+	if state == Offline && i < 0 {
 		return
 	}
-	u.devices[deviceID] = device{state, now}
-	if known && before.state == state && now.Before(u.next) || u.waiting {
+	same := i >= 0 && u.devices[i].state == state
+	u.devices.put(device{deviceID, state, now})
+	if same && now.Before(u.next) || u.waiting {
 		return
 	}
 	p.toBeTold(u, userID)
@@ -178,12 +197,10 @@ func (p *Presence) tellOwner(ctx context.Context, userID string) {
 		return
 	}
 	var r report
-	for id, d := range u.devices {
-		r.Devices = append(r.Devices, sighting{id, d.state, now.Sub(d.at).Milliseconds()})
-		if d.state == Offline {
-			delete(u.devices, id)
-		}
+	for _, d := range u.devices {
+		r.Devices = append(r.Devices, sighting{d.id, d.state, now.Sub(d.at).Milliseconds()})
 	}
+	u.devices.drop(func(d device) bool { return d.state == Offline })
 	if u.active > u.told {
 		r.ActiveAt, u.told = u.active, u.active
 	}
@@ -204,11 +221,7 @@ func (p *Presence) forget() {
 		s := &p.local[i]
 		s.mu.Lock()
 		for id, u := range s.users {
-			for device, d := range u.devices {
-				if d.at.Before(limit) {
-					delete(u.devices, device)
-				}
-			}
+			u.devices.drop(func(d device) bool { return d.at.Before(limit) })
 			if len(u.devices) == 0 && !u.waiting {
 				delete(s.users, id)
 			}
