@@ -218,17 +218,14 @@ func (a *Accounts) AllAccountData(ctx context.Context, userID string) ([]Account
 
 const typeIgnored = "m.ignored_user_list"
 
-// Ignored gives the users whom the user ignores. The map is shared: nobody changes it.
+// Ignored gives the users whom the user ignores, nil for none. The map is shared: nobody changes it.
 func (a *Accounts) Ignored(ctx context.Context, userID string) (ignored map[string]bool, err error) {
 	var datum *AccountDatum
 	err = a.data.read(ctx, userID, func(u *userData) { ignored, datum = u.ignored, u.data[dataKey{"", typeIgnored}] })
-	if err != nil || ignored != nil {
+	if err != nil || ignored != nil || datum == nil {
 		return ignored, err
 	}
 	ignored = map[string]bool{}
-	if datum == nil {
-		return ignored, nil
-	}
 	var list struct {
 		Users map[string]json.RawMessage `json:"ignored_users"`
 	}

@@ -3,6 +3,7 @@ package accounts
 import (
 	"cmp"
 	"context"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -21,8 +22,9 @@ type seen struct {
 type deviceKey struct{ user, device string }
 
 type sighting struct {
-	ip, agent string
-	at        int64
+	ip    netip.Addr
+	agent string
+	at    int64
 }
 
 const (
@@ -42,8 +44,7 @@ func (a *Accounts) Seen(r *web.Request) {
 	if len(agent) > maxAgent {
 		agent = agent[:maxAgent]
 	}
-	agent = strings.ReplaceAll(strings.ToValidUTF8(agent, ""), "\x00", "")
-	key, s := deviceKey{id.UserID, id.DeviceID}, sighting{r.RemoteIP().String(), agent, a.nowMs()}
+	key, s := deviceKey{id.UserID, id.DeviceID}, sighting{r.RemoteIP(), agent, a.nowMs()}
 	a.seen.mu.Lock()
 	defer a.seen.mu.Unlock()
 	if _, known := a.seen.devices[key]; known || len(a.seen.devices) < maxSightings {
@@ -85,7 +86,8 @@ func (a *Accounts) flushSeen(ctx context.Context) error {
 	a.seen.mu.Unlock()
 	rows := make([][]any, 0, len(devices))
 	for key, s := range devices {
-		rows = append(rows, []any{key.user, key.device, s.ip, s.agent, strconv.FormatInt(s.at, 10)})
+		agent := strings.ReplaceAll(strings.ToValidUTF8(s.agent, ""), "\x00", "")
+		rows = append(rows, []any{key.user, key.device, s.ip.String(), agent, strconv.FormatInt(s.at, 10)})
 	}
 	slices.SortFunc(rows, func(x, y []any) int { // the same order everywhere: two processes do not lock each other out
 		return cmp.Or(cmp.Compare(x[0].(string), y[0].(string)), cmp.Compare(x[1].(string), y[1].(string)))

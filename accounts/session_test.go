@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"strings"
 	"sync"
 	"testing"
@@ -418,8 +419,8 @@ func TestLastSeen(t *testing.T) {
 			t.Fatal(err)
 		}
 		n.clock.forward(time.Hour)
-		n.seen.devices[deviceKey{id.UserID, id.DeviceID}] = sighting{"192.0.2.7", "phone/2", n.nowMs()}
-		n.seen.devices[deviceKey{id.UserID, "GONE"}] = sighting{"192.0.2.8", "gone", n.nowMs()}
+		n.seen.devices[deviceKey{id.UserID, id.DeviceID}] = sighting{netip.MustParseAddr("192.0.2.7"), "phone/2", n.nowMs()}
+		n.seen.devices[deviceKey{id.UserID, "GONE"}] = sighting{netip.MustParseAddr("192.0.2.8"), "gone", n.nowMs()}
 		if err := n.flushSeen(t.Context()); err != nil {
 			t.Fatal(err)
 		}
