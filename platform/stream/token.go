@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"slices"
 )
 
 // A token of positions is a letter and, in base64url, a body with the last 2 bytes of its CRC-32. It comes in two forms.
@@ -207,7 +208,11 @@ func (l *Layout) Encode(log uint32, positions []int64, carried string) string {
 
 // Append is Encode at the end of a text.
 func (l *Layout) Append(text []byte, log uint32, positions []int64, carried string) []byte {
-	buf := make([]byte, 0, 16+5*l.size)
+	// The body is made behind the place of the token, so that most tokens leave no garbage.
+	usual := 16 + 5*l.size
+	text = slices.Grow(text, sealedLen(usual)+usual)
+	at := len(text) + sealedLen(usual)
+	buf := text[:cap(text)][at : at : at+usual]
 	if l.first && !l.Described && carried == "" {
 		b := binary.BigEndian.AppendUint32(buf, log)
 		for i := range l.parts {

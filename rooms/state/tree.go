@@ -106,6 +106,9 @@ func (t Tree) resolve(ctx context.Context, c child) (*node, error) {
 	if c.id == (ID{}) {
 		return &node{leaf: true}, nil
 	}
+	if n, ok := t.store.cache.GetIfPresent(c.id); ok {
+		return n, nil
+	}
 	nodes, err := t.store.load(ctx, []ID{c.id})
 	if err != nil {
 		return nil, err
