@@ -44,10 +44,14 @@ func (a *Accounts) Seen(r *web.Request) {
 	if len(agent) > maxAgent {
 		agent = agent[:maxAgent]
 	}
-	key, s := deviceKey{id.UserID, id.DeviceID}, sighting{r.RemoteIP(), agent, a.nowMs()}
+	key, s := deviceKey{id.UserID, id.DeviceID}, sighting{ip: r.RemoteIP(), at: a.nowMs()}
 	a.seen.mu.Lock()
 	defer a.seen.mu.Unlock()
-	if _, known := a.seen.devices[key]; known || len(a.seen.devices) < maxSightings {
+	was, known := a.seen.devices[key]
+	if known || len(a.seen.devices) < maxSightings {
+		if s.agent = was.agent; agent != was.agent {
+			s.agent = strings.Clone(agent) // it may be a part of the head of the request
+		}
 		a.seen.devices[key] = s
 	}
 }
