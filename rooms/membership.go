@@ -47,7 +47,7 @@ func (r *Rooms) setMembership(ctx context.Context, roomID string, m member) (str
 	req := Send{
 		Sender: m.Sender, Device: m.Device, Txn: m.Txn, Type: event.TypeMember, StateKey: &m.Target, Content: encoded(content), While: m.While,
 	}
-	if !m.Always && m.Sender == m.Target && (m.Membership == event.MembershipJoin || m.Membership == event.MembershipLeave) {
+	if !m.Always && m.While == nil && m.Sender == m.Target && (m.Membership == event.MembershipJoin || m.Membership == event.MembershipLeave) {
 		req.Unless = m.Membership
 	}
 	return r.Send(ctx, roomID, req)
