@@ -11,7 +11,7 @@ import (
 )
 
 type benchCommands struct {
-	Send    benchSend    `cmd:"" help:"Closed loop: senders send as fast as they are answered; every message is read back by every member."`
+	Send    benchSend    `cmd:"" help:"Closed loop: senders send as fast as they are answered; every message is read back by the members, at most 16 of each room."`
 	CCU     benchCCU     `cmd:"" name:"ccu" help:"Many clients wait in /sync while messages are sent at a fixed rate."`
 	Initial benchInitial `cmd:"" help:"First sync of a user in many rooms."`
 	Rooms   benchRooms   `cmd:"" help:"Make rooms, or join them, as fast as answers come."`
