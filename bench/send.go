@@ -57,7 +57,7 @@ func (s Send) Run(ctx context.Context, t *Target, out io.Writer) (*Result, error
 	r.Check = "ok"
 	err = parallel(ctx, read, 4, func(i int) error {
 		for n, id := range rooms {
-			if err := readBack(ctx, users[(n*readers+i)%len(users)], id, ledger); err != nil {
+			if err := readBack(ctx, users[i+read*(n%(len(users)/read))], id, ledger); err != nil {
 				return err
 			}
 			checking.step()

@@ -25,10 +25,11 @@ var nextBuffers = sync.Pool{New: func() any { return new([nextBytes]byte) }}
 type held struct {
 	server *Server
 	conn   net.Conn
-	ahead  []byte // what the client sent behind the request
-	path   string // what it may ask for; "": nothing
-	peer   string // its address
-	line   *line  // while no request is set aside
+	ahead  []byte    // what the client sent behind the request
+	path   string    // what it may ask for; "": nothing
+	peer   string    // its address
+	line   *line     // while no request is set aside
+	until  time.Time // when it counts as idle; zero: no longer known
 }
 
 func hold(s *Server, c net.Conn, ahead []byte, r *http.Request) *held {
@@ -104,14 +105,21 @@ func (h *held) next() *http.Request {
 			}
 		}
 		switch { // a broken connection shows at the read
-		case n == 0:
-			_ = h.conn.SetReadDeadline(time.Now().Add(h.server.config.IdleTimeout.D()))
+		case n == 0: // not each time anew: a timer costs as much as reading the request
+			if idle, now := h.server.config.IdleTimeout.D(), time.Now(); h.until.Sub(now) < idle {
+				h.until = now.Add(idle + idle/2)
+				_ = h.conn.SetReadDeadline(h.until)
+			}
 		case !began:
-			began = true
+			began, h.until = true, time.Time{}
 			_ = h.conn.SetReadDeadline(time.Now().Add(h.server.config.HeaderTimeout.D()))
 		}
 		m, err := h.conn.Read(buffer[n:])
-		if n += m; m == 0 && err != nil && !(n == 0 && errors.Is(err, os.ErrDeadlineExceeded) && hasBytes(h.conn)) {
+		switch n += m; {
+		case m > 0 || err == nil:
+		case n == 0 && errors.Is(err, os.ErrDeadlineExceeded) && hasBytes(h.conn): // it came just now
+			h.until = time.Time{}
+		default:
 			_ = h.conn.Close() // its client left, or was silent for too long
 			return nil
 		}
