@@ -21,18 +21,8 @@ import (
 // TestAServerThatIsReplacedDropsNothing lets servers that share one socket, as processes of lyceum up do, follow each other
 // while clients open a connection for each request.
 func TestAServerThatIsReplacedDropsNothing(t *testing.T) {
-	first, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer first.Close()
-	socket, err := first.(*net.TCPListener).File()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer socket.Close()
+	socket, address := sharedSocket(t)
 	end := serveOn(t, socket)
-	_ = first.Close() // its socket is open in others
 
 	var stop atomic.Bool
 	var sent atomic.Int64
@@ -41,7 +31,7 @@ func TestAServerThatIsReplacedDropsNothing(t *testing.T) {
 	for range 16 {
 		wg.Go(func() {
 			for !stop.Load() {
-				if err := ask(client, "http://"+first.Addr().String()+"/hello"); err != nil {
+				if err := ask(client, "http://"+address+"/hello"); err != nil {
 					t.Error(err)
 				}
 				sent.Add(1)
@@ -64,18 +54,8 @@ func TestAServerThatIsReplacedDropsNothing(t *testing.T) {
 
 // TestWhoWaitsMovesToTheNextServer does it with clients that wait for news over connections which they keep.
 func TestWhoWaitsMovesToTheNextServer(t *testing.T) {
-	first, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer first.Close()
-	socket, err := first.(*net.TCPListener).File()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer socket.Close()
+	socket, address := sharedSocket(t)
 	end := serveOn(t, socket)
-	_ = first.Close() // its socket is open in others
 
 	var stop atomic.Bool
 	var wg sync.WaitGroup
@@ -87,7 +67,7 @@ func TestWhoWaitsMovesToTheNextServer(t *testing.T) {
 			defer transport.CloseIdleConnections()
 			wait := 400 // long enough to be set aside
 			for !stop.Load() {
-				text, reused, err := fetch(client, fmt.Sprintf("http://%s/wait?ms=%d", first.Addr(), wait))
+				text, reused, err := fetch(client, fmt.Sprintf("http://%s/wait?ms=%d", address, wait))
 				if err != nil || text != `200 {"news":"none"}` {
 					t.Errorf("%s, %v", text, err)
 				}
@@ -99,7 +79,7 @@ func TestWhoWaitsMovesToTheNextServer(t *testing.T) {
 				}
 				polls.Add(1)
 				if rand.IntN(8) == 0 { // it is not sent again when its connection breaks
-					res, err := client.Post("http://"+first.Addr().String()+"/hello", "application/json", strings.NewReader("{}"))
+					res, err := client.Post("http://"+address+"/hello", "application/json", strings.NewReader("{}"))
 					if err != nil {
 						if since := time.Since(answered); since < 400*time.Millisecond { // else it may have been closed as idle
 							t.Errorf("%v, %v after the answer before", err, since)
@@ -180,6 +160,21 @@ func answeredAtTheEnd(t *testing.T) bool {
 		t.Errorf("answered %q, %v", text, err)
 	}
 	return true
+}
+
+// sharedSocket opens a listening socket that servers can follow each other on.
+func sharedSocket(t *testing.T) (socket *os.File, address string) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close() // the file is a copy
+	if socket, err = l.(*net.TCPListener).File(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = socket.Close() })
+	return socket, l.Addr().String()
 }
 
 // serveOn serves on a socket until end, which returns when the server has ended.

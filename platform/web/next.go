@@ -72,6 +72,9 @@ func (h *held) serveOne() (more bool) {
 			return // another goroutine may have it already
 		}
 		cancel()
+		if fault == nil {
+			w.Flush() // an answer without a body
+		}
 		if more = fault == nil && w.reusable(); !more {
 			_ = h.conn.Close() // nothing more is expected of it
 		}

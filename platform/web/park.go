@@ -241,6 +241,7 @@ func (a *aside) resume(over bool) (next *held) {
 	if err != nil {
 		x.fail(err)
 	}
+	a.w.Flush() // an answer without a body; not of one that was cut, which would look whole
 	return a.end()
 }
 

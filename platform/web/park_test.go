@@ -340,6 +340,47 @@ func TestParkedRequestOfALockedUser(t *testing.T) {
 	}
 }
 
+// An answer without a body comes too: to the request that was set aside first, and to those behind it.
+func TestParkedAnswersWithoutABody(t *testing.T) {
+	s := newServer(t, web.Options{}, web.Route{Pattern: "GET /empty", Auth: web.None, Handler: func(r *web.Request) (any, error) {
+		wait, err := r.Int("ms", 0, 1000)
+		empty := func(context.Context, bool) (any, error) { return &web.Raw{Status: http.StatusNoContent}, nil }
+		if r.Query1("first") != "" {
+			empty = func(context.Context, bool) (any, error) { return map[string]string{}, nil }
+		}
+		until := time.Now().Add(time.Duration(wait) * time.Millisecond)
+		return &web.Park{Until: until, Wait: func(func()) func() { return func() {} }, Resume: empty}, err
+	}})
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, end := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- s.Run(ctx, listener) }()
+	defer func() {
+		end()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	}()
+	for _, before := range []string{"", "GET /empty?first=yes&ms=400 HTTP/1.1\r\nHost: x\r\n\r\n"} {
+		in := bufio.NewReader(dial(t, listener.Addr().String(), before+"GET /empty?ms=400 HTTP/1.1\r\nHost: x\r\n\r\n"))
+		statuses := []int{200, 204}
+		if before == "" {
+			statuses = []int{204}
+		}
+		for _, status := range statuses {
+			response, err := http.ReadResponse(in, nil)
+			if err != nil || response.StatusCode != status {
+				t.Fatalf("expected %d, found %v %v", status, response, err)
+			}
+			_, _ = io.Copy(io.Discard, response.Body)
+			_ = response.Body.Close()
+		}
+	}
+}
+
 // A client that closes one direction is gone: it gets no answer, least of all an empty one.
 func TestAClientThatClosesOneDirection(t *testing.T) {
 	m := &room{}
