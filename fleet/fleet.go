@@ -326,6 +326,10 @@ func (p *Process) Run(ctx context.Context) error {
 		errs[1] = p.process.Run(work)
 		stopServe() // without its registration a process serves nothing
 	})
+	select {
+	case <-p.process.Streams.Begun():
+	case <-serve.Done():
+	}
 	if err := p.waitShards(serve); err != nil {
 		return err
 	}

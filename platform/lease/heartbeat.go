@@ -63,12 +63,12 @@ func (l *Leases) Run(ctx context.Context) error {
 func (l *Leases) beat(ctx context.Context) error {
 	l.beating.Lock()
 	defer l.beating.Unlock()
+	began := time.Now() // before the database's clock is read, so that the registration lasts longer than this process believes
 	now, err := l.now(ctx, l.db)
 	if err != nil {
 		return err
 	}
 	self := l.Self()
-	began := time.Now()
 	n, err := l.db.Exec(ctx, `UPDATE machines SET expires_ms = $1, starting = $8, draining = $2, mute = $3, bus = $9 WHERE id = $4 AND incarnation = $5
 		AND NOT EXISTS (SELECT 1 FROM fleet WHERE name = $6 AND value <> $7 AND $7 <> '')`,
 		now+l.opts.TTL.Milliseconds(), self.Draining, self.Mute, int64(self.ID), self.Incarnation, versionRow, l.major(), self.Starting, self.Bus)
@@ -80,10 +80,68 @@ func (l *Leases) beat(ctx context.Context) error {
 	}
 	if err == nil {
 		l.mu.Lock()
+		if time.Since(l.beaten) >= l.opts.TTL { // the others may have counted this process as dead until now
+			l.joins()
+		}
 		l.beaten = began
 		l.mu.Unlock()
 	}
 	return err
+}
+
+// joins notes that there may be a process which believes to be the only one, and does not publish what it writes. The
+// caller holds mu.
+func (l *Leases) joins() { l.joined, l.anyMute = time.Now(), true }
+
+// Only tells that no other process is registered or can become so unseen, for as long as this one holds all leases:
+// nobody else acknowledges a write, and nobody reads one. Who joins takes no lease before all views from before are too
+// old to say this (design/020).
+func (l *Leases) Only() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.opts.Alone || l.lonely && time.Since(l.viewed) < l.sole() && time.Since(l.beaten) < l.opts.TTL && time.Since(l.jumped) > l.opts.TTL
+}
+
+// sole is how long a view may be used to say that there is no other process.
+func (l *Leases) sole() time.Duration { return l.opts.TTL / 3 }
+
+// settled tells whether every process must have seen this one; the caller holds mu.
+func (l *Leases) settled() bool {
+	return l.opts.Alone || time.Since(l.joined) > l.sole() && time.Since(l.beaten) < l.Trust()
+}
+
+// beatUnlessSettled tells whether every process must have seen this one. If not, it sends the heartbeat that may be missing.
+func (l *Leases) beatUnlessSettled(ctx context.Context) (bool, error) {
+	l.mu.Lock()
+	settled := l.settled()
+	l.mu.Unlock()
+	if settled {
+		return true, nil
+	}
+	if err := l.beat(ctx); err != nil {
+		return false, err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.settled(), nil
+}
+
+// Settle returns when every process must have seen this one, so that it may take leases.
+func (l *Leases) Settle(ctx context.Context) error {
+	for {
+		settled, err := l.beatUnlessSettled(ctx)
+		if settled || err != nil && !db.IsUnavailable(err) {
+			return err
+		}
+		l.mu.Lock()
+		wait := l.sole() - time.Since(l.joined)
+		l.mu.Unlock()
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(min(wait+time.Millisecond, l.opts.TTL/4)):
+		}
+	}
 }
 
 // Alive tells whether the others count this process among the living, as far as it can know: its last
@@ -136,11 +194,12 @@ func (l *Leases) mutes(m Machine) bool {
 // Trust is how long a view may be used to say that no machine is mute.
 func (l *Leases) Trust() time.Duration { return l.opts.TTL / 2 }
 
-// Fresh tells that the view is younger than Trust and no other machine in it is mute or at another server of the bus.
+// Fresh tells that the view is younger than Trust, no other machine in it is mute or at another server of the bus, and
+// all others must know that this one lives.
 func (l *Leases) Fresh() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.opts.Alone || !l.anyMute && time.Since(l.viewed) < l.Trust()
+	return l.opts.Alone || !l.anyMute && time.Since(l.viewed) < l.Trust() && time.Since(l.beaten) < l.opts.TTL
 }
 
 // Muted goes up while another machine is or may have been mute or elsewhere, and once more when none is any longer.
@@ -209,13 +268,21 @@ func (l *Leases) Refresh(ctx context.Context) error {
 	if began.Before(l.viewed) {
 		return nil // a later reading was faster
 	}
+	if !l.opts.Alone {
+		l.lonely = !slices.ContainsFunc(machines, func(m Machine) bool { return m.Incarnation != l.self.Incarnation })
+		drift := time.Duration(now-l.clock)*time.Millisecond - began.Sub(l.viewed)
+		if first := l.viewed.IsZero(); first && !l.joined.IsZero() || !first && drift.Abs() > l.opts.TTL/4 {
+			l.jumped = began // the living may look dead until their next heartbeat
+		}
+		l.clock = now
+	}
 	machines = l.alive(machines, gone, began)
 	for name, known := range l.holders { // granted since the reading began
 		if known.Epoch > holders[name].Epoch {
 			holders[name] = known
 		}
 	}
-	mute := slices.ContainsFunc(machines, l.mutes) || began.Before(l.switched)
+	mute := slices.ContainsFunc(machines, l.mutes) || began.Before(l.switched) || !l.opts.Alone && began.Before(l.joined.Add(l.sole()))
 	unseen := !l.viewed.IsZero() && !l.opts.Alone && began.Sub(l.viewed) >= l.Trust() // a machine may have been mute and speak again
 	if mute || l.anyMute || unseen {
 		l.muted++

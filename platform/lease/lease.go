@@ -21,6 +21,9 @@ var migrations embed.FS
 // Migrations are the tables of this package.
 func Migrations() db.Migrations { return db.Migrations{Domain: "lease", Files: migrations} }
 
+// lately is how long ago a machine may have been heard of to be waited for at a start.
+const lately = 24 * time.Hour
+
 // MaxMachine is the largest machine id.
 const MaxMachine = 1023
 
@@ -100,6 +103,10 @@ type Leases struct {
 	beaten   time.Time // when the last heartbeat that arrived began
 	anyMute  bool      // another machine is mute, or at another server of the bus
 	switched time.Time // when this machine came to its server of the bus
+	joined   time.Time // when this machine came to others, who may not know it yet
+	lonely   bool      // the view shows no other machine, alive or not
+	clock    int64     // the database's, at the time of the view
+	jumped   time.Time // when the database's clock was seen to jump
 	muted    int64
 	missing  map[int64]time.Time // machines whose sessions are gone, by incarnation, and since when
 	suspects map[int64]time.Time // incarnations whose connections broke, and when
@@ -136,7 +143,7 @@ func (l *Leases) now(ctx context.Context, q db.Querier) (ms int64, err error) {
 }
 
 func (l *Leases) register(ctx context.Context) error {
-	began := time.Now()
+	began, others := time.Now(), false
 	err := l.db.Tx(ctx, func(tx *db.Tx) error {
 		if l.db.Postgres() {
 			// Two processes that look for a free id at once must not find the same one.
@@ -156,6 +163,10 @@ func (l *Leases) register(ctx context.Context) error {
 		if err := l.admit(ctx, tx, now); err != nil {
 			return err
 		}
+		// Those who seem to have died lately too: the clock may have jumped.
+		if err := tx.QueryRow(ctx, "SELECT EXISTS (SELECT 1 FROM machines WHERE expires_ms > $1)", now-lately.Milliseconds()).Scan(&others); err != nil {
+			return err
+		}
 		_, err = tx.Exec(ctx, `INSERT INTO machines (id, incarnation, address, host, version, roles, starting, draining, started_ms, expires_ms, facts)
 			VALUES ($1, $2, $3, $4, $5, $6, $7, FALSE, $8, $9, $10) ON CONFLICT (id) DO UPDATE SET incarnation = excluded.incarnation,
 			address = excluded.address, host = excluded.host, version = excluded.version, roles = excluded.roles,
@@ -165,7 +176,9 @@ func (l *Leases) register(ctx context.Context) error {
 			now, now+l.opts.TTL.Milliseconds(), l.opts.Facts)
 		return err
 	})
-	l.beaten = began
+	if l.beaten = began; others && !l.opts.Alone {
+		l.joins()
+	}
 	return err
 }
 
@@ -284,10 +297,14 @@ func (l *Leases) Poke() {
 }
 
 // Acquire takes those of the named leases that nobody else alive holds, and returns them. A lease that this process
-// holds is granted again with a new epoch: it was given up after a failure.
+// holds is granted again with a new epoch: it was given up after a failure. A machine that others may not know yet gets
+// none: see Settle.
 func (l *Leases) Acquire(ctx context.Context, names ...string) ([]Lease, error) {
 	if len(names) == 0 {
 		return nil, nil
+	}
+	if settled, err := l.beatUnlessSettled(ctx); err != nil || !settled {
+		return nil, err
 	}
 	names = slices.Sorted(slices.Values(names)) // one order of row locks in all processes
 	self := l.Self()
@@ -390,8 +407,13 @@ func (l *Leases) Advance(w *db.Batch, marks []Lease) {
 	for i, m := range marks {
 		names[i], epochs[i], positions[i] = m.Name, m.Epoch, m.Pos
 	}
-	w.Require(ErrLost, len(marks), `UPDATE leases SET pos = v.pos FROM unnest($1::text[], $2::bigint[], $3::bigint[]) AS v (name, epoch, pos)
-		WHERE leases.name = v.name AND leases.epoch = v.epoch`, names, epochs, positions)
+	update := `UPDATE leases SET pos = v.pos FROM unnest($1::text[], $2::bigint[], $3::bigint[]) AS v (name, epoch, pos)
+		WHERE leases.name = v.name AND leases.epoch = v.epoch`
+	if l.db.Postgres() { // it would read the whole table for that join, which takes twice as long
+		update = `UPDATE leases SET pos = ($3::bigint[])[array_position($1::text[], name)]
+			WHERE name = ANY($1::text[]) AND epoch = ($2::bigint[])[array_position($1::text[], name)]`
+	}
+	w.Require(ErrLost, len(marks), update, names, epochs, positions)
 }
 
 // Hold keeps a lease from being taken over until the transaction ends, for what is done under it. It returns ErrLost when

@@ -60,8 +60,8 @@ func hasSession(d *db.DB, l *Leases) bool {
 func TestTheLeasesOfAKilledProcessAreFreeAtOnce(t *testing.T) {
 	url := enginestest.TestPostgres(t)
 	d := dbtest.Open(t, url, Migrations())
-	one, _ := member(t, url, 5*time.Second)
 	two, kill := member(t, url, 5*time.Second)
+	one, _ := member(t, url, 5*time.Second)
 	if got, err := two.Acquire(t.Context(), "x"); err != nil || len(got) != 1 {
 		t.Fatalf("%v, %v", got, err)
 	}
@@ -71,6 +71,9 @@ func TestTheLeasesOfAKilledProcessAreFreeAtOnce(t *testing.T) {
 	}
 	if _, held := one.Holder("x"); !held {
 		t.Fatal("the lease of a living process is not seen")
+	}
+	if err := one.Settle(t.Context()); err != nil {
+		t.Fatal(err)
 	}
 	kill()
 	one.Suspect(two.Self().Address)
@@ -86,8 +89,8 @@ func TestTheLeasesOfAKilledProcessAreFreeAtOnce(t *testing.T) {
 func TestASuspectedProcessIsLookedAtUntilItsSessionEnds(t *testing.T) {
 	url := enginestest.TestPostgres(t)
 	d := dbtest.Open(t, url, Migrations())
-	one, _ := member(t, url, time.Minute)
 	two, kill := member(t, url, time.Minute)
+	one, _ := member(t, url, time.Minute)
 	if got, err := two.Acquire(t.Context(), "x"); err != nil || len(got) != 1 {
 		t.Fatalf("%v, %v", got, err)
 	}
@@ -108,8 +111,8 @@ func TestASuspectedProcessIsLookedAtUntilItsSessionEnds(t *testing.T) {
 func TestALivingProcessTakesItsSessionAgain(t *testing.T) {
 	url := enginestest.TestPostgres(t)
 	d := dbtest.Open(t, url, Migrations())
-	one, _ := member(t, url, 5*time.Second)
 	two, _ := member(t, url, 5*time.Second)
+	one, _ := member(t, url, 5*time.Second)
 	eventually(t, "the sessions", 5*time.Second, func() bool { return hasSession(d, one) && hasSession(d, two) })
 	if _, err := two.Acquire(t.Context(), "x"); err != nil {
 		t.Fatal(err)
@@ -133,4 +136,24 @@ func TestALivingProcessTakesItsSessionAgain(t *testing.T) {
 		}
 		eventually(t, "the session is there again", 5*time.Second, func() bool { return hasSession(d, two) })
 	}
+}
+
+// When the database's clock jumps, the registrations of the living look expired until their next heartbeat.
+func TestNobodyIsTheOnlyOneAfterAJumpOfTheClock(t *testing.T) {
+	url := enginestest.TestPostgres(t)
+	dbtest.Open(t, url, Migrations())
+	one, _ := member(t, url, time.Second)
+	eventually(t, "it is the only one", 5*time.Second, one.Only)
+	one.mu.Lock()
+	one.clock -= 10_000
+	one.mu.Unlock()
+	if err := one.Refresh(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for began := time.Now(); time.Since(began) < one.opts.TTL-50*time.Millisecond; time.Sleep(time.Millisecond) {
+		if one.Only() {
+			t.Fatal("the other processes may not have had the time to say that they live")
+		}
+	}
+	eventually(t, "it is the only one again", 5*time.Second, one.Only)
 }

@@ -2,8 +2,10 @@ package stream_test
 
 import (
 	"context"
+	crand "crypto/rand"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"path/filepath"
 	"sync"
@@ -334,6 +336,97 @@ func TestJoiningUnderLoad(t *testing.T) {
 		late.mu.Unlock()
 		late.stop()
 	}
+}
+
+// A request may come to a process that is being started: it is served when the process knows what was written before.
+func TestABarrierWaitsForTheStart(t *testing.T) {
+	dbtest.Run(t, func(t *testing.T, d *db.DB) {
+		b := bus.NewLocal()
+		first := start(t, d, b, lease.Options{Machine: -1})
+		var early error
+		asked := false
+		late := start(t, d, b, lease.Options{Machine: -1}, func(n *node) {
+			ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+			defer cancel()
+			early, asked = n.streams.Barrier(ctx), true
+		})
+		if !asked || !errors.Is(early, context.DeadlineExceeded) {
+			t.Errorf("a barrier before the start gives %v", early)
+		}
+		rounds(t, []*node{first, late}, "begun", func(i int) bool { return i < 5 })
+	}, lease.Migrations(), tables)
+}
+
+// counting counts what a process sends to a bus.
+type counting struct {
+	bus.Bus
+	n atomic.Int64
+}
+
+func (c *counting) Publish(ctx context.Context, msgs ...bus.Message) error {
+	c.n.Add(1)
+	return c.Bus.Publish(ctx, msgs...)
+}
+
+func (c *counting) Barrier(ctx context.Context) error {
+	c.n.Add(1)
+	return c.Bus.Barrier(ctx)
+}
+
+// A process that is the only one sends nothing to the bus; whoever joins misses nothing all the same, although nobody
+// tells the first one of it.
+func TestTheOnlyProcessNeedsNoBus(t *testing.T) {
+	dbtest.Run(t, func(t *testing.T, d *db.DB) {
+		shared := bus.NewLocal()
+		b := &counting{Bus: shared}
+		first := start(t, d, b, lease.Options{Machine: -1})
+		alone := func() bool {
+			before := b.n.Load()
+			write(t, []*node{first}, "room", fmt.Sprint("alone", crand.Text()))
+			if err := first.streams.Barrier(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			return b.n.Load() == before
+		}
+		for round := range 4 {
+			until(t, "the process knows that it is the only one", alone)
+			var mu sync.Mutex
+			acked := map[int]int64{}
+			ctx, stop := context.WithCancel(t.Context())
+			var wg sync.WaitGroup
+			for w := range 4 {
+				wg.Go(func() {
+					for i := 0; ctx.Err() == nil; i++ {
+						e := &stream.Entry{Stream: first.notes, Row: stream.Row{Key: fmt.Sprint("room", i), Data: fmt.Appendf(nil, "%d %d %d", round, w, i)}}
+						if first.streams.Append(context.Background(), e) == nil {
+							mu.Lock()
+							acked[e.Shard] = max(acked[e.Shard], e.Pos)
+							mu.Unlock()
+						}
+					}
+				})
+			}
+			late := start(t, d, shared, lease.Options{Machine: -1, Announce: func() {}})
+			for range 300 {
+				mu.Lock()
+				known := maps.Clone(acked)
+				mu.Unlock()
+				if err := late.streams.Barrier(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				for shard, pos := range known {
+					if got := late.notes.Position(shard); got < pos {
+						t.Fatalf("shard %d: position %d was acknowledged, and the process that joined is at %d after a barrier", shard, pos, got)
+					}
+				}
+			}
+			stop()
+			wg.Wait()
+			until(t, "the shards are shared", func() bool { return ownedBy(late) == 4 })
+			rounds(t, []*node{first, late}, fmt.Sprint("both", round, "-"), func(i int) bool { return i < 50 })
+			late.stop()
+		}
+	}, lease.Migrations(), tables)
 }
 
 func TestNothingRunsAfterTheEnd(t *testing.T) {

@@ -38,6 +38,11 @@ func (s *Streams) Start(ctx context.Context) error {
 		go s.recover()
 	}))
 	s.o.Leases.SetBus(s.o.Bus.Server()) // Ready tells the others, before this process takes shards
+	// A process that was the only one published nothing: what it wrote meanwhile is behind the positions that are read now.
+	if err := s.o.Leases.Settle(ctx); err != nil {
+		s.close()
+		return err
+	}
 	held, err := s.o.Leases.Read(ctx, "stream/")
 	if err != nil {
 		s.close()
@@ -60,8 +65,12 @@ func (s *Streams) Start(ctx context.Context) error {
 		}
 		s.o.Log.Warn("the first shards could not be taken, trying again", "error", err)
 	}
+	close(s.begun)
 	return nil
 }
+
+// Begun is closed when Start is done: before, this process does not know what the others wrote, and serves nobody.
+func (s *Streams) Begun() <-chan struct{} { return s.begun }
 
 // close ends what Start began.
 func (s *Streams) close() {
@@ -231,7 +240,8 @@ func (s *Streams) own(ctx context.Context, p place, l lease.Lease) {
 	}
 	s.mu.Lock()
 	sh := p.st.shards[p.shard]
-	sh.owned, sh.leaving, sh.epoch, sh.since, sh.next = true, false, l.Epoch, l.Epoch, l.Pos+1
+	s.setOwned(sh, true)
+	sh.epoch, sh.since, sh.next = l.Epoch, l.Epoch, l.Pos+1
 	s.mu.Unlock()
 }
 
@@ -263,7 +273,7 @@ func (s *Streams) release(ctx context.Context, which func(st *Stream, shard int)
 	}
 	s.mu.Lock()
 	for _, sh := range leaving {
-		sh.owned, sh.leaving = false, false
+		s.setOwned(sh, false)
 	}
 	s.mu.Unlock()
 	for _, drop := range dropped {
@@ -271,6 +281,19 @@ func (s *Streams) release(ctx context.Context, which func(st *Stream, shard int)
 	}
 	return s.o.Leases.Release(ctx, names...)
 }
+
+// setOwned notes whether this process has the lease of a shard; the caller holds mu.
+func (s *Streams) setOwned(sh *shard, owned bool) {
+	if owned && !sh.owned {
+		s.lacking.Add(-1)
+	} else if !owned && sh.owned {
+		s.lacking.Add(1)
+	}
+	sh.owned, sh.leaving = owned, false
+}
+
+// only tells that no other process writes or reads rows: this one has all shards.
+func (s *Streams) only() bool { return s.lacking.Load() == 0 && s.o.Leases.Only() }
 
 func (s *Streams) waitDecided(ctx context.Context, shards []*shard) error {
 	for {

@@ -173,7 +173,7 @@ func (st *Stream) topic() string { return "rows/" + st.spec.Name }
 // publish sends rows to the other processes and tells whether the bus took them. If not, they read the
 // database. at is when the rows were written, in ms since 1970; 0 for positions that are repeated.
 func (s *Streams) publish(byStream map[*Stream][]Row, at int64) bool {
-	if s.o.Leases.Alone() || len(byStream) == 0 {
+	if len(byStream) == 0 || s.only() {
 		return true
 	}
 	var msgs []bus.Message
@@ -322,8 +322,17 @@ func (s *shared[T]) work() {
 
 // Barrier returns when the tails of this process have seen all rows that any process had acknowledged
 // before the call. It costs one message to the bus and back, shared by concurrent callers, and nothing
-// when the process is alone. While the bus does not carry all rows it asks the database.
+// when the process is the only one. While the bus does not carry all rows it asks the database. Before Start is done
+// it waits for that.
 func (s *Streams) Barrier(ctx context.Context) error {
+	select {
+	case <-s.begun:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	if s.only() {
+		return s.waitCaughtUp(ctx)
+	}
 	if err := s.o.Bus.Barrier(ctx); err != nil || !s.trusted() {
 		if ctx.Err() != nil {
 			return ctx.Err()
@@ -335,6 +344,11 @@ func (s *Streams) Barrier(ctx context.Context) error {
 			return err
 		}
 	}
+	return s.waitCaughtUp(ctx)
+}
+
+// waitCaughtUp waits for the rows that are known to exist now.
+func (s *Streams) waitCaughtUp(ctx context.Context) error {
 	for _, st := range s.order {
 		if err := st.waitCaughtUp(ctx); err != nil {
 			return err
@@ -343,7 +357,6 @@ func (s *Streams) Barrier(ctx context.Context) error {
 	return nil
 }
 
-// waitCaughtUp waits for the rows that are known to exist now.
 func (st *Stream) waitCaughtUp(ctx context.Context) error {
 	if !st.followed.Load() {
 		return nil

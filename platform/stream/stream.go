@@ -153,6 +153,7 @@ type Streams struct {
 	metrics metrics
 	started bool
 
+	begun     chan struct{} // closed at the end of Start
 	consumers []*consumer
 	lanes     []*lane
 	byLease   map[string]place
@@ -163,7 +164,8 @@ type Streams struct {
 	takes       uint64
 	settled     chan struct{} // closed when entries were decided
 
-	incarnation int64 // of this process
+	incarnation int64        // of this process
+	lacking     atomic.Int64 // shards that this process does not own, written under mu
 
 	heads    shared[struct{}]                // reads the stored positions and follows them
 	confirms shared[map[string]lease.Holder] // reads the leases
@@ -195,7 +197,7 @@ func New(o Options) *Streams {
 	o.Queue, o.Batch, o.ReadLimit = cmp.Or(o.Queue, 20_000), cmp.Or(o.Batch, 1_000), cmp.Or(o.ReadLimit, 500)
 	s := &Streams{
 		o: o, incarnation: o.Leases.Self().Incarnation, byName: map[string]*Stream{}, byLease: map[string]place{},
-		settled: make(chan struct{}), shares: map[*Stream]share{},
+		settled: make(chan struct{}), begun: make(chan struct{}), shares: map[*Stream]share{},
 	}
 	s.ctx, s.end = context.WithCancel(context.Background())
 	s.heads.run = func(ctx context.Context) (struct{}, error) { return struct{}{}, s.syncHeads(ctx) }
@@ -229,6 +231,7 @@ func (s *Streams) Open(spec Spec) *Stream {
 		s.byLease[name] = place{st, len(st.shards)}
 		st.leases = append(st.leases, name)
 		st.shards = append(st.shards, &shard{})
+		s.lacking.Add(1)
 	}
 	s.byName[spec.Name] = st
 	s.order = append(s.order, st)

@@ -91,7 +91,9 @@ func start(t *testing.T, d *db.DB, b bus.Bus, o lease.Options, wire ...func(n *n
 	if o.TTL == 0 {
 		o.TTL = 600 * time.Millisecond
 	}
-	o.Announce = func() { _ = b.Publish(context.Background(), bus.Message{Topic: "leases"}) }
+	if o.Announce == nil {
+		o.Announce = func() { _ = b.Publish(context.Background(), bus.Message{Topic: "leases"}) }
+	}
 	var err error
 	if n.leases, err = lease.Open(context.Background(), d, o); err != nil {
 		t.Fatal(err)
@@ -178,7 +180,7 @@ func writeToAny(t *testing.T, nodes func() []*node, room, body string) {
 
 func until(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !ok(); time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(20 * time.Second); !ok(); time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("waited in vain: %s", what)
 		}

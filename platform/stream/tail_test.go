@@ -157,6 +157,21 @@ func TestProcessesReceiveWhatTheirRolesNeed(t *testing.T) {
 	}, lease.Migrations(), lines)
 }
 
+// A process that does not own all shards is never the only one, though it may be the only one that is registered.
+func TestWhoLacksShardsIsNotTheOnlyOne(t *testing.T) {
+	dbtest.Run(t, func(t *testing.T, d *db.DB) {
+		l := listen(t, d, bus.NewLocal(), "client")
+		for deadline := time.Now().Add(10 * time.Second); !l.o.Leases.Only(); time.Sleep(time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatal("the only process does not know that it is")
+			}
+		}
+		if l.only() {
+			t.Error("others may come back with the shards that they had")
+		}
+	}, lease.Migrations(), lines)
+}
+
 // Under load, a tail that is started gets every row behind its start, once.
 func TestTailsStartUnderLoad(t *testing.T) {
 	dbtest.Run(t, func(t *testing.T, d *db.DB) {

@@ -283,7 +283,7 @@ func (s *Streams) holds(st *Stream, shard int) (epoch int64, owned bool) {
 func (s *Streams) giveUp(st *Stream, shard int) {
 	s.o.Log.Warn("a shard is given up", "stream", st.spec.Name, "shard", shard)
 	s.mu.Lock()
-	st.shards[shard].owned, st.shards[shard].leaving = false, false
+	s.setOwned(st.shards[shard], false)
 	s.mu.Unlock()
 	if st.spec.Lost != nil {
 		st.spec.Lost(shard)
