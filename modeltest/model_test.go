@@ -150,7 +150,32 @@ var kinds = []kind{
 		h.shut(h.members[m.slot])
 	}},
 	{name: "expire", weight: 3, fleet: true, fault: true, run: func(h *history, d *draw) {
-		h.sql("is taken for dead", h.at(d), "UPDATE machines SET expires_ms = 0 WHERE id = $1", d)
+		h.sql("is taken for dead", h.at(d), "UPDATE machines SET expires_ms = (EXTRACT(EPOCH FROM clock_timestamp()) * 1000)::bigint WHERE id = $1", d)
+	}},
+	{name: "alone", weight: 1, fleet: true, fault: true, run: func(h *history, d *draw) {
+		m := h.at(d)
+		if len(h.live()) != 2 || m.frozen {
+			return
+		}
+		h.fault("%d stops, and the other one is alone for a while", m.slot)
+		h.drain(m)
+		h.must(m.leave(15*time.Second), "stop")
+		h.members[m.slot] = nil
+		last := h.live()[0]
+		for began := time.Now(); !last.process.Leases.Only() && time.Since(began) < ttl; {
+			time.Sleep(time.Millisecond)
+		}
+		quiet := d.n(2, "unheard") == 0
+		last.bus.Delay(quiet || last.frozen)
+		for _, room := range h.rooms {
+			h.say(h.creator[room], room, last)
+		}
+		h.join(m.slot)
+		for _, room := range h.rooms {
+			h.messages(h.creator[room], room, h.members[m.slot])
+		}
+		last.bus.Delay(last.frozen)
+		h.shut(h.members[m.slot])
 	}},
 	{name: "steal", weight: 2, fleet: true, fault: true, run: func(h *history, d *draw) {
 		h.sql("loses its leases", h.at(d), "UPDATE leases SET machine = -1, epoch = epoch + 1 WHERE machine = $1", d)
@@ -305,6 +330,7 @@ var settings = []setting{
 	{name: "postgres, two processes, wide queue", engine: "postgres", processes: 2, faults: true, limits: wide, known: fleetKnown},
 	{name: "postgres, three processes", engine: "postgres", processes: 3, faults: true, limits: wide, known: fleetKnown},
 	{name: "postgres, two processes, shards come back", engine: "postgres", processes: 2, faults: true, open: true, limits: wide, known: fleetKnown, only: map[string]int{"send": 3, "retry": 3, "state": 3, "trip": 2, "hold": 3, "let": 1}},
+	{name: "postgres, two processes, one at times", engine: "postgres", processes: 2, faults: true, open: true, limits: wide, known: fleetKnown, only: map[string]int{"send": 6, "state": 3, "receipt": 2, "messages": 4, "sync": 3, "alone": 2, "expire": 1, "pass": 2}},
 	{name: "sqlite, one process", engine: "sqlite", processes: 1, faults: true, limits: small},
 	{name: "sqlite, one process, wide queue", engine: "sqlite", processes: 1, faults: true, limits: wide},
 }

@@ -64,6 +64,10 @@ var undones = []undone{
 			{"platform/stream/queue.go", "!sh.open() || basis != nil && !sh.holds(basis.epoch)", "!sh.open()"},
 		},
 	},
+	{
+		name: "who joins does not wait until the only process knows of it", setting: "postgres, two processes, one at times", within: 60,
+		changes: []change{{"platform/lease/lease.go", "others && !l.opts.Alone {", "others && false {"}},
+	},
 }
 
 // undo writes the files of a cure as they are without it, and returns the overlay for the go tool.

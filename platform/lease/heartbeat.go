@@ -255,7 +255,7 @@ func (l *Leases) Refresh(ctx context.Context) error {
 	if l.opts.Alone {
 		now = 0
 	}
-	machines, gone, err := l.readMachines(ctx, now)
+	machines, gone, lonely, err := l.readMachines(ctx, now)
 	if err != nil {
 		return err
 	}
@@ -269,7 +269,7 @@ func (l *Leases) Refresh(ctx context.Context) error {
 		return nil // a later reading was faster
 	}
 	if !l.opts.Alone {
-		l.lonely = !slices.ContainsFunc(machines, func(m Machine) bool { return m.Incarnation != l.self.Incarnation })
+		l.lonely = lonely
 		drift := time.Duration(now-l.clock)*time.Millisecond - began.Sub(l.viewed)
 		if first := l.viewed.IsZero(); first && !l.joined.IsZero() || !first && drift.Abs() > l.opts.TTL/4 {
 			l.jumped = began // the living may look dead until their next heartbeat
@@ -298,25 +298,33 @@ func (l *Leases) Refresh(ctx context.Context) error {
 	return nil
 }
 
-// readMachines reads the machines that did not expire, and which of their sessions are gone.
-func (l *Leases) readMachines(ctx context.Context, now int64) (list []Machine, gone map[int64]bool, err error) {
+// readMachines reads the machines that did not expire, which of their sessions are gone, and whether there is no other one:
+// one that expired a TTL ago or less may not know it yet.
+func (l *Leases) readMachines(ctx context.Context, now int64) (list []Machine, gone map[int64]bool, lonely bool, err error) {
 	if l.opts.Alone {
-		return []Machine{l.Self()}, nil, nil
+		return []Machine{l.Self()}, nil, true, nil
 	}
-	gone = map[int64]bool{}
-	list, err = db.List(func(row db.Row) (m Machine, err error) {
+	gone, lonely = map[int64]bool{}, true
+	self := l.Self()
+	err = db.Each(func(row db.Row) error {
+		var m Machine
 		var roles string
-		var started int64
+		var started, expires int64
 		var there bool
-		err = row.Scan(&m.ID, &m.Incarnation, &m.Address, &m.Host, &m.Version, &roles, &m.Starting, &m.Draining, &m.Mute, &m.Bus, &started, &there)
+		err := row.Scan(&m.ID, &m.Incarnation, &m.Address, &m.Host, &m.Version, &roles, &m.Starting, &m.Draining, &m.Mute, &m.Bus, &started, &expires, &there)
 		m.Roles, m.Started = splitRoles(roles), time.UnixMilli(started)
+		lonely = lonely && m.Incarnation == self.Incarnation
+		if expires <= now {
+			return err
+		}
 		if !there {
 			gone[m.Incarnation] = true
 		}
-		return m, err
-	})(l.db.Query(ctx, `SELECT id, incarnation, address, host, version, roles, starting, draining, mute, bus, started_ms, `+l.there()+`
-		FROM machines WHERE expires_ms > $1 ORDER BY id`, now))
-	return list, gone, err
+		list = append(list, m)
+		return err
+	})(l.db.Query(ctx, `SELECT id, incarnation, address, host, version, roles, starting, draining, mute, bus, started_ms, expires_ms, `+l.there()+`
+		FROM machines WHERE expires_ms > $1 ORDER BY id`, now-l.opts.TTL.Milliseconds()))
+	return list, gone, lonely, err
 }
 
 func splitRoles(text string) []string { return strings.Split(text, ",") }
