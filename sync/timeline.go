@@ -178,17 +178,19 @@ func (q *query) newest(ctx context.Context, sp span, limit int) (list []*rooms.E
 	q.s.mu.RLock()
 	rows, ok := q.s.events.since(sp.shard, sp.roomID, sp.after, sp.upto)
 	list = make([]*rooms.Event, len(rows))
-	stale := false
+	var stale []string // redacted after they came to memory; another reader may put them right from now on
 	for i, r := range rows {
 		list[i] = r.value
 		if len(q.s.redacted) > 0 {
-			_, is := q.s.redacted[r.value.ID]
-			stale = stale || is
+			if _, is := q.s.redacted[r.value.ID]; is {
+				stale = append(stale, r.value.ID)
+			}
 		}
 	}
+	redactions := q.s.Rooms.Redactions()
 	q.s.mu.RUnlock()
-	if stale {
-		if list, err = q.reread(ctx, sp.roomID, list); err != nil {
+	if len(stale) > 0 {
+		if err := q.reread(ctx, list, stale, redactions); err != nil {
 			return nil, false, err
 		}
 	}
@@ -227,20 +229,11 @@ func (q *query) enough(list []*rooms.Event, limit int) bool {
 	return false
 }
 
-// reread replaces events that were redacted after they came to memory.
-func (q *query) reread(ctx context.Context, roomID string, list []*rooms.Event) ([]*rooms.Event, error) {
-	var ids []string
-	q.s.mu.RLock()
-	redactions := q.s.Rooms.Redactions()
-	for _, e := range list {
-		if _, is := q.s.redacted[e.ID]; is {
-			ids = append(ids, e.ID)
-		}
-	}
-	q.s.mu.RUnlock()
+// reread replaces the events of a list of one room that were redacted after they came to memory.
+func (q *query) reread(ctx context.Context, list []*rooms.Event, ids []string, redactions int64) error {
 	found, err := q.s.Rooms.Events(ctx, ids)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	q.s.mu.Lock()
 	defer q.s.mu.Unlock()
@@ -248,12 +241,12 @@ func (q *query) reread(ctx context.Context, roomID string, list []*rooms.Event) 
 		if now := found[e.ID]; now != nil {
 			list[i] = now
 			if q.s.Rooms.Redactions() == redactions { // else what was read may be of before the newest
-				q.s.events.replace(roomID, func(old *rooms.Event) bool { return old.ID == now.ID }, now)
+				q.s.events.replace(e.RoomID, func(old *rooms.Event) bool { return old.ID == now.ID }, now)
 				delete(q.s.redacted, now.ID)
 			}
 		}
 	}
-	return list, nil
+	return nil
 }
 
 // rootBefore is the state before an event of a list.
