@@ -2,6 +2,7 @@ package rooms
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -155,6 +156,9 @@ func (r *Rooms) checkCreate(creator string, b *Create) (event.Version, preset, e
 	return v, p, nil
 }
 
+// onlyThis is a key of the content of m.room.create that no other one has the value of.
+const onlyThis = "org.lyceum.nonce"
+
 func (r *Rooms) buildCreate(v event.Version, creator, roomID string, p preset, b *Create) (*event.Event, error) {
 	content := map[string]json.RawMessage{}
 	for k, raw := range b.CreationContent {
@@ -163,6 +167,9 @@ func (r *Rooms) buildCreate(v event.Version, creator, roomID string, p preset, b
 		}
 	}
 	content["room_version"] = quoted(v.ID)
+	if v.RoomIDIsCreateHash { // else two rooms that one user makes within a millisecond are one
+		content[onlyThis] = quoted(rand.Text())
+	}
 	if v.CreatorInContent {
 		content["creator"] = quoted(creator)
 	}

@@ -63,6 +63,15 @@ func (r *Rooms) precheck(c *owned.Change[room], req Send, known *knownEvents) (d
 	if len(req.While) > 0 && !slices.Contains(req.While, membership(now)) {
 		return false, "", matrix.Forbidden("The membership of this user is " + membership(now) + "; expected " + strings.Join(req.While, " or "))
 	}
+	if req.Over != nil {
+		before := ""
+		if e := rm.state[now]; e != nil {
+			before = e.ID
+		}
+		if before != *req.Over {
+			return false, "", matrix.NewError(409, matrix.CodeBadState, "The state "+req.Type+" was changed by somebody else meanwhile")
+		}
+	}
 	// The same state once more is no event: clients repeat themselves.
 	if e := rm.state[now]; e != nil && e.Sender == req.Sender && membership(sender) == event.MembershipJoin {
 		if content, err := canonical(rm, req); err == nil && bytes.Equal(content, e.Content) {

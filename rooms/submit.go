@@ -29,6 +29,8 @@ type Send struct {
 	Unless string `json:"unless,omitempty"`
 	// While: the membership of the user whose m.room.member this is must be one of these, else M_FORBIDDEN.
 	While []string `json:"while,omitempty"`
+	// Over: the state event that this one replaces must be this one, "" for none, else M_BAD_STATE.
+	Over *string `json:"over,omitempty"`
 
 	canonical bool // Content is canonical JSON
 }

@@ -5,10 +5,12 @@ import (
 	"encoding/json"
 	"fmt"
 	"strings"
+	"time"
 
 	"lyceum/matrix"
 	"lyceum/matrix/auth"
 	"lyceum/matrix/event"
+	"lyceum/platform/obs"
 	"lyceum/platform/web"
 	"lyceum/rooms/state"
 )
@@ -69,22 +71,85 @@ func (r *Rooms) Upgrade(ctx context.Context, userID, roomID, version string, cre
 	for _, e := range events {
 		u.state[state.Key{Type: e.Type, StateKey: *e.StateKey}] = e
 	}
+	tombstone := u.state[state.Key{Type: event.TypeTombstone}]
+	if tombstone != nil && obs.Now().UnixMilli()-tombstone.OriginServerTS < upgradeAgain.Milliseconds() {
+		if newID, err := r.replacement(ctx, tombstone, v); err == nil {
+			return newID, r.finishUpgrade(ctx, u, newID)
+		}
+	}
 	newID, err := r.createReplacement(ctx, u, creators)
 	if err != nil {
 		return "", err
 	}
-	if _, err := r.Process.DB.Exec(ctx, "UPDATE aliases SET room_id = $2 WHERE room_id = $1", roomID, newID); err != nil {
+	empty, before := "", ""
+	if tombstone != nil {
+		before = tombstone.ID
+	}
+	_, err = r.Send(ctx, roomID, Send{
+		Sender: userID, Type: event.TypeTombstone, StateKey: &empty, Over: &before,
+		Content: encoded(map[string]string{"body": "This room has been replaced", "replacement_room": newID}),
+	})
+	switch {
+	case matrix.HasCode(err, matrix.CodeBadState):
+		r.abandon(ctx, u, newID)
+		return r.upgradedMeanwhile(ctx, u)
+	case err != nil:
 		return "", err
 	}
-	empty := ""
-	if _, err := r.Send(ctx, roomID, Send{
-		Sender: userID, Type: event.TypeTombstone, StateKey: &empty,
-		Content: encoded(map[string]string{"body": "This room has been replaced", "replacement_room": newID}),
-	}); err != nil {
+	return newID, r.finishUpgrade(ctx, u, newID)
+}
+
+// upgradeAgain is how long an upgrade to the same version, by whoever may, gets the room that is there: a retry, or a second
+// administrator.
+const upgradeAgain = 5 * time.Minute
+
+// replacement is the room that a tombstone names, when it is of a version.
+func (r *Rooms) replacement(ctx context.Context, tombstone *Event, v event.Version) (string, error) {
+	id, _ := matrix.LookupString(tombstone.Content, "replacement_room")
+	h, ok, err := r.Head(ctx, id)
+	if err == nil && (!ok || h.Version.ID != v.ID) {
+		err = matrix.NewError(409, matrix.CodeBadState, "The room was upgraded to another version meanwhile")
+	}
+	return id, err
+}
+
+// upgradedMeanwhile answers for an upgrade that came second: with the room that the first one made.
+func (r *Rooms) upgradedMeanwhile(ctx context.Context, u upgrade) (string, error) {
+	now, err := r.joinedView(ctx, u.user, u.old.head.RoomID)
+	if err != nil {
 		return "", err
+	}
+	key := state.Key{Type: event.TypeTombstone}
+	found, err := r.StateEvents(ctx, now.root, key)
+	if err != nil {
+		return "", err
+	}
+	if found[key] == nil {
+		return "", fmt.Errorf("room %s has no m.room.tombstone, which somebody sent", now.head.RoomID)
+	}
+	return r.replacement(ctx, found[key], u.version)
+}
+
+// abandon empties a room that took nobody's place.
+func (r *Rooms) abandon(ctx context.Context, u upgrade, roomID string) {
+	err := r.SetVisibility(ctx, roomID, "private")
+	if err == nil {
+		_, err = r.Send(ctx, roomID, Send{
+			Sender: u.user, Type: event.TypeMember, StateKey: &u.user, Content: encoded(map[string]string{"membership": event.MembershipLeave}),
+		})
+	}
+	if err != nil {
+		r.Process.Log.Warn("a room that was made by an upgrade which came second is left", "room", roomID, "error", err)
+	}
+}
+
+// finishUpgrade does what follows the tombstone. It may be done again.
+func (r *Rooms) finishUpgrade(ctx context.Context, u upgrade, newID string) error {
+	if _, err := r.Process.DB.Exec(ctx, "UPDATE aliases SET room_id = $2 WHERE room_id = $1", u.old.head.RoomID, newID); err != nil {
+		return err
 	}
 	r.closeOld(ctx, u)
-	return newID, nil
+	return nil
 }
 
 func (r *Rooms) createReplacement(ctx context.Context, u upgrade, creators []string) (string, error) {
@@ -97,6 +162,7 @@ func (r *Rooms) createReplacement(ctx context.Context, u upgrade, creators []str
 		return "", err
 	}
 	delete(content, "additional_creators")
+	delete(content, onlyThis)
 	before := map[string]string{"room_id": u.old.head.RoomID}
 	if !u.version.PrivilegedCreators {
 		before["event_id"] = u.old.head.EventID
