@@ -60,7 +60,7 @@ func (r *Rooms) loadRoom(ctx context.Context, id string) (*room, error) {
 	}
 	for _, e := range newest {
 		if e.Txn != "" {
-			rm.txns.put(txnKey(e.Sender, e.Device, e.Txn), e.ID)
+			rm.txns.put(txnKey(e.Sender, e.Device, e.Txn), e.ID, rm.isStored)
 		}
 	}
 	return rm, nil
@@ -163,7 +163,7 @@ func (rm *room) apply(e *Event, tree state.Tree, ticket *stream.Ticket) {
 		rm.redacted(e.redact)
 	}
 	if e.Txn != "" {
-		rm.txns.put(txnKey(e.Sender, e.Device, e.Txn), e.ID)
+		rm.txns.put(txnKey(e.Sender, e.Device, e.Txn), e.ID, rm.isStored)
 	}
 	rm.recent[e.ID] = e
 	rm.order = append(rm.order, e.ID)
@@ -221,6 +221,12 @@ func (rm *room) asRedacted(e *Event) *Event {
 
 // stored tells that an event is in the database, as far as its owner can know.
 func (e *Event) stored() bool { return e.ticket == nil || e.ticket.Decided() }
+
+// isStored is Event.stored of an event of the room: those that are not stored yet are all in memory.
+func (rm *room) isStored(id string) bool {
+	e := rm.recent[id]
+	return e == nil || e.stored()
+}
 
 // memory is what owned.Spec asks for.
 func (rm *room) memory() int64 { return rm.bytes + 600 + 150*int64(len(rm.txns.ring)) }

@@ -313,11 +313,12 @@ func (t *recentTxns) get(key string) string {
 	return t.byID[key]
 }
 
-func (t *recentTxns) put(key, eventID string) {
+// put notes a transaction. The oldest ones are forgotten, once they are stored: until then the database does not know them.
+func (t *recentTxns) put(key, eventID string, stored func(eventID string) bool) {
 	if t.byID == nil {
 		t.byID = map[string]string{}
 	}
-	if len(t.ring) >= t.keep {
+	for len(t.ring) >= t.keep && stored(t.byID[t.ring[0]]) {
 		delete(t.byID, t.ring[0])
 		t.ring = t.ring[1:]
 	}

@@ -69,6 +69,9 @@ func (r *Rooms) submit(ctx context.Context, roomID string, req Send) (sendResult
 		if err != nil {
 			return err
 		}
+		if known.room != rm {
+			*known = knownEvents{room: rm}
+		}
 		if id = rm.txns.get(txnKey(req.Sender, req.Device, req.Txn)); id != "" {
 			return nil
 		}
@@ -109,19 +112,23 @@ func orEmpty(content json.RawMessage) json.RawMessage {
 // done finds the event of a request that is refused now and may be the repetition of one that was done by a former owner,
 // before what refuses it: a transaction is answered as it was. Otherwise it gives the refusal.
 func (r *Rooms) done(c *owned.Change[room], req Send, known *knownEvents, refusal error) (string, error) {
-	if c.Needs() || known.asked {
-		if known.txn != "" && !c.Needs() {
+	if c.Needs() {
+		return "", refusal
+	}
+	rm := c.State()
+	if known.asked && rm.added-known.added <= int64(rm.txns.keep) { // all that came since is in memory
+		if known.txn != "" {
 			return known.txn, nil
 		}
 		return "", refusal
 	}
-	roomID := c.State().id
+	roomID, added := rm.id, rm.added
 	return "", c.Need(func(ctx context.Context) (func(*room), error) {
 		res, err := r.findTxn(ctx, roomID, req)
 		if err != nil && !errors.Is(err, db.ErrNoRows) {
 			return nil, err
 		}
-		return func(*room) { known.asked, known.txn = true, res.EventID }, nil
+		return func(*room) { known.asked, known.added, known.txn = true, added, res.EventID }, nil
 	})
 }
 
@@ -242,11 +249,13 @@ func (r *Rooms) redact(c *owned.Change[room], e *Event, known *knownEvents) erro
 	return nil
 }
 
-// knownEvents are events of a room that a request needs and that are not its state, read once.
+// knownEvents are events of a room that a request needs and that are not its state, read once while the room stays in memory.
 type knownEvents struct {
+	room   *room
 	events map[string]*Event
 	dup    *duplicate
 	asked  bool   // the database was asked for the event of the transaction
+	added  int64  // events of the room when it was asked
 	txn    string // which is this; "" when there is none
 }
 
