@@ -214,6 +214,11 @@ func (r *Rollout) watch(ctx context.Context) error {
 		if err == nil {
 			err = r.well(ctx, before, now)
 		}
+		if err != nil {
+			if _, gone := r.Supervisor.Children(ctx); gone != nil {
+				return fmt.Errorf("lyceum up does not answer, so nothing is awaited: %w", errors.Join(err, gone))
+			}
+		}
 		switch {
 		case err == nil && obs.Now().Sub(watched) >= r.Watch:
 			return nil

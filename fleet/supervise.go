@@ -2,6 +2,7 @@ package fleet
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -33,58 +34,95 @@ type ChildState struct {
 	Program  string    `json:"program"` // of which it is made, now and when it is started again
 }
 
-// State tells how a child is.
+// State tells how a child is: the process that serves, which is the next one as soon as that does.
 func (c *Child) State() ChildState {
 	c.mu.Lock()
-	r, restarts, gone, address, program := c.run, c.ended, c.gone, c.address, c.program
-	c.mu.Unlock()
-	s := ChildState{Name: c.Name, Group: c.Group, Machine: -1, Address: address, State: "starting", Since: r.since, Restarts: restarts, Log: c.logPath(), Program: program}
-	s.PID = c.PID()
-	if s.PID == 0 || gone {
+	defer c.mu.Unlock()
+	r, address, program := c.run, c.address, c.program
+	serves := c.serving(r)
+	if n := c.next; n != nil && !c.gone && c.serving(n) {
+		r, address, program, serves = n, n.address, n.program, true
+	}
+	s := ChildState{Name: c.Name, Group: c.Group, PID: r.pid(), Machine: -1, Address: address, State: "starting", Since: r.since, Restarts: c.ended, Log: c.logPath(), Program: program}
+	if s.PID == 0 || c.gone {
 		s.State = "stopped"
-	} else if f, ok := readProcessFile(c.Dir(), s.PID); ok {
-		s.State, s.Machine, s.Version = "serving", f.Machine, f.Version
+	} else if serves {
+		s.State, s.Machine, s.Version = "serving", r.file.Machine, r.file.Version
 	}
 	return s
 }
 
 // Restart replaces the process of a child by one of program ("" is the one it has): the new one serves before the old one
-// is told to stop, so that nobody notices. When the new one does not come up, the old one stays.
+// is told to stop, so that nobody notices. When the new one does not come up, the old one stays. A child that is stopped
+// or restarted already is left alone.
 func (u *Up) Restart(ctx context.Context, c *Child, program string) error {
-	c.mu.Lock()
-	if program == "" {
-		program = c.program
-	}
-	old := c.run
-	c.mu.Unlock()
 	address, err := c.freshAddress() // the old process still listens at its own
 	if err != nil {
 		return err
 	}
-	next, err := c.spawn(program, address)
+	next, err := c.startNext(program, address)
 	if err != nil {
 		return err
 	}
-	for deadline := time.Now().Add(startTime); ; time.Sleep(20 * time.Millisecond) {
-		if _, ok := readProcessFile(c.Dir(), next.cmd.Process.Pid); ok {
-			break
+	for deadline := time.Now().Add(startTime); ; time.Sleep(stepTime) {
+		old, err := c.replace(next)
+		if err != nil { // it is stopped, and next with it
+			return err
 		}
-		ended := false
-		select {
-		case <-next.done:
-			ended = true
-		default:
+		if old != nil {
+			old.end(ctx)
+			c.mu.Lock()
+			c.old = nil
+			c.mu.Unlock()
+			return nil
 		}
-		if ended || time.Now().After(deadline) || ctx.Err() != nil {
+		if next.hasEnded() || time.Now().After(deadline) || ctx.Err() != nil {
 			next.end(ctx)
+			c.mu.Lock()
+			c.next = nil
+			gone := c.gone
+			c.mu.Unlock()
+			if gone {
+				return c.stopped()
+			}
 			return fmt.Errorf("the new process of %s does not serve, so the old one stays; the log ends with:\n%s", c.Name, u.tailOf(c))
 		}
 	}
+}
+
+// startNext starts the process that is to replace the one of the child.
+func (c *Child) startNext(program, address string) (next *childRun, err error) {
 	c.mu.Lock()
-	c.run, c.program, c.address = next, program, address
-	c.mu.Unlock()
-	old.end(ctx)
-	return nil
+	defer c.mu.Unlock()
+	if c.gone {
+		return nil, c.stopped()
+	}
+	if c.next != nil || c.old != nil {
+		return nil, fmt.Errorf("%s is being restarted already: try again when that has ended", c.Name)
+	}
+	c.serving(c.run) // remembered, as next writes the same file
+	if next, err = c.spawn(cmp.Or(program, c.program), address); err == nil {
+		c.next = next
+	}
+	return next, err
+}
+
+// replace puts next into its place if it serves, and returns the process that had it, which the caller ends; nil while
+// next does not serve.
+func (c *Child) replace(next *childRun) (old *childRun, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.gone { // retire ends next
+		return nil, c.stopped()
+	}
+	if !c.serving(next) {
+		c.serving(c.run)
+		return nil, nil
+	}
+	c.old, c.run, c.next = c.run, next, nil
+	c.program, c.address = next.program, next.address
+	close(c.old.left)
+	return c.old, nil
 }
 
 // maxReplicas is the largest number of processes of a group.

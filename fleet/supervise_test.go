@@ -3,10 +3,14 @@ package fleet
 import (
 	"context"
 	"io"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
+	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -61,7 +65,7 @@ func script(t *testing.T, name, text string) {
 }
 
 // serves is what a script does that serves and ends with SIGTERM. The last line tells programs apart.
-const serves = `echo "{\"pid\":$$,\"version\":\"1.0.0\"}" > "$dir/process.json.$$"; mv "$dir/process.json.$$" "$dir/process.json"; exec sleep 600` + "\n# "
+const serves = tell + "exec sleep 600\n# "
 
 // TestARolloutThatWasTakenBackLeavesTheOldProgram: whatever the version of the new program, and also when it was copied over
 // the old one, a process that is killed later is started again with the old one.
@@ -170,4 +174,315 @@ func TestARolloutThatWasTakenBackLeavesTheOldProgram(t *testing.T) {
 		t.Error(err)
 	}
 	runs("new")
+}
+
+// crew is an Up of scripts. Each process writes its id to a list, so that one is found that nobody keeps.
+type crew struct {
+	*Up
+	t    *testing.T
+	list string
+}
+
+// The scripts of a crew begin with listed. late serves after a while, stuck never, and broken ends after a while; lingers
+// and lingersLong serve and take a while to end, the latter unless it is asked twice, and tooLate serves only in that while.
+const (
+	listed      = `echo $$ >> "$CREW_LIST"` + "\n"
+	late        = listed + "sleep 0.3\n" + serves
+	stuck       = listed + "exec sleep 600\n"
+	broken      = listed + "sleep 0.3; exit 3\n"
+	tell        = `echo "{\"pid\":$$,\"version\":\"1.0.0\"}" > "$dir/process.json.$$"; mv "$dir/process.json.$$" "$dir/process.json"` + "\n"
+	lingers     = listed + "trap 'sleep 0.5; exit 0' TERM\n" + tell + loop
+	lingersLong = listed + "trap 'trap - TERM; touch \"$CREW_LIST.ending\"; sleep 3; touch \"$CREW_LIST.orderly\"; exit 0' TERM\n" + tell + loop
+	tooLate     = "trap told TERM\ntold() {\n" + tell + "sleep 0.5; exit 0\n}\n" + listed + loop
+	loop        = "while :; do sleep 0.05; done\n"
+)
+
+// startCrew starts some processes of the role client.
+func startCrew(t *testing.T, text string, n int) *crew {
+	t.Helper()
+	dir := t.TempDir()
+	list := filepath.Join(dir, "list")
+	u := &Up{Config: &Config{Server: ServerConfig{Data: filepath.Join(dir, "data"), Name: "here.test"}}, Environ: []string{"CREW_LIST=" + list}}
+	w := &crew{u, t, list}
+	u.Program = w.program("first", text)
+	t.Cleanup(w.stop)
+	for number := range n {
+		if err := u.add("client", number+1); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, c := range u.Children() {
+		if err := u.WaitHealthy(t.Context(), c); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return w
+}
+
+func (w *crew) program(name, text string) string {
+	w.t.Helper()
+	path := filepath.Join(filepath.Dir(w.list), name)
+	script(w.t, path, text)
+	return path
+}
+
+// started are the ids of all processes that there were.
+func (w *crew) started() []string {
+	text, _ := os.ReadFile(w.list)
+	return strings.Fields(string(text))
+}
+
+// alive are the ids of the processes that live; one of somebody else that got such an id has another environment.
+func (w *crew) alive() (pids []int) {
+	for _, word := range w.started() {
+		text, _ := os.ReadFile("/proc/" + word + "/environ") // of one that ended it is empty or not there
+		if pid, err := strconv.Atoi(word); err == nil && strings.Contains(string(text), "CREW_LIST="+w.list) {
+			pids = append(pids, pid)
+		}
+	}
+	slices.Sort(pids)
+	return pids
+}
+
+func (w *crew) await(what string, ok func() bool) {
+	w.t.Helper()
+	for began := time.Now(); !ok(); time.Sleep(5 * time.Millisecond) {
+		if time.Since(began) > 20*time.Second {
+			w.t.Fatalf("in vain: %s; alive are %v, children %+v", what, w.alive(), states(w.Children()))
+		}
+	}
+}
+
+// kept holds that the children serve and that no other process lives, also not a while later.
+func (w *crew) kept() {
+	w.t.Helper()
+	seen := time.Now()
+	w.await("each process is one that a child shows and keeps", func() bool {
+		var shown []int
+		for _, s := range states(w.Children()) {
+			if s.State == "serving" {
+				shown = append(shown, s.PID)
+			}
+		}
+		slices.Sort(shown)
+		if len(shown) < len(w.Children()) || !slices.Equal(shown, w.alive()) {
+			seen = time.Now()
+		}
+		return time.Since(seen) > 2*firstPause
+	})
+}
+
+// within holds that something ends soon.
+func (w *crew) within(what string, fn func()) {
+	w.t.Helper()
+	done := make(chan struct{})
+	go func() { defer close(done); fn() }()
+	select {
+	case <-done:
+	case <-time.After(20 * time.Second):
+		w.t.Errorf("%s does not end", what)
+	}
+}
+
+// stop holds that Stop ends, and that then no process is left.
+func (w *crew) stop() {
+	w.t.Helper()
+	w.within("Stop", func() {
+		if err := w.Stop(context.Background()); err != nil {
+			w.t.Error(err)
+		}
+	})
+	for _, pid := range w.alive() {
+		w.t.Errorf("process %d lives after Stop", pid)
+		_ = syscall.Kill(pid, syscall.SIGKILL) // it may end by itself
+	}
+}
+
+// TestAProcessThatEndsWhileItIsReplaced: one that ends before or during a restart has one process in its place, and
+// the end of that one is noticed.
+func TestAProcessThatEndsWhileItIsReplaced(t *testing.T) {
+	for name, text := range map[string]string{"before": late, "during": late, "and the next one does not come up": broken} {
+		t.Run(name, func(t *testing.T) {
+			w := startCrew(t, listed+serves, 1)
+			c := w.Children()[0]
+			first := c.PID()
+			end := func() {
+				if err := c.Signal(syscall.SIGTERM); err != nil {
+					t.Error(err)
+				}
+			}
+			if name == "before" {
+				end()
+				w.await("it ends", func() bool { return c.PID() == 0 })
+			}
+			program, restarted := w.program("second", text), make(chan error, 1)
+			go func() { restarted <- w.Restart(context.Background(), c, program) }()
+			w.await("the next one starts", func() bool { return len(w.started()) == 2 })
+			if name != "before" {
+				end()
+			}
+			if err := <-restarted; (err != nil) != (text == broken) {
+				t.Error(err)
+			}
+			if n := len(w.started()); name == "during" && n != 2 {
+				t.Errorf("%d processes were started, expected one in the place of the first", n)
+			}
+			w.kept()
+			if now := c.State(); now.PID == first || (now.Program == program) != (text == late) {
+				t.Errorf("found %+v, before it was process %d", now, first)
+			}
+			before := c.PID()
+			if err := c.Kill(); err != nil {
+				t.Error(err)
+			}
+			w.await("another process is there", func() bool { now := c.PID(); return now != before && now != 0 })
+			w.kept()
+		})
+	}
+}
+
+// TestAProcessThatEndsWhileTheOneBeforeEnds: it is started again at once, however long that takes.
+func TestAProcessThatEndsWhileTheOneBeforeEnds(t *testing.T) {
+	w := startCrew(t, lingersLong, 1)
+	c := w.Children()[0]
+	first, restarted := c.PID(), make(chan error, 1)
+	program := w.program("second", listed+serves)
+	go func() { restarted <- w.Restart(context.Background(), c, program) }()
+	w.await("the next one has the place", func() bool { return c.PID() != first })
+	second := c.PID()
+	if err := c.Kill(); err != nil {
+		t.Error(err)
+	}
+	w.await("another process is there", func() bool { now := c.PID(); return now != second && now != 0 })
+	if !slices.Contains(w.alive(), first) {
+		t.Error("not before the first has ended")
+	}
+	if err := <-restarted; err != nil {
+		t.Error(err)
+	}
+	w.kept()
+}
+
+// TestAChildIsStoppedWhileItIsReplaced: neither the next process nor the old one is left, and the restart ends.
+func TestAChildIsStoppedWhileItIsReplaced(t *testing.T) {
+	for name, text := range map[string]string{
+		"retire": stuck, "Stop": stuck, "retire one that serves then": tooLate, "Stop while the old one ends": listed + serves,
+	} {
+		t.Run(name, func(t *testing.T) {
+			replaced, before := name == "Stop while the old one ends", lingers
+			if replaced {
+				before = lingersLong
+			}
+			w := startCrew(t, before, 1)
+			c := w.Children()[0]
+			first, program, restarted := c.State(), w.program("second", text), make(chan error, 1)
+			go func() { restarted <- w.Restart(context.Background(), c, program) }()
+			w.await("the next one starts", func() bool { return len(w.started()) == 2 })
+			if replaced {
+				w.await("the old one is asked to end", func() bool { _, err := os.Stat(w.list + ".ending"); return err == nil })
+			} else if now := c.State(); now != first {
+				t.Errorf("%+v became %+v", first, now)
+			}
+			if err := w.Restart(t.Context(), c, ""); err == nil || !strings.Contains(err.Error(), "already") {
+				t.Errorf("a second restart: %v", err)
+			}
+			if strings.HasPrefix(name, "retire") {
+				w.within("retire", func() { c.retire(context.Background()) })
+			} else {
+				w.stop()
+			}
+			if alive := w.alive(); len(alive) > 0 {
+				t.Errorf("%v live", alive)
+			}
+			if _, err := os.Stat(w.list + ".orderly"); replaced && err != nil {
+				t.Errorf("the old one was not given the time to end: %v", err)
+			}
+			w.within("the restart", func() {
+				if err := <-restarted; !replaced && (err == nil || !strings.Contains(err.Error(), "stopped meanwhile")) {
+					t.Errorf("the restart: %v", err)
+				}
+			})
+			if err := w.Restart(t.Context(), c, ""); err == nil || !strings.Contains(err.Error(), "stopped meanwhile") {
+				t.Errorf("a restart of one that was stopped: %v", err)
+			}
+			w.within("WaitHealthy", func() {
+				if w.WaitHealthy(context.Background(), c) == nil {
+					t.Error("one that was stopped serves")
+				}
+			})
+			if c.State().State != "stopped" {
+				t.Errorf("found %+v", c.State())
+			}
+		})
+	}
+}
+
+// TestStateWhileANextProcessFails: the one that stays serves, although the file of the directory tells of the one that ended.
+func TestStateWhileANextProcessFails(t *testing.T) {
+	w := startCrew(t, listed+serves, 1)
+	c := w.Children()[0]
+	c.mu.Lock()
+	c.run.file = processFile{} // as if nobody had looked
+	c.mu.Unlock()
+	ended := strings.Replace(serves, "exec sleep 600", "exit 3", 1)
+	if err := w.Restart(t.Context(), c, w.program("second", listed+ended)); err == nil {
+		t.Skip("it was seen while it served")
+	}
+	if s := c.State(); s.State != "serving" || s.PID != w.alive()[0] {
+		t.Errorf("found %+v", s)
+	}
+}
+
+// TestScaleWhileStop: Stop returns, and nothing that was added is left.
+func TestScaleWhileStop(t *testing.T) {
+	w := startCrew(t, listed+serves, 1)
+	scaled := make(chan error, 1)
+	go func() {
+		_, err := w.Scale(context.Background(), "client", maxReplicas)
+		scaled <- err
+	}()
+	w.await("some are added", func() bool { return len(w.Children()) > 1 })
+	w.stop()
+	w.within("Scale", func() {
+		if err := <-scaled; err == nil {
+			t.Skip("all were there before Stop began")
+		}
+	})
+	w.stop() // of one that was added since
+}
+
+// TestNoProcessIsLost: whatever is killed, restarted and scaled at whatever moment, each process is one that a child keeps,
+// and none is left after Stop.
+func TestNoProcessIsLost(t *testing.T) {
+	for seed := range uint64(4) {
+		t.Run(strconv.FormatUint(seed, 10), func(t *testing.T) {
+			w := startCrew(t, listed+serves, 2)
+			programs := []string{w.Program, w.program("late", late), w.program("lingers", lingers), w.program("broken", broken)}
+			r := rand.New(rand.NewPCG(seed, 0))
+			random := func() *Child { all := w.Children(); return all[r.IntN(len(all))] }
+			var under sync.WaitGroup
+			for began := time.Now(); time.Since(began) < 1500*time.Millisecond; time.Sleep(time.Duration(r.IntN(80)) * time.Millisecond) {
+				switch n := r.IntN(10); {
+				case n < 3:
+					_ = random().Kill() // it may have ended
+				case n < 4:
+					_ = random().Signal(syscall.SIGTERM)
+				case n < 8:
+					c, program := random(), programs[r.IntN(len(programs))]
+					under.Go(func() { _ = w.Restart(context.Background(), c, program) }) // refused and failing ones too
+				default:
+					n := 1 + r.IntN(4)
+					under.Go(func() { _, _ = w.Scale(context.Background(), "client", n) })
+				}
+			}
+			if seed%2 == 0 { // otherwise Stop comes while changes are under way
+				under.Wait()
+				w.kept()
+			}
+			w.stop()
+			w.within("what was under way", under.Wait)
+			w.stop()
+			t.Logf("%d processes", len(w.started()))
+		})
+	}
 }

@@ -61,7 +61,7 @@ func EachRole() map[string]int {
 	return out
 }
 
-// Up is a fleet of processes on this machine.
+// Up is a fleet of processes on this machine. It is started and stopped once.
 type Up struct {
 	Program string   // the lyceum binary
 	Config  *Config  // of all processes
@@ -74,7 +74,8 @@ type Up struct {
 	public      *os.File           // socket of the public address, shared by all routers
 	mu          sync.Mutex
 	children    []*Child
-	wg          sync.WaitGroup
+	stopping    bool           // no child is added any more
+	wg          sync.WaitGroup // who keeps the children and servers
 }
 
 // Child is one process of an Up. When it ends, or is replaced, another process takes its place.
@@ -83,43 +84,68 @@ type Child struct {
 	Group string   // roles joined by +, as in the configuration
 	Roles []string // of the group
 
-	up      *Up
-	public  bool // it listens at the public address of the fleet
+	up     *Up
+	public bool // it listens at the public address of the fleet
+	// Every process of the child is run, next or old until it has ended, so that retire finds it.
 	mu      sync.Mutex
 	program string
-	run     *childRun
-	address string // of the public listener of run
-	ended   int    // how often it ended by itself
-	gone    bool   // it is not started again
+	run     *childRun // the process of the child; when it ends, another one is started
+	next    *childRun // Restart has started it, and it does not serve yet; nil for none
+	old     *childRun // run has replaced it, and it has not ended yet; nil for none
+	address string    // of the public listener of run
+	ended   int       // how often it ended by itself
+	gone    bool      // nothing is started any more
 }
 
 // childRun is one start of a child.
 type childRun struct {
 	cmd     *exec.Cmd
 	program string
+	address string // of its public listener
 	since   time.Time
+	asked   sync.Once     // to end: a second signal would cut it short
+	left    chan struct{} // closed when another one has its place
 	done    chan struct{} // closed at its end, when how is set
 	how     error
+	file    processFile // what it wrote when it served; zero until Child.serving has seen it
+}
+
+// hasEnded tells whether the process is gone.
+func (r *childRun) hasEnded() bool {
+	select {
+	case <-r.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// pid is the id of the process, 0 when it is gone.
+func (r *childRun) pid() int {
+	if r.hasEnded() {
+		return 0
+	}
+	return r.cmd.Process.Pid
 }
 
 // PID is the id of the running process, 0 between two.
-func (c *Child) PID() int {
-	r := c.current()
-	if r == nil {
-		return 0
-	}
-	select {
-	case <-r.done:
-		return 0
-	default:
-		return r.cmd.Process.Pid
-	}
-}
+func (c *Child) PID() int { return c.current().pid() }
 
 func (c *Child) current() *childRun {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.run
+}
+
+// serving tells whether a process of the child serves. What it wrote is remembered, as another process of the child
+// writes the same file. The caller holds mu.
+func (c *Child) serving(r *childRun) bool {
+	if r.file.PID == 0 {
+		if f, ok := readProcessFile(c.Dir(), r.cmd.Process.Pid); ok {
+			r.file = f
+		}
+	}
+	return r.file.PID != 0 && !r.hasEnded()
 }
 
 // Dir is where the process keeps its scratch files and its log.
@@ -236,9 +262,17 @@ func (u *Up) startEngines(ctx context.Context) error {
 
 func (u *Up) secretFile() string { return filepath.Join(u.Config.Server.Data, "secret") }
 
-// add starts the process of a group with a number.
+// add starts the process of a group with a number. It holds mu meanwhile, so that Stop finds each that was started.
 func (u *Up) add(group string, n int) error {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.stopping {
+		return fmt.Errorf("%s-%d is not started: the fleet is being stopped", group, n)
+	}
 	c := &Child{Name: fmt.Sprintf("%s-%d", group, n), Group: group, Roles: strings.Split(group, "+"), up: u, program: u.Program}
+	if slices.ContainsFunc(u.children, func(o *Child) bool { return o.Name == c.Name }) {
+		return fmt.Errorf("%s is there already: another change is under way", c.Name)
+	}
 	c.public = slices.Contains(c.Roles, "router") || slices.Contains(c.Roles, allRoles)
 	address, err := c.freshAddress()
 	if err != nil {
@@ -249,13 +283,11 @@ func (u *Up) add(group string, n int) error {
 		return err
 	}
 	c.run, c.address = r, address
-	u.mu.Lock()
 	if c.public {
 		u.children = slices.Insert(u.children, 0, c)
 	} else {
 		u.children = append(u.children, c)
 	}
-	u.mu.Unlock()
 	u.wg.Go(func() { u.keep(c) })
 	return nil
 }
@@ -299,7 +331,7 @@ func (c *Child) spawn(program, address string) (*childRun, error) {
 	}
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = childAttributes()
-	r := &childRun{cmd: cmd, program: program, since: time.Now(), done: make(chan struct{})}
+	r := &childRun{cmd: cmd, program: program, address: address, since: time.Now(), left: make(chan struct{}), done: make(chan struct{})}
 	started := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread() // the child ends with the thread that started it
@@ -310,7 +342,10 @@ func (c *Child) spawn(program, address string) (*childRun, error) {
 			close(r.done)
 		}
 	}()
-	return r, <-started
+	if err := <-started; err != nil {
+		return nil, err
+	}
+	return r, nil
 }
 
 func (c *Child) logPath() string { return filepath.Join(c.Dir(), "log") }
@@ -318,21 +353,25 @@ func (c *Child) logPath() string { return filepath.Join(c.Dir(), "log") }
 // leaveTime is how long a process that stops goes on serving, so that clients leave it by themselves.
 const leaveTime = "500ms"
 
-// keep starts a child again when it ends, with a growing pause.
+// keep starts a child again when it ends, with a growing pause, until the child is stopped.
 func (u *Up) keep(c *Child) {
-	for pause := firstPause; ; {
-		r := c.current()
-		<-r.done
+	r, pause := c.current(), firstPause
+	for {
+		select {
+		case <-r.done:
+		case <-r.left: // it may take a while to end
+		}
 		c.mu.Lock()
-		replaced, gone := c.run != r, c.gone
-		if !replaced && !gone {
+		now, gone := c.run, c.gone
+		if now == r && !gone {
 			c.ended++
 		}
 		c.mu.Unlock()
 		if gone {
 			return
 		}
-		if replaced {
+		if now != r { // by Restart, and it served
+			r, pause = now, firstPause
 			continue
 		}
 		if time.Since(r.since) > 30*time.Second {
@@ -341,21 +380,36 @@ func (u *Up) keep(c *Child) {
 		if pause == firstPause { // not each end of one that does not come up
 			say("%s ended (%s): starting it again", c.Name, howEnded(r.how))
 		}
-		time.Sleep(pause)
+		next, err := c.again(r, pause)
+		if err != nil {
+			say("%s does not start again: %v", c.Name, err)
+		}
+		if next != nil {
+			r = next
+		}
 		pause = min(2*pause, mostPause)
+	}
+}
+
+// again starts a process in place of r, which has ended, after a pause. It leaves that to a Restart under way, so that
+// a crash never makes a second process beside the next one, and starts none when the child is stopped: then it gives nil.
+func (c *Child) again(r *childRun, pause time.Duration) (*childRun, error) {
+	for until := time.Now().Add(pause); ; time.Sleep(stepTime) {
 		c.mu.Lock()
-		if c.gone {
+		switch {
+		case c.gone || c.run != r:
 			c.mu.Unlock()
-			return
+			return nil, nil
+		case c.next != nil || time.Now().Before(until):
+			c.mu.Unlock()
+			continue
 		}
 		next, err := c.spawn(c.program, c.address)
 		if err == nil {
 			c.run = next
 		}
 		c.mu.Unlock()
-		if err != nil {
-			say("%s does not start again: %v", c.Name, err)
-		}
+		return next, err
 	}
 }
 
@@ -364,20 +418,27 @@ func (u *Up) WaitHealthy(ctx context.Context, c *Child) error {
 	c.mu.Lock()
 	before := c.ended
 	c.mu.Unlock()
-	for deadline := time.Now().Add(startTime); ; {
-		r := c.current()
-		if _, ok := readProcessFile(c.Dir(), r.cmd.Process.Pid); ok {
+	for deadline := time.Now().Add(startTime); ; time.Sleep(stepTime) {
+		c.mu.Lock()
+		gone, serves, crashes := c.gone, c.serving(c.run), c.ended >= before+3
+		c.mu.Unlock()
+		if gone {
+			return c.stopped()
+		}
+		if serves {
 			return nil
 		}
-		c.mu.Lock()
-		crashes := c.ended >= before+3
-		c.mu.Unlock()
 		if crashes || time.Now().After(deadline) || ctx.Err() != nil {
 			return fmt.Errorf("%s does not serve; its log ends with:\n%s", c.Name, u.tailOf(c))
 		}
-		time.Sleep(20 * time.Millisecond)
 	}
 }
+
+// stopped is what they are told who wait for a child that is stopped meanwhile.
+func (c *Child) stopped() error { return fmt.Errorf("%s was stopped meanwhile", c.Name) }
+
+// stepTime is how often is looked whether a process serves.
+const stepTime = 20 * time.Millisecond
 
 // startTime is how long a process may take from its start to serving, with all others starting too.
 const startTime = 90 * time.Second
@@ -396,13 +457,19 @@ func (c *Child) Kill() error { return c.Signal(syscall.SIGKILL) }
 // Signal sends a signal to a child's process.
 func (c *Child) Signal(s os.Signal) error { return c.current().cmd.Process.Signal(s) }
 
-// retire ends a child for good, in an orderly way.
+// retire ends a child for good, in an orderly way, and returns when none of its processes is left.
 func (c *Child) retire(ctx context.Context) {
 	c.mu.Lock()
 	c.gone = true
-	r := c.run
+	runs := []*childRun{c.run, c.next, c.old}
 	c.mu.Unlock()
-	r.end(ctx)
+	var wg sync.WaitGroup
+	for _, r := range runs {
+		if r != nil {
+			wg.Go(func() { r.end(ctx) })
+		}
+	}
+	wg.Wait()
 }
 
 // endTime is how long a process may take to finish what it has begun.
@@ -410,7 +477,7 @@ const endTime = 40 * time.Second
 
 // end stops a process in an orderly way and returns when it is gone.
 func (r *childRun) end(ctx context.Context) {
-	_ = r.cmd.Process.Signal(syscall.SIGTERM) // it may have ended by itself
+	r.asked.Do(func() { _ = r.cmd.Process.Signal(syscall.SIGTERM) }) // it may have ended by itself
 	select {
 	case <-r.done:
 		return
@@ -426,11 +493,14 @@ func (u *Up) Stop(ctx context.Context) error {
 	if u.unwatch != nil {
 		u.unwatch()
 	}
+	u.mu.Lock()
+	u.stopping = true
+	u.mu.Unlock()
 	var wg sync.WaitGroup
-	for _, c := range u.Children() {
+	for _, c := range u.Children() { // nobody adds one any more
 		wg.Go(func() { c.retire(ctx) })
 	}
-	wg.Wait()
+	wg.Wait() // the servers serve until the last process has ended
 	err := u.stopServers()
 	u.wg.Wait()
 	if u.public != nil {
