@@ -18,6 +18,8 @@ type AccountDatum struct {
 	Type    string          `json:"type"`
 	Content json.RawMessage `json:"content"` // an object; nobody changes it
 	Pos     int64           `json:"-"`       // in the user's shard of the stream "account_data"
+
+	erased bool // what a deactivated user leaves
 }
 
 type dataKey struct{ room, typ string }
@@ -297,7 +299,7 @@ func (a *Accounts) writeHere(ctx context.Context, userID string, w dataWrite) (s
 			return struct{}{}, err
 		}
 		for _, datum := range all {
-			datum.Content = json.RawMessage("{}")
+			datum.Content, datum.erased = json.RawMessage("{}"), true
 		}
 		return struct{}{}, a.appendData(ctx, basis, userID, all...)
 	}
@@ -411,9 +413,16 @@ var dataRows = &db.Table{
 func (dataStore) Insert(_ context.Context, w *db.Batch, batch []*stream.Entry) error {
 	type key struct{ user, room, typ string }
 	var newest db.Newest[key]
+	var users []string
 	for _, e := range batch {
 		datum := e.Value.(*AccountDatum)
+		if !datum.erased && !slices.Contains(users, e.Key) {
+			users = append(users, e.Key)
+		}
 		newest.Put(key{e.Key, datum.RoomID, datum.Type}, e.Key, datum.RoomID, datum.Type, string(datum.Content), e.Shard, e.Pos)
+	}
+	if len(users) > 0 { // what is to be erased is erased after the deactivation, in the order of the shard
+		w.Require(matrix.UnknownToken(false), 0, `SELECT 1 FROM users WHERE user_id = ANY($1) AND deactivated_ms <> 0`, users)
 	}
 	w.Rows(dataRows, newest.Rows())
 	return nil
