@@ -18,6 +18,8 @@ type AccountDatum struct {
 	Type    string          `json:"type"`
 	Content json.RawMessage `json:"content"` // an object; nobody changes it
 	Pos     int64           `json:"-"`       // in the user's shard of the stream "account_data"
+
+	erased bool // what a deactivated user leaves
 }
 
 type dataKey struct{ room, typ string }
@@ -292,18 +294,35 @@ func (a *Accounts) writeHere(ctx context.Context, userID string, w dataWrite) (s
 	case writePut:
 		return struct{}{}, a.storeData(ctx, basis, userID, &AccountDatum{RoomID: w.RoomID, Type: w.Type, Content: w.Content})
 	case writeErase:
-		all, err := loadData(ctx, a.db, userID)
-		if err != nil {
-			return struct{}{}, err
-		}
-		for _, datum := range all {
-			datum.Content = json.RawMessage("{}")
-		}
-		return struct{}{}, a.appendData(ctx, basis, userID, all...)
+		return struct{}{}, a.eraseHere(ctx, basis, userID)
 	}
 	return struct{}{}, a.changeData(ctx, basis, userID, dataKey{w.RoomID, typeTag}, func(old json.RawMessage) (json.RawMessage, error) {
 		return changeTag(old, w)
 	})
+}
+
+// eraseHere empties all account data of a deactivated user. What was on its way is not found at first, but is written before the
+// rows that come here, if at all; so it looks again after them, and writes at least one.
+func (a *Accounts) eraseHere(ctx context.Context, basis *stream.Basis, userID string) error {
+	for first := true; ; first = false {
+		all, err := loadData(ctx, a.db, userID)
+		if err != nil {
+			return err
+		}
+		all = slices.DeleteFunc(all, func(datum *AccountDatum) bool { return string(datum.Content) == "{}" })
+		if len(all) == 0 && first {
+			all = []*AccountDatum{{Type: typeIgnored}}
+		}
+		if len(all) == 0 {
+			return nil
+		}
+		for _, datum := range all {
+			datum.Content, datum.erased = json.RawMessage("{}"), true
+		}
+		if err := a.appendData(ctx, basis, userID, all...); err != nil {
+			return err
+		}
+	}
 }
 
 // beginChange is the beginning of what reads account data of a user and writes what came out of it: one at a time in
@@ -411,9 +430,16 @@ var dataRows = &db.Table{
 func (dataStore) Insert(_ context.Context, w *db.Batch, batch []*stream.Entry) error {
 	type key struct{ user, room, typ string }
 	var newest db.Newest[key]
+	var users []string
 	for _, e := range batch {
 		datum := e.Value.(*AccountDatum)
+		if !datum.erased && !slices.Contains(users, e.Key) {
+			users = append(users, e.Key)
+		}
 		newest.Put(key{e.Key, datum.RoomID, datum.Type}, e.Key, datum.RoomID, datum.Type, string(datum.Content), e.Shard, e.Pos)
+	}
+	if len(users) > 0 { // what is to be erased is erased after the deactivation, in the order of the shard
+		w.Require(matrix.UnknownToken(false), 0, `SELECT 1 FROM users WHERE user_id = ANY($1) AND deactivated_ms <> 0`, users)
 	}
 	w.Rows(dataRows, newest.Rows())
 	return nil

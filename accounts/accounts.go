@@ -34,7 +34,9 @@ type DeviceListener interface {
 	// DeviceAdded says that a device was made, or that a user logged in with one that may have been there. Who asked for
 	// it is answered when it is done, and gets its error.
 	DeviceAdded(ctx context.Context, userID, deviceID string) error
-	// DevicesRemoved comes after the tokens are gone, so that what is kept for the devices is dropped.
+	// DevicesRemoved comes after the tokens are gone, so that what is kept for the devices is dropped. A device that is
+	// there was made since, and keeps what it has: who logs in with the id of a removed device waits until this was done once,
+	// and it may come late again.
 	DevicesRemoved(ctx context.Context, userID string, deviceIDs []string) error
 }
 

@@ -13,6 +13,8 @@
 //   - Whatever makes a token invalid goes through the owner of the user's shard of "sessions", in the
 //     transaction that writes the stream. So no process answers an old token once the change was
 //     acknowledged, though Authenticate asks the database only for tokens it does not know.
+//   - A device has the tokens of its newest log-in alone. Whoever writes tokens of a device has locked its row.
+//   - A device is made with the id of one that was removed when what that one left is gone (design/013).
 //   - A name is used once: the row of a deactivated user stays.
 //   - Account data is written by the owner of the user's shard, so reading and changing tags is one step.
 package accounts

@@ -131,8 +131,13 @@ func (a *Accounts) PutFilter(ctx context.Context, userID string, body json.RawMe
 	if _, err := a.Filter(ctx, userID, id); err == nil {
 		return id, nil
 	}
-	_, err = a.db.Exec(ctx, `INSERT INTO filters (user_id, filter_id, body) VALUES ($1, $2, $3) ON CONFLICT (user_id, filter_id) DO NOTHING`, userID, id, compact.String())
-	return id, err
+	return id, a.db.Tx(ctx, func(tx *db.Tx) error {
+		if err := HoldUser(ctx, tx, userID); err != nil {
+			return err
+		}
+		_, err := tx.Exec(ctx, `INSERT INTO filters (user_id, filter_id, body) VALUES ($1, $2, $3) ON CONFLICT (user_id, filter_id) DO NOTHING`, userID, id, compact.String())
+		return err
+	})
 }
 
 // Filter gives a stored filter. Nobody changes the result. Errors: M_NOT_FOUND.

@@ -8,6 +8,7 @@ import (
 
 	"lyceum/matrix"
 	"lyceum/platform/db"
+	"lyceum/platform/stream"
 	"lyceum/platform/web"
 )
 
@@ -138,34 +139,34 @@ func (a *Accounts) login(ctx context.Context, u *user, d newDevice) (*Credential
 	if err := d.check(); err != nil {
 		return nil, err
 	}
-	if d.ID == "" {
+	chosen := d.ID != ""
+	if !chosen {
 		d.ID = newDeviceID()
-	} else {
-		var n int
-		err := a.db.QueryRow(ctx, `SELECT 1 FROM tokens WHERE user_id = $1 AND device_id = $2 LIMIT 1`, u.id, d.ID).Scan(&n)
-		if err == nil {
-			_, err = a.change(ctx, u.id, sessionChange{Kind: changeReplace, Devices: []string{d.ID}})
-		}
-		if err != nil && !errors.Is(err, db.ErrNoRows) {
-			return nil, err
-		}
 	}
 	p, creds, err := a.mintPair(ctx, u.id, d.ID, d.Refresh)
 	if err != nil {
 		return nil, err
 	}
-	err = a.db.Tx(ctx, func(tx *db.Tx) error {
-		n, err := tx.Exec(ctx, `UPDATE users SET login_ms = $3 WHERE user_id = $1 AND password = $2 AND deactivated_ms = 0`, u.id, u.password, p.created)
-		if err != nil {
+	l := newLogin{Device: d, Pair: p, Password: u.password}
+	var found bool
+	if chosen { // the device may be there: who has its tokens must hear of their end
+		var res sessionResult
+		res, err = a.changeDevice(ctx, u.id, sessionChange{Kind: changeLogin, Login: &l, At: p.Created})
+		found = !res.Stale
+		if err == nil && !res.Found { // the owner is a process of the version before
+			err = stream.ErrNotOwner
+		}
+	} else {
+		err = a.db.Tx(ctx, func(tx *db.Tx) error {
+			found, err = l.apply(ctx, tx, u.id)
 			return err
-		}
-		if n == 0 {
-			return errWrongPassword
-		}
-		return insertLogin(ctx, tx, p, d)
-	})
+		})
+	}
 	if err != nil {
 		return nil, err
+	}
+	if !found {
+		return nil, errWrongPassword
 	}
 	if err := a.announce(ctx, u.id, d.ID); err != nil {
 		return nil, err
@@ -184,7 +185,23 @@ func (a *Accounts) announce(ctx context.Context, userID, deviceID string) error 
 	return nil
 }
 
-// insertLogin stores a device, if it is new, and its tokens.
+// newLogin is a log-in of a user whose right to it was checked.
+type newLogin struct {
+	Device   newDevice `json:"device"`
+	Pair     *pair     `json:"pair,omitempty"`
+	Password string    `json:"password,omitempty"` // the hash that was checked
+}
+
+// apply does the log-in, unless the password is another by now.
+func (l *newLogin) apply(ctx context.Context, tx *db.Tx, userID string) (found bool, err error) {
+	n, err := tx.Exec(ctx, `UPDATE users SET login_ms = $3 WHERE user_id = $1 AND password = $2 AND deactivated_ms = 0`, userID, l.Password, l.Pair.Created)
+	if err != nil || n == 0 {
+		return false, err
+	}
+	return true, insertLogin(ctx, tx, l.Pair, l.Device)
+}
+
+// insertLogin stores a device, if it is new, and the tokens that are its only ones.
 func insertLogin(ctx context.Context, tx *db.Tx, p *pair, d newDevice) error {
 	ip, key := "", ""
 	if d.From.IsValid() {
@@ -192,8 +209,11 @@ func insertLogin(ctx context.Context, tx *db.Tx, p *pair, d newDevice) error {
 	}
 	_, err := tx.Exec(ctx, `INSERT INTO user_devices (user_id, device_id, display_name, created_ms, seen_ms, seen_ip, login_ip, user_agent) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
 		ON CONFLICT (user_id, device_id) DO UPDATE SET seen_ms = excluded.seen_ms, seen_ip = excluded.seen_ip, login_ip = excluded.login_ip, user_agent = excluded.user_agent`,
-		p.userID, p.deviceID, d.Name, p.created, p.created, ip, key, d.Agent)
+		p.UserID, p.DeviceID, d.Name, p.Created, p.Created, ip, key, d.Agent)
 	if err != nil {
+		return err
+	}
+	if _, err := tx.Exec(ctx, `DELETE FROM tokens WHERE user_id = $1 AND device_id = $2`, p.UserID, p.DeviceID); err != nil {
 		return err
 	}
 	return insertPair(ctx, tx, p)
@@ -205,7 +225,7 @@ func (a *Accounts) mintPair(ctx context.Context, userID, deviceID string, refres
 	if err != nil {
 		return nil, nil, err
 	}
-	p := &pair{id: newTokenID(), userID: userID, deviceID: deviceID, access: hashToken(access), created: a.nowMs()}
+	p := &pair{ID: newTokenID(), UserID: userID, DeviceID: deviceID, Access: hashToken(access), Created: a.nowMs()}
 	creds := &Credentials{UserID: userID, DeviceID: deviceID, AccessToken: access, HomeServer: a.config.ServerName}
 	life := a.config.FixedTokenLife.D()
 	if refresh {
@@ -214,14 +234,14 @@ func (a *Accounts) mintPair(ctx context.Context, userID, deviceID string, refres
 			return nil, nil, err
 		}
 		hash := hashToken(token)
-		p.refresh, creds.RefreshToken, life = &hash, token, a.config.AccessTokenLife.D()
+		p.Refresh, creds.RefreshToken, life = &hash, token, a.config.AccessTokenLife.D()
 		if r := a.config.RefreshTokenLife.D(); r > 0 {
-			p.refreshExpires = p.created + r.Milliseconds()
+			p.RefreshExpires = p.Created + r.Milliseconds()
 		}
 	}
 	if life > 0 {
 		creds.ExpiresInMs = life.Milliseconds()
-		p.expires = p.created + creds.ExpiresInMs
+		p.Expires = p.Created + creds.ExpiresInMs
 	}
 	return p, creds, nil
 }
@@ -244,36 +264,34 @@ func (a *Accounts) Refresh(ctx context.Context, token string) (*Credentials, err
 	if err != nil {
 		return nil, err
 	}
-	if old.refreshExpires != 0 && old.refreshExpires <= a.nowMs() {
+	if old.RefreshExpires != 0 && old.RefreshExpires <= a.nowMs() {
 		return nil, matrix.UnknownToken(true)
 	}
-	u, err := loadUser(ctx, a.db, old.userID)
+	u, err := loadUser(ctx, a.db, old.UserID)
 	if err != nil {
 		return nil, err
 	}
 	if u.locked {
 		return nil, matrix.UserLocked("This account is locked")
 	}
-	if old.parent != 0 {
-		if _, err := a.change(ctx, old.userID, sessionChange{Kind: changeConfirm, Pair: old.id}); err != nil {
+	if old.Parent != 0 {
+		if _, err := a.change(ctx, old.UserID, sessionChange{Kind: changeConfirm, Pair: old.ID}); err != nil {
 			return nil, err
 		}
 	}
-	p, creds, err := a.mintPair(ctx, old.userID, old.deviceID, true)
+	p, creds, err := a.mintPair(ctx, old.UserID, old.DeviceID, true)
 	if err != nil {
 		return nil, err
 	}
-	p.parent = old.id
+	p.Parent = old.ID
 	err = a.db.Tx(ctx, func(tx *db.Tx) error {
-		// Setting the row's own value locks it: the pair can not be revoked between here and the commit.
-		n, err := tx.Exec(ctx, `UPDATE tokens SET parent = parent WHERE id = $1`, old.id)
-		if err != nil {
+		// Whoever ends the device or its tokens comes before or after all of this.
+		if there, err := holdDevice(ctx, tx, old.UserID, old.DeviceID, old.ID); err != nil {
 			return err
-		}
-		if n == 0 {
+		} else if !there {
 			return matrix.UnknownToken(false)
 		}
-		if _, err := tx.Exec(ctx, `DELETE FROM tokens WHERE parent = $1`, old.id); err != nil {
+		if _, err := tx.Exec(ctx, `DELETE FROM tokens WHERE parent = $1`, old.ID); err != nil {
 			return err
 		}
 		return insertPair(ctx, tx, p)
@@ -292,9 +310,9 @@ func (a *Accounts) IssueToken(ctx context.Context, userID, deviceName string) (t
 	if err != nil {
 		return "", "", err
 	}
-	p.expires = 0
+	p.Expires = 0
 	err = a.db.Tx(ctx, func(tx *db.Tx) error {
-		n, err := tx.Exec(ctx, `UPDATE users SET login_ms = $2 WHERE user_id = $1 AND deactivated_ms = 0`, userID, p.created)
+		n, err := tx.Exec(ctx, `UPDATE users SET login_ms = $2 WHERE user_id = $1 AND deactivated_ms = 0`, userID, p.Created)
 		if err == nil && n == 0 {
 			err = noUser(userID)
 		}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"lyceum/platform/db"
@@ -113,16 +114,47 @@ func (a *Accounts) devicesGone(ctx context.Context, userID string, devices []str
 	return errors.Join(errs...)
 }
 
+// leftNews is a removal of devices whose clean-up is not known to be done.
+type leftNews struct {
+	Pos     int64    `json:"pos"`
+	Devices []string `json:"devices"`
+}
+
+// leftOf gives the removals of a device whose clean-up is not known to be done.
+func leftOf(ctx context.Context, tx *db.Tx, userID, deviceID string) (left []leftNews, err error) {
+	err = db.Each(func(row db.Row) error {
+		var pos int64
+		var body string
+		if err := row.Scan(&pos, &body); err != nil {
+			return err
+		}
+		var n news
+		if err := json.Unmarshal([]byte(body), &n); err != nil {
+			return fmt.Errorf("news of %s: %w", userID, err)
+		}
+		if slices.Contains(n.Devices, deviceID) {
+			left = append(left, leftNews{pos, n.Devices})
+		}
+		return nil
+	})(tx.Query(ctx, `SELECT pos, body FROM account_news WHERE user_id = $1 AND kind = $2 ORDER BY pos`, userID, newsDevices))
+	return left, err
+}
+
+// finishDevices does what a removal leaves to be done.
+func (a *Accounts) finishDevices(ctx context.Context, userID string, pos int64, devices []string) error {
+	if err := a.devicesGone(ctx, userID, devices); err != nil {
+		return err
+	}
+	_, err := a.db.Exec(ctx, `DELETE FROM account_news WHERE shard = $1 AND pos = $2`, a.sessions.stream.Shard(userID), pos)
+	return err
+}
+
 // cleanUp tells the listeners of removed devices at once, so that who asks next sees them gone. What fails is tried again by
 // the consumer.
 func (a *Accounts) cleanUp(ctx context.Context, userID string, r sessionResult) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), headStart)
 	defer cancel()
-	err := a.devicesGone(ctx, userID, r.Devices)
-	if err == nil {
-		_, err = a.db.Exec(ctx, `DELETE FROM account_news WHERE shard = $1 AND pos = $2`, a.sessions.stream.Shard(userID), r.Pos)
-	}
-	if err != nil {
+	if err := a.finishDevices(ctx, userID, r.Pos, r.Devices); err != nil {
 		a.log.Warn("the clean-up after removed devices is tried again", "user", userID, "devices", len(r.Devices), "error", err)
 	}
 }

@@ -141,7 +141,9 @@ func (a *Accounts) Suspended(ctx context.Context, userID string) (bool, error) {
 const (
 	changeRemove     = "remove"     // devices with their tokens
 	changeConfirm    = "confirm"    // a refreshed token was used: the pair before it ends
-	changeReplace    = "replace"    // a login takes over a device that exists: its tokens end
+	changeLogin      = "login"      // a log-in with a device id that the client chose: what tokens the device has end
+	changeDevice     = "device"     // a device without a token
+	changeReplace    = "replace"    // what processes of the version before ask for ahead of a log-in: the device's tokens end
 	changePassword   = "password"   // a new password, and the other devices go if All
 	changeDeactivate = "deactivate" // the account ends
 	changeRights     = "rights"     // admin, locked, suspended
@@ -150,17 +152,18 @@ const (
 
 // sessionChange is what the owner of the user's shard of "sessions" does in one transaction.
 type sessionChange struct {
-	Kind      string   `json:"kind"`
-	Devices   []string `json:"devices,omitempty"`
-	All       bool     `json:"all,omitempty"`    // all devices
-	Except    string   `json:"except,omitempty"` // but this one
-	Pair      int64    `json:"pair,omitempty"`   // id in tokens
-	Password  string   `json:"password,omitempty"`
-	Erase     bool     `json:"erase,omitempty"`
-	Admin     *bool    `json:"admin,omitempty"`
-	Locked    *bool    `json:"locked,omitempty"`
-	Suspended *bool    `json:"suspended,omitempty"`
-	At        int64    `json:"at,omitempty"` // ms
+	Kind      string    `json:"kind"`
+	Devices   []string  `json:"devices,omitempty"`
+	All       bool      `json:"all,omitempty"`    // all devices
+	Except    string    `json:"except,omitempty"` // but this one
+	Pair      int64     `json:"pair,omitempty"`   // id in tokens
+	Password  string    `json:"password,omitempty"`
+	Erase     bool      `json:"erase,omitempty"`
+	Admin     *bool     `json:"admin,omitempty"`
+	Locked    *bool     `json:"locked,omitempty"`
+	Suspended *bool     `json:"suspended,omitempty"`
+	At        int64     `json:"at,omitempty"` // ms
+	Login     *newLogin `json:"login,omitempty"`
 
 	Field string          `json:"field,omitempty"` // of the profile
 	Value json.RawMessage `json:"value,omitempty"` // nothing removes it
@@ -168,11 +171,14 @@ type sessionChange struct {
 
 // sessionResult tells what was removed.
 type sessionResult struct {
-	Found   bool     `json:"found"`
-	Devices []string `json:"devices,omitempty"`
-	Pos     int64    `json:"pos,omitempty"`      // of the change
-	Changed bool     `json:"changed,omitempty"`  // the profile is another
-	TooLong int      `json:"too_long,omitempty"` // bytes that the profile would have, when that is too much
+	Found   bool       `json:"found"`
+	Devices []string   `json:"devices,omitempty"`
+	Pos     int64      `json:"pos,omitempty"`      // of the change
+	Changed bool       `json:"changed,omitempty"`  // the profile is another
+	TooLong int        `json:"too_long,omitempty"` // bytes that the profile would have, when that is too much
+	Left    []leftNews `json:"left,omitempty"`     // the device was here before, and what it left must go before it is made again
+	Created bool       `json:"created,omitempty"`  // the device is new
+	Stale   bool       `json:"stale,omitempty"`    // the password is another by now
 }
 
 // pendingChange is the Value of a row on its way into the database.
@@ -236,11 +242,16 @@ func (sessionStore) Insert(ctx context.Context, w *db.Batch, batch []*stream.Ent
 	var left [][]any
 	for _, e := range batch {
 		e.Data = []byte("{}")
-		if err := applyChange(ctx, tx, e.Key, e.Value.(*pendingChange)); err != nil {
+		p := e.Value.(*pendingChange)
+		if p.Login != nil { // it looks for what a removal of the device leaves, which may be in this batch
+			w.Rows(newsRows, left)
+			left = nil
+		}
+		if err := applyChange(ctx, tx, e.Key, p); err != nil {
 			return err
 		}
 		newest.Put(e.Key, e.Key, e.Shard, e.Pos)
-		if n := e.Value.(*pendingChange).news(); n.Kind != "" {
+		if n := p.news(); n.Kind != "" {
 			row, err := n.row(e)
 			if err != nil {
 				return err
@@ -272,6 +283,8 @@ func applyChange(ctx context.Context, tx *db.Tx, userID string, p *pendingChange
 	case changeReplace:
 		_, err := tx.Exec(ctx, `DELETE FROM tokens WHERE user_id = $1 AND device_id = ANY($2)`, userID, p.Devices)
 		return err
+	case changeLogin, changeDevice:
+		return applyLogin(ctx, tx, userID, p)
 	case changeProfile:
 		return setField(ctx, tx, userID, p)
 	case changeRights:
@@ -311,9 +324,10 @@ func applyChange(ctx context.Context, tx *db.Tx, userID string, p *pendingChange
 	if len(p.result.Devices) == 0 {
 		return nil
 	}
-	if _, err := tx.Exec(ctx, `DELETE FROM tokens WHERE user_id = $1 AND device_id = ANY($2)`, userID, p.result.Devices); err != nil {
+	// The devices first: a refresh holds its device, so the tokens it made are seen.
+	if _, err := tx.Exec(ctx, `DELETE FROM user_devices WHERE user_id = $1 AND device_id = ANY($2)`, userID, p.result.Devices); err != nil {
 		return err
 	}
-	_, err = tx.Exec(ctx, `DELETE FROM user_devices WHERE user_id = $1 AND device_id = ANY($2)`, userID, p.result.Devices)
+	_, err = tx.Exec(ctx, `DELETE FROM tokens WHERE user_id = $1 AND device_id = ANY($2)`, userID, p.result.Devices)
 	return err
 }

@@ -3,12 +3,13 @@ package accounts
 import (
 	"context"
 	"database/sql"
+	"errors"
 
 	"lyceum/platform/db"
 )
 
-// A token holds only while its device is there: a refresh that ends at the same moment as a logout may leave
-// a token behind.
+// A token holds only while its device is there. Whoever writes tokens of a device has locked the device's row before, and the
+// user's row, where that is written, before the device's.
 const ofDevice = ` JOIN user_devices d ON d.user_id = t.user_id AND d.device_id = t.device_id `
 
 func loadSession(ctx context.Context, q db.Querier, hash tokenHash) (*session, error) {
@@ -23,38 +24,46 @@ func loadSession(ctx context.Context, q db.Querier, hash tokenHash) (*session, e
 
 // pair is a row of tokens: an access token and, for clients that can refresh, its refresh token.
 type pair struct {
-	id               int64
-	userID, deviceID string
-	access           tokenHash
-	refresh          *tokenHash
-	parent           int64
-	created          int64
-	expires          int64
-	refreshExpires   int64
+	ID             int64      `json:"id"`
+	UserID         string     `json:"user_id"`
+	DeviceID       string     `json:"device_id"`
+	Access         tokenHash  `json:"access"`
+	Refresh        *tokenHash `json:"refresh,omitempty"`
+	Parent         int64      `json:"parent,omitempty"`
+	Created        int64      `json:"created"` // ms, as the next two
+	Expires        int64      `json:"expires,omitempty"`
+	RefreshExpires int64      `json:"refresh_expires,omitempty"`
 }
 
 func insertPair(ctx context.Context, tx *db.Tx, p *pair) error {
 	var refresh []byte
-	if p.refresh != nil {
-		refresh = p.refresh[:]
+	if p.Refresh != nil {
+		refresh = p.Refresh[:]
 	}
 	_, err := tx.Exec(ctx, `INSERT INTO tokens (id, user_id, device_id, access_hash, refresh_hash, parent, created_ms, expires_ms, refresh_expires_ms)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`, p.id, p.userID, p.deviceID, p.access[:], refresh, p.parent, p.created, p.expires, p.refreshExpires)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`, p.ID, p.UserID, p.DeviceID, p.Access[:], refresh, p.Parent, p.Created, p.Expires, p.RefreshExpires)
 	return err
 }
 
 func loadPairByRefresh(ctx context.Context, q db.Querier, hash tokenHash) (*pair, error) {
 	p := &pair{}
 	err := q.QueryRow(ctx, `SELECT t.id, t.user_id, t.device_id, t.parent, t.refresh_expires_ms FROM tokens t JOIN users u ON u.user_id = t.user_id`+ofDevice+`
-		WHERE t.refresh_hash = $1 AND u.deactivated_ms = 0`, hash[:]).Scan(&p.id, &p.userID, &p.deviceID, &p.parent, &p.refreshExpires)
+		WHERE t.refresh_hash = $1 AND u.deactivated_ms = 0`, hash[:]).Scan(&p.ID, &p.UserID, &p.DeviceID, &p.Parent, &p.RefreshExpires)
 	return p, err
 }
 
 // confirmPair ends the pair that this one replaces, and that one's other followers.
 func confirmPair(ctx context.Context, tx *db.Tx, id int64) error {
 	var parent int64
-	err := tx.QueryRow(ctx, `SELECT parent FROM tokens WHERE id = $1`, id).Scan(&parent)
-	if err == sql.ErrNoRows || err == nil && parent == 0 {
+	err := tx.QueryRow(ctx, `SELECT 0 FROM user_devices WHERE (user_id, device_id) = (SELECT user_id, device_id FROM tokens WHERE id = $1) FOR UPDATE`, id).Scan(&parent)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	err = tx.QueryRow(ctx, `SELECT parent FROM tokens WHERE id = $1`, id).Scan(&parent)
+	if errors.Is(err, sql.ErrNoRows) || err == nil && parent == 0 {
 		return nil
 	}
 	if err != nil {

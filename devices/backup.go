@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 
+	"lyceum/accounts"
 	"lyceum/matrix"
 	"lyceum/platform/db"
 )
@@ -101,16 +102,17 @@ var errNoBackup = matrix.NotFound("Unknown backup version")
 
 // newBackup makes a version. Numbers of deleted versions are not used again.
 func (x *Devices) newBackup(ctx context.Context, userID, algorithm string, authData json.RawMessage) (version int64, err error) {
-	for range 5 {
-		err = x.db.QueryRow(ctx, `SELECT COALESCE(MAX(version), 0) + 1 FROM backup_versions WHERE user_id = $1`, userID).Scan(&version)
+	err = x.db.Tx(ctx, func(tx *db.Tx) error {
+		if err := accounts.HoldUser(ctx, tx, userID); err != nil { // requests that come at once get one number after another
+			return err
+		}
+		err := tx.QueryRow(ctx, `SELECT COALESCE(MAX(version), 0) + 1 FROM backup_versions WHERE user_id = $1`, userID).Scan(&version)
 		if err != nil {
-			return 0, err
+			return err
 		}
-		_, err = x.db.Exec(ctx, `INSERT INTO backup_versions (user_id, version, algorithm, auth_data) VALUES ($1, $2, $3, $4)`, userID, version, algorithm, string(authData))
-		if !db.IsUnique(err) { // else another request made this number
-			break
-		}
-	}
+		_, err = tx.Exec(ctx, `INSERT INTO backup_versions (user_id, version, algorithm, auth_data) VALUES ($1, $2, $3, $4)`, userID, version, algorithm, string(authData))
+		return err
+	})
 	return version, err
 }
 

@@ -167,3 +167,30 @@ func TestWhatAPageOfABackupHoldsIsBounded(t *testing.T) {
 		alice.do("PUT /room_keys/version/"+v, large).want(413, "M_TOO_LARGE")
 	})
 }
+
+// Requests for backups that come at once get a version each, and the last one is current.
+func TestBackupVersionsAtOnce(t *testing.T) {
+	const rounds, callers = 6, 16
+	fleet(t, func(t *testing.T, one, two *node) {
+		failed := 0
+		for round := range rounds {
+			alice := one.register(fmt.Sprint("alice", round))
+			answers := make([]answer, callers)
+			atOnce(callers, func(i int) {
+				answers[i] = alice.on([]*node{one, two}[i%2]).do("POST /room_keys/version", obj{"algorithm": "a", "auth_data": obj{"n": i}})
+			})
+			given := map[string]bool{}
+			for _, x := range answers {
+				if x.status == 200 {
+					given[x.get("version").String()] = true
+				}
+			}
+			if len(given) != callers || alice.do("GET /room_keys/version", nil).want(200).get("version").String() != fmt.Sprint(callers) {
+				failed++
+			}
+		}
+		if failed > 0 {
+			t.Errorf("in %d of %d rounds not each of %d requests got a version of its own", failed, rounds, callers)
+		}
+	})
+}

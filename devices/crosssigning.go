@@ -9,6 +9,7 @@ import (
 
 	"lyceum/matrix"
 	"lyceum/platform/db"
+	"lyceum/platform/web"
 )
 
 // The usages of cross-signing keys.
@@ -161,14 +162,30 @@ type keySignature struct {
 	Signer    string `json:"signer"`
 	KeyID     string `json:"key_id"` // of the signer, with "ed25519:"
 	Signature string `json:"signature"`
+	On        string `json:"on,omitempty"` // the key that was signed, JSON: the signature is not stored when the target is another by now
 }
 
 // signedKey is what a signature is on.
 type signedKey struct{ userID, target string }
 
 func storeSignatures(ctx context.Context, tx *db.Tx, userID string, signatures []keySignature) error {
+	if len(signatures) == 0 {
+		return nil
+	}
+	stored := map[string]string{}
+	err := eachRow(ctx, tx, `SELECT user_id, device_id, body FROM device_keys WHERE user_id = ANY($1) UNION ALL SELECT user_id, public, body FROM cross_signing_keys WHERE user_id = ANY($1)`,
+		[]string{userID}, func(_, target, body string) error {
+			stored[target] = body
+			return nil
+		})
+	if err != nil {
+		return err
+	}
 	var newest db.Newest[[3]string]
 	for _, s := range signatures {
+		if s.On != "" && (stored[s.Target] == "" || !sameJSON([]byte(stored[s.Target]), []byte(s.On))) {
+			continue
+		}
 		newest.Put([3]string{s.Target, s.Signer, s.KeyID}, userID, s.Target, s.Signer, s.KeyID, s.Signature)
 	}
 	return tx.Bulk(ctx, `INSERT INTO key_signatures (user_id, target, signer, key_id, signature) VALUES ?
@@ -198,10 +215,11 @@ type signatureUpload struct {
 	failures map[string]map[string]*matrix.Error
 }
 
-// UploadSignatures stores the signatures of signer on keys that it may sign: its own devices by its
+// UploadSignatures stores the signatures of a user, the signer, on keys that it may sign: its own devices by its
 // self-signing key, its own master key by its devices, other users' master keys by its user-signing key.
 // Each target that fails is in failures, by user and target; nothing else of the request fails with it.
-func (x *Devices) UploadSignatures(ctx context.Context, signer string, signed map[string]map[string]json.RawMessage) (failures map[string]map[string]*matrix.Error, err error) {
+func (x *Devices) UploadSignatures(ctx context.Context, id *web.Identity, signed map[string]map[string]json.RawMessage) (failures map[string]map[string]*matrix.Error, err error) {
+	signer := id.UserID
 	u := &signatureUpload{signer: signer, devices: map[string]string{}, accepted: map[string][]keySignature{}, failures: map[string]map[string]*matrix.Error{}}
 	users := []string{signer}
 	for userID := range signed {
@@ -233,12 +251,14 @@ func (x *Devices) UploadSignatures(ctx context.Context, signer string, signed ma
 		}
 	}
 	for userID, signatures := range u.accepted {
-		c := listChange{Signatures: signatures}
+		c := listChange{Signatures: signatures, Token: id.TokenID}
 		if userID != signer { // nobody else sees what one says of another
 			c.Viewer = signer
 		}
-		if _, err := x.change(ctx, userID, c); err != nil {
+		if res, err := x.change(ctx, userID, c); err != nil {
 			return nil, err
+		} else if res.Refused {
+			return nil, matrix.UnknownToken(false)
 		}
 	}
 	return u.failures, nil
@@ -280,8 +300,9 @@ func (u *signatureUpload) take(userID, target string, raw json.RawMessage) error
 		}
 		found = true
 		own, _ := rawStrings(objectMember(objectMember(body, "signatures"), u.signer))
-		s := keySignature{target, u.signer, id, own[id]}
+		s := keySignature{Target: target, Signer: u.signer, KeyID: id, Signature: own[id]}
 		if !slices.Contains(u.known[signedKey{userID, target}], s) {
+			s.On = stored
 			u.accepted[userID] = append(u.accepted[userID], s)
 		}
 	}

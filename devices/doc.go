@@ -19,6 +19,8 @@
 //   - One-time keys are added and given out by the owner of the user's shard of "to_device", in the
 //     transaction that writes the stream: each is given out at most once, and no process shows an old count
 //     once a change was acknowledged.
+//   - What came with an access token that is gone at the commit is refused, and a message for a device that is gone is not kept. The
+//     clean-up after a device goes through the same shards, once the device is gone: it sees all that came before.
 //   - Device keys, cross-signing keys and signatures change in the transaction that writes "device_lists".
 //   - The messages of a request go out in tickets, one after another for each shard of receivers, each with the record
 //     of how far the delivery has come, so that a repeated request adds only what is missing.

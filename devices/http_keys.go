@@ -115,6 +115,7 @@ func (x *Devices) postUpload(r *web.Request, body *uploadBody) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	u.Token = r.Identity.TokenID
 	old := ""
 	if deviceKeys != "" {
 		if old, err = x.storedDeviceKeys(r.Context(), userID, deviceID); err != nil {
@@ -129,7 +130,7 @@ func (x *Devices) postUpload(r *web.Request, body *uploadBody) (any, error) {
 		}
 	}
 	if deviceKeys != "" {
-		if err := x.putDeviceKeys(r.Context(), userID, deviceID, old, deviceKeys); err != nil {
+		if err := x.putDeviceKeys(r.Context(), r.Identity, old, deviceKeys); err != nil {
 			return nil, err
 		}
 	}
@@ -302,11 +303,14 @@ func (x *Devices) postSigning(r *web.Request, body *signingBody) (any, error) {
 		return nil, err
 	}
 	store := func() (any, error) {
-		c := listChange{Signing: u.keys, SeenMaster: &u.seen}
+		c := listChange{Signing: u.keys, SeenMaster: &u.seen, Token: r.Identity.TokenID}
 		if !slices.ContainsFunc(u.keys, func(k signingKey) bool { return k.Usage != usageUser }) {
 			c.Viewer = r.UserID() // nobody else sees a user-signing key
 		}
 		res, err := x.change(r.Context(), r.UserID(), c)
+		if err == nil && res.Refused {
+			err = matrix.UnknownToken(false)
+		}
 		if err == nil && res.Conflict {
 			err = matrix.NewError(409, matrix.CodeUnknown, "The user's cross-signing keys were changed meanwhile: look at them and try again").With(errReplaced)
 		}
@@ -319,7 +323,7 @@ func (x *Devices) postSigning(r *web.Request, body *signingBody) (any, error) {
 }
 
 func (x *Devices) postSignatures(r *web.Request, body *map[string]map[string]json.RawMessage) (any, error) {
-	failures, err := x.UploadSignatures(r.Context(), r.UserID(), *body)
+	failures, err := x.UploadSignatures(r.Context(), r.Identity, *body)
 	if err != nil {
 		return nil, err
 	}

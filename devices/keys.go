@@ -10,6 +10,7 @@ import (
 	"lyceum/accounts"
 	"lyceum/matrix"
 	"lyceum/platform/db"
+	"lyceum/platform/web"
 )
 
 // parseDeviceKeys checks the identity keys of a device (Client-Server API, "DeviceKeys") and gives their
@@ -70,17 +71,22 @@ func replaces(old, body string) bool {
 }
 
 // putDeviceKeys stores the identity keys of a device, unless they are the old ones.
-func (x *Devices) putDeviceKeys(ctx context.Context, userID, deviceID, old, body string) error {
+func (x *Devices) putDeviceKeys(ctx context.Context, id *web.Identity, old, body string) error {
 	if old == body {
 		return nil
 	}
 	if replaces(old, body) {
 		// The one-time keys were signed by the identity that ends here.
-		if _, err := x.drop(ctx, userID, deviceGone{DeviceIDs: []string{deviceID}}); err != nil {
+		if res, err := x.drop(ctx, id.UserID, deviceGone{DeviceIDs: []string{id.DeviceID}, Token: id.TokenID}); err != nil {
 			return err
+		} else if res.Refused {
+			return matrix.UnknownToken(false)
 		}
 	}
-	_, err := x.change(ctx, userID, listChange{DeviceID: deviceID, Keys: body})
+	res, err := x.change(ctx, id.UserID, listChange{DeviceID: id.DeviceID, Keys: body, Token: id.TokenID})
+	if err == nil && res.Refused {
+		err = matrix.UnknownToken(false)
+	}
 	return err
 }
 

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 
+	"lyceum/accounts"
 	"lyceum/platform/db"
 	"lyceum/platform/lease"
 	"lyceum/platform/stream"
@@ -26,11 +27,13 @@ type listChange struct {
 	Gone       bool           `json:"gone,omitempty"`        // the user is gone: drop all
 	Viewer     string         `json:"viewer,omitempty"`      // who alone can see the change; "" for all
 	Under      *lease.Lease   `json:"under,omitempty"`       // change nothing when it was taken over
+	Token      int64          `json:"token,omitempty"`       // change nothing when the access token of this id is gone; 0 is none
 }
 
 type listResult struct {
 	Conflict bool `json:"conflict,omitempty"` // the master key is not SeenMaster any more
 	Lost     bool `json:"lost,omitempty"`     // Under was taken over
+	Refused  bool `json:"refused,omitempty"`  // Token is gone
 }
 
 // pendingChange is the Value of a row on its way into the database.
@@ -75,6 +78,10 @@ func (p *pendingChange) apply(ctx context.Context, tx *db.Tx, userID string) err
 	if p.result.Lost, err = isLost(ctx, tx, p.Under); err != nil || p.result.Lost {
 		return err
 	}
+	refused, err := gone(ctx, tx, p.Token)
+	if p.result.Refused = refused != nil; err != nil || refused != nil {
+		return err
+	}
 	if p.Gone {
 		return dropUser(ctx, tx, userID)
 	}
@@ -84,11 +91,16 @@ func (p *pendingChange) apply(ctx context.Context, tx *db.Tx, userID string) err
 		}
 	}
 	if len(p.Removed) > 0 {
+		there, err := accounts.DeviceIDs(ctx, tx, userID)
+		if err != nil {
+			return err
+		}
+		removed := slices.DeleteFunc(slices.Clone(p.Removed), func(id string) bool { return slices.Contains(there, id) }) // but not those made since
 		for _, query := range []string{
 			`DELETE FROM device_keys WHERE user_id = $1 AND device_id = ANY($2)`,
 			`DELETE FROM key_signatures WHERE user_id = $1 AND target = ANY($2)`,
 		} {
-			if _, err := tx.Exec(ctx, query, userID, p.Removed); err != nil {
+			if _, err := tx.Exec(ctx, query, userID, removed); err != nil {
 				return err
 			}
 		}
@@ -108,8 +120,8 @@ func dropUser(ctx context.Context, tx *db.Tx, userID string) error {
 		`DELETE FROM cross_signing_keys WHERE user_id = $1`,
 		`DELETE FROM key_signatures WHERE user_id = $1 OR signer = $1`,
 		`DELETE FROM device_list_private WHERE viewer = $1`,
+		`DELETE FROM backup_versions WHERE user_id = $1`, // before the keys: who adds keys holds the version
 		`DELETE FROM backup_keys WHERE user_id = $1`,
-		`DELETE FROM backup_versions WHERE user_id = $1`,
 	} {
 		if _, err := tx.Exec(ctx, query, userID); err != nil {
 			return err

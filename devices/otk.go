@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"lyceum/accounts"
 	"lyceum/matrix"
 	"lyceum/platform/db"
 	"lyceum/platform/stream"
@@ -33,6 +34,7 @@ type keyUpload struct {
 	DeviceID string      `json:"device_id"`
 	OneTime  []publicKey `json:"one_time,omitempty"`
 	Fallback []publicKey `json:"fallback,omitempty"`
+	Token    int64       `json:"token,omitempty"` // refuse when the access token of this id is gone; 0 is none
 }
 
 // parsePublicKeys reads {"algorithm:id": key}, where a key is a string or an object with the string "key".
@@ -77,6 +79,9 @@ type keyUploadWork struct {
 func (w *keyUploadWork) device() string { return w.DeviceID }
 
 func (w *keyUploadWork) apply(ctx context.Context, tx *db.Tx, userID string) (changed bool, err error) {
+	if w.refused, err = gone(ctx, tx, w.Token); err != nil || w.refused != nil {
+		return false, err
+	}
 	var fresh []publicKey
 	fresh, w.refused, err = w.check(ctx, tx, userID)
 	if err != nil || w.refused != nil {
@@ -100,6 +105,18 @@ func (w *keyUploadWork) apply(ctx context.Context, tx *db.Tx, userID string) (ch
 		}
 	}
 	return true, nil
+}
+
+// gone refuses what was asked for with an access token that is not there any more; 0 is none.
+func gone(ctx context.Context, tx *db.Tx, tokenID int64) (refused, err error) {
+	if tokenID == 0 {
+		return nil, nil
+	}
+	there, err := accounts.TokenThere(ctx, tx, tokenID)
+	if err == nil && !there {
+		refused = matrix.UnknownToken(false)
+	}
+	return refused, err
 }
 
 // check gives the one-time keys that are not stored yet, or why the upload is refused: a key with the id of another
@@ -238,9 +255,9 @@ func (w *claimWork) apply(ctx context.Context, tx *db.Tx, userID string) (change
 	w.got = nil
 	k := ClaimedKey{Claim: w.Claim}
 	for _, query := range []string{
-		`DELETE FROM one_time_keys WHERE user_id = $1 AND device_id = $2 AND algorithm = $3 AND key_id = (SELECT key_id FROM one_time_keys
+		`DELETE FROM one_time_keys WHERE ` + accounts.DeviceThere + ` AND user_id = $1 AND device_id = $2 AND algorithm = $3 AND key_id = (SELECT key_id FROM one_time_keys
 			WHERE user_id = $1 AND device_id = $2 AND algorithm = $3 ORDER BY created_ms, key_id LIMIT 1) RETURNING key_id, body`,
-		`UPDATE fallback_keys SET used = TRUE WHERE user_id = $1 AND device_id = $2 AND algorithm = $3 RETURNING key_id, body`,
+		`UPDATE fallback_keys SET used = TRUE WHERE ` + accounts.DeviceThere + ` AND user_id = $1 AND device_id = $2 AND algorithm = $3 RETURNING key_id, body`,
 	} {
 		err := tx.QueryRow(ctx, query, userID, w.DeviceID, w.Algorithm).Scan(&k.KeyID, &k.Body)
 		if err == nil {

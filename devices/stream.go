@@ -66,10 +66,16 @@ var (
 func (toDeviceStore) Insert(ctx context.Context, w *db.Batch, batch []*stream.Entry) error {
 	type receiver struct{ userID, deviceID string }
 	var messages, contents, txns [][]any
+	written := map[int][2]int64{} // the first and the last position of messages, by shard
 	flush := func() {
 		w.Rows(txnRows, txns)
 		w.Rows(contentRows, contents)
 		w.Rows(messageRows, messages)
+		for shard, r := range written { // a device may be gone since the message was made: its clean-up is before or after this in the order of the shard
+			w.Do(`DELETE FROM to_device WHERE shard = $1 AND pos >= $2 AND pos <= $3
+				AND NOT EXISTS (SELECT 1 FROM user_devices d WHERE d.user_id = to_device.user_id AND d.device_id = to_device.device_id)`, shard, r[0], r[1])
+		}
+		clear(written)
 		messages, contents, txns = nil, nil, nil
 	}
 	var changed db.Newest[receiver]
@@ -93,6 +99,11 @@ func (toDeviceStore) Insert(ctx context.Context, w *db.Batch, batch []*stream.En
 				row[7] = v.first.pos
 			}
 			messages = append(messages, row)
+			if r, ok := written[e.Shard]; ok {
+				written[e.Shard] = [2]int64{r[0], e.Pos}
+			} else {
+				written[e.Shard] = [2]int64{e.Pos, e.Pos}
+			}
 		case keyWork:
 			tx, err := w.Tx()
 			if err != nil {
@@ -149,7 +160,7 @@ func (listStore) Insert(ctx context.Context, w *db.Batch, batch []*stream.Entry)
 			if err := p.apply(ctx, tx, e.Key); err != nil {
 				return err
 			}
-			if p.result.Lost {
+			if p.result.Lost || p.result.Refused {
 				continue
 			}
 		}

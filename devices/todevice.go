@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"lyceum/accounts"
 	"lyceum/matrix"
 	"lyceum/platform/db"
 	"lyceum/platform/lease"
@@ -246,13 +247,17 @@ func encodeMessage(sender, typ, content string) json.RawMessage {
 // deviceGone drops all that waits for a device and its one-time keys.
 type deviceGone struct {
 	DeviceIDs []string     `json:"devices"`
-	Under     *lease.Lease `json:"under,omitempty"` // drop nothing when it was taken over
+	Under     *lease.Lease `json:"under,omitempty"`   // drop nothing when it was taken over
+	Removed   bool         `json:"removed,omitempty"` // drop nothing when the device is there: it was made since
+	Token     int64        `json:"token,omitempty"`   // drop nothing when the access token of this id is gone; 0 is none
 	id        string
-	lost      bool // it was
+	lost      bool  // Under was taken over
+	refused   error // Token is gone
 }
 
 type dropResult struct {
-	Lost bool `json:"lost,omitempty"` // Under was taken over
+	Lost    bool `json:"lost,omitempty"`    // Under was taken over
+	Refused bool `json:"refused,omitempty"` // Token is gone
 }
 
 func (g *deviceGone) device() string { return g.id }
@@ -260,6 +265,15 @@ func (g *deviceGone) device() string { return g.id }
 func (g *deviceGone) apply(ctx context.Context, tx *db.Tx, userID string) (changed bool, err error) {
 	if g.lost, err = isLost(ctx, tx, g.Under); err != nil || g.lost {
 		return false, err
+	}
+	if g.refused, err = gone(ctx, tx, g.Token); err != nil || g.refused != nil {
+		return false, err
+	}
+	if g.Removed {
+		var there bool
+		if err := tx.QueryRow(ctx, `SELECT `+accounts.DeviceThere, userID, g.id).Scan(&there); err != nil || there {
+			return false, err
+		}
 	}
 	for _, query := range []string{
 		`DELETE FROM one_time_keys WHERE user_id = $1 AND device_id = $2`,
@@ -290,11 +304,12 @@ func isLost(ctx context.Context, tx *db.Tx, under *lease.Lease) (bool, error) {
 func (x *Devices) dropHere(ctx context.Context, userID string, g deviceGone) (res dropResult, err error) {
 	entries := make([]*stream.Entry, len(g.DeviceIDs))
 	for i, id := range g.DeviceIDs {
-		entries[i] = x.entry(userID, id, &deviceGone{Under: g.Under, id: id})
+		entries[i] = x.entry(userID, id, &deviceGone{Under: g.Under, Removed: g.Removed, Token: g.Token, id: id})
 	}
 	err = x.deps.Process.Streams.Append(ctx, entries...)
 	for _, e := range entries {
-		res.Lost = res.Lost || e.Value.(*deviceGone).lost
+		done := e.Value.(*deviceGone)
+		res.Lost, res.Refused = res.Lost || done.lost, res.Refused || done.refused != nil
 	}
 	return res, err
 }
@@ -322,7 +337,7 @@ func (x *Devices) removeUnder(ctx context.Context, under *lease.Lease, userID st
 	if len(deviceIDs) == 0 {
 		return nil
 	}
-	if res, err := x.drop(ctx, userID, deviceGone{DeviceIDs: deviceIDs, Under: under}); err != nil || res.Lost {
+	if res, err := x.drop(ctx, userID, deviceGone{DeviceIDs: deviceIDs, Under: under, Removed: true}); err != nil || res.Lost {
 		return cmp.Or(err, lease.ErrLost)
 	}
 	res, err := x.change(ctx, userID, listChange{Removed: deviceIDs, Under: under})

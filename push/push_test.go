@@ -15,8 +15,11 @@ import (
 
 	"github.com/tidwall/gjson"
 
+	"lyceum/accounts"
+	"lyceum/matrix"
 	"lyceum/platform/dial"
 	"lyceum/platform/role/roletest"
+	"lyceum/platform/web"
 	"lyceum/receipts"
 	"lyceum/rooms/roomstest"
 )
@@ -363,4 +366,64 @@ func TestGatewaysAtPrivateAddressesAreNotReached(t *testing.T) {
 func FuzzRejected(f *testing.F) {
 	f.Add([]byte(`{"rejected":["a"]}`))
 	f.Fuzz(func(_ *testing.T, answer []byte) { _, _ = decodeRejected(answer) })
+}
+
+// A pusher is there only while the device that set it is, whatever comes at once; a clean-up that comes late leaves those of a
+// device with the same id that was made since.
+func TestPushersEndWithTheirDevice(t *testing.T) {
+	harness.Run(t, func(t *testing.T, n *node) {
+		const rounds = 10
+		user, err := n.Accounts.CreateUser(t.Context(), accounts.NewUser{Name: "dora"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		text := "x"
+		body := &pusherBody{AppID: "a", Pushkey: "k", AppName: &text, DeviceName: &text, Lang: &text, Data: []byte(`{"url":"https://example.org/_matrix/push/v1/notify"}`)}
+		pushers := func() int {
+			list, err := n.queryPushers(t.Context(), `user_id = $1`, user)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return len(list)
+		}
+		left := 0
+		for range rounds {
+			token, device, err := n.Accounts.IssueToken(t.Context(), user, "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			id, err := n.Accounts.Authenticate(t.Context(), token)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var wg sync.WaitGroup
+			for range 3 {
+				wg.Go(func() {
+					if err := n.putPusher(t.Context(), id, body); err != nil && matrix.AsError(err).Code != matrix.CodeUnknownToken {
+						t.Error(err)
+					}
+				})
+			}
+			if err := errors.Join(n.Accounts.RemoveDevices(t.Context(), user, []string{device}), n.DevicesRemoved(t.Context(), user, []string{device})); err != nil {
+				t.Error(err)
+			}
+			wg.Wait()
+			left += pushers()
+			if created, err := n.Accounts.CreateDevice(t.Context(), user, device, ""); !created || err != nil {
+				t.Fatalf("found %v, %v", created, err)
+			}
+			if err := n.putPusher(t.Context(), &web.Identity{UserID: user, DeviceID: device}, body); err != nil {
+				t.Fatal(err)
+			}
+			if err := n.DevicesRemoved(t.Context(), user, []string{device}); err != nil || pushers() != 1 {
+				t.Fatalf("a clean-up took the pusher of a device that is there: %v", err)
+			}
+			if err := n.deletePusher(t.Context(), user, "a", "k"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if left > 0 {
+			t.Errorf("in %d of %d rounds a pusher outlived its device", left, rounds)
+		}
+	})
 }

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"lyceum/accounts"
 	"lyceum/matrix"
 	"lyceum/platform/bus"
 	"lyceum/platform/db"
@@ -146,6 +147,9 @@ func (p *Push) checkPusher(b *pusherBody) error {
 
 func (p *Push) putPusher(ctx context.Context, who *web.Identity, b *pusherBody) error {
 	return p.Process.DB.Tx(ctx, func(tx *db.Tx) error {
+		if err := accounts.HoldDevice(ctx, tx, who); err != nil {
+			return err
+		}
 		if !b.Append {
 			if _, err := tx.Exec(ctx, `DELETE FROM pushers WHERE app_id = $1 AND pushkey = $2 AND user_id <> $3`, b.AppID, b.Pushkey, who.UserID); err != nil {
 				return err
@@ -178,9 +182,11 @@ func (p *Push) deletePusher(ctx context.Context, userID, appID, pushkey string) 
 	})
 }
 
-// DevicesRemoved implements accounts.DeviceListener: the pushers that the devices set end with them.
+// DevicesRemoved implements accounts.DeviceListener: the pushers that the devices set end with them, but not those
+// of a device of the same id that was made since.
 func (p *Push) DevicesRemoved(ctx context.Context, userID string, deviceIDs []string) error {
-	if _, err := p.Process.DB.Exec(ctx, `DELETE FROM pushers WHERE user_id = $1 AND device_id = ANY($2)`, userID, deviceIDs); err != nil {
+	if _, err := p.Process.DB.Exec(ctx, `DELETE FROM pushers WHERE user_id = $1 AND device_id = ANY($2)
+		AND NOT EXISTS (SELECT 1 FROM user_devices d WHERE d.user_id = pushers.user_id AND d.device_id = pushers.device_id)`, userID, deviceIDs); err != nil {
 		return err
 	}
 	p.tellPushers(ctx)
