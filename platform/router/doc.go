@@ -18,7 +18,8 @@
 //   - when this process stops while a GET waits elsewhere, it is served here, where it answers at once.
 //
 // A process that could not be reached is avoided until it answers a probe; no request of a client waits for that.
-// An answer that does not begin within the route's Timeout is 504, a streamed body above its Upload 413. Bodies
+// An answer that does not begin within the route's Timeout is 504, a body above what the route takes 413, and one
+// that could not be read 400: these are the client's faults, and nothing is held against the other process. Bodies
 // pass as they come; at most 64 KiB of one are kept, to send it again.
 //
 // Websockets take an HTTP/1.1 connection of their own, as package rpc has none in its own protocol. Unused connections to
