@@ -115,3 +115,13 @@ func TestABodyThatIsTooLarge(t *testing.T) {
 		}
 	})
 }
+
+// A POST whose route says that it may be done twice is done here when the process that worked on it is lost.
+func TestAnIdempotentPostIsDoneAgain(t *testing.T) {
+	overBoth(t, func(t *testing.T, a, b *node) {
+		a.places.send(b.addr())
+		if answer, response := a.call(t, "POST /again", strings.NewReader("{}")); response.StatusCode != 200 || answer.Node != a.name || answer.Body != "{}" {
+			t.Errorf("%d %+v", response.StatusCode, answer)
+		}
+	})
+}

@@ -11,8 +11,8 @@
 //     processes can send one request in a circle;
 //   - when the other process can not be reached, nothing was sent, and the request is served here;
 //   - when the connection breaks before the answer begins, the request is served here if its method is
-//     idempotent (GET, HEAD, PUT, DELETE; a PUT of Matrix carries its transaction id) and its body can be
-//     read again; else the client is told 502;
+//     idempotent (GET, HEAD, PUT, DELETE; a PUT of Matrix carries its transaction id), or its route is, and its body
+//     can be read again; else the client is told 502;
 //   - when the request's key moves to another process while its answer has not begun, such as away from a paused
 //     process, it is taken back and tried at the new place, under the same two conditions;
 //   - when this process stops while a GET waits elsewhere, it is served here, where it answers at once.

@@ -240,6 +240,9 @@ func (h *hop) misplaced() bool {
 }
 
 func (h *hop) idempotent() bool {
+	if h.request.Route.Idempotent {
+		return true
+	}
 	switch h.request.Method {
 	case http.MethodGet, http.MethodHead, http.MethodPut, http.MethodDelete:
 		return true

@@ -320,6 +320,7 @@ func (n *node) routes() []web.Route {
 		{Pattern: "GET /cut", Auth: web.None, Role: "r", Handler: cut},
 		{Pattern: "PUT /once", Auth: web.None, Role: "r", Handler: once},
 		{Pattern: "POST /die", Auth: web.None, Role: "r", Handler: die},
+		{Pattern: "POST /again", Auth: web.None, Role: "r", Idempotent: true, Handler: die},
 	}
 }
 
