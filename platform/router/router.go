@@ -3,7 +3,6 @@ package router
 import (
 	"cmp"
 	"errors"
-	"fmt"
 	"log"
 	"log/slog"
 	"net/http"
@@ -121,8 +120,7 @@ func (r *Router) Dispatch(request *web.Request) (handled bool, err error) {
 	answer := &web.Error{Status: http.StatusBadGateway, Code: "M_UNKNOWN", Cause: err}
 	switch {
 	case errors.Is(err, errLate):
-		answer.Status = http.StatusGatewayTimeout
-		answer.Message = fmt.Sprintf("The answer did not begin within %s; the request may or may not have been done", cmp.Or(route.Timeout, web.DefaultTimeout))
+		answer = web.Late(cmp.Or(route.Timeout, web.DefaultTimeout), err)
 	default:
 		answer.Message = "The process that worked on the request was lost; it may or may not have been done"
 	}

@@ -299,6 +299,8 @@ func (n *node) routes() []web.Route {
 	return []web.Route{
 		{Pattern: "GET /late", Auth: web.None, Role: "r", Timeout: late, Handler: wait},
 		{Pattern: "POST /late", Auth: web.None, Role: "r", Timeout: late, Handler: wait},
+		{Pattern: "GET /stuck", Auth: web.None, Role: "r", Timeout: late, Handler: work},
+		{Pattern: "POST /stuck", Auth: web.None, Role: "r", Timeout: late, Handler: work},
 		{Pattern: "POST /limited", Auth: web.None, Role: "r", Upload: 1000, Handler: upload},
 		{Pattern: "GET /hold/{key}", Auth: web.None, Role: "r", Key: byKey, Handler: hold},
 		{Pattern: "PUT /hold/{key}", Auth: web.None, Role: "r", Key: byKey, Handler: hold},
