@@ -49,7 +49,7 @@ func (m *Media) requested(r *web.Request) (*file, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := patience{time.Duration(wait) * time.Millisecond, r.Draining()}
+	p := patience{time.Duration(wait) * time.Millisecond, r.Draining(), r.Waits}
 	return m.await(r.Context(), r.Path("serverName"), r.Path("mediaID"), p)
 }
 

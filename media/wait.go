@@ -67,6 +67,7 @@ func (m *Media) await(ctx context.Context, server, mediaID string, p patience) (
 	if err != nil || f.SHA256 != "" {
 		return f, err
 	}
+	p.begins(p.wait)
 	end := time.NewTimer(p.wait)
 	defer end.Stop()
 	for {
@@ -103,4 +104,5 @@ func (m *Media) await(ctx context.Context, server, mediaID string, p patience) (
 type patience struct {
 	wait     time.Duration
 	draining <-chan struct{}
+	begins   func(wait time.Duration) // told that the wait begins
 }

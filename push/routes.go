@@ -19,7 +19,7 @@ func (p *Push) Routes() []web.Route {
 		// As account data the rules are whole too, not the differences that are stored.
 		{Pattern: "GET " + client + "/user/{userID}/account_data/m.push_rules", Auth: web.User, Role: "accountdata", Key: web.KeyUser, Limit: "read", Handler: p.getAsAccountData},
 		{Pattern: "GET " + client + "/pushers", Auth: web.User, Role: "client", Limit: "read", Handler: p.getPushers},
-		{Pattern: "POST " + client + "/pushers/set", Auth: web.User, Role: "client", Limit: "write", Handler: web.JSON(p.setPusher)},
+		{Pattern: "POST " + client + "/pushers/set", Auth: web.User, Role: "client", Limit: "write", Idempotent: true, Handler: web.JSON(p.setPusher)},
 		{Pattern: "GET " + client + "/notifications", Auth: web.User, Role: "client", Key: web.KeyUser, Limit: "read", Handler: p.getNotifications},
 	}
 }

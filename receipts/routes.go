@@ -10,8 +10,8 @@ import (
 func (r *Receipts) Routes() []web.Route {
 	const room = "/_matrix/client/v3/rooms/{roomID}"
 	return []web.Route{
-		{Pattern: "POST " + room + "/receipt/{type}/{eventID}", Auth: web.User, Role: "receipts", Key: web.KeyPath("roomID"), Limit: "write", EmptyBody: true, Handler: web.JSON(r.postReceipt)},
-		{Pattern: "POST " + room + "/read_markers", Auth: web.User, Role: "receipts", Key: web.KeyPath("roomID"), Limit: "write", EmptyBody: true, Handler: web.JSON(r.postMarkers)},
+		{Pattern: "POST " + room + "/receipt/{type}/{eventID}", Auth: web.User, Role: "receipts", Key: web.KeyPath("roomID"), Limit: "write", EmptyBody: true, Idempotent: true, Handler: web.JSON(r.postReceipt)},
+		{Pattern: "POST " + room + "/read_markers", Auth: web.User, Role: "receipts", Key: web.KeyPath("roomID"), Limit: "write", EmptyBody: true, Idempotent: true, Handler: web.JSON(r.postMarkers)},
 	}
 }
 

@@ -41,6 +41,7 @@ type DB struct {
 	engine
 	read, write *sql.DB // PostgreSQL: the same
 	opts        Options
+	failed      func(err error) // told what statements fail with; may be nil
 }
 
 // engine is what differs between SQLite and PostgreSQL.

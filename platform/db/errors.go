@@ -36,6 +36,9 @@ func IsUniqueOn(err error, constraint string) bool {
 
 // named says which unique key an error of the engine is about.
 func (d *DB) named(err error) error {
+	if err != nil && d.failed != nil {
+		d.failed(err)
+	}
 	if err == nil || !IsUnique(err) {
 		return err
 	}
@@ -62,7 +65,7 @@ func IsUnique(err error) bool {
 	return false
 }
 
-// IsUnavailable tells that the database could not be reached or is going away: the work may be tried
+// IsUnavailable tells that the database could not be reached, is going away or has become a standby: the work may be tried
 // again later.
 func IsUnavailable(err error) bool {
 	if err == nil || errors.Is(err, context.Canceled) {
@@ -71,7 +74,7 @@ func IsUnavailable(err error) bool {
 	var pg *pgconn.PgError
 	if errors.As(err, &pg) {
 		switch {
-		case strings.HasPrefix(pg.Code, "08"), strings.HasPrefix(pg.Code, "57P"), pg.Code == "53300",
+		case strings.HasPrefix(pg.Code, "08"), strings.HasPrefix(pg.Code, "57P"), pg.Code == "53300", isReadOnly(err),
 			pg.Code == "25P03": // the session was ended because this process was paused in a transaction
 			return true
 		}
@@ -81,6 +84,26 @@ func IsUnavailable(err error) bool {
 	var network net.Error
 	return errors.As(err, &dial) || errors.As(err, &network) || errors.Is(err, driver.ErrBadConn) ||
 		errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || strings.Contains(err.Error(), "conn closed")
+}
+
+// IsTemporary tells that the database did not do the work for a cause that passes by itself: IsUnavailable, or a statement
+// that was cancelled or took too long, a lock that others hold, a conflict with others, too little memory, a disk that can
+// not be read. Work that is always too much for the database is among it: who tries by itself must give up at some time.
+func IsTemporary(err error) bool {
+	if IsUnavailable(err) || isRetryable(err) {
+		return true
+	}
+	var pg *pgconn.PgError
+	if !errors.As(err, &pg) || IsFull(err) {
+		return false
+	}
+	return pg.Code == "57014" || pg.Code == "55P03" || pg.Code == "58030" || strings.HasPrefix(pg.Code, "53")
+}
+
+// isReadOnly tells that a connection takes no writes: its server is a standby, such as one that another has replaced.
+func isReadOnly(err error) bool {
+	var pg *pgconn.PgError
+	return errors.As(err, &pg) && pg.Code == "25006"
 }
 
 // IsFull tells that the disk of the database has no room.

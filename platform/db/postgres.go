@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -17,7 +18,8 @@ import (
 
 // postgresEngine takes SQL as it is written, over one pool.
 type postgresEngine struct {
-	inserts recent[*Table, string]
+	inserts  recent[*Table, string]
+	readOnly atomic.Int64 // connections made before take no writes, in Unix nanoseconds
 }
 
 // unheard is how long the network to the database may be silent about something sent before the connection counts as
@@ -50,7 +52,8 @@ func (d *DB) openPostgres(url string) error {
 	for k, v := range o.Params {
 		c.RuntimeParams[k] = v
 	}
-	pool := stdlib.OpenDB(*c)
+	e := &postgresEngine{}
+	pool := stdlib.OpenDB(*c, stdlib.OptionAfterConnect(made), stdlib.OptionResetSession(e.stillGood))
 	n := o.Readers
 	if n == 0 {
 		n = 16
@@ -59,9 +62,36 @@ func (d *DB) openPostgres(url string) error {
 	pool.SetMaxIdleConns(n)
 	pool.SetConnMaxIdleTime(5 * time.Minute)
 	pool.SetConnMaxLifetime(time.Hour)
-	e := &postgresEngine{}
 	e.inserts.max = keptTexts
-	d.engine, d.read, d.write = e, pool, pool
+	d.engine, d.read, d.write, d.failed = e, pool, pool, e.noteReadOnly
+	return nil
+}
+
+// madeAt is the name under which a connection keeps when it was made.
+const madeAt = "lyceum.made"
+
+func made(_ context.Context, c *pgx.Conn) error {
+	c.PgConn().CustomData()[madeAt] = time.Now().UnixNano()
+	return nil
+}
+
+// noteReadOnly lets all connections go when one takes no writes, but not those made in the last second: another server has
+// become the one that writes, or will soon.
+func (e *postgresEngine) noteReadOnly(err error) {
+	if !isReadOnly(err) {
+		return
+	}
+	now, last := time.Now().UnixNano(), e.readOnly.Load()
+	if now-last > int64(time.Second) {
+		e.readOnly.CompareAndSwap(last, now)
+	}
+}
+
+// stillGood is asked before a connection is used again.
+func (e *postgresEngine) stillGood(_ context.Context, c *pgx.Conn) error {
+	if at, _ := c.PgConn().CustomData()[madeAt].(int64); at < e.readOnly.Load() {
+		return driver.ErrBadConn // the pool makes another one
+	}
 	return nil
 }
 

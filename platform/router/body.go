@@ -19,13 +19,14 @@ type body struct {
 	lost   bool // more was read than is kept
 	closed bool
 	fault  error // of the source
-	limit  int64 // bytes that may be read; 0: no limit
+	limit  int64 // bytes that may be read
 	read   int64
 }
 
 var (
 	errBodyClosed = errors.New("the body was closed")
 	errTooLarge   = errors.New("the body is larger than the route takes")
+	errUnread     = errors.New("the body could not be read to its end")
 )
 
 func (b *body) Read(p []byte) (int, error) {
@@ -35,7 +36,7 @@ func (b *body) Read(p []byte) (int, error) {
 		return 0, errBodyClosed
 	}
 	n, err := b.source.Read(p)
-	if b.read += int64(n); b.limit > 0 && b.read > b.limit {
+	if b.read += int64(n); b.read > b.limit {
 		b.fault = errTooLarge
 		return 0, errTooLarge
 	}
@@ -77,11 +78,23 @@ func (b *body) repeatable() bool {
 	return !b.lost && b.fault == nil
 }
 
-// tooLarge tells whether the body was larger than its limit.
-func (b *body) tooLarge() bool {
+// clientFault is what was wrong with the body: errTooLarge, errUnread or nil.
+func (b *body) clientFault() error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return errors.Is(b.fault, errTooLarge)
+	if b.fault == nil || errors.Is(b.fault, errTooLarge) {
+		return b.fault
+	}
+	return errors.Join(errUnread, b.fault)
+}
+
+// awaited tells whether the client is waited for.
+func (b *body) awaited() bool {
+	if !b.mu.TryLock() {
+		return true
+	}
+	b.mu.Unlock()
+	return false
 }
 
 // buffers are those with which answers are copied.

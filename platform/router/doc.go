@@ -11,14 +11,15 @@
 //     processes can send one request in a circle;
 //   - when the other process can not be reached, nothing was sent, and the request is served here;
 //   - when the connection breaks before the answer begins, the request is served here if its method is
-//     idempotent (GET, HEAD, PUT, DELETE; a PUT of Matrix carries its transaction id) and its body can be
-//     read again; else the client is told 502;
+//     idempotent (GET, HEAD, PUT, DELETE; a PUT of Matrix carries its transaction id), or its route is, and its body
+//     can be read again; else the client is told 502;
 //   - when the request's key moves to another process while its answer has not begun, such as away from a paused
 //     process, it is taken back and tried at the new place, under the same two conditions;
 //   - when this process stops while a GET waits elsewhere, it is served here, where it answers at once.
 //
 // A process that could not be reached is avoided until it answers a probe; no request of a client waits for that.
-// An answer that does not begin within the route's Timeout is 504, a streamed body above its Upload 413. Bodies
+// An answer that does not begin within the route's Timeout is 504, a body above what the route takes 413, and one
+// that could not be read 400: these are the client's faults, and nothing is held against the other process. Bodies
 // pass as they come; at most 64 KiB of one are kept, to send it again.
 //
 // Websockets take an HTTP/1.1 connection of their own, as package rpc has none in its own protocol. Unused connections to

@@ -62,7 +62,7 @@ func (h *hop) do() error {
 	h.trace.GotConn = func(httptrace.GotConnInfo) { h.connected.Store(true) }
 	ctx = httptrace.WithClientTrace(ctx, &h.trace)
 	if in.Body != nil && in.Body != http.NoBody && in.ContentLength != 0 {
-		h.body = &body{source: in.Body, limit: h.request.Route.Upload}
+		h.body = &body{source: in.Body, limit: h.request.MaxBytes()}
 	}
 	h.router.watch.add(h)
 	defer h.over() // also when a broken answer is cut by a panic
@@ -240,6 +240,9 @@ func (h *hop) misplaced() bool {
 }
 
 func (h *hop) idempotent() bool {
+	if h.request.Route.Idempotent {
+		return true
+	}
 	switch h.request.Method {
 	case http.MethodGet, http.MethodHead, http.MethodPut, http.MethodDelete:
 		return true
@@ -254,12 +257,16 @@ func (h *hop) classify() error {
 	begun := h.state == answering
 	h.mu.Unlock()
 	switch {
+	case original.Context().Err() != nil && h.body != nil && h.body.clientFault() != nil: // it closed one direction only
+		return h.body.clientFault()
 	case original.Context().Err() != nil:
 		return original.Context().Err()
+	case errors.Is(h.failure, errLate) && h.body != nil && h.body.awaited():
+		return errors.Join(errUnread, h.failure)
 	case begun, errors.Is(h.failure, errLate):
 		return h.failure
-	case h.body != nil && h.body.tooLarge():
-		return errTooLarge
+	case h.body != nil && h.body.clientFault() != nil:
+		return h.body.clientFault()
 	}
 	// A transport may have had an old connection that was closed, and then fail to make a new one.
 	op, ok := errors.AsType[*net.OpError](h.failure)

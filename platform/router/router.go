@@ -3,7 +3,6 @@ package router
 import (
 	"cmp"
 	"errors"
-	"fmt"
 	"log"
 	"log/slog"
 	"net/http"
@@ -77,14 +76,11 @@ func New(o Options) *Router {
 
 // Dispatch answers a request in another process, or returns false when it is to be served here. An error
 // means that the other process was lost while it may have worked on the request (502), that its answer did not
-// begin within the route's time (504), or that the body is larger than the route takes (413).
+// begin within the route's time (504), that the body is larger than the route takes (413) or could not be read (400).
 func (r *Router) Dispatch(request *web.Request) (handled bool, err error) {
 	route := request.Route
 	if request.Internal() || route.Role == "" {
 		return false, nil
-	}
-	if route.Upload > 0 && request.ContentLength > route.Upload {
-		return false, tooLarge(route)
 	}
 	key := keyOf(request)
 	deadline := time.Now().Add(cmp.Or(route.Timeout, web.DefaultTimeout))
@@ -95,6 +91,9 @@ func (r *Router) Dispatch(request *web.Request) (handled bool, err error) {
 		if !ok || local || last != nil && addr == last.addr || r.health.avoided(addr) {
 			break
 		}
+		if last == nil && request.ContentLength > request.MaxBytes() {
+			return false, request.TooLarge(request.MaxBytes())
+		}
 		last = &hop{router: r, request: request, addr: addr, key: key, deadline: deadline}
 		if err = last.do(); !errors.Is(err, errUnreached) && !errors.Is(err, errMoved) {
 			break
@@ -103,6 +102,10 @@ func (r *Router) Dispatch(request *web.Request) (handled bool, err error) {
 	switch {
 	case last == nil:
 		return false, nil
+	case errors.Is(err, errTooLarge):
+		return false, request.TooLarge(request.MaxBytes())
+	case errors.Is(err, errUnread):
+		return false, request.Unread(err)
 	case err == nil:
 		r.hops.WithLabelValues(route.Role, "passed").Inc()
 		return true, nil
@@ -116,19 +119,12 @@ func (r *Router) Dispatch(request *web.Request) (handled bool, err error) {
 	r.hops.WithLabelValues(route.Role, "failed").Inc()
 	answer := &web.Error{Status: http.StatusBadGateway, Code: "M_UNKNOWN", Cause: err}
 	switch {
-	case errors.Is(err, errTooLarge):
-		answer = tooLarge(route)
 	case errors.Is(err, errLate):
-		answer.Status = http.StatusGatewayTimeout
-		answer.Message = fmt.Sprintf("The answer did not begin within %s; the request may or may not have been done", cmp.Or(route.Timeout, web.DefaultTimeout))
+		answer = web.Late(cmp.Or(route.Timeout, web.DefaultTimeout), err)
 	default:
 		answer.Message = "The process that worked on the request was lost; it may or may not have been done"
 	}
 	return false, answer
-}
-
-func tooLarge(route *web.Route) *web.Error {
-	return &web.Error{Status: http.StatusRequestEntityTooLarge, Code: "M_TOO_LARGE", Message: fmt.Sprintf("The body is larger than %d bytes", route.Upload)}
 }
 
 // keyOf returns what balances the request. A caller is balanced by the token's hash, for which no database is

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/coder/websocket"
+	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/goleak"
 
 	"lyceum/platform/router"
@@ -90,6 +91,8 @@ type node struct {
 	waiting   chan string // names of handlers that have begun to wait
 	release   chan struct{}
 	hold      atomic.Bool // handlers of /hold wait
+	probes    atomic.Int64
+	registry  *prometheus.Registry
 }
 
 func (n *node) addr() string {
@@ -101,6 +104,9 @@ func (n *node) addr() string {
 
 // RoundTrip speaks to other nodes as the test wants it.
 func (n *node) RoundTrip(r *http.Request) (*http.Response, error) {
+	if r.URL.Path == "/health" {
+		n.probes.Add(1)
+	}
 	if n.own {
 		return n.fleet.RoundTrip(r)
 	}
@@ -131,7 +137,7 @@ func (n *node) http2(on bool) {
 }
 
 func newNode(t testing.TB, name string) *node {
-	n := &node{name: name, places: &places{}, waiting: make(chan string, 10), release: make(chan struct{})}
+	n := &node{name: name, places: &places{}, waiting: make(chan string, 10), release: make(chan struct{}), registry: prometheus.NewRegistry()}
 	log := slog.New(slog.DiscardHandler)
 	dialer := &net.Dialer{Timeout: time.Second}
 	// Each process trusts the certificate of httptest, which all of its servers share.
@@ -143,7 +149,7 @@ func newNode(t testing.TB, name string) *node {
 		return dialer.DialContext(ctx, network, addr)
 	}
 	n.transport = base
-	r := router.New(router.Options{Places: n.places, Transport: n, Machine: len(name), Log: log})
+	r := router.New(router.Options{Places: n.places, Transport: n, Machine: len(name), Log: log, Registry: n.registry})
 	s, err := web.New(web.Options{Log: log, Dispatch: r.Dispatch, Config: web.Config{Compress: true, TrustedProxies: []string{"192.0.2.9"}}})
 	if err != nil {
 		t.Fatal(err)
@@ -293,6 +299,8 @@ func (n *node) routes() []web.Route {
 	return []web.Route{
 		{Pattern: "GET /late", Auth: web.None, Role: "r", Timeout: late, Handler: wait},
 		{Pattern: "POST /late", Auth: web.None, Role: "r", Timeout: late, Handler: wait},
+		{Pattern: "GET /stuck", Auth: web.None, Role: "r", Timeout: late, Handler: work},
+		{Pattern: "POST /stuck", Auth: web.None, Role: "r", Timeout: late, Handler: work},
 		{Pattern: "POST /limited", Auth: web.None, Role: "r", Upload: 1000, Handler: upload},
 		{Pattern: "GET /hold/{key}", Auth: web.None, Role: "r", Key: byKey, Handler: hold},
 		{Pattern: "PUT /hold/{key}", Auth: web.None, Role: "r", Key: byKey, Handler: hold},
@@ -314,6 +322,7 @@ func (n *node) routes() []web.Route {
 		{Pattern: "GET /cut", Auth: web.None, Role: "r", Handler: cut},
 		{Pattern: "PUT /once", Auth: web.None, Role: "r", Handler: once},
 		{Pattern: "POST /die", Auth: web.None, Role: "r", Handler: die},
+		{Pattern: "POST /again", Auth: web.None, Role: "r", Idempotent: true, Handler: die},
 	}
 }
 

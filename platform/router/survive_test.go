@@ -29,7 +29,7 @@ func TestAnswerComesTooLate(t *testing.T) {
 			}
 			text, _ := io.ReadAll(response.Body)
 			response.Body.Close()
-			if response.StatusCode != http.StatusGatewayTimeout || !strings.Contains(string(text), "did not begin within 300ms") {
+			if response.StatusCode != http.StatusGatewayTimeout || !strings.Contains(string(text), "did not begin within 250ms") {
 				t.Errorf("%s: %d %s", method, response.StatusCode, text)
 			}
 			<-b.waiting
@@ -37,6 +37,27 @@ func TestAnswerComesTooLate(t *testing.T) {
 				t.Errorf("the other process saw %q", got)
 			}
 		}
+	})
+}
+
+// A process whose handler does not end with its context does not answer in time itself.
+func TestAStuckProcessIsNotWaitedFor(t *testing.T) {
+	overBoth(t, func(t *testing.T, a, b *node) {
+		a.places.send(b.addr())
+		for _, method := range []string{"GET", "POST"} {
+			request, _ := http.NewRequest(method, a.public.URL+"/stuck", nil)
+			response, err := http.DefaultClient.Do(request)
+			if err != nil {
+				t.Fatal(err)
+			}
+			text, _ := io.ReadAll(response.Body)
+			response.Body.Close()
+			if response.StatusCode != http.StatusGatewayTimeout || !strings.Contains(string(text), "did not begin within 300ms") {
+				t.Errorf("%s: %d %s", method, response.StatusCode, text)
+			}
+			<-b.waiting
+		}
+		close(b.release)
 	})
 }
 

@@ -2,6 +2,7 @@ package web
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -92,13 +93,12 @@ func (r *Request) readBody() (*bytes.Buffer, error) {
 
 // fillBuffer reads the body into a pooled buffer, within the limits of size and time.
 func (r *Request) fillBuffer() (*bytes.Buffer, error) {
-	limit := r.Route.MaxBody
-	if limit <= 0 {
-		limit = r.server.config.MaxBody.Bytes()
+	limit := r.MaxBytes()
+	if r.Route.Upload > 0 { // read as a whole all the same
+		limit = cmp.Or(max(r.Route.MaxBody, 0), r.server.config.MaxBody.Bytes())
 	}
 	if r.ContentLength > limit {
-		r.closeAfter()
-		return nil, bodyTooLarge(limit)
+		return nil, r.TooLarge(limit)
 	}
 	buffer := buffers.Get().(*bytes.Buffer)
 	if r.Body == nil || r.Body == http.NoBody {
@@ -113,8 +113,7 @@ func (r *Request) fillBuffer() (*bytes.Buffer, error) {
 		_, err = io.CopyN(buffer, r.Body, min(paceBytes, limit+1-int64(buffer.Len())))
 		if err != nil && err != io.EOF {
 			putBuffer(buffer)
-			r.closeAfter()
-			return nil, notJSON("The body could not be read to its end", err)
+			return nil, r.Unread(err)
 		}
 		if int64(buffer.Len()) > limit {
 			break
@@ -122,10 +121,30 @@ func (r *Request) fillBuffer() (*bytes.Buffer, error) {
 	}
 	if int64(buffer.Len()) > limit {
 		putBuffer(buffer)
-		r.closeAfter()
-		return nil, bodyTooLarge(limit)
+		return nil, r.TooLarge(limit)
 	}
 	return buffer, nil
+}
+
+// MaxBytes is how many bytes of a body the route takes.
+func (r *Request) MaxBytes() int64 {
+	return cmp.Or(max(r.Route.Upload, 0), max(r.Route.MaxBody, 0), r.server.config.MaxBody.Bytes())
+}
+
+// TooLarge is the answer to a body of more than limit bytes. The connection ends with it.
+func (r *Request) TooLarge(limit int64) *Error {
+	r.closeAfter()
+	return tooLarge(fmt.Sprintf("The body is larger than %d bytes", limit))
+}
+
+// Unread is the answer to a body that the client cut, sent too slowly or framed wrongly. The connection ends with it.
+func (r *Request) Unread(cause error) *Error {
+	r.closeAfter()
+	e := notJSON("The body could not be read to its end", cause)
+	if r.Route.Upload > 0 {
+		e.Code = "M_UNKNOWN"
+	}
+	return e
 }
 
 // closeAfter ends an HTTP/1 connection after the answer. Without it net/http reads the rest of the body first,
@@ -134,10 +153,6 @@ func (r *Request) closeAfter() {
 	if r.ProtoMajor == 1 {
 		r.writer.Header().Set("Connection", "close")
 	}
-}
-
-func bodyTooLarge(limit int64) *Error {
-	return tooLarge(fmt.Sprintf("The body is larger than %d bytes", limit))
 }
 
 // decodeJSON is Decode on bytes.

@@ -110,8 +110,8 @@ func AnswerOf(err error) Answerer {
 	switch {
 	case db.IsFull(err):
 		return &Error{Status: http.StatusInsufficientStorage, Code: "M_UNKNOWN", Message: "The server has no room to store this: its operator must make some", Cause: err}
-	case db.IsUnavailable(err): // without retry_after_ms, which would say that nothing was changed
-		return &Error{Status: http.StatusServiceUnavailable, Code: "M_UNKNOWN", Message: "The server can not reach a part that it needs: try again soon", Cause: err}
+	case db.IsTemporary(err): // without retry_after_ms, which would say that nothing was changed
+		return &Error{Status: http.StatusServiceUnavailable, Code: "M_UNKNOWN", Message: "A part that the server needs is away or busy: try again soon", Cause: err}
 	}
 	return unknown(err)
 }

@@ -126,7 +126,9 @@ func (x *exchange) Write(p []byte) (n int, err error) {
 	for {
 		x.pace()
 		piece := p[n:min(len(p), n+paceBytes)]
+		x.stopClock()
 		k, err := x.ResponseWriter.Write(piece)
+		x.startClock(0)
 		n += k
 		x.bytes += int64(k)
 		if err != nil || n == len(p) {
@@ -148,6 +150,7 @@ func (x *exchange) ReadFrom(r io.Reader) (n int64, err error) {
 	for whole.N > 0 {
 		x.pace()
 		piece := &io.LimitedReader{R: whole.R, N: min(whole.N, paceBytes)}
+		x.startClock(0) // it goes on: the piece may have to be read from afar
 		k, err := io.Copy(x.ResponseWriter, piece)
 		n += k
 		whole.N -= k
@@ -162,7 +165,9 @@ func (x *exchange) ReadFrom(r io.Reader) (n int64, err error) {
 // Flush sends what is buffered.
 func (x *exchange) Flush() {
 	x.pace()
+	x.stopClock()
 	_ = http.NewResponseController(x.ResponseWriter).Flush()
+	x.startClock(0)
 }
 
 // pacedBody is the body of a request, whose pieces the client must send in time: one that sends a byte a minute would
@@ -177,6 +182,8 @@ type pacedBody struct {
 
 // Read is part of io.Reader.
 func (b *pacedBody) Read(p []byte) (int, error) {
+	b.exchange.stopClock()
+	defer b.exchange.startClock(0)
 	if b.off {
 		n, err := b.ReadCloser.Read(p)
 		b.ended = b.ended || err == io.EOF

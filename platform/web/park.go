@@ -36,6 +36,7 @@ const (
 func (x *exchange) park(p *Park) error {
 	ctx, s := x.request.Context(), x.request.server
 	x.token = strings.Clone(x.request.Token())
+	x.stopClock()
 	if x.isHeld() && x.setAside(p) {
 		return nil
 	}
@@ -66,6 +67,7 @@ func (x *exchange) park(p *Park) error {
 		}
 		until.Stop()
 		stop()
+		x.startClock(0)
 		result, err := p.Resume(ctx, over)
 		if err != nil {
 			return err
@@ -74,6 +76,7 @@ func (x *exchange) park(p *Park) error {
 		if !again {
 			return x.answerLate(ctx, result)
 		}
+		x.stopClock()
 		p = next
 	}
 }
@@ -113,7 +116,7 @@ func (x *exchange) setAside(p *Park) bool {
 	if x.request.internal || !s.asides.serving() || s.tracer != nil || x.status != 0 || x.body != nil || r.Method != http.MethodGet || r.ProtoMajor != 1 || r.ProtoMinor < 1 {
 		return false
 	}
-	a := &aside{x: x, ctx: r.Context()}
+	a := &aside{x: x, ctx: x.came}
 	if x.isHeld() {
 		a.w = x.ResponseWriter.(*asideWriter)
 	} else {
@@ -137,6 +140,7 @@ func (x *exchange) setAside(p *Park) bool {
 		slim.Header["Accept-Encoding"] = []string{strings.Clone(strings.Join(v, ","))}
 	}
 	x.request.Request, x.request.query = slim.WithContext(a.ctx), nil
+	x.clock, x.came = nil, nil
 	s.asides.add(a)
 	a.wait(p)
 	return true
@@ -230,13 +234,16 @@ func (a *aside) resume(over bool) (next *held) {
 			next = a.end()
 		}
 	}()
-	result, err := a.park.Resume(a.ctx, over)
+	ctx, end := x.limited(a.ctx)
+	defer end()
+	result, err := a.park.Resume(ctx, over)
 	if again, waits := result.(*Park); waits && err == nil {
+		x.clock = nil
 		a.wait(again)
 		return nil
 	}
 	if err == nil {
-		err = x.answerLate(a.ctx, result)
+		err = x.answerLate(ctx, result)
 	}
 	if err != nil {
 		x.fail(err)

@@ -21,6 +21,10 @@ type Route struct {
 	Upload    int64         // bytes of a body that is read as a stream, such as a file; 0: the body is JSON
 	Timeout   time.Duration // longest time the answer may begin to come; 0 is DefaultTimeout
 	Handler   Handler       // required
+
+	// Idempotent says that doing a POST twice leaves and answers the same as doing it once, so that it is done again when
+	// the process that worked on it is lost. GET, HEAD, PUT and DELETE are so by their meaning.
+	Idempotent bool
 }
 
 // Method returns the method of the pattern.

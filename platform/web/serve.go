@@ -52,6 +52,12 @@ type exchange struct {
 	start    time.Time
 	aside    bool   // it was set aside: the rest is not the handler's
 	token    string // of a request that waits
+
+	clock   *time.Timer     // ends the time of the handler; nil while there is none
+	within  time.Duration   // that time
+	expired atomic.Bool     // it is over
+	came    context.Context // of the request without that end; nil before there is one
+
 	// When the piece of the answer or the body began that is under way, in Unix nanoseconds; 0: none.
 	writing, reading atomic.Int64
 }
@@ -65,6 +71,7 @@ func (x *exchange) WriteHeader(status int) {
 		}
 	}
 	x.pace()
+	x.startClock(0)
 	x.ResponseWriter.WriteHeader(status)
 }
 
@@ -73,6 +80,9 @@ func (x *exchange) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	conn, buffered, err := http.NewResponseController(x.ResponseWriter).Hijack()
 	if err == nil && x.status == 0 {
 		x.status = http.StatusSwitchingProtocols
+	}
+	if err == nil {
+		x.stopClock()
 	}
 	return conn, buffered, err
 }
@@ -161,25 +171,32 @@ func (e *endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}()
 		x.request.Request = r.WithContext(ctx)
 	}
-	if err := x.request.server.run(x); err != nil {
+	handled, err := x.request.server.pass(x)
+	if !handled && err == nil {
+		end := x.limit()
+		defer end()
+		err = x.request.server.run(x)
+	}
+	if err != nil {
 		x.fail(err)
 	}
+}
+
+// pass lets another process answer a matched request.
+func (s *Server) pass(x *exchange) (handled bool, err error) {
+	r, e := &x.request, x.endpoint
+	if e.route.Auth == Fleet && !r.internal || e.root && strings.HasPrefix(r.URL.Path, "/_") {
+		return false, unrecognized(http.StatusNotFound)
+	}
+	if err := checkText(r); err != nil || s.dispatch == nil {
+		return false, err
+	}
+	return s.dispatch(r)
 }
 
 // run takes a matched request through the steps of its route.
 func (s *Server) run(x *exchange) error {
 	r, e := &x.request, x.endpoint
-	if e.route.Auth == Fleet && !r.internal || e.root && strings.HasPrefix(r.URL.Path, "/_") {
-		return unrecognized(http.StatusNotFound)
-	}
-	if err := checkText(r); err != nil {
-		return err
-	}
-	if s.dispatch != nil {
-		if handled, err := s.dispatch(r); handled || err != nil {
-			return err
-		}
-	}
 	if x.body != nil && e.route.Upload > 0 {
 		x.body.off = true // a file has rules of its own
 	}
@@ -206,7 +223,7 @@ func (s *Server) run(x *exchange) error {
 func (x *exchange) fail(err error) {
 	r := &x.request
 	log := r.server.log
-	if errors.Is(err, context.Canceled) && r.Context().Err() != nil {
+	if errors.Is(err, context.Canceled) && x.client().Err() != nil {
 		if x.status == 0 {
 			x.status = statusClientGone
 			panic(http.ErrAbortHandler) // who closed one direction only would get 200 with nothing
@@ -217,7 +234,7 @@ func (x *exchange) fail(err error) {
 		log.InfoContext(r.Context(), "an answer was cut", "request", r.id, "route", x.endpoint.route.Pattern, "error", err)
 		panic(http.ErrAbortHandler)
 	}
-	answer := answerTo(err)
+	answer := answerTo(x.refusal(err))
 	if answer.status >= 500 {
 		log.ErrorContext(r.Context(), "a request failed", "request", r.id, "route", x.endpoint.route.Pattern, "error", err)
 	} else if log.Enabled(r.Context(), slog.LevelDebug) {
