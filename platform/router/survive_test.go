@@ -29,7 +29,8 @@ func TestAnswerComesTooLate(t *testing.T) {
 			}
 			text, _ := io.ReadAll(response.Body)
 			response.Body.Close()
-			if response.StatusCode != http.StatusGatewayTimeout || !strings.Contains(string(text), "did not begin within 250ms") {
+			// On a busy machine the router, after 300 ms, may be before the other process, after 250.
+			if response.StatusCode != http.StatusGatewayTimeout || !strings.Contains(string(text), "The answer did not begin within") {
 				t.Errorf("%s: %d %s", method, response.StatusCode, text)
 			}
 			<-b.waiting
