@@ -15,6 +15,9 @@ import (
 type Profile struct {
 	DisplayName string // "" when there is none
 	AvatarURL   string // mxc URI, "" when there is none
+
+	Version     int64 // another one after each change; 0 for users of other servers
+	Deactivated bool
 }
 
 const (
@@ -27,26 +30,44 @@ const (
 	maxAvatarLength = 1000 // bytes
 )
 
-// Profiles gives name and avatar of local users in one statement. Users without either are left out.
+// Profiles gives name and avatar of local users in one statement. Users who are not there are left out.
 func (a *Accounts) Profiles(ctx context.Context, userIDs []string) (map[string]Profile, error) {
 	out := map[string]Profile{}
 	return out, db.Each(func(row db.Row) error {
 		var userID, name, value, text string
-		if err := row.Scan(&userID, &name, &value); err != nil {
+		p := Profile{}
+		if err := row.Scan(&userID, &p.Version, &p.Deactivated, &name, &value); err != nil {
 			return err
 		}
-		if err := json.Unmarshal([]byte(value), &text); err != nil {
-			return fmt.Errorf("profile of %s: %w", userID, err)
+		if before, known := out[userID]; known {
+			p = before
 		}
-		p := out[userID]
-		if name == fieldName {
+		if name != "" {
+			if err := json.Unmarshal([]byte(value), &text); err != nil {
+				return fmt.Errorf("profile of %s: %w", userID, err)
+			}
+		}
+		switch name {
+		case fieldName:
 			p.DisplayName = text
-		} else {
+		case fieldAvatar:
 			p.AvatarURL = text
 		}
 		out[userID] = p
 		return nil
-	})(a.db.Query(ctx, `SELECT user_id, name, value FROM profile_fields WHERE user_id = ANY($1) AND name IN ('displayname', 'avatar_url')`, userIDs))
+	})(a.db.Query(ctx, `SELECT u.user_id, u.profile_ms + 1, u.deactivated_ms <> 0, COALESCE(f.name, ''), COALESCE(f.value, '') FROM users u
+		LEFT JOIN profile_fields f ON f.user_id = u.user_id AND f.name IN ('displayname', 'avatar_url') WHERE u.user_id = ANY($1)`, userIDs))
+}
+
+// RequireProfiles makes a write fail with refuse when the profile of a user is not of the version any more, or the user is
+// deactivated: what is written of a profile is either seen by those who spread a change of it, or not stored.
+func RequireProfiles(w *db.Batch, refuse error, versions map[string]int64) {
+	users, pairs := make([]string, 0, len(versions)), make([]string, 0, len(versions))
+	for userID, version := range versions {
+		users, pairs = append(users, userID), append(pairs, fmt.Sprint(userID, " ", version-1))
+	}
+	w.Require(refuse, len(users), `SELECT 1 FROM users WHERE user_id = ANY($1) AND deactivated_ms = 0
+		AND user_id || ' ' || CAST(profile_ms AS TEXT) = ANY($2) ORDER BY user_id FOR SHARE`, users, pairs)
 }
 
 // Profile gives all fields of a user's profile as JSON values, asking the other server for users who are not
@@ -107,7 +128,7 @@ func (a *Accounts) SetProfile(ctx context.Context, userID, name string, value js
 // setField does a change of a profile. It may run again in another transaction.
 func setField(ctx context.Context, tx *db.Tx, userID string, p *pendingChange) error {
 	// Writing the user's row keeps two changes of one profile apart, so that both see the true size.
-	n, err := tx.Exec(ctx, `UPDATE users SET profile_ms = $2 WHERE user_id = $1 AND deactivated_ms = 0`, userID, p.At)
+	n, err := tx.Exec(ctx, `UPDATE users SET profile_ms = CASE WHEN profile_ms < $2 THEN $2 ELSE profile_ms + 1 END WHERE user_id = $1 AND deactivated_ms = 0`, userID, p.At)
 	if err != nil || n == 0 {
 		return err
 	}

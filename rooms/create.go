@@ -75,7 +75,16 @@ var presets = map[string]preset{
 }
 
 // Create makes a room with all its first events in one transaction and returns its id.
-func (r *Rooms) Create(ctx context.Context, creator string, b *Create) (string, error) {
+func (r *Rooms) Create(ctx context.Context, creator string, b *Create) (id string, err error) {
+	for range profileTries {
+		if id, err = r.createOnce(ctx, creator, b); !matrix.HasCode(err, matrix.CodeBadState) {
+			return id, err
+		}
+	}
+	return "", err
+}
+
+func (r *Rooms) createOnce(ctx context.Context, creator string, b *Create) (string, error) {
 	v, p, err := r.checkCreate(creator, b)
 	if err != nil {
 		return "", err
@@ -211,7 +220,14 @@ func (r *Rooms) firstEvents(ctx context.Context, creator string, create *event.E
 			Txn: minted + create.ID + "/" + fmt.Sprint(len(list)),
 		})
 	}
-	add(event.TypeMember, creator, memberContent("join", profiles[creator], false))
+	addMember := func(user, membership string, direct bool) {
+		add(event.TypeMember, user, memberContent(membership, profiles[user], direct))
+		list[len(list)-1].Profile = guard(profiles[user])
+	}
+	if profiles[creator].Deactivated {
+		return nil, matrix.Forbidden("This account is deactivated")
+	}
+	addMember(creator, event.MembershipJoin, false)
 	levels, err := r.powerLevels(create, creator, p, b)
 	if err != nil {
 		return nil, err
@@ -248,7 +264,7 @@ func (r *Rooms) firstEvents(ctx context.Context, creator string, create *event.E
 	}
 	for _, user := range b.Invite {
 		if user != creator {
-			add(event.TypeMember, user, memberContent("invite", profiles[user], b.IsDirect))
+			addMember(user, event.MembershipInvite, b.IsDirect)
 		}
 	}
 	return list, nil

@@ -32,7 +32,8 @@ type Event struct {
 	redact  *Event                       // what this redaction redacts, already redacted
 	ticket  *stream.Ticket               // of the write, in the process that made the event
 	created *createRow
-	follows bool // the event before it was queued by this process and with it: see refuseOrphans
+	profile int64 // see Send
+	follows bool  // the event before it was queued by this process and with it: see refuseOrphans
 }
 
 type createRow struct {

@@ -562,8 +562,11 @@ func TestProfileAndDeactivation(t *testing.T) {
 	serve(t, func(t *testing.T, h *house) {
 		ctx := context.Background()
 		id := h.alice.create(obj{"preset": "public_chat"})
+		if _, err := h.Accounts.CreateUser(ctx, accounts.NewUser{Name: "bob"}); err != nil {
+			t.Fatal(err)
+		}
 		h.bob.join(id)
-		if _, err := h.Process.DB.Exec(ctx, "INSERT INTO profile_fields (user_id, name, value) VALUES ($1, 'displayname', '\"Robert\"')", h.bob.id); err != nil {
+		if err := h.Accounts.SetProfile(ctx, h.bob.id, "displayname", json.RawMessage(`"Robert"`)); err != nil {
 			t.Fatal(err)
 		}
 		if err := h.ProfileChanged(ctx, h.bob.id, "displayname"); err != nil {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"slices"
 
+	"lyceum/accounts"
 	"lyceum/matrix"
 	"lyceum/matrix/event"
 	"lyceum/rooms/state"
@@ -22,8 +23,25 @@ type member struct {
 	Txn            string
 }
 
+// profileTries is how often what is made of a profile is made anew because the profile is changed at the same time.
+const profileTries = 20
+
 // setMembership sends the m.room.member event of a change and returns its id.
-func (r *Rooms) setMembership(ctx context.Context, roomID string, m member) (string, error) {
+func (r *Rooms) setMembership(ctx context.Context, roomID string, m member) (id string, err error) {
+	for range profileTries {
+		var req Send
+		if req, err = r.memberEvent(ctx, m); err != nil {
+			return "", err
+		}
+		if id, err = r.Send(ctx, roomID, req); !matrix.HasCode(err, matrix.CodeBadState) {
+			return id, err
+		}
+	}
+	return "", err
+}
+
+// memberEvent makes the m.room.member event of a change with the profile of now.
+func (r *Rooms) memberEvent(ctx context.Context, m member) (Send, error) {
 	content := map[string]json.RawMessage{}
 	for k, v := range m.Content {
 		content[k] = v
@@ -32,25 +50,37 @@ func (r *Rooms) setMembership(ctx context.Context, roomID string, m member) (str
 	if m.Reason != "" {
 		content["reason"] = quoted(m.Reason)
 	}
+	req := Send{Sender: m.Sender, Device: m.Device, Txn: m.Txn, Type: event.TypeMember, StateKey: &m.Target, While: m.While}
 	if m.Membership != event.MembershipLeave && m.Membership != event.MembershipBan {
 		profiles, err := r.Accounts.Profiles(ctx, []string{m.Target})
 		if err != nil {
-			return "", err
+			return Send{}, err
 		}
-		if p := profiles[m.Target]; p.DisplayName != "" && content["displayname"] == nil {
+		p := profiles[m.Target]
+		if p.Deactivated && m.Sender == m.Target {
+			return Send{}, matrix.Forbidden("This account is deactivated")
+		}
+		req.Profile = guard(p)
+		if p.DisplayName != "" && content["displayname"] == nil {
 			content["displayname"] = quoted(p.DisplayName)
 		}
-		if p := profiles[m.Target]; p.AvatarURL != "" && content["avatar_url"] == nil {
+		if p.AvatarURL != "" && content["avatar_url"] == nil {
 			content["avatar_url"] = quoted(p.AvatarURL)
 		}
 	}
-	req := Send{
-		Sender: m.Sender, Device: m.Device, Txn: m.Txn, Type: event.TypeMember, StateKey: &m.Target, Content: encoded(content), While: m.While,
-	}
+	req.Content = encoded(content)
 	if !m.Always && m.While == nil && m.Sender == m.Target && (m.Membership == event.MembershipJoin || m.Membership == event.MembershipLeave) {
 		req.Unless = m.Membership
 	}
-	return r.Send(ctx, roomID, req)
+	return req, nil
+}
+
+// guard is Send.Profile for a profile. Who is deactivated can be invited; nobody is waited for there.
+func guard(p accounts.Profile) int64 {
+	if p.Deactivated {
+		return 0
+	}
+	return p.Version
 }
 
 // Join makes a user a member; nothing happens when the user is one.

@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 
+	"lyceum/accounts"
+	"lyceum/matrix"
 	"lyceum/matrix/event"
 	"lyceum/platform/db"
 	"lyceum/platform/stream"
@@ -40,11 +42,16 @@ var (
 // write must not be stored.
 var errOrphan = errors.New("an event names an event or a state before it which is not stored")
 
+// errProfileChanged refuses a membership that is made of what a profile was: the work that spreads the new one, or makes a
+// deactivated user leave, may have looked for memberships already.
+var errProfileChanged = matrix.NewError(409, matrix.CodeBadState, "The user's profile was changed at the same time")
+
 // Insert writes the events of a group commit with their state, memberships and relations.
 func (eventStore) Insert(_ context.Context, w *db.Batch, batch []*stream.Entry) error {
 	events := make([][]any, 0, len(batch))
 	var nodes, rooms, relations [][]any
 	members := map[[2]string][]any{}
+	profiles := map[string]int64{}
 	seen := map[state.ID]bool{}
 	var redactions []*Event
 	for _, entry := range batch {
@@ -64,6 +71,12 @@ func (eventStore) Insert(_ context.Context, w *db.Batch, batch []*stream.Entry) 
 			rooms = append(rooms, []any{e.RoomID, c.version, c.creator, c.ms, c.visibility})
 		}
 		if e.Type == event.TypeMember && e.IsState() {
+			if e.profile != 0 {
+				if before := profiles[*e.StateKey]; before != 0 && before != e.profile {
+					return errProfileChanged // one of them is old: each is written by itself
+				}
+				profiles[*e.StateKey] = e.profile
+			}
 			members[[2]string{*e.StateKey, e.RoomID}] = []any{*e.StateKey, e.RoomID, e.Membership(), e.ID, e.Sender, e.Pos, false}
 		}
 		if rel, ok := relationOf(e.Event); ok {
@@ -80,6 +93,9 @@ func (eventStore) Insert(_ context.Context, w *db.Batch, batch []*stream.Entry) 
 	slices.SortFunc(memberships, func(a, b []any) int { return strings.Compare(a[0].(string)+a[1].(string), b[0].(string)+b[1].(string)) })
 	w.Rows(memberRows, memberships)
 	w.Rows(relationRows, relations)
+	if len(profiles) > 0 {
+		accounts.RequireProfiles(w, errProfileChanged, profiles)
+	}
 	for _, e := range redactions {
 		w.Do("UPDATE events SET json = $1, redacted_by = $2 WHERE event_id = $3", []byte(e.redact.JSON), e.ID, e.redact.ID)
 		w.Do("DELETE FROM relations WHERE event_id = $1", e.redact.ID)

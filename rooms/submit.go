@@ -29,6 +29,9 @@ type Send struct {
 	Unless string `json:"unless,omitempty"`
 	// While: the membership of the user whose m.room.member this is must be one of these, else M_FORBIDDEN.
 	While []string `json:"while,omitempty"`
+	// Profile is the version of the target's profile that this m.room.member is made of: when there is another by now, or the
+	// target is deactivated, M_BAD_STATE. 0 for any.
+	Profile int64 `json:"profile,omitempty"`
 	// Over: the state event that this one replaces must be this one, "" for none, else M_BAD_STATE.
 	Over *string `json:"over,omitempty"`
 
@@ -205,7 +208,7 @@ func (r *Rooms) build(c *owned.Change[room], req Send, known *knownEvents) (n ne
 	if err := auth.Allowed(rm.version, pdu, rm); err != nil {
 		return n, matrix.Forbidden("You are not allowed to send this event: " + denied(err)).With(err)
 	}
-	e := &Event{Event: pdu, Device: req.Device, Txn: req.Txn, follows: rm.recent[rm.last] != nil}
+	e := &Event{Event: pdu, Device: req.Device, Txn: req.Txn, profile: req.Profile, follows: rm.recent[rm.last] != nil}
 	n = newEvent{e, rm.tree, unsigned}
 	if e.IsState() {
 		k := state.Key{Type: e.Type, StateKey: *e.StateKey}

@@ -77,7 +77,12 @@ func (r *Rooms) Upgrade(ctx context.Context, userID, roomID, version string, cre
 			return newID, r.finishUpgrade(ctx, u, newID)
 		}
 	}
-	newID, err := r.createReplacement(ctx, u, creators)
+	newID := ""
+	for range profileTries {
+		if newID, err = r.createReplacement(ctx, u, creators); !matrix.HasCode(err, matrix.CodeBadState) {
+			break
+		}
+	}
 	if err != nil {
 		return "", err
 	}
@@ -203,7 +208,11 @@ func (r *Rooms) replacementEvents(ctx context.Context, u upgrade, create *event.
 			Txn: minted + create.ID + "/" + fmt.Sprint(len(list)),
 		})
 	}
+	if profiles[u.user].Deactivated {
+		return nil, matrix.Forbidden("This account is deactivated")
+	}
 	add(event.TypeMember, u.user, memberContent(event.MembershipJoin, profiles[u.user], false))
+	list[0].Profile = guard(profiles[u.user])
 	for _, typ := range transferred {
 		if e := u.state[state.Key{Type: typ}]; e != nil {
 			add(typ, "", e.Content)
