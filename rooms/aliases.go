@@ -18,10 +18,12 @@ func (r *Rooms) putAlias(ctx context.Context, alias, roomID, creator string) err
 	_, err := r.Process.DB.Exec(ctx, "INSERT INTO aliases (alias, room_id, creator, created_ms) VALUES ($1, $2, $3, $4)",
 		alias, roomID, creator, obs.Now().UnixMilli())
 	if db.IsUnique(err) {
-		return matrix.RoomInUse("The alias " + alias + " is taken")
+		return aliasTaken(alias)
 	}
 	return err
 }
+
+func aliasTaken(alias string) error { return matrix.RoomInUse("The alias " + alias + " is taken") }
 
 func (r *Rooms) deleteAlias(ctx context.Context, alias string) error {
 	_, err := r.Process.DB.Exec(ctx, "DELETE FROM aliases WHERE alias = $1", alias)

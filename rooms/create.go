@@ -1,6 +1,7 @@
 package rooms
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/json"
@@ -98,30 +99,18 @@ func (r *Rooms) createOnce(ctx context.Context, creator string, b *Create) (stri
 		return "", err
 	}
 	roomID = create.RoomID
-	alias := ""
-	if b.Alias != "" {
-		alias = "#" + b.Alias + ":" + r.ServerName
-		if err := r.putAlias(ctx, alias, roomID, creator); err != nil {
-			return "", err
-		}
-	}
 	req := createRequest{Version: v.ID, Visibility: b.Visibility, Create: create.JSON, CreateID: create.ID}
-	if req.Events, err = r.firstEvents(ctx, creator, create, p, b, alias); err != nil {
-		return "", r.undoAlias(ctx, alias, err)
-	}
-	if _, err := r.create(ctx, roomID, req); err != nil {
-		return "", r.undoAlias(ctx, alias, err)
-	}
-	return roomID, nil
-}
-
-func (r *Rooms) undoAlias(ctx context.Context, alias string, cause error) error {
-	if alias != "" {
-		if err := r.deleteAlias(context.WithoutCancel(ctx), alias); err != nil {
-			r.Process.Log.Warn("the alias of a room that was not created is left", "alias", alias, "error", err)
+	if b.Alias != "" {
+		req.Alias = "#" + b.Alias + ":" + r.ServerName
+		if taken, _, err := r.Resolve(ctx, req.Alias); err != nil || taken != "" {
+			return "", cmp.Or(err, aliasTaken(req.Alias))
 		}
 	}
-	return cause
+	if req.Events, err = r.firstEvents(ctx, creator, create, p, b, req.Alias); err != nil {
+		return "", err
+	}
+	_, err = r.create(ctx, roomID, req)
+	return roomID, err
 }
 
 func (r *Rooms) checkCreate(creator string, b *Create) (event.Version, preset, error) {

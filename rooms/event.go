@@ -32,13 +32,14 @@ type Event struct {
 	redact  *Event                       // what this redaction redacts, already redacted
 	ticket  *stream.Ticket               // of the write, in the process that made the event
 	created *createRow
-	profile int64 // see Send
-	follows bool  // the event before it was queued by this process and with it: see refuseOrphans
+	profile int64  // see Send
+	heir    string // see Send
+	follows bool   // the event before it was queued by this process and with it: see refuseOrphans
 }
 
 type createRow struct {
-	version, creator, visibility string
-	ms                           int64
+	version, creator, visibility, alias string
+	ms                                  int64
 }
 
 // minted tells a transaction id that the server made for a request without one.

@@ -24,6 +24,7 @@ const nodesAtOnce = 500
 
 var (
 	roomRows  = &db.Table{Name: "rooms", Columns: db.Columns("room_id text, version text, creator text, created_ms integer, visibility text")}
+	aliasRows = &db.Table{Name: "aliases", Columns: db.Columns("alias text, room_id text, creator text, created_ms integer")}
 	eventRows = &db.Table{Name: "events", Columns: db.Columns(`shard integer, pos integer, room_id text, event_id text, type text, state_key text,
 		sender text, ts integer, root bytes, json bytes, device text, txn text, replaces text`)}
 	nodeRows   = &db.Table{Name: "state_nodes", Columns: db.Columns("id bytes, node bytes"), Conflict: "ON CONFLICT (id) DO NOTHING"}
@@ -49,7 +50,8 @@ var errProfileChanged = matrix.NewError(409, matrix.CodeBadState, "The user's pr
 // Insert writes the events of a group commit with their state, memberships and relations.
 func (eventStore) Insert(_ context.Context, w *db.Batch, batch []*stream.Entry) error {
 	events := make([][]any, 0, len(batch))
-	var nodes, rooms, relations [][]any
+	var nodes, rooms, aliases, relations [][]any
+	var heirs []*Event
 	members := map[[2]string][]any{}
 	profiles := map[string]int64{}
 	seen := map[state.ID]bool{}
@@ -69,6 +71,9 @@ func (eventStore) Insert(_ context.Context, w *db.Batch, batch []*stream.Entry) 
 		}
 		if c := e.created; c != nil {
 			rooms = append(rooms, []any{e.RoomID, c.version, c.creator, c.ms, c.visibility})
+			if c.alias != "" {
+				aliases = append(aliases, []any{c.alias, e.RoomID, c.creator, c.ms})
+			}
 		}
 		if e.Type == event.TypeMember && e.IsState() {
 			if e.profile != 0 {
@@ -85,8 +90,12 @@ func (eventStore) Insert(_ context.Context, w *db.Batch, batch []*stream.Entry) 
 		if e.redact != nil {
 			redactions = append(redactions, e)
 		}
+		if e.heir != "" {
+			heirs = append(heirs, e)
+		}
 	}
 	w.Rows(roomRows, rooms)
+	w.Rows(aliasRows, aliases)
 	w.Rows(eventRows, events)
 	w.Rows(nodeRows, nodes)
 	memberships := slices.Collect(maps.Values(members))
@@ -95,6 +104,9 @@ func (eventStore) Insert(_ context.Context, w *db.Batch, batch []*stream.Entry) 
 	w.Rows(relationRows, relations)
 	if len(profiles) > 0 {
 		accounts.RequireProfiles(w, errProfileChanged, profiles)
+	}
+	for _, e := range heirs {
+		w.Do("UPDATE aliases SET room_id = $2 WHERE room_id = $1", e.RoomID, e.heir)
 	}
 	for _, e := range redactions {
 		w.Do("UPDATE events SET json = $1, redacted_by = $2 WHERE event_id = $3", []byte(e.redact.JSON), e.ID, e.redact.ID)

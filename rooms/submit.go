@@ -32,6 +32,8 @@ type Send struct {
 	// Profile is the version of the target's profile that this m.room.member is made of: when there is another by now, or the
 	// target is deactivated, M_BAD_STATE. 0 for any.
 	Profile int64 `json:"profile,omitempty"`
+	// Heir gets the aliases of the room with the event; "" for nobody.
+	Heir string `json:"heir,omitempty"`
 	// Over: the state event that this one replaces must be this one, "" for none, else M_BAD_STATE.
 	Over *string `json:"over,omitempty"`
 
@@ -208,7 +210,7 @@ func (r *Rooms) build(c *owned.Change[room], req Send, known *knownEvents) (n ne
 	if err := auth.Allowed(rm.version, pdu, rm); err != nil {
 		return n, matrix.Forbidden("You are not allowed to send this event: " + denied(err)).With(err)
 	}
-	e := &Event{Event: pdu, Device: req.Device, Txn: req.Txn, profile: req.Profile, follows: rm.recent[rm.last] != nil}
+	e := &Event{Event: pdu, Device: req.Device, Txn: req.Txn, profile: req.Profile, heir: req.Heir, follows: rm.recent[rm.last] != nil}
 	n = newEvent{e, rm.tree, unsigned}
 	if e.IsState() {
 		k := state.Key{Type: e.Type, StateKey: *e.StateKey}
@@ -305,6 +307,7 @@ func denied(err error) string {
 type createRequest struct {
 	Version    string `json:"version"`
 	Visibility string `json:"visibility"`
+	Alias      string `json:"alias,omitempty"`
 	Create     []byte `json:"create"` // the m.room.create event, whose hash is the room's id since version 12
 	CreateID   string `json:"create_id"`
 	Events     []Send `json:"events"`
@@ -349,6 +352,9 @@ func (r *Rooms) submitCreate(ctx context.Context, roomID string, req createReque
 			n.event.nodes.Store(nil)
 		}
 	}
+	if db.IsUniqueOn(err, "aliases_pkey") {
+		err = aliasTaken(req.Alias)
+	}
 	return struct{}{}, err
 }
 
@@ -360,7 +366,7 @@ func (r *Rooms) buildFirst(rm *room, create *event.Event, req createRequest) ([]
 		return nil, err
 	}
 	first := newEvent{event: &Event{Event: create, Root: tree.Root(), Txn: minted + create.ID, created: &createRow{
-		version: req.Version, creator: create.Sender, visibility: req.Visibility, ms: create.OriginServerTS,
+		version: req.Version, creator: create.Sender, visibility: req.Visibility, alias: req.Alias, ms: create.OriginServerTS,
 	}}, tree: tree}
 	first.event.nodes.Store(&nodes)
 	if err := auth.Allowed(rm.version, create, rm); err != nil {

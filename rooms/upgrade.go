@@ -74,9 +74,13 @@ func (r *Rooms) Upgrade(ctx context.Context, userID, roomID, version string, cre
 	tombstone := u.state[state.Key{Type: event.TypeTombstone}]
 	if tombstone != nil && obs.Now().UnixMilli()-tombstone.OriginServerTS < upgradeAgain.Milliseconds() {
 		if newID, err := r.replacement(ctx, tombstone, v); err == nil {
-			return newID, r.finishUpgrade(ctx, u, newID)
+			r.closeOld(ctx, u)
+			return newID, nil
 		}
 	}
+	// What was begun is finished, whether the client stays or not.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), upgradeTime)
+	defer cancel()
 	newID := ""
 	for range profileTries {
 		if newID, err = r.createReplacement(ctx, u, creators); !matrix.HasCode(err, matrix.CodeBadState) {
@@ -91,7 +95,7 @@ func (r *Rooms) Upgrade(ctx context.Context, userID, roomID, version string, cre
 		before = tombstone.ID
 	}
 	_, err = r.Send(ctx, roomID, Send{
-		Sender: userID, Type: event.TypeTombstone, StateKey: &empty, Over: &before,
+		Sender: userID, Type: event.TypeTombstone, StateKey: &empty, Over: &before, Heir: newID,
 		Content: encoded(map[string]string{"body": "This room has been replaced", "replacement_room": newID}),
 	})
 	switch {
@@ -101,8 +105,12 @@ func (r *Rooms) Upgrade(ctx context.Context, userID, roomID, version string, cre
 	case err != nil:
 		return "", err
 	}
-	return newID, r.finishUpgrade(ctx, u, newID)
+	r.closeOld(ctx, u)
+	return newID, nil
 }
+
+// upgradeTime is how long an upgrade may take.
+const upgradeTime = 45 * time.Second
 
 // upgradeAgain is how long an upgrade to the same version, by whoever may, gets the room that is there: a retry, or a second
 // administrator.
@@ -146,15 +154,6 @@ func (r *Rooms) abandon(ctx context.Context, u upgrade, roomID string) {
 	if err != nil {
 		r.Process.Log.Warn("a room that was made by an upgrade which came second is left", "room", roomID, "error", err)
 	}
-}
-
-// finishUpgrade does what follows the tombstone. It may be done again.
-func (r *Rooms) finishUpgrade(ctx context.Context, u upgrade, newID string) error {
-	if _, err := r.Process.DB.Exec(ctx, "UPDATE aliases SET room_id = $2 WHERE room_id = $1", u.old.head.RoomID, newID); err != nil {
-		return err
-	}
-	r.closeOld(ctx, u)
-	return nil
 }
 
 func (r *Rooms) createReplacement(ctx context.Context, u upgrade, creators []string) (string, error) {
@@ -273,7 +272,7 @@ func copied(levels map[string]int64) map[string]int64 {
 	return out
 }
 
-// closeOld keeps people from talking on in a room that was replaced, as far as the user may.
+// closeOld keeps people from talking on in a room that was replaced, as far as the user may. It may be done again.
 func (r *Rooms) closeOld(ctx context.Context, u upgrade) {
 	roomID, empty := u.old.head.RoomID, ""
 	warn := func(what string, err error) {
