@@ -42,6 +42,9 @@ func (k *keptListener) acceptAll() {
 		if errors.Is(err, net.ErrClosed) {
 			return
 		}
+		if c != nil {
+			boundUnsent(c)
+		}
 		select {
 		case k.next <- accepted{c, err}:
 		case <-k.left:

@@ -1,0 +1,24 @@
+package web
+
+import (
+	"net"
+	"syscall"
+)
+
+// boundUnsent makes the kernel take at most so much ahead of what the reader of a connection takes. Else its buffer grows to
+// megabytes, and it tells of progress only when a third of that is free: a slow reader would seem to stand still. It is a
+// wish: connections of another kind go without.
+func boundUnsent(c net.Conn) {
+	s, ok := c.(*net.TCPConn)
+	if !ok {
+		return
+	}
+	raw, err := s.SyscallConn()
+	if err != nil {
+		return
+	}
+	const notsentLowat = 25 // TCP_NOTSENT_LOWAT
+	_ = raw.Control(func(fd uintptr) {
+		_ = syscall.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, notsentLowat, 2*paceBytes) // none of its errors harms
+	})
+}
