@@ -33,6 +33,9 @@ var posts = map[string]any{
 	"/_matrix/client/v3/user_directory/search":                   true,
 	"/_matrix/client/v3/search":                                  true,
 	"/_matrix/client/v3/pushers/set":                             true,
+	"/_matrix/client/v3/keys/query":                              true, // it reads
+	"/_matrix/client/v3/keys/signatures/upload":                  true,
+	"/_matrix/client/v3/user/{userID}/filter":                    true, // the id is the filter's hash
 
 	"/_matrix/client/v3/rooms/{roomID}/kick":                "403 for who is not in the room any more",
 	"/_matrix/client/v3/rooms/{roomID}/unban":               "403 for who is not banned any more",
@@ -60,11 +63,6 @@ var posts = map[string]any{
 	"/_matrix/client/v3/keys/device_signing/upload":         "the session that allowed it is used",
 	"/_matrix/media/v3/upload":                              "a second file",
 	"/_matrix/media/v1/create":                              "a second file",
-
-	// These could be repeated, and are not marked yet.
-	"/_matrix/client/v3/keys/query":             "",
-	"/_matrix/client/v3/keys/signatures/upload": "",
-	"/_matrix/client/v3/user/{userID}/filter":   "",
 }
 
 func TestWhichPostsAreIdempotent(t *testing.T) {

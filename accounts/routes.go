@@ -55,7 +55,7 @@ func (a *Accounts) Routes() []web.Route {
 		{Pattern: "GET " + room + "/tags", Auth: web.User, Role: dataRole, Key: web.KeyPath("userID"), Limit: "read", Handler: a.getTags},
 		{Pattern: "PUT " + room + "/tags/{tag}", Auth: web.User, Role: dataRole, Key: web.KeyPath("userID"), Limit: "write", EmptyBody: true, Handler: a.putTag},
 		{Pattern: "DELETE " + room + "/tags/{tag}", Auth: web.User, Role: dataRole, Key: web.KeyPath("userID"), Limit: "write", Handler: a.deleteTag},
-		{Pattern: "POST " + user + "/filter", Auth: web.User, Role: clientRole, Limit: "write", Handler: a.postFilter},
+		{Pattern: "POST " + user + "/filter", Auth: web.User, Role: clientRole, Limit: "write", Idempotent: true, Handler: a.postFilter},
 		{Pattern: "GET " + user + "/filter/{filterID}", Auth: web.User, Role: clientRole, Limit: "read", Handler: a.getFilter},
 		{Pattern: "POST " + user + "/openid/request_token", Auth: web.User, Role: clientRole, Limit: "openid", EmptyBody: true, Handler: web.JSON(a.requestOpenID)},
 	}
