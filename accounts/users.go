@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"time"
 
 	"lyceum/matrix"
 	"lyceum/platform/db"
@@ -202,11 +203,17 @@ func (a *Accounts) Deactivate(ctx context.Context, userID string, erase bool) er
 	if err != nil || !u.farewell {
 		return err
 	}
+	// Whoever asked may be gone: else others would see the user for as long as it takes until this is tried again.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), farewellTime)
+	defer cancel()
 	if err := a.farewell(ctx, a.db, userID, u.erased); err != nil {
 		a.log.Warn("a deactivation is not complete yet and will be tried again", "user", userID, "error", err)
 	}
 	return nil
 }
+
+// farewellTime is how long a deactivation is waited for until it goes on in the background.
+const farewellTime = 45 * time.Second
 
 // writer makes transactions: the database, or a job.
 type writer interface {
