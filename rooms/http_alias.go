@@ -91,16 +91,14 @@ func (r *Rooms) deleteAliasHTTP(q *web.Request) (any, error) {
 			return nil, matrix.Forbidden("You may remove aliases that you made, or those of rooms whose canonical alias you may set")
 		}
 	}
-	if err := r.deleteAlias(ctx, alias); err != nil {
+	// The state first: a request that is cut between the two leaves an alias that can be removed again, not the name of none.
+	if err := r.dropCanonical(ctx, q.UserID(), roomID, alias); err != nil && !matrix.HasCode(err, matrix.CodeForbidden) {
 		return nil, err
 	}
-	if err := r.dropCanonical(ctx, q.UserID(), roomID, alias); err != nil && !matrix.HasCode(err, matrix.CodeForbidden) {
-		r.Process.Log.Warn("a removed alias stays in the room's state", "alias", alias, "error", err)
-	}
-	return nil, nil
+	return nil, r.deleteAlias(ctx, alias)
 }
 
-// dropCanonical takes a removed alias out of m.room.canonical_alias; M_FORBIDDEN when the user may not.
+// dropCanonical takes an alias out of m.room.canonical_alias; M_FORBIDDEN when the user may not.
 func (r *Rooms) dropCanonical(ctx context.Context, userID, roomID, alias string) error {
 	h, ok, err := r.Head(ctx, roomID)
 	if err != nil || !ok {
