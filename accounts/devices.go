@@ -111,11 +111,6 @@ func applyLogin(ctx context.Context, tx *db.Tx, userID string, p *pendingChange)
 // DeviceThere is a condition in SQL: the device with the user id $1 and the device id $2 is there.
 const DeviceThere = `EXISTS (SELECT 1 FROM user_devices WHERE user_id = $1 AND device_id = $2)`
 
-// DeviceIDs gives the ids of a user's devices as a transaction sees them, sorted.
-func DeviceIDs(ctx context.Context, q db.Querier, userID string) ([]string, error) {
-	return deviceIDs(ctx, q, userID)
-}
-
 // TokenThere tells whether an access token and its device are there, as a transaction sees it. It locks nothing, so it is for
 // those whose writes come in one order with the clean-up after a device: in streams, with the same shard. A clean-up begins
 // when the device is gone, so what was written before it goes with it, and who comes after it does not see the token.

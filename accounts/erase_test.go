@@ -1,6 +1,10 @@
 package accounts
 
-import "testing"
+import (
+	"testing"
+
+	"lyceum/platform/role/roletest"
+)
 
 // What was on its way when a user was erased leaves nothing, and comes too late afterwards.
 func TestNothingOutlivesAnErasedUser(t *testing.T) {
@@ -12,7 +16,7 @@ func TestNothingOutlivesAnErasedUser(t *testing.T) {
 			x := n.register(name).want(200)
 			user, token := x.text("user_id"), x.text("access_token")
 			path := client + "/user/" + user
-			atOnce(7, func(i int) {
+			roletest.AtOnce(7, func(i int) {
 				switch {
 				case i == 0:
 					n.do("POST", client+"/account/deactivate", token, obj{"erase": true, "auth": obj{"type": stagePassword, "user": name, "password": "correct horse"}}).want(200)

@@ -3,25 +3,11 @@ package accounts
 import (
 	"context"
 	"slices"
-	"sync"
 	"testing"
 
+	"lyceum/platform/role/roletest"
 	"lyceum/platform/stream"
 )
-
-// atOnce calls fn with 0 to n-1 from goroutines that begin together, and waits.
-func atOnce(n int, fn func(i int)) {
-	var ready, done sync.WaitGroup
-	ready.Add(n)
-	for i := range n {
-		done.Go(func() {
-			ready.Done()
-			ready.Wait()
-			fn(i)
-		})
-	}
-	done.Wait()
-}
 
 func (n *node) count(query string, args ...any) (found int) {
 	n.t.Helper()
@@ -52,7 +38,7 @@ func TestLogInsWithOneDeviceIDLeaveOneToken(t *testing.T) {
 		for range rounds {
 			begin := len(tokens)
 			tokens, refreshes = append(tokens, make([]string, callers)...), append(refreshes, make([]string, callers)...)
-			atOnce(callers, func(i int) {
+			roletest.AtOnce(callers, func(i int) {
 				n := []*node{one, two}[i%2]
 				x := n.login("alice", "correct horse", obj{"device_id": "PHONE", "refresh_token": true})
 				if x.status != 200 {
@@ -91,7 +77,7 @@ func TestRefreshAndLogInLeaveOneLogIn(t *testing.T) {
 		for range rounds {
 			var tokens [5]string
 			var fresh answer
-			atOnce(5, func(i int) {
+			roletest.AtOnce(5, func(i int) {
 				if i == 0 {
 					fresh = n.login("alice", "correct horse", obj{"device_id": "PHONE", "refresh_token": true})
 					tokens[i] = fresh.text("access_token")
@@ -119,7 +105,7 @@ func TestRefreshAndLogOutLeaveNothing(t *testing.T) {
 		failed := 0
 		for range rounds {
 			x := n.login("alice", "correct horse", obj{"device_id": "PHONE", "refresh_token": true}).want(200)
-			atOnce(4, func(i int) {
+			roletest.AtOnce(4, func(i int) {
 				if i == 0 {
 					n.do("POST", client+"/logout", x.text("access_token"), nil)
 					return

@@ -312,7 +312,7 @@ func applyChange(ctx context.Context, tx *db.Tx, userID string, p *pendingChange
 	if !p.All && len(p.Devices) == 0 {
 		return nil
 	}
-	devices, err := deviceIDs(ctx, tx, userID)
+	devices, err := DeviceIDs(ctx, tx, userID)
 	if err != nil {
 		return err
 	}

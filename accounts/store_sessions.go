@@ -100,6 +100,7 @@ func setRights(ctx context.Context, tx *db.Tx, userID string, c sessionChange) (
 	return found, nil
 }
 
-func deviceIDs(ctx context.Context, q db.Querier, userID string) ([]string, error) {
+// DeviceIDs gives the ids of a user's devices as a transaction sees them, sorted.
+func DeviceIDs(ctx context.Context, q db.Querier, userID string) ([]string, error) {
 	return db.Texts(q.Query(ctx, `SELECT device_id FROM user_devices WHERE user_id = $1 ORDER BY device_id`, userID))
 }

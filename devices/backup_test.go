@@ -5,6 +5,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"lyceum/platform/role/roletest"
 )
 
 func session(first, forwarded int, verified bool, mark string) obj {
@@ -176,7 +178,7 @@ func TestBackupVersionsAtOnce(t *testing.T) {
 		for round := range rounds {
 			alice := one.register(fmt.Sprint("alice", round))
 			answers := make([]answer, callers)
-			atOnce(callers, func(i int) {
+			roletest.AtOnce(callers, func(i int) {
 				answers[i] = alice.on([]*node{one, two}[i%2]).do("POST /room_keys/version", obj{"algorithm": "a", "auth_data": obj{"n": i}})
 			})
 			given := map[string]bool{}

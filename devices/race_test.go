@@ -3,25 +3,11 @@ package devices
 import (
 	"context"
 	"fmt"
-	"sync"
 	"testing"
 
 	"lyceum/matrix"
+	"lyceum/platform/role/roletest"
 )
-
-// atOnce calls fn with 0 to n-1 from goroutines that begin together, and waits.
-func atOnce(n int, fn func(i int)) {
-	var ready, done sync.WaitGroup
-	ready.Add(n)
-	for i := range n {
-		done.Go(func() {
-			ready.Done()
-			ready.Wait()
-			fn(i)
-		})
-	}
-	done.Wait()
-}
 
 func (n *node) loginWith(name, deviceID string) *login {
 	n.t.Helper()
@@ -63,7 +49,7 @@ func TestNothingOutlivesItsDevice(t *testing.T) {
 			alice := two.loginWith("alice", "PHONE")
 			var ended answer
 			var early bool
-			atOnce(callers, func(i int) {
+			roletest.AtOnce(callers, func(i int) {
 				l := alice.on([]*node{one, two}[i%2])
 				switch i {
 				case 0:
@@ -107,7 +93,7 @@ func TestNothingOutlivesItsUser(t *testing.T) {
 			carol := n.register(name)
 			sessions := obj{"rooms": obj{"!r:here.test": obj{"sessions": obj{"s": obj{"first_message_index": 1, "forwarded_count": 0, "is_verified": true, "session_data": obj{}}}}}}
 			version := carol.do("POST /room_keys/version", obj{"algorithm": "a", "auth_data": obj{}}).want(200).get("version").String()
-			atOnce(6, func(i int) {
+			roletest.AtOnce(6, func(i int) {
 				switch i {
 				case 0:
 					carol.do("POST /account/deactivate", obj{"auth": obj{"type": "m.login.password", "identifier": obj{"type": "m.id.user", "user": name}, "password": password}}).want(200)
