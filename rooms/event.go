@@ -40,6 +40,7 @@ type Event struct {
 type createRow struct {
 	version, creator, visibility, alias string
 	ms                                  int64
+	upgrade                             *pendingUpgrade // nil for none
 }
 
 // minted tells a transaction id that the server made for a request without one.

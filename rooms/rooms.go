@@ -6,6 +6,7 @@ import (
 	"embed"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/maypok86/otter/v2"
 
@@ -53,6 +54,9 @@ type Deps struct {
 	// Limits of what the owner of a room keeps of it; 0 for the defaults in parentheses. Tests make them small.
 	Recent       int // newest events (200)
 	Transactions int // newest transaction ids (2,000)
+	// UpgradeLook is how often unfinished upgrades are looked for, and about how long the process that began one has for it; 0
+	// for 3 s.
+	UpgradeLook time.Duration
 }
 
 // Rooms is the package's one object.
@@ -87,6 +91,7 @@ var readers = []string{"client", "sync", "events", "push", "admin"}
 // New opens the events stream and registers the calls that its owners answer.
 func New(d Deps, c Config) (*Rooms, error) {
 	d.Recent, d.Transactions = cmp.Or(d.Recent, 200), cmp.Or(d.Transactions, 2_000)
+	d.UpgradeLook = cmp.Or(d.UpgradeLook, 3*time.Second)
 	r := &Rooms{Deps: d, config: c, replacers: map[string]string{}, nodes: state.NewStore(nodeReader{d.Process.DB}, nodeMemory), suspension: newSuspension()}
 	var err error
 	r.cache, err = otter.New(&otter.Options[string, *Event]{
@@ -109,6 +114,7 @@ func New(d Deps, c Config) (*Rooms, error) {
 	d.Accounts.Sessions().Tail(r.suspension.tail)
 	r.send = role.Owned(d.Process, r.stream, "rooms.send", r.submit)
 	r.create = role.Owned(d.Process, r.stream, "rooms.create", r.submitCreate)
+	d.Process.Singleton("rooms.upgrades", r.finishUpgrades)
 	return r, nil
 }
 

@@ -1,6 +1,7 @@
 package rooms
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/json"
@@ -24,7 +25,10 @@ func run(t *testing.T, body func(t *testing.T, p *role.Process, r *Rooms)) {
 	roletest.Run(t, []db.Migrations{accounts.Migrations(), Migrations()}, func(p *role.Process) *Rooms { return wire(t, p) }, body)
 }
 
-func wire(t testing.TB, p *role.Process) *Rooms {
+func wire(t testing.TB, p *role.Process) *Rooms { return wireLook(t, p, 0) }
+
+// wireLook is wire with Deps.UpgradeLook.
+func wireLook(t testing.TB, p *role.Process, look time.Duration) *Rooms {
 	t.Helper()
 	a, err := accounts.New(accounts.Deps{Process: p, Now: time.Now}, testAccounts())
 	if err != nil {
@@ -34,7 +38,7 @@ func wire(t testing.TB, p *role.Process) *Rooms {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r, err := New(Deps{Process: p, Accounts: a, ServerName: server, Key: key}, Config{DefaultVersion: "12", EventCache: 1000, MaxCreateUsers: 100})
+	r, err := New(Deps{Process: p, Accounts: a, ServerName: server, Key: key, UpgradeLook: cmp.Or(look, time.Hour)}, Config{DefaultVersion: "12", EventCache: 1000, MaxCreateUsers: 100})
 	if err != nil {
 		t.Fatal(err)
 	}

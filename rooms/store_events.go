@@ -50,7 +50,7 @@ var errProfileChanged = matrix.NewError(409, matrix.CodeBadState, "The user's pr
 // Insert writes the events of a group commit with their state, memberships and relations.
 func (eventStore) Insert(_ context.Context, w *db.Batch, batch []*stream.Entry) error {
 	events := make([][]any, 0, len(batch))
-	var nodes, rooms, aliases, relations [][]any
+	var nodes, rooms, upgrades, aliases, relations [][]any
 	var heirs []*Event
 	members := map[[2]string][]any{}
 	profiles := map[string]int64{}
@@ -71,6 +71,9 @@ func (eventStore) Insert(_ context.Context, w *db.Batch, batch []*stream.Entry) 
 		}
 		if c := e.created; c != nil {
 			rooms = append(rooms, []any{e.RoomID, c.version, c.creator, c.ms, c.visibility})
+			if u := c.upgrade; u != nil {
+				upgrades = append(upgrades, []any{u.NewRoom, u.OldRoom, u.User, u.Tombstone})
+			}
 			if c.alias != "" {
 				aliases = append(aliases, []any{c.alias, e.RoomID, c.creator, c.ms})
 			}
@@ -95,6 +98,7 @@ func (eventStore) Insert(_ context.Context, w *db.Batch, batch []*stream.Entry) 
 		}
 	}
 	w.Rows(roomRows, rooms)
+	w.Rows(upgradeRows, upgrades)
 	w.Rows(aliasRows, aliases)
 	w.Rows(eventRows, events)
 	w.Rows(nodeRows, nodes)

@@ -311,6 +311,8 @@ type createRequest struct {
 	Create     []byte `json:"create"` // the m.room.create event, whose hash is the room's id since version 12
 	CreateID   string `json:"create_id"`
 	Events     []Send `json:"events"`
+	// Upgrade is what is to be done when the room is there, stored with it; nil for nothing.
+	Upgrade *pendingUpgrade `json:"upgrade,omitempty"`
 }
 
 // submitCreate runs on the owner of the new room: it stores all its first events in one transaction.
@@ -366,7 +368,7 @@ func (r *Rooms) buildFirst(rm *room, create *event.Event, req createRequest) ([]
 		return nil, err
 	}
 	first := newEvent{event: &Event{Event: create, Root: tree.Root(), Txn: minted + create.ID, created: &createRow{
-		version: req.Version, creator: create.Sender, visibility: req.Visibility, alias: req.Alias, ms: create.OriginServerTS,
+		version: req.Version, creator: create.Sender, visibility: req.Visibility, alias: req.Alias, ms: create.OriginServerTS, upgrade: req.Upgrade,
 	}}, tree: tree}
 	first.event.nodes.Store(&nodes)
 	if err := auth.Allowed(rm.version, create, rm); err != nil {

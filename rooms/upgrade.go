@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"strings"
 	"time"
 
 	"lyceum/matrix"
@@ -46,70 +45,82 @@ type upgrade struct {
 	power   *auth.Power
 }
 
-// Upgrade replaces a room by one of another version and returns the new room's id. Errors: M_FORBIDDEN,
-// M_UNSUPPORTED_ROOM_VERSION.
+// Upgrade replaces a room by one of another version and returns the new room's id. An upgrade that was begun and is not finished
+// is finished instead, with the room that it made. Errors: M_FORBIDDEN, M_UNSUPPORTED_ROOM_VERSION.
 func (r *Rooms) Upgrade(ctx context.Context, userID, roomID, version string, creators []string) (string, error) {
-	v, ok := event.VersionByID(version)
-	if !ok || !v.Creatable {
-		return "", matrix.UnsupportedRoomVersion("Rooms of version " + version + " can not be created here; versions 10, 11 and 12 can")
-	}
-	old, err := r.joinedView(ctx, userID, roomID)
+	u, err := r.mayUpgrade(ctx, userID, roomID, version)
 	if err != nil {
 		return "", err
-	}
-	u := upgrade{user: userID, old: old, version: v, state: map[state.Key]*Event{}}
-	if u.power, err = r.PowerAt(ctx, old.head.Version, old.root); err != nil {
-		return "", err
-	}
-	if !u.power.CanSend(userID, event.TypeTombstone, true) {
-		return "", matrix.Forbidden("You may not upgrade this room: that needs the power to send m.room.tombstone")
-	}
-	events, err := r.FullState(ctx, old.root)
-	if err != nil {
-		return "", err
-	}
-	for _, e := range events {
-		u.state[state.Key{Type: e.Type, StateKey: *e.StateKey}] = e
-	}
-	tombstone := u.state[state.Key{Type: event.TypeTombstone}]
-	if tombstone != nil && obs.Now().UnixMilli()-tombstone.OriginServerTS < upgradeAgain.Milliseconds() {
-		if newID, err := r.replacement(ctx, tombstone, v); err == nil {
-			r.closeOld(ctx, u)
-			return newID, nil
-		}
 	}
 	// What was begun is finished, whether the client stays or not.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), upgradeTime)
 	defer cancel()
-	newID := ""
+	p, found, err := r.pendingUpgrade(ctx, roomID, u.version)
+	for err == nil && found { // a retry, or a second administrator
+		if id, err := r.outcome(ctx, u, p); !refused(err) {
+			return id, err
+		} // else who began it may not finish it
+		p, found, err = r.pendingUpgrade(ctx, roomID, u.version)
+	}
+	if err != nil {
+		return "", err
+	}
+	tombstone := u.state[state.Key{Type: event.TypeTombstone}]
+	if tombstone != nil && obs.Now().UnixMilli()-tombstone.OriginServerTS < upgradeAgain.Milliseconds() {
+		if newID, err := r.replacement(ctx, tombstone, u.version); err == nil {
+			return newID, nil
+		}
+	}
 	for range profileTries {
-		if newID, err = r.createReplacement(ctx, u, creators); !matrix.HasCode(err, matrix.CodeBadState) {
+		if p, err = r.createReplacement(ctx, u, creators); !matrix.HasCode(err, matrix.CodeBadState) {
 			break
 		}
 	}
 	if err != nil {
 		return "", err
 	}
-	empty, before := "", ""
-	if tombstone != nil {
-		before = tombstone.ID
+	return r.outcome(ctx, u, p)
+}
+
+// mayUpgrade reads what an upgrade works on, when the user may do it.
+func (r *Rooms) mayUpgrade(ctx context.Context, userID, roomID, version string) (u upgrade, err error) {
+	v, ok := event.VersionByID(version)
+	if !ok || !v.Creatable {
+		return u, matrix.UnsupportedRoomVersion("Rooms of version " + version + " can not be created here; versions 10, 11 and 12 can")
 	}
-	_, err = r.Send(ctx, roomID, Send{
-		Sender: userID, Type: event.TypeTombstone, StateKey: &empty, Over: &before, Heir: newID,
-		Content: encoded(map[string]string{"body": "This room has been replaced", "replacement_room": newID}),
+	u = upgrade{user: userID, version: v, state: map[state.Key]*Event{}}
+	if u.old, err = r.joinedView(ctx, userID, roomID); err != nil {
+		return u, err
+	}
+	if u.power, err = r.PowerAt(ctx, u.old.head.Version, u.old.root); err != nil {
+		return u, err
+	}
+	if !u.power.CanSend(userID, event.TypeTombstone, true) {
+		return u, matrix.Forbidden("You may not upgrade this room: that needs the power to send m.room.tombstone")
+	}
+	events, err := r.FullState(ctx, u.old.root)
+	for _, e := range events {
+		u.state[state.Key{Type: e.Type, StateKey: *e.StateKey}] = e
+	}
+	return u, err
+}
+
+// outcome completes an upgrade and gives the room that is the replacement.
+func (r *Rooms) outcome(ctx context.Context, u upgrade, p pendingUpgrade) (string, error) {
+	err := r.complete(ctx, p, func(ctx context.Context, query string, args ...any) error {
+		_, err := r.Process.DB.Exec(ctx, query, args...)
+		return err
 	})
 	switch {
 	case matrix.HasCode(err, matrix.CodeBadState):
-		r.abandon(ctx, u, newID)
 		return r.upgradedMeanwhile(ctx, u)
 	case err != nil:
 		return "", err
 	}
-	r.closeOld(ctx, u)
-	return newID, nil
+	return p.NewRoom, nil
 }
 
-// upgradeTime is how long an upgrade may take.
+// upgradeTime is how long an upgrade may take until it goes on in the background.
 const upgradeTime = 45 * time.Second
 
 // upgradeAgain is how long an upgrade to the same version, by whoever may, gets the room that is there: a retry, or a second
@@ -143,27 +154,15 @@ func (r *Rooms) upgradedMeanwhile(ctx context.Context, u upgrade) (string, error
 	return r.replacement(ctx, found[key], u.version)
 }
 
-// abandon empties a room that took nobody's place.
-func (r *Rooms) abandon(ctx context.Context, u upgrade, roomID string) {
-	err := r.SetVisibility(ctx, roomID, "private")
-	if err == nil {
-		_, err = r.Send(ctx, roomID, Send{
-			Sender: u.user, Type: event.TypeMember, StateKey: &u.user, Content: encoded(map[string]string{"membership": event.MembershipLeave}),
-		})
-	}
-	if err != nil {
-		r.Process.Log.Warn("a room that was made by an upgrade which came second is left", "room", roomID, "error", err)
-	}
-}
-
-func (r *Rooms) createReplacement(ctx context.Context, u upgrade, creators []string) (string, error) {
+// createReplacement makes the new room and, with it, the row of the upgrade.
+func (r *Rooms) createReplacement(ctx context.Context, u upgrade, creators []string) (p pendingUpgrade, err error) {
 	content := map[string]json.RawMessage{}
 	oldCreate := u.state[state.Key{Type: event.TypeCreate}]
 	if oldCreate == nil {
-		return "", fmt.Errorf("room %s has no m.room.create", u.old.head.RoomID)
+		return p, fmt.Errorf("room %s has no m.room.create", u.old.head.RoomID)
 	}
 	if err := json.Unmarshal(oldCreate.Content, &content); err != nil {
-		return "", err
+		return p, err
 	}
 	delete(content, "additional_creators")
 	delete(content, onlyThis)
@@ -181,18 +180,22 @@ func (r *Rooms) createReplacement(ctx context.Context, u upgrade, creators []str
 	}
 	create, err := r.buildCreate(u.version, u.user, roomID, preset{}, &Create{CreationContent: content})
 	if err != nil {
-		return "", err
+		return p, err
 	}
 	visibility, err := r.Visibility(ctx, u.old.head.RoomID)
 	if err != nil {
-		return "", err
+		return p, err
 	}
-	req := createRequest{Version: u.version.ID, Visibility: visibility, Create: create.JSON, CreateID: create.ID}
+	p = pendingUpgrade{NewRoom: create.RoomID, OldRoom: u.old.head.RoomID, User: u.user}
+	if e := u.state[state.Key{Type: event.TypeTombstone}]; e != nil {
+		p.Tombstone = e.ID
+	}
+	req := createRequest{Version: u.version.ID, Visibility: visibility, Create: create.JSON, CreateID: create.ID, Upgrade: &p}
 	if req.Events, err = r.replacementEvents(ctx, u, create); err != nil {
-		return "", err
+		return p, err
 	}
 	_, err = r.create(ctx, create.RoomID, req)
-	return create.RoomID, err
+	return p, err
 }
 
 func (r *Rooms) replacementEvents(ctx context.Context, u upgrade, create *event.Event) ([]Send, error) {
@@ -270,35 +273,4 @@ func copied(levels map[string]int64) map[string]int64 {
 		out[k] = n
 	}
 	return out
-}
-
-// closeOld keeps people from talking on in a room that was replaced, as far as the user may. It may be done again.
-func (r *Rooms) closeOld(ctx context.Context, u upgrade) {
-	roomID, empty := u.old.head.RoomID, ""
-	warn := func(what string, err error) {
-		if err != nil && !matrix.HasCode(err, matrix.CodeForbidden) {
-			r.Process.Log.Warn("a replaced room keeps "+what, "room", roomID, "error", err)
-		}
-	}
-	warn("its place in the directory", r.SetVisibility(ctx, roomID, "private"))
-	if e := u.state[state.Key{Type: event.TypeCanonicalAlias}]; e != nil && strings.Contains(string(e.Content), `"#`) {
-		_, err := r.Send(ctx, roomID, Send{Sender: u.user, Type: event.TypeCanonicalAlias, StateKey: &empty, Content: json.RawMessage("{}")})
-		warn("its canonical alias", err)
-	}
-	content := map[string]json.RawMessage{}
-	if e := u.state[state.Key{Type: event.TypePowerLevels}]; e != nil {
-		if err := json.Unmarshal(e.Content, &content); err != nil {
-			warn("its power levels", err)
-			return
-		}
-	}
-	restricted := encoded(max(50, u.power.UsersDefault+1))
-	if u.power.EventsDefault < max(50, u.power.UsersDefault+1) {
-		content["events_default"] = restricted
-	}
-	if u.power.Invite < max(50, u.power.UsersDefault+1) {
-		content["invite"] = restricted
-	}
-	_, err := r.Send(ctx, roomID, Send{Sender: u.user, Type: event.TypePowerLevels, StateKey: &empty, Content: encoded(content)})
-	warn("its power levels", err)
 }
