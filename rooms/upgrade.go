@@ -81,12 +81,7 @@ func (r *Rooms) Upgrade(ctx context.Context, userID, roomID, version string, cre
 	// What was begun is finished, whether the client stays or not.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), upgradeTime)
 	defer cancel()
-	newID := ""
-	for range profileTries {
-		if newID, err = r.createReplacement(ctx, u, creators); !matrix.HasCode(err, matrix.CodeBadState) {
-			break
-		}
-	}
+	newID, err := ofProfile(ctx, func() (string, error) { return r.createReplacement(ctx, u, creators) })
 	if err != nil {
 		return "", err
 	}
@@ -211,7 +206,7 @@ func (r *Rooms) replacementEvents(ctx context.Context, u upgrade, create *event.
 		return nil, matrix.Forbidden("This account is deactivated")
 	}
 	add(event.TypeMember, u.user, memberContent(event.MembershipJoin, profiles[u.user], false))
-	list[0].Profile = guard(profiles[u.user])
+	list[0].Profile = profiles[u.user].Version
 	for _, typ := range transferred {
 		if e := u.state[state.Key{Type: typ}]; e != nil {
 			add(typ, "", e.Content)
