@@ -59,15 +59,20 @@ func (a *Accounts) Profiles(ctx context.Context, userIDs []string) (map[string]P
 		LEFT JOIN profile_fields f ON f.user_id = u.user_id AND f.name IN ('displayname', 'avatar_url') WHERE u.user_id = ANY($1)`, userIDs))
 }
 
-// RequireProfiles makes a write fail with refuse when the profile of a user is not of the version any more, or the user is
-// deactivated: what is written of a profile is either seen by those who spread a change of it, or not stored.
+// RequireProfiles makes a write fail with refuse when the profile of a user is not of the version any more, where that is not
+// 0, or the user is deactivated: what is written is either seen by those who spread the change, or not stored.
 func RequireProfiles(w *db.Batch, refuse error, versions map[string]int64) {
-	users, pairs := make([]string, 0, len(versions)), make([]string, 0, len(versions))
+	users, pairs, active := make([]string, 0, len(versions)), make([]string, 0, len(versions)), make([]string, 0, len(versions))
 	for userID, version := range versions {
-		users, pairs = append(users, userID), append(pairs, fmt.Sprint(userID, " ", version-1))
+		users = append(users, userID)
+		if version == 0 {
+			active = append(active, userID)
+		} else {
+			pairs = append(pairs, fmt.Sprint(userID, " ", version-1))
+		}
 	}
 	w.Require(refuse, len(users), `SELECT 1 FROM users WHERE user_id = ANY($1) AND deactivated_ms = 0
-		AND user_id || ' ' || CAST(profile_ms AS TEXT) = ANY($2) ORDER BY user_id FOR SHARE`, users, pairs)
+		AND (user_id = ANY($2) OR user_id || ' ' || CAST(profile_ms AS TEXT) = ANY($3)) ORDER BY user_id FOR SHARE`, users, active, pairs)
 }
 
 // Profile gives all fields of a user's profile as JSON values, asking the other server for users who are not

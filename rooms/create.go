@@ -76,13 +76,8 @@ var presets = map[string]preset{
 }
 
 // Create makes a room with all its first events in one transaction and returns its id.
-func (r *Rooms) Create(ctx context.Context, creator string, b *Create) (id string, err error) {
-	for range profileTries {
-		if id, err = r.createOnce(ctx, creator, b); !matrix.HasCode(err, matrix.CodeBadState) {
-			return id, err
-		}
-	}
-	return "", err
+func (r *Rooms) Create(ctx context.Context, creator string, b *Create) (string, error) {
+	return ofProfile(ctx, func() (string, error) { return r.createOnce(ctx, creator, b) })
 }
 
 func (r *Rooms) createOnce(ctx context.Context, creator string, b *Create) (string, error) {
@@ -194,7 +189,11 @@ func (r *Rooms) buildCreate(v event.Version, creator, roomID string, p preset, b
 
 // firstEvents are what follows the create event, in the order of the specification.
 func (r *Rooms) firstEvents(ctx context.Context, creator string, create *event.Event, p preset, b *Create, alias string) ([]Send, error) {
-	profiles, err := r.Accounts.Profiles(ctx, append([]string{creator}, b.Invite...))
+	invited, err := b.invited()
+	if err != nil {
+		return nil, err
+	}
+	profiles, err := r.Accounts.Profiles(ctx, append(invited, creator))
 	if err != nil {
 		return nil, err
 	}
@@ -209,14 +208,7 @@ func (r *Rooms) firstEvents(ctx context.Context, creator string, create *event.E
 			Txn: minted + create.ID + "/" + fmt.Sprint(len(list)),
 		})
 	}
-	addMember := func(user, membership string, direct bool) {
-		add(event.TypeMember, user, memberContent(membership, profiles[user], direct))
-		list[len(list)-1].Profile = guard(profiles[user])
-	}
-	if profiles[creator].Deactivated {
-		return nil, matrix.Forbidden("This account is deactivated")
-	}
-	addMember(creator, event.MembershipJoin, false)
+	add(event.TypeMember, creator, memberContent(event.MembershipJoin, profiles[creator], false))
 	levels, err := r.powerLevels(create, creator, p, b)
 	if err != nil {
 		return nil, err
@@ -253,7 +245,14 @@ func (r *Rooms) firstEvents(ctx context.Context, creator string, create *event.E
 	}
 	for _, user := range b.Invite {
 		if user != creator {
-			addMember(user, event.MembershipInvite, b.IsDirect)
+			add(event.TypeMember, user, memberContent(event.MembershipInvite, profiles[user], b.IsDirect))
+		}
+	}
+	for i := range list {
+		if s := &list[i]; s.Type == event.TypeMember {
+			if err := s.require(profiles[*s.StateKey]); err != nil {
+				return nil, err
+			}
 		}
 	}
 	return list, nil

@@ -33,6 +33,7 @@ type Event struct {
 	ticket  *stream.Ticket               // of the write, in the process that made the event
 	created *createRow
 	profile int64  // see Send
+	active  bool   // see Send
 	heir    string // see Send
 	follows bool   // the event before it was queued by this process and with it: see refuseOrphans
 }

@@ -3,15 +3,21 @@ package rooms
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/tidwall/gjson"
 
+	"lyceum/accounts"
+	"lyceum/matrix/event"
 	"lyceum/platform/bus"
+	"lyceum/platform/role/roletest"
 	"lyceum/platform/web"
 	"lyceum/platform/web/webtest"
 )
@@ -35,6 +41,84 @@ func waysToInvite(room, user string, n int) map[string]struct {
 		"create, direct":     {create, obj{"invite": []string{user}, "is_direct": true, "preset": "trusted_private_chat"}},
 		"create, version 10": {create, obj{"invite": []string{user}, "room_version": "10"}},
 	}
+}
+
+// TestNobodyInvitesADeactivatedUser: no invite of such a user is stored that the deactivation does not refuse.
+func TestNobodyInvitesADeactivatedUser(t *testing.T) {
+	serve(t, func(t *testing.T, h *house) {
+		users := map[string]string{}
+		for name := range waysToInvite("", "", 0) {
+			user, err := h.Accounts.CreateUser(t.Context(), accounts.NewUser{Name: fmt.Sprint("user", len(users))})
+			if err != nil {
+				t.Fatal(err)
+			}
+			users[name] = user
+		}
+		room, deactivate := h.alice.create(nil), ""
+		h.meanwhile(func() {
+			if deactivate == "" {
+				return
+			}
+			if err := h.Accounts.Deactivate(context.Background(), deactivate, false); err != nil {
+				t.Error(err)
+			}
+			deactivate = ""
+		})
+		for _, when := range []string{"at the same moment", "before"} {
+			for name, user := range users {
+				if when != "before" {
+					deactivate = user
+				}
+				way := waysToInvite(room, user, 0)[name]
+				if a := h.alice.Call(way.target, way.body); a.Status != 403 || a.Errcode() != "M_FORBIDDEN" || !strings.Contains(string(a.Body), "deactivated") {
+					t.Errorf("%s, deactivated %s: %d %s", name, when, a.Status, a.Body)
+				}
+				if all, err := h.Memberships(t.Context(), user); err != nil || len(all) != 0 {
+					t.Errorf("%s: the user was invited: %v, %v", name, all, err)
+				}
+			}
+		}
+		for name, way := range waysToInvite(room, "@nobody:"+server, 0) {
+			if a := h.alice.Call(way.target, way.body); a.Status != 200 {
+				t.Errorf("%s: a user who is not known: %d %s", name, a.Status, a.Body)
+			}
+		}
+	})
+}
+
+// TestADeactivationRefusesInvites: also those that were taken while it began.
+func TestADeactivationRefusesInvites(t *testing.T) {
+	serve(t, func(t *testing.T, h *house) {
+		user, err := h.Accounts.CreateUser(t.Context(), accounts.NewUser{Name: "bob"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		knocked := h.alice.create(obj{"initial_state": []obj{{"type": "m.room.join_rules", "content": obj{"join_rule": "knock"}}}})
+		h.bob.Want(200, "POST /_matrix/client/v3/knock/"+esc(knocked), obj{})
+		room := h.alice.create(nil)
+		ways := slices.Collect(maps.Values(waysToInvite(room, user, 0)))
+		roletest.AtOnce(2*len(ways)+1, func(i int) {
+			if i == 2*len(ways) {
+				if err := errors.Join(h.Accounts.Deactivate(t.Context(), user, false), h.UserDeactivated(t.Context(), user, false)); err != nil {
+					t.Error(err)
+				}
+				return
+			}
+			way := ways[i/2]
+			if a := h.alice.Call(way.target, way.body); a.Status != 200 && a.Status != 403 {
+				t.Errorf("%s: %d %s", way.target, a.Status, a.Body)
+			}
+		})
+		all, err := h.Memberships(t.Context(), user)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range all {
+			if m.Membership != event.MembershipLeave {
+				t.Errorf("the membership of %s is %s", m.RoomID, m.Membership)
+			}
+		}
+	})
 }
 
 func TestEveryInviteMayBeBlocked(t *testing.T) {

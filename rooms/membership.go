@@ -3,7 +3,9 @@ package rooms
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"slices"
+	"time"
 
 	"lyceum/accounts"
 	"lyceum/matrix"
@@ -23,21 +25,40 @@ type member struct {
 	Txn            string
 }
 
-// profileTries is how often what is made of a profile is made anew because the profile is changed at the same time.
-const profileTries = 20
+const (
+	profileTries = 20 // of what is made of a profile
+	profilePause = 50 * time.Millisecond
+)
 
-// setMembership sends the m.room.member event of a change and returns its id.
-func (r *Rooms) setMembership(ctx context.Context, roomID string, m member) (id string, err error) {
+// ofProfile does what is made of a user's own profile, anew as long as that is changed at the same time. Who changes it all
+// the time gets M_LIMIT_EXCEEDED.
+func ofProfile(ctx context.Context, do func() (id string, err error)) (id string, err error) {
+	pause := time.Millisecond
 	for range profileTries {
-		var req Send
-		if req, err = r.memberEvent(ctx, m); err != nil {
-			return "", err
-		}
-		if id, err = r.Send(ctx, roomID, req); !matrix.HasCode(err, matrix.CodeBadState) {
+		if id, err = do(); !errors.Is(err, errProfileChanged) {
 			return id, err
 		}
+		select {
+		case <-ctx.Done():
+			return "", ctx.Err()
+		case <-time.After(pause):
+		}
+		pause = min(2*pause, profilePause)
 	}
-	return "", err
+	refusal := matrix.LimitExceeded(time.Second).With(err)
+	refusal.Message = "Your profile is changed all the time: wait with this until it is not"
+	return "", refusal
+}
+
+// setMembership sends the m.room.member event of a change and returns its id.
+func (r *Rooms) setMembership(ctx context.Context, roomID string, m member) (string, error) {
+	return ofProfile(ctx, func() (string, error) {
+		req, err := r.memberEvent(ctx, m)
+		if err != nil {
+			return "", err
+		}
+		return r.Send(ctx, roomID, req)
+	})
 }
 
 // memberEvent makes the m.room.member event of a change with the profile of now.
@@ -57,10 +78,9 @@ func (r *Rooms) memberEvent(ctx context.Context, m member) (Send, error) {
 			return Send{}, err
 		}
 		p := profiles[m.Target]
-		if p.Deactivated && m.Sender == m.Target {
-			return Send{}, matrix.Forbidden("This account is deactivated")
+		if err := req.require(p); err != nil {
+			return Send{}, err
 		}
-		req.Profile = guard(p)
 		if p.DisplayName != "" && content["displayname"] == nil {
 			content["displayname"] = quoted(p.DisplayName)
 		}
@@ -75,12 +95,21 @@ func (r *Rooms) memberEvent(ctx context.Context, m member) (Send, error) {
 	return req, nil
 }
 
-// guard is Send.Profile for a profile. Who is deactivated can be invited; nobody is waited for there.
-func guard(p accounts.Profile) int64 {
-	if p.Deactivated {
-		return 0
+// require makes the event of a membership depend on its target, whose profile is p: who is deactivated can not be made a member
+// or invited. Only users' own memberships depend on what the profile is, as a new name comes to those who joined only.
+func (s *Send) require(p accounts.Profile) error {
+	own := s.Sender == *s.StateKey
+	switch {
+	case p.Deactivated && own:
+		return matrix.Forbidden("This account is deactivated")
+	case p.Deactivated:
+		return matrix.Forbidden("This user has deactivated the account")
+	case own:
+		s.Profile = p.Version
+	default:
+		s.Active = p.Version != 0 // others are not known here
 	}
-	return p.Version
+	return nil
 }
 
 // Join makes a user a member; nothing happens when the user is one.

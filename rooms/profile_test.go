@@ -1,6 +1,7 @@
 package rooms
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"strings"
@@ -108,6 +109,53 @@ func TestProfilesComeToRoomsThatAreMadeMeanwhile(t *testing.T) {
 			}
 			if n < 11 && n%3 == 0 {
 				h.bob.Call(at("POST", open, "leave"), obj{})
+			}
+		}
+	})
+}
+
+// meanwhile runs fn before each write of an event that is on its way.
+func (h *house) meanwhile(fn func()) {
+	send, create := h.Rooms.send, h.Rooms.create
+	h.Rooms.send = func(ctx context.Context, roomID string, req Send) (sendResult, error) {
+		fn()
+		return send(ctx, roomID, req)
+	}
+	h.Rooms.create = func(ctx context.Context, roomID string, req createRequest) (struct{}, error) {
+		fn()
+		return create(ctx, roomID, req)
+	}
+}
+
+// TestAProfileThatChangesAllTheTime keeps nobody but its user from anything.
+func TestAProfileThatChangesAllTheTime(t *testing.T) {
+	serve(t, func(t *testing.T, h *house) {
+		if _, err := h.Accounts.CreateUser(t.Context(), accounts.NewUser{Name: "bob"}); err != nil {
+			t.Fatal(err)
+		}
+		open, own := h.alice.create(obj{"preset": "public_chat"}), h.bob.create(nil)
+		knocking := h.alice.create(obj{"initial_state": []obj{{"type": "m.room.join_rules", "content": obj{"join_rule": "knock"}}}})
+		n := 0
+		h.meanwhile(func() {
+			n++
+			if err := h.Accounts.SetProfile(context.Background(), h.bob.id, "displayname", encoded(fmt.Sprint("bob ", n))); err != nil {
+				t.Error(err)
+			}
+		})
+		for name, way := range waysToInvite(open, h.bob.id, 0) {
+			if a := h.alice.Call(way.target, way.body); a.Status != 200 {
+				t.Errorf("%s: %d %s", name, a.Status, a.Body)
+			}
+		}
+		for _, change := range []string{"kick", "ban", "unban"} {
+			h.alice.Want(200, at("POST", open, change), obj{"user_id": h.bob.id})
+		}
+		for target, body := range map[string]obj{
+			at("POST", open, "join"): {}, "POST /_matrix/client/v3/createRoom": {}, "POST /_matrix/client/v3/knock/" + esc(knocking): {},
+			at("POST", own, "upgrade"): {"new_version": "11"},
+		} {
+			if a := h.bob.Call(target, body); a.Status != 429 || a.Errcode() != "M_LIMIT_EXCEEDED" || a.Get("retry_after_ms").Int() <= 0 {
+				t.Errorf("%s: %d %s", target, a.Status, a.Body)
 			}
 		}
 	})

@@ -43,8 +43,8 @@ var (
 // write must not be stored.
 var errOrphan = errors.New("an event names an event or a state before it which is not stored")
 
-// errProfileChanged refuses a membership that is made of what a profile was: the work that spreads the new one, or makes a
-// deactivated user leave, may have looked for memberships already.
+// errProfileChanged refuses a membership that is made of what a profile was, or of a deactivated user: the work that spreads the
+// new one, or makes the user leave, may have looked for memberships already.
 var errProfileChanged = matrix.NewError(409, matrix.CodeBadState, "The user's profile was changed at the same time")
 
 // Insert writes the events of a group commit with their state, memberships and relations.
@@ -79,11 +79,12 @@ func (eventStore) Insert(_ context.Context, w *db.Batch, batch []*stream.Entry) 
 			}
 		}
 		if e.Type == event.TypeMember && e.IsState() {
-			if e.profile != 0 {
-				if before := profiles[*e.StateKey]; before != 0 && before != e.profile {
+			if e.profile != 0 || e.active {
+				before := profiles[*e.StateKey]
+				if before != 0 && e.profile != 0 && before != e.profile {
 					return errProfileChanged // one of them is old: each is written by itself
 				}
-				profiles[*e.StateKey] = e.profile
+				profiles[*e.StateKey] = max(before, e.profile)
 			}
 			members[[2]string{*e.StateKey, e.RoomID}] = []any{*e.StateKey, e.RoomID, e.Membership(), e.ID, e.Sender, e.Pos, false}
 		}

@@ -32,6 +32,8 @@ type Send struct {
 	// Profile is the version of the target's profile that this m.room.member is made of: when there is another by now, or the
 	// target is deactivated, M_BAD_STATE. 0 for any.
 	Profile int64 `json:"profile,omitempty"`
+	// Active: the target of this m.room.member must be an active user of this server, else M_BAD_STATE.
+	Active bool `json:"active,omitempty"`
 	// Heir gets the aliases of the room with the event; "" for nobody.
 	Heir string `json:"heir,omitempty"`
 	// Over: the state event that this one replaces must be this one, "" for none, else M_BAD_STATE.
@@ -210,7 +212,7 @@ func (r *Rooms) build(c *owned.Change[room], req Send, known *knownEvents) (n ne
 	if err := auth.Allowed(rm.version, pdu, rm); err != nil {
 		return n, matrix.Forbidden("You are not allowed to send this event: " + denied(err)).With(err)
 	}
-	e := &Event{Event: pdu, Device: req.Device, Txn: req.Txn, profile: req.Profile, heir: req.Heir, follows: rm.recent[rm.last] != nil}
+	e := &Event{Event: pdu, Device: req.Device, Txn: req.Txn, profile: req.Profile, active: req.Active, heir: req.Heir, follows: rm.recent[rm.last] != nil}
 	n = newEvent{e, rm.tree, unsigned}
 	if e.IsState() {
 		k := state.Key{Type: e.Type, StateKey: *e.StateKey}

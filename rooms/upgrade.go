@@ -71,11 +71,10 @@ func (r *Rooms) Upgrade(ctx context.Context, userID, roomID, version string, cre
 			return newID, nil
 		}
 	}
-	for range profileTries {
-		if p, err = r.createReplacement(ctx, u, creators); !matrix.HasCode(err, matrix.CodeBadState) {
-			break
-		}
-	}
+	_, err = ofProfile(ctx, func() (string, error) {
+		p, err = r.createReplacement(ctx, u, creators)
+		return p.NewRoom, err
+	})
 	if err != nil {
 		return "", err
 	}
@@ -214,7 +213,7 @@ func (r *Rooms) replacementEvents(ctx context.Context, u upgrade, create *event.
 		return nil, matrix.Forbidden("This account is deactivated")
 	}
 	add(event.TypeMember, u.user, memberContent(event.MembershipJoin, profiles[u.user], false))
-	list[0].Profile = guard(profiles[u.user])
+	list[0].Profile = profiles[u.user].Version
 	for _, typ := range transferred {
 		if e := u.state[state.Key{Type: typ}]; e != nil {
 			add(typ, "", e.Content)

@@ -3,6 +3,7 @@ package role
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"lyceum/platform/lease"
@@ -60,7 +61,7 @@ func Owned[Req, Res any](p *Process, st *stream.Stream, name string, fn func(ctx
 				if busy {
 					err = unknown
 				}
-				return res, err
+				return res, asAnswer(err)
 			}
 			select {
 			case <-ctx.Done():
@@ -110,4 +111,12 @@ func (p *Process) whileOwned(ctx context.Context, st *stream.Stream, shard int, 
 func isMoving(err error) bool {
 	return errors.Is(err, errMoved) || errors.Is(err, stream.ErrNotOwner) || errors.Is(err, stream.ErrAborted) ||
 		errors.Is(err, rpc.ErrUnreachable) || errors.Is(err, rpc.ErrBroken)
+}
+
+// asAnswer gives what passes with the move an answer to the client.
+func asAnswer(err error) error {
+	if isMoving(err) {
+		return fmt.Errorf("%w: %w", err, stream.ErrNotOwner)
+	}
+	return err
 }

@@ -1,6 +1,7 @@
 package stream
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"math/rand/v2"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/fstest"
@@ -118,9 +120,10 @@ var lines = db.Migrations{Domain: "test", Files: fstest.MapFS{"migrations/0001_l
 type lineStore struct {
 	name string
 
-	mu     sync.Mutex
-	refuse map[string]bool
-	fail   func() error // runs in the middle of a commit
+	mu      sync.Mutex
+	refuse  map[string]bool
+	refusal error        // of those
+	fail    func() error // runs in the middle of a commit
 }
 
 var lineRows = &db.Table{Name: "lines", Columns: db.Columns("stream text, shard integer, pos integer, body bytes")}
@@ -131,7 +134,7 @@ func (l *lineStore) Insert(_ context.Context, w *db.Batch, batch []*Entry) error
 	defer l.mu.Unlock()
 	for _, e := range batch {
 		if l.refuse[string(e.Data)] {
-			return errors.New("refused")
+			return l.refusal
 		}
 		rows = append(rows, []any{l.name, e.Shard, e.Pos, e.Data})
 	}
@@ -181,7 +184,7 @@ func newRig(t testing.TB, d *db.DB) *rig {
 		t.Fatal(err)
 	}
 	r := &rig{Streams: New(Options{DB: d, Bus: bus.NewLocal(), Leases: l, Log: quiet}), d: d, lost: map[string]int{}}
-	r.store = &lineStore{name: "a", refuse: map[string]bool{}}
+	r.store = &lineStore{name: "a", refuse: map[string]bool{}, refusal: errors.New("refused")}
 	r.st = r.Open(Spec{Name: "a", Shards: 4, Role: "x", Store: r.store, PositionKey: "lines_pkey", Lost: func(i int) { r.lost[fmt.Sprint("a", i)]++ }})
 	r.other = r.Open(Spec{Name: "b", Shards: 4, Role: "x", Store: &lineStore{name: "b"}, Lost: func(i int) { r.lost[fmt.Sprint("b", i)]++ }})
 	if err := r.Start(context.Background()); err != nil {
@@ -330,6 +333,37 @@ func TestAFailureTakesAllThatIsBuiltUponItAlong(t *testing.T) {
 		}
 		if err := r.Append(t.Context()); err != nil {
 			t.Errorf("no entries: %v", err)
+		}
+	}, lease.Migrations(), lines)
+}
+
+// answered is an error that is an answer to a client.
+type answered int
+
+func (e answered) Error() string   { return fmt.Sprint("answer ", int(e)) }
+func (e answered) HTTPStatus() int { return int(e) }
+
+// What a store refuses on purpose is no warning, however often it does.
+func TestARefusalIsNoWarning(t *testing.T) {
+	dbtest.Run(t, func(t *testing.T, d *db.DB) {
+		for refusal, warns := range map[error]bool{answered(401): false, answered(503): true, errors.New("broken"): true} {
+			t.Run(refusal.Error(), func(t *testing.T) {
+				r := newRig(t, d)
+				log := &bytes.Buffer{}
+				r.o.Log = slog.New(slog.NewTextHandler(log, nil))
+				r.store.refuse["bad"], r.store.refusal = true, fmt.Errorf("row 2: %w", refusal)
+				good, bad := r.queue(t, r.entry(r.st, 1, "good")), r.queue(t, r.entry(r.st, 2, "bad"))
+				r.run(t)
+				if err := result(t, good); err != nil {
+					t.Error(err)
+				}
+				if err := result(t, bad); !errors.Is(err, refusal) {
+					t.Error(err)
+				}
+				if strings.Contains(log.String(), "level=WARN") != warns {
+					t.Errorf("the log has %q", log)
+				}
+			})
 		}
 	}, lease.Migrations(), lines)
 }

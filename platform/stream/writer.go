@@ -3,6 +3,7 @@ package stream
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"maps"
 	"runtime"
 	"slices"
@@ -120,13 +121,27 @@ func (s *Streams) commit(ctx context.Context, batch []*Ticket) {
 			return
 		default:
 			// One entry that the database refuses must not fail the others.
-			s.o.Log.Warn("a group commit failed, writing its parts one by one", "tickets", len(batch), "error", err)
+			level := slog.LevelWarn
+			if isRefusal(err) {
+				level = slog.LevelDebug
+			}
+			s.o.Log.Log(ctx, level, "a group commit failed, writing its parts one by one", "tickets", len(batch), "error", err)
 			for _, t := range batch {
 				s.commit(ctx, []*Ticket{t})
 			}
 			return
 		}
 	}
+}
+
+// isRefusal tells that a row was refused on purpose: it is known what its client did, or the row is there already.
+func isRefusal(err error) bool {
+	answer, ok := errors.AsType[interface {
+		error
+		HTTPStatus() int
+	}](err)
+	text, _ := errors.AsType[*db.TextError](err)
+	return ok && answer.HTTPStatus() < 500 || text != nil || db.IsUnique(err)
 }
 
 func isUnconfirmed(err error) bool {

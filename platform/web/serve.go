@@ -2,6 +2,7 @@ package web
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -223,24 +224,37 @@ func (s *Server) run(x *exchange) error {
 func (x *exchange) fail(err error) {
 	r := &x.request
 	log := r.server.log
-	if errors.Is(err, context.Canceled) && x.client().Err() != nil {
-		if x.status == 0 {
-			x.status = statusClientGone
-			panic(http.ErrAbortHandler) // who closed one direction only would get 200 with nothing
-		}
-		return
+	refusal := x.refusal(err)
+	level := levelOf(err, refusal.HTTPStatus())
+	if x.client().Err() != nil && (errors.Is(err, context.Canceled) || level > slog.LevelDebug) { // work that is cancelled fails in many ways
+		log.DebugContext(r.Context(), "the client left", "request", r.id, "route", x.endpoint.route.Pattern, "error", err)
+		x.status = cmp.Or(x.status, statusClientGone)
+		panic(http.ErrAbortHandler) // who closed one direction only would take what there is for whole
 	}
 	if x.status != 0 {
 		log.InfoContext(r.Context(), "an answer was cut", "request", r.id, "route", x.endpoint.route.Pattern, "error", err)
 		panic(http.ErrAbortHandler)
 	}
-	answer := answerTo(x.refusal(err))
-	if answer.status >= 500 {
-		log.ErrorContext(r.Context(), "a request failed", "request", r.id, "route", x.endpoint.route.Pattern, "error", err)
-	} else if log.Enabled(r.Context(), slog.LevelDebug) {
-		log.DebugContext(r.Context(), "a request was refused", "request", r.id, "route", x.endpoint.route.Pattern, "error", err)
+	message := "a request failed"
+	if level == slog.LevelDebug {
+		message = "a request was refused"
 	}
-	x.write(answer)
+	log.Log(r.Context(), level, message, "request", r.id, "route", x.endpoint.route.Pattern, "error", err)
+	x.write(answerTo(refusal))
+}
+
+// levelOf is how loud the log tells of an answer to err. What was answered on purpose, with nothing that failed behind it, is no
+// failure: work that moves to another process, a file that is not there yet. A database that is away for a while is a warning.
+func levelOf(err error, status int) slog.Level {
+	answer, meant := errors.AsType[Answerer](err)
+	switch {
+	case status < http.StatusInternalServerError,
+		meant && status != http.StatusInternalServerError && errors.Unwrap(answer) == nil:
+		return slog.LevelDebug
+	case status == http.StatusServiceUnavailable:
+		return slog.LevelWarn
+	}
+	return slog.LevelError
 }
 
 // logAccess writes one line per request at level debug.
