@@ -6,10 +6,12 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"time"
 
 	"lyceum/accounts"
 	"lyceum/matrix"
 	"lyceum/matrix/event"
+	"lyceum/platform/web"
 )
 
 // query is one request for news.
@@ -23,7 +25,8 @@ type query struct {
 	fullState  bool
 	stateAfter bool
 
-	has memberships // that the device has been given
+	has     memberships  // that the device has been given
+	request *web.Request // what becomes of a large answer
 
 	*view
 }
@@ -35,9 +38,10 @@ type view struct {
 	ignored  map[string]bool
 	roomData map[string][]json.RawMessage // account data of rooms that is new
 	global   []json.RawMessage
-	gives    []given // memberships in the answer
-	left     int     // bytes that events of timelines may still take
-	heavy    bool    // it has a place for a large answer
+	gives    []given   // memberships in the answer
+	left     int       // bytes that events of timelines may still take
+	heavy    time.Time // since when it has a place for a large answer; zero while it has none
+	packed   any       // a large answer, ready to be sent
 }
 
 var views = sync.Pool{New: func() any { return &view{} }}

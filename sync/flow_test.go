@@ -1,14 +1,19 @@
 package sync
 
 import (
+	"compress/gzip"
 	"encoding/json"
 	"fmt"
+	"io"
+	"log/slog"
+	"net/http/httptest"
 	"net/url"
 	"strings"
 	"testing"
 	"time"
 
 	"lyceum/platform/role/roletest"
+	"lyceum/platform/web"
 )
 
 func same(t testing.TB, what string, got, want any) {
@@ -546,15 +551,18 @@ func TestOneUserWaitsABoundedNumberOfTimes(t *testing.T) {
 }
 
 // TestLargeAnswersWaitBesideSmallOnes: while there is no place for a large answer, those who wait for one keep nobody else from
-// a small one.
+// a small one, neither other users nor their own.
 func TestLargeAnswersWaitBesideSmallOnes(t *testing.T) {
 	run(t, func(t *testing.T, h *house) {
 		alice, bob := h.as(t, "alice"), h.as(t, "bob")
 		alice.sync("set_presence", "offline")
 		bob.sync("set_presence", "offline")
 		alice.Want(200, "PUT "+api+"/user/"+url.PathEscape(id("alice"))+"/account_data/x.large", obj{"text": strings.Repeat("x", 2*heavyBytes)})
-		for range heavyAtOnce {
-			h.heavy <- struct{}{}
+		var inside [heavyAtOnce]line
+		for i := range inside {
+			if !h.heavy.try(&inside[i]) {
+				t.Fatal("a place is taken")
+			}
 		}
 		large := make(chan int, 2)
 		go func() {
@@ -562,28 +570,70 @@ func TestLargeAnswersWaitBesideSmallOnes(t *testing.T) {
 		}()
 		go func() { large <- len(alice.Want(200, "GET "+api+"/sync?set_presence=offline", nil).Body) }() // all there is
 		roletest.Until(t, "both wait for a place", func() bool {
-			h.mu.RLock()
-			defer h.mu.RUnlock()
-			return len(h.users[id("alice")].built) == 2 && len(h.built) == 0
+			h.heavy.mu.Lock()
+			defer h.heavy.mu.Unlock()
+			return len(h.heavy.queue) == 1 && len(h.heavy.queue[0].waiting) == 2 && len(h.built) == 0
 		})
+		alice.Want(200, "GET "+api+"/sync?set_presence=offline&filter="+url.QueryEscape(`{"account_data":{"not_types":["x.large"]}}`)+"&since="+url.QueryEscape(alice.since), nil)
 		bob.sync("set_presence", "offline")
 		select {
 		case <-large:
 			t.Fatal("a large answer without a place")
 		default:
 		}
-		for range heavyAtOnce {
-			<-h.heavy
+		for i := range inside {
+			h.heavy.leave(&inside[i], time.Second)
 		}
 		for range 2 {
 			if n := <-large; n < 2*heavyBytes {
 				t.Errorf("%d bytes", n)
 			}
 		}
-		if len(h.heavy) != 0 || len(h.built) != 0 {
-			t.Errorf("%d and %d places are not given back", len(h.heavy), len(h.built))
+		h.heavy.mu.Lock()
+		defer h.heavy.mu.Unlock()
+		if h.heavy.free != heavyAtOnce || len(h.built) != 0 {
+			t.Errorf("%d large and %d small places are not given back", heavyAtOnce-h.heavy.free, len(h.built))
 		}
 	})
+}
+
+// TestLargeAnswersArePacked for clients that take it, and are the same.
+func TestLargeAnswersArePacked(t *testing.T) {
+	h := open(t, "sqlite")
+	alice := h.as(t, "alice")
+	alice.sync("set_presence", "offline")
+	alice.Want(200, "PUT "+api+"/user/"+url.PathEscape(id("alice"))+"/account_data/x.large", obj{"text": strings.Repeat("x", 2*heavyBytes)})
+	server, err := web.New(web.Options{Log: slog.New(slog.DiscardHandler), Authenticator: h.node.People, Config: web.Config{Compress: true}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	server.Add(h.Routes()...)
+	ask := func(packed bool) string {
+		r := httptest.NewRequest("GET", api+"/sync?set_presence=offline", nil)
+		r.Header.Set("Authorization", "Bearer alice")
+		if packed {
+			r.Header.Set("Accept-Encoding", "gzip")
+		}
+		w := httptest.NewRecorder()
+		server.Handler().ServeHTTP(w, r)
+		if got := w.Header().Get("Content-Encoding"); w.Code != 200 || (got == "gzip") != packed || w.Header().Get("Content-Length") != fmt.Sprint(w.Body.Len()) {
+			t.Fatalf("%d %v", w.Code, w.Header())
+		}
+		var body io.Reader = w.Body
+		if packed {
+			if body, err = gzip.NewReader(body); err != nil {
+				t.Fatal(err)
+			}
+		}
+		text, err := io.ReadAll(body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(text)
+	}
+	if plain, packed := ask(false), ask(true); len(plain) < 2*heavyBytes || plain != packed {
+		t.Errorf("%d bytes, and %d that were packed", len(plain), len(packed))
+	}
 }
 
 // TestWait checks that a request that waits is answered by news and by nothing else.

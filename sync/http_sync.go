@@ -116,13 +116,10 @@ func (p *poll) answer(ctx context.Context, last bool) (any, error) {
 	}
 	w, empty, err := q.build(ctx)
 	if err != nil {
-		if w != nil {
-			buffers.Put(w)
-		}
 		return nil, err
 	}
 	if empty && !q.initial && !q.fullState && !last {
-		buffers.Put(w)
+		w.release()
 		p.seen, p.known = q.news, true
 		if p.park.Wait == nil {
 			p.park.Wait, p.park.Resume = p.wait, p.resume
@@ -137,20 +134,25 @@ func (p *poll) answer(ctx context.Context, last bool) (any, error) {
 		s.lazy.end(u.id+"\x00"+q.device, start, &q.now, q.gives)
 	}
 	u.given(&q.now, q.news)
-	body := w.b
-	if cap(w.b) < 1<<20 { // larger ones are not kept
-		body = bytes.Clone(w.b)
-		buffers.Put(w)
+	result := q.packed
+	switch {
+	case result != nil: // the writer's bytes are in it, or too many to be kept
+	case w.kept():
+		result = json.RawMessage(bytes.Clone(w.b))
+		w.release()
+	default:
+		result = json.RawMessage(w.b)
 	}
 	s.work.Observe(obs.Now().Sub(began).Seconds())
-	return json.RawMessage(body), nil
+	return result, nil
 }
 
 const (
 	maxWaits    = 100     // requests of one user
-	builtOfUser = 2       // answers at once: news may wake many of a user at the same moment
+	builtOfUser = 2       // small answers at once: news may wake many of a user at the same moment
 	builtAtOnce = 64      // small answers
-	heavyAtOnce = 4       // large ones: it is work for processors, not waiting
+	heavyAtOnce = 3       // large ones: it is work for processors, not waiting, and SQLite has four connections that read
+	heavyOfUser = 2       // of them
 	heavyBytes  = 1 << 18 // from here on an answer counts as large
 )
 
@@ -160,30 +162,70 @@ var errLarge = errors.New("the answer is large")
 // build is answer with places among those that are built. One that becomes large goes on if it can; else it begins anew
 // when there is a place, so that those who wait for one hold neither memory nor the places of small ones.
 func (q *query) build(ctx context.Context) (w *writer, empty bool, err error) {
-	if err := enter(ctx, q.user.built); err != nil {
+	if q.initial || q.fullState || q.whole {
+		return q.buildLarge(ctx)
+	}
+	w, empty, err = q.buildSmall(ctx)
+	if errors.Is(err, errLarge) {
+		return q.buildLarge(ctx)
+	}
+	return w, empty, err
+}
+
+// buildSmall is build of an answer that is probably small.
+func (q *query) buildSmall(ctx context.Context) (w *writer, empty bool, err error) {
+	if err := q.enter(ctx); err != nil {
 		return nil, false, err
 	}
-	defer func() { <-q.user.built }()
-	for q.heavy = q.initial || q.fullState || q.whole; ; q.heavy = true {
-		places := q.s.built
-		if q.heavy {
-			places = q.s.heavy
-		}
-		if err := enter(ctx, places); err != nil {
-			return nil, false, err
-		}
-		w = buffers.Get().(*writer)
-		w.b, w.comma = w.b[:0], false
-		was := q.heavy
-		empty, err = q.answer(ctx, w)
-		if <-places; q.heavy && !was { // weigh took one
-			<-q.s.heavy
-		}
-		if !errors.Is(err, errLarge) {
-			return w, empty, err
-		}
-		buffers.Put(w)
+	defer q.leave()
+	return q.write(ctx)
+}
+
+// buildLarge is build of an answer that may be large.
+func (q *query) buildLarge(ctx context.Context) (w *writer, empty bool, err error) {
+	if err := q.s.heavy.enter(ctx, &q.user.heavy); err != nil {
+		return nil, false, err
 	}
+	q.heavy = obs.Now()
+	defer q.leave()
+	return q.write(ctx)
+}
+
+// write is answer with a writer. When it fails there is none.
+func (q *query) write(ctx context.Context) (w *writer, empty bool, err error) {
+	w = buffers.Get().(*writer)
+	w.b, w.comma = w.b[:0], false
+	if empty, err = q.answer(ctx, w); err != nil {
+		w.release()
+		return nil, false, err
+	}
+	if q.request != nil && !q.heavy.IsZero() && len(w.b) >= heavyBytes {
+		q.packed = q.request.Pack(w.b)
+	}
+	return w, empty, nil
+}
+
+// enter waits for a place among those that build small answers.
+func (q *query) enter(ctx context.Context) error {
+	if err := enter(ctx, q.user.built); err != nil {
+		return err
+	}
+	if err := enter(ctx, q.s.built); err != nil {
+		<-q.user.built
+		return err
+	}
+	return nil
+}
+
+// leave gives the place of an answer back.
+func (q *query) leave() {
+	if !q.heavy.IsZero() {
+		q.s.heavy.leave(&q.user.heavy, obs.Now().Sub(q.heavy))
+		q.heavy = time.Time{}
+		return
+	}
+	<-q.s.built
+	<-q.user.built
 }
 
 func enter(ctx context.Context, places chan struct{}) error {
@@ -200,22 +242,27 @@ func enter(ctx context.Context, places chan struct{}) error {
 	}
 }
 
-// weigh takes a place for a large answer once this one has so many bytes.
+// weigh says how many bytes the answer has so far. Once there are many it takes a place for a large one, and the user is
+// charged for them.
 func (q *query) weigh(size int) error {
-	if q.heavy || size < heavyBytes {
+	if q.heavy.IsZero() {
+		if size < heavyBytes {
+			return nil
+		}
+		if !q.s.heavy.try(&q.user.heavy) {
+			return errLarge
+		}
+		q.leave()
+		q.heavy = obs.Now()
+	}
+	if q.request == nil || size < heavyBytes {
 		return nil
 	}
-	select {
-	case q.s.heavy <- struct{}{}:
-		q.heavy = true
-		return nil
-	default:
-		return errLarge
-	}
+	return q.request.Hold(size)
 }
 
 func (s *Sync) parse(r *web.Request) (*poll, time.Duration, error) {
-	q := &poll{query: query{s: s, device: r.DeviceID(), state: presence.Online}}
+	q := &poll{query: query{s: s, device: r.DeviceID(), state: presence.Online, request: r}}
 	ms, err := r.Int("timeout", 0, s.config.MaxTimeout*1000)
 	if err != nil {
 		return nil, 0, err

@@ -433,7 +433,10 @@ func (q *query) writeState(ctx context.Context, w *writer, sec section) error {
 	}
 	err := q.s.Rooms.EachEvent(ctx, sec.more, func(events []*rooms.Event) error {
 		events = slices.DeleteFunc(events, func(e *rooms.Event) bool { return !q.filter.Room.State.event(e) })
-		return q.writeStateEvents(ctx, w, events, past)
+		if err := q.writeStateEvents(ctx, w, events, past); err != nil {
+			return err
+		}
+		return q.weigh(len(w.b))
 	})
 	if err != nil {
 		return err

@@ -67,9 +67,9 @@ type Sync struct {
 	looked   []int64
 	advanced chan struct{} // closed when an event comes; nil while nobody waits
 
-	// Places for requests that build large answers, and for those that build others: what is built is in memory before web
-	// counts it.
-	heavy, built chan struct{}
+	// Places for requests that build large answers, and for those that build others.
+	heavy *turns
+	built chan struct{}
 
 	maxMoves int // membership events of a room that are read at once
 
@@ -88,7 +88,7 @@ func New(d Deps, c Config) *Sync {
 	s := &Sync{
 		Deps: d, config: c, users: map[string]*user{}, inRoom: map[string]map[*user]struct{}{}, late: map[*user]struct{}{},
 		filters: newFilters(), lazy: newLazyMembers(), unknown: map[string]struct{}{}, redacted: map[string]struct{}{}, related: map[string]struct{}{},
-		heavy: make(chan struct{}, heavyAtOnce), built: make(chan struct{}, builtAtOnce), maxMoves: 2000,
+		heavy: newTurns(heavyAtOnce, heavyOfUser), built: make(chan struct{}, builtAtOnce), maxMoves: 2000,
 		events: newRecent(c.Window, eventMemory, eventBytes), receipts: newRecent(c.Window, receiptMemory, receiptBytes), typing: newRecent(2, typingMemory, typingBytes),
 	}
 	s.work = prometheus.NewHistogram(prometheus.HistogramOpts{

@@ -21,7 +21,8 @@ type user struct {
 	used    atomic.Int64 // ms since 1970
 	waits   atomic.Int32 // requests under way
 	signals atomic.Uint64
-	built   chan struct{} // places for answers that are built
+	built   chan struct{} // places for small answers that are built
+	heavy   line          // at those for large ones
 	served  atomic.Bool   // asked for news here, so touches are kept
 
 	// Under Sync.mu.

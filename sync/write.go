@@ -15,6 +15,16 @@ type writer struct {
 
 var buffers = sync.Pool{New: func() any { return &writer{b: make([]byte, 0, 8<<10)} }}
 
+// kept tells that the buffer is small enough to be kept for the next answer.
+func (w *writer) kept() bool { return cap(w.b) < 1<<20 }
+
+// release gives the writer back for the next answer.
+func (w *writer) release() {
+	if w.kept() {
+		buffers.Put(w)
+	}
+}
+
 func (w *writer) sep() {
 	if w.comma {
 		w.b = append(w.b, ',')

@@ -105,14 +105,20 @@ func (r *Request) fillBuffer() (*bytes.Buffer, error) {
 		return buffer, nil
 	}
 	for err := error(nil); err != io.EOF; {
-		if buffer.Len() >= paceBytes && !r.writer.keep(paceBytes) {
-			putBuffer(buffer)
-			r.closeAfter()
-			return nil, errHeld()
+		if buffer.Len() >= paceBytes {
+			if err := r.writer.keep(paceBytes); err != nil {
+				putBuffer(buffer)
+				r.closeAfter()
+				return nil, err
+			}
 		}
 		_, err = io.CopyN(buffer, r.Body, min(paceBytes, limit+1-int64(buffer.Len())))
 		if err != nil && err != io.EOF {
 			putBuffer(buffer)
+			if r.writer.cut.Swap(false) {
+				r.closeAfter()
+				return nil, errFull()
+			}
 			return nil, r.Unread(err)
 		}
 		if int64(buffer.Len()) > limit {

@@ -10,7 +10,7 @@ import (
 )
 
 // Answerer is an error that knows its answer: MarshalJSON gives the body, HTTPStatus the status. Where the
-// body of a 429 has retry_after_ms, the answer carries Retry-After too.
+// body of a 429 or 503 has retry_after_ms, the answer carries Retry-After too.
 type Answerer interface {
 	error
 	json.Marshaler

@@ -3,6 +3,7 @@ package web
 import (
 	"bytes"
 	"compress/gzip"
+	"encoding/json"
 	"net/http"
 	"strings"
 	"sync"
@@ -26,6 +27,22 @@ func compress(body []byte) *bytes.Buffer {
 	_ = packer.Close()
 	packers.Put(packer)
 	return buffer
+}
+
+// Pack is an answer in JSON, compressed where the client takes that: for handlers that have a bounded number of places for
+// work on large answers. Others leave it to the server.
+func (r *Request) Pack(body []byte) any {
+	if !r.packs(len(body)) {
+		return json.RawMessage(body)
+	}
+	packed := compress(body)
+	defer putBuffer(packed)
+	return &Raw{Header: http.Header{"Content-Encoding": {"gzip"}, "Vary": {"Accept-Encoding"}}, Body: bytes.Clone(packed.Bytes())}
+}
+
+// packs tells that an answer in JSON of so many bytes is compressed.
+func (r *Request) packs(size int) bool {
+	return size > compressAbove && r.server.config.Compress && acceptsGzip(r.Header)
 }
 
 // acceptsGzip reads Accept-Encoding (RFC 9110, 12.5.3): gzip named, and not with q=0.

@@ -3,7 +3,6 @@ package web
 import (
 	"io"
 	"net/http"
-	"sync"
 	"time"
 )
 
@@ -11,108 +10,13 @@ import (
 // answer and each body may hold in memory without being counted.
 const paceBytes = 64 << 10
 
-// hurry is the time for paceBytes while more than half of MaxInFlight is held: then those who read slowly are cut.
-const hurry = 2 * time.Second
-
-// retryHeld is when a client may come again whose answers and bodies hold its whole share of memory.
-const retryHeld = 5 * time.Second
-
-// inFlight counts the bytes of large answers that were not taken yet, and of large bodies that did not come whole
-// yet, by caller. So readers that do not read, and writers that do not write, hold a bounded part of the memory,
-// and one of them only an eighth of that, or one answer.
-type inFlight struct {
-	max     int64
-	mu      sync.Mutex
-	total   int64
-	by      map[string]int64
-	holders map[*exchange]struct{}
-	rushed  time.Time
-}
-
-func newInFlight(max int64) *inFlight {
-	return &inFlight{max: max, by: map[string]int64{}, holders: map[*exchange]struct{}{}}
-}
-
-// keep charges the caller n bytes until the request ends, or says that there is no room.
-func (x *exchange) keep(n int64) bool {
-	f, who := x.request.server.held, x.request.caller()
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	fits := f.total+n <= f.max
-	if !fits || f.scarce() {
-		f.rush(time.Now())
-	}
-	if !fits || f.by[who] > 0 && f.by[who]+n > f.max/8 { // one answer may be larger than a share: it could never be had
-		return false
-	}
-	f.total += n
-	f.by[who] += n
-	x.held += n
-	f.holders[x] = struct{}{}
-	return true
-}
-
-// letGo gives back what the request was charged. Afterwards nobody sets deadlines for it.
-func (x *exchange) letGo() {
-	if x.held == 0 {
-		return
-	}
-	f, who := x.request.server.held, x.request.caller()
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.total -= x.held
-	if f.by[who] -= x.held; f.by[who] <= 0 {
-		delete(f.by, who)
-	}
-	x.held = 0
-	delete(f.holders, x)
-}
-
-// scarce: the caller holds mu.
-func (f *inFlight) scarce() bool { return f.total > f.max/2 }
-
-// rush shortens the time of those who hold memory and stand still. The caller holds mu.
-func (f *inFlight) rush(now time.Time) {
-	if now.Sub(f.rushed) < hurry/4 {
-		return
-	}
-	f.rushed = now
-	for x := range f.holders {
-		control := http.NewResponseController(x.ResponseWriter)
-		if at := x.writing.Load(); at > 0 {
-			_ = control.SetWriteDeadline(time.Unix(0, at).Add(hurry))
-		} else if at := x.reading.Load(); at > 0 {
-			_ = control.SetReadDeadline(time.Unix(0, at).Add(hurry))
-		}
-	}
-}
-
-// errHeld answers those who hold their share.
-func errHeld() *Error {
-	e := limitExceeded(retryHeld)
-	e.Message = "Your requests under way hold too much memory: let them end before the next"
-	return e
-}
-
-// caller names who is charged: the user, or the client's address where there is none.
-func (r *Request) caller() string {
-	if id := r.UserID(); id != "" {
-		return id
-	}
-	return AddressKey(r.RemoteIP())
-}
-
 // pace gives the client time for the next piece of the answer. Deadlines hold for the connection, and the time
 // before the answer begins is not the client's, so each piece sets it anew.
 func (x *exchange) pace() {
 	now, server := time.Now(), x.request.server
 	d := server.config.SendTimeout.D()
-	if x.held > 0 && d > hurry {
-		server.held.mu.Lock()
-		if server.held.scarce() {
-			d = hurry
-		}
-		server.held.mu.Unlock()
+	if x.held > 0 && d > hurry && server.held.isScarce() {
+		d = hurry
 	}
 	x.writing.Store(now.UnixNano())
 	_ = http.NewResponseController(x.ResponseWriter).SetWriteDeadline(now.Add(d)) // the listener between processes has windows instead
@@ -125,6 +29,9 @@ func (x *exchange) Write(p []byte) (n int, err error) {
 	}
 	for {
 		x.pace()
+		if x.cut.Load() { // behind the deadline: whoever cuts sets both
+			return n, errCut
+		}
 		piece := p[n:min(len(p), n+paceBytes)]
 		x.stopClock()
 		k, err := x.ResponseWriter.Write(piece)

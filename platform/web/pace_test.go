@@ -136,6 +136,9 @@ func TestAllReadersTogetherAreBounded(t *testing.T) {
 		c := dial(t, address, "GET /big HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer "+token+"\r\n\r\n")
 		line, _ := bufio.NewReader(c).ReadString('\n')
 		if strings.Contains(line, " 429 ") {
+			t.Errorf("%s holds nothing else and was told that he holds too much", token)
+		}
+		if strings.Contains(line, " 503 ") {
 			full++
 		}
 		open = append(open, c)
@@ -226,5 +229,99 @@ func TestABodyThatNobodyReadsIsNotWaitedFor(t *testing.T) {
 	answer, err := io.ReadAll(c)
 	if took := time.Since(began); !strings.HasPrefix(string(answer), "HTTP/1.1 200") || took > 12*time.Second {
 		t.Errorf("%q %v after %s", answer, err, took)
+	}
+}
+
+// TestAUserWithNothingUnderWayIsServed while others hold all there is and read steadily, so that their time never ends.
+func TestAUserWithNothingUnderWayIsServed(t *testing.T) {
+	const most = 8 * bigAnswer
+	users := tokens{"innocent": &web.Identity{UserID: "@innocent:x"}}
+	for i := range 4 {
+		users[fmt.Sprint("u", i)] = &web.Identity{UserID: fmt.Sprintf("@u%d:x", i)}
+	}
+	routes := append([]web.Route{{Pattern: "GET /huge", Auth: web.Optional, Handler: func(*web.Request) (any, error) {
+		return json.RawMessage(bytes.Repeat([]byte("a"), most/4)), nil
+	}}}, big...)
+	address := listen(t, web.Options{Authenticator: users, Config: web.Config{MaxInFlight: most}}, routes...)
+	ask := func(path, token string) (net.Conn, string) {
+		c := dial(t, address, "GET "+path+" HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer "+token+"\r\n\r\n")
+		line := make([]byte, len("HTTP/1.1 200"))
+		if _, err := io.ReadFull(c, line); err != nil {
+			t.Fatal(err)
+		}
+		return c, string(line[len("HTTP/1.1 "):])
+	}
+	ended := make(chan int, 4)
+	for i := range 4 {
+		c, status := ask("/huge", fmt.Sprint("u", i))
+		if status != "200" {
+			t.Fatalf("user %d got %s", i, status)
+		}
+		go func() {
+			n, buffer := 0, make([]byte, paceSize)
+			for {
+				k, err := io.ReadFull(c, buffer)
+				if n += k; err != nil {
+					ended <- n
+					return
+				}
+				time.Sleep(100 * time.Millisecond)
+			}
+		}()
+	}
+	if _, status := ask("/big", "u0"); status != "429" {
+		t.Errorf("one who holds a quarter got %s", status)
+	}
+	began := time.Now()
+	c, status := ask("/big", "innocent")
+	if status != "200" {
+		t.Fatalf("one who holds nothing got %s", status)
+	}
+	if n, err := io.CopyN(io.Discard, c, bigAnswer); err != nil || time.Since(began) > 5*time.Second {
+		t.Errorf("he got %d bytes in %s: %v", n, time.Since(began), err)
+	}
+	select {
+	case n := <-ended:
+		if n >= most/4 {
+			t.Errorf("the one that gave way got all %d bytes", n)
+		}
+	case <-time.After(5 * time.Second):
+		t.Error("nobody gave way")
+	}
+	select {
+	case n := <-ended:
+		t.Errorf("a second gave way, after %d bytes", n)
+	case <-time.After(200 * time.Millisecond):
+	}
+}
+
+// TestABodyGivesWay: its sender is told so, while another is served.
+func TestABodyGivesWay(t *testing.T) {
+	const most = 16 << 20
+	users := tokens{"innocent": &web.Identity{UserID: "@innocent:x"}, "sender": &web.Identity{UserID: "@sender:x"}}
+	body := web.Route{Pattern: "POST /large", Auth: web.User, MaxBody: most, Handler: func(r *web.Request) (any, error) {
+		_, err := r.Raw()
+		return nil, err
+	}}
+	some := web.Route{Pattern: "GET /some", Auth: web.User, Handler: func(*web.Request) (any, error) {
+		return json.RawMessage(bytes.Repeat([]byte("a"), most/2)), nil
+	}}
+	address := listen(t, web.Options{Authenticator: users, Config: web.Config{MaxInFlight: most}}, body, some)
+	sender := dial(t, address, fmt.Sprintf("POST /large HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer sender\r\nContent-Length: %d\r\n\r\n", most))
+	if _, err := sender.Write(make([]byte, most/4*3)); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(200 * time.Millisecond) // until it is read
+	c := dial(t, address, "GET /some HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer innocent\r\n\r\n")
+	if line, err := bufio.NewReader(c).ReadString('\n'); !strings.Contains(line, " 200 ") {
+		t.Errorf("one who holds nothing got %q %v", line, err)
+	}
+	response, err := http.ReadResponse(bufio.NewReader(sender), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	answer, _ := io.ReadAll(response.Body)
+	if response.StatusCode != 503 || response.Header.Get("Retry-After") == "" || !strings.Contains(string(answer), "retry_after_ms") {
+		t.Errorf("the sender got %d %v %s", response.StatusCode, response.Header, answer)
 	}
 }

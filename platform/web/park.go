@@ -37,6 +37,7 @@ func (x *exchange) park(p *Park) error {
 	ctx, s := x.request.Context(), x.request.server
 	x.token = strings.Clone(x.request.Token())
 	x.stopClock()
+	x.letGo() // there is no answer yet
 	if x.isHeld() && x.setAside(p) {
 		return nil
 	}
@@ -77,6 +78,7 @@ func (x *exchange) park(p *Park) error {
 			return x.answerLate(ctx, result)
 		}
 		x.stopClock()
+		x.letGo()
 		p = next
 	}
 }
@@ -239,6 +241,7 @@ func (a *aside) resume(over bool) (next *held) {
 	result, err := a.park.Resume(ctx, over)
 	if again, waits := result.(*Park); waits && err == nil {
 		x.clock = nil
+		x.letGo()
 		a.wait(again)
 		return nil
 	}

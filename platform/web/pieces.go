@@ -59,8 +59,8 @@ func (s *spool) Write(p []byte) (int, error) {
 // begin sends what came so far.
 func (s *spool) begin() error {
 	x := s.exchange
-	if !x.keep(piecesHold) {
-		return errHeld()
+	if err := x.hold(piecesHold); err != nil {
+		return err
 	}
 	header := x.Header()
 	header["Content-Type"] = typeJSON

@@ -128,3 +128,42 @@ func TestOneAnswerMayBeLargerThanAShare(t *testing.T) {
 		}
 	}
 }
+
+// TestAnAnswerThatIsMadeIsCharged, so that one for which there is no room is not made to its end; one that will be packed
+// holds what it has then.
+func TestAnAnswerThatIsMadeIsCharged(t *testing.T) {
+	var made int
+	route := web.Route{Pattern: "GET /made", Auth: web.Optional, Handler: func(r *web.Request) (any, error) {
+		var b []byte
+		for made = 0; len(b) < bigAnswer; made++ {
+			b = append(b, bytes.Repeat([]byte("a"), 1<<20)...)
+			if err := r.Hold(len(b)); err != nil {
+				return nil, err
+			}
+		}
+		return r.Pack(b), nil
+	}}
+	address := listen(t, web.Options{Config: web.Config{MaxInFlight: 4 * bigAnswer, Compress: true}}, route)
+	ask := func(header string) string {
+		c := dial(t, address, "GET /made HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer alice\r\n"+header+"\r\n")
+		line, err := bufio.NewReader(c).ReadString('\n')
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.TrimSpace(line)
+	}
+	for i, c := range []struct {
+		header, want string
+		made         int
+	}{
+		{"Accept-Encoding: gzip\r\n", "HTTP/1.1 200 OK", bigAnswer >> 20},
+		{"Accept-Encoding: gzip\r\n", "HTTP/1.1 200 OK", bigAnswer >> 20},
+		{"", "HTTP/1.1 200 OK", bigAnswer >> 20},
+		{"Accept-Encoding: gzip\r\n", "HTTP/1.1 200 OK", bigAnswer >> 20},
+		{"", "HTTP/1.1 429 Too Many Requests", 0},
+	} {
+		if got := ask(c.header); got != c.want || made != c.made {
+			t.Errorf("step %d: %s after %d MiB, expected %s after %d", i, got, made, c.want, c.made)
+		}
+	}
+}

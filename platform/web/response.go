@@ -43,6 +43,7 @@ type message struct {
 	status int
 	header http.Header
 	body   []byte
+	pooled bool // the body stays in memory until it is sent
 }
 
 // answer writes what a handler returned.
@@ -53,7 +54,7 @@ func (x *exchange) answer(result any) error {
 	case json.RawMessage:
 		x.write(message{body: result})
 	case *Raw:
-		x.write(message{result.Status, result.Header, result.Body})
+		x.write(message{status: result.Status, header: result.Header, body: result.Body})
 	case *Stream:
 		return x.stream(result)
 	case *Pieces:
@@ -82,7 +83,7 @@ func (x *exchange) encode(status int, header http.Header, value any) error {
 	if err := encoder.Encode(value); err != nil {
 		return fmt.Errorf("encode the answer: %w", err)
 	}
-	x.write(message{status, header, bytes.TrimSuffix(buffer.Bytes(), []byte("\n"))})
+	x.write(message{status, header, bytes.TrimSuffix(buffer.Bytes(), []byte("\n")), true})
 	return nil
 }
 
@@ -95,7 +96,7 @@ func answerTo(err error) message {
 		body, _ = answer.MarshalJSON()
 	}
 	m := message{status: answer.HTTPStatus(), body: body}
-	if m.status == http.StatusTooManyRequests {
+	if m.status == http.StatusTooManyRequests || m.status == http.StatusServiceUnavailable {
 		var wait struct {
 			Milliseconds int64 `json:"retry_after_ms"`
 		}
@@ -123,6 +124,16 @@ func (x *exchange) write(m message) {
 	if header["Content-Type"] == nil && len(m.body) > 0 {
 		header["Content-Type"] = typeJSON
 	}
+	counts := status < http.StatusBadRequest && len(m.body) > paceBytes
+	if counts { // before it is packed, which takes longer than to make it
+		if err := x.hold(int64(cap(m.body))); err != nil {
+			header.Del("Content-Type")
+			x.write(answerTo(err))
+			return
+		}
+	} else {
+		x.letGo()
+	}
 	body := m.body
 	if x.compressible(header, len(body)) {
 		header.Add("Vary", "Accept-Encoding")
@@ -135,18 +146,19 @@ func (x *exchange) write(m message) {
 			}
 		}
 	}
-	size := len(m.body)
-	if header["Content-Encoding"] != nil && m.header["Content-Encoding"] == nil {
-		size += len(body) // both are in memory
-	}
-	if size > paceBytes && status < http.StatusBadRequest {
-		if !x.keep(int64(size)) {
+	if counts && header["Content-Encoding"] != nil && m.header["Content-Encoding"] == nil { // what was packed can go
+		size := int64(cap(body))
+		if m.pooled {
+			size += int64(cap(m.body))
+		}
+		if err := x.hold(size); err != nil {
 			header.Del("Content-Encoding")
 			header.Del("Content-Type")
-			x.write(answerTo(errHeld()))
+			x.write(answerTo(err))
 			return
 		}
 	}
+	m.body = nil
 	header["Content-Length"] = []string{strconv.Itoa(len(body))}
 	x.WriteHeader(status)
 	if _, err := x.Write(body); err != nil {

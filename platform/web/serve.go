@@ -49,7 +49,10 @@ type exchange struct {
 	bytes    int64
 	stalled  bool // the body could not be read to its end
 	body     *pacedBody
-	held     int64 // bytes of the body and the answer that are counted
+	held     int64       // bytes of the body and the answer that are counted
+	answers  int64       // those of them that are the answer's
+	payer    string      // the caller who is charged for them; under the mu of inFlight
+	cut      atomic.Bool // they are needed for others
 	start    time.Time
 	aside    bool   // it was set aside: the rest is not the handler's
 	token    string // of a request that waits
