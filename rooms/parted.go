@@ -8,6 +8,7 @@ import (
 
 	"lyceum/matrix"
 	"lyceum/matrix/event"
+	"lyceum/rooms/state"
 )
 
 // stay is a user's place in a room at the two ends of a time.
@@ -29,8 +30,9 @@ const maxMoves = 5000
 // UsersMoved tells what became of the users who share rooms with userID between two tokens of /sync (client-server API, GET
 // /keys/changes), each list sorted: met are those who share a room at the later one, and came to a room of userID
 // meanwhile, were in one that userID came to, or are among changed; parted shared one at the first token and share none
-// at the later one. A token that does not say where it is counts as the beginning, or as now. It costs at most three statements. When there are too many membership events since the first token,
-// met are all who share a room now, and parted may hold users who shared none. Errors: M_INVALID_PARAM.
+// at the later one. A token that does not say where it is counts as the beginning, or as now. It costs at most three statements. When there are too many membership events since
+// the first token, it costs some more for each room where userID came or went, met are all who share a room now, and parted may hold users who
+// came since to a room that userID stayed in, and left it. Errors: M_INVALID_PARAM.
 func (r *Rooms) UsersMoved(ctx context.Context, userID, from, to string, changed []string) (met, parted []string, err error) {
 	after, err := r.positionsOf(from)
 	if err != nil {
@@ -136,6 +138,43 @@ func (r *Rooms) matesAt(ctx context.Context, a, b map[string]bool, shared []stri
 	return mates, err
 }
 
+// MembersAt lists the users who were members of a room at a position, whatever came later. It costs one statement, and a few more
+// when memberships changed since.
+func (r *Rooms) MembersAt(ctx context.Context, roomID string, pos int64) ([]string, error) {
+	list, err := r.memberships(ctx, "room_id = $1 AND (membership = $2 OR pos > $3)", roomID, event.MembershipJoin, pos)
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	var later []state.Key
+	for _, m := range list {
+		if m.Pos <= pos {
+			out = append(out, m.UserID)
+		} else {
+			later = append(later, state.Key{Type: event.TypeMember, StateKey: m.UserID})
+		}
+	}
+	if len(later) == 0 {
+		return out, nil
+	}
+	newest, err := r.Timeline(ctx, Page{RoomID: roomID, From: pos + 1, Backward: true, Limit: 1})
+	if err != nil || len(newest) == 0 {
+		return out, err
+	}
+	for part := range slices.Chunk(later, readAtOnce) {
+		found, err := r.StateEvents(ctx, newest[0].Root, part...)
+		if err != nil {
+			return nil, err
+		}
+		for k, e := range found {
+			if e.Membership() == event.MembershipJoin {
+				out = append(out, k.StateKey)
+			}
+		}
+	}
+	return out, nil
+}
+
 // aboutMoved is UsersMoved by what the memberships are now.
 func (r *Rooms) aboutMoved(ctx context.Context, userID string, list []Membership, after []int64) (met, parted []string, err error) {
 	var ids []string
@@ -151,12 +190,27 @@ func (r *Rooms) aboutMoved(ctx context.Context, userID string, list []Membership
 		return nil, nil, err
 	}
 	mates, gone := map[string]bool{userID: true}, map[string]bool{}
+	turned := map[string]bool{} // rooms where userID came or went, or may have
+	for _, m := range own {
+		from := after[r.stream.Shard(m.RoomID)]
+		if turned[m.RoomID] = m.Pos > from; !turned[m.RoomID] {
+			continue
+		}
+		then, err := r.MembersAt(ctx, m.RoomID, from)
+		if err != nil {
+			return nil, nil, err
+		}
+		if slices.Contains(then, userID) {
+			for _, id := range then {
+				gone[id] = true
+			}
+		}
+	}
 	for _, m := range all {
-		mine, is := own[m.RoomID].Membership == event.MembershipJoin, m.Membership == event.MembershipJoin
-		switch {
-		case mine && is:
+		switch is := m.Membership == event.MembershipJoin; {
+		case is && own[m.RoomID].Membership == event.MembershipJoin:
 			mates[m.UserID] = true
-		case !mine && is, !is && m.Pos > after[r.stream.Shard(m.RoomID)]:
+		case !is && !turned[m.RoomID] && m.Pos > after[r.stream.Shard(m.RoomID)]:
 			gone[m.UserID] = true
 		}
 	}

@@ -21,6 +21,8 @@ func TestManyMovesAreAnsweredFromMemberships(t *testing.T) {
 		carol.join(gone)
 		from, after := token()
 		h.alice.Want(200, at("POST", gone, "leave"), obj{})
+		h.person(h.nobody, "admin").join(gone) // shared no room with alice
+		carol.Want(200, at("POST", gone, "leave"), obj{})
 		bob.Want(200, at("POST", here, "leave"), obj{})
 		bob.join(here)
 		to, _ := token()

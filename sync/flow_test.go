@@ -139,7 +139,7 @@ func TestMemberships(t *testing.T) {
 			bob.do(room, "leave", nil)
 			alice.state(room, "m.room.topic", "", obj{"topic": "new"})
 			bob.do(room, "join", nil)
-		}, "join", "", true},
+		}, "join", "m.room.member m.room.topic m.room.member", false},
 		{"forget", func(_, bob *client, room string) { bob.do(room, "join", nil) }, func(_, bob *client, room string) {
 			bob.do(room, "leave", nil)
 			bob.do(room, "forget", nil)
@@ -184,7 +184,7 @@ func TestMemberships(t *testing.T) {
 				if strings.Contains(string(a.Body), "secret") {
 					t.Fatalf("the state of a room came to one who was not in it: %s", a.Body)
 				}
-				if c.section == "join" && (!sec.Get("timeline.limited").Bool() || sec.Get("summary.m\\.joined_member_count").Int() != 3) {
+				if c.section == "join" && (sec.Get("timeline.limited").Bool() != c.state || sec.Get("summary.m\\.joined_member_count").Int() != 3) {
 					t.Fatalf("%s", a.Body)
 				}
 				if a := bob.sync(); a.Get("rooms").Exists() {

@@ -49,7 +49,7 @@ type house struct {
 	statements *atomic.Int64 // sent to the database; nil on engines that are not counted
 }
 
-var names = []string{"alice", "bob", "carol", "dave"}
+var names = []string{"alice", "bob", "carol", "dave", "erin"}
 
 func id(name string) string { return "@" + name + ":" + server }
 

@@ -101,9 +101,6 @@ func (w *watcher) take(room string, part gjson.Result, filtered bool) {
 		fresh = w.back(room, "", have)
 	case limited:
 		fresh = append(w.back(room, prev, have), fresh...)
-		if w.name != "alice" { // the user may have been away and back
-			fresh = slices.DeleteFunc(fresh, func(id string) bool { return slices.Contains(have, id) })
-		}
 	}
 	for _, id := range fresh {
 		if slices.Contains(have, id) {

@@ -104,47 +104,13 @@ func (q *query) changedDevices(ctx context.Context) (users, error) {
 	return q.s.sharing(ctx, q.user, ids)
 }
 
-// moves finds who came to rooms of the user, or went, and what the user's own comings and goings mean.
+// moves finds who came to rooms of the user, or went, and what the user's own comings and goings mean. Those went who shared
+// a room with the user at the token, or came to one while the user was in it, and share none any more.
 func (q *query) moves(ctx context.Context, p *people) error {
 	var gone users
 	for _, in := range q.places {
-		id, at := in.room, in.place
-		if at.membership != event.MembershipJoin {
-			if !q.isNew(id, at) || at.membership != event.MembershipLeave && at.membership != event.MembershipBan {
-				continue
-			}
-			end, _, err := q.ended(ctx, at, q.since[eventsAt+q.s.Rooms.Stream().Shard(id)])
-			if err == nil && end != nil {
-				err = q.everyone(ctx, id, &gone)
-			}
-			if err != nil {
-				return err
-			}
-			continue
-		}
-		members, err := q.memberEvents(ctx, id)
-		if err == nil && len(members) >= q.s.maxMoves { // more than are read: anybody may have come
-			err = q.everyone(ctx, id, &p.came)
-		}
-		if err != nil {
+		if err := q.movesIn(ctx, in, p, &gone); err != nil {
 			return err
-		}
-		for _, e := range members {
-			who, is := *e.StateKey, e.Membership() == event.MembershipJoin
-			switch was := membershipOf(e.PrevContent) == event.MembershipJoin; {
-			case was == is:
-			case who == q.user.id:
-				if is {
-					err = q.everyone(ctx, id, &p.came)
-				}
-			case is:
-				p.came.add(who)
-			default:
-				gone.add(who)
-			}
-			if err != nil {
-				return err
-			}
 		}
 	}
 	if len(gone) == 0 {
@@ -162,6 +128,90 @@ func (q *query) moves(ctx context.Context, p *people) error {
 		}
 	}
 	return nil
+}
+
+// movesIn is moves in one room. Those who may have gone are added to gone.
+func (q *query) movesIn(ctx context.Context, in placeIn, p *people, gone *users) error {
+	joined := in.membership == event.MembershipJoin
+	since := q.since[eventsAt+q.s.Rooms.Stream().Shard(in.room)]
+	if !joined {
+		if !q.isNew(in.room, in.place) {
+			return nil
+		}
+		if end, _, err := q.ended(ctx, in.place, since); err != nil || end == nil {
+			return err
+		}
+	}
+	members, err := q.memberEvents(ctx, in.room)
+	if err != nil || joined && len(members) == 0 {
+		return err
+	}
+	own := func(e *rooms.Event) bool { return *e.StateKey == q.user.id && moved(e) }
+	member := true // the user, at the event that is looked at
+	// Else the user stayed and all events are there, so that they tell everything.
+	turned := !joined || len(members) >= q.s.maxMoves || slices.ContainsFunc(members, own)
+	if turned {
+		if member, err = q.turned(ctx, in, p, gone); err != nil {
+			return err
+		}
+	}
+	for _, e := range members {
+		who, is := *e.StateKey, e.Membership() == event.MembershipJoin
+		switch {
+		case who == q.user.id:
+			member = is
+		case !member || !moved(e):
+		case !is:
+			gone.add(who)
+		default:
+			p.came.add(who)
+			if turned { // and may have gone while the user was away
+				gone.add(who)
+			}
+		}
+	}
+	return nil
+}
+
+// moved tells that a membership event let somebody in or out.
+func moved(e *rooms.Event) bool {
+	return (e.Membership() == event.MembershipJoin) != (membershipOf(e.PrevContent) == event.MembershipJoin)
+}
+
+// turned takes the members of a room where the user came or went, and tells whether the user was one at the token: those
+// of then may have gone, and those of now came.
+func (q *query) turned(ctx context.Context, in placeIn, p *people, gone *users) (member bool, err error) {
+	since := q.since[eventsAt+q.s.Rooms.Stream().Shard(in.room)]
+	if member, _, err = q.joinedAt(ctx, in.room, in.place, since); err != nil {
+		return false, err
+	}
+	var then users
+	if member {
+		list, err := q.s.Rooms.MembersAt(ctx, in.room, since)
+		if err != nil {
+			return false, err
+		}
+		for _, id := range list {
+			then.add(id)
+		}
+		delete(then, q.user.id)
+	}
+	if in.membership == event.MembershipJoin {
+		list, err := q.s.Rooms.Members(ctx, in.room, event.MembershipJoin)
+		if err != nil {
+			return false, err
+		}
+		for _, m := range list {
+			if m.UserID != q.user.id {
+				p.came.add(m.UserID)
+				delete(then, m.UserID)
+			}
+		}
+	}
+	for id := range then {
+		gone.add(id)
+	}
+	return member, nil
 }
 
 // memberEvents gives the new membership events of a room, the oldest ones when they are too many to be read.
@@ -186,17 +236,6 @@ func (q *query) memberEvents(ctx context.Context, roomID string) (out []*rooms.E
 	return q.s.Rooms.Timeline(ctx, rooms.Page{
 		RoomID: roomID, From: after, To: upto + 1, Limit: q.s.maxMoves, Members: true,
 	})
-}
-
-// everyone adds the other members of a room.
-func (q *query) everyone(ctx context.Context, roomID string, set *users) error {
-	members, err := q.s.Rooms.Members(ctx, roomID, event.MembershipJoin)
-	for _, m := range members {
-		if m.UserID != q.user.id {
-			set.add(m.UserID)
-		}
-	}
-	return err
 }
 
 const presenceShards = presence.Shards

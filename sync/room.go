@@ -28,7 +28,7 @@ type summary struct {
 // want says which part of a room's events is asked for.
 type want struct {
 	span
-	fresh  bool // the client knows nothing of the room, or not what came while the user was away
+	fresh  bool // the client knows nothing of the room
 	people bool // with the summary
 }
 
@@ -36,10 +36,24 @@ type want struct {
 // the user may have been away in between.
 func (q *query) joinedAt(ctx context.Context, roomID string, p *place, pos int64) (was, checked bool, err error) {
 	switch {
-	case p.joined > 0:
-		return p.joined <= pos, false, nil
-	case p.joined < 0 && pos >= -p.joined, p.joined == 0 && pos >= p.pos:
+	case p.joined > 0 && pos >= p.joined, p.joined < 0 && pos >= -p.joined, p.joined == 0 && pos >= p.pos:
 		return p.membership == event.MembershipJoin, false, nil
+	}
+	id := p.eventID
+	for n := 0; id != "" && n < 3; n++ { // most often these are in memory
+		e, err := q.s.Rooms.Event(ctx, id)
+		if err != nil {
+			return false, true, err
+		}
+		if e == nil {
+			break
+		}
+		if e.Pos <= pos {
+			return e.Membership() == event.MembershipJoin, true, nil
+		}
+		if id = e.Replaces; id == "" {
+			return false, true, nil
+		}
 	}
 	root, err := q.rootAt(ctx, roomID, pos)
 	if err != nil {
@@ -128,9 +142,11 @@ func (q *query) leftRoom(ctx context.Context, w *writer, roomID string, p *place
 	if end != nil { // the user was a member: up to then
 		ask := want{span: span{roomID: roomID, shard: shard, after: since, upto: end.Pos, see: true}, fresh: q.initial}
 		if !q.initial {
-			if ask.fresh, err = q.wasOut(ctx, roomID, since); err != nil {
+			was, _, err := q.joinedAt(ctx, roomID, p, since)
+			if err != nil {
 				return err
 			}
+			ask.fresh = !was
 		}
 		if sec, err = q.section(ctx, ask); err != nil {
 			return err
@@ -151,11 +167,6 @@ func (q *query) leftRoom(ctx context.Context, w *writer, roomID string, p *place
 	w.raws("account_data", q.roomData[roomID])
 	w.close('}')
 	return nil
-}
-
-func (q *query) wasOut(ctx context.Context, roomID string, pos int64) (bool, error) {
-	was, _, err := q.joinedAt(ctx, roomID, &place{pos: 1 << 62}, pos)
-	return !was, err
 }
 
 // ended finds the event after a position with which the user's time as a member ended, nil when there is
