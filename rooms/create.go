@@ -230,8 +230,8 @@ func (r *Rooms) firstEvents(ctx context.Context, creator string, create *event.E
 		}
 	}
 	for _, s := range b.InitialState {
-		if s.Type == "" || s.Type == event.TypeCreate || (s.Type == event.TypeMember && s.StateKey == creator) {
-			return nil, matrix.InvalidParam("initial_state: expected types other than m.room.create and the creator's own m.room.member")
+		if err := r.checkInitial(ctx, creator, create.RoomID, alias, s); err != nil {
+			return nil, err
 		}
 		add(s.Type, s.StateKey, s.Content)
 	}
@@ -256,6 +256,21 @@ func (r *Rooms) firstEvents(ctx context.Context, creator string, create *event.E
 		}
 	}
 	return list, nil
+}
+
+// checkInitial refuses what may not be among the first state of a room, whose alias is "" for none.
+func (r *Rooms) checkInitial(ctx context.Context, creator, roomID, alias string, s InitialState) error {
+	switch {
+	case s.Type == "", s.Type == event.TypeCreate, s.Type == event.TypeMember && s.StateKey == creator:
+		return matrix.InvalidParam("initial_state: expected types other than m.room.create and the creator's own m.room.member")
+	case s.Type == event.TypeCanonicalAlias:
+		named, err := aliasesIn(s.Content)
+		if err != nil {
+			return err
+		}
+		return r.checkAliases(ctx, roomID, named, []string{alias})
+	}
+	return nil
 }
 
 func (r *Rooms) powerLevels(create *event.Event, creator string, p preset, b *Create) (json.RawMessage, error) {

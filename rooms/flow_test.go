@@ -249,6 +249,22 @@ func TestStateEvents(t *testing.T) {
 		h.alice.refused(400, "M_INVALID_PARAM", at("PUT", id, "state/m.room.canonical_alias"), obj{"alias": "none"})
 		h.alice.state(id, "m.room.canonical_alias", "", obj{"alias": "#one:example.org", "alt_aliases": []string{"#one:example.org"}})
 		h.alice.refused(400, "M_INVALID_PARAM", "POST /_matrix/client/v3/createRoom", obj{"initial_state": []obj{{"type": "x", "state_key": "a\x00b", "content": obj{}}}})
+		for _, c := range []struct {
+			code    string
+			content any
+		}{
+			{"M_BAD_ALIAS", obj{"alias": "#one:example.org"}}, // of another room
+			{"M_BAD_ALIAS", obj{"alt_aliases": []string{"#new:example.org", "#nothere:example.org"}}},
+			{"M_INVALID_PARAM", obj{"alias": "none"}},
+			{"M_BAD_JSON", obj{"alias": 5}},
+		} {
+			h.alice.refused(400, c.code, "POST /_matrix/client/v3/createRoom", obj{
+				"room_alias_name": "new", "initial_state": []obj{{"type": "m.room.canonical_alias", "content": c.content}},
+			})
+		}
+		h.alice.create(obj{
+			"room_alias_name": "new", "initial_state": []obj{{"type": "m.room.canonical_alias", "content": obj{"alias": "#new:example.org", "alt_aliases": []string{"#new:example.org"}}}},
+		})
 		h.alice.refused(400, "M_INVALID_PARAM", "POST /_matrix/client/v3/createRoom", obj{"invite": []string{"bob"}})
 		h.alice.refused(400, "M_UNSUPPORTED_ROOM_VERSION", "POST /_matrix/client/v3/createRoom", obj{"room_version": "1"})
 		h.alice.refused(400, "M_ROOM_IN_USE", "POST /_matrix/client/v3/createRoom", obj{"room_alias_name": "one"})

@@ -176,8 +176,13 @@ func (r *Rooms) checkCanonicalAlias(ctx context.Context, roomID string, content 
 	if e := found[k]; e != nil {
 		before, _ = aliasesIn(e.Content) // what is there may be of any shape
 	}
+	return r.checkAliases(ctx, roomID, named, before)
+}
+
+// checkAliases refuses aliases that are not among those allowed and do not point at the room.
+func (r *Rooms) checkAliases(ctx context.Context, roomID string, named, allowed []string) error {
 	for _, alias := range named {
-		if slices.Contains(before, alias) {
+		if slices.Contains(allowed, alias) {
 			continue
 		}
 		if !matrix.ValidAlias(alias) {
