@@ -3,7 +3,7 @@
 // news of changed device lists. It serves the endpoints of device management too; the devices themselves
 // are rows of package accounts.
 //
-// Tables: device_keys, one_time_keys, fallback_keys, cross_signing_keys, key_signatures, device_lists, device_list_private,
+// Tables: device_keys, one_time_keys, one_time_key_hashes, fallback_keys, cross_signing_keys, key_signatures, device_lists, device_list_private,
 // to_device, to_device_contents, to_device_txns, key_count_changes, backup_versions, backup_keys.
 //
 // Streams:
