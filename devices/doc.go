@@ -18,7 +18,8 @@
 // Invariants:
 //   - One-time keys are added and given out by the owner of the user's shard of "to_device", in the
 //     transaction that writes the stream: each is given out at most once, and no process shows an old count
-//     once a change was acknowledged.
+//     once a change was acknowledged. An upload remembers its keys in one_time_key_hashes: one that is there, and not in
+//     one_time_keys, was given out, and a repeated upload does not bring it back.
 //   - What came with an access token that is gone at the commit is refused, and a message for a device that is gone is not kept. The
 //     clean-up after a device goes through the same shards, once the device is gone: it sees all that came before.
 //   - Device keys, cross-signing keys and signatures change in the transaction that writes "device_lists".
