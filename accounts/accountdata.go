@@ -1,6 +1,7 @@
 package accounts
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -263,6 +264,12 @@ type dataWrite struct {
 	Type    string          `json:"type,omitempty"`
 	Tag     string          `json:"tag,omitempty"`
 	Content json.RawMessage `json:"content,omitempty"`
+	Was     string          `json:"was,omitempty"` // put only in place of this content; "" is any
+}
+
+// dataResult is empty when the write was done.
+type dataResult struct {
+	Now string `json:"now,omitempty"` // the content that there is in place of dataWrite.Was
 }
 
 const maxDataType = 255
@@ -270,33 +277,52 @@ const maxDataType = 255
 // PutAccountData stores one piece of account data; roomID is "" for global. content must be a JSON object;
 // {} empties the piece.
 func (a *Accounts) PutAccountData(ctx context.Context, userID, roomID, typ string, content json.RawMessage) error {
-	if typ == "" || len(typ) > maxDataType {
-		return matrix.InvalidParam("The type of account data has 1 to 255 bytes")
-	}
-	if len(content) == 0 || content[0] != '{' || !json.Valid(content) {
-		return matrix.BadJSON("Account data must be a JSON object")
-	}
-	_, err := a.putData(ctx, userID, dataWrite{Kind: writePut, RoomID: roomID, Type: typ, Content: content})
+	_, err := a.SwapAccountData(ctx, userID, roomID, typ, "", content)
 	return err
 }
 
+// noData is a piece that was emptied, or that there is not.
+const noData = "{}"
+
+// SwapAccountData is PutAccountData for a piece that was read before: where the content is not old any more, nothing is
+// stored, and now is what there is, {} for nothing. old is "" for any content.
+func (a *Accounts) SwapAccountData(ctx context.Context, userID, roomID, typ, old string, content json.RawMessage) (now string, err error) {
+	if typ == "" || len(typ) > maxDataType {
+		return "", matrix.InvalidParam("The type of account data has 1 to 255 bytes")
+	}
+	if len(content) == 0 || content[0] != '{' || !json.Valid(content) {
+		return "", matrix.BadJSON("Account data must be a JSON object")
+	}
+	res, err := a.putData(ctx, userID, dataWrite{Kind: writePut, RoomID: roomID, Type: typ, Content: content, Was: old})
+	return res.Now, err
+}
+
 // writeHere runs on the owner of the user's shard.
-func (a *Accounts) writeHere(ctx context.Context, userID string, w dataWrite) (struct{}, error) {
-	if w.Kind == writePut && w.Type != typeTag {
-		return struct{}{}, a.storeData(ctx, nil, userID, &AccountDatum{RoomID: w.RoomID, Type: w.Type, Content: w.Content})
+func (a *Accounts) writeHere(ctx context.Context, userID string, w dataWrite) (res dataResult, err error) {
+	if w.Kind == writePut && w.Type != typeTag && w.Was == "" {
+		return res, a.storeData(ctx, nil, userID, &AccountDatum{RoomID: w.RoomID, Type: w.Type, Content: w.Content})
 	}
 	basis, unlock, err := a.beginChange(userID)
 	if err != nil {
-		return struct{}{}, err
+		return res, err
 	}
 	defer unlock()
-	switch w.Kind {
-	case writePut:
-		return struct{}{}, a.storeData(ctx, basis, userID, &AccountDatum{RoomID: w.RoomID, Type: w.Type, Content: w.Content})
-	case writeErase:
-		return struct{}{}, a.eraseHere(ctx, basis, userID)
+	switch {
+	case w.Kind == writePut && w.Was == "":
+		return res, a.storeData(ctx, basis, userID, &AccountDatum{RoomID: w.RoomID, Type: w.Type, Content: w.Content})
+	case w.Kind == writePut:
+		err = a.changeData(ctx, basis, userID, dataKey{w.RoomID, w.Type}, func(old json.RawMessage) (json.RawMessage, error) {
+			if is := cmp.Or(string(old), noData); is != w.Was {
+				res.Now = is
+				return nil, nil
+			}
+			return w.Content, nil
+		})
+		return res, err
+	case w.Kind == writeErase:
+		return res, a.eraseHere(ctx, basis, userID)
 	}
-	return struct{}{}, a.changeData(ctx, basis, userID, dataKey{w.RoomID, typeTag}, func(old json.RawMessage) (json.RawMessage, error) {
+	return res, a.changeData(ctx, basis, userID, dataKey{w.RoomID, typeTag}, func(old json.RawMessage) (json.RawMessage, error) {
 		return changeTag(old, w)
 	})
 }

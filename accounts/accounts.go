@@ -88,7 +88,7 @@ type Accounts struct {
 	filters  *filters
 
 	change  func(ctx context.Context, userID string, c sessionChange) (sessionResult, error)
-	putData func(ctx context.Context, userID string, w dataWrite) (struct{}, error)
+	putData func(ctx context.Context, userID string, w dataWrite) (dataResult, error)
 }
 
 // New opens the streams and the background parts. It reads nothing from the database.

@@ -356,6 +356,27 @@ func TestWhatTheServerTells(t *testing.T) {
 	})
 }
 
+func TestAccountDataIsSwapped(t *testing.T) {
+	run(t, testConfig(), func(t *testing.T, n *node) {
+		n.register("alice")
+		for _, c := range []struct{ old, content, now string }{
+			{`{"x":1}`, `{"x":2}`, `{}`}, // there is none
+			{`{}`, `{"x":"<1>"}`, ``},
+			{`{}`, `{"x":2}`, `{"x":"<1>"}`},
+			{`{"x":2}`, `{"x":3}`, `{"x":"<1>"}`},
+			{`{"x":"<1>"}`, `{"x":3}`, ``},
+			{``, `{}`, ``},
+			{`{"x":3}`, `{"x":4}`, `{}`},
+			{`{}`, `{"x":4}`, ``},
+		} {
+			now, err := n.SwapAccountData(t.Context(), "@alice:here.test", "!r:here.test", "org.x.y", c.old, json.RawMessage(c.content))
+			if err != nil || now != c.now {
+				t.Fatalf("%+v: found %q, %v", c, now, err)
+			}
+		}
+	})
+}
+
 // TestAChangeDoesNotUndoAnother: what was read before the shard moved is not written after it, also when it came back.
 func TestAChangeDoesNotUndoAnother(t *testing.T) {
 	fleet(t, testConfig(), func(t *testing.T, one, two *node) {

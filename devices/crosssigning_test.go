@@ -337,7 +337,7 @@ func TestDeactivatedUserLeavesNothing(t *testing.T) {
 		if got := bob.query(alice); at(got, "master_keys", alice.userID).Exists() || len(at(got, "device_keys", alice.userID).Map()) != 0 {
 			t.Errorf("keys: %s", got)
 		}
-		for _, table := range []string{"device_keys", "one_time_keys", "cross_signing_keys", "backup_versions", "backup_keys"} {
+		for _, table := range []string{"device_keys", "one_time_keys", "one_time_key_hashes", "cross_signing_keys", "backup_versions", "backup_keys"} {
 			var left int
 			if err := n.db.QueryRow(context.Background(), `SELECT COUNT(*) FROM `+table+` WHERE user_id = $1`, alice.userID).Scan(&left); err != nil || left != 0 {
 				t.Errorf("%s has %d rows of the user, %v", table, left, err)

@@ -275,6 +275,84 @@ func TestKeysOfADeviceAreBounded(t *testing.T) {
 	})
 }
 
+// TestAKeyThatWasGivenOutIsNotTakenAgain: a client that lost the answer to an upload repeats it, when the key may have been claimed.
+func TestAKeyThatWasGivenOutIsNotTakenAgain(t *testing.T) {
+	run(t, func(t *testing.T, n *node) {
+		alice, bob, carol := n.register("alice"), n.register("bob"), n.register("carol")
+		upload := obj{"device_keys": alice.deviceKeys(), "one_time_keys": alice.oneTimeKeys("A")}
+		alice.do("POST /keys/upload", upload).want(200)
+		if k := bob.claimFrom(alice); !k.Get(`signed_curve25519\:A.key`).Exists() {
+			t.Fatalf("found %s", k)
+		}
+		for range 2 {
+			if x := alice.do("POST /keys/upload", upload).want(200); x.get("one_time_key_counts.signed_curve25519").Int() != 0 {
+				t.Errorf("counts: %s", x.body)
+			}
+			if k := carol.claimFrom(alice); k.Exists() {
+				t.Errorf("the key of bob was given to carol: %s", k)
+			}
+		}
+		upload = obj{"one_time_keys": alice.oneTimeKeys("A", "B")}
+		if x := alice.do("POST /keys/upload", upload).want(200); x.get("one_time_key_counts.signed_curve25519").Int() != 1 {
+			t.Errorf("counts with a new key: %s", x.body)
+		}
+		if k := carol.claimFrom(alice); !k.Get(`signed_curve25519\:B.key`).Exists() {
+			t.Errorf("found %s", k)
+		}
+
+		// A client that lost its store begins with the same ids.
+		other := obj{"signed_curve25519:A": alice.oneTimeKey("other")}
+		alice.do("POST /keys/upload", obj{"one_time_keys": other}).want(200)
+		alice.do("POST /keys/upload", obj{"one_time_keys": alice.oneTimeKeys("A")}).want(200)
+		if k := carol.claimFrom(alice); k.Get(`signed_curve25519\:A.key`).String() != "other" {
+			t.Errorf("found %s", k)
+		}
+		if k := carol.claimFrom(alice); k.Exists() {
+			t.Errorf("found %s", k)
+		}
+		// Another device has keys of its own.
+		tablet := n.login("alice")
+		tablet.do("POST /keys/upload", obj{"one_time_keys": obj{"curve25519:A": "key"}}).want(200)
+		alice.do("POST /keys/upload", obj{"one_time_keys": obj{"curve25519:A": "key"}}).want(200)
+		if counts, _, err := n.OneTimeKeyCounts(context.Background(), alice.userID, alice.deviceID); err != nil || counts["curve25519"] != 1 {
+			t.Errorf("found %v, %v", counts, err)
+		}
+	})
+}
+
+func TestRememberedKeysOfADeviceAreBounded(t *testing.T) {
+	run(t, func(t *testing.T, n *node) {
+		alice := n.register("alice")
+		remembered := func() (rows int) {
+			t.Helper()
+			err := n.db.QueryRow(context.Background(), `SELECT COUNT(*) FROM one_time_key_hashes WHERE user_id = $1 AND device_id = $2`, alice.userID, alice.deviceID).Scan(&rows)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return rows
+		}
+		for i := range 5 {
+			alice.do("POST /keys/upload", obj{"one_time_keys": plainKeys("curve25519", string(rune('A'+i)), maxOneTime)}).want(200)
+			if _, err := n.db.Exec(context.Background(), `DELETE FROM one_time_keys`); err != nil { // as when all are given out
+				t.Fatal(err)
+			}
+		}
+		if got := remembered(); got != maxHashes {
+			t.Errorf("expected %d rows, found %d", maxHashes, got)
+		}
+		alice.do("POST /keys/upload", obj{"one_time_keys": plainKeys("curve25519", "E", maxOneTime)}).want(200)
+		if stored, _, _, _, _ := alice.kept(); stored != 0 {
+			t.Errorf("%d of the newest keys were taken again", stored)
+		}
+		if err := n.accounts.RemoveDevices(context.Background(), alice.userID, []string{alice.deviceID}); err != nil {
+			t.Fatal(err)
+		}
+		if got := remembered(); got != 0 {
+			t.Errorf("%d rows of a removed device are left", got)
+		}
+	})
+}
+
 func TestUploadsAtOnceStayInBounds(t *testing.T) {
 	run(t, func(t *testing.T, n *node) {
 		alice := n.register("alice")

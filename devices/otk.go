@@ -3,6 +3,8 @@ package devices
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"strings"
@@ -20,6 +22,7 @@ const (
 	maxOneTime = 1000    // keys of a device that were not given out, in all algorithms: clients keep 50 to 100
 	maxKinds   = 20      // algorithms of its one-time keys, and of its fallback keys
 	maxKey     = 4 << 10 // bytes of a key with its signatures
+	maxHashes  = 2000    // newest one-time keys that a device has uploaded: those not given out yet are among them
 )
 
 // publicKey is a one-time or fallback key.
@@ -29,12 +32,19 @@ type publicKey struct {
 	Body      string `json:"body"` // canonical JSON
 }
 
+// hash names the key and its content.
+func (k publicKey) hash() string {
+	sum := sha256.Sum256([]byte(k.Algorithm + ":" + k.ID + "\x00" + k.Body))
+	return base64.RawURLEncoding.EncodeToString(sum[:16])
+}
+
 // keyUpload are new keys of a device.
 type keyUpload struct {
 	DeviceID string      `json:"device_id"`
 	OneTime  []publicKey `json:"one_time,omitempty"`
 	Fallback []publicKey `json:"fallback,omitempty"`
 	Token    int64       `json:"token,omitempty"` // refuse when the access token of this id is gone; 0 is none
+	full     bool        // more keys are remembered than shall be; found by check
 }
 
 // parsePublicKeys reads {"algorithm:id": key}, where a key is a string or an object with the string "key".
@@ -87,11 +97,7 @@ func (w *keyUploadWork) apply(ctx context.Context, tx *db.Tx, userID string) (ch
 	if err != nil || w.refused != nil {
 		return false, err
 	}
-	rows := make([][]any, len(fresh))
-	for i, k := range fresh {
-		rows[i] = []any{userID, w.DeviceID, k.Algorithm, k.ID, k.Body, w.at}
-	}
-	if err := tx.Bulk(ctx, `INSERT INTO one_time_keys (user_id, device_id, algorithm, key_id, body, created_ms) VALUES ?`, rows); err != nil {
+	if err := w.store(ctx, tx, userID, fresh); err != nil {
 		return false, err
 	}
 	for _, k := range w.Fallback {
@@ -107,6 +113,27 @@ func (w *keyUploadWork) apply(ctx context.Context, tx *db.Tx, userID string) (ch
 	return true, nil
 }
 
+// store adds one-time keys and remembers that they were uploaded.
+func (w *keyUploadWork) store(ctx context.Context, tx *db.Tx, userID string, fresh []publicKey) error {
+	if len(fresh) == 0 {
+		return nil
+	}
+	rows, hashes := make([][]any, len(fresh)), make([][]any, len(fresh))
+	for i, k := range fresh {
+		rows[i] = []any{userID, w.DeviceID, k.Algorithm, k.ID, k.Body, w.at}
+		hashes[i] = []any{userID, w.DeviceID, k.hash(), w.at}
+	}
+	if err := tx.Bulk(ctx, `INSERT INTO one_time_keys (user_id, device_id, algorithm, key_id, body, created_ms) VALUES ?`, rows); err != nil {
+		return err
+	}
+	if err := tx.Bulk(ctx, `INSERT INTO one_time_key_hashes (user_id, device_id, hash, created_ms) VALUES ?`, hashes); err != nil || !w.full {
+		return err
+	}
+	_, err := tx.Exec(ctx, `DELETE FROM one_time_key_hashes WHERE user_id = $1 AND device_id = $2 AND created_ms < (SELECT created_ms
+		FROM one_time_key_hashes WHERE user_id = $1 AND device_id = $2 ORDER BY created_ms DESC LIMIT 1 OFFSET $3)`, userID, w.DeviceID, maxHashes-1)
+	return err
+}
+
 // gone refuses what was asked for with an access token that is not there any more; 0 is none.
 func gone(ctx context.Context, tx *db.Tx, tokenID int64) (refused, err error) {
 	if tokenID == 0 {
@@ -119,33 +146,40 @@ func gone(ctx context.Context, tx *db.Tx, tokenID int64) (refused, err error) {
 	return refused, err
 }
 
-// check gives the one-time keys that are not stored yet, or why the upload is refused: a key with the id of another
-// one, or more keys than a device may have.
+// check gives the one-time keys that were never uploaded, or why the upload is refused: a key with the id of another
+// one that is stored, or more keys than a device may have. A key that was given out is known and is not given again: the
+// upload is repeated by a client that lost the answer.
 func (u *keyUpload) check(ctx context.Context, q db.Querier, userID string) (fresh []publicKey, refused, err error) {
 	type name struct{ algorithm, id string }
-	stored := map[name]string{}
+	stored, uploaded := map[name]string{}, map[string]bool{}
 	if len(u.OneTime) > 0 {
-		ids := make([]string, len(u.OneTime))
+		ids, hashes := make([]string, len(u.OneTime)), make([]string, len(u.OneTime))
 		for i, k := range u.OneTime {
-			ids[i] = k.ID
+			ids[i], hashes[i] = k.ID, k.hash()
 		}
 		err = db.Each(func(row db.Row) error {
 			var n name
-			var body string
-			err := row.Scan(&n.algorithm, &n.id, &body)
-			stored[n] = body
+			var body, hash string
+			err := row.Scan(&n.algorithm, &n.id, &body, &hash)
+			if hash != "" {
+				uploaded[hash] = true
+			} else {
+				stored[n] = body
+			}
 			return err
-		})(q.Query(ctx, `SELECT algorithm, key_id, body FROM one_time_keys WHERE user_id = $1 AND device_id = $2 AND key_id = ANY($3)`, userID, u.DeviceID, ids))
+		})(q.Query(ctx, `SELECT algorithm, key_id, body, '' FROM one_time_keys WHERE user_id = $1 AND device_id = $2 AND key_id = ANY($3)
+			UNION ALL SELECT '', '', '', hash FROM one_time_key_hashes WHERE user_id = $1 AND device_id = $2 AND hash = ANY($4)`, userID, u.DeviceID, ids, hashes))
 		if err != nil {
 			return nil, nil, err
 		}
 	}
 	for _, k := range u.OneTime {
 		switch old, known := stored[name{k.Algorithm, k.ID}]; {
-		case !known:
-			fresh = append(fresh, k)
-		case old != k.Body:
+		case known && old == k.Body, uploaded[k.hash()]:
+		case known:
 			return nil, matrix.NewError(400, matrix.CodeUnknown, "The one-time key "+k.Algorithm+":"+k.ID+" exists with other content: upload keys under new ids"), nil
+		default:
+			fresh = append(fresh, k)
 		}
 	}
 	refused, err = u.checkNumbers(ctx, q, userID, fresh)
@@ -161,15 +195,19 @@ func (u *keyUpload) checkNumbers(ctx context.Context, q db.Querier, userID strin
 		var algorithm string
 		var n int
 		err := row.Scan(&algorithm, &n)
-		if n < 0 {
+		switch {
+		case algorithm == "":
+			u.full = n+len(fresh) > maxHashes
+		case n < 0:
 			fallback[algorithm] = true
-		} else {
+		default:
 			oneTime[algorithm] = true
 			total += n
 		}
 		return err
 	})(q.Query(ctx, `SELECT algorithm, COUNT(*) FROM one_time_keys WHERE user_id = $1 AND device_id = $2 GROUP BY algorithm
-		UNION ALL SELECT algorithm, -1 FROM fallback_keys WHERE user_id = $1 AND device_id = $2`, userID, u.DeviceID))
+		UNION ALL SELECT algorithm, -1 FROM fallback_keys WHERE user_id = $1 AND device_id = $2
+		UNION ALL SELECT '', COUNT(*) FROM one_time_key_hashes WHERE user_id = $1 AND device_id = $2`, userID, u.DeviceID))
 	if err != nil {
 		return nil, err
 	}

@@ -244,7 +244,7 @@ func encodeMessage(sender, typ, content string) json.RawMessage {
 	return append(b, '}')
 }
 
-// deviceGone drops all that waits for a device and its one-time keys.
+// deviceGone drops all that waits for a device, its one-time keys, and which it has uploaded.
 type deviceGone struct {
 	DeviceIDs []string     `json:"devices"`
 	Under     *lease.Lease `json:"under,omitempty"`   // drop nothing when it was taken over
@@ -277,6 +277,7 @@ func (g *deviceGone) apply(ctx context.Context, tx *db.Tx, userID string) (chang
 	}
 	for _, query := range []string{
 		`DELETE FROM one_time_keys WHERE user_id = $1 AND device_id = $2`,
+		`DELETE FROM one_time_key_hashes WHERE user_id = $1 AND device_id = $2`,
 		`DELETE FROM fallback_keys WHERE user_id = $1 AND device_id = $2`,
 		`DELETE FROM to_device WHERE user_id = $1 AND device_id = $2`,
 		`DELETE FROM to_device_txns WHERE sender = $1 AND device_id = $2`,
@@ -398,7 +399,8 @@ func (x *Devices) sweep(ctx context.Context, job *role.Job) error {
 	const page = 500
 	for after := ""; ; {
 		users, err := db.Texts(x.db.Query(ctx, `SELECT user_id FROM (SELECT user_id FROM device_keys WHERE user_id > $1 UNION SELECT user_id FROM one_time_keys WHERE user_id > $1
-			UNION SELECT user_id FROM fallback_keys WHERE user_id > $1 UNION SELECT user_id FROM to_device WHERE user_id > $1) AS kept ORDER BY user_id LIMIT $2`, after, page))
+			UNION SELECT user_id FROM one_time_key_hashes WHERE user_id > $1 UNION SELECT user_id FROM fallback_keys WHERE user_id > $1
+			UNION SELECT user_id FROM to_device WHERE user_id > $1) AS kept ORDER BY user_id LIMIT $2`, after, page))
 		if err != nil || len(users) == 0 {
 			return err
 		}
@@ -429,5 +431,6 @@ func (x *Devices) sweep(ctx context.Context, job *role.Job) error {
 // keptDevices gives the devices of the users for which anything is kept.
 func (x *Devices) keptDevices(ctx context.Context, users []string) (map[string][]string, error) {
 	return db.Groups[string, string](x.db.Query(ctx, `SELECT user_id, device_id FROM device_keys WHERE user_id = ANY($1) UNION SELECT user_id, device_id FROM one_time_keys WHERE user_id = ANY($1)
+		UNION SELECT user_id, device_id FROM one_time_key_hashes WHERE user_id = ANY($1)
 		UNION SELECT user_id, device_id FROM fallback_keys WHERE user_id = ANY($1) UNION SELECT user_id, device_id FROM to_device WHERE user_id = ANY($1)`, users))
 }

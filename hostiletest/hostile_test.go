@@ -93,6 +93,10 @@ func TestEveryRouteHasAnEntry(t *testing.T) {
 		if len(table[r.String()]) == 0 {
 			t.Errorf("%s has no entry in the table: say who may call it, and what the others get", r)
 		}
+		old := func(e entry) bool { return e.with["eventID"] == "=old" }
+		if r.method == "GET" && strings.Contains(r.path, "{eventID}") && !slices.ContainsFunc(table[r.String()], old) {
+			t.Errorf("%s has no entry for an event that those who left have seen: one who has forgotten the room may not", r)
+		}
 	}
 	for name := range table {
 		if !known[name] {

@@ -20,8 +20,8 @@ type entry struct {
 
 // groups of people.
 var groups = map[string]string{
-	"all":     "nobody stranger outsider invited left banned muted member admin device owner",
-	"users":   "outsider invited left banned muted member admin device owner",
+	"all":     "nobody stranger outsider invited left forgotten banned muted member admin device owner",
+	"users":   "outsider invited left forgotten banned muted member admin device owner",
 	"members": "muted member device owner",
 	"talkers": "member device owner",
 	"mine":    "device owner",
@@ -51,6 +51,7 @@ var (
 	ownUser    = entry{may: "mine", deny: forbidden}
 	readRoom   = entry{may: "were", deny: forbidden, sees: "members"}
 	readEvent  = entry{may: "members", deny: notFound}
+	readOld    = entry{may: "were", deny: notFound, sees: "members"}.at(map[string]string{"eventID": "=old"})
 	open401    = map[string]string{"nobody": "401 M_MISSING_TOKEN", "stranger": "401 M_UNKNOWN_TOKEN"}
 )
 
@@ -111,9 +112,9 @@ var table = map[string][]entry{
 	"GET " + v1 + "/register/m.login.registration_token/validity":        {anybody.ask("token=none")},
 	"GET " + v1 + "/room_summary/{roomIDOrAlias}":                        {entry{may: "members invited", deny: notFound}},
 	"GET " + v1 + "/rooms/{roomID}/hierarchy":                            {entry{may: "members invited", deny: forbidden}},
-	"GET " + v1 + "/rooms/{roomID}/relations/{eventID}":                  {readEvent},
-	"GET " + v1 + "/rooms/{roomID}/relations/{eventID}/{relType}":        {readEvent},
-	"GET " + v1 + "/rooms/{roomID}/relations/{eventID}/{relType}/{type}": {readEvent},
+	"GET " + v1 + "/rooms/{roomID}/relations/{eventID}":                  {readEvent, readOld},
+	"GET " + v1 + "/rooms/{roomID}/relations/{eventID}/{relType}":        {readEvent, readOld},
+	"GET " + v1 + "/rooms/{roomID}/relations/{eventID}/{relType}/{type}": {readEvent, readOld},
 	"GET " + v1 + "/rooms/{roomID}/threads":                              {readRoom},
 	"GET " + v1 + "/rooms/{roomID}/timestamp_to_event":                   {readRoom.ask("ts=1&dir=f")},
 
@@ -214,11 +215,11 @@ var table = map[string][]entry{
 	"POST " + v3 + "/rooms/{roomID}/kick":                   {mayWith("mine", forbidden, about2("victim"))},
 	"POST " + v3 + "/rooms/{roomID}/invite":                 {mayWith("talkers", forbidden, about2("outsider")), mayWith("", forbidden, about2("banned"))},
 	"POST " + v3 + "/rooms/{roomID}/join":                   {may("members invited", forbidden, obj{})},
-	"POST " + v3 + "/rooms/{roomID}/leave":                  {may("members invited", forbidden, obj{}).except(map[string]string{"left": "200"})},
-	"POST " + v3 + "/rooms/{roomID}/forget":                 {may("left banned", notFound, obj{}).except(map[string]string{"owner": "400 M_UNKNOWN", "device": "400 M_UNKNOWN", "member": "400 M_UNKNOWN", "muted": "400 M_UNKNOWN", "invited": "400 M_UNKNOWN"})},
+	"POST " + v3 + "/rooms/{roomID}/leave":                  {may("members invited left forgotten", forbidden, obj{})},
+	"POST " + v3 + "/rooms/{roomID}/forget":                 {may("left forgotten banned", notFound, obj{}).except(map[string]string{"owner": "400 M_UNKNOWN", "device": "400 M_UNKNOWN", "member": "400 M_UNKNOWN", "muted": "400 M_UNKNOWN", "invited": "400 M_UNKNOWN"})},
 	"POST " + v3 + "/rooms/{roomID}/upgrade":                {may("mine", forbidden, obj{"new_version": "12"})},
-	"GET " + v3 + "/rooms/{roomID}/context/{eventID}":       {readEvent, entry{may: "were", deny: notFound, sees: "members"}.at(map[string]string{"eventID": "=old"})},
-	"GET " + v3 + "/rooms/{roomID}/event/{eventID}":         {readEvent, entry{may: "were", deny: notFound}.at(map[string]string{"eventID": "=old"})},
+	"GET " + v3 + "/rooms/{roomID}/context/{eventID}":       {readEvent, readOld},
+	"GET " + v3 + "/rooms/{roomID}/event/{eventID}":         {readEvent, readOld},
 	"GET " + v3 + "/rooms/{roomID}/joined_members":          {entry{may: "members", deny: forbidden}},
 	"GET " + v3 + "/rooms/{roomID}/members":                 {readRoom},
 	"GET " + v3 + "/rooms/{roomID}/messages":                {readRoom.ask("dir=b&limit=100"), readRoom.ask("dir=f&limit=100")},

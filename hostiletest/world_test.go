@@ -29,15 +29,16 @@ type world struct {
 	txn    int
 }
 
-// The people. nobody has no token, stranger one that is none, device is another device of the owner.
-var everybody = []string{"nobody", "stranger", "outsider", "invited", "left", "banned", "muted", "member", "admin", "device", "owner"}
+// The people. nobody has no token, stranger one that is none, device is another device of the owner, forgotten has left and
+// forgotten the room.
+var everybody = []string{"nobody", "stranger", "outsider", "invited", "left", "forgotten", "banned", "muted", "member", "admin", "device", "owner"}
 
 var serial atomic.Int64
 
 func newWorld(t *testing.T, f *fleettest.Fleet) *world {
 	t.Helper()
 	w := &world{t: t, fleet: f, people: map[string]*fleettest.User{}}
-	for _, name := range []string{"outsider", "invited", "left", "banned", "muted", "member", "victim", "owner"} {
+	for _, name := range []string{"outsider", "invited", "left", "forgotten", "banned", "muted", "member", "victim", "owner"} {
 		w.people[name] = f.Register(t, name)
 	}
 	w.people["admin"] = w.administrator()
@@ -53,7 +54,7 @@ func newWorld(t *testing.T, f *fleettest.Fleet) *world {
 		"stateKey": "", "field": "displayname", "fileName": "f.txt", "relType": "m.thread", "kind": "content", "ruleID": "mine",
 		"newalias": fmt.Sprintf("#new%d:%s", serial.Add(1), fleettest.ServerName), "tag": "u.mine", "version": "1", "sessionID": "session", "type": "m.room.message", "file": "nothing.js",
 	}
-	for _, name := range []string{"invited", "left", "banned", "muted", "member", "victim"} {
+	for _, name := range []string{"invited", "left", "forgotten", "banned", "muted", "member", "victim"} {
 		owner.Do("POST", w.room("invite"), obj{"user_id": w.people[name].ID})
 		if name != "invited" {
 			w.people[name].Do("POST", w.room("join"), obj{})
@@ -61,6 +62,8 @@ func newWorld(t *testing.T, f *fleettest.Fleet) *world {
 	}
 	w.names["old"] = owner.Send(room, "old", "known to all who were there")
 	w.people["left"].Do("POST", w.room("leave"), obj{})
+	w.people["forgotten"].Do("POST", w.room("leave"), obj{})
+	w.people["forgotten"].Do("POST", w.room("forget"), obj{})
 	owner.Do("POST", w.room("ban"), obj{"user_id": w.people["banned"].ID})
 	levels := owner.Do("GET", w.room("state", "m.room.power_levels"), nil)
 	content := levels.Value().(obj)

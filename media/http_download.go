@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"mime"
 	"net/http"
 	"strconv"
@@ -116,6 +117,9 @@ func (m *Media) servePart(r *web.Request, c content, header http.Header) *web.Ta
 		for name, values := range header {
 			w.Header()[name] = values
 		}
+		if given := r.Header["Range"]; given != nil {
+			r.Header.Set("Range", plainRange(given[0], c.size))
+		}
 		body := &lazyBlob{ctx: r.Context(), media: m, content: c}
 		defer body.close()
 		http.ServeContent(w, r, "", time.Time{}, body)
@@ -125,6 +129,37 @@ func (m *Media) servePart(r *web.Request, c content, header http.Header) *web.Ta
 			panic(http.ErrAbortHandler) // the answer has begun: cutting it is the only way to say that it is broken
 		}
 	}}
+}
+
+// plainRange writes a Range (RFC 9110, 14.1.2) so that net/http answers it as it should: a number that it can not
+// hold is only a very large one, and the last 0 bytes are a range behind the end.
+func plainRange(given string, size int64) string {
+	specs, ok := strings.CutPrefix(given, "bytes=")
+	if !ok {
+		return given
+	}
+	list := strings.Split(specs, ",")
+	for i, spec := range list {
+		first, last, ok := strings.Cut(spec, "-")
+		if !ok {
+			continue
+		}
+		first, last = saturated(first), saturated(last)
+		if first == "" && last != "" && strings.Trim(last, "0") == "" {
+			first, last = strconv.FormatInt(size, 10), ""
+		}
+		list[i] = first + "-" + last
+	}
+	return "bytes=" + strings.Join(list, ",")
+}
+
+// saturated gives a number of too many digits as the largest that net/http reads. What is no number stays.
+func saturated(number string) string {
+	number = strings.Trim(number, " \t")
+	if _, err := strconv.ParseInt(number, 10, 64); errors.Is(err, strconv.ErrRange) && number[0] != '-' {
+		return strconv.FormatInt(math.MaxInt64, 10)
+	}
+	return number
 }
 
 // redirect sends the client to the store, where all sides allow it.

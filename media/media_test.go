@@ -150,11 +150,36 @@ func TestUploadAndDownload(t *testing.T) {
 		if a := n.Call(download+id, nil, "If-None-Match: "+a.Header.Get("Etag")); a.Status != 304 || len(a.Body) > 0 {
 			t.Errorf("etag: %d %q", a.Status, a.Body)
 		}
-		if a := n.Call(download+id, nil, "Range: bytes=6-"); a.Status != 206 || string(a.Body) != "world" {
-			t.Errorf("range: %d %q", a.Status, a.Body)
-		}
-		if a := n.Call(download+id, nil, "Range: bytes=99-"); a.Status != 416 {
-			t.Errorf("range past the end: %d", a.Status)
+		for _, c := range []struct {
+			asked  string
+			status int
+			part   string // the Content-Range
+			body   string
+		}{
+			{"bytes=6-", 206, "bytes 6-10/11", "world"},
+			{"bytes=0-4", 206, "bytes 0-4/11", "hello"},
+			{"bytes=6-99", 206, "bytes 6-10/11", "world"},
+			{"bytes=-5", 206, "bytes 6-10/11", "world"},
+			{"bytes=-99", 206, "bytes 0-10/11", "hello world"},
+			{"bytes=0-99999999999999999999", 206, "bytes 0-10/11", "hello world"},
+			{"bytes= 6 - 99999999999999999999 ", 206, "bytes 6-10/11", "world"},
+			{"bytes=-99999999999999999999", 206, "bytes 0-10/11", "hello world"},
+			{"bytes=0-9223372036854775807", 206, "bytes 0-10/11", "hello world"},
+			{"bytes=99-", 416, "bytes */11", ""},
+			{"bytes=11-", 416, "bytes */11", ""},
+			{"bytes=99999999999999999999-", 416, "bytes */11", ""},
+			{"bytes=-0", 416, "bytes */11", ""},
+			{"bytes=-00", 416, "bytes */11", ""},
+			{"bytes=-0,0-4", 206, "bytes 0-4/11", "hello"},
+			{"bytes=5-4", 416, "", ""},
+			{"bytes=-", 416, "", ""},
+			{"bytes=x-", 416, "", ""},
+			{"bytes=--99999999999999999999", 416, "", ""},
+		} {
+			a := n.Call(download+id, nil, "Range: "+c.asked)
+			if a.Status != c.status || a.Header.Get("Content-Range") != c.part || c.status == 206 && string(a.Body) != c.body {
+				t.Errorf("range %q: found %d %q %q", c.asked, a.Status, a.Header.Get("Content-Range"), a.Body)
+			}
 		}
 		html := n.put([]byte("<script>"), "", "text/html")
 		if got := n.Call(download+html, nil).Header.Get("Content-Disposition"); got != "attachment" {

@@ -1,6 +1,7 @@
 package receipts
 
 import (
+	"cmp"
 	"context"
 	"embed"
 	"encoding/json"
@@ -183,25 +184,30 @@ func (r *Receipts) inThread(ctx context.Context, e *rooms.Event, thread string) 
 	}
 }
 
-// MarkFullyRead moves the read marker of a room. It does not move backwards.
+// MarkFullyRead moves the read marker of a room. It does not move backwards, also among requests at the same time.
 func (r *Receipts) MarkFullyRead(ctx context.Context, userID, roomID, eventID string) error {
 	rc := Receipt{RoomID: roomID, EventID: eventID}
 	if err := r.place(ctx, &rc); err != nil {
 		return err
 	}
-	before, err := r.Accounts.AccountData(ctx, userID, roomID, TypeFullyRead)
+	raw, err := r.Accounts.AccountData(ctx, userID, roomID, TypeFullyRead)
 	if err != nil {
 		return err
 	}
-	if id, _ := matrix.LookupString(before, "event_id"); id != "" {
-		e, err := r.Rooms.Event(ctx, id)
-		if err != nil {
+	content := append(matrix.AppendString([]byte(`{"event_id":`), eventID), '}')
+	for before := cmp.Or(string(raw), "{}"); before != ""; {
+		if id, _ := matrix.LookupString([]byte(before), "event_id"); id != "" {
+			e, err := r.Rooms.Event(ctx, id)
+			if err != nil {
+				return err
+			}
+			if e != nil && e.RoomID == roomID && e.Pos >= rc.EventPos {
+				return nil
+			}
+		}
+		if before, err = r.Accounts.SwapAccountData(ctx, userID, roomID, TypeFullyRead, before, content); err != nil {
 			return err
 		}
-		if e != nil && e.RoomID == roomID && e.Pos >= rc.EventPos {
-			return nil
-		}
 	}
-	content := append([]byte(`{"event_id":`), matrix.AppendString(nil, eventID)...)
-	return r.Accounts.PutAccountData(ctx, userID, roomID, TypeFullyRead, append(content, '}'))
+	return nil
 }

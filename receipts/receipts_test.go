@@ -136,6 +136,38 @@ func TestMarkers(t *testing.T) {
 	})
 }
 
+// TestMarkersAtOnce: whoever comes last, the newest event stays.
+func TestMarkersAtOnce(t *testing.T) {
+	harness.Run(t, func(t *testing.T, n *node) {
+		room := n.Room(t, "alice", "bob")
+		markers := "POST " + roomstest.API + "/rooms/" + url.PathEscape(room) + "/read_markers"
+		for range 5 {
+			var wg sync.WaitGroup
+			var events []string
+			for range 8 {
+				events = append(events, n.Say(t, "alice", room, "text"))
+			}
+			for i, id := range slices.Backward(events) {
+				wg.Go(func() {
+					if i%2 == 0 {
+						n.HTTP.As("bob").Want(200, markers, obj{"m.fully_read": id})
+					} else {
+						n.HTTP.As("bob").Want(200, path(room, TypeFullyRead, id), obj{})
+					}
+				})
+			}
+			wg.Wait()
+			if err := n.Process.Streams.Barrier(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			raw, err := n.Accounts.AccountData(t.Context(), "@bob:here.test", room, TypeFullyRead)
+			if want := `{"event_id":"` + events[7] + `"}`; err != nil || string(raw) != want {
+				t.Fatalf("expected %s, found %s, %v", want, raw, err)
+			}
+		}
+	})
+}
+
 func TestTwoProcesses(t *testing.T) {
 	harness.Fleet(t, func(t *testing.T, one, two *node, stopTwo func()) {
 		room := ""

@@ -26,6 +26,15 @@ type standing struct {
 	left  *Event // what ended the newest time as a member; nil for one who is joined or never was
 }
 
+// memberThen is whose memberships of the past count: nobody's for one who has forgotten the room, which is then a
+// stranger's.
+func (s standing) memberThen() string {
+	if s.member.Forgotten {
+		return ""
+	}
+	return s.user
+}
+
 func (s standing) joined() bool { return s.member.Membership == event.MembershipJoin }
 
 // standing reads how a user stands to a room; not ok when there is no such room.
@@ -163,7 +172,7 @@ func (r *Rooms) sights(ctx context.Context, s standing, events []*Event) ([]Sigh
 		m, ok := moments[e.Root]
 		if !ok {
 			var err error
-			if m, err = r.momentOf(ctx, e.Root, s.user); err != nil {
+			if m, err = r.momentOf(ctx, e.Root, s.memberThen()); err != nil {
 				return nil, err
 			}
 			moments[e.Root] = m
@@ -182,7 +191,7 @@ func visible(s standing, e *Event, m moment) bool {
 	case e.Is(event.TypeHistoryVisibility, ""):
 		before := moment{historyOf(e.PrevContent), m.membership}
 		return before.allows(s, e.Pos)
-	case e.Is(event.TypeMember, s.user):
+	case s.memberThen() != "" && e.Is(event.TypeMember, s.user):
 		before, _ := matrix.LookupString(e.PrevContent, "membership")
 		return moment{m.history, before}.allows(s, e.Pos)
 	}

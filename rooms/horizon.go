@@ -79,7 +79,7 @@ func (r *Rooms) horizonOf(ctx context.Context, s standing) (horizon, error) {
 // turns reads the changes of a room's history visibility and of a user's membership, from the newest back, and gives
 // them in order. What is not behind begin is not known.
 func (r *Rooms) turns(ctx context.Context, s standing) (out []turn, begin int64, err error) {
-	keys := []state.Key{{Type: event.TypeHistoryVisibility}, {Type: event.TypeMember, StateKey: s.user}}
+	keys := []state.Key{{Type: event.TypeHistoryVisibility}, {Type: event.TypeMember, StateKey: s.memberThen()}}
 	found, err := r.StateEvents(ctx, s.head.Root, keys...)
 	if err != nil {
 		return nil, 0, err

@@ -129,7 +129,7 @@ func (r *Rooms) getMembers(q *web.Request) (any, error) {
 			if root, err = r.rootAt(ctx, roomID, pos); err != nil {
 				return nil, err
 			}
-			then, err := r.momentOf(ctx, root, v.user)
+			then, err := r.momentOf(ctx, root, v.memberThen())
 			if err != nil {
 				return nil, err
 			}

@@ -1,6 +1,7 @@
 package typing
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -8,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"lyceum/matrix/event"
 	"lyceum/platform/db"
 	"lyceum/platform/owned"
 	"lyceum/platform/stream"
@@ -28,13 +30,23 @@ type change struct {
 // people are those who type in a room, sorted by id. The slice is never changed in place.
 type people []typist
 
-// load reads what a former owner left.
+// load reads what a former owner left. The time of those who are no members any more is over.
 func (t *Typing) load(ctx context.Context, roomID string) (*people, error) {
 	list, err := query(ctx, t.Process.DB, `room_id = $1`, roomID)
 	if err != nil || len(list) == 0 {
 		return &people{}, err
 	}
-	return (*people)(&list[0].Users), nil
+	users := list[0].Users
+	for i, u := range users {
+		m, err := t.Rooms.Membership(ctx, u.ID, roomID)
+		if err != nil {
+			return nil, err
+		}
+		if m.Membership != event.MembershipJoin {
+			users[i].Until = 0
+		}
+	}
+	return (*people)(&users), nil
 }
 
 // active are the rooms of a shard in which somebody typed for a former owner.
@@ -80,7 +92,45 @@ func (t *Typing) become(c *owned.Change[people], roomID string, users people) er
 	return nil
 }
 
-// expire appends a row for each room in which somebody's time is over.
+// member is somebody in a room.
+type member struct{ roomID, userID string }
+
+// membersLeft is a tail of the events stream in the processes that own typing: whose membership ended does not type any
+// more. Memberships that end while nobody owns the shard are found by load.
+func (t *Typing) membersLeft(rows []stream.Row) {
+	for i := range rows {
+		row := &rows[i]
+		if row.Value == nil && !bytes.Contains(row.Data, []byte(event.TypeMember)) { // most are not read
+			continue
+		}
+		e, err := t.Rooms.Share(row)
+		if err != nil || e.Type != event.TypeMember || !e.IsState() || e.Membership() == event.MembershipJoin || !t.stream.Owns(t.stream.Shard(e.RoomID)) {
+			continue // package rooms reports what can not be read
+		}
+		t.leftMu.Lock()
+		t.left = append(t.left, member{e.RoomID, *e.StateKey})
+		t.leftMu.Unlock()
+	}
+}
+
+// stopLeft ends the typing of those whose membership ended.
+func (t *Typing) stopLeft(ctx context.Context) error {
+	t.leftMu.Lock()
+	left := t.left
+	t.left = nil
+	t.leftMu.Unlock()
+	for i, m := range left {
+		if _, err := t.setHere(ctx, m.roomID, change{UserID: m.userID}); err != nil && !errors.Is(err, stream.ErrNotOwner) { // the next owner finds it
+			t.leftMu.Lock()
+			t.left = append(left[i:], t.left...)
+			t.leftMu.Unlock()
+			return err
+		}
+	}
+	return nil
+}
+
+// expire appends a row for each room in which somebody's time is over, or whose membership ended.
 func (t *Typing) expire(ctx context.Context) error {
 	tick := time.NewTicker(step)
 	defer tick.Stop()
@@ -89,6 +139,9 @@ func (t *Typing) expire(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
+		}
+		if err := t.stopLeft(ctx); err != nil && ctx.Err() == nil {
+			t.Process.Log.Warn("who left and was typing could not be told, trying again", "error", err)
 		}
 		for i := range Shards {
 			if err := t.expireShard(ctx, i); err != nil && ctx.Err() == nil && !errors.Is(err, stream.ErrNotOwner) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"embed"
 	"encoding/json"
+	"sync"
 	"time"
 
 	"lyceum/platform/db"
@@ -46,6 +47,9 @@ type Typing struct {
 	stream *stream.Stream
 	owned  *owned.Owned[people]
 	set    func(ctx context.Context, roomID string, req change) (struct{}, error)
+
+	leftMu sync.Mutex
+	left   []member // whose membership ended since the last look
 }
 
 // New opens the stream and the part that ends what was not renewed.
@@ -60,6 +64,7 @@ func New(d Deps) *Typing {
 		Bytes:  func(s *people) int64 { return 120 * int64(len(*s)) },
 		Pinned: func(s *people) bool { return len(*s) > 0 },
 	})
+	d.Rooms.Stream().Tail(t.membersLeft, declared.Role)
 	t.set = role.Owned(d.Process, t.stream, "typing.set", t.setHere)
 	d.Process.Go("typing.expire", t.expire)
 	return t

@@ -75,6 +75,49 @@ func TestTyping(t *testing.T) {
 	})
 }
 
+func TestWhoLeavesStopsTyping(t *testing.T) {
+	harness.Run(t, func(t *testing.T, n *node) {
+		room := n.Room(t, "alice", "bob", "carol", "dave")
+		for _, name := range []string{"alice", "bob", "carol", "dave"} {
+			n.HTTP.As(name).Want(200, path(room, name), obj{"typing": true, "timeout": 120_000})
+		}
+		at := "POST " + roomstest.API + "/rooms/" + url.PathEscape(room)
+		n.HTTP.As("bob").Want(200, at+"/leave", obj{})
+		n.HTTP.As("alice").Want(200, at+"/kick", obj{"user_id": "@carol:here.test"})
+		n.HTTP.As("alice").Want(200, at+"/ban", obj{"user_id": "@dave:here.test"})
+		roletest.Until(t, "alice alone types", func() bool { return slices.Equal(n.who(t, room), []string{"@alice:here.test"}) })
+	})
+}
+
+// TestWhoLeftIsFoundByTheNextOwner: nobody who owns the typing of the room hears that bob leaves.
+func TestWhoLeftIsFoundByTheNextOwner(t *testing.T) {
+	harness.Run(t, func(t *testing.T, n *node) {
+		room := n.Room(t, "alice", "bob")
+		n.HTTP.As("alice").Want(200, path(room, "alice"), obj{"typing": true, "timeout": 120_000})
+		n.HTTP.As("bob").Want(200, path(room, "bob"), obj{"typing": true, "timeout": 120_000})
+		n.HTTP.As("bob").Want(200, "POST "+roomstest.API+"/rooms/"+url.PathEscape(room)+"/leave", obj{})
+		n.leftMu.Lock()
+		n.left = nil
+		n.leftMu.Unlock()
+		n.owned.Drop(n.stream.Shard(room))
+		n.HTTP.As("alice").Want(200, path(room, "alice"), obj{"typing": true, "timeout": 100_000})
+		roletest.Until(t, "alice alone types", func() bool { return slices.Equal(n.who(t, room), []string{"@alice:here.test"}) })
+	})
+}
+
+// TestAnotherProcessHearsWhoLeft: events and typing of a room have owners in two processes.
+func TestAnotherProcessHearsWhoLeft(t *testing.T) {
+	harness.Fleet(t, func(t *testing.T, one, two *node, _ func()) {
+		room := ""
+		for room == "" || !two.stream.Owns(two.stream.Shard(room)) || !one.Rooms.Stream().Owns(one.Rooms.Stream().Shard(room)) {
+			room = one.Room(t, "alice", "bob")
+		}
+		one.HTTP.As("bob").Want(200, path(room, "bob"), obj{"typing": true, "timeout": 120_000})
+		one.HTTP.As("bob").Want(200, "POST "+roomstest.API+"/rooms/"+url.PathEscape(room)+"/leave", obj{})
+		roletest.Until(t, "nobody types", func() bool { return one.who(t, room) == nil })
+	})
+}
+
 func TestErrors(t *testing.T) {
 	harness.Run(t, func(t *testing.T, n *node) {
 		room := n.Room(t, "alice", "bob")

@@ -11,7 +11,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"pgregory.net/rapid"
@@ -165,20 +164,6 @@ func TestDirectoryLeavesNoTemporaryFiles(t *testing.T) {
 	})
 	if files != 2 {
 		t.Errorf("%d files, expected the 2 blobs alone", files)
-	}
-	stale := filepath.Join(root, "~tmp", "put-dead")
-	if err := os.WriteFile(stale, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	old := time.Now().Add(-48 * time.Hour)
-	if err := os.Chtimes(stale, old, old); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := blob.OpenDirectory(root); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := os.Stat(stale); !errors.Is(err, fs.ErrNotExist) {
-		t.Error("the temporary file of a dead process is still there")
 	}
 }
 

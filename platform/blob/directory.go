@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 )
 
@@ -18,7 +19,11 @@ import (
 // Each part of a key is a directory, and the last a file whose name ends in "~f". Two levels of folders named
 // after the first bytes of a part ("ab~") keep folders small: media/abcdef is me~/di~/media/ab~/cd~/abcdef~f.
 // "~" is not allowed in keys, so no key meets these names, and sorting folders sorts keys.
-type Directory struct{ root string }
+type Directory struct {
+	root  string
+	now   func() time.Time
+	swept atomic.Int64 // when temporary files were looked at, in Unix seconds
+}
 
 var _ Store = (*Directory)(nil)
 
@@ -28,8 +33,9 @@ const (
 	tempDir    = "~tmp"
 	shardWidth = 2
 	shardDepth = 2
-	// A temporary file this old belongs to a process that died.
-	staleAfter = 24 * time.Hour
+	// A temporary file to which nothing was written for this long belongs to a process that died. Several processes may
+	// share the directory.
+	staleAfter = time.Hour
 )
 
 // OpenDirectory opens the store in root and makes the directory when it is missing.
@@ -42,16 +48,30 @@ func OpenDirectory(root string) (*Directory, error) {
 	if err := os.MkdirAll(temp, 0o700); err != nil {
 		return nil, fmt.Errorf("open the blob directory: %w", err)
 	}
-	entries, err := os.ReadDir(temp)
-	if err != nil {
+	d := &Directory{root: root, now: time.Now}
+	if err := d.sweep(); err != nil {
 		return nil, fmt.Errorf("open the blob directory: %w", err)
 	}
+	return d, nil
+}
+
+// sweep removes the temporary files of processes that died, when that was not done of late.
+func (d *Directory) sweep() error {
+	now, last := d.now(), d.swept.Load()
+	if now.Unix()-last < int64(staleAfter.Seconds()) || !d.swept.CompareAndSwap(last, now.Unix()) {
+		return nil
+	}
+	temp := filepath.Join(d.root, tempDir)
+	entries, err := os.ReadDir(temp)
+	if err != nil {
+		return err
+	}
 	for _, entry := range entries {
-		if info, err := entry.Info(); err == nil && time.Since(info.ModTime()) > staleAfter {
+		if info, err := entry.Info(); err == nil && now.Sub(info.ModTime()) > staleAfter {
 			os.Remove(filepath.Join(temp, entry.Name()))
 		}
 	}
-	return &Directory{root: root}, nil
+	return nil
 }
 
 // path returns where a key is kept.
@@ -105,6 +125,9 @@ func (d *Directory) putContent(_ context.Context, prefix string, r *contentReade
 
 // writeTemp writes a file that is on the disk when it returns.
 func (d *Directory) writeTemp(r io.Reader) (name string, n int64, err error) {
+	if err := d.sweep(); err != nil {
+		return "", 0, err
+	}
 	temp, err := os.CreateTemp(filepath.Join(d.root, tempDir), "put-")
 	if err != nil {
 		return "", 0, err
