@@ -5,5 +5,5 @@
 //
 // A row holds all who type in the room, each with the time at which that ends. The owner of a shard keeps
 // the rooms in which somebody types in memory (owner.go) and appends a row when somebody stops, also by
-// silence or by leaving the room, of which it hears in the stream "events". A new owner reads the rows and goes on.
+// silence or by leaving the room, of which the room's owner tells it. A new owner reads the rows and goes on.
 package typing

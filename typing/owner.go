@@ -95,42 +95,41 @@ func (t *Typing) become(c *owned.Change[people], roomID string, users people) er
 // member is somebody in a room.
 type member struct{ roomID, userID string }
 
-// membersLeft is a tail of the events stream in the processes that own typing: whose membership ended does not type any
-// more. Memberships that end while nobody owns the shard are found by load.
+// membersLeft is a tail of the events stream at the owners of rooms, which tell the owner of the typing whose membership
+// ended. What is lost with a process is found by load, or ends by itself.
 func (t *Typing) membersLeft(rows []stream.Row) {
+	events := t.Rooms.Stream()
 	for i := range rows {
 		row := &rows[i]
-		if row.Value == nil && !bytes.Contains(row.Data, []byte(event.TypeMember)) { // most are not read
+		if row.Value == nil && !bytes.Contains(row.Data, []byte(event.TypeMember)) || !events.Owns(row.Shard) { // most are not read
 			continue
 		}
 		e, err := t.Rooms.Share(row)
-		if err != nil || e.Type != event.TypeMember || !e.IsState() || e.Membership() == event.MembershipJoin || !t.stream.Owns(t.stream.Shard(e.RoomID)) {
+		if err != nil || e.Type != event.TypeMember || !e.IsState() || e.Membership() == event.MembershipJoin {
 			continue // package rooms reports what can not be read
 		}
-		t.leftMu.Lock()
-		t.left = append(t.left, member{e.RoomID, *e.StateKey})
-		t.leftMu.Unlock()
+		select {
+		case t.left <- member{e.RoomID, *e.StateKey}:
+		default: // too many at once
+		}
 	}
 }
 
 // stopLeft ends the typing of those whose membership ended.
 func (t *Typing) stopLeft(ctx context.Context) error {
-	t.leftMu.Lock()
-	left := t.left
-	t.left = nil
-	t.leftMu.Unlock()
-	for i, m := range left {
-		if _, err := t.setHere(ctx, m.roomID, change{UserID: m.userID}); err != nil && !errors.Is(err, stream.ErrNotOwner) { // the next owner finds it
-			t.leftMu.Lock()
-			t.left = append(left[i:], t.left...)
-			t.leftMu.Unlock()
-			return err
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case m := <-t.left:
+			if _, err := t.set(ctx, m.roomID, change{UserID: m.userID}); err != nil && ctx.Err() == nil {
+				t.Process.Log.Debug("who left and was typing could not be told", "room", m.roomID, "error", err)
+			}
 		}
 	}
-	return nil
 }
 
-// expire appends a row for each room in which somebody's time is over, or whose membership ended.
+// expire appends a row for each room in which somebody's time is over.
 func (t *Typing) expire(ctx context.Context) error {
 	tick := time.NewTicker(step)
 	defer tick.Stop()
@@ -139,9 +138,6 @@ func (t *Typing) expire(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
-		}
-		if err := t.stopLeft(ctx); err != nil && ctx.Err() == nil {
-			t.Process.Log.Warn("who left and was typing could not be told, trying again", "error", err)
 		}
 		for i := range Shards {
 			if err := t.expireShard(ctx, i); err != nil && ctx.Err() == nil && !errors.Is(err, stream.ErrNotOwner) {

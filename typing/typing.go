@@ -4,7 +4,6 @@ import (
 	"context"
 	"embed"
 	"encoding/json"
-	"sync"
 	"time"
 
 	"lyceum/platform/db"
@@ -41,15 +40,16 @@ type Deps struct {
 // ownerMemory is what the owner of shards keeps in memory of who types, in bytes.
 const ownerMemory = 32 << 20
 
+// maxLeft is how many ended memberships wait until the owner of the typing is told; what is more types on until its time is over.
+const maxLeft = 10_000
+
 // Typing is the package's one object.
 type Typing struct {
 	Deps
 	stream *stream.Stream
 	owned  *owned.Owned[people]
 	set    func(ctx context.Context, roomID string, req change) (struct{}, error)
-
-	leftMu sync.Mutex
-	left   []member // whose membership ended since the last look
+	left   chan member // whose membership ended
 }
 
 // New opens the stream and the part that ends what was not renewed.
@@ -57,16 +57,17 @@ func New(d Deps) *Typing {
 	if d.Now == nil {
 		d.Now = obs.Now
 	}
-	t := &Typing{Deps: d}
+	t := &Typing{Deps: d, left: make(chan member, maxLeft)}
 	t.stream = d.Process.Streams.Open(declared.With(store{}, func(shard int) { t.owned.Drop(shard) }))
 	t.owned = owned.Open(owned.Spec[people]{
 		Stream: t.stream, Load: t.load, Active: t.active, Budget: ownerMemory,
 		Bytes:  func(s *people) int64 { return 120 * int64(len(*s)) },
 		Pinned: func(s *people) bool { return len(*s) > 0 },
 	})
-	d.Rooms.Stream().Tail(t.membersLeft, declared.Role)
+	d.Rooms.Stream().Tail(t.membersLeft, "events")
 	t.set = role.Owned(d.Process, t.stream, "typing.set", t.setHere)
 	d.Process.Go("typing.expire", t.expire)
+	d.Process.Go("typing.left", t.stopLeft)
 	return t
 }
 
