@@ -113,7 +113,12 @@ func IsFull(err error) bool {
 		return pg.Code == "53100"
 	}
 	var lite *sqlite.Error
-	return errors.As(err, &lite) && lite.Code()&0xff == sqlite3.SQLITE_FULL
+	return errors.As(err, &lite) && isFullCode(lite.Code())
+}
+
+// isFullCode is IsFull for a code of SQLite: the file, or the index of the log beside it, could not grow.
+func isFullCode(code int) bool {
+	return code&0xff == sqlite3.SQLITE_FULL || code == sqlite3.SQLITE_IOERR_SHMSIZE
 }
 
 // isRetryable tells that the engine undid the work and asks to run it again.
