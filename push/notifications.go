@@ -82,7 +82,7 @@ func (p *Push) candidates(r *web.Request, before int64) ([]*rooms.Event, error) 
 			continue
 		}
 		looked++
-		since, err := p.joinedAt(r.Context(), r.UserID(), m.RoomID)
+		since, err := p.Rooms.JoinedAt(r.Context(), m)
 		if err != nil {
 			return nil, err
 		}

@@ -4,11 +4,13 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -124,6 +126,54 @@ func TestUnread(t *testing.T) {
 		n.HTTP.As("bob").Want(200, "PUT "+roomstest.API+"/pushrules/global/override/.m.rule.master/enabled", obj{"enabled": true})
 		both(0, 0)
 	})
+}
+
+// What was said before a user came, or while the user was away, is not unread and no notification, whatever the user's name became since.
+func TestOnlyWhatMembersHearNotifies(t *testing.T) {
+	for _, warm := range []bool{false, true} {
+		t.Run(fmt.Sprintf("warm %t", warm), func(t *testing.T) {
+			harness.Run(t, func(t *testing.T, n *node) {
+				room := n.Room(t, "alice", "carol")
+				bob, at := n.HTTP.As("bob"), roomstest.API+"/rooms/"+url.PathEscape(room)
+				heard := func(want ...string) {
+					t.Helper()
+					if warm {
+						n.wantUnread(t, "bob", room, len(want), 0)
+					}
+					var got []string
+					for _, e := range bob.Want(200, "GET "+roomstest.API+"/notifications", nil).Get("notifications").Array() {
+						got = append(got, e.Get("event.content.body").String())
+					}
+					if !slices.Equal(got, want) {
+						t.Errorf("expected the notifications %q, found %q", want, got)
+					}
+					if !warm {
+						n.forgetCounts()
+					}
+					n.wantUnread(t, "bob", room, len(want), 0)
+				}
+				rename := func(name string) {
+					t.Helper()
+					bob.Want(200, "PUT "+at+"/state/m.room.member/@bob:here.test", obj{"membership": "join", "displayname": name})
+				}
+				n.Say(t, "alice", room, "before")
+				bob.Want(200, "POST "+at+"/join", obj{})
+				heard()
+				rename("Bob")
+				rename("Robert")
+				n.Say(t, "alice", room, "one")
+				heard("one")
+				bob.Want(200, "POST "+at+"/leave", obj{})
+				n.Say(t, "alice", room, "away")
+				bob.Want(200, "POST "+at+"/join", obj{})
+				heard()
+				n.Say(t, "alice", room, "two")
+				rename("Bobby")
+				n.Say(t, "alice", room, "three")
+				heard("three", "two")
+			})
+		})
+	}
 }
 
 func TestUnreadAsksNoDatabaseWhenWarm(t *testing.T) {

@@ -189,11 +189,11 @@ func (p *Push) loadEntry(ctx context.Context, u reader) error {
 	if err != nil {
 		return err
 	}
-	base, err := p.joinedAt(ctx, u.user, u.room)
+	joined, err := p.joinedAt(ctx, u.user, u.room)
 	if err != nil {
 		return err
 	}
-	base = max(base, read[""])
+	base := max(joined, read[""])
 	from := max(base, read[mainThread])
 	events, err := p.Rooms.Timeline(ctx, rooms.Page{RoomID: u.room, From: 1 << 62, To: from, Backward: true, Limit: maxUnread})
 	if err != nil {
@@ -221,20 +221,19 @@ func (p *Push) loadEntry(ctx context.Context, u reader) error {
 	return p.advance(ctx, u, events)
 }
 
-// joinedAt gives the position at which a member came, 0 when only later changes of the membership are near.
+// joinedAt gives the position at which a member came, 0 for who is none.
 func (p *Push) joinedAt(ctx context.Context, userID, roomID string) (int64, error) {
 	m, err := p.Rooms.Membership(ctx, userID, roomID)
-	if err != nil || m.EventID == "" {
+	if err != nil {
 		return 0, err
 	}
-	e, err := p.Rooms.Event(ctx, m.EventID)
-	if err != nil || e == nil {
-		return 0, err
-	}
-	if before, _ := matrix.LookupString(e.PrevContent, "membership"); before == event.MembershipJoin {
-		return 0, nil // a new name or avatar
-	}
-	return m.Pos, nil
+	return p.Rooms.JoinedAt(ctx, m)
+}
+
+// wasMember tells of a membership event that the user was a member before it.
+func wasMember(e *rooms.Event) bool {
+	before, _ := matrix.LookupString(e.PrevContent, "membership")
+	return before == event.MembershipJoin
 }
 
 // advance evaluates events in the order of their positions. The caller holds work of the entry.
@@ -265,7 +264,14 @@ func (p *Push) advance(ctx context.Context, u reader, events []*rooms.Event) err
 			}
 			gone[ev.Redacts] = true
 		case ev.Sender == u.user:
-			if !ev.IsState() { // who writes has read; a new name or avatar says nothing
+			if ev.IsState() { // a new name or avatar says nothing, and what was said while the user was away does not count
+				if ev.Type == event.TypeMember && ev.Membership() == event.MembershipJoin && !wasMember(ev) {
+					if own == nil {
+						own = map[string]int64{}
+					}
+					own[""] = ev.Pos
+				}
+			} else { // who writes has read
 				thread, err := p.threadOf(ctx, ev)
 				if err != nil {
 					return err

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 
+	"lyceum/matrix"
 	"lyceum/matrix/event"
 	"lyceum/platform/db"
 	"lyceum/rooms/state"
@@ -248,6 +249,35 @@ func (r *Rooms) Membership(ctx context.Context, userID, roomID string) (Membersh
 		return Membership{}, err
 	}
 	return list[0], nil
+}
+
+// maxRenames is how many changes of name and avatar are followed back to a join.
+const maxRenames = 500
+
+// JoinedAt gives the position of the event with which a user became a member, 0 for who is none. Of one who changed name or avatar
+// very often since it is a later one.
+func (r *Rooms) JoinedAt(ctx context.Context, m Membership) (pos int64, err error) {
+	if m.Membership != event.MembershipJoin {
+		return 0, nil
+	}
+	out := false
+	err = db.Each(func(row db.Row) error {
+		var at int64
+		var text []byte
+		if err := row.Scan(&at, &text); err != nil {
+			return err
+		}
+		membership, _ := matrix.LookupString(matrix.Lookup(text, "content"), "membership")
+		if out = out || membership != event.MembershipJoin; !out {
+			pos = at
+		}
+		return nil
+	})(r.Process.DB.Query(ctx, `WITH RECURSIVE turns (pos, json, replaces, n) AS (
+		SELECT e.pos, e.json, e.replaces, 1 FROM events e WHERE e.event_id = $1
+		UNION ALL
+		SELECT e.pos, e.json, e.replaces, t.n + 1 FROM events e JOIN turns t ON e.event_id = t.replaces WHERE t.n < $2
+		) SELECT pos, json FROM turns ORDER BY pos DESC`, m.EventID, maxRenames))
+	return pos, err
 }
 
 func (r *Rooms) memberships(ctx context.Context, where string, args ...any) ([]Membership, error) {
