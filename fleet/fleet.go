@@ -168,7 +168,7 @@ func (p *Process) openBus(ctx context.Context) (bus.Bus, error) {
 		return bus.NewLocal(), nil
 	}
 	c := p.config.Redis
-	c.Log = p.obs.Log
+	c.Log, c.Fleet = p.obs.Log, p.db.Identity(ctx)
 	return bus.NewRedis(ctx, c)
 }
 

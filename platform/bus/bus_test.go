@@ -368,6 +368,31 @@ func TestClusterNodeRestart(t *testing.T) {
 	flow(t, a, b)
 }
 
+// Two fleets that use one prefix would take the messages of each other for their own.
+func TestAPrefixBelongsToOneFleet(t *testing.T) {
+	server := startRedis(t)
+	of := func(fleet, prefix string) bus.Config {
+		c := config(server.URL())
+		c.Fleet, c.Prefix, c.Timeout = fleet, prefix, conf.Duration(10*time.Second)
+		return c
+	}
+	a, again := open(t, of("a", "one")), open(t, of("a", "one"))
+	flow(t, a, again)
+	began := time.Now()
+	if b, err := bus.NewRedis(t.Context(), of("b", "one")); err == nil || !strings.Contains(err.Error(), "redis.prefix") {
+		if err == nil {
+			b.Close()
+		}
+		t.Errorf("another fleet with this prefix: %v", err)
+	}
+	t.Log("refused after ", time.Since(began))
+	flow(t, open(t, of("b", "two")), open(t, of("b", "two")))
+	a.Close()
+	again.Close()
+	b := open(t, of("b", "one")) // when the other has ended
+	flow(t, b, b)
+}
+
 func TestTLS(t *testing.T) {
 	dir := t.TempDir()
 	pool := certificate(t, dir)

@@ -23,10 +23,12 @@ type Config struct {
 	TLS              bool          `yaml:"tls" own:"true" help:"connect with TLS, as addresses with rediss:// do"`
 	Master           string        `yaml:"sentinel_master" own:"true" help:"name of the master when the addresses are those of Redis Sentinels"`
 	SentinelPassword conf.Secret   `yaml:"sentinel_password" own:"true" help:"password of the Sentinels themselves"`
-	Prefix           string        `yaml:"prefix" default:"lyceum" help:"keeps fleets apart that share one Redis"`
+	Prefix           string        `yaml:"prefix" default:"lyceum" help:"keeps fleets apart that share one Redis; each needs its own, and one that another fleet uses is refused"`
 	Timeout          conf.Duration `yaml:"timeout" own:"true" default:"1s" help:"how long Redis may be silent before it counts as unreachable"`
 	StartWait        conf.Duration `yaml:"start_wait" own:"true" default:"5s" help:"how long a start waits for Redis; after that the process runs without hints until Redis is there"`
 
+	// Fleet names the database of the fleet, so that two fleets do not use one prefix; "" when that is not known.
+	Fleet string `yaml:"-"`
 	// Log is told of lost and regained connections; nil: nobody is.
 	Log *slog.Logger `yaml:"-"`
 	// TLSConfig replaces the system's certificate authorities; for tests and embedders.

@@ -46,7 +46,7 @@ var _ Bus = (*Redis)(nil)
 
 // NewRedis connects to Redis. When Redis is down it tries for Config.StartWait or until ctx ends, and then
 // returns a bus that is not Connected and keeps trying. It fails for what trying again can not cure:
-// a wrong configuration, password or certificate, or a Redis that is too old.
+// a wrong configuration, password or certificate, a Redis that is too old, or the prefix of another fleet.
 func NewRedis(ctx context.Context, conf Config) (*Redis, error) {
 	conf.withDefaults()
 	opt, err := conf.options()
@@ -55,26 +55,34 @@ func NewRedis(ctx context.Context, conf Config) (*Redis, error) {
 	}
 	r := &Redis{conf: conf, opt: opt, prefix: "{" + conf.Prefix + "}"}
 	r.ctx, r.cancel = context.WithCancel(context.Background())
-	connected, hopeless := make(chan struct{}), make(chan error, 1)
-	r.wg.Go(func() { r.run(connected, hopeless) })
+	connected, hopeless, foreign := make(chan struct{}), make(chan error, 1), make(chan struct{})
+	r.wg.Go(func() { r.run(connected, hopeless, foreign) })
 	r.barriers.ping = r.ping
 
 	timer := time.NewTimer(conf.StartWait.D())
 	defer timer.Stop()
-	select {
-	case <-connected:
-	case <-timer.C:
-	case <-ctx.Done():
-	case err := <-hopeless:
-		r.Close()
-		return nil, fmt.Errorf("bus: connect to Redis at %s: %w", strings.Join(opt.InitAddress, ", "), err)
+	waited := timer.C
+	for {
+		select {
+		case <-connected:
+			return r, nil
+		case <-waited:
+			return r, nil
+		case <-ctx.Done():
+			return r, nil
+		case <-foreign: // perhaps one that has just ended
+			foreign, waited = nil, nil
+		case err := <-hopeless:
+			r.Close()
+			return nil, fmt.Errorf("bus: connect to Redis at %s: %w", strings.Join(opt.InitAddress, ", "), err)
+		}
 	}
-	return r, nil
 }
 
 // run keeps one session open until Close.
-func (r *Redis) run(connected chan<- struct{}, hopeless chan<- error) {
+func (r *Redis) run(connected chan<- struct{}, hopeless chan<- error, foreign chan<- struct{}) {
 	backoff := firstBackoff
+	var met time.Time // another fleet, while none was connected yet
 	for r.ctx.Err() == nil {
 		s, err := r.open()
 		if err == nil {
@@ -96,7 +104,11 @@ func (r *Redis) run(connected chan<- struct{}, hopeless chan<- error) {
 			return
 		}
 		r.conf.Log.Warn("bus has no connection", "redis", r.opt.InitAddress, "error", err, "retry", backoff)
-		if connected != nil && permanent(err) {
+		if errors.Is(err, errForeign) && met.IsZero() {
+			met = time.Now()
+			close(foreign)
+		}
+		if connected != nil && (permanent(err) || errors.Is(err, errForeign) && time.Since(met) > claimLife+claimEvery) {
 			select {
 			case hopeless <- err:
 			default:
@@ -127,6 +139,8 @@ func (r *Redis) enter(s *session) {
 func (r *Redis) serve(s *session) error {
 	check := time.NewTicker(time.Second)
 	defer check.Stop()
+	claim := time.NewTicker(claimEvery)
+	defer claim.Stop()
 	var master <-chan time.Time
 	if s.master != "" {
 		look := time.NewTicker(50 * time.Millisecond)
@@ -143,6 +157,10 @@ func (r *Redis) serve(s *session) error {
 			s.reconcile(r.ctx)
 		case <-check.C:
 			s.checkRole(r.ctx)
+		case <-claim.C:
+			if err := s.claim(r.ctx); err != nil {
+				s.kill(err)
+			}
 		case <-master:
 			s.checkMaster()
 		}

@@ -118,6 +118,9 @@ func (s *session) begin() error {
 	if s.sentinelMaster() != s.master {
 		return errSwitch
 	}
+	if err := s.claim(ctx); err != nil {
+		return err
+	}
 	text, err := s.pub.Do(ctx, s.pub.B().Info().Section("server").Build()).ToString()
 	if _, refused := rueidis.IsRedisErr(err); err != nil && !refused {
 		return err

@@ -157,6 +157,16 @@ type namedRow struct {
 // Scan is that of the row.
 func (r namedRow) Scan(into ...any) error { return r.d.named(r.row.Scan(into...)) }
 
+// Identity names the database: a copy of its contents elsewhere has another, a standby that takes over the same. "" when PostgreSQL
+// does not tell, and for SQLite.
+func (d *DB) Identity(ctx context.Context) (id string) {
+	if d.Postgres() {
+		_ = d.QueryRow(ctx, `SELECT concat_ws('/', s.system_identifier, d.oid, current_schema()) FROM pg_control_system() s, pg_database d
+			WHERE d.datname = current_database()`).Scan(&id)
+	}
+	return id
+}
+
 // Query runs a statement that returns rows, on a reader connection.
 func (d *DB) Query(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
 	return d.query(ctx, d.read, query, args)

@@ -407,3 +407,16 @@ func TestCallsGoOnAfterARestartOfPostgres(t *testing.T) {
 		t.Errorf("%s rows, but %d transactions were confirmed", got, done.Load())
 	}
 }
+
+func TestIdentity(t *testing.T) {
+	url := enginestest.TestPostgres(t)
+	a, again, other := dbtest.Open(t, url), dbtest.Open(t, url), dbtest.Open(t, enginestest.TestPostgres(t))
+	ctx := t.Context()
+	if id := a.Identity(ctx); id == "" || id != again.Identity(ctx) || id == other.Identity(ctx) {
+		t.Errorf("%q, %q again, %q of another", id, again.Identity(ctx), other.Identity(ctx))
+	}
+	lite := dbtest.Open(t, "sqlite:"+filepath.Join(t.TempDir(), "data.db"))
+	if id := lite.Identity(ctx); id != "" {
+		t.Errorf("%q", id)
+	}
+}

@@ -1,0 +1,44 @@
+package bus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/redis/rueidis"
+)
+
+const (
+	claimLife  = 10 * time.Second // how long a fleet is remembered of which no process is connected
+	claimEvery = 3 * time.Second
+)
+
+// errForeign is why a Redis is not used whose prefix another fleet has: each would take the messages of the other for its own.
+var errForeign = errors.New("another fleet, with another database, uses this Redis with the same redis.prefix: give each fleet its own. " +
+	"One that has ended is forgotten after " + claimLife.String())
+
+// claimScript notes which fleet uses the prefix, and returns which one does.
+var claimScript = rueidis.NewLuaScript(`
+local fleet = redis.call('GET', KEYS[1])
+if fleet and fleet ~= ARGV[1] then return fleet end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return ARGV[1]
+`)
+
+// claim fails with errForeign when another fleet uses the prefix. It says nothing when Redis can not tell, for instance because
+// its memory is full.
+func (s *session) claim(ctx context.Context) error {
+	fleet := s.bus.conf.Fleet
+	if fleet == "" {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, silence)
+	defer cancel()
+	owner, err := claimScript.Exec(ctx, s.client, []string{s.bus.prefix + ":fleet"}, []string{fleet, strconv.FormatInt(claimLife.Milliseconds(), 10)}).ToString()
+	if err == nil && owner != fleet {
+		return fmt.Errorf("%w (prefix %s)", errForeign, s.bus.conf.Prefix)
+	}
+	return nil
+}
