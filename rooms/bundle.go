@@ -236,7 +236,7 @@ func (b *bundler) references(ids []string) (map[string][]byte, error) {
 	if len(ids) == 0 {
 		return nil, nil
 	}
-	seen, args := b.horizon.where("x.pos", []any{ids, b.ignoredList(), referencesShown})
+	seen, args := b.horizon.where("x.pos", []any{ids, listOf(b.ignored), referencesShown})
 	found, err := b.pairs(`SELECT target, event_id FROM (
 		SELECT x.target, x.event_id, x.pos, ROW_NUMBER() OVER (PARTITION BY x.target ORDER BY x.pos) AS n
 		FROM relations x JOIN events t ON t.event_id = x.target
@@ -267,7 +267,7 @@ func (b *bundler) threads(ids []string) (map[string]threadSummary, error) {
 	if len(ids) == 0 {
 		return nil, nil
 	}
-	seen, args := b.horizon.where("x.pos", []any{ids, b.user, b.ignoredList()})
+	seen, args := b.horizon.where("x.pos", []any{ids, b.user, listOf(b.ignored)})
 	out := map[string]threadSummary{}
 	return out, db.Each(func(row db.Row) error {
 		var target string
@@ -286,9 +286,9 @@ func (b *bundler) threads(ids []string) (map[string]threadSummary, error) {
 		) ranked WHERE n = 1`, args...))
 }
 
-func (b *bundler) ignoredList() []string {
-	list := make([]string, 0, len(b.ignored))
-	for user := range b.ignored {
+func listOf(users map[string]bool) []string {
+	list := make([]string, 0, len(users)) // not nil, which is NULL
+	for user := range users {
 		list = append(list, user)
 	}
 	return list

@@ -524,6 +524,16 @@ func TestIgnoredAreNotShown(t *testing.T) {
 		if got := fmt.Sprint(h.alice.bodies(id)); got != "[signal]" {
 			t.Fatal(got)
 		}
+		root, other := h.alice.say(id, "root"), h.alice.say(id, "other root")
+		h.carol.join(id)
+		h.bob.send(id, "m.room.message", relates("m.thread", root, nil))
+		h.carol.send(id, "m.room.message", relates("m.thread", other, nil))
+		h.bob.send(id, "m.room.message", relates("m.thread", other, nil))
+		for who, want := range map[*person]int{h.alice: 1, h.carol: 2} {
+			if a := who.Want(200, at1("GET", id, "threads"), nil); len(a.Get("chunk").Array()) != want || a.Get("chunk.0.event_id").String() != other {
+				t.Errorf("expected %d threads, the first %s, found %s", want, other, a.Body)
+			}
+		}
 	})
 }
 

@@ -189,9 +189,13 @@ func (r *Rooms) threadRoots(ctx context.Context, v view, s stretch, mine bool) (
 	if err != nil {
 		return nil, nil, err
 	}
-	seen, args := horizon.where("x.pos", []any{v.head.RoomID, min(s.from, v.upto), s.limit + 1})
+	ignored, err := r.Accounts.Ignored(ctx, v.user)
+	if err != nil {
+		return nil, nil, err
+	}
+	seen, args := horizon.where("x.pos", []any{v.head.RoomID, min(s.from, v.upto), s.limit + 1, listOf(ignored)})
 	query := `SELECT x.target, MAX(x.pos) FROM relations x JOIN events t ON t.event_id = x.target
-		WHERE x.room_id = $1 AND t.room_id = $1 AND x.rel_type = 'm.thread'` + seen + ` GROUP BY x.target, t.sender HAVING MAX(x.pos) <= $2`
+		WHERE x.room_id = $1 AND t.room_id = $1 AND x.rel_type = 'm.thread' AND NOT (x.sender = ANY($4))` + seen + ` GROUP BY x.target, t.sender HAVING MAX(x.pos) <= $2`
 	if mine {
 		args = append(args, v.user)
 		query += fmt.Sprintf(" AND (t.sender = $%[1]d OR MAX(CASE WHEN x.sender = $%[1]d THEN 1 ELSE 0 END) = 1)", len(args))

@@ -38,6 +38,7 @@ type view struct {
 	ignored  map[string]bool
 	roomData map[string][]json.RawMessage // account data of rooms that is new
 	global   []json.RawMessage
+	invites  bool      // those of before the token are given too: the user ignores others now
 	gives    []given   // memberships in the answer
 	left     int       // bytes that events of timelines may still take
 	heavy    time.Time // since when it has a place for a large answer; zero while it has none
@@ -150,7 +151,7 @@ func (q *query) belongs(in placeIn, section string, forgotten map[string]bool) (
 	case event.MembershipJoin:
 		is = section == "join"
 	case event.MembershipInvite, event.MembershipKnock:
-		is = section == in.membership && (q.initial || q.fullState || q.isNew(in.room, in.place)) && !q.ignored[in.sender]
+		is = section == in.membership && (q.initial || q.fullState || q.invites || q.isNew(in.room, in.place)) && !q.ignored[in.sender]
 	case event.MembershipLeave, event.MembershipBan:
 		is = section == "leave" && (!q.initial && !(q.anew && in.forgotten) && q.isNew(in.room, in.place) || forgotten != nil && !forgotten[in.room])
 	}
@@ -191,8 +192,9 @@ func (q *query) accountData(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	q.roomData, q.global = nil, nil
+	q.roomData, q.global, q.invites = nil, nil, false
 	for _, d := range list {
+		q.invites = q.invites || d.RoomID == "" && d.Type == ignoredUsers
 		f := &q.filter.AccountData
 		if d.RoomID != "" {
 			f = &q.filter.Room.AccountData
@@ -232,8 +234,10 @@ func (q *query) allRoomData(ctx context.Context, roomID string) (out []json.RawM
 	return out, err
 }
 
-// pushRules is account data that is stored as differences and sent whole.
-const pushRules = "m.push_rules"
+const (
+	pushRules    = "m.push_rules" // account data that is stored as differences and sent whole
+	ignoredUsers = "m.ignored_user_list"
+)
 
 func dataEvent(typ string, content json.RawMessage) json.RawMessage {
 	b := append(make([]byte, 0, len(typ)+len(content)+24), `{"type":`...)

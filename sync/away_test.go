@@ -20,6 +20,8 @@ func (h *house) steps(t *testing.T, room string, steps ...string) {
 		part := strings.Fields(step)
 		c := h.as(t, part[0])
 		switch {
+		case part[1] == "knock":
+			c.Want(200, "POST "+api+"/knock/"+url.PathEscape(room), obj{})
 		case part[1] == "say":
 			c.say(room, part[2])
 		case part[1] == "topic":

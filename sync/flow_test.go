@@ -385,6 +385,13 @@ func TestIgnoredUsers(t *testing.T) {
 		if a = alice.sync(); len(in(a, "join", room, "timeline.events").Array()) != 1 {
 			t.Fatalf("state events of ignored users stay: %s", a.Body)
 		}
+		alice.Want(200, "PUT "+api+"/user/"+url.PathEscape(id("alice"))+"/account_data/m.ignored_user_list", obj{"ignored_users": obj{}})
+		if a = alice.sync(); !in(a, "invite", hidden, "").Exists() {
+			t.Fatalf("the invite of who is ignored no more did not come: %s", a.Body)
+		}
+		if a = alice.sync(); a.Get("rooms").Exists() {
+			t.Fatalf("it came twice: %s", a.Body)
+		}
 	})
 }
 

@@ -71,7 +71,7 @@ func (q *query) joinedAt(ctx context.Context, roomID string, p *place, pos int64
 // joinedRoom writes the section of a room that the user is in, unless it has no news.
 func (q *query) joinedRoom(ctx context.Context, w *writer, roomID string, p *place) error {
 	shard := q.s.Rooms.Stream().Shard(roomID)
-	ask := want{span: span{roomID: roomID, shard: shard, after: q.since[eventsAt+shard], upto: q.now[eventsAt+shard]}, fresh: q.initial, people: true}
+	ask := want{span: span{roomID: roomID, shard: shard, after: q.since[eventsAt+shard], upto: q.now[eventsAt+shard], limit: q.filter.timelineLimit()}, fresh: q.initial, people: true}
 	ask.see = q.initial
 	switch {
 	case q.anew:
@@ -128,64 +128,6 @@ func (q *query) changedEvents(sp span) bool {
 	q.s.mu.RLock()
 	defer q.s.mu.RUnlock()
 	return q.s.events.changed(sp.shard, sp.roomID, sp.after)
-}
-
-// leftRoom writes the section of a room that the user left since.
-func (q *query) leftRoom(ctx context.Context, w *writer, roomID string, p *place) error {
-	shard := q.s.Rooms.Stream().Shard(roomID)
-	since := q.since[eventsAt+shard]
-	end, last, err := q.ended(ctx, p, since)
-	if err != nil {
-		return err
-	}
-	sec := section{timeline: &timeline{}}
-	if end != nil { // the user was a member: up to then
-		ask := want{span: span{roomID: roomID, shard: shard, after: since, upto: end.Pos, see: true}, fresh: q.initial}
-		if !q.initial {
-			was, _, err := q.joinedAt(ctx, roomID, p, since)
-			if err != nil {
-				return err
-			}
-			ask.fresh = !was
-		}
-		if sec, err = q.section(ctx, ask); err != nil {
-			return err
-		}
-	}
-	if last != nil && last != end && q.shows(last) { // a ban after a leave, or an invite that is no more
-		sec.events = append(sec.events, last)
-		sec.sights = append(sec.sights, rooms.Sight{Visible: true, Membership: p.membership})
-		if end == nil {
-			sec.prev = last.Pos - 1
-		}
-	}
-	w.key(roomID)
-	w.open('{')
-	if err := q.writeSection(ctx, w, sec); err != nil {
-		return err
-	}
-	w.raws("account_data", q.roomData[roomID])
-	w.close('}')
-	return nil
-}
-
-// ended finds the event after a position with which the user's time as a member ended, nil when there is
-// none, and the newest membership event.
-func (q *query) ended(ctx context.Context, p *place, after int64) (end, last *rooms.Event, err error) {
-	for id := p.eventID; id != ""; {
-		e, err := q.s.Rooms.Event(ctx, id)
-		if err != nil || e == nil || e.Pos <= after {
-			return nil, last, err
-		}
-		if last == nil {
-			last = e
-		}
-		if membershipOf(e.PrevContent) == event.MembershipJoin {
-			return e, last, nil
-		}
-		id = e.Replaces
-	}
-	return nil, last, nil
 }
 
 // section reads timeline, state and summary.

@@ -111,7 +111,7 @@ func New(d Deps, c Config) *Sync {
 		s.devices = newByShard[devices.ListChange](2000, start)
 	}})
 	follow(s, d.Devices.ToDeviceStream(), feed[string]{&s.now.toDevice, keyOf, s.forReceiver, nil})
-	follow(s, d.Accounts.DataStream(), feed[string]{&s.now.accountData, roomOfDatum, s.accountDatum, nil})
+	follow(s, d.Accounts.DataStream(), feed[*accounts.AccountDatum]{&s.now.accountData, datumOf, s.accountDatum, nil})
 	s.parts = d.parts()
 	s.layout = stream.NewLayout(s.parts...)
 	d.Process.Go("sync.tidy", s.tidy)
@@ -184,14 +184,12 @@ func listChange(row stream.Row) (devices.ListChange, error) {
 	return devices.DecodeDeviceList(row), nil
 }
 
-// roomOfDatum gives the room of a piece of account data, "" for a global one.
-func roomOfDatum(row *stream.Row) (string, error) {
+func datumOf(row *stream.Row) (*accounts.AccountDatum, error) {
 	if d, ok := row.Value.(*accounts.AccountDatum); ok {
-		return d.RoomID, nil
+		return d, nil
 	}
-	var d accounts.AccountDatum
-	err := json.Unmarshal(row.Data, &d)
-	return d.RoomID, err
+	d := &accounts.AccountDatum{}
+	return d, json.Unmarshal(row.Data, d)
 }
 
 func clone(v []int64) []int64 { return append([]int64(nil), v...) }
@@ -297,13 +295,20 @@ func (s *Sync) forReceiver(row stream.Row, _ string) {
 	}
 }
 
-func (s *Sync) accountDatum(row stream.Row, roomID string) {
+func (s *Sync) accountDatum(row stream.Row, d *accounts.AccountDatum) {
 	u := s.users[row.Key]
 	switch {
 	case u == nil:
-	case roomID != "":
-		u.touch(roomID, s.news)
+	case d.RoomID != "":
+		u.touch(d.RoomID, s.news)
 	default:
+		if d.Type == ignoredUsers { // it hides invites
+			for id, p := range u.rooms {
+				if p.membership == event.MembershipInvite {
+					u.touch(id, s.news)
+				}
+			}
+		}
 		u.signal()
 	}
 }

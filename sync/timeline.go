@@ -17,6 +17,7 @@ type span struct {
 	roomID      string
 	shard       int
 	after, upto int64
+	limit       int  // most events of the timeline
 	see         bool // the user may not see all of it
 }
 
@@ -42,8 +43,7 @@ func (q *query) shows(e *rooms.Event) bool {
 
 // readTimeline gives the newest events of a span that pass the filter and that the user may see.
 func (q *query) readTimeline(ctx context.Context, sp span) (*timeline, error) {
-	limit := q.filter.timelineLimit()
-	all, complete, err := q.newest(ctx, sp, limit)
+	all, complete, err := q.newest(ctx, sp, sp.limit)
 	if err != nil {
 		return nil, err
 	}
@@ -54,14 +54,14 @@ func (q *query) readTimeline(ctx context.Context, sp span) (*timeline, error) {
 		return t, err
 	}
 	t.upto = all[len(all)-1].Root
-	picked := make([]int, 0, min(limit, len(all)))
+	picked := make([]int, 0, min(sp.limit, len(all)))
 	size, room := 0, min(q.left, timelineBytes)
 	for i := len(all) - 1; i >= 0; i-- {
 		if !q.shows(all[i]) {
 			continue
 		}
 		size += len(all[i].JSON)
-		if len(picked) == limit || len(picked) > 0 && size > room {
+		if len(picked) == sp.limit || len(picked) > 0 && size > room {
 			t.limited = true
 			break
 		}
