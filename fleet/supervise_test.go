@@ -200,15 +200,23 @@ const (
 // startCrew starts some processes of the role client.
 func startCrew(t *testing.T, text string, n int) *crew {
 	t.Helper()
+	return startGroups(t, text, map[string]int{"client": n})
+}
+
+// startGroups starts some processes of each group.
+func startGroups(t *testing.T, text string, groups map[string]int) *crew {
+	t.Helper()
 	dir := t.TempDir()
 	list := filepath.Join(dir, "list")
 	u := &Up{Config: &Config{Server: ServerConfig{Data: filepath.Join(dir, "data"), Name: "here.test"}}, Environ: []string{"CREW_LIST=" + list}}
 	w := &crew{u, t, list}
 	u.Program = w.program("first", text)
 	t.Cleanup(w.stop)
-	for number := range n {
-		if err := u.add("client", number+1); err != nil {
-			t.Fatal(err)
+	for group, n := range groups {
+		for number := range n {
+			if err := u.add(group, number+1); err != nil {
+				t.Fatal(err)
+			}
 		}
 	}
 	for _, c := range u.Children() {
@@ -417,6 +425,27 @@ func TestAChildIsStoppedWhileItIsReplaced(t *testing.T) {
 				t.Errorf("found %+v", c.State())
 			}
 		})
+	}
+}
+
+// TestStopEndsOwnersLast: who takes requests ends before who tells of news, and owners of shards end when nobody needs them any
+// more.
+func TestStopEndsOwnersLast(t *testing.T) {
+	notes := `note() { echo "$1 ${dir##*/}" >> "$CREW_LIST.notes"; }` + "\ntrap 'note begins; sleep 0.3; note ends; exit 0' TERM\n"
+	w := startGroups(t, listed+notes+tell+loop, map[string]int{"media+client": 1, "sync+push": 1, "events": 2, "typing+client": 1})
+	w.stop()
+	text, err := os.ReadFile(w.list + ".notes")
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Split(strings.TrimSpace(string(text)), "\n")
+	if want := []string{"begins media+client-1", "ends media+client-1", "begins sync+push-1", "ends sync+push-1"}; len(lines) != 10 || !slices.Equal(lines[:4], want) {
+		t.Fatalf("found %q, expected %q first", lines, want)
+	}
+	for i, line := range lines[4:] { // owners end together
+		if (i < 3) != strings.HasPrefix(line, "begins ") {
+			t.Errorf("found %q", lines[4:])
+		}
 	}
 }
 

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"lyceum/platform/disk"
+	"lyceum/platform/role"
 )
 
 // UpConfig is the section "up": a whole fleet on this machine.
@@ -488,6 +489,44 @@ func (r *childRun) end(ctx context.Context) {
 	<-r.done
 }
 
+// stopStep tells when a process is stopped, the lowest first: those that take the requests of clients, then those that tell
+// of news, then owners of shards, which the others need for what is under way.
+func (c *Child) stopStep() int {
+	step := 0
+	for _, name := range c.Roles {
+		switch i := slices.IndexFunc(Roles, func(r role.Role) bool { return r.Name == name }); {
+		case i < 0 || Roles[i].Stream != "": // all roles, or one that owns shards
+			return 2
+		case name == "sync" || name == "push":
+			step = 1
+		}
+	}
+	return step
+}
+
+// stopChildren ends all processes, step by step. Nobody adds one any more.
+func (u *Up) stopChildren(ctx context.Context) {
+	steps := map[int][]*Child{}
+	for _, c := range u.Children() {
+		steps[c.stopStep()] = append(steps[c.stopStep()], c)
+		if c.public { // none is started any more
+			c.mu.Lock()
+			c.gone = true
+			c.mu.Unlock()
+		}
+	}
+	if u.public != nil {
+		_ = u.public.Close() // after the last router clients are refused, and do not wait
+	}
+	for _, step := range slices.Sorted(maps.Keys(steps)) {
+		var wg sync.WaitGroup
+		for _, c := range steps[step] {
+			wg.Go(func() { c.retire(ctx) })
+		}
+		wg.Wait()
+	}
+}
+
 // Stop ends all processes in an orderly way, then the servers that Start started. A server that is down stays so.
 func (u *Up) Stop(ctx context.Context) error {
 	if u.unwatch != nil {
@@ -496,15 +535,8 @@ func (u *Up) Stop(ctx context.Context) error {
 	u.mu.Lock()
 	u.stopping = true
 	u.mu.Unlock()
-	var wg sync.WaitGroup
-	for _, c := range u.Children() { // nobody adds one any more
-		wg.Go(func() { c.retire(ctx) })
-	}
-	wg.Wait() // the servers serve until the last process has ended
-	err := u.stopServers()
+	u.stopChildren(ctx)
+	err := u.stopServers() // they serve until the last process has ended
 	u.wg.Wait()
-	if u.public != nil {
-		_ = u.public.Close()
-	}
 	return err
 }
