@@ -74,6 +74,9 @@ func (u *Up) Restart(ctx context.Context, c *Child, program string) error {
 			c.mu.Lock()
 			c.old = nil
 			c.mu.Unlock()
+			if err := u.writeAccess(next); err != nil {
+				say("%v", err)
+			}
 			return nil
 		}
 		if next.hasEnded() || time.Now().After(deadline) || ctx.Err() != nil {

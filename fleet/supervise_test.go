@@ -449,6 +449,35 @@ func TestStopEndsOwnersLast(t *testing.T) {
 	}
 }
 
+// TestCommandsHaveAChangedConfiguration: when processes are started with another configuration, commands have it as soon as one
+// serves, and not before.
+func TestCommandsHaveAChangedConfiguration(t *testing.T) {
+	w := startCrew(t, listed+serves, 1)
+	c := w.Children()[0]
+	w.File = filepath.Join(filepath.Dir(w.list), "lyceum.yaml")
+	revise := func(revision string) {
+		if err := os.WriteFile(w.File, []byte("fleet: {config_revision: "+revision+"}\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	has := func(revision string) bool {
+		text, _ := os.ReadFile(w.AccessFile())
+		return strings.Contains(string(text), "config_revision: "+revision+"\n")
+	}
+	revise("1")
+	if err := w.Restart(t.Context(), c, w.program("broken", broken)); err == nil || has("1") {
+		t.Errorf("commands have the configuration of a process that does not serve, %v", err)
+	}
+	if err := w.Restart(t.Context(), c, w.program("second", listed+serves)); err != nil || !has("1") {
+		t.Errorf("commands do not have the new configuration: %v", err)
+	}
+	revise("2")
+	if err := c.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	w.await("commands have the configuration of the process that was started again", func() bool { return has("2") })
+}
+
 // TestStateWhileANextProcessFails: the one that stays serves, although the file of the directory tells of the one that ended.
 func TestStateWhileANextProcessFails(t *testing.T) {
 	ended := strings.Replace(serves, "exec sleep 600", "exit 3", 1)

@@ -75,7 +75,10 @@ type Up struct {
 	public      *os.File           // socket of the public address, shared by all routers
 	mu          sync.Mutex
 	children    []*Child
-	stopping    bool           // no child is added any more
+	stopping    bool       // no child is added any more
+	accessMu    sync.Mutex // of what AccessFile holds, and since when the process runs that has it
+	accessText  []byte
+	accessSince time.Time
 	wg          sync.WaitGroup // who keeps the children and servers
 }
 
@@ -108,6 +111,7 @@ type childRun struct {
 	left    chan struct{} // closed when another one has its place
 	done    chan struct{} // closed at its end, when how is set
 	how     error
+	access  []byte      // its configuration, for commands; empty when it can not be read
 	file    processFile // what it wrote when it served; zero until Child.serving has seen it
 }
 
@@ -167,9 +171,6 @@ func (u *Up) Start(ctx context.Context) (err error) {
 		return err
 	}
 	if err := u.keepProgram(); err != nil {
-		return err
-	}
-	if err := u.writeAccess(); err != nil {
 		return err
 	}
 	if err := u.openPublic(); err != nil {
@@ -324,6 +325,7 @@ func (c *Child) spawn(program, address string) (*childRun, error) {
 	if u.File != "" {
 		args = append(args, "--config", u.File)
 	}
+	access, _ := u.access() // the process says what is wrong with it
 	cmd := exec.Command(program, args...)
 	cmd.Env = slices.Concat([]string{"LYCEUM_HTTP_DRAIN_DELAY=" + leaveTime}, os.Environ(), u.Environ)
 	if c.public {
@@ -332,7 +334,7 @@ func (c *Child) spawn(program, address string) (*childRun, error) {
 	}
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = childAttributes()
-	r := &childRun{cmd: cmd, program: program, address: address, since: time.Now(), left: make(chan struct{}), done: make(chan struct{})}
+	r := &childRun{cmd: cmd, program: program, address: address, access: access, since: time.Now(), left: make(chan struct{}), done: make(chan struct{})}
 	started := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread() // the child ends with the thread that started it
@@ -387,6 +389,7 @@ func (u *Up) keep(c *Child) {
 		}
 		if next != nil {
 			r = next
+			u.wg.Go(func() { _ = u.WaitHealthy(context.Background(), c) }) // for the configuration, which may be another now
 		}
 		pause = min(2*pause, mostPause)
 	}
@@ -414,20 +417,21 @@ func (c *Child) again(r *childRun, pause time.Duration) (*childRun, error) {
 	}
 }
 
-// WaitHealthy returns when a child serves.
+// WaitHealthy returns when a child serves. Commands have its configuration then.
 func (u *Up) WaitHealthy(ctx context.Context, c *Child) error {
 	c.mu.Lock()
 	before := c.ended
 	c.mu.Unlock()
 	for deadline := time.Now().Add(startTime); ; time.Sleep(stepTime) {
 		c.mu.Lock()
-		gone, serves, crashes := c.gone, c.serving(c.run), c.ended >= before+3
+		r := c.run
+		gone, serves, crashes := c.gone, c.serving(r), c.ended >= before+3
 		c.mu.Unlock()
 		if gone {
 			return c.stopped()
 		}
 		if serves {
-			return nil
+			return u.writeAccess(r)
 		}
 		if crashes || time.Now().After(deadline) || ctx.Err() != nil {
 			return fmt.Errorf("%s does not serve; its log ends with:\n%s", c.Name, u.tailOf(c))

@@ -34,17 +34,21 @@ func TestCommandsHaveTheConfigurationOfTheProcesses(t *testing.T) {
 			if name == "a secret that up makes" {
 				c.Fleet.Secret, environ = "", slices.DeleteFunc(environ, func(e string) bool { return strings.HasPrefix(e, "LYCEUM_FLEET_SECRET=") })
 			}
-			u := &Up{Config: c}
+			u := &Up{Config: c, Environ: environ}
 			if err := os.MkdirAll("data", 0o700); err != nil {
 				t.Fatal(err)
 			}
 			if err := u.startEngines(t.Context()); err != nil {
 				t.Fatal(err)
 			}
-			if err := u.writeAccess(); err != nil {
+			access, err := u.access()
+			if err == nil {
+				err = u.writeAccess(&childRun{access: access})
+			}
+			if err != nil {
 				t.Fatal(err)
 			}
-			process, err := Load(conf.Sources{Environ: append(environ, u.Environ...)})
+			process, err := Load(conf.Sources{Environ: u.Environ})
 			if err != nil {
 				t.Fatal(err)
 			}
