@@ -409,11 +409,11 @@ func TestAChildIsStoppedWhileItIsReplaced(t *testing.T) {
 				t.Errorf("the old one was not given the time to end: %v", err)
 			}
 			w.within("the restart", func() {
-				if err := <-restarted; !replaced && (err == nil || !strings.Contains(err.Error(), "stopped meanwhile")) {
+				if err := <-restarted; !replaced && (err == nil || !strings.Contains(err.Error(), "was stopped")) {
 					t.Errorf("the restart: %v", err)
 				}
 			})
-			if err := w.Restart(t.Context(), c, ""); err == nil || !strings.Contains(err.Error(), "stopped meanwhile") {
+			if err := w.Restart(t.Context(), c, ""); err == nil || !strings.Contains(err.Error(), "was stopped") {
 				t.Errorf("a restart of one that was stopped: %v", err)
 			}
 			w.within("WaitHealthy", func() {
@@ -476,6 +476,75 @@ func TestCommandsHaveAChangedConfiguration(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.await("commands have the configuration of the process that was started again", func() bool { return has("2") })
+}
+
+// TestARolloutThatDoesNotComeToItsEnd says why: the fleet was stopped, somebody interrupted it, something else is under way, or the
+// new program ends.
+func TestARolloutThatDoesNotComeToItsEnd(t *testing.T) {
+	for name, want := range map[string]string{
+		"stopped": "lyceum up was stopped, and the rollout with it", "interrupted": "taken back: after client-1: it was interrupted",
+		"busy": errOtherChange.Error(), "broken": "does not serve (exit status 3), so the old one stays; its log ends with:\nof the new one",
+	} {
+		t.Run(name, func(t *testing.T) {
+			old := strings.Replace(listed+serves, "exec sleep 600", "echo time=now machine=0 of=old; (while sleep 0.01; do echo time=now machine=0 of=old; done) & exec sleep 600", 1)
+			if name != "broken" {
+				old = lingers
+			}
+			w := startCrew(t, old, 2)
+			ctx, interrupt := context.WithCancel(t.Context())
+			defer interrupt()
+			end, err := w.Supervise(func() {})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer end()
+			s, err := FindSupervisor(w.Config.Server.Data)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var out strings.Builder
+			r := &Rollout{
+				Supervisor: s, Program: w.program("second", late), Keep: w.Config.Server.Data, Watch: time.Millisecond, Out: &out,
+				ask:   func(context.Context) (*status.Fleet, error) { return &status.Fleet{}, nil },
+				store: func(context.Context, status.Rollout) error { return nil },
+			}
+			done := make(chan error, 1)
+			second := func() bool { return len(w.started()) == 3 }
+			switch name {
+			case "broken":
+				r.Program = w.program("second", "sleep 0.2; echo of the new one; exit 3\n")
+			case "busy":
+				go func() { _, _ = s.Restart(context.Background(), "client-1", w.program("late", late)) }()
+				w.await("a restart begins", second)
+			}
+			go func() { done <- r.begin(ctx) }()
+			switch name {
+			case "stopped":
+				w.await("the first one is replaced", second)
+				w.stop()
+			case "interrupted":
+				w.await("the first one is replaced", second)
+				interrupt()
+			}
+			err = <-done
+			if err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("found %v, expected %q\n%s", err, want, out.String())
+			}
+			if name == "interrupted" {
+				for _, c := range w.Children() {
+					if c.State().Program != w.Program {
+						t.Errorf("%s is of the new program", c.Name)
+					}
+				}
+				if !strings.Contains(out.String(), "then all go back") || strings.Contains(err.Error(), "canceled") {
+					t.Errorf("it says %v\n%s", err, out.String())
+				}
+			}
+			if strings.Contains(err.Error(), "of=old") || strings.Contains(err.Error(), "http://up") {
+				t.Errorf("found %v", err)
+			}
+		})
+	}
 }
 
 // TestStateWhileANextProcessFails: the one that stays serves, although the file of the directory tells of the one that ended.

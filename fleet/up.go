@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"net"
 	"os"
@@ -106,6 +107,7 @@ type childRun struct {
 	cmd     *exec.Cmd
 	program string
 	address string // of its public listener
+	logFrom int64  // where the log ended when it was started
 	since   time.Time
 	asked   sync.Once     // to end: a second signal would cut it short
 	left    chan struct{} // closed when another one has its place
@@ -325,6 +327,10 @@ func (c *Child) spawn(program, address string) (*childRun, error) {
 	if u.File != "" {
 		args = append(args, "--config", u.File)
 	}
+	logFrom, err := log.Seek(0, io.SeekEnd)
+	if err != nil {
+		return nil, err
+	}
 	access, _ := u.access() // the process says what is wrong with it
 	cmd := exec.Command(program, args...)
 	cmd.Env = slices.Concat([]string{"LYCEUM_HTTP_DRAIN_DELAY=" + leaveTime}, os.Environ(), u.Environ)
@@ -334,7 +340,7 @@ func (c *Child) spawn(program, address string) (*childRun, error) {
 	}
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = childAttributes()
-	r := &childRun{cmd: cmd, program: program, address: address, access: access, since: time.Now(), left: make(chan struct{}), done: make(chan struct{})}
+	r := &childRun{cmd: cmd, program: program, address: address, access: access, logFrom: logFrom, since: time.Now(), left: make(chan struct{}), done: make(chan struct{})}
 	started := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread() // the child ends with the thread that started it
@@ -420,7 +426,7 @@ func (c *Child) again(r *childRun, pause time.Duration) (*childRun, error) {
 // WaitHealthy returns when a child serves. Commands have its configuration then.
 func (u *Up) WaitHealthy(ctx context.Context, c *Child) error {
 	c.mu.Lock()
-	before := c.ended
+	before, from := c.ended, c.run.logFrom
 	c.mu.Unlock()
 	for deadline := time.Now().Add(startTime); ; time.Sleep(stepTime) {
 		c.mu.Lock()
@@ -434,13 +440,20 @@ func (u *Up) WaitHealthy(ctx context.Context, c *Child) error {
 			return u.writeAccess(r)
 		}
 		if crashes || time.Now().After(deadline) || ctx.Err() != nil {
-			return fmt.Errorf("%s does not serve; its log ends with:\n%s", c.Name, u.tailOf(c))
+			return fmt.Errorf("%s does not serve; its log ends with:\n%s", c.Name, c.logSince(from, -1))
 		}
 	}
 }
 
 // stopped is what they are told who wait for a child that is stopped meanwhile.
-func (c *Child) stopped() error { return fmt.Errorf("%s was stopped meanwhile", c.Name) }
+func (c *Child) stopped() error {
+	c.up.mu.Lock()
+	defer c.up.mu.Unlock()
+	if c.up.stopping {
+		return errUpStopped
+	}
+	return fmt.Errorf("%s was stopped meanwhile", c.Name)
+}
 
 // stepTime is how often is looked whether a process serves.
 const stepTime = 20 * time.Millisecond
@@ -448,12 +461,19 @@ const stepTime = 20 * time.Millisecond
 // startTime is how long a process may take from its start to serving, with all others starting too.
 const startTime = 90 * time.Second
 
-func (u *Up) tailOf(c *Child) string {
-	text, err := os.ReadFile(c.logPath())
+// logSince gives the end of what processes wrote to the log since it ended at from, but for the one with a machine id.
+func (c *Child) logSince(from int64, but int) string {
+	text, _, err := LinesFrom(c.logPath(), from)
 	if err != nil {
 		return err.Error()
 	}
-	return string(text[max(0, len(text)-1500):])
+	var kept []string
+	for line := range strings.Lines(text) {
+		if !strings.Contains(line, fmt.Sprintf(" machine=%d ", but)) && !strings.Contains(line, fmt.Sprintf(`"machine":%d,`, but)) {
+			kept = append(kept, line)
+		}
+	}
+	return strings.Join(kept[max(0, len(kept)-12):], "")
 }
 
 // Kill ends a child's process at once, as a crash would; it is started again.
