@@ -202,10 +202,16 @@ func (u *Up) replicas() map[string]int {
 	return u.Config.Up.Replicas
 }
 
+// listenWait is how long the public address may be taken: the routers of a lyceum up that was killed end a little later.
+const listenWait = 3 * time.Second
+
 // openPublic opens the public address once for all routers and all their restarts: a connection that comes while a
 // router is replaced waits instead of being refused.
 func (u *Up) openPublic() error {
 	l, err := net.Listen("tcp", u.Config.Server.Listen)
+	for began := time.Now(); errors.Is(err, syscall.EADDRINUSE) && time.Since(began) < listenWait; time.Sleep(stepTime) {
+		l, err = net.Listen("tcp", u.Config.Server.Listen)
+	}
 	if err != nil {
 		return fmt.Errorf("server.listen: %w: choose another address with --listen", err)
 	}
