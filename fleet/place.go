@@ -30,9 +30,19 @@ func (c *Config) place(m making) error {
 		}
 	}
 	if _, err := os.Stat(c.databaseFile()); errors.Is(err, os.ErrNotExist) {
+		for _, f := range foreign {
+			if found, err := filepath.Glob(filepath.Join(c.Server.Data, f.pattern)); err == nil && len(found) > 0 {
+				return fmt.Errorf("%s is the directory of a %s, which has %s there: name another one with --data", c.Server.Data, f.program, filepath.Base(found[0]))
+			}
+		}
 		return c.noServer(m)
 	}
 	return nil
+}
+
+// foreign are files by which the directories of other servers are known.
+var foreign = []struct{ pattern, program string }{
+	{"PG_VERSION", "PostgreSQL"}, {"data/PG_VERSION", "PostgreSQL"}, {"redis.conf", "Redis"}, {"dump.rdb", "Redis"}, {"appendonlydir", "Redis"},
 }
 
 // noServer says that there is no server, or none yet.

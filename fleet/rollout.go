@@ -71,7 +71,9 @@ func (r *Rollout) begin(ctx context.Context) error {
 	if r.Program, err = keepProgram(r.Keep, program); err != nil {
 		return err
 	}
-	err = r.upgrade(ctx, to)
+	if err = r.upgrade(ctx, to); errors.Is(err, errUpStopped) {
+		return err // the next lyceum up forgets them
+	}
 	return errors.Join(err, r.forget(context.WithoutCancel(ctx)))
 }
 
@@ -107,6 +109,9 @@ func versionOf(ctx context.Context, program string) (obs.SemVer, error) {
 }
 
 func (r *Rollout) upgrade(ctx context.Context, to obs.SemVer) error {
+	if err := r.Supervisor.Idle(ctx); err != nil {
+		return err
+	}
 	before, err := r.ask(ctx)
 	if err != nil {
 		return err
@@ -127,12 +132,18 @@ func (r *Rollout) upgrade(ctx context.Context, to obs.SemVer) error {
 	fmt.Fprintf(r.Out, "from %s to %s: %d processes, machine %d first\n", state.From, state.To, len(children), children[0].Machine)
 	fmt.Fprintln(r.Out, advice(state.From, to))
 	if err := r.well(ctx, before, before); err != nil {
+		if busy := r.Supervisor.Idle(ctx); busy != nil { // by a restart of several processes
+			return busy
+		}
 		return fmt.Errorf("the fleet is not well before the rollout, so nothing was changed: %w", err)
 	}
 	var done []ChildState
 	for _, child := range children {
 		state.Now, state.Changed = child.Name, obs.Now()
 		if err := r.store(ctx, state); err != nil {
+			if ctx.Err() != nil {
+				err = errInterrupted
+			}
 			return r.back(ctx, state, done, old, err)
 		}
 		if child.Version == state.To && state.From != state.To { // an earlier rollout came so far
@@ -140,7 +151,7 @@ func (r *Rollout) upgrade(ctx context.Context, to obs.SemVer) error {
 			continue
 		}
 		began := obs.Now()
-		now, err := r.Supervisor.Restart(ctx, child.Name, r.Program)
+		now, err := r.restart(ctx, child.Name)
 		if err != nil {
 			return r.back(ctx, state, done, old, err)
 		}
@@ -152,12 +163,29 @@ func (r *Rollout) upgrade(ctx context.Context, to obs.SemVer) error {
 		fmt.Fprintf(r.Out, "%d of %d: %s is %s, machine %d, after %s\n", state.Done, state.Of, child.Name, now.Version, now.Machine,
 			obs.Now().Sub(began).Round(time.Millisecond))
 	}
+	ctx = context.WithoutCancel(ctx) // it is done
 	if _, err := r.Supervisor.Program(ctx, r.Program); err != nil {
 		return err
 	}
 	state.State, state.Now, state.Changed = "done", "", obs.Now()
 	fmt.Fprintf(r.Out, "all %d processes run %s after %s\n", state.Of, state.To, obs.Now().Sub(state.Started).Round(time.Millisecond))
 	return r.store(ctx, state)
+}
+
+// restart replaces a process by one of the new program, to the end: lyceum up does not leave it half done either.
+func (r *Rollout) restart(ctx context.Context, name string) (now ChildState, err error) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		now, err = r.Supervisor.Restart(context.WithoutCancel(ctx), name, r.Program)
+	}()
+	select {
+	case <-done:
+	case <-ctx.Done():
+		fmt.Fprintf(r.Out, "interrupted: %s is still replaced, then all go back; another ctrl-c leaves them as they are\n", name)
+		<-done
+	}
+	return now, err
 }
 
 // oldest is the oldest version in the fleet, or fallback when no process is there.
@@ -200,14 +228,20 @@ func advice(from string, to obs.SemVer) string {
 // watch waits until the fleet is well, and for the time of Watch sees that it stays so.
 func (r *Rollout) watch(ctx context.Context) error {
 	before, err := r.ask(ctx)
+	if ctx.Err() != nil {
+		return errInterrupted
+	}
 	if err != nil {
+		if _, gone := r.Supervisor.Children(ctx); gone != nil {
+			return gone
+		}
 		return err
 	}
 	watched := obs.Now()
 	for deadline := obs.Now().Add(cmp.Or(r.settle, settleTime)); ; {
 		select {
 		case <-ctx.Done():
-			return ctx.Err()
+			return errInterrupted
 		case <-time.After(min(500*time.Millisecond, r.Watch)):
 		}
 		now, err := r.ask(ctx)
@@ -215,8 +249,8 @@ func (r *Rollout) watch(ctx context.Context) error {
 			err = r.well(ctx, before, now)
 		}
 		if err != nil {
-			if _, gone := r.Supervisor.Children(ctx); gone != nil {
-				return fmt.Errorf("lyceum up does not answer, so nothing is awaited: %w", errors.Join(err, gone))
+			if _, gone := r.Supervisor.Children(ctx); gone != nil && ctx.Err() == nil {
+				return gone
 			}
 		}
 		switch {
@@ -229,6 +263,9 @@ func (r *Rollout) watch(ctx context.Context) error {
 		}
 	}
 }
+
+// errInterrupted is the reason when somebody ended the command.
+var errInterrupted = errors.New("it was interrupted")
 
 // errFailing says that requests fail: no time heals that.
 var errFailing = errors.New("requests fail")
@@ -295,11 +332,20 @@ func (r *Rollout) well(_ context.Context, before, now *status.Fleet) error {
 // back gives the processes that were upgraded their old binary again, the last one first.
 func (r *Rollout) back(ctx context.Context, state status.Rollout, done []ChildState, program string, why error) error {
 	ctx = context.WithoutCancel(ctx) // also when somebody interrupts: half an upgrade is the worst
+	if _, gone := r.Supervisor.Children(ctx); gone != nil {
+		why = gone
+	}
+	if errors.Is(why, errUpStopped) {
+		return r.stopped(ctx, state)
+	}
 	fmt.Fprintf(r.Out, "trouble: %v\n", why)
 	state.State, state.Reason, state.Changed = "rolled back", why.Error(), obs.Now()
 	errs := []error{fmt.Errorf("the rollout was stopped and taken back: %w", why)}
 	for _, child := range slices.Backward(done) {
 		now, err := r.Supervisor.Restart(ctx, child.Name, program)
+		if errors.Is(err, errUpStopped) {
+			return r.stopped(ctx, state)
+		}
 		if err != nil {
 			state.State = "failed"
 			errs = append(errs, fmt.Errorf("%s could not be taken back: %w", child.Name, err))
@@ -309,4 +355,13 @@ func (r *Rollout) back(ctx context.Context, state status.Rollout, done []ChildSt
 	}
 	errs = append(errs, r.store(ctx, state))
 	return errors.Join(errs...)
+}
+
+// stopped ends a rollout whose fleet is gone, perhaps with its database.
+func (r *Rollout) stopped(ctx context.Context, state status.Rollout) error {
+	state.State, state.Reason, state.Changed = "failed", errUpStopped.Error(), obs.Now()
+	step, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	_ = r.store(step, state) // if the database is still there
+	return fmt.Errorf("%w, and the rollout with it: all processes are of the program with which it is started next", errUpStopped)
 }

@@ -74,18 +74,25 @@ func (u *Up) Restart(ctx context.Context, c *Child, program string) error {
 			c.mu.Lock()
 			c.old = nil
 			c.mu.Unlock()
+			if err := u.writeAccess(next); err != nil {
+				say("%v", err)
+			}
 			return nil
 		}
 		if next.hasEnded() || time.Now().After(deadline) || ctx.Err() != nil {
+			how := fmt.Sprintf("not after %s", startTime)
+			if next.hasEnded() {
+				how = howEnded(next.how)
+			}
 			next.end(ctx)
 			c.mu.Lock()
 			c.next = nil
-			gone := c.gone
+			gone, stays := c.gone, c.run.file.Machine
 			c.mu.Unlock()
 			if gone {
 				return c.stopped()
 			}
-			return fmt.Errorf("the new process of %s does not serve, so the old one stays; the log ends with:\n%s", c.Name, u.tailOf(c))
+			return fmt.Errorf("the new process of %s does not serve (%s), so the old one stays; its log ends with:\n%s", c.Name, how, c.logSince(next.logFrom, stays))
 		}
 	}
 }
@@ -266,6 +273,14 @@ func (s *Supervisor) Restart(ctx context.Context, name, program string) (now Chi
 	return now, s.call(ctx, "restart", upRequest{Target: name, Program: program}, &now)
 }
 
+// Idle returns an error while another change is under way. The lyceum up of an older version does not tell.
+func (s *Supervisor) Idle(ctx context.Context) error {
+	if err := s.call(ctx, "idle", upRequest{}, nil); !errors.Is(err, errUnknownWish) {
+		return err
+	}
+	return nil
+}
+
 // Find lists the processes that a word means.
 func (s *Supervisor) Find(ctx context.Context, word string) (out []ChildState, err error) {
 	return out, s.call(ctx, "find", upRequest{Target: word}, &out)
@@ -295,6 +310,12 @@ func (s *Supervisor) Stop(ctx context.Context) error {
 // errUnknownWish is the answer of a lyceum up of an older version.
 var errUnknownWish = errors.New("this lyceum up is too old for that: start it again")
 
+// Answers of a lyceum up that are told apart.
+var (
+	errUpStopped   = errors.New("lyceum up was stopped")
+	errOtherChange = errors.New("another change is under way: try again when it has ended")
+)
+
 func (s *Supervisor) call(ctx context.Context, op string, r upRequest, out any) error {
 	text, err := json.Marshal(r)
 	if err != nil {
@@ -305,6 +326,9 @@ func (s *Supervisor) call(ctx context.Context, op string, r upRequest, out any) 
 		return err
 	}
 	res, err := s.http.Do(req)
+	if err != nil && ctx.Err() == nil {
+		return errUpStopped
+	}
 	if err != nil {
 		return err
 	}
@@ -313,8 +337,14 @@ func (s *Supervisor) call(ctx context.Context, op string, r upRequest, out any) 
 		return errUnknownWish
 	}
 	if res.StatusCode != http.StatusOK {
-		said, _ := io.ReadAll(io.LimitReader(res.Body, 64<<10))
-		return errors.New(strings.TrimSpace(string(said)))
+		text, _ := io.ReadAll(io.LimitReader(res.Body, 64<<10))
+		said := strings.TrimSpace(string(text))
+		for _, known := range []error{errUpStopped, errOtherChange} {
+			if said == known.Error() {
+				return known
+			}
+		}
+		return errors.New(said)
 	}
 	if out == nil {
 		return nil
@@ -358,7 +388,7 @@ func (u *Up) Supervise(stop func()) (end func(), err error) {
 			select {
 			case change <- struct{}{}:
 			default:
-				return nil, errors.New("another change is under way: try again when it has ended")
+				return nil, errOtherChange
 			}
 			defer func() { <-change }()
 			return fn(ctx, r)
@@ -381,6 +411,7 @@ func (u *Up) Supervise(stop func()) (end func(), err error) {
 		}
 		return children[0].State(), nil
 	}))
+	handle("idle", one(func(context.Context, upRequest) (any, error) { return true, nil }))
 	handle("program", func(_ context.Context, r upRequest) (any, error) {
 		u.mu.Lock()
 		defer u.mu.Unlock()

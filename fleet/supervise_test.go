@@ -200,15 +200,23 @@ const (
 // startCrew starts some processes of the role client.
 func startCrew(t *testing.T, text string, n int) *crew {
 	t.Helper()
+	return startGroups(t, text, map[string]int{"client": n})
+}
+
+// startGroups starts some processes of each group.
+func startGroups(t *testing.T, text string, groups map[string]int) *crew {
+	t.Helper()
 	dir := t.TempDir()
 	list := filepath.Join(dir, "list")
 	u := &Up{Config: &Config{Server: ServerConfig{Data: filepath.Join(dir, "data"), Name: "here.test"}}, Environ: []string{"CREW_LIST=" + list}}
 	w := &crew{u, t, list}
 	u.Program = w.program("first", text)
 	t.Cleanup(w.stop)
-	for number := range n {
-		if err := u.add("client", number+1); err != nil {
-			t.Fatal(err)
+	for group, n := range groups {
+		for number := range n {
+			if err := u.add(group, number+1); err != nil {
+				t.Fatal(err)
+			}
 		}
 	}
 	for _, c := range u.Children() {
@@ -401,11 +409,11 @@ func TestAChildIsStoppedWhileItIsReplaced(t *testing.T) {
 				t.Errorf("the old one was not given the time to end: %v", err)
 			}
 			w.within("the restart", func() {
-				if err := <-restarted; !replaced && (err == nil || !strings.Contains(err.Error(), "stopped meanwhile")) {
+				if err := <-restarted; !replaced && (err == nil || !strings.Contains(err.Error(), "was stopped")) {
 					t.Errorf("the restart: %v", err)
 				}
 			})
-			if err := w.Restart(t.Context(), c, ""); err == nil || !strings.Contains(err.Error(), "stopped meanwhile") {
+			if err := w.Restart(t.Context(), c, ""); err == nil || !strings.Contains(err.Error(), "was stopped") {
 				t.Errorf("a restart of one that was stopped: %v", err)
 			}
 			w.within("WaitHealthy", func() {
@@ -415,6 +423,125 @@ func TestAChildIsStoppedWhileItIsReplaced(t *testing.T) {
 			})
 			if c.State().State != "stopped" {
 				t.Errorf("found %+v", c.State())
+			}
+		})
+	}
+}
+
+// TestStopEndsOwnersLast: who takes requests ends before who tells of news, and owners of shards end when nobody needs them any
+// more.
+func TestStopEndsOwnersLast(t *testing.T) {
+	notes := `note() { echo "$1 ${dir##*/}" >> "$CREW_LIST.notes"; }` + "\ntrap 'note begins; sleep 0.3; note ends; exit 0' TERM\n"
+	w := startGroups(t, listed+notes+tell+loop, map[string]int{"media+client": 1, "sync+push": 1, "events": 2, "typing+client": 1})
+	w.stop()
+	text, err := os.ReadFile(w.list + ".notes")
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Split(strings.TrimSpace(string(text)), "\n")
+	if want := []string{"begins media+client-1", "ends media+client-1", "begins sync+push-1", "ends sync+push-1"}; len(lines) != 10 || !slices.Equal(lines[:4], want) {
+		t.Fatalf("found %q, expected %q first", lines, want)
+	}
+	for i, line := range lines[4:] { // owners end together
+		if (i < 3) != strings.HasPrefix(line, "begins ") {
+			t.Errorf("found %q", lines[4:])
+		}
+	}
+}
+
+// TestCommandsHaveAChangedConfiguration: when processes are started with another configuration, commands have it as soon as one
+// serves, and not before.
+func TestCommandsHaveAChangedConfiguration(t *testing.T) {
+	w := startCrew(t, listed+serves, 1)
+	c := w.Children()[0]
+	w.File = filepath.Join(filepath.Dir(w.list), "lyceum.yaml")
+	revise := func(revision string) {
+		if err := os.WriteFile(w.File, []byte("fleet: {config_revision: "+revision+"}\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	has := func(revision string) bool {
+		text, _ := os.ReadFile(w.AccessFile())
+		return strings.Contains(string(text), "config_revision: "+revision+"\n")
+	}
+	revise("1")
+	if err := w.Restart(t.Context(), c, w.program("broken", broken)); err == nil || has("1") {
+		t.Errorf("commands have the configuration of a process that does not serve, %v", err)
+	}
+	if err := w.Restart(t.Context(), c, w.program("second", listed+serves)); err != nil || !has("1") {
+		t.Errorf("commands do not have the new configuration: %v", err)
+	}
+	revise("2")
+	if err := c.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	w.await("commands have the configuration of the process that was started again", func() bool { return has("2") })
+}
+
+// TestARolloutThatDoesNotComeToItsEnd says why: the fleet was stopped, somebody interrupted it, something else is under way, or the
+// new program ends.
+func TestARolloutThatDoesNotComeToItsEnd(t *testing.T) {
+	for name, want := range map[string]string{
+		"stopped": "lyceum up was stopped, and the rollout with it", "interrupted": "taken back: after client-1: it was interrupted",
+		"busy": errOtherChange.Error(), "broken": "does not serve (exit status 3), so the old one stays; its log ends with:\nof the new one",
+	} {
+		t.Run(name, func(t *testing.T) {
+			old := strings.Replace(listed+serves, "exec sleep 600", "echo time=now machine=0 of=old; (while sleep 0.01; do echo time=now machine=0 of=old; done) & exec sleep 600", 1)
+			if name != "broken" {
+				old = lingers
+			}
+			w := startCrew(t, old, 2)
+			ctx, interrupt := context.WithCancel(t.Context())
+			defer interrupt()
+			end, err := w.Supervise(func() {})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer end()
+			s, err := FindSupervisor(w.Config.Server.Data)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var out strings.Builder
+			r := &Rollout{
+				Supervisor: s, Program: w.program("second", late), Keep: w.Config.Server.Data, Watch: time.Millisecond, Out: &out,
+				ask:   func(context.Context) (*status.Fleet, error) { return &status.Fleet{}, nil },
+				store: func(context.Context, status.Rollout) error { return nil },
+			}
+			done := make(chan error, 1)
+			second := func() bool { return len(w.started()) == 3 }
+			switch name {
+			case "broken":
+				r.Program = w.program("second", "sleep 0.2; echo of the new one; exit 3\n")
+			case "busy":
+				go func() { _, _ = s.Restart(context.Background(), "client-1", w.program("late", late)) }()
+				w.await("a restart begins", second)
+			}
+			go func() { done <- r.begin(ctx) }()
+			switch name {
+			case "stopped":
+				w.await("the first one is replaced", second)
+				w.stop()
+			case "interrupted":
+				w.await("the first one is replaced", second)
+				interrupt()
+			}
+			err = <-done
+			if err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("found %v, expected %q\n%s", err, want, out.String())
+			}
+			if name == "interrupted" {
+				for _, c := range w.Children() {
+					if c.State().Program != w.Program {
+						t.Errorf("%s is of the new program", c.Name)
+					}
+				}
+				if !strings.Contains(out.String(), "then all go back") || strings.Contains(err.Error(), "canceled") {
+					t.Errorf("it says %v\n%s", err, out.String())
+				}
+			}
+			if strings.Contains(err.Error(), "of=old") || strings.Contains(err.Error(), "http://up") {
+				t.Errorf("found %v", err)
 			}
 		})
 	}

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"net"
 	"os"
@@ -18,6 +19,7 @@ import (
 	"time"
 
 	"lyceum/platform/disk"
+	"lyceum/platform/role"
 )
 
 // UpConfig is the section "up": a whole fleet on this machine.
@@ -74,7 +76,10 @@ type Up struct {
 	public      *os.File           // socket of the public address, shared by all routers
 	mu          sync.Mutex
 	children    []*Child
-	stopping    bool           // no child is added any more
+	stopping    bool       // no child is added any more
+	accessMu    sync.Mutex // of what AccessFile holds, and since when the process runs that has it
+	accessText  []byte
+	accessSince time.Time
 	wg          sync.WaitGroup // who keeps the children and servers
 }
 
@@ -102,11 +107,13 @@ type childRun struct {
 	cmd     *exec.Cmd
 	program string
 	address string // of its public listener
+	logFrom int64  // where the log ended when it was started
 	since   time.Time
 	asked   sync.Once     // to end: a second signal would cut it short
 	left    chan struct{} // closed when another one has its place
 	done    chan struct{} // closed at its end, when how is set
 	how     error
+	access  []byte      // its configuration, for commands; empty when it can not be read
 	file    processFile // what it wrote when it served; zero until Child.serving has seen it
 }
 
@@ -168,9 +175,6 @@ func (u *Up) Start(ctx context.Context) (err error) {
 	if err := u.keepProgram(); err != nil {
 		return err
 	}
-	if err := u.writeAccess(); err != nil {
-		return err
-	}
 	if err := u.openPublic(); err != nil {
 		return err
 	}
@@ -198,10 +202,16 @@ func (u *Up) replicas() map[string]int {
 	return u.Config.Up.Replicas
 }
 
+// listenWait is how long the public address may be taken: the routers of a lyceum up that was killed end a little later.
+const listenWait = 3 * time.Second
+
 // openPublic opens the public address once for all routers and all their restarts: a connection that comes while a
 // router is replaced waits instead of being refused.
 func (u *Up) openPublic() error {
 	l, err := net.Listen("tcp", u.Config.Server.Listen)
+	for began := time.Now(); errors.Is(err, syscall.EADDRINUSE) && time.Since(began) < listenWait; time.Sleep(stepTime) {
+		l, err = net.Listen("tcp", u.Config.Server.Listen)
+	}
 	if err != nil {
 		return fmt.Errorf("server.listen: %w: choose another address with --listen", err)
 	}
@@ -323,6 +333,11 @@ func (c *Child) spawn(program, address string) (*childRun, error) {
 	if u.File != "" {
 		args = append(args, "--config", u.File)
 	}
+	logFrom, err := log.Seek(0, io.SeekEnd)
+	if err != nil {
+		return nil, err
+	}
+	access, _ := u.access() // the process says what is wrong with it
 	cmd := exec.Command(program, args...)
 	cmd.Env = slices.Concat([]string{"LYCEUM_HTTP_DRAIN_DELAY=" + leaveTime}, os.Environ(), u.Environ)
 	if c.public {
@@ -331,7 +346,7 @@ func (c *Child) spawn(program, address string) (*childRun, error) {
 	}
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = childAttributes()
-	r := &childRun{cmd: cmd, program: program, address: address, since: time.Now(), left: make(chan struct{}), done: make(chan struct{})}
+	r := &childRun{cmd: cmd, program: program, address: address, access: access, logFrom: logFrom, since: time.Now(), left: make(chan struct{}), done: make(chan struct{})}
 	started := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread() // the child ends with the thread that started it
@@ -386,6 +401,7 @@ func (u *Up) keep(c *Child) {
 		}
 		if next != nil {
 			r = next
+			u.wg.Go(func() { _ = u.WaitHealthy(context.Background(), c) }) // for the configuration, which may be another now
 		}
 		pause = min(2*pause, mostPause)
 	}
@@ -413,29 +429,37 @@ func (c *Child) again(r *childRun, pause time.Duration) (*childRun, error) {
 	}
 }
 
-// WaitHealthy returns when a child serves.
+// WaitHealthy returns when a child serves. Commands have its configuration then.
 func (u *Up) WaitHealthy(ctx context.Context, c *Child) error {
 	c.mu.Lock()
-	before := c.ended
+	before, from := c.ended, c.run.logFrom
 	c.mu.Unlock()
 	for deadline := time.Now().Add(startTime); ; time.Sleep(stepTime) {
 		c.mu.Lock()
-		gone, serves, crashes := c.gone, c.serving(c.run), c.ended >= before+3
+		r := c.run
+		gone, serves, crashes := c.gone, c.serving(r), c.ended >= before+3
 		c.mu.Unlock()
 		if gone {
 			return c.stopped()
 		}
 		if serves {
-			return nil
+			return u.writeAccess(r)
 		}
 		if crashes || time.Now().After(deadline) || ctx.Err() != nil {
-			return fmt.Errorf("%s does not serve; its log ends with:\n%s", c.Name, u.tailOf(c))
+			return fmt.Errorf("%s does not serve; its log ends with:\n%s", c.Name, c.logSince(from, -1))
 		}
 	}
 }
 
 // stopped is what they are told who wait for a child that is stopped meanwhile.
-func (c *Child) stopped() error { return fmt.Errorf("%s was stopped meanwhile", c.Name) }
+func (c *Child) stopped() error {
+	c.up.mu.Lock()
+	defer c.up.mu.Unlock()
+	if c.up.stopping {
+		return errUpStopped
+	}
+	return fmt.Errorf("%s was stopped meanwhile", c.Name)
+}
 
 // stepTime is how often is looked whether a process serves.
 const stepTime = 20 * time.Millisecond
@@ -443,12 +467,19 @@ const stepTime = 20 * time.Millisecond
 // startTime is how long a process may take from its start to serving, with all others starting too.
 const startTime = 90 * time.Second
 
-func (u *Up) tailOf(c *Child) string {
-	text, err := os.ReadFile(c.logPath())
+// logSince gives the end of what processes wrote to the log since it ended at from, but for the one with a machine id.
+func (c *Child) logSince(from int64, but int) string {
+	text, _, err := LinesFrom(c.logPath(), from)
 	if err != nil {
 		return err.Error()
 	}
-	return string(text[max(0, len(text)-1500):])
+	var kept []string
+	for line := range strings.Lines(text) {
+		if !strings.Contains(line, fmt.Sprintf(" machine=%d ", but)) && !strings.Contains(line, fmt.Sprintf(`"machine":%d,`, but)) {
+			kept = append(kept, line)
+		}
+	}
+	return strings.Join(kept[max(0, len(kept)-12):], "")
 }
 
 // Kill ends a child's process at once, as a crash would; it is started again.
@@ -488,6 +519,44 @@ func (r *childRun) end(ctx context.Context) {
 	<-r.done
 }
 
+// stopStep tells when a process is stopped, the lowest first: those that take the requests of clients, then those that tell
+// of news, then owners of shards, which the others need for what is under way.
+func (c *Child) stopStep() int {
+	step := 0
+	for _, name := range c.Roles {
+		switch i := slices.IndexFunc(Roles, func(r role.Role) bool { return r.Name == name }); {
+		case i < 0 || Roles[i].Stream != "": // all roles, or one that owns shards
+			return 2
+		case name == "sync" || name == "push":
+			step = 1
+		}
+	}
+	return step
+}
+
+// stopChildren ends all processes, step by step. Nobody adds one any more.
+func (u *Up) stopChildren(ctx context.Context) {
+	steps := map[int][]*Child{}
+	for _, c := range u.Children() {
+		steps[c.stopStep()] = append(steps[c.stopStep()], c)
+		if c.public { // none is started any more
+			c.mu.Lock()
+			c.gone = true
+			c.mu.Unlock()
+		}
+	}
+	if u.public != nil {
+		_ = u.public.Close() // after the last router clients are refused, and do not wait
+	}
+	for _, step := range slices.Sorted(maps.Keys(steps)) {
+		var wg sync.WaitGroup
+		for _, c := range steps[step] {
+			wg.Go(func() { c.retire(ctx) })
+		}
+		wg.Wait()
+	}
+}
+
 // Stop ends all processes in an orderly way, then the servers that Start started. A server that is down stays so.
 func (u *Up) Stop(ctx context.Context) error {
 	if u.unwatch != nil {
@@ -496,15 +565,8 @@ func (u *Up) Stop(ctx context.Context) error {
 	u.mu.Lock()
 	u.stopping = true
 	u.mu.Unlock()
-	var wg sync.WaitGroup
-	for _, c := range u.Children() { // nobody adds one any more
-		wg.Go(func() { c.retire(ctx) })
-	}
-	wg.Wait() // the servers serve until the last process has ended
-	err := u.stopServers()
+	u.stopChildren(ctx)
+	err := u.stopServers() // they serve until the last process has ended
 	u.wg.Wait()
-	if u.public != nil {
-		_ = u.public.Close()
-	}
 	return err
 }

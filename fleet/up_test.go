@@ -2,12 +2,15 @@ package fleet
 
 import (
 	"encoding/json"
+	"errors"
 	"maps"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"lyceum/platform/conf"
 )
@@ -34,17 +37,21 @@ func TestCommandsHaveTheConfigurationOfTheProcesses(t *testing.T) {
 			if name == "a secret that up makes" {
 				c.Fleet.Secret, environ = "", slices.DeleteFunc(environ, func(e string) bool { return strings.HasPrefix(e, "LYCEUM_FLEET_SECRET=") })
 			}
-			u := &Up{Config: c}
+			u := &Up{Config: c, Environ: environ}
 			if err := os.MkdirAll("data", 0o700); err != nil {
 				t.Fatal(err)
 			}
 			if err := u.startEngines(t.Context()); err != nil {
 				t.Fatal(err)
 			}
-			if err := u.writeAccess(); err != nil {
+			access, err := u.access()
+			if err == nil {
+				err = u.writeAccess(&childRun{access: access})
+			}
+			if err != nil {
 				t.Fatal(err)
 			}
-			process, err := Load(conf.Sources{Environ: append(environ, u.Environ...)})
+			process, err := Load(conf.Sources{Environ: u.Environ})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -119,5 +126,37 @@ func TestTheFileOfAnOlderVersionIsMended(t *testing.T) {
 	}
 	if err := MendAccess(t.TempDir()); err != nil {
 		t.Errorf("without a file: %v", err)
+	}
+}
+
+// TestTheAddressOfAFleetThatWasKilled: its routers end a little later than lyceum up, and a new one waits for that.
+func TestTheAddressOfAFleetThatWasKilled(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	u := &Up{Config: &Config{Server: ServerConfig{Listen: l.Addr().String()}}}
+	time.AfterFunc(500*time.Millisecond, func() { _ = l.Close() })
+	if err := u.openPublic(); err != nil {
+		t.Fatal(err)
+	}
+	defer u.public.Close()
+	if err := u.openPublic(); err == nil || !strings.Contains(err.Error(), "choose another address") {
+		t.Errorf("an address that stays taken: %v", err)
+	}
+}
+
+// TestNoServerInTheDirectoryOfAnother: nothing is made in the directories of PostgreSQL and Redis.
+func TestNoServerInTheDirectoryOfAnother(t *testing.T) {
+	for _, name := range []string{"PG_VERSION", "data/PG_VERSION", "redis.conf", "dump.rdb"} {
+		dir := t.TempDir()
+		file := filepath.Join(dir, name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(file), 0o700), os.WriteFile(file, nil, 0o600)); err != nil {
+			t.Fatal(err)
+		}
+		c := &Config{Server: ServerConfig{Data: dir}}
+		if err := c.place(mayMake); err == nil || !strings.Contains(err.Error(), "name another one with --data") {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }

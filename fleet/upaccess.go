@@ -1,11 +1,13 @@
 package fleet
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
+	"slices"
 
 	"lyceum/platform/conf"
 	"lyceum/platform/disk"
@@ -20,25 +22,40 @@ func (u *Up) AccessFile() string { return filepath.Join(u.Config.Server.Data, ac
 // commandsDir is the data directory of commands: scratch, and nothing that lasts.
 func commandsDir(data string) string { return filepath.Join(data, "commands") }
 
-// writeAccess writes AccessFile, which only its owner can read. It is the configuration of the processes but for what each has
-// for itself: a command that saw another store or another bus would be wrong about the fleet.
-func (u *Up) writeAccess() error {
-	c := *u.Config
-	c.Server.Data = commandsDir(c.Server.Data)
-	secret := c.Fleet.Secret
-	if secret.Reveal() == "" {
-		text, err := os.ReadFile(u.secretFile())
-		if err != nil {
-			return err
-		}
-		secret = conf.Secret(strings.TrimSpace(string(text)))
+// access is the configuration for commands: that of a process which starts now, but for what each has for itself. A command that
+// saw another store or another bus would be wrong about the fleet.
+func (u *Up) access() ([]byte, error) {
+	flags := map[string]string{"server.data": commandsDir(u.Config.Server.Data), "server.listen": u.Config.Server.Listen}
+	if u.Config.Server.Name != "" {
+		flags["server.name"] = u.Config.Server.Name
 	}
-	c.Fleet = ProcessConfig{Roles: []string{allRoles}, MachineID: "auto", Secret: secret, Internal: "127.0.0.1:0", Revision: c.Fleet.Revision}
-	text, err := c.file(true)
+	c, err := Load(conf.Sources{File: u.File, Environ: slices.Concat(os.Environ(), u.Environ), Flags: flags})
 	if err != nil {
-		return err
+		return nil, err
 	}
-	return disk.WriteFile(u.AccessFile(), append([]byte("# Written by lyceum up for the commands over its fleet: lyceum status --config THIS.\n"), text...), 0o600)
+	c.Up = u.Config.Up
+	c.Fleet = ProcessConfig{Roles: []string{allRoles}, MachineID: "auto", Secret: c.Fleet.Secret, Internal: "127.0.0.1:0", Revision: c.Fleet.Revision}
+	text, err := c.file(true)
+	return append([]byte("# Written by lyceum up for the commands over its fleet: lyceum status --config THIS.\n"), text...), err
+}
+
+// writeAccess writes the configuration of r, which serves, to AccessFile, which only its owner can read, unless that has the
+// one of a newer process.
+func (u *Up) writeAccess(r *childRun) error {
+	u.accessMu.Lock()
+	defer u.accessMu.Unlock()
+	if len(r.access) == 0 || r.since.Before(u.accessSince) {
+		return nil
+	}
+	u.accessSince = r.since
+	if bytes.Equal(r.access, u.accessText) {
+		return nil
+	}
+	if err := disk.WriteFile(u.AccessFile(), r.access, 0o600); err != nil {
+		return fmt.Errorf("%s does not have the configuration of the processes: %w", u.AccessFile(), err)
+	}
+	u.accessText = r.access
+	return nil
 }
 
 // MendAccess mends the file that a lyceum up of an older version wrote into its data directory and that named an empty directory

@@ -66,13 +66,17 @@ func (s *sources) load() (*fleet.Config, error) {
 	for key, value := range s.Set {
 		flags[key] = value
 	}
-	file := s.Config
-	if file == "" {
+	return fleet.Load(conf.Sources{File: s.file(), Flags: flags})
+}
+
+// file is the configuration file, "" for none.
+func (s *sources) file() string {
+	if s.Config == "" {
 		if _, err := os.Stat("lyceum.yaml"); err == nil {
-			file = "lyceum.yaml"
+			return "lyceum.yaml"
 		}
 	}
-	return fleet.Load(conf.Sources{File: file, Flags: flags})
+	return s.Config
 }
 
 type serveCommand struct {

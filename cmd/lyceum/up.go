@@ -47,7 +47,7 @@ func (c *upCommand) Run(ctx context.Context) error {
 	if c.Detach {
 		return c.detach(ctx, program, config)
 	}
-	up := &fleet.Up{Program: program, Config: config, File: c.Config}
+	up := &fleet.Up{Program: program, Config: config, File: c.file()}
 	start := time.Now()
 	fmt.Println("starting; data and logs are in", config.Server.Data)
 	if err := up.Start(ctx); err != nil {

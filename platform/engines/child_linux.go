@@ -2,9 +2,10 @@ package engines
 
 import "syscall"
 
-// childAttr makes the kernel send end to the child when the thread that started it dies.
+// childAttr makes the kernel send end to the child when the thread that started it dies, and keeps signals of the terminal
+// from it: whoever uses it ends first.
 func childAttr(as *account, end syscall.Signal) *syscall.SysProcAttr {
-	attr := &syscall.SysProcAttr{Pdeathsig: end}
+	attr := &syscall.SysProcAttr{Pdeathsig: end, Setpgid: true}
 	if as != nil {
 		attr.Credential = &syscall.Credential{Uid: as.uid, Gid: as.gid}
 	}

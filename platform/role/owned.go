@@ -14,6 +14,14 @@ import (
 // ownerWait is how long a call waits for a shard that moves.
 const ownerWait = 15 * time.Second
 
+// lastWait is how long it waits in a process that stops where no process is left that takes the shard.
+const lastWait = 2 * time.Second
+
+// mayCome tells whether an owner that a call waits for may come: not when this process stops and the others have stopped.
+func (p *Process) mayCome(st *stream.Stream) bool {
+	return !p.Leases.Self().Draining || len(p.played(st.Role())) > 0
+}
+
 // keyed is a request on its way to the owner of a key.
 type keyed[Req any] struct {
 	Key string `json:"key"`
@@ -35,7 +43,7 @@ func Owned[Req, Res any](p *Process, st *stream.Stream, name string, fn func(ctx
 	}
 	return func(ctx context.Context, key string, req Req) (res Res, err error) {
 		shard := st.Shard(key)
-		deadline := time.Now().Add(ownerWait)
+		began := time.Now()
 		var unknown error // an attempt before may have been done
 		for wait := time.Millisecond; ; wait = min(2*wait, 200*time.Millisecond) {
 			changed := p.Leases.Changed()
@@ -57,7 +65,8 @@ func Owned[Req, Res any](p *Process, st *stream.Stream, name string, fn func(ctx
 			}
 			// Busy says that nothing was done, which is not known any more when an attempt before broke off.
 			busy := unknown != nil && errors.Is(err, stream.ErrBusy)
-			if err == nil || !isMoving(err) && !busy || ctx.Err() != nil || time.Now().After(deadline) {
+			waited := time.Since(began)
+			if err == nil || !isMoving(err) && !busy || ctx.Err() != nil || waited > ownerWait || waited > lastWait && !p.mayCome(st) {
 				if busy {
 					err = unknown
 				}

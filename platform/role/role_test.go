@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"path/filepath"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -271,6 +272,61 @@ func (j *jobs) at() []int {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	return slices.Clone(j.running)
+}
+
+// Processes that stop together keep owners among them to the end of the last one, so requests under way are done.
+func TestOwnedWhileAllProcessesStop(t *testing.T) {
+	dbtest.Run(t, func(t *testing.T, d *db.DB) {
+		b := bus.NewLocal()
+		fleet := []*process{begin(t, d, b, 0, nil), begin(t, d, b, 1, nil)}
+		count := func(when string, of []*process) {
+			t.Helper()
+			for i := range 16 {
+				for _, p := range of {
+					began := time.Now()
+					id := fmt.Sprint(when, i, p.Machine())
+					if _, err := p.count(t.Context(), id, id); err != nil || time.Since(began) > 2*time.Second {
+						t.Errorf("%s: %v after %s", when, err, time.Since(began))
+					}
+				}
+			}
+		}
+		count("before", fleet)
+		for _, p := range fleet {
+			if err := p.Leases.Drain(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		until(t, "both know that both stop", 5*time.Second, func() bool {
+			for _, p := range fleet {
+				for _, m := range p.Leases.Machines() {
+					if !m.Draining {
+						return false
+					}
+				}
+			}
+			return true
+		})
+		time.Sleep(time.Second) // they look at their shares
+		count("while both stop", fleet)
+		fleet[0].stop()
+		count("while the last one stops", fleet[1:])
+	}, lease.Migrations(), counts)
+}
+
+// A process that stops does not wait long for an owner where nobody is left who could be one.
+func TestOwnedWaitsShortlyAtTheEnd(t *testing.T) {
+	d := dbtest.Open(t, "sqlite:"+filepath.Join(t.TempDir(), "test.db"), lease.Migrations(), counts)
+	p := roletest.New(t, d, "others")
+	st := p.Streams.Open(stream.Spec{Name: "counts", Role: "counts", Shards: 8, Store: store{}})
+	count := role.Owned(p, st, "counts.add", func(context.Context, string, string) (int, error) { return 0, nil })
+	if err := p.Leases.Drain(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	if _, err := count(t.Context(), "k", "1"); !errors.Is(err, stream.ErrNotOwner) || time.Since(began) > 5*time.Second {
+		t.Errorf("found %v after %s", err, time.Since(began))
+	}
 }
 
 func TestSingletonMovesToTheLowestMachine(t *testing.T) {

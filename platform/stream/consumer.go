@@ -117,7 +117,7 @@ func (c *consumer) run(ctx context.Context) {
 	committing.Go(c.commitAll)
 	defer committing.Wait()
 	defer close(c.steps)
-	defer c.giveUp(context.WithoutCancel(ctx), func(int) bool { return true })
+	defer c.giveUp(ctx, func(int) bool { return true })
 	for {
 		changed := c.set.o.Leases.Changed()
 		if err := c.balance(ctx); err != nil && ctx.Err() == nil {
@@ -190,7 +190,7 @@ func (c *consumer) start(ctx context.Context, shard int, l lease.Lease) {
 	}()
 }
 
-// giveUp stops workers and gives their leases back.
+// giveUp stops workers and gives their leases back, also at the end of ctx.
 func (c *consumer) giveUp(ctx context.Context, which func(shard int) bool) {
 	var names []string
 	for shard := range c.Stream.Shards() {
@@ -208,7 +208,7 @@ func (c *consumer) giveUp(ctx context.Context, which func(shard int) bool) {
 	if len(names) == 0 {
 		return
 	}
-	step, cancel := context.WithTimeout(ctx, 5*time.Second)
+	step, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
 	if err := c.set.o.Leases.Release(step, names...); err != nil {
 		c.set.o.Log.Warn("the leases of a consumer were not given back", "consumer", c.Name, "error", err)

@@ -221,13 +221,20 @@ func (s *Streams) balance(ctx context.Context) error {
 	return err
 }
 
-// writers are the ids of the live machines that share the shards of a stream.
+// writers are the ids of the live machines that share the shards of a stream. Where all of them stop, they share them to
+// their end: requests under way still need owners.
 func (s *Streams) writers(st *Stream) []int {
-	var ids []int
+	var ids, stopping []int
 	for _, m := range s.o.Leases.Machines() {
-		if m.Takes(st.spec.Role) {
+		switch {
+		case m.Takes(st.spec.Role):
 			ids = append(ids, m.ID)
+		case m.Draining && !m.Starting && m.Has(st.spec.Role):
+			stopping = append(stopping, m.ID)
 		}
+	}
+	if len(ids) == 0 {
+		return stopping
 	}
 	return ids
 }
