@@ -37,9 +37,9 @@ import (
 )
 
 // limits of a history. Those of the product are too far away to be reached in a few steps.
-type limits struct{ queue, batch, readLimit, recent, transactions int }
+type limits struct{ queue, batch, readLimit, recent, transactions, state int }
 
-var small = limits{queue: 3, batch: 4, readLimit: 2, recent: 2, transactions: 5}
+var small = limits{queue: 3, batch: 4, readLimit: 2, recent: 2, transactions: 5, state: 6}
 
 // member is a process of a history.
 type member struct {
@@ -172,7 +172,7 @@ func (m *member) wire(l limits) error {
 	if err != nil {
 		return err
 	}
-	r, err := rooms.New(rooms.Deps{Process: p, Accounts: a, ServerName: serverName, Key: key, Recent: l.recent, Transactions: l.transactions},
+	r, err := rooms.New(rooms.Deps{Process: p, Accounts: a, ServerName: serverName, Key: key, Recent: l.recent, Transactions: l.transactions, State: l.state},
 		rooms.Config{DefaultVersion: "12", EventCache: 1000, MaxCreateUsers: 100})
 	if err != nil {
 		return err

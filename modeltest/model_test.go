@@ -316,7 +316,7 @@ type known struct {
 }
 
 // wide is a world in which the queue does not fill up.
-var wide = limits{queue: 1000, batch: 4, readLimit: 2, recent: 2, transactions: 5}
+var wide = limits{queue: 1000, batch: 4, readLimit: 2, recent: 2, transactions: 5, state: 6}
 
 var fleetKnown = known{}
 

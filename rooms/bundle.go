@@ -75,7 +75,7 @@ func (r *Rooms) relationKinds(ctx context.Context, events []*Event) (map[string]
 		return nil, nil
 	}
 	return db.Groups[string, string](r.Process.DB.Query(ctx, `SELECT DISTINCT x.rel_type, x.target FROM relations x JOIN events e ON e.event_id = x.target
-		WHERE x.target = ANY($1) AND x.rel_type IN ('m.replace', 'm.thread', 'm.reference') AND x.room_id = e.room_id`, ids))
+		WHERE x.target = ANY($1) AND x.rel_type IN ('m.replace', 'm.thread', 'm.reference') AND x.room_id || '' = e.room_id`, ids))
 }
 
 // bundler collects the aggregations of some events of a room.
@@ -211,7 +211,7 @@ func (b *bundler) edits(ids []string) (map[string][]string, error) {
 	found, err := b.pairs(`SELECT target, event_id FROM (
 		SELECT x.target, x.event_id, ROW_NUMBER() OVER (PARTITION BY x.target ORDER BY e.ts DESC, e.event_id DESC) AS n
 		FROM relations x JOIN events t ON t.event_id = x.target JOIN events e ON e.event_id = x.event_id
-		WHERE x.target = ANY($1) AND x.rel_type = 'm.replace' AND x.sender = t.sender AND x.type = t.type AND x.room_id = t.room_id`+seen+`
+		WHERE x.target = ANY($1) AND x.rel_type = 'm.replace' AND x.sender = t.sender AND x.type = t.type AND x.room_id || '' = t.room_id`+seen+`
 		) ranked WHERE n <= 3 ORDER BY target, n`, args...)
 	if err != nil {
 		return nil, err
@@ -240,7 +240,7 @@ func (b *bundler) references(ids []string) (map[string][]byte, error) {
 	found, err := b.pairs(`SELECT target, event_id FROM (
 		SELECT x.target, x.event_id, x.pos, ROW_NUMBER() OVER (PARTITION BY x.target ORDER BY x.pos) AS n
 		FROM relations x JOIN events t ON t.event_id = x.target
-		WHERE x.target = ANY($1) AND x.rel_type = 'm.reference' AND x.room_id = t.room_id AND NOT (x.sender = ANY($2))`+seen+`
+		WHERE x.target = ANY($1) AND x.rel_type = 'm.reference' AND x.room_id || '' = t.room_id AND NOT (x.sender = ANY($2))`+seen+`
 		) ranked WHERE n <= $3 ORDER BY target, n`, args...)
 	if err != nil {
 		return nil, err
@@ -282,7 +282,7 @@ func (b *bundler) threads(ids []string) (map[string]threadSummary, error) {
 			SUM(CASE WHEN x.sender = $2 THEN 1 ELSE 0 END) OVER (PARTITION BY x.target) AS mine,
 			ROW_NUMBER() OVER (PARTITION BY x.target ORDER BY x.pos DESC) AS n
 		FROM relations x JOIN events t ON t.event_id = x.target
-		WHERE x.target = ANY($1) AND x.rel_type = 'm.thread' AND x.room_id = t.room_id AND NOT (x.sender = ANY($3))`+seen+`
+		WHERE x.target = ANY($1) AND x.rel_type = 'm.thread' AND x.room_id || '' = t.room_id AND NOT (x.sender = ANY($3))`+seen+`
 		) ranked WHERE n = 1`, args...))
 }
 

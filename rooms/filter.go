@@ -104,6 +104,9 @@ func matchType(pattern, typ string) bool {
 	return strings.HasSuffix(typ, parts[len(parts)-1])
 }
 
+// relatedBy begins a condition on an event e, on the relations to it: see selectRelations.
+const relatedBy = "EXISTS (SELECT 1 FROM relations x WHERE x.target = e.event_id AND x.room_id || '' = e.room_id"
+
 // where gives what of the filter the database can decide, as SQL about the table e whose placeholders
 // start at $next. Match decides all of it again but related_by_….
 func (f *Filter) where(next int) (sql string, args []any) {
@@ -128,10 +131,10 @@ func (f *Filter) where(next int) (sql string, args []any) {
 		add("NOT (e.sender = ANY(?))", f.NotSenders)
 	}
 	if f.RelatedBySenders != nil {
-		add("EXISTS (SELECT 1 FROM relations x WHERE x.target = e.event_id AND x.room_id = e.room_id AND x.sender = ANY(?))", f.RelatedBySenders)
+		add(relatedBy+" AND x.sender = ANY(?))", f.RelatedBySenders)
 	}
 	if f.RelatedByRelTypes != nil {
-		add("EXISTS (SELECT 1 FROM relations x WHERE x.target = e.event_id AND x.room_id = e.room_id AND x.rel_type = ANY(?))", f.RelatedByRelTypes)
+		add(relatedBy+" AND x.rel_type = ANY(?))", f.RelatedByRelTypes)
 	}
 	return strings.Join(parts, " AND "), args
 }

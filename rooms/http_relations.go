@@ -13,11 +13,13 @@ import (
 // relationDepth is how far relations of relations are followed.
 const relationDepth = 3
 
+// selectRelations goes by the target. The empty text keeps SQLite from the index by room, through which it would read all relations of
+// the room for each event.
 const selectRelations = `WITH RECURSIVE tree (event_id, pos, rel_type, type, depth) AS (
-	SELECT x.event_id, x.pos, x.rel_type, x.type, 1 FROM relations x WHERE x.target = $1 AND x.room_id = $2
+	SELECT x.event_id, x.pos, x.rel_type, x.type, 1 FROM relations x WHERE x.target = $1 AND x.room_id || '' = $2
 	UNION ALL
 	SELECT x.event_id, x.pos, x.rel_type, x.type, t.depth + 1 FROM relations x JOIN tree t ON x.target = t.event_id
-	WHERE t.depth < $3 AND x.room_id = $2
+	WHERE t.depth < $3 AND x.room_id || '' = $2
 	) SELECT event_id FROM tree WHERE pos > $4 AND pos < $5`
 
 // relationsOf says which relations of an event are wanted.

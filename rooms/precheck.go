@@ -12,6 +12,9 @@ import (
 	"lyceum/rooms/state"
 )
 
+// selectSame finds a relation such as a reaction that somebody sends again.
+const selectSame = `SELECT EXISTS (SELECT 1 FROM relations WHERE target = $1 AND sender = $2 AND rel_type = $3 AND agg_key = $4 AND type = $5 AND room_id || '' = $6)`
+
 const (
 	nul    = "\x00"
 	maxTxn = 255 // bytes of a transaction id, and of what scopes it
@@ -146,7 +149,7 @@ func (r *Rooms) checkAnnotation(c *owned.Change[room], req Send, rel relation, k
 	added, id := rm.added, rm.id
 	return c.Need(func(ctx context.Context) (func(*room), error) {
 		d := &duplicate{added: added}
-		err := r.Process.DB.QueryRow(ctx, `SELECT EXISTS (SELECT 1 FROM relations WHERE target = $1 AND sender = $2 AND rel_type = $3 AND agg_key = $4 AND type = $5 AND room_id = $6)`,
+		err := r.Process.DB.QueryRow(ctx, selectSame,
 			rel.target, req.Sender, rel.relType, rel.key, req.Type, id).Scan(&d.found)
 		return func(*room) { known.dup = d }, err
 	})

@@ -28,15 +28,13 @@ type room struct {
 	order   []string             // of recent
 	added   int64                // events applied since the room is in memory
 	keep    int                  // events in recent, besides those not stored yet
+	most    int                  // of state that stays looked up: a large room whose members all speak
 	txns    recentTxns
 	bytes   int64 // about what all this takes in memory
 }
 
-// mostState is how much of a room's state stays looked up: a large room whose members all speak.
-const mostState = 5000
-
 func (r *Rooms) newRoom(id string) *room {
-	return &room{id: id, keep: r.Recent, txns: recentTxns{keep: r.Transactions}}
+	return &room{id: id, keep: r.Recent, most: r.State, txns: recentTxns{keep: r.Transactions}}
 }
 
 func (rm *room) begin(v event.Version, tree state.Tree) {
@@ -175,7 +173,7 @@ func (rm *room) apply(e *Event, tree state.Tree, ticket *stream.Ticket) {
 		rm.order = rm.order[1:]
 		rm.bytes -= old.memory()
 	}
-	if len(rm.state) > mostState {
+	if len(rm.state) > rm.most && !rm.whole {
 		rm.forgetState()
 	}
 }
@@ -184,15 +182,20 @@ func (rm *room) apply(e *Event, tree state.Tree, ticket *stream.Ticket) {
 func (rm *room) forgetState() {
 	before := rm.state
 	rm.state, rm.bytes = map[state.Key]*Event{}, 0
+	unstored := map[state.ID]bool{}
 	for _, e := range rm.recent {
 		rm.bytes += e.memory()
+		for _, n := range e.newNodes() {
+			unstored[n.ID] = true
+			rm.bytes += int64(len(n.Text))
+		}
 	}
 	for k, e := range before {
 		if e != nil && !e.stored() {
 			rm.know(k, e)
 		}
 	}
-	rm.tree = rm.tree.Cold()
+	rm.tree = rm.tree.Cold(unstored)
 }
 
 // redacted puts the redacted text of an event in its place.

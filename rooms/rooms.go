@@ -54,6 +54,7 @@ type Deps struct {
 	// Limits of what the owner of a room keeps of it; 0 for the defaults in parentheses. Tests make them small.
 	Recent       int // newest events (200)
 	Transactions int // newest transaction ids (2,000)
+	State        int // events of the state that were looked up (5,000)
 	// UpgradeLook is how often unfinished upgrades are looked for, and about how long the process that began one has for it; 0
 	// for 3 s.
 	UpgradeLook time.Duration
@@ -90,7 +91,7 @@ var readers = []string{"client", "sync", "events", "push", "admin"}
 
 // New opens the events stream and registers the calls that its owners answer.
 func New(d Deps, c Config) (*Rooms, error) {
-	d.Recent, d.Transactions = cmp.Or(d.Recent, 200), cmp.Or(d.Transactions, 2_000)
+	d.Recent, d.Transactions, d.State = cmp.Or(d.Recent, 200), cmp.Or(d.Transactions, 2_000), cmp.Or(d.State, 5_000)
 	d.UpgradeLook = cmp.Or(d.UpgradeLook, 3*time.Second)
 	r := &Rooms{Deps: d, config: c, replacers: map[string]string{}, nodes: state.NewStore(nodeReader{d.Process.DB}, nodeMemory), suspension: newSuspension()}
 	var err error

@@ -155,8 +155,25 @@ func (t Tree) Warm(ctx context.Context, keys ...Key) (Tree, int, error) {
 	return t, bytes, nil
 }
 
-// Cold is the same tree with nothing of it in memory.
-func (t Tree) Cold() Tree { return Open(t.root.id, t.store) }
+// Cold is the same tree with nothing of it in memory but some nodes, which are not stored yet. What is above such a node is not
+// either.
+func (t Tree) Cold(unstored map[ID]bool) Tree {
+	return Tree{root: t.root.cold(unstored), store: t.store}
+}
+
+func (c child) cold(unstored map[ID]bool) child {
+	switch {
+	case c.node == nil || !unstored[c.id]:
+		return child{id: c.id}
+	case c.node.leaf:
+		return c
+	}
+	n := &node{id: c.node.id, bitmap: c.node.bitmap, children: make([]child, len(c.node.children))}
+	for i, below := range c.node.children {
+		n.children[i] = below.cold(unstored)
+	}
+	return child{id: c.id, node: n}
+}
 
 func (t Tree) warm(ctx context.Context, c child, p path, depth int, bytes *int) (child, error) {
 	n, err := t.resolve(ctx, c)
