@@ -160,6 +160,29 @@ func TestEachKeyIsClaimedOnceOverProcesses(t *testing.T) {
 	})
 }
 
+// Many claims at once give out the keys that there are; devices without keys cost no write.
+func TestManyClaims(t *testing.T) {
+	run(t, func(t *testing.T, n *node) {
+		alice, bob, carol := n.register("alice"), n.register("bob"), n.register("carol")
+		alice.do("POST /keys/upload", obj{"one_time_keys": alice.oneTimeKeys("ONE", "TWO")}).want(200)
+		carol.do("POST /keys/upload", obj{"fallback_keys": carol.oneTimeKeys("LAST")}).want(200)
+		ask := obj{}
+		for _, owner := range []*login{alice, carol} {
+			of := obj{owner.deviceID: mainAlgorithm}
+			for i := range 3 * claimsAtOnce {
+				of[fmt.Sprint("NOBODY", i)] = mainAlgorithm
+			}
+			ask[owner.userID] = of
+		}
+		for i, want := range []int{2, 2, 1} {
+			got := bob.do("POST /keys/claim", obj{"one_time_keys": ask}).want(200).get("one_time_keys")
+			if n := len(got.Map()); n != want {
+				t.Errorf("claim %d: the keys of %d users, expected %d: %s", i, n, want, got.Raw)
+			}
+		}
+	})
+}
+
 // statements counts the statements that fn makes.
 func statements(n *node, count *counter, fn func()) int64 {
 	before := count.n.Load()

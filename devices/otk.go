@@ -7,6 +7,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 
@@ -309,21 +310,54 @@ func (w *claimWork) apply(ctx context.Context, tx *db.Tx, userID string) (change
 	return false, nil
 }
 
-// claimHere runs on the owner of the shard that all claims hash to.
-func (x *Devices) claimHere(ctx context.Context, _ string, claims []Claim) ([]ClaimedKey, error) {
-	work := make([]*claimWork, len(claims))
-	entries := make([]*stream.Entry, len(claims))
-	for i, c := range claims {
-		work[i] = &claimWork{Claim: c}
-		entries[i] = x.entry(c.UserID, c.DeviceID, work[i])
+// claimsAtOnce is how many claims are one write: others get their turn between them.
+const claimsAtOnce = 100
+
+// claimHere runs on the owner of the shard that all claims hash to. Of many claims those on devices that have no key are found
+// first, since nothing needs to be written for them.
+func (x *Devices) claimHere(ctx context.Context, _ string, claims []Claim) (out []ClaimedKey, err error) {
+	few := len(claims) <= claimsAtOnce
+	for part := range slices.Chunk(claims, claimsAtOnce) {
+		if !few {
+			if part, err = x.claimable(ctx, part); err != nil {
+				return nil, err
+			}
+		}
+		work := make([]*claimWork, len(part))
+		entries := make([]*stream.Entry, len(part))
+		for i, c := range part {
+			work[i] = &claimWork{Claim: c}
+			entries[i] = x.entry(c.UserID, c.DeviceID, work[i])
+		}
+		if err := x.deps.Process.Streams.Append(ctx, entries...); err != nil {
+			return nil, err
+		}
+		for _, w := range work {
+			if w.got != nil {
+				out = append(out, *w.got)
+			}
+		}
 	}
-	if err := x.deps.Process.Streams.Append(ctx, entries...); err != nil {
+	return out, nil
+}
+
+// claimable gives those of some claims whose devices have a key.
+func (x *Devices) claimable(ctx context.Context, claims []Claim) ([]Claim, error) {
+	var users, devices []string
+	for _, c := range claims {
+		users, devices = append(users, c.UserID), append(devices, c.DeviceID)
+	}
+	have, err := db.List(func(row db.Row) (c Claim, err error) {
+		return c, row.Scan(&c.UserID, &c.DeviceID, &c.Algorithm)
+	})(x.db.Query(ctx, `SELECT DISTINCT user_id, device_id, algorithm FROM one_time_keys WHERE user_id = ANY($1) AND device_id = ANY($2)
+		UNION SELECT user_id, device_id, algorithm FROM fallback_keys WHERE user_id = ANY($1) AND device_id = ANY($2)`, users, devices))
+	if err != nil {
 		return nil, err
 	}
-	var out []ClaimedKey
-	for _, w := range work {
-		if w.got != nil {
-			out = append(out, *w.got)
+	var out []Claim
+	for _, c := range claims {
+		if slices.Contains(have, c) {
+			out = append(out, c)
 		}
 	}
 	return out, nil
