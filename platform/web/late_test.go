@@ -135,8 +135,8 @@ func TestARequestEndsInTime(t *testing.T) {
 			t.Errorf("%s: %s says that nothing was changed", c.target, text)
 		}
 	}
-	if !strings.Contains(log.String(), "a statement: context canceled") {
-		t.Errorf("the log does not say what did not answer: %s", log)
+	if text := log.String(); !strings.Contains(text, "did not begin in time, ") || !strings.Contains(text, "a statement: context canceled") {
+		t.Errorf("the log does not say what did not answer, and for how long: %s", log)
 	}
 }
 

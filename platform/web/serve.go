@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"net"
@@ -241,6 +242,9 @@ func (x *exchange) fail(err error) {
 	message := "a request failed"
 	if level == slog.LevelDebug {
 		message = "a request was refused"
+	}
+	if x.expired.Load() && !errors.Is(err, errLate) { // what was cancelled for it does not say why
+		err = fmt.Errorf("%w, %s: %w", errLate, x.within, err)
 	}
 	log.Log(r.Context(), level, message, "request", r.id, "route", x.endpoint.route.Pattern, "error", err)
 	x.write(answerTo(refusal))
