@@ -486,7 +486,7 @@ func TestARolloutThatDoesNotComeToItsEnd(t *testing.T) {
 		"busy": errOtherChange.Error(), "broken": "does not serve (exit status 3), so the old one stays; its log ends with:\nof the new one",
 	} {
 		t.Run(name, func(t *testing.T) {
-			old := strings.Replace(listed+serves, "exec sleep 600", "echo time=now machine=0 of=old; (while sleep 0.01; do echo time=now machine=0 of=old; done) & exec sleep 600", 1)
+			old := strings.Replace(listed+serves, "exec sleep 600", "echo time=now machine=0 of=old; (while sleep 0.01 && kill -0 $$; do echo time=now machine=0 of=old; done) 2>/dev/null & exec sleep 600", 1)
 			if name != "broken" {
 				old = lingers
 			}
