@@ -168,7 +168,11 @@ func (p *Process) openBus(ctx context.Context) (bus.Bus, error) {
 		return bus.NewLocal(), nil
 	}
 	c := p.config.Redis
-	c.Log, c.Fleet = p.obs.Log, p.db.Identity(ctx)
+	c.Log = p.obs.Log
+	var err error
+	if c.Fleet, err = p.db.Identity(ctx); err != nil { // for instance for want of the right to ask
+		p.obs.Log.Warn("PostgreSQL does not tell which database this is, so a fleet with the same redis.prefix would not be noticed", "error", err)
+	}
 	return bus.NewRedis(ctx, c)
 }
 

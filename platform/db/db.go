@@ -157,14 +157,13 @@ type namedRow struct {
 // Scan is that of the row.
 func (r namedRow) Scan(into ...any) error { return r.d.named(r.row.Scan(into...)) }
 
-// Identity names the database: a copy of its contents elsewhere has another, a standby that takes over the same. "" when PostgreSQL
-// does not tell, and for SQLite.
-func (d *DB) Identity(ctx context.Context) (id string) {
+// Identity names the database: a copy of its contents elsewhere has another, a standby that takes over the same. "" for SQLite.
+func (d *DB) Identity(ctx context.Context) (id string, err error) {
 	if d.Postgres() {
-		_ = d.QueryRow(ctx, `SELECT concat_ws('/', s.system_identifier, d.oid, current_schema()) FROM pg_control_system() s, pg_database d
+		err = d.QueryRow(ctx, `SELECT concat_ws('/', s.system_identifier, d.oid, current_schema()) FROM pg_control_system() s, pg_database d
 			WHERE d.datname = current_database()`).Scan(&id)
 	}
-	return id
+	return id, err
 }
 
 // Query runs a statement that returns rows, on a reader connection.

@@ -411,12 +411,17 @@ func TestCallsGoOnAfterARestartOfPostgres(t *testing.T) {
 func TestIdentity(t *testing.T) {
 	url := enginestest.TestPostgres(t)
 	a, again, other := dbtest.Open(t, url), dbtest.Open(t, url), dbtest.Open(t, enginestest.TestPostgres(t))
-	ctx := t.Context()
-	if id := a.Identity(ctx); id == "" || id != again.Identity(ctx) || id == other.Identity(ctx) {
-		t.Errorf("%q, %q again, %q of another", id, again.Identity(ctx), other.Identity(ctx))
+	identity := func(d *db.DB) string {
+		id, err := d.Identity(t.Context())
+		if err != nil {
+			t.Error(err)
+		}
+		return id
 	}
-	lite := dbtest.Open(t, "sqlite:"+filepath.Join(t.TempDir(), "data.db"))
-	if id := lite.Identity(ctx); id != "" {
+	if id := identity(a); id == "" || id != identity(again) || id == identity(other) {
+		t.Errorf("%q, %q again, %q of another", id, identity(again), identity(other))
+	}
+	if id := identity(dbtest.Open(t, "sqlite:"+filepath.Join(t.TempDir(), "data.db"))); id != "" {
 		t.Errorf("%q", id)
 	}
 }
