@@ -50,7 +50,6 @@ type history struct {
 	acked  map[string]*op    // events that were acknowledged, by id
 	txns   map[string]string // event id by user and transaction
 	shown  map[string]string // events that were shown to a client: by whom
-	marks  map[string]int    // begun operations on something that the last one wins: membership, typing, presence
 	reader map[string]*reader
 }
 
@@ -71,9 +70,8 @@ type op struct {
 	target       string // METHOD /path
 	body         any
 	room, marker string
-	txn          string // what makes a retry the same request; "" when it is none
-	subject      string // of marks
-	mark         int
+	txn          string      // what makes a retry the same request; "" when it is none
+	subject      string      // what the last operation on it decides: a membership, a state, a presence
 	check        func(o *op) // at the acknowledgement
 
 	began   int
@@ -145,7 +143,7 @@ func (h *history) must(err error, what string) {
 func begin(t fails, s store, sh *setting, found func(string)) *history {
 	h := &history{
 		t: t, found: found, setting: sh, store: s, bus: bus.NewLocal(), acked: map[string]*op{}, txns: map[string]string{}, shown: map[string]string{},
-		marks: map[string]int{}, creator: map[string]string{}, fates: map[dbfault.Fault]int{}, reader: map[string]*reader{},
+		creator: map[string]string{}, fates: map[dbfault.Fault]int{}, reader: map[string]*reader{},
 	}
 	for _, u := range users {
 		h.reader[u] = &reader{events: map[string]bool{}, toDevice: map[string]int{}, unsettled: map[string]bool{}}
@@ -262,10 +260,6 @@ func (h *history) close() {
 func (h *history) start(o *op) *op {
 	h.clock++
 	o.n, o.began, o.done = len(h.ops), h.clock, make(chan struct{})
-	if o.subject != "" {
-		h.marks[o.subject]++
-		o.mark = h.marks[o.subject]
-	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	o.cancel = cancel
 	h.ops, h.log = append(h.ops, o), append(h.log, o)
@@ -431,9 +425,12 @@ func (h *history) count(query string, args ...any) (n int) {
 }
 
 // alone tells that no other operation on the same subject was begun since this one, nor was under way.
-func (h *history) alone(o *op) bool {
-	return h.marks[o.subject] == o.mark && !slices.ContainsFunc(h.ops[:o.n], func(other *op) bool {
-		return other.subject == o.subject && (!other.settled || other.ended > o.began)
+func (h *history) alone(o *op) bool { return h.undisturbed(o, o.subject) }
+
+// undisturbed is alone for another subject than the operation's own.
+func (h *history) undisturbed(o *op, subject string) bool {
+	return !slices.ContainsFunc(h.ops, func(other *op) bool {
+		return other != o && other.subject == subject && (!other.settled || other.ended > o.began)
 	})
 }
 
@@ -535,7 +532,8 @@ func (h *history) typing(who, room string, on bool, at *member) *op {
 		kind: "typing", who: who, at: at, room: room, subject: "typing " + room + " " + who,
 		target: "PUT " + path("rooms", room, "typing", userID(who)), body: obj{"typing": on, "timeout": 60000},
 		check: func(o *op) {
-			if !h.alone(o) {
+			// Who leaves stops typing.
+			if !h.alone(o) || on && !h.undisturbed(o, room+" "+who) {
 				return
 			}
 			list, err := db.Texts(h.control.Query(context.Background(), "SELECT users FROM typing WHERE room_id = $1", room))

@@ -24,7 +24,9 @@ const (
 // change is what the owner of a room does.
 type change struct {
 	UserID string `json:"user"`
-	Ms     int64  `json:"ms"` // how long from now; 0 stops
+	Ms     int64  `json:"ms"`     // how long from now; 0 stops
+	Member int64  `json:"member"` // position of the membership that it rests upon
+	Left   int64  `json:"left"`   // position of the membership that ended it, 0 when the user says so
 }
 
 // people are those who type in a room, sorted by id. The slice is never changed in place.
@@ -60,7 +62,10 @@ func (t *Typing) setHere(ctx context.Context, roomID string, ch change) (struct{
 	return struct{}{}, t.owned.Do(ctx, roomID, func(c *owned.Change[people]) error {
 		before := *c.State()
 		at, found := slices.BinarySearchFunc(before, ch.UserID, func(u typist, id string) int { return cmp.Compare(u.ID, id) })
-		if ch.Ms <= 0 && !found || ch.Ms > 0 && found && within(until, before[at].Until) {
+		switch {
+		case ch.Ms <= 0 && (!found || ch.Left > 0 && ch.Left < before[at].Member): // came back and types again
+			return nil
+		case ch.Ms > 0 && found && within(until, before[at].Until) && ch.Member <= before[at].Member:
 			return nil
 		}
 		users := slices.Clone(before)
@@ -68,9 +73,9 @@ func (t *Typing) setHere(ctx context.Context, roomID string, ch change) (struct{
 		case ch.Ms <= 0:
 			users = slices.Delete(users, at, at+1)
 		case found:
-			users[at].Until = until
+			users[at].Until, users[at].Member = until, max(ch.Member, users[at].Member)
 		default:
-			users = slices.Insert(users, at, typist{ch.UserID, until})
+			users = slices.Insert(users, at, typist{ch.UserID, until, ch.Member})
 		}
 		return t.become(c, roomID, users)
 	})
@@ -92,8 +97,11 @@ func (t *Typing) become(c *owned.Change[people], roomID string, users people) er
 	return nil
 }
 
-// member is somebody in a room.
-type member struct{ roomID, userID string }
+// parted is somebody whose membership of a room ended, and where.
+type parted struct {
+	roomID, userID string
+	pos            int64
+}
 
 // membersLeft is a tail of the events stream at the owners of rooms, which tell the owner of the typing whose membership
 // ended. What is lost with a process is found by load, or ends by itself.
@@ -109,7 +117,7 @@ func (t *Typing) membersLeft(rows []stream.Row) {
 			continue // package rooms reports what can not be read
 		}
 		select {
-		case t.left <- member{e.RoomID, *e.StateKey}:
+		case t.left <- parted{e.RoomID, *e.StateKey, row.Pos}:
 		default: // too many at once
 		}
 	}
@@ -122,7 +130,7 @@ func (t *Typing) stopLeft(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case m := <-t.left:
-			if _, err := t.set(ctx, m.roomID, change{UserID: m.userID}); err != nil && ctx.Err() == nil {
+			if _, err := t.set(ctx, m.roomID, change{UserID: m.userID, Left: m.pos}); err != nil && ctx.Err() == nil {
 				t.Process.Log.Debug("who left and was typing could not be told", "room", m.roomID, "error", err)
 			}
 		}

@@ -39,13 +39,12 @@ func (t *Typing) putTyping(r *web.Request, body *typingBody) (any, error) {
 			timeout = time.Duration(min(*body.Timeout, longest.Milliseconds())) * time.Millisecond
 		}
 	}
-	roomID := r.Path("roomID")
-	m, err := t.Rooms.Membership(r.Context(), r.UserID(), roomID)
+	m, err := t.Rooms.Membership(r.Context(), r.UserID(), r.Path("roomID"))
 	if err != nil {
 		return nil, err
 	}
 	if m.Membership != event.MembershipJoin {
 		return nil, matrix.Forbidden("You are not a member of this room")
 	}
-	return nil, t.Set(r.Context(), r.UserID(), roomID, timeout)
+	return nil, t.Set(r.Context(), m, timeout)
 }

@@ -49,7 +49,7 @@ type Typing struct {
 	stream *stream.Stream
 	owned  *owned.Owned[people]
 	set    func(ctx context.Context, roomID string, req change) (struct{}, error)
-	left   chan member // whose membership ended
+	left   chan parted // whose membership ended
 }
 
 // New opens the stream and the part that ends what was not renewed.
@@ -57,7 +57,7 @@ func New(d Deps) *Typing {
 	if d.Now == nil {
 		d.Now = obs.Now
 	}
-	t := &Typing{Deps: d, left: make(chan member, maxLeft)}
+	t := &Typing{Deps: d, left: make(chan parted, maxLeft)}
 	t.stream = d.Process.Streams.Open(declared.With(store{}, func(shard int) { t.owned.Drop(shard) }))
 	t.owned = owned.Open(owned.Spec[people]{
 		Stream: t.stream, Load: t.load, Active: t.active, Budget: ownerMemory,
@@ -82,8 +82,9 @@ type record struct {
 }
 
 type typist struct {
-	ID    string `json:"id"`
-	Until int64  `json:"until"` // ms since 1970, by the owner's clock
+	ID     string `json:"id"`
+	Until  int64  `json:"until"`  // ms since 1970, by the owner's clock
+	Member int64  `json:"member"` // position of the membership; one that ends before it does not end the typing
 }
 
 // at is the state at a time: those whose time is over are left out.
@@ -125,8 +126,8 @@ func (t *Typing) Current(ctx context.Context, roomIDs []string) (map[string]*Sta
 	return out, nil
 }
 
-// Set says that a user types for some time, or with 0 that the user stopped.
-func (t *Typing) Set(ctx context.Context, userID, roomID string, timeout time.Duration) error {
-	_, err := t.set(ctx, roomID, change{UserID: userID, Ms: min(timeout, longest).Milliseconds()})
+// Set says that a member types for some time, or with 0 that the member stopped.
+func (t *Typing) Set(ctx context.Context, m rooms.Membership, timeout time.Duration) error {
+	_, err := t.set(ctx, m.RoomID, change{UserID: m.UserID, Ms: min(timeout, longest).Milliseconds(), Member: m.Pos})
 	return err
 }

@@ -106,6 +106,41 @@ func TestWhoLeftIsFoundByTheNextOwner(t *testing.T) {
 	})
 }
 
+// TestWhoCameBackTypesOn: the end of a former membership, heard late, ends no typing of the new one.
+func TestWhoCameBackTypesOn(t *testing.T) {
+	harness.Run(t, func(t *testing.T, n *node) {
+		room := n.Room(t, "alice", "bob")
+		was, err := n.Rooms.Membership(t.Context(), "@bob:here.test", room)
+		if err != nil {
+			t.Fatal(err)
+		}
+		n.HTTP.As("bob").Want(200, "POST "+roomstest.API+"/rooms/"+url.PathEscape(room)+"/leave", obj{})
+		left, err := n.Rooms.Membership(t.Context(), "@bob:here.test", room)
+		if err != nil || left.Pos <= was.Pos {
+			t.Fatal(left, was, err)
+		}
+		n.HTTP.As("alice").Want(200, "POST "+roomstest.API+"/rooms/"+url.PathEscape(room)+"/invite", obj{"user_id": "@bob:here.test"})
+		n.HTTP.As("bob").Want(200, "POST "+roomstest.API+"/rooms/"+url.PathEscape(room)+"/join", obj{})
+		n.HTTP.As("bob").Want(200, path(room, "bob"), obj{"typing": true, "timeout": 120_000})
+		end := func(pos int64) []string {
+			if _, err := n.setHere(t.Context(), room, change{UserID: "@bob:here.test", Left: pos}); err != nil {
+				t.Fatal(err)
+			}
+			return n.who(t, room)
+		}
+		if who := end(left.Pos); len(who) != 1 {
+			t.Errorf("the end of the former membership: expected that bob types, found %q", who)
+		}
+		now, err := n.Rooms.Membership(t.Context(), "@bob:here.test", room)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if who := end(now.Pos + 1); len(who) != 0 {
+			t.Errorf("the end of this membership: expected nobody, found %q", who)
+		}
+	})
+}
+
 // TestAnotherProcessHearsWhoLeft: events and typing of a room have owners in two processes.
 func TestAnotherProcessHearsWhoLeft(t *testing.T) {
 	harness.Fleet(t, func(t *testing.T, one, two *node, _ func()) {
