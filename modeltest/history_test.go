@@ -220,6 +220,15 @@ func (h *history) soon(ok func() bool) {
 	}
 }
 
+// answered waits a little for an answer.
+func (h *history) answered(o *op) {
+	select {
+	case <-o.done:
+	case <-time.After(200 * time.Millisecond):
+	}
+	h.poll()
+}
+
 // patience is how long anything may take once nothing is broken any more.
 const patience = 10 * time.Second
 

@@ -172,6 +172,7 @@ var kinds = []kind{
 		}
 		h.join(m.slot)
 		for _, room := range h.rooms {
+			h.answered(h.say(h.creator[room], room, last))
 			h.messages(h.creator[room], room, h.members[m.slot])
 		}
 		last.bus.Delay(last.frozen)
@@ -186,15 +187,7 @@ var kinds = []kind{
 		m := h.at(d)
 		h.leaves(m, d)
 		for _, room := range h.rooms {
-			o := h.say(h.creator[room], room, h.live()[0])
-			h.soon(func() bool {
-				select {
-				case <-o.done:
-					return true
-				default:
-					return false
-				}
-			})
+			h.answered(h.say(h.creator[room], room, h.live()[0]))
 		}
 		h.returns(m, d)
 	}},
