@@ -151,7 +151,11 @@ func (q *query) belongs(in placeIn, section string, forgotten map[string]bool) (
 	case event.MembershipJoin:
 		is = section == "join"
 	case event.MembershipInvite, event.MembershipKnock:
-		is = section == in.membership && (q.initial || q.fullState || q.invites || q.isNew(in.room, in.place)) && !q.ignored[in.sender]
+		if q.ignored[in.sender] {
+			is = section == "leave" && !q.initial && q.isNew(in.room, in.place)
+		} else {
+			is = section == in.membership && (q.initial || q.fullState || q.invites || q.isNew(in.room, in.place))
+		}
 	case event.MembershipLeave, event.MembershipBan:
 		is = section == "leave" && (!q.initial && !(q.anew && in.forgotten) && q.isNew(in.room, in.place) || forgotten != nil && !forgotten[in.room])
 	}

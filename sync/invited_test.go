@@ -49,6 +49,55 @@ func TestNothingIsSkippedAroundAnInvite(t *testing.T) {
 	})
 }
 
+// TestInvitedByWhoIsIgnored: what ended before such an invite is told, the invite is not until its sender is ignored no more.
+func TestInvitedByWhoIsIgnored(t *testing.T) {
+	run(t, func(t *testing.T, h *house) {
+		alice, bob := h.as(t, "alice"), h.as(t, "bob")
+		ignore := func(users obj) {
+			bob.Want(200, "PUT "+api+"/user/"+url.PathEscape(id("bob"))+"/account_data/m.ignored_user_list", obj{"ignored_users": users})
+		}
+		for _, c := range []struct {
+			before, after, told string
+			events              int // of the timeline
+		}{
+			{"bob join", "alice say new; alice kick bob; alice say gone; carol invite bob", "leave", 2},
+			{"bob join", "alice ban bob; alice unban bob; carol invite bob", "leave", 2},
+			{"bob join; alice kick bob", "alice say gone; carol invite bob", "", 0},
+			{"alice invite bob", "bob leave; carol invite bob", "leave", 1},
+			{"alice kick carol; carol join", "carol invite bob", "", 0},
+			{"bob join", "alice kick bob; carol invite bob; bob join; alice say back", "join", 4},
+			{"bob join", "alice kick bob; carol invite bob; bob leave", "leave", 2},
+		} {
+			ignore(obj{id("carol"): obj{}})
+			room := alice.create(obj{"preset": "public_chat"})
+			h.steps(t, room, "carol join")
+			h.steps(t, room, strings.Split(c.before, "; ")...)
+			bob.sync("set_presence", "offline")
+			h.steps(t, room, strings.Split(c.after, "; ")...)
+			a := gjson.ParseBytes(bob.sync("set_presence", "offline").Body)
+			told := ""
+			var sec gjson.Result
+			for _, part := range roomSections {
+				if s := a.Get("rooms." + part.name).Map()[room]; s.Exists() {
+					told, sec = told+part.name, s
+				}
+			}
+			if n := int(sec.Get("timeline.events.#").Int()); told != c.told || n != c.events || sec.Get("timeline.limited").Bool() {
+				t.Errorf("%s; sync; %s: expected %q with %d events, found %q: %s", c.before, c.after, c.told, c.events, told, a)
+			}
+			again := gjson.ParseBytes(bob.sync("set_presence", "offline").Body)
+			if again.Get("rooms").Map()[room].Exists() {
+				t.Errorf("%s; sync; %s: told again: %s", c.before, c.after, again)
+			}
+			ignore(obj{})
+			waits := strings.HasSuffix(c.after, "carol invite bob")
+			if invite := gjson.ParseBytes(bob.sync("set_presence", "offline").Body).Get("rooms.invite").Map()[room]; invite.Exists() != waits {
+				t.Errorf("%s; sync; %s: once nobody is ignored, an invite is there: %v", c.before, c.after, invite.Exists())
+			}
+		}
+	})
+}
+
 // around lets things happen after bob was told all of a room, and compares what bob is told until the end with what
 // /messages gives.
 func (h *house) around(t *testing.T, history, steps string) {

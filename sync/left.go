@@ -12,6 +12,10 @@ import (
 func (q *query) leftRoom(ctx context.Context, w *writer, roomID string, p *place) error {
 	shard := q.s.Rooms.Stream().Shard(roomID)
 	since := q.since[eventsAt+shard]
+	p, err := q.beforeIgnored(ctx, p, since)
+	if err != nil || p == nil {
+		return err
+	}
 	end, last, err := q.ended(ctx, p, since)
 	if err != nil {
 		return err
@@ -65,6 +69,25 @@ func (q *query) leftRoom(ctx context.Context, w *writer, roomID string, p *place
 	w.raws("account_data", q.roomData[roomID])
 	w.close('}')
 	return nil
+}
+
+// beforeIgnored is how the user left a room where somebody ignored has invited the user since, nil when that was not after a
+// position. Where there is no such invite it is p.
+func (q *query) beforeIgnored(ctx context.Context, p *place, after int64) (*place, error) {
+	for p.membership == event.MembershipInvite {
+		e, err := q.s.Rooms.Event(ctx, p.eventID)
+		if err != nil || e == nil || e.Replaces == "" {
+			return nil, err
+		}
+		if e, err = q.s.Rooms.Event(ctx, e.Replaces); err != nil || e == nil || e.Pos <= after {
+			return nil, err
+		}
+		p = &place{membership: e.Membership(), eventID: e.ID, sender: e.Sender, pos: e.Pos}
+	}
+	if p.membership != event.MembershipLeave && p.membership != event.MembershipBan {
+		return nil, nil
+	}
+	return p, nil
 }
 
 // ended finds the event after a position with which the user's time as a member ended, nil when there is
