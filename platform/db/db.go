@@ -113,8 +113,17 @@ func (d *DB) prepare(query string, args []any) (string, []any, error) {
 	return d.text(query), args, err
 }
 
+// prepareQuery is prepare of a statement that returns rows.
+func (d *DB) prepareQuery(on runner, query string, args []any) (string, []any, error) {
+	text, out, err := d.prepare(query, args)
+	if _, bad := err.(*TextError); bad && on == runner(d.read) {
+		out, _, err = d.arguments(stored(args))
+	}
+	return text, out, err
+}
+
 func (d *DB) query(ctx context.Context, on runner, query string, args []any) (*sql.Rows, error) {
-	text, args, err := d.prepare(query, args)
+	text, args, err := d.prepareQuery(on, query, args)
 	if err != nil {
 		return nil, err
 	}
@@ -123,7 +132,7 @@ func (d *DB) query(ctx context.Context, on runner, query string, args []any) (*s
 }
 
 func (d *DB) queryRow(ctx context.Context, on runner, query string, args []any) Row {
-	text, args, err := d.prepare(query, args)
+	text, args, err := d.prepareQuery(on, query, args)
 	if err != nil {
 		return failedRow{err}
 	}
@@ -166,12 +175,13 @@ func (d *DB) Identity(ctx context.Context) (id string, err error) {
 	return id, err
 }
 
-// Query runs a statement that returns rows, on a reader connection.
+// Query runs a statement that returns rows and changes nothing, on a reader connection. A text that can not be stored equals
+// none that is.
 func (d *DB) Query(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
 	return d.query(ctx, d.read, query, args)
 }
 
-// QueryRow runs a statement that returns at most one row, on a reader connection.
+// QueryRow is Query for at most one row.
 func (d *DB) QueryRow(ctx context.Context, query string, args ...any) Row {
 	return d.queryRow(ctx, d.read, query, args)
 }

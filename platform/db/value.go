@@ -1,9 +1,11 @@
 package db
 
 import (
+	"crypto/rand"
 	"encoding/json"
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 	"unicode/utf8"
 )
@@ -111,6 +113,31 @@ func (d *DB) argument(a any) (v any, size int, err error) {
 		return d.list(a), 8 * rv.Len(), nil
 	}
 	return a, 8, nil
+}
+
+// never stands for all texts that can not be stored, where texts are compared with stored ones.
+var never = "never stored " + rand.Text()
+
+// stored puts never in the place of texts that can not be stored: they come from events and settings, which may hold any
+// text, to be looked for.
+func stored(args []any) []any {
+	out := slices.Clone(args)
+	for i, a := range args {
+		v := reflect.Indirect(reflect.ValueOf(a))
+		switch {
+		case v.Kind() == reflect.String && checkText(v.String()) != nil:
+			out[i] = never
+		case v.Kind() == reflect.Slice && v.Type().Elem().Kind() == reflect.String:
+			list := make([]string, v.Len())
+			for n := range list {
+				if list[n] = v.Index(n).String(); checkText(list[n]) != nil {
+					list[n] = never
+				}
+			}
+			out[i] = list
+		}
+	}
+	return out
 }
 
 func checkText[T string | []byte](s T) error {

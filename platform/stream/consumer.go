@@ -47,6 +47,7 @@ type consumer struct {
 	set   *Streams
 	tail  *Tail
 	steps chan *step
+	other bool // Read gives other rows than the stream's store
 
 	mu      sync.Mutex
 	workers map[int]*worker
@@ -66,7 +67,7 @@ type worker struct {
 	parked map[string]int64 // keys with parked rows, and how many
 
 	mu    sync.Mutex
-	queue []Row // that follow each other and have come over the bus
+	queue []Row // that follow each other, as they were written
 }
 
 // Consume adds a consumer; it works while Run runs. Wiring time only.
@@ -74,18 +75,19 @@ func (s *Streams) Consume(spec Consumer) {
 	if spec.Batch == 0 {
 		spec.Batch = 100
 	}
+	c := &consumer{Consumer: spec, set: s, workers: map[int]*worker{}, steps: make(chan *step), other: spec.Read != nil}
 	if spec.Read == nil {
-		spec.Read = spec.Stream.spec.Store.Read
+		c.Read = spec.Stream.spec.Store.Read
 	}
-	c := &consumer{Consumer: spec, set: s, workers: map[int]*worker{}, steps: make(chan *step)}
 	c.tail = spec.Stream.Tail(c.hear, spec.Role)
 	s.consumers = append(s.consumers, c)
 }
 
 func (c *consumer) leaseName(shard int) string { return fmt.Sprintf("consumer/%s/%04d", c.Name, shard) }
 
-// hear takes rows that came over the bus.
+// hear takes rows of the tail. Those that it has from the stream's store may not be what Read gives.
 func (c *consumer) hear(rows []Row) {
+	keep := !c.other || !c.Stream.stored
 	for _, row := range rows {
 		c.mu.Lock()
 		w := c.workers[row.Shard]
@@ -97,7 +99,9 @@ func (c *consumer) hear(rows []Row) {
 		if n := len(w.queue); n >= consumerKept || n > 0 && w.queue[n-1].Pos+1 != row.Pos {
 			w.queue = nil // the store has them
 		}
-		w.queue = append(w.queue, row)
+		if keep {
+			w.queue = append(w.queue, row)
+		}
 		w.mu.Unlock()
 		select {
 		case w.wake <- struct{}{}:

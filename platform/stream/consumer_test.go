@@ -88,6 +88,40 @@ func TestConsumersWorkOffEveryRowOnce(t *testing.T) {
 	}, lease.Migrations(), tables)
 }
 
+// brief keeps less of a row than was written.
+type brief struct{ notes }
+
+// Read is part of stream.Store.
+func (b brief) Read(ctx context.Context, q db.Querier, r stream.Range) ([]stream.Row, error) {
+	rows, err := b.notes.Read(ctx, q, r)
+	for i := range rows {
+		rows[i].Data, rows[i].Value = []byte("{}"), nil
+	}
+	return rows, err
+}
+
+// TestConsumersGetWhatTheirReadGives, also of rows that the bus did not bring.
+func TestConsumersGetWhatTheirReadGives(t *testing.T) {
+	dbtest.Run(t, func(t *testing.T, d *db.DB) {
+		b := lossy{bus.NewLocal()}
+		work := &done{}
+		consume := func(n *node) {
+			n.notes = n.streams.Open(stream.Spec{Name: "briefs", Role: "notes", Shards: 8, Store: brief{}})
+			c := work.consumer(n.notes)
+			c.Read = notes{}.Read
+			n.streams.Consume(c)
+		}
+		nodes := []*node{start(t, d, b, lease.Options{Machine: -1}, consume), start(t, d, b, lease.Options{Machine: -1}, consume)}
+		for i := range 200 {
+			write(t, nodes, fmt.Sprint("room", i%9), fmt.Sprint("a", i))
+		}
+		until(t, "all rows are worked off", func() bool { return len(results(t, d)) == 200 })
+		if results(t, d)["{}"] {
+			t.Error("a consumer got a row of the store")
+		}
+	}, lease.Migrations(), tables)
+}
+
 func TestARowThatFailsDoesNotHoldUpOthers(t *testing.T) {
 	dbtest.Run(t, func(t *testing.T, d *db.DB) {
 		work := &done{fail: map[string]bool{"bad": true}}

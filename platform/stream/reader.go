@@ -164,7 +164,9 @@ func (st *Stream) handMissed(shard int, rows []Row, upto int64) {
 	}
 	sh.delivered = max(sh.delivered, upto)
 	st.mu.Unlock()
+	st.stored = true
 	st.hand(fresh)
+	st.stored = false
 }
 
 // topic is the bus topic of a stream's rows.

@@ -97,6 +97,7 @@ type Stream struct {
 	undo     func() // ends the subscription
 
 	tailMu  sync.Mutex // serializes the tails of this stream
+	stored  bool       // the rows that are handed over come from the store, which may keep less of them than was written
 	active  []*Tail    // those that are on
 	scratch []Row      // memory of the rows that are handed over
 
