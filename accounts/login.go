@@ -291,7 +291,8 @@ func (a *Accounts) Refresh(ctx context.Context, token string) (*Credentials, err
 		} else if !there {
 			return matrix.UnknownToken(false)
 		}
-		if _, err := tx.Exec(ctx, `DELETE FROM tokens WHERE parent = $1`, old.ID); err != nil {
+		// Without "<> 0" the index of those that have one can not be used, and all tokens are read.
+		if _, err := tx.Exec(ctx, `DELETE FROM tokens WHERE parent = $1 AND parent <> 0`, old.ID); err != nil {
 			return err
 		}
 		return insertPair(ctx, tx, p)

@@ -297,8 +297,8 @@ func applyChange(ctx context.Context, tx *db.Tx, userID string, p *pendingChange
 			return err
 		}
 		p.result.Found = true
-		// What was confirmed with the old password counts no more.
-		if _, err := tx.Exec(ctx, `DELETE FROM interactive_sessions WHERE user_id = $1 AND NOT used`, userID); err != nil {
+		// What was confirmed with the old password counts no more. user_id <> '' is what the index says of itself.
+		if _, err := tx.Exec(ctx, `DELETE FROM interactive_sessions WHERE user_id = $1 AND user_id <> '' AND NOT used`, userID); err != nil {
 			return err
 		}
 	case changeDeactivate:

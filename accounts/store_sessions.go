@@ -69,7 +69,8 @@ func confirmPair(ctx context.Context, tx *db.Tx, id int64) error {
 	if err != nil {
 		return err
 	}
-	if _, err := tx.Exec(ctx, `DELETE FROM tokens WHERE id = $1 OR (parent = $1 AND id <> $2)`, parent, id); err != nil {
+	// "<> 0" is what the index of parents says of itself; see Refresh.
+	if _, err := tx.Exec(ctx, `DELETE FROM tokens WHERE id = $1 OR (parent = $1 AND parent <> 0 AND id <> $2)`, parent, id); err != nil {
 		return err
 	}
 	_, err = tx.Exec(ctx, `UPDATE tokens SET parent = 0 WHERE id = $1`, id)
