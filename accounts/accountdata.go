@@ -236,6 +236,7 @@ func (a *Accounts) Ignored(ctx context.Context, userID string) (ignored map[stri
 		for id := range list.Users {
 			ignored[id] = true
 		}
+		delete(ignored, userID) // nobody wants to miss what they write themselves
 	}
 	a.data.mu.Lock()
 	defer a.data.mu.Unlock()

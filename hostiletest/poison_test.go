@@ -70,8 +70,8 @@ func settings(u *fleettest.User, room string, p any) []trial {
 	}
 }
 
-// reads are requests of somebody in a room, about an event of it, which answer 200.
-func reads(room, event, since string) []string {
+// readings are requests of somebody in a room, about an event of it, which answer 200.
+func readings(room, event, since string) []string {
 	at := func(parts ...string) string { return fleettest.RoomPath(room, parts...) }
 	lazy := url.QueryEscape(`{"room":{"timeline":{"limit":5,"unread_thread_notifications":true},"state":{"lazy_load_members":true}}}`)
 	return []string{
@@ -104,7 +104,7 @@ func newVictims(w *world) *victims {
 // harmed tells what the reader can no longer do, "" when nothing.
 func (v *victims) harmed(event string) string {
 	v.t.Helper()
-	for _, r := range reads(v.room, event, v.since) {
+	for _, r := range readings(v.room, event, v.since) {
 		method, path, _ := strings.Cut(strings.Replace(r, "USER", url.PathEscape(v.reader.ID), 1), " ")
 		path = strings.Replace(path, "/after", "/"+v.transaction(), 1)
 		var body any

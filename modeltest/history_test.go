@@ -572,6 +572,37 @@ func (h *history) presence(who, state string, at *member) *op {
 	})
 }
 
+func (h *history) profile(who string, at *member) *op {
+	m := fmt.Sprint("name ", len(h.ops)) // no marker: it comes to each room
+	return h.start(&op{
+		kind: "profile", who: who, at: at, subject: "profile " + who,
+		target: "PUT " + path("profile", userID(who), "displayname"), body: obj{"displayname": m},
+		check: func(o *op) {
+			if name := h.name(who); h.alone(o) && name != m {
+				h.fail("%v: acknowledged, and stored is the name %q", o, name)
+			}
+		},
+	})
+}
+
+// name is the stored one of a user, "" for none.
+func (h *history) name(who string) string {
+	list, err := db.Texts(h.control.Query(context.Background(), "SELECT value FROM profile_fields WHERE user_id = $1 AND name = 'displayname'", userID(who)))
+	h.must(err, "read a profile")
+	return gjson.Parse(strings.Join(list, "")).String()
+}
+
+// spread holds that the rooms of a user show the stored name.
+func (h *history) spread(who string) {
+	name, found := h.name(who), []string{}
+	h.until(fmt.Sprintf("the rooms of %s show the name %q", who, name), func() bool {
+		list, err := db.Texts(h.control.Query(context.Background(), "SELECT e.json FROM memberships m JOIN events e ON e.event_id = m.event_id WHERE m.user_id = $1 AND m.membership = 'join'", userID(who)))
+		h.must(err, "read memberships")
+		found = slices.DeleteFunc(list, func(text string) bool { return gjson.Get(text, "content.displayname").String() == name })
+		return len(found) == 0
+	})
+}
+
 func (h *history) toDevice(who, to string, at *member) *op {
 	m := h.marker()
 	return h.start(&op{

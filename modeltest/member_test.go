@@ -159,10 +159,19 @@ func join(ctx context.Context, s store, shared bus.Bus, l limits, alone bool, sl
 	return m, nil
 }
 
+// upward hands what accounts tell to the rooms, which are made later.
+type upward struct{ rooms *rooms.Rooms }
+
+// ProfileChanged implements accounts.ProfileListener.
+func (u *upward) ProfileChanged(ctx context.Context, userID, field string) error {
+	return u.rooms.ProfileChanged(ctx, userID, field)
+}
+
 // wire makes the domains as package fleet does.
 func (m *member) wire(l limits) error {
 	p := m.process
-	a, err := accounts.New(accounts.Deps{Process: p, Now: time.Now}, accounts.Config{
+	above := &upward{}
+	a, err := accounts.New(accounts.Deps{Process: p, Now: time.Now, Profile: above}, accounts.Config{
 		ServerName: serverName, Registration: accounts.OpenRegistration, Password: accounts.PasswordConfig{MemoryKiB: 64, Passes: 1},
 	})
 	if err != nil {
@@ -177,7 +186,7 @@ func (m *member) wire(l limits) error {
 	if err != nil {
 		return err
 	}
-	m.rooms = r
+	m.rooms, above.rooms = r, r
 	x, err := devices.New(devices.Deps{Process: p, Accounts: a, Now: obs.Now, RoomMates: r}, devices.Config{})
 	if err != nil {
 		return err

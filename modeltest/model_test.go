@@ -110,6 +110,7 @@ var kinds = []kind{
 	{name: "presence", weight: 2, run: func(h *history, d *draw) {
 		h.presence(h.joiner(d), pick(d, []string{"online", "unavailable", "offline"}, "state"), h.at(d))
 	}},
+	{name: "profile", weight: 2, run: func(h *history, d *draw) { h.profile(h.joiner(d), h.at(d)) }},
 	{name: "toDevice", weight: 3, run: func(h *history, d *draw) { h.toDevice(h.joiner(d), h.joiner(d), h.at(d)) }},
 	{name: "sync", weight: 4, run: func(h *history, d *draw) { h.sync(h.joiner(d), h.at(d)) }},
 	{name: "messages", weight: 2, run: func(h *history, d *draw) { h.messages(h.joiner(d), h.room(d), h.at(d)) }},

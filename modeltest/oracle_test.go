@@ -30,6 +30,9 @@ func (h *history) finish() {
 		}
 	}
 	h.alive("after the faults")
+	for _, who := range users {
+		h.spread(who)
+	}
 	for _, m := range h.members {
 		for _, who := range []string{"alice", "bob"} {
 			h.insist("sync", func(int) *op { return h.sync(who, m) })

@@ -68,6 +68,10 @@ var undones = []undone{
 		name: "who joins does not wait until the only process knows of it", setting: "postgres, two processes, one at times", within: 60,
 		changes: []change{{"platform/lease/lease.go", "others && !l.opts.Alone {", "others && false {"}},
 	},
+	{
+		name: "a consumer takes what a compacted store has kept for what was written", setting: "postgres, two processes", within: 200,
+		changes: []change{{"platform/stream/consumer.go", "keep := !c.other || !c.Stream.stored", "keep := !c.other || true"}},
+	},
 }
 
 // undo writes the files of a cure as they are without it, and returns the overlay for the go tool.
