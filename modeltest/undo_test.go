@@ -69,7 +69,7 @@ var undones = []undone{
 		changes: []change{{"platform/lease/lease.go", "others && !l.opts.Alone {", "others && false {"}},
 	},
 	{
-		name: "a consumer takes what a compacted store has kept for what was written", setting: "postgres, two processes", within: 200,
+		name: "a consumer takes what a compacted store has kept for what was written", setting: "postgres, two processes, names", within: 60,
 		changes: []change{{"platform/stream/consumer.go", "keep := !c.other || !c.Stream.stored", "keep := !c.other || true"}},
 	},
 }
