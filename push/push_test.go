@@ -347,6 +347,26 @@ func TestPushGateway(t *testing.T) {
 	})
 }
 
+// TestOddEventsArePushedToo, and keep nothing else from being pushed or counted.
+func TestOddEventsArePushedToo(t *testing.T) {
+	harness.Run(t, func(t *testing.T, n *node) {
+		g := newPushGateway(t)
+		room := n.Room(t, "alice", "bob")
+		n.pusher(t, "bob", g.URL, "full", obj{})
+		var all []string
+		for _, odd := range []any{"\x00", "$\x00", "", 5, nil, []any{nil}, obj{"\x00": 1}} {
+			for _, kind := range []any{"m.reference", "m.annotation", "test.relation", odd} {
+				all = append(all, n.Say(t, "alice", room, "odd", obj{"m.relates_to": obj{"rel_type": kind, "event_id": odd, "key": odd}, "m.mentions": obj{"user_ids": []any{odd}}, "msgtype": odd}))
+			}
+		}
+		all = append(all, n.Say(t, "alice", room, "at the end"))
+		for i, event := range all {
+			roletest.Until(t, fmt.Sprint("bob is told of event ", i), func() bool { _, times := g.find(event); return times == 1 })
+		}
+		n.wantUnread(t, "bob", room, len(all), 0)
+	})
+}
+
 func TestPushersAreChecked(t *testing.T) {
 	harness.Run(t, func(t *testing.T, n *node) {
 		good := func() obj {
