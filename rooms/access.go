@@ -129,7 +129,7 @@ type Sight struct {
 	Visible    bool
 	Membership string // of the user at the event
 	Erased     bool   // the sender was erased and the user was no member: View.Erased
-	PrevErased bool   // the same of the sender of what it replaced: View.PrevErased
+	PrevHidden bool   // the user may not see what it replaced, or that was of an erased user: View.PrevHidden
 }
 
 // CanSee tells for events of one room which the user may see (Client-Server API, "Room history visibility").
@@ -178,6 +178,11 @@ func (r *Rooms) sights(ctx context.Context, s standing, events []*Event) ([]Sigh
 			moments[e.Root] = m
 		}
 		out[i] = Sight{Visible: all || visible(s, e, m), Membership: m.membership}
+	}
+	if !all {
+		if err := r.hidePreviousIn(ctx, s, events, out); err != nil {
+			return nil, err
+		}
 	}
 	return out, r.hideErased(ctx, s.user, events, out)
 }

@@ -355,7 +355,7 @@ func (r *Rooms) Render(ctx context.Context, who Reader, events []*Event, sights 
 	for i, e := range events {
 		v := View{Device: who.Device, RoomID: true, Extra: extras[e.ID]}
 		if sights != nil {
-			v.Membership, v.Erased, v.PrevErased = sights[i].Membership, sights[i].Erased, sights[i].PrevErased
+			v.Membership, v.Erased, v.PrevHidden = sights[i].Membership, sights[i].Erased, sights[i].PrevHidden
 		}
 		if e.Sender != who.UserID {
 			v.Device = ""

@@ -36,16 +36,20 @@ func (r *Rooms) hideErased(ctx context.Context, reader string, events []*Event, 
 	}
 	for i, e := range events {
 		if foreign(i) {
-			sights[i].Erased, sights[i].PrevErased = erased[e.Sender], erased[e.PrevSender]
+			sights[i].Erased, sights[i].PrevHidden = erased[e.Sender], sights[i].PrevHidden || erased[e.PrevSender]
 		}
 	}
 	return nil
 }
 
-// HideState gives state events as they are shown to a user. What they replaced is left out when its sender was
-// erased: it is no state of the room any more. past tells that it is the state of a time at which the user was no
-// member: then what erased users set is redacted too. The state of now is the room's, whoever set it.
-func (r *Rooms) HideState(ctx context.Context, events []*Event, past bool) ([]*Event, error) {
+// HideState gives state events as they are shown to a user. What they replaced is left out when the user may not see it, and
+// when its sender was erased: it is no state of the room any more. In the state of a time at which the user was no member, what
+// erased users set is redacted too. The state of now is the room's, whoever set it.
+func (r *Rooms) HideState(ctx context.Context, a *Audience, events []*Event) ([]*Event, error) {
+	hidden, err := r.hidePrevious(ctx, a, events)
+	if err != nil {
+		return nil, err
+	}
 	var ask []string
 	asked := map[string]bool{}
 	want := func(user string) {
@@ -55,26 +59,28 @@ func (r *Rooms) HideState(ctx context.Context, events []*Event, past bool) ([]*E
 		}
 	}
 	for _, e := range events {
-		if e.PrevContent != nil {
+		if e.PrevContent != nil && !hidden[e.ID] {
 			want(e.PrevSender)
 		}
-		if past {
+		if a.Past {
 			want(e.Sender)
 		}
 	}
-	if len(ask) == 0 {
-		return events, nil
+	var erased map[string]bool
+	if len(ask) > 0 {
+		if erased, err = r.Accounts.Erased(ctx, ask); err != nil {
+			return nil, err
+		}
 	}
-	erased, err := r.Accounts.Erased(ctx, ask)
-	if err != nil || len(erased) == 0 {
-		return events, err
+	if len(hidden)+len(erased) == 0 {
+		return events, nil
 	}
 	out := make([]*Event, len(events))
 	for i, e := range events {
 		switch {
-		case past && erased[e.Sender]:
+		case a.Past && erased[e.Sender]:
 			e = e.erased()
-		case e.PrevContent != nil && erased[e.PrevSender]:
+		case e.PrevContent != nil && (hidden[e.ID] || erased[e.PrevSender]):
 			e = e.withoutPrevious()
 		}
 		out[i] = e

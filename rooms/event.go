@@ -21,10 +21,11 @@ type Event struct {
 	Device string // the sender's device, "" for events of other servers and of this server itself
 	Txn    string // the transaction id that the device gave
 	Root   state.ID
-	// Replaces is the state event before this one for the same key; PrevContent and PrevSender are of it.
+	// Replaces is the state event before this one for the same key; PrevContent, PrevSender and PrevPos are of it.
 	Replaces    string
 	PrevContent json.RawMessage
 	PrevSender  string
+	PrevPos     int64  // 0 when the event did not come from the database
 	RedactedBy  string // the redaction, when the text is the redacted one
 
 	client  atomic.Pointer[[]byte]       // the shared text that clients get
@@ -90,7 +91,7 @@ func (e *Event) AppendClient(dst []byte, v View) []byte {
 		e = e.erased()
 	}
 	txn := e.ClientTxn(v.Device)
-	if txn == "" && !v.Erased && !v.PrevErased && len(v.Extra) == 0 && !v.RoomID && v.Membership == "join" {
+	if txn == "" && !v.Erased && !v.PrevHidden && len(v.Extra) == 0 && !v.RoomID && v.Membership == "join" {
 		return append(dst, e.ClientJSON()...)
 	}
 	encodings.Add(1)
@@ -103,12 +104,12 @@ type View struct {
 	Membership string // of the reader at the event
 	RoomID     bool   // with room_id, as everywhere but in /sync
 	Erased     bool   // redacted, as the sender was erased
-	PrevErased bool   // without what it replaced, as the sender of that was erased
+	PrevHidden bool   // without what it replaced, as the reader may not see that or its sender was erased
 	Extra      [][]byte
 }
 
 func (e *Event) unsignedFor(v View, txn string) []byte {
-	if v.PrevErased {
+	if v.PrevHidden {
 		e = e.withoutPrevious()
 	}
 	return e.unsigned(v.Extra, txn, v.Membership)

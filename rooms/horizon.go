@@ -18,6 +18,7 @@ import (
 type horizon struct {
 	all   bool
 	parts []part // else these, the newest first
+	stays []part // when the user was a member, in order, as far as they are known
 }
 
 // part are positions, both ends among them.
@@ -59,21 +60,29 @@ func (r *Rooms) horizonOf(ctx context.Context, s standing) (horizon, error) {
 		if i+1 < len(turns) {
 			p.to = turns[i+1].pos
 		}
+		if p.from > begin && now.membership == event.MembershipJoin {
+			out.stays = joinPart(out.stays, p)
+		}
 		if now.history == shared && now.membership != event.MembershipJoin {
 			p.to = min(p.to, s.until-1)
 		}
 		if p.from <= begin || p.from > p.to || !now.allows(s, p.from) {
 			continue
 		}
-		if n := len(out.parts); n > 0 && out.parts[n-1].to == p.from-1 {
-			out.parts[n-1].to = p.to
-			continue
-		}
-		out.parts = append(out.parts, p)
+		out.parts = joinPart(out.parts, p)
 	}
 	slices.Reverse(out.parts)
 	out.parts = out.parts[:min(len(out.parts), mostParts)]
 	return out, nil
+}
+
+// joinPart adds a part that comes behind the others.
+func joinPart(parts []part, p part) []part {
+	if n := len(parts); n > 0 && parts[n-1].to == p.from-1 {
+		parts[n-1].to = p.to
+		return parts
+	}
+	return append(parts, p)
 }
 
 // turns reads the changes of a room's history visibility and of a user's membership, from the newest back, and gives
@@ -87,13 +96,7 @@ func (r *Rooms) turns(ctx context.Context, s standing) (out []turn, begin int64,
 	out = []turn{{history: shared, membership: event.MembershipLeave}}
 	for _, e := range found {
 		n := 0
-		err := db.Each(func(row db.Row) error {
-			var pos int64
-			var text []byte
-			if err := row.Scan(&pos, &text); err != nil {
-				return err
-			}
-			content := matrix.Lookup(text, "content")
+		add := func(pos int64, content []byte) {
 			t := turn{pos: pos}
 			if e.Type == event.TypeHistoryVisibility {
 				t.history = historyOf(content)
@@ -101,6 +104,18 @@ func (r *Rooms) turns(ctx context.Context, s standing) (out []turn, begin int64,
 				t.membership = event.MembershipLeave
 			}
 			out = append(out, t)
+		}
+		if e.Replaces == "" {
+			add(e.Pos, e.Content)
+			continue
+		}
+		err := db.Each(func(row db.Row) error {
+			var pos int64
+			var text []byte
+			if err := row.Scan(&pos, &text); err != nil {
+				return err
+			}
+			add(pos, matrix.Lookup(text, "content"))
 			if n++; n == mostTurns {
 				begin = max(begin, pos)
 			}
@@ -120,7 +135,14 @@ func (r *Rooms) turns(ctx context.Context, s standing) (out []turn, begin int64,
 
 // holds tells whether a message at a position is seen.
 func (z horizon) holds(pos int64) bool {
-	return z.all || slices.ContainsFunc(z.parts, func(p part) bool { return p.from <= pos && pos <= p.to })
+	return z.all || within(z.parts, pos)
+}
+
+// stayed tells whether the user was a member before and after a position that is not of a membership of the user.
+func (z horizon) stayed(pos int64) bool { return within(z.stays, pos) }
+
+func within(parts []part, pos int64) bool {
+	return slices.ContainsFunc(parts, func(p part) bool { return p.from <= pos && pos <= p.to })
 }
 
 // where gives a condition on a column with the arguments before it and those that it adds.

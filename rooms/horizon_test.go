@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"testing"
+
+	"lyceum/matrix/event"
 )
 
 // What is bundled with an event, and counted of it, is what the asker may see.
@@ -122,9 +124,17 @@ func TestTheHorizonIsWhatIsSeen(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
+				sights, err := h.See(t.Context(), who.id, id, events)
+				if err != nil {
+					t.Fatal(err)
+				}
 				for i, e := range events {
-					if !e.IsState() && z.holds(e.Pos) != visible[i] { // only messages are related
+					switch {
+					case e.Is(event.TypeMember, who.id):
+					case !e.IsState() && z.holds(e.Pos) != visible[i], e.IsState() && z.showsState(e.Type, e.Pos) != visible[i]:
 						t.Fatalf("%s at %d: visible %v, the horizon is %+v", who.id, e.Pos, visible[i], z)
+					case !z.all && z.stayed(e.Pos) != (sights[i].Membership == event.MembershipJoin):
+						t.Fatalf("%s at %d: %s, the horizon is %+v", who.id, e.Pos, sights[i].Membership, z)
 					}
 				}
 			}

@@ -23,14 +23,14 @@ func (r *Rooms) WriteState(ctx context.Context, w io.Writer, userID, roomID stri
 	if err != nil {
 		return err
 	}
-	a := newArray(w, "[")
-	err = r.eachState(ctx, v.root, nil, func(events []*Event) error { return r.writeState(ctx, a, events, false) })
+	a, who := newArray(w, "["), v.audience(v.root, false)
+	err = r.eachState(ctx, v.root, nil, func(events []*Event) error { return r.writeState(ctx, a, who, events) })
 	return a.end(err, "]")
 }
 
 // writeState adds state events to an array, as HideState shows them.
-func (r *Rooms) writeState(ctx context.Context, a *array, events []*Event, past bool) error {
-	shown, err := r.HideState(ctx, events, past)
+func (r *Rooms) writeState(ctx context.Context, a *array, who *Audience, events []*Event) error {
+	shown, err := r.HideState(ctx, who, events)
 	if err != nil {
 		return err
 	}
@@ -91,7 +91,7 @@ func (r *Rooms) getState(q *web.Request) (any, error) {
 	case "", "content":
 		return json.RawMessage(e.Content), nil
 	case "event":
-		shown, err := r.HideState(q.Context(), []*Event{e}, false)
+		shown, err := r.HideState(q.Context(), v.audience(v.root, false), []*Event{e})
 		if err != nil {
 			return nil, err
 		}
@@ -137,13 +137,13 @@ func (r *Rooms) getMembers(q *web.Request) (any, error) {
 		}
 	}
 	return &web.Pieces{Write: func(w io.Writer) error {
-		a := newArray(w, `{"chunk":[`)
+		a, who := newArray(w, `{"chunk":[`), v.audience(root, past)
 		err := r.eachState(ctx, root, isMember, func(events []*Event) error {
 			chunk := slices.DeleteFunc(events, func(e *Event) bool {
 				m := e.Membership()
 				return only != "" && m != only || not != "" && m == not
 			})
-			return r.writeState(ctx, a, chunk, past)
+			return r.writeState(ctx, a, who, chunk)
 		})
 		return a.end(err, "]}")
 	}}, nil

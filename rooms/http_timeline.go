@@ -86,7 +86,7 @@ func (r *Rooms) getMessages(q *web.Request) (any, error) {
 		if err != nil {
 			return nil, err
 		}
-		if members, err = r.HideState(ctx, members, f.sights[0].Membership != event.MembershipJoin); err != nil {
+		if members, err = r.HideState(ctx, v.audience(f.events[0].Root, f.sights[0].Membership != event.MembershipJoin), members); err != nil {
 			return nil, err
 		}
 		reply["state"] = renderState(members)
@@ -141,7 +141,7 @@ type Around struct {
 	State         []*Event // behind the last event, of those who wrote
 
 	root state.ID // of the whole state there
-	past bool     // the user was no member then
+	who  *Audience
 }
 
 // Around gives an event, which the user may see, with at most so many others before and after it.
@@ -185,7 +185,7 @@ func (r *Rooms) getContext(q *web.Request) (any, error) {
 	head := encoded(map[string]any{"event": a.Event, "events_before": a.Before, "events_after": a.After, "start": a.Start, "end": a.End})
 	return &web.Pieces{Write: func(w io.Writer) error {
 		out := newArray(w, string(head[:len(head)-1])+`,"state":[`)
-		write := func(events []*Event) error { return r.writeState(q.Context(), out, events, a.past) }
+		write := func(events []*Event) error { return r.writeState(q.Context(), out, a.who, events) }
 		if filter.LazyMembers {
 			return out.end(write(a.State), "]}")
 		}
@@ -221,7 +221,7 @@ func (r *Rooms) around(ctx context.Context, who Reader, v view, e *Event, sight 
 	}
 	a := &Around{
 		Event: list[0], Before: list[1:n], After: list[n:], Start: PositionToken(before.end), End: PositionToken(after.end),
-		root: last.Root, past: past,
+		root: last.Root, who: v.audience(last.Root, past),
 	}
 	if !s.filter.LazyMembers {
 		return a, nil
@@ -229,7 +229,7 @@ func (r *Rooms) around(ctx context.Context, who Reader, v view, e *Event, sight 
 	if a.State, err = r.sendersAt(ctx, last.Root, all.events); err != nil {
 		return nil, err
 	}
-	a.State, err = r.HideState(ctx, a.State, past)
+	a.State, err = r.HideState(ctx, a.who, a.State)
 	return a, err
 }
 

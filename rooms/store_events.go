@@ -172,7 +172,7 @@ func (s eventStore) Read(ctx context.Context, q db.Querier, rg stream.Range) ([]
 	return rows, nil
 }
 
-const selectEvents = `SELECT e.shard, e.pos, e.event_id, r.version, e.root, e.json, e.device, e.txn, e.replaces, e.redacted_by, p.json, p.sender
+const selectEvents = `SELECT e.shard, e.pos, e.event_id, r.version, e.root, e.json, e.device, e.txn, e.replaces, e.redacted_by, p.json, p.sender, p.pos
 	FROM events e JOIN rooms r ON r.room_id = e.room_id LEFT JOIN events p ON p.event_id = e.replaces WHERE `
 
 // query reads events; where is SQL behind WHERE, about the table e.
@@ -184,8 +184,9 @@ func scanEvent(row db.Row) (*Event, error) {
 	e := &Event{}
 	var id, version string
 	var txn, replaces, redactedBy, prevSender sql.NullString
+	var prevPos sql.NullInt64
 	var root, text, prev []byte
-	if err := row.Scan(&e.Shard, &e.Pos, &id, &version, &root, &text, &e.Device, &txn, &replaces, &redactedBy, &prev, &prevSender); err != nil {
+	if err := row.Scan(&e.Shard, &e.Pos, &id, &version, &root, &text, &e.Device, &txn, &replaces, &redactedBy, &prev, &prevSender, &prevPos); err != nil {
 		return nil, err
 	}
 	v, ok := event.VersionByID(version)
@@ -197,7 +198,7 @@ func scanEvent(row db.Row) (*Event, error) {
 		return nil, err
 	}
 	e.Event, e.Root = pdu, state.IDFrom(root)
-	e.Txn, e.Replaces, e.RedactedBy, e.PrevSender = txn.String, replaces.String, redactedBy.String, prevSender.String
+	e.Txn, e.Replaces, e.RedactedBy, e.PrevSender, e.PrevPos = txn.String, replaces.String, redactedBy.String, prevSender.String, prevPos.Int64
 	if prev != nil {
 		before, err := event.ParseTrusted(v, prev, e.Replaces)
 		if err != nil {

@@ -292,7 +292,7 @@ func (k *knownEvents) get(r *Rooms, c *owned.Change[room], id string) (*Event, e
 func (e *Event) redacted(by string) *Event {
 	return &Event{
 		Event: e.Redacted(), Shard: e.Shard, Pos: e.Pos, Device: e.Device, Txn: e.Txn, Root: e.Root,
-		Replaces: e.Replaces, PrevContent: e.PrevContent, PrevSender: e.PrevSender, RedactedBy: by, ticket: e.ticket,
+		Replaces: e.Replaces, PrevContent: e.PrevContent, PrevSender: e.PrevSender, PrevPos: e.PrevPos, RedactedBy: by, ticket: e.ticket,
 	}
 }
 

@@ -61,6 +61,10 @@ func (q *query) leftRoom(ctx context.Context, w *writer, roomID string, p *place
 		sec.sights = append(sec.sights, rooms.Sight{Visible: true, Membership: p.membership})
 	}
 	sec.limited = sec.limited || gap || shown && !give
+	sec.who = rooms.Audience{UserID: q.user.id, RoomID: roomID}
+	if end != nil {
+		sec.who.Until = end.Pos
+	}
 	w.key(roomID)
 	w.open('{')
 	if err := q.writeSection(ctx, w, sec); err != nil {

@@ -18,6 +18,7 @@ type section struct {
 	state   []*rooms.Event
 	more    []string // ids of state events besides, which are read as they are written: there are many
 	summary *summary // nil when it is the same as before
+	who     rooms.Audience
 }
 
 type summary struct {
@@ -107,6 +108,7 @@ func (q *query) joinedRoom(ctx context.Context, w *writer, roomID string, p *pla
 			return nil
 		}
 	}
+	sec.who = rooms.Audience{UserID: q.user.id, RoomID: roomID, Since: p.since()}
 	w.key(roomID)
 	w.open('{')
 	if err := q.writeSection(ctx, w, sec); err != nil {
@@ -338,7 +340,7 @@ func (q *query) writeSection(ctx context.Context, w *writer, sec section) error 
 		for i, e := range sec.events {
 			v := rooms.View{Membership: event.MembershipJoin, Extra: extras[e.ID]}
 			if sec.sights != nil {
-				v.Membership, v.Erased, v.PrevErased = sec.sights[i].Membership, sec.sights[i].Erased, sec.sights[i].PrevErased
+				v.Membership, v.Erased, v.PrevHidden = sec.sights[i].Membership, sec.sights[i].Erased, sec.sights[i].PrevHidden
 			}
 			w.sep()
 			q.writeEvent(w, e, v)
@@ -377,16 +379,17 @@ func (q *query) writeState(ctx context.Context, w *writer, sec section) error {
 	} else if len(sec.state)+len(sec.more) == 0 {
 		return nil
 	}
-	past := len(sec.sights) > 0 && sec.sights[0].Membership != event.MembershipJoin
+	who := sec.who
+	who.Root, who.Past = sec.upto, len(sec.sights) > 0 && sec.sights[0].Membership != event.MembershipJoin
 	w.key(name)
 	w.b = append(w.b, `{"events":`...)
 	w.open('[')
-	if err := q.writeStateEvents(ctx, w, sec.state, past); err != nil {
+	if err := q.writeStateEvents(ctx, w, &who, sec.state); err != nil {
 		return err
 	}
 	err := q.s.Rooms.EachEvent(ctx, sec.more, func(events []*rooms.Event) error {
 		events = slices.DeleteFunc(events, func(e *rooms.Event) bool { return !q.filter.Room.State.event(e) })
-		if err := q.writeStateEvents(ctx, w, events, past); err != nil {
+		if err := q.writeStateEvents(ctx, w, &who, events); err != nil {
 			return err
 		}
 		return q.weigh(len(w.b))
@@ -399,8 +402,8 @@ func (q *query) writeState(ctx context.Context, w *writer, sec section) error {
 	return nil
 }
 
-func (q *query) writeStateEvents(ctx context.Context, w *writer, events []*rooms.Event, past bool) error {
-	events, err := q.s.Rooms.HideState(ctx, events, past)
+func (q *query) writeStateEvents(ctx context.Context, w *writer, who *rooms.Audience, events []*rooms.Event) error {
+	events, err := q.s.Rooms.HideState(ctx, who, events)
 	if err != nil {
 		return err
 	}

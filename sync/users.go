@@ -56,6 +56,14 @@ type place struct {
 	forgotten  bool
 }
 
+// since is a position from which on a member is one.
+func (p *place) since() int64 {
+	if p.joined == 0 {
+		return p.pos
+	}
+	return max(p.joined, -p.joined)
+}
+
 // touch says that a room has news for the user.
 type touch struct {
 	news uint64 // Sync.news at that time

@@ -1,0 +1,126 @@
+package rooms
+
+import (
+	"context"
+	"math"
+
+	"lyceum/matrix/event"
+	"lyceum/rooms/state"
+)
+
+// What a state event replaced, its prev_content, is given to one "who has permission to see the previous content" (Client-Server
+// API, "unsigned"): who may see the event that was replaced, or was a member when it was replaced, and so had it as the state of
+// the room. The user's own memberships are no secret.
+
+// Audience is one user to whom state events of a room are shown. It keeps what was read to decide what may be.
+type Audience struct {
+	UserID, RoomID string
+	Root           state.ID // the state that is shown, or a newer one that the user may see
+	// Since and Until: when the user is a member, from which position on, at the latest; else which one ended the newest time as
+	// a member, 0 for none.
+	Since, Until int64
+	Past         bool // the state is of a time at which the user was no member
+
+	standing *standing // nil to be made of the above
+	shared   bool      // all that was ever the state up to Root may be seen; known when horizon is
+	horizon  *horizon  // nil until it is asked for
+}
+
+// audience is who stands so to a room and is shown a state of it.
+func (s *standing) audience(root state.ID, past bool) *Audience {
+	a := &Audience{UserID: s.user, RoomID: s.head.RoomID, Root: root, Past: past, standing: s}
+	if s.joined() {
+		a.Since = s.member.Pos
+	}
+	return a
+}
+
+// ask tells whether it must be looked up if an event is shown with what it replaced.
+func (a *Audience) ask(e *Event) bool {
+	return e.PrevContent != nil && (a.Since == 0 || e.Pos < a.Since) && !e.Is(event.TypeMember, a.UserID)
+}
+
+// look reads what the user may see of the room.
+func (a *Audience) look(ctx context.Context, r *Rooms) (err error) {
+	if a.horizon != nil {
+		return nil
+	}
+	if a.shared, err = r.alwaysShared(ctx, a.Root); err != nil {
+		return err
+	}
+	z := horizon{all: true}
+	if !a.shared {
+		if a.standing == nil {
+			a.standing = &standing{user: a.UserID, head: Head{RoomID: a.RoomID, Root: a.Root}, until: a.Until}
+			if a.Since > 0 {
+				a.standing.member.Membership, a.standing.until = event.MembershipJoin, math.MaxInt64
+			}
+		}
+		if z, err = r.horizonOf(ctx, *a.standing); err != nil {
+			return err
+		}
+	}
+	a.horizon = &z
+	return nil
+}
+
+// hidePrevious gives those of some state events that are shown without what they replaced, by id.
+func (r *Rooms) hidePrevious(ctx context.Context, a *Audience, events []*Event) (map[string]bool, error) {
+	var ask []*Event
+	for _, e := range events {
+		if a.ask(e) {
+			ask = append(ask, e)
+		}
+	}
+	if len(ask) == 0 {
+		return nil, nil
+	}
+	if err := a.look(ctx, r); err != nil || a.horizon.all {
+		return nil, err
+	}
+	var unknown []string // where they are: the events did not come from the database
+	for _, e := range ask {
+		if e.PrevPos == 0 {
+			unknown = append(unknown, e.Replaces)
+		}
+	}
+	found, err := r.Events(ctx, unknown)
+	if err != nil {
+		return nil, err
+	}
+	out := map[string]bool{}
+	for _, e := range ask {
+		pos := e.PrevPos
+		if before := found[e.Replaces]; before != nil {
+			pos = before.Pos
+		}
+		if !a.horizon.stayed(e.Pos) && (pos == 0 || !a.horizon.showsState(e.Type, pos)) {
+			out[e.ID] = true
+		}
+	}
+	return out, nil
+}
+
+// hidePreviousIn marks the sights of events that are shown without what they replaced.
+func (r *Rooms) hidePreviousIn(ctx context.Context, s standing, events []*Event, sights []Sight) error {
+	var foreign []*Event
+	for i, e := range events {
+		if e.PrevContent != nil && sights[i].Visible && sights[i].Membership != event.MembershipJoin {
+			foreign = append(foreign, e)
+		}
+	}
+	if len(foreign) == 0 {
+		return nil
+	}
+	hidden, err := r.hidePrevious(ctx, s.audience(s.head.Root, false), foreign)
+	for i, e := range events {
+		sights[i].PrevHidden = hidden[e.ID]
+	}
+	return err
+}
+
+// showsState tells whether a state event, other than the user's memberships, is seen: those that change the visibility are by the
+// one before or the one after.
+func (z horizon) showsState(typ string, pos int64) bool {
+	return z.holds(pos) || typ == event.TypeHistoryVisibility && z.holds(pos+1)
+}
