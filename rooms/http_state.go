@@ -126,14 +126,9 @@ func (r *Rooms) getMembers(q *web.Request) (any, error) {
 			return nil, err
 		}
 		if known && pos < v.upto {
-			if root, err = r.rootAt(ctx, roomID, pos); err != nil {
+			if root, past, err = r.stateAt(ctx, v, pos); err != nil {
 				return nil, err
 			}
-			then, err := r.momentOf(ctx, root, v.memberThen())
-			if err != nil {
-				return nil, err
-			}
-			past = then.membership != event.MembershipJoin
 		}
 	}
 	return &web.Pieces{Write: func(w io.Writer) error {
@@ -149,13 +144,21 @@ func (r *Rooms) getMembers(q *web.Request) (any, error) {
 	}}, nil
 }
 
-// rootAt is the state behind the last event up to a position; the empty state before the first.
-func (r *Rooms) rootAt(ctx context.Context, roomID string, pos int64) (state.ID, error) {
-	events, err := r.Timeline(ctx, Page{RoomID: roomID, From: pos + 1, Backward: true, Limit: 1})
+// stateAt is the state behind the last event up to a position, the empty state before the first. It is for those who may see that event; past tells that the user was no member.
+// Errors: M_FORBIDDEN.
+func (r *Rooms) stateAt(ctx context.Context, v view, pos int64) (root state.ID, past bool, err error) {
+	events, err := r.Timeline(ctx, Page{RoomID: v.head.RoomID, From: pos + 1, Backward: true, Limit: 1})
 	if err != nil || len(events) == 0 {
-		return state.ID{}, err
+		return root, false, err
 	}
-	return events[0].Root, nil
+	sights, err := r.sights(ctx, v.standing, events)
+	if err != nil {
+		return root, false, err
+	}
+	if !sights[0].Visible {
+		return root, false, matrix.Forbidden("You may not see what the room was at that time")
+	}
+	return events[0].Root, sights[0].Membership != event.MembershipJoin, nil
 }
 
 type joinedMember struct {
