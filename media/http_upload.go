@@ -117,6 +117,9 @@ func (m *Media) receive(r *web.Request) (*file, error) {
 		return nil, matrix.Unavailable("The file could not be stored: try again").With(err)
 	}
 	body.done()
+	if err := r.AskAgain(); err != nil { // it may have taken minutes
+		return nil, err
+	}
 	m.metrics.count("uploaded", size)
 	now := m.nowMs()
 	return &file{
