@@ -38,11 +38,7 @@ func (a *Accounts) mayEdit(r *web.Request) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	suspended, err := a.Suspended(r.Context(), userID)
-	if err == nil && suspended {
-		err = matrix.UserSuspended("A suspended user can not change the profile")
-	}
-	return userID, err
+	return userID, r.MayAct()
 }
 
 func (a *Accounts) putProfileField(r *web.Request, body *map[string]json.RawMessage) (any, error) {

@@ -30,7 +30,6 @@ type session struct {
 	expires   int64 // ms; 0 is never
 	refreshed bool  // a refresh token belongs to it, so its end is a soft logout
 	locked    bool
-	suspended bool
 	parent    int64 // the pair of tokens that this one replaces at its first use
 }
 
@@ -126,16 +125,6 @@ func (a *Accounts) authenticate(ctx context.Context, token string) (*session, er
 }
 
 func (s *session) over(now int64) bool { return s.expires != 0 && s.expires <= now }
-
-// Suspended tells that the user may read but not act (Client-Server API, "Account suspension").
-func (a *Accounts) Suspended(ctx context.Context, userID string) (bool, error) {
-	var suspended bool
-	err := a.db.QueryRow(ctx, `SELECT suspended FROM users WHERE user_id = $1`, userID).Scan(&suspended)
-	if errors.Is(err, db.ErrNoRows) {
-		return false, nil
-	}
-	return suspended, err
-}
 
 // The kinds of sessionChange.
 const (

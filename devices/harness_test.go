@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
@@ -212,10 +213,18 @@ func sign(t testing.TB, value any, userID, name string, key ed25519.PrivateKey) 
 // deviceKeys are the signed identity keys of the device.
 func (l *login) deviceKeys() json.RawMessage {
 	l.n.t.Helper()
-	return sign(l.n.t, obj{
+	return l.deviceKeysWith(nil)
+}
+
+// deviceKeysWith are those with other fields.
+func (l *login) deviceKeysWith(fields obj) json.RawMessage {
+	l.n.t.Helper()
+	keys := obj{
 		"user_id": l.userID, "device_id": l.deviceID, "algorithms": []string{"m.olm.v1.curve25519-aes-sha2"},
 		"keys": obj{"ed25519:" + l.deviceID: public(l.key), "curve25519:" + l.deviceID: "curve"},
-	}, l.userID, l.deviceID, l.key)
+	}
+	maps.Copy(keys, fields)
+	return sign(l.n.t, keys, l.userID, l.deviceID, l.key)
 }
 
 func (l *login) oneTimeKey(value string) json.RawMessage {

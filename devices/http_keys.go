@@ -122,8 +122,8 @@ func (x *Devices) postUpload(r *web.Request, body *uploadBody) (any, error) {
 			return nil, err
 		}
 	}
-	adds := len(u.OneTime)+len(u.Fallback) > 0
-	if adds && !replaces(old, deviceKeys) { // a new identity ends the keys that are stored
+	adds, replaced := len(u.OneTime)+len(u.Fallback) > 0, replaces(old, deviceKeys)
+	if adds && !replaced { // a new identity ends the keys that are stored
 		// Before anything is written. Who writes looks again, because other uploads may come in between.
 		if _, refused, err := u.check(r.Context(), x.db, userID); err != nil || refused != nil {
 			return nil, cmp.Or(err, refused)
@@ -134,10 +134,13 @@ func (x *Devices) postUpload(r *web.Request, body *uploadBody) (any, error) {
 			return nil, err
 		}
 	}
-	var counts KeyCounts
-	if adds {
-		counts, err = x.upload(r.Context(), userID, u)
-	} else {
+	counts := &KeyCounts{}
+	switch {
+	case adds:
+		*counts, err = x.upload(r.Context(), userID, u)
+	case replaced: // by another process perhaps, of which this one will hear
+		counts, err = x.loadCounts(r.Context(), userID, deviceID)
+	default:
 		counts.OneTime, _, err = x.OneTimeKeyCounts(r.Context(), userID, deviceID)
 	}
 	if err != nil {

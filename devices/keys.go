@@ -1,6 +1,7 @@
 package devices
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -65,9 +66,9 @@ func (x *Devices) storedDeviceKeys(ctx context.Context, userID, deviceID string)
 	return body, err
 }
 
-// replaces tells that identity keys are of another identity than the stored ones.
+// replaces tells that device keys are of another identity than the stored ones, whatever else they say.
 func replaces(old, body string) bool {
-	return old != "" && body != "" && !sameJSON([]byte(old), []byte(body))
+	return old != "" && body != "" && !bytes.Equal(matrix.Lookup([]byte(old), "keys"), matrix.Lookup([]byte(body), "keys"))
 }
 
 // putDeviceKeys stores the identity keys of a device, unless they are the old ones.

@@ -107,6 +107,69 @@ func TestChangedIdentityDropsItsKeys(t *testing.T) {
 	})
 }
 
+// TestKeysStayWithTheirIdentity: only other identity keys end the one-time keys, and the answer counts what is left, wherever it is asked.
+func TestKeysStayWithTheirIdentity(t *testing.T) {
+	fleet(t, func(t *testing.T, one, two *node) {
+		for _, name := range []string{"alice", "bob", "carol", "dave"} { // of both owners
+			for _, at := range []*node{one, two} {
+				u := at.register(name + map[*node]string{one: "1", two: "2"}[at])
+				u.do("POST /keys/upload", obj{"device_keys": u.deviceKeys(), "one_time_keys": u.oneTimeKeys("A", "B"), "fallback_keys": u.oneTimeKeys("F")}).want(200)
+				u.do("PUT /sendToDevice/test.x/1", obj{"messages": obj{u.userID: obj{u.deviceID: obj{}}}}).want(200)
+				u.counts()
+				changed := map[string]obj{
+					"algorithms": {"algorithms": []string{"m.olm.v1.curve25519-aes-sha2", "m.megolm.v1.aes-sha2"}},
+					"more":       {"org.example.more": "of it"},
+					"unsigned":   {"unsigned": obj{"x": "y"}},
+				}
+				for what, fields := range changed {
+					x := u.do("POST /keys/upload", obj{"device_keys": u.deviceKeysWith(fields)}).want(200)
+					if n := x.get("one_time_key_counts.signed_curve25519").Int(); n != 2 {
+						t.Errorf("%s of the device keys changed: %d one-time keys in the answer", what, n)
+					}
+					count, fallback := u.counts()
+					if messages, _ := u.inbox(0); count != 2 || len(fallback) != 1 || len(messages) != 1 {
+						t.Errorf("%s of the device keys changed: left are %d one-time keys, fallback keys %v and %d messages", what, count, fallback, len(messages))
+					}
+				}
+				u.do("POST /keys/upload", obj{"one_time_keys": u.oneTimeKeys("A")}).want(200) // known, so not fresh
+				if count, _ := u.counts(); count != 2 {
+					t.Errorf("a key that is known makes %d of 2", count)
+				}
+				x := u.do("POST /keys/upload", obj{"device_keys": u.deviceKeysWith(obj{"keys": obj{"ed25519:" + u.deviceID: public(u.key), "curve25519:" + u.deviceID: "another"}})}).want(200)
+				if n := x.get("one_time_key_counts.signed_curve25519").Int(); n != 0 {
+					t.Errorf("a new identity: %d one-time keys in the answer", n)
+				}
+				u.key = at.login(name + map[*node]string{one: "1", two: "2"}[at]).key
+				x = u.do("POST /keys/upload", obj{"device_keys": u.deviceKeys(), "one_time_keys": u.oneTimeKeys("A")}).want(200)
+				if n := x.get("one_time_key_counts.signed_curve25519").Int(); n != 1 {
+					t.Errorf("a new identity with one key: %d one-time keys in the answer", n)
+				}
+			}
+		}
+	})
+}
+
+// TestNewIdentityIsCountedBeforeItIsHeard: what this process remembers may be older than what another did for the request.
+func TestNewIdentityIsCountedBeforeItIsHeard(t *testing.T) {
+	run(t, func(t *testing.T, n *node) {
+		alice := n.register("alice")
+		alice.do("POST /keys/upload", obj{"device_keys": alice.deviceKeys(), "one_time_keys": alice.oneTimeKeys("A")}).want(200)
+		alice.counts()
+		drop, k := n.drop, deviceKey{alice.userID, alice.deviceID}
+		n.drop = func(ctx context.Context, userID string, g deviceGone) (dropResult, error) {
+			res, err := drop(ctx, userID, g)
+			n.boxes.mu.Lock()
+			defer n.boxes.mu.Unlock()
+			n.boxes.count(k, n.boxes.box(k), &KeyCounts{OneTime: map[string]int{mainAlgorithm: 1}})
+			return res, err
+		}
+		alice.key = n.login("alice").key
+		if x := alice.do("POST /keys/upload", obj{"device_keys": alice.deviceKeys()}).want(200); x.get("one_time_key_counts.signed_curve25519").Int() != 0 {
+			t.Errorf("a new identity is told the keys of the old one: %s", x.body)
+		}
+	})
+}
+
 func TestEachKeyIsClaimedOnceOverProcesses(t *testing.T) {
 	fleet(t, func(t *testing.T, one, two *node) {
 		owners := []*login{one.register("alice"), one.register("carol"), two.register("dave")}

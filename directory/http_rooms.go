@@ -142,6 +142,9 @@ func (d *Directory) putVisibility(q *web.Request, b *struct {
 	Visibility string `json:"visibility"`
 },
 ) (any, error) {
+	if err := q.MayAct(); err != nil {
+		return nil, err
+	}
 	ctx, roomID := q.Context(), q.Path("roomID")
 	if b.Visibility == "" {
 		b.Visibility = "public"

@@ -3,6 +3,7 @@ package hostiletest_test
 import (
 	"fmt"
 	"maps"
+	"net/url"
 	"slices"
 	"strings"
 	"testing"
@@ -200,6 +201,90 @@ func keepsTheirs(t *testing.T, w *world, b *base, r route, e entry) {
 			}
 		}
 		w.judge(r, e, who, w.ask(r, e, who))
+	}
+}
+
+// open are the routes that suspended users keep: they read, leave, take back what they said, report, keep their devices and
+// keys, and log out (Client-Server API, "Account suspension"). All others that change something are closed to them, but for what
+// suspendedMay says.
+var open = map[string]bool{
+	"POST " + v3 + "/account/deactivate": true, "POST " + v3 + "/account/password": true,
+	"DELETE " + v3 + "/devices/{deviceID}": true, "PUT " + v3 + "/devices/{deviceID}": true, "POST " + v3 + "/delete_devices": true,
+	"POST " + v3 + "/keys/claim": true, "POST " + v3 + "/keys/device_signing/upload": true, "POST " + v3 + "/keys/query": true,
+	"POST " + v3 + "/keys/signatures/upload": true, "POST " + v3 + "/keys/upload": true, "PUT " + v3 + "/sendToDevice/{type}/{txnID}": true,
+	"POST " + v3 + "/room_keys/version": true, "PUT " + v3 + "/room_keys/version/{version}": true, "DELETE " + v3 + "/room_keys/version/{version}": true,
+	"PUT " + v3 + "/room_keys/keys": true, "PUT " + v3 + "/room_keys/keys/{roomID}": true, "PUT " + v3 + "/room_keys/keys/{roomID}/{sessionID}": true,
+	"DELETE " + v3 + "/room_keys/keys": true, "DELETE " + v3 + "/room_keys/keys/{roomID}": true, "DELETE " + v3 + "/room_keys/keys/{roomID}/{sessionID}": true,
+	"POST " + v3 + "/publicRooms": true, "POST " + v3 + "/search": true, "POST " + v3 + "/user_directory/search": true,
+	"POST " + v3 + "/pushers/set": true, "PUT " + v3 + "/pushrules/global/{kind}/{ruleID}": true, "DELETE " + v3 + "/pushrules/global/{kind}/{ruleID}": true,
+	"PUT " + v3 + "/pushrules/global/{kind}/{ruleID}/actions": true, "PUT " + v3 + "/pushrules/global/{kind}/{ruleID}/enabled": true,
+	"POST " + v3 + "/rooms/{roomID}/leave": true, "POST " + v3 + "/rooms/{roomID}/forget": true, "PUT " + v3 + "/rooms/{roomID}/redact/{eventID}/{txnID}": true,
+	"POST " + v3 + "/rooms/{roomID}/read_markers": true, "POST " + v3 + "/rooms/{roomID}/receipt/{type}/{eventID}": true,
+	"POST " + v3 + "/rooms/{roomID}/report": true, "POST " + v3 + "/rooms/{roomID}/report/{eventID}": true, "POST " + v3 + "/users/{userID}/report": true,
+	"PUT " + v3 + "/user/{userID}/account_data/{type}": true, "POST " + v3 + "/user/{userID}/filter": true, "POST " + v3 + "/user/{userID}/openid/request_token": true,
+	"PUT " + v3 + "/user/{userID}/rooms/{roomID}/account_data/{type}": true, "PUT " + v3 + "/user/{userID}/rooms/{roomID}/tags/{tag}": true,
+	"DELETE " + v3 + "/user/{userID}/rooms/{roomID}/tags/{tag}": true,
+}
+
+// suspendedMay are requests on routes that are closed.
+var suspendedMay = []struct {
+	method, path string
+	body         obj
+}{
+	{"PUT", v3 + "/presence/{userID}/status", obj{"presence": "unavailable"}},
+	{"PUT", v3 + "/presence/{userID}/status", obj{"presence": "online", "status_msg": ""}},
+	{"PUT", v3 + "/rooms/{roomID}/typing/{userID}", obj{"typing": false}},
+	{"PUT", v3 + "/rooms/{roomID}/state/m.room.member/{userID}", obj{"membership": "leave"}},
+}
+
+// TestSuspendedUsersSayNothing asks all that changes something as the owner of a room who is suspended.
+func TestSuspendedUsersSayNothing(t *testing.T) {
+	f := start(t, "sqlite")
+	w, b := newWorld(t, f.Fleet), openBase(t, f)
+	for name := range open {
+		if len(table[name]) == 0 {
+			t.Errorf("%s is open to the suspended, and not in the table", name)
+		}
+	}
+	owner := w.people["owner"]
+	w.people["admin"].Do("PUT", v1+"/admin/suspend/"+url.PathEscape(owner.ID), obj{"suspended": true})
+	before := b.settled()
+	each := func(opened bool) {
+		for _, r := range routes(t) {
+			if r.method == "GET" || r.auth != "user" && r.auth != "guest" || open[r.String()] != opened {
+				continue
+			}
+			asked := 0
+			for _, e := range table[r.String()] {
+				for _, who := range []string{"owner", "device"} {
+					if want := e.expected(r, who); !opened && want != "200" && want != "" && len(table[r.String()]) > 1 {
+						continue // it is refused to everybody
+					}
+					asked++
+					const no = "403 M_USER_SUSPENDED"
+					switch got := w.ask(r, e, who); {
+					case got.status >= 500, opened && got.String() == no, !opened && got.String() != no:
+						t.Errorf("%s as %s, suspended: %v %.200s", r, who, got, got.body.Raw)
+					}
+				}
+			}
+			if asked == 0 {
+				t.Errorf("%s has no entry that the owner may ask", r)
+			}
+		}
+	}
+	each(false)
+	if changed := changes(before, b.dump()); len(changed) > 0 && !harmless(changed) {
+		t.Errorf("what was refused changed the database:\n%s", first(changed, 8))
+	}
+	for _, c := range suspendedMay {
+		if status, got := owner.Call(c.method, w.path(c.path, nil), c.body); status != 200 {
+			t.Errorf("%s %s %v: %d %s", c.method, c.path, c.body, status, got.Raw)
+		}
+	}
+	each(true)
+	if status, got := owner.Call("POST", v3+"/logout", obj{}); status != 200 {
+		t.Errorf("logout: %d %s", status, got.Raw)
 	}
 }
 

@@ -50,7 +50,7 @@ func (m *Media) requested(r *web.Request) (*file, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := patience{time.Duration(wait) * time.Millisecond, r.Draining(), r.Waits}
+	p := patience{time.Duration(wait) * time.Millisecond, r.Draining(), r.Waits, r.AskAgain}
 	return m.await(r.Context(), r.Path("serverName"), r.Path("mediaID"), p)
 }
 
@@ -91,8 +91,7 @@ func (m *Media) serve(r *web.Request, c content) (any, error) {
 		return nil, err
 	}
 	header.Set("Content-Length", strconv.FormatInt(c.size, 10))
-	return &web.Stream{Header: header, Write: func(w io.Writer) error {
-		defer body.Close()
+	return &web.Stream{Header: header, Close: func() { body.Close() }, Write: func(w io.Writer) error {
 		n, err := io.Copy(w, body)
 		m.metrics.count(c.done, n)
 		if err == nil && n != c.size {

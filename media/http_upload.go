@@ -31,6 +31,9 @@ func (m *Media) getConfig(*web.Request) (any, error) {
 
 // postUpload is POST /_matrix/media/v3/upload.
 func (m *Media) postUpload(r *web.Request) (any, error) {
+	if err := r.MayAct(); err != nil {
+		return nil, err
+	}
 	f, err := m.receive(r)
 	if err != nil {
 		return nil, err
@@ -44,6 +47,9 @@ func (m *Media) postUpload(r *web.Request) (any, error) {
 
 // postCreate is POST /_matrix/media/v1/create.
 func (m *Media) postCreate(r *web.Request) (any, error) {
+	if err := r.MayAct(); err != nil {
+		return nil, err
+	}
 	now := m.nowMs()
 	f := &file{
 		MediaID: m.process.MintID(), UserID: r.UserID(), CreatedMs: now,
@@ -61,6 +67,9 @@ func (m *Media) postCreate(r *web.Request) (any, error) {
 
 // putUpload is PUT /_matrix/media/v3/upload/{serverName}/{mediaID}.
 func (m *Media) putUpload(r *web.Request) (any, error) {
+	if err := r.MayAct(); err != nil {
+		return nil, err
+	}
 	ctx := r.Context()
 	pending, err := m.findMedia(ctx, r.Path("serverName"), r.Path("mediaID"))
 	if err != nil {
@@ -117,6 +126,12 @@ func (m *Media) receive(r *web.Request) (*file, error) {
 		return nil, matrix.Unavailable("The file could not be stored: try again").With(err)
 	}
 	body.done()
+	if err := r.AskAgain(); err != nil { // it may have taken minutes
+		return nil, err
+	}
+	if err := r.MayAct(); err != nil {
+		return nil, err
+	}
 	m.metrics.count("uploaded", size)
 	now := m.nowMs()
 	return &file{

@@ -2,7 +2,9 @@ package media_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
+	"fmt"
 	"hash/crc32"
 	"image"
 	"image/color"
@@ -23,6 +25,7 @@ import (
 	"lyceum/platform/engines/enginestest"
 	"lyceum/platform/role"
 	"lyceum/platform/role/roletest"
+	"lyceum/platform/web"
 	"lyceum/platform/web/webtest"
 )
 
@@ -56,6 +59,8 @@ type node struct {
 	t     *testing.T
 	store blob.Store
 	p     *role.Process
+
+	routes []web.Route
 }
 
 var people = webtest.People{
@@ -87,7 +92,7 @@ func run(t *testing.T, c media.Config, deps media.Deps, body func(t *testing.T, 
 		}
 		return m
 	}, func(t *testing.T, p *role.Process, m *media.Media) {
-		body(t, &node{webtest.New(t, people, m.Routes()...).As("a"), t, store, p})
+		body(t, &node{webtest.New(t, people, m.Routes()...).As("a"), t, store, p, m.Routes()})
 	})
 }
 
@@ -299,6 +304,80 @@ func TestOlderMediaIDsStay(t *testing.T) {
 			t.Errorf("%d %s", a.Status, a.Body)
 		}
 	})
+}
+
+// TestWhoWaitsMustStillBeLetIn: a file that comes later goes to nobody whose token has ended meanwhile, who is told soon.
+func TestWhoWaitsMustStillBeLetIn(t *testing.T) {
+	run(t, media.Config{}, media.Deps{}, func(t *testing.T, n *node) {
+		doors := &doors{}
+		n.Client = webtest.New(t, doors, n.routes...).As("a")
+		for _, ask := range []string{download + "%s?timeout_ms=9000", download + "%s/name.txt?timeout_ms=9000", thumb + "%s?timeout_ms=9000&width=10&height=10"} {
+			for _, comes := range []bool{true, false} {
+				doors.lock("")
+				id := strings.TrimPrefix(n.Want(200, "POST /_matrix/media/v1/create", nil).Get("content_uri").String(), "mxc://")
+				began, got := time.Now(), make(chan webtest.Answer, 1)
+				go func() { got <- n.As("b").Call(fmt.Sprintf(ask, id), nil) }()
+				time.Sleep(100 * time.Millisecond)
+				doors.lock("b")
+				if comes {
+					n.Want(200, "PUT /_matrix/media/v3/upload/"+id, picture(20, 20))
+				}
+				if a := <-got; a.Status != 401 || time.Since(began) > 4*time.Second {
+					t.Errorf("%s: %d %.100q after %s", ask, a.Status, a.Body, time.Since(began))
+				}
+			}
+		}
+	})
+}
+
+// TestUploadMustStillBeLetIn: a file that took long is nobody's when its sender's token has ended meanwhile.
+func TestUploadMustStillBeLetIn(t *testing.T) {
+	run(t, media.Config{}, media.Deps{}, func(t *testing.T, n *node) {
+		doors := &doors{}
+		n.Client = webtest.New(t, doors, n.routes...).As("a")
+		id := strings.TrimPrefix(n.Want(200, "POST /_matrix/media/v1/create", nil).Get("content_uri").String(), "mxc://")
+		for _, target := range []string{upload, "PUT /_matrix/media/v3/upload/" + id} {
+			if a := n.Call(target, io.MultiReader(strings.NewReader("begun"), doorShuts{doors, "a"})); a.Status != 401 {
+				t.Errorf("%s: %d %s", target, a.Status, a.Body)
+			}
+			doors.lock("")
+		}
+		if a := n.Call(download+id+"?timeout_ms=1", nil); a.Errcode() != "M_NOT_YET_UPLOADED" {
+			t.Errorf("what was refused is there: %d %s", a.Status, a.Body)
+		}
+	})
+}
+
+// doors let all people in but one.
+type doors struct {
+	mu     sync.Mutex
+	locked string
+}
+
+func (d *doors) lock(token string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.locked = token
+}
+
+func (d *doors) Authenticate(ctx context.Context, token string) (*web.Identity, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if token == d.locked {
+		token = "none"
+	}
+	return people.Authenticate(ctx, token)
+}
+
+// doorShuts is the end of a body, at which somebody is locked out.
+type doorShuts struct {
+	doors *doors
+	token string
+}
+
+func (d doorShuts) Read([]byte) (int, error) {
+	d.doors.lock(d.token)
+	return 0, io.EOF
 }
 
 func TestAsyncUpload(t *testing.T) {

@@ -91,6 +91,9 @@ func (m *Media) await(ctx context.Context, server, mediaID string, p patience) (
 		}
 		again.Stop()
 		leave()
+		if err == nil {
+			err = p.still()
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -105,4 +108,5 @@ type patience struct {
 	wait     time.Duration
 	draining <-chan struct{}
 	begins   func(wait time.Duration) // told that the wait begins
+	still    func() error             // asked now and then whether who waits may still have it
 }

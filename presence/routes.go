@@ -44,6 +44,11 @@ func (p *Presence) putStatus(r *web.Request, body *statusBody) (any, error) {
 			return nil, matrix.InvalidParam("status_msg: expected at most 1000 bytes")
 		}
 	}
+	if message != "" {
+		if err := r.MayAct(); err != nil {
+			return nil, err
+		}
+	}
 	return nil, p.Set(r.Context(), r.UserID(), r.DeviceID(), body.Presence, &message)
 }
 

@@ -49,7 +49,7 @@ func (r *Rooms) putAliasHTTP(q *web.Request, b *struct {
 	if b.RoomID == "" {
 		return nil, matrix.MissingParam("room_id is missing")
 	}
-	if err := r.mayAct(q); err != nil {
+	if err := q.MayAct(); err != nil {
 		return nil, err
 	}
 	if _, err := r.joinedView(q.Context(), q.UserID(), b.RoomID); err != nil {
@@ -75,7 +75,7 @@ func (r *Rooms) deleteAliasHTTP(q *web.Request) (any, error) {
 	if roomID == "" {
 		return nil, matrix.NotFound("There is no such alias")
 	}
-	if err := r.mayAct(q); err != nil {
+	if err := q.MayAct(); err != nil {
 		return nil, err
 	}
 	if creator != q.UserID() && !q.Identity.Admin {

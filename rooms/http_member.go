@@ -17,7 +17,7 @@ type roomIDReply struct {
 }
 
 func (r *Rooms) postCreateRoom(q *web.Request, b *Create) (any, error) {
-	if err := r.mayAct(q); err != nil {
+	if err := q.MayAct(); err != nil {
 		return nil, err
 	}
 	if len(b.Invite3PID) > 0 {
@@ -139,7 +139,7 @@ func (r *Rooms) postJoin(q *web.Request, b *memberBody) (any, error) {
 }
 
 func (r *Rooms) joinFor(q *web.Request, roomID string, b *memberBody) (any, error) {
-	if err := r.mayAct(q); err != nil {
+	if err := q.MayAct(); err != nil {
 		return nil, err
 	}
 	if q.Identity.Guest {
@@ -169,7 +169,7 @@ func (r *Rooms) guestMayJoin(ctx context.Context, roomID string) error {
 }
 
 func (r *Rooms) postKnock(q *web.Request, b *memberBody) (any, error) {
-	if err := r.mayAct(q); err != nil {
+	if err := q.MayAct(); err != nil {
 		return nil, err
 	}
 	id, err := r.find(q.Context(), q.Path("roomIDOrAlias"))
@@ -189,7 +189,7 @@ func (r *Rooms) postInvite(q *web.Request, b *memberBody) (any, error) {
 	if err := b.target(); err != nil {
 		return nil, err
 	}
-	if err := r.mayAct(q); err != nil {
+	if err := q.MayAct(); err != nil {
 		return nil, err
 	}
 	if err := r.mayInvite(q, b.UserID); err != nil {
@@ -219,7 +219,7 @@ func (r *Rooms) moderate(q *web.Request, b *memberBody, membership string, while
 	if err := b.target(); err != nil {
 		return nil, err
 	}
-	if err := r.mayAct(q); err != nil {
+	if err := q.MayAct(); err != nil {
 		return nil, err
 	}
 	return r.change(q, b, membership, while...)

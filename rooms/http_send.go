@@ -53,7 +53,7 @@ func redactsIn(content json.RawMessage) string {
 }
 
 func (r *Rooms) sendFor(q *web.Request, req Send) (any, error) {
-	if err := r.mayAct(q); err != nil {
+	if err := q.MayAct(); err != nil {
 		return nil, err
 	}
 	if req.Txn == "" {
@@ -80,11 +80,7 @@ func (r *Rooms) putRedact(q *web.Request) (any, error) {
 		return nil, err
 	}
 	// A suspended user may still take back own events.
-	suspended, err := r.suspended(q.Context(), q.UserID())
-	if err != nil {
-		return nil, err
-	}
-	if suspended {
+	if q.Identity.Suspended {
 		if e, err := r.Event(q.Context(), target); err != nil || e == nil || e.Sender != q.UserID() {
 			return nil, matrix.UserSuspended("Your account is suspended: you can redact your own events only").With(err)
 		}
@@ -131,7 +127,7 @@ func (r *Rooms) putMember(q *web.Request, target string, content json.RawMessage
 	m := member{Sender: q.UserID(), Device: q.DeviceID(), Target: target, Membership: membership, Content: fields, Always: true, Txn: mintedFor(q)}
 	self := target == q.UserID()
 	if !self || membership != event.MembershipLeave {
-		if err := r.mayAct(q); err != nil {
+		if err := q.MayAct(); err != nil {
 			return nil, err
 		}
 	}

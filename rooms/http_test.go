@@ -26,6 +26,7 @@ type house struct {
 	t                 *testing.T
 	alice, bob, carol *person
 	nobody            *webtest.Client
+	people            webtest.People
 }
 
 func (h *house) person(c *webtest.Client, name string) *person {
@@ -43,7 +44,7 @@ func serve(t *testing.T, body func(t *testing.T, h *house)) {
 		people["guest"] = &web.Identity{UserID: "@guest:" + server, DeviceID: "GUEST", Guest: true}
 		people["admin"] = &web.Identity{UserID: "@admin:" + server, DeviceID: "ADMIN", Admin: true}
 		c := webtest.New(t, people, r.Routes()...)
-		h := &house{Rooms: r, t: t, nobody: c}
+		h := &house{Rooms: r, t: t, nobody: c, people: people}
 		h.alice, h.bob, h.carol = h.person(c, "alice"), h.person(c, "bob"), h.person(c, "carol")
 		body(t, h)
 	})

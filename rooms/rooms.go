@@ -69,8 +69,7 @@ type Rooms struct {
 	heard  *stream.Tail   // of redactions; while it is off, cache is not used
 	nodes  *state.Store
 
-	suspension *suspension
-	cache      *otter.Cache[string, *Event]
+	cache *otter.Cache[string, *Event]
 
 	// replacers are the cached events that replaced others, by the ids of those: a redaction of one changes both.
 	replacers   map[string]string
@@ -93,7 +92,7 @@ var readers = []string{"client", "sync", "events", "push", "admin"}
 func New(d Deps, c Config) (*Rooms, error) {
 	d.Recent, d.Transactions, d.State = cmp.Or(d.Recent, 200), cmp.Or(d.Transactions, 2_000), cmp.Or(d.State, 5_000)
 	d.UpgradeLook = cmp.Or(d.UpgradeLook, 3*time.Second)
-	r := &Rooms{Deps: d, config: c, replacers: map[string]string{}, nodes: state.NewStore(nodeReader{d.Process.DB}, nodeMemory), suspension: newSuspension()}
+	r := &Rooms{Deps: d, config: c, replacers: map[string]string{}, nodes: state.NewStore(nodeReader{d.Process.DB}, nodeMemory)}
 	var err error
 	r.cache, err = otter.New(&otter.Options[string, *Event]{
 		MaximumWeight: uint64(max(c.EventCache, 1000)) * cachedEvent, Weigher: func(_ string, e *Event) uint32 { return e.weight() },
@@ -112,7 +111,6 @@ func New(d Deps, c Config) (*Rooms, error) {
 		Stream: r.stream, Load: r.loadRoom, Bytes: (*room).memory, Budget: max(c.OwnerMemory.Bytes(), 16<<20), Strict: true,
 	})
 	r.heard = r.stream.Tail(r.tail, readers...)
-	d.Accounts.Sessions().Tail(r.suspension.tail)
 	r.send = role.Owned(d.Process, r.stream, "rooms.send", r.submit)
 	r.create = role.Owned(d.Process, r.stream, "rooms.create", r.submitCreate)
 	d.Process.Singleton("rooms.upgrades", r.finishUpgrades)

@@ -26,7 +26,7 @@ func (r *Rooms) postUpgrade(q *web.Request, b *struct {
 	Creators []string `json:"additional_creators"`
 },
 ) (any, error) {
-	if err := r.mayAct(q); err != nil {
+	if err := q.MayAct(); err != nil {
 		return nil, err
 	}
 	if b.Version == "" {

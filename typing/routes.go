@@ -30,7 +30,10 @@ func (t *Typing) putTyping(r *web.Request, body *typingBody) (any, error) {
 		return nil, matrix.MissingParam("typing: expected true or false")
 	}
 	timeout := time.Duration(0)
-	if *body.Typing {
+	if *body.Typing { // it announces words
+		if err := r.MayAct(); err != nil {
+			return nil, err
+		}
 		timeout = usual
 		if body.Timeout != nil {
 			if *body.Timeout < 0 {

@@ -129,6 +129,10 @@ func (r *Request) fillBuffer() (*bytes.Buffer, error) {
 		putBuffer(buffer)
 		return nil, r.TooLarge(limit)
 	}
+	if err := r.askLate(); err != nil {
+		putBuffer(buffer)
+		return nil, err
+	}
 	return buffer, nil
 }
 

@@ -58,6 +58,7 @@ func (x *exchange) startClock(more time.Duration) {
 // Waits says that the handler is about to wait for so long, for something that is no fault of the server's, such as another
 // client: it has a fifth of its time for what comes after. Handlers that wait for news return a Park instead.
 func (r *Request) Waits(d time.Duration) {
+	r.waited = true
 	r.writer.startClock(max(0, d-r.writer.within*4/5))
 }
 

@@ -33,6 +33,9 @@ func (x *exchange) pieces(p *Pieces) error {
 		return err
 	}
 	if s.out == nil {
+		if err := x.request.askLate(); err != nil {
+			return err
+		}
 		x.write(message{body: s.first})
 		return nil
 	}
@@ -59,6 +62,9 @@ func (s *spool) Write(p []byte) (int, error) {
 // begin sends what came so far.
 func (s *spool) begin() error {
 	x := s.exchange
+	if err := x.request.askLate(); err != nil {
+		return err
+	}
 	if err := x.hold(piecesHold); err != nil {
 		return err
 	}

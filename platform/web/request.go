@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // Request is what a Handler gets: the HTTP request and what the server found out about it.
@@ -23,6 +24,8 @@ type Request struct {
 	id       string
 	once     string
 	internal bool
+	let      time.Time // when it was last let in
+	waited   bool      // since then
 }
 
 // ID is the request id: it stands in the answer's X-Request-Id and in the log.

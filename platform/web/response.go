@@ -31,6 +31,13 @@ type Stream struct {
 	Status int // 0 is 200
 	Header http.Header
 	Write  func(w io.Writer) error
+	Close  func() // called once, whether it was written or not; nil for nothing to do
+}
+
+func (s *Stream) close() {
+	if s.Close != nil {
+		s.Close()
+	}
 }
 
 // Takeover lets a function write the answer itself: websockets, http.ServeContent for ranges.
@@ -175,6 +182,7 @@ func (x *exchange) compressible(header http.Header, size int) bool {
 }
 
 func (x *exchange) stream(s *Stream) error {
+	defer s.close()
 	header := x.Header()
 	for name, values := range s.Header {
 		header[name] = values

@@ -106,6 +106,7 @@ type Identity struct {
 	TokenID   int64
 	Admin     bool
 	Guest     bool
+	Suspended bool // may read, not act; see MayAct
 	Unlimited bool // no rate limit applies, for example an application service that asked for it
 }
 

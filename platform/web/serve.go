@@ -205,13 +205,7 @@ func (s *Server) run(x *exchange) error {
 	if x.body != nil && e.route.Upload > 0 {
 		x.body.off = true // a file has rules of its own
 	}
-	if s.barrier != nil {
-		if err := s.barrier(r.Context()); err != nil && (r.Token() != "" || r.Context().Err() != nil) {
-			// A token may have been revoked, and a right taken away, without this process knowing.
-			return stale(err)
-		}
-	}
-	if err := s.authenticate(r); err != nil {
+	if err := s.letIn(r); err != nil {
 		return err
 	}
 	if err := s.limit(r, e); err != nil {
@@ -220,6 +214,14 @@ func (s *Server) run(x *exchange) error {
 	result, err := e.route.Handler(r)
 	if err != nil {
 		return err
+	}
+	if r.reads() {
+		if err := r.askLate(); err != nil {
+			if stream, ok := result.(*Stream); ok {
+				stream.close()
+			}
+			return err
+		}
 	}
 	return x.answer(result)
 }

@@ -1,0 +1,55 @@
+package web
+
+import (
+	"net/http"
+	"time"
+)
+
+// askAgainAfter is how long a request may take without being asked again whether it is let in. What ends a token, or locks a
+// user, holds for what waits as well.
+const askAgainAfter = time.Second
+
+// letIn sets the identity of the request as the route wants it and as it is now.
+func (s *Server) letIn(r *Request) error {
+	if s.barrier != nil {
+		if err := s.barrier(r.Context()); err != nil && (r.Token() != "" || r.Context().Err() != nil) {
+			// A token may have been revoked, and a right taken away, without this process knowing.
+			return stale(err)
+		}
+	}
+	err := s.authenticate(r)
+	r.let = time.Now()
+	return err
+}
+
+// AskAgain refuses a request that would not be let in any more, and sets its identity anew. Handlers that wait for others, or
+// for a body that they read themselves, call it before they go on. The server itself asks again before it gives a request
+// that took long its body, and before it answers one that reads; a Park's it asks as well.
+func (r *Request) AskAgain() error {
+	if r.Identity == nil {
+		return nil
+	}
+	return r.server.letIn(r)
+}
+
+// askLate asks again when that is long ago.
+func (r *Request) askLate() error {
+	if r.Identity == nil || !r.waited && time.Since(r.let) < askAgainAfter {
+		return nil
+	}
+	r.waited = false
+	return r.AskAgain()
+}
+
+// reads tells that an answer that is not given leaves nothing done. Of what a request did it is told, also when that ended its
+// own token.
+func (r *Request) reads() bool { return r.Method == http.MethodGet || r.Method == http.MethodHead }
+
+// MayAct refuses a suspended user with 403 M_USER_SUSPENDED. Handlers call it before they do what others see: the suspended
+// read, leave, take back what they said, report, keep their keys and log out (Client-Server API, "Account suspension").
+func (r *Request) MayAct() error {
+	if r.Identity != nil && r.Identity.Suspended {
+		return &Error{Status: http.StatusForbidden, Code: "M_USER_SUSPENDED", Message: "Your account is suspended: you can read and leave rooms only"}
+	}
+	return nil
+}
