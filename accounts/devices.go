@@ -3,6 +3,7 @@ package accounts
 import (
 	"context"
 	"errors"
+	"strconv"
 
 	"lyceum/matrix"
 	"lyceum/platform/db"
@@ -60,7 +61,7 @@ func (a *Accounts) CreateDevice(ctx context.Context, userID, deviceID, name stri
 	if err := d.check(); err != nil {
 		return false, err
 	}
-	res, err := a.changeDevice(ctx, userID, sessionChange{Kind: changeDevice, Login: &newLogin{Device: d}, At: a.nowMs()})
+	res, err := a.changeDevice(ctx, userID, sessionChange{Kind: changeDevice, Login: &newLogin{Device: d, Transactions: strconv.FormatInt(newTokenID(), 36)}, At: a.nowMs()})
 	if err == nil && !res.Found {
 		err = noUser(userID)
 	}
@@ -102,8 +103,8 @@ func applyLogin(ctx context.Context, tx *db.Tx, userID string, p *pendingChange)
 	if err != nil || !p.result.Found {
 		return err
 	}
-	n, err := tx.Exec(ctx, `INSERT INTO user_devices (user_id, device_id, display_name, created_ms) VALUES ($1, $2, $3, $4)
-		ON CONFLICT (user_id, device_id) DO NOTHING`, userID, l.Device.ID, l.Device.Name, p.At)
+	n, err := tx.Exec(ctx, `INSERT INTO user_devices (user_id, device_id, display_name, created_ms, transactions) VALUES ($1, $2, $3, $4, $5)
+		ON CONFLICT (user_id, device_id) DO NOTHING`, userID, l.Device.ID, l.Device.Name, p.At, l.Transactions)
 	p.result.Created = n > 0
 	return err
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"strconv"
 	"strings"
 
 	"lyceum/matrix"
@@ -150,6 +151,7 @@ func (a *Accounts) login(ctx context.Context, u *user, d newDevice) (*Credential
 	l := newLogin{Device: d, Pair: p, Password: u.password}
 	var found bool
 	if chosen { // the device may be there: who has its tokens must hear of their end
+		l.Transactions = strconv.FormatInt(p.ID, 36)
 		var res sessionResult
 		res, err = a.changeDevice(ctx, u.id, sessionChange{Kind: changeLogin, Login: &l, At: p.Created})
 		found = !res.Stale
@@ -190,6 +192,8 @@ type newLogin struct {
 	Device   newDevice `json:"device"`
 	Pair     *pair     `json:"pair,omitempty"`
 	Password string    `json:"password,omitempty"` // the hash that was checked
+	// Transactions tells those of the device, if it is new, from those of an earlier one with its id; "" where there was none.
+	Transactions string `json:"transactions,omitempty"`
 }
 
 // apply does the log-in, unless the password is another by now.
@@ -198,18 +202,18 @@ func (l *newLogin) apply(ctx context.Context, tx *db.Tx, userID string) (found b
 	if err != nil || n == 0 {
 		return false, err
 	}
-	return true, insertLogin(ctx, tx, l.Pair, l.Device)
+	return true, l.insert(ctx, tx)
 }
 
-// insertLogin stores a device, if it is new, and the tokens that are its only ones.
-func insertLogin(ctx context.Context, tx *db.Tx, p *pair, d newDevice) error {
-	ip, key := "", ""
+// insert stores the device, if it is new, and the tokens that are its only ones.
+func (l *newLogin) insert(ctx context.Context, tx *db.Tx) error {
+	p, d, ip, key := l.Pair, l.Device, "", ""
 	if d.From.IsValid() {
 		ip, key = d.From.String(), web.AddressKey(d.From)
 	}
-	_, err := tx.Exec(ctx, `INSERT INTO user_devices (user_id, device_id, display_name, created_ms, seen_ms, seen_ip, login_ip, user_agent) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+	_, err := tx.Exec(ctx, `INSERT INTO user_devices (user_id, device_id, display_name, created_ms, seen_ms, seen_ip, login_ip, user_agent, transactions) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
 		ON CONFLICT (user_id, device_id) DO UPDATE SET seen_ms = excluded.seen_ms, seen_ip = excluded.seen_ip, login_ip = excluded.login_ip, user_agent = excluded.user_agent`,
-		p.UserID, p.DeviceID, d.Name, p.Created, p.Created, ip, key, d.Agent)
+		p.UserID, p.DeviceID, d.Name, p.Created, p.Created, ip, key, d.Agent, l.Transactions)
 	if err != nil {
 		return err
 	}
@@ -320,7 +324,7 @@ func (a *Accounts) IssueToken(ctx context.Context, userID, deviceName string) (t
 		if err != nil {
 			return err
 		}
-		return insertLogin(ctx, tx, p, newDevice{Name: deviceName})
+		return (&newLogin{Device: newDevice{Name: deviceName}, Pair: p}).insert(ctx, tx)
 	})
 	if err == nil {
 		err = a.announce(ctx, userID, creds.DeviceID)

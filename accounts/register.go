@@ -127,7 +127,7 @@ func (a *Accounts) insertRegistered(ctx context.Context, n NewUser, hash string,
 		if err := a.insertUser(ctx, tx, n.Name, hash, n); err != nil || o.inhibitLogin {
 			return err
 		}
-		return insertLogin(ctx, tx, p, d)
+		return (&newLogin{Device: d, Pair: p}).insert(ctx, tx)
 	})
 	if err != nil {
 		return nil, err

@@ -268,7 +268,7 @@ func rank(body string, words []string) float64 {
 
 // fill writes the results of a page into the answer.
 func (d *Directory) fill(q *web.Request, c *criteria, page []hit, reply map[string]any) error {
-	ctx, who := q.Context(), rooms.Reader{UserID: q.UserID(), Device: q.DeviceID()}
+	ctx, who := q.Context(), rooms.Reader{UserID: q.UserID(), Device: q.Sender()}
 	results := make([]map[string]any, len(page))
 	groups := map[string]map[string]*group{}
 	for _, g := range c.Groupings.By {

@@ -21,7 +21,7 @@ const (
 )
 
 // Reader is who gets events.
-type Reader struct{ UserID, Device string }
+type Reader struct{ UserID, Device string } // Device is that of Send
 
 // Bundle gives the bundled aggregations of events, the value of unsigned's m.relations, by event id; events
 // without any are left out. The latest edit, the thread summary and the references are what the user may

@@ -147,7 +147,7 @@ func (r *Rooms) joinFor(q *web.Request, roomID string, b *memberBody) (any, erro
 			return nil, err
 		}
 	}
-	return roomIDReply{roomID}, r.Join(q.Context(), q.UserID(), q.DeviceID(), roomID, b.Reason, nil)
+	return roomIDReply{roomID}, r.Join(q.Context(), q.UserID(), q.Sender(), roomID, b.Reason, nil)
 }
 
 func (r *Rooms) guestMayJoin(ctx context.Context, roomID string) error {
@@ -177,7 +177,7 @@ func (r *Rooms) postKnock(q *web.Request, b *memberBody) (any, error) {
 		return nil, err
 	}
 	_, err = r.setMembership(q.Context(), id, member{
-		Sender: q.UserID(), Device: q.DeviceID(), Target: q.UserID(), Membership: event.MembershipKnock, Reason: b.Reason,
+		Sender: q.UserID(), Device: q.Sender(), Target: q.UserID(), Membership: event.MembershipKnock, Reason: b.Reason,
 	})
 	return roomIDReply{id}, err
 }
@@ -227,7 +227,7 @@ func (r *Rooms) moderate(q *web.Request, b *memberBody, membership string, while
 
 func (r *Rooms) change(q *web.Request, b *memberBody, membership string, while ...string) (any, error) {
 	_, err := r.setMembership(q.Context(), q.Path("roomID"), member{
-		Sender: q.UserID(), Device: q.DeviceID(), Target: b.UserID, Membership: membership, Reason: b.Reason, While: while,
+		Sender: q.UserID(), Device: q.Sender(), Target: b.UserID, Membership: membership, Reason: b.Reason, While: while,
 	})
 	return nil, err
 }

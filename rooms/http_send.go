@@ -35,7 +35,7 @@ func (r *Rooms) putSend(q *web.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	req := Send{Sender: q.UserID(), Device: q.DeviceID(), Txn: txn, Type: typ, Content: content}
+	req := Send{Sender: q.UserID(), Device: q.Sender(), Txn: txn, Type: typ, Content: content}
 	if typ == event.TypeRedaction {
 		req.Redacts = redactsIn(content)
 	}
@@ -86,7 +86,7 @@ func (r *Rooms) putRedact(q *web.Request) (any, error) {
 		}
 	}
 	id, err := r.Send(q.Context(), q.Path("roomID"), Send{
-		Sender: q.UserID(), Device: q.DeviceID(), Txn: txn, Type: event.TypeRedaction, Redacts: target, Content: content,
+		Sender: q.UserID(), Device: q.Sender(), Txn: txn, Type: event.TypeRedaction, Redacts: target, Content: content,
 	})
 	return eventIDReply{id}, err
 }
@@ -97,7 +97,7 @@ func (r *Rooms) putState(q *web.Request) (any, error) {
 		return nil, err
 	}
 	typ, key, roomID := q.Path("type"), q.Path("stateKey"), q.Path("roomID")
-	req := Send{Sender: q.UserID(), Device: q.DeviceID(), Type: typ, StateKey: &key, Content: content}
+	req := Send{Sender: q.UserID(), Device: q.Sender(), Type: typ, StateKey: &key, Content: content}
 	switch typ {
 	case event.TypeMember:
 		return r.putMember(q, key, content)
@@ -124,7 +124,7 @@ func (r *Rooms) putMember(q *web.Request, target string, content json.RawMessage
 	if !matrix.ValidUserID(target) {
 		return nil, matrix.InvalidParam("The state key of a membership is a user id")
 	}
-	m := member{Sender: q.UserID(), Device: q.DeviceID(), Target: target, Membership: membership, Content: fields, Always: true, Txn: mintedFor(q)}
+	m := member{Sender: q.UserID(), Device: q.Sender(), Target: target, Membership: membership, Content: fields, Always: true, Txn: mintedFor(q)}
 	self := target == q.UserID()
 	if !self || membership != event.MembershipLeave {
 		if err := q.MayAct(); err != nil {

@@ -17,7 +17,7 @@ const (
 	pageMax     = 1000
 )
 
-func readerOf(q *web.Request) Reader { return Reader{q.UserID(), q.DeviceID()} }
+func readerOf(q *web.Request) Reader { return Reader{q.UserID(), q.Sender()} }
 
 // paging reads from, to, limit and filter. Without from, or when it does not say where it is, a stretch starts at the end
 // that its direction leaves.

@@ -18,7 +18,7 @@ import (
 // Send asks the owner of a room for one new event of the user Sender.
 type Send struct {
 	Sender   string          `json:"sender"`
-	Device   string          `json:"device"` // whose transaction it is; may be empty
+	Device   string          `json:"device"` // whose transaction it is: web.Request.Sender; may be empty
 	Txn      string          `json:"txn"`    // what makes a retry safe; minted when empty
 	Type     string          `json:"type"`
 	StateKey *string         `json:"state_key,omitempty"`

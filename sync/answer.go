@@ -19,6 +19,7 @@ type query struct {
 	s      *Sync
 	user   *user
 	device string
+	sender string // the device as transactions know it
 	state  string // of the device: set_presence
 	filter *filter
 	origin

@@ -262,7 +262,7 @@ func (q *query) weigh(size int) error {
 }
 
 func (s *Sync) parse(r *web.Request) (*poll, time.Duration, error) {
-	q := &poll{query: query{s: s, device: r.DeviceID(), state: presence.Online, request: r}}
+	q := &poll{query: query{s: s, device: r.DeviceID(), sender: r.Sender(), state: presence.Online, request: r}}
 	ms, err := r.Int("timeout", 0, s.config.MaxTimeout*1000)
 	if err != nil {
 		return nil, 0, err

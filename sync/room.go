@@ -430,7 +430,7 @@ func (q *query) writeStateEvents(ctx context.Context, w *writer, who *rooms.Audi
 // writeEvent writes an event as the device gets it. Who shares nothing with others' texts gets an own one.
 func (q *query) writeEvent(w *writer, e *rooms.Event, v rooms.View) {
 	if e.Sender == q.user.id {
-		v.Device = q.device
+		v.Device = q.sender
 	}
 	at := len(w.b)
 	w.b = e.AppendClient(w.b, v)

@@ -62,6 +62,14 @@ func (r *Request) DeviceID() string {
 	return r.Identity.DeviceID
 }
 
+// Sender is the device as transaction ids know it: one that ended and another of the same id have different ones.
+func (r *Request) Sender() string {
+	if r.Identity == nil || r.Identity.Transactions == "" {
+		return r.DeviceID()
+	}
+	return r.Identity.DeviceID + "\n" + r.Identity.Transactions
+}
+
 // Path returns a wildcard of the pattern, unescaped. It is valid UTF-8 without NUL.
 func (r *Request) Path(name string) string { return r.PathValue(name) }
 

@@ -107,6 +107,8 @@ type Identity struct {
 	Admin     bool
 	Guest     bool
 	Suspended bool // may read, not act; see MayAct
+	// Transactions tells those of the device from those of an earlier one with the same id; "" where there was none.
+	Transactions string
 	Unlimited bool // no rate limit applies, for example an application service that asked for it
 }
 
