@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"math/rand/v2"
+	"slices"
 	"time"
 
 	"lyceum/matrix/event"
@@ -116,18 +118,13 @@ func (p *Push) evaluate(ctx context.Context, userID string, e *rooms.Event) (Res
 
 // deliver sends a notification once.
 func (p *Push) deliver(ctx context.Context, n notification) error {
-	url := n.pusher.url()
-	if p.workers.rest(url, p.Now()) {
-		return errResting
-	}
 	body, err := p.body(ctx, n)
 	if err != nil {
 		return err
 	}
-	rejected, err := p.gateway.send(ctx, url, body)
+	rejected, err := p.gateway.send(ctx, n.pusher.url(), body)
 	if err != nil {
 		if ctx.Err() == nil {
-			p.workers.failed(url, p.Now())
 			p.Process.Log.Info("a push gateway did not take a notification", "user", n.pusher.UserID, "app", n.pusher.AppID, "error", err)
 		}
 		return err
@@ -265,44 +262,92 @@ func (p *Push) badge(ctx context.Context, userID string) (int, error) {
 	return total, nil
 }
 
-// retry is the Every of the consumer: it sends what is due of the outbox of a shard again.
+// outboxRow is a row of the outbox that is due.
+type outboxRow struct {
+	sendKey
+	made, tries int64
+}
+
+// retry is the Every of the consumer: it begins to send again what is due of the outbox of a shard, and does not wait for it.
 func (p *Push) retry(ctx context.Context, shard int) (time.Duration, error) {
-	if p.workers.outbox[shard].Load() > p.Now().UnixMilli() {
+	now := p.Now()
+	if p.workers.outbox[shard].Load() > now.UnixMilli() {
 		return firstPause, nil
 	}
-	type row struct {
-		user, app, key, event string
-		made, tries           int64
-	}
-	now := p.Now()
-	due, err := db.List(func(x db.Row) (r row, err error) {
-		err = x.Scan(&r.user, &r.app, &r.key, &r.event, &r.made, &r.tries)
+	due, err := db.List(func(x db.Row) (r outboxRow, err error) {
+		err = x.Scan(&r.user, &r.app, &r.pushkey, &r.event, &r.made, &r.tries)
 		return r, err
 	})(p.Process.DB.Query(ctx, `SELECT user_id, app_id, pushkey, event_id, made_ms, tries FROM push_outbox
 		WHERE shard = $1 AND next_ms <= $2 ORDER BY next_ms LIMIT $3`, shard, now.UnixMilli(), retryMost))
 	if err != nil {
 		return 0, err
 	}
-	for _, r := range due {
-		err := p.again(ctx, r.user, r.app, r.key, r.event)
-		if ctx.Err() != nil {
-			return firstPause, nil
+	if len(due) == 0 {
+		return firstPause, p.lookAgain(ctx, shard)
+	}
+	begun, err := p.sendAgain(ctx, due)
+	if err != nil {
+		return 0, err
+	}
+	switch {
+	case len(due) < retryMost:
+		return firstPause, p.lookAgain(ctx, shard)
+	case begun == 0:
+		return firstPause / 4, nil
+	}
+	return 0, nil
+}
+
+// sendAgain begins to send rows of the outbox that have a place, and puts the others off.
+func (p *Push) sendAgain(ctx context.Context, due []outboxRow) (begun int, err error) {
+	users := make([]string, len(due))
+	for i, r := range due {
+		users[i] = r.user
+	}
+	list, err := p.queryPushers(ctx, `user_id = ANY($1)`, users)
+	if err != nil {
+		return 0, err
+	}
+	now := p.Now()
+	var places []place
+	var to []*pusher
+	var rows []outboxRow
+	err = p.Process.DB.Write(ctx, func(w *db.Batch) error {
+		for _, at := range places { // of a try before
+			p.sends.end(at)
 		}
-		const this = ` WHERE user_id = $1 AND app_id = $2 AND pushkey = $3 AND event_id = $4`
-		if err == nil || now.Sub(time.UnixMilli(r.made)) > p.config.GiveUpAfter.D() {
-			_, err = p.Process.DB.Exec(ctx, `DELETE FROM push_outbox`+this, r.user, r.app, r.key, r.event)
-		} else {
-			pause := min(firstPause<<min(r.tries, 20), longestWait)
-			_, err = p.Process.DB.Exec(ctx, `UPDATE push_outbox SET next_ms = $5, tries = tries + 1`+this, r.user, r.app, r.key, r.event, now.Add(pause).UnixMilli())
+		places, to, rows = nil, nil, nil
+		for _, r := range due {
+			i := slices.IndexFunc(list, func(x *pusher) bool { return x.UserID == r.user && x.AppID == r.app && x.Pushkey == r.pushkey })
+			if i < 0 || now.Sub(time.UnixMilli(r.made)) > p.config.GiveUpAfter.D() {
+				w.Do("DELETE FROM push_outbox"+thisRow, r.user, r.app, r.pushkey, r.event)
+				continue
+			}
+			at, pause := placeOf(r.sendKey, list[i].url()), underWay
+			switch err := p.sends.begin(&at, true, now); {
+			case err == nil:
+				places, to, rows = append(places, at), append(to, list[i]), append(rows, r)
+			case !errors.Is(err, errUnderWay):
+				pause = firstPause + rand.N(4*firstPause)
+			}
+			w.Do("UPDATE push_outbox SET next_ms = $5"+thisRow, r.user, r.app, r.pushkey, r.event, now.Add(pause).UnixMilli())
 		}
+		return nil
+	})
+	for i, at := range places {
 		if err != nil {
-			return 0, err
+			p.sends.end(at)
+			continue
 		}
+		go func() {
+			began := p.Now()
+			err := p.again(p.life, to[i], at.key.event)
+			p.judge(at, began, err)
+			p.settle(at.key, rows[i].tries, err)
+			p.sends.end(at)
+		}()
 	}
-	if len(due) == retryMost {
-		return 0, nil
-	}
-	return firstPause, p.lookAgain(ctx, shard)
+	return len(places), err
 }
 
 // lookAgain notes when the next notification of the outbox is due.
@@ -321,29 +366,14 @@ func (p *Push) lookAgain(ctx context.Context, shard int) error {
 }
 
 // again sends one notification of the outbox; nil when it is sent or nobody wants it any more.
-func (p *Push) again(ctx context.Context, userID, appID, pushkey, eventID string) error {
-	list, err := p.queryPushers(ctx, `user_id = $1 AND app_id = $2 AND pushkey = $3`, userID, appID, pushkey)
-	if err != nil || len(list) == 0 {
-		return err
-	}
+func (p *Push) again(ctx context.Context, to *pusher, eventID string) error {
 	e, err := p.Rooms.Event(ctx, eventID)
 	if err != nil || e == nil || e.RedactedBy != "" {
 		return err
 	}
-	res, err := p.evaluate(ctx, userID, e)
+	res, err := p.evaluate(ctx, to.UserID, e)
 	if err != nil || !res.Notify {
 		return err
 	}
-	body, err := p.body(ctx, notification{list[0], e, res.Actions})
-	if err != nil {
-		return err
-	}
-	rejected, err := p.gateway.send(ctx, list[0].url(), body)
-	for _, key := range rejected {
-		if key == pushkey {
-			defer p.tellPushers(ctx)
-			return p.deletePusher(ctx, userID, appID, key)
-		}
-	}
-	return err
+	return p.deliver(ctx, notification{to, e, res.Actions})
 }

@@ -1,6 +1,6 @@
 // Package push owns what is worth a notification: push rules, unread counts, pushers.
 //
-// Tables: pushers, push_outbox (notifications that a gateway did not take yet). Role: push.
+// Tables: pushers, pusher_changes, push_outbox (notifications that a gateway did not take yet). Role: push.
 //
 // Rules are stored as what a user changed of the default set, as account data m.push_rules; changes run on the
 // owner of the user's shard of the stream account_data. They are compiled once for each user (compile.go).
@@ -11,5 +11,5 @@
 //
 // Pushers: for each shard of the events stream one process of the role holds the lease push/NN, whose position
 // tells up to where notifications were sent or stored (worker.go). A process that dies loses none; a
-// notification may be sent twice.
+// notification may be sent twice. Gateways that are slow hold up nobody else (send.go).
 package push

@@ -1,12 +1,17 @@
 package push
 
 import (
+	"time"
+
 	"lyceum/platform/domain"
 	"lyceum/platform/role"
 	"lyceum/platform/stream"
 )
 
-var notifications = stream.Consumer{Name: "push", Role: "push"}
+// linger lets events come together: for all of them it is asked once whether pushers were changed.
+const linger = 50 * time.Millisecond
+
+var notifications = stream.Consumer{Name: "push", Role: "push", Linger: linger}
 
 // Domain is the declaration of the package.
 var Domain = domain.Domain{

@@ -58,7 +58,10 @@ type Push struct {
 	rules   ruleCache
 	counts  counts
 	workers workers
-	sends   bool // this process sends notifications
+	sends   sends
+	life    context.Context // of what is sent
+	stop    context.CancelFunc
+	tells   bool // this process sends notifications
 	gateway gateway
 	heard   [2]*stream.Tail // what unread counts follow
 	change  func(ctx context.Context, userID string, c ruleChange) (struct{}, error)
@@ -72,11 +75,13 @@ func New(d Deps, c Config) (*Push, error) {
 	if c.GiveUpAfter <= 0 {
 		c.GiveUpAfter = conf.Duration(24 * time.Hour)
 	}
-	p := &Push{Deps: d, config: c, events: d.Rooms.Stream(), sends: d.Process.Leases.Self().Has("push")}
+	p := &Push{Deps: d, config: c, events: d.Rooms.Stream(), tells: d.Process.Leases.Self().Has("push")}
 	p.rules.users = map[string]*userRules{}
 	p.counts.rooms = map[string]*roomLog{}
 	p.gateway = newGateway(c)
 	p.workers.init()
+	p.sends.init()
+	p.life, p.stop = context.WithCancel(context.Background())
 	p.change = role.Owned(d.Process, d.Accounts.DataStream(), "push.rules", p.changeHere)
 	d.Accounts.DataStream().Tail(p.rulesChanged)
 	p.heard = [2]*stream.Tail{
@@ -86,6 +91,7 @@ func New(d Deps, c Config) (*Push, error) {
 	consumer := notifications
 	consumer.Stream, consumer.Work, consumer.Every = p.events, p.work, p.retry
 	d.Process.Streams.Consume(consumer)
+	d.Process.Go("push.sends", p.end)
 	return p, nil
 }
 

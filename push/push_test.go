@@ -14,6 +14,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/tidwall/gjson"
 
@@ -422,6 +423,82 @@ func TestAnotherProcessGoesOn(t *testing.T) {
 		}
 		stopTwo()
 		said()
+	})
+}
+
+// TestAPusherCountsAtOnce, also in processes that the bus tells nothing.
+func TestAPusherCountsAtOnce(t *testing.T) {
+	harness.Fleet(t, func(t *testing.T, one, two *node, _ func()) {
+		g := newPushGateway(t)
+		text := "x"
+		for i := range 8 {
+			room := one.Room(t, "alice", "bob")
+			one.Say(t, "alice", room, "nobody is told, and that is remembered")
+			roletest.Until(t, "it was looked at", func() bool {
+				upto, err := one.events.Consumed(t.Context())
+				return err == nil && slices.Equal(upto, one.events.Positions())
+			})
+			body := &pusherBody{AppID: "a", Pushkey: fmt.Sprint(i), AppName: &text, DeviceName: &text, Lang: &text, Data: []byte(`{"url":"` + g.URL + `/_matrix/push/v1/notify"}`)}
+			if err := two.putPusher(t.Context(), &web.Identity{UserID: "@bob:here.test"}, body); err != nil {
+				t.Fatal(err)
+			}
+			event := one.Say(t, "alice", room, "hello")
+			roletest.Until(t, "bob is told", func() bool { _, times := g.find(event); return times == i+1 })
+		}
+	})
+}
+
+// TestSlowGatewaysHoldUpNobodyElse: those that never answer, at many addresses, of many users. What they did not take comes when they
+// are well again.
+func TestSlowGatewaysHoldUpNobodyElse(t *testing.T) {
+	harness.Run(t, func(t *testing.T, n *node) {
+		well, slow, ill := newPushGateway(t), newPushGateway(t), make(chan struct{})
+		answer := slow.Config.Handler
+		slow.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			select {
+			case <-ill:
+				answer.ServeHTTP(w, r)
+			case <-r.Context().Done():
+			}
+		})
+		text := "x"
+		var hostile []string
+		room, other := n.Room(t, "alice"), ""
+		for other == "" || n.events.Shard(other) != n.events.Shard(room) {
+			other = n.Room(t, "alice", "bob")
+		}
+		for u := range 40 {
+			name := fmt.Sprint("hostile", u)
+			id, err := n.Accounts.CreateUser(t.Context(), accounts.NewUser{Name: name})
+			if err != nil {
+				t.Fatal(err)
+			}
+			n.People[name] = &web.Identity{UserID: id, DeviceID: "D-" + name}
+			n.HTTP.As(name).Want(200, "POST "+roomstest.API+"/join/"+url.PathEscape(room), obj{})
+			for k := range 5 {
+				body := &pusherBody{AppID: "a", Pushkey: fmt.Sprint(u, "/", k), AppName: &text, DeviceName: &text, Lang: &text, Data: []byte(`{"url":"` + slow.URL + `/_matrix/push/v1/notify"}`)}
+				if err := n.putPusher(t.Context(), &web.Identity{UserID: id}, body); err != nil {
+					t.Fatal(err)
+				}
+				hostile = append(hostile, body.Pushkey)
+			}
+		}
+		n.pusher(t, "bob", well.URL, "good", obj{})
+		first := n.Say(t, "alice", room, "to all of them")
+		longest := time.Duration(0)
+		for i := range 20 {
+			event, began := n.Say(t, "alice", other, fmt.Sprint("to bob ", i)), time.Now()
+			roletest.Until(t, "bob is told", func() bool { _, times := well.find(event); return times > 0 })
+			longest = max(longest, time.Since(began))
+		}
+		if longest > 5*time.Second {
+			t.Errorf("bob waited for %s", longest)
+		}
+		close(ill)
+		roletest.Until(t, "what the others missed comes", func() bool {
+			_, times := slow.find(first)
+			return times >= len(hostile)
+		})
 	})
 }
 

@@ -39,8 +39,8 @@ func (p *pusher) url() string {
 	return data.URL
 }
 
-// pushersTopic is the bus topic on which a process tells the others whose pushers changed. Without the
-// message they notice when their memory of a room's receivers ends.
+// pushersTopic is the bus topic on which a process tells the others that pushers changed. Those of this version look before
+// they send, see pushersNow.
 const pushersTopic = "pushers"
 
 func (p *Push) pushersChanged(bus.Message) { p.workers.forget() }
@@ -48,6 +48,31 @@ func (p *Push) pushersChanged(bus.Message) { p.workers.forget() }
 func (p *Push) tellPushers(ctx context.Context) {
 	p.workers.forget()
 	_ = p.Process.Bus.Publish(ctx, bus.Message{Topic: pushersTopic}) // a hint
+}
+
+// pushersChange is a statement behind a change of pushers, in its transaction: the last, as it waits for other changes.
+const pushersChange = `UPDATE pusher_changes SET n = n + 1 WHERE id = 1`
+
+// pushersNow forgets the receivers of rooms when pushers were changed since they were read: whoever sets a pusher is told of
+// all events that are acknowledged later. Shards that come together ask once.
+func (p *Push) pushersNow(ctx context.Context) error {
+	w := &p.workers
+	turn := w.turns.Add(1)
+	w.reading.Lock()
+	defer w.reading.Unlock()
+	if turn <= w.answered { // by a read that began later
+		return nil
+	}
+	turn = w.turns.Load()
+	var n int64
+	if err := p.Process.DB.QueryRow(ctx, `SELECT n FROM pusher_changes WHERE id = 1`).Scan(&n); err != nil {
+		return err
+	}
+	if n != w.changes {
+		w.forget()
+	}
+	w.changes, w.answered = n, turn
+	return nil
 }
 
 func (p *Push) queryPushers(ctx context.Context, where string, args ...any) ([]*pusher, error) {
@@ -167,6 +192,9 @@ func (p *Push) putPusher(ctx context.Context, who *web.Identity, b *pusherBody) 
 			app_name = excluded.app_name, device_name = excluded.device_name, profile_tag = excluded.profile_tag,
 			lang = excluded.lang, data = excluded.data, device_id = excluded.device_id, set_ms = excluded.set_ms`,
 			who.UserID, b.AppID, b.Pushkey, *b.AppName, *b.DeviceName, b.ProfileTag, *b.Lang, string(b.Data), who.DeviceID, p.Now().UnixMilli())
+		if err == nil {
+			_, err = tx.Exec(ctx, pushersChange)
+		}
 		return err
 	})
 }
@@ -178,17 +206,24 @@ func (p *Push) deletePusher(ctx context.Context, userID, appID, pushkey string) 
 				return err
 			}
 		}
-		return nil
+		_, err := tx.Exec(ctx, pushersChange)
+		return err
 	})
 }
 
 // DevicesRemoved implements accounts.DeviceListener: the pushers that the devices set end with them, but not those
 // of a device of the same id that was made since.
 func (p *Push) DevicesRemoved(ctx context.Context, userID string, deviceIDs []string) error {
-	if _, err := p.Process.DB.Exec(ctx, `DELETE FROM pushers WHERE user_id = $1 AND device_id = ANY($2)
-		AND NOT EXISTS (SELECT 1 FROM user_devices d WHERE d.user_id = pushers.user_id AND d.device_id = pushers.device_id)`, userID, deviceIDs); err != nil {
+	err := p.Process.DB.Tx(ctx, func(tx *db.Tx) error {
+		n, err := tx.Exec(ctx, `DELETE FROM pushers WHERE user_id = $1 AND device_id = ANY($2)
+			AND NOT EXISTS (SELECT 1 FROM user_devices d WHERE d.user_id = pushers.user_id AND d.device_id = pushers.device_id)`, userID, deviceIDs)
+		if err == nil && n > 0 {
+			_, err = tx.Exec(ctx, pushersChange)
+		}
 		return err
+	})
+	if err == nil {
+		p.tellPushers(ctx)
 	}
-	p.tellPushers(ctx)
-	return nil
+	return err
 }

@@ -440,7 +440,7 @@ func (p *Push) eventsCame(rows []stream.Row) {
 		p.counts.mu.Lock()
 		l := p.counts.rooms[row.Key]
 		p.counts.mu.Unlock()
-		if l == nil && !p.sends {
+		if l == nil && !p.tells {
 			continue
 		}
 		e, err := p.Rooms.Share(row)

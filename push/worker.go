@@ -7,8 +7,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"lyceum/matrix/event"
 	"lyceum/platform/db"
 	"lyceum/platform/stream"
@@ -16,11 +14,9 @@ import (
 )
 
 const (
-	sendAtOnce  = 32               // requests of a shard to gateways
 	tooOld      = 12 * time.Hour   // events older than this are no news
 	knownFor    = time.Minute      // how long the receivers of a room are remembered
 	roomsKnown  = 10_000           // rooms whose receivers are remembered
-	restGate    = 30 * time.Second // how long a gateway that failed gets nothing at once
 	outboxEvery = 30 * time.Second // how often the outbox of a shard is looked at that seems to be empty
 )
 
@@ -29,7 +25,11 @@ type workers struct {
 	mu        sync.Mutex
 	receivers map[string]receivers // by room
 	gen       int64                // how often receivers were forgotten
-	resting   map[string]time.Time // gateways that failed, by URL
+
+	turns    atomic.Int64 // of shards that ask how often pushers were changed
+	reading  sync.Mutex
+	answered int64 // up to which turn
+	changes  int64 // what was read last
 
 	outbox [rooms.Shards]atomic.Int64 // when the outbox of a shard is looked at next, in ms
 }
@@ -40,7 +40,7 @@ type receivers struct {
 }
 
 func (w *workers) init() {
-	w.receivers, w.resting = map[string]receivers{}, map[string]time.Time{}
+	w.receivers = map[string]receivers{}
 }
 
 // take forgets the receivers of a room whose members changed.
@@ -66,82 +66,110 @@ var outboxRows = &db.Table{
 	Conflict: "ON CONFLICT (user_id, app_id, pushkey, event_id) DO NOTHING",
 }
 
-// work is the Work of the consumer: it sends the notifications of events. What no gateway takes goes into the outbox in the
-// transaction that moves the cursor.
+// work is the Work of the consumer: it sends the notifications of events. What no gateway took at once goes into the outbox in
+// the transaction that moves the cursor.
 func (p *Push) work(ctx context.Context, shard int, rows []stream.Row) (func(w *db.Batch), error) {
-	events := make([]*rooms.Event, 0, len(rows))
+	if err := p.pushersNow(ctx); err != nil {
+		return nil, err
+	}
+	var list []notification
 	for _, row := range rows {
 		e, err := p.Rooms.FromRow(row)
 		if err != nil {
 			return nil, err
 		}
-		events = append(events, e)
+		of, err := p.notifications(ctx, e)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, of...)
 	}
-	failed, sent, err := p.notify(ctx, events)
-	if err != nil || !sent {
+	if len(list) == 0 {
+		return nil, nil
+	}
+	kept, err := p.send(ctx, list)
+	if err != nil {
 		return nil, err
 	}
-	return func(w *db.Batch) {
-		if len(failed) == 0 {
-			return // the cursor is stored: nothing that was sent is sent again
+	return func(w *db.Batch) { // also when nothing is kept: the cursor is stored, so that nothing is sent again
+		if len(kept) == 0 {
+			return
 		}
-		now := p.Now().UnixMilli()
-		next := now + firstPause.Milliseconds()
-		values := make([][]any, len(failed))
-		for i, n := range failed {
-			values[i] = []any{n.pusher.UserID, n.pusher.AppID, n.pusher.Pushkey, n.event.ID, shard, now, next, 1}
+		now := p.Now()
+		values := make([][]any, len(kept))
+		for i, k := range kept {
+			next := now.Add(k.pause).UnixMilli()
+			values[i] = []any{k.pusher.UserID, k.pusher.AppID, k.pusher.Pushkey, k.event.ID, shard, now.UnixMilli(), next, k.tries}
+			if before := p.workers.outbox[shard].Load(); next < before {
+				p.workers.outbox[shard].Store(next)
+			}
 		}
-		p.workers.outbox[shard].Store(next)
 		w.Rows(outboxRows, values)
 	}, nil
 }
 
-// notify sends the notifications of events and returns those that no gateway took.
-func (p *Push) notify(ctx context.Context, events []*rooms.Event) (failed []notification, sent bool, err error) {
-	var g errgroup.Group
-	var mu sync.Mutex
-	g.SetLimit(sendAtOnce)
-	for _, e := range events {
-		list, err := p.notifications(ctx, e)
-		if err != nil {
-			_ = g.Wait()
-			return nil, false, err
+// keptBack is a notification for the outbox.
+type keptBack struct {
+	notification
+	pause time.Duration // until it is tried
+	tries int
+}
+
+// send sends what there are places for, waits a moment for the gateways, and gives the rest.
+func (p *Push) send(ctx context.Context, list []notification) (kept []keptBack, err error) {
+	moment := time.NewTimer(promptly)
+	defer moment.Stop()
+	over := false
+	wait := func(for_ <-chan struct{}) error {
+		select {
+		case <-for_:
+		case <-moment.C:
+			over = true
+		case <-ctx.Done():
+			return ctx.Err()
 		}
+		return nil
+	}
+	var under []*sending
+	for {
+		freed := p.sends.next()
+		var left []notification
 		for _, n := range list {
-			g.Go(func() error {
-				err := p.deliver(ctx, n)
-				mu.Lock()
-				defer mu.Unlock()
-				sent = true
-				if err != nil {
-					failed = append(failed, n)
-				}
-				return nil
-			})
+			at := placeOf(n.key(), n.pusher.url())
+			switch err := p.sends.begin(&at, false, p.Now()); {
+			case err == nil:
+				under = append(under, p.start(n, at))
+			case errors.Is(err, errNoPlace) && !over:
+				left = append(left, n)
+			case errors.Is(err, errUnderWay): // the batch was begun before
+				kept = append(kept, keptBack{n, underWay, 1})
+			default:
+				kept = append(kept, keptBack{n, 0, 0})
+			}
+		}
+		if list = left; len(list) == 0 {
+			break
+		}
+		if err := wait(freed); err != nil {
+			return nil, err
 		}
 	}
-	_ = g.Wait() // failures are in failed
-	return failed, sent, nil
-}
-
-var errResting = errors.New("the push gateway failed lately")
-
-// rest tells whether a gateway failed so lately that it is not asked at once.
-func (w *workers) rest(url string, now time.Time) bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	until, ok := w.resting[url]
-	if ok && now.After(until) {
-		delete(w.resting, url)
-		return false
+	for _, s := range under {
+		if over {
+			break
+		}
+		if err := wait(s.done); err != nil {
+			return nil, err
+		}
 	}
-	return ok
-}
-
-func (w *workers) failed(url string, now time.Time) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if len(w.resting) < roomsKnown {
-		w.resting[url] = now.Add(restGate)
+	for _, s := range under {
+		switch ended, err := s.outcome(); {
+		case !ended:
+			p.sends.doubt(s.place, p.Now())
+			kept = append(kept, keptBack{s.notification, underWay, 1})
+		case err != nil:
+			kept = append(kept, keptBack{s.notification, firstPause, 1})
+		}
 	}
+	return kept, nil
 }

@@ -340,9 +340,20 @@ func (w *worker) work(ctx context.Context, rows []Row, upto int64, due bool) (wr
 	return true, nil
 }
 
+// do does the Work of rows: what this process knows by other streams is no older than they are.
+func (w *worker) do(ctx context.Context, rows []Row) (commit func(w *db.Batch), err error) {
+	if err := w.c.set.Barrier(ctx); err != nil {
+		return nil, fmt.Errorf("%w: %w", errBehind, err)
+	}
+	return w.c.Work(ctx, w.shard, rows)
+}
+
+// errBehind says that this process does not know whether it has heard of all that was acknowledged.
+var errBehind = errors.New("the newest rows are not known")
+
 // over tells that an error is not of the rows: the worker ends, and starts again or elsewhere.
 func (w *worker) over(ctx context.Context, err error) bool {
-	return ctx.Err() != nil || db.IsUnavailable(err) || isUnconfirmed(err) || errors.Is(err, lease.ErrLost)
+	return ctx.Err() != nil || errors.Is(err, errBehind) || db.IsUnavailable(err) || isUnconfirmed(err) || errors.Is(err, lease.ErrLost)
 }
 
 // attempt is what is done at once: rows to work off and rows to park, up to a position.
@@ -356,7 +367,7 @@ type attempt struct {
 func (w *worker) attempt(ctx context.Context, a attempt) (wrote bool, err error) {
 	var commit func(w *db.Batch)
 	if len(a.rows) > 0 {
-		if commit, err = w.c.Work(ctx, w.shard, a.rows); err != nil || ctx.Err() != nil {
+		if commit, err = w.do(ctx, a.rows); err != nil || ctx.Err() != nil {
 			return false, errors.Join(err, ctx.Err())
 		}
 	}
@@ -505,7 +516,7 @@ func (w *worker) retryParked(ctx context.Context) (time.Duration, error) {
 		}
 		var commit func(b *db.Batch)
 		if len(rows) > 0 { // else it was compacted away
-			commit, err = w.c.Work(ctx, w.shard, rows)
+			commit, err = w.do(ctx, rows)
 		}
 		if err == nil {
 			err = w.unpark(ctx, d.pos, commit)

@@ -109,7 +109,7 @@ type Identity struct {
 	Suspended bool // may read, not act; see MayAct
 	// Transactions tells those of the device from those of an earlier one with the same id; "" where there was none.
 	Transactions string
-	Unlimited bool // no rate limit applies, for example an application service that asked for it
+	Unlimited    bool // no rate limit applies, for example an application service that asked for it
 }
 
 // Authenticator finds whom a token belongs to. A token that is unknown, expired or locked is an error
