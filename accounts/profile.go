@@ -9,6 +9,7 @@ import (
 
 	"lyceum/matrix"
 	"lyceum/platform/db"
+	"lyceum/platform/stream"
 )
 
 // Profile is what rooms show of a user.
@@ -123,6 +124,13 @@ func (a *Accounts) SetProfile(ctx context.Context, userID, name string, value js
 	case err != nil:
 		return err
 	case !res.Found:
+		u, err := loadUser(ctx, a.db, userID)
+		if err == nil && u.deactivated == 0 { // the owner is a process of the version before
+			return stream.ErrNotOwner
+		}
+		if err != nil && !errors.Is(err, db.ErrNoRows) {
+			return err
+		}
 		return matrix.NotFound("There is no such user")
 	case res.TooLong > 0:
 		return matrix.NewError(400, "M_PROFILE_TOO_LARGE", fmt.Sprintf("The profile would have %d bytes; at most %d are allowed", res.TooLong, maxProfile))

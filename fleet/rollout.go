@@ -18,7 +18,7 @@ import (
 	"lyceum/platform/status"
 )
 
-// Rollout upgrades a fleet that lyceum up runs: machine 0 first, then one process at a time. Before the next one, the
+// Rollout upgrades a fleet that lyceum up runs: owners of shards first, one process at a time. Before the next one, the
 // fleet must be well. On trouble the processes that were upgraded go back.
 type Rollout struct {
 	Supervisor *Supervisor
@@ -120,7 +120,6 @@ func (r *Rollout) upgrade(ctx context.Context, to obs.SemVer) error {
 	if err != nil {
 		return err
 	}
-	slices.SortFunc(children, func(a, b ChildState) int { return cmp.Compare(a.Machine, b.Machine) })
 	old, err := r.Supervisor.Program(ctx, "")
 	if err != nil {
 		return err
@@ -129,7 +128,8 @@ func (r *Rollout) upgrade(ctx context.Context, to obs.SemVer) error {
 	if err := allowed(state.From, to); err != nil {
 		return err
 	}
-	fmt.Fprintf(r.Out, "from %s to %s: %d processes, machine %d first\n", state.From, state.To, len(children), children[0].Machine)
+	inOrder(children, state.From, to)
+	fmt.Fprintf(r.Out, "from %s to %s: %d processes, %s first\n", state.From, state.To, len(children), children[0].Name)
 	fmt.Fprintln(r.Out, advice(state.From, to))
 	if err := r.well(ctx, before, before); err != nil {
 		if busy := r.Supervisor.Idle(ctx); busy != nil { // by a restart of several processes
@@ -170,6 +170,19 @@ func (r *Rollout) upgrade(ctx context.Context, to obs.SemVer) error {
 	state.State, state.Now, state.Changed = "done", "", obs.Now()
 	fmt.Fprintf(r.Out, "all %d processes run %s after %s\n", state.Of, state.To, obs.Now().Sub(state.Started).Round(time.Millisecond))
 	return r.store(ctx, state)
+}
+
+// inOrder sorts processes as they are replaced. An owner of shards does all that processes of an older version ask for, not of a
+// newer one: so owners are upgraded first, and are the last to become older.
+func inOrder(children []ChildState, from string, to obs.SemVer) {
+	direction := -1
+	if v, err := obs.ParseVersion(from); err == nil && v.Compare(to) > 0 {
+		direction = 1
+	}
+	step := func(c ChildState) int { return direction * stopStep(strings.Split(c.Group, "+")) }
+	slices.SortFunc(children, func(a, b ChildState) int {
+		return cmp.Or(cmp.Compare(step(a), step(b)), cmp.Compare(a.Machine, b.Machine))
+	})
 }
 
 // restart replaces a process by one of the new program, to the end: lyceum up does not leave it half done either.

@@ -519,11 +519,11 @@ func (r *childRun) end(ctx context.Context) {
 	<-r.done
 }
 
-// stopStep tells when a process is stopped, the lowest first: those that take the requests of clients, then those that tell
-// of news, then owners of shards, which the others need for what is under way.
-func (c *Child) stopStep() int {
+// stopStep tells when a process of some roles is stopped, the lowest first: those that take the requests of clients, then those
+// that tell of news, then owners of shards, which the others need for what is under way.
+func stopStep(roles []string) int {
 	step := 0
-	for _, name := range c.Roles {
+	for _, name := range roles {
 		switch i := slices.IndexFunc(Roles, func(r role.Role) bool { return r.Name == name }); {
 		case i < 0 || Roles[i].Stream != "": // all roles, or one that owns shards
 			return 2
@@ -538,7 +538,8 @@ func (c *Child) stopStep() int {
 func (u *Up) stopChildren(ctx context.Context) {
 	steps := map[int][]*Child{}
 	for _, c := range u.Children() {
-		steps[c.stopStep()] = append(steps[c.stopStep()], c)
+		step := stopStep(c.Roles)
+		steps[step] = append(steps[step], c)
 		if c.public { // none is started any more
 			c.mu.Lock()
 			c.gone = true

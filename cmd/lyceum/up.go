@@ -321,7 +321,7 @@ type rolloutCommand struct {
 
 // Help is shown by lyceum rollout --help.
 func (rolloutCommand) Help() string {
-	return "Upgrades a fleet that lyceum up runs: machine 0 first, then one process at a time. Each new process serves before its old one stops, and the next one waits until all " +
+	return "Upgrades a fleet that lyceum up runs: owners of shards first, one process at a time. Each new process serves before its old one stops, and the next one waits until all " +
 		"are ready, every shard has an owner, nobody is behind and few requests fail. On trouble all go back to the old binary. In X.Y.Z another X needs the fleet stopped; Y is upgraded quickly; Z slowly. " +
 		"Elsewhere: kubectl rollout, or systemctl restart lyceum@0 and then the others."
 }
