@@ -15,7 +15,8 @@ import (
 )
 
 const (
-	firstPause  = time.Second      // before a notification is sent again; then it doubles
+	firstPause  = time.Second // before a notification is sent again; then it doubles
+	shortPause  = 200 * time.Millisecond
 	longestWait = 30 * time.Minute // between two tries
 	retryMost   = 50               // notifications sent again in one round
 )
@@ -278,35 +279,36 @@ func (p *Push) retry(ctx context.Context, shard int) (time.Duration, error) {
 		err = x.Scan(&r.user, &r.app, &r.pushkey, &r.event, &r.made, &r.tries)
 		return r, err
 	})(p.Process.DB.Query(ctx, `SELECT user_id, app_id, pushkey, event_id, made_ms, tries FROM push_outbox
-		WHERE shard = $1 AND next_ms <= $2 ORDER BY next_ms LIMIT $3`, shard, now.UnixMilli(), retryMost))
+		WHERE shard = $1 AND next_ms <= $2 ORDER BY next_ms, made_ms LIMIT $3`, shard, now.UnixMilli(), retryMost))
 	if err != nil {
 		return 0, err
 	}
 	if len(due) == 0 {
 		return firstPause, p.lookAgain(ctx, shard)
 	}
-	begun, err := p.sendAgain(ctx, due)
+	begun, soon, err := p.sendAgain(ctx, due)
 	if err != nil {
 		return 0, err
 	}
 	switch {
-	case len(due) < retryMost:
-		return firstPause, p.lookAgain(ctx, shard)
-	case begun == 0:
-		return firstPause / 4, nil
+	case soon, len(due) == retryMost && begun == 0:
+		return shortPause, nil
+	case len(due) == retryMost:
+		return 0, nil
 	}
-	return 0, nil
+	return firstPause, p.lookAgain(ctx, shard)
 }
 
-// sendAgain begins to send rows of the outbox that have a place, and puts the others off.
-func (p *Push) sendAgain(ctx context.Context, due []outboxRow) (begun int, err error) {
+// sendAgain begins to send rows of the outbox that have a place, and puts the others off: not for long (soon) those that only
+// have to wait for their turn.
+func (p *Push) sendAgain(ctx context.Context, due []outboxRow) (begun int, soon bool, err error) {
 	users := make([]string, len(due))
 	for i, r := range due {
 		users[i] = r.user
 	}
 	list, err := p.queryPushers(ctx, `user_id = ANY($1)`, users)
 	if err != nil {
-		return 0, err
+		return 0, false, err
 	}
 	now := p.Now()
 	var places []place
@@ -316,7 +318,7 @@ func (p *Push) sendAgain(ctx context.Context, due []outboxRow) (begun int, err e
 		for _, at := range places { // of a try before
 			p.sends.end(at)
 		}
-		places, to, rows = nil, nil, nil
+		places, to, rows, soon = nil, nil, nil, false
 		for _, r := range due {
 			i := slices.IndexFunc(list, func(x *pusher) bool { return x.UserID == r.user && x.AppID == r.app && x.Pushkey == r.pushkey })
 			if i < 0 || now.Sub(time.UnixMilli(r.made)) > p.config.GiveUpAfter.D() {
@@ -327,8 +329,11 @@ func (p *Push) sendAgain(ctx context.Context, due []outboxRow) (begun int, err e
 			switch err := p.sends.begin(&at, true, now); {
 			case err == nil:
 				places, to, rows = append(places, at), append(to, list[i]), append(rows, r)
-			case !errors.Is(err, errUnderWay):
+			case errors.Is(err, errUnderWay):
+			case at.doubted:
 				pause = firstPause + rand.N(4*firstPause)
+			default:
+				pause, soon = shortPause, true
 			}
 			w.Do("UPDATE push_outbox SET next_ms = $5"+thisRow, r.user, r.app, r.pushkey, r.event, now.Add(pause).UnixMilli())
 		}
@@ -347,7 +352,7 @@ func (p *Push) sendAgain(ctx context.Context, due []outboxRow) (begun int, err e
 			p.sends.end(at)
 		}()
 	}
-	return len(places), err
+	return len(places), soon, err
 }
 
 // lookAgain notes when the next notification of the outbox is due.
@@ -365,10 +370,23 @@ func (p *Push) lookAgain(ctx context.Context, shard int) error {
 	return nil
 }
 
+// isNews tells that an event still says something to a user: who left, or has read it, is not told later.
+func (p *Push) isNews(ctx context.Context, userID string, e *rooms.Event) (bool, error) {
+	m, err := p.Rooms.Membership(ctx, userID, e.RoomID)
+	if err != nil || m.Membership != event.MembershipJoin {
+		return m.EventID == e.ID, err // an invite
+	}
+	read, err := p.hasRead(ctx, userID, e)
+	return !read, err
+}
+
 // again sends one notification of the outbox; nil when it is sent or nobody wants it any more.
 func (p *Push) again(ctx context.Context, to *pusher, eventID string) error {
 	e, err := p.Rooms.Event(ctx, eventID)
 	if err != nil || e == nil || e.RedactedBy != "" {
+		return err
+	}
+	if news, err := p.isNews(ctx, to.UserID, e); err != nil || !news {
 		return err
 	}
 	res, err := p.evaluate(ctx, to.UserID, e)

@@ -2,6 +2,7 @@ package push
 
 import (
 	"cmp"
+	"context"
 	"encoding/json"
 	"slices"
 	"strconv"
@@ -57,7 +58,7 @@ func (p *Push) getNotifications(r *web.Request) (any, error) {
 		if !res.Notify || r.Query1("only") == "highlight" && !res.Highlight {
 			continue
 		}
-		read, err := p.hasRead(r, e)
+		read, err := p.hasRead(r.Context(), r.UserID(), e)
 		if err != nil {
 			return nil, err
 		}
@@ -100,15 +101,15 @@ func (p *Push) candidates(r *web.Request, before int64) ([]*rooms.Event, error) 
 	return out, nil
 }
 
-func (p *Push) hasRead(r *web.Request, e *rooms.Event) (bool, error) {
-	if _, err := p.Unread(r.Context(), r.UserID(), e.RoomID); err != nil { // the entry knows the receipts then
+func (p *Push) hasRead(ctx context.Context, userID string, e *rooms.Event) (bool, error) {
+	if _, err := p.Unread(ctx, userID, e.RoomID); err != nil { // the entry knows the receipts then
 		return false, err
 	}
-	thread, err := p.threadOf(r.Context(), e)
+	thread, err := p.threadOf(ctx, e)
 	if err != nil {
 		return false, err
 	}
-	l, entry := p.entry(r.UserID(), e.RoomID)
+	l, entry := p.entry(userID, e.RoomID)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return e.Pos <= entry.read[""] || e.Pos <= entry.read[thread], nil

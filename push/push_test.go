@@ -448,6 +448,55 @@ func TestAPusherCountsAtOnce(t *testing.T) {
 	})
 }
 
+// TestABurstIsToldSoon to a gateway that is well, however many pushers its user has.
+func TestABurstIsToldSoon(t *testing.T) {
+	harness.Run(t, func(t *testing.T, n *node) {
+		g := newPushGateway(t)
+		answer := g.Config.Handler
+		g.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			time.Sleep(100 * time.Millisecond)
+			answer.ServeHTTP(w, r)
+		})
+		room := n.Room(t, "alice", "bob")
+		for i := range 3 {
+			n.pusher(t, "bob", g.URL, fmt.Sprint(i), obj{})
+		}
+		var all []string
+		for range 100 {
+			all = append(all, n.Say(t, "alice", room, "burst"))
+		}
+		roletest.Until(t, "bob is told of all", func() bool {
+			return !slices.ContainsFunc(all, func(event string) bool { _, times := g.find(event); return times < 3 })
+		})
+	})
+}
+
+// TestWhatIsNoNewsIsNotToldLater: what was read, and of rooms that were left, while the gateway was away.
+func TestWhatIsNoNewsIsNotToldLater(t *testing.T) {
+	harness.Run(t, func(t *testing.T, n *node) {
+		g := newPushGateway(t)
+		n.pusher(t, "bob", g.URL, "k", obj{})
+		read, left, open := n.Room(t, "alice", "bob"), n.Room(t, "alice", "bob"), n.Room(t, "alice", "bob")
+		g.mu.Lock()
+		g.fail = 3
+		g.mu.Unlock()
+		inRead, inLeft, inOpen := n.Say(t, "alice", read, "one"), n.Say(t, "alice", left, "two"), n.Say(t, "alice", open, "three")
+		roletest.Until(t, "all are refused", func() bool { g.mu.Lock(); defer g.mu.Unlock(); return g.fail == 0 })
+		n.read(t, "bob", read, inRead, "")
+		n.HTTP.As("bob").Want(200, "POST "+roomstest.API+"/rooms/"+url.PathEscape(left)+"/leave", obj{})
+		roletest.Until(t, "what is news comes", func() bool { _, times := g.find(inOpen); return times == 1 })
+		roletest.Until(t, "nothing waits", func() bool {
+			var rows int
+			return n.Process.DB.QueryRow(t.Context(), "SELECT COUNT(*) FROM push_outbox").Scan(&rows) == nil && rows == 0
+		})
+		for what, event := range map[string]string{"read": inRead, "left": inLeft} {
+			if _, times := g.find(event); times > 0 {
+				t.Errorf("%s: told later", what)
+			}
+		}
+	})
+}
+
 // TestSlowGatewaysHoldUpNobodyElse: those that never answer, at many addresses, of many users. What they did not take comes when they
 // are well again.
 func TestSlowGatewaysHoldUpNobodyElse(t *testing.T) {

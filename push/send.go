@@ -17,9 +17,10 @@ import (
 const (
 	sendsMost      = 256                    // sends under way in a process
 	sendsGateway   = 96                     // of them to one gateway
-	sendsUser      = 4                      // of them for one user
+	sendsUser      = 16                     // of them for one user
 	doubtedMost    = 64                     // of them to or for those in doubt
 	doubtedGateway = 16                     // of these to one gateway
+	doubtedUser    = 4                      // of these for one user
 	promptly       = 500 * time.Millisecond // how long a batch waits for its sends
 	doubtFor       = 30 * time.Second
 	underWay       = sendWithin + 5*time.Second // when a send of which nothing is known is tried again
@@ -94,16 +95,16 @@ var (
 func (s *sends) begin(p *place, doubted bool, now time.Time) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	gateway := sendsGateway
+	gateway, user := sendsGateway, sendsUser
 	if p.doubted = s.inDoubt(*p, now); p.doubted {
-		gateway = doubtedGateway
+		gateway, user = doubtedGateway, doubtedUser
 	}
 	switch {
 	case s.keys[p.key]:
 		return errUnderWay
 	case p.doubted && !doubted:
 		return errDoubted
-	case len(s.keys) >= sendsMost, p.doubted && s.doubted >= doubtedMost, s.count[p.gateway] >= gateway, s.count[p.user] >= sendsUser:
+	case len(s.keys) >= sendsMost, p.doubted && s.doubted >= doubtedMost, s.count[p.gateway] >= gateway, s.count[p.user] >= user:
 		return errNoPlace
 	}
 	s.running.Add(1)
