@@ -42,6 +42,7 @@ type sends struct {
 	doubts  map[string]time.Time // the same, until when
 	freed   chan struct{}        // closed when one ends
 	running sync.WaitGroup
+	closed  bool // the process ends: there are no places any more
 }
 
 func (s *sends) init() {
@@ -104,7 +105,7 @@ func (s *sends) begin(p *place, doubted bool, now time.Time) error {
 		return errUnderWay
 	case p.doubted && !doubted:
 		return errDoubted
-	case len(s.keys) >= sendsMost, p.doubted && s.doubted >= doubtedMost, s.count[p.gateway] >= gateway, s.count[p.user] >= user:
+	case s.closed, len(s.keys) >= sendsMost, p.doubted && s.doubted >= doubtedMost, s.count[p.gateway] >= gateway, s.count[p.user] >= user:
 		return errNoPlace
 	}
 	s.running.Add(1)
@@ -232,6 +233,9 @@ func (p *Push) settle(k sendKey, tries int64, err error) {
 // end is a background part: at its end the sends under way end too.
 func (p *Push) end(ctx context.Context) error {
 	<-ctx.Done()
+	p.sends.mu.Lock()
+	p.sends.closed = true
+	p.sends.mu.Unlock()
 	p.stop()
 	p.sends.running.Wait()
 	return nil
