@@ -81,8 +81,12 @@ for (const shape of Object.keys(shapes)) {
         "m.relates_to": { rel_type: "m.replace", event_id: first },
       });
       await until("the edit at bob", () => bob.getRoom(roomId).findEventById(first)?.getContent().body === "hello dear Bob");
-      const reply = (await bob.sendMessage(roomId, first, { msgtype: "m.text", body: "in a thread" })).event_id;
-      await until("the thread at alice", () => alice.getRoom(roomId).getThread(first)?.findEventById(reply)?.getContent().body === "in a thread");
+      // When /sync brings a thread reply before its PUT is answered, matrix-js-sdk 37 takes the answer for a
+      // failure, tries four times in 30 s without asking the server, and fails. So the reply is looked for at alice.
+      const reply = bob.sendMessage(roomId, first, { msgtype: "m.text", body: "in a thread" })
+        .catch((error) => assert.match(error.message, /not a local echo/));
+      await until("the thread at alice", () => alice.getRoom(roomId).getThread(first)?.events.some((e) => e.getContent().body === "in a thread"));
+      await reply;
       const gone = (await bob.sendTextMessage(roomId, "a slip")).event_id;
       await decrypted(alice, roomId, gone);
       await bob.redactEvent(roomId, gone);
