@@ -3,6 +3,7 @@ package sync
 import (
 	"context"
 	"encoding/json"
+	"io"
 	"slices"
 	"strconv"
 	"sync"
@@ -44,6 +45,7 @@ type view struct {
 	left     int       // bytes that events of timelines may still take
 	heavy    time.Time // since when it has a place for a large answer; zero while it has none
 	packed   any       // a large answer, ready to be sent
+	out      io.Writer // takes an answer that is sent as it is built; nil for others
 }
 
 var views = sync.Pool{New: func() any { return &view{} }}
@@ -84,7 +86,7 @@ func (q *query) answer(ctx context.Context, w *writer) (empty bool, err error) {
 	w.open('{')
 	w.key("next_batch")
 	w.b = append(q.s.layout.Append(append(w.b, '"'), q.s.Process.LogEpoch(), q.now[:], q.carried), '"')
-	head := len(w.b)
+	head := w.size()
 	rooms := w.begin("rooms")
 	if err := q.rooms(ctx, w); err != nil {
 		return false, err
@@ -100,7 +102,7 @@ func (q *query) answer(ctx context.Context, w *writer) (empty bool, err error) {
 	w.raws("account_data", q.global)
 	w.raws("to_device", messages)
 	people.write(w)
-	empty = len(w.b) == head
+	empty = w.size() == head
 	if err := q.keyCounts(ctx, w); err != nil {
 		return false, err
 	}
@@ -132,7 +134,7 @@ func (q *query) rooms(ctx context.Context, w *writer) error {
 				err = q.strippedRoom(ctx, w, in.room, in.place, part.state)
 			}
 			if err == nil {
-				err = q.weigh(len(w.b))
+				err = q.grew(ctx, w)
 			}
 			if err != nil {
 				return err

@@ -70,7 +70,7 @@ func TestLargeRoomsAreAnsweredInPieces(t *testing.T) {
 		{at(room, "members"), 0.5, '}'},
 		{at(room, "joined_members"), 0.5, '}'},
 		{at(room, "context/"+said), 0.5, '}'},
-		{api + "/sync?set_presence=offline", 3.5, '}'},
+		{api + "/sync?set_presence=offline", 1, '}'},
 	} {
 		ask(c.path) // fills the memory for nodes and events, which has bounds of its own
 		s, peak := ask(c.path)

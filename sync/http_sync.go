@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"time"
 
 	"lyceum/matrix"
@@ -100,21 +101,13 @@ func (p *poll) resume(ctx context.Context, over bool) (any, error) {
 
 // answer gives the answer, or what waits for news: there are none and it is not the last time.
 func (p *poll) answer(ctx context.Context, last bool) (any, error) {
-	q, s, u := &p.query, p.s, p.user
-	began := obs.Now()
-	u.used.Store(began.UnixMilli())
-	p.signals = u.signals.Load()
-	q.view = views.Get().(*view)
-	defer func() {
-		q.view.release()
-		q.view = nil
-	}()
-	s.look(u, &q.moment, p.seen, p.known)
-	q.now = q.at
-	for i, pos := range q.since { // a token never goes back
-		q.now[i] = max(q.now[i], pos)
-	}
+	q := &p.query
+	began := p.begin()
+	defer q.end()
 	w, empty, err := q.build(ctx)
+	if errors.Is(err, errHuge) {
+		return &web.Pieces{Write: func(out io.Writer) error { return p.stream(ctx, out) }}, nil
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -126,14 +119,7 @@ func (p *poll) answer(ctx context.Context, last bool) (any, error) {
 		}
 		return &p.park, nil
 	}
-	if q.filter.Room.State.LazyLoadMembers {
-		start := &q.since
-		if q.initial {
-			start = nil
-		}
-		s.lazy.end(u.id+"\x00"+q.device, start, &q.now, q.gives)
-	}
-	u.given(&q.now, q.news)
+	p.given()
 	result := q.packed
 	switch {
 	case result != nil: // the writer's bytes are in it, or too many to be kept
@@ -143,8 +129,64 @@ func (p *poll) answer(ctx context.Context, last bool) (any, error) {
 	default:
 		result = json.RawMessage(w.b)
 	}
-	s.work.Observe(obs.Now().Sub(began).Seconds())
+	q.s.work.Observe(obs.Now().Sub(began).Seconds())
 	return result, nil
+}
+
+// begin takes what there is now for an answer, and tells when.
+func (p *poll) begin() time.Time {
+	q, u, now := &p.query, p.user, obs.Now()
+	u.used.Store(now.UnixMilli())
+	p.signals = u.signals.Load()
+	q.view = views.Get().(*view)
+	q.s.look(u, &q.moment, p.seen, p.known)
+	q.now = q.at
+	for i, pos := range q.since { // a token never goes back
+		q.now[i] = max(q.now[i], pos)
+	}
+	return now
+}
+
+// end gives back what an answer was made with.
+func (q *query) end() {
+	q.view.release()
+	q.view = nil
+}
+
+// given notes what the client has once it got the answer.
+func (p *poll) given() {
+	q := &p.query
+	if q.filter.Room.State.LazyLoadMembers {
+		start := &q.since
+		if q.initial {
+			start = nil
+		}
+		q.s.lazy.end(q.user.id+"\x00"+q.device, start, &q.now, q.gives)
+	}
+	q.user.given(&q.now, q.news)
+}
+
+// stream is answer of one that is too large to be held: it is built anew, and sent as it is built.
+func (p *poll) stream(ctx context.Context, out io.Writer) error {
+	q := &p.query
+	p.begin()
+	defer q.end()
+	q.out = out
+	if err := q.enterHeavy(ctx); err != nil {
+		return err
+	}
+	defer q.leaveHeavy()
+	w, _, err := q.write(ctx)
+	if err != nil {
+		return err
+	}
+	defer w.release()
+	q.leaveHeavy()
+	if _, err := out.Write(w.b); err != nil {
+		return err
+	}
+	p.given()
+	return nil
 }
 
 const (
@@ -154,10 +196,15 @@ const (
 	heavyAtOnce = 3       // large ones: it is work for processors, not waiting, and SQLite has four connections that read
 	heavyOfUser = 2       // of them
 	heavyBytes  = 1 << 18 // from here on an answer counts as large
+	hugeBytes   = 4 << 20 // one of more is sent as it is built
+	sendBytes   = 1 << 18 // of it at once
 )
 
 // errLarge says that an answer becomes large and that there is no place for one now.
 var errLarge = errors.New("the answer is large")
+
+// errHuge says that an answer is too large to be held.
+var errHuge = errors.New("the answer is too large to be held")
 
 // build is answer with places among those that are built. One that becomes large goes on if it can; else it begins anew
 // when there is a place, so that those who wait for one hold neither memory nor the places of small ones.
@@ -183,23 +230,22 @@ func (q *query) buildSmall(ctx context.Context) (w *writer, empty bool, err erro
 
 // buildLarge is build of an answer that may be large.
 func (q *query) buildLarge(ctx context.Context) (w *writer, empty bool, err error) {
-	if err := q.s.heavy.enter(ctx, &q.user.heavy); err != nil {
+	if err := q.enterHeavy(ctx); err != nil {
 		return nil, false, err
 	}
-	q.heavy = obs.Now()
-	defer q.leave()
+	defer q.leaveHeavy()
 	return q.write(ctx)
 }
 
 // write is answer with a writer. When it fails there is none.
 func (q *query) write(ctx context.Context) (w *writer, empty bool, err error) {
 	w = buffers.Get().(*writer)
-	w.b, w.comma = w.b[:0], false
+	w.b, w.sent, w.comma = w.b[:0], 0, false
 	if empty, err = q.answer(ctx, w); err != nil {
 		w.release()
 		return nil, false, err
 	}
-	if q.request != nil && !q.heavy.IsZero() && len(w.b) >= heavyBytes {
+	if q.request != nil && q.out == nil && !q.heavy.IsZero() && len(w.b) >= heavyBytes {
 		q.packed = q.request.Pack(w.b)
 	}
 	return w, empty, nil
@@ -220,12 +266,28 @@ func (q *query) enter(ctx context.Context) error {
 // leave gives the place of an answer back.
 func (q *query) leave() {
 	if !q.heavy.IsZero() {
-		q.s.heavy.leave(&q.user.heavy, obs.Now().Sub(q.heavy))
-		q.heavy = time.Time{}
+		q.leaveHeavy()
 		return
 	}
 	<-q.s.built
 	<-q.user.built
+}
+
+// enterHeavy waits for a place among those that build large answers.
+func (q *query) enterHeavy(ctx context.Context) error {
+	if err := q.s.heavy.enter(ctx, &q.user.heavy); err != nil {
+		return err
+	}
+	q.heavy = obs.Now()
+	return nil
+}
+
+// leaveHeavy gives it back, if it has one.
+func (q *query) leaveHeavy() {
+	if !q.heavy.IsZero() {
+		q.s.heavy.leave(&q.user.heavy, obs.Now().Sub(q.heavy))
+		q.heavy = time.Time{}
+	}
 }
 
 func enter(ctx context.Context, places chan struct{}) error {
@@ -245,6 +307,9 @@ func enter(ctx context.Context, places chan struct{}) error {
 // weigh says how many bytes the answer has so far. Once there are many it takes a place for a large one, and the user is
 // charged for them.
 func (q *query) weigh(size int) error {
+	if q.out != nil { // it has a place, and the client is charged for what waits for it
+		return nil
+	}
 	if q.heavy.IsZero() {
 		if size < heavyBytes {
 			return nil
@@ -259,6 +324,25 @@ func (q *query) weigh(size int) error {
 		return nil
 	}
 	return q.request.Hold(size)
+}
+
+// grew looks at an answer to which something was added.
+func (q *query) grew(ctx context.Context, w *writer) error {
+	if q.out == nil {
+		if q.request != nil && len(w.b) >= q.s.huge {
+			return errHuge
+		}
+		return q.weigh(len(w.b))
+	}
+	if len(w.b) < sendBytes {
+		return nil
+	}
+	q.leaveHeavy() // nobody waits for this client
+	if _, err := q.out.Write(w.b); err != nil {
+		return err
+	}
+	w.sent, w.b = w.size(), w.b[:0]
+	return q.enterHeavy(ctx)
 }
 
 func (s *Sync) parse(r *web.Request) (*poll, time.Duration, error) {

@@ -392,7 +392,7 @@ func (q *query) writeState(ctx context.Context, w *writer, sec section) error {
 		if err := q.writeStateEvents(ctx, w, &who, events); err != nil {
 			return err
 		}
-		return q.weigh(len(w.b))
+		return q.grew(ctx, w)
 	})
 	if err != nil {
 		return err

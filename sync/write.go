@@ -10,6 +10,7 @@ import (
 // writer appends JSON. The texts of events are copied into it as they are.
 type writer struct {
 	b     []byte
+	sent  int // bytes of the answer that went to the client before those in b
 	comma bool
 }
 
@@ -17,6 +18,9 @@ var buffers = sync.Pool{New: func() any { return &writer{b: make([]byte, 0, 8<<1
 
 // kept tells that the buffer is small enough to be kept for the next answer.
 func (w *writer) kept() bool { return cap(w.b) < 1<<20 }
+
+// size is how many bytes the answer has.
+func (w *writer) size() int { return w.sent + len(w.b) }
 
 // release gives the writer back for the next answer.
 func (w *writer) release() {
@@ -75,17 +79,17 @@ type object struct {
 
 // begin begins "name":{…}.
 func (w *writer) begin(name string) object {
-	s := object{at: len(w.b), comma: w.comma}
+	s := object{at: w.size(), comma: w.comma}
 	w.key(name)
 	w.open('{')
-	s.inner = len(w.b)
+	s.inner = w.size()
 	return s
 }
 
-// end ends an object, and takes it back when nothing was written.
+// end ends an object, and takes it back when nothing was written and its beginning was not sent.
 func (w *writer) end(s object) {
-	if len(w.b) == s.inner {
-		w.b, w.comma = w.b[:s.at], s.comma
+	if w.size() == s.inner && s.at >= w.sent {
+		w.b, w.comma = w.b[:s.at-w.sent], s.comma
 		return
 	}
 	w.close('}')

@@ -71,6 +71,10 @@ func IsUnavailable(err error) bool {
 	if err == nil || errors.Is(err, context.Canceled) {
 		return false
 	}
+	var dial *pgconn.ConnectError
+	if errors.As(err, &dial) { // whatever the server says against a connection, such as that it can not start a session on a full disk
+		return true
+	}
 	var pg *pgconn.PgError
 	if errors.As(err, &pg) {
 		switch {
@@ -80,21 +84,27 @@ func IsUnavailable(err error) bool {
 		}
 		return false
 	}
-	var dial *pgconn.ConnectError
 	var network net.Error
-	return errors.As(err, &dial) || errors.As(err, &network) || errors.Is(err, driver.ErrBadConn) ||
+	return errors.As(err, &network) || errors.Is(err, driver.ErrBadConn) ||
 		errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || strings.Contains(err.Error(), "conn closed")
 }
 
 // IsTemporary tells that the database did not do the work for a cause that passes by itself: IsUnavailable, or a statement
 // that was cancelled or took too long, a lock that others hold, a conflict with others, too little memory, a disk that can
-// not be read. Work that is always too much for the database is among it: who tries by itself must give up at some time.
+// not be read or written. Work that is always too much for the database is among it: who tries by itself must give up at some time.
 func IsTemporary(err error) bool {
 	if IsUnavailable(err) || isRetryable(err) {
 		return true
 	}
+	if IsFull(err) {
+		return false
+	}
+	var lite *sqlite.Error
+	if errors.As(err, &lite) {
+		return lite.Code()&0xff == sqlite3.SQLITE_IOERR
+	}
 	var pg *pgconn.PgError
-	if !errors.As(err, &pg) || IsFull(err) {
+	if !errors.As(err, &pg) {
 		return false
 	}
 	return pg.Code == "57014" || pg.Code == "55P03" || pg.Code == "58030" || strings.HasPrefix(pg.Code, "53")

@@ -1,0 +1,117 @@
+package sync
+
+import (
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"lyceum/platform/conf"
+	"lyceum/platform/web"
+)
+
+var ago = regexp.MustCompile(`"last_active_ago":\d+`)
+
+// TestAnswersOfAnySize: an answer that is too large to be held is sent as it is built, and is the same.
+func TestAnswersOfAnySize(t *testing.T) {
+	run(t, func(t *testing.T, h *house) {
+		alice, bob := h.as(t, "alice"), h.as(t, "bob")
+		long := strings.Repeat("x", 50_000)
+		small := h.room(t, "alice", "bob")
+		before := bob.sync().Get("next_batch").String()
+		var rooms []string
+		for range 3 {
+			rooms = append(rooms, h.room(t, "alice", "bob"))
+		}
+		after := bob.sync().Get("next_batch").String()
+		for _, room := range rooms {
+			for n := range 12 {
+				alice.state(room, "m.test", fmt.Sprint(n), obj{"x": long})
+			}
+			for range 25 { // so that they are not in the timeline
+				alice.say(room, "said")
+			}
+		}
+		alice.create(obj{"invite": []string{id("bob")}, "name": "Invited"})
+		alice.say(small, "news")
+		for name, parameters := range map[string][]string{
+			"first":         nil,
+			"lazy":          {"filter", `{"room":{"state":{"lazy_load_members":true},"timeline":{"limit":1}}}`},
+			"since before":  {"since", before},
+			"since after":   {"since", after},
+			"full state":    {"since", after, "full_state", "true"},
+			"state after":   {"since", after, "use_state_after", "true"},
+			"nothing joins": {"filter", `{"room":{"rooms":[]}}`},
+		} {
+			parameters = append(parameters, "set_presence", "offline")
+			bob.since = ""
+			whole := bob.peek(parameters...)
+			if length := whole.Header.Get("Content-Length"); length == "" {
+				t.Errorf("%s: an answer of %d bytes was sent as it was built", name, len(whole.Body))
+			}
+			h.huge = 300_000
+			pieces := bob.peek(parameters...)
+			h.huge = hugeBytes
+			if large := len(whole.Body) > 1<<20; large != (pieces.Header.Get("Content-Length") == "") || large == (name == "nothing joins") {
+				t.Errorf("%s: an answer of %d bytes has the length %q", name, len(pieces.Body), pieces.Header.Get("Content-Length"))
+			}
+			if ago.ReplaceAllString(string(pieces.Body), "") != ago.ReplaceAllString(string(whole.Body), "") {
+				t.Errorf("%s: %d bytes in pieces differ from %d as a whole", name, len(pieces.Body), len(whole.Body))
+			}
+			bob.since = pieces.Get("next_batch").String()
+			if rest := bob.peek("set_presence", "offline"); rest.Get("rooms").Exists() {
+				t.Errorf("%s: then came %s", name, rest.Body)
+			}
+		}
+	})
+}
+
+// TestNobodyIsKeptFromSync: whatever others put into rooms or invite to, /sync answers, beside readers that do not read.
+func TestNobodyIsKeptFromSync(t *testing.T) {
+	h := open(t, "sqlite")
+	alice, bob := h.as(t, "alice"), h.as(t, "bob")
+	room := h.room(t, "alice", "bob", "carol", "dave", "erin")
+	long := strings.Repeat("x", 60_000)
+	for n := range 350 { // more than a process holds for all clients
+		alice.state(room, "m.test", fmt.Sprint(n), obj{"x": long})
+	}
+	server, err := web.New(web.Options{
+		Log: slog.New(slog.DiscardHandler), Authenticator: h.node.People,
+		Config: web.Config{MaxInFlight: 16 << 20, SendTimeout: conf.Duration(time.Minute)},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	server.Add(h.routes...)
+	on := httptest.NewServer(server.Handler())
+	defer on.Close()
+	defer on.CloseClientConnections()
+	get := func(name string) *http.Response {
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, on.URL+api+"/sync?set_presence=offline", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Header.Set("Authorization", "Bearer "+name)
+		answer, err := on.Client().Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = answer.Body.Close() })
+		if answer.StatusCode != http.StatusOK {
+			t.Fatalf("%s got %d", name, answer.StatusCode)
+		}
+		return answer
+	}
+	for _, name := range []string{"carol", "dave", "erin"} { // as many as there are places
+		get(name)
+	}
+	if n, err := io.Copy(io.Discard, get("bob").Body); err != nil || n < 20<<20 {
+		t.Errorf("%d bytes came: %v", n, err)
+	}
+	bob.do(room, "leave", nil)
+}
