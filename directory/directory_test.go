@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tidwall/gjson"
+
 	"lyceum/accounts"
 	"lyceum/platform/web"
 	"lyceum/platform/web/webtest"
@@ -212,6 +214,50 @@ func TestHierarchy(t *testing.T) {
 		}
 		want(t, h.bob.Call("GET /_matrix/client/v1/rooms/"+url.PathEscape(closed)+"/hierarchy", nil), 403, "M_FORBIDDEN")
 		want(t, h.bob.Call("GET /_matrix/client/v1/rooms/!x:here.test/hierarchy", nil), 403, "M_FORBIDDEN")
+	})
+}
+
+// TestAHierarchyIsBounded: large events of strangers are not given whole, and a page ends when there is much on it.
+func TestAHierarchyIsBounded(t *testing.T) {
+	harness.Run(t, func(t *testing.T, h *house) {
+		long := strings.Repeat("x", 60<<10)
+		space := func() string {
+			return h.create(h.alice, obj{"name": long[:40<<10], "preset": "public_chat", "creation_content": obj{"type": "m.space"}})
+		}
+		root := space()
+		children := []string{root}
+		for n := range 4 {
+			child := space()
+			children = append(children, child)
+			h.alice.Want(200, "PUT "+at(root, "state/m.space.child/"+url.PathEscape(child)), obj{"via": []string{server}, "order": fmt.Sprint(n), "x": long})
+			h.alice.Want(200, "PUT "+at(child, "state/m.space.child/"+url.PathEscape(root)), obj{"via": []string{server}, "x": long})
+		}
+		address := "GET /_matrix/client/v1/rooms/" + url.PathEscape(root) + "/hierarchy"
+		a := h.bob.Want(200, address, nil)
+		if len(a.Body) > 8<<10 || len(a.Get("rooms").Array()) != 5 || a.Get("rooms.0.children_state.3.content.via.0").String() != server || a.Get("rooms.0.children_state.3.origin_server_ts").Int() == 0 {
+			t.Fatalf("%d bytes: %.500s", len(a.Body), a.Body)
+		}
+		whole := len(a.Get("rooms.0.children_state").Raw) - len("[,,,]")
+		page := func(most, skip int) (ids []string, children int, more bool) {
+			t.Helper()
+			w := walk{d: h.Directory, user: "@alice:" + server, skip: skip, limit: 10, maxDepth: 5, most: most, seen: map[string]bool{}}
+			if ok, err := w.visit(t.Context(), root, 0); !ok || err != nil {
+				t.Fatal(ok, err)
+			}
+			for _, room := range w.page {
+				ids = append(ids, gjson.GetBytes(room, "room_id").String())
+			}
+			return ids, len(gjson.GetBytes(w.page[0], "children_state").Array()), w.more
+		}
+		if ids, n, more := page(whole, 0); n != 4 || !more || !slices.Equal(ids, children[:1]) {
+			t.Error(ids, n, more)
+		}
+		if ids, _, more := page(whole, 1); !more || !slices.Equal(ids, children[1:len(ids)+1]) || len(ids) == 4 {
+			t.Error(ids, more)
+		}
+		if _, n, _ := page(whole-1, 0); n != 3 {
+			t.Errorf("%d children in less than they have all", n)
+		}
 	})
 }
 

@@ -8,16 +8,17 @@ import (
 	"slices"
 
 	"lyceum/matrix"
-	"lyceum/matrix/event"
 	"lyceum/platform/web"
 	"lyceum/rooms"
 )
 
 const (
-	typeSpaceChild   = "m.space.child"
 	hierarchyDefault = 50
 	hierarchyMax     = 100
 	depthMax         = 50
+	// hierarchyBytes is how large the rooms of a page become, and as much as the last of them is larger; and the children of one
+	// space, of which those behind are left out.
+	hierarchyBytes = 4 << 20
 )
 
 // spaceRoom is one room of a hierarchy.
@@ -35,13 +36,15 @@ type walk struct {
 	maxDepth  int
 	skip      int
 	limit     int
+	most      int // hierarchyBytes
 	seen      map[string]bool
-	page      []spaceRoom
+	page      []json.RawMessage
+	bytes     int // of the page
 	more      bool
 }
 
 func (d *Directory) getHierarchy(q *web.Request) (any, error) {
-	w := walk{d: d, user: q.UserID(), seen: map[string]bool{}, page: []spaceRoom{}}
+	w := walk{d: d, user: q.UserID(), most: hierarchyBytes, seen: map[string]bool{}, page: []json.RawMessage{}}
 	var err error
 	if w.limit, err = q.Int("limit", hierarchyDefault, hierarchyMax); err != nil {
 		return nil, err
@@ -87,29 +90,36 @@ func (w *walk) visit(ctx context.Context, roomID string, depth int) (ok bool, er
 	if err != nil || !ok {
 		return false, err
 	}
-	var children []*rooms.Event
+	var children []child
 	if s.RoomType == "m.space" {
-		if children, err = w.d.children(ctx, roomID, w.suggested); err != nil {
+		if children, err = w.children(ctx, roomID); err != nil {
 			return false, err
 		}
 	}
 	switch {
 	case w.skip > 0:
 		w.skip--
-	case len(w.page) == w.limit:
+	case len(w.page) == w.limit, w.bytes >= w.most:
 		w.more = true
 		return true, nil
 	default:
-		w.page = append(w.page, spaceRoom{s, renderChildren(children)})
+		room, err := json.Marshal(spaceRoom{s, texts(children)})
+		if err != nil {
+			return true, err
+		}
+		w.page, w.bytes = append(w.page, room), w.bytes+len(room)
+	}
+	for i := range children {
+		children[i].text = nil // what lies below may be much
 	}
 	if depth >= w.maxDepth {
 		return true, nil
 	}
 	for _, c := range children {
-		if w.seen[*c.StateKey] {
+		if w.seen[c.roomID] {
 			continue
 		}
-		if _, err := w.visit(ctx, *c.StateKey, depth+1); err != nil {
+		if _, err := w.visit(ctx, c.roomID, depth+1); err != nil {
 			return true, err
 		}
 		if w.more {
@@ -121,66 +131,84 @@ func (w *walk) visit(ctx context.Context, roomID string, depth int) (ok bool, er
 
 // children reads the m.space.child events of a space in their order (Client-Server API, "Ordering of
 // children within a space").
-func (d *Directory) children(ctx context.Context, roomID string, suggested bool) ([]*rooms.Event, error) {
-	h, ok, err := d.Rooms.Head(ctx, roomID)
+func (w *walk) children(ctx context.Context, roomID string) ([]child, error) {
+	h, ok, err := w.d.Rooms.Head(ctx, roomID)
 	if err != nil || !ok {
 		return nil, err
 	}
-	entries, err := d.Rooms.Tree(h.Root).All(ctx)
+	entries, err := w.d.Rooms.Tree(h.Root).All(ctx)
 	if err != nil {
 		return nil, err
 	}
 	var ids []string
 	for _, e := range entries {
-		if e.Type == typeSpaceChild && matrix.ValidRoomID(e.StateKey) {
+		if e.Type == rooms.TypeSpaceChild && matrix.ValidRoomID(e.StateKey) {
 			ids = append(ids, e.EventID)
 		}
 	}
-	found, err := d.Rooms.Events(ctx, ids)
+	var list []child
+	err = w.d.Rooms.EachEvent(ctx, ids, func(events []*rooms.Event) error {
+		for _, e := range events {
+			if c, ok := childOf(e, w.suggested); ok {
+				list = append(list, c)
+			}
+		}
+		return nil
+	})
 	if err != nil {
 		return nil, err
 	}
-	var list []child
-	for _, e := range found {
-		c := child{Event: e}
-		_ = json.Unmarshal(e.Content, &c.content) // what is of a wrong type is as if it were not there
-		if len(c.content.Via) > 0 && (!suggested || c.content.Suggested) {
-			list = append(list, c)
+	slices.SortFunc(list, func(a, b child) int {
+		return cmp.Or(cmp.Compare(a.order, b.order), cmp.Compare(a.ts, b.ts), cmp.Compare(a.roomID, b.roomID))
+	})
+	size := 0
+	for i, c := range list {
+		if size += len(c.text); size > w.most {
+			return list[:i], nil
 		}
 	}
-	slices.SortFunc(list, func(a, b child) int {
-		return cmp.Or(cmp.Compare(a.order(), b.order()), cmp.Compare(a.OriginServerTS, b.OriginServerTS), cmp.Compare(*a.StateKey, *b.StateKey))
-	})
-	out := make([]*rooms.Event, len(list))
-	for i, c := range list {
-		out[i] = c.Event
-	}
-	return out, nil
+	return list, nil
 }
 
+// child is a child of a space, with the text that a client gets of it.
 type child struct {
-	*rooms.Event
-	content struct {
+	roomID, order string
+	ts            int64
+	text          json.RawMessage
+}
+
+// childOf reads a m.space.child; not ok when it makes no child.
+func childOf(e *rooms.Event, suggested bool) (c child, ok bool) {
+	var content struct {
 		Via       []string `json:"via"`
 		Order     string   `json:"order"`
 		Suggested bool     `json:"suggested"`
 	}
+	_ = json.Unmarshal(e.Content, &content) // what is of a wrong type is as if it were not there
+	if len(content.Via) == 0 || suggested && !content.Suggested {
+		return c, false
+	}
+	text := rooms.Stripped(e)
+	if text == nil {
+		return c, false
+	}
+	text = fmt.Appendf(text[:len(text)-1], `,"origin_server_ts":%d}`, e.OriginServerTS)
+	return child{*e.StateKey, childOrder(content.Order), e.OriginServerTS, text}, true
 }
 
-// order sorts children without a valid order behind all others.
-func (c child) order() string {
+// childOrder sorts children without a valid order behind all others.
+func childOrder(order string) string {
 	const last = "\x7f"
-	if o := c.content.Order; o != "" && len(o) <= 50 && !slices.ContainsFunc([]byte(o), func(b byte) bool { return b < 0x20 || b > 0x7e }) {
-		return o
+	if order != "" && len(order) <= 50 && !slices.ContainsFunc([]byte(order), func(b byte) bool { return b < 0x20 || b > 0x7e }) {
+		return order
 	}
 	return last
 }
 
-func renderChildren(events []*rooms.Event) []json.RawMessage {
-	out := make([]json.RawMessage, len(events))
-	for i, e := range events {
-		b := event.StrippedJSON(nil, e.Event)
-		out[i] = fmt.Appendf(b[:len(b)-1], `,"origin_server_ts":%d}`, e.OriginServerTS)
+func texts(children []child) []json.RawMessage {
+	out := make([]json.RawMessage, len(children))
+	for i, c := range children {
+		out[i] = c.text
 	}
 	return out
 }

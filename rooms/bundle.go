@@ -21,7 +21,19 @@ const (
 )
 
 // Reader is who gets events.
-type Reader struct{ UserID, Device string } // Device is that of Send
+type Reader struct {
+	UserID, Device string // Device is that of Send
+	// Since is that of Audience for the room of the events; 0 also when it is not known.
+	Since int64
+
+	standing *standing // to that room; nil to be looked up
+}
+
+// at is the reader with what is known of how the user stands to the room of the events.
+func (who Reader) at(s standing) Reader {
+	who.Since, who.standing = s.since(), &s
+	return who
+}
 
 // Bundle gives the bundled aggregations of events, the value of unsigned's m.relations, by event id; events
 // without any are left out. The latest edit, the thread summary and the references are what the user may
@@ -313,10 +325,11 @@ func (b *bundler) see() error {
 }
 
 // Extras gives what unsigned has besides the event's own data, as View.Extra takes it, by event id: the
-// bundled aggregations and, for what was redacted, the redaction.
-func (r *Rooms) Extras(ctx context.Context, userID string, events []*Event) (map[string][][]byte, error) {
+// bundled aggregations and, for what was redacted, the redaction. Clients tell by it that an event is redacted, so
+// readers who may not see the redaction get it without what was written in it.
+func (r *Rooms) Extras(ctx context.Context, who Reader, events []*Event) (map[string][][]byte, error) {
 	out := map[string][][]byte{}
-	bundles, err := r.Bundle(ctx, userID, events)
+	bundles, err := r.Bundle(ctx, who.UserID, events)
 	if err != nil {
 		return nil, err
 	}
@@ -336,18 +349,69 @@ func (r *Rooms) Extras(ctx context.Context, userID string, events []*Event) (map
 	if err != nil {
 		return nil, err
 	}
+	hidden, err := r.hiddenRedactions(ctx, who, redactions)
+	if err != nil {
+		return nil, err
+	}
 	for _, e := range events {
 		if by := redactions[e.RedactedBy]; by != nil {
+			if hidden[by.ID] {
+				by = by.withoutReason()
+			}
 			out[e.ID] = append(out[e.ID], by.AppendClient([]byte(`"redacted_because":`), View{RoomID: true}))
 		}
 	}
 	return out, nil
 }
 
+// hiddenRedactions gives those of some redactions, by id, that a reader may not see. Nothing is read for one who is a member
+// since before them.
+func (r *Rooms) hiddenRedactions(ctx context.Context, who Reader, redactions map[string]*Event) (map[string]bool, error) {
+	out := map[string]bool{}
+	horizons := map[string]horizon{} // by room: one
+	for id, e := range redactions {
+		if who.Since > 0 && e.Pos >= who.Since {
+			continue
+		}
+		z, known := horizons[e.RoomID]
+		if !known {
+			s, err := r.standingOf(ctx, who, e.RoomID)
+			if err != nil {
+				return nil, err
+			}
+			if z, err = r.horizonOf(ctx, s); err != nil {
+				return nil, err
+			}
+			horizons[e.RoomID] = z
+		}
+		out[id] = !z.holds(e.Pos)
+	}
+	return out, nil
+}
+
+// standingOf is how a reader stands to a room that there is.
+func (r *Rooms) standingOf(ctx context.Context, who Reader, roomID string) (standing, error) {
+	if who.standing != nil && who.standing.head.RoomID == roomID {
+		return *who.standing, nil
+	}
+	s, ok, err := r.standing(ctx, who.UserID, roomID)
+	if err == nil && !ok {
+		err = notMember()
+	}
+	return s, err
+}
+
+// withoutReason is a redaction without what was written in it.
+func (e *Event) withoutReason() *Event {
+	bare := *e.Event
+	bare.Content = append(matrix.AppendString([]byte(`{"redacts":`), e.Redacts), '}')
+	return &Event{Event: &bare, Shard: e.Shard, Pos: e.Pos}
+}
+
 // Render writes events as a client gets them everywhere but in /sync: with room_id and all of unsigned.
 // sights come from See; nil leaves the membership out.
 func (r *Rooms) Render(ctx context.Context, who Reader, events []*Event, sights []Sight) ([]json.RawMessage, error) {
-	extras, err := r.Extras(ctx, who.UserID, events)
+	extras, err := r.Extras(ctx, who, events)
 	if err != nil {
 		return nil, err
 	}

@@ -63,6 +63,17 @@ func (b *Create) invited() ([]string, error) {
 	return users, nil
 }
 
+// thirdParties counts those whom a new room invites and who have no user id.
+func (b *Create) thirdParties() int {
+	n := 0
+	for _, s := range b.InitialState {
+		if s.Type == event.TypeThirdPartyInvite {
+			n++
+		}
+	}
+	return n
+}
+
 // preset is what the presets of the specification set ("Creation", POST /createRoom).
 type preset struct {
 	joinRule, history, guests string

@@ -27,10 +27,11 @@ func (r *Rooms) postCreateRoom(q *web.Request, b *Create) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if len(users) > r.config.MaxCreateUsers {
+	others := b.thirdParties()
+	if len(users)+others > r.config.MaxCreateUsers {
 		return nil, matrix.InvalidParam(fmt.Sprintf("invite, initial_state: expected at most %d users", r.config.MaxCreateUsers))
 	}
-	if err := r.mayInvite(q, users...); err != nil {
+	if err := r.mayInvite(q, others, users...); err != nil {
 		return nil, err
 	}
 	id, err := r.Create(q.Context(), q.UserID(), b)
@@ -41,16 +42,16 @@ func errThreepid() error {
 	return matrix.Forbidden("This server has no identity server: invite users by their user id")
 }
 
-// mayInvite is what every request that invites passes: it takes the limit of invites, and refuses invites to those
-// who want none (Client-Server API, "Invite permission").
-func (r *Rooms) mayInvite(q *web.Request, users ...string) error {
+// mayInvite is what every request that invites passes: it takes the limit of invites, also for so many people without a user
+// id, and refuses invites to those who want none (Client-Server API, "Invite permission").
+func (r *Rooms) mayInvite(q *web.Request, others int, users ...string) error {
 	for _, userID := range users {
 		if !matrix.ValidUserID(userID) {
 			return matrix.InvalidParam("Expected a user id such as @alice:example.org")
 		}
 	}
 	if q.Route.Limit != inviteLimit { // else the route has taken it
-		if err := q.Take(inviteLimit, len(users)); err != nil {
+		if err := q.Take(inviteLimit, len(users)+others); err != nil {
 			return err
 		}
 	}
@@ -192,7 +193,7 @@ func (r *Rooms) postInvite(q *web.Request, b *memberBody) (any, error) {
 	if err := q.MayAct(); err != nil {
 		return nil, err
 	}
-	if err := r.mayInvite(q, b.UserID); err != nil {
+	if err := r.mayInvite(q, 0, b.UserID); err != nil {
 		return nil, err
 	}
 	return r.change(q, b, event.MembershipInvite)

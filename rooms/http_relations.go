@@ -67,7 +67,7 @@ func (r *Rooms) getRelations(q *web.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	chunk, err := r.render(ctx, readerOf(q), f)
+	chunk, err := r.render(ctx, readerOf(q), st, f)
 	if err != nil {
 		return nil, err
 	}
@@ -174,7 +174,7 @@ func (r *Rooms) getThreads(q *web.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	chunk, err := r.render(ctx, readerOf(q), f)
+	chunk, err := r.render(ctx, readerOf(q), v.standing, f)
 	if err != nil {
 		return nil, err
 	}

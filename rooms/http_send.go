@@ -101,6 +101,13 @@ func (r *Rooms) putState(q *web.Request) (any, error) {
 	switch typ {
 	case event.TypeMember:
 		return r.putMember(q, key, content)
+	case event.TypeThirdPartyInvite:
+		if err := q.MayAct(); err != nil {
+			return nil, err
+		}
+		if err := r.mayInvite(q, 1); err != nil {
+			return nil, err
+		}
 	case event.TypeRedaction:
 		req.Redacts = redactsIn(content)
 	case event.TypeCanonicalAlias:
@@ -142,7 +149,7 @@ func (r *Rooms) putMember(q *web.Request, target string, content json.RawMessage
 		}
 		id, err = r.join(q.Context(), q.Path("roomID"), m)
 	case membership == event.MembershipInvite:
-		if err := r.mayInvite(q, target); err != nil {
+		if err := r.mayInvite(q, 0, target); err != nil {
 			return nil, err
 		}
 		fallthrough

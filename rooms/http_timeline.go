@@ -17,7 +17,7 @@ const (
 	pageMax     = 1000
 )
 
-func readerOf(q *web.Request) Reader { return Reader{q.UserID(), q.Sender()} }
+func readerOf(q *web.Request) Reader { return Reader{UserID: q.UserID(), Device: q.Sender()} }
 
 // paging reads from, to, limit and filter. Without from, or when it does not say where it is, a stretch starts at the end
 // that its direction leaves.
@@ -73,7 +73,7 @@ func (r *Rooms) getMessages(q *web.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	chunk, err := r.render(ctx, readerOf(q), f)
+	chunk, err := r.render(ctx, readerOf(q), v.standing, f)
 	if err != nil {
 		return nil, err
 	}
@@ -122,11 +122,11 @@ func (r *Rooms) visibleEvent(ctx context.Context, userID, roomID, eventID string
 }
 
 func (r *Rooms) getEvent(q *web.Request) (any, error) {
-	e, sight, _, err := r.visibleEvent(q.Context(), q.UserID(), q.Path("roomID"), q.Path("eventID"))
+	e, sight, s, err := r.visibleEvent(q.Context(), q.UserID(), q.Path("roomID"), q.Path("eventID"))
 	if err != nil {
 		return nil, err
 	}
-	list, err := r.Render(q.Context(), readerOf(q), []*Event{e}, []Sight{sight})
+	list, err := r.Render(q.Context(), readerOf(q).at(s), []*Event{e}, []Sight{sight})
 	if err != nil {
 		return nil, err
 	}
@@ -210,7 +210,7 @@ func (r *Rooms) around(ctx context.Context, who Reader, v view, e *Event, sight 
 	}
 	all := found{events: append([]*Event{e}, before.events...), sights: append([]Sight{sight}, before.sights...)}
 	all.events, all.sights = append(all.events, after.events...), append(all.sights, after.sights...)
-	list, err := r.render(ctx, who, all)
+	list, err := r.render(ctx, who, v.standing, all)
 	if err != nil {
 		return nil, err
 	}

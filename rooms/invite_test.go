@@ -143,7 +143,23 @@ func TestEveryInviteMayBeBlocked(t *testing.T) {
 // TestEveryInviteTakesTheLimit invites until nothing is left, in every way.
 func TestEveryInviteTakesTheLimit(t *testing.T) {
 	serve(t, func(t *testing.T, h *house) {
-		for name := range waysToInvite("", "", 0) {
+		type way = struct {
+			target string
+			body   any
+		}
+		ways := func(room string, n int) map[string]way {
+			user := fmt.Sprintf("@nobody%d:%s", n, server)
+			content := obj{"display_name": "n...@example.org", "public_key": "x", "key_validity_url": "https://x.example/"}
+			all := map[string]way{
+				"third party":         {at("PUT", room, fmt.Sprint("state/m.room.third_party_invite/", n)), content},
+				"create, third party": {"POST /_matrix/client/v3/createRoom", obj{"initial_state": []obj{{"type": "m.room.third_party_invite", "state_key": "x", "content": content}}}},
+			}
+			for name, w := range waysToInvite(room, user, n) {
+				all[name] = w
+			}
+			return all
+		}
+		for name := range ways("", 0) {
 			limited, err := web.New(web.Options{
 				Log: slog.New(slog.NewTextHandler(t.Output(), nil)), Limits: bus.NewLocalLimits(),
 				Authenticator: webtest.People{"alice": {UserID: h.alice.id, DeviceID: "ALICE"}},
@@ -169,13 +185,37 @@ func TestEveryInviteTakesTheLimit(t *testing.T) {
 			}
 			id := h.alice.create(nil)
 			for n := range 5 {
-				way := waysToInvite(id, fmt.Sprintf("@nobody%d:%s", n, server), n)[name]
+				way := ways(id, n)[name]
 				status, code := call(way.target, way.body)
 				if want := map[bool]int{true: 200, false: 429}[n < 4]; status != want {
 					t.Errorf("%s: invite %d of a burst of 4: expected %d, found %d %s", name, n+1, want, status, code)
 				}
 			}
 		}
+	})
+}
+
+// TestThirdPartyInvitesAreSmall: any member may send them, and all have to carry them.
+func TestThirdPartyInvitesAreSmall(t *testing.T) {
+	serve(t, func(t *testing.T, h *house) {
+		id := h.alice.create(obj{"preset": "public_chat"})
+		h.bob.join(id)
+		content := func(n int) obj {
+			return obj{"display_name": strings.Repeat("x", n), "key_validity_url": "https://x.example/", "public_key": "x", "public_keys": []obj{{"public_key": "x"}}}
+		}
+		small, large := content(7<<10), content(8<<10)
+		list := func(c obj) obj {
+			return obj{"initial_state": []obj{{"type": "m.room.third_party_invite", "state_key": "x", "content": c}}}
+		}
+		h.bob.Want(200, at("PUT", id, "state/m.room.third_party_invite/x"), small)
+		h.bob.refused(413, "M_TOO_LARGE", at("PUT", id, "state/m.room.third_party_invite/y"), large)
+		h.alice.create(list(small))
+		h.alice.refused(413, "M_TOO_LARGE", "POST /_matrix/client/v3/createRoom", list(large))
+		var many []obj
+		for n := range 101 { // the test's limit is 100
+			many = append(many, obj{"type": "m.room.third_party_invite", "state_key": fmt.Sprint(n), "content": obj{}})
+		}
+		h.alice.refused(400, "M_INVALID_PARAM", "POST /_matrix/client/v3/createRoom", obj{"initial_state": many})
 	})
 }
 

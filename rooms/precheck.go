@@ -3,6 +3,7 @@ package rooms
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"slices"
 	"strings"
 
@@ -18,6 +19,9 @@ const selectSame = `SELECT EXISTS (SELECT 1 FROM relations WHERE target = $1 AND
 const (
 	nul    = "\x00"
 	maxTxn = 255 // bytes of a transaction id, and of what scopes it
+	// maxThirdPartyInvite is how large the content of such an invite is: a name, keys and the addresses to check them at. Every member
+	// may send any number of them, where the state that all others get from then on holds them.
+	maxThirdPartyInvite = 8 << 10
 )
 
 // checkRequest refuses what the tables can not hold, wherever the event comes from.
@@ -29,6 +33,8 @@ func checkRequest(req Send) error {
 		return matrix.Forbidden("A room has one m.room.create event only")
 	case strings.Contains(req.Type, nul), req.StateKey != nil && strings.Contains(*req.StateKey, nul):
 		return matrix.InvalidParam("type and state_key must not hold NUL")
+	case req.Type == event.TypeThirdPartyInvite && len(req.Content) > maxThirdPartyInvite:
+		return matrix.TooLarge(fmt.Sprintf("The content of %s is %d bytes; expected at most %d", req.Type, len(req.Content), maxThirdPartyInvite))
 	case req.Redacts != "" && !matrix.ValidEventID(req.Redacts):
 		return matrix.InvalidParam("Expected an event id such as $opaque")
 	}

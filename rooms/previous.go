@@ -28,11 +28,15 @@ type Audience struct {
 
 // audience is who stands so to a room and is shown a state of it.
 func (s *standing) audience(root state.ID, past bool) *Audience {
-	a := &Audience{UserID: s.user, RoomID: s.head.RoomID, Root: root, Past: past, standing: s}
+	return &Audience{UserID: s.user, RoomID: s.head.RoomID, Root: root, Since: s.since(), Past: past, standing: s}
+}
+
+// since is Audience.Since.
+func (s *standing) since() int64 {
 	if s.joined() {
-		a.Since = s.member.Pos
+		return s.member.Pos
 	}
-	return a
+	return 0
 }
 
 // ask tells whether it must be looked up if an event is shown with what it replaced.

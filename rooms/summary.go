@@ -41,6 +41,10 @@ var summaryKeys = []state.Key{
 	{Type: event.TypeEncryption},
 }
 
+// summaryText is how many bytes a text of a summary has at most; one that is longer is left out. An answer holds the summaries of many
+// rooms of strangers.
+const summaryText = 2 << 10
+
 // SummaryAt reads the part of a summary that a state holds: all but RoomID and Joined.
 func (r *Rooms) SummaryAt(ctx context.Context, root state.ID) (Summary, error) {
 	found, err := r.StateEvents(ctx, root, summaryKeys...)
@@ -49,8 +53,9 @@ func (r *Rooms) SummaryAt(ctx context.Context, root state.ID) (Summary, error) {
 	}
 	text := func(typ, member string) string {
 		if e := found[state.Key{Type: typ}]; e != nil {
-			s, _ := e.ContentString(member)
-			return s
+			if s, _ := e.ContentString(member); len(s) <= summaryText {
+				return s
+			}
 		}
 		return ""
 	}
@@ -194,33 +199,4 @@ func (r *Rooms) RoomSummary(ctx context.Context, h Head, userID string) (heroes 
 		}
 	}
 	return heroes, joined, invited, err
-}
-
-// StrippedState gives the state that those see who are invited or knock, in the stripped form: create, join
-// rules, canonical alias, avatar, name, encryption, topic, and the memberships of the users named.
-func (r *Rooms) StrippedState(ctx context.Context, root state.ID, members ...string) ([]json.RawMessage, error) {
-	keys := []state.Key{
-		{Type: event.TypeCreate},
-		{Type: event.TypeJoinRules},
-		{Type: event.TypeCanonicalAlias},
-		{Type: event.TypeAvatar},
-		{Type: event.TypeName},
-		{Type: event.TypeEncryption},
-		{Type: event.TypeTopic},
-	}
-	for _, user := range members {
-		keys = append(keys, state.Key{Type: event.TypeMember, StateKey: user})
-	}
-	found, err := r.StateEvents(ctx, root, keys...)
-	if err != nil {
-		return nil, err
-	}
-	out := make([]json.RawMessage, 0, len(found))
-	for _, k := range keys {
-		if e := found[k]; e != nil {
-			out = append(out, event.StrippedJSON(nil, e.Event))
-			delete(found, k)
-		}
-	}
-	return out, nil
 }

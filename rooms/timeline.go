@@ -87,8 +87,8 @@ func (r *Rooms) read(ctx context.Context, v view, s stretch) (found, error) {
 }
 
 // render writes what was found.
-func (r *Rooms) render(ctx context.Context, who Reader, f found) ([]json.RawMessage, error) {
-	return r.Render(ctx, who, f.events, f.sights)
+func (r *Rooms) render(ctx context.Context, who Reader, s standing, f found) ([]json.RawMessage, error) {
+	return r.Render(ctx, who.at(s), f.events, f.sights)
 }
 
 // sendersAt reads the memberships of the senders of events in a state, for clients that load members

@@ -329,7 +329,7 @@ func (q *query) stateEvents(ctx context.Context, ids map[state.Key]string) ([]*r
 
 func (q *query) writeSection(ctx context.Context, w *writer, sec section) error {
 	if len(sec.events) > 0 || sec.limited {
-		extras, err := q.extras(ctx, sec.events)
+		extras, err := q.extras(ctx, &sec.who, sec.events)
 		if err != nil {
 			return err
 		}
@@ -416,7 +416,7 @@ func (q *query) writeStateEvents(ctx context.Context, w *writer, who *rooms.Audi
 	var extras map[string][][]byte
 	if len(ask) > 0 {
 		var err error
-		if extras, err = q.s.Rooms.Extras(ctx, q.user.id, ask); err != nil {
+		if extras, err = q.s.Rooms.Extras(ctx, rooms.Reader{UserID: who.UserID, Since: who.Since}, ask); err != nil {
 			return err
 		}
 	}
@@ -441,7 +441,7 @@ func (q *query) writeEvent(w *writer, e *rooms.Event, v rooms.View) {
 
 // extras gives aggregations and redactions of events. Events that came since this process listens and that
 // none refers to are known to have no aggregations; others are looked up.
-func (q *query) extras(ctx context.Context, events []*rooms.Event) (map[string][][]byte, error) {
+func (q *query) extras(ctx context.Context, who *rooms.Audience, events []*rooms.Event) (map[string][][]byte, error) {
 	var ask []*rooms.Event
 	q.s.mu.RLock()
 	for _, e := range events {
@@ -453,7 +453,7 @@ func (q *query) extras(ctx context.Context, events []*rooms.Event) (map[string][
 	if len(ask) == 0 {
 		return nil, nil
 	}
-	return q.s.Rooms.Extras(ctx, q.user.id, ask)
+	return q.s.Rooms.Extras(ctx, rooms.Reader{UserID: who.UserID, Since: who.Since}, ask)
 }
 
 // writeCounts writes the unread counts of a room.

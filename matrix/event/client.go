@@ -51,10 +51,11 @@ func ClientJSON(dst []byte, e *Event, unsigned []byte, withRoomID bool) []byte {
 }
 
 // StrippedJSON appends e in the stripped form of invites and knocks: content,
-// sender, state_key and type (client-server API, "Stripped state").
-func StrippedJSON(dst []byte, e *Event) []byte {
+// sender, state_key and type (client-server API, "Stripped state"). content is
+// that of e or a part of it.
+func StrippedJSON(dst []byte, e *Event, content []byte) []byte {
 	dst = append(dst, `{"content":`...)
-	dst = append(dst, e.Content...)
+	dst = append(dst, content...)
 	dst = append(dst, `,"sender":`...)
 	dst = matrix.AppendString(dst, e.Sender)
 	dst = append(dst, `,"state_key":`...)
