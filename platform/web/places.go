@@ -15,8 +15,8 @@ import (
 type share struct{ atWork, waiting int }
 
 // A user has few handlers at work. One alone leaves connections to PostgreSQL for others (14 of a process), and with SQLite (4)
-// they wait behind few: which of those that wait gets a connection is left to chance, so one who finds 24 waits up to 4 s where
-// each reads 6 MB, and behind 8 0.4 s. An address may be that of a whole university.
+// they wait behind few: which of those that wait gets a connection is left to chance, so one who finds 24 waits up to 4.6 s where
+// each reads 6 MB, and behind 8 0.7 s. An address may be that of a whole university.
 var (
 	shareOfUser    = share{atWork: 8, waiting: 1000}
 	shareOfAddress = share{atWork: 128, waiting: 2000}

@@ -273,6 +273,8 @@ func TestWhatHoldsNoPlace(t *testing.T) {
 		t.Run(c.target, func(t *testing.T) {
 			begun.Store(0)
 			release = make(chan struct{})
+			letGo := sync.OnceFunc(func() { close(release) })
+			defer letGo()
 			var clients []io.ReadWriteCloser
 			for range n {
 				clients = append(clients, dial(t, address, c.target+head+c.fields+"\r\n"))
@@ -283,7 +285,7 @@ func TestWhatHoldsNoPlace(t *testing.T) {
 			time.Sleep(50 * time.Millisecond)
 			soon(t, s.Handler(), "a small one", "GET /small", "", "Authorization: Bearer alice")
 			soon(t, s.Handler(), "one with a body", "POST /body", "{}", "Authorization: Bearer alice")
-			close(release)
+			letGo()
 			for i, client := range clients {
 				_, _ = io.WriteString(client, c.rest)
 				answer, err := http.ReadResponse(bufio.NewReader(client), nil)
