@@ -19,7 +19,7 @@ func (m *Media) getThumbnail(r *web.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	t, err := m.thumbnailOf(r.Context(), f, wanted.roundedUp())
+	t, err := m.thumbnailOf(r.Context(), f, wanted.roundedUp(), r.LendPlace)
 	if err != nil {
 		return nil, err
 	}

@@ -14,13 +14,14 @@ import (
 )
 
 // thumbnailOf finds the thumbnail of a file, or makes it: once in this process however many ask, and the
-// first to write it wins among processes.
-func (m *Media) thumbnailOf(ctx context.Context, f *file, s size) (*thumbnail, error) {
+// first to write it wins among processes. waits is called before it waits for that.
+func (m *Media) thumbnailOf(ctx context.Context, f *file, s size, waits func()) (*thumbnail, error) {
 	t, err := m.readThumbnail(ctx, f.SHA256, s)
 	if err != nil {
 		return nil, err
 	}
 	if t == nil || t.Failure != "" && t.CreatedMs+m.config.Thumbnails.Retry.D().Milliseconds() <= m.nowMs() {
+		waits()
 		if t, err = m.makeOnce(ctx, f, s); err != nil {
 			return nil, err
 		}

@@ -67,7 +67,6 @@ func (m *Media) await(ctx context.Context, server, mediaID string, p patience) (
 	if err != nil || f.SHA256 != "" {
 		return f, err
 	}
-	p.begins(p.wait)
 	end := time.NewTimer(p.wait)
 	defer end.Stop()
 	for {
@@ -77,6 +76,7 @@ func (m *Media) await(ctx context.Context, server, mediaID string, p patience) (
 			leave()
 			return f, err
 		}
+		p.waits(p.wait)
 		again := time.NewTimer(readAgain)
 		over := false
 		select {
@@ -107,6 +107,6 @@ func (m *Media) await(ctx context.Context, server, mediaID string, p patience) (
 type patience struct {
 	wait     time.Duration
 	draining <-chan struct{}
-	begins   func(wait time.Duration) // told that the wait begins
+	waits    func(wait time.Duration) // told that it waits
 	still    func() error             // asked now and then whether who waits may still have it
 }

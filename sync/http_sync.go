@@ -59,6 +59,9 @@ func (s *Sync) serve(ctx context.Context, q *poll, timeout time.Duration) (any, 
 		return nil, matrix.LimitExceeded(time.Second)
 	}
 	defer u.waits.Add(-1)
+	if q.request != nil {
+		q.request.LendPlace() // the places that build answers have limits for each user
+	}
 	last := timeout == 0
 	if q.whole || len(q.heads) > 0 {
 		var at vector

@@ -71,12 +71,21 @@ func (s *Server) take(r *Request, limit string, rate RateLimit, n int) error {
 // AddressKey is the address, or its /64 for IPv6: that is what one household or host is given, so a client
 // can change the rest at will.
 func AddressKey(addr netip.Addr) string {
-	if addr.Is6() && !addr.Is4In6() {
-		if prefix, err := addr.WithZone("").Prefix(64); err == nil {
-			return prefix.String()
-		}
+	if n := network(addr); n.Bits() == 64 {
+		return n.String()
 	}
 	return addr.Unmap().String()
+}
+
+// network is what AddressKey names.
+func network(addr netip.Addr) netip.Prefix {
+	addr = addr.Unmap().WithZone("")
+	bits := addr.BitLen()
+	if addr.Is6() {
+		bits = 64
+	}
+	prefix, _ := addr.Prefix(bits) // the zero Prefix for the zero Addr
+	return prefix
 }
 
 // peerIP is the address at the other end of the connection; the zero Addr for a unix socket.

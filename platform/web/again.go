@@ -24,8 +24,15 @@ func (s *Server) letIn(r *Request) error {
 
 // AskAgain refuses a request that would not be let in any more, and sets its identity anew. Handlers that wait for others, or
 // for a body that they read themselves, call it before they go on. The server itself asks again before it gives a request
-// that took long its body, and before it answers one that reads; a Park's it asks as well.
+// that took long its body, and before it answers one that reads; a Park's it asks as well. A place that was lent is taken again.
 func (r *Request) AskAgain() error {
+	if err := r.writer.takePlaceAgain(); err != nil {
+		return err
+	}
+	return r.askAgain()
+}
+
+func (r *Request) askAgain() error {
 	if r.Identity == nil {
 		return nil
 	}
@@ -38,7 +45,7 @@ func (r *Request) askLate() error {
 		return nil
 	}
 	r.waited = false
-	return r.AskAgain()
+	return r.askAgain()
 }
 
 // reads tells that an answer that is not given leaves nothing done. Of what a request did it is told, also when that ended its

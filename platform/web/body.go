@@ -129,7 +129,11 @@ func (r *Request) fillBuffer() (*bytes.Buffer, error) {
 		putBuffer(buffer)
 		return nil, r.TooLarge(limit)
 	}
-	if err := r.askLate(); err != nil {
+	err := r.writer.takePlaceAgain()
+	if err == nil {
+		err = r.askLate()
+	}
+	if err != nil {
 		putBuffer(buffer)
 		return nil, err
 	}

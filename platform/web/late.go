@@ -56,10 +56,14 @@ func (x *exchange) startClock(more time.Duration) {
 }
 
 // Waits says that the handler is about to wait for so long, for something that is no fault of the server's, such as another
-// client: it has a fifth of its time for what comes after. Handlers that wait for news return a Park instead.
+// client: it has a fifth of its time for what comes after. Its place is lent, as by LendPlace; one that waits on after AskAgain
+// says so again. Handlers that wait for news return a Park instead.
 func (r *Request) Waits(d time.Duration) {
-	r.waited = true
-	r.writer.startClock(max(0, d-r.writer.within*4/5))
+	if !r.waited {
+		r.waited = true
+		r.writer.startClock(max(0, d-r.writer.within*4/5))
+	}
+	r.writer.lendPlace()
 }
 
 // client is the context that ends when the client goes away.

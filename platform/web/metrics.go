@@ -11,6 +11,7 @@ import (
 type metrics struct {
 	duration *prometheus.HistogramVec
 	inflight *prometheus.GaugeVec
+	waiting  prometheus.Gauge
 }
 
 func newMetrics(registry *prometheus.Registry) *metrics {
@@ -23,9 +24,12 @@ func newMetrics(registry *prometheus.Registry) *metrics {
 		inflight: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "lyceum_http_requests_in_flight", Help: "Requests being served now, by route and role.",
 		}, labels),
+		waiting: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "lyceum_http_requests_waiting", Help: "Requests that wait until others of the same user, or of the same address, are done.",
+		}),
 	}
 	if registry != nil {
-		registry.MustRegister(m.duration, m.inflight)
+		registry.MustRegister(m.duration, m.inflight, m.waiting)
 	}
 	return m
 }

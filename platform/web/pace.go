@@ -26,6 +26,7 @@ func (x *exchange) pace() {
 func (x *exchange) Write(p []byte) (n int, err error) {
 	if x.status == 0 {
 		x.status = http.StatusOK
+		x.endPlace()
 	}
 	for {
 		x.pace()
@@ -49,6 +50,7 @@ func (x *exchange) Write(p []byte) (n int, err error) {
 func (x *exchange) ReadFrom(r io.Reader) (n int64, err error) {
 	if x.status == 0 {
 		x.status = http.StatusOK
+		x.endPlace()
 	}
 	whole, limited := r.(*io.LimitedReader)
 	if !limited {
@@ -89,6 +91,7 @@ type pacedBody struct {
 
 // Read is part of io.Reader.
 func (b *pacedBody) Read(p []byte) (int, error) {
+	b.exchange.lendPlace() // the client may take long; who has read the body takes it again
 	b.exchange.stopClock()
 	defer b.exchange.startClock(0)
 	if b.off {

@@ -38,6 +38,7 @@ func (x *exchange) park(p *Park) error {
 	x.token = strings.Clone(x.request.Token())
 	x.stopClock()
 	x.letGo() // there is no answer yet
+	x.endPlace()
 	if x.isHeld() && x.setAside(p) {
 		return nil
 	}

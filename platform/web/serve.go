@@ -55,8 +55,9 @@ type exchange struct {
 	payer    string      // the caller who is charged for them; under the mu of inFlight
 	cut      atomic.Bool // they are needed for others
 	start    time.Time
-	aside    bool   // it was set aside: the rest is not the handler's
-	token    string // of a request that waits
+	aside    bool                  // it was set aside: the rest is not the handler's
+	place    atomic.Pointer[queue] // among its caller's handlers at work; nil: none
+	token    string                // of a request that waits
 
 	clock   *time.Timer     // ends the time of the handler; nil while there is none
 	within  time.Duration   // that time
@@ -71,6 +72,7 @@ type exchange struct {
 func (x *exchange) WriteHeader(status int) {
 	if x.status == 0 && (status >= 200 || status == http.StatusSwitchingProtocols) {
 		x.status = status
+		x.endPlace() // whoever takes the answer may take long
 		if x.body != nil {
 			x.body.leave()
 		}
@@ -87,6 +89,7 @@ func (x *exchange) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 		x.status = http.StatusSwitchingProtocols
 	}
 	if err == nil {
+		x.endPlace()
 		x.stopClock()
 	}
 	return conn, buffered, err
@@ -209,6 +212,10 @@ func (s *Server) run(x *exchange) error {
 		return err
 	}
 	if err := s.limit(r, e); err != nil {
+		return err
+	}
+	defer x.endPlace()
+	if err := x.takePlace(); err != nil {
 		return err
 	}
 	result, err := e.route.Handler(r)

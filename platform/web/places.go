@@ -1,0 +1,240 @@
+package web
+
+import (
+	"context"
+	"errors"
+	"hash/maphash"
+	"net/netip"
+	"slices"
+	"sync"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// share says how many handlers of one caller are at work at once in a process, and how many more requests wait for that.
+type share struct{ atWork, waiting int }
+
+// A user has few handlers at work. One alone leaves connections to PostgreSQL for others (14 of a process), and with SQLite (4)
+// they wait behind few: which of those that wait gets a connection is left to chance, so one who finds 24 waits up to 4.6 s where
+// each reads 6 MB, and behind 8 0.7 s. An address may be that of a whole university.
+var (
+	shareOfUser    = share{atWork: 8, waiting: 1000}
+	shareOfAddress = share{atWork: 128, waiting: 2000}
+)
+
+const (
+	placeShards = 16
+	spareQueues = 64 // of a shard
+)
+
+// places bounds the work on the requests of each caller. Those that find no place wait in the order in which they came.
+type places struct {
+	seed    maphash.Seed
+	waiting prometheus.Gauge
+	shards  [placeShards]placeShard
+}
+
+type placeShard struct {
+	mu    sync.Mutex
+	by    map[callerKey]*queue // of the callers with handlers at work
+	spare []*queue             // to be used again
+}
+
+// callerKey is the caller of a request, without a string that has to be made.
+type callerKey struct {
+	user    string
+	network netip.Prefix // where there is no user
+}
+
+// queue is a caller with handlers at work. All is guarded by the mu of its shard. While somebody waits no place is free.
+type queue struct {
+	places *places
+	shard  *placeShard
+	caller callerKey
+	atWork int
+	back   []chan struct{} // closed when it has a place: those that had one before, who go first
+	fresh  []chan struct{}
+}
+
+func newPlaces(waiting prometheus.Gauge) *places {
+	p := &places{seed: maphash.MakeSeed(), waiting: waiting}
+	for i := range p.shards {
+		p.shards[i].by = map[callerKey]*queue{}
+	}
+	return p
+}
+
+// errPlaces says that as many requests wait as may.
+var errPlaces = errors.New("the caller has too many requests under way")
+
+// enter takes a place of the caller, and waits for one until ctx ends. again says that the request had one before.
+func (p *places) enter(ctx context.Context, caller callerKey, most share, again bool) (*queue, error) {
+	s := &p.shards[maphash.Comparable(p.seed, caller)%placeShards]
+	s.mu.Lock()
+	q := s.by[caller]
+	if q == nil {
+		q = s.queue(p, caller)
+	}
+	if q.atWork < most.atWork {
+		q.atWork++
+		s.mu.Unlock()
+		return q, nil
+	}
+	line := q.line(again)
+	if len(*line) >= most.waiting {
+		s.mu.Unlock()
+		return nil, errPlaces
+	}
+	ready := make(chan struct{})
+	*line = append(*line, ready)
+	s.mu.Unlock()
+	p.waiting.Inc()
+	defer p.waiting.Dec()
+	select {
+	case <-ready:
+		return q, nil
+	case <-ctx.Done():
+		q.giveUp(ready, again)
+		return nil, context.Cause(ctx)
+	}
+}
+
+// queue makes the queue of a caller who has none. The caller of it holds mu.
+func (s *placeShard) queue(p *places, caller callerKey) (q *queue) {
+	if n := len(s.spare); n > 0 {
+		q, s.spare = s.spare[n-1], s.spare[:n-1]
+	} else {
+		q = &queue{places: p, shard: s}
+	}
+	q.caller = caller
+	s.by[caller] = q
+	return q
+}
+
+// line is where a request waits.
+func (q *queue) line(again bool) *[]chan struct{} {
+	if again {
+		return &q.back
+	}
+	return &q.fresh
+}
+
+// giveUp ends the wait of a request, which may have got a place meanwhile.
+func (q *queue) giveUp(ready chan struct{}, again bool) {
+	q.shard.mu.Lock()
+	defer q.shard.mu.Unlock()
+	line := q.line(again)
+	if i := slices.Index(*line, ready); i >= 0 {
+		*line = slices.Delete(*line, i, i+1)
+		return
+	}
+	q.pass()
+}
+
+// leave gives a place back.
+func (q *queue) leave() {
+	q.shard.mu.Lock()
+	defer q.shard.mu.Unlock()
+	q.pass()
+}
+
+// pass is leave; the caller holds mu.
+func (q *queue) pass() {
+	for _, line := range [...]*[]chan struct{}{&q.back, &q.fresh} {
+		if len(*line) > 0 {
+			close((*line)[0])
+			*line = slices.Delete(*line, 0, 1)
+			return
+		}
+	}
+	if q.atWork--; q.atWork > 0 {
+		return
+	}
+	s := q.shard
+	delete(s.by, q.caller)
+	if len(s.spare) < spareQueues {
+		q.caller, q.back, q.fresh = callerKey{}, nil, nil
+		s.spare = append(s.spare, q)
+	}
+}
+
+// lent stands for a place that was given back for a while.
+var lent queue
+
+// takePlace takes a place for the handler of a request, and waits for it. What other processes ask for themselves needs none:
+// somebody's request waits for it already, perhaps with a place.
+func (x *exchange) takePlace() error {
+	if x.endpoint.route.Auth == Fleet {
+		return nil
+	}
+	q, err := x.enter(false)
+	if err != nil {
+		return err
+	}
+	x.place.Store(q)
+	return x.request.askLate() // the wait may have been long
+}
+
+func (x *exchange) enter(again bool) (*queue, error) {
+	r := &x.request
+	most := shareOfUser
+	if r.UserID() == "" {
+		most = shareOfAddress
+	}
+	q, err := r.server.places.enter(r.Context(), r.callerKey(), most, again)
+	if errors.Is(err, errPlaces) || errors.Is(err, errLate) {
+		return nil, errUnderWay(err)
+	}
+	return q, err
+}
+
+// LendPlace gives the place that the request has among its caller's handlers at work back until AskAgain. Handlers call it before
+// they wait for what needs no connection of the database or has limits of its own for each user, so that the caller's other
+// requests do not wait for that too. Who waits for a body, and whoever says Waits, lends it anyway.
+func (r *Request) LendPlace() { r.writer.lendPlace() }
+
+func (x *exchange) lendPlace() {
+	if q := x.place.Load(); q != nil && q != &lent && x.place.CompareAndSwap(q, &lent) {
+		q.leave()
+	}
+}
+
+// takePlaceAgain ends lendPlace, before what comes next.
+func (x *exchange) takePlaceAgain() error {
+	if x.place.Load() != &lent {
+		return nil
+	}
+	q, err := x.enter(true)
+	if err != nil {
+		return err
+	}
+	if !x.place.CompareAndSwap(&lent, q) { // the answer began meanwhile
+		q.leave()
+	}
+	return nil
+}
+
+// endPlace gives the place back for good: the answer is ready, or waits for news.
+func (x *exchange) endPlace() {
+	if x.place.Load() == nil {
+		return
+	}
+	if q := x.place.Swap(nil); q != nil && q != &lent {
+		q.leave()
+	}
+}
+
+// errUnderWay answers those who have as many requests under way as they may, and those whose time went by behind them.
+func errUnderWay(cause error) *Error {
+	e := limitExceeded(retryShare)
+	e.Message, e.Cause = "You have too many requests under way: let them end before the next", cause
+	return e
+}
+
+// callerKey is caller for the places.
+func (r *Request) callerKey() callerKey {
+	if id := r.UserID(); id != "" {
+		return callerKey{user: id}
+	}
+	return callerKey{network: network(r.RemoteIP())}
+}
