@@ -49,6 +49,7 @@ func (w *work) server(t *testing.T) *web.Server {
 		web.Route{Pattern: "GET /work", Auth: web.Optional, Handler: w.handle},
 		web.Route{Pattern: "GET /short", Auth: web.Optional, Timeout: slow, Handler: w.handle},
 		web.Route{Pattern: "GET /fleet", Auth: web.Fleet, Handler: w.handle},
+		web.Route{Pattern: "GET /open", Auth: web.None, Handler: ok},
 		web.Route{Pattern: "GET /small", Auth: web.Optional, Handler: ok})
 }
 
@@ -120,6 +121,7 @@ func TestACallerHasFewHandlersAtWork(t *testing.T) {
 			until(t, "the others are refused", func() bool { return counted(first, 429) == 100 })
 			until(t, "as many as may are at work", func() bool { return w.now.Load() == int64(c.atWork) })
 			soon(t, h, "another", "GET /small", "", c.other)
+			soon(t, h, "a load balancer", "GET /open", "", c.header)
 			a := call(h, "GET /small", "", c.header)
 			if a.Code != 429 || errcode(t, a) != "M_LIMIT_EXCEEDED" || !strings.Contains(a.Body.String(), "retry_after_ms") || a.Header().Get("Retry-After") == "" {
 				t.Errorf("one too many: %d %s", a.Code, a.Body)
