@@ -28,8 +28,15 @@ type notification struct {
 	actions json.RawMessage
 }
 
-// receiversOf gives the pushers of the members of a room.
-func (p *Push) receiversOf(ctx context.Context, roomID string) ([]*pusher, error) {
+// receiver is a member of a room who has pushers.
+type receiver struct {
+	member  rooms.Membership
+	pushers []*pusher
+	since   int64 // since when member is joined, 0 as long as nobody asked; under the lock of workers
+}
+
+// receiversOf gives the members of a room who have pushers.
+func (p *Push) receiversOf(ctx context.Context, roomID string) ([]*receiver, error) {
 	w := &p.workers
 	w.mu.Lock()
 	known, ok := w.receivers[roomID]
@@ -38,15 +45,7 @@ func (p *Push) receiversOf(ctx context.Context, roomID string) ([]*pusher, error
 	if ok && p.Now().Before(known.until) {
 		return known.list, nil
 	}
-	members, err := p.Rooms.Members(ctx, roomID, event.MembershipJoin)
-	if err != nil {
-		return nil, err
-	}
-	ids := make([]string, len(members))
-	for i, m := range members {
-		ids[i] = m.UserID
-	}
-	list, err := p.queryPushers(ctx, `user_id = ANY($1)`, ids)
+	list, err := p.readReceivers(ctx, roomID)
 	if err != nil {
 		return nil, err
 	}
@@ -61,39 +60,109 @@ func (p *Push) receiversOf(ctx context.Context, roomID string) ([]*pusher, error
 	return list, nil
 }
 
-// notifications gives what an event is to tell whom.
-func (p *Push) notifications(ctx context.Context, e *rooms.Event) ([]notification, error) {
-	if e.RedactedBy != "" || p.Now().Sub(time.UnixMilli(e.OriginServerTS)) > tooOld {
-		return nil, nil
-	}
-	list, err := p.receiversOf(ctx, e.RoomID)
+func (p *Push) readReceivers(ctx context.Context, roomID string) ([]*receiver, error) {
+	members, err := p.Rooms.Members(ctx, roomID, event.MembershipJoin)
 	if err != nil {
 		return nil, err
 	}
-	if e.Membership() == event.MembershipInvite && e.StateKey != nil {
-		invited, err := p.queryPushers(ctx, `user_id = $1`, *e.StateKey)
-		if err != nil {
-			return nil, err
+	ids := make([]string, len(members))
+	for i, m := range members {
+		ids[i] = m.UserID
+	}
+	all, err := p.queryPushers(ctx, `user_id = ANY($1)`, ids)
+	if err != nil {
+		return nil, err
+	}
+	of := map[string][]*pusher{}
+	for _, x := range all {
+		of[x.UserID] = append(of[x.UserID], x)
+	}
+	var list []*receiver
+	for _, m := range members {
+		if len(of[m.UserID]) > 0 {
+			list = append(list, &receiver{member: m, pushers: of[m.UserID]})
 		}
-		list = append(list[:len(list):len(list)], invited...)
+	}
+	return list, nil
+}
+
+// wasThere tells that a receiver was a member already when an event was sent: the members are those of now, and who came since
+// is told nothing of before. Most memberships are older than the event; of one that is not, it may be the name that changed.
+func (p *Push) wasThere(ctx context.Context, r *receiver, e *rooms.Event) (bool, error) {
+	if r.member.Pos <= e.Pos {
+		return true, nil
+	}
+	w := &p.workers
+	w.mu.Lock()
+	since := r.since
+	w.mu.Unlock()
+	if since == 0 {
+		var err error
+		if since, err = p.Rooms.JoinedAt(ctx, r.member); err != nil {
+			return false, err
+		}
+		w.mu.Lock()
+		r.since = since
+		w.mu.Unlock()
+	}
+	return since <= e.Pos, nil
+}
+
+// invited gives the user whom an event invites, unless the invite is gone: taken back, refused or followed by a join.
+func (p *Push) invited(ctx context.Context, e *rooms.Event) ([]*receiver, error) {
+	if e.Membership() != event.MembershipInvite || e.StateKey == nil {
+		return nil, nil
+	}
+	m, err := p.Rooms.Membership(ctx, *e.StateKey, e.RoomID)
+	if err != nil || m.EventID != e.ID {
+		return nil, err
+	}
+	list, err := p.queryPushers(ctx, `user_id = $1`, m.UserID)
+	return []*receiver{{member: m, pushers: list}}, err
+}
+
+// notifications gives what an event is to tell whom.
+func (p *Push) notifications(ctx context.Context, e *rooms.Event) ([]notification, error) {
+	if e.RedactedBy != "" {
+		return nil, nil
+	}
+	members, err := p.receiversOf(ctx, e.RoomID)
+	if err != nil {
+		return nil, err
+	}
+	invited, err := p.invited(ctx, e)
+	if err != nil {
+		return nil, err
 	}
 	var out []notification
-	results := map[string]Result{}
 	var failed error
-	for _, x := range list {
-		res, done := results[x.UserID]
-		if !done {
-			if res, err = p.evaluate(ctx, x.UserID, e); err != nil {
-				failed = errors.Join(failed, err)
-				continue
-			}
-			results[x.UserID] = res
+	for _, r := range slices.Concat(members, invited) {
+		res, err := p.forReceiver(ctx, r, e)
+		if err != nil {
+			failed = errors.Join(failed, err)
+			continue
 		}
-		if res.Notify {
+		if !res.Notify {
+			continue
+		}
+		for _, x := range r.pushers {
 			out = append(out, notification{x, e, res.Actions})
 		}
 	}
 	return out, failed
+}
+
+// forReceiver is evaluate for a member of now.
+func (p *Push) forReceiver(ctx context.Context, r *receiver, e *rooms.Event) (Result, error) {
+	if there, err := p.wasThere(ctx, r, e); err != nil || !there {
+		return Result{}, err
+	}
+	return p.evaluate(ctx, r.member.UserID, e)
+}
+
+// isOld tells that an event is no news whoever gets it.
+func (p *Push) isOld(e *rooms.Event) bool {
+	return p.Now().Sub(time.UnixMilli(e.OriginServerTS)) > tooOld
 }
 
 // evaluate tells what the rules of a user say of an event.

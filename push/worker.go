@@ -35,7 +35,7 @@ type workers struct {
 }
 
 type receivers struct {
-	list  []*pusher
+	list  []*receiver
 	until time.Time
 }
 
@@ -73,16 +73,24 @@ func (p *Push) work(ctx context.Context, shard int, rows []stream.Row) (func(w *
 		return nil, err
 	}
 	var list []notification
+	old := 0
 	for _, row := range rows {
 		e, err := p.Rooms.FromRow(row)
 		if err != nil {
 			return nil, err
+		}
+		if p.isOld(e) {
+			old++
+			continue
 		}
 		of, err := p.notifications(ctx, e)
 		if err != nil {
 			return nil, err
 		}
 		list = append(list, of...)
+	}
+	if old > 0 {
+		p.Process.Log.Info("nobody is told of events that are too old", "shard", shard, "events", old, "older_than", tooOld)
 	}
 	if len(list) == 0 {
 		return nil, nil
