@@ -4,21 +4,12 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"math/rand/v2"
 	"slices"
 	"time"
 
 	"lyceum/matrix/event"
-	"lyceum/platform/db"
 	"lyceum/rooms"
 	"lyceum/rooms/state"
-)
-
-const (
-	firstPause  = time.Second // before a notification is sent again; then it doubles
-	shortPause  = 200 * time.Millisecond
-	longestWait = 30 * time.Minute // between two tries
-	retryMost   = 50               // notifications sent again in one round
 )
 
 // notification is an event for a pusher.
@@ -186,30 +177,6 @@ func (p *Push) evaluate(ctx context.Context, userID string, e *rooms.Event) (Res
 	return Evaluate(rules.compiled, NewSubject(e.Event), &facts), nil
 }
 
-// deliver sends a notification once.
-func (p *Push) deliver(ctx context.Context, n notification) error {
-	body, err := p.body(ctx, n)
-	if err != nil {
-		return err
-	}
-	rejected, err := p.gateway.send(ctx, n.pusher.url(), body)
-	if err != nil {
-		if ctx.Err() == nil {
-			p.Process.Log.Info("a push gateway did not take a notification", "user", n.pusher.UserID, "app", n.pusher.AppID, "error", err)
-		}
-		return err
-	}
-	for _, key := range rejected {
-		if key == n.pusher.Pushkey {
-			if err := p.deletePusher(ctx, n.pusher.UserID, n.pusher.AppID, key); err != nil {
-				return err
-			}
-			p.tellPushers(ctx)
-		}
-	}
-	return nil
-}
-
 // notice is the body of POST /_matrix/push/v1/notify (push gateway API).
 type notice struct {
 	EventID      string          `json:"event_id,omitempty"`
@@ -330,137 +297,4 @@ func (p *Push) badge(ctx context.Context, userID string) (int, error) {
 		}
 	}
 	return total, nil
-}
-
-// outboxRow is a row of the outbox that is due.
-type outboxRow struct {
-	sendKey
-	made, tries int64
-}
-
-// retry is the Every of the consumer: it begins to send again what is due of the outbox of a shard, and does not wait for it.
-func (p *Push) retry(ctx context.Context, shard int) (time.Duration, error) {
-	now := p.Now()
-	if p.workers.outbox[shard].Load() > now.UnixMilli() {
-		return firstPause, nil
-	}
-	due, err := db.List(func(x db.Row) (r outboxRow, err error) {
-		err = x.Scan(&r.user, &r.app, &r.pushkey, &r.event, &r.made, &r.tries)
-		return r, err
-	})(p.Process.DB.Query(ctx, `SELECT user_id, app_id, pushkey, event_id, made_ms, tries FROM push_outbox
-		WHERE shard = $1 AND next_ms <= $2 ORDER BY next_ms, made_ms LIMIT $3`, shard, now.UnixMilli(), retryMost))
-	if err != nil {
-		return 0, err
-	}
-	if len(due) == 0 {
-		return firstPause, p.lookAgain(ctx, shard)
-	}
-	begun, soon, err := p.sendAgain(ctx, due)
-	if err != nil {
-		return 0, err
-	}
-	switch {
-	case soon, len(due) == retryMost && begun == 0:
-		return shortPause, nil
-	case len(due) == retryMost:
-		return 0, nil
-	}
-	return firstPause, p.lookAgain(ctx, shard)
-}
-
-// sendAgain begins to send rows of the outbox that have a place, and puts the others off: not for long (soon) those that only
-// have to wait for their turn.
-func (p *Push) sendAgain(ctx context.Context, due []outboxRow) (begun int, soon bool, err error) {
-	users := make([]string, len(due))
-	for i, r := range due {
-		users[i] = r.user
-	}
-	list, err := p.queryPushers(ctx, `user_id = ANY($1)`, users)
-	if err != nil {
-		return 0, false, err
-	}
-	now := p.Now()
-	var places []place
-	var to []*pusher
-	var rows []outboxRow
-	err = p.Process.DB.Write(ctx, func(w *db.Batch) error {
-		for _, at := range places { // of a try before
-			p.sends.end(at)
-		}
-		places, to, rows, soon = nil, nil, nil, false
-		for _, r := range due {
-			i := slices.IndexFunc(list, func(x *pusher) bool { return x.UserID == r.user && x.AppID == r.app && x.Pushkey == r.pushkey })
-			if i < 0 || now.Sub(time.UnixMilli(r.made)) > p.config.GiveUpAfter.D() {
-				w.Do("DELETE FROM push_outbox"+thisRow, r.user, r.app, r.pushkey, r.event)
-				continue
-			}
-			at, pause := placeOf(r.sendKey, list[i].url()), underWay
-			switch err := p.sends.begin(&at, true, now); {
-			case err == nil:
-				places, to, rows = append(places, at), append(to, list[i]), append(rows, r)
-			case errors.Is(err, errUnderWay):
-			case at.doubted:
-				pause = firstPause + rand.N(4*firstPause)
-			default:
-				pause, soon = shortPause, true
-			}
-			w.Do("UPDATE push_outbox SET next_ms = $5"+thisRow, r.user, r.app, r.pushkey, r.event, now.Add(pause).UnixMilli())
-		}
-		return nil
-	})
-	for i, at := range places {
-		if err != nil {
-			p.sends.end(at)
-			continue
-		}
-		go func() {
-			began := p.Now()
-			err := p.again(p.life, to[i], at.key.event)
-			p.judge(at, began, err)
-			p.settle(at.key, rows[i].tries, err)
-			p.sends.end(at)
-		}()
-	}
-	return len(places), soon, err
-}
-
-// lookAgain notes when the next notification of the outbox is due.
-func (p *Push) lookAgain(ctx context.Context, shard int) error {
-	next := p.Now().Add(outboxEvery).UnixMilli()
-	var due *int64
-	seen := p.workers.outbox[shard].Load()
-	if err := p.Process.DB.QueryRow(ctx, `SELECT MIN(next_ms) FROM push_outbox WHERE shard = $1`, shard).Scan(&due); err != nil {
-		return err
-	}
-	if due != nil {
-		next = min(next, *due)
-	}
-	p.workers.outbox[shard].CompareAndSwap(seen, next)
-	return nil
-}
-
-// isNews tells that an event still says something to a user: who left, or has read it, is not told later.
-func (p *Push) isNews(ctx context.Context, userID string, e *rooms.Event) (bool, error) {
-	m, err := p.Rooms.Membership(ctx, userID, e.RoomID)
-	if err != nil || m.Membership != event.MembershipJoin {
-		return m.EventID == e.ID, err // an invite
-	}
-	read, err := p.hasRead(ctx, userID, e)
-	return !read, err
-}
-
-// again sends one notification of the outbox; nil when it is sent or nobody wants it any more.
-func (p *Push) again(ctx context.Context, to *pusher, eventID string) error {
-	e, err := p.Rooms.Event(ctx, eventID)
-	if err != nil || e == nil || e.RedactedBy != "" {
-		return err
-	}
-	if news, err := p.isNews(ctx, to.UserID, e); err != nil || !news {
-		return err
-	}
-	res, err := p.evaluate(ctx, to.UserID, e)
-	if err != nil || !res.Notify {
-		return err
-	}
-	return p.deliver(ctx, notification{to, e, res.Actions})
 }
