@@ -15,7 +15,6 @@ const (
 	shortPause  = 200 * time.Millisecond
 	longestWait = 30 * time.Minute // between two tries
 	retryMost   = 100              // notifications sent again in one round
-	askedEvery  = 3 * firstPause   // less often than this a shard is not looked at by who has it
 )
 
 // outboxRow is a row of the outbox that is due.
@@ -53,12 +52,14 @@ func (p *Push) retry(ctx context.Context, shard int) (time.Duration, error) {
 	return firstPause, p.lookAgain(ctx, shard)
 }
 
-// isDue tells that it is time to look at the outbox of a shard. The clock may have been put back since that was noted; and who was
-// not asked for a while did not have the shard, so that another process has put something there.
+// isDue tells that it is time to look at the outbox of a shard. The clock may have been put back since that was noted.
 func (w *workers) isDue(shard int, now time.Time) bool {
-	next, asked := w.outbox[shard].Load(), w.asked[shard].Swap(now.UnixMilli())
-	return next <= now.UnixMilli() || next > now.Add(outboxEvery).UnixMilli() || asked < now.Add(-askedEvery).UnixMilli()
+	next := w.outbox[shard].Load()
+	return next <= now.UnixMilli() || next > now.Add(outboxEvery).UnixMilli()
 }
+
+// taken is the Taken of the consumer: the process that had the shard before may have put something into its outbox.
+func (w *workers) taken(shard int) { w.outbox[shard].Store(0) }
 
 // sendAgain begins to send rows of the outbox that have a place, and puts the others off: not for long (soon) those that only
 // have to wait for their turn.

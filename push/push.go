@@ -90,7 +90,7 @@ func New(d Deps, c Config) (*Push, error) {
 	}
 	d.Process.Bus.Subscribe(pushersTopic, p.pushersChanged)
 	consumer := notifications
-	consumer.Stream, consumer.Work, consumer.Every = p.events, p.work, p.retry
+	consumer.Stream, consumer.Taken, consumer.Work, consumer.Every = p.events, p.workers.taken, p.work, p.retry
 	d.Process.Streams.Consume(consumer)
 	d.Process.Go("push.sends", p.endSends)
 	return p, nil

@@ -35,7 +35,6 @@ type workers struct {
 	changes  int64 // what was read last
 
 	outbox [rooms.Shards]atomic.Int64 // when the outbox of a shard is looked at next, in ms
-	asked  [rooms.Shards]atomic.Int64 // when it was asked for that last
 }
 
 type receivers struct {

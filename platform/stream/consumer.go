@@ -30,6 +30,8 @@ type Consumer struct {
 	// parked, and the others of their key behind them, and tried again for as long as it takes. When ctx ends it returns soon: what
 	// it did by then is stored if it returns no error.
 	Work func(ctx context.Context, shard int, rows []Row) (commit func(w *db.Batch), err error)
+	// Taken is called when this process gets a shard, before Work and Every; nil for nothing.
+	Taken func(shard int)
 	// Every is called now and then in the process that has the shard, with the time until the next call; nil for nothing.
 	Every func(ctx context.Context, shard int) (time.Duration, error)
 }
@@ -222,6 +224,9 @@ func (c *consumer) giveUp(ctx context.Context, which func(shard int) bool) {
 
 // run works off what comes until ctx ends or the lease is lost.
 func (w *worker) run(ctx context.Context) error {
+	if w.c.Taken != nil {
+		w.c.Taken(w.shard)
+	}
 	if err := w.loadParked(ctx); err != nil {
 		return err
 	}

@@ -92,7 +92,7 @@ func TestConsumersWorkOffEveryRowOnce(t *testing.T) {
 func TestWhatIsDoneWhenAConsumerStopsIsNotDoneAgain(t *testing.T) {
 	dbtest.Run(t, func(t *testing.T, d *db.DB) {
 		b := lossy{bus.NewLocal()}
-		work, begun, again := &done{}, make(chan struct{}), make(chan string, 100)
+		work, begun, again, taken := &done{}, make(chan struct{}), make(chan string, 100), make(chan int, 100)
 		first := func(n *node) {
 			c := work.consumer(n.notes)
 			c.Work = func(ctx context.Context, shard int, rows []stream.Row) (func(w *db.Batch), error) {
@@ -104,6 +104,7 @@ func TestWhatIsDoneWhenAConsumerStopsIsNotDoneAgain(t *testing.T) {
 		}
 		second := func(n *node) {
 			c := work.consumer(n.notes)
+			c.Taken = func(shard int) { taken <- shard }
 			c.Work = func(ctx context.Context, shard int, rows []stream.Row) (func(w *db.Batch), error) {
 				for _, r := range rows {
 					again <- string(r.Data)
@@ -120,6 +121,9 @@ func TestWhatIsDoneWhenAConsumerStopsIsNotDoneAgain(t *testing.T) {
 		write(t, []*node{two}, "room", "second")
 		if got := <-again; got != "second" || !results(t, d)["first"] {
 			t.Errorf("expected that the first row is done, found that %q is done again", got)
+		}
+		if len(taken) == 0 {
+			t.Error("nobody was told that the shard was taken")
 		}
 	}, lease.Migrations(), tables)
 }
