@@ -237,6 +237,33 @@ func TestAGracefulEndSendsNothingTwice(t *testing.T) {
 	})
 }
 
+// TestWhoGetsAShardLooksAtItsOutbox, though it knew that there was nothing when it had the shard before.
+func TestWhoGetsAShardLooksAtItsOutbox(t *testing.T) {
+	harness.Fleet(t, func(t *testing.T, one, two *node, stopTwo func()) {
+		g := newPushGateway(t)
+		ofTwo := func(room string) bool {
+			h, held := one.Process.Leases.Holder(fmt.Sprintf("consumer/push/%04d", one.events.Shard(room)))
+			return held && h.Machine == two.Process.Machine()
+		}
+		room := one.Room(t, "alice", "bob")
+		for tries := 0; tries < 50 && !ofTwo(room); tries++ {
+			room = one.Room(t, "alice", "bob")
+		}
+		event, shard := one.Say(t, "alice", room, "x"), one.events.Shard(room)
+		one.worked(t)
+		one.pushers(t, "bob", g, 1)
+		two.places.close() // it sends nothing more
+		now := one.Now().UnixMilli()
+		row := []any{"@bob:here.test", "a", "bob0", event, shard, now, now, 1}
+		if err := one.Process.DB.Write(t.Context(), func(w *db.Batch) error { w.Rows(outboxRows, [][]any{row}); return nil }); err != nil {
+			t.Fatal(err)
+		}
+		one.workers.outbox[shard].Store(one.Now().Add(outboxEvery).UnixMilli())
+		stopTwo()
+		roletest.Until(t, "bob is told", func() bool { _, times := g.find(event); return times == 1 })
+	})
+}
+
 // TestABatchThatComesAgainWaitsForWhatIsUnderWay, and does not send it again.
 func TestABatchThatComesAgainWaitsForWhatIsUnderWay(t *testing.T) {
 	harness.Run(t, func(t *testing.T, n *node) {
