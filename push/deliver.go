@@ -4,21 +4,12 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"math/rand/v2"
 	"slices"
 	"time"
 
 	"lyceum/matrix/event"
-	"lyceum/platform/db"
 	"lyceum/rooms"
 	"lyceum/rooms/state"
-)
-
-const (
-	firstPause  = time.Second // before a notification is sent again; then it doubles
-	shortPause  = 200 * time.Millisecond
-	longestWait = 30 * time.Minute // between two tries
-	retryMost   = 50               // notifications sent again in one round
 )
 
 // notification is an event for a pusher.
@@ -28,8 +19,15 @@ type notification struct {
 	actions json.RawMessage
 }
 
-// receiversOf gives the pushers of the members of a room.
-func (p *Push) receiversOf(ctx context.Context, roomID string) ([]*pusher, error) {
+// receiver is a member of a room who has pushers.
+type receiver struct {
+	member  rooms.Membership
+	pushers []*pusher
+	since   int64 // since when member is joined, 0 as long as nobody asked; under the lock of workers
+}
+
+// receiversOf gives the members of a room who have pushers.
+func (p *Push) receiversOf(ctx context.Context, roomID string) ([]*receiver, error) {
 	w := &p.workers
 	w.mu.Lock()
 	known, ok := w.receivers[roomID]
@@ -38,15 +36,7 @@ func (p *Push) receiversOf(ctx context.Context, roomID string) ([]*pusher, error
 	if ok && p.Now().Before(known.until) {
 		return known.list, nil
 	}
-	members, err := p.Rooms.Members(ctx, roomID, event.MembershipJoin)
-	if err != nil {
-		return nil, err
-	}
-	ids := make([]string, len(members))
-	for i, m := range members {
-		ids[i] = m.UserID
-	}
-	list, err := p.queryPushers(ctx, `user_id = ANY($1)`, ids)
+	list, err := p.readReceivers(ctx, roomID)
 	if err != nil {
 		return nil, err
 	}
@@ -61,39 +51,109 @@ func (p *Push) receiversOf(ctx context.Context, roomID string) ([]*pusher, error
 	return list, nil
 }
 
-// notifications gives what an event is to tell whom.
-func (p *Push) notifications(ctx context.Context, e *rooms.Event) ([]notification, error) {
-	if e.RedactedBy != "" || p.Now().Sub(time.UnixMilli(e.OriginServerTS)) > tooOld {
-		return nil, nil
-	}
-	list, err := p.receiversOf(ctx, e.RoomID)
+func (p *Push) readReceivers(ctx context.Context, roomID string) ([]*receiver, error) {
+	members, err := p.Rooms.Members(ctx, roomID, event.MembershipJoin)
 	if err != nil {
 		return nil, err
 	}
-	if e.Membership() == event.MembershipInvite && e.StateKey != nil {
-		invited, err := p.queryPushers(ctx, `user_id = $1`, *e.StateKey)
-		if err != nil {
-			return nil, err
+	ids := make([]string, len(members))
+	for i, m := range members {
+		ids[i] = m.UserID
+	}
+	all, err := p.queryPushers(ctx, `user_id = ANY($1)`, ids)
+	if err != nil {
+		return nil, err
+	}
+	of := map[string][]*pusher{}
+	for _, x := range all {
+		of[x.UserID] = append(of[x.UserID], x)
+	}
+	var list []*receiver
+	for _, m := range members {
+		if len(of[m.UserID]) > 0 {
+			list = append(list, &receiver{member: m, pushers: of[m.UserID]})
 		}
-		list = append(list[:len(list):len(list)], invited...)
+	}
+	return list, nil
+}
+
+// wasThere tells that a receiver was a member already when an event was sent: the members are those of now, and who came since
+// is told nothing of before. Most memberships are older than the event; of one that is not, it may be the name that changed.
+func (p *Push) wasThere(ctx context.Context, r *receiver, e *rooms.Event) (bool, error) {
+	if r.member.Pos <= e.Pos {
+		return true, nil
+	}
+	w := &p.workers
+	w.mu.Lock()
+	since := r.since
+	w.mu.Unlock()
+	if since == 0 {
+		var err error
+		if since, err = p.Rooms.JoinedAt(ctx, r.member); err != nil {
+			return false, err
+		}
+		w.mu.Lock()
+		r.since = since
+		w.mu.Unlock()
+	}
+	return since <= e.Pos, nil
+}
+
+// invited gives the user whom an event invites, unless the invite is gone: taken back, refused or followed by a join.
+func (p *Push) invited(ctx context.Context, e *rooms.Event) ([]*receiver, error) {
+	if e.Membership() != event.MembershipInvite || e.StateKey == nil {
+		return nil, nil
+	}
+	m, err := p.Rooms.Membership(ctx, *e.StateKey, e.RoomID)
+	if err != nil || m.EventID != e.ID {
+		return nil, err
+	}
+	list, err := p.queryPushers(ctx, `user_id = $1`, m.UserID)
+	return []*receiver{{member: m, pushers: list}}, err
+}
+
+// notifications gives what an event is to tell whom.
+func (p *Push) notifications(ctx context.Context, e *rooms.Event) ([]notification, error) {
+	if e.RedactedBy != "" {
+		return nil, nil
+	}
+	members, err := p.receiversOf(ctx, e.RoomID)
+	if err != nil {
+		return nil, err
+	}
+	invited, err := p.invited(ctx, e)
+	if err != nil {
+		return nil, err
 	}
 	var out []notification
-	results := map[string]Result{}
 	var failed error
-	for _, x := range list {
-		res, done := results[x.UserID]
-		if !done {
-			if res, err = p.evaluate(ctx, x.UserID, e); err != nil {
-				failed = errors.Join(failed, err)
-				continue
-			}
-			results[x.UserID] = res
+	for _, r := range slices.Concat(members, invited) {
+		res, err := p.forReceiver(ctx, r, e)
+		if err != nil {
+			failed = errors.Join(failed, err)
+			continue
 		}
-		if res.Notify {
+		if !res.Notify {
+			continue
+		}
+		for _, x := range r.pushers {
 			out = append(out, notification{x, e, res.Actions})
 		}
 	}
 	return out, failed
+}
+
+// forReceiver is evaluate for a member of now.
+func (p *Push) forReceiver(ctx context.Context, r *receiver, e *rooms.Event) (Result, error) {
+	if there, err := p.wasThere(ctx, r, e); err != nil || !there {
+		return Result{}, err
+	}
+	return p.evaluate(ctx, r.member.UserID, e)
+}
+
+// isOld tells that an event is no news whoever gets it.
+func (p *Push) isOld(e *rooms.Event) bool {
+	return p.Now().Sub(time.UnixMilli(e.OriginServerTS)) > tooOld
 }
 
 // evaluate tells what the rules of a user say of an event.
@@ -115,30 +175,6 @@ func (p *Push) evaluate(ctx context.Context, userID string, e *rooms.Event) (Res
 		return Result{}, err
 	}
 	return Evaluate(rules.compiled, NewSubject(e.Event), &facts), nil
-}
-
-// deliver sends a notification once.
-func (p *Push) deliver(ctx context.Context, n notification) error {
-	body, err := p.body(ctx, n)
-	if err != nil {
-		return err
-	}
-	rejected, err := p.gateway.send(ctx, n.pusher.url(), body)
-	if err != nil {
-		if ctx.Err() == nil {
-			p.Process.Log.Info("a push gateway did not take a notification", "user", n.pusher.UserID, "app", n.pusher.AppID, "error", err)
-		}
-		return err
-	}
-	for _, key := range rejected {
-		if key == n.pusher.Pushkey {
-			if err := p.deletePusher(ctx, n.pusher.UserID, n.pusher.AppID, key); err != nil {
-				return err
-			}
-			p.tellPushers(ctx)
-		}
-	}
-	return nil
 }
 
 // notice is the body of POST /_matrix/push/v1/notify (push gateway API).
@@ -261,137 +297,4 @@ func (p *Push) badge(ctx context.Context, userID string) (int, error) {
 		}
 	}
 	return total, nil
-}
-
-// outboxRow is a row of the outbox that is due.
-type outboxRow struct {
-	sendKey
-	made, tries int64
-}
-
-// retry is the Every of the consumer: it begins to send again what is due of the outbox of a shard, and does not wait for it.
-func (p *Push) retry(ctx context.Context, shard int) (time.Duration, error) {
-	now := p.Now()
-	if p.workers.outbox[shard].Load() > now.UnixMilli() {
-		return firstPause, nil
-	}
-	due, err := db.List(func(x db.Row) (r outboxRow, err error) {
-		err = x.Scan(&r.user, &r.app, &r.pushkey, &r.event, &r.made, &r.tries)
-		return r, err
-	})(p.Process.DB.Query(ctx, `SELECT user_id, app_id, pushkey, event_id, made_ms, tries FROM push_outbox
-		WHERE shard = $1 AND next_ms <= $2 ORDER BY next_ms, made_ms LIMIT $3`, shard, now.UnixMilli(), retryMost))
-	if err != nil {
-		return 0, err
-	}
-	if len(due) == 0 {
-		return firstPause, p.lookAgain(ctx, shard)
-	}
-	begun, soon, err := p.sendAgain(ctx, due)
-	if err != nil {
-		return 0, err
-	}
-	switch {
-	case soon, len(due) == retryMost && begun == 0:
-		return shortPause, nil
-	case len(due) == retryMost:
-		return 0, nil
-	}
-	return firstPause, p.lookAgain(ctx, shard)
-}
-
-// sendAgain begins to send rows of the outbox that have a place, and puts the others off: not for long (soon) those that only
-// have to wait for their turn.
-func (p *Push) sendAgain(ctx context.Context, due []outboxRow) (begun int, soon bool, err error) {
-	users := make([]string, len(due))
-	for i, r := range due {
-		users[i] = r.user
-	}
-	list, err := p.queryPushers(ctx, `user_id = ANY($1)`, users)
-	if err != nil {
-		return 0, false, err
-	}
-	now := p.Now()
-	var places []place
-	var to []*pusher
-	var rows []outboxRow
-	err = p.Process.DB.Write(ctx, func(w *db.Batch) error {
-		for _, at := range places { // of a try before
-			p.sends.end(at)
-		}
-		places, to, rows, soon = nil, nil, nil, false
-		for _, r := range due {
-			i := slices.IndexFunc(list, func(x *pusher) bool { return x.UserID == r.user && x.AppID == r.app && x.Pushkey == r.pushkey })
-			if i < 0 || now.Sub(time.UnixMilli(r.made)) > p.config.GiveUpAfter.D() {
-				w.Do("DELETE FROM push_outbox"+thisRow, r.user, r.app, r.pushkey, r.event)
-				continue
-			}
-			at, pause := placeOf(r.sendKey, list[i].url()), underWay
-			switch err := p.sends.begin(&at, true, now); {
-			case err == nil:
-				places, to, rows = append(places, at), append(to, list[i]), append(rows, r)
-			case errors.Is(err, errUnderWay):
-			case at.doubted:
-				pause = firstPause + rand.N(4*firstPause)
-			default:
-				pause, soon = shortPause, true
-			}
-			w.Do("UPDATE push_outbox SET next_ms = $5"+thisRow, r.user, r.app, r.pushkey, r.event, now.Add(pause).UnixMilli())
-		}
-		return nil
-	})
-	for i, at := range places {
-		if err != nil {
-			p.sends.end(at)
-			continue
-		}
-		go func() {
-			began := p.Now()
-			err := p.again(p.life, to[i], at.key.event)
-			p.judge(at, began, err)
-			p.settle(at.key, rows[i].tries, err)
-			p.sends.end(at)
-		}()
-	}
-	return len(places), soon, err
-}
-
-// lookAgain notes when the next notification of the outbox is due.
-func (p *Push) lookAgain(ctx context.Context, shard int) error {
-	next := p.Now().Add(outboxEvery).UnixMilli()
-	var due *int64
-	seen := p.workers.outbox[shard].Load()
-	if err := p.Process.DB.QueryRow(ctx, `SELECT MIN(next_ms) FROM push_outbox WHERE shard = $1`, shard).Scan(&due); err != nil {
-		return err
-	}
-	if due != nil {
-		next = min(next, *due)
-	}
-	p.workers.outbox[shard].CompareAndSwap(seen, next)
-	return nil
-}
-
-// isNews tells that an event still says something to a user: who left, or has read it, is not told later.
-func (p *Push) isNews(ctx context.Context, userID string, e *rooms.Event) (bool, error) {
-	m, err := p.Rooms.Membership(ctx, userID, e.RoomID)
-	if err != nil || m.Membership != event.MembershipJoin {
-		return m.EventID == e.ID, err // an invite
-	}
-	read, err := p.hasRead(ctx, userID, e)
-	return !read, err
-}
-
-// again sends one notification of the outbox; nil when it is sent or nobody wants it any more.
-func (p *Push) again(ctx context.Context, to *pusher, eventID string) error {
-	e, err := p.Rooms.Event(ctx, eventID)
-	if err != nil || e == nil || e.RedactedBy != "" {
-		return err
-	}
-	if news, err := p.isNews(ctx, to.UserID, e); err != nil || !news {
-		return err
-	}
-	res, err := p.evaluate(ctx, to.UserID, e)
-	if err != nil || !res.Notify {
-		return err
-	}
-	return p.deliver(ctx, notification{to, e, res.Actions})
 }

@@ -10,6 +10,11 @@
 // fed by the events stream, keep the counts current without the database.
 //
 // Pushers: for each shard of the events stream one process of the role holds the lease push/NN, whose position
-// tells up to where notifications were sent or stored (worker.go). A process that dies loses none; a
-// notification may be sent twice. Gateways that are slow hold up nobody else (send.go).
+// tells up to where notifications were sent or stored (worker.go). A process that dies loses none. Gateways that
+// are slow hold up nobody else (places.go). What is not sent at once is sent from the outbox (outbox.go).
+//
+// A notification comes twice only when the gateway may have taken it and that is not stored: its answer was an
+// error or none within 10 s, or none within 3 s when the process ended; or the process died, lost its lease or
+// did not reach the database between the answer and the write. A batch of more than 10,000 notifications, of
+// which a part could not be stored in the outbox, is done again as a whole.
 package push

@@ -47,24 +47,25 @@ type Deps struct {
 	Accounts *accounts.Accounts
 	Rooms    *rooms.Rooms
 	Receipts Receipts
-	Now      func() time.Time // the clock; nil is obs.Now
+	Now      func() time.Time // the clock of what is stored; nil is obs.Now. Who waits does so in real time.
 }
 
 // Push is the package's one object.
 type Push struct {
 	Deps
-	config  Config
-	events  *stream.Stream
-	rules   ruleCache
-	counts  counts
-	workers workers
-	sends   sends
-	life    context.Context // of what is sent
-	stop    context.CancelFunc
-	tells   bool // this process sends notifications
-	gateway gateway
-	heard   [2]*stream.Tail // what unread counts follow
-	change  func(ctx context.Context, userID string, c ruleChange) (struct{}, error)
+	config   Config
+	stepMost int // lower in tests
+	events   *stream.Stream
+	rules    ruleCache
+	counts   counts
+	workers  workers
+	places   places
+	life     context.Context // of what is sent
+	stop     context.CancelFunc
+	tells    bool // this process sends notifications
+	gateway  gateway
+	heard    [2]*stream.Tail // what unread counts follow
+	change   func(ctx context.Context, userID string, c ruleChange) (struct{}, error)
 }
 
 // New registers the tails and the background part of the role.
@@ -75,12 +76,12 @@ func New(d Deps, c Config) (*Push, error) {
 	if c.GiveUpAfter <= 0 {
 		c.GiveUpAfter = conf.Duration(24 * time.Hour)
 	}
-	p := &Push{Deps: d, config: c, events: d.Rooms.Stream(), tells: d.Process.Leases.Self().Has("push")}
+	p := &Push{Deps: d, config: c, stepMost: stepMost, events: d.Rooms.Stream(), tells: d.Process.Leases.Self().Has("push")}
 	p.rules.users = map[string]*userRules{}
 	p.counts.rooms = map[string]*roomLog{}
 	p.gateway = newGateway(c)
 	p.workers.init()
-	p.sends.init()
+	p.places.init()
 	p.life, p.stop = context.WithCancel(context.Background())
 	p.change = role.Owned(d.Process, d.Accounts.DataStream(), "push.rules", p.changeHere)
 	d.Accounts.DataStream().Tail(p.rulesChanged)
@@ -89,9 +90,9 @@ func New(d Deps, c Config) (*Push, error) {
 	}
 	d.Process.Bus.Subscribe(pushersTopic, p.pushersChanged)
 	consumer := notifications
-	consumer.Stream, consumer.Work, consumer.Every = p.events, p.work, p.retry
+	consumer.Stream, consumer.Taken, consumer.Work, consumer.Every = p.events, p.workers.taken, p.work, p.retry
 	d.Process.Streams.Consume(consumer)
-	d.Process.Go("push.sends", p.end)
+	d.Process.Go("push.sends", p.endSends)
 	return p, nil
 }
 

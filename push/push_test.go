@@ -501,15 +501,11 @@ func TestWhatIsNoNewsIsNotToldLater(t *testing.T) {
 // are well again.
 func TestSlowGatewaysHoldUpNobodyElse(t *testing.T) {
 	harness.Run(t, func(t *testing.T, n *node) {
-		well, slow, ill := newPushGateway(t), newPushGateway(t), make(chan struct{})
-		answer := slow.Config.Handler
-		slow.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			select {
-			case <-ill:
-				answer.ServeHTTP(w, r)
-			case <-r.Context().Done():
-			}
-		})
+		well, slow, end := newPushGateway(t), make([]*pushGateway, 10), make([]func(), 10)
+		for i := range slow {
+			slow[i] = newPushGateway(t)
+			end[i] = slow[i].hang()
+		}
 		text := "x"
 		var hostile []string
 		room, other := n.Room(t, "alice"), ""
@@ -525,7 +521,7 @@ func TestSlowGatewaysHoldUpNobodyElse(t *testing.T) {
 			n.People[name] = &web.Identity{UserID: id, DeviceID: "D-" + name}
 			n.HTTP.As(name).Want(200, "POST "+roomstest.API+"/join/"+url.PathEscape(room), obj{})
 			for k := range 5 {
-				body := &pusherBody{AppID: "a", Pushkey: fmt.Sprint(u, "/", k), AppName: &text, DeviceName: &text, Lang: &text, Data: []byte(`{"url":"` + slow.URL + `/_matrix/push/v1/notify"}`)}
+				body := &pusherBody{AppID: "a", Pushkey: fmt.Sprint(u, "/", k), AppName: &text, DeviceName: &text, Lang: &text, Data: []byte(`{"url":"` + slow[len(hostile)%len(slow)].URL + `/_matrix/push/v1/notify"}`)}
 				if err := n.putPusher(t.Context(), &web.Identity{UserID: id}, body); err != nil {
 					t.Fatal(err)
 				}
@@ -543,10 +539,16 @@ func TestSlowGatewaysHoldUpNobodyElse(t *testing.T) {
 		if longest > 5*time.Second {
 			t.Errorf("bob waited for %s", longest)
 		}
-		close(ill)
+		for _, well := range end {
+			well()
+		}
 		roletest.Until(t, "what the others missed comes", func() bool {
-			_, times := slow.find(first)
-			return times >= len(hostile)
+			all := 0
+			for _, g := range slow {
+				_, times := g.find(first)
+				all += times
+			}
+			return all >= len(hostile)
 		})
 	})
 }

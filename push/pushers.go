@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"time"
 
 	"lyceum/accounts"
 	"lyceum/matrix"
@@ -73,6 +74,21 @@ func (p *Push) pushersNow(ctx context.Context) error {
 	}
 	w.changes, w.answered = n, turn
 	return nil
+}
+
+// lookEvery is how often who waits for a place looks whether pushers were changed; of a change that this process hears of it knows
+// at once.
+const lookEvery = 100 * time.Millisecond
+
+// pushersMoved tells that pushers may have been changed since it was seen how often they were. looked is when it was asked last.
+func (p *Push) pushersMoved(ctx context.Context, seen int64, looked *time.Time) bool {
+	if now := p.Now(); now.Sub(*looked) >= lookEvery {
+		*looked = now
+		if err := p.pushersNow(ctx); err != nil {
+			return true
+		}
+	}
+	return p.workers.changed.Load() != seen
 }
 
 func (p *Push) queryPushers(ctx context.Context, where string, args ...any) ([]*pusher, error) {

@@ -3,158 +3,28 @@ package push
 import (
 	"context"
 	"errors"
-	"net/url"
-	"strings"
 	"sync"
 	"time"
 
 	"lyceum/platform/db"
 )
 
-// Users choose their gateways, and a gateway may answer slowly or never. So sends have places, of which those to gateways, or for
-// users, that were slow or failed lately get a small part, and nobody waits for a send longer than a moment: what is not done by
-// then waits in the outbox, from where it is tried again.
 const (
-	sendsMost      = 256                    // sends under way in a process
-	sendsGateway   = 96                     // of them to one gateway
-	sendsUser      = 16                     // of them for one user
-	doubtedMost    = 64                     // of them to or for those in doubt
-	doubtedGateway = 16                     // of these to one gateway
-	doubtedUser    = 4                      // of these for one user
-	promptly       = 500 * time.Millisecond // how long a batch waits for its sends
-	doubtFor       = 30 * time.Second
-	underWay       = sendWithin + 5*time.Second // when a send of which nothing is known is tried again
+	prepareWithin = 5 * time.Second                            // what a send may take before the gateway is asked
+	settleWithin  = 5 * time.Second                            // a statement that stores how a send ended
+	underWay      = prepareWithin + sendWithin + 5*time.Second // when a send of which nothing is known is tried again
+	endWithin     = 3 * time.Second                            // what sends under way get when the process ends
+	settleTries   = 60                                         // how often it is tried to store how a send ended, once a second
+	rowTries      = 5                                          // of them for a row that is not there
 )
 
-// sendKey names a notification, and its row of the outbox.
-type sendKey struct{ user, app, pushkey, event string }
-
-func (n notification) key() sendKey {
-	return sendKey{n.pusher.UserID, n.pusher.AppID, n.pusher.Pushkey, n.event.ID}
-}
-
-// sends are those under way in this process.
-type sends struct {
-	mu      sync.Mutex
-	keys    map[sendKey]bool
-	doubted int
-	count   map[string]int       // by gateway and by user
-	doubts  map[string]time.Time // the same, until when
-	freed   chan struct{}        // closed when one ends
-	running sync.WaitGroup
-	closed  bool // the process ends: there are no places any more
-}
-
-func (s *sends) init() {
-	s.keys, s.count, s.doubts, s.freed = map[sendKey]bool{}, map[string]int{}, map[string]time.Time{}, make(chan struct{})
-}
-
-// place is what a send takes.
-type place struct {
-	key           sendKey
-	gateway, user string // in count and doubts
-	doubted       bool
-}
-
-func placeOf(k sendKey, address string) place {
-	gateway := address
-	if u, err := url.Parse(address); err == nil {
-		gateway = strings.ToLower(u.Host)
-	}
-	return place{key: k, gateway: "gateway " + gateway, user: "user " + k.user}
-}
-
-// inDoubt tells whether a send is to or for somebody in doubt; the caller holds mu.
-func (s *sends) inDoubt(p place, now time.Time) bool {
-	return now.Before(s.doubts[p.gateway]) || now.Before(s.doubts[p.user])
-}
-
-// doubt notes that a send was slow or failed.
-func (s *sends) doubt(p place, now time.Time) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if len(s.doubts) >= roomsKnown {
-		for name, until := range s.doubts {
-			if now.After(until) {
-				delete(s.doubts, name)
-			}
-		}
-	}
-	if len(s.doubts) < roomsKnown {
-		s.doubts[p.gateway], s.doubts[p.user] = now.Add(doubtFor), now.Add(doubtFor)
-	}
-}
-
-// Answers of begin.
-var (
-	errNoPlace  = errors.New("there is no place for this notification now")
-	errDoubted  = errors.New("the push gateway, or another one of this user, was slow or failed lately")
-	errUnderWay = errors.New("this notification is under way")
-)
-
-// begin takes a place, if there is one. Errors: errNoPlace, errDoubted unless those are wanted, errUnderWay.
-func (s *sends) begin(p *place, doubted bool, now time.Time) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	gateway, user := sendsGateway, sendsUser
-	if p.doubted = s.inDoubt(*p, now); p.doubted {
-		gateway, user = doubtedGateway, doubtedUser
-	}
-	switch {
-	case s.keys[p.key]:
-		return errUnderWay
-	case p.doubted && !doubted:
-		return errDoubted
-	case s.closed, len(s.keys) >= sendsMost, p.doubted && s.doubted >= doubtedMost, s.count[p.gateway] >= gateway, s.count[p.user] >= user:
-		return errNoPlace
-	}
-	s.running.Add(1)
-	s.keys[p.key] = true
-	s.count[p.gateway]++
-	s.count[p.user]++
-	if p.doubted {
-		s.doubted++
-	}
-	return nil
-}
-
-// end gives a place back.
-func (s *sends) end(p place) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.keys, p.key)
-	for _, name := range []string{p.gateway, p.user} {
-		if s.count[name]--; s.count[name] == 0 {
-			delete(s.count, name)
-		}
-	}
-	if p.doubted {
-		s.doubted--
-	}
-	close(s.freed)
-	s.freed = make(chan struct{})
-	s.running.Done()
-}
-
-// trust ends the doubts about those who took a send at once.
-func (s *sends) trust(p place) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.doubts, p.gateway)
-	delete(s.doubts, p.user)
-}
-
-// next is closed when a place may be free.
-func (s *sends) next() <-chan struct{} {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.freed
-}
-
-// sending is a notification under way.
-type sending struct {
+// delivery is a notification that is sent: a place is taken for it, then begin sends it.
+type delivery struct {
 	notification
 	place place
+	shard int  // of the outbox
+	again bool // it comes from the outbox, where its row is until it is sent
+	tries int64
 	done  chan struct{}
 
 	mu     sync.Mutex
@@ -163,51 +33,103 @@ type sending struct {
 	stored bool // in the outbox, which is to be told
 }
 
-// start sends a notification that has a place.
-func (p *Push) start(n notification, at place) *sending {
-	s := &sending{notification: n, place: at, done: make(chan struct{})}
-	go func() {
-		began := p.Now()
-		err := p.deliver(p.life, n)
-		p.judge(at, began, err)
-		s.mu.Lock()
-		s.ended, s.err = true, err
-		stored := s.stored
-		close(s.done)
-		s.mu.Unlock()
-		if stored && err == nil {
-			p.forgetSent(at.key)
-		}
-		p.sends.end(at)
-	}()
-	return s
+// deliveryOf is a notification that was not sent before.
+func deliveryOf(n notification, shard int) *delivery {
+	return &delivery{notification: n, place: placeOf(n.key(), n.pusher.url()), shard: shard, done: make(chan struct{})}
 }
 
-// judge notes how a send went that began at a time.
-func (p *Push) judge(at place, began time.Time, err error) {
-	if now := p.Now(); err != nil || now.Sub(began) > promptly {
-		p.sends.doubt(at, now)
-		return
-	}
-	p.sends.trust(at)
+// begin sends in the background what has a place.
+func (p *Push) begin(d *delivery) {
+	go func() {
+		err := p.deliver(p.life, d)
+		d.mu.Lock()
+		d.ended, d.err = true, err
+		stored := d.stored || d.again
+		close(d.done)
+		d.mu.Unlock()
+		if stored {
+			p.settle(d, err)
+		}
+		p.places.giveBack(&d.place)
+	}()
 }
 
 // outcome tells how a send ended. One that has not will see to its row of the outbox itself.
-func (s *sending) outcome() (ended bool, err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.stored = !s.ended
-	return s.ended, s.err
+func (d *delivery) outcome() (ended bool, err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.stored = !d.ended
+	return d.ended, d.err
+}
+
+// deliver sends a notification once; nil also when nobody wants it any more.
+func (p *Push) deliver(ctx context.Context, d *delivery) error {
+	body, err := p.prepare(ctx, d)
+	if err == nil && body != nil {
+		err = p.post(ctx, d, body)
+	}
+	if err != nil && ctx.Err() == nil {
+		p.Process.Log.Info("a notification was not sent, it is tried again", "user", d.pusher.UserID, "app", d.pusher.AppID, "error", err)
+	}
+	return err
+}
+
+// prepare makes the body for a gateway; none for what is no news any more.
+func (p *Push) prepare(ctx context.Context, d *delivery) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, prepareWithin)
+	defer cancel()
+	n := d.notification
+	if d.again {
+		news, err := p.renew(ctx, d.place.key.event, &n)
+		if err != nil || !news {
+			return nil, err
+		}
+	}
+	return p.body(ctx, n)
+}
+
+// post asks the gateway. Only this says something of the gateway: it is in doubt from when it is slow.
+func (p *Push) post(ctx context.Context, d *delivery, body []byte) error {
+	slow := time.AfterFunc(promptly, func() { p.places.slow(&d.place, p.Now()) })
+	rejected, err := p.gateway.send(ctx, d.pusher.url(), body)
+	prompt := slow.Stop()
+	switch {
+	case ctx.Err() != nil: // the process ends
+	case err == nil && prompt:
+		p.places.prompt(&d.place)
+	default:
+		p.places.failed(&d.place, p.Now())
+	}
+	if err != nil {
+		return err
+	}
+	return p.reject(ctx, d.pusher, rejected)
+}
+
+// reject removes a pusher that is among those which the gateway rejects.
+func (p *Push) reject(ctx context.Context, to *pusher, rejected []string) error {
+	for _, key := range rejected {
+		if key == to.Pushkey {
+			if err := p.deletePusher(ctx, to.UserID, to.AppID, key); err != nil {
+				return err
+			}
+			p.tellPushers(ctx)
+		}
+	}
+	return nil
 }
 
 const thisRow = ` WHERE user_id = $1 AND app_id = $2 AND pushkey = $3 AND event_id = $4`
 
-// forgetSent takes a row from the outbox that may be on its way there yet. If that fails the notification is sent again.
-func (p *Push) forgetSent(k sendKey) {
-	for range 5 {
-		n, err := p.Process.DB.Exec(p.life, "DELETE FROM push_outbox"+thisRow, k.user, k.app, k.pushkey, k.event)
-		if err != nil || n > 0 {
+// settle stores the outcome of a send in its row of the outbox, which may be on its way there yet. If that fails it is sent again.
+func (p *Push) settle(d *delivery, outcome error) {
+	for try := range settleTries {
+		n, err := p.storeOutcome(d, outcome)
+		switch {
+		case err == nil && (n > 0 || d.again || try+1 >= rowTries):
 			return
+		case err != nil && p.life.Err() == nil && !db.IsUnavailable(err):
+			p.Process.Log.Warn("the outcome of a notification was not stored yet, it may be sent again", "user", d.pusher.UserID, "error", err)
 		}
 		select {
 		case <-p.life.Done():
@@ -217,26 +139,134 @@ func (p *Push) forgetSent(k sendKey) {
 	}
 }
 
-// settle stores the outcome of what was sent from the outbox.
-func (p *Push) settle(k sendKey, tries int64, err error) {
-	if err == nil {
-		_, err = p.Process.DB.Exec(p.life, "DELETE FROM push_outbox"+thisRow, k.user, k.app, k.pushkey, k.event)
-	} else {
-		pause := min(firstPause<<min(tries, 20), longestWait)
-		_, err = p.Process.DB.Exec(p.life, "UPDATE push_outbox SET next_ms = $5, tries = tries + 1"+thisRow, k.user, k.app, k.pushkey, k.event, p.Now().Add(pause).UnixMilli())
+// storeOutcome gives how many rows there were. What was sent is noted also at the end of the process.
+func (p *Push) storeOutcome(d *delivery, outcome error) (rows int64, err error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(p.life), settleWithin)
+	defer cancel()
+	k := d.place.key
+	if outcome == nil {
+		return p.Process.DB.Exec(ctx, "DELETE FROM push_outbox"+thisRow, k.user, k.app, k.pushkey, k.event)
 	}
-	if err != nil && p.life.Err() == nil && !db.IsUnavailable(err) {
-		p.Process.Log.Warn("the outcome of a notification was not stored, it is sent again", "user", k.user, "error", err)
+	next := p.Now().Add(min(firstPause<<min(d.tries, 20), longestWait)).UnixMilli()
+	rows, err = p.Process.DB.Exec(ctx, "UPDATE push_outbox SET next_ms = $5, tries = tries + 1"+thisRow, k.user, k.app, k.pushkey, k.event, next)
+	p.workers.lookAt(d.shard, next)
+	return rows, err
+}
+
+// endSends is a background part: at its end sends under way get a moment, so that what a gateway takes is not sent again, and then
+// end too.
+func (p *Push) endSends(ctx context.Context) error {
+	<-ctx.Done()
+	p.places.close()
+	ended := make(chan struct{})
+	go func() {
+		p.places.running.Wait()
+		close(ended)
+	}()
+	select {
+	case <-ended:
+	case <-time.After(endWithin):
+	}
+	p.stop()
+	<-ended
+	return nil
+}
+
+// step is what becomes of the notifications of a batch.
+type step struct {
+	left  []*delivery // without a place yet
+	under []*delivery // being sent
+	kept  []keptBack
+}
+
+// keptBack is a notification for the outbox.
+type keptBack struct {
+	*delivery
+	pause time.Duration // until it is tried
+	tries int
+}
+
+// patience is how long a batch waits for its sends.
+type patience struct {
+	moment *time.Timer
+	over   bool
+}
+
+// wait waits for an event unless the moment is over, or ctx.
+func (w *patience) wait(ctx context.Context, event <-chan struct{}) {
+	select { // first, also when the event is there already
+	case <-w.moment.C:
+		w.over = true
+	default:
+	}
+	if w.over = w.over || ctx.Err() != nil; w.over {
+		return
+	}
+	select {
+	case <-event:
+	case <-w.moment.C:
+		w.over = true
+	case <-ctx.Done():
+		w.over = true
 	}
 }
 
-// end is a background part: at its end the sends under way end too.
-func (p *Push) end(ctx context.Context) error {
-	<-ctx.Done()
-	p.sends.mu.Lock()
-	p.sends.closed = true
-	p.sends.mu.Unlock()
-	p.stop()
-	p.sends.running.Wait()
-	return nil
+// send sends what there are places for, waits a moment for the gateways, and gives the rest. seen is how often pushers were changed
+// when they were read. When ctx ends it waits no longer, and still gives the rest: what was begun is known only here.
+func (p *Push) send(ctx context.Context, list []*delivery, seen int64) []keptBack {
+	w := &patience{moment: time.NewTimer(promptly)}
+	defer w.moment.Stop()
+	s := step{left: list}
+	looked := p.Now()
+	for freed := p.places.next(); ; freed = p.places.next() {
+		p.beginLeft(&s)
+		if len(s.left) == 0 {
+			break
+		}
+		if w.wait(ctx, freed); w.over || p.pushersMoved(ctx, seen, &looked) {
+			break
+		}
+	}
+	for _, d := range s.left { // the outbox looks whether the pusher is still there
+		s.kept = append(s.kept, keptBack{d, 0, 0})
+	}
+	for _, d := range s.under {
+		w.wait(ctx, d.done)
+	}
+	for _, d := range s.under {
+		switch ended, err := d.outcome(); {
+		case !ended && d.again: // its row is there
+		case !ended:
+			s.kept = append(s.kept, keptBack{d, underWay, 0})
+		case err != nil:
+			s.kept = append(s.kept, keptBack{d, firstPause, 1})
+		}
+	}
+	return s.kept
+}
+
+// beginLeft begins what has a place now. Gateways and users that just had none are not asked again.
+func (p *Push) beginLeft(s *step) {
+	full := map[string]bool{}
+	now := p.Now()
+	left := s.left
+	s.left = nil
+	for _, d := range left {
+		if full[d.place.gateway] || full[d.place.user] {
+			s.left = append(s.left, d)
+			continue
+		}
+		switch other, err := p.places.take(d, now); {
+		case err == nil:
+			p.begin(d)
+			s.under = append(s.under, d)
+		case errors.Is(err, errNoPlace):
+			full[d.place.full] = true
+			s.left = append(s.left, d)
+		case errors.Is(err, errUnderWay): // the batch was begun before
+			s.under = append(s.under, other)
+		default:
+			s.kept = append(s.kept, keptBack{d, 0, 0})
+		}
+	}
 }

@@ -212,9 +212,9 @@ func (p *Push) loadEntry(ctx context.Context, u reader) error {
 	slices.Reverse(events)
 	l.mu.Lock()
 	for thread, pos := range read {
-		e.hasRead(thread, pos)
+		e.markRead(thread, pos)
 	}
-	e.hasRead("", base)
+	e.markRead("", base)
 	e.rules, e.loaded = u.rules, true
 	e.upto = max(floor, from)
 	l.mu.Unlock()
@@ -299,7 +299,7 @@ func (p *Push) advance(ctx context.Context, u reader, events []*rooms.Event) err
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for thread, pos := range own {
-		e.hasRead(thread, pos)
+		e.markRead(thread, pos)
 	}
 	e.items = append(e.items, add...)
 	e.upto = max(e.upto, events[len(events)-1].Pos)
@@ -309,8 +309,8 @@ func (p *Push) advance(ctx context.Context, u reader, events []*rooms.Event) err
 	return nil
 }
 
-// hasRead notes how far the user has read a thread; the caller holds the room's lock.
-func (e *entry) hasRead(thread string, pos int64) {
+// markRead notes how far the user has read a thread; the caller holds the room's lock.
+func (e *entry) markRead(thread string, pos int64) {
 	if e.read[thread] >= pos {
 		return
 	}
@@ -517,7 +517,7 @@ func (p *Push) receiptsCame(rows []stream.Row) {
 		}
 		l.mu.Lock()
 		if e := l.users[userID]; e != nil {
-			e.hasRead(thread, pos)
+			e.markRead(thread, pos)
 		}
 		l.mu.Unlock()
 	}

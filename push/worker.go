@@ -2,7 +2,7 @@ package push
 
 import (
 	"context"
-	"errors"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -18,6 +18,7 @@ const (
 	knownFor    = time.Minute      // how long the receivers of a room are remembered
 	roomsKnown  = 10_000           // rooms whose receivers are remembered
 	outboxEvery = 30 * time.Second // how often the outbox of a shard is looked at that seems to be empty
+	stepMost    = 10_000           // notifications that are sent, or stored, at once
 )
 
 // workers is what a process remembers that sends notifications.
@@ -25,6 +26,8 @@ type workers struct {
 	mu        sync.Mutex
 	receivers map[string]receivers // by room
 	gen       int64                // how often receivers were forgotten
+
+	changed atomic.Int64 // how often pushers were found to be changed
 
 	turns    atomic.Int64 // of shards that ask how often pushers were changed
 	reading  sync.Mutex
@@ -35,7 +38,7 @@ type workers struct {
 }
 
 type receivers struct {
-	list  []*pusher
+	list  []*receiver
 	until time.Time
 }
 
@@ -53,10 +56,12 @@ func (w *workers) take(e *rooms.Event) {
 	}
 }
 
+// forget forgets all receivers, as pushers changed.
 func (w *workers) forget() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.gen++
+	w.changed.Add(1)
 	clear(w.receivers)
 }
 
@@ -66,110 +71,99 @@ var outboxRows = &db.Table{
 	Conflict: "ON CONFLICT (user_id, app_id, pushkey, event_id) DO NOTHING",
 }
 
+// lookAt notes that a row of the outbox of a shard is due at a time, in ms.
+func (w *workers) lookAt(shard int, due int64) {
+	next := &w.outbox[shard]
+	for before := next.Load(); due < before && !next.CompareAndSwap(before, due); before = next.Load() {
+	}
+}
+
 // work is the Work of the consumer: it sends the notifications of events. What no gateway took at once goes into the outbox in
 // the transaction that moves the cursor.
 func (p *Push) work(ctx context.Context, shard int, rows []stream.Row) (func(w *db.Batch), error) {
 	if err := p.pushersNow(ctx); err != nil {
 		return nil, err
 	}
-	var list []notification
-	for _, row := range rows {
-		e, err := p.Rooms.FromRow(row)
-		if err != nil {
+	seen := p.workers.changed.Load()
+	list, large, err := p.gather(ctx, shard, rows)
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range large {
+		if err := p.storeAll(ctx, shard, e); err != nil {
 			return nil, err
 		}
-		of, err := p.notifications(ctx, e)
-		if err != nil {
-			return nil, err
-		}
-		list = append(list, of...)
 	}
 	if len(list) == 0 {
 		return nil, nil
 	}
-	kept, err := p.send(ctx, list)
-	if err != nil {
-		return nil, err
-	}
+	kept := p.send(ctx, list, seen)
 	return func(w *db.Batch) { // also when nothing is kept: the cursor is stored, so that nothing is sent again
-		if len(kept) == 0 {
-			return
+		if len(kept) > 0 {
+			w.Rows(outboxRows, p.outboxValues(shard, kept))
 		}
-		now := p.Now()
-		values := make([][]any, len(kept))
-		for i, k := range kept {
-			next := now.Add(k.pause).UnixMilli()
-			values[i] = []any{k.pusher.UserID, k.pusher.AppID, k.pusher.Pushkey, k.event.ID, shard, now.UnixMilli(), next, k.tries}
-			if before := p.workers.outbox[shard].Load(); next < before {
-				p.workers.outbox[shard].Store(next)
-			}
-		}
-		w.Rows(outboxRows, values)
 	}, nil
 }
 
-// keptBack is a notification for the outbox.
-type keptBack struct {
-	notification
-	pause time.Duration // until it is tried
-	tries int
+// gather gives what the events of a batch are to tell, up to stepMost, and the events that are too large for the rest of it.
+func (p *Push) gather(ctx context.Context, shard int, rows []stream.Row) (list []*delivery, large []*rooms.Event, err error) {
+	old := 0
+	for _, row := range rows {
+		e, err := p.Rooms.FromRow(row)
+		if err != nil {
+			return nil, nil, err
+		}
+		if p.isOld(e) {
+			old++
+			continue
+		}
+		of, err := p.notifications(ctx, e)
+		if err != nil {
+			return nil, nil, err
+		}
+		if len(list)+len(of) > p.stepMost {
+			large = append(large, e)
+			continue
+		}
+		for _, n := range of {
+			list = append(list, deliveryOf(n, shard))
+		}
+	}
+	if old > 0 {
+		p.Process.Log.Info("nobody is told of events that are too old", "shard", shard, "events", old, "older_than", tooOld)
+	}
+	return list, large, nil
 }
 
-// send sends what there are places for, waits a moment for the gateways, and gives the rest.
-func (p *Push) send(ctx context.Context, list []notification) (kept []keptBack, err error) {
-	moment := time.NewTimer(promptly)
-	defer moment.Stop()
-	over := false
-	wait := func(for_ <-chan struct{}) error {
-		select {
-		case <-for_:
-		case <-moment.C:
-			over = true
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-		return nil
+// storeAll puts all that an event is to tell into the outbox, in parts: in one write with the cursor it may be too much. When the
+// batch comes again they are there already.
+func (p *Push) storeAll(ctx context.Context, shard int, e *rooms.Event) error {
+	of, err := p.notifications(ctx, e)
+	if err != nil {
+		return err
 	}
-	var under []*sending
-	for {
-		freed := p.sends.next()
-		var left []notification
-		for _, n := range list {
-			at := placeOf(n.key(), n.pusher.url())
-			switch err := p.sends.begin(&at, false, p.Now()); {
-			case err == nil:
-				under = append(under, p.start(n, at))
-			case errors.Is(err, errNoPlace) && !over:
-				left = append(left, n)
-			case errors.Is(err, errUnderWay): // the batch was begun before
-				kept = append(kept, keptBack{n, underWay, 1})
-			default:
-				kept = append(kept, keptBack{n, 0, 0})
-			}
+	for part := range slices.Chunk(of, p.stepMost) {
+		kept := make([]keptBack, len(part))
+		for i, n := range part {
+			kept[i] = keptBack{deliveryOf(n, shard), 0, 0}
 		}
-		if list = left; len(list) == 0 {
-			break
-		}
-		if err := wait(freed); err != nil {
-			return nil, err
+		values := p.outboxValues(shard, kept)
+		if err := p.Process.DB.Write(ctx, func(w *db.Batch) error { w.Rows(outboxRows, values); return nil }); err != nil {
+			return err
 		}
 	}
-	for _, s := range under {
-		if over {
-			break
-		}
-		if err := wait(s.done); err != nil {
-			return nil, err
-		}
+	return nil
+}
+
+// outboxValues are rows for the outbox, at which it is looked when they are due.
+func (p *Push) outboxValues(shard int, kept []keptBack) [][]any {
+	now := p.Now()
+	values := make([][]any, len(kept))
+	for i, k := range kept {
+		next := now.Add(k.pause).UnixMilli()
+		key := k.place.key
+		values[i] = []any{key.user, key.app, key.pushkey, key.event, shard, now.UnixMilli(), next, k.tries}
+		p.workers.lookAt(shard, next)
 	}
-	for _, s := range under {
-		switch ended, err := s.outcome(); {
-		case !ended:
-			p.sends.doubt(s.place, p.Now())
-			kept = append(kept, keptBack{s.notification, underWay, 1})
-		case err != nil:
-			kept = append(kept, keptBack{s.notification, firstPause, 1})
-		}
-	}
-	return kept, nil
+	return values
 }

@@ -27,8 +27,11 @@ type Consumer struct {
 	Read func(ctx context.Context, q db.Querier, r Range) ([]Row, error)
 	// Work does what is outside the database, which may happen again after a crash, and returns what is written together
 	// with the cursor; nil for nothing. Rows whose work fails are tried again one by one; those that fail again are
-	// parked, and the others of their key behind them, and tried again for as long as it takes.
+	// parked, and the others of their key behind them, and tried again for as long as it takes. When ctx ends it returns soon: what
+	// it did by then is stored if it returns no error.
 	Work func(ctx context.Context, shard int, rows []Row) (commit func(w *db.Batch), err error)
+	// Taken is called when this process gets a shard, before Work and Every; nil for nothing.
+	Taken func(shard int)
 	// Every is called now and then in the process that has the shard, with the time until the next call; nil for nothing.
 	Every func(ctx context.Context, shard int) (time.Duration, error)
 }
@@ -221,6 +224,9 @@ func (c *consumer) giveUp(ctx context.Context, which func(shard int) bool) {
 
 // run works off what comes until ctx ends or the lease is lost.
 func (w *worker) run(ctx context.Context) error {
+	if w.c.Taken != nil {
+		w.c.Taken(w.shard)
+	}
 	if err := w.loadParked(ctx); err != nil {
 		return err
 	}
@@ -365,9 +371,12 @@ type attempt struct {
 }
 
 func (w *worker) attempt(ctx context.Context, a attempt) (wrote bool, err error) {
+	if ctx.Err() != nil {
+		return false, ctx.Err()
+	}
 	var commit func(w *db.Batch)
 	if len(a.rows) > 0 {
-		if commit, err = w.do(ctx, a.rows); err != nil || ctx.Err() != nil {
+		if commit, err = w.do(ctx, a.rows); err != nil {
 			return false, errors.Join(err, ctx.Err())
 		}
 	}
@@ -375,7 +384,7 @@ func (w *worker) attempt(ctx context.Context, a attempt) (wrote bool, err error)
 		w.pos = a.upto
 		return false, nil
 	}
-	err = w.move(ctx, a.upto, func(b *db.Batch) {
+	err = w.move(context.WithoutCancel(ctx), a.upto, func(b *db.Batch) { // what is done is stored, also when ctx ended meanwhile
 		if commit != nil {
 			commit(b)
 		}
@@ -540,7 +549,7 @@ func (w *worker) retryParked(ctx context.Context) (time.Duration, error) {
 
 // unpark ends a parked row together with what its work writes.
 func (w *worker) unpark(ctx context.Context, pos int64, commit func(b *db.Batch)) error {
-	return w.move(ctx, w.pos, func(b *db.Batch) {
+	return w.move(context.WithoutCancel(ctx), w.pos, func(b *db.Batch) {
 		if commit != nil {
 			commit(b)
 		}

@@ -88,6 +88,46 @@ func TestConsumersWorkOffEveryRowOnce(t *testing.T) {
 	}, lease.Migrations(), tables)
 }
 
+// TestWhatIsDoneWhenAConsumerStopsIsNotDoneAgain by the one that goes on: its lease is given back when the work is stored.
+func TestWhatIsDoneWhenAConsumerStopsIsNotDoneAgain(t *testing.T) {
+	dbtest.Run(t, func(t *testing.T, d *db.DB) {
+		b := lossy{bus.NewLocal()}
+		work, begun, again, taken := &done{}, make(chan struct{}), make(chan string, 100), make(chan int, 100)
+		first := func(n *node) {
+			c := work.consumer(n.notes)
+			c.Work = func(ctx context.Context, shard int, rows []stream.Row) (func(w *db.Batch), error) {
+				close(begun) // once: there is one room
+				<-ctx.Done()
+				return work.work(ctx, shard, rows)
+			}
+			n.streams.Consume(c)
+		}
+		second := func(n *node) {
+			c := work.consumer(n.notes)
+			c.Taken = func(shard int) { taken <- shard }
+			c.Work = func(ctx context.Context, shard int, rows []stream.Row) (func(w *db.Batch), error) {
+				for _, r := range rows {
+					again <- string(r.Data)
+				}
+				return work.work(ctx, shard, rows)
+			}
+			n.streams.Consume(c)
+		}
+		one := start(t, d, b, lease.Options{Machine: -1}, first)
+		write(t, []*node{one}, "room", "first")
+		<-begun
+		one.stop()
+		two := start(t, d, b, lease.Options{Machine: -1}, second)
+		write(t, []*node{two}, "room", "second")
+		if got := <-again; got != "second" || !results(t, d)["first"] {
+			t.Errorf("expected that the first row is done, found that %q is done again", got)
+		}
+		if len(taken) == 0 {
+			t.Error("nobody was told that the shard was taken")
+		}
+	}, lease.Migrations(), tables)
+}
+
 // brief keeps less of a row than was written.
 type brief struct{ notes }
 

@@ -1,0 +1,151 @@
+package push
+
+import (
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+)
+
+// newPlaces are places of a process that just began.
+func newPlaces() *places {
+	s := &places{}
+	s.init()
+	return s
+}
+
+// sendTo is a send that has no place yet.
+func sendTo(user, gateway, event string) *delivery {
+	k := sendKey{user: user, app: "a", pushkey: gateway, event: event}
+	return &delivery{place: placeOf(k, "https://"+gateway+"/_matrix/push/v1/notify"), done: make(chan struct{})}
+}
+
+// fill takes all places that there are for users, and tells how many.
+func (s *places) fill(user, gateway func(i int) string, again bool, now time.Time) (taken []*delivery) {
+	for i := range 5000 {
+		d := sendTo(user(i), gateway(i), fmt.Sprint(i))
+		d.again = again
+		if _, err := s.take(d, now); err == nil {
+			taken = append(taken, d)
+		}
+	}
+	return taken
+}
+
+func each(name string) func(int) string { return func(i int) string { return fmt.Sprint(name, i) } }
+
+func only(name string) func(int) string { return func(int) string { return name } }
+
+// TestGatewaysNobodyKnowsTakeFewPlaces, however many they are, and none of those of gateways that are well.
+func TestGatewaysNobodyKnowsTakeFewPlaces(t *testing.T) {
+	s, now := newPlaces(), time.Now()
+	well := sendTo("bob", "well", "first")
+	s.prompt(&well.place)
+	if n := len(s.fill(each("hostile"), each("host"), false, now)); n != shares[unknown].all {
+		t.Errorf("expected %d, found %d", shares[unknown].all, n)
+	}
+	if n := len(s.fill(only("bob"), only("well"), false, now)); n != shares[trusted].user {
+		t.Errorf("bob: expected %d, found %d", shares[trusted].user, n)
+	}
+}
+
+// TestAGatewayIsKnownWithItsFirstPromptAnswer, and has many places from then on.
+func TestAGatewayIsKnownWithItsFirstPromptAnswer(t *testing.T) {
+	s, now := newPlaces(), time.Now()
+	first := s.fill(each("user"), only("well"), false, now)
+	if len(first) != shares[unknown].gateway {
+		t.Errorf("expected %d, found %d", shares[unknown].gateway, len(first))
+	}
+	s.prompt(&first[0].place)
+	if n := len(s.fill(each("other"), only("well"), false, now)); n != shares[trusted].gateway {
+		t.Errorf("expected %d, found %d", shares[trusted].gateway, n)
+	}
+}
+
+// TestSlowSendsKeepNoPlacesFromOthers that are trusted more.
+func TestSlowSendsKeepNoPlacesFromOthers(t *testing.T) {
+	s, now := newPlaces(), time.Now()
+	hung := s.fill(each("hostile"), each("host"), false, now)
+	freed := s.next()
+	for _, d := range hung {
+		s.slow(&d.place, now)
+	}
+	select {
+	case <-freed:
+	default:
+		t.Error("who waits was not told")
+	}
+	if _, err := s.take(sendTo("bob", "new", "e"), now); err != nil {
+		t.Errorf("a gateway that nobody knows: %v", err)
+	}
+	for _, d := range hung {
+		s.giveBack(&d.place)
+	}
+	late := sendTo("carol", "new", "e")
+	if _, err := s.take(late, now); err != nil {
+		t.Fatal(err)
+	}
+	s.giveBack(&late.place)
+	s.slow(&late.place, now) // its timer was late
+	if n := s.count[counted{doubted, ""}]; n != 0 {
+		t.Errorf("all ended: found %d", n)
+	}
+}
+
+// TestAnotherGatewayOfAUserThatFailedIsNoReasonToWait, also when all places of those in doubt are taken.
+func TestAnotherGatewayOfAUserThatFailedIsNoReasonToWait(t *testing.T) {
+	s, now := newPlaces(), time.Now()
+	well, ill := sendTo("bob", "well", "e"), sendTo("bob", "ill", "e")
+	s.prompt(&well.place)
+	for i := range 100 {
+		s.failed(&sendTo("somebody", fmt.Sprint("ill", i), "e").place, now)
+	}
+	s.failed(&ill.place, now)
+	if _, err := s.take(ill, now); !errors.Is(err, errDoubted) {
+		t.Errorf("the gateway that failed: found %v", err)
+	}
+	s.fill(only("bob"), only("ill"), true, now)
+	s.fill(each("hostile"), func(i int) string { return fmt.Sprint("ill", i%100) }, true, now)
+	if _, err := s.take(well, now); err != nil {
+		t.Errorf("the gateway that is well: found %v", err)
+	}
+}
+
+// TestManyRowsOfAGatewayInDoubtWaitLong, and few do not.
+func TestManyRowsOfAGatewayInDoubtWaitLong(t *testing.T) {
+	s, now := newPlaces(), time.Now()
+	p := &sendTo("bob", "ill", "e").place
+	s.failed(p, now)
+	if pause := s.putOff(p); pause > 2*time.Second {
+		t.Errorf("the first: found %s", pause)
+	}
+	for range 1000 {
+		s.putOff(p)
+	}
+	s.failed(p, now) // it failed again
+	if pause := s.putOff(p); pause < doubtFor/2 || pause > 2*doubtFor {
+		t.Errorf("one of many: found %s", pause)
+	}
+	s.prompt(p)
+	s.failed(p, now)
+	if pause := s.putOff(p); pause > 2*time.Second {
+		t.Errorf("after it was well again: found %s", pause)
+	}
+}
+
+// TestDoubtsAreBounded, and the newest is kept.
+func TestDoubtsAreBounded(t *testing.T) {
+	s, now := newPlaces(), time.Now()
+	for i := range doubtsMost {
+		p := &sendTo(fmt.Sprint("user", i), fmt.Sprint("host", i), "e").place
+		s.failed(p, now)
+		if s.trustOf(p, now) != doubted {
+			t.Fatalf("%d is not in doubt", i)
+		}
+		s.prompt(&sendTo("", fmt.Sprint("well", i), "e").place)
+		s.prompt(&sendTo("", fmt.Sprint("good", i), "e").place)
+	}
+	if len(s.doubts) > doubtsMost || len(s.known) > gatewaysMost {
+		t.Errorf("found %d doubts and %d known gateways", len(s.doubts), len(s.known))
+	}
+}

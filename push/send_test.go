@@ -1,0 +1,405 @@
+package push
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"testing"
+	"time"
+
+	"lyceum/platform/db"
+	"lyceum/platform/role/roletest"
+	"lyceum/platform/stream"
+)
+
+// slowly makes a gateway answer later; what it got it remembers at once.
+func (g *pushGateway) slowly(by time.Duration) {
+	answer := g.Config.Handler
+	g.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		answer.ServeHTTP(w, r)
+		time.Sleep(by)
+	})
+}
+
+// hang makes a gateway never answer, until the function that it gives is called.
+func (g *pushGateway) hang() (end func()) {
+	answer, well := g.Config.Handler, make(chan struct{})
+	g.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body) // then it is seen that the client goes
+		r.Body = io.NopCloser(bytes.NewReader(body))
+		select {
+		case <-well:
+			answer.ServeHTTP(w, r)
+		case <-r.Context().Done():
+		}
+	})
+	return func() { close(well) }
+}
+
+// pushers gives a user many pushers; nobody is told.
+func (n *node) pushers(t testing.TB, who string, g *pushGateway, many int) {
+	t.Helper()
+	text := "x"
+	for i := range many {
+		body := &pusherBody{AppID: "a", Pushkey: fmt.Sprint(who, i), AppName: &text, DeviceName: &text, Lang: &text, Data: []byte(`{"url":"` + g.URL + `/_matrix/push/v1/notify"}`)}
+		if err := n.putPusher(t.Context(), n.People[who], body); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// outboxRows counts the rows of the outbox.
+func (n *node) outboxRows(t testing.TB) (rows int) {
+	t.Helper()
+	if err := n.Process.DB.QueryRow(t.Context(), "SELECT COUNT(*) FROM push_outbox").Scan(&rows); err != nil {
+		t.Fatal(err)
+	}
+	return rows
+}
+
+// toTell are the deliveries of an event that was worked off already.
+func (n *node) toTell(t testing.TB, eventID string) []*delivery {
+	t.Helper()
+	row := n.rowOf(t, eventID)
+	list, _, err := n.gather(t.Context(), row.Shard, []stream.Row{row})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return list
+}
+
+// TestWhatWasRefusedIsTriedAgainSoon: after one and two seconds, also the second time.
+func TestWhatWasRefusedIsTriedAgainSoon(t *testing.T) {
+	harness.Run(t, func(t *testing.T, n *node) {
+		g := newPushGateway(t)
+		answer := g.Config.Handler
+		g.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			time.Sleep(100 * time.Millisecond) // the outbox is looked at before it refuses
+			answer.ServeHTTP(w, r)
+		})
+		n.pusher(t, "bob", g.URL, "k", obj{})
+		room := n.Room(t, "alice", "bob")
+		g.mu.Lock()
+		g.fail = 2
+		g.mu.Unlock()
+		began, event := time.Now(), n.Say(t, "alice", room, "x")
+		roletest.Until(t, "bob is told", func() bool { _, times := g.find(event); return times > 0 })
+		if took := time.Since(began); took > 12*time.Second {
+			t.Errorf("expected about 4 s, found %s", took)
+		}
+	})
+}
+
+// TestALongOutboxHoldsUpNobodyElse: that of a gateway which never answers, when another pusher of who is told failed.
+func TestALongOutboxHoldsUpNobodyElse(t *testing.T) {
+	harness.Run(t, func(t *testing.T, n *node) {
+		const rows = 3000
+		well, ill := newPushGateway(t), newPushGateway(t)
+		ill.hang()
+		room := n.Room(t, "alice", "bob", "carol")
+		n.pusher(t, "bob", well.URL, "good", obj{})
+		event := n.Say(t, "alice", room, "the gateway is known")
+		roletest.Until(t, "bob is told", func() bool { _, times := well.find(event); return times > 0 })
+		n.pushers(t, "carol", ill, 30)
+		shard, now := n.events.Shard(room), n.Now().UnixMilli()
+		var values [][]any
+		for i := range rows {
+			values = append(values, []any{"@carol:here.test", "a", fmt.Sprint("carol", i%30), fmt.Sprint("$", i), shard, now, now, 1})
+		}
+		n.places.failed(&sendTo("@carol:here.test", ill.Listener.Addr().String(), "").place, n.Now())
+		if err := n.Process.DB.Write(t.Context(), func(w *db.Batch) error { w.Rows(outboxRows, values); return nil }); err != nil {
+			t.Fatal(err)
+		}
+		n.workers.lookAt(shard, now)
+		for i := range 3 {
+			n.places.failed(&sendTo("@bob:here.test", "another", "").place, n.Now())
+			began, event := time.Now(), n.Say(t, "alice", room, fmt.Sprint(i))
+			roletest.Until(t, "bob is told", func() bool { _, times := well.find(event); return times > 0 })
+			if took := time.Since(began); took > 5*time.Second {
+				t.Errorf("bob waited for %s", took)
+			}
+		}
+		roletest.Until(t, "most rows are put off for long", func() bool {
+			var late int
+			err := n.Process.DB.QueryRow(t.Context(), "SELECT COUNT(*) FROM push_outbox WHERE next_ms > $1", n.Now().Add(6*time.Second).UnixMilli()).Scan(&late)
+			return err == nil && late > rows/2
+		})
+	})
+}
+
+// TestALargeEventIsStoredInParts before anything is sent, and comes once.
+func TestALargeEventIsStoredInParts(t *testing.T) {
+	harness.Run(t, func(t *testing.T, n *node) {
+		g := newPushGateway(t)
+		well := g.hang()
+		room := n.Room(t, "alice", "bob", "carol")
+		small, large := n.Say(t, "alice", room, "to carol"), n.Say(t, "alice", room, "to all")
+		n.worked(t)
+		n.stepMost = 10
+		n.pushers(t, "bob", g, 5)
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		work := func(events ...string) (rows []stream.Row, commit func(w *db.Batch)) {
+			t.Helper()
+			for _, e := range events {
+				rows = append(rows, n.rowOf(t, e))
+			}
+			commit, err := n.work(ctx, rows[0].Shard, rows)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return rows, commit
+		}
+		_, commit := work(small, large)
+		if before := n.outboxRows(t); before != 0 {
+			t.Errorf("ten fit in one step: expected that nothing is stored before it, found %d", before)
+		}
+		n.pushers(t, "carol", g, 20)
+		_, second := work(large)
+		if before := n.outboxRows(t); before != 25 || second != nil {
+			t.Errorf("expected that 25 are stored, and nothing is left for the step, found %d and %t", before, second != nil)
+		}
+		if err := n.Process.DB.Write(t.Context(), func(w *db.Batch) error { commit(w); return nil }); err != nil {
+			t.Fatal(err)
+		}
+		well()
+		roletest.Until(t, "nothing waits", func() bool { return n.outboxRows(t) == 0 })
+		if _, times := g.find(large); times != 25 {
+			t.Errorf("expected that 25 come, found %d", times)
+		}
+	})
+}
+
+// TestASlowCountSaysNothingOfTheGateway.
+func TestASlowCountSaysNothingOfTheGateway(t *testing.T) {
+	harness.Run(t, func(t *testing.T, n *node) {
+		g := newPushGateway(t)
+		n.pusher(t, "bob", g.URL, "k", obj{})
+		room := n.Room(t, "alice", "bob", "carol")
+		first := n.Say(t, "alice", room, "the gateway is known")
+		roletest.Until(t, "bob is told", func() bool { _, times := g.find(first); return times == 1 })
+		_, e := n.entry("@bob:here.test", room)
+		e.work.Lock() // the count of this user takes long
+		event := n.Say(t, "alice", room, "x")
+		roletest.Until(t, "it is in the outbox", func() bool { return n.outboxRows(t) == 1 })
+		at := &sendTo("@carol:here.test", g.Listener.Addr().String(), "").place
+		n.places.mu.Lock()
+		found := n.places.trustOf(at, n.Now())
+		n.places.mu.Unlock()
+		e.work.Unlock()
+		if found != trusted {
+			t.Errorf("found %d for carol", found)
+		}
+		roletest.Until(t, "bob is told", func() bool { _, times := g.find(event); return times == 1 })
+		roletest.Until(t, "nothing waits", func() bool { return n.outboxRows(t) == 0 })
+		n.gateway.client.CloseIdleConnections()
+		g.Close()
+		n.Say(t, "alice", room, "what fails does")
+		roletest.Until(t, "the gateway is in doubt", func() bool {
+			n.places.mu.Lock()
+			defer n.places.mu.Unlock()
+			return n.places.trustOf(at, n.Now()) == doubted
+		})
+	})
+}
+
+// TestAGracefulEndSendsNothingTwice of what gateways take within a moment.
+func TestAGracefulEndSendsNothingTwice(t *testing.T) {
+	harness.Fleet(t, func(t *testing.T, one, two *node, stopTwo func()) {
+		g := newPushGateway(t)
+		g.slowly(400 * time.Millisecond)
+		var ids, said []string
+		for range 16 {
+			ids = append(ids, one.Room(t, "alice", "bob"))
+		}
+		one.pusher(t, "bob", g.URL, "k", obj{})
+		for _, p := range []*node{one, two} {
+			p.places.prompt(&sendTo("@bob:here.test", g.Listener.Addr().String(), "").place)
+		}
+		for _, room := range ids {
+			said = append(said, one.Say(t, "alice", room, "x"))
+		}
+		roletest.Until(t, "some came", func() bool { g.mu.Lock(); defer g.mu.Unlock(); return len(g.got) >= 8 })
+		stopTwo()
+		roletest.Until(t, "all came", func() bool {
+			return !slices.ContainsFunc(said, func(event string) bool { _, times := g.find(event); return times == 0 })
+		})
+		roletest.Until(t, "nothing waits", func() bool { return one.outboxRows(t) == 0 })
+		one.worked(t)
+		for i, event := range said {
+			if _, times := g.find(event); times != 1 {
+				t.Errorf("event %d came %d times", i, times)
+			}
+		}
+	})
+}
+
+// TestWhoGetsAShardLooksAtItsOutbox, though it knew that there was nothing when it had the shard before.
+func TestWhoGetsAShardLooksAtItsOutbox(t *testing.T) {
+	harness.Fleet(t, func(t *testing.T, one, two *node, stopTwo func()) {
+		g := newPushGateway(t)
+		ofTwo := func(room string) bool {
+			h, held := one.Process.Leases.Holder(fmt.Sprintf("consumer/push/%04d", one.events.Shard(room)))
+			return held && h.Machine == two.Process.Machine()
+		}
+		room := one.Room(t, "alice", "bob")
+		for tries := 0; tries < 50 && !ofTwo(room); tries++ {
+			room = one.Room(t, "alice", "bob")
+		}
+		event, shard := one.Say(t, "alice", room, "x"), one.events.Shard(room)
+		one.worked(t)
+		one.pushers(t, "bob", g, 1)
+		two.places.close() // it sends nothing more
+		now := one.Now().UnixMilli()
+		row := []any{"@bob:here.test", "a", "bob0", event, shard, now, now, 1}
+		if err := one.Process.DB.Write(t.Context(), func(w *db.Batch) error { w.Rows(outboxRows, [][]any{row}); return nil }); err != nil {
+			t.Fatal(err)
+		}
+		one.workers.outbox[shard].Store(one.Now().Add(outboxEvery).UnixMilli())
+		stopTwo()
+		roletest.Until(t, "bob is told", func() bool { _, times := g.find(event); return times == 1 })
+	})
+}
+
+// TestABatchThatComesAgainWaitsForWhatIsUnderWay, and does not send it again.
+func TestABatchThatComesAgainWaitsForWhatIsUnderWay(t *testing.T) {
+	harness.Run(t, func(t *testing.T, n *node) {
+		g := newPushGateway(t)
+		room := n.Room(t, "alice", "bob")
+		event := n.Say(t, "alice", room, "x")
+		n.worked(t)
+		g.slowly(200 * time.Millisecond)
+		n.pushers(t, "bob", g, 1)
+		if err := n.pushersNow(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		ended, end := context.WithCancel(t.Context())
+		end()
+		if kept := n.send(ended, n.toTell(t, event), n.workers.changed.Load()); len(kept) != 1 {
+			t.Errorf("a worker that ends: expected that it keeps what it began, found %d", len(kept))
+		}
+		if kept := n.send(t.Context(), n.toTell(t, event), n.workers.changed.Load()); len(kept) != 0 {
+			t.Errorf("the next one: expected that nothing is left, found %d", len(kept))
+		}
+		if _, times := g.find(event); times != 1 {
+			t.Errorf("found %d", times)
+		}
+	})
+}
+
+// TestAnOutcomeIsStoredWhenTheDatabaseIsBack.
+func TestAnOutcomeIsStoredWhenTheDatabaseIsBack(t *testing.T) {
+	harness.Run(t, func(t *testing.T, n *node) {
+		d := sendTo("@bob:here.test", "well", "$e")
+		d.notification.pusher = &pusher{UserID: "@bob:here.test"}
+		k, far := d.place.key, n.Now().Add(time.Hour).UnixMilli()
+		do := func(query string, args ...any) {
+			t.Helper()
+			if _, err := n.Process.DB.Exec(t.Context(), query, args...); err != nil {
+				t.Fatal(err)
+			}
+		}
+		do("INSERT INTO push_outbox (user_id, app_id, pushkey, event_id, shard, made_ms, next_ms, tries) VALUES ($1, $2, $3, $4, 0, $5, $5, 0)", k.user, k.app, k.pushkey, k.event, far)
+		do("ALTER TABLE push_outbox RENAME TO away")
+		if _, err := n.storeOutcome(d, nil); err == nil {
+			t.Fatal("expected an error")
+		}
+		settled := make(chan struct{})
+		go func() {
+			n.settle(d, nil)
+			close(settled)
+		}()
+		time.Sleep(100 * time.Millisecond)
+		do("ALTER TABLE away RENAME TO push_outbox")
+		<-settled
+		if rows := n.outboxRows(t); rows != 0 {
+			t.Errorf("found %d rows", rows)
+		}
+	})
+}
+
+// TestWhoWaitsForAPlaceDoesNotAskForEach: one of a gateway that has none tells for all.
+func TestWhoWaitsForAPlaceDoesNotAskForEach(t *testing.T) {
+	p := &Push{Deps: Deps{Now: time.Now}}
+	p.places.init()
+	p.places.fill(each("user"), only("busy"), false, time.Now())
+	var s step
+	for i := range 100 {
+		s.left = append(s.left, sendTo(fmt.Sprint("waiting", i), "busy", "e"))
+	}
+	all := s.left
+	p.beginLeft(&s)
+	asked := 0
+	for _, d := range all {
+		if d.place.full != "" {
+			asked++
+		}
+	}
+	if asked != 1 || !slices.Equal(s.left, all) {
+		t.Errorf("expected that one is asked for and all wait, found %d and %d", asked, len(s.left))
+	}
+}
+
+// TestABatchWaitsNoLongerThanAMoment, whatever else happens.
+func TestABatchWaitsNoLongerThanAMoment(t *testing.T) {
+	past, events := make(chan time.Time, 1), make(chan struct{})
+	close(events)
+	for range 100 { // both are there
+		past <- time.Time{}
+		w := patience{moment: &time.Timer{C: past}}
+		if w.wait(t.Context(), events); !w.over {
+			t.Fatal("an event made it wait longer")
+		}
+	}
+}
+
+// TestWhenTheOutboxIsLookedAt: also after the clock was put back, and when another process had the shard.
+func TestWhenTheOutboxIsLookedAt(t *testing.T) {
+	var w workers
+	now := time.Now()
+	w.outbox[3].Store(now.Add(outboxEvery).UnixMilli())
+	for _, c := range []struct {
+		what string
+		at   time.Time
+		due  bool
+	}{{"now", now, false}, {"later", now.Add(outboxEvery), true}, {"put back", now.Add(-time.Hour), true}} {
+		if due := w.isDue(3, c.at); due != c.due {
+			t.Errorf("%s: found %t", c.what, due)
+		}
+	}
+	if w.taken(3); !w.isDue(3, now) {
+		t.Error("another process had the shard, and it is not looked at")
+	}
+}
+
+// TestAPusherThatGoesMeanwhileIsNotTold, also when another process removes it.
+func TestAPusherThatGoesMeanwhileIsNotTold(t *testing.T) {
+	harness.Run(t, func(t *testing.T, n *node) {
+		g := newPushGateway(t)
+		room := n.Room(t, "alice", "bob")
+		event := n.Say(t, "alice", room, "x")
+		n.worked(t)
+		n.pushers(t, "bob", g, 1)
+		if err := n.pushersNow(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		seen, list := n.workers.changed.Load(), n.toTell(t, event)
+		busy := n.places.fill(each("user"), only(g.Listener.Addr().String()), false, n.Now())
+		kept := make(chan []keptBack)
+		go func() { kept <- n.send(t.Context(), list, seen) }()
+		if err := n.deletePusher(t.Context(), "@bob:here.test", "a", "bob0"); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(2 * lookEvery)
+		n.giveAllBack(busy)
+		if left := <-kept; len(left) != 1 {
+			t.Errorf("expected that it is left to the outbox, found %d", len(left))
+		}
+		if _, times := g.find(event); times != 0 {
+			t.Errorf("it was told %d times", times)
+		}
+	})
+}
