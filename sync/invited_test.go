@@ -98,6 +98,29 @@ func TestInvitedByWhoIsIgnored(t *testing.T) {
 	})
 }
 
+// TestTheStateComesAfterAnInvite: while the user is invited the client is not told what changed before he left.
+func TestTheStateComesAfterAnInvite(t *testing.T) {
+	run(t, func(t *testing.T, h *house) {
+		alice, bob := h.as(t, "alice"), h.as(t, "bob")
+		for _, parameters := range [][]string{nil, {"use_state_after", "true"}} {
+			for _, waits := range []string{"alice kick bob; alice invite bob", "bob leave; alice invite bob; bob leave; alice invite bob"} {
+				room := alice.create(obj{"preset": "public_chat"})
+				h.steps(t, room, "bob join", "alice topic old")
+				bob.sync(append(parameters, "set_presence", "offline")...)
+				h.steps(t, room, "alice topic new")
+				h.steps(t, room, strings.Split(waits, "; ")...)
+				bob.sync(append(parameters, "set_presence", "offline")...)
+				h.steps(t, room, "alice topic hidden", "alice kick bob")
+				a := bob.sync(append(parameters, "set_presence", "offline")...)
+				topics := in(a, "leave", room, `state*.events.#(type=="m.room.topic")#.content.topic`).Array()
+				if len(topics) != 1 || topics[0].String() != "new" || !in(a, "leave", room, "timeline.limited").Bool() {
+					t.Errorf("%s %v: the topics are %v: %s", waits, parameters, topics, a.Body)
+				}
+			}
+		}
+	})
+}
+
 // around lets things happen after bob was told all of a room, and compares what bob is told until the end with what
 // /messages gives.
 func (h *house) around(t *testing.T, history, steps string) {

@@ -1,6 +1,7 @@
 package sync
 
 import (
+	"cmp"
 	"context"
 	"slices"
 
@@ -24,9 +25,10 @@ func (q *query) leftRoom(ctx context.Context, w *writer, roomID string, p *place
 	further := last != nil && last != end // a ban after a leave, or an invite that is no more
 	shown := further && q.shows(last)
 	give, gap := shown && limit > 0, false
+	var before *rooms.Event // with which the user's time as a member ended, if the client was told only that he was invited since
 	if further {
 		span := span{roomID: roomID, shard: shard, after: since, upto: last.Pos - 1}
-		if gap, err = q.gap(ctx, span, end, last); err != nil {
+		if gap, before, err = q.gap(ctx, span, end, last); err != nil {
 			return err
 		}
 	}
@@ -50,6 +52,12 @@ func (q *query) leftRoom(ctx context.Context, w *writer, roomID string, p *place
 			return err
 		}
 	}
+	if before != nil { // the client may have any part of the state
+		ask := want{span: span{roomID: roomID, shard: shard, after: since, upto: before.Pos}, fresh: true}
+		if sec, err = q.section(ctx, ask); err != nil {
+			return err
+		}
+	}
 	if further && len(sec.events) == 0 {
 		sec.prev = last.Pos
 	}
@@ -62,8 +70,8 @@ func (q *query) leftRoom(ctx context.Context, w *writer, roomID string, p *place
 	}
 	sec.limited = sec.limited || gap || shown && !give
 	sec.who = rooms.Audience{UserID: q.user.id, RoomID: roomID}
-	if end != nil {
-		sec.who.Until = end.Pos
+	if until := cmp.Or(end, before); until != nil {
+		sec.who.Until = until.Pos
 	}
 	w.key(roomID)
 	w.open('{')
@@ -115,50 +123,50 @@ func (q *query) ended(ctx context.Context, p *place, after int64) (end, last *ro
 
 // gap tells whether, in a span that ends before the newest membership event, there may be events that the user may see and
 // that the client was not given. While the user is invited or knocks, a room is given without them, and how much of it the
-// client got before can not be told from the token.
-func (q *query) gap(ctx context.Context, sp span, end, last *rooms.Event) (is bool, err error) {
+// client got before can not be told from the token; nor how much of the state before the event with which the user's time as a member ended.
+func (q *query) gap(ctx context.Context, sp span, end, last *rooms.Event) (is bool, before *rooms.Event, err error) {
 	if end != nil {
 		sp.after = end.Pos
-	} else if sp.after, is, err = q.untold(ctx, sp.after, last); err != nil || is {
-		return is, err
+	} else if sp.after, is, before, err = q.untold(ctx, sp.after, last); err != nil || is {
+		return is, before, err
 	}
 	if sp.after >= sp.upto {
-		return false, nil
+		return false, nil, nil
 	}
 	list, complete, err := q.newest(ctx, sp, defaultTimeline)
 	if err != nil {
-		return false, err
+		return false, nil, err
 	}
 	list = slices.DeleteFunc(list, func(e *rooms.Event) bool { return !q.shows(e) })
 	if complete && len(list) == 0 {
-		return false, nil
+		return false, nil, nil
 	}
 	visible, err := q.s.Rooms.CanSee(ctx, q.user.id, sp.roomID, list)
-	return !complete || slices.Contains(visible, true), err
+	return !complete || slices.Contains(visible, true), nil, err
 }
 
 // untold finds, for one who was no member since the token, the position after which the client was given nothing. That is
-// not known (gap) when the user was invited or knocked at the token and had been a member before.
-func (q *query) untold(ctx context.Context, since int64, last *rooms.Event) (after int64, gap bool, err error) {
+// not known (gap) when the user was invited or knocked at the token and had been a member before, until the event before.
+func (q *query) untold(ctx context.Context, since int64, last *rooms.Event) (after int64, gap bool, before *rooms.Event, err error) {
 	e, waited := last, false
 	for range mostMoves {
 		if e.Pos <= since {
 			if m := e.Membership(); !waited && m != event.MembershipInvite && m != event.MembershipKnock {
-				return since, false, nil // the leave was given
+				return since, false, nil, nil // the leave was given
 			}
 			waited = true
 		}
 		if membershipOf(e.PrevContent) == event.MembershipJoin {
-			return 0, true, nil
+			return 0, true, e, nil
 		}
 		if e.Replaces == "" {
-			return last.Pos, false, nil // never a member, to whom no timeline is due
+			return last.Pos, false, nil, nil // never a member, to whom no timeline is due
 		}
 		if e, err = q.s.Rooms.Event(ctx, e.Replaces); err != nil || e == nil {
-			return 0, true, err
+			return 0, true, nil, err
 		}
 	}
-	return 0, true, nil
+	return 0, true, nil, nil
 }
 
 // mostMoves is how many membership events untold reads.

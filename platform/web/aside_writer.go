@@ -16,7 +16,9 @@ type asideWriter struct {
 	header http.Header
 	head   *[]byte // written together with the first bytes
 	due    int64   // bytes of the body that are to come
+	chunks bool    // the body has no length: it is sent in chunks (RFC 9112, 7.1)
 	wrote  bool
+	ended  bool // all chunks were sent
 	last   bool // the connection ends with this answer
 	err    error
 }
@@ -37,8 +39,11 @@ func (w *asideWriter) WriteHeader(status int) {
 	}
 	w.wrote = true
 	var err error
-	if w.due, err = strconv.ParseInt(w.header.Get("Content-Length"), 10, 64); err != nil || w.due < 0 { // its end is the connection's
-		w.due, w.last = 0, true
+	if w.due, err = strconv.ParseInt(w.header.Get("Content-Length"), 10, 64); err != nil || w.due < 0 {
+		w.due = 0
+		if w.chunks = status != http.StatusNoContent && status != http.StatusNotModified; w.chunks {
+			w.header["Transfer-Encoding"] = []string{"chunked"}
+		}
 	}
 	if w.header["Connection"] != nil || w.held.server.leaving.Load() {
 		w.last = true
@@ -70,6 +75,32 @@ func (w *asideWriter) Write(p []byte) (int, error) {
 	if w.err != nil {
 		return 0, w.err
 	}
+	if w.chunks && len(p) > 0 {
+		return w.writeChunk(p)
+	}
+	return w.write(p)
+}
+
+// writeChunk writes p as one chunk.
+func (w *asideWriter) writeChunk(p []byte) (int, error) {
+	b := append(strconv.AppendInt(make([]byte, 0, len(p)+16), int64(len(p)), 16), "\r\n"...)
+	if _, err := w.write(append(append(b, p...), "\r\n"...)); err != nil {
+		return 0, err
+	}
+	return len(p), nil
+}
+
+// finish ends an answer that was given whole.
+func (w *asideWriter) finish() {
+	w.Flush() // an answer without a body
+	if w.chunks && w.err == nil {
+		_, err := w.write([]byte("0\r\n\r\n"))
+		w.ended = err == nil
+	}
+}
+
+// write writes p behind the head.
+func (w *asideWriter) write(p []byte) (int, error) {
 	ahead := 0
 	if w.head != nil {
 		ahead = len(*w.head)
@@ -93,7 +124,9 @@ func (w *asideWriter) written(n int, err error) (int, error) {
 		w.head = nil
 	}
 	n = max(n, 0)
-	w.due -= int64(n)
+	if !w.chunks {
+		w.due -= int64(n)
+	}
 	w.err = err
 	return n, err
 }
@@ -113,5 +146,5 @@ func (w *asideWriter) SetReadDeadline(t time.Time) error { return w.held.conn.Se
 
 // reusable tells that a whole answer was written and the connection may carry another.
 func (w *asideWriter) reusable() bool {
-	return w.wrote && w.head == nil && w.err == nil && !w.last && w.due == 0
+	return w.wrote && w.head == nil && w.err == nil && !w.last && w.due == 0 && w.ended == w.chunks
 }

@@ -73,7 +73,7 @@ func (h *held) serveOne() (more bool) {
 		}
 		cancel()
 		if fault == nil {
-			w.Flush() // an answer without a body
+			w.finish()
 		}
 		if more = fault == nil && w.reusable(); !more {
 			_ = h.conn.Close() // nothing more is expected of it

@@ -90,6 +90,7 @@ func (x *exchange) answerLate(ctx context.Context, result any) error {
 		if _, err := x.request.server.auth.Authenticate(ctx, x.token); err != nil {
 			return err
 		}
+		x.request.let = time.Now()
 	}
 	return x.answer(result)
 }
@@ -252,7 +253,7 @@ func (a *aside) resume(over bool) (next *held) {
 	if err != nil {
 		x.fail(err)
 	}
-	a.w.Flush() // an answer without a body; not of one that was cut, which would look whole
+	a.w.finish() // not of one that was cut, which would look whole
 	return a.end()
 }
 

@@ -340,6 +340,41 @@ func TestParkedRequestOfALockedUser(t *testing.T) {
 	}
 }
 
+// A waiting request may be answered in pieces, for which it is asked again who it is from.
+func TestParkedAnswersInPieces(t *testing.T) {
+	long := strings.Repeat("x", 2<<20)
+	s := newServer(t, web.Options{Authenticator: &doors{}}, web.Route{Pattern: "GET /large", Auth: web.User, Handler: func(*web.Request) (any, error) {
+		answer := func(context.Context, bool) (any, error) {
+			return &web.Pieces{Write: func(w io.Writer) error {
+				_, err := io.WriteString(w, long)
+				return err
+			}}, nil
+		}
+		return &web.Park{Until: time.Now().Add(1200 * time.Millisecond), Wait: func(func()) func() { return func() {} }, Resume: answer}, nil
+	}})
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, end := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- s.Run(ctx, listener) }()
+	defer func() {
+		end()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	}()
+	transport := &http.Transport{}
+	defer transport.CloseIdleConnections()
+	for n := range 3 { // all over one connection, which was set aside with the first
+		text, reused, err := fetch(&http.Client{Transport: transport}, "http://"+listener.Addr().String()+"/large?access_token=secret")
+		if err != nil || text != "200 "+long || reused != (n > 0) {
+			t.Errorf("%.200s, %d bytes, reused %v, %v", text, len(text), reused, err)
+		}
+	}
+}
+
 // An answer without a body comes too: to the request that was set aside first, and to those behind it.
 func TestParkedAnswersWithoutABody(t *testing.T) {
 	s := newServer(t, web.Options{}, web.Route{Pattern: "GET /empty", Auth: web.None, Handler: func(r *web.Request) (any, error) {

@@ -85,6 +85,29 @@ func TestAnswersInPieces(t *testing.T) {
 	}
 }
 
+// TestCutAnswersDoNotLookWhole, nor where only the end of the connection ends an answer.
+func TestCutAnswersDoNotLookWhole(t *testing.T) {
+	address := listen(t, web.Options{}, web.Route{Pattern: "GET /cut", Auth: web.None, Handler: func(*web.Request) (any, error) {
+		return &web.Pieces{Write: func(w io.Writer) error {
+			if _, err := w.Write(make([]byte, 1<<20)); err != nil {
+				return err
+			}
+			return errors.New("the rest can not be read")
+		}}, nil
+	}})
+	for _, version := range []string{"1.0", "1.1"} {
+		c := dial(t, address, "GET /cut HTTP/"+version+"\r\nHost: x\r\n\r\n")
+		response, err := http.ReadResponse(bufio.NewReader(c), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n, err := io.Copy(io.Discard, response.Body); err == nil {
+			t.Errorf("HTTP/%s: %d bytes were taken for the whole answer", version, n)
+		}
+		_ = response.Body.Close()
+	}
+}
+
 // TestAnswersInPiecesAreCharged: readers that do not read hold a bounded number of them.
 func TestAnswersInPiecesAreCharged(t *testing.T) {
 	endless := errors.New("the test is over")

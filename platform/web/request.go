@@ -150,6 +150,9 @@ func (r *Request) Scheme() string {
 
 // Token is the access token of the request, "" when it has none. It must not be logged or kept.
 func (r *Request) Token() string {
+	if r.writer != nil && r.writer.token != "" { // it waited, and its headers are gone
+		return r.writer.token
+	}
 	const scheme = "Bearer "
 	if header := r.Header.Get("Authorization"); header != "" {
 		if len(header) > len(scheme) && strings.EqualFold(header[:len(scheme)], scheme) {

@@ -246,6 +246,7 @@ func (x *exchange) fail(err error) {
 	}
 	if x.status != 0 {
 		log.InfoContext(r.Context(), "an answer was cut", "request", r.id, "route", x.endpoint.route.Pattern, "error", err)
+		x.reset()
 		panic(http.ErrAbortHandler)
 	}
 	message := "a request failed"
@@ -257,6 +258,18 @@ func (x *exchange) fail(err error) {
 	}
 	log.Log(r.Context(), level, message, "request", r.id, "route", x.endpoint.route.Pattern, "error", err)
 	x.write(answerTo(refusal))
+}
+
+// reset makes the end of the connection an error for a client of HTTP/1.0, whose answers have no other end.
+func (x *exchange) reset() {
+	if x.request.ProtoMajor != 1 || x.request.ProtoMinor != 0 {
+		return
+	}
+	if l := lineOf(x.request.Context()); l != nil {
+		if c, plain := unwrap(l.conn).(*net.TCPConn); plain {
+			_ = c.SetLinger(0)
+		}
+	}
 }
 
 // levelOf is how loud the log tells of an answer to err. What was answered on purpose, with nothing that failed behind it, is no
