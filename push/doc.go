@@ -16,5 +16,5 @@
 // A notification comes twice only when the gateway may have taken it and that is not stored: its answer was an
 // error or none within 10 s, or none within 3 s when the process ended; or the process died, lost its lease or
 // did not reach the database between the answer and the write. A batch of more than 10,000 notifications, of
-// which a part could not be stored in the outbox, is done again as a whole.
+// which a later part could not be read or stored, is done again as a whole.
 package push

@@ -3,7 +3,9 @@ package push
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"lyceum/platform/db"
@@ -16,6 +18,7 @@ const (
 	endWithin     = 3 * time.Second                            // what sends under way get when the process ends
 	settleTries   = 60                                         // how often it is tried to store how a send ended, once a second
 	rowTries      = 5                                          // of them for a row that is not there
+	stepWithin    = 5 * time.Second                            // what the sends of a step may take while gateways take them promptly
 )
 
 // delivery is a notification that is sent: a place is taken for it, then begin sends it.
@@ -25,6 +28,7 @@ type delivery struct {
 	shard int  // of the outbox
 	again bool // it comes from the outbox, where its row is until it is sent
 	tries int64
+	sent  *atomic.Int64 // counts those of its step that a gateway took; nil: none
 	done  chan struct{}
 
 	mu     sync.Mutex
@@ -45,6 +49,9 @@ func (p *Push) begin(d *delivery) {
 		d.mu.Lock()
 		d.ended, d.err = true, err
 		stored := d.stored || d.again
+		if err == nil && d.sent != nil {
+			d.sent.Add(1)
+		}
 		close(d.done)
 		d.mu.Unlock()
 		if stored {
@@ -172,12 +179,16 @@ func (p *Push) endSends(ctx context.Context) error {
 	return nil
 }
 
-// step is what becomes of the notifications of a batch.
+// step is what becomes of the notifications of a batch, or of a part of it.
 type step struct {
-	left  []*delivery // without a place yet
+	left  []*waiting
 	under []*delivery // being sent
 	kept  []keptBack
+	sent  atomic.Int64 // how many of them gateways took
 }
+
+// waiting are the notifications for a gateway that have no place yet.
+type waiting struct{ list []*delivery }
 
 // keptBack is a notification for the outbox.
 type keptBack struct {
@@ -186,50 +197,82 @@ type keptBack struct {
 	tries int
 }
 
-// patience is how long a batch waits for its sends.
+// waitFor makes a list what is left of the step.
+func (s *step) waitFor(list []*delivery) {
+	by := map[string]*waiting{}
+	for _, d := range list {
+		d.sent = &s.sent
+		w := by[d.place.gateway]
+		if w == nil {
+			w = &waiting{}
+			by[d.place.gateway] = w
+			s.left = append(s.left, w)
+		}
+		w.list = append(w.list, d)
+	}
+}
+
+// patience is how long a step waits for its sends: until none ended well for a moment, and not longer than stepWithin.
 type patience struct {
+	sent   *atomic.Int64
+	seen   int64 // of sent, when the moment began
 	moment *time.Timer
+	end    time.Time
 	over   bool
 }
 
-// wait waits for an event unless the moment is over, or ctx.
-func (w *patience) wait(ctx context.Context, event <-chan struct{}) {
-	select { // first, also when the event is there already
-	case <-w.moment.C:
-		w.over = true
-	default:
-	}
-	if w.over = w.over || ctx.Err() != nil; w.over {
-		return
-	}
-	select {
-	case <-event:
-	case <-w.moment.C:
-		w.over = true
-	case <-ctx.Done():
-		w.over = true
+// expired is called at the end of the moment.
+func (w *patience) expired() {
+	n := w.sent.Load()
+	if w.over = n == w.seen || time.Now().After(w.end); !w.over {
+		w.seen = n
+		w.moment.Reset(promptly)
 	}
 }
 
-// send sends what there are places for, waits a moment for the gateways, and gives the rest. seen is how often pushers were changed
-// when they were read. When ctx ends it waits no longer, and still gives the rest: what was begun is known only here.
+// wait waits for an event unless the patience is over, or ctx.
+func (w *patience) wait(ctx context.Context, event <-chan struct{}) {
+	select { // first, also when the event is there already
+	case <-w.moment.C:
+		w.expired()
+	default:
+	}
+	for !w.over {
+		select {
+		case <-event:
+			return
+		case <-w.moment.C:
+			w.expired()
+		case <-ctx.Done():
+			w.over = true
+		}
+	}
+}
+
+// send sends what there are places for, waits for the gateways as long as they take some, and gives the rest. seen is how often
+// pushers were changed when they were read. When ctx ends it waits no longer, and still gives the rest: what was begun is known
+// only here.
 func (p *Push) send(ctx context.Context, list []*delivery, seen int64) []keptBack {
-	w := &patience{moment: time.NewTimer(promptly)}
+	s := &step{}
+	s.waitFor(list)
+	w := &patience{sent: &s.sent, moment: time.NewTimer(promptly), end: time.Now().Add(stepWithin), over: ctx.Err() != nil}
 	defer w.moment.Stop()
-	s := step{left: list}
 	looked := p.Now()
 	for freed := p.places.next(); ; freed = p.places.next() {
-		p.beginLeft(&s)
-		if len(s.left) == 0 {
+		p.beginLeft(s)
+		if len(s.left) == 0 || w.over {
 			break
 		}
 		if w.wait(ctx, freed); w.over || p.pushersMoved(ctx, seen, &looked) {
 			break
 		}
 	}
-	for _, d := range s.left { // the outbox looks whether the pusher is still there
-		s.kept = append(s.kept, keptBack{d, 0, 0})
+	for _, at := range s.left { // the outbox looks whether the pusher is still there
+		for _, d := range at.list {
+			s.kept = append(s.kept, keptBack{d, 0, 0})
+		}
 	}
+	w.end = time.Time{} // those that are under way get the rest of the moment
 	for _, d := range s.under {
 		w.wait(ctx, d.done)
 	}
@@ -245,28 +288,45 @@ func (p *Push) send(ctx context.Context, list []*delivery, seen int64) []keptBac
 	return s.kept
 }
 
-// beginLeft begins what has a place now. Gateways and users that just had none are not asked again.
+// beginLeft begins what has a place now.
 func (p *Push) beginLeft(s *step) {
-	full := map[string]bool{}
 	now := p.Now()
-	left := s.left
-	s.left = nil
-	for _, d := range left {
-		if full[d.place.gateway] || full[d.place.user] {
-			s.left = append(s.left, d)
+	left := s.left[:0]
+	for _, at := range s.left {
+		if p.beginAt(s, at, now); len(at.list) > 0 {
+			left = append(left, at)
+		}
+	}
+	s.left = left
+}
+
+// beginAt begins what has a place of the notifications for a gateway. The gateway, and users, that just had none are not asked again.
+func (p *Push) beginAt(s *step, at *waiting, now time.Time) {
+	var behind []*delivery // that have to wait for their users
+	full := map[string]bool{}
+	for i, d := range at.list {
+		if full[d.place.user] {
+			behind = append(behind, d)
 			continue
 		}
 		switch other, err := p.places.take(d, now); {
 		case err == nil:
 			p.begin(d)
 			s.under = append(s.under, d)
+		case errors.Is(err, errNoPlace) && d.place.full == d.place.gateway:
+			at.list = at.list[i:]
+			if len(behind) > 0 {
+				at.list = slices.Concat(behind, at.list)
+			}
+			return
 		case errors.Is(err, errNoPlace):
 			full[d.place.full] = true
-			s.left = append(s.left, d)
+			behind = append(behind, d)
 		case errors.Is(err, errUnderWay): // the batch was begun before
 			s.under = append(s.under, other)
 		default:
 			s.kept = append(s.kept, keptBack{d, 0, 0})
 		}
 	}
+	at.list = behind
 }

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -327,10 +328,11 @@ func TestWhoWaitsForAPlaceDoesNotAskForEach(t *testing.T) {
 	p.places.init()
 	p.places.fill(each("user"), only("busy"), false, time.Now())
 	var s step
+	var all []*delivery
 	for i := range 100 {
-		s.left = append(s.left, sendTo(fmt.Sprint("waiting", i), "busy", "e"))
+		all = append(all, sendTo(fmt.Sprint("waiting", i), "busy", "e"))
 	}
-	all := s.left
+	s.waitFor(all)
 	p.beginLeft(&s)
 	asked := 0
 	for _, d := range all {
@@ -338,22 +340,68 @@ func TestWhoWaitsForAPlaceDoesNotAskForEach(t *testing.T) {
 			asked++
 		}
 	}
-	if asked != 1 || !slices.Equal(s.left, all) {
-		t.Errorf("expected that one is asked for and all wait, found %d and %d", asked, len(s.left))
+	if asked != 1 || len(s.left) != 1 || !slices.Equal(s.left[0].list, all) {
+		t.Errorf("expected that one is asked for and all wait, found %d and %d gateways", asked, len(s.left))
 	}
 }
 
-// TestABatchWaitsNoLongerThanAMoment, whatever else happens.
+// TestABatchWaitsNoLongerThanAMoment in which no gateway took anything, whatever else happens.
 func TestABatchWaitsNoLongerThanAMoment(t *testing.T) {
 	past, events := make(chan time.Time, 1), make(chan struct{})
 	close(events)
 	for range 100 { // both are there
 		past <- time.Time{}
-		w := patience{moment: &time.Timer{C: past}}
+		w := patience{sent: new(atomic.Int64), moment: &time.Timer{C: past}, end: time.Now().Add(time.Hour)}
 		if w.wait(t.Context(), events); !w.over {
 			t.Fatal("an event made it wait longer")
 		}
 	}
+	w := patience{sent: new(atomic.Int64), moment: time.NewTimer(0), end: time.Now().Add(time.Hour)}
+	w.sent.Add(1)
+	began := time.Now()
+	if w.wait(t.Context(), nil); time.Since(began) < promptly {
+		t.Error("it does not go on though something was sent")
+	}
+	w = patience{sent: w.sent, moment: time.NewTimer(0)}
+	if w.wait(t.Context(), nil); !w.over {
+		t.Error("it goes on for ever")
+	}
+}
+
+// TestABurstIsSentWithoutTheOutbox while gateways take it promptly, whatever number of events and receivers it has.
+func TestABurstIsSentWithoutTheOutbox(t *testing.T) {
+	harness.Run(t, func(t *testing.T, n *node) {
+		g := newPushGateway(t)
+		room := n.Room(t, "alice", "bob", "carol")
+		n.pushers(t, "bob", g, 20)
+		n.pushers(t, "carol", g, 20)
+		first := n.Say(t, "alice", room, "the gateway is known")
+		roletest.Until(t, "they are told", func() bool { _, times := g.find(first); return times == 40 })
+		n.worked(t)
+		n.stepMost = 100
+		var rows []stream.Row
+		var events []string
+		for i := range 30 { // 1,200 notifications in twelve and more steps
+			e := n.Say(t, "alice", room, fmt.Sprint("burst ", i))
+			events, rows = append(events, e), append(rows, n.rowOf(t, e))
+		}
+		n.worked(t)
+		before := map[string]int{}
+		for _, e := range events {
+			_, before[e] = g.find(e)
+		}
+		if _, err := n.work(t.Context(), rows[0].Shard, rows); err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range events {
+			if _, times := g.find(e); times != before[e]+40 {
+				t.Errorf("expected that 40 come of each, found %d", times-before[e])
+			}
+		}
+		if kept := n.outboxRows(t); kept != 0 {
+			t.Errorf("%d were stored though the gateway is prompt", kept)
+		}
+	})
 }
 
 // TestWhenTheOutboxIsLookedAt: also after the clock was put back, and when another process had the shard.

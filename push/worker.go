@@ -78,26 +78,38 @@ func (w *workers) lookAt(shard int, due int64) {
 	}
 }
 
-// work is the Work of the consumer: it sends the notifications of events. What no gateway took at once goes into the outbox in
-// the transaction that moves the cursor.
+// work is the Work of the consumer: it sends the notifications of events. What no gateway took at once goes into the outbox, what
+// is left at the end in the transaction that moves the cursor.
 func (p *Push) work(ctx context.Context, shard int, rows []stream.Row) (func(w *db.Batch), error) {
-	if err := p.pushersNow(ctx); err != nil {
-		return nil, err
-	}
-	seen := p.workers.changed.Load()
-	list, large, err := p.gather(ctx, shard, rows)
-	if err != nil {
-		return nil, err
-	}
-	for _, e := range large {
-		if err := p.storeAll(ctx, shard, e); err != nil {
+	var kept []keptBack
+	sent := false
+	for reads := ctx; len(rows) > 0; {
+		if sent { // the cursor moves behind all: what was begun is done to its end, also when ctx ends
+			reads = context.WithoutCancel(ctx)
+			if err := p.keep(reads, shard, kept); err != nil {
+				return nil, err
+			}
+			kept = nil
+		}
+		if err := p.pushersNow(reads); err != nil {
 			return nil, err
 		}
+		seen := p.workers.changed.Load()
+		list, rest, err := p.gather(reads, shard, rows)
+		if err != nil {
+			return nil, err
+		}
+		if rows = rest; len(list) > p.stepMost {
+			if err := p.keep(reads, shard, keptBacks(list)); err != nil {
+				return nil, err
+			}
+		} else if len(list) > 0 {
+			kept, sent = p.send(ctx, list, seen), true
+		}
 	}
-	if len(list) == 0 {
+	if !sent {
 		return nil, nil
 	}
-	kept := p.send(ctx, list, seen)
 	return func(w *db.Batch) { // also when nothing is kept: the cursor is stored, so that nothing is sent again
 		if len(kept) > 0 {
 			w.Rows(outboxRows, p.outboxValues(shard, kept))
@@ -105,10 +117,10 @@ func (p *Push) work(ctx context.Context, shard int, rows []stream.Row) (func(w *
 	}, nil
 }
 
-// gather gives what the events of a batch are to tell, up to stepMost, and the events that are too large for the rest of it.
-func (p *Push) gather(ctx context.Context, shard int, rows []stream.Row) (list []*delivery, large []*rooms.Event, err error) {
+// gather gives what the first events of a batch are to tell, as many as tell stepMost together and one at least, and the events behind.
+func (p *Push) gather(ctx context.Context, shard int, rows []stream.Row) (list []*delivery, rest []stream.Row, err error) {
 	old := 0
-	for _, row := range rows {
+	for i, row := range rows {
 		e, err := p.Rooms.FromRow(row)
 		if err != nil {
 			return nil, nil, err
@@ -121,9 +133,9 @@ func (p *Push) gather(ctx context.Context, shard int, rows []stream.Row) (list [
 		if err != nil {
 			return nil, nil, err
 		}
-		if len(list)+len(of) > p.stepMost {
-			large = append(large, e)
-			continue
+		if len(list) > 0 && len(list)+len(of) > p.stepMost {
+			rest = rows[i:]
+			break
 		}
 		for _, n := range of {
 			list = append(list, deliveryOf(n, shard))
@@ -132,22 +144,22 @@ func (p *Push) gather(ctx context.Context, shard int, rows []stream.Row) (list [
 	if old > 0 {
 		p.Process.Log.Info("nobody is told of events that are too old", "shard", shard, "events", old, "older_than", tooOld)
 	}
-	return list, large, nil
+	return list, rest, nil
 }
 
-// storeAll puts all that an event is to tell into the outbox, in parts: in one write with the cursor it may be too much. When the
-// batch comes again they are there already.
-func (p *Push) storeAll(ctx context.Context, shard int, e *rooms.Event) error {
-	of, err := p.notifications(ctx, e)
-	if err != nil {
-		return err
+func keptBacks(list []*delivery) []keptBack {
+	kept := make([]keptBack, len(list))
+	for i, d := range list {
+		kept[i] = keptBack{d, 0, 0}
 	}
-	for part := range slices.Chunk(of, p.stepMost) {
-		kept := make([]keptBack, len(part))
-		for i, n := range part {
-			kept[i] = keptBack{deliveryOf(n, shard), 0, 0}
-		}
-		values := p.outboxValues(shard, kept)
+	return kept
+}
+
+// keep puts notifications into the outbox before the cursor moves, in parts: with it they may be too much for one write. When the
+// batch comes again they are there already.
+func (p *Push) keep(ctx context.Context, shard int, kept []keptBack) error {
+	for part := range slices.Chunk(kept, p.stepMost) {
+		values := p.outboxValues(shard, part)
 		if err := p.Process.DB.Write(ctx, func(w *db.Batch) error { w.Rows(outboxRows, values); return nil }); err != nil {
 			return err
 		}
