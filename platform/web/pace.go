@@ -121,11 +121,16 @@ func (b *pacedBody) Read(p []byte) (int, error) {
 }
 
 // leave bounds how long net/http waits for the rest of a body that the handler did not want: it reads it before it
-// sends the answer.
+// sends the answer. On a connection that ends with the answer it does not; there what is read here keeps the end from
+// being a reset, by which the client would lose the answer.
 func (b *pacedBody) leave() {
-	if b.ended || b.exchange.stalled || b.exchange.request.ProtoMajor != 1 {
+	r := &b.exchange.request
+	if b.ended || b.exchange.stalled || r.ProtoMajor != 1 {
 		return
 	}
 	b.since = -1 // a handler that reads on gets its time back
 	_ = http.NewResponseController(b.exchange.ResponseWriter).SetReadDeadline(time.Now().Add(refusedBodyTime))
+	if r.Close && r.ContentLength <= refusedBodyBytes && r.Header.Get("Expect") == "" {
+		_, _ = io.CopyN(io.Discard, b.ReadCloser, refusedBodyBytes)
+	}
 }

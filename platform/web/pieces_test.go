@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	"lyceum/platform/web"
 )
@@ -188,5 +189,17 @@ func TestAnAnswerThatIsMadeIsCharged(t *testing.T) {
 		if got := ask(c.header); got != c.want || made != c.made {
 			t.Errorf("step %d: %s after %d MiB, expected %s after %d", i, got, made, c.want, c.made)
 		}
+	}
+}
+
+// TestARefusalArrivesBeforeTheEnd of a connection that its client wanted to end, though the body was not read.
+func TestARefusalArrivesBeforeTheEnd(t *testing.T) {
+	address := listen(t, web.Options{}, web.Route{Pattern: "POST /refuse", Auth: web.None, Handler: func(*web.Request) (any, error) {
+		return nil, &web.Error{Status: 429, Code: "M_LIMIT_EXCEEDED", Message: "no"}
+	}})
+	c := dial(t, address, "POST /refuse HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 100000\r\n\r\n"+strings.Repeat("x", 100_000))
+	time.Sleep(time.Second) // net/http waits half a second before it closes what was not read
+	if answer, err := io.ReadAll(c); err != nil || !strings.HasPrefix(string(answer), "HTTP/1.1 429 ") {
+		t.Errorf("%.200s, %v", answer, err)
 	}
 }

@@ -30,6 +30,9 @@ const statusClientGone = 499
 // refusedBodyTime is how long a client whose request was answered before its end may still send its body.
 const refusedBodyTime = 5 * time.Second
 
+// refusedBodyBytes is how large such a body may be that is read before the connection is closed.
+const refusedBodyBytes = 256 << 10
+
 // The headers of CORS are the same for all (Client-Server API, "Web browser clients"). The slices are shared
 // by all answers and never written to.
 var (
