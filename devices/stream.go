@@ -2,7 +2,6 @@ package devices
 
 import (
 	"context"
-	"database/sql"
 
 	"lyceum/platform/db"
 	"lyceum/platform/stream"
@@ -183,7 +182,7 @@ func (listStore) Read(ctx context.Context, q db.Querier, r stream.Range) ([]stre
 }
 
 // scanRows reads rows of user id, position and data.
-func scanRows(shard int) func(*sql.Rows, error) ([]stream.Row, error) {
+func scanRows(shard int) func(*db.Rows, error) ([]stream.Row, error) {
 	return db.List(func(row db.Row) (stream.Row, error) {
 		out := stream.Row{Shard: shard}
 		var data string

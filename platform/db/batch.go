@@ -73,6 +73,11 @@ func (d *DB) Write(ctx context.Context, fn func(w *Batch) error) error {
 		if d.opts.Observe != nil {
 			d.opts.Observe(len(w.steps))
 		}
+		turn, err := d.writers.enter(ctx)
+		if err != nil {
+			return err
+		}
+		defer turn.leave()
 		return d.send(ctx, d, w.steps)
 	})
 }

@@ -15,7 +15,7 @@ var ErrNoRows = sql.ErrNoRows
 
 // Querier runs single statements: a *DB outside a transaction or a *Tx inside one.
 type Querier interface {
-	Query(ctx context.Context, query string, args ...any) (*sql.Rows, error)
+	Query(ctx context.Context, query string, args ...any) (*Rows, error)
 	QueryRow(ctx context.Context, query string, args ...any) Row
 	// Exec returns the number of rows that the statement changed.
 	Exec(ctx context.Context, query string, args ...any) (int64, error)
@@ -40,6 +40,8 @@ type Options struct {
 type DB struct {
 	engine
 	read, write *sql.DB // PostgreSQL: the same
+	readers     *gate   // before read
+	writers     *gate   // before write: that of the readers where they are the same, else nil
 	opts        Options
 	failed      func(err error) // told what statements fail with; may be nil
 }
@@ -122,21 +124,23 @@ func (d *DB) prepareQuery(on runner, query string, args []any) (string, []any, e
 	return text, out, err
 }
 
-func (d *DB) query(ctx context.Context, on runner, query string, args []any) (*sql.Rows, error) {
+func (d *DB) query(ctx context.Context, on runner, query string, args []any) (*Rows, error) {
 	text, args, err := d.prepareQuery(on, query, args)
 	if err != nil {
 		return nil, err
 	}
-	rows, err := on.QueryContext(ctx, text, args...)
+	rows, err := asRows(on.QueryContext(ctx, text, args...))
 	return rows, d.named(err)
 }
 
-func (d *DB) queryRow(ctx context.Context, on runner, query string, args []any) Row {
+// queryRow gives the turn back with the row.
+func (d *DB) queryRow(ctx context.Context, on runner, t turn, query string, args []any) Row {
 	text, args, err := d.prepareQuery(on, query, args)
 	if err != nil {
+		t.leave()
 		return failedRow{err}
 	}
-	return namedRow{d, on.QueryRowContext(ctx, text, args...)}
+	return &namedRow{d, t, on.QueryRowContext(ctx, text, args...)}
 }
 
 func (d *DB) exec(ctx context.Context, on runner, query string, args []any) (int64, error) {
@@ -159,12 +163,21 @@ func (r failedRow) Scan(...any) error { return r.err }
 
 // namedRow is a row whose error says which unique key it is about.
 type namedRow struct {
-	d   *DB
-	row *sql.Row
+	d    *DB
+	turn turn
+	row  *sql.Row
 }
 
 // Scan is that of the row.
-func (r namedRow) Scan(into ...any) error { return r.d.named(r.row.Scan(into...)) }
+func (r *namedRow) Scan(into ...any) error {
+	err := r.scan(into)
+	return r.d.named(err)
+}
+
+func (r *namedRow) scan(into []any) error {
+	defer r.turn.leave()
+	return r.row.Scan(into...)
+}
 
 // Identity names the database: a copy of its contents elsewhere has another, a standby that takes over the same. "" for SQLite.
 func (d *DB) Identity(ctx context.Context) (id string, err error) {
@@ -177,18 +190,37 @@ func (d *DB) Identity(ctx context.Context) (id string, err error) {
 
 // Query runs a statement that returns rows and changes nothing, on a reader connection. A text that can not be stored equals
 // none that is.
-func (d *DB) Query(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
-	return d.query(ctx, d.read, query, args)
+func (d *DB) Query(ctx context.Context, query string, args ...any) (*Rows, error) {
+	t, err := d.readers.enter(ctx)
+	if err != nil {
+		return nil, err
+	}
+	rows, err := d.query(ctx, d.read, query, args)
+	if err != nil {
+		t.leave()
+		return nil, err
+	}
+	rows.turn = t
+	return rows, nil
 }
 
 // QueryRow is Query for at most one row.
 func (d *DB) QueryRow(ctx context.Context, query string, args ...any) Row {
-	return d.queryRow(ctx, d.read, query, args)
+	t, err := d.readers.enter(ctx)
+	if err != nil {
+		return failedRow{err}
+	}
+	return d.queryRow(ctx, d.read, t, query, args)
 }
 
 // Exec runs one statement in a transaction of its own.
 func (d *DB) Exec(ctx context.Context, query string, args ...any) (n int64, err error) {
 	err = d.retry(ctx, func() error {
+		turn, err := d.writers.enter(ctx)
+		if err != nil {
+			return err
+		}
+		defer turn.leave()
 		n, err = d.exec(ctx, d.write, query, args)
 		return err
 	})
@@ -207,6 +239,11 @@ func (d *DB) Bulk(ctx context.Context, query string, rows [][]any) error {
 // deadlock or a busy database, so fn has no effects outside the transaction.
 func (d *DB) Tx(ctx context.Context, fn func(tx *Tx) error) error {
 	return d.retry(ctx, func() error {
+		turn, err := d.writers.enter(ctx)
+		if err != nil {
+			return err
+		}
+		defer turn.leave()
 		t, err := d.write.BeginTx(ctx, nil)
 		if err != nil {
 			return err
@@ -260,13 +297,13 @@ type Tx struct {
 }
 
 // Query runs a statement that returns rows.
-func (t *Tx) Query(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
+func (t *Tx) Query(ctx context.Context, query string, args ...any) (*Rows, error) {
 	return t.d.query(ctx, t.tx, query, args)
 }
 
 // QueryRow runs a statement that returns at most one row.
 func (t *Tx) QueryRow(ctx context.Context, query string, args ...any) Row {
-	return t.d.queryRow(ctx, t.tx, query, args)
+	return t.d.queryRow(ctx, t.tx, turn{}, query, args)
 }
 
 // Exec returns the number of rows that the statement changed.

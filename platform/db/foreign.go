@@ -37,7 +37,7 @@ func (d *DB) ours(ctx context.Context, on runner) (ours bool, err error) {
 		ours = ours || mine
 		others = append(others, name)
 		return nil
-	})(on.QueryContext(ctx, query))
+	})(asRows(on.QueryContext(ctx, query)))
 	if err != nil || ours || len(others) == 0 {
 		return ours, err
 	}

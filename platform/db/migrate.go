@@ -132,7 +132,7 @@ func worksWith(ctx context.Context, d *DB, conn *sql.Conn, domain string, known 
 			return fmt.Errorf("the database has schema step %d of %s, which needs version %s; this is %s: start a newer version", step, domain, needs, mine)
 		}
 		return nil
-	})(conn.QueryContext(ctx, d.text("SELECT version, needs FROM migration_needs WHERE domain = $1 AND version > $2"), domain, known))
+	})(asRows(conn.QueryContext(ctx, d.text("SELECT version, needs FROM migration_needs WHERE domain = $1 AND version > $2"), domain, known)))
 }
 
 // applyStep is not done when another process was faster: SQLite has no lock around the whole migration.

@@ -64,6 +64,8 @@ func (d *DB) openPostgres(url string) error {
 	pool.SetConnMaxLifetime(time.Hour)
 	e.inserts.max = keptTexts
 	d.engine, d.read, d.write, d.failed = e, pool, pool, e.noteReadOnly
+	d.readers = newGate(n)
+	d.writers = d.readers
 	return nil
 }
 

@@ -13,5 +13,10 @@ func (d *DB) Stats() sql.DBStats {
 		s.WaitCount += o.WaitCount
 		s.WaitDuration += o.WaitDuration
 	}
+	g := d.readers
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	s.WaitCount += g.waits
+	s.WaitDuration += g.waited
 	return s
 }

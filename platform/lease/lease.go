@@ -2,7 +2,6 @@ package lease
 
 import (
 	"context"
-	"database/sql"
 	"embed"
 	"errors"
 	"fmt"
@@ -465,7 +464,7 @@ func (l *Leases) Read(ctx context.Context, prefix string) (map[string]Holder, er
 	return scanHolders(l.db.Query(ctx, "SELECT name, machine, incarnation, epoch, pos FROM leases WHERE name >= $1 AND name < $2", prefix, prefix+"\x7f"))
 }
 
-func scanHolders(rows *sql.Rows, err error) (map[string]Holder, error) {
+func scanHolders(rows *db.Rows, err error) (map[string]Holder, error) {
 	out := map[string]Holder{}
 	return out, db.Each(func(row db.Row) error {
 		var name string

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"net/http"
 	"time"
+
+	"lyceum/platform/caller"
 )
 
 // errLate is why the context of a request ended whose answer did not begin, or go on, in time.
@@ -27,8 +29,12 @@ func (x *exchange) limit() (end func()) {
 	return end
 }
 
-// limited is a context that ends when the time is over.
+// limited is a context that ends when the time is over, and says on whose behalf it is, unless that is another process.
 func (x *exchange) limited(ctx context.Context) (limited context.Context, end func()) {
+	if x.endpoint.route.Auth != Fleet {
+		x.work = caller.NewWork(ctx, x.request.callerID())
+		ctx = x.work
+	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	clock := time.AfterFunc(x.within, func() {
 		x.expired.Store(true)

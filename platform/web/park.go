@@ -144,7 +144,7 @@ func (x *exchange) setAside(p *Park) bool {
 		slim.Header["Accept-Encoding"] = []string{strings.Clone(strings.Join(v, ","))}
 	}
 	x.request.Request, x.request.query = slim.WithContext(a.ctx), nil
-	x.clock, x.came = nil, nil
+	x.clock, x.came, x.work = nil, nil, nil
 	s.asides.add(a)
 	a.wait(p)
 	return true

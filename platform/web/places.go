@@ -4,19 +4,19 @@ import (
 	"context"
 	"errors"
 	"hash/maphash"
-	"net/netip"
 	"slices"
 	"sync"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"lyceum/platform/caller"
 )
 
 // share says how many handlers of one caller are at work at once in a process, and how many more requests wait for that.
 type share struct{ atWork, waiting int }
 
-// A user has few handlers at work. One alone leaves connections to PostgreSQL for others (14 of a process), and with SQLite (4)
-// they wait behind few: which of those that wait gets a connection is left to chance, so one who finds 24 waits up to 4.6 s where
-// each reads 6 MB, and behind 8 0.7 s. An address may be that of a whole university.
+// A user has few handlers at work: one alone leaves connections to PostgreSQL for others (14 of a process), and of memory what each
+// reads is held at once. Who gets a connection when all are in use is for platform/db. An address may be that of a whole university.
 var (
 	shareOfUser    = share{atWork: 8, waiting: 1000}
 	shareOfAddress = share{atWork: 128, waiting: 2000}
@@ -36,21 +36,15 @@ type places struct {
 
 type placeShard struct {
 	mu    sync.Mutex
-	by    map[callerKey]*queue // of the callers with handlers at work
+	by    map[caller.ID]*queue // of the callers with handlers at work
 	spare []*queue             // to be used again
-}
-
-// callerKey is the caller of a request, without a string that has to be made.
-type callerKey struct {
-	user    string
-	network netip.Prefix // where there is no user
 }
 
 // queue is a caller with handlers at work. All is guarded by the mu of its shard. While somebody waits no place is free.
 type queue struct {
 	places *places
 	shard  *placeShard
-	caller callerKey
+	id     caller.ID
 	atWork int
 	back   []chan struct{} // closed when it has a place: those that had one before, who go first
 	fresh  []chan struct{}
@@ -59,7 +53,7 @@ type queue struct {
 func newPlaces(waiting prometheus.Gauge) *places {
 	p := &places{seed: maphash.MakeSeed(), waiting: waiting}
 	for i := range p.shards {
-		p.shards[i].by = map[callerKey]*queue{}
+		p.shards[i].by = map[caller.ID]*queue{}
 	}
 	return p
 }
@@ -67,13 +61,13 @@ func newPlaces(waiting prometheus.Gauge) *places {
 // errPlaces says that as many requests wait as may.
 var errPlaces = errors.New("the caller has too many requests under way")
 
-// enter takes a place of the caller, and waits for one until ctx ends. again says that the request had one before.
-func (p *places) enter(ctx context.Context, caller callerKey, most share, again bool) (*queue, error) {
-	s := &p.shards[maphash.Comparable(p.seed, caller)%placeShards]
+// enter takes a place of a caller, and waits for one until ctx ends. again says that the request had one before.
+func (p *places) enter(ctx context.Context, id caller.ID, most share, again bool) (*queue, error) {
+	s := &p.shards[maphash.Comparable(p.seed, id)%placeShards]
 	s.mu.Lock()
-	q := s.by[caller]
+	q := s.by[id]
 	if q == nil {
-		q = s.queue(p, caller)
+		q = s.queue(p, id)
 	}
 	if q.atWork < most.atWork {
 		q.atWork++
@@ -100,14 +94,14 @@ func (p *places) enter(ctx context.Context, caller callerKey, most share, again 
 }
 
 // queue makes the queue of a caller who has none. The caller of it holds mu.
-func (s *placeShard) queue(p *places, caller callerKey) (q *queue) {
+func (s *placeShard) queue(p *places, id caller.ID) (q *queue) {
 	if n := len(s.spare); n > 0 {
 		q, s.spare = s.spare[n-1], s.spare[:n-1]
 	} else {
 		q = &queue{places: p, shard: s}
 	}
-	q.caller = caller
-	s.by[caller] = q
+	q.id = id
+	s.by[id] = q
 	return q
 }
 
@@ -151,9 +145,9 @@ func (q *queue) pass() {
 		return
 	}
 	s := q.shard
-	delete(s.by, q.caller)
+	delete(s.by, q.id)
 	if len(s.spare) < spareQueues {
-		q.caller, q.back, q.fresh = callerKey{}, nil, nil
+		q.id, q.back, q.fresh = caller.ID{}, nil, nil
 		s.spare = append(s.spare, q)
 	}
 }
@@ -182,7 +176,7 @@ func (x *exchange) enter(again bool) (*queue, error) {
 	if r.UserID() == "" {
 		most = shareOfAddress
 	}
-	q, err := r.server.places.enter(r.Context(), r.callerKey(), most, again)
+	q, err := r.server.places.enter(r.Context(), r.callerID(), most, again)
 	if errors.Is(err, errPlaces) || errors.Is(err, errLate) {
 		return nil, errUnderWay(err)
 	}
@@ -232,10 +226,10 @@ func errUnderWay(cause error) *Error {
 	return e
 }
 
-// callerKey is caller for the places.
-func (r *Request) callerKey() callerKey {
+// callerID is caller without a string that has to be made.
+func (r *Request) callerID() caller.ID {
 	if id := r.UserID(); id != "" {
-		return callerKey{user: id}
+		return caller.ID{User: id}
 	}
-	return callerKey{network: network(r.RemoteIP())}
+	return caller.ID{Network: network(r.RemoteIP())}
 }

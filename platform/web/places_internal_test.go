@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"lyceum/platform/caller"
 )
 
 func newTestPlaces() *places { return newPlaces(prometheus.NewGauge(prometheus.GaugeOpts{Name: "x"})) }
@@ -33,7 +35,7 @@ func (q *queue) waits() int {
 }
 
 func TestPlacesGoInTheOrderOfArrival(t *testing.T) {
-	p, alice, most := newTestPlaces(), callerKey{user: "@alice:x"}, share{atWork: 1, waiting: 4}
+	p, alice, most := newTestPlaces(), caller.ID{User: "@alice:x"}, share{atWork: 1, waiting: 4}
 	first, err := p.enter(t.Context(), alice, most, false)
 	if err != nil {
 		t.Fatal(err)
@@ -57,7 +59,7 @@ func TestPlacesGoInTheOrderOfArrival(t *testing.T) {
 			time.Sleep(time.Millisecond)
 		}
 	}
-	if other, err := p.enter(t.Context(), callerKey{user: "@bob:x"}, most, false); err != nil {
+	if other, err := p.enter(t.Context(), caller.ID{User: "@bob:x"}, most, false); err != nil {
 		t.Errorf("another waits: %v", err)
 	} else {
 		other.leave()
@@ -83,7 +85,7 @@ func TestPlacesAreGivenBack(t *testing.T) {
 			for range 100 {
 				who := rand.IntN(len(inside))
 				ctx, cancel := context.WithTimeout(t.Context(), time.Duration(rand.IntN(400))*time.Microsecond)
-				q, err := p.enter(ctx, callerKey{user: fmt.Sprint(who)}, most, rand.IntN(2) == 0)
+				q, err := p.enter(ctx, caller.ID{User: fmt.Sprint(who)}, most, rand.IntN(2) == 0)
 				switch {
 				case errors.Is(err, errPlaces):
 					refused.Add(1)
@@ -109,7 +111,7 @@ func TestPlacesAreGivenBack(t *testing.T) {
 }
 
 func BenchmarkPlaces(b *testing.B) {
-	p, alice := newTestPlaces(), callerKey{user: "@alice:example.org"}
+	p, alice := newTestPlaces(), caller.ID{User: "@alice:example.org"}
 	b.ReportAllocs()
 	for b.Loop() {
 		q, err := p.enter(b.Context(), alice, shareOfUser, false)

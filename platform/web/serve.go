@@ -22,6 +22,8 @@ import (
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
+
+	"lyceum/platform/caller"
 )
 
 // statusClientGone is what the metrics say when nobody waits for the answer any more. It is never sent.
@@ -60,6 +62,7 @@ type exchange struct {
 	start    time.Time
 	aside    bool                  // it was set aside: the rest is not the handler's
 	place    atomic.Pointer[queue] // among its caller's handlers at work; nil: none
+	work     *caller.Work          // nil: of a process of the fleet
 	token    string                // of a request that waits
 
 	clock   *time.Timer     // ends the time of the handler; nil while there is none
@@ -213,6 +216,9 @@ func (s *Server) run(x *exchange) error {
 	}
 	if err := s.letIn(r); err != nil {
 		return err
+	}
+	if r.Identity != nil && x.work != nil {
+		x.work.SetID(r.callerID())
 	}
 	if err := s.limit(r, e); err != nil {
 		return err

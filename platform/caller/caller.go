@@ -1,0 +1,57 @@
+package caller
+
+import (
+	"context"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+)
+
+// ID is a caller, without a string that has to be made.
+type ID struct {
+	User    string
+	Network netip.Prefix // where there is no user
+}
+
+// Work is the context of work for a caller, and of all that is made from it.
+type Work struct {
+	context.Context
+	Connections atomic.Int32 // to the database, that it holds now
+
+	mu sync.Mutex
+	id ID
+}
+
+// NewWork is work inside ctx.
+func NewWork(ctx context.Context, id ID) *Work { return &Work{Context: ctx, id: id} }
+
+// workKey is the name under which a context knows its Work.
+type workKey struct{}
+
+// Value is part of context.Context.
+func (w *Work) Value(key any) any {
+	if key == (workKey{}) {
+		return w
+	}
+	return w.Context.Value(key)
+}
+
+// Of is the work that a context belongs to; nil when there is no caller.
+func Of(ctx context.Context) *Work {
+	w, _ := ctx.Value(workKey{}).(*Work)
+	return w
+}
+
+// ID is the caller, as far as he is known.
+func (w *Work) ID() ID {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.id
+}
+
+// SetID says who the caller is, when that is found out later.
+func (w *Work) SetID(id ID) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.id = id
+}

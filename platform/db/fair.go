@@ -1,0 +1,256 @@
+package db
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"time"
+
+	"lyceum/platform/caller"
+)
+
+// gate gives out the connections of a pool. Of the callers that wait for one, the one that has used them for less time goes
+// first (start-time fair queueing: Goyal, Vin, Cheng 1996), the requests of one caller in the order in which they came. It stands
+// before the pool, so that who waits in the pool itself is one who holds a connection already.
+//
+// One caller never has all connections, and more than half of them only while nobody else waits who has less. What is done for
+// nobody goes before all others until it has half, so that users hold up the work of the process no more than it holds up them.
+type gate struct {
+	start time.Time
+	half  int // of the connections
+	most  int // of one caller
+
+	mu         sync.Mutex
+	free       int           // below 0 while those that hold a connection take another
+	now        time.Duration // what the callers that ask have used at least
+	by         map[caller.ID]*line
+	background line    // of what is done for nobody
+	queue      []*line // those with waiting requests, in the order in which they came
+	spare      []*line // to be used again
+	swept      time.Duration
+
+	waits  int64
+	waited time.Duration
+}
+
+// line is a caller at the gate. All is guarded by its mu.
+type line struct {
+	id      caller.ID
+	used    time.Duration // of connections, at least gate.now when a request comes
+	inside  int
+	waiting []chan struct{} // closed when it has a connection
+	last    time.Duration   // when it gave back one
+}
+
+const (
+	keepLine   = time.Second // how long what a caller used counts when he asks for nothing
+	spareLines = 64
+)
+
+func newGate(connections int) *gate {
+	return &gate{
+		start: time.Now(), free: connections, half: max(1, connections/2), most: max(1, connections-1), by: map[caller.ID]*line{},
+	}
+}
+
+// turn is a connection that was given out. The zero turn is none.
+type turn struct {
+	gate  *gate // nil when only the work counts it
+	line  *line
+	work  *caller.Work
+	began time.Duration
+}
+
+// enter waits for a connection until ctx ends. Work that holds one waits behind nobody: others may wait for what it holds. A nil
+// gate lets all in, and the work is known to hold a connection.
+func (g *gate) enter(ctx context.Context) (t turn, err error) {
+	t.work = caller.Of(ctx)
+	if g != nil {
+		if t.line, err = g.admit(ctx, t.work); err != nil {
+			return turn{}, err
+		}
+		t.gate, t.began = g, g.clock()
+	}
+	if t.work != nil {
+		t.work.Connections.Add(1)
+	}
+	return t, nil
+}
+
+// leave gives the connection back, once.
+func (t *turn) leave() {
+	if t.work != nil {
+		t.work.Connections.Add(-1)
+	}
+	if t.gate != nil {
+		t.gate.leave(t.line, t.began)
+	}
+	*t = turn{}
+}
+
+func (g *gate) clock() time.Duration { return time.Since(g.start) }
+
+func (g *gate) admit(ctx context.Context, w *caller.Work) (*line, error) {
+	g.mu.Lock()
+	l := g.line(w)
+	if len(l.waiting) == 0 {
+		l.used = max(l.used, g.now)
+	}
+	if g.may(l) || w != nil && w.Connections.Load() > 0 {
+		if l != &g.background && len(g.queue) == 0 {
+			g.now = l.used
+		}
+		g.take(l)
+		g.mu.Unlock()
+		return l, nil
+	}
+	ready := make(chan struct{})
+	if len(l.waiting) == 0 {
+		g.queue = append(g.queue, l)
+	}
+	l.waiting = append(l.waiting, ready)
+	g.mu.Unlock()
+	return l, g.wait(ctx, l, ready)
+}
+
+// line finds the caller of work. The caller of it holds mu.
+func (g *gate) line(w *caller.Work) *line {
+	if w == nil {
+		return &g.background
+	}
+	id := w.ID()
+	l := g.by[id]
+	if l != nil {
+		return l
+	}
+	if n := len(g.spare); n > 0 {
+		l, g.spare = g.spare[n-1], g.spare[:n-1]
+	} else {
+		l = &line{}
+	}
+	*l = line{id: id, waiting: l.waiting[:0]}
+	g.by[id] = l
+	return l
+}
+
+// wait ends when the request has a connection, or with an error.
+func (g *gate) wait(ctx context.Context, l *line, ready chan struct{}) (err error) {
+	began := g.clock()
+	select {
+	case <-ready:
+	case <-ctx.Done():
+		err = ctx.Err()
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.waits++
+	g.waited += g.clock() - began
+	if err == nil {
+		return nil
+	}
+	if i := slices.Index(l.waiting, ready); i >= 0 {
+		g.remove(l, i)
+	} else { // it was let in meanwhile
+		g.giveBack(l)
+	}
+	return err
+}
+
+// leave gives a connection back that was used since began.
+func (g *gate) leave(l *line, began time.Duration) {
+	now := g.clock()
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	l.used += now - began
+	l.last = now
+	g.giveBack(l)
+	if now-g.swept >= keepLine {
+		g.sweep(now)
+	}
+}
+
+// giveBack lets those in whose turn it is. The caller holds mu, as of all below.
+func (g *gate) giveBack(l *line) {
+	g.free++
+	l.inside--
+	for next := g.next(); next != nil; next = g.next() {
+		g.advance()
+		g.take(next)
+		close(next.waiting[0])
+		g.remove(next, 0)
+	}
+}
+
+// may says that a connection is free which a caller may have: nobody waits for it.
+func (g *gate) may(l *line) bool { return g.free > 0 && (l.inside < g.most || l == &g.background) }
+
+func (g *gate) take(l *line) {
+	g.free--
+	l.inside++
+}
+
+// next is the line whose turn it is; nil when no connection is free, or nobody waits who may have it.
+func (g *gate) next() (next *line) {
+	for _, l := range g.queue {
+		if g.may(l) && (next == nil || g.before(l, next)) {
+			next = l
+		}
+	}
+	return next
+}
+
+// before says that one line goes before another.
+func (g *gate) before(a, b *line) bool {
+	if a, b := g.rank(a), g.rank(b); a != b {
+		return a < b
+	}
+	if a.used != b.used {
+		return a.used < b.used
+	}
+	return a.inside < b.inside
+}
+
+func (g *gate) rank(l *line) int {
+	switch {
+	case l.inside >= g.half:
+		return 2
+	case l == &g.background:
+		return 0
+	}
+	return 1
+}
+
+// advance lets one who comes anew count as the least of those that wait, so that nobody saves up.
+func (g *gate) advance() {
+	var least *line
+	for _, l := range g.queue {
+		if l != &g.background && (least == nil || l.used < least.used) {
+			least = l
+		}
+	}
+	if least != nil {
+		g.now = max(g.now, least.used)
+	}
+}
+
+// remove takes a request out of those that wait.
+func (g *gate) remove(l *line, i int) {
+	l.waiting = slices.Delete(l.waiting, i, i+1)
+	if len(l.waiting) == 0 {
+		i := slices.Index(g.queue, l)
+		g.queue = slices.Delete(g.queue, i, i+1)
+	}
+}
+
+// sweep forgets the callers that asked for nothing of late.
+func (g *gate) sweep(now time.Duration) {
+	g.swept = now
+	for id, l := range g.by {
+		if l.inside == 0 && len(l.waiting) == 0 && now-l.last >= keepLine {
+			delete(g.by, id)
+			if len(g.spare) < spareLines {
+				g.spare = append(g.spare, l)
+			}
+		}
+	}
+}
