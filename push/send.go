@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"lyceum/platform/db"
+	"lyceum/platform/obs"
 )
 
 const (
@@ -224,7 +225,7 @@ type patience struct {
 // expired is called at the end of the moment.
 func (w *patience) expired() {
 	n := w.sent.Load()
-	if w.over = n == w.seen || time.Now().After(w.end); !w.over {
+	if w.over = n == w.seen || obs.Now().After(w.end); !w.over {
 		w.seen = n
 		w.moment.Reset(promptly)
 	}
@@ -255,7 +256,7 @@ func (w *patience) wait(ctx context.Context, event <-chan struct{}) {
 func (p *Push) send(ctx context.Context, list []*delivery, seen int64) []keptBack {
 	s := &step{}
 	s.waitFor(list)
-	w := &patience{sent: &s.sent, moment: time.NewTimer(promptly), end: time.Now().Add(stepWithin), over: ctx.Err() != nil}
+	w := &patience{sent: &s.sent, moment: time.NewTimer(promptly), end: obs.Now().Add(stepWithin), over: ctx.Err() != nil}
 	defer w.moment.Stop()
 	looked := p.Now()
 	for freed := p.places.next(); ; freed = p.places.next() {
