@@ -14,8 +14,9 @@ import (
 )
 
 const (
-	pageMost  = 50  // notifications of one answer
-	roomsMost = 200 // rooms that are looked into
+	pageMost   = 50  // notifications of one answer
+	roomsMost  = 200 // rooms that are looked into
+	roomLooked = 500 // events of a room that are looked at
 )
 
 type notified struct {
@@ -87,9 +88,8 @@ func (p *Push) candidates(r *web.Request, before int64) ([]*rooms.Event, error) 
 		if err != nil {
 			return nil, err
 		}
-		events, err := p.Rooms.Timeline(r.Context(), rooms.Page{
-			RoomID: m.RoomID, From: 1 << 62, To: since, Backward: true, Limit: 2 * pageMost,
-			SentBefore: before, Filter: &rooms.Filter{NotSenders: []string{r.UserID()}},
+		events, err := p.Rooms.SentBefore(r.Context(), rooms.Sent{
+			RoomID: m.RoomID, NotBy: r.UserID(), Before: before, After: since, Look: roomLooked, Limit: 2 * pageMost,
 		})
 		if err != nil {
 			return nil, err

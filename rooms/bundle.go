@@ -2,6 +2,7 @@ package rooms
 
 import (
 	"context"
+	"database/sql"
 	"encoding/json"
 	"maps"
 	"slices"
@@ -86,9 +87,27 @@ func (r *Rooms) relationKinds(ctx context.Context, events []*Event) (map[string]
 	if len(ids) == 0 {
 		return nil, nil
 	}
-	return db.Groups[string, string](r.Process.DB.Query(ctx, `SELECT DISTINCT x.rel_type, x.target FROM relations x JOIN events e ON e.event_id = x.target
-		WHERE x.target = ANY($1) AND x.rel_type IN ('m.replace', 'm.thread', 'm.reference') AND x.room_id || '' = e.room_id`, ids))
+	out := map[string][]string{}
+	err := db.Each(func(row db.Row) error {
+		var id string
+		var has [3]bool
+		err := row.Scan(&id, &has[0], &has[1], &has[2])
+		for i, kind := range [...]string{relReplace, relThread, relReference} {
+			if has[i] {
+				out[kind] = append(out[kind], id)
+			}
+		}
+		return err
+	})(r.Process.DB.Query(ctx, selectKinds, ids))
+	return out, err
 }
+
+// relationsTo begins a statement that reads relations to an event t; what kind of them comes next.
+const relationsTo = ` FROM relations x WHERE x.target = t.event_id AND x.room_id = t.room_id AND x.rel_type = `
+
+// selectKinds asks first if there is any relation: mostly there is none.
+const selectKinds = `SELECT t.event_id, EXISTS (SELECT 1` + relationsTo + `'m.replace'), EXISTS (SELECT 1` + relationsTo + `'m.thread'), EXISTS (SELECT 1` + relationsTo + `'m.reference')
+	FROM events t WHERE t.event_id = ANY($1) AND EXISTS (SELECT 1 FROM relations x WHERE x.target = t.event_id AND x.room_id = t.room_id)`
 
 // bundler collects the aggregations of some events of a room.
 type bundler struct {
@@ -103,6 +122,9 @@ type bundler struct {
 	standing  standing
 	horizon   horizon // what is counted and ranked: children out of sight leave no trace
 }
+
+// repliesCounted is up to where the events of a thread are counted.
+const repliesCounted = 10_000
 
 type threadSummary struct {
 	latest string
@@ -214,17 +236,27 @@ func (b *bundler) edit(id string, list []string) *Event {
 	return nil
 }
 
+// editsRanked is how many edits of an event, the newest ones, are put in the order of their times.
+const editsRanked = 100
+
+func selectEdits(seen string) string {
+	return `WITH original AS MATERIALIZED (
+		SELECT t.event_id, t.room_id, t.sender, t.type, COALESCE((SELECT x.pos` + relationsTo + `'m.replace' AND x.sender = t.sender` + seen + ` ORDER BY x.pos DESC LIMIT 1 OFFSET $2), 0) AS since
+		FROM events t WHERE t.event_id = ANY($1)
+		) SELECT target, event_id FROM (
+		SELECT x.target, x.event_id, ROW_NUMBER() OVER (PARTITION BY x.target ORDER BY e.ts DESC, e.event_id DESC) AS n
+		FROM original JOIN relations x ON x.target = original.event_id AND x.room_id = original.room_id AND x.sender = original.sender AND x.rel_type = 'm.replace' AND x.pos >= original.since
+		JOIN events e ON e.event_id = x.event_id WHERE x.type = original.type` + seen + `
+		) ranked WHERE n <= 3 ORDER BY target, n`
+}
+
 // edits finds the newest edits of events by their own senders, the newest first.
 func (b *bundler) edits(ids []string) (map[string][]string, error) {
 	if len(ids) == 0 {
 		return nil, nil
 	}
-	seen, args := b.horizon.where("x.pos", []any{ids})
-	found, err := b.pairs(`SELECT target, event_id FROM (
-		SELECT x.target, x.event_id, ROW_NUMBER() OVER (PARTITION BY x.target ORDER BY e.ts DESC, e.event_id DESC) AS n
-		FROM relations x JOIN events t ON t.event_id = x.target JOIN events e ON e.event_id = x.event_id
-		WHERE x.target = ANY($1) AND x.rel_type = 'm.replace' AND x.sender = t.sender AND x.type = t.type AND x.room_id || '' = t.room_id`+seen+`
-		) ranked WHERE n <= 3 ORDER BY target, n`, args...)
+	seen, args := b.horizon.where("x.pos", []any{ids, editsRanked - 1})
+	found, err := b.pairs(selectEdits(seen), args...)
 	if err != nil {
 		return nil, err
 	}
@@ -244,16 +276,21 @@ func (b *bundler) edits(ids []string) (map[string][]string, error) {
 
 const referencesShown = 1000
 
+func selectReferences(seen string) string {
+	return `WITH original AS MATERIALIZED (
+		SELECT t.event_id, t.room_id, COALESCE((SELECT x.pos` + relationsTo + `'m.reference'` + seen + ` ORDER BY x.pos LIMIT 1 OFFSET $3), 9223372036854775807) AS upto
+		FROM events t WHERE t.event_id = ANY($1)
+		) SELECT x.target, x.event_id FROM original JOIN relations x ON x.target = original.event_id AND x.room_id = original.room_id AND x.rel_type = 'm.reference' AND x.pos <= original.upto
+		WHERE TRUE` + seen + ` ORDER BY x.target, x.pos`
+}
+
 func (b *bundler) references(ids []string) (map[string][]byte, error) {
 	if len(ids) == 0 {
 		return nil, nil
 	}
-	seen, args := b.horizon.where("x.pos", []any{ids, listOf(b.ignored), referencesShown})
-	found, err := b.pairs(`SELECT target, event_id FROM (
-		SELECT x.target, x.event_id, x.pos, ROW_NUMBER() OVER (PARTITION BY x.target ORDER BY x.pos) AS n
-		FROM relations x JOIN events t ON t.event_id = x.target
-		WHERE x.target = ANY($1) AND x.rel_type = 'm.reference' AND x.room_id || '' = t.room_id AND NOT (x.sender = ANY($2))`+seen+`
-		) ranked WHERE n <= $3 ORDER BY target, n`, args...)
+	seen, args := b.horizon.where("x.pos", []any{ids, listOf(b.ignored), referencesShown - 1})
+	seen += " AND NOT (x.sender = ANY($2))"
+	found, err := b.pairs(selectReferences(seen), args...)
 	if err != nil {
 		return nil, err
 	}
@@ -275,27 +312,31 @@ func (b *bundler) pairs(query string, args ...any) (map[string][]string, error) 
 	return db.Groups[string, string](b.r.Process.DB.Query(b.ctx, query, args...))
 }
 
+func selectThreads(seen string) string {
+	return `SELECT t.event_id, (SELECT x.event_id` + relationsTo + `'m.thread'` + seen + ` ORDER BY x.pos DESC LIMIT 1),
+		(SELECT COUNT(*) FROM (SELECT 1` + relationsTo + `'m.thread'` + seen + ` LIMIT $4) counted),
+		EXISTS (SELECT 1` + relationsTo + `'m.thread' AND x.sender = $2` + seen + `)
+		FROM events t WHERE t.event_id = ANY($1)`
+}
+
 func (b *bundler) threads(ids []string) (map[string]threadSummary, error) {
 	if len(ids) == 0 {
 		return nil, nil
 	}
-	seen, args := b.horizon.where("x.pos", []any{ids, b.user, listOf(b.ignored)})
+	seen, args := b.horizon.where("x.pos", []any{ids, b.user, listOf(b.ignored), repliesCounted})
+	seen += " AND NOT (x.sender = ANY($3))"
 	out := map[string]threadSummary{}
 	return out, db.Each(func(row db.Row) error {
 		var target string
+		var latest sql.NullString
 		var t threadSummary
-		var mine int
-		err := row.Scan(&target, &t.latest, &t.count, &mine)
-		t.mine = mine > 0
+		if err := row.Scan(&target, &latest, &t.count, &t.mine); err != nil || !latest.Valid {
+			return err
+		}
+		t.latest = latest.String
 		out[target] = t
-		return err
-	})(b.r.Process.DB.Query(b.ctx, `SELECT target, event_id, total, mine FROM (
-		SELECT x.target, x.event_id, COUNT(*) OVER (PARTITION BY x.target) AS total,
-			SUM(CASE WHEN x.sender = $2 THEN 1 ELSE 0 END) OVER (PARTITION BY x.target) AS mine,
-			ROW_NUMBER() OVER (PARTITION BY x.target ORDER BY x.pos DESC) AS n
-		FROM relations x JOIN events t ON t.event_id = x.target
-		WHERE x.target = ANY($1) AND x.rel_type = 'm.thread' AND x.room_id || '' = t.room_id AND NOT (x.sender = ANY($3))`+seen+`
-		) ranked WHERE n = 1`, args...))
+		return nil
+	})(b.r.Process.DB.Query(b.ctx, selectThreads(seen), args...))
 }
 
 func listOf(users map[string]bool) []string {

@@ -104,8 +104,14 @@ func matchType(pattern, typ string) bool {
 	return strings.HasSuffix(typ, parts[len(parts)-1])
 }
 
-// relatedBy begins a condition on an event e, on the relations to it: see selectRelations.
-const relatedBy = "EXISTS (SELECT 1 FROM relations x WHERE x.target = e.event_id AND x.room_id || '' = e.room_id"
+// decided tells that the database decides some of the filter.
+func (f *Filter) decided() bool {
+	where, _ := f.where(1)
+	return where != ""
+}
+
+// relatedBy begins a condition on an event e, on the relations to it.
+const relatedBy = "EXISTS (SELECT 1 FROM relations x WHERE x.target = e.event_id AND x.room_id = e.room_id"
 
 // where gives what of the filter the database can decide, as SQL about the table e whose placeholders
 // start at $next. Match decides all of it again but related_by_….

@@ -3,32 +3,11 @@ package rooms
 import (
 	"context"
 	"fmt"
-	"strings"
 
 	"lyceum/matrix"
 	"lyceum/platform/db"
 	"lyceum/platform/web"
 )
-
-// relationDepth is how far relations of relations are followed.
-const relationDepth = 3
-
-// selectRelations goes by the target. The empty text keeps SQLite from the index by room, through which it would read all relations of
-// the room for each event.
-const selectRelations = `WITH RECURSIVE tree (event_id, pos, rel_type, type, depth) AS (
-	SELECT x.event_id, x.pos, x.rel_type, x.type, 1 FROM relations x WHERE x.target = $1 AND x.room_id || '' = $2
-	UNION ALL
-	SELECT x.event_id, x.pos, x.rel_type, x.type, t.depth + 1 FROM relations x JOIN tree t ON x.target = t.event_id
-	WHERE t.depth < $3 AND x.room_id || '' = $2
-	) SELECT event_id FROM tree WHERE pos > $4 AND pos < $5`
-
-// relationsOf says which relations of an event are wanted.
-type relationsOf struct {
-	parent       *Event
-	depth        int
-	relType, typ string // "" for all
-	seen         horizon
-}
 
 func (r *Rooms) getRelations(q *web.Request) (any, error) {
 	ctx, roomID := q.Context(), q.Path("roomID")
@@ -51,15 +30,11 @@ func (r *Rooms) getRelations(q *web.Request) (any, error) {
 	if err := r.paging(q, roomID, &s, st.head.Pos); err != nil {
 		return nil, err
 	}
-	depth := 1
-	if recurse {
-		depth = relationDepth
-	}
 	seen, err := r.horizonOf(ctx, st)
 	if err != nil {
 		return nil, err
 	}
-	ids, err := r.relationIDs(ctx, s, relationsOf{parent, depth, q.Path("relType"), q.Path("type"), seen})
+	ids, w, err := r.relations(ctx, s, relationsOf{parent, recurse, q.Path("relType"), q.Path("type"), seen})
 	if err != nil {
 		return nil, err
 	}
@@ -72,8 +47,11 @@ func (r *Rooms) getRelations(q *web.Request) (any, error) {
 		return nil, err
 	}
 	reply := map[string]any{"chunk": chunk}
-	if f.more {
+	switch {
+	case f.more:
 		reply["next_batch"] = PositionToken(f.end)
+	case w.cut:
+		reply["next_batch"] = PositionToken(w.end)
 	}
 	if from := q.Query1("from"); from != "" {
 		reply["prev_batch"] = from
@@ -82,28 +60,6 @@ func (r *Rooms) getRelations(q *web.Request) (any, error) {
 		reply["recursion_depth"] = relationDepth
 	}
 	return reply, nil
-}
-
-func (r *Rooms) relationIDs(ctx context.Context, s stretch, of relationsOf) ([]string, error) {
-	query := selectRelations
-	after, before, order := s.to, s.from+1, " DESC"
-	if !s.backward {
-		after, before, order = s.from, int64(1)<<62, ""
-		if s.to > 0 {
-			before = s.to + 1
-		}
-	}
-	args := []any{of.parent.ID, of.parent.RoomID, of.depth, after, before}
-	for _, c := range []struct{ column, value string }{{"rel_type", of.relType}, {"type", of.typ}} {
-		if c.value != "" {
-			args = append(args, c.value)
-			query += fmt.Sprintf(" AND %s = $%d", c.column, len(args))
-		}
-	}
-	seen, args := of.seen.where("pos", args)
-	query += seen
-	args = append(args, s.limit+1)
-	return db.Texts(r.Process.DB.Query(ctx, query+fmt.Sprintf(" ORDER BY pos%s LIMIT $%d", order, len(args)), args...))
 }
 
 // pick reads events by their ids, one more than the limit, as far as a page has room for them, and keeps what the user
@@ -166,7 +122,7 @@ func (r *Rooms) getThreads(q *web.Request) (any, error) {
 	if err := r.paging(q, roomID, &s, v.upto); err != nil {
 		return nil, err
 	}
-	ids, ends, err := r.threadRoots(ctx, v, s, mine)
+	ids, ends, w, err := r.threadRoots(ctx, v, s, mine)
 	if err != nil {
 		return nil, err
 	}
@@ -179,28 +135,41 @@ func (r *Rooms) getThreads(q *web.Request) (any, error) {
 		return nil, err
 	}
 	reply := map[string]any{"chunk": chunk}
-	if f.more && f.taken > 0 {
+	switch {
+	case f.more && f.taken > 0:
 		reply["next_batch"] = PositionToken(ends[f.taken-1] - 1) // threads are in the order of their newest events
+	case w.cut:
+		reply["next_batch"] = PositionToken(w.end)
 	}
 	return reply, nil
 }
 
-// threadRoots finds the threads whose newest events lie before a place, the newest first.
-func (r *Rooms) threadRoots(ctx context.Context, v view, s stretch, mine bool) (ids []string, ends []int64, err error) {
+// The threads of a window with their newest events, but those that have a newer one, which a page before has given.
+const (
+	selectRoots = `SELECT n.target, n.pos FROM (SELECT x.target, MAX(x.pos) AS pos` + ofRoomKind + ` AND NOT (x.sender = ANY($6))`
+	newestRoots = ` GROUP BY x.target) n CROSS JOIN events t
+		WHERE t.event_id = n.target AND t.room_id = $5 AND NOT EXISTS (SELECT 1` + relationsTo + `$4 AND x.pos >= $2 AND NOT (x.sender = ANY($6))`
+)
+
+// threadRoots finds the threads whose newest events lie before a place, the newest first, and where those are.
+func (r *Rooms) threadRoots(ctx context.Context, v view, s stretch, mine bool) (ids []string, ends []int64, w window, err error) {
 	horizon, err := r.horizonOf(ctx, v.standing)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, w, err
 	}
 	ignored, err := r.Accounts.Ignored(ctx, v.user)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, w, err
 	}
-	seen, args := horizon.where("x.pos", []any{v.head.RoomID, min(s.from, v.upto), s.limit + 1, listOf(ignored)})
-	query := `SELECT x.target, MAX(x.pos) FROM relations x JOIN events t ON t.event_id = x.target
-		WHERE x.room_id = $1 AND t.room_id = $1 AND x.rel_type = 'm.thread' AND NOT (x.sender = ANY($4))` + seen + ` GROUP BY x.target, t.sender HAVING MAX(x.pos) <= $2`
+	s.from, s.to = min(s.from, v.upto), 0
+	if w, err = r.window(ctx, s, ofRoomKind, relThread, v.head.RoomID); err != nil {
+		return nil, nil, w, err
+	}
+	seen, args := horizon.where("x.pos", []any{w.after, w.before, s.limit + 1, relThread, v.head.RoomID, listOf(ignored)})
+	query := selectRoots + seen + newestRoots + seen + ")"
 	if mine {
 		args = append(args, v.user)
-		query += fmt.Sprintf(" AND (t.sender = $%[1]d OR MAX(CASE WHEN x.sender = $%[1]d THEN 1 ELSE 0 END) = 1)", len(args))
+		query += fmt.Sprintf(" AND (t.sender = $%[1]d OR EXISTS (SELECT 1"+relationsTo+"$4 AND x.sender = $%[1]d%[2]s))", len(args), seen)
 	}
 	err = db.Each(func(row db.Row) error {
 		var id string
@@ -208,6 +177,6 @@ func (r *Rooms) threadRoots(ctx context.Context, v view, s stretch, mine bool) (
 		err := row.Scan(&id, &end)
 		ids, ends = append(ids, id), append(ends, end)
 		return err
-	})(r.Process.DB.Query(ctx, strings.TrimSpace(query)+" ORDER BY MAX(x.pos) DESC LIMIT $3", args...))
-	return ids, ends, err
+	})(r.Process.DB.Query(ctx, query+" ORDER BY n.pos DESC LIMIT $3", args...))
+	return ids, ends, w, err
 }

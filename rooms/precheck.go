@@ -13,8 +13,8 @@ import (
 	"lyceum/rooms/state"
 )
 
-// selectSame finds a relation such as a reaction that somebody sends again.
-const selectSame = `SELECT EXISTS (SELECT 1 FROM relations WHERE target = $1 AND sender = $2 AND rel_type = $3 AND agg_key = $4 AND type = $5 AND room_id || '' = $6)`
+// selectSame finds a reaction that somebody sends again.
+const selectSame = `SELECT EXISTS (SELECT 1 FROM relations WHERE target = $1 AND room_id = $2 AND sender = $3 AND agg_key = $4 AND type = $5 AND rel_type = 'm.annotation')`
 
 const (
 	nul    = "\x00"
@@ -155,8 +155,7 @@ func (r *Rooms) checkAnnotation(c *owned.Change[room], req Send, rel relation, k
 	added, id := rm.added, rm.id
 	return c.Need(func(ctx context.Context) (func(*room), error) {
 		d := &duplicate{added: added}
-		err := r.Process.DB.QueryRow(ctx, selectSame,
-			rel.target, req.Sender, rel.relType, rel.key, req.Type, id).Scan(&d.found)
+		err := r.Process.DB.QueryRow(ctx, selectSame, rel.target, id, req.Sender, rel.key, req.Type).Scan(&d.found)
 		return func(*room) { known.dup = d }, err
 	})
 }

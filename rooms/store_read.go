@@ -4,7 +4,6 @@ import (
 	"context"
 	"database/sql"
 	"errors"
-	"fmt"
 	"slices"
 
 	"lyceum/matrix"
@@ -294,18 +293,17 @@ type Page struct {
 	Backward bool  // from From towards older events
 	Limit    int
 	// What of the events is wanted; all when nothing is said.
-	Filter     *Filter // as far as the database decides it: see Filter.Match
-	Members    bool    // m.room.member state events only
-	Threaded   bool    // events of threads only
-	SentBefore int64   // origin_server_ts in ms is smaller; 0 for no bound
+	Filter   *Filter // as far as the database decides it: see Filter.Match
+	Members  bool    // m.room.member state events only
+	Threaded bool    // events of threads only
 }
 
 // Timeline reads a part of a room's events in the order of the direction.
 func (r *Rooms) Timeline(ctx context.Context, p Page) ([]*Event, error) {
 	where := "e.room_id = $1 AND e.pos > $2 AND e.pos < $3"
-	after, before, order := p.From, p.To, " ORDER BY e.pos LIMIT $4"
+	after, before := p.From, p.To
 	if p.Backward {
-		after, before, order = p.To, p.From, " ORDER BY e.pos DESC LIMIT $4"
+		after, before = p.To, p.From
 	}
 	if before == 0 {
 		before = 1 << 62
@@ -321,13 +319,28 @@ func (r *Rooms) Timeline(ctx context.Context, p Page) ([]*Event, error) {
 		where += " AND e.type = 'm.room.member' AND e.state_key IS NOT NULL"
 	}
 	if p.Threaded {
-		where += " AND e.event_id IN (SELECT event_id FROM relations WHERE room_id = $1 AND rel_type = 'm.thread')"
+		where += " AND e.event_id IN (SELECT x.event_id FROM relations x WHERE x.room_id = $1 AND x.rel_type = 'm.thread' AND x.pos > $2 AND x.pos < $3 ORDER BY x.pos" + order(p.Backward, "$4") + ")"
 	}
-	if p.SentBefore != 0 {
-		args = append(args, p.SentBefore)
-		where += fmt.Sprintf(" AND e.ts < $%d", len(args))
-	}
-	return r.query(ctx, r.Process.DB, where+order, args...)
+	return r.query(ctx, r.Process.DB, where+" ORDER BY e.pos"+order(p.Backward, "$4"), args...)
+}
+
+// selectSent looks at $5 and one more events of a room.
+const selectSent = `e.room_id = $1 AND e.ts < $2 AND e.pos > $3 AND e.sender <> $4
+	AND e.ts >= COALESCE((SELECT c.ts FROM events c WHERE c.room_id = $1 AND c.ts < $2 ORDER BY c.ts DESC LIMIT 1 OFFSET $5), 0)
+	ORDER BY e.ts DESC LIMIT $6`
+
+// Sent asks for what others sent to a room before a time.
+type Sent struct {
+	RoomID, NotBy string
+	Before        int64 // ms since 1970
+	After         int64 // position, exclusive
+	Look          int   // newest events before the time that are looked at
+	Limit         int
+}
+
+// SentBefore reads events of a room, the newest by origin_server_ts first.
+func (r *Rooms) SentBefore(ctx context.Context, s Sent) ([]*Event, error) {
+	return r.query(ctx, r.Process.DB, selectSent, s.RoomID, s.Before, s.After, s.NotBy, s.Look, s.Limit)
 }
 
 var _ state.Loader = nodeReader{}

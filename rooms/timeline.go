@@ -45,16 +45,24 @@ func (r *Rooms) read(ctx context.Context, v view, s stretch) (found, error) {
 	}
 	p := Page{RoomID: v.head.RoomID, Backward: s.backward, Filter: s.filter}
 	out.end = min(s.from, v.upto)
+	s.from, s.to = out.end, min(s.to, v.upto)
+	if !s.backward && s.to == 0 {
+		s.to = v.upto
+	}
+	// Of what the database filters out nothing is heard: it is told how far to look.
+	w := window{}
+	if w.after, w.before = s.bounds(); s.filter.decided() {
+		if w, err = r.window(ctx, s, ofRoom, v.head.RoomID); err != nil {
+			return out, err
+		}
+	}
 	size := 0
 	for scanned := 0; scanned < scanRounds*(s.limit+1); scanned += p.Limit {
 		p.Limit = min(s.limit-len(out.events)+1, readAtOnce) // one more tells whether there is more
 		if p.Backward {
-			p.From, p.To = out.end+1, s.to
+			p.From, p.To = out.end+1, w.after
 		} else {
-			p.From, p.To = out.end, v.upto+1
-			if s.to > 0 {
-				p.To = min(p.To, s.to+1)
-			}
+			p.From, p.To = out.end, w.before
 		}
 		events, err := r.Timeline(ctx, p)
 		if err != nil {
@@ -79,6 +87,9 @@ func (r *Rooms) read(ctx context.Context, v view, s stretch) (found, error) {
 			}
 		}
 		if len(events) < p.Limit {
+			if out.more = w.cut; w.cut {
+				out.end = w.end
+			}
 			return out, nil
 		}
 	}
