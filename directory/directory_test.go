@@ -34,7 +34,7 @@ type house struct {
 	txn                       int
 }
 
-var harness = roomstest.Over(func(t testing.TB, on *roomstest.Node) *house {
+func wire(t testing.TB, on *roomstest.Node) *house {
 	t.Helper()
 	d, err := New(Deps{Process: on.Process, Accounts: on.Accounts, Rooms: on.Rooms, ServerName: server}, Config{})
 	if err != nil {
@@ -42,7 +42,9 @@ var harness = roomstest.Over(func(t testing.TB, on *roomstest.Node) *house {
 	}
 	on.Serve(t, d.Routes()...)
 	return &house{Directory: d, Node: on, t: t, alice: on.HTTP.As("alice"), bob: on.HTTP.As("bob"), carol: on.HTTP.As("carol"), nobody: on.HTTP}
-}, Migrations())
+}
+
+var harness = roomstest.Over(wire, Migrations())
 
 func (h *house) create(c *webtest.Client, body obj) string {
 	h.t.Helper()
