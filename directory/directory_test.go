@@ -15,6 +15,7 @@ import (
 	"lyceum/accounts"
 	"lyceum/platform/web"
 	"lyceum/platform/web/webtest"
+	"lyceum/rooms"
 	"lyceum/rooms/roomstest"
 )
 
@@ -540,6 +541,43 @@ func TestAnyTermIsAnswered(t *testing.T) {
 			if a := h.bob.Call("POST "+v3+"/publicRooms", obj{"filter": obj{"generic_search_term": term}}); a.Status >= 500 {
 				t.Errorf("rooms, %s: %d %s", name, a.Status, a.Body)
 			}
+		}
+	})
+}
+
+// TestAHitIsToldWithThoseWhoWroteAround: the names of those who wrote around a hit come with it, and no other members are
+// read, who may be many for each hit.
+func TestAHitIsToldWithThoseWhoWroteAround(t *testing.T) {
+	harness.Run(t, func(t *testing.T, h *house) {
+		id := h.create(h.alice, obj{"preset": "public_chat"})
+		for i := range 20 {
+			name := fmt.Sprint("member", i)
+			h.People[name] = &web.Identity{UserID: "@" + name + ":" + server, DeviceID: "D"}
+			h.join(h.HTTP.As(name), id)
+		}
+		for name, c := range map[string]*webtest.Client{"alice": h.alice, "member7": h.HTTP.As("member7")} {
+			c.Want(200, "PUT "+at(id, "state/m.room.member/@"+name+":"+server), obj{"membership": "join", "displayname": "Name of " + name})
+		}
+		h.say(h.alice, id, "before")
+		found := h.say(h.HTTP.As("member7"), id, "some cheese")
+		h.say(h.alice, id, "after")
+		h.indexed()
+		a := h.alice.Want(200, "POST "+v3+"/search", obj{"search_categories": obj{"room_events": obj{
+			"search_term": "cheese", "event_context": obj{"before_limit": 1, "after_limit": 1, "include_profile": true},
+		}}})
+		profiles := a.Get("search_categories.room_events.results.0.context.profile_info")
+		for _, name := range []string{"alice", "member7"} {
+			if got := profiles.Get(gjson.Escape("@" + name + ":" + server)).Get("displayname").String(); got != "Name of "+name {
+				t.Errorf("the name of %s: found %q in %s", name, got, profiles.Raw)
+			}
+		}
+		e, err := h.Rooms.Event(t.Context(), found)
+		if err != nil {
+			t.Fatal(err)
+		}
+		around, err := h.Rooms.Around(t.Context(), rooms.Reader{UserID: "@alice:" + server}, e, 1, 1)
+		if err != nil || len(around.State) != 2 {
+			t.Errorf("expected the members who wrote, found %d of the state's events, %v", len(around.State), err)
 		}
 	})
 }
