@@ -7,6 +7,7 @@ import (
 
 	"lyceum/matrix"
 	"lyceum/platform/role/roletest"
+	"lyceum/platform/stream"
 )
 
 func (n *node) loginWith(name, deviceID string) *login {
@@ -79,6 +80,27 @@ func TestNothingOutlivesItsDevice(t *testing.T) {
 		}
 		if outlived+claimed > 0 {
 			t.Errorf("of %d rounds something outlived the device in %d, and keys of it were claimed in %d", rounds, outlived, claimed)
+		}
+	})
+}
+
+// A message that was on its way when its device went is not stored, as the clean-up after the device came before it.
+func TestAMessageToADeviceThatWentIsNotStored(t *testing.T) {
+	run(t, func(t *testing.T, n *node) {
+		n.register("alice")
+		gone, there := n.loginWith("alice", "GONE"), n.loginWith("alice", "THERE")
+		messageTo := func(l *login) *stream.Entry {
+			return n.entry(l.userID, l.deviceID, &message{deviceID: l.deviceID, sender: "@bob:here.test", typ: "m.test", content: "{}"})
+		}
+		onItsWay := []*stream.Entry{messageTo(there), messageTo(gone), messageTo(there)}
+		gone.do("POST /logout", nil).want(200)
+		if err := n.p.Streams.Append(t.Context(), onItsWay...); err != nil {
+			t.Fatal(err)
+		}
+		for l, want := range map[*login]int{gone: 0, there: 2} {
+			if rows := n.kept(l.userID, l.deviceID); rows != want {
+				t.Errorf("device %s: expected %d messages, found %d", l.deviceID, want, rows)
+			}
 		}
 	})
 }

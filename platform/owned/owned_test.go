@@ -316,6 +316,35 @@ func TestMemoryIsBoundedAndNothingUndecidedGoes(t *testing.T) {
 	})
 }
 
+// A call that failed, or whose client left, keeps its key in memory no longer than others.
+func TestCallsThatFailKeepNoKeys(t *testing.T) {
+	small := func(spec *owned.Spec[int64]) { spec.Budget = 20_000 }
+	run(t, small, func(t *testing.T, s *sums) {
+		gone, cancel := context.WithCancel(t.Context())
+		cancel()
+		for i := range 300 {
+			if _, err := s.add(gone, fmt.Sprint("k", i), "one"); !errors.Is(err, context.Canceled) {
+				t.Fatalf("a call of somebody who left: %v", err)
+			}
+		}
+		if bytes, keys := s.owned.Bytes(); bytes != 0 || keys != 0 {
+			t.Errorf("after calls that were cancelled: %d bytes in %d keys", bytes, keys)
+		}
+		broken := errors.New("broken")
+		for i := range 300 {
+			err := s.owned.Do(t.Context(), fmt.Sprint("k", i), func(c *owned.Change[int64]) error {
+				return c.Need(func(context.Context) (func(*int64), error) { return nil, broken })
+			})
+			if err != broken {
+				t.Fatalf("expected the error of the load, found %v", err)
+			}
+		}
+		if bytes, keys := s.owned.Bytes(); bytes > 20_000 || keys < 30 {
+			t.Errorf("after calls that failed: %d bytes in %d keys", bytes, keys)
+		}
+	})
+}
+
 func TestEachSeesWhatAFormerOwnerLeft(t *testing.T) {
 	change := func(spec *owned.Spec[int64]) {
 		spec.Active = func(_ context.Context, shard int) ([]string, error) {

@@ -3,6 +3,7 @@ package stream
 import (
 	"bytes"
 	"context"
+	"database/sql/driver"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -122,8 +123,9 @@ type lineStore struct {
 
 	mu      sync.Mutex
 	refuse  map[string]bool
-	refusal error        // of those
-	fail    func() error // runs in the middle of a commit
+	refusal error                   // of those
+	breaks  func(w *db.Batch) error // what those do in the place of a refusal, unless nil
+	fail    func() error            // runs in the middle of a commit
 }
 
 var lineRows = &db.Table{Name: "lines", Columns: db.Columns("stream text, shard integer, pos integer, body bytes")}
@@ -134,6 +136,9 @@ func (l *lineStore) Insert(_ context.Context, w *db.Batch, batch []*Entry) error
 	defer l.mu.Unlock()
 	for _, e := range batch {
 		if l.refuse[string(e.Data)] {
+			if l.breaks != nil {
+				return l.breaks(w)
+			}
 			return l.refusal
 		}
 		rows = append(rows, []any{l.name, e.Shard, e.Pos, e.Data})
@@ -364,6 +369,32 @@ func TestARefusalIsNoWarning(t *testing.T) {
 					t.Errorf("the log has %q", log)
 				}
 			})
+		}
+	}, lease.Migrations(), lines)
+}
+
+// What breaks its connection each time, while the database answers all else, is given up: all streams wait behind it.
+func TestWhatBreaksItsConnectionEachTimeIsRefused(t *testing.T) {
+	dbtest.Run(t, func(t *testing.T, d *db.DB) {
+		r := newRig(t, d)
+		r.store.refuse["breaking"] = true
+		r.store.breaks = func(w *db.Batch) error {
+			if !d.Postgres() {
+				return driver.ErrBadConn
+			}
+			w.Do("SELECT pg_terminate_backend(pg_backend_pid())")
+			return nil
+		}
+		before, bad, behind := r.queue(t, r.entry(r.st, 1, "before")), r.queue(t, r.entry(r.st, 1, "breaking")), r.queue(t, r.entry(r.st, 1, "behind"))
+		other := r.queue(t, r.entry(r.other, 2, "of another stream"))
+		r.run(t)
+		if err := result(t, bad); !db.IsUnavailable(err) {
+			t.Errorf("the entry that breaks the connection: %v", err)
+		}
+		for what, ticket := range map[string]*Ticket{"before it": before, "behind it": behind, "of another stream": other, "after it": r.queue(t, r.entry(r.st, 1, "after"))} {
+			if err := result(t, ticket); err != nil {
+				t.Errorf("the entry %s: %v", what, err)
+			}
 		}
 	}, lease.Migrations(), lines)
 }

@@ -1,15 +1,18 @@
 package stream_test
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"lyceum/platform/bus"
 	"lyceum/platform/conf"
+	"lyceum/platform/db"
 	"lyceum/platform/db/dbtest"
 	"lyceum/platform/engines/enginestest"
 	"lyceum/platform/lease"
@@ -132,4 +135,80 @@ func TestBarrierWhileProcessesAreAtDifferentServers(t *testing.T) {
 		return true
 	})
 	rounds(t, nodes, "after", func(i int) bool { return i < 50 })
+}
+
+// mover is the bus of a process that is at one of two servers, between which no message goes.
+type mover struct {
+	*bus.Local // the one where it begins
+	servers    [2]*bus.Local
+	at         atomic.Int32
+	moved      []func()
+}
+
+func (m *mover) Publish(ctx context.Context, msgs ...bus.Message) error {
+	return m.servers[m.at.Load()].Publish(ctx, msgs...)
+}
+
+func (m *mover) Subscribe(topic string, fn func(bus.Message)) (cancel func()) {
+	var cancels [2]func()
+	for i, server := range m.servers {
+		cancels[i] = server.Subscribe(topic, func(msg bus.Message) {
+			if m.at.Load() == int32(i) {
+				fn(msg)
+			}
+		})
+	}
+	return func() {
+		for _, cancel := range cancels {
+			cancel()
+		}
+	}
+}
+
+func (m *mover) Barrier(ctx context.Context) error { return m.servers[m.at.Load()].Barrier(ctx) }
+
+func (m *mover) Server() string { return fmt.Sprint("server ", m.at.Load()) }
+
+func (m *mover) OnReconnect(fn func()) (cancel func()) {
+	m.moved = append(m.moved, fn)
+	return func() {}
+}
+
+func (m *mover) move(to int32) {
+	m.at.Store(to)
+	for _, fn := range m.moved {
+		fn()
+	}
+}
+
+// Who came to another server, which takes what it writes, acknowledges no row before those who believe it to be at theirs
+// can not trust that any more.
+func TestARowOfWhoCameToAnotherServerIsBehindABarrier(t *testing.T) {
+	dbtest.Run(t, func(t *testing.T, d *db.DB) {
+		servers := [2]*bus.Local{bus.NewLocal(), bus.NewLocal()}
+		var buses [2]*mover
+		var nodes []*node
+		for i := range buses {
+			buses[i] = &mover{Local: servers[0], servers: servers}
+			nodes = append(nodes, start(t, d, buses[i], lease.Options{Machine: -1, TTL: 4 * time.Second})) // a view is trusted for half of it
+		}
+		until(t, "the shards are shared and the bus is trusted", func() bool {
+			return ownedBy(nodes[0]) == 4 && ownedBy(nodes[1]) == 4 && nodes[0].leases.Fresh() && nodes[1].leases.Fresh()
+		})
+		rounds(t, nodes, "before", func(i int) bool { return i < 10 })
+		room := ""
+		for i := 0; room == ""; i++ {
+			if key := fmt.Sprint("room", i); nodes[0].notes.Owns(nodes[0].notes.Shard(key)) {
+				room = key
+			}
+		}
+		buses[0].move(1)
+		write(t, nodes[:1], room, "written at the other server")
+		if err := nodes[1].streams.Barrier(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if !nodes[1].has("written at the other server") {
+			t.Error("a row was acknowledged, but is not behind a barrier of a process that is still at the server before")
+		}
+	}, lease.Migrations(), tables)
 }
