@@ -12,6 +12,7 @@ import (
 	"lyceum/accounts"
 	"lyceum/matrix"
 	"lyceum/matrix/event"
+	"lyceum/platform/caller"
 	"lyceum/platform/web"
 )
 
@@ -40,12 +41,13 @@ type view struct {
 	ignored  map[string]bool
 	roomData map[string][]json.RawMessage // account data of rooms that is new
 	global   []json.RawMessage
-	invites  bool      // those of before the token are given too: the user ignores others now
-	gives    []given   // memberships in the answer
-	left     int       // bytes that events of timelines may still take
-	heavy    time.Time // since when it has a place for a large answer; zero while it has none
-	packed   any       // a large answer, ready to be sent
-	out      io.Writer // takes an answer that is sent as it is built; nil for others
+	invites  bool         // those of before the token are given too: the user ignores others now
+	gives    []given      // memberships in the answer
+	left     int          // bytes that events of timelines may still take
+	heavy    time.Time    // since when it has a place for a large answer; zero while it has none
+	work     *caller.Work // which has it; nil when there is no caller
+	packed   any          // a large answer, ready to be sent
+	out      io.Writer    // takes an answer that is sent as it is built; nil for others
 }
 
 var views = sync.Pool{New: func() any { return &view{} }}
@@ -79,7 +81,7 @@ func (q *query) answer(ctx context.Context, w *writer) (empty bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	if err := q.weigh(bytesOf(q.global) + bytesOf(messages)); err != nil {
+	if err := q.weigh(ctx, bytesOf(q.global)+bytesOf(messages)); err != nil {
 		return false, err
 	}
 	q.gives, q.left = q.gives[:0], answerBytes

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"lyceum/matrix"
+	"lyceum/platform/caller"
 	"lyceum/platform/obs"
 	"lyceum/platform/web"
 	"lyceum/presence"
@@ -199,6 +200,7 @@ const (
 	heavyAtOnce = 3       // large ones: it is work for processors, not waiting, and SQLite has four connections that read
 	heavyOfUser = 2       // of them
 	heavyBytes  = 1 << 18 // from here on an answer counts as large
+	fewRooms    = 8       // a first answer with more counts as large at once
 	hugeBytes   = 4 << 20 // one of more is sent as it is built
 	sendBytes   = 1 << 18 // of it at once
 )
@@ -212,7 +214,7 @@ var errHuge = errors.New("the answer is too large to be held")
 // build is answer with places among those that are built. One that becomes large goes on if it can; else it begins anew
 // when there is a place, so that those who wait for one hold neither memory nor the places of small ones.
 func (q *query) build(ctx context.Context) (w *writer, empty bool, err error) {
-	if q.initial || q.fullState || q.whole {
+	if q.fullState || q.whole || q.initial && len(q.places) > fewRooms {
 		return q.buildLarge(ctx)
 	}
 	w, empty, err = q.buildSmall(ctx)
@@ -281,8 +283,16 @@ func (q *query) enterHeavy(ctx context.Context) error {
 	if err := q.s.heavy.enter(ctx, &q.user.heavy); err != nil {
 		return err
 	}
-	q.heavy = obs.Now()
+	q.begunHeavy(ctx)
 	return nil
+}
+
+// begunHeavy notes that it has a place. Others wait for that, so it waits behind nobody for the database.
+func (q *query) begunHeavy(ctx context.Context) {
+	q.heavy = obs.Now()
+	if q.work = caller.Of(ctx); q.work != nil {
+		q.work.Holds.Add(1)
+	}
 }
 
 // leaveHeavy gives it back, if it has one.
@@ -290,6 +300,10 @@ func (q *query) leaveHeavy() {
 	if !q.heavy.IsZero() {
 		q.s.heavy.leave(&q.user.heavy, obs.Now().Sub(q.heavy))
 		q.heavy = time.Time{}
+		if q.work != nil {
+			q.work.Holds.Add(-1)
+			q.work = nil
+		}
 	}
 }
 
@@ -309,7 +323,7 @@ func enter(ctx context.Context, places chan struct{}) error {
 
 // weigh says how many bytes the answer has so far. Once there are many it takes a place for a large one, and the user is
 // charged for them.
-func (q *query) weigh(size int) error {
+func (q *query) weigh(ctx context.Context, size int) error {
 	if q.out != nil { // it has a place, and the client is charged for what waits for it
 		return nil
 	}
@@ -321,7 +335,7 @@ func (q *query) weigh(size int) error {
 			return errLarge
 		}
 		q.leave()
-		q.heavy = obs.Now()
+		q.begunHeavy(ctx)
 	}
 	if q.request == nil || size < heavyBytes {
 		return nil
@@ -335,7 +349,7 @@ func (q *query) grew(ctx context.Context, w *writer) error {
 		if q.request != nil && len(w.b) >= q.s.huge {
 			return errHuge
 		}
-		return q.weigh(len(w.b))
+		return q.weigh(ctx, len(w.b))
 	}
 	if len(w.b) < sendBytes {
 		return nil

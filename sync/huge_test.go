@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"lyceum/platform/caller"
 	"lyceum/platform/conf"
 	"lyceum/platform/web"
 )
@@ -114,4 +115,52 @@ func TestNobodyIsKeptFromSync(t *testing.T) {
 		t.Errorf("%d bytes came: %v", n, err)
 	}
 	bob.do(room, "leave", nil)
+}
+
+// TestAFirstAnswerOfFewRoomsWaitsForNoPlace among large ones, as one may be held for long.
+func TestAFirstAnswerOfFewRoomsWaitsForNoPlace(t *testing.T) {
+	h := open(t, "sqlite")
+	room := h.room(t, "alice", "bob")
+	var others [heavyAtOnce]line
+	for i := range others {
+		if !h.heavy.try(&others[i]) {
+			t.Fatal("no place is free")
+		}
+		defer h.heavy.leave(&others[i], 0)
+	}
+	if a := h.as(t, "bob").sync("set_presence", "offline"); !in(a, "join", room, "").Exists() {
+		t.Errorf("the room is not in %s", a.Body)
+	}
+}
+
+// TestWhoHasAPlaceWaitsForNobody, as others wait for the place.
+func TestWhoHasAPlaceWaitsForNobody(t *testing.T) {
+	h := open(t, "sqlite")
+	work := caller.NewWork(t.Context(), caller.ID{User: id("alice")})
+	u, err := h.user(work, id("alice"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	q := query{s: h.Sync, user: u, view: &view{}}
+	holds := func(want int32) {
+		t.Helper()
+		if n := work.Holds.Load(); n != want {
+			t.Errorf("it holds %d, expected %d", n, want)
+		}
+	}
+	if err := q.enterHeavy(work); err != nil {
+		t.Fatal(err)
+	}
+	holds(1)
+	q.leaveHeavy()
+	holds(0)
+	if err := q.enter(work); err != nil { // of one that becomes large
+		t.Fatal(err)
+	}
+	if err := q.weigh(work, heavyBytes); err != nil {
+		t.Fatal(err)
+	}
+	holds(1)
+	q.leave()
+	holds(0)
 }

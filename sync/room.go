@@ -181,7 +181,7 @@ func (q *query) section(ctx context.Context, ask want) (section, error) {
 			sec.more = append(sec.more, id)
 		}
 		slices.Sort(sec.more)
-		return sec, q.weigh(heavyBytes)
+		return sec, q.weigh(ctx, heavyBytes)
 	}
 	sec.state, err = q.stateEvents(ctx, ids)
 	return sec, err

@@ -16,7 +16,7 @@ type ID struct {
 // Work is the context of work for a caller, and of all that is made from it.
 type Work struct {
 	context.Context
-	Connections atomic.Int32 // to the database, that it holds now
+	Holds atomic.Int32 // what it holds now that others wait for: connections to the database, places for large answers
 
 	mu sync.Mutex
 	id ID

@@ -61,7 +61,7 @@ type turn struct {
 	began time.Duration
 }
 
-// enter waits for a connection until ctx ends. Work that holds one waits behind nobody: others may wait for what it holds. A nil
+// enter waits for a connection until ctx ends. Work that holds one, or a place that is waited for elsewhere, waits behind nobody: others may wait for what it holds. A nil
 // gate lets all in, and the work is known to hold a connection.
 func (g *gate) enter(ctx context.Context) (t turn, err error) {
 	t.work = caller.Of(ctx)
@@ -72,7 +72,7 @@ func (g *gate) enter(ctx context.Context) (t turn, err error) {
 		t.gate, t.began = g, g.clock()
 	}
 	if t.work != nil {
-		t.work.Connections.Add(1)
+		t.work.Holds.Add(1)
 	}
 	return t, nil
 }
@@ -80,7 +80,7 @@ func (g *gate) enter(ctx context.Context) (t turn, err error) {
 // leave gives the connection back, once.
 func (t *turn) leave() {
 	if t.work != nil {
-		t.work.Connections.Add(-1)
+		t.work.Holds.Add(-1)
 	}
 	if t.gate != nil {
 		t.gate.leave(t.line, t.began)
@@ -96,7 +96,7 @@ func (g *gate) admit(ctx context.Context, w *caller.Work) (*line, error) {
 	if len(l.waiting) == 0 {
 		l.used = max(l.used, g.now)
 	}
-	if g.may(l) || w != nil && w.Connections.Load() > 0 {
+	if g.may(l) || w != nil && w.Holds.Load() > 0 {
 		if l != &g.background && len(g.queue) == 0 {
 			g.now = l.used
 		}
