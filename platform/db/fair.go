@@ -11,7 +11,7 @@ import (
 
 // gate gives out the connections of a pool. Of the callers that wait for one, the one that has used them for less time goes
 // first (start-time fair queueing: Goyal, Vin, Cheng 1996), the requests of one caller in the order in which they came. It stands
-// before the pool, so that who waits in the pool itself is one who holds a connection already.
+// before the pool, so that who waits in the pool itself is one who holds a connection already, or a place that others wait for.
 //
 // One caller never has all connections, and more than half of them only while nobody else waits who has less. What is done for
 // nobody goes before all others until it has half, so that users hold up the work of the process no more than it holds up them.

@@ -2,7 +2,6 @@ package web_test
 
 import (
 	"context"
-	"net"
 	"net/http"
 	"strings"
 	"testing"
@@ -67,22 +66,10 @@ func TestAParkedRequestKnowsItsCaller(t *testing.T) {
 	s := newServer(t, web.Options{Authenticator: &letters{}}, web.Route{Pattern: "GET /wait", Auth: web.User, Handler: func(*web.Request) (any, error) {
 		return &web.Park{Until: time.Now().Add(time.Second), Wait: func(func()) func() { return func() {} }, Resume: resume}, nil
 	}})
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, end := context.WithCancel(t.Context())
-	ended := make(chan error, 1)
-	go func() { ended <- s.Run(ctx, listener) }()
-	defer func() {
-		end()
-		if err := <-ended; err != nil {
-			t.Error(err)
-		}
-	}()
+	address := running(t, s)
 	answers := make(chan string, 1)
 	go func() {
-		text, _, err := fetch(http.DefaultClient, "http://"+listener.Addr().String()+"/wait?access_token=alice")
+		text, _, err := fetch(http.DefaultClient, "http://"+address+"/wait?access_token=alice")
 		if err != nil {
 			t.Error(err)
 		}

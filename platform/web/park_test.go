@@ -340,6 +340,25 @@ func TestParkedRequestOfALockedUser(t *testing.T) {
 	}
 }
 
+// running gives the address at which a server serves until the test ends.
+func running(t *testing.T, s *web.Server) (address string) {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, end := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- s.Run(ctx, listener) }()
+	t.Cleanup(func() {
+		end()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+	return listener.Addr().String()
+}
+
 // A waiting request may be answered in pieces, for which it is asked again who it is from.
 func TestParkedAnswersInPieces(t *testing.T) {
 	long := strings.Repeat("x", 2<<20)
@@ -352,23 +371,11 @@ func TestParkedAnswersInPieces(t *testing.T) {
 		}
 		return &web.Park{Until: time.Now().Add(1200 * time.Millisecond), Wait: func(func()) func() { return func() {} }, Resume: answer}, nil
 	}})
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, end := context.WithCancel(t.Context())
-	ended := make(chan error, 1)
-	go func() { ended <- s.Run(ctx, listener) }()
-	defer func() {
-		end()
-		if err := <-ended; err != nil {
-			t.Error(err)
-		}
-	}()
+	address := running(t, s)
 	transport := &http.Transport{}
 	defer transport.CloseIdleConnections()
 	for n := range 3 { // all over one connection, which was set aside with the first
-		text, reused, err := fetch(&http.Client{Transport: transport}, "http://"+listener.Addr().String()+"/large?access_token=secret")
+		text, reused, err := fetch(&http.Client{Transport: transport}, "http://"+address+"/large?access_token=secret")
 		if err != nil || text != "200 "+long || reused != (n > 0) {
 			t.Errorf("%.200s, %d bytes, reused %v, %v", text, len(text), reused, err)
 		}
@@ -386,21 +393,9 @@ func TestParkedAnswersWithoutABody(t *testing.T) {
 		until := time.Now().Add(time.Duration(wait) * time.Millisecond)
 		return &web.Park{Until: until, Wait: func(func()) func() { return func() {} }, Resume: empty}, err
 	}})
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, end := context.WithCancel(t.Context())
-	ended := make(chan error, 1)
-	go func() { ended <- s.Run(ctx, listener) }()
-	defer func() {
-		end()
-		if err := <-ended; err != nil {
-			t.Error(err)
-		}
-	}()
+	address := running(t, s)
 	for _, before := range []string{"", "GET /empty?first=yes&ms=400 HTTP/1.1\r\nHost: x\r\n\r\n"} {
-		in := bufio.NewReader(dial(t, listener.Addr().String(), before+"GET /empty?ms=400 HTTP/1.1\r\nHost: x\r\n\r\n"))
+		in := bufio.NewReader(dial(t, address, before+"GET /empty?ms=400 HTTP/1.1\r\nHost: x\r\n\r\n"))
 		statuses := []int{200, 204}
 		if before == "" {
 			statuses = []int{204}
