@@ -81,7 +81,7 @@ func Open(ctx context.Context, url string, o Options) (*DB, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := d.write.PingContext(ctx); err != nil {
+	if err := d.firstConnection(ctx); err != nil {
 		_ = d.Close()
 		return nil, fmt.Errorf("open %s database: %w", d.name(), err)
 	}
@@ -92,6 +92,24 @@ func Open(ctx context.Context, url string, o Options) (*DB, error) {
 		}
 	}
 	return d, nil
+}
+
+// firstConnection tries again while another process turns the same new file of SQLite to its log: there SQLite answers
+// that the file is locked without waiting.
+func (d *DB) firstConnection(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, d.opts.Timeout)
+	defer cancel()
+	for {
+		err := d.write.PingContext(ctx)
+		if err == nil || !isRetryable(err) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
 }
 
 // Close ends all connections.

@@ -2,6 +2,7 @@ package db_test
 
 import (
 	"context"
+	"database/sql"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -241,6 +242,39 @@ func TestARefusedCommitIsNoLostOne(t *testing.T) {
 	})
 	if err == nil || errors.As(err, &lost) {
 		t.Errorf("a commit after a failed statement: %v", err)
+	}
+}
+
+// A new file can not be turned to its log while another process writes into it.
+func TestOpenWaitsForWhoHasANewFileLocked(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "new.db")
+	other, err := sql.Open("sqlite", "file:"+file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	if _, err := other.Exec("CREATE TABLE t (n BIGINT)"); err != nil {
+		t.Fatal(err)
+	}
+	tx, err := other.Begin()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tx.Exec("INSERT INTO t VALUES (1)"); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() {
+		time.Sleep(200 * time.Millisecond)
+		ended <- tx.Rollback()
+	}()
+	d, err := db.Open(t.Context(), "sqlite:"+file, db.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	if err := <-ended; err != nil {
+		t.Error(err)
 	}
 }
 
