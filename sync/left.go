@@ -123,7 +123,8 @@ func (q *query) ended(ctx context.Context, p *place, after int64) (end, last *ro
 
 // gap tells whether, in a span that ends before the newest membership event, there may be events that the user may see and
 // that the client was not given. While the user is invited or knocks, a room is given without them, and how much of it the
-// client got before can not be told from the token; nor how much of the state before the event with which the user's time as a member ended.
+// client got before can not be told from the token; nor how much of the state before the event with which the user's time as
+// a member ended.
 func (q *query) gap(ctx context.Context, sp span, end, last *rooms.Event) (is bool, before *rooms.Event, err error) {
 	if end != nil {
 		sp.after = end.Pos

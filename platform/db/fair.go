@@ -61,8 +61,8 @@ type turn struct {
 	began time.Duration
 }
 
-// enter waits for a connection until ctx ends. Work that holds one, or a place that is waited for elsewhere, waits behind nobody: others may wait for what it holds. A nil
-// gate lets all in, and the work is known to hold a connection.
+// enter waits for a connection until ctx ends. Work that holds one, or a place that is waited for elsewhere, waits behind
+// nobody: others may wait for what it holds. A nil gate lets all in, and the work is known to hold a connection.
 func (g *gate) enter(ctx context.Context) (t turn, err error) {
 	t.work = caller.Of(ctx)
 	if g != nil {
