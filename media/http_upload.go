@@ -34,7 +34,7 @@ func (m *Media) postUpload(r *web.Request) (any, error) {
 	if err := r.MayAct(); err != nil {
 		return nil, err
 	}
-	f, err := m.receive(r)
+	f, err := m.receive(r, func() error { return nil })
 	if err != nil {
 		return nil, err
 	}
@@ -70,22 +70,16 @@ func (m *Media) putUpload(r *web.Request) (any, error) {
 	if err := r.MayAct(); err != nil {
 		return nil, err
 	}
-	ctx := r.Context()
-	pending, err := m.findMedia(ctx, r.Path("serverName"), r.Path("mediaID"))
+	ctx, mediaID := r.Context(), r.Path("mediaID")
+	pending := func() error { return m.mayComplete(r, mediaID) }
+	if err := pending(); err != nil {
+		return nil, err
+	}
+	f, err := m.receive(r, pending)
 	if err != nil {
 		return nil, err
 	}
-	if pending.UserID != r.UserID() {
-		return nil, matrix.Forbidden("The media id belongs to another user")
-	}
-	if pending.SHA256 != "" {
-		return nil, matrix.CannotOverwriteMedia()
-	}
-	f, err := m.receive(r)
-	if err != nil {
-		return nil, err
-	}
-	f.MediaID = pending.MediaID
+	f.MediaID = mediaID
 	if err := m.completePending(ctx, f); err != nil {
 		return nil, err
 	}
@@ -97,8 +91,22 @@ func (m *Media) putUpload(r *web.Request) (any, error) {
 	return nil, nil
 }
 
-// receive stores the body of a request and describes it.
-func (m *Media) receive(r *web.Request) (*file, error) {
+// mayComplete refuses whoever may not upload the file of a media id, or not any more.
+func (m *Media) mayComplete(r *web.Request, mediaID string) error {
+	f, err := m.findMedia(r.Context(), r.Path("serverName"), mediaID)
+	switch {
+	case err != nil:
+		return err
+	case f.UserID != r.UserID():
+		return matrix.Forbidden("The media id belongs to another user")
+	case f.SHA256 != "":
+		return matrix.CannotOverwriteMedia()
+	}
+	return nil
+}
+
+// receive stores the body of a request and describes it. When the body has come it asks may: what is refused is not stored.
+func (m *Media) receive(r *web.Request, may func() error) (*file, error) {
 	limit := m.config.MaxUpload.Bytes()
 	if r.ContentLength > limit {
 		r.Writer().Header().Set("Connection", "close")
@@ -107,11 +115,19 @@ func (m *Media) receive(r *web.Request) (*file, error) {
 	body := &uploadReader{
 		body: r.Body, idle: m.config.UploadIdle.D(), now: m.now,
 		control: http.NewResponseController(r.Writer()),
+		may: func() error {
+			if err := mayStill(r); err != nil {
+				return err
+			}
+			return may()
+		},
 	}
 	sum, size, err := blob.PutContent(r.Context(), m.blob, mediaPrefix, body, limit)
 	if err != nil {
 		r.Writer().Header().Set("Connection", "close")
 		switch {
+		case body.refused != nil:
+			return nil, body.refused
 		case errors.Is(err, blob.ErrTooLarge):
 			return nil, tooLarge(limit)
 		case body.err != nil:
@@ -126,10 +142,7 @@ func (m *Media) receive(r *web.Request) (*file, error) {
 		return nil, matrix.Unavailable("The file could not be stored: try again").With(err)
 	}
 	body.done()
-	if err := r.AskAgain(); err != nil { // it may have taken minutes
-		return nil, err
-	}
-	if err := r.MayAct(); err != nil {
+	if err := mayStill(r); err != nil { // the store may have been slow
 		return nil, err
 	}
 	m.metrics.count("uploaded", size)
@@ -140,18 +153,29 @@ func (m *Media) receive(r *web.Request) (*file, error) {
 	}, nil
 }
 
+// mayStill asks again whether a request that took long is let in, and may act.
+func mayStill(r *web.Request) error {
+	if err := r.AskAgain(); err != nil {
+		return err
+	}
+	return r.MayAct()
+}
+
 func tooLarge(limit int64) error {
 	return matrix.TooLarge(fmt.Sprintf("The file is larger than %d bytes", limit))
 }
 
-// uploadReader refuses a client that sends nothing for a while. It keeps the error of the body apart from
-// those of the store.
+// uploadReader refuses a client that sends nothing for a while, and at the end one that may not upload any more. It keeps
+// these errors apart from those of the store.
 type uploadReader struct {
 	body    io.Reader
 	control *http.ResponseController
 	idle    time.Duration
 	now     func() time.Time
 	timed   time.Time // when the deadline was last moved
+	may     func() error
+	asked   bool
+	refused error
 	err     error
 }
 
@@ -162,7 +186,15 @@ func (u *uploadReader) Read(p []byte) (int, error) {
 		u.timed = now
 	}
 	n, err := u.body.Read(p)
-	if err != nil && err != io.EOF {
+	switch {
+	case err == io.EOF:
+		if !u.asked {
+			u.asked, u.refused = true, u.may()
+		}
+		if u.refused != nil {
+			return n, u.refused
+		}
+	case err != nil && err != io.EOF:
 		u.err = err
 	}
 	return n, err

@@ -337,7 +337,7 @@ func TestUploadMustStillBeLetIn(t *testing.T) {
 		n.Client = webtest.New(t, doors, n.routes...).As("a")
 		id := strings.TrimPrefix(n.Want(200, "POST /_matrix/media/v1/create", nil).Get("content_uri").String(), "mxc://")
 		for _, target := range []string{upload, "PUT /_matrix/media/v3/upload/" + id} {
-			if a := n.Call(target, io.MultiReader(strings.NewReader("begun"), doorShuts{doors, "a"})); a.Status != 401 {
+			if a := n.Call(target, io.MultiReader(strings.NewReader("begun"), at(func() { doors.lock("a") }))); a.Status != 401 {
 				t.Errorf("%s: %d %s", target, a.Status, a.Body)
 			}
 			doors.lock("")
@@ -345,7 +345,37 @@ func TestUploadMustStillBeLetIn(t *testing.T) {
 		if a := n.Call(download+id+"?timeout_ms=1", nil); a.Errcode() != "M_NOT_YET_UPLOADED" {
 			t.Errorf("what was refused is there: %d %s", a.Status, a.Body)
 		}
+		n.wantBlobs(0)
 	})
+}
+
+// TestARefusedFileIsNotKept: somebody else was faster with the same media id, while the body came.
+func TestARefusedFileIsNotKept(t *testing.T) {
+	run(t, media.Config{}, media.Deps{}, func(t *testing.T, n *node) {
+		id := strings.TrimPrefix(n.Want(200, "POST /_matrix/media/v1/create", nil).Get("content_uri").String(), "mxc://")
+		put := "PUT /_matrix/media/v3/upload/" + id
+		faster := at(func() { n.Want(200, put, "first") })
+		if a := n.Call(put, io.MultiReader(strings.NewReader("second"), faster)); a.Status != 409 || a.Errcode() != "M_CANNOT_OVERWRITE_MEDIA" {
+			t.Errorf("%d %s", a.Status, a.Body)
+		}
+		n.wantBlobs(1)
+	})
+}
+
+// at is the end of a body, at which something is done.
+type at func()
+
+func (f at) Read([]byte) (int, error) {
+	f()
+	return 0, io.EOF
+}
+
+// wantBlobs wants so many files in the store.
+func (n *node) wantBlobs(want int) {
+	n.t.Helper()
+	if list, err := n.store.List(n.t.Context(), "media/", "", 10); err != nil || len(list) != want {
+		n.t.Errorf("%d files in the store, expected %d: %v", len(list), want, err)
+	}
 }
 
 // doors let all people in but one.
@@ -367,17 +397,6 @@ func (d *doors) Authenticate(ctx context.Context, token string) (*web.Identity, 
 		token = "none"
 	}
 	return people.Authenticate(ctx, token)
-}
-
-// doorShuts is the end of a body, at which somebody is locked out.
-type doorShuts struct {
-	doors *doors
-	token string
-}
-
-func (d doorShuts) Read([]byte) (int, error) {
-	d.doors.lock(d.token)
-	return 0, io.EOF
 }
 
 func TestAsyncUpload(t *testing.T) {
