@@ -39,8 +39,8 @@ type view struct {
 	moment
 	now      vector // how far the answer goes
 	ignored  map[string]bool
-	roomData map[string][]json.RawMessage // account data of rooms that is new
-	global   []json.RawMessage
+	roomData map[string][]accounts.AccountDatum // account data of rooms that is new
+	global   []accounts.AccountDatum
 	invites  bool         // those of before the token are given too: the user ignores others now
 	gives    []given      // memberships in the answer
 	left     int          // bytes that events of timelines may still take
@@ -81,7 +81,7 @@ func (q *query) answer(ctx context.Context, w *writer) (empty bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	if err := q.weigh(ctx, bytesOf(q.global)+bytesOf(messages)); err != nil {
+	if err := q.weigh(ctx, bytesOfData(q.global)+bytesOf(messages)); err != nil {
 		return false, err
 	}
 	q.gives, q.left = q.gives[:0], answerBytes
@@ -101,7 +101,7 @@ func (q *query) answer(ctx context.Context, w *writer) (empty bool, err error) {
 	if err := q.presence(ctx, w, people.came); err != nil {
 		return false, err
 	}
-	w.raws("account_data", q.global)
+	w.data(q.global)
 	w.raws("to_device", messages)
 	people.write(w)
 	empty = w.size() == head
@@ -211,14 +211,13 @@ func (q *query) accountData(ctx context.Context) error {
 		if !f.passes(d.Type, "", d.RoomID) || d.RoomID == "" && d.Type == pushRules {
 			continue
 		}
-		raw := dataEvent(d.Type, d.Content)
 		if d.RoomID == "" {
-			q.global = append(q.global, raw)
+			q.global = append(q.global, d)
 		} else {
 			if q.roomData == nil {
-				q.roomData = map[string][]json.RawMessage{}
+				q.roomData = map[string][]accounts.AccountDatum{}
 			}
-			q.roomData[d.RoomID] = append(q.roomData[d.RoomID], raw)
+			q.roomData[d.RoomID] = append(q.roomData[d.RoomID], d)
 		}
 	}
 	changed := slices.ContainsFunc(list, func(d accounts.AccountDatum) bool { return d.RoomID == "" && d.Type == pushRules })
@@ -227,17 +226,20 @@ func (q *query) accountData(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		q.global = append(q.global, dataEvent(pushRules, rules))
+		q.global = append(q.global, accounts.AccountDatum{Type: pushRules, Content: rules})
 	}
 	return nil
 }
 
+// forget drops what was read for an answer that is to be made later: who waits holds nothing.
+func (v *view) forget() { v.roomData, v.global, v.ignored, v.gives = nil, nil, nil, v.gives[:0] }
+
 // allRoomData reads the account data of a room that is new to the client.
-func (q *query) allRoomData(ctx context.Context, roomID string) (out []json.RawMessage, err error) {
+func (q *query) allRoomData(ctx context.Context, roomID string) (out []accounts.AccountDatum, err error) {
 	list, err := q.s.Accounts.AllAccountData(ctx, q.user.id)
 	for _, d := range list {
 		if d.RoomID == roomID && q.filter.Room.AccountData.passes(d.Type, "", roomID) {
-			out = append(out, dataEvent(d.Type, d.Content))
+			out = append(out, d)
 		}
 	}
 	return out, err
@@ -247,14 +249,6 @@ const (
 	pushRules    = "m.push_rules" // account data that is stored as differences and sent whole
 	ignoredUsers = "m.ignored_user_list"
 )
-
-func dataEvent(typ string, content json.RawMessage) json.RawMessage {
-	b := append(make([]byte, 0, len(typ)+len(content)+24), `{"type":`...)
-	b = matrix.AppendString(b, typ)
-	b = append(b, `,"content":`...)
-	b = append(b, content...)
-	return append(b, '}')
-}
 
 const (
 	toDeviceLimit = 100
@@ -301,6 +295,13 @@ func (q *query) keyCounts(ctx context.Context, w *writer) error {
 func bytesOf(list []json.RawMessage) (n int) {
 	for _, raw := range list {
 		n += len(raw)
+	}
+	return n
+}
+
+func bytesOfData(list []accounts.AccountDatum) (n int) {
+	for _, d := range list {
+		n += len(d.Type) + len(d.Content)
 	}
 	return n
 }

@@ -248,6 +248,7 @@ func (q *query) write(ctx context.Context) (w *writer, empty bool, err error) {
 	w.b, w.sent, w.comma = w.b[:0], 0, false
 	if empty, err = q.answer(ctx, w); err != nil {
 		w.release()
+		q.forget()
 		return nil, false, err
 	}
 	if q.request != nil && q.out == nil && !q.heavy.IsZero() && len(w.b) >= heavyBytes {

@@ -1,11 +1,13 @@
 package sync
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"regexp"
 	"strings"
 	"testing"
@@ -163,4 +165,35 @@ func TestWhoHasAPlaceWaitsForNobody(t *testing.T) {
 	holds(1)
 	q.leave()
 	holds(0)
+}
+
+// TestWhoWaitsForAPlaceHoldsNothing: many may wait, each for an answer with all of its account data.
+func TestWhoWaitsForAPlaceHoldsNothing(t *testing.T) {
+	h := open(t, "sqlite")
+	room := h.room(t, "bob")
+	bob := h.as(t, "bob")
+	for _, of := range []string{"", "/rooms/" + url.PathEscape(room)} {
+		bob.Want(200, "PUT "+api+"/user/"+url.PathEscape(id("bob"))+of+"/account_data/m.test", obj{"x": strings.Repeat("x", heavyBytes)})
+	}
+	u, err := h.user(t.Context(), id("bob"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var others [heavyAtOnce]line
+	for i := range others {
+		if !h.heavy.try(&others[i]) {
+			t.Fatal("no place is free")
+		}
+		defer h.heavy.leave(&others[i], 0)
+	}
+	q := query{s: h.Sync, user: u, filter: &filter{}, view: &view{}}
+	q.initial = true
+	h.look(u, &q.moment, 0, false)
+	q.now = q.at
+	if _, _, err := q.buildSmall(t.Context()); !errors.Is(err, errLarge) {
+		t.Errorf("it ended with %v", err)
+	}
+	if q.global != nil || q.roomData != nil || q.ignored != nil {
+		t.Errorf("it holds %d bytes of account data, and that of %d rooms", bytesOfData(q.global), len(q.roomData))
+	}
 }

@@ -78,7 +78,7 @@ func (q *query) leftRoom(ctx context.Context, w *writer, roomID string, p *place
 	if err := q.writeSection(ctx, w, sec); err != nil {
 		return err
 	}
-	w.raws("account_data", q.roomData[roomID])
+	w.data(q.roomData[roomID])
 	w.close('}')
 	return nil
 }

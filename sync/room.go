@@ -115,7 +115,7 @@ func (q *query) joinedRoom(ctx context.Context, w *writer, roomID string, p *pla
 		return err
 	}
 	w.raws("ephemeral", ephemeral)
-	w.raws("account_data", data)
+	w.data(data)
 	if err := q.writeCounts(ctx, w, roomID); err != nil {
 		return err
 	}

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"sync"
 
+	"lyceum/accounts"
 	"lyceum/matrix"
 )
 
@@ -67,6 +68,24 @@ func (w *writer) raws(name string, list []json.RawMessage) {
 			w.b = append(w.b, ',')
 		}
 		w.b = append(w.b, raw...)
+	}
+	w.b = append(w.b, "]}"...)
+}
+
+// data writes account data as events.
+func (w *writer) data(list []accounts.AccountDatum) {
+	if len(list) == 0 {
+		return
+	}
+	w.key("account_data")
+	w.b = append(w.b, `{"events":[`...)
+	for i, d := range list {
+		if i > 0 {
+			w.b = append(w.b, ',')
+		}
+		w.b = matrix.AppendString(append(w.b, `{"type":`...), d.Type)
+		w.b = append(w.b, `,"content":`...)
+		w.b = append(append(w.b, d.Content...), '}')
 	}
 	w.b = append(w.b, "]}"...)
 }
