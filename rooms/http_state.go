@@ -36,9 +36,17 @@ func (r *Rooms) writeState(ctx context.Context, a *array, who *Audience, events 
 	}
 	for _, e := range shown {
 		a.b = e.AppendClient(a.next(), View{RoomID: true})
+		if len(a.b) >= arrayBytes {
+			if err := a.flush(); err != nil {
+				return err
+			}
+		}
 	}
 	return a.flush()
 }
+
+// arrayBytes is how much of an array is written at once, about: what waits for a client is held twice, as events and as text.
+const arrayBytes = 64 << 10
 
 // array writes the members of a JSON array or object part by part.
 type array struct {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"math"
 	"slices"
 
 	"lyceum/matrix"
@@ -49,13 +50,27 @@ func (c nodeReader) read(ctx context.Context, ids []state.ID, into map[state.ID]
 // Events reads events by id; those that are not there are left out.
 func (r *Rooms) Events(ctx context.Context, ids []string) (map[string]*Event, error) {
 	out := make(map[string]*Event, len(ids))
+	if _, err := r.eventsWithin(ctx, ids, math.MaxInt, out); err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// errMuch says that events have more bytes than there is room for.
+var errMuch = errors.New("the events are too large to be held at once")
+
+// eventsWithin adds events to a map and tells how many bytes they have. It ends with errMuch once there are more than room.
+func (r *Rooms) eventsWithin(ctx context.Context, ids []string, room int, into map[string]*Event) (size int, err error) {
 	var missing []string
 	heard := r.heard.On()
 	for _, id := range ids {
 		if !heard {
 			missing = append(missing, id)
 		} else if e, ok := r.cache.GetIfPresent(id); ok {
-			out[id] = e
+			into[id] = e
+			if size += int(e.weight()); size > room {
+				return size, errMuch
+			}
 		} else {
 			missing = append(missing, id)
 		}
@@ -63,19 +78,28 @@ func (r *Rooms) Events(ctx context.Context, ids []string) (map[string]*Event, er
 	for len(missing) > 0 {
 		n := min(nodesAtOnce, len(missing))
 		before := r.redactions.Load()
-		events, err := r.query(ctx, r.Process.DB, "e.event_id = ANY($1)", missing[:n])
-		if err != nil {
-			return nil, err
-		}
-		for _, e := range events {
-			out[e.ID] = e
-		}
-		if heard {
+		var events []*Event
+		err := db.Each(func(row db.Row) error {
+			e, err := scanEvent(row)
+			if err != nil {
+				return err
+			}
+			events = append(events, e)
+			into[e.ID] = e
+			if size += int(e.weight()); size > room {
+				return errMuch
+			}
+			return nil
+		})(r.Process.DB.Query(ctx, selectEvents+"e.event_id = ANY($1)", missing[:n]))
+		if heard && (err == nil || errors.Is(err, errMuch)) {
 			r.remember(events, before)
+		}
+		if err != nil {
+			return size, err
 		}
 		missing = missing[n:]
 	}
-	return out, nil
+	return size, nil
 }
 
 // remember caches events that were read, unless a redaction came since the read began: they may be the
@@ -194,23 +218,49 @@ func (r *Rooms) eachState(ctx context.Context, root state.ID, wanted func(state.
 				ids = append(ids, e.EventID)
 			}
 		}
+		slices.Sort(ids) // as the database gives them
 		return r.EachEvent(ctx, ids, give)
 	})
 }
 
-// EachEvent reads events by id and gives them part by part, in the order of ids; those that are not there are left out. It
-// ends with the first error.
+const (
+	partBytes = 512 << 10 // of the events that EachEvent gives at once, about: web.Pieces charges for this, and for what is made of it
+	partLeast = 8         // events, however large: each has 64 KiB, and as much of the one before it
+)
+
+// EachEvent reads events by id and gives them part by part, in the order of ids; those that are not there are left out. The
+// events of a part have half a MiB together, or are few: whoever gets them may wait long for a client, and many do so at once. It
+// ends with the first error. Of sorted ids nothing is read twice.
 func (r *Rooms) EachEvent(ctx context.Context, ids []string, give func([]*Event) error) error {
-	for part := range slices.Chunk(ids, readAtOnce) {
-		found, err := r.Events(ctx, part)
-		if err != nil {
+	for n := readAtOnce; len(ids) > 0; {
+		part, room := ids[:min(n, len(ids))], partBytes
+		if len(part) <= partLeast {
+			room = math.MaxInt
+		}
+		found := make(map[string]*Event, len(part))
+		size, err := r.eventsWithin(ctx, part, room, found)
+		much := errors.Is(err, errMuch)
+		if err != nil && !much {
 			return err
 		}
-		events := make([]*Event, 0, len(part))
+		taken, events := 0, make([]*Event, 0, len(found))
 		for _, id := range part {
-			if e := found[id]; e != nil {
+			e := found[id]
+			if e == nil && much { // it was not read
+				break
+			}
+			if taken++; e != nil {
 				events = append(events, e)
 			}
+		}
+		ids = ids[taken:]
+		if much {
+			n = max(taken, partLeast)
+		} else {
+			n = min(max(taken*(partBytes/2)/max(size, 1), partLeast), 2*n, readAtOnce)
+		}
+		if len(events) == 0 {
+			continue
 		}
 		if err := give(events); err != nil {
 			return err

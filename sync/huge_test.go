@@ -9,7 +9,9 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"regexp"
+	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -117,6 +119,77 @@ func TestNobodyIsKeptFromSync(t *testing.T) {
 		t.Errorf("%d bytes came: %v", n, err)
 	}
 	bob.do(room, "leave", nil)
+}
+
+// wall takes a part of an answer, and then nothing until it falls.
+type wall struct {
+	sink
+	reached func()
+	falls   chan struct{}
+}
+
+func (w *wall) Write(p []byte) (int, error) {
+	if w.bytes > 1<<20 && w.reached != nil {
+		w.reached()
+		<-w.falls
+	}
+	return w.sink.Write(p)
+}
+
+// TestWhoWaitsForAClientHoldsLittle of a large answer, as little is charged for it and many clients may be waited for.
+func TestWhoWaitsForAClientHoldsLittle(t *testing.T) {
+	const each, charged = 4, 3 << 20
+	h := open(t, "sqlite")
+	alice := h.as(t, "alice")
+	names := []string{"alice", "bob", "carol", "dave"}
+	room := h.room(t, "alice", names[1:]...)
+	long := strings.Repeat("x", 60_000)
+	for n := range stateAtOnce - 20 {
+		alice.state(room, "m.test", fmt.Sprint(n), obj{"x": long})
+	}
+	server, err := web.New(web.Options{Log: slog.New(slog.DiscardHandler), Authenticator: h.node.People})
+	if err != nil {
+		t.Fatal(err)
+	}
+	server.Add(h.routes...)
+	live := func() int {
+		runtime.GC()
+		runtime.GC() // also what pools held
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return int(m.HeapAlloc)
+	}
+	ask := func(name string, w *wall) {
+		w.header, w.status = http.Header{}, http.StatusOK
+		r := httptest.NewRequest("GET", api+"/sync?set_presence=offline", nil)
+		r.Header.Set("Authorization", "Bearer "+name)
+		server.Handler().ServeHTTP(w, r)
+		if w.status != http.StatusOK || w.bytes < 10<<20 || w.last != '}' {
+			t.Errorf("%s: status %d, %d bytes that end with %q", name, w.status, w.bytes, w.last)
+		}
+	}
+	ask("alice", &wall{}) // fills what has bounds of its own
+	before := live()
+	var reached, ended sync.WaitGroup
+	falls := make(chan struct{})
+	for _, name := range names {
+		for range each {
+			reached.Add(1)
+			w := &wall{reached: sync.OnceFunc(reached.Done), falls: falls}
+			ended.Go(func() {
+				defer w.reached() // also of one that was refused
+				ask(name, w)
+			})
+		}
+	}
+	reached.Wait()
+	held := (live() - before) / each / len(names)
+	close(falls)
+	ended.Wait()
+	t.Logf("a reader held %d KiB", held>>10)
+	if held > charged {
+		t.Errorf("a reader that does not read held %d KiB, expected %d at most", held>>10, charged>>10)
+	}
 }
 
 // TestAFirstAnswerOfFewRoomsWaitsForNoPlace among large ones, as one may be held for long.

@@ -16,7 +16,7 @@ import (
 type section struct {
 	*timeline
 	state   []*rooms.Event
-	more    []string // ids of state events besides, which are read as they are written: there are many
+	more    []string // ids of state events besides, which are read as they are written: there are many, or they are large
 	summary *summary // nil when it is the same as before
 	who     rooms.Audience
 }
@@ -183,8 +183,18 @@ func (q *query) section(ctx context.Context, ask want) (section, error) {
 		slices.Sort(sec.more)
 		return sec, q.weigh(ctx, heavyBytes)
 	}
-	sec.state, err = q.stateEvents(ctx, ids)
+	if sec.state, err = q.stateEvents(ctx, ids); err == nil && q.out != nil {
+		sec.letGo()
+	}
 	return sec, err
+}
+
+// letGo lets go what can be read again as it is written: the client may be waited for long.
+func (sec *section) letGo() {
+	for _, e := range sec.state {
+		sec.more = append(sec.more, e.ID)
+	}
+	sec.state, sec.all = nil, nil
 }
 
 // stateAtOnce is how many state events are in hand besides their texts in the answer.
@@ -351,6 +361,7 @@ func (q *query) writeSection(ctx context.Context, w *writer, sec section) error 
 		w.key("prev_batch")
 		w.string(rooms.PositionToken(sec.prev))
 		w.close('}')
+		sec.events = nil // they are written, and the client may be waited for long
 	}
 	if err := q.writeState(ctx, w, sec); err != nil {
 		return err
