@@ -41,7 +41,7 @@ type DB struct {
 	engine
 	read, write *sql.DB // PostgreSQL: the same
 	readers     *gate   // before read
-	writers     *gate   // before write: that of the readers where they are the same, else nil
+	writers     *gate   // before write: that of the readers where they are the same
 	opts        Options
 	failed      func(err error) // told what statements fail with; may be nil
 }

@@ -13,8 +13,9 @@ import (
 // first (start-time fair queueing: Goyal, Vin, Cheng 1996), the requests of one caller in the order in which they came. It stands
 // before the pool, so that who waits in the pool itself is one who holds a connection already, or a place that others wait for.
 //
-// One caller never has all connections, and more than half of them only while nobody else waits who has less. What is done for
-// nobody goes before all others until it has half, so that users hold up the work of the process no more than it holds up them.
+// One caller never has all connections, where there are several, and more than half of them only while nobody else waits who has
+// less. What is done for nobody goes before all others until it has half, and then takes turns with them, so that users hold up
+// the work of the process no more than it holds up them.
 type gate struct {
 	start time.Time
 	half  int // of the connections
@@ -25,6 +26,7 @@ type gate struct {
 	now        time.Duration // what the callers that ask have used at least
 	by         map[caller.ID]*line
 	background line    // of what is done for nobody
+	hadTurn    bool    // background, last
 	queue      []*line // those with waiting requests, in the order in which they came
 	spare      []*line // to be used again
 	swept      time.Duration
@@ -175,6 +177,7 @@ func (g *gate) giveBack(l *line) {
 	l.inside--
 	for next := g.next(); next != nil; next = g.next() {
 		g.advance()
+		g.hadTurn = next == &g.background
 		g.take(next)
 		close(next.waiting[0])
 		g.remove(next, 0)
@@ -214,10 +217,12 @@ func (g *gate) rank(l *line) int {
 	switch {
 	case l.inside >= g.half:
 		return 2
-	case l == &g.background:
-		return 0
+	case l != &g.background:
+		return 1
+	case g.hadTurn:
+		return 2
 	}
-	return 1
+	return 0
 }
 
 // advance lets one who comes anew count as the least of those that wait, so that nobody saves up.

@@ -54,13 +54,18 @@ func hold(ctx context.Context, d *db.DB, long time.Duration) error {
 
 // readMuch lets callers read until the test has done, and counts the reads that ended.
 func readMuch(t *testing.T, d *db.DB, name string, callers int, long time.Duration) (ended *atomic.Int64, stop func()) {
+	return doMuch(t, callers, func(ctx context.Context, i int) error { return hold(as(ctx, fmt.Sprint(name, i)), d, long) })
+}
+
+// doMuch lets callers do something until the test has done, and counts how often that ended.
+func doMuch(t *testing.T, callers int, do func(ctx context.Context, caller int) error) (ended *atomic.Int64, stop func()) {
 	ctx, cancel := context.WithCancel(t.Context())
 	var all sync.WaitGroup
 	ended = &atomic.Int64{}
 	for i := range callers * ofEach {
 		all.Go(func() {
 			for ctx.Err() == nil {
-				if err := hold(as(ctx, fmt.Sprint(name, i%callers)), d, long); err != nil && ctx.Err() == nil {
+				if err := do(ctx, i%callers); err != nil && ctx.Err() == nil {
 					t.Error(err)
 					return
 				}
@@ -155,6 +160,54 @@ func TestWhatIsDoneForNobodyGoesFirst(t *testing.T) {
 	t.Logf("%d reads of others", waited)
 	if waited > 6*victimAsks {
 		t.Errorf("%d reads of others ended while it waited, expected at most %d", waited, 6*victimAsks)
+	}
+}
+
+// What is done for nobody, however much that is, takes turns with those who wait for the last connection.
+func TestWhatIsDoneForNobodyTakesTurns(t *testing.T) {
+	d := fairReaders(t, "sqlite")
+	for i := range 3 {
+		rows, err := d.Query(as(t.Context(), fmt.Sprint("other", i)), "SELECT 1 UNION ALL SELECT 2")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer rows.Close()
+	}
+	ended, stop := doMuch(t, 2, func(ctx context.Context, _ int) error { return hold(ctx, d, time.Millisecond) })
+	defer stop()
+	ctx, cancel := context.WithTimeout(as(t.Context(), "victim"), 30*time.Second)
+	defer cancel()
+	before := ended.Load()
+	for range victimAsks {
+		if err := hold(ctx, d, 0); err != nil {
+			t.Fatalf("after %d other reads: %v", ended.Load()-before, err)
+		}
+	}
+	if n := ended.Load() - before; n > 6*victimAsks {
+		t.Errorf("%d reads for nobody ended while it waited, expected at most %d", n, 6*victimAsks)
+	}
+}
+
+// SQLite has one connection that writes.
+func TestWritesAreSharedByCaller(t *testing.T) {
+	d := fairReaders(t, "sqlite")
+	if _, err := d.Exec(t.Context(), "CREATE TABLE things (name TEXT NOT NULL)"); err != nil {
+		t.Fatal(err)
+	}
+	ended, stop := doMuch(t, crowd, func(ctx context.Context, i int) error {
+		return d.Tx(as(ctx, fmt.Sprint("crowd", i)), func(*db.Tx) error { time.Sleep(2 * time.Millisecond); return nil })
+	})
+	defer stop()
+	for who, ctx := range map[string]context.Context{"a caller": as(t.Context(), "victim"), "nobody": t.Context()} {
+		before := ended.Load()
+		for range victimAsks {
+			if _, err := d.Exec(ctx, "DELETE FROM things WHERE name = 'x'"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if n := ended.Load() - before; n > 6*victimAsks {
+			t.Errorf("%s: %d writes of others ended while it waited, expected at most %d", who, n, 6*victimAsks)
+		}
 	}
 }
 

@@ -72,7 +72,7 @@ func (d *DB) openSQLite(ctx context.Context, path string) error {
 	}
 	r.SetMaxOpenConns(readers)
 	r.SetMaxIdleConns(readers)
-	d.read, d.write, d.readers = r, w, newGate(readers)
+	d.read, d.write, d.readers, d.writers = r, w, newGate(readers), newGate(1)
 	return nil
 }
 
