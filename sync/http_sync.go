@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"runtime"
 	"time"
 
 	"lyceum/matrix"
@@ -197,13 +198,21 @@ const (
 	maxWaits    = 100     // requests of one user
 	builtOfUser = 2       // small answers at once: news may wake many of a user at the same moment
 	builtAtOnce = 64      // small answers
-	heavyAtOnce = 3       // large ones: it is work for processors, not waiting, and SQLite has four connections that read
-	heavyOfUser = 2       // of them
 	heavyBytes  = 1 << 18 // from here on an answer counts as large
 	fewRooms    = 8       // a first answer with more counts as large at once
 	hugeBytes   = 4 << 20 // one of more is sent as it is built
 	sendBytes   = 1 << 18 // of it at once
 )
+
+// heavyPlaces is how many large answers are built at once, and how many for one user. That is work for processors, of which half
+// are for others, and SQLite has four connections that read.
+func heavyPlaces(postgres bool) (atOnce, ofUser int) {
+	atOnce = 2
+	if postgres {
+		atOnce = min(max(2, runtime.GOMAXPROCS(0)/2), 6)
+	}
+	return atOnce, atOnce / 2
+}
 
 // errLarge says that an answer becomes large and that there is no place for one now.
 var errLarge = errors.New("the answer is large")

@@ -196,7 +196,7 @@ func TestWhoWaitsForAClientHoldsLittle(t *testing.T) {
 func TestAFirstAnswerOfFewRoomsWaitsForNoPlace(t *testing.T) {
 	h := open(t, "sqlite")
 	room := h.room(t, "alice", "bob")
-	var others [heavyAtOnce]line
+	others := make([]line, h.heavy.free)
 	for i := range others {
 		if !h.heavy.try(&others[i]) {
 			t.Fatal("no place is free")
@@ -252,7 +252,7 @@ func TestWhoWaitsForAPlaceHoldsNothing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var others [heavyAtOnce]line
+	others := make([]line, h.heavy.free)
 	for i := range others {
 		if !h.heavy.try(&others[i]) {
 			t.Fatal("no place is free")
