@@ -60,20 +60,29 @@ func (a *Accounts) Profiles(ctx context.Context, userIDs []string) (map[string]P
 		LEFT JOIN profile_fields f ON f.user_id = u.user_id AND f.name IN ('displayname', 'avatar_url') WHERE u.user_id = ANY($1)`, userIDs))
 }
 
-// RequireProfiles makes a write fail with refuse when the profile of a user is not of the version any more, where that is not
-// 0, or the user is deactivated: what is written is either seen by those who spread the change, or not stored.
-func RequireProfiles(w *db.Batch, refuse error, versions map[string]int64) {
-	users, pairs, active := make([]string, 0, len(versions)), make([]string, 0, len(versions)), make([]string, 0, len(versions))
-	for userID, version := range versions {
-		users = append(users, userID)
-		if version == 0 {
-			active = append(active, userID)
-		} else {
-			pairs = append(pairs, fmt.Sprint(userID, " ", version-1))
-		}
+// RequireActive makes a write fail with refuse when a user is deactivated, or not there: what is written is either seen by those
+// who see to it that the user leaves everything, or not stored. Until the write ends their profiles do not change.
+func RequireActive(w *db.Batch, refuse error, userIDs []string) {
+	w.Require(refuse, len(userIDs), `SELECT 1 FROM users WHERE user_id = ANY($1) AND deactivated_ms = 0 ORDER BY user_id FOR SHARE`, userIDs)
+}
+
+// OfProfile is what a user has somewhere that is made of the user's profile, of a version.
+type OfProfile struct {
+	UserID, At, ID string
+	Version        int64
+}
+
+// NoteOldProfiles puts what is made of a profile that has changed into a table (user_id, at, id) of which the first two are the
+// key. Behind RequireActive in the same write nothing is missed: who spreads the change comes after it, or it is noted.
+func NoteOldProfiles(w *db.Batch, table, at, id string, list []OfProfile) {
+	users, places, ids, versions := make([]string, len(list)), make([]string, len(list)), make([]string, len(list)), make([]int64, len(list))
+	for i, of := range list {
+		users[i], places[i], ids[i], versions[i] = of.UserID, of.At, of.ID, of.Version-1
 	}
-	w.Require(refuse, len(users), `SELECT 1 FROM users WHERE user_id = ANY($1) AND deactivated_ms = 0
-		AND (user_id = ANY($2) OR user_id || ' ' || CAST(profile_ms AS TEXT) = ANY($3)) ORDER BY user_id FOR SHARE`, users, active, pairs)
+	w.Do(`INSERT INTO `+table+` (user_id, `+at+`, `+id+`) SELECT o.user_id, o.place, o.id
+		FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[]) AS o (user_id, place, id, version)
+		JOIN users u ON u.user_id = o.user_id WHERE u.profile_ms <> o.version
+		ON CONFLICT (user_id, `+at+`) DO UPDATE SET `+id+` = excluded.`+id, users, places, ids, versions)
 }
 
 // Profile gives all fields of a user's profile as JSON values, asking the other server for users who are not

@@ -2,16 +2,20 @@ package accounts
 
 import (
 	"errors"
+	"slices"
 	"testing"
 
 	"lyceum/platform/db"
 )
 
-// A write may require the version of a profile, or no more than an active user.
-func TestAWriteRequiresProfiles(t *testing.T) {
+// A write may require active users, and notes of which profiles it was made that are not those of now.
+func TestAWriteNotesOldProfiles(t *testing.T) {
 	run(t, testConfig(), func(t *testing.T, n *node) {
+		if _, err := n.db.Exec(t.Context(), "CREATE TABLE made (user_id TEXT NOT NULL, place TEXT NOT NULL, id TEXT NOT NULL, PRIMARY KEY (user_id, place))"); err != nil {
+			t.Fatal(err)
+		}
 		versions := map[string]int64{}
-		for _, name := range []string{"active", "gone"} {
+		for _, name := range []string{"active", "other", "gone"} {
 			id, err := n.CreateUser(t.Context(), NewUser{Name: name})
 			if err != nil {
 				t.Fatal(err)
@@ -22,28 +26,37 @@ func TestAWriteRequiresProfiles(t *testing.T) {
 			}
 			versions[id] = profiles[id].Version
 		}
-		const active, gone = "@active:here.test", "@gone:here.test"
+		const active, other, gone = "@active:here.test", "@other:here.test", "@gone:here.test"
 		if err := n.Deactivate(t.Context(), gone, false); err != nil {
 			t.Fatal(err)
 		}
 		refusal := errors.New("refused")
 		for _, c := range []struct {
-			versions map[string]int64
-			want     error
+			users []string
+			made  []OfProfile
+			want  error
+			noted []string
 		}{
-			{map[string]int64{active: 0}, nil},
-			{map[string]int64{active: versions[active]}, nil},
-			{map[string]int64{active: versions[active] + 1}, refusal},
-			{map[string]int64{gone: 0}, refusal},
-			{map[string]int64{gone: versions[gone]}, refusal},
-			{map[string]int64{active: versions[active], gone: 0}, refusal},
+			{[]string{active}, nil, nil, nil},
+			{[]string{gone}, nil, refusal, nil},
+			{[]string{active, gone}, []OfProfile{{active, "1", "a", 0}}, refusal, nil},
+			{[]string{active}, []OfProfile{{active, "1", "b", versions[active]}}, nil, nil},
+			{[]string{active}, []OfProfile{{active, "1", "c", versions[active] + 1}, {active, "2", "c", versions[active]}}, nil, []string{"c"}},
+			{[]string{active, other}, []OfProfile{{active, "1", "d", versions[active] - 1}, {other, "1", "e", versions[other] - 1}}, nil, []string{"d", "e"}},
 		} {
 			err := n.db.Write(t.Context(), func(w *db.Batch) error {
-				RequireProfiles(w, refusal, c.versions)
+				RequireActive(w, refusal, c.users)
+				if c.made != nil {
+					NoteOldProfiles(w, "made", "place", "id", c.made)
+				}
 				return nil
 			})
 			if !errors.Is(err, c.want) || (err == nil) != (c.want == nil) {
-				t.Error(c.versions, err)
+				t.Error(c.users, err)
+			}
+			noted, err := db.Texts(n.db.Query(t.Context(), "SELECT id FROM made ORDER BY id"))
+			if err != nil || !slices.Equal(noted, c.noted) {
+				t.Errorf("%v: noted are %q, expected %q: %v", c.made, noted, c.noted, err)
 			}
 		}
 	})

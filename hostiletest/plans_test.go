@@ -25,6 +25,7 @@ var small = map[string]string{
 	"machines": "a row for each process", "leases": "a row for each shard",
 	"migrations": "a row for each step", "migration_needs": "a row for each step", "search_positions": "a row for each shard",
 	"used_nonces": "rows for a minute, of registrations by the shared secret", "room_upgrades": "rows of upgrades that are under way",
+	"old_profiles": "rows for seconds, of users who were renamed while they joined",
 }
 
 // wholly are statements that read a table from end to end, by a part of their text, and why they may.

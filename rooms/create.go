@@ -88,10 +88,6 @@ var presets = map[string]preset{
 
 // Create makes a room with all its first events in one transaction and returns its id.
 func (r *Rooms) Create(ctx context.Context, creator string, b *Create) (string, error) {
-	return ofProfile(ctx, func() (string, error) { return r.createOnce(ctx, creator, b) })
-}
-
-func (r *Rooms) createOnce(ctx context.Context, creator string, b *Create) (string, error) {
 	v, p, err := r.checkCreate(creator, b)
 	if err != nil {
 		return "", err

@@ -3,11 +3,15 @@ package rooms
 import (
 	"context"
 	"errors"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	"lyceum/matrix"
 	"lyceum/matrix/event"
+	"lyceum/platform/db"
+	"lyceum/platform/lease"
+	"lyceum/platform/role"
 )
 
 // refreshAtOnce is how many rooms of a user get a new profile at the same time.
@@ -27,13 +31,59 @@ func (r *Rooms) ProfileChanged(ctx context.Context, userID, field string) error 
 		if m.Membership != event.MembershipJoin {
 			return nil
 		}
-		_, err := r.setMembership(ctx, m.RoomID, member{
-			Sender: userID, Target: userID, Membership: event.MembershipJoin, Always: true, While: []string{event.MembershipJoin},
-		})
-		if matrix.HasCode(err, matrix.CodeForbidden) { // the user left meanwhile
-			return nil
+		return r.renewProfile(ctx, userID, m.RoomID)
+	})
+}
+
+// renewProfile gives a room the profile of a member as it is now.
+func (r *Rooms) renewProfile(ctx context.Context, userID, roomID string) error {
+	_, err := r.setMembership(ctx, roomID, member{
+		Sender: userID, Target: userID, Membership: event.MembershipJoin, Always: true, While: []string{event.MembershipJoin},
+	})
+	if matrix.HasCode(err, matrix.CodeForbidden) { // the user left meanwhile, or is deactivated
+		return nil
+	}
+	return err
+}
+
+// renewProfiles renews what was made of a profile while that changed: the work that spreads the new one may have missed it. One
+// process of the fleet runs it.
+func (r *Rooms) renewProfiles(ctx context.Context, job *role.Job) error {
+	tick := time.NewTicker(r.FinishLook)
+	defer tick.Stop()
+	for {
+		err := r.renewOld(ctx, job.Exec)
+		switch {
+		case errors.Is(err, lease.ErrLost):
+			return err
+		case err != nil && ctx.Err() == nil:
+			r.Process.Log.Warn("some rooms do not have a new name yet, it is tried again", "error", err)
 		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+// renewAtOnce is how many memberships of old profiles are read at once.
+const renewAtOnce = 1000
+
+// renewOld renews memberships of old profiles and lets their rows go, by exec.
+func (r *Rooms) renewOld(ctx context.Context, exec func(ctx context.Context, query string, args ...any) error) error {
+	list, err := db.List(func(row db.Row) (m Membership, err error) {
+		return m, row.Scan(&m.UserID, &m.RoomID, &m.EventID)
+	})(r.Process.DB.Query(ctx, "SELECT user_id, room_id, event_id FROM old_profiles ORDER BY user_id, room_id LIMIT $1", renewAtOnce))
+	if err != nil {
 		return err
+	}
+	return each(list, func(m Membership) error {
+		if err := r.renewProfile(ctx, m.UserID, m.RoomID); err != nil {
+			return err
+		}
+		// The row of a newer one names that.
+		return exec(ctx, "DELETE FROM old_profiles WHERE user_id = $1 AND room_id = $2 AND event_id = $3", m.UserID, m.RoomID, m.EventID)
 	})
 }
 

@@ -3,9 +3,7 @@ package rooms
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"slices"
-	"time"
 
 	"lyceum/accounts"
 	"lyceum/matrix"
@@ -25,40 +23,13 @@ type member struct {
 	Txn            string
 }
 
-const (
-	profileTries = 20 // of what is made of a profile
-	profilePause = 50 * time.Millisecond
-)
-
-// ofProfile does what is made of a user's own profile, anew as long as that is changed at the same time. Who changes it all
-// the time gets M_LIMIT_EXCEEDED.
-func ofProfile(ctx context.Context, do func() (id string, err error)) (id string, err error) {
-	pause := time.Millisecond
-	for range profileTries {
-		if id, err = do(); !errors.Is(err, errProfileChanged) {
-			return id, err
-		}
-		select {
-		case <-ctx.Done():
-			return "", ctx.Err()
-		case <-time.After(pause):
-		}
-		pause = min(2*pause, profilePause)
-	}
-	refusal := matrix.LimitExceeded(time.Second).With(err)
-	refusal.Message = "Your profile is changed all the time: wait with this until it is not"
-	return "", refusal
-}
-
 // setMembership sends the m.room.member event of a change and returns its id.
 func (r *Rooms) setMembership(ctx context.Context, roomID string, m member) (string, error) {
-	return ofProfile(ctx, func() (string, error) {
-		req, err := r.memberEvent(ctx, m)
-		if err != nil {
-			return "", err
-		}
-		return r.Send(ctx, roomID, req)
-	})
+	req, err := r.memberEvent(ctx, m)
+	if err != nil {
+		return "", err
+	}
+	return r.Send(ctx, roomID, req)
 }
 
 // memberEvent makes the m.room.member event of a change with the profile of now.

@@ -57,9 +57,9 @@ type Deps struct {
 	State        int // events of the state that were looked up (5,000)
 	// Look is how many rows one request looks at for what it is asked (5,000); it answers with what it found and where to go on.
 	Look int
-	// UpgradeLook is how often unfinished upgrades are looked for, and about how long the process that began one has for it; 0
-	// for 3 s.
-	UpgradeLook time.Duration
+	// FinishLook is how often unfinished upgrades, and memberships of old profiles, are looked for, and about how long the process
+	// that began an upgrade has for it; 0 for 3 s.
+	FinishLook time.Duration
 }
 
 // Rooms is the package's one object.
@@ -93,7 +93,7 @@ var readers = []string{"client", "sync", "events", "push", "admin"}
 // New opens the events stream and registers the calls that its owners answer.
 func New(d Deps, c Config) (*Rooms, error) {
 	d.Recent, d.Transactions, d.State = cmp.Or(d.Recent, 200), cmp.Or(d.Transactions, 2_000), cmp.Or(d.State, 5_000)
-	d.Look, d.UpgradeLook = cmp.Or(d.Look, 5_000), cmp.Or(d.UpgradeLook, 3*time.Second)
+	d.Look, d.FinishLook = cmp.Or(d.Look, 5_000), cmp.Or(d.FinishLook, 3*time.Second)
 	r := &Rooms{Deps: d, config: c, replacers: map[string]string{}, nodes: state.NewStore(nodeReader{d.Process.DB}, nodeMemory)}
 	var err error
 	r.cache, err = otter.New(&otter.Options[string, *Event]{
@@ -116,6 +116,7 @@ func New(d Deps, c Config) (*Rooms, error) {
 	r.send = role.Owned(d.Process, r.stream, "rooms.send", r.submit)
 	r.create = role.Owned(d.Process, r.stream, "rooms.create", r.submitCreate)
 	d.Process.Singleton("rooms.upgrades", r.finishUpgrades)
+	d.Process.Singleton("rooms.profiles", r.renewProfiles)
 	return r, nil
 }
 

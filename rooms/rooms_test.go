@@ -27,7 +27,7 @@ func run(t *testing.T, body func(t *testing.T, p *role.Process, r *Rooms)) {
 
 func wire(t testing.TB, p *role.Process) *Rooms { return wireLook(t, p, 0) }
 
-// wireLook is wire with Deps.UpgradeLook.
+// wireLook is wire with Deps.FinishLook.
 func wireLook(t testing.TB, p *role.Process, look time.Duration) *Rooms {
 	t.Helper()
 	a, err := accounts.New(accounts.Deps{Process: p, Now: time.Now}, testAccounts())
@@ -38,7 +38,7 @@ func wireLook(t testing.TB, p *role.Process, look time.Duration) *Rooms {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r, err := New(Deps{Process: p, Accounts: a, ServerName: server, Key: key, UpgradeLook: cmp.Or(look, time.Hour)}, Config{DefaultVersion: "12", EventCache: 1000, MaxCreateUsers: 100})
+	r, err := New(Deps{Process: p, Accounts: a, ServerName: server, Key: key, FinishLook: cmp.Or(look, time.Hour)}, Config{DefaultVersion: "12", EventCache: 1000, MaxCreateUsers: 100})
 	if err != nil {
 		t.Fatal(err)
 	}

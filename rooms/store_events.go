@@ -43,9 +43,9 @@ var (
 // write must not be stored.
 var errOrphan = errors.New("an event names an event or a state before it which is not stored")
 
-// errProfileChanged refuses a membership that is made of what a profile was, or of a deactivated user: the work that spreads the
-// new one, or makes the user leave, may have looked for memberships already.
-var errProfileChanged = matrix.NewError(409, matrix.CodeBadState, "The user's profile was changed at the same time")
+// errDeactivated refuses a membership of a deactivated user: the work that makes the user leave may have looked for memberships
+// already.
+var errDeactivated = matrix.Forbidden("The account of the user is deactivated")
 
 // Insert writes the events of a group commit with their state, memberships and relations.
 func (eventStore) Insert(_ context.Context, w *db.Batch, batch []*stream.Entry) error {
@@ -53,7 +53,8 @@ func (eventStore) Insert(_ context.Context, w *db.Batch, batch []*stream.Entry) 
 	var nodes, rooms, upgrades, aliases, relations [][]any
 	var heirs []*Event
 	members := map[[2]string][]any{}
-	profiles := map[string]int64{}
+	active := map[string]bool{} // users that must be
+	profiles := map[[2]string]accounts.OfProfile{}
 	seen := map[state.ID]bool{}
 	var redactions []*Event
 	for _, entry := range batch {
@@ -79,14 +80,15 @@ func (eventStore) Insert(_ context.Context, w *db.Batch, batch []*stream.Entry) 
 			}
 		}
 		if e.Type == event.TypeMember && e.IsState() {
-			if e.profile != 0 || e.active {
-				before := profiles[*e.StateKey]
-				if before != 0 && e.profile != 0 && before != e.profile {
-					return errProfileChanged // one of them is old: each is written by itself
-				}
-				profiles[*e.StateKey] = max(before, e.profile)
+			key := [2]string{*e.StateKey, e.RoomID}
+			delete(profiles, key) // what holds is the newest
+			if e.profile != 0 {
+				profiles[key] = accounts.OfProfile{UserID: *e.StateKey, At: e.RoomID, ID: e.ID, Version: e.profile}
 			}
-			members[[2]string{*e.StateKey, e.RoomID}] = []any{*e.StateKey, e.RoomID, e.Membership(), e.ID, e.Sender, e.Pos, false}
+			if e.profile != 0 || e.active {
+				active[*e.StateKey] = true
+			}
+			members[key] = []any{*e.StateKey, e.RoomID, e.Membership(), e.ID, e.Sender, e.Pos, false}
 		}
 		if rel, ok := relationOf(e.Event); ok {
 			relations = append(relations, []any{rel.target, e.ID, e.RoomID, rel.relType, e.Type, e.Sender, rel.key, e.Pos})
@@ -107,8 +109,11 @@ func (eventStore) Insert(_ context.Context, w *db.Batch, batch []*stream.Entry) 
 	slices.SortFunc(memberships, func(a, b []any) int { return strings.Compare(a[0].(string)+a[1].(string), b[0].(string)+b[1].(string)) })
 	w.Rows(memberRows, memberships)
 	w.Rows(relationRows, relations)
+	if len(active) > 0 {
+		accounts.RequireActive(w, errDeactivated, slices.Sorted(maps.Keys(active)))
+	}
 	if len(profiles) > 0 {
-		accounts.RequireProfiles(w, errProfileChanged, profiles)
+		accounts.NoteOldProfiles(w, "old_profiles", "room_id", "event_id", slices.Collect(maps.Values(profiles)))
 	}
 	for _, e := range heirs {
 		w.Do("UPDATE aliases SET room_id = $2 WHERE room_id = $1", e.RoomID, e.heir)

@@ -29,10 +29,10 @@ type Send struct {
 	Unless string `json:"unless,omitempty"`
 	// While: the membership of the user whose m.room.member this is must be one of these, else M_FORBIDDEN.
 	While []string `json:"while,omitempty"`
-	// Profile is the version of the target's profile that this m.room.member is made of: when there is another by now, or the
-	// target is deactivated, M_BAD_STATE. 0 for any.
+	// Profile is the version of the target's profile that this m.room.member is made of, 0 for none: when there is another by now, the
+	// room gets that soon. The target must be an active user of this server, else M_FORBIDDEN.
 	Profile int64 `json:"profile,omitempty"`
-	// Active: the target of this m.room.member must be an active user of this server, else M_BAD_STATE.
+	// Active: the target of this m.room.member must be one as well, of whatever profile.
 	Active bool `json:"active,omitempty"`
 	// Heir gets the aliases of the room with the event; "" for nobody.
 	Heir string `json:"heir,omitempty"`

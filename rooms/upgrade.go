@@ -71,11 +71,7 @@ func (r *Rooms) Upgrade(ctx context.Context, userID, roomID, version string, cre
 			return newID, nil
 		}
 	}
-	_, err = ofProfile(ctx, func() (string, error) {
-		p, err = r.createReplacement(ctx, u, creators)
-		return p.NewRoom, err
-	})
-	if err != nil {
+	if p, err = r.createReplacement(ctx, u, creators); err != nil {
 		return "", err
 	}
 	return r.outcome(ctx, u, p)

@@ -164,7 +164,7 @@ const upgradePause = time.Minute
 
 // finishUpgrades finishes upgrades whose process was lost. One process of the fleet runs it.
 func (r *Rooms) finishUpgrades(ctx context.Context, job *role.Job) error {
-	tick := time.NewTicker(r.UpgradeLook)
+	tick := time.NewTicker(r.FinishLook)
 	defer tick.Stop()
 	due := map[string]time.Time{}
 	for {
@@ -178,7 +178,7 @@ func (r *Rooms) finishUpgrades(ctx context.Context, job *role.Job) error {
 			at, seen := before[p.NewRoom]
 			switch now := obs.Now(); {
 			case !seen:
-				at = now.Add(r.UpgradeLook / 2) // at the next look
+				at = now.Add(r.FinishLook / 2) // at the next look
 			case !now.Before(at):
 				if err := r.finishUpgrade(ctx, job, p); err != nil {
 					return err
