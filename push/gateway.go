@@ -4,9 +4,12 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptrace"
+	"sync/atomic"
 	"time"
 
 	"lyceum/platform/dial"
@@ -26,17 +29,31 @@ func newGateway(c Config) gateway {
 	return gateway{dial.New(dial.Options{Allow: c.AllowPrivate, Setting: "push.allow_private", Within: sendWithin}).Client()}
 }
 
+// Errors of send; one that is neither says that the gateway was connected and did not answer.
+var (
+	errUnreached = errors.New("the push gateway could not be connected to")
+	errRefused   = errors.New("the push gateway answered with an error")
+)
+
 // send posts a notification and returns the pushkeys that the gateway rejects.
 func (g *gateway) send(ctx context.Context, url string, body []byte) (rejected []string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, sendWithin)
 	defer cancel()
+	var unconnected atomic.Bool
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		GetConn: func(string) { unconnected.Store(true) }, // also after a connection that was kept turned out to be closed
+		GotConn: func(httptrace.GotConnInfo) { unconnected.Store(false) },
+	})
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(body))
 	if err != nil {
 		return nil, err
 	}
 	req.Header.Set("Content-Type", "application/json")
 	res, err := g.client.Do(req)
-	if err != nil {
+	switch {
+	case err != nil && unconnected.Load():
+		return nil, fmt.Errorf("%w: %w", errUnreached, err)
+	case err != nil:
 		return nil, err
 	}
 	defer res.Body.Close()
@@ -45,9 +62,12 @@ func (g *gateway) send(ctx context.Context, url string, body []byte) (rejected [
 		return nil, err
 	}
 	if res.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("expected status 200 of the push gateway, found %d", res.StatusCode)
+		return nil, fmt.Errorf("%w: expected status 200, found %d", errRefused, res.StatusCode)
 	}
-	return decodeRejected(answer)
+	if rejected, err = decodeRejected(answer); err != nil {
+		return nil, fmt.Errorf("%w: %w", errRefused, err)
+	}
+	return rejected, nil
 }
 
 func decodeRejected(answer []byte) ([]string, error) {

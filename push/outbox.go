@@ -11,10 +11,9 @@ import (
 )
 
 const (
-	firstPause  = time.Second // before a notification is sent again; then it doubles
-	shortPause  = 200 * time.Millisecond
-	longestWait = 30 * time.Minute // between two tries
-	retryMost   = 100              // notifications sent again in one round
+	firstPause = time.Second // before a notification is sent again; then it doubles up to longestPause
+	shortPause = 200 * time.Millisecond
+	retryMost  = 100 // notifications sent again in one round
 )
 
 // outboxRow is a row of the outbox that is due.
@@ -117,8 +116,8 @@ func (p *Push) pauseOf(d *delivery, now time.Time) (pause time.Duration, taken b
 		return underWay, true
 	case errors.Is(err, errUnderWay):
 		return underWay, false
-	case d.place.trust == doubted, d.place.trust == unknown:
-		return p.places.putOff(&d.place), false
+	case errors.Is(err, errAlone), d.place.trust == doubted, d.place.trust == unknown:
+		return p.places.putOff(&d.place, now), false
 	}
 	return shortPause, false
 }

@@ -19,7 +19,7 @@ const (
 	trusted   trust = iota // the gateway took a send promptly, and since then it was neither slow nor failed
 	unknown                // no send to the gateway was judged yet, or long ago
 	suspected              // the gateway is trusted, but another one of the user was slow or failed lately
-	doubted                // the gateway was slow or failed lately: it is sent to from the outbox only
+	doubted                // the gateway was slow or failed lately, or the pusher failed: it is sent to from the outbox only
 )
 
 // share is how many sends of one trust may be under way in a process: in all, to one gateway, for one user.
@@ -30,12 +30,11 @@ var shares = [...]share{trusted: {256, 96, 16}, unknown: {64, 16, 4}, suspected:
 const (
 	promptly     = 500 * time.Millisecond // how long a gateway may take, and a batch waits for its sends
 	doubtFor     = 30 * time.Second
-	putOffEach   = 50 * time.Millisecond // what a row of the outbox waits for each that was put off before it
-	slowMost     = 256                   // sends that turned out to be slow and count as doubted from then on
-	slowUser     = 16                    // of them for one user
-	doubtsMost   = 10_000                // gateways and users in doubt that are remembered
-	gatewaysMost = 10_000                // gateways remembered that took a send promptly
-	sweepAtOnce  = 16                    // doubts that are looked at when there are too many
+	slowMost     = 256    // sends that turned out to be slow and count as doubted from then on
+	slowUser     = 16     // of them for one user
+	doubtsMost   = 10_000 // gateways and users in doubt that are remembered
+	gatewaysMost = 10_000 // gateways remembered that took a send promptly
+	sweepAtOnce  = 16     // doubts that are looked at when there are too many
 )
 
 // sendKey names a notification, and its row of the outbox.
@@ -49,16 +48,21 @@ func (n notification) key() sendKey {
 type place struct {
 	key           sendKey
 	gateway, user string // as they are counted and doubted
+	pusher        string // as it is left alone
 	trust         trust  // under mu while the send is under way
 	full          string // of what take found no place: the gateway or the user
+	began         time.Time
 }
 
+const ofGateway, ofUser = "gateway ", "user " // before their names
+
+// placeOf names a gateway by what a connection to it is made of, which is the same for all its users.
 func placeOf(k sendKey, address string) place {
 	gateway := address
 	if u, err := url.Parse(address); err == nil {
-		gateway = strings.ToLower(u.Host)
+		gateway = strings.ToLower(u.Scheme + "://" + u.Host)
 	}
-	return place{key: k, gateway: "gateway " + gateway, user: "user " + k.user}
+	return place{key: k, gateway: ofGateway + gateway, user: ofUser + k.user, pusher: strings.Join([]string{k.user, k.app, k.pushkey}, "\x00")}
 }
 
 // places are those that sends of this process have.
@@ -66,9 +70,11 @@ type places struct {
 	mu      sync.Mutex
 	under   map[sendKey]*delivery // under way
 	count   map[counted]int
-	doubts  map[string]doubt // by gateway and by user
-	known   map[string]bool  // gateways that took a send promptly
-	freed   chan struct{}    // closed when a place may be free
+	doubts  map[string]*doubt // by gateway and by user
+	pushers map[string]*doubt // of those that are left alone
+	known   map[string]bool   // gateways that took a send promptly
+	lines   lines
+	freed   chan struct{} // closed when a place may be free
 	running sync.WaitGroup
 	closed  bool // the process ends: there are no places any more
 }
@@ -79,25 +85,20 @@ type counted struct {
 	name  string
 }
 
-// doubt is about a gateway or a user.
-type doubt struct {
-	until time.Time
-	rows  int // of the outbox that were put off for it
-}
-
 func (s *places) init() {
-	s.under, s.count, s.doubts, s.known = map[sendKey]*delivery{}, map[counted]int{}, map[string]doubt{}, map[string]bool{}
+	s.under, s.count, s.doubts, s.pushers, s.known = map[sendKey]*delivery{}, map[counted]int{}, map[string]*doubt{}, map[string]*doubt{}, map[string]bool{}
 	s.freed = make(chan struct{})
 }
 
 // trustOf tells what is expected of a send; the caller holds mu.
 func (s *places) trustOf(p *place, now time.Time) trust {
+	gateway, user, pusher := s.doubts[p.gateway], s.doubts[p.user], s.pushers[p.pusher]
 	switch {
-	case now.Before(s.doubts[p.gateway].until):
+	case gateway != nil && (gateway.fails > 0 || now.Before(gateway.until)), pusher != nil && pusher.fails > 0:
 		return doubted
 	case !s.known[p.gateway]:
 		return unknown
-	case now.Before(s.doubts[p.user].until):
+	case user != nil && now.Before(user.until):
 		return suspected
 	}
 	return trusted
@@ -125,73 +126,64 @@ func (s *places) slow(p *place, now time.Time) {
 func (s *places) failed(p *place, now time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.known, p.gateway)
-	for _, name := range []string{p.user, p.gateway} { // in this order, as the second may take the room of the first
-		d, there := s.doubts[name]
-		if !there && len(s.doubts) >= doubtsMost {
-			s.sweep(now)
-		}
-		s.doubts[name] = doubt{now.Add(doubtFor), d.rows}
-	}
-}
-
-// sweep makes room for one more doubt: it drops some that are over, else any one. A gateway that is dropped is unknown then. The
-// caller holds mu.
-func (s *places) sweep(now time.Time) {
-	looked, dropped, last := 0, 0, ""
-	for name, d := range s.doubts {
-		if last = name; now.After(d.until) {
-			delete(s.doubts, name)
-			dropped++
-		}
-		if looked++; looked == sweepAtOnce {
-			break
-		}
-	}
-	if dropped == 0 {
-		delete(s.doubts, last)
-	}
+	s.suspect(p, now)
 }
 
 // prompt notes that a gateway took a send promptly.
 func (s *places) prompt(p *place) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.doubts, p.gateway)
+	s.well(p)
 	delete(s.doubts, p.user)
-	if !s.known[p.gateway] && len(s.known) >= gatewaysMost {
-		for name := range s.known { // any one
-			delete(s.known, name)
-			break
-		}
-	}
-	s.known[p.gateway] = true
 }
 
-// putOff gives how long a row of the outbox waits for which there is no place: few rows wait shortly, as the gateway may be well
-// again, and many not so often that they are all the outbox is busy with.
-func (s *places) putOff(p *place) time.Duration {
+// putOff gives how long a row of the outbox waits that is not sent now: few rows wait shortly, and many not so often that they are all
+// the outbox is busy with. What is left alone is waited for.
+func (s *places) putOff(p *place, now time.Time) time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	pause := firstPause
-	if d, there := s.doubts[p.gateway]; there {
-		d.rows++
-		s.doubts[p.gateway] = d
-		pause = min(firstPause+time.Duration(d.rows)*putOffEach, doubtFor)
+	pause := firstPause/2 + rand.N(firstPause)
+	gateway, pusher := s.doubts[p.gateway], s.pushers[p.pusher]
+	alone := pusher.isAlone(now)
+	if alone {
+		pause = max(pause, pusher.putOff(now))
 	}
-	return pause/2 + rand.N(pause)
+	if gateway != nil && (!alone || gateway.isAlone(now)) { // rows that wait for their pushers are in the way of no others
+		pause = max(pause, gateway.putOff(now))
+	}
+	return pause
+}
+
+// isAlone tells that nothing is to be sent to a gateway, or for a pusher.
+func (s *places) isAlone(p *place, now time.Time) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.doubts[p.gateway].isAlone(now) || s.pushers[p.pusher].isAlone(now)
+}
+
+// aloneFor gives for how long.
+func (s *places) aloneFor(p *place, now time.Time) (rest time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, d := range []*doubt{s.doubts[p.gateway], s.pushers[p.pusher]} {
+		if d != nil && d.fails > 0 {
+			rest = max(rest, d.alone.Sub(now))
+		}
+	}
+	return rest
 }
 
 // Answers of take.
 var (
 	errNoPlace  = errors.New("there is no place for this notification now")
+	errAlone    = errors.New("the push gateway failed, or does so for this pusher, and is left alone")
 	errDoubted  = errors.New("the push gateway was slow or failed lately")
 	errUnderWay = errors.New("this notification is under way")
 	errClosed   = errors.New("the process ends")
 )
 
-// take takes a place for a send, if there is one. Errors: errNoPlace, errDoubted unless it comes from the outbox, errClosed, and
-// errUnderWay with the one that is.
+// take takes a place for a send, if there is one. Errors: errNoPlace, errAlone, errDoubted unless it comes from the outbox, errClosed,
+// and errUnderWay with the one that is.
 func (s *places) take(d *delivery, now time.Time) (other *delivery, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -200,10 +192,13 @@ func (s *places) take(d *delivery, now time.Time) (other *delivery, err error) {
 	if other := s.under[p.key]; other != nil {
 		return other, errUnderWay
 	}
+	gateway, pusher := s.doubts[p.gateway], s.pushers[p.pusher]
 	most := shares[p.trust]
 	switch {
 	case s.closed:
 		return nil, errClosed
+	case gateway.isAlone(now), pusher.isAlone(now):
+		return nil, errAlone
 	case p.trust == doubted && !d.again:
 		return nil, errDoubted
 	case s.count[counted{p.trust, ""}] >= most.all, s.count[counted{p.trust, p.gateway}] >= most.gateway:
@@ -213,6 +208,12 @@ func (s *places) take(d *delivery, now time.Time) (other *delivery, err error) {
 		p.full = p.user
 		return nil, errNoPlace
 	}
+	for _, of := range []*doubt{gateway, pusher} {
+		if of != nil && of.fails > 0 {
+			of.probe = p
+		}
+	}
+	p.began = now
 	s.running.Add(1)
 	s.under[p.key] = d
 	s.add(p, 1)
@@ -240,6 +241,11 @@ func (s *places) giveBack(p *place) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.under, p.key)
+	for _, of := range []*doubt{s.doubts[p.gateway], s.pushers[p.pusher]} {
+		if of != nil && of.probe == p {
+			of.probe = nil
+		}
+	}
 	s.add(p, -1)
 	s.wake()
 	s.running.Done()

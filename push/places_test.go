@@ -3,6 +3,7 @@ package push
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 )
@@ -17,7 +18,10 @@ func newPlaces() *places {
 // sendTo is a send that has no place yet.
 func sendTo(user, gateway, event string) *delivery {
 	k := sendKey{user: user, app: "a", pushkey: gateway, event: event}
-	return &delivery{place: placeOf(k, "https://"+gateway+"/_matrix/push/v1/notify"), done: make(chan struct{})}
+	if !strings.Contains(gateway, "://") {
+		gateway = "https://" + gateway
+	}
+	return &delivery{place: placeOf(k, gateway+"/_matrix/push/v1/notify"), done: make(chan struct{})}
 }
 
 // fill takes all places that there are for users, and tells how many.
@@ -116,19 +120,29 @@ func TestManyRowsOfAGatewayInDoubtWaitLong(t *testing.T) {
 	s, now := newPlaces(), time.Now()
 	p := &sendTo("bob", "ill", "e").place
 	s.failed(p, now)
-	if pause := s.putOff(p); pause > 2*time.Second {
+	if pause := s.putOff(p, now); pause > 2*time.Second {
 		t.Errorf("the first: found %s", pause)
 	}
 	for range 1000 {
-		s.putOff(p)
+		s.putOff(p, now)
 	}
 	s.failed(p, now) // it failed again
-	if pause := s.putOff(p); pause < doubtFor/2 || pause > 2*doubtFor {
+	if pause := s.putOff(p, now); pause < doubtFor/2 || pause > 2*doubtFor {
 		t.Errorf("one of many: found %s", pause)
 	}
+	for at := now; at.Before(now.Add(10 * time.Minute)); at = at.Add(doubtFor / 2) {
+		s.failed(p, at)
+	}
+	later := now.Add(10 * time.Minute)
+	for range 10_000 {
+		s.putOff(p, later)
+	}
+	if pause := s.putOff(p, later); pause < longestPause/2 || pause > 2*longestPause {
+		t.Errorf("one of many of a gateway that was never well: found %s", pause)
+	}
 	s.prompt(p)
-	s.failed(p, now)
-	if pause := s.putOff(p); pause > 2*time.Second {
+	s.failed(p, later)
+	if pause := s.putOff(p, later); pause > 2*time.Second {
 		t.Errorf("after it was well again: found %s", pause)
 	}
 }

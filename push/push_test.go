@@ -35,12 +35,14 @@ type node struct {
 	*roomstest.Node
 }
 
+var harnessConfig = Config{
+	CountCache: 1000, RuleCache: 100, AllowPrivate: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, AllowHTTP: true,
+}
+
 var harness = roomstest.Over(func(t testing.TB, on *roomstest.Node) *node {
 	t.Helper()
 	rc := receipts.New(receipts.Deps{Process: on.Process, Accounts: on.Accounts, Rooms: on.Rooms})
-	p, err := New(Deps{Process: on.Process, Accounts: on.Accounts, Rooms: on.Rooms, Receipts: rc}, Config{
-		CountCache: 1000, RuleCache: 100, AllowPrivate: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, AllowHTTP: true,
-	})
+	p, err := New(Deps{Process: on.Process, Accounts: on.Accounts, Rooms: on.Rooms, Receipts: rc}, harnessConfig)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -77,7 +77,7 @@ func (p *Push) deliver(ctx context.Context, d *delivery) error {
 		err = p.post(ctx, d, body)
 	}
 	if err != nil && ctx.Err() == nil {
-		p.Process.Log.Info("a notification was not sent, it is tried again", "user", d.pusher.UserID, "app", d.pusher.AppID, "error", err)
+		p.Process.Log.Debug("a notification was not sent, it is tried again", "user", d.pusher.UserID, "app", d.pusher.AppID, "error", err)
 	}
 	return err
 }
@@ -100,13 +100,8 @@ func (p *Push) prepare(ctx context.Context, d *delivery) ([]byte, error) {
 func (p *Push) post(ctx context.Context, d *delivery, body []byte) error {
 	slow := time.AfterFunc(promptly, func() { p.places.slow(&d.place, p.Now()) })
 	rejected, err := p.gateway.send(ctx, d.pusher.url(), body)
-	prompt := slow.Stop()
-	switch {
-	case ctx.Err() != nil: // the process ends
-	case err == nil && prompt:
-		p.places.prompt(&d.place)
-	default:
-		p.places.failed(&d.place, p.Now())
+	if inTime := slow.Stop(); ctx.Err() == nil { // else the process ends
+		p.judge(d, err, inTime)
 	}
 	if err != nil {
 		return err
@@ -155,8 +150,9 @@ func (p *Push) storeOutcome(d *delivery, outcome error) (rows int64, err error) 
 	if outcome == nil {
 		return p.Process.DB.Exec(ctx, "DELETE FROM push_outbox"+thisRow, k.user, k.app, k.pushkey, k.event)
 	}
-	next := p.Now().Add(min(firstPause<<min(d.tries, 20), longestWait)).UnixMilli()
-	rows, err = p.Process.DB.Exec(ctx, "UPDATE push_outbox SET next_ms = $5, tries = tries + 1"+thisRow, k.user, k.app, k.pushkey, k.event, next)
+	pause, tries := p.pauseAfter(d, outcome)
+	next := p.Now().Add(pause).UnixMilli()
+	rows, err = p.Process.DB.Exec(ctx, "UPDATE push_outbox SET next_ms = $5, tries = tries + $6"+thisRow, k.user, k.app, k.pushkey, k.event, next, tries)
 	p.workers.lookAt(d.shard, next)
 	return rows, err
 }
@@ -196,6 +192,14 @@ type keptBack struct {
 	*delivery
 	pause time.Duration // until it is tried
 	tries int
+}
+
+// keepBack is for what was not sent: it is due at once, or when its gateway or pusher is no longer left alone.
+func (p *Push) keepBack(d *delivery) keptBack {
+	if now := p.Now(); p.places.isAlone(&d.place, now) {
+		return keptBack{d, p.places.putOff(&d.place, now), 0}
+	}
+	return keptBack{d, 0, 0}
 }
 
 // waitFor makes a list what is left of the step.
@@ -270,7 +274,7 @@ func (p *Push) send(ctx context.Context, list []*delivery, seen int64) []keptBac
 	}
 	for _, at := range s.left { // the outbox looks whether the pusher is still there
 		for _, d := range at.list {
-			s.kept = append(s.kept, keptBack{d, 0, 0})
+			s.kept = append(s.kept, p.keepBack(d))
 		}
 	}
 	w.end = time.Time{} // those that are under way get the rest of the moment
@@ -283,7 +287,8 @@ func (p *Push) send(ctx context.Context, list []*delivery, seen int64) []keptBac
 		case !ended:
 			s.kept = append(s.kept, keptBack{d, underWay, 0})
 		case err != nil:
-			s.kept = append(s.kept, keptBack{d, firstPause, 1})
+			pause, tries := p.pauseAfter(d, err)
+			s.kept = append(s.kept, keptBack{d, pause, tries})
 		}
 	}
 	return s.kept
@@ -326,7 +331,7 @@ func (p *Push) beginAt(s *step, at *waiting, now time.Time) {
 		case errors.Is(err, errUnderWay): // the batch was begun before
 			s.under = append(s.under, other)
 		default:
-			s.kept = append(s.kept, keptBack{d, 0, 0})
+			s.kept = append(s.kept, p.keepBack(d))
 		}
 	}
 	at.list = behind

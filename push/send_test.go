@@ -110,7 +110,7 @@ func TestALongOutboxHoldsUpNobodyElse(t *testing.T) {
 		for i := range rows {
 			values = append(values, []any{"@carol:here.test", "a", fmt.Sprint("carol", i%30), fmt.Sprint("$", i), shard, now, now, 1})
 		}
-		n.places.failed(&sendTo("@carol:here.test", ill.Listener.Addr().String(), "").place, n.Now())
+		n.places.failed(&sendTo("@carol:here.test", ill.URL, "").place, n.Now())
 		if err := n.Process.DB.Write(t.Context(), func(w *db.Batch) error { w.Rows(outboxRows, values); return nil }); err != nil {
 			t.Fatal(err)
 		}
@@ -186,7 +186,7 @@ func TestASlowCountSaysNothingOfTheGateway(t *testing.T) {
 		e.work.Lock() // the count of this user takes long
 		event := n.Say(t, "alice", room, "x")
 		roletest.Until(t, "it is in the outbox", func() bool { return n.outboxRows(t) == 1 })
-		at := &sendTo("@carol:here.test", g.Listener.Addr().String(), "").place
+		at := &sendTo("@carol:here.test", g.URL, "").place
 		n.places.mu.Lock()
 		found := n.places.trustOf(at, n.Now())
 		n.places.mu.Unlock()
@@ -218,7 +218,7 @@ func TestAGracefulEndSendsNothingTwice(t *testing.T) {
 		}
 		one.pusher(t, "bob", g.URL, "k", obj{})
 		for _, p := range []*node{one, two} {
-			p.places.prompt(&sendTo("@bob:here.test", g.Listener.Addr().String(), "").place)
+			p.places.prompt(&sendTo("@bob:here.test", g.URL, "").place)
 		}
 		for _, room := range ids {
 			said = append(said, one.Say(t, "alice", room, "x"))
@@ -435,7 +435,7 @@ func TestAPusherThatGoesMeanwhileIsNotTold(t *testing.T) {
 			t.Fatal(err)
 		}
 		seen, list := n.workers.changed.Load(), n.toTell(t, event)
-		busy := n.places.fill(each("user"), only(g.Listener.Addr().String()), false, n.Now())
+		busy := n.places.fill(each("user"), only(g.URL), false, n.Now())
 		kept := make(chan []keptBack)
 		go func() { kept <- n.send(t.Context(), list, seen) }()
 		if err := n.deletePusher(t.Context(), "@bob:here.test", "a", "bob0"); err != nil {

@@ -100,7 +100,7 @@ func (p *Push) work(ctx context.Context, shard int, rows []stream.Row) (func(w *
 			return nil, err
 		}
 		if rows = rest; len(list) > p.stepMost {
-			if err := p.keep(reads, shard, keptBacks(list)); err != nil {
+			if err := p.keep(reads, shard, p.keptBacks(list)); err != nil {
 				return nil, err
 			}
 		} else if len(list) > 0 {
@@ -147,10 +147,10 @@ func (p *Push) gather(ctx context.Context, shard int, rows []stream.Row) (list [
 	return list, rest, nil
 }
 
-func keptBacks(list []*delivery) []keptBack {
+func (p *Push) keptBacks(list []*delivery) []keptBack {
 	kept := make([]keptBack, len(list))
 	for i, d := range list {
-		kept[i] = keptBack{d, 0, 0}
+		kept[i] = p.keepBack(d)
 	}
 	return kept
 }

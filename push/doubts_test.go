@@ -1,0 +1,379 @@
+package push
+
+import (
+	"container/heap"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"lyceum/platform/dial"
+	"lyceum/platform/role/roletest"
+)
+
+// try takes a place for a row of the outbox, sends it with an outcome and tells whether there was one.
+func (s *places) try(d *delivery, o outcome, now time.Time) bool {
+	d.again = true
+	if _, err := s.take(d, now); err != nil {
+		return false
+	}
+	s.judge(&d.place, o, true, now)
+	s.giveBack(&d.place)
+	return true
+}
+
+// TestAGatewayThatIsNotReachedIsLeftAlone for pauses that grow, whoever sends; after each of them one send tries it.
+func TestAGatewayThatIsNotReachedIsLeftAlone(t *testing.T) {
+	s, now := newPlaces(), time.Now()
+	first := s.fill(each("user"), only("dead"), true, now)
+	if len(first) != shares[unknown].gateway {
+		t.Fatalf("expected %d, found %d", shares[unknown].gateway, len(first))
+	}
+	for _, d := range first { // that all fail is one failure
+		s.judge(&d.place, unreached, true, now.Add(time.Millisecond))
+		s.giveBack(&d.place)
+	}
+	pause := time.Second
+	for range 15 {
+		fresh := sendTo("carol", "dead", "new")
+		if _, err := s.take(fresh, now.Add(pause/2)); !errors.Is(err, errAlone) {
+			t.Errorf("a new one in the pause of %s: found %v", pause, err)
+		}
+		if n := len(s.fill(each("user"), only("dead"), true, now.Add(pause/2))); n != 0 {
+			t.Errorf("in the pause of %s: found %d", pause, n)
+		}
+		if now = now.Add(pause + time.Millisecond); s.try(sendTo("bob", "well", "e"), took, now) != true {
+			t.Error("another gateway of a user waits")
+		}
+		probe := s.fill(each("user"), only("dead"), true, now)
+		if len(probe) != 1 {
+			t.Fatalf("after the pause of %s: expected one, found %d", pause, len(probe))
+		}
+		s.judge(&probe[0].place, unreached, true, now)
+		s.giveBack(&probe[0].place)
+		pause = min(2*pause, longestPause)
+	}
+	if now = now.Add(pause); !s.try(sendTo("bob", "dead", "e"), took, now) {
+		t.Fatal("it is not tried again")
+	}
+	if n := len(s.fill(each("user"), only("dead"), true, now)); n != shares[trusted].gateway {
+		t.Errorf("when it is back: expected %d, found %d", shares[trusted].gateway, n)
+	}
+}
+
+// TestAProbeThatSaysNothingIsFollowedByAnother: what it told was no news any more.
+func TestAProbeThatSaysNothingIsFollowedByAnother(t *testing.T) {
+	s, now := newPlaces(), time.Now()
+	s.try(sendTo("bob", "dead", "a"), unreached, now)
+	now = now.Add(longestPause)
+	probe := sendTo("bob", "dead", "b")
+	probe.again = true
+	if _, err := s.take(probe, now); err != nil {
+		t.Fatal(err)
+	}
+	s.giveBack(&probe.place)
+	if !s.try(sendTo("bob", "dead", "c"), unreached, now) {
+		t.Error("found none")
+	}
+}
+
+// TestAPrivateAddressIsLeftAloneForLongAtOnce, and is logged once.
+func TestAPrivateAddressIsLeftAloneForLongAtOnce(t *testing.T) {
+	s, now := newPlaces(), time.Now()
+	logged := 0
+	for range 100 {
+		d := sendTo("bob", "inside", "e")
+		d.again = true
+		if _, err := s.take(d, now); err != nil {
+			t.Fatal(err)
+		}
+		logged += len(s.judge(&d.place, forbidden, true, now))
+		s.giveBack(&d.place)
+		if s.try(sendTo("bob", "inside", "e"), forbidden, now.Add(longestPause/2)) {
+			t.Error("it was sent to")
+		}
+		now = now.Add(longestPause)
+	}
+	if logged != 1 {
+		t.Errorf("expected one line for the log, found %d", logged)
+	}
+}
+
+// TestAnswersWithAnErrorAreOfOnePusher: others of its user, and all of others, are sent to the same gateway.
+func TestAnswersWithAnErrorAreOfOnePusher(t *testing.T) {
+	for _, o := range []outcome{refused, silent} {
+		s, now := newPlaces(), time.Now()
+		for i := range 200 {
+			at := now.Add(time.Duration(i) * longestPause)
+			well := sendTo("bob", "shared", "e")
+			if !s.try(well, took, at) {
+				t.Fatal("bob waits")
+			}
+			for u := range 20 {
+				bad := sendTo(fmt.Sprint("hostile", u), "shared", "e")
+				s.try(bad, o, at)
+				if s.try(bad, o, at) {
+					t.Fatalf("outcome %d: a pusher that fails is not left alone", o)
+				}
+			}
+			if !s.try(well, took, at) {
+				t.Fatalf("outcome %d: bob waits for others", o)
+			}
+			other := sendTo("hostile0", "shared", "e")
+			other.place = placeOf(sendKey{"hostile0", "a", "another", "e"}, "https://shared/_matrix/push/v1/notify")
+			if !s.try(other, took, at) {
+				t.Errorf("outcome %d: another pusher of the user waits", o)
+			}
+			if s.mu.Lock(); s.trustOf(&well.place, at) != trusted {
+				t.Errorf("outcome %d: found trust %d", o, s.trustOf(&well.place, at))
+			}
+			s.mu.Unlock()
+		}
+	}
+}
+
+// TestOneWithoutTLSSaysNothingOfOneWithIt at the same port.
+func TestOneWithoutTLSSaysNothingOfOneWithIt(t *testing.T) {
+	s, now := newPlaces(), time.Now()
+	s.try(sendTo("hostile", "https://gateway:5000", "e"), unreached, now)
+	if !s.try(sendTo("bob", "http://gateway:5000", "e"), took, now) {
+		t.Error("bob waits")
+	}
+}
+
+// TestRowsOfPushersLeftAloneDelayNoOthers at the same gateway.
+func TestRowsOfPushersLeftAloneDelayNoOthers(t *testing.T) {
+	s, now := newPlaces(), time.Now()
+	bad := sendTo("hostile", "shared", "e")
+	s.try(bad, silent, now)
+	for range 10_000 {
+		s.putOff(&bad.place, now)
+	}
+	if pause := s.putOff(&sendTo("bob", "shared", "e").place, now); pause > 2*time.Second {
+		t.Errorf("found %s", pause)
+	}
+}
+
+// dueRows are rows of an outbox by when they are due.
+type dueRows []time.Time
+
+func (d dueRows) Len() int           { return len(d) }
+func (d dueRows) Less(i, j int) bool { return d[i].Before(d[j]) }
+func (d dueRows) Swap(i, j int)      { d[i], d[j] = d[j], d[i] }
+func (d *dueRows) Push(x any)        { *d = append(*d, x.(time.Time)) }
+func (d *dueRows) Pop() any {
+	last := (*d)[len(*d)-1]
+	*d = (*d)[:len(*d)-1]
+	return last
+}
+
+// TestWhatADeadGatewayCosts in an hour, once the pauses have grown, and how soon its rows are due when it is back.
+func TestWhatADeadGatewayCosts(t *testing.T) {
+	for rows, perSecond := range map[int]int{1: 1, 1000: 5, 100_000: 500} {
+		s, began := newPlaces(), time.Now()
+		p := &Push{Deps: Deps{Now: func() time.Time { return began }}}
+		outbox := &dueRows{}
+		for range rows {
+			*outbox = append(*outbox, began)
+		}
+		now, written, sent := began, 0, 0
+		warm := began.Add(30 * time.Minute)
+		for end := warm.Add(time.Hour); now.Before(end); {
+			now = (*outbox)[0]
+			if now.After(warm) {
+				written++
+			}
+			d := sendTo("bob", "dead", "e")
+			var wait time.Duration
+			if s.try(d, unreached, now) {
+				p.Now = func() time.Time { return now }
+				p.places.doubts, p.places.pushers = s.doubts, s.pushers
+				var tries int
+				if wait, tries = p.pauseAfter(d, errUnreached); tries != 0 {
+					t.Fatal("a gateway that is not reached says nothing of the notification")
+				}
+				if now.After(warm) {
+					sent++
+				}
+			} else {
+				wait = s.putOff(&d.place, now)
+			}
+			(*outbox)[0] = now.Add(wait)
+			heap.Fix(outbox, 0)
+		}
+		t.Logf("%d rows: %d sends, %d rows written", rows, sent, written)
+		if sent > 20 || written > perSecond*3600 {
+			t.Errorf("%d rows: found %d sends and %d rows written", rows, sent, written)
+		}
+		back := now
+		for outbox.Len() > 0 {
+			last := heap.Pop(outbox).(time.Time)
+			if outbox.Len() == 0 && last.Sub(back) > longestPause*5/4 {
+				t.Errorf("%d rows: the last is due after %s", rows, last.Sub(back))
+			}
+		}
+	}
+}
+
+// TestPushersLeftAloneAreBounded, and so are the lines of the log.
+func TestPushersLeftAloneAreBounded(t *testing.T) {
+	s, now := newPlaces(), time.Now()
+	lines := 0
+	for i := range 2 * pushersMost {
+		for range 3 {
+			p := &sendTo(fmt.Sprint("user", i), fmt.Sprint("host", i), "e").place
+			p.began = now
+			lines += len(s.judge(p, refused, true, now)) + len(s.judge(p, unreached, true, now))
+		}
+	}
+	if len(s.pushers) > pushersMost || len(s.doubts) > doubtsMost || lines > loggedMost {
+		t.Errorf("found %d pushers, %d doubts and %d lines", len(s.pushers), len(s.doubts), lines)
+	}
+	now = now.Add(loggedEach)
+	p := &sendTo("user", "host", "e").place
+	for i := range 5 {
+		p.began = now.Add(time.Duration(i))
+		lines += len(s.judge(p, unreached, true, now.Add(time.Duration(i))))
+	}
+	if lines += len(s.judge(p, took, true, now)); lines != loggedMost+1 {
+		t.Errorf("a minute later: expected one more line, found %d", lines-loggedMost)
+	}
+}
+
+// TestWhatIsLogged: that a gateway is left alone, once it failed several times, and that it is back.
+func TestWhatIsLogged(t *testing.T) {
+	s, now := newPlaces(), time.Now()
+	var all []news
+	for i, o := range []outcome{unreached, took, unreached, unreached, unreached, unreached, took, took, refused, refused, refused, took} {
+		p := &sendTo("bob", "host", "e").place
+		now = now.Add(time.Minute)
+		p.began = now
+		for _, n := range s.judge(p, o, true, now) {
+			t.Log(i, n)
+			all = append(all, n)
+		}
+	}
+	if len(all) != 4 || all[0].back || all[0].pusher || !all[1].back || all[1].pusher || all[2].back || !all[2].pusher || !all[3].back || !all[3].pusher {
+		t.Errorf("found %v", all)
+	}
+}
+
+// TestHowSendsFail is told apart: what could not be connected to, what does not answer, and what answers with an error.
+func TestHowSendsFail(t *testing.T) {
+	g := newGateway(harnessConfig)
+	dead, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dead.Close()
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/error":
+			w.WriteHeader(http.StatusNotFound)
+		case "/text":
+			_, _ = w.Write([]byte("hello"))
+		case "/cut":
+			panic(http.ErrAbortHandler)
+		}
+	}))
+	defer server.Close()
+	for url, want := range map[string]outcome{
+		server.URL + "/": took, server.URL + "/error": refused, server.URL + "/text": refused, server.URL + "/cut": silent,
+		"http://" + dead.Addr().String(): unreached, "http://no-such-host.invalid": unreached,
+		strings.Replace(server.URL, "http", "https", 1): unreached, "http://10.0.0.1": forbidden,
+	} {
+		if _, err := g.send(t.Context(), url, []byte("{}")); outcomeOf(err) != want {
+			t.Errorf("%s: expected %d, found %d: %v", url, want, outcomeOf(err), err)
+		}
+	}
+	if _, err := g.send(t.Context(), server.URL, []byte("{}")); err != nil { // a connection is kept
+		t.Fatal(err)
+	}
+	server.Close()
+	_, _ = g.send(t.Context(), server.URL, []byte("{}")) // the end of the connection may be seen only now
+	if _, err := g.send(t.Context(), server.URL, []byte("{}")); outcomeOf(err) != unreached {
+		t.Errorf("it ended: found %v", err)
+	}
+}
+
+type transport func(r *http.Request) (*http.Response, error)
+
+func (t transport) RoundTrip(r *http.Request) (*http.Response, error) { return t(r) }
+
+// TestADeadGatewayIsAskedAndPreparedForRarely, and its rows of the outbox rest.
+func TestADeadGatewayIsAskedAndPreparedForRarely(t *testing.T) {
+	harness.Run(t, func(t *testing.T, n *node) {
+		var asked atomic.Int64
+		n.gateway.client.Transport = transport(func(*http.Request) (*http.Response, error) {
+			asked.Add(1)
+			return nil, dial.ErrPrivate
+		})
+		g := newPushGateway(t)
+		room := n.Room(t, "alice", "bob", "carol")
+		n.pushers(t, "bob", g, 30)
+		n.pushers(t, "carol", g, 30)
+		for i := range 10 {
+			n.Say(t, "alice", room, fmt.Sprint(i))
+		}
+		resting := func() (rows int) {
+			query := "SELECT COUNT(*) FROM push_outbox WHERE next_ms > $1"
+			if err := n.Process.DB.QueryRow(t.Context(), query, n.Now().Add(longestPause/2).UnixMilli()).Scan(&rows); err != nil {
+				t.Fatal(err)
+			}
+			return rows
+		}
+		roletest.Until(t, "all rest", func() bool { return resting() == 600 })
+		before := asked.Load()
+		time.Sleep(3 * time.Second)
+		if all := asked.Load(); all > int64(shares[unknown].gateway) || all != before {
+			t.Errorf("it was asked %d times, %d of them later", all, all-before)
+		}
+		if rows := resting(); rows != 600 {
+			t.Errorf("%d rows rest", rows)
+		}
+	})
+}
+
+// TestWhatADeadGatewayMissedComesWhenItIsBack.
+func TestWhatADeadGatewayMissedComesWhenItIsBack(t *testing.T) {
+	harness.Run(t, func(t *testing.T, n *node) {
+		g := newPushGateway(t)
+		n.pushers(t, "bob", g, 20)
+		room := n.Room(t, "alice", "bob")
+		n.gateway.client.CloseIdleConnections()
+		g.Close()
+		var events []string
+		for i := range 5 {
+			events = append(events, n.Say(t, "alice", room, fmt.Sprint(i)))
+		}
+		roletest.Until(t, "it is left alone", func() bool {
+			n.places.mu.Lock()
+			defer n.places.mu.Unlock()
+			d := n.places.doubts[sendTo("", g.URL, "").place.gateway]
+			return d != nil && d.fails > 1
+		})
+		l, err := net.Listen("tcp", g.Listener.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		again := httptest.NewUnstartedServer(g.Config.Handler)
+		again.Listener.Close()
+		again.Listener = l
+		again.Start()
+		defer again.Close()
+		for _, e := range events {
+			roletest.Until(t, "all are told", func() bool { _, times := g.find(e); return times >= 20 })
+		}
+		roletest.Until(t, "nothing waits", func() bool { return n.outboxRows(t) == 0 })
+		for _, e := range events {
+			if _, times := g.find(e); times != 20 {
+				t.Errorf("expected 20, found %d", times)
+			}
+		}
+	})
+}
