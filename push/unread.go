@@ -26,9 +26,10 @@ type Counts struct {
 }
 
 const (
-	mainThread = "main"
-	maxUnread  = 1000 // events of a room that are looked at, and most that are counted
-	logKept    = 400  // newest events of a room in memory
+	mainThread  = "main"
+	maxUnread   = 1000    // events of a room that are looked at, and most that are counted
+	unreadBytes = 2 << 20 // of those that are held at once
+	logKept     = 400     // newest events of a room in memory
 )
 
 // counts are the rooms that somebody asked for lately.
@@ -195,21 +196,6 @@ func (p *Push) loadEntry(ctx context.Context, u reader) error {
 	}
 	base := max(joined, read[""])
 	from := max(base, read[mainThread])
-	events, err := p.Rooms.Timeline(ctx, rooms.Page{RoomID: u.room, From: 1 << 62, To: from, Backward: true, Limit: maxUnread})
-	if err != nil {
-		return err
-	}
-	if base < from { // threads are read apart from the main timeline
-		older, err := p.Rooms.Timeline(ctx, rooms.Page{
-			RoomID: u.room, From: from + 1, To: base, Backward: true, Limit: maxUnread,
-			Threaded: true,
-		})
-		if err != nil {
-			return err
-		}
-		events = append(events, older...)
-	}
-	slices.Reverse(events)
 	l.mu.Lock()
 	for thread, pos := range read {
 		e.markRead(thread, pos)
@@ -218,7 +204,40 @@ func (p *Push) loadEntry(ctx context.Context, u reader) error {
 	e.rules, e.loaded = u.rules, true
 	e.upto = max(floor, from)
 	l.mu.Unlock()
-	return p.advance(ctx, u, events)
+	pages := []rooms.Page{{RoomID: u.room, From: 1 << 62, To: from, Backward: true}}
+	if base < from { // threads are read apart from the main timeline
+		pages = append(pages, rooms.Page{RoomID: u.room, From: from + 1, To: base, Backward: true, Threaded: true})
+	}
+	for _, page := range pages {
+		if err = p.readPage(ctx, u, page); err != nil {
+			break
+		}
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	e.loaded = e.loaded && err == nil
+	slices.SortFunc(e.items, func(a, b item) int { return cmp.Compare(a.pos, b.pos) })
+	return err
+}
+
+// readPage evaluates the newest events of a page, maxUnread of them, part by part and the newest part first: they may be large.
+// What a later part redacts was read redacted.
+func (p *Push) readPage(ctx context.Context, u reader, page rooms.Page) error {
+	page.Bytes = unreadBytes
+	for left, whole := maxUnread, false; left > 0 && !whole; {
+		page.Limit = left
+		events, err := p.Rooms.Timeline(ctx, page)
+		if err != nil || len(events) == 0 {
+			return err
+		}
+		whole = page.Whole(events)
+		left, page.From = left-len(events), events[len(events)-1].Pos
+		slices.Reverse(events)
+		if err := p.advance(ctx, u, events); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // joinedAt gives the position at which a member came, 0 for who is none.
