@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"slices"
 	"strconv"
@@ -20,6 +21,7 @@ const (
 	searchMax     = 100
 	searchLooked  = 500 // newest matches that one request looks at
 	aroundMax     = 20
+	searchBytes   = 2 << 20 // of the results of one answer, but for the last of them, and of the matches that are held while they are looked at
 )
 
 func dollar(n int) string { return "$" + strconv.Itoa(n) }
@@ -52,8 +54,10 @@ func orFive(n *int) int {
 	return min(max(*n, 0), aroundMax)
 }
 
+// hit is a match, without its event: there may be many, and one answer has few of them.
 type hit struct {
-	event *rooms.Event
+	id    string
+	ts    int64 // ms since 1970
 	sight rooms.Sight
 	rank  float64
 }
@@ -86,17 +90,16 @@ func (d *Directory) postSearch(q *web.Request, b *struct {
 	}
 	reply := map[string]any{"count": len(hits), "highlights": append([]string{}, words(fold(c.Term))...)}
 	page := hits[min(offset, len(hits)):]
-	if len(page) > limit {
-		page = page[:limit]
-		if byRank {
-			reply["next_batch"] = "o" + strconv.Itoa(offset+limit)
-		} else {
-			last := page[limit-1].event
-			reply["next_batch"] = "r" + strconv.FormatInt(last.OriginServerTS, 10) + "_" + last.ID
-		}
-	}
-	if err := d.fill(q, c, page, reply); err != nil {
+	given, ids, err := d.fill(q, c, page[:min(len(page), limit)], reply)
+	if err != nil {
 		return nil, err
+	}
+	switch {
+	case given == len(page):
+	case byRank:
+		reply["next_batch"] = "o" + strconv.Itoa(offset+given)
+	default:
+		reply["next_batch"] = "r" + strconv.FormatInt(page[given-1].ts, 10) + "_" + page[given-1].id
 	}
 	if !c.IncludeState {
 		return map[string]any{"search_categories": map[string]any{"room_events": reply}}, nil
@@ -105,24 +108,18 @@ func (d *Directory) postSearch(q *web.Request, b *struct {
 	if err != nil {
 		return nil, err
 	}
-	return &web.Pieces{Write: func(w io.Writer) error { return d.writeWithStates(q, w, head, page) }}, nil
+	return &web.Pieces{Write: func(w io.Writer) error { return d.writeWithStates(q, w, head, ids) }}, nil
 }
 
-// writeWithStates writes the answer to a search with the states of the rooms of a page, which may be large. head is the
-// answer without them.
-func (d *Directory) writeWithStates(q *web.Request, w io.Writer, head []byte, page []hit) error {
+// writeWithStates writes the answer to a search with the states of some rooms, which may be large. head is the answer without
+// them.
+func (d *Directory) writeWithStates(q *web.Request, w io.Writer, head []byte, roomIDs []string) error {
 	part := append([]byte(`{"search_categories":{"room_events":`), head[:len(head)-1]...)
 	part = append(part, `,"state":{`...)
-	done := map[string]bool{}
-	for _, h := range page {
-		roomID := h.event.RoomID
-		if done[roomID] {
-			continue
-		}
-		if len(done) > 0 {
+	for i, roomID := range roomIDs {
+		if i > 0 {
 			part = append(part, ',')
 		}
-		done[roomID] = true
 		part = append(matrix.AppendString(part, roomID), ':')
 		if _, err := w.Write(part); err != nil {
 			return err
@@ -209,52 +206,67 @@ func (d *Directory) search(ctx context.Context, userID string, c *criteria, f *r
 		where += " AND part = ANY(" + dollar(n+1) + ")"
 	}
 	var order []string
-	bodies := map[string]string{}
+	ranks := map[string]float64{} // not the texts, which may be long
+	wanted := words(term)
 	err = db.Each(func(row db.Row) error {
 		var id, body string
 		err := row.Scan(&id, &body)
-		order, bodies[id] = append(order, id), body
+		order, ranks[id] = append(order, id), rank(body, wanted)
 		return err
 	})(d.Process.DB.Query(ctx, "SELECT event_id, body FROM search_texts WHERE "+where+" ORDER BY ts DESC, event_id DESC LIMIT "+dollar(n), args...))
 	if err != nil {
 		return nil, err
 	}
-	return d.sift(ctx, userID, f, order, func(id string) float64 { return rank(bodies[id], words(term)) })
+	return d.sift(ctx, userID, f, order, ranks)
 }
 
 // sift keeps what the user may see and the filter lets through, in the order given.
-func (d *Directory) sift(ctx context.Context, userID string, f *rooms.Filter, order []string, rank func(id string) float64) ([]hit, error) {
-	events, err := d.Rooms.Events(ctx, order)
-	if err != nil {
-		return nil, err
-	}
+func (d *Directory) sift(ctx context.Context, userID string, f *rooms.Filter, order []string, ranks map[string]float64) ([]hit, error) {
 	ignored, err := d.Accounts.Ignored(ctx, userID)
 	if err != nil {
 		return nil, err
 	}
-	byRoom := map[string][]*rooms.Event{}
-	for _, id := range order {
-		if e := events[id]; e != nil && e.RedactedBy == "" && f.Match(e) && !ignored[e.Sender] {
+	var hits []hit
+	var held []*rooms.Event
+	size := 0
+	look := func() error {
+		byRoom := map[string][]*rooms.Event{}
+		for _, e := range held {
 			byRoom[e.RoomID] = append(byRoom[e.RoomID], e)
 		}
-	}
-	seen := map[string]rooms.Sight{}
-	for roomID, list := range byRoom {
-		sights, err := d.Rooms.See(ctx, userID, roomID, list)
-		if err != nil {
-			return nil, err
+		seen := map[string]rooms.Sight{}
+		for roomID, list := range byRoom {
+			sights, err := d.Rooms.See(ctx, userID, roomID, list)
+			if err != nil {
+				return err
+			}
+			for i, e := range list {
+				seen[e.ID] = sights[i]
+			}
 		}
-		for i, e := range list {
-			seen[e.ID] = sights[i]
+		for _, e := range held {
+			if s := seen[e.ID]; s.Visible && !s.Erased {
+				hits = append(hits, hit{e.ID, e.OriginServerTS, s, ranks[e.ID]})
+			}
 		}
+		held, size = nil, 0
+		return nil
 	}
-	var hits []hit
-	for _, id := range order {
-		if s := seen[id]; s.Visible && !s.Erased {
-			hits = append(hits, hit{events[id], s, rank(id)})
+	err = d.Rooms.EachEvent(ctx, order, func(events []*rooms.Event) error {
+		for _, e := range events {
+			if e.RedactedBy == "" && f.Match(e) && !ignored[e.Sender] {
+				held, size = append(held, e), size+len(e.JSON)+len(e.PrevContent)
+			}
 		}
+		if size < searchBytes {
+			return nil
+		}
+		return look()
+	})
+	if err != nil {
+		return nil, err
 	}
-	return hits, nil
+	return hits, look()
 }
 
 // rank is the share of a text that the words take.
@@ -266,50 +278,96 @@ func rank(body string, words []string) float64 {
 	return float64(n) / float64(len(body)+1)
 }
 
-// fill writes the results of a page into the answer.
-func (d *Directory) fill(q *web.Request, c *criteria, page []hit, reply map[string]any) error {
-	ctx, who := q.Context(), rooms.Reader{UserID: q.UserID(), Device: q.Sender()}
-	results := make([]map[string]any, len(page))
+// errFull says that an answer has as many bytes as it may have.
+var errFull = errors.New("the answer is full")
+
+// fill writes the results of a page into the answer, as far as there is room for them, and tells how many of the page it has
+// gone through, and the rooms that they are of.
+func (d *Directory) fill(q *web.Request, c *criteria, page []hit, reply map[string]any) (given int, roomIDs []string, err error) {
+	results := make([]map[string]any, 0, len(page))
 	groups := map[string]map[string]*group{}
 	for _, g := range c.Groupings.By {
 		groups[g.Key] = map[string]*group{}
 	}
-	for i, h := range page {
-		result := map[string]any{"rank": h.rank}
-		if c.Context != nil {
-			a, err := d.Rooms.Around(ctx, who, h.event, orFive(c.Context.Before), orFive(c.Context.After))
+	size := 0
+	err = d.Rooms.EachEvent(q.Context(), idsOf(page), func(events []*rooms.Event) error {
+		for _, e := range events {
+			for given++; page[given-1].id != e.ID; { // what is not there any more
+				given++
+			}
+			result, n, err := d.result(q, c.Context, e, page[given-1])
 			if err != nil {
 				return err
 			}
-			around := map[string]any{"events_before": a.Before, "events_after": a.After, "start": a.Start, "end": a.End}
-			if c.Context.Profile {
-				around["profile_info"] = profilesIn(a)
+			results = append(results, result)
+			for key, byValue := range groups {
+				value := e.RoomID
+				if key == "sender" {
+					value = e.Sender
+				}
+				if byValue[value] == nil {
+					byValue[value] = &group{Order: len(results)}
+				}
+				byValue[value].Results = append(byValue[value].Results, e.ID)
 			}
-			result["context"], result["result"] = around, a.Event
-		} else {
-			list, err := d.Rooms.Render(ctx, who, []*rooms.Event{h.event}, []rooms.Sight{h.sight})
-			if err != nil {
-				return err
+			if !slices.Contains(roomIDs, e.RoomID) {
+				roomIDs = append(roomIDs, e.RoomID)
 			}
-			result["result"] = list[0]
+			if size += n; size >= searchBytes {
+				return errFull
+			}
 		}
-		for key, byValue := range groups {
-			value := h.event.RoomID
-			if key == "sender" {
-				value = h.event.Sender
-			}
-			if byValue[value] == nil {
-				byValue[value] = &group{Order: i + 1}
-			}
-			byValue[value].Results = append(byValue[value].Results, h.event.ID)
-		}
-		results[i] = result
+		return nil
+	})
+	switch {
+	case err == nil:
+		given = len(page)
+	case !errors.Is(err, errFull):
+		return 0, nil, err
 	}
 	reply["results"] = results
 	if len(groups) > 0 {
 		reply["groups"] = groups
 	}
-	return nil
+	return given, roomIDs, nil
+}
+
+func idsOf(page []hit) []string {
+	ids := make([]string, len(page))
+	for i, h := range page {
+		ids[i] = h.id
+	}
+	return ids
+}
+
+// result is a match as a client gets it, with what was said around it where that is wanted, and about how many bytes it has.
+func (d *Directory) result(q *web.Request, wanted *contextWanted, e *rooms.Event, h hit) (result map[string]any, size int, err error) {
+	who := rooms.Reader{UserID: q.UserID(), Device: q.Sender()}
+	result = map[string]any{"rank": h.rank}
+	if wanted == nil {
+		list, err := d.Rooms.Render(q.Context(), who, []*rooms.Event{e}, []rooms.Sight{h.sight})
+		if err != nil {
+			return nil, 0, err
+		}
+		result["result"] = list[0]
+		return result, len(list[0]), nil
+	}
+	a, err := d.Rooms.Around(q.Context(), who, e, orFive(wanted.Before), orFive(wanted.After))
+	if err != nil {
+		return nil, 0, err
+	}
+	around := map[string]any{"events_before": a.Before, "events_after": a.After, "start": a.Start, "end": a.End}
+	if wanted.Profile {
+		around["profile_info"] = profilesIn(a)
+	}
+	result["context"], result["result"] = around, a.Event
+	size = len(a.Event)
+	for _, list := range [...][]json.RawMessage{a.Before, a.After} {
+		for _, text := range list {
+			size += len(text)
+		}
+	}
+	return result, size, nil
 }
 
 // group is the matches that share a room or a sender.

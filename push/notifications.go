@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"slices"
 	"strconv"
 
@@ -14,9 +15,10 @@ import (
 )
 
 const (
-	pageMost   = 50  // notifications of one answer
-	roomsMost  = 200 // rooms that are looked into
-	roomLooked = 500 // events of a room that are looked at
+	pageMost   = 50      // notifications of one answer
+	roomsMost  = 200     // rooms that are looked into
+	roomLooked = 500     // events of a room that are looked at
+	pageBytes  = 2 << 20 // of the events of one answer, but for the last of them
 )
 
 type notified struct {
@@ -46,24 +48,30 @@ func (p *Push) getNotifications(r *web.Request) (any, error) {
 		return nil, err
 	}
 	out := []notified{}
-	var next int64
-	for i, e := range list {
-		if len(out) >= limit && e.OriginServerTS != list[i-1].OriginServerTS {
-			next = list[i-1].OriginServerTS
-			break
+	var last, next int64
+	size := 0
+	err = p.Rooms.EachEvent(r.Context(), list, func(events []*rooms.Event) error {
+		for _, e := range events {
+			if e.RedactedBy != "" {
+				continue
+			}
+			if (len(out) >= limit || size >= pageBytes) && e.OriginServerTS != last {
+				next = last
+				return errFull
+			}
+			last = e.OriginServerTS
+			n, err := p.notified(r, e)
+			if err != nil {
+				return err
+			}
+			if n != nil {
+				out, size = append(out, *n), size+len(n.Event)
+			}
 		}
-		res, err := p.evaluate(r.Context(), r.UserID(), e)
-		if err != nil {
-			return nil, err
-		}
-		if !res.Notify || r.Query1("only") == "highlight" && !res.Highlight {
-			continue
-		}
-		read, err := p.hasRead(r.Context(), r.UserID(), e)
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, notified{res.Actions, e.ClientJSON(), read, e.RoomID, e.OriginServerTS})
+		return nil
+	})
+	if err != nil && !errors.Is(err, errFull) {
+		return nil, err
 	}
 	if next == 0 {
 		return map[string]any{"notifications": out}, nil
@@ -71,13 +79,30 @@ func (p *Push) getNotifications(r *web.Request) (any, error) {
 	return map[string]any{"notifications": out, "next_token": strconv.FormatInt(next, 10)}, nil
 }
 
-// candidates are the newest events before a time of the rooms of the user, newest first.
-func (p *Push) candidates(r *web.Request, before int64) ([]*rooms.Event, error) {
+// errFull says that an answer has as much as it may have.
+var errFull = errors.New("the answer is full")
+
+// notified is an event as the answer has it; nil when it has it not.
+func (p *Push) notified(r *web.Request, e *rooms.Event) (*notified, error) {
+	res, err := p.evaluate(r.Context(), r.UserID(), e)
+	if err != nil || !res.Notify || r.Query1("only") == "highlight" && !res.Highlight {
+		return nil, err
+	}
+	read, err := p.hasRead(r.Context(), r.UserID(), e)
+	if err != nil {
+		return nil, err
+	}
+	return &notified{res.Actions, e.ClientJSON(), read, e.RoomID, e.OriginServerTS}, nil
+}
+
+// candidates are the ids of the newest events before a time of the rooms of the user, newest first. There may be many, of
+// which few are read.
+func (p *Push) candidates(r *web.Request, before int64) ([]string, error) {
 	memberships, err := p.Rooms.Memberships(r.Context(), r.UserID())
 	if err != nil {
 		return nil, err
 	}
-	var out []*rooms.Event
+	var out []rooms.Dated
 	looked := 0
 	for _, m := range memberships {
 		if m.Membership != event.MembershipJoin || looked == roomsMost {
@@ -96,9 +121,12 @@ func (p *Push) candidates(r *web.Request, before int64) ([]*rooms.Event, error) 
 		}
 		out = append(out, events...)
 	}
-	out = slices.DeleteFunc(out, func(e *rooms.Event) bool { return e.RedactedBy != "" })
-	slices.SortStableFunc(out, func(a, b *rooms.Event) int { return cmp.Compare(b.OriginServerTS, a.OriginServerTS) })
-	return out, nil
+	slices.SortStableFunc(out, func(a, b rooms.Dated) int { return cmp.Compare(b.TS, a.TS) })
+	ids := make([]string, len(out))
+	for i, d := range out {
+		ids[i] = d.ID
+	}
+	return ids, nil
 }
 
 func (p *Push) hasRead(ctx context.Context, userID string, e *rooms.Event) (bool, error) {

@@ -26,9 +26,10 @@ type Counts struct {
 }
 
 const (
-	mainThread = "main"
-	maxUnread  = 1000 // events of a room that are looked at, and most that are counted
-	logKept    = 400  // newest events of a room in memory
+	mainThread  = "main"
+	maxUnread   = 1000    // events of a room that are looked at, and most that are counted
+	unreadBytes = 2 << 20 // of those that are held at once
+	logKept     = 400     // newest events of a room in memory
 )
 
 // counts are the rooms that somebody asked for lately.
@@ -176,58 +177,6 @@ type reader struct {
 	log        *roomLog
 	entry      *entry
 	rules      *userRules
-}
-
-// loadEntry reads the receipts and what came after them. The caller holds work of the entry.
-func (p *Push) loadEntry(ctx context.Context, u reader) error {
-	l, e := u.log, u.entry
-	l.mu.Lock()
-	e.loaded, e.items = false, nil
-	floor := l.floor // what is not above it is stored already
-	l.mu.Unlock()
-	read, err := p.Receipts.ReadUpTo(ctx, u.user, u.room)
-	if err != nil {
-		return err
-	}
-	joined, err := p.joinedAt(ctx, u.user, u.room)
-	if err != nil {
-		return err
-	}
-	base := max(joined, read[""])
-	from := max(base, read[mainThread])
-	events, err := p.Rooms.Timeline(ctx, rooms.Page{RoomID: u.room, From: 1 << 62, To: from, Backward: true, Limit: maxUnread})
-	if err != nil {
-		return err
-	}
-	if base < from { // threads are read apart from the main timeline
-		older, err := p.Rooms.Timeline(ctx, rooms.Page{
-			RoomID: u.room, From: from + 1, To: base, Backward: true, Limit: maxUnread,
-			Threaded: true,
-		})
-		if err != nil {
-			return err
-		}
-		events = append(events, older...)
-	}
-	slices.Reverse(events)
-	l.mu.Lock()
-	for thread, pos := range read {
-		e.markRead(thread, pos)
-	}
-	e.markRead("", base)
-	e.rules, e.loaded = u.rules, true
-	e.upto = max(floor, from)
-	l.mu.Unlock()
-	return p.advance(ctx, u, events)
-}
-
-// joinedAt gives the position at which a member came, 0 for who is none.
-func (p *Push) joinedAt(ctx context.Context, userID, roomID string) (int64, error) {
-	m, err := p.Rooms.Membership(ctx, userID, roomID)
-	if err != nil {
-		return 0, err
-	}
-	return p.Rooms.JoinedAt(ctx, m)
 }
 
 // wasMember tells of a membership event that the user was a member before it.

@@ -19,6 +19,7 @@ type past struct {
 	head              Head
 	shard             int
 	pos               int64 // of the newest
+	body              string
 	events, relations [][]any
 }
 
@@ -35,12 +36,12 @@ func newPast(t testing.TB, r *Rooms, roomID string) *past {
 func (w *past) add(typ, sender string, stateKey any, rel relation) string {
 	w.t.Helper()
 	w.pos++
-	id, state, content := fmt.Sprintf("$deep%039d", w.pos), "", "{}"
+	id, state, content := fmt.Sprintf("$deep%039d", w.pos), "", fmt.Sprintf(`{"body":"%s"}`, w.body)
 	if stateKey != nil {
 		state = fmt.Sprintf(`"state_key":"%s",`, stateKey)
 	}
 	if rel.target != "" {
-		content = fmt.Sprintf(`{"m.relates_to":{"rel_type":"%s","event_id":"%s","key":"%s"}}`, rel.relType, rel.target, rel.key)
+		content = fmt.Sprintf(`{"body":"%s","m.relates_to":{"rel_type":"%s","event_id":"%s","key":"%s"}}`, w.body, rel.relType, rel.target, rel.key)
 		w.relations = append(w.relations, []any{rel.target, id, w.head.RoomID, rel.relType, typ, sender, rel.key, w.pos})
 	}
 	text := fmt.Sprintf(`{"auth_events":[],"content":%s,"depth":%d,"hashes":{"sha256":"x"},"origin_server_ts":%d,"prev_events":[],"room_id":"%s","sender":"%s","signatures":{},%s"type":"%s"}`,
@@ -103,6 +104,7 @@ func BenchmarkDeepRoom(b *testing.B) {
 		"relations, ten, recursive":  at1("GET", room, "relations/"+esc(root)+"?limit=10&recurse=true"),
 		"messages, none":             at("GET", room, "messages?dir=b&limit=1000"+filter),
 		"messages, none, forward":    at("GET", room, "messages?dir=f&limit=1000"+filter),
+		"messages, a hundred":        at("GET", room, "messages?dir=b&limit=100"),
 		"context, none":              at("GET", room, "context/"+esc(root)+"?limit=100"+filter),
 		"threads":                    at1("GET", room, "threads"),
 		"event with its thread":      at("GET", room, "event/"+esc(root)),

@@ -73,7 +73,7 @@ func (e *Event) ClientJSON() []byte {
 		return *p
 	}
 	encodings.Add(1)
-	b := event.ClientJSON(make([]byte, 0, len(e.JSON)+256), e.Event, e.unsigned(nil, "", "join"), false)
+	b := event.ClientJSON(make([]byte, 0, e.text()+256), e.Event, e.unsigned(nil, "", "join"), false)
 	e.client.Store(&b)
 	return b
 }

@@ -2,7 +2,9 @@ package rooms
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
 
 	"lyceum/matrix"
 	"lyceum/platform/db"
@@ -68,24 +70,24 @@ func (r *Rooms) pick(ctx context.Context, st standing, ids []string, s stretch) 
 	out := found{end: s.from}
 	wanted, size := ids[:min(len(ids), s.limit)], 0
 	var events []*Event
-	for out.taken < len(wanted) && size < pageBytes {
-		part := wanted[out.taken:min(len(wanted), out.taken+readAtOnce)]
-		byID, err := r.Events(ctx, part)
-		if err != nil {
-			return out, err
-		}
-		for _, id := range part {
-			if out.taken++; byID[id] != nil {
-				e := byID[id]
-				events = append(events, e)
-				if out.end = e.Pos; s.backward {
-					out.end--
-				}
-				if size += len(e.JSON); size >= pageBytes {
-					break
-				}
+	err := r.EachEvent(ctx, wanted, func(part []*Event) error {
+		for _, e := range part {
+			events = append(events, e)
+			out.taken += slices.Index(wanted[out.taken:], e.ID) + 1
+			if out.end = e.Pos; s.backward {
+				out.end--
+			}
+			if size += e.text(); size >= r.PageBytes {
+				return errMuch
 			}
 		}
+		return nil
+	})
+	switch {
+	case err == nil:
+		out.taken = len(wanted)
+	case !errors.Is(err, errMuch):
+		return out, err
 	}
 	out.more = len(ids) > out.taken
 	sights, err := r.sights(ctx, st, events)

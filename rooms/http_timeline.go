@@ -8,6 +8,7 @@ import (
 
 	"lyceum/matrix"
 	"lyceum/matrix/event"
+	"lyceum/platform/db"
 	"lyceum/platform/web"
 	"lyceum/rooms/state"
 )
@@ -200,11 +201,12 @@ type span struct {
 }
 
 func (r *Rooms) around(ctx context.Context, who Reader, v view, e *Event, sight Sight, s span) (*Around, error) {
-	before, err := r.read(ctx, v, stretch{from: e.Pos - 1, backward: true, limit: s.before, filter: s.filter})
+	half := max(r.PageBytes/2, 1)
+	before, err := r.read(ctx, v, stretch{from: e.Pos - 1, backward: true, limit: s.before, bytes: half, filter: s.filter})
 	if err != nil {
 		return nil, err
 	}
-	after, err := r.read(ctx, v, stretch{from: e.Pos, limit: s.after, filter: s.filter})
+	after, err := r.read(ctx, v, stretch{from: e.Pos, limit: s.after, bytes: half, filter: s.filter})
 	if err != nil {
 		return nil, err
 	}
@@ -254,18 +256,29 @@ func (r *Rooms) getTimestampToEvent(q *web.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	events, err := r.query(ctx, r.Process.DB, where, roomID, ts)
+	ids, err := db.Texts(r.Process.DB.Query(ctx, "SELECT e.event_id FROM events e WHERE "+where, roomID, ts))
 	if err != nil {
 		return nil, err
 	}
-	sights, err := r.sights(ctx, v.standing, events)
-	if err != nil {
-		return nil, err
-	}
-	for i, e := range events {
-		if sights[i].Visible && e.Pos <= v.upto {
-			return map[string]any{"event_id": e.ID, "origin_server_ts": e.OriginServerTS}, nil
+	var found *Event
+	err = r.EachEvent(ctx, ids, func(events []*Event) error {
+		sights, err := r.sights(ctx, v.standing, events)
+		if err != nil {
+			return err
 		}
+		for i, e := range events {
+			if sights[i].Visible && e.Pos <= v.upto {
+				found = e
+				return errMuch
+			}
+		}
+		return nil
+	})
+	switch {
+	case found != nil:
+		return map[string]any{"event_id": found.ID, "origin_server_ts": found.OriginServerTS}, nil
+	case err != nil:
+		return nil, err
 	}
 	return nil, matrix.NotFound("There is no event on that side of the time that you may see")
 }

@@ -116,7 +116,7 @@ func testParts(t *testing.T, r *Rooms, ids []string) {
 			size := 0
 			for _, e := range events {
 				got = append(got, e.ID)
-				size += int(e.weight())
+				size += e.size()
 			}
 			if size > partBytes+1<<17 || len(events) == 0 {
 				t.Errorf("%s: %d events of %d bytes came at once", name, len(events), size)

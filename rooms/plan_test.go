@@ -50,7 +50,7 @@ func TestRelationsAreReadInTheOrderOfAPage(t *testing.T) {
 			{selectThreads(""), "relations_sender (target=? AND room_id=? AND sender=? AND rel_type=?)"},
 			{selectReferences(""), "relations_kind (target=? AND room_id=? AND rel_type=? AND pos<?)"},
 			{selectEdits(""), "relations_sender (target=? AND room_id=? AND sender=? AND rel_type=? AND pos>?)"},
-			{selectEvents + selectSent, "events_ts (room_id=? AND ts>? AND ts<?)"},
+			{selectDated + selectSent, "events_ts (room_id=? AND ts>? AND ts<?)"},
 			{exists + " AND x.rel_type = ANY($1))", "relations_kind (target=? AND room_id=? AND rel_type=?)"},
 			{exists + " AND x.sender = ANY($1))", "relations_sender (target=? AND room_id=? AND sender=?)"},
 		} {

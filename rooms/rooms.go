@@ -40,9 +40,16 @@ type Config struct {
 // cachedEvent is how many bytes an event in memory has, about. Those of other sizes count for more or for less.
 const cachedEvent = 2048
 
-// weight is how many bytes an event takes in memory, about.
+// text is how many bytes of text an event has, and a client gets of it, about.
+func (e *Event) text() int { return len(e.JSON) + len(e.PrevContent) }
+
+// size is how many bytes an event takes in memory when it was read, about.
+func (e *Event) size() int { return cachedEvent/2 + e.text() }
+
+// weight is what an event counts for in the cache: with the text of a large one for clients, as if that were made already. Of a
+// small one it is within what size allows.
 func (e *Event) weight() uint32 {
-	return uint32(cachedEvent/2 + len(e.JSON) + len(e.PrevContent)) //nolint:gosec // events have at most 64 KiB
+	return uint32(e.size() + max(0, e.text()-cachedEvent/2)) //nolint:gosec // events have at most 64 KiB
 }
 
 // Deps is what the package is given.
@@ -57,6 +64,8 @@ type Deps struct {
 	State        int // events of the state that were looked up (5,000)
 	// Look is how many rows one request looks at for what it is asked (5,000); it answers with what it found and where to go on.
 	Look int
+	// PageBytes are those of the events of one answer (2 MiB); the last of them may go beyond.
+	PageBytes int
 	// FinishLook is how often unfinished upgrades, and memberships of old profiles, are looked for, and about how long the process
 	// that began an upgrade has for it; 0 for 3 s.
 	FinishLook time.Duration
@@ -93,7 +102,7 @@ var readers = []string{"client", "sync", "events", "push", "admin"}
 // New opens the events stream and registers the calls that its owners answer.
 func New(d Deps, c Config) (*Rooms, error) {
 	d.Recent, d.Transactions, d.State = cmp.Or(d.Recent, 200), cmp.Or(d.Transactions, 2_000), cmp.Or(d.State, 5_000)
-	d.Look, d.FinishLook = cmp.Or(d.Look, 5_000), cmp.Or(d.FinishLook, 3*time.Second)
+	d.Look, d.PageBytes, d.FinishLook = cmp.Or(d.Look, 5_000), cmp.Or(d.PageBytes, pageBytes), cmp.Or(d.FinishLook, 3*time.Second)
 	r := &Rooms{Deps: d, config: c, replacers: map[string]string{}, nodes: state.NewStore(nodeReader{d.Process.DB}, nodeMemory)}
 	var err error
 	r.cache, err = otter.New(&otter.Options[string, *Event]{

@@ -68,7 +68,7 @@ func (r *Rooms) eventsWithin(ctx context.Context, ids []string, room int, into m
 			missing = append(missing, id)
 		} else if e, ok := r.cache.GetIfPresent(id); ok {
 			into[id] = e
-			if size += int(e.weight()); size > room {
+			if size += e.size(); size > room {
 				return size, errMuch
 			}
 		} else {
@@ -86,7 +86,7 @@ func (r *Rooms) eventsWithin(ctx context.Context, ids []string, room int, into m
 			}
 			events = append(events, e)
 			into[e.ID] = e
-			if size += int(e.weight()); size > room {
+			if size += e.size(); size > room {
 				return errMuch
 			}
 			return nil
@@ -346,9 +346,23 @@ type Page struct {
 	Filter   *Filter // as far as the database decides it: see Filter.Match
 	Members  bool    // m.room.member state events only
 	Threaded bool    // events of threads only
+	Bytes    int     // it ends with the first event behind so many bytes of others; 0 for no such bound
 }
 
-// Timeline reads a part of a room's events in the order of the direction.
+// Whole tells that nothing of the page is left behind the events that Timeline gave.
+func (p *Page) Whole(events []*Event) bool {
+	size := 0
+	for _, e := range events {
+		if p.Bytes > 0 && size >= p.Bytes {
+			return false
+		}
+		size += e.text()
+	}
+	return len(events) < p.Limit
+}
+
+// Timeline reads a part of a room's events in the order of the direction. Where it ends by Limit or Bytes, the next page is from
+// the last event.
 func (r *Rooms) Timeline(ctx context.Context, p Page) ([]*Event, error) {
 	where := "e.room_id = $1 AND e.pos > $2 AND e.pos < $3"
 	after, before := p.From, p.To
@@ -371,8 +385,27 @@ func (r *Rooms) Timeline(ctx context.Context, p Page) ([]*Event, error) {
 	if p.Threaded {
 		where += " AND e.event_id IN (SELECT x.event_id FROM relations x WHERE x.room_id = $1 AND x.rel_type = 'm.thread' AND x.pos > $2 AND x.pos < $3 ORDER BY x.pos" + order(p.Backward, "$4") + ")"
 	}
-	return r.query(ctx, r.Process.DB, where+" ORDER BY e.pos"+order(p.Backward, "$4"), args...)
+	var events []*Event
+	size := 0
+	err := db.Each(func(row db.Row) error {
+		e, err := scanEvent(row)
+		if err != nil {
+			return err
+		}
+		much := p.Bytes > 0 && size >= p.Bytes
+		if events, size = append(events, e), size+e.text(); much {
+			return errMuch
+		}
+		return nil
+	})(r.Process.DB.Query(ctx, selectEvents+where+" ORDER BY e.pos"+order(p.Backward, "$4"), args...))
+	if err != nil && !errors.Is(err, errMuch) {
+		return nil, err
+	}
+	return events, nil
 }
+
+// selectDated begins a statement that finds events.
+const selectDated = "SELECT e.event_id, e.ts FROM events e WHERE "
 
 // selectSent looks at $5 and one more events of a room.
 const selectSent = `e.room_id = $1 AND e.ts < $2 AND e.pos > $3 AND e.sender <> $4
@@ -388,9 +421,18 @@ type Sent struct {
 	Limit         int
 }
 
-// SentBefore reads events of a room, the newest by origin_server_ts first.
-func (r *Rooms) SentBefore(ctx context.Context, s Sent) ([]*Event, error) {
-	return r.query(ctx, r.Process.DB, selectSent, s.RoomID, s.Before, s.After, s.NotBy, s.Look, s.Limit)
+// Dated is an event that is not read, and its origin_server_ts.
+type Dated struct {
+	ID string
+	TS int64 // ms since 1970
+}
+
+// SentBefore finds events of a room, the newest by origin_server_ts first.
+func (r *Rooms) SentBefore(ctx context.Context, s Sent) ([]Dated, error) {
+	return db.List(func(row db.Row) (d Dated, err error) {
+		err = row.Scan(&d.ID, &d.TS)
+		return d, err
+	})(r.Process.DB.Query(ctx, selectDated+selectSent, s.RoomID, s.Before, s.After, s.NotBy, s.Look, s.Limit))
 }
 
 var _ state.Loader = nodeReader{}

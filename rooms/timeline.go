@@ -1,6 +1,7 @@
 package rooms
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 
@@ -13,6 +14,7 @@ type stretch struct {
 	from, to int64 // places behind positions, as PositionOf reads them; to 0 for none
 	backward bool
 	limit    int
+	bytes    int // of the events that are given, but for the last of them; 0 for Deps.PageBytes
 	filter   *Filter
 }
 
@@ -30,7 +32,7 @@ const (
 	// client goes on from the token that it gets.
 	scanRounds = 8
 	readAtOnce = 100     // events of one statement: each may have 64 KiB
-	pageBytes  = 2 << 20 // of the events of one answer, and as much as the last of them is larger
+	pageBytes  = 2 << 20 // the default of Deps.PageBytes
 )
 
 // read gives the visible events of a stretch that the filter lets through, without those of ignored users.
@@ -56,9 +58,10 @@ func (r *Rooms) read(ctx context.Context, v view, s stretch) (found, error) {
 			return out, err
 		}
 	}
-	size := 0
-	for scanned := 0; scanned < scanRounds*(s.limit+1); scanned += p.Limit {
+	size, room := 0, cmp.Or(s.bytes, r.PageBytes)
+	for scanned := 0; scanned < scanRounds*(s.limit+1); {
 		p.Limit = min(s.limit-len(out.events)+1, readAtOnce) // one more tells whether there is more
+		p.Bytes = max(room-size, room/4, 1)                  // not ever less, while what is read is not given
 		if p.Backward {
 			p.From, p.To = out.end+1, w.after
 		} else {
@@ -73,7 +76,7 @@ func (r *Rooms) read(ctx context.Context, v view, s stretch) (found, error) {
 			return out, err
 		}
 		for i, e := range events {
-			if len(out.events) == s.limit || size >= pageBytes {
+			if len(out.events) == s.limit || size >= room {
 				out.more = true
 				return out, nil
 			}
@@ -83,10 +86,10 @@ func (r *Rooms) read(ctx context.Context, v view, s stretch) (found, error) {
 			}
 			if sights[i].Visible && s.filter.Match(e) && (e.IsState() || !ignored[e.Sender]) {
 				out.events, out.sights = append(out.events, e), append(out.sights, sights[i])
-				size += len(e.JSON)
+				size += e.text()
 			}
 		}
-		if len(events) < p.Limit {
+		if scanned += len(events); p.Whole(events) {
 			if out.more = w.cut; w.cut {
 				out.end = w.end
 			}

@@ -122,3 +122,27 @@ func TestMessagesForADeviceHaveABudget(t *testing.T) {
 		}
 	})
 }
+
+// TestATimelineReadsAboutWhatItGives where memory does not reach back so far.
+func TestATimelineReadsAboutWhatItGives(t *testing.T) {
+	run(t, func(t *testing.T, h *house) {
+		alice := h.as(t, "alice")
+		room := h.room(t, "alice")
+		long := strings.Repeat("x", 60_000)
+		for range 100 {
+			alice.say(room, long)
+		}
+		q := &query{s: h.Sync, filter: &filter{}, view: &view{}}
+		list, complete, err := q.newest(t.Context(), span{roomID: room, shard: h.Rooms.Stream().Shard(room), upto: 1 << 62}, 100)
+		if err != nil {
+			t.Fatal(err)
+		}
+		size := 0
+		for _, e := range list {
+			size += len(e.JSON)
+		}
+		if complete || size <= timelineBytes || size > 2*timelineBytes {
+			t.Errorf("%d events of %d bytes were read, complete: %t", len(list), size, complete)
+		}
+	})
+}

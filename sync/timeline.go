@@ -173,7 +173,7 @@ func (q *query) look(ctx context.Context, sp span, t *timeline, picked []int) ([
 }
 
 // newest gives the newest events of a span: all of them when complete, else as many as hold more than limit
-// that the client wants, or as one request reads at most.
+// that the client wants or more bytes of them than a timeline has, or as one request reads at most.
 func (q *query) newest(ctx context.Context, sp span, limit int) (list []*rooms.Event, complete bool, err error) {
 	q.s.mu.RLock()
 	rows, ok := q.s.events.since(sp.shard, sp.roomID, sp.after, sp.upto)
@@ -199,7 +199,7 @@ func (q *query) newest(ctx context.Context, sp span, limit int) (list []*rooms.E
 	}
 	// The memory does not reach back so far.
 	list = nil
-	page := rooms.Page{RoomID: sp.roomID, From: sp.upto + 1, To: sp.after, Backward: true, Limit: min(limit+1, readAtOnce)}
+	page := rooms.Page{RoomID: sp.roomID, From: sp.upto + 1, To: sp.after, Backward: true, Limit: min(limit+1, readAtOnce), Bytes: timelineBytes}
 	for size := 0; len(list) <= 10*limit+200 && size < 4*timelineBytes && !complete && !q.enough(list, limit); {
 		part, err := q.s.Rooms.Timeline(ctx, page)
 		if err != nil {
@@ -209,7 +209,7 @@ func (q *query) newest(ctx context.Context, sp span, limit int) (list []*rooms.E
 		for _, e := range part {
 			size += len(e.JSON)
 		}
-		if complete = len(part) < page.Limit; !complete {
+		if complete = page.Whole(part); !complete {
 			page.From, page.Limit = part[len(part)-1].Pos, min(2*page.Limit, readAtOnce)
 		}
 	}
@@ -218,10 +218,11 @@ func (q *query) newest(ctx context.Context, sp span, limit int) (list []*rooms.E
 }
 
 func (q *query) enough(list []*rooms.Event, limit int) bool {
-	n := 0
+	n, size := 0, 0
 	for _, e := range list {
 		if q.shows(e) {
-			if n++; n > limit {
+			size += len(e.JSON)
+			if n++; n > limit || size > timelineBytes {
 				return true
 			}
 		}
