@@ -66,23 +66,35 @@ func RequireActive(w *db.Batch, refuse error, userIDs []string) {
 	w.Require(refuse, len(userIDs), `SELECT 1 FROM users WHERE user_id = ANY($1) AND deactivated_ms = 0 ORDER BY user_id FOR SHARE`, userIDs)
 }
 
-// OfProfile is what a user has somewhere that is made of the user's profile, of a version.
+// OfProfile is what a user has at some place, such as a room, that is made of the user's profile, of a version.
 type OfProfile struct {
-	UserID, At, ID string
-	Version        int64
+	UserID, Place, ID string
+	Version           int64
 }
 
-// NoteOldProfiles puts what is made of a profile that has changed into a table (user_id, at, id) of which the first two are the
-// key. Behind RequireActive in the same write nothing is missed: who spreads the change comes after it, or it is noted.
-func NoteOldProfiles(w *db.Batch, table, at, id string, list []OfProfile) {
+// NoteOldProfiles notes what is made of a profile that has changed. Behind RequireActive in the same write nothing is missed: who
+// spreads the change comes after it, or it is noted.
+func NoteOldProfiles(w *db.Batch, list []OfProfile) {
 	users, places, ids, versions := make([]string, len(list)), make([]string, len(list)), make([]string, len(list)), make([]int64, len(list))
 	for i, of := range list {
-		users[i], places[i], ids[i], versions[i] = of.UserID, of.At, of.ID, of.Version-1
+		users[i], places[i], ids[i], versions[i] = of.UserID, of.Place, of.ID, of.Version-1
 	}
-	w.Do(`INSERT INTO `+table+` (user_id, `+at+`, `+id+`) SELECT o.user_id, o.place, o.id
+	w.Do(`INSERT INTO old_profiles (user_id, place, id) SELECT o.user_id, o.place, o.id
 		FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[]) AS o (user_id, place, id, version)
 		JOIN users u ON u.user_id = o.user_id WHERE u.profile_ms <> o.version
-		ON CONFLICT (user_id, `+at+`) DO UPDATE SET `+id+` = excluded.`+id, users, places, ids, versions)
+		ON CONFLICT (user_id, place) DO UPDATE SET id = excluded.id`, users, places, ids, versions)
+}
+
+// OldProfiles gives what was noted, at most limit, without versions.
+func (a *Accounts) OldProfiles(ctx context.Context, limit int) ([]OfProfile, error) {
+	return db.List(func(row db.Row) (of OfProfile, err error) {
+		return of, row.Scan(&of.UserID, &of.Place, &of.ID)
+	})(a.db.Query(ctx, "SELECT user_id, place, id FROM old_profiles ORDER BY user_id, place LIMIT $1", limit))
+}
+
+// Renewed drops the note of what was renewed, by exec. That of what was made there since stays.
+func (a *Accounts) Renewed(ctx context.Context, of OfProfile, exec func(ctx context.Context, query string, args ...any) error) error {
+	return exec(ctx, "DELETE FROM old_profiles WHERE user_id = $1 AND place = $2 AND id = $3", of.UserID, of.Place, of.ID)
 }
 
 // Profile gives all fields of a user's profile as JSON values, asking the other server for users who are not

@@ -11,9 +11,6 @@ import (
 // A write may require active users, and notes of which profiles it was made that are not those of now.
 func TestAWriteNotesOldProfiles(t *testing.T) {
 	run(t, testConfig(), func(t *testing.T, n *node) {
-		if _, err := n.db.Exec(t.Context(), "CREATE TABLE made (user_id TEXT NOT NULL, place TEXT NOT NULL, id TEXT NOT NULL, PRIMARY KEY (user_id, place))"); err != nil {
-			t.Fatal(err)
-		}
 		versions := map[string]int64{}
 		for _, name := range []string{"active", "other", "gone"} {
 			id, err := n.CreateUser(t.Context(), NewUser{Name: name})
@@ -47,14 +44,14 @@ func TestAWriteNotesOldProfiles(t *testing.T) {
 			err := n.db.Write(t.Context(), func(w *db.Batch) error {
 				RequireActive(w, refusal, c.users)
 				if c.made != nil {
-					NoteOldProfiles(w, "made", "place", "id", c.made)
+					NoteOldProfiles(w, c.made)
 				}
 				return nil
 			})
 			if !errors.Is(err, c.want) || (err == nil) != (c.want == nil) {
 				t.Error(c.users, err)
 			}
-			noted, err := db.Texts(n.db.Query(t.Context(), "SELECT id FROM made ORDER BY id"))
+			noted, err := db.Texts(n.db.Query(t.Context(), "SELECT id FROM old_profiles ORDER BY id"))
 			if err != nil || !slices.Equal(noted, c.noted) {
 				t.Errorf("%v: noted are %q, expected %q: %v", c.made, noted, c.noted, err)
 			}

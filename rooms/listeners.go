@@ -7,9 +7,9 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"lyceum/accounts"
 	"lyceum/matrix"
 	"lyceum/matrix/event"
-	"lyceum/platform/db"
 	"lyceum/platform/lease"
 	"lyceum/platform/role"
 )
@@ -70,25 +70,22 @@ func (r *Rooms) renewProfiles(ctx context.Context, job *role.Job) error {
 // renewAtOnce is how many memberships of old profiles are read at once.
 const renewAtOnce = 1000
 
-// renewOld renews memberships of old profiles and lets their rows go, by exec.
+// renewOld renews memberships of old profiles and lets their notes go, by exec.
 func (r *Rooms) renewOld(ctx context.Context, exec func(ctx context.Context, query string, args ...any) error) error {
-	list, err := db.List(func(row db.Row) (m Membership, err error) {
-		return m, row.Scan(&m.UserID, &m.RoomID, &m.EventID)
-	})(r.Process.DB.Query(ctx, "SELECT user_id, room_id, event_id FROM old_profiles ORDER BY user_id, room_id LIMIT $1", renewAtOnce))
+	list, err := r.Accounts.OldProfiles(ctx, renewAtOnce)
 	if err != nil {
 		return err
 	}
-	return each(list, func(m Membership) error {
-		if err := r.renewProfile(ctx, m.UserID, m.RoomID); err != nil {
+	return each(list, func(of accounts.OfProfile) error {
+		if err := r.renewProfile(ctx, of.UserID, of.Place); err != nil {
 			return err
 		}
-		// The row of a newer one names that.
-		return exec(ctx, "DELETE FROM old_profiles WHERE user_id = $1 AND room_id = $2 AND event_id = $3", m.UserID, m.RoomID, m.EventID)
+		return r.Accounts.Renewed(ctx, of, exec)
 	})
 }
 
 // each runs fn on a few memberships at a time, on all of them, and joins the errors.
-func each(list []Membership, fn func(m Membership) error) error {
+func each[M any](list []M, fn func(m M) error) error {
 	var g errgroup.Group
 	g.SetLimit(refreshAtOnce)
 	errs := make([]error, len(list))

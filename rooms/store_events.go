@@ -83,7 +83,7 @@ func (eventStore) Insert(_ context.Context, w *db.Batch, batch []*stream.Entry) 
 			key := [2]string{*e.StateKey, e.RoomID}
 			delete(profiles, key) // what holds is the newest
 			if e.profile != 0 {
-				profiles[key] = accounts.OfProfile{UserID: *e.StateKey, At: e.RoomID, ID: e.ID, Version: e.profile}
+				profiles[key] = accounts.OfProfile{UserID: *e.StateKey, Place: e.RoomID, ID: e.ID, Version: e.profile}
 			}
 			if e.profile != 0 || e.active {
 				active[*e.StateKey] = true
@@ -113,7 +113,7 @@ func (eventStore) Insert(_ context.Context, w *db.Batch, batch []*stream.Entry) 
 		accounts.RequireActive(w, errDeactivated, slices.Sorted(maps.Keys(active)))
 	}
 	if len(profiles) > 0 {
-		accounts.NoteOldProfiles(w, "old_profiles", "room_id", "event_id", slices.Collect(maps.Values(profiles)))
+		accounts.NoteOldProfiles(w, slices.Collect(maps.Values(profiles)))
 	}
 	for _, e := range heirs {
 		w.Do("UPDATE aliases SET room_id = $2 WHERE room_id = $1", e.RoomID, e.heir)
