@@ -1,6 +1,7 @@
 package push
 
 import (
+	"cmp"
 	"context"
 	"embed"
 	"encoding/json"
@@ -26,6 +27,7 @@ func Migrations() db.Migrations { return db.Migrations{Domain: "push", Files: mi
 // Config is the section "push".
 type Config struct {
 	CountCache   int            `yaml:"count_cache" default:"200000" min:"100" help:"Unread counts, of a user in a room, that a process keeps in memory."`
+	CountMemory  conf.Size      `yaml:"count_memory" default:"128MiB" min:"1MiB" help:"Memory of a process for unread counts, and for the newest events of the rooms that they are of."`
 	RuleCache    int            `yaml:"rule_cache" default:"50000" min:"100" help:"Users whose push rules a process keeps in memory."`
 	AllowPrivate []netip.Prefix `yaml:"allow_private" help:"Private networks in which push gateways may be, for example 10.1.0.0/16. All others are refused."`
 	AllowHTTP    bool           `yaml:"allow_http" default:"false" help:"Whether push gateways may be reached without TLS."`
@@ -78,7 +80,7 @@ func New(d Deps, c Config) (*Push, error) {
 	}
 	p := &Push{Deps: d, config: c, stepMost: stepMost, events: d.Rooms.Stream(), tells: d.Process.Leases.Self().Has("push")}
 	p.rules.users = map[string]*userRules{}
-	p.counts.rooms = map[string]*roomLog{}
+	p.counts.rooms, p.counts.most = map[string]*roomLog{}, cmp.Or(c.CountMemory.Bytes(), 128<<20)
 	p.gateway = newGateway(c)
 	p.workers.init()
 	p.places.init()

@@ -29,25 +29,7 @@ const (
 	mainThread  = "main"
 	maxUnread   = 1000    // events of a room that are looked at, and most that are counted
 	unreadBytes = 2 << 20 // of those that are held at once
-	logKept     = 400     // newest events of a room in memory
 )
-
-// counts are the rooms that somebody asked for lately.
-type counts struct {
-	mu    sync.Mutex
-	rooms map[string]*roomLog
-	total int // entries in all rooms
-}
-
-// roomLog holds the newest events of a room and the users who asked for counts. mu is held for moments only,
-// as the tails take it.
-type roomLog struct {
-	mu     sync.Mutex
-	events []*rooms.Event // by position
-	floor  int64          // all events above it are in events
-	facts  roomFacts
-	users  map[string]*entry
-}
 
 type roomFacts struct {
 	gen     int64 // how often something changed: what was read before may be stale
@@ -60,6 +42,8 @@ type roomFacts struct {
 type entry struct {
 	work    sync.Mutex
 	used    bool
+	gone    bool // it was evicted, and is counted no more
+	bytes   int64
 	loaded  bool
 	rules   *userRules
 	upto    int64            // events up to here are evaluated
@@ -105,6 +89,7 @@ func (p *Push) Unread(ctx context.Context, userID, roomID string) (Counts, error
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	defer l.weigh(e)
 	return e.count(), nil
 }
 
@@ -126,49 +111,23 @@ func (p *Push) entry(userID, roomID string) (*roomLog, *entry) {
 	defer c.mu.Unlock()
 	l := c.rooms[roomID]
 	if l == nil {
-		l = &roomLog{floor: p.events.Position(p.events.Shard(roomID)), users: map[string]*entry{}, facts: roomFacts{members: -1}}
+		l = &roomLog{counts: c, floor: p.events.Position(p.events.Shard(roomID)), users: map[string]*entry{}, facts: roomFacts{members: -1}}
 		c.rooms[roomID] = l
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	e := l.users[userID]
 	if e == nil {
-		if c.total >= max(p.config.CountCache, 100) {
+		if c.total >= max(p.config.CountCache, 100) || c.bytes.Load() > c.most {
 			c.evict(l)
 		}
 		e = &entry{}
 		l.users[userID] = e
+		l.weigh(e)
 		c.total++
 	}
 	e.used = true
 	return l, e
-}
-
-// evict drops entries that were not used since it last looked at them; the caller holds mu and the lock of
-// the room keep.
-func (c *counts) evict(keep *roomLog) {
-	looked := 0
-	for id, l := range c.rooms {
-		if l == keep {
-			continue
-		}
-		if looked++; looked > 64 {
-			return
-		}
-		l.mu.Lock()
-		for user, e := range l.users {
-			if e.used {
-				e.used = false
-				continue
-			}
-			delete(l.users, user)
-			c.total--
-		}
-		if len(l.users) == 0 {
-			delete(c.rooms, id)
-		}
-		l.mu.Unlock()
-	}
 }
 
 // reader is a user in a room, with the rules that count.
@@ -251,6 +210,7 @@ func (p *Push) advance(ctx context.Context, u reader, events []*rooms.Event) err
 		e.markRead(thread, pos)
 	}
 	e.items = append(e.items, add...)
+	defer l.weigh(e)
 	e.upto = max(e.upto, events[len(events)-1].Pos)
 	if len(gone) > 0 {
 		e.items = slices.DeleteFunc(e.items, func(it item) bool { return gone[it.id] })
@@ -401,20 +361,17 @@ func (p *Push) eventsCame(rows []stream.Row) {
 		}
 		p.workers.take(e)
 	}
+	p.counts.shrink()
 }
 
 // take adds an event to the log of its room.
 func (l *roomLog) take(e *rooms.Event) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if n := len(l.events); n > 0 && l.events[n-1].Pos >= e.Pos {
+	if e.Pos <= l.floor || len(l.events) > 0 && l.events[len(l.events)-1].Pos >= e.Pos {
 		return
 	}
-	l.events = append(l.events, e)
-	if len(l.events) > 2*logKept {
-		l.floor = l.events[len(l.events)-logKept-1].Pos
-		l.events = slices.Clone(l.events[len(l.events)-logKept:])
-	}
+	l.append(e)
 	if !e.IsState() {
 		return
 	}

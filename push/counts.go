@@ -1,0 +1,125 @@
+package push
+
+import (
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"lyceum/rooms"
+)
+
+const (
+	logKept     = 400     // newest events of a room in memory
+	logBytes    = 1 << 20 // of them; half as much is kept when there is more
+	entryBytes  = 300     // of an entry without items
+	itemBytes   = 120     // of an item
+	evictAtOnce = 64      // rooms that are looked at when there is too much
+)
+
+// counts are the rooms that somebody asked for lately.
+type counts struct {
+	mu    sync.Mutex
+	rooms map[string]*roomLog
+	total int          // entries in all rooms
+	bytes atomic.Int64 // of all rooms
+	most  int64        // of bytes
+}
+
+// roomLog holds the newest events of a room and the users who asked for counts. mu is held for moments only,
+// as the tails take it.
+type roomLog struct {
+	counts *counts
+	mu     sync.Mutex
+	events []*rooms.Event // by position
+	bytes  int64          // of events
+	floor  int64          // all events above it are in events
+	facts  roomFacts
+	users  map[string]*entry
+	gone   bool // it was evicted, and is counted no more
+}
+
+// evict drops logs, and entries that were not used since it last looked at them, of some rooms; the caller holds mu and the lock
+// of the room keep, which may be nil. What was not evaluated of a log is read from the database when somebody asks.
+func (c *counts) evict(keep *roomLog) {
+	looked := 0
+	for id, l := range c.rooms {
+		if l == keep {
+			continue
+		}
+		if looked++; looked > evictAtOnce {
+			return
+		}
+		l.mu.Lock()
+		l.trim(0)
+		for user, e := range l.users {
+			if e.used {
+				e.used = false
+				continue
+			}
+			delete(l.users, user)
+			l.count(e, 0)
+			e.gone = true
+			c.total--
+		}
+		if len(l.users) == 0 {
+			delete(c.rooms, id)
+			l.gone = true
+		}
+		l.mu.Unlock()
+	}
+}
+
+// shrink evicts while there are too many bytes.
+func (c *counts) shrink() {
+	if c.bytes.Load() <= c.most {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.evict(nil)
+}
+
+func logged(e *rooms.Event) int64 { return int64(700 + 2*len(e.JSON) + len(e.PrevContent)) }
+
+// append adds an event to the log; the caller holds mu, as of all below.
+func (l *roomLog) append(e *rooms.Event) {
+	if l.gone {
+		return
+	}
+	l.events = append(l.events, e)
+	n := logged(e)
+	l.bytes += n
+	l.counts.bytes.Add(n)
+	switch {
+	case l.bytes > logBytes:
+		l.trim(len(l.events) / 2)
+	case len(l.events) > 2*logKept:
+		l.trim(logKept)
+	}
+}
+
+// trim keeps the newest events only.
+func (l *roomLog) trim(keep int) {
+	drop := len(l.events) - keep
+	if drop <= 0 {
+		return
+	}
+	var n int64
+	for _, e := range l.events[:drop] {
+		n += logged(e)
+	}
+	l.bytes -= n
+	l.counts.bytes.Add(-n)
+	l.floor = l.events[drop-1].Pos
+	l.events = slices.Clone(l.events[drop:])
+}
+
+// weigh counts what an entry takes.
+func (l *roomLog) weigh(e *entry) { l.count(e, entryBytes+itemBytes*int64(cap(e.items))) }
+
+func (l *roomLog) count(e *entry, bytes int64) {
+	if !e.gone {
+		l.counts.bytes.Add(bytes - e.bytes)
+		e.bytes = bytes
+	}
+}
