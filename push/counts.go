@@ -38,8 +38,8 @@ type roomLog struct {
 	gone   bool // it was evicted, and is counted no more
 }
 
-// evict drops logs, and entries that were not used since it last looked at them, of some rooms; the caller holds mu and the lock
-// of the room keep, which may be nil. What was not evaluated of a log is read from the database when somebody asks.
+// evict drops entries of some rooms that were not used since it last looked at them; the caller holds mu and the lock of the room
+// keep, which may be nil.
 func (c *counts) evict(keep *roomLog) {
 	looked := 0
 	for id, l := range c.rooms {
@@ -50,7 +50,6 @@ func (c *counts) evict(keep *roomLog) {
 			return
 		}
 		l.mu.Lock()
-		l.trim(0)
 		for user, e := range l.users {
 			if e.used {
 				e.used = false
@@ -62,6 +61,7 @@ func (c *counts) evict(keep *roomLog) {
 			c.total--
 		}
 		if len(l.users) == 0 {
+			l.trim(0)
 			delete(c.rooms, id)
 			l.gone = true
 		}
@@ -69,13 +69,22 @@ func (c *counts) evict(keep *roomLog) {
 	}
 }
 
-// shrink evicts while there are too many bytes.
+// shrink drops logs when there are too many bytes, and entries when that does not help. What was not evaluated of a log is read from
+// the database when somebody asks; mostly it was.
 func (c *counts) shrink() {
 	if c.bytes.Load() <= c.most {
 		return
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	for _, l := range c.rooms {
+		l.mu.Lock()
+		l.trim(0)
+		l.mu.Unlock()
+		if c.bytes.Load() <= c.most/4*3 {
+			return
+		}
+	}
 	c.evict(nil)
 }
 
