@@ -1,12 +1,60 @@
 package accounts
 
 import (
+	"context"
+	"encoding/json"
 	"errors"
 	"slices"
 	"testing"
 
 	"lyceum/platform/db"
+	"lyceum/platform/role/roletest"
+	"lyceum/platform/stream"
 )
+
+// TestUsersAreLockedInOneOrder: a group of changes holds no user while it waits for one whose id comes before.
+func TestUsersAreLockedInOneOrder(t *testing.T) {
+	run(t, testConfig(), func(t *testing.T, n *node) {
+		if !n.db.Postgres() { // SQLite has no rows to lock
+			return
+		}
+		var batch []*stream.Entry
+		for i, name := range []string{"b", "a"} {
+			id, err := n.CreateUser(t.Context(), NewUser{Name: name})
+			if err != nil {
+				t.Fatal(err)
+			}
+			batch = append(batch, &stream.Entry{Row: stream.Row{Key: id, Pos: int64(1000 + i), Value: &pendingChange{
+				sessionChange: sessionChange{Kind: changeProfile, Field: fieldName, Value: json.RawMessage(`"x"`), At: 1},
+			}}})
+		}
+		done := make(chan error, 1)
+		err := n.db.Tx(t.Context(), func(tx *db.Tx) error {
+			lock := func(id, how string) error {
+				var one int
+				return tx.QueryRow(t.Context(), "SELECT 1 FROM users WHERE user_id = $1 FOR SHARE "+how, id).Scan(&one)
+			}
+			if err := lock("@a:here.test", ""); err != nil {
+				return err
+			}
+			go func() {
+				done <- n.db.Write(context.Background(), func(w *db.Batch) error { return sessionStore{}.Insert(context.Background(), w, batch) })
+			}()
+			roletest.Until(t, "it waits", func() bool {
+				var waits bool
+				err := n.db.QueryRow(t.Context(), "SELECT EXISTS (SELECT 1 FROM pg_locks WHERE NOT granted)").Scan(&waits)
+				return err == nil && waits
+			})
+			return lock("@b:here.test", "NOWAIT")
+		})
+		if err != nil {
+			t.Errorf("the second user is locked by one who waits for the first: %v", err)
+		}
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
 
 // A write may require active users, and notes of which profiles it was made that are not those of now.
 func TestAWriteNotesOldProfiles(t *testing.T) {

@@ -8,6 +8,7 @@ import (
 	"sync"
 
 	"lyceum/matrix"
+	"lyceum/platform/caller"
 	"lyceum/platform/db"
 	"lyceum/platform/stream"
 	"lyceum/platform/web"
@@ -18,7 +19,9 @@ type sessions struct {
 	stream *stream.Stream
 
 	mu      sync.RWMutex
-	changes uint64 // rows of the stream seen
+	changes uint64            // rows of the stream seen
+	newest  map[string]uint64 // by user id: the newest of them, as far as it is above forgot
+	forgot  uint64
 	tokens  *recent[tokenHash, *session]
 	users   map[string]map[tokenHash]struct{}
 	erased  *recent[string, bool] // by user id
@@ -34,15 +37,22 @@ type session struct {
 }
 
 func newSessions(size int) *sessions {
-	return &sessions{tokens: newRecent[tokenHash, *session](size), users: map[string]map[tokenHash]struct{}{}, erased: newRecent[string, bool](size)}
+	return &sessions{tokens: newRecent[tokenHash, *session](size), users: map[string]map[tokenHash]struct{}{}, newest: map[string]uint64{}, erased: newRecent[string, bool](size)}
 }
+
+// changedKept is of how many users it is remembered when their sessions changed.
+const changedKept = 10_000
 
 // tail forgets the tokens of users whose sessions changed.
 func (s *sessions) tail(rows []stream.Row) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.changes += uint64(len(rows))
 	for _, row := range rows {
+		if s.changes++; len(s.newest) >= changedKept {
+			clear(s.newest)
+			s.forgot = s.changes - 1
+		}
+		s.newest[row.Key] = s.changes
 		for hash := range s.users[row.Key] {
 			s.tokens.delete(hash)
 		}
@@ -58,12 +68,12 @@ func (s *sessions) get(hash tokenHash) (found *session, changes uint64) {
 	return found, s.changes
 }
 
-// put remembers what was read from the database when the stream stood at changes. If it moved since, the
-// session may have been read before the change and is not kept.
+// put remembers what was read from the database when the stream stood at changes. If sessions of its user changed since, it may have
+// been read before and is not kept.
 func (s *sessions) put(hash tokenHash, found *session, changes uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.changes != changes {
+	if changes < s.forgot || changes < s.newest[found.identity.UserID] {
 		return
 	}
 	if oldHash, old, pushed := s.tokens.put(hash, found); pushed {
@@ -105,7 +115,7 @@ func (a *Accounts) authenticate(ctx context.Context, token string) (*session, er
 		if !genuine {
 			return nil, matrix.UnknownToken(false)
 		}
-		if s, err = loadSession(ctx, a.db, hash); errors.Is(err, db.ErrNoRows) {
+		if s, err = loadSession(byToken(ctx, hash), a.db, hash); errors.Is(err, db.ErrNoRows) {
 			return nil, matrix.UnknownToken(false)
 		} else if err != nil {
 			return nil, err
@@ -122,6 +132,12 @@ func (a *Accounts) authenticate(ctx context.Context, token string) (*session, er
 		return nil, matrix.UnknownToken(s.refreshed)
 	}
 	return s, nil
+}
+
+// byToken is for the reading of a session: whoever has a token does not wait behind all those who come from the same address, and are
+// not known either.
+func byToken(ctx context.Context, hash tokenHash) context.Context {
+	return caller.NewWork(ctx, caller.ID{User: string(hash[:])})
 }
 
 func (s *session) over(now int64) bool { return s.expires != 0 && s.expires <= now }
@@ -227,6 +243,9 @@ func (sessionStore) Insert(ctx context.Context, w *db.Batch, batch []*stream.Ent
 	if err != nil {
 		return err
 	}
+	if err := lockUsers(ctx, tx, batch); err != nil {
+		return err
+	}
 	var newest db.Newest[string]
 	var left [][]any
 	for _, e := range batch {
@@ -252,6 +271,20 @@ func (sessionStore) Insert(ctx context.Context, w *db.Batch, batch []*stream.Ent
 	w.Rows(newsRows, left)
 	w.Rows(changeRows, newest.Rows())
 	return nil
+}
+
+// lockUsers locks the users of several changes in the order of their ids, as RequireActive does: else each may wait for the other.
+func lockUsers(ctx context.Context, tx *db.Tx, batch []*stream.Entry) error {
+	users := make([]string, 0, len(batch))
+	for _, e := range batch {
+		users = append(users, e.Key)
+	}
+	slices.Sort(users)
+	if users = slices.Compact(users); len(users) < 2 {
+		return nil
+	}
+	_, err := db.Texts(tx.Query(ctx, `SELECT user_id FROM users WHERE user_id = ANY($1) ORDER BY user_id FOR UPDATE`, users))
+	return err
 }
 
 // Read is part of stream.Store.

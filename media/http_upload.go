@@ -71,11 +71,17 @@ func (m *Media) putUpload(r *web.Request) (any, error) {
 		return nil, err
 	}
 	ctx, mediaID := r.Context(), r.Path("mediaID")
-	pending := func() error { return m.mayComplete(r, mediaID) }
-	if err := pending(); err != nil {
+	if err := m.mayComplete(r, mediaID); err != nil {
 		return nil, err
 	}
-	f, err := m.receive(r, pending)
+	done := func() {}
+	defer func() { done() }()
+	f, err := m.receive(r, func() (err error) { // one after the other, so that those which come too late are not stored
+		if done, err = m.uploads.lock(ctx, mediaID); err != nil {
+			return err
+		}
+		return m.mayComplete(r, mediaID)
+	})
 	if err != nil {
 		return nil, err
 	}

@@ -50,6 +50,7 @@ type Media struct {
 	metrics *metrics
 	waiters waiters
 	workers *workers
+	uploads locks // of media ids whose file is stored now
 
 	flights singleflight.Group
 	making  sync.WaitGroup

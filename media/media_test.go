@@ -15,6 +15,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -359,6 +360,30 @@ func TestARefusedFileIsNotKept(t *testing.T) {
 			t.Errorf("%d %s", a.Status, a.Body)
 		}
 		n.wantBlobs(1)
+
+		// Several at once, whose bodies end at the same moment.
+		id = strings.TrimPrefix(n.Want(200, "POST /_matrix/media/v1/create", nil).Get("content_uri").String(), "mxc://")
+		var all, come sync.WaitGroup
+		var taken atomic.Int64
+		const many = 6
+		come.Add(many)
+		for i := range many {
+			all.Go(func() {
+				body := io.MultiReader(strings.NewReader(strings.Repeat(fmt.Sprint(i), 100_000)), at(func() { come.Done(); come.Wait() }))
+				switch a := n.Call("PUT /_matrix/media/v3/upload/"+id, body); a.Status {
+				case 200:
+					taken.Add(1)
+				case 409:
+				default:
+					t.Errorf("%d %s", a.Status, a.Body)
+				}
+			})
+		}
+		all.Wait()
+		if taken.Load() != 1 {
+			t.Errorf("%d were taken", taken.Load())
+		}
+		n.wantBlobs(2)
 	})
 }
 
