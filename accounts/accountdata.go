@@ -9,6 +9,7 @@ import (
 	"sync"
 
 	"lyceum/matrix"
+	"lyceum/platform/caller"
 	"lyceum/platform/db"
 	"lyceum/platform/stream"
 )
@@ -154,7 +155,7 @@ func (d *accountData) read(ctx context.Context, userID string, fn func(u *userDa
 			if _, old, pushed := d.users.put(userID, u); pushed {
 				d.bytes -= old.counted
 			}
-			go d.load(context.WithoutCancel(ctx), userID, u)
+			go d.load(caller.NewWork(context.WithoutCancel(ctx), caller.ID{User: userID}), userID, u)
 		}
 		d.mu.Unlock()
 	}

@@ -3,6 +3,8 @@ package directory
 import (
 	"context"
 	"sync"
+
+	"lyceum/platform/caller"
 )
 
 // shared runs one costly reading at a time for all who ask. Who asks while one runs waits for the next, so that the
@@ -27,7 +29,7 @@ func (s *shared[T]) do(ctx context.Context, read func(context.Context) (T, error
 	if mine == nil {
 		mine = &reading[T]{done: make(chan struct{})}
 		if s.next = mine; s.running == nil {
-			s.start(context.WithoutCancel(ctx), read)
+			s.start(caller.Nobody(context.WithoutCancel(ctx)), read)
 		}
 	}
 	s.mu.Unlock()

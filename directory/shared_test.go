@@ -5,6 +5,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+
+	"lyceum/platform/caller"
 )
 
 // TestOneReadingServesAllWhoWait: many ask, few read, and nobody gets what was read before the question.
@@ -36,4 +38,14 @@ func TestOneReadingServesAllWhoWait(t *testing.T) {
 	}
 	wg.Wait()
 	t.Logf("%d questions, %d readings", 8*500, runs.Load())
+}
+
+// TestASharedReadingIsNobodys: else all who wait for it would wait behind what the first of them asks for besides.
+func TestASharedReadingIsNobodys(t *testing.T) {
+	var s shared[bool]
+	ctx := caller.NewWork(t.Context(), caller.ID{User: "@alice:example.org"})
+	nobodys, err := s.do(ctx, func(ctx context.Context) (bool, error) { return caller.Of(ctx) == nil, nil })
+	if err != nil || !nobodys {
+		t.Error("it is read for the first who asks", err)
+	}
 }

@@ -11,6 +11,7 @@ import (
 type ID struct {
 	User    string
 	Network netip.Prefix // where there is no user
+	For     string       // what is asked for, where there is no user: a network may be that of many
 }
 
 // Work is the context of work for a caller, and of all that is made from it.
@@ -34,6 +35,11 @@ func (w *Work) Value(key any) any {
 		return w
 	}
 	return w.Context.Value(key)
+}
+
+// Nobody is a context of which Of is nil: of work that many wait for, whoever was the first to ask.
+func Nobody(ctx context.Context) context.Context {
+	return context.WithValue(ctx, workKey{}, (*Work)(nil))
 }
 
 // Of is the work that a context belongs to; nil when there is no caller.

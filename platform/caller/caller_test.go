@@ -25,6 +25,9 @@ func TestAContextKnowsItsWork(t *testing.T) {
 			t.Errorf("%s: the other values are lost", name)
 		}
 	}
+	if found := caller.Of(caller.Nobody(inner)); found != nil {
+		t.Errorf("nobody: found %v", found)
+	}
 	end()
 	if inner.Err() == nil {
 		t.Error("it does not end with what it is inside of")

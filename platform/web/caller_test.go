@@ -20,7 +20,7 @@ func nameCaller(ctx context.Context) string {
 	if id := w.ID(); id.User != "" {
 		return id.User
 	} else if id.Network.IsValid() {
-		return id.Network.String()
+		return id.Network.String() + " for " + id.For
 	}
 	return "unknown"
 }
@@ -46,14 +46,14 @@ func TestAContextKnowsItsCaller(t *testing.T) {
 		want   string
 	}{
 		{s.Handler(), "GET /mine", "@alice:x"},
-		{s.Handler(), "GET /open", "192.0.2.1/32"}, // of net/http/httptest
+		{s.Handler(), "GET /open", "192.0.2.1/32 for GET /open"}, // of net/http/httptest
 		{s.Internal(), "GET /fleet", "nobody"},
 	} {
 		if a := call(c.from, c.target, "", "Authorization: Bearer alice"); !strings.Contains(a.Body.String(), `"`+c.want+`"`) {
 			t.Errorf("%s: found %s, expected %s", c.target, a.Body, c.want)
 		}
 	}
-	if door.asked != "192.0.2.1/32" {
+	if door.asked != "192.0.2.1/32 for GET /mine" {
 		t.Errorf("before the user is known: found %s, expected his address", door.asked)
 	}
 }

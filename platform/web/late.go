@@ -32,7 +32,11 @@ func (x *exchange) limit() (end func()) {
 // limited is a context that ends when the time is over, and says on whose behalf it is, unless that is another process.
 func (x *exchange) limited(ctx context.Context) (limited context.Context, end func()) {
 	if x.endpoint.route.Auth != Fleet {
-		x.work = caller.NewWork(ctx, x.request.callerID())
+		id := x.request.callerID()
+		if id.User == "" {
+			id.For = x.endpoint.route.Pattern
+		}
+		x.work = caller.NewWork(ctx, id)
 		ctx = x.work
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
