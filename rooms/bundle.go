@@ -4,7 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"encoding/json"
-	"maps"
+	"errors"
 	"slices"
 	"strconv"
 
@@ -21,65 +21,45 @@ const (
 	relAnnotation = "m.annotation"
 )
 
-// Reader is who gets events.
-type Reader struct {
-	UserID, Device string // Device is that of Send
-	// Since is that of Audience for the room of the events; 0 also when it is not known.
-	Since int64
+// kindsOf tells which relations there are to an event: edits, those of a thread, references.
+type kindsOf [3]bool
 
-	standing *standing // to that room; nil to be looked up
-}
+const (
+	replaced = iota
+	threaded
+	referred
+)
 
-// at is the reader with what is known of how the user stands to the room of the events.
-func (who Reader) at(s standing) Reader {
-	who.Since, who.standing = s.since(), &s
-	return who
-}
-
-// Bundle gives the bundled aggregations of events, the value of unsigned's m.relations, by event id; events
+// bundle gives the bundled aggregations of events of a room, the value of unsigned's m.relations, by event id; events
 // without any are left out. The latest edit, the thread summary and the references are what the user may
-// see (Client-Server API, "Server-side aggregation of relationships").
-func (r *Rooms) Bundle(ctx context.Context, userID string, events []*Event) (map[string]json.RawMessage, error) {
+// see (Client-Server API, "Server-side aggregation of relationships"). They have about so many bytes as there is room for: fit is
+// how many of the events, from the first, were looked at. That is one at least.
+func (r *Rooms) bundle(ctx context.Context, userID string, events []*Event, room int) (out map[string]json.RawMessage, fit int, err error) {
 	kinds, err := r.relationKinds(ctx, events)
 	if err != nil || len(kinds) == 0 {
-		return nil, err
+		return nil, len(events), err
 	}
 	ignored, err := r.Accounts.Ignored(ctx, userID)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
-	byRoom := map[string]map[string]*Event{}
-	for _, e := range events {
-		if byRoom[e.RoomID] == nil {
-			byRoom[e.RoomID] = map[string]*Event{}
-		}
-		byRoom[e.RoomID][e.ID] = e
+	s, ok, err := r.standing(ctx, userID, events[0].RoomID)
+	if err != nil || !ok {
+		return nil, len(events), err
 	}
-	out := map[string]json.RawMessage{}
-	for _, originals := range byRoom { // one, but in a search
-		related := map[string][]string{}
-		for kind, ids := range kinds {
-			for _, id := range ids {
-				if originals[id] != nil {
-					related[kind] = append(related[kind], id)
-				}
-			}
-		}
-		if len(related) == 0 {
-			continue
-		}
-		b := bundler{r: r, ctx: ctx, user: userID, ignored: ignored, originals: originals, children: map[string]*Event{}, visible: map[string]bool{}, erased: map[string]bool{}}
-		parts, err := b.bundle(related)
-		if err != nil {
-			return nil, err
-		}
-		maps.Copy(out, parts)
+	b := bundler{
+		r: r, ctx: ctx, user: userID, ignored: ignored, events: events, room: room, kinds: kinds, standing: s,
+		children: map[string]*Event{}, visible: map[string]bool{}, erased: map[string]bool{},
 	}
-	return out, nil
+	if b.horizon, err = r.horizonOf(ctx, s); err != nil {
+		return nil, 0, err
+	}
+	out, err = b.bundle()
+	return out, len(b.events), err
 }
 
 // relationKinds finds which of the events have what relations, in one statement: mostly none has any.
-func (r *Rooms) relationKinds(ctx context.Context, events []*Event) (map[string][]string, error) {
+func (r *Rooms) relationKinds(ctx context.Context, events []*Event) (map[string]kindsOf, error) {
 	ids := make([]string, 0, len(events))
 	for _, e := range events {
 		ids = append(ids, e.ID)
@@ -87,15 +67,13 @@ func (r *Rooms) relationKinds(ctx context.Context, events []*Event) (map[string]
 	if len(ids) == 0 {
 		return nil, nil
 	}
-	out := map[string][]string{}
+	out := map[string]kindsOf{}
 	err := db.Each(func(row db.Row) error {
 		var id string
-		var has [3]bool
-		err := row.Scan(&id, &has[0], &has[1], &has[2])
-		for i, kind := range [...]string{relReplace, relThread, relReference} {
-			if has[i] {
-				out[kind] = append(out[kind], id)
-			}
+		var has kindsOf
+		err := row.Scan(&id, &has[replaced], &has[threaded], &has[referred])
+		if has != (kindsOf{}) {
+			out[id] = has
 		}
 		return err
 	})(r.Process.DB.Query(ctx, selectKinds, ids))
@@ -111,16 +89,19 @@ const selectKinds = `SELECT t.event_id, EXISTS (SELECT 1` + relationsTo + `'m.re
 
 // bundler collects the aggregations of some events of a room.
 type bundler struct {
-	r         *Rooms
-	ctx       context.Context
-	user      string
-	ignored   map[string]bool
-	originals map[string]*Event
-	children  map[string]*Event
-	visible   map[string]bool
-	erased    map[string]bool // children whose sender was erased
-	standing  standing
-	horizon   horizon // what is counted and ranked: children out of sight leave no trace
+	r        *Rooms
+	ctx      context.Context
+	user     string
+	ignored  map[string]bool
+	events   []*Event // in the order in which they are given: when there is no more room, the last ones are taken away
+	room     int      // bytes of the children of one kind, and of what is given; the last may go beyond
+	kinds    map[string]kindsOf
+	children map[string]*Event
+	unseen   []*Event // children that see is yet to look at
+	visible  map[string]bool
+	erased   map[string]bool // children whose sender was erased
+	standing standing
+	horizon  horizon // what is counted and ranked: children out of sight leave no trace
 }
 
 // repliesCounted is up to where the events of a thread are counted.
@@ -132,108 +113,132 @@ type threadSummary struct {
 	mine   bool
 }
 
-func (b *bundler) bundle(kinds map[string][]string) (map[string]json.RawMessage, error) {
-	for _, e := range b.originals {
-		var ok bool
-		var err error
-		if b.standing, ok, err = b.r.standing(b.ctx, b.user, e.RoomID); err != nil || !ok {
-			return nil, err
-		}
-		if b.horizon, err = b.r.horizonOf(b.ctx, b.standing); err != nil {
-			return nil, err
-		}
-		break // they are of one room
-	}
-	threads, err := b.threads(kinds[relThread])
+func (b *bundler) bundle() (map[string]json.RawMessage, error) {
+	threads, err := b.threads(b.with(threaded))
 	if err != nil {
 		return nil, err
 	}
-	replaced := kinds[relReplace]
-	if len(threads) > 0 { // the latest event of a thread comes with its own latest edit
-		latest := make([]string, 0, len(threads))
-		for _, t := range threads {
-			latest = append(latest, t.latest)
+	var latest []child
+	for i, e := range b.events {
+		if t, ok := threads[e.ID]; ok {
+			latest = append(latest, child{t.latest, i})
 		}
-		found, err := b.r.Events(b.ctx, latest)
-		if err != nil {
-			return nil, err
-		}
-		for id, e := range found {
-			b.originals[id] = e
-		}
-		replaced = append(slices.Clone(replaced), latest...)
 	}
-	edits, err := b.edits(replaced)
+	if err := b.read(latest); err != nil {
+		return nil, err
+	}
+	edits, err := b.edits(threads)
 	if err != nil {
 		return nil, err
 	}
-	references, err := b.references(kinds[relReference])
+	references, err := b.references(b.with(referred))
 	if err != nil {
 		return nil, err
-	}
-	for _, t := range threads {
-		b.children[t.latest] = b.originals[t.latest]
 	}
 	if err := b.see(); err != nil {
 		return nil, err
 	}
-	parts := map[string][]byte{}
-	add := func(id, kind string, value []byte) {
-		p := append(parts[id], ',')
-		p = append(matrix.AppendString(p, kind), ':')
-		parts[id] = append(p, value...)
-	}
-	for id, list := range references {
-		add(id, relReference, list)
-	}
-	for id, list := range edits {
-		if e := b.edit(id, list); e != nil && slices.Contains(kinds[relReplace], id) {
-			add(id, relReplace, e.AppendClient(nil, View{RoomID: true}))
+	out, size := map[string]json.RawMessage{}, 0
+	for i, e := range b.events {
+		var p []byte
+		add := func(kind string, value []byte) {
+			p = append(p, ',')
+			p = append(matrix.AppendString(p, kind), ':')
+			p = append(p, value...)
 		}
-	}
-	for id, t := range threads {
-		latest := b.children[t.latest]
-		if latest == nil || !b.visible[t.latest] {
+		if list := references[e.ID]; list != nil {
+			add(relReference, list)
+		}
+		if edit := edits[e.ID]; edit != nil && b.kinds[e.ID][replaced] {
+			add(relReplace, edit.AppendClient(nil, View{RoomID: true}))
+		}
+		if t, ok := threads[e.ID]; ok && b.children[t.latest] != nil && b.visible[t.latest] {
+			add(relThread, b.summary(e, t, edits[t.latest]))
+		}
+		if p == nil {
 			continue
 		}
-		v := View{RoomID: true, Erased: b.erased[t.latest]}
-		if e := b.edit(t.latest, edits[t.latest]); e != nil {
-			v.Extra = append(v.Extra, slices.Concat([]byte(`"m.relations":{"m.replace":`), e.AppendClient(nil, View{RoomID: true}), []byte("}")))
-		}
-		value := append([]byte(`{"count":`), strconv.Itoa(t.count)...)
-		value = append(value, `,"current_user_participated":`...)
-		value = strconv.AppendBool(value, t.mine || b.originals[id].Sender == b.user)
-		value = append(value, `,"latest_event":`...)
-		value = append(latest.AppendClient(value, v), '}')
-		add(id, relThread, value)
-	}
-	out := make(map[string]json.RawMessage, len(parts))
-	for id, p := range parts {
 		p[0] = '{'
-		out[id] = append(p, '}')
+		out[e.ID] = append(p, '}')
+		if size += len(p); size >= b.room {
+			b.events = b.events[:i+1]
+			break
+		}
 	}
 	return out, nil
 }
 
-// edit picks the newest of the edits of an event that counts and that the user may see.
-func (b *bundler) edit(id string, list []string) *Event {
-	original := b.originals[id]
-	if original == nil || original.IsState() || original.RedactedBy != "" {
+// summary is that of the thread below an event. The latest event of a thread comes with its own latest edit.
+func (b *bundler) summary(root *Event, t threadSummary, edit *Event) []byte {
+	v := View{RoomID: true, Erased: b.erased[t.latest]}
+	if edit != nil {
+		v.Extra = append(v.Extra, slices.Concat([]byte(`"m.relations":{"m.replace":`), edit.AppendClient(nil, View{RoomID: true}), []byte("}")))
+	}
+	value := append([]byte(`{"count":`), strconv.Itoa(t.count)...)
+	value = append(value, `,"current_user_participated":`...)
+	value = strconv.AppendBool(value, t.mine || root.Sender == b.user)
+	value = append(value, `,"latest_event":`...)
+	return append(b.children[t.latest].AppendClient(value, v), '}')
+}
+
+// with gives the ids of the events that have relations of a kind.
+func (b *bundler) with(kind int) (ids []string) {
+	for _, e := range b.events {
+		if b.kinds[e.ID][kind] {
+			ids = append(ids, e.ID)
+		}
+	}
+	return ids
+}
+
+// child is an event to be given with that of a place among the bundler's events.
+type child struct {
+	id string
+	of int
+}
+
+// read reads children, which are in the order of the events, as long as there is room for them. From there on nothing is given:
+// neither of events.
+func (b *bundler) read(list []child) error {
+	ids := make([]string, len(list))
+	for i, c := range list {
+		ids[i] = c.id
+	}
+	size, next := 0, 0
+	err := b.r.EachEvent(b.ctx, ids, func(part []*Event) error {
+		for _, e := range part {
+			b.children[e.ID] = e
+			b.unseen = append(b.unseen, e)
+			next += slices.Index(ids[next:], e.ID)
+			if size += e.text(); size >= b.room {
+				b.events = b.events[:list[next].of+1]
+				return errMuch
+			}
+		}
+		return nil
+	})
+	if errors.Is(err, errMuch) {
 		return nil
 	}
-	if rel, ok := relationOf(original.Event); ok && rel.relType == relReplace {
-		return nil
+	return err
+}
+
+// editable tells whether an event may have edits.
+func editable(e *Event) bool {
+	if e == nil || e.IsState() || e.RedactedBy != "" {
+		return false
 	}
-	for _, editID := range list {
-		e := b.children[editID]
-		if e == nil || !b.visible[editID] || b.erased[editID] {
-			continue
-		}
-		if content := matrix.Lookup(e.Content, "m.new_content"); e.Type == event.TypeEncrypted || len(content) > 0 && content[0] == '{' {
-			return e
-		}
+	rel, ok := relationOf(e.Event)
+	return !ok || rel.relType != relReplace
+}
+
+// counts tells whether an edit that was read is one that counts and that the user may see.
+func (b *bundler) counts(e *Event) bool {
+	if e == nil || !b.visible[e.ID] || b.erased[e.ID] {
+		return false
 	}
-	return nil
+	content := matrix.Lookup(e.Content, "m.new_content")
+	return e.Type == event.TypeEncrypted || len(content) > 0 && content[0] == '{'
 }
 
 // editsRanked is how many edits of an event, the newest ones, are put in the order of their times.
@@ -250,28 +255,63 @@ func selectEdits(seen string) string {
 		) ranked WHERE n <= 3 ORDER BY target, n`
 }
 
-// edits finds the newest edits of events by their own senders, the newest first.
-func (b *bundler) edits(ids []string) (map[string][]string, error) {
-	if len(ids) == 0 {
+// edits finds the newest edits that count, by the own senders, of the events and of the latest ones of their threads. Of
+// each there may be three that count; they are large, so the second is read only where the first does not, and then the third.
+func (b *bundler) edits(threads map[string]threadSummary) (map[string]*Event, error) {
+	var targets []child
+	known := map[string]bool{}
+	add := func(e *Event, of int) {
+		if editable(e) && !known[e.ID] {
+			known[e.ID] = true
+			targets = append(targets, child{e.ID, of})
+		}
+	}
+	for i, e := range b.events {
+		if b.kinds[e.ID][replaced] {
+			add(e, i)
+		}
+		if t, ok := threads[e.ID]; ok {
+			add(b.children[t.latest], i)
+		}
+	}
+	if len(targets) == 0 {
 		return nil, nil
+	}
+	ids := make([]string, len(targets))
+	for i, t := range targets {
+		ids[i] = t.id
 	}
 	seen, args := b.horizon.where("x.pos", []any{ids, editsRanked - 1})
 	found, err := b.pairs(selectEdits(seen), args...)
 	if err != nil {
 		return nil, err
 	}
-	var all []string
-	for _, list := range found {
-		all = append(all, list...)
+	out := map[string]*Event{}
+	for rank := 0; len(targets) > 0; rank++ {
+		var list []child
+		left := targets[:0]
+		for _, t := range targets {
+			if edits := found[t.id]; rank < len(edits) && t.of < len(b.events) {
+				left, list = append(left, t), append(list, child{edits[rank], t.of})
+			}
+		}
+		if err := b.read(list); err != nil {
+			return nil, err
+		}
+		if err := b.see(); err != nil {
+			return nil, err
+		}
+		targets = left[:0]
+		for i, t := range left {
+			if e := b.children[list[i].id]; b.counts(e) {
+				out[t.id] = e
+			} else {
+				delete(b.children, list[i].id)
+				targets = append(targets, t)
+			}
+		}
 	}
-	events, err := b.r.Events(b.ctx, all)
-	if err != nil {
-		return nil, err
-	}
-	for id, e := range events {
-		b.children[id] = e
-	}
-	return found, nil
+	return out, nil
 }
 
 const referencesShown = 1000
@@ -284,28 +324,46 @@ func selectReferences(seen string) string {
 		WHERE TRUE` + seen + ` ORDER BY x.target, x.pos`
 }
 
+// references lists what refers to events. Where there is no room for all lists, they are read anew for half of the events.
 func (b *bundler) references(ids []string) (map[string][]byte, error) {
-	if len(ids) == 0 {
-		return nil, nil
+	for len(ids) > 0 {
+		out, err := b.listReferences(ids)
+		if !errors.Is(err, errMuch) {
+			return out, err
+		}
+		ids = ids[:len(ids)/2]
+		last := ids[len(ids)-1]
+		b.events = b.events[:1+slices.IndexFunc(b.events, func(e *Event) bool { return e.ID == last })]
 	}
+	return nil, nil
+}
+
+// listReferences ends with errMuch where the lists of several events have more bytes than there is room for.
+func (b *bundler) listReferences(ids []string) (map[string][]byte, error) {
 	seen, args := b.horizon.where("x.pos", []any{ids, listOf(b.ignored), referencesShown - 1})
 	seen += " AND NOT (x.sender = ANY($2))"
-	found, err := b.pairs(selectReferences(seen), args...)
-	if err != nil {
-		return nil, err
-	}
-	out := map[string][]byte{}
-	for id, list := range found {
-		value := []byte(`{"chunk":[`)
-		for i, child := range list {
-			if i > 0 {
-				value = append(value, ',')
-			}
-			value = append(matrix.AppendString(append(value, `{"event_id":`...), child), '}')
+	out, size := map[string][]byte{}, 0
+	err := db.Each(func(row db.Row) error {
+		var target, child string
+		if err := row.Scan(&target, &child); err != nil {
+			return err
 		}
-		out[id] = append(value, "]}"...)
+		list := out[target]
+		if list == nil {
+			list = []byte(`{"chunk":[`)
+		} else {
+			list = append(list, ',')
+		}
+		out[target] = append(matrix.AppendString(append(list, `{"event_id":`...), child), '}')
+		if size += len(child) + 16; size >= b.room && len(ids) > 1 {
+			return errMuch
+		}
+		return nil
+	})(b.r.Process.DB.Query(b.ctx, selectReferences(seen), args...))
+	for id, list := range out {
+		out[id] = append(list, "]}"...)
 	}
-	return out, nil
+	return out, err
 }
 
 func (b *bundler) pairs(query string, args ...any) (map[string][]string, error) {
@@ -347,134 +405,18 @@ func listOf(users map[string]bool) []string {
 	return list
 }
 
-// see finds which of the children the user may see.
+// see finds which of the children, as far as they are new, the user may see.
 func (b *bundler) see() error {
-	var events []*Event
-	for _, e := range b.children {
-		if e != nil {
-			events = append(events, e)
-		}
+	if len(b.unseen) == 0 {
+		return nil
 	}
-	seen, err := b.r.sights(b.ctx, b.standing, events)
+	seen, err := b.r.sights(b.ctx, b.standing, b.unseen)
 	if err != nil {
 		return err
 	}
-	for i, e := range events {
+	for i, e := range b.unseen {
 		b.visible[e.ID], b.erased[e.ID] = seen[i].Visible, seen[i].Erased
 	}
+	b.unseen = b.unseen[:0]
 	return nil
-}
-
-// Extras gives what unsigned has besides the event's own data, as View.Extra takes it, by event id: the
-// bundled aggregations and, for what was redacted, the redaction. Clients tell by it that an event is redacted, so
-// readers who may not see the redaction get it without what was written in it.
-func (r *Rooms) Extras(ctx context.Context, who Reader, events []*Event) (map[string][][]byte, error) {
-	out := map[string][][]byte{}
-	bundles, err := r.Bundle(ctx, who.UserID, events)
-	if err != nil {
-		return nil, err
-	}
-	for id, raw := range bundles {
-		out[id] = append(out[id], append([]byte(`"m.relations":`), raw...))
-	}
-	var ids []string
-	for _, e := range events {
-		if e.RedactedBy != "" {
-			ids = append(ids, e.RedactedBy)
-		}
-	}
-	if len(ids) == 0 {
-		return out, nil
-	}
-	redactions, err := r.Events(ctx, ids)
-	if err != nil {
-		return nil, err
-	}
-	hidden, err := r.hiddenRedactions(ctx, who, redactions)
-	if err != nil {
-		return nil, err
-	}
-	for _, e := range events {
-		if by := redactions[e.RedactedBy]; by != nil {
-			if hidden[by.ID] {
-				by = by.withoutReason()
-			}
-			out[e.ID] = append(out[e.ID], by.AppendClient([]byte(`"redacted_because":`), View{RoomID: true}))
-		}
-	}
-	return out, nil
-}
-
-// hiddenRedactions gives those of some redactions, by id, that a reader may not see. Nothing is read for one who is a member
-// since before them.
-func (r *Rooms) hiddenRedactions(ctx context.Context, who Reader, redactions map[string]*Event) (map[string]bool, error) {
-	out := map[string]bool{}
-	horizons := map[string]horizon{} // by room: one
-	for id, e := range redactions {
-		if who.Since > 0 && e.Pos >= who.Since {
-			continue
-		}
-		z, known := horizons[e.RoomID]
-		if !known {
-			s, err := r.standingOf(ctx, who, e.RoomID)
-			if err != nil {
-				return nil, err
-			}
-			if z, err = r.horizonOf(ctx, s); err != nil {
-				return nil, err
-			}
-			horizons[e.RoomID] = z
-		}
-		out[id] = !z.holds(e.Pos)
-	}
-	return out, nil
-}
-
-// standingOf is how a reader stands to a room that there is.
-func (r *Rooms) standingOf(ctx context.Context, who Reader, roomID string) (standing, error) {
-	if who.standing != nil && who.standing.head.RoomID == roomID {
-		return *who.standing, nil
-	}
-	s, ok, err := r.standing(ctx, who.UserID, roomID)
-	if err == nil && !ok {
-		err = notMember()
-	}
-	return s, err
-}
-
-// withoutReason is a redaction without what was written in it.
-func (e *Event) withoutReason() *Event {
-	bare := *e.Event
-	bare.Content = append(matrix.AppendString([]byte(`{"redacts":`), e.Redacts), '}')
-	return &Event{Event: &bare, Shard: e.Shard, Pos: e.Pos}
-}
-
-// Render writes events as a client gets them everywhere but in /sync: with room_id and all of unsigned.
-// sights come from See; nil leaves the membership out.
-func (r *Rooms) Render(ctx context.Context, who Reader, events []*Event, sights []Sight) ([]json.RawMessage, error) {
-	extras, err := r.Extras(ctx, who, events)
-	if err != nil {
-		return nil, err
-	}
-	out := make([]json.RawMessage, len(events))
-	for i, e := range events {
-		v := View{Device: who.Device, RoomID: true, Extra: extras[e.ID]}
-		if sights != nil {
-			v.Membership, v.Erased, v.PrevHidden = sights[i].Membership, sights[i].Erased, sights[i].PrevHidden
-		}
-		if e.Sender != who.UserID {
-			v.Device = ""
-		}
-		out[i] = e.AppendClient(nil, v)
-	}
-	return out, nil
-}
-
-// renderState writes state events without what needs the database.
-func renderState(events []*Event) []json.RawMessage {
-	out := make([]json.RawMessage, len(events))
-	for i, e := range events {
-		out[i] = e.AppendClient(nil, View{RoomID: true})
-	}
-	return out
 }

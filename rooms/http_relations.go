@@ -44,7 +44,7 @@ func (r *Rooms) getRelations(q *web.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	chunk, err := r.render(ctx, readerOf(q), st, f)
+	chunk, err := r.render(ctx, readerOf(q), st, &f)
 	if err != nil {
 		return nil, err
 	}
@@ -67,16 +67,14 @@ func (r *Rooms) getRelations(q *web.Request) (any, error) {
 // pick reads events by their ids, one more than the limit, as far as a page has room for them, and keeps what the user
 // may see.
 func (r *Rooms) pick(ctx context.Context, st standing, ids []string, s stretch) (found, error) {
-	out := found{end: s.from}
+	out := found{end: s.from, start: s.from, backward: s.backward}
 	wanted, size := ids[:min(len(ids), s.limit)], 0
 	var events []*Event
 	err := r.EachEvent(ctx, wanted, func(part []*Event) error {
 		for _, e := range part {
 			events = append(events, e)
 			out.taken += slices.Index(wanted[out.taken:], e.ID) + 1
-			if out.end = e.Pos; s.backward {
-				out.end--
-			}
+			out.goOn(e)
 			if size += e.text(); size >= r.PageBytes {
 				return errMuch
 			}
@@ -132,11 +130,15 @@ func (r *Rooms) getThreads(q *web.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	chunk, err := r.render(ctx, readerOf(q), v.standing, f)
+	whole := len(f.events)
+	chunk, err := r.render(ctx, readerOf(q), v.standing, &f)
 	if err != nil {
 		return nil, err
 	}
 	reply := map[string]any{"chunk": chunk}
+	if n := len(f.events); n < whole { // it was cut
+		f.taken = slices.Index(ids, f.events[n-1].ID) + 1
+	}
 	switch {
 	case f.more && f.taken > 0:
 		reply["next_batch"] = PositionToken(ends[f.taken-1] - 1) // threads are in the order of their newest events

@@ -74,7 +74,7 @@ func (r *Rooms) getMessages(q *web.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	chunk, err := r.render(ctx, readerOf(q), v.standing, f)
+	chunk, err := r.render(ctx, readerOf(q), v.standing, &f)
 	if err != nil {
 		return nil, err
 	}
@@ -210,25 +210,44 @@ func (r *Rooms) around(ctx context.Context, who Reader, v view, e *Event, sight 
 	if err != nil {
 		return nil, err
 	}
-	all := found{events: append([]*Event{e}, before.events...), sights: append([]Sight{sight}, before.sights...)}
-	all.events, all.sights = append(all.events, after.events...), append(all.sights, after.sights...)
-	list, err := r.render(ctx, who, v.standing, all)
+	// One before, one after, and so on: where there is no room for all of them the nearest are given.
+	size := 1 + len(before.events) + len(after.events)
+	all := found{events: append(make([]*Event, 0, size), e), sights: append(make([]Sight, 0, size), sight)}
+	for i := range max(len(before.events), len(after.events)) {
+		for _, side := range [...]*found{&before, &after} {
+			if i < len(side.events) {
+				all.events, all.sights = append(all.events, side.events[i]), append(all.sights, side.sights[i])
+			}
+		}
+	}
+	list, err := r.render(ctx, who, v.standing, &all)
 	if err != nil {
 		return nil, err
 	}
-	n := 1 + len(before.events)
+	texts := [...][]json.RawMessage{make([]json.RawMessage, 0, len(before.events)), make([]json.RawMessage, 0, len(after.events))}
+	next := 1
+	for i := range max(len(before.events), len(after.events)) {
+		for k, side := range [...]*found{&before, &after} {
+			if i < len(side.events) && next < len(list) {
+				texts[k] = append(texts[k], list[next])
+				next++
+			}
+		}
+	}
+	before.cut(len(texts[0]))
+	after.cut(len(texts[1]))
 	last, past := e, sight.Membership != event.MembershipJoin
 	if n := len(after.events); n > 0 {
 		last, past = after.events[n-1], after.sights[n-1].Membership != event.MembershipJoin
 	}
 	a := &Around{
-		Event: list[0], Before: list[1:n], After: list[n:], Start: PositionToken(before.end), End: PositionToken(after.end),
+		Event: list[0], Before: texts[0], After: texts[1], Start: PositionToken(before.end), End: PositionToken(after.end),
 		root: last.Root, who: v.audience(last.Root, past),
 	}
 	if !s.filter.LazyMembers {
 		return a, nil
 	}
-	if a.State, err = r.sendersAt(ctx, last.Root, all.events); err != nil {
+	if a.State, err = r.sendersAt(ctx, last.Root, []*Event{e}, before.events, after.events); err != nil {
 		return nil, err
 	}
 	a.State, err = r.HideState(ctx, a.who, a.State)

@@ -25,6 +25,28 @@ type found struct {
 	end    int64 // the place to go on from
 	more   bool  // there may be more
 	taken  int   // of the ids that were asked for
+
+	start    int64 // the place from which it was read
+	backward bool
+}
+
+// cut leaves so many of the events, where an answer has no room for more.
+func (f *found) cut(n int) {
+	if n == len(f.events) {
+		return
+	}
+	if f.events, f.sights, f.more = f.events[:n], f.sights[:n], true; n == 0 {
+		f.end = f.start
+	} else {
+		f.goOn(f.events[n-1])
+	}
+}
+
+// goOn sets where to go on behind an event.
+func (f *found) goOn(e *Event) {
+	if f.end = e.Pos; f.backward {
+		f.end--
+	}
 }
 
 const (
@@ -37,7 +59,7 @@ const (
 
 // read gives the visible events of a stretch that the filter lets through, without those of ignored users.
 func (r *Rooms) read(ctx context.Context, v view, s stretch) (found, error) {
-	out := found{end: s.from}
+	out := found{end: s.from, backward: s.backward}
 	if !s.filter.Room(v.head.RoomID) || s.limit == 0 {
 		return out, nil
 	}
@@ -47,7 +69,7 @@ func (r *Rooms) read(ctx context.Context, v view, s stretch) (found, error) {
 	}
 	p := Page{RoomID: v.head.RoomID, Backward: s.backward, Filter: s.filter}
 	out.end = min(s.from, v.upto)
-	s.from, s.to = out.end, min(s.to, v.upto)
+	s.from, s.to, out.start = out.end, min(s.to, v.upto), out.end
 	if !s.backward && s.to == 0 {
 		s.to = v.upto
 	}
@@ -80,10 +102,7 @@ func (r *Rooms) read(ctx context.Context, v view, s stretch) (found, error) {
 				out.more = true
 				return out, nil
 			}
-			out.end = e.Pos
-			if s.backward {
-				out.end--
-			}
+			out.goOn(e)
 			if sights[i].Visible && s.filter.Match(e) && (e.IsState() || !ignored[e.Sender]) {
 				out.events, out.sights = append(out.events, e), append(out.sights, sights[i])
 				size += e.text()
@@ -100,9 +119,13 @@ func (r *Rooms) read(ctx context.Context, v view, s stretch) (found, error) {
 	return out, nil
 }
 
-// render writes what was found.
-func (r *Rooms) render(ctx context.Context, who Reader, s standing, f found) ([]json.RawMessage, error) {
-	return r.Render(ctx, who.at(s), f.events, f.sights)
+// render writes what was found. Where a page has no room for all of it, with what is bundled, it cuts that.
+func (r *Rooms) render(ctx context.Context, who Reader, s standing, f *found) ([]json.RawMessage, error) {
+	list, err := r.Render(ctx, who.at(s), f.events, f.sights)
+	if err == nil {
+		f.cut(len(list))
+	}
+	return list, err
 }
 
 // sendersAt reads the memberships of the senders of events in a state, for clients that load members

@@ -3,6 +3,7 @@ package sync
 import (
 	"cmp"
 	"context"
+	"maps"
 	"slices"
 
 	"lyceum/matrix/event"
@@ -64,6 +65,15 @@ func (q *query) leftRoom(ctx context.Context, w *writer, roomID string, p *place
 	if give {
 		if len(sec.events) == 0 {
 			sec.prev--
+		}
+		own := timeline{all: []*rooms.Event{last}}
+		if _, err := q.fit(ctx, span{roomID: roomID}, &own, []int{0}, 1); err != nil {
+			return err
+		}
+		if sec.extras == nil {
+			sec.extras = own.extras
+		} else {
+			maps.Copy(sec.extras, own.extras)
 		}
 		sec.events = append(sec.events, last)
 		sec.sights = append(sec.sights, rooms.Sight{Visible: true, Membership: p.membership})

@@ -72,7 +72,7 @@ func (q *query) joinedAt(ctx context.Context, roomID string, p *place, pos int64
 // joinedRoom writes the section of a room that the user is in, unless it has no news.
 func (q *query) joinedRoom(ctx context.Context, w *writer, roomID string, p *place) error {
 	shard := q.s.Rooms.Stream().Shard(roomID)
-	ask := want{span: span{roomID: roomID, shard: shard, after: q.since[eventsAt+shard], upto: q.now[eventsAt+shard], limit: q.filter.timelineLimit()}, fresh: q.initial, people: true}
+	ask := want{span: span{roomID: roomID, shard: shard, after: q.since[eventsAt+shard], upto: q.now[eventsAt+shard], limit: q.filter.timelineLimit(), since: p.since()}, fresh: q.initial, people: true}
 	ask.see = q.initial
 	switch {
 	case q.anew:
@@ -339,16 +339,12 @@ func (q *query) stateEvents(ctx context.Context, ids map[state.Key]string) ([]*r
 
 func (q *query) writeSection(ctx context.Context, w *writer, sec section) error {
 	if len(sec.events) > 0 || sec.limited {
-		extras, err := q.extras(ctx, &sec.who, sec.events)
-		if err != nil {
-			return err
-		}
 		w.key("timeline")
 		w.open('{')
 		w.key("events")
 		w.open('[')
 		for i, e := range sec.events {
-			v := rooms.View{Membership: event.MembershipJoin, Extra: extras[e.ID]}
+			v := rooms.View{Membership: event.MembershipJoin, Extra: sec.extras[e.ID]}
 			if sec.sights != nil {
 				v.Membership, v.Erased, v.PrevHidden = sec.sights[i].Membership, sec.sights[i].Erased, sec.sights[i].PrevHidden
 			}
@@ -361,7 +357,7 @@ func (q *query) writeSection(ctx context.Context, w *writer, sec section) error 
 		w.key("prev_batch")
 		w.string(rooms.PositionToken(sec.prev))
 		w.close('}')
-		sec.events = nil // they are written, and the client may be waited for long
+		sec.events, sec.extras = nil, nil // they are written, and the client may be waited for long
 	}
 	if err := q.writeState(ctx, w, sec); err != nil {
 		return err
@@ -382,62 +378,6 @@ func (q *query) writeSection(ctx context.Context, w *writer, sec section) error 
 	return nil
 }
 
-// writeState writes "state", or "state_after", which is there also when it is empty.
-func (q *query) writeState(ctx context.Context, w *writer, sec section) error {
-	name := "state"
-	if q.stateAfter {
-		name = "state_after"
-	} else if len(sec.state)+len(sec.more) == 0 {
-		return nil
-	}
-	who := sec.who
-	who.Root, who.Past = sec.upto, len(sec.sights) > 0 && sec.sights[0].Membership != event.MembershipJoin
-	w.key(name)
-	w.b = append(w.b, `{"events":`...)
-	w.open('[')
-	if err := q.writeStateEvents(ctx, w, &who, sec.state); err != nil {
-		return err
-	}
-	err := q.s.Rooms.EachEvent(ctx, sec.more, func(events []*rooms.Event) error {
-		events = slices.DeleteFunc(events, func(e *rooms.Event) bool { return !q.filter.Room.State.event(e) })
-		if err := q.writeStateEvents(ctx, w, &who, events); err != nil {
-			return err
-		}
-		return q.grew(ctx, w)
-	})
-	if err != nil {
-		return err
-	}
-	w.close(']')
-	w.close('}')
-	return nil
-}
-
-func (q *query) writeStateEvents(ctx context.Context, w *writer, who *rooms.Audience, events []*rooms.Event) error {
-	events, err := q.s.Rooms.HideState(ctx, who, events)
-	if err != nil {
-		return err
-	}
-	var ask []*rooms.Event
-	for _, e := range events {
-		if e.RedactedBy != "" {
-			ask = append(ask, e)
-		}
-	}
-	var extras map[string][][]byte
-	if len(ask) > 0 {
-		var err error
-		if extras, err = q.s.Rooms.Extras(ctx, rooms.Reader{UserID: who.UserID, Since: who.Since}, ask); err != nil {
-			return err
-		}
-	}
-	for _, e := range events {
-		w.sep()
-		q.writeEvent(w, e, rooms.View{Membership: event.MembershipJoin, Extra: extras[e.ID]})
-	}
-	return nil
-}
-
 // writeEvent writes an event as the device gets it. Who shares nothing with others' texts gets an own one.
 func (q *query) writeEvent(w *writer, e *rooms.Event, v rooms.View) {
 	if e.Sender == q.user.id {
@@ -448,23 +388,6 @@ func (q *query) writeEvent(w *writer, e *rooms.Event, v rooms.View) {
 	if q.filter.EventFields != nil {
 		w.b = append(w.b[:at], pick(w.b[at:], q.filter.EventFields)...)
 	}
-}
-
-// extras gives aggregations and redactions of events. Events that came since this process listens and that
-// none refers to are known to have no aggregations; others are looked up.
-func (q *query) extras(ctx context.Context, who *rooms.Audience, events []*rooms.Event) (map[string][][]byte, error) {
-	var ask []*rooms.Event
-	q.s.mu.RLock()
-	for _, e := range events {
-		if _, has := q.s.related[e.ID]; has || e.Pos <= q.s.looked[e.Shard] || e.RedactedBy != "" {
-			ask = append(ask, e)
-		}
-	}
-	q.s.mu.RUnlock()
-	if len(ask) == 0 {
-		return nil, nil
-	}
-	return q.s.Rooms.Extras(ctx, rooms.Reader{UserID: who.UserID, Since: who.Since}, ask)
 }
 
 // writeCounts writes the unread counts of a room.

@@ -17,8 +17,9 @@ type span struct {
 	roomID      string
 	shard       int
 	after, upto int64
-	limit       int  // most events of the timeline
-	see         bool // the user may not see all of it
+	limit       int   // most events of the timeline
+	see         bool  // the user may not see all of it
+	since       int64 // as rooms.Reader has it
 }
 
 // timeline is the newest part of a span.
@@ -26,8 +27,9 @@ type timeline struct {
 	all     []*rooms.Event // of the span, as far as they were read, in order
 	events  []*rooms.Event // those of all that the client gets
 	sights  []rooms.Sight  // of events; nil when the user was a member at all of them
-	limited bool           // older ones of the span were left out
-	hidden  bool           // behind the first of events are state events that the client does not get
+	extras  map[string][][]byte
+	limited bool // older ones of the span were left out
+	hidden  bool // behind the first of events are state events that the client does not get
 	// later are the newest events of state keys that are behind the first of events and that the client does not get there.
 	later map[state.Key]string
 	// before is the state before the first of events, upto the state after the span.
@@ -70,6 +72,9 @@ func (q *query) readTimeline(ctx context.Context, sp span) (*timeline, error) {
 	q.left = max(0, q.left-size)
 	slices.Reverse(picked)
 	if picked, err = q.look(ctx, sp, t, picked); err != nil {
+		return nil, err
+	}
+	if picked, err = q.fit(ctx, sp, t, picked, room); err != nil {
 		return nil, err
 	}
 	if len(picked) == 0 {

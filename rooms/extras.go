@@ -1,0 +1,186 @@
+package rooms
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"slices"
+
+	"lyceum/matrix"
+)
+
+// Reader is who gets events.
+type Reader struct {
+	UserID, Device string // Device is that of Send
+	// Since is that of Audience for the room of the events; 0 also when it is not known.
+	Since int64
+
+	standing *standing // to that room; nil to be looked up
+}
+
+// at is the reader with what is known of how the user stands to the room of the events.
+func (who Reader) at(s standing) Reader {
+	who.Since, who.standing = s.since(), &s
+	return who
+}
+
+// Extras gives what unsigned has besides the event's own data, as View.Extra takes it, by event id: the
+// bundled aggregations and, for what was redacted, the redaction. Clients tell by it that an event is redacted, so
+// readers who may not see the redaction get it without what was written in it. The events are of one room. What is given has about
+// room bytes of each of both: fit is of how many events, from the first, it is all, which is one at least.
+func (r *Rooms) Extras(ctx context.Context, who Reader, events []*Event, room int) (out map[string][][]byte, fit int, err error) {
+	out = map[string][][]byte{}
+	if len(events) == 0 {
+		return out, 0, nil
+	}
+	bundles, fit, err := r.bundle(ctx, who.UserID, events, room)
+	if err != nil {
+		return nil, 0, err
+	}
+	for id, raw := range bundles {
+		out[id] = append(out[id], append([]byte(`"m.relations":`), raw...))
+	}
+	redactions, events, err := r.redactionsOf(ctx, events[:fit], room)
+	if err != nil || len(redactions) == 0 {
+		return out, len(events), err
+	}
+	hidden, err := r.hiddenRedactions(ctx, who, redactions)
+	if err != nil {
+		return nil, 0, err
+	}
+	for _, e := range events {
+		if by := redactions[e.RedactedBy]; by != nil {
+			if hidden[by.ID] {
+				by = by.withoutReason()
+			}
+			out[e.ID] = append(out[e.ID], by.AppendClient([]byte(`"redacted_because":`), View{RoomID: true}))
+		}
+	}
+	return out, len(events), nil
+}
+
+// redactionsOf reads the redactions of events, by their own ids, and gives as many of the events as there is room for.
+func (r *Rooms) redactionsOf(ctx context.Context, events []*Event, room int) (map[string]*Event, []*Event, error) {
+	var ids []string
+	for _, e := range events {
+		if e.RedactedBy != "" {
+			ids = append(ids, e.RedactedBy)
+		}
+	}
+	if len(ids) == 0 {
+		return nil, events, nil
+	}
+	out, size := make(map[string]*Event, len(ids)), 0
+	err := r.EachEvent(ctx, ids, func(part []*Event) error {
+		for _, by := range part {
+			out[by.ID] = by
+			if size += by.text(); size >= room {
+				events = events[:1+slices.IndexFunc(events, func(e *Event) bool { return e.RedactedBy == by.ID })]
+				return errMuch
+			}
+		}
+		return nil
+	})
+	if errors.Is(err, errMuch) {
+		err = nil
+	}
+	return out, events, err
+}
+
+// Within is how many of some events, from the first, may be given with their extras in so many bytes; the last of them may go
+// beyond.
+func Within(events []*Event, extras map[string][][]byte, room int) int {
+	for i, e := range events {
+		if room <= 0 && i > 0 {
+			return i
+		}
+		room -= e.text() + SizeOf(extras[e.ID])
+	}
+	return len(events)
+}
+
+// SizeOf is how many bytes the extras of an event have.
+func SizeOf(extras [][]byte) (size int) {
+	for _, x := range extras {
+		size += len(x)
+	}
+	return size
+}
+
+// hiddenRedactions gives those of some redactions, by id, that a reader may not see. Nothing is read for one who is a member
+// since before them.
+func (r *Rooms) hiddenRedactions(ctx context.Context, who Reader, redactions map[string]*Event) (map[string]bool, error) {
+	out := map[string]bool{}
+	horizons := map[string]horizon{} // by room: one
+	for id, e := range redactions {
+		if who.Since > 0 && e.Pos >= who.Since {
+			continue
+		}
+		z, known := horizons[e.RoomID]
+		if !known {
+			s, err := r.standingOf(ctx, who, e.RoomID)
+			if err != nil {
+				return nil, err
+			}
+			if z, err = r.horizonOf(ctx, s); err != nil {
+				return nil, err
+			}
+			horizons[e.RoomID] = z
+		}
+		out[id] = !z.holds(e.Pos)
+	}
+	return out, nil
+}
+
+// standingOf is how a reader stands to a room that there is.
+func (r *Rooms) standingOf(ctx context.Context, who Reader, roomID string) (standing, error) {
+	if who.standing != nil && who.standing.head.RoomID == roomID {
+		return *who.standing, nil
+	}
+	s, ok, err := r.standing(ctx, who.UserID, roomID)
+	if err == nil && !ok {
+		err = notMember()
+	}
+	return s, err
+}
+
+// withoutReason is a redaction without what was written in it.
+func (e *Event) withoutReason() *Event {
+	bare := *e.Event
+	bare.Content = append(matrix.AppendString([]byte(`{"redacts":`), e.Redacts), '}')
+	return &Event{Event: &bare, Shard: e.Shard, Pos: e.Pos}
+}
+
+// Render writes events of a room as a client gets them everywhere but in /sync: with room_id and all of unsigned.
+// sights come from See; nil leaves the membership out. Those behind Deps.PageBytes of events and of what comes with them are
+// left out; the first is always given.
+func (r *Rooms) Render(ctx context.Context, who Reader, events []*Event, sights []Sight) ([]json.RawMessage, error) {
+	extras, fit, err := r.Extras(ctx, who, events, r.PageBytes)
+	if err != nil {
+		return nil, err
+	}
+	if events = events[:fit]; len(extras) > 0 {
+		events = events[:Within(events, extras, r.PageBytes)]
+	}
+	out := make([]json.RawMessage, len(events))
+	for i, e := range events {
+		v := View{Device: who.Device, RoomID: true, Extra: extras[e.ID]}
+		if sights != nil {
+			v.Membership, v.Erased, v.PrevHidden = sights[i].Membership, sights[i].Erased, sights[i].PrevHidden
+		}
+		if e.Sender != who.UserID {
+			v.Device = ""
+		}
+		out[i] = e.AppendClient(nil, v)
+	}
+	return out, nil
+}
+
+// renderState writes state events without what needs the database.
+func renderState(events []*Event) []json.RawMessage {
+	out := make([]json.RawMessage, len(events))
+	for i, e := range events {
+		out[i] = e.AppendClient(nil, View{RoomID: true})
+	}
+	return out
+}
