@@ -11,7 +11,8 @@
 //
 // Pushers: for each shard of the events stream one process of the role holds the lease push/NN, whose position
 // tells up to where notifications were sent or stored (worker.go). A process that dies loses none. Gateways that
-// are slow hold up nobody else (places.go). What is not sent at once is sent from the outbox (outbox.go). A gateway that
+// are slow hold up nobody else (places.go), and neither do slow pushers at a gateway that is prompt for others
+// (tally.go). What is not sent at once is sent from the outbox (outbox.go). A gateway that
 // can not be connected to, and a pusher whose notifications it answers with an error or not at all, are left alone for
 // pauses that grow to 5 minutes (doubts.go): then one send tries it, and nothing is read for the others.
 //

@@ -12,6 +12,7 @@ import (
 // What fails is left alone for growing pauses, in which nothing is sent to it or prepared for it, and after which one send tries it.
 // A gateway that can not be connected to is left alone as a whole: a connection is the same whoever sends. How it answers, with an error
 // or never, may be the doing of one user, as many gateways ask another server for each pusher: so only that pusher is left alone.
+// For the same reason only the pusher and its user are in doubt when it is slow, unless it is so for most users (tally.go).
 
 const (
 	longestPause = 5 * time.Minute       // in which something is left alone, and between two tries of a row of the outbox
@@ -22,12 +23,11 @@ const (
 	loggedAgain  = 24 * time.Hour
 	loggedMost   = 10 // lines at once; then one a minute
 	loggedEach   = time.Minute
-	pushersMost  = 10_000 // pushers that are left alone and remembered
-	pauseJitter  = 4      // a pause is shorter by up to this part of it
-	putOffJitter = 8      // and what waits does so for longer by up to this part
+	pauseJitter  = 4 // a pause is shorter by up to this part of it
+	putOffJitter = 8 // and what waits does so for longer by up to this part
 )
 
-// doubt is about a gateway, a user or a pusher.
+// doubt is about a gateway, a user, a user at a gateway, or a pusher.
 type doubt struct {
 	from   time.Time // it was slow or failed, and not well since
 	until  time.Time // it was so lately
@@ -44,6 +44,9 @@ type doubt struct {
 func (d *doubt) isOver(now time.Time) bool {
 	return now.After(d.until) && (d.fails == 0 || now.After(d.last.Add(2*longestPause)))
 }
+
+// holds tells that it was slow or failed lately, or failed and was not tried since.
+func (d *doubt) holds(now time.Time) bool { return d != nil && (d.fails > 0 || now.Before(d.until)) }
 
 // isAlone tells that nothing is to be sent.
 func (d *doubt) isAlone(now time.Time) bool {
@@ -120,8 +123,8 @@ func (s *places) judge(p *place, o outcome, inTime bool, now time.Time) (list []
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if o == unreached || o == forbidden {
-		s.suspect(p, now)
-		d, least := s.doubts[p.gateway], 0
+		inDoubt(s.doubts, p.user, now) // before the next, which may take its room
+		d, least := s.doubtGateway(p, now), 0
 		if o == forbidden {
 			least = longestAfter
 		}
@@ -129,49 +132,84 @@ func (s *places) judge(p *place, o outcome, inTime bool, now time.Time) (list []
 		return s.report(d, news{}, now)
 	}
 	list = s.connected(s.doubts[p.gateway], news{back: true}, now)
+	d := s.pushers[p.pusher]
 	switch {
 	case o == silent, !inTime:
 		s.suspect(p, now)
+		d = s.pushers[p.pusher]
 	case o == took:
-		delete(s.doubts, p.user)
-		fallthrough
+		s.took(p)
 	default:
 		s.well(p)
 	}
-	d := s.pushers[p.pusher]
 	if o == took {
-		delete(s.pushers, p.pusher)
 		return append(list, s.connected(d, news{pusher: true, back: true}, now)...)
 	}
 	if d == nil {
-		d = remember(s.pushers, p.pusher, pushersMost, now)
+		d = remember(s.pushers, p.pusher, doubtsMost, now)
 	}
 	d.fail(p.began, now, 0)
 	return append(list, s.report(d, news{pusher: true}, now)...)
 }
 
-// suspect puts a gateway and a user in doubt; the caller holds mu.
+// suspect notes that a send was slow: its pusher and its user are in doubt, and the gateway when it is slow for most users. The caller
+// holds mu.
 func (s *places) suspect(p *place, now time.Time) {
-	delete(s.known, p.gateway)
-	for _, name := range []string{p.user, p.gateway} { // in this order, as the second may take the room of the first
-		d := remember(s.doubts, name, doubtsMost, now)
-		if !now.Before(d.until) {
-			d.from = now
-		}
-		d.until = now.Add(doubtFor)
+	t, gateway := s.known[p.gateway], s.doubts[p.gateway]
+	first := !s.pushers[p.pusher].holds(now)
+	if t != nil && first {
+		t.count(verdict{s.hash(p.user), true})
 	}
+	delete(s.prompted, s.hash(p.pusher))
+	inDoubt(s.pushers, p.pusher, now)
+	inDoubt(s.doubts, p.user, now)
+	inDoubt(s.doubts, p.atGateway(), now)
+	if t.isSlow() && (t == nil || first || gateway.holds(now)) { // last, as the others may take its room
+		s.doubtGateway(p, now)
+	}
+}
+
+// doubtGateway puts a gateway in doubt; the caller holds mu.
+func (s *places) doubtGateway(p *place, now time.Time) *doubt {
+	if t := s.known[p.gateway]; t != nil {
+		t.well = false
+	}
+	return inDoubt(s.doubts, p.gateway, now)
+}
+
+// inDoubt puts what has a name in doubt for some time.
+func inDoubt(of map[string]*doubt, name string, now time.Time) *doubt {
+	d := remember(of, name, doubtsMost, now)
+	if !now.Before(d.until) {
+		d.from = now
+	}
+	d.until = now.Add(doubtFor)
+	return d
 }
 
 // well notes that a gateway answered promptly; the caller holds mu.
 func (s *places) well(p *place) {
 	delete(s.doubts, p.gateway)
-	if !s.known[p.gateway] && len(s.known) >= gatewaysMost {
-		for name := range s.known { // any one
-			delete(s.known, name)
-			break
-		}
+	t := s.known[p.gateway]
+	if t == nil {
+		makeRoom(s.known, gatewaysMost)
+		t = &tally{}
+		s.known[p.gateway] = t
 	}
-	s.known[p.gateway] = true
+	t.well = true
+	t.count(verdict{s.hash(p.user), false})
+}
+
+// took notes that a gateway took a send promptly; the caller holds mu. That a pusher is so which was in doubt tells that the gateway is
+// no longer slow for its user.
+func (s *places) took(p *place) {
+	s.well(p)
+	if s.pushers[p.pusher] != nil {
+		delete(s.pushers, p.pusher)
+		delete(s.doubts, p.atGateway())
+	}
+	delete(s.doubts, p.user)
+	s.setPrompt(p)
 }
 
 // connected ends that something is left alone; the caller holds mu.

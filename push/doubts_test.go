@@ -224,14 +224,14 @@ func TestWhatADeadGatewayCosts(t *testing.T) {
 func TestPushersLeftAloneAreBounded(t *testing.T) {
 	s, now := newPlaces(), time.Now()
 	lines := 0
-	for i := range 2 * pushersMost {
+	for i := range 2 * doubtsMost {
 		for range 3 {
 			p := &sendTo(fmt.Sprint("user", i), fmt.Sprint("host", i), "e").place
 			p.began = now
 			lines += len(s.judge(p, refused, true, now)) + len(s.judge(p, unreached, true, now))
 		}
 	}
-	if len(s.pushers) > pushersMost || len(s.doubts) > doubtsMost || lines > loggedMost {
+	if len(s.pushers) > doubtsMost || len(s.doubts) > doubtsMost || lines > loggedMost {
 		t.Errorf("found %d pushers, %d doubts and %d lines", len(s.pushers), len(s.doubts), lines)
 	}
 	now = now.Add(loggedEach)

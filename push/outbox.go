@@ -116,7 +116,7 @@ func (p *Push) pauseOf(d *delivery, now time.Time) (pause time.Duration, taken b
 		return underWay, true
 	case errors.Is(err, errUnderWay):
 		return underWay, false
-	case errors.Is(err, errAlone), d.place.trust == doubted, d.place.trust == unknown:
+	case errors.Is(err, errAlone), d.place.trust >= doubtedGateway, d.place.trust == unknown:
 		return p.places.putOff(&d.place, now), false
 	}
 	return shortPause, false

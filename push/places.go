@@ -2,6 +2,7 @@ package push
 
 import (
 	"errors"
+	"hash/maphash"
 	"math/rand/v2"
 	"net/url"
 	"strings"
@@ -18,22 +19,26 @@ type trust int
 const (
 	trusted   trust = iota // the gateway took a send promptly, and since then it was neither slow nor failed
 	unknown                // no send to the gateway was judged yet, or long ago
-	suspected              // the gateway is trusted, but another one of the user was slow or failed lately
-	doubted                // the gateway was slow or failed lately, or the pusher failed: it is sent to from the outbox only
+	suspected              // both are trusted, but something else of the user was slow or failed lately
+
+	// These are sent from the outbox only.
+
+	doubtedGateway // it was slow in general, or not reached, lately
+	doubtedPusher  // it was slow lately or failed, or it is not known and another one of the user at the gateway was slow
 )
 
 // share is how many sends of one trust may be under way in a process: in all, to one gateway, for one user.
 type share struct{ all, gateway, user int }
 
-var shares = [...]share{trusted: {256, 96, 16}, unknown: {64, 16, 4}, suspected: {64, 16, 4}, doubted: {64, 16, 4}}
+var shares = [...]share{trusted: {256, 96, 16}, unknown: {64, 16, 4}, suspected: {64, 16, 4}, doubtedGateway: {64, 16, 4}, doubtedPusher: {64, 32, 2}}
 
 const (
 	promptly     = 500 * time.Millisecond // how long a gateway may take, and a batch waits for its sends
 	doubtFor     = 30 * time.Second
-	slowMost     = 256    // sends that turned out to be slow and count as doubted from then on
-	slowUser     = 16     // of them for one user
-	doubtsMost   = 10_000 // gateways and users in doubt that are remembered
-	gatewaysMost = 10_000 // gateways remembered that took a send promptly
+	slowMost     = 256    // sends that turned out to be slow and count as those of doubted pushers from then on
+	slowUser     = 16     // of them for one user, with those that may become so
+	doubtsMost   = 10_000 // gateways and users in doubt that are remembered, and as many pushers
+	gatewaysMost = 10_000 // gateways remembered that took a send promptly once
 	sweepAtOnce  = 16     // doubts that are looked at when there are too many
 )
 
@@ -48,7 +53,7 @@ func (n notification) key() sendKey {
 type place struct {
 	key           sendKey
 	gateway, user string // as they are counted and doubted
-	pusher        string // as it is left alone
+	pusher        string // as it is doubted and left alone
 	trust         trust  // under mu while the send is under way
 	full          string // of what take found no place: the gateway or the user
 	began         time.Time
@@ -65,18 +70,23 @@ func placeOf(k sendKey, address string) place {
 	return place{key: k, gateway: ofGateway + gateway, user: ofUser + k.user, pusher: strings.Join([]string{k.user, k.app, k.pushkey}, "\x00")}
 }
 
+// atGateway names a user at a gateway.
+func (p *place) atGateway() string { return p.user + " " + p.gateway }
+
 // places are those that sends of this process have.
 type places struct {
-	mu      sync.Mutex
-	under   map[sendKey]*delivery // under way
-	count   map[counted]int
-	doubts  map[string]*doubt // by gateway and by user
-	pushers map[string]*doubt // of those that are left alone
-	known   map[string]bool   // gateways that took a send promptly
-	lines   lines
-	freed   chan struct{} // closed when a place may be free
-	running sync.WaitGroup
-	closed  bool // the process ends: there are no places any more
+	mu       sync.Mutex
+	under    map[sendKey]*delivery // under way
+	count    map[counted]int
+	doubts   map[string]*doubt // by gateway, by user, and by user at a gateway
+	pushers  map[string]*doubt
+	known    map[string]*tally // gateways that took a send promptly once
+	seed     maphash.Seed
+	prompted map[uint64]bool // hashes of pushers whose last send was prompt
+	lines    lines
+	freed    chan struct{} // closed when a place may be free
+	running  sync.WaitGroup
+	closed   bool // the process ends: there are no places any more
 }
 
 // counted is what has a number of places: a gateway or a user in one trust, or with no name all of one trust.
@@ -86,19 +96,21 @@ type counted struct {
 }
 
 func (s *places) init() {
-	s.under, s.count, s.doubts, s.pushers, s.known = map[sendKey]*delivery{}, map[counted]int{}, map[string]*doubt{}, map[string]*doubt{}, map[string]bool{}
+	s.under, s.count, s.doubts, s.pushers, s.known = map[sendKey]*delivery{}, map[counted]int{}, map[string]*doubt{}, map[string]*doubt{}, map[string]*tally{}
+	s.seed, s.prompted = maphash.MakeSeed(), map[uint64]bool{}
 	s.freed = make(chan struct{})
 }
 
 // trustOf tells what is expected of a send; the caller holds mu.
 func (s *places) trustOf(p *place, now time.Time) trust {
-	gateway, user, pusher := s.doubts[p.gateway], s.doubts[p.user], s.pushers[p.pusher]
 	switch {
-	case gateway != nil && (gateway.fails > 0 || now.Before(gateway.until)), pusher != nil && pusher.fails > 0:
-		return doubted
-	case !s.known[p.gateway]:
+	case s.pushers[p.pusher].holds(now), s.doubts[p.atGateway()].holds(now) && !s.wasPrompt(p):
+		return doubtedPusher
+	case s.doubts[p.gateway].holds(now):
+		return doubtedGateway
+	case !s.isWell(p.gateway):
 		return unknown
-	case user != nil && now.Before(user.until):
+	case s.doubts[p.user].holds(now):
 		return suspected
 	}
 	return trusted
@@ -113,11 +125,11 @@ func (s *places) slow(p *place, now time.Time) {
 	if d == nil || p != &d.place { // it ended just now
 		return
 	}
-	if p.trust == doubted || s.count[counted{doubted, ""}] >= slowMost || s.count[counted{doubted, p.user}] >= slowUser {
+	if p.trust >= doubtedGateway || s.count[counted{doubtedPusher, ""}] >= slowMost || s.count[counted{doubtedPusher, p.user}] >= slowUser {
 		return
 	}
 	s.add(p, -1)
-	p.trust = doubted
+	p.trust = doubtedPusher
 	s.add(p, 1)
 	s.wake()
 }
@@ -133,8 +145,7 @@ func (s *places) failed(p *place, now time.Time) {
 func (s *places) prompt(p *place) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.well(p)
-	delete(s.doubts, p.user)
+	s.took(p)
 }
 
 // putOff gives how long a row of the outbox waits that is not sent now: few rows wait shortly, and many not so often that they are all
@@ -147,6 +158,8 @@ func (s *places) putOff(p *place, now time.Time) time.Duration {
 	alone := pusher.isAlone(now)
 	if alone {
 		pause = max(pause, pusher.putOff(now))
+	} else if at := s.doubts[p.atGateway()]; at != nil && s.trustOf(p, now) == doubtedPusher {
+		pause = max(pause, at.putOff(now))
 	}
 	if gateway != nil && (!alone || gateway.isAlone(now)) { // rows that wait for their pushers are in the way of no others
 		pause = max(pause, gateway.putOff(now))
@@ -177,7 +190,7 @@ func (s *places) aloneFor(p *place, now time.Time) (rest time.Duration) {
 var (
 	errNoPlace  = errors.New("there is no place for this notification now")
 	errAlone    = errors.New("the push gateway failed, or does so for this pusher, and is left alone")
-	errDoubted  = errors.New("the push gateway was slow or failed lately")
+	errDoubted  = errors.New("the push gateway was slow or failed lately, or did so for this user")
 	errUnderWay = errors.New("this notification is under way")
 	errClosed   = errors.New("the process ends")
 )
@@ -188,7 +201,9 @@ func (s *places) take(d *delivery, now time.Time) (other *delivery, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	p := &d.place
-	p.trust = s.trustOf(p, now)
+	if p.trust = s.trustOf(p, now); s.isSlowFor(p) {
+		p.trust = doubtedPusher
+	}
 	if other := s.under[p.key]; other != nil {
 		return other, errUnderWay
 	}
@@ -199,7 +214,7 @@ func (s *places) take(d *delivery, now time.Time) (other *delivery, err error) {
 		return nil, errClosed
 	case gateway.isAlone(now), pusher.isAlone(now):
 		return nil, errAlone
-	case p.trust == doubted && !d.again:
+	case p.trust >= doubtedGateway && !d.again:
 		return nil, errDoubted
 	case s.count[counted{p.trust, ""}] >= most.all, s.count[counted{p.trust, p.gateway}] >= most.gateway:
 		p.full = p.gateway
@@ -218,6 +233,13 @@ func (s *places) take(d *delivery, now time.Time) (other *delivery, err error) {
 	s.under[p.key] = d
 	s.add(p, 1)
 	return nil, nil
+}
+
+// isSlowFor tells that a user has many slow sends under way: if one more turned out to be slow, it would keep its place from others. The
+// caller holds mu.
+func (s *places) isSlowFor(p *place) bool {
+	slow := s.count[counted{doubtedPusher, p.user}]
+	return p.trust < doubtedGateway && slow > 0 && slow+s.count[counted{p.trust, p.user}] >= slowUser
 }
 
 // add counts a send in its trust; the caller holds mu.

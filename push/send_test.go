@@ -202,7 +202,7 @@ func TestASlowCountSaysNothingOfTheGateway(t *testing.T) {
 		roletest.Until(t, "the gateway is in doubt", func() bool {
 			n.places.mu.Lock()
 			defer n.places.mu.Unlock()
-			return n.places.trustOf(at, n.Now()) == doubted
+			return n.places.trustOf(at, n.Now()) == doubtedGateway
 		})
 	})
 }

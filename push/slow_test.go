@@ -1,0 +1,218 @@
+package push
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/tidwall/gjson"
+
+	"lyceum/platform/role/roletest"
+)
+
+// holdFor makes a gateway keep the answers for the pushers of some users until the test ends; those of others come at once. It counts the
+// requests that it holds.
+func (g *pushGateway) holdFor(t *testing.T, users ...string) *atomic.Int64 {
+	answer, end, held := g.Config.Handler, make(chan struct{}), new(atomic.Int64)
+	t.Cleanup(func() { close(end) })
+	g.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body) // then it is seen that the client goes
+		r.Body = io.NopCloser(bytes.NewReader(body))
+		key := gjson.GetBytes(body, "notification.devices.0.pushkey").String()
+		for _, user := range users {
+			if strings.HasPrefix(key, user) {
+				held.Add(1)
+				select {
+				case <-end:
+				case <-r.Context().Done():
+				}
+				return
+			}
+		}
+		answer.ServeHTTP(w, r)
+	})
+	return held
+}
+
+// TestSlowPushersHoldUpNobodyAtTheirGateway: those whom it answers promptly are told of each event of a flood, none of which is left to
+// the outbox, while the pushers of another user are never answered.
+func TestSlowPushersHoldUpNobodyAtTheirGateway(t *testing.T) {
+	harness.Run(t, func(t *testing.T, n *node) {
+		g := newPushGateway(t)
+		room := n.Room(t, "alice", "bob", "carol")
+		n.pushers(t, "bob", g, 3)
+		first := n.Say(t, "alice", room, "the gateway is known")
+		roletest.Until(t, "bob is told", func() bool { _, times := g.find(first); return times == 3 })
+		n.worked(t)
+		held := g.holdFor(t, "carol")
+		n.pushers(t, "carol", g, 5)
+		for i := range 20 {
+			event := n.Say(t, "alice", room, fmt.Sprint("flood ", i))
+			n.worked(t)
+			if _, times := g.find(event); times != 3 {
+				t.Errorf("event %d: bob was told %d times when the batch was done", i, times)
+			}
+		}
+		if held.Load() == 0 {
+			t.Error("nothing was sent to the slow pushers")
+		}
+	})
+}
+
+// atShared is a send for a pusher of a user to a gateway that many share.
+func atShared(user, pushkey, event string) *delivery {
+	return &delivery{place: placeOf(sendKey{user, "a", pushkey, event}, "https://shared/_matrix/push/v1/notify"), done: make(chan struct{})}
+}
+
+// sendSlowly takes places for sends, all of which turn out to be slow; it tells how many there were.
+func (s *places) sendSlowly(now time.Time, list ...*delivery) (sent []*delivery) {
+	for _, d := range list {
+		if _, err := s.take(d, now); err == nil {
+			sent = append(sent, d)
+		}
+	}
+	for _, d := range sent {
+		s.slow(&d.place, now.Add(promptly))
+	}
+	return sent
+}
+
+// promptFor sends promptly for many users, and fails when one has no place.
+func (s *places) promptFor(t *testing.T, users int, now time.Time) {
+	t.Helper()
+	for i := range users {
+		d := atShared(fmt.Sprint("user", i), "k", "prompt")
+		if _, err := s.take(d, now); err != nil {
+			t.Fatalf("user %d: %v", i, err)
+		}
+		s.judge(&d.place, took, true, now)
+		s.giveBack(&d.place)
+	}
+}
+
+// TestHostilePushersDoNotOutweighPromptOnes: three users with five pushers each that are never answered, for hours, also in a time in
+// which nobody else is told of anything.
+func TestHostilePushersDoNotOutweighPromptOnes(t *testing.T) {
+	s, now := newPlaces(), time.Now()
+	s.promptFor(t, 2, now)
+	for round := range 100 {
+		var list []*delivery
+		for i := range 15 {
+			d := atShared(fmt.Sprint("hostile", i%3), fmt.Sprint(i), fmt.Sprint(round))
+			d.again = true
+			list = append(list, d)
+		}
+		sent := s.sendSlowly(now, list...)
+		s.promptFor(t, 2, now.Add(promptly))
+		now = now.Add(sendWithin)
+		for _, d := range sent {
+			s.judge(&d.place, silent, false, now)
+			s.giveBack(&d.place)
+		}
+		now = now.Add(time.Minute)
+	}
+}
+
+// TestNewPushersOfAHostileUserTakeFewPlaces: each is unknown, and slow; their user is not.
+func TestNewPushersOfAHostileUserTakeFewPlaces(t *testing.T) {
+	s, now := newPlaces(), time.Now()
+	s.promptFor(t, 20, now)
+	began, all := 0, 0
+	for round := range 60 { // half a second each
+		var list []*delivery
+		for user := range 6 {
+			for i := range 10 {
+				list = append(list, atShared(fmt.Sprint("hostile", user), fmt.Sprint(round, i), "e"))
+			}
+		}
+		sent := s.sendSlowly(now, list...)
+		if all += len(sent); round == 0 {
+			began = all
+		}
+		s.promptFor(t, 20, now.Add(promptly))
+		now = now.Add(promptly)
+	}
+	if all > began || began > 6*slowUser {
+		t.Errorf("expected that only the first are sent at once, found %d, and %d later", began, all-began)
+	}
+	later := atShared("hostile0", "new", "e")
+	if later.again = true; len(s.sendSlowly(now, later)) != 0 {
+		t.Error("the outbox sends more for a user with many slow sends")
+	}
+}
+
+// TestAnotherPusherOfTheUserIsPrompt at the same gateway: it needs no place of those in doubt.
+func TestAnotherPusherOfTheUserIsPrompt(t *testing.T) {
+	s, now := newPlaces(), time.Now()
+	good := atShared("bob", "good", "a")
+	s.try(good, took, now)
+	s.promptFor(t, 40, now)
+	s.sendSlowly(now, atShared("bob", "bad", "a"))
+	for i := range 12 {
+		s.sendSlowly(now, atShared(fmt.Sprint("hostile", i), "k", "e"))
+	}
+	if _, err := s.take(atShared("bob", "good", "b"), now.Add(promptly)); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestAGatewayThatBecomesSlowForAllIsInDoubt with what is under way: the sends of a moment. It is no longer when it is prompt again, and
+// then most are sent at once, while those who were slow come after.
+func TestAGatewayThatBecomesSlowForAllIsInDoubt(t *testing.T) {
+	for _, users := range []int{1, 2, 5, 40, 1000} {
+		s, now := newPlaces(), time.Now()
+		s.promptFor(t, users, now)
+		var list []*delivery
+		for i := range users {
+			list = append(list, atShared(fmt.Sprint("user", i), "k", "slow"))
+		}
+		sent := s.sendSlowly(now, list...)
+		fresh := atShared("fresh", "k", "e")
+		if _, err := s.take(fresh, now.Add(promptly)); err == nil {
+			t.Errorf("%d users: it is sent to at once", users)
+		}
+		now = now.Add(sendWithin)
+		for _, d := range sent {
+			s.judge(&d.place, took, false, now)
+			s.giveBack(&d.place)
+		}
+		if !s.try(fresh, took, now) {
+			t.Fatalf("%d users: a pusher that was not slow has no place", users)
+		}
+		if _, err := s.take(atShared("another", "k", "e"), now); err != nil {
+			t.Errorf("%d users: it is prompt again: %v", users, err)
+		}
+		for _, d := range sent { // their places are few, so one comes after the other
+			if again := atShared(strings.TrimPrefix(d.place.user, ofUser), "k", "again"); !s.try(again, took, now) {
+				t.Fatalf("%d users: a pusher that was slow is not tried", users)
+			}
+		}
+		s.promptFor(t, users, now)
+	}
+}
+
+// TestOneSlowUserPutsNoGatewayInDoubt, how ever often and with whatever pushers, while another one is prompt.
+func TestOneSlowUserPutsNoGatewayInDoubt(t *testing.T) {
+	s, now := newPlaces(), time.Now()
+	s.promptFor(t, 1, now)
+	for i := range 1000 {
+		s.failed(&atShared("hostile", fmt.Sprint(i), "e").place, now)
+	}
+	s.promptFor(t, 1, now)
+}
+
+// TestPromptPushersAreBounded that are remembered.
+func TestPromptPushersAreBounded(t *testing.T) {
+	s := newPlaces()
+	for i := range promptMost + 10 {
+		s.prompt(&atShared("bob", fmt.Sprint(i), "e").place)
+	}
+	if len(s.prompted) > promptMost {
+		t.Errorf("found %d", len(s.prompted))
+	}
+}
