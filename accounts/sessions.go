@@ -137,7 +137,7 @@ func (a *Accounts) authenticate(ctx context.Context, token string) (*session, er
 // byToken is for the reading of a session: whoever has a token does not wait behind all those who come from the same address, and are
 // not known either.
 func byToken(ctx context.Context, hash tokenHash) context.Context {
-	return caller.NewWork(ctx, caller.ID{User: string(hash[:])})
+	return caller.NewWork(ctx, caller.ID{For: string(hash[:])})
 }
 
 func (s *session) over(now int64) bool { return s.expires != 0 && s.expires <= now }

@@ -13,6 +13,24 @@ import (
 	"lyceum/matrix/event"
 )
 
+// account makes an account for a user.
+func (h *house) account(name string) (userID string) {
+	h.t.Helper()
+	userID, err := h.Accounts.CreateUser(h.t.Context(), accounts.NewUser{Name: name})
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	return userID
+}
+
+// rename changes a user's name, without what spreads it.
+func (h *house) rename(userID, name string) {
+	h.t.Helper()
+	if err := h.Accounts.SetProfile(h.t.Context(), userID, "displayname", encoded(name)); err != nil {
+		h.t.Fatal(err)
+	}
+}
+
 // renew is what the job does that renews what was made of old profiles.
 func (h *house) renew() {
 	h.t.Helper()
@@ -28,10 +46,7 @@ func (h *house) renew() {
 // TestAMembershipGetsTheProfileOfNow: one that is made of a profile which has changed is stored, and renewed.
 func TestAMembershipGetsTheProfileOfNow(t *testing.T) {
 	serve(t, func(t *testing.T, h *house) {
-		user, err := h.Accounts.CreateUser(t.Context(), accounts.NewUser{Name: "bob"})
-		if err != nil {
-			t.Fatal(err)
-		}
+		user := h.account("bob")
 		room := h.alice.create(obj{"preset": "public_chat"})
 		name := func() string {
 			return h.bob.Want(200, at("GET", room, "state/m.room.member/"+user), nil).Get("displayname").String()
@@ -43,11 +58,7 @@ func TestAMembershipGetsTheProfileOfNow(t *testing.T) {
 			}
 			return req
 		}
-		rename := func(name string) {
-			if err := h.Accounts.SetProfile(t.Context(), user, "displayname", encoded(name)); err != nil {
-				t.Fatal(err)
-			}
-		}
+		rename := func(name string) { h.rename(user, name) }
 		rows := func(want int) {
 			t.Helper()
 			var n int
@@ -115,19 +126,14 @@ func TestAMembershipGetsTheProfileOfNow(t *testing.T) {
 // TestWhoRenamesHimselfHoldsUpNobody: nothing that others have on their way to the same room begins anew.
 func TestWhoRenamesHimselfHoldsUpNobody(t *testing.T) {
 	serve(t, func(t *testing.T, h *house) {
-		user, err := h.Accounts.CreateUser(t.Context(), accounts.NewUser{Name: "bob"})
-		if err != nil {
-			t.Fatal(err)
-		}
+		user := h.account("bob")
 		room := h.alice.create(obj{"preset": "public_chat"})
 		for n := range 10 {
 			req, err := h.memberEvent(t.Context(), member{Sender: user, Target: user, Membership: event.MembershipJoin, Always: true})
 			if err != nil {
 				t.Fatal(err)
 			}
-			if err := h.Accounts.SetProfile(t.Context(), user, "displayname", encoded(fmt.Sprint("bob ", n))); err != nil {
-				t.Fatal(err)
-			}
+			h.rename(user, fmt.Sprint("bob ", n))
 			var all sync.WaitGroup
 			all.Go(func() {
 				if _, err := h.Send(t.Context(), room, req); err != nil {
@@ -152,10 +158,7 @@ func TestWhoRenamesHimselfHoldsUpNobody(t *testing.T) {
 // moment hear too.
 func TestProfilesComeToRoomsThatAreMadeMeanwhile(t *testing.T) {
 	serve(t, func(t *testing.T, h *house) {
-		user, err := h.Accounts.CreateUser(t.Context(), accounts.NewUser{Name: "bob"})
-		if err != nil {
-			t.Fatal(err)
-		}
+		user := h.account("bob")
 		open := h.alice.create(obj{"preset": "public_chat"})
 		for n := range 12 {
 			name := fmt.Sprint("name ", n)
@@ -228,9 +231,7 @@ func (h *house) meanwhile(fn func()) {
 // TestAProfileThatChangesAllTheTime keeps nobody from anything.
 func TestAProfileThatChangesAllTheTime(t *testing.T) {
 	serve(t, func(t *testing.T, h *house) {
-		if _, err := h.Accounts.CreateUser(t.Context(), accounts.NewUser{Name: "bob"}); err != nil {
-			t.Fatal(err)
-		}
+		h.account("bob")
 		open, own := h.alice.create(obj{"preset": "public_chat"}), h.bob.create(nil)
 		knocking := h.alice.create(obj{"initial_state": []obj{{"type": "m.room.join_rules", "content": obj{"join_rule": "knock"}}}})
 		n := 0

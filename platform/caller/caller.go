@@ -11,7 +11,7 @@ import (
 type ID struct {
 	User    string
 	Network netip.Prefix // where there is no user
-	For     string       // what is asked for, where there is no user: a network may be that of many
+	For     string       // what the work is for, where there is no user: a network may be that of many
 }
 
 // Work is the context of work for a caller, and of all that is made from it.
