@@ -68,6 +68,7 @@ func TestWhatIsBeingRedactedIsNotTakenIntoItsSuccessor(t *testing.T) {
 		}
 	})
 	roletest.Start(t, p)
+	t.Cleanup(gate.Open) // before the process stops, which waits for its commits
 	const alice = "@alice:example.org"
 	id, err := r.Create(ctx, alice, &Create{Preset: "public_chat"})
 	if err != nil {
@@ -93,15 +94,18 @@ func TestWhatIsBeingRedactedIsNotTakenIntoItsSuccessor(t *testing.T) {
 			results <- result{id, err}
 		}()
 	}
+	queued := func(typ string) func() bool {
+		return func() (last bool) {
+			r.owned.Peek(ctx, id, func(rm *room) {
+				last = rm.last != "" && rm.recent[rm.last] != nil && rm.recent[rm.last].Type == typ
+			})
+			return last
+		}
+	}
 	start(Send{Sender: alice, Type: event.TypeRedaction, Redacts: old})
-	roletest.Until(t, "the redaction is queued", func() bool { return len(gate.Held()) > 0 })
+	roletest.Until(t, "the redaction is queued", queued(event.TypeRedaction))
 	start(topic("fine"))
-	roletest.Until(t, "the new topic is queued behind it", func() (queued bool) {
-		r.owned.Peek(ctx, id, func(rm *room) {
-			queued = rm.last != "" && rm.recent[rm.last] != nil && rm.recent[rm.last].Type == "m.room.topic"
-		})
-		return queued
-	})
+	roletest.Until(t, "the new topic is queued behind it", queued("m.room.topic"))
 	gate.Open()
 	ids := map[string]bool{}
 	for range 2 {
