@@ -106,20 +106,39 @@ func matchType(pattern, typ string) bool {
 
 // decided tells that the database decides some of the filter.
 func (f *Filter) decided() bool {
-	where, _ := f.where(1)
+	where, _ := f.where(nil, related{})
 	return where != ""
 }
 
-// relatedBy begins a condition on an event e, on the relations to it.
-const relatedBy = "EXISTS (SELECT 1 FROM relations x WHERE x.target = e.event_id AND x.room_id = e.room_id"
+// byRelations tells that relations to an event decide whether the filter lets it through.
+func (f *Filter) byRelations() bool { return f.RelatedBySenders != nil || f.RelatedByRelTypes != nil }
 
-// where gives what of the filter the database can decide, as SQL about the table e whose placeholders
-// start at $next. Match decides all of it again but related_by_….
-func (f *Filter) where(next int) (sql string, args []any) {
+// The relations to an event e of which one decides, and how many are looked at.
+const (
+	selectRelated  = "SELECT x.pos, x.sender FROM relations x WHERE x.target = e.event_id AND x.room_id = e.room_id AND x."
+	relationsTried = 1000
+)
+
+// related says which relations to events a reader knows of. Others decide nothing.
+type related struct {
+	seen    horizon
+	ignored []string // senders
+}
+
+// where gives what of the filter the database can decide, as SQL about the table e, with the arguments before it and those that
+// it adds. Match decides all of it again but related_by_….
+func (f *Filter) where(args []any, known related) (string, []any) {
 	var parts []string
 	add := func(text string, arg any) {
-		parts = append(parts, strings.ReplaceAll(text, "?", fmt.Sprintf("$%d", next+len(args))))
 		args = append(args, arg)
+		parts = append(parts, strings.ReplaceAll(text, "?", fmt.Sprintf("$%d", len(args))))
+	}
+	by := func(column string, values []string) {
+		seen := ""
+		args = append(args, values, known.ignored)
+		text := fmt.Sprintf("EXISTS (SELECT 1 FROM ("+selectRelated+"%s = ANY($%d) LIMIT %d) x WHERE NOT (x.sender = ANY($%d))", column, len(args)-1, relationsTried, len(args))
+		seen, args = known.seen.where("x.pos", args)
+		parts = append(parts, text+seen+")")
 	}
 	plain := func(list []string) bool {
 		return !slices.ContainsFunc(list, func(s string) bool { return strings.Contains(s, "*") })
@@ -137,10 +156,10 @@ func (f *Filter) where(next int) (sql string, args []any) {
 		add("NOT (e.sender = ANY(?))", f.NotSenders)
 	}
 	if f.RelatedBySenders != nil {
-		add(relatedBy+" AND x.sender = ANY(?))", f.RelatedBySenders)
+		by("sender", f.RelatedBySenders)
 	}
 	if f.RelatedByRelTypes != nil {
-		add(relatedBy+" AND x.rel_type = ANY(?))", f.RelatedByRelTypes)
+		by("rel_type", f.RelatedByRelTypes)
 	}
 	return strings.Join(parts, " AND "), args
 }

@@ -3,6 +3,7 @@ package rooms
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"lyceum/matrix/event"
@@ -81,6 +82,46 @@ func TestAggregationsKeepToWhatTheReaderMaySee(t *testing.T) {
 		if thread.Get("count").Int() != 1 || thread.Get("latest_event.event_id").String() != before {
 			t.Errorf("one who left sees %s", thread)
 		}
+	})
+}
+
+// Filters by relations do not tell a reader of relations that are out of sight, or of those by whom the reader ignores.
+func TestFiltersKeepToRelationsInSight(t *testing.T) {
+	serve(t, func(t *testing.T, h *house) {
+		id := h.alice.create(obj{"preset": "public_chat", "initial_state": []obj{{"type": "m.room.history_visibility", "content": obj{"history_visibility": "joined"}}}})
+		h.bob.join(id)
+		react := func(target string) {
+			h.alice.send(id, "m.reaction", obj{"m.relates_to": obj{"rel_type": "m.annotation", "event_id": target, "key": "+"}})
+		}
+		before, meanwhile := h.alice.say(id, "before"), h.alice.say(id, "meanwhile")
+		react(before)
+		h.bob.leave(id)
+		react(meanwhile)
+		h.bob.join(id)
+		check := func(who *person, want ...string) {
+			t.Helper()
+			for _, filter := range []obj{{"related_by_senders": []string{h.alice.id}}, {"related_by_rel_types": []string{"m.annotation"}}} {
+				text := string(encoded(filter))
+				var got []string
+				page := who.Want(200, at("GET", id, "messages?dir=f&limit=100&filter="+esc(text)), nil)
+				for _, e := range page.Get("chunk").Array() {
+					got = append(got, e.Get("event_id").String())
+				}
+				around := who.Want(200, at("GET", id, "context/"+esc(before)+"?limit=100&filter="+esc(text)), nil)
+				for _, e := range around.Get("events_after").Array() {
+					got = append(got, e.Get("event_id").String())
+				}
+				if !slices.Equal(got, want) {
+					t.Errorf("%s gets %v by %s, expected %v", who.id, got, text, want)
+				}
+			}
+		}
+		check(h.alice, before, meanwhile, meanwhile)
+		check(h.bob, before)
+		if err := h.Accounts.PutAccountData(t.Context(), h.bob.id, "", "m.ignored_user_list", encoded(obj{"ignored_users": obj{h.alice.id: obj{}}})); err != nil {
+			t.Fatal(err)
+		}
+		check(h.bob)
 	})
 }
 

@@ -344,6 +344,7 @@ type Page struct {
 	Limit    int
 	// What of the events is wanted; all when nothing is said.
 	Filter   *Filter // as far as the database decides it: see Filter.Match
+	related  related // what is known to who asks, for Filter
 	Members  bool    // m.room.member state events only
 	Threaded bool    // events of threads only
 	Bytes    int     // it ends with the first event behind so many bytes of others; 0 for no such bound
@@ -374,8 +375,8 @@ func (r *Rooms) Timeline(ctx context.Context, p Page) ([]*Event, error) {
 	}
 	args := []any{p.RoomID, after, before, p.Limit}
 	if p.Filter != nil {
-		more, values := p.Filter.where(len(args) + 1)
-		if args = append(args, values...); more != "" {
+		var more string
+		if more, args = p.Filter.where(args, p.related); more != "" {
 			where += " AND " + more
 		}
 	}

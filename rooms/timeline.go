@@ -68,6 +68,12 @@ func (r *Rooms) read(ctx context.Context, v view, s stretch) (found, error) {
 		return out, err
 	}
 	p := Page{RoomID: v.head.RoomID, Backward: s.backward, Filter: s.filter}
+	if s.filter.byRelations() {
+		p.related.ignored = listOf(ignored)
+		if p.related.seen, err = r.horizonOf(ctx, v.standing); err != nil {
+			return out, err
+		}
+	}
 	out.end = min(s.from, v.upto)
 	s.from, s.to, out.start = out.end, min(s.to, v.upto), out.end
 	if !s.backward && s.to == 0 {
