@@ -40,6 +40,31 @@ func (c *UpConfig) Validate() error {
 	return nil
 }
 
+// Missing are the roles that no process has, or one of which it is served as well.
+func (c *UpConfig) Missing() []string {
+	has := map[string]bool{}
+	for group, n := range c.groups() {
+		for _, name := range strings.Split(group, "+") {
+			has[name] = has[name] || n > 0
+		}
+	}
+	var out []string
+	for _, r := range Roles {
+		if !has[r.Name] && !has[allRoles] && (r.Pool == "" || !has[r.Pool]) {
+			out = append(out, r.Name)
+		}
+	}
+	return out
+}
+
+// groups are the groups of roles and how many processes each has at the start.
+func (c *UpConfig) groups() map[string]int {
+	if len(c.Replicas) == 0 {
+		return DefaultReplicas()
+	}
+	return c.Replicas
+}
+
 // DefaultReplicas is a small fleet: two of every writer, so that any process may die.
 func DefaultReplicas() map[string]int {
 	return map[string]int{
@@ -159,8 +184,13 @@ func (c *Child) serving(r *childRun) bool {
 func (c *Child) Dir() string { return filepath.Join(c.up.Config.Server.Data, c.Name) }
 
 // Start starts engines that the configuration does not name, then all processes, and returns when each
-// serves. On an error it stops what it started.
+// serves. On an error it stops what it started. Roles that nobody has are an error where this machine starts the database, which no
+// process of another machine reaches.
 func (u *Up) Start(ctx context.Context) (err error) {
+	if missing := u.Config.Up.Missing(); len(missing) > 0 && u.Config.Database.URL.Reveal() == "" {
+		return fmt.Errorf("up.replicas: no process has %s: name each role, alone or joined by + with others, such as %s: 1, or leave up.replicas out",
+			strings.Join(missing, ", "), strings.Join(missing[:min(2, len(missing))], "+"))
+	}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, u.Stop(context.WithoutCancel(ctx)))
@@ -178,7 +208,7 @@ func (u *Up) Start(ctx context.Context) (err error) {
 	if err := u.openPublic(); err != nil {
 		return err
 	}
-	replicas := u.replicas()
+	replicas := u.Config.Up.groups()
 	for _, group := range slices.Sorted(maps.Keys(replicas)) {
 		for n := range replicas[group] {
 			if err := u.add(group, n+1); err != nil {
@@ -192,14 +222,6 @@ func (u *Up) Start(ctx context.Context) (err error) {
 		}
 	}
 	return nil
-}
-
-// replicas are the groups of roles and how many processes each has at the start.
-func (u *Up) replicas() map[string]int {
-	if len(u.Config.Up.Replicas) == 0 {
-		return DefaultReplicas()
-	}
-	return u.Config.Up.Replicas
 }
 
 // listenWait is how long the public address may be taken: the routers of a lyceum up that was killed end a little later.

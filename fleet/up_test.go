@@ -160,3 +160,41 @@ func TestNoServerInTheDirectoryOfAnother(t *testing.T) {
 		}
 	}
 }
+
+// TestAFleetHasEveryRole: up does not start a fleet that answers some requests never.
+func TestAFleetHasEveryRole(t *testing.T) {
+	for _, c := range []struct {
+		replicas map[string]int
+		missing  string
+	}{
+		{nil, ""},
+		{EachRole(), ""},
+		{map[string]int{"all": 1}, ""},
+		{map[string]int{"all": 1, "events": 0}, ""},
+		{map[string]int{"all": 0, "router": 1}, "client sync events receipts typing presence todevice accountdata devicelists push media uploads downloads thumbnails admin"},
+		{map[string]int{"router+client": 1, "sync": 2, "events": 2, "media": 1}, "receipts typing presence todevice accountdata devicelists push"},
+		{map[string]int{"router+client+sync+events+receipts+typing+presence+todevice+accountdata+devicelists+push": 1, "uploads": 1}, "media downloads thumbnails"},
+		{map[string]int{"events": 0}, strings.Join(roleNames(), " ")},
+	} {
+		config := UpConfig{Replicas: c.replicas}
+		if found := strings.Join(config.Missing(), " "); found != c.missing {
+			t.Errorf("%v: found %q to be missing, expected %q", c.replicas, found, c.missing)
+		}
+	}
+	data := filepath.Join(t.TempDir(), "data")
+	u := &Up{Config: &Config{Server: ServerConfig{Data: data}, Up: UpConfig{Replicas: map[string]int{"events": 0}}}}
+	if err := u.Start(t.Context()); err == nil || !strings.Contains(err.Error(), "no process has router, client") {
+		t.Errorf("found %v", err)
+	}
+	if _, err := os.Stat(data); !os.IsNotExist(err) {
+		t.Errorf("it left its directory: %v", err)
+	}
+}
+
+func roleNames() []string {
+	names := make([]string, len(Roles))
+	for i, r := range Roles {
+		names[i] = r.Name
+	}
+	return names
+}

@@ -55,7 +55,7 @@ func (u *Up) startServers(ctx context.Context) error {
 		u.wg.Go(func() { s.keep(watch) })
 	}
 	if c.Database.URL.Reveal() == "" {
-		u.connections = u.connectionsFor(u.replicas())
+		u.connections = u.connectionsFor(c.Up.groups())
 		pg, err := engines.StartPostgres(ctx, filepath.Join(c.Server.Data, "postgres"), fmt.Sprintf("max_connections=%d", u.connections))
 		if err != nil {
 			return err

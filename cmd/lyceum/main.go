@@ -16,6 +16,7 @@ import (
 	"lyceum/fleet"
 	"lyceum/media"
 	"lyceum/platform/conf"
+	"lyceum/platform/db"
 	"lyceum/platform/obs"
 )
 
@@ -174,6 +175,9 @@ func takesContext(k *kong.Context) bool {
 }
 
 func fail(err error) {
+	if db.IsFull(err) {
+		err = fmt.Errorf("the disk of the database has no room: make some and try again: %w", err)
+	}
 	fmt.Fprintf(os.Stderr, "%s: %v\n", filepath.Base(os.Args[0]), err)
 	os.Exit(1)
 }

@@ -24,7 +24,8 @@ type upCommand struct {
 // Help is shown by lyceum up --help.
 func (upCommand) Help() string {
 	return "Starts what the section \"up\" of the configuration names, for example\n\n" +
-		"  up:\n    replicas: {router: 1, client: 1, sync: 2, events: 2, media: 1}\n\n" +
+		"  up:\n    replicas: {router+client+media+push: 1, sync: 2, events: 2, receipts+typing+presence+todevice+accountdata+devicelists: 2}\n\n" +
+		"Each role of lyceum roles is named, but those that others serve as well. " +
 		"PostgreSQL and Redis are started from the packages of this machine unless database.url and redis.addresses name others. Nothing is installed; what is missing is said. " +
 		"Processes that end are started again, and so are this PostgreSQL and this Redis; the logs are in DATA/NAME/log, those of the two in DATA/NAME/server.log."
 }
@@ -50,6 +51,9 @@ func (c *upCommand) Run(ctx context.Context) error {
 	up := &fleet.Up{Program: program, Config: config, File: c.file()}
 	start := time.Now()
 	fmt.Println("starting; data and logs are in", config.Server.Data)
+	if missing := config.Up.Missing(); len(missing) > 0 && config.Database.URL.Reveal() != "" {
+		fmt.Println("no process of this machine has", strings.Join(missing, ", ")+": other machines must have them")
+	}
 	if err := up.Start(ctx); err != nil {
 		return err
 	}
