@@ -53,3 +53,33 @@ func TestLazyMembersAsAMap(t *testing.T) {
 		}
 	})
 }
+
+// TestWhoLeftInAGapIsTold: also to a client that asks for all state, as it may keep what it has of members that it is not told of.
+func TestWhoLeftInAGapIsTold(t *testing.T) {
+	run(t, func(t *testing.T, h *house) {
+		alice, bob, carol := h.as(t, "alice"), h.as(t, "bob"), h.as(t, "carol")
+		for _, full := range []string{"false", "true"} {
+			for _, section := range []string{"state", "state_after"} {
+				room := alice.create(obj{"preset": "public_chat"})
+				bob.do(room, "join", nil)
+				carol.do(room, "join", nil)
+				carol.say(room, "hello")
+				more := []string{"filter", `{"room":{"state":{"lazy_load_members":true},"timeline":{"limit":1}}}`, "full_state", full, "use_state_after", fmt.Sprint(section == "state_after")}
+				alice.sync(more...)
+				carol.do(room, "leave", nil)
+				for n := range 3 {
+					bob.say(room, fmt.Sprint(n))
+				}
+				told := map[string]string{}
+				for _, e := range in(alice.sync(more...), "join", room, section+".events").Array() {
+					if e.Get("type").String() == "m.room.member" {
+						told[e.Get("state_key").String()] = e.Get("content.membership").String()
+					}
+				}
+				if told[id("carol")] != "leave" {
+					t.Errorf("full_state %s: carol is not told to have left in %s: %v", full, section, told)
+				}
+			}
+		}
+	})
+}

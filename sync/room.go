@@ -144,17 +144,21 @@ func (q *query) section(ctx context.Context, ask want) (section, error) {
 	}
 	sec.timeline = t
 	var from state.ID // of what the client has; the zero state when it has nothing
+	var had state.ID  // what a client that asks for everything has nevertheless
 	whole := ask.fresh || q.fullState
 	if q.anew { // the client may have any part of it
 		t.limited = true
-	} else if !whole || ask.fresh && !q.initial {
+	} else if !q.initial {
 		known, err := q.known(ctx, ask.span, t)
 		if err != nil {
 			return sec, err
 		}
-		if !whole {
+		switch {
+		case !whole:
 			from = known
-		} else if known != (state.ID{}) { // the room is older than the client's token
+		case !ask.fresh:
+			had = known
+		case known != (state.ID{}): // the room is older than the client's token
 			t.limited = true
 		}
 	}
@@ -172,6 +176,11 @@ func (q *query) section(ctx context.Context, ask want) (section, error) {
 		sec.summary = sum
 	}
 	if q.filter.Room.State.LazyLoadMembers {
+		if had != (state.ID{}) {
+			if err := q.moved(ctx, t, had, ids); err != nil {
+				return sec, err
+			}
+		}
 		if ids, err = q.lazyMembers(ctx, ask, sec, ids, whole); err != nil {
 			return sec, err
 		}
@@ -251,6 +260,17 @@ func (q *query) sift(changed []state.Change, ids map[state.Key]string, t *timeli
 		}
 	}
 	return ids, people
+}
+
+// moved adds the memberships that changed after a state that the client has: who left must not stay a member there.
+func (q *query) moved(ctx context.Context, t *timeline, had state.ID, ids map[state.Key]string) error {
+	since, _, err := q.changes(ctx, t, had)
+	for k, id := range since {
+		if k.Type == event.TypeMember {
+			ids[k] = id
+		}
+	}
+	return err
 }
 
 // lazyMembers adds the memberships of those who wrote in the timeline, of the heroes, and of the user when
