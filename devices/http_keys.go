@@ -149,6 +149,11 @@ func (x *Devices) postUpload(r *web.Request, body *uploadBody) (any, error) {
 	return map[string]any{"one_time_key_counts": counts.OneTime}, nil
 }
 
+const (
+	queriedAtOnce = 500      // users
+	chargedKeys   = 64 << 10 // bytes of their keys that count
+)
+
 func (x *Devices) postQuery(r *web.Request, body *struct {
 	DeviceKeys map[string][]string `json:"device_keys"`
 },
@@ -160,30 +165,41 @@ func (x *Devices) postQuery(r *web.Request, body *struct {
 	for userID := range body.DeviceKeys {
 		users = append(users, userID)
 	}
-	found, err := x.Keys(r.Context(), r.UserID(), users)
-	if err != nil {
-		return nil, err
-	}
 	devices, master, self, user := map[string]any{}, map[string]any{}, map[string]any{}, map[string]any{}
-	for userID, keys := range found {
-		if wanted := body.DeviceKeys[userID]; len(wanted) > 0 {
-			some := map[string]json.RawMessage{}
-			for _, id := range wanted {
-				if key, ok := keys.Devices[id]; ok {
-					some[id] = key
-				}
+	for some := range slices.Chunk(users, queriedAtOnce) {
+		found, err := x.Keys(r.Context(), r.UserID(), some)
+		if err != nil {
+			return nil, err
+		}
+		size := 0
+		add := func(to map[string]any, userID string, key json.RawMessage) {
+			if key != nil {
+				to[userID] = key
+				size += len(key)
 			}
-			keys.Devices = some
 		}
-		devices[userID] = keys.Devices
-		if keys.Master != nil {
-			master[userID] = keys.Master
+		for userID, keys := range found {
+			if wanted := body.DeviceKeys[userID]; len(wanted) > 0 {
+				some := map[string]json.RawMessage{}
+				for _, id := range wanted {
+					if key, ok := keys.Devices[id]; ok {
+						some[id] = key
+					}
+				}
+				keys.Devices = some
+			}
+			devices[userID] = keys.Devices
+			for _, key := range keys.Devices {
+				size += len(key)
+			}
+			add(master, userID, keys.Master)
+			add(self, userID, keys.SelfSigning)
+			add(user, userID, keys.UserSigning)
 		}
-		if keys.SelfSigning != nil {
-			self[userID] = keys.SelfSigning
-		}
-		if keys.UserSigning != nil {
-			user[userID] = keys.UserSigning
+		if size >= chargedKeys {
+			if err := r.Charge(2 * size); err != nil { // once more in the answer
+				return nil, err
+			}
 		}
 	}
 	return map[string]any{

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
 	"strconv"
 	"strings"
 	"sync"
@@ -41,7 +42,31 @@ func (r *Request) Decode(v any) error {
 		return err
 	}
 	defer putBuffer(buffer)
+	if err := r.chargeBody(buffer.Bytes(), true); err != nil {
+		return err
+	}
 	return decodeJSON(buffer.Bytes(), v)
+}
+
+// What a body becomes in memory: about so many bytes for each string, object and list, and for each place in a list. Bodies that become
+// less than smallBody are not counted.
+const (
+	valueBytes = 100
+	placeBytes = 24
+	smallBody  = 128 << 10
+)
+
+// chargeBody counts what the body becomes: a copy of it, and with values a decoded one.
+func (r *Request) chargeBody(body []byte, values bool) error {
+	n := len(body)
+	if values {
+		count := func(c string) int { return bytes.Count(body, []byte(c)) }
+		n += valueBytes*(count(`"`)/2+count("{")+count("[")) + placeBytes*count(",")
+	}
+	if n < smallBody {
+		return nil
+	}
+	return r.Charge(n)
 }
 
 // Object reads the body as one JSON object and returns its bytes, checked as Decode does. They belong to the caller.
@@ -61,6 +86,9 @@ func (r *Request) Object() (json.RawMessage, error) {
 	if body[0] != '{' {
 		return nil, badJSON("The body must be a JSON object", nil)
 	}
+	if err := r.chargeBody(body, false); err != nil {
+		return nil, err
+	}
 	return bytes.Clone(body), nil
 }
 
@@ -72,6 +100,9 @@ func (r *Request) Raw() ([]byte, error) {
 		return nil, err
 	}
 	defer putBuffer(buffer)
+	if err := r.chargeBody(buffer.Bytes(), false); err != nil {
+		return nil, err
+	}
 	return bytes.Clone(buffer.Bytes()), nil
 }
 
@@ -111,11 +142,12 @@ func (r *Request) fillBuffer() (*bytes.Buffer, error) {
 				r.closeAfter()
 				return nil, err
 			}
+			buffer = grown(buffer, cmp.Or(max(r.ContentLength, 0), limit))
 		}
 		_, err = io.CopyN(buffer, r.Body, min(paceBytes, limit+1-int64(buffer.Len())))
 		if err != nil && err != io.EOF {
 			putBuffer(buffer)
-			if r.writer.cut.Swap(false) {
+			if r.writer.cut.Swap(false) || errors.Is(err, os.ErrDeadlineExceeded) && r.server.held.isScarce() { // its time was shortened
 				r.closeAfter()
 				return nil, errFull()
 			}
@@ -138,6 +170,18 @@ func (r *Request) fillBuffer() (*bytes.Buffer, error) {
 		return nil, err
 	}
 	return buffer, nil
+}
+
+// grown makes room for the next piece of a body, up to twice what there is and not more than its whole length.
+func grown(buffer *bytes.Buffer, whole int64) *bytes.Buffer {
+	n := int64(buffer.Len())
+	if int64(buffer.Available()) >= min(paceBytes, whole-n)+bytes.MinRead {
+		return buffer
+	}
+	larger := bytes.NewBuffer(make([]byte, 0, min(2*n, whole)+bytes.MinRead+1))
+	larger.Write(buffer.Bytes())
+	putBuffer(buffer)
+	return larger
 }
 
 // MaxBytes is how many bytes of a body the route takes.

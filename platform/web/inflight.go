@@ -29,10 +29,14 @@ type inFlight struct {
 	by      map[string]int64
 	holders map[*exchange]struct{}
 	rushed  time.Time
+
+	// What handlers made of bodies and of what they read: nobody can be cut for it while they work.
+	made   int64
+	madeBy map[string]int64
 }
 
 func newInFlight(max int64) *inFlight {
-	return &inFlight{max: max, by: map[string]int64{}, holders: map[*exchange]struct{}{}}
+	return &inFlight{max: max, by: map[string]int64{}, holders: map[*exchange]struct{}{}, madeBy: map[string]int64{}}
 }
 
 // verdict says what becomes of a request for memory.
@@ -55,12 +59,12 @@ func (f *inFlight) ask(who string, holds, n int64) (v verdict, giver string) {
 		switch {
 		case f.by[who]+n > f.max/8:
 			return overShare, ""
-		case f.total+n > f.max/4*3:
+		case f.all()+n > f.max/4*3:
 			return full, ""
 		}
 		return fits, ""
 	}
-	if f.total+n <= f.max {
+	if f.all()+n <= f.max {
 		return fits, ""
 	}
 	most := holds + n
@@ -73,6 +77,53 @@ func (f *inFlight) ask(who string, holds, n int64) (v verdict, giver string) {
 		return full, ""
 	}
 	return another, giver
+}
+
+// all is what is held.
+func (f *inFlight) all() int64 { return f.total + f.made }
+
+// askMade says whether a request of who that made some bytes of its body and of what it read may make n more: all requests
+// together make half of the memory at most. A caller who makes something by other requests gets a sixteenth of it, as long as an eighth
+// is left to others. One request alone may make anything. The caller holds mu.
+func (f *inFlight) askMade(who string, made, n int64) verdict {
+	others := f.madeBy[who] - made
+	switch {
+	case f.made == made:
+		return fits
+	case others > 0 && others+made+n > f.max/16:
+		return overShare
+	case others > 0 && f.made+n > f.max/8*3, f.made+n > f.max/2:
+		return full
+	}
+	return fits
+}
+
+// Charge charges the caller for n more bytes that the handler made of the body and of what it read, until the request ends. Handlers
+// that make much of a small request say so before they make more; when Charge fails they end with its error.
+func (r *Request) Charge(n int) error {
+	x, f := r.writer, r.server.held
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if x.made == 0 {
+		x.maker = r.caller()
+	}
+	switch f.askMade(x.maker, x.made, int64(n)) {
+	case overShare:
+		return errShare()
+	case full:
+		return errFull()
+	}
+	x.made += int64(n)
+	f.addMade(x.maker, int64(n))
+	return nil
+}
+
+// addMade changes what a caller's requests have made. The caller holds mu.
+func (f *inFlight) addMade(who string, n int64) {
+	f.made += n
+	if f.madeBy[who] += n; f.madeBy[who] <= 0 {
+		delete(f.madeBy, who)
+	}
 }
 
 // keep charges the caller n bytes more until the request ends, or says why there is no room.
@@ -88,7 +139,7 @@ func (x *exchange) keep(n int64) error {
 		x.payer = x.request.caller()
 	}
 	v, giver := f.ask(x.payer, x.held, n)
-	if v != fits || f.total > f.max/2 {
+	if v != fits || f.all() > f.max/2 {
 		f.rush(time.Now())
 	}
 	switch v {
@@ -97,7 +148,7 @@ func (x *exchange) keep(n int64) error {
 	case full:
 		return errFull()
 	case another:
-		for f.total+n > f.max {
+		for f.all()+n > f.max && f.by[giver] > 0 {
 			f.cut(giver)
 		}
 	}
@@ -137,12 +188,16 @@ func (r *Request) Hold(n int) error {
 
 // letGo gives back what the request was charged. Afterwards nobody sets deadlines for it.
 func (x *exchange) letGo() {
-	if x.held == 0 {
+	if x.held == 0 && x.made == 0 {
 		return
 	}
 	f := x.request.server.held
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if x.made > 0 {
+		f.addMade(x.maker, -x.made)
+		x.made = 0
+	}
 	if _, holds := f.holders[x]; holds {
 		f.drop(x)
 	}
@@ -195,7 +250,7 @@ func (x *exchange) silentSince() int64 {
 func (f *inFlight) isScarce() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.total > f.max/2
+	return f.all() > f.max/2
 }
 
 // rush shortens the time of those who hold memory and stand still. The caller holds mu.

@@ -38,3 +38,30 @@ func TestWhoGetsMemory(t *testing.T) {
 		}
 	}
 }
+
+// TestWhoMakesHowMuch is the rule of what handlers make, with 800 bytes.
+func TestWhoMakesHowMuch(t *testing.T) {
+	for name, c := range map[string]struct {
+		by      map[string]int64
+		made, n int64 // of the request of a
+		want    verdict
+	}{
+		"nobody makes anything":                 {nil, 0, 900, fits},
+		"alone it grows":                        {map[string]int64{"a": 500}, 500, 500, fits},
+		"beside others within half":             {map[string]int64{"b": 300}, 0, 100, fits},
+		"beside others beyond half":             {map[string]int64{"b": 300}, 0, 101, full},
+		"it grows beside others":                {map[string]int64{"a": 100, "b": 200}, 100, 101, full},
+		"a second within the share":             {map[string]int64{"a": 20}, 0, 30, fits},
+		"a second beyond the share":             {map[string]int64{"a": 20}, 0, 31, overShare},
+		"a second leaves something for a first": {map[string]int64{"a": 20, "b": 270}, 0, 11, full},
+		"a first gets it":                       {map[string]int64{"b": 290}, 0, 110, fits},
+	} {
+		f := newInFlight(800)
+		for who, n := range c.by {
+			f.addMade(who, n)
+		}
+		if got := f.askMade("a", c.made, c.n); got != c.want {
+			t.Errorf("%s: found %d, expected %d", name, got, c.want)
+		}
+	}
+}

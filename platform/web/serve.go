@@ -58,6 +58,8 @@ type exchange struct {
 	held     int64       // bytes of the body and the answer that are counted
 	answers  int64       // those of them that are the answer's
 	payer    string      // the caller who is charged for them; under the mu of inFlight
+	made     int64       // bytes that the handler made of the body and of what it read
+	maker    string      // the caller who is charged for these
 	cut      atomic.Bool // they are needed for others
 	start    time.Time
 	aside    bool                  // it was set aside: the rest is not the handler's
