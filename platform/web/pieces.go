@@ -2,10 +2,8 @@ package web
 
 import (
 	"compress/gzip"
-	"context"
 	"io"
 	"net/http"
-	"runtime"
 )
 
 // Pieces is an answer in JSON of which nobody knows how large it becomes. Up to piecesWhole bytes it is as any other: Write may
@@ -20,55 +18,12 @@ const (
 	piecesHold  = 2 << 20 // what is read ahead of the client, about
 )
 
-// spool takes what Write gives. Once that is sent as it comes, few are made at once in a process, so that processors are left to small
-// requests; while the client is waited for, others are made.
+// spool takes what Write gives.
 type spool struct {
 	exchange *exchange
 	first    []byte
 	out      io.Writer    // once it is sent as it comes
 	packer   *gzip.Writer // of out, when it is packed
-	making   bool         // it is one of the few
-}
-
-// makingAtOnce is how many large answers a process makes at once.
-func makingAtOnce() int { return 2 * runtime.GOMAXPROCS(0) }
-
-// begins waits until it is one of the few. Work that holds what others wait for, such as a connection to the database, does not wait.
-func (s *spool) begins() error {
-	x := s.exchange
-	if x.work == nil || x.work.Holds.Load() > 0 {
-		return nil
-	}
-	select {
-	case x.request.server.making <- struct{}{}:
-	case <-x.request.Context().Done():
-		return context.Cause(x.request.Context())
-	}
-	s.making = true
-	x.work.Holds.Add(1)
-	return nil
-}
-
-// rests lets another be one of the few.
-func (s *spool) rests() {
-	if s.making {
-		s.making = false
-		s.exchange.work.Holds.Add(-1)
-		<-s.exchange.request.server.making
-	}
-}
-
-// resting sends what was made.
-type resting struct{ *spool }
-
-// Write is part of io.Writer.
-func (r resting) Write(p []byte) (int, error) {
-	r.rests()
-	n, err := r.exchange.Write(p)
-	if err == nil {
-		err = r.begins()
-	}
-	return n, err
 }
 
 func (x *exchange) pieces(p *Pieces) error {
@@ -115,13 +70,13 @@ func (s *spool) begin() error {
 	}
 	header := x.Header()
 	header["Content-Type"] = typeJSON
-	s.out = resting{s}
+	s.out = x
 	if x.compressible(header, piecesWhole) {
 		header.Add("Vary", "Accept-Encoding")
 		if acceptsGzip(x.request.Header) {
 			header.Set("Content-Encoding", "gzip")
 			s.packer = packers.Get().(*gzip.Writer)
-			s.packer.Reset(resting{s})
+			s.packer.Reset(x)
 			s.out = s.packer
 		}
 	}
@@ -133,7 +88,6 @@ func (s *spool) begin() error {
 }
 
 func (s *spool) end() {
-	s.rests()
 	if s.packer != nil {
 		s.packer.Reset(nil) // it is of no use to hold the request
 		packers.Put(s.packer)

@@ -9,14 +9,10 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
-	"runtime"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
-	"lyceum/platform/conf"
 	"lyceum/platform/web"
 )
 
@@ -205,45 +201,5 @@ func TestARefusalArrivesBeforeTheEnd(t *testing.T) {
 	time.Sleep(time.Second) // net/http waits half a second before it closes what was not read
 	if answer, err := io.ReadAll(c); err != nil || !strings.HasPrefix(string(answer), "HTTP/1.1 429 ") {
 		t.Errorf("%.200s, %v", answer, err)
-	}
-}
-
-// TestFewLargeAnswersAreMadeAtOnce: and those whose clients are waited for are none of them.
-func TestFewLargeAnswersAreMadeAtOnce(t *testing.T) {
-	var now, most atomic.Int64
-	address := listen(t, web.Options{Config: web.Config{MaxInFlight: 1 << 30, SendTimeout: conf.Duration(time.Minute)}},
-		web.Route{Pattern: "GET /made", Auth: web.None, Handler: func(*web.Request) (any, error) {
-			return &web.Pieces{Write: func(w io.Writer) error {
-				piece := bytes.Repeat([]byte("a"), 64<<10)
-				for i := range bigAnswer / len(piece) {
-					large := i > 8 // it is sent as it comes
-					if large {
-						most.Store(max(most.Load(), now.Add(1)))
-						time.Sleep(100 * time.Microsecond)
-						now.Add(-1)
-					}
-					if _, err := w.Write(piece); err != nil {
-						return err
-					}
-				}
-				return nil
-			}}, nil
-		}})
-	few := int64(2 * runtime.GOMAXPROCS(0))
-	for range 2 * few { // they read nothing
-		dial(t, address, "GET /made HTTP/1.1\r\nHost: x\r\n\r\n")
-	}
-	var all sync.WaitGroup
-	for range 4 * few {
-		c := dial(t, address, "GET /made HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-		all.Go(func() {
-			if n, err := io.Copy(io.Discard, c); err != nil || n < bigAnswer {
-				t.Errorf("got %d bytes of %d: %v", n, bigAnswer, err)
-			}
-		})
-	}
-	all.Wait()
-	if n := most.Load(); n > few || n == 0 {
-		t.Errorf("%d were made at once, expected at most %d", n, few)
 	}
 }

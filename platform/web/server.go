@@ -66,7 +66,6 @@ type Server struct {
 	leaving  atomic.Bool // answers ask clients to open another connection next time
 	inflight atomic.Int64
 	held     *inFlight
-	making   chan struct{} // has an entry for each large answer that is made now
 	places   *places
 	asides   asides
 	lines    lines
@@ -91,7 +90,6 @@ func New(o Options) (*Server, error) {
 		s.trusted = append(s.trusted, prefix)
 	}
 	s.held = newInFlight(s.config.MaxInFlight.Bytes())
-	s.making = make(chan struct{}, makingAtOnce())
 	s.metrics = newMetrics(o.Registry)
 	s.places = newPlaces(s.metrics.waiting)
 	s.missed = &endpoint{series: s.metrics.series("none", "")}
