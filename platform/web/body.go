@@ -131,37 +131,19 @@ func (r *Request) fillBuffer() (*bytes.Buffer, error) {
 	if r.ContentLength > limit {
 		return nil, r.TooLarge(limit)
 	}
-	buffer := buffers.Get().(*bytes.Buffer)
 	if r.Body == nil || r.Body == http.NoBody {
-		return buffer, nil
+		return buffers.Get().(*bytes.Buffer), nil
 	}
-	for err := error(nil); err != io.EOF; {
-		if buffer.Len() >= paceBytes {
-			if err := r.writer.keep(paceBytes); err != nil {
-				putBuffer(buffer)
-				r.closeAfter()
-				return nil, err
-			}
-			buffer = grown(buffer, cmp.Or(max(r.ContentLength, 0), limit))
-		}
-		_, err = io.CopyN(buffer, r.Body, min(paceBytes, limit+1-int64(buffer.Len())))
-		if err != nil && err != io.EOF {
-			putBuffer(buffer)
-			if r.writer.cut.Swap(false) || errors.Is(err, os.ErrDeadlineExceeded) && r.server.held.isScarce() { // its time was shortened
-				r.closeAfter()
-				return nil, errFull()
-			}
-			return nil, r.Unread(err)
-		}
-		if int64(buffer.Len()) > limit {
-			break
-		}
+	buffer, err := r.readPieces(limit)
+	if err != nil {
+		r.closeAfter()
+		return nil, err
 	}
 	if int64(buffer.Len()) > limit {
 		putBuffer(buffer)
 		return nil, r.TooLarge(limit)
 	}
-	err := r.writer.takePlaceAgain()
+	err = r.writer.takePlaceAgain()
 	if err == nil {
 		err = r.askLate()
 	}
@@ -172,16 +154,57 @@ func (r *Request) fillBuffer() (*bytes.Buffer, error) {
 	return buffer, nil
 }
 
-// grown makes room for the next piece of a body, up to twice what there is and not more than its whole length.
-func grown(buffer *bytes.Buffer, whole int64) *bytes.Buffer {
-	n := int64(buffer.Len())
-	if int64(buffer.Available()) >= min(paceBytes, whole-n)+bytes.MinRead {
-		return buffer
+// pieces are parts of bodies that are on their way: a client that is slow holds what it has sent, and no more.
+var pieces = sync.Pool{New: func() any { return new([paceBytes]byte) }}
+
+// readPieces reads the body, as far as one byte beyond the limit.
+func (r *Request) readPieces(limit int64) (*bytes.Buffer, error) {
+	buffer := buffers.Get().(*bytes.Buffer)
+	left := limit + 1
+	n, err := io.CopyN(buffer, r.Body, min(paceBytes, left))
+	left -= n
+	var more []*[paceBytes]byte
+	defer func() {
+		for _, p := range more {
+			pieces.Put(p)
+		}
+	}()
+	used := 0 // of the last of them
+	for err == nil && left > 0 {
+		if len(more) == 0 || used == paceBytes {
+			if err = r.writer.keep(paceBytes); err != nil {
+				putBuffer(buffer)
+				return nil, err
+			}
+			more, used = append(more, pieces.Get().(*[paceBytes]byte)), 0
+		}
+		to := more[len(more)-1][used:]
+		var k int
+		k, err = r.Body.Read(to[:min(int64(len(to)), left)])
+		used += k
+		left -= int64(k)
 	}
-	larger := bytes.NewBuffer(make([]byte, 0, min(2*n, whole)+bytes.MinRead+1))
-	larger.Write(buffer.Bytes())
+	switch {
+	case err != nil && err != io.EOF:
+		putBuffer(buffer)
+		if r.writer.cut.Swap(false) || errors.Is(err, os.ErrDeadlineExceeded) && r.server.held.isScarce() { // its time was shortened
+			return nil, errFull()
+		}
+		return nil, r.Unread(err)
+	case len(more) == 0:
+		return buffer, nil
+	}
+	whole := bytes.NewBuffer(make([]byte, 0, limit+1-left))
+	whole.Write(buffer.Bytes())
 	putBuffer(buffer)
-	return larger
+	for i, p := range more {
+		if i < len(more)-1 {
+			whole.Write(p[:])
+		} else {
+			whole.Write(p[:used])
+		}
+	}
+	return whole, nil
 }
 
 // MaxBytes is how many bytes of a body the route takes.
