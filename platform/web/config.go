@@ -17,7 +17,7 @@ type Config struct {
 	MaxBody         conf.Size            `yaml:"max_body" default:"1MiB" min:"1KiB" help:"Bytes of a JSON body, where a route sets no other limit."`
 	BodyTimeout     conf.Duration        `yaml:"body_timeout" default:"60s" help:"Time a client has to send each 64 KiB of a JSON body."`
 	SendTimeout     conf.Duration        `yaml:"send_timeout" default:"20s" min:"100ms" help:"Time a client has to take each 64 KiB of an answer."`
-	MaxInFlight     conf.Size            `yaml:"max_in_flight" default:"256MiB" min:"16MiB" help:"Bytes of large bodies and answers that a process holds for clients that send or read slowly; one user holds an eighth at most, or one answer, and a quarter is for users who hold none. Above half of it, slow readers are cut after two seconds; when it is used up, whoever holds the most."`
+	MaxInFlight     conf.Size            `yaml:"max_in_flight" default:"256MiB" min:"16MiB" help:"Bytes of large bodies and answers that a process holds for clients that send or read slowly, and of what it makes of bodies, which is half at most; one user holds an eighth at most, or one answer, and a quarter is for users who hold none. Above half of it, slow readers are cut after two seconds; when it is used up, whoever holds the most."`
 	HeaderTimeout   conf.Duration        `yaml:"header_timeout" default:"20s" help:"Time a client has to send the head of a request."`
 	IdleTimeout     conf.Duration        `yaml:"idle_timeout" default:"120s" help:"Time a connection is kept without a request."`
 	DrainDelay      conf.Duration        `yaml:"drain_delay" own:"true" default:"0s" help:"Time between not ready and the closing of the listener at the end, so that load balancers notice. 5s is good in Kubernetes."`
