@@ -173,7 +173,11 @@ func (p *Process) openBus(ctx context.Context) (bus.Bus, error) {
 	if c.Fleet, err = p.db.Identity(ctx); err != nil { // for instance for want of the right to ask
 		p.obs.Log.Warn("PostgreSQL does not tell which database this is, so a fleet with the same redis.prefix would not be noticed", "error", err)
 	}
-	return bus.NewRedis(ctx, c)
+	r, err := bus.NewRedis(ctx, c)
+	if err != nil {
+		return nil, err // not r, which is no Bus that close could take for one
+	}
+	return r, nil
 }
 
 func (p *Process) openListeners() (err error) {

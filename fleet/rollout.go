@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"lyceum/platform/db"
 	"lyceum/platform/lease"
 	"lyceum/platform/obs"
 	"lyceum/platform/status"
@@ -38,9 +39,34 @@ type Rollout struct {
 // settleTime is how long a fleet may take to be well again after a process was replaced.
 const settleTime = 30 * time.Second
 
-// Run upgrades the fleet that the configuration describes.
+// Run upgrades the fleet that the configuration describes. It waits for a database that is away, as the processes do.
 func (r *Rollout) Run(ctx context.Context, c *Config) error {
-	return asMember(ctx, c, mustExist, func(p *Process) error {
+	for deadline, waits := obs.Now().Add(cmp.Or(r.settle, startTime)), false; ; waits = true {
+		begun, err := r.member(ctx, c)
+		if begun || !db.IsUnavailable(err) {
+			return err
+		}
+		if _, gone := r.Supervisor.Children(ctx); gone != nil {
+			return gone
+		}
+		if obs.Now().After(deadline) {
+			return fmt.Errorf("the database does not answer, so nothing was changed: try again when lyceum ps and lyceum status show that it serves: %w", err)
+		}
+		if !waits {
+			fmt.Fprintln(r.Out, "waiting for the database, which does not answer")
+		}
+		select {
+		case <-ctx.Done():
+			return errInterrupted
+		case <-time.After(500 * time.Millisecond):
+		}
+	}
+}
+
+// member upgrades the fleet as a process of it, and tells whether it became one.
+func (r *Rollout) member(ctx context.Context, c *Config) (begun bool, err error) {
+	err = asMember(ctx, c, mustExist, func(p *Process) error {
+		begun = true
 		r.ask = func(ctx context.Context) (*status.Fleet, error) {
 			if err := p.process.Leases.Refresh(ctx); err != nil {
 				return nil, err
@@ -56,6 +82,7 @@ func (r *Rollout) Run(ctx context.Context, c *Config) error {
 		}
 		return r.begin(ctx)
 	})
+	return begun, err
 }
 
 // begin keeps the new binary beside the old one, upgrades, and forgets the one that was not taken.

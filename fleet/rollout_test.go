@@ -1,12 +1,54 @@
 package fleet
 
 import (
+	"bytes"
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
+	"lyceum/platform/conf"
 	"lyceum/platform/obs"
 )
+
+// TestARolloutWaitsForTheDatabase: one that recovers has some time for it, and then it is said what to do.
+func TestARolloutWaitsForTheDatabase(t *testing.T) {
+	port, err := FreePort()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	c, err := Load(conf.Sources{Environ: []string{
+		"LYCEUM_SERVER_DATA=" + dir, "LYCEUM_FLEET_SECRET=a secret of sixteen", fmt.Sprintf("LYCEUM_DATABASE_URL=postgres://127.0.0.1:%d/x", port),
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	u := &Up{Config: c}
+	end, err := u.Supervise(func() {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer end()
+	s, err := FindSupervisor(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	r := &Rollout{Supervisor: s, Out: &out, settle: 700 * time.Millisecond}
+	began := time.Now()
+	err = r.Run(t.Context(), c)
+	if err == nil || !strings.Contains(err.Error(), "nothing was changed: try again") || time.Since(began) < r.settle {
+		t.Errorf("found %v after %s", err, time.Since(began))
+	}
+	if out.String() != "waiting for the database, which does not answer\n" {
+		t.Errorf("it said %q", out.String())
+	}
+	end()
+	if err := r.Run(t.Context(), c); err == nil || !strings.Contains(err.Error(), errUpStopped.Error()) {
+		t.Errorf("without lyceum up: %v", err)
+	}
+}
 
 // TestOwnersAreUpgradedFirst, and are the last that go back.
 func TestOwnersAreUpgradedFirst(t *testing.T) {

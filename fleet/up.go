@@ -92,8 +92,10 @@ func EachRole() map[string]int {
 type Up struct {
 	Program string   // the lyceum binary
 	Config  *Config  // of all processes
-	Environ []string // more variables for all processes, over the configuration
 	File    string   // configuration file that the processes read too; "" for none
+	Environ []string // more variables for all processes, over all else
+
+	Flags map[string]string // "section.key" to value: over the environment of this process, for all processes
 
 	servers     []*upServer        // PostgreSQL and Redis, where Start started them
 	connections int                // that this PostgreSQL takes; 0 for one of somebody else
@@ -187,6 +189,9 @@ func (c *Child) Dir() string { return filepath.Join(c.up.Config.Server.Data, c.N
 // serves. On an error it stops what it started. Roles that nobody has are an error where this machine starts the database, which no
 // process of another machine reaches.
 func (u *Up) Start(ctx context.Context) (err error) {
+	if err := u.checkOwn(); err != nil {
+		return err
+	}
 	if missing := u.Config.Up.Missing(); len(missing) > 0 && u.Config.Database.URL.Reveal() == "" {
 		return fmt.Errorf("up.replicas: no process has %s: name each role, alone or joined by + with others, such as %s: 1, or leave up.replicas out",
 			strings.Join(missing, ", "), strings.Join(missing[:min(2, len(missing))], "+"))
@@ -247,12 +252,6 @@ func (u *Up) Children() []*Child {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	return slices.Clone(u.children)
-}
-
-func (u *Up) env(name, value string) {
-	if value != "" {
-		u.Environ = append(u.Environ, name+"="+value)
-	}
 }
 
 // startEngines starts a private PostgreSQL and Redis where no address is given, and shares a directory
@@ -361,7 +360,10 @@ func (c *Child) spawn(program, address string) (*childRun, error) {
 	}
 	access, _ := u.access() // the process says what is wrong with it
 	cmd := exec.Command(program, args...)
-	cmd.Env = slices.Concat([]string{"LYCEUM_HTTP_DRAIN_DELAY=" + leaveTime}, os.Environ(), u.Environ)
+	cmd.Env = u.environ()
+	if u.Config.HTTP.DrainDelay == 0 {
+		cmd.Env = slices.Concat([]string{"LYCEUM_HTTP_DRAIN_DELAY=" + leaveTime}, cmd.Env)
+	}
 	if c.public {
 		cmd.ExtraFiles = []*os.File{u.public}
 		cmd.Env = append(cmd.Env, "LISTEN_FDS=1", "LISTEN_PID=")

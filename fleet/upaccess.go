@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 
 	"lyceum/platform/conf"
 	"lyceum/platform/disk"
@@ -29,7 +28,7 @@ func (u *Up) access() ([]byte, error) {
 	if u.Config.Server.Name != "" {
 		flags["server.name"] = u.Config.Server.Name
 	}
-	c, err := Load(conf.Sources{File: u.File, Environ: slices.Concat(os.Environ(), u.Environ), Flags: flags})
+	c, err := Load(conf.Sources{File: u.File, Environ: u.environ(), Flags: flags})
 	if err != nil {
 		return nil, err
 	}

@@ -61,7 +61,7 @@ func (u *upFleet) start() {
 		u.t.Fatal(err)
 	}
 	u.url = fmt.Sprintf("http://127.0.0.1:%d", port)
-	if out, err := u.run("up", "--detach", "--listen", fmt.Sprintf("127.0.0.1:%d", port), "--server-name", "up.test"); err != nil {
+	if out, err := u.run("up", "--detach", "--listen", fmt.Sprintf("127.0.0.1:%d", port), "--server-name", "up.test", "--set", "accounts.registration=open"); err != nil {
 		u.t.Fatalf("%v\n%s", err, out)
 	}
 }
@@ -73,7 +73,7 @@ func (u *upFleet) run(args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, u.program, append(args, "--data", u.data)...)
 	cmd.Dir = u.dir
 	cmd.Env = append(os.Environ(),
-		"LYCEUM_ACCOUNTS_REGISTRATION=open", "LYCEUM_HTTP_RATE_LIMITS_OFF=true",
+		"LYCEUM_HTTP_RATE_LIMITS_OFF=true",
 		"LYCEUM_ACCOUNTS_PASSWORD_MEMORY_KIB=64", "LYCEUM_ACCOUNTS_PASSWORD_PASSES=1")
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out

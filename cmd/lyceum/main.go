@@ -55,6 +55,11 @@ type sources struct {
 }
 
 func (s *sources) load() (*fleet.Config, error) {
+	return fleet.Load(conf.Sources{File: s.file(), Flags: s.flags()})
+}
+
+// flags are the keys that the command line gives, and their values.
+func (s *sources) flags() map[string]string {
 	flags := map[string]string{}
 	for key, value := range map[string]string{
 		"server.data": s.Data, "server.listen": s.Listen, "server.name": s.ServerName,
@@ -67,7 +72,7 @@ func (s *sources) load() (*fleet.Config, error) {
 	for key, value := range s.Set {
 		flags[key] = value
 	}
-	return fleet.Load(conf.Sources{File: s.file(), Flags: flags})
+	return flags
 }
 
 // file is the configuration file, "" for none.

@@ -31,6 +31,9 @@ func (upCommand) Help() string {
 }
 
 func (c *upCommand) Run(ctx context.Context) error {
+	if _, given := c.flags()["fleet.roles"]; given {
+		return fleet.ErrUpRoles
+	}
 	config, err := c.load()
 	if err != nil {
 		return err
@@ -48,7 +51,7 @@ func (c *upCommand) Run(ctx context.Context) error {
 	if c.Detach {
 		return c.detach(ctx, program, config)
 	}
-	up := &fleet.Up{Program: program, Config: config, File: c.file()}
+	up := &fleet.Up{Program: program, Config: config, File: c.file(), Flags: c.flags()}
 	start := time.Now()
 	fmt.Println("starting; data and logs are in", config.Server.Data)
 	if missing := config.Up.Missing(); len(missing) > 0 && config.Database.URL.Reveal() != "" {

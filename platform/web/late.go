@@ -84,6 +84,22 @@ func (x *exchange) client() context.Context {
 	return x.request.Context()
 }
 
+// left tells that nobody waits for the answer. net/http does not look while a body is unread, nor anybody at a request that was set
+// aside and goes on: the connection tells, when the time is over.
+func (x *exchange) left() bool {
+	if x.client().Err() != nil {
+		return true
+	}
+	if !x.expired.Load() {
+		return false
+	}
+	if w, held := x.ResponseWriter.(*asideWriter); held {
+		return isGone(w.held.conn)
+	}
+	l := lineOf(x.request.Context())
+	return l != nil && isGone(unwrap(l.conn))
+}
+
 // Late is the answer to a request that had none after so long.
 func Late(after time.Duration, cause error) *Error {
 	return &Error{

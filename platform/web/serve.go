@@ -250,7 +250,7 @@ func (x *exchange) fail(err error) {
 	log := r.server.log
 	refusal := x.refusal(err)
 	level := levelOf(err, refusal.HTTPStatus())
-	if x.client().Err() != nil && (errors.Is(err, context.Canceled) || level > slog.LevelDebug) { // work that is cancelled fails in many ways
+	if (errors.Is(err, context.Canceled) || level > slog.LevelDebug) && x.left() { // work that is cancelled fails in many ways
 		log.DebugContext(r.Context(), "the client left", "request", r.id, "route", x.endpoint.route.Pattern, "error", err)
 		x.status = cmp.Or(x.status, statusClientGone)
 		panic(http.ErrAbortHandler) // who closed one direction only would take what there is for whole
