@@ -34,6 +34,7 @@ var posts = map[string]any{
 	"/_matrix/client/v3/search":                                  true,
 	"/_matrix/client/v3/pushers/set":                             true,
 	"/_matrix/client/v3/keys/query":                              true, // it reads
+	"/_matrix/client/v3/keys/claim":                              true, // what it got is found by web.Request.Once
 	"/_matrix/client/v3/keys/signatures/upload":                  true,
 	"/_matrix/client/v3/user/{userID}/filter":                    true, // the id is the filter's hash
 
@@ -58,7 +59,6 @@ var posts = map[string]any{
 	"/_matrix/client/v3/delete_devices":                     "the session that allowed it is used",
 	"/_matrix/client/v3/user/{userID}/openid/request_token": "a second token",
 	"/_matrix/client/v3/room_keys/version":                  "a second version",
-	"/_matrix/client/v3/keys/claim":                         "a second key is used up",
 	"/_matrix/client/v3/keys/upload":                        "a key that was claimed meanwhile would be given out again",
 	"/_matrix/client/v3/keys/device_signing/upload":         "the session that allowed it is used",
 	"/_matrix/media/v3/upload":                              "a second file",

@@ -94,7 +94,7 @@ func TestFirstTokenRace(t *testing.T) {
 				done := make(chan struct{})
 				var begun bool
 				err := one.db.Tx(t.Context(), func(tx *db.Tx) error {
-					if err := one.insertUser(t.Context(), tx, "@boss:here.test", "", NewUser{Admin: true}); err != nil || begun {
+					if err := one.insertUser(t.Context(), tx, NewUser{Name: "@boss:here.test", Admin: true}, "", one.nowMs()); err != nil || begun {
 						return err
 					}
 					begun = true

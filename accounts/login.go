@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
+	"time"
 
 	"lyceum/matrix"
 	"lyceum/platform/db"
@@ -159,10 +160,11 @@ func (a *Accounts) login(ctx context.Context, u *user, d newDevice) (*Credential
 			err = stream.ErrNotOwner
 		}
 	} else {
-		err = a.db.Tx(ctx, func(tx *db.Tx) error {
+		// Who is told nothing logs in again, to a second device.
+		err = a.db.Settle(ctx, func(tx *db.Tx) (err error) {
 			found, err = l.apply(ctx, tx, u.id)
 			return err
-		})
+		}, p.stored)
 	}
 	if err != nil {
 		return nil, err
@@ -177,11 +179,23 @@ func (a *Accounts) login(ctx context.Context, u *user, d newDevice) (*Credential
 }
 
 // announce tells the listeners of a device that was made. One that others do not hear of is not acknowledged. The first
-// one, with which the user is made, needs no news: nobody knows the user.
+// one, with which the user is made, needs no news: nobody knows the user. It waits for a database that is away: the device is
+// there, and a log-in that fails is done again with another one.
 func (a *Accounts) announce(ctx context.Context, userID, deviceID string) error {
 	for _, l := range a.deps.Devices {
-		if err := l.DeviceAdded(ctx, userID, deviceID); err != nil {
-			return err
+		for wait := 20 * time.Millisecond; ; wait = min(2*wait, 500*time.Millisecond) {
+			err := l.DeviceAdded(ctx, userID, deviceID)
+			if err == nil {
+				break
+			}
+			if !db.IsTemporary(err) {
+				return err
+			}
+			select {
+			case <-ctx.Done():
+				return err
+			case <-time.After(wait):
+			}
 		}
 	}
 	return nil
@@ -288,7 +302,7 @@ func (a *Accounts) Refresh(ctx context.Context, token string) (*Credentials, err
 		return nil, err
 	}
 	p.Parent = old.ID
-	err = a.db.Tx(ctx, func(tx *db.Tx) error {
+	err = a.db.Settle(ctx, func(tx *db.Tx) error {
 		// Whoever ends the device or its tokens comes before or after all of this.
 		if there, err := holdDevice(ctx, tx, old.UserID, old.DeviceID, old.ID); err != nil {
 			return err
@@ -300,7 +314,7 @@ func (a *Accounts) Refresh(ctx context.Context, token string) (*Credentials, err
 			return err
 		}
 		return insertPair(ctx, tx, p)
-	})
+	}, p.stored)
 	if err != nil {
 		return nil, err
 	}
@@ -316,7 +330,7 @@ func (a *Accounts) IssueToken(ctx context.Context, userID, deviceName string) (t
 		return "", "", err
 	}
 	p.Expires = 0
-	err = a.db.Tx(ctx, func(tx *db.Tx) error {
+	err = a.db.Settle(ctx, func(tx *db.Tx) error {
 		n, err := tx.Exec(ctx, `UPDATE users SET login_ms = $2 WHERE user_id = $1 AND deactivated_ms = 0`, userID, p.Created)
 		if err == nil && n == 0 {
 			err = noUser(userID)
@@ -325,7 +339,7 @@ func (a *Accounts) IssueToken(ctx context.Context, userID, deviceName string) (t
 			return err
 		}
 		return (&newLogin{Device: newDevice{Name: deviceName}, Pair: p}).insert(ctx, tx)
-	})
+	}, p.stored)
 	if err == nil {
 		err = a.announce(ctx, userID, creds.DeviceID)
 	}

@@ -106,7 +106,8 @@ func (a *Accounts) insertRegistered(ctx context.Context, n NewUser, hash string,
 	if err != nil {
 		return nil, err
 	}
-	err = a.db.Tx(ctx, func(tx *db.Tx) error {
+	// Who is told nothing finds the name taken, or registers a second user.
+	err = a.db.Settle(ctx, func(tx *db.Tx) error {
 		n := n
 		if i := o.interaction; i != nil && i.token != "" {
 			admin, err := consumeToken(ctx, tx, i)
@@ -124,11 +125,11 @@ func (a *Accounts) insertRegistered(ctx context.Context, n NewUser, hash string,
 				return err
 			}
 		}
-		if err := a.insertUser(ctx, tx, n.Name, hash, n); err != nil || o.inhibitLogin {
+		if err := a.insertUser(ctx, tx, n, hash, p.Created); err != nil || o.inhibitLogin {
 			return err
 		}
 		return (&newLogin{Device: d, Pair: p}).insert(ctx, tx)
-	})
+	}, userStored(n.Name, hash, p.Created))
 	if err != nil {
 		return nil, err
 	}

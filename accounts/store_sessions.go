@@ -45,6 +45,12 @@ func insertPair(ctx context.Context, tx *db.Tx, p *pair) error {
 	return err
 }
 
+// stored tells whether the pair is there.
+func (p *pair) stored(ctx context.Context, q db.Querier) (there bool, err error) {
+	err = q.QueryRow(ctx, `SELECT EXISTS (SELECT 1 FROM tokens WHERE id = $1)`, p.ID).Scan(&there)
+	return there, err
+}
+
 func loadPairByRefresh(ctx context.Context, q db.Querier, hash tokenHash) (*pair, error) {
 	p := &pair{}
 	err := q.QueryRow(ctx, `SELECT t.id, t.user_id, t.device_id, t.parent, t.refresh_expires_ms FROM tokens t JOIN users u ON u.user_id = t.user_id`+ofDevice+`

@@ -38,7 +38,9 @@ func (a *Accounts) CreateUser(ctx context.Context, n NewUser) (userID string, er
 			return "", err
 		}
 	}
-	err = a.db.Tx(ctx, func(tx *db.Tx) error { return a.insertUser(ctx, tx, userID, hash, n) })
+	n.Name = userID
+	at := a.nowMs()
+	err = a.db.Settle(ctx, func(tx *db.Tx) error { return a.insertUser(ctx, tx, n, hash, at) }, userStored(userID, hash, at))
 	return userID, err
 }
 
@@ -62,16 +64,25 @@ func (a *Accounts) normalName(name string) (string, error) {
 	return a.userID(strings.ToLower(name))
 }
 
-func (a *Accounts) insertUser(ctx context.Context, tx *db.Tx, userID, hash string, n NewUser) error {
+// insertUser stores a user as of a moment (ms).
+func (a *Accounts) insertUser(ctx context.Context, tx *db.Tx, n NewUser, hash string, at int64) error {
 	_, err := tx.Exec(ctx, `INSERT INTO users (user_id, password, kind, appservice, admin, created_ms) VALUES ($1, $2, $3, $4, $5, $6)`,
-		userID, hash, n.Kind, n.Appservice, n.Admin, a.nowMs())
+		n.Name, hash, n.Kind, n.Appservice, n.Admin, at)
 	if db.IsUnique(err) {
 		return matrix.UserInUse("This user name is taken").With(err)
 	}
 	if err == nil && n.Admin {
-		err = endFirstToken(ctx, tx, a.nowMs())
+		err = endFirstToken(ctx, tx, at)
 	}
 	return err
+}
+
+// userStored tells whether insertUser stored this user, and not another of the name.
+func userStored(userID, hash string, at int64) func(ctx context.Context, q db.Querier) (bool, error) {
+	return func(ctx context.Context, q db.Querier) (there bool, err error) {
+		err = q.QueryRow(ctx, `SELECT EXISTS (SELECT 1 FROM users WHERE user_id = $1 AND password = $2 AND created_ms = $3)`, userID, hash, at).Scan(&there)
+		return there, err
+	}
 }
 
 // Exists tells that the user was registered here; deactivated users count.

@@ -102,8 +102,16 @@ var errNoBackup = matrix.NotFound("Unknown backup version")
 
 // newBackup makes a version. Numbers of deleted versions are not used again.
 func (x *Devices) newBackup(ctx context.Context, userID, algorithm string, authData json.RawMessage) (version int64, err error) {
-	err = x.db.Tx(ctx, func(tx *db.Tx) error {
+	stored := func(ctx context.Context, q db.Querier) (there bool, err error) {
+		err = q.QueryRow(ctx, `SELECT EXISTS (SELECT 1 FROM backup_versions WHERE user_id = $1 AND version = $2 AND algorithm = $3 AND auth_data = $4)`,
+			userID, version, algorithm, string(authData)).Scan(&there)
+		return there, err
+	}
+	err = x.db.Settle(ctx, func(tx *db.Tx) error {
 		if err := accounts.HoldUser(ctx, tx, userID); err != nil { // requests that come at once get one number after another
+			return err
+		}
+		if there, err := stored(ctx, tx); err != nil || there { // what was tried before has come late
 			return err
 		}
 		err := tx.QueryRow(ctx, `SELECT COALESCE(MAX(version), 0) + 1 FROM backup_versions WHERE user_id = $1`, userID).Scan(&version)
@@ -112,7 +120,7 @@ func (x *Devices) newBackup(ctx context.Context, userID, algorithm string, authD
 		}
 		_, err = tx.Exec(ctx, `INSERT INTO backup_versions (user_id, version, algorithm, auth_data) VALUES ($1, $2, $3, $4)`, userID, version, algorithm, string(authData))
 		return err
-	})
+	}, stored)
 	return version, err
 }
 

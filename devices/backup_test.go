@@ -2,10 +2,14 @@ package devices
 
 import (
 	"fmt"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
 
+	"lyceum/platform/db/dbfault"
+	"lyceum/platform/db/dbtest"
+	"lyceum/platform/engines/enginestest"
 	"lyceum/platform/role/roletest"
 )
 
@@ -195,4 +199,35 @@ func TestBackupVersionsAtOnce(t *testing.T) {
 			t.Errorf("in %d of %d rounds not each of %d requests got a version of its own", failed, rounds, callers)
 		}
 	})
+}
+
+// A version whose commit is not confirmed is the one that its client gets, and the only one.
+func TestABackupVersionWhoseCommitIsNotConfirmed(t *testing.T) {
+	for _, fault := range []dbfault.Fault{dbfault.Before, dbfault.After, dbfault.Late, dbfault.LateEnd} {
+		t.Run(fault.String(), func(t *testing.T) {
+			url := enginestest.TestPostgres(t)
+			dbtest.Open(t, url, allMigrations...)
+			proxy, d := behind(t, url)
+			p := roletest.New(t, d)
+			n := wire(t, p)
+			roletest.Start(t, p)
+			t.Cleanup(proxy.Open)
+			alice := n.register("alice")
+			proxy.Also(regexp.MustCompile(`INSERT INTO backup_versions`))
+			proxy.Shut()
+			made := make(chan answer, 1)
+			go func() {
+				made <- alice.do("POST /room_keys/version", obj{"algorithm": "m.x", "auth_data": obj{"public_key": "k"}})
+			}()
+			roletest.Until(t, "the commit comes", func() bool { return len(proxy.Held()) > 0 })
+			proxy.Held()[0].Decide(fault)
+			proxy.Open()
+			if got := (<-made).want(200).get("version").String(); got != "1" {
+				t.Errorf("the version is %s", got)
+			}
+			if got := n.number(`SELECT COUNT(*) FROM backup_versions`); got != 1 {
+				t.Errorf("there are %d versions", got)
+			}
+		})
+	}
 }

@@ -77,7 +77,7 @@ type Devices struct {
 
 	deliver func(ctx context.Context, userID string, d Delivery) (struct{}, error)
 	upload  func(ctx context.Context, userID string, u keyUpload) (KeyCounts, error)
-	claim   func(ctx context.Context, userID string, c []Claim) ([]ClaimedKey, error)
+	claim   func(ctx context.Context, userID string, c []claimRequest) ([]ClaimedKey, error)
 	drop    func(ctx context.Context, userID string, g deviceGone) (dropResult, error)
 	change  func(ctx context.Context, userID string, c listChange) (listResult, error)
 }

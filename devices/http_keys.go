@@ -221,7 +221,7 @@ func (x *Devices) postClaim(r *web.Request, body *struct {
 			claims = append(claims, Claim{userID, deviceID, algorithm})
 		}
 	}
-	got, err := x.ClaimKeys(r.Context(), claims)
+	got, err := x.ClaimKeys(r.Context(), r.Once(), claims)
 	if err != nil {
 		return nil, err
 	}

@@ -19,7 +19,7 @@ func (x *Devices) Routes() []web.Route {
 
 		{Pattern: "POST " + client + "/keys/upload", Auth: web.Guest, Role: "todevice", Key: web.KeyUser, Limit: "keys", EmptyBody: true, Handler: web.JSON(x.postUpload)},
 		{Pattern: "POST " + client + "/keys/query", Auth: web.Guest, Role: clientRole, Limit: "keys", Idempotent: true, Handler: web.JSON(x.postQuery)},
-		{Pattern: "POST " + client + "/keys/claim", Auth: web.Guest, Role: "todevice", Limit: "keys", Handler: web.JSON(x.postClaim)},
+		{Pattern: "POST " + client + "/keys/claim", Auth: web.Guest, Role: "todevice", Limit: "keys", Idempotent: true, Handler: web.JSON(x.postClaim)},
 		{Pattern: "PUT " + client + "/sendToDevice/{type}/{txnID}", Auth: web.Guest, Role: "todevice", Limit: "keys", MaxBody: largeBody, Handler: web.JSON(x.putToDevice)},
 		{Pattern: "POST " + client + "/keys/device_signing/upload", Auth: web.User, Role: "devicelists", Key: web.KeyUser, Limit: "keys", Handler: web.JSON(x.postSigning)},
 		{Pattern: "POST " + client + "/keys/signatures/upload", Auth: web.User, Role: "devicelists", Key: web.KeyUser, Limit: "keys", Idempotent: true, Handler: web.JSON(x.postSignatures)},

@@ -65,6 +65,7 @@ var (
 func (toDeviceStore) Insert(ctx context.Context, w *db.Batch, batch []*stream.Entry) error {
 	type receiver struct{ userID, deviceID string }
 	var messages, contents, txns [][]any
+	var taken *takenKeys
 	written := map[int][2]int64{} // the first and the last position of messages, by shard
 	flush := func() {
 		w.Rows(txnRows, txns)
@@ -76,6 +77,10 @@ func (toDeviceStore) Insert(ctx context.Context, w *db.Batch, batch []*stream.En
 		}
 		clear(written)
 		messages, contents, txns = nil, nil, nil
+		if taken != nil {
+			w.Rows(takenRows, taken.fresh)
+			taken = nil // what is gone is not known any more
+		}
 	}
 	var changed db.Newest[receiver]
 	for _, e := range batch {
@@ -110,6 +115,14 @@ func (toDeviceStore) Insert(ctx context.Context, w *db.Batch, batch []*stream.En
 			}
 			if _, gone := v.(*deviceGone); gone { // messages before it go too
 				flush()
+			}
+			if c, ok := v.(*claimWork); ok {
+				if taken == nil {
+					if taken, err = loadTaken(ctx, tx, batch); err != nil {
+						return err
+					}
+				}
+				c.taken = taken
 			}
 			news, err := v.apply(ctx, tx, e.Key)
 			if err != nil {

@@ -279,6 +279,7 @@ func (g *deviceGone) apply(ctx context.Context, tx *db.Tx, userID string) (chang
 		`DELETE FROM one_time_keys WHERE user_id = $1 AND device_id = $2`,
 		`DELETE FROM one_time_key_hashes WHERE user_id = $1 AND device_id = $2`,
 		`DELETE FROM fallback_keys WHERE user_id = $1 AND device_id = $2`,
+		`DELETE FROM claimed_keys WHERE user_id = $1 AND device_id = $2`,
 		`DELETE FROM to_device WHERE user_id = $1 AND device_id = $2`,
 		`DELETE FROM to_device_txns WHERE sender = $1 AND device_id = $2`,
 	} {
@@ -363,7 +364,7 @@ func (x *Devices) UserDeactivated(ctx context.Context, userID string, _ bool) er
 
 const txnLife = 24 * time.Hour
 
-// housekeeping forgets old transactions and drops what was written for a device while it was removed. One
+// housekeeping forgets old transactions and claims, and drops what was written for a device while it was removed. One
 // process of the fleet runs it.
 func (x *Devices) housekeeping(ctx context.Context, job *role.Job) error {
 	tick := time.NewTicker(10 * time.Minute)
@@ -375,6 +376,9 @@ func (x *Devices) housekeeping(ctx context.Context, job *role.Job) error {
 		case <-tick.C:
 		}
 		if err := job.Exec(ctx, `DELETE FROM to_device_txns WHERE created_ms < $1`, x.nowMs()-txnLife.Milliseconds()); err != nil {
+			return err
+		}
+		if err := job.Exec(ctx, `DELETE FROM claimed_keys WHERE created_ms < $1`, x.nowMs()-claimLife.Milliseconds()); err != nil {
 			return err
 		}
 		if err := x.sweep(ctx, job); err != nil {

@@ -24,7 +24,16 @@ func (f *file) key() string { return mediaPrefix + f.SHA256 }
 // lateUploads is how long after its expiry a media id is kept for an upload that began in time.
 const lateUploads = time.Hour
 
-func (m *Media) insertMedia(ctx context.Context, f *file) error { return insertFile(ctx, m.db, f) }
+// insertMedia adds a file. Who is told nothing uploads it again, as another one.
+func (m *Media) insertMedia(ctx context.Context, f *file) error {
+	return m.db.Settle(ctx, func(tx *db.Tx) error { return insertFile(ctx, tx, f) }, f.stored)
+}
+
+// stored tells whether the row is there.
+func (f *file) stored(ctx context.Context, q db.Querier) (there bool, err error) {
+	err = q.QueryRow(ctx, `SELECT EXISTS (SELECT 1 FROM media WHERE media_id = $1)`, f.MediaID).Scan(&there)
+	return there, err
+}
 
 func insertFile(ctx context.Context, q db.Querier, f *file) error {
 	_, err := q.Exec(ctx, `INSERT INTO media (media_id, user_id, upload_name, content_type, size, sha256, created_ms, uploaded_ms, expires_ms)
@@ -36,7 +45,7 @@ func insertFile(ctx context.Context, q db.Querier, f *file) error {
 // insertPending adds a media id without content, unless its user has max of them. Then next is the time at
 // which the first of these expires.
 func (m *Media) insertPending(ctx context.Context, f *file, max int) (made bool, next int64, err error) {
-	err = m.db.Tx(ctx, func(tx *db.Tx) error {
+	err = m.db.Settle(ctx, func(tx *db.Tx) error {
 		made = false
 		var pending int
 		err := tx.QueryRow(ctx, `SELECT COUNT(*), COALESCE(MIN(expires_ms), 0) FROM media
@@ -46,7 +55,7 @@ func (m *Media) insertPending(ctx context.Context, f *file, max int) (made bool,
 		}
 		made = true
 		return insertFile(ctx, tx, f)
-	})
+	}, f.stored)
 	return made, next, err
 }
 

@@ -79,9 +79,10 @@ type series struct {
 
 // session follows what a connection does: its prepared statements and whether a transaction is open.
 type session struct {
-	texts map[string]string
-	tx    bool // BEGIN was sent
-	group bool // a statement of this transaction moved leases
+	texts  map[string]string
+	guards func(query string) bool
+	tx     bool // BEGIN was sent
+	group  bool // a statement of this transaction moved leases
 }
 
 // note takes in a message, and tells whether the series ends with it.
@@ -96,14 +97,14 @@ func (s *session) note(sr *series, frame []byte) bool {
 	case msgBind:
 		_, rest := text(body)
 		name, values := text(rest)
-		sr.statement(s.texts[name])
+		sr.statement(s.texts[name], s.guards)
 		sr.reads = append(sr.reads, Read{s.texts[name], values})
 		if sr.end && sr.endAt == 0 {
 			sr.endAt = len(sr.frames) - 1
 		}
 	case msgQuery:
 		query, _ := text(body)
-		sr.statement(query)
+		sr.statement(query, s.guards)
 		sr.reads = append(sr.reads, Read{Query: query})
 		return true
 	case msgSync, msgFlush, msgTerminate, msgPassword, msgCopyData, msgCopyDone, msgCopyFail:
@@ -112,7 +113,7 @@ func (s *session) note(sr *series, frame []byte) bool {
 	return false
 }
 
-func (sr *series) statement(query string) {
+func (sr *series) statement(query string, guards func(query string) bool) {
 	verb, _, _ := strings.Cut(strings.TrimSpace(query), " ")
 	switch strings.ToLower(strings.TrimRight(verb, ";")) {
 	case "begin", "start":
@@ -122,7 +123,7 @@ func (sr *series) statement(query string) {
 	case "rollback", "abort":
 		sr.undo = true
 	default:
-		sr.fence = sr.fence || fence.MatchString(query)
+		sr.fence = sr.fence || guards(query)
 	}
 }
 

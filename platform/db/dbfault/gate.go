@@ -60,12 +60,13 @@ func (h *Held) Decide(f Fault) {
 	}
 }
 
-// Gate holds the group commits of one process while it is shut.
+// Gate holds the group commits of one process while it is shut, and by Also others.
 type Gate struct {
 	active  atomic.Int64 // statements that the engine works on
 	counter atomic.Int64 // of what went through
 
 	mu   sync.Mutex
+	also *regexp.Regexp
 	shut bool
 	over bool // nothing is stored any more
 	held []*Held
@@ -76,6 +77,24 @@ func (g *Gate) Shut() {
 	g.mu.Lock()
 	g.shut = true
 	g.mu.Unlock()
+}
+
+// Also makes the gate hold, besides group commits, those of transactions with a statement that matches.
+func (g *Gate) Also(pattern *regexp.Regexp) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.also = pattern
+}
+
+// guards tells that the commit of a transaction with the statement is held.
+func (g *Gate) guards(query string) bool {
+	if fence.MatchString(query) {
+		return true
+	}
+	g.mu.Lock()
+	also := g.also
+	g.mu.Unlock()
+	return also != nil && also.MatchString(query)
 }
 
 // Open lets what waits, and all that comes, pass.

@@ -105,7 +105,7 @@ func (c *conn) IsValid() bool { return !c.dead && c.engineConn.IsValid() }
 
 // run counts a statement while the engine works on it.
 func (c *conn) run(query string) func() {
-	c.group = c.group || fence.MatchString(query)
+	c.group = c.group || c.of.guards(query)
 	c.of.active.Add(1)
 	return func() {
 		c.of.active.Add(-1)
