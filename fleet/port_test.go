@@ -14,3 +14,15 @@ func TestFreePortsAreNotThoseOfOutgoingConnections(t *testing.T) {
 		}
 	}
 }
+
+// Who has a port may not listen yet when the next one asks.
+func TestFreePortsAreDifferent(t *testing.T) {
+	given := map[int]bool{}
+	for range 1000 {
+		port, err := fleet.FreePort()
+		if err != nil || given[port] {
+			t.Fatalf("port %d was given out before, or %v", port, err)
+		}
+		given[port] = true
+	}
+}
