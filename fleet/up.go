@@ -40,7 +40,7 @@ func (c *UpConfig) Validate() error {
 	return nil
 }
 
-// Missing are the roles that no process has, or one of which it is served as well.
+// Missing are the roles that no process has, nor one of a role that serves them as well.
 func (c *UpConfig) Missing() []string {
 	has := map[string]bool{}
 	for group, n := range c.groups() {

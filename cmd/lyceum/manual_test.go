@@ -20,7 +20,7 @@ var (
 	command = regexp.MustCompile(`^(?:\$ )?(?:[A-Z_]+=\S* )*(?:sudo (?:-u \S+ )?)?(?:\S*/)?lyceum ([^|>&;#]*)`)
 )
 
-// TestCommandsOfTheManual: what the manual and the help show with flags is a command of this program.
+// TestCommandsOfTheManual: what the manual and the README show with flags is a command of this program.
 func TestCommandsOfTheManual(t *testing.T) {
 	files, err := filepath.Glob("../../manual/*.md")
 	if err != nil {

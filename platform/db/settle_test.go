@@ -87,7 +87,9 @@ func TestSettle(t *testing.T) {
 				nextHeld(t, gate).Decide(fault)
 				switch fault {
 				case dbfault.Before, dbfault.After:
-					time.Sleep(50 * time.Millisecond) // the commit is done, or cut
+					for done := fault == dbfault.Before; !done && ctx.Err() == nil; time.Sleep(time.Millisecond) { // the commit, before the database goes away
+						done, _ = x.stored(ctx, d) // again when it fails
+					}
 					away(true)
 					time.Sleep(50 * time.Millisecond)
 					away(false)
@@ -120,7 +122,11 @@ func TestSettleTellsARefusal(t *testing.T) {
 		go func() {
 			settled <- d.Settle(ctx, x.work(ctx), func(ctx context.Context, q db.Querier) (bool, error) {
 				there, err := x.stored(ctx, q)
-				if taken, _ := other.stored(ctx, q); err == nil && !taken {
+				if err != nil {
+					return false, err
+				}
+				taken, err := other.stored(ctx, q)
+				if err == nil && !taken {
 					_, err = d.Exec(ctx, `INSERT INTO things (id, name) VALUES ('2', 'one')`)
 				}
 				return there, err

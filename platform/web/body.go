@@ -59,6 +59,9 @@ const (
 // chargeBody counts what the body becomes: a copy of it, and with values a decoded one.
 func (r *Request) chargeBody(body []byte, values bool) error {
 	n := len(body)
+	if n*(1+valueBytes) < smallBody { // whatever it holds
+		return nil
+	}
 	if values {
 		count := func(c string) int { return bytes.Count(body, []byte(c)) }
 		n += valueBytes*(count(`"`)/2+count("{")+count("[")) + placeBytes*count(",")
