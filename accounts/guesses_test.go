@@ -150,7 +150,7 @@ func TestTheOwnerIsNotShutOut(t *testing.T) {
 		// A right password begins the count anew; at home nothing but wrong ones is limited too.
 		for range 4 {
 			for range guesses - 1 {
-				if err := check(home, "wrong horse"); !errors.Is(err, errWrongPassword) {
+				if err := check(home, "wrong horse"); !errors.Is(err, ErrWrongPassword) {
 					t.Fatal(err)
 				}
 			}
@@ -178,7 +178,7 @@ func TestGuessesAtOnce(t *testing.T) {
 			var wg sync.WaitGroup
 			for i := range 40 {
 				wg.Go(func() {
-					if _, err := nodes[i%2].checkPassword(context.Background(), name, "wrong horse", address(7)); errors.Is(err, errWrongPassword) {
+					if _, err := nodes[i%2].checkPassword(context.Background(), name, "wrong horse", address(7)); errors.Is(err, ErrWrongPassword) {
 						checked.Add(1)
 					} else if !limited(err) {
 						t.Error(err)

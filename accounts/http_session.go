@@ -115,7 +115,7 @@ func (a *Accounts) postLogout(r *web.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return nil, a.RemoveDevices(r.Context(), s.identity.UserID, []string{s.identity.DeviceID})
+	return nil, a.RemoveDevices(r.Context(), s.identity.UserID, "", []string{s.identity.DeviceID})
 }
 
 func (a *Accounts) postLogoutAll(r *web.Request) (any, error) {
@@ -234,8 +234,8 @@ func (a *Accounts) postPassword(r *web.Request, body *struct {
 		}
 	}
 	logout := body.Logout == nil || *body.Logout
-	return a.Interactive(r, body.Auth, []any{body.Password, logout}, func() (any, error) {
-		return nil, a.SetPassword(r.Context(), r.UserID(), body.Password, logout, r.DeviceID())
+	return a.Interactive(r, body.Auth, []any{body.Password, logout}, func(p Proof) (any, error) {
+		return nil, a.setPassword(r.Context(), r.UserID(), p, body.Password, logout, r.DeviceID())
 	})
 }
 
@@ -244,8 +244,8 @@ func (a *Accounts) postDeactivate(r *web.Request, body *struct {
 	Erase bool            `json:"erase"`
 },
 ) (any, error) {
-	return a.Interactive(r, body.Auth, body.Erase, func() (any, error) {
-		err := a.Deactivate(r.Context(), r.UserID(), body.Erase)
+	return a.Interactive(r, body.Auth, body.Erase, func(p Proof) (any, error) {
+		err := a.deactivate(r.Context(), r.UserID(), p, body.Erase)
 		return map[string]string{"id_server_unbind_result": "success"}, err
 	})
 }

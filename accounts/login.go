@@ -62,7 +62,8 @@ func loadUser(ctx context.Context, q db.Querier, userID string) (*user, error) {
 	return u, err
 }
 
-var errWrongPassword = matrix.Forbidden("The user name or the password is wrong")
+// ErrWrongPassword answers who did not show the password of the user, M_FORBIDDEN.
+var ErrWrongPassword = matrix.Forbidden("The user name or the password is wrong")
 
 // checkPassword finds the user of a name (localpart or full id) and compares the password, which counts as a
 // guess of who is at the address. It takes the same time whether or not the user exists. All checks of passwords
@@ -88,7 +89,7 @@ func (a *Accounts) checkPassword(ctx context.Context, name, password string, fro
 		return nil, err
 	}
 	if !ok {
-		return nil, errWrongPassword
+		return nil, ErrWrongPassword
 	}
 	attempt.right(ctx)
 	if stale {
@@ -170,7 +171,7 @@ func (a *Accounts) login(ctx context.Context, u *user, d newDevice) (*Credential
 		return nil, err
 	}
 	if !found {
-		return nil, errWrongPassword
+		return nil, ErrWrongPassword
 	}
 	if err := a.announce(ctx, u.id, d.ID); err != nil {
 		return nil, err

@@ -162,6 +162,7 @@ type sessionChange struct {
 	All       bool      `json:"all,omitempty"`    // all devices
 	Except    string    `json:"except,omitempty"` // but this one
 	Pair      int64     `json:"pair,omitempty"`   // id in tokens
+	Proof     Proof     `json:"proof,omitempty"`  // change nothing when it does not hold any more
 	Password  string    `json:"password,omitempty"`
 	Erase     bool      `json:"erase,omitempty"`
 	Admin     *bool     `json:"admin,omitempty"`
@@ -202,10 +203,13 @@ func (a *Accounts) changeHere(ctx context.Context, userID string, c sessionChang
 	return p.result, err
 }
 
-// removeDevices changes sessions and tells the listeners which devices are gone.
+// removeDevices changes sessions and tells the listeners which devices are gone. Errors: M_FORBIDDEN when the proof does not hold.
 func (a *Accounts) removeDevices(ctx context.Context, userID string, c sessionChange) (sessionResult, error) {
 	c.At = a.nowMs()
 	res, err := a.change(ctx, userID, c)
+	if err == nil && res.Stale {
+		err = ErrWrongPassword
+	}
 	if err != nil || len(res.Devices) == 0 {
 		return res, err
 	}
@@ -214,12 +218,12 @@ func (a *Accounts) removeDevices(ctx context.Context, userID string, c sessionCh
 }
 
 // RemoveDevices ends devices of a user: their tokens, and through the DeviceListeners all that belongs to
-// them. Unknown devices are left out silently.
-func (a *Accounts) RemoveDevices(ctx context.Context, userID string, deviceIDs []string) error {
+// them. Unknown devices are left out silently. proof is "" where the user's password was not asked for.
+func (a *Accounts) RemoveDevices(ctx context.Context, userID string, proof Proof, deviceIDs []string) error {
 	if len(deviceIDs) == 0 {
 		return nil
 	}
-	_, err := a.removeDevices(ctx, userID, sessionChange{Kind: changeRemove, Devices: deviceIDs})
+	_, err := a.removeDevices(ctx, userID, sessionChange{Kind: changeRemove, Proof: proof, Devices: deviceIDs})
 	return err
 }
 
@@ -299,6 +303,10 @@ func (sessionStore) Read(ctx context.Context, q db.Querier, r stream.Range) ([]s
 // applyChange does one change. It may run again in another transaction, so it sets the result anew.
 func applyChange(ctx context.Context, tx *db.Tx, userID string, p *pendingChange) error {
 	p.result = sessionResult{}
+	if there, err := p.Proof.Holds(ctx, tx, userID); err != nil || !there {
+		p.result.Stale = !there
+		return err
+	}
 	switch p.Kind {
 	case changeConfirm:
 		return confirmPair(ctx, tx, p.Pair)

@@ -37,6 +37,7 @@ type interaction struct {
 	token  string     // the registration token that is held for it
 	from   netip.Addr // where the present request comes from
 	kept   string     // request as it was when the interaction was begun
+	proof  Proof      // that the user is asking, once complete
 	stored bool
 }
 
@@ -97,8 +98,9 @@ func (i *interaction) request() string {
 // replacing cross-signing keys, changing the password and deactivating do. auth is the auth member of the
 // body, nil when there is none. params is all else of the body that fn goes by, in a form that encodes to
 // JSON: an authentication is taken for nothing but the user, the method, the path and the params that it was
-// begun with. Until the caller has proved who they are the answer is 401 with the flows and a session.
-func (a *Accounts) Interactive(r *web.Request, auth json.RawMessage, params any, fn func() (any, error)) (any, error) {
+// begun with. Until the caller has proved who they are the answer is 401 with the flows and a session. fn hands on
+// the proof to what it does, where the password may be another by then.
+func (a *Accounts) Interactive(r *web.Request, auth json.RawMessage, params any, fn func(p Proof) (any, error)) (any, error) {
 	text, err := json.Marshal(params)
 	if err != nil {
 		return nil, err
@@ -109,7 +111,24 @@ func (a *Accounts) Interactive(r *web.Request, auth json.RawMessage, params any,
 	start := func() *interaction {
 		return &interaction{id: newSessionID(), op: r.Method + " " + r.URL.Path, userID: r.UserID(), params: text, from: r.RemoteIP(), flows: [][]string{{stagePassword}}}
 	}
-	return a.interact(r.Context(), start, auth, func(*interaction) (any, error) { return fn() })
+	return a.interact(r.Context(), start, auth, func(i *interaction) (any, error) { return fn(i.proof) })
+}
+
+// Proof is the hash of the password with which a user confirmed an operation, "" for one that needs none. The
+// operation is refused when the password was changed between.
+type Proof string
+
+// Holds tells that the password is the one of the proof, and lets nobody change it until the transaction ends.
+func (p Proof) Holds(ctx context.Context, tx *db.Tx, userID string) (bool, error) {
+	if p == "" {
+		return true, nil
+	}
+	var held string
+	err := tx.QueryRow(ctx, `SELECT password FROM users WHERE user_id = $1 FOR UPDATE`, userID).Scan(&held)
+	if errors.Is(err, db.ErrNoRows) {
+		return false, nil
+	}
+	return held == string(p), err
 }
 
 var errNoSession = matrix.NewError(401, matrix.CodeUnknown, "The session is unknown, used, has run out or was for something else: begin again with the new one")
@@ -151,6 +170,13 @@ func (a *Accounts) interact(ctx context.Context, start func() *interaction, auth
 	}
 	if !i.complete() {
 		return a.challenge(ctx, i, nil)
+	}
+	if i.userID != "" && i.proof == "" { // it was confirmed by an earlier request: a new password since then ends the session
+		u, err := loadUser(ctx, a.db, i.userID)
+		if err != nil {
+			return nil, err
+		}
+		i.proof = Proof(u.password)
 	}
 	if i.stored { // of requests with one session that come at once, one goes on
 		n, err := a.db.Exec(ctx, `UPDATE interactive_sessions SET used = TRUE WHERE id = $1 AND NOT used`, i.row())
@@ -201,13 +227,15 @@ func (a *Accounts) pass(ctx context.Context, i *interaction, d *authData) error 
 		}
 		// Nobody guesses here at the password of another account.
 		if u, err := a.findUser(ctx, name); errors.Is(err, db.ErrNoRows) || err == nil && u.id != i.userID {
-			return errWrongPassword
+			return ErrWrongPassword
 		} else if err != nil {
 			return err
 		}
-		if _, err := a.checkPassword(ctx, i.userID, d.Password, i.from); err != nil {
+		u, err := a.checkPassword(ctx, i.userID, d.Password, i.from)
+		if err != nil {
 			return err
 		}
+		i.proof = Proof(u.password)
 	case stageToken:
 		if i.token == "" {
 			if err := a.holdToken(ctx, i, d.Token); err != nil {

@@ -3,6 +3,7 @@ package accounts
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -146,6 +147,61 @@ func TestInteractiveSessionIsUsedOnce(t *testing.T) {
 		wg.Wait()
 		if got := runs.Load(); got != 1 {
 			t.Errorf("one session let %d requests through", got)
+		}
+	})
+}
+
+// TestWhatAnOldPasswordConfirmedIsRefused: between the look at the password and what it allows, the password may be changed, by a
+// request that comes at the same time. Only one of those that showed the old one goes through.
+func TestWhatAnOldPasswordConfirmedIsRefused(t *testing.T) {
+	run(t, testConfig(), func(t *testing.T, n *node) {
+		alice := n.register("alice").want(200)
+		id, device := alice.text("user_id"), alice.text("device_id")
+		u, err := n.checkPassword(t.Context(), "alice", "correct horse", address(1))
+		if err != nil {
+			t.Fatal(err)
+		}
+		old := Proof(u.password)
+		if err := n.setPassword(t.Context(), id, old, "battery staple", false, ""); err != nil {
+			t.Fatal(err)
+		}
+		for what, err := range map[string]error{
+			"another password": n.setPassword(t.Context(), id, old, "third staple", true, ""),
+			"an end":           n.deactivate(t.Context(), id, old, true),
+			"a removed device": n.RemoveDevices(t.Context(), id, old, []string{device}),
+		} {
+			if !errors.Is(err, ErrWrongPassword) {
+				t.Errorf("%s was taken from one who showed the old password: %v", what, err)
+			}
+		}
+		if _, err := n.checkPassword(t.Context(), "alice", "battery staple", address(1)); err != nil {
+			t.Errorf("the password that was acknowledged does not count: %v", err)
+		}
+		n.do("GET", client+"/account/whoami", alice.text("access_token"), nil).want(200)
+
+		// Requests that come at once, each with the password that was right.
+		const senders = 8
+		statuses := make([]int, senders)
+		var wg sync.WaitGroup
+		for i := range senders {
+			wg.Go(func() {
+				auth := obj{"type": "m.login.password", "user": "alice", "password": "battery staple"}
+				statuses[i] = n.do("POST", client+"/account/password", alice.text("access_token"), obj{"new_password": fmt.Sprint("new staple ", i), "logout_devices": false, "auth": auth}).status
+			})
+		}
+		wg.Wait()
+		won := 0
+		for i, status := range statuses {
+			if status != 200 {
+				continue
+			}
+			won++
+			if _, err := n.checkPassword(t.Context(), "alice", fmt.Sprint("new staple ", i), address(1)); err != nil {
+				t.Errorf("change %d was acknowledged and does not count: %v (%v)", i, err, statuses)
+			}
+		}
+		if won != 1 {
+			t.Errorf("%d of %d changes from one password were acknowledged: %v", won, senders, statuses)
 		}
 	})
 }

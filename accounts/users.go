@@ -173,11 +173,15 @@ func (a *Accounts) Users(ctx context.Context, after string, limit int) ([]User, 
 
 // SetPassword gives a user a new password and, if asked, ends all devices but one ("" for really all).
 func (a *Accounts) SetPassword(ctx context.Context, userID, password string, logout bool, except string) error {
+	return a.setPassword(ctx, userID, "", password, logout, except)
+}
+
+func (a *Accounts) setPassword(ctx context.Context, userID string, proof Proof, password string, logout bool, except string) error {
 	hash, err := a.newHash(ctx, password)
 	if err != nil {
 		return err
 	}
-	res, err := a.removeDevices(ctx, userID, sessionChange{Kind: changePassword, Password: hash, All: logout, Except: except})
+	res, err := a.removeDevices(ctx, userID, sessionChange{Kind: changePassword, Proof: proof, Password: hash, All: logout, Except: except})
 	if err == nil && !res.Found {
 		return noUser(userID)
 	}
@@ -204,7 +208,11 @@ func (a *Accounts) SetAdmin(ctx context.Context, userID string, admin bool) erro
 // Deactivate ends an account for good: its devices, tokens and password go, its name stays taken. erase
 // also removes profile and account data, and tells the listeners to hide what the user wrote.
 func (a *Accounts) Deactivate(ctx context.Context, userID string, erase bool) error {
-	if _, err := a.removeDevices(ctx, userID, sessionChange{Kind: changeDeactivate, All: true, Erase: erase}); err != nil {
+	return a.deactivate(ctx, userID, "", erase)
+}
+
+func (a *Accounts) deactivate(ctx context.Context, userID string, proof Proof, erase bool) error {
+	if _, err := a.removeDevices(ctx, userID, sessionChange{Kind: changeDeactivate, Proof: proof, All: true, Erase: erase}); err != nil {
 		return err
 	}
 	u, err := loadUser(ctx, a.db, userID)

@@ -64,8 +64,8 @@ type deletion struct {
 
 func (x *Devices) deleteDevice(r *web.Request, body *deletion) (any, error) {
 	id := r.Path("deviceID")
-	return x.accounts.Interactive(r, body.Auth, nil, func() (any, error) { // the path says which
-		return nil, x.accounts.RemoveDevices(r.Context(), r.UserID(), []string{id})
+	return x.accounts.Interactive(r, body.Auth, nil, func(p accounts.Proof) (any, error) { // the path says which
+		return nil, x.accounts.RemoveDevices(r.Context(), r.UserID(), p, []string{id})
 	})
 }
 
@@ -78,8 +78,8 @@ func (x *Devices) deleteDevices(r *web.Request, body *deletion) (any, error) {
 			return nil, matrix.InvalidParam("A device id has 1 to 255 bytes, without NUL")
 		}
 	}
-	return x.accounts.Interactive(r, body.Auth, body.Devices, func() (any, error) {
-		return nil, x.accounts.RemoveDevices(r.Context(), r.UserID(), body.Devices)
+	return x.accounts.Interactive(r, body.Auth, body.Devices, func(p accounts.Proof) (any, error) {
+		return nil, x.accounts.RemoveDevices(r.Context(), r.UserID(), p, body.Devices)
 	})
 }
 
@@ -321,8 +321,8 @@ func (x *Devices) postSigning(r *web.Request, body *signingBody) (any, error) {
 	if err != nil || len(u.keys) == 0 {
 		return nil, err
 	}
-	store := func() (any, error) {
-		c := listChange{Signing: u.keys, SeenMaster: &u.seen, Token: r.Identity.TokenID}
+	store := func(p accounts.Proof) (any, error) {
+		c := listChange{Signing: u.keys, SeenMaster: &u.seen, Token: r.Identity.TokenID, Proof: p}
 		if !slices.ContainsFunc(u.keys, func(k signingKey) bool { return k.Usage != usageUser }) {
 			c.Viewer = r.UserID() // nobody else sees a user-signing key
 		}
@@ -330,13 +330,16 @@ func (x *Devices) postSigning(r *web.Request, body *signingBody) (any, error) {
 		if err == nil && res.Refused {
 			err = matrix.UnknownToken(false)
 		}
+		if err == nil && res.Unproved {
+			err = accounts.ErrWrongPassword
+		}
 		if err == nil && res.Conflict {
 			err = matrix.NewError(409, matrix.CodeUnknown, "The user's cross-signing keys were changed meanwhile: look at them and try again").With(errReplaced)
 		}
 		return nil, err
 	}
 	if !u.replace {
-		return store()
+		return store("")
 	}
 	return x.accounts.Interactive(r, body.Auth, []json.RawMessage{body.Master, body.Self, body.User}, store)
 }

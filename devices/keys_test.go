@@ -430,7 +430,7 @@ func TestRememberedKeysOfADeviceAreBounded(t *testing.T) {
 		if stored, _, _, _, _ := alice.kept(); stored != 0 {
 			t.Errorf("%d of the newest keys were taken again", stored)
 		}
-		if err := n.accounts.RemoveDevices(context.Background(), alice.userID, []string{alice.deviceID}); err != nil {
+		if err := n.accounts.RemoveDevices(context.Background(), alice.userID, "", []string{alice.deviceID}); err != nil {
 			t.Fatal(err)
 		}
 		if got := remembered(); got != 0 {

@@ -28,12 +28,14 @@ type listChange struct {
 	Viewer     string         `json:"viewer,omitempty"`      // who alone can see the change; "" for all
 	Under      *lease.Lease   `json:"under,omitempty"`       // change nothing when it was taken over
 	Token      int64          `json:"token,omitempty"`       // change nothing when the access token of this id is gone; 0 is none
+	Proof      accounts.Proof `json:"proof,omitempty"`       // change nothing when it does not hold any more
 }
 
 type listResult struct {
 	Conflict bool `json:"conflict,omitempty"` // the master key is not SeenMaster any more
 	Lost     bool `json:"lost,omitempty"`     // Under was taken over
 	Refused  bool `json:"refused,omitempty"`  // Token is gone
+	Unproved bool `json:"unproved,omitempty"` // Proof does not hold any more
 }
 
 // pendingChange is the Value of a row on its way into the database.
@@ -80,6 +82,10 @@ func (p *pendingChange) apply(ctx context.Context, tx *db.Tx, userID string) err
 	}
 	refused, err := gone(ctx, tx, p.Token)
 	if p.result.Refused = refused != nil; err != nil || refused != nil {
+		return err
+	}
+	there, err := p.Proof.Holds(ctx, tx, userID)
+	if p.result.Unproved = !there; err != nil || !there {
 		return err
 	}
 	if p.Gone {

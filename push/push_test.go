@@ -604,7 +604,7 @@ func TestPushersEndWithTheirDevice(t *testing.T) {
 					}
 				})
 			}
-			if err := errors.Join(n.Accounts.RemoveDevices(t.Context(), user, []string{device}), n.DevicesRemoved(t.Context(), user, []string{device})); err != nil {
+			if err := errors.Join(n.Accounts.RemoveDevices(t.Context(), user, "", []string{device}), n.DevicesRemoved(t.Context(), user, []string{device})); err != nil {
 				t.Error(err)
 			}
 			wg.Wait()
