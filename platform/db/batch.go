@@ -57,7 +57,7 @@ func (d *DB) Write(ctx context.Context, fn func(w *Batch) error) error {
 	case w.err != nil:
 		return w.err
 	case w.reads && (err == nil || errors.Is(err, ErrReads)):
-		return d.Tx(ctx, func(tx *Tx) error {
+		return d.tx(ctx, func(tx *Tx) error {
 			w := &Batch{ctx: ctx, d: d, tx: tx}
 			if err := fn(w); w.err == nil {
 				return err

@@ -7,12 +7,14 @@ import (
 	"net"
 	"net/url"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"lyceum/platform/db"
+	"lyceum/platform/db/dbfault"
 	"lyceum/platform/db/dbtest"
 	"lyceum/platform/engines/enginestest"
 )
@@ -383,3 +385,54 @@ func TestTextThatCanNotBeStoredIsRefused(t *testing.T) {
 }
 
 func second[T any](_ T, err error) error { return err }
+
+// TestALostWriteIsEndedBeforeItIsTold: what a connection that broke had taken must not come when its client, who was told that nobody
+// knows, has written something else.
+func TestALostWriteIsEndedBeforeItIsTold(t *testing.T) {
+	p, err := dbfault.NewProxy(enginestest.TestPostgres(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = p.Close() })
+	d, err := db.Open(t.Context(), p.URL(), db.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = d.Close() })
+	t.Cleanup(p.Open)
+	exec := func(query string, args ...any) error {
+		_, err := d.Exec(t.Context(), query, args...)
+		return err
+	}
+	if err := errors.Join(exec(`CREATE TABLE names (name TEXT NOT NULL)`), exec(`INSERT INTO names (name) VALUES ('first')`)); err != nil {
+		t.Fatal(err)
+	}
+	p.Also(regexp.MustCompile(`UPDATE names`))
+	const update = `UPDATE names SET name = $1`
+	for how, write := range map[string]func(name string) error{
+		"statement": func(name string) error { return exec(update, name) },
+		"transaction": func(name string) error {
+			return d.Tx(t.Context(), func(tx *db.Tx) error { _, err := tx.Exec(t.Context(), update, name); return err })
+		},
+	} {
+		for _, f := range []dbfault.Fault{dbfault.Late, dbfault.LateEnd} {
+			old, wanted := how+" old "+f.String(), how+" new "+f.String()
+			p.Shut()
+			told := make(chan error, 1)
+			go func() { told <- write(old) }()
+			nextHeld(t, &p.Gate).Decide(f)
+			if err := <-told; err == nil {
+				t.Errorf("%s, %v: a write whose connection broke is said to be done", how, f)
+			}
+			p.Gate.Open()
+			if err := write(wanted); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(dbfault.LateBatch + dbfault.LateAfter)
+			var name string
+			if err := d.QueryRow(t.Context(), `SELECT name FROM names`).Scan(&name); err != nil || name != wanted {
+				t.Errorf("%s, %v: found %q, %v, after %q was acknowledged", how, f, name, err, wanted)
+			}
+		}
+	}
+}

@@ -52,6 +52,7 @@ func (d *DB) openPostgres(url string) error {
 	for k, v := range o.Params {
 		c.RuntimeParams[k] = v
 	}
+	c.Tracer = watch{}
 	e := &postgresEngine{}
 	pool := stdlib.OpenDB(*c, stdlib.OptionAfterConnect(made), stdlib.OptionResetSession(e.stillGood))
 	n := o.Readers
@@ -72,9 +73,9 @@ func (d *DB) openPostgres(url string) error {
 // madeAt is the name under which a connection keeps when it was made.
 const madeAt = "lyceum.made"
 
-func made(_ context.Context, c *pgx.Conn) error {
+func made(ctx context.Context, c *pgx.Conn) error {
 	c.PgConn().CustomData()[madeAt] = time.Now().UnixNano()
-	return nil
+	return know(ctx, c)
 }
 
 // noteReadOnly lets all connections go when one takes no writes, but not those made in the last second: another server has

@@ -1,0 +1,94 @@
+package db
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// A session of PostgreSQL may go on when its connection broke: what was sent to it is done when it arrives, or when a lock
+// is free, which may be after the client was told that nobody knows, has tried again, and was told that it is done. So whoever
+// writes outside a group commit, which is fenced by its leases, ends the session before the error is given.
+
+// backend tells a session of the server from all others.
+type backend struct {
+	pid   uint32
+	began int64 // microseconds of Unix time; the id of a process is given again
+}
+
+// broken takes note of the session whose connection broke during a statement.
+type broken struct{ session *backend }
+
+type brokenKey struct{}
+
+const backendBegan = "(extract(epoch FROM backend_start) * 1000000)::bigint"
+
+// sessionKey is the name under which a connection keeps its *backend.
+const sessionKey = "lyceum.session"
+
+// know asks a new connection for its session. Behind a pooler it has none of its own.
+func know(ctx context.Context, c *pgx.Conn) error {
+	var s backend
+	err := c.QueryRow(ctx, "SELECT pid, "+backendBegan+" FROM pg_stat_activity WHERE pid = pg_backend_pid()", pgx.QueryExecModeExec).Scan(&s.pid, &s.began)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return nil
+	}
+	if err == nil && s.pid == c.PgConn().PID() {
+		c.PgConn().CustomData()[sessionKey] = &s
+	}
+	return err
+}
+
+// watch is a pgx.QueryTracer that tells a broken of the context about its session.
+type watch struct{}
+
+// TraceQueryStart is part of pgx.QueryTracer.
+func (watch) TraceQueryStart(ctx context.Context, _ *pgx.Conn, _ pgx.TraceQueryStartData) context.Context {
+	return ctx
+}
+
+// TraceQueryEnd is part of pgx.QueryTracer.
+func (watch) TraceQueryEnd(ctx context.Context, c *pgx.Conn, data pgx.TraceQueryEndData) {
+	if data.Err == nil || !c.IsClosed() {
+		return
+	}
+	if b, ok := ctx.Value(brokenKey{}).(*broken); ok {
+		b.session, _ = c.PgConn().CustomData()[sessionKey].(*backend)
+	}
+}
+
+// unasked is how long ending waits for a database that can not be asked.
+const unasked = 5 * time.Second
+
+// ending runs write. When its connection breaks it ends the session, so what was sent is done before it returns, or never: as far
+// as ctx allows, and while the database can be asked.
+func (d *DB) ending(ctx context.Context, write func(ctx context.Context) error) error {
+	if !d.Postgres() {
+		return write(ctx)
+	}
+	var b broken
+	err := write(context.WithValue(ctx, brokenKey{}, &b))
+	if b.session == nil {
+		return err
+	}
+	asked := time.Now()
+	for wait := 10 * time.Millisecond; time.Since(asked) < unasked; wait = min(2*wait, 500*time.Millisecond) {
+		var told bool
+		endErr := d.QueryRow(ctx, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = $1 AND "+backendBegan+" = $2",
+			int64(b.session.pid), b.session.began).Scan(&told)
+		switch {
+		case endErr == nil:
+			asked = time.Now()
+		case !IsTemporary(endErr): // it is gone, or can not be ended
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(wait):
+		}
+	}
+	return err
+}
