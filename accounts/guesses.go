@@ -2,7 +2,6 @@ package accounts
 
 import (
 	"context"
-	"errors"
 	"net/netip"
 	"strings"
 	"time"
@@ -18,16 +17,25 @@ type PasswordRates struct {
 	Address web.RateLimit // from one address, for all accounts
 }
 
-// strangers is how many times the rate of one address an account takes from all addresses together at which
-// its owner never logged in.
-const strangers = 4
+// How many times the rate of one address an account takes from a network and from all networks together, where its owner never
+// logged in. So it takes several networks to shut out an owner who was nowhere yet.
+const (
+	neighbours = 2
+	strangers  = 4
+)
+
+// Of the addresses at which a user's devices that are gone logged in, the last ones are remembered for a while.
+const (
+	formerAddresses = 20
+	formerFor       = 90 * 24 * time.Hour
+)
 
 // guess is one password that is being checked: it counts in all buckets before the check, so that many at
 // once do not slip through, and is given back when it was right.
 //
 // Wrong passwords count for the account, wherever one can be tried, so a token does not help to guess. That
 // nobody can shut the owner out: each address has a bucket of its own for the account, what strangers try
-// together counts in another, and an address at which one of the account's devices logged in is no stranger.
+// together counts in another, and an address at which one of the account's devices logged in, also one that is gone, is no stranger.
 type guess struct {
 	a     *Accounts
 	taken []bucket
@@ -46,19 +54,19 @@ func (a *Accounts) guess(ctx context.Context, u *user, name string, from netip.A
 	known := false
 	if u != nil {
 		account = u.id
-		var one int
-		err := a.db.QueryRow(ctx, `SELECT 1 FROM user_devices WHERE user_id = $1 AND login_ip = $2 LIMIT 1`, u.id, address).Scan(&one)
-		if err != nil && !errors.Is(err, db.ErrNoRows) {
+		err := a.db.QueryRow(ctx, `SELECT EXISTS (SELECT 1 FROM user_devices WHERE user_id = $1 AND login_ip = $2)
+			OR EXISTS (SELECT 1 FROM login_addresses WHERE user_id = $1 AND address = $2)`, u.id, address).Scan(&known)
+		if err != nil {
 			return nil, err
 		}
-		known = err == nil
 	}
 	rate := a.config.PasswordRates.Account
 	g := &guess{a: a, own: bucket{"password:" + account + " " + address, rate}}
 	buckets := []bucket{g.own}
 	if !known {
-		rate.PerSecond, rate.Burst = rate.PerSecond*strangers, rate.Burst*strangers
-		buckets = append(buckets, bucket{"password:" + account, rate})
+		buckets = append(buckets,
+			bucket{"password:" + account + " " + neighbourhood(from), rate.Times(neighbours)},
+			bucket{"password:" + account, rate.Times(strangers)})
 	}
 	if from.IsValid() {
 		buckets = append(buckets, bucket{"password_address:" + address, a.config.PasswordRates.Address})
@@ -75,6 +83,30 @@ func (a *Accounts) guess(ctx context.Context, u *user, name string, from netip.A
 		g.taken = append(g.taken, b)
 	}
 	return g, nil
+}
+
+// neighbourhood is the network that one customer may have: a /24, or a /48 of IPv6.
+func neighbourhood(addr netip.Addr) string {
+	addr = addr.Unmap().WithZone("")
+	bits := 24
+	if addr.Is6() {
+		bits = 48
+	}
+	prefix, _ := addr.Prefix(bits) // the zero Prefix for the zero Addr
+	return prefix.String()
+}
+
+// rememberAddresses keeps where devices that end now logged in.
+func rememberAddresses(ctx context.Context, tx *db.Tx, userID string, deviceIDs []string, now int64) error {
+	_, err := tx.Exec(ctx, `INSERT INTO login_addresses (user_id, address, used_ms)
+		SELECT DISTINCT user_id, login_ip, CAST($3 AS BIGINT) FROM user_devices WHERE user_id = $1 AND device_id = ANY($2) AND login_ip <> ''
+		ON CONFLICT (user_id, address) DO UPDATE SET used_ms = excluded.used_ms`, userID, deviceIDs, now)
+	if err != nil {
+		return err
+	}
+	_, err = tx.Exec(ctx, `DELETE FROM login_addresses WHERE user_id = $1 AND address IN
+		(SELECT address FROM login_addresses WHERE user_id = $1 ORDER BY used_ms DESC, address LIMIT 1000000 OFFSET $2)`, userID, formerAddresses)
+	return err
 }
 
 // right is called when the password was right: the address begins anew with this account.

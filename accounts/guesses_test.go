@@ -9,6 +9,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"lyceum/matrix"
 	"lyceum/platform/bus"
@@ -125,7 +126,7 @@ func TestTheOwnerIsNotShutOut(t *testing.T) {
 		// Many addresses guess: together they have a bound, and home stays open.
 		wrong := 0
 		for i := range 200 {
-			if err := check(1000+i, "wrong horse"); !limited(err) {
+			if err := check(1000+300*i, "wrong horse"); !limited(err) {
 				wrong++
 			}
 		}
@@ -162,6 +163,96 @@ func TestTheOwnerIsNotShutOut(t *testing.T) {
 			if err := check(home, "wrong horse"); limited(err) != (i == guesses) {
 				t.Errorf("guess %d at home: %v", i+1, err)
 			}
+		}
+	})
+}
+
+// TestANetworkShutsNobodyOut: many addresses of one network do not use up what all have together.
+func TestANetworkShutsNobodyOut(t *testing.T) {
+	guessing(t, func(t *testing.T, nodes [2]*node) {
+		n, ctx := nodes[0], t.Context()
+		if _, err := n.CreateUser(ctx, NewUser{Name: "alice", Password: "correct horse"}); err != nil {
+			t.Fatal(err)
+		}
+		for _, pattern := range []string{"10.2.3.%d", "2001:db8:7:%x::1"} {
+			wrong := 0
+			for i := range 200 {
+				if _, err := n.checkPassword(ctx, "alice", "wrong horse", netip.MustParseAddr(fmt.Sprintf(pattern, i))); !limited(err) {
+					wrong++
+				}
+			}
+			if wrong > neighbours*guesses {
+				t.Errorf("%s: %d wrong passwords were tried from one network", pattern, wrong)
+			}
+			if pattern != "10.2.3.%d" {
+				continue
+			}
+			if _, err := n.checkPassword(ctx, "alice", "correct horse", address(5)); err != nil {
+				t.Errorf("%s: one network shut the owner out of another: %v", pattern, err)
+			}
+		}
+	})
+}
+
+// TestHomeStaysKnown: where the owner logged in is remembered when the device is gone, as whoever stole a token can end it.
+func TestHomeStaysKnown(t *testing.T) {
+	guessing(t, func(t *testing.T, nodes [2]*node) {
+		n, ctx := nodes[0], t.Context()
+		if _, err := n.CreateUser(ctx, NewUser{Name: "alice", Password: "correct horse"}); err != nil {
+			t.Fatal(err)
+		}
+		const id = "@alice:here.test"
+		loginAt := func(from netip.Addr) {
+			t.Helper()
+			u, err := n.checkPassword(ctx, "alice", "correct horse", from)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := n.Accounts.login(ctx, u, newDevice{From: from}); err != nil {
+				t.Fatal(err)
+			}
+			if err := n.Logout(ctx, id, ""); err != nil {
+				t.Fatal(err)
+			}
+			n.clock.forward(time.Second)
+		}
+		known := func() int {
+			var count int
+			if err := n.db.QueryRow(ctx, `SELECT COUNT(*) FROM login_addresses WHERE user_id = $1`, id).Scan(&count); err != nil {
+				t.Fatal(err)
+			}
+			return count
+		}
+		for i := range 5 {
+			loginAt(address(20_000 + i))
+		}
+		home := address(60_000)
+		loginAt(home)
+		for i := range 200 { // the strangers' guesses are used up
+			_, _ = n.checkPassword(ctx, "alice", "wrong horse", address(1000+300*i))
+		}
+		if _, err := n.checkPassword(ctx, "alice", "correct horse", address(7)); !limited(err) {
+			t.Fatalf("a stranger was let try: %v", err)
+		}
+		loginAt(home)
+		for i := range formerAddresses + 5 { // only the last ones are kept
+			_, err := n.db.Exec(ctx, `INSERT INTO login_addresses (user_id, address, used_ms) VALUES ($1, $2, $3)`, id, fmt.Sprint("old", i), i)
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		loginAt(home)
+		if got := known(); got != formerAddresses {
+			t.Errorf("%d addresses are remembered", got)
+		}
+		if _, err := n.checkPassword(ctx, "alice", "correct horse", home); err != nil {
+			t.Errorf("the newest address was forgotten: %v", err)
+		}
+		if err := n.Deactivate(ctx, id, false); err != nil {
+			t.Fatal(err)
+		}
+		if got := known(); got != 0 {
+			t.Errorf("%d addresses of a deactivated user are remembered", got)
 		}
 	})
 }

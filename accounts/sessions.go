@@ -354,6 +354,11 @@ func applyChange(ctx context.Context, tx *db.Tx, userID string, p *pendingChange
 	if len(p.result.Devices) == 0 {
 		return nil
 	}
+	if p.Kind != changeDeactivate {
+		if err := rememberAddresses(ctx, tx, userID, p.result.Devices, p.At); err != nil {
+			return err
+		}
+	}
 	// The devices first: a refresh holds its device, so the tokens it made are seen.
 	if _, err := tx.Exec(ctx, `DELETE FROM user_devices WHERE user_id = $1 AND device_id = ANY($2)`, userID, p.result.Devices); err != nil {
 		return err

@@ -255,6 +255,7 @@ func (a *Accounts) farewell(ctx context.Context, to writer, userID string, erase
 	return to.Tx(ctx, func(tx *db.Tx) error {
 		steps := []string{
 			`DELETE FROM profile_fields WHERE user_id = $1`, `DELETE FROM profile_names WHERE user_id = $1`,
+			`DELETE FROM login_addresses WHERE user_id = $1`,
 			`UPDATE users SET farewell = FALSE WHERE user_id = $1`,
 		}
 		if erase {
@@ -304,5 +305,5 @@ func (a *Accounts) expire(ctx context.Context, job *role.Job) error {
 			return err
 		}
 	}
-	return nil
+	return job.Exec(ctx, `DELETE FROM login_addresses WHERE used_ms < $1`, now-formerFor.Milliseconds())
 }

@@ -35,13 +35,16 @@ type RateLimit struct {
 	Burst     int     `yaml:"burst" help:"Requests at once."`
 }
 
+// Times is a limit of so many times as much.
+func (r RateLimit) Times(n int) RateLimit { return RateLimit{r.PerSecond * float64(n), r.Burst * n} }
+
 // DefaultRateLimits returns the limits that hold where the configuration says nothing.
 func DefaultRateLimits() map[string]RateLimit {
 	return map[string]RateLimit{
 		"login": {0.2, 10}, // log-ins, changed passwords
 
-		// Wrong passwords, wherever one is checked: for one account from one address, and four times that from
-		// all addresses together at which the owner never logged in; and from one address for all accounts.
+		// Wrong passwords, wherever one is checked: for one account from one address, twice that from a network (a /24, or a /48 of
+		// IPv6) and four times that from all networks together, at which the owner has not logged in for long; and from one address for all accounts.
 		"password":         {0.01, 10},
 		"password_address": {0.2, 30},
 
