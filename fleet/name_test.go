@@ -5,6 +5,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -98,6 +99,27 @@ func TestFirstUserBeforeTheFirstStart(t *testing.T) {
 	s.called("other.org").mustFail(t, []string{"example.org", "other.org"}, "serve", "--listen", "127.0.0.1:0")
 	s.called("").start(t)
 	s.mustRun(t, "user", "token", "alice")
+}
+
+// TestAFirstStartThatFailsGivesNoName: a typing error in the name is mended together with what else was wrong.
+func TestAFirstStartThatFailsGivesNoName(t *testing.T) {
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	s := newSite(t, "postgres")
+	good := slices.Clone(s.environ)
+	for want, wrong := range map[string]string{
+		"redis.password":   "LYCEUM_REDIS_PASSWORD=wrong",
+		"blob":             "LYCEUM_BLOB_S3_BUCKET=is-not-there",
+		"fleet.ops_listen": "LYCEUM_FLEET_OPS_LISTEN=" + taken.Addr().String(),
+	} {
+		s.environ = append(slices.Clone(good), wrong)
+		s.called("exmaple.org").mustFail(t, []string{want}, "serve", "--listen", "127.0.0.1:0")
+	}
+	s.environ = append(good, "LYCEUM_FLEET_SECRET=another secret of sixteen letters") // the key is not sealed with the one before either
+	s.called("example.org").start(t)
 }
 
 // TestServeThatFailsMakesNothing: neither a database nor a secret, and nothing in what belongs to others.
