@@ -123,7 +123,7 @@ func (p *Process) openEngines(ctx context.Context, m making) (err error) {
 		return err
 	}
 	if err := db.Migrate(ctx, p.db, p.obs.Log, migrations()...); err != nil {
-		return err
+		return c.ofDatabase(err)
 	}
 	if p.bus, err = p.openBus(ctx); err != nil {
 		return err
@@ -144,15 +144,15 @@ const leaseConnections = 2
 // as many connections as database.connections says.
 func (p *Process) openDatabase(ctx context.Context) (err error) {
 	if p.config.embedded() {
-		p.db, err = db.Open(ctx, p.config.databaseURL(), db.Options{Readers: p.config.Database.Connections, Own: true})
+		p.db, err = p.config.openDatabase(ctx, db.Options{Readers: p.config.Database.Connections, Own: true})
 		p.leaseDB = p.db
 		return err
 	}
 	n := p.config.databaseConnections() - leaseConnections
-	if p.db, err = db.Open(ctx, p.config.databaseURL(), db.Options{Readers: n, Own: true}); err != nil {
+	if p.db, err = p.config.openDatabase(ctx, db.Options{Readers: n, Own: true}); err != nil {
 		return err
 	}
-	p.leaseDB, err = db.Open(ctx, p.config.databaseURL(), db.Options{Readers: leaseConnections})
+	p.leaseDB, err = p.config.openDatabase(ctx, db.Options{Readers: leaseConnections})
 	return err
 }
 
