@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
@@ -157,34 +158,44 @@ func read(ctx context.Context, name string, v visitor) (*Manifest, error) {
 		return nil, err
 	}
 	defer z.Close()
-	m, err := readParts(tar.NewReader(z), v)
+	content := &unzipped{z: z}
+	m, err := readParts(tar.NewReader(content), v)
 	switch {
 	case errors.Is(err, errEnough):
 		return nil, nil
 	case err == nil:
 		// What follows the end of the tar stream is nothing, and the checksum of the last frame is right.
-		if _, err = io.Copy(io.Discard, z); err == nil {
+		if _, err = io.Copy(io.Discard, content); err == nil {
 			return m, nil
 		}
 	case ctx.Err() != nil:
 		return nil, ctx.Err()
 	}
-	if errors.Is(err, tar.ErrHeader) || errors.Is(err, zstd.ErrMagicMismatch) || errors.Is(err, io.ErrUnexpectedEOF) || isZstd(err) {
-		err = fmt.Errorf("%w: %w", ErrDamaged, err)
+	if errors.Is(err, tar.ErrHeader) || errors.Is(err, io.ErrUnexpectedEOF) {
+		err = damaged(err)
 	}
 	return nil, fmt.Errorf("%s: %w", name, err)
 }
 
-func isZstd(err error) bool {
-	for _, e := range []error{
-		zstd.ErrCRCMismatch, zstd.ErrReservedBlockType, zstd.ErrCompressedSizeTooBig, zstd.ErrBlockTooSmall, zstd.ErrUnexpectedBlockSize,
-		zstd.ErrWindowSizeExceeded, zstd.ErrWindowSizeTooSmall, zstd.ErrFrameSizeExceeded, zstd.ErrFrameSizeMismatch,
-	} {
-		if errors.Is(err, e) {
-			return true
-		}
+// unzipped reads what the archive holds. What the decoder does not understand is damage; most of its errors have no name.
+type unzipped struct{ z *zstd.Decoder }
+
+// Read tells damage apart from a file that can not be read.
+func (u *unzipped) Read(p []byte) (int, error) {
+	n, err := u.z.Read(p)
+	var file *fs.PathError
+	if err == nil || err == io.EOF || errors.As(err, &file) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return n, err
 	}
-	return false
+	return n, damaged(err)
+}
+
+// damaged is ErrDamaged with its cause.
+func damaged(err error) error {
+	if errors.Is(err, ErrDamaged) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", ErrDamaged, err)
 }
 
 func readParts(t *tar.Reader, v visitor) (*Manifest, error) {

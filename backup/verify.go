@@ -204,7 +204,7 @@ func (v *verifier) rows(table string, r *rowReader) error {
 			return nil
 		}
 		if err != nil {
-			return fmt.Errorf("%w: %w", ErrDamaged, err)
+			return damaged(err)
 		}
 		if record, err = appendRow(record[:0], f.table, values); err != nil {
 			return err

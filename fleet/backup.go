@@ -132,7 +132,7 @@ func openExisting(ctx context.Context, c *Config) (*db.DB, error) {
 }
 
 func openLong(ctx context.Context, c *Config) (*db.DB, error) {
-	return db.Open(ctx, c.databaseURL(), db.Options{
+	return c.openDatabase(ctx, db.Options{
 		Readers: 4, Own: true, Timeout: longest, Params: map[string]string{"idle_in_transaction_session_timeout": "0"},
 	})
 }

@@ -60,7 +60,7 @@ func (c *ServerConfig) Validate() error {
 // ProcessConfig is the section "fleet": what this process is among others.
 type ProcessConfig struct {
 	Roles     []string    `yaml:"roles" own:"true" default:"all" help:"Roles of this process; lyceum roles lists them."`
-	MachineID string      `yaml:"machine_id" own:"true" default:"auto" help:"0 to 1023, different for each process, or auto. MACHINE_ID in the environment is taken too."`
+	MachineID string      `yaml:"machine_id" env:"MACHINE_ID" own:"true" default:"auto" help:"0 to 1023, different for each process, or auto. MACHINE_ID in the environment is taken too."`
 	Secret    conf.Secret `yaml:"secret" help:"Secret that all processes share; at least 16 characters. Embedded, it is made at the first start."`
 	Internal  string      `yaml:"internal_listen" own:"true" default:"127.0.0.1:0" help:"Address of the listener for the other processes; TLS with keys derived from the secret."`
 	Advertise string      `yaml:"advertise" own:"true" help:"host:port under which the others reach the internal listener, where it is not the listener's own address."`
@@ -101,6 +101,15 @@ func (c *ProcessConfig) machine() (int, error) {
 type DatabaseConfig struct {
 	URL         conf.Secret `yaml:"url" own:"true" help:"postgres://user:password@host/name; empty: SQLite in the data directory."`
 	Connections int         `yaml:"connections" own:"true" default:"0" min:"0" help:"Most connections of this process; 0: 16 with PostgreSQL, 4 readers with SQLite."`
+}
+
+// Validate checks the section.
+func (c *DatabaseConfig) Validate() error {
+	url := c.URL.Reveal()
+	if url != "" && !strings.HasPrefix(url, "postgres://") && !strings.HasPrefix(url, "postgresql://") {
+		return errors.New("url: expected an address that begins with postgres://")
+	}
+	return nil
 }
 
 // Sections are the parts of the configuration with the names of their packages.

@@ -47,6 +47,7 @@ type Process struct {
 	web     *web.Server
 	public  net.Listener
 	private net.Listener
+	ops     net.Listener // nil for none
 	lock    *os.File
 	fresh   *fresh // what is taken away again when the start fails; nil after it
 	made    bool   // the server was made by this start
@@ -83,32 +84,13 @@ func open(ctx context.Context, c *Config, m making) (_ *Process, err error) {
 	if err := p.openListeners(); err != nil {
 		return nil, err
 	}
-	if err := p.openDatabase(ctx); err != nil {
+	if err := p.openEngines(ctx, m); err != nil {
 		return nil, err
 	}
-	ours, err := p.db.Ours(ctx)
-	if err == nil && !ours {
-		p.made, err = true, c.noServer(m)
-	}
-	if err == nil {
-		err = c.knowName(ctx, p.db) // before the migrations: a process of another server changes nothing
-	}
-	if err != nil {
-		return nil, err
-	}
-	if p.secret, err = fleetSecret(c); err != nil {
-		return nil, err
-	}
-	if err := db.Migrate(ctx, p.db, p.obs.Log, migrations()...); err != nil {
-		return nil, err
-	}
-	if err := c.keepName(ctx, p.db); err != nil {
+	if err := c.keepName(ctx, p.db); err != nil { // not before: a start that fails gives no name that could not be changed
 		return nil, err
 	}
 	if p.key, err = signingKey(ctx, p.db, p.secret); err != nil { // a process with another secret ends here
-		return nil, err
-	}
-	if p.bus, err = p.openBus(ctx); err != nil {
 		return nil, err
 	}
 	if err := p.register(ctx); err != nil {
@@ -121,6 +103,39 @@ func open(ctx context.Context, c *Config, m making) (_ *Process, err error) {
 	return p, nil
 }
 
+// openEngines connects the database, the bus and the blob store, and migrates the schema.
+func (p *Process) openEngines(ctx context.Context, m making) (err error) {
+	c := p.config
+	if err := p.openDatabase(ctx); err != nil {
+		return err
+	}
+	ours, err := p.db.Ours(ctx)
+	if err == nil && !ours {
+		p.made, err = true, c.noServer(m)
+	}
+	if err == nil {
+		err = c.knowName(ctx, p.db) // before the migrations: a process of another server changes nothing
+	}
+	if err != nil {
+		return err
+	}
+	if p.secret, err = fleetSecret(c); err != nil {
+		return err
+	}
+	if err := db.Migrate(ctx, p.db, p.obs.Log, migrations()...); err != nil {
+		return c.ofDatabase(err)
+	}
+	if p.bus, err = p.openBus(ctx); err != nil {
+		return err
+	}
+	blobs, err := blob.Open(ctx, c.Blob)
+	if err != nil {
+		return err
+	}
+	p.blobs = blob.Measured(blobs, p.obs.Registry)
+	return nil
+}
+
 // leaseConnections are the connections of which only the registration and the leases make use: a heartbeat must
 // not wait behind the requests of clients.
 const leaseConnections = 2
@@ -129,15 +144,15 @@ const leaseConnections = 2
 // as many connections as database.connections says.
 func (p *Process) openDatabase(ctx context.Context) (err error) {
 	if p.config.embedded() {
-		p.db, err = db.Open(ctx, p.config.databaseURL(), db.Options{Readers: p.config.Database.Connections, Own: true})
+		p.db, err = p.config.openDatabase(ctx, db.Options{Readers: p.config.Database.Connections, Own: true})
 		p.leaseDB = p.db
 		return err
 	}
 	n := p.config.databaseConnections() - leaseConnections
-	if p.db, err = db.Open(ctx, p.config.databaseURL(), db.Options{Readers: n, Own: true}); err != nil {
+	if p.db, err = p.config.openDatabase(ctx, db.Options{Readers: n, Own: true}); err != nil {
 		return err
 	}
-	p.leaseDB, err = db.Open(ctx, p.config.databaseURL(), db.Options{Readers: leaseConnections})
+	p.leaseDB, err = p.config.openDatabase(ctx, db.Options{Readers: leaseConnections})
 	return err
 }
 
@@ -189,6 +204,11 @@ func (p *Process) openListeners() (err error) {
 	if !p.config.embedded() {
 		if p.private, err = net.Listen("tcp", p.config.Fleet.Internal); err != nil {
 			return fmt.Errorf("fleet.internal_listen: %w", err)
+		}
+	}
+	if p.config.Fleet.Ops != "" {
+		if p.ops, err = net.Listen("tcp", p.config.Fleet.Ops); err != nil {
+			return fmt.Errorf("fleet.ops_listen: %w", err)
 		}
 	}
 	return nil
@@ -256,17 +276,12 @@ func (p *Process) build(ctx context.Context) error {
 		return err
 	}
 	p.process.SetLogEpoch(epoch)
-	blobs, err := blob.Open(ctx, p.config.Blob)
-	if err != nil {
-		return err
-	}
-	blobs = blob.Measured(blobs, p.obs.Registry)
-	p.blobs, p.status = blobs, p.collector()
+	p.status = p.collector()
 	p.status.Serve()
 	p.obs.Registry.MustRegister(surroundings{p})
 	if p.process.RPC != nil {
-		p.serveProofs(blobs)
-		if err := p.prove(ctx, blobs); err != nil {
+		p.serveProofs(p.blobs)
+		if err := p.prove(ctx, p.blobs); err != nil {
 			return err
 		}
 	}
@@ -274,7 +289,7 @@ func (p *Process) build(ctx context.Context) error {
 	if redis, ok := p.bus.(*bus.Redis); ok {
 		limits = bus.NewRedisLimits(redis)
 	}
-	if p.domains, err = wire(base{p.process, blobs, p.key, p.obs.Registry, limits, p.Status}, p.config); err != nil {
+	if p.domains, err = wire(base{p.process, p.blobs, p.key, p.obs.Registry, limits, p.Status}, p.config); err != nil {
 		return err
 	}
 	o := web.Options{
@@ -326,10 +341,7 @@ func (p *Process) Run(ctx context.Context) error {
 		wg.Go(func() { errs[0] = p.process.RPC.Serve(private, p.private) })
 	}
 	wg.Go(func() { obs.TuneCollector(work) })
-	ops, err := p.serveOps()
-	if err != nil {
-		return err
-	}
+	ops := p.serveOps()
 	wg.Go(func() {
 		errs[1] = p.process.Run(work)
 		stopServe() // without its registration a process serves nothing
@@ -406,17 +418,13 @@ func (p *Process) waitShards(ctx context.Context) error {
 	}
 }
 
-func (p *Process) serveOps() (stop func() error, err error) {
-	if p.config.Fleet.Ops == "" {
-		return func() error { return nil }, nil
-	}
-	l, err := net.Listen("tcp", p.config.Fleet.Ops)
-	if err != nil {
-		return nil, fmt.Errorf("fleet.ops_listen: %w", err)
+func (p *Process) serveOps() (stop func() error) {
+	if p.ops == nil {
+		return func() error { return nil }
 	}
 	server := &http.Server{Handler: p.obs.Handler(), ReadHeaderTimeout: 10 * time.Second}
-	go func() { _ = server.Serve(l) }() // ends with Close
-	return server.Close, nil
+	go func() { _ = server.Serve(p.ops) }() // ends with Close
+	return server.Close
 }
 
 // greet tells people where to go and, at the first start, how to become administrator.
@@ -454,7 +462,7 @@ func (p *Process) close() {
 			slog.Warn("the database did not close well", "error", err)
 		}
 	}
-	for _, l := range []net.Listener{p.public, p.private} {
+	for _, l := range []net.Listener{p.public, p.private, p.ops} {
 		if l != nil {
 			_ = l.Close() // served and closed already, or never
 		}

@@ -29,7 +29,10 @@ func (c *Config) place(m making) error {
 				c.Server.Data, filepath.Join(c.Server.Data, accessFile))
 		}
 	}
-	if _, err := os.Stat(c.databaseFile()); errors.Is(err, os.ErrNotExist) {
+	switch _, err := os.Stat(c.databaseFile()); {
+	case errors.Is(err, os.ErrPermission):
+		return c.ofDatabase(err)
+	case errors.Is(err, os.ErrNotExist):
 		for _, f := range foreign {
 			if found, err := filepath.Glob(filepath.Join(c.Server.Data, f.pattern)); err == nil && len(found) > 0 {
 				return fmt.Errorf("%s is the directory of a %s, which has %s there: name another one with --data", c.Server.Data, f.program, filepath.Base(found[0]))

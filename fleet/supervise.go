@@ -240,6 +240,9 @@ func supervisorPath(data string) string { return filepath.Join(data, "up.sock") 
 func FindSupervisor(data string) (*Supervisor, error) {
 	path := supervisorPath(data)
 	conn, err := net.Dial("unix", path)
+	if errors.Is(err, os.ErrPermission) {
+		return nil, fmt.Errorf("whether a lyceum up runs over %s can not be seen: %w: run this as the user who runs it", data, err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("no lyceum up runs over %s: start one with lyceum up --data %s, or name its directory with --data", data, data)
 	}

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -126,6 +125,7 @@ type Child struct {
 	old     *childRun // run has replaced it, and it has not ended yet; nil for none
 	address string    // of the public listener of run
 	ended   int       // how often it ended by itself
+	endFrom int64     // where the log of the last process that did begins
 	gone    bool      // nothing is started any more
 }
 
@@ -189,18 +189,17 @@ func (c *Child) Dir() string { return filepath.Join(c.up.Config.Server.Data, c.N
 // serves. On an error it stops what it started. Roles that nobody has are an error where this machine starts the database, which no
 // process of another machine reaches.
 func (u *Up) Start(ctx context.Context) (err error) {
-	if err := u.checkOwn(); err != nil {
+	if err := u.Check(ctx); err != nil {
 		return err
-	}
-	if missing := u.Config.Up.Missing(); len(missing) > 0 && u.Config.Database.URL.Reveal() == "" {
-		return fmt.Errorf("up.replicas: no process has %s: name each role, alone or joined by + with others, such as %s: 1, or leave up.replicas out",
-			strings.Join(missing, ", "), strings.Join(missing[:min(2, len(missing))], "+"))
 	}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, u.Stop(context.WithoutCancel(ctx)))
 		}
 	}()
+	if err := u.openPublic(); err != nil {
+		return err
+	}
 	if err := os.MkdirAll(u.Config.Server.Data, 0o755); err != nil {
 		return err
 	}
@@ -208,9 +207,6 @@ func (u *Up) Start(ctx context.Context) (err error) {
 		return err
 	}
 	if err := u.keepProgram(); err != nil {
-		return err
-	}
-	if err := u.openPublic(); err != nil {
 		return err
 	}
 	replicas := u.Config.Up.groups()
@@ -227,24 +223,6 @@ func (u *Up) Start(ctx context.Context) (err error) {
 		}
 	}
 	return nil
-}
-
-// listenWait is how long the public address may be taken: the routers of a lyceum up that was killed end a little later.
-const listenWait = 3 * time.Second
-
-// openPublic opens the public address once for all routers and all their restarts: a connection that comes while a
-// router is replaced waits instead of being refused.
-func (u *Up) openPublic() error {
-	l, err := net.Listen("tcp", u.Config.Server.Listen)
-	for began := time.Now(); errors.Is(err, syscall.EADDRINUSE) && time.Since(began) < listenWait; time.Sleep(stepTime) {
-		l, err = net.Listen("tcp", u.Config.Server.Listen)
-	}
-	if err != nil {
-		return fmt.Errorf("server.listen: %w: choose another address with --listen", err)
-	}
-	defer l.Close() // the file stays open
-	u.public, err = l.(*net.TCPListener).File()
-	return err
 }
 
 // Children are the processes in the order of their names; the first with the role router comes first.
@@ -404,6 +382,7 @@ func (u *Up) keep(c *Child) {
 		now, gone := c.run, c.gone
 		if now == r && !gone {
 			c.ended++
+			c.endFrom = r.logFrom
 		}
 		c.mu.Unlock()
 		if gone {
@@ -462,6 +441,9 @@ func (u *Up) WaitHealthy(ctx context.Context, c *Child) error {
 		c.mu.Lock()
 		r := c.run
 		gone, serves, crashes := c.gone, c.serving(r), c.ended >= before+3
+		if crashes {
+			from = c.endFrom // each said the same
+		}
 		c.mu.Unlock()
 		if gone {
 			return c.stopped()

@@ -3,8 +3,10 @@ package fleet
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"maps"
 	"net"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -13,6 +15,7 @@ import (
 	"time"
 
 	"lyceum/platform/conf"
+	"lyceum/platform/engines/enginestest"
 )
 
 // TestCommandsHaveTheConfigurationOfTheProcesses: with the file that lyceum up writes, commands have the same blob store,
@@ -143,6 +146,67 @@ func TestTheAddressOfAFleetThatWasKilled(t *testing.T) {
 	defer u.public.Close()
 	if err := u.openPublic(); err == nil || !strings.Contains(err.Error(), "choose another address") {
 		t.Errorf("an address that stays taken: %v", err)
+	}
+}
+
+// TestUpChecksBeforeItMakesAnything: nothing is made, and each cause is said once, with its key and without a password.
+func TestUpChecksBeforeItMakesAnything(t *testing.T) {
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	postgres := enginestest.TestPostgres(t)
+	place, err := url.Parse(postgres)
+	if err != nil {
+		t.Fatal(err)
+	}
+	with := func(change func(u *url.URL)) string {
+		u := *place
+		u.RawQuery = "" // which allows TLS
+		change(&u)
+		return u.String()
+	}
+	for name, c := range map[string]struct{ listen, url, want string }{
+		"a port that is taken":  {taken.Addr().String(), "", "server.listen"},
+		"an address of nothing": {"nonsense", "", "server.listen"},
+		"no PostgreSQL":         {"127.0.0.1:0", with(func(u *url.URL) { u.Host = "127.0.0.1:1" }), "connection refused"},
+		"a wrong password":      {"127.0.0.1:0", with(func(u *url.URL) { u.User = url.UserPassword(u.User.Username(), "geheim") }), "password authentication failed"},
+		"a wrong database":      {"127.0.0.1:0", with(func(u *url.URL) { u.Path = "/nowhere" }), `database "nowhere" does not exist`},
+	} {
+		data := filepath.Join(t.TempDir(), "data")
+		u := &Up{Config: &Config{Server: ServerConfig{Data: data, Listen: c.listen}, Database: DatabaseConfig{URL: conf.Secret(c.url)}}}
+		err := u.Start(t.Context())
+		text := fmt.Sprint(err)
+		if err == nil || strings.Count(text, c.want) != 1 || strings.Contains(text, "\n") || strings.Contains(text, "geheim") || strings.Contains(text, "TLS") {
+			t.Errorf("%s: expected one line with %q, found %v", name, c.want, err)
+		}
+		if c.url != "" && !strings.HasPrefix(text, "database.url: ") {
+			t.Errorf("%s: the key is not named: %v", name, err)
+		}
+		if found, err := os.ReadDir(data); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("%s: it made %v, %v", name, found, err)
+		}
+	}
+}
+
+// TestNoFleetInTheDirectoryOfServe: a second server beside the first would have its blobs and its secret.
+func TestNoFleetInTheDirectoryOfServe(t *testing.T) {
+	data := t.TempDir()
+	if err := os.WriteFile(filepath.Join(data, "lyceum.db"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, url := range []conf.Secret{"", "postgres://127.0.0.1:1/x"} {
+		u := &Up{Config: &Config{Server: ServerConfig{Data: data, Listen: "127.0.0.1:0"}, Database: DatabaseConfig{URL: url}}}
+		err := u.Start(t.Context())
+		for _, want := range []string{data, "lyceum serve", "lyceum backup", "lyceum restore"} {
+			if err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("expected an error with %q, found %v", want, err)
+			}
+		}
+	}
+	if found, err := os.ReadDir(data); len(found) != 1 {
+		t.Errorf("it made %v, %v", found, err)
 	}
 }
 

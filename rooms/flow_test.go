@@ -275,6 +275,13 @@ func TestStateEvents(t *testing.T) {
 		if len(joined.Get("joined").Map()) != 2 {
 			t.Fatalf("%s", joined.Body)
 		}
+		for id, m := range joined.Get("joined").Map() { // matrix-nio refuses a member without both
+			for _, key := range []string{"display_name", "avatar_url"} {
+				if v := m.Get(key); !v.Exists() || v.Raw != "null" {
+					t.Errorf("%s of %s, who has none: expected null, found %q", key, id, v.Raw)
+				}
+			}
+		}
 		if got := h.bob.Want(200, "GET /_matrix/client/v3/joined_rooms", nil).Get("joined_rooms.0").String(); got != id {
 			t.Fatal(got)
 		}

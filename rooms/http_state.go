@@ -169,9 +169,10 @@ func (r *Rooms) stateAt(ctx context.Context, v view, pos int64) (root state.ID, 
 	return events[0].Root, sights[0].Membership != event.MembershipJoin, nil
 }
 
+// joinedMember has null for what a user does not have: matrix-nio requires both.
 type joinedMember struct {
-	DisplayName *string `json:"display_name,omitempty"`
-	AvatarURL   *string `json:"avatar_url,omitempty"`
+	DisplayName *string `json:"display_name"`
+	AvatarURL   *string `json:"avatar_url"`
 }
 
 func (r *Rooms) getJoinedMembers(q *web.Request) (any, error) {

@@ -50,7 +50,7 @@ type sources struct {
 	Listen     string            `help:"Address of the public listener." placeholder:"ADDR:PORT"`
 	ServerName string            `help:"Server name, the part of user ids after the colon." placeholder:"NAME"`
 	Roles      string            `help:"Roles of this process, separated by commas." placeholder:"LIST"`
-	MachineID  string            `help:"Machine id, 0 to 1023, or auto." placeholder:"N" env:"MACHINE_ID"`
+	MachineID  string            `help:"Machine id, 0 to 1023, or auto." placeholder:"N"`
 	Set        map[string]string `help:"Override any key, as section.key=value." placeholder:"KEY=VALUE" mapsep:"none"`
 }
 

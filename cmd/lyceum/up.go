@@ -41,17 +41,23 @@ func (c *upCommand) Run(ctx context.Context) error {
 	if c.Each {
 		config.Up.Replicas = fleet.EachRole()
 	}
-	if _, err := fleet.FindSupervisor(config.Server.Data); err == nil {
+	switch _, err := fleet.FindSupervisor(config.Server.Data); {
+	case err == nil:
 		return fmt.Errorf("lyceum up runs over %s already: lyceum ps shows its processes", config.Server.Data)
+	case errors.Is(err, os.ErrPermission):
+		return err
 	}
 	program, err := os.Executable()
 	if err != nil {
 		return err
 	}
+	up := &fleet.Up{Program: program, Config: config, File: c.file(), Flags: c.flags()}
+	if err := up.Check(ctx); err != nil { // before anything is said or made
+		return err
+	}
 	if c.Detach {
 		return c.detach(ctx, program, config)
 	}
-	up := &fleet.Up{Program: program, Config: config, File: c.file(), Flags: c.flags()}
 	start := time.Now()
 	fmt.Println("starting; data and logs are in", config.Server.Data)
 	if missing := config.Up.Missing(); len(missing) > 0 && config.Database.URL.Reveal() != "" {
@@ -320,7 +326,7 @@ func printLog(name, text string, named bool) {
 
 type rolloutCommand struct {
 	overUp    `embed:""`
-	Program   string        `arg:"" optional:"" help:"The new binary; this one when left out." placeholder:"FILE" type:"existingfile"`
+	Program   string        `arg:"" optional:"" help:"The new binary; this one when left out." placeholder:"FILE" type:"path"`
 	Watch     time.Duration `help:"How long the fleet must be well after each process." default:"3s"`
 	MaxBehind int64         `help:"Rows that a process may be behind." default:"1000"`
 	MaxErrors float64       `help:"Share of requests that may fail with 5xx." default:"0.01"`
@@ -334,6 +340,9 @@ func (rolloutCommand) Help() string {
 }
 
 func (c *rolloutCommand) Run(ctx context.Context) error {
+	if _, err := os.Stat(c.Program); c.Program != "" && err != nil {
+		return fmt.Errorf("the new binary: %w", err)
+	}
 	s, err := c.find()
 	if err != nil {
 		return err

@@ -254,7 +254,7 @@ func TestWrongPasswordFailsAtOnce(t *testing.T) {
 		b.Close()
 		t.Fatal("a wrong password was accepted")
 	}
-	if !strings.Contains(err.Error(), "WRONGPASS") || strings.Contains(err.Error(), "nonsense") {
+	if !strings.Contains(err.Error(), "WRONGPASS") || !strings.Contains(err.Error(), "redis.password") || strings.Contains(err.Error(), "nonsense") {
 		t.Errorf("error = %v", err)
 	}
 	if time.Since(began) > 10*time.Second {

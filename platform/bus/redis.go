@@ -74,7 +74,7 @@ func NewRedis(ctx context.Context, conf Config) (*Redis, error) {
 			foreign, waited = nil, nil
 		case err := <-hopeless:
 			r.Close()
-			return nil, fmt.Errorf("bus: connect to Redis at %s: %w", strings.Join(opt.InitAddress, ", "), err)
+			return nil, fmt.Errorf("%s: connect to Redis at %s: %w", keysOf(err), strings.Join(opt.InitAddress, ", "), err)
 		}
 	}
 }
@@ -278,6 +278,14 @@ func permanent(err error) bool {
 		}
 	}
 	return false
+}
+
+// keysOf names what in the configuration an error is about with which Redis was met.
+func keysOf(err error) string {
+	if _, ok := rueidis.IsRedisErr(err); ok && !errors.Is(err, errTooOld) { // it does not let us in
+		return "redis.password (or the one in redis.addresses), redis.username"
+	}
+	return "redis.addresses"
 }
 
 // barriers joins the callers of Barrier that wait at the same time. A caller is served by a PING sent after

@@ -118,7 +118,7 @@ func (l *loader) environ(environ []string) {
 	var names []string
 	given := map[string]string{}
 	for _, pair := range environ {
-		if name, value, ok := strings.Cut(pair, "="); ok && strings.HasPrefix(name, envPrefix) {
+		if name, value, ok := strings.Cut(pair, "="); ok {
 			given[name] = value
 		}
 	}
@@ -135,11 +135,13 @@ func (l *loader) environ(environ []string) {
 			}
 			if set {
 				l.text("environment "+leaf.env(), s, leaf, text)
+			} else if other := leaf.field.tag.Get("env"); other != "" && given[other] != "" {
+				l.text("environment "+other, s, leaf, given[other])
 			}
 		}
 	}
 	for name := range given {
-		if known[name] || serviceVariable.MatchString(name) {
+		if known[name] || !strings.HasPrefix(name, envPrefix) || serviceVariable.MatchString(name) {
 			continue
 		}
 		// Other variables with our prefix belong to the command line or to other programs.

@@ -17,6 +17,7 @@ import (
 //	help:"…"                 one line for the reference
 //	min:"1" max:"50MiB"      bounds of numbers, durations and sizes
 //	oneof:"text|json"        allowed values of a text
+//	env:"NAME"               one more variable of the environment, that of other programs
 //	own:"true"               may differ between the processes of a fleet
 //
 // Fields may be texts, booleans, numbers, Duration, Size, Secret, anything with UnmarshalText, structs,

@@ -76,14 +76,14 @@ func Open(ctx context.Context, url string, o Options) (*DB, error) {
 	case strings.HasPrefix(url, "postgres://"), strings.HasPrefix(url, "postgresql://"):
 		err = d.openPostgres(url)
 	default:
-		return nil, errors.New("database address: expected sqlite:FILE or postgres://user:password@host/name")
+		return nil, errors.New("expected sqlite:FILE or postgres://user:password@host/name")
 	}
 	if err != nil {
 		return nil, err
 	}
 	if err := d.firstConnection(ctx); err != nil {
 		_ = d.Close()
-		return nil, fmt.Errorf("open %s database: %w", d.name(), err)
+		return nil, notOpened(strings.TrimPrefix(url, "sqlite:"), err)
 	}
 	if o.Own {
 		if _, err := d.Ours(ctx); err != nil {

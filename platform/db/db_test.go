@@ -342,9 +342,9 @@ func TestOpenSaysWhatIsWrong(t *testing.T) {
 	for url, want := range map[string]string{
 		"mysql://x": "expected sqlite:FILE or postgres://",
 		"":          "expected sqlite:FILE or postgres://",
-		"postgres://u:secret@127.0.0.1:1/x?connect_timeout=1": "open postgres database",
-		"postgres://u:secret@127.0.0.1:notaport/x":            "database address",
-		"sqlite:/no/such/directory/x.db":                      "open sqlite database",
+		"postgres://u:secret@127.0.0.1:1/x?connect_timeout=1": "open the database: PostgreSQL, user u, database x: 127.0.0.1:1",
+		"postgres://u:secret@127.0.0.1:notaport/x":            "expected postgres://user:password@host/name",
+		"sqlite:/no/such/directory/x.db":                      "open the database /no/such/directory/x.db: no such file or directory",
 		"sqlite::memory:":                                     "a file in a temporary directory",
 		"sqlite:":                                             "expected sqlite:FILE",
 	} {

@@ -4,15 +4,70 @@ import (
 	"context"
 	"database/sql/driver"
 	"errors"
+	"fmt"
 	"io"
 	"net"
+	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"modernc.org/sqlite"
 	sqlite3 "modernc.org/sqlite/lib"
 )
+
+// openError is why a database could not be opened, without what the driver says twice.
+type openError struct {
+	text string
+	err  error
+}
+
+func (e *openError) Error() string { return e.text }
+
+// Unwrap gives the driver's error.
+func (e *openError) Unwrap() error { return e.err }
+
+// notOpened tells each cause once, or why the file of SQLite can not be used. That a server has no TLS is no cause where the
+// address allows to go on without it: the cause is what the server said then.
+func notOpened(file string, err error) error {
+	var lite *sqlite.Error
+	if errors.As(err, &lite) {
+		if access := syscall.Access(file, readAndWrite); access != nil && lite.Code()&0xff == sqlite3.SQLITE_CANTOPEN {
+			err = access
+		}
+		return fmt.Errorf("open the database %s: %w", file, err)
+	}
+	var dial *pgconn.ConnectError
+	if !errors.As(err, &dial) {
+		return fmt.Errorf("open the database: %w", err)
+	}
+	var said []string
+	for _, cause := range parts(dial.Unwrap()) {
+		if text := cause.Error(); !slices.Contains(said, text) {
+			said = append(said, text)
+		}
+	}
+	if others := slices.DeleteFunc(slices.Clone(said), func(text string) bool { return strings.Contains(text, "server refused TLS connection") }); len(others) > 0 {
+		said = others
+	}
+	return &openError{fmt.Sprintf("open the database: PostgreSQL, user %s, database %s: %s", dial.Config.User, dial.Config.Database, strings.Join(said, "; ")), err}
+}
+
+const readAndWrite = 4 | 2 // of access(2)
+
+// parts are the errors that were joined to one.
+func parts(err error) []error {
+	joined, ok := err.(interface{ Unwrap() []error })
+	if !ok {
+		return []error{err}
+	}
+	var out []error
+	for _, e := range joined.Unwrap() {
+		out = append(out, parts(e)...)
+	}
+	return out
+}
 
 // UniqueError says that a row with the same unique key is there. The constraint has the same name with both engines:
 // that of the index, or the table's name with _pkey.
@@ -78,7 +133,7 @@ func IsUnavailable(err error) bool {
 	var pg *pgconn.PgError
 	if errors.As(err, &pg) {
 		switch {
-		case strings.HasPrefix(pg.Code, "08"), strings.HasPrefix(pg.Code, "57P"), pg.Code == "53300", isReadOnly(err),
+		case strings.HasPrefix(pg.Code, "08"), strings.HasPrefix(pg.Code, "57P"), pg.Code == "53300", IsReadOnly(err),
 			pg.Code == "25P03": // the session was ended because this process was paused in a transaction
 			return true
 		}
@@ -110,10 +165,16 @@ func IsTemporary(err error) bool {
 	return pg.Code == "57014" || pg.Code == "55P03" || pg.Code == "58030" || strings.HasPrefix(pg.Code, "53")
 }
 
-// isReadOnly tells that a connection takes no writes: its server is a standby, such as one that another has replaced.
-func isReadOnly(err error) bool {
+// IsReadOnly tells that a connection takes no writes: its server is a standby, such as one that another has replaced.
+func IsReadOnly(err error) bool {
 	var pg *pgconn.PgError
 	return errors.As(err, &pg) && pg.Code == "25006"
+}
+
+// IsForbidden tells that the role of the connection has not the right to do what it was asked.
+func IsForbidden(err error) bool {
+	var pg *pgconn.PgError
+	return errors.As(err, &pg) && pg.Code == "42501"
 }
 
 // IsFull tells that the disk of the database has no room.

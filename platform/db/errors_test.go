@@ -1,6 +1,8 @@
 package db_test
 
 import (
+	"fmt"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -51,5 +53,32 @@ func TestAFileThatCanNotBeWrittenIsTemporary(t *testing.T) {
 	}
 	if err == nil || !db.IsTemporary(err) && !db.IsFull(err) {
 		t.Errorf("a file at its limit: %v", err)
+	}
+}
+
+// TestCausesAreSaidOnce: the driver tries with TLS and without, and tells of both.
+func TestCausesAreSaidOnce(t *testing.T) {
+	place, err := url.Parse(enginestest.TestPostgres(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	user := place.User
+	place.RawQuery = "" // which allows TLS
+	for want, change := range map[string]func(){
+		"connection refused":             func() { place.Host = "127.0.0.1:1" },
+		"password authentication failed": func() { place.User = url.UserPassword("nobody", "geheim") },
+		"server refused TLS connection":  func() { place.RawQuery = "sslmode=require" },
+	} {
+		host := place.Host
+		change()
+		_, err := db.Open(t.Context(), place.String(), db.Options{})
+		text := fmt.Sprint(err)
+		if strings.Count(text, want) != 1 || strings.Contains(text, "\n") || strings.Contains(text, "geheim") || strings.Contains(text, "TLS") != strings.Contains(want, "TLS") {
+			t.Errorf("expected one line with %q, found %v", want, err)
+		}
+		if !db.IsUnavailable(err) {
+			t.Errorf("it is not known as a database that can not be reached: %v", err)
+		}
+		place.Host, place.User, place.RawQuery = host, user, ""
 	}
 }

@@ -30,7 +30,7 @@ func (d *DB) openPostgres(url string) error {
 	o := d.opts
 	c, err := pgx.ParseConfig(url)
 	if err != nil {
-		return fmt.Errorf("database address: %w", err)
+		return fmt.Errorf("expected postgres://user:password@host/name: %w", err)
 	}
 	if c.ConnectTimeout == 0 {
 		c.ConnectTimeout = 5 * time.Second
@@ -81,7 +81,7 @@ func made(ctx context.Context, c *pgx.Conn) error {
 // noteReadOnly lets all connections go when one takes no writes, but not those made in the last second: another server has
 // become the one that writes, or will soon.
 func (e *postgresEngine) noteReadOnly(err error) {
-	if !isReadOnly(err) {
+	if !IsReadOnly(err) {
 		return
 	}
 	now, last := time.Now().UnixNano(), e.readOnly.Load()

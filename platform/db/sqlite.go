@@ -40,7 +40,7 @@ func (d *DB) openSQLite(ctx context.Context, path string) error {
 		"cache_size(-16000)", "temp_store(MEMORY)", "wal_autocheckpoint(4000)", "mmap_size(0)",
 	}}
 	if path == "" || strings.HasPrefix(path, ":memory:") {
-		return errors.New("database address: expected sqlite:FILE: a database in memory has no second connection, give a file in a temporary directory")
+		return errors.New("expected sqlite:FILE: a database in memory has no second connection, give a file in a temporary directory")
 	}
 	e := &sqliteEngine{statements: map[string]*sql.Stmt{}}
 	e.texts.max, e.inserts.max = keptTexts, keptTexts

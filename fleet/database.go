@@ -1,0 +1,35 @@
+package fleet
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"lyceum/platform/db"
+)
+
+// openDatabase opens the database that the configuration names. Its errors name the key.
+func (c *Config) openDatabase(ctx context.Context, o db.Options) (*db.DB, error) {
+	d, err := db.Open(ctx, c.databaseURL(), o)
+	return d, c.ofDatabase(err)
+}
+
+// ofDatabase says which key an error of the database is about, and what to do where its own words do not.
+func (c *Config) ofDatabase(err error) error {
+	key := "database.url"
+	if c.embedded() {
+		key = "server.data"
+	}
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, os.ErrPermission):
+		return fmt.Errorf("%s: %w: run this as the user who runs the server", key, err)
+	case db.IsReadOnly(err):
+		return fmt.Errorf("%s: this PostgreSQL takes no writes: it is a standby, or default_transaction_read_only is on: name the one that takes them: %w", key, err)
+	case db.IsForbidden(err):
+		return fmt.Errorf("%s: the role may not do what Lyceum needs: make it the owner of the database, or GRANT ALL ON SCHEMA public TO it: %w", key, err)
+	}
+	return fmt.Errorf("%s: %w", key, err)
+}
