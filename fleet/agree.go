@@ -45,9 +45,16 @@ func factsOf(c *Config, secret []byte) facts {
 // pinned are the keys that a live fleet can not change at all.
 var pinned = []string{"server.name", "redis.prefix", "blob.s3.bucket", "blob.s3.prefix"}
 
-// admit decides whether a process may join the others: the rules for configurations and versions.
-func admit(mine facts, given bool) func(self lease.Machine, others []lease.Machine) error {
+// errNoBus refuses a process without Redis where there is another.
+var errNoBus = errors.New("redis.addresses: another process uses this database; processes that share one need Redis between them")
+
+// admit decides whether a process may join the others: the rules for configurations and versions. given tells that its id is, hears
+// that it hears of the others.
+func admit(mine facts, given, hears bool) func(self lease.Machine, others []lease.Machine) error {
 	return func(self lease.Machine, others []lease.Machine) error {
+		if !hears && len(others) > 0 {
+			return errNoBus
+		}
 		if slices.Contains(self.Roles, role.NoRole) {
 			return nil
 		}

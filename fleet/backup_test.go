@@ -119,63 +119,62 @@ func (s *site) mustRun(t *testing.T, args ...string) string {
 // start starts one process, which has all roles; over PostgreSQL a second joins it.
 func (s *site) start(t *testing.T) {
 	t.Helper()
+	s.process(t, s.data)
+	if slices.ContainsFunc(s.environ, func(e string) bool { return strings.HasPrefix(e, "LYCEUM_DATABASE_URL") }) {
+		s.process(t, t.TempDir())
+	}
+}
+
+// process starts one process, which has all roles, and waits until it serves.
+func (s *site) process(t *testing.T, data string) *exec.Cmd {
+	t.Helper()
 	name, err := program()
 	if err != nil {
 		t.Fatal(err)
 	}
-	n := 1
-	if slices.ContainsFunc(s.environ, func(e string) bool { return strings.HasPrefix(e, "LYCEUM_DATABASE_URL") }) {
-		n = 2
+	port, err := fleet.FreePort()
+	if err != nil {
+		t.Fatal(err)
 	}
-	for i := range n {
-		port, err := fleet.FreePort()
-		if err != nil {
-			t.Fatal(err)
+	var log bytes.Buffer
+	cmd := exec.Command(name, "serve", "--data", data, "--listen", fmt.Sprintf("127.0.0.1:%d", port))
+	cmd.Env, cmd.Dir = append(os.Environ(), s.environ...), t.TempDir()
+	cmd.Stdout, cmd.Stderr = &log, &log
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() {
+		_ = cmd.Wait() // read by who stops it
+		close(done)
+	}()
+	stop := sync.OnceFunc(func() {
+		_ = cmd.Process.Signal(syscall.SIGTERM)
+		select {
+		case <-done:
+		case <-time.After(30 * time.Second):
+			_ = cmd.Process.Kill()
+			t.Errorf("the server does not stop:\n%s", log.String())
 		}
-		var log bytes.Buffer
-		data := s.data
-		if i > 0 {
-			data = t.TempDir()
+	})
+	t.Cleanup(stop)
+	s.stops = append(s.stops, stop)
+	s.url = fmt.Sprintf("http://127.0.0.1:%d", port)
+	for began := time.Now(); ; time.Sleep(20 * time.Millisecond) {
+		res, err := http.Get(s.url + "/health")
+		if err == nil {
+			_ = res.Body.Close()
+			if res.StatusCode == 200 {
+				return cmd
+			}
 		}
-		cmd := exec.Command(name, "serve", "--data", data, "--listen", fmt.Sprintf("127.0.0.1:%d", port))
-		cmd.Env, cmd.Dir = append(os.Environ(), s.environ...), t.TempDir()
-		cmd.Stdout, cmd.Stderr = &log, &log
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
+		select {
+		case <-done:
+			t.Fatalf("the server ended:\n%s", log.String())
+		default:
 		}
-		done := make(chan struct{})
-		go func() {
-			_ = cmd.Wait() // read by who stops it
-			close(done)
-		}()
-		stop := sync.OnceFunc(func() {
-			_ = cmd.Process.Signal(syscall.SIGTERM)
-			select {
-			case <-done:
-			case <-time.After(30 * time.Second):
-				_ = cmd.Process.Kill()
-				t.Errorf("the server does not stop:\n%s", log.String())
-			}
-		})
-		t.Cleanup(stop)
-		s.stops = append(s.stops, stop)
-		s.url = fmt.Sprintf("http://127.0.0.1:%d", port)
-		for began := time.Now(); ; time.Sleep(20 * time.Millisecond) {
-			res, err := http.Get(s.url + "/health")
-			if err == nil {
-				_ = res.Body.Close()
-				if res.StatusCode == 200 {
-					break
-				}
-			}
-			select {
-			case <-done:
-				t.Fatalf("the server ended:\n%s", log.String())
-			default:
-			}
-			if time.Since(began) > time.Minute {
-				t.Fatal("the server does not serve")
-			}
+		if time.Since(began) > time.Minute {
+			t.Fatal("the server does not serve")
 		}
 	}
 }

@@ -214,13 +214,16 @@ func (p *Process) openListeners() (err error) {
 	return nil
 }
 
-// register takes the machine id. A given id whose last process died a moment ago is waited for.
+// register takes the machine id. It waits for the end of a process that died a moment ago and had the given id, or is another one where
+// there may be only one.
 func (p *Process) register(ctx context.Context) error {
 	machine, err := p.config.Fleet.machine()
 	if err != nil {
 		return err
 	}
 	mine := factsOf(p.config, p.secret)
+	_, alone := p.bus.(*bus.Local)
+	hears := !alone || p.config.embedded()
 	host, err := os.Hostname()
 	if err != nil {
 		host = "unknown host"
@@ -228,7 +231,7 @@ func (p *Process) register(ctx context.Context) error {
 	o := lease.Options{
 		Machine: machine, Host: fmt.Sprintf("%s, process %d", host, os.Getpid()), Version: obs.Version,
 		Roles: p.config.Fleet.Roles, Alone: p.config.embedded(), Log: p.obs.Log,
-		Facts: mine.text(), Admit: admit(mine, machine >= 0),
+		Facts: mine.text(), Admit: admit(mine, machine >= 0, hears),
 		Announce: func() {
 			step, cancel := context.WithTimeout(context.Background(), time.Second)
 			defer cancel()
@@ -243,15 +246,13 @@ func (p *Process) register(ctx context.Context) error {
 	}
 	var leases *lease.Leases
 	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(200 * time.Millisecond) {
-		if leases, err = lease.Open(ctx, p.leaseDB, o); err == nil || !errors.Is(err, lease.ErrHeld) || time.Now().After(deadline) {
+		leases, err = lease.Open(ctx, p.leaseDB, o)
+		if !errors.Is(err, lease.ErrHeld) && !errors.Is(err, errNoBus) || time.Now().After(deadline) {
 			break
 		}
 	}
 	if err != nil {
 		return err
-	}
-	if _, local := p.bus.(*bus.Local); local && len(leases.Machines()) > 1 {
-		return errors.New("redis.addresses: another process uses this database; processes that share one need Redis between them")
 	}
 	log := p.obs.Log.With("machine", leases.Self().ID)
 	p.process = &role.Process{DB: p.db, Bus: p.bus, Leases: leases, Log: log, Roles: Roles}
