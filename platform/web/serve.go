@@ -291,7 +291,7 @@ func levelOf(err error, status int) slog.Level {
 	case status < http.StatusInternalServerError,
 		meant && status != http.StatusInternalServerError && errors.Unwrap(answer) == nil:
 		return slog.LevelDebug
-	case status == http.StatusServiceUnavailable:
+	case status == http.StatusServiceUnavailable, status == http.StatusGatewayTimeout: // too much to do, as a rule
 		return slog.LevelWarn
 	}
 	return slog.LevelError
