@@ -45,15 +45,34 @@ func factsOf(c *Config, secret []byte) facts {
 // pinned are the keys that a live fleet can not change at all.
 var pinned = []string{"server.name", "redis.prefix", "blob.s3.bucket", "blob.s3.prefix"}
 
-// errNoBus refuses a process without Redis where there is another.
-var errNoBus = errors.New("redis.addresses: another process uses this database; processes that share one need Redis between them")
+// errOnly refuses a process beside which there may be no other.
+var errOnly = errors.New("another process uses this database")
 
-// admit decides whether a process may join the others: the rules for configurations and versions. given tells that its id is, hears
-// that it hears of the others.
-func admit(mine facts, given, hears bool) func(self lease.Machine, others []lease.Machine) error {
+// needs is what a process has that others could not do without.
+type needs struct{ redis, sharedBlobs bool }
+
+// alone refuses a process that lacks something where there are others.
+func (n needs) alone(self lease.Machine, others []lease.Machine) error {
+	if !n.redis && len(others) > 0 {
+		return fmt.Errorf("redis.addresses: %w; processes that share one need Redis between them", errOnly)
+	}
+	if n.sharedBlobs || slices.Contains(self.Roles, role.NoRole) {
+		return nil
+	}
+	for _, o := range others {
+		if !o.Draining && !slices.Contains(o.Roles, role.NoRole) {
+			return fmt.Errorf("blob.directory: %w, machine %d (%s), and files in a directory of one process are not seen by the others: set blob.s3, or put the directory on a file system that all share and set blob.directory_shared",
+				errOnly, o.ID, o.Host)
+		}
+	}
+	return nil
+}
+
+// admit decides whether a process may join the others: the rules for configurations and versions. given tells that its id is.
+func admit(mine facts, given bool, has needs) func(self lease.Machine, others []lease.Machine) error {
 	return func(self lease.Machine, others []lease.Machine) error {
-		if !hears && len(others) > 0 {
-			return errNoBus
+		if err := has.alone(self, others); err != nil {
+			return err
 		}
 		if slices.Contains(self.Roles, role.NoRole) {
 			return nil
@@ -158,10 +177,6 @@ func (p *Process) prove(ctx context.Context, blobs blob.Store) error {
 	}
 	if len(others) == 0 {
 		return nil
-	}
-	c := p.config.Blob
-	if c.Directory != "" && !c.Shared {
-		return fmt.Errorf("blob.directory: machine %d (%s) is in the same fleet, and files in a directory of one process are not seen by the others: set blob.s3, or put the directory on a file system that all share and set blob.directory_shared", others[0].ID, others[0].Host)
 	}
 	w := proof{Nonce: rand.Text()}
 	if _, err := blobs.Put(ctx, probePrefix+w.Nonce, strings.NewReader("probe"), 5); err != nil {

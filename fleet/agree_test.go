@@ -46,7 +46,7 @@ func TestAdmitComparesConfigurations(t *testing.T) {
 			if test.version != "" {
 				self.Version = test.version
 			}
-			err := admit(factsOf(testConfig(t, test.environ...), secret), false, true)(self, []lease.Machine{other})
+			err := admit(factsOf(testConfig(t, test.environ...), secret), false, needs{true, true})(self, []lease.Machine{other})
 			if len(test.want) == 0 && err != nil {
 				t.Fatal(err)
 			}
@@ -73,7 +73,7 @@ func TestMachineZeroIsUpgradedFirst(t *testing.T) {
 		"an older one comes back":    {lease.Machine{ID: 2, Version: "1.3.0"}, true, true},
 		"a command of a newer build": {lease.Machine{ID: 2, Version: "1.5.0", Roles: []string{role.NoRole}}, true, true},
 	} {
-		if err := admit(facts{}, test.given, true)(test.self, []lease.Machine{zero}); (err == nil) != test.ok {
+		if err := admit(facts{}, test.given, needs{true, true})(test.self, []lease.Machine{zero}); (err == nil) != test.ok {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

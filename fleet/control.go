@@ -3,9 +3,12 @@ package fleet
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -18,11 +21,8 @@ type controlClient struct{ http *http.Client }
 
 func controlPath(c *Config) string { return filepath.Join(c.Server.Data, "control.sock") }
 
-// control is nil when no embedded process runs over the data directory.
+// control is nil when no process with the same database runs over the data directory.
 func control(c *Config) *controlClient {
-	if !c.embedded() {
-		return nil
-	}
 	path := controlPath(c)
 	conn, err := net.Dial("unix", path)
 	if err != nil {
@@ -32,7 +32,26 @@ func control(c *Config) *controlClient {
 	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return (&net.Dialer{}).DialContext(ctx, "unix", path)
 	}
-	return &controlClient{&http.Client{Transport: &http.Transport{DialContext: dial}}}
+	client := &controlClient{&http.Client{Transport: &http.Transport{DialContext: dial}}}
+	if c.embedded() {
+		return client
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), controlWait)
+	defer cancel()
+	var database string
+	if err := client.call(ctx, http.MethodGet, "/database", nil, &database); err != nil || database != c.databasePrint() {
+		return nil
+	}
+	return client
+}
+
+// controlWait is how long a process is waited for that may be of a version without an answer.
+const controlWait = 5 * time.Second
+
+// databasePrint tells two addresses of databases apart without telling them.
+func (c *Config) databasePrint() string {
+	sum := sha256.Sum256([]byte("lyceum database\x00" + c.databaseURL()))
+	return hex.EncodeToString(sum[:])
 }
 
 // call sends body as JSON and reads the answer into out.
@@ -59,14 +78,17 @@ func (c *controlClient) call(ctx context.Context, method, path string, body, out
 
 // serveControl answers the command line on a socket in the data directory, which only its owner can open.
 func (p *Process) serveControl() (stop func(), err error) {
-	if !p.config.embedded() {
-		return func() {}, nil
+	path, level := controlPath(p.config), slog.LevelWarn
+	if !p.config.embedded() { // others may be reached
+		level = slog.LevelDebug
+		if conn, err := net.Dial("unix", path); err == nil {
+			return func() {}, conn.Close() // another process has the same directory
+		}
 	}
-	path := controlPath(p.config)
-	_ = os.Remove(path) // of a process that was killed; the lock says that none runs
+	_ = os.Remove(path) // of a process that was killed
 	l, err := net.Listen("unix", path)
 	if err != nil {
-		p.process.Log.Warn("the command line can not reach this process", "error", err)
+		p.process.Log.Log(context.Background(), level, "the command line can not reach this process", "error", err)
 		return func() {}, nil // a path that is too long for a socket is no reason not to serve
 	}
 	if err := os.Chmod(path, 0o600); err != nil {
@@ -93,6 +115,7 @@ func (p *Process) serveControl() (stop func(), err error) {
 		}
 		answer(w, a)
 	})
+	mux.HandleFunc("GET /database", func(w http.ResponseWriter, _ *http.Request) { answer(w, p.config.databasePrint()) })
 	mux.HandleFunc("GET /status", func(w http.ResponseWriter, r *http.Request) { answer(w, p.Status(r.Context())) })
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, ErrorLog: nil}
 	go func() { _ = server.Serve(l) }() // ends with Close

@@ -103,7 +103,7 @@ func open(ctx context.Context, c *Config, m making) (_ *Process, err error) {
 	return p, nil
 }
 
-// openEngines connects the database, the bus and the blob store, and migrates the schema.
+// openEngines connects the database, the bus and the blob store, and migrates the schema when all are there.
 func (p *Process) openEngines(ctx context.Context, m making) (err error) {
 	c := p.config
 	if err := p.openDatabase(ctx); err != nil {
@@ -119,12 +119,6 @@ func (p *Process) openEngines(ctx context.Context, m making) (err error) {
 	if err != nil {
 		return err
 	}
-	if p.secret, err = fleetSecret(c); err != nil {
-		return err
-	}
-	if err := db.Migrate(ctx, p.db, p.obs.Log, migrations()...); err != nil {
-		return c.ofDatabase(err)
-	}
 	if p.bus, err = p.openBus(ctx); err != nil {
 		return err
 	}
@@ -133,7 +127,10 @@ func (p *Process) openEngines(ctx context.Context, m making) (err error) {
 		return err
 	}
 	p.blobs = blob.Measured(blobs, p.obs.Registry)
-	return nil
+	if p.secret, err = fleetSecret(c); err != nil {
+		return err
+	}
+	return c.ofDatabase(db.Migrate(ctx, p.db, p.obs.Log, migrations()...))
 }
 
 // leaseConnections are the connections of which only the registration and the leases make use: a heartbeat must
@@ -222,8 +219,8 @@ func (p *Process) register(ctx context.Context) error {
 		return err
 	}
 	mine := factsOf(p.config, p.secret)
-	_, alone := p.bus.(*bus.Local)
-	hears := !alone || p.config.embedded()
+	_, local := p.bus.(*bus.Local)
+	has := needs{redis: !local || p.config.embedded(), sharedBlobs: p.config.Blob.Directory == "" || p.config.Blob.Shared || p.config.embedded()}
 	host, err := os.Hostname()
 	if err != nil {
 		host = "unknown host"
@@ -231,7 +228,7 @@ func (p *Process) register(ctx context.Context) error {
 	o := lease.Options{
 		Machine: machine, Host: fmt.Sprintf("%s, process %d", host, os.Getpid()), Version: obs.Version,
 		Roles: p.config.Fleet.Roles, Alone: p.config.embedded(), Log: p.obs.Log,
-		Facts: mine.text(), Admit: admit(mine, machine >= 0, hears),
+		Facts: mine.text(), Admit: admit(mine, machine >= 0, has),
 		Announce: func() {
 			step, cancel := context.WithTimeout(context.Background(), time.Second)
 			defer cancel()
@@ -247,7 +244,7 @@ func (p *Process) register(ctx context.Context) error {
 	var leases *lease.Leases
 	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(200 * time.Millisecond) {
 		leases, err = lease.Open(ctx, p.leaseDB, o)
-		if !errors.Is(err, lease.ErrHeld) && !errors.Is(err, errNoBus) || time.Now().After(deadline) {
+		if !errors.Is(err, lease.ErrHeld) && !errors.Is(err, errOnly) || time.Now().After(deadline) {
 			break
 		}
 	}

@@ -79,11 +79,16 @@ func WithStatus(ctx context.Context, c *Config, fn func(ask func(context.Context
 // asMember gives fn a process like the others, which takes no requests; over PostgreSQL it has no role and
 // calls the owners.
 func asMember(ctx context.Context, c *Config, m making, fn func(*Process) error) error {
+	return withRoles(ctx, c, m, []string{role.NoRole}, fn)
+}
+
+// withRoles is asMember with roles, which count where there can be other processes.
+func withRoles(ctx context.Context, c *Config, m making, roles []string, fn func(*Process) error) error {
 	c.Server.Listen = ""
 	c.Obs.LogLevel = "warn"
 	c.Fleet.Ops = ""
 	if !c.embedded() {
-		c.Fleet.Roles, c.Fleet.MachineID = []string{role.NoRole}, "auto"
+		c.Fleet.Roles, c.Fleet.MachineID = roles, "auto"
 	}
 	p, err := open(ctx, c, m)
 	if err != nil {

@@ -9,10 +9,11 @@ import (
 
 	"lyceum/accounts"
 	"lyceum/matrix"
+	"lyceum/platform/stream"
 )
 
 // Users is what the command line does with users: through the process that runs over the same data
-// directory, or, where none runs or in a fleet, as a process of its own without roles.
+// directory, or in a fleet as a process of its own without roles, or, where none runs, as the one that there is.
 type Users struct {
 	accounts *accounts.Accounts
 	server   string
@@ -44,10 +45,26 @@ func WithUsers(ctx context.Context, c *Config, makes bool, fn func(*Users) error
 	if remote := control(c); remote != nil {
 		return fn(&Users{remote: remote, server: c.Server.Name})
 	}
-	return asMember(ctx, c, m, func(p *Process) error {
-		return fn(&Users{accounts: p.domains.accounts, server: c.Server.Name, Made: p.made})
+	made := false
+	here := func(p *Process) error {
+		made = made || p.made
+		return fn(&Users{accounts: p.domains.accounts, server: c.Server.Name, Made: made})
+	}
+	err := asMember(ctx, c, m, func(p *Process) error {
+		if !c.embedded() && len(p.process.Leases.Machines()) == 1 {
+			made = p.made
+			return errNobodyServes
+		}
+		return here(p)
 	})
+	if errors.Is(err, errNobodyServes) || errors.Is(err, stream.ErrNotOwner) { // or the last process has just ended
+		err = withRoles(ctx, c, m, []string{"all"}, here)
+	}
+	return err
 }
+
+// errNobodyServes says that no process does what others ask for: whoever wants it does it.
+var errNobodyServes = errors.New("no process serves")
 
 // Add makes a user and returns the id.
 func (u *Users) Add(ctx context.Context, name, password string, admin bool) (userID string, err error) {
