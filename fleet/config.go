@@ -14,6 +14,7 @@ import (
 	"lyceum/platform/blob"
 	"lyceum/platform/bus"
 	"lyceum/platform/conf"
+	"lyceum/platform/db"
 	"lyceum/platform/obs"
 	"lyceum/platform/web"
 )
@@ -105,9 +106,11 @@ type DatabaseConfig struct {
 
 // Validate checks the section.
 func (c *DatabaseConfig) Validate() error {
-	url := c.URL.Reveal()
-	if url != "" && !strings.HasPrefix(url, "postgres://") && !strings.HasPrefix(url, "postgresql://") {
-		return errors.New("url: expected an address that begins with postgres://")
+	if c.URL.Reveal() == "" {
+		return nil
+	}
+	if err := db.CheckAddress(c.URL.Reveal()); err != nil {
+		return fmt.Errorf("url: %w", err)
 	}
 	return nil
 }

@@ -28,9 +28,9 @@ const unheard = 4 * time.Second
 
 func (d *DB) openPostgres(url string) error {
 	o := d.opts
-	c, err := pgx.ParseConfig(url)
+	c, err := parseAddress(url)
 	if err != nil {
-		return fmt.Errorf("expected postgres://user:password@host/name: %w", err)
+		return err
 	}
 	if c.ConnectTimeout == 0 {
 		c.ConnectTimeout = 5 * time.Second
