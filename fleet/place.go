@@ -67,22 +67,34 @@ func (c *Config) noServer(m making) error {
 // fresh is what a directory did not have before a process came, to be taken away when its start fails.
 type fresh struct{ directories, files []string }
 
-// remember looks at the directories that will be made. It is called before anything is.
+// remember looks at the directories that will be made, and at those in them. It is called before anything is.
 func remember(data string) *fresh {
 	f := &fresh{}
 	for dir := filepath.Clean(data); absent(dir); dir = filepath.Dir(dir) {
 		f.directories = append(f.directories, dir)
 	}
+	if len(f.directories) > 0 {
+		f.note(data, emptied...)
+	}
 	return f
 }
 
-// rememberFiles looks at what only the holder of the lock of a data directory makes.
-func (f *fresh) rememberFiles(data string) {
-	for _, name := range []string{"lyceum.db", "lyceum.db-wal", "lyceum.db-shm", "secret", filepath.Join("blobs", "~tmp"), "blobs", "scratch"} {
+// emptied are directories of a data directory that hold nothing when a start has failed.
+var emptied = []string{filepath.Join("blobs", "~tmp"), "blobs", "scratch"}
+
+// note looks at names that are not there yet.
+func (f *fresh) note(data string, names ...string) {
+	for _, name := range names {
 		if path := filepath.Join(data, name); absent(path) {
 			f.files = append(f.files, path)
 		}
 	}
+}
+
+// rememberFiles looks at what only the holder of the lock of a data directory makes. The secret of a fleet is not among it: what is in
+// its database may be sealed with it.
+func (f *fresh) rememberFiles(data string) {
+	f.note(data, append([]string{"lyceum.db", "lyceum.db-wal", "lyceum.db-shm", "secret"}, emptied...)...)
 	if len(f.directories) > 0 {
 		f.files = append(f.files, filepath.Join(data, "lock"))
 	}

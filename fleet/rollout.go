@@ -132,7 +132,11 @@ func versionOf(ctx context.Context, program string) (obs.SemVer, error) {
 	if err != nil {
 		return obs.SemVer{}, fmt.Errorf("%s version: %w", program, err)
 	}
-	return obs.ParseVersion(strings.TrimSpace(strings.TrimPrefix(string(out), "lyceum ")))
+	v, err := obs.ParseVersion(strings.TrimSpace(strings.TrimPrefix(string(out), "lyceum ")))
+	if err != nil {
+		err = fmt.Errorf("%s is not lyceum: %w", program, err)
+	}
+	return v, err
 }
 
 func (r *Rollout) upgrade(ctx context.Context, to obs.SemVer) error {
