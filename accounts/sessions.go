@@ -300,12 +300,23 @@ func (sessionStore) Read(ctx context.Context, q db.Querier, r stream.Range) ([]s
 	})(q.Query(ctx, `SELECT user_id, pos FROM session_changes WHERE shard = $1 AND pos > $2 AND pos <= $3 ORDER BY pos LIMIT $4`, r.Shard, r.After, r.Upto, r.Limit))
 }
 
+// done tells that this very change was stored by a try whose outcome nobody knew: it gave the password, or the time of the end.
+func (c *sessionChange) done(ctx context.Context, tx *db.Tx, userID string) (there bool, err error) {
+	err = tx.QueryRow(ctx, `SELECT EXISTS (SELECT 1 FROM users WHERE user_id = $1 AND ($2 <> '' AND password = $2 OR $3 AND deactivated_ms = $4))`,
+		userID, c.Password, c.Kind == changeDeactivate, c.At).Scan(&there)
+	return there, err
+}
+
 // applyChange does one change. It may run again in another transaction, so it sets the result anew.
 func applyChange(ctx context.Context, tx *db.Tx, userID string, p *pendingChange) error {
 	p.result = sessionResult{}
-	if there, err := p.Proof.Holds(ctx, tx, userID); err != nil || !there {
-		p.result.Stale = !there
+	if there, err := p.Proof.Holds(ctx, tx, userID); err != nil {
 		return err
+	} else if !there {
+		if done, err := p.done(ctx, tx, userID); err != nil || !done {
+			p.result.Stale = !done
+			return err
+		}
 	}
 	switch p.Kind {
 	case changeConfirm:

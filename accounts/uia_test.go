@@ -179,6 +179,33 @@ func TestWhatAnOldPasswordConfirmedIsRefused(t *testing.T) {
 		}
 		n.do("GET", client+"/account/whoami", alice.text("access_token"), nil).want(200)
 
+		// Who gets no answer from one owner of the user asks the next one: what the first has stored is done.
+		hash, err := n.newHash(t.Context(), "fourth staple")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if u, err = n.checkPassword(t.Context(), "alice", "battery staple", address(1)); err != nil {
+			t.Fatal(err)
+		}
+		bob := n.register("bob").want(200).text("user_id")
+		b, err := n.checkPassword(t.Context(), "bob", "correct horse", address(1))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for try := range 2 {
+			for user, c := range map[string]sessionChange{
+				id:  {Kind: changePassword, Proof: Proof(u.password), Password: hash, At: n.nowMs()},
+				bob: {Kind: changeDeactivate, Proof: Proof(b.password), All: true, At: 1_700_000_000_000},
+			} {
+				if res, err := n.change(t.Context(), user, c); err != nil || res.Stale {
+					t.Errorf("%s, try %d: %+v, %v", c.Kind, try+1, res, err)
+				}
+			}
+		}
+		if err := n.setPassword(t.Context(), id, Proof(hash), "battery staple", false, ""); err != nil {
+			t.Fatal(err)
+		}
+
 		// Requests that come at once, each with the password that was right.
 		const senders = 8
 		statuses := make([]int, senders)

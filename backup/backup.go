@@ -108,6 +108,9 @@ func Write(ctx context.Context, s Source, o Options) (m *Manifest, err error) {
 			return nil, err
 		}
 	}
+	if err := mayReplace(ctx, name, o.Since); err != nil {
+		return nil, err
+	}
 	if j.w, err = newWriter(name, o.Now()); err != nil {
 		return nil, err
 	}
@@ -122,6 +125,23 @@ func Write(ctx context.Context, s Source, o Options) (m *Manifest, err error) {
 		return j.m, j.prune(ctx)
 	}
 	return j.m, nil
+}
+
+// mayReplace lets a backup take the place of an earlier one, and of nothing else. One that stands on another takes a new name: what it
+// replaced may be below it.
+func mayReplace(ctx context.Context, name, since string) error {
+	switch _, err := os.Lstat(name); {
+	case errors.Is(err, os.ErrNotExist):
+		return nil
+	case err != nil:
+		return err
+	case since != "":
+		return fmt.Errorf("%s is there already, and what --since names may stand on it: give this backup a new name", name)
+	}
+	if _, err := read(ctx, name, visitor{header: func(header) error { return errEnough }}); err != nil {
+		return fmt.Errorf("%s is there already and is no backup of Lyceum: name another file, or remove this one", name)
+	}
+	return nil
 }
 
 func isDir(name string) bool {

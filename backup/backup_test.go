@@ -761,3 +761,43 @@ func FuzzArchive(f *testing.F) {
 		}
 	})
 }
+
+// TestABackupTakesNothingElsesPlace: neither that of a file of the server, nor that of a backup on which others stand.
+func TestABackupTakesNothingElsesPlace(t *testing.T) {
+	source := open(t, lite(t), steps(2))
+	source.fill(t)
+	dir := t.TempDir()
+	taken, linked, first, second := filepath.Join(dir, "secret"), filepath.Join(dir, "link"), filepath.Join(dir, "1"), filepath.Join(dir, "2")
+	if err := errors.Join(os.WriteFile(taken, []byte("a secret"), 0o600), os.Symlink(taken, linked), os.WriteFile(filepath.Join(dir, "empty"), nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	refused := func(target, since, word string) {
+		t.Helper()
+		o := options(target)
+		o.Since = since
+		if _, err := Write(t.Context(), source.source(), o); err == nil || !strings.Contains(err.Error(), word) {
+			t.Errorf("%s since %q: %v, expected an error with %q", target, since, err, word)
+		}
+	}
+	for _, target := range []string{taken, linked, filepath.Join(dir, "empty")} {
+		refused(target, "", "is no backup")
+	}
+	if held, err := os.ReadFile(taken); err != nil || string(held) != "a secret" {
+		t.Errorf("%q, %v", held, err)
+	}
+	source.backup(t, first)
+	o := options(second)
+	o.Since = first
+	if _, err := Write(t.Context(), source.source(), o); err != nil {
+		t.Fatal(err)
+	}
+	for _, pair := range [][2]string{{first, first}, {first, second}, {second, second}, {second, first}} {
+		refused(pair[0], pair[1], "new name")
+	}
+	for _, from := range []string{first, second} {
+		if _, err := Verify(t.Context(), from, VerifyOptions{}); err != nil {
+			t.Errorf("%s: %v", from, err)
+		}
+	}
+	source.backup(t, first) // one that stands on nothing
+}

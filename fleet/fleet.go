@@ -158,15 +158,25 @@ func (c *Config) databaseConnections() int {
 	return max(cmp.Or(c.Database.Connections, 16), leaseConnections+2)
 }
 
+var errInUse = errors.New("another process uses the data directory")
+
+// lockWait is how long a command such as lyceum status may use the data directory.
+const lockWait = 3 * time.Second
+
 // lockData makes this process the only one over a data directory.
 func (p *Process) lockData() error {
 	f, err := os.OpenFile(filepath.Join(p.config.Server.Data, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return err
 	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		_ = f.Close() // nothing was written
-		return fmt.Errorf("another process uses the data directory %s: stop it, or give this one another with --data", p.config.Server.Data)
+	for began := time.Now(); ; time.Sleep(50 * time.Millisecond) {
+		if err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err == nil {
+			break
+		}
+		if time.Since(began) > lockWait {
+			_ = f.Close() // nothing was written
+			return fmt.Errorf("%w %s: stop it, or give this one another with --data", errInUse, p.config.Server.Data)
+		}
 	}
 	p.lock = f
 	if p.fresh != nil {

@@ -66,6 +66,11 @@ func TestWrongConfigurationNamesTheKey(t *testing.T) {
 			t.Errorf("%+v: %v", c, err)
 		}
 	}
+	for _, address := range []string{"http://u:hush%zz@h", "http://u:hush@127.0.0.1:1 x", "u:hush@h:1", "http://u:hu/sh@h:4318"} {
+		if _, err := obs.New(obs.Config{OTLP: address}); err == nil || strings.Contains(err.Error(), "hu") {
+			t.Errorf("%s: %v", address, err)
+		}
+	}
 }
 
 func TestHealth(t *testing.T) {
