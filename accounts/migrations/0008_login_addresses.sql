@@ -5,3 +5,4 @@ CREATE TABLE login_addresses (
 	used_ms BIGINT NOT NULL, -- when the device ended
 	PRIMARY KEY (user_id, address)
 );
+CREATE INDEX login_addresses_used ON login_addresses (used_ms);
