@@ -34,7 +34,7 @@ const (
 // once do not slip through, and is given back when it was right.
 //
 // Wrong passwords count for the account, wherever one can be tried, so a token does not help to guess. That
-// nobody can shut the owner out: each address has a bucket of its own for the account, what strangers try
+// nobody shuts the owner out from elsewhere: each address has a bucket of its own for the account, what strangers try
 // together counts in another, and an address at which one of the account's devices logged in, also one that is gone, is no stranger.
 type guess struct {
 	a     *Accounts
@@ -104,8 +104,8 @@ func rememberAddresses(ctx context.Context, tx *db.Tx, userID string, deviceIDs 
 	if err != nil {
 		return err
 	}
-	_, err = tx.Exec(ctx, `DELETE FROM login_addresses WHERE user_id = $1 AND address IN
-		(SELECT address FROM login_addresses WHERE user_id = $1 ORDER BY used_ms DESC, address LIMIT 1000000 OFFSET $2)`, userID, formerAddresses)
+	_, err = tx.Exec(ctx, `DELETE FROM login_addresses WHERE user_id = $1 AND address NOT IN
+		(SELECT address FROM login_addresses WHERE user_id = $1 ORDER BY used_ms DESC, address LIMIT $2)`, userID, formerAddresses)
 	return err
 }
 

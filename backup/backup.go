@@ -88,6 +88,9 @@ func Write(ctx context.Context, s Source, o Options) (m *Manifest, err error) {
 		}
 		name = filepath.Join(o.Target, dirArchive)
 	}
+	if err := mayReplace(ctx, name, o.Since); err != nil {
+		return nil, err
+	}
 	j.m = &Manifest{
 		Format: Format, ID: o.ID, Version: s.Version, ServerName: s.ServerName, Engine: "sqlite", Secrets: s.Secret != nil,
 		Blobs: BlobInfo{Where: InArchive},
@@ -108,9 +111,6 @@ func Write(ctx context.Context, s Source, o Options) (m *Manifest, err error) {
 			return nil, err
 		}
 	}
-	if err := mayReplace(ctx, name, o.Since); err != nil {
-		return nil, err
-	}
 	if j.w, err = newWriter(name, o.Now()); err != nil {
 		return nil, err
 	}
@@ -130,11 +130,14 @@ func Write(ctx context.Context, s Source, o Options) (m *Manifest, err error) {
 // mayReplace lets a backup take the place of an earlier one, and of nothing else. One that stands on another takes a new name: what it
 // replaced may be below it.
 func mayReplace(ctx context.Context, name, since string) error {
-	switch _, err := os.Lstat(name); {
+	info, err := os.Stat(name)
+	switch {
 	case errors.Is(err, os.ErrNotExist):
 		return nil
 	case err != nil:
 		return err
+	case !info.Mode().IsRegular():
+		return fmt.Errorf("%s is no file: name one for the backup", name)
 	case since != "":
 		return fmt.Errorf("%s is there already, and what --since names may stand on it: give this backup a new name", name)
 	}

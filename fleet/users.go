@@ -58,7 +58,7 @@ func WithUsers(ctx context.Context, c *Config, makes bool, fn func(*Users) error
 		return here(p)
 	})
 	if errors.Is(err, errNobodyServes) || errors.Is(err, stream.ErrNotOwner) { // or the last process has just ended
-		err = withRoles(ctx, c, m, []string{"all"}, here)
+		err = withRoles(ctx, c, m, []string{allRoles}, here)
 	}
 	if errors.Is(err, errOnly) || errors.Is(err, errInUse) { // a process that was just starting
 		if remote := control(c); remote != nil {

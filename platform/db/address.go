@@ -24,16 +24,16 @@ func parseAddress(address string) (*pgx.ConnConfig, error) {
 	if scheme != "postgres" && scheme != "postgresql" {
 		return nil, errors.New("expected an address that begins with postgres://")
 	}
-	authority, path := rest, ""
-	if i := strings.IndexAny(rest, "/?#"); i >= 0 {
-		authority, path = rest[:i], rest[i:]
-	}
+	place, settings, _ := strings.Cut(rest, "?")
+	authority, name, _ := strings.Cut(place, "/")
 	u, err := url.Parse(address)
-	if err != nil || strings.Count(authority, "@") > 1 {
+	if err != nil || strings.Count(authority, "@") > 1 || strings.ContainsAny(name, "@#") || strings.Contains(authority, "#") {
 		return nil, errAddress
 	}
-	if path, _, _ = strings.Cut(path, "?user="); strings.Contains(path, "@") {
-		return nil, errAddress
+	for setting := range strings.SplitSeq(settings, "&") {
+		if strings.Contains(setting, "@") && !strings.Contains(setting, "=") {
+			return nil, errAddress
+		}
 	}
 	c, err := pgx.ParseConfig(address)
 	if err == nil {

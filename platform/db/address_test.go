@@ -26,7 +26,7 @@ func TestAddressesTellNoPassword(t *testing.T) {
 		}
 	}
 	for _, address := range []string{
-		"postgres://me:SEC%40RET%2F@127.0.0.1:5432/x?sslmode=disable", "postgresql://me@h1:1,h2:2/x", "postgres:///x?host=/run/postgresql", "postgres://h/x?user=me@there", "postgres://me:a!$&'()*+,;=-._~@h/x",
+		"postgres://me:SEC%40RET%2F@127.0.0.1:5432/x?sslmode=disable", "postgresql://me@h1:1,h2:2/x", "postgres:///x?host=/run/postgresql", "postgres://h/x?user=me@there", "postgres://h/x?sslmode=disable&user=me@there&password=a@b#c", "postgres://me:a!$&'()*+,;=-._~@h/x",
 	} {
 		if err := db.CheckAddress(address); err != nil {
 			t.Errorf("%s: %v", address, err)
