@@ -70,15 +70,20 @@ func (u *User) At(url string) *User {
 // Everywhere is the same user talking to another process with every request.
 func (u *User) Everywhere() *User { return u.At("") }
 
-// Try sends a request and returns its status and answer. err is set when there was no answer.
+// Try sends a request and returns its status and answer. err is set when there was no answer. The body is what is sent as JSON, or
+// the bytes themselves, or comes from a reader.
 func (u *User) Try(method, path string, body any) (status int, answer gjson.Result, err error) {
 	var in io.Reader
-	if body != nil {
-		text, ok := body.([]byte)
-		if !ok {
-			if text, err = json.Marshal(body); err != nil {
-				return 0, answer, err
-			}
+	switch b := body.(type) {
+	case nil:
+	case io.Reader:
+		in = b
+	case []byte:
+		in = bytes.NewReader(b)
+	default:
+		text, err := json.Marshal(body)
+		if err != nil {
+			return 0, answer, err
 		}
 		in = bytes.NewReader(text)
 	}

@@ -1,6 +1,7 @@
 package fleettest_test
 
 import (
+	"io"
 	"net/url"
 	"strings"
 	"testing"
@@ -11,29 +12,73 @@ import (
 	"lyceum/fleettest"
 )
 
+const (
+	v3       = "/_matrix/client/v3"
+	password = "waiting-password" // what Register gives one who waits
+)
+
+// tokenEnds are the ways in which a user's token ends.
+var tokenEnds = map[string]func(u *fleettest.User, auth map[string]any){
+	"logout":     func(u *fleettest.User, _ map[string]any) { u.Do("POST", v3+"/logout", struct{}{}) },
+	"logout all": func(u *fleettest.User, _ map[string]any) { u.Do("POST", v3+"/logout/all", struct{}{}) },
+	"password": func(u *fleettest.User, auth map[string]any) {
+		u.Login(password).Do("POST", v3+"/account/password", map[string]any{"auth": auth, "new_password": "another-password"})
+	},
+	"deletion": func(u *fleettest.User, auth map[string]any) {
+		u.Login(password).Do("DELETE", v3+"/devices/"+url.PathEscape(u.Device), map[string]any{"auth": auth})
+	},
+	"deactivation": func(u *fleettest.User, auth map[string]any) {
+		u.Do("POST", v3+"/account/deactivate", map[string]any{"auth": auth})
+	},
+}
+
+// withPassword is how a user confirms what ends a token.
+func withPassword(u *fleettest.User) map[string]any {
+	return map[string]any{"type": "m.login.password", "password": password, "identifier": map[string]any{"type": "m.id.user", "user": u.ID}}
+}
+
+// TestHeldBackBodiesEndWithTheirToken: a request that came before its token ended, but for a piece of its body, does nothing.
+func TestHeldBackBodiesEndWithTheirToken(t *testing.T) {
+	fleettest.Run(t, func(t *testing.T, f *fleettest.Fleet) {
+		for name, end := range tokenEnds {
+			t.Run(name, func(t *testing.T) {
+				t.Parallel()
+				alice, bob := f.Register(t, "waiting").Everywhere(), f.Register(t, "bob").Everywhere()
+				room := bob.Room(alice)
+				body, rest := io.Pipe()
+				got := make(chan int, 1)
+				go func() {
+					status, _, err := alice.Try("PUT", fleettest.RoomPath(room, "send", "m.room.message", "held"), body)
+					if err != nil {
+						t.Error(err)
+					}
+					got <- status
+				}()
+				_, _ = io.WriteString(rest, `{"msgtype": "m.text", `)
+				time.Sleep(50 * time.Millisecond) // it waits
+				end(alice, withPassword(alice))
+				_, _ = io.WriteString(rest, `"body": "held back"}`)
+				_ = rest.Close()
+				if status := <-got; status != 401 {
+					t.Errorf("expected 401, found %d", status)
+				}
+				if all := bob.Do("GET", fleettest.RoomPath(room, "messages")+"?dir=b", nil).Raw; strings.Contains(all, "held back") {
+					t.Error("it is stored")
+				}
+			})
+		}
+	})
+}
+
 // TestWaitingDownloadsEndWithTheirToken: whatever ends a token in one process ends its downloads that wait in another, also when
 // the file comes at the same moment.
 func TestWaitingDownloadsEndWithTheirToken(t *testing.T) {
-	const v3 = "/_matrix/client/v3"
 	fleettest.Run(t, func(t *testing.T, f *fleettest.Fleet) {
-		for name, end := range map[string]func(u *fleettest.User, auth map[string]any){
-			"logout":     func(u *fleettest.User, _ map[string]any) { u.Do("POST", v3+"/logout", struct{}{}) },
-			"logout all": func(u *fleettest.User, _ map[string]any) { u.Do("POST", v3+"/logout/all", struct{}{}) },
-			"password": func(u *fleettest.User, auth map[string]any) {
-				u.Login(password).Do("POST", v3+"/account/password", map[string]any{"auth": auth, "new_password": "another-password"})
-			},
-			"deletion": func(u *fleettest.User, auth map[string]any) {
-				u.Login(password).Do("DELETE", v3+"/devices/"+url.PathEscape(u.Device), map[string]any{"auth": auth})
-			},
-			"deactivation": func(u *fleettest.User, auth map[string]any) {
-				u.Do("POST", v3+"/account/deactivate", map[string]any{"auth": auth})
-			},
-		} {
+		for name, end := range tokenEnds {
 			for _, comes := range []bool{true, false} {
 				t.Run(name, func(t *testing.T) {
 					t.Parallel()
 					alice, bob := f.Register(t, "waiting").Everywhere(), f.Register(t, "bob").Everywhere()
-					auth := map[string]any{"type": "m.login.password", "password": password, "identifier": map[string]any{"type": "m.id.user", "user": alice.ID}}
 					id := strings.TrimPrefix(bob.Do("POST", "/_matrix/media/v1/create", struct{}{}).Get("content_uri").String(), "mxc://")
 					type answer struct {
 						status int
@@ -48,7 +93,7 @@ func TestWaitingDownloadsEndWithTheirToken(t *testing.T) {
 						got <- answer{status, body}
 					}()
 					time.Sleep(300 * time.Millisecond) // it waits
-					end(alice, auth)
+					end(alice, withPassword(alice))
 					ended := time.Now()
 					if comes {
 						bob.Do("PUT", "/_matrix/media/v3/upload/"+id, []byte("file"))
@@ -61,5 +106,3 @@ func TestWaitingDownloadsEndWithTheirToken(t *testing.T) {
 		}
 	})
 }
-
-const password = "waiting-password" // what Register gives one who waits

@@ -5,9 +5,9 @@ import (
 	"time"
 )
 
-// askAgainAfter is how long a request may take without being asked again whether it is let in. What ends a token, or locks a
-// user, holds for what waits as well.
-const askAgainAfter = time.Second
+// askAgainAfter is how long a request may take without being asked again whether it is let in: about as long as a body needs
+// that comes with its head. What ends a token, or locks a user, holds for what waits as well.
+const askAgainAfter = 5 * time.Millisecond
 
 // letIn sets the identity of the request as the route wants it and as it is now.
 func (s *Server) letIn(r *Request) error {

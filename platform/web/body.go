@@ -190,9 +190,6 @@ func (r *Request) readPieces(limit int64) (*bytes.Buffer, error) {
 	switch {
 	case err != nil && err != io.EOF:
 		putBuffer(buffer)
-		if r.writer.cut.Swap(false) || errors.Is(err, os.ErrDeadlineExceeded) && r.server.held.isScarce() { // its time was shortened
-			return nil, errFull()
-		}
 		return nil, r.Unread(err)
 	case len(more) == 0:
 		return buffer, nil
@@ -221,9 +218,13 @@ func (r *Request) TooLarge(limit int64) *Error {
 	return tooLarge(fmt.Sprintf("The body is larger than %d bytes", limit))
 }
 
-// Unread is the answer to a body that the client cut, sent too slowly or framed wrongly. The connection ends with it.
+// Unread is the answer to a body that the client cut, sent too slowly or framed wrongly, and 503 to one that gave way to others. The
+// connection ends with it.
 func (r *Request) Unread(cause error) *Error {
 	r.closeAfter()
+	if x := r.writer; x.cut.Swap(false) || errors.Is(cause, os.ErrDeadlineExceeded) && x.wasHurried() {
+		return errFull()
+	}
 	e := notJSON("The body could not be read to its end", cause)
 	if r.Route.Upload > 0 {
 		e.Code = "M_UNKNOWN"

@@ -120,6 +120,11 @@ func (b *pacedBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// wasHurried tells that the time for the piece of the body that is under way was shortened, when it is over.
+func (x *exchange) wasHurried() bool {
+	return time.Since(time.Unix(0, x.reading.Load())) < x.request.server.config.BodyTimeout.D()
+}
+
 // leave bounds how long net/http waits for the rest of a body that the handler did not want: it reads it before it
 // sends the answer. On a connection that ends with the answer it does not; there what is read here keeps the end from
 // being a reset, by which the client would lose the answer.

@@ -188,6 +188,35 @@ func TestBodiesMoveTheirDeadline(t *testing.T) {
 	}
 }
 
+// TestABodyThatGaveWayMayComeAgain: whose time was shortened for others hears that, also when their memory is free again by then.
+func TestABodyThatGaveWayMayComeAgain(t *testing.T) {
+	t.Parallel()
+	users := tokens{}
+	for i := range 5 {
+		users[fmt.Sprint("u", i)] = &web.Identity{UserID: fmt.Sprintf("@u%d:x", i)}
+	}
+	address := listen(t, web.Options{Authenticator: users, Config: web.Config{
+		MaxInFlight: 8 * bigAnswer, BodyTimeout: conf.Duration(20 * time.Second), SendTimeout: conf.Duration(20 * time.Second),
+	}}, big...)
+	body := dial(t, address, fmt.Sprintf("POST /body HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: %d\r\n\r\n", 8*paceSize))
+	if _, err := body.Write(make([]byte, 4*paceSize)); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(200 * time.Millisecond) // it is read as far
+	for token := range users {
+		reader := dial(t, address, "GET /big HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer "+token+"\r\n\r\n")
+		if _, err := reader.Read(make([]byte, 1)); err != nil {
+			t.Fatal(err)
+		}
+		defer reader.Close()
+		time.AfterFunc(time.Second, func() { _ = reader.Close() })
+	}
+	answer, _ := io.ReadAll(body)
+	if !strings.HasPrefix(string(answer), "HTTP/1.1 503") || !strings.Contains(string(answer), "retry_after_ms") {
+		t.Errorf("%.300q", answer)
+	}
+}
+
 // TestADeadlineIsOfOneAnswer: it does not end a connection that is used again later.
 func TestADeadlineIsOfOneAnswer(t *testing.T) {
 	address := listen(t, web.Options{Config: web.Config{SendTimeout: conf.Duration(150 * time.Millisecond)}}, big...)

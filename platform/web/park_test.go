@@ -369,7 +369,7 @@ func TestParkedAnswersInPieces(t *testing.T) {
 				return err
 			}}, nil
 		}
-		return &web.Park{Until: time.Now().Add(1200 * time.Millisecond), Wait: func(func()) func() { return func() {} }, Resume: answer}, nil
+		return &web.Park{Until: time.Now().Add(200 * time.Millisecond), Wait: func(func()) func() { return func() {} }, Resume: answer}, nil
 	}})
 	address := running(t, s)
 	transport := &http.Transport{}

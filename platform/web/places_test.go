@@ -365,7 +365,7 @@ func TestAUserWhoIsLockedWhileHisRequestWaits(t *testing.T) {
 	_, wait := askMany(s.Handler(), userAtWork, "POST /work", "Authorization: Bearer alice")
 	until(t, "all are at work", func() bool { return w.now.Load() == userAtWork })
 	last, waitLast := askMany(s.Handler(), 1, "POST /work", "Authorization: Bearer alice")
-	time.Sleep(1100 * time.Millisecond)
+	time.Sleep(20 * time.Millisecond)
 	door.locked.Store(true)
 	close(w.release)
 	wait()
