@@ -14,7 +14,9 @@ import (
 	"lyceum/platform/db"
 	"lyceum/platform/obs"
 	"lyceum/platform/role"
+	"lyceum/platform/rpc"
 	"lyceum/platform/stream"
+	"lyceum/platform/web"
 )
 
 //go:embed migrations/*.sql
@@ -66,6 +68,7 @@ type Deps struct {
 	Process        *role.Process
 	Now            func() time.Time // the clock; nil is obs.Now
 	Limits         bus.Limits       // counts wrong passwords for the whole fleet; nil: in this process alone
+	UnderWay       *web.UnderWay    // of the server of this process; nil: nobody waits for requests that a token let in
 	Profile        ProfileListener
 	Devices        []DeviceListener
 	Users          []UserListener
@@ -114,6 +117,11 @@ func New(d Deps, c Config) (*Accounts, error) {
 	consumer.Stream, consumer.Read, consumer.Work = a.sessions.stream, readNews, a.workNews
 	d.Process.Streams.Consume(consumer)
 	a.change = role.Owned(d.Process, a.sessions.stream, "accounts.sessions", a.changeHere)
+	if d.Process.RPC != nil {
+		rpc.Handle(d.Process.RPC, underWayMethod, func(ctx context.Context, userID string) (struct{}, error) {
+			return struct{}{}, a.awaitHere(ctx, userID)
+		})
+	}
 	a.data = newAccountData(a.db, c.CacheUsers, int64(c.CacheData))
 	a.data.stream = d.Process.Streams.Open(dataStream.With(dataStore{}, nil))
 	a.data.stream.Tail(a.data.tail)

@@ -96,7 +96,7 @@ func applyLogin(ctx context.Context, tx *db.Tx, userID string, p *pendingChange)
 	}
 	if p.Kind == changeLogin {
 		found, err := l.apply(ctx, tx, userID)
-		p.result.Found, p.result.Stale = true, !found
+		p.result.Found, p.result.Stale, p.result.Ended = true, !found, l.ended
 		return err
 	}
 	err = tx.QueryRow(ctx, `SELECT NOT EXISTS (SELECT 1 FROM users WHERE user_id = $1 AND deactivated_ms <> 0)`, userID).Scan(&p.result.Found)

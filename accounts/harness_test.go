@@ -26,6 +26,9 @@ type node struct {
 	p     *role.Process
 	url   string
 	clock *clock
+
+	// POST /act tells the first and ends with the second.
+	acting, over chan struct{}
 }
 
 // clock is the real time moved by what a test adds.
@@ -43,18 +46,23 @@ func testConfig() Config {
 
 func wire(t testing.TB, p *role.Process, deps Deps, c Config) *node {
 	t.Helper()
-	n := &node{t: t, p: p, clock: &clock{}}
-	deps.Process, deps.Now = p, n.clock.now
+	n := &node{t: t, p: p, clock: &clock{}, acting: make(chan struct{}), over: make(chan struct{})}
+	deps.Process, deps.Now, deps.UnderWay = p, n.clock.now, web.NewUnderWay()
 	a, err := New(deps, c)
 	if err != nil {
 		t.Fatal(err)
 	}
 	n.Accounts = a
-	server, err := web.New(web.Options{Log: slog.New(slog.DiscardHandler), Authenticator: a, Barrier: p.Streams.Barrier})
+	server, err := web.New(web.Options{Log: slog.New(slog.DiscardHandler), Authenticator: a, Barrier: p.Streams.Barrier, UnderWay: deps.UnderWay})
 	if err != nil {
 		t.Fatal(err)
 	}
 	server.Add(a.Routes()...)
+	server.Add(web.Route{Pattern: "POST /act", Auth: web.User, Handler: func(*web.Request) (any, error) {
+		n.acting <- struct{}{}
+		<-n.over
+		return nil, nil
+	}})
 	ts := httptest.NewServer(server.Handler())
 	t.Cleanup(ts.Close)
 	n.url = ts.URL

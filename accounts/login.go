@@ -157,6 +157,9 @@ func (a *Accounts) login(ctx context.Context, u *user, d newDevice) (*Credential
 		var res sessionResult
 		res, err = a.changeDevice(ctx, u.id, sessionChange{Kind: changeLogin, Login: &l, At: p.Created})
 		found = !res.Stale
+		if err == nil && res.Ended {
+			a.awaitUnderWay(ctx, u.id)
+		}
 		if err == nil && !res.Found { // the owner is a process of the version before
 			err = stream.ErrNotOwner
 		}
@@ -209,6 +212,8 @@ type newLogin struct {
 	Password string    `json:"password,omitempty"` // the hash that was checked
 	// Transactions tells those of the device, if it is new, from those of an earlier one with its id; "" where there was none.
 	Transactions string `json:"transactions,omitempty"`
+
+	ended bool // the device had tokens
 }
 
 // apply does the log-in, unless the password is another by now.
@@ -232,9 +237,11 @@ func (l *newLogin) insert(ctx context.Context, tx *db.Tx) error {
 	if err != nil {
 		return err
 	}
-	if _, err := tx.Exec(ctx, `DELETE FROM tokens WHERE user_id = $1 AND device_id = $2`, p.UserID, p.DeviceID); err != nil {
+	n, err := tx.Exec(ctx, `DELETE FROM tokens WHERE user_id = $1 AND device_id = $2`, p.UserID, p.DeviceID)
+	if err != nil {
 		return err
 	}
+	l.ended = n > 0
 	return insertPair(ctx, tx, p)
 }
 
@@ -294,7 +301,7 @@ func (a *Accounts) Refresh(ctx context.Context, token string) (*Credentials, err
 		return nil, matrix.UserLocked("This account is locked")
 	}
 	if old.Parent != 0 {
-		if _, err := a.change(ctx, old.UserID, sessionChange{Kind: changeConfirm, Pair: old.ID}); err != nil {
+		if err := a.confirm(ctx, old.UserID, old.ID); err != nil {
 			return nil, err
 		}
 	}

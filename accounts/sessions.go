@@ -121,7 +121,7 @@ func (a *Accounts) authenticate(ctx context.Context, token string) (*session, er
 			return nil, err
 		}
 		if s.parent != 0 && !s.over(a.nowMs()) {
-			if _, err := a.change(ctx, s.identity.UserID, sessionChange{Kind: changeConfirm, Pair: s.identity.TokenID}); err != nil {
+			if err := a.confirm(ctx, s.identity.UserID, s.identity.TokenID); err != nil {
 				return nil, err
 			}
 		} else {
@@ -132,6 +132,15 @@ func (a *Accounts) authenticate(ctx context.Context, token string) (*session, er
 		return nil, matrix.UnknownToken(s.refreshed)
 	}
 	return s, nil
+}
+
+// confirm ends the pair of tokens that another one replaces, as that is used now.
+func (a *Accounts) confirm(ctx context.Context, userID string, pair int64) error {
+	_, err := a.change(ctx, userID, sessionChange{Kind: changeConfirm, Pair: pair})
+	if err == nil {
+		a.awaitUnderWay(ctx, userID)
+	}
+	return err
 }
 
 // byToken is for the reading of a session: whoever has a token does not wait behind all those who come from the same address, and are
@@ -184,6 +193,7 @@ type sessionResult struct {
 	TooLong int        `json:"too_long,omitempty"` // bytes that the profile would have, when that is too much
 	Left    []leftNews `json:"left,omitempty"`     // the device was here before, and what it left must go before it is made again
 	Created bool       `json:"created,omitempty"`  // the device is new
+	Ended   bool       `json:"ended,omitempty"`    // the device had tokens
 	Stale   bool       `json:"stale,omitempty"`    // the password is another by now
 }
 
@@ -213,6 +223,7 @@ func (a *Accounts) removeDevices(ctx context.Context, userID string, c sessionCh
 	if err != nil || len(res.Devices) == 0 {
 		return res, err
 	}
+	a.awaitUnderWay(ctx, userID)
 	a.cleanUp(ctx, userID, res)
 	return res, nil
 }

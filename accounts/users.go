@@ -194,10 +194,15 @@ type Rights struct{ Admin, Locked, Suspended *bool }
 // SetRights changes what a user may do, at once in all processes.
 func (a *Accounts) SetRights(ctx context.Context, userID string, r Rights) error {
 	res, err := a.change(ctx, userID, sessionChange{Kind: changeRights, Admin: r.Admin, Locked: r.Locked, Suspended: r.Suspended, At: a.nowMs()})
-	if err == nil && !res.Found {
+	switch yes := func(b *bool) bool { return b != nil && *b }; {
+	case err != nil:
+		return err
+	case !res.Found:
 		return noUser(userID)
+	case yes(r.Locked), yes(r.Suspended), r.Admin != nil && !*r.Admin:
+		a.awaitUnderWay(ctx, userID)
 	}
-	return err
+	return nil
 }
 
 // SetAdmin makes a user an administrator of the server, or no longer one.

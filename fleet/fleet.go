@@ -297,12 +297,13 @@ func (p *Process) build(ctx context.Context) error {
 	if redis, ok := p.bus.(*bus.Redis); ok {
 		limits = bus.NewRedisLimits(redis)
 	}
-	if p.domains, err = wire(base{p.process, p.blobs, p.key, p.obs.Registry, limits, p.Status}, p.config); err != nil {
+	acts := web.NewUnderWay()
+	if p.domains, err = wire(base{p.process, p.blobs, p.key, p.obs.Registry, limits, p.Status, acts}, p.config); err != nil {
 		return err
 	}
 	o := web.Options{
 		Log: p.process.Log, Registry: p.obs.Registry, Authenticator: p.domains.accounts, Config: p.config.HTTP,
-		Limits: limits, Barrier: p.process.Streams.Barrier, Ready: p.obs.Health.SetReady, Tracer: p.tracer(),
+		Limits: limits, UnderWay: acts, Barrier: p.process.Streams.Barrier, Ready: p.obs.Health.SetReady, Tracer: p.tracer(),
 	}
 	if p.process.RPC != nil {
 		r := router.New(router.Options{

@@ -53,6 +53,7 @@ type base struct {
 	metrics *prometheus.Registry
 	limits  bus.Limits
 	status  func(context.Context) *status.Fleet
+	acts    *web.UnderWay
 }
 
 // wire makes the domains in the order of the list.
@@ -92,7 +93,7 @@ func (d *domains) construct(name string) (part domain.Part, err error) {
 		config.ServerName = server
 		config.PasswordRates = accounts.PasswordRates{Account: c.HTTP.Rate("password"), Address: c.HTTP.Rate("password_address")}
 		d.accounts, err = accounts.New(accounts.Deps{
-			Process: p, Now: obs.Now, Limits: d.limits, Profile: news, Devices: []accounts.DeviceListener{news}, Users: []accounts.UserListener{news},
+			Process: p, Now: obs.Now, Limits: d.limits, UnderWay: d.acts, Profile: news, Devices: []accounts.DeviceListener{news}, Users: []accounts.UserListener{news},
 		}, config)
 		return d.accounts, err
 	case rooms.Domain.Name:

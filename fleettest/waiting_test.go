@@ -1,9 +1,14 @@
 package fleettest_test
 
 import (
+	"fmt"
 	"io"
+	"maps"
 	"net/url"
+	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -68,6 +73,51 @@ func TestHeldBackBodiesEndWithTheirToken(t *testing.T) {
 			})
 		}
 	})
+}
+
+// TestNothingComesAfterTheEndOfAToken: what a token let in is done, and can be seen, when its end is told.
+func TestNothingComesAfterTheEndOfAToken(t *testing.T) {
+	ends := maps.Clone(tokenEnds)
+	ends["log-in"] = func(u *fleettest.User, auth map[string]any) {
+		u.Do("POST", v3+"/login", map[string]any{"type": auth["type"], "identifier": auth["identifier"], "password": password, "device_id": u.Device})
+	}
+	fleettest.Run(t, func(t *testing.T, f *fleettest.Fleet) {
+		for name, end := range ends {
+			t.Run(name, func(t *testing.T) {
+				alice, bob := f.Register(t, "waiting").Everywhere(), f.Register(t, "bob").Everywhere()
+				room := bob.Room(alice)
+				var writers sync.WaitGroup
+				var sent atomic.Int32
+				for n := range 16 {
+					writers.Go(func() {
+						for i := 0; ; i++ {
+							status, _, err := alice.Try("PUT", fleettest.RoomPath(room, "send", "m.room.message", fmt.Sprint(n, "-", i)), map[string]string{"msgtype": "m.text", "body": "x"})
+							if err != nil || status != 200 {
+								return
+							}
+							sent.Add(1)
+						}
+					})
+				}
+				for sent.Load() < 50 {
+					time.Sleep(5 * time.Millisecond)
+				}
+				end(alice, withPassword(alice))
+				seen := bob.Do("GET", fleettest.RoomPath(room, "messages")+"?dir=b&limit=1", nil).Get("chunk.0.event_id").String()
+				writers.Wait()
+				last := bob.Do("GET", fleettest.RoomPath(room, "messages")+`?dir=b&limit=1&filter={"types":["m.room.message"]}`, nil).Get("chunk.0.event_id").String()
+				before := bob.Do("GET", fleettest.RoomPath(room, "messages")+"?dir=b&limit=1000", nil).Get("chunk.#.event_id").Array()
+				if i, j := position(before, seen), position(before, last); i < 0 || j < i {
+					t.Errorf("%d events came after the end was told", i-j)
+				}
+			})
+		}
+	})
+}
+
+// position is the place of a text in a list; -1: none.
+func position(list []gjson.Result, text string) int {
+	return slices.IndexFunc(list, func(r gjson.Result) bool { return r.String() == text })
 }
 
 // TestWaitingDownloadsEndWithTheirToken: whatever ends a token in one process ends its downloads that wait in another, also when

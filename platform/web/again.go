@@ -48,6 +48,16 @@ func (r *Request) askLate() error {
 	return r.askAgain()
 }
 
+// askAtWork asks again one that has its place now: when that is long ago, or when it may change something, as this process may have
+// heard since that its token ended.
+func (r *Request) askAtWork() error {
+	let := r.let
+	if err := r.askLate(); err != nil || r.let != let || r.writer.actor == "" {
+		return err
+	}
+	return r.server.authenticate(r)
+}
+
 // reads tells that an answer that is not given leaves nothing done. Of what a request did it is told, also when that ended its
 // own token.
 func (r *Request) reads() bool { return r.Method == http.MethodGet || r.Method == http.MethodHead }

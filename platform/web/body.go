@@ -148,7 +148,7 @@ func (r *Request) fillBuffer() (*bytes.Buffer, error) {
 	}
 	err = r.writer.takePlaceAgain()
 	if err == nil {
-		err = r.askLate()
+		err = r.askAtWork()
 	}
 	if err != nil {
 		putBuffer(buffer)

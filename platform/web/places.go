@@ -166,8 +166,12 @@ func (x *exchange) takePlace() error {
 	if err != nil {
 		return err
 	}
+	if !x.request.reads() {
+		x.actor = x.request.UserID()
+	}
 	x.place.Store(q)
-	return x.request.askLate() // the wait may have been long
+	x.beginAct(q)
+	return x.request.askAtWork() // the wait may have been long
 }
 
 func (x *exchange) enter(again bool) (*queue, error) {
@@ -190,6 +194,7 @@ func (r *Request) LendPlace() { r.writer.lendPlace() }
 
 func (x *exchange) lendPlace() {
 	if q := x.place.Load(); q != nil && q != &lent && x.place.CompareAndSwap(q, &lent) {
+		x.endAct()
 		q.leave()
 	}
 }
@@ -205,7 +210,9 @@ func (x *exchange) takePlaceAgain() error {
 	}
 	if !x.place.CompareAndSwap(&lent, q) { // the answer began meanwhile
 		q.leave()
+		return nil
 	}
+	x.beginAct(q)
 	return nil
 }
 
@@ -215,6 +222,7 @@ func (x *exchange) endPlace() {
 		return
 	}
 	if q := x.place.Swap(nil); q != nil && q != &lent {
+		x.endAct()
 		q.leave()
 	}
 }

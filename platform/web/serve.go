@@ -65,6 +65,8 @@ type exchange struct {
 	aside    bool                  // it was set aside: the rest is not the handler's
 	place    atomic.Pointer[queue] // among its caller's handlers at work; nil: none
 	work     *caller.Work          // nil: of a process of the fleet
+	actor    string                // its user, when it may change something
+	over     chan struct{}         // closed when that is over; under the mu of its shard in UnderWay; nil: nobody waits
 	token    string                // of a request that waits
 
 	clock   *time.Timer     // ends the time of the handler; nil while there is none

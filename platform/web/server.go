@@ -29,9 +29,10 @@ type Options struct {
 	Authenticator Authenticator        // nil: every token is refused as missing
 	Limits        LimitTaker           // nil: no rate limits
 
+	// UnderWay is told which requests of users may change something; nil: one of its own.
+	UnderWay *UnderWay
 	// Barrier runs before authentication and handler, so that what this process caches is as new as
-	// anything that was acknowledged before the request. When it fails the request goes on: a cache that
-	// may be old is better than no answer.
+	// anything that was acknowledged before the request. When it fails a request with a token is refused.
 	Barrier func(ctx context.Context) error
 	// Dispatch runs after matching and before all else of a route; handled means that the request was
 	// answered elsewhere. An error is the answer.
@@ -67,6 +68,7 @@ type Server struct {
 	inflight atomic.Int64
 	held     *inFlight
 	places   *places
+	underWay *UnderWay
 	asides   asides
 	lines    lines
 }
@@ -92,6 +94,9 @@ func New(o Options) (*Server, error) {
 	s.held = newInFlight(s.config.MaxInFlight.Bytes())
 	s.metrics = newMetrics(o.Registry)
 	s.places = newPlaces(s.metrics.waiting)
+	if s.underWay = o.UnderWay; s.underWay == nil {
+		s.underWay = NewUnderWay()
+	}
 	s.missed = &endpoint{series: s.metrics.series("none", "")}
 	s.mux.HandleFunc("/", s.serveMissing)
 	return s, nil
