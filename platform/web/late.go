@@ -30,7 +30,12 @@ func (x *exchange) limit() (end func()) {
 }
 
 // limited is a context that ends when the time is over, and says on whose behalf it is, unless that is another process.
-func (x *exchange) limited(ctx context.Context) (limited context.Context, end func()) {
+func (x *exchange) limited(came context.Context) (limited context.Context, end func()) {
+	ctx, left := came, func() bool { return true }
+	acts := x.endpoint.route.Auth != Fleet && !x.request.reads()
+	if acts {
+		ctx = context.WithoutCancel(ctx)
+	}
 	if x.endpoint.route.Auth != Fleet {
 		id := x.request.callerID()
 		if id.User == "" {
@@ -40,12 +45,22 @@ func (x *exchange) limited(ctx context.Context) (limited context.Context, end fu
 		ctx = x.work
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
+	if acts {
+		left = context.AfterFunc(came, func() {
+			// A client who goes away ends nothing that is at work and may change something: it would be done all the same, and
+			// nobody would know when (UnderWay).
+			if q := x.place.Load(); q == nil || q == &lent || x.actor == "" {
+				cancel(context.Cause(came))
+			}
+		})
+	}
 	clock := time.AfterFunc(x.within, func() {
 		x.expired.Store(true)
 		cancel(errLate)
 	})
 	x.clock = clock
 	return ctx, func() {
+		left()
 		clock.Stop()
 		cancel(nil)
 	}

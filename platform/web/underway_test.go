@@ -89,3 +89,24 @@ func TestWhoWaitsIsNotWaitedFor(t *testing.T) {
 		t.Error("they did not end")
 	}
 }
+
+// A client that goes away does not end what is at work, which is waited for as well.
+func TestAClientThatLeftIsWaitedFor(t *testing.T) {
+	t.Parallel()
+	acts, w := web.NewUnderWay(), newWork()
+	address := listen(t, web.Options{UnderWay: acts}, web.Route{Pattern: "POST /work", Auth: web.User, EmptyBody: true, Handler: w.handle})
+	c := dial(t, address, "POST /work HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer alice\r\nContent-Length: 0\r\n\r\n")
+	until(t, "it is at work", func() bool { return w.now.Load() == 1 })
+	_ = c.Close()
+	waited := make(chan error, 1)
+	go func() { waited <- acts.Wait(t.Context(), "@alice:x") }()
+	select {
+	case err := <-waited:
+		t.Fatalf("it did not wait: %v", err)
+	case <-time.After(100 * time.Millisecond):
+	}
+	close(w.release)
+	if err := <-waited; err != nil || w.done.Load() != 1 {
+		t.Errorf("%d were done, %v", w.done.Load(), err)
+	}
+}
