@@ -220,12 +220,13 @@ func (a *Accounts) removeDevices(ctx context.Context, userID string, c sessionCh
 	if err == nil && res.Stale {
 		err = ErrWrongPassword
 	}
-	if err != nil || len(res.Devices) == 0 {
-		return res, err
+	if err == nil && (c.All || len(c.Devices) > 0) { // also of what is gone already: who removed it may be waiting
+		a.awaitUnderWay(ctx, userID)
 	}
-	a.awaitUnderWay(ctx, userID)
-	a.cleanUp(ctx, userID, res)
-	return res, nil
+	if err == nil && len(res.Devices) > 0 {
+		a.cleanUp(ctx, userID, res)
+	}
+	return res, err
 }
 
 // RemoveDevices ends devices of a user: their tokens, and through the DeviceListeners all that belongs to

@@ -1,6 +1,7 @@
 package accounts
 
 import (
+	"sync"
 	"testing"
 	"time"
 )
@@ -8,6 +9,7 @@ import (
 // TestTheEndOfATokenWaitsForWhatItLetIn: what is told of the end comes after all that the token was used for, at any process.
 func TestTheEndOfATokenWaitsForWhatItLetIn(t *testing.T) {
 	yes, no := true, false
+	var first sync.WaitGroup
 	ends := map[string]func(n *node, u answer) error{
 		"logout": func(n *node, u answer) error {
 			n.do("POST", client+"/logout", u.text("access_token"), obj{}).want(200)
@@ -19,6 +21,18 @@ func TestTheEndOfATokenWaitsForWhatItLetIn(t *testing.T) {
 		},
 		"a removed device": func(n *node, u answer) error {
 			return n.RemoveDevices(t.Context(), u.text("user_id"), "", []string{u.text("device_id")})
+		},
+		"a removed device, again": func(n *node, u answer) error {
+			remove := func() error {
+				return n.RemoveDevices(t.Context(), u.text("user_id"), "", []string{u.text("device_id")})
+			}
+			first.Go(func() {
+				if err := remove(); err != nil {
+					t.Error(err)
+				}
+			})
+			time.Sleep(50 * time.Millisecond)
+			return remove()
 		},
 		"another password": func(n *node, u answer) error {
 			return n.SetPassword(t.Context(), u.text("user_id"), "another horse", true, "")
@@ -60,6 +74,7 @@ func TestTheEndOfATokenWaitsForWhatItLetIn(t *testing.T) {
 				if err := <-ended; err != nil {
 					t.Fatalf("%s, %s: %v", name, at, err)
 				}
+				first.Wait()
 			}
 		}
 	})
