@@ -12,6 +12,7 @@ import (
 	"lyceum/platform/db"
 	"lyceum/platform/db/dbfault"
 	"lyceum/platform/lease"
+	"lyceum/platform/role"
 	"lyceum/platform/role/roletest"
 	"lyceum/platform/stream"
 )
@@ -41,21 +42,29 @@ func TestWhatWasReplacedIsRedactedInItsSuccessor(t *testing.T) {
 	})
 }
 
-// The owner builds upon what it queued: a redaction that is not stored yet counts for what replaces its target.
-func TestWhatIsBeingRedactedIsNotTakenIntoItsSuccessor(t *testing.T) {
-	ctx := t.Context()
+// behindGate makes rooms of a process that is not started, whose commits wait while the gate is shut. Of what waits the queue takes so
+// many; 0: the usual.
+func behindGate(t *testing.T, queue int) (*dbfault.SQLite, *role.Process, *Rooms) {
+	t.Helper()
 	gate := dbfault.NewSQLite()
 	t.Cleanup(gate.Close)
-	d, err := db.Open(ctx, "sqlite:"+filepath.Join(t.TempDir(), "test.db"), db.Options{Driver: gate.Driver()})
+	d, err := db.Open(t.Context(), "sqlite:"+filepath.Join(t.TempDir(), "test.db"), db.Options{Driver: gate.Driver()})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = d.Close() })
-	if err := db.Migrate(ctx, d, slog.New(slog.DiscardHandler), lease.Migrations(), accounts.Migrations(), Migrations()); err != nil {
+	if err := db.Migrate(t.Context(), d, slog.New(slog.DiscardHandler), lease.Migrations(), accounts.Migrations(), Migrations()); err != nil {
 		t.Fatal(err)
 	}
 	p := roletest.New(t, d)
-	r := wire(t, p)
+	p.Streams = stream.New(stream.Options{DB: d, Bus: p.Bus, Leases: p.Leases, Log: p.Log, Queue: queue})
+	return gate, p, wire(t, p)
+}
+
+// The owner builds upon what it queued: a redaction that is not stored yet counts for what replaces its target.
+func TestWhatIsBeingRedactedIsNotTakenIntoItsSuccessor(t *testing.T) {
+	ctx := t.Context()
+	gate, p, r := behindGate(t, 0)
 	var mu sync.Mutex
 	told := map[string]string{} // what was replaced, as the tails of this process get it
 	r.stream.Tail(func(rows []stream.Row) {

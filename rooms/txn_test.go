@@ -1,10 +1,12 @@
 package rooms
 
 import (
+	"errors"
 	"fmt"
 	"testing"
 
 	"lyceum/matrix/event"
+	"lyceum/platform/role/roletest"
 	"lyceum/platform/stream"
 	"lyceum/rooms/state"
 )
@@ -28,5 +30,60 @@ func TestTransactionsAreKnownUntilTheyAreStored(t *testing.T) {
 		if got := rm.txns.get(txnKey("", "", "t9")); got != "$9" {
 			t.Errorf("queued %t: the last of 10 transactions is %q", queued, got)
 		}
+	}
+}
+
+// TestARefusedTransactionMayComeAgain: what a full queue refuses changes nothing, also not what is known of its transaction.
+func TestARefusedTransactionMayComeAgain(t *testing.T) {
+	ctx := t.Context()
+	gate, p, r := behindGate(t, 3)
+	roletest.Start(t, p)
+	t.Cleanup(gate.Open) // before the process stops, which waits for its commits
+	const alice = "@alice:example.org"
+	id, err := r.Create(ctx, alice, &Create{Preset: "public_chat"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	gate.Shut()
+	const senders = 40
+	refused, sent := make(chan string, senders), make(chan error, senders)
+	for n := range senders {
+		go func() {
+			text := fmt.Sprint("message ", n)
+			_, err := r.Send(ctx, id, message(alice, text))
+			var busy *stream.BusyError
+			if errors.As(err, &busy) {
+				refused <- text
+				err = nil
+			}
+			sent <- err
+		}()
+	}
+	again := []string{<-refused, <-refused}
+	for _, text := range again {
+		var busy *stream.BusyError
+		if _, err := r.Send(ctx, id, message(alice, text)); !errors.As(err, &busy) {
+			t.Errorf("a retry while the queue is full: %v", err)
+		}
+	}
+	gate.Open()
+	for range senders {
+		if err := <-sent; err != nil {
+			t.Error(err)
+		}
+	}
+	stored := map[string]bool{}
+	for _, text := range append(again, again...) {
+		event, err := r.Send(ctx, id, message(alice, text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if e, err := r.Event(ctx, event); err != nil || e.Txn != "" && e.Txn != text {
+			t.Errorf("%v, %v", e, err)
+		}
+		stored[event] = true
+	}
+	if len(stored) != len(again) {
+		t.Errorf("%d retries are %d events", len(again), len(stored))
 	}
 }
