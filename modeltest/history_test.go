@@ -125,12 +125,27 @@ func (h *history) fail(format string, args ...any) {
 		fmt.Fprintf(&b, "\n  %v", line)
 	}
 	b.WriteString("\nlog:\n  " + h.journal.String())
+	b.WriteString("\nat " + time.Now().Format("05.000") + " there is to do:\n  " + strings.Join(h.unfinished(), "\n  "))
 	out := fmt.Sprintf("%s\nhistory:%s", fmt.Sprintf(format, args...), b.String())
 	for i, room := range h.rooms { // ids are long and differ from run to run
 		out = strings.ReplaceAll(out, room, fmt.Sprint("R", i))
 	}
 	h.found(out)
 	h.t.Fatalf("%s", out)
+}
+
+// unfinished is what waits for consumers and jobs, and where these are.
+func (h *history) unfinished() []string {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	list, err := db.Texts(h.control.Query(ctx, `SELECT 'news of ' || user_id || ': ' || kind || ' at ' || shard || '/' || pos FROM account_news
+		UNION ALL SELECT 'a row of ' || consumer || ' of ' || key || ' at ' || shard || '/' || pos || ', tried ' || tries || ' times, next at ' || next_ms || ': ' || reason FROM parked_rows
+		UNION ALL SELECT 'an old profile of ' || user_id || ' in ' || place FROM old_profiles
+		UNION ALL SELECT 'lease ' || name || ' of ' || machine || ', epoch ' || epoch || ', at ' || pos FROM leases WHERE name LIKE '%accounts%' OR name LIKE 'job/%' OR name LIKE 'sessions%'`))
+	if err != nil {
+		return []string{err.Error()}
+	}
+	return list
 }
 
 func (h *history) must(err error, what string) {
