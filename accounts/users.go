@@ -191,18 +191,21 @@ func (a *Accounts) setPassword(ctx context.Context, userID string, proof Proof, 
 // Rights are what an operator may set of a user; nil leaves one as it is.
 type Rights struct{ Admin, Locked, Suspended *bool }
 
+// takesAway tells that the user may do less than before.
+func (r Rights) takesAway() bool {
+	return r.Locked != nil && *r.Locked || r.Suspended != nil && *r.Suspended || r.Admin != nil && !*r.Admin
+}
+
 // SetRights changes what a user may do, at once in all processes.
 func (a *Accounts) SetRights(ctx context.Context, userID string, r Rights) error {
 	res, err := a.change(ctx, userID, sessionChange{Kind: changeRights, Admin: r.Admin, Locked: r.Locked, Suspended: r.Suspended, At: a.nowMs()})
-	switch yes := func(b *bool) bool { return b != nil && *b }; {
-	case err != nil:
-		return err
-	case !res.Found:
+	if err == nil && !res.Found {
 		return noUser(userID)
-	case yes(r.Locked), yes(r.Suspended), r.Admin != nil && !*r.Admin:
+	}
+	if err == nil && r.takesAway() {
 		a.awaitUnderWay(ctx, userID)
 	}
-	return nil
+	return err
 }
 
 // SetAdmin makes a user an administrator of the server, or no longer one.

@@ -141,7 +141,7 @@ func (h *history) unfinished() []string {
 	list, err := db.Texts(h.control.Query(ctx, `SELECT 'news of ' || user_id || ': ' || kind || ' at ' || shard || '/' || pos FROM account_news
 		UNION ALL SELECT 'a row of ' || consumer || ' of ' || key || ' at ' || shard || '/' || pos || ', tried ' || tries || ' times, next at ' || next_ms || ': ' || reason FROM parked_rows
 		UNION ALL SELECT 'an old profile of ' || user_id || ' in ' || place FROM old_profiles
-		UNION ALL SELECT 'lease ' || name || ' of ' || machine || ', epoch ' || epoch || ', at ' || pos FROM leases WHERE name LIKE '%accounts%' OR name LIKE 'job/%' OR name LIKE 'sessions%'`))
+		UNION ALL SELECT 'lease ' || name || ' of ' || machine || ', epoch ' || epoch || ', at ' || pos FROM leases WHERE name LIKE '%accounts%' OR name LIKE 'job/%' OR name LIKE '%sessions%'`))
 	if err != nil {
 		return []string{err.Error()}
 	}

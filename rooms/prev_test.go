@@ -61,6 +61,18 @@ func behindGate(t *testing.T, queue int) (*dbfault.SQLite, *role.Process, *Rooms
 	return gate, p, wire(t, p)
 }
 
+// openBehind starts the process and makes a public room.
+func openBehind(t *testing.T, gate *dbfault.SQLite, p *role.Process, r *Rooms, creator string) (room string) {
+	t.Helper()
+	roletest.Start(t, p)
+	t.Cleanup(gate.Open) // before the process stops, which waits for its commits
+	room, err := r.Create(t.Context(), creator, &Create{Preset: "public_chat"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return room
+}
+
 // The owner builds upon what it queued: a redaction that is not stored yet counts for what replaces its target.
 func TestWhatIsBeingRedactedIsNotTakenIntoItsSuccessor(t *testing.T) {
 	ctx := t.Context()
@@ -76,13 +88,8 @@ func TestWhatIsBeingRedactedIsNotTakenIntoItsSuccessor(t *testing.T) {
 			}
 		}
 	})
-	roletest.Start(t, p)
-	t.Cleanup(gate.Open) // before the process stops, which waits for its commits
 	const alice = "@alice:example.org"
-	id, err := r.Create(ctx, alice, &Create{Preset: "public_chat"})
-	if err != nil {
-		t.Fatal(err)
-	}
+	id := openBehind(t, gate, p, r, alice)
 	topic := func(text string) Send {
 		return Send{Sender: alice, Type: "m.room.topic", StateKey: new(string), Content: encoded(map[string]string{"topic": text})}
 	}

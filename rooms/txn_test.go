@@ -6,7 +6,6 @@ import (
 	"testing"
 
 	"lyceum/matrix/event"
-	"lyceum/platform/role/roletest"
 	"lyceum/platform/stream"
 	"lyceum/rooms/state"
 )
@@ -37,13 +36,8 @@ func TestTransactionsAreKnownUntilTheyAreStored(t *testing.T) {
 func TestARefusedTransactionMayComeAgain(t *testing.T) {
 	ctx := t.Context()
 	gate, p, r := behindGate(t, 3)
-	roletest.Start(t, p)
-	t.Cleanup(gate.Open) // before the process stops, which waits for its commits
 	const alice = "@alice:example.org"
-	id, err := r.Create(ctx, alice, &Create{Preset: "public_chat"})
-	if err != nil {
-		t.Fatal(err)
-	}
+	id := openBehind(t, gate, p, r, alice)
 	gate.Shut()
 	const senders = 40
 	refused, sent := make(chan string, senders), make(chan error, senders)
