@@ -141,11 +141,20 @@ func (h *history) unfinished() []string {
 	list, err := db.Texts(h.control.Query(ctx, `SELECT 'news of ' || user_id || ': ' || kind || ' at ' || shard || '/' || pos FROM account_news
 		UNION ALL SELECT 'a row of ' || consumer || ' of ' || key || ' at ' || shard || '/' || pos || ', tried ' || tries || ' times, next at ' || next_ms || ': ' || reason FROM parked_rows
 		UNION ALL SELECT 'an old profile of ' || user_id || ' in ' || place FROM old_profiles
+		UNION ALL SELECT 'the name of ' || user_id || ': ' || value FROM profile_fields WHERE name = 'displayname'
 		UNION ALL SELECT 'lease ' || name || ' of ' || machine || ', epoch ' || epoch || ', at ' || pos FROM leases WHERE name LIKE '%accounts%' OR name LIKE 'job/%' OR name LIKE '%sessions%'`))
 	if err != nil {
 		return []string{err.Error()}
 	}
-	return list
+	members, err := db.List(func(row db.Row) (member string, err error) {
+		var event string
+		err = row.Scan(&member, &event)
+		return member + gjson.Get(event, "content").Raw, err
+	})(h.control.Query(ctx, "SELECT 'a membership of ' || m.user_id || ' in ' || m.room_id || ' at ' || e.shard || '/' || e.pos || ': ', e.json FROM memberships m JOIN events e ON e.event_id = m.event_id"))
+	if err != nil {
+		return append(list, err.Error())
+	}
+	return append(list, members...)
 }
 
 func (h *history) must(err error, what string) {
@@ -607,14 +616,13 @@ func (h *history) name(who string) string {
 	return gjson.Parse(strings.Join(list, "")).String()
 }
 
-// spread holds that the rooms of a user show the stored name.
+// spread holds that the rooms of a user come to show the stored name, which a request whose client went away may still change.
 func (h *history) spread(who string) {
-	name, found := h.name(who), []string{}
-	h.until(fmt.Sprintf("the rooms of %s show the name %q", who, name), func() bool {
+	h.until("the rooms of "+who+" show the stored name", func() bool {
 		list, err := db.Texts(h.control.Query(context.Background(), "SELECT e.json FROM memberships m JOIN events e ON e.event_id = m.event_id WHERE m.user_id = $1 AND m.membership = 'join'", userID(who)))
 		h.must(err, "read memberships")
-		found = slices.DeleteFunc(list, func(text string) bool { return gjson.Get(text, "content.displayname").String() == name })
-		return len(found) == 0
+		name := h.name(who)
+		return !slices.ContainsFunc(list, func(text string) bool { return gjson.Get(text, "content.displayname").String() != name })
 	})
 }
 

@@ -280,6 +280,13 @@ func (l *Leases) Holder(name string) (Holder, bool) {
 	return h, false
 }
 
+// Mine tells whether this process held a lease when the view was last read.
+func (l *Leases) Mine(name string) bool {
+	h, held := l.Holder(name)
+	self := l.Self()
+	return held && h.Machine == self.ID && h.Incarnation == self.Incarnation
+}
+
 // Changed is closed at the next change of the view.
 func (l *Leases) Changed() <-chan struct{} {
 	l.mu.Lock()

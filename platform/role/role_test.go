@@ -20,6 +20,7 @@ import (
 	"lyceum/platform/db/dbtest"
 	"lyceum/platform/engines/enginestest"
 	"lyceum/platform/lease"
+	"lyceum/platform/lease/leasetest"
 	"lyceum/platform/role"
 	"lyceum/platform/role/roletest"
 	"lyceum/platform/stream"
@@ -339,6 +340,22 @@ func TestSingletonMovesToTheLowestMachine(t *testing.T) {
 		until(t, "it moved to the lower id", 5*time.Second, func() bool { return slices.Equal(j.at(), []int{3}) })
 		low.stop()
 		until(t, "it moved back", 5*time.Second, func() bool { return slices.Equal(j.at(), []int{7}) })
+	}, lease.Migrations(), counts)
+}
+
+// A job whose lease could not be given back is not kept for as long as the process lives.
+func TestSingletonMovesWhenItsLeaseWasNotGivenBack(t *testing.T) {
+	dbtest.Run(t, func(t *testing.T, d *db.DB) {
+		b := bus.NewLocal()
+		var j jobs
+		begin(t, d, b, 7, j.job)
+		until(t, "it runs", 5*time.Second, func() bool { return slices.Equal(j.at(), []int{7}) })
+		end := leasetest.Keep(t, d, "job/")
+		begin(t, d, b, 3, j.job)
+		until(t, "the first stopped it", 5*time.Second, func() bool { return len(j.at()) == 0 })
+		time.Sleep(100 * time.Millisecond) // it tries to give the lease back
+		end()
+		until(t, "it moved to the lower id", 5*time.Second, func() bool { return slices.Equal(j.at(), []int{3}) })
 	}, lease.Migrations(), counts)
 }
 

@@ -94,7 +94,13 @@ func (p *Process) preferred() bool {
 }
 
 func (p *Process) holdAndRun(ctx context.Context, name string, run func(ctx context.Context, j *Job) error) error {
-	if !p.preferred() || !p.Leases.Alive() {
+	if !p.preferred() {
+		if p.Leases.Mine(name) { // giving it back failed
+			return p.Leases.Release(ctx, name)
+		}
+		return nil
+	}
+	if !p.Leases.Alive() {
 		return nil
 	}
 	got, err := p.Leases.Acquire(ctx, name)

@@ -161,14 +161,23 @@ func (c *consumer) balance(ctx context.Context) error {
 			return false
 		}
 	})
-	var names []string
+	var names, left []string
 	where := map[string]int{}
 	for shard := range c.Stream.Shards() {
 		name := c.leaseName(shard)
-		if h, held := leases.Holder(name); wanted[shard] == self.ID && c.at(shard) == nil && (!held || h.Machine == self.ID) {
+		_, held := leases.Holder(name)
+		mine := leases.Mine(name)
+		switch {
+		case c.at(shard) != nil:
+		case wanted[shard] == self.ID && (!held || mine):
 			names = append(names, name)
 			where[name] = shard
+		case wanted[shard] != self.ID && mine: // giving it back failed
+			left = append(left, name)
 		}
+	}
+	if err := leases.Release(ctx, left...); err != nil {
+		return err
 	}
 	got, err := leases.Acquire(ctx, names...)
 	for _, l := range got {

@@ -14,6 +14,7 @@ import (
 	"lyceum/platform/db"
 	"lyceum/platform/db/dbtest"
 	"lyceum/platform/lease"
+	"lyceum/platform/lease/leasetest"
 	"lyceum/platform/stream"
 )
 
@@ -85,6 +86,31 @@ func TestConsumersWorkOffEveryRowOnce(t *testing.T) {
 			upto, err := nodes[1].notes.Consumed(t.Context())
 			return err == nil && slices.Equal(upto, nodes[1].notes.Positions())
 		})
+	}, lease.Migrations(), tables)
+}
+
+// A shard whose lease could not be given back is not kept, with nobody who works on it, for as long as the process lives.
+func TestConsumersGoOnWhenALeaseWasNotGivenBack(t *testing.T) {
+	dbtest.Run(t, func(t *testing.T, d *db.DB) {
+		b := lossy{bus.NewLocal()}
+		work := &done{}
+		consume := func(n *node) { n.streams.Consume(work.consumer(n.notes)) }
+		nodes := []*node{start(t, d, b, lease.Options{Machine: -1}, consume)}
+		for i := range 50 { // in all shards
+			write(t, nodes, fmt.Sprint("room", i), fmt.Sprint("a", i))
+		}
+		until(t, "all rows are worked off", func() bool { return len(results(t, d)) == 50 })
+		end := leasetest.Keep(t, d, "consumer/")
+		nodes = append(nodes, start(t, d, b, lease.Options{Machine: -1}, consume))
+		until(t, "the first knows of the second", func() bool {
+			return slices.ContainsFunc(nodes[0].leases.Machines(), func(m lease.Machine) bool { return m.ID == nodes[1].leases.Self().ID && m.Takes("notes") })
+		})
+		time.Sleep(100 * time.Millisecond) // it tries to give its shards back
+		end()
+		for i := range 50 {
+			write(t, nodes, fmt.Sprint("room", i), fmt.Sprint("b", i))
+		}
+		until(t, "all rows are worked off", func() bool { return len(results(t, d)) == 100 })
 	}, lease.Migrations(), tables)
 }
 

@@ -184,8 +184,8 @@ func (s *Streams) balance(ctx context.Context) error {
 	for _, st := range s.order {
 		for i, name := range st.leases {
 			_, owned := s.holds(st, i)
-			h, held := s.o.Leases.Holder(name)
-			mine := held && h.Machine == self.ID && h.Incarnation == self.Incarnation
+			_, held := s.o.Leases.Holder(name)
+			mine := s.o.Leases.Mine(name)
 			switch {
 			case owned:
 			case wanted[st][i] == self.ID && (!held || mine): // mine: given up after a failure, taken with a new epoch
