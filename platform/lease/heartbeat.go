@@ -63,6 +63,8 @@ func (l *Leases) Run(ctx context.Context) error {
 func (l *Leases) beat(ctx context.Context) error {
 	l.beating.Lock()
 	defer l.beating.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, max(l.opts.TTL, time.Second))
+	defer cancel()
 	began := time.Now() // before the database's clock is read, so that the registration lasts longer than this process believes
 	now, err := l.now(ctx, l.db)
 	if err != nil {
@@ -277,9 +279,15 @@ func (l *Leases) Refresh(ctx context.Context) error {
 		l.clock = now
 	}
 	machines = l.alive(machines, gone, began)
-	for name, known := range l.holders { // granted since the reading began
-		if known.Epoch > holders[name].Epoch {
+	for name, at := range l.moved {
+		known, held := l.holders[name]
+		switch {
+		case !at.After(began):
+			delete(l.moved, name)
+		case held:
 			holders[name] = known
+		default:
+			delete(holders, name)
 		}
 	}
 	mute := slices.ContainsFunc(machines, l.mutes) || began.Before(l.switched) || !l.opts.Alone && began.Before(l.joined.Add(l.sole()))

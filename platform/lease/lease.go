@@ -98,14 +98,15 @@ type Leases struct {
 	self     Machine
 	machines []Machine
 	holders  map[string]Holder
-	viewed   time.Time // when the reading of the view began
-	beaten   time.Time // when the last heartbeat that arrived began
-	anyMute  bool      // another machine is mute, or at another server of the bus
-	switched time.Time // when this machine came to its server of the bus
-	joined   time.Time // when this machine came to others, who may not know it yet
-	lonely   bool      // the view shows no other machine, alive or not
-	clock    int64     // the database's, at the time of the view
-	jumped   time.Time // when the database's clock was seen to jump
+	moved    map[string]time.Time // when this process took or gave back a lease: readings that began before say nothing of it
+	viewed   time.Time            // when the reading of the view began
+	beaten   time.Time            // when the last heartbeat that arrived began
+	anyMute  bool                 // another machine is mute, or at another server of the bus
+	switched time.Time            // when this machine came to its server of the bus
+	joined   time.Time            // when this machine came to others, who may not know it yet
+	lonely   bool                 // the view shows no other machine, alive or not
+	clock    int64                // the database's, at the time of the view
+	jumped   time.Time            // when the database's clock was seen to jump
 	muted    int64
 	missing  map[int64]time.Time // machines whose sessions are gone, by incarnation, and since when
 	suspects map[int64]time.Time // incarnations whose connections broke, and when
@@ -124,7 +125,7 @@ func Open(ctx context.Context, d *db.DB, o Options) (*Leases, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	l := &Leases{db: d, opts: o, changed: make(chan struct{}), poke: make(chan struct{}, 1), holders: map[string]Holder{}, suspects: map[int64]time.Time{}}
+	l := &Leases{db: d, opts: o, changed: make(chan struct{}), poke: make(chan struct{}, 1), holders: map[string]Holder{}, moved: map[string]time.Time{}, suspects: map[int64]time.Time{}}
 	l.self = Machine{Incarnation: time.Now().UnixNano(), Address: o.Address, Host: o.Host, Version: o.Version, Roles: o.Roles, Starting: !o.Alone, Started: time.Now()}
 	if err := l.register(ctx); err != nil {
 		return nil, err
@@ -264,6 +265,9 @@ func (l *Leases) Machine(id int) (Machine, bool) {
 	return Machine{}, false
 }
 
+// mostWait is how long a statement about leases may take: an answer that got lost must not hold up who asks, whose heartbeat goes on.
+const mostWait = 10 * time.Second
+
 // Holder tells who held a lease when the view was last read; not ok when nobody alive did.
 func (l *Leases) Holder(name string) (Holder, bool) {
 	l.mu.Lock()
@@ -309,6 +313,8 @@ func (l *Leases) Acquire(ctx context.Context, names ...string) ([]Lease, error) 
 	if len(names) == 0 {
 		return nil, nil
 	}
+	ctx, cancel := context.WithTimeout(ctx, mostWait)
+	defer cancel()
 	if settled, err := l.beatUnlessSettled(ctx); err != nil || !settled {
 		return nil, err
 	}
@@ -354,7 +360,7 @@ func (l *Leases) Acquire(ctx context.Context, names ...string) ([]Lease, error) 
 	if len(got) > 0 {
 		l.mu.Lock()
 		for _, g := range got {
-			l.holders[g.Name] = Holder{self.ID, self.Incarnation, g.Epoch, g.Pos}
+			l.holders[g.Name], l.moved[g.Name] = Holder{self.ID, self.Incarnation, g.Epoch, g.Pos}, time.Now()
 		}
 		l.notify()
 		l.mu.Unlock()
@@ -386,6 +392,8 @@ func (l *Leases) Release(ctx context.Context, names ...string) error {
 	if len(names) == 0 {
 		return nil
 	}
+	ctx, cancel := context.WithTimeout(ctx, mostWait)
+	defer cancel()
 	self := l.Self()
 	_, err := l.db.Exec(ctx, "UPDATE leases SET machine = -1 WHERE name = ANY($1) AND machine = $2 AND incarnation = $3",
 		names, int64(self.ID), self.Incarnation)
@@ -395,6 +403,7 @@ func (l *Leases) Release(ctx context.Context, names ...string) error {
 	l.mu.Lock()
 	for _, name := range names {
 		delete(l.holders, name)
+		l.moved[name] = time.Now()
 	}
 	l.notify()
 	l.mu.Unlock()
@@ -436,6 +445,8 @@ func Hold(ctx context.Context, tx *db.Tx, l Lease) error {
 // what was begun under the epoch before has ended when it returns, or will fail. An error tells nothing of the
 // epochs.
 func (l *Leases) Renew(ctx context.Context, names ...string) (map[string]Lease, error) {
+	ctx, cancel := context.WithTimeout(ctx, mostWait)
+	defer cancel()
 	names = slices.Sorted(slices.Values(names))
 	self := l.Self()
 	var got map[string]Lease
@@ -461,7 +472,7 @@ func (l *Leases) Renew(ctx context.Context, names ...string) (map[string]Lease, 
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for name, g := range got {
-		l.holders[name] = Holder{self.ID, self.Incarnation, g.Epoch, g.Pos}
+		l.holders[name], l.moved[name] = Holder{self.ID, self.Incarnation, g.Epoch, g.Pos}, time.Now()
 	}
 	return got, nil
 }

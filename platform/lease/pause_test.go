@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"lyceum/platform/db"
+	"lyceum/platform/db/dbfault"
 	"lyceum/platform/db/dbtest"
 	"lyceum/platform/engines/enginestest"
 	"lyceum/platform/lease"
@@ -32,6 +33,46 @@ func TestMain(m *testing.M) {
 var numbers = db.Migrations{Domain: "test", Files: fstest.MapFS{"migrations/0001_numbers.sql": {
 	Data: []byte("CREATE TABLE numbers (pos BIGINT NOT NULL PRIMARY KEY, writer TEXT NOT NULL, epoch BIGINT NOT NULL);"),
 }}}
+
+// An answer that gets lost, on a connection that stays, holds up nobody: what it said is asked again.
+func TestALostAnswerIsNotWaitedFor(t *testing.T) {
+	url := enginestest.TestPostgres(t)
+	dbtest.Open(t, url, lease.Migrations())
+	proxy, err := dbfault.NewProxy(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = proxy.Close() })
+	l, err := lease.Open(t.Context(), dbtest.Open(t, proxy.URL()), lease.Options{Machine: -1, Roles: []string{"all"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	proxy.Freeze()
+	defer proxy.Thaw()
+	began, calls := time.Now(), map[string]func() error{
+		"take":      func() error { _, err := l.Acquire(context.Background(), "a"); return err },
+		"give back": func() error { return l.Release(context.Background(), "b") },
+		"renew":     func() error { _, err := l.Renew(context.Background(), "c"); return err },
+		"tell":      func() error { return l.SetMute(context.Background(), true) },
+	}
+	ended := make(chan string, len(calls))
+	for name, call := range calls {
+		go func() {
+			if err := call(); err == nil {
+				t.Errorf("%s: no error", name)
+			}
+			ended <- name
+		}()
+	}
+	for range calls {
+		select {
+		case name := <-ended:
+			t.Logf("%s ended after %s", name, time.Since(began).Round(time.Second))
+		case <-time.After(30*time.Second - time.Since(began)):
+			t.Fatal("somebody waits for an answer that does not come")
+		}
+	}
+}
 
 // writer appends numbered rows under the lease "log", as the owner of a shard does.
 type writer struct {

@@ -118,8 +118,7 @@ func (p *Process) holdAndRun(ctx context.Context, name string, run func(ctx cont
 	defer stop()
 	go func() { // another machine is preferred now, or the lease is gone
 		for {
-			h, ok := p.Leases.Holder(name)
-			if !p.preferred() || !p.Leases.Alive() || (ok && h.Epoch > got[0].Epoch) {
+			if !p.preferred() || !p.Leases.Alive() || !p.Leases.Mine(name) {
 				stop()
 				return
 			}

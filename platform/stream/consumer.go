@@ -176,14 +176,12 @@ func (c *consumer) balance(ctx context.Context) error {
 			left = append(left, name)
 		}
 	}
-	if err := leases.Release(ctx, left...); err != nil {
-		return err
-	}
+	failed := leases.Release(ctx, left...)
 	got, err := leases.Acquire(ctx, names...)
 	for _, l := range got {
 		c.start(ctx, where[l.Name], l)
 	}
-	return err
+	return errors.Join(failed, err)
 }
 
 func (c *consumer) at(shard int) *worker {

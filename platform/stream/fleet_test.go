@@ -495,6 +495,90 @@ func TestShardsThatWentAndCameBackAreTakenAnew(t *testing.T) {
 	})
 }
 
+// A giving back that arrives late leaves a shard that this process has taken again without an owner: it is taken anew.
+func TestAShardThatALateGivingBackFreedIsTakenAnew(t *testing.T) {
+	dbtest.Run(t, func(t *testing.T, d *db.DB) {
+		n := start(t, d, bus.NewLocal(), lease.Options{Machine: -1})
+		shard := n.notes.Shard("!a")
+		if _, err := d.Exec(t.Context(), "UPDATE leases SET machine = -1 WHERE name = $1 AND machine = $2", n.notes.Lease(shard), n.leases.Self().ID); err != nil {
+			t.Fatal(err)
+		}
+		until(t, "the shard has an owner in the database", func() bool {
+			held, err := n.leases.Read(t.Context(), n.notes.Lease(shard))
+			return err == nil && held[n.notes.Lease(shard)].Machine == n.leases.Self().ID
+		})
+		write(t, []*node{n}, "!a", "written")
+	}, lease.Migrations(), tables)
+}
+
+// closable is a bus that can take nothing for a while.
+type closable struct {
+	bus.Bus
+	off *atomic.Bool
+}
+
+func (c closable) Publish(ctx context.Context, msgs ...bus.Message) error {
+	if c.off.Load() {
+		return errors.New("no bus")
+	}
+	return c.Bus.Publish(ctx, msgs...)
+}
+
+// A process that is told to end while neither the bus takes its rows nor the database its heartbeat comes to its end, and
+// does not say that the rows are there for all.
+func TestAnEndWithoutBusAndHeartbeat(t *testing.T) {
+	dbtest.Run(t, func(t *testing.T, d *db.DB) {
+		var off atomic.Bool
+		b := closable{bus.NewLocal(), &off}
+		one, two := start(t, d, b, lease.Options{Machine: -1}), start(t, d, b, lease.Options{Machine: -1})
+		until(t, "both have shards", func() bool {
+			owned := map[*node]int{}
+			for i := range 8 {
+				for _, n := range []*node{one, two} {
+					if n.notes.Owns(i) {
+						owned[n]++
+					}
+				}
+			}
+			return owned[one] == 4 && owned[two] == 4
+		})
+		room := "!a"
+		for i := 0; !one.notes.Owns(one.notes.Shard(room)); i++ {
+			room = fmt.Sprint("!", i)
+		}
+		off.Store(true)
+		if _, err := d.Exec(t.Context(), "ALTER TABLE machines RENAME TO away"); err != nil {
+			t.Fatal(err)
+		}
+		told := make(chan error, 1)
+		go func() {
+			told <- one.streams.Append(context.Background(), &stream.Entry{Stream: one.notes, Row: stream.Row{Key: room, Data: []byte("x")}})
+		}()
+		until(t, "the row is stored", func() bool {
+			var n int
+			return d.QueryRow(t.Context(), "SELECT count(*) FROM notes").Scan(&n) == nil && n == 1
+		})
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			one.stop()
+		}()
+		select {
+		case err := <-told:
+			if err == nil {
+				t.Error("the row was acknowledged")
+			}
+		case <-time.After(30 * time.Second):
+			t.Error("it does not end")
+		}
+		off.Store(false)
+		if _, err := d.Exec(t.Context(), "ALTER TABLE away RENAME TO machines"); err != nil {
+			t.Fatal(err)
+		}
+		<-ended
+	}, lease.Migrations(), tables)
+}
+
 // A database that refuses a statement while a process starts does not end it.
 func TestAStartGoesOnWhenNoShardCanBeTaken(t *testing.T) {
 	d := dbtest.Open(t, "sqlite:"+filepath.Join(t.TempDir(), "test.db"), lease.Migrations(), tables)

@@ -243,6 +243,24 @@ func steal(t testing.TB, d *db.DB, name string, pos int64) {
 	}
 }
 
+// A database that went back to before a lease was taken, as when a standby takes over that did not have it all, has an older epoch.
+func TestALeaseOfAnOlderEpochIsLost(t *testing.T) {
+	dbtest.Run(t, func(t *testing.T, d *db.DB) {
+		r := newRig(t, d)
+		r.run(t)
+		if _, err := d.Exec(t.Context(), "UPDATE leases SET epoch = epoch - 1, machine = 900 WHERE name = $1", r.st.Lease(1)); err != nil {
+			t.Fatal(err)
+		}
+		lost, other := r.queue(t, r.entry(r.st, 1, "x")), r.queue(t, r.entry(r.st, 2, "y"))
+		if err := result(t, lost); !errors.Is(err, ErrNotOwner) {
+			t.Errorf("the entry whose lease is another process's: %v", err)
+		}
+		if err := result(t, other); err != nil {
+			t.Errorf("another one: %v", err)
+		}
+	}, lease.Migrations(), lines)
+}
+
 func TestALeaseLostWhileHandedOver(t *testing.T) {
 	dbtest.Run(t, func(t *testing.T, d *db.DB) {
 		r := newRig(t, d)

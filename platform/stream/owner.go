@@ -105,6 +105,7 @@ func (s *Streams) Run(ctx context.Context) error {
 	defer done()
 	err := s.release(end, func(*Stream, int) bool { return true })
 	stopWriting()
+	s.end() // what the fleet could not be told of by now is not waited for
 	wg.Wait()
 	return err
 }
@@ -149,14 +150,15 @@ func (s *Streams) watch(ctx context.Context) {
 	}
 }
 
-// dropTaken gives up the shards whose leases went to others, as the view of the leases tells. A process that slept
-// would else believe that it owns them until it writes, and not take them when they are free again.
+// dropTaken gives up the shards whose leases are not this process's any more, as the view of the leases tells. A process that slept
+// would else believe that it owns them until it writes, and not take them when they are free again. Epochs are not compared: those of a
+// standby that takes over may be older, and a giving back that arrives late leaves them.
 func (s *Streams) dropTaken() {
 	self := s.o.Leases.Self()
 	for _, st := range s.order {
 		for i, name := range st.leases {
 			h, _ := s.o.Leases.Holder(name)
-			if epoch, owned := s.holds(st, i); owned && h.Epoch > epoch && (h.Machine != self.ID || h.Incarnation != self.Incarnation) {
+			if _, owned := s.holds(st, i); owned && (h.Machine != self.ID || h.Incarnation != self.Incarnation) {
 				s.giveUp(st, i)
 			}
 		}
@@ -176,9 +178,9 @@ func (s *Streams) balance(ctx context.Context) error {
 		wanted[st] = s.shares[st].owners
 	}
 	s.dropTaken()
-	if err := s.release(ctx, func(st *Stream, i int) bool { return wanted[st][i] != self.ID }); err != nil {
-		return err
-	}
+	step, cancel := context.WithTimeout(ctx, 5*time.Second) // what is not decided by then goes the next time
+	failed := s.release(step, func(st *Stream, i int) bool { return wanted[st][i] != self.ID })
+	cancel()
 	var names, left []string
 	where := map[string]place{}
 	for _, st := range s.order {
@@ -196,9 +198,7 @@ func (s *Streams) balance(ctx context.Context) error {
 			}
 		}
 	}
-	if err := s.o.Leases.Release(ctx, left...); err != nil {
-		return err
-	}
+	failed = errors.Join(failed, s.o.Leases.Release(ctx, left...))
 	got, err := s.o.Leases.Acquire(ctx, names...)
 	heads := map[*Stream][]Row{}
 	for _, l := range got {
@@ -213,12 +213,12 @@ func (s *Streams) balance(ctx context.Context) error {
 	if !s.publish(heads, 0) {
 		s.hush()
 	}
-	step, cancel := context.WithTimeout(ctx, 5*time.Second)
+	step, cancel = context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	for _, l := range got {
 		s.own(step, where[l.Name], l)
 	}
-	return err
+	return errors.Join(failed, err)
 }
 
 // writers are the ids of the live machines that share the shards of a stream. Where all of them stop, they share them to

@@ -192,14 +192,14 @@ func (s *Streams) publish(byStream map[*Stream][]Row, at int64) bool {
 
 // hush runs before rows are acknowledged that the bus did not take, or did not bring to all: when this process came to
 // another server. It tells the fleet to ask the database in every Barrier, and waits until no process trusts a view from
-// before. Only the first rows of an outage wait.
-func (s *Streams) hush() {
+// before. Only the first rows of an outage wait. Not told when this process ends before.
+func (s *Streams) hush() (told bool) {
 	s.muteMu.Lock()
 	defer s.muteMu.Unlock()
 	moves := s.moves.Load()
 	if s.mute || s.o.Leases.Alone() {
 		s.told.Store(moves) // speak tells where this process is when it ends that
-		return
+		return true
 	}
 	s.o.Log.Warn("the bus does not bring rows to all: the fleet reads them from the database")
 	for wait := 50 * time.Millisecond; ; wait = min(2*wait, time.Second) {
@@ -207,23 +207,25 @@ func (s *Streams) hush() {
 		err := s.o.Leases.SetMute(step, true)
 		cancel()
 		if errors.Is(err, lease.ErrReplaced) {
-			return
+			return false
 		}
 		if err == nil {
 			break
 		}
 		select {
 		case <-s.ctx.Done():
-			return
+			return false
 		case <-time.After(wait):
 		}
 	}
 	s.mute = true
 	select {
 	case <-s.ctx.Done():
+		return false
 	case <-time.After(s.o.Leases.Trust()):
 	}
 	s.told.Store(moves)
+	return true
 }
 
 // strayed tells that there may be processes which believe this one to be at another server of the bus.

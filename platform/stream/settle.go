@@ -44,16 +44,21 @@ func (s *Streams) committed(batch []*Ticket) {
 func (s *Streams) settleAll(l *lane) {
 	for o := range l.out {
 		if o.err == nil {
-			if !s.publish(o.rows, o.at.UnixMilli()) {
+			published := s.publish(o.rows, o.at.UnixMilli())
+			if !published {
 				s.metrics.unpublished()
-				s.hush()
-			} else if s.strayed() { // processes that are still elsewhere did not hear it
-				s.hush()
+			}
+			// When strayed, processes that are still elsewhere did not hear it.
+			if (!published || s.strayed()) && !s.hush() {
+				o.err = &db.CommitError{Err: errUntold} // others may not see it yet
 			}
 		}
 		s.settle(o)
 	}
 }
+
+// errUntold says that this process ended before the others could be told of what it wrote.
+var errUntold = errors.New("the other processes could not be told")
 
 func (s *Streams) settle(o outcome) {
 	s.mu.Lock()

@@ -270,19 +270,26 @@ func (s *Streams) stale(t *Ticket) error {
 	return nil
 }
 
-// dropLost gives up the shards whose leases other processes have.
+// dropLost gives up the shards whose leases this process does not have, or not under the epoch that it writes with.
 func (s *Streams) dropLost(ctx context.Context) {
 	step, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
+	epochs := map[place]int64{}
+	for _, st := range s.order {
+		for i := range st.shards {
+			if epoch, owned := s.holds(st, i); owned {
+				epochs[place{st, i}] = epoch
+			}
+		}
+	}
 	held, err := s.o.Leases.Read(step, "stream/")
 	if err != nil {
 		return // the write is tried again and finds the leases lost again
 	}
-	for _, st := range s.order {
-		for i := range st.shards {
-			if epoch, owned := s.holds(st, i); owned && held[st.Lease(i)].Epoch > epoch {
-				s.giveUp(st, i)
-			}
+	for p, before := range epochs {
+		// One that was renewed or taken anew meanwhile is another matter.
+		if epoch, owned := s.holds(p.st, p.shard); owned && epoch == before && held[p.st.Lease(p.shard)].Epoch != epoch {
+			s.giveUp(p.st, p.shard)
 		}
 	}
 }
