@@ -343,6 +343,28 @@ func TestSingletonMovesToTheLowestMachine(t *testing.T) {
 	}, lease.Migrations(), counts)
 }
 
+// A job that another process took and gave back while this one stood still begins again, whether it writes or not.
+func TestSingletonBeginsAgainWhenItsLeaseWent(t *testing.T) {
+	dbtest.Run(t, func(t *testing.T, d *db.DB) {
+		var j jobs
+		p := begin(t, d, bus.NewLocal(), 7, j.job)
+		until(t, "it runs", 5*time.Second, func() bool { return slices.Equal(j.at(), []int{7}) })
+		if _, err := d.Exec(t.Context(), "UPDATE leases SET machine = -1, epoch = epoch + 1 WHERE name LIKE 'job/%'"); err != nil {
+			t.Fatal(err)
+		}
+		until(t, "its lease is held again", 5*time.Second, func() bool {
+			held, err := p.Leases.Read(t.Context(), "job/")
+			for _, h := range held {
+				if h.Machine != 7 {
+					return false
+				}
+			}
+			return err == nil && len(held) > 0
+		})
+		until(t, "it runs again", 5*time.Second, func() bool { return slices.Equal(j.at(), []int{7}) })
+	}, lease.Migrations(), counts)
+}
+
 // A job whose lease could not be given back is not kept for as long as the process lives.
 func TestSingletonMovesWhenItsLeaseWasNotGivenBack(t *testing.T) {
 	dbtest.Run(t, func(t *testing.T, d *db.DB) {

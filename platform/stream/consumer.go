@@ -151,11 +151,11 @@ func (c *consumer) balance(ctx context.Context) error {
 	wanted := assign("consumer/"+c.Name, c.Stream.Shards(), machines)
 	self := leases.Self()
 	c.giveUp(ctx, func(shard int) bool {
-		if wanted[shard] != self.ID {
+		if wanted[shard] != self.ID || !leases.Mine(c.leaseName(shard)) { // taken while this process stood still
 			return true
 		}
 		select {
-		case <-c.at(shard).done: // it failed, or another process took the lease
+		case <-c.at(shard).done: // it failed
 			return true
 		default:
 			return false

@@ -114,6 +114,30 @@ func TestConsumersGoOnWhenALeaseWasNotGivenBack(t *testing.T) {
 	}, lease.Migrations(), tables)
 }
 
+// What others took and gave back while a process stood still is taken again, also when there is nothing to do.
+func TestConsumersTakeAgainWhatWentWhileTheyStoodStill(t *testing.T) {
+	dbtest.Run(t, func(t *testing.T, d *db.DB) {
+		n := start(t, d, bus.NewLocal(), lease.Options{Machine: -1}, func(n *node) { n.streams.Consume((&done{}).consumer(n.notes)) })
+		held := func() (mine int) {
+			leases, err := n.leases.Read(t.Context(), "consumer/")
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, h := range leases {
+				if h.Machine == n.leases.Self().ID {
+					mine++
+				}
+			}
+			return mine
+		}
+		until(t, "it has all shards", func() bool { return held() == n.notes.Shards() })
+		if _, err := d.Exec(t.Context(), "UPDATE leases SET machine = -1, epoch = epoch + 1 WHERE name LIKE 'consumer/%'"); err != nil {
+			t.Fatal(err)
+		}
+		until(t, "it has them again", func() bool { return held() == n.notes.Shards() })
+	}, lease.Migrations(), tables)
+}
+
 // TestWhatIsDoneWhenAConsumerStopsIsNotDoneAgain by the one that goes on: its lease is given back when the work is stored.
 func TestWhatIsDoneWhenAConsumerStopsIsNotDoneAgain(t *testing.T) {
 	dbtest.Run(t, func(t *testing.T, d *db.DB) {
