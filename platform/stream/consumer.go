@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"lyceum/platform/db"
 	"lyceum/platform/lease"
@@ -40,8 +41,11 @@ const (
 	consumerKept  = 1000 // rows of a shard in memory; what does not fit is read from the store
 	firstPause    = time.Second
 	longestPause  = 5 * time.Minute
-	cursorEvery   = time.Second // how often the cursor of rows without work in the database is stored: at full seconds
-	consumerShare = time.Second // how often the shares are looked at
+	cursorEvery   = time.Second            // how often the cursor of rows without work in the database is stored: at full seconds
+	consumerShare = time.Second            // how often the shares are looked at
+	parkedLot     = 100                    // most parked rows that are listed at once
+	parkedFor     = 200 * time.Millisecond // how long parked rows are tried until new ones have their turn
+	reasonMost    = 1000                   // bytes of a reason that are stored
 )
 
 // consumer runs a Consumer in this process.
@@ -68,6 +72,7 @@ type worker struct {
 	pos    int64            // up to which rows are worked off
 	stored int64            // the stored cursor
 	parked map[string]int64 // keys with parked rows, and how many
+	tried  int64            // the parked row behind which to go on; 0 for the first
 
 	mu    sync.Mutex
 	queue []Row // that follow each other, as they were written
@@ -237,16 +242,24 @@ func (w *worker) run(ctx context.Context) error {
 	if err := w.loadParked(ctx); err != nil {
 		return err
 	}
+	err := w.turns(ctx)
+	if ctx.Err() != nil && !isUnconfirmed(err) { // else the stored cursor may be further
+		return w.move(context.WithoutCancel(ctx), w.pos, nil)
+	}
+	return err
+}
+
+// turns works off new rows, tries parked ones and calls Every, by turns: none of them waits until there is nothing else to do.
+func (w *worker) turns(ctx context.Context) error {
 	stored := time.Now()
-	retry, every := time.NewTimer(0), time.NewTimer(0)
-	defer retry.Stop()
-	defer every.Stop()
-	for {
+	var retry, every time.Time // when parked rows and Every have their turn
+	for ctx.Err() == nil {
 		rows, upto, err := w.next(ctx, w.pos)
 		if err != nil {
 			return err
 		}
-		if upto > w.pos {
+		idle := upto == w.pos
+		if !idle {
 			wrote, err := w.work(ctx, rows, upto, time.Now().Truncate(cursorEvery).After(stored))
 			if err != nil {
 				return err
@@ -254,21 +267,9 @@ func (w *worker) run(ctx context.Context) error {
 			if wrote {
 				stored = time.Now()
 			}
-			if len(rows) < w.c.Batch && w.c.Linger > 0 {
-				now := time.Now() // all shards wait for the same moment, and commit together
-				select {
-				case <-ctx.Done():
-				case <-time.After(now.Truncate(w.c.Linger).Add(w.c.Linger).Sub(now)):
-				}
-			}
-			continue
 		}
-		select {
-		case <-ctx.Done():
-			return w.move(context.WithoutCancel(ctx), w.pos, nil)
-		case <-w.wake:
-		case <-retry.C:
-			if w.pos > w.stored {
+		if !time.Now().Before(retry) {
+			if idle && w.pos > w.stored {
 				if err := w.move(ctx, w.pos, nil); err != nil {
 					return err
 				}
@@ -277,17 +278,34 @@ func (w *worker) run(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
-			retry.Reset(pause)
-		case <-every.C:
-			if w.c.Every != nil {
-				pause, err := w.c.Every(ctx, w.shard)
-				if err != nil {
-					return err
-				}
-				every.Reset(pause)
+			retry = time.Now().Add(pause)
+		}
+		if w.c.Every != nil && !time.Now().Before(every) {
+			pause, err := w.c.Every(ctx, w.shard)
+			if err != nil {
+				return err
 			}
+			every = time.Now().Add(pause)
+		}
+		var wake chan struct{}
+		now, until := time.Now(), retry
+		switch {
+		case idle:
+			if wake = w.wake; w.c.Every != nil && every.Before(retry) {
+				until = every
+			}
+		case len(rows) < w.c.Batch && w.c.Linger > 0:
+			until = now.Truncate(w.c.Linger).Add(w.c.Linger) // all shards wait for the same moment, and commit together
+		default:
+			continue
+		}
+		select {
+		case <-ctx.Done():
+		case <-wake:
+		case <-time.After(until.Sub(now)):
 		}
 	}
+	return nil
 }
 
 // next gives the rows after a position, and the position that they reach: from memory if it has them.
@@ -502,30 +520,55 @@ func (w *worker) park(b *db.Batch, rows []parkedRow) {
 	values := make([][]any, len(rows))
 	next := time.Now().Add(firstPause).UnixMilli()
 	for i, r := range rows {
-		values[i] = []any{w.c.Name, w.shard, r.Pos, r.Key, 0, next, r.reason}
+		values[i] = []any{w.c.Name, w.shard, r.Pos, r.Key, 0, next, storable(r.reason)}
 	}
 	b.Rows(parkedRows, values)
 }
 
-// retryParked tries the first parked row of each key whose time has come, and says when to look again.
-func (w *worker) retryParked(ctx context.Context) (time.Duration, error) {
-	if len(w.parked) == 0 {
-		return firstPause, nil
+// storable makes a reason a text that a database takes: it may hold what another server said.
+func storable(reason string) string {
+	reason = strings.ReplaceAll(strings.ToValidUTF8(reason, "\uFFFD"), "\x00", "\uFFFD")
+	n := min(len(reason), reasonMost)
+	for n < len(reason) && !utf8.RuneStart(reason[n]) {
+		n--
 	}
+	return reason[:n]
+}
+
+// retryParked tries parked rows until none is due or new rows have their turn, and says when to look again.
+func (w *worker) retryParked(ctx context.Context) (time.Duration, error) {
+	for end := time.Now().Add(parkedFor); len(w.parked) > 0; {
+		if pause, err := w.retryLot(ctx, end); err != nil || pause > 0 || time.Now().After(end) {
+			return pause, err
+		}
+	}
+	return firstPause, nil
+}
+
+// retryLot tries the first parked row of each key whose time has come, at least one of them, until end; the next lot goes on
+// behind it. It says when that is.
+func (w *worker) retryLot(ctx context.Context, end time.Time) (time.Duration, error) {
 	type due struct {
 		pos   int64
 		key   string
 		tries int
 	}
 	list, err := db.List(func(row db.Row) (d due, err error) { return d, row.Scan(&d.pos, &d.key, &d.tries) })(
-		w.c.set.o.DB.Query(ctx, `SELECT pos, key, tries FROM parked_rows p WHERE consumer = $1 AND shard = $2 AND next_ms <= $3
+		w.c.set.o.DB.Query(ctx, `SELECT pos, key, tries FROM parked_rows p WHERE consumer = $1 AND shard = $2 AND next_ms <= $3 AND pos > $4
 			AND NOT EXISTS (SELECT 1 FROM parked_rows o WHERE o.consumer = p.consumer AND o.shard = p.shard AND o.key = p.key AND o.pos < p.pos)
-			ORDER BY pos LIMIT 100`, w.c.Name, w.shard, time.Now().UnixMilli()))
+			ORDER BY pos LIMIT $5`, w.c.Name, w.shard, time.Now().UnixMilli(), w.tried, parkedLot))
 	if err != nil {
 		return 0, err
 	}
 	pause := firstPause
-	for _, d := range list {
+	if w.tried > 0 || len(list) == parkedLot {
+		pause = 0 // this is not all that is due
+	}
+	for i, d := range list {
+		if i > 0 && time.Now().After(end) {
+			return 0, nil
+		}
+		w.tried = d.pos
 		rows, err := w.c.Read(ctx, w.c.set.o.DB, Range{Shard: w.shard, After: d.pos - 1, Upto: d.pos, Limit: 1})
 		if err != nil {
 			return 0, err
@@ -547,9 +590,15 @@ func (w *worker) retryParked(ctx context.Context) (time.Duration, error) {
 			return 0, err
 		default:
 			if err := w.postpone(ctx, d.pos, min(firstPause<<min(d.tries, 10), longestPause), err); err != nil {
-				return 0, err
+				if w.over(ctx, err) {
+					return 0, err
+				}
+				w.c.set.o.Log.Warn("a row that failed could not be put off", "consumer", w.c.Name, "shard", w.shard, "position", d.pos, "error", err)
 			}
 		}
+	}
+	if len(list) < parkedLot {
+		w.tried = 0
 	}
 	return pause, nil
 }
@@ -568,7 +617,7 @@ func (w *worker) unpark(ctx context.Context, pos int64, commit func(b *db.Batch)
 func (w *worker) postpone(ctx context.Context, pos int64, pause time.Duration, reason error) error {
 	return w.move(ctx, w.pos, func(b *db.Batch) {
 		b.Do(`UPDATE parked_rows SET tries = tries + 1, next_ms = $4, reason = $5 WHERE consumer = $1 AND shard = $2 AND pos = $3`,
-			w.c.Name, w.shard, pos, time.Now().Add(pause).UnixMilli(), reason.Error())
+			w.c.Name, w.shard, pos, time.Now().Add(pause).UnixMilli(), storable(reason.Error()))
 	})
 }
 

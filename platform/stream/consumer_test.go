@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -251,5 +253,229 @@ func TestARowThatFailsDoesNotHoldUpOthers(t *testing.T) {
 		time.Sleep(10 * time.Millisecond)
 		write(t, all, "ill", "again")
 		until(t, "the key goes on", func() bool { return results(t, d)["again"] })
+	}, lease.Migrations(), tables)
+}
+
+// sameShard gives n keys of one shard.
+func sameShard(st *stream.Stream, n int) []string {
+	var keys []string
+	for i := 0; len(keys) < n; i++ {
+		if key := fmt.Sprint("k", i); st.Shard(key) == st.Shard("k0") {
+			keys = append(keys, key)
+		}
+	}
+	return keys
+}
+
+func isParked(t *testing.T, d *db.DB, n int) bool {
+	t.Helper()
+	var parked int
+	if err := d.QueryRow(t.Context(), "SELECT COUNT(*) FROM parked_rows").Scan(&parked); err != nil {
+		t.Fatal(err)
+	}
+	return parked == n
+}
+
+// TestParkedRowsAndEveryHaveTheirTurnWhileRowsCome in the same shard, so that it is never without any.
+func TestParkedRowsAndEveryHaveTheirTurnWhileRowsCome(t *testing.T) {
+	dbtest.Run(t, func(t *testing.T, d *db.DB) {
+		work := &done{fail: map[string]bool{"bad": true}}
+		var keys []string
+		var calls atomic.Int64 // of Every, for the shard of the keys
+		n := start(t, d, bus.NewLocal(), lease.Options{Machine: -1}, func(n *node) {
+			keys = sameShard(n.notes, 2)
+			c := work.consumer(n.notes)
+			c.Batch, c.Linger = 100, 20*time.Millisecond
+			c.Work = func(ctx context.Context, shard int, rows []stream.Row) (func(w *db.Batch), error) {
+				time.Sleep(50 * time.Millisecond)
+				return work.work(ctx, shard, rows)
+			}
+			c.Every = func(_ context.Context, shard int) (time.Duration, error) {
+				if shard == n.notes.Shard("k0") {
+					calls.Add(1)
+				}
+				return 100 * time.Millisecond, nil
+			}
+			n.streams.Consume(c)
+		})
+		write(t, []*node{n}, keys[0], "bad")
+		until(t, "it is parked", func() bool { return isParked(t, d, 1) })
+		stop := make(chan struct{})
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			for i := 0; ; i++ {
+				select {
+				case <-stop:
+					return
+				case <-time.After(5 * time.Millisecond):
+					write(t, []*node{n}, keys[1], fmt.Sprint("steady", i))
+				}
+			}
+		})
+		until(t, "rows come", func() bool { return results(t, d)["steady20"] })
+		work.allow("bad")
+		before := calls.Load()
+		for end := time.Now().Add(8 * time.Second); time.Now().Before(end) && !(results(t, d)["bad"] && calls.Load() > before+3); {
+			time.Sleep(10 * time.Millisecond)
+		}
+		if !results(t, d)["bad"] {
+			t.Error("expected that the parked row is tried again while other rows come, found that it waits")
+		}
+		if got := calls.Load() - before; got <= 3 {
+			t.Errorf("expected that Every is called every 100 ms while rows come, found %d calls", got)
+		}
+		close(stop)
+		wg.Wait()
+	}, lease.Migrations(), tables)
+}
+
+// TestParkedRowsDoNotHoldUpNewOnes when many of them are due and all of them are worked off one after the other.
+func TestParkedRowsDoNotHoldUpNewOnes(t *testing.T) {
+	dbtest.Run(t, func(t *testing.T, d *db.DB) {
+		work := &done{}
+		var keys []string
+		var slow atomic.Bool
+		n := start(t, d, bus.NewLocal(), lease.Options{Machine: -1}, func(n *node) {
+			keys = sameShard(n.notes, 41)
+			c := work.consumer(n.notes)
+			c.Work = func(ctx context.Context, shard int, rows []stream.Row) (func(w *db.Batch), error) {
+				if slices.ContainsFunc(rows, func(r stream.Row) bool { return r.Key != keys[40] }) {
+					if !slow.Load() {
+						return nil, errors.New("not now")
+					}
+					time.Sleep(100 * time.Millisecond)
+				}
+				return work.work(ctx, shard, rows)
+			}
+			n.streams.Consume(c)
+		})
+		for i := range 80 { // two of each key
+			write(t, []*node{n}, keys[i%40], fmt.Sprint("old", i))
+		}
+		until(t, "all are parked", func() bool { return isParked(t, d, 80) })
+		slow.Store(true)
+		until(t, "they are tried", func() bool { return len(results(t, d)) > 0 })
+		for i := range 3 {
+			began := time.Now()
+			write(t, []*node{n}, keys[40], fmt.Sprint("new", i))
+			until(t, "the new row is worked off", func() bool { return results(t, d)[fmt.Sprint("new", i)] })
+			if took := time.Since(began); took > 1500*time.Millisecond {
+				t.Errorf("expected that a new row waits for some parked rows only, found that it took %s", took)
+			}
+		}
+		if isParked(t, d, 0) {
+			t.Error("expected that parked rows were left, found none: the test holds nothing")
+		}
+	}, lease.Migrations(), tables)
+}
+
+// TestAReasonMayHoldAnything that another server said: the row is parked, put off and worked off like others.
+func TestAReasonMayHoldAnything(t *testing.T) {
+	dbtest.Run(t, func(t *testing.T, d *db.DB) {
+		work := &done{}
+		var well atomic.Bool
+		reasons := map[string]string{"bad": "it said \x00\xff", "worse": strings.Repeat("x", 999) + strings.Repeat("é\x00", 1000), "half": strings.Repeat("é", 600)[:1001]}
+		n := start(t, d, bus.NewLocal(), lease.Options{Machine: -1}, func(n *node) {
+			c := work.consumer(n.notes)
+			c.Work = func(ctx context.Context, shard int, rows []stream.Row) (func(w *db.Batch), error) {
+				for _, r := range rows {
+					if reason := reasons[string(r.Data)]; reason != "" && !well.Load() {
+						return nil, errors.New(reason)
+					}
+				}
+				return work.work(ctx, shard, rows)
+			}
+			n.streams.Consume(c)
+		})
+		stored := func(condition string) map[string]bool {
+			list, err := db.Texts(d.Query(t.Context(), "SELECT reason FROM parked_rows WHERE "+condition))
+			if err != nil {
+				t.Fatal(err)
+			}
+			out := map[string]bool{}
+			for _, reason := range list {
+				out[reason] = true
+			}
+			return out
+		}
+		expected := map[string]bool{"it said \uFFFD\uFFFD": true, strings.Repeat("x", 999): true, strings.Repeat("é", 500): true}
+		for i, body := range []string{"bad", "a", "worse", "b", "half", "c"} {
+			write(t, []*node{n}, sameShard(n.notes, 6)[i], body)
+		}
+		until(t, "the others are worked off", func() bool { return len(results(t, d)) == 3 })
+		until(t, "the rows are parked, with their reasons", func() bool { return maps.Equal(stored("tries = 0"), expected) })
+		until(t, "they are put off, with their reasons", func() bool { return maps.Equal(stored("tries > 0"), expected) })
+		well.Store(true)
+		until(t, "all are worked off", func() bool { return len(results(t, d)) == 6 })
+	}, lease.Migrations(), tables)
+}
+
+// TestARowThatCanNotBePutOffDoesNotHoldUpOthers that are due behind it.
+func TestARowThatCanNotBePutOffDoesNotHoldUpOthers(t *testing.T) {
+	dbtest.Run(t, func(t *testing.T, d *db.DB) {
+		if _, err := d.Exec(t.Context(), "CREATE UNIQUE INDEX one_row_is_put_off ON parked_rows (reason) WHERE tries > 0"); err != nil {
+			t.Fatal(err)
+		}
+		work := &done{fail: map[string]bool{"bad": true, "worse": true, "late": true}}
+		var taken atomic.Int64
+		var slow atomic.Bool
+		n := start(t, d, bus.NewLocal(), lease.Options{Machine: -1}, func(n *node) {
+			c := work.consumer(n.notes)
+			c.Taken = func(int) { taken.Add(1) }
+			c.Work = func(ctx context.Context, shard int, rows []stream.Row) (func(w *db.Batch), error) {
+				if slow.Load() { // a row is all that is tried in a turn
+					time.Sleep(210 * time.Millisecond)
+				}
+				return work.work(ctx, shard, rows)
+			}
+			n.streams.Consume(c)
+		})
+		for i, body := range []string{"bad", "worse", "late"} {
+			write(t, []*node{n}, sameShard(n.notes, 3)[i], body)
+		}
+		until(t, "they are parked", func() bool { return isParked(t, d, 3) })
+		slow.Store(true)
+		work.allow("late")
+		until(t, "the last one is worked off", func() bool { return results(t, d)["late"] })
+		if got := taken.Load(); got != 8 {
+			t.Errorf("expected that each of the 8 shards is taken once, found %d times", got)
+		}
+		work.allow("worse")
+		work.allow("bad")
+		until(t, "all are worked off", func() bool { return len(results(t, d)) == 3 })
+	}, lease.Migrations(), tables)
+}
+
+// TestAConsumerThatEndsWhileRowsComeStoresItsCursor, also that of rows without work in the database.
+func TestAConsumerThatEndsWhileRowsComeStoresItsCursor(t *testing.T) {
+	dbtest.Run(t, func(t *testing.T, d *db.DB) {
+		var upto atomic.Int64
+		n := start(t, d, bus.NewLocal(), lease.Options{Machine: -1}, func(n *node) {
+			n.streams.Consume(stream.Consumer{
+				Name: "done", Role: "notes", Stream: n.notes, Batch: 2,
+				Work: func(ctx context.Context, _ int, rows []stream.Row) (func(w *db.Batch), error) {
+					select {
+					case <-ctx.Done():
+						return nil, ctx.Err()
+					case <-time.After(20 * time.Millisecond):
+					}
+					upto.Store(rows[len(rows)-1].Pos)
+					return nil, nil
+				},
+			})
+		})
+		for i := range 200 {
+			write(t, []*node{n}, "k0", fmt.Sprint(i))
+		}
+		until(t, "some rows are worked off", func() bool { return upto.Load() > 10 })
+		began := time.Now()
+		n.stop()
+		var stored int64
+		if err := d.QueryRow(t.Context(), "SELECT pos FROM leases WHERE name = $1", fmt.Sprintf("consumer/done/%04d", n.notes.Shard("k0"))).Scan(&stored); err != nil {
+			t.Fatal(err)
+		}
+		if took := time.Since(began); stored != upto.Load() || stored >= 200 || took > 3*time.Second {
+			t.Errorf("expected the cursor %d, before the last row and soon, found %d after %s", upto.Load(), stored, took)
+		}
 	}, lease.Migrations(), tables)
 }
