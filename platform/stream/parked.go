@@ -1,0 +1,134 @@
+package stream
+
+import (
+	"context"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"lyceum/platform/db"
+)
+
+// parkedRow is a row whose work failed.
+type parkedRow struct {
+	Row
+	reason string
+}
+
+func (w *worker) loadParked(ctx context.Context) error {
+	counts, err := db.Map[string, int64](w.c.set.o.DB.Query(ctx, `SELECT key, COUNT(*) FROM parked_rows WHERE consumer = $1 AND shard = $2 GROUP BY key`, w.c.Name, w.shard))
+	if err == nil {
+		w.parked = counts
+	}
+	return err
+}
+
+var parkedRows = &db.Table{
+	Name: "parked_rows", Columns: db.Columns("consumer text, shard integer, pos integer, key text, tries integer, next_ms integer, reason text"),
+	Conflict: "ON CONFLICT (consumer, shard, pos) DO NOTHING",
+}
+
+func (w *worker) park(b *db.Batch, rows []parkedRow) {
+	values := make([][]any, len(rows))
+	next := time.Now().Add(firstPause).UnixMilli()
+	for i, r := range rows {
+		values[i] = []any{w.c.Name, w.shard, r.Pos, r.Key, 0, next, storable(r.reason)}
+	}
+	b.Rows(parkedRows, values)
+}
+
+// storable makes a reason a text that a database takes: it may hold what another server said.
+func storable(reason string) string {
+	reason = strings.ReplaceAll(strings.ToValidUTF8(reason, "\uFFFD"), "\x00", "\uFFFD")
+	n := min(len(reason), reasonMost)
+	for n < len(reason) && !utf8.RuneStart(reason[n]) {
+		n--
+	}
+	return reason[:n]
+}
+
+// retryParked tries parked rows until none is due or new rows have their turn, and says when to look again.
+func (w *worker) retryParked(ctx context.Context) (time.Duration, error) {
+	for end := time.Now().Add(parkedFor); len(w.parked) > 0; {
+		if pause, err := w.retryLot(ctx, end); err != nil || pause > 0 || time.Now().After(end) {
+			return pause, err
+		}
+	}
+	return firstPause, nil
+}
+
+// retryLot tries the first parked row of each key whose time has come, at least one of them, until end; the next lot goes on
+// behind it. It says when that is.
+func (w *worker) retryLot(ctx context.Context, end time.Time) (time.Duration, error) {
+	type due struct {
+		pos   int64
+		key   string
+		tries int
+	}
+	list, err := db.List(func(row db.Row) (d due, err error) { return d, row.Scan(&d.pos, &d.key, &d.tries) })(
+		w.c.set.o.DB.Query(ctx, `SELECT pos, key, tries FROM parked_rows p WHERE consumer = $1 AND shard = $2 AND next_ms <= $3 AND pos > $4
+			AND NOT EXISTS (SELECT 1 FROM parked_rows o WHERE o.consumer = p.consumer AND o.shard = p.shard AND o.key = p.key AND o.pos < p.pos)
+			ORDER BY pos LIMIT $5`, w.c.Name, w.shard, time.Now().UnixMilli(), w.tried, parkedLot))
+	if err != nil {
+		return 0, err
+	}
+	pause := firstPause
+	if w.tried > 0 || len(list) == parkedLot {
+		pause = 0 // this is not all that is due
+	}
+	for i, d := range list {
+		if i > 0 && time.Now().After(end) {
+			return 0, nil
+		}
+		w.tried = d.pos
+		rows, err := w.c.Read(ctx, w.c.set.o.DB, Range{Shard: w.shard, After: d.pos - 1, Upto: d.pos, Limit: 1})
+		if err != nil {
+			return 0, err
+		}
+		var commit func(b *db.Batch)
+		if len(rows) > 0 { // else it was compacted away
+			commit, err = w.do(ctx, rows)
+		}
+		if err == nil {
+			err = w.unpark(ctx, d.pos, commit)
+		}
+		switch {
+		case err == nil:
+			pause = 0 // the next one of the key may go too
+			if w.parked[d.key]--; w.parked[d.key] == 0 {
+				delete(w.parked, d.key)
+			}
+		case w.over(ctx, err):
+			return 0, err
+		default:
+			if err := w.postpone(ctx, d.pos, min(firstPause<<min(d.tries, 10), longestPause), err); err != nil {
+				if w.over(ctx, err) {
+					return 0, err
+				}
+				w.c.set.o.Log.Warn("a row that failed could not be put off", "consumer", w.c.Name, "shard", w.shard, "position", d.pos, "error", err)
+			}
+		}
+	}
+	if len(list) < parkedLot {
+		w.tried = 0
+	}
+	return pause, nil
+}
+
+// unpark ends a parked row together with what its work writes.
+func (w *worker) unpark(ctx context.Context, pos int64, commit func(b *db.Batch)) error {
+	return w.move(context.WithoutCancel(ctx), w.pos, func(b *db.Batch) {
+		if commit != nil {
+			commit(b)
+		}
+		b.Do(`DELETE FROM parked_rows WHERE consumer = $1 AND shard = $2 AND pos = $3`, w.c.Name, w.shard, pos)
+	})
+}
+
+// postpone notes when a parked row is tried again, and why.
+func (w *worker) postpone(ctx context.Context, pos int64, pause time.Duration, reason error) error {
+	return w.move(ctx, w.pos, func(b *db.Batch) {
+		b.Do(`UPDATE parked_rows SET tries = tries + 1, next_ms = $4, reason = $5 WHERE consumer = $1 AND shard = $2 AND pos = $3`,
+			w.c.Name, w.shard, pos, time.Now().Add(pause).UnixMilli(), storable(reason.Error()))
+	})
+}
