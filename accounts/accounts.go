@@ -165,8 +165,13 @@ func noUser(userID string) error { return fmt.Errorf("%w: %s", errNoUser, userID
 func (a *Accounts) housekeeping(ctx context.Context, job *role.Job) error {
 	tick := time.NewTicker(time.Minute)
 	defer tick.Stop()
+	var missing map[string]int64
 	for {
-		if err := a.expire(ctx, job); err != nil {
+		err := a.expire(ctx, job)
+		if err != nil {
+			return err
+		}
+		if missing, err = a.giveBackLost(ctx, job, missing); err != nil {
 			return err
 		}
 		if err := a.farewells(ctx, job); err != nil {

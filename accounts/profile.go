@@ -85,11 +85,12 @@ func NoteOldProfiles(w *db.Batch, list []OfProfile) {
 		ON CONFLICT (user_id, place) DO UPDATE SET id = excluded.id`, users, places, ids, versions)
 }
 
-// OldProfiles gives what was noted, at most limit, without versions.
-func (a *Accounts) OldProfiles(ctx context.Context, limit int) ([]OfProfile, error) {
+// OldProfiles gives what was noted, without versions: at most limit in the order of users and places, from after on (OfProfile{}
+// from the start).
+func (a *Accounts) OldProfiles(ctx context.Context, after OfProfile, limit int) ([]OfProfile, error) {
 	return db.List(func(row db.Row) (of OfProfile, err error) {
 		return of, row.Scan(&of.UserID, &of.Place, &of.ID)
-	})(a.db.Query(ctx, "SELECT user_id, place, id FROM old_profiles ORDER BY user_id, place LIMIT $1", limit))
+	})(a.db.Query(ctx, "SELECT user_id, place, id FROM old_profiles WHERE (user_id, place) > ($1, $2) ORDER BY user_id, place LIMIT $3", after.UserID, after.Place, limit))
 }
 
 // Renewed drops the note of what was renewed, by exec. That of what was made there since stays.

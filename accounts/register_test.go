@@ -1,6 +1,7 @@
 package accounts
 
 import (
+	"context"
 	"crypto/hmac"
 	"crypto/sha1"
 	"encoding/hex"
@@ -14,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"lyceum/matrix"
 	"lyceum/platform/lease"
 	"lyceum/platform/role/roletest"
 )
@@ -149,6 +151,227 @@ func TestHeldTokens(t *testing.T) {
 		if got := get("slow"); got.Pending != 0 {
 			t.Fatalf("the use was not given back: %+v", got)
 		}
+	})
+}
+
+// refuse makes the database refuse rows of a table with such values of a column, until end.
+func (n *node) refuse(table, column, values string) (end func()) {
+	n.t.Helper()
+	do := func(queries ...string) {
+		n.t.Helper()
+		for _, query := range queries {
+			if _, err := n.db.Exec(n.t.Context(), query); err != nil {
+				n.t.Fatal(err)
+			}
+		}
+	}
+	if n.db.Postgres() {
+		do("ALTER TABLE " + table + " ADD CONSTRAINT refused CHECK (NOT " + column + " " + values + ") NOT VALID")
+		return func() { do("ALTER TABLE " + table + " DROP CONSTRAINT refused") }
+	}
+	for _, change := range []string{"INSERT", "UPDATE"} {
+		do("CREATE TRIGGER refused_" + change + " BEFORE " + change + " ON " + table + " WHEN NEW." + column + " " + values + " BEGIN SELECT RAISE(FAIL, 'not now'); END")
+	}
+	return func() { do("DROP TRIGGER refused_INSERT", "DROP TRIGGER refused_UPDATE") }
+}
+
+// uses gives how many uses of a token are held and completed.
+func (n *node) uses(token string) (pending, completed int) {
+	n.t.Helper()
+	return n.count(`SELECT pending FROM registration_tokens WHERE token = $1`, token), n.count(`SELECT completed FROM registration_tokens WHERE token = $1`, token)
+}
+
+// withToken makes a token of some uses, and gives what starts an interaction that needs it.
+func (n *node) withToken(token string, allowed int64) (start func() *interaction) {
+	n.t.Helper()
+	if _, err := n.CreateRegistrationToken(n.t.Context(), RegistrationToken{Token: token, UsesAllowed: allowed}); err != nil {
+		n.t.Fatal(err)
+	}
+	return func() *interaction {
+		return &interaction{id: newSessionID(), op: opRegister, flows: n.registrationFlows()}
+	}
+}
+
+// A use of a token that a registration held is given back however the registration ends, at the latest when its session runs out.
+func TestAUseOfATokenIsGivenBackWhenARegistrationFails(t *testing.T) {
+	auth := obj{"auth": obj{"type": stageToken, "token": "once"}}
+	fails := func(n *node) {
+		n.t.Helper()
+		if x := n.register("alice", auth); x.status < 500 {
+			n.t.Errorf("found %d %s", x.status, x.raw)
+		}
+	}
+	for what, c := range map[string]struct {
+		terms bool // it takes another step after that of the token
+		late  bool // it is given back when the session runs out
+		fail  func(n *node, start func() *interaction)
+	}{
+		"the name is taken meanwhile": {fail: func(n *node, start func() *interaction) {
+			_, err := n.interact(n.t.Context(), start, []byte(`{"type":"`+stageToken+`","token":"once"}`), func(*interaction) (any, error) {
+				return nil, matrix.UserInUse("This user name is taken")
+			})
+			if !matrix.HasCode(err, matrix.CodeUserInUse) {
+				n.t.Errorf("found %v", err)
+			}
+		}},
+		"the session is not stored": {terms: true, fail: func(n *node, _ func() *interaction) {
+			defer n.refuse("interactive_sessions", "token", "<> ''")()
+			fails(n)
+		}},
+		"the step is not stored": {terms: true, fail: func(n *node, _ func() *interaction) {
+			defer n.refuse("interactive_sessions", "done", "<> ''")()
+			fails(n)
+		}},
+		"the client goes away": {fail: func(n *node, start func() *interaction) {
+			ctx, cancel := context.WithCancel(n.t.Context())
+			_, err := n.interact(ctx, start, []byte(`{"type":"`+stageToken+`","token":"once"}`), func(*interaction) (any, error) {
+				cancel()
+				return nil, ctx.Err()
+			})
+			if !errors.Is(err, context.Canceled) {
+				n.t.Errorf("found %v", err)
+			}
+		}},
+		"it can be neither completed nor given back": {late: true, fail: func(n *node, _ func() *interaction) {
+			defer n.refuse("registration_tokens", "pending", "= 0")()
+			fails(n)
+		}},
+		"the process dies": {late: true, fail: func(n *node, start func() *interaction) {
+			if err := n.holdToken(n.t.Context(), start(), "once"); err != nil {
+				n.t.Error(err)
+			}
+		}},
+	} {
+		t.Run(what, func(t *testing.T) {
+			config := testConfig()
+			if c.terms {
+				config = termsConfig()
+			}
+			run(t, config, func(t *testing.T, n *node) {
+				c.fail(n, n.withToken("once", 1))
+				if c.late {
+					if pending, _ := n.uses("once"); pending != 1 {
+						t.Errorf("%d uses are held, expected 1", pending)
+					}
+					n.clock.forward(31 * time.Minute)
+					job, _ := roletest.Job(t, n.p)
+					if err := n.expire(t.Context(), job); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if pending, completed := n.uses("once"); pending != 0 || completed != 0 {
+					t.Errorf("%d uses are held, %d completed", pending, completed)
+				}
+				if left := n.count(`SELECT COUNT(*) FROM interactive_sessions`); left != 0 {
+					t.Errorf("%d interactions are left", left)
+				}
+			})
+		})
+	}
+}
+
+// TestAUseOfATokenEndsOnce: a session may run out while its registration is completed.
+func TestAUseOfATokenEndsOnce(t *testing.T) {
+	run(t, testConfig(), func(t *testing.T, n *node) {
+		start := n.withToken("twice", 2)
+		job, _ := roletest.Job(t, n.p)
+		for round := range 20 {
+			if _, err := n.db.Exec(t.Context(), `UPDATE registration_tokens SET completed = 0, pending = 0`); err != nil {
+				t.Fatal(err)
+			}
+			old, other := start(), start()
+			hold := func(i *interaction) {
+				if err := n.holdToken(t.Context(), i, "twice"); err != nil {
+					t.Fatal(err)
+				}
+			}
+			hold(old)
+			n.clock.forward(31 * time.Minute)
+			hold(other)
+			var wg sync.WaitGroup
+			var expired, registered error
+			wg.Go(func() { expired = n.expire(t.Context(), job) })
+			wg.Go(func() {
+				name := fmt.Sprintf("@user%d:here.test", round)
+				_, registered = n.insertRegistered(t.Context(), NewUser{Name: name}, "", newDevice{}, registerOptions{interaction: old})
+			})
+			wg.Wait()
+			want := 1
+			if errors.Is(registered, errBadToken) {
+				registered, want = nil, 0
+			}
+			if err := errors.Join(expired, registered); err != nil {
+				t.Fatal(err)
+			}
+			if err := n.endInteraction(t.Context(), old); err != nil {
+				t.Fatal(err)
+			}
+			if pending, completed := n.uses("twice"); pending != 1 || completed != want {
+				t.Fatalf("%d uses are held and %d completed, expected 1 and %d", pending, completed, want)
+			}
+			if err := n.endInteraction(t.Context(), other); err != nil {
+				t.Fatal(err)
+			}
+		}
+		// One request with the session holds a use while another one, which needs none, comes to the end.
+		session := start()
+		session.flows, session.done = [][]string{{stageDummy}, {stageToken}}, []string{stageDummy}
+		if err := n.keepInteraction(t.Context(), session); err != nil {
+			t.Fatal(err)
+		}
+		_, err := n.interact(t.Context(), start, []byte(`{"session":"`+session.id+`"}`), func(*interaction) (any, error) {
+			if _, err := n.db.Exec(t.Context(), `UPDATE registration_tokens SET completed = 0`); err != nil {
+				return nil, err
+			}
+			return nil, n.holdToken(t.Context(), session, "twice")
+		})
+		if pending, _ := n.uses("twice"); pending != 0 || err != nil {
+			t.Errorf("%d uses are held by a session that has ended: %v", pending, err)
+		}
+	})
+}
+
+// TestLostUsesOfTokens: a version before lost uses. They are given back, and those that are held stay.
+func TestLostUsesOfTokens(t *testing.T) {
+	run(t, testConfig(), func(t *testing.T, n *node) {
+		start := n.withToken("many", 9)
+		n.withToken("once", 1)
+		job, _ := roletest.Job(t, n.p)
+		lose := func(token string, uses int) {
+			t.Helper()
+			if _, err := n.db.Exec(t.Context(), `UPDATE registration_tokens SET pending = pending + $2 WHERE token = $1`, token, uses); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var missing map[string]int64
+		look := func(many, once int) {
+			t.Helper()
+			var err error
+			if missing, err = n.giveBackLost(t.Context(), job, missing); err != nil {
+				t.Fatal(err)
+			}
+			for token, want := range map[string]int{"many": many, "once": once} {
+				if pending, _ := n.uses(token); pending != want {
+					t.Errorf("%s: %d uses are held, expected %d", token, pending, want)
+				}
+			}
+		}
+		held := start()
+		if err := n.holdToken(t.Context(), held, "many"); err != nil {
+			t.Fatal(err)
+		}
+		lose("many", 2)
+		lose("once", 1)
+		look(3, 1) // one that was just taken by a process of the version before looks the same
+		lose("many", 1)
+		look(2, 0)
+		look(1, 0)
+		look(1, 0)
+		if _, err := n.insertRegistered(t.Context(), NewUser{Name: "@alice:here.test"}, "", newDevice{}, registerOptions{interaction: held}); err != nil {
+			t.Error(err)
+		}
+		n.register("bob", obj{"auth": obj{"type": stageToken, "token": "once"}}).want(200)
+		n.register("carol", obj{"auth": obj{"type": stageToken, "token": "once"}}).want(401)
 	})
 }
 

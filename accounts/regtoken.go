@@ -4,9 +4,11 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"slices"
 
 	"lyceum/matrix"
 	"lyceum/platform/db"
+	"lyceum/platform/role"
 )
 
 // RegistrationToken lets people register (Client-Server API, "Token-authenticated registration"). Pending
@@ -84,7 +86,9 @@ func (a *Accounts) TokenValid(ctx context.Context, token string) (bool, error) {
 
 var errBadToken = matrix.Unauthorized("The registration token is not valid")
 
-// holdToken takes one use of the token for a registration under way. Errors: M_UNAUTHORIZED.
+// holdToken takes one use of the token for a registration under way. The interaction is stored with it: a use that is held has a
+// row of interactive_sessions with the token, so that it is given back when that runs out, whatever comes between. Whoever takes the row
+// away completes the use or gives it back, in the same transaction. Errors: M_UNAUTHORIZED.
 func (a *Accounts) holdToken(ctx context.Context, i *interaction, token string) error {
 	if !validRegistrationToken(token) {
 		return errBadToken
@@ -98,6 +102,8 @@ func (a *Accounts) holdToken(ctx context.Context, i *interaction, token string) 
 			if n == 0 {
 				return errBadToken
 			}
+		} else if err := a.insertInteraction(ctx, tx, i, token); err != nil {
+			return err
 		}
 		n, err := tx.Exec(ctx, `UPDATE registration_tokens SET pending = pending + 1 WHERE `+usableToken, token, a.nowMs())
 		if err == nil && n == 0 {
@@ -108,25 +114,77 @@ func (a *Accounts) holdToken(ctx context.Context, i *interaction, token string) 
 	if err == nil {
 		i.token = token
 	}
+	var unknown *db.CommitError
+	i.stored = i.stored || err == nil || errors.As(err, &unknown)
 	return err
 }
 
-// releaseToken gives a use back.
-func (a *Accounts) releaseToken(ctx context.Context, token string) error {
-	_, err := a.db.Exec(ctx, `UPDATE registration_tokens SET pending = pending - 1 WHERE token = $1 AND pending > 0`, token)
-	return err
+// giveBack gives back uses that were held by interactions whose rows the transaction removed; "" is none.
+func giveBack(ctx context.Context, tx *db.Tx, tokens []string) error {
+	slices.Sort(tokens) // who locks several has them in one order
+	for _, token := range tokens {
+		if token == "" {
+			continue
+		}
+		if _, err := tx.Exec(ctx, `UPDATE registration_tokens SET pending = pending - 1 WHERE token = $1 AND pending > 0`, token); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// giveBackLost gives back uses for which there is no interaction: the version before could lose them. before is how many these were
+// at the last look, by token: in a rollout that version holds a use without a row for the moment of a registration. It returns how many
+// there are now.
+func (a *Accounts) giveBackLost(ctx context.Context, job *role.Job, before map[string]int64) (map[string]int64, error) {
+	missing := map[string]int64{}
+	err := db.Each(func(row db.Row) error {
+		var token string
+		var n int64
+		err := row.Scan(&token, &n)
+		missing[token] = n
+		return err
+	})(a.db.Query(ctx, `SELECT token, pending - (SELECT COUNT(*) FROM interactive_sessions s WHERE s.token = t.token AND s.token <> '')
+		FROM registration_tokens t WHERE pending > 0 ORDER BY token`))
+	if err != nil {
+		return nil, err
+	}
+	for token, n := range missing {
+		if n = min(n, before[token]); n <= 0 {
+			continue
+		}
+		err := job.Tx(ctx, func(tx *db.Tx) error {
+			// The token's row is locked before its interactions are counted: whoever changes both waits, or is done.
+			var pending, held int64
+			err := tx.QueryRow(ctx, `SELECT pending FROM registration_tokens WHERE token = $1 FOR UPDATE`, token).Scan(&pending)
+			if errors.Is(err, sql.ErrNoRows) {
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			if err := tx.QueryRow(ctx, `SELECT COUNT(*) FROM interactive_sessions WHERE token = $1 AND token <> ''`, token).Scan(&held); err != nil {
+				return err
+			}
+			_, err = tx.Exec(ctx, `UPDATE registration_tokens SET pending = $2 WHERE token = $1`, token, pending-max(0, min(n, pending-held)))
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
+		missing[token] -= n
+	}
+	return missing, nil
 }
 
 // consumeToken turns the held use into a completed one. admin tells what the token makes of its user.
 func consumeToken(ctx context.Context, tx *db.Tx, i *interaction) (admin bool, err error) {
-	if i.stored {
-		n, err := tx.Exec(ctx, `DELETE FROM interactive_sessions WHERE id = $1 AND token = $2`, i.row(), i.token)
-		if err != nil {
-			return false, err
-		}
-		if n == 0 {
-			return false, errBadToken
-		}
+	n, err := tx.Exec(ctx, `DELETE FROM interactive_sessions WHERE id = $1 AND token = $2`, i.row(), i.token)
+	if err != nil {
+		return false, err
+	}
+	if n == 0 {
+		return false, errBadToken
 	}
 	err = tx.QueryRow(ctx, `UPDATE registration_tokens SET pending = pending - 1, completed = completed + 1 WHERE token = $1 AND pending > 0 AND `+needed+` RETURNING admin`, i.token).Scan(&admin)
 	if errors.Is(err, sql.ErrNoRows) {

@@ -333,6 +333,36 @@ func TestPasswordChangeAndDeactivation(t *testing.T) {
 	}, lease.Migrations(), Migrations())
 }
 
+// stubborn fails for users whose name begins with a.
+type stubborn struct{}
+
+func (stubborn) UserDeactivated(_ context.Context, userID string, _ bool) error {
+	if strings.HasPrefix(userID, "@a") {
+		return errors.New("this one fails each time")
+	}
+	return nil
+}
+
+// TestDeactivationsThatFailKeepNoOthersWaiting: however many there are.
+func TestDeactivationsThatFailKeepNoOthersWaiting(t *testing.T) {
+	runWith(t, Deps{Users: []UserListener{stubborn{}}}, testConfig(), func(t *testing.T, n *node) {
+		users := [][]any{{"@zoe:here.test", "", 1, 1, true}}
+		for i := range 2 * farewellsAtOnce {
+			users = append(users, []any{fmt.Sprintf("@a%03d:here.test", i), "", 1, 1, true})
+		}
+		if err := n.db.Bulk(t.Context(), `INSERT INTO users (user_id, password, created_ms, deactivated_ms, farewell) VALUES ?`, users); err != nil {
+			t.Fatal(err)
+		}
+		job, _ := roletest.Job(t, n.p)
+		if err := n.farewells(t.Context(), job); err != nil {
+			t.Fatal(err)
+		}
+		if left := n.count(`SELECT COUNT(*) FROM users WHERE farewell`); left != len(users)-1 || n.count(`SELECT COUNT(*) FROM users WHERE farewell AND user_id = '@zoe:here.test'`) != 0 {
+			t.Errorf("%d deactivations are open, expected all but that of zoe", left)
+		}
+	})
+}
+
 func TestImportedPasswordIsRenewed(t *testing.T) {
 	run(t, testConfig(), func(t *testing.T, n *node) {
 		old, err := bcrypt.GenerateFromPassword([]byte("correct horse"), bcrypt.MinCost)

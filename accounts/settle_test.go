@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"testing"
+	"time"
 
 	"lyceum/platform/db"
 	"lyceum/platform/db/dbfault"
@@ -105,6 +106,44 @@ func TestTokensWhoseCommitIsNotConfirmed(t *testing.T) {
 					return n.do("POST", client+"/refresh", "", obj{"refresh_token": alice.text("refresh_token")})
 				})
 				n.whoamiWith(fresh.text("access_token")).want(200)
+			})
+		})
+	}
+}
+
+// A use of a token whose commit is not confirmed is given back, whether it was taken or not.
+func TestAUseOfATokenWhoseCommitIsNotConfirmed(t *testing.T) {
+	for _, fault := range []dbfault.Fault{dbfault.Before, dbfault.After, dbfault.Late, dbfault.LateEnd} {
+		t.Run(fault.String(), func(t *testing.T) {
+			gated(t, func(t *testing.T, n *node, gate *dbfault.Gate) {
+				n.withToken("once", 1)
+				gate.Also(regexp.MustCompile(`pending = pending \+ 1`))
+				auth := obj{"auth": obj{"type": stageToken, "token": "once"}}
+				roletest.Until(t, "nothing else is written", func() bool {
+					_, before := gate.Traffic()
+					time.Sleep(50 * time.Millisecond)
+					_, after := gate.Traffic()
+					return before == after
+				})
+				gate.Shut()
+				got := make(chan answer, 1)
+				go func() { got <- n.register("alice", auth) }()
+				roletest.Until(t, "a commit comes", func() bool { return len(gate.Held()) > 0 })
+				gate.Held()[0].Decide(fault)
+				gate.Open()
+				if x := <-got; x.status < 500 {
+					t.Errorf("found %d %s", x.status, x.raw)
+				}
+				time.Sleep(2 * dbfault.LateAfter)
+				n.clock.forward(31 * time.Minute)
+				job, _ := roletest.Job(t, n.p)
+				if err := n.expire(t.Context(), job); err != nil {
+					t.Fatal(err)
+				}
+				if pending, completed := n.uses("once"); pending != 0 || completed != 0 {
+					t.Errorf("%d uses are held, %d completed", pending, completed)
+				}
+				n.register("alice", auth).want(200)
 			})
 		})
 	}

@@ -38,7 +38,8 @@ type interaction struct {
 	from   netip.Addr // where the present request comes from
 	kept   string     // request as it was when the interaction was begun
 	proof  Proof      // that the user is asking, once complete
-	stored bool
+	stored bool       // the database has it, or may have it
+	told   bool       // the client holds id; else the interaction ends with the request that began it
 }
 
 // authData is the auth member of a request.
@@ -134,7 +135,7 @@ func (p Proof) Holds(ctx context.Context, tx *db.Tx, userID string) (bool, error
 var errNoSession = matrix.NewError(401, matrix.CodeUnknown, "The session is unknown, used, has run out or was for something else: begin again with the new one")
 
 // interact takes one step. fn runs when all stages of a flow are passed; the session ends when it succeeds.
-func (a *Accounts) interact(ctx context.Context, start func() *interaction, auth json.RawMessage, fn func(*interaction) (any, error)) (any, error) {
+func (a *Accounts) interact(ctx context.Context, start func() *interaction, auth json.RawMessage, fn func(*interaction) (any, error)) (answer any, err error) {
 	if len(auth) == 0 || string(auth) == "null" {
 		i := start()
 		return a.challenge(ctx, i, nil)
@@ -144,6 +145,14 @@ func (a *Accounts) interact(ctx context.Context, start func() *interaction, auth
 		return nil, matrix.BadJSON("auth must be an object with type and session").With(err)
 	}
 	i := start()
+	defer func() {
+		if err == nil || !i.stored || i.told {
+			return
+		}
+		if endErr := a.endInteraction(context.WithoutCancel(ctx), i); endErr != nil {
+			a.log.Warn("an authentication that failed keeps its registration token until it runs out", "error", endErr)
+		}
+	}()
 	if d.Session != "" {
 		known, err := loadInteraction(ctx, a.db, d.Session, a.nowMs())
 		if errors.Is(err, db.ErrNoRows) {
@@ -178,7 +187,7 @@ func (a *Accounts) interact(ctx context.Context, start func() *interaction, auth
 		}
 		i.proof = Proof(u.password)
 	}
-	if i.stored { // of requests with one session that come at once, one goes on
+	if i.told { // of requests with one session that come at once, one goes on
 		n, err := a.db.Exec(ctx, `UPDATE interactive_sessions SET used = TRUE WHERE id = $1 AND NOT used`, i.row())
 		if err != nil {
 			return nil, err
@@ -191,19 +200,15 @@ func (a *Accounts) interact(ctx context.Context, start func() *interaction, auth
 	ctx = context.WithoutCancel(ctx) // the session must not stay half spent
 	if err != nil {
 		// What was proved stays proved: the client may repeat the request with, say, another name.
-		var keepErr error
-		if i.stored {
-			_, keepErr = a.db.Exec(ctx, `UPDATE interactive_sessions SET done = $2, used = FALSE WHERE id = $1`, i.row(), strings.Join(i.done, " "))
-		} else if i.token != "" {
-			keepErr = a.releaseToken(ctx, i.token)
-		}
-		if keepErr != nil {
-			a.log.Warn("a step of an authentication was not kept", "error", keepErr)
+		if i.told {
+			if _, err := a.db.Exec(ctx, `UPDATE interactive_sessions SET done = $2, used = FALSE WHERE id = $1`, i.row(), strings.Join(i.done, " ")); err != nil {
+				a.log.Warn("a step of an authentication was not kept", "error", err)
+			}
 		}
 		return nil, err
 	}
 	if i.stored { // it is spent: what is left of it runs out
-		if _, err := a.db.Exec(ctx, `DELETE FROM interactive_sessions WHERE id = $1`, i.row()); err != nil {
+		if err := a.endInteraction(ctx, i); err != nil {
 			a.log.Warn("the session of an authentication that was used stays until it runs out", "error", err)
 		}
 	}
@@ -289,23 +294,39 @@ func (a *Accounts) termsParams() any {
 }
 
 func (a *Accounts) keepInteraction(ctx context.Context, i *interaction) error {
-	expires := a.nowMs() + a.config.InteractiveTimeout.D().Milliseconds()
-	ways := make([]string, len(i.flows))
-	for n, stages := range i.flows {
-		ways[n] = strings.Join(stages, " ")
-	}
 	if i.stored { // never made anew: another request may have used it up
 		_, err := a.db.Exec(ctx, `UPDATE interactive_sessions SET done = $2 WHERE id = $1`, i.row(), strings.Join(i.done, " "))
 		return err
 	}
-	_, err := a.db.Exec(ctx, `INSERT INTO interactive_sessions (id, op, user_id, request, flows, done, token, expires_ms) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)`,
-		i.row(), i.op, i.userID, i.request(), strings.Join(ways, "\n"), strings.Join(i.done, " "), i.token, expires)
+	err := a.insertInteraction(ctx, a.db, i, "")
 	i.stored = err == nil
 	return err
 }
 
+// insertInteraction stores an interaction that is new, with the registration token that is held for it.
+func (a *Accounts) insertInteraction(ctx context.Context, q db.Querier, i *interaction, token string) error {
+	ways := make([]string, len(i.flows))
+	for n, stages := range i.flows {
+		ways[n] = strings.Join(stages, " ")
+	}
+	_, err := q.Exec(ctx, `INSERT INTO interactive_sessions (id, op, user_id, request, flows, done, token, expires_ms) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)`,
+		i.row(), i.op, i.userID, i.request(), strings.Join(ways, "\n"), strings.Join(i.done, " "), token, a.nowMs()+a.config.InteractiveTimeout.D().Milliseconds())
+	return err
+}
+
+// endInteraction removes an interaction, and gives back the use of a registration token that it still holds.
+func (a *Accounts) endInteraction(ctx context.Context, i *interaction) error {
+	return a.db.Tx(ctx, func(tx *db.Tx) error {
+		held, err := db.Texts(tx.Query(ctx, `DELETE FROM interactive_sessions WHERE id = $1 RETURNING token`, i.row()))
+		if err != nil {
+			return err
+		}
+		return giveBack(ctx, tx, held)
+	})
+}
+
 func loadInteraction(ctx context.Context, q db.Querier, id string, now int64) (*interaction, error) {
-	i := &interaction{id: id, stored: true}
+	i := &interaction{id: id, stored: true, told: true}
 	var flows, done string
 	err := q.QueryRow(ctx, `SELECT op, user_id, request, flows, done, token FROM interactive_sessions WHERE id = $1 AND expires_ms > $2 AND NOT used`, i.row(), now).
 		Scan(&i.op, &i.userID, &i.kept, &flows, &done, &i.token)
@@ -326,14 +347,6 @@ func (a *Accounts) expireInteractive(ctx context.Context, job *role.Job, now int
 		if err != nil {
 			return err
 		}
-		for _, token := range held {
-			if token == "" {
-				continue
-			}
-			if _, err := tx.Exec(ctx, `UPDATE registration_tokens SET pending = pending - 1 WHERE token = $1 AND pending > 0`, token); err != nil {
-				return err
-			}
-		}
-		return nil
+		return giveBack(ctx, tx, held)
 	})
 }

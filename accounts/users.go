@@ -278,25 +278,37 @@ func (a *Accounts) farewell(ctx context.Context, to writer, userID string, erase
 	})
 }
 
-// farewells finishes deactivations that a failing part or the end of a process left open.
+// farewellsAtOnce is how many open deactivations are read at once.
+const farewellsAtOnce = 100
+
+// farewells finishes deactivations that a failing part or the end of a process left open. It comes to each once: those that
+// fail keep no others waiting.
 func (a *Accounts) farewells(ctx context.Context, job *role.Job) error {
-	ids, err := db.Texts(a.db.Query(ctx, `SELECT user_id FROM users WHERE farewell ORDER BY user_id LIMIT 100`))
-	if err != nil {
-		return err
-	}
-	for _, id := range ids {
-		u, err := loadUser(ctx, a.db, id)
+	for after := ""; ; {
+		ids, err := db.Texts(a.db.Query(ctx, `SELECT user_id FROM users WHERE farewell AND user_id > $1 ORDER BY user_id LIMIT $2`, after, farewellsAtOnce))
 		if err != nil {
 			return err
 		}
-		if err := job.Check(ctx); err != nil {
+		for _, id := range ids {
+			u, err := loadUser(ctx, a.db, id)
+			if err != nil {
+				return err
+			}
+			if err := job.Check(ctx); err != nil {
+				return err
+			}
+			if err := a.farewell(ctx, job, id, u.erased); err != nil {
+				a.log.Warn("a deactivation is not complete yet and will be tried again", "user", id, "error", err)
+			}
+		}
+		if len(ids) < farewellsAtOnce {
+			return nil
+		}
+		after = ids[len(ids)-1]
+		if err := a.expire(ctx, job); err != nil { // it does not wait for the end of a long list
 			return err
 		}
-		if err := a.farewell(ctx, job, id, u.erased); err != nil {
-			a.log.Warn("a deactivation is not complete yet and will be tried again", "user", id, "error", err)
-		}
 	}
-	return nil
 }
 
 // expire removes what ran out: steps of authentication, nonces, tokens, OpenID tokens.

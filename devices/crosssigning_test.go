@@ -6,7 +6,9 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 
@@ -312,9 +314,25 @@ func TestRemovedDeviceLeavesNothing(t *testing.T) {
 		if _, err := n.upload(ctx, bob.userID, keyUpload{DeviceID: second.deviceID, Fallback: []publicKey{{mainAlgorithm, "Z", `"z"`}}}); err != nil {
 			t.Fatal(err)
 		}
+		// Users whose devices can not be dropped keep no others waiting.
+		stays := [][]any{}
+		for i := range 600 {
+			stays = append(stays, []any{fmt.Sprintf("@a%03d:here.test", i), "GONE", mainAlgorithm, "K", "{}"})
+		}
+		if err := n.db.Bulk(ctx, `INSERT INTO fallback_keys (user_id, device_id, algorithm, key_id, body) VALUES ?`, stays); err != nil {
+			t.Fatal(err)
+		}
+		drop := n.drop
+		n.drop = func(ctx context.Context, userID string, g deviceGone) (dropResult, error) {
+			if strings.HasPrefix(userID, "@a0") {
+				return dropResult{}, errors.New("this one fails each time")
+			}
+			return drop(ctx, userID, g)
+		}
 		if err := n.sweep(ctx, job); err != nil {
 			t.Fatal(err)
 		}
+		n.drop = drop
 		if _, _, fallback, _, _ := second.kept(); fallback != 0 {
 			t.Error("the fallback key of a removed device was not swept")
 		}

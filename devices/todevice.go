@@ -422,8 +422,12 @@ func (x *Devices) sweep(ctx context.Context, job *role.Job) error {
 			gone := slices.DeleteFunc(devices, func(id string) bool {
 				return hasDevice(known, userID, id)
 			})
-			if err := x.removeUnder(ctx, &under, userID, gone); err != nil {
+			err := x.removeUnder(ctx, &under, userID, gone)
+			if errors.Is(err, lease.ErrLost) || ctx.Err() != nil {
 				return err
+			}
+			if err != nil { // others do not wait for it
+				x.log.Warn("what is kept for removed devices is not dropped yet, it is tried again", "user", userID, "error", err)
 			}
 		}
 		if len(users) < page {

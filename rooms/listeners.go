@@ -1,6 +1,7 @@
 package rooms
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"time"
@@ -70,18 +71,30 @@ func (r *Rooms) renewProfiles(ctx context.Context, job *role.Job) error {
 // renewAtOnce is how many memberships of old profiles are read at once.
 const renewAtOnce = 1000
 
-// renewOld renews memberships of old profiles and lets their notes go, by exec.
+// renewOld renews memberships of old profiles and lets their notes go, by exec. It comes to each once: those that fail keep no
+// others waiting. The error is that of the first ones that failed.
 func (r *Rooms) renewOld(ctx context.Context, exec func(ctx context.Context, query string, args ...any) error) error {
-	list, err := r.Accounts.OldProfiles(ctx, renewAtOnce)
-	if err != nil {
-		return err
-	}
-	return each(list, func(of accounts.OfProfile) error {
-		if err := r.renewProfile(ctx, of.UserID, of.Place); err != nil {
+	var failed error
+	for after := (accounts.OfProfile{}); ; {
+		list, err := r.Accounts.OldProfiles(ctx, after, renewAtOnce)
+		if err != nil {
 			return err
 		}
-		return r.Accounts.Renewed(ctx, of, exec)
-	})
+		err = each(list, func(of accounts.OfProfile) error {
+			if err := r.renewProfile(ctx, of.UserID, of.Place); err != nil {
+				return err
+			}
+			return r.Accounts.Renewed(ctx, of, exec)
+		})
+		if errors.Is(err, lease.ErrLost) || ctx.Err() != nil {
+			return err
+		}
+		failed = cmp.Or(failed, err)
+		if len(list) < renewAtOnce {
+			return failed
+		}
+		after = list[len(list)-1]
+	}
 }
 
 // each runs fn on a few memberships at a time, on all of them, and joins the errors.

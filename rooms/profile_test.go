@@ -123,6 +123,33 @@ func TestAMembershipGetsTheProfileOfNow(t *testing.T) {
 	})
 }
 
+// TestOldProfilesThatStayKeepNoOthersWaiting: memberships that can not be renewed, however many there are.
+func TestOldProfilesThatStayKeepNoOthersWaiting(t *testing.T) {
+	serve(t, func(t *testing.T, h *house) {
+		user := h.account("bob")
+		room := h.alice.create(obj{"preset": "public_chat"})
+		h.bob.join(room)
+		rows := [][]any{{user, room, "x"}}
+		for i := range renewAtOnce {
+			rows = append(rows, []any{"@a:" + server, fmt.Sprintf("!%d:%s", i, server), "x"})
+		}
+		if err := h.Process.DB.Bulk(t.Context(), "INSERT INTO old_profiles (user_id, place, id) VALUES ?", rows); err != nil {
+			t.Fatal(err)
+		}
+		err := h.renewOld(t.Context(), func(ctx context.Context, query string, args ...any) error {
+			_, err := h.Process.DB.Exec(ctx, query, args...)
+			return err
+		})
+		if !matrix.HasCode(err, matrix.CodeNotFound) {
+			t.Errorf("expected that there are no such rooms, found %v", err)
+		}
+		var left int
+		if err := h.Process.DB.QueryRow(t.Context(), "SELECT COUNT(*) FROM old_profiles WHERE user_id = $1", user).Scan(&left); err != nil || left != 0 {
+			t.Errorf("a membership waits behind others: %d, %v", left, err)
+		}
+	})
+}
+
 // TestWhoRenamesHimselfHoldsUpNobody: nothing that others have on their way to the same room begins anew.
 func TestWhoRenamesHimselfHoldsUpNobody(t *testing.T) {
 	serve(t, func(t *testing.T, h *house) {
