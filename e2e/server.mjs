@@ -85,7 +85,7 @@ export async function startLyceum(shape) {
   try {
     await until("Lyceum serves", async () => {
       if (child.exitCode !== null) throw new Error(child.log);
-      return args[0] === "up" ? child.log.includes("serving") : (await fetch(`${base}/health`)).ok;
+      return args[0] === "up" ? /^serving /m.test(child.log) : (await fetch(`${base}/health`)).ok;
     }, 90);
   } catch (error) {
     child.kill("SIGKILL");
