@@ -181,6 +181,16 @@ func (n *node) uses(token string) (pending, completed int) {
 	return n.count(`SELECT pending FROM registration_tokens WHERE token = $1`, token), n.count(`SELECT completed FROM registration_tokens WHERE token = $1`, token)
 }
 
+// runOut lets what was begun run out: half an hour passes.
+func (n *node) runOut() {
+	n.t.Helper()
+	n.clock.forward(31 * time.Minute)
+	job, _ := roletest.Job(n.t, n.p)
+	if err := n.expire(n.t.Context(), job); err != nil {
+		n.t.Fatal(err)
+	}
+}
+
 // withToken makes a token of some uses, and gives what starts an interaction that needs it.
 func (n *node) withToken(token string, allowed int64) (start func() *interaction) {
 	n.t.Helper()
@@ -253,11 +263,7 @@ func TestAUseOfATokenIsGivenBackWhenARegistrationFails(t *testing.T) {
 					if pending, _ := n.uses("once"); pending != 1 {
 						t.Errorf("%d uses are held, expected 1", pending)
 					}
-					n.clock.forward(31 * time.Minute)
-					job, _ := roletest.Job(t, n.p)
-					if err := n.expire(t.Context(), job); err != nil {
-						t.Fatal(err)
-					}
+					n.runOut()
 				}
 				if pending, completed := n.uses("once"); pending != 0 || completed != 0 {
 					t.Errorf("%d uses are held, %d completed", pending, completed)
