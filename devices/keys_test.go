@@ -277,12 +277,13 @@ func TestIdleDeviceMakesNoStatement(t *testing.T) {
 			}
 		}
 		look()
+		const many = 100 // background parts make a few statements meanwhile
 		if made := statements(n, count, func() {
-			for range 10 {
+			for range many {
 				look()
 			}
-		}); made > 2 { // the heartbeat of the process is its own
-			t.Errorf("an idle device made %d statements", made)
+		}); made > many/2 {
+			t.Errorf("%d looks of an idle device made %d statements", many, made)
 		}
 		if first, known := n.PendingToDevice(alice.userID, alice.deviceID); !known || first != 0 {
 			t.Errorf("pending: %d, %v", first, known)
@@ -290,13 +291,15 @@ func TestIdleDeviceMakesNoStatement(t *testing.T) {
 		before := lists.Positions()
 		alice.do("PUT /devices/"+alice.deviceID, obj{"display_name": "New"}).want(200)
 		made := statements(n, count, func() {
-			changed, err := n.ChangedUsers(ctx, "@nobody:here.test", before, lists.Positions())
-			if err != nil || !slices.Equal(changed, []string{alice.userID}) {
-				t.Errorf("changed: %v, %v", changed, err)
+			for range many {
+				changed, err := n.ChangedUsers(ctx, "@nobody:here.test", before, lists.Positions())
+				if err != nil || !slices.Equal(changed, []string{alice.userID}) {
+					t.Errorf("changed: %v, %v", changed, err)
+				}
 			}
 		})
-		if made > 1 {
-			t.Errorf("a change that was just seen needed %d statements", made)
+		if made > many/2 {
+			t.Errorf("%d readings of a change that was just seen needed %d statements", many, made)
 		}
 	})
 }
