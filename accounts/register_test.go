@@ -337,6 +337,35 @@ func TestAUseOfATokenEndsOnce(t *testing.T) {
 	})
 }
 
+// A use that was held of a token that is deleted is not given back to one that was made under the same name.
+func TestAUseIsOfOneTokenNotOfAName(t *testing.T) {
+	run(t, testConfig(), func(t *testing.T, n *node) {
+		if err := n.holdToken(t.Context(), n.withToken("again", 1)(), "again"); err != nil {
+			t.Fatal(err)
+		}
+		if removed, err := n.DeleteRegistrationToken(t.Context(), "again"); !removed || err != nil {
+			t.Fatalf("removed: %v, %v", removed, err)
+		}
+		start := n.withToken("again", 1)
+		n.clock.forward(20 * time.Minute)
+		holder := start()
+		if err := n.holdToken(t.Context(), holder, "again"); err != nil {
+			t.Fatal(err)
+		}
+		n.clock.forward(11 * time.Minute) // the first one would run out
+		job, _ := roletest.Job(t, n.p)
+		if err := n.expire(t.Context(), job); err != nil {
+			t.Fatal(err)
+		}
+		if err := n.holdToken(t.Context(), start(), "again"); err == nil {
+			t.Error("a token of one use is held twice")
+		}
+		if _, err := n.insertRegistered(t.Context(), NewUser{Name: "@holder:here.test"}, "", newDevice{}, registerOptions{interaction: holder}); err != nil {
+			t.Errorf("who holds the use can not use it: %v", err)
+		}
+	})
+}
+
 // TestLostUsesOfTokens: a version before lost uses. They are given back, and those that are held stay.
 func TestLostUsesOfTokens(t *testing.T) {
 	run(t, testConfig(), func(t *testing.T, n *node) {

@@ -60,10 +60,18 @@ func (a *Accounts) RegistrationTokens(ctx context.Context) ([]RegistrationToken,
 	})(a.db.Query(ctx, `SELECT token, uses_allowed, pending, completed, admin, expires_ms FROM registration_tokens ORDER BY created_ms, token`))
 }
 
-// DeleteRegistrationToken removes a token; removed tells that it was there.
+// DeleteRegistrationToken removes a token with the interactions that hold its uses, which would else give back those of a token that is
+// made under the same name later; removed tells that it was there.
 func (a *Accounts) DeleteRegistrationToken(ctx context.Context, token string) (removed bool, err error) {
-	n, err := a.db.Exec(ctx, `DELETE FROM registration_tokens WHERE token = $1`, token)
-	return n > 0, err
+	err = a.db.Tx(ctx, func(tx *db.Tx) error {
+		if _, err := tx.Exec(ctx, `DELETE FROM interactive_sessions WHERE token = $1 AND token <> ''`, token); err != nil {
+			return err
+		}
+		n, err := tx.Exec(ctx, `DELETE FROM registration_tokens WHERE token = $1`, token)
+		removed = n > 0
+		return err
+	})
+	return removed, err
 }
 
 const usableToken = `token = $1 AND (expires_ms = 0 OR expires_ms > $2) AND (uses_allowed = 0 OR pending + completed < uses_allowed) AND ` + needed

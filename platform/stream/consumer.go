@@ -57,6 +57,7 @@ type consumer struct {
 
 	mu      sync.Mutex
 	workers map[int]*worker
+	broke   map[int]breaks // by shard
 }
 
 // worker consumes one shard.
@@ -82,7 +83,7 @@ func (s *Streams) Consume(spec Consumer) {
 	if spec.Batch == 0 {
 		spec.Batch = 100
 	}
-	c := &consumer{Consumer: spec, set: s, workers: map[int]*worker{}, steps: make(chan *step), other: spec.Read != nil}
+	c := &consumer{Consumer: spec, set: s, workers: map[int]*worker{}, broke: map[int]breaks{}, steps: make(chan *step), other: spec.Read != nil}
 	if spec.Read == nil {
 		c.Read = spec.Stream.spec.Store.Read
 	}
@@ -243,7 +244,7 @@ func (w *worker) run(ctx context.Context) error {
 	}
 	err := w.turns(ctx)
 	if ctx.Err() != nil && !isUnconfirmed(err) { // else the stored cursor may be further
-		return w.move(context.WithoutCancel(ctx), w.pos, nil)
+		return w.move(context.WithoutCancel(ctx), w.pos, nil, false)
 	}
 	return err
 }
@@ -269,7 +270,7 @@ func (w *worker) turns(ctx context.Context) error {
 		}
 		if !time.Now().Before(retry) {
 			if idle && w.pos > w.stored {
-				if err := w.move(ctx, w.pos, nil); err != nil {
+				if err := w.move(ctx, w.pos, nil, false); err != nil {
 					return err
 				}
 			}
@@ -344,26 +345,42 @@ func (w *worker) work(ctx context.Context, rows []Row, upto int64, due bool) (wr
 	var park []parkedRow
 	for _, r := range rows {
 		if w.parked[r.Key] > 0 {
-			park = append(park, parkedRow{r, "behind another row of its key"})
+			park = append(park, parkedRow{r, behindOther})
 		} else {
 			free = append(free, r)
 		}
 	}
-	wrote, err = w.attempt(ctx, attempt{free, park, upto, due})
-	if err == nil || w.over(ctx, err) {
-		return wrote, err
+	if b := w.c.breaks(w.shard); len(rows) == 0 || w.pos >= b.upto {
+		if wrote, err = w.attempt(ctx, attempt{rows: free, park: park, upto: upto, due: due}); err == nil {
+			return wrote, nil
+		}
+		if w.over(ctx, err) {
+			w.ends(ctx, err, upto)
+			return wrote, err
+		}
 	}
 	for i, r := range rows {
 		to := r.Pos
 		if i == len(rows)-1 {
 			to = upto
 		}
-		if w.parked[r.Key] > 0 {
-			_, err = w.attempt(ctx, attempt{nil, []parkedRow{{r, "behind another row of its key"}}, to, true})
-		} else if _, err = w.attempt(ctx, attempt{[]Row{r}, nil, to, true}); err != nil && !w.over(ctx, err) {
-			_, err = w.attempt(ctx, attempt{nil, []parkedRow{{r, err.Error()}}, to, true})
+		reason := ""
+		switch b := w.c.breaks(w.shard); {
+		case w.parked[r.Key] > 0:
+			reason = behindOther
+		case b.after == w.pos && b.times >= mostBreaking:
+			reason = breaksConnection
+		}
+		if reason == "" {
+			if _, err = w.attempt(ctx, attempt{rows: []Row{r}, upto: to, due: true, alone: true}); err != nil && !w.over(ctx, err) {
+				reason = err.Error()
+			}
+		}
+		if reason != "" {
+			_, err = w.attempt(ctx, attempt{park: []parkedRow{{r, reason}}, upto: to, due: true})
 		}
 		if err != nil {
+			w.ends(ctx, err, upto)
 			return true, err
 		}
 	}
@@ -375,23 +392,40 @@ func (w *worker) do(ctx context.Context, rows []Row) (commit func(w *db.Batch), 
 	if err := w.c.set.Barrier(ctx); err != nil {
 		return nil, fmt.Errorf("%w: %w", errBehind, err)
 	}
-	return w.c.Work(ctx, w.shard, rows)
+	if commit, err = w.c.Work(ctx, w.shard, rows); err != nil {
+		err = &workError{err}
+	}
+	return commit, err
 }
+
+// workError is an error of Work. It says nothing of the database: Work may ask others, and whether the database answers is told by
+// what is written next.
+type workError struct{ error }
+
+func (e *workError) Unwrap() error { return e.error }
 
 // errBehind says that this process does not know whether it has heard of all that was acknowledged.
 var errBehind = errors.New("the newest rows are not known")
 
 // over tells that an error is not of the rows: the worker ends, and starts again or elsewhere.
 func (w *worker) over(ctx context.Context, err error) bool {
-	return ctx.Err() != nil || errors.Is(err, errBehind) || db.IsUnavailable(err) || isUnconfirmed(err) || errors.Is(err, lease.ErrLost)
+	var work *workError
+	switch {
+	case ctx.Err() != nil:
+		return true
+	case errors.As(err, &work):
+		return false
+	}
+	return errors.Is(err, errBehind) || errors.Is(err, lease.ErrLost) || db.IsUnavailable(err) || isUnconfirmed(err)
 }
 
 // attempt is what is done at once: rows to work off and rows to park, up to a position.
 type attempt struct {
-	rows []Row
-	park []parkedRow
-	upto int64
-	due  bool
+	rows  []Row
+	park  []parkedRow
+	upto  int64
+	due   bool
+	alone bool // as in step
 }
 
 func (w *worker) attempt(ctx context.Context, a attempt) (wrote bool, err error) {
@@ -413,7 +447,7 @@ func (w *worker) attempt(ctx context.Context, a attempt) (wrote bool, err error)
 			commit(b)
 		}
 		w.park(b, a.park)
-	})
+	}, a.alone)
 	if err == nil {
 		for _, r := range a.park {
 			w.parked[r.Key]++
@@ -424,8 +458,8 @@ func (w *worker) attempt(ctx context.Context, a attempt) (wrote bool, err error)
 }
 
 // move stores the cursor together with what more writes; it fails when the lease is lost.
-func (w *worker) move(ctx context.Context, pos int64, more func(b *db.Batch)) error {
-	s := &step{lease.Lease{Name: w.lease.Name, Epoch: w.lease.Epoch, Pos: pos}, more, make(chan error, 1)}
+func (w *worker) move(ctx context.Context, pos int64, more func(b *db.Batch), alone bool) error {
+	s := &step{lease.Lease{Name: w.lease.Name, Epoch: w.lease.Epoch, Pos: pos}, more, alone, make(chan error, 1)}
 	select {
 	case <-ctx.Done():
 		return ctx.Err()
@@ -444,36 +478,52 @@ func (w *worker) move(ctx context.Context, pos int64, more func(b *db.Batch)) er
 
 // step is a cursor that moves, and what is written with it.
 type step struct {
-	mark lease.Lease
-	more func(b *db.Batch) // nil for nothing
-	done chan error
+	mark  lease.Lease
+	more  func(b *db.Batch) // nil for nothing
+	alone bool              // not in one transaction with others, which would fail with it
+	done  chan error
 }
 
 // commitAll writes the steps of all workers until there are none: what came during a commit in one transaction, or one by one
 // when that fails.
 func (c *consumer) commitAll() {
 	for first := range c.steps {
-		group := []*step{first}
+		steps := []*step{first}
 		runtime.Gosched() // the others are ready at the same moment
 		for more := true; more; {
 			select {
 			case s, ok := <-c.steps:
 				if more = ok; ok {
-					group = append(group, s)
+					steps = append(steps, s)
 				}
 			default:
 				more = false
 			}
 		}
+		c.commitSteps(steps)
+	}
+}
+
+func (c *consumer) commitSteps(steps []*step) {
+	var group, single []*step
+	for _, s := range steps {
+		if s.alone {
+			single = append(single, s)
+		} else {
+			group = append(group, s)
+		}
+	}
+	if len(group) > 0 {
 		if err := c.commit(group); err == nil || len(group) == 1 || isUnconfirmed(err) || db.IsUnavailable(err) {
 			for _, s := range group {
 				s.done <- err
 			}
-			continue
+		} else {
+			single = append(single, group...)
 		}
-		for _, s := range group {
-			s.done <- c.commit([]*step{s})
-		}
+	}
+	for _, s := range single {
+		s.done <- c.commit([]*step{s})
 	}
 }
 

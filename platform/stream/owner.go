@@ -113,7 +113,7 @@ func (s *Streams) Run(ctx context.Context) error {
 // recover reads what may have been lost while the bus was away, and tells the others of this process's rows.
 func (s *Streams) recover() {
 	if s.strayed() {
-		go s.hush() // before somebody waits for it
+		go s.hush(s.ctx) // before somebody waits for it
 	}
 	step, cancel := context.WithTimeout(s.ctx, 10*time.Second)
 	defer cancel()
@@ -210,8 +210,8 @@ func (s *Streams) balance(ctx context.Context) error {
 	}
 	// A former owner may have died between the commit of its last rows and their publication, and this process
 	// acknowledges them to whoever asks for them again: nobody may miss them from then on.
-	if !s.publish(heads, 0) {
-		s.hush()
+	if !s.publish(heads, 0) && !s.hush(ctx) {
+		return errors.Join(failed, err, errUntold) // the leases are this process's and its shards are not: they are taken anew
 	}
 	step, cancel = context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()

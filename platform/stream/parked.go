@@ -2,6 +2,7 @@ package stream
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -13,6 +14,51 @@ import (
 type parkedRow struct {
 	Row
 	reason string
+}
+
+const (
+	behindOther      = "behind another row of its key"
+	breaksConnection = "what is written breaks its connection to the database each time"
+)
+
+// breaks are the ends of workers at one place of a shard for want of the database, which then answered the next worker: the row there may be
+// what breaks its connection. A worker whose write has no answer does not know what is stored, so it ends and the next one reads it.
+type breaks struct {
+	after  int64 // the cursor
+	times  int   // how often a worker ended there
+	upto   int64 // up to where rows are tried one by one from now on
+	parked int64 // the parked row that was tried; 0 for none
+}
+
+func (c *consumer) breaks(shard int) breaks {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.broke[shard]
+}
+
+// ends notes that the worker ends with an error while rows up to a position are tried.
+func (w *worker) ends(ctx context.Context, err error, upto int64) {
+	if ctx.Err() != nil || !db.IsUnavailable(err) && !isUnconfirmed(err) {
+		return
+	}
+	w.c.mu.Lock()
+	defer w.c.mu.Unlock()
+	b := w.c.broke[w.shard]
+	if b.after != w.pos {
+		b.after, b.times = w.pos, 0
+	}
+	b.times++
+	b.upto = max(b.upto, upto)
+	w.c.broke[w.shard] = b
+}
+
+// endsAt notes at which parked row a worker ended; 0 for none.
+func (w *worker) endsAt(pos int64) {
+	w.c.mu.Lock()
+	defer w.c.mu.Unlock()
+	b := w.c.broke[w.shard]
+	b.parked = pos
+	w.c.broke[w.shard] = b
 }
 
 func (w *worker) loadParked(ctx context.Context) error {
@@ -81,32 +127,30 @@ func (w *worker) retryLot(ctx context.Context, end time.Time) (time.Duration, er
 			return 0, nil
 		}
 		w.tried = d.pos
-		rows, err := w.c.Read(ctx, w.c.set.o.DB, Range{Shard: w.shard, After: d.pos - 1, Upto: d.pos, Limit: 1})
-		if err != nil {
-			return 0, err
-		}
-		var commit func(b *db.Batch)
-		if len(rows) > 0 { // else it was compacted away
-			commit, err = w.do(ctx, rows)
-		}
-		if err == nil {
-			err = w.unpark(ctx, d.pos, commit)
-		}
-		switch {
-		case err == nil:
+		var failed error
+		if w.c.breaks(w.shard).parked == d.pos { // the others have their turn before it is tried again
+			failed = errors.New(breaksConnection)
+		} else if failed = w.retry(ctx, d.pos); failed == nil {
 			pause = 0 // the next one of the key may go too
 			if w.parked[d.key]--; w.parked[d.key] == 0 {
 				delete(w.parked, d.key)
 			}
+			continue
+		}
+		if w.over(ctx, failed) {
+			if ctx.Err() == nil && (db.IsUnavailable(failed) || isUnconfirmed(failed)) {
+				w.endsAt(d.pos)
+			}
+			return 0, failed
+		}
+		err := w.postpone(ctx, d.pos, min(firstPause<<min(d.tries, 10), longestPause), failed)
+		switch {
+		case err == nil:
+			w.endsAt(0)
 		case w.over(ctx, err):
 			return 0, err
 		default:
-			if err := w.postpone(ctx, d.pos, min(firstPause<<min(d.tries, 10), longestPause), err); err != nil {
-				if w.over(ctx, err) {
-					return 0, err
-				}
-				w.c.set.o.Log.Warn("a row that failed could not be put off", "consumer", w.c.Name, "shard", w.shard, "position", d.pos, "error", err)
-			}
+			w.c.set.o.Log.Warn("a row that failed could not be put off", "consumer", w.c.Name, "shard", w.shard, "position", d.pos, "error", err)
 		}
 	}
 	if len(list) < parkedLot {
@@ -115,14 +159,24 @@ func (w *worker) retryLot(ctx context.Context, end time.Time) (time.Duration, er
 	return pause, nil
 }
 
-// unpark ends a parked row together with what its work writes.
-func (w *worker) unpark(ctx context.Context, pos int64, commit func(b *db.Batch)) error {
+// retry does the work of a parked row, and ends it together with what that writes.
+func (w *worker) retry(ctx context.Context, pos int64) error {
+	rows, err := w.c.Read(ctx, w.c.set.o.DB, Range{Shard: w.shard, After: pos - 1, Upto: pos, Limit: 1})
+	if err != nil {
+		return err
+	}
+	var commit func(b *db.Batch)
+	if len(rows) > 0 { // else it was compacted away
+		if commit, err = w.do(ctx, rows); err != nil {
+			return err
+		}
+	}
 	return w.move(context.WithoutCancel(ctx), w.pos, func(b *db.Batch) {
 		if commit != nil {
 			commit(b)
 		}
 		b.Do(`DELETE FROM parked_rows WHERE consumer = $1 AND shard = $2 AND pos = $3`, w.c.Name, w.shard, pos)
-	})
+	}, true)
 }
 
 // postpone notes when a parked row is tried again, and why.
@@ -130,5 +184,5 @@ func (w *worker) postpone(ctx context.Context, pos int64, pause time.Duration, r
 	return w.move(ctx, w.pos, func(b *db.Batch) {
 		b.Do(`UPDATE parked_rows SET tries = tries + 1, next_ms = $4, reason = $5 WHERE consumer = $1 AND shard = $2 AND pos = $3`,
 			w.c.Name, w.shard, pos, time.Now().Add(pause).UnixMilli(), storable(reason.Error()))
-	})
+	}, false)
 }

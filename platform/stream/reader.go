@@ -192,8 +192,8 @@ func (s *Streams) publish(byStream map[*Stream][]Row, at int64) bool {
 
 // hush runs before rows are acknowledged that the bus did not take, or did not bring to all: when this process came to
 // another server. It tells the fleet to ask the database in every Barrier, and waits until no process trusts a view from
-// before. Only the first rows of an outage wait. Not told when this process ends before.
-func (s *Streams) hush() (told bool) {
+// before. Only the first rows of an outage wait. Not told when ctx ends before.
+func (s *Streams) hush(ctx context.Context) (told bool) {
 	s.muteMu.Lock()
 	defer s.muteMu.Unlock()
 	moves := s.moves.Load()
@@ -203,7 +203,7 @@ func (s *Streams) hush() (told bool) {
 	}
 	s.o.Log.Warn("the bus does not bring rows to all: the fleet reads them from the database")
 	for wait := 50 * time.Millisecond; ; wait = min(2*wait, time.Second) {
-		step, cancel := context.WithTimeout(s.ctx, 5*time.Second)
+		step, cancel := context.WithTimeout(ctx, 5*time.Second)
 		err := s.o.Leases.SetMute(step, true)
 		cancel()
 		if errors.Is(err, lease.ErrReplaced) {
@@ -213,17 +213,17 @@ func (s *Streams) hush() (told bool) {
 			break
 		}
 		select {
-		case <-s.ctx.Done():
+		case <-ctx.Done():
 			return false
 		case <-time.After(wait):
 		}
 	}
-	s.mute = true
 	select {
-	case <-s.ctx.Done():
+	case <-ctx.Done(): // whoever comes next waits as long
 		return false
 	case <-time.After(s.o.Leases.Trust()):
 	}
+	s.mute = true
 	s.told.Store(moves)
 	return true
 }

@@ -49,7 +49,7 @@ func (s *Streams) settleAll(l *lane) {
 				s.metrics.unpublished()
 			}
 			// When strayed, processes that are still elsewhere did not hear it.
-			if (!published || s.strayed()) && !s.hush() {
+			if (!published || s.strayed()) && !s.hush(s.ctx) {
 				o.err = &db.CommitError{Err: errUntold} // others may not see it yet
 			}
 		}

@@ -148,6 +148,9 @@ func (r *Request) fillBuffer() (*bytes.Buffer, error) {
 	}
 	err = r.writer.takePlaceAgain()
 	if err == nil {
+		err = r.writer.wanted()
+	}
+	if err == nil {
 		err = r.askAtWork()
 	}
 	if err != nil {

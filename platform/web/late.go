@@ -102,18 +102,30 @@ func (x *exchange) client() context.Context {
 // left tells that nobody waits for the answer. net/http does not look while a body is unread, nor anybody at a request that was set
 // aside and goes on: the connection tells, when the time is over.
 func (x *exchange) left() bool {
-	if x.client().Err() != nil {
-		return true
-	}
-	if !x.expired.Load() {
-		return false
-	}
+	return x.client().Err() != nil || x.gone || x.expired.Load() && x.hungUp()
+}
+
+// hungUp looks at the connection.
+func (x *exchange) hungUp() bool {
 	if w, held := x.ResponseWriter.(*asideWriter); held {
 		return isGone(w.held.conn)
 	}
 	l := lineOf(x.request.Context())
 	return l != nil && isGone(unwrap(l.conn))
 }
+
+// wanted refuses what may change something and has not begun when its client has left: the client may have done something else since,
+// such as what it asked for once more, and what this request says would be done after it.
+func (x *exchange) wanted() error {
+	if x.request.reads() || x.client().Err() == nil && !x.hungUp() {
+		return nil
+	}
+	x.gone = true
+	return errGone
+}
+
+// errGone is why nothing was done for a client.
+var errGone = fmt.Errorf("the client left before its request was at work: %w", context.Canceled)
 
 // Late is the answer to a request that had none after so long.
 func Late(after time.Duration, cause error) *Error {

@@ -171,6 +171,11 @@ func (x *exchange) takePlace() error {
 	}
 	x.place.Store(q)
 	x.beginAct(q)
+	if x.body == nil { // else it is asked when that was read
+		if err := x.wanted(); err != nil {
+			return err
+		}
+	}
 	return x.request.askAtWork() // the wait may have been long
 }
 

@@ -54,6 +54,7 @@ type exchange struct {
 	status   int  // 0 until the head is written
 	bytes    int64
 	stalled  bool // the body could not be read to its end
+	gone     bool // the client left before anything was done
 	body     *pacedBody
 	held     int64       // bytes of the body and the answer that are counted
 	answers  int64       // those of them that are the answer's
@@ -207,6 +208,9 @@ func (s *Server) pass(x *exchange) (handled bool, err error) {
 		return false, unrecognized(http.StatusNotFound)
 	}
 	if err := checkText(r); err != nil || s.dispatch == nil {
+		return false, err
+	}
+	if err := x.wanted(); err != nil {
 		return false, err
 	}
 	return s.dispatch(r)

@@ -1,0 +1,33 @@
+package stream
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"lyceum/platform/bus"
+	"lyceum/platform/db/dbtest"
+	"lyceum/platform/lease"
+)
+
+// Rows behind those whose telling was cut short by the end are not taken for told either: others may still use what they saw before.
+func TestATellingThatWasCutShort(t *testing.T) {
+	d := dbtest.Open(t, "sqlite:"+t.TempDir()+"/test.db", lease.Migrations(), lines)
+	l, err := lease.Open(context.Background(), d, lease.Options{Machine: -1, Roles: []string{"all"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := New(Options{DB: d, Bus: bus.NewLocal(), Leases: l, Log: quiet})
+	first, second := make(chan bool), make(chan bool)
+	go func() { first <- s.hush(s.ctx) }()
+	for mute := 0; mute == 0; time.Sleep(time.Millisecond) { // then it waits until no view from before is trusted
+		if err := d.QueryRow(t.Context(), "SELECT COUNT(*) FROM machines WHERE mute").Scan(&mute); err != nil {
+			t.Fatal(err)
+		}
+	}
+	go func() { second <- s.hush(s.ctx) }()
+	s.end()
+	if <-first || <-second {
+		t.Error("the fleet is said to be told, before views from before are out of use")
+	}
+}
