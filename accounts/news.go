@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"lyceum/platform/caller"
 	"lyceum/platform/db"
 	"lyceum/platform/stream"
 )
@@ -152,7 +153,7 @@ func (a *Accounts) finishDevices(ctx context.Context, userID string, pos int64, 
 // cleanUp tells the listeners of removed devices at once, so that who asks next sees them gone. What fails is tried again by
 // the consumer.
 func (a *Accounts) cleanUp(ctx context.Context, userID string, r sessionResult) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), headStart)
+	ctx, cancel := context.WithTimeout(caller.Stays(ctx), headStart)
 	defer cancel()
 	if err := a.finishDevices(ctx, userID, r.Pos, r.Devices); err != nil {
 		a.log.Warn("the clean-up after removed devices is tried again", "user", userID, "devices", len(r.Devices), "error", err)

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"lyceum/matrix"
+	"lyceum/platform/caller"
 	"lyceum/platform/db"
 	"lyceum/platform/role"
 )
@@ -231,7 +232,7 @@ func (a *Accounts) deactivate(ctx context.Context, userID string, proof Proof, e
 		return err
 	}
 	// Whoever asked may be gone: else others would see the user for as long as it takes until this is tried again.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), farewellTime)
+	ctx, cancel := context.WithTimeout(caller.Stays(ctx), farewellTime)
 	defer cancel()
 	if err := a.farewell(ctx, a.db, userID, u.erased); err != nil {
 		a.log.Warn("a deactivation is not complete yet and will be tried again", "user", userID, "error", err)

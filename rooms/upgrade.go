@@ -9,6 +9,7 @@ import (
 	"lyceum/matrix"
 	"lyceum/matrix/auth"
 	"lyceum/matrix/event"
+	"lyceum/platform/caller"
 	"lyceum/platform/obs"
 	"lyceum/platform/web"
 	"lyceum/rooms/state"
@@ -53,7 +54,7 @@ func (r *Rooms) Upgrade(ctx context.Context, userID, roomID, version string, cre
 		return "", err
 	}
 	// What was begun is finished, whether the client stays or not.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), upgradeTime)
+	ctx, cancel := context.WithTimeout(caller.Stays(ctx), upgradeTime)
 	defer cancel()
 	p, found, err := r.pendingUpgrade(ctx, roomID, u.version)
 	for err == nil && found { // a retry, or a second administrator

@@ -354,6 +354,8 @@ func (s *Sync) wakeLate(ctx context.Context) error {
 	for _, id := range ids {
 		if u := s.users[id]; u != nil && u.loaded {
 			s.wakeMates(id)
+		} else if err != nil { // they are read the next time
+			s.unknown[id] = struct{}{}
 		}
 	}
 	for u := range s.late {

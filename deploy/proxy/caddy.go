@@ -196,7 +196,8 @@ func (f *file) caddyClass(in *Input, c class) {
 		f.line("			fail_duration 2s")
 		f.line("			max_fails 3")
 	}
-	f.line("			flush_interval -1")
+	f.because("			", "What comes is passed on at once. With -1 a process would not hear that a client hung up.")
+	f.line("			flush_interval 1ms")
 	if len(in.TrustedProxies) > 0 {
 		f.line("			trusted_proxies %s", strings.Join(in.TrustedProxies, " "))
 	}

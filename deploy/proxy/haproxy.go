@@ -113,6 +113,8 @@ func (f *file) haproxyDefaults(in *Input) {
 	f.because("  ", "Unused connections are dropped long before Lyceum would close them (http.idle_timeout, "+seconds(in.IdleTimeout)+"): at each",
 		"pool-purge-delay half of them go. With \"safe\" the first request of a client never meets a closing one.")
 	f.line("  http-reuse safe")
+	f.because("  ", "A client that hangs up is known to Lyceum: what it waited for ends, and what has not begun is not done.")
+	f.line("  option abortonclose")
 	f.line("  timeout connect 3s")
 	f.line("  timeout queue 10s")
 	f.because("  ", "Of inactivity of the client while it sends or reads.")

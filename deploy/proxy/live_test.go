@@ -50,6 +50,7 @@ type replica struct {
 	server *httptest.Server
 	hits   atomic.Int64
 	bytes  atomic.Int64 // of bodies
+	left   atomic.Int64 // requests whose client hung up while they waited
 	cut    atomic.Bool  // the next request's connection is closed without an answer
 	sick   atomic.Bool
 }
@@ -107,6 +108,7 @@ func (r *replica) serve(w http.ResponseWriter, q *http.Request) {
 		select {
 		case <-time.After(wait):
 		case <-q.Context().Done():
+			r.left.Add(1)
 			return
 		}
 	}
@@ -248,6 +250,7 @@ func TestLive(t *testing.T) {
 			t.Run("hidden", func(t *testing.T) { f.hidden(t) })
 			t.Run("bodies", func(t *testing.T) { f.bodies(t, p) })
 			t.Run("times", func(t *testing.T) { f.times(t) })
+			t.Run("left", func(t *testing.T) { f.left(t) })
 			t.Run("websocket", func(t *testing.T) { f.websocket(t) })
 			t.Run("broken", func(t *testing.T) { f.broken(t, p) })
 			t.Run("death", func(t *testing.T) { f.death(t) })
@@ -454,6 +457,31 @@ func (f *fleet) times(t *testing.T) {
 	_, response, err := f.ask("GET", "/_matrix/client/versions?wait=5s", nil)
 	if err != nil || response.StatusCode != 504 || time.Since(start) > 4*testTimeout {
 		t.Errorf("a route that takes too long: %v %v after %s", response, err, time.Since(start))
+	}
+}
+
+// left holds that a client that hangs up is known to the process that serves it, before the answer.
+func (f *fleet) left(t *testing.T) {
+	left := func() (n int64) {
+		for _, r := range f.replicas {
+			n += r.left.Load()
+		}
+		return n
+	}
+	before := left()
+	ctx, hangUp := context.WithTimeout(t.Context(), testTimeout)
+	defer hangUp()
+	request, err := http.NewRequestWithContext(ctx, "GET", "http://"+f.proxy.Addr()+"/_matrix/client/v3/sync?wait="+(testSync*7/8).String(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.client.Do(request); err == nil { //nolint:bodyclose // there is none
+		t.Fatal("it was answered")
+	}
+	for deadline := time.Now().Add(testSync); left() == before; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("the process that serves a client does not hear that it hung up")
+		}
 	}
 }
 

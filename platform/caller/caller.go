@@ -18,6 +18,7 @@ type ID struct {
 type Work struct {
 	context.Context
 	Holds atomic.Int32 // what it holds now that others wait for: connections to the database, places for large answers
+	Left  func() bool  // whether the caller is gone, where its work goes on all the same; nil: else
 
 	mu sync.Mutex
 	id ID
@@ -25,6 +26,18 @@ type Work struct {
 
 // NewWork is work inside ctx.
 func NewWork(ctx context.Context, id ID) *Work { return &Work{Context: ctx, id: id} }
+
+// Gone tells that the caller is gone, and what has not begun yet need not be done. A nil Work has nobody who could be.
+func (w *Work) Gone() bool { return w != nil && w.Left != nil && w.Left() }
+
+// Stays is a context of the same caller's work that is done whether the caller stays or not.
+func Stays(ctx context.Context) context.Context {
+	ctx = context.WithoutCancel(ctx)
+	if w := Of(ctx); w != nil {
+		return NewWork(ctx, w.ID())
+	}
+	return ctx
+}
 
 // workKey is the name under which a context knows its Work.
 type workKey struct{}

@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -43,6 +44,12 @@ type Starter struct {
 	open atomic.Bool // this system gives no namespaces
 }
 
+// isRefusal tells that the system refuses namespaces. What it has too little of, such as processes or memory, it may have the next time.
+func isRefusal(err error) bool {
+	return errors.Is(err, syscall.EPERM) || errors.Is(err, syscall.EACCES) || errors.Is(err, syscall.ENOSYS) || errors.Is(err, syscall.EINVAL) ||
+		errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EUSERS) // user_namespaces(7): none may be made here, or not that deep
+}
+
 // Start starts what command makes, with an empty environment and in the root folder unless it says otherwise. command
 // is called again for the second attempt, because a Cmd starts once. missing is why there were no namespaces: it is
 // given once, to be logged, and the process runs nevertheless.
@@ -64,6 +71,9 @@ func (s *Starter) Start(command func() *exec.Cmd) (cmd *exec.Cmd, missing, err e
 		cmd, err := start(true)
 		if err == nil {
 			return cmd, nil, nil
+		}
+		if !isRefusal(err) {
+			return nil, nil, err
 		}
 		missing = err
 	}

@@ -356,3 +356,22 @@ func TestAProgramThatIsNotThereIsAnError(t *testing.T) {
 		t.Errorf("expected an error and that namespaces are tried again, found %v", err)
 	}
 }
+
+// A start that fails once, for want of a process or of memory, does not end the confinement of all helpers behind it.
+func TestAStartThatFailsOnceEndsNoConfinement(t *testing.T) {
+	var s Starter
+	calls := 0
+	cmd, _, err := s.Start(func() *exec.Cmd {
+		if calls++; calls == 1 {
+			return exec.Command("/not/there")
+		}
+		return exec.Command("/bin/true")
+	})
+	if err == nil {
+		_ = cmd.Wait()
+		t.Error("the helper runs without namespaces")
+	}
+	if s.open.Load() {
+		t.Error("all helpers run without namespaces from now on")
+	}
+}

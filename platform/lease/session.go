@@ -42,14 +42,18 @@ func (l *Leases) keepSession(ctx context.Context) {
 		return
 	}
 	pause := takeAgain
+	var key int64
 	for {
+		key = max(key+1, time.Now().UnixNano())
 		err := l.db.Session(ctx, func(_ context.Context, s db.Session) error {
-			self, key := l.Self(), time.Now().UnixNano()
+			self := l.Self()
 			if err := s.Exec("SELECT pg_advisory_lock($1)", key); err != nil {
 				return err
 			}
 			pause = takeAgain
-			return s.Exec(`UPDATE machines SET lock_key = $1, lock_run = CAST(pg_postmaster_start_time() AS TEXT) WHERE id = $2 AND incarnation = $3`,
+			// A session that broke may have left a statement that comes yet: keys go up, so that it changes nothing.
+			return s.Exec(`UPDATE machines SET lock_key = $1, lock_run = CAST(pg_postmaster_start_time() AS TEXT) WHERE id = $2 AND incarnation = $3
+				AND (lock_key < $1 OR lock_run <> CAST(pg_postmaster_start_time() AS TEXT))`,
 				key, int64(self.ID), self.Incarnation)
 		})
 		if errors.Is(err, db.ErrPooled) {

@@ -2,11 +2,13 @@ package lease
 
 import (
 	"context"
+	"regexp"
 	"sync"
 	"testing"
 	"time"
 
 	"lyceum/platform/db"
+	"lyceum/platform/db/dbfault"
 	"lyceum/platform/db/dbtest"
 	"lyceum/platform/engines/enginestest"
 )
@@ -156,4 +158,29 @@ func TestNobodyIsTheOnlyOneAfterAJumpOfTheClock(t *testing.T) {
 		}
 	}
 	eventually(t, "it is the only one again", 5*time.Second, one.Only)
+}
+
+// What a session that broke wrote and arrives late does not take the place of what the session behind it wrote: others would take a
+// process that lives for dead, for as long as it lives.
+func TestALateNoteOfASessionDoesNotHideAProcess(t *testing.T) {
+	url := enginestest.TestPostgres(t)
+	d := dbtest.Open(t, url, Migrations())
+	one, _ := member(t, url, 0)
+	proxy, err := dbfault.NewProxy(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = proxy.Close() })
+	proxy.Also(regexp.MustCompile(`SET lock_key`))
+	proxy.Shut()
+	two, _ := member(t, proxy.URL(), 0)
+	eventually(t, "the note is on its way", 10*time.Second, func() bool { return len(proxy.Held()) == 1 })
+	proxy.Held()[0].Decide(dbfault.Late) // its connection breaks, and it arrives a moment later
+	proxy.Open()
+	eventually(t, "the session behind it is noted", 10*time.Second, func() bool { return hasSession(d, two) })
+	time.Sleep(time.Second) // the late one has come by then
+	eventually(t, "the others see it", 10*time.Second, func() bool {
+		_, seen := one.Machine(two.Self().ID)
+		return seen && hasSession(d, two)
+	})
 }

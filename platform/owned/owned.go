@@ -166,7 +166,7 @@ func (o *Owned[S]) decide(ctx context.Context, e *entry[S], fn func(c *Change[S]
 			return decision{result: err, last: e.last, basis: e.basis}, nil
 		}
 		if len(c.entries) == 0 {
-			if len(c.apply) > 0 {
+			if len(c.apply) > 0 || e.pinned {
 				o.apply(e, c)
 			}
 			return decision{last: e.last, basis: e.basis}, nil
@@ -184,11 +184,23 @@ func (o *Owned[S]) decide(ctx context.Context, e *entry[S], fn func(c *Change[S]
 	}
 }
 
+// apply puts a change into the state. What panics leaves a state that nobody uses, and rows that are not written.
 func (o *Owned[S]) apply(e *entry[S], c *Change[S]) {
+	applied := false
+	defer func() {
+		if applied {
+			return
+		}
+		e.basis, e.state = nil, nil
+		if len(c.entries) > 0 {
+			e.last.Abort()
+		}
+	}()
 	for _, apply := range c.apply {
 		apply(e.state, e.last)
 	}
 	o.weigh(e)
+	applied = true
 }
 
 // load makes sure that the state of a key is there and current; the caller has the lock.
@@ -220,13 +232,13 @@ func (o *Owned[S]) load(ctx context.Context, e *entry[S]) error {
 // fetch loads what a function needs, where unlocked is true without the lock, which the caller has before and after.
 func (o *Owned[S]) fetch(ctx context.Context, e *entry[S], load func(ctx context.Context) (func(s *S), error), unlocked bool) error {
 	basis := e.basis
-	if unlocked {
-		e.release()
-	}
-	put, err := load(ctx)
-	if unlocked {
-		<-e.lock // the caller's release wants it
-	}
+	put, err := func() (func(s *S), error) {
+		if unlocked {
+			e.release()
+			defer func() { <-e.lock }() // the caller's release wants it
+		}
+		return load(ctx)
+	}()
 	if err == nil && put != nil && e.basis == basis {
 		put(e.state)
 		o.weigh(e)
@@ -380,7 +392,7 @@ const keyBytes = 400
 // weigh notes what a key takes now; the caller has its lock.
 func (o *Owned[S]) weigh(e *entry[S]) {
 	bytes := o.spec.Bytes(e.state) + keyBytes + int64(len(e.key))
-	pinned := o.spec.Pinned != nil && o.spec.Pinned(e.state)
+	pinned := o.spec.Pinned != nil && (o.spec.Pinned(e.state) || e.pinned && !e.basis.Idle()) // what ends it may yet be refused
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	e.pinned = pinned

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"lyceum/platform/caller"
 	"lyceum/platform/lease"
 	"lyceum/platform/rpc"
 	"lyceum/platform/stream"
@@ -79,9 +80,16 @@ func Owned[Req, Res any](p *Process, st *stream.Stream, name string, fn func(ctx
 				wait = time.Millisecond / 2 // news: the new owner opens the shard soon
 			case <-time.After(wait):
 			}
+			// A former owner does nothing more, and one to which a connection broke may.
+			if !errors.Is(err, rpc.ErrBroken) && caller.Of(ctx).Gone() {
+				return res, fmt.Errorf("%w: %w", errGone, err)
+			}
 		}
 	}
 }
+
+// errGone ends a call for somebody who is gone: a newer one of the same caller would else come before it.
+var errGone = fmt.Errorf("the caller left before the owner was found: %w", context.Canceled)
 
 // errMoved ends a call to an owner whose shard another process has now.
 var errMoved = errors.New("the shard moved while its owner was asked")

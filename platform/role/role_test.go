@@ -16,6 +16,7 @@ import (
 	"go.uber.org/goleak"
 
 	"lyceum/platform/bus"
+	"lyceum/platform/caller"
 	"lyceum/platform/db"
 	"lyceum/platform/db/dbtest"
 	"lyceum/platform/engines/enginestest"
@@ -246,6 +247,25 @@ func TestOwnedGivesUpWithItsContext(t *testing.T) {
 		defer cancel()
 		if _, err := p.count(ctx, "k", "x"); !errors.Is(err, stream.ErrNotOwner) {
 			t.Errorf("nobody owns the shard: %v", err)
+		}
+	}, lease.Migrations(), counts)
+}
+
+// A call for a client that left is not made when the owner is found at last: what the client has done since would be undone. Work that is
+// done whether its caller stays or not goes on.
+func TestOwnedEndsForWhoIsGone(t *testing.T) {
+	dbtest.Run(t, func(t *testing.T, d *db.DB) {
+		p := begin(t, d, bus.NewLocal(), 0, nil)
+		p.stop()
+		w := caller.NewWork(t.Context(), caller.ID{User: "@alice:here.test"})
+		w.Left = func() bool { return true }
+		if _, err := p.count(w, "k", "x"); !errors.Is(err, context.Canceled) {
+			t.Errorf("expected that it ends, found %v", err)
+		}
+		stays, end := context.WithTimeout(caller.Stays(w), 50*time.Millisecond)
+		defer end()
+		if _, err := p.count(stays, "k", "x"); errors.Is(err, context.Canceled) || !errors.Is(err, stream.ErrNotOwner) {
+			t.Errorf("expected that it waits for an owner, found %v", err)
 		}
 	}, lease.Migrations(), counts)
 }

@@ -36,9 +36,14 @@ func (c *consumer) breaks(shard int) breaks {
 	return c.broke[shard]
 }
 
+// broke tells of an error with which the worker ends that a row may have caused.
+func (w *worker) broke(ctx context.Context, err error) bool {
+	return ctx.Err() == nil && !errors.Is(err, errBehind) && (db.IsUnavailable(err) || isUnconfirmed(err))
+}
+
 // ends notes that the worker ends with an error while rows up to a position are tried.
 func (w *worker) ends(ctx context.Context, err error, upto int64) {
-	if ctx.Err() != nil || !db.IsUnavailable(err) && !isUnconfirmed(err) {
+	if !w.broke(ctx, err) {
 		return
 	}
 	w.c.mu.Lock()
@@ -138,7 +143,7 @@ func (w *worker) retryLot(ctx context.Context, end time.Time) (time.Duration, er
 			continue
 		}
 		if w.over(ctx, failed) {
-			if ctx.Err() == nil && (db.IsUnavailable(failed) || isUnconfirmed(failed)) {
+			if w.broke(ctx, failed) {
 				w.endsAt(d.pos)
 			}
 			return 0, failed

@@ -111,6 +111,7 @@ type Ticket struct {
 
 	// Under Streams.mu.
 	unsealed    bool
+	broken      bool // it is not to be written
 	freed, told bool // it is out of the writer's hands; its outcome is told
 }
 
@@ -140,7 +141,7 @@ func (t *Ticket) Decided() bool {
 	}
 }
 
-// Seal runs the Seal of the entries, which the writer waits for.
+// Seal runs the Seal of the entries, which the writer waits for. When it panics nothing is written.
 func (t *Ticket) Seal() {
 	if t.lane == nil {
 		return
@@ -152,17 +153,25 @@ func (t *Ticket) Seal() {
 	if !unsealed {
 		return
 	}
-	defer func() {
-		s.mu.Lock()
-		t.unsealed = false
-		s.mu.Unlock()
-		t.lane.signal()
-	}()
+	sealed := false
+	defer func() { t.ready(!sealed) }()
 	for _, e := range entries {
 		if e.Seal != nil {
 			e.Seal()
 		}
 	}
+	sealed = true
+}
+
+// Abort makes a ticket that is not sealed fail with ErrAborted.
+func (t *Ticket) Abort() { t.ready(true) }
+
+// ready lets the writer go on.
+func (t *Ticket) ready(broken bool) {
+	t.set.mu.Lock()
+	t.unsealed, t.broken = false, broken
+	t.set.mu.Unlock()
+	t.lane.signal()
 }
 
 // Append writes entries in one transaction and returns when they are durable, seen by this process's

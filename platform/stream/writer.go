@@ -264,7 +264,7 @@ func (s *Streams) stale(t *Ticket) error {
 	if slices.ContainsFunc(t.entries, func(e *Entry) bool { return !e.Stream.shards[e.Shard].holds(e.epoch) }) {
 		return ErrNotOwner
 	}
-	if t.basis != nil && t.basis.dead {
+	if t.broken || t.basis != nil && t.basis.dead {
 		return ErrAborted
 	}
 	return nil

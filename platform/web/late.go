@@ -42,6 +42,9 @@ func (x *exchange) limited(came context.Context) (limited context.Context, end f
 			id.For = x.endpoint.route.Pattern
 		}
 		x.work = caller.NewWork(ctx, id)
+		if acts {
+			x.work.Left = x.isGone
+		}
 		ctx = x.work
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -105,6 +108,9 @@ func (x *exchange) left() bool {
 	return x.client().Err() != nil || x.gone || x.expired.Load() && x.hungUp()
 }
 
+// isGone is left without waiting for the end of the time.
+func (x *exchange) isGone() bool { return x.client().Err() != nil || x.hungUp() }
+
 // hungUp looks at the connection.
 func (x *exchange) hungUp() bool {
 	if w, held := x.ResponseWriter.(*asideWriter); held {
@@ -117,7 +123,7 @@ func (x *exchange) hungUp() bool {
 // wanted refuses what may change something and has not begun when its client has left: the client may have done something else since,
 // such as what it asked for once more, and what this request says would be done after it.
 func (x *exchange) wanted() error {
-	if x.request.reads() || x.client().Err() == nil && !x.hungUp() {
+	if x.request.reads() || !x.isGone() {
 		return nil
 	}
 	x.gone = true
