@@ -375,16 +375,12 @@ func (x *Devices) housekeeping(ctx context.Context, job *role.Job) error {
 			return nil
 		case <-tick.C:
 		}
-		if err := job.Exec(ctx, `DELETE FROM to_device_txns WHERE created_ms < $1`, x.nowMs()-txnLife.Milliseconds()); err != nil {
-			return err
-		}
-		if err := job.Exec(ctx, `DELETE FROM claimed_keys WHERE created_ms < $1`, x.nowMs()-claimLife.Milliseconds()); err != nil {
-			return err
-		}
-		if err := x.sweep(ctx, job); err != nil {
-			return err
-		}
-		if err := x.dropContents(ctx, job); err != nil {
+		if err := errors.Join( // what fails keeps nothing else from being forgotten
+			job.Exec(ctx, `DELETE FROM to_device_txns WHERE created_ms < $1`, x.nowMs()-txnLife.Milliseconds()),
+			job.Exec(ctx, `DELETE FROM claimed_keys WHERE created_ms < $1`, x.nowMs()-claimLife.Milliseconds()),
+			x.sweep(ctx, job),
+			x.dropContents(ctx, job),
+		); err != nil {
 			return err
 		}
 	}

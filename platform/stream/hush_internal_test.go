@@ -31,3 +31,31 @@ func TestATellingThatWasCutShort(t *testing.T) {
 		t.Error("the fleet is said to be told, before views from before are out of use")
 	}
 }
+
+// A process whose word that it speaks again has no answer tells the fleet anew before it relies upon being mute.
+func TestATellingAfterADoubtfulOne(t *testing.T) {
+	d := dbtest.Open(t, "sqlite:"+t.TempDir()+"/test.db", lease.Migrations(), lines)
+	l, err := lease.Open(context.Background(), d, lease.Options{Machine: -1, Roles: []string{"all"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := New(Options{DB: d, Bus: bus.NewLocal(), Leases: l, Log: quiet})
+	if !s.hush(t.Context()) {
+		t.Fatal("not told")
+	}
+	// The answer is lost, and what was written is there.
+	for _, q := range []string{"ALTER TABLE machines RENAME TO away", "", "ALTER TABLE away RENAME TO machines", "UPDATE machines SET mute = FALSE"} {
+		if q == "" {
+			s.speak(t.Context())
+		} else if _, err := d.Exec(t.Context(), q); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !s.hush(t.Context()) {
+		t.Fatal("not told")
+	}
+	var mute bool
+	if err := d.QueryRow(t.Context(), "SELECT mute FROM machines").Scan(&mute); err != nil || !mute {
+		t.Errorf("mute: %v, %v", mute, err)
+	}
+}

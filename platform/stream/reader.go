@@ -197,7 +197,7 @@ func (s *Streams) hush(ctx context.Context) (told bool) {
 	s.muteMu.Lock()
 	defer s.muteMu.Unlock()
 	moves := s.moves.Load()
-	if s.mute || s.o.Leases.Alone() {
+	if s.mute && !s.doubtful || s.o.Leases.Alone() {
 		s.told.Store(moves) // speak tells where this process is when it ends that
 		return true
 	}
@@ -223,7 +223,7 @@ func (s *Streams) hush(ctx context.Context) (told bool) {
 		return false
 	case <-time.After(s.o.Leases.Trust()):
 	}
-	s.mute = true
+	s.mute, s.doubtful = true, false
 	s.told.Store(moves)
 	return true
 }
@@ -241,9 +241,8 @@ func (s *Streams) speak(ctx context.Context) {
 	if !s.mute || !s.o.Bus.Connected() || s.o.Bus.Barrier(ctx) != nil {
 		return
 	}
-	if err := s.o.Leases.SetMute(ctx, false); err == nil {
-		s.mute = false
-	}
+	err := s.o.Leases.SetMute(ctx, false)
+	s.mute, s.doubtful = err != nil, err != nil
 }
 
 // losses counts what makes the stored positions worth reading.

@@ -173,10 +173,11 @@ type Streams struct {
 	lost     atomic.Int64                    // times that messages were lost on their way to this process
 	read     atomic.Int64                    // what losses was when the stored positions were read last
 
-	muteMu sync.Mutex
-	mute   bool         // the fleet was told that rows of this process may not be on the bus
-	moves  atomic.Int64 // times that this process came to another server of the bus
-	told   atomic.Int64 // those of them after which no process trusts a view from before
+	muteMu   sync.Mutex
+	mute     bool         // the fleet was told that rows of this process may not be on the bus
+	doubtful bool         // it may have been told the contrary since: the answer was lost
+	moves    atomic.Int64 // times that this process came to another server of the bus
+	told     atomic.Int64 // those of them after which no process trusts a view from before
 
 	shares map[*Stream]share // only for balance
 	ctx    context.Context   // ends with Run
