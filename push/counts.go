@@ -34,6 +34,7 @@ type roomLog struct {
 	bytes  int64          // of events
 	floor  int64          // all events above it are in events
 	facts  roomFacts
+	newest stand // of the room, as far as it is known: not older than what was heard of it
 	users  map[string]*entry
 	gone   bool // it was evicted, and is counted no more
 }

@@ -377,3 +377,36 @@ func TestWhatADeadGatewayMissedComesWhenItIsBack(t *testing.T) {
 		}
 	})
 }
+
+// TestADoubtIsOfAPusherAtItsGateway: when its user gives it another gateway, what the one before does late says nothing of it.
+func TestADoubtIsOfAPusherAtItsGateway(t *testing.T) {
+	send := func(gateway, event string) *delivery {
+		return &delivery{place: placeOf(sendKey{"bob", "a", "k", event}, "https://"+gateway+"/_matrix/push/v1/notify"), done: make(chan struct{})}
+	}
+	for _, o := range []outcome{refused, silent} {
+		s, now := newPlaces(), time.Now()
+		late := send("before", "late")
+		if _, err := s.take(late, now); err != nil {
+			t.Fatal(err)
+		}
+		if !s.try(send("after", "first"), took, now) {
+			t.Fatalf("outcome %d: there is no place", o)
+		}
+		s.judge(&late.place, o, true, now)
+		if _, err := s.take(send("after", "second"), now); err != nil {
+			t.Errorf("outcome %d: found %v", o, err)
+		}
+	}
+
+	// A late answer, of the one before, ends no pause of the pusher at the gateway of now.
+	s, now := newPlaces(), time.Now()
+	late := send("before", "late")
+	if _, err := s.take(late, now); err != nil {
+		t.Fatal(err)
+	}
+	s.try(send("after", "first"), refused, now)
+	s.judge(&late.place, took, true, now)
+	if _, err := s.take(send("after", "second"), now); !errors.Is(err, errAlone) {
+		t.Errorf("expected that it is left alone, found %v", err)
+	}
+}

@@ -53,7 +53,7 @@ func (n notification) key() sendKey {
 type place struct {
 	key           sendKey
 	gateway, user string // as they are counted and doubted
-	pusher        string // as it is doubted and left alone
+	pusher        string // as it is doubted and left alone: at its gateway, as its user may give it another one while a send is under way
 	trust         trust  // under mu while the send is under way
 	full          string // of what take found no place: the gateway or the user
 	began         time.Time
@@ -67,7 +67,7 @@ func placeOf(k sendKey, address string) place {
 	if u, err := url.Parse(address); err == nil {
 		gateway = strings.ToLower(u.Scheme + "://" + u.Host)
 	}
-	return place{key: k, gateway: ofGateway + gateway, user: ofUser + k.user, pusher: strings.Join([]string{k.user, k.app, k.pushkey}, "\x00")}
+	return place{key: k, gateway: ofGateway + gateway, user: ofUser + k.user, pusher: strings.Join([]string{k.user, k.app, k.pushkey, gateway}, "\x00")}
 }
 
 // atGateway names a user at a gateway.

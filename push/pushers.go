@@ -3,7 +3,6 @@ package push
 import (
 	"context"
 	"encoding/json"
-	"fmt"
 	"net/url"
 	"slices"
 	"strings"
@@ -215,16 +214,36 @@ func (p *Push) putPusher(ctx context.Context, who *web.Identity, b *pusherBody) 
 	})
 }
 
+const thisPusher = ` WHERE user_id = $1 AND app_id = $2 AND pushkey = $3`
+
 func (p *Push) deletePusher(ctx context.Context, userID, appID, pushkey string) error {
 	return p.Process.DB.Tx(ctx, func(tx *db.Tx) error {
-		for _, table := range []string{"pushers", "push_outbox"} {
-			if _, err := tx.Exec(ctx, fmt.Sprintf(`DELETE FROM %s WHERE user_id = $1 AND app_id = $2 AND pushkey = $3`, table), userID, appID, pushkey); err != nil {
-				return err
-			}
+		if _, err := tx.Exec(ctx, "DELETE FROM pushers"+thisPusher, userID, appID, pushkey); err != nil {
+			return err
 		}
-		_, err := tx.Exec(ctx, pushersChange)
-		return err
+		return pusherGone(ctx, tx, userID, appID, pushkey)
 	})
+}
+
+// deleteRejected removes a pusher if it is there as it was read: its user may have set it anew since.
+func (p *Push) deleteRejected(ctx context.Context, x *pusher) (removed bool, err error) {
+	err = p.Process.DB.Tx(ctx, func(tx *db.Tx) error {
+		n, err := tx.Exec(ctx, "DELETE FROM pushers"+thisPusher+" AND set_ms = $4 AND data = $5", x.UserID, x.AppID, x.Pushkey, x.set, string(x.Data))
+		if removed = n > 0; err != nil || !removed {
+			return err
+		}
+		return pusherGone(ctx, tx, x.UserID, x.AppID, x.Pushkey)
+	})
+	return removed, err
+}
+
+// pusherGone is behind the removal of a pusher, in its transaction.
+func pusherGone(ctx context.Context, tx *db.Tx, userID, appID, pushkey string) error {
+	if _, err := tx.Exec(ctx, "DELETE FROM push_outbox"+thisPusher, userID, appID, pushkey); err != nil {
+		return err
+	}
+	_, err := tx.Exec(ctx, pushersChange)
+	return err
 }
 
 // DevicesRemoved implements accounts.DeviceListener: the pushers that the devices set end with them, but not those

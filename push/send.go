@@ -109,20 +109,27 @@ func (p *Push) post(ctx context.Context, d *delivery, body []byte) error {
 	return p.reject(ctx, d.pusher, rejected)
 }
 
-// reject removes a pusher that is among those which the gateway rejects.
+// errSetAnew says that a rejection is of a pusher which is no longer there as it was sent to.
+var errSetAnew = errors.New("the push gateway rejected a pusher that was changed meanwhile")
+
+// reject removes a pusher that is among those which the gateway rejects. One that was set anew meanwhile was not rejected: it stays, and
+// the outbox sends to it what the one before did not get (errSetAnew), or finds that there is none.
 func (p *Push) reject(ctx context.Context, to *pusher, rejected []string) error {
-	for _, key := range rejected {
-		if key == to.Pushkey {
-			if err := p.deletePusher(ctx, to.UserID, to.AppID, key); err != nil {
-				return err
-			}
-			p.tellPushers(ctx)
-		}
+	if !slices.Contains(rejected, to.Pushkey) {
+		return nil
+	}
+	removed, err := p.deleteRejected(ctx, to)
+	if err != nil {
+		return err
+	}
+	p.tellPushers(ctx)
+	if !removed {
+		return errSetAnew
 	}
 	return nil
 }
 
-const thisRow = ` WHERE user_id = $1 AND app_id = $2 AND pushkey = $3 AND event_id = $4`
+const thisRow = thisPusher + ` AND event_id = $4`
 
 // settle stores the outcome of a send in its row of the outbox, which may be on its way there yet. If that fails it is sent again.
 func (p *Push) settle(d *delivery, outcome error) {

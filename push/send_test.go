@@ -451,3 +451,78 @@ func TestAPusherThatGoesMeanwhileIsNotTold(t *testing.T) {
 		}
 	})
 }
+
+// TestALateRejectionEndsNoNewerPusher: a gateway rejects a pushkey for the pusher that it was sent for. One that the user set anew
+// meanwhile stays, with what waits for it, and is told of what was rejected.
+func TestALateRejectionEndsNoNewerPusher(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		gateway bool // the pusher is set anew with another gateway
+		data    bool // or with other data
+		same    bool // or just as it was
+		stays   int
+	}{
+		{name: "set with another gateway", gateway: true, stays: 1},
+		{name: "set with other data", data: true, stays: 1},
+		{name: "set as it was", same: true, stays: 1},
+		{name: "not set anew"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			harness.Run(t, func(t *testing.T, n *node) {
+				const user, key = "@bob:here.test", "bob0"
+				before, after := newPushGateway(t), newPushGateway(t)
+				set := func(at *pushGateway, more string) error {
+					text := "x"
+					return n.putPusher(t.Context(), n.People["bob"], &pusherBody{
+						AppID: "a", Pushkey: key, AppName: &text, DeviceName: &text, Lang: &text,
+						Data: []byte(`{"url":"` + at.URL + `/_matrix/push/v1/notify"` + more + `}`),
+					})
+				}
+				if !c.gateway {
+					after = before
+				}
+				var asked atomic.Int64
+				answer := before.Config.Handler
+				before.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					if asked.Add(1) > 1 {
+						answer.ServeHTTP(w, r)
+						return
+					}
+					more := ""
+					if c.data {
+						more = `,"extra":1`
+					}
+					if c.gateway || c.data || c.same {
+						if err := set(after, more); err != nil {
+							t.Error(err)
+						}
+					}
+					_, _ = fmt.Fprintf(w, `{"rejected":[%q]}`, key)
+				})
+				room := n.Room(t, "alice", "bob")
+				waits := n.Say(t, "alice", room, "it waits")
+				n.worked(t)
+				if err := set(before, ""); err != nil {
+					t.Fatal(err)
+				}
+				far := n.Now().Add(time.Hour).UnixMilli()
+				if err := n.Process.DB.Write(t.Context(), func(w *db.Batch) error {
+					w.Rows(outboxRows, [][]any{{user, "a", key, waits, n.events.Shard(room), n.Now().UnixMilli(), far, 0}})
+					return nil
+				}); err != nil {
+					t.Fatal(err)
+				}
+				event := n.Say(t, "alice", room, "it is rejected")
+				n.worked(t)
+				if c.stays > 0 {
+					roletest.Until(t, "it is told to the pusher of now", func() bool { _, times := after.find(event); return times > 0 })
+				}
+				roletest.Until(t, "what was rejected waits no more", func() bool { return n.outboxRows(t) <= c.stays })
+				list, err := n.queryPushers(t.Context(), `user_id = $1`, user)
+				if err != nil || len(list) != c.stays || n.outboxRows(t) != c.stays {
+					t.Errorf("expected %d pushers and as many rows of the outbox, found %d and %d, %v", c.stays, len(list), n.outboxRows(t), err)
+				}
+			})
+		})
+	}
+}

@@ -37,6 +37,13 @@ type roomFacts struct {
 	power   *auth.Power
 }
 
+// stand is a state of a room, and the position of the event with which it began; the zero one is not known.
+type stand struct {
+	pos     int64
+	root    state.ID
+	version event.Version
+}
+
 // entry is what is known of a user in a room. work is held while events are evaluated; the other fields are
 // under the lock of the room.
 type entry struct {
@@ -282,7 +289,37 @@ func (p *Push) threadOf(ctx context.Context, e *rooms.Event) (string, error) {
 	return mainThread, nil
 }
 
-// factsFor gives what the rules of a user ask of the room, from the state at an event or from memory.
+// newestStand gives a state of the room that is not older than what the caller saw of the log before, nor than an event: what was kept
+// of an older one would count for good, as the changes behind it were heard already, or are not above the floor and never are.
+func (p *Push) newestStand(ctx context.Context, l *roomLog, at *rooms.Event) (stand, error) {
+	l.mu.Lock()
+	if l.newest.pos > 0 || at.Pos >= l.floor {
+		l.newest.reach(stand{at.Pos, at.Root, at.Version()})
+		defer l.mu.Unlock()
+		return l.newest, nil
+	}
+	l.mu.Unlock()
+	h, ok, err := p.Rooms.Head(ctx, at.RoomID)
+	if err != nil {
+		return stand{}, err
+	}
+	found := stand{at.Pos, at.Root, at.Version()}
+	if ok {
+		found.reach(stand{h.Pos, h.Root, h.Version})
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.newest.reach(found)
+	return l.newest, nil
+}
+
+func (s *stand) reach(other stand) {
+	if other.pos > s.pos {
+		*s = other
+	}
+}
+
+// factsFor gives what the rules of a user ask of the room, as it is now: from memory, or from its newest state. at is an event of it.
 func (p *Push) factsFor(ctx context.Context, userID string, l *roomLog, e *entry, at *rooms.Event) (Facts, error) {
 	room, err := p.roomFacts(ctx, l, at)
 	if err != nil {
@@ -292,11 +329,16 @@ func (p *Push) factsFor(ctx context.Context, userID string, l *roomLog, e *entry
 	name, named, renamed := e.name, e.named, e.renamed
 	l.mu.Unlock()
 	if !named {
-		key := state.Key{Type: event.TypeMember, StateKey: userID}
-		found, err := p.Rooms.StateEvents(ctx, at.Root, key)
+		now, err := p.newestStand(ctx, l, at)
 		if err != nil {
 			return Facts{}, err
 		}
+		key := state.Key{Type: event.TypeMember, StateKey: userID}
+		found, err := p.Rooms.StateEvents(ctx, now.root, key)
+		if err != nil {
+			return Facts{}, err
+		}
+		name = ""
 		if m := found[key]; m != nil {
 			name, _ = m.ContentString("displayname")
 			name = strings.ToLower(name)
@@ -325,7 +367,11 @@ func (p *Push) roomFacts(ctx context.Context, l *roomLog, at *rooms.Event) (room
 		f.members = len(list)
 	}
 	if f.power == nil {
-		power, err := p.Rooms.PowerAt(ctx, at.Version(), at.Root)
+		now, err := p.newestStand(ctx, l, at)
+		if err != nil {
+			return f, err
+		}
+		power, err := p.Rooms.PowerAt(ctx, now.version, now.root)
 		if err != nil {
 			return f, err
 		}
@@ -372,6 +418,7 @@ func (l *roomLog) take(e *rooms.Event) {
 		return
 	}
 	l.append(e)
+	l.newest.reach(stand{e.Pos, e.Root, e.Version()})
 	if !e.IsState() {
 		return
 	}

@@ -3,9 +3,12 @@ package push
 import (
 	"context"
 	"errors"
+	"net/url"
 	"testing"
 
+	"lyceum/platform/role/roletest"
 	"lyceum/rooms"
+	"lyceum/rooms/roomstest"
 )
 
 // The evaluation of rules, which may be costly, ends when nobody waits for the count.
@@ -46,4 +49,77 @@ func TestACountEndsWithItsRequest(t *testing.T) {
 		}
 		n.wantUnread(t, "bob", room, said+1, 0)
 	})
+}
+
+// changes are those of what rules ask of a room, each with what highlights only behind it.
+var changes = []struct {
+	name, who, state string
+	content          obj
+	says             string
+	more             obj
+}{
+	{"the power levels", "alice", "m.room.power_levels/", obj{"notifications": obj{"room": 0}}, "@room look", obj{"m.mentions": obj{"room": true}}},
+	{"the name of the user", "bob", "m.room.member/@bob:here.test", obj{"membership": "join", "displayname": "Zaphod"}, "Zaphod, are you there?", nil},
+}
+
+// TestACountThatStandsStillKeepsNothingOld: between the events that it takes and the state that it reads a change of the state is
+// heard. What is kept then counts for all events to come.
+func TestACountThatStandsStillKeepsNothingOld(t *testing.T) {
+	for _, c := range changes {
+		t.Run(c.name, func(t *testing.T) {
+			harness.Run(t, func(t *testing.T, n *node) {
+				const user = "@bob:here.test"
+				room := n.Room(t, "alice", "bob", "carol")
+				n.Say(t, "alice", room, "first")
+				n.wantUnread(t, "bob", room, 1, 0)
+				n.Say(t, "alice", room, "second")
+				rules, err := n.rulesOf(t.Context(), user)
+				if err != nil {
+					t.Fatal(err)
+				}
+				l, e := n.entry(user, room)
+				var events []*rooms.Event
+				roletest.Until(t, "what was said is heard", func() bool { events, _ = l.after(e, rules); return len(events) == 1 })
+				n.HTTP.As(c.who).Want(200, "PUT "+roomstest.API+"/rooms/"+url.PathEscape(room)+"/state/"+c.state, c.content)
+				roletest.Until(t, "the change is heard", func() bool { heard, _ := l.after(e, rules); return len(heard) == 2 })
+				e.work.Lock()
+				err = n.advance(t.Context(), reader{user, room, l, e, rules}, events)
+				e.work.Unlock()
+				if err != nil {
+					t.Fatal(err)
+				}
+				n.Say(t, "carol", room, c.says, c.more)
+				n.wantUnread(t, "bob", room, 3, 1)
+				n.forgetCounts()
+				n.wantUnread(t, "bob", room, 3, 1)
+			})
+		})
+	}
+}
+
+// TestAnOldEventSaysNothingOfNow: it is looked at when the change behind it was made before anybody asked for the room, so that the
+// change is never heard.
+func TestAnOldEventSaysNothingOfNow(t *testing.T) {
+	for _, c := range changes {
+		t.Run(c.name, func(t *testing.T) {
+			harness.Run(t, func(t *testing.T, n *node) {
+				room := n.Room(t, "alice", "bob", "carol")
+				old := n.Say(t, "alice", room, "old")
+				n.HTTP.As(c.who).Want(200, "PUT "+roomstest.API+"/rooms/"+url.PathEscape(room)+"/state/"+c.state, c.content)
+				n.worked(t)
+				n.forgetCounts()
+				e, err := n.Rooms.Event(t.Context(), old)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if _, err := n.evaluate(t.Context(), "@bob:here.test", e); err != nil {
+					t.Fatal(err)
+				}
+				n.Say(t, "carol", room, c.says, c.more)
+				if c := n.unread(t, "bob", room); c.Highlight != 1 {
+					t.Errorf("expected that it highlights, found %+v", c)
+				}
+			})
+		})
+	}
 }
