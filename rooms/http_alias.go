@@ -63,39 +63,21 @@ func (r *Rooms) putAliasHTTP(q *web.Request, b *struct {
 }
 
 func (r *Rooms) deleteAliasHTTP(q *web.Request) (any, error) {
-	alias := q.Path("alias")
-	if err := r.localAlias(alias); err != nil {
+	name := q.Path("alias")
+	if err := r.localAlias(name); err != nil {
 		return nil, err
 	}
-	ctx := q.Context()
-	roomID, creator, err := r.Resolve(ctx, alias)
+	a, found, err := r.findAlias(q.Context(), name)
 	if err != nil {
 		return nil, err
 	}
-	if roomID == "" {
-		return nil, matrix.NotFound("There is no such alias")
+	if !found {
+		return nil, noAlias()
 	}
 	if err := q.MayAct(); err != nil {
 		return nil, err
 	}
-	if creator != q.UserID() && !q.Identity.Admin {
-		v, err := r.joinedView(ctx, q.UserID(), roomID)
-		if err != nil {
-			return nil, err
-		}
-		power, err := r.PowerAt(ctx, v.head.Version, v.root)
-		if err != nil {
-			return nil, err
-		}
-		if !power.CanSend(q.UserID(), event.TypeCanonicalAlias, true) {
-			return nil, matrix.Forbidden("You may remove aliases that you made, or those of rooms whose canonical alias you may set")
-		}
-	}
-	// The state first: a request that is cut between the two leaves an alias that can be removed again, not the name of none.
-	if err := r.dropCanonical(ctx, q.UserID(), roomID, alias); err != nil && !matrix.HasCode(err, matrix.CodeForbidden) {
-		return nil, err
-	}
-	return nil, r.deleteAlias(ctx, alias)
+	return nil, r.removeAlias(q.Context(), q.Identity, a)
 }
 
 // dropCanonical takes an alias out of m.room.canonical_alias; M_FORBIDDEN when the user may not.

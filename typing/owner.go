@@ -13,6 +13,7 @@ import (
 	"lyceum/platform/db"
 	"lyceum/platform/owned"
 	"lyceum/platform/stream"
+	"lyceum/rooms"
 )
 
 const (
@@ -29,8 +30,11 @@ type change struct {
 	Left   int64  `json:"left"`   // position of the membership that ended it, 0 when the user says so
 }
 
-// people are those who type in a room, sorted by id. The slice is never changed in place.
-type people []typist
+// people is what the owner of a room knows of it.
+type people struct {
+	typists []typist // sorted by id; the slice is never changed in place
+	ended   int64    // memberships of which was heard that they ended, since the room is in memory
+}
 
 // load reads what a former owner left. The time of those who are no members any more is over.
 func (t *Typing) load(ctx context.Context, roomID string) (*people, error) {
@@ -48,7 +52,7 @@ func (t *Typing) load(ctx context.Context, roomID string) (*people, error) {
 			users[i].Until = 0
 		}
 	}
-	return (*people)(&users), nil
+	return &people{typists: users}, nil
 }
 
 // active are the rooms of a shard in which somebody typed for a former owner.
@@ -59,41 +63,64 @@ func (t *Typing) active(ctx context.Context, shard int) ([]string, error) {
 // setHere runs on the owner of the room's shard.
 func (t *Typing) setHere(ctx context.Context, roomID string, ch change) (struct{}, error) {
 	until := t.Now().UnixMilli() + ch.Ms
-	return struct{}{}, t.owned.Do(ctx, roomID, func(c *owned.Change[people]) error {
-		before := *c.State()
-		at, found := slices.BinarySearchFunc(before, ch.UserID, func(u typist, id string) int { return cmp.Compare(u.ID, id) })
-		switch {
-		case ch.Ms <= 0 && (!found || ch.Left > 0 && ch.Left < before[at].Member): // came back and types again
-			return nil
-		case ch.Ms > 0 && found && within(until, before[at].Until) && ch.Member <= before[at].Member:
-			return nil
-		}
-		users := slices.Clone(before)
-		switch {
-		case ch.Ms <= 0:
-			users = slices.Delete(users, at, at+1)
-		case found:
-			users[at].Until, users[at].Member = until, max(ch.Member, users[at].Member)
-		default:
-			users = slices.Insert(users, at, typist{ch.UserID, until, ch.Member})
-		}
-		return t.become(c, roomID, users)
-	})
+	var l look
+	return struct{}{}, t.owned.Do(ctx, roomID, func(c *owned.Change[people]) error { return t.decide(c, roomID, ch, until, &l) })
+}
+
+// look is a look at the membership of who begins to type, by the owner: the request may have stood still since its own, and the owner
+// forgets who left. It holds as long as nothing is heard of memberships that ended.
+type look struct {
+	room  *people // nil when there was none
+	ended int64   // as it was before the look
+	found rooms.Membership
+}
+
+func (t *Typing) decide(c *owned.Change[people], roomID string, ch change, until int64, l *look) error {
+	s := c.State()
+	before := s.typists
+	if ch.Left > 0 {
+		c.Append(func(s *people, _ *stream.Ticket) { s.ended++ })
+	}
+	at, found := slices.BinarySearchFunc(before, ch.UserID, func(u typist, id string) int { return cmp.Compare(u.ID, id) })
+	switch {
+	case ch.Ms <= 0 && (!found || ch.Left > 0 && ch.Left < before[at].Member): // came back and types again
+		return nil
+	case ch.Ms > 0 && found && within(until, before[at].Until) && ch.Member <= before[at].Member:
+		return nil
+	case ch.Ms > 0 && !found && (l.room != s || l.ended != s.ended):
+		ended := s.ended
+		return c.Need(func(ctx context.Context) (func(*people), error) {
+			m, err := t.Rooms.Membership(ctx, ch.UserID, roomID)
+			return func(s *people) { *l = look{s, ended, m} }, err
+		})
+	case ch.Ms > 0 && !found && l.found.Membership != event.MembershipJoin:
+		return notMember()
+	}
+	users := slices.Clone(before)
+	switch {
+	case ch.Ms <= 0:
+		users = slices.Delete(users, at, at+1)
+	case found:
+		users[at].Until, users[at].Member = until, max(ch.Member, users[at].Member)
+	default:
+		users = slices.Insert(users, at, typist{ch.UserID, until, l.found.Pos})
+	}
+	return t.become(c, roomID, users)
 }
 
 func within(a, b int64) bool { return max(a-b, b-a) < renewal.Milliseconds() }
 
 // become appends the row that makes users the state of a room.
-func (t *Typing) become(c *owned.Change[people], roomID string, users people) error {
+func (t *Typing) become(c *owned.Change[people], roomID string, users []typist) error {
 	if users == nil {
-		users = people{}
+		users = []typist{}
 	}
 	r := &record{RoomID: roomID, Users: users}
 	data, err := json.Marshal(r)
 	if err != nil {
 		return err
 	}
-	c.Append(func(s *people, _ *stream.Ticket) { *s = users }, &stream.Entry{Stream: t.stream, Row: stream.Row{Key: roomID, Data: data, Value: r}})
+	c.Append(func(s *people, _ *stream.Ticket) { s.typists = users }, &stream.Entry{Stream: t.stream, Row: stream.Row{Key: roomID, Data: data, Value: r}})
 	return nil
 }
 
@@ -159,7 +186,7 @@ func (t *Typing) expireShard(ctx context.Context, i int) error {
 	now := t.Now().UnixMilli()
 	over := func(u typist) bool { return u.Until <= now }
 	return t.owned.Each(ctx, i, func(roomID string, c *owned.Change[people]) error {
-		users := *c.State()
+		users := c.State().typists
 		if !slices.ContainsFunc(users, over) {
 			return nil
 		}

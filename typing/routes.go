@@ -47,7 +47,9 @@ func (t *Typing) putTyping(r *web.Request, body *typingBody) (any, error) {
 		return nil, err
 	}
 	if m.Membership != event.MembershipJoin {
-		return nil, matrix.Forbidden("You are not a member of this room")
+		return nil, notMember()
 	}
 	return nil, t.Set(r.Context(), m, timeout)
 }
+
+func notMember() error { return matrix.Forbidden("You are not a member of this room") }

@@ -61,8 +61,8 @@ func New(d Deps) *Typing {
 	t.stream = d.Process.Streams.Open(declared.With(store{}, func(shard int) { t.owned.Drop(shard) }))
 	t.owned = owned.Open(owned.Spec[people]{
 		Stream: t.stream, Load: t.load, Active: t.active, Budget: ownerMemory,
-		Bytes:  func(s *people) int64 { return 120 * int64(len(*s)) },
-		Pinned: func(s *people) bool { return len(*s) > 0 },
+		Bytes:  func(s *people) int64 { return 120 * int64(len(s.typists)) },
+		Pinned: func(s *people) bool { return len(s.typists) > 0 },
 	})
 	d.Rooms.Stream().Tail(t.membersLeft, "events")
 	t.set = role.Owned(d.Process, t.stream, "typing.set", t.setHere)
@@ -126,7 +126,7 @@ func (t *Typing) Current(ctx context.Context, roomIDs []string) (map[string]*Sta
 	return out, nil
 }
 
-// Set says that a member types for some time, or with 0 that the member stopped.
+// Set says that a member types for some time, or with 0 that the member stopped. M_FORBIDDEN when the membership has ended.
 func (t *Typing) Set(ctx context.Context, m rooms.Membership, timeout time.Duration) error {
 	_, err := t.set(ctx, m.RoomID, change{UserID: m.UserID, Ms: min(timeout, longest).Milliseconds(), Member: m.Pos})
 	return err

@@ -6,8 +6,11 @@ import (
 	"testing"
 	"time"
 
+	"lyceum/matrix"
+	"lyceum/platform/owned"
 	"lyceum/platform/role/roletest"
 	"lyceum/platform/stream"
+	"lyceum/rooms"
 	"lyceum/rooms/roomstest"
 )
 
@@ -94,7 +97,10 @@ func TestWhoLeftIsFoundByTheNextOwner(t *testing.T) {
 	harness.Run(t, func(t *testing.T, n *node) {
 		room := n.Room(t, "alice")
 		n.HTTP.As("alice").Want(200, path(room, "alice"), obj{"typing": true, "timeout": 120_000})
-		if _, err := n.setHere(t.Context(), room, change{UserID: "@bob:here.test", Ms: 120_000}); err != nil {
+		err := n.owned.Do(t.Context(), room, func(c *owned.Change[people]) error { // as if nobody had been there to hear that bob left
+			return n.become(c, room, append(slices.Clone(c.State().typists), typist{ID: "@bob:here.test", Until: n.Clock.Now().Add(longest).UnixMilli()}))
+		})
+		if err != nil {
 			t.Fatal(err)
 		}
 		if who := n.who(t, room); len(who) != 2 {
@@ -139,6 +145,49 @@ func TestWhoCameBackTypesOn(t *testing.T) {
 			t.Errorf("the end of this membership: expected nobody, found %q", who)
 		}
 	})
+}
+
+// TestWhoWasRemovedDoesNotBegin: a request stands still behind its look at the membership, until the owner has heard that it ended.
+func TestWhoWasRemovedDoesNotBegin(t *testing.T) {
+	harness.Run(t, func(t *testing.T, n *node) {
+		room := n.Room(t, "alice", "bob")
+		m, err := n.Rooms.Membership(t.Context(), "@bob:here.test", room)
+		if err != nil {
+			t.Fatal(err)
+		}
+		n.HTTP.As("alice").Want(200, "POST "+roomstest.API+"/rooms/"+url.PathEscape(room)+"/kick", obj{"user_id": "@bob:here.test"})
+		roletest.Until(t, "the owner has heard of it", func() bool {
+			heard := false
+			n.owned.Peek(t.Context(), room, func(s *people) { heard = s.ended > 0 })
+			return heard
+		})
+		if err := n.Set(t.Context(), m, longest); !matrix.HasCode(err, matrix.CodeForbidden) {
+			t.Errorf("expected M_FORBIDDEN, found %v", err)
+		}
+		if who := n.who(t, room); len(who) != 0 {
+			t.Errorf("expected nobody, found %q", who)
+		}
+	})
+}
+
+// TestALookHoldsUntilAMembershipEnds: what the owner saw of who begins is seen again when it heard, or forgot, something since.
+func TestALookHoldsUntilAMembershipEnds(t *testing.T) {
+	s := &people{ended: 3}
+	joined := rooms.Membership{Membership: "join", Pos: 7}
+	for _, c := range []struct {
+		l     look
+		again bool
+	}{
+		{look{s, 3, joined}, false},
+		{look{s, 2, joined}, true},
+		{look{&people{ended: 3}, 3, joined}, true},
+		{look{}, true},
+	} {
+		try := owned.Try(s)
+		if err := (&Typing{}).decide(try, "!r:here.test", change{UserID: "@bob:here.test", Ms: 1}, 1, &c.l); try.Needs() != c.again || (err != nil) != c.again {
+			t.Errorf("%+v: found %v", c.l, err)
+		}
+	}
 }
 
 // TestAnotherProcessHearsWhoLeft: events and typing of a room have owners in two processes.
