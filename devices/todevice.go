@@ -375,12 +375,10 @@ func (x *Devices) housekeeping(ctx context.Context, job *role.Job) error {
 			return nil
 		case <-tick.C:
 		}
-		if err := errors.Join( // what fails keeps nothing else from being forgotten
-			job.Exec(ctx, `DELETE FROM to_device_txns WHERE created_ms < $1`, x.nowMs()-txnLife.Milliseconds()),
-			job.Exec(ctx, `DELETE FROM claimed_keys WHERE created_ms < $1`, x.nowMs()-claimLife.Milliseconds()),
-			x.sweep(ctx, job),
-			x.dropContents(ctx, job),
-		); err != nil {
+		// What fails keeps nothing else from being forgotten.
+		txns := job.Exec(ctx, `DELETE FROM to_device_txns WHERE created_ms < $1`, x.nowMs()-txnLife.Milliseconds())
+		claims := job.Exec(ctx, `DELETE FROM claimed_keys WHERE created_ms < $1`, x.nowMs()-claimLife.Milliseconds())
+		if err := errors.Join(txns, claims, x.sweep(ctx, job), x.dropContents(ctx, job)); err != nil {
 			return err
 		}
 	}
