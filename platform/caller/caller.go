@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // ID is a caller, without a string that has to be made.
@@ -19,6 +20,8 @@ type Work struct {
 	context.Context
 	Holds atomic.Int32 // what it holds now that others wait for: connections to the database, places for large answers
 	Left  func() bool  // whether the caller is gone, where its work goes on all the same; nil: else
+	Began time.Time    // when the caller was let in, or before
+	Again func() error // why the caller is not let in any more; nil: it is not asked
 
 	mu sync.Mutex
 	id ID
@@ -29,6 +32,14 @@ func NewWork(ctx context.Context, id ID) *Work { return &Work{Context: ctx, id: 
 
 // Gone tells that the caller is gone, and what has not begun yet need not be done. A nil Work has nobody who could be.
 func (w *Work) Gone() bool { return w != nil && w.Left != nil && w.Left() }
+
+// Ask asks whether the caller is still let in, after a time in which that may have changed.
+func (w *Work) Ask() error {
+	if w == nil || w.Again == nil {
+		return nil
+	}
+	return w.Again()
+}
 
 // Stays is a context of the same caller's work that is done whether the caller stays or not.
 func Stays(ctx context.Context) context.Context {

@@ -154,6 +154,13 @@ func (l *Leases) Alive() bool {
 	return l.opts.Alone || time.Since(l.beaten) < l.opts.TTL
 }
 
+// AliveSince tells whether the others have counted this process among the living all the time since then.
+func (l *Leases) AliveSince(t time.Time) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.opts.Alone || time.Since(l.beaten) < l.opts.TTL && l.joined.Before(t)
+}
+
 // Alone tells that this is the only process there can be.
 func (l *Leases) Alone() bool { return l.opts.Alone }
 

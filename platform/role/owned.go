@@ -48,6 +48,12 @@ func Owned[Req, Res any](p *Process, st *stream.Stream, name string, fn func(ctx
 		var unknown error // an attempt before may have been done
 		for wait := time.Millisecond; ; wait = min(2*wait, 200*time.Millisecond) {
 			changed := p.Leases.Changed()
+			// What waited, or stood still with its process, is asked again before it begins; what may have begun is told how it ended.
+			if w := caller.Of(ctx); w != nil && unknown == nil && (err != nil || !p.Leases.AliveSince(w.Began)) {
+				if err := w.Ask(); err != nil {
+					return res, err
+				}
+			}
 			if st.Owns(shard) {
 				res, err = fn(ctx, key, req)
 			} else if h, ok := st.Owner(shard); ok && h.Machine != p.Machine() && p.RPC != nil {

@@ -270,6 +270,41 @@ func TestOwnedEndsForWhoIsGone(t *testing.T) {
 	}, lease.Migrations(), counts)
 }
 
+// A call that waited for its owner, or whose process stood still, is asked again whether it is let in before it is made.
+func TestOwnedAsksAgainBehindAWait(t *testing.T) {
+	dbtest.Run(t, func(t *testing.T, d *db.DB) {
+		shared := bus.NewLocal()
+		other, p := begin(t, d, shared, 0, nil), begin(t, d, shared, 1, nil) // which joins it
+		until(t, "no shard moves any more", 10*time.Second, func() bool {
+			n := 0
+			for i := range 8 {
+				if other.st.Owns(i) != p.st.Owns(i) && p.st.Owns(i) {
+					n++
+				}
+			}
+			return n == 4
+		})
+		if _, err := p.count(t.Context(), "k", "x"); err != nil {
+			t.Fatal(err)
+		}
+		w := caller.NewWork(t.Context(), caller.ID{User: "@alice:here.test"})
+		w.Began, w.Again = time.Now(), func() error { return errRefused }
+		if _, err := p.count(w, "k", "x"); err != nil {
+			t.Errorf("it did not wait: %v", err)
+		}
+		w.Began = time.Now().Add(-time.Hour) // the process has been counted among the living for less
+		if _, err := p.count(w, "k", "y"); !errors.Is(err, errRefused) {
+			t.Errorf("expected that it is refused, found %v", err)
+		}
+		w.Began = time.Now()
+		p.stop()
+		other.stop()
+		if _, err := p.count(w, "k", "z"); !errors.Is(err, errRefused) {
+			t.Errorf("expected that it is refused, found %v", err)
+		}
+	}, lease.Migrations(), counts)
+}
+
 // jobs notes where a singleton runs.
 type jobs struct {
 	mu      sync.Mutex

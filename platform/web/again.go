@@ -39,6 +39,24 @@ func (r *Request) askAgain() error {
 	return r.server.letIn(r)
 }
 
+// stillLetIn is askAgain for parts of a handler, which may be several at once: the identity stays.
+func (r *Request) stillLetIn() error {
+	s, token := r.server, r.Token()
+	if s.auth == nil || token == "" || r.Identity == nil {
+		return nil
+	}
+	if s.barrier != nil {
+		if err := s.barrier(r.Context()); err != nil {
+			return stale(err)
+		}
+	}
+	now, err := s.auth.Authenticate(r.Context(), token)
+	if err == nil && now.Suspended && !r.Identity.Suspended {
+		err = errSuspended()
+	}
+	return err
+}
+
 // askLate asks again when that is long ago.
 func (r *Request) askLate() error {
 	if r.Identity == nil || !r.waited && time.Since(r.let) < askAgainAfter {
@@ -66,7 +84,11 @@ func (r *Request) reads() bool { return r.Method == http.MethodGet || r.Method =
 // read, leave, take back what they said, report, keep their keys and log out (Client-Server API, "Account suspension").
 func (r *Request) MayAct() error {
 	if r.Identity != nil && r.Identity.Suspended {
-		return &Error{Status: http.StatusForbidden, Code: "M_USER_SUSPENDED", Message: "Your account is suspended: you can read and leave rooms only"}
+		return errSuspended()
 	}
 	return nil
+}
+
+func errSuspended() error {
+	return &Error{Status: http.StatusForbidden, Code: "M_USER_SUSPENDED", Message: "Your account is suspended: you can read and leave rooms only"}
 }

@@ -43,7 +43,7 @@ func (x *exchange) limited(came context.Context) (limited context.Context, end f
 		}
 		x.work = caller.NewWork(ctx, id)
 		if acts {
-			x.work.Left = x.isGone
+			x.work.Left, x.work.Began, x.work.Again = x.isGone, x.start, x.request.stillLetIn
 		}
 		ctx = x.work
 	}

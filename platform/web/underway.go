@@ -38,6 +38,7 @@ func (u *UnderWay) shard(userID string) *underWayShard {
 // again, so what refuses them must be known to this process. The request of ctx itself counts no more, nor does one that waits for its body.
 func (u *UnderWay) Wait(ctx context.Context, userID string) error {
 	if w := caller.Of(ctx); w != nil {
+		w.Again = nil // it may have ended its own token
 		u.leave(w)
 	}
 	for _, over := range u.now(userID) {
