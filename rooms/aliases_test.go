@@ -58,6 +58,22 @@ func TestARemovalFollowsAnUpgrade(t *testing.T) {
 	})
 }
 
+// moderated is a room of alice with an alias, and bob's right to remove it.
+func (h *house) moderated(t *testing.T) (id string, seen alias, right removal) {
+	t.Helper()
+	id = h.alice.create(obj{
+		"room_version": "11", "preset": "public_chat", "room_alias_name": "here",
+		"power_level_content_override": obj{"users": obj{h.alice.id: 100, h.bob.id: 50}},
+	})
+	h.bob.Want(200, "POST /_matrix/client/v3/join/"+esc(id), nil)
+	seen = h.theAlias(t)
+	right, err := h.mayRemove(t.Context(), h.people["bob"], seen)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return id, seen, right
+}
+
 // TestWhoLostTheRightRemovesNoAlias: bob is demoted, or removed, behind the look at what he may.
 func TestWhoLostTheRightRemovesNoAlias(t *testing.T) {
 	serve(t, func(t *testing.T, h *house) {
@@ -65,16 +81,7 @@ func TestWhoLostTheRightRemovesNoAlias(t *testing.T) {
 			"demoted": func(id string) { h.alice.state(id, "m.room.power_levels", "", obj{"users": obj{h.alice.id: 100}}) },
 			"removed": func(id string) { h.alice.Want(200, at("POST", id, "kick"), obj{"user_id": h.bob.id}) },
 		} {
-			id := h.alice.create(obj{
-				"room_version": "11", "preset": "public_chat", "room_alias_name": "here",
-				"power_level_content_override": obj{"users": obj{h.alice.id: 100, h.bob.id: 50}},
-			})
-			h.bob.Want(200, "POST /_matrix/client/v3/join/"+esc(id), nil)
-			seen := h.theAlias(t)
-			right, err := h.mayRemove(t.Context(), h.people["bob"], seen)
-			if err != nil {
-				t.Fatal(err)
-			}
+			id, seen, right := h.moderated(t)
 			lose(id)
 			if done, err := h.deleteAlias(t.Context(), seen, right); done || err != nil {
 				t.Errorf("%s: found %v, %v", name, done, err)
@@ -95,16 +102,7 @@ func TestWhoLostTheRightRemovesNoAlias(t *testing.T) {
 // TestAModeratorRemovesAnAlias: what others say and who comes meanwhile is no hindrance.
 func TestAModeratorRemovesAnAlias(t *testing.T) {
 	serve(t, func(t *testing.T, h *house) {
-		id := h.alice.create(obj{
-			"room_version": "11", "preset": "public_chat", "room_alias_name": "here",
-			"power_level_content_override": obj{"users": obj{h.alice.id: 100, h.bob.id: 50}},
-		})
-		h.bob.Want(200, "POST /_matrix/client/v3/join/"+esc(id), nil)
-		seen := h.theAlias(t)
-		right, err := h.mayRemove(t.Context(), h.people["bob"], seen)
-		if err != nil {
-			t.Fatal(err)
-		}
+		id, seen, right := h.moderated(t)
 		h.alice.say(id, "meanwhile")
 		h.carol.Want(200, "POST /_matrix/client/v3/join/"+esc(id), nil)
 		if done, err := h.deleteAlias(t.Context(), seen, right); !done || err != nil {

@@ -6,18 +6,25 @@ import (
 	"time"
 
 	"lyceum/platform/bus"
+	"lyceum/platform/db"
 	"lyceum/platform/db/dbtest"
 	"lyceum/platform/lease"
 )
 
-// Rows behind those whose telling was cut short by the end are not taken for told either: others may still use what they saw before.
-func TestATellingThatWasCutShort(t *testing.T) {
+// hushing are the streams of a process that does not run.
+func hushing(t *testing.T) (*db.DB, *Streams) {
+	t.Helper()
 	d := dbtest.Open(t, "sqlite:"+t.TempDir()+"/test.db", lease.Migrations(), lines)
 	l, err := lease.Open(context.Background(), d, lease.Options{Machine: -1, Roles: []string{"all"}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := New(Options{DB: d, Bus: bus.NewLocal(), Leases: l, Log: quiet})
+	return d, New(Options{DB: d, Bus: bus.NewLocal(), Leases: l, Log: quiet})
+}
+
+// Rows behind those whose telling was cut short by the end are not taken for told either: others may still use what they saw before.
+func TestATellingThatWasCutShort(t *testing.T) {
+	d, s := hushing(t)
 	first, second := make(chan bool), make(chan bool)
 	go func() { first <- s.hush(s.ctx) }()
 	for mute := 0; mute == 0; time.Sleep(time.Millisecond) { // then it waits until no view from before is trusted
@@ -34,12 +41,7 @@ func TestATellingThatWasCutShort(t *testing.T) {
 
 // A process whose word that it speaks again has no answer tells the fleet anew before it relies upon being mute.
 func TestATellingAfterADoubtfulOne(t *testing.T) {
-	d := dbtest.Open(t, "sqlite:"+t.TempDir()+"/test.db", lease.Migrations(), lines)
-	l, err := lease.Open(context.Background(), d, lease.Options{Machine: -1, Roles: []string{"all"}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := New(Options{DB: d, Bus: bus.NewLocal(), Leases: l, Log: quiet})
+	d, s := hushing(t)
 	if !s.hush(t.Context()) {
 		t.Fatal("not told")
 	}

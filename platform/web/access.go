@@ -1,6 +1,7 @@
 package web
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"net/netip"
@@ -20,21 +21,29 @@ func (s *Server) authenticate(r *Request) error {
 		}
 		return missingToken()
 	}
+	identity, err := s.identify(r, token)
+	if identity != nil {
+		r.Identity = identity
+	}
+	return err
+}
+
+// identify tells whose a token is now, and why the route is not for them.
+func (s *Server) identify(r *Request, token string) (*Identity, error) {
 	identity, err := s.auth.Authenticate(r.Context(), token)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if identity == nil {
-		return fmt.Errorf("the authenticator gave neither an identity nor an error")
+		return nil, errors.New("the authenticator gave neither an identity nor an error")
 	}
-	r.Identity = identity
-	switch {
+	switch auth := r.Route.Auth; {
 	case auth == User && identity.Guest, auth == Admin && identity.Guest:
-		return &Error{Status: http.StatusForbidden, Code: "M_GUEST_ACCESS_FORBIDDEN", Message: "Guests may not do this"}
+		err = &Error{Status: http.StatusForbidden, Code: "M_GUEST_ACCESS_FORBIDDEN", Message: "Guests may not do this"}
 	case auth == Admin && !identity.Admin:
-		return forbidden("Only an administrator of the server may do this")
+		err = forbidden("Only an administrator of the server may do this")
 	}
-	return nil
+	return identity, err
 }
 
 // limit takes from the bucket of the route.

@@ -50,7 +50,7 @@ func (r *Request) stillLetIn() error {
 			return stale(err)
 		}
 	}
-	now, err := s.auth.Authenticate(r.Context(), token)
+	now, err := s.identify(r, token)
 	if err == nil && now.Suspended && !r.Identity.Suspended {
 		err = errSuspended()
 	}
