@@ -11,8 +11,8 @@ import (
 	"lyceum/platform/lease"
 )
 
-// hushing are the streams of a process that does not run.
-func hushing(t *testing.T) (*db.DB, *Streams) {
+// unstarted are the streams of a process that does not run.
+func unstarted(t *testing.T) (*db.DB, *Streams) {
 	t.Helper()
 	d := dbtest.Open(t, "sqlite:"+t.TempDir()+"/test.db", lease.Migrations(), lines)
 	l, err := lease.Open(context.Background(), d, lease.Options{Machine: -1, Roles: []string{"all"}})
@@ -24,7 +24,7 @@ func hushing(t *testing.T) (*db.DB, *Streams) {
 
 // Rows behind those whose telling was cut short by the end are not taken for told either: others may still use what they saw before.
 func TestATellingThatWasCutShort(t *testing.T) {
-	d, s := hushing(t)
+	d, s := unstarted(t)
 	first, second := make(chan bool), make(chan bool)
 	go func() { first <- s.hush(s.ctx) }()
 	for mute := 0; mute == 0; time.Sleep(time.Millisecond) { // then it waits until no view from before is trusted
@@ -41,7 +41,7 @@ func TestATellingThatWasCutShort(t *testing.T) {
 
 // A process whose word that it speaks again has no answer tells the fleet anew before it relies upon being mute.
 func TestATellingAfterADoubtfulOne(t *testing.T) {
-	d, s := hushing(t)
+	d, s := unstarted(t)
 	if !s.hush(t.Context()) {
 		t.Fatal("not told")
 	}
