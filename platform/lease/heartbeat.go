@@ -50,6 +50,9 @@ func (l *Leases) Run(ctx context.Context) error {
 		if err == nil {
 			err = l.Refresh(step)
 		}
+		if err == nil {
+			err = l.say(step)
+		}
 		cancel()
 		if errors.Is(err, ErrReplaced) || errors.Is(err, ErrVersion) {
 			return err
@@ -89,61 +92,6 @@ func (l *Leases) beat(ctx context.Context) error {
 		l.mu.Unlock()
 	}
 	return err
-}
-
-// joins notes that there may be a process which believes to be the only one, and does not publish what it writes. The
-// caller holds mu.
-func (l *Leases) joins() { l.joined, l.anyMute = time.Now(), true }
-
-// Only tells that no other process is registered or can become so unseen, for as long as this one holds all leases:
-// nobody else acknowledges a write, and nobody reads one. Who joins takes no lease before all views from before are too
-// old to say this (design/020).
-func (l *Leases) Only() bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.opts.Alone || l.lonely && time.Since(l.viewed) < l.sole() && time.Since(l.beaten) < l.opts.TTL && time.Since(l.jumped) > l.opts.TTL
-}
-
-// sole is how long a view may be used to say that there is no other process.
-func (l *Leases) sole() time.Duration { return l.opts.TTL / 3 }
-
-// settled tells whether every process must have seen this one; the caller holds mu.
-func (l *Leases) settled() bool {
-	return l.opts.Alone || time.Since(l.joined) > l.sole() && time.Since(l.beaten) < l.Trust()
-}
-
-// beatUnlessSettled tells whether every process must have seen this one. If not, it sends the heartbeat that may be missing.
-func (l *Leases) beatUnlessSettled(ctx context.Context) (bool, error) {
-	l.mu.Lock()
-	settled := l.settled()
-	l.mu.Unlock()
-	if settled {
-		return true, nil
-	}
-	if err := l.beat(ctx); err != nil {
-		return false, err
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.settled(), nil
-}
-
-// Settle returns when every process must have seen this one, so that it may take leases.
-func (l *Leases) Settle(ctx context.Context) error {
-	for {
-		settled, err := l.beatUnlessSettled(ctx)
-		if settled || err != nil && !db.IsUnavailable(err) {
-			return err
-		}
-		l.mu.Lock()
-		wait := l.sole() - time.Since(l.joined)
-		l.mu.Unlock()
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(min(wait+time.Millisecond, l.opts.TTL/4)):
-		}
-	}
 }
 
 // Alive tells whether the others count this process among the living, as far as it can know: its last
@@ -264,7 +212,7 @@ func (l *Leases) Refresh(ctx context.Context) error {
 	if l.opts.Alone {
 		now = 0
 	}
-	machines, gone, lonely, err := l.readMachines(ctx, now)
+	machines, gone, said, lonely, err := l.readMachines(ctx, now)
 	if err != nil {
 		return err
 	}
@@ -278,7 +226,10 @@ func (l *Leases) Refresh(ctx context.Context) error {
 		return nil // a later reading was faster
 	}
 	if !l.opts.Alone {
-		l.lonely = lonely
+		l.lonely, l.said = lonely, said
+		if !lonely || said != l.claim {
+			l.claim = 0
+		}
 		drift := time.Duration(now-l.clock)*time.Millisecond - began.Sub(l.viewed)
 		if first := l.viewed.IsZero(); first && !l.joined.IsZero() || !first && drift.Abs() > l.opts.TTL/4 {
 			l.jumped = began // the living may look dead until their next heartbeat
@@ -297,7 +248,7 @@ func (l *Leases) Refresh(ctx context.Context) error {
 			delete(holders, name)
 		}
 	}
-	mute := slices.ContainsFunc(machines, l.mutes) || began.Before(l.switched) || !l.opts.Alone && began.Before(l.joined.Add(l.sole()))
+	mute := slices.ContainsFunc(machines, l.mutes) || began.Before(l.switched) || !l.opts.Alone && began.Before(l.until)
 	unseen := !l.viewed.IsZero() && !l.opts.Alone && began.Sub(l.viewed) >= l.Trust() // a machine may have been mute and speak again
 	if mute || l.anyMute || unseen {
 		l.muted++
@@ -313,22 +264,26 @@ func (l *Leases) Refresh(ctx context.Context) error {
 	return nil
 }
 
-// readMachines reads the machines that did not expire, which of their sessions are gone, and whether there is no other one:
-// one that expired a TTL ago or less may not know it yet.
-func (l *Leases) readMachines(ctx context.Context, now int64) (list []Machine, gone map[int64]bool, lonely bool, err error) {
+// readMachines reads the machines that did not expire, which of their sessions are gone, the shares of this one, and whether
+// there is no other one: one that expired a TTL ago or less may not know it yet.
+func (l *Leases) readMachines(ctx context.Context, now int64) (list []Machine, gone map[int64]bool, said int64, lonely bool, err error) {
 	if l.opts.Alone {
-		return []Machine{l.Self()}, nil, true, nil
+		return []Machine{l.Self()}, nil, 0, true, nil
 	}
 	gone, lonely = map[int64]bool{}, true
 	self := l.Self()
 	err = db.Each(func(row db.Row) error {
 		var m Machine
 		var roles string
-		var started, expires int64
+		var started, expires, shares int64
 		var there bool
-		err := row.Scan(&m.ID, &m.Incarnation, &m.Address, &m.Host, &m.Version, &roles, &m.Starting, &m.Draining, &m.Mute, &m.Bus, &started, &expires, &there)
+		err := row.Scan(&m.ID, &m.Incarnation, &m.Address, &m.Host, &m.Version, &roles, &m.Starting, &m.Draining, &m.Mute, &m.Bus, &started, &expires, &shares, &there)
 		m.Roles, m.Started = splitRoles(roles), time.UnixMilli(started)
-		lonely = lonely && m.Incarnation == self.Incarnation
+		if m.Incarnation == self.Incarnation {
+			said = shares
+		} else {
+			lonely = false
+		}
 		if expires <= now {
 			return err
 		}
@@ -337,9 +292,9 @@ func (l *Leases) readMachines(ctx context.Context, now int64) (list []Machine, g
 		}
 		list = append(list, m)
 		return err
-	})(l.db.Query(ctx, `SELECT id, incarnation, address, host, version, roles, starting, draining, mute, bus, started_ms, expires_ms, `+l.there()+`
+	})(l.db.Query(ctx, `SELECT id, incarnation, address, host, version, roles, starting, draining, mute, bus, started_ms, expires_ms, shares, `+l.there()+`
 		FROM machines WHERE expires_ms > $1 ORDER BY id`, now-l.opts.TTL.Milliseconds()))
-	return list, gone, lonely, err
+	return list, gone, said, lonely, err
 }
 
 func splitRoles(text string) []string { return strings.Split(text, ",") }

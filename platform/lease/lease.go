@@ -104,7 +104,12 @@ type Leases struct {
 	anyMute  bool                 // another machine is mute, or at another server of the bus
 	switched time.Time            // when this machine came to its server of the bus
 	joined   time.Time            // when this machine came to others, who may not know it yet
+	until    time.Time            // when all of them know it
+	took     bool                 // it took the row of one that may have counted on being the only one
 	lonely   bool                 // the view shows no other machine, alive or not
+	said     int64                // shares in the row of this machine, at the time of the view
+	claim    int64                // what says there that it may count on being the only one; 0 while it does not
+	claimed  time.Time            // when that was stored
 	clock    int64                // the database's, at the time of the view
 	jumped   time.Time            // when the database's clock was seen to jump
 	muted    int64
@@ -143,8 +148,9 @@ func (l *Leases) now(ctx context.Context, q db.Querier) (ms int64, err error) {
 }
 
 func (l *Leases) register(ctx context.Context) error {
-	began, others := time.Now(), false
+	began, others, took := time.Now(), false, false
 	err := l.db.Tx(ctx, func(tx *db.Tx) error {
+		took = false
 		if l.db.Postgres() {
 			// Two processes that look for a free id at once must not find the same one.
 			if _, err := tx.Exec(ctx, "SELECT pg_advisory_xact_lock(7814991)"); err != nil {
@@ -167,15 +173,25 @@ func (l *Leases) register(ctx context.Context) error {
 		if err := tx.QueryRow(ctx, "SELECT EXISTS (SELECT 1 FROM machines WHERE expires_ms > $1)", now-lately.Milliseconds()).Scan(&others); err != nil {
 			return err
 		}
-		_, err = tx.Exec(ctx, `INSERT INTO machines (id, incarnation, address, host, version, roles, starting, draining, started_ms, expires_ms, facts)
-			VALUES ($1, $2, $3, $4, $5, $6, $7, FALSE, $8, $9, $10) ON CONFLICT (id) DO UPDATE SET incarnation = excluded.incarnation,
+		// Who had the id may be asleep: what it says would be lost with its row.
+		err = tx.QueryRow(ctx, "SELECT shares <> incarnation FROM machines WHERE id = $1 AND expires_ms > $2 FOR UPDATE", int64(id), now-lately.Milliseconds()).Scan(&took)
+		if err != nil && !errors.Is(err, db.ErrNoRows) {
+			return err
+		}
+		shares := l.self.Incarnation
+		if took {
+			shares = 0
+		}
+		_, err = tx.Exec(ctx, `INSERT INTO machines (id, incarnation, address, host, version, roles, starting, draining, started_ms, expires_ms, facts, shares)
+			VALUES ($1, $2, $3, $4, $5, $6, $7, FALSE, $8, $9, $10, $11) ON CONFLICT (id) DO UPDATE SET incarnation = excluded.incarnation,
 			address = excluded.address, host = excluded.host, version = excluded.version, roles = excluded.roles,
 			lock_run = '', starting = excluded.starting, draining = FALSE, mute = FALSE, bus = '', started_ms = excluded.started_ms, expires_ms = excluded.expires_ms,
-			facts = excluded.facts`,
+			facts = excluded.facts, shares = excluded.shares`,
 			int64(id), l.self.Incarnation, l.self.Address, l.self.Host, l.self.Version, strings.Join(l.self.Roles, ","), l.self.Starting,
-			now, now+l.opts.TTL.Milliseconds(), l.opts.Facts)
+			now, now+l.opts.TTL.Milliseconds(), l.opts.Facts, shares)
 		return err
 	})
+	l.took = took
 	if l.beaten = began; others && !l.opts.Alone {
 		l.joins()
 	}

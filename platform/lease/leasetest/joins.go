@@ -72,3 +72,144 @@ func comesBack(t *testing.T, d *db.DB) {
 		}
 	}
 }
+
+// granted tells whether a lease is granted by the first call.
+func granted(t *testing.T, l *lease.Leases, name string) bool {
+	t.Helper()
+	got, err := l.Acquire(t.Context(), name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(got) == 1
+}
+
+func joinsSome(t *testing.T, d *db.DB) {
+	a := member(t, d, lease.Options{Machine: 0})
+	live(t, a)
+	until(t, "it is the only one", 3*time.Second, a.Only)
+	b := member(t, d, lease.Options{Machine: 1})
+	live(t, b)
+	settle(t, b)
+	until(t, "nobody counts on being the only one", 3*time.Second, func() bool { return sharing(t, d) == 2 })
+	if c := member(t, d, lease.Options{Machine: 2}); !granted(t, c, "x") || c.Refresh(t.Context()) != nil || !c.Fresh() {
+		t.Error("the third one waits")
+	}
+	if a.Only() || b.Only() {
+		t.Error("one of three is the only one")
+	}
+}
+
+// sharing is how many say that they do not count on being the only one.
+func sharing(t *testing.T, d *db.DB) (n int) {
+	t.Helper()
+	if err := d.QueryRow(t.Context(), "SELECT COUNT(*) FROM machines WHERE shares = incarnation").Scan(&n); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+func joinsOld(t *testing.T, d *db.DB) {
+	member(t, d, lease.Options{Machine: 0})
+	for shares, wait := range map[string]bool{"0": true, "incarnation - 1": true, "-incarnation": true, "incarnation": false} {
+		if _, err := d.Exec(t.Context(), "UPDATE machines SET shares = "+shares+" WHERE id = 0"); err != nil {
+			t.Fatal(err)
+		}
+		b := member(t, d, lease.Options{Machine: 1})
+		if granted(t, b, "x") == wait {
+			t.Errorf("where the other one says %s: waits: %v", shares, !wait)
+		}
+		settle(t, b)
+		if !granted(t, b, "x") {
+			t.Error("not granted after the wait")
+		}
+		if err := b.Leave(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func saysSo(t *testing.T, d *db.DB) {
+	a := member(t, d, lease.Options{Machine: 0})
+	if err := a.Refresh(t.Context()); err != nil || a.Only() {
+		t.Fatalf("it counts on being the only one before it said so: %v", err)
+	}
+	b := member(t, d, lease.Options{Machine: 1})
+	if !granted(t, b, "x") || b.Leave(t.Context()) != nil {
+		t.Fatal("who comes to one that did not say so waits")
+	}
+	live(t, a)
+	until(t, "it is the only one", 3*time.Second, a.Only)
+	if n := sharing(t, d); n != 1 { // that of the one that left
+		t.Errorf("%d say that they share, expected one", n)
+	}
+	// Something else wrote its row.
+	if _, err := d.Exec(t.Context(), "UPDATE machines SET shares = incarnation WHERE id = 0"); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.Refresh(t.Context()); err != nil || a.Only() {
+		t.Errorf("it is the only one while its row says that it shares: %v", err)
+	}
+	until(t, "it says so anew", 3*time.Second, a.Only)
+}
+
+// takesOnlys: the only one was asleep for so long that another process has its id, so nothing says any more what it counts on.
+func takesOnlys(t *testing.T, d *db.DB) {
+	a := member(t, d, lease.Options{Machine: 0})
+	stop := live(t, a)
+	until(t, "it is the only one", 3*time.Second, a.Only)
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.Refresh(t.Context()); err != nil || !a.Only() {
+		t.Fatalf("its last view: %v, %v", err, a.Only())
+	}
+	if _, err := d.Exec(t.Context(), "UPDATE machines SET expires_ms = expires_ms - $1", 2*TTL.Milliseconds()); err != nil {
+		t.Fatal(err)
+	}
+	b, c := member(t, d, lease.Options{Machine: 0}), member(t, d, lease.Options{Machine: 1})
+	for settled := false; !settled; time.Sleep(time.Millisecond) {
+		settled = granted(t, b, "x") || granted(t, c, "y")
+		if a.Only() && (settled || b.Fresh() || c.Fresh()) {
+			t.Fatal("one of those who came has a lease or trusts its view while another believes to be the only one")
+		}
+	}
+	settle(t, b)
+	live(t, b)
+	until(t, "b says that it shares", 3*time.Second, func() bool { return sharing(t, d) == 2 })
+}
+
+// saidLate: while what it says is on its way another one joins, so that the view from before says nothing.
+func saidLate(t *testing.T, d *db.DB) {
+	if !d.Postgres() {
+		t.Skip("writes come one after the other")
+	}
+	a := member(t, d, lease.Options{Machine: 0})
+	err := d.Tx(t.Context(), func(tx *db.Tx) error {
+		var id int
+		if err := tx.QueryRow(t.Context(), "SELECT id FROM machines WHERE id = 0 FOR UPDATE").Scan(&id); err != nil {
+			return err
+		}
+		live(t, a)
+		a.Poke()
+		waiting := func() (n int) {
+			err := d.QueryRow(t.Context(), "SELECT COUNT(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '%shares%'").Scan(&n)
+			if err != nil {
+				t.Error(err)
+			}
+			return n
+		}
+		until(t, "it says that it may be the only one", 3*time.Second, func() bool { return waiting() == 1 })
+		if b := member(t, d, lease.Options{Machine: 1}); !granted(t, b, "x") {
+			t.Error("who joins before it is said waits")
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for began := time.Now(); time.Since(began) < TTL/2; {
+		if a.Only() {
+			t.Fatal("it counts on a view from before it said so")
+		}
+	}
+}

@@ -1,0 +1,128 @@
+package lease
+
+import (
+	"context"
+	"time"
+
+	"lyceum/platform/db"
+)
+
+// A process that is the only one asks nobody before it reads, and tells nobody what it writes (design/020). It says in its
+// row that it may count on that, and counts on it only with a view that began when this was stored. Who joins registers
+// first and then reads what the others say: one of the two sees the other.
+
+// Only tells that no other process is registered or can become so unseen, for as long as this one holds all leases:
+// nobody else acknowledges a write, and nobody reads one.
+func (l *Leases) Only() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.opts.Alone || l.claim != 0 && l.viewed.After(l.claimed) && l.couldBeOnly()
+}
+
+// couldBeOnly is all of Only but that the others can read it; the caller holds mu.
+func (l *Leases) couldBeOnly() bool {
+	return l.lonely && time.Since(l.viewed) < l.sole() && time.Since(l.beaten) < l.opts.TTL && time.Since(l.jumped) > l.opts.TTL
+}
+
+// sole is how long a view may be used to say that there is no other process.
+func (l *Leases) sole() time.Duration { return l.opts.TTL / 3 }
+
+// say stores whether this process may count on being the only one, when that is not what its row says.
+func (l *Leases) say(ctx context.Context) error {
+	l.mu.Lock()
+	self, said, claim := l.self, l.said, l.claim
+	could, settled := l.couldBeOnly(), l.settled()
+	l.mu.Unlock()
+	if l.opts.Alone || !settled || claim != 0 || !could && said == self.Incarnation {
+		return nil
+	}
+	shares := self.Incarnation
+	if could {
+		shares = -time.Now().UnixNano() // another one each time, so that a statement that comes late does not end it
+	}
+	n, err := l.db.Exec(ctx, "UPDATE machines SET shares = $1 WHERE id = $2 AND incarnation = $3 AND shares = $4", shares, int64(self.ID), self.Incarnation, said)
+	if err != nil || n == 0 {
+		return err // the next view shows what is true
+	}
+	l.mu.Lock()
+	l.said, l.took = shares, false
+	if could {
+		l.claim, l.claimed = shares, time.Now()
+	}
+	l.mu.Unlock()
+	if could {
+		return l.Refresh(ctx)
+	}
+	return nil
+}
+
+// joins notes that there may be a process which believes to be the only one, and does not publish what it writes. The
+// caller holds mu.
+func (l *Leases) joins() {
+	l.joined, l.anyMute = time.Now(), true
+	l.until, l.claim = l.joined.Add(l.sole()), 0
+}
+
+// settled tells whether every process must have seen this one; the caller holds mu.
+func (l *Leases) settled() bool {
+	return l.opts.Alone || time.Now().After(l.until) && time.Since(l.beaten) < l.Trust()
+}
+
+// beatUnlessSettled tells whether every process must have seen this one. If not, it sends the heartbeat that may be missing,
+// and asks whether another one may count on being the only one: if none does, all have seen this one, or will
+// before they do.
+func (l *Leases) beatUnlessSettled(ctx context.Context) (bool, error) {
+	l.mu.Lock()
+	settled := l.settled()
+	l.mu.Unlock()
+	if settled {
+		return true, nil
+	}
+	if err := l.beat(ctx); err != nil {
+		return false, err
+	}
+	l.mu.Lock()
+	self, joined, ask := l.self, l.joined, !l.took && time.Now().Before(l.until)
+	l.mu.Unlock()
+	var one bool
+	if ask {
+		now, err := l.now(ctx, l.db)
+		if err != nil {
+			return false, err
+		}
+		// Those who seem to have died lately too: the clock may have jumped.
+		err = l.db.QueryRow(ctx, "SELECT EXISTS (SELECT 1 FROM machines WHERE expires_ms > $1 AND incarnation <> $2 AND shares <> incarnation)",
+			now-lately.Milliseconds(), self.Incarnation).Scan(&one)
+		if err != nil {
+			return false, err
+		}
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if ask && !one && joined.Equal(l.joined) {
+		l.until = time.Now()
+	}
+	return l.settled(), nil
+}
+
+// Settle returns when every process must have seen this one, so that it may take leases.
+func (l *Leases) Settle(ctx context.Context) error {
+	for told := false; ; {
+		settled, err := l.beatUnlessSettled(ctx)
+		if settled || err != nil && !db.IsUnavailable(err) {
+			return err
+		}
+		if !told {
+			l.announce() // the only one looks, and takes back what it says
+			told = true
+		}
+		l.mu.Lock()
+		wait := time.Until(l.until)
+		l.mu.Unlock()
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(min(wait+time.Millisecond, l.opts.TTL/60)):
+		}
+	}
+}
