@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -74,14 +75,12 @@ func (l *Leases) beat(ctx context.Context) error {
 		return err
 	}
 	self := l.Self()
-	n, err := l.db.Exec(ctx, `UPDATE machines SET expires_ms = $1, starting = $8, draining = $2, mute = $3, bus = $9 WHERE id = $4 AND incarnation = $5
+	l.beats++ // one that comes late changes nothing
+	n, err := l.db.Exec(ctx, `UPDATE machines SET expires_ms = $1, starting = $8, draining = $2, mute = $3, bus = $9, beat = $10 WHERE id = $4 AND incarnation = $5 AND beat < $10
 		AND NOT EXISTS (SELECT 1 FROM fleet WHERE name = $6 AND value <> $7 AND $7 <> '')`,
-		now+l.opts.TTL.Milliseconds(), self.Draining, self.Mute, int64(self.ID), self.Incarnation, versionRow, l.major(), self.Starting, self.Bus)
+		now+l.opts.TTL.Milliseconds(), self.Draining, self.Mute, int64(self.ID), self.Incarnation, versionRow, l.major(), self.Starting, self.Bus, l.beats)
 	if err == nil && n == 0 {
-		if err := l.sameMajor(ctx, l.db); err != nil {
-			return err
-		}
-		return ErrReplaced
+		err = l.unheard(ctx)
 	}
 	if err == nil {
 		l.mu.Lock()
@@ -92,6 +91,23 @@ func (l *Leases) beat(ctx context.Context) error {
 		l.mu.Unlock()
 	}
 	return err
+}
+
+// unheard tells why a heartbeat changed nothing.
+func (l *Leases) unheard(ctx context.Context) error {
+	if err := l.sameMajor(ctx, l.db); err != nil {
+		return err
+	}
+	self := l.Self()
+	var stored int64
+	err := l.db.QueryRow(ctx, "SELECT beat FROM machines WHERE id = $1 AND incarnation = $2", int64(self.ID), self.Incarnation).Scan(&stored)
+	switch {
+	case errors.Is(err, db.ErrNoRows):
+		return ErrReplaced
+	case err == nil && stored < l.beats:
+		return errors.New("the heartbeat changed nothing")
+	}
+	return err // it is stored: the statement was sent twice, or the registration has ended
 }
 
 // Alive tells whether the others count this process among the living, as far as it can know: its last
@@ -197,7 +213,7 @@ func (l *Leases) Leave(ctx context.Context) error {
 		return nil
 	}
 	self := l.Self()
-	_, err := l.db.Exec(ctx, "UPDATE machines SET expires_ms = 0 WHERE id = $1 AND incarnation = $2", int64(self.ID), self.Incarnation)
+	_, err := l.db.Exec(ctx, "UPDATE machines SET expires_ms = 0, beat = $3 WHERE id = $1 AND incarnation = $2", int64(self.ID), self.Incarnation, int64(math.MaxInt64))
 	l.announce()
 	return err
 }
@@ -209,6 +225,7 @@ func (l *Leases) Refresh(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	read := time.Now()
 	if l.opts.Alone {
 		now = 0
 	}
@@ -226,15 +243,12 @@ func (l *Leases) Refresh(ctx context.Context) error {
 		return nil // a later reading was faster
 	}
 	if !l.opts.Alone {
-		l.lonely, l.said = lonely, said
-		if !lonely || said != l.claim {
-			l.claim = 0
+		// The clock was read between began and read, now as in the view before.
+		went := time.Duration(now-l.clock) * time.Millisecond
+		if l.viewed.IsZero() || went-began.Sub(l.read) > l.opts.TTL/4 || read.Sub(l.viewed)-went > l.opts.TTL/4 {
+			l.jumped = time.Now() // the living may look dead until their next heartbeat
 		}
-		drift := time.Duration(now-l.clock)*time.Millisecond - began.Sub(l.viewed)
-		if first := l.viewed.IsZero(); first && !l.joined.IsZero() || !first && drift.Abs() > l.opts.TTL/4 {
-			l.jumped = began // the living may look dead until their next heartbeat
-		}
-		l.clock = now
+		l.clock, l.read = now, read
 	}
 	machines = l.alive(machines, gone, began)
 	for name, at := range l.moved {
@@ -246,6 +260,12 @@ func (l *Leases) Refresh(ctx context.Context) error {
 			holders[name] = known
 		default:
 			delete(holders, name)
+		}
+	}
+	if !l.opts.Alone {
+		l.lonely, l.said = lonely && !slices.ContainsFunc(l.needs, func(name string) bool { return holders[name].Incarnation != l.self.Incarnation }), said
+		if !l.lonely || said != l.claim {
+			l.claim = 0
 		}
 	}
 	mute := slices.ContainsFunc(machines, l.mutes) || began.Before(l.switched) || !l.opts.Alone && began.Before(l.until)
@@ -265,7 +285,7 @@ func (l *Leases) Refresh(ctx context.Context) error {
 }
 
 // readMachines reads the machines that did not expire, which of their sessions are gone, the shares of this one, and whether
-// there is no other one: one that expired a TTL ago or less may not know it yet.
+// there is no other one: one that expired a TTL ago or less may not know it yet, nor may one whose session is there.
 func (l *Leases) readMachines(ctx context.Context, now int64) (list []Machine, gone map[int64]bool, said int64, lonely bool, err error) {
 	if l.opts.Alone {
 		return []Machine{l.Self()}, nil, 0, true, nil
@@ -293,7 +313,9 @@ func (l *Leases) readMachines(ctx context.Context, now int64) (list []Machine, g
 		list = append(list, m)
 		return err
 	})(l.db.Query(ctx, `SELECT id, incarnation, address, host, version, roles, starting, draining, mute, bus, started_ms, expires_ms, shares, `+l.there()+`
-		FROM machines WHERE expires_ms > $1 ORDER BY id`, now-l.opts.TTL.Milliseconds()))
+		FROM machines WHERE expires_ms > $1
+		OR expires_ms > $2 AND NOT EXISTS (SELECT 1 FROM machines o WHERE o.incarnation <> $3 AND o.expires_ms > $1) AND `+l.held()+` ORDER BY id`,
+		now-l.opts.TTL.Milliseconds(), now-lately.Milliseconds(), self.Incarnation))
 	return list, gone, said, lonely, err
 }
 

@@ -20,7 +20,7 @@ var migrations embed.FS
 // Migrations are the tables of this package.
 func Migrations() db.Migrations { return db.Migrations{Domain: "lease", Files: migrations} }
 
-// lately is how long ago a machine may have been heard of to be waited for at a start.
+// lately is how long ago a machine may have been heard of that may still be there.
 const lately = 24 * time.Hour
 
 // MaxMachine is the largest machine id.
@@ -103,14 +103,16 @@ type Leases struct {
 	beaten   time.Time            // when the last heartbeat that arrived began
 	anyMute  bool                 // another machine is mute, or at another server of the bus
 	switched time.Time            // when this machine came to its server of the bus
+	beats    int64                // heartbeats sent; beating guards it
 	joined   time.Time            // when this machine came to others, who may not know it yet
 	until    time.Time            // when all of them know it
-	took     bool                 // it took the row of one that may have counted on being the only one
-	lonely   bool                 // the view shows no other machine, alive or not
+	needs    []string             // the leases without which it is not the only one
+	lonely   bool                 // the view shows no other machine, alive or not, and these leases at this one
 	said     int64                // shares in the row of this machine, at the time of the view
 	claim    int64                // what says there that it may count on being the only one; 0 while it does not
 	claimed  time.Time            // when that was stored
 	clock    int64                // the database's, at the time of the view
+	read     time.Time            // when that was known
 	jumped   time.Time            // when the database's clock was seen to jump
 	muted    int64
 	missing  map[int64]time.Time // machines whose sessions are gone, by incarnation, and since when
@@ -148,9 +150,8 @@ func (l *Leases) now(ctx context.Context, q db.Querier) (ms int64, err error) {
 }
 
 func (l *Leases) register(ctx context.Context) error {
-	began, others, took := time.Now(), false, false
+	began, shares := time.Now(), l.self.Incarnation
 	err := l.db.Tx(ctx, func(tx *db.Tx) error {
-		took = false
 		if l.db.Postgres() {
 			// Two processes that look for a free id at once must not find the same one.
 			if _, err := tx.Exec(ctx, "SELECT pg_advisory_xact_lock(7814991)"); err != nil {
@@ -169,30 +170,26 @@ func (l *Leases) register(ctx context.Context) error {
 		if err := l.admit(ctx, tx, now); err != nil {
 			return err
 		}
-		// Those who seem to have died lately too: the clock may have jumped.
-		if err := tx.QueryRow(ctx, "SELECT EXISTS (SELECT 1 FROM machines WHERE expires_ms > $1)", now-lately.Milliseconds()).Scan(&others); err != nil {
-			return err
-		}
 		// Who had the id may be asleep: what it says would be lost with its row.
-		err = tx.QueryRow(ctx, "SELECT shares <> incarnation FROM machines WHERE id = $1 AND expires_ms > $2 FOR UPDATE", int64(id), now-lately.Milliseconds()).Scan(&took)
+		var doubt bool
+		err = tx.QueryRow(ctx, "SELECT shares <> incarnation FROM machines WHERE id = $1 AND expires_ms <> 0 FOR UPDATE", int64(id)).Scan(&doubt)
 		if err != nil && !errors.Is(err, db.ErrNoRows) {
 			return err
 		}
-		shares := l.self.Incarnation
-		if took {
+		if doubt {
 			shares = 0
 		}
-		_, err = tx.Exec(ctx, `INSERT INTO machines (id, incarnation, address, host, version, roles, starting, draining, started_ms, expires_ms, facts, shares)
-			VALUES ($1, $2, $3, $4, $5, $6, $7, FALSE, $8, $9, $10, $11) ON CONFLICT (id) DO UPDATE SET incarnation = excluded.incarnation,
+		_, err = tx.Exec(ctx, `INSERT INTO machines (id, incarnation, address, host, version, roles, starting, draining, started_ms, expires_ms, facts, shares, beat)
+			VALUES ($1, $2, $3, $4, $5, $6, $7, FALSE, $8, $9, $10, $11, 0) ON CONFLICT (id) DO UPDATE SET incarnation = excluded.incarnation,
 			address = excluded.address, host = excluded.host, version = excluded.version, roles = excluded.roles,
 			lock_run = '', starting = excluded.starting, draining = FALSE, mute = FALSE, bus = '', started_ms = excluded.started_ms, expires_ms = excluded.expires_ms,
-			facts = excluded.facts, shares = excluded.shares`,
+			facts = excluded.facts, shares = excluded.shares, beat = 0`,
 			int64(id), l.self.Incarnation, l.self.Address, l.self.Host, l.self.Version, strings.Join(l.self.Roles, ","), l.self.Starting,
 			now, now+l.opts.TTL.Milliseconds(), l.opts.Facts, shares)
 		return err
 	})
-	l.took = took
-	if l.beaten = began; others && !l.opts.Alone {
+	l.said = shares
+	if l.beaten = began; !l.opts.Alone {
 		l.joins()
 	}
 	return err
@@ -372,6 +369,9 @@ func (l *Leases) Acquire(ctx context.Context, names ...string) ([]Lease, error) 
 	})
 	if err != nil {
 		return nil, err
+	}
+	if !l.Alive() { // it stood still meanwhile: another one may be the only one by now
+		return nil, nil
 	}
 	if len(got) > 0 {
 		l.mu.Lock()

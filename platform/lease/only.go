@@ -11,8 +11,15 @@ import (
 // row that it may count on that, and counts on it only with a view that began when this was stored. Who joins registers
 // first and then reads what the others say: one of the two sees the other.
 
-// Only tells that no other process is registered or can become so unseen, for as long as this one holds all leases:
-// nobody else acknowledges a write, and nobody reads one.
+// Need names the leases that the only process has: while another one may have one of them, nobody is the only one.
+func (l *Leases) Need(names ...string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.needs, l.lonely, l.claim = names, false, 0
+}
+
+// Only tells that no other process is registered or can become so unseen, and that this one had all that it needs at the time
+// of the view: nobody else acknowledges a write, and nobody reads one.
 func (l *Leases) Only() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -45,8 +52,7 @@ func (l *Leases) say(ctx context.Context) error {
 		return err // the next view shows what is true
 	}
 	l.mu.Lock()
-	l.said, l.took = shares, false
-	if could {
+	if l.said = shares; could {
 		l.claim, l.claimed = shares, time.Now()
 	}
 	l.mu.Unlock()
@@ -56,8 +62,8 @@ func (l *Leases) say(ctx context.Context) error {
 	return nil
 }
 
-// joins notes that there may be a process which believes to be the only one, and does not publish what it writes. The
-// caller holds mu.
+// joins notes that there may be a process which believes to be the only one, and does not publish what it writes. What this one
+// said of itself it says anew. The caller holds mu.
 func (l *Leases) joins() {
 	l.joined, l.anyMute = time.Now(), true
 	l.until, l.claim = l.joined.Add(l.sole()), 0
@@ -73,16 +79,18 @@ func (l *Leases) settled() bool {
 // before they do.
 func (l *Leases) beatUnlessSettled(ctx context.Context) (bool, error) {
 	l.mu.Lock()
-	settled := l.settled()
+	settled, old := l.settled(), time.Since(l.beaten) >= l.Trust()/2
 	l.mu.Unlock()
 	if settled {
 		return true, nil
 	}
-	if err := l.beat(ctx); err != nil {
-		return false, err
+	if old {
+		if err := l.beat(ctx); err != nil {
+			return false, err
+		}
 	}
 	l.mu.Lock()
-	self, joined, ask := l.self, l.joined, !l.took && time.Now().Before(l.until)
+	self, joined, ask := l.self, l.joined, l.said != 0 && time.Now().Before(l.until)
 	l.mu.Unlock()
 	var one bool
 	if ask {
@@ -91,8 +99,8 @@ func (l *Leases) beatUnlessSettled(ctx context.Context) (bool, error) {
 			return false, err
 		}
 		// Those who seem to have died lately too: the clock may have jumped.
-		err = l.db.QueryRow(ctx, "SELECT EXISTS (SELECT 1 FROM machines WHERE expires_ms > $1 AND incarnation <> $2 AND shares <> incarnation)",
-			now-lately.Milliseconds(), self.Incarnation).Scan(&one)
+		err = l.db.QueryRow(ctx, "SELECT EXISTS (SELECT 1 FROM machines WHERE shares <> incarnation AND incarnation <> $1 AND (expires_ms > $2 OR expires_ms <> 0 AND "+l.held()+"))",
+			self.Incarnation, now-lately.Milliseconds()).Scan(&one)
 		if err != nil {
 			return false, err
 		}

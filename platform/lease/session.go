@@ -24,9 +24,11 @@ const (
 
 // sessionThere tells of a row of machines whether its session is there. A row without one, of another run of the database or
 // from behind a pooler, says nothing.
-const sessionThere = `(lock_run <> CAST(pg_postmaster_start_time() AS TEXT) OR EXISTS (SELECT 1 FROM pg_locks p
+const sessionThere = `(lock_run <> CAST(pg_postmaster_start_time() AS TEXT) OR ` + lockHeld + `)`
+
+const lockHeld = `EXISTS (SELECT 1 FROM pg_locks p
 	WHERE p.locktype = 'advisory' AND p.objsubid = 1 AND p.granted AND p.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-	AND (CAST(p.classid AS BIGINT) << 32 | CAST(p.objid AS BIGINT)) = lock_key))`
+	AND (CAST(p.classid AS BIGINT) << 32 | CAST(p.objid AS BIGINT)) = lock_key)`
 
 // there is sessionThere where sessions have locks.
 func (l *Leases) there() string {
@@ -34,6 +36,14 @@ func (l *Leases) there() string {
 		return sessionThere
 	}
 	return "TRUE"
+}
+
+// held is where sessions have locks, of a row of machines, whether its session is there for certain.
+func (l *Leases) held() string {
+	if l.db.Postgres() && !l.opts.Alone {
+		return `lock_run = CAST(pg_postmaster_start_time() AS TEXT) AND ` + lockHeld
+	}
+	return "FALSE"
 }
 
 // keepSession holds the lock until ctx ends.

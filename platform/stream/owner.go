@@ -20,7 +20,13 @@ func (s *Streams) Start(ctx context.Context) error {
 	s.started = true
 	self := s.o.Leases.Self()
 	var wanted []*Stream
+	var needs []string
 	for _, st := range s.order {
+		for i := range st.shards {
+			if self.Has(st.spec.Role) {
+				needs = append(needs, st.Lease(i))
+			}
+		}
 		if !st.wantedBy(self) {
 			continue // a tail may be started later
 		}
@@ -29,6 +35,7 @@ func (s *Streams) Start(ctx context.Context) error {
 		st.subscribe()
 		st.followMu.Unlock()
 	}
+	s.o.Leases.Need(needs...)
 	s.undo = append(s.undo, s.o.Bus.Subscribe("leases", func(bus.Message) { s.o.Leases.Poke() }))
 	s.undo = append(s.undo, s.o.Bus.OnReconnect(func() {
 		s.lost.Add(1) // so a Barrier asks the database until the positions were read once

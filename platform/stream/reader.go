@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"lyceum/platform/bus"
-	"lyceum/platform/db"
 	"lyceum/platform/lease"
 )
 
@@ -340,10 +339,8 @@ func (s *Streams) Barrier(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		// When only this process can not reach the database, nothing is known to be missing: what the bus
-		// brought is served rather than nothing.
-		whole := err == nil && s.read.Load() >= s.losses()
-		if _, err := s.heads.wait(ctx); err != nil && (!whole || !db.IsUnavailable(err)) {
+		// A process that can not reach the database either knows nothing: another one may be mute, or the only one.
+		if _, err := s.heads.wait(ctx); err != nil {
 			return err
 		}
 	}

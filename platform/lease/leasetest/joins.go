@@ -184,6 +184,14 @@ func saidLate(t *testing.T, d *db.DB) {
 		t.Skip("writes come one after the other")
 	}
 	a := member(t, d, lease.Options{Machine: 0})
+	stop := live(t, a)
+	until(t, "it is the only one", 3*time.Second, a.Only)
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.Exec(t.Context(), "UPDATE machines SET shares = incarnation"); err != nil { // it says so anew
+		t.Fatal(err)
+	}
 	err := d.Tx(t.Context(), func(tx *db.Tx) error {
 		var id int
 		if err := tx.QueryRow(t.Context(), "SELECT id FROM machines WHERE id = 0 FOR UPDATE").Scan(&id); err != nil {
