@@ -263,7 +263,11 @@ func (l *Leases) Refresh(ctx context.Context) error {
 		}
 	}
 	if !l.opts.Alone {
-		l.lonely, l.said = lonely && !slices.ContainsFunc(l.needs, func(name string) bool { return holders[name].Incarnation != l.self.Incarnation }), said
+		elsewhere := func(name string) bool {
+			h := holders[name]
+			return h.Machine != l.self.ID || h.Incarnation != l.self.Incarnation
+		}
+		l.lonely, l.said = lonely && !slices.ContainsFunc(l.needs, elsewhere), said
 		if !l.lonely || said != l.claim {
 			l.claim = 0
 		}
