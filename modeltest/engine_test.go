@@ -71,12 +71,16 @@ type way struct {
 	close func()
 }
 
+// serverDir has the files of server.
+var serverDir string
+
 // server is the PostgreSQL of this test binary. What histories look for does not depend on the disk.
 var server = sync.OnceValues(func() (*engines.Postgres, error) {
 	dir, err := os.MkdirTemp("", "lyceum-model-*")
 	if err != nil {
 		return nil, err
 	}
+	serverDir = dir
 	if err := os.Chmod(dir, 0o711); err != nil {
 		return nil, err
 	}

@@ -468,6 +468,7 @@ func TestMain(m *testing.M) {
 		if pg, err := server(); err == nil {
 			_ = pg.Stop()
 		}
+		_ = os.RemoveAll(serverDir)
 	}
 	os.Exit(code)
 }
