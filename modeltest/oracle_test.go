@@ -10,6 +10,7 @@ import (
 	"github.com/tidwall/gjson"
 
 	"lyceum/platform/db"
+	"lyceum/platform/lease"
 	"lyceum/rooms/state"
 )
 
@@ -178,14 +179,24 @@ func (h *history) sound(m *member) {
 	h.heads()
 }
 
+// leases are those as a process reads them. It may still have connections that were cut.
+func (h *history) leases(prefix string) map[string]lease.Holder {
+	for began := time.Now(); ; time.Sleep(time.Millisecond) {
+		held, err := h.members[0].process.Leases.Read(context.Background(), prefix)
+		if !db.IsUnavailable(err) || time.Since(began) > time.Second {
+			h.must(err, "read the leases")
+			return held
+		}
+	}
+}
+
 // heads holds that no row stands behind the position of its lease: what comes late must not move a lease back.
 func (h *history) heads() {
 	for _, stream := range []string{"receipts", "typing", "presence", "to_device"} {
 		newest, err := db.Map[int, int64](h.control.Query(context.Background(), "SELECT shard, MAX(pos) FROM "+stream+" GROUP BY shard"))
 		h.must(err, "read positions")
 		// Then the leases: what a client did not wait for may be stored between the two.
-		leases, err := h.members[0].process.Leases.Read(context.Background(), "stream/")
-		h.must(err, "read the leases")
+		leases := h.leases("stream/")
 		for shard, pos := range newest {
 			if at := leases[fmt.Sprintf("stream/%s/%04d", stream, shard)].Pos; at < pos {
 				h.fail("stream %s, shard %d: the lease stands at %d, a row at %d", stream, shard, at, pos)
@@ -203,9 +214,7 @@ func (h *history) positions(rows []row) {
 		}
 		last[e.shard] = e.pos
 	}
-	leases, err := h.members[0].process.Leases.Read(context.Background(), "stream/events/")
-	h.must(err, "read the leases")
-	for name, l := range leases {
+	for name, l := range h.leases("stream/events/") {
 		var shard int
 		_, _ = fmt.Sscanf(name, "stream/events/%d", &shard)
 		if l.Pos != last[shard] {

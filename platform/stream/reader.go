@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"lyceum/platform/bus"
+	"lyceum/platform/db"
 	"lyceum/platform/lease"
 )
 
@@ -381,6 +382,15 @@ func (st *Stream) waitCaughtUp(ctx context.Context) error {
 func (s *Streams) syncHeads(ctx context.Context) error {
 	losses := s.losses()
 	held, err := s.o.Leases.Read(ctx, "stream/")
+	// A database that was away for a moment leaves connections that are broken, which is no reason to refuse requests.
+	for wait := 10 * time.Millisecond; db.IsUnavailable(err) && wait < time.Second; wait *= 2 {
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(wait):
+		}
+		held, err = s.o.Leases.Read(ctx, "stream/")
+	}
 	if err != nil {
 		return err
 	}

@@ -10,7 +10,9 @@ import (
 
 	"lyceum/platform/bus"
 	"lyceum/platform/db"
+	"lyceum/platform/db/dbfault"
 	"lyceum/platform/db/dbtest"
+	"lyceum/platform/engines/enginestest"
 	"lyceum/platform/lease"
 )
 
@@ -170,6 +172,25 @@ func TestWhoLacksShardsIsNotTheOnlyOne(t *testing.T) {
 			t.Error("others may come back with the shards that they had")
 		}
 	}, lease.Migrations(), lines)
+}
+
+// After a moment in which the database was away no request is refused for a connection that broke in it.
+func TestABarrierOutlastsBrokenConnections(t *testing.T) {
+	url := enginestest.TestPostgres(t)
+	dbtest.Open(t, url, lease.Migrations(), lines)
+	proxy, err := dbfault.NewProxy(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = proxy.Close() })
+	l := listen(t, dbtest.Open(t, proxy.URL()), bus.NewLocal(), "client") // without all shards it is not the only one
+	for range 20 {
+		l.lost.Add(1) // it does not trust the bus
+		proxy.Cut()
+		if err := l.Barrier(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 // Under load, a tail that is started gets every row behind its start, once.
