@@ -1,9 +1,11 @@
 package stream
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -184,10 +186,17 @@ func TestABarrierOutlastsBrokenConnections(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = proxy.Close() })
 	l := listen(t, dbtest.Open(t, proxy.URL()), bus.NewLocal(), "client") // without all shards it is not the only one
-	for range 20 {
+	for range 5 {
+		proxy.HoldAnswers(func(r dbfault.Read) bool {
+			return strings.Contains(r.Query, "FROM leases") && bytes.Contains(r.Values, []byte("stream/"))
+		})
 		l.lost.Add(1) // it does not trust the bus
+		passed := make(chan error, 1)
+		go func() { passed <- l.Barrier(t.Context()) }()
+		<-time.After(50 * time.Millisecond)
 		proxy.Cut()
-		if err := l.Barrier(t.Context()); err != nil {
+		proxy.LetAnswers()
+		if err := <-passed; err != nil {
 			t.Fatal(err)
 		}
 	}
