@@ -65,11 +65,11 @@ var undones = []undone{
 		},
 	},
 	{
-		name: "who joins does not wait until the only process knows of it", setting: "postgres, two processes, one at times", within: 60,
+		name: "who joins does not wait until the only process knows of it", setting: "postgres, two processes, one at times", within: 120,
 		changes: []change{{"platform/lease/lease.go", "l.beaten = began; !l.opts.Alone {", "l.beaten = began; false {"}},
 	},
 	{
-		name: "who counts on being the only one does not say so", setting: "postgres, two processes, one at times", within: 60,
+		name: "who counts on being the only one does not say so", setting: "postgres, two processes, one at times", within: 120,
 		changes: []change{
 			{"platform/lease/only.go", "l.claim != 0 && l.viewed.After(l.claimed) && l.couldBeOnly()", "l.couldBeOnly()"},
 			{"platform/lease/only.go", "could, settled := l.couldBeOnly(), ", "could, settled := false, "},
