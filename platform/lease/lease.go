@@ -150,8 +150,9 @@ func (l *Leases) now(ctx context.Context, q db.Querier) (ms int64, err error) {
 }
 
 func (l *Leases) register(ctx context.Context) error {
-	began, shares := time.Now(), l.self.Incarnation
+	began, shares := time.Now(), int64(0)
 	err := l.db.Tx(ctx, func(tx *db.Tx) error {
+		shares = l.self.Incarnation
 		if l.db.Postgres() {
 			// Two processes that look for a free id at once must not find the same one.
 			if _, err := tx.Exec(ctx, "SELECT pg_advisory_xact_lock(7814991)"); err != nil {

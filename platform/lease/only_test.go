@@ -52,8 +52,8 @@ func TestALateHeartbeatChangesNothing(t *testing.T) {
 	must(t, l.SetMute(t.Context(), false))
 	must(t, l.SetMute(t.Context(), true))
 	expires, _ := row()
-	time.Sleep(2 * time.Millisecond)
-	l.beats -= 2 // the next one is sent as one of before
+	time.Sleep(2 * time.Millisecond) // the times that are compared are of ms
+	l.beats -= 2                     // the next one is sent as one of before
 	l.self.Mute = false
 	must(t, l.beat(t.Context()))
 	if now, mute := row(); !mute || now != expires {
@@ -143,7 +143,7 @@ func TestTheClockGoesBackAndForth(t *testing.T) {
 	defer cancel()
 	go b.keepSession(ctx)
 	eventually(t, "it has a session", 3*time.Second, func() bool { return hasSession(d, b) })
-	for began := time.Now(); time.Since(began) < 1500*time.Millisecond; time.Sleep(100 * time.Millisecond) {
+	for began := time.Now(); time.Since(began) < 1500*time.Millisecond; time.Sleep(100 * time.Millisecond) { // a first view says nothing for a TTL
 		for _, l := range []*Leases{a, b} {
 			must(t, l.beat(t.Context()))
 			must(t, l.Refresh(t.Context()))
@@ -172,7 +172,7 @@ func TestOneComesBackWhileAnotherOneRegisters(t *testing.T) {
 	a.mu.Unlock()
 	registered := make(chan *Leases, 1)
 	err = d.Tx(t.Context(), func(tx *db.Tx) error {
-		if _, err := lockMachine(t.Context(), tx, 1); err != nil {
+		if _, err := tx.Exec(t.Context(), "SELECT 1 FROM machines WHERE id = 1 FOR UPDATE"); err != nil {
 			return err
 		}
 		go func() {
@@ -199,11 +199,6 @@ func TestOneComesBackWhileAnotherOneRegisters(t *testing.T) {
 	if fresh := b.Fresh(); a.Only() && (fresh || len(got) > 0) {
 		t.Errorf("one is the only one, the other one is granted %v and trusts its view: %v", got, fresh)
 	}
-}
-
-func lockMachine(ctx context.Context, tx *db.Tx, id int64) (shares int64, err error) {
-	err = tx.QueryRow(ctx, "SELECT shares FROM machines WHERE id = $1 FOR UPDATE", id).Scan(&shares)
-	return shares, err
 }
 
 // One stands still while it takes leases, for so long that the other one becomes the only one.

@@ -26,6 +26,7 @@ const (
 // from behind a pooler, says nothing.
 const sessionThere = `(lock_run <> CAST(pg_postmaster_start_time() AS TEXT) OR ` + lockHeld + `)`
 
+// lockHeld tells of a row of machines whether its lock is held.
 const lockHeld = `EXISTS (SELECT 1 FROM pg_locks p
 	WHERE p.locktype = 'advisory' AND p.objsubid = 1 AND p.granted AND p.database = (SELECT oid FROM pg_database WHERE datname = current_database())
 	AND (CAST(p.classid AS BIGINT) << 32 | CAST(p.objid AS BIGINT)) = lock_key)`
