@@ -187,13 +187,25 @@ func TestABarrierOutlastsBrokenConnections(t *testing.T) {
 	t.Cleanup(func() { _ = proxy.Close() })
 	l := listen(t, dbtest.Open(t, proxy.URL()), bus.NewLocal(), "client") // without all shards it is not the only one
 	for range 5 {
+		reads := make(chan struct{}, 1)
 		proxy.HoldAnswers(func(r dbfault.Read) bool {
-			return strings.Contains(r.Query, "FROM leases") && bytes.Contains(r.Values, []byte("stream/"))
+			is := strings.Contains(r.Query, "FROM leases") && bytes.Contains(r.Values, []byte("stream/"))
+			if is {
+				select {
+				case reads <- struct{}{}:
+				default:
+				}
+			}
+			return is
 		})
 		l.lost.Add(1) // it does not trust the bus
 		passed := make(chan error, 1)
 		go func() { passed <- l.Barrier(t.Context()) }()
-		<-time.After(50 * time.Millisecond)
+		select {
+		case <-reads:
+		case err := <-passed:
+			t.Fatalf("the positions were not read: %v", err)
+		}
 		proxy.Cut()
 		proxy.LetAnswers()
 		if err := <-passed; err != nil {
