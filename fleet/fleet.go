@@ -303,7 +303,7 @@ func (p *Process) build(ctx context.Context) error {
 	}
 	o := web.Options{
 		Log: p.process.Log, Registry: p.obs.Registry, Authenticator: p.domains.accounts, Config: p.config.HTTP,
-		Limits: limits, UnderWay: acts, Barrier: p.process.Streams.Barrier, Ready: p.obs.Health.SetReady, Tracer: p.tracer(),
+		Limits: limits, UnderWay: acts, Barrier: p.process.Streams.Barrier, Ready: p.obs.Health.SetReady, Tracer: p.tracer(), OldPaths: oldPaths(),
 	}
 	if p.process.RPC != nil {
 		r := router.New(router.Options{

@@ -78,10 +78,20 @@ func TestGeneratedPages(t *testing.T) {
 		return "# " + title + "\n\n" + about + " Printed by `make generate`.\n\n"
 	}
 	routes := allRoutes(t)
-	generated(t, "routes.md", append([]byte(head("Routes", "Every endpoint, from the routes.go of each package.")), web.RoutesMarkdown(routes)...))
+	generated(t, "routes.md", append(append([]byte(head("Routes", "Every endpoint, from the routes.go of each package.")), web.RoutesMarkdown(routes)...), oldPathsMarkdown()...))
 	generated(t, "roles.md", append([]byte(head("Roles", "The table of fleet/roles.go; `lyceum roles` prints it too.")), RolesMarkdown()...))
 	generated(t, "config.md", append([]byte(head("Configuration", "Every key; `lyceum config --reference` prints it too.")), conf.Reference((&Config{}).Sections())...))
 	generated(t, "missing.md", missing(t, routes))
+}
+
+// oldPathsMarkdown is the table of older paths.
+func oldPathsMarkdown() []byte {
+	var out bytes.Buffer
+	out.WriteString("\n## Older paths\n\nA path that no route takes is read as one of today:\n\n| begins with | is read as |\n|---|---|\n")
+	for _, old := range oldPaths() {
+		fmt.Fprintf(&out, "| `%s` | `%s` |\n", old.Prefix, old.Now)
+	}
+	return out.Bytes()
 }
 
 var pathParameter = regexp.MustCompile(`\{[^}]*\}`)

@@ -18,8 +18,8 @@ import (
 	"lyceum/platform/web"
 )
 
-// RouteTable is the table of all routes under a configuration, from a process that is wired and never run, over
-// SQLite in a temporary directory.
+// RouteTable is the table of all routes under a configuration, with their paths in older versions of the specification. It comes
+// from a process that is wired and never run, over SQLite in a temporary directory.
 func RouteTable(ctx context.Context, c *Config) ([]web.Route, error) {
 	dir, err := os.MkdirTemp("", "lyceum-routes-")
 	if err != nil {
@@ -35,7 +35,7 @@ func RouteTable(ctx context.Context, c *Config) ([]web.Route, error) {
 		return nil, err
 	}
 	defer p.close()
-	return p.domains.routes, nil
+	return web.WithOldPaths(p.domains.routes, olderVersions), nil
 }
 
 // ParseBackends reads backends as ROLE=HOST:PORT,HOST:PORT or ROLE=dns:NAME:PORT.

@@ -159,7 +159,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, internal bool) (a
 	case !cleanPath(r.URL):
 		x.fail(unrecognized(http.StatusNotFound))
 	default:
-		s.mux.ServeHTTP(x, r)
+		s.mux.ServeHTTP(x, s.modern(r))
 	}
 	return false
 }

@@ -40,8 +40,10 @@ type Options struct {
 	// Tracer makes a span for each request of a route, in the trace that the request's headers name; nil: none.
 	Tracer trace.Tracer
 	// Ready is told true when Run begins to serve and false when it begins to stop.
-	Ready  func(ready bool)
-	Config Config
+	Ready func(ready bool)
+	// OldPaths are paths of older specifications, beside those of the routes.
+	OldPaths []OldPath
+	Config   Config
 }
 
 // Server serves routes. Add them all before the first request.
@@ -57,6 +59,7 @@ type Server struct {
 	rates    map[string]RateLimit
 	trusted  []netip.Prefix
 	metrics  *metrics
+	oldPaths []OldPath
 
 	mux       *http.ServeMux
 	endpoints []*endpoint
@@ -82,7 +85,7 @@ func New(o Options) (*Server, error) {
 	s := &Server{
 		log: o.Log, auth: o.Authenticator, limits: o.Limits, barrier: o.Barrier, dispatch: o.Dispatch, ready: o.Ready, tracer: o.Tracer,
 		config: o.Config.withDefaults(), rates: DefaultRateLimits(),
-		mux: http.NewServeMux(), draining: make(chan struct{}),
+		mux: http.NewServeMux(), draining: make(chan struct{}), oldPaths: o.OldPaths,
 	}
 	for name, rate := range o.Config.RateLimits {
 		s.rates[name] = rate
@@ -190,16 +193,15 @@ func (s *Server) Drain() {
 // serveMissing answers what no route matched: 405 when the path exists with another method, else 404.
 func (s *Server) serveMissing(w http.ResponseWriter, r *http.Request) {
 	var allowed []string
-	for _, method := range [...]string{http.MethodDelete, http.MethodGet, http.MethodPatch, http.MethodPost, http.MethodPut} {
+	for _, method := range methods {
 		if method == r.Method {
 			continue
 		}
-		probe := http.Request{Method: method, URL: r.URL, Host: r.Host}
-		handler, _ := s.mux.Handler(&probe)
-		if e, ok := handler.(*endpoint); ok && !e.root && (e.route.Auth != Fleet || w.(*exchange).request.internal) {
+		if e, ok := s.find(method, r.URL); ok && !e.root && (e.route.Auth != Fleet || w.(*exchange).request.internal) {
 			allowed = append(allowed, method)
 		}
 	}
+	slices.Sort(allowed)
 	if len(allowed) == 0 {
 		w.(*exchange).fail(unrecognized(http.StatusNotFound))
 		return
