@@ -20,6 +20,8 @@ type RegistrationToken struct {
 	Completed   int64  `json:"completed"`
 	Admin       bool   `json:"admin"`       // who uses it becomes an administrator
 	Expires     int64  `json:"expiry_time"` // ms; 0 is never
+	First       bool   `json:"first"`       // the invitation of the first administrator
+	Created     int64  `json:"created_ts"`  // ms
 }
 
 // CreateRegistrationToken stores a token; an empty Token is made up. Errors: M_INVALID_PARAM for a token
@@ -31,8 +33,9 @@ func (a *Accounts) CreateRegistrationToken(ctx context.Context, t RegistrationTo
 	if !validRegistrationToken(t.Token) || t.UsesAllowed < 0 || t.Expires < 0 {
 		return t, matrix.InvalidParam("A registration token has 1 to 64 of the characters A-Z a-z 0-9 . _ ~ -, and its numbers are not negative")
 	}
+	t.Created = a.nowMs()
 	_, err := a.db.Exec(ctx, `INSERT INTO registration_tokens (token, uses_allowed, admin, created_ms, expires_ms) VALUES ($1, $2, $3, $4, $5)`,
-		t.Token, t.UsesAllowed, t.Admin, a.nowMs(), t.Expires)
+		t.Token, t.UsesAllowed, t.Admin, t.Created, t.Expires)
 	if db.IsUnique(err) {
 		return t, matrix.InvalidParam("There is such a registration token already").With(err)
 	}
@@ -55,9 +58,10 @@ func validRegistrationToken(s string) bool {
 // RegistrationTokens lists all tokens.
 func (a *Accounts) RegistrationTokens(ctx context.Context) ([]RegistrationToken, error) {
 	return db.List(func(row db.Row) (t RegistrationToken, err error) {
-		err = row.Scan(&t.Token, &t.UsesAllowed, &t.Pending, &t.Completed, &t.Admin, &t.Expires)
+		err = row.Scan(&t.Token, &t.UsesAllowed, &t.Pending, &t.Completed, &t.Admin, &t.Expires, &t.First, &t.Created)
 		return t, err
-	})(a.db.Query(ctx, `SELECT token, uses_allowed, pending, completed, admin, expires_ms FROM registration_tokens ORDER BY created_ms, token`))
+	})(a.db.Query(ctx, `SELECT token, uses_allowed, pending, completed, admin, expires_ms, COALESCE(label, '') = '`+firstToken+`', created_ms
+		FROM registration_tokens ORDER BY created_ms, token`))
 }
 
 // DeleteRegistrationToken removes a token with the interactions that hold its uses, which would else give back those of a token that is

@@ -2,6 +2,7 @@ package accounts
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"strings"
 	"time"
@@ -152,9 +153,11 @@ func (a *Accounts) IsAdmin(ctx context.Context, userID string) (bool, error) {
 // User is what an operator sees of a user.
 type User struct {
 	UserID      string `json:"user_id"`
+	DisplayName string `json:"displayname,omitempty"`
 	Kind        string `json:"kind,omitempty"`
 	Appservice  string `json:"appservice,omitempty"`
 	Admin       bool   `json:"admin"`
+	Guest       bool   `json:"guest"`
 	Locked      bool   `json:"locked"`
 	Suspended   bool   `json:"suspended"`
 	Deactivated bool   `json:"deactivated"`
@@ -163,13 +166,32 @@ type User struct {
 	LastLogin   int64  `json:"last_login_ts,omitempty"`
 }
 
+const userColumns = `SELECT u.user_id, u.kind, u.appservice, u.admin, u.locked, u.suspended, u.deactivated_ms <> 0, u.erased, u.created_ms, u.login_ms,
+	COALESCE(f.value, '') FROM users u LEFT JOIN profile_fields f ON f.user_id = u.user_id AND f.name = 'displayname' `
+
+func scanUser(row db.Row) (u User, err error) {
+	var name string
+	err = row.Scan(&u.UserID, &u.Kind, &u.Appservice, &u.Admin, &u.Locked, &u.Suspended, &u.Deactivated, &u.Erased, &u.Created, &u.LastLogin, &name)
+	u.Guest = u.Kind == kindGuest
+	_ = json.Unmarshal([]byte(name), &u.DisplayName) // it was checked when it was set
+	return u, err
+}
+
 // Users lists users in the order of their ids, after the id given ("" from the start).
 func (a *Accounts) Users(ctx context.Context, after string, limit int) ([]User, error) {
-	return db.List(func(row db.Row) (u User, err error) {
-		err = row.Scan(&u.UserID, &u.Kind, &u.Appservice, &u.Admin, &u.Locked, &u.Suspended, &u.Deactivated, &u.Erased, &u.Created, &u.LastLogin)
-		return u, err
-	})(a.db.Query(ctx, `SELECT user_id, kind, appservice, admin, locked, suspended, deactivated_ms <> 0, erased, created_ms, login_ms
-		FROM users WHERE user_id > $1 ORDER BY user_id LIMIT $2`, after, limit))
+	return db.List(scanUser)(a.db.Query(ctx, userColumns+`WHERE u.user_id > $1 ORDER BY u.user_id LIMIT $2`, after, limit))
+}
+
+// User gives one user by localpart or user id. Errors: M_NOT_FOUND.
+func (a *Accounts) User(ctx context.Context, name string) (User, error) {
+	found, err := a.findUser(ctx, name)
+	if errors.Is(err, db.ErrNoRows) {
+		return User{}, matrix.NotFound("There is no such user")
+	}
+	if err != nil {
+		return User{}, err
+	}
+	return scanUser(a.db.QueryRow(ctx, userColumns+`WHERE u.user_id = $1`, found.id))
 }
 
 // SetPassword gives a user a new password and, if asked, ends all devices but one ("" for really all).
