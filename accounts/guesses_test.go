@@ -82,7 +82,7 @@ func TestWrongPasswordsAreLimitedEverywhere(t *testing.T) {
 		mine := nodes[0].register("thief").want(200).text("access_token")
 		for range 2 * guesses {
 			x := nodes[0].do("POST", client+"/account/deactivate", mine, obj{"auth": auth("victim", "correct horse")})
-			x.want(401, "M_FORBIDDEN")
+			x.want(403, "M_FORBIDDEN")
 		}
 		nodes[0].login("victim", "correct horse").want(200)
 	})

@@ -134,7 +134,15 @@ func (a *Accounts) whoami(r *web.Request) (any, error) {
 	}{r.Identity.UserID, r.Identity.DeviceID, r.Identity.Guest}, nil
 }
 
-func (a *Accounts) postRegister(r *web.Request, body *registration) (any, error) {
+func (a *Accounts) postRegister(r *web.Request) (any, error) {
+	begin := func(session string) *interaction {
+		return &interaction{id: session, op: opRegister, from: r.RemoteIP()}
+	}
+	return resume(a, r, begin, true, a.registerStep)
+}
+
+// registerStep takes one request of a registration, with what the ones before it told.
+func (a *Accounts) registerStep(r *web.Request, body *registration) (any, error) {
 	d := device(r, body.DeviceID, body.DeviceName, body.RefreshTokens)
 	if body.Type == typeAppservice {
 		id, err := a.appservice(r.Token())
@@ -166,8 +174,16 @@ func (a *Accounts) postRegister(r *web.Request, body *registration) (any, error)
 	if err := d.check(); err != nil {
 		return nil, err
 	}
+	kept := *body
+	kept.Auth = nil
+	told, err := json.Marshal(kept)
+	if err != nil {
+		return nil, err
+	}
 	start := func() *interaction {
-		return &interaction{id: newSessionID(), op: opRegister, from: d.From, flows: a.registrationFlows()}
+		return &interaction{
+			id: newSessionID(), op: opRegister, from: d.From, flows: a.registrationFlows(), body: told, sent: sent(r.Context()),
+		}
 	}
 	return a.interact(r.Context(), start, body.Auth, func(i *interaction) (any, error) {
 		return creds(a.register(r.Context(), body, d, i))
@@ -222,29 +238,33 @@ func (a *Accounts) postSecretRegister(r *web.Request, body *secretRegistration) 
 	return creds(a.registerBySecret(r.Context(), body, device(r, "", "", false)))
 }
 
-func (a *Accounts) postPassword(r *web.Request, body *struct {
+// passwordBody is the body of POST /account/password.
+type passwordBody struct {
 	Auth     json.RawMessage `json:"auth"`
 	Password string          `json:"new_password"`
 	Logout   *bool           `json:"logout_devices"`
-},
-) (any, error) {
+}
+
+func (a *Accounts) postPassword(r *web.Request, body *passwordBody) (any, error) {
 	if body.Password != "" || len(body.Auth) > 0 {
 		if err := a.checkNewPassword(body.Password); err != nil {
 			return nil, err
 		}
 	}
 	logout := body.Logout == nil || *body.Logout
-	return a.Interactive(r, body.Auth, []any{body.Password, logout}, func(p Proof) (any, error) {
+	return a.Interactive(r, body.Auth, map[string]any{"new_password": body.Password, "logout_devices": logout}, func(p Proof) (any, error) {
 		return nil, a.setPassword(r.Context(), r.UserID(), p, body.Password, logout, r.DeviceID())
 	})
 }
 
-func (a *Accounts) postDeactivate(r *web.Request, body *struct {
+// deactivation is the body of POST /account/deactivate.
+type deactivation struct {
 	Auth  json.RawMessage `json:"auth"`
 	Erase bool            `json:"erase"`
-},
-) (any, error) {
-	return a.Interactive(r, body.Auth, body.Erase, func(p Proof) (any, error) {
+}
+
+func (a *Accounts) postDeactivate(r *web.Request, body *deactivation) (any, error) {
+	return a.Interactive(r, body.Auth, map[string]any{"erase": body.Erase}, func(p Proof) (any, error) {
 		err := a.deactivate(r.Context(), r.UserID(), p, body.Erase)
 		return map[string]string{"id_server_unbind_result": "success"}, err
 	})

@@ -106,15 +106,27 @@ func (a *Accounts) insertRegistered(ctx context.Context, n NewUser, hash string,
 	if err != nil {
 		return nil, err
 	}
+	if o.inhibitLogin {
+		creds = &Credentials{UserID: n.Name, HomeServer: a.config.ServerName}
+	}
+	if i := o.interaction; i != nil {
+		if i.answer, err = i.sealAnswer(creds); err != nil {
+			return nil, err
+		}
+	}
 	// Who is told nothing finds the name taken, or registers a second user.
 	err = a.db.Settle(ctx, func(tx *db.Tx) error {
 		n := n
 		if i := o.interaction; i != nil && i.token != "" {
-			admin, err := consumeToken(ctx, tx, i)
+			admin, err := a.consumeToken(ctx, tx, i)
 			if err != nil {
 				return err
 			}
 			n.Admin = n.Admin || admin
+		} else if i != nil && i.answer != "" {
+			if err := a.finishInteraction(ctx, tx, i, i.answer); err != nil {
+				return err
+			}
 		}
 		if o.nonce != "" {
 			_, err := tx.Exec(ctx, `INSERT INTO used_nonces (nonce, expires_ms) VALUES ($1, $2)`, o.nonce, o.nonceExpires)
@@ -132,9 +144,6 @@ func (a *Accounts) insertRegistered(ctx context.Context, n NewUser, hash string,
 	}, userStored(n.Name, hash, p.Created))
 	if err != nil {
 		return nil, err
-	}
-	if o.inhibitLogin {
-		creds = &Credentials{UserID: n.Name, HomeServer: a.config.ServerName}
 	}
 	return creds, nil
 }

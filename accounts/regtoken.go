@@ -190,13 +190,22 @@ func (a *Accounts) giveBackLost(ctx context.Context, job *role.Job, before map[s
 }
 
 // consumeToken turns the held use into a completed one. admin tells what the token makes of its user.
-func consumeToken(ctx context.Context, tx *db.Tx, i *interaction) (admin bool, err error) {
-	n, err := tx.Exec(ctx, `DELETE FROM interactive_sessions WHERE id = $1 AND token = $2`, i.row(), i.token)
+func (a *Accounts) consumeToken(ctx context.Context, tx *db.Tx, i *interaction) (admin bool, err error) {
+	var held string
+	err = tx.QueryRow(ctx, `SELECT token FROM interactive_sessions WHERE id = $1 AND token = $2 FOR UPDATE`, i.row(), i.token).Scan(&held)
+	if errors.Is(err, db.ErrNoRows) {
+		return false, errBadToken
+	}
 	if err != nil {
 		return false, err
 	}
-	if n == 0 {
-		return false, errBadToken
+	if i.answer != "" {
+		err = a.keepAnswer(ctx, tx, i, i.answer)
+	} else {
+		_, err = tx.Exec(ctx, `DELETE FROM interactive_sessions WHERE id = $1`, i.row())
+	}
+	if err != nil {
+		return false, err
 	}
 	err = tx.QueryRow(ctx, `UPDATE registration_tokens SET pending = pending - 1, completed = completed + 1 WHERE token = $1 AND pending > 0 AND `+needed+` RETURNING admin`, i.token).Scan(&admin)
 	if errors.Is(err, sql.ErrNoRows) {

@@ -26,7 +26,7 @@ func (a *Accounts) Routes() []web.Route {
 		{Pattern: "POST " + client + "/logout/all", Auth: web.None, Role: clientRole, Limit: "public", EmptyBody: true, Handler: a.postLogoutAll},
 		{Pattern: "GET " + client + "/account/whoami", Auth: web.Guest, Role: clientRole, Limit: "read", Handler: a.whoami},
 
-		{Pattern: "POST " + client + "/register", Auth: web.None, Role: clientRole, Limit: "registration", Handler: web.JSON(a.postRegister)},
+		{Pattern: "POST " + client + "/register", Auth: web.None, Role: clientRole, Limit: "registration", Handler: a.postRegister},
 		{Pattern: "GET " + client + "/register/available", Auth: web.None, Role: clientRole, Limit: "registration", Handler: a.getAvailable},
 		{Pattern: "GET /_matrix/client/v1/register/m.login.registration_token/validity", Auth: web.None, Role: clientRole, Limit: "registration", Handler: a.getTokenValidity},
 		{Pattern: "GET /_synapse/admin/v1/register", Auth: web.None, Role: adminRole, Limit: "registration", Handler: a.getNonce},
@@ -34,8 +34,8 @@ func (a *Accounts) Routes() []web.Route {
 		{Pattern: "GET " + client + "/auth/{type}/fallback/web", Auth: web.None, Role: clientRole, Limit: "public", Handler: a.getFallback},
 		{Pattern: "POST " + client + "/auth/{type}/fallback/web", Auth: web.None, Role: clientRole, Limit: "login", MaxBody: 16 << 10, Handler: a.postFallback},
 
-		{Pattern: "POST " + client + "/account/password", Auth: web.User, Role: clientRole, Limit: "login", Handler: web.JSON(a.postPassword)},
-		{Pattern: "POST " + client + "/account/deactivate", Auth: web.User, Role: clientRole, Limit: "login", Handler: web.JSON(a.postDeactivate)},
+		{Pattern: "POST " + client + "/account/password", Auth: web.User, Role: clientRole, Limit: "login", Handler: Resumed(a, a.postPassword)},
+		{Pattern: "POST " + client + "/account/deactivate", Auth: web.User, Role: clientRole, Limit: "login", Handler: Resumed(a, a.postDeactivate)},
 		{Pattern: "GET " + client + "/account/3pid", Auth: web.User, Role: clientRole, Limit: "read", Handler: a.getThreepids},
 		{Pattern: "GET " + client + "/admin/whois/{userID}", Auth: web.User, Role: adminRole, Limit: "read", Handler: a.whois},
 		{Pattern: "GET /_matrix/client/v1/admin/lock/{userID}", Auth: web.Admin, Role: adminRole, Limit: "admin", Handler: a.getLock},

@@ -290,7 +290,7 @@ func TestPasswordChangeAndDeactivation(t *testing.T) {
 			return obj{"type": "m.login.password", "session": session, "identifier": obj{"type": "m.id.user", "user": user}, "password": password}
 		}
 		change(here, "battery staple", proof("alice", "wrong"), obj{"logout_devices": false}).want(401, "M_FORBIDDEN")
-		change(here, "battery staple", proof("bob", "correct horse"), obj{"logout_devices": false}).want(401, "M_FORBIDDEN")
+		change(here, "battery staple", proof("bob", "correct horse"), obj{"logout_devices": false}).want(403, "M_FORBIDDEN")
 		change(bob, "battery staple", proof("bob", "correct horse")).want(401) // a session of another user
 		n.do("POST", client+"/account/deactivate", here, obj{"auth": obj{"session": session}}).want(401)
 		change(here, "tiny", proof("alice", "correct horse")).want(400, "M_WEAK_PASSWORD")

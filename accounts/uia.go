@@ -40,7 +40,15 @@ type interaction struct {
 	proof  Proof      // that the user is asking, once complete
 	stored bool       // the database has it, or may have it
 	told   bool       // the client holds id; else the interaction ends with the request that began it
+
+	body   []byte // the parameters, as JSON, for a request that leaves them out
+	sealed string // the same as the database has it
+	sent   []byte // the whole of the present request; nil where it is not known
+	answer string // of the finished operation, sealed and stored with it; "" for one that is not stored yet
 }
+
+// sentFrom is the network that the present request comes from.
+func (i *interaction) sentFrom() string { return web.AddressKey(i.from) }
 
 // authData is the auth member of a request.
 type authData struct {
@@ -110,7 +118,10 @@ func (a *Accounts) Interactive(r *web.Request, auth json.RawMessage, params any,
 		return nil, matrix.BadJSON("The body can not be brought into canonical form").With(err)
 	}
 	start := func() *interaction {
-		return &interaction{id: newSessionID(), op: r.Method + " " + r.URL.Path, userID: r.UserID(), params: text, from: r.RemoteIP(), flows: [][]string{{stagePassword}}}
+		return &interaction{
+			id: newSessionID(), op: r.Method + " " + r.URL.Path, userID: r.UserID(), params: text, from: r.RemoteIP(),
+			flows: [][]string{{stagePassword}}, body: text, sent: sent(r.Context()),
+		}
 	}
 	return a.interact(r.Context(), start, auth, func(i *interaction) (any, error) { return fn(i.proof) })
 }
@@ -133,6 +144,9 @@ func (p Proof) Holds(ctx context.Context, tx *db.Tx, userID string) (bool, error
 }
 
 var errNoSession = matrix.NewError(401, matrix.CodeUnknown, "The session is unknown, used, has run out or was for something else: begin again with the new one")
+
+// errOtherUser answers who confirms an operation as another user than the one of the access token.
+var errOtherUser = matrix.Forbidden("Only the user who asks for this may confirm it")
 
 // interact takes one step. fn runs when all stages of a flow are passed; the session ends when it succeeds.
 func (a *Accounts) interact(ctx context.Context, start func() *interaction, auth json.RawMessage, fn func(*interaction) (any, error)) (answer any, err error) {
@@ -163,6 +177,7 @@ func (a *Accounts) interact(ctx context.Context, start func() *interaction, auth
 		}
 		begun := known.kept
 		known.op, known.userID, known.params, known.from = i.op, i.userID, i.params, i.from
+		known.body, known.sent = i.body, i.sent
 		if known.request() != begun {
 			return a.challenge(ctx, i, errNoSession)
 		}
@@ -171,10 +186,18 @@ func (a *Accounts) interact(ctx context.Context, start func() *interaction, auth
 	if d.Type != "" {
 		if err := a.pass(ctx, i, &d); err != nil {
 			var refused *matrix.Error
+			if errors.Is(err, errOtherUser) {
+				return nil, err
+			}
 			if errors.As(err, &refused) && refused.Status < 500 && refused.Status != 429 {
 				return a.challenge(ctx, i, refused)
 			}
 			return nil, err
+		}
+		if i.told { // another stage may have been passed meanwhile
+			if err := a.keepInteraction(ctx, i); err != nil {
+				return nil, err
+			}
 		}
 	}
 	if !i.complete() {
@@ -197,22 +220,27 @@ func (a *Accounts) interact(ctx context.Context, start func() *interaction, auth
 		}
 	}
 	result, err := fn(i)
-	ctx = context.WithoutCancel(ctx) // the session must not stay half spent
-	if err != nil {
+	a.close(context.WithoutCancel(ctx), i, result, err) // the session must not stay half spent
+	return result, err
+}
+
+// close says what becomes of a session after the operation that it was for.
+func (a *Accounts) close(ctx context.Context, i *interaction, result any, failed error) {
+	var err error
+	switch {
+	case failed != nil && i.told:
 		// What was proved stays proved: the client may repeat the request with, say, another name.
-		if i.told {
-			if _, err := a.db.Exec(ctx, `UPDATE interactive_sessions SET done = $2, used = FALSE WHERE id = $1`, i.row(), strings.Join(i.done, " ")); err != nil {
-				a.log.Warn("a step of an authentication was not kept", "error", err)
-			}
-		}
-		return nil, err
-	}
-	if i.stored { // it is spent: what is left of it runs out
-		if err := a.endInteraction(ctx, i); err != nil {
-			a.log.Warn("the session of an authentication that was used stays until it runs out", "error", err)
+		_, err = a.db.Exec(ctx, `UPDATE interactive_sessions SET used = FALSE WHERE id = $1 AND answer = ''`, i.row())
+	case failed != nil || !i.stored || i.answer != "":
+	default: // it is spent: what is left of it runs out
+		var answer string
+		if answer, err = i.sealAnswer(result); err == nil {
+			err = a.db.Tx(ctx, func(tx *db.Tx) error { return a.finishInteraction(ctx, tx, i, answer) })
 		}
 	}
-	return result, nil
+	if err != nil {
+		a.log.Warn("the session of an authentication stays as it is until it runs out", "error", err)
+	}
 }
 
 // pass checks one stage. An error that is a *matrix.Error below 500 means that it was not passed.
@@ -232,7 +260,7 @@ func (a *Accounts) pass(ctx context.Context, i *interaction, d *authData) error 
 		}
 		// Nobody guesses here at the password of another account.
 		if u, err := a.findUser(ctx, name); errors.Is(err, db.ErrNoRows) || err == nil && u.id != i.userID {
-			return ErrWrongPassword
+			return errOtherUser
 		} else if err != nil {
 			return err
 		}
@@ -272,8 +300,8 @@ func (a *Accounts) challenge(ctx context.Context, i *interaction, refused *matri
 	if i.offers(stageTerms) {
 		body["params"] = map[string]any{stageTerms: a.termsParams()}
 	}
-	if len(i.done) > 0 {
-		body["completed"] = i.done
+	if body["completed"] = i.done; i.done == nil {
+		body["completed"] = []string{}
 	}
 	if refused != nil {
 		body["errcode"], body["error"] = refused.Code, refused.Message
@@ -293,14 +321,41 @@ func (a *Accounts) termsParams() any {
 	return map[string]any{"policies": policies}
 }
 
+// keepInteraction stores what is done, which other requests may have added to; i has all of it then.
 func (a *Accounts) keepInteraction(ctx context.Context, i *interaction) error {
-	if i.stored { // never made anew: another request may have used it up
-		_, err := a.db.Exec(ctx, `UPDATE interactive_sessions SET done = $2 WHERE id = $1`, i.row(), strings.Join(i.done, " "))
+	body, err := i.sealedBody()
+	if err != nil {
 		return err
 	}
-	err := a.insertInteraction(ctx, a.db, i, "")
-	i.stored = err == nil
-	return err
+	if !i.stored {
+		err := a.insertInteraction(ctx, a.db, i, "")
+		i.stored = err == nil
+		return err
+	}
+	passed := slices.Clone(i.done)
+	return a.db.Tx(ctx, func(tx *db.Tx) error { // it is never made anew: another request may have used it up
+		var text string
+		err := tx.QueryRow(ctx, `SELECT done FROM interactive_sessions WHERE id = $1 AND NOT used FOR UPDATE`, i.row()).Scan(&text)
+		if errors.Is(err, db.ErrNoRows) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		done := strings.Fields(text)
+		for _, stage := range passed {
+			if !slices.Contains(done, stage) {
+				done = append(done, stage)
+			}
+		}
+		i.done = done
+		if i.op == opRegister && body != "" { // what was sent last
+			_, err = tx.Exec(ctx, `UPDATE interactive_sessions SET done = $2, body = $3 WHERE id = $1`, i.row(), strings.Join(done, " "), body)
+			return err
+		}
+		_, err = tx.Exec(ctx, `UPDATE interactive_sessions SET done = $2 WHERE id = $1`, i.row(), strings.Join(done, " "))
+		return err
+	})
 }
 
 // insertInteraction stores an interaction that is new, with the registration token that is held for it.
@@ -309,27 +364,26 @@ func (a *Accounts) insertInteraction(ctx context.Context, q db.Querier, i *inter
 	for n, stages := range i.flows {
 		ways[n] = strings.Join(stages, " ")
 	}
-	_, err := q.Exec(ctx, `INSERT INTO interactive_sessions (id, op, user_id, request, flows, done, token, expires_ms) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)`,
-		i.row(), i.op, i.userID, i.request(), strings.Join(ways, "\n"), strings.Join(i.done, " "), token, a.nowMs()+a.config.InteractiveTimeout.D().Milliseconds())
+	body, err := i.sealedBody()
+	if err != nil {
+		return err
+	}
+	_, err = q.Exec(ctx, `INSERT INTO interactive_sessions (id, op, user_id, request, flows, done, token, body, expires_ms)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`, i.row(), i.op, i.userID, i.request(), strings.Join(ways, "\n"), strings.Join(i.done, " "),
+		token, body, a.nowMs()+a.config.InteractiveTimeout.D().Milliseconds())
 	return err
 }
 
 // endInteraction removes an interaction, and gives back the use of a registration token that it still holds.
 func (a *Accounts) endInteraction(ctx context.Context, i *interaction) error {
-	return a.db.Tx(ctx, func(tx *db.Tx) error {
-		held, err := db.Texts(tx.Query(ctx, `DELETE FROM interactive_sessions WHERE id = $1 RETURNING token`, i.row()))
-		if err != nil {
-			return err
-		}
-		return giveBack(ctx, tx, held)
-	})
+	return a.db.Tx(ctx, func(tx *db.Tx) error { return a.finishInteraction(ctx, tx, i, "") })
 }
 
 func loadInteraction(ctx context.Context, q db.Querier, id string, now int64) (*interaction, error) {
 	i := &interaction{id: id, stored: true, told: true}
 	var flows, done string
-	err := q.QueryRow(ctx, `SELECT op, user_id, request, flows, done, token FROM interactive_sessions WHERE id = $1 AND expires_ms > $2 AND NOT used`, i.row(), now).
-		Scan(&i.op, &i.userID, &i.kept, &flows, &done, &i.token)
+	err := q.QueryRow(ctx, `SELECT op, user_id, request, flows, done, token, body FROM interactive_sessions
+		WHERE id = $1 AND expires_ms > $2 AND NOT used`, i.row(), now).Scan(&i.op, &i.userID, &i.kept, &flows, &done, &i.token, &i.sealed)
 	if err != nil {
 		return nil, err
 	}

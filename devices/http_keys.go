@@ -64,7 +64,7 @@ type deletion struct {
 
 func (x *Devices) deleteDevice(r *web.Request, body *deletion) (any, error) {
 	id := r.Path("deviceID")
-	return x.accounts.Interactive(r, body.Auth, nil, func(p accounts.Proof) (any, error) { // the path says which
+	return x.accounts.Interactive(r, body.Auth, struct{}{}, func(p accounts.Proof) (any, error) { // the path says which
 		return nil, x.accounts.RemoveDevices(r.Context(), r.UserID(), p, []string{id})
 	})
 }
@@ -78,7 +78,7 @@ func (x *Devices) deleteDevices(r *web.Request, body *deletion) (any, error) {
 			return nil, matrix.InvalidParam("A device id has 1 to 255 bytes, without NUL")
 		}
 	}
-	return x.accounts.Interactive(r, body.Auth, body.Devices, func(p accounts.Proof) (any, error) {
+	return x.accounts.Interactive(r, body.Auth, map[string]any{"devices": body.Devices}, func(p accounts.Proof) (any, error) {
 		return nil, x.accounts.RemoveDevices(r.Context(), r.UserID(), p, body.Devices)
 	})
 }
@@ -341,7 +341,8 @@ func (x *Devices) postSigning(r *web.Request, body *signingBody) (any, error) {
 	if !u.replace {
 		return store("")
 	}
-	return x.accounts.Interactive(r, body.Auth, []json.RawMessage{body.Master, body.Self, body.User}, store)
+	params := map[string]json.RawMessage{"master_key": body.Master, "self_signing_key": body.Self, "user_signing_key": body.User}
+	return x.accounts.Interactive(r, body.Auth, params, store)
 }
 
 func (x *Devices) postSignatures(r *web.Request, body *map[string]map[string]json.RawMessage) (any, error) {

@@ -119,7 +119,7 @@ var table = map[string][]entry{
 	"GET " + v1 + "/rooms/{roomID}/timestamp_to_event":                   {readRoom.ask("ts=1&dir=f")},
 
 	"GET " + v3 + "/account/3pid":                 {everyUser},
-	"POST " + v3 + "/account/deactivate":          {entry{deny: "401 M_FORBIDDEN"}.sendJSON(obj{"auth": obj{"type": "m.login.password", "identifier": obj{"type": "m.id.user", "user": "nobody"}, "password": "wrong"}})},
+	"POST " + v3 + "/account/deactivate":          {entry{deny: "403 M_FORBIDDEN"}.sendJSON(obj{"auth": obj{"type": "m.login.password", "identifier": obj{"type": "m.id.user", "user": "nobody"}, "password": "wrong"}})},
 	"POST " + v3 + "/account/password":            {entry{deny: "401"}.sendJSON(obj{"new_password": "another-password"})},
 	"GET " + v3 + "/account/whoami":               {everyUser},
 	"GET " + v3 + "/auth/{type}/fallback/web":     {entry{deny: notFound}.at(typ("m.login.nothing"))},

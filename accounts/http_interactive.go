@@ -1,0 +1,87 @@
+package accounts
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"net/http"
+
+	"lyceum/matrix"
+	"lyceum/platform/web"
+)
+
+// sentKey is of the whole body of a request in its context.
+type sentKey struct{}
+
+// sent gives the whole body of the request as canonical JSON, nil for a handler that is not wrapped.
+func sent(ctx context.Context) []byte {
+	body, _ := ctx.Value(sentKey{}).([]byte)
+	return body
+}
+
+// Resumed makes a handler of an operation that calls Interactive. Its body is that of the request, or, when the client sends nothing
+// but auth with the session, what the operation was begun with. A request that is repeated because its answer was lost gets it again,
+// without being done twice. params of Interactive must encode to an object that decodes to the body.
+func Resumed[Body any](a *Accounts, fn func(r *web.Request, body *Body) (any, error)) web.Handler {
+	return func(r *web.Request) (any, error) {
+		begin := func(session string) *interaction {
+			return &interaction{id: session, op: r.Method + " " + r.URL.Path, userID: r.UserID(), from: r.RemoteIP()}
+		}
+		return resume(a, r, begin, false, fn)
+	}
+}
+
+// resume is Resumed with what an interaction is for. merge takes of what was remembered also what a request leaves out that
+// has other parameters.
+func resume[Body any](a *Accounts, r *web.Request, begin func(session string) *interaction, merge bool, fn func(*web.Request, *Body) (any, error)) (any, error) {
+	text, err := r.Object()
+	if err != nil {
+		return nil, err
+	}
+	step, err := readResumption(text)
+	if err != nil {
+		return nil, err
+	}
+	body := new(Body)
+	i := begin(step.session)
+	if step.session != "" {
+		canonical, err := matrix.CanonicalJSONLenient(text)
+		if err != nil {
+			return nil, matrix.BadJSON("The body can not be brought into canonical form").With(err)
+		}
+		r.Request = r.WithContext(context.WithValue(r.Context(), sentKey{}, canonical))
+		i.sent = canonical
+		if answer, err := a.repeated(r.Context(), i); err != nil || answer != nil {
+			return answer, err
+		}
+		if step.alone || merge {
+			old, err := a.remembered(r.Context(), i)
+			if err != nil {
+				return nil, err
+			}
+			if old != nil && json.Unmarshal(old, body) != nil {
+				body = new(Body) // another version has another body
+			}
+		}
+	}
+	if err := decode(text, body); err != nil {
+		return nil, err
+	}
+	result, err := fn(r, body)
+	if reply, ok := result.(*web.Reply); step.session != "" && (err != nil || ok && reply.Status >= http.StatusBadRequest) {
+		// One that was sent before may have finished it meanwhile.
+		if answer, lost := a.repeated(r.Context(), i); lost == nil && answer != nil {
+			return answer, nil
+		}
+	}
+	return result, err
+}
+
+// decode gives a body that is JSON its form. Errors: M_BAD_JSON.
+func decode(text []byte, body any) error {
+	d := json.NewDecoder(bytes.NewReader(text))
+	if err := d.Decode(body); err != nil {
+		return matrix.BadJSON("A field of the body has the wrong type").With(err)
+	}
+	return nil
+}

@@ -1,0 +1,205 @@
+package accounts
+
+import (
+	"context"
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"lyceum/matrix"
+	"lyceum/platform/db"
+)
+
+const (
+	// answerLife is how long the answer of a finished interaction is given again to who lost it.
+	answerLife = 2 * time.Minute
+	// answerWait is how long a request waits for an earlier one with its session that is just being finished.
+	answerWait = 3 * time.Second
+	// maxRemembered is how many bytes of parameters an interaction remembers. Who sends more sends them with each request.
+	maxRemembered = 64 << 10
+)
+
+// sealer encrypts what belongs to an interaction, with a key made of the session that the client holds, which is not stored, and of
+// the parts: the parameters may hold a new password, and the answer an access token.
+func (i *interaction) sealer(purpose string, parts ...[]byte) (cipher.AEAD, error) {
+	m := hmac.New(sha256.New, []byte(i.id))
+	fmt.Fprintf(m, "seal %s\x00", purpose)
+	for _, part := range parts {
+		fmt.Fprintf(m, "%d:", len(part))
+		m.Write(part)
+	}
+	block, err := aes.NewCipher(m.Sum(nil))
+	if err != nil {
+		return nil, err
+	}
+	return cipher.NewGCM(block)
+}
+
+func seal(to cipher.AEAD, text []byte) string {
+	nonce := randomBytes(to.NonceSize())
+	return base64.RawStdEncoding.EncodeToString(to.Seal(nonce, nonce, text, nil))
+}
+
+// open gives what was sealed, or false when the key is another.
+func open(from cipher.AEAD, sealed string) (text []byte, ok bool) {
+	raw, err := base64.RawStdEncoding.DecodeString(sealed)
+	if err != nil || len(raw) < from.NonceSize() {
+		return nil, false
+	}
+	text, err = from.Open(nil, raw[:from.NonceSize()], raw[from.NonceSize():], nil)
+	return text, err == nil
+}
+
+// sealedBody is what the interaction remembers of the parameters.
+func (i *interaction) sealedBody() (string, error) {
+	if len(i.body) == 0 || len(i.body) > maxRemembered {
+		return "", nil
+	}
+	to, err := i.sealer("body")
+	if err != nil {
+		return "", err
+	}
+	return seal(to, i.body), nil
+}
+
+// answerSealer is of the session, the whole request as it was sent and the address it came from: who learns of a session, as from the
+// address of a fallback page, can not ask for the access token that was answered.
+func (i *interaction) answerSealer() (cipher.AEAD, error) {
+	return i.sealer("answer", []byte(i.op), []byte(i.userID), i.sent, []byte(i.sentFrom()))
+}
+
+// sealAnswer prepares what a finished interaction answers to a repeated request; "" for one that can not be repeated.
+func (i *interaction) sealAnswer(result any) (string, error) {
+	if !i.told || len(i.sent) == 0 {
+		return "", nil
+	}
+	if result == nil {
+		result = struct{}{}
+	}
+	text, err := json.Marshal(result)
+	if err != nil {
+		return "", err
+	}
+	to, err := i.answerSealer()
+	if err != nil {
+		return "", err
+	}
+	return seal(to, text), nil
+}
+
+// finishInteraction ends an interaction: with an answer it stays for a while, so that it can be given again. What it holds of a
+// registration token is given back.
+func (a *Accounts) finishInteraction(ctx context.Context, tx *db.Tx, i *interaction, answer string) error {
+	var held string
+	err := tx.QueryRow(ctx, `SELECT token FROM interactive_sessions WHERE id = $1 FOR UPDATE`, i.row()).Scan(&held)
+	if errors.Is(err, db.ErrNoRows) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if answer == "" {
+		_, err = tx.Exec(ctx, `DELETE FROM interactive_sessions WHERE id = $1`, i.row())
+	} else {
+		err = a.keepAnswer(ctx, tx, i, answer)
+	}
+	if err != nil {
+		return err
+	}
+	return giveBack(ctx, tx, []string{held})
+}
+
+func (a *Accounts) keepAnswer(ctx context.Context, tx *db.Tx, i *interaction, answer string) error {
+	_, err := tx.Exec(ctx, `UPDATE interactive_sessions SET used = TRUE, token = '', body = '', answer = $2, expires_ms = $3 WHERE id = $1`,
+		i.row(), answer, a.nowMs()+answerLife.Milliseconds())
+	return err
+}
+
+// repeated gives the answer of an interaction that this very request has finished when it was sent before; nil for none. One that
+// is being finished is waited for.
+func (a *Accounts) repeated(ctx context.Context, i *interaction) (json.RawMessage, error) {
+	if len(i.sent) == 0 {
+		return nil, nil
+	}
+	const look = 100 * time.Millisecond
+	for range answerWait / look {
+		var used bool
+		var sealed string
+		err := a.db.QueryRow(ctx, `SELECT used, answer FROM interactive_sessions WHERE id = $1 AND expires_ms > $2`, i.row(), a.nowMs()).Scan(&used, &sealed)
+		if errors.Is(err, db.ErrNoRows) || err == nil && !used {
+			return nil, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		if sealed != "" {
+			from, err := i.answerSealer()
+			if err != nil {
+				return nil, err
+			}
+			text, _ := open(from, sealed)
+			return text, nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(look):
+		}
+	}
+	return nil, nil
+}
+
+// remembered gives the parameters that an interaction was begun with, nil when they are not known or it was begun for something
+// else, or by somebody else.
+func (a *Accounts) remembered(ctx context.Context, i *interaction) ([]byte, error) {
+	known, err := loadInteraction(ctx, a.db, i.id, a.nowMs())
+	if errors.Is(err, db.ErrNoRows) {
+		return nil, nil
+	}
+	if err != nil || known.sealed == "" {
+		return nil, err
+	}
+	from, err := i.sealer("body")
+	if err != nil {
+		return nil, err
+	}
+	body, ok := open(from, known.sealed)
+	if !ok {
+		return nil, nil
+	}
+	begun := known.kept
+	known.op, known.userID = i.op, i.userID
+	if i.op != opRegister {
+		known.params = body
+	}
+	if known.request() != begun {
+		return nil, nil
+	}
+	return body, nil
+}
+
+// resumption is how far the client is with an interaction: it holds a session, and sends auth with or without the parameters.
+type resumption struct {
+	session string
+	alone   bool // auth is all there is
+}
+
+func readResumption(body []byte) (resumption, error) {
+	var members map[string]json.RawMessage
+	if err := json.Unmarshal(body, &members); err != nil {
+		return resumption{}, matrix.BadJSON("The body must be a JSON object").With(err)
+	}
+	var auth struct {
+		Session string `json:"session"`
+	}
+	if len(members["auth"]) > 0 && json.Unmarshal(members["auth"], &auth) != nil {
+		return resumption{}, matrix.BadJSON("auth must be an object with type and session")
+	}
+	return resumption{session: auth.Session, alone: len(members) == 1 && auth.Session != ""}, nil
+}
