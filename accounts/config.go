@@ -17,11 +17,12 @@ const (
 
 // Config is the section "accounts" of the configuration.
 type Config struct {
-	ServerName   string          `yaml:"-"` // set by the fleet
-	Registration string          `yaml:"registration" default:"token" oneof:"open|token|closed" help:"Who may register: open (anyone), token (with a registration token), closed (nobody)."`
-	SharedSecret conf.Secret     `yaml:"shared_secret" help:"Secret of POST /_synapse/admin/v1/register; empty turns it off."`
-	Terms        map[string]Term `yaml:"terms" help:"Documents a new user must accept, by id."`
-	Password     PasswordConfig  `yaml:"password" help:"Rules and costs of passwords."`
+	ServerName         string          `yaml:"-"` // set by the fleet
+	Registration       string          `yaml:"registration" default:"token" oneof:"open|token|closed" help:"Who may register: open (anyone), token (with a registration token), closed (nobody)."`
+	SharedSecret       conf.Secret     `yaml:"shared_secret" help:"Secret of POST /_synapse/admin/v1/register; empty turns it off."`
+	DefaultDisplayName bool            `yaml:"default_display_name" default:"true" help:"A new user has the local part of the user id as display name."`
+	Terms              map[string]Term `yaml:"terms" help:"Documents a new user must accept, by id."`
+	Password           PasswordConfig  `yaml:"password" help:"Rules and costs of passwords."`
 
 	AccessTokenLife    conf.Duration `yaml:"access_token_life" default:"1h" help:"Life of an access token of a client that can refresh it."`
 	FixedTokenLife     conf.Duration `yaml:"fixed_token_life" default:"0s" help:"Life of an access token of a client that can not refresh it; 0s is for ever."`

@@ -8,7 +8,6 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"strconv"
 	"strings"
 	"time"
@@ -201,6 +200,9 @@ func (a *Accounts) registerBySecret(ctx context.Context, body *secretRegistratio
 	if body.UserType != "" && body.UserType != "support" && body.UserType != "bot" {
 		return nil, matrix.InvalidParam("user_type is support, bot or missing")
 	}
+	if err := checkField(fieldName, matrix.AppendString(nil, body.DisplayName)); err != nil {
+		return nil, err
+	}
 	role := "notadmin"
 	if body.Admin {
 		role = "admin"
@@ -223,15 +225,8 @@ func (a *Accounts) registerBySecret(ctx context.Context, body *secretRegistratio
 	if err != nil {
 		return nil, err
 	}
-	creds, err := a.insertRegistered(ctx, NewUser{Name: userID, Admin: body.Admin, Kind: body.UserType}, hash, d, registerOptions{nonce: body.Nonce, nonceExpires: expires})
-	if err != nil || body.DisplayName == "" {
-		return creds, err
-	}
-	name, _ := json.Marshal(body.DisplayName) // a string always has a JSON form
-	if err := a.SetProfile(ctx, userID, "displayname", name); err != nil {
-		return nil, fmt.Errorf("the user was made, without the display name: %w", err)
-	}
-	return creds, nil
+	n := NewUser{Name: userID, Admin: body.Admin, Kind: body.UserType, DisplayName: body.DisplayName}
+	return a.insertRegistered(ctx, n, hash, d, registerOptions{nonce: body.Nonce, nonceExpires: expires})
 }
 
 var errNotAppservice = errors.New("no application service")

@@ -26,6 +26,8 @@ type NewUser struct {
 	Admin      bool
 	Appservice string // id of the application service that owns the user, "" for none
 	Kind       string // "" for people; a word such as "bot" or "support" otherwise
+
+	DisplayName string // "" is the local part, if accounts.default_display_name is set
 }
 
 // CreateUser makes a user for an operator, without the rules for people who register themselves, except
@@ -75,6 +77,26 @@ func (a *Accounts) insertUser(ctx context.Context, tx *db.Tx, n NewUser, hash st
 	}
 	if err == nil && n.Admin {
 		err = endFirstToken(ctx, tx, at)
+	}
+	if err != nil {
+		return err
+	}
+	return a.insertName(ctx, tx, n)
+}
+
+// insertName stores the display name of a new user. The user is in no room yet, so nobody needs to hear of it.
+func (a *Accounts) insertName(ctx context.Context, tx *db.Tx, n NewUser) error {
+	if n.DisplayName == "" && a.config.DefaultDisplayName && n.Kind != kindGuest {
+		n.DisplayName = matrix.LocalpartOf(n.Name)
+	}
+	if n.DisplayName == "" {
+		return nil
+	}
+	value := string(matrix.AppendString(nil, n.DisplayName))
+	_, err := tx.Exec(ctx, `INSERT INTO profile_fields (user_id, name, value) VALUES ($1, $2, $3)
+		ON CONFLICT (user_id, name) DO UPDATE SET value = excluded.value`, n.Name, fieldName, value)
+	if err == nil {
+		err = tx.Bulk(ctx, insertNames, [][]any{nameRow(n.Name, value)})
 	}
 	return err
 }
