@@ -256,9 +256,12 @@ func resultOf(r rule) Result {
 	out := Result{RuleID: r.ID, Actions: list(r.Actions)}
 	var actions []json.RawMessage
 	_ = json.Unmarshal(out.Actions, &actions) // it was checked when it was stored
+	muted := false
 	for _, a := range actions {
-		if string(a) == `"notify"` {
-			out.Notify = true
+		var name string
+		if json.Unmarshal(a, &name) == nil {
+			muted = muted || name == actionDontNotify
+			out.Notify = out.Notify || name == actionNotify || name == actionCoalesce
 			continue
 		}
 		var tweak struct {
@@ -269,6 +272,7 @@ func resultOf(r rule) Result {
 			out.Highlight = true
 		}
 	}
+	out.Notify = out.Notify && !muted
 	out.Highlight = out.Highlight && out.Notify
 	return out
 }

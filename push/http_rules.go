@@ -2,7 +2,9 @@ package push
 
 import (
 	"encoding/json"
+	"net/http"
 	"slices"
+	"strings"
 
 	"lyceum/matrix"
 	"lyceum/platform/web"
@@ -13,12 +15,17 @@ func (p *Push) getRules(r *web.Request) (any, error) {
 }
 
 func (p *Push) getGlobal(r *web.Request) (any, error) {
+	all, err := p.global(r)
+	return all, err
+}
+
+func (p *Push) global(r *web.Request) (map[string]json.RawMessage, error) {
 	whole, err := p.Ruleset(r.Context(), r.UserID())
 	if err != nil {
 		return nil, err
 	}
 	var v struct {
-		Global json.RawMessage `json:"global"`
+		Global map[string]json.RawMessage `json:"global"`
 	}
 	if err := json.Unmarshal(whole, &v); err != nil {
 		return nil, err
@@ -26,8 +33,55 @@ func (p *Push) getGlobal(r *web.Request) (any, error) {
 	return v.Global, nil
 }
 
+// noSuchRules is the answer for scopes, kinds and attributes that do not exist: not 404, which says that a rule was not found.
+func noSuchRules() error {
+	return matrix.NewError(http.StatusBadRequest, matrix.CodeUnrecognized,
+		"Expected the scope global, a kind of rules, the id of a rule and nothing, enabled or actions after it")
+}
+
+// getPart answers for what has no route of its own: the scope without a slash, the rules of a kind, an attribute of a rule.
+func (p *Push) getPart(r *web.Request) (any, error) {
+	parts := strings.Split(r.Path("part"), "/")
+	if parts[0] != "global" {
+		return nil, noSuchRules()
+	}
+	all, err := p.global(r)
+	if err != nil || len(parts) == 1 {
+		return all, err
+	}
+	rules, ok := all[parts[1]]
+	switch {
+	case !ok:
+		return nil, noSuchRules()
+	case len(parts) == 2, len(parts) == 3 && parts[2] == "":
+		return rules, nil
+	case len(parts) != 4:
+		return nil, noSuchRules()
+	}
+	var list []map[string]json.RawMessage
+	if err := json.Unmarshal(rules, &list); err != nil {
+		return nil, err
+	}
+	for _, rule := range list {
+		if id, _ := matrix.Unquote(rule["rule_id"]); id != parts[2] {
+			continue
+		}
+		if value, ok := rule[parts[3]]; ok {
+			return map[string]json.RawMessage{parts[3]: value}, nil
+		}
+		return nil, noSuchRules()
+	}
+	return nil, noRule()
+}
+
+// changePart refuses to change what is neither a rule nor one of the attributes that have a route.
+func (p *Push) changePart(*web.Request) (any, error) { return nil, noSuchRules() }
+
 // ruleOf gives the rule of the path.
 func (p *Push) ruleOf(r *web.Request) (ruleJSON, error) {
+	if !slices.Contains(kinds, r.Path("kind")) {
+		return ruleJSON{}, noSuchRules()
+	}
 	raw, err := p.Accounts.AccountData(r.Context(), r.UserID(), "", typeRules)
 	if err != nil {
 		return ruleJSON{}, err
@@ -69,7 +123,7 @@ func (p *Push) putRule(r *web.Request, body *ruleBody) (any, error) {
 	if !slices.Contains(kinds, kind) {
 		return nil, matrix.InvalidParam("The kind of a push rule is override, content, room, sender or underride")
 	}
-	if err := checkID(kind, id); err != nil {
+	if err := checkID(id); err != nil {
 		return nil, err
 	}
 	rule := ruleJSON{ID: id}
@@ -121,6 +175,9 @@ func (p *Push) putActions(r *web.Request, body *actionsBody) (any, error) {
 }
 
 func (p *Push) changed(r *web.Request, c ruleChange) (any, error) {
+	if !slices.Contains(kinds, r.Path("kind")) {
+		return nil, noSuchRules()
+	}
 	c.Kind, c.Rule.ID = r.Path("kind"), r.Path("ruleID")
 	_, err := p.change(r.Context(), r.UserID(), c)
 	return nil, err

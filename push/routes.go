@@ -5,9 +5,15 @@ import "lyceum/platform/web"
 // Routes are the endpoints of the package.
 func (p *Push) Routes() []web.Route {
 	const client, global = "/_matrix/client/v3", "/_matrix/client/v3/pushrules/global"
+	const part = client + "/pushrules/{part...}"
 	const one = global + "/{kind}/{ruleID}"
 	return []web.Route{
 		{Pattern: "GET " + client + "/pushrules/{$}", Auth: web.User, Role: "accountdata", Key: web.KeyUser, Limit: "read", Handler: p.getRules},
+		{Pattern: "GET " + client + "/pushrules", Auth: web.User, Role: "accountdata", Key: web.KeyUser, Limit: "read", Handler: p.getRules},
+		{Pattern: "GET " + part, Auth: web.User, Role: "accountdata", Key: web.KeyUser, Limit: "read", Handler: p.getPart},
+		{Pattern: "PUT " + part, Auth: web.User, Role: "accountdata", Key: web.KeyUser, Limit: "write", Handler: p.changePart},
+		{Pattern: "DELETE " + part, Auth: web.User, Role: "accountdata", Key: web.KeyUser, Limit: "write", Handler: p.changePart},
+		{Pattern: "GET " + global, Auth: web.User, Role: "accountdata", Key: web.KeyUser, Limit: "read", Handler: p.getGlobal},
 		{Pattern: "GET " + global + "/{$}", Auth: web.User, Role: "accountdata", Key: web.KeyUser, Limit: "read", Handler: p.getGlobal},
 		{Pattern: "GET " + one, Auth: web.User, Role: "accountdata", Key: web.KeyUser, Limit: "read", Handler: p.getRule},
 		{Pattern: "PUT " + one, Auth: web.User, Role: "accountdata", Key: web.KeyUser, Limit: "write", Handler: web.JSON(p.putRule)},

@@ -272,3 +272,26 @@ func TestSharedRulesKnowWhoseTheyAre(t *testing.T) {
 		}
 	}
 }
+
+// Actions are what a client finds again, also those of old versions: it compares them with what it set.
+func TestActionsOfOldVersions(t *testing.T) {
+	for _, c := range []struct {
+		actions           string
+		notify, highlight bool
+	}{
+		{`["dont_notify"]`, false, false},
+		{`["coalesce"]`, true, false},
+		{`["coalesce",{"set_tweak":"highlight"}]`, true, true},
+		{`["dont_notify",{"set_tweak":"highlight"}]`, false, false},
+		{`["notify",{"set_tweak":"highlight","value":false}]`, true, false},
+		{`[]`, false, false},
+	} {
+		kept, err := checkActions(json.RawMessage(c.actions))
+		if err != nil || string(kept) != c.actions {
+			t.Errorf("%s is kept as %s, %v", c.actions, kept, err)
+		}
+		if got := resultOf(rule{Actions: kept}); got.Notify != c.notify || got.Highlight != c.highlight {
+			t.Errorf("%s: found %+v", c.actions, got)
+		}
+	}
+}

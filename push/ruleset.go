@@ -17,6 +17,13 @@ const (
 	maxActions = 20
 )
 
+// The actions that are names. Those of old versions are still understood: dont_notify is no notification, coalesce is one.
+const (
+	actionNotify     = "notify"
+	actionCoalesce   = "coalesce"
+	actionDontNotify = "dont_notify"
+)
+
 // The kinds of ruleChange.
 const (
 	changePut     = "put"
@@ -138,7 +145,8 @@ func (s *stored) put(c ruleChange, at int) error {
 	return nil
 }
 
-// checkActions refuses what is no list of actions, and leaves out those of old versions.
+// checkActions refuses what is no list of actions. What is one is kept as it was given, with the actions of old versions
+// (dont_notify, coalesce) too: clients compare the actions of a rule with those that they set.
 func checkActions(raw json.RawMessage) (json.RawMessage, error) {
 	var list []json.RawMessage
 	if len(raw) == 0 || json.Unmarshal(raw, &list) != nil || list == nil {
@@ -149,9 +157,8 @@ func checkActions(raw json.RawMessage) (json.RawMessage, error) {
 		var name string
 		if json.Unmarshal(a, &name) == nil {
 			switch name {
-			case "notify":
+			case actionNotify, actionCoalesce, actionDontNotify:
 				out = append(out, a)
-			case "dont_notify", "coalesce":
 			default:
 				return nil, matrix.InvalidParam("actions: expected notify or set_tweak, found " + name)
 			}
@@ -191,17 +198,14 @@ func checkConditions(raw json.RawMessage) error {
 	return nil
 }
 
-// checkID refuses ids that no rule of a user may have.
-func checkID(kind, id string) error {
+// checkID refuses ids that no rule of a user may have. A room rule whose id is no room id, such as an alias, is kept:
+// it matches nothing.
+func checkID(id string) error {
 	switch {
 	case id == "" || len(id) > maxRuleID || strings.ContainsAny(id, `/\`):
 		return matrix.InvalidParam("The id of a push rule has 1 to 512 bytes, without slashes")
 	case id[0] == '.':
 		return matrix.InvalidParam("The ids of rules that start with a dot belong to the server")
-	case kind == kindRoom && !matrix.ValidRoomID(id):
-		return matrix.InvalidParam("The id of a room rule is a room id")
-	case kind == kindSender && !matrix.ValidUserID(id):
-		return matrix.InvalidParam("The id of a sender rule is a user id")
 	}
 	return nil
 }
