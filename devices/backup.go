@@ -130,7 +130,7 @@ func (x *Devices) backup(ctx context.Context, q db.Querier, userID, version stri
 	query, args := columns+`ORDER BY version DESC LIMIT 1`, []any{userID}
 	if version != "" {
 		n, err := strconv.ParseInt(version, 10, 64)
-		if err != nil {
+		if err != nil || strconv.FormatInt(n, 10) != version { // 02 and +2 are no names of 2
 			return nil, errNoBackup
 		}
 		query, args = columns+`AND version = $2`, []any{userID, n}

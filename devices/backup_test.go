@@ -2,6 +2,7 @@ package devices
 
 import (
 	"fmt"
+	"net/url"
 	"regexp"
 	"strings"
 	"sync"
@@ -52,6 +53,11 @@ func TestBackupVersions(t *testing.T) {
 			t.Errorf("%s", x.body)
 		}
 		alice.do("PUT /room_keys/keys/!r:x/s?version=99", session(1, 0, false, "a")).want(404, "M_NOT_FOUND")
+		for _, other := range []string{"0" + two, "+" + two, " " + two, two + ".0"} {
+			alice.do("PUT /room_keys/keys/!r:x/s?version="+url.QueryEscape(other), session(1, 0, false, "a")).want(404, "M_NOT_FOUND")
+			alice.do("GET /room_keys/keys?version="+url.QueryEscape(other), nil).want(404, "M_NOT_FOUND")
+			alice.do("GET /room_keys/version/"+url.PathEscape(other), nil).want(404, "M_NOT_FOUND")
+		}
 		alice.do("PUT /room_keys/keys/!r:x/s", session(1, 0, false, "a")).want(400, "M_MISSING_PARAM")
 		alice.do("DELETE /room_keys/version/"+two, nil).want(200)
 		alice.do("GET /room_keys/version/"+two, nil).want(404)

@@ -10,16 +10,24 @@ import (
 	"lyceum/platform/web"
 )
 
-// deviceBody is a device as the client sees it.
+// deviceBody is a device as the client sees it. What is not known is null: clients expect each member.
 type deviceBody struct {
-	DeviceID    string `json:"device_id"`
-	DisplayName string `json:"display_name,omitempty"`
-	SeenIP      string `json:"last_seen_ip,omitempty"`
-	SeenAt      int64  `json:"last_seen_ts,omitempty"`
+	DeviceID    string  `json:"device_id"`
+	DisplayName *string `json:"display_name"`
+	SeenIP      *string `json:"last_seen_ip"`
+	SeenAt      *int64  `json:"last_seen_ts"`
 }
 
 func bodyOf(d accounts.Device) deviceBody {
-	return deviceBody{d.DeviceID, d.DisplayName, d.SeenIP, d.SeenAt}
+	return deviceBody{d.DeviceID, known(d.DisplayName), known(d.SeenIP), known(d.SeenAt)}
+}
+
+// known gives nil for the zero value.
+func known[T comparable](v T) *T {
+	if v == *new(T) {
+		return nil
+	}
+	return &v
 }
 
 func (x *Devices) getDevices(r *web.Request) (any, error) {

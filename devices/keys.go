@@ -15,7 +15,8 @@ import (
 )
 
 // parseDeviceKeys checks the identity keys of a device (Client-Server API, "DeviceKeys") and gives their
-// canonical form. Errors: M_BAD_JSON, M_INVALID_PARAM, M_INVALID_SIGNATURE.
+// canonical form. Signatures are kept as they are: who encrypts to the device checks them, and the specification asks for no
+// check here. Errors: M_BAD_JSON, M_INVALID_PARAM.
 func parseDeviceKeys(raw json.RawMessage, userID, deviceID string) (string, error) {
 	body, err := matrix.CanonicalJSONLenient(raw)
 	if err != nil || body[0] != '{' {
@@ -34,13 +35,11 @@ func parseDeviceKeys(raw json.RawMessage, userID, deviceID string) (string, erro
 	if json.Unmarshal(matrix.Lookup(body, "algorithms"), &algorithms) != nil || algorithms == nil {
 		return "", matrix.BadJSON("device_keys.algorithms must be a list of strings")
 	}
-	keys, ok := rawStrings(matrix.Lookup(body, "keys"))
-	if !ok {
+	if _, ok := rawStrings(matrix.Lookup(body, "keys")); !ok {
 		return "", matrix.BadJSON("device_keys.keys must be an object of strings")
 	}
-	keyID := "ed25519:" + deviceID
-	if err := verify(body, userID, keyID, keys[keyID]); err != nil {
-		return "", err
+	if signatures := matrix.Lookup(body, "signatures"); signatures != nil && signatures[0] != '{' {
+		return "", matrix.BadJSON("device_keys.signatures must be an object")
 	}
 	return string(body), nil
 }

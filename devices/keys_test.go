@@ -3,10 +3,13 @@ package devices
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
+
+	"github.com/tidwall/gjson"
 )
 
 func TestKeysAreUploadedQueriedAndClaimed(t *testing.T) {
@@ -75,8 +78,7 @@ func TestUploadsAreChecked(t *testing.T) {
 			t.Errorf("a refused upload left %d keys", count)
 		}
 		alice.do("POST /keys/upload", obj{"device_keys": bob.deviceKeys()}).want(400, "M_INVALID_PARAM")
-		forged := strings.Replace(string(alice.deviceKeys()), `"curve"`, `"other"`, 1)
-		alice.do("POST /keys/upload", `{"device_keys":`+forged+`}`).want(400, "M_INVALID_SIGNATURE")
+		alice.do("POST /keys/upload", obj{"device_keys": alice.deviceKeysWith(obj{"device_id": "OTHER"})}).want(400, "M_INVALID_PARAM")
 		for _, bad := range []string{`{"one_time_keys":{"nocolon":{"key":"x"}}}`, `{"one_time_keys":{"a:\u0000":{"key":"x"}}}`} {
 			alice.do("POST /keys/upload", bad).want(400, "M_INVALID_PARAM")
 		}
@@ -87,6 +89,62 @@ func TestUploadsAreChecked(t *testing.T) {
 		alice.do("POST /keys/claim", "{}").want(400, "M_MISSING_PARAM")
 		if got := bob.do("POST /keys/claim", obj{"one_time_keys": obj{"bad\x00": obj{"\x00": "\x00"}}}).want(200); got.get("one_time_keys").Raw != "{}" {
 			t.Errorf("%s", got.body)
+		}
+	})
+}
+
+// TestSignaturesAreForOthersToCheck: keys are stored with whatever signatures they have, and stay readable and signable.
+func TestSignaturesAreForOthersToCheck(t *testing.T) {
+	run(t, func(t *testing.T, n *node) {
+		alice, bob := n.register("alice"), n.register("bob")
+		unsigned := func(fields obj) obj {
+			keys := obj{
+				"user_id": alice.userID, "device_id": alice.deviceID, "algorithms": []string{"m.olm.v1.curve25519-aes-sha2"},
+				"keys": obj{"ed25519:" + alice.deviceID: "not base64!"},
+			}
+			maps.Copy(keys, fields)
+			return keys
+		}
+		for name, signatures := range map[string]any{
+			"none": nil, "an empty object": obj{}, "of a key of others": obj{bob.userID: obj{"ed25519:X": "abc"}},
+			"wrong": obj{alice.userID: obj{"ed25519:" + alice.deviceID: "abc"}}, "no object below": obj{alice.userID: 7},
+		} {
+			fields := obj{"org.example.name": name}
+			if signatures != nil {
+				fields["signatures"] = signatures
+			}
+			alice.do("POST /keys/upload", obj{"device_keys": unsigned(fields)}).want(200)
+			got := at(bob.query(alice), "device_keys", alice.userID, alice.deviceID)
+			if got.Get(`org\.example\.name`).String() != name || got.Get("signatures").Exists() != (signatures != nil) {
+				t.Errorf("%s: found %s", name, got)
+			}
+		}
+		alices := alice.newIdentity()
+		alice.do("POST /keys/device_signing/upload", alices.body).want(200)
+		signed := sign(t, unsigned(obj{"org.example.name": "signed"}), alice.userID, public(alices.self), alices.self)
+		alice.do("POST /keys/upload", obj{"device_keys": unsigned(obj{"org.example.name": "signed"})}).want(200)
+		alice.do("POST /keys/signatures/upload", obj{alice.userID: obj{alice.deviceID: signed}}).want(200)
+		got := at(bob.query(alice), "device_keys", alice.userID, alice.deviceID)
+		if !at(got, "signatures", alice.userID, "ed25519:"+public(alices.self)).Exists() {
+			t.Errorf("found %s", got)
+		}
+		alice.do("POST /keys/upload", obj{"device_keys": unsigned(obj{"signatures": 7})}).want(400, "M_BAD_JSON")
+		alice.do("POST /keys/upload", obj{"device_keys": unsigned(obj{"user_id": bob.userID})}).want(400, "M_INVALID_PARAM")
+	})
+}
+
+// TestDevicesHaveEachMember: clients refuse an answer in which a member is missing.
+func TestDevicesHaveEachMember(t *testing.T) {
+	run(t, func(t *testing.T, n *node) {
+		alice := n.register("alice")
+		one := alice.do("GET /devices/"+alice.deviceID, nil).want(200).get("@this")
+		all := alice.do("GET /devices", nil).want(200).get("devices.0")
+		for _, d := range []gjson.Result{one, all} {
+			for _, member := range []string{"device_id", "display_name", "last_seen_ip", "last_seen_ts"} {
+				if v := d.Get(member); !v.Exists() || v.Raw == `""` || v.Raw == "0" {
+					t.Errorf("%s: found %s", member, d)
+				}
+			}
 		}
 	})
 }
