@@ -101,8 +101,12 @@ func (q *query) answer(ctx context.Context, w *writer) (empty bool, err error) {
 	if err := q.presence(ctx, w, people.came); err != nil {
 		return false, err
 	}
-	w.data(q.global)
-	w.raws("to_device", messages)
+	if len(q.global) > 0 {
+		w.data(q.global)
+	}
+	if len(messages) > 0 {
+		w.raws("to_device", messages)
+	}
 	people.write(w)
 	empty = w.size() == head
 	if err := q.keyCounts(ctx, w); err != nil {

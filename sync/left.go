@@ -39,7 +39,7 @@ func (q *query) leftRoom(ctx context.Context, w *writer, roomID string, p *place
 	case give:
 		limit--
 	}
-	sec := section{timeline: &timeline{}}
+	sec := section{timeline: &timeline{prev: p.pos}}
 	if end != nil { // the user was a member: up to then
 		ask := want{span: span{roomID: roomID, shard: shard, after: since, upto: end.Pos, limit: limit, see: true}, fresh: q.initial}
 		if !q.initial {

@@ -261,7 +261,9 @@ func (q *query) presence(ctx context.Context, w *writer, came map[string]bool) e
 		b = append(b, q.s.Presence.Content(p, obs.Now())...)
 		events = append(events, append(b, '}'))
 	}
-	w.raws("presence", events)
+	if len(events) > 0 {
+		w.raws("presence", events)
+	}
 	return nil
 }
 

@@ -99,7 +99,7 @@ func (q *query) joinedRoom(ctx context.Context, w *writer, roomID string, p *pla
 	if !news && !rest {
 		return nil
 	}
-	sec := section{timeline: &timeline{}}
+	sec := section{timeline: &timeline{prev: ask.upto}}
 	if news {
 		if sec, err = q.section(ctx, ask); err != nil {
 			return err
@@ -114,6 +114,7 @@ func (q *query) joinedRoom(ctx context.Context, w *writer, roomID string, p *pla
 	if err := q.writeSection(ctx, w, sec); err != nil {
 		return err
 	}
+	w.summary(sec.summary)
 	w.raws("ephemeral", ephemeral)
 	w.data(data)
 	if err := q.writeCounts(ctx, w, roomID); err != nil {
@@ -357,34 +358,35 @@ func (q *query) stateEvents(ctx context.Context, ids map[state.Key]string) ([]*r
 	return out, nil
 }
 
+// writeSection writes timeline and state. Both are there also when they are empty: clients read them without looking.
 func (q *query) writeSection(ctx context.Context, w *writer, sec section) error {
-	if len(sec.events) > 0 || sec.limited {
-		w.key("timeline")
-		w.open('{')
-		w.key("events")
-		w.open('[')
-		for i, e := range sec.events {
-			v := rooms.View{Membership: event.MembershipJoin, Extra: sec.extras[e.ID]}
-			if sec.sights != nil {
-				v.Membership, v.Erased, v.PrevHidden = sec.sights[i].Membership, sec.sights[i].Erased, sec.sights[i].PrevHidden
-			}
-			w.sep()
-			q.writeEvent(w, e, v)
+	w.key("timeline")
+	w.open('{')
+	w.key("events")
+	w.open('[')
+	for i, e := range sec.events {
+		v := rooms.View{Membership: event.MembershipJoin, Extra: sec.extras[e.ID]}
+		if sec.sights != nil {
+			v.Membership, v.Erased, v.PrevHidden = sec.sights[i].Membership, sec.sights[i].Erased, sec.sights[i].PrevHidden
 		}
-		w.close(']')
-		w.key("limited")
-		w.b = strconv.AppendBool(w.b, sec.limited)
-		w.key("prev_batch")
-		w.string(rooms.PositionToken(sec.prev))
-		w.close('}')
-		sec.events, sec.extras = nil, nil // they are written, and the client may be waited for long
+		w.sep()
+		q.writeEvent(w, e, v)
 	}
-	if err := q.writeState(ctx, w, sec); err != nil {
-		return err
-	}
-	if sum := sec.summary; sum != nil {
-		w.key("summary")
-		w.open('{')
+	w.close(']')
+	w.key("limited")
+	w.b = strconv.AppendBool(w.b, sec.limited)
+	w.key("prev_batch")
+	w.string(rooms.PositionToken(sec.prev))
+	w.close('}')
+	sec.events, sec.extras = nil, nil // they are written, and the client may be waited for long
+	return q.writeState(ctx, w, sec)
+}
+
+// summary writes the summary of a room, {} for one that is the same as before.
+func (w *writer) summary(sum *summary) {
+	w.key("summary")
+	w.open('{')
+	if sum != nil {
 		if len(sum.heroes) > 0 {
 			w.key("m.heroes")
 			w.b = matrix.AppendStrings(w.b, sum.heroes)
@@ -393,9 +395,8 @@ func (q *query) writeSection(ctx context.Context, w *writer, sec section) error 
 		w.b = strconv.AppendInt(w.b, int64(sum.joined), 10)
 		w.key("m.invited_member_count")
 		w.b = strconv.AppendInt(w.b, int64(sum.invited), 10)
-		w.close('}')
 	}
-	return nil
+	w.close('}')
 }
 
 // writeEvent writes an event as the device gets it. Who shares nothing with others' texts gets an own one.

@@ -8,13 +8,11 @@ import (
 	"lyceum/rooms"
 )
 
-// writeState writes "state", or "state_after", which is there also when it is empty.
+// writeState writes "state" or "state_after", also when it is empty.
 func (q *query) writeState(ctx context.Context, w *writer, sec section) error {
 	name := "state"
 	if q.stateAfter {
 		name = "state_after"
-	} else if len(sec.state)+len(sec.more) == 0 {
-		return nil
 	}
 	who := sec.who
 	who.Root, who.Past = sec.upto, len(sec.sights) > 0 && sec.sights[0].Membership != event.MembershipJoin

@@ -56,11 +56,8 @@ func (w *writer) close(c byte) {
 
 func (w *writer) string(s string) { w.b = matrix.AppendString(w.b, s) }
 
-// raws writes "name":{"events":[…]} of texts that are ready, unless there are none.
+// raws writes "name":{"events":[…]} of texts that are ready.
 func (w *writer) raws(name string, list []json.RawMessage) {
-	if len(list) == 0 {
-		return
-	}
 	w.key(name)
 	w.b = append(w.b, `{"events":[`...)
 	for i, raw := range list {
@@ -74,9 +71,6 @@ func (w *writer) raws(name string, list []json.RawMessage) {
 
 // data writes account data as events.
 func (w *writer) data(list []accounts.AccountDatum) {
-	if len(list) == 0 {
-		return
-	}
 	w.key("account_data")
 	w.b = append(w.b, `{"events":[`...)
 	for i, d := range list {
