@@ -185,6 +185,7 @@ func TestRefused(t *testing.T) {
 		{yaml: "server:\n  listen: x:0\n", want: []string{"F:2: server.listen: expected a fixed port"}},
 		{yaml: "server:\n  debug: true\n  format: json\n", want: []string{"F:2: server: debug and json"}},
 		{env: []string{"LYCEUM_SERVER_WORKER=1"}, want: []string{"LYCEUM_SERVER_WORKER", "did you mean LYCEUM_SERVER_WORKERS?"}},
+		{env: []string{"LYCEUM_SERVER="}, want: []string{"environment LYCEUM_SERVER: unknown variable", "did you mean LYCEUM_SERVER_"}},
 		{env: []string{"LYCEUM_SEVER_WORKERS=1"}, want: []string{"did you mean LYCEUM_SERVER_WORKERS?"}},
 		{env: []string{"LYCEUM_SERVER_WORKERS=x"}, want: []string{"environment LYCEUM_SERVER_WORKERS: server.workers", "integer"}},
 		{env: []string{"LYCEUM_SERVER_WORKERS=0"}, want: []string{"environment LYCEUM_SERVER_WORKERS", "at least 1"}},

@@ -145,7 +145,7 @@ func (l *loader) environ(environ []string) {
 			continue
 		}
 		// Other variables with our prefix belong to the command line or to other programs.
-		ours := slices.ContainsFunc(l.sections, func(s Section) bool { return strings.HasPrefix(name, envName(s.Name, "")) })
+		ours := slices.ContainsFunc(l.sections, func(s Section) bool { return strings.HasPrefix(name+"_", envName(s.Name, "")) })
 		guess := nearest(name, names)
 		if ours || guess != "" && editDistance(guess, name) <= 2 {
 			problem := "unknown variable: remove it"
