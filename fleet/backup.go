@@ -48,7 +48,12 @@ type RestoreOptions struct {
 const longest = 24 * time.Hour // a statement over a large table takes long
 
 // Backup writes all that the server keeps, as it is at one moment, while processes run or not.
+// The PostgreSQL of a fleet of lyceum up that is stopped runs meanwhile.
 func Backup(ctx context.Context, c *Config, o BackupOptions, out io.Writer) error {
+	return c.withEngines(ctx, func() error { return writeBackup(ctx, c, o, out) })
+}
+
+func writeBackup(ctx context.Context, c *Config, o BackupOptions, out io.Writer) error {
 	began := time.Now()
 	d, err := openExisting(ctx, c)
 	if err != nil {
@@ -317,18 +322,6 @@ func (r *restoring) accept(c *backup.Checked) error {
 		}
 	}
 	return nil
-}
-
-// givenSecret is the configured secret or the one in the data directory; nil when there is none.
-func givenSecret(c *Config) ([]byte, error) {
-	if s := c.Fleet.Secret.Reveal(); s != "" {
-		return []byte(s), nil
-	}
-	text, err := os.ReadFile(filepath.Join(c.Server.Data, "secret"))
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, nil
-	}
-	return []byte(strings.TrimSpace(string(text))), err
 }
 
 // opens tells whether a secret opens what sealed has stored.

@@ -62,7 +62,7 @@ func (c *ServerConfig) Validate() error {
 type ProcessConfig struct {
 	Roles     []string    `yaml:"roles" own:"true" default:"all" help:"Roles of this process; lyceum roles lists them."`
 	MachineID string      `yaml:"machine_id" env:"MACHINE_ID" own:"true" default:"auto" help:"0 to 1023, different for each process, or auto. MACHINE_ID in the environment is taken too."`
-	Secret    conf.Secret `yaml:"secret" help:"Secret that all processes share; at least 16 characters. Embedded, it is made at the first start."`
+	Secret    conf.Secret `yaml:"secret" help:"Secret that all processes share; at least 16 characters. One process alone, and lyceum up, make it at the first start and keep it in the file secret of the data directory."`
 	Internal  string      `yaml:"internal_listen" own:"true" default:"127.0.0.1:0" help:"Address of the listener for the other processes; TLS with keys derived from the secret."`
 	Advertise string      `yaml:"advertise" own:"true" help:"host:port under which the others reach the internal listener, where it is not the listener's own address."`
 	Revision  int         `yaml:"config_revision" own:"true" default:"0" min:"0" help:"Number of this configuration. A process whose shared keys differ from those of the others starts only with a higher one: so a changed configuration is rolled out on purpose, never by accident."`
@@ -153,7 +153,7 @@ func Load(s conf.Sources) (*Config, error) {
 	}
 	c.Fleet.Roles = roles
 	c.Blob.Scratch = filepath.Join(c.Server.Data, "scratch")
-	if c.embedded() && c.Blob.S3.Endpoint == "" && c.Blob.Directory == "" {
+	if c.Blob.S3.Endpoint == "" && c.Blob.S3.Bucket == "" && c.Blob.Directory == "" {
 		c.Blob.Directory = filepath.Join(c.Server.Data, "blobs")
 	}
 	return c, c.checkTogether()
@@ -167,9 +167,6 @@ func (c *Config) checkTogether() error {
 	}
 	if c.embedded() && len(c.Redis.Addresses) > 0 {
 		return errors.New("redis.addresses: a process over SQLite needs no Redis: set database.url, or remove addresses")
-	}
-	if !c.embedded() && c.Fleet.Secret.Reveal() == "" && len(c.Redis.Addresses) > 0 {
-		return errors.New("fleet.secret: processes that share PostgreSQL and Redis need one secret: make one with `openssl rand -hex 32` and give it to all, in LYCEUM_FLEET_SECRET or fleet.secret_file")
 	}
 	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"syscall"
 
 	"lyceum/platform/db"
 )
@@ -13,6 +14,19 @@ import (
 func (c *Config) openDatabase(ctx context.Context, o db.Options) (*db.DB, error) {
 	d, err := db.Open(ctx, c.databaseURL(), o)
 	return d, c.ofDatabase(err)
+}
+
+// ofData says what to do about an error of the data directory.
+func (c *Config) ofData(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, syscall.EROFS):
+		return fmt.Errorf("server.data: %w: %s is on a file system that takes no writes: mount it for writing, or name another directory with --data", err, c.Server.Data)
+	case errors.Is(err, os.ErrPermission):
+		return fmt.Errorf("server.data: %w: give %s to the user who runs this (chown), run it as its owner, or name another directory with --data", err, c.Server.Data)
+	}
+	return fmt.Errorf("server.data: %w", err)
 }
 
 // ofDatabase says which key an error of the database is about, and what to do where its own words do not.

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -74,9 +75,9 @@ func open(ctx context.Context, c *Config, m making) (_ *Process, err error) {
 		return nil, err
 	}
 	if err := os.MkdirAll(c.Server.Data, 0o700); err != nil {
-		return nil, fmt.Errorf("server.data: %w", err)
+		return nil, c.ofData(err)
 	}
-	if c.embedded() {
+	if c.alone() {
 		if err := p.lockData(); err != nil {
 			return nil, err
 		}
@@ -127,7 +128,7 @@ func (p *Process) openEngines(ctx context.Context, m making) (err error) {
 		return err
 	}
 	p.blobs = blob.Measured(blobs, p.obs.Registry)
-	if p.secret, err = fleetSecret(c); err != nil {
+	if p.secret, err = fleetSecret(ctx, c, p.db); err != nil {
 		return err
 	}
 	return c.ofDatabase(db.Migrate(ctx, p.db, p.obs.Log, migrations()...))
@@ -163,11 +164,25 @@ var errInUse = errors.New("another process uses the data directory")
 // lockWait is how long a command such as lyceum status may use the data directory.
 const lockWait = 3 * time.Second
 
+// alone tells that no other process may use the data directory. Commands use that of a process over PostgreSQL, and lyceum up starts the
+// process that replaces another one in the directory of that.
+func (c *Config) alone() bool {
+	if c.embedded() {
+		return true
+	}
+	if slices.Contains(c.Fleet.Roles, role.NoRole) {
+		return false
+	}
+	_, err := FindSupervisor(filepath.Dir(filepath.Clean(c.Server.Data)))
+	return err != nil
+}
+
 // lockData makes this process the only one over a data directory.
 func (p *Process) lockData() error {
-	f, err := os.OpenFile(filepath.Join(p.config.Server.Data, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	c := p.config
+	f, err := os.OpenFile(filepath.Join(c.Server.Data, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
-		return err
+		return c.ofData(err)
 	}
 	for began := time.Now(); ; time.Sleep(50 * time.Millisecond) {
 		if err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err == nil {
@@ -175,12 +190,17 @@ func (p *Process) lockData() error {
 		}
 		if time.Since(began) > lockWait {
 			_ = f.Close() // nothing was written
-			return fmt.Errorf("%w %s: stop it, or give this one another with --data", errInUse, p.config.Server.Data)
+			return fmt.Errorf("%w %s: stop it, or give this one a directory of its own with --data", errInUse, c.Server.Data)
 		}
 	}
 	p.lock = f
-	if p.fresh != nil {
-		p.fresh.rememberFiles(p.config.Server.Data)
+	if p.fresh == nil {
+		return nil
+	}
+	if c.embedded() {
+		p.fresh.rememberFiles(c.Server.Data)
+	} else if len(p.fresh.directories) > 0 {
+		p.fresh.note(c.Server.Data, "lock")
 	}
 	return nil
 }

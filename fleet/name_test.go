@@ -162,14 +162,18 @@ func TestServeThatFailsMakesNothing(t *testing.T) {
 	if err := os.WriteFile(access, []byte("{}"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for _, args := range [][]string{{"serve"}, {"user", "add", "a"}, {"user", "token", "a"}, {"status"}, {"doctor"}, {"backup", t.TempDir() + "/b"}} {
-		s.mustFail(t, []string{"--config " + access}, args...)
-	}
+	s.mustFail(t, []string{"lyceum up --data " + s.data}, "serve")
 	left("fleet.yaml")
-	if err := os.Remove(access); err != nil {
+	if err := os.Rename(access, filepath.Join(s.data, "programs")); err != nil { // a fleet that never came up
 		t.Fatal(err)
 	}
-
+	for _, args := range [][]string{{"serve"}, {"user", "add", "a"}, {"user", "token", "a"}, {"status"}, {"doctor"}, {"backup", t.TempDir() + "/b"}} {
+		s.mustFail(t, []string{"lyceum up --data " + s.data}, args...)
+	}
+	left("programs")
+	if err := os.Remove(filepath.Join(s.data, "programs")); err != nil {
+		t.Fatal(err)
+	}
 	other, err := sql.Open("sqlite", filepath.Join(s.data, "lyceum.db"))
 	if err != nil {
 		t.Fatal(err)
@@ -180,10 +184,7 @@ func TestServeThatFailsMakesNothing(t *testing.T) {
 	if err := other.Close(); err != nil {
 		t.Fatal(err)
 	}
-	for _, args := range [][]string{{"serve"}, {"user", "add", "a"}, {"status"}, {"restore", access, "--replace"}} {
-		if args[0] == "restore" {
-			args[1] = s.data // any name that is there: the database is looked at first
-		}
+	for _, args := range [][]string{{"serve"}, {"user", "add", "a"}, {"status"}, {"restore", s.data, "--replace"}} {
 		s.mustFail(t, []string{"belongs to another program", "users"}, args...)
 	}
 	left("lyceum.db")

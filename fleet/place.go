@@ -23,16 +23,20 @@ func (c *Config) place(m making) error {
 	if !c.embedded() {
 		return nil
 	}
-	if _, err := os.Stat(filepath.Join(c.Server.Data, accessFile)); err == nil {
-		if _, err := os.Stat(c.databaseFile()); errors.Is(err, os.ErrNotExist) {
-			return fmt.Errorf("%s is the directory of a fleet that lyceum up made: give --config %s in place of --data",
-				c.Server.Data, filepath.Join(c.Server.Data, accessFile))
-		}
+	if c.ofFleet() {
+		return fmt.Errorf("%s is the directory of a fleet that lyceum up made: start it with lyceum up --data %s, or name another directory with --data",
+			c.Server.Data, c.Server.Data)
 	}
 	switch _, err := os.Stat(c.databaseFile()); {
 	case errors.Is(err, os.ErrPermission):
 		return c.ofDatabase(err)
 	case errors.Is(err, os.ErrNotExist):
+		for _, name := range startedByUp {
+			if !absent(filepath.Join(c.Server.Data, name)) {
+				return fmt.Errorf("%s is the directory of a fleet that lyceum up has not brought up yet: start it with lyceum up --data %s, or name another directory with --data",
+					c.Server.Data, c.Server.Data)
+			}
+		}
 		for _, f := range foreign {
 			if found, err := filepath.Glob(filepath.Join(c.Server.Data, f.pattern)); err == nil && len(found) > 0 {
 				return fmt.Errorf("%s is the directory of a %s, which has %s there: name another one with --data", c.Server.Data, f.program, filepath.Base(found[0]))

@@ -13,6 +13,7 @@ import (
 	"hash/crc32"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"lyceum/matrix"
@@ -23,27 +24,69 @@ import (
 
 const minSecret = 16 // characters
 
-// fleetSecret is the configured secret, or the one in the data directory, made at the first start.
-func fleetSecret(c *Config) ([]byte, error) {
-	if s := c.Fleet.Secret.Reveal(); s != "" {
-		return []byte(s), nil
+// fleetSecret is the configured secret or the one in the data directory. The first start of a server that has none makes it there. One
+// whose database is sealed with a secret that is gone makes no other, which would be taken for it later.
+func fleetSecret(ctx context.Context, c *Config, d *db.DB) ([]byte, error) {
+	secret, err := givenSecret(c)
+	if err != nil || secret != nil {
+		return secret, err
 	}
-	path := filepath.Join(c.Server.Data, "secret")
-	if b, err := os.ReadFile(path); err == nil {
-		secret := strings.TrimSpace(string(b))
-		if len(secret) < minSecret {
-			return nil, fmt.Errorf("the secret in %s has %d characters, expected at least %d: the file is damaged; take it from a backup, as the signing key of the server is sealed with it", path, len(secret), minSecret)
-		}
-		return []byte(secret), nil
-	} else if !errors.Is(err, os.ErrNotExist) {
+	path := secretPath(c)
+	key, err := storedKey(ctx, d)
+	if err != nil {
 		return nil, err
 	}
+	if key != "" {
+		return nil, fmt.Errorf("fleet.secret: the signing key in the database is sealed with the secret of the server, and there is none: no fleet.secret is configured and there is no file %s: "+
+			"put that file back (lyceum backup --with-secrets keeps it), or give the fleet.secret that the other processes have", path)
+	}
+	if !c.embedded() && len(c.Redis.Addresses) > 0 {
+		return nil, errors.New("fleet.secret: processes that share PostgreSQL and Redis need one secret: make one with `openssl rand -hex 32` and give it to all, in LYCEUM_FLEET_SECRET or fleet.secret_file")
+	}
+	return makeSecret(c, path)
+}
+
+func secretPath(c *Config) string { return filepath.Join(c.Server.Data, "secret") }
+
+func makeSecret(c *Config, path string) ([]byte, error) {
 	secret := rand.Text() + rand.Text()
 	if err := disk.WriteFile(path, []byte(secret+"\n"), 0o600); err != nil {
-		return nil, fmt.Errorf("the secret can not be stored: %w", err)
+		return nil, c.ofData(fmt.Errorf("the secret can not be stored: %w", err))
 	}
 	return []byte(secret), nil
 }
+
+// givenSecret is the configured secret or the one in the data directory; nil when there is none.
+func givenSecret(c *Config) ([]byte, error) {
+	if s := c.Fleet.Secret.Reveal(); s != "" {
+		return []byte(s), nil
+	}
+	path := secretPath(c)
+	text, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, c.ofData(err)
+	}
+	secret := strings.TrimSpace(string(text))
+	if len(secret) < minSecret {
+		return nil, fmt.Errorf("the secret in %s has %d characters, expected at least %d: the file is damaged; take it from a backup, as the signing key of the server is sealed with it", path, len(secret), minSecret)
+	}
+	return []byte(secret), nil
+}
+
+// storedKey is the sealed signing key of the server whose database this is, "" when it has none yet.
+func storedKey(ctx context.Context, d *db.DB) (string, error) {
+	tables, err := d.Tables(ctx, d)
+	if err != nil || !slices.ContainsFunc(tables, func(t db.Table) bool { return t.Name == "fleet" }) {
+		return "", err
+	}
+	return lease.Value(ctx, d, keyRow)
+}
+
+// keyRow is the row of table fleet with the sealed signing key.
+const keyRow = "signing_key"
 
 // sealer seals the value of a name under the fleet's secret.
 func sealer(secret []byte, name string) (cipher.AEAD, error) {
@@ -87,7 +130,7 @@ func signingKey(ctx context.Context, d *db.DB, secret []byte) (matrix.SigningKey
 	if err != nil {
 		return fresh, err
 	}
-	text, err := sealed(ctx, d, secret, "signing_key", fresh.ID+" "+base64.RawStdEncoding.EncodeToString(fresh.Seed()))
+	text, err := sealed(ctx, d, secret, keyRow, fresh.ID+" "+base64.RawStdEncoding.EncodeToString(fresh.Seed()))
 	if err != nil {
 		return fresh, err
 	}

@@ -66,6 +66,9 @@ func WithStatus(ctx context.Context, c *Config, fn func(ask func(context.Context
 			return f, c.takeName(f.Server)
 		})
 	}
+	if err := c.running(); err != nil {
+		return err
+	}
 	return asMember(ctx, c, mustExist, func(p *Process) error {
 		return fn(func(ctx context.Context) (*status.Fleet, error) {
 			if err := p.process.Leases.Refresh(ctx); err != nil {

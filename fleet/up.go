@@ -2,7 +2,6 @@ package fleet
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -17,7 +16,6 @@ import (
 	"syscall"
 	"time"
 
-	"lyceum/platform/disk"
 	"lyceum/platform/role"
 )
 
@@ -206,6 +204,9 @@ func (u *Up) Start(ctx context.Context) (err error) {
 	if err := u.startEngines(ctx); err != nil {
 		return err
 	}
+	if err := u.openSecret(ctx); err != nil {
+		return err
+	}
 	if err := u.keepProgram(); err != nil {
 		return err
 	}
@@ -257,19 +258,8 @@ func (u *Up) startEngines(ctx context.Context) error {
 		u.env("LYCEUM_BLOB_DIRECTORY", shared)
 		u.env("LYCEUM_BLOB_DIRECTORY_SHARED", "true")
 	}
-	if c.Fleet.Secret.Reveal() == "" {
-		path := u.secretFile()
-		if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
-			if err := disk.WriteFile(path, []byte(rand.Text()+rand.Text()+"\n"), 0o600); err != nil {
-				return err
-			}
-		}
-		u.env("LYCEUM_FLEET_SECRET_FILE", path)
-	}
 	return nil
 }
-
-func (u *Up) secretFile() string { return filepath.Join(u.Config.Server.Data, "secret") }
 
 // add starts the process of a group with a number. It holds mu meanwhile, so that Stop finds each that was started.
 func (u *Up) add(group string, n int) error {

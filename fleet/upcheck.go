@@ -91,3 +91,25 @@ func (u *Up) openPublic() error {
 	u.public, err = l.(*net.TCPListener).File()
 	return err
 }
+
+// openSecret looks whether the database is that of this server, and makes the secret of a fleet that has none and that nobody gives one.
+func (u *Up) openSecret(ctx context.Context) error {
+	d, err := u.Config.openDatabase(ctx, db.Options{Readers: 1, Own: true})
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	c := *u.Config
+	if err := c.knowName(ctx, d); err != nil {
+		return err
+	}
+	if c.Fleet.Secret.Reveal() != "" {
+		return nil
+	}
+	c.Redis.Addresses = nil // all processes get the secret that is made
+	if _, err := fleetSecret(ctx, &c, d); err != nil {
+		return err
+	}
+	u.env("LYCEUM_FLEET_SECRET_FILE", secretPath(&c))
+	return nil
+}

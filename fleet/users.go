@@ -38,6 +38,10 @@ type userAnswer struct {
 // WithUsers gives fn the users of the server that a configuration describes. Where there is none, makes allows to make
 // one whose name is given.
 func WithUsers(ctx context.Context, c *Config, makes bool, fn func(*Users) error) error {
+	return c.withEngines(ctx, func() error { return withUsers(ctx, c, makes, fn) })
+}
+
+func withUsers(ctx context.Context, c *Config, makes bool, fn func(*Users) error) error {
 	m := mustExist
 	if makes {
 		m = makeNamed

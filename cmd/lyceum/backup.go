@@ -28,7 +28,7 @@ func (c *backupCommand) Run(ctx context.Context) error {
 	if c.Verify {
 		return fleet.VerifyBackup(ctx, c.Target, c.Base, terminal(os.Stderr), os.Stderr)
 	}
-	config, err := c.load()
+	config, err := c.loadFor()
 	if err != nil {
 		return err
 	}

@@ -25,7 +25,7 @@ func (doctorCommand) Help() string {
 }
 
 func (c *doctorCommand) Run(ctx context.Context) error {
-	config, err := c.load()
+	config, err := c.loadFor()
 	if err != nil {
 		return err
 	}

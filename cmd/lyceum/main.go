@@ -59,6 +59,11 @@ func (s *sources) load() (*fleet.Config, error) {
 }
 
 // flags are the keys that the command line gives, and their values.
+// loadFor is load for a command that speaks to a server: the data directory may be that of a fleet.
+func (s *sources) loadFor() (*fleet.Config, error) {
+	return fleet.LoadFor(conf.Sources{File: s.file(), Flags: s.flags()})
+}
+
 func (s *sources) flags() map[string]string {
 	flags := map[string]string{}
 	for key, value := range map[string]string{

@@ -25,7 +25,7 @@ func (statusCommand) Help() string {
 }
 
 func (c *statusCommand) Run(ctx context.Context) error {
-	config, err := c.load()
+	config, err := c.loadFor()
 	if err != nil {
 		return err
 	}

@@ -84,7 +84,7 @@ func (c *upCommand) Run(ctx context.Context) error {
 	}
 	fmt.Printf("serving %s at http://%s after %s; stop with ctrl-c or lyceum stop --data %s\n",
 		name, config.Server.Listen, time.Since(start).Round(10*time.Millisecond), config.Server.Data)
-	fmt.Println("make an administrator: lyceum user add --admin NAME --config", up.AccessFile())
+	fmt.Println("make an administrator: lyceum user add --admin NAME --data", config.Server.Data)
 	<-ctx.Done()
 	fmt.Println("stopping")
 	return up.Stop(context.WithoutCancel(ctx))
@@ -155,7 +155,7 @@ func (o *overUp) mend() error {
 	if err != nil {
 		return err
 	}
-	return fleet.MendAccess(config.Server.Data)
+	return fleet.MendAccess(config.UpDirectory())
 }
 
 type psCommand struct {
@@ -358,7 +358,7 @@ func (c *rolloutCommand) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	data := config.Server.Data
+	data := config.UpDirectory()
 	if err := fleet.MendAccess(data); err != nil {
 		return err
 	}

@@ -63,7 +63,7 @@ func (c *userTokenCommand) Run(ctx context.Context) error {
 }
 
 func (s *sources) with(ctx context.Context, makes bool, fn func(*fleet.Users) error) error {
-	config, err := s.load()
+	config, err := s.loadFor()
 	if err != nil {
 		return err
 	}

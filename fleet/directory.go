@@ -1,0 +1,136 @@
+package fleet
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"lyceum/platform/conf"
+	"lyceum/platform/engines"
+)
+
+// LoadFor is Load for commands: where the data directory is that of a fleet which lyceum up made, it reads the configuration that
+// lyceum up keeps there, so that the command speaks to the fleet.
+func LoadFor(s conf.Sources) (*Config, error) {
+	c, err := Load(s)
+	if err != nil || !c.embedded() || !c.ofFleet() {
+		return c, err
+	}
+	s.File = filepath.Join(c.Server.Data, accessFile)
+	if s.Environ == nil {
+		s.Environ = os.Environ()
+	}
+	own := map[string]bool{"LYCEUM_SERVER_DATA": true, "LYCEUM_SERVER_LISTEN": true}
+	environ := []string{} // nil would be the environment of this process
+	for _, pair := range s.Environ {
+		if name, _, _ := strings.Cut(pair, "="); !own[name] {
+			environ = append(environ, pair)
+		}
+	}
+	flags := map[string]string{}
+	for key, value := range s.Flags {
+		if key != "server.data" && key != "server.listen" {
+			flags[key] = value
+		}
+	}
+	s.Environ, s.Flags = environ, flags
+	return Load(s)
+}
+
+// ofFleet tells that the data directory is that of a fleet which lyceum up made, and that commands can reach it.
+func (c *Config) ofFleet() bool {
+	return absent(c.databaseFile()) && !absent(filepath.Join(c.Server.Data, accessFile))
+}
+
+// startedByUp are files by which the directory of lyceum up is known before it has written its configuration.
+var startedByUp = []string{"up.sock", "programs", filepath.Join("postgres", "data", "PG_VERSION")}
+
+// fleetDirectory is the data directory of the lyceum up whose configuration for commands this is; "" for any other configuration.
+func (c *Config) fleetDirectory() string {
+	dir, name := filepath.Split(filepath.Clean(c.Server.Data))
+	if dir = filepath.Clean(dir); name != filepath.Base(commandsDir("")) || absent(filepath.Join(dir, accessFile)) {
+		return ""
+	}
+	return dir
+}
+
+// UpDirectory is the data directory of the lyceum up that a configuration belongs to: its own, or that of its processes.
+func (c *Config) UpDirectory() string {
+	if dir := c.fleetDirectory(); dir != "" {
+		return dir
+	}
+	return c.Server.Data
+}
+
+// stoppedPostgres is the directory of the PostgreSQL that lyceum up started for this fleet and has stopped; "" when it runs or is
+// somebody else's.
+func (c *Config) stoppedPostgres() (string, error) {
+	fleet := c.fleetDirectory()
+	if fleet == "" {
+		return "", nil
+	}
+	dir := filepath.Join(fleet, "postgres")
+	if absent(filepath.Join(dir, "data", "PG_VERSION")) {
+		return "", nil
+	}
+	password, err := os.ReadFile(filepath.Join(dir, "password"))
+	if errors.Is(err, os.ErrNotExist) {
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	if !strings.Contains(c.Database.URL.Reveal(), ":"+strings.TrimSpace(string(password))+"@") {
+		return "", nil // lyceum up was given another database later
+	}
+	text, err := os.ReadFile(filepath.Join(dir, "data", "postmaster.pid"))
+	if err == nil {
+		first, _, _ := strings.Cut(string(text), "\n")
+		pid, err := strconv.Atoi(strings.TrimSpace(first))
+		if err == nil && !errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) {
+			return "", nil
+		}
+	} else if !errors.Is(err, os.ErrNotExist) {
+		return "", err
+	}
+	if _, err := FindSupervisor(fleet); err == nil || errors.Is(err, os.ErrPermission) {
+		return "", err // it starts PostgreSQL again
+	}
+	return dir, nil
+}
+
+// withEngines calls fn. When the fleet of a lyceum up is stopped, it starts the PostgreSQL of that fleet for as long, and leaves Redis,
+// by which processes tell each other news, out.
+func (c *Config) withEngines(ctx context.Context, fn func() error) (err error) {
+	dir, err := c.stoppedPostgres()
+	if err != nil {
+		return err
+	}
+	if dir == "" {
+		return fn()
+	}
+	pg, err := engines.StartPostgres(ctx, dir)
+	if err != nil {
+		return fmt.Errorf("the PostgreSQL of the stopped fleet in %s: %w", c.fleetDirectory(), err)
+	}
+	defer func() { err = errors.Join(err, pg.Stop()) }()
+	c.Database.URL = conf.Secret(pg.URL())
+	if !absent(filepath.Join(c.fleetDirectory(), "redis")) {
+		c.Redis.Addresses = nil
+	}
+	return fn()
+}
+
+// running refuses the configuration of a fleet that is stopped.
+func (c *Config) running() error {
+	dir, err := c.stoppedPostgres()
+	if err == nil && dir != "" {
+		err = fmt.Errorf("the fleet in %s is stopped: start it with lyceum up --data %s", c.fleetDirectory(), c.fleetDirectory())
+	}
+	return err
+}

@@ -1,0 +1,155 @@
+package fleet_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"lyceum/fleet"
+	"lyceum/platform/engines/enginestest"
+)
+
+// upSite is a site for lyceum up: with the given variables beside those that make it cheap.
+func upSite(t *testing.T, more ...string) *site {
+	t.Helper()
+	s := &site{data: filepath.Join(enginestest.Dir(t), "fleet")}
+	s.environ = append([]string{
+		"LYCEUM_SERVER_NAME=", "LYCEUM_SERVER_DATA=" + s.data, "LYCEUM_ACCOUNTS_PASSWORD_MEMORY_KIB=64", "LYCEUM_ACCOUNTS_PASSWORD_PASSES=1",
+	}, more...)
+	return s
+}
+
+// up starts a small fleet in the background, and stops it at the end.
+func (s *site) up(t *testing.T, args ...string) {
+	t.Helper()
+	port, err := fleet.FreePort()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.url = fmt.Sprintf("http://127.0.0.1:%d", port)
+	s.mustRun(t, append([]string{"up", "--detach", "--listen", fmt.Sprintf("127.0.0.1:%d", port), "--set", "up.replicas=all=2"}, args...)...)
+	s.stops = []func(){func() { s.mustRun(t, "stop") }}
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), longestCommand)
+		defer cancel()
+		if running, err := fleet.FindSupervisor(s.data); err == nil {
+			if err := running.Stop(ctx); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+}
+
+// TestCommandsSpeakToTheFleetOfADirectory: with the data directory of lyceum up a command reaches its fleet, while it runs and, where
+// that makes sense, after it; and never makes a second server there.
+func TestCommandsSpeakToTheFleetOfADirectory(t *testing.T) {
+	s := upSite(t)
+	s.up(t, "--server-name", "fleet.test", "--set", "accounts.registration=closed")
+	if out := s.mustRun(t, "user", "add", "--admin", "alice"); !strings.Contains(out, "made @alice:fleet.test") {
+		t.Errorf("made %s", out)
+	}
+	s.called("other.test").mustFail(t, []string{"fleet.test", "other.test"}, "user", "add", "zed")
+	s.called("")
+	if out := s.mustRun(t, "status"); strings.Count(out, "all") < 2 || !strings.Contains(out, "fleet.test") {
+		t.Errorf("the status of two processes:\n%s", out)
+	}
+	s.mustRun(t, "doctor", "--interval", "1s")
+	if out := s.mustRun(t, "ps", "--config", filepath.Join(s.data, "fleet.yaml")); !strings.Contains(out, "all-2") {
+		t.Errorf("processes: %s", out)
+	}
+	for _, child := range []string{"all-1", "all-2"} { // --set reaches each
+		log, err := os.ReadFile(filepath.Join(s.data, child, "log"))
+		if err != nil || !strings.Contains(string(log), "serving") {
+			t.Errorf("%s: %v\n%s", child, err, log)
+		}
+	}
+	if text, err := os.ReadFile(filepath.Join(s.data, "fleet.yaml")); err != nil || !strings.Contains(string(text), "registration: closed") {
+		t.Errorf("the configuration of the processes: %v\n%s", err, text)
+	}
+	s.stop()
+	for _, command := range []string{"status", "doctor"} {
+		s.mustFail(t, []string{"is stopped", "lyceum up --data"}, command)
+	}
+	s.mustRun(t, "user", "token", "alice")
+	if out := s.mustRun(t, "user", "add", "bob"); !strings.Contains(out, "made @bob:fleet.test") {
+		t.Errorf("made %s", out)
+	}
+	file := filepath.Join(t.TempDir(), "fleet.tar.zst")
+	if out := s.mustRun(t, "backup", file); !strings.Contains(out, "fleet.test") {
+		t.Errorf("backup: %s", out)
+	}
+	if found, err := filepath.Glob(filepath.Join(s.data, "lyceum.db*")); err != nil || len(found) > 0 {
+		t.Errorf("a private server was made: %v, %v", found, err)
+	}
+	if _, err := os.Stat(filepath.Join(s.data, "postgres", "data", "postmaster.pid")); !os.IsNotExist(err) {
+		t.Errorf("PostgreSQL still runs: %v", err)
+	}
+	s.called("other.test").mustFail(t, []string{"server.name", "fleet.test", "other.test", "nothing was changed"}, "up", "--listen", "127.0.0.1:0")
+	if log, err := os.ReadFile(filepath.Join(s.data, "all-1", "log")); err != nil || strings.Contains(string(log), "other.test") {
+		t.Errorf("a process was started under the wrong name: %v", err)
+	}
+	s.called("").up(t)
+	s.mustRun(t, "user", "token", "bob")
+}
+
+// TestUpOverGivenEnginesMakesItsSecret, once, and never another in the place of one that is lost.
+func TestUpOverGivenEnginesMakesItsSecret(t *testing.T) {
+	s := upSite(t, "LYCEUM_DATABASE_URL="+enginestest.TestPostgres(t), "LYCEUM_REDIS_ADDRESSES="+enginestest.TestRedis(t), "LYCEUM_REDIS_PREFIX="+enginestest.Unique())
+	s.up(t, "--server-name", "given.test")
+	s.mustRun(t, "user", "add", "alice")
+	s.stop()
+	secret := filepath.Join(s.data, "secret")
+	if info, err := os.Stat(secret); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("the secret: %v %v", info, err)
+	}
+	if err := os.Rename(secret, secret+".kept"); err != nil {
+		t.Fatal(err)
+	}
+	s.mustFail(t, []string{"fleet.secret", "put that file back", secret}, "up", "--listen", "127.0.0.1:0")
+	if err := os.Rename(secret+".kept", secret); err != nil {
+		t.Fatal(err)
+	}
+	s.up(t)
+	s.mustRun(t, "user", "token", "alice")
+}
+
+// TestOneProcessOverPostgresNeedsItsAddressOnly: files and secret are in its data directory, where another one may not be.
+func TestOneProcessOverPostgresNeedsItsAddressOnly(t *testing.T) {
+	address := enginestest.TestPostgres(t)
+	s := upSite(t, "LYCEUM_DATABASE_URL="+address)
+	s.process(t, s.data)
+	s.mustRun(t, "user", "add", "alice")
+	s.mustFail(t, []string{"another process uses the data directory", "--data"}, "serve", "--listen", "127.0.0.1:0")
+	s.mustFail(t, []string{"sealed with the secret"}, "serve", "--listen", "127.0.0.1:0", "--data", filepath.Join(t.TempDir(), "second"))
+	secret := filepath.Join(s.data, "secret")
+	text, err := os.ReadFile(secret)
+	if info, e := os.Stat(secret); err != nil || e != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("the secret: %v %v", err, e)
+	}
+	s.stop()
+	s.process(t, s.data)
+	s.mustRun(t, "user", "token", "alice")
+	s.stop()
+	if err := os.Remove(secret); err != nil {
+		t.Fatal(err)
+	}
+	s.mustFail(t, []string{"fleet.secret", "put that file back", secret}, "serve", "--listen", "127.0.0.1:0")
+	if _, err := os.Stat(secret); !os.IsNotExist(err) {
+		t.Errorf("another secret was made: %v", err)
+	}
+	if err := os.WriteFile(secret, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s.process(t, s.data)
+	s.mustRun(t, "user", "token", "alice")
+}
+
+// TestAVariableWithoutAKeyIsTold, and does not make a server beside the one that was meant.
+func TestAVariableWithoutAKeyIsTold(t *testing.T) {
+	s := upSite(t, "LYCEUM_DATABASE=postgres://me:geheim@db.test/x")
+	s.mustFail(t, []string{"LYCEUM_DATABASE", "LYCEUM_DATABASE_URL"}, "serve")
+	nothing(t, s.data)
+}
