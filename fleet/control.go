@@ -95,7 +95,7 @@ func (p *Process) serveControl() (stop func(), err error) {
 		_ = l.Close()
 		return nil, err
 	}
-	users := &Users{accounts: p.domains.accounts, server: p.config.Server.Name}
+	users := &Users{accounts: p.domains.accounts, rooms: p.domains.rooms, server: p.config.Server.Name}
 	mux := http.NewServeMux()
 	answer := func(w http.ResponseWriter, v any) { _ = json.NewEncoder(w).Encode(v) } // the command line is gone if this fails
 	mux.HandleFunc("POST /users", func(w http.ResponseWriter, r *http.Request) {

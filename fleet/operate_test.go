@@ -2,7 +2,10 @@ package fleet_test
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
+	"io"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -152,4 +155,128 @@ func TestAVariableWithoutAKeyIsTold(t *testing.T) {
 	s := upSite(t, "LYCEUM_DATABASE=postgres://me:geheim@db.test/x")
 	s.mustFail(t, []string{"LYCEUM_DATABASE", "LYCEUM_DATABASE_URL"}, "serve")
 	nothing(t, s.data)
+}
+
+// TestUsersTokensAndReportsOnTheCommandLine: beside a running process, over a stopped one, and in a fleet.
+func TestUsersTokensAndReportsOnTheCommandLine(t *testing.T) {
+	shapes := map[string]func(t *testing.T) *site{
+		"running": func(t *testing.T) *site {
+			s := upSite(t, "LYCEUM_ACCOUNTS_REGISTRATION=token", "LYCEUM_HTTP_RATE_LIMITS_OFF=true").called("users.test")
+			s.process(t, s.data)
+			return s
+		},
+		"stopped": func(t *testing.T) *site {
+			s := upSite(t).called("users.test")
+			s.process(t, s.data)
+			s.stop()
+			return s
+		},
+		"fleet": func(t *testing.T) *site {
+			s := newSite(t, "postgres").called("users.test")
+			s.start(t)
+			s.data = t.TempDir() // commands are of another directory
+			s.environ = append(s.environ, "LYCEUM_SERVER_DATA="+s.data)
+			return s
+		},
+	}
+	for name, open := range shapes {
+		t.Run(name, func(t *testing.T) {
+			s := open(t)
+			shows := func(words []string, args ...string) {
+				t.Helper()
+				out := strings.Join(strings.Fields(s.mustRun(t, args...)), " ")
+				for _, word := range words {
+					if !strings.Contains(out, word) {
+						t.Errorf("lyceum %v: expected %q, found %s", args, word, out)
+					}
+				}
+			}
+			s.mustRun(t, "user", "add", "--admin", "alice")
+			s.mustRun(t, "user", "add", "bob")
+			shows([]string{"@alice:users.test administrator active", "@bob:users.test user active"}, "user", "list")
+			shows([]string{"@bob:users.test"}, "user", "promote", "bob")
+			shows([]string{"@bob:users.test administrator active"}, "user", "list")
+			s.mustRun(t, "user", "demote", "@bob:users.test")
+			s.mustRun(t, "user", "lock", "bob")
+			shows([]string{"@bob:users.test user locked"}, "user", "list")
+			s.mustRun(t, "user", "unlock", "bob")
+			s.mustRun(t, "user", "suspend", "bob")
+			shows([]string{"@bob:users.test user suspended"}, "user", "list")
+			s.mustRun(t, "user", "unsuspend", "bob")
+			s.mustRun(t, "user", "deactivate", "bob")
+			shows([]string{"@alice:users.test administrator active", "@bob:users.test user deactivated"}, "user", "list")
+			s.mustFail(t, []string{"there is no user @carol:users.test"}, "user", "lock", "carol")
+
+			shows([]string{"welcome"}, "token", "new", "--name", "welcome", "--uses", "2", "--expires", "7d")
+			made := strings.TrimSpace(s.mustRun(t, "token", "new", "--uses", "0"))
+			shows([]string{"welcome 2 0 0 20", made + " no limit 0 0 never user"}, "token", "list")
+			s.mustFail(t, []string{"already"}, "token", "new", "--name", "welcome")
+			if name == "running" {
+				if _, err := s.join(t, "dora", "welcome"); err != nil {
+					t.Error(err)
+				}
+				shows([]string{"welcome 2 1 0"}, "token", "list")
+			}
+			s.mustRun(t, "token", "revoke", "welcome")
+			s.mustFail(t, []string{"there is no registration token welcome"}, "token", "revoke", "welcome")
+			shows([]string{"RECEIVED REPORTER ROOM EVENT USER REASON"}, "reports", "list")
+			if name != "stopped" {
+				alice := strings.TrimSpace(s.mustRun(t, "user", "token", "alice"))
+				s.post(t, alice, "/_matrix/client/v3/users/@bob:users.test/report", `{"reason":"it shouts\u001b[31m"}`)
+				shows([]string{"@alice:users.test - - @bob:users.test it shouts [31m"}, "reports", "list")
+			}
+		})
+	}
+}
+
+// post sends a request with a body and wants 200.
+func (s *site) post(t *testing.T, token, path, body string) []byte {
+	t.Helper()
+	status, answer := s.try(t, token, path, body)
+	if status != http.StatusOK {
+		t.Errorf("POST %s: %d %s", path, status, answer)
+	}
+	return answer
+}
+
+func (s *site) try(t *testing.T, token, path, body string) (int, []byte) {
+	t.Helper()
+	req, err := http.NewRequest(http.MethodPost, s.url+path, strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if token != "" {
+		req.Header.Set("Authorization", "Bearer "+token)
+	}
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	answer, err := io.ReadAll(res.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return res.StatusCode, answer
+}
+
+// join registers a user with a registration token.
+func (s *site) join(t *testing.T, name, token string) ([]byte, error) {
+	t.Helper()
+	const path = "/_matrix/client/v3/register"
+	_, answer := s.try(t, "", path, fmt.Sprintf(`{"username":%q,"password":"a long password"}`, name))
+	var begun struct {
+		Session string `json:"session"`
+	}
+	if err := json.Unmarshal(answer, &begun); err != nil {
+		return answer, err
+	}
+	for _, stage := range []string{fmt.Sprintf(`"type":"m.login.registration_token","token":%q`, token), `"type":"m.login.dummy"`} {
+		status, out := s.try(t, "", path, fmt.Sprintf(`{"username":%q,"password":"a long password","auth":{%s,"session":%q}}`, name, stage, begun.Session))
+		if status == http.StatusOK {
+			return out, nil
+		}
+		answer = out
+	}
+	return answer, fmt.Errorf("not registered: %s", answer)
 }

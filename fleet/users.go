@@ -6,16 +6,19 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"time"
 
 	"lyceum/accounts"
 	"lyceum/matrix"
 	"lyceum/platform/stream"
+	"lyceum/rooms"
 )
 
 // Users is what the command line does with users: through the process that runs over the same data
 // directory, or in a fleet as a process of its own without roles, or, where none runs, as the one that there is.
 type Users struct {
 	accounts *accounts.Accounts
+	rooms    *rooms.Rooms
 	server   string
 	remote   *controlClient // to the control socket of the running process; nil when there is none
 	Made     bool           // there was no server before
@@ -23,11 +26,17 @@ type Users struct {
 
 // userRequest is one wish, as the control socket takes it.
 type userRequest struct {
-	Op       string `json:"op"` // add, passwd, token
+	Op       string `json:"op"` // a name in here
 	Name     string `json:"name"`
 	Password string `json:"password,omitempty"`
 	Admin    bool   `json:"admin,omitempty"`
+	Erase    bool   `json:"erase,omitempty"`
 	Server   string `json:"server,omitempty"` // the name of the server that is meant, if it was given
+
+	Uses    int64         `json:"uses,omitempty"`    // of a registration token, 0 without end
+	Expires time.Duration `json:"expires,omitempty"` // of a registration token, from now; 0 for never
+	After   string        `json:"after,omitempty"`   // of a list: what was the last of the page before
+	Limit   int           `json:"limit,omitempty"`
 }
 
 type userAnswer struct {
@@ -52,7 +61,7 @@ func withUsers(ctx context.Context, c *Config, makes bool, fn func(*Users) error
 	made := false
 	here := func(p *Process) error {
 		made = made || p.made
-		return fn(&Users{accounts: p.domains.accounts, server: c.Server.Name, Made: made})
+		return fn(&Users{accounts: p.domains.accounts, rooms: p.domains.rooms, server: c.Server.Name, Made: made})
 	}
 	err := asMember(ctx, c, m, func(p *Process) error {
 		if !c.embedded() && len(p.process.Leases.Machines()) == 1 {
@@ -114,6 +123,9 @@ func (u *Users) change(ctx context.Context, r userRequest) (string, error) {
 	if r.Op == "add" {
 		return u.accounts.CreateUser(ctx, accounts.NewUser{Name: r.Name, Password: r.Password, Admin: r.Admin})
 	}
+	if text, known, err := u.overall(ctx, r); known {
+		return text, err
+	}
 	ok, err := u.accounts.Exists(ctx, id)
 	if err != nil {
 		return "", err
@@ -128,7 +140,13 @@ func (u *Users) change(ctx context.Context, r userRequest) (string, error) {
 		token, _, err := u.accounts.IssueToken(ctx, id, "command line")
 		return token, err
 	}
-	return "", fmt.Errorf("unknown wish %q", r.Op)
+	if rights, known := rightsOf[r.Op]; known {
+		return id, u.accounts.SetRights(ctx, id, rights)
+	}
+	if r.Op == opDeactivate {
+		return id, u.accounts.Deactivate(ctx, id, r.Erase)
+	}
+	return "", fmt.Errorf("unknown wish %q: the server is of an older version than this command", r.Op)
 }
 
 func (u *Users) ask(ctx context.Context, r userRequest) (string, error) {

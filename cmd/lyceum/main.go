@@ -37,7 +37,9 @@ type cli struct {
 	Status     statusCommand     `cmd:"" help:"Show every process, stream, shard and engine of the fleet."`
 	Backup     backupCommand     `cmd:"" help:"Copy database, blobs and configuration at one moment, while the fleet runs."`
 	Restore    restoreCommand    `cmd:"" help:"Fill an empty server from a backup, over the same or the other database engine."`
-	User       userCommands      `cmd:"" help:"Make users, set passwords, give out access tokens."`
+	User       userCommands      `cmd:"" help:"Make, list, lock, promote and deactivate users, set passwords, give out access tokens."`
+	Token      tokenCommands     `cmd:"" help:"Make, list and revoke registration tokens, with which people register."`
+	Reports    reportsCommands   `cmd:"" help:"Show what users reported to the operators."`
 	Bench      benchCommands     `cmd:"" help:"Put load on any Matrix homeserver and check what it does."`
 	Completion completionCommand `cmd:"" help:"Print the completion script of a shell, for example: source <(lyceum completion bash)."`
 	Version    versionCommand    `cmd:"" help:"Print the version."`

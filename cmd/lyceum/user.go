@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -9,6 +10,9 @@ import (
 	"os"
 	"strings"
 
+	"github.com/alecthomas/kong"
+
+	"lyceum/accounts"
 	"lyceum/fleet"
 )
 
@@ -16,6 +20,82 @@ type userCommands struct {
 	Add    userAddCommand    `cmd:"" help:"Make a user."`
 	Passwd userPasswdCommand `cmd:"" help:"Set a user's password and end the sessions."`
 	Token  userTokenCommand  `cmd:"" help:"Print a fresh access token of a user."`
+
+	List       userListCommand       `cmd:"" help:"List the users."`
+	Promote    userRightCommand      `cmd:"" help:"Make a user an administrator of the server."`
+	Demote     userRightCommand      `cmd:"" help:"Make an administrator a user like the others."`
+	Lock       userRightCommand      `cmd:"" help:"Refuse all requests of a user; the sessions stay."`
+	Unlock     userRightCommand      `cmd:"" help:"End the lock of a user."`
+	Suspend    userRightCommand      `cmd:"" help:"Let a user read, and do little else."`
+	Unsuspend  userRightCommand      `cmd:"" help:"End the suspension of a user."`
+	Deactivate userDeactivateCommand `cmd:"" help:"End an account for good; its name stays taken."`
+}
+
+type userListCommand struct {
+	sources `embed:""`
+}
+
+func (c *userListCommand) Run(ctx context.Context) error {
+	return c.with(ctx, false, func(u *fleet.Users) error {
+		t := table("USER", "IS", "STATE", "MADE", "LAST LOGIN")
+		err := u.List(ctx, func(user accounts.User) error {
+			is := cmp.Or(user.Kind, "user")
+			if user.Appservice != "" {
+				is = "of " + user.Appservice
+			}
+			if user.Admin {
+				is = "administrator"
+			}
+			t.row(user.UserID, is, state(user), moment(user.Created), moment(user.LastLogin))
+			return nil
+		})
+		return errors.Join(err, t.Flush())
+	})
+}
+
+func state(u accounts.User) string {
+	switch {
+	case u.Erased:
+		return "erased"
+	case u.Deactivated:
+		return "deactivated"
+	case u.Locked:
+		return "locked"
+	case u.Suspended:
+		return "suspended"
+	}
+	return "active"
+}
+
+type userRightCommand struct {
+	sources `embed:""`
+	Name    string `arg:"" help:"Name or user id."`
+}
+
+func (c *userRightCommand) Run(ctx context.Context, k *kong.Context) error {
+	return c.with(ctx, false, func(u *fleet.Users) error {
+		id, err := u.SetRight(ctx, k.Selected().Name, c.Name)
+		if err == nil {
+			fmt.Println(k.Selected().Name+":", id)
+		}
+		return err
+	})
+}
+
+type userDeactivateCommand struct {
+	sources `embed:""`
+	Name    string `arg:"" help:"Name or user id."`
+	Erase   bool   `help:"Also remove profile and account data, and hide the messages from those who have not seen them."`
+}
+
+func (c *userDeactivateCommand) Run(ctx context.Context) error {
+	return c.with(ctx, false, func(u *fleet.Users) error {
+		id, err := u.Deactivate(ctx, c.Name, c.Erase)
+		if err == nil {
+			fmt.Println("deactivate:", id)
+		}
+		return err
+	})
 }
 
 type userAddCommand struct {
