@@ -115,6 +115,13 @@ func (r *Rooms) Create(ctx context.Context, creator string, b *Create) (string, 
 	return roomID, err
 }
 
+func unknownVersion(version string) error {
+	if len(version) > 40 {
+		version = version[:40]
+	}
+	return matrix.UnsupportedRoomVersion("Unknown room version " + strings.ToValidUTF8(version, "") + ": expected one of 1 to 12")
+}
+
 func (r *Rooms) checkCreate(creator string, b *Create) (event.Version, preset, error) {
 	fail := func(err error) (event.Version, preset, error) { return event.Version{}, preset{}, err }
 	version := r.config.DefaultVersion
@@ -122,8 +129,8 @@ func (r *Rooms) checkCreate(creator string, b *Create) (event.Version, preset, e
 		version = *b.Version
 	}
 	v, ok := event.VersionByID(version)
-	if !ok || !v.Creatable {
-		return fail(matrix.UnsupportedRoomVersion("Rooms of version " + version + " can not be created here; versions 10, 11 and 12 can"))
+	if !ok {
+		return fail(unknownVersion(version))
 	}
 	switch b.Visibility {
 	case "":
@@ -189,9 +196,17 @@ func (r *Rooms) buildCreate(v event.Version, creator, roomID string, p preset, b
 	}
 	empty := ""
 	return event.Build(v, event.Proto{
-		RoomID: roomID, Type: event.TypeCreate, Sender: creator, StateKey: &empty, Content: encoded(content),
+		ID: r.mintEventID(v), RoomID: roomID, Type: event.TypeCreate, Sender: creator, StateKey: &empty, Content: encoded(content),
 		OriginServerTS: obs.Now().UnixMilli(), Depth: 1,
 	}, r.Key)
+}
+
+// mintEventID gives the id that an event of the room versions 1 and 2 carries; later versions compute it.
+func (r *Rooms) mintEventID(v event.Version) string {
+	if v.IDFormat != event.IDField {
+		return ""
+	}
+	return "$" + r.Process.MintID() + ":" + r.ServerName
 }
 
 // firstEvents are what follows the create event, in the order of the specification.

@@ -175,7 +175,7 @@ func (r *Rooms) findTxn(ctx context.Context, roomID string, req Send) (sendResul
 func (r *Rooms) build(c *owned.Change[room], req Send, known *knownEvents) (n newEvent, err error) {
 	rm := c.State()
 	p := event.Proto{
-		RoomID: rm.id, Type: req.Type, Sender: req.Sender, StateKey: req.StateKey, Content: req.Content, Canonical: req.canonical,
+		ID: r.mintEventID(rm.version), RoomID: rm.id, Type: req.Type, Sender: req.Sender, StateKey: req.StateKey, Content: req.Content, Canonical: req.canonical,
 		Redacts: req.Redacts, OriginServerTS: req.TS, Depth: rm.depth + 1,
 	}
 	if rm.last != "" {
@@ -209,8 +209,8 @@ func (r *Rooms) build(c *owned.Change[room], req Send, known *knownEvents) (n ne
 	if err != nil {
 		return n, err
 	}
-	if err := auth.Allowed(rm.version, pdu, rm); err != nil {
-		return n, matrix.Forbidden("You are not allowed to send this event: " + denied(err)).With(err)
+	if err := allowed(rm, pdu); err != nil {
+		return n, err
 	}
 	e := &Event{Event: pdu, Device: req.Device, Txn: req.Txn, profile: req.Profile, active: req.Active, heir: req.Heir, follows: rm.recent[rm.last] != nil}
 	n = newEvent{e, rm.tree, unsigned}
@@ -231,6 +231,20 @@ func (r *Rooms) build(c *owned.Change[room], req Send, known *knownEvents) (n ne
 		return n, r.redact(c, e, known)
 	}
 	return n, nil
+}
+
+// allowed holds the authorisation rules. Those of the room versions 1 to 5 let everybody of a server send m.room.aliases for it;
+// users of this server must be members for that too.
+func allowed(rm *room, e *event.Event) error {
+	if err := auth.Allowed(rm.version, e, rm); err != nil {
+		return matrix.Forbidden("You are not allowed to send this event: " + denied(err)).With(err)
+	}
+	if rm.version.AliasesAuth && e.Type == event.TypeAliases {
+		if m := rm.Get(event.TypeMember, e.Sender); m == nil || m.Membership() != event.MembershipJoin {
+			return matrix.Forbidden("You are not allowed to send this event: sender: " + e.Sender + " is not joined")
+		}
+	}
+	return nil
 }
 
 // redact finds what e redacts and redacts it, when the sender may.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"time"
 
 	"lyceum/matrix"
@@ -81,8 +82,8 @@ func (r *Rooms) Upgrade(ctx context.Context, userID, roomID, version string, cre
 // mayUpgrade reads what an upgrade works on, when the user may do it.
 func (r *Rooms) mayUpgrade(ctx context.Context, userID, roomID, version string) (u upgrade, err error) {
 	v, ok := event.VersionByID(version)
-	if !ok || !v.Creatable {
-		return u, matrix.UnsupportedRoomVersion("Rooms of version " + version + " can not be created here; versions 10, 11 and 12 can")
+	if !ok {
+		return u, unknownVersion(version)
 	}
 	u = upgrade{user: userID, version: v, state: map[state.Key]*Event{}}
 	if u.old, err = r.joinedView(ctx, userID, roomID); err != nil {
@@ -211,13 +212,19 @@ func (r *Rooms) replacementEvents(ctx context.Context, u upgrade, create *event.
 	}
 	add(event.TypeMember, u.user, memberContent(event.MembershipJoin, profiles[u.user], false))
 	list[0].Profile = profiles[u.user].Version
+	// Since room version 6 there are no floats in events: what holds one stays behind.
+	fits := func(e *Event) bool {
+		_, err := u.version.Canonical(e.Content)
+		return err == nil
+	}
 	for _, typ := range transferred {
-		if e := u.state[state.Key{Type: typ}]; e != nil {
+		if e := u.state[state.Key{Type: typ}]; e != nil && fits(e) {
 			add(typ, "", e.Content)
 		}
 	}
 	for k, e := range u.state {
 		switch {
+		case !fits(e):
 		case k.Type == event.TypeMember && e.Membership() == event.MembershipBan && k.StateKey != u.user:
 			add(k.Type, k.StateKey, e.Content)
 		case k.Type == "m.space.child" && len(e.Content) > len("{}"):
@@ -243,6 +250,19 @@ func (u upgrade) levels(create *event.Event) (json.RawMessage, error) {
 	}
 	events := copied(u.power.Events)
 	users := copied(u.power.Users)
+	maps.DeleteFunc(users, func(user string, _ int64) bool { return !matrix.ValidUserID(user) })
+	// As numbers: before room version 10 they may be strings.
+	for name, level := range map[string]int64{
+		"ban": u.power.Ban, "events_default": u.power.EventsDefault, "invite": u.power.Invite, "kick": u.power.Kick,
+		"redact": u.power.Redact, "state_default": u.power.StateDefault, "users_default": u.power.UsersDefault,
+	} {
+		if content[name] != nil {
+			content[name] = encoded(level)
+		}
+	}
+	if content["notifications"] != nil {
+		content["notifications"] = encoded(copied(u.power.Notifications))
+	}
 	if u.version.PrivilegedCreators {
 		for _, user := range auth.Creators(u.version, create) {
 			delete(users, user)

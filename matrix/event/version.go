@@ -36,7 +36,6 @@ const (
 // Versions"). The zero Version is no room version.
 type Version struct {
 	ID        string // as in m.room.create, "12"
-	Creatable bool   // this server makes rooms of it
 	Stable    bool   // as told in the capabilities; false is "unstable"
 
 	IDFormat  IDFormat
@@ -68,7 +67,6 @@ const DefaultVersion = "12"
 func makeVersion(n int) Version {
 	v := Version{
 		ID:                   [...]string{"", "1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11", "12"}[n],
-		Creatable:            n >= 10,
 		Stable:               true,
 		IDFormat:             IDHashURL,
 		StateRes:             StateResV2,
