@@ -11,7 +11,6 @@ import (
 	"strings"
 
 	"lyceum/matrix"
-	"lyceum/platform/db"
 	"lyceum/platform/web"
 	"lyceum/rooms"
 )
@@ -77,29 +76,33 @@ func (d *Directory) postSearch(q *web.Request, b *struct {
 		return nil, err
 	}
 	byRank := c.OrderBy != "recent"
-	offset, before, err := readCursor(q.Query1("next_batch"), byRank)
+	offset, from, err := readCursor(q.Query1("next_batch"), byRank)
 	if err != nil {
 		return nil, err
 	}
-	hits, err := d.search(q.Context(), q.UserID(), c, f, before)
+	hits, last, err := d.search(q.Context(), q.UserID(), c, f, from)
 	if err != nil {
 		return nil, err
 	}
+	count := cmp.Or(from.count, len(hits)) // of the first page, as other servers tell it
 	if byRank {
 		slices.SortStableFunc(hits, func(a, b hit) int { return cmp.Compare(b.rank, a.rank) })
 	}
-	reply := map[string]any{"count": len(hits), "highlights": append([]string{}, words(fold(c.Term))...)}
+	reply := map[string]any{"count": count, "highlights": append([]string{}, words(fold(c.Term))...)}
 	page := hits[min(offset, len(hits)):]
 	given, ids, err := d.fill(q, c, page[:min(len(page), limit)], reply)
 	if err != nil {
 		return nil, err
 	}
 	switch {
-	case given == len(page):
-	case byRank:
+	case byRank && given < len(page):
 		reply["next_batch"] = "o" + strconv.Itoa(offset+given)
-	default:
-		reply["next_batch"] = "r" + strconv.FormatInt(page[given-1].ts, 10) + "_" + page[given-1].id
+	case byRank:
+	case given > 0 && (given < len(page) || given == limit): // clients expect one behind a full page
+		reply["next_batch"] = cursor{page[given-1].ts, page[given-1].id, count}.token()
+	case last.id != "":
+		last.count = count
+		reply["next_batch"] = last.token()
 	}
 	if !c.IncludeState {
 		return map[string]any{"search_categories": map[string]any{"room_events": reply}}, nil
@@ -163,61 +166,40 @@ func (c *criteria) check() (*rooms.Filter, int, error) {
 
 // cursor is where a search by time goes on: before this event.
 type cursor struct {
-	ts int64
-	id string
+	ts    int64
+	id    string
+	count int // of the first page
 }
 
-func readCursor(token string, byRank bool) (offset int, before cursor, err error) {
-	before = cursor{1 << 62, ""}
+func (c cursor) token() string {
+	return "r" + strconv.FormatInt(c.ts, 10) + "_" + strconv.Itoa(c.count) + "_" + c.id
+}
+
+// behind tells that an event comes after c, when the newest come first.
+func (c cursor) behind(ts int64, id string) bool { return ts < c.ts || ts == c.ts && id < c.id }
+
+func readCursor(token string, byRank bool) (offset int, from cursor, err error) {
+	from.ts = 1 << 62
 	if token == "" {
-		return 0, before, nil
+		return 0, from, nil
 	}
 	if byRank {
 		offset, err = readOffset("o", token)
-		return offset, before, err
+		return offset, from, err
 	}
-	ts, id, ok := strings.Cut(strings.TrimPrefix(token, "r"), "_")
-	if before.ts, err = strconv.ParseInt(ts, 10, 64); err != nil || !ok || !matrix.ValidEventID(id) {
-		return 0, before, matrix.InvalidParam("next_batch: this token was not given out by this endpoint")
+	parts := strings.SplitN(strings.TrimPrefix(token, "r"), "_", 3)
+	bad := matrix.InvalidParam("next_batch: this token was not given out by this endpoint")
+	if len(parts) != 3 || !matrix.ValidEventID(parts[2]) {
+		return 0, from, bad
 	}
-	before.id = id
-	return 0, before, nil
-}
-
-// search finds the newest matches that the user may see, the newest first.
-func (d *Directory) search(ctx context.Context, userID string, c *criteria, f *rooms.Filter, before cursor) ([]hit, error) {
-	all, err := d.Rooms.Memberships(ctx, userID)
-	if err != nil {
-		return nil, err
+	from.id = parts[2]
+	if from.ts, err = strconv.ParseInt(parts[0], 10, 64); err != nil {
+		return 0, from, bad
 	}
-	ids := []string{}
-	for _, m := range all {
-		if !m.Forgotten && f.Room(m.RoomID) {
-			ids = append(ids, m.RoomID)
-		}
+	if from.count, err = strconv.Atoi(parts[1]); err != nil || from.count < 0 {
+		return 0, from, bad
 	}
-	term := fold(c.Term)
-	where, args := likeAll("body", term)
-	args = append(args, ids, before.ts, before.id, searchLooked)
-	n := len(args)
-	where += " AND room_id = ANY(" + dollar(n-3) + ") AND (ts < " + dollar(n-2) + " OR ts = " + dollar(n-2) + " AND event_id < " + dollar(n-1) + ")"
-	if len(c.Keys) > 0 {
-		args = append(args, c.Keys)
-		where += " AND part = ANY(" + dollar(n+1) + ")"
-	}
-	var order []string
-	ranks := map[string]float64{} // not the texts, which may be long
-	wanted := words(term)
-	err = db.Each(func(row db.Row) error {
-		var id, body string
-		err := row.Scan(&id, &body)
-		order, ranks[id] = append(order, id), rank(body, wanted)
-		return err
-	})(d.Process.DB.Query(ctx, "SELECT event_id, body FROM search_texts WHERE "+where+" ORDER BY ts DESC, event_id DESC LIMIT "+dollar(n), args...))
-	if err != nil {
-		return nil, err
-	}
-	return d.sift(ctx, userID, f, order, ranks)
+	return 0, from, nil
 }
 
 // sift keeps what the user may see and the filter lets through, in the order given.

@@ -328,10 +328,13 @@ func (r *Rooms) powerLevels(create *event.Event, creator string, p preset, b *Cr
 			return nil, matrix.BadJSON("power_level_content_override.users: expected an object of levels")
 		}
 		for _, user := range auth.Creators(v, create) {
-			if _, found := named[user]; found {
+			if _, found := named[user]; found && b.Version == nil { // who does not choose the version need not know its rules
+				delete(named, user)
+			} else if found {
 				return nil, matrix.InvalidParam("power_level_content_override.users: creators of the room have no level in this room version")
 			}
 		}
+		content["users"] = encoded(named)
 	}
 	return encoded(content), nil
 }

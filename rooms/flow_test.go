@@ -239,7 +239,7 @@ func TestStateEvents(t *testing.T) {
 			t.Fatal(got)
 		}
 		h.bob.refused(404, "M_NOT_FOUND", at("GET", id, "state/org.example.x"), nil)
-		h.alice.refused(403, "M_FORBIDDEN", at("PUT", id, "state/m.room.create"), obj{})
+		h.alice.refused(400, "M_INVALID_PARAM", at("PUT", id, "state/m.room.create"), obj{})
 		h.alice.refused(400, "M_BAD_JSON", at("PUT", id, "state/org.example.x"), "[1]")
 		h.alice.refused(400, "M_NOT_JSON", at("PUT", id, "state/org.example.x"), "{")
 		h.alice.refused(413, "M_TOO_LARGE", at("PUT", id, "send/m.room.message/big"), obj{"body": strings.Repeat("x", 70_000)})
@@ -266,7 +266,7 @@ func TestStateEvents(t *testing.T) {
 			"room_alias_name": "new", "initial_state": []obj{{"type": "m.room.canonical_alias", "content": obj{"alias": "#new:example.org", "alt_aliases": []string{"#new:example.org"}}}},
 		})
 		h.alice.refused(400, "M_INVALID_PARAM", "POST /_matrix/client/v3/createRoom", obj{"invite": []string{"bob"}})
-		h.alice.refused(400, "M_UNSUPPORTED_ROOM_VERSION", "POST /_matrix/client/v3/createRoom", obj{"room_version": "1"})
+		h.alice.refused(400, "M_UNSUPPORTED_ROOM_VERSION", "POST /_matrix/client/v3/createRoom", obj{"room_version": "13"})
 		h.alice.refused(400, "M_ROOM_IN_USE", "POST /_matrix/client/v3/createRoom", obj{"room_alias_name": "one"})
 		h.alice.say(id, "nul \x00 in a body")
 		h.alice.send(id, "m.reaction", obj{"m.relates_to": obj{"rel_type": "m.annotation", "event_id": first, "key": "\x00"}})

@@ -127,7 +127,29 @@ func (r *Rooms) find(ctx context.Context, idOrAlias string) (string, error) {
 	return id, err
 }
 
-func (r *Rooms) postJoinAny(q *web.Request, b *memberBody) (any, error) {
+// joinBody is the body of a request to join: what it holds becomes content of the m.room.member event.
+type joinBody struct {
+	reason string
+	more   map[string]json.RawMessage
+}
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (b *joinBody) UnmarshalJSON(text []byte) error {
+	if err := json.Unmarshal(text, &b.more); err != nil {
+		return err
+	}
+	if raw := b.more["reason"]; raw != nil {
+		if err := json.Unmarshal(raw, &b.reason); err != nil {
+			return err
+		}
+	}
+	for _, key := range []string{"reason", "membership", "third_party_signed", "third_party_invite"} {
+		delete(b.more, key)
+	}
+	return nil
+}
+
+func (r *Rooms) postJoinAny(q *web.Request, b *joinBody) (any, error) {
 	id, err := r.find(q.Context(), q.Path("roomIDOrAlias"))
 	if err != nil {
 		return nil, err
@@ -135,11 +157,11 @@ func (r *Rooms) postJoinAny(q *web.Request, b *memberBody) (any, error) {
 	return r.joinFor(q, id, b)
 }
 
-func (r *Rooms) postJoin(q *web.Request, b *memberBody) (any, error) {
+func (r *Rooms) postJoin(q *web.Request, b *joinBody) (any, error) {
 	return r.joinFor(q, q.Path("roomID"), b)
 }
 
-func (r *Rooms) joinFor(q *web.Request, roomID string, b *memberBody) (any, error) {
+func (r *Rooms) joinFor(q *web.Request, roomID string, b *joinBody) (any, error) {
 	if err := q.MayAct(); err != nil {
 		return nil, err
 	}
@@ -148,7 +170,7 @@ func (r *Rooms) joinFor(q *web.Request, roomID string, b *memberBody) (any, erro
 			return nil, err
 		}
 	}
-	return roomIDReply{roomID}, r.Join(q.Context(), q.UserID(), q.Sender(), roomID, b.Reason, nil)
+	return roomIDReply{roomID}, r.Join(q.Context(), q.UserID(), q.Sender(), roomID, b.reason, b.more)
 }
 
 func (r *Rooms) guestMayJoin(ctx context.Context, roomID string) error {

@@ -152,21 +152,29 @@ func (r *Rooms) getMembers(q *web.Request) (any, error) {
 	}}, nil
 }
 
-// stateAt is the state behind the last event up to a position, the empty state before the first. It is for those who may see that event; past tells that the user was no member.
-// Errors: M_FORBIDDEN.
+// stateAt is the state behind the last event up to a position. It is for those who may see that event; past tells that the user was
+// no member. Before the first event, where /sync begins a timeline that is whole, it is what the room began with: its creator as the
+// one member, and nothing for those who may not see that. Errors: M_FORBIDDEN.
 func (r *Rooms) stateAt(ctx context.Context, v view, pos int64) (root state.ID, past bool, err error) {
 	events, err := r.Timeline(ctx, Page{RoomID: v.head.RoomID, From: pos + 1, Backward: true, Limit: 1})
+	before := err == nil && len(events) == 0
+	if before {
+		events, err = r.Timeline(ctx, Page{RoomID: v.head.RoomID, Limit: 2})
+	}
 	if err != nil || len(events) == 0 {
 		return root, false, err
 	}
+	last := len(events) - 1
 	sights, err := r.sights(ctx, v.standing, events)
-	if err != nil {
+	switch {
+	case err != nil:
 		return root, false, err
+	case sights[last].Visible:
+		return events[last].Root, sights[last].Membership != event.MembershipJoin, nil
+	case before:
+		return root, false, nil
 	}
-	if !sights[0].Visible {
-		return root, false, matrix.Forbidden("You may not see what the room was at that time")
-	}
-	return events[0].Root, sights[0].Membership != event.MembershipJoin, nil
+	return root, false, matrix.Forbidden("You may not see what the room was at that time")
 }
 
 // joinedMember has null for what a user does not have: matrix-nio requires both.

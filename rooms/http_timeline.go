@@ -53,6 +53,10 @@ func (r *Rooms) paging(q *web.Request, roomID string, s *stretch, newest int64) 
 
 func (r *Rooms) getMessages(q *web.Request) (any, error) {
 	ctx, roomID := q.Context(), q.Path("roomID")
+	v, err := r.view(ctx, q.UserID(), roomID)
+	if err != nil {
+		return nil, err
+	}
 	var s stretch
 	switch q.Query1("dir") {
 	case "b":
@@ -62,10 +66,6 @@ func (r *Rooms) getMessages(q *web.Request) (any, error) {
 		return nil, matrix.MissingParam("dir is missing: expected b or f")
 	default:
 		return nil, matrix.InvalidParam("dir: expected b or f")
-	}
-	v, err := r.view(ctx, q.UserID(), roomID)
-	if err != nil {
-		return nil, err
 	}
 	if err := r.paging(q, roomID, &s, v.upto); err != nil {
 		return nil, err
@@ -79,7 +79,7 @@ func (r *Rooms) getMessages(q *web.Request) (any, error) {
 		return nil, err
 	}
 	reply := map[string]any{"chunk": chunk, "start": PositionToken(s.from)}
-	if f.more {
+	if f.more || f.mayGoOn() {
 		reply["end"] = PositionToken(f.end)
 	}
 	if s.filter.LazyMembers && len(f.events) > 0 {
@@ -95,7 +95,8 @@ func (r *Rooms) getMessages(q *web.Request) (any, error) {
 	return reply, nil
 }
 
-// visibleEvent reads an event that the user may see; M_NOT_FOUND for all others.
+// visibleEvent reads an event that the user may see. The error is M_NOT_FOUND for all others; with it comes an event of the room that
+// the user may not see.
 func (r *Rooms) visibleEvent(ctx context.Context, userID, roomID, eventID string) (*Event, Sight, standing, error) {
 	missing := matrix.NotFound("There is no such event in this room, or you may not see it")
 	e, err := r.Event(ctx, eventID)
@@ -117,7 +118,7 @@ func (r *Rooms) visibleEvent(ctx context.Context, userID, roomID, eventID string
 		return nil, Sight{}, s, err
 	}
 	if !sights[0].Visible {
-		return nil, Sight{}, s, missing
+		return e, Sight{}, s, missing
 	}
 	return e, sights[0], s, nil
 }
@@ -175,6 +176,9 @@ func (r *Rooms) getContext(q *web.Request) (any, error) {
 		return nil, err
 	}
 	e, sight, s, err := r.visibleEvent(q.Context(), q.UserID(), q.Path("roomID"), q.Path("eventID"))
+	if matrix.HasCode(err, matrix.CodeNotFound) && e != nil && s.joined() { // a member may know that it is there
+		return nil, matrix.Forbidden("You may not see this event: it was sent when you were not in the room")
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -29,6 +29,8 @@ func checkRequest(req Send) error {
 	switch {
 	case req.Type == "":
 		return matrix.InvalidParam("An event needs a type")
+	case req.Type == event.TypeCreate && req.StateKey != nil:
+		return matrix.InvalidParam("A room has one m.room.create event only")
 	case req.Type == event.TypeCreate:
 		return matrix.Forbidden("A room has one m.room.create event only")
 	case strings.Contains(req.Type, nul), req.StateKey != nil && strings.Contains(*req.StateKey, nul):

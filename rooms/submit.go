@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"slices"
 
 	"lyceum/matrix"
 	"lyceum/matrix/auth"
@@ -237,6 +238,9 @@ func (r *Rooms) build(c *owned.Change[room], req Send, known *knownEvents) (n ne
 // users of this server must be members for that too.
 func allowed(rm *room, e *event.Event) error {
 	if err := auth.Allowed(rm.version, e, rm); err != nil {
+		if member := rm.Get(event.TypeMember, e.Sender); member != nil && member.Membership() == event.MembershipJoin && namesCreator(rm.Power(), e) {
+			return matrix.InvalidParam("users: creators of the room have no level in this room version")
+		}
 		return matrix.Forbidden("You are not allowed to send this event: " + denied(err)).With(err)
 	}
 	if rm.version.AliasesAuth && e.Type == event.TypeAliases {
@@ -245,6 +249,15 @@ func allowed(rm *room, e *event.Event) error {
 		}
 	}
 	return nil
+}
+
+// namesCreator tells that power levels give a level to one who stands above all levels.
+func namesCreator(power *auth.Power, e *event.Event) bool {
+	if e.Type != event.TypePowerLevels {
+		return false
+	}
+	users := matrix.Lookup(e.Content, "users")
+	return slices.ContainsFunc(power.Creators, func(user string) bool { return matrix.Lookup(users, user) != nil })
 }
 
 // redact finds what e redacts and redacts it, when the sender may.

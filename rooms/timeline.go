@@ -49,6 +49,13 @@ func (f *found) goOn(e *Event) {
 	}
 }
 
+// mayGoOn tells that a page which has all that there is now gets a token to go on from, as clients expect one with each event that
+// they get. There is nothing before the event that made the room.
+func (f *found) mayGoOn() bool {
+	n := len(f.events)
+	return n > 0 && (!f.backward || !f.events[n-1].Is(event.TypeCreate, ""))
+}
+
 const (
 	// scanRounds bounds how much one request reads when nothing of it may be shown, as so many times its limit. A
 	// client goes on from the token that it gets.

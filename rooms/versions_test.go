@@ -5,6 +5,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/tidwall/gjson"
+
 	"lyceum/matrix"
 	"lyceum/matrix/event"
 )
@@ -103,6 +105,28 @@ func TestAliasesOfStrangers(t *testing.T) {
 			h.bob.join(id)
 			h.bob.refused(403, "M_FORBIDDEN", at("PUT", id, "state/m.room.aliases/elsewhere.example"), obj{"aliases": []string{}})
 			h.bob.state(id, "m.room.aliases", server, obj{"aliases": []string{}})
+		}
+	})
+}
+
+// TestLevelsOfCreators: in version 12 creators have no level. One that a client gives to the creator of a room whose version it did not
+// choose is left out; who asks for that version, or sets levels later, is told.
+func TestLevelsOfCreators(t *testing.T) {
+	serve(t, func(t *testing.T, h *house) {
+		levels := obj{"users": obj{h.alice.id: 100, h.bob.id: 50}}
+		id := h.alice.create(obj{"power_level_content_override": levels, "preset": "public_chat"}) // the default here is 12
+		if a := h.alice.Want(200, at("GET", id, "state/m.room.power_levels"), nil); a.Get("users").Raw != `{"`+h.bob.id+`":50}` {
+			t.Errorf("%s", a.Body)
+		}
+		h.alice.refused(400, "M_INVALID_PARAM", "POST /_matrix/client/v3/createRoom", obj{"power_level_content_override": levels, "room_version": "12"})
+		h.alice.refused(400, "M_INVALID_PARAM", at("PUT", id, "state/m.room.power_levels/"), levels)
+		h.bob.refused(403, "M_FORBIDDEN", at("PUT", id, "state/m.room.power_levels/"), levels)
+		old := h.alice.create(obj{"power_level_content_override": levels, "room_version": "11"})
+		if a := h.alice.Want(200, at("GET", old, "state/m.room.power_levels"), nil); a.Get("users").Get(gjson.Escape(h.alice.id)).Int() != 100 {
+			t.Errorf("%s", a.Body)
+		}
+		for _, room := range []string{id, old} {
+			h.alice.refused(400, "M_INVALID_PARAM", at("PUT", room, "state/m.room.create/"), obj{"room_version": "12", "x": 1})
 		}
 	})
 }

@@ -546,6 +546,18 @@ func (c *consumer) commit(group []*step) error {
 	})
 }
 
+// ConsumedBy gives, for each shard of a stream, the stored position of one consumer: it is done with what is up to there, but for
+// what is parked.
+func (st *Stream) ConsumedBy(ctx context.Context, name string) ([]int64, error) {
+	c := &consumer{Consumer: Consumer{Name: name}}
+	held, err := st.set.o.Leases.Read(ctx, "consumer/"+name+"/")
+	out := make([]int64, st.spec.Shards)
+	for shard := range out {
+		out[shard] = held[c.leaseName(shard)].Pos
+	}
+	return out, err
+}
+
 // Consumed gives, for each shard of a stream, the position up to which all its consumers are done: what is before may be
 // deleted where nobody else reads it.
 func (st *Stream) Consumed(ctx context.Context) ([]int64, error) {
