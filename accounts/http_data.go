@@ -1,6 +1,7 @@
 package accounts
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"math"
@@ -189,7 +190,7 @@ func (a *Accounts) getCapabilities(r *web.Request) (any, error) {
 	}
 	capabilities := map[string]any{
 		"m.change_password": enabled{true},
-		"m.room_versions":   map[string]any{"default": event.DefaultVersion, "available": versions},
+		"m.room_versions":   map[string]any{"default": cmp.Or(a.deps.RoomVersion, event.DefaultVersion), "available": versions},
 		"m.set_displayname": enabled{true},
 		"m.set_avatar_url":  enabled{true},
 		"m.3pid_changes":    enabled{false},

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"embed"
+	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -12,6 +13,7 @@ import (
 
 	"lyceum/accounts"
 	"lyceum/matrix"
+	"lyceum/matrix/event"
 	"lyceum/platform/conf"
 	"lyceum/platform/db"
 	"lyceum/platform/owned"
@@ -31,7 +33,7 @@ const Shards = 16
 
 // Config is the section "rooms".
 type Config struct {
-	DefaultVersion string    `yaml:"default_version" default:"12" help:"Room version of new rooms: 10, 11 or 12."`
+	DefaultVersion string    `yaml:"default_version" default:"11" help:"Version of new rooms whose client asks for none: 1 to 12."`
 	EventCache     int       `yaml:"event_cache" default:"20000" help:"Events that a process keeps in memory."`
 	OwnerMemory    conf.Size `yaml:"owner_memory" default:"256MiB" help:"Memory for the newest state of the rooms whose events this process orders."`
 	MaxCreateUsers int       `yaml:"max_create_invites" default:"200" help:"Most users invited while a room is created."`
@@ -50,6 +52,14 @@ func (e *Event) size() int { return cachedEvent/2 + e.text() }
 // small one it is within what size allows.
 func (e *Event) weight() uint32 {
 	return uint32(e.size() + max(0, e.text()-cachedEvent/2)) //nolint:gosec // events have at most 64 KiB
+}
+
+// Validate checks the values.
+func (c *Config) Validate() error {
+	if _, ok := event.VersionByID(c.DefaultVersion); !ok {
+		return fmt.Errorf("rooms.default_version is %q: expected one of 1 to 12", c.DefaultVersion)
+	}
+	return nil
 }
 
 // Deps is what the package is given.

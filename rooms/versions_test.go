@@ -130,3 +130,12 @@ func TestLevelsOfCreators(t *testing.T) {
 		}
 	})
 }
+
+func TestDefaultVersionIsKnown(t *testing.T) {
+	for version, ok := range map[string]bool{"1": true, "11": true, "12": true, "": false, "13": false} {
+		c := Config{DefaultVersion: version}
+		if err := c.Validate(); (err == nil) != ok {
+			t.Errorf("%q: %v", version, err)
+		}
+	}
+}

@@ -35,8 +35,8 @@ const (
 // Version describes one room version as data (specification, "Room
 // Versions"). The zero Version is no room version.
 type Version struct {
-	ID        string // as in m.room.create, "12"
-	Stable    bool   // as told in the capabilities; false is "unstable"
+	ID     string // as in m.room.create, "12"
+	Stable bool   // as told in the capabilities; false is "unstable"
 
 	IDFormat  IDFormat
 	Redaction Redaction
@@ -61,8 +61,8 @@ type Version struct {
 	number int
 }
 
-// DefaultVersion is the room version of new rooms.
-const DefaultVersion = "12"
+// DefaultVersion is the room version of new rooms, where the configuration names none (design/022).
+const DefaultVersion = "11"
 
 func makeVersion(n int) Version {
 	v := Version{
