@@ -1,6 +1,7 @@
 package accounts
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -191,7 +192,7 @@ func (d *accountData) load(ctx context.Context, userID string, u *userData) {
 // AccountData gives one piece, nil when there is none or it was emptied.
 func (a *Accounts) AccountData(ctx context.Context, userID, roomID, typ string) (content json.RawMessage, err error) {
 	err = a.data.read(ctx, userID, func(u *userData) {
-		if datum := u.data[dataKey{roomID, typ}]; datum != nil {
+		if datum := u.data[dataKey{roomID, typ}]; datum != nil && string(datum.Content) != noData {
 			content = datum.Content
 		}
 	})
@@ -215,9 +216,10 @@ func (a *Accounts) AccountDataSince(ctx context.Context, userID string, after, u
 	return out, err
 }
 
-// AllAccountData gives all pieces of a user, global and of all rooms, by position.
+// AllAccountData gives all pieces of a user, global and of all rooms, by position, without those that were emptied.
 func (a *Accounts) AllAccountData(ctx context.Context, userID string) ([]AccountDatum, error) {
-	return a.AccountDataSince(ctx, userID, 0, 1<<62)
+	all, err := a.AccountDataSince(ctx, userID, 0, 1<<62)
+	return slices.DeleteFunc(all, func(d AccountDatum) bool { return string(d.Content) == noData }), err
 }
 
 const typeIgnored = "m.ignored_user_list"
@@ -283,6 +285,15 @@ func (a *Accounts) PutAccountData(ctx context.Context, userID, roomID, typ strin
 	return err
 }
 
+// RemoveAccountData empties one piece, as {} does. One that is empty is left alone.
+func (a *Accounts) RemoveAccountData(ctx context.Context, userID, roomID, typ string) error {
+	content, err := a.AccountData(ctx, userID, roomID, typ)
+	if err != nil || content == nil {
+		return err
+	}
+	return a.PutAccountData(ctx, userID, roomID, typ, json.RawMessage(noData))
+}
+
 // noData is a piece that was emptied, or that there is not.
 const noData = "{}"
 
@@ -292,8 +303,11 @@ func (a *Accounts) SwapAccountData(ctx context.Context, userID, roomID, typ, old
 	if typ == "" || len(typ) > maxDataType {
 		return "", matrix.InvalidParam("The type of account data has 1 to 255 bytes")
 	}
-	if len(content) == 0 || content[0] != '{' || !json.Valid(content) {
+	if content = bytes.TrimSpace(content); len(content) == 0 || content[0] != '{' || !json.Valid(content) {
 		return "", matrix.BadJSON("Account data must be a JSON object")
+	}
+	if len(bytes.TrimSpace(content[1:len(content)-1])) == 0 {
+		content = json.RawMessage(noData)
 	}
 	res, err := a.putData(ctx, userID, dataWrite{Kind: writePut, RoomID: roomID, Type: typ, Content: content, Was: old})
 	return res.Now, err

@@ -98,15 +98,33 @@ func (a *Accounts) putDataType(r *web.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	typ := r.Path("type")
-	if typ == "m.fully_read" || typ == "m.push_rules" {
-		return nil, matrix.NewError(405, matrix.CodeBadJSON, "The server itself keeps "+typ+"; it has its own endpoints")
+	if err := writable(r.Path("type")); err != nil {
+		return nil, err
 	}
 	content, err := r.Object()
 	if err != nil {
 		return nil, err
 	}
-	return nil, a.PutAccountData(r.Context(), userID, roomID, typ, content)
+	return nil, a.PutAccountData(r.Context(), userID, roomID, r.Path("type"), content)
+}
+
+// writable refuses the types of account data that clients write through other endpoints.
+func writable(typ string) error {
+	if typ == "m.fully_read" || typ == "m.push_rules" {
+		return matrix.NewError(405, matrix.CodeBadJSON, "The server itself keeps "+typ+"; it has its own endpoints")
+	}
+	return nil
+}
+
+func (a *Accounts) deleteDataType(r *web.Request) (any, error) {
+	userID, roomID, err := a.ownRoom(r)
+	if err != nil {
+		return nil, err
+	}
+	if err := writable(r.Path("type")); err != nil {
+		return nil, err
+	}
+	return nil, a.RemoveAccountData(r.Context(), userID, roomID, r.Path("type"))
 }
 
 func (a *Accounts) getTags(r *web.Request) (any, error) {

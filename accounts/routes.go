@@ -11,6 +11,7 @@ const (
 
 // Routes are the endpoints of the package.
 func (a *Accounts) Routes() []web.Route {
+	const msc3391 = "/_matrix/client/unstable/org.matrix.msc3391/user/{userID}"
 	const user, room = client + "/user/{userID}", client + "/user/{userID}/rooms/{roomID}"
 	return []web.Route{
 		{Pattern: "GET /_matrix/client/versions", Auth: web.None, Role: clientRole, Limit: "public", Handler: a.getVersions},
@@ -52,6 +53,10 @@ func (a *Accounts) Routes() []web.Route {
 		{Pattern: "PUT " + user + "/account_data/{type}", Auth: web.User, Role: dataRole, Key: web.KeyPath("userID"), Limit: "write", Handler: a.putDataType},
 		{Pattern: "GET " + room + "/account_data/{type}", Auth: web.User, Role: dataRole, Key: web.KeyPath("userID"), Limit: "read", Handler: a.getData},
 		{Pattern: "PUT " + room + "/account_data/{type}", Auth: web.User, Role: dataRole, Key: web.KeyPath("userID"), Limit: "write", Handler: a.putDataType},
+		{Pattern: "DELETE " + user + "/account_data/{type}", Auth: web.User, Role: dataRole, Key: web.KeyPath("userID"), Limit: "write", Handler: a.deleteDataType},
+		{Pattern: "DELETE " + room + "/account_data/{type}", Auth: web.User, Role: dataRole, Key: web.KeyPath("userID"), Limit: "write", Handler: a.deleteDataType},
+		{Pattern: "DELETE " + msc3391 + "/account_data/{type}", Auth: web.User, Role: dataRole, Key: web.KeyPath("userID"), Limit: "write", Handler: a.deleteDataType},
+		{Pattern: "DELETE " + msc3391 + "/rooms/{roomID}/account_data/{type}", Auth: web.User, Role: dataRole, Key: web.KeyPath("userID"), Limit: "write", Handler: a.deleteDataType},
 		{Pattern: "GET " + room + "/tags", Auth: web.User, Role: dataRole, Key: web.KeyPath("userID"), Limit: "read", Handler: a.getTags},
 		{Pattern: "PUT " + room + "/tags/{tag}", Auth: web.User, Role: dataRole, Key: web.KeyPath("userID"), Limit: "write", EmptyBody: true, Handler: a.putTag},
 		{Pattern: "DELETE " + room + "/tags/{tag}", Auth: web.User, Role: dataRole, Key: web.KeyPath("userID"), Limit: "write", Handler: a.deleteTag},
