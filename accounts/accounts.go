@@ -74,7 +74,6 @@ type Deps struct {
 	Users          []UserListener
 	RemoteProfiles RemoteProfiles
 	Appservices    Appservices
-	RoomVersion    string // of new rooms, as the capabilities tell it; "" is event.DefaultVersion
 }
 
 // Accounts is the domain. It is safe for concurrent use.

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"lyceum/matrix"
+	"lyceum/matrix/event"
 	"lyceum/platform/conf"
 )
 
@@ -38,6 +39,8 @@ type Config struct {
 
 	UnstableFeatures map[string]bool `yaml:"-"` // set by the fleet
 	PasswordRates    PasswordRates   `yaml:"-"` // set by the fleet
+
+	DefaultRoomVersion string `yaml:"-"` // set by the fleet: that of rooms which are created without one
 }
 
 // PasswordConfig says what a password needs and what checking one costs.
@@ -105,6 +108,7 @@ func (c *Config) check() error {
 	if err := c.Validate(); err != nil {
 		return err
 	}
+	setDefault(&c.DefaultRoomVersion, event.DefaultVersion)
 	setDefault(&c.Password.MinLength, 8)
 	setDefault(&c.Password.MemoryKiB, 19456)
 	setDefault(&c.Password.Passes, 2)

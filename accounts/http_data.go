@@ -1,9 +1,9 @@
 package accounts
 
 import (
-	"cmp"
 	"encoding/json"
 	"errors"
+	"maps"
 	"math"
 
 	"lyceum/matrix"
@@ -208,7 +208,7 @@ func (a *Accounts) getCapabilities(r *web.Request) (any, error) {
 	}
 	capabilities := map[string]any{
 		"m.change_password": enabled{true},
-		"m.room_versions":   map[string]any{"default": cmp.Or(a.deps.RoomVersion, event.DefaultVersion), "available": versions},
+		"m.room_versions":   map[string]any{"default": a.config.DefaultRoomVersion, "available": versions},
 		"m.set_displayname": enabled{true},
 		"m.set_avatar_url":  enabled{true},
 		"m.3pid_changes":    enabled{false},
@@ -223,16 +223,31 @@ func (a *Accounts) getCapabilities(r *web.Request) (any, error) {
 
 // specVersions are the versions of the Matrix specification that clients may use here.
 var specVersions = []string{
+	"r0.0.1", "r0.1.0", "r0.2.0", "r0.3.0", "r0.4.0", "r0.5.0", "r0.6.0", "r0.6.1",
 	"v1.1", "v1.2", "v1.3", "v1.4", "v1.5", "v1.6", "v1.7", "v1.8",
 	"v1.9", "v1.10", "v1.11", "v1.12", "v1.13", "v1.14", "v1.15", "v1.16",
 }
 
+// features are those that clients ask for by the names they had as proposals. Each is there.
+var features = map[string]bool{
+	"m.lazy_load_members":          true,
+	"org.matrix.e2e_cross_signing": true,
+	"org.matrix.msc2285.stable":    true, // private receipts
+	"org.matrix.msc2432":           true, // aliases of a room
+	"org.matrix.msc3391":           true, // account data is deleted
+	"org.matrix.msc3440.stable":    true, // threads
+	"org.matrix.msc3771":           true, // receipts in threads
+	"org.matrix.msc3773":           true, // counts of threads
+	"org.matrix.msc3827.stable":    true, // types of rooms in the directory
+	"org.matrix.msc3916.stable":    true, // media with a token
+	"org.matrix.msc3981":           true, // relations of relations
+	"uk.tcpip.msc4133.stable":      true, // fields of a profile
+}
+
 func (a *Accounts) getVersions(*web.Request) (any, error) {
-	features := a.config.UnstableFeatures
-	if features == nil {
-		features = map[string]bool{}
-	}
-	return map[string]any{"versions": specVersions, "unstable_features": features}, nil
+	all := maps.Clone(features)
+	maps.Copy(all, a.config.UnstableFeatures)
+	return map[string]any{"versions": specVersions, "unstable_features": all}, nil
 }
 
 func (a *Accounts) clientWellKnown() map[string]any {

@@ -90,11 +90,10 @@ func (d *domains) construct(name string) (part domain.Part, err error) {
 	switch name {
 	case accounts.Domain.Name:
 		config, news := *of[accounts.Config](c), &upward{d}
-		config.ServerName = server
+		config.ServerName, config.DefaultRoomVersion = server, of[rooms.Config](c).DefaultVersion
 		config.PasswordRates = accounts.PasswordRates{Account: c.HTTP.Rate("password"), Address: c.HTTP.Rate("password_address")}
 		d.accounts, err = accounts.New(accounts.Deps{
 			Process: p, Now: obs.Now, Limits: d.limits, UnderWay: d.acts, Profile: news, Devices: []accounts.DeviceListener{news}, Users: []accounts.UserListener{news},
-			RoomVersion: of[rooms.Config](c).DefaultVersion,
 		}, config)
 		return d.accounts, err
 	case rooms.Domain.Name:
