@@ -6,6 +6,7 @@ import (
 
 	"lyceum/plan"
 	"lyceum/platform/status"
+	"lyceum/rooms"
 )
 
 // Deps is what the package stands on.
@@ -19,6 +20,8 @@ type Deps struct {
 	Roles []plan.Role
 	// Capacities are what a process can take; nil: those measured with the release.
 	Capacities *plan.Capacities
+	// Rooms keeps what users reported.
+	Rooms *rooms.Rooms
 	// Now is the clock.
 	Now func() time.Time
 }

@@ -127,7 +127,7 @@ func (d *domains) construct(name string) (part domain.Part, err error) {
 		}, *of[sync.Config](c)), nil
 	case admin.Domain.Name:
 		return admin.New(admin.Deps{
-			Status: d.status, Roles: PlanRoles(), Now: obs.Now,
+			Status: d.status, Roles: PlanRoles(), Rooms: d.rooms, Now: obs.Now,
 			Doctor: func(before, after *status.Fleet, p *plan.Plan) (headline string, findings any) {
 				list := examine(c, before, after, p)
 				return doctor.Headline(list), list

@@ -1,0 +1,66 @@
+package rooms
+
+import (
+	"context"
+	"errors"
+
+	"lyceum/platform/db"
+)
+
+// ReportsAbout are the kinds of reports.
+type ReportsAbout string
+
+// The kinds of reports.
+const (
+	AboutEvents ReportsAbout = "event_id <> ''"
+	AboutRooms  ReportsAbout = "event_id = '' AND room_id <> ''"
+	AboutUsers  ReportsAbout = "event_id = '' AND room_id = ''"
+)
+
+// ReportQuery asks for a page of reports, the newest first.
+type ReportQuery struct {
+	About            ReportsAbout
+	Reporter, RoomID string // "" for all
+	From, Limit      int    // reports that are passed over, and that are given
+	OldestFirst      bool
+}
+
+const (
+	reportColumns = "SELECT report_id, created_ms, reporter, room_id, event_id, user_id, reason FROM reports "
+	ofPage        = " AND ($1 = '' OR reporter = $1) AND ($2 = '' OR room_id = $2)"
+)
+
+func scanReport(row db.Row) (x Report, err error) {
+	err = row.Scan(&x.ID, &x.TS, &x.Reporter, &x.RoomID, &x.EventID, &x.UserID, &x.Reason)
+	return x, err
+}
+
+// FindReports gives a page of reports, and how many there are in all.
+func (r *Rooms) FindReports(ctx context.Context, q ReportQuery) (page []Report, total int, err error) {
+	where := "WHERE " + string(q.About) + ofPage
+	err = r.Process.DB.QueryRow(ctx, "SELECT COUNT(*) FROM reports "+where, q.Reporter, q.RoomID).Scan(&total)
+	if err != nil {
+		return nil, 0, err
+	}
+	order := " ORDER BY created_ms DESC, report_id DESC"
+	if q.OldestFirst {
+		order = " ORDER BY created_ms, report_id"
+	}
+	page, err = db.List(scanReport)(r.Process.DB.Query(ctx, reportColumns+where+order+" LIMIT $3 OFFSET $4", q.Reporter, q.RoomID, q.Limit, q.From))
+	return page, total, err
+}
+
+// Report gives one report, nil when there is none of the id.
+func (r *Rooms) Report(ctx context.Context, id string) (*Report, error) {
+	x, err := scanReport(r.Process.DB.QueryRow(ctx, reportColumns+"WHERE report_id = $1", id))
+	if errors.Is(err, db.ErrNoRows) {
+		return nil, nil
+	}
+	return &x, err
+}
+
+// DeleteReport removes a report; removed tells that it was there.
+func (r *Rooms) DeleteReport(ctx context.Context, id string) (removed bool, err error) {
+	n, err := r.Process.DB.Exec(ctx, "DELETE FROM reports WHERE report_id = $1", id)
+	return n > 0, err
+}
