@@ -14,6 +14,8 @@ func (a *Accounts) Routes() []web.Route {
 	const msc3391 = "/_matrix/client/unstable/org.matrix.msc3391/user/{userID}"
 	const user, room = client + "/user/{userID}", client + "/user/{userID}/rooms/{roomID}"
 	return []web.Route{
+		{Pattern: "GET /{$}", Auth: web.None, Role: clientRole, Limit: "public", Handler: a.getWelcome},
+		{Pattern: "POST /{$}", Auth: web.None, Role: clientRole, Limit: "registration", MaxBody: 16 << 10, Handler: a.postWelcome},
 		{Pattern: "GET /_matrix/client/versions", Auth: web.None, Role: clientRole, Limit: "public", Handler: a.getVersions},
 		{Pattern: "GET /.well-known/matrix/client", Auth: web.None, Role: clientRole, Limit: "public", Handler: a.getClientWellKnown},
 		{Pattern: "GET /.well-known/matrix/server", Auth: web.None, Role: clientRole, Limit: "public", Handler: a.getServerWellKnown},

@@ -1,0 +1,177 @@
+package accounts
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/base64"
+	"errors"
+	"html/template"
+	"net/http"
+	"net/url"
+	"slices"
+
+	"lyceum/matrix"
+	"lyceum/platform/web"
+)
+
+const welcomeStyle = `:root{color-scheme:light dark}
+body{font:1rem/1.5 system-ui,sans-serif;max-width:36rem;margin:2rem auto;padding:0 1rem;background:Canvas;color:CanvasText}
+input,button{font:inherit;padding:.5rem .7rem;box-sizing:border-box}
+input[type=text],input[type=password]{display:block;width:100%}
+code{overflow-wrap:anywhere}
+.wrong{border-left:.3rem solid #c33;padding-left:.7rem}
+footer{margin-top:3rem;font-size:.9rem}`
+
+// welcomePage says what this server is, and makes accounts. It needs neither scripts nor anything from elsewhere.
+var welcomePage = template.Must(template.New("welcome").Parse(`<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{{.Server}}</title>
+<style>` + welcomeStyle + `</style>
+</head><body>
+<main>
+<h1>{{.Server}}</h1>
+{{if .Made}}<h2>Your account is ready</h2>
+<p>Your Matrix ID is <code>{{.Made}}</code>.</p>
+<p>Next step: open a Matrix client and log in with this ID and your password. If the client asks for a homeserver, enter <code>{{.Homeserver}}</code>.</p>
+{{else}}<p>This is a <a href="https://matrix.org/">Matrix</a> homeserver: people with an account here can chat with each other. It runs Lyceum.</p>
+{{end}}<h2>Connect a client</h2>
+<p>In your Matrix client, choose to log in at another server and enter this homeserver:</p>
+<p><code>{{.Homeserver}}</code></p>
+<p>Clients are, for example, Element, Cinny, FluffyChat, Nheko, NeoChat and Fractal, and iamb for the terminal.</p>
+{{if not .Made}}<h2>Make an account</h2>
+{{if eq .Registration "closed"}}<p>Registration is closed: the administrators of this server make the accounts.</p>
+{{else}}{{if eq .Registration "open"}}<p>Registration is open to everybody.</p>
+{{else}}<p>You need a registration token, which the administrators of this server give out.</p>
+{{end}}{{if .Wrong}}<p class="wrong" role="alert"><strong>The account was not made.</strong> {{.Wrong}}</p>
+{{end}}<form method="post" action="/">
+<p><label>User name<input type="text" name="username" value="{{.Username}}" autocomplete="username" autocapitalize="none" spellcheck="false" required></label></p>
+<p><label>Password, at least {{.MinLength}} characters<input type="password" name="password" autocomplete="new-password" required></label></p>
+<p><label>Registration token{{if eq .Registration "open"}}, if you have one{{end}}
+<input type="text" name="token" value="{{.Token}}" autocomplete="off" autocapitalize="none" spellcheck="false"{{if ne .Registration "open"}} required{{end}}></label></p>
+{{if .Documents}}<p>Please read:</p>
+<ul>{{range .Documents}}<li><a href="{{.URL}}" rel="noopener noreferrer">{{.Name}}</a></li>{{end}}</ul>
+<p><label><input type="checkbox" name="accept" value="yes" required> I have read and accept these</label></p>
+{{end}}<p><button type="submit">Make the account</button></p>
+</form>
+{{end}}{{end}}</main>
+<footer><p>Administrators: <a href="/_lyceum/status">status of this server</a></p></footer>
+</body></html>
+`))
+
+// welcomePolicy allows the style of the page and the form, and nothing else.
+var welcomePolicy = func() string {
+	sum := sha256.Sum256([]byte(welcomeStyle))
+	return "default-src 'none'; style-src 'sha256-" + base64.StdEncoding.EncodeToString(sum[:]) + "'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+}()
+
+type welcomeData struct {
+	Server, Homeserver, Registration string
+	MinLength                        int
+	Documents                        []TermIn
+
+	Username, Token, Wrong string // what was sent, and why it was refused
+	Made                   string // the id of the new user
+}
+
+func (a *Accounts) welcomeData(r *web.Request) welcomeData {
+	page := welcomeData{
+		Server: a.config.ServerName, Homeserver: a.config.WellKnown.Client, Registration: a.config.Registration,
+		MinLength: a.config.Password.MinLength, Documents: a.termTexts(),
+	}
+	if page.Homeserver == "" {
+		page.Homeserver = r.Scheme() + "://" + r.Host
+	}
+	return page
+}
+
+func (a *Accounts) getWelcome(r *web.Request) (any, error) {
+	return showWelcome(http.StatusOK, a.welcomeData(r))
+}
+
+// postWelcome makes an account. Nothing is authenticated, so another site could do no more with the form than with POST /register.
+func (a *Accounts) postWelcome(r *web.Request) (any, error) {
+	body, err := r.Raw()
+	if err != nil {
+		return nil, err
+	}
+	form, err := url.ParseQuery(string(body))
+	if err != nil {
+		return nil, matrix.InvalidParam("The body must be a form")
+	}
+	page := a.welcomeData(r)
+	page.Username, page.Token = form.Get("username"), form.Get("token")
+	made, err := a.registerByForm(r, page.Token, form.Get("accept") == "yes", &registration{
+		Username: page.Username, Password: form.Get("password"), InhibitLogin: true,
+	})
+	if err != nil {
+		var refused *matrix.Error
+		if !errors.As(err, &refused) {
+			return nil, err
+		}
+		page.Wrong = refused.Message
+		return showWelcome(refused.Status, page)
+	}
+	page.Made = made
+	return showWelcome(http.StatusOK, page)
+}
+
+// registerByForm passes all stages of a registration at once.
+func (a *Accounts) registerByForm(r *web.Request, token string, accepted bool, body *registration) (userID string, err error) {
+	ctx, d := r.Context(), device(r, "", "", false)
+	if a.config.Registration == ClosedRegistration {
+		return "", matrix.Forbidden("Registration is closed")
+	}
+	if body.Username == "" {
+		return "", matrix.MissingParam("A user name is needed")
+	}
+	if _, err := a.available(ctx, body.Username); err != nil {
+		return "", err
+	}
+	if err := a.checkNewPassword(body.Password); err != nil {
+		return "", err
+	}
+	i := &interaction{id: newSessionID(), op: opRegister, from: d.From, flows: a.registrationFlows()}
+	defer func() {
+		if err == nil || !i.stored {
+			return
+		}
+		if err := a.endInteraction(context.WithoutCancel(ctx), i); err != nil {
+			a.log.Warn("a registration that failed keeps its token until it runs out", "error", err)
+		}
+	}()
+	way := i.flows[0]
+	for _, flow := range i.flows {
+		if slices.Contains(flow, stageToken) == (token != "") {
+			way = flow
+		}
+	}
+	for _, stage := range way {
+		if stage == stageTerms && !accepted {
+			return "", matrix.InvalidParam("The documents must be accepted")
+		}
+		if err := a.pass(ctx, i, &authData{Type: stage, Token: token}); err != nil {
+			return "", err
+		}
+	}
+	made, err := a.register(ctx, body, d, i)
+	if err != nil {
+		return "", err
+	}
+	return made.UserID, nil
+}
+
+func showWelcome(status int, page welcomeData) (any, error) {
+	var b bytes.Buffer
+	if err := welcomePage.Execute(&b, page); err != nil {
+		return nil, err
+	}
+	return &web.Raw{Status: status, Body: b.Bytes(), Header: http.Header{
+		"Content-Type":            {"text/html; charset=utf-8"},
+		"Content-Security-Policy": {welcomePolicy},
+		"X-Content-Type-Options":  {"nosniff"},
+		"X-Frame-Options":         {"DENY"},
+		"Referrer-Policy":         {"no-referrer"},
+		"Cache-Control":           {"no-store"},
+	}}, nil
+}
