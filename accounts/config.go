@@ -20,6 +20,7 @@ const (
 type Config struct {
 	ServerName         string          `yaml:"-"` // set by the fleet
 	Registration       string          `yaml:"registration" default:"token" oneof:"open|token|closed" help:"Who may register: open (anyone), token (with a registration token), closed (nobody)."`
+	Guests             bool            `yaml:"guests" help:"Whether anyone may be here as a guest, without a password, in rooms that let guests in."`
 	SharedSecret       conf.Secret     `yaml:"shared_secret" help:"Secret of POST /_synapse/admin/v1/register; empty turns it off."`
 	DefaultDisplayName bool            `yaml:"default_display_name" default:"true" help:"A new user has the local part of the user id as display name."`
 	Terms              map[string]Term `yaml:"terms" help:"Documents a new user must accept, by id."`

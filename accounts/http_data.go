@@ -39,6 +39,9 @@ func (a *Accounts) mayEdit(r *web.Request) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	if r.Identity.Guest && r.Path("field") != fieldName {
+		return "", matrix.GuestAccessForbidden("A guest may set the display name only")
+	}
 	return userID, r.MayAct()
 }
 

@@ -115,6 +115,9 @@ func (a *Accounts) postLogout(r *web.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	if s.identity.Guest {
+		return nil, a.guestLeaves(r.Context(), s.identity.UserID)
+	}
 	return nil, a.RemoveDevices(r.Context(), s.identity.UserID, "", []string{s.identity.DeviceID})
 }
 
@@ -122,6 +125,9 @@ func (a *Accounts) postLogoutAll(r *web.Request) (any, error) {
 	s, err := a.caller(r)
 	if err != nil {
 		return nil, err
+	}
+	if s.identity.Guest {
+		return nil, a.guestLeaves(r.Context(), s.identity.UserID)
 	}
 	return nil, a.Logout(r.Context(), s.identity.UserID, "")
 }
@@ -154,14 +160,18 @@ func (a *Accounts) registerStep(r *web.Request, body *registration) (any, error)
 	switch r.Query1("kind") {
 	case "", "user":
 	case "guest":
-		return nil, matrix.GuestAccessForbidden("Guests are not let in here")
+		return creds(a.registerGuest(r.Context(), d))
 	default:
 		return nil, matrix.InvalidParam("kind is user or guest")
 	}
 	if a.config.Registration == ClosedRegistration {
 		return nil, matrix.Forbidden("Registration is disabled")
 	}
-	if body.Username != "" {
+	if body.GuestToken != "" {
+		if _, err := a.guest(r.Context(), body); err != nil {
+			return nil, err
+		}
+	} else if body.Username != "" {
 		if _, err := a.available(r.Context(), body.Username); err != nil {
 			return nil, err
 		}

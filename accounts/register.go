@@ -26,6 +26,7 @@ type registration struct {
 	DeviceName    string          `json:"initial_device_display_name"`
 	InhibitLogin  bool            `json:"inhibit_login"`
 	RefreshTokens bool            `json:"refresh_token"`
+	GuestToken    string          `json:"guest_access_token"` // of the guest who is to become the user
 }
 
 const opRegister = "register"
@@ -72,6 +73,9 @@ func (a *Accounts) available(ctx context.Context, name string) (userID string, e
 func (a *Accounts) register(ctx context.Context, body *registration, d newDevice, i *interaction) (*Credentials, error) {
 	if body.Username == "" {
 		body.Username = newName()
+	}
+	if body.GuestToken != "" {
+		return a.upgrade(ctx, body, d, i)
 	}
 	userID, err := a.available(ctx, body.Username)
 	if err != nil {

@@ -191,23 +191,26 @@ func (a *Accounts) giveBackLost(ctx context.Context, job *role.Job, before map[s
 
 // consumeToken turns the held use into a completed one. admin tells what the token makes of its user.
 func (a *Accounts) consumeToken(ctx context.Context, tx *db.Tx, i *interaction) (admin bool, err error) {
-	var held string
-	err = tx.QueryRow(ctx, `SELECT token FROM interactive_sessions WHERE id = $1 AND token = $2 FOR UPDATE`, i.row(), i.token).Scan(&held)
-	if errors.Is(err, db.ErrNoRows) {
-		return false, errBadToken
-	}
-	if err != nil {
+	if admin, err = useToken(ctx, tx, i.row(), i.token); err != nil {
 		return false, err
 	}
 	if i.answer != "" {
-		err = a.keepAnswer(ctx, tx, i, i.answer)
-	} else {
-		_, err = tx.Exec(ctx, `DELETE FROM interactive_sessions WHERE id = $1`, i.row())
+		return admin, a.keepAnswer(ctx, tx, i, i.answer)
 	}
+	_, err = tx.Exec(ctx, `DELETE FROM interactive_sessions WHERE id = $1`, i.row())
+	return admin, err
+}
+
+// useToken completes the use of a token that the row of an interaction holds; the row stays, without the token.
+func useToken(ctx context.Context, tx *db.Tx, row, token string) (admin bool, err error) {
+	n, err := tx.Exec(ctx, `UPDATE interactive_sessions SET token = '' WHERE id = $1 AND token = $2`, row, token)
 	if err != nil {
 		return false, err
 	}
-	err = tx.QueryRow(ctx, `UPDATE registration_tokens SET pending = pending - 1, completed = completed + 1 WHERE token = $1 AND pending > 0 AND `+needed+` RETURNING admin`, i.token).Scan(&admin)
+	if n == 0 {
+		return false, errBadToken
+	}
+	err = tx.QueryRow(ctx, `UPDATE registration_tokens SET pending = pending - 1, completed = completed + 1 WHERE token = $1 AND pending > 0 AND `+needed+` RETURNING admin`, token).Scan(&admin)
 	if errors.Is(err, sql.ErrNoRows) {
 		return false, errBadToken
 	}

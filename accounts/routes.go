@@ -20,7 +20,7 @@ func (a *Accounts) Routes() []web.Route {
 		{Pattern: "GET /.well-known/matrix/client", Auth: web.None, Role: clientRole, Limit: "public", Handler: a.getClientWellKnown},
 		{Pattern: "GET /.well-known/matrix/server", Auth: web.None, Role: clientRole, Limit: "public", Handler: a.getServerWellKnown},
 		{Pattern: "GET /.well-known/matrix/support", Auth: web.None, Role: clientRole, Limit: "public", Handler: a.getSupport},
-		{Pattern: "GET " + client + "/capabilities", Auth: web.User, Role: clientRole, Limit: "read", Handler: a.getCapabilities},
+		{Pattern: "GET " + client + "/capabilities", Auth: web.Guest, Role: clientRole, Limit: "read", Handler: a.getCapabilities},
 
 		{Pattern: "GET " + client + "/login", Auth: web.None, Role: clientRole, Limit: "public", Handler: a.getLogin},
 		{Pattern: "POST " + client + "/login", Auth: web.None, Role: clientRole, Limit: "login", Handler: web.JSON(a.postLogin)},
@@ -48,7 +48,7 @@ func (a *Accounts) Routes() []web.Route {
 
 		{Pattern: "GET " + client + "/profile/{userID}", Auth: web.None, Role: clientRole, Limit: "public", Handler: a.getProfile},
 		{Pattern: "GET " + client + "/profile/{userID}/{field}", Auth: web.None, Role: clientRole, Limit: "public", Handler: a.getProfileField},
-		{Pattern: "PUT " + client + "/profile/{userID}/{field}", Auth: web.User, Role: clientRole, Limit: "write", Handler: web.JSON(a.putProfileField)},
+		{Pattern: "PUT " + client + "/profile/{userID}/{field}", Auth: web.Guest, Role: clientRole, Limit: "write", Handler: web.JSON(a.putProfileField)},
 		{Pattern: "DELETE " + client + "/profile/{userID}/{field}", Auth: web.User, Role: clientRole, Limit: "write", Handler: a.deleteProfileField},
 
 		{Pattern: "GET " + user + "/account_data/{type}", Auth: web.User, Role: dataRole, Key: web.KeyPath("userID"), Limit: "read", Handler: a.getData},

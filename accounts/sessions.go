@@ -162,6 +162,7 @@ const (
 	changeDeactivate = "deactivate" // the account ends
 	changeRights     = "rights"     // admin, locked, suspended
 	changeProfile    = "profile"    // a field of the profile
+	changeUpgrade    = "upgrade"    // a guest becomes a user with a password
 )
 
 // sessionChange is what the owner of the user's shard of "sessions" does in one transaction.
@@ -179,6 +180,9 @@ type sessionChange struct {
 	Suspended *bool     `json:"suspended,omitempty"`
 	At        int64     `json:"at,omitempty"` // ms
 	Login     *newLogin `json:"login,omitempty"`
+
+	Interaction string `json:"interaction,omitempty"` // the row that holds Token
+	Token       string `json:"token,omitempty"`       // the registration token that a guest uses, "" for none
 
 	Field string          `json:"field,omitempty"` // of the profile
 	Value json.RawMessage `json:"value,omitempty"` // nothing removes it
@@ -340,6 +344,8 @@ func applyChange(ctx context.Context, tx *db.Tx, userID string, p *pendingChange
 		return applyLogin(ctx, tx, userID, p)
 	case changeProfile:
 		return setField(ctx, tx, userID, p)
+	case changeUpgrade:
+		return upgradeGuest(ctx, tx, userID, p)
 	case changeRights:
 		n, err := setRights(ctx, tx, userID, p.sessionChange)
 		p.result.Found = n > 0

@@ -1,0 +1,101 @@
+package accounts
+
+import (
+	"context"
+	"errors"
+	"strings"
+
+	"lyceum/matrix"
+	"lyceum/platform/db"
+	"lyceum/platform/stream"
+)
+
+// registerGuest makes a guest, who has a made-up name, no password and one device (Client-Server API, "Guest Access").
+func (a *Accounts) registerGuest(ctx context.Context, d newDevice) (*Credentials, error) {
+	if !a.config.Guests {
+		return nil, matrix.GuestAccessForbidden("Guests are not let in here")
+	}
+	userID, err := a.userID(newName())
+	if err != nil {
+		return nil, err
+	}
+	d.ID = "" // the specification lets no guest choose it
+	return a.insertRegistered(ctx, NewUser{Name: userID, Kind: kindGuest}, "", d, registerOptions{})
+}
+
+// guest finds the guest who wants to become a user of the name that the guest has already. Errors: M_FORBIDDEN.
+func (a *Accounts) guest(ctx context.Context, body *registration) (userID string, err error) {
+	s, err := a.authenticate(ctx, body.GuestToken)
+	if err != nil && !matrix.HasCode(err, matrix.CodeUnknownToken) {
+		return "", err
+	}
+	if err != nil || !s.identity.Guest || s.locked || !strings.EqualFold(body.Username, matrix.LocalpartOf(s.identity.UserID)) {
+		return "", matrix.Forbidden("guest_access_token must be that of a guest, and username the local part of the guest's user id")
+	}
+	return s.identity.UserID, nil
+}
+
+// upgrade makes a user with a password of a guest, who keeps the user id, the rooms and the devices.
+func (a *Accounts) upgrade(ctx context.Context, body *registration, d newDevice, i *interaction) (*Credentials, error) {
+	userID, err := a.guest(ctx, body)
+	if err != nil {
+		return nil, err
+	}
+	hash, err := a.newHash(ctx, body.Password)
+	if err != nil {
+		return nil, err
+	}
+	res, err := a.change(ctx, userID, sessionChange{Kind: changeUpgrade, Password: hash, Interaction: i.row(), Token: i.token, At: a.nowMs()})
+	if err != nil {
+		return nil, err
+	}
+	u, err := loadUser(ctx, a.db, userID)
+	switch {
+	case err != nil:
+		return nil, err
+	case res.Stale:
+		return nil, errBadToken
+	case !res.Found && u.kind == kindGuest && u.deactivated == 0: // the owner is a process of the version before
+		return nil, stream.ErrNotOwner
+	case !res.Found:
+		return nil, matrix.Forbidden("The guest has gone, or is a user already")
+	case body.InhibitLogin:
+		return &Credentials{UserID: userID, HomeServer: a.config.ServerName}, nil
+	}
+	return a.login(ctx, u, d)
+}
+
+// upgradeGuest does a changeUpgrade. It may run again, also when a try whose outcome nobody knew has done it.
+func upgradeGuest(ctx context.Context, tx *db.Tx, userID string, p *pendingChange) error {
+	u, err := loadUser(ctx, tx, userID)
+	if errors.Is(err, db.ErrNoRows) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if p.result.Found = u.kind != kindGuest && u.password == p.Password; p.result.Found || u.kind != kindGuest || u.deactivated != 0 {
+		return nil
+	}
+	admin := false
+	if p.Token != "" {
+		if admin, err = useToken(ctx, tx, p.Interaction, p.Token); errors.Is(err, errBadToken) {
+			p.result.Stale = true
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+	n, err := tx.Exec(ctx, `UPDATE users SET kind = '', password = $2, admin = $3 WHERE user_id = $1 AND kind = 'guest' AND deactivated_ms = 0`, userID, p.Password, admin)
+	p.result.Found = n > 0
+	if err == nil && admin {
+		err = endFirstToken(ctx, tx, p.At)
+	}
+	return err
+}
+
+// guestLeaves ends the account of a guest who logs out: without a password nobody could come back to it.
+func (a *Accounts) guestLeaves(ctx context.Context, userID string) error {
+	return a.Deactivate(ctx, userID, false)
+}

@@ -1,0 +1,89 @@
+package accounts
+
+import (
+	"strings"
+	"testing"
+)
+
+func TestGuests(t *testing.T) {
+	c := testConfig()
+	run(t, c, func(t *testing.T, n *node) {
+		n.do("POST", client+"/register?kind=guest", "", obj{}).want(403, "M_GUEST_ACCESS_FORBIDDEN")
+	})
+	c.Guests, c.DefaultDisplayName = true, true
+	fleet(t, c, func(t *testing.T, one, two *node) {
+		const register, versions = client + "/register", client + "/capabilities"
+		guest := one.do("POST", register+"?kind=guest", "", obj{"initial_device_display_name": "browser", "device_id": "MINE"}).want(200)
+		id, token := guest.text("user_id"), guest.text("access_token")
+		if x := two.whoamiWith(token).want(200); x.body["is_guest"] != true || x.text("user_id") != id || x.text("device_id") == "MINE" {
+			t.Errorf("found %s", x.raw)
+		}
+		profile := client + "/profile/" + id
+		two.do("GET", versions, token, nil).want(200)
+		two.do("PUT", profile+"/displayname", token, obj{"displayname": "Visitor"}).want(200)
+		two.do("PUT", profile+"/avatar_url", token, obj{"avatar_url": "mxc://a/b"}).want(403, "M_GUEST_ACCESS_FORBIDDEN")
+		two.do("DELETE", profile+"/displayname", token, nil).want(403, "M_GUEST_ACCESS_FORBIDDEN")
+		one.do("PUT", client+"/user/"+id+"/account_data/a.b", token, obj{}).want(403, "M_GUEST_ACCESS_FORBIDDEN")
+		one.do("POST", client+"/account/password", token, obj{}).want(403, "M_GUEST_ACCESS_FORBIDDEN")
+		one.login(id, "").want(403, "M_FORBIDDEN")
+		if u, err := one.User(t.Context(), id); err != nil || !u.Guest {
+			t.Errorf("found %+v, %v", u, err)
+		}
+
+		// A guest becomes a user, with the same id, at each process at once.
+		local := strings.TrimPrefix(strings.TrimSuffix(id, ":here.test"), "@")
+		body := obj{"username": local, "password": "correct horse", "auth": obj{"type": "m.login.dummy"}}
+		two.do("POST", register, "", body).want(400, "M_USER_IN_USE")
+		body["guest_access_token"] = token
+		other := one.do("POST", register+"?kind=guest", "", obj{}).want(200)
+		two.do("POST", register, "", obj{"username": local, "password": "correct horse", "auth": body["auth"], "guest_access_token": other.text("access_token")}).want(403, "M_FORBIDDEN")
+		two.do("POST", register, "", obj{"username": "another", "password": "correct horse", "auth": body["auth"], "guest_access_token": token}).want(403, "M_FORBIDDEN")
+		user := two.do("POST", register, "", body).want(200)
+		if user.text("user_id") != id || user.text("access_token") == token {
+			t.Errorf("found %s", user.raw)
+		}
+		for _, n := range []*node{one, two} {
+			for _, of := range []string{token, user.text("access_token")} {
+				if x := n.whoamiWith(of).want(200); x.body["is_guest"] != nil {
+					t.Errorf("found %s", x.raw)
+				}
+			}
+		}
+		one.do("PUT", client+"/user/"+id+"/account_data/a.b", token, obj{"n": 1}).want(200)
+		if x := one.do("GET", profile, "", nil).want(200); x.text("displayname") != "Visitor" {
+			t.Errorf("found %s", x.raw)
+		}
+		one.login(id, "correct horse").want(200)
+		two.do("POST", register, "", body).want(403, "M_FORBIDDEN")
+
+		// A registration token is used by the upgrade.
+		if _, err := one.CreateRegistrationToken(t.Context(), RegistrationToken{Token: "once", UsesAllowed: 1, Admin: true}); err != nil {
+			t.Fatal(err)
+		}
+		id = other.text("user_id")
+		body = obj{
+			"username": strings.TrimPrefix(strings.TrimSuffix(id, ":here.test"), "@"), "password": "correct horse",
+			"guest_access_token": other.text("access_token"),
+		}
+		session := one.do("POST", register, "", body).want(401).text("session")
+		whole := withSession(body, session, obj{"type": stageToken, "token": "once"})
+		user = two.do("POST", register, "", whole).want(200)
+		if again := one.do("POST", register, "", whole).want(200); again.raw != user.raw {
+			t.Errorf("found %s and %s", user.raw, again.raw)
+		}
+		if pending, completed := one.uses("once"); pending != 0 || completed != 1 {
+			t.Errorf("%d uses are held, %d completed", pending, completed)
+		}
+		if admin, err := one.IsAdmin(t.Context(), id); err != nil || !admin {
+			t.Errorf("the token did not make an administrator: %v", err)
+		}
+
+		// Who logs out can not come back: the account ends.
+		guest = one.do("POST", register+"?kind=guest", "", obj{}).want(200)
+		two.do("POST", client+"/logout", guest.text("access_token"), obj{}).want(200)
+		one.whoamiWith(guest.text("access_token")).want(401, "M_UNKNOWN_TOKEN")
+		if u, err := one.User(t.Context(), guest.text("user_id")); err != nil || !u.Deactivated {
+			t.Errorf("found %+v, %v", u, err)
+		}
+	})
+}
