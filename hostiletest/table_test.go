@@ -53,6 +53,7 @@ var (
 	readEvent  = entry{may: "members", deny: notFound}
 	readOld    = entry{may: "were", deny: notFound, sees: "members"}.at(map[string]string{"eventID": "=old"})
 	open401    = map[string]string{"nobody": "401 M_MISSING_TOKEN", "stranger": "401 M_UNKNOWN_TOKEN"}
+	frozen     = map[string]string{"nobody": notFound, "stranger": "401 M_UNKNOWN_TOKEN"}
 )
 
 func (e entry) at(with map[string]string) entry { e.with = with; return e }
@@ -103,9 +104,9 @@ var table = map[string][]entry{
 	"GET " + v1 + "/media/thumbnail/{serverName}/{mediaID}":            {entry{deny: "400 M_UNKNOWN"}.ask("width=10&height=10")},
 	"POST /_matrix/media/v1/create":                                    {theirs},
 	"GET /_matrix/media/v3/config":                                     {everyUser},
-	"GET /_matrix/media/v3/download/{serverName}/{mediaID}":            {entry{deny: notFound}},
-	"GET /_matrix/media/v3/download/{serverName}/{mediaID}/{fileName}": {entry{deny: notFound}},
-	"GET /_matrix/media/v3/thumbnail/{serverName}/{mediaID}":           {entry{deny: notFound}.ask("width=10&height=10")},
+	"GET /_matrix/media/v3/download/{serverName}/{mediaID}":            {everyUser.except(frozen)},
+	"GET /_matrix/media/v3/download/{serverName}/{mediaID}/{fileName}": {everyUser.except(frozen)},
+	"GET /_matrix/media/v3/thumbnail/{serverName}/{mediaID}":           {entry{deny: "400 M_UNKNOWN", but: frozen}.ask("width=10&height=10")},
 	"POST /_matrix/media/v3/upload":                                    {theirs.send(func(*world, *fleettest.User) any { return []byte("file") })},
 	"PUT /_matrix/media/v3/upload/{serverName}/{mediaID}":              {entry{deny: forbidden, but: map[string]string{"owner": "409 M_CANNOT_OVERWRITE_MEDIA", "device": "409 M_CANNOT_OVERWRITE_MEDIA"}, body: func(*world, *fleettest.User) any { return []byte("other") }}},
 

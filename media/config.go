@@ -15,7 +15,7 @@ type Config struct {
 	PendingLife          conf.Duration   `yaml:"pending_life" default:"24h" min:"1m" help:"Time a media id that was made ahead waits for its file."`
 	MaxPending           int             `yaml:"max_pending" default:"100" min:"1" help:"Media ids of one user that may wait for their files."`
 	MaxWait              conf.Duration   `yaml:"max_wait" default:"60s" min:"1s" help:"Longest time a download waits for a file that is not uploaded yet."`
-	AllowUnauthenticated bool            `yaml:"allow_unauthenticated" default:"false" help:"Serve downloads and thumbnails without a token too, under the deprecated paths."`
+	AllowUnauthenticated bool            `yaml:"allow_unauthenticated" default:"false" help:"Serve downloads and thumbnails without a token too, under the deprecated paths of /_matrix/media. With a valid token they are always served there."`
 	AllowRedirect        bool            `yaml:"allow_redirect" default:"false" help:"Send clients that allow it to the S3 store with a signed URL. The store then chooses the headers of the answer."`
 	RedirectLife         conf.Duration   `yaml:"redirect_life" default:"5m" min:"10s" max:"7d" help:"Life of such a URL."`
 	Thumbnails           ThumbnailConfig `yaml:"thumbnails" help:"Limits of the processes that decode pictures."`

@@ -17,15 +17,24 @@ import (
 	"lyceum/platform/web"
 )
 
-// frozen closes a deprecated endpoint unless the configuration opens it: media uploaded after the freeze
-// is M_NOT_FOUND there (Client-Server API, content repository, "Client behaviour").
+// frozen closes a deprecated endpoint to requests without a token, unless the configuration opens it: media uploaded after the
+// freeze is M_NOT_FOUND there (Client-Server API, content repository, "Client behaviour"). What comes with a token is
+// authenticated as under the new path, and served: old clients send it.
 func (m *Media) frozen(open web.Handler) web.Handler {
+	return func(r *web.Request) (any, error) {
+		if !m.config.AllowUnauthenticated && r.Identity == nil {
+			return nil, matrix.NotFound("Media is served with authentication only: ask /_matrix/client/v1/media")
+		}
+		return open(r)
+	}
+}
+
+// frozenAuth is who may call a deprecated endpoint. Where nobody needs a token, one that is no longer valid does no harm.
+func (m *Media) frozenAuth() web.Auth {
 	if m.config.AllowUnauthenticated {
-		return open
+		return web.None
 	}
-	return func(*web.Request) (any, error) {
-		return nil, matrix.NotFound("Media is served with authentication only: ask /_matrix/client/v1/media")
-	}
+	return web.Optional
 }
 
 // getDownload is GET /_matrix/client/v1/media/download/{serverName}/{mediaID}[/{fileName}].

@@ -210,6 +210,23 @@ func TestUploadAndDownload(t *testing.T) {
 		if a := n.As("").Call("GET /_matrix/media/v3/download/"+id, nil); a.Status != 404 || a.Errcode() != "M_NOT_FOUND" {
 			t.Errorf("frozen: %d %s", a.Status, a.Body)
 		}
+		// Who says who they are gets it under the old paths too.
+		for _, who := range []string{"a", "g"} {
+			for _, path := range []string{"download/" + id, "download/" + id + "/name.txt"} {
+				if a := n.As(who).Call("GET /_matrix/media/v3/"+path, nil); a.Status != 200 || string(a.Body) != "hello world" {
+					t.Errorf("%s with the token of %s: %d %s", path, who, a.Status, a.Body)
+				}
+			}
+		}
+		if a := n.As("").Call("GET /_matrix/media/v3/download/"+id+"?access_token=a", nil); a.Status != 200 {
+			t.Errorf("a token in the query: %d %s", a.Status, a.Body)
+		}
+		if a := n.As("").Call("GET /_matrix/media/v3/thumbnail/"+id+"?width=8&height=8", nil); a.Status != 404 {
+			t.Errorf("frozen thumbnail: %d %s", a.Status, a.Body)
+		}
+		if a := n.As("nobody").Call("GET /_matrix/media/v3/download/"+id, nil); a.Status != 401 {
+			t.Errorf("a wrong token: %d %s", a.Status, a.Body)
+		}
 		if got := n.Call("GET /_matrix/client/v1/media/config", nil).Get("m\\.upload\\.size").Int(); got != 50<<20 {
 			t.Errorf("upload size %d", got)
 		}
@@ -219,8 +236,14 @@ func TestUploadAndDownload(t *testing.T) {
 func TestOpenAndRedirected(t *testing.T) {
 	run(t, media.Config{AllowUnauthenticated: true, AllowRedirect: true}, media.Deps{}, func(t *testing.T, n *node) {
 		id := n.put([]byte("x"), "", "text/plain")
-		if a := n.As("").Call("GET /_matrix/media/v3/download/"+id, nil); a.Status != 200 {
-			t.Errorf("open: %d %s", a.Status, a.Body)
+		for _, who := range []string{"", "a", "g", "nobody knows this token"} {
+			if a := n.As(who).Call("GET /_matrix/media/v3/download/"+id, nil); a.Status != 200 {
+				t.Errorf("open to %q: %d %s", who, a.Status, a.Body)
+			}
+			pic := n.put(picture(80, 60), "", "image/png")
+			if a := n.As(who).Call("GET /_matrix/media/v3/thumbnail/"+pic+"?width=32&height=32&method=scale", nil); a.Status != 200 {
+				t.Errorf("a thumbnail for %q: %d %s", who, a.Status, a.Body)
+			}
 		}
 		a := n.Call(download+id+"?allow_redirect=true", nil)
 		if _, s3 := n.store.(*blob.S3); s3 && (a.Status != 307 || a.Header.Get("Location") == "") || !s3 && a.Status != 200 {
