@@ -69,7 +69,8 @@ func (v *view) release() {
 	views.Put(v)
 }
 
-// answer writes what is new between since and now; empty is true when that is nothing.
+// answer writes what is new between since and now; empty is true when that is nothing. The user's own presence is given and is
+// no reason to answer: the request itself may have changed it.
 func (q *query) answer(ctx context.Context, w *writer) (empty bool, err error) {
 	if q.ignored, err = q.s.Accounts.Ignored(ctx, q.user.id); err != nil {
 		return false, err
@@ -98,8 +99,13 @@ func (q *query) answer(ctx context.Context, w *writer) (empty bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	if err := q.presence(ctx, w, people.came); err != nil {
+	before := w.size()
+	own, err := q.presence(ctx, w, people.came)
+	if err != nil {
 		return false, err
+	}
+	if own && before == head {
+		head = w.size()
 	}
 	if len(q.global) > 0 {
 		w.data(q.global)

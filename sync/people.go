@@ -241,21 +241,23 @@ func (q *query) memberEvents(ctx context.Context, roomID string) (out []*rooms.E
 const presenceShards = presence.Shards
 
 // presence writes the presence of people who share a room with the user: at first of those who are there,
-// then what changed, and of those who came to share a room.
-func (q *query) presence(ctx context.Context, w *writer, came map[string]bool) error {
+// then what changed, and of those who came to share a room. own says that there is nobody's but the user's.
+func (q *query) presence(ctx context.Context, w *writer, came map[string]bool) (own bool, err error) {
 	f := &q.filter.Presence
 	if !f.typed("m.presence") {
-		return nil
+		return false, nil
 	}
 	list, err := q.statuses(ctx, came)
 	if err != nil {
-		return err
+		return false, err
 	}
+	own = true
 	var events []json.RawMessage
 	for _, p := range list {
 		if q.ignored[p.UserID] || !f.passes("m.presence", p.UserID, "") {
 			continue
 		}
+		own = own && p.UserID == q.user.id
 		b := append([]byte(`{"type":"m.presence","sender":`), matrix.AppendString(nil, p.UserID)...)
 		b = append(b, `,"content":`...)
 		b = append(b, q.s.Presence.Content(p, obs.Now())...)
@@ -264,7 +266,7 @@ func (q *query) presence(ctx context.Context, w *writer, came map[string]bool) e
 	if len(events) > 0 {
 		w.raws("presence", events)
 	}
-	return nil
+	return own, nil
 }
 
 func (q *query) statuses(ctx context.Context, came map[string]bool) ([]*presence.Status, error) {

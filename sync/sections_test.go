@@ -1,7 +1,9 @@
 package sync
 
 import (
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/tidwall/gjson"
 )
@@ -81,6 +83,26 @@ func TestForgottenRoomsComeOnce(t *testing.T) {
 			if a := h.as(t, "bob").sync(m...); a.Get("rooms").Exists() {
 				t.Errorf("from the start, %v: found %s", m, a.Get("rooms").Raw)
 			}
+		}
+	})
+}
+
+// TestOwnPresenceAnswersNoWait: a request that waits is what makes its user be online, so that is no news to answer it with.
+func TestOwnPresenceAnswersNoWait(t *testing.T) {
+	run(t, func(t *testing.T, h *house) {
+		bob := h.as(t, "bob")
+		bob.sync("set_presence", "offline")
+		bob.Want(200, "PUT "+api+"/presence/"+id("bob")+"/status", obj{"presence": "online", "status_msg": "here"})
+		began := time.Now()
+		a := bob.peek("set_presence", "offline", "timeout", "300")
+		if took := time.Since(began); took < 300*time.Millisecond || !strings.Contains(a.Get("presence").Raw, "here") {
+			t.Errorf("after %v: found %s", took, a.Body)
+		}
+		answered := make(chan string, 1)
+		go func() { answered <- string(bob.peek("set_presence", "offline", "timeout", "20000").Body) }()
+		bob.Want(200, "PUT "+api+"/user/"+id("bob")+"/account_data/m.test", obj{"x": 1})
+		if a := <-answered; !strings.Contains(a, "m.test") {
+			t.Errorf("found %s", a)
 		}
 	})
 }
