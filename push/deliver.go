@@ -179,6 +179,7 @@ func (p *Push) evaluate(ctx context.Context, userID string, e *rooms.Event) (Res
 
 // notice is the body of POST /_matrix/push/v1/notify (push gateway API).
 type notice struct {
+	ID           string          `json:"id,omitempty"` // the event id, as gateways of before know it
 	EventID      string          `json:"event_id,omitempty"`
 	RoomID       string          `json:"room_id,omitempty"`
 	Type         string          `json:"type,omitempty"`
@@ -186,15 +187,16 @@ type notice struct {
 	SenderName   string          `json:"sender_display_name,omitempty"`
 	RoomName     string          `json:"room_name,omitempty"`
 	RoomAlias    string          `json:"room_alias,omitempty"`
-	UserIsTarget bool            `json:"user_is_target,omitempty"`
-	Prio         string          `json:"prio"`
+	Membership   string          `json:"membership,omitempty"`
+	UserIsTarget *bool           `json:"user_is_target,omitempty"` // of membership events
+	Prio         string          `json:"prio,omitempty"`
 	Content      json.RawMessage `json:"content,omitempty"`
 	Counts       noticeCounts    `json:"counts"`
 	Devices      []noticeDevice  `json:"devices"`
 }
 
 type noticeCounts struct {
-	Unread int `json:"unread,omitempty"`
+	Unread int `json:"unread"`
 }
 
 type noticeDevice struct {
@@ -202,7 +204,7 @@ type noticeDevice struct {
 	Pushkey string                     `json:"pushkey"`
 	Set     int64                      `json:"pushkey_ts"` // seconds
 	Data    map[string]json.RawMessage `json:"data"`
-	Tweaks  map[string]json.RawMessage `json:"tweaks"`
+	Tweaks  map[string]json.RawMessage `json:"tweaks,omitzero"`
 }
 
 func (p *Push) body(ctx context.Context, n notification) ([]byte, error) {
@@ -211,24 +213,29 @@ func (p *Push) body(ctx context.Context, n notification) ([]byte, error) {
 		return nil, err
 	}
 	tweaks := tweaksOf(n.actions)
-	data := map[string]json.RawMessage{}
-	_ = json.Unmarshal(n.pusher.Data, &data) // it was checked when it was stored
-	format := string(data["format"])
-	delete(data, "url")
+	device := deviceOf(n.pusher, tweaks)
 	out := notice{
 		EventID: n.event.ID, RoomID: n.event.RoomID, Prio: "low", Counts: noticeCounts{unread},
-		Devices: []noticeDevice{{n.pusher.AppID, n.pusher.Pushkey, n.pusher.set / 1000, data, tweaks}},
+		Devices: []noticeDevice{device},
 	}
 	// What makes a sound or may be of any importance wakes a device.
 	if tweaks["sound"] != nil || tweaks["highlight"] != nil || n.event.Type == event.TypeEncrypted {
 		out.Prio = "high"
 	}
-	if format != `"event_id_only"` {
+	if string(device.Data["format"]) != `"event_id_only"` {
 		if err := p.describe(ctx, n, &out); err != nil {
 			return nil, err
 		}
 	}
 	return json.Marshal(map[string]notice{"notification": out})
+}
+
+// deviceOf is a pusher as its gateway knows it.
+func deviceOf(x *pusher, tweaks map[string]json.RawMessage) noticeDevice {
+	data := map[string]json.RawMessage{}
+	_ = json.Unmarshal(x.Data, &data) // it was checked when it was stored
+	delete(data, "url")
+	return noticeDevice{x.AppID, x.Pushkey, x.set / 1000, data, tweaks}
 }
 
 // describe adds what the full format tells.
@@ -240,8 +247,11 @@ func (p *Push) describe(ctx context.Context, n notification, out *notice) error 
 	if err != nil {
 		return err
 	}
-	out.Type, out.Sender, out.Content = e.Type, e.Sender, e.Content
-	out.UserIsTarget = e.Type == event.TypeMember && e.StateKey != nil && *e.StateKey == n.pusher.UserID
+	out.ID, out.Type, out.Sender, out.Content = e.ID, e.Type, e.Sender, e.Content
+	if e.Type == event.TypeMember && e.StateKey != nil {
+		target := *e.StateKey == n.pusher.UserID
+		out.Membership, out.UserIsTarget = e.Membership(), &target
+	}
 	for _, part := range []struct {
 		key    state.Key
 		member string

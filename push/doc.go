@@ -16,6 +16,8 @@
 // can not be connected to, and a pusher whose notifications it answers with an error or not at all, are left alone for
 // pauses that grow to 5 minutes (doubts.go): then one send tries it, and nothing is read for the others.
 //
+// A device that shows a number is told when all is read (badges.go).
+//
 // A notification comes twice only when the gateway may have taken it and that is not stored: its answer was an
 // error or none within 10 s, or none within 3 s when the process ended; or the process died, lost its lease or
 // did not reach the database between the answer and the write. A batch of more than 10,000 notifications, of

@@ -62,6 +62,7 @@ type Push struct {
 	counts   counts
 	workers  workers
 	places   places
+	badges   badges
 	life     context.Context // of what is sent
 	stop     context.CancelFunc
 	tells    bool // this process sends notifications
@@ -84,6 +85,7 @@ func New(d Deps, c Config) (*Push, error) {
 	p.gateway = newGateway(c)
 	p.workers.init()
 	p.places.init()
+	p.badges.init()
 	p.life, p.stop = context.WithCancel(context.Background())
 	p.change = role.Owned(d.Process, d.Accounts.DataStream(), "push.rules", p.changeHere)
 	d.Accounts.DataStream().Tail(p.rulesChanged)
@@ -95,6 +97,9 @@ func New(d Deps, c Config) (*Push, error) {
 	consumer.Stream, consumer.Taken, consumer.Work, consumer.Every = p.events, p.workers.taken, p.work, p.retry
 	d.Process.Streams.Consume(consumer)
 	d.Process.Go("push.sends", p.endSends)
+	if p.tells {
+		d.Process.Go("push.badges", p.sendBadges)
+	}
 	return p, nil
 }
 

@@ -469,9 +469,17 @@ func (p *Push) receiptsCame(rows []stream.Row) {
 			continue
 		}
 		l.mu.Lock()
+		cleared := false
 		if e := l.users[userID]; e != nil {
 			e.markRead(thread, pos)
+			if len(e.items) > 0 {
+				e.count()
+				cleared = len(e.items) == 0
+			}
 		}
 		l.mu.Unlock()
+		if cleared {
+			p.readAll(userID, row.Key)
+		}
 	}
 }

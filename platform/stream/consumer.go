@@ -91,7 +91,16 @@ func (s *Streams) Consume(spec Consumer) {
 	s.consumers = append(s.consumers, c)
 }
 
-func (c *consumer) leaseName(shard int) string { return fmt.Sprintf("consumer/%s/%04d", c.Name, shard) }
+func (c *consumer) leaseName(shard int) string { return leaseOf(c.Name, shard) }
+
+func leaseOf(consumer string, shard int) string {
+	return fmt.Sprintf("consumer/%s/%04d", consumer, shard)
+}
+
+// Consumes tells that this process has a shard of the stream of a consumer.
+func (s *Streams) Consumes(consumer string, shard int) bool {
+	return s.o.Leases.Mine(leaseOf(consumer, shard))
+}
 
 // hear takes rows of the tail. Those that it has from the stream's store may not be what Read gives.
 func (c *consumer) hear(rows []Row) {
