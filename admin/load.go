@@ -24,10 +24,10 @@ func LoadOf(before, after *status.Fleet) plan.Load {
 		}
 		l.MessagesPerSecond += max(rows(s, "events")-rows(old, "events"), 0) / seconds
 		for _, r := range s.Routes {
-			if strings.HasSuffix(r.Pattern, "/sync") && s.Has("sync") { // a router that passes it on counts it too
+			if strings.HasSuffix(r.Pattern, "/sync") && !r.Hop {
 				l.ConcurrentUsers += r.InFlight
 			}
-			if r.Role == "uploads" {
+			if r.Role == "uploads" && !r.Hop {
 				uploads += max(requests(r)-requests(routeOf(old, r)), 0) / seconds
 			}
 		}
@@ -72,7 +72,7 @@ func requests(r status.Route) (n float64) {
 
 func routeOf(s status.Sample, like status.Route) status.Route {
 	for _, r := range s.Routes {
-		if r.Pattern == like.Pattern && r.Role == like.Role {
+		if r.Like(&like) {
 			return r
 		}
 	}

@@ -151,14 +151,14 @@ var rows = []row{
 		{title: "Shards without owner", unit: "none", bad: 1, kind: "stat", queries: [][2]string{{`count(sum by (stream, shard) (lyceum_stream_owned{job="lyceum"}) == 0) or vector(0)`, ""}}},
 		{title: "Requests failing", unit: "percentunit", bad: 0.01, kind: "stat", queries: [][2]string{{"sum(rate(" + of(requests+"_count", `code="5xx"`) + rate + ")) / sum(rate(" + of(requests+"_count", "") + rate + "))", ""}}},
 		{title: "Versions", unit: "none", kind: "table", queries: [][2]string{{"count by (version) (" + of("lyceum_build_info", "") + ")", "{{version}}"}}},
-		{title: "Requests by role", unit: "reqps", queries: [][2]string{{sumRate(requests+"_count", `role=~"$role"`, "role"), "{{role}}"}}},
+		{title: "Requests by role", unit: "reqps", queries: [][2]string{{sumRate(requests+"_count", `role=~"$role",from="client"`, "role"), "{{role}}"}}},
 		{title: "Latency by role, p95", unit: "s", bad: 1, help: "Without /sync, which waits for news. The aim is below 1 s.", queries: [][2]string{{p("0.95", requests, `role=~"$role",role!="sync"`, "role"), "{{role}}"}}},
-		{title: "Answers by status", unit: "reqps", queries: [][2]string{{sumRate(requests+"_count", "", "code"), "{{code}}"}}},
+		{title: "Answers by status", unit: "reqps", queries: [][2]string{{sumRate(requests+"_count", `from="client"`, "code"), "{{code}}"}}},
 		{title: "Slowest routes, p95", unit: "s", bad: 1, queries: [][2]string{{"topk(10, " + p("0.95", requests, `role!="sync"`, "route") + ")", "{{route}}"}}},
 	}},
 	{"Sync", []plot{
 		{title: "/sync without waiting", unit: "s", bad: 0.5, help: "The aim is p95 below 500 ms.", queries: quantiles("lyceum_sync_work_seconds", "")},
-		{title: "Clients that wait", unit: "none", queries: [][2]string{{"sum by (instance) (" + of("lyceum_http_requests_in_flight", `role="sync"`) + ")", "{{instance}}"}}},
+		{title: "Clients that wait", unit: "none", queries: [][2]string{{"sum by (instance) (" + of("lyceum_http_requests_in_flight", `role="sync",from="client"`) + ")", "{{instance}}"}}},
 		{title: "Answers", unit: "reqps", queries: [][2]string{{sumRate(requests+"_count", `role="sync"`, "instance"), "{{instance}}"}}},
 	}},
 	{"Events", []plot{

@@ -121,11 +121,15 @@ func Examine(before, after *status.Fleet, g Given) []Finding {
 		}
 		e.seconds = after.At.Sub(before.At).Seconds()
 	}
-	for _, check := range []func(){
+	checks := []func(){
 		e.engines, e.machines, e.shards, e.commits, e.pools, e.queues, e.processors, e.memory, e.delivery, e.behind, e.redis, e.blob,
 		e.requests, e.errorRates, e.rates, e.hops, e.balance, e.versions, e.rollout, e.planned, e.jobs,
 		e.clocks, e.files, e.scratch, e.listeners, e.enginesSafe, e.secure,
-	} {
+	}
+	if after.Stopped { // of processes there is nothing to look at
+		checks = []func(){e.engines, e.machines, e.enginesSafe, e.secure}
+	}
+	for _, check := range checks {
 		e.rule++
 		check()
 	}

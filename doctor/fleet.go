@@ -56,6 +56,13 @@ func (e *exam) engines() {
 
 // machines looks at the processes themselves.
 func (e *exam) machines() {
+	if e.after.Stopped {
+		e.add(Finding{
+			Severity: Critical, Rule: "machine", Where: "server", What: "no process runs", Why: "nobody is served, and of processes nothing could be looked at",
+			Do: "start it: lyceum serve with the same --config or --data, or lyceum up for a fleet of this machine",
+		})
+		return
+	}
 	well := 0
 	for _, s := range e.after.Processes {
 		age := e.now.Sub(s.At)
@@ -325,6 +332,20 @@ func (e *exam) planned() {
 }
 
 func (e *exam) jobs() {
+	for _, c := range e.after.Consumers {
+		nobody := 0
+		for _, shard := range c.Shards {
+			if shard.Machine < 0 {
+				nobody++
+			}
+		}
+		if nobody > 0 {
+			e.add(Finding{
+				Severity: Warning, Rule: "jobs", Where: "consumer " + c.Name, What: fmt.Sprintf("nobody works on %d of %d shards", nobody, len(c.Shards)),
+				Why: "what it does after each write waits, and is done when somebody takes it", Do: "start a process with the role " + c.Role,
+			})
+		}
+	}
 	for _, j := range e.after.Jobs {
 		if j.Machine < 0 {
 			e.add(Finding{

@@ -201,16 +201,21 @@ func kind(r status.Route) string {
 	return "api"
 }
 
-// series are the routes of the fleet between the samples, all processes together.
+// series are the routes of the fleet between the samples, all processes together; a request that is passed on counts once.
 func (e *exam) series() (out []status.Route) {
 	index := map[string]int{}
 	for _, s := range e.alive() {
 		old, _ := e.since(s)
 		earlier := map[string]status.Route{}
 		for _, r := range old.Routes {
-			earlier[r.Role+" "+r.Pattern] = r
+			if !r.Hop {
+				earlier[r.Role+" "+r.Pattern] = r
+			}
 		}
 		for _, r := range s.Routes {
+			if r.Hop { // the process that passed them on tells of them
+				continue
+			}
 			id := r.Role + " " + r.Pattern
 			was := earlier[id]
 			d := status.Route{Pattern: r.Pattern, Role: r.Role, ByCode: map[string]float64{}, Latency: r.Latency.Minus(was.Latency)}
@@ -284,12 +289,13 @@ func (e *exam) rates() {
 			continue
 		}
 		before := map[string]uint64{}
+		id := func(r status.Route) string { return fmt.Sprint(r.Role, " ", r.Pattern, r.Hop) }
 		for _, r := range old.Routes {
-			before[r.Role+" "+r.Pattern] = r.Latency.Count
+			before[id(r)] = r.Latency.Count
 		}
 		n := uint64(0)
 		for _, r := range s.Routes {
-			if was := before[r.Role+" "+r.Pattern]; kind(r) == "api" && r.Latency.Count >= was {
+			if was := before[id(r)]; kind(r) == "api" && r.Latency.Count >= was {
 				n += r.Latency.Count - was
 			}
 		}

@@ -147,12 +147,39 @@ func (p *Process) openDatabase(ctx context.Context) (err error) {
 		return err
 	}
 	n := p.config.databaseConnections() - leaseConnections
-	if p.db, err = p.config.openDatabase(ctx, db.Options{Readers: n, Own: true}); err != nil {
+	if err := p.awaitDatabase(ctx, func() error {
+		p.db, err = p.config.openDatabase(ctx, db.Options{Readers: n, Own: true})
+		return err
+	}); err != nil {
 		return err
 	}
 	p.leaseDB, err = p.config.openDatabase(ctx, db.Options{Readers: leaseConnections})
 	return err
 }
+
+// awaitDatabase opens PostgreSQL. A process that starts waits for one that does not answer yet, as after the start of the machine; a
+// command does not.
+func (p *Process) awaitDatabase(ctx context.Context, open func() error) error {
+	wait, said := p.config.Database.StartWait.D(), false
+	for until := time.Now().Add(wait); ; {
+		err := open()
+		if !db.IsAway(err) || slices.Contains(p.config.Fleet.Roles, role.NoRole) || !time.Now().Before(until) {
+			return err
+		}
+		if !said {
+			p.obs.Log.Warn("PostgreSQL does not answer yet: waiting for it", "at_most", wait, "error", err)
+			said = true
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(startStep):
+		}
+	}
+}
+
+// startStep is the pause between two tries to reach PostgreSQL.
+const startStep = 250 * time.Millisecond
 
 // databaseConnections is how many connections to PostgreSQL a process makes at most.
 func (c *Config) databaseConnections() int {
@@ -388,6 +415,7 @@ func (p *Process) Run(ctx context.Context) error {
 	}
 	defer control()
 	p.greet(ctx)
+	defer context.AfterFunc(ctx, func() { p.process.Log.Info("stopping: " + WhyStopped(ctx)) })()
 	if p.public != nil {
 		errs[2] = p.web.Run(p.leaving(serve), p.public)
 	} else {
@@ -402,6 +430,14 @@ func (p *Process) Run(ctx context.Context) error {
 	wg.Wait()
 	errs[3] = ops()
 	return errors.Join(errs[:]...)
+}
+
+// WhyStopped tells why a context ended, in words: most often the name of a signal.
+func WhyStopped(ctx context.Context) string {
+	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) {
+		return cause.Error()
+	}
+	return "lyceum stop"
 }
 
 // leaving is a context that ends with ctx, after the fleet was told that this process goes: so the others

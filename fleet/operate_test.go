@@ -1,15 +1,23 @@
 package fleet_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
+	"net/url"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
+	"syscall"
 	"testing"
+	"time"
 
 	"lyceum/fleet"
 	"lyceum/platform/engines/enginestest"
@@ -279,4 +287,117 @@ func (s *site) join(t *testing.T, name, token string) ([]byte, error) {
 		answer = out
 	}
 	return answer, fmt.Errorf("not registered: %s", answer)
+}
+
+// TestAStoppedServerIsSaidAndNotHeld: status and doctor tell that nobody runs, and a server can start between two looks.
+func TestAStoppedServerIsSaidAndNotHeld(t *testing.T) {
+	s := upSite(t).called("stopped.test")
+	s.process(t, s.data)
+	s.stop()
+	if out := s.mustRun(t, "status"); !strings.Contains(out, "no process of this server runs") || !strings.Contains(out, "nobody:16") {
+		t.Errorf("status: %s", out)
+	}
+	s.mustFail(t, []string{"no process runs"}, "doctor", "--interval", "10ms")
+	name, err := program()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var log bytes.Buffer
+	watch := exec.Command(name, "status", "--watch", "--interval", "1s")
+	watch.Env, watch.Dir, watch.Stdout, watch.Stderr = append(os.Environ(), s.environ...), t.TempDir(), &log, &log
+	if err := watch.Start(); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(2 * time.Second)
+	s.process(t, s.data)
+	time.Sleep(2500 * time.Millisecond)
+	if err := errors.Join(watch.Process.Signal(syscall.SIGTERM), watch.Wait()); err != nil {
+		t.Errorf("status --watch: %v\n%s", err, log.String())
+	}
+	if text := log.String(); !strings.Contains(text, "no process of this server runs") || !strings.Contains(text, "1 processes") {
+		t.Errorf("the looks:\n%s", text)
+	}
+}
+
+// TestAStartWaitsForPostgres that takes connections a moment later, and tells so; and does not wait for one that refuses it.
+func TestAStartWaitsForPostgres(t *testing.T) {
+	address, err := url.Parse(enginestest.TestPostgres(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	there := address.Host
+	port, err := fleet.FreePort()
+	if err != nil {
+		t.Fatal(err)
+	}
+	address.Host = fmt.Sprintf("127.0.0.1:%d", port)
+	s := upSite(t, "LYCEUM_DATABASE_URL="+address.String(), "LYCEUM_DATABASE_START_WAIT=0s")
+	s.mustFail(t, []string{"database.url", "connection refused"}, "serve", "--listen", "127.0.0.1:0")
+	s.environ[len(s.environ)-1] = "LYCEUM_DATABASE_START_WAIT=30s"
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	wg.Go(func() {
+		time.Sleep(time.Second)
+		passOn(ctx, t, address.Host, there)
+	})
+	s.process(t, s.data)
+	s.stop()
+	address.User = url.UserPassword("postgres", "wrong")
+	s.environ = append(s.environ, "LYCEUM_DATABASE_URL="+address.String())
+	began := time.Now()
+	s.mustFail(t, []string{"database.url", "password authentication failed"}, "serve", "--listen", "127.0.0.1:0")
+	if took := time.Since(began); took > 15*time.Second {
+		t.Errorf("a wrong password was tried for %s", took)
+	}
+}
+
+// passOn listens at an address and passes connections on, until ctx ends. The first two end at once, as those of a PostgreSQL that begins.
+func passOn(ctx context.Context, t *testing.T, from, to string) {
+	l, err := net.Listen("tcp", from)
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	context.AfterFunc(ctx, func() { _ = l.Close() })
+	for n := 0; ; n++ {
+		in, err := l.Accept()
+		if err != nil {
+			return
+		}
+		if n < 2 {
+			_ = in.Close()
+			continue
+		}
+		out, err := net.Dial("tcp", to)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		go func() { _, _ = io.Copy(out, in); _ = out.Close() }()
+		go func() { _, _ = io.Copy(in, out); _ = in.Close() }()
+	}
+}
+
+// TestAWrongCommandLineIsSaidInOneLine, with where its help is; and how the server ends is in its log.
+func TestAWrongCommandLineIsSaidInOneLine(t *testing.T) {
+	s := upSite(t).called("lines.test")
+	for line, want := range map[string]string{
+		"serve --datta x":  "lyceum: unknown flag --datta, did you mean \"--data\"?: see lyceum serve --help\n",
+		"user":             "see lyceum user --help\n",
+		"user add --bar x": "lyceum: unknown flag --bar: see lyceum user add --help\n",
+	} {
+		if out, err := s.run(t, strings.Fields(line)...); err == nil || !strings.HasSuffix(out, want) || strings.Count(out, "\n") != 1 {
+			t.Errorf("lyceum %s: %v %q, expected %q", line, err, out, want)
+		}
+	}
+	if out := s.mustRun(t, "--version"); !strings.HasPrefix(out, "lyceum ") {
+		t.Errorf("version: %s", out)
+	}
+	cmd := s.process(t, s.data)
+	s.stop()
+	if text := cmd.Stderr.(*bytes.Buffer).String(); !strings.Contains(text, "stopping: SIGTERM") {
+		t.Errorf("the log of a process that got SIGTERM:\n%s", text)
+	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
@@ -69,14 +70,42 @@ func WithStatus(ctx context.Context, c *Config, fn func(ask func(context.Context
 	if err := c.running(); err != nil {
 		return err
 	}
+	if c.embedded() {
+		return fn(func(ctx context.Context) (*status.Fleet, error) { return c.lookStopped(ctx) })
+	}
 	return asMember(ctx, c, mustExist, func(p *Process) error {
 		return fn(func(ctx context.Context) (*status.Fleet, error) {
 			if err := p.process.Leases.Refresh(ctx); err != nil {
 				return nil, err
 			}
-			return p.Status(ctx), nil
+			f := p.Status(ctx)
+			f.Stopped = len(f.Processes) == 0
+			return f, nil
 		})
 	})
+}
+
+// lookStopped asks about a server over SQLite that does not run. It is the process of the data directory only for as long as that takes, so
+// that the server can start between two looks; then it is asked.
+func (c *Config) lookStopped(ctx context.Context) (f *status.Fleet, err error) {
+	if remote := control(c); remote != nil {
+		f = &status.Fleet{}
+		return f, remote.call(ctx, http.MethodGet, "/status", nil, f)
+	}
+	err = asMember(ctx, c, mustExist, func(p *Process) error {
+		f = p.Status(ctx)
+		f.Stopped, f.Processes = true, nil
+		for _, st := range slices.Concat(f.Streams, f.Consumers) {
+			for i := range st.Shards {
+				st.Shards[i].Machine = -1
+			}
+		}
+		for i := range f.Jobs {
+			f.Jobs[i].Machine = -1
+		}
+		return nil
+	})
+	return f, err
 }
 
 // asMember gives fn a process like the others, which takes no requests; over PostgreSQL it has no role and

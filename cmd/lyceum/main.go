@@ -43,6 +43,8 @@ type cli struct {
 	Bench      benchCommands     `cmd:"" help:"Put load on any Matrix homeserver and check what it does."`
 	Completion completionCommand `cmd:"" help:"Print the completion script of a shell, for example: source <(lyceum completion bash)."`
 	Version    versionCommand    `cmd:"" help:"Print the version."`
+
+	VersionFlag kong.VersionFlag `name:"version" help:"Print the version."`
 }
 
 // sources are the flags that say where the configuration is; every command that needs it has them.
@@ -151,7 +153,7 @@ func main() {
 		return
 	}
 	var c cli
-	parser, err := kong.New(&c, kong.Name("lyceum"), kong.UsageOnError(),
+	parser, err := kong.New(&c, kong.Name("lyceum"), kong.Vars{"version": "lyceum " + obs.Version},
 		kong.Description("Lyceum is a Matrix homeserver that grows from a laptop to a fleet. `lyceum serve` starts all of it."),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true}))
 	if err != nil {
@@ -166,18 +168,53 @@ func main() {
 		return
 	}
 	k, err := parser.Parse(args)
-	parser.FatalIfErrorf(err)
+	if err != nil {
+		misused(err)
+	}
 	ctx := context.Background()
 	if takesContext(k) { // another command ends at a signal by itself
-		var stop context.CancelFunc
-		ctx, stop = signal.NotifyContext(ctx, syscall.SIGTERM, os.Interrupt)
-		defer stop()
-		context.AfterFunc(ctx, stop) // a second signal ends it at once
+		ctx = untilSignal(ctx)
 	}
 	k.BindTo(ctx, (*context.Context)(nil))
 	if err := k.Run(); err != nil && !errors.Is(err, context.Canceled) {
 		fail(err)
 	}
+}
+
+// stopSignal is why a command ends.
+type stopSignal struct{ os.Signal }
+
+func (s stopSignal) Error() string {
+	if s.Signal == syscall.SIGTERM {
+		return "SIGTERM"
+	}
+	return "SIGINT"
+}
+
+// untilSignal is a context that ends with the first SIGTERM or SIGINT, which is its cause. A second one ends the program at once.
+func untilSignal(ctx context.Context) context.Context {
+	ctx, end := context.WithCancelCause(ctx)
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGTERM, os.Interrupt)
+	go func() {
+		end(stopSignal{<-signals})
+		signal.Stop(signals)
+	}()
+	return ctx
+}
+
+// misused says in one line what is wrong with a command line, and where its help is.
+func misused(err error) {
+	command := "lyceum"
+	if wrong, ok := errors.AsType[*kong.ParseError](err); ok && wrong.Context != nil {
+		if node := wrong.Context.Selected(); node != nil {
+			command += " " + node.Path()
+		} else if path := wrong.Context.Path; len(path) > 0 && path[len(path)-1].Node() != nil {
+			command = path[len(path)-1].Node().FullPath()
+		}
+	}
+	fmt.Fprintf(os.Stderr, "lyceum: %v: see %s --help\n", err, command)
+	os.Exit(2)
 }
 
 // takesContext tells whether the command that was asked for looks at signals.

@@ -86,7 +86,7 @@ func (c *upCommand) Run(ctx context.Context) error {
 		name, config.Server.Listen, time.Since(start).Round(10*time.Millisecond), config.Server.Data)
 	fmt.Println("make an administrator: lyceum user add --admin NAME --data", config.Server.Data)
 	<-ctx.Done()
-	fmt.Println("stopping")
+	fmt.Println("stopping:", fleet.WhyStopped(ctx))
 	return up.Stop(context.WithoutCancel(ctx))
 }
 

@@ -144,6 +144,16 @@ func IsUnavailable(err error) bool {
 		errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || strings.Contains(err.Error(), "conn closed")
 }
 
+// IsAway tells that a database could not be opened because its server does not answer, or does not take connections yet. One that answers
+// that the user, the password or the database is wrong is there.
+func IsAway(err error) bool {
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) && (strings.HasPrefix(pg.Code, "28") || strings.HasPrefix(pg.Code, "3D") || IsReadOnly(err)) {
+		return false
+	}
+	return IsUnavailable(err)
+}
+
 // IsTemporary tells that the database did not do the work for a cause that passes by itself: IsUnavailable, or a statement
 // that was cancelled or took too long, a lock that others hold, a conflict with others, too little memory, a disk that can
 // not be read or written. Work that is always too much for the database is among it: who tries by itself must give up at some time.

@@ -132,7 +132,7 @@ func (s *Sample) take(f *dto.MetricFamily) {
 	case "lyceum_http_request_duration_seconds":
 		for _, m := range f.Metric {
 			l := labels(m)
-			r := s.route(l["route"], l["role"])
+			r := s.route(l)
 			h := readHistogram(m.GetHistogram())
 			r.ByCode[l["code"]] += float64(h.Count)
 			r.Latency = r.Latency.Plus(h)
@@ -141,7 +141,7 @@ func (s *Sample) take(f *dto.MetricFamily) {
 		for _, m := range f.Metric {
 			if v := m.GetGauge().GetValue(); v > 0 {
 				l := labels(m)
-				s.route(l["route"], l["role"]).InFlight = v
+				s.route(l).InFlight = v
 			}
 		}
 	case "lyceum_stream_position", "lyceum_stream_behind_rows", "lyceum_stream_owned", "lyceum_stream_rows_total":
@@ -172,13 +172,14 @@ func labels(m *dto.Metric) map[string]string {
 }
 
 // route finds the series of a route, or begins it.
-func (s *Sample) route(pattern, role string) *Route {
+func (s *Sample) route(labels map[string]string) *Route {
+	r := Route{Pattern: labels["route"], Role: labels["role"], Hop: labels["from"] == "process", ByCode: map[string]float64{}}
 	for i := range s.Routes {
-		if s.Routes[i].Pattern == pattern && s.Routes[i].Role == role {
+		if s.Routes[i].Like(&r) {
 			return &s.Routes[i]
 		}
 	}
-	s.Routes = append(s.Routes, Route{Pattern: pattern, Role: role, ByCode: map[string]float64{}})
+	s.Routes = append(s.Routes, r)
 	return &s.Routes[len(s.Routes)-1]
 }
 
@@ -276,6 +277,14 @@ func (c *Collector) Gather(ctx context.Context, server string) *Fleet {
 			s.Shards = append(s.Shards, Shard{Machine: machine, Epoch: held[st.Lease(i)].Epoch, Position: held[st.Lease(i)].Pos})
 		}
 		f.Streams = append(f.Streams, s)
+	}
+	for _, c := range p.Streams.Consumers() {
+		s := Stream{Name: c.Name, Role: c.Role}
+		for i := range c.Stream.Shards() {
+			machine, _ := holder(c.Lease(i))
+			s.Shards = append(s.Shards, Shard{Machine: machine, Epoch: held[c.Lease(i)].Epoch, Position: held[c.Lease(i)].Pos})
+		}
+		f.Consumers = append(f.Consumers, s)
 	}
 	for name := range held {
 		if job, ok := strings.CutPrefix(name, "job/"); ok && p.HasJob(job) {

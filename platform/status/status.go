@@ -12,10 +12,12 @@ type Fleet struct {
 	Version   string    `json:"version"` // of the fleet: that of machine 0, or of the process that was asked
 	Processes []Sample  `json:"processes"`
 	Streams   []Stream  `json:"streams"`
-	Jobs      []Lease   `json:"jobs"` // background work and who does it
+	Jobs      []Lease   `json:"jobs"`      // background work and who does it
+	Consumers []Stream  `json:"consumers"` // what is done after each row of a stream, and by whom
 	Database  Engine    `json:"database"`
 	Redis     Engine    `json:"redis"`
 	Blob      Engine    `json:"blob"`
+	Stopped   bool      `json:"stopped,omitempty"` // no process serves: this is what the command itself read from the database
 	Rollout   *Rollout  `json:"rollout,omitempty"` // the upgrade under way, or the last one
 }
 
@@ -67,9 +69,15 @@ func (s *Sample) Has(role string) bool {
 type Route struct {
 	Pattern  string             `json:"pattern"`
 	Role     string             `json:"role"`
-	ByCode   map[string]float64 `json:"by_code"` // requests by class of status: 2xx, 4xx, ...
-	Latency  Histogram          `json:"latency"` // of all classes
+	Hop      bool               `json:"hop,omitempty"` // these were passed on by another process, which counts them too
+	ByCode   map[string]float64 `json:"by_code"`       // requests by class of status: 2xx, 4xx, ...
+	Latency  Histogram          `json:"latency"`       // of all classes
 	InFlight float64            `json:"in_flight"`
+}
+
+// Like tells whether two samples have the same series.
+func (r *Route) Like(other *Route) bool {
+	return r.Pattern == other.Pattern && r.Role == other.Role && r.Hop == other.Hop
 }
 
 // Histogram is a Prometheus histogram: Counts[i] requests took Bounds[i] seconds or less; Count counts all.

@@ -57,15 +57,16 @@ func TestMinusUndoesPlus(t *testing.T) {
 
 func TestTakeReadsMetrics(t *testing.T) {
 	r := prometheus.NewRegistry()
-	seconds := prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "lyceum_http_request_duration_seconds", Buckets: []float64{.1, 1}}, []string{"route", "role", "code"})
+	seconds := prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "lyceum_http_request_duration_seconds", Buckets: []float64{.1, 1}}, []string{"route", "role", "from", "code"})
 	owned := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "lyceum_stream_owned"}, []string{"stream", "shard"})
 	delivery := prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "lyceum_stream_delivery_seconds", Buckets: []float64{.01, .1}}, []string{"stream"})
 	r.MustRegister(seconds, owned, delivery)
 	delivery.WithLabelValues("events").Observe(.05)
 	delivery.WithLabelValues("typing").Observe(.005)
 	delivery.WithLabelValues("typing").Observe(.005)
-	seconds.WithLabelValues("GET /a", "client", "2xx").Observe(.05)
-	seconds.WithLabelValues("GET /a", "client", "5xx").Observe(.5)
+	seconds.WithLabelValues("GET /a", "client", "client", "2xx").Observe(.05)
+	seconds.WithLabelValues("GET /a", "client", "client", "5xx").Observe(.5)
+	seconds.WithLabelValues("GET /a", "client", "process", "2xx").Observe(.05)
 	owned.WithLabelValues("events", "3").Set(1)
 	owned.WithLabelValues("events", "not a number").Set(1)
 	families, err := r.Gather()
@@ -76,7 +77,7 @@ func TestTakeReadsMetrics(t *testing.T) {
 	for _, f := range families {
 		s.take(f)
 	}
-	if len(s.Routes) != 1 || s.Routes[0].Latency.Count != 2 || s.Routes[0].ByCode["5xx"] != 1 || s.Routes[0].Latency.Counts[0] != 1 {
+	if len(s.Routes) != 2 || s.Routes[0].Hop || !s.Routes[1].Hop || s.Routes[1].Latency.Count != 1 || s.Routes[0].Latency.Count != 2 || s.Routes[0].ByCode["5xx"] != 1 || s.Routes[0].Latency.Counts[0] != 1 {
 		t.Errorf("routes: %+v", s.Routes)
 	}
 	if len(s.Streams) != 2 || len(s.Streams[0].Shards) != 4 || !s.Streams[0].Shards[3].Owned || s.Streams[0].Shards[0].Owned {

@@ -6,6 +6,7 @@ import (
 	"io"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -15,6 +16,9 @@ import (
 func (f *Fleet) Text(w io.Writer, before *Fleet) error {
 	out := &strings.Builder{}
 	fmt.Fprintf(out, "%s, version %s, %d processes, %s\n", f.Server, f.Version, len(f.Processes), f.At.UTC().Format(time.DateTime+" UTC"))
+	if f.Stopped {
+		fmt.Fprintln(out, "no process of this server runs: this is what its database says")
+	}
 	if f.Rollout != nil {
 		fmt.Fprintf(out, "rollout %s to %s: %s, %d of %d processes %s\n", f.Rollout.From, f.Rollout.To, f.Rollout.State, f.Rollout.Done, f.Rollout.Of, f.Rollout.Reason)
 	}
@@ -49,10 +53,20 @@ func (f *Fleet) Text(w io.Writer, before *Fleet) error {
 	for _, r := range f.busiest(before) {
 		fmt.Fprintln(t, r)
 	}
+	if len(f.Consumers) > 0 {
+		fmt.Fprint(t, "\nCONSUMER\tROLE\tSHARDS BY MACHINE\n")
+		for _, c := range f.Consumers {
+			fmt.Fprintf(t, "%s\t%s\t%s\n", c.Name, c.Role, owners(c))
+		}
+	}
 	if len(f.Jobs) > 0 {
 		fmt.Fprint(t, "\nJOB\tMACHINE\n")
 		for _, j := range f.Jobs {
-			fmt.Fprintf(t, "%s\t%d\n", j.Name, j.Machine)
+			machine := strconv.Itoa(j.Machine)
+			if j.Machine < 0 {
+				machine = "nobody"
+			}
+			fmt.Fprintf(t, "%s\t%s\n", j.Name, machine)
 		}
 	}
 	if err := t.Flush(); err != nil {
@@ -182,6 +196,9 @@ func (f *Fleet) busiest(before *Fleet) []string {
 			span = max(span, p.At.Sub(old.At).Seconds())
 		}
 		for _, r := range p.Routes {
+			if r.Hop {
+				continue
+			}
 			l := all[r.Pattern]
 			if l == nil {
 				l = &line{pattern: r.Pattern}
@@ -189,7 +206,7 @@ func (f *Fleet) busiest(before *Fleet) []string {
 			}
 			h, failed := r.Latency, r.ByCode["5xx"]
 			if old != nil {
-				if o := slices.IndexFunc(old.Routes, func(x Route) bool { return x.Pattern == r.Pattern && x.Role == r.Role }); o >= 0 {
+				if o := slices.IndexFunc(old.Routes, func(x Route) bool { return x.Like(&r) }); o >= 0 {
 					h, failed = h.Minus(old.Routes[o].Latency), failed-old.Routes[o].ByCode["5xx"]
 				}
 			}

@@ -91,15 +91,14 @@ func (s *Streams) Consume(spec Consumer) {
 	s.consumers = append(s.consumers, c)
 }
 
-func (c *consumer) leaseName(shard int) string { return leaseOf(c.Name, shard) }
+func (c *consumer) leaseName(shard int) string { return c.Lease(shard) }
 
-func leaseOf(consumer string, shard int) string {
-	return fmt.Sprintf("consumer/%s/%04d", consumer, shard)
-}
+// Lease is the name of the lease of a shard.
+func (c *Consumer) Lease(shard int) string { return fmt.Sprintf("consumer/%s/%04d", c.Name, shard) }
 
 // Consumes tells that this process has a shard of the stream of a consumer.
 func (s *Streams) Consumes(consumer string, shard int) bool {
-	return s.o.Leases.Mine(leaseOf(consumer, shard))
+	return s.o.Leases.Mine((&Consumer{Name: consumer}).Lease(shard))
 }
 
 // hear takes rows of the tail. Those that it has from the stream's store may not be what Read gives.

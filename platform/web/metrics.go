@@ -15,14 +15,14 @@ type metrics struct {
 }
 
 func newMetrics(registry *prometheus.Registry) *metrics {
-	labels := []string{"route", "role"}
+	labels := []string{"route", "role", "from"}
 	m := &metrics{
 		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name: "lyceum_http_request_duration_seconds", Help: "Time from a request's head to its answer's end, by route, role and class of status.",
+			Name: "lyceum_http_request_duration_seconds", Help: "Time from a request's head to its answer's end, by route, role, class of status, and who sent it: a client, or another process that passed it on.",
 			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2, 5, 10, 30},
 		}, append(labels, "code")),
 		inflight: prometheus.NewGaugeVec(prometheus.GaugeOpts{
-			Name: "lyceum_http_requests_in_flight", Help: "Requests being served now, by route and role.",
+			Name: "lyceum_http_requests_in_flight", Help: "Requests being served now, by route, role, and who sent them: clients, or other processes that passed them on.",
 		}, labels),
 		waiting: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "lyceum_http_requests_waiting", Help: "Requests that wait until others of the same user, or of the same address, are done.",
@@ -36,14 +36,20 @@ func newMetrics(registry *prometheus.Registry) *metrics {
 
 // series are the metrics of one route, found once.
 type series struct {
-	metrics     *metrics
-	route, role string
-	inflight    prometheus.Gauge
-	classes     [6]atomic.Pointer[prometheus.Observer]
+	metrics           *metrics
+	route, role, from string
+	inflight          prometheus.Gauge
+	classes           [6]atomic.Pointer[prometheus.Observer]
 }
 
-func (m *metrics) series(route, role string) *series {
-	return &series{metrics: m, route: route, role: role, inflight: m.inflight.WithLabelValues(route, role)}
+// Values of the label from. The process that passes a request on counts it too: those from clients count each request once.
+const (
+	fromClient  = "client"
+	fromProcess = "process"
+)
+
+func (m *metrics) series(route, role, from string) *series {
+	return &series{metrics: m, route: route, role: role, from: from, inflight: m.inflight.WithLabelValues(route, role, from)}
 }
 
 func (s *series) observe(status int, took time.Duration) {
@@ -54,7 +60,7 @@ func (s *series) observe(status int, took time.Duration) {
 	known := s.classes[class].Load()
 	if known == nil {
 		name := [...]string{"none", "1xx", "2xx", "3xx", "4xx", "5xx"}[class]
-		observer := s.metrics.duration.WithLabelValues(s.route, s.role, name)
+		observer := s.metrics.duration.WithLabelValues(s.route, s.role, s.from, name)
 		known = &observer
 		s.classes[class].Store(known)
 	}

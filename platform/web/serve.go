@@ -164,13 +164,20 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, internal bool) (a
 	return false
 }
 
+func (x *exchange) series() *series {
+	if x.request.internal {
+		return x.endpoint.hops
+	}
+	return x.endpoint.series
+}
+
 // done counts a request that has ended.
 func (x *exchange) done(s *Server, took time.Duration) {
 	s.inflight.Add(-1)
 	if x.matched {
-		x.endpoint.series.inflight.Dec()
+		x.series().inflight.Dec()
 	}
-	x.endpoint.series.observe(x.status, took)
+	x.series().observe(x.status, took)
 	s.logAccess(x, took)
 }
 
@@ -179,7 +186,7 @@ func (e *endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	x := w.(*exchange)
 	x.endpoint = e
 	x.request.Request, x.request.Route = r, &e.route
-	e.series.inflight.Inc()
+	x.series().inflight.Inc()
 	x.matched = true
 	if tracer := x.request.server.tracer; tracer != nil {
 		ctx := propagation.TraceContext{}.Extract(r.Context(), propagation.HeaderCarrier(r.Header))

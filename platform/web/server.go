@@ -100,7 +100,8 @@ func New(o Options) (*Server, error) {
 	if s.underWay = o.UnderWay; s.underWay == nil {
 		s.underWay = NewUnderWay()
 	}
-	s.missed = &endpoint{series: s.metrics.series("none", "")}
+	s.missed = &endpoint{}
+	s.measure(s.missed, "none", "")
 	s.mux.HandleFunc("/", s.serveMissing)
 	return s, nil
 }
@@ -109,8 +110,17 @@ func New(o Options) (*Server, error) {
 type endpoint struct {
 	route  Route
 	rate   RateLimit
-	series *series
+	series *series // of requests that clients sent
+	hops   *series // of those that another process passed on
 	root   bool // it matches every path that nothing else does
+}
+
+// measure gives an endpoint its series.
+func (s *Server) measure(e *endpoint, route, role string) {
+	e.series = s.metrics.series(route, role, fromClient)
+	if e.hops = e.series; s.dispatch != nil {
+		e.hops = s.metrics.series(route, role, fromProcess)
+	}
 }
 
 // Add adds routes. It panics on a route that can not be served as written (no method, no Auth, no handler, a
@@ -121,7 +131,8 @@ func (s *Server) Add(routes ...Route) {
 		if err := s.check(&route); err != nil {
 			panic(fmt.Sprintf("web: route %q: %v", route.Pattern, err))
 		}
-		e := &endpoint{route: route, series: s.metrics.series(route.Pattern, route.Role)}
+		e := &endpoint{route: route}
+		s.measure(e, route.Pattern, route.Role)
 		e.rate = s.rates[route.Limit]
 		path := route.Path()
 		e.root = path == "/" || strings.Count(path, "/") == 1 && strings.HasPrefix(path, "/{") && strings.HasSuffix(path, "...}")

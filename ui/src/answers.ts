@@ -44,6 +44,7 @@ export interface Sample {
 export interface Route {
   pattern: string;
   role: string;
+  hop?: boolean; // another process passed these on, and counts them too
   by_code: Record<string, number>;
   latency: Histogram;
   in_flight: number;

@@ -81,6 +81,7 @@ const mostChanges = 60;
 
 const keyOf = (s: Sample) => `${s.machine}/${s.incarnation}`;
 const millis = (text: string) => Date.parse(text);
+const idOf = (r: Route) => `${r.role} ${r.pattern} ${r.hop ?? false}`;
 const isSync = (r: Route) => r.pattern.endsWith("/sync");
 const sum = (by: Record<string, number>) => Object.values(by).reduce((a, b) => a + b, 0);
 
@@ -118,9 +119,9 @@ function differences(now: Fleet, earlier: Fleet | undefined): Difference[] {
 }
 
 function eachRoute(d: Difference, visit: (r: Route, codes: Record<string, number>, latency: Histogram) => void) {
-  const before = new Map((d.old?.routes ?? []).map((r) => [`${r.role} ${r.pattern}`, r]));
+  const before = new Map((d.old?.routes ?? []).map((r) => [idOf(r), r]));
   for (const r of d.s.routes ?? []) {
-    const old = before.get(`${r.role} ${r.pattern}`);
+    const old = before.get(idOf(r));
     const codes: Record<string, number> = {};
     for (const [code, n] of Object.entries(r.by_code ?? {})) codes[code] = Math.max(n - (old?.by_code?.[code] ?? 0), 0);
     visit(r, codes, minus(r.latency, old?.latency));
@@ -215,6 +216,7 @@ export class Model {
     };
     for (const s of fleet.processes ?? []) {
       for (const r of s.routes ?? []) {
+        if (r.hop) continue;
         const { row } = get(r);
         row.flight += r.in_flight;
         row.total += sum(r.by_code ?? {});
@@ -222,6 +224,7 @@ export class Model {
     }
     for (const d of long) {
       eachRoute(d, (r, codes, latency) => {
+        if (r.hop) return;
         const hit = get(r);
         hit.row.rate += sum(codes) / d.seconds;
         hit.latency = plus(hit.latency, latency);
@@ -247,7 +250,7 @@ export class Model {
       hosts.set(host, Math.max(hosts.get(host) ?? 0, s.cpus));
       t.memory += s.resident_bytes;
       t.queued += s.queued_writes;
-      for (const r of s.routes ?? []) if (isSync(r)) t.waiting += r.in_flight;
+      for (const r of s.routes ?? []) if (isSync(r) && !r.hop) t.waiting += r.in_flight;
     }
     t.cpus = [...hosts.values()].reduce((a, b) => a + b, 0);
     if (short.length === 0) return t;
@@ -257,6 +260,7 @@ export class Model {
       t.messages += Math.max(rowsOf(d.s, "events") - rowsOf(d.old, "events"), 0) / d.seconds;
       t.cpu += Math.max(d.s.cpu_seconds - (d.old?.cpu_seconds ?? 0), 0) / d.seconds;
       eachRoute(d, (r, codes, latency) => {
+        if (r.hop) return;
         t.requests! += sum(codes) / d.seconds;
         t.errors! += (codes["5xx"] ?? 0) / d.seconds;
         if (!isSync(r)) api = plus(api, latency);
