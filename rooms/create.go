@@ -111,7 +111,12 @@ func (r *Rooms) Create(ctx context.Context, creator string, b *Create) (string, 
 	if req.Events, err = r.firstEvents(ctx, creator, create, p, b, req.Alias); err != nil {
 		return "", err
 	}
-	_, err = r.create(ctx, roomID, req)
+	if _, err = r.create(ctx, roomID, req); err != nil {
+		return roomID, err
+	}
+	if before := predecessor(create); before != "" { // an upgrade by hand
+		err = r.carryOver(ctx, creator, before, roomID)
+	}
 	return roomID, err
 }
 

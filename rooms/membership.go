@@ -111,7 +111,11 @@ func (r *Rooms) join(ctx context.Context, roomID string, m member) (string, erro
 		more["join_authorised_via_users_server"] = quoted(via)
 	}
 	m.Target, m.Membership, m.Content = m.Sender, event.MembershipJoin, more
-	return r.setMembership(ctx, roomID, m)
+	id, err := r.setMembership(ctx, roomID, m)
+	if err == nil { // also when the user was joined: the request may be one that failed behind this
+		err = r.carryOverFrom(ctx, m.Sender, h)
+	}
+	return id, err
 }
 
 // authoriser names a member who may let the user into a restricted room, as the join needs one (room

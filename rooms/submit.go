@@ -213,6 +213,9 @@ func (r *Rooms) build(c *owned.Change[room], req Send, known *knownEvents) (n ne
 	if err := allowed(rm, pdu); err != nil {
 		return n, err
 	}
+	if e := pdu; e.Is(event.TypeTombstone, "") && replacementOf(e) == rm.id {
+		return n, matrix.InvalidParam("replacement_room: a room can not be replaced by itself")
+	}
 	e := &Event{Event: pdu, Device: req.Device, Txn: req.Txn, profile: req.Profile, active: req.Active, heir: req.Heir, follows: rm.recent[rm.last] != nil}
 	n = newEvent{e, rm.tree, unsigned}
 	if e.IsState() {

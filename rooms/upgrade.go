@@ -1,6 +1,7 @@
 package rooms
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -48,7 +49,7 @@ type upgrade struct {
 }
 
 // Upgrade replaces a room by one of another version and returns the new room's id. An upgrade that was begun and is not finished
-// is finished instead, with the room that it made. Errors: M_FORBIDDEN, M_UNSUPPORTED_ROOM_VERSION.
+// is finished instead, with the room that it made. Errors: M_FORBIDDEN, M_NOT_FOUND, M_UNSUPPORTED_ROOM_VERSION.
 func (r *Rooms) Upgrade(ctx context.Context, userID, roomID, version string, creators []string) (string, error) {
 	u, err := r.mayUpgrade(ctx, userID, roomID, version)
 	if err != nil {
@@ -84,6 +85,9 @@ func (r *Rooms) mayUpgrade(ctx context.Context, userID, roomID, version string) 
 	v, ok := event.VersionByID(version)
 	if !ok {
 		return u, unknownVersion(version)
+	}
+	if _, ok, err := r.Head(ctx, roomID); err != nil || !ok {
+		return u, cmp.Or(err, error(matrix.NotFound("Unknown room")))
 	}
 	u = upgrade{user: userID, version: v, state: map[state.Key]*Event{}}
 	if u.old, err = r.joinedView(ctx, userID, roomID); err != nil {
@@ -126,7 +130,7 @@ const upgradeAgain = 5 * time.Minute
 
 // replacement is the room that a tombstone names, when it is of a version.
 func (r *Rooms) replacement(ctx context.Context, tombstone *Event, v event.Version) (string, error) {
-	id, _ := matrix.LookupString(tombstone.Content, "replacement_room")
+	id := replacementOf(tombstone.Event)
 	h, ok, err := r.Head(ctx, id)
 	if err == nil && (!ok || h.Version.ID != v.ID) {
 		err = matrix.NewError(409, matrix.CodeBadState, "The room was upgraded to another version meanwhile")

@@ -58,7 +58,7 @@ func (r *Rooms) complete(ctx context.Context, p pendingUpgrade, exec func(ctx co
 	case err != nil:
 		return err
 	default:
-		if err := r.closeOld(ctx, p); err != nil {
+		if err := errors.Join(r.closeOld(ctx, p), r.carryOver(ctx, p.User, p.OldRoom, p.NewRoom)); err != nil {
 			return err
 		}
 	}
