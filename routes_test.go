@@ -29,6 +29,7 @@ var posts = map[string]any{
 	"/_matrix/client/v3/rooms/{roomID}/leave":                    true, // likewise
 	"/_matrix/client/v3/rooms/{roomID}/ban":                      true, // the same state once more is no event
 	"/_matrix/client/v3/rooms/{roomID}/forget":                   true,
+	"/_matrix/client/v3/rooms/{roomID}/send/{type}":              true, // its transaction is web.Request.Once
 	"/_matrix/client/v3/publicRooms":                             true, // it reads
 	"/_matrix/client/v3/user_directory/search":                   true,
 	"/_matrix/client/v3/search":                                  true,

@@ -55,6 +55,7 @@ var valid = map[string]any{
 	"POST " + v3 + "/delete_devices":                          obj{"devices": []string{"x"}, "auth": obj{"type": "m.login.password"}},
 	"POST " + v3 + "/refresh":                                 obj{"refresh_token": "x"},
 	"PUT " + v3 + "/user/{userID}/rooms/{roomID}/tags/{tag}":  obj{"order": 0.5},
+	"POST " + v3 + "/rooms/{roomID}/send/{type}":              obj{"msgtype": "m.text", "body": "x"},
 	"PUT " + v3 + "/rooms/{roomID}/send/{type}/{txnID}":       obj{"msgtype": "m.text", "body": "x", "m.relates_to": obj{"rel_type": "m.thread", "event_id": "$x", "key": "x"}, "m.mentions": obj{"user_ids": []string{"@x:y"}}},
 	"PUT " + v3 + "/rooms/{roomID}/state/{type}/{stateKey}":   obj{"membership": "invite", "displayname": "x", "third_party_invite": obj{"signed": obj{"mxid": "x", "token": "x"}}},
 	"POST /_synapse/admin/v1/register":                        obj{"nonce": "x", "username": "x", "password": "x", "admin": false, "mac": "00", "displayname": "x", "user_type": "bot"},

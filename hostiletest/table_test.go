@@ -250,6 +250,10 @@ var table = map[string][]entry{
 		may("", forbidden, obj{"membership": "join"}).at(typ("m.room.member")),
 		may("", forbidden, obj{}).at(typ("m.room.create")),
 	},
+	"POST " + v3 + "/rooms/{roomID}/send/{type}": {
+		may("talkers", forbidden, text()),
+		may("", forbidden, obj{"membership": "join"}).at(typ("m.room.member")),
+	},
 	"PUT " + v3 + "/rooms/{roomID}/state/{type}":     {may("mine", forbidden, obj{"x": "y"}).at(typ("test.state")), may("mine", forbidden, obj{"topic": "mine"}).at(typ("m.room.topic"))},
 	"PUT " + v3 + "/rooms/{roomID}/state/{type}/{$}": {may("mine", forbidden, obj{"x": "y"}).at(typ("test.state"))},
 	"PUT " + v3 + "/rooms/{roomID}/state/{type}/{stateKey}": {

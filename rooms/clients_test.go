@@ -2,6 +2,8 @@ package rooms
 
 import (
 	"testing"
+
+	"github.com/tidwall/gjson"
 )
 
 // What clients know of other servers and expect of this one.
@@ -81,5 +83,44 @@ func TestContextOfAHiddenEvent(t *testing.T) {
 		h.bob.refused(404, "M_NOT_FOUND", at("GET", id, "context/"+esc(other)), nil)
 		h.bob.refused(404, "M_NOT_FOUND", at("GET", id, "context/$none"), nil)
 		h.carol.refused(404, "M_NOT_FOUND", at("GET", id, "context/"+esc(said)), nil)
+	})
+}
+
+// TestSendWithoutTransaction: each request is another event.
+func TestSendWithoutTransaction(t *testing.T) {
+	serve(t, func(t *testing.T, h *house) {
+		id := h.alice.create(obj{"preset": "public_chat"})
+		first := h.alice.Want(200, at("POST", id, "send/m.room.message"), obj{"body": "b"}).Get("event_id").String()
+		second := h.alice.Want(200, at("POST", id, "send/m.room.message"), obj{"body": "b"}).Get("event_id").String()
+		if first == "" || first == second {
+			t.Errorf("%q and %q", first, second)
+		}
+		if a := h.alice.Want(200, at("GET", id, "event/"+esc(first)), nil); a.Get("unsigned.transaction_id").Exists() || a.Get("content.body").String() != "b" {
+			t.Errorf("%s", a.Body)
+		}
+		h.alice.Want(200, at("POST", id, "send/m.room.redaction"), obj{"redacts": second})
+		h.bob.refused(403, "M_FORBIDDEN", at("POST", id, "send/m.room.message"), obj{"body": "b"})
+	})
+}
+
+// TestInvitesAreDated: the events of an invite that say who invited whom, and the one that made the room, have ids and times.
+func TestInvitesAreDated(t *testing.T) {
+	serve(t, func(t *testing.T, h *house) {
+		id := h.alice.create(obj{"name": "N", "invite": []string{h.bob.id}})
+		head, _, err := h.Head(t.Context(), id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		list, err := h.StrippedState(t.Context(), head.Root, h.bob.id, h.alice.id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, raw := range list {
+			e := gjson.ParseBytes(raw)
+			dated := e.Get("type").String() == "m.room.member" || e.Get("type").String() == "m.room.create"
+			if (e.Get("origin_server_ts").Int() > 1e12) != dated || (e.Get("event_id").String() != "") != dated {
+				t.Errorf("%s", raw)
+			}
+		}
 	})
 }

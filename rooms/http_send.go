@@ -26,15 +26,22 @@ func txnOf(q *web.Request, scope string) (string, error) {
 }
 
 func (r *Rooms) putSend(q *web.Request) (any, error) {
+	txn, err := txnOf(q, "send/"+q.Path("type"))
+	if err != nil {
+		return nil, err
+	}
+	return r.sendMessage(q, txn)
+}
+
+// postSend is putSend without a transaction id, as old clients and scripts send: each request is another event.
+func (r *Rooms) postSend(q *web.Request) (any, error) { return r.sendMessage(q, "") }
+
+func (r *Rooms) sendMessage(q *web.Request, txn string) (any, error) {
 	content, err := q.Object()
 	if err != nil {
 		return nil, err
 	}
 	typ := q.Path("type")
-	txn, err := txnOf(q, "send/"+typ)
-	if err != nil {
-		return nil, err
-	}
 	req := Send{Sender: q.UserID(), Device: q.Sender(), Txn: txn, Type: typ, Content: content}
 	if typ == event.TypeRedaction {
 		req.Redacts = redactsIn(content)

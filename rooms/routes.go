@@ -30,6 +30,7 @@ func (r *Rooms) Routes() []web.Route {
 		{Pattern: "POST " + room + "/forget", Auth: web.Guest, Role: clientRole, Limit: "write", EmptyBody: true, Idempotent: true, Handler: r.postForget},
 
 		{Pattern: "PUT " + room + "/send/{type}/{txnID}", Auth: web.Guest, Role: eventsRole, Key: byRoom, Limit: "message", Handler: r.putSend},
+		{Pattern: "POST " + room + "/send/{type}", Auth: web.Guest, Role: eventsRole, Key: byRoom, Limit: "message", Idempotent: true, Handler: r.postSend},
 		{Pattern: "PUT " + room + "/redact/{eventID}/{txnID}", Auth: web.User, Role: eventsRole, Key: byRoom, Limit: "redaction", EmptyBody: true, Handler: r.putRedact},
 		{Pattern: "PUT " + room + "/state/{type}/{stateKey}", Auth: web.Guest, Role: eventsRole, Key: byRoom, Limit: "message", Handler: r.putState},
 		{Pattern: "PUT " + room + "/state/{type}/{$}", Auth: web.Guest, Role: eventsRole, Key: byRoom, Limit: "message", Handler: r.putState},

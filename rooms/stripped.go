@@ -93,7 +93,8 @@ func firstElements(array []byte, most int) []byte {
 }
 
 // StrippedState gives the state that those see who are invited or knock, in the stripped form: create, join
-// rules, canonical alias, avatar, name, encryption, topic, and the memberships of the users named.
+// rules, canonical alias, avatar, name, encryption, topic, and the memberships of the users named. The create event and the
+// memberships have their ids and times: what is an invite without one is of 1970 for clients (MSC4311 wants the create event whole).
 func (r *Rooms) StrippedState(ctx context.Context, root state.ID, members ...string) ([]json.RawMessage, error) {
 	keys := []state.Key{
 		{Type: event.TypeCreate},
@@ -113,11 +114,17 @@ func (r *Rooms) StrippedState(ctx context.Context, root state.ID, members ...str
 	}
 	out := make([]json.RawMessage, 0, len(found))
 	for _, k := range keys {
-		if e := found[k]; e != nil {
-			if text := Stripped(e); text != nil {
-				out = append(out, text)
-			}
-			delete(found, k)
+		e := found[k]
+		if e == nil {
+			continue
+		}
+		delete(found, k)
+		switch content := strippedContent(e.Event); {
+		case content == nil:
+		case k.Type == event.TypeCreate, k.Type == event.TypeMember:
+			out = append(out, event.DatedJSON(nil, e.Event, content))
+		default:
+			out = append(out, event.StrippedJSON(nil, e.Event, content))
 		}
 	}
 	return out, nil

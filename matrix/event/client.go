@@ -54,8 +54,24 @@ func ClientJSON(dst []byte, e *Event, unsigned []byte, withRoomID bool) []byte {
 // sender, state_key and type (client-server API, "Stripped state"). content is
 // that of e or a part of it.
 func StrippedJSON(dst []byte, e *Event, content []byte) []byte {
+	return appendStripped(dst, e, content, false)
+}
+
+// DatedJSON is StrippedJSON with the event's id and time: servers give the members and m.room.create so, and clients sort invites
+// by it.
+func DatedJSON(dst []byte, e *Event, content []byte) []byte {
+	return appendStripped(dst, e, content, true)
+}
+
+func appendStripped(dst []byte, e *Event, content []byte, dated bool) []byte {
 	dst = append(dst, `{"content":`...)
 	dst = append(dst, content...)
+	if dated {
+		dst = append(dst, `,"event_id":`...)
+		dst = matrix.AppendString(dst, e.ID)
+		dst = append(dst, `,"origin_server_ts":`...)
+		dst = strconv.AppendInt(dst, e.OriginServerTS, 10)
+	}
 	dst = append(dst, `,"sender":`...)
 	dst = matrix.AppendString(dst, e.Sender)
 	dst = append(dst, `,"state_key":`...)

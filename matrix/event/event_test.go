@@ -415,6 +415,10 @@ func TestClientJSON(t *testing.T) {
 	if got := string(StrippedJSON(nil, e, e.Content)); got != want {
 		t.Errorf("got %s\nwant %s", got, want)
 	}
+	want = `{"content":{},"event_id":"` + e.ID + `","origin_server_ts":0,"sender":"@alice:example.org","state_key":"a\nb","type":"m.\"x\""}`
+	if got := string(DatedJSON(nil, e, e.Content)); got != want {
+		t.Errorf("got %s\nwant %s", got, want)
+	}
 }
 
 func TestSigners(t *testing.T) {
