@@ -9,7 +9,6 @@ import (
 	"lyceum/matrix"
 	"lyceum/matrix/event"
 	"lyceum/platform/web"
-	"lyceum/rooms/state"
 )
 
 type roomIDReply struct {
@@ -165,30 +164,8 @@ func (r *Rooms) joinFor(q *web.Request, roomID string, b *joinBody) (any, error)
 	if err := q.MayAct(); err != nil {
 		return nil, err
 	}
-	if q.Identity.Guest {
-		if err := r.guestMayJoin(q.Context(), roomID); err != nil {
-			return nil, err
-		}
-	}
-	return roomIDReply{roomID}, r.Join(q.Context(), q.UserID(), q.Sender(), roomID, b.reason, b.more)
-}
-
-func (r *Rooms) guestMayJoin(ctx context.Context, roomID string) error {
-	h, ok, err := r.Head(ctx, roomID)
-	if err != nil || !ok {
-		return err
-	}
-	k := state.Key{Type: event.TypeGuestAccess}
-	found, err := r.StateEvents(ctx, h.Root, k)
-	if err != nil {
-		return err
-	}
-	if e := found[k]; e != nil {
-		if access, _ := e.ContentString("guest_access"); access == "can_join" {
-			return nil
-		}
-	}
-	return matrix.GuestAccessForbidden("Guests may not join this room")
+	_, err := r.join(q.Context(), roomID, member{Sender: q.UserID(), Device: q.Sender(), Reason: b.reason, Content: b.more, Guest: q.Identity.Guest})
+	return roomIDReply{roomID}, err
 }
 
 func (r *Rooms) postKnock(q *web.Request, b *memberBody) (any, error) {

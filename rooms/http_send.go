@@ -105,6 +105,9 @@ func (r *Rooms) putState(q *web.Request) (any, error) {
 	}
 	typ, key, roomID := q.Path("type"), q.Path("stateKey"), q.Path("roomID")
 	req := Send{Sender: q.UserID(), Device: q.Sender(), Type: typ, StateKey: &key, Content: content}
+	if typ == event.TypeGuestAccess && key == "" {
+		return r.putGuestAccess(q, req)
+	}
 	switch typ {
 	case event.TypeMember:
 		return r.putMember(q, key, content)
@@ -149,11 +152,7 @@ func (r *Rooms) putMember(q *web.Request, target string, content json.RawMessage
 	var err error
 	switch {
 	case membership == event.MembershipJoin && self:
-		if q.Identity.Guest {
-			if err := r.guestMayJoin(q.Context(), q.Path("roomID")); err != nil {
-				return nil, err
-			}
-		}
+		m.Guest = q.Identity.Guest
 		id, err = r.join(q.Context(), q.Path("roomID"), m)
 	case membership == event.MembershipInvite:
 		if err := r.mayInvite(q, 0, target); err != nil {

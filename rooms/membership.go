@@ -21,6 +21,7 @@ type member struct {
 	While          []string                   // see Send
 	Always         bool                       // send also what changes nothing in the membership
 	Txn            string
+	Guest          bool // the target is a guest, see Send
 }
 
 // setMembership sends the m.room.member event of a change and returns its id.
@@ -42,7 +43,7 @@ func (r *Rooms) memberEvent(ctx context.Context, m member) (Send, error) {
 	if m.Reason != "" {
 		content["reason"] = quoted(m.Reason)
 	}
-	req := Send{Sender: m.Sender, Device: m.Device, Txn: m.Txn, Type: event.TypeMember, StateKey: &m.Target, While: m.While}
+	req := Send{Sender: m.Sender, Device: m.Device, Txn: m.Txn, Type: event.TypeMember, StateKey: &m.Target, While: m.While, Guest: m.Guest}
 	if m.Membership != event.MembershipLeave && m.Membership != event.MembershipBan {
 		profiles, err := r.Accounts.Profiles(ctx, []string{m.Target})
 		if err != nil {

@@ -55,6 +55,10 @@ func (r *Rooms) precheck(c *owned.Change[room], req Send, known *knownEvents) (d
 	if req.StateKey != nil {
 		keys = append(keys, state.Key{Type: req.Type, StateKey: *req.StateKey})
 	}
+	access := state.Key{Type: event.TypeGuestAccess}
+	if req.Guest {
+		keys = append(keys, access)
+	}
 	if err := r.lookup(c, keys...); err != nil {
 		return false, "", err
 	}
@@ -69,6 +73,9 @@ func (r *Rooms) precheck(c *owned.Change[room], req Send, known *knownEvents) (d
 	}
 	if req.StateKey == nil {
 		return false, "", r.checkRelation(c, req, known)
+	}
+	if req.Guest && !letsGuestsIn(rm.state[access]) {
+		return false, "", matrix.GuestAccessForbidden("Guests may not join this room")
 	}
 	now := keys[1]
 	if len(req.While) > 0 && !slices.Contains(req.While, membership(now)) {

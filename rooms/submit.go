@@ -35,6 +35,8 @@ type Send struct {
 	Profile int64 `json:"profile,omitempty"`
 	// Active: the target of this m.room.member must be one as well, of whatever profile.
 	Active bool `json:"active,omitempty"`
+	// Guest: the room must let guests join, else M_GUEST_ACCESS_FORBIDDEN.
+	Guest bool `json:"guest,omitempty"`
 	// Heir gets the aliases of the room with the event; "" for nobody.
 	Heir string `json:"heir,omitempty"`
 	// Over: the state event that this one replaces must be this one, "" for none, else M_BAD_STATE.
