@@ -20,7 +20,8 @@ func Migrations() db.Migrations { return db.Migrations{Domain: "directory", File
 
 // Config is the section "directory".
 type Config struct {
-	CacheSummaries int `yaml:"cache_summaries" default:"5000" help:"Summaries of rooms that a process keeps in memory."`
+	CacheSummaries int  `yaml:"cache_summaries" default:"5000" help:"Summaries of rooms that a process keeps in memory."`
+	SearchAllUsers bool `yaml:"search_all_users" default:"false" help:"Whether people find all users of the server, also those they share no room with."`
 }
 
 // Deps is what the package is given.
@@ -34,6 +35,7 @@ type Deps struct {
 // Directory is the package's one object.
 type Directory struct {
 	Deps
+	config    Config
 	summaries *otter.Cache[summaryKey, rooms.Summary] // without room id and members
 	listing   shared[[]rooms.Listed]
 }
@@ -50,7 +52,7 @@ func New(d Deps, c Config) (*Directory, error) {
 	if err != nil {
 		return nil, err
 	}
-	x := &Directory{Deps: d, summaries: cache}
+	x := &Directory{Deps: d, config: c, summaries: cache}
 	consumer := index
 	consumer.Stream, consumer.Work = d.Rooms.Stream(), x.work
 	d.Process.Streams.Consume(consumer)

@@ -294,7 +294,15 @@ func TestUserSearch(t *testing.T) {
 				t.Errorf("%s: %v", term, got)
 			}
 		}
-		for _, term := range []string{"", "_", "alice nobody", "bob"} {
+		for _, who := range []struct {
+			client *webtest.Client
+			name   string
+		}{{h.bob, "bob"}, {h.carol, "carol"}} { // in a room, and in none
+			if got := find(who.client, who.name); fmt.Sprint(got) != "[@"+who.name+":here.test ]" {
+				t.Errorf("%s finds herself: %v", who.name, got)
+			}
+		}
+		for _, term := range []string{"", "_", "alice nobody", "carol"} {
 			if got := find(h.bob, term); len(got) != 0 {
 				t.Errorf("%s: %v", term, got)
 			}
@@ -302,6 +310,11 @@ func TestUserSearch(t *testing.T) {
 		if got := find(h.carol, "alice"); len(got) != 0 {
 			t.Fatal(got)
 		}
+		h.Directory.config.SearchAllUsers = true
+		if got := find(h.carol, "alice"); len(got) != 1 {
+			t.Errorf("with search_all_users: %v", got)
+		}
+		h.Directory.config.SearchAllUsers = false
 		open := h.create(h.alice, obj{"preset": "public_chat"})
 		for _, c := range []struct {
 			join, history string

@@ -52,7 +52,7 @@ func (d *Directory) users(ctx context.Context, userID, term string, limit int) (
 		return out, false, nil
 	}
 	open, err := d.meetingRooms(ctx, userID)
-	if err != nil || len(open) == 0 {
+	if err != nil {
 		return out, false, err
 	}
 	var ids []string
@@ -65,12 +65,11 @@ func (d *Directory) users(ctx context.Context, userID, term string, limit int) (
 		if err != nil {
 			return nil, false, err
 		}
-		known, err := d.Rooms.MembersOfAny(ctx, open, page)
+		known, err := d.known(ctx, userID, open, page)
 		if err != nil {
 			return nil, false, err
 		}
-		slices.Sort(known)
-		ids = append(ids, slices.DeleteFunc(known, func(id string) bool { return id == userID })...)
+		ids = append(ids, known...)
 		if len(page) < usersPage {
 			break
 		}
@@ -87,6 +86,23 @@ func (d *Directory) users(ctx context.Context, userID, term string, limit int) (
 		out = append(out, foundUser{id, profiles[id].DisplayName, profiles[id].AvatarURL})
 	}
 	return out, limited, nil
+}
+
+// known are those of some users whom a user may find, by id: members of some rooms, and the user herself.
+func (d *Directory) known(ctx context.Context, userID string, open, page []string) ([]string, error) {
+	if d.config.SearchAllUsers {
+		return page, nil
+	}
+	var known []string
+	var err error
+	if len(open) > 0 {
+		known, err = d.Rooms.MembersOfAny(ctx, open, page)
+	}
+	if slices.Contains(page, userID) && !slices.Contains(known, userID) {
+		known = append(known, userID)
+	}
+	slices.Sort(known)
+	return known, err
 }
 
 // meetingRooms are those whose members a user may find: rooms that the user is in too, and ones that anybody may join

@@ -36,18 +36,19 @@ func (r *Rooms) Resolve(ctx context.Context, name string) (roomID, creator strin
 	return a.roomID, a.creator, err
 }
 
-// putAlias gives a room an alias; M_ROOM_IN_USE when the alias is taken. Whether the creator is a member is asked by the statement:
-// a request may have stood still since it looked. Who gives a room the same alias again has it: the answer to the first request
-// may have been lost.
-func (r *Rooms) putAlias(ctx context.Context, name, roomID, creator string) error {
-	n, err := r.Process.DB.Exec(ctx, `INSERT INTO aliases (alias, room_id, creator, created_ms)
-		SELECT $1, m.room_id, m.user_id, $4 FROM memberships m WHERE m.user_id = $3 AND m.room_id = $2 AND m.membership = 'join'`,
-		name, roomID, creator, obs.Now().UnixMilli())
+// putAlias gives a room an alias; M_ROOM_IN_USE when the alias is taken, also by the same room. Whether the creator is a member is
+// asked by the statement: a request may have stood still since it looked. request is of web.Request.Once: what is done again has
+// the alias.
+func (r *Rooms) putAlias(ctx context.Context, a alias, request string) error {
+	n, err := r.Process.DB.Exec(ctx, `INSERT INTO aliases (alias, room_id, creator, created_ms, request)
+		SELECT $1, m.room_id, m.user_id, $4, $5 FROM memberships m WHERE m.user_id = $3 AND m.room_id = $2 AND m.membership = 'join'`,
+		a.name, a.roomID, a.creator, obs.Now().UnixMilli(), request)
 	switch {
 	case db.IsUnique(err):
-		there, _, err := r.findAlias(ctx, name)
-		if err == nil && (there.roomID != roomID || there.creator != creator) {
-			err = aliasTaken(name)
+		var same bool
+		err = r.Process.DB.QueryRow(ctx, "SELECT EXISTS (SELECT 1 FROM aliases WHERE alias = $1 AND room_id = $2 AND request = $3)", a.name, a.roomID, request).Scan(&same)
+		if err == nil && !same {
+			err = aliasTaken(a.name)
 		}
 		return err
 	case err == nil && n == 0:

@@ -30,7 +30,7 @@ func trimHash(alias string) string {
 // localAlias checks an alias that is to be made or removed here.
 func (r *Rooms) localAlias(alias string) error {
 	switch {
-	case !matrix.ValidAlias(alias):
+	case !matrix.ValidAlias(alias), matrix.LocalpartOf(alias) == "":
 		return matrix.InvalidParam("Expected a room alias such as #room:example.org")
 	case matrix.ServerOf(alias) != r.ServerName:
 		return matrix.InvalidParam("The alias belongs to another server than " + r.ServerName)
@@ -42,8 +42,8 @@ func (r *Rooms) putAliasHTTP(q *web.Request, b *struct {
 	RoomID string `json:"room_id"`
 },
 ) (any, error) {
-	alias := q.Path("alias")
-	if err := r.localAlias(alias); err != nil {
+	name := q.Path("alias")
+	if err := r.localAlias(name); err != nil {
 		return nil, err
 	}
 	if b.RoomID == "" {
@@ -55,9 +55,9 @@ func (r *Rooms) putAliasHTTP(q *web.Request, b *struct {
 	if _, err := r.joinedView(q.Context(), q.UserID(), b.RoomID); err != nil {
 		return nil, err
 	}
-	err := r.putAlias(q.Context(), alias, b.RoomID, q.UserID())
+	err := r.putAlias(q.Context(), alias{name: name, roomID: b.RoomID, creator: q.UserID()}, q.Once())
 	if matrix.HasCode(err, matrix.CodeRoomInUse) {
-		return nil, matrix.NewError(409, matrix.CodeUnknown, "The alias "+alias+" exists already")
+		return nil, matrix.NewError(409, matrix.CodeUnknown, "The alias "+name+" exists already")
 	}
 	return nil, err
 }
