@@ -302,6 +302,9 @@ func TestUserSearch(t *testing.T) {
 				t.Errorf("%s finds herself: %v", who.name, got)
 			}
 		}
+		if got := find(h.bob, "here.test"); fmt.Sprint(got) != "[@alice:here.test Ölga 100%]" {
+			t.Errorf("what finds many: %v", got)
+		}
 		for _, term := range []string{"", "_", "alice nobody", "carol"} {
 			if got := find(h.bob, term); len(got) != 0 {
 				t.Errorf("%s: %v", term, got)

@@ -55,7 +55,10 @@ func (d *Directory) users(ctx context.Context, userID, term string, limit int) (
 	if err != nil {
 		return out, false, err
 	}
-	var ids []string
+	ids, err := d.herself(ctx, userID, term)
+	if err != nil {
+		return nil, false, err
+	}
 	for after, looked := "", 0; len(ids) <= limit; {
 		if looked >= usersLooked {
 			limited = true
@@ -65,15 +68,17 @@ func (d *Directory) users(ctx context.Context, userID, term string, limit int) (
 		if err != nil {
 			return nil, false, err
 		}
+		last := len(page) < usersPage
+		if !last {
+			after, looked = page[len(page)-1], looked+len(page)
+		}
 		known, err := d.known(ctx, userID, open, page)
 		if err != nil {
 			return nil, false, err
 		}
-		ids = append(ids, known...)
-		if len(page) < usersPage {
+		if ids = append(ids, known...); last {
 			break
 		}
-		after, looked = page[len(page)-1], looked+len(page)
 	}
 	if len(ids) > limit {
 		ids, limited = ids[:limit], true
@@ -88,19 +93,30 @@ func (d *Directory) users(ctx context.Context, userID, term string, limit int) (
 	return out, limited, nil
 }
 
-// known are those of some users whom a user may find, by id: members of some rooms, and the user herself.
+// herself is the one who asks, where the term is her whole id, the local part of it, or her whole name. Other servers leave her out
+// always: what finds many is not meant for her.
+func (d *Directory) herself(ctx context.Context, userID, term string) ([]string, error) {
+	profiles, err := d.Accounts.Profiles(ctx, []string{userID})
+	if err != nil {
+		return nil, err
+	}
+	term = strings.Join(words(fold(term)), " ")
+	if term == userID || term == matrix.LocalpartOf(userID) || term == strings.Join(words(fold(profiles[userID].DisplayName)), " ") {
+		return []string{userID}, nil
+	}
+	return nil, nil
+}
+
+// known are those of some users, without the one who asks, whom that one may find, by id.
 func (d *Directory) known(ctx context.Context, userID string, open, page []string) ([]string, error) {
-	if d.config.SearchAllUsers {
-		return page, nil
+	others := slices.DeleteFunc(page, func(id string) bool { return id == userID })
+	switch {
+	case d.config.SearchAllUsers:
+		return others, nil
+	case len(open) == 0:
+		return nil, nil
 	}
-	var known []string
-	var err error
-	if len(open) > 0 {
-		known, err = d.Rooms.MembersOfAny(ctx, open, page)
-	}
-	if slices.Contains(page, userID) && !slices.Contains(known, userID) {
-		known = append(known, userID)
-	}
+	known, err := d.Rooms.MembersOfAny(ctx, open, others)
 	slices.Sort(known)
 	return known, err
 }
