@@ -25,7 +25,7 @@ test-go: ## run the Go tests; PostgreSQL, Redis and an S3 server must be install
 
 test-e2e: build ## check the pages; run real Matrix clients and a browser against one process and against a fleet
 	cd ui && npm ci --no-audit --no-fund --loglevel=error && npm run check
-	cd e2e && npm ci --no-audit --no-fund --loglevel=error && node --test --test-force-exit --test-timeout=600000 .
+	cd e2e && npm ci --no-audit --no-fund --loglevel=error && npm test
 
 test-kubernetes: ## apply the rendered manifests to a real control plane (the first run builds it, 10 minutes)
 	kubernetestest/run

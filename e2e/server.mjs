@@ -1,10 +1,14 @@
 // Starts Lyceum as its users would, in one process or split over many, and stops it again.
-import { spawn } from "node:child_process";
+import assert from "node:assert/strict";
+import { execFile, spawn } from "node:child_process";
+import { webcrypto } from "node:crypto";
 import { mkdtemp, rm, mkdir, writeFile } from "node:fs/promises";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { existsSync } from "node:fs";
+import { test } from "node:test";
+import { promisify } from "node:util";
 
 const root = resolve(import.meta.dirname, "..");
 const lyceum = join(root, "lyceum");
@@ -67,9 +71,9 @@ export const shapes = {
   },
 };
 
-// startLyceum takes the name of a shape, or one of its own. It returns the base URL, every address that takes
-// requests, and stop.
-export async function startLyceum(shape) {
+// startLyceum takes the name of a shape, or one of its own, and variables of the environment. It returns the base URL, every
+// address that takes requests, and stop.
+export async function startLyceum(shape, settings = {}) {
   // The fleet's PostgreSQL may run as another user, who must be able to enter.
   const dir = await mkdtemp(join(tmpdir(), "lyceum-e2e-"));
   spawn("chmod", ["755", dir]);
@@ -78,7 +82,7 @@ export async function startLyceum(shape) {
   const child = start(lyceum, [...args, "--data", join(dir, "data"), "--listen", `127.0.0.1:${port}`, "--server-name", "e2e.test"], {
     env: {
       ...process.env, ...env, LYCEUM_ACCOUNTS_REGISTRATION: "open", LYCEUM_HTTP_RATE_LIMITS_OFF: "true",
-      LYCEUM_ACCOUNTS_PASSWORD_MEMORY_KIB: "64", LYCEUM_ACCOUNTS_PASSWORD_PASSES: "1",
+      LYCEUM_ACCOUNTS_PASSWORD_MEMORY_KIB: "64", LYCEUM_ACCOUNTS_PASSWORD_PASSES: "1", ...settings,
     },
   });
   const base = `http://127.0.0.1:${port}`;
@@ -131,4 +135,42 @@ export async function call(base, method, path, body, token) {
 
 export function register(base, name) {
   return call(base, "POST", "/_matrix/client/v3/register", { username: name, password: `${name}-password`, auth: { type: "m.login.dummy" } });
+}
+
+// encryptFile encrypts as clients do before they upload (Client-Server API, "Sending encrypted attachments").
+export async function encryptFile(plain) {
+  const key = await webcrypto.subtle.generateKey({ name: "AES-CTR", length: 256 }, true, ["encrypt", "decrypt"]);
+  const iv = new Uint8Array(16);
+  webcrypto.getRandomValues(iv.subarray(0, 8));
+  const cipher = Buffer.from(await webcrypto.subtle.encrypt({ name: "AES-CTR", counter: iv, length: 64 }, key, plain));
+  const unpadded = (bytes) => Buffer.from(bytes).toString("base64").replace(/=+$/, "");
+  const hash = await webcrypto.subtle.digest("SHA-256", cipher);
+  return { cipher, file: { v: "v2", key: await webcrypto.subtle.exportKey("jwk", key), iv: unpadded(iv), hashes: { sha256: unpadded(hash) } } };
+}
+
+export async function decryptFile(cipher, file) {
+  const hash = Buffer.from(await webcrypto.subtle.digest("SHA-256", cipher)).toString("base64").replace(/=+$/, "");
+  if (hash !== file.hashes.sha256) throw new Error("the file is not what was sent");
+  const key = await webcrypto.subtle.importKey("jwk", file.key, { name: "AES-CTR" }, false, ["decrypt"]);
+  return Buffer.from(await webcrypto.subtle.decrypt({ name: "AES-CTR", counter: Buffer.from(file.iv, "base64"), length: 64 }, key, cipher));
+}
+
+// twoPeople runs a program against every shape: it is given the base URL and an empty directory, is two people, alice and bob, and
+// prints "done" at its end.
+export function twoPeople(client, command, settings) {
+  for (const shape of Object.keys(shapes)) {
+    test(`${client} against ${shape}`, async () => {
+      const server = await startLyceum(shape, settings);
+      try {
+        for (const name of ["alice", "bob"]) await register(server.base, name);
+        const [program, ...args] = await command();
+        const { stdout } = await promisify(execFile)(program, [...args, server.base, server.dir], { timeout: 180_000 });
+        assert.match(stdout, /^done$/m);
+      } catch (error) {
+        throw new Error(`${error.message}\n${error.stdout ?? ""}`);
+      } finally {
+        await server.stop();
+      }
+    });
+  }
 }
