@@ -149,6 +149,9 @@ func (a *Accounts) nowMs() int64 { return a.now().UnixMilli() }
 
 // userID makes the full id from a localpart or a full id of this server, in lower case.
 func (a *Accounts) userID(name string) (string, error) {
+	if name == "." || name == ".." { // clients put it into paths, where these mean something else
+		return "", matrix.InvalidUsername("A user name is neither . nor ..")
+	}
 	id, err := matrix.NewUserID(name, a.config.ServerName)
 	if err != nil {
 		return "", matrix.InvalidUsername("A user name has the characters a-z, 0-9 and . _ = - / +, and with the server's name at most 255 bytes").With(err)

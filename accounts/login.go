@@ -41,6 +41,9 @@ const (
 )
 
 func (d newDevice) check() error {
+	if d.ID == "*" {
+		return matrix.InvalidParam("The device id * stands for all devices of a user: choose another one")
+	}
 	if len(d.ID) > maxDeviceID || len(d.Name) > maxDeviceName || strings.Contains(d.ID+d.Name, "\x00") {
 		return matrix.InvalidParam("A device id has at most 255 bytes and a device name 1024, both without NUL")
 	}

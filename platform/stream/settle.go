@@ -57,8 +57,8 @@ func (s *Streams) settleAll(l *lane) {
 	}
 }
 
-// errUntold says that this process ended before the others could be told of what it wrote.
-var errUntold = errors.New("the other processes could not be told")
+// errUntold says that this process ended before the others could be told of what it wrote: it may be stored.
+var errUntold error = moving("the other processes could not be told")
 
 func (s *Streams) settle(o outcome) {
 	s.mu.Lock()
