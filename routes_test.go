@@ -52,6 +52,7 @@ var posts = map[string]any{
 	"/_matrix/client/v3/refresh":                            "a second token",
 	"/_matrix/client/v3/register":                           "the name is taken",
 	"/_synapse/admin/v1/register":                           "the nonce is used",
+	"/{$}":                                                  "the name is taken",
 	"/_matrix/client/v3/auth/{type}/fallback/web":           "the session of the log-in has moved on",
 	"/_matrix/client/v3/logout":                             "the token is unknown",
 	"/_matrix/client/v3/logout/all":                         "the token is unknown",

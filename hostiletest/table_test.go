@@ -41,6 +41,8 @@ const (
 	notFound  = "404 M_NOT_FOUND"
 )
 
+const msc3391 = "/_matrix/client/unstable/org.matrix.msc3391/user/{userID}"
+
 func typ(name string) map[string]string { return map[string]string{"type": name} }
 
 var (
@@ -80,6 +82,9 @@ var backupVersion = obj{"algorithm": "m.megolm_backup.v1.curve25519-aes-sha2", "
 
 // table says for each route of manual/routes.md whose it is.
 var table = map[string][]entry{
+	"GET /{$}":  {anybody},
+	"POST /{$}": {entry{deny: "400"}.send(func(*world, *fleettest.User) any { return []byte("username=.&password=other-password") })},
+
 	"GET /.well-known/matrix/client":  {entry{deny: notFound}},
 	"GET /.well-known/matrix/server":  {entry{deny: notFound}},
 	"GET /.well-known/matrix/support": {entry{deny: notFound}},
@@ -90,13 +95,18 @@ var table = map[string][]entry{
 	"GET /_lyceum/status":          {anybody},
 	"GET /_lyceum/ui/{file...}":    {entry{deny: "404 M_NOT_FOUND"}},
 
-	"GET " + v1 + "/admin/lock/{userID}":    {adminsOnly},
-	"PUT " + v1 + "/admin/lock/{userID}":    {adminsOnly.sendJSON(obj{"locked": true})},
-	"GET " + v1 + "/admin/suspend/{userID}": {adminsOnly},
-	"PUT " + v1 + "/admin/suspend/{userID}": {adminsOnly.sendJSON(obj{"suspended": true})},
-	"GET " + v3 + "/admin/whois/{userID}":   {entry{may: "mine admin", deny: forbidden}},
-	"GET /_synapse/admin/v1/register":       {anybody},
-	"POST /_synapse/admin/v1/register":      {may("", "400 M_UNKNOWN", obj{"nonce": "none", "username": "x", "password": "y", "admin": true, "mac": "00"})},
+	"GET " + v1 + "/admin/lock/{userID}":                 {adminsOnly},
+	"PUT " + v1 + "/admin/lock/{userID}":                 {adminsOnly.sendJSON(obj{"locked": true})},
+	"GET " + v1 + "/admin/suspend/{userID}":              {adminsOnly},
+	"PUT " + v1 + "/admin/suspend/{userID}":              {adminsOnly.sendJSON(obj{"suspended": true})},
+	"GET " + v3 + "/admin/whois/{userID}":                {entry{may: "mine admin", deny: forbidden}},
+	"GET /_synapse/admin/v1/event_reports":               {entry{may: "admin", deny: forbidden}},
+	"GET /_synapse/admin/v1/event_reports/{reportID}":    {entry{deny: forbidden, but: map[string]string{"admin": notFound}}.at(map[string]string{"reportID": "none"})},
+	"DELETE /_synapse/admin/v1/event_reports/{reportID}": {entry{deny: forbidden, but: map[string]string{"admin": notFound}}.at(map[string]string{"reportID": "none"})},
+	"GET /_synapse/admin/v1/room_reports":                {entry{may: "admin", deny: forbidden}},
+	"GET /_synapse/admin/v1/user_reports":                {entry{may: "admin", deny: forbidden}},
+	"GET /_synapse/admin/v1/register":                    {anybody},
+	"POST /_synapse/admin/v1/register":                   {may("", "400 M_UNKNOWN", obj{"nonce": "none", "username": "x", "password": "y", "admin": true, "mac": "00"})},
 
 	"GET " + v1 + "/media/config":                                      {everyUser},
 	"GET " + v1 + "/media/download/{serverName}/{mediaID}":             {everyUser},
@@ -273,16 +283,20 @@ var table = map[string][]entry{
 	})},
 	"GET " + v3 + "/sync": {theirs.seenBy("members"), theirs.ask("full_state=true&filter=%7B%22room%22%3A%7B%22include_leave%22%3Atrue%2C%22timeline%22%3A%7B%22limit%22%3A100%7D%7D%7D").seenBy("members")},
 
-	"GET " + v3 + "/user/{userID}/account_data/m.push_rules":          {ownUser},
-	"GET " + v3 + "/user/{userID}/account_data/{type}":                {ownUser.at(typ("test.data"))},
-	"PUT " + v3 + "/user/{userID}/account_data/{type}":                {ownUser.at(typ("test.data")).sendJSON(obj{"x": "mine"})},
-	"POST " + v3 + "/user/{userID}/filter":                            {ownUser.sendJSON(obj{})},
-	"GET " + v3 + "/user/{userID}/filter/{filterID}":                  {ownUser},
-	"POST " + v3 + "/user/{userID}/openid/request_token":              {ownUser.sendJSON(obj{})},
-	"GET " + v3 + "/user/{userID}/rooms/{roomID}/account_data/{type}": {ownUser.at(typ("test.data"))},
-	"PUT " + v3 + "/user/{userID}/rooms/{roomID}/account_data/{type}": {ownUser.at(typ("test.data")).sendJSON(obj{"x": "mine"})},
-	"GET " + v3 + "/user/{userID}/rooms/{roomID}/tags":                {ownUser},
-	"PUT " + v3 + "/user/{userID}/rooms/{roomID}/tags/{tag}":          {ownUser.sendJSON(obj{"order": 0.5})},
-	"DELETE " + v3 + "/user/{userID}/rooms/{roomID}/tags/{tag}":       {ownUser},
-	"GET /_matrix/client/versions":                                    {anybody},
+	"DELETE " + msc3391 + "/account_data/{type}":                         {ownUser.at(typ("test.gone"))},
+	"DELETE " + msc3391 + "/rooms/{roomID}/account_data/{type}":          {ownUser.at(typ("test.gone"))},
+	"DELETE " + v3 + "/user/{userID}/account_data/{type}":                {ownUser.at(typ("test.gone"))},
+	"DELETE " + v3 + "/user/{userID}/rooms/{roomID}/account_data/{type}": {ownUser.at(typ("test.gone"))},
+	"GET " + v3 + "/user/{userID}/account_data/m.push_rules":             {ownUser},
+	"GET " + v3 + "/user/{userID}/account_data/{type}":                   {ownUser.at(typ("test.data"))},
+	"PUT " + v3 + "/user/{userID}/account_data/{type}":                   {ownUser.at(typ("test.data")).sendJSON(obj{"x": "mine"})},
+	"POST " + v3 + "/user/{userID}/filter":                               {ownUser.sendJSON(obj{})},
+	"GET " + v3 + "/user/{userID}/filter/{filterID}":                     {ownUser},
+	"POST " + v3 + "/user/{userID}/openid/request_token":                 {ownUser.sendJSON(obj{})},
+	"GET " + v3 + "/user/{userID}/rooms/{roomID}/account_data/{type}":    {ownUser.at(typ("test.data"))},
+	"PUT " + v3 + "/user/{userID}/rooms/{roomID}/account_data/{type}":    {ownUser.at(typ("test.data")).sendJSON(obj{"x": "mine"})},
+	"GET " + v3 + "/user/{userID}/rooms/{roomID}/tags":                   {ownUser},
+	"PUT " + v3 + "/user/{userID}/rooms/{roomID}/tags/{tag}":             {ownUser.sendJSON(obj{"order": 0.5})},
+	"DELETE " + v3 + "/user/{userID}/rooms/{roomID}/tags/{tag}":          {ownUser},
+	"GET /_matrix/client/versions":                                       {anybody},
 }
