@@ -87,7 +87,8 @@ func upgradeGuest(ctx context.Context, tx *db.Tx, userID string, p *pendingChang
 			return err
 		}
 	}
-	n, err := tx.Exec(ctx, `UPDATE users SET kind = '', password = $2, admin = $3 WHERE user_id = $1 AND kind = 'guest' AND deactivated_ms = 0`, userID, p.Password, admin)
+	n, err := tx.Exec(ctx, `UPDATE users SET kind = '', password = $2, admin = $3
+		WHERE user_id = $1 AND kind = 'guest' AND deactivated_ms = 0`, userID, p.Password, admin)
 	p.result.Found = n > 0
 	if err == nil && admin {
 		err = endFirstToken(ctx, tx, p.At)

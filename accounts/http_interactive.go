@@ -33,7 +33,9 @@ func Resumed[Body any](a *Accounts, fn func(r *web.Request, body *Body) (any, er
 
 // resume is Resumed with what an interaction is for. merge takes of what was remembered also what a request leaves out that
 // has other parameters.
-func resume[Body any](a *Accounts, r *web.Request, begin func(session string) *interaction, merge bool, fn func(*web.Request, *Body) (any, error)) (any, error) {
+func resume[Body any](
+	a *Accounts, r *web.Request, begin func(session string) *interaction, merge bool, fn func(*web.Request, *Body) (any, error),
+) (any, error) {
 	text, err := r.Object()
 	if err != nil {
 		return nil, err

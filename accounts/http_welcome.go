@@ -33,8 +33,10 @@ var welcomePage = template.Must(template.New("welcome").Parse(`<!DOCTYPE html>
 <h1>{{.Server}}</h1>
 {{if .Made}}<h2>Your account is ready</h2>
 <p>Your Matrix ID is <code>{{.Made}}</code>.</p>
-<p>Next step: open a Matrix client and log in with this ID and your password. If the client asks for a homeserver, enter <code>{{.Homeserver}}</code>.</p>
-{{else}}<p>This is a <a href="https://matrix.org/">Matrix</a> homeserver: people with an account here can chat with each other. It runs Lyceum.</p>
+<p>Next step: open a Matrix client and log in with this ID and your password.
+If the client asks for a homeserver, enter <code>{{.Homeserver}}</code>.</p>
+{{else}}<p>This is a <a href="https://matrix.org/">Matrix</a> homeserver:
+people with an account here can chat with each other. It runs Lyceum.</p>
 {{end}}<h2>Connect a client</h2>
 <p>In your Matrix client, choose to log in at another server and enter this homeserver:</p>
 <p><code>{{.Homeserver}}</code></p>
@@ -45,10 +47,13 @@ var welcomePage = template.Must(template.New("welcome").Parse(`<!DOCTYPE html>
 {{else}}<p>You need a registration token, which the administrators of this server give out.</p>
 {{end}}{{if .Wrong}}<p class="wrong" role="alert"><strong>The account was not made.</strong> {{.Wrong}}</p>
 {{end}}<form method="post" action="/">
-<p><label>User name<input type="text" name="username" value="{{.Username}}" autocomplete="username" autocapitalize="none" spellcheck="false" required></label></p>
-<p><label>Password, at least {{.MinLength}} characters<input type="password" name="password" autocomplete="new-password" required></label></p>
+<p><label>User name
+<input type="text" name="username" value="{{.Username}}" autocomplete="username" autocapitalize="none" spellcheck="false" required></label></p>
+<p><label>Password, at least {{.MinLength}} characters
+<input type="password" name="password" autocomplete="new-password" required></label></p>
 <p><label>Registration token{{if eq .Registration "open"}}, if you have one{{end}}
-<input type="text" name="token" value="{{.Token}}" autocomplete="off" autocapitalize="none" spellcheck="false"{{if ne .Registration "open"}} required{{end}}></label></p>
+<input type="text" name="token" value="{{.Token}}" autocomplete="off" autocapitalize="none" spellcheck="false"
+{{- if ne .Registration "open"}} required{{end}}></label></p>
 {{if .Documents}}<p>Please read:</p>
 <ul>{{range .Documents}}<li><a href="{{.URL}}" rel="noopener noreferrer">{{.Name}}</a></li>{{end}}</ul>
 <p><label><input type="checkbox" name="accept" value="yes" required> I have read and accept these</label></p>
@@ -62,7 +67,8 @@ var welcomePage = template.Must(template.New("welcome").Parse(`<!DOCTYPE html>
 // welcomePolicy allows the style of the page and the form, and nothing else.
 var welcomePolicy = func() string {
 	sum := sha256.Sum256([]byte(welcomeStyle))
-	return "default-src 'none'; style-src 'sha256-" + base64.StdEncoding.EncodeToString(sum[:]) + "'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+	style := base64.StdEncoding.EncodeToString(sum[:])
+	return "default-src 'none'; style-src 'sha256-" + style + "'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 }()
 
 type welcomeData struct {

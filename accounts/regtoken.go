@@ -210,7 +210,8 @@ func useToken(ctx context.Context, tx *db.Tx, row, token string) (admin bool, er
 	if n == 0 {
 		return false, errBadToken
 	}
-	err = tx.QueryRow(ctx, `UPDATE registration_tokens SET pending = pending - 1, completed = completed + 1 WHERE token = $1 AND pending > 0 AND `+needed+` RETURNING admin`, token).Scan(&admin)
+	err = tx.QueryRow(ctx, `UPDATE registration_tokens SET pending = pending - 1, completed = completed + 1
+		WHERE token = $1 AND pending > 0 AND `+needed+` RETURNING admin`, token).Scan(&admin)
 	if errors.Is(err, sql.ErrNoRows) {
 		return false, errBadToken
 	}

@@ -131,7 +131,8 @@ func (a *Accounts) repeated(ctx context.Context, i *interaction) (json.RawMessag
 	for range answerWait / look {
 		var used bool
 		var sealed string
-		err := a.db.QueryRow(ctx, `SELECT used, answer FROM interactive_sessions WHERE id = $1 AND expires_ms > $2`, i.row(), a.nowMs()).Scan(&used, &sealed)
+		err := a.db.QueryRow(ctx, `SELECT used, answer FROM interactive_sessions WHERE id = $1 AND expires_ms > $2`, i.row(), a.nowMs()).
+			Scan(&used, &sealed)
 		if errors.Is(err, db.ErrNoRows) || err == nil && !used {
 			return nil, nil
 		}

@@ -224,6 +224,8 @@ var open = map[string]bool{
 	"PUT " + v3 + "/user/{userID}/account_data/{type}": true, "POST " + v3 + "/user/{userID}/filter": true, "POST " + v3 + "/user/{userID}/openid/request_token": true,
 	"PUT " + v3 + "/user/{userID}/rooms/{roomID}/account_data/{type}": true, "PUT " + v3 + "/user/{userID}/rooms/{roomID}/tags/{tag}": true,
 	"DELETE " + v3 + "/user/{userID}/rooms/{roomID}/tags/{tag}": true,
+	"DELETE " + v3 + "/user/{userID}/account_data/{type}":       true, "DELETE " + v3 + "/user/{userID}/rooms/{roomID}/account_data/{type}": true,
+	"DELETE " + msc3391 + "/account_data/{type}": true, "DELETE " + msc3391 + "/rooms/{roomID}/account_data/{type}": true,
 }
 
 // suspendedMay are requests on routes that are closed.

@@ -33,6 +33,7 @@ var wholly = map[string]string{
 	"FROM users WHERE user_id LIKE $1 LIMIT 1":                 "once, when a database of an old version gets its name",
 	"FROM users ORDER BY created_ms, user_id LIMIT 1":          "once, when a database of an old version gets its name",
 	"WHERE p.name = 'displayname' AND n.user_id IS NULL LIMIT": "in the background, once at each start",
+	"FROM reports WHERE event_id":                              "an administrator pages through what was reported, and sees how many there are",
 	"SELECT MIN(next_ms) FROM push_outbox WHERE shard = $1":    "SQLite takes the first row of the index",
 }
 
