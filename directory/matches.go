@@ -24,7 +24,9 @@ type match struct {
 
 // search finds the newest matches that the user may see, the newest first. last is where to go on when there may be more of them than
 // one request looks at, and the zero cursor when there are not.
-func (d *Directory) search(ctx context.Context, userID string, c *criteria, f *rooms.Filter, from cursor) (hits []hit, last cursor, err error) {
+func (d *Directory) search(
+	ctx context.Context, userID string, c *criteria, f *rooms.Filter, from cursor,
+) (hits []hit, last cursor, err error) {
 	ids, err := d.searched(ctx, userID, f)
 	if err != nil {
 		return nil, last, err
@@ -106,7 +108,8 @@ func (d *Directory) indexedMatches(ctx context.Context, c *criteria, roomIDs []s
 	where, args := likeAll("body", term)
 	args = append(args, roomIDs, from.ts, from.id, searchLooked)
 	n := len(args)
-	where += " AND room_id = ANY(" + dollar(n-3) + ") AND (ts < " + dollar(n-2) + " OR ts = " + dollar(n-2) + " AND event_id < " + dollar(n-1) + ")"
+	where += " AND room_id = ANY(" + dollar(n-3) + ")" +
+		" AND (ts < " + dollar(n-2) + " OR ts = " + dollar(n-2) + " AND event_id < " + dollar(n-1) + ")"
 	if len(c.Keys) > 0 {
 		args = append(args, c.Keys)
 		where += " AND part = ANY(" + dollar(n+1) + ")"
@@ -117,7 +120,8 @@ func (d *Directory) indexedMatches(ctx context.Context, c *criteria, roomIDs []s
 		err = row.Scan(&m.id, &m.ts, &body)
 		m.rank = rank(body, wanted)
 		return m, err
-	})(d.Process.DB.Query(ctx, "SELECT event_id, ts, body FROM search_texts WHERE "+where+" ORDER BY ts DESC, event_id DESC LIMIT "+dollar(n), args...))
+	})(d.Process.DB.Query(ctx, "SELECT event_id, ts, body FROM search_texts WHERE "+where+
+		" ORDER BY ts DESC, event_id DESC LIMIT "+dollar(n), args...))
 }
 
 const (

@@ -54,7 +54,8 @@ func (r *Rooms) removeGuests(ctx context.Context, roomID string) error {
 		}
 		err = each(guests, func(userID string) error {
 			_, err := r.setMembership(ctx, roomID, member{
-				Sender: userID, Target: userID, Membership: event.MembershipLeave, While: []string{event.MembershipJoin}, Reason: "This room lets no guests in any more",
+				Sender: userID, Target: userID, Membership: event.MembershipLeave, While: []string{event.MembershipJoin},
+				Reason: "This room lets no guests in any more",
 			})
 			if refused(err) { // the guest left meanwhile
 				return nil

@@ -79,7 +79,7 @@ func (r *Rooms) getMessages(q *web.Request) (any, error) {
 		return nil, err
 	}
 	reply := map[string]any{"chunk": chunk, "start": PositionToken(s.from)}
-	if f.more || f.mayGoOn() {
+	if f.more || f.mayGoOn() && q.Query1("to") == "" {
 		reply["end"] = PositionToken(f.end)
 	}
 	if s.filter.LazyMembers && len(f.events) > 0 {
