@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/tidwall/gjson"
+
+	"lyceum/platform/web"
 )
 
 // sections checks that the parts of a room are there which clients read without looking.
@@ -104,5 +106,17 @@ func TestOwnPresenceAnswersNoWait(t *testing.T) {
 		if a := <-answered; !strings.Contains(a, "m.test") {
 			t.Errorf("found %s", a)
 		}
+	})
+}
+
+// TestGuestsSync: guests hear of their rooms (client-server API, "Guest Access").
+func TestGuestsSync(t *testing.T) {
+	run(t, func(t *testing.T, h *house) {
+		h.node.People["guest"] = &web.Identity{UserID: id("bob"), DeviceID: "GUEST", Guest: true}
+		room := h.room(t, "alice", "bob")
+		guest := h.as(t, "guest")
+		sections(t, "a guest", in(guest.sync(), "join", room, ""), "timeline", "state", "ephemeral", "account_data")
+		h.as(t, "alice").say(room, "hello")
+		same(t, "a guest gets", bodies(in(guest.sync(), "join", room, "timeline.events")), "[hello]")
 	})
 }
