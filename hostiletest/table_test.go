@@ -165,7 +165,7 @@ var table = map[string][]entry{
 	"POST " + v3 + "/keys/signatures/upload": {theirs.send(func(w *world, _ *fleettest.User) any {
 		return obj{w.names["userID"]: obj{w.names["deviceID"]: obj{"user_id": w.names["userID"], "device_id": w.names["deviceID"], "signatures": obj{}}}}
 	})},
-	"POST " + v3 + "/keys/upload": {entry{deny: "400 M_INVALID_PARAM", but: map[string]string{"owner": "400 M_INVALID_SIGNATURE"}}.send(func(w *world, _ *fleettest.User) any {
+	"POST " + v3 + "/keys/upload": {entry{deny: "400 M_INVALID_PARAM", but: map[string]string{"owner": "200"}}.send(func(w *world, _ *fleettest.User) any {
 		return obj{"device_keys": obj{"user_id": w.names["userID"], "device_id": w.names["deviceID"], "algorithms": []string{}, "keys": obj{}, "signatures": obj{}}}
 	})},
 
