@@ -218,6 +218,7 @@ var open = map[string]bool{
 	"POST " + v3 + "/publicRooms": true, "POST " + v3 + "/search": true, "POST " + v3 + "/user_directory/search": true,
 	"POST " + v3 + "/pushers/set": true, "PUT " + v3 + "/pushrules/global/{kind}/{ruleID}": true, "DELETE " + v3 + "/pushrules/global/{kind}/{ruleID}": true,
 	"PUT " + v3 + "/pushrules/global/{kind}/{ruleID}/actions": true, "PUT " + v3 + "/pushrules/global/{kind}/{ruleID}/enabled": true,
+	"PUT " + v3 + "/pushrules/{part...}": true, "DELETE " + v3 + "/pushrules/{part...}": true, // they change nothing
 	"POST " + v3 + "/rooms/{roomID}/leave": true, "POST " + v3 + "/rooms/{roomID}/forget": true, "PUT " + v3 + "/rooms/{roomID}/redact/{eventID}/{txnID}": true,
 	"POST " + v3 + "/rooms/{roomID}/read_markers": true, "POST " + v3 + "/rooms/{roomID}/receipt/{type}/{eventID}": true,
 	"POST " + v3 + "/rooms/{roomID}/report": true, "POST " + v3 + "/rooms/{roomID}/report/{eventID}": true, "POST " + v3 + "/users/{userID}/report": true,
