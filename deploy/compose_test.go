@@ -30,6 +30,7 @@ type composeFile struct {
 }
 
 type composeService struct {
+	Build           map[string]string `yaml:"build"`
 	Image           string            `yaml:"image"`
 	Restart         string            `yaml:"restart"`
 	Init            bool              `yaml:"init"`

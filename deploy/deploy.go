@@ -264,15 +264,20 @@ func (s Size) withDefaults(r role.Role) Size {
 	return s
 }
 
+// allRoles is the name of a process that has every role.
+const allRoles = "all"
+
 // writes tells whether a role is paced by a stream: the owner of one, or push, which works through events.
 func writes(r role.Role) bool { return r.Stream != "" || r.Name == "push" }
 
 // decodes tells whether the processes of a role start others that decode pictures.
-func decodes(r role.Role) bool { return r.Name == "media" || r.Name == "thumbnails" }
+func decodes(r role.Role) bool {
+	return r.Name == "media" || r.Name == "thumbnails" || r.Name == allRoles
+}
 
 // reachesOut tells whether a role calls servers on the internet.
 func reachesOut(r role.Role) bool {
-	return slices.Contains([]string{"push", "federation", "appservices", "previews"}, r.Name)
+	return slices.Contains([]string{"push", "federation", "appservices", "previews", allRoles}, r.Name)
 }
 
 // decodingMemory is media.thumbnails.memory, the most that one picture may take.
@@ -310,6 +315,8 @@ func defaultGroups(roles []role.Role, sizes map[string]Size) []Group {
 			continue
 		}
 		switch {
+		case r.Name == allRoles:
+			add("lyceum", r)
 		case r.Name == "router" || r.Name == "events" || r.Pool != "":
 			add(r.Name, r)
 		case r.Name == "sync" || r.Name == "push":

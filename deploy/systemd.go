@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"lyceum/platform/role"
 )
 
 // Systemd renders the template unit lyceum@.service, whose instance is the machine id, a drop-in with the roles of
@@ -24,7 +26,9 @@ func Systemd(in Input) ([]File, error) {
 		credentials = append(credentials, credential{secretS3, "LYCEUM_BLOB_S3_SECRET_KEY_FILE"})
 	}
 	r := renderer{}
-	data := map[string]any{"In": in, "Machines": machines, "KillAfter": seconds(killAfter), "Credentials": credentials, "Entry": in.entry()}
+	rest, err := hardening()
+	r.note(err)
+	data := map[string]any{"In": in, "Rest": rest, "Machines": machines, "Credentials": credentials, "Entry": in.entry()}
 	r.add("system/lyceum@.service", 0o644, "systemd/lyceum@.service.tmpl", data)
 	r.add("system/lyceum.target", 0o644, "systemd/lyceum.target.tmpl", data)
 	for _, m := range machines {
@@ -38,6 +42,29 @@ func Systemd(in Input) ([]File, error) {
 	}
 	slices.SortFunc(r.files, func(a, b File) int { return strings.Compare(a.Name, b.Name) })
 	return r.files, r.err
+}
+
+// SystemdOne renders one unit for one process over SQLite, and its lyceum.yaml. size is what the process gets.
+func SystemdOne(in Input, size Size) ([]File, error) {
+	in, err := in.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	size = size.withDefaults(role.Role{Name: allRoles})
+	r := renderer{}
+	rest, err := hardening()
+	r.note(err)
+	r.add("system/lyceum.service", 0o644, "systemd/lyceum.service.tmpl", map[string]any{
+		"In": in, "Rest": rest, "Memory": fmt.Sprintf("%dM", size.Memory/mebibyte), "GoMemory": fmt.Sprintf("%dMiB", size.MemoryRequest/mebibyte),
+	})
+	r.add("lyceum/lyceum.yaml", 0o644, "systemd/one.yaml.tmpl", map[string]any{"In": in, "Public": PublicPort})
+	return r.files, r.err
+}
+
+// hardening is how a unit restarts, ends and is confined.
+func hardening() (string, error) {
+	text, err := render("systemd/hardening.tmpl", map[string]any{"KillAfter": seconds(killAfter)})
+	return string(text), err
 }
 
 type machine struct {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -14,6 +15,7 @@ import (
 	"lyceum/plan"
 	"lyceum/platform/disk"
 	"lyceum/platform/obs"
+	"lyceum/platform/role"
 )
 
 type renderCommands struct {
@@ -45,9 +47,10 @@ type renderProxy struct {
 	sources `embed:""`
 	Backend []string `help:"Where the processes of a role listen: ROLE=HOST:PORT,HOST:PORT or ROLE=dns:NAME:PORT. One of router, all or client is needed; more roles save hops." placeholder:"ROLE=PLACES" sep:"none"`
 	Live    bool     `help:"Take the processes that live now, from the fleet that the configuration describes."`
-	Port    string   `help:"Address on which clients are served." default:":443" placeholder:"ADDR:PORT"`
-	Cert    string   `help:"File of the certificate on the balancer's machine; empty: no TLS." placeholder:"FILE"`
+	Port    string   `help:"Address on which clients are served; empty: :443 with TLS, :80 without." placeholder:"ADDR:PORT"`
+	Cert    string   `help:"File of the certificate on the balancer's machine; empty: no TLS, but Caddy gets one for each of --host by itself." placeholder:"FILE"`
 	Key     string   `help:"File of its private key, for nginx and Caddy." placeholder:"FILE"`
+	HSTS    bool     `name:"hsts" help:"Tell browsers to come by TLS alone for two years; there is no way back until then."`
 	Host    string   `help:"Host names that clients use." placeholder:"NAMES"`
 	User    string   `help:"User that HAProxy becomes." default:"haproxy"`
 	Trust   []string `help:"Proxies before this balancer whose X-Forwarded-For is kept." placeholder:"CIDR"`
@@ -75,10 +78,18 @@ func (c *renderProxy) Run(ctx context.Context) error {
 		Command: commandLine(), Roles: fleet.Roles, Routes: routes, Listen: c.Port, ServerName: c.Host, TLSCertificate: c.Cert, TLSKey: c.Key, User: c.User,
 		MaxBody: config.HTTP.MaxBody.Bytes(), IdleTimeout: config.HTTP.IdleTimeout.D(), TrustedProxies: c.Trust, Gateway: c.Name, Namespace: c.Space,
 	}
-	if c.Cert != "" {
+	kind := target()
+	in.HSTS, in.Automatic = c.HSTS, kind == "caddy" && c.Cert == "" && c.Host != "" && (c.Port == "" || strings.HasSuffix(c.Port, ":443"))
+	tls := c.Cert != "" || in.Automatic
+	switch {
+	case in.Listen == "" && tls:
+		in.Listen = ":443"
+	case in.Listen == "":
+		in.Listen = ":80"
+	}
+	if c.Cert != "" && strings.HasSuffix(in.Listen, ":443") {
 		in.Redirect = ":80"
 	}
-	kind := target()
 	switch {
 	case c.Live:
 		in.Backends, err = fleet.LiveBackends(ctx, config)
@@ -119,8 +130,8 @@ type renderDeploy struct {
 	Registry   string   `help:"Registry before the image." placeholder:"HOST"`
 	Tag        string   `help:"Version of the image." placeholder:"X.Y.Z"`
 	Namespace  string   `help:"Kubernetes namespace." default:"lyceum"`
-	Postgres   string   `help:"PostgreSQL." default:"postgres:5432" placeholder:"HOST:PORT"`
-	RedisAt    string   `name:"redis" help:"Redis." default:"redis:6379" placeholder:"HOST:PORT"`
+	Postgres   string   `help:"PostgreSQL; empty: postgres:5432, for systemd 127.0.0.1:5432, and SQLite where one process is enough." placeholder:"HOST:PORT"`
+	RedisAt    string   `name:"redis" help:"Redis; empty: redis:6379, for systemd 127.0.0.1:6379." placeholder:"HOST:PORT"`
 	RedisTLS   bool     `name:"redis-tls" help:"Redis speaks TLS."`
 	S3         string   `name:"s3" help:"S3 store." default:"http://s3:9000" placeholder:"URL"`
 	Bucket     string   `help:"Bucket." default:"lyceum"`
@@ -156,11 +167,34 @@ func (c *renderDeploy) Run(ctx context.Context) error {
 	in := deploy.Input{
 		ServerName: name, Image: c.Image, Registry: c.Registry, Version: version, Namespace: c.Namespace,
 		Roles: fleet.Roles, Sizes: fleet.Sizes(p), ConcurrentUsers: int(c.Users), Revision: c.Revision,
-		PostgreSQL: deploy.Place{Address: c.Postgres}, Redis: deploy.Place{Address: c.RedisAt}, RedisTLS: c.RedisTLS,
+		RedisTLS:       c.RedisTLS,
 		S3:             deploy.S3{Endpoint: c.S3, Bucket: c.Bucket, Prefix: c.Prefix, AccessKey: c.AccessKey, NoSecretKey: c.AccessKey == ""},
 		ServiceMonitor: c.Monitor, Targets: c.Targets, TrustedProxies: config.HTTP.TrustedProxies,
 	}
 	kind := target()
+	one := p.Shape == "one" // then a role is no reason for a process
+	if one {
+		in.Roles = []role.Role{{Name: plan.AllRoles, Purpose: "everything"}}
+		in.Sizes = map[string]deploy.Size{plan.AllRoles: {Min: 1, Max: 3, CPU: int(p.Whole.CPU * 1000), Memory: int64(p.Whole.Memory)}}
+	}
+	if kind == "systemd" && one && c.Postgres == "" {
+		files, err := deploy.SystemdOne(in, in.Sizes[plan.AllRoles])
+		if err != nil {
+			return err
+		}
+		return writeFiles(c.Out, files)
+	}
+	engine := func(given *string, name, port string) {
+		if host := name; *given == "" {
+			if kind == "systemd" {
+				host = "127.0.0.1"
+			}
+			*given = host + ":" + port
+		}
+	}
+	engine(&c.Postgres, "postgres", "5432")
+	engine(&c.RedisAt, "redis", "6379")
+	in.PostgreSQL, in.Redis = deploy.Place{Address: c.Postgres}, deploy.Place{Address: c.RedisAt}
 	if kind == "compose" {
 		in.Secrets = deploy.FreshSecrets()
 		in.S3.AccessKey, in.S3.NoSecretKey, in.S3.MakeBucket = cmp.Or(c.AccessKey, "lyceum"), false, true
@@ -188,7 +222,31 @@ func (c *renderDeploy) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return writeFiles(c.Out, files)
+	if err := writeFiles(c.Out, files); err != nil || kind != "compose" {
+		return err
+	}
+	return copyProgram(filepath.Join(c.Out, "lyceum")) // of which the image is built
+}
+
+// copyProgram copies this program.
+func copyProgram(to string) error {
+	program, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	from, err := os.Open(program)
+	if err != nil {
+		return err
+	}
+	defer from.Close()
+	err = disk.Write(to, 0o755, func(w io.Writer) error {
+		_, err := io.Copy(w, from)
+		return err
+	})
+	if err == nil {
+		fmt.Println("wrote", to)
+	}
+	return err
 }
 
 // writeFiles writes what was rendered; files of secrets that are there stay as they are.

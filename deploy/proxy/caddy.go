@@ -31,7 +31,11 @@ func Caddy(in Input) ([]byte, error) {
 		"",
 		"Lyceum itself refuses bodies that are too large: Caddy 2.6 would call that a broken server.")
 	f.line("{")
-	f.line("	auto_https off")
+	if in.Automatic {
+		f.because("	", "Certificates for the host names come by themselves: they must lead here, with the ports 80 and 443 open.")
+	} else {
+		f.line("	auto_https off")
+	}
 	f.line("	servers {")
 	f.line("		timeouts {")
 	f.line("			read_header 20s")
@@ -65,7 +69,7 @@ func (f *file) caddyBind(address string) {
 
 func (f *file) caddySite(in *Input, list []rule) {
 	scheme := "http://"
-	if in.TLSCertificate != "" {
+	if in.TLSCertificate != "" || in.Automatic {
 		scheme = "https://"
 	}
 	port := caddyAddress(in.Listen)
@@ -80,6 +84,8 @@ func (f *file) caddySite(in *Input, list []rule) {
 	f.caddyBind(in.Listen)
 	if in.TLSCertificate != "" {
 		f.line("	tls %s %s", in.TLSCertificate, in.TLSKey)
+	}
+	if in.HSTS {
 		f.line("	header Strict-Transport-Security \"%s\"", hsts)
 	}
 	f.line("")

@@ -25,7 +25,7 @@ var hiddenPaths = []string{"/_lyceum/rpc", "/metrics", "/ready", "/debug"}
 // disconnected at the hour at which people come back.
 const tunnelTime = 23 * time.Hour
 
-const hsts = "max-age=63072000; includeSubDomains; preload"
+const hsts = "max-age=63072000"
 
 // file is a text that is being written.
 type file struct{ bytes.Buffer }
@@ -152,7 +152,9 @@ func (f *file) haproxyFrontend(in *Input, list []rule) {
 	f.line("frontend lyceum")
 	if in.TLSCertificate != "" {
 		f.line("  bind %s ssl crt %s alpn h2,http/1.1 ssl-min-ver TLSv1.2", haproxyBind(in.Listen), in.TLSCertificate)
-		f.line("  http-response set-header Strict-Transport-Security \"%s\"", hsts)
+		if in.HSTS {
+			f.line("  http-response set-header Strict-Transport-Security \"%s\"", hsts)
+		}
 	} else {
 		f.line("  bind %s", haproxyBind(in.Listen))
 	}

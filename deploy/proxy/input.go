@@ -35,7 +35,10 @@ type Input struct {
 	ServerName     string // host names clients use, separated by spaces; "" for any
 	TLSCertificate string // file with the certificate chain; "" for no TLS. For HAProxy the private key stands in the same file
 	TLSKey         string // file with the private key, for nginx and Caddy
+	HSTS           bool   // browsers are told to come by TLS alone, for two years
 	User           string // user and group that HAProxy becomes; "" for who starts it
+
+	Automatic bool // Caddy gets certificates for the host names by itself
 
 	MaxBody        int64         // largest JSON body in bytes where the route says nothing (http.max_body); 0: 1 MiB
 	UploadLimit    int64         // largest streamed body in bytes, where it is less than the route's; 0: the route's
@@ -80,6 +83,12 @@ func (in Input) check(needListen bool) (Input, error) {
 	}
 	if needListen && in.Listen == "" {
 		fail("listen: expected host:port or :port, found nothing")
+	}
+	if in.TLSCertificate == "" && strings.HasSuffix(in.Listen, ":443") && !in.Automatic {
+		fail("listen: %s without a certificate would answer in clear where clients expect TLS: give the certificate, or another port, such as :80 behind a proxy with TLS", in.Listen)
+	}
+	if in.HSTS && in.TLSCertificate == "" && !in.Automatic {
+		fail("HSTS: it binds browsers to TLS, and there is no certificate: give one, or leave it out")
 	}
 	for _, text := range []string{in.TLSCertificate, in.TLSKey, in.User, in.Gateway, in.Namespace} {
 		if !plainText.MatchString(text) {

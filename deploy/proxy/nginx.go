@@ -169,7 +169,9 @@ func (f *file) nginxServer(in *Input, list []rule) {
 		f.line("    ssl_certificate %s;", in.TLSCertificate)
 		f.line("    ssl_certificate_key %s;", in.TLSKey)
 		f.line("    ssl_protocols TLSv1.2 TLSv1.3;")
-		f.line("    add_header Strict-Transport-Security \"%s\" always;", hsts)
+		if in.HSTS {
+			f.line("    add_header Strict-Transport-Security \"%s\" always;", hsts)
+		}
 	} else {
 		f.line("    listen %s;", nginxListen(in.Listen))
 	}

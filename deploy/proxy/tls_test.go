@@ -45,7 +45,7 @@ func TestTLS(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			f := &fleet{t: t, in: Input{Roles: tableRoles, Routes: table(t), TLSCertificate: chainFile, TLSKey: keyFile}}
+			f := &fleet{t: t, in: Input{Roles: tableRoles, Routes: table(t), TLSCertificate: chainFile, TLSKey: keyFile, HSTS: true}}
 			r := startReplica(t, "router-0")
 			f.in.Backends = map[string]Backend{"router": {Servers: []string{r.server.Listener.Addr().String()}}}
 			f.in.ServerName = "example.com"

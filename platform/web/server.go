@@ -112,7 +112,7 @@ type endpoint struct {
 	rate   RateLimit
 	series *series // of requests that clients sent
 	hops   *series // of those that another process passed on
-	root   bool // it matches every path that nothing else does
+	root   bool    // it matches every path that nothing else does
 }
 
 // measure gives an endpoint its series.

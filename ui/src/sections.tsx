@@ -93,7 +93,7 @@ function FindingItem({ finding: f }: { finding: Finding }) {
     <li class={`finding ${tone}`}>
       <p><Badge tone={tone}>{word}</Badge> <b>{f.where}</b>: {f.what}</p>
       {f.why && <p class="quiet">{f.why}</p>}
-      {f.do && <p class="do"><span>Do</span> {f.do}</p>}
+      {f.do && <p class="do"><span>What to do:</span> {f.do}</p>}
     </li>
   );
 }

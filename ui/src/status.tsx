@@ -201,7 +201,7 @@ function Console({ theme, shown, turn, ended }: { theme: Theme; shown: string; t
           <span class="when" data-paused={paused}>{paused ? "paused" : link.ok ? (stale ? `${age(late / 1000)} old` : clock(link.ok)) : ""}</span>
           <div class="buttons">
             <button type="button" aria-pressed={paused} onClick={() => setPaused(!paused)}>{paused ? "Go on" : "Pause"}</button>
-            <button type="button" onClick={turn} aria-label={`Colours: ${theme}. Change`}>{theme === "auto" ? "Auto" : theme === "dark" ? "Dark" : "Light"}</button>
+            <button type="button" onClick={turn} title="Change the colours of this page">{`Colours: ${theme}`}</button>
             <button type="button" onClick={leave} title={session.user()}>Log out</button>
           </div>
         </div>

@@ -1,0 +1,78 @@
+package deploy
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"lyceum/platform/role"
+)
+
+// TestSystemdOneIsOneUnitOverSQLite, confined as the units of a fleet are.
+func TestSystemdOneIsOneUnitOverSQLite(t *testing.T) {
+	in := input()
+	in.Roles = []role.Role{{Name: "all", Purpose: "everything"}}
+	in.Sizes = nil
+	in.Binary = "/bin/true"
+	files, err := SystemdOne(in, Size{Memory: 800 * mebibyte})
+	if err != nil || len(files) != 2 {
+		t.Fatalf("%v, %v", files, err)
+	}
+	body := find(t, files, "system/lyceum.service")
+	service := unit(body)
+	for key, want := range map[string]string{
+		"Service.ExecStart": "/bin/true serve --config /etc/lyceum/lyceum.yaml", "Service.DynamicUser": "yes", "Service.StateDirectory": "lyceum",
+		"Service.NoNewPrivileges": "yes", "Service.MemoryMax": "800M", "Install.WantedBy": "multi-user.target", "Service.KillMode": "mixed",
+	} {
+		if got := service[key]; len(got) != 1 || got[0] != want {
+			t.Errorf("%s is %v, expected %s", key, got, want)
+		}
+	}
+	if config := string(find(t, files, "lyceum/lyceum.yaml")); strings.Contains(config, "database") || !strings.Contains(config, "data: /var/lib/lyceum") {
+		t.Errorf("the configuration:\n%s", config)
+	}
+	program, err := exec.LookPath("systemd-analyze")
+	if err != nil {
+		t.Skip("systemd-analyze is not here")
+	}
+	path := filepath.Join(t.TempDir(), "lyceum.service")
+	if err := os.WriteFile(path, body, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	out, err := exec.Command(program, "verify", path).CombinedOutput()
+	for line := range strings.Lines(string(out)) {
+		if !strings.Contains(line, "RestartSteps") && !strings.Contains(line, "RestartMaxDelaySec") { // keys of systemd 254
+			t.Errorf("systemd-analyze: %v %s", err, line)
+		}
+	}
+}
+
+// TestOneProcessIsOneWorkload in compose and Kubernetes, and compose builds its image.
+func TestOneProcessIsOneWorkload(t *testing.T) {
+	in := input()
+	in.Roles, in.Sizes, in.Groups = []role.Role{{Name: "all", Purpose: "everything"}}, map[string]Size{"all": {Min: 1, Max: 3, Memory: 800 * mebibyte}}, nil
+	files, err := Kubernetes(in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range files {
+		if strings.HasPrefix(f.Name, "role-") && f.Name != "role-all.yaml" {
+			t.Errorf("found %s", f.Name)
+		}
+	}
+	in.Secrets = FreshSecrets()
+	if files, err = Compose(in); err != nil {
+		t.Fatal(err)
+	}
+	compose := string(find(t, files, "compose.yaml"))
+	for _, part := range []string{"\n  lyceum:\n", `LYCEUM_FLEET_ROLES: "all"`, "build: {context: ., dockerfile: Containerfile}", ":8008\"\n"} {
+		if !strings.Contains(compose, part) {
+			t.Errorf("compose.yaml lacks %q", part)
+		}
+	}
+	if strings.Contains(compose, "LYCEUM_FLEET_ROLES: \"events") {
+		t.Error("a role has a service of its own")
+	}
+}
