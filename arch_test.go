@@ -58,7 +58,7 @@ func readTree(t *testing.T) []file {
 		if err != nil {
 			return err
 		}
-		if d.IsDir() && (strings.HasPrefix(d.Name(), ".") && p != "." || d.Name() == "node_modules" || d.Name() == "testdata") {
+		if d.IsDir() && (strings.HasPrefix(d.Name(), ".") && p != "." || d.Name() == "node_modules" || d.Name() == "testdata" || p != "." && exists(filepath.Join(p, "go.mod"))) {
 			return filepath.SkipDir
 		}
 		if d.IsDir() || !strings.HasSuffix(p, ".go") {
@@ -590,4 +590,10 @@ func TestEachDependencyIsExplained(t *testing.T) {
 			}
 		}
 	}
+}
+
+// exists says that there is such a file: with go.mod, that a folder is a module of its own.
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
 }
