@@ -227,7 +227,7 @@ func (p *Process) lockData() error {
 	if c.embedded() {
 		p.fresh.rememberFiles(c.Server.Data)
 	} else if len(p.fresh.directories) > 0 {
-		p.fresh.note(c.Server.Data, "lock")
+		p.fresh.files = append(p.fresh.files, filepath.Join(c.Server.Data, "lock"))
 	}
 	return nil
 }

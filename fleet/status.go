@@ -3,6 +3,7 @@ package fleet
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"slices"
 	"sync"
@@ -88,10 +89,22 @@ func WithStatus(ctx context.Context, c *Config, fn func(ask func(context.Context
 // lookStopped asks about a server over SQLite that does not run. It is the process of the data directory only for as long as that takes, so
 // that the server can start between two looks; then it is asked.
 func (c *Config) lookStopped(ctx context.Context) (f *status.Fleet, err error) {
-	if remote := control(c); remote != nil {
-		f = &status.Fleet{}
-		return f, remote.call(ctx, http.MethodGet, "/status", nil, f)
+	for until := time.Now().Add(comeUp); ; {
+		if remote := control(c); remote != nil {
+			f = &status.Fleet{}
+			return f, remote.call(ctx, http.MethodGet, "/status", nil, f)
+		}
+		f, err = c.readStopped(ctx)
+		if !errors.Is(err, errInUse) && !errors.Is(err, errOnly) || ctx.Err() != nil || time.Now().After(until) {
+			return f, err
+		}
 	}
+}
+
+// comeUp is how long a command waits for a process that has just begun to start.
+const comeUp = 30 * time.Second
+
+func (c *Config) readStopped(ctx context.Context) (f *status.Fleet, err error) {
 	err = asMember(ctx, c, mustExist, func(p *Process) error {
 		f = p.Status(ctx)
 		f.Stopped, f.Processes = true, nil
