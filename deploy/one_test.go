@@ -30,7 +30,8 @@ func TestSystemdOneIsOneUnitOverSQLite(t *testing.T) {
 			t.Errorf("%s is %v, expected %s", key, got, want)
 		}
 	}
-	if config := string(find(t, files, "lyceum/lyceum.yaml")); strings.Contains(config, "database") || !strings.Contains(config, "data: /var/lib/lyceum") {
+	config := string(find(t, files, "lyceum/lyceum.yaml"))
+	if strings.Contains(config, "database") || !strings.Contains(config, "data: /var/lib/lyceum") {
 		t.Errorf("the configuration:\n%s", config)
 	}
 	program, err := exec.LookPath("systemd-analyze")
@@ -52,7 +53,8 @@ func TestSystemdOneIsOneUnitOverSQLite(t *testing.T) {
 // TestOneProcessIsOneWorkload in compose and Kubernetes, and compose builds its image.
 func TestOneProcessIsOneWorkload(t *testing.T) {
 	in := input()
-	in.Roles, in.Sizes, in.Groups = []role.Role{{Name: "all", Purpose: "everything"}}, map[string]Size{"all": {Min: 1, Max: 3, Memory: 800 * mebibyte}}, nil
+	in.Roles, in.Groups = []role.Role{{Name: "all", Purpose: "everything"}}, nil
+	in.Sizes = map[string]Size{"all": {Min: 1, Max: 3, Memory: 800 * mebibyte}}
 	files, err := Kubernetes(in)
 	if err != nil {
 		t.Fatal(err)
@@ -67,7 +69,8 @@ func TestOneProcessIsOneWorkload(t *testing.T) {
 		t.Fatal(err)
 	}
 	compose := string(find(t, files, "compose.yaml"))
-	for _, part := range []string{"\n  lyceum:\n", `LYCEUM_FLEET_ROLES: "all"`, "build: {context: ., dockerfile: Containerfile}", ":8008\"\n"} {
+	parts := []string{"\n  lyceum:\n", `LYCEUM_FLEET_ROLES: "all"`, "build: {context: ., dockerfile: Containerfile}", ":8008\"\n"}
+	for _, part := range parts {
 		if !strings.Contains(compose, part) {
 			t.Errorf("compose.yaml lacks %q", part)
 		}

@@ -98,7 +98,8 @@ func TestCommandsSpeakToTheFleetOfADirectory(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(s.data, "postgres", "data", "postmaster.pid")); !os.IsNotExist(err) {
 		t.Errorf("PostgreSQL still runs: %v", err)
 	}
-	s.called("other.test").mustFail(t, []string{"server.name", "fleet.test", "other.test", "nothing was changed"}, "up", "--listen", "127.0.0.1:0")
+	refused := []string{"server.name", "fleet.test", "other.test", "nothing was changed"}
+	s.called("other.test").mustFail(t, refused, "up", "--listen", "127.0.0.1:0")
 	if log, err := os.ReadFile(filepath.Join(s.data, "all-1", "log")); err != nil || strings.Contains(string(log), "other.test") {
 		t.Errorf("a process was started under the wrong name: %v", err)
 	}
@@ -108,7 +109,8 @@ func TestCommandsSpeakToTheFleetOfADirectory(t *testing.T) {
 
 // TestUpOverGivenEnginesMakesItsSecret, once, and never another in the place of one that is lost.
 func TestUpOverGivenEnginesMakesItsSecret(t *testing.T) {
-	s := upSite(t, "LYCEUM_DATABASE_URL="+enginestest.TestPostgres(t), "LYCEUM_REDIS_ADDRESSES="+enginestest.TestRedis(t), "LYCEUM_REDIS_PREFIX="+enginestest.Unique())
+	s := upSite(t, "LYCEUM_DATABASE_URL="+enginestest.TestPostgres(t), "LYCEUM_REDIS_ADDRESSES="+enginestest.TestRedis(t),
+		"LYCEUM_REDIS_PREFIX="+enginestest.Unique())
 	s.up(t, "--server-name", "given.test")
 	s.mustRun(t, "user", "add", "alice")
 	s.stop()
@@ -280,7 +282,8 @@ func (s *site) join(t *testing.T, name, token string) ([]byte, error) {
 		return answer, err
 	}
 	for _, stage := range []string{fmt.Sprintf(`"type":"m.login.registration_token","token":%q`, token), `"type":"m.login.dummy"`} {
-		status, out := s.try(t, "", path, fmt.Sprintf(`{"username":%q,"password":"a long password","auth":{%s,"session":%q}}`, name, stage, begun.Session))
+		body := fmt.Sprintf(`{"username":%q,"password":"a long password","auth":{%s,"session":%q}}`, name, stage, begun.Session)
+		status, out := s.try(t, "", path, body)
 		if status == http.StatusOK {
 			return out, nil
 		}
