@@ -46,7 +46,7 @@ lint: tools ## gofumpt, vet, staticcheck and a tidy go.mod
 
 bench: build ## measure this machine: the figures of manual/performance.md
 	$(GO) test -run '^$$' -bench . -benchmem ./matrix/... ./rooms/... ./sync/...
-	./bench/run
+	./ops/bench/run
 
 generate: ## print the generated pages of the manual anew
 	LYCEUM_GENERATE=1 $(GO) test -count=1 -run Generated ./fleet

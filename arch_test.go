@@ -18,7 +18,7 @@ import (
 // floors are the packages from the lowest up; a package imports only lower ones.
 var floors = []string{
 	"matrix textot ui platform/caller platform/disk platform/dial platform/confine",
-	"matrix/* platform/conf platform/obs platform/engines plan",
+	"matrix/* platform/conf platform/obs platform/engines ops/plan",
 	"platform/db platform/blob platform/bus platform/lease",
 	"platform/stream platform/web platform/rpc",
 	"platform/role platform/owned",
@@ -26,8 +26,8 @@ var floors = []string{
 	"accounts fedclient",
 	"devices media rooms projects",
 	"receipts typing presence push directory compile gitbridge",
-	"federation appservices sync admin deploy doctor backup",
-	"bench fleet",
+	"federation appservices sync admin ops/deploy ops/doctor ops/backup",
+	"ops/bench fleet",
 	"cmd/* fleettest",
 	"hostiletest",
 }
@@ -88,9 +88,9 @@ func readTree(t *testing.T) []file {
 
 func floorOf(pkg string) int {
 	top := pkg
-	if parts := strings.Split(pkg, "/"); parts[0] == "platform" && len(parts) > 2 {
+	if parts := strings.Split(pkg, "/"); (parts[0] == "platform" || parts[0] == "ops") && len(parts) > 2 {
 		top = parts[0] + "/" + parts[1]
-	} else if parts[0] != "platform" && parts[0] != "matrix" && parts[0] != "cmd" && len(parts) > 1 {
+	} else if parts[0] != "platform" && parts[0] != "ops" && parts[0] != "matrix" && parts[0] != "cmd" && len(parts) > 1 {
 		top = parts[0]
 	}
 	for i, line := range floors {
@@ -135,7 +135,7 @@ func TestArrowsPointDownTheFloors(t *testing.T) {
 			if strings.HasPrefix(f.pkg, "platform/") && strings.HasPrefix(to, "matrix") {
 				t.Errorf("%s imports %s: platform knows no Matrix", f.path, to)
 			}
-			if whole, _, nested := strings.Cut(to, "/"); nested && whole != "platform" && whole != "matrix" && f.pkg != whole && !strings.HasPrefix(f.pkg, whole+"/") && !allowedPart[to] {
+			if whole, _, nested := strings.Cut(to, "/"); nested && whole != "platform" && whole != "matrix" && whole != "ops" && f.pkg != whole && !strings.HasPrefix(f.pkg, whole+"/") && !allowedPart[to] {
 				t.Errorf("%s imports %s: only %s may", f.path, to, whole)
 			}
 		}
@@ -241,7 +241,7 @@ func TestPackagesHaveTellingNames(t *testing.T) {
 // command line and the load generator stand outside.
 func TestClockAndEnvironmentAreReadInPlatform(t *testing.T) {
 	for _, f := range readTree(t) {
-		if f.test || strings.HasPrefix(f.pkg, "platform/") || strings.HasPrefix(f.pkg, "cmd/") || f.pkg == "bench" || f.pkg == "fleet" || f.pkg == "fleettest" {
+		if f.test || strings.HasPrefix(f.pkg, "platform/") || strings.HasPrefix(f.pkg, "cmd/") || f.pkg == "ops/bench" || f.pkg == "fleet" || f.pkg == "fleettest" {
 			continue
 		}
 		ast.Inspect(f.syntax, func(n ast.Node) bool {

@@ -4,7 +4,7 @@ import (
 	"context"
 	"time"
 
-	"lyceum/plan"
+	"lyceum/ops/plan"
 	"lyceum/platform/status"
 	"lyceum/rooms"
 )

@@ -12,7 +12,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"lyceum/plan"
+	"lyceum/ops/plan"
 	"lyceum/platform/status"
 	"lyceum/platform/web"
 	"lyceum/platform/web/webtest"

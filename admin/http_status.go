@@ -4,7 +4,7 @@ import (
 	"net/http"
 	"strings"
 
-	"lyceum/plan"
+	"lyceum/ops/plan"
 	"lyceum/platform/status"
 	"lyceum/platform/web"
 	"lyceum/ui"

@@ -4,7 +4,7 @@ import (
 	"slices"
 	"strings"
 
-	"lyceum/plan"
+	"lyceum/ops/plan"
 	"lyceum/platform/status"
 )
 

@@ -16,7 +16,7 @@ import (
 
 	"github.com/goccy/go-yaml"
 
-	"lyceum/backup"
+	"lyceum/ops/backup"
 	"lyceum/platform/blob"
 	"lyceum/platform/conf"
 	"lyceum/platform/db"

@@ -5,8 +5,8 @@ import (
 
 	"lyceum/accounts"
 	"lyceum/admin"
-	"lyceum/doctor"
-	"lyceum/plan"
+	"lyceum/ops/doctor"
+	"lyceum/ops/plan"
 	"lyceum/platform/domain"
 	"lyceum/platform/obs"
 	"lyceum/platform/status"

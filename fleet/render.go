@@ -11,8 +11,8 @@ import (
 	"strconv"
 	"strings"
 
-	"lyceum/deploy"
-	"lyceum/plan"
+	"lyceum/ops/deploy"
+	"lyceum/ops/plan"
 	"lyceum/platform/blob"
 	"lyceum/platform/bus"
 	"lyceum/platform/web"

@@ -8,8 +8,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"lyceum/deploy"
-	"lyceum/plan"
+	"lyceum/ops/deploy"
+	"lyceum/ops/plan"
 	"lyceum/platform/conf"
 )
 

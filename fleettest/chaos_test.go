@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"lyceum/bench"
+	"lyceum/ops/bench"
 	"lyceum/fleet"
 	"lyceum/fleettest"
 )

@@ -16,7 +16,7 @@ import (
 
 	"github.com/tidwall/gjson"
 
-	"lyceum/bench"
+	"lyceum/ops/bench"
 	"lyceum/fleet"
 )
 

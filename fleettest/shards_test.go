@@ -126,7 +126,7 @@ func (w *writers) during(what func()) []time.Duration {
 }
 
 // handedOver is less than the expiry of a lease: a shard that was handed over does not wait for it. How long it takes
-// is measured by bench/fleet.
+// is measured by ops/bench/fleet.
 const handedOver = 2500 * time.Millisecond
 
 // TestShardsMoveEvenlyAndQuickly adds and removes processes that write events, while somebody writes to every shard.

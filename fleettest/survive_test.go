@@ -12,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"lyceum/bench"
+	"lyceum/ops/bench"
 	"lyceum/fleettest"
 )
 

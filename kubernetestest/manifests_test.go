@@ -18,7 +18,7 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 	policyv1 "k8s.io/api/policy/v1"
 
-	"lyceum/deploy"
+	"lyceum/ops/deploy"
 	"lyceum/fleet"
 )
 

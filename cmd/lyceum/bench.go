@@ -7,7 +7,7 @@ import (
 	"os"
 	"time"
 
-	"lyceum/bench"
+	"lyceum/ops/bench"
 )
 
 type benchCommands struct {

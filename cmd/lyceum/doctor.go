@@ -7,7 +7,7 @@ import (
 	"os"
 	"time"
 
-	"lyceum/doctor"
+	"lyceum/ops/doctor"
 	"lyceum/fleet"
 	"lyceum/platform/status"
 )

@@ -10,9 +10,9 @@ import (
 	"path/filepath"
 	"strings"
 
-	"lyceum/deploy"
+	"lyceum/ops/deploy"
 	"lyceum/fleet"
-	"lyceum/plan"
+	"lyceum/ops/plan"
 	"lyceum/platform/disk"
 	"lyceum/platform/obs"
 	"lyceum/platform/role"

@@ -7,7 +7,7 @@ import (
 	"strings"
 	"time"
 
-	"lyceum/plan"
+	"lyceum/ops/plan"
 	"lyceum/platform/status"
 )
 

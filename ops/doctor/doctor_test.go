@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"lyceum/plan"
+	"lyceum/ops/plan"
 	"lyceum/platform/status"
 )
 

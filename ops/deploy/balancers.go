@@ -1,6 +1,6 @@
 package deploy
 
-import "lyceum/deploy/proxy"
+import "lyceum/ops/deploy/proxy"
 
 // Balancer is what the configuration of a load balancer is made from.
 type Balancer = proxy.Input

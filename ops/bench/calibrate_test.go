@@ -7,7 +7,7 @@ import (
 	"path/filepath"
 	"testing"
 
-	"lyceum/plan"
+	"lyceum/ops/plan"
 )
 
 // TestCalibrateMeasuresAPrivateServer runs all loads shortly against a server that it builds: figures are

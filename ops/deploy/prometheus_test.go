@@ -221,8 +221,8 @@ func TestDashboardIsWhole(t *testing.T) {
 func TestMetricsExist(t *testing.T) {
 	var known []string
 	quoted := regexp.MustCompile(`"(lyceum_[a-z_]+)"`)
-	err := filepath.WalkDir("..", func(path string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() && (d.Name() == "node_modules" || d.Name() == "deploy" || strings.HasPrefix(d.Name(), ".") && path != "..") {
+	err := filepath.WalkDir("../..", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() && (d.Name() == "node_modules" || d.Name() == "deploy" || strings.HasPrefix(d.Name(), ".") && path != "../..") {
 			if err == nil {
 				err = filepath.SkipDir
 			}

@@ -21,7 +21,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"lyceum/plan"
+	"lyceum/ops/plan"
 	"lyceum/platform/engines"
 )
 

@@ -16,7 +16,7 @@ import (
 	"sync"
 	"time"
 
-	"lyceum/plan"
+	"lyceum/ops/plan"
 	"lyceum/platform/obs"
 )
 

@@ -20,7 +20,7 @@ import (
 // table is the table of routes as manual/routes.md prints it, with the limits that it does not print.
 func table(t testing.TB) []web.Route {
 	t.Helper()
-	text, err := os.ReadFile("../../manual/routes.md")
+	text, err := os.ReadFile("../../../manual/routes.md")
 	if err != nil {
 		t.Fatal(err)
 	}

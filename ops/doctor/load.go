@@ -5,7 +5,7 @@ import (
 	"math"
 	"strings"
 
-	"lyceum/plan"
+	"lyceum/ops/plan"
 	"lyceum/platform/status"
 )
 
