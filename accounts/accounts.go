@@ -112,7 +112,7 @@ func New(d Deps, c Config) (*Accounts, error) {
 	a.filters = newFilters(c.CacheFilters)
 	a.sessions = newSessions(c.CacheTokens)
 	a.sessions.stream = d.Process.Streams.Open(sessionStream.With(sessionStore{}, nil))
-	a.sessions.stream.Tail(a.sessions.tail)
+	a.sessions.stream.Subscribe(a.sessions.tail)
 	consumer := newsConsumer
 	consumer.Stream, consumer.Read, consumer.Work = a.sessions.stream, readNews, a.workNews
 	d.Process.Streams.Consume(consumer)
@@ -124,7 +124,7 @@ func New(d Deps, c Config) (*Accounts, error) {
 	}
 	a.data = newAccountData(a.db, c.CacheUsers, int64(c.CacheData))
 	a.data.stream = d.Process.Streams.Open(dataStream.With(dataStore{}, nil))
-	a.data.stream.Tail(a.data.tail)
+	a.data.stream.Subscribe(a.data.tail)
 	a.putData = role.Owned(d.Process, a.data.stream, "accounts.account_data", a.writeHere)
 	d.Process.Go("accounts.seen", a.writeSeen)
 	d.Process.Singleton("accounts.housekeeping", a.housekeeping)

@@ -417,12 +417,12 @@ func TestAChangeDoesNotUndoAnother(t *testing.T) {
 		put(`{"a":true}`)
 		for _, key := range []string{"b", "c", "d"} {
 			err := add(owner(), key, func() {
-				before, _ := owner().DataStream().Claim(shard)
+				before, _ := owner().DataStream().Ownership(shard)
 				if _, err := one.db.Exec(t.Context(), "UPDATE leases SET epoch = epoch + 1, machine = -1 WHERE name = $1", st.Lease(shard)); err != nil {
 					t.Error(err)
 				}
 				roletest.Until(t, "the shard moved", func() bool {
-					epoch, ok := owner().DataStream().Claim(shard)
+					epoch, ok := owner().DataStream().Ownership(shard)
 					return ok && epoch != before
 				})
 				put(`{"a":true,"other ` + key + `":true}`)

@@ -124,7 +124,7 @@ func (g *guess) giveBack(ctx context.Context) {
 }
 
 func (g *guess) give(ctx context.Context, b bucket, uses int) {
-	if err := g.a.deps.Limits.Give(context.WithoutCancel(ctx), b.key, b.rate.PerSecond, uses); err != nil {
+	if err := g.a.deps.Limits.Refund(context.WithoutCancel(ctx), b.key, b.rate.PerSecond, uses); err != nil {
 		g.a.log.Debug("a limit of passwords was not given back; it runs out by itself", "error", err)
 	}
 }

@@ -71,7 +71,7 @@ type Devices struct {
 	lists    *stream.Stream
 	layout   *stream.Layout // of what it reads of tokens of /sync
 	boxes    *mailboxes
-	heard    *stream.Tail // feeds boxes; while it is off, they are not used
+	heard    *stream.Subscription // feeds boxes; while it is off, they are not used
 	changes  *recentChanges
 	flights  singleflight.Group // deliveries under way here, by transaction
 
@@ -90,7 +90,7 @@ func New(d Deps, c Config) (*Devices, error) {
 	x := &Devices{deps: d, accounts: d.Accounts, db: d.Process.DB, log: d.Process.Log.With("domain", "devices"), now: d.Now}
 	x.boxes = newMailboxes(c.CacheDevices)
 	x.toDevice = d.Process.Streams.Open(toDeviceStream.With(toDeviceStore{}, nil))
-	x.heard = x.toDevice.Tail(x.boxes.tail, "sync", "todevice", "client")
+	x.heard = x.toDevice.Subscribe(x.boxes.tail, "sync", "todevice", "client")
 	x.deliver = role.Owned(d.Process, x.toDevice, "devices.deliver", x.deliverHere)
 	x.upload = role.Owned(d.Process, x.toDevice, "devices.upload", x.uploadHere)
 	x.claim = role.Owned(d.Process, x.toDevice, "devices.claim", x.claimHere)
@@ -98,7 +98,7 @@ func New(d Deps, c Config) (*Devices, error) {
 	x.lists = d.Process.Streams.Open(listStream.With(listStore{}, nil))
 	x.layout = stream.NewLayout(x.lists.Part(0))
 	x.changes = newRecentChanges(x.lists.Shards(), c.RecentChanges)
-	x.lists.Tail(x.changes.tail, "sync", "client")
+	x.lists.Subscribe(x.changes.tail, "sync", "client")
 	x.change = role.Owned(d.Process, x.lists, "devices.change", x.changeHere)
 	d.Process.Singleton("devices.housekeeping", x.housekeeping)
 	return x, nil

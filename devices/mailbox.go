@@ -134,7 +134,7 @@ func (c *KeyCounts) bytes() (n int) {
 // pending tells between which positions messages may wait, asking the database when that is not known yet.
 func (x *Devices) pending(ctx context.Context, userID, deviceID string) (first, last int64, err error) {
 	var b *mailbox
-	if x.heard.On() {
+	if x.heard.IsActive() {
 		x.boxes.mu.Lock()
 		b = x.boxes.box(deviceKey{userID, deviceID})
 		known, first, last := b.known, b.first, b.last
@@ -214,7 +214,7 @@ func (x *Devices) DeleteToDevice(ctx context.Context, userID, deviceID string, u
 	if _, err := x.db.Exec(ctx, `DELETE FROM to_device WHERE user_id = $1 AND device_id = $2 AND pos <= $3`, userID, deviceID, upto); err != nil {
 		return err
 	}
-	if x.heard.On() {
+	if x.heard.IsActive() {
 		x.boxes.mu.Lock()
 		defer x.boxes.mu.Unlock()
 		x.boxes.box(deviceKey{userID, deviceID}).taken(upto)
@@ -226,7 +226,7 @@ func (x *Devices) DeleteToDevice(ctx context.Context, userID, deviceID string, u
 // among them, and the algorithms whose fallback key was not given out, sorted. It makes a statement only
 // after a change. The results are shared: nobody changes them.
 func (x *Devices) OneTimeKeyCounts(ctx context.Context, userID, deviceID string) (counts map[string]int, unusedFallback []string, err error) {
-	if !x.heard.On() {
+	if !x.heard.IsActive() {
 		known, err := x.loadCounts(ctx, userID, deviceID)
 		if err != nil {
 			return nil, nil, err

@@ -78,11 +78,11 @@ func admit(mine facts, given bool, has needs) func(self lease.Machine, others []
 			return nil
 		}
 		for _, o := range others {
-			if slices.Contains(o.Roles, role.NoRole) || o.Facts == "" {
+			if slices.Contains(o.Roles, role.NoRole) || o.Metadata == "" {
 				continue
 			}
 			var theirs facts
-			if err := json.Unmarshal([]byte(o.Facts), &theirs); err != nil {
+			if err := json.Unmarshal([]byte(o.Metadata), &theirs); err != nil {
 				return fmt.Errorf("what machine %d registered can not be read: %w", o.ID, err)
 			}
 			if err := mine.agree(theirs, self, o); err != nil {

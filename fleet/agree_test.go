@@ -23,7 +23,7 @@ func testConfig(t *testing.T, environ ...string) *Config {
 func TestAdmitComparesConfigurations(t *testing.T) {
 	secret := []byte("a secret of the fleet")
 	base := factsOf(testConfig(t), secret)
-	other := lease.Machine{ID: 3, Host: "b, process 7", Version: "1.4.2", Roles: []string{"events"}, Facts: base.text()}
+	other := lease.Machine{ID: 3, Host: "b, process 7", Version: "1.4.2", Roles: []string{"events"}, Metadata: base.text()}
 	for name, test := range map[string]struct {
 		environ []string
 		version string

@@ -285,7 +285,7 @@ func (p *Process) register(ctx context.Context) error {
 	o := lease.Options{
 		Machine: machine, Host: fmt.Sprintf("%s, process %d", host, os.Getpid()), Version: obs.Version,
 		Roles: p.config.Fleet.Roles, Alone: p.config.embedded(), Log: p.obs.Log,
-		Facts: mine.text(), Admit: admit(mine, machine >= 0, has),
+		Metadata: mine.text(), Accept: admit(mine, machine >= 0, has),
 		Announce: func() {
 			step, cancel := context.WithTimeout(context.Background(), time.Second)
 			defer cancel()
@@ -312,7 +312,7 @@ func (p *Process) register(ctx context.Context) error {
 	p.process = &role.Process{DB: p.db, Bus: p.bus, Leases: leases, Log: log, Roles: Roles}
 	p.process.Streams = stream.New(stream.Options{DB: p.db, Bus: p.bus, Leases: leases, Log: log, Registry: p.obs.Registry})
 	if p.private != nil {
-		p.process.RPC, err = rpc.New(rpc.Options{Secret: p.secret, Errors: wireErrors{}, Log: log, Registry: p.obs.Registry, Tracer: p.tracer(), Lost: leases.Suspect})
+		p.process.RPC, err = rpc.New(rpc.Options{Secret: p.secret, Errors: wireErrors{}, Log: log, Registry: p.obs.Registry, Tracer: p.tracer(), OnLost: leases.Suspect})
 	}
 	return err
 }
@@ -403,7 +403,7 @@ func (p *Process) Run(ctx context.Context) error {
 		stopServe() // without its registration a process serves nothing
 	})
 	select {
-	case <-p.process.Streams.Begun():
+	case <-p.process.Streams.Started():
 	case <-serve.Done():
 	}
 	if err := p.waitShards(serve); err != nil {

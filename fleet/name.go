@@ -81,7 +81,7 @@ func (c *Config) keepName(ctx context.Context, d *db.DB) error {
 	if err := c.knowName(ctx, d); err != nil {
 		return err
 	}
-	stored, err := lease.Once(ctx, d, nameRow, cmp.Or(c.Server.Name, firstName))
+	stored, err := lease.InitValue(ctx, d, nameRow, cmp.Or(c.Server.Name, firstName))
 	if err != nil {
 		return err
 	}

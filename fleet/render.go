@@ -67,7 +67,7 @@ func ParseBackends(list []string) (map[string]deploy.Backend, error) {
 func LiveBackends(ctx context.Context, c *Config) (map[string]deploy.Backend, error) {
 	out := map[string]deploy.Backend{}
 	err := asMember(ctx, c, mustExist, func(p *Process) error {
-		all, err := p.process.Leases.Facts(ctx)
+		all, err := p.process.Leases.Metadata(ctx)
 		if err != nil {
 			return err
 		}

@@ -109,7 +109,7 @@ func sealed(ctx context.Context, d *db.DB, secret []byte, name, fresh string) (s
 		return "", err
 	}
 	mine := base64.StdEncoding.EncodeToString(gcm.Seal(nil, nil, []byte(fresh), []byte(name)))
-	stored, err := lease.Once(ctx, d, name, mine)
+	stored, err := lease.InitValue(ctx, d, name, mine)
 	if err != nil {
 		return "", err
 	}
@@ -144,6 +144,6 @@ func signingKey(ctx context.Context, d *db.DB, secret []byte) (matrix.SigningKey
 
 // logEpoch identifies the history of the database: a restored one is another.
 func logEpoch(ctx context.Context, d *db.DB) (uint32, error) {
-	text, err := lease.Once(ctx, d, "log_epoch", rand.Text())
+	text, err := lease.InitValue(ctx, d, "log_epoch", rand.Text())
 	return crc32.ChecksumIEEE([]byte(text)), err
 }

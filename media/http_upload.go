@@ -38,7 +38,7 @@ func (m *Media) postUpload(r *web.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	f.MediaID = m.process.MintID()
+	f.MediaID = m.process.NewID()
 	if err := m.insertMedia(r.Context(), f); err != nil {
 		return nil, err
 	}
@@ -52,7 +52,7 @@ func (m *Media) postCreate(r *web.Request) (any, error) {
 	}
 	now := m.nowMs()
 	f := &file{
-		MediaID: m.process.MintID(), UserID: r.UserID(), CreatedMs: now,
+		MediaID: m.process.NewID(), UserID: r.UserID(), CreatedMs: now,
 		ExpiresMs: now + m.config.PendingLife.D().Milliseconds(),
 	}
 	made, next, err := m.insertPending(r.Context(), f, m.config.MaxPending)

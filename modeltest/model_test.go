@@ -164,7 +164,7 @@ var kinds = []kind{
 		h.must(m.leave(15*time.Second), "stop")
 		h.members[m.slot] = nil
 		last := h.live()[0]
-		for began := time.Now(); !last.process.Leases.Only() && time.Since(began) < ttl; {
+		for began := time.Now(); !last.process.Leases.IsOnlyMember() && time.Since(began) < ttl; {
 			time.Sleep(time.Millisecond)
 		}
 		quiet := d.n(2, "unheard") == 0

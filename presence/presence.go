@@ -90,7 +90,7 @@ func New(d Deps, c Config) *Presence {
 	})
 	p.tell = role.Owned(d.Process, p.stream, "presence.report", p.reportHere)
 	if c.Enabled {
-		d.Rooms.Stream().Tail(p.active, "sync") // where Seen is called
+		d.Rooms.Stream().Subscribe(p.active, "sync") // where Seen is called
 		d.Process.Go("presence.tell", p.tellOwners)
 		d.Process.Go("presence.watch", p.watch)
 	}

@@ -57,7 +57,7 @@ func (w *workers) isDue(shard int, now time.Time) bool {
 	return next <= now.UnixMilli() || next > now.Add(outboxEvery).UnixMilli()
 }
 
-// taken is the Taken of the consumer: the process that had the shard before may have put something into its outbox.
+// taken is the OnAssigned of the consumer: the process that had the shard before may have put something into its outbox.
 func (w *workers) taken(shard int) { w.outbox[shard].Store(0) }
 
 // sendAgain begins to send rows of the outbox that have a place, and puts the others off: not for long (soon) those that only

@@ -67,7 +67,7 @@ type Push struct {
 	stop     context.CancelFunc
 	tells    bool // this process sends notifications
 	gateway  gateway
-	heard    [2]*stream.Tail // what unread counts follow
+	heard    [2]*stream.Subscription // what unread counts follow
 	change   func(ctx context.Context, userID string, c ruleChange) (struct{}, error)
 }
 
@@ -88,13 +88,13 @@ func New(d Deps, c Config) (*Push, error) {
 	p.badges.init()
 	p.life, p.stop = context.WithCancel(context.Background())
 	p.change = role.Owned(d.Process, d.Accounts.DataStream(), "push.rules", p.changeHere)
-	d.Accounts.DataStream().Tail(p.rulesChanged)
-	p.heard = [2]*stream.Tail{
-		d.Receipts.Stream().Tail(p.receiptsCame, "sync", "push"), p.events.Tail(p.eventsCame, "sync", "push"),
+	d.Accounts.DataStream().Subscribe(p.rulesChanged)
+	p.heard = [2]*stream.Subscription{
+		d.Receipts.Stream().Subscribe(p.receiptsCame, "sync", "push"), p.events.Subscribe(p.eventsCame, "sync", "push"),
 	}
 	d.Process.Bus.Subscribe(pushersTopic, p.pushersChanged)
 	consumer := notifications
-	consumer.Stream, consumer.Taken, consumer.Work, consumer.Every = p.events, p.workers.taken, p.work, p.retry
+	consumer.Stream, consumer.OnAssigned, consumer.Work, consumer.Periodic = p.events, p.workers.taken, p.work, p.retry
 	d.Process.Streams.Consume(consumer)
 	d.Process.Go("push.sends", p.endSends)
 	if p.tells {

@@ -94,7 +94,7 @@ func (r *Rooms) Create(ctx context.Context, creator string, b *Create) (string, 
 	}
 	roomID := ""
 	if !v.RoomIDIsCreateHash {
-		roomID = "!" + r.Process.MintID() + ":" + r.ServerName
+		roomID = "!" + r.Process.NewID() + ":" + r.ServerName
 	}
 	create, err := r.buildCreate(v, creator, roomID, p, b)
 	if err != nil {
@@ -211,7 +211,7 @@ func (r *Rooms) mintEventID(v event.Version) string {
 	if v.IDFormat != event.IDField {
 		return ""
 	}
-	return "$" + r.Process.MintID() + ":" + r.ServerName
+	return "$" + r.Process.NewID() + ":" + r.ServerName
 }
 
 // firstEvents are what follows the create event, in the order of the specification.

@@ -34,7 +34,7 @@ func (r *Rooms) report(q *web.Request, reason string, about Report) (any, error)
 	}
 	_, err := r.Process.DB.Exec(q.Context(), `INSERT INTO reports (report_id, created_ms, reporter, room_id, event_id, user_id, reason)
 		VALUES ($1, $2, $3, $4, $5, $6, $7)`,
-		r.Process.MintID(), obs.Now().UnixMilli(), q.UserID(), about.RoomID, about.EventID, about.UserID, strings.ReplaceAll(reason, nul, ""))
+		r.Process.NewID(), obs.Now().UnixMilli(), q.UserID(), about.RoomID, about.EventID, about.UserID, strings.ReplaceAll(reason, nul, ""))
 	return nil, err
 }
 

@@ -64,7 +64,7 @@ func TestRedactionsReachProcessesThatDoNotFollow(t *testing.T) {
 			if e, err := idle.Event(ctx, sent); err != nil || e.RedactedBy != "" {
 				t.Fatalf("%+v, %v", e, err)
 			}
-			if _, kept := idle.cache.GetIfPresent(sent); kept != follow || idle.Stream().Followed() != follow {
+			if _, kept := idle.cache.GetIfPresent(sent); kept != follow || idle.Stream().IsReceived() != follow {
 				t.Errorf("following: %v, the event is kept: %v", follow, kept)
 			}
 			if _, err := writer.Send(ctx, id, Send{Sender: "@alice:example.org", Type: event.TypeRedaction, Redacts: sent}); err != nil {

@@ -23,8 +23,10 @@ type lossy struct {
 	then    func()
 }
 
-func (l *lossy) Pick(string, string) (addr string, local, ok bool) { return "elsewhere:1", false, true }
-func (l *lossy) Lives(string) bool                                 { return true }
+func (l *lossy) Route(string, string) (addr string, local, ok bool) {
+	return "elsewhere:1", false, true
+}
+func (l *lossy) IsAlive(string) bool { return true }
 
 func (l *lossy) RoundTrip(r *http.Request) (*http.Response, error) {
 	trace := httptrace.ContextClientTrace(r.Context())

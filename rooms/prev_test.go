@@ -79,7 +79,7 @@ func TestWhatIsBeingRedactedIsNotTakenIntoItsSuccessor(t *testing.T) {
 	gate, p, r := behindGate(t, 0)
 	var mu sync.Mutex
 	told := map[string]string{} // what was replaced, as the tails of this process get it
-	r.stream.Tail(func(rows []stream.Row) {
+	r.stream.Subscribe(func(rows []stream.Row) {
 		mu.Lock()
 		defer mu.Unlock()
 		for _, row := range rows {

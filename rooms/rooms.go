@@ -86,8 +86,8 @@ type Rooms struct {
 	Deps
 	config Config
 	stream *stream.Stream
-	layout *stream.Layout // of what it reads of tokens of /sync
-	heard  *stream.Tail   // of redactions; while it is off, cache is not used
+	layout *stream.Layout       // of what it reads of tokens of /sync
+	heard  *stream.Subscription // of redactions; while it is off, cache is not used
 	nodes  *state.Store
 
 	cache *otter.Cache[string, *Event]
@@ -131,7 +131,7 @@ func New(d Deps, c Config) (*Rooms, error) {
 	r.owned = owned.Open(owned.Spec[room]{
 		Stream: r.stream, Load: r.loadRoom, Bytes: (*room).memory, Budget: max(c.OwnerMemory.Bytes(), 16<<20), Strict: true,
 	})
-	r.heard = r.stream.Tail(r.tail, readers...)
+	r.heard = r.stream.Subscribe(r.tail, readers...)
 	r.send = role.Owned(d.Process, r.stream, "rooms.send", r.submit)
 	r.create = role.Owned(d.Process, r.stream, "rooms.create", r.submitCreate)
 	d.Process.Singleton("rooms.upgrades", r.finishUpgrades)

@@ -62,7 +62,7 @@ var errMuch = errors.New("the events are too large to be held at once")
 // eventsWithin adds events to a map and tells how many bytes they have. It ends with errMuch once there are more than room.
 func (r *Rooms) eventsWithin(ctx context.Context, ids []string, room int, into map[string]*Event) (size int, err error) {
 	var missing []string
-	heard := r.heard.On()
+	heard := r.heard.IsActive()
 	for _, id := range ids {
 		if !heard {
 			missing = append(missing, id)

@@ -55,7 +55,7 @@ func (r *Rooms) Send(ctx context.Context, roomID string, req Send) (string, erro
 		return "", matrix.InvalidParam("Expected a room id such as !opaque:example.org")
 	}
 	if req.Txn == "" {
-		req.Txn = minted + r.Process.MintID()
+		req.Txn = minted + r.Process.NewID()
 	}
 	res, err := r.send(ctx, roomID, req)
 	return res.EventID, err
@@ -410,7 +410,7 @@ func (r *Rooms) buildFirst(rm *room, create *event.Event, req createRequest) ([]
 	}
 	rm.apply(first.event, tree, nil)
 	list := []newEvent{first}
-	scratch := owned.Try(rm)
+	scratch := owned.Detached(rm)
 	for _, s := range req.Events {
 		if err := checkRequest(s); err != nil {
 			return nil, err

@@ -177,7 +177,7 @@ func (r *Rooms) createReplacement(ctx context.Context, u upgrade, creators []str
 	}
 	roomID := ""
 	if !u.version.RoomIDIsCreateHash {
-		roomID = "!" + r.Process.MintID() + ":" + r.ServerName
+		roomID = "!" + r.Process.NewID() + ":" + r.ServerName
 	}
 	create, err := r.buildCreate(u.version, u.user, roomID, preset{}, &Create{CreationContent: content})
 	if err != nil {

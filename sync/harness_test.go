@@ -70,7 +70,7 @@ func wire(t testing.TB, p *role.Process, users ...string) *house {
 	d.Push, err = push.New(push.Deps{Process: p, Accounts: a, Rooms: r, Receipts: d.Receipts}, push.Config{CountCache: 10_000})
 	must(err)
 	h := &house{Sync: New(d, Config{Window: 20, MaxTimeout: 90})}
-	h.layout.Described = !p.DB.Postgres() // so that tests run with both forms of tokens
+	h.layout.SelfDescribing = !p.DB.Postgres() // so that tests run with both forms of tokens
 	for _, name := range append(users, names...) {
 		on.People[name] = &web.Identity{UserID: id(name), DeviceID: strings.ToUpper(name)}
 		on.People[name+"2"] = &web.Identity{UserID: id(name), DeviceID: strings.ToUpper(name) + "2"}

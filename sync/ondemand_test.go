@@ -22,7 +22,7 @@ func TestServesWithoutTheRole(t *testing.T) {
 			room := h.room(t, "alice", "bob")
 			first := bob.say(room, "before")
 			for _, tail := range h.tails {
-				if tail.On() {
+				if tail.IsActive() {
 					t.Fatal("a tail is on that no role of the process needs")
 				}
 			}

@@ -45,7 +45,7 @@ type Sync struct {
 	Deps
 	config Config
 
-	tails  []*stream.Tail
+	tails  []*stream.Subscription
 	parts  []stream.Part // of a vector
 	layout *stream.Layout
 
@@ -131,7 +131,7 @@ type feed[T any] struct {
 func follow[T any](s *Sync, st *stream.Stream, f feed[T]) {
 	var values []T
 	var failed []error
-	t := st.Tail(func(rows []stream.Row) {
+	t := st.Subscribe(func(rows []stream.Row) {
 		values, failed = values[:0], failed[:0]
 		for i := range rows {
 			v, err := f.read(&rows[i])
@@ -153,7 +153,7 @@ func follow[T any](s *Sync, st *stream.Stream, f feed[T]) {
 			close(s.advanced)
 			s.advanced = nil
 		}
-	}, "sync").From(func(start []int64) {
+	}, "sync").OnStart(func(start []int64) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		// Compacted streams skip positions, so those of the streams count, not those of rows.

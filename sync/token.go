@@ -61,7 +61,7 @@ func (s *Sync) from(token string) (at origin, err error) {
 	if err != nil {
 		return at, matrix.InvalidParam("since: expected a next_batch of this server").With(err)
 	}
-	if t.Later || t.Log != s.Process.LogEpoch() {
+	if t.NewerFormat || t.Log != s.Process.LogEpoch() {
 		return origin{initial: true}, nil
 	}
 	at.carried = t.Carried

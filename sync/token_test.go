@@ -29,7 +29,7 @@ func worst() (v vector) {
 func TestTokenIsShort(t *testing.T) {
 	h, v := open(t, "sqlite"), worst()
 	for described, most := range map[bool]int{false: 400, true: stream.MaxToken} {
-		h.layout.Described = described
+		h.layout.SelfDescribing = described
 		token := h.layout.Encode(1<<32-1, v[:], "")
 		if len(token) > most || (token[0] == 'v') != described {
 			t.Errorf("%d characters: %s", len(token), token)
@@ -72,7 +72,7 @@ func BenchmarkToken(b *testing.B) {
 		v[i] /= 1_000_000
 	}
 	for _, form := range []string{"first", "described"} {
-		h.layout.Described = form == "described"
+		h.layout.SelfDescribing = form == "described"
 		token := h.layout.Encode(0, v[:], "")
 		b.Run("encode/"+form, func(b *testing.B) {
 			b.ReportAllocs()

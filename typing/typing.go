@@ -64,7 +64,7 @@ func New(d Deps) *Typing {
 		Bytes:  func(s *people) int64 { return 120 * int64(len(s.typists)) },
 		Pinned: func(s *people) bool { return len(s.typists) > 0 },
 	})
-	d.Rooms.Stream().Tail(t.membersLeft, "events")
+	d.Rooms.Stream().Subscribe(t.membersLeft, "events")
 	t.set = role.Owned(d.Process, t.stream, "typing.set", t.setHere)
 	d.Process.Go("typing.expire", t.expire)
 	d.Process.Go("typing.left", t.stopLeft)

@@ -183,7 +183,7 @@ func TestALookHoldsUntilAMembershipEnds(t *testing.T) {
 		{look{&people{ended: 3}, 3, joined}, true},
 		{look{}, true},
 	} {
-		try := owned.Try(s)
+		try := owned.Detached(s)
 		if err := (&Typing{}).decide(try, "!r:here.test", change{UserID: "@bob:here.test", Ms: 1}, 1, &c.l); try.Needs() != c.again || (err != nil) != c.again {
 			t.Errorf("%+v: found %v", c.l, err)
 		}

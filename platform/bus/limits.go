@@ -17,7 +17,7 @@ type Limits interface {
 	Take(ctx context.Context, key string, perSecond float64, burst int) (wait time.Duration, err error)
 	// Give takes back so many uses of key, which were counted with the same perSecond. More than are counted
 	// make the key as new.
-	Give(ctx context.Context, key string, perSecond float64, uses int) error
+	Refund(ctx context.Context, key string, perSecond float64, uses int) error
 }
 
 // longestInterval keeps sums of times in nanoseconds within 64 bits; it is about four years.
@@ -88,8 +88,8 @@ func (l *localLimits) Take(_ context.Context, key string, perSecond float64, bur
 	return 0, nil
 }
 
-// Give implements Limits; it never fails.
-func (l *localLimits) Give(_ context.Context, key string, perSecond float64, uses int) error {
+// Refund implements Limits; it never fails.
+func (l *localLimits) Refund(_ context.Context, key string, perSecond float64, uses int) error {
 	if perSecond <= 0 {
 		return nil
 	}
@@ -123,7 +123,7 @@ redis.call('SET', KEYS[1], string.format('%.0f', next), 'PX', math.max(1, math.c
 return 0
 `)
 
-// giveScript does what localLimits.Give does.
+// giveScript does what localLimits.Refund does.
 var giveScript = rueidis.NewLuaScript(`
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000000 + tonumber(time[2])
@@ -172,12 +172,12 @@ func (l *redisLimits) Take(ctx context.Context, key string, perSecond float64, b
 	return l.local.Take(ctx, key, perSecond, burst)
 }
 
-// Give implements Limits. Its only error is that of ctx.
-func (l *redisLimits) Give(ctx context.Context, key string, perSecond float64, uses int) error {
+// Refund implements Limits. Its only error is that of ctx.
+func (l *redisLimits) Refund(ctx context.Context, key string, perSecond float64, uses int) error {
 	if perSecond <= 0 {
 		return nil
 	}
-	if err := l.local.Give(ctx, key, perSecond, uses); err != nil { // it may have been counted while Redis was away
+	if err := l.local.Refund(ctx, key, perSecond, uses); err != nil { // it may have been counted while Redis was away
 		return err
 	}
 	s, err := l.bus.session()

@@ -81,7 +81,7 @@ func limitsSuite(t *testing.T, l Limits) {
 	}
 	give := func(key string, uses int) {
 		t.Helper()
-		if err := l.Give(t.Context(), key, slow, uses); err != nil {
+		if err := l.Refund(t.Context(), key, slow, uses); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -98,7 +98,7 @@ func limitsSuite(t *testing.T, l Limits) {
 		}
 	}
 	give("nobody", 1)
-	if err := l.Give(t.Context(), "free", 0, 1); err != nil {
+	if err := l.Refund(t.Context(), "free", 0, 1); err != nil {
 		t.Error(err)
 	}
 	var allowed atomic.Int64

@@ -39,7 +39,7 @@ func (l *Leases) Run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-l.poke:
+		case <-l.wake:
 			alive = false // only read
 		case <-beat.C:
 		}
@@ -78,7 +78,7 @@ func (l *Leases) beat(ctx context.Context) error {
 	l.beats++ // one that comes late changes nothing
 	n, err := l.db.Exec(ctx, `UPDATE machines SET expires_ms = $1, starting = $8, draining = $2, mute = $3, bus = $9, beat = $10 WHERE id = $4 AND incarnation = $5 AND beat < $10
 		AND NOT EXISTS (SELECT 1 FROM fleet WHERE name = $6 AND value <> $7 AND $7 <> '')`,
-		now+l.opts.TTL.Milliseconds(), self.Draining, self.Mute, int64(self.ID), self.Incarnation, versionRow, l.major(), self.Starting, self.Bus, l.beats)
+		now+l.opts.TTL.Milliseconds(), self.Draining, self.Degraded, int64(self.ID), self.Incarnation, versionRow, l.major(), self.Starting, self.Bus, l.beats)
 	if err == nil && n == 0 {
 		err = l.unheard(ctx)
 	}
@@ -128,11 +128,11 @@ func (l *Leases) AliveSince(t time.Time) bool {
 // Alone tells that this is the only process there can be.
 func (l *Leases) Alone() bool { return l.opts.Alone }
 
-// SetMute tells the fleet that rows which this process writes may not be on the bus, or are again. After
-// Trust has passed, no process that calls Fresh holds a view from before.
-func (l *Leases) SetMute(ctx context.Context, mute bool) error {
+// SetDegraded tells the fleet that rows which this process writes may not be on the bus, or are again. After
+// ViewTTL has passed, no process that calls NoneDegraded holds a view from before.
+func (l *Leases) SetDegraded(ctx context.Context, mute bool) error {
 	l.mu.Lock()
-	l.self.Mute = mute
+	l.self.Degraded = mute
 	l.mu.Unlock()
 	if l.opts.Alone {
 		return nil
@@ -140,14 +140,14 @@ func (l *Leases) SetMute(ctx context.Context, mute bool) error {
 	err := l.beat(ctx)
 	if err != nil && !mute {
 		l.mu.Lock()
-		l.self.Mute = true // the caller goes on as before
+		l.self.Degraded = true // the caller goes on as before
 		l.mu.Unlock()
 	}
 	return err
 }
 
 // SetBus notes the server of the bus that this process is at now, and tells whether it is another one than before. The
-// fleet hears of it by the next heartbeat, such as that of SetMute. A view from before says nothing of who is
+// fleet hears of it by the next heartbeat, such as that of SetDegraded. A view from before says nothing of who is
 // at the same one, so it is not fresh.
 func (l *Leases) SetBus(server string) (changed bool) {
 	l.mu.Lock()
@@ -155,31 +155,31 @@ func (l *Leases) SetBus(server string) (changed bool) {
 	if l.opts.Alone || l.self.Bus == server {
 		return false
 	}
-	l.self.Bus, l.switched, l.anyMute = server, time.Now(), true
+	l.self.Bus, l.switched, l.anyDegraded = server, time.Now(), true
 	return true
 }
 
 // mutes tells that rows of another machine do not come to this one by the bus.
-func (l *Leases) mutes(m Machine) bool {
-	return m.ID != l.self.ID && (m.Mute || m.Bus != "" && l.self.Bus != "" && m.Bus != l.self.Bus)
+func (l *Leases) isDegraded(m Machine) bool {
+	return m.ID != l.self.ID && (m.Degraded || m.Bus != "" && l.self.Bus != "" && m.Bus != l.self.Bus)
 }
 
-// Trust is how long a view may be used to say that no machine is mute.
-func (l *Leases) Trust() time.Duration { return l.opts.TTL / 2 }
+// ViewTTL is how long a view may be used to say that no machine is mute.
+func (l *Leases) ViewTTL() time.Duration { return l.opts.TTL / 2 }
 
-// Fresh tells that the view is younger than Trust, no other machine in it is mute or at another server of the bus, and
+// NoneDegraded tells that the view is younger than ViewTTL, no other machine in it is mute or at another server of the bus, and
 // all others must know that this one lives.
-func (l *Leases) Fresh() bool {
+func (l *Leases) NoneDegraded() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.opts.Alone || !l.anyMute && time.Since(l.viewed) < l.Trust() && time.Since(l.beaten) < l.opts.TTL
+	return l.opts.Alone || !l.anyDegraded && time.Since(l.viewed) < l.ViewTTL() && time.Since(l.beaten) < l.opts.TTL
 }
 
-// Muted goes up while another machine is or may have been mute or elsewhere, and once more when none is any longer.
-func (l *Leases) Muted() int64 {
+// DegradedViews goes up while another machine is or may have been mute or elsewhere, and once more when none is any longer.
+func (l *Leases) DegradedViews() int64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.muted
+	return l.degradedViews
 }
 
 // Ready tells the fleet that this process takes work.
@@ -272,12 +272,12 @@ func (l *Leases) Refresh(ctx context.Context) error {
 			l.claim = 0
 		}
 	}
-	mute := slices.ContainsFunc(machines, l.mutes) || began.Before(l.switched) || !l.opts.Alone && began.Before(l.until)
-	unseen := !l.viewed.IsZero() && !l.opts.Alone && began.Sub(l.viewed) >= l.Trust() // a machine may have been mute and speak again
-	if mute || l.anyMute || unseen {
-		l.muted++
+	mute := slices.ContainsFunc(machines, l.isDegraded) || began.Before(l.switched) || !l.opts.Alone && began.Before(l.until)
+	unseen := !l.viewed.IsZero() && !l.opts.Alone && began.Sub(l.viewed) >= l.ViewTTL() // a machine may have been mute and speak again
+	if mute || l.anyDegraded || unseen {
+		l.degradedViews++
 	}
-	l.viewed, l.anyMute = began, mute
+	l.viewed, l.anyDegraded = began, mute
 	same := slices.EqualFunc(machines, l.machines, func(a, b Machine) bool {
 		return a.ID == b.ID && a.Incarnation == b.Incarnation && a.Starting == b.Starting && a.Draining == b.Draining
 	}) && maps.EqualFunc(holders, l.holders, func(a, b Holder) bool { return a.Machine == b.Machine && a.Epoch == b.Epoch })
@@ -301,7 +301,7 @@ func (l *Leases) readMachines(ctx context.Context, now int64) (list []Machine, g
 		var roles string
 		var started, expires, shares int64
 		var there bool
-		err := row.Scan(&m.ID, &m.Incarnation, &m.Address, &m.Host, &m.Version, &roles, &m.Starting, &m.Draining, &m.Mute, &m.Bus, &started, &expires, &shares, &there)
+		err := row.Scan(&m.ID, &m.Incarnation, &m.Address, &m.Host, &m.Version, &roles, &m.Starting, &m.Draining, &m.Degraded, &m.Bus, &started, &expires, &shares, &there)
 		m.Roles, m.Started = splitRoles(roles), time.UnixMilli(started)
 		if m.Incarnation == self.Incarnation {
 			said = shares

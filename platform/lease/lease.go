@@ -42,10 +42,10 @@ type Machine struct {
 	Roles       []string
 	Starting    bool   // takes no work yet
 	Draining    bool   // takes no new work
-	Mute        bool   // rows that it writes may not be on the bus
+	Degraded    bool   // rows that it writes may not be on the bus
 	Bus         string // the server of the bus that it is at; "" when that is not known
 	Started     time.Time
-	Facts       string // set in what Admit and Facts give only
+	Metadata    string // set in what Accept and Metadata give only
 }
 
 // Has tells whether the machine runs a role; "all" stands for every one.
@@ -72,18 +72,18 @@ type Holder struct {
 
 // Options says who this process is.
 type Options struct {
-	Machine int // -1: any free id
-	Address string
-	Host    string
-	Version string
-	Roles   []string
-	Alone   bool          // the only process there can be: no heartbeat, no expiry
-	TTL     time.Duration // a machine without a heartbeat for so long is dead (3 s)
-	Absence time.Duration // a machine whose session is missing for so long is dead: it may be about to take another (300 ms)
-	Log     *slog.Logger
-	Facts   string // what the others may read of this process; any text
-	// Admit decides whether this process may join the live others; nobody else joins meanwhile. May be nil.
-	Admit func(self Machine, others []Machine) error
+	Machine  int // -1: any free id
+	Address  string
+	Host     string
+	Version  string
+	Roles    []string
+	Alone    bool          // the only process there can be: no heartbeat, no expiry
+	TTL      time.Duration // a machine without a heartbeat for so long is dead (3 s)
+	Absence  time.Duration // a machine whose session is missing for so long is dead: it may be about to take another (300 ms)
+	Log      *slog.Logger
+	Metadata string // what the others may read of this process; any text
+	// Accept decides whether this process may join the live others; nobody else joins meanwhile. May be nil.
+	Accept func(self Machine, others []Machine) error
 	// Announce tells the other processes that a lease or a machine changed; may be nil.
 	Announce func()
 }
@@ -93,32 +93,32 @@ type Leases struct {
 	db   *db.DB
 	opts Options
 
-	beating  sync.Mutex // one heartbeat at a time, so that the last one says what is true
-	mu       sync.Mutex
-	self     Machine
-	machines []Machine
-	holders  map[string]Holder
-	moved    map[string]time.Time // when this process took or gave back a lease: readings that began before say nothing of it
-	viewed   time.Time            // when the reading of the view began
-	beaten   time.Time            // when the last heartbeat that arrived began
-	anyMute  bool                 // another machine is mute, or at another server of the bus
-	switched time.Time            // when this machine came to its server of the bus
-	beats    int64                // heartbeats sent; beating guards it
-	joined   time.Time            // when this machine came to others, who may not know it yet
-	until    time.Time            // when all of them know it
-	needs    []string             // the leases without which it is not the only one
-	lonely   bool                 // the view shows no other machine, alive or not, and these leases at this one
-	said     int64                // shares in the row of this machine, at the time of the view
-	claim    int64                // what says there that it may count on being the only one; 0 while it does not
-	claimed  time.Time            // when that was stored
-	clock    int64                // the database's, at the time of the view
-	read     time.Time            // when that was known
-	jumped   time.Time            // when the database's clock was seen to jump
-	muted    int64
-	missing  map[int64]time.Time // machines whose sessions are gone, by incarnation, and since when
-	suspects map[int64]time.Time // incarnations whose connections broke, and when
-	changed  chan struct{}
-	poke     chan struct{}
+	beating       sync.Mutex // one heartbeat at a time, so that the last one says what is true
+	mu            sync.Mutex
+	self          Machine
+	machines      []Machine
+	holders       map[string]Holder
+	moved         map[string]time.Time // when this process took or gave back a lease: readings that began before say nothing of it
+	viewed        time.Time            // when the reading of the view began
+	beaten        time.Time            // when the last heartbeat that arrived began
+	anyDegraded   bool                 // another machine is mute, or at another server of the bus
+	switched      time.Time            // when this machine came to its server of the bus
+	beats         int64                // heartbeats sent; beating guards it
+	joined        time.Time            // when this machine came to others, who may not know it yet
+	until         time.Time            // when all of them know it
+	needs         []string             // the leases without which it is not the only one
+	lonely        bool                 // the view shows no other machine, alive or not, and these leases at this one
+	said          int64                // shares in the row of this machine, at the time of the view
+	claim         int64                // what says there that it may count on being the only one; 0 while it does not
+	claimed       time.Time            // when that was stored
+	clock         int64                // the database's, at the time of the view
+	read          time.Time            // when that was known
+	jumped        time.Time            // when the database's clock was seen to jump
+	degradedViews int64
+	missing       map[int64]time.Time // machines whose sessions are gone, by incarnation, and since when
+	suspects      map[int64]time.Time // incarnations whose connections broke, and when
+	changed       chan struct{}
+	wake          chan struct{}
 }
 
 // Open registers this process, which takes work from Ready on. A given machine id that a live process holds is refused, naming the holder.
@@ -132,7 +132,7 @@ func Open(ctx context.Context, d *db.DB, o Options) (*Leases, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	l := &Leases{db: d, opts: o, changed: make(chan struct{}), poke: make(chan struct{}, 1), holders: map[string]Holder{}, moved: map[string]time.Time{}, suspects: map[int64]time.Time{}}
+	l := &Leases{db: d, opts: o, changed: make(chan struct{}), wake: make(chan struct{}, 1), holders: map[string]Holder{}, moved: map[string]time.Time{}, suspects: map[int64]time.Time{}}
 	l.self = Machine{Incarnation: time.Now().UnixNano(), Address: o.Address, Host: o.Host, Version: o.Version, Roles: o.Roles, Starting: !o.Alone, Started: time.Now()}
 	if err := l.register(ctx); err != nil {
 		return nil, err
@@ -168,7 +168,7 @@ func (l *Leases) register(ctx context.Context) error {
 			return err
 		}
 		l.self.ID = id
-		if err := l.admit(ctx, tx, now); err != nil {
+		if err := l.accept(ctx, tx, now); err != nil {
 			return err
 		}
 		// Who had the id may be asleep: what it says would be lost with its row.
@@ -186,7 +186,7 @@ func (l *Leases) register(ctx context.Context) error {
 			lock_run = '', starting = excluded.starting, draining = FALSE, mute = FALSE, bus = '', started_ms = excluded.started_ms, expires_ms = excluded.expires_ms,
 			facts = excluded.facts, shares = excluded.shares, beat = 0`,
 			int64(id), l.self.Incarnation, l.self.Address, l.self.Host, l.self.Version, strings.Join(l.self.Roles, ","), l.self.Starting,
-			now, now+l.opts.TTL.Milliseconds(), l.opts.Facts, shares)
+			now, now+l.opts.TTL.Milliseconds(), l.opts.Metadata, shares)
 		return err
 	})
 	l.said = shares
@@ -197,7 +197,7 @@ func (l *Leases) register(ctx context.Context) error {
 }
 
 // admit refuses what may not be together with the live others.
-func (l *Leases) admit(ctx context.Context, tx *db.Tx, now int64) error {
+func (l *Leases) accept(ctx context.Context, tx *db.Tx, now int64) error {
 	var others []Machine
 	if !l.opts.Alone {
 		var err error
@@ -208,10 +208,10 @@ func (l *Leases) admit(ctx context.Context, tx *db.Tx, now int64) error {
 	if err := l.checkMajor(ctx, tx, others); err != nil {
 		return err
 	}
-	if l.opts.Admit == nil {
+	if l.opts.Accept == nil {
 		return nil
 	}
-	return l.opts.Admit(l.self, others)
+	return l.opts.Accept(l.self, others)
 }
 
 // chooseID takes the given id, or the lowest that was never used, or the one unused for longest: a
@@ -312,17 +312,17 @@ func (l *Leases) Changed() <-chan struct{} {
 	return l.changed
 }
 
-// Poke makes Run read the view soon: another process announced a change.
-func (l *Leases) Poke() {
+// Wake makes Run read the view soon: another process announced a change.
+func (l *Leases) Wake() {
 	select {
-	case l.poke <- struct{}{}:
+	case l.wake <- struct{}{}:
 	default:
 	}
 }
 
 // Acquire takes those of the named leases that nobody else alive holds, and returns them. A lease that this process
 // holds is granted again with a new epoch: it was given up after a failure. A machine that others may not know yet gets
-// none: see Settle.
+// none: see WaitUntilKnown.
 func (l *Leases) Acquire(ctx context.Context, names ...string) ([]Lease, error) {
 	if len(names) == 0 {
 		return nil, nil
@@ -510,8 +510,8 @@ func scanHolders(rows *db.Rows, err error) (map[string]Holder, error) {
 	})(rows, err)
 }
 
-// Once returns the fleet's value of a name, or stores the given one when there is none yet.
-func Once(ctx context.Context, d *db.DB, name, value string) (string, error) {
+// InitValue returns the fleet's value of a name, or stores the given one when there is none yet.
+func InitValue(ctx context.Context, d *db.DB, name, value string) (string, error) {
 	if _, err := d.Exec(ctx, "INSERT INTO fleet (name, value) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING", name, value); err != nil {
 		return "", err
 	}

@@ -12,7 +12,7 @@ import (
 // first and then reads what the others say: one of the two sees the other.
 
 // Need names the leases that the only process has: while another one may have one of them, nobody is the only one.
-func (l *Leases) Need(names ...string) {
+func (l *Leases) SetRequired(names ...string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.needs, l.lonely, l.claim = names, false, 0
@@ -20,7 +20,7 @@ func (l *Leases) Need(names ...string) {
 
 // Only tells that no other process is registered or can become so unseen, and that this one had all that it needs at the time
 // of the view: nobody else acknowledges a write, and nobody reads one.
-func (l *Leases) Only() bool {
+func (l *Leases) IsOnlyMember() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.opts.Alone || l.claim != 0 && l.viewed.After(l.claimed) && l.couldBeOnly()
@@ -65,13 +65,13 @@ func (l *Leases) say(ctx context.Context) error {
 // joins notes that there may be a process which believes to be the only one, and does not publish what it writes. What this one
 // said of itself it says anew. The caller holds mu.
 func (l *Leases) joins() {
-	l.joined, l.anyMute = time.Now(), true
+	l.joined, l.anyDegraded = time.Now(), true
 	l.until, l.claim = l.joined.Add(l.sole()), 0
 }
 
 // settled tells whether every process must have seen this one; the caller holds mu.
 func (l *Leases) settled() bool {
-	return l.opts.Alone || time.Now().After(l.until) && time.Since(l.beaten) < l.Trust()
+	return l.opts.Alone || time.Now().After(l.until) && time.Since(l.beaten) < l.ViewTTL()
 }
 
 // beatUnlessSettled tells whether every process must have seen this one. If not, it sends the heartbeat that may be missing,
@@ -79,7 +79,7 @@ func (l *Leases) settled() bool {
 // before they do.
 func (l *Leases) beatUnlessSettled(ctx context.Context) (bool, error) {
 	l.mu.Lock()
-	settled, old := l.settled(), time.Since(l.beaten) >= l.Trust()/2
+	settled, old := l.settled(), time.Since(l.beaten) >= l.ViewTTL()/2
 	l.mu.Unlock()
 	if settled {
 		return true, nil
@@ -113,8 +113,8 @@ func (l *Leases) beatUnlessSettled(ctx context.Context) (bool, error) {
 	return l.settled(), nil
 }
 
-// Settle returns when every process must have seen this one, so that it may take leases.
-func (l *Leases) Settle(ctx context.Context) error {
+// WaitUntilKnown returns when every process must have seen this one, so that it may take leases.
+func (l *Leases) WaitUntilKnown(ctx context.Context) error {
 	for told := false; ; {
 		settled, err := l.beatUnlessSettled(ctx)
 		if settled || err != nil && !db.IsUnavailable(err) {

@@ -49,12 +49,12 @@ func TestALateHeartbeatChangesNothing(t *testing.T) {
 		must(t, d.QueryRow(t.Context(), "SELECT expires_ms, mute FROM machines WHERE id = 0").Scan(&expires, &mute))
 		return expires, mute
 	}
-	must(t, l.SetMute(t.Context(), false))
-	must(t, l.SetMute(t.Context(), true))
+	must(t, l.SetDegraded(t.Context(), false))
+	must(t, l.SetDegraded(t.Context(), true))
 	expires, _ := row()
 	time.Sleep(2 * time.Millisecond) // the times that are compared are of ms
 	l.beats -= 2                     // the next one is sent as one of before
-	l.self.Mute = false
+	l.self.Degraded = false
 	must(t, l.beat(t.Context()))
 	if now, mute := row(); !mute || now != expires {
 		t.Errorf("a late one changed the time by %d ms, mute: %v", now-expires, mute)
@@ -100,7 +100,7 @@ func TestWhoJoinsAfterTheClockJumped(t *testing.T) {
 			d, jump := clocked(t)
 			a := opened(t, d, 0)
 			stop := keep(t, a)
-			eventually(t, "it is the only one", 5*time.Second, a.Only)
+			eventually(t, "it is the only one", 5*time.Second, a.IsOnlyMember)
 			if got, err := a.Acquire(t.Context(), "x"); err != nil || len(got) != 1 {
 				t.Fatal(got, err)
 			}
@@ -117,7 +117,7 @@ func TestWhoJoinsAfterTheClockJumped(t *testing.T) {
 			stop()
 			must(t, a.beat(t.Context()))
 			must(t, a.Refresh(t.Context()))
-			if !a.Only() {
+			if !a.IsOnlyMember() {
 				t.Fatal("it is no longer the only one")
 			}
 			jump(by)
@@ -126,7 +126,7 @@ func TestWhoJoinsAfterTheClockJumped(t *testing.T) {
 				got, err := b.Acquire(t.Context(), "x")
 				must(t, err)
 				must(t, b.Refresh(t.Context()))
-				if fresh := b.Fresh(); a.Only() && (len(got) > 0 || fresh) {
+				if fresh := b.NoneDegraded(); a.IsOnlyMember() && (len(got) > 0 || fresh) {
 					t.Fatalf("one is the only one, the other one is granted %v and trusts its view: %v", got, fresh)
 				}
 			}
@@ -138,7 +138,7 @@ func TestWhoJoinsAfterTheClockJumped(t *testing.T) {
 func TestTheClockGoesBackAndForth(t *testing.T) {
 	d, jump := clocked(t)
 	a, b := opened(t, d, 0), opened(t, d, 1)
-	must(t, b.Settle(t.Context()))
+	must(t, b.WaitUntilKnown(t.Context()))
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	go b.keepSession(ctx)
@@ -155,7 +155,7 @@ func TestTheClockGoesBackAndForth(t *testing.T) {
 	must(t, a.Refresh(t.Context()))
 	must(t, a.say(t.Context()))
 	must(t, b.Refresh(t.Context()))
-	if a.Only() && b.Fresh() {
+	if a.IsOnlyMember() && b.NoneDegraded() {
 		t.Error("one is the only one while the other one, which is alive, trusts its view")
 	}
 }
@@ -188,15 +188,15 @@ func TestOneComesBackWhileAnotherOneRegisters(t *testing.T) {
 			return n == 1
 		})
 		keep(t, a)
-		must(t, a.Settle(t.Context()))
-		eventually(t, "it is the only one", 5*time.Second, a.Only)
+		must(t, a.WaitUntilKnown(t.Context()))
+		eventually(t, "it is the only one", 5*time.Second, a.IsOnlyMember)
 		return nil
 	})
 	must(t, err)
 	b := <-registered
 	got, err := b.Acquire(t.Context(), "x")
 	must(t, err)
-	if fresh := b.Fresh(); a.Only() && (fresh || len(got) > 0) {
+	if fresh := b.NoneDegraded(); a.IsOnlyMember() && (fresh || len(got) > 0) {
 		t.Errorf("one is the only one, the other one is granted %v and trusts its view: %v", got, fresh)
 	}
 }
@@ -205,9 +205,9 @@ func TestOneComesBackWhileAnotherOneRegisters(t *testing.T) {
 func TestWhoStoodStillIsGrantedNothing(t *testing.T) {
 	d := dbtest.Open(t, enginestest.TestPostgres(t), Migrations())
 	a, b := opened(t, d, 0), opened(t, d, 1)
-	must(t, a.Settle(t.Context()))
-	must(t, b.Settle(t.Context()))
-	a.Need("x")
+	must(t, a.WaitUntilKnown(t.Context()))
+	must(t, b.WaitUntilKnown(t.Context()))
+	a.SetRequired("x")
 	if got, err := a.Acquire(t.Context(), "x"); err != nil || len(got) != 1 {
 		t.Fatal(got, err)
 	}
@@ -224,7 +224,7 @@ func TestWhoStoodStillIsGrantedNothing(t *testing.T) {
 			granted <- got
 		}()
 		keep(t, a)
-		eventually(t, "it is the only one", 8*time.Second, a.Only)
+		eventually(t, "it is the only one", 8*time.Second, a.IsOnlyMember)
 		_, err := d.Exec(t.Context(), "UPDATE machines SET lock_key = 1, lock_run = CAST(pg_postmaster_start_time() AS TEXT) WHERE id = 0") // its session is gone for a moment
 		return err
 	})
@@ -233,7 +233,7 @@ func TestWhoStoodStillIsGrantedNothing(t *testing.T) {
 		t.Errorf("one that is not alive (%v) is granted %v", b.Alive(), got)
 	}
 	must(t, a.Refresh(t.Context()))
-	if a.Only() {
+	if a.IsOnlyMember() {
 		t.Error("one whose lease another one has is the only one")
 	}
 }

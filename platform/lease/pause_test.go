@@ -42,7 +42,7 @@ func TestALostAnswerIsNotWaitedFor(t *testing.T) {
 		"take":      func(l *lease.Leases) error { _, err := l.Acquire(context.Background(), "a"); return err },
 		"give back": func(l *lease.Leases) error { return l.Release(context.Background(), "a") },
 		"renew":     func(l *lease.Leases) error { _, err := l.Renew(context.Background(), "a"); return err },
-		"tell":      func(l *lease.Leases) error { return l.SetMute(context.Background(), true) },
+		"tell":      func(l *lease.Leases) error { return l.SetDegraded(context.Background(), true) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -55,7 +55,7 @@ func TestALostAnswerIsNotWaitedFor(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if err := l.Settle(t.Context()); err != nil {
+			if err := l.WaitUntilKnown(t.Context()); err != nil {
 				t.Fatal(err)
 			}
 			proxy.Freeze() // also the connection that is there

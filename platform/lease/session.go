@@ -89,7 +89,7 @@ func (l *Leases) Suspect(address string) {
 		}
 	}
 	l.mu.Unlock()
-	l.Poke()
+	l.Wake()
 }
 
 // alive leaves out the machines whose sessions are gone; the caller holds mu. Where one is missing for less than Absence, or is
@@ -104,7 +104,7 @@ func (l *Leases) alive(machines []Machine, gone map[int64]bool, now time.Time) [
 			since, known := l.missing[m.Incarnation]
 			if !known {
 				since = now
-				time.AfterFunc(l.opts.Absence, l.Poke)
+				time.AfterFunc(l.opts.Absence, l.Wake)
 			}
 			missing[m.Incarnation] = since
 			if suspect || now.Sub(since) >= l.opts.Absence {
@@ -113,7 +113,7 @@ func (l *Leases) alive(machines []Machine, gone map[int64]bool, now time.Time) [
 			}
 		} else if age := now.Sub(suspected); suspect && age < suspicion {
 			suspects[m.Incarnation] = suspected
-			time.AfterFunc(lookAgain+age/2, l.Poke)
+			time.AfterFunc(lookAgain+age/2, l.Wake)
 		}
 		out = append(out, m)
 	}

@@ -74,7 +74,7 @@ func TestTheLeasesOfAKilledProcessAreFreeAtOnce(t *testing.T) {
 	if _, held := one.Holder("x"); !held {
 		t.Fatal("the lease of a living process is not seen")
 	}
-	if err := one.Settle(t.Context()); err != nil {
+	if err := one.WaitUntilKnown(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	kill()
@@ -130,7 +130,7 @@ func TestALivingProcessTakesItsSessionAgain(t *testing.T) {
 		}
 		until := time.Now().Add(300 * time.Millisecond)
 		for time.Now().Before(until) {
-			one.Poke()
+			one.Wake()
 			if _, held := one.Holder("x"); !held {
 				t.Fatal("a living process counts as dead")
 			}
@@ -145,7 +145,7 @@ func TestNobodyIsTheOnlyOneAfterAJumpOfTheClock(t *testing.T) {
 	url := enginestest.TestPostgres(t)
 	dbtest.Open(t, url, Migrations())
 	one, _ := member(t, url, time.Second)
-	eventually(t, "it is the only one", 5*time.Second, one.Only)
+	eventually(t, "it is the only one", 5*time.Second, one.IsOnlyMember)
 	one.mu.Lock()
 	one.clock -= 10_000
 	one.mu.Unlock()
@@ -153,11 +153,11 @@ func TestNobodyIsTheOnlyOneAfterAJumpOfTheClock(t *testing.T) {
 		t.Fatal(err)
 	}
 	for began := time.Now(); time.Since(began) < one.opts.TTL-50*time.Millisecond; time.Sleep(time.Millisecond) {
-		if one.Only() {
+		if one.IsOnlyMember() {
 			t.Fatal("the other processes may not have had the time to say that they live")
 		}
 	}
-	eventually(t, "it is the only one again", 5*time.Second, one.Only)
+	eventually(t, "it is the only one again", 5*time.Second, one.IsOnlyMember)
 }
 
 // What a session that broke wrote and arrives late does not take the place of what the session behind it wrote: others would take a

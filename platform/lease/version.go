@@ -70,19 +70,19 @@ func (l *Leases) sameMajor(ctx context.Context, q db.Querier) error {
 	return err
 }
 
-// Facts are the facts of the live processes by machine id.
-func (l *Leases) Facts(ctx context.Context) (map[int]string, error) {
+// Metadata are the metadata of the live processes by machine id.
+func (l *Leases) Metadata(ctx context.Context) (map[int]string, error) {
 	now, err := l.now(ctx, l.db)
 	if err != nil {
 		return nil, err
 	}
 	if l.opts.Alone {
-		return map[int]string{l.Self().ID: l.opts.Facts}, nil
+		return map[int]string{l.Self().ID: l.opts.Metadata}, nil
 	}
 	out := map[int]string{}
 	others, err := readOthers(ctx, l.db, now, -1)
 	for _, o := range others {
-		out[o.ID] = o.Facts
+		out[o.ID] = o.Metadata
 	}
 	return out, err
 }
@@ -91,7 +91,7 @@ func (l *Leases) Facts(ctx context.Context) (map[int]string, error) {
 func readOthers(ctx context.Context, q db.Querier, now int64, except int) ([]Machine, error) {
 	return db.List(func(row db.Row) (m Machine, err error) {
 		var roles string
-		err = row.Scan(&m.ID, &m.Incarnation, &m.Address, &m.Host, &m.Version, &roles, &m.Draining, &m.Facts)
+		err = row.Scan(&m.ID, &m.Incarnation, &m.Address, &m.Host, &m.Version, &roles, &m.Draining, &m.Metadata)
 		m.Roles = splitRoles(roles)
 		return m, err
 	})(q.Query(ctx, `SELECT id, incarnation, address, host, version, roles, draining, facts

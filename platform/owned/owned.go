@@ -70,8 +70,8 @@ type Change[S any] struct {
 // State is what is known of the key: to read only.
 func (c *Change[S]) State() *S { return c.state }
 
-// Try is a change of a state that nobody owns, such as one that is being made: what is appended to it goes nowhere.
-func Try[S any](s *S) *Change[S] { return &Change[S]{state: s} }
+// Detached is a change of a state that nobody owns, such as one that is being made: what is appended to it goes nowhere.
+func Detached[S any](s *S) *Change[S] { return &Change[S]{state: s} }
 
 // errNeed makes Do load what a function misses and call it again.
 var errNeed = errors.New("more must be known of the key first")
@@ -249,7 +249,7 @@ func (o *Owned[S]) fetch(ctx context.Context, e *entry[S], load func(ctx context
 // Each runs fn, as Do does, for the pinned keys of a shard, and for those that Active names when the shard was taken since
 // the last call. It does nothing in a process that does not own the shard.
 func (o *Owned[S]) Each(ctx context.Context, shard int, fn func(key string, c *Change[S]) error) error {
-	epoch, ok := o.spec.Stream.Claim(shard)
+	epoch, ok := o.spec.Stream.Ownership(shard)
 	if !ok {
 		return nil
 	}

@@ -82,7 +82,7 @@ func (s *sums) load(ctx context.Context, key string) (*int64, error) {
 
 func wire(p *role.Process, change func(*owned.Spec[int64])) *sums {
 	s := &sums{d: p.DB, bad: map[string]bool{}}
-	s.stream = p.Streams.Open(stream.Spec{Name: "sums", Role: "sums", Shards: 4, Store: s, PositionKey: "sums_pkey", Lost: func(i int) { s.owned.Drop(i) }})
+	s.stream = p.Streams.Open(stream.Spec{Name: "sums", Role: "sums", Shards: 4, Store: s, PositionKey: "sums_pkey", OnLost: func(i int) { s.owned.Drop(i) }})
 	spec := owned.Spec[int64]{Stream: s.stream, Load: s.load, Bytes: func(*int64) int64 { return 100 }, Budget: 1 << 20, Strict: true}
 	if change != nil {
 		change(&spec)
@@ -417,8 +417,8 @@ func TestAnEntryOfAFormerOwnershipIsNotUsed(t *testing.T) {
 			t.Fatal(err)
 		}
 		roletest.Until(t, "the shard is owned again", func() bool {
-			epoch, ok := two.stream.Claim(shard)
-			if other, okOther := one.stream.Claim(shard); okOther {
+			epoch, ok := two.stream.Ownership(shard)
+			if other, okOther := one.stream.Ownership(shard); okOther {
 				epoch, ok = other, true
 			}
 			return ok && epoch > 1

@@ -69,11 +69,11 @@ const mintAlphabet = "-0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrst
 // mintRandom is how many characters of an id are random; each is 6 bits, so that these are 132.
 const mintRandom = 22
 
-// MintID makes an id that no other process makes and that nobody guesses: 41 bits of milliseconds since 2020,
+// NewID makes an id that no other process makes and that nobody guesses: 41 bits of milliseconds since 2020,
 // 10 bits of machine id and 13 bits of sequence, as 11 characters that sort by time within a machine, then
 // 132 random bits as 22 characters. Who knows one id can not count on to the next: a media id or the id of
 // a public room that is listed nowhere is all that one needs to get in.
-func (p *Process) MintID() string {
+func (p *Process) NewID() string {
 	const epoch = 1577836800000
 	for {
 		last := p.mint.Load()
@@ -169,7 +169,7 @@ func (p *Process) Find(name string) (Role, bool) {
 	return p.Roles[i], true
 }
 
-// Lives tells whether the process at an internal address was alive when the view was last read.
-func (p *Process) Lives(addr string) bool {
+// IsAlive tells whether the process at an internal address was alive when the view was last read.
+func (p *Process) IsAlive(addr string) bool {
 	return slices.ContainsFunc(p.Leases.Machines(), func(m lease.Machine) bool { return m.Address == addr })
 }

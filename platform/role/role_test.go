@@ -427,7 +427,7 @@ func TestSingletonMovesWhenItsLeaseWasNotGivenBack(t *testing.T) {
 		var j jobs
 		begin(t, d, b, 7, j.job)
 		until(t, "it runs", 5*time.Second, func() bool { return slices.Equal(j.at(), []int{7}) })
-		end := leasetest.Keep(t, d, "job/")
+		end := leasetest.RefuseRelease(t, d, "job/")
 		begin(t, d, b, 3, j.job)
 		until(t, "the first stopped it", 5*time.Second, func() bool { return len(j.at()) == 0 })
 		time.Sleep(100 * time.Millisecond) // it tries to give the lease back
@@ -543,7 +543,7 @@ func TestMintedIDs(t *testing.T) {
 				wg.Go(func() {
 					last := ""
 					for range 20_000 {
-						id := p.MintID()
+						id := p.NewID()
 						if len(id) != 33 || id <= last {
 							t.Errorf("%q follows %q", id, last)
 							return

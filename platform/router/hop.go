@@ -233,9 +233,9 @@ func (h *hop) upgrade(in *http.Request) {
 // a place is as good as any while its process lives.
 func (h *hop) misplaced() bool {
 	if h.key == "" {
-		return !h.router.places.Lives(h.addr)
+		return !h.router.places.IsAlive(h.addr)
 	}
-	addr, _, ok := h.router.places.Pick(h.request.Route.Role, h.key)
+	addr, _, ok := h.router.places.Route(h.request.Route.Role, h.key)
 	return ok && addr != h.addr
 }
 

@@ -169,9 +169,9 @@ func (t *taker) Flush() {}
 
 type fixed struct{ addr string }
 
-func (f fixed) Pick(string, string) (string, bool, bool) { return f.addr, f.addr == "", true }
+func (f fixed) Route(string, string) (string, bool, bool) { return f.addr, f.addr == "", true }
 
-func (f fixed) Lives(string) bool { return true }
+func (f fixed) IsAlive(string) bool { return true }
 
 func benchRequest(ctx context.Context, path string, i int) *http.Request {
 	r, _ := http.NewRequestWithContext(ctx, "GET", "http://example.org"+path+"?since=s1_2_3&timeout=30000", nil)

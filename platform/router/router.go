@@ -29,13 +29,13 @@ const (
 
 // Places knows where the roles are played.
 type Places interface {
-	// Pick returns the internal address (host:port) of the process that serves the key of a role best. The same key
+	// Route returns the internal address (host:port) of the process that serves the key of a role best. The same key
 	// gives the same place while the fleet does not change. With the key "" any process of the role will do: this
 	// one when it plays the role, else each in turn. local says that it is this process; ok is false when
 	// nobody plays the role.
-	Pick(role, key string) (addr string, local, ok bool)
-	// Lives tells whether the process at an internal address is one of the fleet's living.
-	Lives(addr string) bool
+	Route(role, key string) (addr string, local, ok bool)
+	// IsAlive tells whether the process at an internal address is one of the fleet's living.
+	IsAlive(addr string) bool
 }
 
 // Options is what a Router is given; all but Registry is required.
@@ -87,7 +87,7 @@ func (r *Router) Dispatch(request *web.Request) (handled bool, err error) {
 	var last *hop
 	for range maxPlaces {
 		// The fleet may have moved the key meanwhile: each try asks anew.
-		addr, local, ok := r.places.Pick(route.Role, key)
+		addr, local, ok := r.places.Route(route.Role, key)
 		if !ok || local || last != nil && addr == last.addr || r.health.avoided(addr) {
 			break
 		}

@@ -37,7 +37,7 @@ type places struct {
 	dead  []string // addresses of processes that are gone
 }
 
-func (p *places) Lives(addr string) bool {
+func (p *places) IsAlive(addr string) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return !slices.Contains(p.dead, addr)
@@ -49,7 +49,7 @@ func (p *places) die(addr string) {
 	p.mu.Unlock()
 }
 
-func (p *places) Pick(role, key string) (addr string, local, ok bool) {
+func (p *places) Route(role, key string) (addr string, local, ok bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.asked = append(p.asked, role+"/"+key)

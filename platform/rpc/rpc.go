@@ -48,7 +48,7 @@ type Options struct {
 	Log      *slog.Logger
 	Registry *prometheus.Registry // may be nil
 	Tracer   trace.Tracer         // makes a span for each method served; may be nil
-	Lost     func(address string) // called when a connection to a process ended; may be nil
+	OnLost   func(address string) // called when a connection to a process ended; may be nil
 }
 
 // Node is this process's end: it serves methods and calls those of others.
@@ -92,7 +92,7 @@ func New(o Options) (*Node, error) {
 		TLSClientConfig:     clientTLS, ForceAttemptHTTP2: true, MaxIdleConnsPerHost: 64, IdleConnTimeout: 90 * time.Second,
 		// A peer that is gone or paused is found by pings within 4 s instead of by long time-outs.
 		HTTP2: &http.HTTP2Config{SendPingTimeout: 2 * time.Second, PingTimeout: 2 * time.Second, MaxConcurrentStreams: 10_000},
-	}, clientTLS, o.Lost)
+	}, clientTLS, o.OnLost)
 	n.client = &http.Client{Transport: n.Transport()}
 	var protocols http.Protocols
 	protocols.SetHTTP1(true)

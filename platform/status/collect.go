@@ -85,7 +85,7 @@ func (c *Collector) Sample(ctx context.Context) Sample {
 func (c *Collector) lease(m lease.Machine) Sample {
 	return Sample{
 		Machine: m.ID, Incarnation: m.Incarnation, Host: m.Host, Address: m.Address, Version: m.Version, Roles: m.Roles,
-		Started: m.Started, Draining: m.Draining, Mute: m.Mute,
+		Started: m.Started, Draining: m.Draining, Mute: m.Degraded,
 	}
 }
 

@@ -30,10 +30,10 @@ type Consumer struct {
 	// parked, and the others of their key behind them, and tried again for as long as it takes. When ctx ends it returns soon: what
 	// it did by then is stored if it returns no error.
 	Work func(ctx context.Context, shard int, rows []Row) (commit func(w *db.Batch), err error)
-	// Taken is called when this process gets a shard, before Work and Every; nil for nothing.
-	Taken func(shard int)
-	// Every is called now and then in the process that has the shard, with the time until the next call; nil for nothing.
-	Every func(ctx context.Context, shard int) (time.Duration, error)
+	// OnAssigned is called when this process gets a shard, before Work and Periodic; nil for nothing.
+	OnAssigned func(shard int)
+	// Periodic is called now and then in the process that has the shard, with the time until the next call; nil for nothing.
+	Periodic func(ctx context.Context, shard int) (time.Duration, error)
 }
 
 const (
@@ -51,7 +51,7 @@ const (
 type consumer struct {
 	Consumer
 	set   *Streams
-	tail  *Tail
+	tail  *Subscription
 	steps chan *step
 	other bool // Read gives other rows than the stream's store
 
@@ -87,7 +87,7 @@ func (s *Streams) Consume(spec Consumer) {
 	if spec.Read == nil {
 		c.Read = spec.Stream.spec.Store.Read
 	}
-	c.tail = spec.Stream.Tail(c.hear, spec.Role)
+	c.tail = spec.Stream.Subscribe(c.hear, spec.Role)
 	s.consumers = append(s.consumers, c)
 }
 
@@ -244,8 +244,8 @@ func (c *consumer) giveUp(ctx context.Context, which func(shard int) bool) {
 
 // run works off what comes until ctx ends or the lease is lost.
 func (w *worker) run(ctx context.Context) error {
-	if w.c.Taken != nil {
-		w.c.Taken(w.shard)
+	if w.c.OnAssigned != nil {
+		w.c.OnAssigned(w.shard)
 	}
 	if err := w.loadParked(ctx); err != nil {
 		return err
@@ -257,10 +257,10 @@ func (w *worker) run(ctx context.Context) error {
 	return err
 }
 
-// turns works off new rows, tries parked ones and calls Every, by turns: none of them waits until there is nothing else to do.
+// turns works off new rows, tries parked ones and calls Periodic, by turns: none of them waits until there is nothing else to do.
 func (w *worker) turns(ctx context.Context) error {
 	stored := time.Now()
-	var retry, every time.Time // when parked rows and Every have their turn
+	var retry, every time.Time // when parked rows and Periodic have their turn
 	for ctx.Err() == nil {
 		rows, upto, err := w.next(ctx, w.pos)
 		if err != nil {
@@ -288,8 +288,8 @@ func (w *worker) turns(ctx context.Context) error {
 			}
 			retry = time.Now().Add(pause)
 		}
-		if w.c.Every != nil && !time.Now().Before(every) {
-			pause, err := w.c.Every(ctx, w.shard)
+		if w.c.Periodic != nil && !time.Now().Before(every) {
+			pause, err := w.c.Periodic(ctx, w.shard)
 			if err != nil {
 				return err
 			}
@@ -299,7 +299,7 @@ func (w *worker) turns(ctx context.Context) error {
 		now, until := time.Now(), retry
 		switch {
 		case idle:
-			if wake = w.wake; w.c.Every != nil && every.Before(retry) {
+			if wake = w.wake; w.c.Periodic != nil && every.Before(retry) {
 				until = every
 			}
 		case len(rows) < w.c.Batch && w.c.Linger > 0:

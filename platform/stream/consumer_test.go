@@ -102,7 +102,7 @@ func TestConsumersGoOnWhenALeaseWasNotGivenBack(t *testing.T) {
 			write(t, nodes, fmt.Sprint("room", i), fmt.Sprint("a", i))
 		}
 		until(t, "all rows are worked off", func() bool { return len(results(t, d)) == 50 })
-		end := leasetest.Keep(t, d, "consumer/")
+		end := leasetest.RefuseRelease(t, d, "consumer/")
 		nodes = append(nodes, start(t, d, b, lease.Options{Machine: -1}, consume))
 		until(t, "the first knows of the second", func() bool {
 			return slices.ContainsFunc(nodes[0].leases.Machines(), func(m lease.Machine) bool { return m.ID == nodes[1].leases.Self().ID && m.Takes("notes") })
@@ -156,7 +156,7 @@ func TestWhatIsDoneWhenAConsumerStopsIsNotDoneAgain(t *testing.T) {
 		}
 		second := func(n *node) {
 			c := work.consumer(n.notes)
-			c.Taken = func(shard int) { taken <- shard }
+			c.OnAssigned = func(shard int) { taken <- shard }
 			c.Work = func(ctx context.Context, shard int, rows []stream.Row) (func(w *db.Batch), error) {
 				for _, r := range rows {
 					again <- string(r.Data)
@@ -281,7 +281,7 @@ func TestParkedRowsAndEveryHaveTheirTurnWhileRowsCome(t *testing.T) {
 	dbtest.Run(t, func(t *testing.T, d *db.DB) {
 		work := &done{fail: map[string]bool{"bad": true}}
 		var keys []string
-		var calls atomic.Int64 // of Every, for the shard of the keys
+		var calls atomic.Int64 // of Periodic, for the shard of the keys
 		n := start(t, d, bus.NewLocal(), lease.Options{Machine: -1}, func(n *node) {
 			keys = sameShard(n.notes, 2)
 			c := work.consumer(n.notes)
@@ -290,7 +290,7 @@ func TestParkedRowsAndEveryHaveTheirTurnWhileRowsCome(t *testing.T) {
 				time.Sleep(50 * time.Millisecond)
 				return work.work(ctx, shard, rows)
 			}
-			c.Every = func(_ context.Context, shard int) (time.Duration, error) {
+			c.Periodic = func(_ context.Context, shard int) (time.Duration, error) {
 				if shard == n.notes.Shard("k0") {
 					calls.Add(1)
 				}
@@ -417,7 +417,7 @@ func TestARowThatCanNotBePutOffDoesNotHoldUpOthers(t *testing.T) {
 		var slow atomic.Bool
 		n := start(t, d, bus.NewLocal(), lease.Options{Machine: -1, TTL: time.Minute}, func(n *node) {
 			c := work.consumer(n.notes)
-			c.Taken = func(int) { taken.Add(1) }
+			c.OnAssigned = func(int) { taken.Add(1) }
 			c.Work = func(ctx context.Context, shard int, rows []stream.Row) (func(w *db.Batch), error) {
 				if slow.Load() { // a row is all that is tried in a turn
 					time.Sleep(210 * time.Millisecond)

@@ -187,7 +187,7 @@ func TestBarrierWhileOneProcessIsCutOffFromTheBus(t *testing.T) {
 		lone.off.Store(false)
 		rounds(t, nodes, "back", func(i int) bool { return i < 60 })
 		until(t, "the bus is trusted again", func() bool {
-			return nodes[0].leases.Fresh() && nodes[1].leases.Fresh() && !nodes[0].leases.Self().Mute
+			return nodes[0].leases.NoneDegraded() && nodes[1].leases.NoneDegraded() && !nodes[0].leases.Self().Degraded
 		})
 		rounds(t, nodes, "after", func(i int) bool { return i < 20 })
 	}, lease.Migrations(), tables)
@@ -476,7 +476,7 @@ func TestShardsThatWentAndCameBackAreTakenAnew(t *testing.T) {
 	n := fleetOf(t, 1, url, enginestest.TestRedis(t))[0]
 	before := map[int]int64{}
 	for i := range n.notes.Shards() {
-		epoch, ok := n.notes.Claim(i)
+		epoch, ok := n.notes.Ownership(i)
 		if !ok {
 			t.Fatalf("shard %d is not owned", i)
 		}
@@ -487,7 +487,7 @@ func TestShardsThatWentAndCameBackAreTakenAnew(t *testing.T) {
 	}
 	until(t, "all shards are owned under newer epochs", func() bool {
 		for i, epoch := range before {
-			if now, ok := n.notes.Claim(i); !ok || now < epoch+2 {
+			if now, ok := n.notes.Ownership(i); !ok || now < epoch+2 {
 				return false
 			}
 		}

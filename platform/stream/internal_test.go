@@ -190,8 +190,8 @@ func newRig(t testing.TB, d *db.DB) *rig {
 	}
 	r := &rig{Streams: New(Options{DB: d, Bus: bus.NewLocal(), Leases: l, Log: quiet}), d: d, lost: map[string]int{}}
 	r.store = &lineStore{name: "a", refuse: map[string]bool{}, refusal: errors.New("refused")}
-	r.st = r.Open(Spec{Name: "a", Shards: 4, Role: "x", Store: r.store, PositionKey: "lines_pkey", Lost: func(i int) { r.lost[fmt.Sprint("a", i)]++ }})
-	r.other = r.Open(Spec{Name: "b", Shards: 4, Role: "x", Store: &lineStore{name: "b"}, Lost: func(i int) { r.lost[fmt.Sprint("b", i)]++ }})
+	r.st = r.Open(Spec{Name: "a", Shards: 4, Role: "x", Store: r.store, PositionKey: "lines_pkey", OnLost: func(i int) { r.lost[fmt.Sprint("a", i)]++ }})
+	r.other = r.Open(Spec{Name: "b", Shards: 4, Role: "x", Store: &lineStore{name: "b"}, OnLost: func(i int) { r.lost[fmt.Sprint("b", i)]++ }})
 	if err := r.Start(context.Background()); err != nil {
 		t.Fatal(err)
 	}
@@ -586,7 +586,7 @@ func TestRowsFromBeforeTheStartAreNotHandedOver(t *testing.T) {
 		var mu sync.Mutex
 		var seen []int64
 		st := s.Open(Spec{Name: "a", Shards: 4, Store: r.store})
-		st.Tail(func(rows []Row) {
+		st.Subscribe(func(rows []Row) {
 			mu.Lock()
 			defer mu.Unlock()
 			for _, row := range rows {
@@ -678,7 +678,7 @@ func BenchmarkReceive(b *testing.B) {
 				st := s.Open(Spec{Name: "a", Shards: 16, Role: "x", Store: &lineStore{name: "a"}})
 				var looked int
 				for range tails {
-					st.Tail(func(rows []Row) {
+					st.Subscribe(func(rows []Row) {
 						for _, row := range rows {
 							looked += int(row.Data[0])
 						}

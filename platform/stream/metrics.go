@@ -94,7 +94,7 @@ func (s *Streams) Collect(ch chan<- prometheus.Metric) {
 				owned = 1
 			}
 			shard := strconv.Itoa(i)
-			if st.Followed() { // where the rows are not received they are not late
+			if st.IsReceived() { // where the rows are not received they are not late
 				st.mu.Lock()
 				seen, target := st.shards[i].seen, st.shards[i].target
 				st.mu.Unlock()

@@ -40,7 +40,7 @@ func TestWhoIsCutOffFromTheDatabaseServesNothing(t *testing.T) {
 	}
 	proxy.Away(true)
 	defer proxy.Away(false)
-	until(t, "the other one has all and is the only one", func() bool { return ownedBy(a) == 8 && a.leases.Only() })
+	until(t, "the other one has all and is the only one", func() bool { return ownedBy(a) == 8 && a.leases.IsOnlyMember() })
 	for i := range 5 {
 		body := fmt.Sprint("x", i)
 		write(t, []*node{a}, fmt.Sprint("room", i), body)
@@ -48,7 +48,7 @@ func TestWhoIsCutOffFromTheDatabaseServesNothing(t *testing.T) {
 		err := b.streams.Barrier(ctx)
 		cancel()
 		if err == nil && !b.has(body) {
-			t.Fatalf("%s was acknowledged, the barrier lets a request pass that does not see it; the other is the only one: %v", body, a.leases.Only())
+			t.Fatalf("%s was acknowledged, the barrier lets a request pass that does not see it; the other is the only one: %v", body, a.leases.IsOnlyMember())
 		}
 	}
 }
@@ -59,7 +59,7 @@ func TestWhoComesBackBelievesTheViewNotItself(t *testing.T) {
 	url := enginestest.TestPostgres(t)
 	d := dbtest.Open(t, url, lease.Migrations(), tables)
 	a, proxy := throughProxy(t, url, bus.NewLocal())
-	until(t, "it has all and is the only one", func() bool { return ownedBy(a) == 8 && a.leases.Only() })
+	until(t, "it has all and is the only one", func() bool { return ownedBy(a) == 8 && a.leases.IsOnlyMember() })
 	proxy.HoldAnswers(func(r dbfault.Read) bool { // what watch asks
 		return strings.Contains(r.Query, "FROM leases") && bytes.Contains(r.Values, []byte("stream/"))
 	})
@@ -70,7 +70,7 @@ func TestWhoComesBackBelievesTheViewNotItself(t *testing.T) {
 		t.Fatal(err)
 	}
 	b, other := throughProxy(t, url, bus.NewLocal()) // it is dead soon: what it would still say is not heard
-	until(t, "the other one has all and is the only one", func() bool { return ownedBy(b) == 8 && b.leases.Only() })
+	until(t, "the other one has all and is the only one", func() bool { return ownedBy(b) == 8 && b.leases.IsOnlyMember() })
 	write(t, []*node{b}, "room", "missed")
 	other.Cut()
 	other.Away(true)
@@ -83,7 +83,7 @@ func TestWhoComesBackBelievesTheViewNotItself(t *testing.T) {
 		err := a.streams.Barrier(ctx)
 		cancel()
 		if err == nil && !a.has("missed") {
-			t.Fatalf("%s after it came back its barrier lets a request pass that misses a row; it believes to have %d shards, and to be the only one: %v", time.Since(began), ownedBy(a), a.leases.Only())
+			t.Fatalf("%s after it came back its barrier lets a request pass that misses a row; it believes to have %d shards, and to be the only one: %v", time.Since(began), ownedBy(a), a.leases.IsOnlyMember())
 		}
 	}
 }

@@ -32,11 +32,11 @@ func (s *Streams) Start(ctx context.Context) error {
 		}
 		wanted = append(wanted, st)
 		st.followMu.Lock()
-		st.subscribe()
+		st.subscribeToBus()
 		st.followMu.Unlock()
 	}
-	s.o.Leases.Need(needs...)
-	s.undo = append(s.undo, s.o.Bus.Subscribe("leases", func(bus.Message) { s.o.Leases.Poke() }))
+	s.o.Leases.SetRequired(needs...)
+	s.undo = append(s.undo, s.o.Bus.Subscribe("leases", func(bus.Message) { s.o.Leases.Wake() }))
 	s.undo = append(s.undo, s.o.Bus.OnReconnect(func() {
 		s.lost.Add(1) // so a Barrier asks the database until the positions were read once
 		if s.o.Leases.SetBus(s.o.Bus.Server()) {
@@ -46,7 +46,7 @@ func (s *Streams) Start(ctx context.Context) error {
 	}))
 	s.o.Leases.SetBus(s.o.Bus.Server()) // Ready tells the others, before this process takes shards
 	// A process that was the only one published nothing: what it wrote meanwhile is behind the positions that are read now.
-	if err := s.o.Leases.Settle(ctx); err != nil {
+	if err := s.o.Leases.WaitUntilKnown(ctx); err != nil {
 		s.close()
 		return err
 	}
@@ -76,8 +76,8 @@ func (s *Streams) Start(ctx context.Context) error {
 	return nil
 }
 
-// Begun is closed when Start is done: before, this process does not know what the others wrote, and serves nobody.
-func (s *Streams) Begun() <-chan struct{} { return s.begun }
+// Started is closed when Start is done: before, this process does not know what the others wrote, and serves nobody.
+func (s *Streams) Started() <-chan struct{} { return s.begun }
 
 // close ends what Start began.
 func (s *Streams) close() {
@@ -272,8 +272,8 @@ func (s *Streams) release(ctx context.Context, which func(st *Stream, shard int)
 			if sh.leaving {
 				leaving = append(leaving, sh)
 				names = append(names, st.Lease(i))
-				if st.spec.Lost != nil {
-					dropped = append(dropped, func() { st.spec.Lost(i) })
+				if st.spec.OnLost != nil {
+					dropped = append(dropped, func() { st.spec.OnLost(i) })
 				}
 			}
 		}
@@ -307,7 +307,7 @@ func (s *Streams) setOwned(sh *shard, owned bool) {
 }
 
 // only tells that no other process writes or reads rows: this one has all shards.
-func (s *Streams) only() bool { return s.lacking.Load() == 0 && s.o.Leases.Only() }
+func (s *Streams) only() bool { return s.lacking.Load() == 0 && s.o.Leases.IsOnlyMember() }
 
 func (s *Streams) waitDecided(ctx context.Context, shards []*shard) error {
 	for {

@@ -71,7 +71,7 @@ type Basis struct {
 // basis is alive. The error is ErrNotOwner.
 func (st *Stream) Basis(key string) (*Basis, error) {
 	shard := st.Shard(key)
-	epoch, ok := st.Claim(shard)
+	epoch, ok := st.Ownership(shard)
 	if !ok {
 		return nil, ErrNotOwner
 	}
@@ -249,9 +249,9 @@ func (s *Streams) waiting() time.Duration {
 	return min(longest, 10*time.Second)
 }
 
-// Claim tells whether this process owns a shard, and under which epoch: what was cached under another
+// Ownership tells whether this process owns a shard, and under which epoch: what was cached under another
 // epoch is stale.
-func (st *Stream) Claim(shard int) (epoch int64, ok bool) {
+func (st *Stream) Ownership(shard int) (epoch int64, ok bool) {
 	st.set.mu.Lock()
 	defer st.set.mu.Unlock()
 	sh := st.shards[shard]
@@ -270,7 +270,7 @@ func (b *Basis) Confirm(ctx context.Context) error {
 		}
 		self, h := s.o.Leases.Self(), held[b.st.leases[b.shard]]
 		if h.Machine != self.ID || h.Incarnation != self.Incarnation {
-			s.o.Leases.Poke()
+			s.o.Leases.Wake()
 			return ErrNotOwner
 		}
 	}

@@ -204,7 +204,7 @@ func (s *Streams) hush(ctx context.Context) (told bool) {
 	s.o.Log.Warn("the bus does not bring rows to all: the fleet reads them from the database")
 	for wait := 50 * time.Millisecond; ; wait = min(2*wait, time.Second) {
 		step, cancel := context.WithTimeout(ctx, 5*time.Second)
-		err := s.o.Leases.SetMute(step, true)
+		err := s.o.Leases.SetDegraded(step, true)
 		cancel()
 		if errors.Is(err, lease.ErrReplaced) {
 			return false
@@ -221,7 +221,7 @@ func (s *Streams) hush(ctx context.Context) (told bool) {
 	select {
 	case <-ctx.Done(): // whoever comes next waits as long
 		return false
-	case <-time.After(s.o.Leases.Trust()):
+	case <-time.After(s.o.Leases.ViewTTL()):
 	}
 	s.mute, s.doubtful = true, false
 	s.told.Store(moves)
@@ -241,17 +241,17 @@ func (s *Streams) speak(ctx context.Context) {
 	if !s.mute || !s.o.Bus.Connected() || s.o.Bus.Barrier(ctx) != nil {
 		return
 	}
-	err := s.o.Leases.SetMute(ctx, false)
+	err := s.o.Leases.SetDegraded(ctx, false)
 	s.mute, s.doubtful = err != nil, err != nil
 }
 
 // losses counts what makes the stored positions worth reading.
-func (s *Streams) losses() int64 { return s.lost.Load() + s.o.Leases.Muted() }
+func (s *Streams) losses() int64 { return s.lost.Load() + s.o.Leases.DegradedViews() }
 
 // trusted tells whether the bus carries all rows that are acknowledged: no message was lost since the stored
 // positions were read, and no process is known to write without it.
 func (s *Streams) trusted() bool {
-	return s.o.Leases.Fresh() && s.read.Load() >= s.losses() && s.o.Bus.Connected()
+	return s.o.Leases.NoneDegraded() && s.read.Load() >= s.losses() && s.o.Bus.Connected()
 }
 
 // announce publishes the positions of the shards that this process owns, so that a reader who missed the

@@ -128,7 +128,7 @@ func TestBarrierWhileProcessesAreAtDifferentServers(t *testing.T) {
 	}
 	until(t, "the bus is trusted again", func() bool {
 		for _, n := range nodes {
-			if !n.leases.Fresh() || n.leases.Self().Mute {
+			if !n.leases.NoneDegraded() || n.leases.Self().Degraded {
 				return false
 			}
 		}
@@ -193,7 +193,7 @@ func TestARowOfWhoCameToAnotherServerIsBehindABarrier(t *testing.T) {
 			nodes = append(nodes, start(t, d, buses[i], lease.Options{Machine: -1, TTL: 4 * time.Second})) // a view is trusted for half of it
 		}
 		until(t, "the shards are shared and the bus is trusted", func() bool {
-			return ownedBy(nodes[0]) == 4 && ownedBy(nodes[1]) == 4 && nodes[0].leases.Fresh() && nodes[1].leases.Fresh()
+			return ownedBy(nodes[0]) == 4 && ownedBy(nodes[1]) == 4 && nodes[0].leases.NoneDegraded() && nodes[1].leases.NoneDegraded()
 		})
 		rounds(t, nodes, "before", func(i int) bool { return i < 10 })
 		room := ""

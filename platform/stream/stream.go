@@ -58,7 +58,7 @@ type Store interface {
 // MaxNumber is the highest number of a stream.
 const MaxNumber = 63
 
-// Spec describes a stream. A domain declares it without Store and Lost, which With adds when it is opened.
+// Spec describes a stream. A domain declares it without Store and OnLost, which With adds when it is opened.
 type Spec struct {
 	Name string
 	// Number names the stream in tokens, for ever: it is never given to another one. 1 to MaxNumber; 0 in tests.
@@ -72,13 +72,13 @@ type Spec struct {
 	Lane string
 	// PositionKey is the name of the unique key of shard and position in the stream's table.
 	PositionKey string
-	// Lost runs when this process is not the owner of a shard any more: what is cached for it may go. May be nil.
-	Lost func(shard int)
+	// OnLost runs when this process is not the owner of a shard any more: what is cached for it may go. May be nil.
+	OnLost func(shard int)
 }
 
 // With completes a declared Spec.
 func (s Spec) With(store Store, lost func(shard int)) Spec {
-	s.Store, s.Lost = store, lost
+	s.Store, s.OnLost = store, lost
 	return s
 }
 
@@ -91,15 +91,15 @@ type Stream struct {
 
 	delivery prometheus.Observer
 
-	tails    []*Tail
+	tails    []*Subscription
 	followed atomic.Bool // rows are received and handed to the tails that are on
 	followMu sync.Mutex
 	undo     func() // ends the subscription
 
-	tailMu  sync.Mutex // serializes the tails of this stream
-	stored  bool       // the rows that are handed over come from the store, which may keep less of them than was written
-	active  []*Tail    // those that are on
-	scratch []Row      // memory of the rows that are handed over
+	tailMu  sync.Mutex      // serializes the tails of this stream
+	stored  bool            // the rows that are handed over come from the store, which may keep less of them than was written
+	active  []*Subscription // those that are on
+	scratch []Row           // memory of the rows that are handed over
 
 	mu     sync.Mutex
 	shards []*shard

@@ -100,7 +100,7 @@ func start(t *testing.T, d *db.DB, b bus.Bus, o lease.Options, wire ...func(n *n
 	}
 	n.streams = stream.New(stream.Options{DB: d, Bus: b, Leases: n.leases, Log: log})
 	n.notes = n.streams.Open(stream.Spec{Name: "notes", Role: "notes", Shards: 8, Store: notes{}})
-	n.notes.Tail(func(rows []stream.Row) {
+	n.notes.Subscribe(func(rows []stream.Row) {
 		n.mu.Lock()
 		defer n.mu.Unlock()
 		for _, r := range rows {
@@ -115,7 +115,7 @@ func start(t *testing.T, d *db.DB, b bus.Bus, o lease.Options, wire ...func(n *n
 			}
 			n.seen[string(r.Data)] = true
 		}
-	}).From(func(began []int64) { n.began = began })
+	}).OnStart(func(began []int64) { n.began = began })
 	for _, add := range wire {
 		add(n)
 	}
@@ -239,13 +239,13 @@ func TestPausedOwnerCanNotWrite(t *testing.T) {
 		b := bus.NewLocal()
 		a := start(t, d, b, lease.Options{Machine: -1})
 		write(t, []*node{a}, "r", "first")
-		epoch, _ := a.notes.Claim(a.notes.Shard("r"))
+		epoch, _ := a.notes.Ownership(a.notes.Shard("r"))
 		// Another process takes the lease, as it would after a's heartbeat stopped.
 		if _, err := d.Exec(context.Background(), "UPDATE leases SET epoch = epoch + 1, machine = 900 WHERE name = $1", a.notes.Lease(a.notes.Shard("r"))); err != nil {
 			t.Fatal(err)
 		}
 		err := a.streams.Append(context.Background(), &stream.Entry{Stream: a.notes, Row: stream.Row{Key: "r", Data: []byte("late")}})
-		if now, ok := a.notes.Claim(a.notes.Shard("r")); err == nil && now == epoch {
+		if now, ok := a.notes.Ownership(a.notes.Shard("r")); err == nil && now == epoch {
 			t.Fatalf("an owner without its lease wrote under epoch %d (owned %v)", epoch, ok)
 		}
 		if err == nil {

@@ -63,9 +63,9 @@ func (st *Stream) OwnPart(at int) Part { return Part{st.spec.Number, st.spec.Gen
 // Layout reads and writes tokens of some streams. What it reads of others it gives back unread, to be written again: a client
 // that goes from process to process loses nothing where one of them knows more streams than another.
 type Layout struct {
-	// Described makes all tokens describe themselves. Without it, a token is written in the first form where that can say
+	// SelfDescribing makes all tokens describe themselves. Without it, a token is written in the first form where that can say
 	// the same: a process of the version before can read it.
-	Described bool
+	SelfDescribing bool
 
 	parts []Part
 	size  int
@@ -90,8 +90,8 @@ func NewLayout(parts ...Part) *Layout {
 // Token is what a token says beside positions.
 type Token struct {
 	Log uint32 // the epoch of the log; positions of another one mean nothing
-	// Later says that the format is one of a later version: nothing else is known.
-	Later bool
+	// NewerFormat says that the format is one of a later version: nothing else is known.
+	NewerFormat bool
 	// Carried are the entries of streams that the layout does not have, as they were.
 	Carried string
 
@@ -139,7 +139,7 @@ func (l *Layout) Decode(token string, positions []int64) (t Token, err error) {
 	}
 	switch format := body[0]; {
 	case format > described:
-		t.Later = true
+		t.NewerFormat = true
 		return t, nil
 	case format < described || len(body) < 1+epochSize:
 		return t, ErrToken
@@ -213,7 +213,7 @@ func (l *Layout) Append(text []byte, log uint32, positions []int64, carried stri
 	text = slices.Grow(text, sealedLen(usual)+usual)
 	at := len(text) + sealedLen(usual)
 	buf := text[:cap(text)][at : at : at+usual]
-	if l.first && !l.Described && carried == "" {
+	if l.first && !l.SelfDescribing && carried == "" {
 		b := binary.BigEndian.AppendUint32(buf, log)
 		for i := range l.parts {
 			b = l.parts[i].append(b, positions)

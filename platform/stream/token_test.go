@@ -14,7 +14,7 @@ import (
 // firstLayout is that of the first form.
 func firstLayout(described bool) *Layout {
 	l := NewLayout(placed(firstForm...)...)
-	l.Described = described
+	l.SelfDescribing = described
 	return l
 }
 
@@ -68,7 +68,7 @@ func TestTokensOfBeforeAreRead(t *testing.T) {
 		for _, described := range []bool{false, true} {
 			l := firstLayout(described)
 			token, positions := decode(t, l, c.token)
-			if token.Log != c.log || token.Later || token.Carried != "" || !slices.Equal(positions, c.positions) {
+			if token.Log != c.log || token.NewerFormat || token.Carried != "" || !slices.Equal(positions, c.positions) {
 				t.Errorf("%s: found %+v %v", c.token, token, positions)
 			}
 			for _, p := range l.parts {
@@ -144,7 +144,7 @@ func TestTokensOfOtherVersions(t *testing.T) {
 			t.Errorf("other shards, %+v: %+v %v", p, told, positions)
 		}
 	}
-	if told, _ := decode(t, older, sealed('v', 3, 1, 2, 3)); !told.Later {
+	if told, _ := decode(t, older, sealed('v', 3, 1, 2, 3)); !told.NewerFormat {
 		t.Error("a token of a later format was read")
 	}
 }
@@ -257,7 +257,7 @@ func FuzzDecodeToken(f *testing.F) {
 			}
 			return
 		}
-		if token.Later {
+		if token.NewerFormat {
 			return
 		}
 		for _, pos := range positions {

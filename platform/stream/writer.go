@@ -307,7 +307,7 @@ func (s *Streams) giveUp(st *Stream, shard int) {
 	s.mu.Lock()
 	s.setOwned(st.shards[shard], false)
 	s.mu.Unlock()
-	if st.spec.Lost != nil {
-		st.spec.Lost(shard)
+	if st.spec.OnLost != nil {
+		st.spec.OnLost(shard)
 	}
 }

@@ -13,14 +13,14 @@ func onlyOne(t *testing.T, d *db.DB) {
 	a := member(t, d, lease.Options{Machine: 0})
 	settle(t, a)
 	stop := live(t, a)
-	until(t, "it knows that it is the only one", 3*time.Second, a.Only)
+	until(t, "it knows that it is the only one", 3*time.Second, a.IsOnlyMember)
 	for round := range 5 {
 		if round == 4 { // what it knows is from before: it is too slow to see the other one
-			until(t, "it knows that it is the only one again", 3*time.Second, a.Only)
+			until(t, "it knows that it is the only one again", 3*time.Second, a.IsOnlyMember)
 			if err := stop(); err != nil {
 				t.Fatal(err)
 			}
-			until(t, "a new view", 3*time.Second, func() bool { return a.Refresh(t.Context()) == nil && a.Only() })
+			until(t, "a new view", 3*time.Second, func() bool { return a.Refresh(t.Context()) == nil && a.IsOnlyMember() })
 		}
 		b := member(t, d, lease.Options{Machine: 1})
 		for joined := false; !joined; time.Sleep(time.Millisecond) {
@@ -29,11 +29,11 @@ func onlyOne(t *testing.T, d *db.DB) {
 				t.Fatal(err)
 			}
 			joined = len(got) == 1
-			if a.Only() && (joined || b.Fresh()) {
-				t.Fatalf("round %d: a process is granted %v and trusts its view %v while another believes to be the only one", round, got, b.Fresh())
+			if a.IsOnlyMember() && (joined || b.NoneDegraded()) {
+				t.Fatalf("round %d: a process is granted %v and trusts its view %v while another believes to be the only one", round, got, b.NoneDegraded())
 			}
 		}
-		if b.Only() {
+		if b.IsOnlyMember() {
 			t.Error("the second one says that it is the only one")
 		}
 		if err := b.Leave(t.Context()); err != nil {
@@ -48,18 +48,18 @@ func comesBack(t *testing.T, d *db.DB) {
 	settle(t, b)
 	paused := time.Now()
 	live(t, a)
-	until(t, "the other one counts as dead", 5*time.Second, func() bool { return time.Since(paused) > TTL && a.Only() })
+	until(t, "the other one counts as dead", 5*time.Second, func() bool { return time.Since(paused) > TTL && a.IsOnlyMember() })
 	settled := make(chan error, 1)
 	began := time.Now()
-	go func() { settled <- b.Settle(t.Context()) }()
+	go func() { settled <- b.WaitUntilKnown(t.Context()) }()
 	for {
 		select {
 		case err := <-settled:
-			if err != nil || a.Only() {
-				t.Errorf("%s after it came back: %v; the other one believes to be the only one: %v", time.Since(began), err, a.Only())
+			if err != nil || a.IsOnlyMember() {
+				t.Errorf("%s after it came back: %v; the other one believes to be the only one: %v", time.Since(began), err, a.IsOnlyMember())
 			}
-			if err := b.Refresh(t.Context()); err != nil || !b.Fresh() {
-				t.Errorf("a view from after that is fresh: %v, %v", b.Fresh(), err)
+			if err := b.Refresh(t.Context()); err != nil || !b.NoneDegraded() {
+				t.Errorf("a view from after that is fresh: %v, %v", b.NoneDegraded(), err)
 			}
 			return
 		case <-time.After(time.Millisecond):
@@ -67,7 +67,7 @@ func comesBack(t *testing.T, d *db.DB) {
 		if err := b.Refresh(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		if b.Fresh() && a.Only() {
+		if b.NoneDegraded() && a.IsOnlyMember() {
 			t.Fatal("the view of one that came back is trusted while another believes to be the only one")
 		}
 	}
@@ -86,15 +86,15 @@ func granted(t *testing.T, l *lease.Leases, name string) bool {
 func joinsSome(t *testing.T, d *db.DB) {
 	a := member(t, d, lease.Options{Machine: 0})
 	live(t, a)
-	until(t, "it is the only one", 3*time.Second, a.Only)
+	until(t, "it is the only one", 3*time.Second, a.IsOnlyMember)
 	b := member(t, d, lease.Options{Machine: 1})
 	live(t, b)
 	settle(t, b)
 	until(t, "nobody counts on being the only one", 3*time.Second, func() bool { return sharing(t, d) == 2 })
-	if c := member(t, d, lease.Options{Machine: 2}); !granted(t, c, "x") || c.Refresh(t.Context()) != nil || !c.Fresh() {
+	if c := member(t, d, lease.Options{Machine: 2}); !granted(t, c, "x") || c.Refresh(t.Context()) != nil || !c.NoneDegraded() {
 		t.Error("the third one waits")
 	}
-	if a.Only() || b.Only() {
+	if a.IsOnlyMember() || b.IsOnlyMember() {
 		t.Error("one of three is the only one")
 	}
 }
@@ -130,7 +130,7 @@ func joinsOld(t *testing.T, d *db.DB) {
 
 func saysSo(t *testing.T, d *db.DB) {
 	a := member(t, d, lease.Options{Machine: 0})
-	if err := a.Refresh(t.Context()); err != nil || a.Only() {
+	if err := a.Refresh(t.Context()); err != nil || a.IsOnlyMember() {
 		t.Fatalf("it counts on being the only one before it said so: %v", err)
 	}
 	b := member(t, d, lease.Options{Machine: 1})
@@ -138,7 +138,7 @@ func saysSo(t *testing.T, d *db.DB) {
 		t.Fatal("who comes to one that did not say so waits")
 	}
 	live(t, a)
-	until(t, "it is the only one", 3*time.Second, a.Only)
+	until(t, "it is the only one", 3*time.Second, a.IsOnlyMember)
 	if n := sharing(t, d); n != 1 { // that of the one that left
 		t.Errorf("%d say that they share, expected one", n)
 	}
@@ -146,22 +146,22 @@ func saysSo(t *testing.T, d *db.DB) {
 	if _, err := d.Exec(t.Context(), "UPDATE machines SET shares = incarnation WHERE id = 0"); err != nil {
 		t.Fatal(err)
 	}
-	if err := a.Refresh(t.Context()); err != nil || a.Only() {
+	if err := a.Refresh(t.Context()); err != nil || a.IsOnlyMember() {
 		t.Errorf("it is the only one while its row says that it shares: %v", err)
 	}
-	until(t, "it says so anew", 3*time.Second, a.Only)
+	until(t, "it says so anew", 3*time.Second, a.IsOnlyMember)
 }
 
 // takesOnlys: the only one was asleep for so long that another process has its id, so nothing says any more what it counts on.
 func takesOnlys(t *testing.T, d *db.DB) {
 	a := member(t, d, lease.Options{Machine: 0})
 	stop := live(t, a)
-	until(t, "it is the only one", 3*time.Second, a.Only)
+	until(t, "it is the only one", 3*time.Second, a.IsOnlyMember)
 	if err := stop(); err != nil {
 		t.Fatal(err)
 	}
-	if err := a.Refresh(t.Context()); err != nil || !a.Only() {
-		t.Fatalf("its last view: %v, %v", err, a.Only())
+	if err := a.Refresh(t.Context()); err != nil || !a.IsOnlyMember() {
+		t.Fatalf("its last view: %v, %v", err, a.IsOnlyMember())
 	}
 	if _, err := d.Exec(t.Context(), "UPDATE machines SET expires_ms = expires_ms - $1", 2*TTL.Milliseconds()); err != nil {
 		t.Fatal(err)
@@ -169,7 +169,7 @@ func takesOnlys(t *testing.T, d *db.DB) {
 	b, c := member(t, d, lease.Options{Machine: 0}), member(t, d, lease.Options{Machine: 1})
 	for settled := false; !settled; time.Sleep(time.Millisecond) {
 		settled = granted(t, b, "x") || granted(t, c, "y")
-		if a.Only() && (settled || b.Fresh() || c.Fresh()) {
+		if a.IsOnlyMember() && (settled || b.NoneDegraded() || c.NoneDegraded()) {
 			t.Fatal("one of those who came has a lease or trusts its view while another believes to be the only one")
 		}
 	}
@@ -185,7 +185,7 @@ func saidLate(t *testing.T, d *db.DB) {
 	}
 	a := member(t, d, lease.Options{Machine: 0})
 	stop := live(t, a)
-	until(t, "it is the only one", 3*time.Second, a.Only)
+	until(t, "it is the only one", 3*time.Second, a.IsOnlyMember)
 	if err := stop(); err != nil {
 		t.Fatal(err)
 	}
@@ -198,7 +198,7 @@ func saidLate(t *testing.T, d *db.DB) {
 			return err
 		}
 		live(t, a)
-		a.Poke()
+		a.Wake()
 		waiting := func() (n int) {
 			err := d.QueryRow(t.Context(), "SELECT COUNT(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '%shares%'").Scan(&n)
 			if err != nil {
@@ -216,7 +216,7 @@ func saidLate(t *testing.T, d *db.DB) {
 		t.Fatal(err)
 	}
 	for began := time.Now(); time.Since(began) < TTL/2; {
-		if a.Only() {
+		if a.IsOnlyMember() {
 			t.Fatal("it counts on a view from before it said so")
 		}
 	}

@@ -86,7 +86,7 @@ func kill(t *testing.T, d *db.DB, id int) {
 
 func settle(t *testing.T, l *lease.Leases) {
 	t.Helper()
-	if err := l.Settle(t.Context()); err != nil {
+	if err := l.WaitUntilKnown(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -369,23 +369,23 @@ func view(t *testing.T, d *db.DB) {
 		m, _ := b.Machine(0)
 		return m.Takes("client") && !m.Takes("sync")
 	})
-	until(t, "the view is fresh", 3*time.Second, b.Fresh)
-	if err := a.SetMute(t.Context(), true); err != nil {
+	until(t, "the view is fresh", 3*time.Second, b.NoneDegraded)
+	if err := a.SetDegraded(t.Context(), true); err != nil {
 		t.Fatal(err)
 	}
-	deadline := time.After(a.Trust())
+	deadline := time.After(a.ViewTTL())
 	<-deadline
-	if b.Fresh() {
+	if b.NoneDegraded() {
 		t.Error("a view from before a machine became mute is trusted")
 	}
-	until(t, "b counts the mute machine", 3*time.Second, func() bool { return b.Muted() > 0 })
-	until(t, "a machine does not doubt because of itself", 3*time.Second, a.Fresh)
-	before := b.Muted()
-	if err := a.SetMute(t.Context(), false); err != nil {
+	until(t, "b counts the mute machine", 3*time.Second, func() bool { return b.DegradedViews() > 0 })
+	until(t, "a machine does not doubt because of itself", 3*time.Second, a.NoneDegraded)
+	before := b.DegradedViews()
+	if err := a.SetDegraded(t.Context(), false); err != nil {
 		t.Fatal(err)
 	}
-	until(t, "the view is fresh again", 3*time.Second, b.Fresh)
-	if b.Muted() <= before {
+	until(t, "the view is fresh again", 3*time.Second, b.NoneDegraded)
+	if b.DegradedViews() <= before {
 		t.Error("the end of the mute time was not counted")
 	}
 	if err := a.Drain(t.Context()); err != nil {
@@ -404,19 +404,19 @@ func unseenMute(t *testing.T, d *db.DB) {
 	if err := b.Refresh(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	before := b.Muted()
-	if err := a.SetMute(t.Context(), true); err != nil {
+	before := b.DegradedViews()
+	if err := a.SetDegraded(t.Context(), true); err != nil {
 		t.Fatal(err)
 	}
-	until(t, "no view from before is trusted", 3*time.Second, func() bool { return !b.Fresh() })
-	if err := a.SetMute(t.Context(), false); err != nil {
+	until(t, "no view from before is trusted", 3*time.Second, func() bool { return !b.NoneDegraded() })
+	if err := a.SetDegraded(t.Context(), false); err != nil {
 		t.Fatal(err)
 	}
 	if err := b.Refresh(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if !b.Fresh() || b.Muted() == before {
-		t.Errorf("fresh %v, counted %d after %d", b.Fresh(), b.Muted(), before)
+	if !b.NoneDegraded() || b.DegradedViews() == before {
+		t.Errorf("fresh %v, counted %d after %d", b.NoneDegraded(), b.DegradedViews(), before)
 	}
 }
 
@@ -436,14 +436,14 @@ func toldWhileBeating(t *testing.T, d *db.DB) {
 	defer stop()
 	for i := range 200 {
 		mute := i%2 == 0
-		if err := a.SetMute(t.Context(), mute); err != nil {
+		if err := a.SetDegraded(t.Context(), mute); err != nil {
 			t.Fatal(err)
 		}
 		if err := b.Refresh(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		if m, _ := b.Machine(0); m.Mute != mute {
-			t.Fatalf("after it was told that mute is %v, others read %v", mute, m.Mute)
+		if m, _ := b.Machine(0); m.Degraded != mute {
+			t.Fatalf("after it was told that mute is %v, others read %v", mute, m.Degraded)
 		}
 	}
 }
@@ -463,7 +463,7 @@ func alone(t *testing.T, d *db.DB) {
 	if err := advance(t.Context(), d, a, first...); !errors.Is(err, lease.ErrLost) {
 		t.Errorf("the process from before advanced: %v", err)
 	}
-	if !b.Fresh() || !b.Alive() {
+	if !b.NoneDegraded() || !b.Alive() {
 		t.Error("a process alone has no doubts")
 	}
 }
@@ -473,7 +473,7 @@ func once(t *testing.T, d *db.DB) {
 	var values [8]string
 	for i := range values {
 		wg.Go(func() {
-			v, err := lease.Once(context.Background(), d, "key", fmt.Sprint("value", i))
+			v, err := lease.InitValue(context.Background(), d, "key", fmt.Sprint("value", i))
 			if err != nil {
 				t.Error(err)
 			}
@@ -523,20 +523,20 @@ func versions(t *testing.T, d *db.DB) {
 }
 
 func admission(t *testing.T, d *db.DB) {
-	first := member(t, d, lease.Options{Machine: 4, Host: "a", Facts: "alpha"})
+	first := member(t, d, lease.Options{Machine: 4, Host: "a", Metadata: "alpha"})
 	refuse := errors.New("not you")
 	var seen []lease.Machine
-	_, err := lease.Open(t.Context(), d, lease.Options{Machine: 5, TTL: TTL, Admit: func(self lease.Machine, others []lease.Machine) error {
+	_, err := lease.Open(t.Context(), d, lease.Options{Machine: 5, TTL: TTL, Accept: func(self lease.Machine, others []lease.Machine) error {
 		seen = others
 		if self.ID != 5 {
 			t.Errorf("this process is %d", self.ID)
 		}
 		return refuse
 	}})
-	if !errors.Is(err, refuse) || len(seen) != 1 || seen[0].ID != 4 || seen[0].Facts != "alpha" {
+	if !errors.Is(err, refuse) || len(seen) != 1 || seen[0].ID != 4 || seen[0].Metadata != "alpha" {
 		t.Errorf("expected a refusal after a look at machine 4, found %v, %v", err, seen)
 	}
-	if facts, err := first.Facts(t.Context()); err != nil || len(facts) != 1 || facts[4] != "alpha" {
+	if facts, err := first.Metadata(t.Context()); err != nil || len(facts) != 1 || facts[4] != "alpha" {
 		t.Errorf("the refused process left a trace: %v, %v", facts, err)
 	}
 }

@@ -22,13 +22,13 @@ import (
 type listener struct {
 	*Streams
 	st, other *Stream
-	light     *Tail
-	heavy     *Tail
+	light     *Subscription
+	heavy     *Subscription
 
 	mu    sync.Mutex
-	rows  map[*Tail][]int64
-	start map[*Tail][]int64
-	next  map[*Tail][]int64
+	rows  map[*Subscription][]int64
+	start map[*Subscription][]int64
+	next  map[*Subscription][]int64
 }
 
 func listen(t *testing.T, d *db.DB, b bus.Bus, roles ...string) *listener {
@@ -37,12 +37,12 @@ func listen(t *testing.T, d *db.DB, b bus.Bus, roles ...string) *listener {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := &listener{rows: map[*Tail][]int64{}, start: map[*Tail][]int64{}, next: map[*Tail][]int64{}}
+	l := &listener{rows: map[*Subscription][]int64{}, start: map[*Subscription][]int64{}, next: map[*Subscription][]int64{}}
 	l.Streams = New(Options{DB: d, Bus: b, Leases: leases, Log: quiet})
 	l.st = l.Open(Spec{Name: "a", Role: "writer", Shards: 4, Store: &lineStore{name: "a"}})
 	l.other = l.Open(Spec{Name: "b", Role: "writer", Shards: 4, Store: &lineStore{name: "b"}})
-	add := func(roles ...string) (tail *Tail) {
-		tail = l.st.Tail(func(rows []Row) {
+	add := func(roles ...string) (tail *Subscription) {
+		tail = l.st.Subscribe(func(rows []Row) {
 			l.mu.Lock()
 			defer l.mu.Unlock()
 			for _, row := range rows {
@@ -51,7 +51,7 @@ func listen(t *testing.T, d *db.DB, b bus.Bus, roles ...string) *listener {
 					t.Errorf("shard %d: expected position %d, found %d", row.Shard, l.next[tail][row.Shard], row.Pos)
 				}
 			}
-		}, roles...).From(func(start []int64) {
+		}, roles...).OnStart(func(start []int64) {
 			l.mu.Lock()
 			defer l.mu.Unlock()
 			l.start[tail], l.next[tail] = start, slices.Clone(start)
@@ -73,7 +73,7 @@ func listen(t *testing.T, d *db.DB, b bus.Bus, roles ...string) *listener {
 	return l
 }
 
-func (l *listener) got(tail *Tail) []int64 {
+func (l *listener) got(tail *Subscription) []int64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return slices.Clone(l.rows[tail])
@@ -129,13 +129,13 @@ func TestProcessesReceiveWhatTheirRolesNeed(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if got := client.got(client.light); !slices.Equal(got, []int64{1, 2, 3}) || client.heavy.On() {
-			t.Errorf("the tail of the role got %v; the one of another role is on: %v", got, client.heavy.On())
+		if got := client.got(client.light); !slices.Equal(got, []int64{1, 2, 3}) || client.heavy.IsActive() {
+			t.Errorf("the tail of the role got %v; the one of another role is on: %v", got, client.heavy.IsActive())
 		}
-		if media.st.Followed() || media.light.On() || mediaBus.topics["rows/a"] > 0 {
+		if media.st.IsReceived() || media.light.IsActive() || mediaBus.topics["rows/a"] > 0 {
 			t.Error("a process receives rows that it does not need")
 		}
-		if client.other.Followed() {
+		if client.other.IsReceived() {
 			t.Error("a process receives a stream without tails")
 		}
 
@@ -155,8 +155,8 @@ func TestProcessesReceiveWhatTheirRolesNeed(t *testing.T) {
 				t.Errorf("started tails got %v, from %v on", got, l.start[l.heavy])
 			}
 		}
-		if media.light.On() || media.st.Position(1) != 5 {
-			t.Errorf("the other tail is on: %v, position %d", media.light.On(), media.st.Position(1))
+		if media.light.IsActive() || media.st.Position(1) != 5 {
+			t.Errorf("the other tail is on: %v, position %d", media.light.IsActive(), media.st.Position(1))
 		}
 	}, lease.Migrations(), lines)
 }
@@ -165,7 +165,7 @@ func TestProcessesReceiveWhatTheirRolesNeed(t *testing.T) {
 func TestWhoLacksShardsIsNotTheOnlyOne(t *testing.T) {
 	dbtest.Run(t, func(t *testing.T, d *db.DB) {
 		l := listen(t, d, bus.NewLocal(), "client")
-		for deadline := time.Now().Add(10 * time.Second); !l.o.Leases.Only(); time.Sleep(time.Millisecond) {
+		for deadline := time.Now().Add(10 * time.Second); !l.o.Leases.IsOnlyMember(); time.Sleep(time.Millisecond) {
 			if time.Now().After(deadline) {
 				t.Fatal("the only process does not know that it is")
 			}

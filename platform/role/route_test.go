@@ -40,11 +40,11 @@ func TestPickSpreadsKeysAndKeepsThem(t *testing.T) {
 	counts, places := map[string]int{}, map[string]string{}
 	for i := range 5000 {
 		key := fmt.Sprint("user", i)
-		addr, local, ok := p.Pick("r", key)
+		addr, local, ok := p.Route("r", key)
 		if !ok || local != (addr == p.Leases.Self().Address) {
 			t.Fatalf("%q: %s %v %v", key, addr, local, ok)
 		}
-		if pooled, _, _ := p.Pick("q", key); pooled != addr {
+		if pooled, _, _ := p.Route("q", key); pooled != addr {
 			t.Fatalf("the pool serves %q at %s instead of %s", key, pooled, addr)
 		}
 		counts[addr]++
@@ -69,7 +69,7 @@ func TestPickSpreadsKeysAndKeepsThem(t *testing.T) {
 		t.Fatal(err)
 	}
 	for key, before := range places {
-		if addr, _, _ := p.Pick("r", key); addr != before && addr != "new:1" {
+		if addr, _, _ := p.Route("r", key); addr != before && addr != "new:1" {
 			t.Errorf("%q moved from %s to %s as another process came", key, before, addr)
 		}
 	}
@@ -80,7 +80,7 @@ func TestPickSpreadsKeysAndKeepsThem(t *testing.T) {
 		t.Fatal(err)
 	}
 	for key, before := range places {
-		if addr, _, _ := p.Pick("r", key); addr != before {
+		if addr, _, _ := p.Route("r", key); addr != before {
 			t.Errorf("%q is at %s after the process left, before at %s", key, addr, before)
 		}
 	}
@@ -92,7 +92,7 @@ func BenchmarkPick(b *testing.B) {
 			p := crowd(b, dbtest.Open(b, "sqlite:"+filepath.Join(b.TempDir(), "test.db"), lease.Migrations()), n)
 			b.ReportAllocs()
 			for b.Loop() {
-				p.Pick("r", "1z141z3k2kd9q")
+				p.Route("r", "1z141z3k2kd9q")
 			}
 		})
 	}

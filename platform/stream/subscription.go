@@ -12,8 +12,8 @@ import (
 // OnDemand is for tails that no process needs from its start on.
 const OnDemand = "-"
 
-// Tail is a reader of a stream in this process.
-type Tail struct {
+// Subscription is a reader of a stream in this process.
+type Subscription struct {
 	st    *Stream
 	roles []string
 	begin func(start []int64)
@@ -21,31 +21,31 @@ type Tail struct {
 	on    atomic.Bool
 }
 
-// Tail adds a reader: while it is on, rows gets every row of every shard, in the order of each shard, once, and
+// Subscribe adds a reader: while it is on, rows gets every row of every shard, in the order of each shard, once, and
 // must not block. Tails run in the order in which they were added. The slice is valid during the call only, and all
 // tails get the same: one may set Value of a row that came without it, for those after it. Rows from before it was on are not given. Wiring time only.
 //
 // It is on from the start of processes that have one of roles, or of all when none are given. Elsewhere
 // Start turns it on; until then the process need not even receive the stream, so what is cached from it must not be used.
-func (st *Stream) Tail(rows func(rows []Row), roles ...string) *Tail {
-	t := &Tail{st: st, roles: roles, rows: rows}
+func (st *Stream) Subscribe(rows func(rows []Row), roles ...string) *Subscription {
+	t := &Subscription{st: st, roles: roles, rows: rows}
 	st.tails = append(st.tails, t)
 	return t
 }
 
-// From adds a function that is told, before the first row, behind which positions the rows begin. It must not
+// OnStart adds a function that is told, before the first row, behind which positions the rows begin. It must not
 // block. Wiring time only.
-func (t *Tail) From(begin func(start []int64)) *Tail {
+func (t *Subscription) OnStart(begin func(start []int64)) *Subscription {
 	t.begin = begin
 	return t
 }
 
-// On tells whether the rows are given.
-func (t *Tail) On() bool { return t.on.Load() }
+// IsActive tells whether the rows are given.
+func (t *Subscription) IsActive() bool { return t.on.Load() }
 
 // Start turns the tail on, if it is not. When it returns, the tail gets all rows behind those that were acknowledged
 // to anybody before the call: what is read from the database afterwards is current and stays so.
-func (t *Tail) Start(ctx context.Context) error {
+func (t *Subscription) Start(ctx context.Context) error {
 	if t.on.Load() {
 		return nil
 	}
@@ -61,7 +61,7 @@ func (t *Tail) Start(ctx context.Context) error {
 }
 
 // turnOn runs between two deliveries: the caller holds tailMu.
-func (t *Tail) turnOn() {
+func (t *Subscription) turnOn() {
 	if t.begin != nil { // before on is true for others
 		t.st.mu.Lock()
 		start := make([]int64, len(t.st.shards))
@@ -81,20 +81,20 @@ func (t *Tail) turnOn() {
 }
 
 // wantedBy tells whether a process needs the tail from its start on.
-func (t *Tail) wantedBy(self lease.Machine) bool {
+func (t *Subscription) wantedBy(self lease.Machine) bool {
 	return len(t.roles) == 0 || slices.ContainsFunc(t.roles, self.Has)
 }
 
 // wantedBy tells whether a process needs the rows from its start on: to own shards, or for a tail.
 func (st *Stream) wantedBy(self lease.Machine) bool {
-	return self.Has(st.spec.Role) || slices.ContainsFunc(st.tails, func(t *Tail) bool { return t.wantedBy(self) })
+	return self.Has(st.spec.Role) || slices.ContainsFunc(st.tails, func(t *Subscription) bool { return t.wantedBy(self) })
 }
 
-// Followed tells whether this process receives the rows of the stream.
-func (st *Stream) Followed() bool { return st.followed.Load() }
+// IsReceived tells whether this process receives the rows of the stream.
+func (st *Stream) IsReceived() bool { return st.followed.Load() }
 
 // subscribe makes the bus bring the rows; the caller holds followMu.
-func (st *Stream) subscribe() {
+func (st *Stream) subscribeToBus() {
 	if st.undo == nil {
 		st.undo = st.set.o.Bus.Subscribe(st.topic(), st.receive)
 	}
@@ -114,7 +114,7 @@ func (st *Stream) follow(ctx context.Context) error {
 	if err := st.set.ctx.Err(); err != nil {
 		return bus.ErrClosed
 	}
-	st.subscribe()
+	st.subscribeToBus()
 	held, err := st.set.o.Leases.Read(ctx, "stream/"+st.spec.Name+"/")
 	if err != nil {
 		return err

@@ -59,10 +59,10 @@ func mix(x uint64) uint64 {
 
 var turn atomic.Uint64
 
-// Pick chooses the process for a request: the owner of the key's shard for a role that writes a stream,
+// Route chooses the process for a request: the owner of the key's shard for a role that writes a stream,
 // else one that the key hashes to, else this process. Where no process has the role, its pool has it. It is
 // not ok when nobody has either.
-func (p *Process) Pick(name, key string) (addr string, local, ok bool) {
+func (p *Process) Route(name, key string) (addr string, local, ok bool) {
 	self := p.Leases.Self()
 	r, known := p.Find(name)
 	list := p.played(name)
