@@ -21,16 +21,16 @@ func TestWhatMayBreakItsConnectionIsWrittenAlone(t *testing.T) {
 	if err != nil || len(got) != 3 {
 		t.Fatalf("found %v, %v", got, err)
 	}
-	c := &consumer{set: New(Options{DB: d, Leases: l, Log: quiet})}
-	var steps []*step
+	c := &consumer{streams: New(Options{DB: d, Leases: l, Log: quiet})}
+	var steps []*cursorUpdate
 	for i, held := range got {
-		s := &step{mark: held, done: make(chan error, 1)}
-		if s.mark.Pos++; i == 1 {
-			s.alone, s.more = true, func(b *db.Batch) { b.Do("SELECT pg_terminate_backend(pg_backend_pid())") }
+		s := &cursorUpdate{lease: held, done: make(chan error, 1)}
+		if s.lease.Pos++; i == 1 {
+			s.alone, s.extra = true, func(b *db.Batch) { b.Do("SELECT pg_terminate_backend(pg_backend_pid())") }
 		}
 		steps = append(steps, s)
 	}
-	c.commitSteps(steps)
+	c.commitUpdates(steps)
 	for i, s := range steps {
 		if err := <-s.done; (err == nil) == s.alone {
 			t.Errorf("step %d: %v", i, err)

@@ -37,27 +37,27 @@ type Consumer struct {
 }
 
 const (
-	consumerKept  = 1000 // rows of a shard in memory; what does not fit is read from the store
-	firstPause    = time.Second
-	longestPause  = 5 * time.Minute
-	cursorEvery   = time.Second            // how often the cursor of rows without work in the database is stored: at full seconds
-	consumerShare = time.Second            // how often the shares are looked at
-	parkedLot     = 100                    // most parked rows that are listed at once
-	parkedFor     = 200 * time.Millisecond // how long parked rows are tried until new ones have their turn
-	reasonMost    = 1000                   // bytes of a reason that are stored
+	maxBuffered       = 1000 // rows of a shard in memory; what does not fit is read from the store
+	firstRetry        = time.Second
+	longestRetry      = 5 * time.Minute
+	cursorInterval    = time.Second            // how often the cursor of rows without work in the database is stored: at full seconds
+	rebalanceInterval = time.Second            // how often the shares are looked at
+	maxParkedBatch    = 100                    // most parked rows that are listed at once
+	parkedTurn        = 200 * time.Millisecond // how long parked rows are tried until new ones have their turn
+	maxReason         = 1000                   // bytes of a reason that are stored
 )
 
 // consumer runs a Consumer in this process.
 type consumer struct {
 	Consumer
-	set   *Streams
-	tail  *Subscription
-	steps chan *step
-	other bool // Read gives other rows than the stream's store
+	streams      *Streams
+	subscription *Subscription
+	updates      chan *cursorUpdate
+	customRead   bool // Read gives other rows than the stream's store
 
-	mu      sync.Mutex
-	workers map[int]*worker
-	broke   map[int]breaks // by shard
+	mu       sync.Mutex
+	workers  map[int]*worker
+	failures map[int]connectionFailures // by shard
 }
 
 // worker consumes one shard.
@@ -69,10 +69,10 @@ type worker struct {
 	done  chan struct{}
 	wake  chan struct{}
 
-	pos    int64            // up to which rows are worked off
-	stored int64            // the stored cursor
-	parked map[string]int64 // keys with parked rows, and how many
-	tried  int64            // the parked row behind which to go on; 0 for the first
+	pos       int64            // up to which rows are worked off
+	stored    int64            // the stored cursor
+	parked    map[string]int64 // keys with parked rows, and how many
+	lastTried int64            // the parked row behind which to go on; 0 for the first
 
 	mu    sync.Mutex
 	queue []Row // that follow each other, as they were written
@@ -83,11 +83,11 @@ func (s *Streams) Consume(spec Consumer) {
 	if spec.Batch == 0 {
 		spec.Batch = 100
 	}
-	c := &consumer{Consumer: spec, set: s, workers: map[int]*worker{}, broke: map[int]breaks{}, steps: make(chan *step), other: spec.Read != nil}
+	c := &consumer{Consumer: spec, streams: s, workers: map[int]*worker{}, failures: map[int]connectionFailures{}, updates: make(chan *cursorUpdate), customRead: spec.Read != nil}
 	if spec.Read == nil {
 		c.Read = spec.Stream.spec.Store.Read
 	}
-	c.tail = spec.Stream.Subscribe(c.hear, spec.Role)
+	c.subscription = spec.Stream.Subscribe(c.receive, spec.Role)
 	s.consumers = append(s.consumers, c)
 }
 
@@ -98,12 +98,12 @@ func (c *Consumer) Lease(shard int) string { return fmt.Sprintf("consumer/%s/%04
 
 // Consumes tells that this process has a shard of the stream of a consumer.
 func (s *Streams) Consumes(consumer string, shard int) bool {
-	return s.o.Leases.Mine((&Consumer{Name: consumer}).Lease(shard))
+	return s.opts.Leases.Mine((&Consumer{Name: consumer}).Lease(shard))
 }
 
 // hear takes rows of the tail. Those that it has from the stream's store may not be what Read gives.
-func (c *consumer) hear(rows []Row) {
-	keep := !c.other || !c.Stream.stored
+func (c *consumer) receive(rows []Row) {
+	keep := !c.customRead || !c.Stream.fromStore
 	for _, row := range rows {
 		c.mu.Lock()
 		w := c.workers[row.Shard]
@@ -112,7 +112,7 @@ func (c *consumer) hear(rows []Row) {
 			continue
 		}
 		w.mu.Lock()
-		if n := len(w.queue); n >= consumerKept || n > 0 && w.queue[n-1].Pos+1 != row.Pos {
+		if n := len(w.queue); n >= maxBuffered || n > 0 && w.queue[n-1].Pos+1 != row.Pos {
 			w.queue = nil // the store has them
 		}
 		if keep {
@@ -128,20 +128,20 @@ func (c *consumer) hear(rows []Row) {
 
 // run holds this process's share of the shards until ctx ends.
 func (c *consumer) run(ctx context.Context) {
-	if !c.set.o.Leases.Self().Has(c.Role) {
+	if !c.streams.opts.Leases.Self().Has(c.Role) {
 		return
 	}
-	tick := time.NewTicker(consumerShare)
+	tick := time.NewTicker(rebalanceInterval)
 	defer tick.Stop()
 	var committing sync.WaitGroup
 	committing.Go(c.commitAll)
 	defer committing.Wait()
-	defer close(c.steps)
+	defer close(c.updates)
 	defer c.giveUp(ctx, func(int) bool { return true })
 	for {
-		changed := c.set.o.Leases.Changed()
-		if err := c.balance(ctx); err != nil && ctx.Err() == nil {
-			c.set.o.Log.Warn("the shards of a consumer could not be shared", "consumer", c.Name, "error", err)
+		changed := c.streams.opts.Leases.Changed()
+		if err := c.rebalance(ctx); err != nil && ctx.Err() == nil {
+			c.streams.opts.Log.Warn("the shards of a consumer could not be shared", "consumer", c.Name, "error", err)
 		}
 		select {
 		case <-ctx.Done():
@@ -153,22 +153,22 @@ func (c *consumer) run(ctx context.Context) {
 }
 
 // balance takes the shards that belong here and gives up the others.
-func (c *consumer) balance(ctx context.Context) error {
-	leases := c.set.o.Leases
+func (c *consumer) rebalance(ctx context.Context) error {
+	leases := c.streams.opts.Leases
 	var machines []int
 	for _, m := range leases.Machines() {
 		if m.Takes(c.Role) {
 			machines = append(machines, m.ID)
 		}
 	}
-	wanted := assign("consumer/"+c.Name, c.Stream.Shards(), machines)
+	wanted := assignShards("consumer/"+c.Name, c.Stream.Shards(), machines)
 	self := leases.Self()
 	c.giveUp(ctx, func(shard int) bool {
 		if wanted[shard] != self.ID || !leases.Mine(c.leaseName(shard)) { // taken while this process stood still
 			return true
 		}
 		select {
-		case <-c.at(shard).done: // it failed
+		case <-c.workerOf(shard).done: // it failed
 			return true
 		default:
 			return false
@@ -181,7 +181,7 @@ func (c *consumer) balance(ctx context.Context) error {
 		_, held := leases.Holder(name)
 		mine := leases.Mine(name)
 		switch {
-		case c.at(shard) != nil:
+		case c.workerOf(shard) != nil:
 		case wanted[shard] == self.ID && (!held || mine):
 			names = append(names, name)
 			where[name] = shard
@@ -197,7 +197,7 @@ func (c *consumer) balance(ctx context.Context) error {
 	return errors.Join(failed, err)
 }
 
-func (c *consumer) at(shard int) *worker {
+func (c *consumer) workerOf(shard int) *worker {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.workers[shard]
@@ -212,7 +212,7 @@ func (c *consumer) start(ctx context.Context, shard int, l lease.Lease) {
 	go func() {
 		defer close(w.done)
 		if err := w.run(run); err != nil && run.Err() == nil {
-			c.set.o.Log.Warn("a consumer stopped, it starts again", "consumer", c.Name, "shard", shard, "error", err)
+			c.streams.opts.Log.Warn("a consumer stopped, it starts again", "consumer", c.Name, "shard", shard, "error", err)
 		}
 	}()
 }
@@ -221,7 +221,7 @@ func (c *consumer) start(ctx context.Context, shard int, l lease.Lease) {
 func (c *consumer) giveUp(ctx context.Context, which func(shard int) bool) {
 	var names []string
 	for shard := range c.Stream.Shards() {
-		w := c.at(shard)
+		w := c.workerOf(shard)
 		if w == nil || !which(shard) {
 			continue
 		}
@@ -237,8 +237,8 @@ func (c *consumer) giveUp(ctx context.Context, which func(shard int) bool) {
 	}
 	step, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
-	if err := c.set.o.Leases.Release(step, names...); err != nil {
-		c.set.o.Log.Warn("the leases of a consumer were not given back", "consumer", c.Name, "error", err)
+	if err := c.streams.opts.Leases.Release(step, names...); err != nil {
+		c.streams.opts.Log.Warn("the leases of a consumer were not given back", "consumer", c.Name, "error", err)
 	}
 }
 
@@ -250,25 +250,25 @@ func (w *worker) run(ctx context.Context) error {
 	if err := w.loadParked(ctx); err != nil {
 		return err
 	}
-	err := w.turns(ctx)
+	err := w.loop(ctx)
 	if ctx.Err() != nil && !isUnconfirmed(err) { // else the stored cursor may be further
-		return w.move(context.WithoutCancel(ctx), w.pos, nil, false)
+		return w.storeCursor(context.WithoutCancel(ctx), w.pos, nil, false)
 	}
 	return err
 }
 
 // turns works off new rows, tries parked ones and calls Periodic, by turns: none of them waits until there is nothing else to do.
-func (w *worker) turns(ctx context.Context) error {
+func (w *worker) loop(ctx context.Context) error {
 	stored := time.Now()
 	var retry, every time.Time // when parked rows and Periodic have their turn
 	for ctx.Err() == nil {
-		rows, upto, err := w.next(ctx, w.pos)
+		rows, upto, err := w.nextRows(ctx, w.pos)
 		if err != nil {
 			return err
 		}
 		idle := upto == w.pos
 		if !idle {
-			wrote, err := w.work(ctx, rows, upto, time.Now().Truncate(cursorEvery).After(stored))
+			wrote, err := w.process(ctx, rows, upto, time.Now().Truncate(cursorInterval).After(stored))
 			if err != nil {
 				return err
 			}
@@ -278,7 +278,7 @@ func (w *worker) turns(ctx context.Context) error {
 		}
 		if !time.Now().Before(retry) {
 			if idle && w.pos > w.stored {
-				if err := w.move(ctx, w.pos, nil, false); err != nil {
+				if err := w.storeCursor(ctx, w.pos, nil, false); err != nil {
 					return err
 				}
 			}
@@ -317,7 +317,7 @@ func (w *worker) turns(ctx context.Context) error {
 }
 
 // next gives the rows after a position, and the position that they reach: from memory if it has them.
-func (w *worker) next(ctx context.Context, pos int64) (rows []Row, upto int64, err error) {
+func (w *worker) nextRows(ctx context.Context, pos int64) (rows []Row, upto int64, err error) {
 	head := w.c.Stream.Position(w.shard)
 	w.mu.Lock()
 	i := slices.IndexFunc(w.queue, func(r Row) bool { return r.Pos > pos })
@@ -336,7 +336,7 @@ func (w *worker) next(ctx context.Context, pos int64) (rows []Row, upto int64, e
 	if head <= pos {
 		return nil, pos, nil
 	}
-	rows, err = w.c.Read(ctx, w.c.set.o.DB, Range{Shard: w.shard, After: pos, Upto: head, Limit: w.c.Batch})
+	rows, err = w.c.Read(ctx, w.c.streams.opts.DB, Range{Shard: w.shard, After: pos, Upto: head, Limit: w.c.Batch})
 	if err != nil {
 		return nil, pos, err
 	}
@@ -348,7 +348,7 @@ func (w *worker) next(ctx context.Context, pos int64) (rows []Row, upto int64, e
 
 // work works rows off and moves the cursor; due says that it is to be stored though there is nothing to do in the database.
 // What fails is found row by row.
-func (w *worker) work(ctx context.Context, rows []Row, upto int64, due bool) (wrote bool, err error) {
+func (w *worker) process(ctx context.Context, rows []Row, upto int64, due bool) (wrote bool, err error) {
 	var free []Row
 	var park []parkedRow
 	for _, r := range rows {
@@ -358,12 +358,12 @@ func (w *worker) work(ctx context.Context, rows []Row, upto int64, due bool) (wr
 			free = append(free, r)
 		}
 	}
-	if b := w.c.breaks(w.shard); len(rows) == 0 || w.pos >= b.upto {
+	if b := w.c.failuresOf(w.shard); len(rows) == 0 || w.pos >= b.upto {
 		if wrote, err = w.attempt(ctx, attempt{rows: free, park: park, upto: upto, due: due}); err == nil {
 			return wrote, nil
 		}
-		if w.over(ctx, err) {
-			w.ends(ctx, err, upto)
+		if w.endsWorker(ctx, err) {
+			w.noteFailure(ctx, err, upto)
 			return wrote, err
 		}
 	}
@@ -373,14 +373,14 @@ func (w *worker) work(ctx context.Context, rows []Row, upto int64, due bool) (wr
 			to = upto
 		}
 		reason := ""
-		switch b := w.c.breaks(w.shard); {
+		switch b := w.c.failuresOf(w.shard); {
 		case w.parked[r.Key] > 0:
 			reason = behindOther
-		case b.after == w.pos && b.times >= mostBreaking:
+		case b.cursor == w.pos && b.count >= maxConnectionFailures:
 			reason = breaksConnection
 		}
 		if reason == "" {
-			if _, err = w.attempt(ctx, attempt{rows: []Row{r}, upto: to, due: true, alone: true}); err != nil && !w.over(ctx, err) {
+			if _, err = w.attempt(ctx, attempt{rows: []Row{r}, upto: to, due: true, alone: true}); err != nil && !w.endsWorker(ctx, err) {
 				reason = err.Error()
 			}
 		}
@@ -388,7 +388,7 @@ func (w *worker) work(ctx context.Context, rows []Row, upto int64, due bool) (wr
 			_, err = w.attempt(ctx, attempt{park: []parkedRow{{r, reason}}, upto: to, due: true})
 		}
 		if err != nil {
-			w.ends(ctx, err, upto)
+			w.noteFailure(ctx, err, upto)
 			return true, err
 		}
 	}
@@ -396,9 +396,9 @@ func (w *worker) work(ctx context.Context, rows []Row, upto int64, due bool) (wr
 }
 
 // do does the Work of rows: what this process knows by other streams is no older than they are.
-func (w *worker) do(ctx context.Context, rows []Row) (commit func(w *db.Batch), err error) {
-	if err := w.c.set.Barrier(ctx); err != nil {
-		return nil, fmt.Errorf("%w: %w", errBehind, err)
+func (w *worker) doWork(ctx context.Context, rows []Row) (commit func(w *db.Batch), err error) {
+	if err := w.c.streams.Barrier(ctx); err != nil {
+		return nil, fmt.Errorf("%w: %w", errNotCurrent, err)
 	}
 	if commit, err = w.c.Work(ctx, w.shard, rows); err != nil {
 		err = &workError{err}
@@ -413,10 +413,10 @@ type workError struct{ error }
 func (e *workError) Unwrap() error { return e.error }
 
 // errBehind says that this process does not know whether it has heard of all that was acknowledged.
-var errBehind = errors.New("the newest rows are not known")
+var errNotCurrent = errors.New("the newest rows are not known")
 
 // over tells that an error is not of the rows: the worker ends, and starts again or elsewhere.
-func (w *worker) over(ctx context.Context, err error) bool {
+func (w *worker) endsWorker(ctx context.Context, err error) bool {
 	var work *workError
 	switch {
 	case ctx.Err() != nil:
@@ -424,7 +424,7 @@ func (w *worker) over(ctx context.Context, err error) bool {
 	case errors.As(err, &work):
 		return false
 	}
-	return errors.Is(err, errBehind) || errors.Is(err, lease.ErrLost) || db.IsUnavailable(err) || isUnconfirmed(err)
+	return errors.Is(err, errNotCurrent) || errors.Is(err, lease.ErrLost) || db.IsUnavailable(err) || isUnconfirmed(err)
 }
 
 // attempt is what is done at once: rows to work off and rows to park, up to a position.
@@ -442,7 +442,7 @@ func (w *worker) attempt(ctx context.Context, a attempt) (wrote bool, err error)
 	}
 	var commit func(w *db.Batch)
 	if len(a.rows) > 0 {
-		if commit, err = w.do(ctx, a.rows); err != nil {
+		if commit, err = w.doWork(ctx, a.rows); err != nil {
 			return false, errors.Join(err, ctx.Err())
 		}
 	}
@@ -450,7 +450,7 @@ func (w *worker) attempt(ctx context.Context, a attempt) (wrote bool, err error)
 		w.pos = a.upto
 		return false, nil
 	}
-	err = w.move(context.WithoutCancel(ctx), a.upto, func(b *db.Batch) { // what is done is stored, also when ctx ended meanwhile
+	err = w.storeCursor(context.WithoutCancel(ctx), a.upto, func(b *db.Batch) { // what is done is stored, also when ctx ended meanwhile
 		if commit != nil {
 			commit(b)
 		}
@@ -459,19 +459,19 @@ func (w *worker) attempt(ctx context.Context, a attempt) (wrote bool, err error)
 	if err == nil {
 		for _, r := range a.park {
 			w.parked[r.Key]++
-			w.c.set.o.Log.Warn("a row could not be worked off, it is tried again", "consumer", w.c.Name, "shard", w.shard, "position", r.Pos, "error", r.reason)
+			w.c.streams.opts.Log.Warn("a row could not be worked off, it is tried again", "consumer", w.c.Name, "shard", w.shard, "position", r.Pos, "error", r.reason)
 		}
 	}
 	return true, err
 }
 
 // move stores the cursor together with what more writes; it fails when the lease is lost.
-func (w *worker) move(ctx context.Context, pos int64, more func(b *db.Batch), alone bool) error {
-	s := &step{lease.Lease{Name: w.lease.Name, Epoch: w.lease.Epoch, Pos: pos}, more, alone, make(chan error, 1)}
+func (w *worker) storeCursor(ctx context.Context, pos int64, more func(b *db.Batch), alone bool) error {
+	s := &cursorUpdate{lease.Lease{Name: w.lease.Name, Epoch: w.lease.Epoch, Pos: pos}, more, alone, make(chan error, 1)}
 	select {
 	case <-ctx.Done():
 		return ctx.Err()
-	case w.c.steps <- s:
+	case w.c.updates <- s:
 	}
 	select {
 	case <-ctx.Done(): // it may be stored yet; whoever goes on reads the cursor
@@ -485,9 +485,9 @@ func (w *worker) move(ctx context.Context, pos int64, more func(b *db.Batch), al
 }
 
 // step is a cursor that moves, and what is written with it.
-type step struct {
-	mark  lease.Lease
-	more  func(b *db.Batch) // nil for nothing
+type cursorUpdate struct {
+	lease lease.Lease
+	extra func(b *db.Batch) // nil for nothing
 	alone bool              // not in one transaction with others, which would fail with it
 	done  chan error
 }
@@ -495,12 +495,12 @@ type step struct {
 // commitAll writes the steps of all workers until there are none: what came during a commit in one transaction, or one by one
 // when that fails.
 func (c *consumer) commitAll() {
-	for first := range c.steps {
-		steps := []*step{first}
+	for first := range c.updates {
+		steps := []*cursorUpdate{first}
 		runtime.Gosched() // the others are ready at the same moment
 		for more := true; more; {
 			select {
-			case s, ok := <-c.steps:
+			case s, ok := <-c.updates:
 				if more = ok; ok {
 					steps = append(steps, s)
 				}
@@ -508,12 +508,12 @@ func (c *consumer) commitAll() {
 				more = false
 			}
 		}
-		c.commitSteps(steps)
+		c.commitUpdates(steps)
 	}
 }
 
-func (c *consumer) commitSteps(steps []*step) {
-	var group, single []*step
+func (c *consumer) commitUpdates(steps []*cursorUpdate) {
+	var group, single []*cursorUpdate
 	for _, s := range steps {
 		if s.alone {
 			single = append(single, s)
@@ -531,23 +531,23 @@ func (c *consumer) commitSteps(steps []*step) {
 		}
 	}
 	for _, s := range single {
-		s.done <- c.commit([]*step{s})
+		s.done <- c.commit([]*cursorUpdate{s})
 	}
 }
 
-func (c *consumer) commit(group []*step) error {
+func (c *consumer) commit(group []*cursorUpdate) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
-	slices.SortFunc(group, func(a, b *step) int { return strings.Compare(a.mark.Name, b.mark.Name) }) // one order of row locks
-	return c.set.o.DB.Write(ctx, func(b *db.Batch) error {
+	slices.SortFunc(group, func(a, b *cursorUpdate) int { return strings.Compare(a.lease.Name, b.lease.Name) }) // one order of row locks
+	return c.streams.opts.DB.Write(ctx, func(b *db.Batch) error {
 		marks := make([]lease.Lease, len(group))
 		for i, s := range group {
-			marks[i] = s.mark
+			marks[i] = s.lease
 		}
-		c.set.o.Leases.Advance(b, marks)
+		c.streams.opts.Leases.Advance(b, marks)
 		for _, s := range group {
-			if s.more != nil {
-				s.more(b)
+			if s.extra != nil {
+				s.extra(b)
 			}
 		}
 		return nil
@@ -558,7 +558,7 @@ func (c *consumer) commit(group []*step) error {
 // what is parked.
 func (st *Stream) ConsumedBy(ctx context.Context, name string) ([]int64, error) {
 	c := &consumer{Consumer: Consumer{Name: name}}
-	held, err := st.set.o.Leases.Read(ctx, "consumer/"+name+"/")
+	held, err := st.streams.opts.Leases.Read(ctx, "consumer/"+name+"/")
 	out := make([]int64, st.spec.Shards)
 	for shard := range out {
 		out[shard] = held[c.leaseName(shard)].Pos
@@ -569,16 +569,16 @@ func (st *Stream) ConsumedBy(ctx context.Context, name string) ([]int64, error) 
 // Consumed gives, for each shard of a stream, the position up to which all its consumers are done: what is before may be
 // deleted where nobody else reads it.
 func (st *Stream) Consumed(ctx context.Context) ([]int64, error) {
-	held, err := st.set.o.Leases.Read(ctx, "consumer/")
+	held, err := st.streams.opts.Leases.Read(ctx, "consumer/")
 	if err != nil {
 		return nil, err
 	}
 	out := st.Positions()
-	for _, c := range st.set.consumers {
+	for _, c := range st.streams.consumers {
 		if c.Stream != st {
 			continue
 		}
-		parked, err := db.Map[int, int64](st.set.o.DB.Query(ctx, `SELECT shard, MIN(pos) FROM parked_rows WHERE consumer = $1 GROUP BY shard`, c.Name))
+		parked, err := db.Map[int, int64](st.streams.opts.DB.Query(ctx, `SELECT shard, MIN(pos) FROM parked_rows WHERE consumer = $1 GROUP BY shard`, c.Name))
 		if err != nil {
 			return nil, err
 		}

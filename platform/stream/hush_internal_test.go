@@ -26,14 +26,14 @@ func unstarted(t *testing.T) (*db.DB, *Streams) {
 func TestATellingThatWasCutShort(t *testing.T) {
 	d, s := unstarted(t)
 	first, second := make(chan bool), make(chan bool)
-	go func() { first <- s.hush(s.ctx) }()
+	go func() { first <- s.markDegraded(s.ctx) }()
 	for mute := 0; mute == 0; time.Sleep(time.Millisecond) { // then it waits until no view from before is trusted
 		if err := d.QueryRow(t.Context(), "SELECT COUNT(*) FROM machines WHERE mute").Scan(&mute); err != nil {
 			t.Fatal(err)
 		}
 	}
-	go func() { second <- s.hush(s.ctx) }()
-	s.end()
+	go func() { second <- s.markDegraded(s.ctx) }()
+	s.cancel()
 	if <-first || <-second {
 		t.Error("the fleet is said to be told, before views from before are out of use")
 	}
@@ -42,18 +42,18 @@ func TestATellingThatWasCutShort(t *testing.T) {
 // A process whose word that it speaks again has no answer tells the fleet anew before it relies upon being mute.
 func TestATellingAfterADoubtfulOne(t *testing.T) {
 	d, s := unstarted(t)
-	if !s.hush(t.Context()) {
+	if !s.markDegraded(t.Context()) {
 		t.Fatal("not told")
 	}
 	// The answer is lost, and what was written is there.
 	for _, q := range []string{"ALTER TABLE machines RENAME TO away", "", "ALTER TABLE away RENAME TO machines", "UPDATE machines SET mute = FALSE"} {
 		if q == "" {
-			s.speak(t.Context())
+			s.markRecovered(t.Context())
 		} else if _, err := d.Exec(t.Context(), q); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if !s.hush(t.Context()) {
+	if !s.markDegraded(t.Context()) {
 		t.Fatal("not told")
 	}
 	var mute bool

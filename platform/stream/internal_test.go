@@ -37,7 +37,7 @@ func TestAssignIsEvenStableAndTheSameEverywhere(t *testing.T) {
 		name := rapid.StringMatching(`[a-z_]{1,12}`).Draw(t, "stream")
 		shards := rapid.IntRange(1, 64).Draw(t, "shards")
 		ids := machineIDs(t)
-		owners := assign(name, shards, ids)
+		owners := assignShards(name, shards, ids)
 		load := map[int]int{}
 		for _, id := range owners {
 			load[id]++
@@ -50,12 +50,12 @@ func TestAssignIsEvenStableAndTheSameEverywhere(t *testing.T) {
 			t.Fatalf("shards per machine: %v", load)
 		}
 		other := rapid.Permutation(ids).Draw(t, "order")
-		if again := assign(name, shards, other); !slices.Equal(owners, again) {
+		if again := assignShards(name, shards, other); !slices.Equal(owners, again) {
 			t.Fatalf("the order of machines matters: %v, %v", owners, again)
 		}
 		added := rapid.IntRange(0, lease.MaxMachine).Filter(func(id int) bool { return !slices.Contains(ids, id) }).Draw(t, "added")
 		moved := 0
-		for i, id := range assign(name, shards, append(slices.Clone(ids), added)) {
+		for i, id := range assignShards(name, shards, append(slices.Clone(ids), added)) {
 			if id != owners[i] {
 				moved++
 			}
@@ -75,7 +75,7 @@ func TestAssignMovesLittleOnAverage(t *testing.T) {
 		for i := range n {
 			ids = append(ids, i)
 		}
-		before, after := assign(fmt.Sprint("s", try), 16, ids), assign(fmt.Sprint("s", try), 16, append(ids, n))
+		before, after := assignShards(fmt.Sprint("s", try), 16, ids), assignShards(fmt.Sprint("s", try), 16, append(ids, n))
 		for i := range before {
 			if before[i] != after[i] {
 				moved++
@@ -87,7 +87,7 @@ func TestAssignMovesLittleOnAverage(t *testing.T) {
 	if moved > 2*ideal {
 		t.Errorf("%d shards moved, expected at most twice %d", moved, ideal)
 	}
-	if owners := assign("s", 3, nil); !slices.Equal(owners, []int{-1, -1, -1}) {
+	if owners := assignShards("s", 3, nil); !slices.Equal(owners, []int{-1, -1, -1}) {
 		t.Errorf("without machines: %v", owners)
 	}
 }
@@ -268,7 +268,7 @@ func TestALeaseLostWhileHandedOver(t *testing.T) {
 		steal(t, d, r.st.Lease(1), 0)
 		handed := make(chan error, 1)
 		go func() {
-			handed <- r.release(t.Context(), func(st *Stream, i int) bool { return st == r.st && i == 1 })
+			handed <- r.releaseShards(t.Context(), func(st *Stream, i int) bool { return st == r.st && i == 1 })
 		}()
 		for r.st.Owns(1) {
 			time.Sleep(time.Millisecond)
@@ -293,9 +293,9 @@ func TestEntriesOfAnOldOwnershipAreNotWritten(t *testing.T) {
 		ticket := r.queue(t, r.entry(r.st, 1, "old"))
 		steal(t, d, r.st.Lease(1), 3)
 		r.giveUp(r.st, 1)
-		if err := r.balance(t.Context()); err == nil && !r.st.Owns(1) {
-			_ = r.o.Leases.Refresh(t.Context())
-			if err := r.balance(t.Context()); err != nil {
+		if err := r.rebalance(t.Context()); err == nil && !r.st.Owns(1) {
+			_ = r.opts.Leases.Refresh(t.Context())
+			if err := r.rebalance(t.Context()); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -373,7 +373,7 @@ func TestARefusalIsNoWarning(t *testing.T) {
 			t.Run(refusal.Error(), func(t *testing.T) {
 				r := newRig(t, d)
 				log := &bytes.Buffer{}
-				r.o.Log = slog.New(slog.NewTextHandler(log, nil))
+				r.opts.Log = slog.New(slog.NewTextHandler(log, nil))
 				r.store.refuse["bad"], r.store.refusal = true, fmt.Errorf("row 2: %w", refusal)
 				good, bad := r.queue(t, r.entry(r.st, 1, "good")), r.queue(t, r.entry(r.st, 2, "bad"))
 				r.run(t)
@@ -420,7 +420,7 @@ func TestWhatBreaksItsConnectionEachTimeIsRefused(t *testing.T) {
 func TestAFullQueueChangesNothing(t *testing.T) {
 	dbtest.Run(t, func(t *testing.T, d *db.DB) {
 		r := newRig(t, d)
-		r.o.Queue = 3
+		r.opts.Queue = 3
 		b := r.basis(t, r.st, 1)
 		var taken []*Ticket
 		for i := range 5 {
@@ -467,7 +467,7 @@ func TestAPositionThatIsTakenGivesTheShardUp(t *testing.T) {
 		if err := r.Append(t.Context(), r.entry(r.st, 1, "two")); !errors.Is(err, ErrNotOwner) || r.st.Owns(1) {
 			t.Fatalf("expected the shard to be given up, found %v", err)
 		}
-		if err := r.balance(t.Context()); err != nil {
+		if err := r.rebalance(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		again := r.entry(r.st, 1, "two")
@@ -515,7 +515,7 @@ func TestResolveLooksAtAllLeases(t *testing.T) {
 	dbtest.Run(t, func(t *testing.T, d *db.DB) {
 		r := newRig(t, d)
 		r.queue(t, r.entry(r.st, 0, "x"), r.entry(r.st, 1, "y"))
-		batch := r.take(r.st.lane)
+		batch := r.takeBatch(r.st.lane)
 		marks, err := r.write(batch)
 		if err != nil || len(marks) != 2 {
 			t.Fatalf("%v, %v", marks, err)
@@ -531,7 +531,7 @@ func TestResolveLooksAtAllLeases(t *testing.T) {
 			t.Errorf("the same transaction, arriving later: %v", err)
 		}
 		r.committed(batch)
-		r.free(r.st.lane, batch, time.Millisecond)
+		r.releaseBatch(r.st.lane, batch, time.Millisecond)
 		next := r.queue(t, r.entry(r.st, 1, "z"))
 		r.run(t)
 		if err := result(t, next); err != nil {
@@ -550,13 +550,13 @@ func TestAHandingOverThatFailedIsTriedAgain(t *testing.T) {
 		ticket := r.queue(t, r.entry(r.st, 1, "x"))
 		short, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 		defer cancel()
-		if err := r.release(short, func(st *Stream, i int) bool { return st == r.st && i == 1 }); err == nil {
+		if err := r.releaseShards(short, func(st *Stream, i int) bool { return st == r.st && i == 1 }); err == nil {
 			t.Fatal("handed over with an entry that waits")
 		}
 		if r.st.Owns(1) {
 			t.Error("a shard on its way takes entries")
 		}
-		if err := r.balance(t.Context()); err != nil { // it belongs here after all
+		if err := r.rebalance(t.Context()); err != nil { // it belongs here after all
 			t.Fatal(err)
 		}
 		if !r.st.Owns(1) {
@@ -581,7 +581,7 @@ func TestRowsFromBeforeTheStartAreNotHandedOver(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		s := New(Options{DB: d, Bus: bus.NewLocal(), Leases: r.o.Leases, Log: quiet})
+		s := New(Options{DB: d, Bus: bus.NewLocal(), Leases: r.opts.Leases, Log: quiet})
 		t.Cleanup(s.close)
 		var mu sync.Mutex
 		var seen []int64
@@ -595,7 +595,7 @@ func TestRowsFromBeforeTheStartAreNotHandedOver(t *testing.T) {
 		})
 		st.deliver([]Row{{Shard: 1, Pos: 22}}) // comes before the positions were read
 		st.deliver([]Row{{Shard: 1, Pos: 1, Data: []byte("0")}})
-		held, err := r.o.Leases.Read(t.Context(), "stream/")
+		held, err := r.opts.Leases.Read(t.Context(), "stream/")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -604,7 +604,7 @@ func TestRowsFromBeforeTheStartAreNotHandedOver(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		st.begin(held)
+		st.startAt(held)
 		if err := st.WaitFor(t.Context(), 1, 22); err != nil {
 			t.Fatal(err)
 		}
@@ -684,7 +684,7 @@ func BenchmarkReceive(b *testing.B) {
 						}
 					})
 				}
-				st.begin(nil)
+				st.startAt(nil)
 				rows := blankRows(length)
 				m := bus.Message{Data: encodeRows(1, 1, rows)}
 				b.ReportAllocs()

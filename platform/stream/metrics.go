@@ -8,11 +8,11 @@ import (
 )
 
 type metrics struct {
-	rows    *prometheus.CounterVec
-	gaps    *prometheus.CounterVec
-	lost    prometheus.Counter
-	commits prometheus.Histogram
-	batch   prometheus.Histogram
+	rows        *prometheus.CounterVec
+	gaps        *prometheus.CounterVec
+	unpublished prometheus.Counter
+	commits     prometheus.Histogram
+	batch       prometheus.Histogram
 
 	delivery  *prometheus.HistogramVec
 	roundTrip func(time.Duration)
@@ -26,7 +26,7 @@ func newMetrics(r *prometheus.Registry) metrics {
 		gaps: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "lyceum_stream_gaps_total", Help: "Times that missed rows had to be read from the database.",
 		}, []string{"stream"}),
-		lost: prometheus.NewCounter(prometheus.CounterOpts{
+		unpublished: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "lyceum_stream_unpublished_total", Help: "Commits whose rows the bus did not take.",
 		}),
 		commits: prometheus.NewHistogram(prometheus.HistogramOpts{
@@ -47,12 +47,12 @@ func newMetrics(r *prometheus.Registry) metrics {
 	})
 	m.roundTrip = func(d time.Duration) { trips.Observe(d.Seconds()) }
 	if r != nil {
-		r.MustRegister(m.rows, m.gaps, m.lost, m.commits, m.batch, m.delivery, trips)
+		r.MustRegister(m.rows, m.gaps, m.unpublished, m.commits, m.batch, m.delivery, trips)
 	}
 	return m
 }
 
-func (m metrics) committed(batch []*Ticket, took time.Duration) {
+func (m metrics) observeCommit(batch []*Ticket, took time.Duration) {
 	rows := 0
 	for _, t := range batch {
 		for _, e := range t.entries {
@@ -64,9 +64,9 @@ func (m metrics) committed(batch []*Ticket, took time.Duration) {
 	m.batch.Observe(float64(rows))
 }
 
-func (m metrics) gap(st *Stream) { m.gaps.WithLabelValues(st.spec.Name).Inc() }
+func (m metrics) countGap(st *Stream) { m.gaps.WithLabelValues(st.spec.Name).Inc() }
 
-func (m metrics) unpublished() { m.lost.Inc() }
+func (m metrics) countUnpublished() { m.unpublished.Inc() }
 
 var (
 	positionDesc = prometheus.NewDesc("lyceum_stream_position", "Last position of a shard that this process has seen.", []string{"stream", "shard"}, nil)
@@ -87,7 +87,7 @@ func (s *Streams) Collect(ch chan<- prometheus.Metric) {
 	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
 	}
-	for _, st := range s.order {
+	for _, st := range s.opened {
 		for i := range st.shards {
 			owned := 0.0
 			if st.Owns(i) {

@@ -3,38 +3,38 @@ package stream
 import "time"
 
 const (
-	slowCommit = 2 * time.Millisecond  // what a commit takes that waits for a network or a disk
-	stalled    = 20 * time.Millisecond // a commit that is away for so long waits, whatever the others took
-	paceOver   = 50                    // commits
+	slowCommit    = 2 * time.Millisecond  // what a commit takes that waits for a network or a disk
+	stalledCommit = 20 * time.Millisecond // a commit that is away for so long waits, whatever the others took
+	pacePeriod    = 50                    // commits
 )
 
 // pace tells when a second commit of a lane pays. Where commits wait for a network or a disk, it overlaps with the first.
 // Where they wait for a processor it only halves both, and costs more than it gains: there the fastest of them are fast.
 type pace struct {
-	fastest, before time.Duration // of this period and of the one before; 0: none yet
-	n               int
+	fastest, previous time.Duration // of this period and of the one before; 0: none yet
+	count             int
 }
 
 func (p *pace) add(took time.Duration) {
-	if p.n == paceOver {
-		p.fastest, p.before, p.n = 0, p.fastest, 0
+	if p.count == pacePeriod {
+		p.fastest, p.previous, p.count = 0, p.fastest, 0
 	}
-	if p.n++; p.fastest == 0 || took < p.fastest {
+	if p.count++; p.fastest == 0 || took < p.fastest {
 		p.fastest = took
 	}
 }
 
 // patience is how long to wait for a commit before another may start.
-func (p *pace) patience() time.Duration {
+func (p *pace) overlapDelay() time.Duration {
 	fastest := p.fastest
-	if p.before != 0 {
-		fastest = min(fastest, p.before)
+	if p.previous != 0 {
+		fastest = min(fastest, p.previous)
 	}
 	if p.fastest == 0 {
-		fastest = p.before
+		fastest = p.previous
 	}
 	if fastest < slowCommit {
-		return stalled
+		return stalledCommit
 	}
 	return slowCommit
 }

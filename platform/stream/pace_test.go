@@ -7,7 +7,7 @@ import (
 
 func TestPatience(t *testing.T) {
 	var p pace
-	if got := p.patience(); got != stalled {
+	if got := p.overlapDelay(); got != stalledCommit {
 		t.Errorf("before the first commit: %v", got)
 	}
 	add := func(n int, took time.Duration) {
@@ -16,20 +16,20 @@ func TestPatience(t *testing.T) {
 		}
 	}
 	add(1, 5*time.Millisecond)
-	if got := p.patience(); got != slowCommit {
+	if got := p.overlapDelay(); got != slowCommit {
 		t.Errorf("a far database: %v", got)
 	}
 	add(1, time.Millisecond)
-	if got := p.patience(); got != stalled {
+	if got := p.overlapDelay(); got != stalledCommit {
 		t.Errorf("a near database: %v", got)
 	}
-	add(paceOver-2, 9*time.Millisecond)
+	add(pacePeriod-2, 9*time.Millisecond)
 	add(1, 9*time.Millisecond)
-	if got := p.patience(); got != stalled {
+	if got := p.overlapDelay(); got != stalledCommit {
 		t.Errorf("a near database that is busy: %v", got)
 	}
-	add(paceOver, 9*time.Millisecond)
-	if got := p.patience(); got != slowCommit {
+	add(pacePeriod, 9*time.Millisecond)
+	if got := p.overlapDelay(); got != slowCommit {
 		t.Errorf("a database that moved away: %v", got)
 	}
 }

@@ -23,51 +23,51 @@ const (
 
 // breaks are the ends of workers at one place of a shard for want of the database, which then answered the next worker: the row there may be
 // what breaks its connection. A worker whose write has no answer does not know what is stored, so it ends and the next one reads it.
-type breaks struct {
-	after  int64 // the cursor
-	times  int   // how often a worker ended there
+type connectionFailures struct {
+	cursor int64 // the cursor
+	count  int   // how often a worker ended there
 	upto   int64 // up to where rows are tried one by one from now on
 	parked int64 // the parked row that was tried; 0 for none
 }
 
-func (c *consumer) breaks(shard int) breaks {
+func (c *consumer) failuresOf(shard int) connectionFailures {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.broke[shard]
+	return c.failures[shard]
 }
 
 // broke tells of an error with which the worker ends that a row may have caused.
-func (w *worker) broke(ctx context.Context, err error) bool {
-	return ctx.Err() == nil && !errors.Is(err, errBehind) && (db.IsUnavailable(err) || isUnconfirmed(err))
+func (w *worker) lostConnection(ctx context.Context, err error) bool {
+	return ctx.Err() == nil && !errors.Is(err, errNotCurrent) && (db.IsUnavailable(err) || isUnconfirmed(err))
 }
 
 // ends notes that the worker ends with an error while rows up to a position are tried.
-func (w *worker) ends(ctx context.Context, err error, upto int64) {
-	if !w.broke(ctx, err) {
+func (w *worker) noteFailure(ctx context.Context, err error, upto int64) {
+	if !w.lostConnection(ctx, err) {
 		return
 	}
 	w.c.mu.Lock()
 	defer w.c.mu.Unlock()
-	b := w.c.broke[w.shard]
-	if b.after != w.pos {
-		b.after, b.times = w.pos, 0
+	b := w.c.failures[w.shard]
+	if b.cursor != w.pos {
+		b.cursor, b.count = w.pos, 0
 	}
-	b.times++
+	b.count++
 	b.upto = max(b.upto, upto)
-	w.c.broke[w.shard] = b
+	w.c.failures[w.shard] = b
 }
 
 // endsAt notes at which parked row a worker ended; 0 for none.
-func (w *worker) endsAt(pos int64) {
+func (w *worker) noteParkedFailure(pos int64) {
 	w.c.mu.Lock()
 	defer w.c.mu.Unlock()
-	b := w.c.broke[w.shard]
+	b := w.c.failures[w.shard]
 	b.parked = pos
-	w.c.broke[w.shard] = b
+	w.c.failures[w.shard] = b
 }
 
 func (w *worker) loadParked(ctx context.Context) error {
-	counts, err := db.Map[string, int64](w.c.set.o.DB.Query(ctx, `SELECT key, COUNT(*) FROM parked_rows WHERE consumer = $1 AND shard = $2 GROUP BY key`, w.c.Name, w.shard))
+	counts, err := db.Map[string, int64](w.c.streams.opts.DB.Query(ctx, `SELECT key, COUNT(*) FROM parked_rows WHERE consumer = $1 AND shard = $2 GROUP BY key`, w.c.Name, w.shard))
 	if err == nil {
 		w.parked = counts
 	}
@@ -81,7 +81,7 @@ var parkedRows = &db.Table{
 
 func (w *worker) park(b *db.Batch, rows []parkedRow) {
 	values := make([][]any, len(rows))
-	next := time.Now().Add(firstPause).UnixMilli()
+	next := time.Now().Add(firstRetry).UnixMilli()
 	for i, r := range rows {
 		values[i] = []any{w.c.Name, w.shard, r.Pos, r.Key, 0, next, storable(r.reason)}
 	}
@@ -91,7 +91,7 @@ func (w *worker) park(b *db.Batch, rows []parkedRow) {
 // storable makes a reason a text that a database takes: it may hold what another server said.
 func storable(reason string) string {
 	reason = strings.ReplaceAll(strings.ToValidUTF8(reason, "\uFFFD"), "\x00", "\uFFFD")
-	n := min(len(reason), reasonMost)
+	n := min(len(reason), maxReason)
 	for n < len(reason) && !utf8.RuneStart(reason[n]) {
 		n--
 	}
@@ -100,40 +100,40 @@ func storable(reason string) string {
 
 // retryParked tries parked rows until none is due or new rows have their turn, and says when to look again.
 func (w *worker) retryParked(ctx context.Context) (time.Duration, error) {
-	for end := time.Now().Add(parkedFor); len(w.parked) > 0; {
-		if pause, err := w.retryLot(ctx, end); err != nil || pause > 0 || time.Now().After(end) {
+	for end := time.Now().Add(parkedTurn); len(w.parked) > 0; {
+		if pause, err := w.retryBatch(ctx, end); err != nil || pause > 0 || time.Now().After(end) {
 			return pause, err
 		}
 	}
-	return firstPause, nil
+	return firstRetry, nil
 }
 
 // retryLot tries the first parked row of each key whose time has come, at least one of them, until end; the next lot goes on
 // behind it. It says when that is.
-func (w *worker) retryLot(ctx context.Context, end time.Time) (time.Duration, error) {
+func (w *worker) retryBatch(ctx context.Context, end time.Time) (time.Duration, error) {
 	type due struct {
 		pos   int64
 		key   string
 		tries int
 	}
 	list, err := db.List(func(row db.Row) (d due, err error) { return d, row.Scan(&d.pos, &d.key, &d.tries) })(
-		w.c.set.o.DB.Query(ctx, `SELECT pos, key, tries FROM parked_rows p WHERE consumer = $1 AND shard = $2 AND next_ms <= $3 AND pos > $4
+		w.c.streams.opts.DB.Query(ctx, `SELECT pos, key, tries FROM parked_rows p WHERE consumer = $1 AND shard = $2 AND next_ms <= $3 AND pos > $4
 			AND NOT EXISTS (SELECT 1 FROM parked_rows o WHERE o.consumer = p.consumer AND o.shard = p.shard AND o.key = p.key AND o.pos < p.pos)
-			ORDER BY pos LIMIT $5`, w.c.Name, w.shard, time.Now().UnixMilli(), w.tried, parkedLot))
+			ORDER BY pos LIMIT $5`, w.c.Name, w.shard, time.Now().UnixMilli(), w.lastTried, maxParkedBatch))
 	if err != nil {
 		return 0, err
 	}
-	pause := firstPause
-	if w.tried > 0 || len(list) == parkedLot {
+	pause := firstRetry
+	if w.lastTried > 0 || len(list) == maxParkedBatch {
 		pause = 0 // this is not all that is due
 	}
 	for i, d := range list {
 		if i > 0 && time.Now().After(end) {
 			return 0, nil
 		}
-		w.tried = d.pos
+		w.lastTried = d.pos
 		var failed error
-		if w.c.breaks(w.shard).parked == d.pos { // the others have their turn before it is tried again
+		if w.c.failuresOf(w.shard).parked == d.pos { // the others have their turn before it is tried again
 			failed = errors.New(breaksConnection)
 		} else if failed = w.retry(ctx, d.pos); failed == nil {
 			pause = 0 // the next one of the key may go too
@@ -142,41 +142,41 @@ func (w *worker) retryLot(ctx context.Context, end time.Time) (time.Duration, er
 			}
 			continue
 		}
-		if w.over(ctx, failed) {
-			if w.broke(ctx, failed) {
-				w.endsAt(d.pos)
+		if w.endsWorker(ctx, failed) {
+			if w.lostConnection(ctx, failed) {
+				w.noteParkedFailure(d.pos)
 			}
 			return 0, failed
 		}
-		err := w.postpone(ctx, d.pos, min(firstPause<<min(d.tries, 10), longestPause), failed)
+		err := w.postpone(ctx, d.pos, min(firstRetry<<min(d.tries, 10), longestRetry), failed)
 		switch {
 		case err == nil:
-			w.endsAt(0)
-		case w.over(ctx, err):
+			w.noteParkedFailure(0)
+		case w.endsWorker(ctx, err):
 			return 0, err
 		default:
-			w.c.set.o.Log.Warn("a row that failed could not be put off", "consumer", w.c.Name, "shard", w.shard, "position", d.pos, "error", err)
+			w.c.streams.opts.Log.Warn("a row that failed could not be put off", "consumer", w.c.Name, "shard", w.shard, "position", d.pos, "error", err)
 		}
 	}
-	if len(list) < parkedLot {
-		w.tried = 0
+	if len(list) < maxParkedBatch {
+		w.lastTried = 0
 	}
 	return pause, nil
 }
 
 // retry does the work of a parked row, and ends it together with what that writes.
 func (w *worker) retry(ctx context.Context, pos int64) error {
-	rows, err := w.c.Read(ctx, w.c.set.o.DB, Range{Shard: w.shard, After: pos - 1, Upto: pos, Limit: 1})
+	rows, err := w.c.Read(ctx, w.c.streams.opts.DB, Range{Shard: w.shard, After: pos - 1, Upto: pos, Limit: 1})
 	if err != nil {
 		return err
 	}
 	var commit func(b *db.Batch)
 	if len(rows) > 0 { // else it was compacted away
-		if commit, err = w.do(ctx, rows); err != nil {
+		if commit, err = w.doWork(ctx, rows); err != nil {
 			return err
 		}
 	}
-	return w.move(context.WithoutCancel(ctx), w.pos, func(b *db.Batch) {
+	return w.storeCursor(context.WithoutCancel(ctx), w.pos, func(b *db.Batch) {
 		if commit != nil {
 			commit(b)
 		}
@@ -186,7 +186,7 @@ func (w *worker) retry(ctx context.Context, pos int64) error {
 
 // postpone notes when a parked row is tried again, and why.
 func (w *worker) postpone(ctx context.Context, pos int64, pause time.Duration, reason error) error {
-	return w.move(ctx, w.pos, func(b *db.Batch) {
+	return w.storeCursor(ctx, w.pos, func(b *db.Batch) {
 		b.Do(`UPDATE parked_rows SET tries = tries + 1, next_ms = $4, reason = $5 WHERE consumer = $1 AND shard = $2 AND pos = $3`,
 			w.c.Name, w.shard, pos, time.Now().Add(pause).UnixMilli(), storable(reason.Error()))
 	}, false)

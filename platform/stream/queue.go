@@ -10,22 +10,22 @@ import (
 )
 
 // ErrNotOwner says that this process does not own the shard: ask the owner. What was queued before may be stored.
-var ErrNotOwner error = moving("another process owns this shard of the stream")
+var ErrNotOwner error = movingError("another process owns this shard of the stream")
 
 // ErrAborted says that an entry failed upon which this one was built, so this one was not written either: build it
 // anew and try again.
-var ErrAborted error = moving("an entry that this one was built upon was not written")
+var ErrAborted error = movingError("an entry that this one was built upon was not written")
 
 // moving is an error that passes as soon as a shard has its next owner.
-type moving string
+type movingError string
 
-func (e moving) Error() string { return string(e) }
+func (e movingError) Error() string { return string(e) }
 
 // HTTPStatus and MarshalJSON make it an answer to clients, where trying again did not help for long.
-func (e moving) HTTPStatus() int { return http.StatusServiceUnavailable }
+func (e movingError) HTTPStatus() int { return http.StatusServiceUnavailable }
 
 // MarshalJSON gives the body of the answer. It has no retry_after_ms, which would say that nothing was changed.
-func (e moving) MarshalJSON() ([]byte, error) {
+func (e movingError) MarshalJSON() ([]byte, error) {
 	return []byte(`{"errcode":"M_UNKNOWN","error":"The work moves to another process of the server: try again"}`), nil
 }
 
@@ -81,38 +81,40 @@ func (st *Stream) Basis(key string) (*Basis, error) {
 // Alive tells whether the shard is owned since the basis was made, and all entries built upon it were written or may
 // be yet.
 func (b *Basis) Alive() bool {
-	b.st.set.mu.Lock()
-	defer b.st.set.mu.Unlock()
-	return b.alive()
+	b.st.streams.mu.Lock()
+	defer b.st.streams.mu.Unlock()
+	return b.aliveLocked()
 }
 
-func (b *Basis) alive() bool { return !b.dead && b.st.shards[b.shard].holds(b.epoch) }
+func (b *Basis) aliveLocked() bool { return !b.dead && b.st.shards[b.shard].heldSince(b.epoch) }
 
 // Idle tells that no entry built upon the basis waits to be decided.
 func (b *Basis) Idle() bool {
-	b.st.set.mu.Lock()
-	defer b.st.set.mu.Unlock()
+	b.st.streams.mu.Lock()
+	defer b.st.streams.mu.Unlock()
 	return b.pending == 0
 }
 
 // Enqueue queues entries that are built upon the basis: see Streams.Enqueue.
-func (b *Basis) Enqueue(entries ...*Entry) (*Ticket, error) { return b.st.set.Enqueue(b, entries...) }
+func (b *Basis) Enqueue(entries ...*Entry) (*Ticket, error) {
+	return b.st.streams.Enqueue(b, entries...)
+}
 
 // Ticket stands for entries on their way to the database.
 type Ticket struct {
-	entries []*Entry // none any more when they are written: who keeps the ticket does not keep them
-	set     *Streams
-	basis   *Basis // nil when nothing is built upon the entries
-	lane    *lane
-	bytes   int
-	since   time.Time
-	done    chan struct{}
-	err     error
+	entries  []*Entry // none any more when they are written: who keeps the ticket does not keep them
+	streams  *Streams
+	basis    *Basis // nil when nothing is built upon the entries
+	lane     *lane
+	bytes    int
+	queuedAt time.Time
+	done     chan struct{}
+	err      error
 
 	// Under Streams.mu.
-	unsealed    bool
-	broken      bool // it is not to be written
-	freed, told bool // it is out of the writer's hands; its outcome is told
+	unsealed           bool
+	aborted            bool // it is not to be written
+	released, answered bool // it is out of the writer's hands; its outcome is told
 }
 
 // Wait returns when the entries are durable, handed to the tails of this process and published, or failed. When ctx
@@ -146,7 +148,7 @@ func (t *Ticket) Seal() {
 	if t.lane == nil {
 		return
 	}
-	s := t.set
+	s := t.streams
 	s.mu.Lock()
 	unsealed, entries := t.unsealed, t.entries
 	s.mu.Unlock()
@@ -154,7 +156,7 @@ func (t *Ticket) Seal() {
 		return
 	}
 	sealed := false
-	defer func() { t.ready(!sealed) }()
+	defer func() { t.unblock(!sealed) }()
 	for _, e := range entries {
 		if e.Seal != nil {
 			e.Seal()
@@ -164,13 +166,13 @@ func (t *Ticket) Seal() {
 }
 
 // Abort makes a ticket that is not sealed fail with ErrAborted.
-func (t *Ticket) Abort() { t.ready(true) }
+func (t *Ticket) Abort() { t.unblock(true) }
 
 // ready lets the writer go on.
-func (t *Ticket) ready(broken bool) {
-	t.set.mu.Lock()
-	t.unsealed, t.broken = false, broken
-	t.set.mu.Unlock()
+func (t *Ticket) unblock(broken bool) {
+	t.streams.mu.Lock()
+	t.unsealed, t.aborted = false, broken
+	t.streams.mu.Unlock()
 	t.lane.signal()
 }
 
@@ -194,7 +196,7 @@ func (s *Streams) Append(ctx context.Context, entries ...*Entry) error {
 //
 // basis is what the entries were built upon; nil when they are built upon nothing and nothing is built upon them.
 func (s *Streams) Enqueue(basis *Basis, entries ...*Entry) (*Ticket, error) {
-	t := &Ticket{entries: entries, set: s, basis: basis, lane: entries[0].Stream.lane, done: make(chan struct{}), since: time.Now()}
+	t := &Ticket{entries: entries, streams: s, basis: basis, lane: entries[0].Stream.lane, done: make(chan struct{}), queuedAt: time.Now()}
 	for _, e := range entries {
 		e.Shard = e.Stream.Shard(e.Key)
 		if e.Stream.lane != t.lane {
@@ -210,7 +212,7 @@ func (s *Streams) Enqueue(basis *Basis, entries ...*Entry) (*Ticket, error) {
 	defer s.mu.Unlock()
 	for _, e := range entries {
 		sh := e.Stream.shards[e.Shard]
-		if !sh.open() || basis != nil && !sh.holds(basis.epoch) {
+		if !sh.accepts() || basis != nil && !sh.heldSince(basis.epoch) {
 			return nil, ErrNotOwner
 		}
 		e.epoch = sh.epoch
@@ -218,8 +220,8 @@ func (s *Streams) Enqueue(basis *Basis, entries ...*Entry) (*Ticket, error) {
 	if basis != nil && basis.dead {
 		return nil, ErrAborted
 	}
-	if s.queued >= s.o.Queue || s.queuedBytes+t.bytes > maxQueueBytes {
-		return nil, &BusyError{RetryAfter: s.waiting()}
+	if s.queued >= s.opts.Queue || s.queuedBytes+t.bytes > maxQueueBytes {
+		return nil, &BusyError{RetryAfter: s.queueDelay()}
 	}
 	for _, e := range entries {
 		e.Stream.shards[e.Shard].pending++
@@ -239,11 +241,11 @@ func (s *Streams) Enqueue(basis *Basis, entries ...*Entry) (*Ticket, error) {
 func (e *Entry) size() int { return max(e.Bytes, len(e.Data)) + len(e.Key) + 64 }
 
 // waiting is how long the oldest entry has waited: about when there is room again. The caller holds mu.
-func (s *Streams) waiting() time.Duration {
+func (s *Streams) queueDelay() time.Duration {
 	longest := 100 * time.Millisecond
 	for _, l := range s.lanes {
 		if len(l.queue) > 0 {
-			longest = max(longest, time.Since(l.queue[0].since))
+			longest = max(longest, time.Since(l.queue[0].queuedAt))
 		}
 	}
 	return min(longest, 10*time.Second)
@@ -252,25 +254,25 @@ func (s *Streams) waiting() time.Duration {
 // Ownership tells whether this process owns a shard, and under which epoch: what was cached under another
 // epoch is stale.
 func (st *Stream) Ownership(shard int) (epoch int64, ok bool) {
-	st.set.mu.Lock()
-	defer st.set.mu.Unlock()
+	st.streams.mu.Lock()
+	defer st.streams.mu.Unlock()
 	sh := st.shards[shard]
-	return sh.epoch, sh.open()
+	return sh.epoch, sh.accepts()
 }
 
 // Confirm returns when it is certain that the basis was alive after the call began, so that no other process had written
 // for its key: an answer from memory that writes nothing may be given. It costs one statement, shared by all who wait,
 // and nothing in a process that is alone.
 func (b *Basis) Confirm(ctx context.Context) error {
-	s := b.st.set
-	if !s.o.Leases.Alone() {
-		held, err := s.confirms.wait(ctx)
+	s := b.st.streams
+	if !s.opts.Leases.Alone() {
+		held, err := s.leaseReads.wait(ctx)
 		if err != nil {
 			return err
 		}
-		self, h := s.o.Leases.Self(), held[b.st.leases[b.shard]]
+		self, h := s.opts.Leases.Self(), held[b.st.leases[b.shard]]
 		if h.Machine != self.ID || h.Incarnation != self.Incarnation {
-			s.o.Leases.Wake()
+			s.opts.Leases.Wake()
 			return ErrNotOwner
 		}
 	}
@@ -282,12 +284,12 @@ func (b *Basis) Confirm(ctx context.Context) error {
 
 // lane is a queue of its own and what writes it. Streams of different lanes do not hold each other up.
 type lane struct {
-	name  string
-	wake  chan struct{}
-	queue []*Ticket // under Streams.mu
-	away  int       // commits under way, under Streams.mu
-	pace  pace      // under Streams.mu
-	out   chan outcome
+	name     string
+	wake     chan struct{}
+	queue    []*Ticket // under Streams.mu
+	inFlight int       // commits under way, under Streams.mu
+	pace     pace      // under Streams.mu
+	outcomes chan outcome
 }
 
 func (l *lane) signal() {
@@ -302,32 +304,32 @@ func (s *Streams) laneOf(name string) *lane {
 	i := slices.IndexFunc(s.lanes, func(l *lane) bool { return l.name == name })
 	if i < 0 {
 		i = len(s.lanes)
-		s.lanes = append(s.lanes, &lane{name: name, wake: make(chan struct{}, 1), out: make(chan outcome, 64)})
+		s.lanes = append(s.lanes, &lane{name: name, wake: make(chan struct{}, 1), outcomes: make(chan outcome, 64)})
 	}
 	return s.lanes[i]
 }
 
 // take gives the tickets for the next commit of a lane: those of whose shards none is in another commit. The shards are
 // in this one until free is called.
-func (s *Streams) take(l *lane) []*Ticket {
+func (s *Streams) takeBatch(l *lane) []*Ticket {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.takes++
+	s.takeCount++
 	var batch []*Ticket
 	entries, bytes := 0, 0
 	rest := l.queue[:0]
 	for i, t := range l.queue {
-		if len(batch) > 0 && (entries+len(t.entries) > s.o.Batch || bytes+t.bytes > maxBatchBytes) {
+		if len(batch) > 0 && (entries+len(t.entries) > s.opts.Batch || bytes+t.bytes > maxBatchBytes) {
 			rest = append(rest, l.queue[i:]...)
 			break
 		}
 		blocked := t.unsealed || slices.ContainsFunc(t.entries, func(e *Entry) bool {
 			sh := e.Stream.shards[e.Shard]
-			return sh.busy || sh.blocked == s.takes
+			return sh.inCommit || sh.blockedTake == s.takeCount
 		})
 		if blocked { // and so is what comes behind it for the same shards
 			for _, e := range t.entries {
-				e.Stream.shards[e.Shard].blocked = s.takes
+				e.Stream.shards[e.Shard].blockedTake = s.takeCount
 			}
 			rest = append(rest, t)
 			continue
@@ -340,46 +342,46 @@ func (s *Streams) take(l *lane) []*Ticket {
 	l.queue = rest
 	for _, t := range batch {
 		for _, e := range t.entries {
-			e.Stream.shards[e.Shard].busy = true
+			e.Stream.shards[e.Shard].inCommit = true
 		}
 	}
 	if len(batch) > 0 {
-		l.away++
+		l.inFlight++
 	}
 	return batch
 }
 
 // forget lets go of what nobody asks for any more, under Streams.mu.
-func (t *Ticket) forget() {
-	if t.freed && t.told {
+func (t *Ticket) dropEntries() {
+	if t.released && t.answered {
 		t.entries, t.basis = nil, nil
 	}
 }
 
 // free ends a commit, which took so long.
-func (s *Streams) free(l *lane, batch []*Ticket, took time.Duration) {
+func (s *Streams) releaseBatch(l *lane, batch []*Ticket, took time.Duration) {
 	s.mu.Lock()
 	l.pace.add(took)
 	for _, t := range batch {
 		for _, e := range t.entries {
-			e.Stream.shards[e.Shard].busy = false
+			e.Stream.shards[e.Shard].inCommit = false
 		}
-		t.freed = true
-		t.forget()
+		t.released = true
+		t.dropEntries()
 	}
-	l.away--
+	l.inFlight--
 	s.mu.Unlock()
 	l.signal()
 }
 
-func (s *Streams) idle(l *lane) bool {
+func (s *Streams) isIdle(l *lane) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return len(l.queue) == 0 && l.away == 0
+	return len(l.queue) == 0 && l.inFlight == 0
 }
 
-func (s *Streams) patience(l *lane) time.Duration {
+func (s *Streams) overlapDelay(l *lane) time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return l.pace.patience()
+	return l.pace.overlapDelay()
 }

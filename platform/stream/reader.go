@@ -14,51 +14,51 @@ import (
 // deliver hands rows of this process to the tails. The rows of a shard follow each other; what was seen already
 // is left out, and before a gap it stops and reads the rest from the store.
 func (st *Stream) deliver(rows []Row) {
-	st.tailMu.Lock()
-	defer st.tailMu.Unlock()
+	st.dispatchMu.Lock()
+	defer st.dispatchMu.Unlock()
 	st.mu.Lock()
 	fresh := st.scratch[:0]
 	for _, row := range rows {
-		if st.admit(row) {
+		if st.accept(row) {
 			fresh = append(fresh, row)
 		}
 	}
 	st.mu.Unlock()
-	st.handScratch(fresh)
+	st.dispatchScratch(fresh)
 }
 
 // receive takes a bus message of the stream, as deliver does.
 func (st *Stream) receive(m bus.Message) {
 	r := rowReader{b: m.Data, shards: st.spec.Shards}
-	from, at := r.head()
-	if r.err == nil && from == st.set.incarnation {
+	from, at := r.header()
+	if r.err == nil && from == st.streams.incarnation {
 		return
 	}
-	st.tailMu.Lock()
-	defer st.tailMu.Unlock()
+	st.dispatchMu.Lock()
+	defer st.dispatchMu.Unlock()
 	st.mu.Lock()
 	fresh := st.scratch[:0]
 	for row, ok := r.next(); ok; row, ok = r.next() {
-		if st.admit(row) {
+		if st.accept(row) {
 			fresh = append(fresh, row)
 		}
 	}
 	st.mu.Unlock()
 	if r.err != nil {
-		st.set.o.Log.Error("a bus message could not be read", "topic", m.Topic, "error", r.err)
+		st.streams.opts.Log.Error("a bus message could not be read", "topic", m.Topic, "error", r.err)
 	}
 	if at > 0 && len(fresh) > 0 {
 		st.delivery.Observe(max(0, time.Since(time.UnixMilli(at)).Seconds()))
 	}
-	st.handScratch(fresh)
+	st.dispatchScratch(fresh)
 }
 
 // admit tells whether a row is the next of its shard and moves the shard on; the caller holds mu.
-func (st *Stream) admit(row Row) bool {
+func (st *Stream) accept(row Row) bool {
 	sh := st.shards[row.Shard]
 	sh.target = max(sh.target, row.Pos)
 	switch {
-	case !st.begun:
+	case !st.positioned:
 	case row.Pos <= sh.delivered: // seen
 	case row.Pos == sh.delivered+1 && (row.Data != nil || row.Value != nil):
 		sh.delivered = row.Pos
@@ -70,39 +70,39 @@ func (st *Stream) admit(row Row) bool {
 }
 
 // handScratch hands over rows that stand in scratch, and keeps its memory for the next.
-func (st *Stream) handScratch(fresh []Row) {
-	st.hand(fresh)
+func (st *Stream) dispatchScratch(fresh []Row) {
+	st.dispatch(fresh)
 	clear(fresh)
-	if cap(fresh) <= st.set.o.Batch {
+	if cap(fresh) <= st.streams.opts.Batch {
 		st.scratch = fresh[:0]
 	}
 }
 
 // hand gives rows to the tails and wakes who waits for positions; the caller holds tailMu.
-func (st *Stream) hand(rows []Row) {
+func (st *Stream) dispatch(rows []Row) {
 	if len(rows) > 0 {
 		for _, t := range st.active {
-			t.rows(rows)
+			t.onRows(rows)
 		}
 	}
 	st.mu.Lock()
 	for _, sh := range st.shards {
 		sh.seen = sh.delivered // tailMu is held since delivered moved, so these rows were handed over
 	}
-	if st.moved != nil {
-		close(st.moved)
-		st.moved = nil
+	if st.advanced != nil {
+		close(st.advanced)
+		st.advanced = nil
 	}
 	st.mu.Unlock()
 }
 
 // expect says that a shard has reached a position, and reads what is missing.
-func (st *Stream) expect(shard int, pos int64) {
+func (st *Stream) raiseTarget(shard int, pos int64) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	sh := st.shards[shard]
 	sh.target = max(sh.target, pos)
-	if st.begun && sh.delivered < sh.target {
+	if st.positioned && sh.delivered < sh.target {
 		st.catchUp(shard)
 	}
 }
@@ -114,7 +114,7 @@ func (st *Stream) catchUp(shard int) {
 		return
 	}
 	sh.reading = true
-	st.set.metrics.gap(st)
+	st.streams.metrics.countGap(st)
 	go st.readMissed(shard)
 }
 
@@ -123,37 +123,37 @@ func (st *Stream) readMissed(shard int) {
 		st.mu.Lock()
 		sh := st.shards[shard]
 		after, upto := sh.delivered, sh.target
-		if after >= upto || st.set.ctx.Err() != nil {
+		if after >= upto || st.streams.ctx.Err() != nil {
 			sh.reading = false
 			st.mu.Unlock()
 			return
 		}
 		st.mu.Unlock()
-		ctx, cancel := context.WithTimeout(st.set.ctx, 10*time.Second)
-		rows, err := st.Read(ctx, Range{Shard: shard, After: after, Upto: upto, Limit: st.set.o.ReadLimit})
+		ctx, cancel := context.WithTimeout(st.streams.ctx, 10*time.Second)
+		rows, err := st.Read(ctx, Range{Shard: shard, After: after, Upto: upto, Limit: st.streams.opts.ReadLimit})
 		cancel()
 		if err != nil {
-			if st.set.ctx.Err() == nil {
-				st.set.o.Log.Warn("missed rows could not be read, trying again", "stream", st.spec.Name, "shard", shard, "error", err)
+			if st.streams.ctx.Err() == nil {
+				st.streams.opts.Log.Warn("missed rows could not be read, trying again", "stream", st.spec.Name, "shard", shard, "error", err)
 			}
 			select {
-			case <-st.set.ctx.Done():
+			case <-st.streams.ctx.Done():
 			case <-time.After(200 * time.Millisecond):
 			}
 			continue
 		}
-		if len(rows) == st.set.o.ReadLimit {
+		if len(rows) == st.streams.opts.ReadLimit {
 			upto = rows[len(rows)-1].Pos
 		}
-		st.handMissed(shard, rows, upto)
+		st.dispatchMissed(shard, rows, upto)
 	}
 }
 
 // handMissed gives rows read from the store to the tails. A compacted store leaves positions out, so the
 // shard moves to upto whatever the rows are.
-func (st *Stream) handMissed(shard int, rows []Row, upto int64) {
-	st.tailMu.Lock()
-	defer st.tailMu.Unlock()
+func (st *Stream) dispatchMissed(shard int, rows []Row, upto int64) {
+	st.dispatchMu.Lock()
+	defer st.dispatchMu.Unlock()
 	st.mu.Lock()
 	sh := st.shards[shard]
 	fresh := rows[:0]
@@ -164,9 +164,9 @@ func (st *Stream) handMissed(shard int, rows []Row, upto int64) {
 	}
 	sh.delivered = max(sh.delivered, upto)
 	st.mu.Unlock()
-	st.stored = true
-	st.hand(fresh)
-	st.stored = false
+	st.fromStore = true
+	st.dispatch(fresh)
+	st.fromStore = false
 }
 
 // topic is the bus topic of a stream's rows.
@@ -175,36 +175,36 @@ func (st *Stream) topic() string { return "rows/" + st.spec.Name }
 // publish sends rows to the other processes and tells whether the bus took them. If not, they read the
 // database. at is when the rows were written, in ms since 1970; 0 for positions that are repeated.
 func (s *Streams) publish(byStream map[*Stream][]Row, at int64) bool {
-	if len(byStream) == 0 || s.only() {
+	if len(byStream) == 0 || s.isOnlyMember() {
 		return true
 	}
 	var msgs []bus.Message
-	for _, st := range s.order {
+	for _, st := range s.opened {
 		if rows := byStream[st]; len(rows) > 0 {
 			msgs = append(msgs, bus.Message{Topic: st.topic(), Data: encodeRows(s.incarnation, at, rows)})
 		}
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
-	err := s.o.Bus.Publish(ctx, msgs...)
+	err := s.opts.Bus.Publish(ctx, msgs...)
 	return err == nil || errors.Is(err, bus.ErrClosed) // then there are no others, or this process is at its end
 }
 
 // hush runs before rows are acknowledged that the bus did not take, or did not bring to all: when this process came to
 // another server. It tells the fleet to ask the database in every Barrier, and waits until no process trusts a view from
 // before. Only the first rows of an outage wait. Not told when ctx ends before.
-func (s *Streams) hush(ctx context.Context) (told bool) {
-	s.muteMu.Lock()
-	defer s.muteMu.Unlock()
-	moves := s.moves.Load()
-	if s.mute && !s.doubtful || s.o.Leases.Alone() {
-		s.told.Store(moves) // speak tells where this process is when it ends that
+func (s *Streams) markDegraded(ctx context.Context) (told bool) {
+	s.degradedMu.Lock()
+	defer s.degradedMu.Unlock()
+	moves := s.busMoves.Load()
+	if s.degraded && !s.recoveryDoubtful || s.opts.Leases.Alone() {
+		s.busMovesTold.Store(moves) // speak tells where this process is when it ends that
 		return true
 	}
-	s.o.Log.Warn("the bus does not bring rows to all: the fleet reads them from the database")
+	s.opts.Log.Warn("the bus does not bring rows to all: the fleet reads them from the database")
 	for wait := 50 * time.Millisecond; ; wait = min(2*wait, time.Second) {
 		step, cancel := context.WithTimeout(ctx, 5*time.Second)
-		err := s.o.Leases.SetDegraded(step, true)
+		err := s.opts.Leases.SetDegraded(step, true)
 		cancel()
 		if errors.Is(err, lease.ErrReplaced) {
 			return false
@@ -221,37 +221,37 @@ func (s *Streams) hush(ctx context.Context) (told bool) {
 	select {
 	case <-ctx.Done(): // whoever comes next waits as long
 		return false
-	case <-time.After(s.o.Leases.ViewTTL()):
+	case <-time.After(s.opts.Leases.ViewTTL()):
 	}
-	s.mute, s.doubtful = true, false
-	s.told.Store(moves)
+	s.degraded, s.recoveryDoubtful = true, false
+	s.busMovesTold.Store(moves)
 	return true
 }
 
 // strayed tells that there may be processes which believe this one to be at another server of the bus.
-func (s *Streams) strayed() bool { return s.told.Load() < s.moves.Load() }
+func (s *Streams) busMoveUntold() bool { return s.busMovesTold.Load() < s.busMoves.Load() }
 
 // speak ends what hush began when the bus takes messages again. Whoever sees that a process speaks again reads the
 // stored positions once.
-func (s *Streams) speak(ctx context.Context) {
-	if !s.muteMu.TryLock() {
+func (s *Streams) markRecovered(ctx context.Context) {
+	if !s.degradedMu.TryLock() {
 		return
 	}
-	defer s.muteMu.Unlock()
-	if !s.mute || !s.o.Bus.Connected() || s.o.Bus.Barrier(ctx) != nil {
+	defer s.degradedMu.Unlock()
+	if !s.degraded || !s.opts.Bus.Connected() || s.opts.Bus.Barrier(ctx) != nil {
 		return
 	}
-	err := s.o.Leases.SetDegraded(ctx, false)
-	s.mute, s.doubtful = err != nil, err != nil
+	err := s.opts.Leases.SetDegraded(ctx, false)
+	s.degraded, s.recoveryDoubtful = err != nil, err != nil
 }
 
 // losses counts what makes the stored positions worth reading.
-func (s *Streams) losses() int64 { return s.lost.Load() + s.o.Leases.DegradedViews() }
+func (s *Streams) lossCount() int64 { return s.lostMessages.Load() + s.opts.Leases.DegradedViews() }
 
 // trusted tells whether the bus carries all rows that are acknowledged: no message was lost since the stored
 // positions were read, and no process is known to write without it.
-func (s *Streams) trusted() bool {
-	return s.o.Leases.NoneDegraded() && s.read.Load() >= s.losses() && s.o.Bus.Connected()
+func (s *Streams) busIsComplete() bool {
+	return s.opts.Leases.NoneDegraded() && s.lossesRead.Load() >= s.lossCount() && s.opts.Bus.Connected()
 }
 
 // announce publishes the positions of the shards that this process owns, so that a reader who missed the
@@ -259,7 +259,7 @@ func (s *Streams) trusted() bool {
 func (s *Streams) announce() {
 	heads := map[*Stream][]Row{}
 	s.mu.Lock()
-	for _, st := range s.order {
+	for _, st := range s.opened {
 		for i, sh := range st.shards {
 			if sh.owned && sh.next > 1 {
 				heads[st] = append(heads[st], Row{Shard: i, Pos: sh.next - 1})
@@ -329,19 +329,19 @@ func (s *shared[T]) work() {
 // it waits for that.
 func (s *Streams) Barrier(ctx context.Context) error {
 	select {
-	case <-s.begun:
+	case <-s.startDone:
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	if s.only() {
+	if s.isOnlyMember() {
 		return s.waitCaughtUp(ctx)
 	}
-	if err := s.o.Bus.Barrier(ctx); err != nil || !s.trusted() {
+	if err := s.opts.Bus.Barrier(ctx); err != nil || !s.busIsComplete() {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
 		// A process that can not reach the database either knows nothing: another one may be mute, or the only one.
-		if _, err := s.heads.wait(ctx); err != nil {
+		if _, err := s.highWaterMarks.wait(ctx); err != nil {
 			return err
 		}
 	}
@@ -350,7 +350,7 @@ func (s *Streams) Barrier(ctx context.Context) error {
 
 // waitCaughtUp waits for the rows that are known to exist now.
 func (s *Streams) waitCaughtUp(ctx context.Context) error {
-	for _, st := range s.order {
+	for _, st := range s.opened {
 		if err := st.waitCaughtUp(ctx); err != nil {
 			return err
 		}
@@ -359,7 +359,7 @@ func (s *Streams) waitCaughtUp(ctx context.Context) error {
 }
 
 func (st *Stream) waitCaughtUp(ctx context.Context) error {
-	if !st.followed.Load() {
+	if !st.receiving.Load() {
 		return nil
 	}
 	st.mu.Lock()
@@ -379,9 +379,9 @@ func (st *Stream) waitCaughtUp(ctx context.Context) error {
 }
 
 // syncHeads reads the stored positions of all shards and begins to read what is missing.
-func (s *Streams) syncHeads(ctx context.Context) error {
-	losses := s.losses()
-	held, err := s.o.Leases.Read(ctx, "stream/")
+func (s *Streams) readHighWaterMarks(ctx context.Context) error {
+	losses := s.lossCount()
+	held, err := s.opts.Leases.Read(ctx, "stream/")
 	// A database that was away for a moment leaves connections that are broken, which is no reason to refuse requests.
 	for wait := 10 * time.Millisecond; db.IsUnavailable(err) && wait < time.Second; wait *= 2 {
 		select {
@@ -389,20 +389,20 @@ func (s *Streams) syncHeads(ctx context.Context) error {
 			return err
 		case <-time.After(wait):
 		}
-		held, err = s.o.Leases.Read(ctx, "stream/")
+		held, err = s.opts.Leases.Read(ctx, "stream/")
 	}
 	if err != nil {
 		return err
 	}
-	for _, st := range s.order {
-		if !st.followed.Load() {
+	for _, st := range s.opened {
+		if !st.receiving.Load() {
 			continue
 		}
 		for i := range st.shards {
-			st.expect(i, held[st.Lease(i)].Pos)
+			st.raiseTarget(i, held[st.Lease(i)].Pos)
 		}
 	}
-	for old := s.read.Load(); old < losses && !s.read.CompareAndSwap(old, losses); old = s.read.Load() {
+	for old := s.lossesRead.Load(); old < losses && !s.lossesRead.CompareAndSwap(old, losses); old = s.lossesRead.Load() {
 	}
 	return nil
 }

@@ -11,10 +11,10 @@ import (
 // outcome is what a commit came to, on its way to those who wait. The outcomes of a lane are told in order, so that who
 // waits for the newest ticket of a key has waited for all before it.
 type outcome struct {
-	tickets []*Ticket
-	err     error
-	rows    map[*Stream][]Row // to publish before
-	at      time.Time
+	tickets     []*Ticket
+	err         error
+	rows        map[*Stream][]Row // to publish before
+	committedAt time.Time
 }
 
 // committed moves the shards forward, hands the rows to the tails and passes them on to be published.
@@ -23,44 +23,44 @@ func (s *Streams) committed(batch []*Ticket) {
 	s.mu.Lock()
 	for _, t := range batch {
 		for _, e := range t.entries {
-			if sh := e.Stream.shards[e.Shard]; sh.holds(e.epoch) {
+			if sh := e.Stream.shards[e.Shard]; sh.heldSince(e.epoch) {
 				sh.next = e.Pos + 1
 			}
 			byStream[e.Stream] = append(byStream[e.Stream], e.Row)
 		}
 	}
 	s.mu.Unlock()
-	for _, st := range s.order {
+	for _, st := range s.opened {
 		if rows := byStream[st]; len(rows) > 0 {
 			// The rows of one shard follow each other, so that readers find no gap.
 			slices.SortStableFunc(rows, func(a, b Row) int { return a.Shard - b.Shard })
 			st.deliver(rows)
 		}
 	}
-	batch[0].lane.out <- outcome{tickets: batch, rows: byStream, at: time.Now()}
+	batch[0].lane.outcomes <- outcome{tickets: batch, rows: byStream, committedAt: time.Now()}
 }
 
 // settleAll publishes what was committed and answers who waits, beside the next commit.
-func (s *Streams) settleAll(l *lane) {
-	for o := range l.out {
+func (s *Streams) completeAll(l *lane) {
+	for o := range l.outcomes {
 		if o.err == nil {
-			published := s.publish(o.rows, o.at.UnixMilli())
+			published := s.publish(o.rows, o.committedAt.UnixMilli())
 			if !published {
-				s.metrics.unpublished()
+				s.metrics.countUnpublished()
 			}
 			// When strayed, processes that are still elsewhere did not hear it.
-			if (!published || s.strayed()) && !s.hush(s.ctx) {
-				o.err = &db.CommitError{Err: errUntold} // others may not see it yet
+			if (!published || s.busMoveUntold()) && !s.markDegraded(s.ctx) {
+				o.err = &db.CommitError{Err: errNotAnnounced} // others may not see it yet
 			}
 		}
-		s.settle(o)
+		s.complete(o)
 	}
 }
 
 // errUntold says that this process ended before the others could be told of what it wrote: it may be stored.
-var errUntold error = moving("the other processes could not be told")
+var errNotAnnounced error = movingError("the other processes could not be told")
 
-func (s *Streams) settle(o outcome) {
+func (s *Streams) complete(o outcome) {
 	s.mu.Lock()
 	for _, t := range o.tickets {
 		for _, e := range t.entries {
@@ -72,12 +72,12 @@ func (s *Streams) settle(o outcome) {
 		s.queued--
 		s.queuedBytes -= t.bytes
 		t.err = o.err
-		t.told = true
-		t.forget()
+		t.answered = true
+		t.dropEntries()
 		close(t.done)
 	}
-	close(s.settled)
-	s.settled = make(chan struct{})
+	close(s.decided)
+	s.decided = make(chan struct{})
 	s.mu.Unlock()
 }
 
@@ -86,7 +86,7 @@ func (s *Streams) settle(o outcome) {
 func (s *Streams) refused(t *Ticket, err error) {
 	for _, e := range t.entries {
 		if key := e.Stream.spec.PositionKey; key != "" && db.IsUniqueOn(err, key) {
-			s.o.Log.Error("a position is taken already, taking the shard anew", "stream", e.Stream.spec.Name, "shard", e.Shard, "position", e.Pos)
+			s.opts.Log.Error("a position is taken already, taking the shard anew", "stream", e.Stream.spec.Name, "shard", e.Shard, "position", e.Pos)
 			s.giveUp(e.Stream, e.Shard)
 			err = ErrNotOwner
 		}
@@ -110,9 +110,9 @@ func (s *Streams) fail(t *Ticket, err error) {
 	}
 	s.mu.Unlock()
 	if errors.Is(err, ErrAborted) || len(aborted) == 0 {
-		t.lane.out <- outcome{tickets: append([]*Ticket{t}, aborted...), err: err}
+		t.lane.outcomes <- outcome{tickets: append([]*Ticket{t}, aborted...), err: err}
 		return
 	}
-	t.lane.out <- outcome{tickets: []*Ticket{t}, err: err}
-	t.lane.out <- outcome{tickets: aborted, err: ErrAborted}
+	t.lane.outcomes <- outcome{tickets: []*Ticket{t}, err: err}
+	t.lane.outcomes <- outcome{tickets: aborted, err: ErrAborted}
 }

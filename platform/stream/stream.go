@@ -84,27 +84,27 @@ func (s Spec) With(store Store, lost func(shard int)) Spec {
 
 // Stream is one log, open in this process.
 type Stream struct {
-	spec   Spec
-	set    *Streams
-	lane   *lane
-	leases []string // names of the leases of the shards
+	spec    Spec
+	streams *Streams
+	lane    *lane
+	leases  []string // names of the leases of the shards
 
 	delivery prometheus.Observer
 
-	tails    []*Subscription
-	followed atomic.Bool // rows are received and handed to the tails that are on
-	followMu sync.Mutex
-	undo     func() // ends the subscription
+	subscriptions []*Subscription
+	receiving     atomic.Bool // rows are received and handed to the tails that are on
+	receiveMu     sync.Mutex
+	unsubscribe   func() // ends the subscription
 
-	tailMu  sync.Mutex      // serializes the tails of this stream
-	stored  bool            // the rows that are handed over come from the store, which may keep less of them than was written
-	active  []*Subscription // those that are on
-	scratch []Row           // memory of the rows that are handed over
+	dispatchMu sync.Mutex      // serializes the tails of this stream
+	fromStore  bool            // the rows that are handed over come from the store, which may keep less of them than was written
+	active     []*Subscription // those that are on
+	scratch    []Row           // memory of the rows that are handed over
 
-	mu     sync.Mutex
-	shards []*shard
-	moved  chan struct{} // closed when a position moved; nil while nobody waits
-	begun  bool          // the positions are known: before, no row is handed over
+	mu         sync.Mutex
+	shards     []*shard
+	advanced   chan struct{} // closed when a position moved; nil while nobody waits
+	positioned bool          // the positions are known: before, no row is handed over
 }
 
 // shard is this process's view of one shard.
@@ -116,21 +116,21 @@ type shard struct {
 	reading   bool  // a goroutine reads rows that were missed
 
 	// Writer, under Streams.mu.
-	owned   bool
-	leaving bool   // is being handed over
-	busy    bool   // in a commit
-	blocked uint64 // the take in which its tickets must wait
-	epoch   int64
-	since   int64 // the first epoch of this ownership: it was never interrupted since
-	next    int64 // the position that the next entry takes
-	pending int   // entries queued and not yet decided
+	owned       bool
+	releasing   bool   // is being handed over
+	inCommit    bool   // in a commit
+	blockedTake uint64 // the take in which its tickets must wait
+	epoch       int64
+	firstEpoch  int64 // the first epoch of this ownership: it was never interrupted since
+	next        int64 // the position that the next entry takes
+	pending     int   // entries queued and not yet decided
 }
 
 // open tells whether entries are taken; the caller holds Streams.mu.
-func (sh *shard) open() bool { return sh.owned && !sh.leaving }
+func (sh *shard) accepts() bool { return sh.owned && !sh.releasing }
 
 // holds tells whether the shard is owned without a break since an epoch; the caller holds Streams.mu.
-func (sh *shard) holds(epoch int64) bool { return sh.owned && epoch >= sh.since }
+func (sh *shard) heldSince(epoch int64) bool { return sh.owned && epoch >= sh.firstEpoch }
 
 // Options wires the streams of a process.
 type Options struct {
@@ -148,62 +148,62 @@ type Options struct {
 
 // Streams are all streams of a process with their one writer.
 type Streams struct {
-	o       Options
-	order   []*Stream
+	opts    Options
+	opened  []*Stream
 	byName  map[string]*Stream
 	metrics metrics
-	started bool
+	wired   bool
 
-	begun     chan struct{} // closed at the end of Start
+	startDone chan struct{} // closed at the end of Start
 	consumers []*consumer
 	lanes     []*lane
-	byLease   map[string]place
+	byLease   map[string]shardRef
 
 	mu          sync.Mutex
 	queued      int // tickets that are not decided
 	queuedBytes int
-	takes       uint64
-	settled     chan struct{} // closed when entries were decided
+	takeCount   uint64
+	decided     chan struct{} // closed when entries were decided
 
 	incarnation int64        // of this process
-	lacking     atomic.Int64 // shards that this process does not own, written under mu
+	unowned     atomic.Int64 // shards that this process does not own, written under mu
 
-	heads    shared[struct{}]                // reads the stored positions and follows them
-	confirms shared[map[string]lease.Holder] // reads the leases
-	lost     atomic.Int64                    // times that messages were lost on their way to this process
-	read     atomic.Int64                    // what losses was when the stored positions were read last
+	highWaterMarks shared[struct{}]                // reads the stored positions and follows them
+	leaseReads     shared[map[string]lease.Holder] // reads the leases
+	lostMessages   atomic.Int64                    // times that messages were lost on their way to this process
+	lossesRead     atomic.Int64                    // what losses was when the stored positions were read last
 
-	muteMu   sync.Mutex
-	mute     bool         // the fleet was told that rows of this process may not be on the bus
-	doubtful bool         // it may have been told the contrary since: the answer was lost
-	moves    atomic.Int64 // times that this process came to another server of the bus
-	told     atomic.Int64 // those of them after which no process trusts a view from before
+	degradedMu       sync.Mutex
+	degraded         bool         // the fleet was told that rows of this process may not be on the bus
+	recoveryDoubtful bool         // it may have been told the contrary since: the answer was lost
+	busMoves         atomic.Int64 // times that this process came to another server of the bus
+	busMovesTold     atomic.Int64 // those of them after which no process trusts a view from before
 
-	shares map[*Stream]share // only for balance
-	ctx    context.Context   // ends with Run
-	end    context.CancelFunc
-	undo   []func() // subscriptions
+	assignments map[*Stream]assignment // only for balance
+	ctx         context.Context        // ends with Run
+	cancel      context.CancelFunc
+	unsubscribe []func() // subscriptions
 }
 
 // place is a shard of a stream.
-type place struct {
+type shardRef struct {
 	st    *Stream
 	shard int
 }
 
 // share is the last result of assign.
-type share struct{ machines, owners []int }
+type assignment struct{ machines, owners []int }
 
 // New makes an empty set. Streams are opened while the process is wired, then Start runs them.
 func New(o Options) *Streams {
 	o.Queue, o.Batch, o.ReadLimit = cmp.Or(o.Queue, 20_000), cmp.Or(o.Batch, 1_000), cmp.Or(o.ReadLimit, 500)
 	s := &Streams{
-		o: o, incarnation: o.Leases.Self().Incarnation, byName: map[string]*Stream{}, byLease: map[string]place{},
-		settled: make(chan struct{}), begun: make(chan struct{}), shares: map[*Stream]share{},
+		opts: o, incarnation: o.Leases.Self().Incarnation, byName: map[string]*Stream{}, byLease: map[string]shardRef{},
+		decided: make(chan struct{}), startDone: make(chan struct{}), assignments: map[*Stream]assignment{},
 	}
-	s.ctx, s.end = context.WithCancel(context.Background())
-	s.heads.run = func(ctx context.Context) (struct{}, error) { return struct{}{}, s.syncHeads(ctx) }
-	s.confirms.run = func(ctx context.Context) (map[string]lease.Holder, error) { return o.Leases.Read(ctx, "stream/") }
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	s.highWaterMarks.run = func(ctx context.Context) (struct{}, error) { return struct{}{}, s.readHighWaterMarks(ctx) }
+	s.leaseReads.run = func(ctx context.Context) (map[string]lease.Holder, error) { return o.Leases.Read(ctx, "stream/") }
 	s.metrics = newMetrics(o.Registry)
 	if b, ok := o.Bus.(interface{ ObserveRoundTrips(fn func(time.Duration)) }); ok {
 		b.ObserveRoundTrips(s.metrics.roundTrip)
@@ -216,32 +216,32 @@ func New(o Options) *Streams {
 
 // Open adds a stream. It panics on a name or a number that is taken: that is a mistake in the wiring.
 func (s *Streams) Open(spec Spec) *Stream {
-	if s.byName[spec.Name] != nil || s.started {
+	if s.byName[spec.Name] != nil || s.wired {
 		panic("stream " + spec.Name + ": opened twice or too late")
 	}
 	if spec.Number < 0 || spec.Number > MaxNumber {
 		panic(fmt.Sprintf("stream %s: its number is %d, expected one up to %d", spec.Name, spec.Number, MaxNumber))
 	}
-	for _, other := range s.order {
+	for _, other := range s.opened {
 		if spec.Number != 0 && other.spec.Number == spec.Number {
 			panic(fmt.Sprintf("stream %s: number %d is that of stream %s", spec.Name, spec.Number, other.spec.Name))
 		}
 	}
-	st := &Stream{spec: spec, set: s, lane: s.laneOf(spec.Lane), delivery: s.metrics.delivery.WithLabelValues(spec.Name)}
+	st := &Stream{spec: spec, streams: s, lane: s.laneOf(spec.Lane), delivery: s.metrics.delivery.WithLabelValues(spec.Name)}
 	for range spec.Shards {
 		name := fmt.Sprintf("stream/%s/%04d", spec.Name, len(st.shards))
-		s.byLease[name] = place{st, len(st.shards)}
+		s.byLease[name] = shardRef{st, len(st.shards)}
 		st.leases = append(st.leases, name)
 		st.shards = append(st.shards, &shard{})
-		s.lacking.Add(1)
+		s.unowned.Add(1)
 	}
 	s.byName[spec.Name] = st
-	s.order = append(s.order, st)
+	s.opened = append(s.opened, st)
 	return st
 }
 
 // All are the streams in the order in which they were opened.
-func (s *Streams) All() []*Stream { return s.order }
+func (s *Streams) All() []*Stream { return s.opened }
 
 // Consumers are those of this process.
 func (s *Streams) Consumers() []Consumer {
@@ -294,10 +294,10 @@ func (st *Stream) Positions() []int64 {
 
 // Owns tells whether this process may write to a shard.
 func (st *Stream) Owns(shard int) bool {
-	st.set.mu.Lock()
-	defer st.set.mu.Unlock()
+	st.streams.mu.Lock()
+	defer st.streams.mu.Unlock()
 	sh := st.shards[shard]
-	return sh.open()
+	return sh.accepts()
 }
 
 // WaitFor returns when the tails have seen a position.
@@ -305,10 +305,10 @@ func (st *Stream) WaitFor(ctx context.Context, shard int, pos int64) error {
 	for {
 		st.mu.Lock()
 		ok := st.shards[shard].seen >= pos
-		if !ok && st.moved == nil {
-			st.moved = make(chan struct{})
+		if !ok && st.advanced == nil {
+			st.advanced = make(chan struct{})
 		}
-		moved := st.moved
+		moved := st.advanced
 		st.mu.Unlock()
 		if ok {
 			return nil
@@ -323,5 +323,5 @@ func (st *Stream) WaitFor(ctx context.Context, shard int, pos int64) error {
 
 // Read gives rows of a range from the store.
 func (st *Stream) Read(ctx context.Context, r Range) ([]Row, error) {
-	return st.spec.Store.Read(ctx, st.set.o.DB, r)
+	return st.spec.Store.Read(ctx, st.streams.opts.DB, r)
 }

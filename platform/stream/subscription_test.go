@@ -165,12 +165,12 @@ func TestProcessesReceiveWhatTheirRolesNeed(t *testing.T) {
 func TestWhoLacksShardsIsNotTheOnlyOne(t *testing.T) {
 	dbtest.Run(t, func(t *testing.T, d *db.DB) {
 		l := listen(t, d, bus.NewLocal(), "client")
-		for deadline := time.Now().Add(10 * time.Second); !l.o.Leases.IsOnlyMember(); time.Sleep(time.Millisecond) {
+		for deadline := time.Now().Add(10 * time.Second); !l.opts.Leases.IsOnlyMember(); time.Sleep(time.Millisecond) {
 			if time.Now().After(deadline) {
 				t.Fatal("the only process does not know that it is")
 			}
 		}
-		if l.only() {
+		if l.isOnlyMember() {
 			t.Error("others may come back with the shards that they had")
 		}
 	}, lease.Migrations(), lines)
@@ -198,7 +198,7 @@ func TestABarrierOutlastsBrokenConnections(t *testing.T) {
 			}
 			return is
 		})
-		l.lost.Add(1) // it does not trust the bus
+		l.lostMessages.Add(1) // it does not trust the bus
 		passed := make(chan error, 1)
 		go func() { passed <- l.Barrier(t.Context()) }()
 		select {

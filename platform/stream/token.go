@@ -25,9 +25,9 @@ const (
 	// longestFirst is the longest token of the first form that its readers took.
 	longestFirst = 400
 
-	described = 2 // the format of v
-	checksum  = 2 // bytes
-	epochSize = 4 // bytes
+	selfDescribing = 2 // the format of v
+	checksum       = 2 // bytes
+	epochSize      = 4 // bytes
 )
 
 // firstForm are the streams of tokens that begin with s: all shards of the streams that are keyed by room or by other users,
@@ -67,22 +67,22 @@ type Layout struct {
 	// the same: a process of the version before can read it.
 	SelfDescribing bool
 
-	parts []Part
-	size  int
-	first bool // the parts are those of the first form
-	byNum [MaxNumber + 1]int8
+	parts         []Part
+	size          int
+	usesFirstForm bool // the parts are those of the first form
+	byNum         [MaxNumber + 1]int8
 }
 
 // NewLayout makes a layout of streams that have a number, in the order of their places. It panics on a mistake in the wiring.
 func NewLayout(parts ...Part) *Layout {
-	l := &Layout{parts: parts, first: len(parts) == len(firstForm)}
+	l := &Layout{parts: parts, usesFirstForm: len(parts) == len(firstForm)}
 	for i, p := range parts {
 		if p.Number <= 0 || p.Number > MaxNumber || p.Generation < 0 || p.N <= 0 || p.At < l.size || l.byNum[p.Number] != 0 {
 			panic(fmt.Sprintf("stream: the part %+v of a token is wrong, or its place or number is taken", p))
 		}
 		l.byNum[p.Number] = int8(i + 1)
 		l.size = p.At + p.N
-		l.first = l.first && i < len(firstForm) && p.Number == firstForm[i].Number && p.Generation == 0 && p.N == firstForm[i].N
+		l.usesFirstForm = l.usesFirstForm && i < len(firstForm) && p.Number == firstForm[i].Number && p.Generation == 0 && p.N == firstForm[i].N
 	}
 	return l
 }
@@ -95,11 +95,11 @@ type Token struct {
 	// Carried are the entries of streams that the layout does not have, as they were.
 	Carried string
 
-	told, stale uint64 // bits by number
+	read, stale uint64 // bits by number
 }
 
 // Has tells whether the positions of a stream were read.
-func (t *Token) Has(number int) bool { return t.told&(1<<number) != 0 }
+func (t *Token) Has(number int) bool { return t.read&(1<<number) != 0 }
 
 // Stale tells whether the token knows the stream, but with other shards than the layout: its positions mean nothing.
 func (t *Token) Stale(number int) bool { return !t.Has(number) && t.stale&(1<<number) != 0 }
@@ -122,12 +122,12 @@ func (l *Layout) Decode(token string, positions []int64) (t Token, err error) {
 	if token[0] == 's' {
 		t.Log, body = binary.BigEndian.Uint32(body), body[epochSize:]
 		for _, p := range firstForm {
-			n, known, err := l.positions(&t, p, body, positions)
+			n, known, err := l.readPositions(&t, p, body, positions)
 			if err != nil {
 				return t, err
 			}
 			if !known {
-				carried = append(appendHead(carried, p), body[:n]...)
+				carried = append(appendPartHeader(carried, p), body[:n]...)
 			}
 			body = body[n:]
 		}
@@ -138,10 +138,10 @@ func (l *Layout) Decode(token string, positions []int64) (t Token, err error) {
 		return t, nil
 	}
 	switch format := body[0]; {
-	case format > described:
+	case format > selfDescribing:
 		t.NewerFormat = true
 		return t, nil
-	case format < described || len(body) < 1+epochSize:
+	case format < selfDescribing || len(body) < 1+epochSize:
 		return t, ErrToken
 	}
 	t.Log, body = binary.BigEndian.Uint32(body[1:]), body[1+epochSize:]
@@ -155,7 +155,7 @@ func (l *Layout) Decode(token string, positions []int64) (t Token, err error) {
 			}
 			head[i], body = v, body[k:]
 		}
-		n, known, err := l.positions(&t, Part{Number: int(head[0]), Generation: int(head[1]), N: int(head[2])}, body, positions)
+		n, known, err := l.readPositions(&t, Part{Number: int(head[0]), Generation: int(head[1]), N: int(head[2])}, body, positions)
 		if err != nil {
 			return t, err
 		}
@@ -169,7 +169,7 @@ func (l *Layout) Decode(token string, positions []int64) (t Token, err error) {
 
 // positions reads the positions of a stream, of which p says what the token knows, from the start of body. It gives the
 // number of bytes that they take, and whether the layout has the stream.
-func (l *Layout) positions(t *Token, p Part, body []byte, into []int64) (n int, known bool, err error) {
+func (l *Layout) readPositions(t *Token, p Part, body []byte, into []int64) (n int, known bool, err error) {
 	if p.N > len(body) {
 		return 0, false, ErrToken
 	}
@@ -177,7 +177,7 @@ func (l *Layout) positions(t *Token, p Part, body []byte, into []int64) (n int, 
 	if known = p.Number > 0 && p.Number <= MaxNumber && l.byNum[p.Number] != 0; known {
 		if mine := &l.parts[l.byNum[p.Number]-1]; mine.Generation == p.Generation && mine.N == p.N {
 			to = into[mine.At : mine.At+mine.N]
-			t.told |= 1 << p.Number
+			t.read |= 1 << p.Number
 		} else {
 			t.stale |= 1 << p.Number
 		}
@@ -194,7 +194,7 @@ func (l *Layout) positions(t *Token, p Part, body []byte, into []int64) (n int, 
 	return n, known, nil
 }
 
-func appendHead(b []byte, p Part) []byte {
+func appendPartHeader(b []byte, p Part) []byte {
 	b = binary.AppendUvarint(b, uint64(p.Number))
 	b = binary.AppendUvarint(b, uint64(p.Generation))
 	return binary.AppendUvarint(b, uint64(p.N))
@@ -210,26 +210,26 @@ func (l *Layout) Encode(log uint32, positions []int64, carried string) string {
 func (l *Layout) Append(text []byte, log uint32, positions []int64, carried string) []byte {
 	// The body is made behind the place of the token, so that most tokens leave no garbage.
 	usual := 16 + 5*l.size
-	text = slices.Grow(text, sealedLen(usual)+usual)
-	at := len(text) + sealedLen(usual)
+	text = slices.Grow(text, tokenLen(usual)+usual)
+	at := len(text) + tokenLen(usual)
 	buf := text[:cap(text)][at : at : at+usual]
-	if l.first && !l.SelfDescribing && carried == "" {
+	if l.usesFirstForm && !l.SelfDescribing && carried == "" {
 		b := binary.BigEndian.AppendUint32(buf, log)
 		for i := range l.parts {
 			b = l.parts[i].append(b, positions)
 		}
-		if sealedLen(len(b)) <= longestFirst {
-			return seal(text, 's', b)
+		if tokenLen(len(b)) <= longestFirst {
+			return appendToken(text, 's', b)
 		}
 	}
-	b := binary.BigEndian.AppendUint32(append(buf, described), log)
+	b := binary.BigEndian.AppendUint32(append(buf, selfDescribing), log)
 	for i := range l.parts {
-		b = l.parts[i].append(appendHead(b, l.parts[i]), positions)
+		b = l.parts[i].append(appendPartHeader(b, l.parts[i]), positions)
 	}
-	if sealedLen(len(b)+len(carried)) <= longestToken {
+	if tokenLen(len(b)+len(carried)) <= longestToken {
 		b = append(b, carried...)
 	}
-	return seal(text, 'v', b)
+	return appendToken(text, 'v', b)
 }
 
 // append writes the positions of the part.
@@ -241,10 +241,10 @@ func (p *Part) append(b []byte, positions []int64) []byte {
 }
 
 // seal adds a token of a body to a text.
-func seal(text []byte, form byte, b []byte) []byte {
+func appendToken(text []byte, form byte, b []byte) []byte {
 	b = binary.BigEndian.AppendUint16(b, uint16(crc32.ChecksumIEEE(b)))
 	return base64.RawURLEncoding.AppendEncode(append(text, form), b)
 }
 
 // sealedLen is the length of a token whose body has n bytes.
-func sealedLen(n int) int { return 1 + base64.RawURLEncoding.EncodedLen(n+checksum) }
+func tokenLen(n int) int { return 1 + base64.RawURLEncoding.EncodedLen(n+checksum) }

@@ -30,7 +30,9 @@ func placed(parts ...Part) []Part {
 }
 
 // sealed is a token of any body.
-func sealed(form byte, body ...byte) string { return string(seal(nil, form, slices.Clone(body))) }
+func sealed(form byte, body ...byte) string {
+	return string(appendToken(nil, form, slices.Clone(body)))
+}
 
 func decode(t testing.TB, l *Layout, token string) (Token, []int64) {
 	t.Helper()

@@ -12,7 +12,7 @@ import (
 // told to try again, not of a fault of the server.
 func TestWhatIsUntoldIsTriedAgain(t *testing.T) {
 	var answer interface{ HTTPStatus() int }
-	if !errors.As(&db.CommitError{Err: errUntold}, &answer) || answer.HTTPStatus() != http.StatusServiceUnavailable {
+	if !errors.As(&db.CommitError{Err: errNotAnnounced}, &answer) || answer.HTTPStatus() != http.StatusServiceUnavailable {
 		t.Errorf("the answer is %v", answer)
 	}
 }

@@ -43,7 +43,7 @@ type rowReader struct {
 }
 
 // head reads who sent the message, and when.
-func (r *rowReader) head() (from, at int64) {
+func (r *rowReader) header() (from, at int64) {
 	for _, v := range []*int64{&from, &at} {
 		n := 0
 		if *v, n = binary.Varint(r.b); n <= 0 {
@@ -98,7 +98,7 @@ func (r *rowReader) bytes(n uint64) []byte {
 // decodeRows reads a whole message.
 func decodeRows(b []byte, shards int) (from, at int64, rows []Row, err error) {
 	r := rowReader{b: b, shards: shards}
-	from, at = r.head()
+	from, at = r.header()
 	for row, ok := r.next(); ok; row, ok = r.next() {
 		rows = append(rows, row)
 	}

@@ -15,8 +15,8 @@ import (
 )
 
 const (
-	maxCommits   = 4 // of a lane under way
-	mostBreaking = 5 // times that a batch may break its connection while the database answers
+	maxCommits            = 4 // of a lane under way
+	maxConnectionFailures = 5 // times that a batch may break its connection while the database answers
 )
 
 // runWriter commits what is queued until ctx ends and the queues are empty.
@@ -30,14 +30,14 @@ func (s *Streams) runWriter(ctx context.Context) {
 
 func (s *Streams) runLane(ctx context.Context, l *lane) {
 	var settling, commits sync.WaitGroup
-	settling.Go(func() { s.settleAll(l) })
+	settling.Go(func() { s.completeAll(l) })
 	defer settling.Wait()
-	defer close(l.out)
+	defer close(l.outcomes)
 	defer commits.Wait()
 	commit := func(batch []*Ticket) {
 		began := time.Now()
 		s.commit(ctx, batch)
-		s.free(l, batch, time.Since(began))
+		s.releaseBatch(l, batch, time.Since(began))
 	}
 	slots := make(chan struct{}, maxCommits)
 	patience := time.NewTimer(slowCommit)
@@ -45,9 +45,9 @@ func (s *Streams) runLane(ctx context.Context, l *lane) {
 	ended := ctx.Done()
 	for {
 		runtime.Gosched() // where the processors are busy, whoever is about to queue something goes first: larger commits
-		batch := s.take(l)
+		batch := s.takeBatch(l)
 		if len(batch) == 0 {
-			if ended == nil && s.idle(l) {
+			if ended == nil && s.isIdle(l) {
 				return
 			}
 			select {
@@ -57,7 +57,7 @@ func (s *Streams) runLane(ctx context.Context, l *lane) {
 			}
 			continue
 		}
-		if !s.o.DB.Postgres() { // one transaction at a time
+		if !s.opts.DB.Postgres() { // one transaction at a time
 			commit(batch)
 			continue
 		}
@@ -68,7 +68,7 @@ func (s *Streams) runLane(ctx context.Context, l *lane) {
 			defer func() { <-slots }()
 			commit(batch)
 		})
-		patience.Reset(s.patience(l))
+		patience.Reset(s.overlapDelay(l))
 		select {
 		case <-done:
 		case <-patience.C:
@@ -96,14 +96,14 @@ func (s *Streams) commit(ctx context.Context, batch []*Ticket) {
 				break
 			}
 			broke++
-			again = !decided || broke < mostBreaking
+			again = !decided || broke < maxConnectionFailures
 		case errors.Is(err, lease.ErrLost):
 			s.dropLost(ctx)
 			again = true
 		}
 		switch {
 		case err == nil:
-			s.metrics.committed(batch, time.Since(start))
+			s.metrics.observeCommit(batch, time.Since(start))
 			s.committed(batch)
 			return
 		case again && ctx.Err() == nil:
@@ -125,7 +125,7 @@ func (s *Streams) commit(ctx context.Context, batch []*Ticket) {
 			if isRefusal(err) {
 				level = slog.LevelDebug
 			}
-			s.o.Log.Log(ctx, level, "a group commit failed, writing its parts one by one", "tickets", len(batch), "error", err)
+			s.opts.Log.Log(ctx, level, "a group commit failed, writing its parts one by one", "tickets", len(batch), "error", err)
 			for _, t := range batch {
 				s.commit(ctx, []*Ticket{t})
 			}
@@ -153,10 +153,10 @@ func isUnconfirmed(err error) bool {
 func (s *Streams) write(batch []*Ticket) ([]lease.Lease, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
-	marks, byStream := s.assign(batch)
-	err := s.o.DB.Write(ctx, func(w *db.Batch) error {
-		s.o.Leases.Advance(w, marks)
-		for _, st := range s.order {
+	marks, byStream := s.assignPositions(batch)
+	err := s.opts.DB.Write(ctx, func(w *db.Batch) error {
+		s.opts.Leases.Advance(w, marks)
+		for _, st := range s.opened {
 			if entries := byStream[st]; len(entries) > 0 {
 				if err := st.spec.Store.Insert(ctx, w, entries); err != nil {
 					return err
@@ -169,7 +169,7 @@ func (s *Streams) write(batch []*Ticket) ([]lease.Lease, error) {
 }
 
 // assign gives the entries of a batch their positions.
-func (s *Streams) assign(batch []*Ticket) ([]lease.Lease, map[*Stream][]*Entry) {
+func (s *Streams) assignPositions(batch []*Ticket) ([]lease.Lease, map[*Stream][]*Entry) {
 	byStream := map[*Stream][]*Entry{}
 	marks := map[string]lease.Lease{}
 	s.mu.Lock()
@@ -203,9 +203,9 @@ func (s *Streams) assign(batch []*Ticket) ([]lease.Lease, map[*Stream][]*Entry) 
 // that others have taken over meanwhile are given up; when that is all of them it can not be told any more, and is
 // false: whoever asks the new owners finds what is there.
 func (s *Streams) resolve(ctx context.Context, marks []lease.Lease) (stored, decided bool) {
-	s.o.Log.Warn("the outcome of a write is not known, asking the database")
+	s.opts.Log.Warn("the outcome of a write is not known, asking the database")
 	held := func(m lease.Lease) bool { // without a break: nobody else can have moved the lease
-		epoch, owned := s.holds(s.byLease[m.Name].st, s.byLease[m.Name].shard)
+		epoch, owned := s.leaseEpoch(s.byLease[m.Name].st, s.byLease[m.Name].shard)
 		return owned && epoch == m.Epoch
 	}
 	for wait := 20 * time.Millisecond; ; wait = min(2*wait, 500*time.Millisecond) {
@@ -216,7 +216,7 @@ func (s *Streams) resolve(ctx context.Context, marks []lease.Lease) (stored, dec
 			}
 		}
 		step, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-		renewed, err := s.o.Leases.Renew(step, names...)
+		renewed, err := s.opts.Leases.Renew(step, names...)
 		cancel()
 		if err == nil {
 			for _, m := range marks {
@@ -261,10 +261,10 @@ func (s *Streams) dropStale(batch []*Ticket) []*Ticket {
 func (s *Streams) stale(t *Ticket) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if slices.ContainsFunc(t.entries, func(e *Entry) bool { return !e.Stream.shards[e.Shard].holds(e.epoch) }) {
+	if slices.ContainsFunc(t.entries, func(e *Entry) bool { return !e.Stream.shards[e.Shard].heldSince(e.epoch) }) {
 		return ErrNotOwner
 	}
-	if t.broken || t.basis != nil && t.basis.dead {
+	if t.aborted || t.basis != nil && t.basis.dead {
 		return ErrAborted
 	}
 	return nil
@@ -274,28 +274,28 @@ func (s *Streams) stale(t *Ticket) error {
 func (s *Streams) dropLost(ctx context.Context) {
 	step, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
-	epochs := map[place]int64{}
-	for _, st := range s.order {
+	epochs := map[shardRef]int64{}
+	for _, st := range s.opened {
 		for i := range st.shards {
-			if epoch, owned := s.holds(st, i); owned {
-				epochs[place{st, i}] = epoch
+			if epoch, owned := s.leaseEpoch(st, i); owned {
+				epochs[shardRef{st, i}] = epoch
 			}
 		}
 	}
-	held, err := s.o.Leases.Read(step, "stream/")
+	held, err := s.opts.Leases.Read(step, "stream/")
 	if err != nil {
 		return // the write is tried again and finds the leases lost again
 	}
 	for p, before := range epochs {
 		// One that was renewed or taken anew meanwhile is another matter.
-		if epoch, owned := s.holds(p.st, p.shard); owned && epoch == before && held[p.st.Lease(p.shard)].Epoch != epoch {
+		if epoch, owned := s.leaseEpoch(p.st, p.shard); owned && epoch == before && held[p.st.Lease(p.shard)].Epoch != epoch {
 			s.giveUp(p.st, p.shard)
 		}
 	}
 }
 
 // holds tells whether this process has the lease of a shard, be it open for entries or not.
-func (s *Streams) holds(st *Stream, shard int) (epoch int64, owned bool) {
+func (s *Streams) leaseEpoch(st *Stream, shard int) (epoch int64, owned bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return st.shards[shard].epoch, st.shards[shard].owned
@@ -303,7 +303,7 @@ func (s *Streams) holds(st *Stream, shard int) (epoch int64, owned bool) {
 
 // giveUp stops owning a shard. What is queued for it becomes stale.
 func (s *Streams) giveUp(st *Stream, shard int) {
-	s.o.Log.Warn("a shard is given up", "stream", st.spec.Name, "shard", shard)
+	s.opts.Log.Warn("a shard is given up", "stream", st.spec.Name, "shard", shard)
 	s.mu.Lock()
 	s.setOwned(st.shards[shard], false)
 	s.mu.Unlock()
