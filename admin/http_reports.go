@@ -36,9 +36,9 @@ func reportOf(r *rooms.Report) report {
 const maxReports = 1000 // of a page
 
 // listReports makes the handler that lists reports of a kind; name is that of the list.
-func (a *Admin) listReports(about rooms.ReportsAbout, name string) web.Handler {
+func (a *Admin) listReports(about rooms.ReportKind, name string) web.Handler {
 	return func(r *web.Request) (any, error) {
-		q := rooms.ReportQuery{About: about, Reporter: r.Query1("user_id"), RoomID: r.Query1("room_id")}
+		q := rooms.ReportQuery{Kind: about, Reporter: r.Query1("user_id"), RoomID: r.Query1("room_id")}
 		var err error
 		if q.From, err = r.Int("from", 0, 1<<31-1); err != nil {
 			return nil, err

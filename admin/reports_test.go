@@ -11,7 +11,7 @@ import (
 // TestReportsAreSeenByAdministrators: what users report is listed for administrators, the newest first, page by page.
 func TestReportsAreSeenByAdministrators(t *testing.T) {
 	type node struct{ *roomstest.Node }
-	h := roomstest.Over(func(t testing.TB, n *roomstest.Node) *node {
+	h := roomstest.NewHarness(func(t testing.TB, n *roomstest.Node) *node {
 		n.People["root"] = &web.Identity{UserID: "@root:" + roomstest.Server, Admin: true}
 		n.Serve(t, New(Deps{Rooms: n.Rooms}).Routes()...)
 		return &node{n}

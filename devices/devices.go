@@ -25,10 +25,10 @@ func Migrations() db.Migrations { return db.Migrations{Domain: "devices", Files:
 
 // RoomMates knows who shares rooms.
 type RoomMates interface {
-	// UsersMoved gives, sorted, the users who came to share a room with userID between two tokens of /sync, with those of
+	// SharedRoomChanges gives, sorted, the users who came to share a room with userID between two tokens of /sync, with those of
 	// changed who share one at the later token; and those who shared one at the first token and share none at the
 	// later one. Its errors are shown to the client.
-	UsersMoved(ctx context.Context, userID, from, to string, changed []string) (met, parted []string, err error)
+	SharedRoomChanges(ctx context.Context, userID, from, to string, changed []string) (met, parted []string, err error)
 }
 
 // Deps are what devices stands on. Process, Accounts and Now are required.

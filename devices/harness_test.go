@@ -54,7 +54,7 @@ func (l *listener) UserDeactivated(ctx context.Context, userID string, erase boo
 // mates are pairs of users who share a room.
 type mates map[string][]string
 
-func (m mates) UsersMoved(_ context.Context, userID, _, _ string, changed []string) (met, parted []string, err error) {
+func (m mates) SharedRoomChanges(_ context.Context, userID, _, _ string, changed []string) (met, parted []string, err error) {
 	return slices.DeleteFunc(changed, func(id string) bool { return id != userID && !slices.Contains(m[userID], id) }), m["parted "+userID], nil
 }
 

@@ -37,7 +37,7 @@ type Directory struct {
 	Deps
 	config    Config
 	summaries *otter.Cache[summaryKey, rooms.Summary] // without room id and members
-	listing   shared[[]rooms.Listed]
+	listing   shared[[]rooms.PublicRoom]
 }
 
 // summaryKey: a state never changes, but for what is redacted in it.

@@ -45,7 +45,7 @@ func wire(t testing.TB, on *roomstest.Node) *house {
 	return &house{Directory: d, Node: on, t: t, alice: on.HTTP.As("alice"), bob: on.HTTP.As("bob"), carol: on.HTTP.As("carol"), nobody: on.HTTP}
 }
 
-var harness = roomstest.Over(wire, Migrations())
+var harness = roomstest.NewHarness(wire, Migrations())
 
 func (h *house) create(c *webtest.Client, body obj) string {
 	h.t.Helper()
@@ -591,7 +591,7 @@ func TestAHitIsToldWithThoseWhoWroteAround(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		around, err := h.Rooms.Around(t.Context(), rooms.Reader{UserID: "@alice:" + server}, e, 1, 1)
+		around, err := h.Rooms.EventContext(t.Context(), rooms.Reader{UserID: "@alice:" + server}, e, 1, 1)
 		if err != nil || len(around.State) != 2 {
 			t.Errorf("expected the members who wrote, found %d of the state's events, %v", len(around.State), err)
 		}

@@ -84,7 +84,7 @@ func readOffset(prefix, token string) (int, error) {
 
 // publicRooms are the rooms of the directory that a filter lets through, those with most members first.
 func (d *Directory) publicRooms(ctx context.Context, b *listBody) ([]rooms.Summary, error) {
-	listed, err := d.listing.do(ctx, d.Rooms.Listed) // it counts the members of all rooms, also for people without an account
+	listed, err := d.listing.do(ctx, d.Rooms.PublicRooms) // it counts the members of all rooms, also for people without an account
 	if err != nil {
 		return nil, err
 	}
@@ -106,10 +106,10 @@ func (d *Directory) publicRooms(ctx context.Context, b *listBody) ([]rooms.Summa
 }
 
 func (d *Directory) summary(ctx context.Context, root state.ID) (rooms.Summary, error) {
-	if err := d.Rooms.Follow(ctx); err != nil {
+	if err := d.Rooms.FollowRedactions(ctx); err != nil {
 		return rooms.Summary{}, err
 	}
-	key := summaryKey{root, d.Rooms.Redactions()}
+	key := summaryKey{root, d.Rooms.RedactionCount()}
 	if s, ok := d.summaries.GetIfPresent(key); ok {
 		return s, nil
 	}
@@ -134,7 +134,7 @@ func hasType(s rooms.Summary, types []*string) bool {
 }
 
 func (d *Directory) getVisibility(q *web.Request) (any, error) {
-	v, err := d.Rooms.Visibility(q.Context(), q.Path("roomID"))
+	v, err := d.Rooms.DirectoryVisibility(q.Context(), q.Path("roomID"))
 	return map[string]string{"visibility": v}, err
 }
 
@@ -169,5 +169,5 @@ func (d *Directory) putVisibility(q *web.Request, b *struct {
 			return nil, matrix.Forbidden("Only members who may set the canonical alias of the room may list it")
 		}
 	}
-	return nil, d.Rooms.SetVisibility(ctx, roomID, b.Visibility)
+	return nil, d.Rooms.SetDirectoryVisibility(ctx, roomID, b.Visibility)
 }

@@ -57,7 +57,7 @@ func orFive(n *int) int {
 type hit struct {
 	id    string
 	ts    int64 // ms since 1970
-	sight rooms.Sight
+	sight rooms.Visibility
 	rank  float64
 }
 
@@ -216,9 +216,9 @@ func (d *Directory) sift(ctx context.Context, userID string, f *rooms.Filter, or
 		for _, e := range held {
 			byRoom[e.RoomID] = append(byRoom[e.RoomID], e)
 		}
-		seen := map[string]rooms.Sight{}
+		seen := map[string]rooms.Visibility{}
 		for roomID, list := range byRoom {
-			sights, err := d.Rooms.See(ctx, userID, roomID, list)
+			sights, err := d.Rooms.VisibilityOf(ctx, userID, roomID, list)
 			if err != nil {
 				return err
 			}
@@ -327,14 +327,14 @@ func (d *Directory) result(q *web.Request, wanted *contextWanted, e *rooms.Event
 	who := rooms.Reader{UserID: q.UserID(), Device: q.Sender()}
 	result = map[string]any{"rank": h.rank}
 	if wanted == nil {
-		list, err := d.Rooms.Render(q.Context(), who, []*rooms.Event{e}, []rooms.Sight{h.sight})
+		list, err := d.Rooms.Render(q.Context(), who, []*rooms.Event{e}, []rooms.Visibility{h.sight})
 		if err != nil {
 			return nil, 0, err
 		}
 		result["result"] = list[0]
 		return result, len(list[0]), nil
 	}
-	a, err := d.Rooms.Around(q.Context(), who, e, orFive(wanted.Before), orFive(wanted.After))
+	a, err := d.Rooms.EventContext(q.Context(), who, e, orFive(wanted.Before), orFive(wanted.After))
 	if err != nil {
 		return nil, 0, err
 	}
@@ -364,7 +364,7 @@ type profile struct {
 }
 
 // profilesIn gives the names in the room of those who sent the events of a context.
-func profilesIn(a *rooms.Around) map[string]profile {
+func profilesIn(a *rooms.EventContext) map[string]profile {
 	members := map[string]profile{}
 	for _, e := range a.State {
 		if e.Type == "m.room.member" {

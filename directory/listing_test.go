@@ -66,9 +66,9 @@ func TestManyWhoAskForTheRoomsCostOneReading(t *testing.T) {
 	})
 	var all sync.WaitGroup
 	all.Go(func() {
-		_, err := h.listing.do(t.Context(), func(ctx context.Context) ([]rooms.Listed, error) {
+		_, err := h.listing.do(t.Context(), func(ctx context.Context) ([]rooms.PublicRoom, error) {
 			wait()
-			return h.Rooms.Listed(ctx)
+			return h.Rooms.PublicRooms(ctx)
 		})
 		if err != nil {
 			t.Error(err)

@@ -36,6 +36,6 @@ func FuzzRequests(f *testing.F) {
 			target += "?" + values.Encode()
 		}
 		who := []string{"alice", "bob"}[int(to)/len(targets)%2]
-		h.Ask(t, who, target, body)
+		h.FuzzRequest(t, who, target, body)
 	})
 }

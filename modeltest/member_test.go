@@ -181,7 +181,7 @@ func (m *member) wire(l limits) error {
 	if err != nil {
 		return err
 	}
-	r, err := rooms.New(rooms.Deps{Process: p, Accounts: a, ServerName: serverName, Key: key, Recent: l.recent, Transactions: l.transactions, State: l.state},
+	r, err := rooms.New(rooms.Deps{Process: p, Accounts: a, ServerName: serverName, Key: key, RecentEvents: l.recent, RecentTxns: l.transactions, CachedState: l.state},
 		rooms.Config{DefaultVersion: "12", EventCache: 1000, MaxCreateUsers: 100})
 	if err != nil {
 		return err

@@ -25,7 +25,7 @@ type node struct {
 	*roomstest.Node
 }
 
-var harness = roomstest.Over(func(t testing.TB, on *roomstest.Node) *node {
+var harness = roomstest.NewHarness(func(t testing.TB, on *roomstest.Node) *node {
 	n := &node{New(Deps{Process: on.Process, Rooms: on.Rooms, Now: on.Clock.Now}, Config{Enabled: true}), on}
 	on.Serve(t, n.Routes()...)
 	return n

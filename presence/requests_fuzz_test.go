@@ -16,10 +16,10 @@ func FuzzRequests(f *testing.F) {
 	f.Add("@bob:here.test", []byte(`{"presence":"online"}`))
 	f.Fuzz(func(t *testing.T, user string, body []byte) {
 		at := roomstest.API + "/presence/" + url.PathEscape(user) + "/status"
-		a := n.Ask(t, "alice", "PUT "+at, body)
+		a := n.FuzzRequest(t, "alice", "PUT "+at, body)
 		if a.Status == 200 && user != "@alice:here.test" {
 			t.Fatalf("alice is present as %q", user)
 		}
-		n.Ask(t, "alice", "GET "+at, nil)
+		n.FuzzRequest(t, "alice", "GET "+at, nil)
 	})
 }

@@ -129,7 +129,7 @@ func (p *Presence) toBeTold(u *user, userID string) bool {
 func (p *Presence) active(rows []stream.Row) {
 	now := p.Now().UnixMilli()
 	for _, row := range rows {
-		g, ok := rooms.Look(row)
+		g, ok := rooms.RowHeaderOf(row)
 		if !ok {
 			continue // package rooms reports it
 		}
@@ -143,9 +143,9 @@ func (p *Presence) active(rows []stream.Row) {
 	}
 }
 
-// Acted is active for what stands in other streams, such as receipts and typing notices: a user did something at a time in
+// MarkActive is active for what stands in other streams, such as receipts and typing notices: a user did something at a time in
 // ms. It works in memory.
-func (p *Presence) Acted(userID string, at int64) {
+func (p *Presence) MarkActive(userID string, at int64) {
 	if !p.config.Enabled {
 		return
 	}

@@ -59,7 +59,7 @@ func (p *Push) readPage(ctx context.Context, u reader, page rooms.Page) error {
 		if err != nil || len(events) == 0 {
 			return err
 		}
-		whole = page.Whole(events)
+		whole = page.Complete(events)
 		left, page.From = left-len(events), events[len(events)-1].Pos
 		slices.Reverse(events)
 		if err := p.advance(ctx, u, events); err != nil {

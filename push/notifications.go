@@ -102,7 +102,7 @@ func (p *Push) candidates(r *web.Request, before int64) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	var out []rooms.Dated
+	var out []rooms.EventTime
 	looked := 0
 	for _, m := range memberships {
 		if m.Membership != event.MembershipJoin || looked == roomsMost {
@@ -113,15 +113,15 @@ func (p *Push) candidates(r *web.Request, before int64) ([]string, error) {
 		if err != nil {
 			return nil, err
 		}
-		events, err := p.Rooms.SentBefore(r.Context(), rooms.Sent{
-			RoomID: m.RoomID, NotBy: r.UserID(), Before: before, After: since, Look: roomLooked, Limit: 2 * pageMost,
+		events, err := p.Rooms.SentBefore(r.Context(), rooms.SentQuery{
+			RoomID: m.RoomID, NotBy: r.UserID(), Before: before, After: since, ScanLimit: roomLooked, Limit: 2 * pageMost,
 		})
 		if err != nil {
 			return nil, err
 		}
 		out = append(out, events...)
 	}
-	slices.SortStableFunc(out, func(a, b rooms.Dated) int { return cmp.Compare(b.TS, a.TS) })
+	slices.SortStableFunc(out, func(a, b rooms.EventTime) int { return cmp.Compare(b.TS, a.TS) })
 	ids := make([]string, len(out))
 	for i, d := range out {
 		ids[i] = d.ID

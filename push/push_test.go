@@ -39,7 +39,7 @@ var harnessConfig = Config{
 	CountCache: 1000, RuleCache: 100, AllowPrivate: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, AllowHTTP: true,
 }
 
-var harness = roomstest.Over(func(t testing.TB, on *roomstest.Node) *node {
+var harness = roomstest.NewHarness(func(t testing.TB, on *roomstest.Node) *node {
 	t.Helper()
 	rc := receipts.New(receipts.Deps{Process: on.Process, Accounts: on.Accounts, Rooms: on.Rooms})
 	p, err := New(Deps{Process: on.Process, Accounts: on.Accounts, Rooms: on.Rooms, Receipts: rc}, harnessConfig)

@@ -398,7 +398,7 @@ func (p *Push) eventsCame(rows []stream.Row) {
 		if l == nil && !p.tells {
 			continue
 		}
-		e, err := p.Rooms.Share(row)
+		e, err := p.Rooms.FromRowCached(row)
 		if err != nil {
 			continue // package rooms reports it
 		}

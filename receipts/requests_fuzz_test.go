@@ -23,9 +23,9 @@ func FuzzRequests(f *testing.F) {
 	f.Fuzz(func(t *testing.T, op uint8, typ string, event uint8, body []byte) {
 		at := roomstest.API + "/rooms/" + url.PathEscape(room)
 		if op%2 == 0 {
-			n.Ask(t, "alice", "POST "+at+"/receipt/"+url.PathEscape(typ)+"/"+url.PathEscape(events[int(event)%len(events)]), body)
+			n.FuzzRequest(t, "alice", "POST "+at+"/receipt/"+url.PathEscape(typ)+"/"+url.PathEscape(events[int(event)%len(events)]), body)
 		} else {
-			n.Ask(t, "alice", "POST "+at+"/read_markers", body)
+			n.FuzzRequest(t, "alice", "POST "+at+"/read_markers", body)
 		}
 	})
 }

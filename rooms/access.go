@@ -124,8 +124,8 @@ func (r *Rooms) joinedView(ctx context.Context, userID, roomID string) (view, er
 	return v, err
 }
 
-// Sight is how a user stands to one event.
-type Sight struct {
+// Visibility is how a user stands to one event.
+type Visibility struct {
 	Visible    bool
 	Membership string // of the user at the event
 	Erased     bool   // the sender was erased and the user was no member: View.Erased
@@ -134,7 +134,7 @@ type Sight struct {
 
 // CanSee tells for events of one room which the user may see (Client-Server API, "Room history visibility").
 func (r *Rooms) CanSee(ctx context.Context, userID, roomID string, events []*Event) ([]bool, error) {
-	sights, err := r.See(ctx, userID, roomID, events)
+	sights, err := r.VisibilityOf(ctx, userID, roomID, events)
 	out := make([]bool, len(sights))
 	for i, s := range sights {
 		out[i] = s.Visible
@@ -142,11 +142,11 @@ func (r *Rooms) CanSee(ctx context.Context, userID, roomID string, events []*Eve
 	return out, err
 }
 
-// See is CanSee with the user's membership at each event.
-func (r *Rooms) See(ctx context.Context, userID, roomID string, events []*Event) ([]Sight, error) {
+// VisibilityOf is CanSee with the user's membership at each event.
+func (r *Rooms) VisibilityOf(ctx context.Context, userID, roomID string, events []*Event) ([]Visibility, error) {
 	s, ok, err := r.standing(ctx, userID, roomID)
 	if err != nil || !ok {
-		return make([]Sight, len(events)), err
+		return make([]Visibility, len(events)), err
 	}
 	return r.sights(ctx, s, events)
 }
@@ -154,8 +154,8 @@ func (r *Rooms) See(ctx context.Context, userID, roomID string, events []*Event)
 // moment is what decides over visibility in one state.
 type moment struct{ history, membership string }
 
-func (r *Rooms) sights(ctx context.Context, s standing, events []*Event) ([]Sight, error) {
-	out := make([]Sight, len(events))
+func (r *Rooms) sights(ctx context.Context, s standing, events []*Event) ([]Visibility, error) {
+	out := make([]Visibility, len(events))
 	all := false
 	if s.joined() {
 		var err error
@@ -166,7 +166,7 @@ func (r *Rooms) sights(ctx context.Context, s standing, events []*Event) ([]Sigh
 	moments := map[state.ID]moment{} // messages share the root of the state before them
 	for i, e := range events {
 		if all && e.Pos >= s.member.Pos {
-			out[i] = Sight{Visible: true, Membership: event.MembershipJoin}
+			out[i] = Visibility{Visible: true, Membership: event.MembershipJoin}
 			continue
 		}
 		m, ok := moments[e.Root]
@@ -177,7 +177,7 @@ func (r *Rooms) sights(ctx context.Context, s standing, events []*Event) ([]Sigh
 			}
 			moments[e.Root] = m
 		}
-		out[i] = Sight{Visible: all || visible(s, e, m), Membership: m.membership}
+		out[i] = Visibility{Visible: all || visible(s, e, m), Membership: m.membership}
 	}
 	if !all {
 		if err := r.hidePreviousIn(ctx, s, events, out); err != nil {

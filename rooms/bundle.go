@@ -150,7 +150,7 @@ func (b *bundler) bundle() (map[string]json.RawMessage, error) {
 			add(relReference, list)
 		}
 		if edit := edits[e.ID]; edit != nil && b.kinds[e.ID][replaced] {
-			add(relReplace, edit.AppendClient(nil, View{RoomID: true}))
+			add(relReplace, edit.AppendClient(nil, ClientOptions{RoomID: true}))
 		}
 		if t, ok := threads[e.ID]; ok && b.children[t.latest] != nil && b.visible[t.latest] {
 			add(relThread, b.summary(e, t, edits[t.latest]))
@@ -170,9 +170,9 @@ func (b *bundler) bundle() (map[string]json.RawMessage, error) {
 
 // summary is that of the thread below an event. The latest event of a thread comes with its own latest edit.
 func (b *bundler) summary(root *Event, t threadSummary, edit *Event) []byte {
-	v := View{RoomID: true, Erased: b.erased[t.latest]}
+	v := ClientOptions{RoomID: true, Erased: b.erased[t.latest]}
 	if edit != nil {
-		v.Extra = append(v.Extra, slices.Concat([]byte(`"m.relations":{"m.replace":`), edit.AppendClient(nil, View{RoomID: true}), []byte("}")))
+		v.Extra = append(v.Extra, slices.Concat([]byte(`"m.relations":{"m.replace":`), edit.AppendClient(nil, ClientOptions{RoomID: true}), []byte("}")))
 	}
 	value := append([]byte(`{"count":`), strconv.Itoa(t.count)...)
 	value = append(value, `,"current_user_participated":`...)

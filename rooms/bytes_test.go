@@ -126,7 +126,7 @@ func TestAPageEndsByBytes(t *testing.T) {
 						}
 						p.From = e.Pos
 					}
-					if whole = p.Whole(events); bytes > 0 && size >= bytes || len(events) == 0 && !whole {
+					if whole = p.Complete(events); bytes > 0 && size >= bytes || len(events) == 0 && !whole {
 						t.Fatalf("%+v: %d events came, which have %d bytes without the last two", p, len(events), size)
 					}
 				}

@@ -12,7 +12,7 @@ import (
 // is deleted, so those who were there keep what they have.
 
 // hideErased marks the sights of events whose text, or what they replaced, is of an erased user.
-func (r *Rooms) hideErased(ctx context.Context, reader string, events []*Event, sights []Sight) error {
+func (r *Rooms) hideErased(ctx context.Context, reader string, events []*Event, sights []Visibility) error {
 	var ask []string
 	asked := map[string]bool{}
 	foreign := func(i int) bool { return sights[i].Visible && sights[i].Membership != event.MembershipJoin }
@@ -42,10 +42,10 @@ func (r *Rooms) hideErased(ctx context.Context, reader string, events []*Event, 
 	return nil
 }
 
-// HideState gives state events as they are shown to a user. What they replaced is left out when the user may not see it, and
+// VisibleState gives state events as they are shown to a user. What they replaced is left out when the user may not see it, and
 // when its sender was erased: it is no state of the room any more. In the state of a time at which the user was no member, what
 // erased users set is redacted too. The state of now is the room's, whoever set it.
-func (r *Rooms) HideState(ctx context.Context, a *Audience, events []*Event) ([]*Event, error) {
+func (r *Rooms) VisibleState(ctx context.Context, a *Audience, events []*Event) ([]*Event, error) {
 	hidden, err := r.hidePrevious(ctx, a, events)
 	if err != nil {
 		return nil, err

@@ -86,7 +86,7 @@ func Encodings() int64 { return encodings.Load() }
 
 // AppendClient appends the event as one device gets it. extra are more members of unsigned, as
 // `"key":value` texts; membership is the user's at the event.
-func (e *Event) AppendClient(dst []byte, v View) []byte {
+func (e *Event) AppendClient(dst []byte, v ClientOptions) []byte {
 	if v.Erased {
 		e = e.erased()
 	}
@@ -98,8 +98,8 @@ func (e *Event) AppendClient(dst []byte, v View) []byte {
 	return event.ClientJSON(dst, e.Event, e.unsignedFor(v, txn), v.RoomID)
 }
 
-// View says for whom an event is written.
-type View struct {
+// ClientOptions says for whom an event is written.
+type ClientOptions struct {
 	Device     string
 	Membership string // of the reader at the event
 	RoomID     bool   // with room_id, as everywhere but in /sync
@@ -108,7 +108,7 @@ type View struct {
 	Extra      [][]byte
 }
 
-func (e *Event) unsignedFor(v View, txn string) []byte {
+func (e *Event) unsignedFor(v ClientOptions, txn string) []byte {
 	if v.PrevHidden {
 		e = e.withoutPrevious()
 	}
@@ -208,14 +208,14 @@ func cutField(b []byte) (field, rest []byte, ok bool) {
 	return b[k : k+int(n)], b[k+int(n):], true
 }
 
-// Glance is what a row of the stream tells without its event being read. Nobody changes it.
-type Glance struct {
+// RowHeader is what a row of the stream tells without its event being read. Nobody changes it.
+type RowHeader struct {
 	OriginServerTS int64  // ms since 1970
 	Redacts        []byte // the id of the event that this one redacts
 	Sender         []byte
 }
 
-func glance(data []byte) (g Glance, rest []byte, ok bool) {
+func glance(data []byte) (g RowHeader, rest []byte, ok bool) {
 	ts, k := binary.Varint(data)
 	if k <= 0 {
 		return g, nil, false
@@ -227,21 +227,21 @@ func glance(data []byte) (g Glance, rest []byte, ok bool) {
 	return g, rest, ok
 }
 
-// Look gives what a row tells at a glance; not ok when it is damaged. It allocates nothing for rows that came over
+// RowHeaderOf gives what a row tells at a glance; not ok when it is damaged. It allocates nothing for rows that came over
 // the bus.
-func Look(row stream.Row) (g Glance, ok bool) {
+func RowHeaderOf(row stream.Row) (g RowHeader, ok bool) {
 	if e, ok := row.Value.(*Event); ok {
-		return Glance{e.OriginServerTS, []byte(e.Redacts), []byte(e.Sender)}, true
+		return RowHeader{e.OriginServerTS, []byte(e.Redacts), []byte(e.Sender)}, true
 	}
 	g, _, ok = glance(row.Data)
 	return g, ok
 }
 
 // FromRow gives the event of a row of the stream, wherever it was written.
-func (r *Rooms) FromRow(row stream.Row) (*Event, error) { return r.Share(&row) }
+func (r *Rooms) FromRow(row stream.Row) (*Event, error) { return r.FromRowCached(&row) }
 
-// Share is FromRow for tails: the event stays in the row, so that the tails after this one need not read it again.
-func (r *Rooms) Share(row *stream.Row) (*Event, error) {
+// FromRowCached is FromRow for tails: the event stays in the row, so that the tails after this one need not read it again.
+func (r *Rooms) FromRowCached(row *stream.Row) (*Event, error) {
 	if e, ok := row.Value.(*Event); ok {
 		return e, nil
 	}
@@ -273,8 +273,8 @@ func relationOf(e *event.Event) (rel relation, ok bool) {
 	return rel, rel.relType != "" && rel.target != "" && len(rel.relType) <= 255 && len(rel.target) <= 255 && len(rel.key) <= 1024
 }
 
-// Target is the event that e relates to by m.relates_to, "" when there is none.
-func Target(e *Event) string {
+// RelationTarget is the event that e relates to by m.relates_to, "" when there is none.
+func RelationTarget(e *Event) string {
 	rel, _ := relationOf(e.Event)
 	return rel.target
 }

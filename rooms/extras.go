@@ -53,7 +53,7 @@ func (r *Rooms) Extras(ctx context.Context, who Reader, events []*Event, room in
 			if hidden[by.ID] {
 				by = by.withoutReason()
 			}
-			out[e.ID] = append(out[e.ID], by.AppendClient([]byte(`"redacted_because":`), View{RoomID: true}))
+			out[e.ID] = append(out[e.ID], by.AppendClient([]byte(`"redacted_because":`), ClientOptions{RoomID: true}))
 		}
 	}
 	return out, len(events), nil
@@ -87,20 +87,20 @@ func (r *Rooms) redactionsOf(ctx context.Context, events []*Event, room int) (ma
 	return out, events, err
 }
 
-// Within is how many of some events, from the first, may be given with their extras in so many bytes; the last of them may go
+// CountFitting is how many of some events, from the first, may be given with their extras in so many bytes; the last of them may go
 // beyond.
-func Within(events []*Event, extras map[string][][]byte, room int) int {
+func CountFitting(events []*Event, extras map[string][][]byte, room int) int {
 	for i, e := range events {
 		if room <= 0 && i > 0 {
 			return i
 		}
-		room -= e.text() + SizeOf(extras[e.ID])
+		room -= e.text() + ExtrasSize(extras[e.ID])
 	}
 	return len(events)
 }
 
-// SizeOf is how many bytes the extras of an event have.
-func SizeOf(extras [][]byte) (size int) {
+// ExtrasSize is how many bytes the extras of an event have.
+func ExtrasSize(extras [][]byte) (size int) {
 	for _, x := range extras {
 		size += len(x)
 	}
@@ -154,17 +154,17 @@ func (e *Event) withoutReason() *Event {
 // Render writes events of a room as a client gets them everywhere but in /sync: with room_id and all of unsigned.
 // sights come from See; nil leaves the membership out. Those behind Deps.PageBytes of events and of what comes with them are
 // left out; the first is always given.
-func (r *Rooms) Render(ctx context.Context, who Reader, events []*Event, sights []Sight) ([]json.RawMessage, error) {
+func (r *Rooms) Render(ctx context.Context, who Reader, events []*Event, sights []Visibility) ([]json.RawMessage, error) {
 	extras, fit, err := r.Extras(ctx, who, events, r.PageBytes)
 	if err != nil {
 		return nil, err
 	}
 	if events = events[:fit]; len(extras) > 0 {
-		events = events[:Within(events, extras, r.PageBytes)]
+		events = events[:CountFitting(events, extras, r.PageBytes)]
 	}
 	out := make([]json.RawMessage, len(events))
 	for i, e := range events {
-		v := View{Device: who.Device, RoomID: true, Extra: extras[e.ID]}
+		v := ClientOptions{Device: who.Device, RoomID: true, Extra: extras[e.ID]}
 		if sights != nil {
 			v.Membership, v.Erased, v.PrevHidden = sights[i].Membership, sights[i].Erased, sights[i].PrevHidden
 		}
@@ -180,7 +180,7 @@ func (r *Rooms) Render(ctx context.Context, who Reader, events []*Event, sights 
 func renderState(events []*Event) []json.RawMessage {
 	out := make([]json.RawMessage, len(events))
 	for i, e := range events {
-		out[i] = e.AppendClient(nil, View{RoomID: true})
+		out[i] = e.AppendClient(nil, ClientOptions{RoomID: true})
 	}
 	return out
 }

@@ -596,7 +596,7 @@ func TestUpgrade(t *testing.T) {
 			h.bob.say(id, "here now")
 			h.carol.refused(403, "M_FORBIDDEN", at("POST", id, "join"), obj{})
 			h.alice.state(id, "m.room.name", "", obj{"name": "still in power"})
-			if v, err := h.Visibility(context.Background(), id); err != nil || v != "public" {
+			if v, err := h.DirectoryVisibility(context.Background(), id); err != nil || v != "public" {
 				t.Fatal(v, err)
 			}
 		}

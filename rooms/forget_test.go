@@ -11,7 +11,7 @@ import (
 // The owner of a room forgets what it looked up of a large state while changes of it are on their way to the database.
 func TestALargeStateIsForgottenWhileItIsWritten(t *testing.T) {
 	run(t, func(t *testing.T, _ *role.Process, r *Rooms) {
-		r.State = 20
+		r.CachedState = 20
 		const alice = "@alice:" + server
 		room, err := r.Create(t.Context(), alice, &Create{Preset: "public_chat"})
 		if err != nil {

@@ -35,7 +35,7 @@ type turn struct {
 	history, membership string // "" for unchanged
 }
 
-// horizonOf finds what a user may see of a room. It is Sight.Visible of its messages; where visibility or membership changed
+// horizonOf finds what a user may see of a room. It is Visibility.Visible of its messages; where visibility or membership changed
 // very often, the oldest are left out.
 func (r *Rooms) horizonOf(ctx context.Context, s standing) (horizon, error) {
 	if s.joined() {

@@ -165,7 +165,7 @@ func TestTheHorizonIsWhatIsSeen(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				sights, err := h.See(t.Context(), who.id, id, events)
+				sights, err := h.VisibilityOf(t.Context(), who.id, id, events)
 				if err != nil {
 					t.Fatal(err)
 				}

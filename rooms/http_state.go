@@ -28,14 +28,14 @@ func (r *Rooms) WriteState(ctx context.Context, w io.Writer, userID, roomID stri
 	return a.end(err, "]")
 }
 
-// writeState adds state events to an array, as HideState shows them.
+// writeState adds state events to an array, as VisibleState shows them.
 func (r *Rooms) writeState(ctx context.Context, a *array, who *Audience, events []*Event) error {
-	shown, err := r.HideState(ctx, who, events)
+	shown, err := r.VisibleState(ctx, who, events)
 	if err != nil {
 		return err
 	}
 	for _, e := range shown {
-		a.b = e.AppendClient(a.next(), View{RoomID: true})
+		a.b = e.AppendClient(a.next(), ClientOptions{RoomID: true})
 		if len(a.b) >= arrayBytes {
 			if err := a.flush(); err != nil {
 				return err
@@ -99,7 +99,7 @@ func (r *Rooms) getState(q *web.Request) (any, error) {
 	case "", "content":
 		return json.RawMessage(e.Content), nil
 	case "event":
-		shown, err := r.HideState(q.Context(), v.audience(v.root, false), []*Event{e})
+		shown, err := r.VisibleState(q.Context(), v.audience(v.root, false), []*Event{e})
 		if err != nil {
 			return nil, err
 		}

@@ -87,7 +87,7 @@ func (r *Rooms) getMessages(q *web.Request) (any, error) {
 		if err != nil {
 			return nil, err
 		}
-		if members, err = r.HideState(ctx, v.audience(f.events[0].Root, f.sights[0].Membership != event.MembershipJoin), members); err != nil {
+		if members, err = r.VisibleState(ctx, v.audience(f.events[0].Root, f.sights[0].Membership != event.MembershipJoin), members); err != nil {
 			return nil, err
 		}
 		reply["state"] = renderState(members)
@@ -97,28 +97,28 @@ func (r *Rooms) getMessages(q *web.Request) (any, error) {
 
 // visibleEvent reads an event that the user may see. The error is M_NOT_FOUND for all others; with it comes an event of the room that
 // the user may not see.
-func (r *Rooms) visibleEvent(ctx context.Context, userID, roomID, eventID string) (*Event, Sight, standing, error) {
+func (r *Rooms) visibleEvent(ctx context.Context, userID, roomID, eventID string) (*Event, Visibility, standing, error) {
 	missing := matrix.NotFound("There is no such event in this room, or you may not see it")
 	e, err := r.Event(ctx, eventID)
 	if err != nil {
-		return nil, Sight{}, standing{}, err
+		return nil, Visibility{}, standing{}, err
 	}
 	if e == nil || e.RoomID != roomID {
-		return nil, Sight{}, standing{}, missing
+		return nil, Visibility{}, standing{}, missing
 	}
 	s, ok, err := r.standing(ctx, userID, roomID)
 	if err != nil {
-		return nil, Sight{}, s, err
+		return nil, Visibility{}, s, err
 	}
 	if !ok {
-		return nil, Sight{}, s, missing
+		return nil, Visibility{}, s, missing
 	}
 	sights, err := r.sights(ctx, s, []*Event{e})
 	if err != nil {
-		return nil, Sight{}, s, err
+		return nil, Visibility{}, s, err
 	}
 	if !sights[0].Visible {
-		return e, Sight{}, s, missing
+		return e, Visibility{}, s, missing
 	}
 	return e, sights[0], s, nil
 }
@@ -128,15 +128,15 @@ func (r *Rooms) getEvent(q *web.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	list, err := r.Render(q.Context(), readerOf(q).at(s), []*Event{e}, []Sight{sight})
+	list, err := r.Render(q.Context(), readerOf(q).at(s), []*Event{e}, []Visibility{sight})
 	if err != nil {
 		return nil, err
 	}
 	return list[0], nil
 }
 
-// Around is an event with what came before it, the newest first, and after it, as a client gets them.
-type Around struct {
+// EventContext is an event with what came before it, the newest first, and after it, as a client gets them.
+type EventContext struct {
 	Event         json.RawMessage
 	Before, After []json.RawMessage
 	Start, End    string   // tokens of /messages
@@ -146,8 +146,8 @@ type Around struct {
 	who  *Audience
 }
 
-// Around gives an event, which the user may see, with at most so many others before and after it.
-func (r *Rooms) Around(ctx context.Context, who Reader, e *Event, before, after int) (*Around, error) {
+// EventContext gives an event, which the user may see, with at most so many others before and after it.
+func (r *Rooms) EventContext(ctx context.Context, who Reader, e *Event, before, after int) (*EventContext, error) {
 	s, ok, err := r.standing(ctx, who.UserID, e.RoomID)
 	if err != nil {
 		return nil, err
@@ -204,7 +204,7 @@ type span struct {
 	filter        *Filter
 }
 
-func (r *Rooms) around(ctx context.Context, who Reader, v view, e *Event, sight Sight, s span) (*Around, error) {
+func (r *Rooms) around(ctx context.Context, who Reader, v view, e *Event, sight Visibility, s span) (*EventContext, error) {
 	half := max(r.PageBytes/2, 1)
 	before, err := r.read(ctx, v, stretch{from: e.Pos - 1, backward: true, limit: s.before, bytes: half, filter: s.filter})
 	if err != nil {
@@ -216,7 +216,7 @@ func (r *Rooms) around(ctx context.Context, who Reader, v view, e *Event, sight 
 	}
 	// One before, one after, and so on: where there is no room for all of them the nearest are given.
 	size := 1 + len(before.events) + len(after.events)
-	all := found{events: append(make([]*Event, 0, size), e), sights: append(make([]Sight, 0, size), sight)}
+	all := found{events: append(make([]*Event, 0, size), e), sights: append(make([]Visibility, 0, size), sight)}
 	for i := range max(len(before.events), len(after.events)) {
 		for _, side := range [...]*found{&before, &after} {
 			if i < len(side.events) {
@@ -244,7 +244,7 @@ func (r *Rooms) around(ctx context.Context, who Reader, v view, e *Event, sight 
 	if n := len(after.events); n > 0 {
 		last, past = after.events[n-1], after.sights[n-1].Membership != event.MembershipJoin
 	}
-	a := &Around{
+	a := &EventContext{
 		Event: list[0], Before: texts[0], After: texts[1], Start: PositionToken(before.end), End: PositionToken(after.end),
 		root: last.Root, who: v.audience(last.Root, past),
 	}
@@ -254,7 +254,7 @@ func (r *Rooms) around(ctx context.Context, who Reader, v view, e *Event, sight 
 	if a.State, err = r.sendersAt(ctx, last.Root, []*Event{e}, before.events, after.events); err != nil {
 		return nil, err
 	}
-	a.State, err = r.HideState(ctx, a.who, a.State)
+	a.State, err = r.VisibleState(ctx, a.who, a.State)
 	return a, err
 }
 

@@ -53,7 +53,7 @@ func TestRedactionsReachProcessesThatDoNotFollow(t *testing.T) {
 		}
 		for _, follow := range []bool{false, true} {
 			if follow {
-				if err := idle.Follow(ctx); err != nil {
+				if err := idle.FollowRedactions(ctx); err != nil {
 					t.Fatal(err)
 				}
 			}

@@ -50,7 +50,7 @@ func (r *Rooms) renewProfile(ctx context.Context, userID, roomID string) error {
 // renewProfiles renews what was made of a profile while that changed: the work that spreads the new one may have missed it. One
 // process of the fleet runs it.
 func (r *Rooms) renewProfiles(ctx context.Context, job *role.Job) error {
-	tick := time.NewTicker(r.FinishLook)
+	tick := time.NewTicker(r.FinishInterval)
 	defer tick.Stop()
 	for {
 		err := r.renewOld(ctx, job.Exec)

@@ -43,7 +43,7 @@ func (r *Rooms) memberEvent(ctx context.Context, m member) (Send, error) {
 	if m.Reason != "" {
 		content["reason"] = quoted(m.Reason)
 	}
-	req := Send{Sender: m.Sender, Device: m.Device, Txn: m.Txn, Type: event.TypeMember, StateKey: &m.Target, While: m.While, Guest: m.Guest}
+	req := Send{Sender: m.Sender, Device: m.Device, Txn: m.Txn, Type: event.TypeMember, StateKey: &m.Target, IfMembership: m.While, RequireGuestAccess: m.Guest}
 	if m.Membership != event.MembershipLeave && m.Membership != event.MembershipBan {
 		profiles, err := r.Accounts.Profiles(ctx, []string{m.Target})
 		if err != nil {
@@ -62,7 +62,7 @@ func (r *Rooms) memberEvent(ctx context.Context, m member) (Send, error) {
 	}
 	req.Content = encoded(content)
 	if !m.Always && m.While == nil && m.Sender == m.Target && (m.Membership == event.MembershipJoin || m.Membership == event.MembershipLeave) {
-		req.Unless = m.Membership
+		req.SkipIfMembership = m.Membership
 	}
 	return req, nil
 }
@@ -77,9 +77,9 @@ func (s *Send) require(p accounts.Profile) error {
 	case p.Deactivated:
 		return matrix.Forbidden("This user has deactivated the account")
 	case own:
-		s.Profile = p.Version
+		s.ProfileVersion = p.Version
 	default:
-		s.Active = p.Version != 0 // others are not known here
+		s.RequireActive = p.Version != 0 // others are not known here
 	}
 	return nil
 }

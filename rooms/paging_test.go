@@ -107,7 +107,7 @@ func TestPagesAreWholeWhereEachLooksAtLittle(t *testing.T) {
 			return out
 		}
 		for range 25 {
-			h.Look, h.PageBytes = 1+random.IntN(12), 1+random.IntN(2)*random.IntN(8000)
+			h.ScanLimit, h.PageBytes = 1+random.IntN(12), 1+random.IntN(2)*random.IntN(8000)
 			who, seen := h.alice, all
 			if random.IntN(2) == 0 {
 				who, seen = h.bob, some(all, func(m made) bool { return m.pos > joined.Pos })
@@ -121,7 +121,7 @@ func TestPagesAreWholeWhereEachLooksAtLittle(t *testing.T) {
 
 			parent := seen[random.IntN(20)]
 			if random.IntN(3) == 0 { // what is below it is less than a request may look at
-				h.Look = 400
+				h.ScanLimit = 400
 			}
 			relType, typ, dir, depth := oneOf("", relThread, "x"), oneOf("", "a"), oneOf("b", "f"), 1+2*random.IntN(2)
 			want := some(seen, func(m made) bool {
@@ -155,7 +155,7 @@ func TestPagesAreWholeWhereEachLooksAtLittle(t *testing.T) {
 			path = at1("GET", room, path+fmt.Sprintf("?dir=%s&recurse=%t", dir, depth > 1))
 			check(path, pages(who, path, "next_batch"), order(want, dir))
 
-			h.Look = 1 + random.IntN(12)
+			h.ScanLimit = 1 + random.IntN(12)
 			kind, dir := oneOf("a", "b", "none"), oneOf("b", "f")
 			filter := Filter{Types: []string{kind}}
 			keep := func(m made) bool { return m.typ == kind }
@@ -199,7 +199,7 @@ func TestPagesAreWholeWhereEachLooksAtLittle(t *testing.T) {
 			path = at1("GET", room, "threads?include="+mine)
 			check(path, pages(who, path, "next_batch"), threads)
 			if t.Failed() {
-				t.Fatalf("with %d rows and %d bytes for a request", h.Look, h.PageBytes)
+				t.Fatalf("with %d rows and %d bytes for a request", h.ScanLimit, h.PageBytes)
 			}
 		}
 		if few == 0 {
@@ -211,7 +211,7 @@ func TestPagesAreWholeWhereEachLooksAtLittle(t *testing.T) {
 // TestARequestLooksAtFewRows: one that finds nothing ends where it has looked at Deps.Look rows, and says where to go on.
 func TestARequestLooksAtFewRows(t *testing.T) {
 	serve(t, func(t *testing.T, h *house) {
-		h.Look = 5
+		h.ScanLimit = 5
 		room := h.alice.create(obj{"preset": "public_chat"})
 		h.bob.join(room)
 		w := newPast(t, h.Rooms, room)

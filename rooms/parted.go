@@ -27,13 +27,13 @@ type roomMoves struct {
 // maxMoves is how many membership events are read to answer one request.
 const maxMoves = 5000
 
-// UsersMoved tells what became of the users who share rooms with userID between two tokens of /sync (client-server API, GET
+// SharedRoomChanges tells what became of the users who share rooms with userID between two tokens of /sync (client-server API, GET
 // /keys/changes), each list sorted: met are those who share a room at the later one, and came to a room of userID
 // meanwhile, were in one that userID came to, or are among changed; parted shared one at the first token and share none
 // at the later one. A token that does not say where it is counts as the beginning, or as now. It costs at most three statements. When there are too many membership events since
 // the first token, it costs some more for each room where userID came or went, met are all who share a room now, and parted may hold users who
 // came since to a room that userID stayed in, and left it. Errors: M_INVALID_PARAM.
-func (r *Rooms) UsersMoved(ctx context.Context, userID, from, to string, changed []string) (met, parted []string, err error) {
+func (r *Rooms) SharedRoomChanges(ctx context.Context, userID, from, to string, changed []string) (met, parted []string, err error) {
 	after, err := r.positionsOf(from)
 	if err != nil {
 		return nil, nil, err
@@ -175,7 +175,7 @@ func (r *Rooms) MembersAt(ctx context.Context, roomID string, pos int64) ([]stri
 	return out, nil
 }
 
-// aboutMoved is UsersMoved by what the memberships are now.
+// aboutMoved is SharedRoomChanges by what the memberships are now.
 func (r *Rooms) aboutMoved(ctx context.Context, userID string, list []Membership, after []int64) (met, parted []string, err error) {
 	var ids []string
 	own := map[string]Membership{}

@@ -26,7 +26,7 @@ func TestManyMovesAreAnsweredFromMemberships(t *testing.T) {
 		bob.Want(200, at("POST", here, "leave"), obj{})
 		bob.join(here)
 		to, _ := token()
-		met, parted, err := h.UsersMoved(t.Context(), h.alice.id, from, to, nil)
+		met, parted, err := h.SharedRoomChanges(t.Context(), h.alice.id, from, to, nil)
 		if err != nil || !slices.Equal(met, []string{bob.id}) || !slices.Equal(parted, []string{carol.id}) {
 			t.Fatalf("by the events: %v, %v, %v", met, parted, err)
 		}

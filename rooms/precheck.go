@@ -56,7 +56,7 @@ func (r *Rooms) precheck(c *owned.Change[room], req Send, known *knownEvents) (d
 		keys = append(keys, state.Key{Type: req.Type, StateKey: *req.StateKey})
 	}
 	access := state.Key{Type: event.TypeGuestAccess}
-	if req.Guest {
+	if req.RequireGuestAccess {
 		keys = append(keys, access)
 	}
 	if err := r.lookup(c, keys...); err != nil {
@@ -68,25 +68,25 @@ func (r *Rooms) precheck(c *owned.Change[room], req Send, known *knownEvents) (d
 		}
 		return event.MembershipLeave
 	}
-	if req.Unless != "" && rm.state[sender] != nil && membership(sender) == req.Unless {
+	if req.SkipIfMembership != "" && rm.state[sender] != nil && membership(sender) == req.SkipIfMembership {
 		return true, "", nil
 	}
 	if req.StateKey == nil {
 		return false, "", r.checkRelation(c, req, known)
 	}
-	if req.Guest && !letsGuestsIn(rm.state[access]) {
+	if req.RequireGuestAccess && !letsGuestsIn(rm.state[access]) {
 		return false, "", matrix.GuestAccessForbidden("Guests may not join this room")
 	}
 	now := keys[1]
-	if len(req.While) > 0 && !slices.Contains(req.While, membership(now)) {
-		return false, "", matrix.Forbidden("The membership of this user is " + membership(now) + "; expected " + strings.Join(req.While, " or "))
+	if len(req.IfMembership) > 0 && !slices.Contains(req.IfMembership, membership(now)) {
+		return false, "", matrix.Forbidden("The membership of this user is " + membership(now) + "; expected " + strings.Join(req.IfMembership, " or "))
 	}
-	if req.Over != nil {
+	if req.IfReplaces != nil {
 		before := ""
 		if e := rm.state[now]; e != nil {
 			before = e.ID
 		}
-		if before != *req.Over {
+		if before != *req.IfReplaces {
 			return false, "", matrix.NewError(409, matrix.CodeBadState, "The state "+req.Type+" was changed by somebody else meanwhile")
 		}
 	}

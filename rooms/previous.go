@@ -106,7 +106,7 @@ func (r *Rooms) hidePrevious(ctx context.Context, a *Audience, events []*Event) 
 }
 
 // hidePreviousIn marks the sights of events that are shown without what they replaced.
-func (r *Rooms) hidePreviousIn(ctx context.Context, s standing, events []*Event, sights []Sight) error {
+func (r *Rooms) hidePreviousIn(ctx context.Context, s standing, events []*Event, sights []Visibility) error {
 	var foreign []*Event
 	for i, e := range events {
 		if e.PrevContent != nil && sights[i].Visible && sights[i].Membership != event.MembershipJoin {

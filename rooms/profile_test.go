@@ -53,8 +53,8 @@ func TestAMembershipGetsTheProfileOfNow(t *testing.T) {
 		}
 		old := func(membership string) Send {
 			req, err := h.memberEvent(t.Context(), member{Sender: user, Target: user, Membership: membership, Always: true})
-			if err != nil || membership == event.MembershipJoin && req.Profile == 0 {
-				t.Fatal(req.Profile, err)
+			if err != nil || membership == event.MembershipJoin && req.ProfileVersion == 0 {
+				t.Fatal(req.ProfileVersion, err)
 			}
 			return req
 		}

@@ -48,7 +48,7 @@ const (
 // window finds how far Deps.Look rows reach. from is one of the above.
 func (r *Rooms) window(ctx context.Context, s stretch, from string, args ...any) (w window, err error) {
 	w.after, w.before = s.bounds()
-	args = append([]any{w.after, w.before, r.Look}, args...)
+	args = append([]any{w.after, w.before, r.ScanLimit}, args...)
 	next, err := db.List(func(row db.Row) (pos int64, err error) {
 		err = row.Scan(&pos)
 		return pos, err
@@ -127,7 +127,7 @@ const (
 func (r *Rooms) below(ctx context.Context, s stretch, of relationsOf) (ids []string, all bool, err error) {
 	n := 0
 	args := []any{of.parent.ID, of.parent.RoomID, relationDepth}
-	if err := r.Process.DB.QueryRow(ctx, countTree, append(args, r.Look+1)...).Scan(&n); err != nil || n > r.Look {
+	if err := r.Process.DB.QueryRow(ctx, countTree, append(args, r.ScanLimit+1)...).Scan(&n); err != nil || n > r.ScanLimit {
 		return nil, false, err
 	}
 	after, before := s.bounds()

@@ -7,19 +7,19 @@ import (
 	"lyceum/platform/db"
 )
 
-// ReportsAbout are the kinds of reports.
-type ReportsAbout string
+// ReportKind is the kind the kinds of reports.
+type ReportKind string
 
 // The kinds of reports.
 const (
-	AboutEvents ReportsAbout = "event_id <> ''"
-	AboutRooms  ReportsAbout = "event_id = '' AND room_id <> ''"
-	AboutUsers  ReportsAbout = "event_id = '' AND room_id = ''"
+	AboutEvents ReportKind = "event_id <> ''"
+	AboutRooms  ReportKind = "event_id = '' AND room_id <> ''"
+	AboutUsers  ReportKind = "event_id = '' AND room_id = ''"
 )
 
 // ReportQuery asks for a page of reports, the newest first.
 type ReportQuery struct {
-	About            ReportsAbout
+	Kind             ReportKind
 	Reporter, RoomID string // "" for all
 	From, Limit      int    // reports that are passed over, and that are given
 	OldestFirst      bool
@@ -37,7 +37,7 @@ func scanReport(row db.Row) (x Report, err error) {
 
 // FindReports gives a page of reports, and how many there are in all.
 func (r *Rooms) FindReports(ctx context.Context, q ReportQuery) (page []Report, total int, err error) {
-	where := "WHERE " + string(q.About) + ofPage
+	where := "WHERE " + string(q.Kind) + ofPage
 	err = r.Process.DB.QueryRow(ctx, "SELECT COUNT(*) FROM reports "+where, q.Reporter, q.RoomID).Scan(&total)
 	if err != nil {
 		return nil, 0, err

@@ -34,7 +34,7 @@ type room struct {
 }
 
 func (r *Rooms) newRoom(id string) *room {
-	return &room{id: id, keep: r.Recent, most: r.State, txns: recentTxns{keep: r.Transactions}}
+	return &room{id: id, keep: r.RecentEvents, most: r.CachedState, txns: recentTxns{keep: r.RecentTxns}}
 }
 
 func (rm *room) begin(v event.Version, tree state.Tree) {
@@ -52,7 +52,7 @@ func (r *Rooms) loadRoom(ctx context.Context, id string) (*room, error) {
 	}
 	rm.begin(h.Version, r.Tree(h.Root))
 	rm.last, rm.depth = h.EventID, h.Depth
-	newest, err := r.Timeline(ctx, Page{RoomID: id, From: 1 << 62, Backward: true, Limit: max(1, r.Recent/4)})
+	newest, err := r.Timeline(ctx, Page{RoomID: id, From: 1 << 62, Backward: true, Limit: max(1, r.RecentEvents/4)})
 	if err != nil {
 		return nil, err
 	}
@@ -79,7 +79,7 @@ func (r *Rooms) lookup(c *owned.Change[room], keys ...state.Key) error {
 	}
 	tree := rm.tree
 	return c.Need(func(ctx context.Context) (func(rm *room), error) {
-		warm, bytes, err := tree.Warm(ctx, missing...)
+		warm, bytes, err := tree.Preload(ctx, missing...)
 		if err != nil {
 			return nil, err
 		}
@@ -195,7 +195,7 @@ func (rm *room) forgetState() {
 			rm.know(k, e)
 		}
 	}
-	rm.tree = rm.tree.Cold(unstored)
+	rm.tree = rm.tree.Unload(unstored)
 }
 
 // redacted puts the redacted text of an event in its place.

@@ -69,16 +69,16 @@ type Deps struct {
 	ServerName string
 	Key        matrix.SigningKey // signs the events of this server's users
 	// Limits of what the owner of a room keeps of it; 0 for the defaults in parentheses. Tests make them small.
-	Recent       int // newest events (200)
-	Transactions int // newest transaction ids (2,000)
-	State        int // events of the state that were looked up (5,000)
+	RecentEvents int // newest events (200)
+	RecentTxns   int // newest transaction ids (2,000)
+	CachedState  int // events of the state that were looked up (5,000)
 	// Look is how many rows one request looks at for what it is asked (5,000); it answers with what it found and where to go on.
-	Look int
+	ScanLimit int
 	// PageBytes are those of the events of one answer (2 MiB); the last of them may go beyond.
 	PageBytes int
 	// FinishLook is how often unfinished upgrades, and memberships of old profiles, are looked for, and about how long the process
 	// that began an upgrade has for it; 0 for 3 s.
-	FinishLook time.Duration
+	FinishInterval time.Duration
 }
 
 // Rooms is the package's one object.
@@ -111,8 +111,8 @@ var readers = []string{"client", "sync", "events", "push", "admin"}
 
 // New opens the events stream and registers the calls that its owners answer.
 func New(d Deps, c Config) (*Rooms, error) {
-	d.Recent, d.Transactions, d.State = cmp.Or(d.Recent, 200), cmp.Or(d.Transactions, 2_000), cmp.Or(d.State, 5_000)
-	d.Look, d.PageBytes, d.FinishLook = cmp.Or(d.Look, 5_000), cmp.Or(d.PageBytes, pageBytes), cmp.Or(d.FinishLook, 3*time.Second)
+	d.RecentEvents, d.RecentTxns, d.CachedState = cmp.Or(d.RecentEvents, 200), cmp.Or(d.RecentTxns, 2_000), cmp.Or(d.CachedState, 5_000)
+	d.ScanLimit, d.PageBytes, d.FinishInterval = cmp.Or(d.ScanLimit, 5_000), cmp.Or(d.PageBytes, pageBytes), cmp.Or(d.FinishInterval, 3*time.Second)
 	r := &Rooms{Deps: d, config: c, replacers: map[string]string{}, nodes: state.NewStore(nodeReader{d.Process.DB}, nodeMemory)}
 	var err error
 	r.cache, err = otter.New(&otter.Options[string, *Event]{
@@ -147,7 +147,7 @@ func (r *Rooms) Stream() *stream.Stream { return r.stream }
 // read.
 func (r *Rooms) tail(rows []stream.Row) {
 	for _, row := range rows {
-		g, ok := Look(row)
+		g, ok := RowHeaderOf(row)
 		if !ok {
 			r.Process.Log.Error("a row of the events stream could not be read", "shard", row.Shard, "position", row.Pos)
 			continue
@@ -181,12 +181,12 @@ func (r *Rooms) forget(e *Event) {
 	delete(r.replacers, e.Replaces)
 }
 
-// Follow makes this process hear of redactions, if it does not: only then may it keep what it reads of events.
-func (r *Rooms) Follow(ctx context.Context) error { return r.heard.Start(ctx) }
+// FollowRedactions makes this process hear of redactions, if it does not: only then may it keep what it reads of events.
+func (r *Rooms) FollowRedactions(ctx context.Context) error { return r.heard.Start(ctx) }
 
-// Redactions counts the redactions that this process has seen: what was read from a state before one may
+// RedactionCount counts the redactions that this process has seen: what was read from a state before one may
 // have changed, though the root is the same.
-func (r *Rooms) Redactions() int64 { return r.redactions.Load() }
+func (r *Rooms) RedactionCount() int64 { return r.redactions.Load() }
 
 // Tree gives the state with a root; it is read as it is used.
 func (r *Rooms) Tree(root state.ID) state.Tree { return state.Open(root, r.nodes) }

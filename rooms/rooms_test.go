@@ -38,7 +38,7 @@ func wireLook(t testing.TB, p *role.Process, look time.Duration) *Rooms {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r, err := New(Deps{Process: p, Accounts: a, ServerName: server, Key: key, FinishLook: cmp.Or(look, time.Hour)}, Config{DefaultVersion: "12", EventCache: 1000, MaxCreateUsers: 100})
+	r, err := New(Deps{Process: p, Accounts: a, ServerName: server, Key: key, FinishInterval: cmp.Or(look, time.Hour)}, Config{DefaultVersion: "12", EventCache: 1000, MaxCreateUsers: 100})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -105,7 +105,7 @@ func TestTransactionSurvivesTheOwner(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for i := range r.Recent {
+		for i := range r.RecentEvents {
 			if _, err := r.Send(ctx, id, message("@alice:example.org", fmt.Sprint(i))); err != nil {
 				t.Fatal(err)
 			}
@@ -139,7 +139,7 @@ func TestATransactionIsAnsweredAfterItsSenderWasBanned(t *testing.T) {
 		if _, err := r.setMembership(ctx, id, member{Sender: "@alice:example.org", Target: bob, Membership: event.MembershipBan}); err != nil {
 			t.Fatal(err)
 		}
-		for i := range r.Recent {
+		for i := range r.RecentEvents {
 			if _, err := r.Send(ctx, id, message("@alice:example.org", fmt.Sprint(i))); err != nil {
 				t.Fatal(err)
 			}

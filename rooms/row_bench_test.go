@@ -30,7 +30,7 @@ func BenchmarkRow(b *testing.B) {
 	b.Run("uninterested", func(b *testing.B) {
 		b.ReportAllocs()
 		for b.Loop() {
-			if g, ok := Look(row); !ok || len(g.Redacts) > 0 {
+			if g, ok := RowHeaderOf(row); !ok || len(g.Redacts) > 0 {
 				b.Fatal("damaged")
 			}
 		}
@@ -41,7 +41,7 @@ func BenchmarkRow(b *testing.B) {
 		for b.Loop() {
 			row := row
 			for range 4 {
-				if _, err := r.Share(&row); err != nil {
+				if _, err := r.FromRowCached(&row); err != nil {
 					b.Fatal(err)
 				}
 			}
@@ -67,7 +67,7 @@ func FuzzDecodeRow(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if g, ok := Look(stream.Row{Data: e.encode()}); !ok || string(g.Sender) != e.Sender || string(g.Redacts) != e.Redacts || g.OriginServerTS != e.OriginServerTS {
+		if g, ok := RowHeaderOf(stream.Row{Data: e.encode()}); !ok || string(g.Sender) != e.Sender || string(g.Redacts) != e.Redacts || g.OriginServerTS != e.OriginServerTS {
 			t.Fatalf("%+v of %s", g, e.JSON)
 		}
 	})

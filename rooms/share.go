@@ -38,17 +38,17 @@ func (r *Rooms) MembersOfAny(ctx context.Context, roomIDs, userIDs []string) ([]
 	return db.Texts(r.Process.DB.Query(ctx, "SELECT DISTINCT user_id FROM memberships WHERE user_id = ANY($1) AND room_id = ANY($2) AND membership = 'join'", userIDs, roomIDs))
 }
 
-// Listed is a room of the directory.
-type Listed struct {
+// PublicRoom is a room of the directory.
+type PublicRoom struct {
 	RoomID string
 	Root   state.ID // its newest state
 	Joined int
 }
 
-// Listed lists the rooms of the directory, the ones with most members first. The statement says <> 'private' too, as the
+// PublicRooms lists the rooms of the directory, the ones with most members first. The statement says <> 'private' too, as the
 // index rooms_public does: SQLite does not conclude it, and would read all rooms.
-func (r *Rooms) Listed(ctx context.Context) ([]Listed, error) {
-	return db.List(func(row db.Row) (l Listed, err error) {
+func (r *Rooms) PublicRooms(ctx context.Context) ([]PublicRoom, error) {
+	return db.List(func(row db.Row) (l PublicRoom, err error) {
 		var root []byte
 		err = row.Scan(&l.RoomID, &root, &l.Joined)
 		l.Root = state.IDFrom(root)
@@ -59,9 +59,9 @@ func (r *Rooms) Listed(ctx context.Context) ([]Listed, error) {
 		FROM rooms r WHERE r.visibility = 'public' AND r.visibility <> 'private') listed WHERE root IS NOT NULL ORDER BY joined DESC, room_id`))
 }
 
-// Visibility tells whether a room is "public", in the directory, or "private"; M_NOT_FOUND when there is no
+// DirectoryVisibility tells whether a room is "public", in the directory, or "private"; M_NOT_FOUND when there is no
 // such room.
-func (r *Rooms) Visibility(ctx context.Context, roomID string) (string, error) {
+func (r *Rooms) DirectoryVisibility(ctx context.Context, roomID string) (string, error) {
 	var v string
 	err := r.Process.DB.QueryRow(ctx, "SELECT visibility FROM rooms WHERE room_id = $1", roomID).Scan(&v)
 	if errors.Is(err, db.ErrNoRows) {
@@ -70,8 +70,8 @@ func (r *Rooms) Visibility(ctx context.Context, roomID string) (string, error) {
 	return v, err
 }
 
-// SetVisibility puts a room into the directory or takes it out: "public" or "private".
-func (r *Rooms) SetVisibility(ctx context.Context, roomID, visibility string) error {
+// SetDirectoryVisibility puts a room into the directory or takes it out: "public" or "private".
+func (r *Rooms) SetDirectoryVisibility(ctx context.Context, roomID, visibility string) error {
 	if visibility != "public" && visibility != "private" {
 		return matrix.InvalidParam("visibility: expected public or private")
 	}

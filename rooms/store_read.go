@@ -350,8 +350,8 @@ type Page struct {
 	Bytes    int     // it ends with the first event behind so many bytes of others; 0 for no such bound
 }
 
-// Whole tells that nothing of the page is left behind the events that Timeline gave.
-func (p *Page) Whole(events []*Event) bool {
+// Complete tells that nothing of the page is left behind the events that Timeline gave.
+func (p *Page) Complete(events []*Event) bool {
 	size := 0
 	for _, e := range events {
 		if p.Bytes > 0 && size >= p.Bytes {
@@ -413,27 +413,27 @@ const selectSent = `e.room_id = $1 AND e.ts < $2 AND e.pos > $3 AND e.sender <> 
 	AND e.ts >= COALESCE((SELECT c.ts FROM events c WHERE c.room_id = $1 AND c.ts < $2 ORDER BY c.ts DESC LIMIT 1 OFFSET $5), 0)
 	ORDER BY e.ts DESC LIMIT $6`
 
-// Sent asks for what others sent to a room before a time.
-type Sent struct {
+// SentQuery asks for what others sent to a room before a time.
+type SentQuery struct {
 	RoomID, NotBy string
 	Before        int64 // ms since 1970
 	After         int64 // position, exclusive
-	Look          int   // newest events before the time that are looked at
+	ScanLimit     int   // newest events before the time that are looked at
 	Limit         int
 }
 
-// Dated is an event that is not read, and its origin_server_ts.
-type Dated struct {
+// EventTime is an event that is not read, and its origin_server_ts.
+type EventTime struct {
 	ID string
 	TS int64 // ms since 1970
 }
 
 // SentBefore finds events of a room, the newest by origin_server_ts first.
-func (r *Rooms) SentBefore(ctx context.Context, s Sent) ([]Dated, error) {
-	return db.List(func(row db.Row) (d Dated, err error) {
+func (r *Rooms) SentBefore(ctx context.Context, s SentQuery) ([]EventTime, error) {
+	return db.List(func(row db.Row) (d EventTime, err error) {
 		err = row.Scan(&d.ID, &d.TS)
 		return d, err
-	})(r.Process.DB.Query(ctx, selectDated+selectSent, s.RoomID, s.Before, s.After, s.NotBy, s.Look, s.Limit))
+	})(r.Process.DB.Query(ctx, selectDated+selectSent, s.RoomID, s.Before, s.After, s.NotBy, s.ScanLimit, s.Limit))
 }
 
 var _ state.Loader = nodeReader{}

@@ -122,7 +122,7 @@ func (r *Rooms) StrippedState(ctx context.Context, root state.ID, members ...str
 		switch content := strippedContent(e.Event); {
 		case content == nil:
 		case k.Type == event.TypeCreate, k.Type == event.TypeMember:
-			out = append(out, event.DatedJSON(nil, e.Event, content))
+			out = append(out, event.StrippedJSONWithTime(nil, e.Event, content))
 		default:
 			out = append(out, event.StrippedJSON(nil, e.Event, content))
 		}

@@ -26,21 +26,21 @@ type Send struct {
 	Content  json.RawMessage `json:"content"`
 	Redacts  string          `json:"redacts,omitempty"`
 	TS       int64           `json:"ts,omitempty"` // ms, 0 for now
-	// Unless: when the sender's membership is this already, nothing is sent and no event id comes back.
-	Unless string `json:"unless,omitempty"`
-	// While: the membership of the user whose m.room.member this is must be one of these, else M_FORBIDDEN.
-	While []string `json:"while,omitempty"`
-	// Profile is the version of the target's profile that this m.room.member is made of, 0 for none: when there is another by now, the
+	// SkipIfMembership: when the sender's membership is this already, nothing is sent and no event id comes back.
+	SkipIfMembership string `json:"unless,omitempty"`
+	// IfMembership: the membership of the user whose m.room.member this is must be one of these, else M_FORBIDDEN.
+	IfMembership []string `json:"while,omitempty"`
+	// ProfileVersion is the version of the target's profile that this m.room.member is made of, 0 for none: when there is another by now, the
 	// room gets that soon. The target must be an active user of this server, else M_FORBIDDEN.
-	Profile int64 `json:"profile,omitempty"`
-	// Active: the target of this m.room.member must be one as well, of whatever profile.
-	Active bool `json:"active,omitempty"`
-	// Guest: the room must let guests join, else M_GUEST_ACCESS_FORBIDDEN.
-	Guest bool `json:"guest,omitempty"`
-	// Heir gets the aliases of the room with the event; "" for nobody.
-	Heir string `json:"heir,omitempty"`
-	// Over: the state event that this one replaces must be this one, "" for none, else M_BAD_STATE.
-	Over *string `json:"over,omitempty"`
+	ProfileVersion int64 `json:"profile,omitempty"`
+	// RequireActive: the target of this m.room.member must be one as well, of whatever profile.
+	RequireActive bool `json:"active,omitempty"`
+	// RequireGuestAccess: the room must let guests join, else M_GUEST_ACCESS_FORBIDDEN.
+	RequireGuestAccess bool `json:"guest,omitempty"`
+	// MoveAliasesTo gets the aliases of the room with the event; "" for nobody.
+	MoveAliasesTo string `json:"heir,omitempty"`
+	// IfReplaces: the state event that this one replaces must be this one, "" for none, else M_BAD_STATE.
+	IfReplaces *string `json:"over,omitempty"`
 
 	canonical bool // Content is canonical JSON
 }
@@ -146,7 +146,7 @@ func (r *Rooms) done(c *owned.Change[room], req Send, known *knownEvents, refusa
 type newEvent struct {
 	event    *Event
 	tree     state.Tree
-	unsigned *event.Unsigned // nil for an event that came signed, or is signed when another server gets it
+	unsigned *event.PendingSignature // nil for an event that came signed, or is signed when another server gets it
 }
 
 // entry is the row of an event. Its signature and its text for other processes are made outside the room's lock.
@@ -218,7 +218,7 @@ func (r *Rooms) build(c *owned.Change[room], req Send, known *knownEvents) (n ne
 	if e := pdu; e.Is(event.TypeTombstone, "") && replacementOf(e) == rm.id {
 		return n, matrix.InvalidParam("replacement_room: a room can not be replaced by itself")
 	}
-	e := &Event{Event: pdu, Device: req.Device, Txn: req.Txn, profile: req.Profile, active: req.Active, heir: req.Heir, follows: rm.recent[rm.last] != nil}
+	e := &Event{Event: pdu, Device: req.Device, Txn: req.Txn, profile: req.ProfileVersion, active: req.RequireActive, heir: req.MoveAliasesTo, follows: rm.recent[rm.last] != nil}
 	n = newEvent{e, rm.tree, unsigned}
 	if e.IsState() {
 		k := state.Key{Type: e.Type, StateKey: *e.StateKey}

@@ -21,7 +21,7 @@ type stretch struct {
 // found is what a stretch holds.
 type found struct {
 	events []*Event
-	sights []Sight
+	sights []Visibility
 	end    int64 // the place to go on from
 	more   bool  // there may be more
 	taken  int   // of the ids that were asked for
@@ -121,7 +121,7 @@ func (r *Rooms) read(ctx context.Context, v view, s stretch) (found, error) {
 				size += e.text()
 			}
 		}
-		if scanned += len(events); p.Whole(events) {
+		if scanned += len(events); p.Complete(events) {
 			if out.more = w.cut; w.cut {
 				out.end = w.end
 			}

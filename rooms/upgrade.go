@@ -183,7 +183,7 @@ func (r *Rooms) createReplacement(ctx context.Context, u upgrade, creators []str
 	if err != nil {
 		return p, err
 	}
-	visibility, err := r.Visibility(ctx, u.old.head.RoomID)
+	visibility, err := r.DirectoryVisibility(ctx, u.old.head.RoomID)
 	if err != nil {
 		return p, err
 	}
@@ -215,7 +215,7 @@ func (r *Rooms) replacementEvents(ctx context.Context, u upgrade, create *event.
 		return nil, matrix.Forbidden("This account is deactivated")
 	}
 	add(event.TypeMember, u.user, memberContent(event.MembershipJoin, profiles[u.user], false))
-	list[0].Profile = profiles[u.user].Version
+	list[0].ProfileVersion = profiles[u.user].Version
 	// Since room version 6 there are no floats in events: what holds one stays behind.
 	fits := func(e *Event) bool {
 		_, err := u.version.Canonical(e.Content)

@@ -78,7 +78,7 @@ func refused(err error) bool {
 func (r *Rooms) sendTombstone(ctx context.Context, p pendingUpgrade) error {
 	empty := ""
 	tombstone := Send{
-		Sender: p.User, Txn: p.txn(event.TypeTombstone), Type: event.TypeTombstone, StateKey: &empty, Over: &p.Tombstone, Heir: p.NewRoom,
+		Sender: p.User, Txn: p.txn(event.TypeTombstone), Type: event.TypeTombstone, StateKey: &empty, IfReplaces: &p.Tombstone, MoveAliasesTo: p.NewRoom,
 		Content: encoded(map[string]string{"body": "This room has been replaced", "replacement_room": p.NewRoom}),
 	}
 	if _, err := r.findTxn(ctx, p.OldRoom, tombstone); !errors.Is(err, db.ErrNoRows) {
@@ -97,7 +97,7 @@ func (r *Rooms) sendTombstone(ctx context.Context, p pendingUpgrade) error {
 
 // abandon empties a room that took nobody's place.
 func (r *Rooms) abandon(ctx context.Context, p pendingUpgrade) error {
-	if err := r.SetVisibility(ctx, p.NewRoom, "private"); err != nil {
+	if err := r.SetDirectoryVisibility(ctx, p.NewRoom, "private"); err != nil {
 		return err
 	}
 	_, err := r.setMembership(ctx, p.NewRoom, member{Sender: p.User, Target: p.User, Membership: event.MembershipLeave})
@@ -109,7 +109,7 @@ func (r *Rooms) abandon(ctx context.Context, p pendingUpgrade) error {
 
 // closeOld keeps people from talking on in a room that was replaced, as far as the user may. Its errors are not refused.
 func (r *Rooms) closeOld(ctx context.Context, p pendingUpgrade) error {
-	if err := r.SetVisibility(ctx, p.OldRoom, "private"); err != nil {
+	if err := r.SetDirectoryVisibility(ctx, p.OldRoom, "private"); err != nil {
 		return err
 	}
 	h, _, err := r.Head(ctx, p.OldRoom)
@@ -164,7 +164,7 @@ const upgradePause = time.Minute
 
 // finishUpgrades finishes upgrades whose process was lost. One process of the fleet runs it.
 func (r *Rooms) finishUpgrades(ctx context.Context, job *role.Job) error {
-	tick := time.NewTicker(r.FinishLook)
+	tick := time.NewTicker(r.FinishInterval)
 	defer tick.Stop()
 	due := map[string]time.Time{}
 	for {
@@ -178,7 +178,7 @@ func (r *Rooms) finishUpgrades(ctx context.Context, job *role.Job) error {
 			at, seen := before[p.NewRoom]
 			switch now := obs.Now(); {
 			case !seen:
-				at = now.Add(r.FinishLook / 2) // at the next look
+				at = now.Add(r.FinishInterval / 2) // at the next look
 			case !now.Before(at):
 				if err := r.finishUpgrade(ctx, job, p); err != nil {
 					return err

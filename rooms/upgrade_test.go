@@ -232,7 +232,7 @@ func TestAnUpgradeThatWasCutOffIsFinished(t *testing.T) {
 			if got, _, err := second.Resolve(ctx, c.alias); err != nil || got != c.p.NewRoom {
 				t.Errorf("%s is the alias of %s, %v, expected %s", c.alias, got, err, c.p.NewRoom)
 			}
-			if v, err := second.Visibility(ctx, c.old); err != nil || v != "private" {
+			if v, err := second.DirectoryVisibility(ctx, c.old); err != nil || v != "private" {
 				t.Errorf("%s: the old room is %s, %v", c.alias, v, err)
 			}
 			for typ, want := range map[string]int{event.TypeTombstone: 1, event.TypePowerLevels: 2, event.TypeCanonicalAlias: 2} {
@@ -285,7 +285,7 @@ func abandoned(t *testing.T, r *Rooms, id string) {
 	if err != nil || len(members) > 0 {
 		t.Errorf("%s has the members %v, %v", id, members, err)
 	}
-	if v, err := r.Visibility(t.Context(), id); err != nil || v != "private" {
+	if v, err := r.DirectoryVisibility(t.Context(), id); err != nil || v != "private" {
 		t.Errorf("%s is %s, %v", id, v, err)
 	}
 }

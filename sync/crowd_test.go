@@ -47,7 +47,7 @@ func TestLargeRoomsAreAnsweredInPieces(t *testing.T) {
 	h := start(t, target)
 	room := h.room(t, "alice")
 	said := h.as(t, "alice").say(room, "one")
-	h.node.Crowd(t, room, 20_000, 800)
+	h.node.AddMembers(t, room, 20_000, 800)
 	h = start(t, target)
 	server, err := web.New(web.Options{Log: slog.New(slog.DiscardHandler), Authenticator: h.node.People})
 	if err != nil {

@@ -35,9 +35,9 @@ func (q *query) fit(ctx context.Context, sp span, t *timeline, picked []int, roo
 	if fit < len(ask) {
 		events = events[:slices.Index(events, ask[fit])]
 	}
-	n := rooms.Within(events, t.extras, room)
+	n := rooms.CountFitting(events, t.extras, room)
 	for _, e := range events[:n] {
-		q.left = max(0, q.left-rooms.SizeOf(t.extras[e.ID]))
+		q.left = max(0, q.left-rooms.ExtrasSize(t.extras[e.ID]))
 	}
 	older := len(picked) - n
 	t.limited = t.limited || older > 0

@@ -76,7 +76,7 @@ func (q *query) leftRoom(ctx context.Context, w *writer, roomID string, p *place
 			maps.Copy(sec.extras, own.extras)
 		}
 		sec.events = append(sec.events, last)
-		sec.sights = append(sec.sights, rooms.Sight{Visible: true, Membership: p.membership})
+		sec.sights = append(sec.sights, rooms.Visibility{Visible: true, Membership: p.membership})
 	}
 	sec.limited = sec.limited || gap || shown && !give
 	sec.who = rooms.Audience{UserID: q.user.id, RoomID: roomID}

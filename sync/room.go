@@ -365,7 +365,7 @@ func (q *query) writeSection(ctx context.Context, w *writer, sec section) error 
 	w.key("events")
 	w.open('[')
 	for i, e := range sec.events {
-		v := rooms.View{Membership: event.MembershipJoin, Extra: sec.extras[e.ID]}
+		v := rooms.ClientOptions{Membership: event.MembershipJoin, Extra: sec.extras[e.ID]}
 		if sec.sights != nil {
 			v.Membership, v.Erased, v.PrevHidden = sec.sights[i].Membership, sec.sights[i].Erased, sec.sights[i].PrevHidden
 		}
@@ -400,7 +400,7 @@ func (w *writer) summary(sum *summary) {
 }
 
 // writeEvent writes an event as the device gets it. Who shares nothing with others' texts gets an own one.
-func (q *query) writeEvent(w *writer, e *rooms.Event, v rooms.View) {
+func (q *query) writeEvent(w *writer, e *rooms.Event, v rooms.ClientOptions) {
 	if e.Sender == q.user.id {
 		v.Device = q.sender
 	}

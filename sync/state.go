@@ -38,7 +38,7 @@ func (q *query) writeState(ctx context.Context, w *writer, sec section) error {
 }
 
 func (q *query) writeStateEvents(ctx context.Context, w *writer, who *rooms.Audience, events []*rooms.Event) error {
-	events, err := q.s.Rooms.HideState(ctx, who, events)
+	events, err := q.s.Rooms.VisibleState(ctx, who, events)
 	if err != nil {
 		return err
 	}
@@ -62,7 +62,7 @@ func (q *query) writeStateEvents(ctx context.Context, w *writer, who *rooms.Audi
 		}
 		for _, e := range now {
 			w.sep()
-			q.writeEvent(w, e, rooms.View{Membership: event.MembershipJoin, Extra: extras[e.ID]})
+			q.writeEvent(w, e, rooms.ClientOptions{Membership: event.MembershipJoin, Extra: extras[e.ID]})
 		}
 		if events = events[len(now):]; len(events) == 0 {
 			break

@@ -96,7 +96,7 @@ func New(d Deps, c Config) *Sync {
 		Name: "lyceum_sync_work_seconds", Help: "Time that /sync worked: from the request, or from the news it waited for, to the answer.",
 		Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2, 5, 10},
 	})
-	follow(s, d.Rooms.Stream(), feed[*rooms.Event]{&s.now.events, d.Rooms.Share, s.event, func(start []int64) {
+	follow(s, d.Rooms.Stream(), feed[*rooms.Event]{&s.now.events, d.Rooms.FromRowCached, s.event, func(start []int64) {
 		s.events.start, s.looked = start, clone(start)
 	}})
 	follow(s, d.Receipts.Stream(), feed[*receipts.Receipt]{&s.now.receipts, copied(receipts.FromRow), s.receipt, func(start []int64) {
@@ -207,7 +207,7 @@ func (s *Sync) event(row stream.Row, e *rooms.Event) {
 	if e.IsState() && e.Type == event.TypeMember {
 		s.memberChanged(e)
 	}
-	if target := rooms.Target(e); target != "" {
+	if target := rooms.RelationTarget(e); target != "" {
 		if len(s.related) >= relatedKept {
 			clear(s.related)
 			s.looked = clone(s.now.events)
@@ -226,7 +226,7 @@ func (s *Sync) event(row stream.Row, e *rooms.Event) {
 
 func (s *Sync) receipt(row stream.Row, r *receipts.Receipt) {
 	s.receipts.add(row.Shard, r.RoomID, row.Pos, r)
-	s.Presence.Acted(r.UserID, r.TS)
+	s.Presence.MarkActive(r.UserID, r.TS)
 	if r.Type != receipts.TypePrivate {
 		s.touch(r.RoomID)
 	} else if u := s.users[r.UserID]; u != nil {
@@ -237,7 +237,7 @@ func (s *Sync) receipt(row stream.Row, r *receipts.Receipt) {
 func (s *Sync) typingChanged(row stream.Row, t *typing.State) {
 	s.typing.add(row.Shard, t.RoomID, row.Pos, t)
 	for _, userID := range t.Users {
-		s.Presence.Acted(userID, obs.Now().UnixMilli())
+		s.Presence.MarkActive(userID, obs.Now().UnixMilli())
 	}
 	s.touch(t.RoomID)
 }

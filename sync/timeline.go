@@ -24,9 +24,9 @@ type span struct {
 
 // timeline is the newest part of a span.
 type timeline struct {
-	all     []*rooms.Event // of the span, as far as they were read, in order
-	events  []*rooms.Event // those of all that the client gets
-	sights  []rooms.Sight  // of events; nil when the user was a member at all of them
+	all     []*rooms.Event     // of the span, as far as they were read, in order
+	events  []*rooms.Event     // those of all that the client gets
+	sights  []rooms.Visibility // of events; nil when the user was a member at all of them
 	extras  map[string][][]byte
 	limited bool // older ones of the span were left out
 	hidden  bool // behind the first of events are state events that the client does not get
@@ -164,7 +164,7 @@ func (q *query) look(ctx context.Context, sp span, t *timeline, picked []int) ([
 	for i, n := range picked {
 		events[i] = t.all[n]
 	}
-	sights, err := q.s.Rooms.See(ctx, q.user.id, sp.roomID, events)
+	sights, err := q.s.Rooms.VisibilityOf(ctx, q.user.id, sp.roomID, events)
 	if err != nil {
 		return nil, err
 	}
@@ -192,7 +192,7 @@ func (q *query) newest(ctx context.Context, sp span, limit int) (list []*rooms.E
 			}
 		}
 	}
-	redactions := q.s.Rooms.Redactions()
+	redactions := q.s.Rooms.RedactionCount()
 	q.s.mu.RUnlock()
 	if len(stale) > 0 {
 		if err := q.reread(ctx, list, stale, redactions); err != nil {
@@ -214,7 +214,7 @@ func (q *query) newest(ctx context.Context, sp span, limit int) (list []*rooms.E
 		for _, e := range part {
 			size += len(e.JSON)
 		}
-		if complete = page.Whole(part); !complete {
+		if complete = page.Complete(part); !complete {
 			page.From, page.Limit = part[len(part)-1].Pos, min(2*page.Limit, readAtOnce)
 		}
 	}
@@ -246,7 +246,7 @@ func (q *query) reread(ctx context.Context, list []*rooms.Event, ids []string, r
 	for i, e := range list {
 		if now := found[e.ID]; now != nil {
 			list[i] = now
-			if q.s.Rooms.Redactions() == redactions { // else what was read may be of before the newest
+			if q.s.Rooms.RedactionCount() == redactions { // else what was read may be of before the newest
 				q.s.events.replace(e.RoomID, func(old *rooms.Event) bool { return old.ID == now.ID }, now)
 				delete(q.s.redacted, now.ID)
 			}

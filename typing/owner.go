@@ -139,7 +139,7 @@ func (t *Typing) membersLeft(rows []stream.Row) {
 		if row.Value == nil && !bytes.Contains(row.Data, []byte(event.TypeMember)) || !events.Owns(row.Shard) { // most are not read
 			continue
 		}
-		e, err := t.Rooms.Share(row)
+		e, err := t.Rooms.FromRowCached(row)
 		if err != nil || e.Type != event.TypeMember || !e.IsState() || e.Membership() == event.MembershipJoin {
 			continue // package rooms reports what can not be read
 		}

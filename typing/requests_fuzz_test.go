@@ -18,7 +18,7 @@ func FuzzRequests(f *testing.F) {
 	f.Add(room, "@bob:here.test", []byte(`{"typing":true}`))
 	f.Add("!none", "@alice:here.test", []byte(`{"typing":true}`))
 	f.Fuzz(func(t *testing.T, in, user string, body []byte) {
-		a := n.Ask(t, "alice", "PUT "+roomstest.API+"/rooms/"+url.PathEscape(in)+"/typing/"+url.PathEscape(user), body)
+		a := n.FuzzRequest(t, "alice", "PUT "+roomstest.API+"/rooms/"+url.PathEscape(in)+"/typing/"+url.PathEscape(user), body)
 		if a.Status == 200 && (in != room || user != "@alice:here.test") {
 			t.Fatalf("alice types in %q as %q", in, user)
 		}

@@ -43,15 +43,15 @@ func Build(v Version, p Proto, key matrix.SigningKey) (*Event, error) {
 // name, with a key id of 64 characters.
 const signatureBytes = len(`,"signatures":{"":{"":""}}`) + 64 + (ed25519.SignatureSize*4+2)/3
 
-// Unsigned is what an event of Prepare lacks.
-type Unsigned struct {
+// PendingSignature is what an event of Prepare lacks.
+type PendingSignature struct {
 	text      []byte // what is signed
 	signature []byte // its place in the event's JSON
 }
 
 // Sign puts the signature into the event. Nobody reads the event's signatures
 // before it returns.
-func (u *Unsigned) Sign(key matrix.SigningKey) {
+func (u *PendingSignature) Sign(key matrix.SigningKey) {
 	base64.RawStdEncoding.Encode(u.signature, key.Sign(u.text))
 }
 
@@ -59,7 +59,7 @@ func (u *Unsigned) Sign(key matrix.SigningKey) {
 // part of neither id nor content: Unsigned.Sign adds it with the key of keyID.
 // With no keyID the event stays unsigned, with room for the signature that Sign
 // adds before another server gets it.
-func Prepare(v Version, p Proto, keyID string) (*Event, *Unsigned, error) {
+func Prepare(v Version, p Proto, keyID string) (*Event, *PendingSignature, error) {
 	content := []byte(p.Content)
 	if len(content) == 0 {
 		content = []byte("{}")
@@ -105,7 +105,7 @@ func Prepare(v Version, p Proto, keyID string) (*Event, *Unsigned, error) {
 	out := make([]byte, 0, len(unsigned)+len(server)+len(keyID)+130)
 	out = append(out, unsigned[:cut]...)
 	out = append(out, `,"signatures":{`...)
-	var u *Unsigned
+	var u *PendingSignature
 	size := len(unsigned) + len(server) + signatureBytes
 	if keyID == "" {
 		out = append(out, '}')
@@ -114,7 +114,7 @@ func Prepare(v Version, p Proto, keyID string) (*Event, *Unsigned, error) {
 		out = append(out, ':', '{')
 		out = matrix.AppendString(out, keyID)
 		out = append(out, ':', '"')
-		u = &Unsigned{text: bytes.Clone(signed)}
+		u = &PendingSignature{text: bytes.Clone(signed)}
 		at := len(out)
 		out = append(out, make([]byte, base64.RawStdEncoding.EncodedLen(ed25519.SignatureSize))...)
 		u.signature = out[at:]

@@ -16,9 +16,9 @@ var (
 	nodeRows = &db.Table{Name: "state_nodes", Columns: db.Columns("id bytes, node bytes"), Conflict: "ON CONFLICT (id) DO NOTHING"}
 )
 
-// Crowd puts many members with names of some length into a room, past its owner: the process must start anew. It is for
+// AddMembers puts many members with names of some length into a room, past its owner: the process must start anew. It is for
 // tests of what is only read.
-func (n *Node) Crowd(t testing.TB, roomID string, members, name int) {
+func (n *Node) AddMembers(t testing.TB, roomID string, members, name int) {
 	t.Helper()
 	must := func(err error) {
 		if err != nil {

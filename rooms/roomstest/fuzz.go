@@ -15,8 +15,8 @@ func (h Harness[N]) Fuzzed(f *testing.F) N {
 	return h.alone(f, dbtest.Open(f, "sqlite:"+filepath.Join(f.TempDir(), "fuzz.db"), h.migrations...))
 }
 
-// Ask sends a request as somebody and fails when the server does, or when what it refuses changes something.
-func (n *Node) Ask(t *testing.T, who, target string, body []byte) webtest.Answer {
+// FuzzRequest sends a request as somebody and fails when the server does, or when what it refuses changes something.
+func (n *Node) FuzzRequest(t *testing.T, who, target string, body []byte) webtest.Answer {
 	t.Helper()
 	before := n.written(t)
 	a := webtest.New(t, n.People, n.routes...).As(who).Call(target, body)
@@ -36,7 +36,7 @@ func (n *Node) written(t *testing.T) string {
 	for _, st := range n.Process.Streams.All() {
 		out += fmt.Sprint(st.Name(), st.Positions())
 	}
-	listed, err := n.Rooms.Listed(t.Context())
+	listed, err := n.Rooms.PublicRooms(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -73,9 +73,9 @@ type Harness[N any] struct {
 
 var config = rooms.Config{DefaultVersion: "12", EventCache: 1000, MaxCreateUsers: 100}
 
-// Over makes the harness of a package. wire adds the package to a node and calls Serve. sets are the tables of the
+// NewHarness makes the harness of a package. wire adds the package to a node and calls Serve. sets are the tables of the
 // package, and of those that it stands on beside accounts and rooms.
-func Over[N any](wire func(t testing.TB, n *Node) N, sets ...db.Migrations) Harness[N] {
+func NewHarness[N any](wire func(t testing.TB, n *Node) N, sets ...db.Migrations) Harness[N] {
 	return Harness[N]{wire, append([]db.Migrations{lease.Migrations(), accounts.Migrations(), rooms.Migrations()}, sets...)}
 }
 

@@ -141,9 +141,9 @@ func (t Tree) Get(ctx context.Context, k Key) (eventID string, err error) {
 	}
 }
 
-// Warm gives the same tree with the nodes on the way to some keys in memory, and about how many bytes they added: Get and
+// Preload gives the same tree with the nodes on the way to some keys in memory, and about how many bytes they added: Get and
 // Set of these keys make no call on it, nor on the trees that Set makes of it.
-func (t Tree) Warm(ctx context.Context, keys ...Key) (Tree, int, error) {
+func (t Tree) Preload(ctx context.Context, keys ...Key) (Tree, int, error) {
 	bytes := 0
 	for _, k := range keys {
 		root, err := t.warm(ctx, t.root, pathOf(k), 0, &bytes)
@@ -155,9 +155,9 @@ func (t Tree) Warm(ctx context.Context, keys ...Key) (Tree, int, error) {
 	return t, bytes, nil
 }
 
-// Cold is the same tree with nothing of it in memory but some nodes, which are not stored yet. What is above such a node is not
+// Unload is the same tree with nothing of it in memory but some nodes, which are not stored yet. What is above such a node is not
 // either.
-func (t Tree) Cold(unstored map[ID]bool) Tree {
+func (t Tree) Unload(unstored map[ID]bool) Tree {
 	return Tree{root: t.root.cold(unstored), store: t.store}
 }
 

@@ -199,7 +199,7 @@ func TestKeysThatCollideMakeNoLargeLeaf(t *testing.T) {
 			t.Fatalf("key %d: %q, %v", i, id, err)
 		}
 	}
-	warm, bytes, err := again.Warm(t.Context(), keys...)
+	warm, bytes, err := again.Preload(t.Context(), keys...)
 	if err != nil || warm.Root() != again.Root() || bytes < 500*100 {
 		t.Fatalf("%d bytes warm, %v", bytes, err)
 	}
