@@ -21,7 +21,7 @@ type gateway struct {
 }
 
 const (
-	sendWithin = 10 * time.Second
+	sendWithin = time.Minute // a gateway that takes longer may get the notification a second time
 	maxAnswer  = 64 << 10
 )
 

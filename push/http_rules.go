@@ -79,7 +79,10 @@ func (p *Push) changePart(*web.Request) (any, error) { return nil, noSuchRules()
 
 // ruleOf gives the rule of the path.
 func (p *Push) ruleOf(r *web.Request) (ruleJSON, error) {
-	if !slices.Contains(kinds, r.Path("kind")) {
+	switch kind := r.Path("kind"); {
+	case kind == kindPostcontent:
+		return ruleJSON{}, noRule()
+	case !slices.Contains(kinds, kind):
 		return ruleJSON{}, noSuchRules()
 	}
 	raw, err := p.Accounts.AccountData(r.Context(), r.UserID(), "", typeRules)

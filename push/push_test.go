@@ -214,6 +214,7 @@ func TestRulesOverHTTP(t *testing.T) {
 		if all.Get("global.override.0.rule_id").String() != ".m.rule.master" || all.Get("global.override.0.enabled").Bool() || !all.Get("global.room").IsArray() {
 			t.Fatalf("found %s", all.Body)
 		}
+		bob.Want(404, "GET "+rules+"/global/postcontent/.org.example.rule", nil)
 		bob.Want(200, "PUT "+rules+"/global/override/mine", obj{"actions": []any{"dont_notify"}, "conditions": []any{obj{"kind": "room_member_count", "is": "2"}}})
 		bob.Want(200, "PUT "+rules+"/global/override/first?before=mine", obj{"actions": []any{"notify"}})
 		got := bob.Want(200, "GET "+rules+"/global/", nil)

@@ -16,6 +16,9 @@ const (
 	kindUnderride = "underride"
 )
 
+// kindPostcontent is of MSC4306, whose rules are not here. Clients look for them.
+const kindPostcontent = "postcontent"
+
 var kinds = []string{kindOverride, kindContent, kindRoom, kindSender, kindUnderride}
 
 // rule is a push rule (client-server API, "Push Rules").

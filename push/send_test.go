@@ -72,6 +72,27 @@ func (n *node) toTell(t testing.TB, eventID string) []*delivery {
 	return list
 }
 
+// TestASlowGatewayGetsNothingTwice: one that answers after more than what others take for the end.
+func TestASlowGatewayGetsNothingTwice(t *testing.T) {
+	t.Parallel()
+	harness.Run(t, func(t *testing.T, n *node) {
+		g := newPushGateway(t)
+		g.slowly(12 * time.Second)
+		n.pusher(t, "bob", g.URL, "b", obj{})
+		id := n.Say(t, "alice", n.Room(t, "alice", "bob"), "hello")
+		deadline := time.Now().Add(time.Minute)
+		for n.outboxRows(t) > 0 || func() bool { _, times := g.find(id); return times == 0 }() {
+			if time.Now().After(deadline) {
+				t.Fatal("the notification is still in the outbox")
+			}
+			time.Sleep(50 * time.Millisecond)
+		}
+		if _, times := g.find(id); times != 1 {
+			t.Errorf("found it %d times", times)
+		}
+	})
+}
+
 // TestWhatWasRefusedIsTriedAgainSoon: after one and two seconds, also the second time.
 func TestWhatWasRefusedIsTriedAgainSoon(t *testing.T) {
 	harness.Run(t, func(t *testing.T, n *node) {
