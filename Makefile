@@ -45,7 +45,7 @@ lint: tools ## gofumpt, vet, staticcheck and a tidy go.mod
 	$(GO) mod tidy -diff
 
 bench: build ## measure this machine: the figures of manual/performance.md
-	$(GO) test -run '^$$' -bench . -benchmem ./matrix/... ./rooms/... ./sync/...
+	$(GO) test -run '^$$' -bench . -benchmem ./matrix/... ./rooms/... ./syncapi/...
 	./ops/bench/run
 
 generate: ## print the generated pages of the manual anew

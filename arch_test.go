@@ -26,7 +26,7 @@ var floors = []string{
 	"accounts fedclient",
 	"devices media rooms projects",
 	"receipts typing presence push directory compile gitbridge",
-	"federation appservices sync admin ops/deploy ops/doctor ops/backup",
+	"federation appservices syncapi admin ops/deploy ops/doctor ops/backup",
 	"ops/bench fleet",
 	"cmd/* fleettest",
 	"hostiletest",
@@ -276,7 +276,7 @@ func TestFilesAreWrittenDurably(t *testing.T) {
 }
 
 // domains are the packages that own tables, streams and routes.
-var domains = strings.Fields("accounts devices media rooms projects receipts typing presence push directory compile gitbridge federation appservices sync admin")
+var domains = strings.Fields("accounts devices media rooms projects receipts typing presence push directory compile gitbridge federation appservices syncapi admin")
 
 func domainOf(pkg string) string {
 	whole, _, _ := strings.Cut(pkg, "/")

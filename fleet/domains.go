@@ -14,7 +14,7 @@ import (
 	"lyceum/push"
 	"lyceum/receipts"
 	"lyceum/rooms"
-	"lyceum/sync"
+	"lyceum/syncapi"
 	"lyceum/typing"
 )
 
@@ -31,7 +31,7 @@ var Domains = []domain.Domain{
 	typing.Domain,
 	presence.Domain,
 	push.Domain,
-	sync.Domain,
+	syncapi.Domain,
 	admin.Domain,
 }
 

@@ -11,9 +11,9 @@ import (
 	"lyceum/admin"
 	"lyceum/devices"
 	"lyceum/directory"
-	"lyceum/ops/doctor"
 	"lyceum/matrix"
 	"lyceum/media"
+	"lyceum/ops/doctor"
 	"lyceum/ops/plan"
 	"lyceum/platform/blob"
 	"lyceum/platform/bus"
@@ -26,7 +26,7 @@ import (
 	"lyceum/push"
 	"lyceum/receipts"
 	"lyceum/rooms"
-	"lyceum/sync"
+	"lyceum/syncapi"
 	"lyceum/typing"
 )
 
@@ -120,11 +120,11 @@ func (d *domains) construct(name string) (part domain.Part, err error) {
 	case push.Domain.Name:
 		d.push, err = push.New(push.Deps{Process: p, Accounts: d.accounts, Rooms: d.rooms, Receipts: d.receipts}, *of[push.Config](c))
 		return d.push, err
-	case sync.Domain.Name:
-		return sync.New(sync.Deps{
+	case syncapi.Domain.Name:
+		return syncapi.New(syncapi.Deps{
 			Process: p, Accounts: d.accounts, Devices: d.devices, Rooms: d.rooms, Receipts: d.receipts, Typing: d.typing,
 			Presence: d.presence, Push: d.push,
-		}, *of[sync.Config](c)), nil
+		}, *of[syncapi.Config](c)), nil
 	case admin.Domain.Name:
 		return admin.New(admin.Deps{
 			Status: d.status, Roles: PlanRoles(), Rooms: d.rooms, Now: obs.Now,

@@ -32,7 +32,7 @@ import (
 	"lyceum/push"
 	"lyceum/receipts"
 	"lyceum/rooms"
-	"lyceum/sync"
+	"lyceum/syncapi"
 	"lyceum/typing"
 )
 
@@ -198,7 +198,7 @@ func (m *member) wire(l limits) error {
 	if err != nil {
 		return err
 	}
-	sy := sync.New(sync.Deps{Process: p, Accounts: a, Devices: x, Rooms: r, Receipts: rc, Typing: ty, Presence: pr, Push: pu}, sync.Config{Window: 20, MaxTimeout: 90})
+	sy := syncapi.New(syncapi.Deps{Process: p, Accounts: a, Devices: x, Rooms: r, Receipts: rc, Typing: ty, Presence: pr, Push: pu}, syncapi.Config{Window: 20, MaxTimeout: 90})
 	tokens := webtest.People{}
 	for _, name := range users {
 		tokens[name] = &web.Identity{UserID: userID(name), DeviceID: deviceID(name)}

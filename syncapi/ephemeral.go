@@ -1,0 +1,157 @@
+package syncapi
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"slices"
+	"strconv"
+
+	"lyceum/matrix"
+	"lyceum/receipts"
+)
+
+// ephemeral gives the receipts and typing notices of a room that are new. read tells that the user has read
+// something, so that the unread counts may be others.
+func (q *query) ephemeral(ctx context.Context, roomID string, fresh bool) (out []json.RawMessage, read bool, err error) {
+	f := &q.filter.Room.Ephemeral
+	list, err := q.receipts(ctx, roomID, fresh)
+	if err != nil {
+		return nil, false, err
+	}
+	read = slices.ContainsFunc(list, func(r *receipts.Receipt) bool { return r.UserID == q.user.id })
+	if f.passes("m.receipt", "", roomID) {
+		out = q.receiptEvents(list)
+	}
+	if !f.passes("m.typing", "", roomID) {
+		return out, read, nil
+	}
+	users, changed, err := q.typing(ctx, roomID, fresh)
+	if changed && (len(users) > 0 || !fresh) {
+		b := []byte(`{"type":"m.typing","content":{"user_ids":`)
+		users = slices.DeleteFunc(slices.Clone(users), func(u string) bool { return q.ignored[u] })
+		b = matrix.AppendStrings(b, users)
+		out = append(out, append(b, "}}"...))
+	}
+	return out, read, err
+}
+
+// typing gives who types in a room, and whether that is news. What is in memory is the newest there is.
+func (q *query) typing(ctx context.Context, roomID string, fresh bool) (users []string, changed bool, err error) {
+	shard := q.s.Typing.Stream().Shard(roomID)
+	after, upto := q.since[typingAt+shard], q.now[typingAt+shard]
+	if after >= upto && !fresh {
+		return nil, false, nil
+	}
+	q.s.mu.RLock()
+	changed = fresh || q.s.typing.changed(shard, roomID, after)
+	rows, known := q.s.typing.since(shard, roomID, after, upto)
+	newest, inMemory := q.s.typing.at(roomID, upto)
+	q.s.mu.RUnlock()
+	switch {
+	case !changed, known && len(rows) == 0 && !fresh:
+		return nil, false, nil
+	case inMemory:
+		return newest.Users, true, nil
+	}
+	now, err := q.s.Typing.Current(ctx, []string{roomID})
+	if t := now[roomID]; t != nil {
+		users = t.Users
+	}
+	return users, true, err
+}
+
+func (q *query) receipts(ctx context.Context, roomID string, fresh bool) ([]*receipts.Receipt, error) {
+	if fresh {
+		all, err := q.s.Receipts.ForRooms(ctx, []string{roomID})
+		return all[roomID], err
+	}
+	shard := q.s.Receipts.Stream().Shard(roomID)
+	after, upto := q.since[receiptsAt+shard], q.now[receiptsAt+shard]
+	if after >= upto {
+		return nil, nil
+	}
+	q.s.mu.RLock()
+	changed := q.s.receipts.changed(shard, roomID, after)
+	rows, ok := q.s.receipts.since(shard, roomID, after, upto)
+	list := make([]*receipts.Receipt, len(rows))
+	for i, r := range rows {
+		list[i] = r.value
+	}
+	q.s.mu.RUnlock()
+	if !changed || ok {
+		return list, nil
+	}
+	return q.s.Receipts.Since(ctx, roomID, after, upto)
+}
+
+// receiptEvents makes m.receipt events of receipts. Private ones are shown to their user only. An event has
+// room for one receipt of a user, type and event, so those of several threads come in several events.
+func (q *query) receiptEvents(list []*receipts.Receipt) (out []json.RawMessage) {
+	type key struct{ user, typ, thread string }
+	newest := map[key]*receipts.Receipt{}
+	for _, r := range list {
+		if r.Type == receipts.TypePrivate && r.UserID != q.user.id || q.ignored[r.UserID] {
+			continue
+		}
+		k := key{r.UserID, r.Type, r.ThreadID}
+		if old := newest[k]; old == nil || old.Pos < r.Pos {
+			newest[k] = r
+		}
+	}
+	left := make([]*receipts.Receipt, 0, len(newest))
+	for _, r := range newest {
+		left = append(left, r)
+	}
+	slices.SortFunc(left, func(a, b *receipts.Receipt) int {
+		return cmp.Or(cmp.Compare(a.EventID, b.EventID), cmp.Compare(a.Type, b.Type), cmp.Compare(a.UserID, b.UserID), cmp.Compare(a.ThreadID, b.ThreadID))
+	})
+	for len(left) > 0 {
+		var now, later []*receipts.Receipt
+		for _, r := range left {
+			if n := len(now); n > 0 && now[n-1].EventID == r.EventID && now[n-1].Type == r.Type && now[n-1].UserID == r.UserID {
+				later = append(later, r)
+			} else {
+				now = append(now, r)
+			}
+		}
+		out, left = append(out, receiptEvent(now)), later
+	}
+	return out
+}
+
+// receiptEvent makes one event of receipts that are sorted by event, type and user.
+func receiptEvent(list []*receipts.Receipt) json.RawMessage {
+	w := &writer{b: []byte(`{"type":"m.receipt","content":`)}
+	w.open('{')
+	for i, r := range list {
+		newEvent := i == 0 || list[i-1].EventID != r.EventID
+		if newEvent {
+			w.key(r.EventID)
+			w.open('{')
+		}
+		if newEvent || list[i-1].Type != r.Type {
+			w.key(r.Type)
+			w.open('{')
+		}
+		w.key(r.UserID)
+		w.open('{')
+		w.key("ts")
+		w.b = strconv.AppendInt(w.b, r.TS, 10)
+		if r.ThreadID != "" {
+			w.key("thread_id")
+			w.string(r.ThreadID)
+		}
+		w.close('}')
+		lastOfEvent := i+1 == len(list) || list[i+1].EventID != r.EventID
+		if lastOfEvent || list[i+1].Type != r.Type {
+			w.close('}')
+		}
+		if lastOfEvent {
+			w.close('}')
+		}
+	}
+	w.close('}')
+	w.close('}')
+	return w.b
+}

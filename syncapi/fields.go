@@ -1,0 +1,71 @@
+package syncapi
+
+import (
+	"bytes"
+	"encoding/json"
+	"strings"
+)
+
+// pick keeps the named fields of an event (client-server API, "Filtering", event_fields). A name is a path of
+// keys with dots between them; a dot or backslash of a key stands behind a backslash. Of a path deeper than
+// two keys the whole value of the first two stays: a server may give more than was asked for.
+func pick(text []byte, fields []string) []byte {
+	var whole map[string]json.RawMessage
+	if json.Unmarshal(text, &whole) != nil {
+		return text
+	}
+	out := map[string]json.RawMessage{}
+	parts := map[string]map[string]json.RawMessage{}
+	for _, field := range fields {
+		path := splitPath(field)
+		value, ok := whole[path[0]]
+		if !ok {
+			continue
+		}
+		if len(path) == 1 {
+			out[path[0]] = value
+			continue
+		}
+		var inner map[string]json.RawMessage
+		if json.Unmarshal(value, &inner) != nil || inner[path[1]] == nil {
+			continue
+		}
+		if parts[path[0]] == nil {
+			parts[path[0]] = map[string]json.RawMessage{}
+		}
+		parts[path[0]][path[1]] = inner[path[1]]
+	}
+	for key, inner := range parts {
+		if out[key] == nil {
+			out[key] = encode(inner)
+		}
+	}
+	return encode(out)
+}
+
+// encode writes an object of texts that were read before, so nothing can fail.
+func encode(m map[string]json.RawMessage) []byte {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	_ = e.Encode(m)
+	return bytes.TrimSpace(b.Bytes())
+}
+
+func splitPath(field string) []string {
+	var out []string
+	var part strings.Builder
+	for i := 0; i < len(field); i++ {
+		switch c := field[i]; {
+		case c == '\\' && i+1 < len(field) && (field[i+1] == '.' || field[i+1] == '\\'):
+			i++
+			part.WriteByte(field[i])
+		case c == '.':
+			out = append(out, part.String())
+			part.Reset()
+		default:
+			part.WriteByte(c)
+		}
+	}
+	return append(out, part.String())
+}

@@ -1,0 +1,39 @@
+package syncapi
+
+import (
+	"testing"
+
+	"lyceum/platform/role/roletest"
+)
+
+// Whose rooms could not be read while somebody waited for their news is read again.
+func TestNewsOfOthersWaitUntilTheirRoomsAreRead(t *testing.T) {
+	run(t, func(t *testing.T, h *house) {
+		alice, bob := h.as(t, "alice"), h.as(t, "bob")
+		bob.do(alice.create(obj{"preset": "public_chat"}), "join", nil)
+		move := func(from, to string) {
+			t.Helper()
+			if _, err := h.Process.DB.Exec(t.Context(), "ALTER TABLE "+from+" RENAME TO "+to); err != nil {
+				t.Fatal(err)
+			}
+		}
+		known := func() bool {
+			h.mu.Lock()
+			defer h.mu.Unlock()
+			u := h.users[id("bob")]
+			return u != nil && u.loaded
+		}
+		move("memberships", "away")
+		h.mu.Lock()
+		if u := h.users[id("bob")]; u != nil {
+			h.drop(u)
+		}
+		h.unknown[id("bob")] = struct{}{}
+		h.mu.Unlock()
+		if err := h.wakeLate(t.Context()); err == nil || known() {
+			t.Errorf("found %v, known: %v", err, known())
+		}
+		move("away", "memberships")
+		roletest.Until(t, "his rooms are read", known)
+	})
+}
