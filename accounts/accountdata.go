@@ -382,7 +382,11 @@ func (a *Accounts) beginChange(userID string) (basis *stream.Basis, unlock func(
 // ChangeAccountData replaces a piece of account data by what change makes of it, in one step; nil changes nothing, and
 // old is nil when there is none. It runs in the process that owns the user's shard of DataStream; elsewhere, and when
 // the shard moves meanwhile, the error is stream.ErrNotOwner and nothing was changed.
-func (a *Accounts) ChangeAccountData(ctx context.Context, userID, roomID, typ string, change func(old json.RawMessage) (json.RawMessage, error)) error {
+func (a *Accounts) ChangeAccountData(
+	ctx context.Context,
+	userID, roomID, typ string,
+	change func(old json.RawMessage) (json.RawMessage, error),
+) error {
 	basis, unlock, err := a.beginChange(userID)
 	if err != nil {
 		return err
@@ -391,9 +395,16 @@ func (a *Accounts) ChangeAccountData(ctx context.Context, userID, roomID, typ st
 	return a.changeData(ctx, basis, userID, dataKey{roomID, typ}, change)
 }
 
-func (a *Accounts) changeData(ctx context.Context, basis *stream.Basis, userID string, key dataKey, change func(old json.RawMessage) (json.RawMessage, error)) error {
+func (a *Accounts) changeData(
+	ctx context.Context,
+	basis *stream.Basis,
+	userID string,
+	key dataKey,
+	change func(old json.RawMessage) (json.RawMessage, error),
+) error {
 	var content string
-	err := a.db.QueryRow(ctx, `SELECT content FROM account_data WHERE user_id = $1 AND room_id = $2 AND type = $3`, userID, key.room, key.typ).Scan(&content)
+	err := a.db.QueryRow(ctx, `SELECT content FROM account_data WHERE user_id = $1 AND room_id = $2 AND type = $3`, userID, key.room, key.typ).
+		Scan(&content)
 	if err != nil && !errors.Is(err, db.ErrNoRows) {
 		return err
 	}
@@ -500,7 +511,8 @@ func (dataStore) Read(ctx context.Context, q db.Querier, r stream.Range) ([]stre
 		var err error
 		out.Data, err = json.Marshal(datum)
 		return out, err
-	})(q.Query(ctx, `SELECT user_id, room_id, type, content, pos FROM account_data WHERE shard = $1 AND pos > $2 AND pos <= $3 ORDER BY pos LIMIT $4`,
+	})(q.Query(ctx, `SELECT user_id, room_id, type, content, pos FROM account_data WHERE shard = $1 AND pos > $2 AND pos <= $3
+		ORDER BY pos LIMIT $4`,
 		r.Shard, r.After, r.Upto, r.Limit))
 }
 

@@ -17,7 +17,8 @@ func TestConfigLoads(t *testing.T) {
 	if c.Registration != TokenRegistration || c.AccessTokenLife.D() != time.Hour || c.Password.MinLength != 8 {
 		t.Fatalf("found %+v", c)
 	}
-	if text := string(conf.Reference([]conf.Section{section})); !strings.Contains(text, "shared_secret") || strings.Contains(text, "server_name") {
+	if text := string(conf.Reference([]conf.Section{section})); !strings.Contains(text, "shared_secret") ||
+		strings.Contains(text, "server_name") {
 		t.Fatalf("found %s", text)
 	}
 	c.ServerName = "here.test"

@@ -65,7 +65,10 @@ func TestASessionIsReadBesideACrowd(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		address, cancel := context.WithTimeout(caller.NewWork(t.Context(), caller.ID{Network: netip.MustParsePrefix("192.0.2.1/32")}), time.Minute)
+		address, cancel := context.WithTimeout(
+			caller.NewWork(t.Context(), caller.ID{Network: netip.MustParsePrefix("192.0.2.1/32")}),
+			time.Minute,
+		)
 		defer cancel()
 		for range 3 { // as many as one may have
 			rows, err := n.db.Query(address, "SELECT 1 UNION ALL SELECT 2")

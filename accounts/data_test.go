@@ -328,7 +328,8 @@ func TestWhatTheServerTells(t *testing.T) {
 	c.DefaultRoomVersion = "11"
 	run(t, c, func(t *testing.T, n *node) {
 		x := n.do("GET", "/_matrix/client/versions", "", nil).want(200)
-		if !strings.Contains(x.raw, `"v1.16"`) || !strings.Contains(x.raw, `"r0.6.1"`) || !strings.Contains(x.raw, `"org.matrix.msc3391":true`) || !strings.Contains(x.raw, `"org.example.x":true`) {
+		if !strings.Contains(x.raw, `"v1.16"`) || !strings.Contains(x.raw, `"r0.6.1"`) || !strings.Contains(x.raw, `"org.matrix.msc3391":true`) ||
+			!strings.Contains(x.raw, `"org.example.x":true`) {
 			t.Fatalf("found %s", x.raw)
 		}
 		if x := n.do("GET", "/.well-known/matrix/client", "", nil).want(200); !strings.Contains(x.raw, `"base_url":"https://matrix.here.test"`) {
@@ -339,7 +340,8 @@ func TestWhatTheServerTells(t *testing.T) {
 		}
 		n.do("GET", "/.well-known/matrix/support", "", nil).want(404, "M_NOT_FOUND")
 		alice := n.register("alice").want(200).text("access_token")
-		if x := n.do("GET", client+"/capabilities", alice, nil).want(200); !strings.Contains(x.raw, `"m.room_versions":{"available":{`) || !strings.Contains(x.raw, `"default":"11"`) {
+		if x := n.do("GET", client+"/capabilities", alice, nil).want(200); !strings.Contains(x.raw, `"m.room_versions":{"available":{`) ||
+			!strings.Contains(x.raw, `"default":"11"`) {
 			t.Fatalf("found %s", x.raw)
 		}
 		if x := n.do("GET", client+"/account/3pid", alice, nil).want(200); x.raw != `{"threepids":[]}` {

@@ -61,7 +61,11 @@ func (a *Accounts) CreateDevice(ctx context.Context, userID, deviceID, name stri
 	if err := d.check(); err != nil {
 		return false, err
 	}
-	res, err := a.changeDevice(ctx, userID, sessionChange{Kind: changeDevice, Login: &newLogin{Device: d, Transactions: strconv.FormatInt(newTokenID(), 36)}, At: a.nowMs()})
+	res, err := a.changeDevice(
+		ctx,
+		userID,
+		sessionChange{Kind: changeDevice, Login: &newLogin{Device: d, Transactions: strconv.FormatInt(newTokenID(), 36)}, At: a.nowMs()},
+	)
 	if err == nil && !res.Found {
 		err = noUser(userID)
 	}

@@ -19,14 +19,21 @@ func TestNothingOutlivesAnErasedUser(t *testing.T) {
 			roletest.AtOnce(7, func(i int) {
 				switch {
 				case i == 0:
-					n.do("POST", client+"/account/deactivate", token, obj{"erase": true, "auth": obj{"type": stagePassword, "user": name, "password": "correct horse"}}).want(200)
+					n.do("POST", client+"/account/deactivate", token, obj{"erase": true, "auth": obj{"type": stagePassword, "user": name, "password": "correct horse"}}).
+						want(200)
 				case i < 4:
 					n.do("PUT", path+"/account_data/m.test"+string(rune('0'+i)), token, obj{"a": i})
 				default:
 					n.do("POST", path+"/filter", token, obj{"event_fields": []string{string(rune('0' + i))}})
 				}
 			})
-			if n.count(`SELECT COUNT(*) FROM filters WHERE user_id = $1`, user)+n.count(`SELECT COUNT(*) FROM account_data WHERE user_id = $1 AND content <> '{}'`, user) > 0 {
+			if n.count(
+				`SELECT COUNT(*) FROM filters WHERE user_id = $1`,
+				user,
+			)+n.count(
+				`SELECT COUNT(*) FROM account_data WHERE user_id = $1 AND content <> '{}'`,
+				user,
+			) > 0 {
 				outlived++
 			}
 			if err := n.PutAccountData(t.Context(), user, "", "m.late", []byte(`{"a":1}`)); err == nil {

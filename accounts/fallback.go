@@ -113,9 +113,11 @@ func showFallback(status int, page fallbackData) (any, error) {
 		return nil, err
 	}
 	return &web.Raw{Status: status, Body: b.Bytes(), Header: http.Header{
-		"Content-Type":            {"text/html; charset=utf-8"},
-		"Content-Security-Policy": {"default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; form-action 'self'; base-uri 'none'"},
-		"Referrer-Policy":         {"no-referrer"},
-		"Cache-Control":           {"no-store"},
+		"Content-Type": {"text/html; charset=utf-8"},
+		"Content-Security-Policy": {
+			"default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; form-action 'self'; base-uri 'none'",
+		},
+		"Referrer-Policy": {"no-referrer"},
+		"Cache-Control":   {"no-store"},
 	}}, nil
 }

@@ -23,7 +23,9 @@ type filters struct {
 
 func newFilters(size int) *filters {
 	return &filters{cache: otter.Must(&otter.Options[filterKey, json.RawMessage]{
-		MaximumWeight: uint64(size) << 10, Weigher: func(_ filterKey, f json.RawMessage) uint32 { return uint32(256 + len(f)) }, //nolint:gosec // a filter has at most 64 KiB
+		MaximumWeight: uint64(
+			size,
+		) << 10, Weigher: func(_ filterKey, f json.RawMessage) uint32 { return uint32(256 + len(f)) }, //nolint:gosec // a filter has at most 64 KiB
 	})}
 }
 
@@ -135,7 +137,13 @@ func (a *Accounts) PutFilter(ctx context.Context, userID string, body json.RawMe
 		if err := HoldUser(ctx, tx, userID); err != nil {
 			return err
 		}
-		_, err := tx.Exec(ctx, `INSERT INTO filters (user_id, filter_id, body) VALUES ($1, $2, $3) ON CONFLICT (user_id, filter_id) DO NOTHING`, userID, id, compact.String())
+		_, err := tx.Exec(
+			ctx,
+			`INSERT INTO filters (user_id, filter_id, body) VALUES ($1, $2, $3) ON CONFLICT (user_id, filter_id) DO NOTHING`,
+			userID,
+			id,
+			compact.String(),
+		)
 		return err
 	})
 }

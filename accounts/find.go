@@ -49,7 +49,8 @@ func (a *Accounts) indexNames(ctx context.Context, job *role.Job) error {
 			var userID, value string
 			err := row.Scan(&userID, &value)
 			return nameRow(userID, value), err
-		})(a.db.Query(ctx, `SELECT p.user_id, p.value FROM profile_fields p LEFT JOIN profile_names n ON n.user_id = p.user_id AND n.value = p.value
+		})(a.db.Query(ctx, `SELECT p.user_id, p.value FROM profile_fields p LEFT JOIN profile_names n ON n.user_id = p.user_id
+			AND n.value = p.value
 			WHERE p.name = 'displayname' AND n.user_id IS NULL LIMIT $1`, atOnce))
 		if err != nil || len(rows) == 0 {
 			return err

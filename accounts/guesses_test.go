@@ -26,7 +26,10 @@ const guesses = 5
 func guessConfig() Config {
 	c := testConfig()
 	const slow = 1.0 / 36000
-	c.PasswordRates = PasswordRates{Account: web.RateLimit{PerSecond: slow, Burst: guesses}, Address: web.RateLimit{PerSecond: slow, Burst: 20 * guesses}}
+	c.PasswordRates = PasswordRates{
+		Account: web.RateLimit{PerSecond: slow, Burst: guesses},
+		Address: web.RateLimit{PerSecond: slow, Burst: 20 * guesses},
+	}
 	return c
 }
 

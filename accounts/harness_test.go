@@ -53,7 +53,9 @@ func wire(t testing.TB, p *role.Process, deps Deps, c Config) *node {
 		t.Fatal(err)
 	}
 	n.Accounts = a
-	server, err := web.New(web.Options{Log: slog.New(slog.DiscardHandler), Authenticator: a, Barrier: p.Streams.Barrier, UnderWay: deps.UnderWay})
+	server, err := web.New(
+		web.Options{Log: slog.New(slog.DiscardHandler), Authenticator: a, Barrier: p.Streams.Barrier, UnderWay: deps.UnderWay},
+	)
 	if err != nil {
 		t.Fatal(err)
 	}

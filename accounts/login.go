@@ -60,7 +60,8 @@ type user struct {
 
 func loadUser(ctx context.Context, q db.Querier, userID string) (*user, error) {
 	u := &user{id: userID}
-	err := q.QueryRow(ctx, `SELECT password, kind, appservice, admin, locked, suspended, farewell, erased, created_ms, deactivated_ms FROM users WHERE user_id = $1`, userID).
+	err := q.QueryRow(ctx, `SELECT password, kind, appservice, admin, locked, suspended, farewell, erased, created_ms, deactivated_ms
+		FROM users WHERE user_id = $1`, userID).
 		Scan(&u.password, &u.kind, &u.appservice, &u.admin, &u.locked, &u.suspended, &u.farewell, &u.erased, &u.created, &u.deactivated)
 	return u, err
 }
@@ -221,7 +222,13 @@ type newLogin struct {
 
 // apply does the log-in, unless the password is another by now.
 func (l *newLogin) apply(ctx context.Context, tx *db.Tx, userID string) (found bool, err error) {
-	n, err := tx.Exec(ctx, `UPDATE users SET login_ms = $3 WHERE user_id = $1 AND password = $2 AND deactivated_ms = 0`, userID, l.Password, l.Pair.Created)
+	n, err := tx.Exec(
+		ctx,
+		`UPDATE users SET login_ms = $3 WHERE user_id = $1 AND password = $2 AND deactivated_ms = 0`,
+		userID,
+		l.Password,
+		l.Pair.Created,
+	)
 	if err != nil || n == 0 {
 		return false, err
 	}
@@ -234,9 +241,22 @@ func (l *newLogin) insert(ctx context.Context, tx *db.Tx) error {
 	if d.From.IsValid() {
 		ip, key = d.From.String(), web.AddressKey(d.From)
 	}
-	_, err := tx.Exec(ctx, `INSERT INTO user_devices (user_id, device_id, display_name, created_ms, seen_ms, seen_ip, login_ip, user_agent, transactions) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
-		ON CONFLICT (user_id, device_id) DO UPDATE SET seen_ms = excluded.seen_ms, seen_ip = excluded.seen_ip, login_ip = excluded.login_ip, user_agent = excluded.user_agent`,
-		p.UserID, p.DeviceID, d.Name, p.Created, p.Created, ip, key, d.Agent, l.Transactions)
+	_, err := tx.Exec(
+		ctx,
+		`INSERT INTO user_devices (user_id, device_id, display_name, created_ms, seen_ms, seen_ip, login_ip, user_agent, transactions)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+		ON CONFLICT (user_id, device_id) DO UPDATE
+			SET seen_ms = excluded.seen_ms, seen_ip = excluded.seen_ip, login_ip = excluded.login_ip, user_agent = excluded.user_agent`,
+		p.UserID,
+		p.DeviceID,
+		d.Name,
+		p.Created,
+		p.Created,
+		ip,
+		key,
+		d.Agent,
+		l.Transactions,
+	)
 	if err != nil {
 		return err
 	}

@@ -43,7 +43,10 @@ func (p *pendingChange) news() news {
 	return news{}
 }
 
-var newsRows = &db.Table{Name: "account_news", Columns: db.Columns("shard integer, pos integer, user_id text, kind text, body text, created_ms integer")}
+var newsRows = &db.Table{
+	Name:    "account_news",
+	Columns: db.Columns("shard integer, pos integer, user_id text, kind text, body text, created_ms integer"),
+}
 
 func (n news) row(e *stream.Entry) ([]any, error) {
 	body, err := json.Marshal(n)
@@ -58,7 +61,8 @@ func readNews(ctx context.Context, q db.Querier, r stream.Range) ([]stream.Row, 
 		err := row.Scan(&out.Pos, &out.Key, &body)
 		out.Data = []byte(body)
 		return out, err
-	})(q.Query(ctx, `SELECT pos, user_id, body FROM account_news WHERE shard = $1 AND pos > $2 AND pos <= $3 ORDER BY pos LIMIT $4`, r.Shard, r.After, r.Upto, r.Limit))
+	})(q.Query(ctx, `SELECT pos, user_id, body FROM account_news WHERE shard = $1 AND pos > $2 AND pos <= $3 ORDER BY pos
+		LIMIT $4`, r.Shard, r.After, r.Upto, r.Limit))
 }
 
 // workNews is the Work of the consumer.

@@ -24,8 +24,19 @@ func (a *Accounts) requestOpenID(r *web.Request, _ *struct{}) (any, error) {
 		return nil, err
 	}
 	hash := hashToken(token)
-	_, err = a.db.Exec(r.Context(), `INSERT INTO openid_tokens (hash, user_id, expires_ms) VALUES ($1, $2, $3)`, hash[:], userID, a.nowMs()+openIDLife.Milliseconds())
-	return map[string]any{"access_token": token, "token_type": "Bearer", "matrix_server_name": a.config.ServerName, "expires_in": int(openIDLife.Seconds())}, err
+	_, err = a.db.Exec(
+		r.Context(),
+		`INSERT INTO openid_tokens (hash, user_id, expires_ms) VALUES ($1, $2, $3)`,
+		hash[:],
+		userID,
+		a.nowMs()+openIDLife.Milliseconds(),
+	)
+	return map[string]any{
+		"access_token":       token,
+		"token_type":         "Bearer",
+		"matrix_server_name": a.config.ServerName,
+		"expires_in":         int(openIDLife.Seconds()),
+	}, err
 }
 
 // OpenIDUser finds the user of an OpenID token, for GET /_matrix/federation/v1/openid/userinfo. Errors:

@@ -68,7 +68,14 @@ func (h *hasher) hash(ctx context.Context, password string) (encoded string, err
 
 func (h *hasher) encode(salt, sum []byte) string {
 	b64 := base64.RawStdEncoding
-	return fmt.Sprintf("$argon2id$v=%d$m=%d,t=%d,p=1$%s$%s", argon2.Version, h.config.MemoryKiB, h.config.Passes, b64.EncodeToString(salt), b64.EncodeToString(sum))
+	return fmt.Sprintf(
+		"$argon2id$v=%d$m=%d,t=%d,p=1$%s$%s",
+		argon2.Version,
+		h.config.MemoryKiB,
+		h.config.Passes,
+		b64.EncodeToString(salt),
+		b64.EncodeToString(sum),
+	)
 }
 
 // verify compares a password with an encoded hash ("" matches nothing, in the time of a real check).
@@ -118,7 +125,8 @@ func parseArgon(encoded string) (argonHash, error) {
 	var err1, err2 error
 	p.salt, err1 = base64.RawStdEncoding.DecodeString(parts[4])
 	p.sum, err2 = base64.RawStdEncoding.DecodeString(parts[5])
-	if err1 != nil || err2 != nil || len(p.sum) < 16 || len(p.sum) > 128 || p.passes == 0 || p.passes > 100 || p.threads == 0 || p.memory > 4<<20 {
+	if err1 != nil || err2 != nil || len(p.sum) < 16 || len(p.sum) > 128 || p.passes == 0 || p.passes > 100 || p.threads == 0 ||
+		p.memory > 4<<20 {
 		return p, errHash
 	}
 	return p, nil

@@ -155,7 +155,11 @@ func (a *Accounts) SetProfile(ctx context.Context, userID, name string, value js
 		}
 		return matrix.NotFound("There is no such user")
 	case res.TooLong > 0:
-		return matrix.NewError(400, "M_PROFILE_TOO_LARGE", fmt.Sprintf("The profile would have %d bytes; at most %d are allowed", res.TooLong, maxProfile))
+		return matrix.NewError(
+			400,
+			"M_PROFILE_TOO_LARGE",
+			fmt.Sprintf("The profile would have %d bytes; at most %d are allowed", res.TooLong, maxProfile),
+		)
 	}
 	return nil
 }
@@ -163,7 +167,12 @@ func (a *Accounts) SetProfile(ctx context.Context, userID, name string, value js
 // setField does a change of a profile. It may run again in another transaction.
 func setField(ctx context.Context, tx *db.Tx, userID string, p *pendingChange) error {
 	// Writing the user's row keeps two changes of one profile apart, so that both see the true size.
-	n, err := tx.Exec(ctx, `UPDATE users SET profile_ms = CASE WHEN profile_ms < $2 THEN $2 ELSE profile_ms + 1 END WHERE user_id = $1 AND deactivated_ms = 0`, userID, p.At)
+	n, err := tx.Exec(
+		ctx,
+		`UPDATE users SET profile_ms = CASE WHEN profile_ms < $2 THEN $2 ELSE profile_ms + 1 END WHERE user_id = $1 AND deactivated_ms = 0`,
+		userID,
+		p.At,
+	)
 	if err != nil || n == 0 {
 		return err
 	}

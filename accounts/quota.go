@@ -43,7 +43,9 @@ func (a *Accounts) reserve(ctx context.Context, userID string, datum *AccountDat
 	p := q.pending[userID]
 	p.bytes, p.items = p.bytes+grow.bytes, p.items+grow.items
 	if has.bytes+p.bytes > maxDataBytes || has.items+p.items > maxDataItems {
-		return nil, matrix.TooLarge(fmt.Sprintf("Your account data together may have %d bytes in %d pieces: make others smaller first", maxDataBytes, maxDataItems))
+		return nil, matrix.TooLarge(
+			fmt.Sprintf("Your account data together may have %d bytes in %d pieces: make others smaller first", maxDataBytes, maxDataItems),
+		)
 	}
 	q.pending[userID] = p
 	return func() {

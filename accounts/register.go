@@ -198,7 +198,8 @@ func (a *Accounts) registerBySecret(ctx context.Context, body *secretRegistratio
 	if err != nil {
 		return nil, err
 	}
-	if body.Username == "" || body.Password == "" || len(body.Password) > maxPassword || strings.Contains(body.Username+body.Password+body.UserType+body.DisplayName, "\x00") {
+	if body.Username == "" || body.Password == "" || len(body.Password) > maxPassword ||
+		strings.Contains(body.Username+body.Password+body.UserType+body.DisplayName, "\x00") {
 		return nil, matrix.InvalidParam("username and password are needed, at most 512 bytes and without NUL")
 	}
 	if body.UserType != "" && body.UserType != "support" && body.UserType != "bot" {
@@ -258,5 +259,11 @@ func (a *Accounts) registerForAppservice(ctx context.Context, id string, body *r
 	if !a.deps.Appservices.Owns(id, userID) {
 		return nil, matrix.Exclusive("The user is not in the namespaces of the application service")
 	}
-	return a.insertRegistered(ctx, NewUser{Name: userID, Kind: kindAppservice, Appservice: id}, "", d, registerOptions{inhibitLogin: body.InhibitLogin})
+	return a.insertRegistered(
+		ctx,
+		NewUser{Name: userID, Kind: kindAppservice, Appservice: id},
+		"",
+		d,
+		registerOptions{inhibitLogin: body.InhibitLogin},
+	)
 }

@@ -23,7 +23,9 @@ import (
 func termsConfig() Config {
 	c := testConfig()
 	c.Registration = TokenRegistration
-	c.Terms = map[string]Term{"privacy": {Version: "1.2", Texts: map[string]TermIn{"en": {Name: "Privacy <b>", URL: "https://here.test/privacy"}}}}
+	c.Terms = map[string]Term{
+		"privacy": {Version: "1.2", Texts: map[string]TermIn{"en": {Name: "Privacy <b>", URL: "https://here.test/privacy"}}},
+	}
 	return c
 }
 
@@ -49,7 +51,8 @@ func TestStepsAtTwoProcesses(t *testing.T) {
 		}
 		body := obj{"username": "alice", "password": "correct horse"}
 		x := one.do("POST", client+"/register", "", body).want(401)
-		if !strings.Contains(x.raw, `"stages":["m.login.registration_token","m.login.terms"]`) || !strings.Contains(x.raw, "https://here.test/privacy") {
+		if !strings.Contains(x.raw, `"stages":["m.login.registration_token","m.login.terms"]`) ||
+			!strings.Contains(x.raw, "https://here.test/privacy") {
 			t.Fatalf("found %s", x.raw)
 		}
 		session := x.text("session")
@@ -61,7 +64,9 @@ func TestStepsAtTwoProcesses(t *testing.T) {
 		step(two, obj{"type": "m.login.dummy"}).want(401, "M_UNRECOGNIZED")
 		step(two, obj{"type": "m.login.registration_token", "token": "wrong"}).want(401, "M_UNAUTHORIZED")
 		step(two, obj{"type": "m.login.registration_token", "token": "in\x00vite"}).want(401, "M_UNAUTHORIZED")
-		if x := step(two, obj{"type": "m.login.registration_token", "token": "invite"}).want(401); fmt.Sprint(x.body["completed"]) != "[m.login.registration_token]" {
+		if x := step(two, obj{"type": "m.login.registration_token", "token": "invite"}).want(401); fmt.Sprint(
+			x.body["completed"],
+		) != "[m.login.registration_token]" {
 			t.Fatalf("found %s", x.raw)
 		}
 		if got := tokens(); got.Pending != 1 || valid("invite") {
@@ -170,7 +175,9 @@ func (n *node) refuse(table, column, values string) (end func()) {
 		return func() { do("ALTER TABLE " + table + " DROP CONSTRAINT refused") }
 	}
 	for _, change := range []string{"INSERT", "UPDATE"} {
-		do("CREATE TRIGGER refused_" + change + " BEFORE " + change + " ON " + table + " WHEN NEW." + column + " " + values + " BEGIN SELECT RAISE(FAIL, 'not now'); END")
+		do(
+			"CREATE TRIGGER refused_" + change + " BEFORE " + change + " ON " + table + " WHEN NEW." + column + " " + values + " BEGIN SELECT RAISE(FAIL, 'not now'); END",
+		)
 	}
 	return func() { do("DROP TRIGGER refused_INSERT", "DROP TRIGGER refused_UPDATE") }
 }
@@ -178,7 +185,13 @@ func (n *node) refuse(table, column, values string) (end func()) {
 // uses gives how many uses of a token are held and completed.
 func (n *node) uses(token string) (pending, completed int) {
 	n.t.Helper()
-	return n.count(`SELECT pending FROM registration_tokens WHERE token = $1`, token), n.count(`SELECT completed FROM registration_tokens WHERE token = $1`, token)
+	return n.count(
+			`SELECT pending FROM registration_tokens WHERE token = $1`,
+			token,
+		), n.count(
+			`SELECT completed FROM registration_tokens WHERE token = $1`,
+			token,
+		)
 }
 
 // runOut lets what was begun run out: half an hour passes.

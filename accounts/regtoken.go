@@ -34,8 +34,15 @@ func (a *Accounts) CreateRegistrationToken(ctx context.Context, t RegistrationTo
 		return t, matrix.InvalidParam("A registration token has 1 to 64 of the characters A-Z a-z 0-9 . _ ~ -, and its numbers are not negative")
 	}
 	t.Created = a.nowMs()
-	_, err := a.db.Exec(ctx, `INSERT INTO registration_tokens (token, uses_allowed, admin, created_ms, expires_ms) VALUES ($1, $2, $3, $4, $5)`,
-		t.Token, t.UsesAllowed, t.Admin, t.Created, t.Expires)
+	_, err := a.db.Exec(
+		ctx,
+		`INSERT INTO registration_tokens (token, uses_allowed, admin, created_ms, expires_ms) VALUES ($1, $2, $3, $4, $5)`,
+		t.Token,
+		t.UsesAllowed,
+		t.Admin,
+		t.Created,
+		t.Expires,
+	)
 	if db.IsUnique(err) {
 		return t, matrix.InvalidParam("There is such a registration token already").With(err)
 	}
@@ -224,8 +231,14 @@ const firstToken = "first"
 // same transaction. The token's row stays, or is made now: it keeps apart this transaction and those that use
 // the token or ask for it at the same moment.
 func endFirstToken(ctx context.Context, tx *db.Tx, now int64) error {
-	_, err := tx.Exec(ctx, `INSERT INTO registration_tokens (token, uses_allowed, completed, admin, label, created_ms) VALUES ($1, 1, 1, TRUE, $2, $3)
-		ON CONFLICT (label) WHERE label IS NOT NULL DO UPDATE SET uses_allowed = 1, pending = 0, completed = 1`, newSessionID(), firstToken, now)
+	_, err := tx.Exec(
+		ctx,
+		`INSERT INTO registration_tokens (token, uses_allowed, completed, admin, label, created_ms) VALUES ($1, 1, 1, TRUE, $2, $3)
+		ON CONFLICT (label) WHERE label IS NOT NULL DO UPDATE SET uses_allowed = 1, pending = 0, completed = 1`,
+		newSessionID(),
+		firstToken,
+		now,
+	)
 	return err
 }
 

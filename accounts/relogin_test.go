@@ -196,7 +196,13 @@ func TestALogInSeesARemovalOfTheSameBatch(t *testing.T) {
 			{Kind: changeRemove, Devices: []string{"PHONE"}},
 			{Kind: changeLogin, Login: &newLogin{Device: newDevice{ID: "PHONE"}, Pair: p, Password: u.password}},
 		} {
-			entries = append(entries, &stream.Entry{Stream: st, Row: stream.Row{Shard: st.Shard(u.id), Key: u.id, Data: []byte("{}"), Value: &pendingChange{sessionChange: c}}})
+			entries = append(
+				entries,
+				&stream.Entry{
+					Stream: st,
+					Row:    stream.Row{Shard: st.Shard(u.id), Key: u.id, Data: []byte("{}"), Value: &pendingChange{sessionChange: c}},
+				},
+			)
 		}
 		if err := n.p.Streams.Append(t.Context(), entries...); err != nil {
 			t.Fatal(err)

@@ -32,7 +32,9 @@ func TestParametersAreRemembered(t *testing.T) {
 		first := obj{"username": "alice", "password": "correct horse", "device_id": "PHONE", "initial_device_display_name": "phone"}
 		session := one.do("POST", register, "", first).want(401).text("session")
 		var kept int
-		err := one.db.QueryRow(t.Context(), `SELECT COUNT(*) FROM interactive_sessions WHERE body LIKE '%horse%' OR body LIKE '%alice%' OR body = ''`).Scan(&kept)
+		err := one.db.QueryRow(t.Context(), `SELECT COUNT(*) FROM interactive_sessions WHERE body LIKE '%horse%' OR body LIKE '%alice%'
+			OR body = ''`).
+			Scan(&kept)
 		if err != nil || kept != 0 {
 			t.Errorf("what was remembered of %d sessions is not there or readable: %v", kept, err)
 		}
@@ -94,7 +96,9 @@ func TestALostAnswerIsGivenAgain(t *testing.T) {
 			}
 		}
 		var kept int
-		if err := one.db.QueryRow(t.Context(), `SELECT COUNT(*) FROM interactive_sessions WHERE answer LIKE '%`+token[:8]+`%'`).Scan(&kept); err != nil || kept != 0 {
+		if err := one.db.QueryRow(t.Context(), `SELECT COUNT(*) FROM interactive_sessions
+			WHERE answer LIKE '%`+token[:8]+`%'`).Scan(&kept); err != nil ||
+			kept != 0 {
 			t.Errorf("an answer is kept readable: %d, %v", kept, err)
 		}
 
@@ -186,13 +190,15 @@ func TestStagesAtOnce(t *testing.T) {
 			})
 			wg.Go(func() { two.do("POST", client+"/register", "", withSession(body, session, obj{"type": stageTerms})) })
 			wg.Wait()
-			if x := two.do("POST", client+"/register", "", withSession(body, session)); x.status != 200 && !strings.Contains(x.raw, "M_USER_IN_USE") {
+			if x := two.do("POST", client+"/register", "", withSession(body, session)); x.status != 200 &&
+				!strings.Contains(x.raw, "M_USER_IN_USE") {
 				t.Errorf("a stage was lost: %d %s", x.status, x.raw)
 			}
 		}
 		session := one.do("POST", client+"/register", "", obj{}).want(401).text("session")
 		two.do("POST", client+"/register", "", withSession(obj{"password": "correct horse"}, session, obj{"type": stageTerms})).want(401)
-		x := one.do("POST", client+"/register", "", withSession(nil, session, obj{"type": stageToken, "token": "wrong"})).want(401, "M_UNAUTHORIZED")
+		x := one.do("POST", client+"/register", "", withSession(nil, session, obj{"type": stageToken, "token": "wrong"})).
+			want(401, "M_UNAUTHORIZED")
 		if !strings.Contains(x.raw, `"completed":["m.login.terms"]`) {
 			t.Errorf("found %s", x.raw)
 		}
@@ -208,7 +214,9 @@ func TestNobodyConfirmsForAnother(t *testing.T) {
 		n.do("POST", client+"/account/deactivate", alice, obj{"auth": auth}).want(403, "M_FORBIDDEN")
 		session := n.do("POST", client+"/account/deactivate", alice, obj{}).want(401).text("session")
 		n.do("POST", client+"/account/deactivate", alice, withSession(nil, session, auth)).want(403, "M_FORBIDDEN")
-		n.do("POST", client+"/account/deactivate", alice, withSession(nil, session, obj{"type": "m.login.password", "user": "alice", "password": "wrong"})).want(401, "M_FORBIDDEN")
-		n.do("POST", client+"/account/deactivate", alice, withSession(nil, session, obj{"type": "m.login.password", "user": "alice", "password": "correct horse"})).want(200)
+		n.do("POST", client+"/account/deactivate", alice, withSession(nil, session, obj{"type": "m.login.password", "user": "alice", "password": "wrong"})).
+			want(401, "M_FORBIDDEN")
+		n.do("POST", client+"/account/deactivate", alice, withSession(nil, session, obj{"type": "m.login.password", "user": "alice", "password": "correct horse"})).
+			want(200)
 	})
 }

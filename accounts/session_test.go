@@ -43,7 +43,9 @@ func TestRegisterAndLogin(t *testing.T) {
 		if quiet.text("access_token") != "" || quiet.text("device_id") != "" {
 			t.Fatalf("logged in though inhibited: %s", quiet.raw)
 		}
-		if x := n.do("POST", client+"/register", "", obj{"password": "correct horse", "auth": obj{"type": "m.login.dummy"}}).want(200); x.text("user_id") == "" {
+		if x := n.do("POST", client+"/register", "", obj{"password": "correct horse", "auth": obj{"type": "m.login.dummy"}}).want(200); x.text(
+			"user_id",
+		) == "" {
 			t.Fatal("no name was made up")
 		}
 
@@ -308,7 +310,8 @@ func TestPasswordChangeAndDeactivation(t *testing.T) {
 		n.do("PUT", client+"/user/@alice:here.test/account_data/org.x.y", here, obj{"secret": 1}).want(200)
 		n.do("PUT", client+"/profile/@alice:here.test/displayname", here, obj{"displayname": "Al"}).want(200)
 		n.do("POST", client+"/account/deactivate", here, obj{}).want(401)
-		n.do("POST", client+"/account/deactivate", here, obj{"erase": true, "auth": obj{"type": "m.login.password", "user": "alice", "password": "another staple"}}).want(200)
+		n.do("POST", client+"/account/deactivate", here, obj{"erase": true, "auth": obj{"type": "m.login.password", "user": "alice", "password": "another staple"}}).
+			want(200)
 		n.whoamiWith(here).want(401, "M_UNKNOWN_TOKEN")
 		n.login("alice", "another staple").want(403)
 		n.register("alice").want(400, "M_USER_IN_USE")
@@ -350,14 +353,16 @@ func TestDeactivationsThatFailKeepNoOthersWaiting(t *testing.T) {
 		for i := range 2 * farewellsAtOnce {
 			users = append(users, []any{fmt.Sprintf("@a%03d:here.test", i), "", 1, 1, true})
 		}
-		if err := n.db.Bulk(t.Context(), `INSERT INTO users (user_id, password, created_ms, deactivated_ms, farewell) VALUES ?`, users); err != nil {
+		if err := n.db.Bulk(t.Context(), `INSERT INTO users (user_id, password, created_ms, deactivated_ms, farewell)
+			VALUES ?`, users); err != nil {
 			t.Fatal(err)
 		}
 		job, _ := roletest.Job(t, n.p)
 		if err := n.farewells(t.Context(), job); err != nil {
 			t.Fatal(err)
 		}
-		if left := n.count(`SELECT COUNT(*) FROM users WHERE farewell`); left != len(users)-1 || n.count(`SELECT COUNT(*) FROM users WHERE farewell AND user_id = '@zoe:here.test'`) != 0 {
+		if left := n.count(`SELECT COUNT(*) FROM users WHERE farewell`); left != len(users)-1 ||
+			n.count(`SELECT COUNT(*) FROM users WHERE farewell AND user_id = '@zoe:here.test'`) != 0 {
 			t.Errorf("%d deactivations are open, expected all but that of zoe", left)
 		}
 	})

@@ -37,7 +37,12 @@ type session struct {
 }
 
 func newSessions(size int) *sessions {
-	return &sessions{tokens: newRecent[tokenHash, *session](size), users: map[string]map[tokenHash]struct{}{}, newest: map[string]uint64{}, erased: newRecent[string, bool](size)}
+	return &sessions{
+		tokens: newRecent[tokenHash, *session](size),
+		users:  map[string]map[tokenHash]struct{}{},
+		newest: map[string]uint64{},
+		erased: newRecent[string, bool](size),
+	}
 }
 
 // changedKept is of how many users it is remembered when their sessions changed.
@@ -313,13 +318,16 @@ func (sessionStore) Read(ctx context.Context, q db.Querier, r stream.Range) ([]s
 		out := stream.Row{Shard: r.Shard, Data: []byte("{}")}
 		err := row.Scan(&out.Key, &out.Pos)
 		return out, err
-	})(q.Query(ctx, `SELECT user_id, pos FROM session_changes WHERE shard = $1 AND pos > $2 AND pos <= $3 ORDER BY pos LIMIT $4`, r.Shard, r.After, r.Upto, r.Limit))
+	})(q.Query(ctx, `SELECT user_id, pos FROM session_changes WHERE shard = $1 AND pos > $2 AND pos <= $3 ORDER BY pos
+		LIMIT $4`, r.Shard, r.After, r.Upto, r.Limit))
 }
 
 // done tells that this very change was stored by a try whose outcome nobody knew: it gave the password, or the time of the end.
 func (c *sessionChange) done(ctx context.Context, tx *db.Tx, userID string) (there bool, err error) {
-	err = tx.QueryRow(ctx, `SELECT EXISTS (SELECT 1 FROM users WHERE user_id = $1 AND ($2 <> '' AND password = $2 OR $3 AND deactivated_ms = $4))`,
-		userID, c.Password, c.Kind == changeDeactivate, c.At).Scan(&there)
+	err = tx.QueryRow(ctx, `SELECT EXISTS (SELECT 1 FROM users WHERE user_id = $1 AND ($2 <> '' AND password = $2 OR $3
+		AND deactivated_ms = $4))`,
+		userID, c.Password, c.Kind == changeDeactivate, c.At).
+		Scan(&there)
 	return there, err
 }
 

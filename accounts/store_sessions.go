@@ -40,8 +40,20 @@ func insertPair(ctx context.Context, tx *db.Tx, p *pair) error {
 	if p.Refresh != nil {
 		refresh = p.Refresh[:]
 	}
-	_, err := tx.Exec(ctx, `INSERT INTO tokens (id, user_id, device_id, access_hash, refresh_hash, parent, created_ms, expires_ms, refresh_expires_ms)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`, p.ID, p.UserID, p.DeviceID, p.Access[:], refresh, p.Parent, p.Created, p.Expires, p.RefreshExpires)
+	_, err := tx.Exec(
+		ctx,
+		`INSERT INTO tokens (id, user_id, device_id, access_hash, refresh_hash, parent, created_ms, expires_ms, refresh_expires_ms)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`,
+		p.ID,
+		p.UserID,
+		p.DeviceID,
+		p.Access[:],
+		refresh,
+		p.Parent,
+		p.Created,
+		p.Expires,
+		p.RefreshExpires,
+	)
 	return err
 }
 
@@ -53,15 +65,19 @@ func (p *pair) stored(ctx context.Context, q db.Querier) (there bool, err error)
 
 func loadPairByRefresh(ctx context.Context, q db.Querier, hash tokenHash) (*pair, error) {
 	p := &pair{}
-	err := q.QueryRow(ctx, `SELECT t.id, t.user_id, t.device_id, t.parent, t.refresh_expires_ms FROM tokens t JOIN users u ON u.user_id = t.user_id`+ofDevice+`
-		WHERE t.refresh_hash = $1 AND u.deactivated_ms = 0`, hash[:]).Scan(&p.ID, &p.UserID, &p.DeviceID, &p.Parent, &p.RefreshExpires)
+	err := q.QueryRow(ctx, `SELECT t.id, t.user_id, t.device_id, t.parent, t.refresh_expires_ms FROM tokens t
+		JOIN users u ON u.user_id = t.user_id`+ofDevice+`
+		WHERE t.refresh_hash = $1 AND u.deactivated_ms = 0`, hash[:]).
+		Scan(&p.ID, &p.UserID, &p.DeviceID, &p.Parent, &p.RefreshExpires)
 	return p, err
 }
 
 // confirmPair ends the pair that this one replaces, and that one's other followers.
 func confirmPair(ctx context.Context, tx *db.Tx, id int64) error {
 	var parent int64
-	err := tx.QueryRow(ctx, `SELECT 0 FROM user_devices WHERE (user_id, device_id) = (SELECT user_id, device_id FROM tokens WHERE id = $1) FOR UPDATE`, id).Scan(&parent)
+	err := tx.QueryRow(ctx, `SELECT 0 FROM user_devices WHERE (user_id, device_id) = (SELECT user_id, device_id FROM tokens
+		WHERE id = $1) FOR UPDATE`, id).
+		Scan(&parent)
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil
 	}

@@ -40,7 +40,8 @@ func (k *keyring) get(ctx context.Context) ([]byte, error) {
 	if key := k.key.Load(); key != nil {
 		return *key, nil
 	}
-	if _, err := k.db.Exec(ctx, `INSERT INTO secrets (name, value) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING`, "accounts", randomBytes(32)); err != nil {
+	if _, err := k.db.Exec(ctx, `INSERT INTO secrets (name, value) VALUES ($1, $2)
+		ON CONFLICT (name) DO NOTHING`, "accounts", randomBytes(32)); err != nil {
 		return nil, err
 	}
 	var key []byte

@@ -143,13 +143,22 @@ func (p Proof) Holds(ctx context.Context, tx *db.Tx, userID string) (bool, error
 	return held == string(p), err
 }
 
-var errNoSession = matrix.NewError(401, matrix.CodeUnknown, "The session is unknown, used, has run out or was for something else: begin again with the new one")
+var errNoSession = matrix.NewError(
+	401,
+	matrix.CodeUnknown,
+	"The session is unknown, used, has run out or was for something else: begin again with the new one",
+)
 
 // errOtherUser answers who confirms an operation as another user than the one of the access token.
 var errOtherUser = matrix.Forbidden("Only the user who asks for this may confirm it")
 
 // interact takes one step. fn runs when all stages of a flow are passed; the session ends when it succeeds.
-func (a *Accounts) interact(ctx context.Context, start func() *interaction, auth json.RawMessage, fn func(*interaction) (any, error)) (answer any, err error) {
+func (a *Accounts) interact(
+	ctx context.Context,
+	start func() *interaction,
+	auth json.RawMessage,
+	fn func(*interaction) (any, error),
+) (answer any, err error) {
 	if len(auth) == 0 || string(auth) == "null" {
 		i := start()
 		return a.challenge(ctx, i, nil)

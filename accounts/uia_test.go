@@ -19,7 +19,12 @@ func TestInteractiveSessionIsOfOneRequest(t *testing.T) {
 		bob := n.register("bob").want(200).text("access_token")
 		const password, deactivate = client + "/account/password", client + "/account/deactivate"
 		proof := func(session string) obj {
-			return obj{"type": "m.login.password", "session": session, "identifier": obj{"type": "m.id.user", "user": "alice"}, "password": "correct horse"}
+			return obj{
+				"type":       "m.login.password",
+				"session":    session,
+				"identifier": obj{"type": "m.id.user", "user": "alice"},
+				"password":   "correct horse",
+			}
 		}
 		begin := func(path string, body obj) string {
 			t.Helper()
@@ -75,7 +80,8 @@ func TestInteractiveSessionIsOfOneRequest(t *testing.T) {
 
 		// Order, spaces and what is not of the operation do not matter; the session is used once.
 		session := confirmed(password, change)
-		n.do("POST", password, alice, `{ "auth": {"session":"`+session+`"}, "logout_devices":false, "new_password" : "battery staple", "x": null }`).want(200)
+		n.do("POST", password, alice, `{ "auth": {"session":"`+session+`"}, "logout_devices":false, "new_password" : "battery staple", "x": null }`).
+			want(200)
 		n.do("POST", password, alice, with(change, obj{"session": session})).want(401)
 
 		// It runs out, however often it is asked for.
@@ -104,7 +110,8 @@ func TestInteractiveSessionIsOfOneRequest(t *testing.T) {
 		// What is kept is of no use to who reads the database.
 		session = begin(deactivate, obj{})
 		var kept int
-		if err := n.db.QueryRow(t.Context(), `SELECT COUNT(*) FROM interactive_sessions WHERE id = $1`, session).Scan(&kept); err != nil || kept != 0 {
+		if err := n.db.QueryRow(t.Context(), `SELECT COUNT(*) FROM interactive_sessions WHERE id = $1`, session).Scan(&kept); err != nil ||
+			kept != 0 {
 			t.Errorf("a session is kept readable: %d, %v", kept, err)
 		}
 	})
@@ -213,7 +220,12 @@ func TestWhatAnOldPasswordConfirmedIsRefused(t *testing.T) {
 		for i := range senders {
 			wg.Go(func() {
 				auth := obj{"type": "m.login.password", "user": "alice", "password": "battery staple"}
-				statuses[i] = n.do("POST", client+"/account/password", alice.text("access_token"), obj{"new_password": fmt.Sprint("new staple ", i), "logout_devices": false, "auth": auth}).status
+				statuses[i] = n.do(
+					"POST",
+					client+"/account/password",
+					alice.text("access_token"),
+					obj{"new_password": fmt.Sprint("new staple ", i), "logout_devices": false, "auth": auth},
+				).status
 			})
 		}
 		wg.Wait()

@@ -104,7 +104,8 @@ func (a *Accounts) insertName(ctx context.Context, tx *db.Tx, n NewUser) error {
 // userStored tells whether insertUser stored this user, and not another of the name.
 func userStored(userID, hash string, at int64) func(ctx context.Context, q db.Querier) (bool, error) {
 	return func(ctx context.Context, q db.Querier) (there bool, err error) {
-		err = q.QueryRow(ctx, `SELECT EXISTS (SELECT 1 FROM users WHERE user_id = $1 AND password = $2 AND created_ms = $3)`, userID, hash, at).Scan(&there)
+		err = q.QueryRow(ctx, `SELECT EXISTS (SELECT 1 FROM users WHERE user_id = $1 AND password = $2 AND created_ms = $3)`, userID, hash, at).
+			Scan(&there)
 		return there, err
 	}
 }
@@ -193,7 +194,19 @@ const userColumns = `SELECT u.user_id, u.kind, u.appservice, u.admin, u.locked, 
 
 func scanUser(row db.Row) (u User, err error) {
 	var name string
-	err = row.Scan(&u.UserID, &u.Kind, &u.Appservice, &u.Admin, &u.Locked, &u.Suspended, &u.Deactivated, &u.Erased, &u.Created, &u.LastLogin, &name)
+	err = row.Scan(
+		&u.UserID,
+		&u.Kind,
+		&u.Appservice,
+		&u.Admin,
+		&u.Locked,
+		&u.Suspended,
+		&u.Deactivated,
+		&u.Erased,
+		&u.Created,
+		&u.LastLogin,
+		&name,
+	)
 	u.Guest = u.Kind == kindGuest
 	_ = json.Unmarshal([]byte(name), &u.DisplayName) // it was checked when it was set
 	return u, err
@@ -243,7 +256,11 @@ func (r Rights) takesAway() bool {
 
 // SetRights changes what a user may do, at once in all processes.
 func (a *Accounts) SetRights(ctx context.Context, userID string, r Rights) error {
-	res, err := a.change(ctx, userID, sessionChange{Kind: changeRights, Admin: r.Admin, Locked: r.Locked, Suspended: r.Suspended, At: a.nowMs()})
+	res, err := a.change(
+		ctx,
+		userID,
+		sessionChange{Kind: changeRights, Admin: r.Admin, Locked: r.Locked, Suspended: r.Suspended, At: a.nowMs()},
+	)
 	if err == nil && !res.Found {
 		return noUser(userID)
 	}
@@ -330,7 +347,9 @@ const farewellsAtOnce = 100
 // fail keep no others waiting.
 func (a *Accounts) farewells(ctx context.Context, job *role.Job) error {
 	for after := ""; ; {
-		ids, err := db.Texts(a.db.Query(ctx, `SELECT user_id FROM users WHERE farewell AND user_id > $1 ORDER BY user_id LIMIT $2`, after, farewellsAtOnce))
+		ids, err := db.Texts(
+			a.db.Query(ctx, `SELECT user_id FROM users WHERE farewell AND user_id > $1 ORDER BY user_id LIMIT $2`, after, farewellsAtOnce),
+		)
 		if err != nil {
 			return err
 		}

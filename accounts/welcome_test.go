@@ -27,7 +27,8 @@ func TestWelcomePage(t *testing.T) {
 			}
 		}
 		policy := res.Header.Get("Content-Security-Policy")
-		if strings.Contains(page, "<script") || strings.Contains(page, "src=") || strings.Contains(policy, "unsafe") || !strings.Contains(policy, "default-src 'none'") {
+		if strings.Contains(page, "<script") || strings.Contains(page, "src=") || strings.Contains(policy, "unsafe") ||
+			!strings.Contains(policy, "default-src 'none'") {
 			t.Errorf("the policy is %q", policy)
 		}
 		send := func(status int, want string, more ...string) {

@@ -23,7 +23,13 @@ var people = webtest.People{
 	"root": {UserID: "@root:x", Admin: true}, "user": {UserID: "@user:x"}, "guest": {UserID: "@guest:x", Guest: true},
 }
 
-var roles = []plan.Role{{Name: "client"}, {Name: "sync"}, {Name: "events", Stream: "events", Shards: 16}, {Name: "uploads", Pool: "media"}, {Name: "media"}}
+var roles = []plan.Role{
+	{Name: "client"},
+	{Name: "sync"},
+	{Name: "events", Stream: "events", Shards: 16},
+	{Name: "uploads", Pool: "media"},
+	{Name: "media"},
+}
 
 // fleetAt is a fleet of two processes that has run for so many seconds: 10 events and half a core a second.
 func fleetAt(start time.Time, seconds float64) *status.Fleet {
@@ -36,10 +42,22 @@ func fleetAt(start time.Time, seconds float64) *status.Fleet {
 	}
 	events, sync := process(1, "events"), process(2, "sync")
 	events.Streams = []status.ProcessStream{{Name: "events", Shards: []status.ProcessShard{{Rows: 6 * seconds}, {Rows: 4 * seconds}}}}
-	events.Routes = []status.Route{{Pattern: "GET /idle", Role: "client", ByCode: map[string]float64{}, Latency: status.Histogram{Bounds: []float64{1}, Counts: []uint64{0}}}}
+	events.Routes = []status.Route{
+		{
+			Pattern: "GET /idle",
+			Role:    "client",
+			ByCode:  map[string]float64{},
+			Latency: status.Histogram{Bounds: []float64{1}, Counts: []uint64{0}},
+		},
+	}
 	sync.Routes = []status.Route{
 		{Pattern: "GET /_matrix/client/v3/sync", Role: "sync", InFlight: 42},
-		{Pattern: "POST /upload", Role: "uploads", ByCode: map[string]float64{"2xx": seconds / 10}, Latency: status.Histogram{Count: uint64(seconds)}},
+		{
+			Pattern: "POST /upload",
+			Role:    "uploads",
+			ByCode:  map[string]float64{"2xx": seconds / 10},
+			Latency: status.Histogram{Count: uint64(seconds)},
+		},
 	}
 	return &status.Fleet{At: at, Server: "x", Version: "1.2.3", Processes: []status.Sample{events, sync}}
 }
@@ -151,7 +169,8 @@ func TestRatesComeFromASampleOfTheLastMinute(t *testing.T) {
 			t.Errorf("%d samples are kept", len(a.kept))
 		}
 		answer := c.Want(200, "GET "+data+"/doctor", nil)
-		if s := answer.Get("seconds").Float(); s < 50 || s > 66 || !answer.Get("findings.0.two").Bool() || answer.Get("findings.0.users").Float() != 42 {
+		if s := answer.Get("seconds").Float(); s < 50 || s > 66 || !answer.Get("findings.0.two").Bool() ||
+			answer.Get("findings.0.users").Float() != 42 {
 			t.Errorf("%s", answer.Body)
 		}
 		p := c.Want(200, "GET "+data+"/plan", nil)
@@ -190,7 +209,11 @@ func TestCompareRoles(t *testing.T) {
 	start := time.Unix(1e9, 0)
 	before, after := fleetAt(start, 10), fleetAt(start, 20)
 	p := &plan.Plan{Shape: "split", Processes: 5, Busy: 1.5, Roles: []plan.RolePlan{
-		{Role: "events", Replicas: 2, Busy: 1}, {Role: "client", Replicas: 1, Busy: 0.2}, {Role: "uploads", Replicas: 0}, {Role: "sync", Replicas: 1, Busy: 0.3},
+		{
+			Role:     "events",
+			Replicas: 2,
+			Busy:     1,
+		}, {Role: "client", Replicas: 1, Busy: 0.2}, {Role: "uploads", Replicas: 0}, {Role: "sync", Replicas: 1, Busy: 0.3},
 	}}
 	c := Compare(before, after, p)
 	if len(c.Rows) != 3 || c.Planned != 5 || c.Running != 2 || c.Used < 0.99 || c.Used > 1.01 || c.Seconds != 10 {
@@ -211,7 +234,8 @@ func TestCompareRoles(t *testing.T) {
 		Shape: "one", Processes: 1, Memory: 5, Whole: plan.RolePlan{Role: plan.AllRoles, Replicas: 1, Busy: 0.1, Memory: 5},
 		Roles: []plan.RolePlan{{Role: "events", Replicas: 2, Busy: 1}},
 	}
-	if split := fit(whole, after); len(split.Effective()) != 1 || split.Effective()[0].Role != "events" || split.Processes != 2 || whole.Processes != 1 {
+	if split := fit(whole, after); len(split.Effective()) != 1 || split.Effective()[0].Role != "events" || split.Processes != 2 ||
+		whole.Processes != 1 {
 		t.Errorf("a split fleet is compared with %+v", split)
 	}
 	after.Processes[1].Roles = []string{plan.AllRoles}

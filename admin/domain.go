@@ -9,6 +9,11 @@ import (
 var Domain = domain.Domain{
 	Name: "admin",
 	Roles: []role.Role{
-		{Name: "admin", Purpose: "answers the tools of operators, where they have processes of their own", Pool: "client", Serves: "administration, status"},
+		{
+			Name:    "admin",
+			Purpose: "answers the tools of operators, where they have processes of their own",
+			Pool:    "client",
+			Serves:  "administration, status",
+		},
 	},
 }

@@ -22,7 +22,11 @@ func TestReportsAreSeenByAdministrators(t *testing.T) {
 		bob.Want(200, "POST "+roomstest.API+"/rooms/"+room+"/join", map[string]any{})
 		var events []string
 		for i := range 3 {
-			sent := alice.Want(200, fmt.Sprintf("PUT %s/rooms/%s/send/m.room.message/%d", roomstest.API, room, i), map[string]any{"msgtype": "m.text", "body": "rude"})
+			sent := alice.Want(
+				200,
+				fmt.Sprintf("PUT %s/rooms/%s/send/m.room.message/%d", roomstest.API, room, i),
+				map[string]any{"msgtype": "m.text", "body": "rude"},
+			)
 			events = append(events, sent.Get("event_id").String())
 			bob.Want(200, "POST "+roomstest.API+"/rooms/"+room+"/report/"+events[i], map[string]any{"reason": fmt.Sprint("reason ", i)})
 		}
@@ -34,7 +38,9 @@ func TestReportsAreSeenByAdministrators(t *testing.T) {
 		first := page.Get("event_reports.0")
 		if page.Get("total").Int() != 3 || page.Get("next_token").Int() != 2 || len(page.Get("event_reports").Array()) != 2 ||
 			first.Get("reason").String() != "reason 2" || first.Get("event_id").String() != events[2] || first.Get("room_id").String() != room ||
-			first.Get("user_id").String() != "@bob:here.test" || first.Get("sender").String() != "@alice:here.test" || first.Get("received_ts").Int() == 0 {
+			first.Get("user_id").
+				String() !=
+				"@bob:here.test" || first.Get("sender").String() != "@alice:here.test" || first.Get("received_ts").Int() == 0 {
 			t.Errorf("found %s", page.Body)
 		}
 		rest := root.Want(200, list+"?limit=2&from=2", nil)
@@ -48,7 +54,8 @@ func TestReportsAreSeenByAdministrators(t *testing.T) {
 			t.Errorf("found %s", none.Body)
 		}
 		root.Want(400, list+"?dir=up", nil)
-		if x := root.Want(200, "GET "+synapse+"/room_reports", nil); x.Get("total").Int() != 1 || x.Get("room_reports.0.reason").String() != "a bad room" {
+		if x := root.Want(200, "GET "+synapse+"/room_reports", nil); x.Get("total").Int() != 1 ||
+			x.Get("room_reports.0.reason").String() != "a bad room" {
 			t.Errorf("found %s", x.Body)
 		}
 		if x := root.Want(200, "GET "+synapse+"/user_reports", nil); x.Get("total").Int() != 0 {

@@ -103,8 +103,10 @@ var errNoBackup = matrix.NotFound("Unknown backup version")
 // newBackup makes a version. Numbers of deleted versions are not used again.
 func (x *Devices) newBackup(ctx context.Context, userID, algorithm string, authData json.RawMessage) (version int64, err error) {
 	stored := func(ctx context.Context, q db.Querier) (there bool, err error) {
-		err = q.QueryRow(ctx, `SELECT EXISTS (SELECT 1 FROM backup_versions WHERE user_id = $1 AND version = $2 AND algorithm = $3 AND auth_data = $4)`,
-			userID, version, algorithm, string(authData)).Scan(&there)
+		err = q.QueryRow(ctx, `SELECT EXISTS (SELECT 1 FROM backup_versions WHERE user_id = $1 AND version = $2 AND algorithm = $3
+			AND auth_data = $4)`,
+			userID, version, algorithm, string(authData)).
+			Scan(&there)
 		return there, err
 	}
 	err = x.db.Settle(ctx, func(tx *db.Tx) error {
@@ -118,7 +120,14 @@ func (x *Devices) newBackup(ctx context.Context, userID, algorithm string, authD
 		if err != nil {
 			return err
 		}
-		_, err = tx.Exec(ctx, `INSERT INTO backup_versions (user_id, version, algorithm, auth_data) VALUES ($1, $2, $3, $4)`, userID, version, algorithm, string(authData))
+		_, err = tx.Exec(
+			ctx,
+			`INSERT INTO backup_versions (user_id, version, algorithm, auth_data) VALUES ($1, $2, $3, $4)`,
+			userID,
+			version,
+			algorithm,
+			string(authData),
+		)
 		return err
 	}, stored)
 	return version, err
@@ -154,7 +163,13 @@ func (x *Devices) changeBackup(ctx context.Context, userID, version, algorithm s
 	if b.Algorithm != algorithm {
 		return matrix.InvalidParam("The algorithm of a backup can not be changed: expected " + b.Algorithm)
 	}
-	n, err := x.db.Exec(ctx, `UPDATE backup_versions SET auth_data = $3 WHERE user_id = $1 AND version = $2 AND NOT deleted`, userID, b.number, string(authData))
+	n, err := x.db.Exec(
+		ctx,
+		`UPDATE backup_versions SET auth_data = $3 WHERE user_id = $1 AND version = $2 AND NOT deleted`,
+		userID,
+		b.number,
+		string(authData),
+	)
 	if err == nil && n == 0 {
 		return errNoBackup
 	}
@@ -182,10 +197,17 @@ func (x *Devices) deleteBackup(ctx context.Context, userID, version string) erro
 
 // changeKeys runs fn on a version that nobody else changes meanwhile, and notes how many keys came and
 // whether any changed.
-func (x *Devices) changeKeys(ctx context.Context, userID string, number int64, fn func(tx *db.Tx) (added int64, changed bool, err error)) (state backupState, err error) {
+func (x *Devices) changeKeys(
+	ctx context.Context,
+	userID string,
+	number int64,
+	fn func(tx *db.Tx) (added int64, changed bool, err error),
+) (state backupState, err error) {
 	err = x.db.Tx(ctx, func(tx *db.Tx) error {
 		var etag int64
-		err := tx.QueryRow(ctx, `SELECT etag, total FROM backup_versions WHERE user_id = $1 AND version = $2 AND NOT deleted FOR UPDATE`, userID, number).Scan(&etag, &state.Count)
+		err := tx.QueryRow(ctx, `SELECT etag, total FROM backup_versions WHERE user_id = $1 AND version = $2
+			AND NOT deleted FOR UPDATE`, userID, number).
+			Scan(&etag, &state.Count)
 		if errors.Is(err, db.ErrNoRows) {
 			return errNoBackup
 		}
@@ -199,7 +221,14 @@ func (x *Devices) changeKeys(ctx context.Context, userID string, number int64, f
 		if changed {
 			etag++
 			state.Count += added
-			_, err = tx.Exec(ctx, `UPDATE backup_versions SET etag = $3, total = $4 WHERE user_id = $1 AND version = $2`, userID, number, etag, state.Count)
+			_, err = tx.Exec(
+				ctx,
+				`UPDATE backup_versions SET etag = $3, total = $4 WHERE user_id = $1 AND version = $2`,
+				userID,
+				number,
+				etag,
+				state.Count,
+			)
 		}
 		state.ETag = strconv.FormatInt(etag, 10)
 		return err
@@ -235,13 +264,21 @@ func (x *Devices) putBackupKeys(ctx context.Context, userID, version string, key
 			}
 			rows = append(rows, []any{userID, newest.number, k.roomID, k.sessionID, *k.FirstIndex, *k.Forwarded, *k.Verified, string(k.SessionData)})
 		}
-		return added, len(rows) > 0, tx.Bulk(ctx, `INSERT INTO backup_keys (user_id, version, room_id, session_id, first_index, forwarded_count, is_verified, session_data) VALUES ?
-			ON CONFLICT (user_id, version, room_id, session_id) DO UPDATE SET first_index = excluded.first_index, forwarded_count = excluded.forwarded_count,
-			is_verified = excluded.is_verified, session_data = excluded.session_data`, rows)
+		return added, len(
+				rows,
+			) > 0, tx.Bulk(
+				ctx,
+				`INSERT INTO backup_keys (user_id, version, room_id, session_id, first_index, forwarded_count, is_verified, session_data) VALUES ?
+			ON CONFLICT (user_id, version, room_id, session_id) DO UPDATE
+			SET first_index = excluded.first_index, forwarded_count = excluded.forwarded_count,
+			is_verified = excluded.is_verified, session_data = excluded.session_data`,
+				rows,
+			)
 	})
 }
 
-const backupKeyColumns = `SELECT room_id, session_id, first_index, forwarded_count, is_verified, session_data FROM backup_keys WHERE user_id = $1 AND version = $2 `
+const backupKeyColumns = `SELECT room_id, session_id, first_index, forwarded_count, is_verified, session_data FROM backup_keys
+	WHERE user_id = $1 AND version = $2 `
 
 // loadBackupKeys gives what is stored under the ids of keys, by room and session.
 func loadBackupKeys(ctx context.Context, tx *db.Tx, userID string, number int64, keys []*backupKey) (map[sessionKey]*backupKey, error) {
@@ -270,9 +307,25 @@ func scanBackupKeys(ctx context.Context, q db.Querier, query string, args ...any
 
 // backupPage gives at most limit sessions after a room and session id, of one room unless roomID is "", in
 // the order of both ids.
-func (x *Devices) backupPage(ctx context.Context, userID string, number int64, roomID string, after sessionKey, limit int) ([]*backupKey, error) {
-	return scanBackupKeys(ctx, x.db, backupKeyColumns+`AND ($3 = '' OR room_id = $3) AND (room_id, session_id) > ($4, $5) ORDER BY room_id, session_id LIMIT $6`,
-		userID, number, roomID, after.roomID, after.sessionID, limit)
+func (x *Devices) backupPage(
+	ctx context.Context,
+	userID string,
+	number int64,
+	roomID string,
+	after sessionKey,
+	limit int,
+) ([]*backupKey, error) {
+	return scanBackupKeys(
+		ctx,
+		x.db,
+		backupKeyColumns+`AND ($3 = '' OR room_id = $3) AND (room_id, session_id) > ($4, $5) ORDER BY room_id, session_id LIMIT $6`,
+		userID,
+		number,
+		roomID,
+		after.roomID,
+		after.sessionID,
+		limit,
+	)
 }
 
 // deleteBackupKeys drops all sessions of a version, of a room of it, or one. Errors: M_NOT_FOUND.
@@ -282,8 +335,14 @@ func (x *Devices) deleteBackupKeys(ctx context.Context, userID, version, roomID,
 		return backupState{}, err
 	}
 	return x.changeKeys(ctx, userID, b.number, func(tx *db.Tx) (int64, bool, error) {
-		n, err := tx.Exec(ctx, `DELETE FROM backup_keys WHERE user_id = $1 AND version = $2 AND ($3 = '' OR room_id = $3) AND ($4 = '' OR session_id = $4)`,
-			userID, b.number, roomID, sessionID)
+		n, err := tx.Exec(
+			ctx,
+			`DELETE FROM backup_keys WHERE user_id = $1 AND version = $2 AND ($3 = '' OR room_id = $3) AND ($4 = '' OR session_id = $4)`,
+			userID,
+			b.number,
+			roomID,
+			sessionID,
+		)
 		return -n, n > 0, err
 	})
 }

@@ -20,7 +20,10 @@ func session(first, forwarded int, verified bool, mark string) obj {
 
 func (l *login) newBackup() string {
 	l.n.t.Helper()
-	return l.do("POST /room_keys/version", obj{"algorithm": "m.megolm_backup.v1.curve25519-aes-sha2", "auth_data": obj{"public_key": "abc"}}).want(200).get("version").String()
+	return l.do("POST /room_keys/version", obj{"algorithm": "m.megolm_backup.v1.curve25519-aes-sha2", "auth_data": obj{"public_key": "abc"}}).
+		want(200).
+		get("version").
+		String()
 }
 
 func TestBackupVersions(t *testing.T) {
@@ -29,7 +32,8 @@ func TestBackupVersions(t *testing.T) {
 		alice.do("GET /room_keys/version", nil).want(404, "M_NOT_FOUND")
 		one := alice.newBackup()
 		x := alice.do("GET /room_keys/version", nil).want(200)
-		if x.get("version").String() != one || x.get("auth_data.public_key").String() != "abc" || x.get("count").Int() != 0 || !x.get("etag").Exists() {
+		if x.get("version").String() != one || x.get("auth_data.public_key").String() != "abc" || x.get("count").Int() != 0 ||
+			!x.get("etag").Exists() {
 			t.Errorf("version: %s", x.body)
 		}
 		bob.do("GET /room_keys/version/"+one, nil).want(404, "M_NOT_FOUND")
@@ -90,11 +94,13 @@ func TestBackupKeys(t *testing.T) {
 			t.Errorf("count: %s", x.body)
 		}
 		etag := x.get("etag").String()
-		if again := alice.do("PUT /room_keys/keys?version="+v, obj{"rooms": rooms}).want(200); again.get("etag").String() != etag || again.get("count").Int() != 3 {
+		if again := alice.do("PUT /room_keys/keys?version="+v, obj{"rooms": rooms}).want(200); again.get("etag").String() != etag ||
+			again.get("count").Int() != 3 {
 			t.Errorf("the same keys again: %s", again.body)
 		}
 		x = alice.do("GET /room_keys/keys?version="+v, nil).want(200)
-		if x.get(`rooms.!a\:x.sessions.s2.session_data.mark`).String() != "a2" || x.get(`rooms.!b\:x.sessions.s1.is_verified`).Raw != "false" || x.get(`rooms.!a\:x.sessions.s1.first_message_index`).Int() != 5 {
+		if x.get(`rooms.!a\:x.sessions.s2.session_data.mark`).String() != "a2" || x.get(`rooms.!b\:x.sessions.s1.is_verified`).Raw != "false" ||
+			x.get(`rooms.!a\:x.sessions.s1.first_message_index`).Int() != 5 {
 			t.Errorf("all keys: %s", x.body)
 		}
 		bob.do("GET /room_keys/keys?version="+v, nil).want(404, "M_NOT_FOUND")

@@ -109,7 +109,11 @@ func TestARepeatedClaimGetsTheSameKeys(t *testing.T) {
 		claims := []Claim{{alice.userID, alice.deviceID, mainAlgorithm}, {carol.userID, carol.deviceID, mainAlgorithm}}
 		many := append([]Claim{}, claims...)
 		for i := range 2 * claimsAtOnce {
-			many = append(many, Claim{alice.userID, fmt.Sprint("NOBODY", i), mainAlgorithm}, Claim{carol.userID, fmt.Sprint("NOBODY", i), mainAlgorithm})
+			many = append(
+				many,
+				Claim{alice.userID, fmt.Sprint("NOBODY", i), mainAlgorithm},
+				Claim{carol.userID, fmt.Sprint("NOBODY", i), mainAlgorithm},
+			)
 		}
 		claim := func(id string, claims []Claim) map[string]string {
 			t.Helper()

@@ -131,7 +131,13 @@ func storeSigningKeys(ctx context.Context, tx *db.Tx, userID string, keys []sign
 	}
 	for _, k := range keys {
 		if before, ok := old[k.Usage]; ok && before.Public != k.Public {
-			_, err := tx.Exec(ctx, `DELETE FROM key_signatures WHERE (user_id = $1 AND target = $2) OR (signer = $1 AND key_id = $3)`, userID, before.Public, before.id())
+			_, err := tx.Exec(
+				ctx,
+				`DELETE FROM key_signatures WHERE (user_id = $1 AND target = $2) OR (signer = $1 AND key_id = $3)`,
+				userID,
+				before.Public,
+				before.id(),
+			)
 			if err != nil {
 				return false, err
 			}
@@ -173,11 +179,17 @@ func storeSignatures(ctx context.Context, tx *db.Tx, userID string, signatures [
 		return nil
 	}
 	stored := map[string]string{}
-	err := eachRow(ctx, tx, `SELECT user_id, device_id, body FROM device_keys WHERE user_id = ANY($1) UNION ALL SELECT user_id, public, body FROM cross_signing_keys WHERE user_id = ANY($1)`,
-		[]string{userID}, func(_, target, body string) error {
+	err := eachRow(
+		ctx,
+		tx,
+		`SELECT user_id, device_id, body FROM device_keys WHERE user_id = ANY($1) UNION ALL SELECT user_id, public, body
+		FROM cross_signing_keys WHERE user_id = ANY($1)`,
+		[]string{userID},
+		func(_, target, body string) error {
 			stored[target] = body
 			return nil
-		})
+		},
+	)
 	if err != nil {
 		return err
 	}
@@ -202,7 +214,8 @@ func loadSignatures(ctx context.Context, q db.Querier, users []string, viewer st
 		s.Target = k.target
 		out[k] = append(out[k], s)
 		return err
-	})(q.Query(ctx, `SELECT user_id, target, signer, key_id, signature FROM key_signatures WHERE user_id = ANY($1) AND (signer = user_id OR signer = $2)`, users, viewer))
+	})(q.Query(ctx, `SELECT user_id, target, signer, key_id, signature FROM key_signatures WHERE user_id = ANY($1) AND (signer = user_id
+		OR signer = $2)`, users, viewer))
 }
 
 // signatureUpload is the work of POST /keys/signatures/upload.
@@ -218,9 +231,18 @@ type signatureUpload struct {
 // UploadSignatures stores the signatures of a user, the signer, on keys that it may sign: its own devices by its
 // self-signing key, its own master key by its devices, other users' master keys by its user-signing key.
 // Each target that fails is in failures, by user and target; nothing else of the request fails with it.
-func (x *Devices) UploadSignatures(ctx context.Context, id *web.Identity, signed map[string]map[string]json.RawMessage) (failures map[string]map[string]*matrix.Error, err error) {
+func (x *Devices) UploadSignatures(
+	ctx context.Context,
+	id *web.Identity,
+	signed map[string]map[string]json.RawMessage,
+) (failures map[string]map[string]*matrix.Error, err error) {
 	signer := id.UserID
-	u := &signatureUpload{signer: signer, devices: map[string]string{}, accepted: map[string][]keySignature{}, failures: map[string]map[string]*matrix.Error{}}
+	u := &signatureUpload{
+		signer:   signer,
+		devices:  map[string]string{},
+		accepted: map[string][]keySignature{},
+		failures: map[string]map[string]*matrix.Error{},
+	}
 	users := []string{signer}
 	for userID := range signed {
 		if userID != signer && x.accounts.Local(userID) {
@@ -233,10 +255,16 @@ func (x *Devices) UploadSignatures(ctx context.Context, id *web.Identity, signed
 	if u.known, err = loadSignatures(ctx, x.db, users, signer); err != nil {
 		return nil, err
 	}
-	err = eachRow(ctx, x.db, `SELECT user_id, device_id, body FROM device_keys WHERE user_id = ANY($1)`, users[:1], func(_, deviceID, body string) error {
-		u.devices[deviceID] = body
-		return nil
-	})
+	err = eachRow(
+		ctx,
+		x.db,
+		`SELECT user_id, device_id, body FROM device_keys WHERE user_id = ANY($1)`,
+		users[:1],
+		func(_, deviceID, body string) error {
+			u.devices[deviceID] = body
+			return nil
+		},
+	)
 	if err != nil {
 		return nil, err
 	}

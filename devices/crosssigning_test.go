@@ -81,7 +81,9 @@ func TestCrossSigningKeys(t *testing.T) {
 		bob.do(path, first.body).want(400, "M_INVALID_PARAM")
 		alice.do(path, first.body).want(200) // the first needs no password
 		alice.do(path, first.body).want(200) // nor does a repetition
-		if got := alice.query(alice); at(got, "master_keys", alice.userID, "user_id").String() != alice.userID || !at(got, "self_signing_keys", alice.userID).Exists() || !at(got, "user_signing_keys", alice.userID).Exists() {
+		if got := alice.query(alice); at(got, "master_keys", alice.userID, "user_id").String() != alice.userID ||
+			!at(got, "self_signing_keys", alice.userID).Exists() ||
+			!at(got, "user_signing_keys", alice.userID).Exists() {
 			t.Errorf("own keys: %s", got)
 		}
 		if got := bob.query(alice); !at(got, "master_keys", alice.userID).Exists() || at(got, "user_signing_keys", alice.userID).Exists() {
@@ -161,7 +163,15 @@ func TestSignatures(t *testing.T) {
 				t.Error("a signature on another user is seen by others than its maker")
 			}
 		}
-		if !at(carol.query(alice), "device_keys", alice.userID, alice.deviceID, "signatures", alice.userID, "ed25519:"+public(alices.self)).Exists() {
+		if !at(
+			carol.query(alice),
+			"device_keys",
+			alice.userID,
+			alice.deviceID,
+			"signatures",
+			alice.userID,
+			"ed25519:"+public(alices.self),
+		).Exists() {
 			t.Error("others do not see a user's own signature")
 		}
 
@@ -187,7 +197,9 @@ func TestSignatures(t *testing.T) {
 		// Signatures end with the keys that they are on or by.
 		next := alice.newIdentity()
 		challenge := alice.do("POST /keys/device_signing/upload", next.body).want(401)
-		alice.do("POST /keys/device_signing/upload", withAuth(alice.newIdentity().body, challenge.get("session").String())).want(401) // begun for other keys
+		alice.do("POST /keys/device_signing/upload", withAuth(alice.newIdentity().body, challenge.get("session").String())).
+			want(401)
+			// begun for other keys
 		alice.do("POST /keys/device_signing/upload", withAuth(next.body, challenge.get("session").String())).want(200)
 		if at(alice.query(bob), "master_keys", bob.userID, "signatures", alice.userID).Exists() {
 			t.Error("a signature outlived the key that made it")
@@ -231,7 +243,8 @@ func TestRemovedDeviceLeavesNothing(t *testing.T) {
 		alice, bob := n.register("alice"), n.register("bob")
 		second := n.login("bob")
 		for _, l := range []*login{bob, second} {
-			l.do("POST /keys/upload", obj{"device_keys": l.deviceKeys(), "one_time_keys": l.oneTimeKeys("A"), "fallback_keys": l.oneTimeKeys("F")}).want(200)
+			l.do("POST /keys/upload", obj{"device_keys": l.deviceKeys(), "one_time_keys": l.oneTimeKeys("A"), "fallback_keys": l.oneTimeKeys("F")}).
+				want(200)
 		}
 		alice.do("PUT /sendToDevice/m.x/1", obj{"messages": obj{bob.userID: obj{"*": obj{}}}}).want(200)
 		before := n.DeviceListStream().Positions()
@@ -357,7 +370,9 @@ func TestDeactivatedUserLeavesNothing(t *testing.T) {
 		}
 		for _, table := range []string{"device_keys", "one_time_keys", "one_time_key_hashes", "cross_signing_keys", "backup_versions", "backup_keys"} {
 			var left int
-			if err := n.db.QueryRow(context.Background(), `SELECT COUNT(*) FROM `+table+` WHERE user_id = $1`, alice.userID).Scan(&left); err != nil || left != 0 {
+			if err := n.db.QueryRow(context.Background(), `SELECT COUNT(*) FROM `+table+`
+				WHERE user_id = $1`, alice.userID).Scan(&left); err != nil ||
+				left != 0 {
 				t.Errorf("%s has %d rows of the user, %v", table, left, err)
 			}
 		}

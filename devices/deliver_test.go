@@ -59,7 +59,8 @@ func TestContentsAreStoredOnce(t *testing.T) {
 		alice.do("PUT /sendToDevice/m.x/1", obj{"messages": obj{bob.userID: obj{"*": large(1, 50_000), ids[3]: large(2, 50_000)}}}).want(200)
 		alice.do("PUT /sendToDevice/m.x/2", obj{"messages": obj{bob.userID: obj{"*": large(3, 100)}}}).want(200)
 		job, _ := roletest.Job(t, n.p)
-		const stored = `SELECT (SELECT COALESCE(SUM(LENGTH(content)), 0) FROM to_device) + (SELECT COALESCE(SUM(LENGTH(content)), 0) FROM to_device_contents)`
+		const stored = `SELECT (SELECT COALESCE(SUM(LENGTH(content)), 0) FROM to_device) + (SELECT COALESCE(SUM(LENGTH(content)), 0)
+			FROM to_device_contents)`
 		if got := n.number(stored); got > 110_000 {
 			t.Errorf("%d bytes are stored", got)
 		}
@@ -71,7 +72,9 @@ func TestContentsAreStoredOnce(t *testing.T) {
 			if i == 3 {
 				want = 2
 			}
-			if len(got) != 2 || !strings.HasPrefix(got[0], fmt.Sprintf(`{"content":{"n":%d,`, want)) || !strings.HasPrefix(got[1], `{"content":{"n":3,`) || len(got[0]) < 50_000 {
+			if len(got) != 2 || !strings.HasPrefix(got[0], fmt.Sprintf(`{"content":{"n":%d,`, want)) ||
+				!strings.HasPrefix(got[1], `{"content":{"n":3,`) ||
+				len(got[0]) < 50_000 {
 				t.Fatalf("device %s got %d messages, the first is %.40s", id, len(got), got)
 			}
 			if err := n.dropContents(t.Context(), job); err != nil {
@@ -97,7 +100,8 @@ func TestContentsAreStoredOnce(t *testing.T) {
 func TestLargeContentIsRefused(t *testing.T) {
 	run(t, func(t *testing.T, n *node) {
 		alice, bob := n.register("alice"), n.register("bob")
-		alice.do("PUT /sendToDevice/m.x/1", obj{"messages": obj{bob.userID: obj{"*": large(1, maxContent)}, alice.userID: obj{"*": obj{}}}}).want(413, "M_TOO_LARGE")
+		alice.do("PUT /sendToDevice/m.x/1", obj{"messages": obj{bob.userID: obj{"*": large(1, maxContent)}, alice.userID: obj{"*": obj{}}}}).
+			want(413, "M_TOO_LARGE")
 		alice.do("PUT /sendToDevice/m.x/1", obj{"messages": obj{bob.userID: obj{"*": large(1, maxContent-20)}}}).want(200)
 		if got := n.number(`SELECT COUNT(*) FROM to_device`); got != 1 {
 			t.Errorf("%d messages are stored", got)
@@ -142,7 +146,11 @@ func TestDeliveriesInSeveralTickets(t *testing.T) {
 		count := func() int { return n.number(`SELECT COUNT(*) FROM to_device`) }
 		// The second ticket meets a position that is taken, so that the process gives the shard up.
 		shard, pos := n.next(bob.userID)
-		n.exec(`INSERT INTO to_device (shard, pos, user_id, device_id, sender, type, content) VALUES ($1, $2, '@x:x', 'X', '', '', '')`, shard, pos+80)
+		n.exec(
+			`INSERT INTO to_device (shard, pos, user_id, device_id, sender, type, content) VALUES ($1, $2, '@x:x', 'X', '', '', '')`,
+			shard,
+			pos+80,
+		)
 		parts := map[string]json.RawMessage{}
 		for id, content := range messages {
 			parts[id], _ = json.Marshal(content)

@@ -17,7 +17,13 @@ var Domain = domain.Domain{
 	Streams: []stream.Spec{toDeviceStream, listStream},
 	Roles: []role.Role{
 		{Name: "todevice", Purpose: "carries messages between devices", Stream: "to_device", Key: "user", Serves: "sendToDevice"},
-		{Name: "devicelists", Purpose: "tells who changed devices or keys", Stream: "device_lists", Key: "user", Serves: "keys, cross-signing, devices"},
+		{
+			Name:    "devicelists",
+			Purpose: "tells who changed devices or keys",
+			Stream:  "device_lists",
+			Key:     "user",
+			Serves:  "keys, cross-signing, devices",
+		},
 	},
 	Restore: []domain.Rule{
 		// A key that was given out since must not be given out again: its receiver has thrown its half away.

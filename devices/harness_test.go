@@ -55,7 +55,10 @@ func (l *listener) UserDeactivated(ctx context.Context, userID string, erase boo
 type mates map[string][]string
 
 func (m mates) SharedRoomChanges(_ context.Context, userID, _, _ string, changed []string) (met, parted []string, err error) {
-	return slices.DeleteFunc(changed, func(id string) bool { return id != userID && !slices.Contains(m[userID], id) }), m["parted "+userID], nil
+	return slices.DeleteFunc(
+		changed,
+		func(id string) bool { return id != userID && !slices.Contains(m[userID], id) },
+	), m["parted "+userID], nil
 }
 
 var testMates = mates{"@alice:here.test": {"@bob:here.test"}, "parted @alice:here.test": {"@zoe:here.test"}}
@@ -181,7 +184,9 @@ func (n *node) register(name string) *login {
 
 func (n *node) login(name string) *login {
 	n.t.Helper()
-	return n.newLogin(n.do("POST /login", "", obj{"type": "m.login.password", "identifier": obj{"type": "m.id.user", "user": name}, "password": password}))
+	return n.newLogin(
+		n.do("POST /login", "", obj{"type": "m.login.password", "identifier": obj{"type": "m.id.user", "user": name}, "password": password}),
+	)
 }
 
 func (n *node) newLogin(x answer) *login {
@@ -284,7 +289,11 @@ type counter struct{ n atomic.Int64 }
 func counted(t *testing.T, body func(t *testing.T, n *node, count *counter)) {
 	t.Helper()
 	count := &counter{}
-	d, err := db.Open(context.Background(), "sqlite:"+filepath.Join(t.TempDir(), "test.db"), db.Options{Observe: func(n int) { count.n.Add(int64(n)) }})
+	d, err := db.Open(
+		context.Background(),
+		"sqlite:"+filepath.Join(t.TempDir(), "test.db"),
+		db.Options{Observe: func(n int) { count.n.Add(int64(n)) }},
+	)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -125,7 +125,15 @@ func (x *Devices) getSession(r *web.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	found, err := scanBackupKeys(r.Context(), x.db, backupKeyColumns+`AND room_id = $3 AND session_id = $4`, r.UserID(), b.number, r.Path("roomID"), r.Path("sessionID"))
+	found, err := scanBackupKeys(
+		r.Context(),
+		x.db,
+		backupKeyColumns+`AND room_id = $3 AND session_id = $4`,
+		r.UserID(),
+		b.number,
+		r.Path("roomID"),
+		r.Path("sessionID"),
+	)
 	if err != nil {
 		return nil, err
 	}

@@ -342,7 +342,8 @@ func (x *Devices) postSigning(r *web.Request, body *signingBody) (any, error) {
 			err = accounts.ErrWrongPassword
 		}
 		if err == nil && res.Conflict {
-			err = matrix.NewError(409, matrix.CodeUnknown, "The user's cross-signing keys were changed meanwhile: look at them and try again").With(errReplaced)
+			err = matrix.NewError(409, matrix.CodeUnknown, "The user's cross-signing keys were changed meanwhile: look at them and try again").
+				With(errReplaced)
 		}
 		return nil, err
 	}

@@ -141,22 +141,28 @@ func (x *Devices) Keys(ctx context.Context, viewer string, userIDs []string) (ma
 	if err != nil {
 		return nil, err
 	}
-	err = eachRow(ctx, x.db, `SELECT user_id, device_id, body FROM device_keys WHERE user_id = ANY($1)`, users, func(userID, deviceID, body string) error {
-		name, exists := names[deviceKey{userID, deviceID}]
-		if !exists {
+	err = eachRow(
+		ctx,
+		x.db,
+		`SELECT user_id, device_id, body FROM device_keys WHERE user_id = ANY($1)`,
+		users,
+		func(userID, deviceID, body string) error {
+			name, exists := names[deviceKey{userID, deviceID}]
+			if !exists {
+				return nil
+			}
+			signed, err := withSignatures([]byte(body), signatures[signedKey{userID, deviceID}])
+			if err != nil {
+				return err
+			}
+			unsigned := []byte(`{}`)
+			if name != "" {
+				unsigned = append(matrix.AppendString([]byte(`{"device_display_name":`), name), '}')
+			}
+			out[userID].Devices[deviceID] = matrix.SetMember(signed, "unsigned", unsigned)
 			return nil
-		}
-		signed, err := withSignatures([]byte(body), signatures[signedKey{userID, deviceID}])
-		if err != nil {
-			return err
-		}
-		unsigned := []byte(`{}`)
-		if name != "" {
-			unsigned = append(matrix.AppendString([]byte(`{"device_display_name":`), name), '}')
-		}
-		out[userID].Devices[deviceID] = matrix.SetMember(signed, "unsigned", unsigned)
-		return nil
-	})
+		},
+	)
 	if err != nil {
 		return nil, err
 	}

@@ -20,7 +20,8 @@ func TestKeysAreUploadedQueriedAndClaimed(t *testing.T) {
 			t.Fatalf("counts: %s", x.body)
 		}
 		alice.do("PUT /devices/"+alice.deviceID, obj{"display_name": "Phone"}).want(200)
-		x = bob.do("POST /keys/query", obj{"device_keys": obj{alice.userID: []string{}, bob.userID: []string{}, "@x:else.where": []string{}}}).want(200)
+		x = bob.do("POST /keys/query", obj{"device_keys": obj{alice.userID: []string{}, bob.userID: []string{}, "@x:else.where": []string{}}}).
+			want(200)
 		device := x.get("device_keys").Get(`@alice\:here\.test`).Get(alice.deviceID)
 		if device.Get("unsigned.device_display_name").String() != "Phone" || !device.Get("signatures").Exists() {
 			t.Errorf("device: %s", device)
@@ -72,7 +73,10 @@ func TestUploadsAreChecked(t *testing.T) {
 		alice, bob := n.register("alice"), n.register("bob")
 		alice.do("POST /keys/upload", obj{"one_time_keys": alice.oneTimeKeys("A")}).want(200)
 		alice.do("POST /keys/upload", obj{"one_time_keys": alice.oneTimeKeys("A", "B")}).want(200) // a repetition
-		x := alice.do("POST /keys/upload", obj{"one_time_keys": obj{"signed_curve25519:A": alice.oneTimeKey("other"), "signed_curve25519:C": alice.oneTimeKey("c")}})
+		x := alice.do(
+			"POST /keys/upload",
+			obj{"one_time_keys": obj{"signed_curve25519:A": alice.oneTimeKey("other"), "signed_curve25519:C": alice.oneTimeKey("c")}},
+		)
 		x.want(400, "M_UNKNOWN")
 		if count, _ := alice.counts(); count != 2 {
 			t.Errorf("a refused upload left %d keys", count)
@@ -87,7 +91,9 @@ func TestUploadsAreChecked(t *testing.T) {
 		}
 		alice.do("POST /keys/query", "{}").want(400, "M_MISSING_PARAM")
 		alice.do("POST /keys/claim", "{}").want(400, "M_MISSING_PARAM")
-		if got := bob.do("POST /keys/claim", obj{"one_time_keys": obj{"bad\x00": obj{"\x00": "\x00"}}}).want(200); got.get("one_time_keys").Raw != "{}" {
+		if got := bob.do("POST /keys/claim", obj{"one_time_keys": obj{"bad\x00": obj{"\x00": "\x00"}}}).want(200); got.get(
+			"one_time_keys",
+		).Raw != "{}" {
 			t.Errorf("%s", got.body)
 		}
 	})
@@ -171,7 +177,8 @@ func TestKeysStayWithTheirIdentity(t *testing.T) {
 		for _, name := range []string{"alice", "bob", "carol", "dave"} { // of both owners
 			for _, at := range []*node{one, two} {
 				u := at.register(name + map[*node]string{one: "1", two: "2"}[at])
-				u.do("POST /keys/upload", obj{"device_keys": u.deviceKeys(), "one_time_keys": u.oneTimeKeys("A", "B"), "fallback_keys": u.oneTimeKeys("F")}).want(200)
+				u.do("POST /keys/upload", obj{"device_keys": u.deviceKeys(), "one_time_keys": u.oneTimeKeys("A", "B"), "fallback_keys": u.oneTimeKeys("F")}).
+					want(200)
 				u.do("PUT /sendToDevice/test.x/1", obj{"messages": obj{u.userID: obj{u.deviceID: obj{}}}}).want(200)
 				u.counts()
 				changed := map[string]obj{
@@ -186,14 +193,21 @@ func TestKeysStayWithTheirIdentity(t *testing.T) {
 					}
 					count, fallback := u.counts()
 					if messages, _ := u.inbox(0); count != 2 || len(fallback) != 1 || len(messages) != 1 {
-						t.Errorf("%s of the device keys changed: left are %d one-time keys, fallback keys %v and %d messages", what, count, fallback, len(messages))
+						t.Errorf(
+							"%s of the device keys changed: left are %d one-time keys, fallback keys %v and %d messages",
+							what,
+							count,
+							fallback,
+							len(messages),
+						)
 					}
 				}
 				u.do("POST /keys/upload", obj{"one_time_keys": u.oneTimeKeys("A")}).want(200) // known, so not fresh
 				if count, _ := u.counts(); count != 2 {
 					t.Errorf("a key that is known makes %d of 2", count)
 				}
-				x := u.do("POST /keys/upload", obj{"device_keys": u.deviceKeysWith(obj{"keys": obj{"ed25519:" + u.deviceID: public(u.key), "curve25519:" + u.deviceID: "another"}})}).want(200)
+				x := u.do("POST /keys/upload", obj{"device_keys": u.deviceKeysWith(obj{"keys": obj{"ed25519:" + u.deviceID: public(u.key), "curve25519:" + u.deviceID: "another"}})}).
+					want(200)
 				if n := x.get("one_time_key_counts.signed_curve25519").Int(); n != 0 {
 					t.Errorf("a new identity: %d one-time keys in the answer", n)
 				}
@@ -222,7 +236,9 @@ func TestNewIdentityIsCountedBeforeItIsHeard(t *testing.T) {
 			return res, err
 		}
 		alice.key = n.login("alice").key
-		if x := alice.do("POST /keys/upload", obj{"device_keys": alice.deviceKeys()}).want(200); x.get("one_time_key_counts.signed_curve25519").Int() != 0 {
+		if x := alice.do("POST /keys/upload", obj{"device_keys": alice.deviceKeys()}).want(200); x.get("one_time_key_counts.signed_curve25519").
+			Int() !=
+			0 {
 			t.Errorf("a new identity is told the keys of the old one: %s", x.body)
 		}
 	})
@@ -472,7 +488,9 @@ func TestRememberedKeysOfADeviceAreBounded(t *testing.T) {
 		alice := n.register("alice")
 		remembered := func() (rows int) {
 			t.Helper()
-			err := n.db.QueryRow(context.Background(), `SELECT COUNT(*) FROM one_time_key_hashes WHERE user_id = $1 AND device_id = $2`, alice.userID, alice.deviceID).Scan(&rows)
+			err := n.db.QueryRow(context.Background(), `SELECT COUNT(*) FROM one_time_key_hashes WHERE user_id = $1
+				AND device_id = $2`, alice.userID, alice.deviceID).
+				Scan(&rows)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -559,7 +577,10 @@ func TestARefusedUploadWritesNothing(t *testing.T) {
 		}
 
 		// The same when the upload is found to clash only where it is written.
-		late := keyUpload{DeviceID: alice.deviceID, OneTime: []publicKey{{Algorithm: mainAlgorithm, ID: "A", Body: "{}"}, {Algorithm: mainAlgorithm, ID: "B", Body: "{}"}}}
+		late := keyUpload{
+			DeviceID: alice.deviceID,
+			OneTime:  []publicKey{{Algorithm: mainAlgorithm, ID: "A", Body: "{}"}, {Algorithm: mainAlgorithm, ID: "B", Body: "{}"}},
+		}
 		if _, err := n.uploadHere(context.Background(), alice.userID, late); err == nil {
 			t.Error("expected that it is refused")
 		}
@@ -570,13 +591,15 @@ func TestARefusedUploadWritesNothing(t *testing.T) {
 		// Nor are identity keys stored of which the request has the one-time keys refused.
 		phone := n.login("alice")
 		phone.do("POST /keys/upload", obj{"one_time_keys": phone.oneTimeKeys("A")}).want(200)
-		phone.do("POST /keys/upload", obj{"device_keys": phone.deviceKeys(), "one_time_keys": obj{"signed_curve25519:A": phone.oneTimeKey("other")}}).want(400, "M_UNKNOWN")
+		phone.do("POST /keys/upload", obj{"device_keys": phone.deviceKeys(), "one_time_keys": obj{"signed_curve25519:A": phone.oneTimeKey("other")}}).
+			want(400, "M_UNKNOWN")
 		if _, _, _, keys, _ := phone.kept(); keys != "" {
 			t.Errorf("a refused upload stored identity keys: %s", keys)
 		}
 		// A new identity ends the old keys, so that their ids and their number do not count.
 		phone.do("POST /keys/upload", obj{"device_keys": phone.deviceKeys()}).want(200)
 		phone.key = n.login("alice").key
-		phone.do("POST /keys/upload", obj{"device_keys": phone.deviceKeys(), "one_time_keys": obj{"signed_curve25519:A": phone.oneTimeKey("other")}}).want(200)
+		phone.do("POST /keys/upload", obj{"device_keys": phone.deviceKeys(), "one_time_keys": obj{"signed_curve25519:A": phone.oneTimeKey("other")}}).
+			want(200)
 	})
 }

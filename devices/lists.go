@@ -51,7 +51,10 @@ func (x *Devices) changeHere(ctx context.Context, userID string, c listChange) (
 	if c.Viewer != "" {
 		data = []byte(c.Viewer)
 	}
-	err := x.deps.Process.Streams.Append(ctx, &stream.Entry{Stream: x.lists, Row: stream.Row{Shard: x.lists.Shard(userID), Key: userID, Data: data, Value: p}})
+	err := x.deps.Process.Streams.Append(
+		ctx,
+		&stream.Entry{Stream: x.lists, Row: stream.Row{Shard: x.lists.Shard(userID), Key: userID, Data: data, Value: p}},
+	)
 	return p.result, err
 }
 
@@ -101,7 +104,10 @@ func (p *pendingChange) apply(ctx context.Context, tx *db.Tx, userID string) err
 		if err != nil {
 			return err
 		}
-		removed := slices.DeleteFunc(slices.Clone(p.Removed), func(id string) bool { return slices.Contains(there, id) }) // but not those made since
+		removed := slices.DeleteFunc(
+			slices.Clone(p.Removed),
+			func(id string) bool { return slices.Contains(there, id) },
+		) // but not those made since
 		for _, query := range []string{
 			`DELETE FROM device_keys WHERE user_id = $1 AND device_id = ANY($2)`,
 			`DELETE FROM key_signatures WHERE user_id = $1 AND target = ANY($2)`,

@@ -48,7 +48,8 @@ func TestDevicesWithoutKeysAreNews(t *testing.T) {
 		n.hears("a logout", alice.userID, since, bob.userID)
 		bob.do("POST /keys/upload", obj{"device_keys": bob.deviceKeys()}).want(200)
 		since = n.heads()
-		n.do("POST /login", "", obj{"type": "m.login.password", "identifier": obj{"type": "m.id.user", "user": "bob"}, "password": password, "device_id": bob.deviceID}).want(200)
+		n.do("POST /login", "", obj{"type": "m.login.password", "identifier": obj{"type": "m.id.user", "user": "bob"}, "password": password, "device_id": bob.deviceID}).
+			want(200)
 		n.hears("a log-in with known keys", alice.userID, since)
 
 		ctx := context.Background()
@@ -87,7 +88,9 @@ func TestWhatOneSeesIsNewsForOne(t *testing.T) {
 		n.hears("a user-signing key", alice.userID, since, alice.userID)
 		since = n.heads()
 		signed := sign(t, other.body["master_key"], alice.userID, public(of.user), of.user)
-		if got := alice.do("POST /keys/signatures/upload", obj{bob.userID: obj{public(other.master): signed}}).want(200); got.get("failures").Raw != "{}" {
+		if got := alice.do("POST /keys/signatures/upload", obj{bob.userID: obj{public(other.master): signed}}).want(200); got.get(
+			"failures",
+		).Raw != "{}" {
 			t.Fatalf("%s", got.body)
 		}
 		n.hears("a signature on another", bob.userID, since)

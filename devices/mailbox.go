@@ -144,7 +144,9 @@ func (x *Devices) pending(ctx context.Context, userID, deviceID string) (first, 
 		}
 	}
 	// The box follows the stream from here on, so nothing is missed between this statement and its use.
-	err = x.db.QueryRow(ctx, `SELECT COALESCE(MIN(pos), 0), COALESCE(MAX(pos), 0) FROM to_device WHERE user_id = $1 AND device_id = $2`, userID, deviceID).Scan(&first, &last)
+	err = x.db.QueryRow(ctx, `SELECT COALESCE(MIN(pos), 0), COALESCE(MAX(pos), 0) FROM to_device WHERE user_id = $1
+		AND device_id = $2`, userID, deviceID).
+		Scan(&first, &last)
 	if err != nil || b == nil {
 		return first, last, err
 	}
@@ -173,7 +175,12 @@ const maxMessageBytes = 1 << 20
 // ToDevice gives the messages for a device with after < pos <= upto, at most limit, as
 // {"content","sender","type"}. last is upto, or the position of the last message when the limit, or that of
 // maxMessageBytes together, cut some off: the position that the device has. It makes no statement when memory knows that there are none.
-func (x *Devices) ToDevice(ctx context.Context, userID, deviceID string, after, upto int64, limit int) (messages []json.RawMessage, last int64, err error) {
+func (x *Devices) ToDevice(
+	ctx context.Context,
+	userID, deviceID string,
+	after, upto int64,
+	limit int,
+) (messages []json.RawMessage, last int64, err error) {
 	first, newest, err := x.pending(ctx, userID, deviceID)
 	if err != nil {
 		return nil, after, err
@@ -181,8 +188,17 @@ func (x *Devices) ToDevice(ctx context.Context, userID, deviceID string, after, 
 	if first == 0 || first > upto || newest <= after || after >= upto || limit <= 0 {
 		return nil, max(after, upto), nil
 	}
-	rows, err := x.db.Query(ctx, `SELECT m.pos, m.sender, m.type, COALESCE(c.content, m.content) FROM to_device m LEFT JOIN to_device_contents c ON c.shard = m.shard AND c.pos = m.content_pos
-		WHERE m.user_id = $1 AND m.device_id = $2 AND m.pos > $3 AND m.pos <= $4 ORDER BY m.pos LIMIT $5`, userID, deviceID, after, upto, limit+1)
+	rows, err := x.db.Query(
+		ctx,
+		`SELECT m.pos, m.sender, m.type, COALESCE(c.content, m.content) FROM to_device m LEFT
+		JOIN to_device_contents c ON c.shard = m.shard AND c.pos = m.content_pos
+		WHERE m.user_id = $1 AND m.device_id = $2 AND m.pos > $3 AND m.pos <= $4 ORDER BY m.pos LIMIT $5`,
+		userID,
+		deviceID,
+		after,
+		upto,
+		limit+1,
+	)
 	if err != nil {
 		return nil, after, err
 	}
@@ -211,7 +227,8 @@ func (x *Devices) DeleteToDevice(ctx context.Context, userID, deviceID string, u
 	if err != nil || first == 0 || first > upto {
 		return err
 	}
-	if _, err := x.db.Exec(ctx, `DELETE FROM to_device WHERE user_id = $1 AND device_id = $2 AND pos <= $3`, userID, deviceID, upto); err != nil {
+	if _, err := x.db.Exec(ctx, `DELETE FROM to_device WHERE user_id = $1 AND device_id = $2
+		AND pos <= $3`, userID, deviceID, upto); err != nil {
 		return err
 	}
 	if x.heard.IsActive() {
@@ -225,7 +242,10 @@ func (x *Devices) DeleteToDevice(ctx context.Context, userID, deviceID string, u
 // OneTimeKeyCounts gives the numbers of one-time keys of a device by algorithm, signed_curve25519 always
 // among them, and the algorithms whose fallback key was not given out, sorted. It makes a statement only
 // after a change. The results are shared: nobody changes them.
-func (x *Devices) OneTimeKeyCounts(ctx context.Context, userID, deviceID string) (counts map[string]int, unusedFallback []string, err error) {
+func (x *Devices) OneTimeKeyCounts(
+	ctx context.Context,
+	userID, deviceID string,
+) (counts map[string]int, unusedFallback []string, err error) {
 	if !x.heard.IsActive() {
 		known, err := x.loadCounts(ctx, userID, deviceID)
 		if err != nil {

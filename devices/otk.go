@@ -132,7 +132,8 @@ func (w *keyUploadWork) store(ctx context.Context, tx *db.Tx, userID string, fre
 		return err
 	}
 	_, err := tx.Exec(ctx, `DELETE FROM one_time_key_hashes WHERE user_id = $1 AND device_id = $2 AND created_ms < (SELECT created_ms
-		FROM one_time_key_hashes WHERE user_id = $1 AND device_id = $2 ORDER BY created_ms DESC LIMIT 1 OFFSET $3)`, userID, w.DeviceID, maxHashes-1)
+		FROM one_time_key_hashes WHERE user_id = $1 AND device_id = $2 ORDER BY created_ms DESC
+			LIMIT 1 OFFSET $3)`, userID, w.DeviceID, maxHashes-1)
 	return err
 }
 
@@ -170,7 +171,8 @@ func (u *keyUpload) check(ctx context.Context, q db.Querier, userID string) (fre
 			}
 			return err
 		})(q.Query(ctx, `SELECT algorithm, key_id, body, '' FROM one_time_keys WHERE user_id = $1 AND device_id = $2 AND key_id = ANY($3)
-			UNION ALL SELECT '', '', '', hash FROM one_time_key_hashes WHERE user_id = $1 AND device_id = $2 AND hash = ANY($4)`, userID, u.DeviceID, ids, hashes))
+			UNION ALL SELECT '', '', '', hash FROM one_time_key_hashes WHERE user_id = $1 AND device_id = $2
+				AND hash = ANY($4)`, userID, u.DeviceID, ids, hashes))
 		if err != nil {
 			return nil, nil, err
 		}
@@ -179,7 +181,11 @@ func (u *keyUpload) check(ctx context.Context, q db.Querier, userID string) (fre
 		switch old, known := stored[name{k.Algorithm, k.ID}]; {
 		case known && old == k.Body, uploaded[k.hash()]:
 		case known:
-			return nil, matrix.NewError(400, matrix.CodeUnknown, "The one-time key "+k.Algorithm+":"+k.ID+" exists with other content: upload keys under new ids"), nil
+			return nil, matrix.NewError(
+				400,
+				matrix.CodeUnknown,
+				"The one-time key "+k.Algorithm+":"+k.ID+" exists with other content: upload keys under new ids",
+			), nil
 		default:
 			fresh = append(fresh, k)
 		}
@@ -222,7 +228,13 @@ func (u *keyUpload) checkNumbers(ctx context.Context, q db.Querier, userID strin
 	}
 	switch {
 	case len(fresh) > 0 && total > maxOneTime:
-		return matrix.TooLarge(fmt.Sprintf("A device may have %d one-time keys that were not given out: expected fewer new ones, found %d keys with them", maxOneTime, total)), nil
+		return matrix.TooLarge(
+			fmt.Sprintf(
+				"A device may have %d one-time keys that were not given out: expected fewer new ones, found %d keys with them",
+				maxOneTime,
+				total,
+			),
+		), nil
 	case len(fresh) > 0 && len(oneTime) > maxKinds:
 		return matrix.TooLarge(fmt.Sprintf("A device may have one-time keys of %d algorithms, found %d", maxKinds, len(oneTime))), nil
 	case len(fallback) > had && len(fallback) > maxKinds:
@@ -310,9 +322,11 @@ func (w *claimWork) apply(ctx context.Context, tx *db.Tx, userID string) (change
 	}
 	k := ClaimedKey{Claim: w.Claim}
 	for _, query := range []string{
-		`DELETE FROM one_time_keys WHERE ` + accounts.DeviceThere + ` AND user_id = $1 AND device_id = $2 AND algorithm = $3 AND key_id = (SELECT key_id FROM one_time_keys
+		`DELETE FROM one_time_keys WHERE ` + accounts.DeviceThere + ` AND user_id = $1 AND device_id = $2 AND algorithm = $3
+		AND key_id = (SELECT key_id FROM one_time_keys
 			WHERE user_id = $1 AND device_id = $2 AND algorithm = $3 ORDER BY created_ms, key_id LIMIT 1) RETURNING key_id, body`,
-		`UPDATE fallback_keys SET used = TRUE WHERE ` + accounts.DeviceThere + ` AND user_id = $1 AND device_id = $2 AND algorithm = $3 RETURNING key_id, body`,
+		`UPDATE fallback_keys SET used = TRUE WHERE ` + accounts.DeviceThere + ` AND user_id = $1 AND device_id = $2
+		AND algorithm = $3 RETURNING key_id, body`,
 	} {
 		err := tx.QueryRow(ctx, query, userID, w.DeviceID, w.Algorithm).Scan(&k.KeyID, &k.Body)
 		if err == nil {
@@ -334,7 +348,10 @@ type takenKeys struct {
 	fresh [][]any // rows of claimed_keys
 }
 
-var takenRows = &db.Table{Name: "claimed_keys", Columns: db.Columns("user_id text, device_id text, claim_id text, algorithm text, key_id text, body text, created_ms integer")}
+var takenRows = &db.Table{
+	Name:    "claimed_keys",
+	Columns: db.Columns("user_id text, device_id text, claim_id text, algorithm text, key_id text, body text, created_ms integer"),
+}
 
 // loadTaken reads what the claims of a write got before.
 func loadTaken(ctx context.Context, tx *db.Tx, batch []*stream.Entry) (*takenKeys, error) {
@@ -356,7 +373,8 @@ func loadTaken(ctx context.Context, tx *db.Tx, batch []*stream.Entry) (*takenKey
 		k.Claim = c.Claim
 		t.known[c] = k
 		return err
-	})(tx.Query(ctx, `SELECT user_id, device_id, claim_id, algorithm, key_id, body FROM claimed_keys WHERE user_id = ANY($1) AND device_id = ANY($2) AND claim_id = ANY($3)`,
+	})(tx.Query(ctx, `SELECT user_id, device_id, claim_id, algorithm, key_id, body FROM claimed_keys WHERE user_id = ANY($1)
+		AND device_id = ANY($2) AND claim_id = ANY($3)`,
 		users, devices, ids))
 	return t, err
 }
@@ -422,7 +440,8 @@ func (x *Devices) claimable(ctx context.Context, claims []claimRequest) ([]claim
 		return err
 	})(x.db.Query(ctx, `SELECT DISTINCT user_id, device_id, algorithm FROM one_time_keys WHERE user_id = ANY($1) AND device_id = ANY($2)
 		UNION SELECT user_id, device_id, algorithm FROM fallback_keys WHERE user_id = ANY($1) AND device_id = ANY($2)
-		UNION SELECT user_id, device_id, algorithm FROM claimed_keys WHERE user_id = ANY($1) AND device_id = ANY($2) AND claim_id = ANY($3)`, users, devices, ids))
+		UNION SELECT user_id, device_id, algorithm FROM claimed_keys WHERE user_id = ANY($1) AND device_id = ANY($2)
+			AND claim_id = ANY($3)`, users, devices, ids))
 	if err != nil {
 		return nil, err
 	}

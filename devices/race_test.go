@@ -12,15 +12,25 @@ import (
 
 func (n *node) loginWith(name, deviceID string) *login {
 	n.t.Helper()
-	return n.newLogin(n.do("POST /login", "", obj{"type": "m.login.password", "identifier": obj{"type": "m.id.user", "user": name}, "password": password, "device_id": deviceID}))
+	return n.newLogin(
+		n.do(
+			"POST /login",
+			"",
+			obj{"type": "m.login.password", "identifier": obj{"type": "m.id.user", "user": name}, "password": password, "device_id": deviceID},
+		),
+	)
 }
 
 // kept is how many rows are there for a device.
 func (n *node) kept(userID, deviceID string) (rows int) {
 	n.t.Helper()
-	err := n.db.QueryRow(context.Background(), `SELECT (SELECT COUNT(*) FROM device_keys WHERE user_id = $1 AND device_id = $2) + (SELECT COUNT(*) FROM one_time_keys WHERE user_id = $1 AND device_id = $2)
-		+ (SELECT COUNT(*) FROM fallback_keys WHERE user_id = $1 AND device_id = $2) + (SELECT COUNT(*) FROM to_device WHERE user_id = $1 AND device_id = $2)
-		+ (SELECT COUNT(*) FROM one_time_key_hashes WHERE user_id = $1 AND device_id = $2) + (SELECT COUNT(*) FROM key_signatures WHERE user_id = $1 AND target = $2)`, userID, deviceID).Scan(&rows)
+	err := n.db.QueryRow(context.Background(), `SELECT (SELECT COUNT(*) FROM device_keys WHERE user_id = $1
+		AND device_id = $2) + (SELECT COUNT(*) FROM one_time_keys WHERE user_id = $1 AND device_id = $2)
+		+ (SELECT COUNT(*) FROM fallback_keys WHERE user_id = $1 AND device_id = $2) + (SELECT COUNT(*) FROM to_device WHERE user_id = $1
+		AND device_id = $2)
+		+ (SELECT COUNT(*) FROM one_time_key_hashes WHERE user_id = $1 AND device_id = $2) + (SELECT COUNT(*) FROM key_signatures
+			WHERE user_id = $1 AND target = $2)`, userID, deviceID).
+		Scan(&rows)
 	if err != nil {
 		n.t.Fatal(err)
 	}
@@ -113,12 +123,19 @@ func TestNothingOutlivesItsUser(t *testing.T) {
 		for round := range rounds {
 			name := fmt.Sprint("carol", round)
 			carol := n.register(name)
-			sessions := obj{"rooms": obj{"!r:here.test": obj{"sessions": obj{"s": obj{"first_message_index": 1, "forwarded_count": 0, "is_verified": true, "session_data": obj{}}}}}}
+			sessions := obj{
+				"rooms": obj{
+					"!r:here.test": obj{
+						"sessions": obj{"s": obj{"first_message_index": 1, "forwarded_count": 0, "is_verified": true, "session_data": obj{}}},
+					},
+				},
+			}
 			version := carol.do("POST /room_keys/version", obj{"algorithm": "a", "auth_data": obj{}}).want(200).get("version").String()
 			roletest.AtOnce(6, func(i int) {
 				switch i {
 				case 0:
-					carol.do("POST /account/deactivate", obj{"auth": obj{"type": "m.login.password", "identifier": obj{"type": "m.id.user", "user": name}, "password": password}}).want(200)
+					carol.do("POST /account/deactivate", obj{"auth": obj{"type": "m.login.password", "identifier": obj{"type": "m.id.user", "user": name}, "password": password}}).
+						want(200)
 				case 1, 2:
 					carol.do("POST /room_keys/version", obj{"algorithm": "a", "auth_data": obj{}})
 				case 3:
@@ -130,7 +147,9 @@ func TestNothingOutlivesItsUser(t *testing.T) {
 				}
 			})
 			var rows int
-			err := n.db.QueryRow(t.Context(), `SELECT (SELECT COUNT(*) FROM backup_versions WHERE user_id = $1) + (SELECT COUNT(*) FROM backup_keys WHERE user_id = $1) + (SELECT COUNT(*) FROM cross_signing_keys WHERE user_id = $1)`, carol.userID).Scan(&rows)
+			err := n.db.QueryRow(t.Context(), `SELECT (SELECT COUNT(*) FROM backup_versions WHERE user_id = $1) + (SELECT COUNT(*)
+				FROM backup_keys WHERE user_id = $1) + (SELECT COUNT(*) FROM cross_signing_keys WHERE user_id = $1)`, carol.userID).
+				Scan(&rows)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -152,7 +171,8 @@ func TestALateCleanUpLeavesTheNewDevice(t *testing.T) {
 		old := n.loginWith("alice", "PHONE")
 		old.do("POST /logout", nil).want(200)
 		alice := n.loginWith("alice", "PHONE")
-		alice.do("POST /keys/upload", obj{"device_keys": alice.deviceKeys(), "one_time_keys": alice.oneTimeKeys("A"), "fallback_keys": alice.oneTimeKeys("F")}).want(200)
+		alice.do("POST /keys/upload", obj{"device_keys": alice.deviceKeys(), "one_time_keys": alice.oneTimeKeys("A"), "fallback_keys": alice.oneTimeKeys("F")}).
+			want(200)
 		bob.do("PUT /sendToDevice/m.test/1", obj{"messages": obj{alice.userID: obj{"PHONE": obj{}}}}).want(200)
 		before := n.kept(alice.userID, "PHONE")
 		if err := n.DevicesRemoved(t.Context(), alice.userID, []string{"PHONE"}); err != nil {
@@ -175,19 +195,26 @@ func TestWhatAnEarlierTokenSentIsRefused(t *testing.T) {
 		}
 		old.do("POST /keys/upload", obj{"device_keys": old.deviceKeys()}).want(200)
 		alice := n.loginWith("alice", "PHONE")
-		if err := n.putDeviceKeys(t.Context(), id, string(old.deviceKeys()), string(alice.deviceKeys())); matrix.AsError(err).Code != matrix.CodeUnknownToken {
+		if err := n.putDeviceKeys(t.Context(), id, string(old.deviceKeys()), string(alice.deviceKeys())); matrix.AsError(
+			err,
+		).Code != matrix.CodeUnknownToken {
 			t.Errorf("device keys: found %v", err)
 		}
 		if err := n.putDeviceKeys(t.Context(), id, "", string(alice.deviceKeys())); matrix.AsError(err).Code != matrix.CodeUnknownToken {
 			t.Errorf("device keys: found %v", err)
 		}
-		if _, err := n.upload(t.Context(), alice.userID, keyUpload{DeviceID: "PHONE", Token: id.TokenID, OneTime: []publicKey{{mainAlgorithm, "Z", `"z"`}}}); matrix.AsError(err).Code != matrix.CodeUnknownToken {
+		if _, err := n.upload(t.Context(), alice.userID, keyUpload{DeviceID: "PHONE", Token: id.TokenID, OneTime: []publicKey{{mainAlgorithm, "Z", `"z"`}}}); matrix.AsError(
+			err,
+		).Code != matrix.CodeUnknownToken {
 			t.Errorf("one-time keys: found %v", err)
 		}
-		if res, err := n.change(t.Context(), alice.userID, listChange{Signing: []signingKey{{usageMaster, "x", "{}"}}, Token: id.TokenID}); err != nil || !res.Refused {
+		if res, err := n.change(t.Context(), alice.userID, listChange{Signing: []signingKey{{usageMaster, "x", "{}"}}, Token: id.TokenID}); err != nil ||
+			!res.Refused {
 			t.Errorf("cross-signing keys: found %+v, %v", res, err)
 		}
-		signatures := []keySignature{{Target: "PHONE", Signer: alice.userID, KeyID: "ed25519:x", Signature: "c2ln", On: string(alice.deviceKeys())}}
+		signatures := []keySignature{
+			{Target: "PHONE", Signer: alice.userID, KeyID: "ed25519:x", Signature: "c2ln", On: string(alice.deviceKeys())},
+		}
 		if res, err := n.change(t.Context(), alice.userID, listChange{Signatures: signatures}); err != nil || res.Refused {
 			t.Errorf("a signature: found %+v, %v", res, err)
 		}

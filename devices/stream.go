@@ -52,8 +52,18 @@ type keyWork interface {
 type toDeviceStore struct{}
 
 var (
-	txnRows     = &db.Table{Name: "to_device_txns", Columns: db.Columns("sender text, device_id text, type text, txn_id text, shard integer, created_ms integer, done bool, upto_user text, upto_device text")}
-	messageRows = &db.Table{Name: "to_device", Columns: db.Columns("shard integer, pos integer, user_id text, device_id text, sender text, type text, content text, content_pos integer")}
+	txnRows = &db.Table{
+		Name: "to_device_txns",
+		Columns: db.Columns(
+			"sender text, device_id text, type text, txn_id text, shard integer, created_ms integer, done bool, upto_user text, upto_device text",
+		),
+	}
+	messageRows = &db.Table{
+		Name: "to_device",
+		Columns: db.Columns(
+			"shard integer, pos integer, user_id text, device_id text, sender text, type text, content text, content_pos integer",
+		),
+	}
 	contentRows = &db.Table{Name: "to_device_contents", Columns: db.Columns("shard integer, pos integer, content text")}
 	countRows   = &db.Table{
 		Name: "key_count_changes", Columns: db.Columns("user_id text, device_id text, shard integer, pos integer"),
@@ -73,7 +83,8 @@ func (toDeviceStore) Insert(ctx context.Context, w *db.Batch, batch []*stream.En
 		w.Rows(messageRows, messages)
 		for shard, r := range written { // a device may be gone since the message was made: its clean-up is before or after this in the order of the shard
 			w.Do(`DELETE FROM to_device WHERE shard = $1 AND pos >= $2 AND pos <= $3
-				AND NOT EXISTS (SELECT 1 FROM user_devices d WHERE d.user_id = to_device.user_id AND d.device_id = to_device.device_id)`, shard, r[0], r[1])
+				AND NOT EXISTS (SELECT 1 FROM user_devices d WHERE d.user_id = to_device.user_id
+					AND d.device_id = to_device.device_id)`, shard, r[0], r[1])
 		}
 		clear(written)
 		messages, contents, txns = nil, nil, nil

@@ -61,7 +61,9 @@ func (x *Devices) Send(ctx context.Context, d Delivery) error {
 				return matrix.BadJSON("The message to the device " + deviceID + " of " + userID + " must be an object")
 			}
 			if len(content) > maxContent {
-				return matrix.TooLarge(fmt.Sprintf("The message to the device %s of %s has %d bytes: expected at most %d", deviceID, userID, len(content), maxContent))
+				return matrix.TooLarge(
+					fmt.Sprintf("The message to the device %s of %s has %d bytes: expected at most %d", deviceID, userID, len(content), maxContent),
+				)
 			}
 		}
 		shard := x.toDevice.Shard(userID)
@@ -139,8 +141,21 @@ func (t *transaction) row() []any {
 
 // advance moves the record on with a further ticket, which fails with errProgressed when another attempt has done so.
 func (t *transaction) advance(w *db.Batch) {
-	w.Require(errProgressed, 1, `UPDATE to_device_txns SET done = $6, upto_user = $7, upto_device = $8`+txnKey+` AND NOT done AND upto_user = $9 AND upto_device = $10`,
-		t.sender, t.deviceID, t.typ, t.id, t.shard, t.done, t.upto.userID, t.upto.deviceID, t.from.upto.userID, t.from.upto.deviceID)
+	w.Require(
+		errProgressed,
+		1,
+		`UPDATE to_device_txns SET done = $6, upto_user = $7, upto_device = $8`+txnKey+` AND NOT done AND upto_user = $9 AND upto_device = $10`,
+		t.sender,
+		t.deviceID,
+		t.typ,
+		t.id,
+		t.shard,
+		t.done,
+		t.upto.userID,
+		t.upto.deviceID,
+		t.from.upto.userID,
+		t.from.upto.deviceID,
+	)
 }
 
 // deliverHere runs on the owner of the shard that all receivers of the part hash to.
@@ -396,9 +411,16 @@ func (x *Devices) sweep(ctx context.Context, job *role.Job) error {
 	under := job.Lease()
 	const page = 500
 	for after := ""; ; {
-		users, err := db.Texts(x.db.Query(ctx, `SELECT user_id FROM (SELECT user_id FROM device_keys WHERE user_id > $1 UNION SELECT user_id FROM one_time_keys WHERE user_id > $1
+		users, err := db.Texts(
+			x.db.Query(
+				ctx,
+				`SELECT user_id FROM (SELECT user_id FROM device_keys WHERE user_id > $1 UNION SELECT user_id FROM one_time_keys WHERE user_id > $1
 			UNION SELECT user_id FROM one_time_key_hashes WHERE user_id > $1 UNION SELECT user_id FROM fallback_keys WHERE user_id > $1
-			UNION SELECT user_id FROM to_device WHERE user_id > $1) AS kept ORDER BY user_id LIMIT $2`, after, page))
+			UNION SELECT user_id FROM to_device WHERE user_id > $1) AS kept ORDER BY user_id LIMIT $2`,
+				after,
+				page,
+			),
+		)
 		if err != nil || len(users) == 0 {
 			return err
 		}
@@ -432,7 +454,15 @@ func (x *Devices) sweep(ctx context.Context, job *role.Job) error {
 
 // keptDevices gives the devices of the users for which anything is kept.
 func (x *Devices) keptDevices(ctx context.Context, users []string) (map[string][]string, error) {
-	return db.Groups[string, string](x.db.Query(ctx, `SELECT user_id, device_id FROM device_keys WHERE user_id = ANY($1) UNION SELECT user_id, device_id FROM one_time_keys WHERE user_id = ANY($1)
+	return db.Groups[string, string](
+		x.db.Query(
+			ctx,
+			`SELECT user_id, device_id FROM device_keys WHERE user_id = ANY($1) UNION SELECT user_id, device_id FROM one_time_keys
+			WHERE user_id = ANY($1)
 		UNION SELECT user_id, device_id FROM one_time_key_hashes WHERE user_id = ANY($1)
-		UNION SELECT user_id, device_id FROM fallback_keys WHERE user_id = ANY($1) UNION SELECT user_id, device_id FROM to_device WHERE user_id = ANY($1)`, users))
+		UNION SELECT user_id, device_id FROM fallback_keys WHERE user_id = ANY($1) UNION SELECT user_id, device_id FROM to_device
+			WHERE user_id = ANY($1)`,
+			users,
+		),
+	)
 }

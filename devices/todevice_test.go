@@ -92,7 +92,8 @@ func TestRepeatedDeliveriesOverProcesses(t *testing.T) {
 		// A request that reached only some shards is completed by its repetition.
 		later := one.register("later")
 		messages[later.userID] = obj{"*": obj{}}
-		if _, err := one.db.Exec(context.Background(), `DELETE FROM to_device_txns WHERE shard = $1`, one.ToDeviceStream().Shard(later.userID)); err != nil {
+		if _, err := one.db.Exec(context.Background(), `DELETE FROM to_device_txns
+			WHERE shard = $1`, one.ToDeviceStream().Shard(later.userID)); err != nil {
 			t.Fatal(err)
 		}
 		alice.do("PUT /sendToDevice/m.x/txn", obj{"messages": obj{later.userID: obj{"*": obj{}}}}).want(200)

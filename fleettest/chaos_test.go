@@ -11,9 +11,9 @@ import (
 	"testing"
 	"time"
 
-	"lyceum/ops/bench"
 	"lyceum/fleet"
 	"lyceum/fleettest"
+	"lyceum/ops/bench"
 )
 
 // load is a run of the load generator beside which things are broken.
@@ -37,7 +37,11 @@ func (b *begin) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-func startLoad(t *testing.T, f *fleettest.Fleet, run func(ctx context.Context, target *bench.Target, out *begin) (*bench.Result, error)) *load {
+func startLoad(
+	t *testing.T,
+	f *fleettest.Fleet,
+	run func(ctx context.Context, target *bench.Target, out *begin) (*bench.Result, error),
+) *load {
 	t.Helper()
 	return loadAt(t, strings.Join(f.URLs(), ","), run)
 }
@@ -91,7 +95,13 @@ func (l *load) ok(t *testing.T, what string) {
 func trust(t *testing.T, f *fleettest.Fleet) (end func()) {
 	t.Helper()
 	alice, bob := f.Register(t, "alice").Everywhere(), f.Register(t, "bob").Everywhere()
-	c := &checker{alice: alice, bob: bob, room: alice.Room(bob), sinceAlice: alice.Sync("", 0).Get("next_batch").String(), sinceBob: bob.Sync("", 0).Get("next_batch").String()}
+	c := &checker{
+		alice:      alice,
+		bob:        bob,
+		room:       alice.Room(bob),
+		sinceAlice: alice.Sync("", 0).Get("next_batch").String(),
+		sinceBob:   bob.Sync("", 0).Get("next_batch").String(),
+	}
 	quit, done := make(chan struct{}), make(chan struct{})
 	rounds := 0
 	go func() {
@@ -129,7 +139,11 @@ type checker struct {
 // round does a write of several kinds and looks for each at once.
 func (c *checker) round(n int) error {
 	text := fmt.Sprint("value ", n)
-	sent, err := c.alice.Insist("PUT", fleettest.RoomPath(c.room, "send", "m.room.message", text), map[string]string{"msgtype": "m.text", "body": text})
+	sent, err := c.alice.Insist(
+		"PUT",
+		fleettest.RoomPath(c.room, "send", "m.room.message", text),
+		map[string]string{"msgtype": "m.text", "body": text},
+	)
 	if err != nil {
 		return err
 	}

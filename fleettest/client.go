@@ -181,7 +181,9 @@ func (u *User) Room(others ...*User) string {
 // Send sends a text message with a transaction id and returns the event id.
 func (u *User) Send(room, transaction, text string) string {
 	u.t.Helper()
-	return u.Do("PUT", RoomPath(room, "send", "m.room.message", transaction), map[string]string{"msgtype": "m.text", "body": text}).Get("event_id").String()
+	return u.Do("PUT", RoomPath(room, "send", "m.room.message", transaction), map[string]string{"msgtype": "m.text", "body": text}).
+		Get("event_id").
+		String()
 }
 
 // RoomPath is the path of something in a room; parts are escaped.

@@ -184,7 +184,15 @@ func (c *Crew) add(s spec) (*Member, error) {
 	for c.find(fmt.Sprintf("%s-%d", s.roles, n)) != nil {
 		n++
 	}
-	p := &Member{Name: fmt.Sprintf("%s-%d", s.roles, n), Roles: s.roles, Host: s.host, data: s.data, environ: s.environ, program: cmp.Or(s.program, c.program), crew: c}
+	p := &Member{
+		Name:    fmt.Sprintf("%s-%d", s.roles, n),
+		Roles:   s.roles,
+		Host:    s.host,
+		data:    s.data,
+		environ: s.environ,
+		program: cmp.Or(s.program, c.program),
+		crew:    c,
+	}
 	if p.data == "" {
 		p.data = filepath.Join(c.dir, "data", p.Name)
 	}
@@ -279,7 +287,16 @@ func (m *Member) spawn() error {
 		return err
 	}
 	defer log.Close()
-	args := []string{m.program, "serve", "--data", m.data, "--listen", strings.TrimPrefix(m.URL, "http://"), "--roles", strings.ReplaceAll(m.Roles, "+", ",")}
+	args := []string{
+		m.program,
+		"serve",
+		"--data",
+		m.data,
+		"--listen",
+		strings.TrimPrefix(m.URL, "http://"),
+		"--roles",
+		strings.ReplaceAll(m.Roles, "+", ","),
+	}
 	internal := "127.0.0.1:0"
 	if m.Host != nil {
 		internal = m.Host.Address("peers") + ":0"

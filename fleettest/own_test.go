@@ -83,7 +83,10 @@ func everydayWrites(t *testing.T, alice *fleettest.User, w *watcher, n int, even
 		})
 	case 3:
 		alice.Do("PUT", "/_matrix/client/v3/profile/"+url.PathEscape(alice.ID)+"/displayname", map[string]string{"displayname": text})
-		expect("display name", alice.Do("GET", "/_matrix/client/v3/profile/"+url.PathEscape(alice.ID)+"/displayname", nil).Get("displayname").String())
+		expect(
+			"display name",
+			alice.Do("GET", "/_matrix/client/v3/profile/"+url.PathEscape(alice.ID)+"/displayname", nil).Get("displayname").String(),
+		)
 	case 4:
 		path := fleettest.RoomPath(w.room, "state", "test.state", "key")
 		alice.Do("PUT", path, map[string]string{"v": text})
@@ -159,7 +162,8 @@ func TestATransactionIsDoneOnce(t *testing.T) {
 		var wg sync.WaitGroup
 		for i, u := range urls {
 			send := func() {
-				_, answer, err := alice.At(u).Try("PUT", fleettest.RoomPath(room, "send", "m.room.message", "same"), map[string]string{"msgtype": "m.text", "body": "once"})
+				_, answer, err := alice.At(u).
+					Try("PUT", fleettest.RoomPath(room, "send", "m.room.message", "same"), map[string]string{"msgtype": "m.text", "body": "once"})
 				if ids[i] = answer.Get("event_id").String(); err != nil || ids[i] == "" {
 					t.Errorf("at process %d: %s %v", i, answer.Raw, err)
 				}
@@ -177,7 +181,11 @@ func TestATransactionIsDoneOnce(t *testing.T) {
 				t.Errorf("process %d gave %s, another %s", i%len(f.URLs()), id, ids[0])
 			}
 		}
-		page := alice.Do("GET", fleettest.RoomPath(room, "messages")+"?dir=b&limit=100&filter="+url.QueryEscape(`{"types":["m.room.message"]}`), nil)
+		page := alice.Do(
+			"GET",
+			fleettest.RoomPath(room, "messages")+"?dir=b&limit=100&filter="+url.QueryEscape(`{"types":["m.room.message"]}`),
+			nil,
+		)
 		if n := len(page.Get("chunk").Array()); n != 1 {
 			t.Errorf("%d messages are in the room, expected one", n)
 		}

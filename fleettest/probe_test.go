@@ -114,7 +114,11 @@ func (p *probe) within(limit time.Duration, what string, roles ...string) time.D
 
 func (p *probe) send(i int) (id string, err error) {
 	text := fmt.Sprint("probe ", p.n.Add(1))
-	sent, err := p.users[i].Insist("PUT", fleettest.RoomPath(p.rooms[i], "send", "m.room.message", text), map[string]string{"msgtype": "m.text", "body": text})
+	sent, err := p.users[i].Insist(
+		"PUT",
+		fleettest.RoomPath(p.rooms[i], "send", "m.room.message", text),
+		map[string]string{"msgtype": "m.text", "body": text},
+	)
 	return sent.Get("event_id").String(), err
 }
 

@@ -16,8 +16,8 @@ import (
 
 	"github.com/tidwall/gjson"
 
-	"lyceum/ops/bench"
 	"lyceum/fleet"
+	"lyceum/ops/bench"
 )
 
 // buildVersion makes a binary of another version. more are files that only that version has: a schema step, for example.
@@ -93,7 +93,9 @@ func startReader(t *testing.T, url string) *reader {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	r := &reader{t: t, url: url + "/_matrix/client/v3", stop: cancel, done: make(chan struct{}), got: map[string]int{}}
-	r.token = r.call("POST", "/register", `{"username":"reader","password":"reader-password","auth":{"type":"m.login.dummy"}}`).Get("access_token").String()
+	r.token = r.call("POST", "/register", `{"username":"reader","password":"reader-password","auth":{"type":"m.login.dummy"}}`).
+		Get("access_token").
+		String()
 	room := r.call("POST", "/createRoom", `{}`).Get("room_id").String()
 	go func() {
 		defer close(r.done)
@@ -283,5 +285,11 @@ func TestARolloutLosesNoRequest(t *testing.T) {
 	if o.result.Check != "ok" || o.result.Errors > 0 || o.result.Retries > 0 {
 		t.Errorf("the load: check %s, %d errors, %d retries", o.result.Check, o.result.Errors, o.result.Retries)
 	}
-	t.Logf("%d messages while the fleet was upgraded and taken back: errors %d, retries %d, longest pause %.0f ms", o.result.Done, o.result.Errors, o.result.Retries, o.result.Longest)
+	t.Logf(
+		"%d messages while the fleet was upgraded and taken back: errors %d, retries %d, longest pause %.0f ms",
+		o.result.Done,
+		o.result.Errors,
+		o.result.Retries,
+		o.result.Longest,
+	)
 }

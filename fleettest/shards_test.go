@@ -25,8 +25,12 @@ func owners(ctx context.Context, c *fleettest.Crew, stream string) (map[int]int,
 		return nil, err
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
-	rows, err := conn.Query(ctx, `SELECT l.machine, count(*) FROM leases l JOIN machines m ON m.id = l.machine AND m.incarnation = l.incarnation
-		WHERE l.name LIKE 'stream/' || $1 || '/%' AND m.expires_ms > EXTRACT(EPOCH FROM clock_timestamp()) * 1000 GROUP BY l.machine`, stream)
+	rows, err := conn.Query(
+		ctx,
+		`SELECT l.machine, count(*) FROM leases l JOIN machines m ON m.id = l.machine AND m.incarnation = l.incarnation
+		WHERE l.name LIKE 'stream/' || $1 || '/%' AND m.expires_ms > EXTRACT(EPOCH FROM clock_timestamp()) * 1000 GROUP BY l.machine`,
+		stream,
+	)
 	if err != nil {
 		return nil, err
 	}

@@ -85,8 +85,16 @@ func TestS3MayFail(t *testing.T) {
 		}
 	}
 	failed, all := c.Store.Failed()
-	t.Logf("S3 failing every tenth request: %d of %d requests failed, %d uploads taken in %.1f s, %d refused with an error and sent again, %d of %d downloads broken off and repeated",
-		failed-failedBefore, all-allBefore, len(taken), took.Seconds(), refused, broken, len(taken))
+	t.Logf(
+		"S3 failing every tenth request: %d of %d requests failed, %d uploads taken in %.1f s, %d refused with an error and sent again, %d of %d downloads broken off and repeated",
+		failed-failedBefore,
+		all-allBefore,
+		len(taken),
+		took.Seconds(),
+		refused,
+		broken,
+		len(taken),
+	)
 	c.Store.FailEvery(0)
 	for _, f := range taken {
 		if err := insistDownload(u, base, f.uri, f.sum); err != nil {

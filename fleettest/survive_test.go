@@ -12,8 +12,8 @@ import (
 	"testing"
 	"time"
 
-	"lyceum/ops/bench"
 	"lyceum/fleettest"
+	"lyceum/ops/bench"
 )
 
 // burden is a small load of everything that is checked: senders, clients that wait, and somebody who reads
@@ -69,7 +69,13 @@ func (r *recovered) report(t *testing.T) {
 	for _, what := range slices.Sorted(maps.Keys(r.list)) {
 		l := r.list[what]
 		slices.Sort(l)
-		t.Logf("%s: %d times, work went on after %d ms (median), %d ms (longest)", what, len(l), l[len(l)/2].Milliseconds(), l[len(l)-1].Milliseconds())
+		t.Logf(
+			"%s: %d times, work went on after %d ms (median), %d ms (longest)",
+			what,
+			len(l),
+			l[len(l)/2].Milliseconds(),
+			l[len(l)-1].Milliseconds(),
+		)
 	}
 }
 

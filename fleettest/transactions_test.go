@@ -44,7 +44,11 @@ func TestTransactionsEndWithTheirDevice(t *testing.T) {
 		ends := map[string]func(u *fleettest.User){
 			"logout": func(u *fleettest.User) { u.Do("POST", v3+"/logout", struct{}{}) },
 			"deletion": func(u *fleettest.User) {
-				auth := map[string]any{"type": "m.login.password", "password": "transactions-password", "identifier": map[string]any{"type": "m.id.user", "user": u.ID}}
+				auth := map[string]any{
+					"type":       "m.login.password",
+					"password":   "transactions-password",
+					"identifier": map[string]any{"type": "m.id.user", "user": u.ID},
+				}
 				u.Do("DELETE", v3+"/devices/"+url.PathEscape(u.Device), map[string]any{"auth": auth})
 			},
 		}

@@ -156,12 +156,16 @@ func startSender(t *testing.T, base string) *sender {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	s := &sender{t: t, url: base + "/_matrix/client/v3", stop: cancel, done: make(chan struct{})}
-	s.token = s.call("POST", "/register", `{"username":"sender","password":"sender-password","auth":{"type":"m.login.dummy"}}`).Get("access_token").String()
+	s.token = s.call("POST", "/register", `{"username":"sender","password":"sender-password","auth":{"type":"m.login.dummy"}}`).
+		Get("access_token").
+		String()
 	s.room = url.PathEscape(s.call("POST", "/createRoom", `{}`).Get("room_id").String())
 	go func() {
 		defer close(s.done)
 		for n := 0; ctx.Err() == nil; n++ {
-			id := s.call("PUT", fmt.Sprintf("/rooms/%s/send/m.room.message/%d", s.room, n), fmt.Sprintf(`{"msgtype":"m.text","body":"%d"}`, n)).Get("event_id").String()
+			id := s.call("PUT", fmt.Sprintf("/rooms/%s/send/m.room.message/%d", s.room, n), fmt.Sprintf(`{"msgtype":"m.text","body":"%d"}`, n)).
+				Get("event_id").
+				String()
 			if id == "" { // the test has an error
 				return
 			}
@@ -268,7 +272,8 @@ func TestUpStartsItsServersAgain(t *testing.T) {
 	}
 
 	// 6 processes serve: 90 more and 3 in reserve would need 16 connections each.
-	if out, err := u.run("scale", "client=90"); err == nil || !strings.Contains(out, "need 1584 connections to PostgreSQL, and it takes 1000") {
+	if out, err := u.run("scale", "client=90"); err == nil ||
+		!strings.Contains(out, "need 1584 connections to PostgreSQL, and it takes 1000") {
 		t.Errorf("more processes than PostgreSQL has connections for: %v\n%s", err, out)
 	}
 

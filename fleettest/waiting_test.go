@@ -79,7 +79,11 @@ func TestHeldBackBodiesEndWithTheirToken(t *testing.T) {
 func TestNothingComesAfterTheEndOfAToken(t *testing.T) {
 	ends := maps.Clone(tokenEnds)
 	ends["log-in"] = func(u *fleettest.User, auth map[string]any) {
-		u.Do("POST", v3+"/login", map[string]any{"type": auth["type"], "identifier": auth["identifier"], "password": password, "device_id": u.Device})
+		u.Do(
+			"POST",
+			v3+"/login",
+			map[string]any{"type": auth["type"], "identifier": auth["identifier"], "password": password, "device_id": u.Device},
+		)
 	}
 	fleettest.Run(t, func(t *testing.T, f *fleettest.Fleet) {
 		for name, end := range ends {
@@ -91,7 +95,11 @@ func TestNothingComesAfterTheEndOfAToken(t *testing.T) {
 				for n := range 16 {
 					writers.Go(func() {
 						for i := 0; ; i++ {
-							status, _, err := alice.Try("PUT", fleettest.RoomPath(room, "send", "m.room.message", fmt.Sprint(n, "-", i)), map[string]string{"msgtype": "m.text", "body": "x"})
+							status, _, err := alice.Try(
+								"PUT",
+								fleettest.RoomPath(room, "send", "m.room.message", fmt.Sprint(n, "-", i)),
+								map[string]string{"msgtype": "m.text", "body": "x"},
+							)
 							if err != nil || status != 200 {
 								return
 							}
@@ -107,7 +115,9 @@ func TestNothingComesAfterTheEndOfAToken(t *testing.T) {
 				end(alice, withPassword(alice))
 				seen := bob.Do("GET", fleettest.RoomPath(room, "messages")+"?dir=b&limit=1", nil).Get("chunk.0.event_id").String()
 				writers.Wait()
-				last := bob.Do("GET", fleettest.RoomPath(room, "messages")+`?dir=b&limit=1&filter={"types":["m.room.message"]}`, nil).Get("chunk.0.event_id").String()
+				last := bob.Do("GET", fleettest.RoomPath(room, "messages")+`?dir=b&limit=1&filter={"types":["m.room.message"]}`, nil).
+					Get("chunk.0.event_id").
+					String()
 				before := bob.Do("GET", fleettest.RoomPath(room, "messages")+"?dir=b&limit=1000", nil).Get("chunk.#.event_id").Array()
 				if i, j := position(before, seen), position(before, last); i < 0 || j < i {
 					t.Errorf("%d events came after the end was told", i-j)

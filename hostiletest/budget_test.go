@@ -68,7 +68,11 @@ func (w *world) fat(u *fleettest.User) {
 	wg.Wait()
 	other := w.people["member"]
 	for n := range 100 {
-		other.Do("PUT", v3+"/sendToDevice/test.fat/fat"+fmt.Sprint(n), obj{"messages": obj{u.ID: obj{"*": obj{"x": strings.Repeat("x", 60_000)}}}})
+		other.Do(
+			"PUT",
+			v3+"/sendToDevice/test.fat/fat"+fmt.Sprint(n),
+			obj{"messages": obj{u.ID: obj{"*": obj{"x": strings.Repeat("x", 60_000)}}}},
+		)
 	}
 }
 
@@ -80,7 +84,8 @@ func TestAnswersHaveBudgets(t *testing.T) {
 	w.fat(owner)
 	wide := url.QueryEscape(`{"room":{"timeline":{"limit":100}}}`)
 	for _, r := range routes(t) {
-		if r.method != "GET" && !strings.HasSuffix(r.path, "/search") && !strings.HasSuffix(r.path, "/keys/query") && !strings.HasSuffix(r.path, "/publicRooms") {
+		if r.method != "GET" && !strings.HasSuffix(r.path, "/search") && !strings.HasSuffix(r.path, "/keys/query") &&
+			!strings.HasSuffix(r.path, "/publicRooms") {
 			continue
 		}
 		e := table[r.String()][0]

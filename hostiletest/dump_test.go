@@ -12,7 +12,22 @@ import (
 )
 
 // moving are tables that change by themselves: heartbeats, and what is derived from events in the background.
-var moving = []string{"machines", "leases", "parked_rows", "account_news", "search_positions", "search_texts", "search_people", "search_rooms", "push_outbox", "presence", "key_count_changes", "migrations", "schema_migrations", "to_device_txns"}
+var moving = []string{
+	"machines",
+	"leases",
+	"parked_rows",
+	"account_news",
+	"search_positions",
+	"search_texts",
+	"search_people",
+	"search_rooms",
+	"push_outbox",
+	"presence",
+	"key_count_changes",
+	"migrations",
+	"schema_migrations",
+	"to_device_txns",
+}
 
 // movingColumns tell when and from where a device was seen.
 var movingColumns = []string{"seen", "user_agent", "epoch", "expires"}
@@ -36,7 +51,8 @@ func openBase(t *testing.T, a *fleettest.Alone) *base {
 	columns := `SELECT name FROM pragma_table_info($1) ORDER BY name`
 	if strings.HasPrefix(a.Database, "postgres") {
 		list = `SELECT table_name FROM information_schema.tables WHERE table_schema = current_schema() ORDER BY table_name`
-		columns = `SELECT column_name FROM information_schema.columns WHERE table_schema = current_schema() AND table_name = $1 ORDER BY column_name`
+		columns = `SELECT column_name FROM information_schema.columns WHERE table_schema = current_schema() AND table_name = $1
+			ORDER BY column_name`
 	}
 	b := &base{t: t, db: d, texts: map[string]string{}}
 	all, err := db.Texts(d.Query(t.Context(), list))

@@ -38,31 +38,94 @@ var valid = map[string]any{
 		"room_version": "12", "creation_content": obj{"type": "x"}, "power_level_content_override": obj{"ban": 50},
 		"initial_state": []obj{{"type": "x.y", "state_key": "", "content": obj{"x": "y"}}},
 	},
-	"POST " + v3 + "/login": obj{"type": "m.login.password", "identifier": obj{"type": "m.id.user", "user": "x"}, "password": "x", "device_id": "x", "initial_device_display_name": "x"},
+	"POST " + v3 + "/login": obj{
+		"type":                        "m.login.password",
+		"identifier":                  obj{"type": "m.id.user", "user": "x"},
+		"password":                    "x",
+		"device_id":                   "x",
+		"initial_device_display_name": "x",
+	},
 	"POST " + v3 + "/register": obj{
 		"username": "x", "password": "x", "device_id": "x", "initial_device_display_name": "x", "inhibit_login": false, "auth": obj{"type": "m.login.dummy", "session": "x"},
 	},
-	"POST " + v3 + "/publicRooms":                             obj{"limit": 1, "since": "p0", "filter": obj{"generic_search_term": "x", "room_types": []any{"x", nil}}},
-	"POST " + v3 + "/search":                                  obj{"search_categories": obj{"room_events": obj{"search_term": "x", "keys": []string{"content.body"}, "order_by": "rank", "filter": obj{"limit": 1, "rooms": []string{"!x:y"}}, "event_context": obj{"before_limit": 1, "after_limit": 1, "include_profile": true}, "groupings": obj{"group_by": []obj{{"key": "sender"}}}}}},
-	"POST " + v3 + "/user_directory/search":                   obj{"search_term": "x", "limit": 1},
-	"POST " + v3 + "/user/{userID}/filter":                    obj{"room": obj{"timeline": obj{"limit": 1, "types": []string{"x"}}}, "event_fields": []string{"x.y"}},
-	"PUT " + v3 + "/pushrules/global/{kind}/{ruleID}":         obj{"pattern": "x", "actions": []any{"notify", obj{"set_tweak": "sound", "value": "x"}}, "conditions": []obj{{"kind": "event_match", "key": "type", "pattern": "x"}}},
-	"POST " + v3 + "/pushers/set":                             obj{"pushkey": "x", "kind": "http", "app_id": "x", "app_display_name": "x", "device_display_name": "x", "lang": "en", "profile_tag": "x", "append": true, "data": obj{"url": "http://127.0.0.1:1/_matrix/push/v1/notify", "format": "x"}},
+	"POST " + v3 + "/publicRooms": obj{
+		"limit":  1,
+		"since":  "p0",
+		"filter": obj{"generic_search_term": "x", "room_types": []any{"x", nil}},
+	},
+	"POST " + v3 + "/search": obj{
+		"search_categories": obj{
+			"room_events": obj{
+				"search_term":   "x",
+				"keys":          []string{"content.body"},
+				"order_by":      "rank",
+				"filter":        obj{"limit": 1, "rooms": []string{"!x:y"}},
+				"event_context": obj{"before_limit": 1, "after_limit": 1, "include_profile": true},
+				"groupings":     obj{"group_by": []obj{{"key": "sender"}}},
+			},
+		},
+	},
+	"POST " + v3 + "/user_directory/search": obj{"search_term": "x", "limit": 1},
+	"POST " + v3 + "/user/{userID}/filter": obj{
+		"room":         obj{"timeline": obj{"limit": 1, "types": []string{"x"}}},
+		"event_fields": []string{"x.y"},
+	},
+	"PUT " + v3 + "/pushrules/global/{kind}/{ruleID}": obj{
+		"pattern":    "x",
+		"actions":    []any{"notify", obj{"set_tweak": "sound", "value": "x"}},
+		"conditions": []obj{{"kind": "event_match", "key": "type", "pattern": "x"}},
+	},
+	"POST " + v3 + "/pushers/set": obj{
+		"pushkey":             "x",
+		"kind":                "http",
+		"app_id":              "x",
+		"app_display_name":    "x",
+		"device_display_name": "x",
+		"lang":                "en",
+		"profile_tag":         "x",
+		"append":              true,
+		"data":                obj{"url": "http://127.0.0.1:1/_matrix/push/v1/notify", "format": "x"},
+	},
 	"POST " + v3 + "/rooms/{roomID}/receipt/{type}/{eventID}": obj{"thread_id": "main"},
 	"PUT " + v3 + "/rooms/{roomID}/typing/{userID}":           obj{"typing": true, "timeout": 1},
 	"POST " + v3 + "/keys/query":                              obj{"device_keys": obj{"@x:y": []string{"x"}}, "timeout": 1},
-	"POST " + v3 + "/keys/upload":                             obj{"one_time_keys": obj{"signed_curve25519:x": obj{"key": "x"}}, "fallback_keys": obj{"signed_curve25519:y": obj{"key": "x", "fallback": true}}},
-	"POST " + v3 + "/delete_devices":                          obj{"devices": []string{"x"}, "auth": obj{"type": "m.login.password"}},
-	"POST " + v3 + "/refresh":                                 obj{"refresh_token": "x"},
-	"PUT " + v3 + "/user/{userID}/rooms/{roomID}/tags/{tag}":  obj{"order": 0.5},
-	"POST " + v3 + "/rooms/{roomID}/send/{type}":              obj{"msgtype": "m.text", "body": "x"},
-	"PUT " + v3 + "/rooms/{roomID}/send/{type}/{txnID}":       obj{"msgtype": "m.text", "body": "x", "m.relates_to": obj{"rel_type": "m.thread", "event_id": "$x", "key": "x"}, "m.mentions": obj{"user_ids": []string{"@x:y"}}},
-	"PUT " + v3 + "/rooms/{roomID}/state/{type}/{stateKey}":   obj{"membership": "invite", "displayname": "x", "third_party_invite": obj{"signed": obj{"mxid": "x", "token": "x"}}},
-	"POST /_synapse/admin/v1/register":                        obj{"nonce": "x", "username": "x", "password": "x", "admin": false, "mac": "00", "displayname": "x", "user_type": "bot"},
-	"POST " + v3 + "/account/deactivate":                      obj{"erase": true, "auth": obj{"type": "m.login.password", "identifier": obj{"type": "m.id.user", "user": "x"}, "password": "x", "session": "x"}},
-	"PUT " + v3 + "/rooms/{roomID}/redact/{eventID}/{txnID}":  obj{"reason": "x"},
-	"POST " + v3 + "/rooms/{roomID}/upgrade":                  obj{"new_version": "12", "additional_creators": []string{"@x:y"}},
-	"POST " + v3 + "/keys/device_signing/upload":              obj{"master_key": obj{"user_id": "x", "usage": []string{"master"}, "keys": obj{"ed25519:x": "x"}, "signatures": obj{"x": obj{"y": "z"}}}},
+	"POST " + v3 + "/keys/upload": obj{
+		"one_time_keys": obj{"signed_curve25519:x": obj{"key": "x"}},
+		"fallback_keys": obj{"signed_curve25519:y": obj{"key": "x", "fallback": true}},
+	},
+	"POST " + v3 + "/delete_devices":                         obj{"devices": []string{"x"}, "auth": obj{"type": "m.login.password"}},
+	"POST " + v3 + "/refresh":                                obj{"refresh_token": "x"},
+	"PUT " + v3 + "/user/{userID}/rooms/{roomID}/tags/{tag}": obj{"order": 0.5},
+	"POST " + v3 + "/rooms/{roomID}/send/{type}":             obj{"msgtype": "m.text", "body": "x"},
+	"PUT " + v3 + "/rooms/{roomID}/send/{type}/{txnID}": obj{
+		"msgtype":      "m.text",
+		"body":         "x",
+		"m.relates_to": obj{"rel_type": "m.thread", "event_id": "$x", "key": "x"},
+		"m.mentions":   obj{"user_ids": []string{"@x:y"}},
+	},
+	"PUT " + v3 + "/rooms/{roomID}/state/{type}/{stateKey}": obj{
+		"membership":         "invite",
+		"displayname":        "x",
+		"third_party_invite": obj{"signed": obj{"mxid": "x", "token": "x"}},
+	},
+	"POST /_synapse/admin/v1/register": obj{
+		"nonce":       "x",
+		"username":    "x",
+		"password":    "x",
+		"admin":       false,
+		"mac":         "00",
+		"displayname": "x",
+		"user_type":   "bot",
+	},
+	"POST " + v3 + "/account/deactivate": obj{
+		"erase": true,
+		"auth":  obj{"type": "m.login.password", "identifier": obj{"type": "m.id.user", "user": "x"}, "password": "x", "session": "x"},
+	},
+	"PUT " + v3 + "/rooms/{roomID}/redact/{eventID}/{txnID}": obj{"reason": "x"},
+	"POST " + v3 + "/rooms/{roomID}/upgrade":                 obj{"new_version": "12", "additional_creators": []string{"@x:y"}},
+	"POST " + v3 + "/keys/device_signing/upload": obj{
+		"master_key": obj{"user_id": "x", "usage": []string{"master"}, "keys": obj{"ed25519:x": "x"}, "signatures": obj{"x": obj{"y": "z"}}},
+	},
 }
 
 // costly values are tried where they are read first.
@@ -154,12 +217,33 @@ func each(tree any, name string, fn func(name string, put func(any), now any)) {
 
 // hostilePaths are values that stand in paths and queries.
 var hostilePaths = map[string]string{
-	"256 bytes": strings.Repeat("x", 256), "long": strings.Repeat("x", 5000), "NUL": "a\x00b", "no UTF-8": "\xff\xfe", "dots": "..", "wild": "%_?*",
-	"id": "!" + strings.Repeat("x", 300) + ":y", "user": "@" + strings.Repeat("x", 300) + ":y", "space": " ", "number": "99999999999999999999", "other": "世界",
+	"256 bytes": strings.Repeat(
+		"x",
+		256,
+	), "long": strings.Repeat("x", 5000), "NUL": "a\x00b", "no UTF-8": "\xff\xfe", "dots": "..", "wild": "%_?*",
+	"id": "!" + strings.Repeat(
+		"x",
+		300,
+	) + ":y", "user": "@" + strings.Repeat("x", 300) + ":y", "space": " ", "number": "99999999999999999999", "other": "世界",
 }
 
 // parameters are those that some route reads from its query.
-var parameters = []string{"limit", "from", "to", "since", "filter", "dir", "ts", "at", "timeout", "version", "width", "set_presence", "membership", "next_batch"}
+var parameters = []string{
+	"limit",
+	"from",
+	"to",
+	"since",
+	"filter",
+	"dir",
+	"ts",
+	"at",
+	"timeout",
+	"version",
+	"width",
+	"set_presence",
+	"membership",
+	"next_batch",
+}
 
 // trial is a request that was made, and its answer.
 type trial struct {
@@ -222,7 +306,8 @@ func TestTokensAreBounded(t *testing.T) {
 				"of elsewhere":    stream.NewLayout(stream.Part{Number: 1, N: 16}).Encode(at.Log+1, high, ""),
 			}
 			for number, n := range map[int]int{1: 16, 2: 8, 3: 8, 4: 8, 5: 8, 6: 1, 7: 1} {
-				tokens[fmt.Sprintf("of stream %d alone, beyond its end", number)] = stream.NewLayout(stream.Part{Number: number, N: n}).Encode(at.Log, high, "")
+				tokens[fmt.Sprintf("of stream %d alone, beyond its end", number)] = stream.NewLayout(stream.Part{Number: number, N: n}).
+					Encode(at.Log, high, "")
 			}
 			room := w.path("/_matrix/client/v3/rooms/{roomID}", nil)
 			for what, token := range tokens {
@@ -274,7 +359,8 @@ func (w *world) tryAll(b *base, r route, few bool) int {
 			from = valid[r.String()]
 		}
 		for what, text := range hostileBodies(r, from) {
-			if few && !strings.Contains(what, "NUL") && !strings.Contains(what, "long") && !strings.Contains(what, "half") && !strings.Contains(what, "many") {
+			if few && !strings.Contains(what, "NUL") && !strings.Contains(what, "long") && !strings.Contains(what, "half") &&
+				!strings.Contains(what, "many") {
 				continue
 			}
 			trials = append(trials, &trial{what: what, path: path(e.with), body: text})

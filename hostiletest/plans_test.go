@@ -140,7 +140,15 @@ func walk(t *testing.T, f *fleettest.Alone) {
 	}
 	again.Do("POST", v3+"/logout", obj{})
 
-	owner.Do("GET", v3+"/rooms/"+url.PathEscape(room)+"/messages?dir=f&limit=2&filter="+url.QueryEscape(`{"types":["m.room.message"],"senders":["@x:y"],"not_types":["x"],"contains_url":true}`), nil)
+	owner.Do(
+		"GET",
+		v3+"/rooms/"+url.PathEscape(
+			room,
+		)+"/messages?dir=f&limit=2&filter="+url.QueryEscape(
+			`{"types":["m.room.message"],"senders":["@x:y"],"not_types":["x"],"contains_url":true}`,
+		),
+		nil,
+	)
 	page := owner.Do("GET", w.room("messages")+"?dir=b&limit=2", nil)
 	owner.Do("GET", w.room("messages")+"?dir=b&limit=2&from="+page.Get("end").String(), nil)
 	for _, filter := range []string{`{}`, `{"room":{"include_leave":true,"timeline":{"limit":1,"types":["m.room.message"]},"state":{"lazy_load_members":true}}}`} {
@@ -158,7 +166,12 @@ func walk(t *testing.T, f *fleettest.Alone) {
 			owner.Do("GET", relations+path+query, nil)
 		}
 	}
-	found := obj{"search_term": mark, "order_by": "recent", "filter": obj{"limit": 1, "rooms": []string{room}, "types": []string{"m.room.message"}, "senders": []string{owner.ID}}, "event_context": obj{}}
+	found := obj{
+		"search_term":   mark,
+		"order_by":      "recent",
+		"filter":        obj{"limit": 1, "rooms": []string{room}, "types": []string{"m.room.message"}, "senders": []string{owner.ID}},
+		"event_context": obj{},
+	}
 	owner.Do("POST", v3+"/search", obj{"search_categories": obj{"room_events": found}})
 	delete(found, "order_by")
 	delete(found, "filter")

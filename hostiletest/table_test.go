@@ -95,18 +95,24 @@ var table = map[string][]entry{
 	"GET /_lyceum/status":          {anybody},
 	"GET /_lyceum/ui/{file...}":    {entry{deny: "404 M_NOT_FOUND"}},
 
-	"GET " + v1 + "/admin/lock/{userID}":                 {adminsOnly},
-	"PUT " + v1 + "/admin/lock/{userID}":                 {adminsOnly.sendJSON(obj{"locked": true})},
-	"GET " + v1 + "/admin/suspend/{userID}":              {adminsOnly},
-	"PUT " + v1 + "/admin/suspend/{userID}":              {adminsOnly.sendJSON(obj{"suspended": true})},
-	"GET " + v3 + "/admin/whois/{userID}":                {entry{may: "mine admin", deny: forbidden}},
-	"GET /_synapse/admin/v1/event_reports":               {entry{may: "admin", deny: forbidden}},
-	"GET /_synapse/admin/v1/event_reports/{reportID}":    {entry{deny: forbidden, but: map[string]string{"admin": notFound}}.at(map[string]string{"reportID": "none"})},
-	"DELETE /_synapse/admin/v1/event_reports/{reportID}": {entry{deny: forbidden, but: map[string]string{"admin": notFound}}.at(map[string]string{"reportID": "none"})},
-	"GET /_synapse/admin/v1/room_reports":                {entry{may: "admin", deny: forbidden}},
-	"GET /_synapse/admin/v1/user_reports":                {entry{may: "admin", deny: forbidden}},
-	"GET /_synapse/admin/v1/register":                    {anybody},
-	"POST /_synapse/admin/v1/register":                   {may("", "400 M_UNKNOWN", obj{"nonce": "none", "username": "x", "password": "y", "admin": true, "mac": "00"})},
+	"GET " + v1 + "/admin/lock/{userID}":    {adminsOnly},
+	"PUT " + v1 + "/admin/lock/{userID}":    {adminsOnly.sendJSON(obj{"locked": true})},
+	"GET " + v1 + "/admin/suspend/{userID}": {adminsOnly},
+	"PUT " + v1 + "/admin/suspend/{userID}": {adminsOnly.sendJSON(obj{"suspended": true})},
+	"GET " + v3 + "/admin/whois/{userID}":   {entry{may: "mine admin", deny: forbidden}},
+	"GET /_synapse/admin/v1/event_reports":  {entry{may: "admin", deny: forbidden}},
+	"GET /_synapse/admin/v1/event_reports/{reportID}": {
+		entry{deny: forbidden, but: map[string]string{"admin": notFound}}.at(map[string]string{"reportID": "none"}),
+	},
+	"DELETE /_synapse/admin/v1/event_reports/{reportID}": {
+		entry{deny: forbidden, but: map[string]string{"admin": notFound}}.at(map[string]string{"reportID": "none"}),
+	},
+	"GET /_synapse/admin/v1/room_reports": {entry{may: "admin", deny: forbidden}},
+	"GET /_synapse/admin/v1/user_reports": {entry{may: "admin", deny: forbidden}},
+	"GET /_synapse/admin/v1/register":     {anybody},
+	"POST /_synapse/admin/v1/register": {
+		may("", "400 M_UNKNOWN", obj{"nonce": "none", "username": "x", "password": "y", "admin": true, "mac": "00"}),
+	},
 
 	"GET " + v1 + "/media/config":                                      {everyUser},
 	"GET " + v1 + "/media/download/{serverName}/{mediaID}":             {everyUser},
@@ -117,8 +123,16 @@ var table = map[string][]entry{
 	"GET /_matrix/media/v3/download/{serverName}/{mediaID}":            {everyUser.except(frozen)},
 	"GET /_matrix/media/v3/download/{serverName}/{mediaID}/{fileName}": {everyUser.except(frozen)},
 	"GET /_matrix/media/v3/thumbnail/{serverName}/{mediaID}":           {entry{deny: "400 M_UNKNOWN", but: frozen}.ask("width=10&height=10")},
-	"POST /_matrix/media/v3/upload":                                    {theirs.send(func(*world, *fleettest.User) any { return []byte("file") })},
-	"PUT /_matrix/media/v3/upload/{serverName}/{mediaID}":              {entry{deny: forbidden, but: map[string]string{"owner": "409 M_CANNOT_OVERWRITE_MEDIA", "device": "409 M_CANNOT_OVERWRITE_MEDIA"}, body: func(*world, *fleettest.User) any { return []byte("other") }}},
+	"POST /_matrix/media/v3/upload": {
+		theirs.send(func(*world, *fleettest.User) any { return []byte("file") }),
+	},
+	"PUT /_matrix/media/v3/upload/{serverName}/{mediaID}": {
+		entry{
+			deny: forbidden,
+			but:  map[string]string{"owner": "409 M_CANNOT_OVERWRITE_MEDIA", "device": "409 M_CANNOT_OVERWRITE_MEDIA"},
+			body: func(*world, *fleettest.User) any { return []byte("other") },
+		},
+	},
 
 	"GET " + v1 + "/register/m.login.registration_token/validity":        {anybody.ask("token=none")},
 	"GET " + v1 + "/room_summary/{roomIDOrAlias}":                        {entry{may: "members invited", deny: notFound}},
@@ -129,25 +143,37 @@ var table = map[string][]entry{
 	"GET " + v1 + "/rooms/{roomID}/threads":                              {readRoom},
 	"GET " + v1 + "/rooms/{roomID}/timestamp_to_event":                   {readRoom.ask("ts=1&dir=f")},
 
-	"GET " + v3 + "/account/3pid":                 {everyUser},
-	"POST " + v3 + "/account/deactivate":          {entry{deny: "403 M_FORBIDDEN"}.sendJSON(obj{"auth": obj{"type": "m.login.password", "identifier": obj{"type": "m.id.user", "user": "nobody"}, "password": "wrong"}})},
-	"POST " + v3 + "/account/password":            {entry{deny: "401"}.sendJSON(obj{"new_password": "another-password"})},
-	"GET " + v3 + "/account/whoami":               {everyUser},
-	"GET " + v3 + "/auth/{type}/fallback/web":     {entry{deny: notFound}.at(typ("m.login.nothing"))},
-	"POST " + v3 + "/auth/{type}/fallback/web":    {entry{deny: notFound}.at(typ("m.login.nothing"))},
-	"GET " + v3 + "/capabilities":                 {everyUser},
-	"POST " + v3 + "/createRoom":                  {theirs.sendJSON(obj{})},
-	"GET " + v3 + "/devices":                      {theirs},
-	"DELETE " + v3 + "/devices/{deviceID}":        {entry{deny: "401"}.sendJSON(obj{})},
-	"GET " + v3 + "/devices/{deviceID}":           {entry{may: "mine", deny: notFound}},
-	"PUT " + v3 + "/devices/{deviceID}":           {may("mine", notFound, obj{"display_name": "mine now"})},
-	"POST " + v3 + "/delete_devices":              {entry{deny: "401"}.send(func(w *world, _ *fleettest.User) any { return obj{"devices": []string{w.names["deviceID"]}} })},
+	"GET " + v3 + "/account/3pid": {everyUser},
+	"POST " + v3 + "/account/deactivate": {
+		entry{
+			deny: "403 M_FORBIDDEN",
+		}.sendJSON(
+			obj{"auth": obj{"type": "m.login.password", "identifier": obj{"type": "m.id.user", "user": "nobody"}, "password": "wrong"}},
+		),
+	},
+	"POST " + v3 + "/account/password":         {entry{deny: "401"}.sendJSON(obj{"new_password": "another-password"})},
+	"GET " + v3 + "/account/whoami":            {everyUser},
+	"GET " + v3 + "/auth/{type}/fallback/web":  {entry{deny: notFound}.at(typ("m.login.nothing"))},
+	"POST " + v3 + "/auth/{type}/fallback/web": {entry{deny: notFound}.at(typ("m.login.nothing"))},
+	"GET " + v3 + "/capabilities":              {everyUser},
+	"POST " + v3 + "/createRoom":               {theirs.sendJSON(obj{})},
+	"GET " + v3 + "/devices":                   {theirs},
+	"DELETE " + v3 + "/devices/{deviceID}":     {entry{deny: "401"}.sendJSON(obj{})},
+	"GET " + v3 + "/devices/{deviceID}":        {entry{may: "mine", deny: notFound}},
+	"PUT " + v3 + "/devices/{deviceID}":        {may("mine", notFound, obj{"display_name": "mine now"})},
+	"POST " + v3 + "/delete_devices": {
+		entry{deny: "401"}.send(func(w *world, _ *fleettest.User) any { return obj{"devices": []string{w.names["deviceID"]}} }),
+	},
 	"GET " + v3 + "/directory/list/room/{roomID}": {anybody},
 	"PUT " + v3 + "/directory/list/room/{roomID}": {may("mine admin", forbidden, obj{"visibility": "public"})},
 	"DELETE " + v3 + "/directory/room/{alias}":    {entry{may: "mine admin", deny: forbidden}},
 	"GET " + v3 + "/directory/room/{alias}":       {anybody},
 	"PUT " + v3 + "/directory/room/{alias}": {
-		mayWith("members", forbidden, func(w *world, _ *fleettest.User) any { return obj{"room_id": w.names["roomID"]} }).at(map[string]string{"alias": "=newalias"}),
+		mayWith(
+			"members",
+			forbidden,
+			func(w *world, _ *fleettest.User) any { return obj{"room_id": w.names["roomID"]} },
+		).at(map[string]string{"alias": "=newalias"}),
 	},
 	"POST " + v3 + "/join/{roomIDOrAlias}":  {may("members invited", forbidden, obj{})},
 	"GET " + v3 + "/joined_rooms":           {theirs},
@@ -159,15 +185,35 @@ var table = map[string][]entry{
 	})},
 	"POST " + v3 + "/keys/device_signing/upload": {entry{deny: "400 M_INVALID_PARAM"}.send(func(w *world, who *fleettest.User) any {
 		owner := w.names["userID"]
-		return obj{"master_key": obj{"user_id": owner, "usage": []string{"master"}, "keys": obj{"ed25519:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA": "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"}}}
+		return obj{
+			"master_key": obj{
+				"user_id": owner,
+				"usage":   []string{"master"},
+				"keys":    obj{"ed25519:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA": "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"},
+			},
+		}
 	}).except(map[string]string{"owner": "200", "device": "200"})},
-	"POST " + v3 + "/keys/query": {everyUser.send(func(w *world, _ *fleettest.User) any { return obj{"device_keys": obj{w.names["userID"]: []string{}}} })},
+	"POST " + v3 + "/keys/query": {
+		everyUser.send(func(w *world, _ *fleettest.User) any { return obj{"device_keys": obj{w.names["userID"]: []string{}}} }),
+	},
 	"POST " + v3 + "/keys/signatures/upload": {theirs.send(func(w *world, _ *fleettest.User) any {
-		return obj{w.names["userID"]: obj{w.names["deviceID"]: obj{"user_id": w.names["userID"], "device_id": w.names["deviceID"], "signatures": obj{}}}}
+		return obj{
+			w.names["userID"]: obj{w.names["deviceID"]: obj{"user_id": w.names["userID"], "device_id": w.names["deviceID"], "signatures": obj{}}},
+		}
 	})},
-	"POST " + v3 + "/keys/upload": {entry{deny: "400 M_INVALID_PARAM", but: map[string]string{"owner": "200"}}.send(func(w *world, _ *fleettest.User) any {
-		return obj{"device_keys": obj{"user_id": w.names["userID"], "device_id": w.names["deviceID"], "algorithms": []string{}, "keys": obj{}, "signatures": obj{}}}
-	})},
+	"POST " + v3 + "/keys/upload": {
+		entry{deny: "400 M_INVALID_PARAM", but: map[string]string{"owner": "200"}}.send(func(w *world, _ *fleettest.User) any {
+			return obj{
+				"device_keys": obj{
+					"user_id":    w.names["userID"],
+					"device_id":  w.names["deviceID"],
+					"algorithms": []string{},
+					"keys":       obj{},
+					"signatures": obj{},
+				},
+			}
+		}),
+	},
 
 	"GET " + v3 + "/login": {anybody},
 	"POST " + v3 + "/login": {entry{deny: forbidden}.send(func(w *world, _ *fleettest.User) any {
@@ -189,16 +235,20 @@ var table = map[string][]entry{
 	"GET " + v3 + "/profile/{userID}/{field}":    {anybody.at(map[string]string{"field": "displayname"})},
 	"PUT " + v3 + "/profile/{userID}/{field}":    {ownUser.sendJSON(obj{"displayname": "mine"})},
 
-	"GET " + v3 + "/publicRooms":                              {anybody},
-	"POST " + v3 + "/publicRooms":                             {everyUser.sendJSON(obj{"filter": obj{"generic_search_term": "a room"}})},
-	"POST " + v3 + "/search":                                  {theirs.sendJSON(obj{"search_categories": obj{"room_events": obj{"search_term": mark}}}).seenBy("members")},
-	"POST " + v3 + "/user_directory/search":                   {theirs.sendJSON(obj{"search_term": "owner"})},
-	"GET " + v3 + "/pushers":                                  {theirs},
-	"POST " + v3 + "/pushers/set":                             {theirs.sendJSON(obj{"pushkey": mark, "kind": nil, "app_id": "test"})},
-	"GET " + v3 + "/pushrules/{$}":                            {theirs},
-	"GET " + v3 + "/pushrules":                                {theirs},
-	"GET " + v3 + "/pushrules/{part...}":                      {theirs.at(map[string]string{"part": "global/content/"})},
-	"PUT " + v3 + "/pushrules/{part...}":                      {theirs.at(map[string]string{"part": "global/content/"}).sendJSON(obj{"actions": []string{}})},
+	"GET " + v3 + "/publicRooms":  {anybody},
+	"POST " + v3 + "/publicRooms": {everyUser.sendJSON(obj{"filter": obj{"generic_search_term": "a room"}})},
+	"POST " + v3 + "/search": {
+		theirs.sendJSON(obj{"search_categories": obj{"room_events": obj{"search_term": mark}}}).seenBy("members"),
+	},
+	"POST " + v3 + "/user_directory/search": {theirs.sendJSON(obj{"search_term": "owner"})},
+	"GET " + v3 + "/pushers":                {theirs},
+	"POST " + v3 + "/pushers/set":           {theirs.sendJSON(obj{"pushkey": mark, "kind": nil, "app_id": "test"})},
+	"GET " + v3 + "/pushrules/{$}":          {theirs},
+	"GET " + v3 + "/pushrules":              {theirs},
+	"GET " + v3 + "/pushrules/{part...}":    {theirs.at(map[string]string{"part": "global/content/"})},
+	"PUT " + v3 + "/pushrules/{part...}": {
+		theirs.at(map[string]string{"part": "global/content/"}).sendJSON(obj{"actions": []string{}}),
+	},
 	"DELETE " + v3 + "/pushrules/{part...}":                   {theirs.at(map[string]string{"part": "global/content/"})},
 	"GET " + v3 + "/pushrules/global":                         {theirs},
 	"GET " + v3 + "/pushrules/global/{$}":                     {theirs},
@@ -210,43 +260,68 @@ var table = map[string][]entry{
 	"GET " + v3 + "/pushrules/global/{kind}/{ruleID}/enabled": {entry{may: "mine", deny: notFound}},
 	"PUT " + v3 + "/pushrules/global/{kind}/{ruleID}/enabled": {may("mine", notFound, obj{"enabled": false})},
 
-	"POST " + v3 + "/room_keys/version":                     {theirs.sendJSON(backupVersion)},
-	"GET " + v3 + "/room_keys/version":                      {entry{may: "mine", deny: notFound}},
-	"GET " + v3 + "/room_keys/version/{version}":            {entry{may: "mine", deny: notFound}},
-	"PUT " + v3 + "/room_keys/version/{version}":            {may("mine", notFound, backupVersion)},
-	"DELETE " + v3 + "/room_keys/version/{version}":         {entry{may: "mine", deny: notFound}},
-	"GET " + v3 + "/room_keys/keys":                         {entry{may: "mine", deny: notFound}.ask("version=1")},
-	"GET " + v3 + "/room_keys/keys/{roomID}":                {entry{may: "mine", deny: notFound}.ask("version=1")},
-	"GET " + v3 + "/room_keys/keys/{roomID}/{sessionID}":    {entry{may: "mine", deny: notFound}.ask("version=1")},
-	"PUT " + v3 + "/room_keys/keys":                         {may("mine", notFound, obj{"rooms": obj{"!r:x": obj{"sessions": obj{"s": backupSession("y")}}}}).ask("version=1")},
-	"PUT " + v3 + "/room_keys/keys/{roomID}":                {may("mine", notFound, obj{"sessions": obj{"s": backupSession("y")}}).ask("version=1")},
+	"POST " + v3 + "/room_keys/version":                  {theirs.sendJSON(backupVersion)},
+	"GET " + v3 + "/room_keys/version":                   {entry{may: "mine", deny: notFound}},
+	"GET " + v3 + "/room_keys/version/{version}":         {entry{may: "mine", deny: notFound}},
+	"PUT " + v3 + "/room_keys/version/{version}":         {may("mine", notFound, backupVersion)},
+	"DELETE " + v3 + "/room_keys/version/{version}":      {entry{may: "mine", deny: notFound}},
+	"GET " + v3 + "/room_keys/keys":                      {entry{may: "mine", deny: notFound}.ask("version=1")},
+	"GET " + v3 + "/room_keys/keys/{roomID}":             {entry{may: "mine", deny: notFound}.ask("version=1")},
+	"GET " + v3 + "/room_keys/keys/{roomID}/{sessionID}": {entry{may: "mine", deny: notFound}.ask("version=1")},
+	"PUT " + v3 + "/room_keys/keys": {
+		may("mine", notFound, obj{"rooms": obj{"!r:x": obj{"sessions": obj{"s": backupSession("y")}}}}).ask("version=1"),
+	},
+	"PUT " + v3 + "/room_keys/keys/{roomID}": {
+		may("mine", notFound, obj{"sessions": obj{"s": backupSession("y")}}).ask("version=1"),
+	},
 	"PUT " + v3 + "/room_keys/keys/{roomID}/{sessionID}":    {may("mine", notFound, backupSession("y")).ask("version=1")},
 	"DELETE " + v3 + "/room_keys/keys":                      {entry{may: "mine", deny: notFound}.ask("version=1")},
 	"DELETE " + v3 + "/room_keys/keys/{roomID}":             {entry{may: "mine", deny: notFound}.ask("version=1")},
 	"DELETE " + v3 + "/room_keys/keys/{roomID}/{sessionID}": {entry{may: "mine", deny: notFound}.ask("version=1")},
 
-	"GET " + v3 + "/rooms/{roomID}/aliases":                 {entry{may: "members", deny: forbidden}},
-	"POST " + v3 + "/rooms/{roomID}/ban":                    {mayWith("mine", forbidden, about2("victim")), mayWith("mine", forbidden, about2("outsider"))},
-	"POST " + v3 + "/rooms/{roomID}/unban":                  {mayWith("mine", forbidden, about2("banned"))},
-	"POST " + v3 + "/rooms/{roomID}/kick":                   {mayWith("mine", forbidden, about2("victim"))},
-	"POST " + v3 + "/rooms/{roomID}/invite":                 {mayWith("talkers", forbidden, about2("outsider")), mayWith("", forbidden, about2("banned"))},
-	"POST " + v3 + "/rooms/{roomID}/join":                   {may("members invited", forbidden, obj{})},
-	"POST " + v3 + "/rooms/{roomID}/leave":                  {may("members invited left forgotten", forbidden, obj{})},
-	"POST " + v3 + "/rooms/{roomID}/forget":                 {may("left forgotten banned", notFound, obj{}).except(map[string]string{"owner": "400 M_UNKNOWN", "device": "400 M_UNKNOWN", "member": "400 M_UNKNOWN", "muted": "400 M_UNKNOWN", "invited": "400 M_UNKNOWN"})},
-	"POST " + v3 + "/rooms/{roomID}/upgrade":                {may("mine", forbidden, obj{"new_version": "12"})},
-	"GET " + v3 + "/rooms/{roomID}/context/{eventID}":       {readEvent, readOld},
-	"GET " + v3 + "/rooms/{roomID}/event/{eventID}":         {readEvent, readOld},
-	"GET " + v3 + "/rooms/{roomID}/joined_members":          {entry{may: "members", deny: forbidden}},
-	"GET " + v3 + "/rooms/{roomID}/members":                 {readRoom},
-	"GET " + v3 + "/rooms/{roomID}/messages":                {readRoom.ask("dir=b&limit=100"), readRoom.ask("dir=f&limit=100")},
-	"GET " + v3 + "/rooms/{roomID}/state":                   {readRoom},
-	"GET " + v3 + "/rooms/{roomID}/state/{type}":            {entry{may: "members", deny: forbidden, but: map[string]string{"left": notFound, "banned": notFound}}.at(typ("test.secret"))},
-	"GET " + v3 + "/rooms/{roomID}/state/{type}/{$}":        {entry{may: "members", deny: forbidden, but: map[string]string{"left": notFound, "banned": notFound}}.at(typ("test.secret"))},
-	"GET " + v3 + "/rooms/{roomID}/state/{type}/{stateKey}": {entry{may: "were", deny: forbidden}.at(map[string]string{"type": "m.room.member", "stateKey": "=owner"})},
+	"GET " + v3 + "/rooms/{roomID}/aliases": {entry{may: "members", deny: forbidden}},
+	"POST " + v3 + "/rooms/{roomID}/ban": {
+		mayWith("mine", forbidden, about2("victim")),
+		mayWith("mine", forbidden, about2("outsider")),
+	},
+	"POST " + v3 + "/rooms/{roomID}/unban": {mayWith("mine", forbidden, about2("banned"))},
+	"POST " + v3 + "/rooms/{roomID}/kick":  {mayWith("mine", forbidden, about2("victim"))},
+	"POST " + v3 + "/rooms/{roomID}/invite": {
+		mayWith("talkers", forbidden, about2("outsider")),
+		mayWith("", forbidden, about2("banned")),
+	},
+	"POST " + v3 + "/rooms/{roomID}/join":  {may("members invited", forbidden, obj{})},
+	"POST " + v3 + "/rooms/{roomID}/leave": {may("members invited left forgotten", forbidden, obj{})},
+	"POST " + v3 + "/rooms/{roomID}/forget": {
+		may(
+			"left forgotten banned",
+			notFound,
+			obj{},
+		).except(map[string]string{"owner": "400 M_UNKNOWN", "device": "400 M_UNKNOWN", "member": "400 M_UNKNOWN", "muted": "400 M_UNKNOWN", "invited": "400 M_UNKNOWN"}),
+	},
+	"POST " + v3 + "/rooms/{roomID}/upgrade":          {may("mine", forbidden, obj{"new_version": "12"})},
+	"GET " + v3 + "/rooms/{roomID}/context/{eventID}": {readEvent, readOld},
+	"GET " + v3 + "/rooms/{roomID}/event/{eventID}":   {readEvent, readOld},
+	"GET " + v3 + "/rooms/{roomID}/joined_members":    {entry{may: "members", deny: forbidden}},
+	"GET " + v3 + "/rooms/{roomID}/members":           {readRoom},
+	"GET " + v3 + "/rooms/{roomID}/messages":          {readRoom.ask("dir=b&limit=100"), readRoom.ask("dir=f&limit=100")},
+	"GET " + v3 + "/rooms/{roomID}/state":             {readRoom},
+	"GET " + v3 + "/rooms/{roomID}/state/{type}": {
+		entry{may: "members", deny: forbidden, but: map[string]string{"left": notFound, "banned": notFound}}.at(typ("test.secret")),
+	},
+	"GET " + v3 + "/rooms/{roomID}/state/{type}/{$}": {
+		entry{may: "members", deny: forbidden, but: map[string]string{"left": notFound, "banned": notFound}}.at(typ("test.secret")),
+	},
+	"GET " + v3 + "/rooms/{roomID}/state/{type}/{stateKey}": {
+		entry{may: "were", deny: forbidden}.at(map[string]string{"type": "m.room.member", "stateKey": "=owner"}),
+	},
 	"POST " + v3 + "/rooms/{roomID}/read_markers": {mayWith("members", forbidden, func(w *world, _ *fleettest.User) any {
 		return obj{"m.read": w.names["eventID"], "m.fully_read": w.names["eventID"]}
 	})},
-	"POST " + v3 + "/rooms/{roomID}/receipt/{type}/{eventID}": {may("members", forbidden, obj{}).at(typ("m.read")), may("members", forbidden, obj{}).at(typ("m.read.private"))},
+	"POST " + v3 + "/rooms/{roomID}/receipt/{type}/{eventID}": {
+		may("members", forbidden, obj{}).at(typ("m.read")),
+		may("members", forbidden, obj{}).at(typ("m.read.private")),
+	},
 	"PUT " + v3 + "/rooms/{roomID}/redact/{eventID}/{txnID}": {
 		may("mine", forbidden, obj{}),
 		may("mine", forbidden, obj{}).at(map[string]string{"eventID": "=old"}),
@@ -256,7 +331,11 @@ var table = map[string][]entry{
 	"POST " + v3 + "/users/{userID}/report":           {may("users", "", obj{"reason": "bad"})},
 	"PUT " + v3 + "/rooms/{roomID}/send/{type}/{txnID}": {
 		may("talkers", forbidden, text()),
-		mayWith("mine", forbidden, func(w *world, _ *fleettest.User) any { return obj{"redacts": w.names["eventID"]} }).at(typ("m.room.redaction")),
+		mayWith(
+			"mine",
+			forbidden,
+			func(w *world, _ *fleettest.User) any { return obj{"redacts": w.names["eventID"]} },
+		).at(typ("m.room.redaction")),
 		may("", forbidden, obj{"membership": "join"}).at(typ("m.room.member")),
 		may("", forbidden, obj{}).at(typ("m.room.create")),
 	},
@@ -264,7 +343,10 @@ var table = map[string][]entry{
 		may("talkers", forbidden, text()),
 		may("", forbidden, obj{"membership": "join"}).at(typ("m.room.member")),
 	},
-	"PUT " + v3 + "/rooms/{roomID}/state/{type}":     {may("mine", forbidden, obj{"x": "y"}).at(typ("test.state")), may("mine", forbidden, obj{"topic": "mine"}).at(typ("m.room.topic"))},
+	"PUT " + v3 + "/rooms/{roomID}/state/{type}": {
+		may("mine", forbidden, obj{"x": "y"}).at(typ("test.state")),
+		may("mine", forbidden, obj{"topic": "mine"}).at(typ("m.room.topic")),
+	},
 	"PUT " + v3 + "/rooms/{roomID}/state/{type}/{$}": {may("mine", forbidden, obj{"x": "y"}).at(typ("test.state"))},
 	"PUT " + v3 + "/rooms/{roomID}/state/{type}/{stateKey}": {
 		may("mine", forbidden, obj{"x": "y"}).at(map[string]string{"type": "test.state", "stateKey": "key"}),
@@ -281,7 +363,11 @@ var table = map[string][]entry{
 	"PUT " + v3 + "/sendToDevice/{type}/{txnID}": {theirs.at(typ("test.message")).send(func(w *world, _ *fleettest.User) any {
 		return obj{"messages": obj{w.people["outsider"].ID: obj{"*": obj{"x": "y"}}}}
 	})},
-	"GET " + v3 + "/sync": {theirs.seenBy("members"), theirs.ask("full_state=true&filter=%7B%22room%22%3A%7B%22include_leave%22%3Atrue%2C%22timeline%22%3A%7B%22limit%22%3A100%7D%7D%7D").seenBy("members")},
+	"GET " + v3 + "/sync": {
+		theirs.seenBy("members"),
+		theirs.ask("full_state=true&filter=%7B%22room%22%3A%7B%22include_leave%22%3Atrue%2C%22timeline%22%3A%7B%22limit%22%3A100%7D%7D%7D").
+			seenBy("members"),
+	},
 
 	"DELETE " + msc3391 + "/account_data/{type}":                         {ownUser.at(typ("test.gone"))},
 	"DELETE " + msc3391 + "/rooms/{roomID}/account_data/{type}":          {ownUser.at(typ("test.gone"))},

@@ -31,7 +31,20 @@ type world struct {
 
 // The people. nobody has no token, stranger one that is none, device is another device of the owner, forgotten has left and
 // forgotten the room.
-var everybody = []string{"nobody", "stranger", "outsider", "invited", "left", "forgotten", "banned", "muted", "member", "admin", "device", "owner"}
+var everybody = []string{
+	"nobody",
+	"stranger",
+	"outsider",
+	"invited",
+	"left",
+	"forgotten",
+	"banned",
+	"muted",
+	"member",
+	"admin",
+	"device",
+	"owner",
+}
 
 var serial atomic.Int64
 
@@ -48,11 +61,17 @@ func newWorld(t *testing.T, f *fleettest.Fleet) *world {
 	nobody.Token, stranger.Token = "", "syt_this_is_none"
 	w.people["nobody"], w.people["stranger"] = &nobody, &stranger
 
-	room := owner.Do("POST", v3+"/createRoom", obj{"preset": "private_chat", "name": "a room", "room_alias_name": fmt.Sprint("alias", serial.Add(1))}).Get("room_id").String()
+	room := owner.Do("POST", v3+"/createRoom", obj{"preset": "private_chat", "name": "a room", "room_alias_name": fmt.Sprint("alias", serial.Add(1))}).
+		Get("room_id").
+		String()
 	w.names = map[string]string{
 		"roomID": room, "roomIDOrAlias": room, "userID": owner.ID, "deviceID": owner.Device, "serverName": fleettest.ServerName,
 		"stateKey": "", "field": "displayname", "fileName": "f.txt", "relType": "m.thread", "kind": "content", "ruleID": "mine",
-		"newalias": fmt.Sprintf("#new%d:%s", serial.Add(1), fleettest.ServerName), "tag": "u.mine", "version": "1", "sessionID": "session", "type": "m.room.message", "file": "nothing.js",
+		"newalias": fmt.Sprintf(
+			"#new%d:%s",
+			serial.Add(1),
+			fleettest.ServerName,
+		), "tag": "u.mine", "version": "1", "sessionID": "session", "type": "m.room.message", "file": "nothing.js",
 	}
 	for _, name := range []string{"invited", "left", "forgotten", "banned", "muted", "member", "victim"} {
 		owner.Do("POST", w.room("invite"), obj{"user_id": w.people[name].ID})

@@ -101,12 +101,47 @@ func startPlane(t *testing.T) *plane {
 	client, peer, api := freePort(t), freePort(t), freePort(t)
 	etcd := fmt.Sprintf("http://127.0.0.1:%d", client)
 	peers := fmt.Sprintf("http://127.0.0.1:%d", peer)
-	p.start("etcd", "--name", "default", "--data-dir", filepath.Join(p.dir, "etcd"), "--listen-client-urls", etcd, "--advertise-client-urls", etcd,
-		"--listen-peer-urls", peers, "--initial-advertise-peer-urls", peers, "--initial-cluster", "default="+peers)
+	p.start(
+		"etcd",
+		"--name",
+		"default",
+		"--data-dir",
+		filepath.Join(p.dir, "etcd"),
+		"--listen-client-urls",
+		etcd,
+		"--advertise-client-urls",
+		etcd,
+		"--listen-peer-urls",
+		peers,
+		"--initial-advertise-peer-urls",
+		peers,
+		"--initial-cluster",
+		"default="+peers,
+	)
 	p.url = fmt.Sprintf("https://127.0.0.1:%d", api)
-	p.start(filepath.Join(bin, "kube-apiserver"), "--etcd-servers", etcd, "--bind-address", "127.0.0.1", "--secure-port", fmt.Sprint(api),
-		"--cert-dir", filepath.Join(p.dir, "certificates"), "--service-cluster-ip-range", "10.0.0.0/16", "--service-account-issuer", "https://kubernetes.default.svc",
-		"--service-account-key-file", verifying, "--service-account-signing-key-file", signing, "--token-auth-file", tokens, "--authorization-mode", "RBAC")
+	p.start(
+		filepath.Join(bin, "kube-apiserver"),
+		"--etcd-servers",
+		etcd,
+		"--bind-address",
+		"127.0.0.1",
+		"--secure-port",
+		fmt.Sprint(api),
+		"--cert-dir",
+		filepath.Join(p.dir, "certificates"),
+		"--service-cluster-ip-range",
+		"10.0.0.0/16",
+		"--service-account-issuer",
+		"https://kubernetes.default.svc",
+		"--service-account-key-file",
+		verifying,
+		"--service-account-signing-key-file",
+		signing,
+		"--token-auth-file",
+		tokens,
+		"--authorization-mode",
+		"RBAC",
+	)
 	file("kubeconfig", fmt.Sprintf(`apiVersion: v1
 kind: Config
 current-context: test
@@ -122,9 +157,22 @@ contexts: [{name: test, context: {cluster: test, user: operator}}]
 		return code == http.StatusOK
 	})
 	t.Logf("the API server was ready after %s", time.Since(began).Round(time.Millisecond))
-	p.start(filepath.Join(bin, "kube-controller-manager"), "--kubeconfig", filepath.Join(p.dir, "kubeconfig"), "--leader-elect=false", "--secure-port", "0",
-		"--service-account-private-key-file", signing, "--horizontal-pod-autoscaler-sync-period", "2s", "--bind-address", "127.0.0.1",
-		"--controllers", "*,-node-lifecycle-controller") // it would find the nodes dead, as no kubelet reports
+	p.start(
+		filepath.Join(bin, "kube-controller-manager"),
+		"--kubeconfig",
+		filepath.Join(p.dir, "kubeconfig"),
+		"--leader-elect=false",
+		"--secure-port",
+		"0",
+		"--service-account-private-key-file",
+		signing,
+		"--horizontal-pod-autoscaler-sync-period",
+		"2s",
+		"--bind-address",
+		"127.0.0.1",
+		"--controllers",
+		"*,-node-lifecycle-controller",
+	) // it would find the nodes dead, as no kubelet reports
 	return p
 }
 
@@ -227,14 +275,22 @@ func (p *plane) kubelet(namespace string) (stop func()) {
 					do("DELETE", path, "application/json", []byte(`{"gracePeriodSeconds":0}`))
 				case pod.Spec.NodeName == "":
 					next++
-					do("POST", path+"/binding", "application/json", fmt.Appendf(nil,
-						`{"apiVersion":"v1","kind":"Binding","metadata":{"name":%q},"target":{"apiVersion":"v1","kind":"Node","name":"node-%c"}}`, pod.Name, 'a'+next%2))
+					do("POST", path+"/binding", "application/json", fmt.Appendf(
+						nil,
+						`{"apiVersion":"v1","kind":"Binding","metadata":{"name":%q},"target":{"apiVersion":"v1","kind":"Node","name":"node-%c"}}`,
+						pod.Name,
+						'a'+next%2,
+					))
 				case pod.Status.Phase == corev1.PodPending:
 					next++
 					ip := fmt.Sprintf("10.1.%d.%d", next/250, next%250+1)
-					do("PATCH", path+"/status", "application/merge-patch+json", fmt.Appendf(nil,
+					do("PATCH", path+"/status", "application/merge-patch+json", fmt.Appendf(
+						nil,
 						`{"status":{"phase":"Running","podIP":%q,"podIPs":[{"ip":%q}],"conditions":[{"type":"Ready","status":"True","lastTransitionTime":%q}]}}`,
-						ip, ip, time.Now().UTC().Format(time.RFC3339)))
+						ip,
+						ip,
+						time.Now().UTC().Format(time.RFC3339),
+					))
 				}
 			}
 		}

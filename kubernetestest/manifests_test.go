@@ -18,8 +18,8 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 	policyv1 "k8s.io/api/policy/v1"
 
-	"lyceum/ops/deploy"
 	"lyceum/fleet"
+	"lyceum/ops/deploy"
 )
 
 const (
@@ -31,7 +31,9 @@ const (
 func input() deploy.Input {
 	in := deploy.Input{
 		ServerName: "example.org", Version: "1.2.3", Roles: fleet.Roles, Secrets: deploy.FreshSecrets(), Revision: 1,
-		PostgreSQL: deploy.Place{Address: "db.data.svc:5432"}, Redis: deploy.Place{Address: "redis.example.net:6379", Networks: []string{"192.0.2.0/24"}},
+		PostgreSQL: deploy.Place{
+			Address: "db.data.svc:5432",
+		}, Redis: deploy.Place{Address: "redis.example.net:6379", Networks: []string{"192.0.2.0/24"}},
 		Sizes: map[string]deploy.Size{"events": {Min: 3, Max: 6}},
 	}
 	for _, r := range fleet.Roles {
@@ -78,7 +80,8 @@ func TestManifestsOnARealControlPlane(t *testing.T) {
 	if err := os.WriteFile(wrong, bytes.Replace(events, []byte("maxUnavailable: 0"), []byte("maxUnavailble: 0"), 1), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if out, err := p.tryKubectl("apply", "--server-side", "--validate=strict", "--namespace", "lyceum", "-f", wrong); err == nil || !strings.Contains(out, "maxUnavailble") {
+	if out, err := p.tryKubectl("apply", "--server-side", "--validate=strict", "--namespace", "lyceum", "-f", wrong); err == nil ||
+		!strings.Contains(out, "maxUnavailble") {
 		t.Errorf("a misspelt field was taken: %s", out)
 	}
 

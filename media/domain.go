@@ -12,7 +12,13 @@ var Domain = domain.Domain{
 		{Name: "media", Purpose: "takes and gives files and makes thumbnails", Key: "media", Serves: "uploads, downloads, thumbnails"},
 		{Name: "uploads", Purpose: "takes files, where they have processes of their own", Pool: "media", Serves: "uploads"},
 		{Name: "downloads", Purpose: "gives files, where they have processes of their own", Key: "media", Pool: "media", Serves: "downloads"},
-		{Name: "thumbnails", Purpose: "makes thumbnails, where they have processes of their own, since they need memory in peaks", Key: "media", Pool: "media", Serves: "thumbnails"},
+		{
+			Name:    "thumbnails",
+			Purpose: "makes thumbnails, where they have processes of their own, since they need memory in peaks",
+			Key:     "media",
+			Pool:    "media",
+			Serves:  "thumbnails",
+		},
 	},
 	Blobs: []domain.Blob{
 		{Table: "media", Column: "sha256", Prefix: "media/"},

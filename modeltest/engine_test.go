@@ -84,7 +84,13 @@ var server = sync.OnceValues(func() (*engines.Postgres, error) {
 	if err := os.Chmod(dir, 0o711); err != nil {
 		return nil, err
 	}
-	return engines.StartPostgres(context.Background(), filepath.Join(dir, "postgres"), "fsync=off", "max_connections=600", "log_min_messages=panic")
+	return engines.StartPostgres(
+		context.Background(),
+		filepath.Join(dir, "postgres"),
+		"fsync=off",
+		"max_connections=600",
+		"log_min_messages=panic",
+	)
 })
 
 var used atomic.Bool
@@ -138,7 +144,13 @@ func (s *schema) fresh(ctx context.Context) (*db.DB, error) {
 			time.Sleep(2 * time.Millisecond)
 		}
 	}
-	tables, err := db.Texts(d.Query(ctx, "SELECT relname FROM pg_stat_user_tables WHERE schemaname = $1 AND relname NOT IN ('migrations', 'migration_needs', 'pusher_changes')", s.name))
+	tables, err := db.Texts(
+		d.Query(
+			ctx,
+			"SELECT relname FROM pg_stat_user_tables WHERE schemaname = $1 AND relname NOT IN ('migrations', 'migration_needs', 'pusher_changes')",
+			s.name,
+		),
+	)
 	if err != nil {
 		return nil, err
 	}

@@ -142,7 +142,8 @@ func (h *history) unfinished() []string {
 		UNION ALL SELECT 'a row of ' || consumer || ' of ' || key || ' at ' || shard || '/' || pos || ', tried ' || tries || ' times, next at ' || next_ms || ': ' || reason FROM parked_rows
 		UNION ALL SELECT 'an old profile of ' || user_id || ' in ' || place FROM old_profiles
 		UNION ALL SELECT 'the name of ' || user_id || ': ' || value FROM profile_fields WHERE name = 'displayname'
-		UNION ALL SELECT 'lease ' || name || ' of ' || machine || ', epoch ' || epoch || ', at ' || pos FROM leases WHERE name LIKE '%accounts%' OR name LIKE 'job/%' OR name LIKE '%sessions%'`))
+		UNION ALL SELECT 'lease ' || name || ' of ' || machine || ', epoch ' || epoch || ', at ' || pos FROM leases
+			WHERE name LIKE '%accounts%' OR name LIKE 'job/%' OR name LIKE '%sessions%'`))
 	if err != nil {
 		return []string{err.Error()}
 	}
@@ -488,16 +489,40 @@ func (h *history) say(who, room string, at *member) *op {
 
 // again repeats a request with a transaction id.
 func (h *history) again(o *op, at *member) *op {
-	return h.start(&op{kind: "retry of #" + fmt.Sprint(o.n) + ",", who: o.who, at: at, room: o.room, marker: o.marker, txn: o.txn, target: o.target, body: o.body, check: o.check})
+	return h.start(
+		&op{
+			kind:   "retry of #" + fmt.Sprint(o.n) + ",",
+			who:    o.who,
+			at:     at,
+			room:   o.room,
+			marker: o.marker,
+			txn:    o.txn,
+			target: o.target,
+			body:   o.body,
+			check:  o.check,
+		},
+	)
 }
 
 func (h *history) state(who, room, key, value string, at *member) *op {
-	return h.start(&op{kind: "state", who: who, at: at, room: room, target: "PUT " + path("rooms", room, "state", "test.state", key), body: obj{"v": value}})
+	return h.start(
+		&op{kind: "state", who: who, at: at, room: room, target: "PUT " + path("rooms", room, "state", "test.state", key), body: obj{"v": value}},
+	)
 }
 
 func (h *history) topic(who, room string, at *member) *op {
 	m := h.marker()
-	return h.start(&op{kind: "topic", who: who, at: at, room: room, marker: m, target: "PUT " + path("rooms", room, "state", "m.room.topic", ""), body: obj{"topic": m}})
+	return h.start(
+		&op{
+			kind:   "topic",
+			who:    who,
+			at:     at,
+			room:   room,
+			marker: m,
+			target: "PUT " + path("rooms", room, "state", "m.room.topic", ""),
+			body:   obj{"topic": m},
+		},
+	)
 }
 
 func (h *history) redact(who, room, event string, at *member) *op {
@@ -510,16 +535,26 @@ func (h *history) redact(who, room, event string, at *member) *op {
 
 func (h *history) create(who string, at *member) *op {
 	m := h.marker()
-	return h.start(&op{kind: "create", who: who, at: at, marker: m, target: "POST " + path("createRoom"), body: obj{"preset": "public_chat", "name": m}, check: func(o *op) {
-		o.room = o.get("room_id").String()
-		if n := h.count("SELECT count(*) FROM events WHERE room_id = $1 AND type = 'm.room.name'", o.room); n != 1 {
-			h.fail("%v: room %s was acknowledged and its name is stored %d times", o, o.room, n)
-		}
-		h.rooms, h.creator[o.room] = append(h.rooms, o.room), who
-		for _, u := range users {
-			h.reader[u].unsettled[o.room] = u != who
-		}
-	}})
+	return h.start(
+		&op{
+			kind:   "create",
+			who:    who,
+			at:     at,
+			marker: m,
+			target: "POST " + path("createRoom"),
+			body:   obj{"preset": "public_chat", "name": m},
+			check: func(o *op) {
+				o.room = o.get("room_id").String()
+				if n := h.count("SELECT count(*) FROM events WHERE room_id = $1 AND type = 'm.room.name'", o.room); n != 1 {
+					h.fail("%v: room %s was acknowledged and its name is stored %d times", o, o.room, n)
+				}
+				h.rooms, h.creator[o.room] = append(h.rooms, o.room), who
+				for _, u := range users {
+					h.reader[u].unsettled[o.room] = u != who
+				}
+			},
+		},
+	)
 }
 
 // memberships that the operations lead to.
@@ -539,7 +574,11 @@ func (h *history) member(who, what, room, target string, at *member) *op {
 				return
 			}
 			var is string
-			h.must(h.control.QueryRow(context.Background(), "SELECT membership FROM memberships WHERE room_id = $1 AND user_id = $2", room, userID(target)).Scan(&is), "read a membership")
+			h.must(
+				h.control.QueryRow(context.Background(), "SELECT membership FROM memberships WHERE room_id = $1 AND user_id = $2", room, userID(target)).
+					Scan(&is),
+				"read a membership",
+			)
 			if is != memberships[what] {
 				h.fail("%v: acknowledged, and the membership of %s is %s", o, target, is)
 			}
@@ -551,8 +590,13 @@ func (h *history) receipt(who, room, event string, at *member) *op {
 	return h.start(&op{
 		kind: "receipt", who: who, at: at, room: room, target: "POST " + path("rooms", room, "receipt", "m.read", event), body: obj{},
 		check: func(o *op) {
-			n := h.count(`SELECT count(*) FROM receipts r JOIN events e ON e.event_id = $3 WHERE r.room_id = $1 AND r.user_id = $2 AND r.type = 'm.read' AND r.thread_id = '' AND r.event_pos >= e.pos`,
-				room, userID(who), event)
+			n := h.count(
+				`SELECT count(*) FROM receipts r JOIN events e ON e.event_id = $3 WHERE r.room_id = $1 AND r.user_id = $2 AND r.type = 'm.read'
+				AND r.thread_id = '' AND r.event_pos >= e.pos`,
+				room,
+				userID(who),
+				event,
+			)
 			if n != 1 {
 				h.fail("%v: acknowledged, and no receipt at this event or a later one is stored", o)
 			}
@@ -611,7 +655,9 @@ func (h *history) profile(who string, at *member) *op {
 
 // name is the stored one of a user, "" for none.
 func (h *history) name(who string) string {
-	list, err := db.Texts(h.control.Query(context.Background(), "SELECT value FROM profile_fields WHERE user_id = $1 AND name = 'displayname'", userID(who)))
+	list, err := db.Texts(
+		h.control.Query(context.Background(), "SELECT value FROM profile_fields WHERE user_id = $1 AND name = 'displayname'", userID(who)),
+	)
 	h.must(err, "read a profile")
 	return gjson.Parse(strings.Join(list, "")).String()
 }
@@ -619,7 +665,13 @@ func (h *history) name(who string) string {
 // spread holds that the rooms of a user come to show the stored name, which a request whose client went away may still change.
 func (h *history) spread(who string) {
 	h.until("the rooms of "+who+" show the stored name", func() bool {
-		list, err := db.Texts(h.control.Query(context.Background(), "SELECT e.json FROM memberships m JOIN events e ON e.event_id = m.event_id WHERE m.user_id = $1 AND m.membership = 'join'", userID(who)))
+		list, err := db.Texts(
+			h.control.Query(
+				context.Background(),
+				"SELECT e.json FROM memberships m JOIN events e ON e.event_id = m.event_id WHERE m.user_id = $1 AND m.membership = 'join'",
+				userID(who),
+			),
+		)
 		h.must(err, "read memberships")
 		name := h.name(who)
 		return !slices.ContainsFunc(list, func(text string) bool { return gjson.Get(text, "content.displayname").String() != name })
@@ -694,16 +746,25 @@ func (h *history) mustSee(who string) (ids []string) {
 
 func (h *history) messages(who, room string, at *member) *op {
 	must := h.mustSee(who)
-	return h.start(&op{kind: "messages", who: who, at: at, room: room, target: "GET " + path("rooms", room, "messages") + "?dir=b&limit=1000", check: func(o *op) {
-		found := map[string]bool{}
-		for _, e := range o.get("chunk").Array() {
-			id := e.Get("event_id").String()
-			found[id], h.shown[id] = true, o.String()
-		}
-		for _, id := range must {
-			if h.acked[id].room == room && !found[id] && !h.reader[who].unsettled[room] {
-				h.fail("%v: event %s was acknowledged before and is not shown", o, id)
-			}
-		}
-	}})
+	return h.start(
+		&op{
+			kind:   "messages",
+			who:    who,
+			at:     at,
+			room:   room,
+			target: "GET " + path("rooms", room, "messages") + "?dir=b&limit=1000",
+			check: func(o *op) {
+				found := map[string]bool{}
+				for _, e := range o.get("chunk").Array() {
+					id := e.Get("event_id").String()
+					found[id], h.shown[id] = true, o.String()
+				}
+				for _, id := range must {
+					if h.acked[id].room == room && !found[id] && !h.reader[who].unsettled[room] {
+						h.fail("%v: event %s was acknowledged before and is not shown", o, id)
+					}
+				}
+			},
+		},
+	)
 }

@@ -132,7 +132,9 @@ func join(ctx context.Context, s store, shared bus.Bus, l limits, alone bool, sl
 		return nil, err
 	}
 	p := &role.Process{DB: w.db, Bus: m.bus, Leases: leases, RPC: node, Log: log}
-	p.Streams = stream.New(stream.Options{DB: w.db, Bus: m.bus, Leases: leases, Log: log, Queue: l.queue, Batch: l.batch, ReadLimit: l.readLimit})
+	p.Streams = stream.New(
+		stream.Options{DB: w.db, Bus: m.bus, Leases: leases, Log: log, Queue: l.queue, Batch: l.batch, ReadLimit: l.readLimit},
+	)
 	m.process = p
 	if err := m.wire(l); err != nil {
 		return nil, err
@@ -181,8 +183,18 @@ func (m *member) wire(l limits) error {
 	if err != nil {
 		return err
 	}
-	r, err := rooms.New(rooms.Deps{Process: p, Accounts: a, ServerName: serverName, Key: key, RecentEvents: l.recent, RecentTxns: l.transactions, CachedState: l.state},
-		rooms.Config{DefaultVersion: "12", EventCache: 1000, MaxCreateUsers: 100})
+	r, err := rooms.New(
+		rooms.Deps{
+			Process:      p,
+			Accounts:     a,
+			ServerName:   serverName,
+			Key:          key,
+			RecentEvents: l.recent,
+			RecentTxns:   l.transactions,
+			CachedState:  l.state,
+		},
+		rooms.Config{DefaultVersion: "12", EventCache: 1000, MaxCreateUsers: 100},
+	)
 	if err != nil {
 		return err
 	}
@@ -198,7 +210,10 @@ func (m *member) wire(l limits) error {
 	if err != nil {
 		return err
 	}
-	sy := syncapi.New(syncapi.Deps{Process: p, Accounts: a, Devices: x, Rooms: r, Receipts: rc, Typing: ty, Presence: pr, Push: pu}, syncapi.Config{Window: 20, MaxTimeout: 90})
+	sy := syncapi.New(
+		syncapi.Deps{Process: p, Accounts: a, Devices: x, Rooms: r, Receipts: rc, Typing: ty, Presence: pr, Push: pu},
+		syncapi.Config{Window: 20, MaxTimeout: 90},
+	)
 	tokens := webtest.People{}
 	for _, name := range users {
 		tokens[name] = &web.Identity{UserID: userID(name), DeviceID: deviceID(name)}

@@ -152,7 +152,12 @@ var kinds = []kind{
 		h.shut(h.members[m.slot])
 	}},
 	{name: "expire", weight: 3, fleet: true, fault: true, run: func(h *history, d *draw) {
-		h.sql("is taken for dead", h.at(d), "UPDATE machines SET expires_ms = (EXTRACT(EPOCH FROM clock_timestamp()) * 1000)::bigint WHERE id = $1", d)
+		h.sql(
+			"is taken for dead",
+			h.at(d),
+			"UPDATE machines SET expires_ms = (EXTRACT(EPOCH FROM clock_timestamp()) * 1000)::bigint WHERE id = $1",
+			d,
+		)
 	}},
 	{name: "alone", weight: 1, fleet: true, fault: true, run: func(h *history, d *draw) {
 		m := h.at(d)
@@ -323,18 +328,60 @@ var settings = []setting{
 	{name: "postgres, one process", engine: "postgres", processes: 1, faults: true, limits: small},
 	{name: "postgres, one process, no faults", engine: "postgres", processes: 1, limits: small},
 	{name: "postgres, one process, wide queue", engine: "postgres", processes: 1, faults: true, limits: wide},
-	{name: "postgres, one process, few kinds", engine: "postgres", processes: 1, faults: true, limits: wide, only: map[string]int{"send": 10, "pass": 10, "receipt": 8, "fault": 8}},
+	{
+		name:      "postgres, one process, few kinds",
+		engine:    "postgres",
+		processes: 1,
+		faults:    true,
+		limits:    wide,
+		only:      map[string]int{"send": 10, "pass": 10, "receipt": 8, "fault": 8},
+	},
 	{name: "postgres, two processes", engine: "postgres", processes: 2, faults: true, limits: small, known: fleetKnown},
 	{name: "postgres, two processes, no faults", engine: "postgres", processes: 2, limits: wide, known: fleetKnown},
 	{name: "postgres, two processes, wide queue", engine: "postgres", processes: 2, faults: true, limits: wide, known: fleetKnown},
 	{name: "postgres, three processes", engine: "postgres", processes: 3, faults: true, limits: wide, known: fleetKnown},
-	{name: "postgres, two processes, shards come back", engine: "postgres", processes: 2, faults: true, open: true, limits: wide, known: fleetKnown, only: map[string]int{"send": 3, "retry": 3, "state": 3, "trip": 2, "hold": 3, "let": 1}},
-	{name: "postgres, two processes, one at times", engine: "postgres", processes: 2, faults: true, open: true, limits: wide, known: fleetKnown, only: map[string]int{"send": 6, "state": 3, "receipt": 2, "messages": 4, "sync": 3, "alone": 5, "expire": 1, "pass": 2}},
-	{name: "postgres, two processes, names", engine: "postgres", processes: 2, faults: true, open: true, limits: wide, known: fleetKnown, only: map[string]int{"profile": 8, "send": 2, "member": 1, "bus": 4, "expire": 1}},
-	{name: "postgres, three processes, names", engine: "postgres", processes: 3, faults: true, limits: wide, known: fleetKnown, only: map[string]int{
-		"profile": 8, "send": 4, "member": 3, "create": 1, "pass": 10, "cancel": 3, "fault": 6, "cut": 2, "restart": 1, "kill": 2, "expire": 3, "steal": 2,
-		"away": 2, "back": 2, "trip": 1, "hold": 3, "let": 3, "freeze": 3, "thaw": 3, "bus": 4, "time": 1,
-	}},
+	{
+		name:      "postgres, two processes, shards come back",
+		engine:    "postgres",
+		processes: 2,
+		faults:    true,
+		open:      true,
+		limits:    wide,
+		known:     fleetKnown,
+		only:      map[string]int{"send": 3, "retry": 3, "state": 3, "trip": 2, "hold": 3, "let": 1},
+	},
+	{
+		name:      "postgres, two processes, one at times",
+		engine:    "postgres",
+		processes: 2,
+		faults:    true,
+		open:      true,
+		limits:    wide,
+		known:     fleetKnown,
+		only:      map[string]int{"send": 6, "state": 3, "receipt": 2, "messages": 4, "sync": 3, "alone": 5, "expire": 1, "pass": 2},
+	},
+	{
+		name:      "postgres, two processes, names",
+		engine:    "postgres",
+		processes: 2,
+		faults:    true,
+		open:      true,
+		limits:    wide,
+		known:     fleetKnown,
+		only:      map[string]int{"profile": 8, "send": 2, "member": 1, "bus": 4, "expire": 1},
+	},
+	{
+		name:      "postgres, three processes, names",
+		engine:    "postgres",
+		processes: 3,
+		faults:    true,
+		limits:    wide,
+		known:     fleetKnown,
+		only: map[string]int{
+			"profile": 8, "send": 4, "member": 3, "create": 1, "pass": 10, "cancel": 3, "fault": 6, "cut": 2, "restart": 1, "kill": 2, "expire": 3, "steal": 2,
+			"away": 2, "back": 2, "trip": 1, "hold": 3, "let": 3, "freeze": 3, "thaw": 3, "bus": 4, "time": 1,
+		},
+	},
 	{name: "sqlite, one process", engine: "sqlite", processes: 1, faults: true, limits: small},
 	{name: "sqlite, one process, wide queue", engine: "sqlite", processes: 1, faults: true, limits: wide},
 }

@@ -27,12 +27,21 @@ type change struct{ file, before, after string }
 var undones = []undone{
 	{
 		name: "a change is applied though its rows found no place in the queue", setting: "postgres, one process", within: 60,
-		changes: []change{{"platform/owned/owned.go", "\t\tif err != nil {\n\t\t\treturn decision{}, err\n\t\t}\n\t\te.last = ticket\n", "\t\tif err != nil {\n\t\t\to.apply(e, c)\n\t\t\treturn decision{}, err\n\t\t}\n\t\te.last = ticket\n"}},
+		changes: []change{
+			{
+				"platform/owned/owned.go",
+				"\t\tif err != nil {\n\t\t\treturn decision{}, err\n\t\t}\n\t\te.last = ticket\n",
+				"\t\tif err != nil {\n\t\t\to.apply(e, c)\n\t\t\treturn decision{}, err\n\t\t}\n\t\te.last = ticket\n",
+			},
+		},
 	},
 	{
 		name: "the outcome of a write is read before it has ended, and a position that is taken keeps the shard", setting: "postgres, one process, few kinds", within: 400,
 		changes: []change{
-			{"platform/lease/lease.go", "held, err := lock(ctx, tx, names)\n\t\tif err != nil {\n\t\t\treturn err\n\t\t}\n\t\tvar mine []string", `held, err := l.Read(ctx, "")
+			{
+				"platform/lease/lease.go",
+				"held, err := lock(ctx, tx, names)\n\t\tif err != nil {\n\t\t\treturn err\n\t\t}\n\t\tvar mine []string",
+				`held, err := l.Read(ctx, "")
 		if err != nil {
 			return err
 		}
@@ -42,7 +51,8 @@ var undones = []undone{
 		if err == nil {
 			return nil
 		}
-		var mine []string`},
+		var mine []string`,
+			},
 			{"platform/stream/settle.go", "db.IsUniqueOn(err, key)", "false && db.IsUniqueOn(err, key)"},
 		},
 	},
@@ -55,7 +65,13 @@ var undones = []undone{
 	},
 	{
 		name: "what writes nothing is answered before what it rests upon is stored", setting: "postgres, one process", within: 60,
-		changes: []change{{"platform/owned/owned.go", "\tif d.last != nil {\n\t\tif err := d.last.Wait(ctx)", "\tif d.last != nil && false {\n\t\tif err := d.last.Wait(ctx)"}},
+		changes: []change{
+			{
+				"platform/owned/owned.go",
+				"\tif d.last != nil {\n\t\tif err := d.last.Wait(ctx)",
+				"\tif d.last != nil && false {\n\t\tif err := d.last.Wait(ctx)",
+			},
+		},
 	},
 	{
 		name: "what was known under a former ownership is used when the shard comes back", setting: "postgres, two processes, shards come back", within: 200,
@@ -142,7 +158,18 @@ func TestUndoneCuresAreFound(t *testing.T) {
 				t.Fatalf("%v: %s", err, out)
 			}
 			setting := "^TestModel$/^" + regexp.QuoteMeta(strings.ReplaceAll(u.setting, " ", "_")) + "$"
-			run := exec.CommandContext(t.Context(), binary, "-test.run", setting, "-test.timeout", "60m", "-rapid.shrinktime", "1ns", "-rapid.checks", strconv.Itoa(u.within))
+			run := exec.CommandContext(
+				t.Context(),
+				binary,
+				"-test.run",
+				setting,
+				"-test.timeout",
+				"60m",
+				"-rapid.shrinktime",
+				"1ns",
+				"-rapid.checks",
+				strconv.Itoa(u.within),
+			)
 			run.Env = append(os.Environ(), "LYCEUM_CHAOS=1ns", "LYCEUM_MODEL_SEED=")
 			out, err := run.CombinedOutput()
 			found := foundIn.FindStringSubmatch(string(out))

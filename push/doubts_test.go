@@ -258,7 +258,8 @@ func TestWhatIsLogged(t *testing.T) {
 			all = append(all, n)
 		}
 	}
-	if len(all) != 4 || all[0].back || all[0].pusher || !all[1].back || all[1].pusher || all[2].back || !all[2].pusher || !all[3].back || !all[3].pusher {
+	if len(all) != 4 || all[0].back || all[0].pusher || !all[1].back || all[1].pusher || all[2].back || !all[2].pusher || !all[3].back ||
+		!all[3].pusher {
 		t.Errorf("found %v", all)
 	}
 }

@@ -104,7 +104,15 @@ func (p *Push) sendAgain(ctx context.Context, shard int, due []outboxRow) (soon 
 		p.begin(d)
 	}
 	if old > 0 {
-		p.Process.Log.Info("notifications are given up that no gateway took", "shard", shard, "notifications", old, "after", p.config.GiveUpAfter.D())
+		p.Process.Log.Info(
+			"notifications are given up that no gateway took",
+			"shard",
+			shard,
+			"notifications",
+			old,
+			"after",
+			p.config.GiveUpAfter.D(),
+		)
 	}
 	return soon, nil
 }

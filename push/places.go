@@ -30,7 +30,13 @@ const (
 // share is how many sends of one trust may be under way in a process: in all, to one gateway, for one user.
 type share struct{ all, gateway, user int }
 
-var shares = [...]share{trusted: {256, 96, 16}, unknown: {64, 16, 4}, suspected: {64, 16, 4}, doubtedGateway: {64, 16, 4}, doubtedPusher: {64, 32, 2}}
+var shares = [...]share{
+	trusted:        {256, 96, 16},
+	unknown:        {64, 16, 4},
+	suspected:      {64, 16, 4},
+	doubtedGateway: {64, 16, 4},
+	doubtedPusher:  {64, 32, 2},
+}
 
 const (
 	promptly     = 500 * time.Millisecond // how long a gateway may take, and a batch waits for its sends
@@ -67,7 +73,12 @@ func placeOf(k sendKey, address string) place {
 	if u, err := url.Parse(address); err == nil {
 		gateway = strings.ToLower(u.Scheme + "://" + u.Host)
 	}
-	return place{key: k, gateway: ofGateway + gateway, user: ofUser + k.user, pusher: strings.Join([]string{k.user, k.app, k.pushkey, gateway}, "\x00")}
+	return place{
+		key:     k,
+		gateway: ofGateway + gateway,
+		user:    ofUser + k.user,
+		pusher:  strings.Join([]string{k.user, k.app, k.pushkey, gateway}, "\x00"),
+	}
 }
 
 // atGateway names a user at a gateway.

@@ -124,7 +124,8 @@ func TestUnread(t *testing.T) {
 		}
 		n.Say(t, "alice", room, "tea time")
 		both(1, 0)
-		n.HTTP.As("bob").Want(200, "PUT "+roomstest.API+"/pushrules/global/content/tea", obj{"pattern": "tea", "actions": []any{"notify", obj{"set_tweak": "highlight"}}})
+		n.HTTP.As("bob").
+			Want(200, "PUT "+roomstest.API+"/pushrules/global/content/tea", obj{"pattern": "tea", "actions": []any{"notify", obj{"set_tweak": "highlight"}}})
 		both(1, 1)
 		n.HTTP.As("bob").Want(200, "PUT "+roomstest.API+"/pushrules/global/override/.m.rule.master/enabled", obj{"enabled": true})
 		both(0, 0)
@@ -211,14 +212,20 @@ func TestRulesOverHTTP(t *testing.T) {
 	harness.Run(t, func(t *testing.T, n *node) {
 		bob, rules := n.HTTP.As("bob"), roomstest.API+"/pushrules"
 		all := bob.Want(200, "GET "+rules+"/", nil)
-		if all.Get("global.override.0.rule_id").String() != ".m.rule.master" || all.Get("global.override.0.enabled").Bool() || !all.Get("global.room").IsArray() {
+		if all.Get("global.override.0.rule_id").String() != ".m.rule.master" || all.Get("global.override.0.enabled").Bool() ||
+			!all.Get("global.room").IsArray() {
 			t.Fatalf("found %s", all.Body)
 		}
 		bob.Want(404, "GET "+rules+"/global/postcontent/.org.example.rule", nil)
-		bob.Want(200, "PUT "+rules+"/global/override/mine", obj{"actions": []any{"dont_notify"}, "conditions": []any{obj{"kind": "room_member_count", "is": "2"}}})
+		bob.Want(
+			200,
+			"PUT "+rules+"/global/override/mine",
+			obj{"actions": []any{"dont_notify"}, "conditions": []any{obj{"kind": "room_member_count", "is": "2"}}},
+		)
 		bob.Want(200, "PUT "+rules+"/global/override/first?before=mine", obj{"actions": []any{"notify"}})
 		got := bob.Want(200, "GET "+rules+"/global/", nil)
-		if got.Get("override.1.rule_id").String() != "first" || got.Get("override.2.actions.0").String() != "dont_notify" || got.Get("override.2.conditions.#").Int() != 1 {
+		if got.Get("override.1.rule_id").String() != "first" || got.Get("override.2.actions.0").String() != "dont_notify" ||
+			got.Get("override.2.conditions.#").Int() != 1 {
 			t.Fatalf("found %s", got.Body)
 		}
 		bob.Want(200, "PUT "+rules+"/global/override/mine/enabled", obj{"enabled": false})
@@ -226,7 +233,8 @@ func TestRulesOverHTTP(t *testing.T) {
 			t.Fatal("the rule is enabled")
 		}
 		bob.Want(200, "PUT "+rules+"/global/underride/.m.rule.message/actions", obj{"actions": []any{}})
-		if got := bob.Want(200, "GET "+rules+"/global/underride/.m.rule.message", nil); got.Get("actions.#").Int() != 0 || !got.Get("default").Bool() {
+		if got := bob.Want(200, "GET "+rules+"/global/underride/.m.rule.message", nil); got.Get("actions.#").Int() != 0 ||
+			!got.Get("default").Bool() {
 			t.Fatalf("found %s", got.Body)
 		}
 		bob.Want(200, "DELETE "+rules+"/global/override/mine", nil)
@@ -321,7 +329,9 @@ func TestPushGateway(t *testing.T) {
 		for _, got := range g.got {
 			full := got.Get("devices.0.pushkey").String() == "full"
 			if got.Get("content").Exists() != full || got.Get("room_id").String() != room || got.Get("counts.unread").Int() != 1 ||
-				got.Get("devices.0.data.url").Exists() || got.Get("devices.0.tweaks.highlight").Bool() != full || full && got.Get("devices.0.data.extra").Int() != 1 {
+				got.Get("devices.0.data.url").
+					Exists() ||
+				got.Get("devices.0.tweaks.highlight").Bool() != full || full && got.Get("devices.0.data.extra").Int() != 1 {
 				t.Errorf("found %s", got.Raw)
 			}
 		}
@@ -340,7 +350,8 @@ func TestPushGateway(t *testing.T) {
 			t.Fatalf("found %s", got.Body)
 		}
 		list := n.HTTP.As("bob").Want(200, "GET "+roomstest.API+"/notifications?limit=1", nil)
-		if list.Get("notifications.0.event.event_id").String() != event || list.Get("notifications.0.read").Bool() || list.Get("next_token").String() == "" {
+		if list.Get("notifications.0.event.event_id").String() != event || list.Get("notifications.0.read").Bool() ||
+			list.Get("next_token").String() == "" {
 			t.Fatalf("found %s", list.Body)
 		}
 		list = n.HTTP.As("bob").Want(200, "GET "+roomstest.API+"/notifications?only=highlight", nil)
@@ -359,7 +370,16 @@ func TestOddEventsArePushedToo(t *testing.T) {
 		var all []string
 		for _, odd := range []any{"\x00", "$\x00", "", 5, nil, []any{nil}, obj{"\x00": 1}} {
 			for _, kind := range []any{"m.reference", "m.annotation", "test.relation", odd} {
-				all = append(all, n.Say(t, "alice", room, "odd", obj{"m.relates_to": obj{"rel_type": kind, "event_id": odd, "key": odd}, "m.mentions": obj{"user_ids": []any{odd}}, "msgtype": odd}))
+				all = append(
+					all,
+					n.Say(
+						t,
+						"alice",
+						room,
+						"odd",
+						obj{"m.relates_to": obj{"rel_type": kind, "event_id": odd, "key": odd}, "m.mentions": obj{"user_ids": []any{odd}}, "msgtype": odd},
+					),
+				)
 			}
 		}
 		all = append(all, n.Say(t, "alice", room, "at the end"))
@@ -373,7 +393,15 @@ func TestOddEventsArePushedToo(t *testing.T) {
 func TestPushersAreChecked(t *testing.T) {
 	harness.Run(t, func(t *testing.T, n *node) {
 		good := func() obj {
-			return obj{"kind": "http", "app_id": "a", "pushkey": "k", "app_display_name": "A", "device_display_name": "D", "lang": "en", "data": obj{"url": "https://example.org/_matrix/push/v1/notify"}}
+			return obj{
+				"kind":                "http",
+				"app_id":              "a",
+				"pushkey":             "k",
+				"app_display_name":    "A",
+				"device_display_name": "D",
+				"lang":                "en",
+				"data":                obj{"url": "https://example.org/_matrix/push/v1/notify"},
+			}
 		}
 		n.HTTP.As("bob").Want(200, "POST "+roomstest.API+"/pushers/set", good())
 		n.HTTP.As("alice").Want(200, "POST "+roomstest.API+"/pushers/set", good()) // takes the key over
@@ -440,7 +468,14 @@ func TestAPusherCountsAtOnce(t *testing.T) {
 				upto, err := one.events.Consumed(t.Context())
 				return err == nil && slices.Equal(upto, one.events.Positions())
 			})
-			body := &pusherBody{AppID: "a", Pushkey: fmt.Sprint(i), AppName: &text, DeviceName: &text, Lang: &text, Data: []byte(`{"url":"` + g.URL + `/_matrix/push/v1/notify"}`)}
+			body := &pusherBody{
+				AppID:      "a",
+				Pushkey:    fmt.Sprint(i),
+				AppName:    &text,
+				DeviceName: &text,
+				Lang:       &text,
+				Data:       []byte(`{"url":"` + g.URL + `/_matrix/push/v1/notify"}`),
+			}
 			if err := two.putPusher(t.Context(), &web.Identity{UserID: "@bob:here.test"}, body); err != nil {
 				t.Fatal(err)
 			}
@@ -523,7 +558,14 @@ func TestSlowGatewaysHoldUpNobodyElse(t *testing.T) {
 			n.People[name] = &web.Identity{UserID: id, DeviceID: "D-" + name}
 			n.HTTP.As(name).Want(200, "POST "+roomstest.API+"/join/"+url.PathEscape(room), obj{})
 			for k := range 5 {
-				body := &pusherBody{AppID: "a", Pushkey: fmt.Sprint(u, "/", k), AppName: &text, DeviceName: &text, Lang: &text, Data: []byte(`{"url":"` + slow[len(hostile)%len(slow)].URL + `/_matrix/push/v1/notify"}`)}
+				body := &pusherBody{
+					AppID:      "a",
+					Pushkey:    fmt.Sprint(u, "/", k),
+					AppName:    &text,
+					DeviceName: &text,
+					Lang:       &text,
+					Data:       []byte(`{"url":"` + slow[len(hostile)%len(slow)].URL + `/_matrix/push/v1/notify"}`),
+				}
 				if err := n.putPusher(t.Context(), &web.Identity{UserID: id}, body); err != nil {
 					t.Fatal(err)
 				}
@@ -558,7 +600,8 @@ func TestSlowGatewaysHoldUpNobodyElse(t *testing.T) {
 func TestGatewaysAtPrivateAddressesAreNotReached(t *testing.T) {
 	g := newGateway(Config{})
 	server := newPushGateway(t)
-	if _, err := g.send(t.Context(), server.URL, []byte("{}")); !errors.Is(err, dial.ErrPrivate) || !strings.Contains(err.Error(), "push.allow_private") {
+	if _, err := g.send(t.Context(), server.URL, []byte("{}")); !errors.Is(err, dial.ErrPrivate) ||
+		!strings.Contains(err.Error(), "push.allow_private") {
 		t.Errorf("a gateway on this machine: expected dial.ErrPrivate and the setting, found %v", err)
 	}
 }
@@ -578,7 +621,14 @@ func TestPushersEndWithTheirDevice(t *testing.T) {
 			t.Fatal(err)
 		}
 		text := "x"
-		body := &pusherBody{AppID: "a", Pushkey: "k", AppName: &text, DeviceName: &text, Lang: &text, Data: []byte(`{"url":"https://example.org/_matrix/push/v1/notify"}`)}
+		body := &pusherBody{
+			AppID:      "a",
+			Pushkey:    "k",
+			AppName:    &text,
+			DeviceName: &text,
+			Lang:       &text,
+			Data:       []byte(`{"url":"https://example.org/_matrix/push/v1/notify"}`),
+		}
 		pushers := func() int {
 			list, err := n.queryPushers(t.Context(), `user_id = $1`, user)
 			if err != nil {

@@ -165,7 +165,8 @@ func (p *Push) checkPusher(b *pusherBody) error {
 	if string(b.Kind) != `"http"` {
 		return matrix.InvalidParam("kind: this server knows http and null")
 	}
-	if len(*b.AppName) > maxText || len(*b.DeviceName) > maxText || len(*b.Lang) > maxText || len(b.ProfileTag) > maxText || len(b.Data) > 4*maxText {
+	if len(*b.AppName) > maxText || len(*b.DeviceName) > maxText || len(*b.Lang) > maxText || len(b.ProfileTag) > maxText ||
+		len(b.Data) > 4*maxText {
 		return matrix.InvalidParam("The description of the pusher is too long")
 	}
 	var data struct {
@@ -179,7 +180,8 @@ func (p *Push) checkPusher(b *pusherBody) error {
 		return matrix.MissingParam("data.url: expected the URL of the push gateway")
 	}
 	u, err := url.Parse(data.URL)
-	if err != nil || u.Host == "" || u.User != nil || u.Path != "/_matrix/push/v1/notify" || u.Scheme != "https" && (u.Scheme != "http" || !p.config.AllowHTTP) {
+	if err != nil || u.Host == "" || u.User != nil || u.Path != "/_matrix/push/v1/notify" ||
+		u.Scheme != "https" && (u.Scheme != "http" || !p.config.AllowHTTP) {
 		return matrix.InvalidParam("data.url: expected https://HOST/_matrix/push/v1/notify")
 	}
 	return nil
@@ -191,7 +193,8 @@ func (p *Push) putPusher(ctx context.Context, who *web.Identity, b *pusherBody) 
 			return err
 		}
 		if !b.Append {
-			if _, err := tx.Exec(ctx, `DELETE FROM pushers WHERE app_id = $1 AND pushkey = $2 AND user_id <> $3`, b.AppID, b.Pushkey, who.UserID); err != nil {
+			if _, err := tx.Exec(ctx, `DELETE FROM pushers WHERE app_id = $1 AND pushkey = $2
+				AND user_id <> $3`, b.AppID, b.Pushkey, who.UserID); err != nil {
 				return err
 			}
 		}
@@ -202,11 +205,23 @@ func (p *Push) putPusher(ctx context.Context, who *web.Identity, b *pusherBody) 
 		if n > maxPushers {
 			return matrix.TooLarge("You have too many pushers: remove one first")
 		}
-		_, err := tx.Exec(ctx, `INSERT INTO pushers (user_id, app_id, pushkey, kind, app_name, device_name, profile_tag, lang, data, device_id, set_ms)
+		_, err := tx.Exec(
+			ctx,
+			`INSERT INTO pushers (user_id, app_id, pushkey, kind, app_name, device_name, profile_tag, lang, data, device_id, set_ms)
 			VALUES ($1, $2, $3, 'http', $4, $5, $6, $7, $8, $9, $10) ON CONFLICT (user_id, app_id, pushkey) DO UPDATE SET
 			app_name = excluded.app_name, device_name = excluded.device_name, profile_tag = excluded.profile_tag,
 			lang = excluded.lang, data = excluded.data, device_id = excluded.device_id, set_ms = excluded.set_ms`,
-			who.UserID, b.AppID, b.Pushkey, *b.AppName, *b.DeviceName, b.ProfileTag, *b.Lang, string(b.Data), who.DeviceID, p.Now().UnixMilli())
+			who.UserID,
+			b.AppID,
+			b.Pushkey,
+			*b.AppName,
+			*b.DeviceName,
+			b.ProfileTag,
+			*b.Lang,
+			string(b.Data),
+			who.DeviceID,
+			p.Now().UnixMilli(),
+		)
 		if err == nil {
 			_, err = tx.Exec(ctx, pushersChange)
 		}
@@ -228,7 +243,15 @@ func (p *Push) deletePusher(ctx context.Context, userID, appID, pushkey string) 
 // deleteRejected removes a pusher if it is there as it was read: its user may have set it anew since.
 func (p *Push) deleteRejected(ctx context.Context, x *pusher) (removed bool, err error) {
 	err = p.Process.DB.Tx(ctx, func(tx *db.Tx) error {
-		n, err := tx.Exec(ctx, "DELETE FROM pushers"+thisPusher+" AND set_ms = $4 AND data = $5", x.UserID, x.AppID, x.Pushkey, x.set, string(x.Data))
+		n, err := tx.Exec(
+			ctx,
+			"DELETE FROM pushers"+thisPusher+" AND set_ms = $4 AND data = $5",
+			x.UserID,
+			x.AppID,
+			x.Pushkey,
+			x.set,
+			string(x.Data),
+		)
 		if removed = n > 0; err != nil || !removed {
 			return err
 		}

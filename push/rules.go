@@ -165,12 +165,24 @@ const (
 var defaultOverride = []defaultRule{
 	{".m.rule.master", `[]`, actNone},
 	{".m.rule.suppress_notices", `[{"kind":"event_match","key":"content.msgtype","pattern":"m.notice"}]`, actNone},
-	{".m.rule.invite_for_me", `[` + oneType + `m.room.member"},{"kind":"event_match","key":"content.membership","pattern":"invite"},{"kind":"event_match","key":"state_key","pattern":USER}]`, actSound},
+	{
+		".m.rule.invite_for_me",
+		`[` + oneType + `m.room.member"},{"kind":"event_match","key":"content.membership","pattern":"invite"},{"kind":"event_match","key":"state_key","pattern":USER}]`,
+		actSound,
+	},
 	{".m.rule.member_event", `[` + oneType + `m.room.member"}]`, actNone},
 	{".m.rule.is_user_mention", `[{"kind":"event_property_contains","key":"content.m\\.mentions.user_ids","value":USER}]`, actSoundHighlight},
 	{legacyName, `[{"kind":"contains_display_name"}]`, actSoundHighlight},
-	{".m.rule.is_room_mention", `[{"kind":"event_property_is","key":"content.m\\.mentions.room","value":true},{"kind":"sender_notification_permission","key":"room"}]`, actHighlight},
-	{legacyRoom, `[{"kind":"event_match","key":"content.body","pattern":"@room"},{"kind":"sender_notification_permission","key":"room"}]`, actHighlight},
+	{
+		".m.rule.is_room_mention",
+		`[{"kind":"event_property_is","key":"content.m\\.mentions.room","value":true},{"kind":"sender_notification_permission","key":"room"}]`,
+		actHighlight,
+	},
+	{
+		legacyRoom,
+		`[{"kind":"event_match","key":"content.body","pattern":"@room"},{"kind":"sender_notification_permission","key":"room"}]`,
+		actHighlight,
+	},
 	{".m.rule.tombstone", `[` + oneType + `m.room.tombstone"},` + noKey + `]`, actHighlight},
 	{".m.rule.reaction", `[` + oneType + `m.reaction"}]`, actNone},
 	{".m.rule.room.server_acl", `[` + oneType + `m.room.server_acl"},` + noKey + `]`, actNone},

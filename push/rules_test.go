@@ -77,7 +77,17 @@ func TestDefaultRules(t *testing.T) {
 	} {
 		got := Evaluate(rules, NewSubject(c.e), c.f)
 		if got.RuleID != c.rule || got.Notify != c.notify || got.Highlight != c.highlight {
-			t.Errorf("%s %s: found %q %v %v, want %q %v %v", c.e.Type, c.e.Content, got.RuleID, got.Notify, got.Highlight, c.rule, c.notify, c.highlight)
+			t.Errorf(
+				"%s %s: found %q %v %v, want %q %v %v",
+				c.e.Type,
+				c.e.Content,
+				got.RuleID,
+				got.Notify,
+				got.Highlight,
+				c.rule,
+				c.notify,
+				c.highlight,
+			)
 		}
 	}
 }
@@ -138,10 +148,26 @@ func TestConditions(t *testing.T) {
 func TestHostilePatternsEndSoon(t *testing.T) {
 	body := `{"body":"` + strings.Repeat("a", 60_000) + `"}`
 	start := time.Now()
-	Evaluate(Compile(me, json.RawMessage(`{"rules":{"content":[{"rule_id":"x","enabled":true,"pattern":"`+strings.Repeat("a*", 120)+`b","actions":["notify"]}]}}`)),
-		NewSubject(message(t, body)), &Facts{})
-	Evaluate(Compile(me, json.RawMessage(`{"rules":{"content":[{"rule_id":"x","enabled":true,"pattern":"`+strings.Repeat("a?", 120)+`b","actions":["notify"]}]}}`)),
-		NewSubject(message(t, body)), &Facts{})
+	Evaluate(
+		Compile(
+			me,
+			json.RawMessage(
+				`{"rules":{"content":[{"rule_id":"x","enabled":true,"pattern":"`+strings.Repeat("a*", 120)+`b","actions":["notify"]}]}}`,
+			),
+		),
+		NewSubject(message(t, body)),
+		&Facts{},
+	)
+	Evaluate(
+		Compile(
+			me,
+			json.RawMessage(
+				`{"rules":{"content":[{"rule_id":"x","enabled":true,"pattern":"`+strings.Repeat("a?", 120)+`b","actions":["notify"]}]}}`,
+			),
+		),
+		NewSubject(message(t, body)),
+		&Facts{},
+	)
 	if took := time.Since(start); took > 2*time.Second {
 		t.Fatalf("a pattern took %v", took)
 	}
@@ -194,7 +220,10 @@ func BenchmarkEvaluateFresh(b *testing.B) {
 }
 
 func FuzzRules(f *testing.F) {
-	f.Add(`{"rules":{"override":[{"rule_id":"x","enabled":true,"conditions":[{"kind":"event_match","key":"a.b","pattern":"*"}],"actions":["notify"]}]},"changed":{}}`, `{"body":"x"}`)
+	f.Add(
+		`{"rules":{"override":[{"rule_id":"x","enabled":true,"conditions":[{"kind":"event_match","key":"a.b","pattern":"*"}],"actions":["notify"]}]},"changed":{}}`,
+		`{"body":"x"}`,
+	)
 	f.Add(`{"changed":{".m.rule.master":{"enabled":true}}}`, `{"m.mentions":7,"m.relates_to":[]}`)
 	f.Fuzz(func(t *testing.T, raw, content string) {
 		rules := Compile(me, json.RawMessage(raw))
@@ -263,10 +292,15 @@ func TestSharedRulesKnowWhoseTheyAre(t *testing.T) {
 			events = append(events, message(t, text))
 		}
 		for _, key := range users {
-			events = append(events, eventOf(t, "m.room.member", "@x:y", &key, `{"membership":"invite"}`), eventOf(t, "m.room.member", "@x:y", &key, `{"membership":"join"}`))
+			events = append(
+				events,
+				eventOf(t, "m.room.member", "@x:y", &key, `{"membership":"invite"}`),
+				eventOf(t, "m.room.member", "@x:y", &key, `{"membership":"join"}`),
+			)
 		}
 		for _, e := range events {
-			if a, b := Evaluate(shared, NewSubject(e), f), Evaluate(own, NewSubject(e), f); a.RuleID != b.RuleID || a.Notify != b.Notify || a.Highlight != b.Highlight {
+			if a, b := Evaluate(shared, NewSubject(e), f), Evaluate(own, NewSubject(e), f); a.RuleID != b.RuleID || a.Notify != b.Notify ||
+				a.Highlight != b.Highlight {
 				t.Errorf("%s, %s: the shared rules say %q, own ones %q", user, e.JSON, a.RuleID, b.RuleID)
 			}
 		}

@@ -45,7 +45,14 @@ func (n *node) pushers(t testing.TB, who string, g *pushGateway, many int) {
 	t.Helper()
 	text := "x"
 	for i := range many {
-		body := &pusherBody{AppID: "a", Pushkey: fmt.Sprint(who, i), AppName: &text, DeviceName: &text, Lang: &text, Data: []byte(`{"url":"` + g.URL + `/_matrix/push/v1/notify"}`)}
+		body := &pusherBody{
+			AppID:      "a",
+			Pushkey:    fmt.Sprint(who, i),
+			AppName:    &text,
+			DeviceName: &text,
+			Lang:       &text,
+			Data:       []byte(`{"url":"` + g.URL + `/_matrix/push/v1/notify"}`),
+		}
 		if err := n.putPusher(t.Context(), n.People[who], body); err != nil {
 			t.Fatal(err)
 		}
@@ -146,7 +153,8 @@ func TestALongOutboxHoldsUpNobodyElse(t *testing.T) {
 		}
 		roletest.Until(t, "most rows are put off for long", func() bool {
 			var late int
-			err := n.Process.DB.QueryRow(t.Context(), "SELECT COUNT(*) FROM push_outbox WHERE next_ms > $1", n.Now().Add(6*time.Second).UnixMilli()).Scan(&late)
+			err := n.Process.DB.QueryRow(t.Context(), "SELECT COUNT(*) FROM push_outbox WHERE next_ms > $1", n.Now().Add(6*time.Second).UnixMilli()).
+				Scan(&late)
 			return err == nil && late > rows/2
 		})
 	})
@@ -324,7 +332,14 @@ func TestAnOutcomeIsStoredWhenTheDatabaseIsBack(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		do("INSERT INTO push_outbox (user_id, app_id, pushkey, event_id, shard, made_ms, next_ms, tries) VALUES ($1, $2, $3, $4, 0, $5, $5, 0)", k.user, k.app, k.pushkey, k.event, far)
+		do(
+			"INSERT INTO push_outbox (user_id, app_id, pushkey, event_id, shard, made_ms, next_ms, tries) VALUES ($1, $2, $3, $4, 0, $5, $5, 0)",
+			k.user,
+			k.app,
+			k.pushkey,
+			k.event,
+			far,
+		)
 		do("ALTER TABLE push_outbox RENAME TO away")
 		if _, err := n.storeOutcome(d, nil); err == nil {
 			t.Fatal("expected an error")

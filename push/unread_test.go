@@ -58,8 +58,22 @@ var changes = []struct {
 	says             string
 	more             obj
 }{
-	{"the power levels", "alice", "m.room.power_levels/", obj{"notifications": obj{"room": 0}}, "@room look", obj{"m.mentions": obj{"room": true}}},
-	{"the name of the user", "bob", "m.room.member/@bob:here.test", obj{"membership": "join", "displayname": "Zaphod"}, "Zaphod, are you there?", nil},
+	{
+		"the power levels",
+		"alice",
+		"m.room.power_levels/",
+		obj{"notifications": obj{"room": 0}},
+		"@room look",
+		obj{"m.mentions": obj{"room": true}},
+	},
+	{
+		"the name of the user",
+		"bob",
+		"m.room.member/@bob:here.test",
+		obj{"membership": "join", "displayname": "Zaphod"},
+		"Zaphod, are you there?",
+		nil,
+	},
 }
 
 // TestACountThatStandsStillKeepsNothingOld: between the events that it takes and the state that it reads a change of the state is

@@ -66,8 +66,10 @@ func (w *workers) forget() {
 }
 
 var outboxRows = &db.Table{
-	Name:     "push_outbox",
-	Columns:  db.Columns("user_id text, app_id text, pushkey text, event_id text, shard integer, made_ms integer, next_ms integer, tries integer"),
+	Name: "push_outbox",
+	Columns: db.Columns(
+		"user_id text, app_id text, pushkey text, event_id text, shard integer, made_ms integer, next_ms integer, tries integer",
+	),
 	Conflict: "ON CONFLICT (user_id, app_id, pushkey, event_id) DO NOTHING",
 }
 

@@ -172,7 +172,8 @@ func (q *query) belongs(in placeIn, section string, forgotten map[string]bool) (
 			is = section == in.membership && (q.initial || q.fullState || q.invites || q.isNew(in.room, in.place))
 		}
 	case event.MembershipLeave, event.MembershipBan:
-		is = section == "leave" && (!q.initial && !(q.anew && in.forgotten) && q.isNew(in.room, in.place) || forgotten != nil && !forgotten[in.room])
+		is = section == "leave" &&
+			(!q.initial && !(q.anew && in.forgotten) && q.isNew(in.room, in.place) || forgotten != nil && !forgotten[in.room])
 	}
 	return is && q.filter.Room.room(in.room)
 }

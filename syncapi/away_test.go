@@ -65,7 +65,12 @@ func TestATimelineBeginsAtTheToken(t *testing.T) {
 func (h *house) away(t *testing.T, history string, steps []string) {
 	t.Helper()
 	alice, bob := h.as(t, "alice"), h.as(t, "bob")
-	room := alice.create(obj{"preset": "public_chat", "initial_state": []obj{{"type": "m.room.history_visibility", "content": obj{"history_visibility": history}}}})
+	room := alice.create(
+		obj{
+			"preset":        "public_chat",
+			"initial_state": []obj{{"type": "m.room.history_visibility", "content": obj{"history_visibility": history}}},
+		},
+	)
 	h.steps(t, room, "carol join", "alice say old1", "bob join", "alice say old2", "bob say old3")
 	first := newWatcher(bob, "bob", false)
 	first.take(room, in(bob.sync("set_presence", "offline"), "join", room, ""), false)
@@ -104,7 +109,12 @@ func (h *house) away(t *testing.T, history string, steps []string) {
 				client: bob, name: "bob", after: slices.Contains(c.more, "use_state_after"), in: map[string]bool{room: true},
 				timeline: map[string][]string{}, state: map[string]map[string]string{room: maps.Clone(first.state[room])},
 			}
-			sec := in(bob.peek(append(c.more, "set_presence", "offline", "filter", fmt.Sprintf(`{"room":{"timeline":{"limit":%d}%s}}`, limit, c.state))...), section, room, "")
+			sec := in(
+				bob.peek(append(c.more, "set_presence", "offline", "filter", fmt.Sprintf(`{"room":{"timeline":{"limit":%d}%s}}`, limit, c.state))...),
+				section,
+				room,
+				"",
+			)
 			got, from := ids(sec.Get("timeline.events")), sec.Get("timeline.prev_batch").String()
 			for _, e := range seen {
 				if slices.Contains(got, e.ID) {
@@ -113,7 +123,11 @@ func (h *house) away(t *testing.T, history string, steps []string) {
 			}
 			if sec.Get("timeline.limited").Bool() {
 				for from != "" {
-					m := bob.Want(200, "GET "+at(room, "messages?"+url.Values{"dir": {"b"}, "limit": {"3"}, "from": {from}, "to": {bob.since}}.Encode()), nil)
+					m := bob.Want(
+						200,
+						"GET "+at(room, "messages?"+url.Values{"dir": {"b"}, "limit": {"3"}, "from": {from}, "to": {bob.since}}.Encode()),
+						nil,
+					)
 					for _, e := range m.Get("chunk").Array() {
 						got = slices.Insert(got, 0, e.Get("event_id").String())
 					}

@@ -102,7 +102,11 @@ func TestMessagesForADeviceHaveABudget(t *testing.T) {
 		bob.sync()
 		const messages = 40
 		for n := range messages {
-			alice.Want(200, fmt.Sprintf("PUT %s/sendToDevice/m.test/t%d", api, n), obj{"messages": obj{id("bob"): obj{"BOB": obj{"n": n, "x": strings.Repeat("x", 60_000)}}}})
+			alice.Want(
+				200,
+				fmt.Sprintf("PUT %s/sendToDevice/m.test/t%d", api, n),
+				obj{"messages": obj{id("bob"): obj{"BOB": obj{"n": n, "x": strings.Repeat("x", 60_000)}}}},
+			)
 		}
 		var got []int64
 		for len(got) < messages {

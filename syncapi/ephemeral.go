@@ -104,7 +104,12 @@ func (q *query) receiptEvents(list []*receipts.Receipt) (out []json.RawMessage) 
 		left = append(left, r)
 	}
 	slices.SortFunc(left, func(a, b *receipts.Receipt) int {
-		return cmp.Or(cmp.Compare(a.EventID, b.EventID), cmp.Compare(a.Type, b.Type), cmp.Compare(a.UserID, b.UserID), cmp.Compare(a.ThreadID, b.ThreadID))
+		return cmp.Or(
+			cmp.Compare(a.EventID, b.EventID),
+			cmp.Compare(a.Type, b.Type),
+			cmp.Compare(a.UserID, b.UserID),
+			cmp.Compare(a.ThreadID, b.ThreadID),
+		)
 	})
 	for len(left) > 0 {
 		var now, later []*receipts.Receipt

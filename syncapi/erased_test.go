@@ -16,7 +16,9 @@ func TestErasedContentIsHidden(t *testing.T) {
 			t.Fatal(err)
 		}
 		alice, bob, carol := h.http.As("alice"), h.http.As("bob"), h.http.As("carol")
-		room := alice.Want(200, "POST "+api+"/createRoom", obj{"preset": "public_chat", "power_level_content_override": obj{"users": obj{id("alice"): 100, id("carol"): 100}}, "room_version": "11"}).Get("room_id").String()
+		room := alice.Want(200, "POST "+api+"/createRoom", obj{"preset": "public_chat", "power_level_content_override": obj{"users": obj{id("alice"): 100, id("carol"): 100}}, "room_version": "11"}).
+			Get("room_id").
+			String()
 		at := api + "/rooms/" + url.PathEscape(room)
 		put := func(path string, content obj) string {
 			t.Helper()
@@ -26,11 +28,26 @@ func TestErasedContentIsHidden(t *testing.T) {
 		put("/state/m.room.member/"+id("carol"), obj{"membership": "join", "displayname": "secret name"})
 		put("/state/m.room.topic", obj{"topic": "secret topic"})
 		said := put("/send/m.room.message/1", obj{"msgtype": "m.text", "body": "secret words"})
-		put("/send/m.room.message/2", obj{"msgtype": "m.text", "body": "* secret edit", "m.new_content": obj{"msgtype": "m.text", "body": "secret edit"}, "m.relates_to": obj{"rel_type": "m.replace", "event_id": said}})
+		put(
+			"/send/m.room.message/2",
+			obj{
+				"msgtype":       "m.text",
+				"body":          "* secret edit",
+				"m.new_content": obj{"msgtype": "m.text", "body": "secret edit"},
+				"m.relates_to":  obj{"rel_type": "m.replace", "event_id": said},
+			},
+		)
 		root := alice.Want(200, "PUT "+at+"/send/m.room.message/3", obj{"msgtype": "m.text", "body": "open"}).Get("event_id").String()
-		reply := put("/send/m.room.message/4", obj{"msgtype": "m.text", "body": "secret reply", "m.relates_to": obj{"rel_type": "m.thread", "event_id": root}})
+		reply := put(
+			"/send/m.room.message/4",
+			obj{"msgtype": "m.text", "body": "secret reply", "m.relates_to": obj{"rel_type": "m.thread", "event_id": root}},
+		)
 		own := put("/send/m.room.message/5", obj{"msgtype": "m.text", "body": "secret root"})
-		alice.Want(200, "PUT "+at+"/send/m.room.message/6", obj{"msgtype": "m.text", "body": "open too", "m.relates_to": obj{"rel_type": "m.thread", "event_id": own}})
+		alice.Want(
+			200,
+			"PUT "+at+"/send/m.room.message/6",
+			obj{"msgtype": "m.text", "body": "open too", "m.relates_to": obj{"rel_type": "m.thread", "event_id": own}},
+		)
 		alice.Want(200, "PUT "+at+"/state/m.room.topic", obj{"topic": "open topic"})
 
 		since := bob.Want(200, "GET "+api+"/sync", nil).Get("next_batch").String()

@@ -64,7 +64,8 @@ func TestTalk(t *testing.T) {
 		before.since = ""
 		a = before.sync()
 		for _, e := range in(a, "join", room, "timeline.events").Array() {
-			if e.Get("event_id").String() == first && (e.Get("content.body").Exists() || e.Get("unsigned.redacted_because.content.reason").String() != "why") {
+			if e.Get("event_id").String() == first &&
+				(e.Get("content.body").Exists() || e.Get("unsigned.redacted_because.content.reason").String() != "why") {
 				t.Fatalf("%s", e)
 			}
 		}
@@ -86,7 +87,16 @@ func TestTalk(t *testing.T) {
 		alice.sync()
 		// Relations are bundled.
 		target := bob.say(room, "old")
-		bob.send(room, "m.room.message", obj{"msgtype": "m.text", "body": "* new", "m.new_content": obj{"msgtype": "m.text", "body": "new"}, "m.relates_to": obj{"rel_type": "m.replace", "event_id": target}})
+		bob.send(
+			room,
+			"m.room.message",
+			obj{
+				"msgtype":       "m.text",
+				"body":          "* new",
+				"m.new_content": obj{"msgtype": "m.text", "body": "new"},
+				"m.relates_to":  obj{"rel_type": "m.replace", "event_id": target},
+			},
+		)
 		a = alice.sync()
 		if in(a, "join", room, "timeline.events.0.unsigned.m\\.relations.m\\.replace.content.m\\.new_content.body").String() != "new" {
 			t.Fatalf("%s", a.Body)
@@ -278,7 +288,9 @@ func TestFilters(t *testing.T) {
 		}
 		a := bob.peek("filter", `{"event_fields":["content.body","type"],"room":{"timeline":{"types":["m.room.message"]}}}`)
 		same(t, "event_fields", in(a, "join", room, "timeline.events.0").Raw, `{"content":{"body":"one"},"type":"m.room.message"}`)
-		stored := bob.Want(200, "POST "+api+"/user/"+url.PathEscape(id("bob"))+"/filter", obj{"room": obj{"rooms": []string{}}}).Get("filter_id").String()
+		stored := bob.Want(200, "POST "+api+"/user/"+url.PathEscape(id("bob"))+"/filter", obj{"room": obj{"rooms": []string{}}}).
+			Get("filter_id").
+			String()
 		if a := bob.peek("filter", stored); a.Get("rooms").Exists() {
 			t.Fatalf("%s", a.Body)
 		}
@@ -368,9 +380,14 @@ func TestIgnoredUsers(t *testing.T) {
 	run(t, func(t *testing.T, h *house) {
 		alice, bob := h.as(t, "alice"), h.as(t, "bob")
 		room := h.room(t, "alice", "bob")
-		alice.Want(200, "PUT "+api+"/user/"+url.PathEscape(id("alice"))+"/account_data/m.ignored_user_list", obj{"ignored_users": obj{id("bob"): obj{}}})
+		alice.Want(
+			200,
+			"PUT "+api+"/user/"+url.PathEscape(id("alice"))+"/account_data/m.ignored_user_list",
+			obj{"ignored_users": obj{id("bob"): obj{}}},
+		)
 		a := alice.sync()
-		if a.Get(`account_data.events.#(type=="m.ignored_user_list")`).Raw == "" || a.Get(`account_data.events.#(type=="m.push_rules")`).Raw == "" {
+		if a.Get(`account_data.events.#(type=="m.ignored_user_list")`).Raw == "" ||
+			a.Get(`account_data.events.#(type=="m.push_rules")`).Raw == "" {
 			t.Fatalf("%s", a.Body)
 		}
 		e := bob.say(room, "hidden")
@@ -378,7 +395,8 @@ func TestIgnoredUsers(t *testing.T) {
 		bob.Want(200, "PUT "+at(room, "typing/"+url.PathEscape(id("bob"))), obj{"typing": true})
 		hidden := bob.create(obj{"invite": []string{id("alice")}})
 		bob.Want(200, "PUT "+api+"/presence/"+url.PathEscape(id("bob"))+"/status", obj{"presence": "online", "status_msg": "hidden"})
-		if a = alice.sync(); strings.Contains(string(a.Body), "hidden") || strings.Contains(string(a.Body), id("bob")) || strings.Contains(string(a.Body), hidden) {
+		if a = alice.sync(); strings.Contains(string(a.Body), "hidden") || strings.Contains(string(a.Body), id("bob")) ||
+			strings.Contains(string(a.Body), hidden) {
 			t.Fatalf("%s", a.Body)
 		}
 		bob.Want(200, "PUT "+at(room, "state/m.room.member/"+url.PathEscape(id("bob"))), obj{"membership": "join", "displayname": "B"})
@@ -400,7 +418,11 @@ func TestEphemeral(t *testing.T) {
 		alice, bob := h.as(t, "alice"), h.as(t, "bob")
 		room := h.room(t, "alice", "bob")
 		root := alice.say(room, "root")
-		reply := alice.send(room, "m.room.message", obj{"body": "in thread", "msgtype": "m.text", "m.relates_to": obj{"rel_type": "m.thread", "event_id": root}})
+		reply := alice.send(
+			room,
+			"m.room.message",
+			obj{"body": "in thread", "msgtype": "m.text", "m.relates_to": obj{"rel_type": "m.thread", "event_id": root}},
+		)
 		alice.sync()
 		a := bob.sync("filter", `{"room":{"timeline":{"unread_thread_notifications":true}}}`)
 		same(t, "of the thread", in(a, "join", room, "unread_thread_notifications").Map()[root].Get("notification_count"), 1)
@@ -441,7 +463,8 @@ func TestPresence(t *testing.T) {
 	run(t, func(t *testing.T, h *house) {
 		h.room(t, "alice", "bob")
 		online := func(name string) {
-			h.as(t, name).Want(200, "PUT "+api+"/presence/"+url.PathEscape(id(name))+"/status", obj{"presence": "online", "status_msg": "I am " + name})
+			h.as(t, name).
+				Want(200, "PUT "+api+"/presence/"+url.PathEscape(id(name))+"/status", obj{"presence": "online", "status_msg": "I am " + name})
 		}
 		online("bob")
 		online("carol")
@@ -549,7 +572,8 @@ func TestOneUserWaitsABoundedNumberOfTimes(t *testing.T) {
 		u := h.users[id("alice")]
 		h.mu.RUnlock()
 		u.waits.Add(maxWaits)
-		if a := alice.Call("GET "+api+"/sync?since="+url.QueryEscape(alice.since)+"&timeout=1000&set_presence=offline", nil); a.Status != 429 || a.Get("retry_after_ms").Int() == 0 {
+		if a := alice.Call("GET "+api+"/sync?since="+url.QueryEscape(alice.since)+"&timeout=1000&set_presence=offline", nil); a.Status != 429 ||
+			a.Get("retry_after_ms").Int() == 0 {
 			t.Errorf("%d %s", a.Status, a.Body)
 		}
 		u.waits.Add(-maxWaits)
@@ -581,7 +605,15 @@ func TestLargeAnswersWaitBesideSmallOnes(t *testing.T) {
 			defer h.heavy.mu.Unlock()
 			return len(h.heavy.queue) == 1 && len(h.heavy.queue[0].waiting) == 2 && len(h.built) == 0
 		})
-		alice.Want(200, "GET "+api+"/sync?set_presence=offline&filter="+url.QueryEscape(`{"account_data":{"not_types":["x.large"]}}`)+"&since="+url.QueryEscape(alice.since), nil)
+		alice.Want(
+			200,
+			"GET "+api+"/sync?set_presence=offline&filter="+url.QueryEscape(
+				`{"account_data":{"not_types":["x.large"]}}`,
+			)+"&since="+url.QueryEscape(
+				alice.since,
+			),
+			nil,
+		)
 		bob.sync("set_presence", "offline")
 		select {
 		case <-large:
@@ -623,7 +655,8 @@ func TestLargeAnswersArePacked(t *testing.T) {
 		}
 		w := httptest.NewRecorder()
 		server.Handler().ServeHTTP(w, r)
-		if got := w.Header().Get("Content-Encoding"); w.Code != 200 || (got == "gzip") != packed || w.Header().Get("Content-Length") != fmt.Sprint(w.Body.Len()) {
+		if got := w.Header().Get("Content-Encoding"); w.Code != 200 || (got == "gzip") != packed ||
+			w.Header().Get("Content-Length") != fmt.Sprint(w.Body.Len()) {
 			t.Fatalf("%d %v", w.Code, w.Header())
 		}
 		var body io.Reader = w.Body

@@ -7,7 +7,10 @@ import (
 // A client takes "state", then the timeline. Where it does not get all events behind the first of the timeline, that must
 // lead to the current state all the same.
 func TestATimelineWithGapsLeadsToTheCurrentState(t *testing.T) {
-	joined := obj{"preset": "public_chat", "initial_state": []obj{{"type": "m.room.history_visibility", "content": obj{"history_visibility": "joined"}}}}
+	joined := obj{
+		"preset":        "public_chat",
+		"initial_state": []obj{{"type": "m.room.history_visibility", "content": obj{"history_visibility": "joined"}}},
+	}
 	for _, c := range []struct {
 		name, filter, key string
 		between           func(alice, bob *client, room string) // bob and carol are members

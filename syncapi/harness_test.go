@@ -65,7 +65,14 @@ func wire(t testing.TB, p *role.Process, users ...string) *house {
 	a, r := on.Accounts, on.Rooms
 	x, err := devices.New(devices.Deps{Process: p, Accounts: a, Now: obs.Now, RoomMates: r}, devices.Config{})
 	must(err)
-	d := Deps{Process: p, Accounts: a, Devices: x, Rooms: r, Receipts: receipts.New(receipts.Deps{Process: p, Accounts: a, Rooms: r}), Typing: typing.New(typing.Deps{Process: p, Rooms: r})}
+	d := Deps{
+		Process:  p,
+		Accounts: a,
+		Devices:  x,
+		Rooms:    r,
+		Receipts: receipts.New(receipts.Deps{Process: p, Accounts: a, Rooms: r}),
+		Typing:   typing.New(typing.Deps{Process: p, Rooms: r}),
+	}
 	d.Presence = presence.New(presence.Deps{Process: p, Rooms: r}, presence.Config{Enabled: true, OfflineAfter: conf.Duration(time.Hour)})
 	d.Push, err = push.New(push.Deps{Process: p, Accounts: a, Rooms: r, Receipts: d.Receipts}, push.Config{CountCache: 10_000})
 	must(err)

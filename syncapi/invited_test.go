@@ -126,7 +126,12 @@ func TestTheStateComesAfterAnInvite(t *testing.T) {
 func (h *house) around(t *testing.T, history, steps string) {
 	t.Helper()
 	alice, bob := h.as(t, "alice"), h.as(t, "bob")
-	room := alice.create(obj{"preset": "public_chat", "initial_state": []obj{{"type": "m.room.history_visibility", "content": obj{"history_visibility": history}}}})
+	room := alice.create(
+		obj{
+			"preset":        "public_chat",
+			"initial_state": []obj{{"type": "m.room.history_visibility", "content": obj{"history_visibility": history}}},
+		},
+	)
 	h.steps(t, room, "bob join", "carol join", "alice say old")
 	alice.state(room, "m.room.join_rules", "", obj{"join_rule": "knock"})
 	bob.sync("set_presence", "offline")
@@ -178,7 +183,9 @@ func (h *house) around(t *testing.T, history, steps string) {
 	}
 	for _, limit := range []int{0, 1, 2, 4, 20} {
 		what := fmt.Sprintf("%s, %s, limit %d", history, steps, limit)
-		_, sec := section(gjson.ParseBytes(bob.peek("set_presence", "offline", "filter", fmt.Sprintf(`{"room":{"timeline":{"limit":%d}}}`, limit)).Body))
+		_, sec := section(
+			gjson.ParseBytes(bob.peek("set_presence", "offline", "filter", fmt.Sprintf(`{"room":{"timeline":{"limit":%d}}}`, limit)).Body),
+		)
 		if n := sec.Get("timeline.events.#").Int(); n > int64(limit) {
 			t.Errorf("%s: %d events", what, n)
 		}

@@ -64,7 +64,14 @@ func TestWhoLeftInAGapIsTold(t *testing.T) {
 				bob.do(room, "join", nil)
 				carol.do(room, "join", nil)
 				carol.say(room, "hello")
-				more := []string{"filter", `{"room":{"state":{"lazy_load_members":true},"timeline":{"limit":1}}}`, "full_state", full, "use_state_after", fmt.Sprint(section == "state_after")}
+				more := []string{
+					"filter",
+					`{"room":{"state":{"lazy_load_members":true},"timeline":{"limit":1}}}`,
+					"full_state",
+					full,
+					"use_state_after",
+					fmt.Sprint(section == "state_after"),
+				}
 				alice.sync(more...)
 				carol.do(room, "leave", nil)
 				for n := range 3 {

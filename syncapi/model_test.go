@@ -25,7 +25,14 @@ type watcher struct {
 }
 
 func newWatcher(c *client, name string, after bool) *watcher {
-	return &watcher{client: c, name: name, after: after, timeline: map[string][]string{}, state: map[string]map[string]string{}, in: map[string]bool{}}
+	return &watcher{
+		client:   c,
+		name:     name,
+		after:    after,
+		timeline: map[string][]string{},
+		state:    map[string]map[string]string{},
+		in:       map[string]bool{},
+	}
 }
 
 func stateKey(e gjson.Result) string {

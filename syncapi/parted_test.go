@@ -119,7 +119,12 @@ func keyChanges(t *testing.T, most int) {
 					}
 				}
 			}
-			same(t, fmt.Sprintf("who changed between %d and %d", i, j), texts(answer.Get("changed")), slices.AppendSeq([]string{}, slices.Values(sorted(said))))
+			same(
+				t,
+				fmt.Sprintf("who changed between %d and %d", i, j),
+				texts(answer.Get("changed")),
+				slices.AppendSeq([]string{}, slices.Values(sorted(said))),
+			)
 		}
 	})
 }
@@ -175,7 +180,12 @@ func TestLeftAreThoseWhoShared(t *testing.T) {
 					a := bob.peek("set_presence", "offline")
 					shared, also := named(c.left), named(c.also)
 					left := texts(a.Get("device_lists.left"))
-					same(t, fmt.Sprintf("left, few %v", few), slices.DeleteFunc(slices.Clone(left), func(who string) bool { return slices.Contains(also, who) }), shared)
+					same(
+						t,
+						fmt.Sprintf("left, few %v", few),
+						slices.DeleteFunc(slices.Clone(left), func(who string) bool { return slices.Contains(also, who) }),
+						shared,
+					)
 					for _, who := range texts(a.Get("device_lists.changed")) {
 						if slices.Contains(left, who) {
 							t.Errorf("%s is among changed and left", who)

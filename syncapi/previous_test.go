@@ -29,7 +29,12 @@ func TestWhatWasReplacedIsShownToWhoMaySeeIt(t *testing.T) {
 		for history, hidden := range map[string]string{
 			"world_readable": "", "shared": "", "invited": "before away", "joined": "before invited away",
 		} {
-			room := alice.create(obj{"preset": "public_chat", "initial_state": []obj{{"type": "m.room.history_visibility", "content": obj{"history_visibility": history}}}})
+			room := alice.create(
+				obj{
+					"preset":        "public_chat",
+					"initial_state": []obj{{"type": "m.room.history_visibility", "content": obj{"history_visibility": history}}},
+				},
+			)
 			carol.do(room, "join", nil)
 			secret := map[string]bool{} // of the events: may not be seen by bob
 			round := func(when string) {
@@ -58,7 +63,12 @@ func TestWhatWasReplacedIsShownToWhoMaySeeIt(t *testing.T) {
 					}
 				})
 			}
-			filters := []string{`{}`, `{"room":{"timeline":{"limit":100}}}`, `{"room":{"timeline":{"limit":1}}}`, `{"room":{"state":{"lazy_load_members":true},"timeline":{"limit":1}}}`}
+			filters := []string{
+				`{}`,
+				`{"room":{"timeline":{"limit":100}}}`,
+				`{"room":{"timeline":{"limit":1}}}`,
+				`{"room":{"state":{"lazy_load_members":true},"timeline":{"limit":1}}}`,
+			}
 			anew := func(when string) {
 				t.Helper()
 				for _, filter := range filters {

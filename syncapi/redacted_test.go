@@ -60,7 +60,12 @@ func TestWhoReadsTheReasonOfARedaction(t *testing.T) {
 	run(t, func(t *testing.T, h *house) {
 		alice, bob, carol := h.as(t, "alice"), h.as(t, "bob"), h.as(t, "carol")
 		for history, after := range map[string]bool{"world_readable": true, "shared": true, "invited": false, "joined": false} {
-			room := alice.create(obj{"preset": "public_chat", "initial_state": []obj{{"type": "m.room.history_visibility", "content": obj{"history_visibility": history}}}})
+			room := alice.create(
+				obj{
+					"preset":        "public_chat",
+					"initial_state": []obj{{"type": "m.room.history_visibility", "content": obj{"history_visibility": history}}},
+				},
+			)
 			bob.do(room, "join", nil)
 			carol.do(room, "join", nil)
 			said, set := alice.say(room, "said"), alice.state(room, "org.example.x", "", obj{"x": "set"})
@@ -90,7 +95,12 @@ func TestWhoReadsTheReasonOfARedaction(t *testing.T) {
 			anew := func(c *client) *client { return &client{Client: c.Client, t: t} }
 			check("stayed", in(anew(carol).peek(), "join", room, ""), true, 2)
 			check("left", in(bob.peek("full_state", "true"), "leave", room, ""), history == "world_readable", 1)
-			check("long left", in(anew(bob).peek("filter", `{"room":{"include_leave":true,"timeline":{"limit":100}}}`), "leave", room, ""), history == "world_readable", 2)
+			check(
+				"long left",
+				in(anew(bob).peek("filter", `{"room":{"include_leave":true,"timeline":{"limit":100}}}`), "leave", room, ""),
+				history == "world_readable",
+				2,
+			)
 			bob.do(room, "join", nil)
 			check("back", in(anew(bob).peek("filter", `{"room":{"timeline":{"limit":1}}}`), "join", room, ""), after, 1)
 			check("back", in(anew(bob).peek("filter", `{"room":{"timeline":{"limit":100}}}`), "join", room, ""), after, 2)

@@ -72,7 +72,18 @@ func (q *query) joinedAt(ctx context.Context, roomID string, p *place, pos int64
 // joinedRoom writes the section of a room that the user is in, unless it has no news.
 func (q *query) joinedRoom(ctx context.Context, w *writer, roomID string, p *place) error {
 	shard := q.s.Rooms.Stream().Shard(roomID)
-	ask := want{span: span{roomID: roomID, shard: shard, after: q.since[eventsAt+shard], upto: q.now[eventsAt+shard], limit: q.filter.timelineLimit(), since: p.since()}, fresh: q.initial, people: true}
+	ask := want{
+		span: span{
+			roomID: roomID,
+			shard:  shard,
+			after:  q.since[eventsAt+shard],
+			upto:   q.now[eventsAt+shard],
+			limit:  q.filter.timelineLimit(),
+			since:  p.since(),
+		},
+		fresh:  q.initial,
+		people: true,
+	}
 	ask.see = q.initial
 	switch {
 	case q.anew:
@@ -277,7 +288,13 @@ func (q *query) moved(ctx context.Context, t *timeline, had state.ID, ids map[st
 // lazyMembers adds the memberships of those who wrote in the timeline, of the heroes, and of the user when
 // the room is new, as far as the device has not been given them (client-server API, "Lazy-loading room
 // members").
-func (q *query) lazyMembers(ctx context.Context, ask want, sec section, ids map[state.Key]string, whole bool) (map[state.Key]string, error) {
+func (q *query) lazyMembers(
+	ctx context.Context,
+	ask want,
+	sec section,
+	ids map[state.Key]string,
+	whole bool,
+) (map[state.Key]string, error) {
 	root := sec.before
 	if q.stateAfter {
 		root = sec.upto

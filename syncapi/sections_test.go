@@ -50,7 +50,9 @@ func TestSectionsAreThereWhenEmpty(t *testing.T) {
 		}
 		// What is before the empty timeline is found with its token.
 		before := in(a, "join", room, "timeline.prev_batch").String()
-		if found := bob.Want(200, "GET "+at(room, "messages?dir=b&limit=1&from="+before), nil); found.Get("chunk.0.content.body").String() != "hello" {
+		if found := bob.Want(200, "GET "+at(room, "messages?dir=b&limit=1&from="+before), nil); found.Get("chunk.0.content.body").
+			String() !=
+			"hello" {
 			t.Errorf("before the timeline: %s", found.Body)
 		}
 		alice.do(room, "kick", obj{"user_id": id("bob")})
@@ -75,7 +77,12 @@ func TestForgottenRoomsComeOnce(t *testing.T) {
 			t.Fatal("the leave is not given")
 		}
 		bob.do(room, "forget", nil)
-		more := [][]string{{}, {"full_state", "true"}, {"filter", `{"room":{"include_leave":true}}`}, {"filter", `{"room":{"include_leave":true}}`, "full_state", "true"}}
+		more := [][]string{
+			{},
+			{"full_state", "true"},
+			{"filter", `{"room":{"include_leave":true}}`},
+			{"filter", `{"room":{"include_leave":true}}`, "full_state", "true"},
+		}
 		for _, m := range more {
 			alice.say(room, "later")
 			bob.Want(200, "PUT "+api+"/user/"+id("bob")+"/rooms/"+room+"/account_data/m.test", obj{"x": len(m)})

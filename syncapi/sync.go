@@ -90,7 +90,11 @@ func New(d Deps, c Config) *Sync {
 		Deps: d, config: c, users: map[string]*user{}, inRoom: map[string]map[*user]struct{}{}, late: map[*user]struct{}{},
 		filters: newFilters(), lazy: newLazyMembers(), unknown: map[string]struct{}{}, redacted: map[string]struct{}{}, related: map[string]struct{}{},
 		heavy: newTurns(heavyPlaces(d.Process.DB.Postgres())), built: make(chan struct{}, builtAtOnce), maxMoves: 2000, huge: hugeBytes,
-		events: newRecent(c.Window, eventMemory, eventBytes), receipts: newRecent(c.Window, receiptMemory, receiptBytes), typing: newRecent(2, typingMemory, typingBytes),
+		events: newRecent(
+			c.Window,
+			eventMemory,
+			eventBytes,
+		), receipts: newRecent(c.Window, receiptMemory, receiptBytes), typing: newRecent(2, typingMemory, typingBytes),
 	}
 	s.work = prometheus.NewHistogram(prometheus.HistogramOpts{
 		Name: "lyceum_sync_work_seconds", Help: "Time that /sync worked: from the request, or from the news it waited for, to the answer.",
@@ -108,9 +112,13 @@ func New(d Deps, c Config) *Sync {
 	follow(s, d.Presence.Stream(), feed[*presence.Status]{&s.now.presence, copied(presence.FromRow), s.presenceChanged, func(start []int64) {
 		s.presence = newByShard[*presence.Status](2000, start)
 	}})
-	follow(s, d.Devices.DeviceListStream(), feed[devices.ListChange]{&s.now.deviceLists, copied(listChange), s.deviceList, func(start []int64) {
-		s.devices = newByShard[devices.ListChange](2000, start)
-	}})
+	follow(
+		s,
+		d.Devices.DeviceListStream(),
+		feed[devices.ListChange]{&s.now.deviceLists, copied(listChange), s.deviceList, func(start []int64) {
+			s.devices = newByShard[devices.ListChange](2000, start)
+		}},
+	)
 	follow(s, d.Devices.ToDeviceStream(), feed[string]{&s.now.toDevice, keyOf, s.forReceiver, nil})
 	follow(s, d.Accounts.DataStream(), feed[*accounts.AccountDatum]{&s.now.accountData, datumOf, s.accountDatum, nil})
 	s.parts = d.parts()

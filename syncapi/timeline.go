@@ -204,7 +204,14 @@ func (q *query) newest(ctx context.Context, sp span, limit int) (list []*rooms.E
 	}
 	// The memory does not reach back so far.
 	list = nil
-	page := rooms.Page{RoomID: sp.roomID, From: sp.upto + 1, To: sp.after, Backward: true, Limit: min(limit+1, readAtOnce), Bytes: timelineBytes}
+	page := rooms.Page{
+		RoomID:   sp.roomID,
+		From:     sp.upto + 1,
+		To:       sp.after,
+		Backward: true,
+		Limit:    min(limit+1, readAtOnce),
+		Bytes:    timelineBytes,
+	}
 	for size := 0; len(list) <= 10*limit+200 && size < 4*timelineBytes && !complete && !q.enough(list, limit); {
 		part, err := q.s.Rooms.Timeline(ctx, page)
 		if err != nil {

@@ -93,7 +93,10 @@ func BenchmarkToken(b *testing.B) {
 }
 
 func FuzzFilter(f *testing.F) {
-	f.Add(`{"event_fields":["content.body","a\\.b"],"room":{"timeline":{"types":["m.*","*x*y"],"limit":3,"contains_url":true}}}`, "m.room.message")
+	f.Add(
+		`{"event_fields":["content.body","a\\.b"],"room":{"timeline":{"types":["m.*","*x*y"],"limit":3,"contains_url":true}}}`,
+		"m.room.message",
+	)
 	f.Add(`{"room":{"timeline":{"limit":-9223372036854775808,"not_types":["*"]}}}`, "")
 	f.Fuzz(func(t *testing.T, text, typ string) {
 		if !json.Valid([]byte(text)) || !strings.HasPrefix(text, "{") {

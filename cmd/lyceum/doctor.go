@@ -7,8 +7,8 @@ import (
 	"os"
 	"time"
 
-	"lyceum/ops/doctor"
 	"lyceum/fleet"
+	"lyceum/ops/doctor"
 	"lyceum/platform/status"
 )
 

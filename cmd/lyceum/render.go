@@ -10,8 +10,8 @@ import (
 	"path/filepath"
 	"strings"
 
-	"lyceum/ops/deploy"
 	"lyceum/fleet"
+	"lyceum/ops/deploy"
 	"lyceum/ops/plan"
 	"lyceum/platform/disk"
 	"lyceum/platform/obs"

@@ -90,5 +90,9 @@ func (r *Request) MayAct() error {
 }
 
 func errSuspended() error {
-	return &Error{Status: http.StatusForbidden, Code: "M_USER_SUSPENDED", Message: "Your account is suspended: you can read and leave rooms only"}
+	return &Error{
+		Status:  http.StatusForbidden,
+		Code:    "M_USER_SUSPENDED",
+		Message: "Your account is suspended: you can read and leave rooms only",
+	}
 }

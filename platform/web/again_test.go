@@ -101,7 +101,11 @@ func TestWhatTookLongIsAskedAgain(t *testing.T) {
 			t.Parallel()
 			d, did := &doors{}, &atomic.Int32{}
 			end := func() { d.locked.Store(true) }
-			s := newServer(t, web.Options{Authenticator: d}, web.Route{Pattern: c.method + " /x", Auth: c.auth, EmptyBody: true, Handler: c.handler(end, did)})
+			s := newServer(
+				t,
+				web.Options{Authenticator: d},
+				web.Route{Pattern: c.method + " /x", Auth: c.auth, EmptyBody: true, Handler: c.handler(end, did)},
+			)
 			var body io.Reader
 			if c.late {
 				body = lateBody(end)
@@ -138,7 +142,11 @@ func TestStreamsAreClosed(t *testing.T) {
 func TestSuspendedMayNotAct(t *testing.T) {
 	t.Parallel()
 	people := tokens{"on": &web.Identity{UserID: "@on:x", Suspended: true}, "off": &web.Identity{UserID: "@off:x"}}
-	s := newServer(t, web.Options{Authenticator: people}, web.Route{Pattern: "GET /x", Auth: web.Optional, Handler: func(r *web.Request) (any, error) { return nil, r.MayAct() }})
+	s := newServer(
+		t,
+		web.Options{Authenticator: people},
+		web.Route{Pattern: "GET /x", Auth: web.Optional, Handler: func(r *web.Request) (any, error) { return nil, r.MayAct() }},
+	)
 	for token, want := range map[string]int{"on": 403, "off": 200, "": 200} {
 		r := httptest.NewRequest("GET", "/x", nil)
 		if token != "" {

@@ -63,9 +63,13 @@ func TestAParkedRequestKnowsItsCaller(t *testing.T) {
 	resume := func(ctx context.Context, _ bool) (any, error) {
 		return map[string]string{"caller": nameCaller(ctx)}, nil
 	}
-	s := newServer(t, web.Options{Authenticator: &letters{}}, web.Route{Pattern: "GET /wait", Auth: web.User, Handler: func(*web.Request) (any, error) {
-		return &web.Park{Until: time.Now().Add(time.Second), Wait: func(func()) func() { return func() {} }, Resume: resume}, nil
-	}})
+	s := newServer(
+		t,
+		web.Options{Authenticator: &letters{}},
+		web.Route{Pattern: "GET /wait", Auth: web.User, Handler: func(*web.Request) (any, error) {
+			return &web.Park{Until: time.Now().Add(time.Second), Wait: func(func()) func() { return func() {} }, Resume: resume}, nil
+		}},
+	)
 	address := running(t, s)
 	answers := make(chan string, 1)
 	go func() {

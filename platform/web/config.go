@@ -88,7 +88,10 @@ func (c *Config) Validate() error {
 			errs = append(errs, fmt.Errorf("rate_limits: expected one of %s, found %q", strings.Join(slices.Sorted(maps.Keys(known)), ", "), name))
 		}
 		if rate.PerSecond < 0 || rate.Burst < 0 {
-			errs = append(errs, fmt.Errorf("rate_limits: %s: expected numbers of 0 or more, found per_second %g, burst %d", name, rate.PerSecond, rate.Burst))
+			errs = append(
+				errs,
+				fmt.Errorf("rate_limits: %s: expected numbers of 0 or more, found per_second %g, burst %d", name, rate.PerSecond, rate.Burst),
+			)
 		}
 	}
 	return errors.Join(errs...)

@@ -115,7 +115,12 @@ func TestLargeBodiesTakeTheirLength(t *testing.T) {
 	address := listen(t, web.Options{}, big...)
 	for _, n := range []int{0, 1, 64<<10 - 1, 64 << 10, 64<<10 + 1, 128 << 10, 3 << 20, 5<<20 + 17, 8 << 20} {
 		for _, chunked := range []bool{false, true} {
-			request, _ := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+address+"/body", io.MultiReader(bytes.NewReader(make([]byte, n))))
+			request, _ := http.NewRequestWithContext(
+				t.Context(),
+				http.MethodPost,
+				"http://"+address+"/body",
+				io.MultiReader(bytes.NewReader(make([]byte, n))),
+			)
 			if !chunked {
 				request.ContentLength = int64(n)
 			}
@@ -135,10 +140,14 @@ func TestLargeBodiesTakeTheirLength(t *testing.T) {
 // TestABodyOnItsWayTakesWhatHasCome: what has come of a large body is not copied to make room for more, and thrown away.
 func TestABodyOnItsWayTakesWhatHasCome(t *testing.T) {
 	const whole, piece = 15 << 20, 256 << 10
-	address := listen(t, web.Options{}, web.Route{Pattern: "POST /much", Auth: web.None, MaxBody: 16 << 20, Handler: func(r *web.Request) (any, error) {
-		b, err := r.Raw()
-		return len(b), err
-	}})
+	address := listen(
+		t,
+		web.Options{},
+		web.Route{Pattern: "POST /much", Auth: web.None, MaxBody: 16 << 20, Handler: func(r *web.Request) (any, error) {
+			b, err := r.Raw()
+			return len(b), err
+		}},
+	)
 	allocated := func() uint64 {
 		var m runtime.MemStats
 		runtime.ReadMemStats(&m)

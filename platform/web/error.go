@@ -67,7 +67,11 @@ func tooLarge(message string) *Error {
 }
 
 func missingToken() *Error {
-	return &Error{Status: http.StatusUnauthorized, Code: "M_MISSING_TOKEN", Message: "An access token is needed: send it as Authorization: Bearer"}
+	return &Error{
+		Status:  http.StatusUnauthorized,
+		Code:    "M_MISSING_TOKEN",
+		Message: "An access token is needed: send it as Authorization: Bearer",
+	}
 }
 
 func forbidden(message string) *Error {
@@ -75,7 +79,12 @@ func forbidden(message string) *Error {
 }
 
 func limitExceeded(wait time.Duration) *Error {
-	return &Error{Status: http.StatusTooManyRequests, Code: "M_LIMIT_EXCEEDED", Message: "Too many requests: wait before the next", RetryAfter: max(wait, time.Millisecond)}
+	return &Error{
+		Status:     http.StatusTooManyRequests,
+		Code:       "M_LIMIT_EXCEEDED",
+		Message:    "Too many requests: wait before the next",
+		RetryAfter: max(wait, time.Millisecond),
+	}
 }
 
 // stale refuses a request because this process can not know whether what it remembers is current.
@@ -109,9 +118,19 @@ func AnswerOf(err error) Answerer {
 	}
 	switch {
 	case db.IsFull(err):
-		return &Error{Status: http.StatusInsufficientStorage, Code: "M_UNKNOWN", Message: "The server has no room to store this: its operator must make some", Cause: err}
+		return &Error{
+			Status:  http.StatusInsufficientStorage,
+			Code:    "M_UNKNOWN",
+			Message: "The server has no room to store this: its operator must make some",
+			Cause:   err,
+		}
 	case db.IsTemporary(err): // without retry_after_ms, which would say that nothing was changed
-		return &Error{Status: http.StatusServiceUnavailable, Code: "M_UNKNOWN", Message: "A part that the server needs is away or busy: try again soon", Cause: err}
+		return &Error{
+			Status:  http.StatusServiceUnavailable,
+			Code:    "M_UNKNOWN",
+			Message: "A part that the server needs is away or busy: try again soon",
+			Cause:   err,
+		}
 	}
 	return unknown(err)
 }

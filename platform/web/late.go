@@ -150,7 +150,8 @@ func (x *exchange) refusal(err error) Answerer {
 	}
 	method := x.request.Method
 	if e, ok := answer.(*Error); ok && (method == http.MethodGet || method == http.MethodHead) && //nolint:errorlint // AnswerOf has unwrapped it
-		(e.Status == http.StatusServiceUnavailable || e.Status == http.StatusGatewayTimeout) && e.RetryAfter == 0 {
+		(e.Status == http.StatusServiceUnavailable || e.Status == http.StatusGatewayTimeout) &&
+		e.RetryAfter == 0 {
 		again := *e
 		again.RetryAfter = time.Second
 		return &again

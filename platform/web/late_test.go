@@ -163,19 +163,23 @@ func TestWhatComesBeforeAHandlerEndsInTime(t *testing.T) {
 
 // The time that a client waits for news does not count, wherever its request waits; what is done then does.
 func TestAPollEndsInTime(t *testing.T) {
-	address := listen(t, web.Options{}, web.Route{Pattern: "GET /poll", Auth: web.None, Timeout: slow, Handler: func(r *web.Request) (any, error) {
-		hangs := r.Query1("hangs") != ""
-		d, err := time.ParseDuration(r.Query1("waits"))
-		return &web.Park{
-			Wait: func(func()) func() { return func() {} }, Until: time.Now().Add(d),
-			Resume: func(ctx context.Context, _ bool) (any, error) {
-				if hangs {
-					<-ctx.Done()
-				}
-				return "news", ctx.Err()
-			},
-		}, err
-	}})
+	address := listen(
+		t,
+		web.Options{},
+		web.Route{Pattern: "GET /poll", Auth: web.None, Timeout: slow, Handler: func(r *web.Request) (any, error) {
+			hangs := r.Query1("hangs") != ""
+			d, err := time.ParseDuration(r.Query1("waits"))
+			return &web.Park{
+				Wait: func(func()) func() { return func() {} }, Until: time.Now().Add(d),
+				Resume: func(ctx context.Context, _ bool) (any, error) {
+					if hangs {
+						<-ctx.Done()
+					}
+					return "news", ctx.Err()
+				},
+			}, err
+		}},
+	)
 	conn, err := net.Dial("tcp", address)
 	if err != nil {
 		t.Fatal(err)
@@ -211,17 +215,21 @@ func TestAPollEndsInTime(t *testing.T) {
 
 // A connection that was taken over is its handler's for as long as it likes.
 func TestATakenConnectionHasNoEnd(t *testing.T) {
-	address := listen(t, web.Options{}, web.Route{Pattern: "GET /socket", Auth: web.None, Timeout: slow, Handler: func(*web.Request) (any, error) {
-		return &web.Takeover{Serve: func(w http.ResponseWriter, r *http.Request) {
-			conn, _, err := http.NewResponseController(w).Hijack()
-			if err != nil {
-				return
-			}
-			defer conn.Close()
-			time.Sleep(2 * slow)
-			fmt.Fprint(conn, "still ", r.Context().Err())
-		}}, nil
-	}})
+	address := listen(
+		t,
+		web.Options{},
+		web.Route{Pattern: "GET /socket", Auth: web.None, Timeout: slow, Handler: func(*web.Request) (any, error) {
+			return &web.Takeover{Serve: func(w http.ResponseWriter, r *http.Request) {
+				conn, _, err := http.NewResponseController(w).Hijack()
+				if err != nil {
+					return
+				}
+				defer conn.Close()
+				time.Sleep(2 * slow)
+				fmt.Fprint(conn, "still ", r.Context().Err())
+			}}, nil
+		}},
+	)
 	text, _ := io.ReadAll(dial(t, address, "GET /socket HTTP/1.1\r\nHost: x\r\n\r\n"))
 	if string(text) != "still <nil>" {
 		t.Errorf("found %q", text)

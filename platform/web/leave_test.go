@@ -198,8 +198,17 @@ func serveAt(t *testing.T, l net.Listener) (end func()) {
 			Resume: func(context.Context, bool) (any, error) { return map[string]string{"news": "none"}, nil },
 		}, err
 	}
-	s := newServer(t, web.Options{Config: web.Config{DrainDelay: conf.Duration(20 * time.Millisecond)}},
-		web.Route{Pattern: "GET /hello", Auth: web.None, Handler: hello}, web.Route{Pattern: "POST /hello", Auth: web.None, Handler: hello}, web.Route{Pattern: "GET /wait", Auth: web.None, Handler: wait})
+	s := newServer(
+		t,
+		web.Options{Config: web.Config{DrainDelay: conf.Duration(20 * time.Millisecond)}},
+		web.Route{
+			Pattern: "GET /hello",
+			Auth:    web.None,
+			Handler: hello,
+		},
+		web.Route{Pattern: "POST /hello", Auth: web.None, Handler: hello},
+		web.Route{Pattern: "GET /wait", Auth: web.None, Handler: wait},
+	)
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- s.Run(ctx, l) }()

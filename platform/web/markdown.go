@@ -22,7 +22,11 @@ func RoutesMarkdown(routes []Route) []byte {
 	}
 	slices.Sort(names)
 	var out bytes.Buffer
-	fmt.Fprintf(&out, "# Routes\n\nGenerated from the routes of all domains. Do not edit.\n\n%d routes. An empty cell is: any role, no key, no limit.\n", len(routes))
+	fmt.Fprintf(
+		&out,
+		"# Routes\n\nGenerated from the routes of all domains. Do not edit.\n\n%d routes. An empty cell is: any role, no key, no limit.\n",
+		len(routes),
+	)
 	for _, area := range names {
 		fmt.Fprintf(&out, "\n## %s\n\n| method | path | auth | role | key | limit |\n|---|---|---|---|---|---|\n", area)
 		for _, route := range areas[area] {

@@ -27,7 +27,11 @@ func TestOldPaths(t *testing.T) {
 	}
 	routes := []web.Route{
 		{Pattern: "GET /_m/v3/rooms/{id}", Auth: web.None, Handler: say("v3")},
-		{Pattern: "PUT /_m/v3/rooms/{id}", Auth: web.None, Handler: web.JSON(func(r *web.Request, b *map[string]string) (any, error) { return *b, nil })},
+		{
+			Pattern: "PUT /_m/v3/rooms/{id}",
+			Auth:    web.None,
+			Handler: web.JSON(func(r *web.Request, b *map[string]string) (any, error) { return *b, nil }),
+		},
 		{Pattern: "GET /_m/v1/things/{id}", Auth: web.None, Handler: say("v1")},
 		{Pattern: "GET /_m/unstable/things/{id}", Auth: web.None, Handler: say("unstable")},
 		{Pattern: "GET /{rest...}", Auth: web.None, Handler: say("page")},

@@ -130,7 +130,10 @@ func TestAllReadersTogetherAreBounded(t *testing.T) {
 	for i := range 12 {
 		users[fmt.Sprint("u", i)] = &web.Identity{UserID: fmt.Sprintf("@u%d:x", i)}
 	}
-	address := listen(t, web.Options{Authenticator: users, Config: web.Config{MaxInFlight: 8 * bigAnswer, SendTimeout: conf.Duration(30 * time.Second)}}, big...)
+	address := listen(
+		t,
+		web.Options{Authenticator: users, Config: web.Config{MaxInFlight: 8 * bigAnswer, SendTimeout: conf.Duration(30 * time.Second)}},
+		big...)
 	full := 0
 	var open []net.Conn
 	for token := range users {
@@ -337,7 +340,11 @@ func TestABodyGivesWay(t *testing.T) {
 		return json.RawMessage(bytes.Repeat([]byte("a"), most/2)), nil
 	}}
 	address := listen(t, web.Options{Authenticator: users, Config: web.Config{MaxInFlight: most}}, body, some)
-	sender := dial(t, address, fmt.Sprintf("POST /large HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer sender\r\nContent-Length: %d\r\n\r\n", most))
+	sender := dial(
+		t,
+		address,
+		fmt.Sprintf("POST /large HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer sender\r\nContent-Length: %d\r\n\r\n", most),
+	)
 	if _, err := sender.Write(make([]byte, most/4*3)); err != nil {
 		t.Fatal(err)
 	}

@@ -117,7 +117,9 @@ func (x *exchange) isHeld() bool {
 // setAside takes the connection out of the hands of net/http, unless that was done, or says that it can not be done.
 func (x *exchange) setAside(p *Park) bool {
 	s, r := x.request.server, x.request.Request
-	if x.request.internal || !s.asides.serving() || s.tracer != nil || x.status != 0 || x.body != nil || r.Method != http.MethodGet || r.ProtoMajor != 1 || r.ProtoMinor < 1 {
+	if x.request.internal || !s.asides.serving() || s.tracer != nil || x.status != 0 || x.body != nil || r.Method != http.MethodGet ||
+		r.ProtoMajor != 1 ||
+		r.ProtoMinor < 1 {
 		return false
 	}
 	a := &aside{x: x, ctx: x.came}
@@ -229,7 +231,17 @@ func (a *aside) resume(over bool) (next *held) {
 	defer func() {
 		if fault := recover(); fault != nil {
 			if fault != http.ErrAbortHandler { //nolint:errorlint // the value that fail panics with
-				x.request.server.log.Error("a handler panicked", "request", x.request.id, "route", x.endpoint.route.Pattern, "panic", fmt.Sprint(fault), "stack", string(debug.Stack()))
+				x.request.server.log.Error(
+					"a handler panicked",
+					"request",
+					x.request.id,
+					"route",
+					x.endpoint.route.Pattern,
+					"panic",
+					fmt.Sprint(fault),
+					"stack",
+					string(debug.Stack()),
+				)
 			}
 			a.w.last = true
 			if x.status == 0 {

@@ -115,8 +115,13 @@ func (d *doors) Authenticate(context.Context, string) (*web.Identity, error) {
 func (m *room) serve(t *testing.T) (s *web.Server, address string, stop func() error) {
 	t.Helper()
 	m.doors = &doors{}
-	s = newServer(t, web.Options{Config: web.Config{Compress: true}, Authenticator: m.doors}, web.Route{Pattern: "GET /mine", Auth: web.User, Handler: m.poll}, web.Route{Pattern: "GET /poll", Auth: web.None, Handler: m.poll},
-		web.Route{Pattern: "GET /now", Auth: web.None, Handler: func(*web.Request) (any, error) { return map[string]string{"a": "now"}, nil }})
+	s = newServer(
+		t,
+		web.Options{Config: web.Config{Compress: true}, Authenticator: m.doors},
+		web.Route{Pattern: "GET /mine", Auth: web.User, Handler: m.poll},
+		web.Route{Pattern: "GET /poll", Auth: web.None, Handler: m.poll},
+		web.Route{Pattern: "GET /now", Auth: web.None, Handler: func(*web.Request) (any, error) { return map[string]string{"a": "now"}, nil }},
+	)
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -174,7 +179,8 @@ func TestParkedRequestsHoldNoGoroutines(t *testing.T) {
 		for range clients {
 			wg.Go(func() {
 				text, reused, err := fetch(client, fmt.Sprintf("http://%s/poll?after=%d", address, 2*round))
-				if err != nil || !strings.HasPrefix(text, `200 {"long":"xxx`) || !strings.Contains(text, fmt.Sprintf(`"said":%d`, 2*round+2)) || reused != (round > 0) {
+				if err != nil || !strings.HasPrefix(text, `200 {"long":"xxx`) || !strings.Contains(text, fmt.Sprintf(`"said":%d`, 2*round+2)) ||
+					reused != (round > 0) {
 					t.Errorf("%.80s, used before: %v, %v", text, reused, err)
 				}
 			})
@@ -256,7 +262,15 @@ func TestParkedConnectionGoesOn(t *testing.T) {
 		}
 		defer response.Body.Close()
 		body, _ := io.ReadAll(response.Body)
-		return fmt.Sprint(response.StatusCode, " ", response.Header.Get("Content-Encoding"), " ", min(len(body), 30), " ", response.Header.Get("Access-Control-Allow-Origin"))
+		return fmt.Sprint(
+			response.StatusCode,
+			" ",
+			response.Header.Get("Content-Encoding"),
+			" ",
+			min(len(body), 30),
+			" ",
+			response.Header.Get("Access-Control-Allow-Origin"),
+		)
 	}
 	until(t, "the request is set aside", func() bool { return s.Aside() == 1 })
 	fmt.Fprintf(c, "GET /now HTTP/1.1\r\nHost: x\r\n\r\nGET /n")
@@ -362,15 +376,19 @@ func running(t *testing.T, s *web.Server) (address string) {
 // A waiting request may be answered in pieces, for which it is asked again who it is from.
 func TestParkedAnswersInPieces(t *testing.T) {
 	long := strings.Repeat("x", 2<<20)
-	s := newServer(t, web.Options{Authenticator: &doors{}}, web.Route{Pattern: "GET /large", Auth: web.User, Handler: func(*web.Request) (any, error) {
-		answer := func(context.Context, bool) (any, error) {
-			return &web.Pieces{Write: func(w io.Writer) error {
-				_, err := io.WriteString(w, long)
-				return err
-			}}, nil
-		}
-		return &web.Park{Until: time.Now().Add(200 * time.Millisecond), Wait: func(func()) func() { return func() {} }, Resume: answer}, nil
-	}})
+	s := newServer(
+		t,
+		web.Options{Authenticator: &doors{}},
+		web.Route{Pattern: "GET /large", Auth: web.User, Handler: func(*web.Request) (any, error) {
+			answer := func(context.Context, bool) (any, error) {
+				return &web.Pieces{Write: func(w io.Writer) error {
+					_, err := io.WriteString(w, long)
+					return err
+				}}, nil
+			}
+			return &web.Park{Until: time.Now().Add(200 * time.Millisecond), Wait: func(func()) func() { return func() {} }, Resume: answer}, nil
+		}},
+	)
 	address := running(t, s)
 	transport := &http.Transport{}
 	defer transport.CloseIdleConnections()

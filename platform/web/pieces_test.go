@@ -114,20 +114,24 @@ func TestAnswersInPiecesAreCharged(t *testing.T) {
 	endless := errors.New("the test is over")
 	over := make(chan struct{})
 	t.Cleanup(func() { close(over) })
-	address := listen(t, web.Options{Config: web.Config{MaxInFlight: 64 << 20}}, web.Route{Pattern: "GET /endless", Auth: web.Optional, Handler: func(*web.Request) (any, error) {
-		return &web.Pieces{Write: func(w io.Writer) error {
-			for {
-				select {
-				case <-over:
-					return endless
-				default:
+	address := listen(
+		t,
+		web.Options{Config: web.Config{MaxInFlight: 64 << 20}},
+		web.Route{Pattern: "GET /endless", Auth: web.Optional, Handler: func(*web.Request) (any, error) {
+			return &web.Pieces{Write: func(w io.Writer) error {
+				for {
+					select {
+					case <-over:
+						return endless
+					default:
+					}
+					if _, err := w.Write(bytes.Repeat([]byte("x"), 64<<10)); err != nil {
+						return err
+					}
 				}
-				if _, err := w.Write(bytes.Repeat([]byte("x"), 64<<10)); err != nil {
-					return err
-				}
-			}
-		}}, nil
-	}})
+			}}, nil
+		}},
+	)
 	found := map[string]int{}
 	for range 6 {
 		c := dial(t, address, "GET /endless HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer alice\r\n\r\n")
@@ -197,7 +201,11 @@ func TestARefusalArrivesBeforeTheEnd(t *testing.T) {
 	address := listen(t, web.Options{}, web.Route{Pattern: "POST /refuse", Auth: web.None, Handler: func(*web.Request) (any, error) {
 		return nil, &web.Error{Status: 429, Code: "M_LIMIT_EXCEEDED", Message: "no"}
 	}})
-	c := dial(t, address, "POST /refuse HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 100000\r\n\r\n"+strings.Repeat("x", 100_000))
+	c := dial(
+		t,
+		address,
+		"POST /refuse HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 100000\r\n\r\n"+strings.Repeat("x", 100_000),
+	)
 	time.Sleep(time.Second) // net/http waits half a second before it closes what was not read
 	if answer, err := io.ReadAll(c); err != nil || !strings.HasPrefix(string(answer), "HTTP/1.1 429 ") {
 		t.Errorf("%.200s, %v", answer, err)

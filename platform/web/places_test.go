@@ -123,7 +123,8 @@ func TestACallerHasFewHandlersAtWork(t *testing.T) {
 			soon(t, h, "another", "GET /small", "", c.other)
 			soon(t, h, "a load balancer", "GET /open", "", c.header)
 			a := call(h, "GET /small", "", c.header)
-			if a.Code != 429 || errcode(t, a) != "M_LIMIT_EXCEEDED" || !strings.Contains(a.Body.String(), "retry_after_ms") || a.Header().Get("Retry-After") == "" {
+			if a.Code != 429 || errcode(t, a) != "M_LIMIT_EXCEEDED" || !strings.Contains(a.Body.String(), "retry_after_ms") ||
+				a.Header().Get("Retry-After") == "" {
 				t.Errorf("one too many: %d %s", a.Code, a.Body)
 			}
 			close(w.release)
@@ -309,8 +310,14 @@ func TestWhatTakesAPlaceAgain(t *testing.T) {
 		_, err := w.handle(r)
 		return err
 	}
-	s := newServer(t, web.Options{},
-		web.Route{Pattern: "POST /body", Auth: web.User, Handler: web.JSON(func(r *web.Request, _ *struct{}) (any, error) { return nil, working(r) })},
+	s := newServer(
+		t,
+		web.Options{},
+		web.Route{
+			Pattern: "POST /body",
+			Auth:    web.User,
+			Handler: web.JSON(func(r *web.Request, _ *struct{}) (any, error) { return nil, working(r) }),
+		},
 		web.Route{Pattern: "POST /file", Auth: web.User, Upload: 1 << 20, Handler: func(r *web.Request) (any, error) {
 			if _, err := io.Copy(io.Discard, r.Body); err != nil {
 				return nil, err
@@ -335,7 +342,8 @@ func TestWhatTakesAPlaceAgain(t *testing.T) {
 				_, err := io.WriteString(out, "{}")
 				return err
 			}}, nil
-		}})
+		}},
+	)
 	for _, target := range []string{"POST /body", "POST /file", "GET /waits", "GET /pieces"} {
 		w.release = make(chan struct{})
 		w.most.Store(0)

@@ -316,8 +316,30 @@ func (s *Server) logAccess(x *exchange, took time.Duration) {
 	if !s.log.Enabled(r.Context(), slog.LevelDebug) {
 		return
 	}
-	s.log.DebugContext(r.Context(), "request", "request", r.id, "method", r.Method, "path", r.URL.Path, "query", safeQuery(r.URL.RawQuery),
-		"status", x.status, "bytes", x.bytes, "took", took, "user", r.UserID(), "client", r.RemoteIP().String(), "route", x.endpoint.route.Pattern)
+	s.log.DebugContext(
+		r.Context(),
+		"request",
+		"request",
+		r.id,
+		"method",
+		r.Method,
+		"path",
+		r.URL.Path,
+		"query",
+		safeQuery(r.URL.RawQuery),
+		"status",
+		x.status,
+		"bytes",
+		x.bytes,
+		"took",
+		took,
+		"user",
+		r.UserID(),
+		"client",
+		r.RemoteIP().String(),
+		"route",
+		x.endpoint.route.Pattern,
+	)
 }
 
 // safeQuery keeps the names of a query and the values that can hold no secret.

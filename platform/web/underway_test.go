@@ -17,8 +17,17 @@ import (
 func TestWaitForWhatIsUnderWay(t *testing.T) {
 	t.Parallel()
 	acts, w := web.NewUnderWay(), newWork()
-	s := newServer(t, web.Options{UnderWay: acts},
-		web.Route{Pattern: "POST /work", Auth: web.User, EmptyBody: true, Handler: w.handle}, web.Route{Pattern: "GET /work", Auth: web.User, Handler: w.handle})
+	s := newServer(
+		t,
+		web.Options{UnderWay: acts},
+		web.Route{
+			Pattern:   "POST /work",
+			Auth:      web.User,
+			EmptyBody: true,
+			Handler:   w.handle,
+		},
+		web.Route{Pattern: "GET /work", Auth: web.User, Handler: w.handle},
+	)
 	_, read := askMany(s.Handler(), 1, "GET /work", "Authorization: Bearer alice")
 	until(t, "it reads", func() bool { return w.now.Load() == 1 })
 	if err := acts.Wait(t.Context(), "@alice:x"); err != nil {
@@ -78,11 +87,15 @@ func TestWhoWaitsIsNotWaitedFor(t *testing.T) {
 	acts := web.NewUnderWay()
 	var both sync.WaitGroup
 	both.Add(2)
-	s := newServer(t, web.Options{UnderWay: acts}, web.Route{Pattern: "POST /end", Auth: web.User, EmptyBody: true, Handler: func(r *web.Request) (any, error) {
-		both.Done()
-		both.Wait()
-		return nil, acts.Wait(r.Context(), "@alice:x")
-	}})
+	s := newServer(
+		t,
+		web.Options{UnderWay: acts},
+		web.Route{Pattern: "POST /end", Auth: web.User, EmptyBody: true, Handler: func(r *web.Request) (any, error) {
+			both.Done()
+			both.Wait()
+			return nil, acts.Wait(r.Context(), "@alice:x")
+		}},
+	)
 	statuses, wait := askMany(s.Handler(), 2, "POST /end", "Authorization: Bearer alice")
 	wait()
 	if counted(statuses, 200) != 2 {

@@ -182,7 +182,8 @@ func TestMatching(t *testing.T) {
 	if w := call(s.Internal(), "POST /_lyceum/fleet", ""); w.Code != 200 {
 		t.Errorf("the fleet's route on the internal listener: %d", w.Code)
 	}
-	if w := call(s.Handler(), "OPTIONS /_matrix/a/x", ""); w.Code != 204 || w.Body.Len() != 0 || !strings.Contains(w.Header().Get("Access-Control-Allow-Headers"), "Authorization") {
+	if w := call(s.Handler(), "OPTIONS /_matrix/a/x", ""); w.Code != 204 || w.Body.Len() != 0 ||
+		!strings.Contains(w.Header().Get("Access-Control-Allow-Headers"), "Authorization") {
 		t.Errorf("OPTIONS: %d %v", w.Code, w.Header())
 	}
 }
@@ -315,7 +316,10 @@ func (away) Take(context.Context, string, float64, int) (time.Duration, error) {
 
 func TestRateLimits(t *testing.T) {
 	limits := newBuckets()
-	options := web.Options{Limits: limits, Config: web.Config{RateLimits: map[string]web.RateLimit{"login": {PerSecond: 0.01, Burst: 2}, "sync": {}}}}
+	options := web.Options{
+		Limits: limits,
+		Config: web.Config{RateLimits: map[string]web.RateLimit{"login": {PerSecond: 0.01, Burst: 2}, "sync": {}}},
+	}
 	routes := []web.Route{
 		{Pattern: "GET /user", Auth: web.User, Handler: ok, Limit: "login"},
 		{Pattern: "GET /open", Auth: web.None, Handler: ok, Limit: "login"},
@@ -329,7 +333,8 @@ func TestRateLimits(t *testing.T) {
 		return w
 	}
 	w := last(s.Handler(), 3, "GET /user", "Authorization: Bearer alice")
-	if w.Code != 429 || errcode(t, w) != "M_LIMIT_EXCEEDED" || w.Header().Get("Retry-After") != "100" || !strings.Contains(w.Body.String(), `"retry_after_ms":9`) {
+	if w.Code != 429 || errcode(t, w) != "M_LIMIT_EXCEEDED" || w.Header().Get("Retry-After") != "100" ||
+		!strings.Contains(w.Body.String(), `"retry_after_ms":9`) {
 		t.Errorf("the third: %d %v %s", w.Code, w.Header(), w.Body)
 	}
 	if w := last(s.Handler(), 9, "GET /user", "Authorization: Bearer bot"); w.Code != 200 {
@@ -413,9 +418,15 @@ func TestClientAddress(t *testing.T) {
 
 func TestErrorsAndPanics(t *testing.T) {
 	log := &logBuffer{}
-	s := newServer(t, web.Options{Log: slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug}))},
+	s := newServer(
+		t,
+		web.Options{Log: slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug}))},
 		web.Route{Pattern: "GET /panic", Auth: web.None, Handler: func(*web.Request) (any, error) { panic("oh dear") }},
-		web.Route{Pattern: "GET /cause", Auth: web.None, Handler: func(*web.Request) (any, error) { return nil, errors.New("the secret table is gone") }},
+		web.Route{
+			Pattern: "GET /cause",
+			Auth:    web.None,
+			Handler: func(*web.Request) (any, error) { return nil, errors.New("the secret table is gone") },
+		},
 		web.Route{Pattern: "GET /wrapped", Auth: web.None, Handler: func(*web.Request) (any, error) {
 			return nil, fmt.Errorf("deep inside: %w", &web.Error{Status: 404, Code: "M_NOT_FOUND", Message: "no"})
 		}},
@@ -431,7 +442,8 @@ func TestErrorsAndPanics(t *testing.T) {
 	defer server.Close()
 	for path, want := range map[string]string{"/panic": "500 M_UNKNOWN", "/cause": "500 M_UNKNOWN", "/wrapped": "404 M_NOT_FOUND", "/value": "500 M_UNKNOWN"} {
 		w := call(s.Handler(), "GET "+path+"?access_token=sesame&x=y", "")
-		if got := fmt.Sprintf("%d %s", w.Code, errcode(t, w)); got != want || strings.Contains(w.Body.String(), "secret") || strings.Contains(w.Body.String(), "dear") {
+		if got := fmt.Sprintf("%d %s", w.Code, errcode(t, w)); got != want || strings.Contains(w.Body.String(), "secret") ||
+			strings.Contains(w.Body.String(), "dear") {
 			t.Errorf("%s: %s %s", path, got, w.Body)
 		}
 	}
@@ -630,9 +642,16 @@ func TestRunDrains(t *testing.T) {
 }
 
 func TestRunSpeaksHTTP2AndBoundsSlowBodies(t *testing.T) {
-	s := newServer(t, web.Options{Config: web.Config{BodyTimeout: conf.Duration(50 * time.Millisecond)}},
-		web.Route{Pattern: "GET /proto", Auth: web.None, Handler: func(r *web.Request) (any, error) { return map[string]string{"p": r.Proto}, nil }},
-		web.Route{Pattern: "POST /slow", Auth: web.None, Handler: web.JSON(func(*web.Request, *struct{}) (any, error) { return nil, nil })})
+	s := newServer(
+		t,
+		web.Options{Config: web.Config{BodyTimeout: conf.Duration(50 * time.Millisecond)}},
+		web.Route{
+			Pattern: "GET /proto",
+			Auth:    web.None,
+			Handler: func(r *web.Request) (any, error) { return map[string]string{"p": r.Proto}, nil },
+		},
+		web.Route{Pattern: "POST /slow", Auth: web.None, Handler: web.JSON(func(*web.Request, *struct{}) (any, error) { return nil, nil })},
+	)
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -668,12 +687,22 @@ func TestRunSpeaksHTTP2AndBoundsSlowBodies(t *testing.T) {
 }
 
 func TestRoutesMarkdown(t *testing.T) {
-	s := newServer(t, web.Options{},
-		web.Route{Pattern: "PUT /_matrix/client/v3/rooms/{roomID}/typing/{userID}", Auth: web.User, Role: "typing", Key: web.KeyPath("roomID"), Limit: "write", Handler: ok},
+	s := newServer(
+		t,
+		web.Options{},
+		web.Route{
+			Pattern: "PUT /_matrix/client/v3/rooms/{roomID}/typing/{userID}",
+			Auth:    web.User,
+			Role:    "typing",
+			Key:     web.KeyPath("roomID"),
+			Limit:   "write",
+			Handler: ok,
+		},
 		web.Route{Pattern: "GET /_matrix/client/versions", Auth: web.Optional, Limit: "public", Handler: ok},
 		web.Route{Pattern: "GET /_matrix/client/v3/sync", Auth: web.Guest, Role: "sync", Key: web.KeyUser, Limit: "sync", Handler: ok},
 		web.Route{Pattern: "GET /{path...}", Auth: web.None, Handler: ok},
-		web.Route{Pattern: "GET /.well-known/matrix/client", Auth: web.None, Handler: ok})
+		web.Route{Pattern: "GET /.well-known/matrix/client", Auth: web.None, Handler: ok},
+	)
 	want := "# Routes\n\nGenerated from the routes of all domains. Do not edit.\n\n5 routes. An empty cell is: any role, no key, no limit.\n" +
 		"\n## /\n\n| method | path | auth | role | key | limit |\n|---|---|---|---|---|---|\n| GET | `/{path...}` | none |  |  |  |\n" +
 		"\n## /.well-known\n\n| method | path | auth | role | key | limit |\n|---|---|---|---|---|---|\n| GET | `/.well-known/matrix/client` | none |  |  |  |\n" +
