@@ -11,13 +11,13 @@ import (
 )
 
 const (
-	claimLife  = 10 * time.Second // how long a fleet is remembered of which no process is connected
-	claimEvery = 3 * time.Second
+	claimTTL      = 10 * time.Second // how long a fleet is remembered of which no process is connected
+	claimInterval = 3 * time.Second
 )
 
 // errForeign is why a Redis is not used whose prefix another fleet has: each would take the messages of the other for its own.
 var errForeign = errors.New("another fleet, with another database, uses this Redis with the same redis.prefix: give each fleet its own. " +
-	"One that has ended is forgotten after " + claimLife.String())
+	"One that has ended is forgotten after " + claimTTL.String())
 
 // claimScript notes which fleet uses the prefix, and returns which one does.
 var claimScript = rueidis.NewLuaScript(`
@@ -34,9 +34,9 @@ func (s *session) claim(ctx context.Context) error {
 	if fleet == "" {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, silence)
+	ctx, cancel := context.WithTimeout(ctx, maxSilence)
 	defer cancel()
-	owner, err := claimScript.Exec(ctx, s.client, []string{s.bus.prefix + ":fleet"}, []string{fleet, strconv.FormatInt(claimLife.Milliseconds(), 10)}).ToString()
+	owner, err := claimScript.Exec(ctx, s.client, []string{s.bus.prefix + ":fleet"}, []string{fleet, strconv.FormatInt(claimTTL.Milliseconds(), 10)}).ToString()
 	if err == nil && owner != fleet {
 		return fmt.Errorf("%w (prefix %s)", errForeign, s.bus.conf.Prefix)
 	}

@@ -54,12 +54,12 @@ func NewLocalLimits() Limits { return newLocalLimits(time.Now) }
 func newLocalLimits(now func() time.Time) *localLimits {
 	l := &localLimits{now: now, seed: maphash.MakeSeed()}
 	for i := range l.shards {
-		l.shards[i].idleAt, l.shards[i].sweepAt = map[string]int64{}, minSweep
+		l.shards[i].idleAt, l.shards[i].sweepAt = map[string]int64{}, minSweepSize
 	}
 	return l
 }
 
-const minSweep = 256
+const minSweepSize = 256
 
 // Take implements Limits; it never fails.
 func (l *localLimits) Take(_ context.Context, key string, perSecond float64, burst int) (time.Duration, error) {
@@ -82,7 +82,7 @@ func (l *localLimits) Take(_ context.Context, key string, perSecond float64, bur
 			}
 		}
 		// Doubling keeps the cost of sweeping constant per new key when few of them are idle.
-		shard.sweepAt = max(minSweep, 2*len(shard.idleAt))
+		shard.sweepAt = max(minSweepSize, 2*len(shard.idleAt))
 	}
 	shard.idleAt[key] = next
 	return 0, nil

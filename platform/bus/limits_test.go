@@ -222,7 +222,7 @@ func TestLocalLimitsForgetIdleKeys(t *testing.T) {
 	for i := range l.shards {
 		kept += len(l.shards[i].idleAt)
 	}
-	if kept > limitShards*(minSweep+64) {
+	if kept > limitShards*(minSweepSize+64) {
 		t.Errorf("%d keys kept of 200,000 that were idle", kept)
 	}
 }

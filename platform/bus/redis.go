@@ -29,13 +29,13 @@ type Redis struct {
 	opt    rueidis.ClientOption
 	prefix string
 
-	subs      subscribers
-	reconnect callbacks
-	barriers  barriers
-	joining   sync.RWMutex            // held while a session becomes current, so that no Subscribe slips past it
-	current   atomic.Pointer[session] // nil while there is no connection
-	trip      atomic.Pointer[func(time.Duration)]
-	server    atomic.Pointer[string] // of the newest session
+	subs             subscribers
+	reconnect        callbacks
+	barriers         barriers
+	currentMu        sync.RWMutex            // held while a session becomes current, so that no Subscribe slips past it
+	current          atomic.Pointer[session] // nil while there is no connection
+	observeRoundTrip atomic.Pointer[func(time.Duration)]
+	server           atomic.Pointer[string] // of the newest session
 
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -87,7 +87,7 @@ func (r *Redis) run(connected chan<- struct{}, hopeless chan<- error, foreign ch
 		s, err := r.open()
 		if err == nil {
 			r.conf.Log.Info("bus connected", "redis", r.opt.InitAddress)
-			r.enter(s)
+			r.makeCurrent(s)
 			if connected != nil {
 				close(connected)
 				connected = nil
@@ -108,7 +108,7 @@ func (r *Redis) run(connected chan<- struct{}, hopeless chan<- error, foreign ch
 			met = time.Now()
 			close(foreign)
 		}
-		if connected != nil && (permanent(err) || errors.Is(err, errForeign) && time.Since(met) > claimLife+claimEvery) {
+		if connected != nil && (permanent(err) || errors.Is(err, errForeign) && time.Since(met) > claimTTL+claimInterval) {
 			select {
 			case hopeless <- err:
 			default:
@@ -124,9 +124,9 @@ func (r *Redis) run(connected chan<- struct{}, hopeless chan<- error, foreign ch
 
 // enter makes a session the current one. A Subscribe either came before, and its topic is subscribed to here, or finds
 // the session.
-func (r *Redis) enter(s *session) {
-	r.joining.Lock()
-	defer r.joining.Unlock()
+func (r *Redis) makeCurrent(s *session) {
+	r.currentMu.Lock()
+	defer r.currentMu.Unlock()
 	if err := s.reconcile(r.ctx); err != nil {
 		return // the session is dead, serve says why
 	}
@@ -139,7 +139,7 @@ func (r *Redis) enter(s *session) {
 func (r *Redis) serve(s *session) error {
 	check := time.NewTicker(time.Second)
 	defer check.Stop()
-	claim := time.NewTicker(claimEvery)
+	claim := time.NewTicker(claimInterval)
 	defer claim.Stop()
 	var master <-chan time.Time
 	if s.master != "" {
@@ -181,17 +181,17 @@ func (r *Redis) Publish(ctx context.Context, msgs ...Message) error {
 
 // Subscribe implements Bus.
 func (r *Redis) Subscribe(topic string, fn func(Message)) (cancel func()) {
-	r.joining.RLock()
+	r.currentMu.RLock()
 	remove := r.subs.add(topic, fn)
 	s := r.current.Load()
-	r.joining.RUnlock()
+	r.currentMu.RUnlock()
 	if s != nil && s.alive() { // also one in doubt, which may turn out to be well
 		s.reconcile(r.ctx)
 	}
 	return func() {
 		if remove() {
 			if s := r.current.Load(); s != nil {
-				s.kick()
+				s.requestReconcile()
 			}
 		}
 	}
@@ -214,14 +214,14 @@ func (r *Redis) ping() error {
 	err = s.do(r.ctx, func(ctx context.Context) error {
 		return s.sub.Do(ctx, s.sub.B().Ping().Build()).Error()
 	})
-	if fn := r.trip.Load(); fn != nil && err == nil {
+	if fn := r.observeRoundTrip.Load(); fn != nil && err == nil {
 		(*fn)(time.Since(began))
 	}
 	return err
 }
 
 // ObserveRoundTrips makes fn hear how long each exchange of Barrier with Redis took.
-func (r *Redis) ObserveRoundTrips(fn func(time.Duration)) { r.trip.Store(&fn) }
+func (r *Redis) ObserveRoundTrips(fn func(time.Duration)) { r.observeRoundTrip.Store(&fn) }
 
 // session returns the connection in use, or at once the error that says why there is none.
 func (r *Redis) session() (*session, error) {

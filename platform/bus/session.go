@@ -15,7 +15,7 @@ import (
 )
 
 // silence is how long a connection that stopped answering is kept before it is given up.
-const silence = 3 * time.Second
+const maxSilence = 3 * time.Second
 
 // subscribeChunk bounds the length of one SUBSCRIBE command.
 const subscribeChunk = 256
@@ -38,14 +38,14 @@ type session struct {
 	server  string                  // the id of the run of the server
 	master  string                  // its address as the Sentinels said; "" without Sentinels
 
-	stalled atomic.Bool   // Redis did not answer in time; a probe decides what becomes of the session
-	changed chan struct{} // asks serve to reconcile
-	probe   string        // the message that proves at the start that pub and sub meet
-	proved  chan struct{}
+	stalled      atomic.Bool   // Redis did not answer in time; a probe decides what becomes of the session
+	changed      chan struct{} // asks serve to reconcile
+	probe        string        // the message that proves at the start that pub and sub meet
+	probeArrived chan struct{}
 
-	mu   sync.Mutex // held while subscriptions change
-	live map[string]bool
-	drop sync.Map // topics whose unsubscription we asked for
+	mu            sync.Mutex // held while subscriptions change
+	subscribed    map[string]bool
+	unsubscribing sync.Map // topics whose unsubscription we asked for
 
 	dead     chan struct{}
 	killOnce sync.Once
@@ -61,15 +61,15 @@ func (r *Redis) open() (*session, error) {
 	}
 	s := &session{
 		bus: r, client: client, sharded: client.Mode() == rueidis.ClientModeCluster,
-		changed: make(chan struct{}, 1), probe: rand.Text(), proved: make(chan struct{}),
-		live: map[string]bool{}, dead: make(chan struct{}),
+		changed: make(chan struct{}, 1), probe: rand.Text(), probeArrived: make(chan struct{}),
+		subscribed: map[string]bool{}, dead: make(chan struct{}),
 	}
 	s.master = s.sentinelMaster()
 	s.sub, _ = client.Dedicate()
 	s.pub, _ = client.Dedicate()
-	s.mourn(s.sub.SetPubSubHooks(rueidis.PubSubHooks{OnMessage: s.received, OnSubscription: s.subscription}))
-	s.mourn(s.pub.SetPubSubHooks(rueidis.PubSubHooks{OnSubscription: func(rueidis.PubSubSubscription) {}}))
-	if err := s.begin(); err != nil {
+	s.endOnLoss(s.sub.SetPubSubHooks(rueidis.PubSubHooks{OnMessage: s.received, OnSubscription: s.subscription}))
+	s.endOnLoss(s.pub.SetPubSubHooks(rueidis.PubSubHooks{OnSubscription: func(rueidis.PubSubSubscription) {}}))
+	if err := s.handshake(); err != nil {
 		s.kill(err)
 		s.close()
 		return nil, err
@@ -78,7 +78,7 @@ func (r *Redis) open() (*session, error) {
 }
 
 // mourn ends the session when the connection behind lost is gone.
-func (s *session) mourn(lost <-chan error) {
+func (s *session) endOnLoss(lost <-chan error) {
 	s.wg.Go(func() {
 		err := <-lost
 		if err == nil {
@@ -88,8 +88,8 @@ func (s *session) mourn(lost <-chan error) {
 	})
 }
 
-func (s *session) begin() error {
-	ctx, cancel := context.WithTimeout(s.bus.ctx, silence)
+func (s *session) handshake() error {
+	ctx, cancel := context.WithTimeout(s.bus.ctx, maxSilence)
 	defer cancel()
 	// The first command ties a connection of a cluster to the node that has the slot of our prefix.
 	if err := s.sub.Do(ctx, s.subscribeCommand([]string{""})).Error(); err != nil {
@@ -104,7 +104,7 @@ func (s *session) begin() error {
 		return errTooOld
 	}
 	s.mu.Lock()
-	s.live[""] = true
+	s.subscribed[""] = true
 	s.mu.Unlock()
 	if err := s.reconcile(ctx); err != nil {
 		return err
@@ -127,7 +127,7 @@ func (s *session) begin() error {
 	}
 	s.server = infoFields(text)["run_id"] // "" for a user who may not ask
 	select {
-	case <-s.proved:
+	case <-s.probeArrived:
 		return nil
 	case <-s.dead:
 		return s.err
@@ -170,7 +170,7 @@ func (s *session) checkMaster() {
 }
 
 func (s *session) checkRole(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, silence)
+	ctx, cancel := context.WithTimeout(ctx, maxSilence)
 	defer cancel()
 	if err := s.requireMain(ctx); err != nil {
 		s.kill(err)
@@ -183,7 +183,7 @@ func (s *session) received(m rueidis.PubSubMessage) {
 	case !ours:
 	case topic == "":
 		if m.Message == s.probe {
-			close(s.proved)
+			close(s.probeArrived)
 		}
 	default:
 		// The text of a message is its own memory, and nobody changes Data: no copy is needed.
@@ -196,7 +196,7 @@ func (s *session) subscription(event rueidis.PubSubSubscription) {
 	if !strings.HasSuffix(event.Kind, "unsubscribe") {
 		return
 	}
-	if _, asked := s.drop.LoadAndDelete(event.Channel); !asked {
+	if _, asked := s.unsubscribing.LoadAndDelete(event.Channel); !asked {
 		s.kill(errMoved)
 	}
 }
@@ -237,11 +237,11 @@ func (s *session) reconcile(ctx context.Context) error {
 	defer s.mu.Unlock()
 	var add, drop []string
 	for _, topic := range s.bus.subs.names() {
-		if !s.live[topic] {
+		if !s.subscribed[topic] {
 			add = append(add, topic)
 		}
 	}
-	for topic := range s.live {
+	for topic := range s.subscribed {
 		if topic != "" && !s.bus.subs.has(topic) {
 			drop = append(drop, topic)
 		}
@@ -252,15 +252,15 @@ func (s *session) reconcile(ctx context.Context) error {
 			return err
 		}
 		for _, topic := range add[:n] {
-			s.live[topic] = true
+			s.subscribed[topic] = true
 		}
 		add = add[n:]
 	}
 	for len(drop) > 0 {
 		n := min(len(drop), subscribeChunk)
 		for _, topic := range drop[:n] {
-			delete(s.live, topic)
-			s.drop.Store(s.bus.prefix+topic, true)
+			delete(s.subscribed, topic)
+			s.unsubscribing.Store(s.bus.prefix+topic, true)
 		}
 		if err := s.change(ctx, s.unsubscribeCommand(drop[:n])); err != nil {
 			return err
@@ -271,7 +271,7 @@ func (s *session) reconcile(ctx context.Context) error {
 }
 
 func (s *session) change(ctx context.Context, command rueidis.Completed) error {
-	ctx, cancel := context.WithTimeout(ctx, silence)
+	ctx, cancel := context.WithTimeout(ctx, maxSilence)
 	defer cancel()
 	err := s.sub.Do(ctx, command).Error()
 	if err != nil {
@@ -315,14 +315,14 @@ func (s *session) do(ctx context.Context, exchange func(context.Context) error) 
 		s.stall()
 		return fmt.Errorf("%w: Redis did not answer within %s", ErrUnavailable, s.bus.conf.Timeout)
 	}
-	if _, answered := rueidis.IsRedisErr(err); !answered || misplaced(err) {
+	if _, answered := rueidis.IsRedisErr(err); !answered || isRedirection(err) {
 		s.kill(err)
 	}
 	return fmt.Errorf("%w: %w", ErrUnavailable, err)
 }
 
 // misplaced tells whether an error of Redis means that another server has the work of this one.
-func misplaced(err error) bool {
+func isRedirection(err error) bool {
 	for _, prefix := range []string{"MOVED", "ASK", "CLUSTERDOWN", "READONLY", "MASTERDOWN", "LOADING"} {
 		if strings.HasPrefix(err.Error(), prefix) {
 			return true
@@ -338,11 +338,11 @@ func (s *session) stall() {
 		return
 	}
 	s.wg.Go(func() {
-		ctx, cancel := context.WithTimeout(s.bus.ctx, silence)
+		ctx, cancel := context.WithTimeout(s.bus.ctx, maxSilence)
 		defer cancel()
 		for _, connection := range []rueidis.DedicatedClient{s.pub, s.sub} {
 			if err := connection.Do(ctx, connection.B().Ping().Build()).Error(); err != nil {
-				s.kill(fmt.Errorf("Redis did not answer for %s: %w", silence, err))
+				s.kill(fmt.Errorf("Redis did not answer for %s: %w", maxSilence, err))
 				return
 			}
 		}
@@ -350,7 +350,7 @@ func (s *session) stall() {
 	})
 }
 
-func (s *session) kick() {
+func (s *session) requestReconcile() {
 	select {
 	case s.changed <- struct{}{}:
 	default:

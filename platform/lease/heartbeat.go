@@ -46,13 +46,13 @@ func (l *Leases) Run(ctx context.Context) error {
 		step, cancel := context.WithTimeout(ctx, l.opts.TTL)
 		var err error
 		if alive {
-			err = l.beat(step)
+			err = l.heartbeat(step)
 		}
 		if err == nil {
 			err = l.Refresh(step)
 		}
 		if err == nil {
-			err = l.say(step)
+			err = l.storeClaim(step)
 		}
 		cancel()
 		if errors.Is(err, ErrReplaced) || errors.Is(err, ErrVersion) {
@@ -64,9 +64,9 @@ func (l *Leases) Run(ctx context.Context) error {
 	}
 }
 
-func (l *Leases) beat(ctx context.Context) error {
-	l.beating.Lock()
-	defer l.beating.Unlock()
+func (l *Leases) heartbeat(ctx context.Context) error {
+	l.heartbeatMu.Lock()
+	defer l.heartbeatMu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, max(l.opts.TTL, time.Second))
 	defer cancel()
 	began := time.Now() // before the database's clock is read, so that the registration lasts longer than this process believes
@@ -75,26 +75,26 @@ func (l *Leases) beat(ctx context.Context) error {
 		return err
 	}
 	self := l.Self()
-	l.beats++ // one that comes late changes nothing
+	l.heartbeats++ // one that comes late changes nothing
 	n, err := l.db.Exec(ctx, `UPDATE machines SET expires_ms = $1, starting = $8, draining = $2, mute = $3, bus = $9, beat = $10 WHERE id = $4 AND incarnation = $5 AND beat < $10
 		AND NOT EXISTS (SELECT 1 FROM fleet WHERE name = $6 AND value <> $7 AND $7 <> '')`,
-		now+l.opts.TTL.Milliseconds(), self.Draining, self.Degraded, int64(self.ID), self.Incarnation, versionRow, l.major(), self.Starting, self.Bus, l.beats)
+		now+l.opts.TTL.Milliseconds(), self.Draining, self.Degraded, int64(self.ID), self.Incarnation, versionRow, l.major(), self.Starting, self.Bus, l.heartbeats)
 	if err == nil && n == 0 {
-		err = l.unheard(ctx)
+		err = l.explainLostHeartbeat(ctx)
 	}
 	if err == nil {
 		l.mu.Lock()
-		if time.Since(l.beaten) >= l.opts.TTL { // the others may have counted this process as dead until now
-			l.joins()
+		if time.Since(l.heartbeatAt) >= l.opts.TTL { // the others may have counted this process as dead until now
+			l.noteJoined()
 		}
-		l.beaten = began
+		l.heartbeatAt = began
 		l.mu.Unlock()
 	}
 	return err
 }
 
 // unheard tells why a heartbeat changed nothing.
-func (l *Leases) unheard(ctx context.Context) error {
+func (l *Leases) explainLostHeartbeat(ctx context.Context) error {
 	if err := l.sameMajor(ctx, l.db); err != nil {
 		return err
 	}
@@ -104,7 +104,7 @@ func (l *Leases) unheard(ctx context.Context) error {
 	switch {
 	case errors.Is(err, db.ErrNoRows):
 		return ErrReplaced
-	case err == nil && stored < l.beats:
+	case err == nil && stored < l.heartbeats:
 		return errors.New("the heartbeat changed nothing")
 	}
 	return err // it is stored: the statement was sent twice, or the registration has ended
@@ -115,14 +115,14 @@ func (l *Leases) unheard(ctx context.Context) error {
 func (l *Leases) Alive() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.opts.Alone || time.Since(l.beaten) < l.opts.TTL
+	return l.opts.Alone || time.Since(l.heartbeatAt) < l.opts.TTL
 }
 
 // AliveSince tells whether the others have counted this process among the living all the time since then.
 func (l *Leases) AliveSince(t time.Time) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.opts.Alone || time.Since(l.beaten) < l.opts.TTL && l.joined.Before(t)
+	return l.opts.Alone || time.Since(l.heartbeatAt) < l.opts.TTL && l.joinedAt.Before(t)
 }
 
 // Alone tells that this is the only process there can be.
@@ -137,7 +137,7 @@ func (l *Leases) SetDegraded(ctx context.Context, mute bool) error {
 	if l.opts.Alone {
 		return nil
 	}
-	err := l.beat(ctx)
+	err := l.heartbeat(ctx)
 	if err != nil && !mute {
 		l.mu.Lock()
 		l.self.Degraded = true // the caller goes on as before
@@ -155,7 +155,7 @@ func (l *Leases) SetBus(server string) (changed bool) {
 	if l.opts.Alone || l.self.Bus == server {
 		return false
 	}
-	l.self.Bus, l.switched, l.anyDegraded = server, time.Now(), true
+	l.self.Bus, l.busChangedAt, l.anyDegraded = server, time.Now(), true
 	return true
 }
 
@@ -172,7 +172,7 @@ func (l *Leases) ViewTTL() time.Duration { return l.opts.TTL / 2 }
 func (l *Leases) NoneDegraded() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.opts.Alone || !l.anyDegraded && time.Since(l.viewed) < l.ViewTTL() && time.Since(l.beaten) < l.opts.TTL
+	return l.opts.Alone || !l.anyDegraded && time.Since(l.viewAt) < l.ViewTTL() && time.Since(l.heartbeatAt) < l.opts.TTL
 }
 
 // DegradedViews goes up while another machine is or may have been mute or elsewhere, and once more when none is any longer.
@@ -184,22 +184,22 @@ func (l *Leases) DegradedViews() int64 {
 
 // Ready tells the fleet that this process takes work.
 func (l *Leases) Ready(ctx context.Context) error {
-	return l.tell(ctx, func(self *Machine) { self.Starting = false })
+	return l.setState(ctx, func(self *Machine) { self.Starting = false })
 }
 
 // Drain tells the fleet that this process takes no new work.
 func (l *Leases) Drain(ctx context.Context) error {
-	return l.tell(ctx, func(self *Machine) { self.Draining = true })
+	return l.setState(ctx, func(self *Machine) { self.Draining = true })
 }
 
-func (l *Leases) tell(ctx context.Context, change func(self *Machine)) error {
+func (l *Leases) setState(ctx context.Context, change func(self *Machine)) error {
 	l.mu.Lock()
 	change(&l.self)
 	l.mu.Unlock()
 	if l.opts.Alone {
 		return nil
 	}
-	err := l.beat(ctx)
+	err := l.heartbeat(ctx)
 	if err == nil {
 		err = l.Refresh(ctx)
 	}
@@ -239,23 +239,23 @@ func (l *Leases) Refresh(ctx context.Context) error {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if began.Before(l.viewed) {
+	if began.Before(l.viewAt) {
 		return nil // a later reading was faster
 	}
 	if !l.opts.Alone {
 		// The clock was read between began and read, now as in the view before.
-		went := time.Duration(now-l.clock) * time.Millisecond
-		if l.viewed.IsZero() || went-began.Sub(l.read) > l.opts.TTL/4 || read.Sub(l.viewed)-went > l.opts.TTL/4 {
-			l.jumped = time.Now() // the living may look dead until their next heartbeat
+		went := time.Duration(now-l.dbClock) * time.Millisecond
+		if l.viewAt.IsZero() || went-began.Sub(l.dbClockAt) > l.opts.TTL/4 || read.Sub(l.viewAt)-went > l.opts.TTL/4 {
+			l.clockJumpedAt = time.Now() // the living may look dead until their next heartbeat
 		}
-		l.clock, l.read = now, read
+		l.dbClock, l.dbClockAt = now, read
 	}
-	machines = l.alive(machines, gone, began)
-	for name, at := range l.moved {
+	machines = l.withoutDead(machines, gone, began)
+	for name, at := range l.leaseChanged {
 		known, held := l.holders[name]
 		switch {
 		case !at.After(began):
-			delete(l.moved, name)
+			delete(l.leaseChanged, name)
 		case held:
 			holders[name] = known
 		default:
@@ -267,17 +267,17 @@ func (l *Leases) Refresh(ctx context.Context) error {
 			h := holders[name]
 			return h.Machine != l.self.ID || h.Incarnation != l.self.Incarnation
 		}
-		l.lonely, l.said = lonely && !slices.ContainsFunc(l.needs, elsewhere), said
-		if !l.lonely || said != l.claim {
+		l.noOthers, l.storedShares = lonely && !slices.ContainsFunc(l.required, elsewhere), said
+		if !l.noOthers || said != l.claim {
 			l.claim = 0
 		}
 	}
-	mute := slices.ContainsFunc(machines, l.isDegraded) || began.Before(l.switched) || !l.opts.Alone && began.Before(l.until)
-	unseen := !l.viewed.IsZero() && !l.opts.Alone && began.Sub(l.viewed) >= l.ViewTTL() // a machine may have been mute and speak again
+	mute := slices.ContainsFunc(machines, l.isDegraded) || began.Before(l.busChangedAt) || !l.opts.Alone && began.Before(l.knownToAllAt)
+	unseen := !l.viewAt.IsZero() && !l.opts.Alone && began.Sub(l.viewAt) >= l.ViewTTL() // a machine may have been mute and speak again
 	if mute || l.anyDegraded || unseen {
 		l.degradedViews++
 	}
-	l.viewed, l.anyDegraded = began, mute
+	l.viewAt, l.anyDegraded = began, mute
 	same := slices.EqualFunc(machines, l.machines, func(a, b Machine) bool {
 		return a.ID == b.ID && a.Incarnation == b.Incarnation && a.Starting == b.Starting && a.Draining == b.Draining
 	}) && maps.EqualFunc(holders, l.holders, func(a, b Holder) bool { return a.Machine == b.Machine && a.Epoch == b.Epoch })
@@ -316,10 +316,10 @@ func (l *Leases) readMachines(ctx context.Context, now int64) (list []Machine, g
 		}
 		list = append(list, m)
 		return err
-	})(l.db.Query(ctx, `SELECT id, incarnation, address, host, version, roles, starting, draining, mute, bus, started_ms, expires_ms, shares, `+l.there()+`
+	})(l.db.Query(ctx, `SELECT id, incarnation, address, host, version, roles, starting, draining, mute, bus, started_ms, expires_ms, shares, `+l.sessionExists()+`
 		FROM machines WHERE expires_ms > $1
-		OR expires_ms > $2 AND NOT EXISTS (SELECT 1 FROM machines o WHERE o.incarnation <> $3 AND o.expires_ms > $1) AND `+l.held()+` ORDER BY id`,
-		now-l.opts.TTL.Milliseconds(), now-lately.Milliseconds(), self.Incarnation))
+		OR expires_ms > $2 AND NOT EXISTS (SELECT 1 FROM machines o WHERE o.incarnation <> $3 AND o.expires_ms > $1) AND `+l.sessionLockHeld()+` ORDER BY id`,
+		now-l.opts.TTL.Milliseconds(), now-recentlySeen.Milliseconds(), self.Incarnation))
 	return list, gone, said, lonely, err
 }
 

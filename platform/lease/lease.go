@@ -21,7 +21,7 @@ var migrations embed.FS
 func Migrations() db.Migrations { return db.Migrations{Domain: "lease", Files: migrations} }
 
 // lately is how long ago a machine may have been heard of that may still be there.
-const lately = 24 * time.Hour
+const recentlySeen = 24 * time.Hour
 
 // MaxMachine is the largest machine id.
 const MaxMachine = 1023
@@ -93,29 +93,29 @@ type Leases struct {
 	db   *db.DB
 	opts Options
 
-	beating       sync.Mutex // one heartbeat at a time, so that the last one says what is true
+	heartbeatMu   sync.Mutex // one heartbeat at a time, so that the last one says what is true
 	mu            sync.Mutex
 	self          Machine
 	machines      []Machine
 	holders       map[string]Holder
-	moved         map[string]time.Time // when this process took or gave back a lease: readings that began before say nothing of it
-	viewed        time.Time            // when the reading of the view began
-	beaten        time.Time            // when the last heartbeat that arrived began
+	leaseChanged  map[string]time.Time // when this process took or gave back a lease: readings that began before say nothing of it
+	viewAt        time.Time            // when the reading of the view began
+	heartbeatAt   time.Time            // when the last heartbeat that arrived began
 	anyDegraded   bool                 // another machine is mute, or at another server of the bus
-	switched      time.Time            // when this machine came to its server of the bus
-	beats         int64                // heartbeats sent; beating guards it
-	joined        time.Time            // when this machine came to others, who may not know it yet
-	until         time.Time            // when all of them know it
-	needs         []string             // the leases without which it is not the only one
-	lonely        bool                 // the view shows no other machine, alive or not, and these leases at this one
-	said          int64                // shares in the row of this machine, at the time of the view
+	busChangedAt  time.Time            // when this machine came to its server of the bus
+	heartbeats    int64                // heartbeats sent; beating guards it
+	joinedAt      time.Time            // when this machine came to others, who may not know it yet
+	knownToAllAt  time.Time            // when all of them know it
+	required      []string             // the leases without which it is not the only one
+	noOthers      bool                 // the view shows no other machine, alive or not, and these leases at this one
+	storedShares  int64                // shares in the row of this machine, at the time of the view
 	claim         int64                // what says there that it may count on being the only one; 0 while it does not
-	claimed       time.Time            // when that was stored
-	clock         int64                // the database's, at the time of the view
-	read          time.Time            // when that was known
-	jumped        time.Time            // when the database's clock was seen to jump
+	claimedAt     time.Time            // when that was stored
+	dbClock       int64                // the database's, at the time of the view
+	dbClockAt     time.Time            // when that was known
+	clockJumpedAt time.Time            // when the database's clock was seen to jump
 	degradedViews int64
-	missing       map[int64]time.Time // machines whose sessions are gone, by incarnation, and since when
+	missingSince  map[int64]time.Time // machines whose sessions are gone, by incarnation, and since when
 	suspects      map[int64]time.Time // incarnations whose connections broke, and when
 	changed       chan struct{}
 	wake          chan struct{}
@@ -132,7 +132,7 @@ func Open(ctx context.Context, d *db.DB, o Options) (*Leases, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	l := &Leases{db: d, opts: o, changed: make(chan struct{}), wake: make(chan struct{}, 1), holders: map[string]Holder{}, moved: map[string]time.Time{}, suspects: map[int64]time.Time{}}
+	l := &Leases{db: d, opts: o, changed: make(chan struct{}), wake: make(chan struct{}, 1), holders: map[string]Holder{}, leaseChanged: map[string]time.Time{}, suspects: map[int64]time.Time{}}
 	l.self = Machine{Incarnation: time.Now().UnixNano(), Address: o.Address, Host: o.Host, Version: o.Version, Roles: o.Roles, Starting: !o.Alone, Started: time.Now()}
 	if err := l.register(ctx); err != nil {
 		return nil, err
@@ -189,9 +189,9 @@ func (l *Leases) register(ctx context.Context) error {
 			now, now+l.opts.TTL.Milliseconds(), l.opts.Metadata, shares)
 		return err
 	})
-	l.said = shares
-	if l.beaten = began; !l.opts.Alone {
-		l.joins()
+	l.storedShares = shares
+	if l.heartbeatAt = began; !l.opts.Alone {
+		l.noteJoined()
 	}
 	return err
 }
@@ -280,7 +280,7 @@ func (l *Leases) Machine(id int) (Machine, bool) {
 }
 
 // mostWait is how long a statement about leases may take: an answer that got lost must not hold up who asks, whose heartbeat goes on.
-const mostWait = 10 * time.Second
+const statementTimeout = 10 * time.Second
 
 // Holder tells who held a lease when the view was last read; not ok when nobody alive did.
 func (l *Leases) Holder(name string) (Holder, bool) {
@@ -327,9 +327,9 @@ func (l *Leases) Acquire(ctx context.Context, names ...string) ([]Lease, error) 
 	if len(names) == 0 {
 		return nil, nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, mostWait)
+	ctx, cancel := context.WithTimeout(ctx, statementTimeout)
 	defer cancel()
-	if settled, err := l.beatUnlessSettled(ctx); err != nil || !settled {
+	if settled, err := l.heartbeatUnlessKnown(ctx); err != nil || !settled {
 		return nil, err
 	}
 	names = slices.Sorted(slices.Values(names)) // one order of row locks in all processes
@@ -347,11 +347,11 @@ func (l *Leases) Acquire(ctx context.Context, names ...string) ([]Lease, error) 
 		if err := tx.Bulk(ctx, "INSERT INTO leases (name, machine, incarnation, epoch, pos) VALUES ? ON CONFLICT (name) DO NOTHING", rows); err != nil {
 			return err
 		}
-		held, err := lock(ctx, tx, names)
+		held, err := lockLeases(ctx, tx, names)
 		if err != nil {
 			return err
 		}
-		live, err := l.live(ctx, tx)
+		live, err := l.liveIncarnations(ctx, tx)
 		if err != nil {
 			return err
 		}
@@ -377,7 +377,7 @@ func (l *Leases) Acquire(ctx context.Context, names ...string) ([]Lease, error) 
 	if len(got) > 0 {
 		l.mu.Lock()
 		for _, g := range got {
-			l.holders[g.Name], l.moved[g.Name] = Holder{self.ID, self.Incarnation, g.Epoch, g.Pos}, time.Now()
+			l.holders[g.Name], l.leaseChanged[g.Name] = Holder{self.ID, self.Incarnation, g.Epoch, g.Pos}, time.Now()
 		}
 		l.notify()
 		l.mu.Unlock()
@@ -388,12 +388,12 @@ func (l *Leases) Acquire(ctx context.Context, names ...string) ([]Lease, error) 
 
 // lock reads leases and keeps everybody else from changing them until the transaction ends. A condition on
 // the machines in the same statement would not be checked again after a wait for another taker.
-func lock(ctx context.Context, tx *db.Tx, names []string) (map[string]Holder, error) {
+func lockLeases(ctx context.Context, tx *db.Tx, names []string) (map[string]Holder, error) {
 	return scanHolders(tx.Query(ctx, "SELECT name, machine, incarnation, epoch, pos FROM leases WHERE name = ANY($1) ORDER BY name FOR UPDATE", names))
 }
 
 // live are the incarnations of the live machines.
-func (l *Leases) live(ctx context.Context, tx *db.Tx) (map[int]int64, error) {
+func (l *Leases) liveIncarnations(ctx context.Context, tx *db.Tx) (map[int]int64, error) {
 	if l.opts.Alone {
 		return map[int]int64{}, nil // whoever held a lease is gone
 	}
@@ -401,7 +401,7 @@ func (l *Leases) live(ctx context.Context, tx *db.Tx) (map[int]int64, error) {
 	if err != nil {
 		return nil, err
 	}
-	return db.Map[int, int64](tx.Query(ctx, "SELECT id, incarnation FROM machines WHERE expires_ms > $1 AND "+l.there(), now))
+	return db.Map[int, int64](tx.Query(ctx, "SELECT id, incarnation FROM machines WHERE expires_ms > $1 AND "+l.sessionExists(), now))
 }
 
 // Release gives leases back; the next owner need not wait for an expiry.
@@ -409,7 +409,7 @@ func (l *Leases) Release(ctx context.Context, names ...string) error {
 	if len(names) == 0 {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, mostWait)
+	ctx, cancel := context.WithTimeout(ctx, statementTimeout)
 	defer cancel()
 	self := l.Self()
 	_, err := l.db.Exec(ctx, "UPDATE leases SET machine = -1 WHERE name = ANY($1) AND machine = $2 AND incarnation = $3",
@@ -420,7 +420,7 @@ func (l *Leases) Release(ctx context.Context, names ...string) error {
 	l.mu.Lock()
 	for _, name := range names {
 		delete(l.holders, name)
-		l.moved[name] = time.Now()
+		l.leaseChanged[name] = time.Now()
 	}
 	l.notify()
 	l.mu.Unlock()
@@ -451,7 +451,7 @@ func (l *Leases) Advance(w *db.Batch, marks []Lease) {
 // Hold keeps a lease from being taken over until the transaction ends, for what is done under it. It returns ErrLost when
 // it was taken over before.
 func Hold(ctx context.Context, tx *db.Tx, l Lease) error {
-	held, err := lock(ctx, tx, []string{l.Name})
+	held, err := lockLeases(ctx, tx, []string{l.Name})
 	if err == nil && held[l.Name].Epoch != l.Epoch {
 		err = ErrLost
 	}
@@ -462,14 +462,14 @@ func Hold(ctx context.Context, tx *db.Tx, l Lease) error {
 // what was begun under the epoch before has ended when it returns, or will fail. An error tells nothing of the
 // epochs.
 func (l *Leases) Renew(ctx context.Context, names ...string) (map[string]Lease, error) {
-	ctx, cancel := context.WithTimeout(ctx, mostWait)
+	ctx, cancel := context.WithTimeout(ctx, statementTimeout)
 	defer cancel()
 	names = slices.Sorted(slices.Values(names))
 	self := l.Self()
 	var got map[string]Lease
 	err := l.db.Tx(ctx, func(tx *db.Tx) error {
 		got = map[string]Lease{}
-		held, err := lock(ctx, tx, names)
+		held, err := lockLeases(ctx, tx, names)
 		if err != nil {
 			return err
 		}
@@ -489,7 +489,7 @@ func (l *Leases) Renew(ctx context.Context, names ...string) (map[string]Lease, 
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for name, g := range got {
-		l.holders[name], l.moved[name] = Holder{self.ID, self.Incarnation, g.Epoch, g.Pos}, time.Now()
+		l.holders[name], l.leaseChanged[name] = Holder{self.ID, self.Incarnation, g.Epoch, g.Pos}, time.Now()
 	}
 	return got, nil
 }

@@ -15,7 +15,7 @@ import (
 func (l *Leases) SetRequired(names ...string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.needs, l.lonely, l.claim = names, false, 0
+	l.required, l.noOthers, l.claim = names, false, 0
 }
 
 // Only tells that no other process is registered or can become so unseen, and that this one had all that it needs at the time
@@ -23,22 +23,22 @@ func (l *Leases) SetRequired(names ...string) {
 func (l *Leases) IsOnlyMember() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.opts.Alone || l.claim != 0 && l.viewed.After(l.claimed) && l.couldBeOnly()
+	return l.opts.Alone || l.claim != 0 && l.viewAt.After(l.claimedAt) && l.couldBeOnlyMember()
 }
 
 // couldBeOnly is all of Only but that the others can read it; the caller holds mu.
-func (l *Leases) couldBeOnly() bool {
-	return l.lonely && time.Since(l.viewed) < l.sole() && time.Since(l.beaten) < l.opts.TTL && time.Since(l.jumped) > l.opts.TTL
+func (l *Leases) couldBeOnlyMember() bool {
+	return l.noOthers && time.Since(l.viewAt) < l.claimViewTTL() && time.Since(l.heartbeatAt) < l.opts.TTL && time.Since(l.clockJumpedAt) > l.opts.TTL
 }
 
 // sole is how long a view may be used to say that there is no other process.
-func (l *Leases) sole() time.Duration { return l.opts.TTL / 3 }
+func (l *Leases) claimViewTTL() time.Duration { return l.opts.TTL / 3 }
 
 // say stores whether this process may count on being the only one, when that is not what its row says.
-func (l *Leases) say(ctx context.Context) error {
+func (l *Leases) storeClaim(ctx context.Context) error {
 	l.mu.Lock()
-	self, said, claim := l.self, l.said, l.claim
-	could, settled := l.couldBeOnly(), l.settled()
+	self, said, claim := l.self, l.storedShares, l.claim
+	could, settled := l.couldBeOnlyMember(), l.knownToAll()
 	l.mu.Unlock()
 	if l.opts.Alone || !settled || claim != 0 || !could && said == self.Incarnation {
 		return nil
@@ -52,8 +52,8 @@ func (l *Leases) say(ctx context.Context) error {
 		return err // the next view shows what is true
 	}
 	l.mu.Lock()
-	if l.said = shares; could {
-		l.claim, l.claimed = shares, time.Now()
+	if l.storedShares = shares; could {
+		l.claim, l.claimedAt = shares, time.Now()
 	}
 	l.mu.Unlock()
 	if could {
@@ -64,33 +64,33 @@ func (l *Leases) say(ctx context.Context) error {
 
 // joins notes that there may be a process which believes to be the only one, and does not publish what it writes. What this one
 // said of itself it says anew. The caller holds mu.
-func (l *Leases) joins() {
-	l.joined, l.anyDegraded = time.Now(), true
-	l.until, l.claim = l.joined.Add(l.sole()), 0
+func (l *Leases) noteJoined() {
+	l.joinedAt, l.anyDegraded = time.Now(), true
+	l.knownToAllAt, l.claim = l.joinedAt.Add(l.claimViewTTL()), 0
 }
 
 // settled tells whether every process must have seen this one; the caller holds mu.
-func (l *Leases) settled() bool {
-	return l.opts.Alone || time.Now().After(l.until) && time.Since(l.beaten) < l.ViewTTL()
+func (l *Leases) knownToAll() bool {
+	return l.opts.Alone || time.Now().After(l.knownToAllAt) && time.Since(l.heartbeatAt) < l.ViewTTL()
 }
 
 // beatUnlessSettled tells whether every process must have seen this one. If not, it sends the heartbeat that may be missing,
 // and asks whether another one may count on being the only one: if none does, all have seen this one, or will
 // before they do.
-func (l *Leases) beatUnlessSettled(ctx context.Context) (bool, error) {
+func (l *Leases) heartbeatUnlessKnown(ctx context.Context) (bool, error) {
 	l.mu.Lock()
-	settled, old := l.settled(), time.Since(l.beaten) >= l.ViewTTL()/2
+	settled, old := l.knownToAll(), time.Since(l.heartbeatAt) >= l.ViewTTL()/2
 	l.mu.Unlock()
 	if settled {
 		return true, nil
 	}
 	if old {
-		if err := l.beat(ctx); err != nil {
+		if err := l.heartbeat(ctx); err != nil {
 			return false, err
 		}
 	}
 	l.mu.Lock()
-	self, joined, ask := l.self, l.joined, l.said != 0 && time.Now().Before(l.until)
+	self, joined, ask := l.self, l.joinedAt, l.storedShares != 0 && time.Now().Before(l.knownToAllAt)
 	l.mu.Unlock()
 	var one bool
 	if ask {
@@ -99,24 +99,24 @@ func (l *Leases) beatUnlessSettled(ctx context.Context) (bool, error) {
 			return false, err
 		}
 		// Those who seem to have died lately too: the clock may have jumped.
-		err = l.db.QueryRow(ctx, "SELECT EXISTS (SELECT 1 FROM machines WHERE shares <> incarnation AND incarnation <> $1 AND (expires_ms > $2 OR expires_ms <> 0 AND "+l.held()+"))",
-			self.Incarnation, now-lately.Milliseconds()).Scan(&one)
+		err = l.db.QueryRow(ctx, "SELECT EXISTS (SELECT 1 FROM machines WHERE shares <> incarnation AND incarnation <> $1 AND (expires_ms > $2 OR expires_ms <> 0 AND "+l.sessionLockHeld()+"))",
+			self.Incarnation, now-recentlySeen.Milliseconds()).Scan(&one)
 		if err != nil {
 			return false, err
 		}
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if ask && !one && joined.Equal(l.joined) {
-		l.until = time.Now()
+	if ask && !one && joined.Equal(l.joinedAt) {
+		l.knownToAllAt = time.Now()
 	}
-	return l.settled(), nil
+	return l.knownToAll(), nil
 }
 
 // WaitUntilKnown returns when every process must have seen this one, so that it may take leases.
 func (l *Leases) WaitUntilKnown(ctx context.Context) error {
 	for told := false; ; {
-		settled, err := l.beatUnlessSettled(ctx)
+		settled, err := l.heartbeatUnlessKnown(ctx)
 		if settled || err != nil && !db.IsUnavailable(err) {
 			return err
 		}
@@ -125,7 +125,7 @@ func (l *Leases) WaitUntilKnown(ctx context.Context) error {
 			told = true
 		}
 		l.mu.Lock()
-		wait := time.Until(l.until)
+		wait := time.Until(l.knownToAllAt)
 		l.mu.Unlock()
 		select {
 		case <-ctx.Done():

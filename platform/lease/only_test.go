@@ -11,7 +11,7 @@ import (
 	"lyceum/platform/engines/enginestest"
 )
 
-func opened(t *testing.T, d *db.DB, id int) *Leases {
+func openLeases(t *testing.T, d *db.DB, id int) *Leases {
 	t.Helper()
 	l, err := Open(t.Context(), d, Options{Machine: id, TTL: time.Second})
 	must(t, err)
@@ -26,7 +26,7 @@ func must(t *testing.T, err error) {
 }
 
 // keep runs the leases until stop or the end of the test.
-func keep(t *testing.T, l *Leases) (stop func()) {
+func runLeases(t *testing.T, l *Leases) (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan struct{})
 	go func() {
@@ -44,7 +44,7 @@ func keep(t *testing.T, l *Leases) (stop func()) {
 // A heartbeat that was given up arrives behind those that came after it.
 func TestALateHeartbeatChangesNothing(t *testing.T) {
 	d := dbtest.Open(t, enginestest.TestPostgres(t), Migrations())
-	l := opened(t, d, 0)
+	l := openLeases(t, d, 0)
 	row := func() (expires int64, mute bool) {
 		must(t, d.QueryRow(t.Context(), "SELECT expires_ms, mute FROM machines WHERE id = 0").Scan(&expires, &mute))
 		return expires, mute
@@ -53,26 +53,26 @@ func TestALateHeartbeatChangesNothing(t *testing.T) {
 	must(t, l.SetDegraded(t.Context(), true))
 	expires, _ := row()
 	time.Sleep(2 * time.Millisecond) // the times that are compared are of ms
-	l.beats -= 2                     // the next one is sent as one of before
+	l.heartbeats -= 2                // the next one is sent as one of before
 	l.self.Degraded = false
-	must(t, l.beat(t.Context()))
+	must(t, l.heartbeat(t.Context()))
 	if now, mute := row(); !mute || now != expires {
 		t.Errorf("a late one changed the time by %d ms, mute: %v", now-expires, mute)
 	}
-	must(t, l.beat(t.Context()))
-	must(t, l.beat(t.Context()))
+	must(t, l.heartbeat(t.Context()))
+	must(t, l.heartbeat(t.Context()))
 	if now, mute := row(); mute || now == expires {
 		t.Error("a later one changed nothing")
 	}
 	must(t, l.Leave(t.Context()))
-	must(t, l.beat(t.Context()))
+	must(t, l.heartbeat(t.Context()))
 	if expires, _ := row(); expires != 0 {
 		t.Error("a heartbeat after the end registers again")
 	}
 }
 
 // clocked is a database whose clock a test sets.
-func clocked(t *testing.T) (d *db.DB, jump func(by string)) {
+func withMovableClock(t *testing.T) (d *db.DB, jump func(by string)) {
 	server := enginestest.TestPostgres(t)
 	plain := dbtest.Open(t, server, Migrations())
 	for _, statement := range []string{
@@ -97,9 +97,9 @@ func clocked(t *testing.T) (d *db.DB, jump func(by string)) {
 func TestWhoJoinsAfterTheClockJumped(t *testing.T) {
 	for _, by := range []string{"1 hour", "-1 hour", "2 days", "-2 days"} {
 		t.Run(by, func(t *testing.T) {
-			d, jump := clocked(t)
-			a := opened(t, d, 0)
-			stop := keep(t, a)
+			d, jump := withMovableClock(t)
+			a := openLeases(t, d, 0)
+			stop := runLeases(t, a)
 			eventually(t, "it is the only one", 5*time.Second, a.IsOnlyMember)
 			if got, err := a.Acquire(t.Context(), "x"); err != nil || len(got) != 1 {
 				t.Fatal(got, err)
@@ -115,14 +115,14 @@ func TestWhoJoinsAfterTheClockJumped(t *testing.T) {
 			before := key()
 			eventually(t, "it has another session", 3*time.Second, func() bool { return key() != before })
 			stop()
-			must(t, a.beat(t.Context()))
+			must(t, a.heartbeat(t.Context()))
 			must(t, a.Refresh(t.Context()))
 			if !a.IsOnlyMember() {
 				t.Fatal("it is no longer the only one")
 			}
 			jump(by)
-			b := opened(t, d, 1)
-			for began := time.Now(); time.Since(began) < a.sole()+100*time.Millisecond; time.Sleep(time.Millisecond) {
+			b := openLeases(t, d, 1)
+			for began := time.Now(); time.Since(began) < a.claimViewTTL()+100*time.Millisecond; time.Sleep(time.Millisecond) {
 				got, err := b.Acquire(t.Context(), "x")
 				must(t, err)
 				must(t, b.Refresh(t.Context()))
@@ -136,8 +136,8 @@ func TestWhoJoinsAfterTheClockJumped(t *testing.T) {
 
 // The clock goes back and forth between two views, and one heartbeat is of that time.
 func TestTheClockGoesBackAndForth(t *testing.T) {
-	d, jump := clocked(t)
-	a, b := opened(t, d, 0), opened(t, d, 1)
+	d, jump := withMovableClock(t)
+	a, b := openLeases(t, d, 0), openLeases(t, d, 1)
 	must(t, b.WaitUntilKnown(t.Context()))
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
@@ -145,15 +145,15 @@ func TestTheClockGoesBackAndForth(t *testing.T) {
 	eventually(t, "it has a session", 3*time.Second, func() bool { return hasSession(d, b) })
 	for began := time.Now(); time.Since(began) < 1500*time.Millisecond; time.Sleep(100 * time.Millisecond) { // a first view says nothing for a TTL
 		for _, l := range []*Leases{a, b} {
-			must(t, l.beat(t.Context()))
+			must(t, l.heartbeat(t.Context()))
 			must(t, l.Refresh(t.Context()))
 		}
 	}
 	jump("-1 hour")
-	must(t, b.beat(t.Context()))
+	must(t, b.heartbeat(t.Context()))
 	jump("0")
 	must(t, a.Refresh(t.Context()))
-	must(t, a.say(t.Context()))
+	must(t, a.storeClaim(t.Context()))
 	must(t, b.Refresh(t.Context()))
 	if a.IsOnlyMember() && b.NoneDegraded() {
 		t.Error("one is the only one while the other one, which is alive, trusts its view")
@@ -163,12 +163,12 @@ func TestTheClockGoesBackAndForth(t *testing.T) {
 // One that was not heard of for a day becomes the only one while another one is about to register.
 func TestOneComesBackWhileAnotherOneRegisters(t *testing.T) {
 	d := dbtest.Open(t, enginestest.TestPostgres(t), Migrations())
-	a := opened(t, d, 0)
-	opened(t, d, 1)
-	_, err := d.Exec(t.Context(), "UPDATE machines SET expires_ms = expires_ms - $1", 2*lately.Milliseconds())
+	a := openLeases(t, d, 0)
+	openLeases(t, d, 1)
+	_, err := d.Exec(t.Context(), "UPDATE machines SET expires_ms = expires_ms - $1", 2*recentlySeen.Milliseconds())
 	must(t, err)
 	a.mu.Lock()
-	a.beaten = a.beaten.Add(-time.Hour)
+	a.heartbeatAt = a.heartbeatAt.Add(-time.Hour)
 	a.mu.Unlock()
 	registered := make(chan *Leases, 1)
 	err = d.Tx(t.Context(), func(tx *db.Tx) error {
@@ -187,7 +187,7 @@ func TestOneComesBackWhileAnotherOneRegisters(t *testing.T) {
 			must(t, d.QueryRow(t.Context(), "SELECT COUNT(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'").Scan(&n))
 			return n == 1
 		})
-		keep(t, a)
+		runLeases(t, a)
 		must(t, a.WaitUntilKnown(t.Context()))
 		eventually(t, "it is the only one", 5*time.Second, a.IsOnlyMember)
 		return nil
@@ -204,7 +204,7 @@ func TestOneComesBackWhileAnotherOneRegisters(t *testing.T) {
 // One stands still while it takes leases, for so long that the other one becomes the only one.
 func TestWhoStoodStillIsGrantedNothing(t *testing.T) {
 	d := dbtest.Open(t, enginestest.TestPostgres(t), Migrations())
-	a, b := opened(t, d, 0), opened(t, d, 1)
+	a, b := openLeases(t, d, 0), openLeases(t, d, 1)
 	must(t, a.WaitUntilKnown(t.Context()))
 	must(t, b.WaitUntilKnown(t.Context()))
 	a.SetRequired("x")
@@ -223,7 +223,7 @@ func TestWhoStoodStillIsGrantedNothing(t *testing.T) {
 			}
 			granted <- got
 		}()
-		keep(t, a)
+		runLeases(t, a)
 		eventually(t, "it is the only one", 8*time.Second, a.IsOnlyMember)
 		_, err := d.Exec(t.Context(), "UPDATE machines SET lock_key = 1, lock_run = CAST(pg_postmaster_start_time() AS TEXT) WHERE id = 0") // its session is gone for a moment
 		return err

@@ -14,7 +14,7 @@ import (
 )
 
 // member is a process that runs its leases over connections of its own until kill, which says nothing to anybody.
-func member(t *testing.T, url string, absence time.Duration) (l *Leases, kill func()) {
+func openMember(t *testing.T, url string, absence time.Duration) (l *Leases, kill func()) {
 	t.Helper()
 	d, err := db.Open(t.Context(), url, db.Options{})
 	if err != nil {
@@ -55,15 +55,15 @@ func eventually(t *testing.T, what string, within time.Duration, ok func() bool)
 
 func hasSession(d *db.DB, l *Leases) bool {
 	var there bool
-	err := d.QueryRow(context.Background(), "SELECT lock_run <> '' AND "+sessionThere+" FROM machines WHERE id = $1", l.Self().ID).Scan(&there)
+	err := d.QueryRow(context.Background(), "SELECT lock_run <> '' AND "+sessionExistsSQL+" FROM machines WHERE id = $1", l.Self().ID).Scan(&there)
 	return err == nil && there
 }
 
 func TestTheLeasesOfAKilledProcessAreFreeAtOnce(t *testing.T) {
 	url := enginestest.TestPostgres(t)
 	d := dbtest.Open(t, url, Migrations())
-	two, kill := member(t, url, 5*time.Second)
-	one, _ := member(t, url, 5*time.Second)
+	two, kill := openMember(t, url, 5*time.Second)
+	one, _ := openMember(t, url, 5*time.Second)
 	if got, err := two.Acquire(t.Context(), "x"); err != nil || len(got) != 1 {
 		t.Fatalf("%v, %v", got, err)
 	}
@@ -91,8 +91,8 @@ func TestTheLeasesOfAKilledProcessAreFreeAtOnce(t *testing.T) {
 func TestASuspectedProcessIsLookedAtUntilItsSessionEnds(t *testing.T) {
 	url := enginestest.TestPostgres(t)
 	d := dbtest.Open(t, url, Migrations())
-	two, kill := member(t, url, time.Minute)
-	one, _ := member(t, url, time.Minute)
+	two, kill := openMember(t, url, time.Minute)
+	one, _ := openMember(t, url, time.Minute)
 	if got, err := two.Acquire(t.Context(), "x"); err != nil || len(got) != 1 {
 		t.Fatalf("%v, %v", got, err)
 	}
@@ -113,8 +113,8 @@ func TestASuspectedProcessIsLookedAtUntilItsSessionEnds(t *testing.T) {
 func TestALivingProcessTakesItsSessionAgain(t *testing.T) {
 	url := enginestest.TestPostgres(t)
 	d := dbtest.Open(t, url, Migrations())
-	two, _ := member(t, url, 5*time.Second)
-	one, _ := member(t, url, 5*time.Second)
+	two, _ := openMember(t, url, 5*time.Second)
+	one, _ := openMember(t, url, 5*time.Second)
 	eventually(t, "the sessions", 5*time.Second, func() bool { return hasSession(d, one) && hasSession(d, two) })
 	if _, err := two.Acquire(t.Context(), "x"); err != nil {
 		t.Fatal(err)
@@ -144,10 +144,10 @@ func TestALivingProcessTakesItsSessionAgain(t *testing.T) {
 func TestNobodyIsTheOnlyOneAfterAJumpOfTheClock(t *testing.T) {
 	url := enginestest.TestPostgres(t)
 	dbtest.Open(t, url, Migrations())
-	one, _ := member(t, url, time.Second)
+	one, _ := openMember(t, url, time.Second)
 	eventually(t, "it is the only one", 5*time.Second, one.IsOnlyMember)
 	one.mu.Lock()
-	one.clock -= 10_000
+	one.dbClock -= 10_000
 	one.mu.Unlock()
 	if err := one.Refresh(t.Context()); err != nil {
 		t.Fatal(err)
@@ -165,7 +165,7 @@ func TestNobodyIsTheOnlyOneAfterAJumpOfTheClock(t *testing.T) {
 func TestALateNoteOfASessionDoesNotHideAProcess(t *testing.T) {
 	url := enginestest.TestPostgres(t)
 	d := dbtest.Open(t, url, Migrations())
-	one, _ := member(t, url, 0)
+	one, _ := openMember(t, url, 0)
 	proxy, err := dbfault.NewProxy(url)
 	if err != nil {
 		t.Fatal(err)
@@ -173,7 +173,7 @@ func TestALateNoteOfASessionDoesNotHideAProcess(t *testing.T) {
 	t.Cleanup(func() { _ = proxy.Close() })
 	proxy.Also(regexp.MustCompile(`SET lock_key`))
 	proxy.Shut()
-	two, _ := member(t, proxy.URL(), 0)
+	two, _ := openMember(t, proxy.URL(), 0)
 	eventually(t, "the note is on its way", 10*time.Second, func() bool { return len(proxy.Held()) == 1 })
 	proxy.Held()[0].Decide(dbfault.Late) // its connection breaks, and it arrives a moment later
 	proxy.Open()

@@ -41,13 +41,13 @@ type Owned[S any] struct {
 
 // entry is one key. Its fields from basis on are guarded by lock.
 type entry[S any] struct {
-	key    string
-	shard  int
-	lock   chan struct{} // holds one value while nobody has the lock
-	users  int           // calls under way, under Owned.mu as the three below
-	place  *list.Element
-	bytes  int64
-	pinned bool
+	key        string
+	shard      int
+	lock       chan struct{} // holds one value while nobody has the lock
+	users      int           // calls under way, under Owned.mu as the three below
+	lruElement *list.Element
+	bytes      int64
+	pinned     bool
 
 	basis *stream.Basis // nil when not loaded
 	state *S
@@ -96,7 +96,7 @@ func (c *Change[S]) Append(apply func(s *S, t *stream.Ticket), entries ...*strea
 
 // patience is how often what a function needs is loaded without the lock: where the state moves all the time, the lock
 // is kept then.
-const patience = 3
+const unlockedTries = 3
 
 // Do runs fn with what is known of a key, queues the rows that it appends and applies them, and returns when they, or all
 // that fn answered from, are durable. fn may run more than once, so it has no effect but through its Change. Errors
@@ -142,11 +142,11 @@ type decision struct {
 }
 
 // mostTries bounds how often a call begins anew because rows that it was built upon were not written.
-const mostTries = 20
+const maxTries = 20
 
 // decide runs fn and queues its rows. The error says that there is no decision.
 func (o *Owned[S]) decide(ctx context.Context, e *entry[S], fn func(c *Change[S]) error) (decision, error) {
-	if err := e.take(ctx); err != nil {
+	if err := e.acquire(ctx); err != nil {
 		return decision{}, err
 	}
 	defer e.release()
@@ -157,7 +157,7 @@ func (o *Owned[S]) decide(ctx context.Context, e *entry[S], fn func(c *Change[S]
 		c := &Change[S]{state: e.state}
 		err := fn(c)
 		if err == errNeed {
-			if err := o.fetch(ctx, e, c.need, try < patience); err != nil {
+			if err := o.fetch(ctx, e, c.need, try < unlockedTries); err != nil {
 				return decision{}, err
 			}
 			continue
@@ -172,7 +172,7 @@ func (o *Owned[S]) decide(ctx context.Context, e *entry[S], fn func(c *Change[S]
 			return decision{last: e.last, basis: e.basis}, nil
 		}
 		ticket, err := e.basis.Enqueue(c.entries...)
-		if errors.Is(err, stream.ErrAborted) && try < mostTries {
+		if errors.Is(err, stream.ErrAborted) && try < maxTries {
 			continue
 		}
 		if err != nil {
@@ -199,7 +199,7 @@ func (o *Owned[S]) apply(e *entry[S], c *Change[S]) {
 	for _, apply := range c.apply {
 		apply(e.state, e.last)
 	}
-	o.weigh(e)
+	o.updateSize(e)
 	applied = true
 }
 
@@ -225,7 +225,7 @@ func (o *Owned[S]) load(ctx context.Context, e *entry[S]) error {
 		return err
 	}
 	e.basis, e.state, e.last = basis, state, nil
-	o.weigh(e)
+	o.updateSize(e)
 	return nil
 }
 
@@ -241,7 +241,7 @@ func (o *Owned[S]) fetch(ctx context.Context, e *entry[S], load func(ctx context
 	}()
 	if err == nil && put != nil && e.basis == basis {
 		put(e.state)
-		o.weigh(e)
+		o.updateSize(e)
 	}
 	return err
 }
@@ -310,7 +310,7 @@ func (o *Owned[S]) Peek(ctx context.Context, key string, fn func(s *S)) bool {
 	e.users++
 	o.mu.Unlock()
 	defer o.leave(e)
-	if e.take(ctx) != nil {
+	if e.acquire(ctx) != nil {
 		return false
 	}
 	defer e.release()
@@ -339,7 +339,7 @@ func (o *Owned[S]) Bytes() (bytes int64, keys int) {
 	return o.bytes, len(o.keys)
 }
 
-func (e *entry[S]) take(ctx context.Context) error {
+func (e *entry[S]) acquire(ctx context.Context) error {
 	select {
 	case <-e.lock:
 		return nil
@@ -366,10 +366,10 @@ func (o *Owned[S]) enter(key string) (*entry[S], error) {
 		}
 		e = &entry[S]{key: key, shard: o.spec.Stream.Shard(key), lock: make(chan struct{}, 1)}
 		e.lock <- struct{}{}
-		e.place = o.lru.PushFront(e)
+		e.lruElement = o.lru.PushFront(e)
 		o.keys[key] = e
 	} else {
-		o.lru.MoveToFront(e.place)
+		o.lru.MoveToFront(e.lruElement)
 	}
 	e.users++
 	return e, nil
@@ -387,11 +387,11 @@ func (o *Owned[S]) leave(e *entry[S]) {
 }
 
 // keyBytes is what a key takes besides its state.
-const keyBytes = 400
+const keyOverhead = 400
 
 // weigh notes what a key takes now; the caller has its lock.
-func (o *Owned[S]) weigh(e *entry[S]) {
-	bytes := o.spec.Bytes(e.state) + keyBytes + int64(len(e.key))
+func (o *Owned[S]) updateSize(e *entry[S]) {
+	bytes := o.spec.Bytes(e.state) + keyOverhead + int64(len(e.key))
 	pinned := o.spec.Pinned != nil && (o.spec.Pinned(e.state) || e.pinned && !e.basis.Idle()) // what ends it may yet be refused
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -419,7 +419,7 @@ func (o *Owned[S]) evict() {
 
 // remove takes an entry out; the caller holds mu.
 func (o *Owned[S]) remove(e *entry[S]) {
-	o.lru.Remove(e.place)
+	o.lru.Remove(e.lruElement)
 	delete(o.keys, e.key)
 	o.bytes -= e.bytes
 	e.bytes = 0

@@ -13,14 +13,14 @@ import (
 )
 
 // ownerWait is how long a call waits for a shard that moves.
-const ownerWait = 15 * time.Second
+const maxOwnerWait = 15 * time.Second
 
 // lastWait is how long it waits in a process that stops where no process is left that takes the shard.
-const lastWait = 2 * time.Second
+const maxDrainingWait = 2 * time.Second
 
 // mayCome tells whether an owner that a call waits for may come: not when this process stops and the others have stopped.
-func (p *Process) mayCome(st *stream.Stream) bool {
-	return !p.Leases.Self().Draining || len(p.played(st.Role())) > 0
+func (p *Process) ownerMayCome(st *stream.Stream) bool {
+	return !p.Leases.Self().Draining || len(p.membersOf(st.Role())) > 0
 }
 
 // keyed is a request on its way to the owner of a key.
@@ -58,7 +58,7 @@ func Owned[Req, Res any](p *Process, st *stream.Stream, name string, fn func(ctx
 				res, err = fn(ctx, key, req)
 			} else if h, ok := st.Owner(shard); ok && h.Machine != p.Machine() && p.RPC != nil {
 				m, _ := p.Leases.Machine(h.Machine)
-				attempt, end := p.whileOwned(ctx, st, shard, h)
+				attempt, end := p.whileOwnedContext(ctx, st, shard, h)
 				res, err = rpc.Call[keyed[Req], Res](attempt, p.RPC, m.Address, name, keyed[Req]{key, req})
 				if err != nil && context.Cause(attempt) == errMoved {
 					err = errMoved
@@ -73,11 +73,11 @@ func Owned[Req, Res any](p *Process, st *stream.Stream, name string, fn func(ctx
 			// Busy says that nothing was done, which is not known any more when an attempt before broke off.
 			busy := unknown != nil && errors.Is(err, stream.ErrBusy)
 			waited := time.Since(began)
-			if err == nil || !isMoving(err) && !busy || ctx.Err() != nil || waited > ownerWait || waited > lastWait && !p.mayCome(st) {
+			if err == nil || !isMoving(err) && !busy || ctx.Err() != nil || waited > maxOwnerWait || waited > maxDrainingWait && !p.ownerMayCome(st) {
 				if busy {
 					err = unknown
 				}
-				return res, asAnswer(err)
+				return res, clientError(err)
 			}
 			select {
 			case <-ctx.Done():
@@ -88,14 +88,14 @@ func Owned[Req, Res any](p *Process, st *stream.Stream, name string, fn func(ctx
 			}
 			// A former owner does nothing more, and one to which a connection broke may.
 			if !errors.Is(err, rpc.ErrBroken) && caller.Of(ctx).Gone() {
-				return res, fmt.Errorf("%w: %w", errGone, err)
+				return res, fmt.Errorf("%w: %w", errCallerGone, err)
 			}
 		}
 	}
 }
 
 // errGone ends a call for somebody who is gone: a newer one of the same caller would else come before it.
-var errGone = fmt.Errorf("the caller left before the owner was found: %w", context.Canceled)
+var errCallerGone = fmt.Errorf("the caller left before the owner was found: %w", context.Canceled)
 
 // errMoved ends a call to an owner whose shard another process has now.
 var errMoved = errors.New("the shard moved while its owner was asked")
@@ -105,7 +105,7 @@ const moveGrace = 100 * time.Millisecond
 
 // whileOwned gives a context for a call to the owner of a shard. It ends when the shard has moved, since a process that
 // hangs keeps its connections and would let the caller wait. end must be called.
-func (p *Process) whileOwned(ctx context.Context, st *stream.Stream, shard int, owner lease.Holder) (attempt context.Context, end func()) {
+func (p *Process) whileOwnedContext(ctx context.Context, st *stream.Stream, shard int, owner lease.Holder) (attempt context.Context, end func()) {
 	attempt, cancel := context.WithCancelCause(ctx)
 	go func() {
 		for {
@@ -137,7 +137,7 @@ func isMoving(err error) bool {
 }
 
 // asAnswer gives what passes with the move an answer to the client.
-func asAnswer(err error) error {
+func clientError(err error) error {
 	if isMoving(err) {
 		return fmt.Errorf("%w: %w", err, stream.ErrNotOwner)
 	}

@@ -23,7 +23,7 @@ func TestWhatMovesIsAnswered(t *testing.T) {
 		{fmt.Errorf("call: %w", rpc.ErrUnreachable), http.StatusServiceUnavailable},
 		{errors.New("a fault"), http.StatusInternalServerError},
 	} {
-		got := asAnswer(c.err)
+		got := clientError(c.err)
 		if status := web.AnswerOf(got).HTTPStatus(); status != c.status || !errors.Is(got, c.err) {
 			t.Errorf("%v is answered with %d, %v", c.err, status, got)
 		}

@@ -42,11 +42,11 @@ type Process struct {
 	Log     *slog.Logger
 	Roles   []Role // the table of all roles
 
-	mint    atomic.Int64
+	lastID  atomic.Int64
 	epoch   uint32
 	parts   []part
 	jobs    []string
-	players atomic.Pointer[players]
+	members atomic.Pointer[members]
 }
 
 type part struct {
@@ -64,10 +64,10 @@ func (p *Process) LogEpoch() uint32 { return p.epoch }
 func (p *Process) SetLogEpoch(epoch uint32) { p.epoch = epoch }
 
 // mintAlphabet is in the order of bytes, so that ids sort by time.
-const mintAlphabet = "-0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstuvwxyz"
+const idAlphabet = "-0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstuvwxyz"
 
 // mintRandom is how many characters of an id are random; each is 6 bits, so that these are 132.
-const mintRandom = 22
+const idRandom = 22
 
 // NewID makes an id that no other process makes and that nobody guesses: 41 bits of milliseconds since 2020,
 // 10 bits of machine id and 13 bits of sequence, as 11 characters that sort by time within a machine, then
@@ -76,19 +76,19 @@ const mintRandom = 22
 func (p *Process) NewID() string {
 	const epoch = 1577836800000
 	for {
-		last := p.mint.Load()
+		last := p.lastID.Load()
 		next := max((time.Now().UnixMilli()-epoch)<<13, last+1)
-		if !p.mint.CompareAndSwap(last, next) {
+		if !p.lastID.CompareAndSwap(last, next) {
 			continue
 		}
 		v := uint64(next>>13)<<23 | uint64(p.Machine())<<13 | uint64(next&0x1fff)
-		var b [11 + mintRandom]byte
+		var b [11 + idRandom]byte
 		_, _ = rand.Read(b[11:]) // never fails: the runtime ends the process instead
 		for i := range b[11:] {
-			b[11+i] = mintAlphabet[b[11+i]&63]
+			b[11+i] = idAlphabet[b[11+i]&63]
 		}
 		for i := range 11 {
-			b[10-i] = mintAlphabet[v&63]
+			b[10-i] = idAlphabet[v&63]
 			v >>= 6
 		}
 		return string(b[:])
@@ -161,7 +161,7 @@ func (p *Process) keepRunning(ctx context.Context, part part) {
 }
 
 // Find gives a role of the table.
-func (p *Process) Find(name string) (Role, bool) {
+func (p *Process) FindRole(name string) (Role, bool) {
 	i := slices.IndexFunc(p.Roles, func(r Role) bool { return r.Name == name })
 	if i < 0 {
 		return Role{}, false

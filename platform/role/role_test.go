@@ -529,7 +529,7 @@ func TestAJobThatWasTakenOverWritesNothing(t *testing.T) {
 	}, lease.Migrations(), counts)
 }
 
-func TestMintedIDs(t *testing.T) {
+func TestNewIDs(t *testing.T) {
 	dbtest.Run(t, func(t *testing.T, d *db.DB) {
 		var all, tails sync.Map
 		var wg sync.WaitGroup

@@ -11,27 +11,27 @@ import (
 )
 
 // players are the live machines by role, as of one view of the leases.
-type players struct {
+type members struct {
 	machines []lease.Machine // the view that they were made from
 	mu       sync.RWMutex
-	roles    map[string][]player
+	roles    map[string][]member
 }
 
 // player is a machine that takes requests of a role.
-type player struct {
+type member struct {
 	addr string
 	id   int
 	seed uint64 // of its weights for keys
 }
 
 // played gives the live processes that take requests of a role. It is made anew when the view of the leases is.
-func (p *Process) played(name string) []player {
+func (p *Process) membersOf(name string) []member {
 	machines := p.Leases.Machines()
-	now := p.players.Load()
+	now := p.members.Load()
 	// A view is never written to, and this one can not be freed while it is compared with: the same array is the same view.
 	if now == nil || len(now.machines) != len(machines) || unsafe.SliceData(now.machines) != unsafe.SliceData(machines) {
-		now = &players{machines: machines, roles: map[string][]player{}}
-		p.players.Store(now)
+		now = &members{machines: machines, roles: map[string][]member{}}
+		p.members.Store(now)
 	}
 	now.mu.RLock()
 	list, known := now.roles[name]
@@ -41,7 +41,7 @@ func (p *Process) played(name string) []player {
 	}
 	for _, m := range machines {
 		if m.Takes(name) {
-			list = append(list, player{m.Address, m.ID, mix(uint64(m.ID) + 1)})
+			list = append(list, member{m.Address, m.ID, mixBits(uint64(m.ID) + 1)})
 		}
 	}
 	now.mu.Lock()
@@ -51,25 +51,25 @@ func (p *Process) played(name string) []player {
 }
 
 // mix spreads the bits of a number (the finaliser of SplitMix64, Steele and others, OOPSLA 2014).
-func mix(x uint64) uint64 {
+func mixBits(x uint64) uint64 {
 	x = (x ^ x>>30) * 0xbf58476d1ce4e5b9
 	x = (x ^ x>>27) * 0x94d049bb133111eb
 	return x ^ x>>31
 }
 
-var turn atomic.Uint64
+var nextInTurn atomic.Uint64
 
 // Route chooses the process for a request: the owner of the key's shard for a role that writes a stream,
 // else one that the key hashes to, else this process. Where no process has the role, its pool has it. It is
 // not ok when nobody has either.
 func (p *Process) Route(name, key string) (addr string, local, ok bool) {
 	self := p.Leases.Self()
-	r, known := p.Find(name)
-	list := p.played(name)
+	r, known := p.FindRole(name)
+	list := p.membersOf(name)
 	if known && r.Pool != "" && len(list) == 0 {
 		name = r.Pool
-		r, known = p.Find(name)
-		list = p.played(name)
+		r, known = p.FindRole(name)
+		list = p.membersOf(name)
 	}
 	if known && r.Stream != "" && key != "" {
 		for _, st := range p.Streams.All() {
@@ -89,13 +89,13 @@ func (p *Process) Route(name, key string) (addr string, local, ok bool) {
 		return "", self.Has(name), self.Has(name)
 	}
 	if key == "" { // spread over all
-		addr = list[turn.Add(1)%uint64(len(list))].addr
+		addr = list[nextInTurn.Add(1)%uint64(len(list))].addr
 		return addr, addr == self.Address, true
 	}
 	// Rendezvous hashing: a machine that comes or goes moves only the keys that it gets or had.
 	hash, best, weight := xxhash.Sum64String(key), 0, uint64(0)
 	for i := range list {
-		if w := mix(hash ^ list[i].seed); w > weight {
+		if w := mixBits(hash ^ list[i].seed); w > weight {
 			best, weight = i, w
 		}
 	}

@@ -14,7 +14,7 @@ import (
 )
 
 // crowd is a process in a fleet of n that all play "r".
-func crowd(t testing.TB, d *db.DB, n int) *role.Process {
+func processAmong(t testing.TB, d *db.DB, n int) *role.Process {
 	t.Helper()
 	var last *lease.Leases
 	for i := range n {
@@ -34,9 +34,9 @@ func crowd(t testing.TB, d *db.DB, n int) *role.Process {
 	return &role.Process{DB: d, Bus: b, Leases: last, Roles: []role.Role{{Name: "r", Key: "user"}, {Name: "q", Pool: "r"}}, Streams: stream.New(stream.Options{DB: d, Bus: b, Leases: last})}
 }
 
-func TestPickSpreadsKeysAndKeepsThem(t *testing.T) {
+func TestRouteSpreadsKeysAndKeepsThem(t *testing.T) {
 	d := dbtest.Open(t, "sqlite:"+filepath.Join(t.TempDir(), "test.db"), lease.Migrations())
-	p := crowd(t, d, 10)
+	p := processAmong(t, d, 10)
 	counts, places := map[string]int{}, map[string]string{}
 	for i := range 5000 {
 		key := fmt.Sprint("user", i)
@@ -89,7 +89,7 @@ func TestPickSpreadsKeysAndKeepsThem(t *testing.T) {
 func BenchmarkPick(b *testing.B) {
 	for _, n := range []int{20, 200} {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
-			p := crowd(b, dbtest.Open(b, "sqlite:"+filepath.Join(b.TempDir(), "test.db"), lease.Migrations()), n)
+			p := processAmong(b, dbtest.Open(b, "sqlite:"+filepath.Join(b.TempDir(), "test.db"), lease.Migrations()), n)
 			b.ReportAllocs()
 			for b.Loop() {
 				p.Route("r", "1z141z3k2kd9q")

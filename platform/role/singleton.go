@@ -59,7 +59,7 @@ func (p *Process) Singleton(name string, run func(ctx context.Context, j *Job) e
 	p.jobs = append(p.jobs, name)
 	p.Go(name, func(ctx context.Context) error {
 		for {
-			if err := p.holdAndRun(ctx, "job/"+name, run); err != nil || ctx.Err() != nil {
+			if err := p.runAsHolder(ctx, "job/"+name, run); err != nil || ctx.Err() != nil {
 				return err
 			}
 			changed := p.Leases.Changed()
@@ -79,7 +79,7 @@ func (p *Process) HasJob(name string) bool { return slices.Contains(p.jobs, name
 
 // preferred tells whether this process is the one that singletons belong to: of the live machines with the
 // newest version, the one with the lowest id. So an upgrade reaches background work first.
-func (p *Process) preferred() bool {
+func (p *Process) isPreferred() bool {
 	best, newest := -1, obs.SemVer{}
 	for _, m := range p.Leases.Machines() {
 		if m.Starting || m.Draining || slices.Contains(m.Roles, NoRole) {
@@ -93,8 +93,8 @@ func (p *Process) preferred() bool {
 	return best == p.Machine()
 }
 
-func (p *Process) holdAndRun(ctx context.Context, name string, run func(ctx context.Context, j *Job) error) error {
-	if !p.preferred() {
+func (p *Process) runAsHolder(ctx context.Context, name string, run func(ctx context.Context, j *Job) error) error {
+	if !p.isPreferred() {
 		if p.Leases.Mine(name) { // giving it back failed
 			return p.Leases.Release(ctx, name)
 		}
@@ -118,7 +118,7 @@ func (p *Process) holdAndRun(ctx context.Context, name string, run func(ctx cont
 	defer stop()
 	go func() { // another machine is preferred now, or the lease is gone
 		for {
-			if !p.preferred() || !p.Leases.Alive() || !p.Leases.Mine(name) {
+			if !p.isPreferred() || !p.Leases.Alive() || !p.Leases.Mine(name) {
 				stop()
 				return
 			}

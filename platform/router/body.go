@@ -8,19 +8,19 @@ import (
 )
 
 // keepBody is how much of a body is kept to send it again. An event is at most 64 KiB.
-const keepBody = 64 << 10
+const maxKeptBody = 64 << 10
 
 // body is a request's body on its way to another process. What was read is kept while it is little. Closing
 // it does not close the source, which may be needed again.
 type body struct {
-	mu     sync.Mutex
-	source io.ReadCloser
-	kept   []byte
-	lost   bool // more was read than is kept
-	closed bool
-	fault  error // of the source
-	limit  int64 // bytes that may be read
-	read   int64
+	mu         sync.Mutex
+	source     io.ReadCloser
+	kept       []byte
+	overflowed bool // more was read than is kept
+	closed     bool
+	fault      error // of the source
+	limit      int64 // bytes that may be read
+	read       int64
 }
 
 var (
@@ -40,10 +40,10 @@ func (b *body) Read(p []byte) (int, error) {
 		b.fault = errTooLarge
 		return 0, errTooLarge
 	}
-	if !b.lost && len(b.kept)+n <= keepBody {
+	if !b.overflowed && len(b.kept)+n <= maxKeptBody {
 		b.kept = append(b.kept, p[:n]...)
 	} else if n > 0 {
-		b.kept, b.lost = nil, true
+		b.kept, b.overflowed = nil, true
 	}
 	if err != nil && err != io.EOF {
 		b.fault = err
@@ -56,11 +56,11 @@ func (b *body) Close() error { return nil }
 
 // again returns the whole body from its start, and false when a part of it is gone. The transport may still
 // hold the old body (it closes it when it likes); reading from it fails from now on.
-func (b *body) again() (io.ReadCloser, bool) {
+func (b *body) rewind() (io.ReadCloser, bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.closed = true
-	if b.lost || b.fault != nil {
+	if b.overflowed || b.fault != nil {
 		return nil, false
 	}
 	return struct {
@@ -70,12 +70,12 @@ func (b *body) again() (io.ReadCloser, bool) {
 }
 
 // repeatable tells whether the whole body can be had again now, without waiting for the client.
-func (b *body) repeatable() bool {
+func (b *body) canRewind() bool {
 	if !b.mu.TryLock() {
 		return false // a Read waits for the client
 	}
 	defer b.mu.Unlock()
-	return !b.lost && b.fault == nil
+	return !b.overflowed && b.fault == nil
 }
 
 // clientFault is what was wrong with the body: errTooLarge, errUnread or nil.
@@ -89,7 +89,7 @@ func (b *body) clientFault() error {
 }
 
 // awaited tells whether the client is waited for.
-func (b *body) awaited() bool {
+func (b *body) waitsForClient() bool {
 	if !b.mu.TryLock() {
 		return true
 	}
@@ -98,10 +98,10 @@ func (b *body) awaited() bool {
 }
 
 // buffers are those with which answers are copied.
-type buffers struct{ pool sync.Pool }
+type bufferPool struct{ pool sync.Pool }
 
-var copyBuffers = &buffers{sync.Pool{New: func() any { b := make([]byte, 32<<10); return &b }}}
+var copyBuffers = &bufferPool{sync.Pool{New: func() any { b := make([]byte, 32<<10); return &b }}}
 
-func (b *buffers) take() *[]byte { return b.pool.Get().(*[]byte) }
+func (b *bufferPool) take() *[]byte { return b.pool.Get().(*[]byte) }
 
-func (b *buffers) give(p *[]byte) { b.pool.Put(p) }
+func (b *bufferPool) give(p *[]byte) { b.pool.Put(p) }

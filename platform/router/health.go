@@ -10,7 +10,7 @@ import (
 const (
 	probeEvery   = 500 * time.Millisecond // how often a process that could not be reached is asked whether it is back
 	probeTimeout = 2 * time.Second
-	forgetAfter  = time.Minute // an address that nobody wants any more
+	outageTTL    = time.Minute // an address that nobody wants any more
 )
 
 // health knows which processes could not be reached. Those are avoided until they answer a probe. Probes are
@@ -24,13 +24,13 @@ type health struct {
 }
 
 type outage struct {
-	next    time.Time // of the next probe
-	wanted  time.Time // last time that a request would have gone there
-	probing bool
+	nextProbe time.Time // of the next probe
+	wantedAt  time.Time // last time that a request would have gone there
+	probing   bool
 }
 
 // avoided tells whether requests are kept from the process, and sees to it that it is asked again.
-func (h *health) avoided(addr string) bool {
+func (h *health) isDown(addr string) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	o := h.down[addr]
@@ -38,8 +38,8 @@ func (h *health) avoided(addr string) bool {
 		return false
 	}
 	now := time.Now()
-	o.wanted = now
-	if !o.probing && now.After(o.next) {
+	o.wantedAt = now
+	if !o.probing && now.After(o.nextProbe) {
 		o.probing = true
 		go h.probe(addr)
 	}
@@ -47,22 +47,22 @@ func (h *health) avoided(addr string) bool {
 }
 
 // lost notes that the process could not be reached.
-func (h *health) lost(addr string) {
+func (h *health) markDown(addr string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	now := time.Now()
 	for old, o := range h.down {
-		if !o.probing && now.Sub(o.wanted) > forgetAfter {
+		if !o.probing && now.Sub(o.wantedAt) > outageTTL {
 			delete(h.down, old)
 		}
 	}
 	if h.down[addr] == nil {
-		h.down[addr] = &outage{next: now.Add(probeEvery), wanted: now}
+		h.down[addr] = &outage{nextProbe: now.Add(probeEvery), wantedAt: now}
 	}
 }
 
 // suspect asks a process that broke a connection or lost a key whether it is there; if not, it is avoided.
-func (h *health) suspect(addr string) {
+func (h *health) probeSuspect(addr string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.down[addr] == nil && !h.suspects[addr] {
@@ -92,8 +92,8 @@ func (h *health) probe(addr string) {
 	now := time.Now()
 	o := h.down[addr]
 	if o == nil {
-		o = &outage{wanted: now}
+		o = &outage{wantedAt: now}
 		h.down[addr] = o
 	}
-	o.probing, o.next = false, now.Add(probeEvery)
+	o.probing, o.nextProbe = false, now.Add(probeEvery)
 }

@@ -46,10 +46,10 @@ type hop struct {
 	trace     httptrace.ClientTrace
 	connected atomic.Bool // a connection was there, so that something may have been sent
 
-	mu      sync.Mutex
-	state   int
-	moved   time.Time // since when another place has the key; zero: it has not
-	stopped time.Time // when it was seen that this process stops
+	mu              sync.Mutex
+	state           int
+	wrongOwnerSince time.Time // since when another place has the key; zero: it has not
+	drainingSince   time.Time // when it was seen that this process stops
 }
 
 // do returns nil when the answer was written. After errUnreached and errRepeatable the request's body can be
@@ -65,11 +65,11 @@ func (h *hop) do() error {
 		h.body = &body{source: in.Body, limit: h.request.MaxBytes()}
 	}
 	h.router.watch.add(h)
-	defer h.over() // also when a broken answer is cut by a panic
+	defer h.finish() // also when a broken answer is cut by a panic
 	if in.Header["Upgrade"] != nil {
 		h.upgrade(in.WithContext(ctx))
 	} else {
-		h.pass(in, ctx)
+		h.forward(in, ctx)
 	}
 	if h.failure == nil {
 		return nil
@@ -92,7 +92,7 @@ func (h *hop) begin() bool {
 	return true
 }
 
-func (h *hop) over() {
+func (h *hop) finish() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.state == waiting {
@@ -102,25 +102,25 @@ func (h *hop) over() {
 }
 
 // pass sends the request and copies the answer.
-func (h *hop) pass(in *http.Request, ctx context.Context) { //nolint:revive // the context is the hop's, not the request's
+func (h *hop) forward(in *http.Request, ctx context.Context) { //nolint:revive // the context is the hop's, not the request's
 	out := in.WithContext(ctx)
 	at := *in.URL
 	at.Scheme, at.Host, at.User = "https", h.addr, nil
 	out.URL, out.RequestURI, out.Close = &at, "", false
 	out.Header = make(http.Header, len(in.Header)+4)
 	for name, values := range in.Header {
-		if !ofConnection(name) && !ofProxies(name) {
+		if !isHopByHop(name) && !isForwardedHeader(name) {
 			out.Header[name] = values
 		}
 	}
-	dropNamed(out.Header, in.Header["Connection"])
-	h.sign(out.Header)
+	deleteListed(out.Header, in.Header["Connection"])
+	h.addHopHeaders(out.Header)
 	out.Body = nil
 	if h.body != nil {
 		out.Body = h.body
 	}
 	if out.Header["User-Agent"] == nil {
-		out.Header["User-Agent"] = noValue // else the transport names itself
+		out.Header["User-Agent"] = emptyValue // else the transport names itself
 	}
 	response, err := h.router.transport.RoundTrip(out)
 	if err != nil {
@@ -135,9 +135,9 @@ func (h *hop) pass(in *http.Request, ctx context.Context) { //nolint:revive // t
 	w := h.request.Writer()
 	header := w.Header()
 	mine := len(header)
-	dropNamed(response.Header, response.Header["Connection"])
+	deleteListed(response.Header, response.Header["Connection"])
 	for name, values := range response.Header {
-		if ofConnection(name) {
+		if isHopByHop(name) {
 			continue
 		}
 		if mine > 0 && header[name] != nil { // this process has set it already, such as CORS
@@ -182,10 +182,10 @@ func copyBody(w http.ResponseWriter, response *http.Response) error {
 	}
 }
 
-var noValue = []string{""}
+var emptyValue = []string{""}
 
 // ofConnection tells whether a header is about one connection (RFC 9110, 7.6.1).
-func ofConnection(name string) bool {
+func isHopByHop(name string) bool {
 	switch name {
 	case "Connection", "Proxy-Connection", "Keep-Alive", "Proxy-Authenticate", "Proxy-Authorization", "Te", "Trailer", "Transfer-Encoding", "Upgrade", "Expect":
 		return true
@@ -194,7 +194,7 @@ func ofConnection(name string) bool {
 }
 
 // ofProxies tells whether a header is a claim that the other process would believe this one.
-func ofProxies(name string) bool {
+func isForwardedHeader(name string) bool {
 	switch name {
 	case "Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto":
 		return true
@@ -203,7 +203,7 @@ func ofProxies(name string) bool {
 }
 
 // dropNamed drops the headers that the header Connection names.
-func dropNamed(header http.Header, lines []string) {
+func deleteListed(header http.Header, lines []string) {
 	for _, line := range lines {
 		for name := range strings.SplitSeq(line, ",") {
 			header.Del(strings.TrimSpace(name))
@@ -219,10 +219,10 @@ func (h *hop) upgrade(in *http.Request) {
 	proxy := httputil.ReverseProxy{
 		Rewrite: func(p *httputil.ProxyRequest) {
 			p.Out.URL.Scheme, p.Out.URL.Host = "https", h.addr
-			h.sign(p.Out.Header)
+			h.addHopHeaders(p.Out.Header)
 		},
 		Transport:      h.router.transport,
-		ModifyResponse: h.modify,
+		ModifyResponse: h.modifyResponse,
 		ErrorHandler:   func(_ http.ResponseWriter, _ *http.Request, err error) { h.failure = err },
 		ErrorLog:       h.router.proxyLog,
 	}
@@ -231,7 +231,7 @@ func (h *hop) upgrade(in *http.Request) {
 
 // misplaced tells whether another process serves the key now. Without a key the places change with each question, and
 // a place is as good as any while its process lives.
-func (h *hop) misplaced() bool {
+func (h *hop) wrongOwner() bool {
 	if h.key == "" {
 		return !h.router.places.IsAlive(h.addr)
 	}
@@ -261,7 +261,7 @@ func (h *hop) classify() error {
 		return h.body.clientFault()
 	case original.Context().Err() != nil:
 		return original.Context().Err()
-	case errors.Is(h.failure, errLate) && h.body != nil && h.body.awaited():
+	case errors.Is(h.failure, errLate) && h.body != nil && h.body.waitsForClient():
 		return errors.Join(errUnread, h.failure)
 	case begun, errors.Is(h.failure, errLate):
 		return h.failure
@@ -274,17 +274,17 @@ func (h *hop) classify() error {
 	switch {
 	case errors.Is(h.failure, errDraining):
 	case errors.Is(h.failure, errMoved):
-		h.router.health.suspect(h.addr)
+		h.router.health.probeSuspect(h.addr)
 	case unsent:
-		h.router.health.lost(h.addr)
+		h.router.health.markDown(h.addr)
 	default:
-		h.router.health.suspect(h.addr)
+		h.router.health.probeSuspect(h.addr)
 	}
 	if !unsent && !h.idempotent() || errors.Is(h.failure, errLost) {
 		return h.failure
 	}
 	if h.body != nil {
-		again, ok := h.body.again()
+		again, ok := h.body.rewind()
 		if !ok {
 			return h.failure
 		}
@@ -297,7 +297,7 @@ func (h *hop) classify() error {
 }
 
 // sign adds what the other process is to know about the request.
-func (h *hop) sign(header http.Header) {
+func (h *hop) addHopHeaders(header http.Header) {
 	header[HopHeader] = h.router.machineValue
 	header["X-Request-Id"] = []string{h.request.ID()}
 	header[web.OnceHeader] = []string{h.request.Once()}
@@ -313,7 +313,7 @@ func (h *hop) sign(header http.Header) {
 var identity = []string{"identity"}
 
 // modify drops what this process has set already, such as CORS, so that it does not stand there twice.
-func (h *hop) modify(response *http.Response) error {
+func (h *hop) modifyResponse(response *http.Response) error {
 	if !h.begin() {
 		return errDraining
 	}

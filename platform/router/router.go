@@ -20,11 +20,11 @@ const HopHeader = "Lyceum-Hop"
 
 const (
 	drainGrace = time.Second            // how long a GET under way elsewhere may still take when this process stops
-	lookEvery  = 250 * time.Millisecond // how often a waiting request looks whether its key has moved
+	checkEvery = 250 * time.Millisecond // how often a waiting request looks whether its key has moved
 	// How long a request that may not be done twice waits for a place that has lost its key: one that hands its keys
 	// over finishes what it has begun long before, and one that is cut off from the database never does.
-	lostAfter = 3 * time.Second
-	maxPlaces = 3 // places that one request is tried at before it is served here
+	wrongOwnerLimit = 3 * time.Second
+	maxPlaces       = 3 // places that one request is tried at before it is served here
 )
 
 // Places knows where the roles are played.
@@ -88,7 +88,7 @@ func (r *Router) Dispatch(request *web.Request) (handled bool, err error) {
 	for range maxPlaces {
 		// The fleet may have moved the key meanwhile: each try asks anew.
 		addr, local, ok := r.places.Route(route.Role, key)
-		if !ok || local || last != nil && addr == last.addr || r.health.avoided(addr) {
+		if !ok || local || last != nil && addr == last.addr || r.health.isDown(addr) {
 			break
 		}
 		if last == nil && request.ContentLength > request.MaxBytes() {

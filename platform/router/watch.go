@@ -11,7 +11,7 @@ type watch struct {
 	mu      sync.Mutex
 	waiting map[*hop]struct{}
 	running bool
-	looks   []*hop // of the goroutine
+	toCheck []*hop // of the goroutine
 }
 
 func (w *watch) add(h *hop) {
@@ -31,29 +31,29 @@ func (w *watch) remove(h *hop) {
 }
 
 func (w *watch) run() {
-	tick := time.NewTicker(lookEvery)
+	tick := time.NewTicker(checkEvery)
 	defer tick.Stop()
 	for now := range tick.C {
 		w.mu.Lock()
 		if len(w.waiting) == 0 {
-			w.running, w.looks = false, nil
+			w.running, w.toCheck = false, nil
 			w.mu.Unlock()
 			return
 		}
 		for h := range w.waiting {
-			w.looks = append(w.looks, h)
+			w.toCheck = append(w.toCheck, h)
 		}
 		w.mu.Unlock()
-		for _, h := range w.looks {
-			h.look(now)
+		for _, h := range w.toCheck {
+			h.check(now)
 		}
-		clear(w.looks)
-		w.looks = w.looks[:0]
+		clear(w.toCheck)
+		w.toCheck = w.toCheck[:0]
 	}
 }
 
 // look gives the hop up when waiting for its answer is no longer the best that can be done.
-func (h *hop) look(now time.Time) {
+func (h *hop) check(now time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.state != waiting {
@@ -66,13 +66,13 @@ func (h *hop) look(now time.Time) {
 	case h.draining(now):
 		h.giveUp(errDraining)
 		return
-	case !h.misplaced():
-		h.moved = time.Time{}
-	case h.moved.IsZero(): // a place that only hands its keys over may be about to answer: it gets one look more
-		h.moved = now
-	case h.idempotent() && (h.body == nil || h.body.repeatable()):
+	case !h.wrongOwner():
+		h.wrongOwnerSince = time.Time{}
+	case h.wrongOwnerSince.IsZero(): // a place that only hands its keys over may be about to answer: it gets one look more
+		h.wrongOwnerSince = now
+	case h.idempotent() && (h.body == nil || h.body.canRewind()):
 		h.giveUp(errMoved)
-	case now.Sub(h.moved) >= lostAfter:
+	case now.Sub(h.wrongOwnerSince) >= wrongOwnerLimit:
 		h.giveUp(errLost)
 	}
 }
@@ -87,10 +87,10 @@ func (h *hop) draining(now time.Time) bool {
 	default:
 		return false
 	}
-	if h.stopped.IsZero() {
-		h.stopped = now
+	if h.drainingSince.IsZero() {
+		h.drainingSince = now
 	}
-	return now.Sub(h.stopped) >= drainGrace
+	return now.Sub(h.drainingSince) >= drainGrace
 }
 
 // giveUp ends the hop; the caller holds its lock.

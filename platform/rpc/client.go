@@ -18,7 +18,7 @@ import (
 const (
 	dialTimeout  = 2 * time.Second
 	idleLink     = 90 * time.Second
-	otherFor     = 30 * time.Second // how long a peer that did not know the protocol is spoken to in HTTP
+	httpOnlyFor  = 30 * time.Second // how long a peer that did not know the protocol is spoken to in HTTP
 	maxTries     = 3
 	buffersOfOut = 16 << 10
 )
@@ -27,14 +27,14 @@ var errOtherProtocol = errors.New("the other process speaks HTTP only")
 
 // links are the connections to other processes, one to each.
 type links struct {
-	http *http.Transport // websockets, and peers of other versions
-	tls  *tls.Config
-	lost func(addr string)
+	http   *http.Transport // websockets, and peers of other versions
+	tls    *tls.Config
+	onLost func(addr string)
 
-	mu      sync.Mutex
-	open    map[string]*link
-	dialing map[string]*dial
-	others  map[string]time.Time // peers that speak HTTP only, until when
+	mu       sync.Mutex
+	open     map[string]*link
+	dialing  map[string]*dial
+	httpOnly map[string]time.Time // peers that speak HTTP only, until when
 }
 
 type dial struct {
@@ -50,7 +50,7 @@ func newLinks(transport *http.Transport, config *tls.Config, lost func(addr stri
 	config = config.Clone()
 	config.NextProtos = []string{linkProtocol, "h2"}
 	config.ClientSessionCache = tls.NewLRUClientSessionCache(64)
-	return &links{http: transport, tls: config, lost: lost, open: map[string]*link{}, dialing: map[string]*dial{}, others: map[string]time.Time{}}
+	return &links{http: transport, tls: config, onLost: lost, open: map[string]*link{}, dialing: map[string]*dial{}, httpOnly: map[string]time.Time{}}
 }
 
 // CloseIdleConnections closes the connections that no request uses.
@@ -59,8 +59,8 @@ func (c *links) CloseIdleConnections() {
 	for addr, l := range c.open {
 		l.mu.Lock()
 		if len(l.streams) == 0 {
-			l.leaving = true
-			l.poke()
+			l.goingAway = true
+			l.wakeWriter()
 			delete(c.open, addr)
 		}
 		l.mu.Unlock()
@@ -132,7 +132,7 @@ func (c *links) link(ctx context.Context, addr string) (*link, error) {
 	c.mu.Lock()
 	if l := c.open[addr]; l != nil {
 		l.mu.Lock()
-		fit := l.err == nil && !l.leaving
+		fit := l.err == nil && !l.goingAway
 		l.mu.Unlock()
 		if fit {
 			c.mu.Unlock()
@@ -140,12 +140,12 @@ func (c *links) link(ctx context.Context, addr string) (*link, error) {
 		}
 		delete(c.open, addr)
 	}
-	if until, ok := c.others[addr]; ok {
+	if until, ok := c.httpOnly[addr]; ok {
 		if time.Now().Before(until) {
 			c.mu.Unlock()
 			return nil, errOtherProtocol
 		}
-		delete(c.others, addr)
+		delete(c.httpOnly, addr)
 	}
 	d := c.dialing[addr]
 	if d == nil {
@@ -171,7 +171,7 @@ func (c *links) dial(d *dial, addr string) {
 	case err == nil:
 		c.open[addr] = l
 	case errors.Is(err, errOtherProtocol):
-		c.others[addr] = time.Now().Add(otherFor)
+		c.httpOnly[addr] = time.Now().Add(httpOnlyFor)
 	}
 	c.mu.Unlock()
 	d.link, d.err = l, err
@@ -203,13 +203,13 @@ func (c *links) connect(addr string) (*link, error) {
 	}
 	_ = conn.SetDeadline(time.Time{})
 	go l.write()
-	go l.watch(time.Second, 1, 3, idleLink)
+	go l.keepAlive(time.Second, 1, 3, idleLink)
 	go func() {
 		for {
 			kind, id, payload, err := l.next()
 			if err != nil {
 				l.fail(err)
-				c.lost(addr)
+				c.onLost(addr)
 				return
 			}
 			l.clientFrame(kind, id, payload)
@@ -222,40 +222,40 @@ func (l *link) clientFrame(kind byte, id uint32, payload []byte) {
 	switch kind {
 	case frameHead:
 		if f := l.stream(id); f != nil {
-			f.gotHead(payload)
+			f.receiveHead(payload)
 		}
 	case frameEnd:
 		if f := l.stream(id); f != nil {
 			l.forget(id)
-			f.ended()
-			f.end(errOver)
+			f.receiveEnd()
+			f.end(errFinished)
 		}
 	case frameReset:
 		if f := l.stream(id); f != nil {
 			l.forget(id)
 			f.end(errReset)
 		}
-	case frameLeave:
+	case frameGoAway:
 		if len(payload) != 4 {
 			return
 		}
 		last := binary.BigEndian.Uint32(payload)
 		var refused []*flow
 		l.mu.Lock()
-		l.leaving = true
+		l.goingAway = true
 		for id, f := range l.streams {
 			if id > last {
 				refused = append(refused, f)
 				delete(l.streams, id)
 			}
 		}
-		l.poke()
+		l.wakeWriter()
 		l.mu.Unlock()
 		for _, f := range refused {
 			f.end(errNotTaken)
 		}
 	default:
-		l.common(kind, id, payload)
+		l.handleShared(kind, id, payload)
 	}
 }
 
@@ -292,14 +292,14 @@ func (l *link) request(r *http.Request) (*flow, error) {
 	binary.BigEndian.PutUint32((*buffer)[5:], uint32(len(*buffer)-frameHeader))
 	empty := bodyLength(r) == 0
 	l.mu.Lock()
-	if l.err != nil || l.leaving {
+	if l.err != nil || l.goingAway {
 		l.mu.Unlock()
 		return nil, errNotTaken
 	}
 	l.last++
 	f.id = l.last
 	if l.last == 1<<31 {
-		l.leaving = true // another connection counts from 1 again
+		l.goingAway = true // another connection counts from 1 again
 	}
 	binary.BigEndian.PutUint32((*buffer)[1:], f.id)
 	if empty {
@@ -375,11 +375,11 @@ func (f *flow) answer(r *http.Request) (*http.Response, error) {
 type answerBody struct{ *flow }
 
 func (b answerBody) Close() error {
-	b.giveUp(errOver)
+	b.giveUp(errFinished)
 	return nil
 }
 
-func (f *flow) gotHead(payload []byte) {
+func (f *flow) receiveHead(payload []byte) {
 	if len(payload) < 10 {
 		f.giveUp(errReset)
 		return

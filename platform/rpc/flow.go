@@ -18,18 +18,18 @@ type flow struct {
 	id   uint32
 	ctx  context.Context
 
-	mu       sync.Mutex
-	in       parts
-	inErr    error // behind in; io.EOF at the end
-	taken    int   // bytes that were read and not told to the sender
-	credit   int
-	outErr   error         // nothing more is to be sent
-	arrived  chan struct{} // something came; made when somebody waits
-	allowed  chan struct{} // something may be sent; made when somebody waits
-	deadline *time.Timer
-	until    time.Time
-	inLength int64 // length that the incoming body must have; -1 unknown
-	inTotal  int64
+	mu             sync.Mutex
+	in             parts
+	inErr          error // behind in; io.EOF at the end
+	unacknowledged int   // bytes that were read and not told to the sender
+	credit         int
+	outErr         error         // nothing more is to be sent
+	arrived        chan struct{} // something came; made when somebody waits
+	allowed        chan struct{} // something may be sent; made when somebody waits
+	deadline       *time.Timer
+	until          time.Time
+	inLength       int64 // length that the incoming body must have; -1 unknown
+	inTotal        int64
 
 	// At the client.
 	ready  chan struct{} // gets one value: the answer's head is there, or failed
@@ -101,7 +101,7 @@ func (f *flow) wakeSender() {
 }
 
 // got takes a part of the body.
-func (f *flow) got(p []byte) {
+func (f *flow) receiveData(p []byte) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.inErr != nil {
@@ -117,7 +117,7 @@ func (f *flow) got(p []byte) {
 }
 
 // ended notes the end of the body.
-func (f *flow) ended() {
+func (f *flow) receiveEnd() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.inErr == nil {
@@ -158,10 +158,10 @@ func (f *flow) Read(p []byte) (int, error) {
 		f.mu.Lock()
 		if f.in.size > 0 {
 			n := f.in.take(p)
-			f.taken += n
+			f.unacknowledged += n
 			tell := 0
-			if f.taken >= window/4 && f.inErr == nil {
-				tell, f.taken = f.taken, 0
+			if f.unacknowledged >= window/4 && f.inErr == nil {
+				tell, f.unacknowledged = f.unacknowledged, 0
 			}
 			f.mu.Unlock()
 			if tell > 0 {
@@ -200,13 +200,13 @@ func (f *flow) setReadDeadline(t time.Time) {
 		}
 	case f.inErr != nil:
 	case f.deadline == nil:
-		f.deadline = time.AfterFunc(time.Until(t), f.late)
+		f.deadline = time.AfterFunc(time.Until(t), f.deadlinePassed)
 	default:
 		f.deadline.Reset(time.Until(t))
 	}
 }
 
-func (f *flow) late() {
+func (f *flow) deadlinePassed() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.inErr == nil && !f.until.IsZero() && !time.Now().Before(f.until) {
@@ -216,7 +216,7 @@ func (f *flow) late() {
 }
 
 // reserve waits until a part of a body may be sent and returns how much of it.
-func (f *flow) reserve(n int) (int, error) {
+func (f *flow) reserveCredit(n int) (int, error) {
 	for {
 		f.mu.Lock()
 		if f.outErr != nil {
@@ -244,7 +244,7 @@ func (f *flow) reserve(n int) (int, error) {
 // write sends a part of a body.
 func (f *flow) write(p []byte) (written int, err error) {
 	for len(p) > 0 {
-		n, err := f.reserve(len(p))
+		n, err := f.reserveCredit(len(p))
 		if err == nil {
 			err = f.link.sendData(f.id, p[:n])
 		}

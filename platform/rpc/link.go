@@ -31,7 +31,7 @@ const (
 	frameCredit            // the receiver of a body has room for so many bytes more (4)
 	framePing
 	framePong
-	frameLeave // server: the last stream that is served (4); later ones were not looked at
+	frameGoAway // server: the last stream that is served (4); later ones were not looked at
 )
 
 const (
@@ -47,27 +47,27 @@ const (
 var (
 	errNotTaken = fmt.Errorf("%w: it takes no more requests over this connection", ErrUnreachable)
 	errReset    = errors.New("the other process gave the request up")
-	errOver     = errors.New("the request is over")
+	errFinished = errors.New("the request is over")
 )
 
 // link is one connection between two processes, at either end.
 type link struct {
-	conn   *tls.Conn
-	reader *bufio.Reader
-	heard  atomic.Bool // something came since the last look
-	wake   chan struct{}
-	done   chan struct{} // closed when the link is broken
+	conn     *tls.Conn
+	reader   *bufio.Reader
+	received atomic.Bool // something came since the last look
+	wake     chan struct{}
+	done     chan struct{} // closed when the link is broken
 
-	mu      sync.Mutex
-	room    sync.Cond // of those who wait for the queue to be written
-	queue   []byte
-	spare   []byte
-	quiet   bool // no large batch since the last look
-	err     error
-	leaving bool // no new streams
-	streams map[uint32]*flow
-	last    uint32 // newest stream
-	unused  time.Time
+	mu           sync.Mutex
+	queueSpace   sync.Cond // of those who wait for the queue to be written
+	queue        []byte
+	spareQueue   []byte
+	smallBatches bool // no large batch since the last look
+	err          error
+	goingAway    bool // no new streams
+	streams      map[uint32]*flow
+	last         uint32 // newest stream
+	unused       time.Time
 }
 
 func newLink(conn *tls.Conn) *link {
@@ -75,7 +75,7 @@ func newLink(conn *tls.Conn) *link {
 		conn: conn, reader: bufio.NewReaderSize(conn, 2*maxFrame), wake: make(chan struct{}, 1), done: make(chan struct{}),
 		streams: map[uint32]*flow{}, unused: time.Now(),
 	}
-	l.room.L = &l.mu
+	l.queueSpace.L = &l.mu
 	return l
 }
 
@@ -97,7 +97,7 @@ func (l *link) sendLocked(frames []byte) error {
 		return l.err
 	}
 	l.queue = append(l.queue, frames...)
-	l.poke()
+	l.wakeWriter()
 	return nil
 }
 
@@ -106,7 +106,7 @@ func (l *link) sendFrame(kind byte, stream uint32, payload []byte) error {
 	defer l.mu.Unlock()
 	if l.err == nil {
 		l.queue = append(appendFrame(l.queue, kind, stream, len(payload)), payload...)
-		l.poke()
+		l.wakeWriter()
 	}
 	return l.err
 }
@@ -116,16 +116,16 @@ func (l *link) sendData(stream uint32, payload []byte) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for len(l.queue) > maxQueued && l.err == nil {
-		l.room.Wait()
+		l.queueSpace.Wait()
 	}
 	if l.err == nil {
 		l.queue = append(appendFrame(l.queue, frameData, stream, len(payload)), payload...)
-		l.poke()
+		l.wakeWriter()
 	}
 	return l.err
 }
 
-func (l *link) poke() {
+func (l *link) wakeWriter() {
 	select {
 	case l.wake <- struct{}{}:
 	default:
@@ -144,9 +144,9 @@ func (l *link) write() {
 		for {
 			l.mu.Lock()
 			batch := l.queue
-			l.queue, l.spare = l.spare[:0], nil
-			over := len(batch) == 0 && l.leaving && len(l.streams) == 0
-			l.room.Broadcast()
+			l.queue, l.spareQueue = l.spareQueue[:0], nil
+			over := len(batch) == 0 && l.goingAway && len(l.streams) == 0
+			l.queueSpace.Broadcast()
 			l.mu.Unlock()
 			if over {
 				_ = l.conn.CloseWrite() // what is under way to the other end arrives
@@ -159,8 +159,8 @@ func (l *link) write() {
 			}
 			l.mu.Lock()
 			if cap(batch) <= keepQueue {
-				l.spare = batch
-				l.quiet = l.quiet && len(batch) <= idleQueue
+				l.spareQueue = batch
+				l.smallBatches = l.smallBatches && len(batch) <= idleQueue
 			}
 			more := len(l.queue) > 0
 			l.mu.Unlock()
@@ -176,7 +176,7 @@ func (l *link) write() {
 }
 
 // watch finds out that the other end is gone or paused: it is asked after ask quiet looks, and has until lost.
-func (l *link) watch(every time.Duration, ask, lost int, idle time.Duration) {
+func (l *link) keepAlive(every time.Duration, ask, lost int, idle time.Duration) {
 	tick := time.NewTicker(every)
 	defer tick.Stop()
 	for quiet := 0; ; {
@@ -185,7 +185,7 @@ func (l *link) watch(every time.Duration, ask, lost int, idle time.Duration) {
 			return
 		case <-tick.C:
 		}
-		if l.heard.Swap(false) {
+		if l.received.Swap(false) {
 			quiet = 0
 		} else {
 			quiet++
@@ -198,13 +198,13 @@ func (l *link) watch(every time.Duration, ask, lost int, idle time.Duration) {
 			return
 		}
 		l.mu.Lock()
-		if cap(l.spare) > idleQueue && l.quiet {
-			l.spare = nil
+		if cap(l.spareQueue) > idleQueue && l.smallBatches {
+			l.spareQueue = nil
 		}
-		l.quiet = true
+		l.smallBatches = true
 		if idle > 0 && len(l.streams) == 0 && time.Since(l.unused) > idle {
-			l.leaving = true
-			l.poke()
+			l.goingAway = true
+			l.wakeWriter()
 		}
 		l.mu.Unlock()
 	}
@@ -224,7 +224,7 @@ func (l *link) fail(err error) {
 	streams := l.streams
 	l.streams = map[uint32]*flow{}
 	close(l.done)
-	l.room.Broadcast()
+	l.queueSpace.Broadcast()
 	l.mu.Unlock()
 	_ = l.conn.Close()
 	for _, f := range streams {
@@ -239,8 +239,8 @@ func (l *link) forget(id uint32) {
 	delete(l.streams, id)
 	if len(l.streams) == 0 {
 		l.unused = time.Now()
-		if l.leaving {
-			l.poke()
+		if l.goingAway {
+			l.wakeWriter()
 		}
 	}
 }
@@ -252,12 +252,12 @@ func (l *link) stream(id uint32) *flow {
 }
 
 // leave takes no more streams; the link ends with the last one.
-func (l *link) leave() {
+func (l *link) goAway() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if !l.leaving {
-		l.leaving = true
-		_ = l.sendLocked(binary.BigEndian.AppendUint32(appendFrame(nil, frameLeave, 0, 4), l.last))
+	if !l.goingAway {
+		l.goingAway = true
+		_ = l.sendLocked(binary.BigEndian.AppendUint32(appendFrame(nil, frameGoAway, 0, 4), l.last))
 	}
 }
 
@@ -270,7 +270,7 @@ func (l *link) next() (kind byte, id uint32, payload []byte, err error) {
 	if err != nil {
 		return 0, 0, nil, err
 	}
-	l.heard.Store(true)
+	l.received.Store(true)
 	kind, id = head[0], binary.BigEndian.Uint32(head[1:])
 	size := int(binary.BigEndian.Uint32(head[5:]))
 	_, _ = l.reader.Discard(frameHeader)
@@ -289,13 +289,13 @@ func (l *link) next() (kind byte, id uint32, payload []byte, err error) {
 }
 
 // common handles the frames that both ends treat alike.
-func (l *link) common(kind byte, id uint32, payload []byte) {
+func (l *link) handleShared(kind byte, id uint32, payload []byte) {
 	switch kind {
 	case framePing:
 		_ = l.sendFrame(framePong, 0, nil)
 	case frameData:
 		if f := l.stream(id); f != nil {
-			f.got(payload)
+			f.receiveData(payload)
 		}
 	case frameCredit:
 		if f := l.stream(id); f != nil && len(payload) == 4 {

@@ -59,9 +59,9 @@ type Node struct {
 	server  *http.Server
 	latency *prometheus.HistogramVec
 
-	linksMu sync.Mutex
-	served  map[*link]bool // of other processes
-	leaving bool           // no more of them
+	linksMu   sync.Mutex
+	served    map[*link]bool // of other processes
+	goingAway bool           // no more of them
 
 	mu       sync.RWMutex
 	methods  map[string]func(ctx context.Context, body []byte) ([]byte, error)
@@ -105,7 +105,7 @@ func New(o Options) (*Node, error) {
 		// Calls of a caller that is gone are cancelled.
 		HTTP2: &http.HTTP2Config{SendPingTimeout: 5 * time.Second, PingTimeout: 5 * time.Second, MaxConcurrentStreams: 10_000},
 	}
-	n.server.RegisterOnShutdown(n.leave)
+	n.server.RegisterOnShutdown(n.goAway)
 	return n, nil
 }
 

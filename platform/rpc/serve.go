@@ -14,13 +14,13 @@ import (
 )
 
 // holdAnswer is how much of an answer is kept until the handler returns or flushes: head, body and end go in one piece.
-const holdAnswer = 24 << 10
+const maxHeldAnswer = 24 << 10
 
 // serveLink serves the requests of one peer.
 func (n *Node) serveLink(conn *tls.Conn) {
 	l := newLink(conn)
 	n.linksMu.Lock()
-	if n.leaving {
+	if n.goingAway {
 		n.linksMu.Unlock()
 		return
 	}
@@ -36,7 +36,7 @@ func (n *Node) serveLink(conn *tls.Conn) {
 		context.WithValue(context.Background(), http.ServerContextKey, n.server), http.LocalAddrContextKey, conn.LocalAddr())}
 	_ = l.sendFrame(framePong, 0, nil)
 	go l.write()
-	go l.watch(2*time.Second, 2, 5, 0)
+	go l.keepAlive(2*time.Second, 2, 5, 0)
 	for {
 		kind, id, payload, err := l.next()
 		if err != nil {
@@ -48,25 +48,25 @@ func (n *Node) serveLink(conn *tls.Conn) {
 			peer.open(id, payload)
 		case frameEnd:
 			if f := l.stream(id); f != nil {
-				f.ended()
+				f.receiveEnd()
 			}
 		case frameReset:
 			if f := l.stream(id); f != nil {
 				f.end(context.Canceled)
 			}
 		default:
-			l.common(kind, id, payload)
+			l.handleShared(kind, id, payload)
 		}
 	}
 }
 
 // leave lets the peers go elsewhere with what comes next.
-func (n *Node) leave() {
+func (n *Node) goAway() {
 	n.linksMu.Lock()
 	defer n.linksMu.Unlock()
-	n.leaving = true
+	n.goingAway = true
 	for l := range n.served {
-		l.leave()
+		l.goAway()
 	}
 }
 
@@ -92,7 +92,7 @@ func (p *peer) open(id uint32, payload []byte) {
 	ctx, cancel := context.WithCancel(p.base)
 	f := &flow{link: p.link, id: id, ctx: ctx, cancel: cancel, credit: window, inLength: length}
 	p.link.mu.Lock()
-	if p.link.leaving || p.link.err != nil || id <= p.link.last {
+	if p.link.goingAway || p.link.err != nil || id <= p.link.last {
 		p.link.mu.Unlock()
 		cancel()
 		return // the peer was told
@@ -116,7 +116,7 @@ type requestBody struct{ *flow }
 func (requestBody) Close() error { return nil }
 
 func (n *Node) serveStream(f *flow, r *http.Request) {
-	w := &answer{flow: f, header: http.Header{}, silent: r.Method == http.MethodHead, length: -1}
+	w := &answer{flow: f, header: http.Header{}, noBody: r.Method == http.MethodHead, length: -1}
 	whole := false
 	defer func() {
 		cause := recover()
@@ -131,7 +131,7 @@ func (n *Node) serveStream(f *flow, r *http.Request) {
 			putBuffer(w.buffer)
 		}
 		f.setReadDeadline(time.Time{})
-		f.end(errOver)
+		f.end(errFinished)
 	}()
 	n.ServeHTTP(w, r)
 	whole = w.finish() == nil
@@ -144,7 +144,7 @@ type answer struct {
 	buffer *[]byte // head, frame header and the first bytes of the body, until they are sent
 	body   int     // where the body begins in buffer; 0: no head yet
 	sent   bool    // the head is under way
-	silent bool    // the answer has no body
+	noBody bool    // the answer has no body
 	length int64   // what the handler said
 	total  int64
 }
@@ -163,7 +163,7 @@ func (w *answer) WriteHeader(status int) {
 		}
 	}
 	if status == http.StatusNoContent || status == http.StatusNotModified {
-		w.silent = true
+		w.noBody = true
 	}
 	w.buffer = getBuffer() // not before: the handler may have waited long
 	b := appendFrame((*w.buffer)[:0], frameHead, w.id, 0)
@@ -180,34 +180,34 @@ func (w *answer) Write(p []byte) (int, error) {
 		w.WriteHeader(http.StatusOK)
 	}
 	w.total += int64(len(p))
-	if w.silent {
+	if w.noBody {
 		return len(p), nil
 	}
 	if w.length >= 0 && w.total > w.length {
 		return 0, http.ErrContentLength
 	}
-	if !w.sent && len(*w.buffer)-w.body+len(p) <= holdAnswer {
+	if !w.sent && len(*w.buffer)-w.body+len(p) <= maxHeldAnswer {
 		*w.buffer = append(*w.buffer, p...)
 		return len(p), nil
 	}
-	if err := w.release(); err != nil {
+	if err := w.flushHeld(); err != nil {
 		return 0, err
 	}
 	return w.write(p)
 }
 
 // release sends what is kept.
-func (w *answer) release() error {
+func (w *answer) flushHeld() error {
 	if w.sent {
 		return nil
 	}
 	w.sent = true
-	w.seal()
+	w.completeDataFrame()
 	return w.link.send(*w.buffer)
 }
 
 // seal completes the frame of the body's beginning.
-func (w *answer) seal() {
+func (w *answer) completeDataFrame() {
 	if n := len(*w.buffer) - w.body; n > 0 {
 		binary.BigEndian.PutUint32((*w.buffer)[w.body-4:], uint32(n))
 		w.mu.Lock()
@@ -222,7 +222,7 @@ func (w *answer) finish() error {
 	if w.body == 0 {
 		w.WriteHeader(http.StatusOK)
 	}
-	if w.length >= 0 && w.total != w.length && !w.silent {
+	if w.length >= 0 && w.total != w.length && !w.noBody {
 		return fmt.Errorf("the handler wrote %d bytes of %d", w.total, w.length)
 	}
 	w.mu.Lock()
@@ -235,10 +235,10 @@ func (w *answer) finish() error {
 		return w.link.sendFrame(frameEnd, w.id, nil)
 	}
 	w.sent = true
-	if w.length < 0 && (!w.silent || w.total > 0) {
+	if w.length < 0 && (!w.noBody || w.total > 0) {
 		binary.BigEndian.PutUint64((*w.buffer)[frameHeader+2:], uint64(w.total)) //nolint:gosec // not negative
 	}
-	w.seal()
+	w.completeDataFrame()
 	*w.buffer = appendFrame(*w.buffer, frameEnd, w.id, 0)
 	return w.link.send(*w.buffer)
 }
@@ -248,7 +248,7 @@ func (w *answer) Flush() {
 	if w.body == 0 {
 		w.WriteHeader(http.StatusOK)
 	}
-	_ = w.release()
+	_ = w.flushHeld()
 }
 
 // SetReadDeadline serves http.ResponseController.

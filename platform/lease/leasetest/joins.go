@@ -9,10 +9,10 @@ import (
 	"lyceum/platform/lease"
 )
 
-func onlyOne(t *testing.T, d *db.DB) {
+func onlyMember(t *testing.T, d *db.DB) {
 	a := member(t, d, lease.Options{Machine: 0})
-	settle(t, a)
-	stop := live(t, a)
+	waitUntilKnown(t, a)
+	stop := runLeases(t, a)
 	until(t, "it knows that it is the only one", 3*time.Second, a.IsOnlyMember)
 	for round := range 5 {
 		if round == 4 { // what it knows is from before: it is too slow to see the other one
@@ -43,11 +43,11 @@ func onlyOne(t *testing.T, d *db.DB) {
 }
 
 // comesBack: a process was paused for so long that the others counted it as dead, and one of them may be the only one now.
-func comesBack(t *testing.T, d *db.DB) {
+func onlyMemberReturns(t *testing.T, d *db.DB) {
 	a, b := member(t, d, lease.Options{Machine: 0}), member(t, d, lease.Options{Machine: 1})
-	settle(t, b)
+	waitUntilKnown(t, b)
 	paused := time.Now()
-	live(t, a)
+	runLeases(t, a)
 	until(t, "the other one counts as dead", 5*time.Second, func() bool { return time.Since(paused) > TTL && a.IsOnlyMember() })
 	settled := make(chan error, 1)
 	began := time.Now()
@@ -74,7 +74,7 @@ func comesBack(t *testing.T, d *db.DB) {
 }
 
 // granted tells whether a lease is granted by the first call.
-func granted(t *testing.T, l *lease.Leases, name string) bool {
+func isGranted(t *testing.T, l *lease.Leases, name string) bool {
 	t.Helper()
 	got, err := l.Acquire(t.Context(), name)
 	if err != nil {
@@ -83,15 +83,15 @@ func granted(t *testing.T, l *lease.Leases, name string) bool {
 	return len(got) == 1
 }
 
-func joinsSome(t *testing.T, d *db.DB) {
+func joinSeveral(t *testing.T, d *db.DB) {
 	a := member(t, d, lease.Options{Machine: 0})
-	live(t, a)
+	runLeases(t, a)
 	until(t, "it is the only one", 3*time.Second, a.IsOnlyMember)
 	b := member(t, d, lease.Options{Machine: 1})
-	live(t, b)
-	settle(t, b)
-	until(t, "nobody counts on being the only one", 3*time.Second, func() bool { return sharing(t, d) == 2 })
-	if c := member(t, d, lease.Options{Machine: 2}); !granted(t, c, "x") || c.Refresh(t.Context()) != nil || !c.NoneDegraded() {
+	runLeases(t, b)
+	waitUntilKnown(t, b)
+	until(t, "nobody counts on being the only one", 3*time.Second, func() bool { return countSharing(t, d) == 2 })
+	if c := member(t, d, lease.Options{Machine: 2}); !isGranted(t, c, "x") || c.Refresh(t.Context()) != nil || !c.NoneDegraded() {
 		t.Error("the third one waits")
 	}
 	if a.IsOnlyMember() || b.IsOnlyMember() {
@@ -100,7 +100,7 @@ func joinsSome(t *testing.T, d *db.DB) {
 }
 
 // sharing is how many say that they do not count on being the only one.
-func sharing(t *testing.T, d *db.DB) (n int) {
+func countSharing(t *testing.T, d *db.DB) (n int) {
 	t.Helper()
 	if err := d.QueryRow(t.Context(), "SELECT COUNT(*) FROM machines WHERE shares = incarnation").Scan(&n); err != nil {
 		t.Fatal(err)
@@ -108,18 +108,18 @@ func sharing(t *testing.T, d *db.DB) (n int) {
 	return n
 }
 
-func joinsOld(t *testing.T, d *db.DB) {
+func joinOldVersion(t *testing.T, d *db.DB) {
 	member(t, d, lease.Options{Machine: 0})
 	for shares, wait := range map[string]bool{"0": true, "incarnation - 1": true, "-incarnation": true, "incarnation": false} {
 		if _, err := d.Exec(t.Context(), "UPDATE machines SET shares = "+shares+" WHERE id = 0"); err != nil {
 			t.Fatal(err)
 		}
 		b := member(t, d, lease.Options{Machine: 1})
-		if granted(t, b, "x") == wait {
+		if isGranted(t, b, "x") == wait {
 			t.Errorf("where the other one says %s: waits: %v", shares, !wait)
 		}
-		settle(t, b)
-		if !granted(t, b, "x") {
+		waitUntilKnown(t, b)
+		if !isGranted(t, b, "x") {
 			t.Error("not granted after the wait")
 		}
 		if err := b.Leave(t.Context()); err != nil {
@@ -128,18 +128,18 @@ func joinsOld(t *testing.T, d *db.DB) {
 	}
 }
 
-func saysSo(t *testing.T, d *db.DB) {
+func storedClaim(t *testing.T, d *db.DB) {
 	a := member(t, d, lease.Options{Machine: 0})
 	if err := a.Refresh(t.Context()); err != nil || a.IsOnlyMember() {
 		t.Fatalf("it counts on being the only one before it said so: %v", err)
 	}
 	b := member(t, d, lease.Options{Machine: 1})
-	if !granted(t, b, "x") || b.Leave(t.Context()) != nil {
+	if !isGranted(t, b, "x") || b.Leave(t.Context()) != nil {
 		t.Fatal("who comes to one that did not say so waits")
 	}
-	live(t, a)
+	runLeases(t, a)
 	until(t, "it is the only one", 3*time.Second, a.IsOnlyMember)
-	if n := sharing(t, d); n != 1 { // that of the one that left
+	if n := countSharing(t, d); n != 1 { // that of the one that left
 		t.Errorf("%d say that they share, expected one", n)
 	}
 	// Something else wrote its row.
@@ -153,9 +153,9 @@ func saysSo(t *testing.T, d *db.DB) {
 }
 
 // takesOnlys: the only one was asleep for so long that another process has its id, so nothing says any more what it counts on.
-func takesOnlys(t *testing.T, d *db.DB) {
+func claimsExclude(t *testing.T, d *db.DB) {
 	a := member(t, d, lease.Options{Machine: 0})
-	stop := live(t, a)
+	stop := runLeases(t, a)
 	until(t, "it is the only one", 3*time.Second, a.IsOnlyMember)
 	if err := stop(); err != nil {
 		t.Fatal(err)
@@ -168,23 +168,23 @@ func takesOnlys(t *testing.T, d *db.DB) {
 	}
 	b, c := member(t, d, lease.Options{Machine: 0}), member(t, d, lease.Options{Machine: 1})
 	for settled := false; !settled; time.Sleep(time.Millisecond) {
-		settled = granted(t, b, "x") || granted(t, c, "y")
+		settled = isGranted(t, b, "x") || isGranted(t, c, "y")
 		if a.IsOnlyMember() && (settled || b.NoneDegraded() || c.NoneDegraded()) {
 			t.Fatal("one of those who came has a lease or trusts its view while another believes to be the only one")
 		}
 	}
-	settle(t, b)
-	live(t, b)
-	until(t, "b says that it shares", 3*time.Second, func() bool { return sharing(t, d) == 2 })
+	waitUntilKnown(t, b)
+	runLeases(t, b)
+	until(t, "b says that it shares", 3*time.Second, func() bool { return countSharing(t, d) == 2 })
 }
 
 // saidLate: while what it says is on its way another one joins, so that the view from before says nothing.
-func saidLate(t *testing.T, d *db.DB) {
+func lateClaim(t *testing.T, d *db.DB) {
 	if !d.Postgres() {
 		t.Skip("writes come one after the other")
 	}
 	a := member(t, d, lease.Options{Machine: 0})
-	stop := live(t, a)
+	stop := runLeases(t, a)
 	until(t, "it is the only one", 3*time.Second, a.IsOnlyMember)
 	if err := stop(); err != nil {
 		t.Fatal(err)
@@ -197,7 +197,7 @@ func saidLate(t *testing.T, d *db.DB) {
 		if err := tx.QueryRow(t.Context(), "SELECT id FROM machines WHERE id = 0 FOR UPDATE").Scan(&id); err != nil {
 			return err
 		}
-		live(t, a)
+		runLeases(t, a)
 		a.Wake()
 		waiting := func() (n int) {
 			err := d.QueryRow(t.Context(), "SELECT COUNT(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '%shares%'").Scan(&n)
@@ -207,7 +207,7 @@ func saidLate(t *testing.T, d *db.DB) {
 			return n
 		}
 		until(t, "it says that it may be the only one", 3*time.Second, func() bool { return waiting() == 1 })
-		if b := member(t, d, lease.Options{Machine: 1}); !granted(t, b, "x") {
+		if b := member(t, d, lease.Options{Machine: 1}); !isGranted(t, b, "x") {
 			t.Error("who joins before it is said waits")
 		}
 		return nil

@@ -26,7 +26,7 @@ func Run(t *testing.T, open func(t *testing.T) *db.DB) {
 		{"one holder, growing epochs", growingEpochs},
 		{"an owner that lost its lease can not advance", fenced},
 		{"what was released is free at once", released},
-		{"an own lease is granted anew", ownAnew},
+		{"an own lease is granted anew", acquireOwnAgain},
 		{"a dead machine's leases are free within the expiry", expiry},
 		{"a taken machine id is refused", duplicate},
 		{"automatic ids prefer unused ones", autoIDs},
@@ -34,17 +34,17 @@ func Run(t *testing.T, open func(t *testing.T) *db.DB) {
 		{"a takeover waits for the commit under way", takeoverWaits},
 		{"a replaced machine stops", replaced},
 		{"a view shows who is live, ready, draining and mute", view},
-		{"a machine that was mute between two views is counted", unseenMute},
-		{"a heartbeat under way does not undo what is told", toldWhileBeating},
+		{"a machine that was mute between two views is counted", unseenDegraded},
+		{"a heartbeat under way does not undo what is told", stateSetDuringHeartbeat},
 		{"alone, all is granted", alone},
-		{"who joins takes nothing from one that believes to be the only one", onlyOne},
-		{"who joins some that share waits for none", joinsSome},
-		{"who joins one that does not say so waits for it", joinsOld},
-		{"who counts on being the only one has said so", saysSo},
-		{"who says so late is not the only one by a view from before", saidLate},
-		{"who takes the id of the only one waits, and who comes after it", takesOnlys},
-		{"who comes back late is no member before all know it", comesBack},
-		{"a fleet value is made once", once},
+		{"who joins takes nothing from one that believes to be the only one", onlyMember},
+		{"who joins some that share waits for none", joinSeveral},
+		{"who joins one that does not say so waits for it", joinOldVersion},
+		{"who counts on being the only one has said so", storedClaim},
+		{"who says so late is not the only one by a view from before", lateClaim},
+		{"who takes the id of the only one waits, and who comes after it", claimsExclude},
+		{"who comes back late is no member before all know it", onlyMemberReturns},
+		{"a fleet value is made once", initValue},
 		{"a fleet has one first number of its version", versions},
 		{"who is not admitted is not registered", admission},
 	} {
@@ -63,7 +63,7 @@ func member(t *testing.T, d *db.DB, o lease.Options) *lease.Leases {
 }
 
 // live keeps a member's registration alive until stop or the end of the test.
-func live(t *testing.T, l *lease.Leases) (stop func() error) {
+func runLeases(t *testing.T, l *lease.Leases) (stop func() error) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
@@ -84,7 +84,7 @@ func kill(t *testing.T, d *db.DB, id int) {
 	}
 }
 
-func settle(t *testing.T, l *lease.Leases) {
+func waitUntilKnown(t *testing.T, l *lease.Leases) {
 	t.Helper()
 	if err := l.WaitUntilKnown(t.Context()); err != nil {
 		t.Fatal(err)
@@ -93,7 +93,7 @@ func settle(t *testing.T, l *lease.Leases) {
 
 func acquire(t *testing.T, l *lease.Leases, names ...string) []lease.Lease {
 	t.Helper()
-	settle(t, l)
+	waitUntilKnown(t, l)
 	got, err := l.Acquire(t.Context(), names...)
 	if err != nil {
 		t.Fatal(err)
@@ -119,8 +119,8 @@ func growingEpochs(t *testing.T, d *db.DB) {
 	var members [3]*lease.Leases
 	for i := range members {
 		members[i] = member(t, d, lease.Options{Machine: i})
-		live(t, members[i])
-		settle(t, members[i])
+		runLeases(t, members[i])
+		waitUntilKnown(t, members[i])
 	}
 	last := int64(0)
 	for round := range 20 {
@@ -186,7 +186,7 @@ func fenced(t *testing.T, d *db.DB) {
 
 func released(t *testing.T, d *db.DB) {
 	a, b := member(t, d, lease.Options{Machine: 0}), member(t, d, lease.Options{Machine: 1})
-	live(t, a)
+	runLeases(t, a)
 	acquire(t, a, "x")
 	if got := acquire(t, b, "x"); len(got) != 0 {
 		t.Fatalf("a live owner's lease was granted: %+v", got)
@@ -205,7 +205,7 @@ func released(t *testing.T, d *db.DB) {
 	}
 }
 
-func ownAnew(t *testing.T, d *db.DB) {
+func acquireOwnAgain(t *testing.T, d *db.DB) {
 	a := member(t, d, lease.Options{Machine: 0})
 	first := acquire(t, a, "x")
 	again := acquire(t, a, "x")
@@ -216,8 +216,8 @@ func ownAnew(t *testing.T, d *db.DB) {
 
 func expiry(t *testing.T, d *db.DB) {
 	a, b := member(t, d, lease.Options{Machine: 0}), member(t, d, lease.Options{Machine: 1})
-	stop := live(t, a)
-	live(t, b)
+	stop := runLeases(t, a)
+	runLeases(t, b)
 	acquire(t, a, "x")
 	if err := stop(); err != nil {
 		t.Fatal(err)
@@ -298,7 +298,7 @@ func manyAtOnce(t *testing.T, d *db.DB) {
 
 func takeoverWaits(t *testing.T, d *db.DB) {
 	a, b := member(t, d, lease.Options{Machine: 0}), member(t, d, lease.Options{Machine: 1})
-	settle(t, b)
+	waitUntilKnown(t, b)
 	mark := acquire(t, a, "x")[0]
 	kill(t, d, 0)
 	mark.Pos = 3
@@ -348,8 +348,8 @@ func replaced(t *testing.T, d *db.DB) {
 
 func view(t *testing.T, d *db.DB) {
 	a, b := member(t, d, lease.Options{Machine: 0, Roles: []string{"client"}, Address: "a:1"}), member(t, d, lease.Options{Machine: 1, Roles: []string{"all"}})
-	live(t, a)
-	live(t, b)
+	runLeases(t, a)
+	runLeases(t, b)
 	acquire(t, a, "x")
 	until(t, "b sees a's lease", 3*time.Second, func() bool {
 		h, ok := b.Holder("x")
@@ -398,9 +398,9 @@ func view(t *testing.T, d *db.DB) {
 }
 
 // A view may come so late that a machine became mute and spoke again since the last one.
-func unseenMute(t *testing.T, d *db.DB) {
+func unseenDegraded(t *testing.T, d *db.DB) {
 	a, b := member(t, d, lease.Options{Machine: 0}), member(t, d, lease.Options{Machine: 1})
-	settle(t, b)
+	waitUntilKnown(t, b)
 	if err := b.Refresh(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -421,7 +421,7 @@ func unseenMute(t *testing.T, d *db.DB) {
 }
 
 // toldWhileBeating mutes and unmutes a machine among as many heartbeats as the database takes.
-func toldWhileBeating(t *testing.T, d *db.DB) {
+func stateSetDuringHeartbeat(t *testing.T, d *db.DB) {
 	a, b := member(t, d, lease.Options{Machine: 0}), member(t, d, lease.Options{Machine: 1})
 	ctx, stop := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
@@ -468,7 +468,7 @@ func alone(t *testing.T, d *db.DB) {
 	}
 }
 
-func once(t *testing.T, d *db.DB) {
+func initValue(t *testing.T, d *db.DB) {
 	var wg sync.WaitGroup
 	var values [8]string
 	for i := range values {
@@ -490,7 +490,7 @@ func once(t *testing.T, d *db.DB) {
 
 func versions(t *testing.T, d *db.DB) {
 	first := member(t, d, lease.Options{Machine: -1, Version: "1.4.0"})
-	stop := live(t, first)
+	stop := runLeases(t, first)
 	if _, err := lease.Open(t.Context(), d, lease.Options{Machine: -1, Version: "2.0.0", TTL: TTL}); !errors.Is(err, lease.ErrVersion) || !strings.Contains(err.Error(), "stop all processes") {
 		t.Errorf("another X beside a live process: %v", err)
 	}
