@@ -6,156 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/cespare/xxhash/v2"
 
-	"lyceum/platform/bus"
 	"lyceum/platform/lease"
 )
-
-// Start reads the positions, subscribes to the streams that the roles of this process need, and takes the shards that are this process's share.
-func (s *Streams) Start(ctx context.Context) error {
-	s.wired = true
-	self := s.opts.Leases.Self()
-	var wanted []*Stream
-	var needs []string
-	for _, st := range s.opened {
-		for i := range st.shards {
-			if self.Has(st.spec.Role) {
-				needs = append(needs, st.Lease(i))
-			}
-		}
-		if !st.isNeededBy(self) {
-			continue // a tail may be started later
-		}
-		wanted = append(wanted, st)
-		st.receiveMu.Lock()
-		st.subscribeToBus()
-		st.receiveMu.Unlock()
-	}
-	s.opts.Leases.SetRequired(needs...)
-	s.unsubscribe = append(s.unsubscribe, s.opts.Bus.Subscribe("leases", func(bus.Message) { s.opts.Leases.Wake() }))
-	s.unsubscribe = append(s.unsubscribe, s.opts.Bus.OnReconnect(func() {
-		s.lostMessages.Add(1) // so a Barrier asks the database until the positions were read once
-		if s.opts.Leases.SetBus(s.opts.Bus.Server()) {
-			s.busMoves.Add(1)
-		}
-		go s.afterReconnect()
-	}))
-	s.opts.Leases.SetBus(s.opts.Bus.Server()) // Ready tells the others, before this process takes shards
-	// A process that was the only one published nothing: what it wrote meanwhile is behind the positions that are read now.
-	if err := s.opts.Leases.WaitUntilKnown(ctx); err != nil {
-		s.close()
-		return err
-	}
-	held, err := s.opts.Leases.Read(ctx, "stream/")
-	if err != nil {
-		s.close()
-		return err
-	}
-	for _, st := range wanted {
-		st.receiveMu.Lock()
-		if !st.receiving.Load() {
-			st.startAt(held)
-		}
-		st.receiveMu.Unlock()
-	}
-	// The others give this process its share only now that it can take it.
-	// A statement that fails here does not end the process: it is told again with the heartbeat, and the shards are taken
-	// by watch.
-	if err := errors.Join(s.opts.Leases.Ready(ctx), s.rebalance(ctx)); err != nil {
-		if ctx.Err() != nil {
-			s.close()
-			return err
-		}
-		s.opts.Log.Warn("the first shards could not be taken, trying again", "error", err)
-	}
-	close(s.startDone)
-	return nil
-}
-
-// Started is closed when Start is done: before, this process does not know what the others wrote, and serves nobody.
-func (s *Streams) Started() <-chan struct{} { return s.startDone }
-
-// close ends what Start began.
-func (s *Streams) close() {
-	s.cancel()
-	for _, undo := range s.unsubscribe {
-		undo()
-	}
-	for _, st := range s.opened {
-		st.receiveMu.Lock()
-		if st.unsubscribe != nil {
-			st.unsubscribe()
-		}
-		st.receiveMu.Unlock()
-	}
-}
-
-// Run writes, keeps the share of shards fair and notices lost messages until ctx ends. Then it writes
-// what is queued and hands its shards over.
-func (s *Streams) Run(ctx context.Context) error {
-	defer s.close()
-	var wg sync.WaitGroup
-	writing, stopWriting := context.WithCancel(context.WithoutCancel(ctx))
-	wg.Go(func() { s.runWriter(writing) })
-	var consuming sync.WaitGroup
-	for _, c := range s.consumers {
-		consuming.Go(func() { c.run(ctx) })
-	}
-	s.maintain(ctx)
-	consuming.Wait()
-	// The writer still runs, so that what is queued is written before the shards go.
-	end, done := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
-	defer done()
-	err := s.releaseShards(end, func(*Stream, int) bool { return true })
-	stopWriting()
-	s.cancel() // what the fleet could not be told of by now is not waited for
-	wg.Wait()
-	return err
-}
-
-// recover reads what may have been lost while the bus was away, and tells the others of this process's rows.
-func (s *Streams) afterReconnect() {
-	if s.busMoveUntold() {
-		go s.markDegraded(s.ctx) // before somebody waits for it
-	}
-	step, cancel := context.WithTimeout(s.ctx, 10*time.Second)
-	defer cancel()
-	_ = s.readHighWaterMarks(step) // watch tries again
-	s.announce()
-}
-
-func (s *Streams) maintain(ctx context.Context) {
-	tick := time.NewTicker(500 * time.Millisecond)
-	defer tick.Stop()
-	for n := 1; ; n++ {
-		changed := s.opts.Leases.Changed()
-		if err := s.rebalance(ctx); err != nil && ctx.Err() == nil {
-			s.opts.Log.Warn("the shards could not be balanced", "error", err)
-		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-changed:
-			continue
-		case <-tick.C:
-		}
-		step, cancel := context.WithTimeout(ctx, 5*time.Second)
-		if !s.busIsComplete() {
-			if err := s.readHighWaterMarks(step); err != nil && ctx.Err() == nil {
-				s.opts.Log.Warn("neither the bus nor the database answers", "error", err)
-			}
-		}
-		if n%4 == 0 {
-			s.announce()
-		}
-		s.markRecovered(step)
-		cancel()
-	}
-}
 
 // dropTaken gives up the shards whose leases are not this process's any more, as the view of the leases tells. A process that slept
 // would else believe that it owns them until it writes, and not take them when they are free again. Epochs are not compared: those of a
@@ -365,4 +221,13 @@ func assignShards(stream string, shards int, machines []int) []int {
 // Owner is the machine that owns the shard of a key, as last seen; not ok while it moves.
 func (st *Stream) Owner(shard int) (lease.Holder, bool) {
 	return st.streams.opts.Leases.Holder(st.Lease(shard))
+}
+
+// Ownership tells whether this process owns a shard, and under which epoch: what was cached under another
+// epoch is stale.
+func (st *Stream) Ownership(shard int) (epoch int64, ok bool) {
+	st.streams.mu.Lock()
+	defer st.streams.mu.Unlock()
+	sh := st.shards[shard]
+	return sh.epoch, sh.accepts()
 }

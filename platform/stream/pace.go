@@ -24,7 +24,7 @@ func (p *pace) add(took time.Duration) {
 	}
 }
 
-// patience is how long to wait for a commit before another may start.
+// overlapDelay is how long to wait for a commit before another may start.
 func (p *pace) overlapDelay() time.Duration {
 	fastest := p.fastest
 	if p.previous != 0 {

@@ -2,13 +2,10 @@ package stream
 
 import (
 	"context"
-	"errors"
 	"sync"
 	"time"
 
 	"lyceum/platform/bus"
-	"lyceum/platform/db"
-	"lyceum/platform/lease"
 )
 
 // deliver hands rows of this process to the tails. The rows of a shard follow each other; what was seen already
@@ -169,107 +166,6 @@ func (st *Stream) dispatchMissed(shard int, rows []Row, upto int64) {
 	st.fromStore = false
 }
 
-// topic is the bus topic of a stream's rows.
-func (st *Stream) topic() string { return "rows/" + st.spec.Name }
-
-// publish sends rows to the other processes and tells whether the bus took them. If not, they read the
-// database. at is when the rows were written, in ms since 1970; 0 for positions that are repeated.
-func (s *Streams) publish(byStream map[*Stream][]Row, at int64) bool {
-	if len(byStream) == 0 || s.isOnlyMember() {
-		return true
-	}
-	var msgs []bus.Message
-	for _, st := range s.opened {
-		if rows := byStream[st]; len(rows) > 0 {
-			msgs = append(msgs, bus.Message{Topic: st.topic(), Data: encodeRows(s.incarnation, at, rows)})
-		}
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-	defer cancel()
-	err := s.opts.Bus.Publish(ctx, msgs...)
-	return err == nil || errors.Is(err, bus.ErrClosed) // then there are no others, or this process is at its end
-}
-
-// hush runs before rows are acknowledged that the bus did not take, or did not bring to all: when this process came to
-// another server. It tells the fleet to ask the database in every Barrier, and waits until no process trusts a view from
-// before. Only the first rows of an outage wait. Not told when ctx ends before.
-func (s *Streams) markDegraded(ctx context.Context) (told bool) {
-	s.degradedMu.Lock()
-	defer s.degradedMu.Unlock()
-	moves := s.busMoves.Load()
-	if s.degraded && !s.recoveryDoubtful || s.opts.Leases.Alone() {
-		s.busMovesTold.Store(moves) // speak tells where this process is when it ends that
-		return true
-	}
-	s.opts.Log.Warn("the bus does not bring rows to all: the fleet reads them from the database")
-	for wait := 50 * time.Millisecond; ; wait = min(2*wait, time.Second) {
-		step, cancel := context.WithTimeout(ctx, 5*time.Second)
-		err := s.opts.Leases.SetDegraded(step, true)
-		cancel()
-		if errors.Is(err, lease.ErrReplaced) {
-			return false
-		}
-		if err == nil {
-			break
-		}
-		select {
-		case <-ctx.Done():
-			return false
-		case <-time.After(wait):
-		}
-	}
-	select {
-	case <-ctx.Done(): // whoever comes next waits as long
-		return false
-	case <-time.After(s.opts.Leases.ViewTTL()):
-	}
-	s.degraded, s.recoveryDoubtful = true, false
-	s.busMovesTold.Store(moves)
-	return true
-}
-
-// strayed tells that there may be processes which believe this one to be at another server of the bus.
-func (s *Streams) busMoveUntold() bool { return s.busMovesTold.Load() < s.busMoves.Load() }
-
-// speak ends what hush began when the bus takes messages again. Whoever sees that a process speaks again reads the
-// stored positions once.
-func (s *Streams) markRecovered(ctx context.Context) {
-	if !s.degradedMu.TryLock() {
-		return
-	}
-	defer s.degradedMu.Unlock()
-	if !s.degraded || !s.opts.Bus.Connected() || s.opts.Bus.Barrier(ctx) != nil {
-		return
-	}
-	err := s.opts.Leases.SetDegraded(ctx, false)
-	s.degraded, s.recoveryDoubtful = err != nil, err != nil
-}
-
-// losses counts what makes the stored positions worth reading.
-func (s *Streams) lossCount() int64 { return s.lostMessages.Load() + s.opts.Leases.DegradedViews() }
-
-// trusted tells whether the bus carries all rows that are acknowledged: no message was lost since the stored
-// positions were read, and no process is known to write without it.
-func (s *Streams) busIsComplete() bool {
-	return s.opts.Leases.NoneDegraded() && s.lossesRead.Load() >= s.lossCount() && s.opts.Bus.Connected()
-}
-
-// announce publishes the positions of the shards that this process owns, so that a reader who missed the
-// last rows before a pause notices.
-func (s *Streams) announce() {
-	heads := map[*Stream][]Row{}
-	s.mu.Lock()
-	for _, st := range s.opened {
-		for i, sh := range st.shards {
-			if sh.owned && sh.next > 1 {
-				heads[st] = append(heads[st], Row{Shard: i, Pos: sh.next - 1})
-			}
-		}
-	}
-	s.mu.Unlock()
-	s.publish(heads, 0) // if it fails, the next announcement comes soon
-}
-
 // shared runs a call once for all who came before it began.
 type shared[T any] struct {
 	run func(ctx context.Context) (T, error)
@@ -321,88 +217,4 @@ func (s *shared[T]) work() {
 		cancel()
 		close(call.done)
 	}
-}
-
-// Barrier returns when the tails of this process have seen all rows that any process had acknowledged
-// before the call. It costs one message to the bus and back, shared by concurrent callers, and nothing
-// when the process is the only one. While the bus does not carry all rows it asks the database. Before Start is done
-// it waits for that.
-func (s *Streams) Barrier(ctx context.Context) error {
-	select {
-	case <-s.startDone:
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-	if s.isOnlyMember() {
-		return s.waitCaughtUp(ctx)
-	}
-	if err := s.opts.Bus.Barrier(ctx); err != nil || !s.busIsComplete() {
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		// A process that can not reach the database either knows nothing: another one may be mute, or the only one.
-		if _, err := s.highWaterMarks.wait(ctx); err != nil {
-			return err
-		}
-	}
-	return s.waitCaughtUp(ctx)
-}
-
-// waitCaughtUp waits for the rows that are known to exist now.
-func (s *Streams) waitCaughtUp(ctx context.Context) error {
-	for _, st := range s.opened {
-		if err := st.waitCaughtUp(ctx); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (st *Stream) waitCaughtUp(ctx context.Context) error {
-	if !st.receiving.Load() {
-		return nil
-	}
-	st.mu.Lock()
-	var behind []Row
-	for i, sh := range st.shards {
-		if sh.seen < sh.target {
-			behind = append(behind, Row{Shard: i, Pos: sh.target})
-		}
-	}
-	st.mu.Unlock()
-	for _, b := range behind {
-		if err := st.WaitFor(ctx, b.Shard, b.Pos); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// syncHeads reads the stored positions of all shards and begins to read what is missing.
-func (s *Streams) readHighWaterMarks(ctx context.Context) error {
-	losses := s.lossCount()
-	held, err := s.opts.Leases.Read(ctx, "stream/")
-	// A database that was away for a moment leaves connections that are broken, which is no reason to refuse requests.
-	for wait := 10 * time.Millisecond; db.IsUnavailable(err) && wait < time.Second; wait *= 2 {
-		select {
-		case <-ctx.Done():
-			return err
-		case <-time.After(wait):
-		}
-		held, err = s.opts.Leases.Read(ctx, "stream/")
-	}
-	if err != nil {
-		return err
-	}
-	for _, st := range s.opened {
-		if !st.receiving.Load() {
-			continue
-		}
-		for i := range st.shards {
-			st.raiseTarget(i, held[st.Lease(i)].Pos)
-		}
-	}
-	for old := s.lossesRead.Load(); old < losses && !s.lossesRead.CompareAndSwap(old, losses); old = s.lossesRead.Load() {
-	}
-	return nil
 }

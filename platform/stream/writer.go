@@ -134,21 +134,6 @@ func (s *Streams) commit(ctx context.Context, batch []*Ticket) {
 	}
 }
 
-// isRefusal tells that a row was refused on purpose: it is known what its client did, or the row is there already.
-func isRefusal(err error) bool {
-	answer, ok := errors.AsType[interface {
-		error
-		HTTPStatus() int
-	}](err)
-	text, _ := errors.AsType[*db.TextError](err)
-	return ok && answer.HTTPStatus() < 500 || text != nil || db.IsUnique(err)
-}
-
-func isUnconfirmed(err error) bool {
-	var c *db.CommitError
-	return errors.As(err, &c)
-}
-
 // write runs the one transaction of a group commit and returns what it meant to reach.
 func (s *Streams) write(batch []*Ticket) ([]lease.Lease, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)

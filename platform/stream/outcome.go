@@ -57,9 +57,6 @@ func (s *Streams) completeAll(l *lane) {
 	}
 }
 
-// errUntold says that this process ended before the others could be told of what it wrote: it may be stored.
-var errNotAnnounced error = movingError("the other processes could not be told")
-
 func (s *Streams) complete(o outcome) {
 	s.mu.Lock()
 	for _, t := range o.tickets {

@@ -1,0 +1,92 @@
+package stream
+
+import (
+	"context"
+	"time"
+
+	"lyceum/platform/db"
+)
+
+// Barrier returns when the tails of this process have seen all rows that any process had acknowledged
+// before the call. It costs one message to the bus and back, shared by concurrent callers, and nothing
+// when the process is the only one. While the bus does not carry all rows it asks the database. Before Start is done
+// it waits for that.
+func (s *Streams) Barrier(ctx context.Context) error {
+	select {
+	case <-s.startDone:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	if s.isOnlyMember() {
+		return s.waitCaughtUp(ctx)
+	}
+	if err := s.opts.Bus.Barrier(ctx); err != nil || !s.busIsComplete() {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		// A process that can not reach the database either knows nothing: another one may be mute, or the only one.
+		if _, err := s.highWaterMarks.wait(ctx); err != nil {
+			return err
+		}
+	}
+	return s.waitCaughtUp(ctx)
+}
+
+// waitCaughtUp waits for the rows that are known to exist now.
+func (s *Streams) waitCaughtUp(ctx context.Context) error {
+	for _, st := range s.opened {
+		if err := st.waitCaughtUp(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (st *Stream) waitCaughtUp(ctx context.Context) error {
+	if !st.receiving.Load() {
+		return nil
+	}
+	st.mu.Lock()
+	var behind []Row
+	for i, sh := range st.shards {
+		if sh.seen < sh.target {
+			behind = append(behind, Row{Shard: i, Pos: sh.target})
+		}
+	}
+	st.mu.Unlock()
+	for _, b := range behind {
+		if err := st.WaitFor(ctx, b.Shard, b.Pos); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// syncHeads reads the stored positions of all shards and begins to read what is missing.
+func (s *Streams) readHighWaterMarks(ctx context.Context) error {
+	losses := s.lossCount()
+	held, err := s.opts.Leases.Read(ctx, "stream/")
+	// A database that was away for a moment leaves connections that are broken, which is no reason to refuse requests.
+	for wait := 10 * time.Millisecond; db.IsUnavailable(err) && wait < time.Second; wait *= 2 {
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(wait):
+		}
+		held, err = s.opts.Leases.Read(ctx, "stream/")
+	}
+	if err != nil {
+		return err
+	}
+	for _, st := range s.opened {
+		if !st.receiving.Load() {
+			continue
+		}
+		for i := range st.shards {
+			st.raiseTarget(i, held[st.Lease(i)].Pos)
+		}
+	}
+	for old := s.lossesRead.Load(); old < losses && !s.lossesRead.CompareAndSwap(old, losses); old = s.lossesRead.Load() {
+	}
+	return nil
+}

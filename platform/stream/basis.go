@@ -1,0 +1,68 @@
+package stream
+
+import "context"
+
+// Basis is what the owner of a shard knows of a key and builds entries upon. It ends with the ownership under which it
+// was made, and when one of its entries is not written: what else was built upon it is not written then either.
+type Basis struct {
+	st      *Stream
+	shard   int
+	epoch   int64
+	dead    bool // under Streams.mu, as is pending
+	pending int  // tickets that are not decided
+}
+
+// Basis begins what is built upon a key. What is read from the database after the call is current for as long as the
+// basis is alive. The error is ErrNotOwner.
+func (st *Stream) Basis(key string) (*Basis, error) {
+	shard := st.Shard(key)
+	epoch, ok := st.Ownership(shard)
+	if !ok {
+		return nil, ErrNotOwner
+	}
+	return &Basis{st: st, shard: shard, epoch: epoch}, nil
+}
+
+// Alive tells whether the shard is owned since the basis was made, and all entries built upon it were written or may
+// be yet.
+func (b *Basis) Alive() bool {
+	b.st.streams.mu.Lock()
+	defer b.st.streams.mu.Unlock()
+	return b.aliveLocked()
+}
+
+func (b *Basis) aliveLocked() bool { return !b.dead && b.st.shards[b.shard].heldSince(b.epoch) }
+
+// Idle tells that no entry built upon the basis waits to be decided.
+func (b *Basis) Idle() bool {
+	b.st.streams.mu.Lock()
+	defer b.st.streams.mu.Unlock()
+	return b.pending == 0
+}
+
+// Enqueue queues entries that are built upon the basis: see Streams.Enqueue.
+func (b *Basis) Enqueue(entries ...*Entry) (*Ticket, error) {
+	return b.st.streams.Enqueue(b, entries...)
+}
+
+// Confirm returns when it is certain that the basis was alive after the call began, so that no other process had written
+// for its key: an answer from memory that writes nothing may be given. It costs one statement, shared by all who wait,
+// and nothing in a process that is alone.
+func (b *Basis) Confirm(ctx context.Context) error {
+	s := b.st.streams
+	if !s.opts.Leases.Alone() {
+		held, err := s.leaseReads.wait(ctx)
+		if err != nil {
+			return err
+		}
+		self, h := s.opts.Leases.Self(), held[b.st.leases[b.shard]]
+		if h.Machine != self.ID || h.Incarnation != self.Incarnation {
+			s.opts.Leases.Wake()
+			return ErrNotOwner
+		}
+	}
+	if !b.Alive() {
+		return ErrNotOwner
+	}
+	return nil
+}

@@ -1,0 +1,273 @@
+package stream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"lyceum/platform/db"
+	"lyceum/platform/lease"
+)
+
+// worker consumes one shard.
+type worker struct {
+	c     *consumer
+	shard int
+	lease lease.Lease // Pos is the stored cursor
+	stop  context.CancelFunc
+	done  chan struct{}
+	wake  chan struct{}
+
+	pos       int64            // up to which rows are worked off
+	stored    int64            // the stored cursor
+	parked    map[string]int64 // keys with parked rows, and how many
+	lastTried int64            // the parked row behind which to go on; 0 for the first
+
+	mu    sync.Mutex
+	queue []Row // that follow each other, as they were written
+}
+
+// run works off what comes until ctx ends or the lease is lost.
+func (w *worker) run(ctx context.Context) error {
+	if w.c.OnAssigned != nil {
+		w.c.OnAssigned(w.shard)
+	}
+	if err := w.loadParked(ctx); err != nil {
+		return err
+	}
+	err := w.loop(ctx)
+	if ctx.Err() != nil && !isUnconfirmed(err) { // else the stored cursor may be further
+		return w.storeCursor(context.WithoutCancel(ctx), w.pos, nil, false)
+	}
+	return err
+}
+
+// turns works off new rows, tries parked ones and calls Periodic, by turns: none of them waits until there is nothing else to do.
+func (w *worker) loop(ctx context.Context) error {
+	stored := time.Now()
+	var retry, every time.Time // when parked rows and Periodic have their turn
+	for ctx.Err() == nil {
+		rows, upto, err := w.nextRows(ctx, w.pos)
+		if err != nil {
+			return err
+		}
+		idle := upto == w.pos
+		if !idle {
+			wrote, err := w.process(ctx, rows, upto, time.Now().Truncate(cursorInterval).After(stored))
+			if err != nil {
+				return err
+			}
+			if wrote {
+				stored = time.Now()
+			}
+		}
+		if !time.Now().Before(retry) {
+			if idle && w.pos > w.stored {
+				if err := w.storeCursor(ctx, w.pos, nil, false); err != nil {
+					return err
+				}
+			}
+			pause, err := w.retryParked(ctx)
+			if err != nil {
+				return err
+			}
+			retry = time.Now().Add(pause)
+		}
+		if w.c.Periodic != nil && !time.Now().Before(every) {
+			pause, err := w.c.Periodic(ctx, w.shard)
+			if err != nil {
+				return err
+			}
+			every = time.Now().Add(pause)
+		}
+		var wake chan struct{}
+		now, until := time.Now(), retry
+		switch {
+		case idle:
+			if wake = w.wake; w.c.Periodic != nil && every.Before(retry) {
+				until = every
+			}
+		case len(rows) < w.c.Batch && w.c.Linger > 0:
+			until = now.Truncate(w.c.Linger).Add(w.c.Linger) // all shards wait for the same moment, and commit together
+		default:
+			continue
+		}
+		select {
+		case <-ctx.Done():
+		case <-wake:
+		case <-time.After(until.Sub(now)):
+		}
+	}
+	return nil
+}
+
+// next gives the rows after a position, and the position that they reach: from memory if it has them.
+func (w *worker) nextRows(ctx context.Context, pos int64) (rows []Row, upto int64, err error) {
+	head := w.c.Stream.Position(w.shard)
+	w.mu.Lock()
+	i := slices.IndexFunc(w.queue, func(r Row) bool { return r.Pos > pos })
+	if i < 0 {
+		i = len(w.queue)
+	}
+	w.queue = w.queue[i:]
+	if len(w.queue) > 0 && w.queue[0].Pos == pos+1 {
+		n := min(w.c.Batch, len(w.queue))
+		rows = slices.Clone(w.queue[:n])
+		w.queue = w.queue[n:]
+		w.mu.Unlock()
+		return rows, rows[n-1].Pos, nil
+	}
+	w.mu.Unlock()
+	if head <= pos {
+		return nil, pos, nil
+	}
+	rows, err = w.c.Read(ctx, w.c.streams.opts.DB, Range{Shard: w.shard, After: pos, Upto: head, Limit: w.c.Batch})
+	if err != nil {
+		return nil, pos, err
+	}
+	if len(rows) == w.c.Batch {
+		head = rows[len(rows)-1].Pos
+	}
+	return rows, head, nil
+}
+
+// work works rows off and moves the cursor; due says that it is to be stored though there is nothing to do in the database.
+// What fails is found row by row.
+func (w *worker) process(ctx context.Context, rows []Row, upto int64, due bool) (wrote bool, err error) {
+	var free []Row
+	var park []parkedRow
+	for _, r := range rows {
+		if w.parked[r.Key] > 0 {
+			park = append(park, parkedRow{r, behindOther})
+		} else {
+			free = append(free, r)
+		}
+	}
+	if b := w.c.failuresOf(w.shard); len(rows) == 0 || w.pos >= b.upto {
+		if wrote, err = w.attempt(ctx, attempt{rows: free, park: park, upto: upto, due: due}); err == nil {
+			return wrote, nil
+		}
+		if w.endsWorker(ctx, err) {
+			w.noteFailure(ctx, err, upto)
+			return wrote, err
+		}
+	}
+	for i, r := range rows {
+		to := r.Pos
+		if i == len(rows)-1 {
+			to = upto
+		}
+		reason := ""
+		switch b := w.c.failuresOf(w.shard); {
+		case w.parked[r.Key] > 0:
+			reason = behindOther
+		case b.cursor == w.pos && b.count >= maxConnectionFailures:
+			reason = breaksConnection
+		}
+		if reason == "" {
+			if _, err = w.attempt(ctx, attempt{rows: []Row{r}, upto: to, due: true, alone: true}); err != nil && !w.endsWorker(ctx, err) {
+				reason = err.Error()
+			}
+		}
+		if reason != "" {
+			_, err = w.attempt(ctx, attempt{park: []parkedRow{{r, reason}}, upto: to, due: true})
+		}
+		if err != nil {
+			w.noteFailure(ctx, err, upto)
+			return true, err
+		}
+	}
+	return true, nil
+}
+
+// do does the Work of rows: what this process knows by other streams is no older than they are.
+func (w *worker) doWork(ctx context.Context, rows []Row) (commit func(w *db.Batch), err error) {
+	if err := w.c.streams.Barrier(ctx); err != nil {
+		return nil, fmt.Errorf("%w: %w", errNotCurrent, err)
+	}
+	if commit, err = w.c.Work(ctx, w.shard, rows); err != nil {
+		err = &workError{err}
+	}
+	return commit, err
+}
+
+// workError is an error of Work. It says nothing of the database: Work may ask others, and whether the database answers is told by
+// what is written next.
+type workError struct{ error }
+
+func (e *workError) Unwrap() error { return e.error }
+
+// errBehind says that this process does not know whether it has heard of all that was acknowledged.
+var errNotCurrent = errors.New("the newest rows are not known")
+
+// over tells that an error is not of the rows: the worker ends, and starts again or elsewhere.
+func (w *worker) endsWorker(ctx context.Context, err error) bool {
+	var work *workError
+	switch {
+	case ctx.Err() != nil:
+		return true
+	case errors.As(err, &work):
+		return false
+	}
+	return errors.Is(err, errNotCurrent) || errors.Is(err, lease.ErrLost) || db.IsUnavailable(err) || isUnconfirmed(err)
+}
+
+// attempt is what is done at once: rows to work off and rows to park, up to a position.
+type attempt struct {
+	rows  []Row
+	park  []parkedRow
+	upto  int64
+	due   bool
+	alone bool // as in step
+}
+
+func (w *worker) attempt(ctx context.Context, a attempt) (wrote bool, err error) {
+	if ctx.Err() != nil {
+		return false, ctx.Err()
+	}
+	var commit func(w *db.Batch)
+	if len(a.rows) > 0 {
+		if commit, err = w.doWork(ctx, a.rows); err != nil {
+			return false, errors.Join(err, ctx.Err())
+		}
+	}
+	if commit == nil && len(a.park) == 0 && !a.due {
+		w.pos = a.upto
+		return false, nil
+	}
+	err = w.storeCursor(context.WithoutCancel(ctx), a.upto, func(b *db.Batch) { // what is done is stored, also when ctx ended meanwhile
+		if commit != nil {
+			commit(b)
+		}
+		w.park(b, a.park)
+	}, a.alone)
+	if err == nil {
+		for _, r := range a.park {
+			w.parked[r.Key]++
+			w.c.streams.opts.Log.Warn("a row could not be worked off, it is tried again", "consumer", w.c.Name, "shard", w.shard, "position", r.Pos, "error", r.reason)
+		}
+	}
+	return true, err
+}
+
+// move stores the cursor together with what more writes; it fails when the lease is lost.
+func (w *worker) storeCursor(ctx context.Context, pos int64, more func(b *db.Batch), alone bool) error {
+	s := &cursorUpdate{lease.Lease{Name: w.lease.Name, Epoch: w.lease.Epoch, Pos: pos}, more, alone, make(chan error, 1)}
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case w.c.updates <- s:
+	}
+	select {
+	case <-ctx.Done(): // it may be stored yet; whoever goes on reads the cursor
+		return ctx.Err()
+	case err := <-s.done:
+		if err == nil {
+			w.pos, w.stored = pos, pos
+		}
+		return err
+	}
+}

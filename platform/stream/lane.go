@@ -1,0 +1,110 @@
+package stream
+
+import (
+	"slices"
+	"time"
+)
+
+// lane is a queue of its own and what writes it. Streams of different lanes do not hold each other up.
+type lane struct {
+	name     string
+	wake     chan struct{}
+	queue    []*Ticket // under Streams.mu
+	inFlight int       // commits under way, under Streams.mu
+	pace     pace      // under Streams.mu
+	outcomes chan outcome
+}
+
+func (l *lane) signal() {
+	select {
+	case l.wake <- struct{}{}:
+	default:
+	}
+}
+
+// laneOf finds or makes the lane of a stream, at wiring time.
+func (s *Streams) laneOf(name string) *lane {
+	i := slices.IndexFunc(s.lanes, func(l *lane) bool { return l.name == name })
+	if i < 0 {
+		i = len(s.lanes)
+		s.lanes = append(s.lanes, &lane{name: name, wake: make(chan struct{}, 1), outcomes: make(chan outcome, 64)})
+	}
+	return s.lanes[i]
+}
+
+// take gives the tickets for the next commit of a lane: those of whose shards none is in another commit. The shards are
+// in this one until free is called.
+func (s *Streams) takeBatch(l *lane) []*Ticket {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.takeCount++
+	var batch []*Ticket
+	entries, bytes := 0, 0
+	rest := l.queue[:0]
+	for i, t := range l.queue {
+		if len(batch) > 0 && (entries+len(t.entries) > s.opts.Batch || bytes+t.bytes > maxBatchBytes) {
+			rest = append(rest, l.queue[i:]...)
+			break
+		}
+		blocked := t.unsealed || slices.ContainsFunc(t.entries, func(e *Entry) bool {
+			sh := e.Stream.shards[e.Shard]
+			return sh.inCommit || sh.blockedTake == s.takeCount
+		})
+		if blocked { // and so is what comes behind it for the same shards
+			for _, e := range t.entries {
+				e.Stream.shards[e.Shard].blockedTake = s.takeCount
+			}
+			rest = append(rest, t)
+			continue
+		}
+		batch = append(batch, t)
+		entries += len(t.entries)
+		bytes += t.bytes
+	}
+	clear(l.queue[len(rest):])
+	l.queue = rest
+	for _, t := range batch {
+		for _, e := range t.entries {
+			e.Stream.shards[e.Shard].inCommit = true
+		}
+	}
+	if len(batch) > 0 {
+		l.inFlight++
+	}
+	return batch
+}
+
+// forget lets go of what nobody asks for any more, under Streams.mu.
+func (t *Ticket) dropEntries() {
+	if t.released && t.answered {
+		t.entries, t.basis = nil, nil
+	}
+}
+
+// free ends a commit, which took so long.
+func (s *Streams) releaseBatch(l *lane, batch []*Ticket, took time.Duration) {
+	s.mu.Lock()
+	l.pace.add(took)
+	for _, t := range batch {
+		for _, e := range t.entries {
+			e.Stream.shards[e.Shard].inCommit = false
+		}
+		t.released = true
+		t.dropEntries()
+	}
+	l.inFlight--
+	s.mu.Unlock()
+	l.signal()
+}
+
+func (s *Streams) isIdle(l *lane) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(l.queue) == 0 && l.inFlight == 0
+}
+
+func (s *Streams) overlapDelay(l *lane) time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return l.pace.overlapDelay()
+}
