@@ -17,7 +17,7 @@ import (
 
 // floors are the packages from the lowest up; a package imports only lower ones.
 var floors = []string{
-	"matrix textot ui platform/caller platform/disk platform/dial platform/confine",
+	"matrix textot ui platform/backoff platform/caller platform/disk platform/dial platform/confine",
 	"matrix/* platform/conf platform/obs platform/engines ops/plan",
 	"platform/db platform/blob platform/bus platform/lease",
 	"platform/stream platform/web platform/rpc",

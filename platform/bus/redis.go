@@ -5,13 +5,14 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/redis/rueidis"
+
+	"lyceum/platform/backoff"
 )
 
 const (
@@ -31,7 +32,7 @@ type Redis struct {
 
 	subs             subscribers
 	reconnect        callbacks
-	barriers         barriers
+	barriers         Coalesced[struct{}]
 	currentMu        sync.RWMutex            // held while a session becomes current, so that no Subscribe slips past it
 	current          atomic.Pointer[session] // nil while there is no connection
 	observeRoundTrip atomic.Pointer[func(time.Duration)]
@@ -57,7 +58,7 @@ func NewRedis(ctx context.Context, conf Config) (*Redis, error) {
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	connected, hopeless, foreign := make(chan struct{}), make(chan error, 1), make(chan struct{})
 	r.wg.Go(func() { r.run(connected, hopeless, foreign) })
-	r.barriers.ping = r.ping
+	r.barriers.Run = func() (struct{}, error) { return struct{}{}, r.ping() }
 
 	timer := time.NewTimer(conf.StartWait.D())
 	defer timer.Stop()
@@ -81,7 +82,7 @@ func NewRedis(ctx context.Context, conf Config) (*Redis, error) {
 
 // run keeps one session open until Close.
 func (r *Redis) run(connected chan<- struct{}, hopeless chan<- error, foreign chan<- struct{}) {
-	backoff := firstBackoff
+	retry := backoff.Backoff{First: firstBackoff, Max: lastBackoff}
 	var met time.Time // another fleet, while none was connected yet
 	for r.ctx.Err() == nil {
 		s, err := r.open()
@@ -97,13 +98,14 @@ func (r *Redis) run(connected chan<- struct{}, hopeless chan<- error, foreign ch
 			r.current.Store(nil)
 			r.wg.Go(s.close)
 			if time.Since(began) > lastBackoff {
-				backoff = firstBackoff
+				retry.Reset()
 			}
 		}
 		if r.ctx.Err() != nil {
 			return
 		}
-		r.conf.Log.Warn("bus has no connection", "redis", r.opt.InitAddress, "error", err, "retry", backoff)
+		pause := retry.Next()
+		r.conf.Log.Warn("bus has no connection", "redis", r.opt.InitAddress, "error", err, "retry", pause)
 		if errors.Is(err, errForeign) && met.IsZero() {
 			met = time.Now()
 			close(foreign)
@@ -116,9 +118,8 @@ func (r *Redis) run(connected chan<- struct{}, hopeless chan<- error, foreign ch
 		}
 		select {
 		case <-r.ctx.Done():
-		case <-time.After(backoff/2 + rand.N(backoff/2)):
+		case <-time.After(backoff.Jitter(pause)):
 		}
-		backoff = min(2*backoff, lastBackoff)
 	}
 }
 
@@ -202,7 +203,8 @@ func (r *Redis) Barrier(ctx context.Context) error {
 	if _, err := r.session(); err != nil {
 		return err
 	}
-	return r.barriers.wait(ctx)
+	_, err := r.barriers.Wait(ctx)
+	return err
 }
 
 func (r *Redis) ping() error {
@@ -286,54 +288,4 @@ func keysOf(err error) string {
 		return "redis.password (or the one in redis.addresses), redis.username"
 	}
 	return "redis.addresses"
-}
-
-// barriers joins the callers of Barrier that wait at the same time. A caller is served by a PING sent after
-// it arrived; at most one PING is on its way and one group waits for the next.
-type barriers struct {
-	ping func() error
-
-	mu      sync.Mutex
-	running bool
-	next    *barrierGroup
-}
-
-type barrierGroup struct {
-	done chan struct{}
-	err  error
-}
-
-func (b *barriers) wait(ctx context.Context) error {
-	b.mu.Lock()
-	if b.next == nil {
-		b.next = &barrierGroup{done: make(chan struct{})}
-	}
-	group := b.next
-	if !b.running {
-		b.running = true
-		go b.run()
-	}
-	b.mu.Unlock()
-	select {
-	case <-group.done:
-		return group.err
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
-func (b *barriers) run() {
-	for {
-		b.mu.Lock()
-		group := b.next
-		b.next = nil
-		if group == nil {
-			b.running = false
-			b.mu.Unlock()
-			return
-		}
-		b.mu.Unlock()
-		group.err = b.ping()
-		close(group.done)
-	}
 }

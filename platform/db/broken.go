@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"lyceum/platform/backoff"
 )
 
 // A session of PostgreSQL may go on when its connection broke: what was sent to it is done when it arrives, or when a lock
@@ -74,7 +76,8 @@ func (d *DB) ending(ctx context.Context, write func(ctx context.Context) error) 
 		return err
 	}
 	asked := time.Now()
-	for wait := 10 * time.Millisecond; time.Since(asked) < unasked; wait = min(2*wait, 500*time.Millisecond) {
+	pause := backoff.Backoff{First: 10 * time.Millisecond, Max: 500 * time.Millisecond}
+	for time.Since(asked) < unasked {
 		var told bool
 		endErr := d.QueryRow(ctx, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = $1 AND "+backendBegan+" = $2",
 			int64(b.session.pid), b.session.began).Scan(&told)
@@ -84,10 +87,8 @@ func (d *DB) ending(ctx context.Context, write func(ctx context.Context) error) 
 		case !IsTemporary(endErr): // it is gone, or can not be ended
 			return err
 		}
-		select {
-		case <-ctx.Done():
+		if pause.Wait(ctx) != nil {
 			return err
-		case <-time.After(wait):
 		}
 	}
 	return err

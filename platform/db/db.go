@@ -8,6 +8,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"lyceum/platform/backoff"
 )
 
 // ErrNoRows is what a Row's Scan returns when the query found nothing.
@@ -296,22 +298,14 @@ func (e *CommitError) Error() string { return "commit not confirmed: " + e.Err.E
 func (e *CommitError) Unwrap() error { return e.Err }
 
 func (d *DB) retry(ctx context.Context, fn func() error) error {
-	wait := 2 * time.Millisecond
-	for try := 0; ; try++ {
-		err := fn()
-		if err == nil || try == 8 || !isRetryable(err) {
-			return err
-		}
-		if d.opts.Retry != nil {
+	again := func(err error) bool {
+		retry := isRetryable(err)
+		if retry && d.opts.Retry != nil {
 			d.opts.Retry(err)
 		}
-		select {
-		case <-ctx.Done():
-			return err
-		case <-time.After(wait):
-		}
-		wait *= 2
+		return retry
 	}
+	return backoff.Retry(ctx, backoff.Backoff{First: 2 * time.Millisecond, Max: time.Second, Attempts: 9}, again, fn)
 }
 
 // Tx is an open write transaction.

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"time"
+
+	"lyceum/platform/backoff"
 )
 
 // Settle is Tx for those who must know what became of it, as they would do it again otherwise: after a commit that was not
@@ -17,11 +19,10 @@ func (d *DB) Settle(ctx context.Context, fn func(tx *Tx) error, stored func(ctx 
 	if !errors.As(err, &unknown) {
 		return err
 	}
-	for wait := 20 * time.Millisecond; ; wait = min(2*wait, 500*time.Millisecond) {
-		select {
-		case <-ctx.Done():
+	pause := backoff.Backoff{First: 20 * time.Millisecond, Max: 500 * time.Millisecond}
+	for {
+		if pause.Wait(ctx) != nil {
 			return unknown
-		case <-time.After(wait):
 		}
 		done, err := stored(ctx, d)
 		if err == nil && !done {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"time"
 
+	"lyceum/platform/backoff"
 	"lyceum/platform/db"
 )
 
@@ -52,7 +53,7 @@ func (l *Leases) keepSession(ctx context.Context) {
 	if l.opts.Alone || !l.db.Postgres() {
 		return
 	}
-	pause := sessionRetryMin
+	pause := backoff.Backoff{First: sessionRetryMin, Max: sessionRetryMax}
 	var key int64
 	for {
 		key = max(key+1, time.Now().UnixNano())
@@ -61,7 +62,7 @@ func (l *Leases) keepSession(ctx context.Context) {
 			if err := s.Exec("SELECT pg_advisory_lock($1)", key); err != nil {
 				return err
 			}
-			pause = sessionRetryMin
+			pause.Reset()
 			// A session that broke may have left a statement that comes yet: keys go up, so that it changes nothing.
 			return s.Exec(`UPDATE machines SET lock_key = $1, lock_run = CAST(pg_postmaster_start_time() AS TEXT) WHERE id = $2 AND incarnation = $3
 				AND (lock_key < $1 OR lock_run <> CAST(pg_postmaster_start_time() AS TEXT))`,
@@ -71,11 +72,8 @@ func (l *Leases) keepSession(ctx context.Context) {
 			l.opts.Log.Info("a killed process is noticed by its heartbeat only", "reason", err)
 			return
 		}
-		select {
-		case <-ctx.Done():
+		if pause.Wait(ctx) != nil {
 			return
-		case <-time.After(pause):
-			pause = min(2*pause, sessionRetryMax)
 		}
 	}
 }

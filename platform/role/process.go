@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"lyceum/platform/backoff"
 	"lyceum/platform/bus"
 	"lyceum/platform/db"
 	"lyceum/platform/lease"
@@ -142,7 +143,8 @@ func (p *Process) Run(ctx context.Context) error {
 }
 
 func (p *Process) keepRunning(ctx context.Context, part part) {
-	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 10*time.Second) {
+	pause := backoff.Backoff{First: 100 * time.Millisecond, Max: 10 * time.Second}
+	for {
 		start := time.Now()
 		err := part.run(ctx)
 		if ctx.Err() != nil || err == nil {
@@ -150,12 +152,10 @@ func (p *Process) keepRunning(ctx context.Context, part part) {
 		}
 		p.Log.Error("a background part failed and starts again", "part", part.name, "error", err)
 		if time.Since(start) > time.Minute {
-			wait = 100 * time.Millisecond
+			pause.Reset()
 		}
-		select {
-		case <-ctx.Done():
+		if pause.Wait(ctx) != nil {
 			return
-		case <-time.After(wait):
 		}
 	}
 }

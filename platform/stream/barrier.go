@@ -4,7 +4,9 @@ import (
 	"context"
 	"time"
 
+	"lyceum/platform/backoff"
 	"lyceum/platform/db"
+	"lyceum/platform/lease"
 )
 
 // Barrier returns when the tails of this process have seen all rows that any process had acknowledged
@@ -25,7 +27,7 @@ func (s *Streams) Barrier(ctx context.Context) error {
 			return ctx.Err()
 		}
 		// A process that can not reach the database either knows nothing: another one may be mute, or the only one.
-		if _, err := s.highWaterMarks.wait(ctx); err != nil {
+		if _, err := s.highWaterMarks.Wait(ctx); err != nil {
 			return err
 		}
 	}
@@ -65,16 +67,13 @@ func (st *Stream) waitCaughtUp(ctx context.Context) error {
 // syncHeads reads the stored positions of all shards and begins to read what is missing.
 func (s *Streams) readHighWaterMarks(ctx context.Context) error {
 	losses := s.lossCount()
-	held, err := s.opts.Leases.Read(ctx, "stream/")
-	// A database that was away for a moment leaves connections that are broken, which is no reason to refuse requests.
-	for wait := 10 * time.Millisecond; db.IsUnavailable(err) && wait < time.Second; wait *= 2 {
-		select {
-		case <-ctx.Done():
-			return err
-		case <-time.After(wait):
-		}
+	var held map[string]lease.Holder
+	// A database that was away for a moment leaves broken connections behind: no reason to refuse requests.
+	pauses := backoff.Backoff{First: 10 * time.Millisecond, Max: time.Second, Attempts: 8}
+	err := backoff.Retry(ctx, pauses, db.IsUnavailable, func() (err error) {
 		held, err = s.opts.Leases.Read(ctx, "stream/")
-	}
+		return err
+	})
 	if err != nil {
 		return err
 	}

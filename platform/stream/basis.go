@@ -51,7 +51,7 @@ func (b *Basis) Enqueue(entries ...*Entry) (*Ticket, error) {
 func (b *Basis) Confirm(ctx context.Context) error {
 	s := b.st.streams
 	if !s.opts.Leases.Alone() {
-		held, err := s.leaseReads.wait(ctx)
+		held, err := s.leaseReads.Wait(ctx)
 		if err != nil {
 			return err
 		}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"time"
 
+	"lyceum/platform/backoff"
 	"lyceum/platform/lease"
 )
 
@@ -20,21 +21,14 @@ func (s *Streams) markDegraded(ctx context.Context) (told bool) {
 		return true
 	}
 	s.opts.Log.Warn("the bus does not bring rows to all: the fleet reads them from the database")
-	for wait := 50 * time.Millisecond; ; wait = min(2*wait, time.Second) {
+	notReplaced := func(err error) bool { return !errors.Is(err, lease.ErrReplaced) }
+	err := backoff.Retry(ctx, backoff.Backoff{First: 50 * time.Millisecond, Max: time.Second}, notReplaced, func() error {
 		step, cancel := context.WithTimeout(ctx, 5*time.Second)
-		err := s.opts.Leases.SetDegraded(step, true)
-		cancel()
-		if errors.Is(err, lease.ErrReplaced) {
-			return false
-		}
-		if err == nil {
-			break
-		}
-		select {
-		case <-ctx.Done():
-			return false
-		case <-time.After(wait):
-		}
+		defer cancel()
+		return s.opts.Leases.SetDegraded(step, true)
+	})
+	if err != nil {
+		return false
 	}
 	select {
 	case <-ctx.Done(): // whoever comes next waits as long

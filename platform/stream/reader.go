@@ -2,7 +2,6 @@ package stream
 
 import (
 	"context"
-	"sync"
 	"time"
 
 	"lyceum/platform/bus"
@@ -164,57 +163,4 @@ func (st *Stream) dispatchMissed(shard int, rows []Row, upto int64) {
 	st.fromStore = true
 	st.dispatch(fresh)
 	st.fromStore = false
-}
-
-// shared runs a call once for all who came before it began.
-type shared[T any] struct {
-	run func(ctx context.Context) (T, error)
-
-	mu      sync.Mutex
-	running bool
-	next    *sharedCall[T]
-}
-
-type sharedCall[T any] struct {
-	done   chan struct{}
-	result T
-	err    error
-}
-
-// wait returns what a call gave that began after wait was called.
-func (s *shared[T]) wait(ctx context.Context) (T, error) {
-	s.mu.Lock()
-	if s.next == nil {
-		s.next = &sharedCall[T]{done: make(chan struct{})}
-	}
-	call := s.next
-	if !s.running {
-		s.running = true
-		go s.work()
-	}
-	s.mu.Unlock()
-	select {
-	case <-ctx.Done():
-		var none T
-		return none, ctx.Err()
-	case <-call.done:
-		return call.result, call.err
-	}
-}
-
-func (s *shared[T]) work() {
-	for {
-		s.mu.Lock()
-		call := s.next
-		s.next = nil
-		s.running = call != nil
-		s.mu.Unlock()
-		if call == nil {
-			return
-		}
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-		call.result, call.err = s.run(ctx)
-		cancel()
-		close(call.done)
-	}
 }

@@ -168,10 +168,10 @@ type Streams struct {
 	incarnation int64        // of this process
 	unowned     atomic.Int64 // shards that this process does not own, written under mu
 
-	highWaterMarks shared[struct{}]                // reads the stored positions and follows them
-	leaseReads     shared[map[string]lease.Holder] // reads the leases
-	lostMessages   atomic.Int64                    // times that messages were lost on their way to this process
-	lossesRead     atomic.Int64                    // what losses was when the stored positions were read last
+	highWaterMarks bus.Coalesced[struct{}]                // reads the stored positions and follows them
+	leaseReads     bus.Coalesced[map[string]lease.Holder] // reads the leases
+	lostMessages   atomic.Int64                           // times that messages were lost on their way to this process
+	lossesRead     atomic.Int64                           // what losses was when the stored positions were read last
 
 	degradedMu       sync.Mutex
 	degraded         bool         // the fleet was told that rows of this process may not be on the bus
@@ -202,8 +202,16 @@ func New(o Options) *Streams {
 		decided: make(chan struct{}), startDone: make(chan struct{}), assignments: map[*Stream]assignment{},
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
-	s.highWaterMarks.run = func(ctx context.Context) (struct{}, error) { return struct{}{}, s.readHighWaterMarks(ctx) }
-	s.leaseReads.run = func(ctx context.Context) (map[string]lease.Holder, error) { return o.Leases.Read(ctx, "stream/") }
+	s.highWaterMarks.Run = func() (struct{}, error) {
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		return struct{}{}, s.readHighWaterMarks(ctx)
+	}
+	s.leaseReads.Run = func() (map[string]lease.Holder, error) {
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		return o.Leases.Read(ctx, "stream/")
+	}
 	s.metrics = newMetrics(o.Registry)
 	if b, ok := o.Bus.(interface{ ObserveRoundTrips(fn func(time.Duration)) }); ok {
 		b.ObserveRoundTrips(s.metrics.roundTrip)

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"lyceum/platform/backoff"
 	"lyceum/platform/db"
 	"lyceum/platform/lease"
 )
@@ -80,7 +81,8 @@ func (s *Streams) runLane(ctx context.Context, l *lane) {
 // it; when the database is away, it waits for it.
 func (s *Streams) commit(ctx context.Context, batch []*Ticket) {
 	broke := 0
-	for pause := 10 * time.Millisecond; ; pause = min(2*pause, time.Second) {
+	pause := backoff.Backoff{First: 10 * time.Millisecond, Max: time.Second}
+	for {
 		if batch = s.dropStale(batch); len(batch) == 0 {
 			return
 		}
@@ -107,10 +109,7 @@ func (s *Streams) commit(ctx context.Context, batch []*Ticket) {
 			s.committed(batch)
 			return
 		case again && ctx.Err() == nil:
-			select {
-			case <-ctx.Done():
-			case <-time.After(pause):
-			}
+			_ = pause.Wait(ctx) // at the end of ctx the batch is written once more
 		case again:
 			for _, t := range s.dropStale(batch) {
 				s.fail(t, err)
@@ -193,7 +192,8 @@ func (s *Streams) resolve(ctx context.Context, marks []lease.Lease) (stored, dec
 		epoch, owned := s.leaseEpoch(s.byLease[m.Name].st, s.byLease[m.Name].shard)
 		return owned && epoch == m.Epoch
 	}
-	for wait := 20 * time.Millisecond; ; wait = min(2*wait, 500*time.Millisecond) {
+	var renewed map[string]lease.Lease
+	err := backoff.Retry(ctx, backoff.Backoff{First: 20 * time.Millisecond, Max: 500 * time.Millisecond}, nil, func() (err error) {
 		var names []string
 		for _, m := range marks {
 			if held(m) {
@@ -201,32 +201,29 @@ func (s *Streams) resolve(ctx context.Context, marks []lease.Lease) (stored, dec
 			}
 		}
 		step, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-		renewed, err := s.opts.Leases.Renew(step, names...)
-		cancel()
-		if err == nil {
-			for _, m := range marks {
-				l, mine := renewed[m.Name]
-				if !held(m) {
-					continue
-				}
-				p := s.byLease[m.Name]
-				if !mine {
-					s.giveUp(p.st, p.shard)
-					continue
-				}
-				s.mu.Lock()
-				p.st.shards[p.shard].epoch = l.Epoch
-				s.mu.Unlock()
-				stored = stored || l.Pos >= m.Pos
-			}
-			return stored, true
-		}
-		select {
-		case <-ctx.Done():
-			return false, false
-		case <-time.After(wait):
-		}
+		defer cancel()
+		renewed, err = s.opts.Leases.Renew(step, names...)
+		return err
+	})
+	if err != nil {
+		return false, false
 	}
+	for _, m := range marks {
+		l, mine := renewed[m.Name]
+		if !held(m) {
+			continue
+		}
+		p := s.byLease[m.Name]
+		if !mine {
+			s.giveUp(p.st, p.shard)
+			continue
+		}
+		s.mu.Lock()
+		p.st.shards[p.shard].epoch = l.Epoch
+		s.mu.Unlock()
+		stored = stored || l.Pos >= m.Pos
+	}
+	return stored, true
 }
 
 // dropStale fails the tickets of shards that were lost since they were queued, and those built upon what failed, and
