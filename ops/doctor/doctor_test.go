@@ -232,7 +232,7 @@ func otherScenarios() []scenario {
 		{"a machine that never gets ready", "machine", Critical, process(func(s *status.Sample) { s.Ready, s.Started = false, now.Add(-time.Minute) })},
 		{"a machine that drains", "machine", Note, process(func(s *status.Sample) { s.Draining = true })},
 		{"no machine at all", "machine", Critical, fleetOf(func(a *status.Fleet) { a.Processes = nil })},
-		{"cut off from Redis", "redis-mute", Warning, process(func(s *status.Sample) { s.Mute = true })},
+		{"cut off from Redis", "redis-mute", Warning, process(func(s *status.Sample) { s.Degraded = true })},
 		{"reaching Redis", "redis-mute", "", process(func(*status.Sample) {})},
 
 		{"a shard without an owner", "shard-owner", Critical, fleetOf(func(a *status.Fleet) { a.Streams[0].Shards[2].Machine = -1 })},

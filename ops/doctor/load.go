@@ -169,7 +169,7 @@ func (e *exam) redis() {
 	}
 	e.check(gauge{rule: "redis", what: "round trip to Redis p95", warn: targetRedis, critical: 1, show: milliseconds, why: "news and reads that must be fresh wait for it"}, list)
 	for _, s := range e.alive() {
-		if s.Mute {
+		if s.Degraded {
 			e.add(Finding{
 				Severity: Warning, Rule: "redis-mute", Where: name(s), What: "it does not reach Redis",
 				Why: "it works on from the database, slower: its readers see news only when they look", Do: "check the network and the password between it and redis.addresses",

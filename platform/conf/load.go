@@ -256,34 +256,43 @@ func setAnyText(v reflect.Value, where, key, text string) error {
 		d.value(root, v, key)
 		return errors.Join(d.errs...)
 	}
+	if t.Kind() == reflect.Struct {
+		return wrong(errors.New("expected YAML in braces"))
+	}
 	var words []string
 	if trimmed != "" {
 		words = strings.Split(trimmed, ",")
 	}
+	if err := setWords(v, words); err != nil {
+		return wrong(err)
+	}
+	return nil
+}
+
+// setWords fills a slice with words, or a map with words of the form key=value.
+func setWords(v reflect.Value, words []string) error {
+	t := v.Type()
 	if t.Kind() == reflect.Slice {
 		out := reflect.MakeSlice(t, len(words), len(words))
 		for i, word := range words {
 			if err := setText(out.Index(i), strings.TrimSpace(word)); err != nil {
-				return wrong(err)
+				return err
 			}
 		}
 		v.Set(out)
 		return nil
 	}
-	if t.Kind() == reflect.Struct {
-		return wrong(errors.New("expected YAML in braces"))
-	}
 	out := reflect.MakeMap(t)
 	for _, word := range words {
 		name, value, ok := strings.Cut(word, "=")
-		item := reflect.New(t.Elem()).Elem()
 		if !ok {
-			return wrong(errors.New("expected key=value pairs with commas between them"))
+			return errors.New("expected key=value pairs with commas between them")
 		}
-		if err := setText(item, strings.TrimSpace(value)); err != nil {
-			return wrong(err)
+		element := reflect.New(t.Elem()).Elem()
+		if err := setText(element, strings.TrimSpace(value)); err != nil {
+			return err
 		}
-		out.SetMapIndex(reflect.ValueOf(strings.TrimSpace(name)).Convert(t.Key()), item)
+		out.SetMapIndex(reflect.ValueOf(strings.TrimSpace(name)).Convert(t.Key()), element)
 	}
 	v.Set(out)
 	return nil

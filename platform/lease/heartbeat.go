@@ -218,109 +218,150 @@ func (l *Leases) Leave(ctx context.Context) error {
 	return err
 }
 
+// view is one reading of machines and leases.
+type view struct {
+	began    time.Time // before the reading
+	now      int64     // the database's clock, in ms
+	nowAt    time.Time // when now was known
+	machines []Machine // those that did not expire
+	gone     map[int64]bool
+	shares   int64 // column shares of this machine's row
+	noOthers bool  // no other machine is registered, nor has one expired lately
+	holders  map[string]Holder
+}
+
 // Refresh reads the live machines and the holders of all leases.
 func (l *Leases) Refresh(ctx context.Context) error {
-	began := time.Now()
-	now, err := l.now(ctx, l.db)
-	if err != nil {
-		return err
-	}
-	read := time.Now()
-	if l.opts.Alone {
-		now = 0
-	}
-	machines, gone, said, lonely, err := l.readMachines(ctx, now)
-	if err != nil {
-		return err
-	}
-	holders, err := l.Read(ctx, "")
+	v, err := l.readView(ctx)
 	if err != nil {
 		return err
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if began.Before(l.viewAt) {
+	if v.began.Before(l.viewAt) {
 		return nil // a later reading was faster
 	}
 	if !l.opts.Alone {
-		// The clock was read between began and read, now as in the view before.
-		went := time.Duration(now-l.dbClock) * time.Millisecond
-		if l.viewAt.IsZero() || went-began.Sub(l.dbClockAt) > l.opts.TTL/4 || read.Sub(l.viewAt)-went > l.opts.TTL/4 {
-			l.clockJumpedAt = time.Now() // the living may look dead until their next heartbeat
-		}
-		l.dbClock, l.dbClockAt = now, read
+		l.noteClock(v)
 	}
-	machines = l.withoutDead(machines, gone, began)
-	for name, at := range l.leaseChanged {
-		known, held := l.holders[name]
-		switch {
-		case !at.After(began):
-			delete(l.leaseChanged, name)
-		case held:
-			holders[name] = known
-		default:
-			delete(holders, name)
-		}
-	}
+	v.machines = l.withoutDead(v.machines, v.gone, v.began)
+	l.keepOwnChanges(v)
 	if !l.opts.Alone {
-		elsewhere := func(name string) bool {
-			h := holders[name]
-			return h.Machine != l.self.ID || h.Incarnation != l.self.Incarnation
-		}
-		l.noOthers, l.storedShares = lonely && !slices.ContainsFunc(l.required, elsewhere), said
-		if !l.noOthers || said != l.claim {
-			l.claim = 0
-		}
+		l.noteOthers(v)
 	}
-	mute := slices.ContainsFunc(machines, l.isDegraded) || began.Before(l.busChangedAt) || !l.opts.Alone && began.Before(l.knownToAllAt)
-	unseen := !l.viewAt.IsZero() && !l.opts.Alone && began.Sub(l.viewAt) >= l.ViewTTL() // a machine may have been mute and speak again
-	if mute || l.anyDegraded || unseen {
-		l.degradedViews++
-	}
-	l.viewAt, l.anyDegraded = began, mute
-	same := slices.EqualFunc(machines, l.machines, func(a, b Machine) bool {
+	l.noteDegraded(v)
+	same := slices.EqualFunc(v.machines, l.machines, func(a, b Machine) bool {
 		return a.ID == b.ID && a.Incarnation == b.Incarnation && a.Starting == b.Starting && a.Draining == b.Draining
-	}) && maps.EqualFunc(holders, l.holders, func(a, b Holder) bool { return a.Machine == b.Machine && a.Epoch == b.Epoch })
-	l.machines, l.holders = machines, holders
+	}) && maps.EqualFunc(v.holders, l.holders, func(a, b Holder) bool { return a.Machine == b.Machine && a.Epoch == b.Epoch })
+	l.machines, l.holders = v.machines, v.holders
 	if !same {
 		l.notify()
 	}
 	return nil
 }
 
-// readMachines reads the machines that did not expire, which of their sessions are gone, the shares of this one, and whether
-// there is no other one: one that expired a TTL ago or less may not know it yet, nor may one whose session is there.
-func (l *Leases) readMachines(ctx context.Context, now int64) (list []Machine, gone map[int64]bool, said int64, lonely bool, err error) {
-	if l.opts.Alone {
-		return []Machine{l.Self()}, nil, 0, true, nil
+func (l *Leases) readView(ctx context.Context) (*view, error) {
+	v := &view{began: time.Now(), gone: map[int64]bool{}}
+	var err error
+	if v.now, err = l.now(ctx, l.db); err != nil {
+		return nil, err
 	}
-	gone, lonely = map[int64]bool{}, true
+	v.nowAt = time.Now()
+	if err = l.readMachines(ctx, v); err != nil {
+		return nil, err
+	}
+	v.holders, err = l.Read(ctx, "")
+	return v, err
+}
+
+// noteClock compares the database's clock with the view before; the caller holds mu. After a jump of the clock, machines that
+// are alive may look dead until their next heartbeat.
+func (l *Leases) noteClock(v *view) {
+	// The clock was read between began and nowAt, and for the view before likewise.
+	advance := time.Duration(v.now-l.dbClock) * time.Millisecond
+	if l.viewAt.IsZero() || advance-v.began.Sub(l.dbClockAt) > l.opts.TTL/4 || v.nowAt.Sub(l.viewAt)-advance > l.opts.TTL/4 {
+		l.clockJumpedAt = time.Now()
+	}
+	l.dbClock, l.dbClockAt = v.now, v.nowAt
+}
+
+// keepOwnChanges puts the leases into a view that this process took or gave back after the reading began; the caller holds mu.
+func (l *Leases) keepOwnChanges(v *view) {
+	for name, at := range l.leaseChanged {
+		known, held := l.holders[name]
+		switch {
+		case !at.After(v.began):
+			delete(l.leaseChanged, name)
+		case held:
+			v.holders[name] = known
+		default:
+			delete(v.holders, name)
+		}
+	}
+}
+
+// noteOthers notes whether this process can be the only member, and ends its claim when the view does not bear it out; the
+// caller holds mu.
+func (l *Leases) noteOthers(v *view) {
+	elsewhere := func(name string) bool {
+		h := v.holders[name]
+		return h.Machine != l.self.ID || h.Incarnation != l.self.Incarnation
+	}
+	l.noOthers, l.storedShares = v.noOthers && !slices.ContainsFunc(l.required, elsewhere), v.shares
+	if !l.noOthers || v.shares != l.claim {
+		l.claim = 0
+	}
+}
+
+// noteDegraded counts the view when another machine is or may have been degraded; the caller holds mu.
+func (l *Leases) noteDegraded(v *view) {
+	degraded := slices.ContainsFunc(v.machines, l.isDegraded) || v.began.Before(l.busChangedAt) ||
+		!l.opts.Alone && v.began.Before(l.knownToAllAt)
+	// Between two views that are far apart, a machine may have been degraded and have recovered.
+	unseen := !l.viewAt.IsZero() && !l.opts.Alone && v.began.Sub(l.viewAt) >= l.ViewTTL()
+	if degraded || l.anyDegraded || unseen {
+		l.degradedViews++
+	}
+	l.viewAt, l.anyDegraded = v.began, degraded
+}
+
+// readMachines reads the machines that did not expire and which of their sessions are gone, the shares of this one, and
+// whether there is no other: a machine that expired less than a TTL ago may not know it yet, nor may one whose session is
+// there.
+func (l *Leases) readMachines(ctx context.Context, v *view) error {
+	v.noOthers = true
 	self := l.Self()
-	err = db.Each(func(row db.Row) error {
+	if l.opts.Alone {
+		v.machines = []Machine{self}
+		return nil
+	}
+	return db.Each(func(row db.Row) error {
 		var m Machine
 		var roles string
 		var started, expires, shares int64
-		var there bool
-		err := row.Scan(&m.ID, &m.Incarnation, &m.Address, &m.Host, &m.Version, &roles, &m.Starting, &m.Draining, &m.Degraded, &m.Bus, &started, &expires, &shares, &there)
+		var session bool
+		err := row.Scan(&m.ID, &m.Incarnation, &m.Address, &m.Host, &m.Version, &roles, &m.Starting, &m.Draining, &m.Degraded, &m.Bus,
+			&started, &expires, &shares, &session)
 		m.Roles, m.Started = splitRoles(roles), time.UnixMilli(started)
 		if m.Incarnation == self.Incarnation {
-			said = shares
+			v.shares = shares
 		} else {
-			lonely = false
+			v.noOthers = false
 		}
-		if expires <= now {
+		if expires <= v.now {
 			return err
 		}
-		if !there {
-			gone[m.Incarnation] = true
+		if !session {
+			v.gone[m.Incarnation] = true
 		}
-		list = append(list, m)
+		v.machines = append(v.machines, m)
 		return err
-	})(l.db.Query(ctx, `SELECT id, incarnation, address, host, version, roles, starting, draining, mute, bus, started_ms, expires_ms, shares, `+l.sessionExists()+`
+	})(l.db.Query(ctx, `SELECT id, incarnation, address, host, version, roles, starting, draining, mute, bus, started_ms, expires_ms, shares,
+			`+l.sessionExists()+`
 		FROM machines WHERE expires_ms > $1
-		OR expires_ms > $2 AND NOT EXISTS (SELECT 1 FROM machines o WHERE o.incarnation <> $3 AND o.expires_ms > $1) AND `+l.sessionLockHeld()+` ORDER BY id`,
-		now-l.opts.TTL.Milliseconds(), now-recentlySeen.Milliseconds(), self.Incarnation))
-	return list, gone, said, lonely, err
+		OR expires_ms > $2 AND NOT EXISTS (SELECT 1 FROM machines o WHERE o.incarnation <> $3 AND o.expires_ms > $1) AND `+
+		l.sessionLockHeld()+` ORDER BY id`,
+		v.now-l.opts.TTL.Milliseconds(), v.now-recentlySeen.Milliseconds(), self.Incarnation))
 }
 
 func splitRoles(text string) []string { return strings.Split(text, ",") }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"lyceum/platform/backoff"
 	"lyceum/platform/caller"
 	"lyceum/platform/lease"
 	"lyceum/platform/rpc"
@@ -29,10 +30,13 @@ type keyed[Req any] struct {
 	Req Req    `json:"req"`
 }
 
-// Owned makes fn, which must run on the owner of the key's shard, callable from any process: a plain call
-// when that is here, else one call over the wire. While the shard moves it tries again, also when it moves away from a
-// process that was asked and hangs, so fn must give the same result when it runs twice: it is idempotent, or its request carries an id.
-func Owned[Req, Res any](p *Process, st *stream.Stream, name string, fn func(ctx context.Context, key string, req Req) (Res, error)) func(ctx context.Context, key string, req Req) (Res, error) {
+// Owned makes fn, which must run on the owner of the key's shard, callable from any process: it is a plain call when this
+// process is the owner, else one call over the network. While the shard moves, the call is repeated, also when the shard
+// moves away from a process that hangs while it works on the call. So fn must give the same result when it runs twice: it
+// is idempotent, or its request carries an id.
+func Owned[Req, Res any](p *Process, st *stream.Stream, name string,
+	fn func(ctx context.Context, key string, req Req) (Res, error),
+) func(ctx context.Context, key string, req Req) (Res, error) {
 	if p.RPC != nil {
 		rpc.Handle(p.RPC, name, func(ctx context.Context, k keyed[Req]) (Res, error) {
 			if !st.Owns(st.Shard(k.Key)) {
@@ -42,56 +46,89 @@ func Owned[Req, Res any](p *Process, st *stream.Stream, name string, fn func(ctx
 			return fn(ctx, k.Key, k.Req)
 		})
 	}
-	return func(ctx context.Context, key string, req Req) (res Res, err error) {
-		shard := st.Shard(key)
-		began := time.Now()
-		var unknown error // an attempt before may have been done
-		for wait := time.Millisecond; ; wait = min(2*wait, 200*time.Millisecond) {
-			changed := p.Leases.Changed()
-			// What waited, or stood still with its process, is asked again before it begins; what may have begun is told how it ended.
-			if w := caller.Of(ctx); w != nil && unknown == nil && (err != nil || !p.Leases.AliveSince(w.Began)) {
-				if err := w.Ask(); err != nil {
-					return res, err
-				}
-			}
-			if st.Owns(shard) {
-				res, err = fn(ctx, key, req)
-			} else if h, ok := st.Owner(shard); ok && h.Machine != p.Machine() && p.RPC != nil {
-				m, _ := p.Leases.Machine(h.Machine)
-				attempt, end := p.whileOwnedContext(ctx, st, shard, h)
-				res, err = rpc.Call[keyed[Req], Res](attempt, p.RPC, m.Address, name, keyed[Req]{key, req})
-				if err != nil && context.Cause(attempt) == errMoved {
-					err = errMoved
-				}
-				end()
-			} else {
-				err = stream.ErrNotOwner
-			}
-			if errors.Is(err, errMoved) || errors.Is(err, rpc.ErrBroken) {
-				unknown = err
-			}
-			// Busy says that nothing was done, which is not known any more when an attempt before broke off.
-			busy := unknown != nil && errors.Is(err, stream.ErrBusy)
-			waited := time.Since(began)
-			if err == nil || !isMoving(err) && !busy || ctx.Err() != nil || waited > maxOwnerWait || waited > maxDrainingWait && !p.ownerMayCome(st) {
-				if busy {
-					err = unknown
-				}
-				return res, clientError(err)
-			}
-			select {
-			case <-ctx.Done():
-				return res, err
-			case <-changed:
-				wait = time.Millisecond / 2 // news: the new owner opens the shard soon
-			case <-time.After(wait):
-			}
-			// A former owner does nothing more, and one to which a connection broke may.
-			if !errors.Is(err, rpc.ErrBroken) && caller.Of(ctx).Gone() {
-				return res, fmt.Errorf("%w: %w", errCallerGone, err)
+	o := &ownedFunc[Req, Res]{p, st, name, fn}
+	return o.call
+}
+
+// ownedFunc is a function that runs on the owner of a shard.
+type ownedFunc[Req, Res any] struct {
+	p    *Process
+	st   *stream.Stream
+	name string // of the rpc method
+	fn   func(ctx context.Context, key string, req Req) (Res, error)
+}
+
+// call runs the function on the owner of a key, and repeats it while the shard moves.
+func (o *ownedFunc[Req, Res]) call(ctx context.Context, key string, req Req) (res Res, err error) {
+	shard := o.st.Shard(key)
+	began := time.Now()
+	var unknown error // of an earlier attempt, which may have been done
+	pause := backoff.Backoff{First: time.Millisecond, Max: 200 * time.Millisecond}
+	for {
+		changed := o.p.Leases.Changed()
+		if unknown == nil { // what may have been done is told how it ended
+			if refused := o.p.askCaller(ctx, err != nil); refused != nil {
+				return res, refused
 			}
 		}
+		res, err = o.attempt(ctx, shard, key, req)
+		if errors.Is(err, errMoved) || errors.Is(err, rpc.ErrBroken) {
+			unknown = err
+		}
+		// Busy means that nothing was done, which is not known any more after an earlier attempt broke off.
+		busy := unknown != nil && errors.Is(err, stream.ErrBusy)
+		if err == nil || !isMoving(err) && !busy || ctx.Err() != nil || o.p.waitedTooLong(o.st, time.Since(began)) {
+			if busy {
+				err = unknown
+			}
+			return res, clientError(err)
+		}
+		select {
+		case <-ctx.Done():
+			return res, err
+		case <-changed:
+			pause.Reset() // the new owner opens the shard soon
+		case <-time.After(pause.Next()):
+		}
+		// A former owner does nothing more; a process whose connection broke may still work on the call.
+		if !errors.Is(err, rpc.ErrBroken) && caller.Of(ctx).Gone() {
+			return res, fmt.Errorf("%w: %w", errCallerGone, err)
+		}
 	}
+}
+
+// attempt runs the function once: here, or in the process that owns the shard now.
+func (o *ownedFunc[Req, Res]) attempt(ctx context.Context, shard int, key string, req Req) (res Res, err error) {
+	if o.st.Owns(shard) {
+		return o.fn(ctx, key, req)
+	}
+	h, ok := o.st.Owner(shard)
+	if !ok || h.Machine == o.p.Machine() || o.p.RPC == nil {
+		return res, stream.ErrNotOwner
+	}
+	m, _ := o.p.Leases.Machine(h.Machine)
+	attempt, end := o.p.whileOwnedContext(ctx, o.st, shard, h)
+	defer end()
+	res, err = rpc.Call[keyed[Req], Res](attempt, o.p.RPC, m.Address, o.name, keyed[Req]{key, req})
+	if err != nil && context.Cause(attempt) == errMoved {
+		err = errMoved
+	}
+	return res, err
+}
+
+// askCaller asks the caller again whether the work is still wanted, when the call has waited, or this process was taken for
+// dead since the caller's request began.
+func (p *Process) askCaller(ctx context.Context, waited bool) error {
+	w := caller.Of(ctx)
+	if w == nil || !waited && p.Leases.AliveSince(w.Began) {
+		return nil
+	}
+	return w.Ask()
+}
+
+// waitedTooLong tells that a call has waited long enough for an owner of a shard.
+func (p *Process) waitedTooLong(st *stream.Stream, waited time.Duration) bool {
+	return waited > maxOwnerWait || waited > maxDrainingWait && !p.ownerMayCome(st)
 }
 
 // errGone ends a call for somebody who is gone: a newer one of the same caller would else come before it.

@@ -250,23 +250,10 @@ func (h *hop) idempotent() bool {
 	return false
 }
 
-// classify says whether the failed request may be done again, and makes its body readable from the start.
+// classify tells whether the failed request may be done again, and makes its body readable from the start.
 func (h *hop) classify() error {
-	original := h.request.Request
-	h.mu.Lock()
-	begun := h.state == answering
-	h.mu.Unlock()
-	switch {
-	case original.Context().Err() != nil && h.body != nil && h.body.clientFault() != nil: // it closed one direction only
-		return h.body.clientFault()
-	case original.Context().Err() != nil:
-		return original.Context().Err()
-	case errors.Is(h.failure, errLate) && h.body != nil && h.body.waitsForClient():
-		return errors.Join(errUnread, h.failure)
-	case begun, errors.Is(h.failure, errLate):
-		return h.failure
-	case h.body != nil && h.body.clientFault() != nil:
-		return h.body.clientFault()
+	if err := h.finalFailure(); err != nil {
+		return err
 	}
 	// A transport may have had an old connection that was closed, and then fail to make a new one.
 	op, ok := errors.AsType[*net.OpError](h.failure)
@@ -288,12 +275,36 @@ func (h *hop) classify() error {
 		if !ok {
 			return h.failure
 		}
-		original.Body = again
+		h.request.Request.Body = again
 	}
 	if unsent && !errors.Is(h.failure, errMoved) {
 		return errors.Join(errUnreached, h.failure)
 	}
 	return errors.Join(errRepeatable, h.failure)
+}
+
+// finalFailure returns the error of a request that is over: its client is gone or at fault, its answer has begun, or its time
+// is up. nil: the other process failed.
+func (h *hop) finalFailure() error {
+	h.mu.Lock()
+	begun := h.state == answering
+	h.mu.Unlock()
+	clientErr := h.request.Request.Context().Err()
+	var bodyErr error
+	if h.body != nil && (clientErr != nil || !begun && !errors.Is(h.failure, errLate)) {
+		bodyErr = h.body.clientFault()
+	}
+	switch {
+	case clientErr != nil && bodyErr != nil: // it closed one direction only
+		return bodyErr
+	case clientErr != nil:
+		return clientErr
+	case errors.Is(h.failure, errLate) && h.body != nil && h.body.waitsForClient():
+		return errors.Join(errUnread, h.failure)
+	case begun, errors.Is(h.failure, errLate):
+		return h.failure
+	}
+	return bodyErr
 }
 
 // sign adds what the other process is to know about the request.

@@ -89,36 +89,43 @@ func (c *links) RoundTrip(r *http.Request) (*http.Response, error) {
 			closeBody(r)
 			return nil, err
 		}
-		if trace != nil && trace.GotConn != nil {
-			trace.GotConn(httptrace.GotConnInfo{Conn: l.conn, Reused: true})
-		}
-		f, err := l.request(r)
+		response, f, err := l.exchange(r, trace)
 		if err == nil {
-			if trace != nil && trace.WroteHeaders != nil {
-				trace.WroteHeaders()
-			}
-			var response *http.Response
-			if response, err = f.answer(r); err == nil {
-				return response, nil
-			}
+			return response, nil
 		}
-		switch {
-		case !errors.Is(err, errNotTaken) || try == maxTries:
+		if !errors.Is(err, errNotTaken) || try == maxTries {
 			closeBody(r)
 			return nil, err
-		case r.Body == nil || r.Body == http.NoBody || f == nil: // nothing was read from the body
-		case r.GetBody == nil:
-			closeBody(r)
-			return nil, err
-		default:
-			closeBody(r)
-			again := r.Clone(ctx)
-			if again.Body, err = r.GetBody(); err != nil {
-				return nil, err
-			}
-			r = again
 		}
+		if f == nil || r.Body == nil || r.Body == http.NoBody {
+			continue // nothing was read from the body
+		}
+		closeBody(r)
+		if r.GetBody == nil {
+			return nil, err
+		}
+		again := r.Clone(ctx)
+		if again.Body, err = r.GetBody(); err != nil {
+			return nil, err
+		}
+		r = again
 	}
+}
+
+// exchange sends a request over the link and waits for the head of its answer. The stream is nil when nothing was sent.
+func (l *link) exchange(r *http.Request, trace *httptrace.ClientTrace) (*http.Response, *flow, error) {
+	if trace != nil && trace.GotConn != nil {
+		trace.GotConn(httptrace.GotConnInfo{Conn: l.conn, Reused: true})
+	}
+	f, err := l.request(r)
+	if err != nil {
+		return nil, f, err
+	}
+	if trace != nil && trace.WroteHeaders != nil {
+		trace.WroteHeaders()
+	}
+	response, err := f.answer(r)
+	return response, f, err
 }
 
 func closeBody(r *http.Request) {

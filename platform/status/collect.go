@@ -85,82 +85,98 @@ func (c *Collector) Sample(ctx context.Context) Sample {
 func (c *Collector) lease(m lease.Machine) Sample {
 	return Sample{
 		Machine: m.ID, Incarnation: m.Incarnation, Host: m.Host, Address: m.Address, Version: m.Version, Roles: m.Roles,
-		Started: m.Started, Draining: m.Draining, Mute: m.Degraded,
+		Started: m.Started, Draining: m.Draining, Degraded: m.Degraded,
 	}
 }
 
 // take puts one metric where it belongs.
 func (s *Sample) take(f *dto.MetricFamily) {
-	value := func() (sum float64) {
-		for _, m := range f.Metric {
-			sum += m.GetCounter().GetValue() + m.GetGauge().GetValue()
-		}
-		return sum
-	}
-	histogram := func() (h Histogram) {
-		for _, m := range f.Metric {
-			h = h.Plus(readHistogram(m.GetHistogram()))
-		}
-		return h
-	}
 	switch f.GetName() {
 	case "process_cpu_seconds_total":
-		s.CPU = value()
+		s.CPU = total(f)
 	case "process_resident_memory_bytes":
-		s.Resident = int64(value())
+		s.Resident = int64(total(f))
 	case "process_open_fds":
-		s.Files = int64(value())
+		s.Files = int64(total(f))
 	case "process_max_fds":
-		s.MaxFiles = int64(value())
+		s.MaxFiles = int64(total(f))
 	case "lyceum_stream_queued":
-		s.Queued = int(value())
+		s.Queued = int(total(f))
 	case "lyceum_stream_commit_seconds":
-		s.Commit = histogram()
+		s.Commit = histogram(f)
 	case "lyceum_stream_delivery_seconds":
-		s.Delivery = histogram()
+		s.Delivery = histogram(f)
 		for _, m := range f.Metric {
 			s.stream(labels(m)["stream"]).Delivery = readHistogram(m.GetHistogram())
 		}
 	case "lyceum_sync_work_seconds":
-		s.SyncWork = histogram()
+		s.SyncWork = histogram(f)
 	case "lyceum_bus_roundtrip_seconds":
-		s.Redis = histogram()
+		s.Redis = histogram(f)
 	case "lyceum_blob_seconds":
-		s.Blob = histogram()
+		s.Blob = histogram(f)
 	case "lyceum_router_hops_total":
-		s.Hops = value()
-	case "lyceum_http_request_duration_seconds":
-		for _, m := range f.Metric {
-			l := labels(m)
-			r := s.route(l)
-			h := readHistogram(m.GetHistogram())
-			r.ByCode[l["code"]] += float64(h.Count)
-			r.Latency = r.Latency.Plus(h)
-		}
-	case "lyceum_http_requests_in_flight":
-		for _, m := range f.Metric {
+		s.Hops = total(f)
+	case "lyceum_http_request_duration_seconds", "lyceum_http_requests_in_flight":
+		s.takeRoutes(f)
+	case "lyceum_stream_position", "lyceum_stream_behind_rows", "lyceum_stream_owned", "lyceum_stream_rows_total":
+		s.takeShards(f)
+	}
+}
+
+// takeRoutes puts a metric of requests to their routes.
+func (s *Sample) takeRoutes(f *dto.MetricFamily) {
+	inFlight := f.GetName() == "lyceum_http_requests_in_flight"
+	for _, m := range f.Metric {
+		l := labels(m)
+		if inFlight {
 			if v := m.GetGauge().GetValue(); v > 0 {
-				l := labels(m)
 				s.route(l).InFlight = v
 			}
+			continue
 		}
-	case "lyceum_stream_position", "lyceum_stream_behind_rows", "lyceum_stream_owned", "lyceum_stream_rows_total":
-		for _, m := range f.Metric {
-			l := labels(m)
-			if shard := s.shard(l["stream"], l["shard"]); shard != nil {
-				switch v := m.GetGauge().GetValue() + m.GetCounter().GetValue(); f.GetName() {
-				case "lyceum_stream_position":
-					shard.Position = int64(v)
-				case "lyceum_stream_behind_rows":
-					shard.Behind = int64(v)
-				case "lyceum_stream_owned":
-					shard.Owned = v > 0
-				default:
-					shard.Rows = v
-				}
-			}
+		r := s.route(l)
+		h := readHistogram(m.GetHistogram())
+		r.ByCode[l["code"]] += float64(h.Count)
+		r.Latency = r.Latency.Plus(h)
+	}
+}
+
+// takeShards puts a metric of shards to their streams.
+func (s *Sample) takeShards(f *dto.MetricFamily) {
+	for _, m := range f.Metric {
+		l := labels(m)
+		shard := s.shard(l["stream"], l["shard"])
+		if shard == nil {
+			continue
+		}
+		switch v := m.GetGauge().GetValue() + m.GetCounter().GetValue(); f.GetName() {
+		case "lyceum_stream_position":
+			shard.Position = int64(v)
+		case "lyceum_stream_behind_rows":
+			shard.Behind = int64(v)
+		case "lyceum_stream_owned":
+			shard.Owned = v > 0
+		default:
+			shard.Rows = v
 		}
 	}
+}
+
+// total is the sum of a counter or gauge over its labels.
+func total(f *dto.MetricFamily) (sum float64) {
+	for _, m := range f.Metric {
+		sum += m.GetCounter().GetValue() + m.GetGauge().GetValue()
+	}
+	return sum
+}
+
+// histogram is a histogram added up over its labels.
+func histogram(f *dto.MetricFamily) (h Histogram) {
+	for _, m := range f.Metric {
+		h = h.Plus(readHistogram(m.GetHistogram()))
+	}
+	return h
 }
 
 func labels(m *dto.Metric) map[string]string {

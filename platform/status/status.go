@@ -33,7 +33,7 @@ type Sample struct {
 	Started     time.Time       `json:"started"`
 	Ready       bool            `json:"ready"`
 	Draining    bool            `json:"draining"`
-	Mute        bool            `json:"mute"` // it does not reach Redis
+	Degraded    bool            `json:"mute"` // it does not reach Redis
 	CPU         float64         `json:"cpu_seconds"`
 	CPUs        float64         `json:"cpus"` // it may use so many
 	Resident    int64           `json:"resident_bytes"`

@@ -117,7 +117,7 @@ func (p *Sample) state() string {
 		return "stopping"
 	case !p.Ready:
 		return "starting"
-	case p.Mute:
+	case p.Degraded:
 		return "no Redis"
 	}
 	return "ready"

@@ -45,10 +45,10 @@ func (w *worker) run(ctx context.Context) error {
 	return err
 }
 
-// turns works off new rows, tries parked ones and calls Periodic, by turns: none of them waits until there is nothing else to do.
+// loop works off new rows, tries parked ones and calls Periodic, in turn: none of them waits until the others have nothing to do.
 func (w *worker) loop(ctx context.Context) error {
 	stored := time.Now()
-	var retry, every time.Time // when parked rows and Periodic have their turn
+	var retryAt, periodicAt time.Time // when parked rows and Periodic have their turn
 	for ctx.Err() == nil {
 		rows, upto, err := w.nextRows(ctx, w.pos)
 		if err != nil {
@@ -64,7 +64,7 @@ func (w *worker) loop(ctx context.Context) error {
 				stored = time.Now()
 			}
 		}
-		if !time.Now().Before(retry) {
+		if !time.Now().Before(retryAt) {
 			if idle && w.pos > w.stored {
 				if err := w.storeCursor(ctx, w.pos, nil, false); err != nil {
 					return err
@@ -74,34 +74,34 @@ func (w *worker) loop(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
-			retry = time.Now().Add(pause)
+			retryAt = time.Now().Add(pause)
 		}
-		if w.c.Periodic != nil && !time.Now().Before(every) {
+		if w.c.Periodic != nil && !time.Now().Before(periodicAt) {
 			pause, err := w.c.Periodic(ctx, w.shard)
 			if err != nil {
 				return err
 			}
-			every = time.Now().Add(pause)
+			periodicAt = time.Now().Add(pause)
 		}
-		var wake chan struct{}
-		now, until := time.Now(), retry
 		switch {
+		case idle && w.c.Periodic != nil && periodicAt.Before(retryAt):
+			w.wait(ctx, periodicAt, w.wake)
 		case idle:
-			if wake = w.wake; w.c.Periodic != nil && every.Before(retry) {
-				until = every
-			}
-		case len(rows) < w.c.Batch && w.c.Linger > 0:
-			until = now.Truncate(w.c.Linger).Add(w.c.Linger) // all shards wait for the same moment, and commit together
-		default:
-			continue
-		}
-		select {
-		case <-ctx.Done():
-		case <-wake:
-		case <-time.After(until.Sub(now)):
+			w.wait(ctx, retryAt, w.wake)
+		case len(rows) < w.c.Batch && w.c.Linger > 0: // all shards wait until the same time, and commit together
+			w.wait(ctx, time.Now().Truncate(w.c.Linger).Add(w.c.Linger), nil)
 		}
 	}
 	return nil
+}
+
+// wait waits until a time, until wake has a value, or until ctx ends.
+func (w *worker) wait(ctx context.Context, until time.Time, wake <-chan struct{}) {
+	select {
+	case <-ctx.Done():
+	case <-wake:
+	case <-time.After(time.Until(until)):
+	}
 }
 
 // next gives the rows after a position, and the position that they reach: from memory if it has them.

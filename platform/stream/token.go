@@ -118,53 +118,67 @@ func (l *Layout) Decode(token string, positions []int64) (t Token, err error) {
 		return t, ErrToken
 	}
 	clear(positions[:l.size])
-	var carried []byte
 	if token[0] == 's' {
-		t.Log, body = binary.BigEndian.Uint32(body), body[epochSize:]
-		for _, p := range firstForm {
-			n, known, err := l.readPositions(&t, p, body, positions)
-			if err != nil {
-				return t, err
-			}
-			if !known {
-				carried = append(appendPartHeader(carried, p), body[:n]...)
-			}
-			body = body[n:]
-		}
-		if len(body) != 0 {
-			return t, ErrToken
-		}
-		t.Carried = string(carried)
-		return t, nil
+		err = l.decodeFirstForm(&t, body, positions)
+	} else {
+		err = l.decodeSelfDescribing(&t, body, positions)
 	}
+	return t, err
+}
+
+// decodeFirstForm reads the body of a token of form s.
+func (l *Layout) decodeFirstForm(t *Token, body []byte, positions []int64) error {
+	var carried []byte
+	t.Log, body = binary.BigEndian.Uint32(body), body[epochSize:]
+	for _, p := range firstForm {
+		n, known, err := l.readPositions(t, p, body, positions)
+		if err != nil {
+			return err
+		}
+		if !known {
+			carried = append(appendPartHeader(carried, p), body[:n]...)
+		}
+		body = body[n:]
+	}
+	if len(body) != 0 {
+		return ErrToken
+	}
+	t.Carried = string(carried)
+	return nil
+}
+
+// decodeSelfDescribing reads the body of a token of form v.
+func (l *Layout) decodeSelfDescribing(t *Token, body []byte, positions []int64) error {
 	switch format := body[0]; {
 	case format > selfDescribing:
 		t.NewerFormat = true
-		return t, nil
+		return nil
 	case format < selfDescribing || len(body) < 1+epochSize:
-		return t, ErrToken
+		return ErrToken
 	}
+	var carried []byte
 	t.Log, body = binary.BigEndian.Uint32(body[1:]), body[1+epochSize:]
 	for len(body) > 0 {
-		var head [3]uint64 // number, generation, n
-		from := body
-		for i := range head {
+		var header [3]uint64 // number, generation, n
+		entry := body
+		for i := range header {
 			v, k := binary.Uvarint(body)
 			if k <= 0 || v > 1<<31-1 {
-				return t, ErrToken
+				return ErrToken
 			}
-			head[i], body = v, body[k:]
+			header[i], body = v, body[k:]
 		}
-		n, known, err := l.readPositions(&t, Part{Number: int(head[0]), Generation: int(head[1]), N: int(head[2])}, body, positions)
+		p := Part{Number: int(header[0]), Generation: int(header[1]), N: int(header[2])}
+		n, known, err := l.readPositions(t, p, body, positions)
 		if err != nil {
-			return t, err
+			return err
 		}
 		if body = body[n:]; !known {
-			carried = append(carried, from[:len(from)-len(body)]...)
+			carried = append(carried, entry[:len(entry)-len(body)]...)
 		}
 	}
 	t.Carried = string(carried)
-	return t, nil
+	return nil
 }
 
 // positions reads the positions of a stream, of which p says what the token knows, from the start of body. It gives the
