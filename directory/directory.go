@@ -37,7 +37,7 @@ type Directory struct {
 	Deps
 	config    Config
 	summaries *otter.Cache[summaryKey, rooms.Summary] // without room id and members
-	listing   shared[[]rooms.PublicRoom]
+	listing   sharedRead[[]rooms.PublicRoom]
 }
 
 // summaryKey: a state never changes, but for what is redacted in it.
@@ -54,7 +54,7 @@ func New(d Deps, c Config) (*Directory, error) {
 	}
 	x := &Directory{Deps: d, config: c, summaries: cache}
 	consumer := index
-	consumer.Stream, consumer.Work = d.Rooms.Stream(), x.work
+	consumer.Stream, consumer.Work = d.Rooms.Stream(), x.indexRows
 	d.Process.Streams.Consume(consumer)
 	return x, nil
 }

@@ -243,7 +243,7 @@ func TestAHierarchyIsBounded(t *testing.T) {
 		whole := len(a.Get("rooms.0.children_state").Raw) - len("[,,,]")
 		page := func(most, skip int) (ids []string, children int, more bool) {
 			t.Helper()
-			w := walk{d: h.Directory, user: "@alice:" + server, skip: skip, limit: 10, maxDepth: 5, most: most, seen: map[string]bool{}}
+			w := hierarchyWalk{d: h.Directory, user: "@alice:" + server, skip: skip, limit: 10, maxDepth: 5, most: most, seen: map[string]bool{}}
 			if ok, err := w.visit(t.Context(), root, 0); !ok || err != nil {
 				t.Fatal(ok, err)
 			}

@@ -28,16 +28,16 @@ type listBody struct {
 	} `json:"filter"`
 }
 
-func (d *Directory) getPublicRooms(q *web.Request) (any, error) {
-	limit, err := q.Int("limit", listDefault, listMax)
+func (d *Directory) getPublicRooms(r *web.Request) (any, error) {
+	limit, err := r.Int("limit", listDefault, listMax)
 	if err != nil {
 		return nil, err
 	}
-	return d.postPublicRooms(q, &listBody{Limit: &limit, Since: q.Query1("since")})
+	return d.postPublicRooms(r, &listBody{Limit: &limit, Since: r.Query1("since")})
 }
 
-func (d *Directory) postPublicRooms(q *web.Request, b *listBody) (any, error) {
-	if server := q.Query1("server"); server != "" && server != d.ServerName {
+func (d *Directory) postPublicRooms(r *web.Request, b *listBody) (any, error) {
+	if server := r.Query1("server"); server != "" && server != d.ServerName {
 		return nil, matrix.NotFound("The directory of another server can not be read from here")
 	}
 	limit := listDefault
@@ -51,7 +51,7 @@ func (d *Directory) postPublicRooms(q *web.Request, b *listBody) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	list, err := d.publicRooms(q.Context(), b)
+	list, err := d.publicRooms(r.Context(), b)
 	if err != nil {
 		return nil, err
 	}
@@ -133,19 +133,19 @@ func hasType(s rooms.Summary, types []*string) bool {
 	})
 }
 
-func (d *Directory) getVisibility(q *web.Request) (any, error) {
-	v, err := d.Rooms.DirectoryVisibility(q.Context(), q.Path("roomID"))
+func (d *Directory) getVisibility(r *web.Request) (any, error) {
+	v, err := d.Rooms.DirectoryVisibility(r.Context(), r.Path("roomID"))
 	return map[string]string{"visibility": v}, err
 }
 
-func (d *Directory) putVisibility(q *web.Request, b *struct {
+func (d *Directory) putVisibility(r *web.Request, b *struct {
 	Visibility string `json:"visibility"`
 },
 ) (any, error) {
-	if err := q.MayAct(); err != nil {
+	if err := r.MayAct(); err != nil {
 		return nil, err
 	}
-	ctx, roomID := q.Context(), q.Path("roomID")
+	ctx, roomID := r.Context(), r.Path("roomID")
 	if b.Visibility == "" {
 		b.Visibility = "public"
 	}
@@ -156,8 +156,8 @@ func (d *Directory) putVisibility(q *web.Request, b *struct {
 	if !ok {
 		return nil, matrix.NotFound("There is no such room here")
 	}
-	if !q.Identity.Admin {
-		m, err := d.Rooms.Membership(ctx, q.UserID(), roomID)
+	if !r.Identity.Admin {
+		m, err := d.Rooms.Membership(ctx, r.UserID(), roomID)
 		if err != nil {
 			return nil, err
 		}
@@ -165,7 +165,7 @@ func (d *Directory) putVisibility(q *web.Request, b *struct {
 		if err != nil {
 			return nil, err
 		}
-		if m.Membership != event.MembershipJoin || !power.CanSend(q.UserID(), event.TypeCanonicalAlias, true) {
+		if m.Membership != event.MembershipJoin || !power.CanSend(r.UserID(), event.TypeCanonicalAlias, true) {
 			return nil, matrix.Forbidden("Only members who may set the canonical alias of the room may list it")
 		}
 	}

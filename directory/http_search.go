@@ -46,7 +46,7 @@ type contextWanted struct {
 	Profile bool `json:"include_profile"`
 }
 
-func orFive(n *int) int {
+func contextLimit(n *int) int {
 	if n == nil {
 		return 5
 	}
@@ -55,13 +55,13 @@ func orFive(n *int) int {
 
 // hit is a match, without its event: there may be many, and one answer has few of them.
 type hit struct {
-	id    string
-	ts    int64 // ms since 1970
-	sight rooms.Visibility
-	rank  float64
+	id         string
+	ts         int64 // ms since 1970
+	visibility rooms.Visibility
+	rank       float64
 }
 
-func (d *Directory) postSearch(q *web.Request, b *struct {
+func (d *Directory) postSearch(r *web.Request, b *struct {
 	Categories struct {
 		Events *criteria `json:"room_events"`
 	} `json:"search_categories"`
@@ -76,11 +76,11 @@ func (d *Directory) postSearch(q *web.Request, b *struct {
 		return nil, err
 	}
 	byRank := c.OrderBy != "recent"
-	offset, from, err := readCursor(q.Query1("next_batch"), byRank)
+	offset, from, err := readCursor(r.Query1("next_batch"), byRank)
 	if err != nil {
 		return nil, err
 	}
-	hits, last, err := d.search(q.Context(), q.UserID(), c, f, from)
+	hits, last, err := d.search(r.Context(), r.UserID(), c, f, from)
 	if err != nil {
 		return nil, err
 	}
@@ -88,9 +88,9 @@ func (d *Directory) postSearch(q *web.Request, b *struct {
 	if byRank {
 		slices.SortStableFunc(hits, func(a, b hit) int { return cmp.Compare(b.rank, a.rank) })
 	}
-	reply := map[string]any{"count": count, "highlights": append([]string{}, words(fold(c.Term))...)}
+	reply := map[string]any{"count": count, "highlights": append([]string{}, words(lowerCase(c.Term))...)}
 	page := hits[min(offset, len(hits)):]
-	given, ids, err := d.fill(q, c, page[:min(len(page), limit)], reply)
+	given, ids, err := d.writeResults(r, c, page[:min(len(page), limit)], reply)
 	if err != nil {
 		return nil, err
 	}
@@ -111,12 +111,12 @@ func (d *Directory) postSearch(q *web.Request, b *struct {
 	if err != nil {
 		return nil, err
 	}
-	return &web.Pieces{Write: func(w io.Writer) error { return d.writeWithStates(q, w, head, ids) }}, nil
+	return &web.Pieces{Write: func(w io.Writer) error { return d.writeWithStates(r, w, head, ids) }}, nil
 }
 
 // writeWithStates writes the answer to a search with the states of some rooms, which may be large. head is the answer without
 // them.
-func (d *Directory) writeWithStates(q *web.Request, w io.Writer, head []byte, roomIDs []string) error {
+func (d *Directory) writeWithStates(r *web.Request, w io.Writer, head []byte, roomIDs []string) error {
 	part := append([]byte(`{"search_categories":{"room_events":`), head[:len(head)-1]...)
 	part = append(part, `,"state":{`...)
 	for i, roomID := range roomIDs {
@@ -128,7 +128,7 @@ func (d *Directory) writeWithStates(q *web.Request, w io.Writer, head []byte, ro
 			return err
 		}
 		part = part[:0]
-		if err := d.Rooms.WriteState(q.Context(), w, q.UserID(), roomID); err != nil {
+		if err := d.Rooms.WriteState(r.Context(), w, r.UserID(), roomID); err != nil {
 			return err
 		}
 	}
@@ -141,7 +141,7 @@ func (c *criteria) check() (*rooms.Filter, int, error) {
 	if err != nil {
 		return nil, 0, err
 	}
-	if len(words(fold(c.Term))) == 0 {
+	if len(words(lowerCase(c.Term))) == 0 {
 		return nil, 0, matrix.InvalidParam("search_term: expected one word at least")
 	}
 	for _, key := range c.Keys {
@@ -203,7 +203,7 @@ func readCursor(token string, byRank bool) (offset int, from cursor, err error) 
 }
 
 // sift keeps what the user may see and the filter lets through, in the order given.
-func (d *Directory) sift(ctx context.Context, userID string, f *rooms.Filter, order []string, ranks map[string]float64) ([]hit, error) {
+func (d *Directory) visibleHits(ctx context.Context, userID string, f *rooms.Filter, order []string, ranks map[string]float64) ([]hit, error) {
 	ignored, err := d.Accounts.Ignored(ctx, userID)
 	if err != nil {
 		return nil, err
@@ -218,12 +218,12 @@ func (d *Directory) sift(ctx context.Context, userID string, f *rooms.Filter, or
 		}
 		seen := map[string]rooms.Visibility{}
 		for roomID, list := range byRoom {
-			sights, err := d.Rooms.VisibilityOf(ctx, userID, roomID, list)
+			visibility, err := d.Rooms.VisibilityOf(ctx, userID, roomID, list)
 			if err != nil {
 				return err
 			}
 			for i, e := range list {
-				seen[e.ID] = sights[i]
+				seen[e.ID] = visibility[i]
 			}
 		}
 		for _, e := range held {
@@ -265,19 +265,19 @@ var errFull = errors.New("the answer is full")
 
 // fill writes the results of a page into the answer, as far as there is room for them, and tells how many of the page it has
 // gone through, and the rooms that they are of.
-func (d *Directory) fill(q *web.Request, c *criteria, page []hit, reply map[string]any) (given int, roomIDs []string, err error) {
+func (d *Directory) writeResults(r *web.Request, c *criteria, page []hit, reply map[string]any) (given int, roomIDs []string, err error) {
 	results := make([]map[string]any, 0, len(page))
 	groups := map[string]map[string]*group{}
 	for _, g := range c.Groupings.By {
 		groups[g.Key] = map[string]*group{}
 	}
 	size := 0
-	err = d.Rooms.EachEvent(q.Context(), idsOf(page), func(events []*rooms.Event) error {
+	err = d.Rooms.EachEvent(r.Context(), idsOf(page), func(events []*rooms.Event) error {
 		for _, e := range events {
 			for given++; page[given-1].id != e.ID; { // what is not there any more
 				given++
 			}
-			result, n, err := d.result(q, c.Context, e, page[given-1])
+			result, n, err := d.result(r, c.Context, e, page[given-1])
 			if err != nil {
 				return err
 			}
@@ -323,18 +323,18 @@ func idsOf(page []hit) []string {
 }
 
 // result is a match as a client gets it, with what was said around it where that is wanted, and about how many bytes it has.
-func (d *Directory) result(q *web.Request, wanted *contextWanted, e *rooms.Event, h hit) (result map[string]any, size int, err error) {
-	who := rooms.Reader{UserID: q.UserID(), Device: q.Sender()}
+func (d *Directory) result(r *web.Request, wanted *contextWanted, e *rooms.Event, h hit) (result map[string]any, size int, err error) {
+	who := rooms.Reader{UserID: r.UserID(), Device: r.Sender()}
 	result = map[string]any{"rank": h.rank}
 	if wanted == nil {
-		list, err := d.Rooms.Render(q.Context(), who, []*rooms.Event{e}, []rooms.Visibility{h.sight})
+		list, err := d.Rooms.Render(r.Context(), who, []*rooms.Event{e}, []rooms.Visibility{h.visibility})
 		if err != nil {
 			return nil, 0, err
 		}
 		result["result"] = list[0]
 		return result, len(list[0]), nil
 	}
-	a, err := d.Rooms.EventContext(q.Context(), who, e, orFive(wanted.Before), orFive(wanted.After))
+	a, err := d.Rooms.EventContext(r.Context(), who, e, contextLimit(wanted.Before), contextLimit(wanted.After))
 	if err != nil {
 		return nil, 0, err
 	}

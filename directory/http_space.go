@@ -29,7 +29,7 @@ type spaceRoom struct {
 
 // walk is one page of a hierarchy, depth first. Pages are not kept: each walks from the start and skips
 // what the pages before it gave.
-type walk struct {
+type hierarchyWalk struct {
 	d         *Directory
 	user      string
 	suggested bool
@@ -43,22 +43,22 @@ type walk struct {
 	more      bool
 }
 
-func (d *Directory) getHierarchy(q *web.Request) (any, error) {
-	w := walk{d: d, user: q.UserID(), most: hierarchyBytes, seen: map[string]bool{}, page: []json.RawMessage{}}
+func (d *Directory) getHierarchy(r *web.Request) (any, error) {
+	w := hierarchyWalk{d: d, user: r.UserID(), most: hierarchyBytes, seen: map[string]bool{}, page: []json.RawMessage{}}
 	var err error
-	if w.limit, err = q.Int("limit", hierarchyDefault, hierarchyMax); err != nil {
+	if w.limit, err = r.Int("limit", hierarchyDefault, hierarchyMax); err != nil {
 		return nil, err
 	}
 	if w.limit == 0 {
 		return nil, matrix.InvalidParam("limit: expected more than 0")
 	}
-	if w.maxDepth, err = q.Int("max_depth", depthMax, depthMax); err != nil {
+	if w.maxDepth, err = r.Int("max_depth", depthMax, depthMax); err != nil {
 		return nil, err
 	}
-	if w.suggested, err = q.Bool("suggested_only", false); err != nil {
+	if w.suggested, err = r.Bool("suggested_only", false); err != nil {
 		return nil, err
 	}
-	if from := q.Query1("from"); from != "" {
+	if from := r.Query1("from"); from != "" {
 		var depth int
 		var suggested bool
 		if _, err := fmt.Sscanf(from, "h%d_%d_%t", &w.skip, &depth, &suggested); err != nil || w.skip < 0 {
@@ -69,7 +69,7 @@ func (d *Directory) getHierarchy(q *web.Request) (any, error) {
 		}
 	}
 	start := w.skip
-	ok, err := w.visit(q.Context(), q.Path("roomID"), 0)
+	ok, err := w.visit(r.Context(), r.Path("roomID"), 0)
 	if err != nil {
 		return nil, err
 	}
@@ -84,7 +84,7 @@ func (d *Directory) getHierarchy(q *web.Request) (any, error) {
 }
 
 // visit adds a room and what lies below it; not ok when the user may not see the room.
-func (w *walk) visit(ctx context.Context, roomID string, depth int) (ok bool, err error) {
+func (w *hierarchyWalk) visit(ctx context.Context, roomID string, depth int) (ok bool, err error) {
 	w.seen[roomID] = true
 	s, _, ok, err := w.d.Rooms.SummaryFor(ctx, w.user, roomID)
 	if err != nil || !ok {
@@ -131,7 +131,7 @@ func (w *walk) visit(ctx context.Context, roomID string, depth int) (ok bool, er
 
 // children reads the m.space.child events of a space in their order (Client-Server API, "Ordering of
 // children within a space").
-func (w *walk) children(ctx context.Context, roomID string) ([]child, error) {
+func (w *hierarchyWalk) children(ctx context.Context, roomID string) ([]child, error) {
 	h, ok, err := w.d.Rooms.Head(ctx, roomID)
 	if err != nil || !ok {
 		return nil, err

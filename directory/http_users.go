@@ -23,7 +23,7 @@ type foundUser struct {
 	Avatar string `json:"avatar_url,omitempty"`
 }
 
-func (d *Directory) postUserSearch(q *web.Request, b *struct {
+func (d *Directory) postUserSearch(r *web.Request, b *struct {
 	Term  string `json:"search_term"`
 	Limit *int   `json:"limit"`
 },
@@ -35,7 +35,7 @@ func (d *Directory) postUserSearch(q *web.Request, b *struct {
 	if limit < 0 {
 		return nil, matrix.InvalidParam("limit: expected 0 or more")
 	}
-	users, limited, err := d.users(q.Context(), q.UserID(), b.Term, limit)
+	users, limited, err := d.users(r.Context(), r.UserID(), b.Term, limit)
 	if err != nil {
 		return nil, err
 	}
@@ -47,7 +47,7 @@ func (d *Directory) postUserSearch(q *web.Request, b *struct {
 // see these rooms.
 func (d *Directory) users(ctx context.Context, userID, term string, limit int) (out []foundUser, limited bool, err error) {
 	out = []foundUser{}
-	terms := words(fold(term))
+	terms := words(lowerCase(term))
 	if len(terms) == 0 {
 		return out, false, nil
 	}
@@ -55,7 +55,7 @@ func (d *Directory) users(ctx context.Context, userID, term string, limit int) (
 	if err != nil {
 		return out, false, err
 	}
-	ids, err := d.herself(ctx, userID, term)
+	ids, err := d.ownMatch(ctx, userID, term)
 	if err != nil {
 		return nil, false, err
 	}
@@ -72,7 +72,7 @@ func (d *Directory) users(ctx context.Context, userID, term string, limit int) (
 		if !last {
 			after, looked = page[len(page)-1], looked+len(page)
 		}
-		known, err := d.known(ctx, userID, open, page)
+		known, err := d.findable(ctx, userID, open, page)
 		if err != nil {
 			return nil, false, err
 		}
@@ -95,20 +95,20 @@ func (d *Directory) users(ctx context.Context, userID, term string, limit int) (
 
 // herself is the one who asks, where the term is her whole id, the local part of it, or her whole name. Other servers leave her out
 // always: what finds many is not meant for her.
-func (d *Directory) herself(ctx context.Context, userID, term string) ([]string, error) {
+func (d *Directory) ownMatch(ctx context.Context, userID, term string) ([]string, error) {
 	profiles, err := d.Accounts.Profiles(ctx, []string{userID})
 	if err != nil {
 		return nil, err
 	}
-	term = strings.Join(words(fold(term)), " ")
-	if term == userID || term == matrix.LocalpartOf(userID) || term == strings.Join(words(fold(profiles[userID].DisplayName)), " ") {
+	term = strings.Join(words(lowerCase(term)), " ")
+	if term == userID || term == matrix.LocalpartOf(userID) || term == strings.Join(words(lowerCase(profiles[userID].DisplayName)), " ") {
 		return []string{userID}, nil
 	}
 	return nil, nil
 }
 
 // known are those of some users, without the one who asks, whom that one may find, by id.
-func (d *Directory) known(ctx context.Context, userID string, open, page []string) ([]string, error) {
+func (d *Directory) findable(ctx context.Context, userID string, open, page []string) ([]string, error) {
 	others := slices.DeleteFunc(page, func(id string) bool { return id == userID })
 	switch {
 	case d.config.SearchAllUsers:

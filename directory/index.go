@@ -18,8 +18,8 @@ const (
 )
 
 // work is the Work of the consumer that keeps the index.
-func (d *Directory) work(_ context.Context, _ int, rows []stream.Row) (func(w *db.Batch), error) {
-	var b batch
+func (d *Directory) indexRows(_ context.Context, _ int, rows []stream.Row) (func(w *db.Batch), error) {
+	var b indexBatch
 	for _, row := range rows {
 		e, err := d.Rooms.FromRow(row)
 		if err != nil {
@@ -34,32 +34,32 @@ func (d *Directory) work(_ context.Context, _ int, rows []stream.Row) (func(w *d
 }
 
 // batch is what some events change in the index.
-type batch struct {
+type indexBatch struct {
 	texts [][]any
 	gone  []string
-	rules []rule
+	rules []roomRule
 }
 
 // rule is what an event says of who may join or read a room.
-type rule struct {
+type roomRule struct {
 	roomID, column string
 	open           bool
 }
 
-func (b *batch) add(e *rooms.Event) {
+func (b *indexBatch) add(e *rooms.Event) {
 	if e.Type == event.TypeRedaction && e.Redacts != "" {
 		b.gone = append(b.gone, e.Redacts)
 	}
 	switch {
 	case e.Is(event.TypeJoinRules, ""):
 		join, _ := e.ContentString("join_rule")
-		b.rules = append(b.rules, rule{e.RoomID, "joinable", join == "public"})
+		b.rules = append(b.rules, roomRule{e.RoomID, "joinable", join == "public"})
 	case e.Is(event.TypeHistoryVisibility, ""):
 		history, _ := e.ContentString("history_visibility")
-		b.rules = append(b.rules, rule{e.RoomID, "readable", history == "world_readable"})
+		b.rules = append(b.rules, roomRule{e.RoomID, "readable", history == "world_readable"})
 	}
 	if part, body := textOf(e); body != "" {
-		b.texts = append(b.texts, []any{e.ID, e.RoomID, e.OriginServerTS, part, fold(body)})
+		b.texts = append(b.texts, []any{e.ID, e.RoomID, e.OriginServerTS, part, lowerCase(body)})
 	}
 }
 
@@ -84,15 +84,15 @@ func textOf(e *rooms.Event) (part, body string) {
 }
 
 // clean takes out what PostgreSQL does not take as text.
-func clean(s string) string { return strings.ReplaceAll(s, "\x00", "") }
+func dropNUL(s string) string { return strings.ReplaceAll(s, "\x00", "") }
 
-func fold(s string) string { return strings.ToLower(clean(s)) }
+func lowerCase(s string) string { return strings.ToLower(dropNUL(s)) }
 
 var textRows = &db.Table{
 	Name: "search_texts", Columns: db.Columns("event_id text, room_id text, ts integer, part text, body text"), Conflict: "ON CONFLICT (event_id) DO NOTHING",
 }
 
-func (b *batch) write(w *db.Batch) {
+func (b *indexBatch) write(w *db.Batch) {
 	w.Rows(textRows, b.texts)
 	if len(b.gone) > 0 {
 		w.Do("DELETE FROM search_texts WHERE event_id = ANY($1)", b.gone)

@@ -27,7 +27,7 @@ type match struct {
 func (d *Directory) search(
 	ctx context.Context, userID string, c *criteria, f *rooms.Filter, from cursor,
 ) (hits []hit, last cursor, err error) {
-	ids, err := d.searched(ctx, userID, f)
+	ids, err := d.roomsToSearch(ctx, userID, f)
 	if err != nil {
 		return nil, last, err
 	}
@@ -54,12 +54,12 @@ func (d *Directory) search(
 	for i, m := range all {
 		order[i], ranks[m.id] = m.id, m.rank
 	}
-	hits, err = d.sift(ctx, userID, f, order, ranks)
+	hits, err = d.visibleHits(ctx, userID, f, order, ranks)
 	return hits, last, err
 }
 
 // searched are the rooms to search: those of the user that the filter lets through, and those that they replaced.
-func (d *Directory) searched(ctx context.Context, userID string, f *rooms.Filter) ([]string, error) {
+func (d *Directory) roomsToSearch(ctx context.Context, userID string, f *rooms.Filter) ([]string, error) {
 	all, err := d.Rooms.Memberships(ctx, userID)
 	if err != nil {
 		return nil, err
@@ -104,7 +104,7 @@ func (d *Directory) predecessor(ctx context.Context, roomID string) (string, err
 
 // indexedMatches reads the newest matches from the index.
 func (d *Directory) indexedMatches(ctx context.Context, c *criteria, roomIDs []string, from cursor) ([]match, error) {
-	term := fold(c.Term)
+	term := lowerCase(c.Term)
 	where, args := likeAll("body", term)
 	args = append(args, roomIDs, from.ts, from.id, searchLooked)
 	n := len(args)
@@ -145,7 +145,7 @@ func (d *Directory) unindexed(ctx context.Context, c *criteria, roomIDs []string
 		byShard[shard][id] = true
 	}
 	var out []match
-	wanted := words(fold(c.Term))
+	wanted := words(lowerCase(c.Term))
 	for shard, ids := range byShard {
 		after := done[shard]
 		for read := 0; read < unindexedMost; read += unindexedAtOnce {
@@ -175,7 +175,7 @@ func (c *criteria) match(e *rooms.Event, wanted []string) (match, bool) {
 	if body == "" || len(c.Keys) > 0 && !slices.Contains(c.Keys, part) {
 		return match{}, false
 	}
-	body = fold(body)
+	body = lowerCase(body)
 	for _, word := range wanted {
 		if !strings.Contains(body, word) {
 			return match{}, false

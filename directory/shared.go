@@ -9,25 +9,25 @@ import (
 
 // shared runs one costly reading at a time for all who ask. Who asks while one runs waits for the next, so that the
 // answer is never older than the question.
-type shared[T any] struct {
+type sharedRead[T any] struct {
 	mu      sync.Mutex
-	running *reading[T]
-	next    *reading[T]
+	running *readRun[T]
+	next    *readRun[T]
 }
 
 // reading is one run, and those who wait for it.
-type reading[T any] struct {
+type readRun[T any] struct {
 	done  chan struct{} // closed at its end
 	value T
 	err   error
 }
 
 // do gives what a run of read that began after the call gave.
-func (s *shared[T]) do(ctx context.Context, read func(context.Context) (T, error)) (T, error) {
+func (s *sharedRead[T]) do(ctx context.Context, read func(context.Context) (T, error)) (T, error) {
 	s.mu.Lock()
 	mine := s.next
 	if mine == nil {
-		mine = &reading[T]{done: make(chan struct{})}
+		mine = &readRun[T]{done: make(chan struct{})}
 		if s.next = mine; s.running == nil {
 			s.start(caller.Nobody(context.WithoutCancel(ctx)), read)
 		}
@@ -43,7 +43,7 @@ func (s *shared[T]) do(ctx context.Context, read func(context.Context) (T, error
 }
 
 // start makes the next reading the one that runs. The caller holds mu.
-func (s *shared[T]) start(ctx context.Context, read func(context.Context) (T, error)) {
+func (s *sharedRead[T]) start(ctx context.Context, read func(context.Context) (T, error)) {
 	now := s.next
 	s.running, s.next = now, nil
 	go func() {

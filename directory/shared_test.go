@@ -11,7 +11,7 @@ import (
 
 // TestOneReadingServesAllWhoWait: many ask, few read, and nobody gets what was read before the question.
 func TestOneReadingServesAllWhoWait(t *testing.T) {
-	var s shared[int64]
+	var s sharedRead[int64]
 	var runs, now, open atomic.Int64
 	read := func(context.Context) (int64, error) {
 		if open.Add(1) > 1 {
@@ -42,7 +42,7 @@ func TestOneReadingServesAllWhoWait(t *testing.T) {
 
 // TestASharedReadingIsNobodys: else all who wait for it would wait behind what the first of them asks for besides.
 func TestASharedReadingIsNobodys(t *testing.T) {
-	var s shared[bool]
+	var s sharedRead[bool]
 	ctx := caller.NewWork(t.Context(), caller.ID{User: "@alice:example.org"})
 	nobodys, err := s.do(ctx, func(ctx context.Context) (bool, error) { return caller.Of(ctx) == nil, nil })
 	if err != nil || !nobodys {

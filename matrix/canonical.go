@@ -362,7 +362,7 @@ func AppendString[S ~string | ~[]byte](dst []byte, s S) []byte {
 	dst = append(dst, '"')
 	start := 0
 	for i := 0; i < len(s); {
-		if !stops[s[i]] {
+		if !stringStops[s[i]] {
 			i++
 			continue
 		}

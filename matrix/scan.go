@@ -25,7 +25,7 @@ const (
 )
 
 // Bytes that end the fast loop of scanString.
-var stops = func() (t [256]bool) {
+var stringStops = func() (t [256]bool) {
 	for i := range 0x20 {
 		t[i] = true
 	}
@@ -42,7 +42,7 @@ var stops = func() (t [256]bool) {
 func scanString(b []byte, i int) (end, esc int, err error) {
 	i++
 	for {
-		for i < len(b) && !stops[b[i]] {
+		for i < len(b) && !stringStops[b[i]] {
 			i++
 		}
 		if i >= len(b) {

@@ -13,35 +13,35 @@ import (
 )
 
 // person is a user in the owner's memory.
-type person struct {
+type ownedUser struct {
 	devices    deviceList
 	status     *Status // of the last row
 	lastActive int64   // ms
 }
 
 // former stands for the devices that a former owner knew of: they have some time to be seen again.
-const former = "\x00"
+const formerOwner = "\x00"
 
 // load reads a user, who may have been there for a former owner.
-func (p *Presence) load(ctx context.Context, userID string) (*person, error) {
-	who := &person{status: &Status{UserID: userID, Presence: Offline}}
+func (p *Presence) load(ctx context.Context, userID string) (*ownedUser, error) {
+	who := &ownedUser{status: &Status{UserID: userID, Presence: Offline}}
 	list, err := query(ctx, p.Process.DB, `user_id = $1`, userID)
 	if err != nil || len(list) == 0 {
 		return who, err
 	}
 	who.status, who.lastActive = list[0], list[0].LastActive
 	if who.status.Presence != Offline {
-		who.devices.put(device{former, who.status.Presence, p.Now()})
+		who.devices.put(device{formerOwner, who.status.Presence, p.Now()})
 	}
 	return who, nil
 }
 
 // online are the users of a shard who were there for a former owner.
-func (p *Presence) online(ctx context.Context, shard int) ([]string, error) {
+func (p *Presence) onlineUsers(ctx context.Context, shard int) ([]string, error) {
 	return db.Texts(p.Process.DB.Query(ctx, `SELECT user_id FROM presence WHERE shard = $1 AND presence <> 'offline'`, shard))
 }
 
-func (who *person) bytes() int64 {
+func (who *ownedUser) bytes() int64 {
 	n := int64(300 + len(who.status.StatusMsg))
 	for _, d := range who.devices {
 		n += int64(len(d.id)) + 80
@@ -50,13 +50,13 @@ func (who *person) bytes() int64 {
 }
 
 // here tells that the user has devices, or that the last row says so.
-func (who *person) here() bool { return len(who.devices) > 0 || who.status.Presence != Offline }
+func (who *ownedUser) isTracked() bool { return len(who.devices) > 0 || who.status.Presence != Offline }
 
 // reportHere runs on the owner of the user's shard.
-func (p *Presence) reportHere(ctx context.Context, userID string, r report) (struct{}, error) {
-	return struct{}{}, p.owned.Do(ctx, userID, func(c *owned.Change[person]) error {
+func (p *Presence) reportAtOwner(ctx context.Context, userID string, r ownerReport) (struct{}, error) {
+	return struct{}{}, p.owned.Do(ctx, userID, func(c *owned.Change[ownedUser]) error {
 		before, now := c.State(), p.Now()
-		who := &person{slices.Clone(before.devices), before.status, before.lastActive}
+		who := &ownedUser{slices.Clone(before.devices), before.status, before.lastActive}
 		woken := r.Active
 		for _, d := range r.Devices {
 			i := who.devices.index(d.ID)
@@ -66,7 +66,7 @@ func (p *Presence) reportHere(ctx context.Context, userID string, r report) (str
 			}
 			// A device that comes, or that its user comes back to, is activity.
 			if d.State == Online {
-				woken = woken || i >= 0 && who.devices[i].state != Online || i < 0 && who.devices.index(former) < 0
+				woken = woken || i >= 0 && who.devices[i].state != Online || i < 0 && who.devices.index(formerOwner) < 0
 			}
 			who.devices.put(device{d.ID, d.State, now.Add(-time.Duration(max(0, d.Age)) * time.Millisecond)})
 		}
@@ -78,21 +78,21 @@ func (p *Presence) reportHere(ctx context.Context, userID string, r report) (str
 		if r.Message != nil {
 			msg = *r.Message
 		}
-		return p.become(c, who, msg)
+		return p.appendState(c, who, msg)
 	})
 }
 
 // gone tells that a device was not seen for too long.
-func (p *Presence) gone(d device, now time.Time) bool {
+func (p *Presence) isExpired(d device, now time.Time) bool {
 	return d.at.Before(now.Add(-p.config.OfflineAfter.D()))
 }
 
 // stateOf is what the devices of a user make of the user's presence.
-func (p *Presence) stateOf(who *person, now time.Time) string {
+func (p *Presence) stateOf(who *ownedUser, now time.Time) string {
 	state := Offline
 	for _, d := range who.devices {
 		switch {
-		case p.gone(d, now):
+		case p.isExpired(d, now):
 		case d.state == Online:
 			state = Online
 		case state == Offline:
@@ -106,12 +106,12 @@ func (p *Presence) stateOf(who *person, now time.Time) string {
 }
 
 // become finds what a user's state is now, remembers who, and appends a row when the state is another.
-func (p *Presence) become(c *owned.Change[person], who *person, msg string) error {
+func (p *Presence) appendState(c *owned.Change[ownedUser], who *ownedUser, msg string) error {
 	now := p.Now()
-	who.devices.drop(func(d device) bool { return p.gone(d, now) })
+	who.devices.drop(func(d device) bool { return p.isExpired(d, now) })
 	next := &Status{UserID: who.status.UserID, Presence: p.stateOf(who, now), StatusMsg: msg, LastActive: who.lastActive}
 	next.CurrentlyActive = next.Presence == Online
-	remember := func(s *person, _ *stream.Ticket) { *s = *who }
+	remember := func(s *ownedUser, _ *stream.Ticket) { *s = *who }
 	if next.Presence == who.status.Presence && next.StatusMsg == who.status.StatusMsg {
 		c.Append(remember)
 		return nil
@@ -126,7 +126,7 @@ func (p *Presence) become(c *owned.Change[person], who *person, msg string) erro
 }
 
 // watchTurns is in how many seconds all shards are looked at once.
-const watchTurns = 4
+const watchRounds = 4
 
 // watch appends rows for users who became idle or left.
 func (p *Presence) watch(ctx context.Context) error {
@@ -139,9 +139,9 @@ func (p *Presence) watch(ctx context.Context) error {
 		case <-tick.C:
 		}
 		if n%10 == 0 {
-			p.forget()
+			p.dropExpired()
 		}
-		for i := n % watchTurns; i < Shards; i += watchTurns {
+		for i := n % watchRounds; i < Shards; i += watchRounds {
 			if err := p.watchShard(ctx, i); err != nil && ctx.Err() == nil && !errors.Is(err, stream.ErrNotOwner) {
 				p.Process.Log.Warn("who left could not be told, trying again", "shard", i, "error", err)
 			}
@@ -150,22 +150,22 @@ func (p *Presence) watch(ctx context.Context) error {
 }
 
 func (p *Presence) watchShard(ctx context.Context, i int) error {
-	return p.owned.Each(ctx, i, func(_ string, c *owned.Change[person]) error {
+	return p.owned.Each(ctx, i, func(_ string, c *owned.Change[ownedUser]) error {
 		before, now := c.State(), p.Now()
 		over := false
 		for _, d := range before.devices {
-			over = over || p.gone(d, now)
+			over = over || p.isExpired(d, now)
 		}
 		if !over && p.stateOf(before, now) == before.status.Presence {
 			return nil
 		}
-		return p.become(c, &person{slices.Clone(before.devices), before.status, before.lastActive}, before.status.StatusMsg)
+		return p.appendState(c, &ownedUser{slices.Clone(before.devices), before.status, before.lastActive}, before.status.StatusMsg)
 	})
 }
 
 // fresh is the status with the last activity that this process knows of.
-func (p *Presence) fresh(ctx context.Context, st *Status) *Status {
-	p.owned.Peek(ctx, st.UserID, func(who *person) {
+func (p *Presence) withLatestActivity(ctx context.Context, st *Status) *Status {
+	p.owned.Peek(ctx, st.UserID, func(who *ownedUser) {
 		if who.lastActive > st.LastActive {
 			newer := *st
 			newer.LastActive = who.lastActive

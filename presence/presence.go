@@ -64,12 +64,12 @@ const ownerMemory = 96 << 20
 // Presence is the package's one object.
 type Presence struct {
 	Deps
-	config Config
-	stream *stream.Stream
-	local  [stripes]stripe
-	told   chan string // users whose owner is to be told
-	owned  *owned.Owned[person]
-	tell   func(ctx context.Context, userID string, r report) (struct{}, error)
+	config        Config
+	stream        *stream.Stream
+	local         [stripes]stripe
+	pending       chan string // users whose owner is to be told
+	owned         *owned.Owned[ownedUser]
+	reportToOwner func(ctx context.Context, userID string, r ownerReport) (struct{}, error)
 }
 
 // New opens the stream and the background parts.
@@ -83,15 +83,15 @@ func New(d Deps, c Config) *Presence {
 	if c.OfflineAfter <= 0 {
 		c.OfflineAfter = conf.Duration(time.Minute)
 	}
-	p := &Presence{Deps: d, config: c, told: make(chan string, maxWaiting)}
-	p.stream = d.Process.Streams.Open(declared.With(store{}, func(shard int) { p.owned.Drop(shard) }))
-	p.owned = owned.Open(owned.Spec[person]{
-		Stream: p.stream, Load: p.load, Active: p.online, Budget: ownerMemory, Bytes: (*person).bytes, Pinned: (*person).here,
+	p := &Presence{Deps: d, config: c, pending: make(chan string, maxWaiting)}
+	p.stream = d.Process.Streams.Open(presenceStream.With(store{}, func(shard int) { p.owned.Drop(shard) }))
+	p.owned = owned.Open(owned.Spec[ownedUser]{
+		Stream: p.stream, Load: p.load, Active: p.onlineUsers, Budget: ownerMemory, Bytes: (*ownedUser).bytes, Pinned: (*ownedUser).isTracked,
 	})
-	p.tell = role.Owned(d.Process, p.stream, "presence.report", p.reportHere)
+	p.reportToOwner = role.Owned(d.Process, p.stream, "presence.report", p.reportAtOwner)
 	if c.Enabled {
-		d.Rooms.Stream().Subscribe(p.active, "sync") // where Seen is called
-		d.Process.Go("presence.tell", p.tellOwners)
+		d.Rooms.Stream().Subscribe(p.noteSenders, "sync") // where Seen is called
+		d.Process.Go("presence.tell", p.sendReports)
 		d.Process.Go("presence.watch", p.watch)
 	}
 	return p
@@ -137,7 +137,7 @@ func (p *Presence) Set(ctx context.Context, userID, deviceID, state string, mess
 	if !p.config.Enabled {
 		return nil
 	}
-	_, err := p.tell(ctx, userID, report{Devices: []sighting{{ID: deviceID, State: state}}, Message: message, Active: state == Online})
+	_, err := p.reportToOwner(ctx, userID, ownerReport{Devices: []deviceState{{ID: deviceID, State: state}}, Message: message, Active: state == Online})
 	return err
 }
 

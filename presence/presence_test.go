@@ -55,7 +55,7 @@ func (n *node) becomes(t testing.TB, user, state string) {
 // heard tells whether the owner knows that a device was seen now.
 func (n *node) heard(id, device string) bool {
 	here := false
-	n.owned.Peek(context.Background(), id, func(who *person) {
+	n.owned.Peek(context.Background(), id, func(who *ownedUser) {
 		i := who.devices.index(device)
 		here = i >= 0 && who.devices[i].at.Equal(n.Clock.Now())
 	})
@@ -188,24 +188,24 @@ func TestActivityIsToldRarely(t *testing.T) {
 		n.Seen(t.Context(), bob, "A", "online")
 		n.becomes(t, "bob", Online)
 		last := func() (at int64) {
-			n.owned.Peek(t.Context(), bob, func(who *person) { at = who.lastActive })
+			n.owned.Peek(t.Context(), bob, func(who *ownedUser) { at = who.lastActive })
 			return at
 		}
 		n.Clock.Advance(30 * time.Second)
 		at := n.Clock.Now().UnixMilli()
 		for i := range 1000 {
-			n.active([]stream.Row{eventRow(bob, at+int64(i)), eventRow("@nobody:here.test", at)})
+			n.noteSenders([]stream.Row{eventRow(bob, at+int64(i)), eventRow("@nobody:here.test", at)})
 		}
 		roletest.Until(t, "the owner hears", func() bool { return last() == at })
-		n.active([]stream.Row{eventRow(bob, at-3_600_000), eventRow(bob, at+3_600_000)})
+		n.noteSenders([]stream.Row{eventRow(bob, at-3_600_000), eventRow(bob, at+3_600_000)})
 		n.Clock.Advance(26 * time.Second)
-		n.active([]stream.Row{eventRow(bob, at+3_600_000)})
+		n.noteSenders([]stream.Row{eventRow(bob, at+3_600_000)})
 		roletest.Until(t, "the owner hears again", func() bool { return last() == at+26_000 })
 	})
 }
 
 func BenchmarkActive(b *testing.B) {
-	n := &Presence{Deps: Deps{Now: time.Now}, told: make(chan string, maxWaiting)}
+	n := &Presence{Deps: Deps{Now: time.Now}, pending: make(chan string, maxWaiting)}
 	now := time.Now().UnixMilli()
 	rows := make([]stream.Row, 0, 2000)
 	for i := range cap(rows) {
@@ -213,15 +213,15 @@ func BenchmarkActive(b *testing.B) {
 		rows = append(rows, eventRow(sender, now))
 		if s := &n.local[xxhash.Sum64String(sender)%stripes]; i%2 == 0 {
 			if s.users == nil {
-				s.users = map[string]*user{}
+				s.users = map[string]*localUser{}
 			}
-			s.users[sender] = &user{active: now}
+			s.users[sender] = &localUser{active: now}
 		}
 	}
 	b.ReportAllocs()
 	for i := 0; b.Loop(); i++ {
 		at := i % len(rows)
-		n.active(rows[at : at+1])
+		n.noteSenders(rows[at : at+1])
 	}
 }
 
@@ -246,7 +246,7 @@ func TestARepeatedStatusWaitsForTheFirst(t *testing.T) {
 		set := func() { answers <- n.Set(t.Context(), id, "A", Online, nil) }
 		go set()
 		roletest.Until(t, "the first is on its way", func() (on bool) {
-			n.owned.Peek(t.Context(), id, func(who *person) { on = who.status.Presence == Online })
+			n.owned.Peek(t.Context(), id, func(who *ownedUser) { on = who.status.Presence == Online })
 			return on
 		})
 		go set()

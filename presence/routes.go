@@ -68,7 +68,7 @@ func (p *Presence) getStatus(r *web.Request) (any, error) {
 	if len(list) == 0 || !p.config.Enabled {
 		return Content(&Status{UserID: userID, Presence: Offline}, p.Now()), nil
 	}
-	return Content(p.fresh(r.Context(), list[0]), p.Now()), nil
+	return Content(p.withLatestActivity(r.Context(), list[0]), p.Now()), nil
 }
 
 // visible tells whether a user may see another's presence: they share a room.

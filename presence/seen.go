@@ -13,9 +13,9 @@ import (
 )
 
 const (
-	stripes    = 32
-	maxWaiting = 10_000
-	tellers    = 8
+	stripes       = 32
+	maxWaiting    = 10_000
+	reportWorkers = 8
 	// refresh is how often the owner of a user hears of a device whose state stays.
 	refresh = 25 * time.Second
 	// activeEvery is how often the owner hears that a user is still active; far below idle_after.
@@ -25,16 +25,16 @@ const (
 // stripe holds some of the users whom this process serves.
 type stripe struct {
 	mu    sync.Mutex
-	users map[string]*user
+	users map[string]*localUser
 }
 
 // user is what this process saw of a user.
-type user struct {
-	devices deviceList
-	next    time.Time // when the owner is told again
-	waiting bool      // to be told
-	active  int64     // ms; the newest activity that the owner knows of or is to be told
-	told    int64     // ms; the newest activity that the owner was told
+type localUser struct {
+	devices  deviceList
+	next     time.Time // when the owner is told again
+	queued   bool      // to be told
+	active   int64     // ms; the newest activity that the owner knows of or is to be told
+	reported int64     // ms; the newest activity that the owner was told
 }
 
 type device struct {
@@ -60,15 +60,15 @@ func (l *deviceList) put(d device) {
 func (l *deviceList) drop(is func(d device) bool) { *l = slices.DeleteFunc(*l, is) }
 
 // report tells the owner of a user about the devices that one process serves.
-type report struct {
-	Devices []sighting `json:"devices,omitempty"`
-	Message *string    `json:"message,omitempty"`
-	Active  bool       `json:"active,omitempty"` // the user did something, just now
+type ownerReport struct {
+	Devices []deviceState `json:"devices,omitempty"`
+	Message *string       `json:"message,omitempty"`
+	Active  bool          `json:"active,omitempty"` // the user did something, just now
 	// ActiveAt is when the user did something, in ms; 0 for nothing new.
 	ActiveAt int64 `json:"active_at,omitempty"`
 }
 
-type sighting struct {
+type deviceState struct {
 	ID    string `json:"id"`
 	State string `json:"state"`
 	Age   int64  `json:"age,omitempty"` // ms
@@ -93,9 +93,9 @@ func (p *Presence) Seen(_ context.Context, userID, deviceID, state string) {
 			return
 		}
 		if s.users == nil {
-			s.users = map[string]*user{}
+			s.users = map[string]*localUser{}
 		}
-		u = &user{}
+		u = &localUser{}
 		s.users[userID] = u
 	}
 	i := u.devices.index(deviceID)
@@ -104,29 +104,29 @@ func (p *Presence) Seen(_ context.Context, userID, deviceID, state string) {
 	}
 	same := i >= 0 && u.devices[i].state == state
 	u.devices.put(device{deviceID, state, now})
-	if same && now.Before(u.next) || u.waiting {
+	if same && now.Before(u.next) || u.queued {
 		return
 	}
-	p.toBeTold(u, userID)
+	p.queueReport(u, userID)
 }
 
 // toBeTold has the owner told of a user; the caller holds the stripe's lock. It tells whether that will be.
-func (p *Presence) toBeTold(u *user, userID string) bool {
-	if u.waiting {
+func (p *Presence) queueReport(u *localUser, userID string) bool {
+	if u.queued {
 		return true
 	}
 	select {
-	case p.told <- userID:
-		u.waiting = true
+	case p.pending <- userID:
+		u.queued = true
 	default: // too many at once: the next request or event tells
 	}
-	return u.waiting
+	return u.queued
 }
 
 // active is a tail of the events stream in the processes whose users are told in sync: who sends something is active.
 // Only the processes that serve a user's devices note it, since they tell the owner of them anyway; a user
 // without devices is offline whatever they do. For most rows it is a look into a map.
-func (p *Presence) active(rows []stream.Row) {
+func (p *Presence) noteSenders(rows []stream.Row) {
 	now := p.Now().UnixMilli()
 	for _, row := range rows {
 		g, ok := rooms.RowHeaderOf(row)
@@ -137,7 +137,7 @@ func (p *Presence) active(rows []stream.Row) {
 		s.mu.Lock()
 		// An application service may give its events any time.
 		if u := s.users[string(g.Sender)]; u != nil {
-			p.acted(u, string(g.Sender), min(g.OriginServerTS, now))
+			p.noteActivity(u, string(g.Sender), min(g.OriginServerTS, now))
 		}
 		s.mu.Unlock()
 	}
@@ -153,32 +153,32 @@ func (p *Presence) MarkActive(userID string, at int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if u := s.users[userID]; u != nil {
-		p.acted(u, userID, min(at, p.Now().UnixMilli()))
+		p.noteActivity(u, userID, min(at, p.Now().UnixMilli()))
 	}
 }
 
 // acted notes activity of which the owner is told now and then; the caller holds the stripe's lock.
-func (p *Presence) acted(u *user, userID string, at int64) {
+func (p *Presence) noteActivity(u *localUser, userID string, at int64) {
 	if at-u.active < activeEvery.Milliseconds() {
 		return
 	}
 	before := u.active
-	if u.active = at; !p.toBeTold(u, userID) {
+	if u.active = at; !p.queueReport(u, userID) {
 		u.active = before
 	}
 }
 
 // tellOwners tells the owners of users what Seen noted.
-func (p *Presence) tellOwners(ctx context.Context) error {
+func (p *Presence) sendReports(ctx context.Context) error {
 	var wg sync.WaitGroup
-	for range tellers {
+	for range reportWorkers {
 		wg.Go(func() {
 			for {
 				select {
 				case <-ctx.Done():
 					return
-				case id := <-p.told:
-					p.tellOwner(ctx, id)
+				case id := <-p.pending:
+					p.sendReport(ctx, id)
 				}
 			}
 		})
@@ -187,7 +187,7 @@ func (p *Presence) tellOwners(ctx context.Context) error {
 	return nil
 }
 
-func (p *Presence) tellOwner(ctx context.Context, userID string) {
+func (p *Presence) sendReport(ctx context.Context, userID string) {
 	now := p.Now()
 	s := &p.local[xxhash.Sum64String(userID)%stripes]
 	s.mu.Lock()
@@ -196,33 +196,33 @@ func (p *Presence) tellOwner(ctx context.Context, userID string) {
 		s.mu.Unlock()
 		return
 	}
-	var r report
+	var r ownerReport
 	for _, d := range u.devices {
-		r.Devices = append(r.Devices, sighting{d.id, d.state, now.Sub(d.at).Milliseconds()})
+		r.Devices = append(r.Devices, deviceState{d.id, d.state, now.Sub(d.at).Milliseconds()})
 	}
 	u.devices.drop(func(d device) bool { return d.state == Offline })
-	if u.active > u.told {
-		r.ActiveAt, u.told = u.active, u.active
+	if u.active > u.reported {
+		r.ActiveAt, u.reported = u.active, u.active
 	}
-	u.waiting, u.next = false, now.Add(refresh)
+	u.queued, u.next = false, now.Add(refresh)
 	s.mu.Unlock()
-	if _, err := p.tell(ctx, userID, r); err != nil && ctx.Err() == nil {
+	if _, err := p.reportToOwner(ctx, userID, r); err != nil && ctx.Err() == nil {
 		p.Process.Log.Warn("the presence of a user could not be told", "user", userID, "error", err)
 		s.mu.Lock()
-		u.next, u.active, u.told = now, 0, 0 // all of it is told again
+		u.next, u.active, u.reported = now, 0, 0 // all of it is told again
 		s.mu.Unlock()
 	}
 }
 
 // forget drops devices that are gone.
-func (p *Presence) forget() {
+func (p *Presence) dropExpired() {
 	limit := p.Now().Add(-p.config.OfflineAfter.D())
 	for i := range p.local {
 		s := &p.local[i]
 		s.mu.Lock()
 		for id, u := range s.users {
 			u.devices.drop(func(d device) bool { return d.at.Before(limit) })
-			if len(u.devices) == 0 && !u.waiting {
+			if len(u.devices) == 0 && !u.queued {
 				delete(s.users, id)
 			}
 		}

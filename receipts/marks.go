@@ -11,12 +11,12 @@ import (
 )
 
 // mark names a receipt of a room that newer ones replace.
-type mark struct{ room, user, typ, thread string }
+type receiptKey struct{ room, user, typ, thread string }
 
 // marks are the events at which the receipts of a room stand, -1 for nowhere, as far as somebody asked.
-type marks map[mark]int64
+type receiptPositions map[receiptKey]int64
 
-func (m marks) bytes() int64 {
+func (m receiptPositions) bytes() int64 {
 	n := int64(0)
 	for k := range m {
 		n += int64(len(k.user)+len(k.thread)) + 120
@@ -25,17 +25,17 @@ func (m marks) bytes() int64 {
 }
 
 // setHere runs on the owner of the room's shard.
-func (r *Receipts) setHere(ctx context.Context, roomID string, list []Receipt) (struct{}, error) {
-	return struct{}{}, r.owned.Do(ctx, roomID, func(c *owned.Change[marks]) error {
+func (r *Receipts) setAtOwner(ctx context.Context, roomID string, list []Receipt) (struct{}, error) {
+	return struct{}{}, r.owned.Do(ctx, roomID, func(c *owned.Change[receiptPositions]) error {
 		at := *c.State()
 		for _, rc := range list {
-			if _, known := at[rc.mark()]; !known {
-				return c.Need(func(ctx context.Context) (func(*marks), error) { return r.where(ctx, list) })
+			if _, known := at[rc.key()]; !known {
+				return c.Need(func(ctx context.Context) (func(*receiptPositions), error) { return r.loadPositions(ctx, list) })
 			}
 		}
-		moved := marks{}
+		moved := receiptPositions{}
 		for _, rc := range list {
-			k := rc.mark()
+			k := rc.key()
 			if at[k] >= rc.EventPos || moved[k] >= rc.EventPos {
 				continue
 			}
@@ -44,7 +44,7 @@ func (r *Receipts) setHere(ctx context.Context, roomID string, list []Receipt) (
 			if err != nil {
 				return err
 			}
-			c.Append(func(m *marks, _ *stream.Ticket) { (*m)[k] = rc.EventPos },
+			c.Append(func(m *receiptPositions, _ *stream.Ticket) { (*m)[k] = rc.EventPos },
 				&stream.Entry{Stream: r.stream, Row: stream.Row{Key: roomID, Data: data, Value: &rc}})
 		}
 		return nil
@@ -52,10 +52,10 @@ func (r *Receipts) setHere(ctx context.Context, roomID string, list []Receipt) (
 }
 
 // where reads where receipts stand that are not known.
-func (r *Receipts) where(ctx context.Context, list []Receipt) (func(*marks), error) {
-	found := marks{}
+func (r *Receipts) loadPositions(ctx context.Context, list []Receipt) (func(*receiptPositions), error) {
+	found := receiptPositions{}
 	for _, rc := range list {
-		k, pos := rc.mark(), int64(-1)
+		k, pos := rc.key(), int64(-1)
 		err := r.Process.DB.QueryRow(ctx, `SELECT event_pos FROM receipts WHERE room_id = $1 AND user_id = $2 AND type = $3 AND thread_id = $4`,
 			k.room, k.user, k.typ, k.thread).Scan(&pos)
 		if err != nil && !errors.Is(err, db.ErrNoRows) {
@@ -63,7 +63,7 @@ func (r *Receipts) where(ctx context.Context, list []Receipt) (func(*marks), err
 		}
 		found[k] = pos
 	}
-	return func(m *marks) {
+	return func(m *receiptPositions) {
 		for k, pos := range found {
 			if _, known := (*m)[k]; !known {
 				(*m)[k] = pos
@@ -72,4 +72,4 @@ func (r *Receipts) where(ctx context.Context, list []Receipt) (func(*marks), err
 	}, nil
 }
 
-func (rc *Receipt) mark() mark { return mark{rc.RoomID, rc.UserID, rc.Type, rc.ThreadID} }
+func (rc *Receipt) key() receiptKey { return receiptKey{rc.RoomID, rc.UserID, rc.Type, rc.ThreadID} }

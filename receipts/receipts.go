@@ -63,7 +63,7 @@ const ownerMemory = 64 << 20
 type Receipts struct {
 	Deps
 	stream *stream.Stream
-	owned  *owned.Owned[marks]
+	owned  *owned.Owned[receiptPositions]
 	set    func(ctx context.Context, roomID string, list []Receipt) (struct{}, error)
 }
 
@@ -73,12 +73,12 @@ func New(d Deps) *Receipts {
 		d.Now = obs.Now
 	}
 	r := &Receipts{Deps: d}
-	r.stream = d.Process.Streams.Open(declared.With(store{}, func(shard int) { r.owned.Drop(shard) }))
-	r.owned = owned.Open(owned.Spec[marks]{
-		Stream: r.stream, Budget: ownerMemory, Bytes: func(m *marks) int64 { return m.bytes() },
-		Load: func(context.Context, string) (*marks, error) { return &marks{}, nil },
+	r.stream = d.Process.Streams.Open(receiptStream.With(store{}, func(shard int) { r.owned.Drop(shard) }))
+	r.owned = owned.Open(owned.Spec[receiptPositions]{
+		Stream: r.stream, Budget: ownerMemory, Bytes: func(m *receiptPositions) int64 { return m.bytes() },
+		Load: func(context.Context, string) (*receiptPositions, error) { return &receiptPositions{}, nil },
 	})
-	r.set = role.Owned(d.Process, r.stream, "receipts.set", r.setHere)
+	r.set = role.Owned(d.Process, r.stream, "receipts.set", r.setAtOwner)
 	return r
 }
 
@@ -111,7 +111,7 @@ func (r *Receipts) ReadRow(row stream.Row) (roomID, userID, threadID string, eve
 // Send stores receipts of a user for events of one room. Those that would go backwards change nothing.
 // Errors are *matrix.Error.
 func (r *Receipts) Send(ctx context.Context, roomID string, list ...Receipt) error {
-	if err := r.placeAll(ctx, roomID, list); err != nil {
+	if err := r.locateAll(ctx, roomID, list); err != nil {
 		return err
 	}
 	_, err := r.set(ctx, roomID, list)
@@ -119,10 +119,10 @@ func (r *Receipts) Send(ctx context.Context, roomID string, list ...Receipt) err
 }
 
 // placeAll makes receipts whole, or refuses them.
-func (r *Receipts) placeAll(ctx context.Context, roomID string, list []Receipt) error {
+func (r *Receipts) locateAll(ctx context.Context, roomID string, list []Receipt) error {
 	for i := range list {
 		list[i].RoomID, list[i].TS = roomID, r.Now().UnixMilli()
-		if err := r.place(ctx, &list[i]); err != nil {
+		if err := r.locate(ctx, &list[i]); err != nil {
 			return err
 		}
 	}
@@ -130,7 +130,7 @@ func (r *Receipts) placeAll(ctx context.Context, roomID string, list []Receipt) 
 }
 
 // place finds the event of a receipt and checks that it is in the room and in the thread.
-func (r *Receipts) place(ctx context.Context, rc *Receipt) error {
+func (r *Receipts) locate(ctx context.Context, rc *Receipt) error {
 	if !matrix.ValidEventID(rc.EventID) {
 		return matrix.InvalidParam("Expected an event id such as $opaque")
 	}
@@ -187,7 +187,7 @@ func (r *Receipts) inThread(ctx context.Context, e *rooms.Event, thread string) 
 // MarkFullyRead moves the read marker of a room. It does not move backwards, also among requests at the same time.
 func (r *Receipts) MarkFullyRead(ctx context.Context, userID, roomID, eventID string) error {
 	rc := Receipt{RoomID: roomID, EventID: eventID}
-	if err := r.place(ctx, &rc); err != nil {
+	if err := r.locate(ctx, &rc); err != nil {
 		return err
 	}
 	raw, err := r.Accounts.AccountData(ctx, userID, roomID, TypeFullyRead)

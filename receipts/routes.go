@@ -16,9 +16,9 @@ func (r *Receipts) Routes() []web.Route {
 }
 
 // joined gives the room of the path when the caller is a member.
-func (r *Receipts) joined(q *web.Request) (string, error) {
-	roomID := q.Path("roomID")
-	m, err := r.Rooms.Membership(q.Context(), q.UserID(), roomID)
+func (r *Receipts) joined(req *web.Request) (string, error) {
+	roomID := req.Path("roomID")
+	m, err := r.Rooms.Membership(req.Context(), req.UserID(), roomID)
 	if err != nil {
 		return "", err
 	}
@@ -32,8 +32,8 @@ type receiptBody struct {
 	Thread any `json:"thread_id"`
 }
 
-func (r *Receipts) postReceipt(q *web.Request, body *receiptBody) (any, error) {
-	typ, eventID, thread := q.Path("type"), q.Path("eventID"), ""
+func (r *Receipts) postReceipt(req *web.Request, body *receiptBody) (any, error) {
+	typ, eventID, thread := req.Path("type"), req.Path("eventID"), ""
 	if typ != TypeRead && typ != TypePrivate && typ != TypeFullyRead {
 		return nil, matrix.InvalidParam("Expected a receipt of type m.read, m.read.private or m.fully_read, found " + typ)
 	}
@@ -48,14 +48,14 @@ func (r *Receipts) postReceipt(q *web.Request, body *receiptBody) (any, error) {
 			return nil, matrix.InvalidParam("thread_id: expected main or an event id")
 		}
 	}
-	roomID, err := r.joined(q)
+	roomID, err := r.joined(req)
 	if err != nil {
 		return nil, err
 	}
 	if typ == TypeFullyRead {
-		return nil, r.MarkFullyRead(q.Context(), q.UserID(), roomID, eventID)
+		return nil, r.MarkFullyRead(req.Context(), req.UserID(), roomID, eventID)
 	}
-	return nil, r.Send(q.Context(), roomID, Receipt{UserID: q.UserID(), Type: typ, ThreadID: thread, EventID: eventID})
+	return nil, r.Send(req.Context(), roomID, Receipt{UserID: req.UserID(), Type: typ, ThreadID: thread, EventID: eventID})
 }
 
 type markersBody struct {
@@ -64,30 +64,30 @@ type markersBody struct {
 	Private   string `json:"m.read.private"`
 }
 
-func (r *Receipts) postMarkers(q *web.Request, body *markersBody) (any, error) {
-	roomID, err := r.joined(q)
+func (r *Receipts) postMarkers(req *web.Request, body *markersBody) (any, error) {
+	roomID, err := r.joined(req)
 	if err != nil {
 		return nil, err
 	}
 	var list []Receipt
 	for _, rc := range []Receipt{{Type: TypeRead, EventID: body.Read}, {Type: TypePrivate, EventID: body.Private}} {
 		if rc.EventID != "" {
-			rc.UserID = q.UserID()
+			rc.UserID = req.UserID()
 			list = append(list, rc)
 		}
 	}
 	// All are checked before one is stored: what is refused changes nothing.
-	if err := r.placeAll(q.Context(), roomID, list); err != nil {
+	if err := r.locateAll(req.Context(), roomID, list); err != nil {
 		return nil, err
 	}
 	if body.FullyRead != "" {
-		if err := r.MarkFullyRead(q.Context(), q.UserID(), roomID, body.FullyRead); err != nil {
+		if err := r.MarkFullyRead(req.Context(), req.UserID(), roomID, body.FullyRead); err != nil {
 			return nil, err
 		}
 	}
 	if len(list) == 0 {
 		return nil, nil
 	}
-	_, err = r.set(q.Context(), roomID, list)
+	_, err = r.set(req.Context(), roomID, list)
 	return nil, err
 }

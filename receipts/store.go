@@ -18,11 +18,11 @@ var receiptRows = &db.Table{
 
 // Insert is part of stream.Store.
 func (store) Insert(_ context.Context, w *db.Batch, batch []*stream.Entry) error {
-	var newest db.Newest[mark]
+	var newest db.Newest[receiptKey]
 	for _, e := range batch {
 		rc := e.Value.(*Receipt)
 		rc.Pos = e.Pos
-		newest.Put(rc.mark(), rc.RoomID, rc.UserID, rc.Type, rc.ThreadID, rc.EventID, rc.EventPos, rc.TS, e.Shard, e.Pos)
+		newest.Put(rc.key(), rc.RoomID, rc.UserID, rc.Type, rc.ThreadID, rc.EventID, rc.EventPos, rc.TS, e.Shard, e.Pos)
 	}
 	w.Rows(receiptRows, newest.Rows())
 	return nil

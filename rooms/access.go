@@ -17,28 +17,28 @@ const (
 )
 
 // standing is how a user stands to a room.
-type standing struct {
+type membershipView struct {
 	user   string
 	head   Head
 	member Membership // the zero Membership when the user was never there
 	// until: the user was a member at or after every event before this position; 0 for never.
-	until int64
-	left  *Event // what ended the newest time as a member; nil for one who is joined or never was
+	memberUntil int64
+	leaveEvent  *Event // what ended the newest time as a member; nil for one who is joined or never was
 }
 
 // memberThen is whose memberships of the past count: nobody's for one who has forgotten the room, which is then a
 // stranger's.
-func (s standing) memberThen() string {
+func (s membershipView) pastMember() string {
 	if s.member.Forgotten {
 		return ""
 	}
 	return s.user
 }
 
-func (s standing) joined() bool { return s.member.Membership == event.MembershipJoin }
+func (s membershipView) joined() bool { return s.member.Membership == event.MembershipJoin }
 
 // standing reads how a user stands to a room; not ok when there is no such room.
-func (r *Rooms) standing(ctx context.Context, userID, roomID string) (s standing, ok bool, err error) {
+func (r *Rooms) membershipView(ctx context.Context, userID, roomID string) (s membershipView, ok bool, err error) {
 	s.user = userID
 	if s.head, ok, err = r.Head(ctx, roomID); err != nil || !ok || userID == "" {
 		return s, ok, err
@@ -48,13 +48,13 @@ func (r *Rooms) standing(ctx context.Context, userID, roomID string) (s standing
 	}
 	switch {
 	case s.joined():
-		s.until = math.MaxInt64
+		s.memberUntil = math.MaxInt64
 	case s.member.EventID != "" && !s.member.Forgotten:
-		if s.left, err = r.leftBy(ctx, s.member.EventID); err != nil {
+		if s.leaveEvent, err = r.leftBy(ctx, s.member.EventID); err != nil {
 			return s, true, err
 		}
-		if s.left != nil {
-			s.until = s.left.Pos
+		if s.leaveEvent != nil {
+			s.memberUntil = s.leaveEvent.Pos
 		}
 	}
 	return s, true, nil
@@ -77,8 +77,8 @@ func (r *Rooms) leftBy(ctx context.Context, eventID string) (*Event, error) {
 }
 
 // view is what a user gets of a room.
-type view struct {
-	standing
+type roomView struct {
+	membershipView
 	root state.ID // the state: the newest, or that of the user's leave
 	upto int64    // the last position of the timeline
 }
@@ -88,36 +88,36 @@ func notMember() error { return matrix.Forbidden("You are not a member of this r
 // view finds what a user gets of a room: members the newest state, those who left the state of their leave,
 // and others the newest state of a world-readable room. Everybody else is refused with M_FORBIDDEN, also
 // where there is no such room.
-func (r *Rooms) view(ctx context.Context, userID, roomID string) (view, error) {
-	s, ok, err := r.standing(ctx, userID, roomID)
+func (r *Rooms) roomView(ctx context.Context, userID, roomID string) (roomView, error) {
+	s, ok, err := r.membershipView(ctx, userID, roomID)
 	if err != nil {
-		return view{}, err
+		return roomView{}, err
 	}
 	if !ok {
-		return view{}, notMember()
+		return roomView{}, notMember()
 	}
-	v := view{standing: s, root: s.head.Root, upto: s.head.Pos}
+	v := roomView{membershipView: s, root: s.head.Root, upto: s.head.Pos}
 	if s.joined() {
 		return v, nil
 	}
-	at, err := r.momentOf(ctx, s.head.Root, "")
+	at, err := r.visibilityStateAt(ctx, s.head.Root, "")
 	switch {
 	case err != nil:
-		return view{}, err
-	case s.left != nil:
-		v.root = s.left.Root
+		return roomView{}, err
+	case s.leaveEvent != nil:
+		v.root = s.leaveEvent.Root
 		if at.history != worldReadable {
-			v.upto = s.left.Pos
+			v.upto = s.leaveEvent.Pos
 		}
 	case at.history != worldReadable:
-		return view{}, notMember()
+		return roomView{}, notMember()
 	}
 	return v, nil
 }
 
 // joinedView is view for what only members may do.
-func (r *Rooms) joinedView(ctx context.Context, userID, roomID string) (view, error) {
-	v, err := r.view(ctx, userID, roomID)
+func (r *Rooms) joinedView(ctx context.Context, userID, roomID string) (roomView, error) {
+	v, err := r.roomView(ctx, userID, roomID)
 	if err == nil && !v.joined() {
 		err = notMember()
 	}
@@ -134,9 +134,9 @@ type Visibility struct {
 
 // CanSee tells for events of one room which the user may see (Client-Server API, "Room history visibility").
 func (r *Rooms) CanSee(ctx context.Context, userID, roomID string, events []*Event) ([]bool, error) {
-	sights, err := r.VisibilityOf(ctx, userID, roomID, events)
-	out := make([]bool, len(sights))
-	for i, s := range sights {
+	visibility, err := r.VisibilityOf(ctx, userID, roomID, events)
+	out := make([]bool, len(visibility))
+	for i, s := range visibility {
 		out[i] = s.Visible
 	}
 	return out, err
@@ -144,17 +144,17 @@ func (r *Rooms) CanSee(ctx context.Context, userID, roomID string, events []*Eve
 
 // VisibilityOf is CanSee with the user's membership at each event.
 func (r *Rooms) VisibilityOf(ctx context.Context, userID, roomID string, events []*Event) ([]Visibility, error) {
-	s, ok, err := r.standing(ctx, userID, roomID)
+	s, ok, err := r.membershipView(ctx, userID, roomID)
 	if err != nil || !ok {
 		return make([]Visibility, len(events)), err
 	}
-	return r.sights(ctx, s, events)
+	return r.decideVisibility(ctx, s, events)
 }
 
 // moment is what decides over visibility in one state.
-type moment struct{ history, membership string }
+type visibilityState struct{ history, membership string }
 
-func (r *Rooms) sights(ctx context.Context, s standing, events []*Event) ([]Visibility, error) {
+func (r *Rooms) decideVisibility(ctx context.Context, s membershipView, events []*Event) ([]Visibility, error) {
 	out := make([]Visibility, len(events))
 	all := false
 	if s.joined() {
@@ -163,7 +163,7 @@ func (r *Rooms) sights(ctx context.Context, s standing, events []*Event) ([]Visi
 			return nil, err
 		}
 	}
-	moments := map[state.ID]moment{} // messages share the root of the state before them
+	moments := map[state.ID]visibilityState{} // messages share the root of the state before them
 	for i, e := range events {
 		if all && e.Pos >= s.member.Pos {
 			out[i] = Visibility{Visible: true, Membership: event.MembershipJoin}
@@ -172,7 +172,7 @@ func (r *Rooms) sights(ctx context.Context, s standing, events []*Event) ([]Visi
 		m, ok := moments[e.Root]
 		if !ok {
 			var err error
-			if m, err = r.momentOf(ctx, e.Root, s.memberThen()); err != nil {
+			if m, err = r.visibilityStateAt(ctx, e.Root, s.pastMember()); err != nil {
 				return nil, err
 			}
 			moments[e.Root] = m
@@ -188,35 +188,35 @@ func (r *Rooms) sights(ctx context.Context, s standing, events []*Event) ([]Visi
 }
 
 // visible holds the rules of the specification. m is the state after e.
-func visible(s standing, e *Event, m moment) bool {
+func visible(s membershipView, e *Event, m visibilityState) bool {
 	if m.allows(s, e.Pos) {
 		return true
 	}
 	switch {
 	case e.Is(event.TypeHistoryVisibility, ""):
-		before := moment{historyOf(e.PrevContent), m.membership}
+		before := visibilityState{historyOf(e.PrevContent), m.membership}
 		return before.allows(s, e.Pos)
-	case s.memberThen() != "" && e.Is(event.TypeMember, s.user):
+	case s.pastMember() != "" && e.Is(event.TypeMember, s.user):
 		before, _ := matrix.LookupString(e.PrevContent, "membership")
-		return moment{m.history, before}.allows(s, e.Pos)
+		return visibilityState{m.history, before}.allows(s, e.Pos)
 	}
 	return false
 }
 
 // allows tells whether a message at a position is seen.
-func (m moment) allows(s standing, pos int64) bool {
+func (m visibilityState) allows(s membershipView, pos int64) bool {
 	switch {
 	case m.history == worldReadable, m.membership == event.MembershipJoin:
 		return true
 	case m.history == shared:
-		return pos < s.until
+		return pos < s.memberUntil
 	case m.history == invited:
 		return m.membership == event.MembershipInvite
 	}
 	return false
 }
 
-func (r *Rooms) momentOf(ctx context.Context, root state.ID, userID string) (moment, error) {
+func (r *Rooms) visibilityStateAt(ctx context.Context, root state.ID, userID string) (visibilityState, error) {
 	history, me := state.Key{Type: event.TypeHistoryVisibility}, state.Key{Type: event.TypeMember, StateKey: userID}
 	keys := []state.Key{history, me}
 	if userID == "" {
@@ -224,9 +224,9 @@ func (r *Rooms) momentOf(ctx context.Context, root state.ID, userID string) (mom
 	}
 	found, err := r.StateEvents(ctx, root, keys...)
 	if err != nil {
-		return moment{}, err
+		return visibilityState{}, err
 	}
-	m := moment{history: shared, membership: event.MembershipLeave}
+	m := visibilityState{history: shared, membership: event.MembershipLeave}
 	if e := found[history]; e != nil {
 		m.history = historyOf(e.Content)
 	}

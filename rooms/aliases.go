@@ -60,28 +60,28 @@ func (r *Rooms) putAlias(ctx context.Context, a alias, request string) error {
 func aliasTaken(alias string) error { return matrix.RoomInUse("The alias " + alias + " is taken") }
 
 // removal is what the right to remove an alias rests upon.
-type removal struct {
+type removalRight struct {
 	member string // who may as a member with power; "" for who made the alias and for administrators
 	at     int64  // position of the room at which the power was looked at
 }
 
 // mayRemove tells by what right a user may remove an alias, or refuses it.
-func (r *Rooms) mayRemove(ctx context.Context, by *web.Identity, a alias) (removal, error) {
+func (r *Rooms) mayRemove(ctx context.Context, by *web.Identity, a alias) (removalRight, error) {
 	if a.creator == by.UserID || by.Admin {
-		return removal{}, nil
+		return removalRight{}, nil
 	}
 	v, err := r.joinedView(ctx, by.UserID, a.roomID)
 	if err != nil {
-		return removal{}, err
+		return removalRight{}, err
 	}
 	power, err := r.PowerAt(ctx, v.head.Version, v.root)
 	if err != nil {
-		return removal{}, err
+		return removalRight{}, err
 	}
 	if !power.CanSend(by.UserID, event.TypeCanonicalAlias, true) {
-		return removal{}, matrix.Forbidden("You may remove aliases that you made, or those of rooms whose canonical alias you may set")
+		return removalRight{}, matrix.Forbidden("You may remove aliases that you made, or those of rooms whose canonical alias you may set")
 	}
-	return removal{by.UserID, v.head.Pos}, nil
+	return removalRight{by.UserID, v.head.Pos}, nil
 }
 
 // removeAlias removes an alias that was found before; M_NOT_FOUND when it is gone by now, also when somebody else has it.
@@ -114,7 +114,7 @@ func noAlias() error { return matrix.NotFound("There is no such alias") }
 const deleteFound = "DELETE FROM aliases WHERE alias = $1 AND room_id = $2 AND creator = $3 AND created_ms = $4"
 
 // deleteAlias deletes an alias, while it is the one that was found and the right to it holds: a request may have stood still since.
-func (r *Rooms) deleteAlias(ctx context.Context, a alias, right removal) (done bool, err error) {
+func (r *Rooms) deleteAlias(ctx context.Context, a alias, right removalRight) (done bool, err error) {
 	var n int64
 	if right.member == "" {
 		n, err = r.Process.DB.Exec(ctx, deleteFound, a.name, a.roomID, a.creator, a.createdMS)

@@ -59,7 +59,7 @@ func TestARemovalFollowsAnUpgrade(t *testing.T) {
 }
 
 // moderated is a room of alice with an alias, and bob's right to remove it.
-func (h *house) moderated(t *testing.T) (id string, seen alias, right removal) {
+func (h *house) moderated(t *testing.T) (id string, seen alias, right removalRight) {
 	t.Helper()
 	id = h.alice.create(obj{
 		"room_version": "11", "preset": "public_chat", "room_alias_name": "here",

@@ -43,15 +43,15 @@ func (r *Rooms) bundle(ctx context.Context, userID string, events []*Event, room
 	if err != nil {
 		return nil, 0, err
 	}
-	s, ok, err := r.standing(ctx, userID, events[0].RoomID)
+	s, ok, err := r.membershipView(ctx, userID, events[0].RoomID)
 	if err != nil || !ok {
 		return nil, len(events), err
 	}
 	b := bundler{
-		r: r, ctx: ctx, user: userID, ignored: ignored, events: events, room: room, kinds: kinds, standing: s,
-		children: map[string]*Event{}, visible: map[string]bool{}, erased: map[string]bool{},
+		r: r, ctx: ctx, user: userID, ignored: ignored, events: events, room: room, kinds: kinds, membershipView: s,
+		children: map[string]*Event{}, isVisible: map[string]bool{}, erased: map[string]bool{},
 	}
-	if b.horizon, err = r.horizonOf(ctx, s); err != nil {
+	if b.visibleRanges, err = r.visibleRangesOf(ctx, s); err != nil {
 		return nil, 0, err
 	}
 	out, err = b.bundle()
@@ -89,19 +89,19 @@ const selectKinds = `SELECT t.event_id, EXISTS (SELECT 1` + relationsTo + `'m.re
 
 // bundler collects the aggregations of some events of a room.
 type bundler struct {
-	r        *Rooms
-	ctx      context.Context
-	user     string
-	ignored  map[string]bool
-	events   []*Event // in the order in which they are given: when there is no more room, the last ones are taken away
-	room     int      // bytes of the children of one kind, and of what is given; the last may go beyond
-	kinds    map[string]kindsOf
-	children map[string]*Event
-	unseen   []*Event // children that see is yet to look at
-	visible  map[string]bool
-	erased   map[string]bool // children whose sender was erased
-	standing standing
-	horizon  horizon // what is counted and ranked: children out of sight leave no trace
+	r              *Rooms
+	ctx            context.Context
+	user           string
+	ignored        map[string]bool
+	events         []*Event // in the order in which they are given: when there is no more room, the last ones are taken away
+	room           int      // bytes of the children of one kind, and of what is given; the last may go beyond
+	kinds          map[string]kindsOf
+	children       map[string]*Event
+	unchecked      []*Event // children that see is yet to look at
+	isVisible      map[string]bool
+	erased         map[string]bool // children whose sender was erased
+	membershipView membershipView
+	visibleRanges  visibleRanges // what is counted and ranked: children out of sight leave no trace
 }
 
 // repliesCounted is up to where the events of a thread are counted.
@@ -114,14 +114,14 @@ type threadSummary struct {
 }
 
 func (b *bundler) bundle() (map[string]json.RawMessage, error) {
-	threads, err := b.threads(b.with(threaded))
+	threads, err := b.threads(b.withRelations(threaded))
 	if err != nil {
 		return nil, err
 	}
-	var latest []child
+	var latest []relatedEvent
 	for i, e := range b.events {
 		if t, ok := threads[e.ID]; ok {
-			latest = append(latest, child{t.latest, i})
+			latest = append(latest, relatedEvent{t.latest, i})
 		}
 	}
 	if err := b.read(latest); err != nil {
@@ -131,11 +131,11 @@ func (b *bundler) bundle() (map[string]json.RawMessage, error) {
 	if err != nil {
 		return nil, err
 	}
-	references, err := b.references(b.with(referred))
+	references, err := b.references(b.withRelations(referred))
 	if err != nil {
 		return nil, err
 	}
-	if err := b.see(); err != nil {
+	if err := b.decideVisibility(); err != nil {
 		return nil, err
 	}
 	out, size := map[string]json.RawMessage{}, 0
@@ -152,7 +152,7 @@ func (b *bundler) bundle() (map[string]json.RawMessage, error) {
 		if edit := edits[e.ID]; edit != nil && b.kinds[e.ID][replaced] {
 			add(relReplace, edit.AppendClient(nil, ClientOptions{RoomID: true}))
 		}
-		if t, ok := threads[e.ID]; ok && b.children[t.latest] != nil && b.visible[t.latest] {
+		if t, ok := threads[e.ID]; ok && b.children[t.latest] != nil && b.isVisible[t.latest] {
 			add(relThread, b.summary(e, t, edits[t.latest]))
 		}
 		if p == nil {
@@ -182,7 +182,7 @@ func (b *bundler) summary(root *Event, t threadSummary, edit *Event) []byte {
 }
 
 // with gives the ids of the events that have relations of a kind.
-func (b *bundler) with(kind int) (ids []string) {
+func (b *bundler) withRelations(kind int) (ids []string) {
 	for _, e := range b.events {
 		if b.kinds[e.ID][kind] {
 			ids = append(ids, e.ID)
@@ -192,14 +192,14 @@ func (b *bundler) with(kind int) (ids []string) {
 }
 
 // child is an event to be given with that of a place among the bundler's events.
-type child struct {
-	id string
-	of int
+type relatedEvent struct {
+	id    string
+	index int
 }
 
 // read reads children, which are in the order of the events, as long as there is room for them. From there on nothing is given:
 // neither of events.
-func (b *bundler) read(list []child) error {
+func (b *bundler) read(list []relatedEvent) error {
 	ids := make([]string, len(list))
 	for i, c := range list {
 		ids[i] = c.id
@@ -208,16 +208,16 @@ func (b *bundler) read(list []child) error {
 	err := b.r.EachEvent(b.ctx, ids, func(part []*Event) error {
 		for _, e := range part {
 			b.children[e.ID] = e
-			b.unseen = append(b.unseen, e)
+			b.unchecked = append(b.unchecked, e)
 			next += slices.Index(ids[next:], e.ID)
 			if size += e.text(); size >= b.room {
-				b.events = b.events[:list[next].of+1]
-				return errMuch
+				b.events = b.events[:list[next].index+1]
+				return errTooLarge
 			}
 		}
 		return nil
 	})
-	if errors.Is(err, errMuch) {
+	if errors.Is(err, errTooLarge) {
 		return nil
 	}
 	return err
@@ -233,8 +233,8 @@ func editable(e *Event) bool {
 }
 
 // counts tells whether an edit that was read is one that counts and that the user may see.
-func (b *bundler) counts(e *Event) bool {
-	if e == nil || !b.visible[e.ID] || b.erased[e.ID] {
+func (b *bundler) editCounts(e *Event) bool {
+	if e == nil || !b.isVisible[e.ID] || b.erased[e.ID] {
 		return false
 	}
 	content := matrix.Lookup(e.Content, "m.new_content")
@@ -258,12 +258,12 @@ func selectEdits(seen string) string {
 // edits finds the newest edits that count, by the own senders, of the events and of the latest ones of their threads. Of
 // each there may be three that count; they are large, so the second is read only where the first does not, and then the third.
 func (b *bundler) edits(threads map[string]threadSummary) (map[string]*Event, error) {
-	var targets []child
+	var targets []relatedEvent
 	known := map[string]bool{}
 	add := func(e *Event, of int) {
 		if editable(e) && !known[e.ID] {
 			known[e.ID] = true
-			targets = append(targets, child{e.ID, of})
+			targets = append(targets, relatedEvent{e.ID, of})
 		}
 	}
 	for i, e := range b.events {
@@ -281,29 +281,29 @@ func (b *bundler) edits(threads map[string]threadSummary) (map[string]*Event, er
 	for i, t := range targets {
 		ids[i] = t.id
 	}
-	seen, args := b.horizon.where("x.pos", []any{ids, editsRanked - 1})
+	seen, args := b.visibleRanges.where("x.pos", []any{ids, editsRanked - 1})
 	found, err := b.pairs(selectEdits(seen), args...)
 	if err != nil {
 		return nil, err
 	}
 	out := map[string]*Event{}
 	for rank := 0; len(targets) > 0; rank++ {
-		var list []child
+		var list []relatedEvent
 		left := targets[:0]
 		for _, t := range targets {
-			if edits := found[t.id]; rank < len(edits) && t.of < len(b.events) {
-				left, list = append(left, t), append(list, child{edits[rank], t.of})
+			if edits := found[t.id]; rank < len(edits) && t.index < len(b.events) {
+				left, list = append(left, t), append(list, relatedEvent{edits[rank], t.index})
 			}
 		}
 		if err := b.read(list); err != nil {
 			return nil, err
 		}
-		if err := b.see(); err != nil {
+		if err := b.decideVisibility(); err != nil {
 			return nil, err
 		}
 		targets = left[:0]
 		for i, t := range left {
-			if e := b.children[list[i].id]; b.counts(e) {
+			if e := b.children[list[i].id]; b.editCounts(e) {
 				out[t.id] = e
 			} else {
 				delete(b.children, list[i].id)
@@ -328,7 +328,7 @@ func selectReferences(seen string) string {
 func (b *bundler) references(ids []string) (map[string][]byte, error) {
 	for len(ids) > 0 {
 		out, err := b.listReferences(ids)
-		if !errors.Is(err, errMuch) {
+		if !errors.Is(err, errTooLarge) {
 			return out, err
 		}
 		ids = ids[:len(ids)/2]
@@ -340,7 +340,7 @@ func (b *bundler) references(ids []string) (map[string][]byte, error) {
 
 // listReferences ends with errMuch where the lists of several events have more bytes than there is room for.
 func (b *bundler) listReferences(ids []string) (map[string][]byte, error) {
-	seen, args := b.horizon.where("x.pos", []any{ids, listOf(b.ignored), referencesShown - 1})
+	seen, args := b.visibleRanges.where("x.pos", []any{ids, listOf(b.ignored), referencesShown - 1})
 	seen += " AND NOT (x.sender = ANY($2))"
 	out, size := map[string][]byte{}, 0
 	err := db.Each(func(row db.Row) error {
@@ -356,7 +356,7 @@ func (b *bundler) listReferences(ids []string) (map[string][]byte, error) {
 		}
 		out[target] = append(matrix.AppendString(append(list, `{"event_id":`...), child), '}')
 		if size += len(child) + 16; size >= b.room && len(ids) > 1 {
-			return errMuch
+			return errTooLarge
 		}
 		return nil
 	})(b.r.Process.DB.Query(b.ctx, selectReferences(seen), args...))
@@ -381,7 +381,7 @@ func (b *bundler) threads(ids []string) (map[string]threadSummary, error) {
 	if len(ids) == 0 {
 		return nil, nil
 	}
-	seen, args := b.horizon.where("x.pos", []any{ids, b.user, listOf(b.ignored), repliesCounted})
+	seen, args := b.visibleRanges.where("x.pos", []any{ids, b.user, listOf(b.ignored), repliesCounted})
 	seen += " AND NOT (x.sender = ANY($3))"
 	out := map[string]threadSummary{}
 	return out, db.Each(func(row db.Row) error {
@@ -406,17 +406,17 @@ func listOf(users map[string]bool) []string {
 }
 
 // see finds which of the children, as far as they are new, the user may see.
-func (b *bundler) see() error {
-	if len(b.unseen) == 0 {
+func (b *bundler) decideVisibility() error {
+	if len(b.unchecked) == 0 {
 		return nil
 	}
-	seen, err := b.r.sights(b.ctx, b.standing, b.unseen)
+	seen, err := b.r.decideVisibility(b.ctx, b.membershipView, b.unchecked)
 	if err != nil {
 		return err
 	}
-	for i, e := range b.unseen {
-		b.visible[e.ID], b.erased[e.ID] = seen[i].Visible, seen[i].Erased
+	for i, e := range b.unchecked {
+		b.isVisible[e.ID], b.erased[e.ID] = seen[i].Visible, seen[i].Erased
 	}
-	b.unseen = b.unseen[:0]
+	b.unchecked = b.unchecked[:0]
 	return nil
 }

@@ -33,11 +33,11 @@ func TestAPageReadsAboutWhatItGives(t *testing.T) {
 			ids = append(ids, w.add("a", h.alice.id, nil, relation{root, relThread, ""}))
 		}
 		w.store()
-		s, _, err := h.standing(ctx, h.alice.id, room)
+		s, _, err := h.membershipView(ctx, h.alice.id, room)
 		if err != nil {
 			t.Fatal(err)
 		}
-		v := view{standing: s, upto: s.head.Pos}
+		v := roomView{membershipView: s, upto: s.head.Pos}
 		text := func(events []*Event) (n int) {
 			for _, e := range events {
 				n += len(e.JSON)
@@ -53,12 +53,12 @@ func TestAPageReadsAboutWhatItGives(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for name, read := range map[string]func(s stretch) (found, error){
-			"messages":  func(s stretch) (found, error) { return h.read(ctx, v, s) },
-			"relations": func(s stretch) (found, error) { return h.pick(ctx, v.standing, ids, s) },
+		for name, read := range map[string]func(s eventRange) (eventPage, error){
+			"messages":  func(s eventRange) (eventPage, error) { return h.readRange(ctx, v, s) },
+			"relations": func(s eventRange) (eventPage, error) { return h.pickVisible(ctx, v.membershipView, ids, s) },
 		} {
-			var f found
-			n := allocated(func() { f, err = read(stretch{from: s.head.Pos, backward: true, limit: 140, filter: &Filter{}}) })
+			var f eventPage
+			n := allocated(func() { f, err = read(eventRange{from: s.head.Pos, backward: true, limit: 140, filter: &Filter{}}) })
 			if size := text(f.events); err != nil || !f.more || size < pageBytes || size > pageBytes+1<<16 {
 				t.Errorf("%s: %d bytes came, more: %t: %v", name, size, f.more, err)
 			}

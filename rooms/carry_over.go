@@ -22,7 +22,7 @@ const (
 )
 
 // mostRules is how many bytes of push rules a user may have.
-const mostRules = 256 << 10
+const maxPushRules = 256 << 10
 
 // predecessor is the room that a new one says it replaces; "" for none.
 func predecessor(create *event.Event) string {
@@ -76,11 +76,11 @@ func (r *Rooms) carryOver(ctx context.Context, userID, from, to string) error {
 		room, typ string
 		change    func(content json.RawMessage) json.RawMessage
 	}{
-		{to, typeTags, func(now json.RawMessage) json.RawMessage { return tagsToo(now, tags) }},
-		{"", typeDirect, func(now json.RawMessage) json.RawMessage { return directToo(now, from, to) }},
-		{"", typePushRules, func(now json.RawMessage) json.RawMessage { return rulesToo(now, from, to) }},
+		{to, typeTags, func(now json.RawMessage) json.RawMessage { return addTags(now, tags) }},
+		{"", typeDirect, func(now json.RawMessage) json.RawMessage { return addDirectRoom(now, from, to) }},
+		{"", typePushRules, func(now json.RawMessage) json.RawMessage { return copyPushRules(now, from, to) }},
 	} {
-		if err := r.changeData(ctx, userID, c.room, c.typ, c.change); err != nil && !refused(err) { // what does not fit stays away
+		if err := r.changeData(ctx, userID, c.room, c.typ, c.change); err != nil && !isRefusal(err) { // what does not fit stays away
 			return err
 		}
 	}
@@ -106,7 +106,7 @@ func (r *Rooms) changeData(ctx context.Context, userID, roomID, typ string, chan
 }
 
 // tagsToo gives a room tags, if it has none.
-func tagsToo(now json.RawMessage, tags map[string]json.RawMessage) json.RawMessage {
+func addTags(now json.RawMessage, tags map[string]json.RawMessage) json.RawMessage {
 	if len(tags) == 0 || string(now) != "{}" {
 		return nil
 	}
@@ -114,7 +114,7 @@ func tagsToo(now json.RawMessage, tags map[string]json.RawMessage) json.RawMessa
 }
 
 // directToo adds a room to the lists of direct rooms that another one is in.
-func directToo(now json.RawMessage, from, to string) json.RawMessage {
+func addDirectRoom(now json.RawMessage, from, to string) json.RawMessage {
 	var lists map[string]json.RawMessage
 	if json.Unmarshal(now, &lists) != nil {
 		return nil
@@ -134,7 +134,7 @@ func directToo(now json.RawMessage, from, to string) json.RawMessage {
 
 // rulesToo copies the push rules about a room: the one of the kind "room", whose id is the room's, and those of other kinds with a
 // condition on the room's id. The form is that in which the rules are stored: rules.<kind> is a list.
-func rulesToo(now json.RawMessage, from, to string) json.RawMessage {
+func copyPushRules(now json.RawMessage, from, to string) json.RawMessage {
 	var stored, byKind map[string]json.RawMessage
 	if !bytes.Contains(now, []byte(from)) || json.Unmarshal(now, &stored) != nil || json.Unmarshal(stored["rules"], &byKind) != nil {
 		return nil
@@ -162,7 +162,7 @@ func rulesToo(now json.RawMessage, from, to string) json.RawMessage {
 		return nil
 	}
 	stored["rules"] = unescaped(byKind)
-	if fresh := unescaped(stored); len(fresh) <= mostRules {
+	if fresh := unescaped(stored); len(fresh) <= maxPushRules {
 		return fresh
 	}
 	return nil

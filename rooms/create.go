@@ -44,7 +44,7 @@ type InitialState struct {
 const maxInitialState = 500
 
 // invited are the users whom a new room invites, in whichever way the request says so.
-func (b *Create) invited() ([]string, error) {
+func (b *Create) invitedUsers() ([]string, error) {
 	users := slices.Clone(b.Invite)
 	for _, s := range b.InitialState {
 		if s.Type != event.TypeMember {
@@ -64,7 +64,7 @@ func (b *Create) invited() ([]string, error) {
 }
 
 // thirdParties counts those whom a new room invites and who have no user id.
-func (b *Create) thirdParties() int {
+func (b *Create) countThirdParties() int {
 	n := 0
 	for _, s := range b.InitialState {
 		if s.Type == event.TypeThirdPartyInvite {
@@ -169,7 +169,7 @@ func (r *Rooms) checkCreate(creator string, b *Create) (event.Version, preset, e
 }
 
 // onlyThis is a key of the content of m.room.create that no other one has the value of.
-const onlyThis = "org.lyceum.nonce"
+const nonceKey = "org.lyceum.nonce"
 
 func (r *Rooms) buildCreate(v event.Version, creator, roomID string, p preset, b *Create) (*event.Event, error) {
 	content := map[string]json.RawMessage{}
@@ -180,7 +180,7 @@ func (r *Rooms) buildCreate(v event.Version, creator, roomID string, p preset, b
 	}
 	content["room_version"] = quoted(v.ID)
 	if v.RoomIDIsCreateHash { // else two rooms that one user makes within a millisecond are one
-		content[onlyThis] = quoted(rand.Text())
+		content[nonceKey] = quoted(rand.Text())
 	}
 	if v.CreatorInContent {
 		content["creator"] = quoted(creator)
@@ -201,13 +201,13 @@ func (r *Rooms) buildCreate(v event.Version, creator, roomID string, p preset, b
 	}
 	empty := ""
 	return event.Build(v, event.Proto{
-		ID: r.mintEventID(v), RoomID: roomID, Type: event.TypeCreate, Sender: creator, StateKey: &empty, Content: encoded(content),
+		ID: r.newEventID(v), RoomID: roomID, Type: event.TypeCreate, Sender: creator, StateKey: &empty, Content: encoded(content),
 		OriginServerTS: obs.Now().UnixMilli(), Depth: 1,
 	}, r.Key)
 }
 
 // mintEventID gives the id that an event of the room versions 1 and 2 carries; later versions compute it.
-func (r *Rooms) mintEventID(v event.Version) string {
+func (r *Rooms) newEventID(v event.Version) string {
 	if v.IDFormat != event.IDField {
 		return ""
 	}
@@ -216,7 +216,7 @@ func (r *Rooms) mintEventID(v event.Version) string {
 
 // firstEvents are what follows the create event, in the order of the specification.
 func (r *Rooms) firstEvents(ctx context.Context, creator string, create *event.Event, p preset, b *Create, alias string) ([]Send, error) {
-	invited, err := b.invited()
+	invited, err := b.invitedUsers()
 	if err != nil {
 		return nil, err
 	}
@@ -232,7 +232,7 @@ func (r *Rooms) firstEvents(ctx context.Context, creator string, create *event.E
 		}
 		list = append(list, Send{
 			Sender: creator, Type: typ, StateKey: &stateKey, Content: raw,
-			Txn: minted + create.ID + "/" + fmt.Sprint(len(list)),
+			Txn: serverTxnPrefix + create.ID + "/" + fmt.Sprint(len(list)),
 		})
 	}
 	add(event.TypeMember, creator, memberContent(event.MembershipJoin, profiles[creator], false))
@@ -277,7 +277,7 @@ func (r *Rooms) firstEvents(ctx context.Context, creator string, create *event.E
 	}
 	for i := range list {
 		if s := &list[i]; s.Type == event.TypeMember {
-			if err := s.require(profiles[*s.StateKey]); err != nil {
+			if err := s.requireTarget(profiles[*s.StateKey]); err != nil {
 				return nil, err
 			}
 		}

@@ -11,11 +11,11 @@ import (
 // redacted to readers who were no members when it was sent (Client-Server API, "Account deactivation"). Nothing
 // is deleted, so those who were there keep what they have.
 
-// hideErased marks the sights of events whose text, or what they replaced, is of an erased user.
-func (r *Rooms) hideErased(ctx context.Context, reader string, events []*Event, sights []Visibility) error {
+// hideErased marks the visibility of events whose text, or what they replaced, is of an erased user.
+func (r *Rooms) hideErased(ctx context.Context, reader string, events []*Event, visibility []Visibility) error {
 	var ask []string
 	asked := map[string]bool{}
-	foreign := func(i int) bool { return sights[i].Visible && sights[i].Membership != event.MembershipJoin }
+	foreign := func(i int) bool { return visibility[i].Visible && visibility[i].Membership != event.MembershipJoin }
 	for i, e := range events {
 		if !foreign(i) {
 			continue
@@ -36,7 +36,7 @@ func (r *Rooms) hideErased(ctx context.Context, reader string, events []*Event, 
 	}
 	for i, e := range events {
 		if foreign(i) {
-			sights[i].Erased, sights[i].PrevHidden = erased[e.Sender], sights[i].PrevHidden || erased[e.PrevSender]
+			visibility[i].Erased, visibility[i].PrevHidden = erased[e.Sender], visibility[i].PrevHidden || erased[e.PrevSender]
 		}
 	}
 	return nil

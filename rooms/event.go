@@ -28,15 +28,15 @@ type Event struct {
 	PrevPos     int64  // 0 when the event did not come from the database
 	RedactedBy  string // the redaction, when the text is the redacted one
 
-	client  atomic.Pointer[[]byte]       // the shared text that clients get
-	nodes   atomic.Pointer[[]state.Node] // new nodes of the state tree, on their way to the database
-	redact  *Event                       // what this redaction redacts, already redacted
-	ticket  *stream.Ticket               // of the write, in the process that made the event
-	created *createRow
-	profile int64  // see Send
-	active  bool   // see Send
-	heir    string // see Send
-	follows bool   // the event before it was queued by this process and with it: see refuseOrphans
+	client         atomic.Pointer[[]byte]       // the shared text that clients get
+	nodes          atomic.Pointer[[]state.Node] // new nodes of the state tree, on their way to the database
+	redact         *Event                       // what this redaction redacts, already redacted
+	ticket         *stream.Ticket               // of the write, in the process that made the event
+	created        *createRow
+	profileVersion int64  // see Send
+	requireActive  bool   // see Send
+	moveAliasesTo  string // see Send
+	prevQueued     bool   // the event before it was queued by this process and with it: see refuseOrphans
 }
 
 type createRow struct {
@@ -46,11 +46,11 @@ type createRow struct {
 }
 
 // minted tells a transaction id that the server made for a request without one.
-const minted = "~"
+const serverTxnPrefix = "~"
 
 // ClientTxn is the transaction id that the sender's own device is told, or "".
 func (e *Event) ClientTxn(device string) string {
-	if device == "" || e.Device != device || e.Txn == "" || e.Txn[:1] == minted {
+	if device == "" || e.Device != device || e.Txn == "" || e.Txn[:1] == serverTxnPrefix {
 		return ""
 	}
 	if _, txn, scoped := strings.Cut(e.Txn, txnScopeEnd); scoped {
@@ -170,14 +170,14 @@ var errEventRow = errors.New("expected an event, found a damaged row")
 
 // Decode reads an event from a row's Data.
 func Decode(row stream.Row) (*Event, error) {
-	_, b, ok := glance(row.Data)
+	_, b, ok := decodeRowHeader(row.Data)
 	if !ok {
 		return nil, errEventRow
 	}
 	var fields [8]string
 	for i := range fields {
 		var field []byte
-		if field, b, ok = cutField(b); !ok {
+		if field, b, ok = decodeField(b); !ok {
 			return nil, errEventRow
 		}
 		fields[i] = string(field)
@@ -200,7 +200,7 @@ func Decode(row stream.Row) (*Event, error) {
 	return e, nil
 }
 
-func cutField(b []byte) (field, rest []byte, ok bool) {
+func decodeField(b []byte) (field, rest []byte, ok bool) {
 	n, k := binary.Uvarint(b)
 	if k <= 0 || n > uint64(len(b)-k) {
 		return nil, nil, false
@@ -215,14 +215,14 @@ type RowHeader struct {
 	Sender         []byte
 }
 
-func glance(data []byte) (g RowHeader, rest []byte, ok bool) {
+func decodeRowHeader(data []byte) (g RowHeader, rest []byte, ok bool) {
 	ts, k := binary.Varint(data)
 	if k <= 0 {
 		return g, nil, false
 	}
 	g.OriginServerTS = ts
-	if g.Redacts, rest, ok = cutField(data[k:]); ok {
-		g.Sender, rest, ok = cutField(rest)
+	if g.Redacts, rest, ok = decodeField(data[k:]); ok {
+		g.Sender, rest, ok = decodeField(rest)
 	}
 	return g, rest, ok
 }
@@ -233,7 +233,7 @@ func RowHeaderOf(row stream.Row) (g RowHeader, ok bool) {
 	if e, ok := row.Value.(*Event); ok {
 		return RowHeader{e.OriginServerTS, []byte(e.Redacts), []byte(e.Sender)}, true
 	}
-	g, _, ok = glance(row.Data)
+	g, _, ok = decodeRowHeader(row.Data)
 	return g, ok
 }
 

@@ -15,12 +15,12 @@ type Reader struct {
 	// Since is that of Audience for the room of the events; 0 also when it is not known.
 	Since int64
 
-	standing *standing // to that room; nil to be looked up
+	membershipView *membershipView // to that room; nil to be looked up
 }
 
 // at is the reader with what is known of how the user stands to the room of the events.
-func (who Reader) at(s standing) Reader {
-	who.Since, who.standing = s.since(), &s
+func (who Reader) withView(s membershipView) Reader {
+	who.Since, who.membershipView = s.since(), &s
 	return who
 }
 
@@ -76,12 +76,12 @@ func (r *Rooms) redactionsOf(ctx context.Context, events []*Event, room int) (ma
 			out[by.ID] = by
 			if size += by.text(); size >= room {
 				events = events[:1+slices.IndexFunc(events, func(e *Event) bool { return e.RedactedBy == by.ID })]
-				return errMuch
+				return errTooLarge
 			}
 		}
 		return nil
 	})
-	if errors.Is(err, errMuch) {
+	if errors.Is(err, errTooLarge) {
 		err = nil
 	}
 	return out, events, err
@@ -111,33 +111,33 @@ func ExtrasSize(extras [][]byte) (size int) {
 // since before them.
 func (r *Rooms) hiddenRedactions(ctx context.Context, who Reader, redactions map[string]*Event) (map[string]bool, error) {
 	out := map[string]bool{}
-	horizons := map[string]horizon{} // by room: one
+	horizons := map[string]visibleRanges{} // by room: one
 	for id, e := range redactions {
 		if who.Since > 0 && e.Pos >= who.Since {
 			continue
 		}
 		z, known := horizons[e.RoomID]
 		if !known {
-			s, err := r.standingOf(ctx, who, e.RoomID)
+			s, err := r.membershipViewOf(ctx, who, e.RoomID)
 			if err != nil {
 				return nil, err
 			}
-			if z, err = r.horizonOf(ctx, s); err != nil {
+			if z, err = r.visibleRangesOf(ctx, s); err != nil {
 				return nil, err
 			}
 			horizons[e.RoomID] = z
 		}
-		out[id] = !z.holds(e.Pos)
+		out[id] = !z.contains(e.Pos)
 	}
 	return out, nil
 }
 
 // standingOf is how a reader stands to a room that there is.
-func (r *Rooms) standingOf(ctx context.Context, who Reader, roomID string) (standing, error) {
-	if who.standing != nil && who.standing.head.RoomID == roomID {
-		return *who.standing, nil
+func (r *Rooms) membershipViewOf(ctx context.Context, who Reader, roomID string) (membershipView, error) {
+	if who.membershipView != nil && who.membershipView.head.RoomID == roomID {
+		return *who.membershipView, nil
 	}
-	s, ok, err := r.standing(ctx, who.UserID, roomID)
+	s, ok, err := r.membershipView(ctx, who.UserID, roomID)
 	if err == nil && !ok {
 		err = notMember()
 	}
@@ -152,9 +152,9 @@ func (e *Event) withoutReason() *Event {
 }
 
 // Render writes events of a room as a client gets them everywhere but in /sync: with room_id and all of unsigned.
-// sights come from See; nil leaves the membership out. Those behind Deps.PageBytes of events and of what comes with them are
+// visibility come from See; nil leaves the membership out. Those behind Deps.PageBytes of events and of what comes with them are
 // left out; the first is always given.
-func (r *Rooms) Render(ctx context.Context, who Reader, events []*Event, sights []Visibility) ([]json.RawMessage, error) {
+func (r *Rooms) Render(ctx context.Context, who Reader, events []*Event, visibility []Visibility) ([]json.RawMessage, error) {
 	extras, fit, err := r.Extras(ctx, who, events, r.PageBytes)
 	if err != nil {
 		return nil, err
@@ -165,8 +165,8 @@ func (r *Rooms) Render(ctx context.Context, who Reader, events []*Event, sights 
 	out := make([]json.RawMessage, len(events))
 	for i, e := range events {
 		v := ClientOptions{Device: who.Device, RoomID: true, Extra: extras[e.ID]}
-		if sights != nil {
-			v.Membership, v.Erased, v.PrevHidden = sights[i].Membership, sights[i].Erased, sights[i].PrevHidden
+		if visibility != nil {
+			v.Membership, v.Erased, v.PrevHidden = visibility[i].Membership, visibility[i].Erased, visibility[i].PrevHidden
 		}
 		if e.Sender != who.UserID {
 			v.Device = ""

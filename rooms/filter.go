@@ -105,29 +105,29 @@ func matchType(pattern, typ string) bool {
 }
 
 // decided tells that the database decides some of the filter.
-func (f *Filter) decided() bool {
-	where, _ := f.where(nil, related{})
+func (f *Filter) usesDatabase() bool {
+	where, _ := f.where(nil, knownRelations{})
 	return where != ""
 }
 
 // byRelations tells that relations to an event decide whether the filter lets it through.
-func (f *Filter) byRelations() bool { return f.RelatedBySenders != nil || f.RelatedByRelTypes != nil }
+func (f *Filter) usesRelations() bool { return f.RelatedBySenders != nil || f.RelatedByRelTypes != nil }
 
 // The relations to an event e of which one decides, and how many are looked at.
 const (
-	selectRelated  = "SELECT x.pos, x.sender FROM relations x WHERE x.target = e.event_id AND x.room_id = e.room_id AND x."
-	relationsTried = 1000
+	selectRelated     = "SELECT x.pos, x.sender FROM relations x WHERE x.target = e.event_id AND x.room_id = e.room_id AND x."
+	maxRelationsTried = 1000
 )
 
 // related says which relations to events a reader knows of. Others decide nothing.
-type related struct {
-	seen    horizon
+type knownRelations struct {
+	visible visibleRanges
 	ignored []string // senders
 }
 
 // where gives what of the filter the database can decide, as SQL about the table e, with the arguments before it and those that
 // it adds. Match decides all of it again but related_by_….
-func (f *Filter) where(args []any, known related) (string, []any) {
+func (f *Filter) where(args []any, known knownRelations) (string, []any) {
 	var parts []string
 	add := func(text string, arg any) {
 		args = append(args, arg)
@@ -136,8 +136,8 @@ func (f *Filter) where(args []any, known related) (string, []any) {
 	by := func(column string, values []string) {
 		seen := ""
 		args = append(args, values, known.ignored)
-		text := fmt.Sprintf("EXISTS (SELECT 1 FROM ("+selectRelated+"%s = ANY($%d) LIMIT %d) x WHERE NOT (x.sender = ANY($%d))", column, len(args)-1, relationsTried, len(args))
-		seen, args = known.seen.where("x.pos", args)
+		text := fmt.Sprintf("EXISTS (SELECT 1 FROM ("+selectRelated+"%s = ANY($%d) LIMIT %d) x WHERE NOT (x.sender = ANY($%d))", column, len(args)-1, maxRelationsTried, len(args))
+		seen, args = known.visible.where("x.pos", args)
 		parts = append(parts, text+seen+")")
 	}
 	plain := func(list []string) bool {

@@ -785,7 +785,7 @@ func FuzzParseFilter(f *testing.F) {
 		}
 		e := &Event{Event: &event.Event{Type: typ, Sender: "@a:b", Content: json.RawMessage(`{}`)}}
 		filter.Match(e)
-		if where, args := filter.where(nil, related{seen: horizon{all: true}}); strings.Count(where, "$") < len(args) {
+		if where, args := filter.where(nil, knownRelations{visible: visibleRanges{all: true}}); strings.Count(where, "$") < len(args) {
 			t.Fatal(where, args)
 		}
 	})

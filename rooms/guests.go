@@ -20,12 +20,12 @@ func letsGuestsIn(access *Event) bool {
 
 // putGuestAccess sets who may join. When guests may not any more, those who are there leave before the request is answered; a
 // request that fails meanwhile and is made again goes on with them.
-func (r *Rooms) putGuestAccess(q *web.Request, req Send) (any, error) {
-	reply, err := r.sendFor(q, req)
+func (r *Rooms) putGuestAccess(req *web.Request, send Send) (any, error) {
+	reply, err := r.sendFor(req, send)
 	if err != nil {
 		return nil, err
 	}
-	return reply, r.removeGuests(q.Context(), q.Path("roomID"))
+	return reply, r.removeGuests(req.Context(), req.Path("roomID"))
 }
 
 // removeGuests makes the guests of this server leave a room that does not let them in.
@@ -52,12 +52,12 @@ func (r *Rooms) removeGuests(ctx context.Context, roomID string) error {
 		if err != nil {
 			return err
 		}
-		err = each(guests, func(userID string) error {
-			_, err := r.setMembership(ctx, roomID, member{
+		err = forEachParallel(guests, func(userID string) error {
+			_, err := r.setMembership(ctx, roomID, membershipRequest{
 				Sender: userID, Target: userID, Membership: event.MembershipLeave, While: []string{event.MembershipJoin},
 				Reason: "This room lets no guests in any more",
 			})
-			if refused(err) { // the guest left meanwhile
+			if isRefusal(err) { // the guest left meanwhile
 				return nil
 			}
 			return err

@@ -15,40 +15,40 @@ import (
 
 // horizon is which messages of a room a user may see, by their positions: what is counted or ranked in the database is
 // bounded by it.
-type horizon struct {
-	all   bool
-	parts []part // else these, the newest first
-	stays []part // when the user was a member, in order, as far as they are known
+type visibleRanges struct {
+	all          bool
+	ranges       []positionRange // else these, the newest first
+	memberRanges []positionRange // when the user was a member, in order, as far as they are known
 }
 
 // part are positions, both ends among them.
-type part struct{ from, to int64 }
+type positionRange struct{ from, to int64 }
 
 const (
-	mostTurns = 500 // changes of history visibility or of a membership that are followed
-	mostParts = 50  // what is older than these is not counted
+	maxVisibilityChanges = 500 // changes of history visibility or of a membership that are followed
+	maxVisibleRanges     = 50  // what is older than these is not counted
 )
 
 // turn is a position at which the visibility of what comes next may change.
-type turn struct {
+type visibilityChange struct {
 	pos                 int64
 	history, membership string // "" for unchanged
 }
 
 // horizonOf finds what a user may see of a room. It is Visibility.Visible of its messages; where visibility or membership changed
 // very often, the oldest are left out.
-func (r *Rooms) horizonOf(ctx context.Context, s standing) (horizon, error) {
+func (r *Rooms) visibleRangesOf(ctx context.Context, s membershipView) (visibleRanges, error) {
 	if s.joined() {
 		if all, err := r.alwaysShared(ctx, s.head.Root); err != nil || all {
-			return horizon{all: true}, err
+			return visibleRanges{all: true}, err
 		}
 	}
-	turns, begin, err := r.turns(ctx, s)
+	turns, begin, err := r.visibilityChanges(ctx, s)
 	if err != nil {
-		return horizon{}, err
+		return visibleRanges{}, err
 	}
-	out := horizon{}
-	now := moment{history: shared, membership: event.MembershipLeave}
+	out := visibleRanges{}
+	now := visibilityState{history: shared, membership: event.MembershipLeave}
 	for i, t := range turns {
 		if t.history != "" {
 			now.history = t.history
@@ -56,28 +56,28 @@ func (r *Rooms) horizonOf(ctx context.Context, s standing) (horizon, error) {
 		if t.membership != "" {
 			now.membership = t.membership
 		}
-		p := part{t.pos + 1, math.MaxInt64}
+		p := positionRange{t.pos + 1, math.MaxInt64}
 		if i+1 < len(turns) {
 			p.to = turns[i+1].pos
 		}
 		if p.from > begin && now.membership == event.MembershipJoin {
-			out.stays = joinPart(out.stays, p)
+			out.memberRanges = appendRange(out.memberRanges, p)
 		}
 		if now.history == shared && now.membership != event.MembershipJoin {
-			p.to = min(p.to, s.until-1)
+			p.to = min(p.to, s.memberUntil-1)
 		}
 		if p.from <= begin || p.from > p.to || !now.allows(s, p.from) {
 			continue
 		}
-		out.parts = joinPart(out.parts, p)
+		out.ranges = appendRange(out.ranges, p)
 	}
-	slices.Reverse(out.parts)
-	out.parts = out.parts[:min(len(out.parts), mostParts)]
+	slices.Reverse(out.ranges)
+	out.ranges = out.ranges[:min(len(out.ranges), maxVisibleRanges)]
 	return out, nil
 }
 
 // joinPart adds a part that comes behind the others.
-func joinPart(parts []part, p part) []part {
+func appendRange(parts []positionRange, p positionRange) []positionRange {
 	if n := len(parts); n > 0 && parts[n-1].to == p.from-1 {
 		parts[n-1].to = p.to
 		return parts
@@ -87,17 +87,17 @@ func joinPart(parts []part, p part) []part {
 
 // turns reads the changes of a room's history visibility and of a user's membership, from the newest back, and gives
 // them in order. What is not behind begin is not known.
-func (r *Rooms) turns(ctx context.Context, s standing) (out []turn, begin int64, err error) {
-	keys := []state.Key{{Type: event.TypeHistoryVisibility}, {Type: event.TypeMember, StateKey: s.memberThen()}}
+func (r *Rooms) visibilityChanges(ctx context.Context, s membershipView) (out []visibilityChange, begin int64, err error) {
+	keys := []state.Key{{Type: event.TypeHistoryVisibility}, {Type: event.TypeMember, StateKey: s.pastMember()}}
 	found, err := r.StateEvents(ctx, s.head.Root, keys...)
 	if err != nil {
 		return nil, 0, err
 	}
-	out = []turn{{history: shared, membership: event.MembershipLeave}}
+	out = []visibilityChange{{history: shared, membership: event.MembershipLeave}}
 	for _, e := range found {
 		n := 0
 		add := func(pos int64, content []byte) {
-			t := turn{pos: pos}
+			t := visibilityChange{pos: pos}
 			if e.Type == event.TypeHistoryVisibility {
 				t.history = historyOf(content)
 			} else if t.membership, _ = matrix.LookupString(content, "membership"); t.membership == "" {
@@ -116,7 +116,7 @@ func (r *Rooms) turns(ctx context.Context, s standing) (out []turn, begin int64,
 				return err
 			}
 			add(pos, matrix.Lookup(text, "content"))
-			if n++; n == mostTurns {
+			if n++; n == maxVisibilityChanges {
 				begin = max(begin, pos)
 			}
 			return nil
@@ -124,37 +124,37 @@ func (r *Rooms) turns(ctx context.Context, s standing) (out []turn, begin int64,
 			SELECT e.pos, e.json, e.replaces, 1 FROM events e WHERE e.event_id = $1
 			UNION ALL
 			SELECT e.pos, e.json, e.replaces, t.n + 1 FROM events e JOIN turns t ON e.event_id = t.replaces WHERE t.n < $2
-			) SELECT pos, json FROM turns`, e.ID, mostTurns))
+			) SELECT pos, json FROM turns`, e.ID, maxVisibilityChanges))
 		if err != nil {
 			return nil, 0, err
 		}
 	}
-	slices.SortStableFunc(out, func(a, b turn) int { return int(a.pos - b.pos) })
+	slices.SortStableFunc(out, func(a, b visibilityChange) int { return int(a.pos - b.pos) })
 	return out, begin, nil
 }
 
 // holds tells whether a message at a position is seen.
-func (z horizon) holds(pos int64) bool {
-	return z.all || within(z.parts, pos)
+func (z visibleRanges) contains(pos int64) bool {
+	return z.all || anyContains(z.ranges, pos)
 }
 
 // stayed tells whether the user was a member before and after a position that is not of a membership of the user.
-func (z horizon) stayed(pos int64) bool { return within(z.stays, pos) }
+func (z visibleRanges) wasMember(pos int64) bool { return anyContains(z.memberRanges, pos) }
 
-func within(parts []part, pos int64) bool {
-	return slices.ContainsFunc(parts, func(p part) bool { return p.from <= pos && pos <= p.to })
+func anyContains(parts []positionRange, pos int64) bool {
+	return slices.ContainsFunc(parts, func(p positionRange) bool { return p.from <= pos && pos <= p.to })
 }
 
 // where gives a condition on a column with the arguments before it and those that it adds.
-func (z horizon) where(column string, args []any) (string, []any) {
+func (z visibleRanges) where(column string, args []any) (string, []any) {
 	if z.all {
 		return "", args
 	}
-	if len(z.parts) == 0 {
+	if len(z.ranges) == 0 {
 		return " AND 1 = 0", args
 	}
-	conditions := make([]string, len(z.parts))
-	for i, p := range z.parts {
+	conditions := make([]string, len(z.ranges))
+	for i, p := range z.ranges {
 		conditions[i] = fmt.Sprintf("%s BETWEEN $%d AND $%d", column, len(args)+1, len(args)+2)
 		args = append(args, p.from, p.to)
 	}

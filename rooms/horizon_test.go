@@ -153,11 +153,11 @@ func TestTheHorizonIsWhatIsSeen(t *testing.T) {
 				t.Fatal(err)
 			}
 			for _, who := range []*person{h.alice, h.bob, h.carol} {
-				s, _, err := h.standing(t.Context(), who.id, id)
+				s, _, err := h.membershipView(t.Context(), who.id, id)
 				if err != nil {
 					t.Fatal(err)
 				}
-				z, err := h.horizonOf(t.Context(), s)
+				z, err := h.visibleRangesOf(t.Context(), s)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -165,17 +165,17 @@ func TestTheHorizonIsWhatIsSeen(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				sights, err := h.VisibilityOf(t.Context(), who.id, id, events)
+				visibility, err := h.VisibilityOf(t.Context(), who.id, id, events)
 				if err != nil {
 					t.Fatal(err)
 				}
 				for i, e := range events {
 					switch {
 					case e.Is(event.TypeMember, who.id):
-					case !e.IsState() && z.holds(e.Pos) != visible[i], e.IsState() && z.showsState(e.Type, e.Pos) != visible[i]:
+					case !e.IsState() && z.contains(e.Pos) != visible[i], e.IsState() && z.showsState(e.Type, e.Pos) != visible[i]:
 						t.Fatalf("%s at %d: visible %v, the horizon is %+v", who.id, e.Pos, visible[i], z)
-					case !z.all && z.stayed(e.Pos) != (sights[i].Membership == event.MembershipJoin):
-						t.Fatalf("%s at %d: %s, the horizon is %+v", who.id, e.Pos, sights[i].Membership, z)
+					case !z.all && z.wasMember(e.Pos) != (visibility[i].Membership == event.MembershipJoin):
+						t.Fatalf("%s at %d: %s, the horizon is %+v", who.id, e.Pos, visibility[i].Membership, z)
 					}
 				}
 			}

@@ -11,8 +11,8 @@ import (
 	"lyceum/rooms/state"
 )
 
-func (r *Rooms) getAlias(q *web.Request) (any, error) {
-	id, err := r.find(q.Context(), "#"+trimHash(q.Path("alias")))
+func (r *Rooms) getAlias(req *web.Request) (any, error) {
+	id, err := r.resolveRoom(req.Context(), "#"+trimHash(req.Path("alias")))
 	if err != nil {
 		return nil, err
 	}
@@ -38,46 +38,46 @@ func (r *Rooms) localAlias(alias string) error {
 	return nil
 }
 
-func (r *Rooms) putAliasHTTP(q *web.Request, b *struct {
+func (r *Rooms) putAliasHTTP(req *web.Request, b *struct {
 	RoomID string `json:"room_id"`
 },
 ) (any, error) {
-	name := q.Path("alias")
+	name := req.Path("alias")
 	if err := r.localAlias(name); err != nil {
 		return nil, err
 	}
 	if b.RoomID == "" {
 		return nil, matrix.MissingParam("room_id is missing")
 	}
-	if err := q.MayAct(); err != nil {
+	if err := req.MayAct(); err != nil {
 		return nil, err
 	}
-	if _, err := r.joinedView(q.Context(), q.UserID(), b.RoomID); err != nil {
+	if _, err := r.joinedView(req.Context(), req.UserID(), b.RoomID); err != nil {
 		return nil, err
 	}
-	err := r.putAlias(q.Context(), alias{name: name, roomID: b.RoomID, creator: q.UserID()}, q.Once())
+	err := r.putAlias(req.Context(), alias{name: name, roomID: b.RoomID, creator: req.UserID()}, req.Once())
 	if matrix.HasCode(err, matrix.CodeRoomInUse) {
 		return nil, matrix.NewError(409, matrix.CodeUnknown, "The alias "+name+" exists already")
 	}
 	return nil, err
 }
 
-func (r *Rooms) deleteAliasHTTP(q *web.Request) (any, error) {
-	name := q.Path("alias")
+func (r *Rooms) deleteAliasHTTP(req *web.Request) (any, error) {
+	name := req.Path("alias")
 	if err := r.localAlias(name); err != nil {
 		return nil, err
 	}
-	a, found, err := r.findAlias(q.Context(), name)
+	a, found, err := r.findAlias(req.Context(), name)
 	if err != nil {
 		return nil, err
 	}
 	if !found {
 		return nil, noAlias()
 	}
-	if err := q.MayAct(); err != nil {
+	if err := req.MayAct(); err != nil {
 		return nil, err
 	}
-	return nil, r.removeAlias(q.Context(), q.Identity, a)
+	return nil, r.removeAlias(req.Context(), req.Identity, a)
 }
 
 // dropCanonical takes an alias out of m.room.canonical_alias; M_FORBIDDEN when the user may not.
@@ -120,13 +120,13 @@ func (r *Rooms) dropCanonical(ctx context.Context, userID, roomID, alias string)
 	return err
 }
 
-func (r *Rooms) getRoomAliases(q *web.Request) (any, error) {
-	v, err := r.view(q.Context(), q.UserID(), q.Path("roomID"))
+func (r *Rooms) getRoomAliases(req *web.Request) (any, error) {
+	v, err := r.roomView(req.Context(), req.UserID(), req.Path("roomID"))
 	if err != nil {
 		return nil, err
 	}
 	if !v.joined() {
-		at, err := r.momentOf(q.Context(), v.head.Root, "")
+		at, err := r.visibilityStateAt(req.Context(), v.head.Root, "")
 		if err != nil {
 			return nil, err
 		}
@@ -134,7 +134,7 @@ func (r *Rooms) getRoomAliases(q *web.Request) (any, error) {
 			return nil, notMember()
 		}
 	}
-	list, err := r.Aliases(q.Context(), v.head.RoomID)
+	list, err := r.Aliases(req.Context(), v.head.RoomID)
 	return map[string][]string{"aliases": list}, err
 }
 

@@ -15,25 +15,25 @@ type roomIDReply struct {
 	RoomID string `json:"room_id"`
 }
 
-func (r *Rooms) postCreateRoom(q *web.Request, b *Create) (any, error) {
-	if err := q.MayAct(); err != nil {
+func (r *Rooms) postCreateRoom(req *web.Request, b *Create) (any, error) {
+	if err := req.MayAct(); err != nil {
 		return nil, err
 	}
 	if len(b.Invite3PID) > 0 {
 		return nil, errThreepid()
 	}
-	users, err := b.invited()
+	users, err := b.invitedUsers()
 	if err != nil {
 		return nil, err
 	}
-	others := b.thirdParties()
+	others := b.countThirdParties()
 	if len(users)+others > r.config.MaxCreateUsers {
 		return nil, matrix.InvalidParam(fmt.Sprintf("invite, initial_state: expected at most %d users", r.config.MaxCreateUsers))
 	}
-	if err := r.mayInvite(q, others, users...); err != nil {
+	if err := r.checkInvites(req, others, users...); err != nil {
 		return nil, err
 	}
-	id, err := r.Create(q.Context(), q.UserID(), b)
+	id, err := r.Create(req.Context(), req.UserID(), b)
 	return roomIDReply{id}, err
 }
 
@@ -43,26 +43,26 @@ func errThreepid() error {
 
 // mayInvite is what every request that invites passes: it takes the limit of invites, also for so many people without a user
 // id, and refuses invites to those who want none (Client-Server API, "Invite permission").
-func (r *Rooms) mayInvite(q *web.Request, others int, users ...string) error {
+func (r *Rooms) checkInvites(req *web.Request, others int, users ...string) error {
 	for _, userID := range users {
 		if !matrix.ValidUserID(userID) {
 			return matrix.InvalidParam("Expected a user id such as @alice:example.org")
 		}
 	}
-	if q.Route.Limit != inviteLimit { // else the route has taken it
-		if err := q.Take(inviteLimit, len(users)+others); err != nil {
+	if req.Route.Limit != inviteLimit { // else the route has taken it
+		if err := req.Take(inviteLimit, len(users)+others); err != nil {
 			return err
 		}
 	}
 	for _, userID := range users {
-		if err := r.takesInvites(q.Context(), userID); err != nil {
+		if err := r.checkInvitePermission(req.Context(), userID); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (r *Rooms) takesInvites(ctx context.Context, userID string) error {
+func (r *Rooms) checkInvitePermission(ctx context.Context, userID string) error {
 	if !r.Accounts.Local(userID) {
 		return nil
 	}
@@ -79,8 +79,8 @@ func (r *Rooms) takesInvites(ctx context.Context, userID string) error {
 	return nil
 }
 
-func (r *Rooms) getJoinedRooms(q *web.Request) (any, error) {
-	all, err := r.Memberships(q.Context(), q.UserID())
+func (r *Rooms) getJoinedRooms(req *web.Request) (any, error) {
+	all, err := r.Memberships(req.Context(), req.UserID())
 	joined := []string{}
 	for _, m := range all {
 		if m.Membership == event.MembershipJoin {
@@ -109,7 +109,7 @@ func (b *memberBody) target() error {
 }
 
 // find gives the room of an id or alias; M_NOT_FOUND when there is none.
-func (r *Rooms) find(ctx context.Context, idOrAlias string) (string, error) {
+func (r *Rooms) resolveRoom(ctx context.Context, idOrAlias string) (string, error) {
 	if !strings.HasPrefix(idOrAlias, "#") {
 		if !matrix.ValidRoomID(idOrAlias) {
 			return "", matrix.InvalidParam("Expected a room id or alias, such as #room:example.org")
@@ -148,90 +148,90 @@ func (b *joinBody) UnmarshalJSON(text []byte) error {
 	return nil
 }
 
-func (r *Rooms) postJoinAny(q *web.Request, b *joinBody) (any, error) {
-	id, err := r.find(q.Context(), q.Path("roomIDOrAlias"))
+func (r *Rooms) postJoinAny(req *web.Request, b *joinBody) (any, error) {
+	id, err := r.resolveRoom(req.Context(), req.Path("roomIDOrAlias"))
 	if err != nil {
 		return nil, err
 	}
-	return r.joinFor(q, id, b)
+	return r.joinFor(req, id, b)
 }
 
-func (r *Rooms) postJoin(q *web.Request, b *joinBody) (any, error) {
-	return r.joinFor(q, q.Path("roomID"), b)
+func (r *Rooms) postJoin(req *web.Request, b *joinBody) (any, error) {
+	return r.joinFor(req, req.Path("roomID"), b)
 }
 
-func (r *Rooms) joinFor(q *web.Request, roomID string, b *joinBody) (any, error) {
-	if err := q.MayAct(); err != nil {
+func (r *Rooms) joinFor(req *web.Request, roomID string, b *joinBody) (any, error) {
+	if err := req.MayAct(); err != nil {
 		return nil, err
 	}
-	_, err := r.join(q.Context(), roomID, member{Sender: q.UserID(), Device: q.Sender(), Reason: b.reason, Content: b.more, Guest: q.Identity.Guest})
+	_, err := r.join(req.Context(), roomID, membershipRequest{Sender: req.UserID(), Device: req.Sender(), Reason: b.reason, Content: b.more, Guest: req.Identity.Guest})
 	return roomIDReply{roomID}, err
 }
 
-func (r *Rooms) postKnock(q *web.Request, b *memberBody) (any, error) {
-	if err := q.MayAct(); err != nil {
+func (r *Rooms) postKnock(req *web.Request, b *memberBody) (any, error) {
+	if err := req.MayAct(); err != nil {
 		return nil, err
 	}
-	id, err := r.find(q.Context(), q.Path("roomIDOrAlias"))
+	id, err := r.resolveRoom(req.Context(), req.Path("roomIDOrAlias"))
 	if err != nil {
 		return nil, err
 	}
-	_, err = r.setMembership(q.Context(), id, member{
-		Sender: q.UserID(), Device: q.Sender(), Target: q.UserID(), Membership: event.MembershipKnock, Reason: b.Reason,
+	_, err = r.setMembership(req.Context(), id, membershipRequest{
+		Sender: req.UserID(), Device: req.Sender(), Target: req.UserID(), Membership: event.MembershipKnock, Reason: b.Reason,
 	})
 	return roomIDReply{id}, err
 }
 
-func (r *Rooms) postInvite(q *web.Request, b *memberBody) (any, error) {
+func (r *Rooms) postInvite(req *web.Request, b *memberBody) (any, error) {
 	if b.UserID == "" && b.Medium != "" {
 		return nil, errThreepid()
 	}
 	if err := b.target(); err != nil {
 		return nil, err
 	}
-	if err := q.MayAct(); err != nil {
+	if err := req.MayAct(); err != nil {
 		return nil, err
 	}
-	if err := r.mayInvite(q, 0, b.UserID); err != nil {
+	if err := r.checkInvites(req, 0, b.UserID); err != nil {
 		return nil, err
 	}
-	return r.change(q, b, event.MembershipInvite)
+	return r.change(req, b, event.MembershipInvite)
 }
 
-func (r *Rooms) postLeave(q *web.Request, b *memberBody) (any, error) {
-	b.UserID = q.UserID()
-	return r.change(q, b, event.MembershipLeave)
+func (r *Rooms) postLeave(req *web.Request, b *memberBody) (any, error) {
+	b.UserID = req.UserID()
+	return r.change(req, b, event.MembershipLeave)
 }
 
-func (r *Rooms) postKick(q *web.Request, b *memberBody) (any, error) {
-	return r.moderate(q, b, event.MembershipLeave, event.MembershipJoin, event.MembershipInvite, event.MembershipKnock)
+func (r *Rooms) postKick(req *web.Request, b *memberBody) (any, error) {
+	return r.moderate(req, b, event.MembershipLeave, event.MembershipJoin, event.MembershipInvite, event.MembershipKnock)
 }
 
-func (r *Rooms) postBan(q *web.Request, b *memberBody) (any, error) {
-	return r.moderate(q, b, event.MembershipBan)
+func (r *Rooms) postBan(req *web.Request, b *memberBody) (any, error) {
+	return r.moderate(req, b, event.MembershipBan)
 }
 
-func (r *Rooms) postUnban(q *web.Request, b *memberBody) (any, error) {
-	return r.moderate(q, b, event.MembershipLeave, event.MembershipBan)
+func (r *Rooms) postUnban(req *web.Request, b *memberBody) (any, error) {
+	return r.moderate(req, b, event.MembershipLeave, event.MembershipBan)
 }
 
-func (r *Rooms) moderate(q *web.Request, b *memberBody, membership string, while ...string) (any, error) {
+func (r *Rooms) moderate(req *web.Request, b *memberBody, membership string, while ...string) (any, error) {
 	if err := b.target(); err != nil {
 		return nil, err
 	}
-	if err := q.MayAct(); err != nil {
+	if err := req.MayAct(); err != nil {
 		return nil, err
 	}
-	return r.change(q, b, membership, while...)
+	return r.change(req, b, membership, while...)
 }
 
-func (r *Rooms) change(q *web.Request, b *memberBody, membership string, while ...string) (any, error) {
-	_, err := r.setMembership(q.Context(), q.Path("roomID"), member{
-		Sender: q.UserID(), Device: q.Sender(), Target: b.UserID, Membership: membership, Reason: b.Reason, While: while,
+func (r *Rooms) change(req *web.Request, b *memberBody, membership string, while ...string) (any, error) {
+	_, err := r.setMembership(req.Context(), req.Path("roomID"), membershipRequest{
+		Sender: req.UserID(), Device: req.Sender(), Target: b.UserID, Membership: membership, Reason: b.Reason, While: while,
 	})
 	return nil, err
 }
 
-func (r *Rooms) postForget(q *web.Request) (any, error) {
-	return nil, r.Forget(q.Context(), q.UserID(), q.Path("roomID"))
+func (r *Rooms) postForget(req *web.Request) (any, error) {
+	return nil, r.Forget(req.Context(), req.UserID(), req.Path("roomID"))
 }

@@ -11,40 +11,40 @@ import (
 	"lyceum/platform/web"
 )
 
-func (r *Rooms) getRelations(q *web.Request) (any, error) {
-	ctx, roomID := q.Context(), q.Path("roomID")
-	s := stretch{backward: true}
-	switch q.Query1("dir") {
+func (r *Rooms) getRelations(req *web.Request) (any, error) {
+	ctx, roomID := req.Context(), req.Path("roomID")
+	s := eventRange{backward: true}
+	switch req.Query1("dir") {
 	case "", "b":
 	case "f":
 		s.backward = false
 	default:
 		return nil, matrix.InvalidParam("dir: expected b or f")
 	}
-	recurse, err := q.Bool("recurse", false)
+	recurse, err := req.Bool("recurse", false)
 	if err != nil {
 		return nil, err
 	}
-	parent, _, st, err := r.visibleEvent(ctx, q.UserID(), roomID, q.Path("eventID"))
+	parent, _, st, err := r.visibleEvent(ctx, req.UserID(), roomID, req.Path("eventID"))
 	if err != nil {
 		return nil, err
 	}
-	if err := r.paging(q, roomID, &s, st.head.Pos); err != nil {
+	if err := r.paging(req, roomID, &s, st.head.Pos); err != nil {
 		return nil, err
 	}
-	seen, err := r.horizonOf(ctx, st)
+	seen, err := r.visibleRangesOf(ctx, st)
 	if err != nil {
 		return nil, err
 	}
-	ids, w, err := r.relations(ctx, s, relationsOf{parent, recurse, q.Path("relType"), q.Path("type"), seen})
+	ids, w, err := r.relations(ctx, s, relationsOf{parent, recurse, req.Path("relType"), req.Path("type"), seen})
 	if err != nil {
 		return nil, err
 	}
-	f, err := r.pick(ctx, st, ids, s)
+	f, err := r.pickVisible(ctx, st, ids, s)
 	if err != nil {
 		return nil, err
 	}
-	chunk, err := r.render(ctx, readerOf(q), st, &f)
+	chunk, err := r.renderPage(ctx, readerOf(req), st, &f)
 	if err != nil {
 		return nil, err
 	}
@@ -52,10 +52,10 @@ func (r *Rooms) getRelations(q *web.Request) (any, error) {
 	switch {
 	case f.more:
 		reply["next_batch"] = PositionToken(f.end)
-	case w.cut:
+	case w.truncated:
 		reply["next_batch"] = PositionToken(w.end)
 	}
-	if from := q.Query1("from"); from != "" {
+	if from := req.Query1("from"); from != "" {
 		reply["prev_batch"] = from
 	}
 	if recurse {
@@ -66,17 +66,17 @@ func (r *Rooms) getRelations(q *web.Request) (any, error) {
 
 // pick reads events by their ids, one more than the limit, as far as a page has room for them, and keeps what the user
 // may see.
-func (r *Rooms) pick(ctx context.Context, st standing, ids []string, s stretch) (found, error) {
-	out := found{end: s.from, start: s.from, backward: s.backward}
+func (r *Rooms) pickVisible(ctx context.Context, st membershipView, ids []string, s eventRange) (eventPage, error) {
+	out := eventPage{end: s.from, start: s.from, backward: s.backward}
 	wanted, size := ids[:min(len(ids), s.limit)], 0
 	var events []*Event
 	err := r.EachEvent(ctx, wanted, func(part []*Event) error {
 		for _, e := range part {
 			events = append(events, e)
 			out.taken += slices.Index(wanted[out.taken:], e.ID) + 1
-			out.goOn(e)
+			out.continueAfter(e)
 			if size += e.text(); size >= r.PageBytes {
-				return errMuch
+				return errTooLarge
 			}
 		}
 		return nil
@@ -84,11 +84,11 @@ func (r *Rooms) pick(ctx context.Context, st standing, ids []string, s stretch) 
 	switch {
 	case err == nil:
 		out.taken = len(wanted)
-	case !errors.Is(err, errMuch):
+	case !errors.Is(err, errTooLarge):
 		return out, err
 	}
 	out.more = len(ids) > out.taken
-	sights, err := r.sights(ctx, st, events)
+	visibility, err := r.decideVisibility(ctx, st, events)
 	if err != nil {
 		return out, err
 	}
@@ -97,41 +97,41 @@ func (r *Rooms) pick(ctx context.Context, st standing, ids []string, s stretch) 
 		return out, err
 	}
 	for i, e := range events {
-		if sights[i].Visible && !ignored[e.Sender] {
-			out.events, out.sights = append(out.events, e), append(out.sights, sights[i])
+		if visibility[i].Visible && !ignored[e.Sender] {
+			out.events, out.visibility = append(out.events, e), append(out.visibility, visibility[i])
 		}
 	}
 	return out, nil
 }
 
-func (r *Rooms) getThreads(q *web.Request) (any, error) {
-	ctx, roomID := q.Context(), q.Path("roomID")
+func (r *Rooms) getThreads(req *web.Request) (any, error) {
+	ctx, roomID := req.Context(), req.Path("roomID")
 	mine := false
-	switch q.Query1("include") {
+	switch req.Query1("include") {
 	case "", "all":
 	case "participated":
 		mine = true
 	default:
 		return nil, matrix.InvalidParam("include: expected all or participated")
 	}
-	v, err := r.view(ctx, q.UserID(), roomID)
+	v, err := r.roomView(ctx, req.UserID(), roomID)
 	if err != nil {
 		return nil, err
 	}
-	s := stretch{backward: true}
-	if err := r.paging(q, roomID, &s, v.upto); err != nil {
+	s := eventRange{backward: true}
+	if err := r.paging(req, roomID, &s, v.upto); err != nil {
 		return nil, err
 	}
 	ids, ends, w, err := r.threadRoots(ctx, v, s, mine)
 	if err != nil {
 		return nil, err
 	}
-	f, err := r.pick(ctx, v.standing, ids, s)
+	f, err := r.pickVisible(ctx, v.membershipView, ids, s)
 	if err != nil {
 		return nil, err
 	}
 	whole := len(f.events)
-	chunk, err := r.render(ctx, readerOf(q), v.standing, &f)
+	chunk, err := r.renderPage(ctx, readerOf(req), v.membershipView, &f)
 	if err != nil {
 		return nil, err
 	}
@@ -142,7 +142,7 @@ func (r *Rooms) getThreads(q *web.Request) (any, error) {
 	switch {
 	case f.more && f.taken > 0:
 		reply["next_batch"] = PositionToken(ends[f.taken-1] - 1) // threads are in the order of their newest events
-	case w.cut:
+	case w.truncated:
 		reply["next_batch"] = PositionToken(w.end)
 	}
 	return reply, nil
@@ -156,8 +156,8 @@ const (
 )
 
 // threadRoots finds the threads whose newest events lie before a place, the newest first, and where those are.
-func (r *Rooms) threadRoots(ctx context.Context, v view, s stretch, mine bool) (ids []string, ends []int64, w window, err error) {
-	horizon, err := r.horizonOf(ctx, v.standing)
+func (r *Rooms) threadRoots(ctx context.Context, v roomView, s eventRange, mine bool) (ids []string, ends []int64, w rangeWindow, err error) {
+	horizon, err := r.visibleRangesOf(ctx, v.membershipView)
 	if err != nil {
 		return nil, nil, w, err
 	}
@@ -166,7 +166,7 @@ func (r *Rooms) threadRoots(ctx context.Context, v view, s stretch, mine bool) (
 		return nil, nil, w, err
 	}
 	s.from, s.to = min(s.from, v.upto), 0
-	if w, err = r.window(ctx, s, ofRoomKind, relThread, v.head.RoomID); err != nil {
+	if w, err = r.limitRange(ctx, s, ofRoomKind, relThread, v.head.RoomID); err != nil {
 		return nil, nil, w, err
 	}
 	seen, args := horizon.where("x.pos", []any{w.after, w.before, s.limit + 1, relThread, v.head.RoomID, listOf(ignored)})

@@ -28,13 +28,13 @@ type reportBody struct {
 
 const maxReason = 4000 // bytes
 
-func (r *Rooms) report(q *web.Request, reason string, about Report) (any, error) {
+func (r *Rooms) report(req *web.Request, reason string, about Report) (any, error) {
 	if len(reason) > maxReason {
 		return nil, matrix.InvalidParam("reason: expected at most 4000 bytes")
 	}
-	_, err := r.Process.DB.Exec(q.Context(), `INSERT INTO reports (report_id, created_ms, reporter, room_id, event_id, user_id, reason)
+	_, err := r.Process.DB.Exec(req.Context(), `INSERT INTO reports (report_id, created_ms, reporter, room_id, event_id, user_id, reason)
 		VALUES ($1, $2, $3, $4, $5, $6, $7)`,
-		r.Process.NewID(), obs.Now().UnixMilli(), q.UserID(), about.RoomID, about.EventID, about.UserID, strings.ReplaceAll(reason, nul, ""))
+		r.Process.NewID(), obs.Now().UnixMilli(), req.UserID(), about.RoomID, about.EventID, about.UserID, strings.ReplaceAll(reason, nul, ""))
 	return nil, err
 }
 
@@ -52,35 +52,35 @@ func (r *Rooms) Reports(ctx context.Context, before string, limit int) ([]Report
 	})(r.Process.DB.Query(ctx, query+" ORDER BY created_ms DESC, report_id DESC LIMIT $1", args...))
 }
 
-func (r *Rooms) postReportRoom(q *web.Request, b *reportBody) (any, error) {
-	_, ok, err := r.Head(q.Context(), q.Path("roomID"))
+func (r *Rooms) postReportRoom(req *web.Request, b *reportBody) (any, error) {
+	_, ok, err := r.Head(req.Context(), req.Path("roomID"))
 	if err != nil {
 		return nil, err
 	}
 	if !ok {
 		return nil, matrix.NotFound("There is no such room here")
 	}
-	return r.report(q, b.Reason, Report{RoomID: q.Path("roomID")})
+	return r.report(req, b.Reason, Report{RoomID: req.Path("roomID")})
 }
 
-func (r *Rooms) postReportEvent(q *web.Request, b *reportBody) (any, error) {
-	e, _, s, err := r.visibleEvent(q.Context(), q.UserID(), q.Path("roomID"), q.Path("eventID"))
+func (r *Rooms) postReportEvent(req *web.Request, b *reportBody) (any, error) {
+	e, _, s, err := r.visibleEvent(req.Context(), req.UserID(), req.Path("roomID"), req.Path("eventID"))
 	if err != nil {
 		return nil, err
 	}
 	if !s.joined() {
 		return nil, matrix.NotFound("There is no such event, or you are not in its room")
 	}
-	return r.report(q, b.Reason, Report{RoomID: e.RoomID, EventID: e.ID, UserID: e.Sender})
+	return r.report(req, b.Reason, Report{RoomID: e.RoomID, EventID: e.ID, UserID: e.Sender})
 }
 
-func (r *Rooms) postReportUser(q *web.Request, b *reportBody) (any, error) {
-	exists, err := r.Accounts.Exists(q.Context(), q.Path("userID"))
+func (r *Rooms) postReportUser(req *web.Request, b *reportBody) (any, error) {
+	exists, err := r.Accounts.Exists(req.Context(), req.Path("userID"))
 	if err != nil {
 		return nil, err
 	}
 	if !exists {
 		return nil, matrix.NotFound("There is no such user here")
 	}
-	return r.report(q, b.Reason, Report{UserID: q.Path("userID")})
+	return r.report(req, b.Reason, Report{UserID: req.Path("userID")})
 }

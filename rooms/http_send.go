@@ -17,36 +17,36 @@ type eventIDReply struct {
 }
 
 // txnOf reads the transaction id of a request, scoped by its endpoint.
-func txnOf(q *web.Request, scope string) (string, error) {
-	txn := q.Path("txnID")
+func txnOf(req *web.Request, scope string) (string, error) {
+	txn := req.Path("txnID")
 	if len(txn) > maxTxn || len(scope) > 2*maxTxn {
 		return "", matrix.InvalidParam(fmt.Sprintf("Expected a transaction id of at most %d bytes", maxTxn))
 	}
 	return scopedTxn(scope, txn), nil
 }
 
-func (r *Rooms) putSend(q *web.Request) (any, error) {
-	txn, err := txnOf(q, "send/"+q.Path("type"))
+func (r *Rooms) putSend(req *web.Request) (any, error) {
+	txn, err := txnOf(req, "send/"+req.Path("type"))
 	if err != nil {
 		return nil, err
 	}
-	return r.sendMessage(q, txn)
+	return r.sendMessage(req, txn)
 }
 
 // postSend is putSend without a transaction id, as old clients and scripts send: each request is another event.
-func (r *Rooms) postSend(q *web.Request) (any, error) { return r.sendMessage(q, "") }
+func (r *Rooms) postSend(req *web.Request) (any, error) { return r.sendMessage(req, "") }
 
-func (r *Rooms) sendMessage(q *web.Request, txn string) (any, error) {
-	content, err := q.Object()
+func (r *Rooms) sendMessage(req *web.Request, txn string) (any, error) {
+	content, err := req.Object()
 	if err != nil {
 		return nil, err
 	}
-	typ := q.Path("type")
-	req := Send{Sender: q.UserID(), Device: q.Sender(), Txn: txn, Type: typ, Content: content}
+	typ := req.Path("type")
+	send := Send{Sender: req.UserID(), Device: req.Sender(), Txn: txn, Type: typ, Content: content}
 	if typ == event.TypeRedaction {
-		req.Redacts = redactsIn(content)
+		send.Redacts = redactsIn(content)
 	}
-	return r.sendFor(q, req)
+	return r.sendFor(req, send)
 }
 
 // redactsIn reads which event a redaction sent as a plain event is about.
@@ -59,77 +59,77 @@ func redactsIn(content json.RawMessage) string {
 	return id
 }
 
-func (r *Rooms) sendFor(q *web.Request, req Send) (any, error) {
-	if err := q.MayAct(); err != nil {
+func (r *Rooms) sendFor(req *web.Request, send Send) (any, error) {
+	if err := req.MayAct(); err != nil {
 		return nil, err
 	}
-	if req.Txn == "" {
-		req.Txn = mintedFor(q)
+	if send.Txn == "" {
+		send.Txn = requestTxn(req)
 	}
-	id, err := r.Send(q.Context(), q.Path("roomID"), req)
+	id, err := r.Send(req.Context(), req.Path("roomID"), send)
 	return eventIDReply{id}, err
 }
 
 // mintedFor is a transaction id for a request without one: the same wherever the request is done again.
-func mintedFor(q *web.Request) string { return minted + q.Once() }
+func requestTxn(req *web.Request) string { return serverTxnPrefix + req.Once() }
 
-func (r *Rooms) putRedact(q *web.Request) (any, error) {
-	content, err := q.Object()
+func (r *Rooms) putRedact(req *web.Request) (any, error) {
+	content, err := req.Object()
 	if err != nil {
 		return nil, err
 	}
-	target := q.Path("eventID")
+	target := req.Path("eventID")
 	if !matrix.ValidEventID(target) {
 		return nil, matrix.InvalidParam("Expected an event id such as $opaque")
 	}
-	txn, err := txnOf(q, "redact/"+target)
+	txn, err := txnOf(req, "redact/"+target)
 	if err != nil {
 		return nil, err
 	}
 	// A suspended user may still take back own events.
-	if q.Identity.Suspended {
-		if e, err := r.Event(q.Context(), target); err != nil || e == nil || e.Sender != q.UserID() {
+	if req.Identity.Suspended {
+		if e, err := r.Event(req.Context(), target); err != nil || e == nil || e.Sender != req.UserID() {
 			return nil, matrix.UserSuspended("Your account is suspended: you can redact your own events only").With(err)
 		}
 	}
-	id, err := r.Send(q.Context(), q.Path("roomID"), Send{
-		Sender: q.UserID(), Device: q.Sender(), Txn: txn, Type: event.TypeRedaction, Redacts: target, Content: content,
+	id, err := r.Send(req.Context(), req.Path("roomID"), Send{
+		Sender: req.UserID(), Device: req.Sender(), Txn: txn, Type: event.TypeRedaction, Redacts: target, Content: content,
 	})
 	return eventIDReply{id}, err
 }
 
-func (r *Rooms) putState(q *web.Request) (any, error) {
-	content, err := q.Object()
+func (r *Rooms) putState(req *web.Request) (any, error) {
+	content, err := req.Object()
 	if err != nil {
 		return nil, err
 	}
-	typ, key, roomID := q.Path("type"), q.Path("stateKey"), q.Path("roomID")
-	req := Send{Sender: q.UserID(), Device: q.Sender(), Type: typ, StateKey: &key, Content: content}
+	typ, key, roomID := req.Path("type"), req.Path("stateKey"), req.Path("roomID")
+	send := Send{Sender: req.UserID(), Device: req.Sender(), Type: typ, StateKey: &key, Content: content}
 	if typ == event.TypeGuestAccess && key == "" {
-		return r.putGuestAccess(q, req)
+		return r.putGuestAccess(req, send)
 	}
 	switch typ {
 	case event.TypeMember:
-		return r.putMember(q, key, content)
+		return r.putMember(req, key, content)
 	case event.TypeThirdPartyInvite:
-		if err := q.MayAct(); err != nil {
+		if err := req.MayAct(); err != nil {
 			return nil, err
 		}
-		if err := r.mayInvite(q, 1); err != nil {
+		if err := r.checkInvites(req, 1); err != nil {
 			return nil, err
 		}
 	case event.TypeRedaction:
-		req.Redacts = redactsIn(content)
+		send.Redacts = redactsIn(content)
 	case event.TypeCanonicalAlias:
-		if err := r.checkCanonicalAlias(q.Context(), roomID, content); err != nil {
+		if err := r.checkCanonicalAlias(req.Context(), roomID, content); err != nil {
 			return nil, err
 		}
 	}
-	return r.sendFor(q, req)
+	return r.sendFor(req, send)
 }
 
 // putMember is a membership set as plain state; it is the same as the endpoint of the membership.
-func (r *Rooms) putMember(q *web.Request, target string, content json.RawMessage) (any, error) {
+func (r *Rooms) putMember(req *web.Request, target string, content json.RawMessage) (any, error) {
 	fields := map[string]json.RawMessage{}
 	if err := json.Unmarshal(content, &fields); err != nil {
 		return nil, matrix.BadJSON("The content must be an object").With(err)
@@ -141,10 +141,10 @@ func (r *Rooms) putMember(q *web.Request, target string, content json.RawMessage
 	if !matrix.ValidUserID(target) {
 		return nil, matrix.InvalidParam("The state key of a membership is a user id")
 	}
-	m := member{Sender: q.UserID(), Device: q.Sender(), Target: target, Membership: membership, Content: fields, Always: true, Txn: mintedFor(q)}
-	self := target == q.UserID()
+	m := membershipRequest{Sender: req.UserID(), Device: req.Sender(), Target: target, Membership: membership, Content: fields, Always: true, Txn: requestTxn(req)}
+	self := target == req.UserID()
 	if !self || membership != event.MembershipLeave {
-		if err := q.MayAct(); err != nil {
+		if err := req.MayAct(); err != nil {
 			return nil, err
 		}
 	}
@@ -152,15 +152,15 @@ func (r *Rooms) putMember(q *web.Request, target string, content json.RawMessage
 	var err error
 	switch {
 	case membership == event.MembershipJoin && self:
-		m.Guest = q.Identity.Guest
-		id, err = r.join(q.Context(), q.Path("roomID"), m)
+		m.Guest = req.Identity.Guest
+		id, err = r.join(req.Context(), req.Path("roomID"), m)
 	case membership == event.MembershipInvite:
-		if err := r.mayInvite(q, 0, target); err != nil {
+		if err := r.checkInvites(req, 0, target); err != nil {
 			return nil, err
 		}
 		fallthrough
 	default:
-		id, err = r.setMembership(q.Context(), q.Path("roomID"), m)
+		id, err = r.setMembership(req.Context(), req.Path("roomID"), m)
 	}
 	return eventIDReply{id}, err
 }

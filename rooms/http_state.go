@@ -12,14 +12,14 @@ import (
 	"lyceum/rooms/state"
 )
 
-func (r *Rooms) getFullState(q *web.Request) (any, error) {
-	return &web.Pieces{Write: func(w io.Writer) error { return r.WriteState(q.Context(), w, q.UserID(), q.Path("roomID")) }}, nil
+func (r *Rooms) getFullState(req *web.Request) (any, error) {
+	return &web.Pieces{Write: func(w io.Writer) error { return r.WriteState(req.Context(), w, req.UserID(), req.Path("roomID")) }}, nil
 }
 
 // WriteState writes the state of a room as a user gets it, a JSON array: the newest, or that of the user's leave. It holds a
 // part of it in memory at a time. Error: M_FORBIDDEN, before anything is written.
 func (r *Rooms) WriteState(ctx context.Context, w io.Writer, userID, roomID string) error {
-	v, err := r.view(ctx, userID, roomID)
+	v, err := r.roomView(ctx, userID, roomID)
 	if err != nil {
 		return err
 	}
@@ -29,7 +29,7 @@ func (r *Rooms) WriteState(ctx context.Context, w io.Writer, userID, roomID stri
 }
 
 // writeState adds state events to an array, as VisibleState shows them.
-func (r *Rooms) writeState(ctx context.Context, a *array, who *Audience, events []*Event) error {
+func (r *Rooms) writeState(ctx context.Context, a *arrayWriter, who *Audience, events []*Event) error {
 	shown, err := r.VisibleState(ctx, who, events)
 	if err != nil {
 		return err
@@ -49,16 +49,16 @@ func (r *Rooms) writeState(ctx context.Context, a *array, who *Audience, events 
 const arrayBytes = 64 << 10
 
 // array writes the members of a JSON array or object part by part.
-type array struct {
+type arrayWriter struct {
 	w     io.Writer
 	b     []byte // what is not written yet
 	comma bool
 }
 
-func newArray(w io.Writer, begin string) *array { return &array{w: w, b: []byte(begin)} }
+func newArray(w io.Writer, begin string) *arrayWriter { return &arrayWriter{w: w, b: []byte(begin)} }
 
 // next gives what the next member is appended to.
-func (a *array) next() []byte {
+func (a *arrayWriter) next() []byte {
 	if a.comma {
 		a.b = append(a.b, ',')
 	}
@@ -66,14 +66,14 @@ func (a *array) next() []byte {
 	return a.b
 }
 
-func (a *array) flush() error {
+func (a *arrayWriter) flush() error {
 	_, err := a.w.Write(a.b)
 	a.b = a.b[:0]
 	return err
 }
 
 // end writes the end, unless there was an error.
-func (a *array) end(err error, end string) error {
+func (a *arrayWriter) end(err error, end string) error {
 	if err != nil {
 		return err
 	}
@@ -81,13 +81,13 @@ func (a *array) end(err error, end string) error {
 	return a.flush()
 }
 
-func (r *Rooms) getState(q *web.Request) (any, error) {
-	v, err := r.view(q.Context(), q.UserID(), q.Path("roomID"))
+func (r *Rooms) getState(req *web.Request) (any, error) {
+	v, err := r.roomView(req.Context(), req.UserID(), req.Path("roomID"))
 	if err != nil {
 		return nil, err
 	}
-	k := state.Key{Type: q.Path("type"), StateKey: q.Path("stateKey")}
-	found, err := r.StateEvents(q.Context(), v.root, k)
+	k := state.Key{Type: req.Path("type"), StateKey: req.Path("stateKey")}
+	found, err := r.StateEvents(req.Context(), v.root, k)
 	if err != nil {
 		return nil, err
 	}
@@ -95,11 +95,11 @@ func (r *Rooms) getState(q *web.Request) (any, error) {
 	if e == nil {
 		return nil, matrix.NotFound("The room has no such state")
 	}
-	switch q.Query1("format") {
+	switch req.Query1("format") {
 	case "", "content":
 		return json.RawMessage(e.Content), nil
 	case "event":
-		shown, err := r.VisibleState(q.Context(), v.audience(v.root, false), []*Event{e})
+		shown, err := r.VisibleState(req.Context(), v.audience(v.root, false), []*Event{e})
 		if err != nil {
 			return nil, err
 		}
@@ -115,20 +115,20 @@ var memberships = []string{
 	event.MembershipJoin, event.MembershipInvite, event.MembershipLeave, event.MembershipBan, event.MembershipKnock,
 }
 
-func (r *Rooms) getMembers(q *web.Request) (any, error) {
-	ctx, roomID := q.Context(), q.Path("roomID")
-	only, not := q.Query1("membership"), q.Query1("not_membership")
+func (r *Rooms) getMembers(req *web.Request) (any, error) {
+	ctx, roomID := req.Context(), req.Path("roomID")
+	only, not := req.Query1("membership"), req.Query1("not_membership")
 	for _, m := range []string{only, not} {
 		if m != "" && !slices.Contains(memberships, m) {
 			return nil, matrix.InvalidParam("membership: expected join, invite, knock, leave or ban")
 		}
 	}
-	v, err := r.view(ctx, q.UserID(), roomID)
+	v, err := r.roomView(ctx, req.UserID(), roomID)
 	if err != nil {
 		return nil, err
 	}
 	root, past := v.root, false
-	if at := q.Query1("at"); at != "" {
+	if at := req.Query1("at"); at != "" {
 		pos, known, err := r.PositionOf(at, roomID)
 		if err != nil {
 			return nil, err
@@ -155,7 +155,7 @@ func (r *Rooms) getMembers(q *web.Request) (any, error) {
 // stateAt is the state behind the last event up to a position. It is for those who may see that event; past tells that the user was
 // no member. Before the first event, where /sync begins a timeline that is whole, it is what the room began with: its creator as the
 // one member, and nothing for those who may not see that. Errors: M_FORBIDDEN.
-func (r *Rooms) stateAt(ctx context.Context, v view, pos int64) (root state.ID, past bool, err error) {
+func (r *Rooms) stateAt(ctx context.Context, v roomView, pos int64) (root state.ID, past bool, err error) {
 	events, err := r.Timeline(ctx, Page{RoomID: v.head.RoomID, From: pos + 1, Backward: true, Limit: 1})
 	before := err == nil && len(events) == 0
 	if before {
@@ -165,12 +165,12 @@ func (r *Rooms) stateAt(ctx context.Context, v view, pos int64) (root state.ID, 
 		return root, false, err
 	}
 	last := len(events) - 1
-	sights, err := r.sights(ctx, v.standing, events)
+	visibility, err := r.decideVisibility(ctx, v.membershipView, events)
 	switch {
 	case err != nil:
 		return root, false, err
-	case sights[last].Visible:
-		return events[last].Root, sights[last].Membership != event.MembershipJoin, nil
+	case visibility[last].Visible:
+		return events[last].Root, visibility[last].Membership != event.MembershipJoin, nil
 	case before:
 		return root, false, nil
 	}
@@ -183,14 +183,14 @@ type joinedMember struct {
 	AvatarURL   *string `json:"avatar_url"`
 }
 
-func (r *Rooms) getJoinedMembers(q *web.Request) (any, error) {
-	v, err := r.joinedView(q.Context(), q.UserID(), q.Path("roomID"))
+func (r *Rooms) getJoinedMembers(req *web.Request) (any, error) {
+	v, err := r.joinedView(req.Context(), req.UserID(), req.Path("roomID"))
 	if err != nil {
 		return nil, err
 	}
 	return &web.Pieces{Write: func(w io.Writer) error {
 		a := newArray(w, `{"joined":{`)
-		err := r.eachState(q.Context(), v.root, isMember, func(events []*Event) error {
+		err := r.eachState(req.Context(), v.root, isMember, func(events []*Event) error {
 			for _, e := range events {
 				if e.Membership() != event.MembershipJoin {
 					continue

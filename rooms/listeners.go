@@ -28,7 +28,7 @@ func (r *Rooms) ProfileChanged(ctx context.Context, userID, field string) error 
 	if err != nil {
 		return err
 	}
-	return each(rooms, func(m Membership) error {
+	return forEachParallel(rooms, func(m Membership) error {
 		if m.Membership != event.MembershipJoin {
 			return nil
 		}
@@ -38,7 +38,7 @@ func (r *Rooms) ProfileChanged(ctx context.Context, userID, field string) error 
 
 // renewProfile gives a room the profile of a member as it is now.
 func (r *Rooms) renewProfile(ctx context.Context, userID, roomID string) error {
-	_, err := r.setMembership(ctx, roomID, member{
+	_, err := r.setMembership(ctx, roomID, membershipRequest{
 		Sender: userID, Target: userID, Membership: event.MembershipJoin, Always: true, While: []string{event.MembershipJoin},
 	})
 	if matrix.HasCode(err, matrix.CodeForbidden) { // the user left meanwhile, or is deactivated
@@ -80,7 +80,7 @@ func (r *Rooms) renewOld(ctx context.Context, exec func(ctx context.Context, que
 		if err != nil {
 			return err
 		}
-		err = each(list, func(of accounts.OfProfile) error {
+		err = forEachParallel(list, func(of accounts.OfProfile) error {
 			if err := r.renewProfile(ctx, of.UserID, of.Place); err != nil {
 				return err
 			}
@@ -98,7 +98,7 @@ func (r *Rooms) renewOld(ctx context.Context, exec func(ctx context.Context, que
 }
 
 // each runs fn on a few memberships at a time, on all of them, and joins the errors.
-func each[M any](list []M, fn func(m M) error) error {
+func forEachParallel[M any](list []M, fn func(m M) error) error {
 	var g errgroup.Group
 	g.SetLimit(refreshAtOnce)
 	errs := make([]error, len(list))
@@ -119,13 +119,13 @@ func (r *Rooms) UserDeactivated(ctx context.Context, userID string, _ bool) erro
 	if err != nil {
 		return err
 	}
-	return each(rooms, func(m Membership) error {
+	return forEachParallel(rooms, func(m Membership) error {
 		switch m.Membership {
 		case event.MembershipJoin, event.MembershipInvite, event.MembershipKnock:
 		default:
 			return nil
 		}
-		_, err := r.setMembership(ctx, m.RoomID, member{Sender: userID, Target: userID, Membership: event.MembershipLeave})
+		_, err := r.setMembership(ctx, m.RoomID, membershipRequest{Sender: userID, Target: userID, Membership: event.MembershipLeave})
 		if matrix.HasCode(err, matrix.CodeForbidden) {
 			return nil
 		}

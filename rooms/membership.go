@@ -12,7 +12,7 @@ import (
 )
 
 // member is a request that changes somebody's membership.
-type member struct {
+type membershipRequest struct {
 	Sender, Device string
 	Target         string
 	Membership     string
@@ -25,7 +25,7 @@ type member struct {
 }
 
 // setMembership sends the m.room.member event of a change and returns its id.
-func (r *Rooms) setMembership(ctx context.Context, roomID string, m member) (string, error) {
+func (r *Rooms) setMembership(ctx context.Context, roomID string, m membershipRequest) (string, error) {
 	req, err := r.memberEvent(ctx, m)
 	if err != nil {
 		return "", err
@@ -34,7 +34,7 @@ func (r *Rooms) setMembership(ctx context.Context, roomID string, m member) (str
 }
 
 // memberEvent makes the m.room.member event of a change with the profile of now.
-func (r *Rooms) memberEvent(ctx context.Context, m member) (Send, error) {
+func (r *Rooms) memberEvent(ctx context.Context, m membershipRequest) (Send, error) {
 	content := map[string]json.RawMessage{}
 	for k, v := range m.Content {
 		content[k] = v
@@ -50,7 +50,7 @@ func (r *Rooms) memberEvent(ctx context.Context, m member) (Send, error) {
 			return Send{}, err
 		}
 		p := profiles[m.Target]
-		if err := req.require(p); err != nil {
+		if err := req.requireTarget(p); err != nil {
 			return Send{}, err
 		}
 		if p.DisplayName != "" && content["displayname"] == nil {
@@ -69,7 +69,7 @@ func (r *Rooms) memberEvent(ctx context.Context, m member) (Send, error) {
 
 // require makes the event of a membership depend on its target, whose profile is p: who is deactivated can not be made a member
 // or invited. Only users' own memberships depend on what the profile is, as a new name comes to those who joined only.
-func (s *Send) require(p accounts.Profile) error {
+func (s *Send) requireTarget(p accounts.Profile) error {
 	own := s.Sender == *s.StateKey
 	switch {
 	case p.Deactivated && own:
@@ -86,12 +86,12 @@ func (s *Send) require(p accounts.Profile) error {
 
 // Join makes a user a member; nothing happens when the user is one.
 func (r *Rooms) Join(ctx context.Context, userID, device, roomID, reason string, extra map[string]json.RawMessage) error {
-	_, err := r.join(ctx, roomID, member{Sender: userID, Device: device, Reason: reason, Content: extra})
+	_, err := r.join(ctx, roomID, membershipRequest{Sender: userID, Device: device, Reason: reason, Content: extra})
 	return err
 }
 
 // join is Join for a member with everything but Target and Membership.
-func (r *Rooms) join(ctx context.Context, roomID string, m member) (string, error) {
+func (r *Rooms) join(ctx context.Context, roomID string, m membershipRequest) (string, error) {
 	h, ok, err := r.Head(ctx, roomID)
 	if err != nil {
 		return "", err

@@ -12,20 +12,20 @@ import (
 )
 
 // stay is a user's place in a room at the two ends of a time.
-type stay struct {
+type membershipPeriod struct {
 	before, after bool
 	came          bool // to where the one who asks was a member, or was a member where that one came to
 	now           bool // as far as the events are read
 }
 
 // roomMoves are the users of a room with membership events after the first token.
-type roomMoves struct {
-	users   map[string]stay
+type roomMembershipChanges struct {
+	users   map[string]membershipPeriod
 	entered bool // the one who asks came between the tokens
 }
 
 // maxMoves is how many membership events are read to answer one request.
-const maxMoves = 5000
+const maxMembershipChanges = 5000
 
 // SharedRoomChanges tells what became of the users who share rooms with userID between two tokens of /sync (client-server API, GET
 // /keys/changes), each list sorted: met are those who share a room at the later one, and came to a room of userID
@@ -52,12 +52,12 @@ func (r *Rooms) SharedRoomChanges(ctx context.Context, userID, from, to string, 
 	if err != nil {
 		return nil, nil, err
 	}
-	moves, ok, err := r.moves(ctx, list, between{after, upto, maxMoves})
+	moves, ok, err := r.membershipChanges(ctx, list, tokenRange{after, upto, maxMembershipChanges})
 	if err != nil {
 		return nil, nil, err
 	}
 	if !ok {
-		return r.aboutMoved(ctx, userID, list, after)
+		return r.currentSharingChanges(ctx, userID, list, after)
 	}
 	var shared, whole []string // rooms of the user at the later token; rooms whose members at some time count, whoever moved
 	came, gone := map[string]bool{}, map[string]bool{}
@@ -65,7 +65,7 @@ func (r *Rooms) SharedRoomChanges(ctx context.Context, userID, from, to string, 
 		came[id] = true
 	}
 	for _, m := range list {
-		s, room := moves.of(m), moves[m.RoomID]
+		s, room := moves.periodOf(m), moves[m.RoomID]
 		if s.after {
 			shared = append(shared, m.RoomID)
 		}
@@ -100,15 +100,15 @@ func (r *Rooms) SharedRoomChanges(ctx context.Context, userID, from, to string, 
 			came[m.UserID] = true
 		}
 	}
-	mates, err := r.matesAt(ctx, came, gone, shared, moves)
+	mates, err := r.sharingAt(ctx, came, gone, shared, moves)
 	if err != nil {
 		return nil, nil, err
 	}
-	return keys(came, func(id string) bool { return mates[id] || id == userID }), keys(gone, func(id string) bool { return !mates[id] }), nil
+	return sortedKeys(came, func(id string) bool { return mates[id] || id == userID }), sortedKeys(gone, func(id string) bool { return !mates[id] }), nil
 }
 
 // keys gives the members of a set that are wanted, sorted.
-func keys(set map[string]bool, wanted func(string) bool) []string {
+func sortedKeys(set map[string]bool, wanted func(string) bool) []string {
 	out := make([]string, 0, len(set))
 	for id := range set {
 		if wanted(id) {
@@ -120,7 +120,7 @@ func keys(set map[string]bool, wanted func(string) bool) []string {
 }
 
 // matesAt tells which of some users are members of one of some rooms at the later token.
-func (r *Rooms) matesAt(ctx context.Context, a, b map[string]bool, shared []string, moves moves) (map[string]bool, error) {
+func (r *Rooms) sharingAt(ctx context.Context, a, b map[string]bool, shared []string, moves membershipChanges) (map[string]bool, error) {
 	users := make([]string, 0, len(a)+len(b))
 	for _, set := range []map[string]bool{a, b} {
 		for id := range set {
@@ -133,7 +133,7 @@ func (r *Rooms) matesAt(ctx context.Context, a, b map[string]bool, shared []stri
 	}
 	now, err := r.memberships(ctx, "user_id = ANY($1) AND room_id = ANY($2)", users, shared)
 	for _, m := range now {
-		mates[m.UserID] = mates[m.UserID] || moves.of(m).after
+		mates[m.UserID] = mates[m.UserID] || moves.periodOf(m).after
 	}
 	return mates, err
 }
@@ -176,7 +176,7 @@ func (r *Rooms) MembersAt(ctx context.Context, roomID string, pos int64) ([]stri
 }
 
 // aboutMoved is SharedRoomChanges by what the memberships are now.
-func (r *Rooms) aboutMoved(ctx context.Context, userID string, list []Membership, after []int64) (met, parted []string, err error) {
+func (r *Rooms) currentSharingChanges(ctx context.Context, userID string, list []Membership, after []int64) (met, parted []string, err error) {
 	var ids []string
 	own := map[string]Membership{}
 	for _, m := range list {
@@ -215,38 +215,38 @@ func (r *Rooms) aboutMoved(ctx context.Context, userID string, list []Membership
 		}
 	}
 	everyone := func(string) bool { return true }
-	return keys(mates, everyone), keys(gone, func(id string) bool { return !mates[id] }), nil
+	return sortedKeys(mates, everyone), sortedKeys(gone, func(id string) bool { return !mates[id] }), nil
 }
 
 // moves are the rooms with membership events after the first token.
-type moves map[string]*roomMoves
+type membershipChanges map[string]*roomMembershipChanges
 
 // of gives a user's place: where no event says more, it is what it is now.
-func (m moves) of(now Membership) stay {
+func (m membershipChanges) periodOf(now Membership) membershipPeriod {
 	if room := m[now.RoomID]; room != nil {
 		if s, moved := room.users[now.UserID]; moved {
 			return s
 		}
 	}
 	is := now.Membership == event.MembershipJoin
-	return stay{before: is, after: is}
+	return membershipPeriod{before: is, after: is}
 }
 
 // between are the positions of two tokens, and how many events may be read.
-type between struct {
+type tokenRange struct {
 	after, upto []int64
 	most        int
 }
 
 // moves reads the membership events of a user's rooms after the first token; not ok when there are too many. What happened
 // after the second tells what was before.
-func (r *Rooms) moves(ctx context.Context, list []Membership, b between) (out moves, ok bool, err error) {
+func (r *Rooms) membershipChanges(ctx context.Context, list []Membership, b tokenRange) (out membershipChanges, ok bool, err error) {
 	var inShard [Shards][]string
-	out = moves{}
+	out = membershipChanges{}
 	for _, m := range list {
 		shard := r.stream.Shard(m.RoomID)
 		inShard[shard] = append(inShard[shard], m.RoomID)
-		out[m.RoomID] = &roomMoves{users: map[string]stay{}}
+		out[m.RoomID] = &roomMembershipChanges{users: map[string]membershipPeriod{}}
 	}
 	var where []string
 	args := []any{event.TypeMember, b.most + 1}
@@ -268,23 +268,23 @@ func (r *Rooms) moves(ctx context.Context, list []Membership, b between) (out mo
 		if _, seen := room[*e.StateKey]; !seen {
 			before, _ := matrix.LookupString(e.PrevContent, "membership")
 			was := before == event.MembershipJoin
-			room[*e.StateKey] = stay{before: was, after: was, now: was}
+			room[*e.StateKey] = membershipPeriod{before: was, after: was, now: was}
 		}
 	}
 	own := map[string]bool{}
 	for _, m := range list {
-		own[m.RoomID] = out.of(m).before
+		own[m.RoomID] = out.periodOf(m).before
 	}
 	for _, e := range events {
 		if e.Pos <= b.upto[e.Shard] {
-			out[e.RoomID].take(e, list[0].UserID, own)
+			out[e.RoomID].applyEvent(e, list[0].UserID, own)
 		}
 	}
 	return out, true, nil
 }
 
 // take follows an event between the tokens; own tells in which rooms the one who asks is.
-func (m *roomMoves) take(e *Event, userID string, own map[string]bool) {
+func (m *roomMembershipChanges) applyEvent(e *Event, userID string, own map[string]bool) {
 	who, is := *e.StateKey, e.Membership() == event.MembershipJoin
 	s := m.users[who]
 	came := is && !s.now

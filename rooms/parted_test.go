@@ -34,10 +34,10 @@ func TestManyMovesAreAnsweredFromMemberships(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, ok, err := h.moves(t.Context(), list, between{after, after, 2}); ok || err != nil {
+		if _, ok, err := h.membershipChanges(t.Context(), list, tokenRange{after, after, 2}); ok || err != nil {
 			t.Fatalf("3 events are read, where 2 are the most: %v", err)
 		}
-		met, parted, err = h.aboutMoved(t.Context(), h.alice.id, list, after)
+		met, parted, err = h.currentSharingChanges(t.Context(), h.alice.id, list, after)
 		if err != nil || !slices.Equal(met, []string{h.alice.id, bob.id}) || !slices.Equal(parted, []string{carol.id}) {
 			t.Fatalf("by the memberships: %v, %v, %v", met, parted, err)
 		}

@@ -59,7 +59,7 @@ func (r *Rooms) precheck(c *owned.Change[room], req Send, known *knownEvents) (d
 	if req.RequireGuestAccess {
 		keys = append(keys, access)
 	}
-	if err := r.lookup(c, keys...); err != nil {
+	if err := r.loadState(c, keys...); err != nil {
 		return false, "", err
 	}
 	membership := func(k state.Key) string {
@@ -109,8 +109,8 @@ func canonical(rm *room, req Send) ([]byte, error) {
 
 // duplicate is what the database said about an annotation.
 type duplicate struct {
-	found bool
-	added int64 // events of the room when it was asked
+	found     bool
+	queriedAt int64 // events of the room when it was asked
 }
 
 // checkRelation refuses a second annotation with the same key by the same sender, and a thread that starts
@@ -155,15 +155,15 @@ func (r *Rooms) checkAnnotation(c *owned.Change[room], req Send, rel relation, k
 		}
 	}
 	// The answer of the database holds while all that came since is in memory.
-	if d := known.dup; d != nil && rm.added-d.added <= int64(rm.keep) {
+	if d := known.dup; d != nil && rm.eventCount-d.queriedAt <= int64(rm.maxRecent) {
 		if d.found {
 			return twice
 		}
 		return nil
 	}
-	added, id := rm.added, rm.id
+	added, id := rm.eventCount, rm.id
 	return c.Need(func(ctx context.Context) (func(*room), error) {
-		d := &duplicate{added: added}
+		d := &duplicate{queriedAt: added}
 		err := r.Process.DB.QueryRow(ctx, selectSame, rel.target, id, req.Sender, rel.key, req.Type).Scan(&d.found)
 		return func(*room) { known.dup = d }, err
 	})

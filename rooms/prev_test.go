@@ -113,7 +113,7 @@ func TestWhatIsBeingRedactedIsNotTakenIntoItsSuccessor(t *testing.T) {
 	queued := func(typ string) func() bool {
 		return func() (last bool) {
 			r.owned.Peek(ctx, id, func(rm *room) {
-				last = rm.last != "" && rm.recent[rm.last] != nil && rm.recent[rm.last].Type == typ
+				last = rm.lastEventID != "" && rm.recent[rm.lastEventID] != nil && rm.recent[rm.lastEventID].Type == typ
 			})
 			return last
 		}

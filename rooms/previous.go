@@ -21,18 +21,18 @@ type Audience struct {
 	Since, Until int64
 	Past         bool // the state is of a time at which the user was no member
 
-	standing *standing // nil to be made of the above
-	shared   bool      // all that was ever the state up to Root may be seen; known when horizon is
-	horizon  *horizon  // nil until it is asked for
+	membershipView *membershipView // nil to be made of the above
+	alwaysShared   bool            // all that was ever the state up to Root may be seen; known when horizon is
+	visible        *visibleRanges  // nil until it is asked for
 }
 
 // audience is who stands so to a room and is shown a state of it.
-func (s *standing) audience(root state.ID, past bool) *Audience {
-	return &Audience{UserID: s.user, RoomID: s.head.RoomID, Root: root, Since: s.since(), Past: past, standing: s}
+func (s *membershipView) audience(root state.ID, past bool) *Audience {
+	return &Audience{UserID: s.user, RoomID: s.head.RoomID, Root: root, Since: s.since(), Past: past, membershipView: s}
 }
 
 // since is Audience.Since.
-func (s *standing) since() int64 {
+func (s *membershipView) since() int64 {
 	if s.joined() {
 		return s.member.Pos
 	}
@@ -40,31 +40,31 @@ func (s *standing) since() int64 {
 }
 
 // ask tells whether it must be looked up if an event is shown with what it replaced.
-func (a *Audience) ask(e *Event) bool {
+func (a *Audience) needsCheck(e *Event) bool {
 	return e.PrevContent != nil && (a.Since == 0 || e.Pos < a.Since) && !e.Is(event.TypeMember, a.UserID)
 }
 
 // look reads what the user may see of the room.
-func (a *Audience) look(ctx context.Context, r *Rooms) (err error) {
-	if a.horizon != nil {
+func (a *Audience) load(ctx context.Context, r *Rooms) (err error) {
+	if a.visible != nil {
 		return nil
 	}
-	if a.shared, err = r.alwaysShared(ctx, a.Root); err != nil {
+	if a.alwaysShared, err = r.alwaysShared(ctx, a.Root); err != nil {
 		return err
 	}
-	z := horizon{all: true}
-	if !a.shared {
-		if a.standing == nil {
-			a.standing = &standing{user: a.UserID, head: Head{RoomID: a.RoomID, Root: a.Root}, until: a.Until}
+	z := visibleRanges{all: true}
+	if !a.alwaysShared {
+		if a.membershipView == nil {
+			a.membershipView = &membershipView{user: a.UserID, head: Head{RoomID: a.RoomID, Root: a.Root}, memberUntil: a.Until}
 			if a.Since > 0 {
-				a.standing.member.Membership, a.standing.until = event.MembershipJoin, math.MaxInt64
+				a.membershipView.member.Membership, a.membershipView.memberUntil = event.MembershipJoin, math.MaxInt64
 			}
 		}
-		if z, err = r.horizonOf(ctx, *a.standing); err != nil {
+		if z, err = r.visibleRangesOf(ctx, *a.membershipView); err != nil {
 			return err
 		}
 	}
-	a.horizon = &z
+	a.visible = &z
 	return nil
 }
 
@@ -72,14 +72,14 @@ func (a *Audience) look(ctx context.Context, r *Rooms) (err error) {
 func (r *Rooms) hidePrevious(ctx context.Context, a *Audience, events []*Event) (map[string]bool, error) {
 	var ask []*Event
 	for _, e := range events {
-		if a.ask(e) {
+		if a.needsCheck(e) {
 			ask = append(ask, e)
 		}
 	}
 	if len(ask) == 0 {
 		return nil, nil
 	}
-	if err := a.look(ctx, r); err != nil || a.horizon.all {
+	if err := a.load(ctx, r); err != nil || a.visible.all {
 		return nil, err
 	}
 	var unknown []string // where they are: the events did not come from the database
@@ -98,18 +98,18 @@ func (r *Rooms) hidePrevious(ctx context.Context, a *Audience, events []*Event) 
 		if before := found[e.Replaces]; before != nil {
 			pos = before.Pos
 		}
-		if !a.horizon.stayed(e.Pos) && (pos == 0 || !a.horizon.showsState(e.Type, pos)) {
+		if !a.visible.wasMember(e.Pos) && (pos == 0 || !a.visible.showsState(e.Type, pos)) {
 			out[e.ID] = true
 		}
 	}
 	return out, nil
 }
 
-// hidePreviousIn marks the sights of events that are shown without what they replaced.
-func (r *Rooms) hidePreviousIn(ctx context.Context, s standing, events []*Event, sights []Visibility) error {
+// hidePreviousIn marks the visibility of events that are shown without what they replaced.
+func (r *Rooms) hidePreviousIn(ctx context.Context, s membershipView, events []*Event, visibility []Visibility) error {
 	var foreign []*Event
 	for i, e := range events {
-		if e.PrevContent != nil && sights[i].Visible && sights[i].Membership != event.MembershipJoin {
+		if e.PrevContent != nil && visibility[i].Visible && visibility[i].Membership != event.MembershipJoin {
 			foreign = append(foreign, e)
 		}
 	}
@@ -118,13 +118,13 @@ func (r *Rooms) hidePreviousIn(ctx context.Context, s standing, events []*Event,
 	}
 	hidden, err := r.hidePrevious(ctx, s.audience(s.head.Root, false), foreign)
 	for i, e := range events {
-		sights[i].PrevHidden = hidden[e.ID]
+		visibility[i].PrevHidden = hidden[e.ID]
 	}
 	return err
 }
 
 // showsState tells whether a state event, other than the user's memberships, is seen: those that change the visibility are by the
 // one before or the one after.
-func (z horizon) showsState(typ string, pos int64) bool {
-	return z.holds(pos) || typ == event.TypeHistoryVisibility && z.holds(pos+1)
+func (z visibleRanges) showsState(typ string, pos int64) bool {
+	return z.contains(pos) || typ == event.TypeHistoryVisibility && z.contains(pos+1)
 }

@@ -52,7 +52,7 @@ func TestAMembershipGetsTheProfileOfNow(t *testing.T) {
 			return h.bob.Want(200, at("GET", room, "state/m.room.member/"+user), nil).Get("displayname").String()
 		}
 		old := func(membership string) Send {
-			req, err := h.memberEvent(t.Context(), member{Sender: user, Target: user, Membership: membership, Always: true})
+			req, err := h.memberEvent(t.Context(), membershipRequest{Sender: user, Target: user, Membership: membership, Always: true})
 			if err != nil || membership == event.MembershipJoin && req.ProfileVersion == 0 {
 				t.Fatal(req.ProfileVersion, err)
 			}
@@ -156,7 +156,7 @@ func TestWhoRenamesHimselfHoldsUpNobody(t *testing.T) {
 		user := h.account("bob")
 		room := h.alice.create(obj{"preset": "public_chat"})
 		for n := range 10 {
-			req, err := h.memberEvent(t.Context(), member{Sender: user, Target: user, Membership: event.MembershipJoin, Always: true})
+			req, err := h.memberEvent(t.Context(), membershipRequest{Sender: user, Target: user, Membership: event.MembershipJoin, Always: true})
 			if err != nil {
 				t.Fatal(err)
 			}

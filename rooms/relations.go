@@ -8,7 +8,7 @@ import (
 )
 
 // bounds are the positions between which a stretch lies, both excluded.
-func (s stretch) bounds() (after, before int64) {
+func (s eventRange) bounds() (after, before int64) {
 	switch {
 	case s.backward:
 		return s.to, s.from + 1
@@ -27,9 +27,9 @@ func order(backward bool, limit string) string {
 }
 
 // window is the part of a stretch that one request looks at.
-type window struct {
+type rangeWindow struct {
 	after, before int64 // positions, both excluded
-	cut           bool  // there are more rows behind it
+	truncated     bool  // there are more rows behind it
 	end           int64 // the place to go on from then
 }
 
@@ -46,7 +46,7 @@ const (
 )
 
 // window finds how far Deps.Look rows reach. from is one of the above.
-func (r *Rooms) window(ctx context.Context, s stretch, from string, args ...any) (w window, err error) {
+func (r *Rooms) limitRange(ctx context.Context, s eventRange, from string, args ...any) (w rangeWindow, err error) {
 	w.after, w.before = s.bounds()
 	args = append([]any{w.after, w.before, r.ScanLimit}, args...)
 	next, err := db.List(func(row db.Row) (pos int64, err error) {
@@ -56,7 +56,7 @@ func (r *Rooms) window(ctx context.Context, s stretch, from string, args ...any)
 	if err != nil || len(next) == 0 {
 		return w, err
 	}
-	if w.cut = true; s.backward {
+	if w.truncated = true; s.backward {
 		w.after, w.end = next[0], next[0]
 	} else {
 		w.before, w.end = next[0], next[0]-1
@@ -72,7 +72,7 @@ type relationsOf struct {
 	parent       *Event
 	recursive    bool   // also relations of relations, down to relationDepth
 	relType, typ string // "" for all
-	seen         horizon
+	visible      visibleRanges
 }
 
 // where is a condition on relations of a name, with the arguments before it and those that it adds.
@@ -84,12 +84,12 @@ func (of relationsOf) where(name string, args []any) (string, []any) {
 			query += fmt.Sprintf(" AND %s.%s = $%d", name, c.column, len(args))
 		}
 	}
-	seen, args := of.seen.where(name+".pos", args)
+	seen, args := of.visible.where(name+".pos", args)
 	return query + seen, args
 }
 
 // relations gives the ids of the relations of an event that lie in a stretch, one more than its limit when there are so many.
-func (r *Rooms) relations(ctx context.Context, s stretch, of relationsOf) (ids []string, w window, err error) {
+func (r *Rooms) relations(ctx context.Context, s eventRange, of relationsOf) (ids []string, w rangeWindow, err error) {
 	if of.recursive {
 		w.after, w.before = s.bounds()
 		if ids, all, err := r.below(ctx, s, of); err != nil || all {
@@ -101,8 +101,8 @@ func (r *Rooms) relations(ctx context.Context, s stretch, of relationsOf) (ids [
 	if of.relType != "" {
 		from, args = ofTargetKind, append(args, of.relType)
 	}
-	if w.after, w.before = s.bounds(); of.typ != "" || !of.seen.all {
-		if w, err = r.window(ctx, s, from, args...); err != nil {
+	if w.after, w.before = s.bounds(); of.typ != "" || !of.visible.all {
+		if w, err = r.limitRange(ctx, s, from, args...); err != nil {
 			return nil, w, err
 		}
 	}
@@ -124,7 +124,7 @@ const (
 )
 
 // below finds relations of an event by going down from it, but not when there are more below the event than a request looks at.
-func (r *Rooms) below(ctx context.Context, s stretch, of relationsOf) (ids []string, all bool, err error) {
+func (r *Rooms) below(ctx context.Context, s eventRange, of relationsOf) (ids []string, all bool, err error) {
 	n := 0
 	args := []any{of.parent.ID, of.parent.RoomID, relationDepth}
 	if err := r.Process.DB.QueryRow(ctx, countTree, append(args, r.ScanLimit+1)...).Scan(&n); err != nil || n > r.ScanLimit {
@@ -148,12 +148,12 @@ const (
 
 // above finds relations of an event by going through the room, and up from what is there: what is below the event is in no order, and too
 // much to be read for each page.
-func (r *Rooms) above(ctx context.Context, s stretch, of relationsOf) (ids []string, w window, err error) {
+func (r *Rooms) above(ctx context.Context, s eventRange, of relationsOf) (ids []string, w rangeWindow, err error) {
 	room, kind := of.parent.RoomID, of.relType
 	if of.relType = ""; kind == "" {
-		w, err = r.window(ctx, s, ofRoom, room)
+		w, err = r.limitRange(ctx, s, ofRoom, room)
 	} else {
-		w, err = r.window(ctx, s, ofRoomKind, kind, room)
+		w, err = r.limitRange(ctx, s, ofRoomKind, kind, room)
 	}
 	if err != nil {
 		return nil, w, err

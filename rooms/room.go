@@ -15,29 +15,29 @@ import (
 // room is the newest point of a room in the process that owns its shard, ahead of the database by what
 // is queued: the state of owned.Owned.
 type room struct {
-	id      string
-	absent  bool // there is no such room
-	version event.Version
-	tree    state.Tree
-	last    string // the newest event: the one forward extremity
-	depth   int64
-	state   map[state.Key]*Event // what was looked up of the state; nil for what is not there
-	whole   bool                 // state holds all of the state, as while a room is made
-	power   *auth.Power          // of the current state, nil when not computed
-	recent  map[string]*Event    // the newest events by id, those that are not stored yet among them
-	order   []string             // of recent
-	added   int64                // events applied since the room is in memory
-	keep    int                  // events in recent, besides those not stored yet
-	most    int                  // of state that stays looked up: a large room whose members all speak
-	txns    recentTxns
-	bytes   int64 // about what all this takes in memory
+	id            string
+	absent        bool // there is no such room
+	version       event.Version
+	tree          state.Tree
+	lastEventID   string // the newest event: the one forward extremity
+	depth         int64
+	state         map[state.Key]*Event // what was looked up of the state; nil for what is not there
+	stateComplete bool                 // state holds all of the state, as while a room is made
+	power         *auth.Power          // of the current state, nil when not computed
+	recent        map[string]*Event    // the newest events by id, those that are not stored yet among them
+	recentOrder   []string             // of recent
+	eventCount    int64                // events applied since the room is in memory
+	maxRecent     int                  // events in recent, besides those not stored yet
+	maxState      int                  // of state that stays looked up: a large room whose members all speak
+	txns          recentTxns
+	bytes         int64 // about what all this takes in memory
 }
 
 func (r *Rooms) newRoom(id string) *room {
-	return &room{id: id, keep: r.RecentEvents, most: r.CachedState, txns: recentTxns{keep: r.RecentTxns}}
+	return &room{id: id, maxRecent: r.RecentEvents, maxState: r.CachedState, txns: recentTxns{keep: r.RecentTxns}}
 }
 
-func (rm *room) begin(v event.Version, tree state.Tree) {
+func (rm *room) init(v event.Version, tree state.Tree) {
 	rm.version, rm.tree = v, tree
 	rm.state, rm.recent = map[state.Key]*Event{}, map[string]*Event{}
 }
@@ -50,8 +50,8 @@ func (r *Rooms) loadRoom(ctx context.Context, id string) (*room, error) {
 		rm.absent = true
 		return rm, err
 	}
-	rm.begin(h.Version, r.Tree(h.Root))
-	rm.last, rm.depth = h.EventID, h.Depth
+	rm.init(h.Version, r.Tree(h.Root))
+	rm.lastEventID, rm.depth = h.EventID, h.Depth
 	newest, err := r.Timeline(ctx, Page{RoomID: id, From: 1 << 62, Backward: true, Limit: max(1, r.RecentEvents/4)})
 	if err != nil {
 		return nil, err
@@ -66,11 +66,11 @@ func (r *Rooms) loadRoom(ctx context.Context, id string) (*room, error) {
 
 // lookup makes sure that some state keys are in memory, with the way to them in the tree: what fn returns to Do when they
 // are not.
-func (r *Rooms) lookup(c *owned.Change[room], keys ...state.Key) error {
+func (r *Rooms) loadState(c *owned.Change[room], keys ...state.Key) error {
 	rm := c.State()
 	var missing []state.Key
 	for _, k := range keys {
-		if _, known := rm.state[k]; !known && !rm.whole {
+		if _, known := rm.state[k]; !known && !rm.stateComplete {
 			missing = append(missing, k)
 		}
 	}
@@ -111,14 +111,14 @@ func (r *Rooms) lookup(c *owned.Change[room], keys ...state.Key) error {
 			rm.tree = warm
 			rm.bytes += int64(bytes)
 			for k, id := range ids {
-				rm.know(k, rm.asRedacted(events[id]))
+				rm.setState(k, rm.asRedacted(events[id]))
 			}
 		}, nil
 	})
 }
 
 // know notes what a key of the state is; nil for nothing.
-func (rm *room) know(k state.Key, e *Event) {
+func (rm *room) setState(k state.Key, e *Event) {
 	if _, known := rm.state[k]; !known {
 		rm.bytes += 100
 		if e != nil {
@@ -150,9 +150,9 @@ func (rm *room) Power() *auth.Power {
 // apply makes e the newest event. ticket is of its write; nil while the event is only tried out.
 func (rm *room) apply(e *Event, tree state.Tree, ticket *stream.Ticket) {
 	e.ticket = ticket
-	rm.tree, rm.last, rm.depth = tree, e.ID, e.Depth
+	rm.tree, rm.lastEventID, rm.depth = tree, e.ID, e.Depth
 	if e.IsState() {
-		rm.know(state.Key{Type: e.Type, StateKey: *e.StateKey}, e)
+		rm.setState(state.Key{Type: e.Type, StateKey: *e.StateKey}, e)
 		if e.Type == event.TypePowerLevels || e.Type == event.TypeCreate {
 			rm.power = nil
 		}
@@ -164,22 +164,22 @@ func (rm *room) apply(e *Event, tree state.Tree, ticket *stream.Ticket) {
 		rm.txns.put(txnKey(e.Sender, e.Device, e.Txn), e.ID, rm.isStored)
 	}
 	rm.recent[e.ID] = e
-	rm.order = append(rm.order, e.ID)
-	rm.added++
+	rm.recentOrder = append(rm.recentOrder, e.ID)
+	rm.eventCount++
 	rm.bytes += e.memory()
-	for len(rm.order) > rm.keep && rm.recent[rm.order[0]].stored() {
-		old := rm.recent[rm.order[0]]
+	for len(rm.recentOrder) > rm.maxRecent && rm.recent[rm.recentOrder[0]].stored() {
+		old := rm.recent[rm.recentOrder[0]]
 		delete(rm.recent, old.ID)
-		rm.order = rm.order[1:]
+		rm.recentOrder = rm.recentOrder[1:]
 		rm.bytes -= old.memory()
 	}
-	if len(rm.state) > rm.most && !rm.whole {
-		rm.forgetState()
+	if len(rm.state) > rm.maxState && !rm.stateComplete {
+		rm.evictState()
 	}
 }
 
 // forgetState drops what was looked up of the state, but for what is not stored yet.
-func (rm *room) forgetState() {
+func (rm *room) evictState() {
 	before := rm.state
 	rm.state, rm.bytes = map[state.Key]*Event{}, 0
 	unstored := map[state.ID]bool{}
@@ -192,7 +192,7 @@ func (rm *room) forgetState() {
 	}
 	for k, e := range before {
 		if e != nil && !e.stored() {
-			rm.know(k, e)
+			rm.setState(k, e)
 		}
 	}
 	rm.tree = rm.tree.Unload(unstored)
@@ -237,7 +237,7 @@ func (rm *room) memory() int64 { return rm.bytes + 600 + 150*int64(len(rm.txns.r
 func txnKey(sender, device, txn string) string { return sender + "\x00" + device + "\x00" + txn }
 
 // loaded gives the room in memory, or M_NOT_FOUND.
-func loaded(c *owned.Change[room]) (*room, error) {
+func existingRoom(c *owned.Change[room]) (*room, error) {
 	if rm := c.State(); !rm.absent {
 		return rm, nil
 	}

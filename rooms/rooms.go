@@ -84,11 +84,11 @@ type Deps struct {
 // Rooms is the package's one object.
 type Rooms struct {
 	Deps
-	config Config
-	stream *stream.Stream
-	layout *stream.Layout       // of what it reads of tokens of /sync
-	heard  *stream.Subscription // of redactions; while it is off, cache is not used
-	nodes  *state.Store
+	config        Config
+	stream        *stream.Stream
+	layout        *stream.Layout       // of what it reads of tokens of /sync
+	redactionFeed *stream.Subscription // of redactions; while it is off, cache is not used
+	nodes         *state.Store
 
 	cache *otter.Cache[string, *Event]
 
@@ -119,7 +119,7 @@ func New(d Deps, c Config) (*Rooms, error) {
 		MaximumWeight: uint64(max(c.EventCache, 1000)) * cachedEvent, Weigher: func(_ string, e *Event) uint32 { return e.weight() },
 		OnAtomicDeletion: func(d otter.DeletionEvent[string, *Event]) {
 			if d.Cause != otter.CauseReplacement {
-				r.forget(d.Value)
+				r.dropReplacer(d.Value)
 			}
 		},
 	})
@@ -131,7 +131,7 @@ func New(d Deps, c Config) (*Rooms, error) {
 	r.owned = owned.Open(owned.Spec[room]{
 		Stream: r.stream, Load: r.loadRoom, Bytes: (*room).memory, Budget: max(c.OwnerMemory.Bytes(), 16<<20), Strict: true,
 	})
-	r.heard = r.stream.Subscribe(r.tail, readers...)
+	r.redactionFeed = r.stream.Subscribe(r.dropRedacted, readers...)
 	r.send = role.Owned(d.Process, r.stream, "rooms.send", r.submit)
 	r.create = role.Owned(d.Process, r.stream, "rooms.create", r.submitCreate)
 	d.Process.Singleton("rooms.upgrades", r.finishUpgrades)
@@ -145,7 +145,7 @@ func (r *Rooms) Stream() *stream.Stream { return r.stream }
 
 // tail keeps the cache of events right: a redaction changes an event that was cached. The events themselves are not
 // read.
-func (r *Rooms) tail(rows []stream.Row) {
+func (r *Rooms) dropRedacted(rows []stream.Row) {
 	for _, row := range rows {
 		g, ok := RowHeaderOf(row)
 		if !ok {
@@ -172,7 +172,7 @@ func (r *Rooms) replacer(id string) string {
 }
 
 // forget ends what is known of an event that is cached no more.
-func (r *Rooms) forget(e *Event) {
+func (r *Rooms) dropReplacer(e *Event) {
 	if e.Replaces == "" {
 		return
 	}
@@ -182,7 +182,7 @@ func (r *Rooms) forget(e *Event) {
 }
 
 // FollowRedactions makes this process hear of redactions, if it does not: only then may it keep what it reads of events.
-func (r *Rooms) FollowRedactions(ctx context.Context) error { return r.heard.Start(ctx) }
+func (r *Rooms) FollowRedactions(ctx context.Context) error { return r.redactionFeed.Start(ctx) }
 
 // RedactionCount counts the redactions that this process has seen: what was read from a state before one may
 // have changed, though the root is the same.

@@ -82,10 +82,10 @@ func (eventStore) Insert(_ context.Context, w *db.Batch, batch []*stream.Entry) 
 		if e.Type == event.TypeMember && e.IsState() {
 			key := [2]string{*e.StateKey, e.RoomID}
 			delete(profiles, key) // what holds is the newest
-			if e.profile != 0 {
-				profiles[key] = accounts.OfProfile{UserID: *e.StateKey, Place: e.RoomID, ID: e.ID, Version: e.profile}
+			if e.profileVersion != 0 {
+				profiles[key] = accounts.OfProfile{UserID: *e.StateKey, Place: e.RoomID, ID: e.ID, Version: e.profileVersion}
 			}
-			if e.profile != 0 || e.active {
+			if e.profileVersion != 0 || e.requireActive {
 				active[*e.StateKey] = true
 			}
 			members[key] = []any{*e.StateKey, e.RoomID, e.Membership(), e.ID, e.Sender, e.Pos, false}
@@ -96,7 +96,7 @@ func (eventStore) Insert(_ context.Context, w *db.Batch, batch []*stream.Entry) 
 		if e.redact != nil {
 			redactions = append(redactions, e)
 		}
-		if e.heir != "" {
+		if e.moveAliasesTo != "" {
 			heirs = append(heirs, e)
 		}
 	}
@@ -116,7 +116,7 @@ func (eventStore) Insert(_ context.Context, w *db.Batch, batch []*stream.Entry) 
 		accounts.NoteOldProfiles(w, slices.Collect(maps.Values(profiles)))
 	}
 	for _, e := range heirs {
-		w.Do("UPDATE aliases SET room_id = $2 WHERE room_id = $1", e.RoomID, e.heir)
+		w.Do("UPDATE aliases SET room_id = $2 WHERE room_id = $1", e.RoomID, e.moveAliasesTo)
 	}
 	for _, e := range redactions {
 		w.Do("UPDATE events SET json = $1, redacted_by = $2 WHERE event_id = $3", []byte(e.redact.JSON), e.ID, e.redact.ID)
@@ -138,7 +138,7 @@ func refuseOrphans(w *db.Batch, batch []*stream.Entry, nodes map[state.ID]bool) 
 	var roots [][]byte
 	for _, entry := range batch {
 		e := entry.Value.(*Event)
-		if e.follows {
+		if e.prevQueued {
 			continue
 		}
 		for _, id := range e.PrevEvents {

@@ -57,19 +57,19 @@ func (r *Rooms) Events(ctx context.Context, ids []string) (map[string]*Event, er
 }
 
 // errMuch says that events have more bytes than there is room for.
-var errMuch = errors.New("the events are too large to be held at once")
+var errTooLarge = errors.New("the events are too large to be held at once")
 
 // eventsWithin adds events to a map and tells how many bytes they have. It ends with errMuch once there are more than room.
 func (r *Rooms) eventsWithin(ctx context.Context, ids []string, room int, into map[string]*Event) (size int, err error) {
 	var missing []string
-	heard := r.heard.IsActive()
+	active := r.redactionFeed.IsActive()
 	for _, id := range ids {
-		if !heard {
+		if !active {
 			missing = append(missing, id)
 		} else if e, ok := r.cache.GetIfPresent(id); ok {
 			into[id] = e
 			if size += e.size(); size > room {
-				return size, errMuch
+				return size, errTooLarge
 			}
 		} else {
 			missing = append(missing, id)
@@ -87,12 +87,12 @@ func (r *Rooms) eventsWithin(ctx context.Context, ids []string, room int, into m
 			events = append(events, e)
 			into[e.ID] = e
 			if size += e.size(); size > room {
-				return errMuch
+				return errTooLarge
 			}
 			return nil
 		})(r.Process.DB.Query(ctx, selectEvents+"e.event_id = ANY($1)", missing[:n]))
-		if heard && (err == nil || errors.Is(err, errMuch)) {
-			r.remember(events, before)
+		if active && (err == nil || errors.Is(err, errTooLarge)) {
+			r.cacheEvents(events, before)
 		}
 		if err != nil {
 			return size, err
@@ -104,7 +104,7 @@ func (r *Rooms) eventsWithin(ctx context.Context, ids []string, room int, into m
 
 // remember caches events that were read, unless a redaction came since the read began: they may be the
 // text before it.
-func (r *Rooms) remember(events []*Event, before int64) {
+func (r *Rooms) cacheEvents(events []*Event, before int64) {
 	r.cacheMu.Lock()
 	defer r.cacheMu.Unlock()
 	if r.redactions.Load() != before {
@@ -224,8 +224,8 @@ func (r *Rooms) eachState(ctx context.Context, root state.ID, wanted func(state.
 }
 
 const (
-	partBytes = 512 << 10 // of the events that EachEvent gives at once, about: web.Pieces charges for this, and for what is made of it
-	partLeast = 8         // events, however large: each has 64 KiB, and as much of the one before it
+	partBytes     = 512 << 10 // of the events that EachEvent gives at once, about: web.Pieces charges for this, and for what is made of it
+	minPartEvents = 8         // events, however large: each has 64 KiB, and as much of the one before it
 )
 
 // EachEvent reads events by id and gives them part by part, in the order of ids; those that are not there are left out. The
@@ -234,12 +234,12 @@ const (
 func (r *Rooms) EachEvent(ctx context.Context, ids []string, give func([]*Event) error) error {
 	for n := readAtOnce; len(ids) > 0; {
 		part, room := ids[:min(n, len(ids))], partBytes
-		if len(part) <= partLeast {
+		if len(part) <= minPartEvents {
 			room = math.MaxInt
 		}
 		found := make(map[string]*Event, len(part))
 		size, err := r.eventsWithin(ctx, part, room, found)
-		much := errors.Is(err, errMuch)
+		much := errors.Is(err, errTooLarge)
 		if err != nil && !much {
 			return err
 		}
@@ -255,9 +255,9 @@ func (r *Rooms) EachEvent(ctx context.Context, ids []string, give func([]*Event)
 		}
 		ids = ids[taken:]
 		if much {
-			n = max(taken, partLeast)
+			n = max(taken, minPartEvents)
 		} else {
-			n = min(max(taken*(partBytes/2)/max(size, 1), partLeast), 2*n, readAtOnce)
+			n = min(max(taken*(partBytes/2)/max(size, 1), minPartEvents), 2*n, readAtOnce)
 		}
 		if len(events) == 0 {
 			continue
@@ -343,11 +343,11 @@ type Page struct {
 	Backward bool  // from From towards older events
 	Limit    int
 	// What of the events is wanted; all when nothing is said.
-	Filter   *Filter // as far as the database decides it: see Filter.Match
-	related  related // what is known to who asks, for Filter
-	Members  bool    // m.room.member state events only
-	Threaded bool    // events of threads only
-	Bytes    int     // it ends with the first event behind so many bytes of others; 0 for no such bound
+	Filter         *Filter        // as far as the database decides it: see Filter.Match
+	knownRelations knownRelations // what is known to who asks, for Filter
+	Members        bool           // m.room.member state events only
+	Threaded       bool           // events of threads only
+	Bytes          int            // it ends with the first event behind so many bytes of others; 0 for no such bound
 }
 
 // Complete tells that nothing of the page is left behind the events that Timeline gave.
@@ -376,7 +376,7 @@ func (r *Rooms) Timeline(ctx context.Context, p Page) ([]*Event, error) {
 	args := []any{p.RoomID, after, before, p.Limit}
 	if p.Filter != nil {
 		var more string
-		if more, args = p.Filter.where(args, p.related); more != "" {
+		if more, args = p.Filter.where(args, p.knownRelations); more != "" {
 			where += " AND " + more
 		}
 	}
@@ -395,11 +395,11 @@ func (r *Rooms) Timeline(ctx context.Context, p Page) ([]*Event, error) {
 		}
 		much := p.Bytes > 0 && size >= p.Bytes
 		if events, size = append(events, e), size+e.text(); much {
-			return errMuch
+			return errTooLarge
 		}
 		return nil
 	})(r.Process.DB.Query(ctx, selectEvents+where+" ORDER BY e.pos"+order(p.Backward, "$4"), args...))
-	if err != nil && !errors.Is(err, errMuch) {
+	if err != nil && !errors.Is(err, errTooLarge) {
 		return nil, err
 	}
 	return events, nil

@@ -55,7 +55,7 @@ func (r *Rooms) Send(ctx context.Context, roomID string, req Send) (string, erro
 		return "", matrix.InvalidParam("Expected a room id such as !opaque:example.org")
 	}
 	if req.Txn == "" {
-		req.Txn = minted + r.Process.NewID()
+		req.Txn = serverTxnPrefix + r.Process.NewID()
 	}
 	res, err := r.send(ctx, roomID, req)
 	return res.EventID, err
@@ -75,7 +75,7 @@ func (r *Rooms) submit(ctx context.Context, roomID string, req Send) (sendResult
 	var made *Event
 	known := &knownEvents{}
 	err := r.owned.Do(ctx, roomID, func(c *owned.Change[room]) error {
-		rm, err := loaded(c)
+		rm, err := existingRoom(c)
 		if err != nil {
 			return err
 		}
@@ -95,7 +95,7 @@ func (r *Rooms) submit(ctx context.Context, roomID string, req Send) (sendResult
 			n, err = r.build(c, req, known)
 		}
 		if err != nil {
-			id, err = r.done(c, req, known, err)
+			id, err = r.findEarlierResult(c, req, known, err)
 			return err
 		}
 		id, made = n.event.ID, n.event
@@ -121,24 +121,24 @@ func orEmpty(content json.RawMessage) json.RawMessage {
 
 // done finds the event of a request that is refused now and may be the repetition of one that was done by a former owner,
 // before what refuses it: a transaction is answered as it was. Otherwise it gives the refusal.
-func (r *Rooms) done(c *owned.Change[room], req Send, known *knownEvents, refusal error) (string, error) {
+func (r *Rooms) findEarlierResult(c *owned.Change[room], req Send, known *knownEvents, refusal error) (string, error) {
 	if c.Needs() {
 		return "", refusal
 	}
 	rm := c.State()
-	if known.asked && rm.added-known.added <= int64(rm.txns.keep) { // all that came since is in memory
+	if known.txnQueried && rm.eventCount-known.txnQueriedAt <= int64(rm.txns.keep) { // all that came since is in memory
 		if known.txn != "" {
 			return known.txn, nil
 		}
 		return "", refusal
 	}
-	roomID, added := rm.id, rm.added
+	roomID, added := rm.id, rm.eventCount
 	return "", c.Need(func(ctx context.Context) (func(*room), error) {
 		res, err := r.findTxn(ctx, roomID, req)
 		if err != nil && !errors.Is(err, db.ErrNoRows) {
 			return nil, err
 		}
-		return func(*room) { known.asked, known.added, known.txn = true, added, res.EventID }, nil
+		return func(*room) { known.txnQueried, known.txnQueriedAt, known.txn = true, added, res.EventID }, nil
 	})
 }
 
@@ -178,11 +178,11 @@ func (r *Rooms) findTxn(ctx context.Context, roomID string, req Send) (sendResul
 func (r *Rooms) build(c *owned.Change[room], req Send, known *knownEvents) (n newEvent, err error) {
 	rm := c.State()
 	p := event.Proto{
-		ID: r.mintEventID(rm.version), RoomID: rm.id, Type: req.Type, Sender: req.Sender, StateKey: req.StateKey, Content: req.Content, Canonical: req.canonical,
+		ID: r.newEventID(rm.version), RoomID: rm.id, Type: req.Type, Sender: req.Sender, StateKey: req.StateKey, Content: req.Content, Canonical: req.canonical,
 		Redacts: req.Redacts, OriginServerTS: req.TS, Depth: rm.depth + 1,
 	}
-	if rm.last != "" {
-		p.PrevEvents = []string{rm.last}
+	if rm.lastEventID != "" {
+		p.PrevEvents = []string{rm.lastEventID}
 	}
 	if p.OriginServerTS == 0 {
 		p.OriginServerTS = obs.Now().UnixMilli()
@@ -196,7 +196,7 @@ func (r *Rooms) build(c *owned.Change[room], req Send, known *knownEvents) (n ne
 	if req.StateKey != nil {
 		keys = append(keys, state.Key{Type: req.Type, StateKey: *req.StateKey})
 	}
-	if err := r.lookup(c, keys...); err != nil {
+	if err := r.loadState(c, keys...); err != nil {
 		return n, err
 	}
 	for _, k := range authKeys {
@@ -218,7 +218,7 @@ func (r *Rooms) build(c *owned.Change[room], req Send, known *knownEvents) (n ne
 	if e := pdu; e.Is(event.TypeTombstone, "") && replacementOf(e) == rm.id {
 		return n, matrix.InvalidParam("replacement_room: a room can not be replaced by itself")
 	}
-	e := &Event{Event: pdu, Device: req.Device, Txn: req.Txn, profile: req.ProfileVersion, active: req.RequireActive, heir: req.MoveAliasesTo, follows: rm.recent[rm.last] != nil}
+	e := &Event{Event: pdu, Device: req.Device, Txn: req.Txn, profileVersion: req.ProfileVersion, requireActive: req.RequireActive, moveAliasesTo: req.MoveAliasesTo, prevQueued: rm.recent[rm.lastEventID] != nil}
 	n = newEvent{e, rm.tree, unsigned}
 	if e.IsState() {
 		k := state.Key{Type: e.Type, StateKey: *e.StateKey}
@@ -290,12 +290,12 @@ func (r *Rooms) redact(c *owned.Change[room], e *Event, known *knownEvents) erro
 
 // knownEvents are events of a room that a request needs and that are not its state, read once while the room stays in memory.
 type knownEvents struct {
-	room   *room
-	events map[string]*Event
-	dup    *duplicate
-	asked  bool   // the database was asked for the event of the transaction
-	added  int64  // events of the room when it was asked
-	txn    string // which is this; "" when there is none
+	room         *room
+	events       map[string]*Event
+	dup          *duplicate
+	txnQueried   bool   // the database was asked for the event of the transaction
+	txnQueriedAt int64  // events of the room when it was asked
+	txn          string // which is this; "" when there is none
 }
 
 // get finds an event; nil when there is none.
@@ -365,8 +365,8 @@ func (r *Rooms) submitCreate(ctx context.Context, roomID string, req createReque
 			return nil // a retry finds the room
 		}
 		rm := r.newRoom(roomID)
-		rm.begin(v, r.Tree(state.ID{}))
-		rm.whole = true
+		rm.init(v, r.Tree(state.ID{}))
+		rm.stateComplete = true
 		if list, err = r.buildFirst(rm, create, req); err != nil {
 			return err
 		}
@@ -375,7 +375,7 @@ func (r *Rooms) submitCreate(ctx context.Context, roomID string, req createReque
 			entries[i] = r.entry(n)
 		}
 		c.Append(func(room *room, t *stream.Ticket) {
-			rm.whole = false // what is not there is looked up as in other rooms
+			rm.stateComplete = false // what is not there is looked up as in other rooms
 			for _, n := range list {
 				n.event.ticket = t
 			}
@@ -401,7 +401,7 @@ func (r *Rooms) buildFirst(rm *room, create *event.Event, req createRequest) ([]
 	if err != nil {
 		return nil, err
 	}
-	first := newEvent{event: &Event{Event: create, Root: tree.Root(), Txn: minted + create.ID, created: &createRow{
+	first := newEvent{event: &Event{Event: create, Root: tree.Root(), Txn: serverTxnPrefix + create.ID, created: &createRow{
 		version: req.Version, creator: create.Sender, visibility: req.Visibility, alias: req.Alias, ms: create.OriginServerTS, upgrade: req.Upgrade,
 	}}, tree: tree}
 	first.event.nodes.Store(&nodes)

@@ -146,16 +146,16 @@ func (r *Rooms) SummaryFor(ctx context.Context, userID, roomID string) (s Summar
 	return s, membership, false, nil
 }
 
-func (r *Rooms) getRoomSummary(q *web.Request) (any, error) {
-	id := q.Path("roomIDOrAlias")
+func (r *Rooms) getRoomSummary(req *web.Request) (any, error) {
+	id := req.Path("roomIDOrAlias")
 	missing := matrix.NotFound("There is no such room, or you may not know of it")
 	if strings.HasPrefix(id, "#") {
 		var err error
-		if id, err = r.find(q.Context(), id); err != nil {
+		if id, err = r.resolveRoom(req.Context(), id); err != nil {
 			return nil, err
 		}
 	}
-	s, membership, ok, err := r.SummaryFor(q.Context(), q.UserID(), id)
+	s, membership, ok, err := r.SummaryFor(req.Context(), req.UserID(), id)
 	if err != nil {
 		return nil, err
 	}

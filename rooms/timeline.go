@@ -10,7 +10,7 @@ import (
 )
 
 // stretch asks for events of a room as a user sees them.
-type stretch struct {
+type eventRange struct {
 	from, to int64 // places behind positions, as PositionOf reads them; to 0 for none
 	backward bool
 	limit    int
@@ -19,31 +19,31 @@ type stretch struct {
 }
 
 // found is what a stretch holds.
-type found struct {
-	events []*Event
-	sights []Visibility
-	end    int64 // the place to go on from
-	more   bool  // there may be more
-	taken  int   // of the ids that were asked for
+type eventPage struct {
+	events     []*Event
+	visibility []Visibility
+	end        int64 // the place to go on from
+	more       bool  // there may be more
+	taken      int   // of the ids that were asked for
 
 	start    int64 // the place from which it was read
 	backward bool
 }
 
 // cut leaves so many of the events, where an answer has no room for more.
-func (f *found) cut(n int) {
+func (f *eventPage) truncate(n int) {
 	if n == len(f.events) {
 		return
 	}
-	if f.events, f.sights, f.more = f.events[:n], f.sights[:n], true; n == 0 {
+	if f.events, f.visibility, f.more = f.events[:n], f.visibility[:n], true; n == 0 {
 		f.end = f.start
 	} else {
-		f.goOn(f.events[n-1])
+		f.continueAfter(f.events[n-1])
 	}
 }
 
 // goOn sets where to go on behind an event.
-func (f *found) goOn(e *Event) {
+func (f *eventPage) continueAfter(e *Event) {
 	if f.end = e.Pos; f.backward {
 		f.end--
 	}
@@ -51,7 +51,7 @@ func (f *found) goOn(e *Event) {
 
 // mayGoOn tells that a page which has all that there is now gets a token to go on from, as clients expect one with each event that
 // they get. There is nothing before the event that made the room.
-func (f *found) mayGoOn() bool {
+func (f *eventPage) mayContinue() bool {
 	n := len(f.events)
 	return n > 0 && (!f.backward || !f.events[n-1].Is(event.TypeCreate, ""))
 }
@@ -65,8 +65,8 @@ const (
 )
 
 // read gives the visible events of a stretch that the filter lets through, without those of ignored users.
-func (r *Rooms) read(ctx context.Context, v view, s stretch) (found, error) {
-	out := found{end: s.from, backward: s.backward}
+func (r *Rooms) readRange(ctx context.Context, v roomView, s eventRange) (eventPage, error) {
+	out := eventPage{end: s.from, backward: s.backward}
 	if !s.filter.Room(v.head.RoomID) || s.limit == 0 {
 		return out, nil
 	}
@@ -75,9 +75,9 @@ func (r *Rooms) read(ctx context.Context, v view, s stretch) (found, error) {
 		return out, err
 	}
 	p := Page{RoomID: v.head.RoomID, Backward: s.backward, Filter: s.filter}
-	if s.filter.byRelations() {
-		p.related.ignored = listOf(ignored)
-		if p.related.seen, err = r.horizonOf(ctx, v.standing); err != nil {
+	if s.filter.usesRelations() {
+		p.knownRelations.ignored = listOf(ignored)
+		if p.knownRelations.visible, err = r.visibleRangesOf(ctx, v.membershipView); err != nil {
 			return out, err
 		}
 	}
@@ -87,9 +87,9 @@ func (r *Rooms) read(ctx context.Context, v view, s stretch) (found, error) {
 		s.to = v.upto
 	}
 	// Of what the database filters out nothing is heard: it is told how far to look.
-	w := window{}
-	if w.after, w.before = s.bounds(); s.filter.decided() {
-		if w, err = r.window(ctx, s, ofRoom, v.head.RoomID); err != nil {
+	w := rangeWindow{}
+	if w.after, w.before = s.bounds(); s.filter.usesDatabase() {
+		if w, err = r.limitRange(ctx, s, ofRoom, v.head.RoomID); err != nil {
 			return out, err
 		}
 	}
@@ -106,7 +106,7 @@ func (r *Rooms) read(ctx context.Context, v view, s stretch) (found, error) {
 		if err != nil {
 			return out, err
 		}
-		sights, err := r.sights(ctx, v.standing, events)
+		visibility, err := r.decideVisibility(ctx, v.membershipView, events)
 		if err != nil {
 			return out, err
 		}
@@ -115,14 +115,14 @@ func (r *Rooms) read(ctx context.Context, v view, s stretch) (found, error) {
 				out.more = true
 				return out, nil
 			}
-			out.goOn(e)
-			if sights[i].Visible && s.filter.Match(e) && (e.IsState() || !ignored[e.Sender]) {
-				out.events, out.sights = append(out.events, e), append(out.sights, sights[i])
+			out.continueAfter(e)
+			if visibility[i].Visible && s.filter.Match(e) && (e.IsState() || !ignored[e.Sender]) {
+				out.events, out.visibility = append(out.events, e), append(out.visibility, visibility[i])
 				size += e.text()
 			}
 		}
 		if scanned += len(events); p.Complete(events) {
-			if out.more = w.cut; w.cut {
+			if out.more = w.truncated; w.truncated {
 				out.end = w.end
 			}
 			return out, nil
@@ -133,10 +133,10 @@ func (r *Rooms) read(ctx context.Context, v view, s stretch) (found, error) {
 }
 
 // render writes what was found. Where a page has no room for all of it, with what is bundled, it cuts that.
-func (r *Rooms) render(ctx context.Context, who Reader, s standing, f *found) ([]json.RawMessage, error) {
-	list, err := r.Render(ctx, who.at(s), f.events, f.sights)
+func (r *Rooms) renderPage(ctx context.Context, who Reader, s membershipView, f *eventPage) ([]json.RawMessage, error) {
+	list, err := r.Render(ctx, who.withView(s), f.events, f.visibility)
 	if err == nil {
-		f.cut(len(list))
+		f.truncate(len(list))
 	}
 	return list, err
 }

@@ -14,8 +14,8 @@ import (
 // newer ones there are.
 func TestTransactionsAreKnownUntilTheyAreStored(t *testing.T) {
 	for _, queued := range []bool{false, true} {
-		rm := &room{keep: 2, txns: recentTxns{keep: 3}}
-		rm.begin(event.Version{}, state.Tree{})
+		rm := &room{maxRecent: 2, txns: recentTxns{keep: 3}}
+		rm.init(event.Version{}, state.Tree{})
 		var ticket *stream.Ticket // nil: it is stored
 		if queued {
 			ticket = &stream.Ticket{}

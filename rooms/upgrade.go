@@ -24,25 +24,25 @@ var transferred = []string{
 	event.TypeGuestAccess, event.TypeHistoryVisibility, event.TypeJoinRules, event.TypeCanonicalAlias,
 }
 
-func (r *Rooms) postUpgrade(q *web.Request, b *struct {
+func (r *Rooms) postUpgrade(req *web.Request, b *struct {
 	Version  string   `json:"new_version"`
 	Creators []string `json:"additional_creators"`
 },
 ) (any, error) {
-	if err := q.MayAct(); err != nil {
+	if err := req.MayAct(); err != nil {
 		return nil, err
 	}
 	if b.Version == "" {
 		return nil, matrix.MissingParam("new_version is missing")
 	}
-	id, err := r.Upgrade(q.Context(), q.UserID(), q.Path("roomID"), b.Version, b.Creators)
+	id, err := r.Upgrade(req.Context(), req.UserID(), req.Path("roomID"), b.Version, b.Creators)
 	return map[string]string{"replacement_room": id}, err
 }
 
 // upgrade is what one upgrade works on.
 type upgrade struct {
 	user    string
-	old     view
+	old     roomView
 	state   map[state.Key]*Event
 	version event.Version
 	power   *auth.Power
@@ -60,7 +60,7 @@ func (r *Rooms) Upgrade(ctx context.Context, userID, roomID, version string, cre
 	defer cancel()
 	p, found, err := r.pendingUpgrade(ctx, roomID, u.version)
 	for err == nil && found { // a retry, or a second administrator
-		if id, err := r.outcome(ctx, u, p); !refused(err) {
+		if id, err := r.finish(ctx, u, p); !isRefusal(err) {
 			return id, err
 		} // else who began it may not finish it
 		p, found, err = r.pendingUpgrade(ctx, roomID, u.version)
@@ -77,7 +77,7 @@ func (r *Rooms) Upgrade(ctx context.Context, userID, roomID, version string, cre
 	if p, err = r.createReplacement(ctx, u, creators); err != nil {
 		return "", err
 	}
-	return r.outcome(ctx, u, p)
+	return r.finish(ctx, u, p)
 }
 
 // mayUpgrade reads what an upgrade works on, when the user may do it.
@@ -107,7 +107,7 @@ func (r *Rooms) mayUpgrade(ctx context.Context, userID, roomID, version string) 
 }
 
 // outcome completes an upgrade and gives the room that is the replacement.
-func (r *Rooms) outcome(ctx context.Context, u upgrade, p pendingUpgrade) (string, error) {
+func (r *Rooms) finish(ctx context.Context, u upgrade, p pendingUpgrade) (string, error) {
 	err := r.complete(ctx, p, func(ctx context.Context, query string, args ...any) error {
 		_, err := r.Process.DB.Exec(ctx, query, args...)
 		return err
@@ -166,7 +166,7 @@ func (r *Rooms) createReplacement(ctx context.Context, u upgrade, creators []str
 		return p, err
 	}
 	delete(content, "additional_creators")
-	delete(content, onlyThis)
+	delete(content, nonceKey)
 	before := map[string]string{"room_id": u.old.head.RoomID}
 	if !u.version.PrivilegedCreators {
 		before["event_id"] = u.old.head.EventID
@@ -208,7 +208,7 @@ func (r *Rooms) replacementEvents(ctx context.Context, u upgrade, create *event.
 	add := func(typ, stateKey string, content json.RawMessage) {
 		list = append(list, Send{
 			Sender: u.user, Type: typ, StateKey: &stateKey, Content: content,
-			Txn: minted + create.ID + "/" + fmt.Sprint(len(list)),
+			Txn: serverTxnPrefix + create.ID + "/" + fmt.Sprint(len(list)),
 		})
 	}
 	if profiles[u.user].Deactivated {

@@ -43,7 +43,7 @@ func (r *Rooms) pendingUpgrade(ctx context.Context, roomID string, v event.Versi
 }
 
 // txn is the transaction of an event of the upgrade: whoever sends it again gets the event that is there.
-func (p pendingUpgrade) txn(typ string) string { return minted + p.NewRoom + "/" + typ }
+func (p pendingUpgrade) txn(typ string) string { return serverTxnPrefix + p.NewRoom + "/" + typ }
 
 // complete does what remains of an upgrade and lets its row go, by exec. It may be called again, also at the same time. When
 // the new room may not become the replacement it is abandoned, the row goes too, and the error is refused: M_BAD_STATE where
@@ -51,7 +51,7 @@ func (p pendingUpgrade) txn(typ string) string { return minted + p.NewRoom + "/"
 func (r *Rooms) complete(ctx context.Context, p pendingUpgrade, exec func(ctx context.Context, query string, args ...any) error) error {
 	err := r.sendTombstone(ctx, p)
 	switch {
-	case refused(err):
+	case isRefusal(err):
 		if err := r.abandon(ctx, p); err != nil {
 			return err
 		}
@@ -69,7 +69,7 @@ func (r *Rooms) complete(ctx context.Context, p pendingUpgrade, exec func(ctx co
 }
 
 // refused tells that an error is an answer which another try would not change.
-func refused(err error) bool {
+func isRefusal(err error) bool {
 	e, ok := errors.AsType[*matrix.Error](err)
 	return ok && e.Status >= 400 && e.Status < 500 && e.Status != 429
 }
@@ -100,8 +100,8 @@ func (r *Rooms) abandon(ctx context.Context, p pendingUpgrade) error {
 	if err := r.SetDirectoryVisibility(ctx, p.NewRoom, "private"); err != nil {
 		return err
 	}
-	_, err := r.setMembership(ctx, p.NewRoom, member{Sender: p.User, Target: p.User, Membership: event.MembershipLeave})
-	if refused(err) { // the user is no member
+	_, err := r.setMembership(ctx, p.NewRoom, membershipRequest{Sender: p.User, Target: p.User, Membership: event.MembershipLeave})
+	if isRefusal(err) { // the user is no member
 		return nil
 	}
 	return err
@@ -150,7 +150,7 @@ func (r *Rooms) closeOld(ctx context.Context, p pendingUpgrade) error {
 func (r *Rooms) close(ctx context.Context, p pendingUpgrade, typ string, content json.RawMessage) error {
 	empty := ""
 	_, err := r.Send(ctx, p.OldRoom, Send{Sender: p.User, Txn: p.txn(typ), Type: typ, StateKey: &empty, Content: content})
-	if !refused(err) {
+	if !isRefusal(err) {
 		return err
 	}
 	if !matrix.HasCode(err, matrix.CodeForbidden) {
@@ -205,7 +205,7 @@ func (r *Rooms) finishUpgrade(ctx context.Context, job *role.Job, p pendingUpgra
 	switch {
 	case errors.Is(err, lease.ErrLost):
 		return err
-	case err != nil && !refused(err) && ctx.Err() == nil:
+	case err != nil && !isRefusal(err) && ctx.Err() == nil:
 		r.Process.Log.Warn("an upgrade is not complete yet and will be tried again", "room", p.OldRoom, "new", p.NewRoom, "error", err)
 	}
 	return nil

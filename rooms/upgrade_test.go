@@ -201,7 +201,7 @@ func TestAnUpgradeThatWasCutOffIsFinished(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := first.setMembership(ctx, gone.p.NewRoom, member{Sender: alice, Target: alice, Membership: event.MembershipLeave}); err != nil {
+		if _, err := first.setMembership(ctx, gone.p.NewRoom, membershipRequest{Sender: alice, Target: alice, Membership: event.MembershipLeave}); err != nil {
 			t.Fatal(err)
 		}
 		lose()
@@ -327,7 +327,7 @@ func TestARetryTakesUpAnUpgrade(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if _, err := h.outcome(t.Context(), u, p); !matrix.HasCode(err, matrix.CodeBadState) {
+				if _, err := h.finish(t.Context(), u, p); !matrix.HasCode(err, matrix.CodeBadState) {
 					t.Errorf("an upgrade that came second: %v", err)
 				}
 			}

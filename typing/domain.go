@@ -6,12 +6,12 @@ import (
 	"lyceum/platform/stream"
 )
 
-var declared = stream.Spec{Name: "typing", Number: 3, Role: "typing", Shards: Shards, Lane: "ephemeral", PositionKey: "typing_pos"}
+var typingStream = stream.Spec{Name: "typing", Number: 3, Role: "typing", Shards: Shards, Lane: "ephemeral", PositionKey: "typing_pos"}
 
 // Domain is the declaration of the package.
 var Domain = domain.Domain{
 	Name: "typing", Migrations: Migrations(),
-	Streams: []stream.Spec{declared},
+	Streams: []stream.Spec{typingStream},
 	Roles: []role.Role{
 		{Name: "typing", Purpose: "tells who is typing", Stream: "typing", Key: "room", Serves: "typing"},
 	},

@@ -17,13 +17,13 @@ import (
 )
 
 const (
-	longest = 2 * time.Minute        // a client that asks for more renews it
-	renewal = 2 * time.Second        // a time that moves by less is not written
-	step    = 500 * time.Millisecond // how late the end of a time may be noticed
+	maxTimeout     = 2 * time.Minute        // a client that asks for more renews it
+	minRenewal     = 2 * time.Second        // a time that moves by less is not written
+	expiryInterval = 500 * time.Millisecond // how late the end of a time may be noticed
 )
 
 // change is what the owner of a room does.
-type change struct {
+type setRequest struct {
 	UserID string `json:"user"`
 	Ms     int64  `json:"ms"`     // how long from now; 0 stops
 	Member int64  `json:"member"` // position of the membership that it rests upon
@@ -31,16 +31,16 @@ type change struct {
 }
 
 // people is what the owner of a room knows of it.
-type people struct {
-	typists []typist // sorted by id; the slice is never changed in place
-	ended   int64    // memberships of which was heard that they ended, since the room is in memory
+type roomTyping struct {
+	typists    []typist // sorted by id; the slice is never changed in place
+	endedCount int64    // memberships of which was heard that they ended, since the room is in memory
 }
 
 // load reads what a former owner left. The time of those who are no members any more is over.
-func (t *Typing) load(ctx context.Context, roomID string) (*people, error) {
+func (t *Typing) load(ctx context.Context, roomID string) (*roomTyping, error) {
 	list, err := query(ctx, t.Process.DB, `room_id = $1`, roomID)
 	if err != nil || len(list) == 0 {
-		return &people{}, err
+		return &roomTyping{}, err
 	}
 	users := list[0].Users
 	for i, u := range users {
@@ -52,7 +52,7 @@ func (t *Typing) load(ctx context.Context, roomID string) (*people, error) {
 			users[i].Until = 0
 		}
 	}
-	return &people{typists: users}, nil
+	return &roomTyping{typists: users}, nil
 }
 
 // active are the rooms of a shard in which somebody typed for a former owner.
@@ -61,37 +61,37 @@ func (t *Typing) active(ctx context.Context, shard int) ([]string, error) {
 }
 
 // setHere runs on the owner of the room's shard.
-func (t *Typing) setHere(ctx context.Context, roomID string, ch change) (struct{}, error) {
+func (t *Typing) setAtOwner(ctx context.Context, roomID string, ch setRequest) (struct{}, error) {
 	until := t.Now().UnixMilli() + ch.Ms
-	var l look
-	return struct{}{}, t.owned.Do(ctx, roomID, func(c *owned.Change[people]) error { return t.decide(c, roomID, ch, until, &l) })
+	var l membershipLookup
+	return struct{}{}, t.owned.Do(ctx, roomID, func(c *owned.Change[roomTyping]) error { return t.decide(c, roomID, ch, until, &l) })
 }
 
 // look is a look at the membership of who begins to type, by the owner: the request may have stood still since its own, and the owner
 // forgets who left. It holds as long as nothing is heard of memberships that ended.
-type look struct {
-	room  *people // nil when there was none
-	ended int64   // as it was before the look
-	found rooms.Membership
+type membershipLookup struct {
+	room       *roomTyping // nil when there was none
+	endedCount int64       // as it was before the look
+	found      rooms.Membership
 }
 
-func (t *Typing) decide(c *owned.Change[people], roomID string, ch change, until int64, l *look) error {
+func (t *Typing) decide(c *owned.Change[roomTyping], roomID string, ch setRequest, until int64, l *membershipLookup) error {
 	s := c.State()
 	before := s.typists
 	if ch.Left > 0 {
-		c.Append(func(s *people, _ *stream.Ticket) { s.ended++ })
+		c.Append(func(s *roomTyping, _ *stream.Ticket) { s.endedCount++ })
 	}
 	at, found := slices.BinarySearchFunc(before, ch.UserID, func(u typist, id string) int { return cmp.Compare(u.ID, id) })
 	switch {
 	case ch.Ms <= 0 && (!found || ch.Left > 0 && ch.Left < before[at].Member): // came back and types again
 		return nil
-	case ch.Ms > 0 && found && within(until, before[at].Until) && ch.Member <= before[at].Member:
+	case ch.Ms > 0 && found && nearlyEqual(until, before[at].Until) && ch.Member <= before[at].Member:
 		return nil
-	case ch.Ms > 0 && !found && (l.room != s || l.ended != s.ended):
-		ended := s.ended
-		return c.Need(func(ctx context.Context) (func(*people), error) {
+	case ch.Ms > 0 && !found && (l.room != s || l.endedCount != s.endedCount):
+		ended := s.endedCount
+		return c.Need(func(ctx context.Context) (func(*roomTyping), error) {
 			m, err := t.Rooms.Membership(ctx, ch.UserID, roomID)
-			return func(s *people) { *l = look{s, ended, m} }, err
+			return func(s *roomTyping) { *l = membershipLookup{s, ended, m} }, err
 		})
 	case ch.Ms > 0 && !found && l.found.Membership != event.MembershipJoin:
 		return notMember()
@@ -105,13 +105,13 @@ func (t *Typing) decide(c *owned.Change[people], roomID string, ch change, until
 	default:
 		users = slices.Insert(users, at, typist{ch.UserID, until, l.found.Pos})
 	}
-	return t.become(c, roomID, users)
+	return t.appendState(c, roomID, users)
 }
 
-func within(a, b int64) bool { return max(a-b, b-a) < renewal.Milliseconds() }
+func nearlyEqual(a, b int64) bool { return max(a-b, b-a) < minRenewal.Milliseconds() }
 
 // become appends the row that makes users the state of a room.
-func (t *Typing) become(c *owned.Change[people], roomID string, users []typist) error {
+func (t *Typing) appendState(c *owned.Change[roomTyping], roomID string, users []typist) error {
 	if users == nil {
 		users = []typist{}
 	}
@@ -120,19 +120,19 @@ func (t *Typing) become(c *owned.Change[people], roomID string, users []typist) 
 	if err != nil {
 		return err
 	}
-	c.Append(func(s *people, _ *stream.Ticket) { s.typists = users }, &stream.Entry{Stream: t.stream, Row: stream.Row{Key: roomID, Data: data, Value: r}})
+	c.Append(func(s *roomTyping, _ *stream.Ticket) { s.typists = users }, &stream.Entry{Stream: t.stream, Row: stream.Row{Key: roomID, Data: data, Value: r}})
 	return nil
 }
 
 // parted is somebody whose membership of a room ended, and where.
-type parted struct {
+type endedMembership struct {
 	roomID, userID string
 	pos            int64
 }
 
 // membersLeft is a tail of the events stream at the owners of rooms, which tell the owner of the typing whose membership
 // ended. What is lost with a process is found by load, or ends by itself.
-func (t *Typing) membersLeft(rows []stream.Row) {
+func (t *Typing) queueEnded(rows []stream.Row) {
 	events := t.Rooms.Stream()
 	for i := range rows {
 		row := &rows[i]
@@ -144,20 +144,20 @@ func (t *Typing) membersLeft(rows []stream.Row) {
 			continue // package rooms reports what can not be read
 		}
 		select {
-		case t.left <- parted{e.RoomID, *e.StateKey, row.Pos}:
+		case t.ended <- endedMembership{e.RoomID, *e.StateKey, row.Pos}:
 		default: // too many at once
 		}
 	}
 }
 
 // stopLeft ends the typing of those whose membership ended.
-func (t *Typing) stopLeft(ctx context.Context) error {
+func (t *Typing) stopEnded(ctx context.Context) error {
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case m := <-t.left:
-			if _, err := t.set(ctx, m.roomID, change{UserID: m.userID, Left: m.pos}); err != nil && ctx.Err() == nil {
+		case m := <-t.ended:
+			if _, err := t.set(ctx, m.roomID, setRequest{UserID: m.userID, Left: m.pos}); err != nil && ctx.Err() == nil {
 				t.Process.Log.Debug("who left and was typing could not be told", "room", m.roomID, "error", err)
 			}
 		}
@@ -166,7 +166,7 @@ func (t *Typing) stopLeft(ctx context.Context) error {
 
 // expire appends a row for each room in which somebody's time is over.
 func (t *Typing) expire(ctx context.Context) error {
-	tick := time.NewTicker(step)
+	tick := time.NewTicker(expiryInterval)
 	defer tick.Stop()
 	for {
 		select {
@@ -185,11 +185,11 @@ func (t *Typing) expire(ctx context.Context) error {
 func (t *Typing) expireShard(ctx context.Context, i int) error {
 	now := t.Now().UnixMilli()
 	over := func(u typist) bool { return u.Until <= now }
-	return t.owned.Each(ctx, i, func(roomID string, c *owned.Change[people]) error {
+	return t.owned.Each(ctx, i, func(roomID string, c *owned.Change[roomTyping]) error {
 		users := c.State().typists
 		if !slices.ContainsFunc(users, over) {
 			return nil
 		}
-		return t.become(c, roomID, slices.DeleteFunc(slices.Clone(users), over))
+		return t.appendState(c, roomID, slices.DeleteFunc(slices.Clone(users), over))
 	})
 }

@@ -20,7 +20,7 @@ type typingBody struct {
 	Timeout *int64 `json:"timeout"` // ms
 }
 
-const usual = 30 * time.Second // when the client names no time
+const defaultTimeout = 30 * time.Second // when the client names no time
 
 func (t *Typing) putTyping(r *web.Request, body *typingBody) (any, error) {
 	if r.Path("userID") != r.UserID() {
@@ -34,12 +34,12 @@ func (t *Typing) putTyping(r *web.Request, body *typingBody) (any, error) {
 		if err := r.MayAct(); err != nil {
 			return nil, err
 		}
-		timeout = usual
+		timeout = defaultTimeout
 		if body.Timeout != nil {
 			if *body.Timeout < 0 {
 				return nil, matrix.InvalidParam("timeout: expected milliseconds, 0 or more")
 			}
-			timeout = time.Duration(min(*body.Timeout, longest.Milliseconds())) * time.Millisecond
+			timeout = time.Duration(min(*body.Timeout, maxTimeout.Milliseconds())) * time.Millisecond
 		}
 	}
 	m, err := t.Rooms.Membership(r.Context(), r.UserID(), r.Path("roomID"))

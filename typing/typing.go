@@ -41,15 +41,15 @@ type Deps struct {
 const ownerMemory = 32 << 20
 
 // maxLeft is how many ended memberships wait until the owner of the typing is told; what is more types on until its time is over.
-const maxLeft = 10_000
+const maxEnded = 10_000
 
 // Typing is the package's one object.
 type Typing struct {
 	Deps
 	stream *stream.Stream
-	owned  *owned.Owned[people]
-	set    func(ctx context.Context, roomID string, req change) (struct{}, error)
-	left   chan parted // whose membership ended
+	owned  *owned.Owned[roomTyping]
+	set    func(ctx context.Context, roomID string, req setRequest) (struct{}, error)
+	ended  chan endedMembership // whose membership ended
 }
 
 // New opens the stream and the part that ends what was not renewed.
@@ -57,17 +57,17 @@ func New(d Deps) *Typing {
 	if d.Now == nil {
 		d.Now = obs.Now
 	}
-	t := &Typing{Deps: d, left: make(chan parted, maxLeft)}
-	t.stream = d.Process.Streams.Open(declared.With(store{}, func(shard int) { t.owned.Drop(shard) }))
-	t.owned = owned.Open(owned.Spec[people]{
+	t := &Typing{Deps: d, ended: make(chan endedMembership, maxEnded)}
+	t.stream = d.Process.Streams.Open(typingStream.With(store{}, func(shard int) { t.owned.Drop(shard) }))
+	t.owned = owned.Open(owned.Spec[roomTyping]{
 		Stream: t.stream, Load: t.load, Active: t.active, Budget: ownerMemory,
-		Bytes:  func(s *people) int64 { return 120 * int64(len(s.typists)) },
-		Pinned: func(s *people) bool { return len(s.typists) > 0 },
+		Bytes:  func(s *roomTyping) int64 { return 120 * int64(len(s.typists)) },
+		Pinned: func(s *roomTyping) bool { return len(s.typists) > 0 },
 	})
-	d.Rooms.Stream().Subscribe(t.membersLeft, "events")
-	t.set = role.Owned(d.Process, t.stream, "typing.set", t.setHere)
+	d.Rooms.Stream().Subscribe(t.queueEnded, "events")
+	t.set = role.Owned(d.Process, t.stream, "typing.set", t.setAtOwner)
 	d.Process.Go("typing.expire", t.expire)
-	d.Process.Go("typing.left", t.stopLeft)
+	d.Process.Go("typing.left", t.stopEnded)
 	return t
 }
 
@@ -128,6 +128,6 @@ func (t *Typing) Current(ctx context.Context, roomIDs []string) (map[string]*Sta
 
 // Set says that a member types for some time, or with 0 that the member stopped. M_FORBIDDEN when the membership has ended.
 func (t *Typing) Set(ctx context.Context, m rooms.Membership, timeout time.Duration) error {
-	_, err := t.set(ctx, m.RoomID, change{UserID: m.UserID, Ms: min(timeout, longest).Milliseconds(), Member: m.Pos})
+	_, err := t.set(ctx, m.RoomID, setRequest{UserID: m.UserID, Ms: min(timeout, maxTimeout).Milliseconds(), Member: m.Pos})
 	return err
 }

@@ -97,8 +97,8 @@ func TestWhoLeftIsFoundByTheNextOwner(t *testing.T) {
 	harness.Run(t, func(t *testing.T, n *node) {
 		room := n.Room(t, "alice")
 		n.HTTP.As("alice").Want(200, path(room, "alice"), obj{"typing": true, "timeout": 120_000})
-		err := n.owned.Do(t.Context(), room, func(c *owned.Change[people]) error { // as if nobody had been there to hear that bob left
-			return n.become(c, room, append(slices.Clone(c.State().typists), typist{ID: "@bob:here.test", Until: n.Clock.Now().Add(longest).UnixMilli()}))
+		err := n.owned.Do(t.Context(), room, func(c *owned.Change[roomTyping]) error { // as if nobody had been there to hear that bob left
+			return n.appendState(c, room, append(slices.Clone(c.State().typists), typist{ID: "@bob:here.test", Until: n.Clock.Now().Add(maxTimeout).UnixMilli()}))
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -129,7 +129,7 @@ func TestWhoCameBackTypesOn(t *testing.T) {
 		n.HTTP.As("bob").Want(200, "POST "+roomstest.API+"/rooms/"+url.PathEscape(room)+"/join", obj{})
 		n.HTTP.As("bob").Want(200, path(room, "bob"), obj{"typing": true, "timeout": 120_000})
 		end := func(pos int64) []string {
-			if _, err := n.setHere(t.Context(), room, change{UserID: "@bob:here.test", Left: pos}); err != nil {
+			if _, err := n.setAtOwner(t.Context(), room, setRequest{UserID: "@bob:here.test", Left: pos}); err != nil {
 				t.Fatal(err)
 			}
 			return n.who(t, room)
@@ -158,10 +158,10 @@ func TestWhoWasRemovedDoesNotBegin(t *testing.T) {
 		n.HTTP.As("alice").Want(200, "POST "+roomstest.API+"/rooms/"+url.PathEscape(room)+"/kick", obj{"user_id": "@bob:here.test"})
 		roletest.Until(t, "the owner has heard of it", func() bool {
 			heard := false
-			n.owned.Peek(t.Context(), room, func(s *people) { heard = s.ended > 0 })
+			n.owned.Peek(t.Context(), room, func(s *roomTyping) { heard = s.endedCount > 0 })
 			return heard
 		})
-		if err := n.Set(t.Context(), m, longest); !matrix.HasCode(err, matrix.CodeForbidden) {
+		if err := n.Set(t.Context(), m, maxTimeout); !matrix.HasCode(err, matrix.CodeForbidden) {
 			t.Errorf("expected M_FORBIDDEN, found %v", err)
 		}
 		if who := n.who(t, room); len(who) != 0 {
@@ -172,19 +172,19 @@ func TestWhoWasRemovedDoesNotBegin(t *testing.T) {
 
 // TestALookHoldsUntilAMembershipEnds: what the owner saw of who begins is seen again when it heard, or forgot, something since.
 func TestALookHoldsUntilAMembershipEnds(t *testing.T) {
-	s := &people{ended: 3}
+	s := &roomTyping{endedCount: 3}
 	joined := rooms.Membership{Membership: "join", Pos: 7}
 	for _, c := range []struct {
-		l     look
+		l     membershipLookup
 		again bool
 	}{
-		{look{s, 3, joined}, false},
-		{look{s, 2, joined}, true},
-		{look{&people{ended: 3}, 3, joined}, true},
-		{look{}, true},
+		{membershipLookup{s, 3, joined}, false},
+		{membershipLookup{s, 2, joined}, true},
+		{membershipLookup{&roomTyping{endedCount: 3}, 3, joined}, true},
+		{membershipLookup{}, true},
 	} {
 		try := owned.Detached(s)
-		if err := (&Typing{}).decide(try, "!r:here.test", change{UserID: "@bob:here.test", Ms: 1}, 1, &c.l); try.Needs() != c.again || (err != nil) != c.again {
+		if err := (&Typing{}).decide(try, "!r:here.test", setRequest{UserID: "@bob:here.test", Ms: 1}, 1, &c.l); try.Needs() != c.again || (err != nil) != c.again {
 			t.Errorf("%+v: found %v", c.l, err)
 		}
 	}

@@ -126,7 +126,7 @@ func Prepare(v Version, p Proto, keyID string) (*Event, *PendingSignature, error
 		return nil, nil, matrix.TooLarge("The event is longer than 65536 bytes")
 	}
 	e := &Event{JSON: out, version: v.ref()}
-	if _, err := e.read(); err != nil {
+	if _, err := e.readMembers(); err != nil {
 		return nil, nil, err
 	}
 	if v.IDFormat != IDField {
@@ -311,7 +311,7 @@ func VerifySignatures(e *Event, keys PublicKeys) error {
 			if !known {
 				continue
 			}
-			text, _ := view(m.Value)
+			text, _ := stringView(m.Value)
 			if err := matrix.VerifyBytes(msg, text, public); err != nil {
 				return fmt.Errorf("event %s: server %s, key %s: %w", e.ID, server, id, err)
 			}

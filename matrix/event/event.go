@@ -116,7 +116,7 @@ func (e *Event) ContentString(key string) (s string, ok bool) {
 
 // view gives the string value of raw without a copy where it has no escapes.
 // The text of an event never changes, which makes this safe.
-func view(raw []byte) (string, bool) {
+func stringView(raw []byte) (string, bool) {
 	if len(raw) < 2 || raw[0] != '"' {
 		return "", false
 	}
@@ -159,7 +159,7 @@ const (
 
 // read fills e from the canonical object e.JSON in one pass. It checks types
 // of members, not their values.
-func (e *Event) read() (found int, err error) {
+func (e *Event) readMembers() (found int, err error) {
 	obj := e.JSON
 	if len(obj) == 0 || obj[0] != '{' {
 		return 0, bad("expected an object")
@@ -176,21 +176,21 @@ func (e *Event) read() (found int, err error) {
 		ok = true
 		switch string(m.Key) {
 		case "type":
-			e.Type, ok = view(m.Value)
+			e.Type, ok = stringView(m.Value)
 			found |= hasType
 		case "sender":
-			e.Sender, ok = view(m.Value)
+			e.Sender, ok = stringView(m.Value)
 			found |= hasSender
 		case "room_id":
-			e.RoomID, ok = view(m.Value)
+			e.RoomID, ok = stringView(m.Value)
 			e.hasRoom = true
 			found |= hasRoomID
 		case "state_key":
-			e.stateKey, ok = view(m.Value)
+			e.stateKey, ok = stringView(m.Value)
 			e.StateKey = &e.stateKey
 		case "event_id":
 			if e.version.IDFormat == IDField {
-				e.ID, ok = view(m.Value)
+				e.ID, ok = stringView(m.Value)
 				found |= hasEventID
 			}
 		case "content":
@@ -231,7 +231,7 @@ func (e *Event) read() (found int, err error) {
 			topRedacts = matrix.Lookup(e.Content, "redacts")
 		}
 	}
-	e.Redacts, _ = view(topRedacts)
+	e.Redacts, _ = stringView(topRedacts)
 	return found, nil
 }
 
@@ -250,7 +250,7 @@ func (e *Event) readRefs(refs []string, raw []byte) ([]string, bool) {
 		if e.version.ReferencesWithHashes && v[0] == '[' {
 			v, _, _ = matrix.NextElement(v, 1)
 		}
-		id, ok := view(v)
+		id, ok := stringView(v)
 		if !ok {
 			return refs, false
 		}

@@ -42,7 +42,7 @@ func Parse(v Version, raw []byte) (*Event, error) {
 		return nil, matrix.TooLarge("The event is longer than 65536 bytes")
 	}
 	e := &Event{JSON: obj, version: v.ref()}
-	found, err := e.read()
+	found, err := e.readMembers()
 	if err != nil {
 		return nil, err
 	}
@@ -57,7 +57,7 @@ func Parse(v Version, raw []byte) (*Event, error) {
 	if !e.contentHashMatches(buf) {
 		id := e.ID
 		e = &Event{JSON: appendRedacted(make([]byte, 0, len(obj)), e.version, obj, true), version: e.version, Pruned: true, ID: id}
-		if _, err := e.read(); err != nil {
+		if _, err := e.readMembers(); err != nil {
 			return nil, err
 		}
 	}
@@ -70,7 +70,7 @@ func Parse(v Version, raw []byte) (*Event, error) {
 // later.
 func ParseTrusted(v Version, raw []byte, id string) (*Event, error) {
 	e := &Event{JSON: raw, version: v.ref(), ID: id}
-	if _, err := e.read(); err != nil {
+	if _, err := e.readMembers(); err != nil {
 		return nil, err
 	}
 	e.ID = id
@@ -131,7 +131,7 @@ func contentHash(obj []byte, buf *[]byte) [sha256.Size]byte {
 }
 
 func (e *Event) contentHashMatches(buf *[]byte) bool {
-	text, ok := view(matrix.Lookup(matrix.Lookup(e.JSON, "hashes"), "sha256"))
+	text, ok := stringView(matrix.Lookup(matrix.Lookup(e.JSON, "hashes"), "sha256"))
 	if !ok {
 		return false
 	}

@@ -21,7 +21,7 @@ func Redact(v Version, raw []byte) ([]byte, error) {
 // Redacted gives the redacted form of e; its id stays.
 func (e *Event) Redacted() *Event {
 	r := &Event{JSON: appendRedacted(make([]byte, 0, len(e.JSON)), e.version, e.JSON, true), version: e.version, Pruned: e.Pruned}
-	if _, err := r.read(); err != nil {
+	if _, err := r.readMembers(); err != nil {
 		// Redaction only removes members, so what could be read stays so.
 		return e
 	}
@@ -32,7 +32,7 @@ func (e *Event) Redacted() *Event {
 // appendRedacted appends the redacted canonical object obj. Without
 // signatures it is the text that is signed and whose hash is the event id.
 func appendRedacted(dst []byte, v *Version, obj []byte, signatures bool) []byte {
-	typ, _ := view(matrix.Lookup(obj, "type"))
+	typ, _ := stringView(matrix.Lookup(obj, "type"))
 	dst = append(dst, '{')
 	open := len(dst)
 	for i := 1; ; {
