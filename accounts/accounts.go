@@ -154,7 +154,8 @@ func (a *Accounts) userID(name string) (string, error) {
 	}
 	id, err := matrix.NewUserID(name, a.config.ServerName)
 	if err != nil {
-		return "", matrix.InvalidUsername("A user name has the characters a-z, 0-9 and . _ = - / +, and with the server's name at most 255 bytes").
+		return "", matrix.InvalidUsername("A user name has the characters a-z, 0-9 and . _ = - / +, and with the server's name at " +
+			"most 255 bytes").
 			With(err)
 	}
 	return id, nil

@@ -420,7 +420,8 @@ func TestAChangeDoesNotUndoAnother(t *testing.T) {
 		for _, key := range []string{"b", "c", "d"} {
 			err := add(owner(), key, func() {
 				before, _ := owner().DataStream().Ownership(shard)
-				if _, err := one.db.Exec(t.Context(), "UPDATE leases SET epoch = epoch + 1, machine = -1 WHERE name = $1", st.Lease(shard)); err != nil {
+				if _, err := one.db.Exec(t.Context(), "UPDATE leases SET epoch = epoch + 1, machine = -1 "+
+					"WHERE name = $1", st.Lease(shard)); err != nil {
 					t.Error(err)
 				}
 				roletest.Until(t, "the shard moved", func() bool {

@@ -90,7 +90,8 @@ func NoteOldProfiles(w *db.Batch, list []OfProfile) {
 func (a *Accounts) OldProfiles(ctx context.Context, after OfProfile, limit int) ([]OfProfile, error) {
 	return db.List(func(row db.Row) (of OfProfile, err error) {
 		return of, row.Scan(&of.UserID, &of.Place, &of.ID)
-	})(a.db.Query(ctx, "SELECT user_id, place, id FROM old_profiles WHERE (user_id, place) > ($1, $2) ORDER BY user_id, place LIMIT $3", after.UserID, after.Place, limit))
+	})(a.db.Query(ctx, "SELECT user_id, place, id FROM old_profiles WHERE (user_id, place) > ($1, $2) ORDER BY user_id, "+
+		"place LIMIT $3", after.UserID, after.Place, limit))
 }
 
 // Renewed drops the note of what was renewed, by exec. That of what was made there since stays.

@@ -587,7 +587,8 @@ func TestAppserviceUsers(t *testing.T) {
 func FuzzBodies(f *testing.F) {
 	for _, seed := range []string{
 		`{}`, `{"auth":{"type":"m.login.dummy"},"username":"a","password":"correct horse"}`, `{"auth":{"session":"x"}}`, `{"auth":[]}`,
-		`{"type":"m.login.password","identifier":{"type":"m.id.user","user":"a"},"password":"b"}`, `{"type":"m.login.password","user":"\u0000","password":"b","device_id":"\u0000"}`,
+		`{"type":"m.login.password","identifier":{"type":"m.id.user","user":"a"},"password":"b"}`, `{"type":"m.login.password",` +
+			`"user":"\u0000","password":"b","device_id":"\u0000"}`,
 		`{"nonce":"a.b.c","username":"\u0000","mac":"zz"}`, `{"refresh_token":"lyr_"}`, `null`, `[]`, `{"auth":null,"username":5}`, "\xff",
 		`{"auth":{"type":"m.login.registration_token","token":"\u0000"},"username":"q","password":"correct horse"}`,
 	} {

@@ -85,7 +85,8 @@ func (a *Accounts) DeleteRegistrationToken(ctx context.Context, token string) (r
 	return removed, err
 }
 
-const usableToken = `token = $1 AND (expires_ms = 0 OR expires_ms > $2) AND (uses_allowed = 0 OR pending + completed < uses_allowed) AND ` + needed
+const usableToken = `token = $1 AND (expires_ms = 0 OR expires_ms > $2) AND (uses_allowed = 0 OR pending + completed < ` +
+	`uses_allowed) AND ` + needed
 
 // needed leaves out the first administrator's token once there is an administrator.
 const needed = `(label IS NULL OR label <> '` + firstToken + `' OR NOT EXISTS (SELECT 1 FROM users WHERE admin AND deactivated_ms = 0))`

@@ -80,7 +80,8 @@ func TestInteractiveSessionIsOfOneRequest(t *testing.T) {
 
 		// Order, spaces and what is not of the operation do not matter; the session is used once.
 		session := confirmed(password, change)
-		n.do("POST", password, alice, `{ "auth": {"session":"`+session+`"}, "logout_devices":false, "new_password" : "battery staple", "x": null }`).
+		n.do("POST", password, alice, `{ "auth": {"session":"`+session+`"}, "logout_devices":false, "new_password" : "battery `+
+			`staple", "x": null }`).
 			want(200)
 		n.do("POST", password, alice, with(change, obj{"session": session})).want(401)
 

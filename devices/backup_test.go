@@ -126,7 +126,8 @@ func TestBackupKeys(t *testing.T) {
 			}
 		}
 		alice.do("GET /room_keys/keys/!a:x/none?version="+v, nil).want(404, "M_NOT_FOUND")
-		for _, bad := range []string{`{"sessions":{"s":{}}}`, `{"sessions":{"s":null}}`, `{"sessions":{"s":{"first_message_index":-1,"forwarded_count":0,"is_verified":true,"session_data":{}}}}`} {
+		for _, bad := range []string{`{"sessions":{"s":{}}}`, `{"sessions":{"s":null}}`, `{"sessions":{"s":{"first_message_index":-1,` +
+			`"forwarded_count":0,"is_verified":true,"session_data":{}}}}`} {
 			alice.do("PUT /room_keys/keys/!a:x?version="+v, bad).want(400, "M_BAD_JSON")
 		}
 		if x = alice.do("DELETE /room_keys/keys/!a:x/s1?version="+v, nil).want(200); x.get("count").Int() != 2 || x.get("etag").String() == etag {

@@ -3,7 +3,8 @@
 // news of changed device lists. It serves the endpoints of device management too; the devices themselves
 // are rows of package accounts.
 //
-// Tables: device_keys, one_time_keys, one_time_key_hashes, fallback_keys, claimed_keys, cross_signing_keys, key_signatures, device_lists, device_list_private,
+// Tables: device_keys, one_time_keys, one_time_key_hashes, fallback_keys, claimed_keys, cross_signing_keys, key_signatures,
+// device_lists, device_list_private,
 // to_device, to_device_contents, to_device_txns, key_count_changes, backup_versions, backup_keys.
 //
 // Streams:
@@ -19,7 +20,8 @@
 //   - One-time keys are added and given out by the owner of the user's shard of "to_device", in the
 //     transaction that writes the stream: each is given out at most once, and no process shows an old count
 //     once a change was acknowledged. An upload remembers its keys in one_time_key_hashes: one that is there, and not in
-//     one_time_keys, was given out, and a repeated upload does not bring it back. A claim remembers in claimed_keys what it got: one that is
+//     one_time_keys, was given out, and a repeated upload does not bring it back. A claim remembers in claimed_keys what it got: one
+//     that is
 //     repeated, because its answer was lost, gets the same.
 //   - What came with an access token that is gone at the commit is refused, and a message for a device that is gone is not kept. The
 //     clean-up after a device goes through the same shards, once the device is gone: it sees all that came before.

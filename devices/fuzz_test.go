@@ -12,12 +12,14 @@ import (
 func FuzzKeysUpload(f *testing.F) {
 	f.Add(
 		[]byte(
-			`{"device_keys":{"user_id":"@a:x","device_id":"D","algorithms":[],"keys":{"ed25519:D":"AA"},"signatures":{}},"one_time_keys":{"signed_curve25519:A":{"key":"x"}}}`,
+			`{"device_keys":{"user_id":"@a:x","device_id":"D","algorithms":[],"keys":{"ed25519:D":"AA"},"signatures":{}},` +
+				`"one_time_keys":{"signed_curve25519:A":{"key":"x"}}}`,
 		),
 	)
 	f.Add(
 		[]byte(
-			`{"device_keys":{"user_id":"@a:x","device_id":"D","algorithms":["m"],"keys":{"ed25519:D":"11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo"},"signatures":{"@a:x":{"ed25519:D":"AA"}}}}`,
+			`{"device_keys":{"user_id":"@a:x","device_id":"D","algorithms":["m"],` +
+				`"keys":{"ed25519:D":"11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo"},"signatures":{"@a:x":{"ed25519:D":"AA"}}}}`,
 		),
 	)
 	f.Add([]byte(`{"fallback_keys":{"a:b":"text"},"one_time_keys":{"c:d":"e"}}`))
@@ -44,7 +46,8 @@ func FuzzKeysUpload(f *testing.F) {
 func FuzzSigningKeys(f *testing.F) {
 	f.Add(
 		[]byte(
-			`{"master_key":{"user_id":"@a:x","usage":["master"],"keys":{"ed25519:11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo":"11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo"}}}`,
+			`{"master_key":{"user_id":"@a:x","usage":["master"],` +
+				`"keys":{"ed25519:11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo":"11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo"}}}`,
 		),
 	)
 	f.Add([]byte(`{"self_signing_key":[],"user_signing_key":{"keys":{}}}`))
@@ -85,7 +88,8 @@ func FuzzBackup(f *testing.F) {
 	)
 	f.Add(
 		[]byte(
-			`{"!r:x":{"sessions":{"s":{"first_message_index":1,"forwarded_count":0,"is_verified":true,"session_data":{}}}},"!q\"":{"sessions":{"\\":{"first_message_index":1,"forwarded_count":0,"is_verified":true,"session_data":{}}}}}`,
+			`{"!r:x":{"sessions":{"s":{"first_message_index":1,"forwarded_count":0,"is_verified":true,"session_data":{}}}},` +
+				`"!q\"":{"sessions":{"\\":{"first_message_index":1,"forwarded_count":0,"is_verified":true,"session_data":{}}}}}`,
 		),
 	)
 	f.Fuzz(func(t *testing.T, raw []byte) {

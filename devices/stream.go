@@ -81,7 +81,8 @@ func (toDeviceStore) Insert(ctx context.Context, w *db.Batch, batch []*stream.En
 		w.Rows(txnRows, txns)
 		w.Rows(contentRows, contents)
 		w.Rows(messageRows, messages)
-		for shard, r := range written { // a device may be gone since the message was made: its clean-up is before or after this in the order of the shard
+		// a device may be gone since the message was made: its clean-up is before or after this in the order of the shard
+		for shard, r := range written {
 			w.Do(`DELETE FROM to_device WHERE shard = $1 AND pos >= $2 AND pos <= $3
 				AND NOT EXISTS (SELECT 1 FROM user_devices d WHERE d.user_id = to_device.user_id
 					AND d.device_id = to_device.device_id)`, shard, r[0], r[1])

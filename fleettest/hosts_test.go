@@ -49,7 +49,8 @@ func TestAHostMayBeCutOff(t *testing.T) {
 		here := p.within(8*time.Second, "after "+cut.name+" came back, at the other host", all...)
 		there := p.at(a[0]).within(15*time.Second, "after "+cut.name+" came back, at the host itself", all...)
 		t.Logf(
-			"a host cut from %s for 10 s: all roles work at the other host after %s; once healed, there after %d ms and at the host itself after %d ms more",
+			"a host cut from %s for 10 s: all roles work at the other host after %s; once healed, there after %d ms and at the host itself "+
+				"after %d ms more",
 			cut.name,
 			while,
 			here.Milliseconds(),

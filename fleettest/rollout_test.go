@@ -66,7 +66,8 @@ func oneStreamMore(t *testing.T) string {
 	text := string(b)
 	for _, change := range [][2]string{
 		{"tokenSize     = accountDataAt + 1\n", "sessionsAt = accountDataAt + 1\n\ttokenSize = sessionsAt + 4\n"},
-		{"d.Accounts.DataStream().OwnPart(accountDataAt),", "d.Accounts.DataStream().OwnPart(accountDataAt), d.Accounts.Sessions().Part(sessionsAt),"},
+		{"d.Accounts.DataStream().OwnPart(accountDataAt),", "d.Accounts.DataStream().OwnPart(accountDataAt), " +
+			"d.Accounts.Sessions().Part(sessionsAt),"},
 	} {
 		if strings.Count(text, change[0]) != 1 {
 			t.Fatalf("sync/token.go: %q is not there once: this test adds a stream to it", change[0])

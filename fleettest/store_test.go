@@ -86,7 +86,8 @@ func TestS3MayFail(t *testing.T) {
 	}
 	failed, all := c.Store.Failed()
 	t.Logf(
-		"S3 failing every tenth request: %d of %d requests failed, %d uploads taken in %.1f s, %d refused with an error and sent again, %d of %d downloads broken off and repeated",
+		"S3 failing every tenth request: %d of %d requests failed, %d uploads taken in %.1f s, %d refused with an error and sent again, %d of "+
+			"%d downloads broken off and repeated",
 		failed-failedBefore,
 		all-allBefore,
 		len(taken),

@@ -21,7 +21,8 @@ import (
 const usual = 256 * kib
 
 var budgets = map[string]int{
-	"GET " + v3 + "/sync":                                                12 * mib, // timelines 8, account data 4, messages for the device 1 and the last of them
+	// timelines 8, account data 4, messages for the device 1 and the last of them
+	"GET " + v3 + "/sync":                                                12 * mib,
 	"GET " + v3 + "/rooms/{roomID}/messages":                             3 * mib,
 	"GET " + v3 + "/rooms/{roomID}/context/{eventID}":                    3 * mib,
 	"GET " + v1 + "/rooms/{roomID}/relations/{eventID}":                  3 * mib,

@@ -33,8 +33,9 @@ var wholly = map[string]string{
 	"FROM users WHERE user_id LIKE $1 LIMIT 1":                 "once, when a database of an old version gets its name",
 	"FROM users ORDER BY created_ms, user_id LIMIT 1":          "once, when a database of an old version gets its name",
 	"WHERE p.name = 'displayname' AND n.user_id IS NULL LIMIT": "in the background, once at each start",
-	"FROM reports WHERE event_id":                              "an administrator pages through what was reported, and sees how many there are",
-	"SELECT MIN(next_ms) FROM push_outbox WHERE shard = $1":    "SQLite takes the first row of the index",
+	"FROM reports WHERE event_id": "an administrator pages through what was reported, and sees how " +
+		"many there are",
+	"SELECT MIN(next_ms) FROM push_outbox WHERE shard = $1": "SQLite takes the first row of the index",
 }
 
 // TestStatementsReadByAnIndex takes every statement that a process sends while each route is asked, and has both engines
@@ -151,7 +152,8 @@ func walk(t *testing.T, f *fleettest.Alone) {
 	)
 	page := owner.Do("GET", w.room("messages")+"?dir=b&limit=2", nil)
 	owner.Do("GET", w.room("messages")+"?dir=b&limit=2&from="+page.Get("end").String(), nil)
-	for _, filter := range []string{`{}`, `{"room":{"include_leave":true,"timeline":{"limit":1,"types":["m.room.message"]},"state":{"lazy_load_members":true}}}`} {
+	for _, filter := range []string{`{}`, `{"room":{"include_leave":true,"timeline":{"limit":1,"types":["m.room.message"]},` +
+		`"state":{"lazy_load_members":true}}}`} {
 		since := owner.Sync("", 0).Get("next_batch").String()
 		owner.Send(room, w.transaction(), "text")
 		member.Do("POST", w.room("receipt", "m.read", w.names["eventID"]), obj{})

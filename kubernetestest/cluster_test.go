@@ -286,7 +286,8 @@ func (p *plane) kubelet(namespace string) (stop func()) {
 					ip := fmt.Sprintf("10.1.%d.%d", next/250, next%250+1)
 					do("PATCH", path+"/status", "application/merge-patch+json", fmt.Appendf(
 						nil,
-						`{"status":{"phase":"Running","podIP":%q,"podIPs":[{"ip":%q}],"conditions":[{"type":"Ready","status":"True","lastTransitionTime":%q}]}}`,
+						`{"status":{"phase":"Running","podIP":%q,"podIPs":[{"ip":%q}],"conditions":[{"type":"Ready","status":"True",`+
+							`"lastTransitionTime":%q}]}}`,
 						ip,
 						ip,
 						time.Now().UTC().Format(time.RFC3339),

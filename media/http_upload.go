@@ -142,7 +142,8 @@ func (m *Media) receive(r *web.Request, may func() error) (*file, error) {
 			return nil, err
 		case errors.Is(err, blob.ErrFull):
 			m.log.ErrorContext(r.Context(), "an upload was refused, because the disk for it is full", "error", err)
-			return nil, matrix.NewError(http.StatusInsufficientStorage, matrix.CodeUnknown, "The server has no room for files at the moment: try again later").
+			return nil, matrix.NewError(http.StatusInsufficientStorage, matrix.CodeUnknown, "The server has no room for files at the moment: "+
+				"try again later").
 				With(err)
 		}
 		m.log.ErrorContext(r.Context(), "an upload could not be stored", "error", err)

@@ -128,7 +128,8 @@ func newMetrics() *metrics {
 			Name: "lyceum_media_bytes_total", Help: "Bytes of these files.",
 		}, []string{"done"}),
 		thumbnails: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "lyceum_media_thumbnails_total", Help: "Thumbnails that had to be made, by result (made, original, unsupported, broken, too_large, crashed, refused, failed).",
+			Name: "lyceum_media_thumbnails_total", Help: "Thumbnails that had to be made, by result (made, original, unsupported, broken, " +
+				"too_large, crashed, refused, failed).",
 		}, []string{"result"}),
 		decoding: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "lyceum_media_decoding_seconds", Help: "Time of the process that decodes one picture.",

@@ -47,7 +47,8 @@ func people(ctx context.Context, d *db.DB) error {
 		if _, err := d.Exec(ctx, "INSERT INTO users (user_id, created_ms) VALUES ($1, 1)", userID(name)); err != nil {
 			return err
 		}
-		if _, err := d.Exec(ctx, "INSERT INTO user_devices (user_id, device_id, created_ms) VALUES ($1, $2, 1)", userID(name), deviceID(name)); err != nil {
+		if _, err := d.Exec(ctx, "INSERT INTO user_devices (user_id, device_id, created_ms) "+
+			"VALUES ($1, $2, 1)", userID(name), deviceID(name)); err != nil {
 			return err
 		}
 	}
@@ -137,7 +138,8 @@ func (s *schema) fresh(ctx context.Context) (*db.DB, error) {
 		return nil, err
 	}
 	for n := 1; n > 0; {
-		if err := d.QueryRow(ctx, "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = $1", s.name).Scan(&n); err != nil {
+		if err := d.QueryRow(ctx, "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE "+
+			"application_name = $1", s.name).Scan(&n); err != nil {
 			return nil, err
 		}
 		if n > 0 {

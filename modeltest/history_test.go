@@ -151,7 +151,8 @@ func (h *history) unfinished() []string {
 		var event string
 		err = row.Scan(&member, &event)
 		return member + gjson.Get(event, "content").Raw, err
-	})(h.control.Query(ctx, "SELECT 'a membership of ' || m.user_id || ' in ' || m.room_id || ' at ' || e.shard || '/' || e.pos || ': ', e.json FROM memberships m JOIN events e ON e.event_id = m.event_id"))
+	})(h.control.Query(ctx, "SELECT 'a membership of ' || m.user_id || ' in ' || m.room_id || ' at ' || e.shard || '/' || e.pos || ': ', "+
+		"e.json FROM memberships m JOIN events e ON e.event_id = m.event_id"))
 	if err != nil {
 		return append(list, err.Error())
 	}
@@ -575,7 +576,8 @@ func (h *history) member(who, what, room, target string, at *member) *op {
 			}
 			var is string
 			h.must(
-				h.control.QueryRow(context.Background(), "SELECT membership FROM memberships WHERE room_id = $1 AND user_id = $2", room, userID(target)).
+				h.control.QueryRow(context.Background(), "SELECT membership FROM memberships WHERE room_id = $1 "+
+					"AND user_id = $2", room, userID(target)).
 					Scan(&is),
 				"read a membership",
 			)

@@ -36,7 +36,8 @@ var undones = []undone{
 		},
 	},
 	{
-		name: "the outcome of a write is read before it has ended, and a position that is taken keeps the shard", setting: "postgres, one process, few kinds", within: 400,
+		name: "the outcome of a write is read before it has ended, and a position that is taken " +
+			"keeps the shard", setting: "postgres, one process, few kinds", within: 400,
 		changes: []change{
 			{
 				"platform/lease/lease.go",
@@ -74,7 +75,8 @@ var undones = []undone{
 		},
 	},
 	{
-		name: "what was known under a former ownership is used when the shard comes back", setting: "postgres, two processes, shards come back", within: 200,
+		name: "what was known under a former ownership is used when the " +
+			"shard comes back", setting: "postgres, two processes, shards come back", within: 200,
 		changes: []change{
 			{"platform/stream/queue.go", "b.st.shards[b.shard].holds(b.epoch) }", "b.st.shards[b.shard].owned }"},
 			{"platform/stream/queue.go", "!sh.open() || basis != nil && !sh.holds(basis.epoch)", "!sh.open()"},

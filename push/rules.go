@@ -167,7 +167,8 @@ var defaultOverride = []defaultRule{
 	{".m.rule.suppress_notices", `[{"kind":"event_match","key":"content.msgtype","pattern":"m.notice"}]`, actNone},
 	{
 		".m.rule.invite_for_me",
-		`[` + oneType + `m.room.member"},{"kind":"event_match","key":"content.membership","pattern":"invite"},{"kind":"event_match","key":"state_key","pattern":USER}]`,
+		`[` + oneType + `m.room.member"},{"kind":"event_match","key":"content.membership","pattern":"invite"},{"kind":"event_match",` +
+			`"key":"state_key","pattern":USER}]`,
 		actSound,
 	},
 	{".m.rule.member_event", `[` + oneType + `m.room.member"}]`, actNone},

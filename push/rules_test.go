@@ -63,7 +63,8 @@ func TestDefaultRules(t *testing.T) {
 		{message(t, `{"body":"hi me myselfie"}`), group, legacyUser, true, true},
 		{message(t, `{"body":"hi ME MySelf!","m.mentions":{}}`), group, ".m.rule.message", true, false},
 		{message(t, `{"body":"theme"}`), group, ".m.rule.message", true, false},
-		{message(t, `{"body":"* hi me","m.relates_to":{"rel_type":"m.replace","event_id":"$x"},"m.mentions":{}}`), group, ".m.rule.suppress_edits", false, false},
+		{message(t, `{"body":"* hi me","m.relates_to":{"rel_type":"m.replace","event_id":"$x"},`+
+			`"m.mentions":{}}`), group, ".m.rule.suppress_edits", false, false},
 		{eventOf(t, "m.reaction", "@you:x", nil, `{}`), group, ".m.rule.reaction", false, false},
 		{eventOf(t, "m.room.tombstone", "@you:x", &empty, `{}`), group, ".m.rule.tombstone", true, true},
 		{eventOf(t, "m.room.tombstone", "@you:x", nil, `{}`), group, "", false, false},
@@ -221,7 +222,8 @@ func BenchmarkEvaluateFresh(b *testing.B) {
 
 func FuzzRules(f *testing.F) {
 	f.Add(
-		`{"rules":{"override":[{"rule_id":"x","enabled":true,"conditions":[{"kind":"event_match","key":"a.b","pattern":"*"}],"actions":["notify"]}]},"changed":{}}`,
+		`{"rules":{"override":[{"rule_id":"x","enabled":true,"conditions":[{"kind":"event_match","key":"a.b","pattern":"*"}],`+
+			`"actions":["notify"]}]},"changed":{}}`,
 		`{"body":"x"}`,
 	)
 	f.Add(`{"changed":{".m.rule.master":{"enabled":true}}}`, `{"m.mentions":7,"m.relates_to":[]}`)

@@ -44,7 +44,8 @@ func DefaultRateLimits() map[string]RateLimit {
 		"login": {0.2, 10}, // log-ins, changed passwords
 
 		// Wrong passwords, wherever one is checked: for one account from one address, twice that from a network (a /24, or a /48 of
-		// IPv6) and four times that from all networks together, at which the owner has not logged in for long; and from one address for all accounts.
+		// IPv6) and four times that from all networks together, at which the owner has not logged in for long; and from one address for all
+		// accounts.
 		"password":         {0.01, 10},
 		"password_address": {0.2, 30},
 

@@ -64,7 +64,8 @@ func TestNothingIsDoneForAClientThatLeft(t *testing.T) {
 	for name, request := range map[string]string{
 		"with a body":    "PUT /body?access_token=alice HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}",
 		"without a body": "PUT /empty?access_token=alice HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n",
-		"passed on":      "GET /first HTTP/1.1\r\nHost: x\r\n\r\nPUT /passed?access_token=alice HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}",
+		"passed on": "GET /first HTTP/1.1\r\nHost: x\r\n\r\nPUT /passed?access_token=alice HTTP/1.1\r\nHost: " +
+			"x\r\nContent-Length: 2\r\n\r\n{}",
 	} {
 		t.Run(name, func(t *testing.T) {
 			log, did, waits, goOn := &logBuffer{}, atomic.Int32{}, make(chan struct{}), make(chan struct{})

@@ -130,7 +130,8 @@ func answeredAtTheEnd(t *testing.T) bool {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	if err := ask(&http.Client{Transport: &http.Transport{DisableKeepAlives: true}}, "http://"+l.Addr().String()+"/hello"); err != nil { // the one before was accepted
+	// the one before was accepted
+	if err := ask(&http.Client{Transport: &http.Transport{DisableKeepAlives: true}}, "http://"+l.Addr().String()+"/hello"); err != nil {
 		t.Fatal(err)
 	}
 	ended := make(chan struct{})

@@ -18,11 +18,13 @@ func newMetrics(registry *prometheus.Registry) *metrics {
 	labels := []string{"route", "role", "from"}
 	m := &metrics{
 		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name: "lyceum_http_request_duration_seconds", Help: "Time from a request's head to its answer's end, by route, role, class of status, and who sent it: a client, or another process that passed it on.",
+			Name: "lyceum_http_request_duration_seconds", Help: "Time from a request's head to its answer's end, by route, role, class of " +
+				"status, and who sent it: a client, or another process that passed it on.",
 			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2, 5, 10, 30},
 		}, append(labels, "code")),
 		inflight: prometheus.NewGaugeVec(prometheus.GaugeOpts{
-			Name: "lyceum_http_requests_in_flight", Help: "Requests being served now, by route, role, and who sent them: clients, or other processes that passed them on.",
+			Name: "lyceum_http_requests_in_flight", Help: "Requests being served now, by route, role, and who sent them: clients, or other " +
+				"processes that passed them on.",
 		}, labels),
 		waiting: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "lyceum_http_requests_waiting", Help: "Requests that wait until others of the same user, or of the same address, are done.",

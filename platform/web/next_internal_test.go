@@ -12,7 +12,8 @@ import (
 
 func TestReadSame(t *testing.T) {
 	const path = "/_matrix/client/v3/sync"
-	long := "GET " + path + "?since=a%20b&timeout=3 HTTP/1.1\r\nHost: example.org:8008\r\nUser-agent: x y\r\nAuthorization: Bearer t\r\nConnection: keep-alive\r\nAccept: a\r\naccept:\tb \r\n\r\n"
+	long := "GET " + path + "?since=a%20b&timeout=3 HTTP/1.1\r\nHost: example.org:8008\r\nUser-agent: x y\r\nAuthorization: Bearer " +
+		"t\r\nConnection: keep-alive\r\nAccept: a\r\naccept:\tb \r\n\r\n"
 	for _, c := range []struct {
 		text  string
 		plain bool

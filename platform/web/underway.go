@@ -35,7 +35,8 @@ func (u *UnderWay) shard(userID string) *underWayShard {
 }
 
 // Wait waits for those requests of a user that are at work now and not for others: those that come to work later must be asked
-// again, so what refuses them must be known to this process. The request of ctx itself counts no more, nor does one that waits for its body.
+// again, so what refuses them must be known to this process. The request of ctx itself counts no more, nor does one that waits for its
+// body.
 func (u *UnderWay) Wait(ctx context.Context, userID string) error {
 	if w := caller.Of(ctx); w != nil {
 		w.Again = nil // it may have ended its own token

@@ -705,7 +705,8 @@ func TestRoutesMarkdown(t *testing.T) {
 	)
 	want := "# Routes\n\nGenerated from the routes of all domains. Do not edit.\n\n5 routes. An empty cell is: any role, no key, no limit.\n" +
 		"\n## /\n\n| method | path | auth | role | key | limit |\n|---|---|---|---|---|---|\n| GET | `/{path...}` | none |  |  |  |\n" +
-		"\n## /.well-known\n\n| method | path | auth | role | key | limit |\n|---|---|---|---|---|---|\n| GET | `/.well-known/matrix/client` | none |  |  |  |\n" +
+		"\n## /.well-known\n\n| method | path | auth | role | key | limit |\n|---|---|---|---|---|---|\n| GET | `/.well-known/matrix/client` " +
+		"| none |  |  |  |\n" +
 		"\n## /_matrix/client\n\n| method | path | auth | role | key | limit |\n|---|---|---|---|---|---|\n" +
 		"| PUT | `/_matrix/client/v3/rooms/{roomID}/typing/{userID}` | user | typing | {roomID} | write |\n" +
 		"| GET | `/_matrix/client/v3/sync` | guest | sync | user | sync |\n" +
