@@ -93,7 +93,7 @@ func (l *Leases) heartbeat(ctx context.Context) error {
 	return err
 }
 
-// unheard tells why a heartbeat changed nothing.
+// explainLostHeartbeat returns why a heartbeat changed no row.
 func (l *Leases) explainLostHeartbeat(ctx context.Context) error {
 	if err := l.sameMajor(ctx, l.db); err != nil {
 		return err
@@ -110,26 +110,26 @@ func (l *Leases) explainLostHeartbeat(ctx context.Context) error {
 	return err // it is stored: the statement was sent twice, or the registration has ended
 }
 
-// Alive tells whether the others count this process among the living, as far as it can know: its last
-// heartbeat is younger than the TTL.
+// Alive reports whether the registration is unexpired, as far as this process knows: its last heartbeat is younger
+// than the TTL.
 func (l *Leases) Alive() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.opts.Alone || time.Since(l.heartbeatAt) < l.opts.TTL
 }
 
-// AliveSince tells whether the others have counted this process among the living all the time since then.
+// AliveSince reports whether the registration has been unexpired all the time since t, as far as this process knows.
 func (l *Leases) AliveSince(t time.Time) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.opts.Alone || time.Since(l.heartbeatAt) < l.opts.TTL && l.joinedAt.Before(t)
 }
 
-// Alone tells that this is the only process there can be.
+// Alone tells that this is the only process there can be, by its configuration.
 func (l *Leases) Alone() bool { return l.opts.Alone }
 
-// SetDegraded tells the fleet that rows which this process writes may not be on the bus, or are again. After
-// ViewTTL has passed, no process that calls NoneDegraded holds a view from before.
+// SetDegraded tells the fleet that rows which this process writes may not be on the bus, or that they are on it again.
+// After ViewTTL, no process that calls NoneDegraded holds a view from before.
 func (l *Leases) SetDegraded(ctx context.Context, mute bool) error {
 	l.mu.Lock()
 	l.self.Degraded = mute
@@ -146,9 +146,9 @@ func (l *Leases) SetDegraded(ctx context.Context, mute bool) error {
 	return err
 }
 
-// SetBus notes the server of the bus that this process is at now, and tells whether it is another one than before. The
-// fleet hears of it by the next heartbeat, such as that of SetDegraded. A view from before says nothing of who is
-// at the same one, so it is not fresh.
+// SetBus records the server of the bus at which this process is now, and tells whether it is another one than before.
+// The next heartbeat, such as that of SetDegraded, tells the fleet. A view from before does not show which processes
+// are at the same server, so NoneDegraded is false until the next view.
 func (l *Leases) SetBus(server string) (changed bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -159,23 +159,24 @@ func (l *Leases) SetBus(server string) (changed bool) {
 	return true
 }
 
-// mutes tells that rows of another machine do not come to this one by the bus.
+// isDegraded tells that the bus does not bring the rows of another machine to this one.
 func (l *Leases) isDegraded(m Machine) bool {
 	return m.ID != l.self.ID && (m.Degraded || m.Bus != "" && l.self.Bus != "" && m.Bus != l.self.Bus)
 }
 
-// ViewTTL is how long a view may be used to say that no machine is mute.
+// ViewTTL is how long a view may be used to say that no machine is degraded.
 func (l *Leases) ViewTTL() time.Duration { return l.opts.TTL / 2 }
 
-// NoneDegraded tells that the view is younger than ViewTTL, no other machine in it is mute or at another server of the bus, and
-// all others must know that this one lives.
+// NoneDegraded tells that the view is younger than ViewTTL, that no other machine in it is degraded or at another
+// server of the bus, and that all other machines must know that this one lives.
 func (l *Leases) NoneDegraded() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.opts.Alone || !l.anyDegraded && time.Since(l.viewAt) < l.ViewTTL() && time.Since(l.heartbeatAt) < l.opts.TTL
 }
 
-// DegradedViews goes up while another machine is or may have been mute or elsewhere, and once more when none is any longer.
+// DegradedViews counts the views in which another machine is or may have been degraded or at another server, and the
+// first view after them.
 func (l *Leases) DegradedViews() int64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -20,7 +20,7 @@ var migrations embed.FS
 // Migrations are the tables of this package.
 func Migrations() db.Migrations { return db.Migrations{Domain: "lease", Files: migrations} }
 
-// lately is how long ago a machine may have been heard of that may still be there.
+// recentlySeen is how long after its last heartbeat a machine without a valid registration may still be running.
 const recentlySeen = 24 * time.Hour
 
 // MaxMachine is the largest machine id.
@@ -196,7 +196,7 @@ func (l *Leases) register(ctx context.Context) error {
 	return err
 }
 
-// admit refuses what may not be together with the live others.
+// accept refuses a process that may not run together with the live others.
 func (l *Leases) accept(ctx context.Context, tx *db.Tx, now int64) error {
 	var others []Machine
 	if !l.opts.Alone {
@@ -214,8 +214,8 @@ func (l *Leases) accept(ctx context.Context, tx *db.Tx, now int64) error {
 	return l.opts.Accept(l.self, others)
 }
 
-// chooseID takes the given id, or the lowest that was never used, or the one unused for longest: a
-// process that wakes up late must not share its id with a new one.
+// chooseID returns the configured id, or else the lowest id that was never used, or else the id unused for longest: a
+// process that wakes up after a long pause must not share its id with a new one.
 func (l *Leases) chooseID(ctx context.Context, tx *db.Tx, now int64) (int, error) {
 	used := map[int]int64{}
 	hosts := map[int]string{}
@@ -279,7 +279,7 @@ func (l *Leases) Machine(id int) (Machine, bool) {
 	return Machine{}, false
 }
 
-// mostWait is how long a statement about leases may take: an answer that got lost must not hold up who asks, whose heartbeat goes on.
+// statementTimeout bounds a statement about leases: a lost answer must not block a caller whose heartbeat goes on.
 const statementTimeout = 10 * time.Second
 
 // Holder tells who held a lease when the view was last read; not ok when nobody alive did.
@@ -312,7 +312,7 @@ func (l *Leases) Changed() <-chan struct{} {
 	return l.changed
 }
 
-// Wake makes Run read the view soon: another process announced a change.
+// Wake makes Run read the view soon, because another process announced a change.
 func (l *Leases) Wake() {
 	select {
 	case l.wake <- struct{}{}:
@@ -320,9 +320,9 @@ func (l *Leases) Wake() {
 	}
 }
 
-// Acquire takes those of the named leases that nobody else alive holds, and returns them. A lease that this process
-// holds is granted again with a new epoch: it was given up after a failure. A machine that others may not know yet gets
-// none: see WaitUntilKnown.
+// Acquire takes those of the named leases that no other live process holds, and returns them. A lease that this
+// process holds is granted again with a new epoch: it was given up after a failure. A machine that some processes may
+// not know yet gets none: see WaitUntilKnown.
 func (l *Leases) Acquire(ctx context.Context, names ...string) ([]Lease, error) {
 	if len(names) == 0 {
 		return nil, nil
@@ -386,13 +386,13 @@ func (l *Leases) Acquire(ctx context.Context, names ...string) ([]Lease, error) 
 	return got, nil
 }
 
-// lock reads leases and keeps everybody else from changing them until the transaction ends. A condition on
-// the machines in the same statement would not be checked again after a wait for another taker.
+// lockLeases reads leases and locks their rows until the transaction ends. A condition on the machines in the same
+// statement would not be checked again after a wait for another transaction.
 func lockLeases(ctx context.Context, tx *db.Tx, names []string) (map[string]Holder, error) {
 	return scanHolders(tx.Query(ctx, "SELECT name, machine, incarnation, epoch, pos FROM leases WHERE name = ANY($1) ORDER BY name FOR UPDATE", names))
 }
 
-// live are the incarnations of the live machines.
+// liveIncarnations are the incarnations of the live machines, by id.
 func (l *Leases) liveIncarnations(ctx context.Context, tx *db.Tx) (map[int]int64, error) {
 	if l.opts.Alone {
 		return map[int]int64{}, nil // whoever held a lease is gone
@@ -404,7 +404,7 @@ func (l *Leases) liveIncarnations(ctx context.Context, tx *db.Tx) (map[int]int64
 	return db.Map[int, int64](tx.Query(ctx, "SELECT id, incarnation FROM machines WHERE expires_ms > $1 AND "+l.sessionExists(), now))
 }
 
-// Release gives leases back; the next owner need not wait for an expiry.
+// Release gives leases back, so that the next owner need not wait for an expiry.
 func (l *Leases) Release(ctx context.Context, names ...string) error {
 	if len(names) == 0 {
 		return nil
@@ -428,9 +428,9 @@ func (l *Leases) Release(ctx context.Context, names ...string) error {
 	return nil
 }
 
-// Advance moves the positions of leases inside the write that is done under them. When any of them has a newer epoch,
-// nothing is written and ErrLost comes back from db.Write. The marks of all writers come in one order of names, since
-// each locks its row.
+// Advance moves the positions of leases inside the write that is done under them. When one of them has a newer epoch,
+// nothing is written and db.Write returns ErrLost. All writers pass the leases in the same order of names, since each
+// locks its row.
 func (l *Leases) Advance(w *db.Batch, marks []Lease) {
 	if len(marks) == 0 {
 		return
@@ -448,8 +448,8 @@ func (l *Leases) Advance(w *db.Batch, marks []Lease) {
 	w.Require(ErrLost, len(marks), update, names, epochs, positions)
 }
 
-// Hold keeps a lease from being taken over until the transaction ends, for what is done under it. It returns ErrLost when
-// it was taken over before.
+// Hold keeps a lease from being taken over until the transaction ends. It returns ErrLost when it was taken over
+// before.
 func Hold(ctx context.Context, tx *db.Tx, l Lease) error {
 	held, err := lockLeases(ctx, tx, []string{l.Name})
 	if err == nil && held[l.Name].Epoch != l.Epoch {
@@ -458,9 +458,9 @@ func Hold(ctx context.Context, tx *db.Tx, l Lease) error {
 	return err
 }
 
-// Renew gives those of the named leases that this process holds a new epoch, and returns them with their stored positions:
-// what was begun under the epoch before has ended when it returns, or will fail. An error tells nothing of the
-// epochs.
+// Renew gives those of the named leases that this process holds a new epoch, and returns them with their stored
+// positions. When it returns, every write under the old epochs has ended or will fail. After an error nothing is known
+// of the epochs.
 func (l *Leases) Renew(ctx context.Context, names ...string) (map[string]Lease, error) {
 	ctx, cancel := context.WithTimeout(ctx, statementTimeout)
 	defer cancel()
@@ -494,7 +494,7 @@ func (l *Leases) Renew(ctx context.Context, names ...string) (map[string]Lease, 
 	return got, nil
 }
 
-// Read gives the stored epoch and position of leases whose names begin with prefix.
+// Read returns the stored holders, epochs and positions of the leases whose names begin with prefix.
 func (l *Leases) Read(ctx context.Context, prefix string) (map[string]Holder, error) {
 	return scanHolders(l.db.Query(ctx, "SELECT name, machine, incarnation, epoch, pos FROM leases WHERE name >= $1 AND name < $2", prefix, prefix+"\x7f"))
 }

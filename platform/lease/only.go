@@ -11,30 +11,31 @@ import (
 // row that it may count on that, and counts on it only with a view that began when this was stored. Who joins registers
 // first and then reads what the others say: one of the two sees the other.
 
-// Need names the leases that the only process has: while another one may have one of them, nobody is the only one.
+// SetRequired names the leases that the only member must have: while another process may have one of them,
+// IsOnlyMember is false.
 func (l *Leases) SetRequired(names ...string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.required, l.noOthers, l.claim = names, false, 0
 }
 
-// Only tells that no other process is registered or can become so unseen, and that this one had all that it needs at the time
-// of the view: nobody else acknowledges a write, and nobody reads one.
+// IsOnlyMember tells that no other process is registered or can become so unnoticed, and that this one had all
+// required leases at the time of the view: no other process acknowledges a write or reads one.
 func (l *Leases) IsOnlyMember() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.opts.Alone || l.claim != 0 && l.viewAt.After(l.claimedAt) && l.couldBeOnlyMember()
 }
 
-// couldBeOnly is all of Only but that the others can read it; the caller holds mu.
+// couldBeOnlyMember holds the conditions of IsOnlyMember except for the stored claim; the caller holds mu.
 func (l *Leases) couldBeOnlyMember() bool {
 	return l.noOthers && time.Since(l.viewAt) < l.claimViewTTL() && time.Since(l.heartbeatAt) < l.opts.TTL && time.Since(l.clockJumpedAt) > l.opts.TTL
 }
 
-// sole is how long a view may be used to say that there is no other process.
+// claimViewTTL is how long a view may be used to say that there is no other process.
 func (l *Leases) claimViewTTL() time.Duration { return l.opts.TTL / 3 }
 
-// say stores whether this process may count on being the only one, when that is not what its row says.
+// storeClaim stores whether this process claims to be the only member, when its row says something else.
 func (l *Leases) storeClaim(ctx context.Context) error {
 	l.mu.Lock()
 	self, said, claim := l.self, l.storedShares, l.claim
@@ -62,21 +63,21 @@ func (l *Leases) storeClaim(ctx context.Context) error {
 	return nil
 }
 
-// joins notes that there may be a process which believes to be the only one, and does not publish what it writes. What this one
-// said of itself it says anew. The caller holds mu.
+// noteJoined records that another process may believe to be the only member, and so may not publish its writes. This
+// process makes its own claim anew. The caller holds mu.
 func (l *Leases) noteJoined() {
 	l.joinedAt, l.anyDegraded = time.Now(), true
 	l.knownToAllAt, l.claim = l.joinedAt.Add(l.claimViewTTL()), 0
 }
 
-// settled tells whether every process must have seen this one; the caller holds mu.
+// knownToAll tells whether every process must have seen this one; the caller holds mu.
 func (l *Leases) knownToAll() bool {
 	return l.opts.Alone || time.Now().After(l.knownToAllAt) && time.Since(l.heartbeatAt) < l.ViewTTL()
 }
 
-// beatUnlessSettled tells whether every process must have seen this one. If not, it sends the heartbeat that may be missing,
-// and asks whether another one may count on being the only one: if none does, all have seen this one, or will
-// before they do.
+// heartbeatUnlessKnown tells whether every process must have seen this one. If not, it sends a heartbeat when the last
+// one is old, and reads whether another process claims to be the only member: if none does, all have seen this one, or
+// will see it before they make that claim.
 func (l *Leases) heartbeatUnlessKnown(ctx context.Context) (bool, error) {
 	l.mu.Lock()
 	settled, old := l.knownToAll(), time.Since(l.heartbeatAt) >= l.ViewTTL()/2

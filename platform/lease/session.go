@@ -23,16 +23,16 @@ const (
 	suspectRecheck = 25 * time.Millisecond // the pause between two looks, at first
 )
 
-// sessionThere tells of a row of machines whether its session is there. A row without one, of another run of the database or
-// from behind a pooler, says nothing.
+// sessionExistsSQL tells of a row of machines whether its session exists. It is also true for a row without a session,
+// of another run of the database, or from behind a pooler, since nothing is known of these.
 const sessionExistsSQL = `(lock_run <> CAST(pg_postmaster_start_time() AS TEXT) OR ` + lockHeldSQL + `)`
 
-// lockHeld tells of a row of machines whether its lock is held.
+// lockHeldSQL tells of a row of machines whether its advisory lock is held.
 const lockHeldSQL = `EXISTS (SELECT 1 FROM pg_locks p
 	WHERE p.locktype = 'advisory' AND p.objsubid = 1 AND p.granted AND p.database = (SELECT oid FROM pg_database WHERE datname = current_database())
 	AND (CAST(p.classid AS BIGINT) << 32 | CAST(p.objid AS BIGINT)) = lock_key)`
 
-// there is sessionThere where sessions have locks.
+// sessionExists is sessionExistsSQL where sessions have locks, else TRUE.
 func (l *Leases) sessionExists() string {
 	if l.db.Postgres() && !l.opts.Alone {
 		return sessionExistsSQL
@@ -40,7 +40,8 @@ func (l *Leases) sessionExists() string {
 	return "TRUE"
 }
 
-// held is where sessions have locks, of a row of machines, whether its session is there for certain.
+// sessionLockHeld tells of a row of machines whether its session exists for certain; FALSE where sessions have no
+// locks.
 func (l *Leases) sessionLockHeld() string {
 	if l.db.Postgres() && !l.opts.Alone {
 		return `lock_run = CAST(pg_postmaster_start_time() AS TEXT) AND ` + lockHeldSQL
@@ -48,7 +49,7 @@ func (l *Leases) sessionLockHeld() string {
 	return "FALSE"
 }
 
-// keepSession holds the lock until ctx ends.
+// keepSession holds this process's advisory lock until ctx ends, and takes it again when its session breaks.
 func (l *Leases) keepSession(ctx context.Context) {
 	if l.opts.Alone || !l.db.Postgres() {
 		return
@@ -78,7 +79,7 @@ func (l *Leases) keepSession(ctx context.Context) {
 	}
 }
 
-// Suspect says that a connection to a process broke: when its session is gone too, it is dead.
+// Suspect reports that a connection to a process broke. If its session is gone too, the process is dead.
 func (l *Leases) Suspect(address string) {
 	l.mu.Lock()
 	for _, m := range l.machines {
@@ -90,8 +91,8 @@ func (l *Leases) Suspect(address string) {
 	l.Wake()
 }
 
-// alive leaves out the machines whose sessions are gone; the caller holds mu. Where one is missing for less than Absence, or is
-// there though its process is suspected, the view is read again soon.
+// withoutDead leaves out the machines whose sessions are gone; the caller holds mu. The view is read again soon when a
+// session is missing for less than Absence, or exists although its process is suspected.
 func (l *Leases) withoutDead(machines []Machine, gone map[int64]bool, now time.Time) []Machine {
 	missing := map[int64]time.Time{}
 	suspects := map[int64]time.Time{}

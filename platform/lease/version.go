@@ -16,7 +16,7 @@ var ErrVersion = errors.New("this version can not be part of the fleet")
 // versionRow is the row of table fleet that holds the X of the fleet's version X.Y.Z.
 const versionRow = "version_x"
 
-// major is the X of this process; "" when its version is no X.Y.Z, as in tests of packages.
+// major is the X of this process's version X.Y.Z; "" when it has another form, as in tests of packages.
 func (l *Leases) major() string {
 	v, err := obs.ParseVersion(l.opts.Version)
 	if err != nil {
@@ -25,7 +25,7 @@ func (l *Leases) major() string {
 	return strconv.Itoa(v.X)
 }
 
-// checkMajor holds the fleet to one X. A larger one is taken when nobody else is alive.
+// checkMajor keeps the fleet at one X. A larger one is accepted when no other process is alive.
 func (l *Leases) checkMajor(ctx context.Context, tx *db.Tx, others []Machine) error {
 	mine := l.major()
 	if mine == "" {
@@ -57,7 +57,7 @@ func fleetMajor(ctx context.Context, q db.Querier) (string, error) {
 	return x, err
 }
 
-// sameMajor is ErrVersion when the fleet has moved to another X, for example while this process was paused.
+// sameMajor returns ErrVersion when the fleet has moved to another X, for example while this process was paused.
 func (l *Leases) sameMajor(ctx context.Context, q db.Querier) error {
 	mine := l.major()
 	if mine == "" {
@@ -70,7 +70,7 @@ func (l *Leases) sameMajor(ctx context.Context, q db.Querier) error {
 	return err
 }
 
-// Metadata are the metadata of the live processes by machine id.
+// Metadata returns the metadata of the live processes by machine id.
 func (l *Leases) Metadata(ctx context.Context) (map[int]string, error) {
 	now, err := l.now(ctx, l.db)
 	if err != nil {
@@ -87,7 +87,7 @@ func (l *Leases) Metadata(ctx context.Context) (map[int]string, error) {
 	return out, err
 }
 
-// readOthers reads the live processes with their facts.
+// readOthers reads the live processes with their metadata.
 func readOthers(ctx context.Context, q db.Querier, now int64, except int) ([]Machine, error) {
 	return db.List(func(row db.Row) (m Machine, err error) {
 		var roles string

@@ -9,10 +9,10 @@ import (
 	"lyceum/platform/lease"
 )
 
-// Barrier returns when the tails of this process have seen all rows that any process had acknowledged
-// before the call. It costs one message to the bus and back, shared by concurrent callers, and nothing
-// when the process is the only one. While the bus does not carry all rows it asks the database. Before Start is done
-// it waits for that.
+// Barrier returns when the subscriptions of this process have seen all rows that any process had acknowledged before
+// the call. It costs one message to the bus and back, shared by concurrent callers, and nothing in a process that is
+// the only member of the fleet. While the bus does not carry all rows it reads the positions from the database. Before
+// Start has returned, Barrier waits for that.
 func (s *Streams) Barrier(ctx context.Context) error {
 	select {
 	case <-s.startDone:
@@ -26,7 +26,7 @@ func (s *Streams) Barrier(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		// A process that can not reach the database either knows nothing: another one may be mute, or the only one.
+		// Without the database too, this process knows nothing: another one may be degraded, or the only member.
 		if _, err := s.highWaterMarks.Wait(ctx); err != nil {
 			return err
 		}
@@ -64,7 +64,7 @@ func (st *Stream) waitCaughtUp(ctx context.Context) error {
 	return nil
 }
 
-// syncHeads reads the stored positions of all shards and begins to read what is missing.
+// readHighWaterMarks reads the stored positions of all shards and begins to read the rows that are missing.
 func (s *Streams) readHighWaterMarks(ctx context.Context) error {
 	losses := s.lossCount()
 	var held map[string]lease.Holder

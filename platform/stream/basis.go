@@ -2,18 +2,19 @@ package stream
 
 import "context"
 
-// Basis is what the owner of a shard knows of a key and builds entries upon. It ends with the ownership under which it
-// was made, and when one of its entries is not written: what else was built upon it is not written then either.
+// Basis is the state of a key, as its owner knows it, upon which entries are built. It ends with the ownership under
+// which it was made, and when one of its entries is not written: then the other entries built upon it are not written
+// either.
 type Basis struct {
 	st      *Stream
 	shard   int
 	epoch   int64
 	dead    bool // under Streams.mu, as is pending
-	pending int  // tickets that are not decided
+	pending int  // tickets whose outcome is not known yet
 }
 
-// Basis begins what is built upon a key. What is read from the database after the call is current for as long as the
-// basis is alive. The error is ErrNotOwner.
+// Basis makes a basis for a key. What is read from the database after the call is current while the basis is alive.
+// The error is ErrNotOwner.
 func (st *Stream) Basis(key string) (*Basis, error) {
 	shard := st.Shard(key)
 	epoch, ok := st.Ownership(shard)
@@ -23,8 +24,8 @@ func (st *Stream) Basis(key string) (*Basis, error) {
 	return &Basis{st: st, shard: shard, epoch: epoch}, nil
 }
 
-// Alive tells whether the shard is owned since the basis was made, and all entries built upon it were written or may
-// be yet.
+// Alive tells whether the shard has been owned since the basis was made, and every entry built upon it was written or
+// still may be.
 func (b *Basis) Alive() bool {
 	b.st.streams.mu.Lock()
 	defer b.st.streams.mu.Unlock()
@@ -45,9 +46,9 @@ func (b *Basis) Enqueue(entries ...*Entry) (*Ticket, error) {
 	return b.st.streams.Enqueue(b, entries...)
 }
 
-// Confirm returns when it is certain that the basis was alive after the call began, so that no other process had written
-// for its key: an answer from memory that writes nothing may be given. It costs one statement, shared by all who wait,
-// and nothing in a process that is alone.
+// Confirm returns when it is certain that the basis was alive after the call began, so that no other process had
+// written for its key: then an answer from memory, without a write, is correct. It costs one statement, shared by
+// concurrent callers, and nothing in a process that is alone.
 func (b *Basis) Confirm(ctx context.Context) error {
 	s := b.st.streams
 	if !s.opts.Leases.Alone() {

@@ -11,25 +11,25 @@ import (
 	"lyceum/platform/lease"
 )
 
-// Consumer works off the rows of a stream, each of them by one process of the fleet, in the order of each shard, from where
-// the process before it stopped: what was begun is finished by whoever is alive. A domain declares Name, Role, Batch and
-// Linger; the rest is added when it consumes.
+// Consumer works off the rows of a stream. Each shard has one process at a time, which takes its rows in order and goes on
+// where the process before it stopped. A domain declares Name, Role, Batch and Linger; the rest is added when it consumes.
 type Consumer struct {
 	Name   string // of its leases and cursors; it never changes
 	Role   string // the role whose processes share the shards
 	Stream *Stream
 	Batch  int           // most rows at once (100)
-	Linger time.Duration // how long rows may wait for more of them
-	// Read gives the rows of a range; nil for the stream's store. A compacted stream that is consumed needs it.
+	Linger time.Duration // how long rows may wait to be worked off together with later ones
+	// Read reads the rows of a range; nil: the stream's store does. A consumer of a compacted stream needs its own.
 	Read func(ctx context.Context, q db.Querier, r Range) ([]Row, error)
-	// Work does what is outside the database, which may happen again after a crash, and returns what is written together
-	// with the cursor; nil for nothing. Rows whose work fails are tried again one by one; those that fail again are
-	// parked, and the others of their key behind them, and tried again for as long as it takes. When ctx ends it returns soon: what
-	// it did by then is stored if it returns no error.
+	// Work does the part of the work that is outside the database, which may happen again after a crash, and returns the
+	// writes that are stored together with the cursor; nil for none. When it fails, the rows are tried again one by one.
+	// A row that fails again is parked, with the later rows of its key, and tried again until it succeeds. When ctx ends,
+	// Work returns soon; without an error, what it did is stored.
 	Work func(ctx context.Context, shard int, rows []Row) (commit func(w *db.Batch), err error)
-	// OnAssigned is called when this process gets a shard, before Work and Periodic; nil for nothing.
+	// OnAssigned runs when this process gets a shard, before Work and Periodic. May be nil.
 	OnAssigned func(shard int)
-	// Periodic is called now and then in the process that has the shard, with the time until the next call; nil for nothing.
+	// Periodic runs from time to time in the process that has the shard, and returns the pause until the next call; nil:
+	// nothing runs.
 	Periodic func(ctx context.Context, shard int) (time.Duration, error)
 }
 
@@ -37,11 +37,11 @@ const (
 	maxBuffered       = 1000 // rows of a shard in memory; what does not fit is read from the store
 	firstRetry        = time.Second
 	longestRetry      = 5 * time.Minute
-	cursorInterval    = time.Second            // how often the cursor of rows without work in the database is stored: at full seconds
-	rebalanceInterval = time.Second            // how often the shares are looked at
-	maxParkedBatch    = 100                    // most parked rows that are listed at once
-	parkedTurn        = 200 * time.Millisecond // how long parked rows are tried until new ones have their turn
-	maxReason         = 1000                   // bytes of a reason that are stored
+	cursorInterval    = time.Second            // how often a cursor is stored when the rows write nothing; at full seconds
+	rebalanceInterval = time.Second            // how often the distribution of shards is checked
+	maxParkedBatch    = 100                    // parked rows read by one statement
+	parkedTurn        = 200 * time.Millisecond // how long parked rows are tried before it is the turn of new ones
+	maxReason         = 1000                   // bytes of a stored reason
 )
 
 // consumer runs a Consumer in this process.
@@ -80,7 +80,8 @@ func (s *Streams) Consumes(consumer string, shard int) bool {
 	return s.opts.Leases.Mine((&Consumer{Name: consumer}).Lease(shard))
 }
 
-// hear takes rows of the tail. Those that it has from the stream's store may not be what Read gives.
+// receive takes rows of the subscription. When Read is not the stream's own, rows that come from the store are not
+// queued: Read may give others.
 func (c *consumer) receive(rows []Row) {
 	keep := !c.customRead || !c.Stream.fromStore
 	for _, row := range rows {
@@ -131,7 +132,7 @@ func (c *consumer) run(ctx context.Context) {
 	}
 }
 
-// balance takes the shards that belong here and gives up the others.
+// rebalance takes the shards that belong to this process and gives up the others.
 func (c *consumer) rebalance(ctx context.Context) error {
 	leases := c.streams.opts.Leases
 	var machines []int
@@ -143,7 +144,7 @@ func (c *consumer) rebalance(ctx context.Context) error {
 	wanted := assignShards("consumer/"+c.Name, c.Stream.Shards(), machines)
 	self := leases.Self()
 	c.giveUp(ctx, func(shard int) bool {
-		if wanted[shard] != self.ID || !leases.Mine(c.leaseName(shard)) { // taken while this process stood still
+		if wanted[shard] != self.ID || !leases.Mine(c.leaseName(shard)) { // taken over while this process was paused
 			return true
 		}
 		select {
@@ -164,7 +165,7 @@ func (c *consumer) rebalance(ctx context.Context) error {
 		case wanted[shard] == self.ID && (!held || mine):
 			names = append(names, name)
 			where[name] = shard
-		case wanted[shard] != self.ID && mine: // giving it back failed
+		case wanted[shard] != self.ID && mine: // releasing it failed
 			left = append(left, name)
 		}
 	}
@@ -221,8 +222,8 @@ func (c *consumer) giveUp(ctx context.Context, which func(shard int) bool) {
 	}
 }
 
-// ConsumedBy gives, for each shard of a stream, the stored position of one consumer: it is done with what is up to there, but for
-// what is parked.
+// ConsumedBy returns the stored position of one consumer for each shard: the consumer is done with the rows up to there,
+// except for parked ones.
 func (st *Stream) ConsumedBy(ctx context.Context, name string) ([]int64, error) {
 	c := &consumer{Consumer: Consumer{Name: name}}
 	held, err := st.streams.opts.Leases.Read(ctx, "consumer/"+name+"/")

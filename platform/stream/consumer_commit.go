@@ -11,20 +11,20 @@ import (
 	"lyceum/platform/lease"
 )
 
-// step is a cursor that moves, and what is written with it.
+// cursorUpdate moves a cursor, together with what is written in the same transaction.
 type cursorUpdate struct {
 	lease lease.Lease
-	extra func(b *db.Batch) // nil for nothing
-	alone bool              // not in one transaction with others, which would fail with it
+	extra func(b *db.Batch) // further writes; nil for none
+	alone bool              // in a transaction of its own, since others would fail with it
 	done  chan error
 }
 
-// commitAll writes the steps of all workers until there are none: what came during a commit in one transaction, or one by one
-// when that fails.
+// commitAll writes the updates of all workers until the channel is closed. Updates that arrive during a commit share
+// the next transaction; when that fails, they are written one by one.
 func (c *consumer) commitAll() {
 	for first := range c.updates {
 		steps := []*cursorUpdate{first}
-		runtime.Gosched() // the others are ready at the same moment
+		runtime.Gosched() // the other workers are ready at the same time
 		for more := true; more; {
 			select {
 			case s, ok := <-c.updates:
@@ -65,7 +65,8 @@ func (c *consumer) commitUpdates(steps []*cursorUpdate) {
 func (c *consumer) commit(group []*cursorUpdate) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
-	slices.SortFunc(group, func(a, b *cursorUpdate) int { return strings.Compare(a.lease.Name, b.lease.Name) }) // one order of row locks
+	// Row locks are taken in the order of names.
+	slices.SortFunc(group, func(a, b *cursorUpdate) int { return strings.Compare(a.lease.Name, b.lease.Name) })
 	return c.streams.opts.DB.Write(ctx, func(b *db.Batch) error {
 		marks := make([]lease.Lease, len(group))
 		for i, s := range group {

@@ -21,16 +21,16 @@ type worker struct {
 	done  chan struct{}
 	wake  chan struct{}
 
-	pos       int64            // up to which rows are worked off
+	pos       int64            // the last row that is worked off
 	stored    int64            // the stored cursor
 	parked    map[string]int64 // keys with parked rows, and how many
-	lastTried int64            // the parked row behind which to go on; 0 for the first
+	lastTried int64            // the parked row behind which the next retry begins; 0: begin with the first
 
 	mu    sync.Mutex
-	queue []Row // that follow each other, as they were written
+	queue []Row // consecutive rows, as they were written
 }
 
-// run works off what comes until ctx ends or the lease is lost.
+// run consumes the shard until ctx ends or the lease is lost.
 func (w *worker) run(ctx context.Context) error {
 	if w.c.OnAssigned != nil {
 		w.c.OnAssigned(w.shard)
@@ -39,7 +39,7 @@ func (w *worker) run(ctx context.Context) error {
 		return err
 	}
 	err := w.loop(ctx)
-	if ctx.Err() != nil && !isUnconfirmed(err) { // else the stored cursor may be further
+	if ctx.Err() != nil && !isUnconfirmed(err) { // after an unconfirmed commit the stored cursor may be further
 		return w.storeCursor(context.WithoutCancel(ctx), w.pos, nil, false)
 	}
 	return err
@@ -104,7 +104,7 @@ func (w *worker) wait(ctx context.Context, until time.Time, wake <-chan struct{}
 	}
 }
 
-// next gives the rows after a position, and the position that they reach: from memory if it has them.
+// nextRows returns the rows after a position, from memory when they are there, and the position that they reach.
 func (w *worker) nextRows(ctx context.Context, pos int64) (rows []Row, upto int64, err error) {
 	head := w.c.Stream.Position(w.shard)
 	w.mu.Lock()
@@ -134,8 +134,8 @@ func (w *worker) nextRows(ctx context.Context, pos int64) (rows []Row, upto int6
 	return rows, head, nil
 }
 
-// work works rows off and moves the cursor; due says that it is to be stored though there is nothing to do in the database.
-// What fails is found row by row.
+// process works rows off and moves the cursor. due: the cursor is stored even when there is nothing else to write.
+// When a batch fails, its rows are tried one by one, to find the one that fails.
 func (w *worker) process(ctx context.Context, rows []Row, upto int64, due bool) (wrote bool, err error) {
 	var free []Row
 	var park []parkedRow
@@ -183,7 +183,8 @@ func (w *worker) process(ctx context.Context, rows []Row, upto int64, due bool) 
 	return true, nil
 }
 
-// do does the Work of rows: what this process knows by other streams is no older than they are.
+// doWork calls Work for rows, after a Barrier: what this process knows from other streams is at least as new as the
+// rows.
 func (w *worker) doWork(ctx context.Context, rows []Row) (commit func(w *db.Batch), err error) {
 	if err := w.c.streams.Barrier(ctx); err != nil {
 		return nil, fmt.Errorf("%w: %w", errNotCurrent, err)
@@ -194,16 +195,17 @@ func (w *worker) doWork(ctx context.Context, rows []Row) (commit func(w *db.Batc
 	return commit, err
 }
 
-// workError is an error of Work. It says nothing of the database: Work may ask others, and whether the database answers is told by
-// what is written next.
+// workError is an error of Work. It says nothing about the database, because Work may also call other services; the
+// write that follows shows whether the database answers.
 type workError struct{ error }
 
 func (e *workError) Unwrap() error { return e.error }
 
-// errBehind says that this process does not know whether it has heard of all that was acknowledged.
+// errNotCurrent says that this process may not have received all acknowledged rows.
 var errNotCurrent = errors.New("the newest rows are not known")
 
-// over tells that an error is not of the rows: the worker ends, and starts again or elsewhere.
+// endsWorker tells that an error is not the fault of the rows: the worker ends, and starts again here or in another
+// process.
 func (w *worker) endsWorker(ctx context.Context, err error) bool {
 	var work *workError
 	switch {
@@ -215,13 +217,13 @@ func (w *worker) endsWorker(ctx context.Context, err error) bool {
 	return errors.Is(err, errNotCurrent) || errors.Is(err, lease.ErrLost) || db.IsUnavailable(err) || isUnconfirmed(err)
 }
 
-// attempt is what is done at once: rows to work off and rows to park, up to a position.
+// attempt is what one try covers: rows to work off and rows to park, up to a position.
 type attempt struct {
 	rows  []Row
 	park  []parkedRow
 	upto  int64
 	due   bool
-	alone bool // as in step
+	alone bool // as in cursorUpdate
 }
 
 func (w *worker) attempt(ctx context.Context, a attempt) (wrote bool, err error) {
@@ -238,7 +240,8 @@ func (w *worker) attempt(ctx context.Context, a attempt) (wrote bool, err error)
 		w.pos = a.upto
 		return false, nil
 	}
-	err = w.storeCursor(context.WithoutCancel(ctx), a.upto, func(b *db.Batch) { // what is done is stored, also when ctx ended meanwhile
+	// Finished work is stored even when ctx has ended meanwhile.
+	err = w.storeCursor(context.WithoutCancel(ctx), a.upto, func(b *db.Batch) {
 		if commit != nil {
 			commit(b)
 		}
@@ -253,7 +256,7 @@ func (w *worker) attempt(ctx context.Context, a attempt) (wrote bool, err error)
 	return true, err
 }
 
-// move stores the cursor together with what more writes; it fails when the lease is lost.
+// storeCursor stores the cursor together with the writes of extra. It fails when the lease is lost.
 func (w *worker) storeCursor(ctx context.Context, pos int64, more func(b *db.Batch), alone bool) error {
 	s := &cursorUpdate{lease.Lease{Name: w.lease.Name, Epoch: w.lease.Epoch, Pos: pos}, more, alone, make(chan error, 1)}
 	select {
@@ -262,7 +265,7 @@ func (w *worker) storeCursor(ctx context.Context, pos int64, more func(b *db.Bat
 	case w.c.updates <- s:
 	}
 	select {
-	case <-ctx.Done(): // it may be stored yet; whoever goes on reads the cursor
+	case <-ctx.Done(): // it may still be stored; the next worker reads the cursor
 		return ctx.Err()
 	case err := <-s.done:
 		if err == nil {

@@ -9,15 +9,16 @@ import (
 	"lyceum/platform/lease"
 )
 
-// hush runs before rows are acknowledged that the bus did not take, or did not bring to all: when this process came to
-// another server. It tells the fleet to ask the database in every Barrier, and waits until no process trusts a view from
-// before. Only the first rows of an outage wait. Not told when ctx ends before.
+// markDegraded marks this process as degraded before it acknowledges rows that the bus refused, or that the bus may
+// not have brought to all because this process came to another server. From then on Barrier reads the database in all
+// processes. It returns when no process trusts a view from before; only the first rows of an outage wait. told is
+// false when ctx ended before that.
 func (s *Streams) markDegraded(ctx context.Context) (told bool) {
 	s.degradedMu.Lock()
 	defer s.degradedMu.Unlock()
 	moves := s.busMoves.Load()
 	if s.degraded && !s.recoveryDoubtful || s.opts.Leases.Alone() {
-		s.busMovesTold.Store(moves) // speak tells where this process is when it ends that
+		s.busMovesTold.Store(moves) // markRecovered tells where this process is
 		return true
 	}
 	s.opts.Log.Warn("the bus does not bring rows to all: the fleet reads them from the database")
@@ -31,7 +32,7 @@ func (s *Streams) markDegraded(ctx context.Context) (told bool) {
 		return false
 	}
 	select {
-	case <-ctx.Done(): // whoever comes next waits as long
+	case <-ctx.Done(): // the next call waits just as long
 		return false
 	case <-time.After(s.opts.Leases.ViewTTL()):
 	}
@@ -40,8 +41,8 @@ func (s *Streams) markDegraded(ctx context.Context) (told bool) {
 	return true
 }
 
-// speak ends what hush began when the bus takes messages again. Whoever sees that a process speaks again reads the
-// stored positions once.
+// markRecovered ends what markDegraded began, when the bus takes messages again. A process that sees the recovery
+// reads the stored positions once.
 func (s *Streams) markRecovered(ctx context.Context) {
 	if !s.degradedMu.TryLock() {
 		return
@@ -54,14 +55,14 @@ func (s *Streams) markRecovered(ctx context.Context) {
 	s.degraded, s.recoveryDoubtful = err != nil, err != nil
 }
 
-// strayed tells that there may be processes which believe this one to be at another server of the bus.
+// busMoveUntold tells that some processes may still believe this one to be at another server of the bus.
 func (s *Streams) busMoveUntold() bool { return s.busMovesTold.Load() < s.busMoves.Load() }
 
-// losses counts what makes the stored positions worth reading.
+// lossCount counts the events after which the stored positions must be read again.
 func (s *Streams) lossCount() int64 { return s.lostMessages.Load() + s.opts.Leases.DegradedViews() }
 
-// trusted tells whether the bus carries all rows that are acknowledged: no message was lost since the stored
-// positions were read, and no process is known to write without it.
+// busIsComplete tells whether the bus carries all rows that are acknowledged: no message was lost since the stored
+// positions were read, and no process is known to write while degraded.
 func (s *Streams) busIsComplete() bool {
 	return s.opts.Leases.NoneDegraded() && s.lossesRead.Load() >= s.lossCount() && s.opts.Bus.Connected()
 }

@@ -16,7 +16,7 @@ var ErrNotOwner error = movingError("another process owns this shard of the stre
 // anew and try again.
 var ErrAborted error = movingError("an entry that this one was built upon was not written")
 
-// moving is an error that passes as soon as a shard has its next owner.
+// movingError is an error that passes as soon as a shard has its next owner.
 type movingError string
 
 func (e movingError) Error() string { return string(e) }
@@ -51,7 +51,7 @@ func (e *BusyError) Is(target error) bool { return target == ErrBusy }
 // ErrTooLarge says that the entries of one ticket hold more bytes than one transaction takes. Nothing was changed.
 var ErrTooLarge = errors.New("too much to be written at once")
 
-// errUntold says that this process ended before the others could be told of what it wrote: it may be stored.
+// errNotAnnounced says that this process ended before the others knew of its rows. They may be stored.
 var errNotAnnounced error = movingError("the other processes could not be told")
 
 // isRefusal tells that a row was refused on purpose: it is known what its client did, or the row is there already.

@@ -310,7 +310,7 @@ func TestRestartsUnderLoadLoseNothing(t *testing.T) {
 			t.Errorf("%s was acknowledged and is not stored", body)
 		}
 	}
-	for k, n := range nodes { // the tails check order and doubles themselves
+	for k, n := range nodes { // the subscriptions check order and doubles themselves
 		until(t, fmt.Sprintf("node %d has all %d rows, it has %d", k, len(rows), n.count()), func() bool { return n.count() == len(rows) })
 	}
 	t.Logf("%d rows stored, %d acknowledged", len(rows), len(acked))

@@ -663,7 +663,7 @@ func blankRows(n int) []Row {
 }
 
 // BenchmarkReceive is what a row costs that comes over the bus in messages of some length: to a process that has the rows
-// already, and to one with tails that look at the first byte of each.
+// already, and to one with subscriptions that look at the first byte of each.
 func BenchmarkReceive(b *testing.B) {
 	d := dbtest.Open(b, "sqlite:"+filepath.Join(b.TempDir(), "bench.db"), lease.Migrations(), lines)
 	for _, length := range []int{1, 16} {

@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// lane is a queue of its own and what writes it. Streams of different lanes do not hold each other up.
+// lane is a queue and the goroutine that writes it. Streams of different lanes do not wait for each other.
 type lane struct {
 	name     string
 	wake     chan struct{}
@@ -22,7 +22,7 @@ func (l *lane) signal() {
 	}
 }
 
-// laneOf finds or makes the lane of a stream, at wiring time.
+// laneOf finds or makes the lane of a name. Wiring time only.
 func (s *Streams) laneOf(name string) *lane {
 	i := slices.IndexFunc(s.lanes, func(l *lane) bool { return l.name == name })
 	if i < 0 {
@@ -32,8 +32,8 @@ func (s *Streams) laneOf(name string) *lane {
 	return s.lanes[i]
 }
 
-// take gives the tickets for the next commit of a lane: those of whose shards none is in another commit. The shards are
-// in this one until free is called.
+// takeBatch takes the tickets for the next commit of a lane: those whose shards are not in another commit. Their
+// shards count as being in a commit until releaseBatch.
 func (s *Streams) takeBatch(l *lane) []*Ticket {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -50,7 +50,7 @@ func (s *Streams) takeBatch(l *lane) []*Ticket {
 			sh := e.Stream.shards[e.Shard]
 			return sh.inCommit || sh.blockedTake == s.takeCount
 		})
-		if blocked { // and so is what comes behind it for the same shards
+		if blocked { // and so are later tickets for the same shards
 			for _, e := range t.entries {
 				e.Stream.shards[e.Shard].blockedTake = s.takeCount
 			}
@@ -74,14 +74,14 @@ func (s *Streams) takeBatch(l *lane) []*Ticket {
 	return batch
 }
 
-// forget lets go of what nobody asks for any more, under Streams.mu.
+// dropEntries frees the entries when neither the writer nor the outcome needs them; the caller holds Streams.mu.
 func (t *Ticket) dropEntries() {
 	if t.released && t.answered {
 		t.entries, t.basis = nil, nil
 	}
 }
 
-// free ends a commit, which took so long.
+// releaseBatch ends a commit that took the given time.
 func (s *Streams) releaseBatch(l *lane, batch []*Ticket, took time.Duration) {
 	s.mu.Lock()
 	l.pace.add(took)

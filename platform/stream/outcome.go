@@ -8,16 +8,16 @@ import (
 	"lyceum/platform/db"
 )
 
-// outcome is what a commit came to, on its way to those who wait. The outcomes of a lane are told in order, so that who
-// waits for the newest ticket of a key has waited for all before it.
+// outcome is the result of a commit, on its way to the callers that wait. The outcomes of a lane are delivered in
+// order, so a caller that waits for the newest ticket of a key has waited for all tickets before it.
 type outcome struct {
 	tickets     []*Ticket
 	err         error
-	rows        map[*Stream][]Row // to publish before
+	rows        map[*Stream][]Row // to be published before
 	committedAt time.Time
 }
 
-// committed moves the shards forward, hands the rows to the tails and passes them on to be published.
+// committed moves the shards forward, gives the rows to the subscriptions and passes them on to be published.
 func (s *Streams) committed(batch []*Ticket) {
 	byStream := map[*Stream][]Row{}
 	s.mu.Lock()
@@ -40,7 +40,7 @@ func (s *Streams) committed(batch []*Ticket) {
 	batch[0].lane.outcomes <- outcome{tickets: batch, rows: byStream, committedAt: time.Now()}
 }
 
-// settleAll publishes what was committed and answers who waits, beside the next commit.
+// completeAll publishes committed rows and completes their tickets, concurrently with the next commit.
 func (s *Streams) completeAll(l *lane) {
 	for o := range l.outcomes {
 		if o.err == nil {
@@ -48,9 +48,9 @@ func (s *Streams) completeAll(l *lane) {
 			if !published {
 				s.metrics.countUnpublished()
 			}
-			// When strayed, processes that are still elsewhere did not hear it.
+			// After a move of the bus, processes at the former server did not receive the rows.
 			if (!published || s.busMoveUntold()) && !s.markDegraded(s.ctx) {
-				o.err = &db.CommitError{Err: errNotAnnounced} // others may not see it yet
+				o.err = &db.CommitError{Err: errNotAnnounced} // other processes may not see the rows yet
 			}
 		}
 		s.complete(o)
@@ -78,8 +78,8 @@ func (s *Streams) complete(o outcome) {
 	s.mu.Unlock()
 }
 
-// refused fails a ticket that the database does not take. A position that is taken already says that the shard is not
-// what this process believes: it is given up and taken anew.
+// refused fails a ticket that the database refuses. A position that is already taken means that this process has a
+// wrong idea of the shard: the shard is given up and taken anew.
 func (s *Streams) refused(t *Ticket, err error) {
 	for _, e := range t.entries {
 		if key := e.Stream.spec.PositionKey; key != "" && db.IsUniqueOn(err, key) {
@@ -91,7 +91,7 @@ func (s *Streams) refused(t *Ticket, err error) {
 	s.fail(t, err)
 }
 
-// fail ends a ticket that was not written, with what is queued and built upon it.
+// fail ends a ticket that was not written, together with the queued tickets that are built upon it.
 func (s *Streams) fail(t *Ticket, err error) {
 	var aborted []*Ticket
 	s.mu.Lock()

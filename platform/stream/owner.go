@@ -13,9 +13,10 @@ import (
 	"lyceum/platform/lease"
 )
 
-// dropTaken gives up the shards whose leases are not this process's any more, as the view of the leases tells. A process that slept
-// would else believe that it owns them until it writes, and not take them when they are free again. Epochs are not compared: those of a
-// standby that takes over may be older, and a giving back that arrives late leaves them.
+// dropTakenOver gives up the shards whose leases another process has, according to the view of the leases. Without it,
+// a process that was paused would believe that it owns them until its next write, and would not take them when they
+// are free again. Epochs are not compared: a standby database may have older ones after a failover, and a release that
+// arrives late does not change them.
 func (s *Streams) dropTakenOver() {
 	self := s.opts.Leases.Self()
 	for _, st := range s.opened {
@@ -28,8 +29,8 @@ func (s *Streams) dropTakenOver() {
 	}
 }
 
-// balance gives up shards that belong elsewhere and takes free ones that belong here. When there is nothing
-// to do it makes no call.
+// rebalance gives up shards that belong to other processes and takes free ones that belong to this one. It makes no
+// call when there is nothing to do.
 func (s *Streams) rebalance(ctx context.Context) error {
 	self := s.opts.Leases.Self()
 	wanted := map[*Stream][]int{} // the owner of each shard
@@ -41,7 +42,7 @@ func (s *Streams) rebalance(ctx context.Context) error {
 		wanted[st] = s.assignments[st].owners
 	}
 	s.dropTakenOver()
-	step, cancel := context.WithTimeout(ctx, 5*time.Second) // what is not decided by then goes the next time
+	step, cancel := context.WithTimeout(ctx, 5*time.Second) // shards whose entries have no outcome by then go the next time
 	failed := s.releaseShards(step, func(st *Stream, i int) bool { return wanted[st][i] != self.ID })
 	cancel()
 	var names, left []string
@@ -53,10 +54,10 @@ func (s *Streams) rebalance(ctx context.Context) error {
 			mine := s.opts.Leases.Mine(name)
 			switch {
 			case owned:
-			case wanted[st][i] == self.ID && (!held || mine): // mine: given up after a failure, taken with a new epoch
+			case wanted[st][i] == self.ID && (!held || mine): // mine: it was given up after a failure, and is taken with a new epoch
 				names = append(names, name)
 				where[name] = shardRef{st, i}
-			case wanted[st][i] != self.ID && mine: // giving it back failed
+			case wanted[st][i] != self.ID && mine: // releasing it failed
 				left = append(left, name)
 			}
 		}
@@ -71,10 +72,11 @@ func (s *Streams) rebalance(ctx context.Context) error {
 			heads[p.st] = append(heads[p.st], Row{Shard: p.shard, Pos: l.Pos})
 		}
 	}
-	// A former owner may have died between the commit of its last rows and their publication, and this process
-	// acknowledges them to whoever asks for them again: nobody may miss them from then on.
+	// A former owner may have died between the commit of its last rows and their publication. This process acknowledges
+	// those rows when a client repeats its request, so all readers must know of them first.
 	if !s.publish(heads, 0) && !s.markDegraded(ctx) {
-		return errors.Join(failed, err, errNotAnnounced) // the leases are this process's and its shards are not: they are taken anew
+		// This process has the leases and does not open the shards; it takes them anew.
+		return errors.Join(failed, err, errNotAnnounced)
 	}
 	step, cancel = context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
@@ -84,8 +86,8 @@ func (s *Streams) rebalance(ctx context.Context) error {
 	return errors.Join(failed, err)
 }
 
-// writers are the ids of the live machines that share the shards of a stream. Where all of them stop, they share them to
-// their end: requests under way still need owners.
+// eligibleMachines are the ids of the live machines that share the shards of a stream. When all of them are stopping,
+// they keep sharing them: requests under way still need owners.
 func (s *Streams) eligibleMachines(st *Stream) []int {
 	var ids, stopping []int
 	for _, m := range s.opts.Leases.Machines() {
@@ -102,8 +104,8 @@ func (s *Streams) eligibleMachines(st *Stream) []int {
 	return ids
 }
 
-// own opens a shard for entries when the tails have seen what its former owners wrote, so that caches fed
-// by tails are current where the shard is written.
+// takeOwnership opens a shard for entries once the subscriptions have seen the rows of its former owners, so that
+// caches fed by subscriptions are current where the shard is written.
 func (s *Streams) takeOwnership(ctx context.Context, p shardRef, l lease.Lease) {
 	if err := p.st.WaitFor(ctx, p.shard, l.Pos); err != nil {
 		s.opts.Log.Warn("a shard is owned before its rows were read", "stream", p.st.spec.Name, "shard", p.shard, "error", err)
@@ -115,8 +117,8 @@ func (s *Streams) takeOwnership(ctx context.Context, p shardRef, l lease.Lease) 
 	s.mu.Unlock()
 }
 
-// release hands over the shards that which names: no new entries, the queued ones written, caches
-// dropped, then the leases given back in one statement.
+// releaseShards hands over the shards that which selects: new entries are refused, the queued ones are written, caches
+// are dropped, and then the leases are released in one statement.
 func (s *Streams) releaseShards(ctx context.Context, which func(st *Stream, shard int) bool) error {
 	var names []string
 	var dropped []func()
@@ -124,7 +126,7 @@ func (s *Streams) releaseShards(ctx context.Context, which func(st *Stream, shar
 	s.mu.Lock()
 	for _, st := range s.opened {
 		for i, sh := range st.shards {
-			sh.releasing = sh.owned && which(st, i) // also ends a handing over that failed and is not wanted any more
+			sh.releasing = sh.owned && which(st, i) // also ends a failed release that is not wanted any more
 			if sh.releasing {
 				leaving = append(leaving, sh)
 				names = append(names, st.Lease(i))
@@ -152,7 +154,7 @@ func (s *Streams) releaseShards(ctx context.Context, which func(st *Stream, shar
 	return s.opts.Leases.Release(ctx, names...)
 }
 
-// setOwned notes whether this process has the lease of a shard; the caller holds mu.
+// setOwned records whether this process has the lease of a shard; the caller holds mu.
 func (s *Streams) setOwned(sh *shard, owned bool) {
 	if owned && !sh.owned {
 		s.unowned.Add(-1)
@@ -162,7 +164,7 @@ func (s *Streams) setOwned(sh *shard, owned bool) {
 	sh.owned, sh.releasing = owned, false
 }
 
-// only tells that no other process writes or reads rows: this one has all shards.
+// isOnlyMember tells that no other process writes or reads rows, and that this one has all shards.
 func (s *Streams) isOnlyMember() bool { return s.unowned.Load() == 0 && s.opts.Leases.IsOnlyMember() }
 
 func (s *Streams) waitDecided(ctx context.Context, shards []*shard) error {
@@ -218,13 +220,13 @@ func assignShards(stream string, shards int, machines []int) []int {
 	return out
 }
 
-// Owner is the machine that owns the shard of a key, as last seen; not ok while it moves.
+// Owner is the machine that owned a shard when the leases were last read; not ok while the shard moves.
 func (st *Stream) Owner(shard int) (lease.Holder, bool) {
 	return st.streams.opts.Leases.Holder(st.Lease(shard))
 }
 
-// Ownership tells whether this process owns a shard, and under which epoch: what was cached under another
-// epoch is stale.
+// Ownership tells whether this process owns a shard, and under which epoch. What was cached under another epoch is
+// stale.
 func (st *Stream) Ownership(shard int) (epoch int64, ok bool) {
 	st.streams.mu.Lock()
 	defer st.streams.mu.Unlock()

@@ -8,8 +8,9 @@ const (
 	pacePeriod    = 50                    // commits
 )
 
-// pace tells when a second commit of a lane pays. Where commits wait for a network or a disk, it overlaps with the first.
-// Where they wait for a processor it only halves both, and costs more than it gains: there the fastest of them are fast.
+// pace decides when a second commit of a lane may run beside the first. When commits wait for a network or a disk,
+// they overlap usefully. When they wait for a processor, a second commit only slows the first one down; then the
+// fastest commits of a period are fast.
 type pace struct {
 	fastest, previous time.Duration // of this period and of the one before; 0: none yet
 	count             int
@@ -24,7 +25,7 @@ func (p *pace) add(took time.Duration) {
 	}
 }
 
-// overlapDelay is how long to wait for a commit before another may start.
+// overlapDelay is how long to wait for a commit before another may start beside it.
 func (p *pace) overlapDelay() time.Duration {
 	fastest := p.fastest
 	if p.previous != 0 {

@@ -21,12 +21,13 @@ const (
 	breaksConnection = "what is written breaks its connection to the database each time"
 )
 
-// breaks are the ends of workers at one place of a shard for want of the database, which then answered the next worker: the row there may be
-// what breaks its connection. A worker whose write has no answer does not know what is stored, so it ends and the next one reads it.
+// connectionFailures counts how often workers of a shard lost their database connection at the same cursor while the
+// database answered the next worker. The row there may be what breaks the connection. A worker whose write got no
+// answer does not know what is stored, so it ends, and the next worker reads it.
 type connectionFailures struct {
-	cursor int64 // the cursor
+	cursor int64 // where workers ended
 	count  int   // how often a worker ended there
-	upto   int64 // up to where rows are tried one by one from now on
+	upto   int64 // rows up to here are tried one by one
 	parked int64 // the parked row that was tried; 0 for none
 }
 
@@ -36,12 +37,12 @@ func (c *consumer) failuresOf(shard int) connectionFailures {
 	return c.failures[shard]
 }
 
-// broke tells of an error with which the worker ends that a row may have caused.
+// lostConnection tells of an error that ends the worker whether a row may have caused it.
 func (w *worker) lostConnection(ctx context.Context, err error) bool {
 	return ctx.Err() == nil && !errors.Is(err, errNotCurrent) && (db.IsUnavailable(err) || isUnconfirmed(err))
 }
 
-// ends notes that the worker ends with an error while rows up to a position are tried.
+// noteFailure records that the worker ends with an error while it tries the rows up to a position.
 func (w *worker) noteFailure(ctx context.Context, err error, upto int64) {
 	if !w.lostConnection(ctx, err) {
 		return
@@ -57,7 +58,7 @@ func (w *worker) noteFailure(ctx context.Context, err error, upto int64) {
 	w.c.failures[w.shard] = b
 }
 
-// endsAt notes at which parked row a worker ended; 0 for none.
+// noteParkedFailure records at which parked row a worker ended; 0 for none.
 func (w *worker) noteParkedFailure(pos int64) {
 	w.c.mu.Lock()
 	defer w.c.mu.Unlock()
@@ -88,7 +89,7 @@ func (w *worker) park(b *db.Batch, rows []parkedRow) {
 	b.Rows(parkedRows, values)
 }
 
-// storable makes a reason a text that a database takes: it may hold what another server said.
+// storable makes a reason a text that a database takes: it may quote another server.
 func storable(reason string) string {
 	reason = strings.ReplaceAll(strings.ToValidUTF8(reason, "\uFFFD"), "\x00", "\uFFFD")
 	n := min(len(reason), maxReason)
@@ -98,7 +99,8 @@ func storable(reason string) string {
 	return reason[:n]
 }
 
-// retryParked tries parked rows until none is due or new rows have their turn, and says when to look again.
+// retryParked tries parked rows until none is due or it is the turn of new rows, and returns the pause before the next
+// try.
 func (w *worker) retryParked(ctx context.Context) (time.Duration, error) {
 	for end := time.Now().Add(parkedTurn); len(w.parked) > 0; {
 		if pause, err := w.retryBatch(ctx, end); err != nil || pause > 0 || time.Now().After(end) {
@@ -108,8 +110,8 @@ func (w *worker) retryParked(ctx context.Context) (time.Duration, error) {
 	return firstRetry, nil
 }
 
-// retryLot tries the first parked row of each key whose time has come, at least one of them, until end; the next lot goes on
-// behind it. It says when that is.
+// retryBatch tries the first parked row of each key whose time has come, until end, but at least one. The next call
+// goes on behind it. It returns the pause before that call.
 func (w *worker) retryBatch(ctx context.Context, end time.Time) (time.Duration, error) {
 	type due struct {
 		pos   int64
@@ -125,7 +127,7 @@ func (w *worker) retryBatch(ctx context.Context, end time.Time) (time.Duration, 
 	}
 	pause := firstRetry
 	if w.lastTried > 0 || len(list) == maxParkedBatch {
-		pause = 0 // this is not all that is due
+		pause = 0 // more rows are due
 	}
 	for i, d := range list {
 		if i > 0 && time.Now().After(end) {
@@ -133,10 +135,10 @@ func (w *worker) retryBatch(ctx context.Context, end time.Time) (time.Duration, 
 		}
 		w.lastTried = d.pos
 		var failed error
-		if w.c.failuresOf(w.shard).parked == d.pos { // the others have their turn before it is tried again
+		if w.c.failuresOf(w.shard).parked == d.pos { // it is tried again after the other rows
 			failed = errors.New(breaksConnection)
 		} else if failed = w.retry(ctx, d.pos); failed == nil {
-			pause = 0 // the next one of the key may go too
+			pause = 0 // the next row of the key may be due
 			if w.parked[d.key]--; w.parked[d.key] == 0 {
 				delete(w.parked, d.key)
 			}
@@ -164,14 +166,14 @@ func (w *worker) retryBatch(ctx context.Context, end time.Time) (time.Duration, 
 	return pause, nil
 }
 
-// retry does the work of a parked row, and ends it together with what that writes.
+// retry does the work of a parked row and deletes it in the transaction that writes the work's result.
 func (w *worker) retry(ctx context.Context, pos int64) error {
 	rows, err := w.c.Read(ctx, w.c.streams.opts.DB, Range{Shard: w.shard, After: pos - 1, Upto: pos, Limit: 1})
 	if err != nil {
 		return err
 	}
 	var commit func(b *db.Batch)
-	if len(rows) > 0 { // else it was compacted away
+	if len(rows) > 0 { // none: it was compacted away
 		if commit, err = w.doWork(ctx, rows); err != nil {
 			return err
 		}
@@ -184,7 +186,7 @@ func (w *worker) retry(ctx context.Context, pos int64) error {
 	}, true)
 }
 
-// postpone notes when a parked row is tried again, and why.
+// postpone records the reason of a failure and when the parked row is tried again.
 func (w *worker) postpone(ctx context.Context, pos int64, pause time.Duration, reason error) error {
 	return w.storeCursor(ctx, w.pos, func(b *db.Batch) {
 		b.Do(`UPDATE parked_rows SET tries = tries + 1, next_ms = $4, reason = $5 WHERE consumer = $1 AND shard = $2 AND pos = $3`,

@@ -11,7 +11,7 @@ import (
 // topic is the bus topic of a stream's rows.
 func (st *Stream) topic() string { return "rows/" + st.spec.Name }
 
-// publish sends rows to the other processes and tells whether the bus took them. If not, they read the
+// publish sends rows to the other processes and tells whether the bus took them. If it did not, the others read the
 // database. at is when the rows were written, in ms since 1970; 0 for positions that are repeated.
 func (s *Streams) publish(byStream map[*Stream][]Row, at int64) bool {
 	if len(byStream) == 0 || s.isOnlyMember() {
@@ -29,8 +29,8 @@ func (s *Streams) publish(byStream map[*Stream][]Row, at int64) bool {
 	return err == nil || errors.Is(err, bus.ErrClosed) // then there are no others, or this process is at its end
 }
 
-// announce publishes the positions of the shards that this process owns, so that a reader who missed the
-// last rows before a pause notices.
+// announce publishes the positions of the shards that this process owns, so that a reader that missed the last rows
+// before a pause notices the gap.
 func (s *Streams) announce() {
 	heads := map[*Stream][]Row{}
 	s.mu.Lock()

@@ -7,14 +7,14 @@ import (
 )
 
 const (
-	maxTicketBytes = 16 << 20  // what is written as one
-	maxBatchBytes  = 4 << 20   // of a transaction, which takes one ticket whatever its size
-	maxQueueBytes  = 256 << 20 // that wait in all
+	maxTicketBytes = 16 << 20  // of one ticket
+	maxBatchBytes  = 4 << 20   // of one transaction; a larger ticket has one of its own
+	maxQueueBytes  = 256 << 20 // of all waiting tickets
 )
 
 // Ticket stands for entries on their way to the database.
 type Ticket struct {
-	entries  []*Entry // none any more when they are written: who keeps the ticket does not keep them
+	entries  []*Entry // nil after they were written, so that a kept ticket does not keep them
 	streams  *Streams
 	basis    *Basis // nil when nothing is built upon the entries
 	lane     *lane
@@ -25,12 +25,12 @@ type Ticket struct {
 
 	// Under Streams.mu.
 	unsealed           bool
-	aborted            bool // it is not to be written
-	released, answered bool // it is out of the writer's hands; its outcome is told
+	aborted            bool // it must not be written
+	released, answered bool // the writer is done with it; its outcome is known
 }
 
-// Wait returns when the entries are durable, handed to the tails of this process and published, or failed. When ctx
-// ends first, they may still be written.
+// Wait returns when the entries are durable, seen by the subscriptions of this process and published, or have failed.
+// When ctx ends first, they may still be written.
 func (t *Ticket) Wait(ctx context.Context) error {
 	select {
 	case <-t.done:
@@ -55,7 +55,7 @@ func (t *Ticket) Decided() bool {
 	}
 }
 
-// Seal runs the Seal of the entries, which the writer waits for. When it panics nothing is written.
+// Seal runs the Seal functions of the entries; the writer waits for it. When one panics nothing is written.
 func (t *Ticket) Seal() {
 	if t.lane == nil {
 		return
@@ -80,7 +80,7 @@ func (t *Ticket) Seal() {
 // Abort makes a ticket that is not sealed fail with ErrAborted.
 func (t *Ticket) Abort() { t.unblock(true) }
 
-// ready lets the writer go on.
+// unblock lets the writer take the ticket, to write it or, when aborted, to fail it.
 func (t *Ticket) unblock(broken bool) {
 	t.streams.mu.Lock()
 	t.unsealed, t.aborted = false, broken
@@ -88,8 +88,8 @@ func (t *Ticket) unblock(broken bool) {
 	t.lane.signal()
 }
 
-// Append writes entries in one transaction and returns when they are durable, seen by this process's
-// tails and published. This process must own their shards.
+// Append writes entries in one transaction and returns when they are durable, seen by this process's subscriptions and
+// published. This process must own their shards.
 func (s *Streams) Append(ctx context.Context, entries ...*Entry) error {
 	if len(entries) == 0 {
 		return nil
@@ -102,11 +102,11 @@ func (s *Streams) Append(ctx context.Context, entries ...*Entry) error {
 	return t.Wait(ctx)
 }
 
-// Enqueue queues entries, which are written in one transaction, and returns at once. The order of calls is the order of
-// positions. An error has changed nothing: ErrNotOwner, ErrAborted, ErrTooLarge or a *BusyError. What was queued is
-// not refused later but for a failure of the write; who queued entries with a Seal calls Ticket.Seal next.
+// Enqueue queues entries, which are written in one transaction, and returns at once. Positions follow the order of
+// calls. An error means that nothing was changed: ErrNotOwner, ErrAborted, ErrTooLarge or a *BusyError. Queued entries
+// fail later only when the write fails. A caller whose entries have a Seal calls Ticket.Seal next.
 //
-// basis is what the entries were built upon; nil when they are built upon nothing and nothing is built upon them.
+// basis is what the entries were built upon; nil when they depend on no state and no later entry is built upon them.
 func (s *Streams) Enqueue(basis *Basis, entries ...*Entry) (*Ticket, error) {
 	t := &Ticket{entries: entries, streams: s, basis: basis, lane: entries[0].Stream.lane, done: make(chan struct{}), queuedAt: time.Now()}
 	for _, e := range entries {
@@ -152,7 +152,7 @@ func (s *Streams) Enqueue(basis *Basis, entries ...*Entry) (*Ticket, error) {
 
 func (e *Entry) size() int { return max(e.Bytes, len(e.Data)) + len(e.Key) + 64 }
 
-// waiting is how long the oldest entry has waited: about when there is room again. The caller holds mu.
+// queueDelay is how long the oldest entry has waited, which is about when there is room again; the caller holds mu.
 func (s *Streams) queueDelay() time.Duration {
 	longest := 100 * time.Millisecond
 	for _, l := range s.lanes {

@@ -7,8 +7,8 @@ import (
 	"lyceum/platform/bus"
 )
 
-// deliver hands rows of this process to the tails. The rows of a shard follow each other; what was seen already
-// is left out, and before a gap it stops and reads the rest from the store.
+// deliver gives rows that this process wrote to the subscriptions. The rows of a shard follow each other. Rows that
+// were seen already are left out; at a gap it stops, and the rest is read from the store.
 func (st *Stream) deliver(rows []Row) {
 	st.dispatchMu.Lock()
 	defer st.dispatchMu.Unlock()
@@ -23,7 +23,7 @@ func (st *Stream) deliver(rows []Row) {
 	st.dispatchScratch(fresh)
 }
 
-// receive takes a bus message of the stream, as deliver does.
+// receive gives the rows of a bus message to the subscriptions, under the rules of deliver.
 func (st *Stream) receive(m bus.Message) {
 	r := rowReader{b: m.Data, shards: st.spec.Shards}
 	from, at := r.header()
@@ -49,7 +49,7 @@ func (st *Stream) receive(m bus.Message) {
 	st.dispatchScratch(fresh)
 }
 
-// admit tells whether a row is the next of its shard and moves the shard on; the caller holds mu.
+// accept tells whether a row is the next of its shard, and moves the shard on; the caller holds mu.
 func (st *Stream) accept(row Row) bool {
 	sh := st.shards[row.Shard]
 	sh.target = max(sh.target, row.Pos)
@@ -65,7 +65,7 @@ func (st *Stream) accept(row Row) bool {
 	return false
 }
 
-// handScratch hands over rows that stand in scratch, and keeps its memory for the next.
+// dispatchScratch dispatches rows that lie in scratch, and keeps its memory for the next rows.
 func (st *Stream) dispatchScratch(fresh []Row) {
 	st.dispatch(fresh)
 	clear(fresh)
@@ -74,7 +74,7 @@ func (st *Stream) dispatchScratch(fresh []Row) {
 	}
 }
 
-// hand gives rows to the tails and wakes who waits for positions; the caller holds tailMu.
+// dispatch gives rows to the subscriptions and wakes the callers that wait for positions; the caller holds dispatchMu.
 func (st *Stream) dispatch(rows []Row) {
 	if len(rows) > 0 {
 		for _, t := range st.active {
@@ -83,7 +83,7 @@ func (st *Stream) dispatch(rows []Row) {
 	}
 	st.mu.Lock()
 	for _, sh := range st.shards {
-		sh.seen = sh.delivered // tailMu is held since delivered moved, so these rows were handed over
+		sh.seen = sh.delivered // dispatchMu is held since delivered moved, so these rows were dispatched
 	}
 	if st.advanced != nil {
 		close(st.advanced)
@@ -92,7 +92,7 @@ func (st *Stream) dispatch(rows []Row) {
 	st.mu.Unlock()
 }
 
-// expect says that a shard has reached a position, and reads what is missing.
+// raiseTarget records that a shard has reached a position, and reads what is missing.
 func (st *Stream) raiseTarget(shard int, pos int64) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
@@ -103,7 +103,7 @@ func (st *Stream) raiseTarget(shard int, pos int64) {
 	}
 }
 
-// catchUp starts a goroutine that reads missed rows, unless one runs; the caller holds mu.
+// catchUp starts a goroutine that reads missed rows, unless one is running; the caller holds mu.
 func (st *Stream) catchUp(shard int) {
 	sh := st.shards[shard]
 	if sh.reading {
@@ -145,7 +145,7 @@ func (st *Stream) readMissed(shard int) {
 	}
 }
 
-// handMissed gives rows read from the store to the tails. A compacted store leaves positions out, so the
+// dispatchMissed gives rows read from the store to the subscriptions. A compacted store leaves positions out, so the
 // shard moves to upto whatever the rows are.
 func (st *Stream) dispatchMissed(shard int, rows []Row, upto int64) {
 	st.dispatchMu.Lock()

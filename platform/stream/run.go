@@ -9,7 +9,8 @@ import (
 	"lyceum/platform/bus"
 )
 
-// Start reads the positions, subscribes to the streams that the roles of this process need, and takes the shards that are this process's share.
+// Start reads the positions, subscribes to the streams that the roles of this process need, and takes this process's
+// share of the shards.
 func (s *Streams) Start(ctx context.Context) error {
 	s.wired = true
 	self := s.opts.Leases.Self()
@@ -22,7 +23,7 @@ func (s *Streams) Start(ctx context.Context) error {
 			}
 		}
 		if !st.isNeededBy(self) {
-			continue // a tail may be started later
+			continue // a subscription may be started later
 		}
 		wanted = append(wanted, st)
 		st.receiveMu.Lock()
@@ -32,14 +33,14 @@ func (s *Streams) Start(ctx context.Context) error {
 	s.opts.Leases.SetRequired(needs...)
 	s.unsubscribe = append(s.unsubscribe, s.opts.Bus.Subscribe("leases", func(bus.Message) { s.opts.Leases.Wake() }))
 	s.unsubscribe = append(s.unsubscribe, s.opts.Bus.OnReconnect(func() {
-		s.lostMessages.Add(1) // so a Barrier asks the database until the positions were read once
+		s.lostMessages.Add(1) // so Barrier reads the database until the positions were read once
 		if s.opts.Leases.SetBus(s.opts.Bus.Server()) {
 			s.busMoves.Add(1)
 		}
 		go s.afterReconnect()
 	}))
 	s.opts.Leases.SetBus(s.opts.Bus.Server()) // Ready tells the others, before this process takes shards
-	// A process that was the only one published nothing: what it wrote meanwhile is behind the positions that are read now.
+	// A process that was the only member published nothing. What it wrote lies before the positions that are read now.
 	if err := s.opts.Leases.WaitUntilKnown(ctx); err != nil {
 		s.close()
 		return err
@@ -56,9 +57,8 @@ func (s *Streams) Start(ctx context.Context) error {
 		}
 		st.receiveMu.Unlock()
 	}
-	// The others give this process its share only now that it can take it.
-	// A statement that fails here does not end the process: it is told again with the heartbeat, and the shards are taken
-	// by watch.
+	// The others give this process its share only after Ready. A statement that fails here does not end the process: the
+	// heartbeat repeats it, and maintain takes the shards.
 	if err := errors.Join(s.opts.Leases.Ready(ctx), s.rebalance(ctx)); err != nil {
 		if ctx.Err() != nil {
 			s.close()
@@ -70,10 +70,11 @@ func (s *Streams) Start(ctx context.Context) error {
 	return nil
 }
 
-// Started is closed when Start is done: before, this process does not know what the others wrote, and serves nobody.
+// Started is closed when Start has returned. Before that, this process does not know what the others wrote, and serves
+// nobody.
 func (s *Streams) Started() <-chan struct{} { return s.startDone }
 
-// close ends what Start began.
+// close undoes what Start began.
 func (s *Streams) close() {
 	s.cancel()
 	for _, undo := range s.unsubscribe {
@@ -88,8 +89,8 @@ func (s *Streams) close() {
 	}
 }
 
-// Run writes, keeps the share of shards fair and notices lost messages until ctx ends. Then it writes
-// what is queued and hands its shards over.
+// Run writes, keeps the distribution of shards fair and notices lost messages until ctx ends. Then it writes what is
+// queued and hands its shards over.
 func (s *Streams) Run(ctx context.Context) error {
 	defer s.close()
 	var wg sync.WaitGroup
@@ -106,22 +107,23 @@ func (s *Streams) Run(ctx context.Context) error {
 	defer done()
 	err := s.releaseShards(end, func(*Stream, int) bool { return true })
 	stopWriting()
-	s.cancel() // what the fleet could not be told of by now is not waited for
+	s.cancel() // ends the wait for what the fleet could not be told by now
 	wg.Wait()
 	return err
 }
 
-// recover reads what may have been lost while the bus was away, and tells the others of this process's rows.
+// afterReconnect reads what may have been lost while the bus was away, and announces this process's positions.
 func (s *Streams) afterReconnect() {
 	if s.busMoveUntold() {
-		go s.markDegraded(s.ctx) // before somebody waits for it
+		go s.markDegraded(s.ctx) // at once, not when the next commit needs it
 	}
 	step, cancel := context.WithTimeout(s.ctx, 10*time.Second)
 	defer cancel()
-	_ = s.readHighWaterMarks(step) // watch tries again
+	_ = s.readHighWaterMarks(step) // maintain tries again
 	s.announce()
 }
 
+// maintain rebalances shards, reads what lost messages announced, and repeats positions, until ctx ends.
 func (s *Streams) maintain(ctx context.Context) {
 	tick := time.NewTicker(500 * time.Millisecond)
 	defer tick.Stop()

@@ -23,16 +23,16 @@ type Row struct {
 	Pos   int64
 	Key   string
 	Data  []byte // travels on the bus; nil when the readers must read it from the store
-	Value any    // what the writer gave, in the process that wrote it; nil elsewhere
+	Value any    // the Value of the Entry, in the process that wrote it; nil elsewhere
 }
 
 // Entry is a row to be written.
 type Entry struct {
 	Stream *Stream
 	Row
-	Bytes int // about what is written, when that is more than Data
-	// Seal makes what the store needs and the place in the queue does not depend on, such as a signature. It runs behind
-	// Enqueue, in Ticket.Seal, without the locks under which the entry was queued. May be nil.
+	Bytes int // approximate size of the write, when it is larger than Data
+	// Seal computes what the store needs but the place in the queue does not depend on, such as a signature. It runs
+	// after Enqueue, in Ticket.Seal, without the locks under which the entry was queued. May be nil.
 	Seal func()
 
 	epoch int64 // of the ownership under which it was queued
@@ -47,9 +47,9 @@ type Range struct {
 
 // Store keeps the rows of a stream in tables of its domain.
 type Store interface {
-	// Insert adds what it writes to the group commit, which is sent as a whole when all streams have; who must read
-	// inside it asks for its transaction. The batch holds all entries of the stream in this transaction, in order, with
-	// Shard and Pos set. It may run again with other positions.
+	// Insert adds its writes to the group commit, which is sent in one piece after all streams have added theirs; a store
+	// that must read inside it asks for its transaction. The batch holds all entries of the stream in this transaction,
+	// in order, with Shard and Pos set. Insert may run again with other positions.
 	Insert(ctx context.Context, w *db.Batch, batch []*Entry) error
 	// Read gives the rows of a range in order. A compacted store leaves out rows that newer ones replaced.
 	Read(ctx context.Context, q db.Querier, r Range) ([]Row, error)
@@ -61,18 +61,18 @@ const MaxNumber = 63
 // Spec describes a stream. A domain declares it without Store and OnLost, which With adds when it is opened.
 type Spec struct {
 	Name string
-	// Number names the stream in tokens, for ever: it is never given to another one. 1 to MaxNumber; 0 in tests.
+	// Number identifies the stream in tokens and is never reused. 1 to MaxNumber; 0 in tests.
 	Number int
 	Role   string // the role whose processes share its shards
 	Shards int
 	// Generation counts the changes of Shards: positions of another generation mean nothing (design/016).
 	Generation int
 	Store      Store
-	// Lane names what is written together: streams of different lanes do not wait for each other. "" is a lane too.
+	// Lane groups streams that are written together: streams of different lanes do not wait for each other. "" is a lane too.
 	Lane string
 	// PositionKey is the name of the unique key of shard and position in the stream's table.
 	PositionKey string
-	// OnLost runs when this process is not the owner of a shard any more: what is cached for it may go. May be nil.
+	// OnLost runs when this process no longer owns a shard, to drop what is cached for it. May be nil.
 	OnLost func(shard int)
 }
 
@@ -92,44 +92,44 @@ type Stream struct {
 	delivery prometheus.Observer
 
 	subscriptions []*Subscription
-	receiving     atomic.Bool // rows are received and handed to the tails that are on
+	receiving     atomic.Bool // rows are received and dispatched to the active subscriptions
 	receiveMu     sync.Mutex
-	unsubscribe   func() // ends the subscription
+	unsubscribe   func() // from the bus
 
-	dispatchMu sync.Mutex      // serializes the tails of this stream
-	fromStore  bool            // the rows that are handed over come from the store, which may keep less of them than was written
-	active     []*Subscription // those that are on
-	scratch    []Row           // memory of the rows that are handed over
+	dispatchMu sync.Mutex      // held while rows are dispatched
+	fromStore  bool            // the rows being dispatched come from the store, which may keep less of them than was written
+	active     []*Subscription // the active subscriptions, in the order of wiring
+	scratch    []Row           // memory of the rows being dispatched
 
 	mu         sync.Mutex
 	shards     []*shard
 	advanced   chan struct{} // closed when a position moved; nil while nobody waits
-	positioned bool          // the positions are known: before, no row is handed over
+	positioned bool          // the positions are known; before that, no row is dispatched
 }
 
 // shard is this process's view of one shard.
 type shard struct {
 	// Reader, under Stream.mu.
-	delivered int64 // the last position given to the tails, which may still run
-	seen      int64 // the last position that all tails have seen
+	delivered int64 // the last position dispatched to the subscriptions, which may still run
+	seen      int64 // the last position that all subscriptions have seen
 	target    int64 // the highest position known to exist
 	reading   bool  // a goroutine reads rows that were missed
 
 	// Writer, under Streams.mu.
 	owned       bool
 	releasing   bool   // is being handed over
-	inCommit    bool   // in a commit
-	blockedTake uint64 // the take in which its tickets must wait
+	inCommit    bool   // some of its entries are in a commit
+	blockedTake uint64 // the call of takeBatch in which its tickets must wait
 	epoch       int64
-	firstEpoch  int64 // the first epoch of this ownership: it was never interrupted since
+	firstEpoch  int64 // the first epoch of this ownership, which was not interrupted since
 	next        int64 // the position that the next entry takes
-	pending     int   // entries queued and not yet decided
+	pending     int   // entries queued whose outcome is not known yet
 }
 
-// open tells whether entries are taken; the caller holds Streams.mu.
+// accepts tells whether entries are taken; the caller holds Streams.mu.
 func (sh *shard) accepts() bool { return sh.owned && !sh.releasing }
 
-// holds tells whether the shard is owned without a break since an epoch; the caller holds Streams.mu.
+// heldSince tells whether the shard has been owned without interruption since an epoch; the caller holds Streams.mu.
 func (sh *shard) heldSince(epoch int64) bool { return sh.owned && epoch >= sh.firstEpoch }
 
 // Options wires the streams of a process.
@@ -140,7 +140,7 @@ type Options struct {
 	Log    *slog.Logger
 	// Registry takes the metrics; may be nil.
 	Registry *prometheus.Registry
-	// Limits; 0 for the defaults in parentheses. Tests make them small, so that they are reached in a few steps.
+	// Limits; 0 means the default in parentheses. Tests make them small, to reach them in a few steps.
 	Queue     int // tickets that may wait (20,000)
 	Batch     int // entries of one transaction (1,000)
 	ReadLimit int // missed rows that one statement reads (500)
@@ -160,38 +160,38 @@ type Streams struct {
 	byLease   map[string]shardRef
 
 	mu          sync.Mutex
-	queued      int // tickets that are not decided
+	queued      int // tickets whose outcome is not known yet
 	queuedBytes int
 	takeCount   uint64
-	decided     chan struct{} // closed when entries were decided
+	decided     chan struct{} // closed when outcomes become known
 
 	incarnation int64        // of this process
 	unowned     atomic.Int64 // shards that this process does not own, written under mu
 
-	highWaterMarks bus.Coalesced[struct{}]                // reads the stored positions and follows them
-	leaseReads     bus.Coalesced[map[string]lease.Holder] // reads the leases
-	lostMessages   atomic.Int64                           // times that messages were lost on their way to this process
-	lossesRead     atomic.Int64                           // what losses was when the stored positions were read last
+	highWaterMarks bus.Coalesced[struct{}]                // readHighWaterMarks
+	leaseReads     bus.Coalesced[map[string]lease.Holder] // the holders of all shards, for Basis.Confirm
+	lostMessages   atomic.Int64                           // how often messages to this process were lost
+	lossesRead     atomic.Int64                           // lossCount at the last full read of the stored positions
 
 	degradedMu       sync.Mutex
-	degraded         bool         // the fleet was told that rows of this process may not be on the bus
-	recoveryDoubtful bool         // it may have been told the contrary since: the answer was lost
-	busMoves         atomic.Int64 // times that this process came to another server of the bus
-	busMovesTold     atomic.Int64 // those of them after which no process trusts a view from before
+	degraded         bool         // the fleet knows that rows of this process may not be on the bus
+	recoveryDoubtful bool         // the fleet may have been told of a recovery since: the answer was lost
+	busMoves         atomic.Int64 // how often this process came to another server of the bus
+	busMovesTold     atomic.Int64 // the number of them that all processes know of
 
-	assignments map[*Stream]assignment // only for balance
+	assignments map[*Stream]assignment // only for rebalance
 	ctx         context.Context        // ends with Run
 	cancel      context.CancelFunc
-	unsubscribe []func() // subscriptions
+	unsubscribe []func() // from the bus
 }
 
-// place is a shard of a stream.
+// shardRef names a shard of a stream.
 type shardRef struct {
 	st    *Stream
 	shard int
 }
 
-// share is the last result of assign.
+// assignment is the last result of assignShards for a stream.
 type assignment struct{ machines, owners []int }
 
 // New makes an empty set. Streams are opened while the process is wired, then Start runs them.
@@ -222,7 +222,7 @@ func New(o Options) *Streams {
 	return s
 }
 
-// Open adds a stream. It panics on a name or a number that is taken: that is a mistake in the wiring.
+// Open adds a stream. It panics when the name or number is taken, which is a mistake in the wiring.
 func (s *Streams) Open(spec Spec) *Stream {
 	if s.byName[spec.Name] != nil || s.wired {
 		panic("stream " + spec.Name + ": opened twice or too late")
@@ -251,7 +251,7 @@ func (s *Streams) Open(spec Spec) *Stream {
 // All are the streams in the order in which they were opened.
 func (s *Streams) All() []*Stream { return s.opened }
 
-// Consumers are those of this process.
+// Consumers are the consumers of this process.
 func (s *Streams) Consumers() []Consumer {
 	out := make([]Consumer, len(s.consumers))
 	for i, c := range s.consumers {
@@ -260,13 +260,13 @@ func (s *Streams) Consumers() []Consumer {
 	return out
 }
 
-// Spec is what the stream was opened with.
+// Spec is the specification with which the stream was opened.
 func (st *Stream) Spec() Spec { return st.spec }
 
 // Name is the stream's name.
 func (st *Stream) Name() string { return st.spec.Name }
 
-// Number is the number that names the stream in tokens.
+// Number is the number that identifies the stream in tokens.
 func (st *Stream) Number() int { return st.spec.Number }
 
 // Role is the role whose processes own the shards.
@@ -281,7 +281,7 @@ func (st *Stream) Shard(key string) int { return int(xxhash.Sum64String(key) % u
 // Lease is the name of the lease that guards a shard.
 func (st *Stream) Lease(shard int) string { return st.leases[shard] }
 
-// Position is the last position of a shard that the tails have seen; 0 in a process that does not receive the
+// Position is the last position of a shard that the subscriptions have seen; 0 in a process that does not receive the
 // stream.
 func (st *Stream) Position(shard int) int64 {
 	st.mu.Lock()
@@ -289,7 +289,7 @@ func (st *Stream) Position(shard int) int64 {
 	return st.shards[shard].seen
 }
 
-// Positions are the last positions of all shards that the tails have seen.
+// Positions are the last positions of all shards that the subscriptions have seen.
 func (st *Stream) Positions() []int64 {
 	out := make([]int64, len(st.shards))
 	st.mu.Lock()
@@ -308,7 +308,7 @@ func (st *Stream) Owns(shard int) bool {
 	return sh.accepts()
 }
 
-// WaitFor returns when the tails have seen a position.
+// WaitFor returns when the subscriptions have seen a position.
 func (st *Stream) WaitFor(ctx context.Context, shard int, pos int64) error {
 	for {
 		st.mu.Lock()
@@ -329,7 +329,7 @@ func (st *Stream) WaitFor(ctx context.Context, shard int, pos int64) error {
 	}
 }
 
-// Read gives rows of a range from the store.
+// Read reads rows of a range from the store.
 func (st *Stream) Read(ctx context.Context, r Range) ([]Row, error) {
 	return st.spec.Store.Read(ctx, st.streams.opts.DB, r)
 }

@@ -9,10 +9,10 @@ import (
 	"lyceum/platform/lease"
 )
 
-// OnDemand is for tails that no process needs from its start on.
+// OnDemand is the role of a subscription that no process needs from its start on.
 const OnDemand = "-"
 
-// Subscription is a reader of a stream in this process.
+// Subscription is one reader of a stream in this process.
 type Subscription struct {
 	st      *Stream
 	roles   []string
@@ -21,30 +21,36 @@ type Subscription struct {
 	active  atomic.Bool
 }
 
-// Subscribe adds a reader: while it is on, rows gets every row of every shard, in the order of each shard, once, and
-// must not block. Tails run in the order in which they were added. The slice is valid during the call only, and all
-// tails get the same: one may set Value of a row that came without it, for those after it. Rows from before it was on are not given. Wiring time only.
+// Subscribe adds a reader of all shards. Wiring time only. The rules for rows:
 //
-// It is on from the start of processes that have one of roles, or of all when none are given. Elsewhere
-// Start turns it on; until then the process need not even receive the stream, so what is cached from it must not be used.
+//   - It gets every row once, in the order of each shard, from the time the subscription is active. Earlier rows are
+//     not given.
+//   - It runs while rows are dispatched, so it must not block. Subscriptions run in the order in which they were
+//     added.
+//   - The slice is valid during the call only, and all subscriptions get the same one. One may set Value of a row that
+//     came without it, for the subscriptions after it.
+//
+// The subscription is active from the start of processes that have one of roles, or of all processes when none are
+// given. Elsewhere Start activates it; until then the process need not even receive the stream, so what is cached from
+// it must not be used.
 func (st *Stream) Subscribe(rows func(rows []Row), roles ...string) *Subscription {
 	t := &Subscription{st: st, roles: roles, onRows: rows}
 	st.subscriptions = append(st.subscriptions, t)
 	return t
 }
 
-// OnStart adds a function that is told, before the first row, behind which positions the rows begin. It must not
+// OnStart adds a function that gets the positions behind which the rows begin, before the first row. It must not
 // block. Wiring time only.
 func (t *Subscription) OnStart(begin func(start []int64)) *Subscription {
 	t.onStart = begin
 	return t
 }
 
-// IsActive tells whether the rows are given.
+// IsActive tells whether rows are given to the subscription.
 func (t *Subscription) IsActive() bool { return t.active.Load() }
 
-// Start turns the tail on, if it is not. When it returns, the tail gets all rows behind those that were acknowledged
-// to anybody before the call: what is read from the database afterwards is current and stays so.
+// Start activates the subscription, if it is not active yet. When it returns, the subscription gets all rows behind
+// those that were acknowledged before the call: what is read from the database afterwards is current and stays so.
 func (t *Subscription) Start(ctx context.Context) error {
 	if t.active.Load() {
 		return nil
@@ -60,9 +66,9 @@ func (t *Subscription) Start(ctx context.Context) error {
 	return nil
 }
 
-// turnOn runs between two deliveries: the caller holds tailMu.
+// activate runs between two dispatches: the caller holds dispatchMu.
 func (t *Subscription) activate() {
-	if t.onStart != nil { // before on is true for others
+	if t.onStart != nil { // before active is true
 		t.st.mu.Lock()
 		start := make([]int64, len(t.st.shards))
 		for i, sh := range t.st.shards {
@@ -72,7 +78,7 @@ func (t *Subscription) activate() {
 		t.onStart(start)
 	}
 	t.active.Store(true)
-	t.st.active = t.st.active[:0:0] // in the order of wiring: a tail may count on those before it
+	t.st.active = t.st.active[:0:0] // in the order of wiring: a subscription may rely on those before it
 	for _, other := range t.st.subscriptions {
 		if other.active.Load() {
 			t.st.active = append(t.st.active, other)
@@ -80,12 +86,12 @@ func (t *Subscription) activate() {
 	}
 }
 
-// wantedBy tells whether a process needs the tail from its start on.
+// isNeededBy tells whether a process needs the subscription from its start on.
 func (t *Subscription) isNeededBy(self lease.Machine) bool {
 	return len(t.roles) == 0 || slices.ContainsFunc(t.roles, self.Has)
 }
 
-// wantedBy tells whether a process needs the rows from its start on: to own shards, or for a tail.
+// isNeededBy tells whether a process needs the rows from its start on: to own shards, or for a subscription.
 func (st *Stream) isNeededBy(self lease.Machine) bool {
 	return self.Has(st.spec.Role) || slices.ContainsFunc(st.subscriptions, func(t *Subscription) bool { return t.isNeededBy(self) })
 }
@@ -93,15 +99,15 @@ func (st *Stream) isNeededBy(self lease.Machine) bool {
 // IsReceived tells whether this process receives the rows of the stream.
 func (st *Stream) IsReceived() bool { return st.receiving.Load() }
 
-// subscribe makes the bus bring the rows; the caller holds followMu.
+// subscribeToBus makes the bus bring the rows; the caller holds receiveMu.
 func (st *Stream) subscribeToBus() {
 	if st.unsubscribe == nil {
 		st.unsubscribe = st.streams.opts.Bus.Subscribe(st.topic(), st.receive)
 	}
 }
 
-// follow makes this process receive the rows. What was acknowledged before the call is behind the stored positions
-// that it begins at, and what comes later the bus brings, or the gap is noticed.
+// startReceiving makes this process receive the rows. Rows that were acknowledged before the call lie behind the
+// stored positions at which it begins. Later rows come by the bus, or their gap is noticed.
 func (st *Stream) startReceiving(ctx context.Context) error {
 	if st.receiving.Load() {
 		return nil
@@ -123,8 +129,8 @@ func (st *Stream) startReceiving(ctx context.Context) error {
 	return nil
 }
 
-// begin sets the positions from which on the tails see every row. What came over the bus before was only
-// noted.
+// startAt sets the positions from which on the subscriptions see every row. Of rows that came by the bus before, only
+// the positions were recorded.
 func (st *Stream) startAt(held map[string]lease.Holder) {
 	st.dispatchMu.Lock()
 	defer st.dispatchMu.Unlock()

@@ -18,7 +18,7 @@ import (
 	"lyceum/platform/lease"
 )
 
-// listener is a process with two tails of a stream that another process writes.
+// listener is a process with two subscriptions of a stream that another process writes.
 type listener struct {
 	*Streams
 	st, other *Stream
@@ -214,7 +214,7 @@ func TestABarrierOutlastsBrokenConnections(t *testing.T) {
 	}
 }
 
-// Under load, a tail that is started gets every row behind its start, once.
+// Under load, a subscription that is started gets every row behind its start, once.
 func TestTailsStartUnderLoad(t *testing.T) {
 	dbtest.Run(t, func(t *testing.T, d *db.DB) {
 		local := bus.NewLocal()

@@ -20,12 +20,12 @@ import (
 const (
 	// MaxToken is the longest token in characters of what one version writes of the streams that it knows.
 	MaxToken = 1000
-	// longestToken is the longest that is read: a later version may carry more.
+	// longestToken is the longest token that is read: a later version may write longer ones.
 	longestToken = 4 * MaxToken
-	// longestFirst is the longest token of the first form that its readers took.
+	// longestFirst is the longest token of the first form that older versions read.
 	longestFirst = 400
 
-	selfDescribing = 2 // the format of v
+	selfDescribing = 2 // the format that this version writes in form v
 	checksum       = 2 // bytes
 	epochSize      = 4 // bytes
 )
@@ -63,8 +63,8 @@ func (st *Stream) OwnPart(at int) Part { return Part{st.spec.Number, st.spec.Gen
 // Layout reads and writes tokens of some streams. What it reads of others it gives back unread, to be written again: a client
 // that goes from process to process loses nothing where one of them knows more streams than another.
 type Layout struct {
-	// SelfDescribing makes all tokens describe themselves. Without it, a token is written in the first form where that can say
-	// the same: a process of the version before can read it.
+	// SelfDescribing makes Encode write form v only. Without it, a token is written in form s where that can express it,
+	// which a process of the version before can read.
 	SelfDescribing bool
 
 	parts         []Part
@@ -87,10 +87,10 @@ func NewLayout(parts ...Part) *Layout {
 	return l
 }
 
-// Token is what a token says beside positions.
+// Token holds what a token contains besides positions.
 type Token struct {
 	Log uint32 // the epoch of the log; positions of another one mean nothing
-	// NewerFormat says that the format is one of a later version: nothing else is known.
+	// NewerFormat says that a later version wrote the token in a format that this one can not read; nothing else is set.
 	NewerFormat bool
 	// Carried are the entries of streams that the layout does not have, as they were.
 	Carried string
@@ -181,8 +181,8 @@ func (l *Layout) decodeSelfDescribing(t *Token, body []byte, positions []int64) 
 	return nil
 }
 
-// positions reads the positions of a stream, of which p says what the token knows, from the start of body. It gives the
-// number of bytes that they take, and whether the layout has the stream.
+// readPositions reads the positions of a stream from the start of body; p is what the token says of the stream. It
+// returns the number of bytes read, and whether the layout has the stream.
 func (l *Layout) readPositions(t *Token, p Part, body []byte, into []int64) (n int, known bool, err error) {
 	if p.N > len(body) {
 		return 0, false, ErrToken
@@ -222,7 +222,7 @@ func (l *Layout) Encode(log uint32, positions []int64, carried string) string {
 
 // Append is Encode at the end of a text.
 func (l *Layout) Append(text []byte, log uint32, positions []int64, carried string) []byte {
-	// The body is made behind the place of the token, so that most tokens leave no garbage.
+	// The body is built in text, behind the place of the token, so that most tokens need no other memory.
 	usual := 16 + 5*l.size
 	text = slices.Grow(text, tokenLen(usual)+usual)
 	at := len(text) + tokenLen(usual)
@@ -254,11 +254,11 @@ func (p *Part) append(b []byte, positions []int64) []byte {
 	return b
 }
 
-// seal adds a token of a body to a text.
+// appendToken adds the token of a body to a text.
 func appendToken(text []byte, form byte, b []byte) []byte {
 	b = binary.BigEndian.AppendUint16(b, uint16(crc32.ChecksumIEEE(b)))
 	return base64.RawURLEncoding.AppendEncode(append(text, form), b)
 }
 
-// sealedLen is the length of a token whose body has n bytes.
+// tokenLen is the length of the token of a body of n bytes.
 func tokenLen(n int) int { return 1 + base64.RawURLEncoding.EncodedLen(n+checksum) }

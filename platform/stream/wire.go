@@ -42,7 +42,7 @@ type rowReader struct {
 	err    error
 }
 
-// head reads who sent the message, and when.
+// header reads who sent the message, and when.
 func (r *rowReader) header() (from, at int64) {
 	for _, v := range []*int64{&from, &at} {
 		n := 0

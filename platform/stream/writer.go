@@ -16,8 +16,8 @@ import (
 )
 
 const (
-	maxCommits            = 4 // of a lane under way
-	maxConnectionFailures = 5 // times that a batch may break its connection while the database answers
+	maxCommits            = 4 // of one lane at a time
+	maxConnectionFailures = 5 // how often a batch may break its connection while the database answers
 )
 
 // runWriter commits what is queued until ctx ends and the queues are empty.
@@ -45,7 +45,7 @@ func (s *Streams) runLane(ctx context.Context, l *lane) {
 	defer patience.Stop()
 	ended := ctx.Done()
 	for {
-		runtime.Gosched() // where the processors are busy, whoever is about to queue something goes first: larger commits
+		runtime.Gosched() // when processors are busy, goroutines about to queue entries run first: larger commits
 		batch := s.takeBatch(l)
 		if len(batch) == 0 {
 			if ended == nil && s.isIdle(l) {
@@ -77,8 +77,8 @@ func (s *Streams) runLane(ctx context.Context, l *lane) {
 	}
 }
 
-// commit writes a batch, in whole if it can. When one ticket is at fault, the others are written without
-// it; when the database is away, it waits for it.
+// commit writes a batch in one transaction if it can. When one ticket is at fault, the others are written without it.
+// While the database is away, commit waits for it.
 func (s *Streams) commit(ctx context.Context, batch []*Ticket) {
 	broke := 0
 	pause := backoff.Backoff{First: 10 * time.Millisecond, Max: time.Second}
@@ -152,7 +152,7 @@ func (s *Streams) write(batch []*Ticket) ([]lease.Lease, error) {
 	return marks, err
 }
 
-// assign gives the entries of a batch their positions.
+// assignPositions gives the entries of a batch their positions.
 func (s *Streams) assignPositions(batch []*Ticket) ([]lease.Lease, map[*Stream][]*Entry) {
 	byStream := map[*Stream][]*Entry{}
 	marks := map[string]lease.Lease{}
@@ -173,7 +173,7 @@ func (s *Streams) assignPositions(batch []*Ticket) ([]lease.Lease, map[*Stream][
 			byStream[e.Stream] = append(byStream[e.Stream], e)
 		}
 	}
-	// One order of row locks in all processes.
+	// All processes take row locks in the same order.
 	return slices.SortedFunc(maps.Values(marks), func(a, b lease.Lease) int {
 		if a.Name < b.Name {
 			return -1
@@ -182,13 +182,13 @@ func (s *Streams) assignPositions(batch []*Ticket) ([]lease.Lease, map[*Stream][
 	}), byStream
 }
 
-// resolve finds out whether a transaction whose outcome is not known is durable: it waits until the database answers
-// and the transaction has ended, and makes sure that it can not arrive later. Not decided when ctx ended before. Shards
-// that others have taken over meanwhile are given up; when that is all of them it can not be told any more, and is
-// false: whoever asks the new owners finds what is there.
+// resolve finds out whether a transaction without an answer is durable. It waits until the database answers and the
+// transaction has ended, and makes sure that it can not arrive later. decided is false when ctx ended before that.
+// Shards that others have taken over meanwhile are given up; when all of them are, stored is false although the rows
+// may be there: the callers ask the new owners.
 func (s *Streams) resolve(ctx context.Context, marks []lease.Lease) (stored, decided bool) {
 	s.opts.Log.Warn("the outcome of a write is not known, asking the database")
-	held := func(m lease.Lease) bool { // without a break: nobody else can have moved the lease
+	held := func(m lease.Lease) bool { // without interruption: no other process can have moved the lease
 		epoch, owned := s.leaseEpoch(s.byLease[m.Name].st, s.byLease[m.Name].shard)
 		return owned && epoch == m.Epoch
 	}
@@ -226,8 +226,8 @@ func (s *Streams) resolve(ctx context.Context, marks []lease.Lease) (stored, dec
 	return stored, true
 }
 
-// dropStale fails the tickets of shards that were lost since they were queued, and those built upon what failed, and
-// returns the others.
+// dropStale fails the tickets whose shards were lost since they were queued, and the tickets built upon failed ones,
+// and returns the others.
 func (s *Streams) dropStale(batch []*Ticket) []*Ticket {
 	var rest []*Ticket
 	for _, t := range batch {
@@ -269,14 +269,14 @@ func (s *Streams) dropLost(ctx context.Context) {
 		return // the write is tried again and finds the leases lost again
 	}
 	for p, before := range epochs {
-		// One that was renewed or taken anew meanwhile is another matter.
+		// A lease that was renewed or taken anew meanwhile was not lost.
 		if epoch, owned := s.leaseEpoch(p.st, p.shard); owned && epoch == before && held[p.st.Lease(p.shard)].Epoch != epoch {
 			s.giveUp(p.st, p.shard)
 		}
 	}
 }
 
-// holds tells whether this process has the lease of a shard, be it open for entries or not.
+// leaseEpoch tells whether this process has the lease of a shard, whether or not it accepts entries, and its epoch.
 func (s *Streams) leaseEpoch(st *Stream, shard int) (epoch int64, owned bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

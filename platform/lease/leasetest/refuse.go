@@ -6,7 +6,7 @@ import (
 	"lyceum/platform/db"
 )
 
-// RefuseRelease makes the database refuse to take back leases whose names begin with prefix, until end is called.
+// RefuseRelease makes the database refuse the release of leases whose names begin with prefix, until end is called.
 func RefuseRelease(t *testing.T, d *db.DB, prefix string) (end func()) {
 	t.Helper()
 	refuse, allow := "CREATE TRIGGER kept BEFORE UPDATE ON leases WHEN NEW.machine = -1 AND NEW.name LIKE '"+prefix+"%' BEGIN SELECT RAISE(FAIL, 'not now'); END", "DROP TRIGGER kept"
