@@ -15,11 +15,12 @@ const (
 	claimInterval = 3 * time.Second
 )
 
-// errForeign is why a Redis is not used whose prefix another fleet has: each would take the messages of the other for its own.
+// errForeign refuses a Redis whose prefix another fleet uses: each fleet would take the messages of the other for its
+// own.
 var errForeign = errors.New("another fleet, with another database, uses this Redis with the same redis.prefix: give each fleet its own. " +
 	"One that has ended is forgotten after " + claimTTL.String())
 
-// claimScript notes which fleet uses the prefix, and returns which one does.
+// claimScript records which fleet uses the prefix, and returns which one does.
 var claimScript = rueidis.NewLuaScript(`
 local fleet = redis.call('GET', KEYS[1])
 if fleet and fleet ~= ARGV[1] then return fleet end
@@ -27,7 +28,7 @@ redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return ARGV[1]
 `)
 
-// claim fails with errForeign when another fleet uses the prefix. It says nothing when Redis can not tell, for instance because
+// claim returns errForeign when another fleet uses the prefix, and nil when Redis can not tell, for instance because
 // its memory is full.
 func (s *session) claim(ctx context.Context) error {
 	fleet := s.bus.conf.Fleet

@@ -23,7 +23,7 @@ type Limits interface {
 // longestInterval keeps sums of times in nanoseconds within 64 bits; it is about four years.
 const longestInterval = 1 << 57
 
-// gcra answers one use. state is the time at which the key will be idle again; it returns the next state.
+// gcra decides one use. state is the time at which the key will be idle again; the next state is returned.
 func gcra(now, state int64, perSecond float64, burst int) (next int64, wait time.Duration) {
 	interval := min(float64(time.Second)/perSecond, longestInterval)
 	next = max(state, now) + int64(interval)
@@ -35,7 +35,7 @@ func gcra(now, state int64, perSecond float64, burst int) (next int64, wait time
 
 const limitShards = 64
 
-// localLimits keeps the keys of this process.
+// localLimits counts the keys of this process.
 type localLimits struct {
 	now    func() time.Time
 	seed   maphash.Seed

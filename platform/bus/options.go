@@ -87,7 +87,7 @@ func (c *Config) withDefaults() {
 	}
 }
 
-// options turns the configuration into what the client library wants.
+// options are the client library's options for the configuration.
 func (c *Config) options() (rueidis.ClientOption, error) {
 	if err := c.Validate(); err != nil {
 		return rueidis.ClientOption{}, err

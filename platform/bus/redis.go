@@ -123,8 +123,8 @@ func (r *Redis) run(connected chan<- struct{}, hopeless chan<- error, foreign ch
 	}
 }
 
-// enter makes a session the current one. A Subscribe either came before, and its topic is subscribed to here, or finds
-// the session.
+// makeCurrent makes a session the current one. A concurrent Subscribe either came first, and its topic is subscribed
+// here, or finds the session.
 func (r *Redis) makeCurrent(s *session) {
 	r.currentMu.Lock()
 	defer r.currentMu.Unlock()
@@ -222,7 +222,7 @@ func (r *Redis) ping() error {
 	return err
 }
 
-// ObserveRoundTrips makes fn hear how long each exchange of Barrier with Redis took.
+// ObserveRoundTrips makes fn observe how long each exchange of Barrier with Redis took.
 func (r *Redis) ObserveRoundTrips(fn func(time.Duration)) { r.observeRoundTrip.Store(&fn) }
 
 // session returns the connection in use, or at once the error that says why there is none.
@@ -260,7 +260,7 @@ func (r *Redis) Close() error {
 	return nil
 }
 
-// permanent tells whether trying again without a change by an operator is in vain.
+// permanent tells whether trying again can not succeed until an operator changes something.
 func permanent(err error) bool {
 	if errors.Is(err, errTooOld) {
 		return true
@@ -282,7 +282,7 @@ func permanent(err error) bool {
 	return false
 }
 
-// keysOf names what in the configuration an error is about with which Redis was met.
+// keysOf names the configuration keys that an error of connecting to Redis is about.
 func keysOf(err error) string {
 	if _, ok := rueidis.IsRedisErr(err); ok && !errors.Is(err, errTooOld) { // it does not let us in
 		return "redis.password (or the one in redis.addresses), redis.username"

@@ -14,7 +14,7 @@ import (
 	"github.com/redis/rueidis"
 )
 
-// silence is how long a connection that stopped answering is kept before it is given up.
+// maxSilence is how long a connection that stopped answering is kept.
 const maxSilence = 3 * time.Second
 
 // subscribeChunk bounds the length of one SUBSCRIBE command.
@@ -27,8 +27,8 @@ var (
 	errMoved   = errors.New("Redis took the subscriptions away: the slot of the bus moved")
 )
 
-// session is one set of connections to one Redis server, from connect to loss. It is never repaired:
-// what goes wrong ends it, and the next one starts from nothing.
+// session is one set of connections to one Redis server, from connect to loss. It is never repaired: any failure ends
+// it, and a new session takes its place.
 type session struct {
 	bus     *Redis
 	client  rueidis.Client          // for scripts of the rate limiter
@@ -53,7 +53,7 @@ type session struct {
 	wg       sync.WaitGroup
 }
 
-// open connects, subscribes to all topics that are wanted, and proves that a message gets through.
+// open connects, subscribes to all wanted topics, and proves that a message gets through.
 func (r *Redis) open() (*session, error) {
 	client, err := rueidis.NewClient(r.opt)
 	if err != nil {
@@ -77,7 +77,7 @@ func (r *Redis) open() (*session, error) {
 	return s, nil
 }
 
-// mourn ends the session when the connection behind lost is gone.
+// endOnLoss ends the session when its connection is gone, which lost reports.
 func (s *session) endOnLoss(lost <-chan error) {
 	s.wg.Go(func() {
 		err := <-lost
@@ -137,7 +137,7 @@ func (s *session) handshake() error {
 	}
 }
 
-// requireMain fails on a replica: it takes messages but hands them to its own subscribers only.
+// requireMain fails on a replica, which would accept messages but deliver them to its own subscribers only.
 func (s *session) requireMain(ctx context.Context) error {
 	role, err := s.pub.Do(ctx, s.pub.B().Role().Build()).ToArray()
 	if err != nil {
@@ -149,8 +149,8 @@ func (s *session) requireMain(ctx context.Context) error {
 	return nil
 }
 
-// sentinelMaster is where the master is as the client library hears it from the Sentinels, "" without them. It is a look
-// into memory.
+// sentinelMaster is the master's address as the client library has it from the Sentinels, "" without them. It only
+// reads memory.
 func (s *session) sentinelMaster() string {
 	if s.bus.conf.Master == "" {
 		return ""
@@ -161,8 +161,8 @@ func (s *session) sentinelMaster() string {
 	return ""
 }
 
-// checkMaster ends the session when the Sentinels made another server the master. The one before may live on and take
-// messages that nobody hears.
+// checkMaster ends the session when the Sentinels made another server the master. The former one may live on and
+// accept messages that nobody receives.
 func (s *session) checkMaster() {
 	if s.sentinelMaster() != s.master {
 		s.kill(errSwitch)
@@ -191,7 +191,7 @@ func (s *session) received(m rueidis.PubSubMessage) {
 	}
 }
 
-// subscription notices a subscription that Redis ended by itself, as it does when a slot moves to another node.
+// subscription notices that Redis ended a subscription by itself, as it does when a slot moves to another node.
 func (s *session) subscription(event rueidis.PubSubSubscription) {
 	if !strings.HasSuffix(event.Kind, "unsubscribe") {
 		return
@@ -231,7 +231,7 @@ func (s *session) channels(topics []string) []string {
 	return names
 }
 
-// reconcile makes the subscriptions of the connection those that are wanted. An error ends the session.
+// reconcile changes the subscriptions of the connection to the wanted ones. An error ends the session.
 func (s *session) reconcile(ctx context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -298,8 +298,8 @@ func (s *session) publish(ctx context.Context, msgs []Message) error {
 	})
 }
 
-// do runs one exchange with Redis and bounds how long it may take. Any failure but the caller's own
-// impatience puts the session in doubt.
+// do runs one exchange with Redis within the configured time. Any failure except the end of the caller's context puts
+// the session in doubt.
 func (s *session) do(ctx context.Context, exchange func(context.Context) error) error {
 	bounded, cancel := context.WithTimeout(ctx, s.bus.conf.Timeout.D())
 	defer cancel()
@@ -321,7 +321,7 @@ func (s *session) do(ctx context.Context, exchange func(context.Context) error) 
 	return fmt.Errorf("%w: %w", ErrUnavailable, err)
 }
 
-// misplaced tells whether an error of Redis means that another server has the work of this one.
+// isRedirection tells whether an error of Redis means that another server has the data.
 func isRedirection(err error) bool {
 	for _, prefix := range []string{"MOVED", "ASK", "CLUSTERDOWN", "READONLY", "MASTERDOWN", "LOADING"} {
 		if strings.HasPrefix(err.Error(), prefix) {
@@ -331,8 +331,8 @@ func isRedirection(err error) bool {
 	return false
 }
 
-// stall refuses all calls until Redis has answered on both connections. Without it each call would
-// wait for its own timeout.
+// stall refuses all calls until Redis has answered on both connections. Without it each call would wait for its own
+// timeout.
 func (s *session) stall() {
 	if s.stalled.Swap(true) {
 		return
@@ -373,7 +373,7 @@ func (s *session) kill(err error) {
 	})
 }
 
-// close gives the connections back. A connection that hangs takes a second to close.
+// close closes the connections. A connection that hangs takes a second to close.
 func (s *session) close() {
 	s.kill(ErrClosed)
 	var wg sync.WaitGroup

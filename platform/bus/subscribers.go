@@ -12,8 +12,8 @@ type subscriber struct {
 	gone atomic.Bool
 }
 
-// subscribers knows who wants which topic. Lists are copied when they change, so that a delivery
-// reads them without a lock and a subscriber may cancel from inside its function.
+// subscribers knows the subscribers of each topic. Lists are copied when they change, so that a delivery reads them
+// without a lock and a subscriber may cancel from inside its function.
 type subscribers struct {
 	mu     sync.RWMutex
 	topics map[string][]*subscriber

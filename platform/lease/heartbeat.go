@@ -69,13 +69,13 @@ func (l *Leases) heartbeat(ctx context.Context) error {
 	defer l.heartbeatMu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, max(l.opts.TTL, time.Second))
 	defer cancel()
-	began := time.Now() // before the database's clock is read, so that the registration lasts longer than this process believes
+	began := time.Now() // before the database's clock is read: the registration lasts longer than this process believes
 	now, err := l.now(ctx, l.db)
 	if err != nil {
 		return err
 	}
 	self := l.Self()
-	l.heartbeats++ // one that comes late changes nothing
+	l.heartbeats++ // a heartbeat that arrives late changes nothing
 	n, err := l.db.Exec(ctx, `UPDATE machines SET expires_ms = $1, starting = $8, draining = $2, mute = $3, bus = $9, beat = $10 WHERE id = $4 AND incarnation = $5 AND beat < $10
 		AND NOT EXISTS (SELECT 1 FROM fleet WHERE name = $6 AND value <> $7 AND $7 <> '')`,
 		now+l.opts.TTL.Milliseconds(), self.Draining, self.Degraded, int64(self.ID), self.Incarnation, versionRow, l.major(), self.Starting, self.Bus, l.heartbeats)
@@ -107,7 +107,7 @@ func (l *Leases) explainLostHeartbeat(ctx context.Context) error {
 	case err == nil && stored < l.heartbeats:
 		return errors.New("the heartbeat changed nothing")
 	}
-	return err // it is stored: the statement was sent twice, or the registration has ended
+	return err // the heartbeat is stored: the statement was sent twice, or the registration has ended
 }
 
 // Alive reports whether the registration is unexpired, as far as this process knows: its last heartbeat is younger
@@ -140,7 +140,7 @@ func (l *Leases) SetDegraded(ctx context.Context, mute bool) error {
 	err := l.heartbeat(ctx)
 	if err != nil && !mute {
 		l.mu.Lock()
-		l.self.Degraded = true // the caller goes on as before
+		l.self.Degraded = true // the caller remains degraded
 		l.mu.Unlock()
 	}
 	return err

@@ -45,7 +45,7 @@ type Machine struct {
 	Degraded    bool   // rows that it writes may not be on the bus
 	Bus         string // the server of the bus that it is at; "" when that is not known
 	Started     time.Time
-	Metadata    string // set in what Accept and Metadata give only
+	Metadata    string // only set in arguments of Options.Accept
 }
 
 // Has tells whether the machine runs a role; "all" stands for every one.
@@ -79,7 +79,7 @@ type Options struct {
 	Roles    []string
 	Alone    bool          // the only process there can be: no heartbeat, no expiry
 	TTL      time.Duration // a machine without a heartbeat for so long is dead (3 s)
-	Absence  time.Duration // a machine whose session is missing for so long is dead: it may be about to take another (300 ms)
+	Absence  time.Duration // a machine whose session is missing for so long is dead; before, it may open another (300 ms)
 	Log      *slog.Logger
 	Metadata string // what the others may read of this process; any text
 	// Accept decides whether this process may join the live others; nobody else joins meanwhile. May be nil.
@@ -93,26 +93,26 @@ type Leases struct {
 	db   *db.DB
 	opts Options
 
-	heartbeatMu   sync.Mutex // one heartbeat at a time, so that the last one says what is true
+	heartbeatMu   sync.Mutex // held during a heartbeat, so that the last one stores the newest state
 	mu            sync.Mutex
 	self          Machine
 	machines      []Machine
 	holders       map[string]Holder
-	leaseChanged  map[string]time.Time // when this process took or gave back a lease: readings that began before say nothing of it
+	leaseChanged  map[string]time.Time // when this process took or released a lease; older readings do not know it
 	viewAt        time.Time            // when the reading of the view began
 	heartbeatAt   time.Time            // when the last heartbeat that arrived began
-	anyDegraded   bool                 // another machine is mute, or at another server of the bus
+	anyDegraded   bool                 // another machine is degraded, or at another server of the bus
 	busChangedAt  time.Time            // when this machine came to its server of the bus
-	heartbeats    int64                // heartbeats sent; beating guards it
-	joinedAt      time.Time            // when this machine came to others, who may not know it yet
-	knownToAllAt  time.Time            // when all of them know it
-	required      []string             // the leases without which it is not the only one
-	noOthers      bool                 // the view shows no other machine, alive or not, and these leases at this one
-	storedShares  int64                // shares in the row of this machine, at the time of the view
-	claim         int64                // what says there that it may count on being the only one; 0 while it does not
-	claimedAt     time.Time            // when that was stored
-	dbClock       int64                // the database's, at the time of the view
-	dbClockAt     time.Time            // when that was known
+	heartbeats    int64                // heartbeats sent; guarded by heartbeatMu
+	joinedAt      time.Time            // when this machine joined others, which may not know it yet
+	knownToAllAt  time.Time            // when all of them must know it
+	required      []string             // the leases that the only member must have
+	noOthers      bool                 // the view shows no other machine, alive or not, and the required leases here
+	storedShares  int64                // column shares of this machine's row, at the time of the view
+	claim         int64                // the value of that column that claims to be the only member; 0: no claim
+	claimedAt     time.Time            // when the claim was stored
+	dbClock       int64                // the database's clock in ms, at the time of the view
+	dbClockAt     time.Time            // when dbClock was read
 	clockJumpedAt time.Time            // when the database's clock was seen to jump
 	degradedViews int64
 	missingSince  map[int64]time.Time // machines whose sessions are gone, by incarnation, and since when
@@ -121,7 +121,8 @@ type Leases struct {
 	wake          chan struct{}
 }
 
-// Open registers this process, which takes work from Ready on. A given machine id that a live process holds is refused, naming the holder.
+// Open registers this process, which takes work after Ready. A configured machine id that a live process holds is refused
+// with an error that names the holder.
 func Open(ctx context.Context, d *db.DB, o Options) (*Leases, error) {
 	if o.TTL == 0 {
 		o.TTL = 3 * time.Second
@@ -171,7 +172,7 @@ func (l *Leases) register(ctx context.Context) error {
 		if err := l.accept(ctx, tx, now); err != nil {
 			return err
 		}
-		// Who had the id may be asleep: what it says would be lost with its row.
+		// The process that had the id may be paused: its claim would be lost with its row.
 		var doubt bool
 		err = tx.QueryRow(ctx, "SELECT shares <> incarnation FROM machines WHERE id = $1 AND expires_ms <> 0 FOR UPDATE", int64(id)).Scan(&doubt)
 		if err != nil && !errors.Is(err, db.ErrNoRows) {
@@ -332,7 +333,7 @@ func (l *Leases) Acquire(ctx context.Context, names ...string) ([]Lease, error) 
 	if settled, err := l.heartbeatUnlessKnown(ctx); err != nil || !settled {
 		return nil, err
 	}
-	names = slices.Sorted(slices.Values(names)) // one order of row locks in all processes
+	names = slices.Sorted(slices.Values(names)) // all processes lock rows in the same order
 	self := l.Self()
 	var got []Lease
 	err := l.db.Tx(ctx, func(tx *db.Tx) error {
@@ -371,7 +372,7 @@ func (l *Leases) Acquire(ctx context.Context, names ...string) ([]Lease, error) 
 	if err != nil {
 		return nil, err
 	}
-	if !l.Alive() { // it stood still meanwhile: another one may be the only one by now
+	if !l.Alive() { // it was paused meanwhile: another process may be the only member by now
 		return nil, nil
 	}
 	if len(got) > 0 {
@@ -395,7 +396,7 @@ func lockLeases(ctx context.Context, tx *db.Tx, names []string) (map[string]Hold
 // liveIncarnations are the incarnations of the live machines, by id.
 func (l *Leases) liveIncarnations(ctx context.Context, tx *db.Tx) (map[int]int64, error) {
 	if l.opts.Alone {
-		return map[int]int64{}, nil // whoever held a lease is gone
+		return map[int]int64{}, nil // every former holder is gone
 	}
 	now, err := l.now(ctx, tx)
 	if err != nil {
@@ -441,7 +442,7 @@ func (l *Leases) Advance(w *db.Batch, marks []Lease) {
 	}
 	update := `UPDATE leases SET pos = v.pos FROM unnest($1::text[], $2::bigint[], $3::bigint[]) AS v (name, epoch, pos)
 		WHERE leases.name = v.name AND leases.epoch = v.epoch`
-	if l.db.Postgres() { // it would read the whole table for that join, which takes twice as long
+	if l.db.Postgres() { // for the join it would read the whole table, which takes twice as long
 		update = `UPDATE leases SET pos = ($3::bigint[])[array_position($1::text[], name)]
 			WHERE name = ANY($1::text[]) AND epoch = ($2::bigint[])[array_position($1::text[], name)]`
 	}

@@ -7,9 +7,9 @@ import (
 	"lyceum/platform/db"
 )
 
-// A process that is the only one asks nobody before it reads, and tells nobody what it writes (design/020). It says in its
-// row that it may count on that, and counts on it only with a view that began when this was stored. Who joins registers
-// first and then reads what the others say: one of the two sees the other.
+// The only member of the fleet asks nobody before it reads, and publishes nothing (design/020). It stores a claim in its row,
+// and relies on it only with a view that began after the claim was stored. A process that joins registers first and then
+// reads the claims of the others. So one of the two sees the other.
 
 // SetRequired names the leases that the only member must have: while another process may have one of them,
 // IsOnlyMember is false.
@@ -46,11 +46,11 @@ func (l *Leases) storeClaim(ctx context.Context) error {
 	}
 	shares := self.Incarnation
 	if could {
-		shares = -time.Now().UnixNano() // another one each time, so that a statement that comes late does not end it
+		shares = -time.Now().UnixNano() // differs each time, so that a late statement does not end the claim
 	}
 	n, err := l.db.Exec(ctx, "UPDATE machines SET shares = $1 WHERE id = $2 AND incarnation = $3 AND shares = $4", shares, int64(self.ID), self.Incarnation, said)
 	if err != nil || n == 0 {
-		return err // the next view shows what is true
+		return err // the next view shows what is stored
 	}
 	l.mu.Lock()
 	if l.storedShares = shares; could {
@@ -99,7 +99,7 @@ func (l *Leases) heartbeatUnlessKnown(ctx context.Context) (bool, error) {
 		if err != nil {
 			return false, err
 		}
-		// Those who seem to have died lately too: the clock may have jumped.
+		// Machines that seem to have died recently count too: the clock may have jumped.
 		err = l.db.QueryRow(ctx, "SELECT EXISTS (SELECT 1 FROM machines WHERE shares <> incarnation AND incarnation <> $1 AND (expires_ms > $2 OR expires_ms <> 0 AND "+l.sessionLockHeld()+"))",
 			self.Incarnation, now-recentlySeen.Milliseconds()).Scan(&one)
 		if err != nil {
@@ -122,7 +122,7 @@ func (l *Leases) WaitUntilKnown(ctx context.Context) error {
 			return err
 		}
 		if !told {
-			l.announce() // the only one looks, and takes back what it says
+			l.announce() // the only member reads the view and ends its claim
 			told = true
 		}
 		l.mu.Lock()

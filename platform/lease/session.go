@@ -9,18 +9,18 @@ import (
 	"lyceum/platform/db"
 )
 
-// A process holds a lock that belongs to its session with PostgreSQL, which ends with the process: the kernel closes the
-// connections of one that was killed at once. So the others need not wait for its heartbeat to expire. Fencing makes it
-// safe to be wrong about it: a process that lives and lost its session for a moment loses leases, never data.
+// A process holds an advisory lock in a session of PostgreSQL. The session ends with the process, since the kernel closes the
+// connections of a killed process at once. So the others need not wait until its heartbeat expires. Fencing makes mistakes
+// safe: a live process that lost its session for a moment loses leases, never data.
 
 const (
 	sessionRetryMin = 10 * time.Millisecond // before a broken session is replaced
 	sessionRetryMax = time.Second           // while the database is away
 
-	// A connection between processes can be seen to break before PostgreSQL has ended the session, so it is looked for more
-	// than once.
-	suspectFor     = 2 * time.Second       // how long a process stays suspected whose session is there
-	suspectRecheck = 25 * time.Millisecond // the pause between two looks, at first
+	// A connection between processes may break before PostgreSQL has ended the session, so the session is checked more than
+	// once.
+	suspectFor     = 2 * time.Second       // how long a process with a session stays suspected
+	suspectRecheck = 25 * time.Millisecond // the first pause between two checks
 )
 
 // sessionExistsSQL tells of a row of machines whether its session exists. It is also true for a row without a session,
@@ -64,7 +64,7 @@ func (l *Leases) keepSession(ctx context.Context) {
 				return err
 			}
 			pause.Reset()
-			// A session that broke may have left a statement that comes yet: keys go up, so that it changes nothing.
+			// A statement of a broken session may still arrive. Keys go up, so that it changes nothing.
 			return s.Exec(`UPDATE machines SET lock_key = $1, lock_run = CAST(pg_postmaster_start_time() AS TEXT) WHERE id = $2 AND incarnation = $3
 				AND (lock_key < $1 OR lock_run <> CAST(pg_postmaster_start_time() AS TEXT))`,
 				key, int64(self.ID), self.Incarnation)

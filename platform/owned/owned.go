@@ -10,7 +10,7 @@ import (
 	"lyceum/platform/stream"
 )
 
-// Spec says what is kept. S is what is known of a key.
+// Spec says how keys are kept. S is the state of one key.
 type Spec[S any] struct {
 	Stream *stream.Stream
 	// Load reads a key from the database. Nobody else has the state yet.
@@ -39,7 +39,7 @@ type Owned[S any] struct {
 	active map[int]int64 // the epoch under which Active was asked, by shard
 }
 
-// entry is one key. Its fields from basis on are guarded by lock.
+// entry is one key. lock guards the fields from basis on.
 type entry[S any] struct {
 	key        string
 	shard      int
@@ -70,38 +70,38 @@ type Change[S any] struct {
 // State is what is known of the key: to read only.
 func (c *Change[S]) State() *S { return c.state }
 
-// Detached is a change of a state that nobody owns, such as one that is being made: what is appended to it goes nowhere.
+// Detached is a change of a state that has no owner, such as one that is being made: appended rows go nowhere.
 func Detached[S any](s *S) *Change[S] { return &Change[S]{state: s} }
 
-// errNeed makes Do load what a function misses and call it again.
+// errNeed makes Do load what the function lacks and call it again.
 var errNeed = errors.New("more must be known of the key first")
 
-// Need is for what is not in the state: fn returns its error. load runs without the lock, so it uses nothing of the state
-// but what fn gave it; what it returns puts the result into the state, unless the state has moved on, and fn is
-// called again.
+// Need says that the state lacks something; the function returns its error. load runs without the lock, so it must use
+// nothing of the state except what the function copied. The put that it returns adds the result to the state, unless
+// the state has changed, and the function is called again.
 func (c *Change[S]) Need(load func(ctx context.Context) (put func(s *S), err error)) error {
 	c.need = load
 	return errNeed
 }
 
-// Needs tells that Need was called: the error of fn is that.
+// Needs tells that Need was called, and so that the function returned its error.
 func (c *Change[S]) Needs() bool { return c.need != nil }
 
-// Append adds rows to the change, and what they make of the state: apply runs when the rows have their place in the
-// queue, as t, and can not fail. Without rows it is for what the state remembers besides them.
+// Append adds rows to the change, and the function that applies them to the state: it runs when the rows have their
+// place in the queue, as t, and can not fail. Without rows it changes what the state holds besides them.
 func (c *Change[S]) Append(apply func(s *S, t *stream.Ticket), entries ...*stream.Entry) {
 	c.entries = append(c.entries, entries...)
 	c.apply = append(c.apply, apply)
 }
 
-// patience is how often what a function needs is loaded without the lock: where the state moves all the time, the lock
-// is kept then.
+// unlockedTries is how often the loads of one call run without the lock. After that the lock is kept, so that a state
+// that changes all the time does not delay the call for ever.
 const unlockedTries = 3
 
-// Do runs fn with what is known of a key, queues the rows that it appends and applies them, and returns when they, or all
-// that fn answered from, are durable. fn may run more than once, so it has no effect but through its Change. Errors
-// besides those of fn and of Load: stream.ErrNotOwner, stream.ErrAborted, *stream.BusyError, stream.ErrTooLarge, which
-// have changed nothing, and those of the write.
+// Do runs fn with the state of a key, queues the rows that it appends and applies them, and returns when these rows,
+// or all rows on which the answer rests, are durable. fn may run more than once, so its only effect is its Change.
+// Besides the errors of fn, of Load and of the write, Do returns stream.ErrNotOwner, stream.ErrAborted,
+// *stream.BusyError and stream.ErrTooLarge, which mean that nothing was changed.
 func (o *Owned[S]) Do(ctx context.Context, key string, fn func(c *Change[S]) error) error {
 	e, err := o.enter(key)
 	if err != nil {
@@ -133,7 +133,7 @@ func (o *Owned[S]) Do(ctx context.Context, key string, fn func(c *Change[S]) err
 	return d.result
 }
 
-// decision is what a function made of a key.
+// decision is the result of fn for a key.
 type decision struct {
 	result error          // of the function
 	wrote  bool           // rows were queued
@@ -141,10 +141,10 @@ type decision struct {
 	basis  *stream.Basis
 }
 
-// mostTries bounds how often a call begins anew because rows that it was built upon were not written.
+// maxTries bounds how often a call starts again because rows upon which it was built were not written.
 const maxTries = 20
 
-// decide runs fn and queues its rows. The error says that there is no decision.
+// decide runs fn and queues its rows. An error means that there is no decision.
 func (o *Owned[S]) decide(ctx context.Context, e *entry[S], fn func(c *Change[S]) error) (decision, error) {
 	if err := e.acquire(ctx); err != nil {
 		return decision{}, err
@@ -184,7 +184,7 @@ func (o *Owned[S]) decide(ctx context.Context, e *entry[S], fn func(c *Change[S]
 	}
 }
 
-// apply puts a change into the state. What panics leaves a state that nobody uses, and rows that are not written.
+// apply applies a change to the state. When a function panics, the state is dropped and the rows are not written.
 func (o *Owned[S]) apply(e *entry[S], c *Change[S]) {
 	applied := false
 	defer func() {
@@ -203,7 +203,7 @@ func (o *Owned[S]) apply(e *entry[S], c *Change[S]) {
 	applied = true
 }
 
-// load makes sure that the state of a key is there and current; the caller has the lock.
+// load makes sure that the state of a key is in memory and current; the caller has the lock.
 func (o *Owned[S]) load(ctx context.Context, e *entry[S]) error {
 	if e.basis != nil && e.basis.Alive() {
 		return nil
@@ -229,7 +229,7 @@ func (o *Owned[S]) load(ctx context.Context, e *entry[S]) error {
 	return nil
 }
 
-// fetch loads what a function needs, where unlocked is true without the lock, which the caller has before and after.
+// fetch loads what fn needs; without the lock when unlocked is true. The caller has the lock before and after.
 func (o *Owned[S]) fetch(ctx context.Context, e *entry[S], load func(ctx context.Context) (func(s *S), error), unlocked bool) error {
 	basis := e.basis
 	put, err := func() (func(s *S), error) {
@@ -246,8 +246,8 @@ func (o *Owned[S]) fetch(ctx context.Context, e *entry[S], load func(ctx context
 	return err
 }
 
-// Each runs fn, as Do does, for the pinned keys of a shard, and for those that Active names when the shard was taken since
-// the last call. It does nothing in a process that does not own the shard.
+// Each runs fn, as Do does, for the pinned keys of a shard, and for the keys that Active returns if the shard was
+// taken since the last call. It does nothing in a process that does not own the shard.
 func (o *Owned[S]) Each(ctx context.Context, shard int, fn func(key string, c *Change[S]) error) error {
 	epoch, ok := o.spec.Stream.Ownership(shard)
 	if !ok {
@@ -299,7 +299,7 @@ func (o *Owned[S]) Each(ctx context.Context, shard int, fn func(key string, c *C
 	return err
 }
 
-// Peek runs fn with what is in memory of a key, and tells whether there was anything. It may be stale.
+// Peek runs fn with the state of a key if it is in memory, and tells whether it was. The state may be stale.
 func (o *Owned[S]) Peek(ctx context.Context, key string, fn func(s *S)) bool {
 	o.mu.Lock()
 	e := o.keys[key]
@@ -321,7 +321,8 @@ func (o *Owned[S]) Peek(ctx context.Context, key string, fn func(s *S)) bool {
 	return true
 }
 
-// Drop forgets the keys of a shard that is not owned any more, but for those with calls under way, which see it themselves.
+// Drop forgets the keys of a shard that is no longer owned, except those with calls under way, which notice it
+// themselves.
 func (o *Owned[S]) Drop(shard int) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -332,7 +333,7 @@ func (o *Owned[S]) Drop(shard int) {
 	}
 }
 
-// Bytes is what all keys take, and how many there are.
+// Bytes is the memory of all keys in bytes, and their number.
 func (o *Owned[S]) Bytes() (bytes int64, keys int) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -355,7 +356,7 @@ func (e *entry[S]) acquire(ctx context.Context) error {
 
 func (e *entry[S]) release() { e.lock <- struct{}{} }
 
-// enter finds or makes the entry of a key. Where all memory is taken by keys that must stay, more keys are refused.
+// enter finds or makes the entry of a key and counts the call. New keys are refused when pinned keys take all memory.
 func (o *Owned[S]) enter(key string) (*entry[S], error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -375,7 +376,7 @@ func (o *Owned[S]) enter(key string) (*entry[S], error) {
 	return e, nil
 }
 
-// leave ends a call, and forgets what was never loaded.
+// leave ends a call, and forgets a key that was never loaded.
 func (o *Owned[S]) leave(e *entry[S]) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -386,10 +387,10 @@ func (o *Owned[S]) leave(e *entry[S]) {
 	o.evict()
 }
 
-// keyBytes is what a key takes besides its state.
+// keyOverhead is the memory of a key besides its state, in bytes.
 const keyOverhead = 400
 
-// weigh notes what a key takes now; the caller has its lock.
+// updateSize records the memory of a key and whether it is pinned; the caller has its lock.
 func (o *Owned[S]) updateSize(e *entry[S]) {
 	bytes := o.spec.Bytes(e.state) + keyOverhead + int64(len(e.key))
 	pinned := o.spec.Pinned != nil && (o.spec.Pinned(e.state) || e.pinned && !e.basis.Idle()) // what ends it may yet be refused
@@ -400,8 +401,8 @@ func (o *Owned[S]) updateSize(e *entry[S]) {
 	e.bytes = bytes
 }
 
-// evict forgets the keys used least lately until the budget holds; the caller holds mu. Those that must stay are looked at
-// again when it comes round to them.
+// evict forgets the keys used least recently until the budget holds; the caller holds mu. Keys that must stay go to
+// the front of the list.
 func (o *Owned[S]) evict() {
 	for range 16 {
 		place := o.lru.Back()
@@ -417,7 +418,7 @@ func (o *Owned[S]) evict() {
 	}
 }
 
-// remove takes an entry out; the caller holds mu.
+// remove removes an entry; the caller holds mu.
 func (o *Owned[S]) remove(e *entry[S]) {
 	o.lru.Remove(e.lruElement)
 	delete(o.keys, e.key)

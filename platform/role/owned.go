@@ -13,13 +13,14 @@ import (
 	"lyceum/platform/stream"
 )
 
-// ownerWait is how long a call waits for a shard that moves.
+// maxOwnerWait is how long a call waits for a shard that moves.
 const maxOwnerWait = 15 * time.Second
 
-// lastWait is how long it waits in a process that stops where no process is left that takes the shard.
+// maxDrainingWait is how long a call waits in a process that stops when no process is left that takes the shard.
 const maxDrainingWait = 2 * time.Second
 
-// mayCome tells whether an owner that a call waits for may come: not when this process stops and the others have stopped.
+// ownerMayCome tells whether the shard may still get an owner: not when this process stops and the others have
+// stopped.
 func (p *Process) ownerMayCome(st *stream.Stream) bool {
 	return !p.Leases.Self().Draining || len(p.membersOf(st.Role())) > 0
 }
@@ -131,17 +132,17 @@ func (p *Process) waitedTooLong(st *stream.Stream, waited time.Duration) bool {
 	return waited > maxOwnerWait || waited > maxDrainingWait && !p.ownerMayCome(st)
 }
 
-// errGone ends a call for somebody who is gone: a newer one of the same caller would else come before it.
+// errCallerGone ends a call whose caller has left: otherwise it could run after a newer call of the same caller.
 var errCallerGone = fmt.Errorf("the caller left before the owner was found: %w", context.Canceled)
 
 // errMoved ends a call to an owner whose shard another process has now.
 var errMoved = errors.New("the shard moved while its owner was asked")
 
-// moveGrace is how long an owner that gave its shard away has to answer what it was asked before.
+// moveGrace is how long an owner that released its shard has to answer earlier calls.
 const moveGrace = 100 * time.Millisecond
 
-// whileOwned gives a context for a call to the owner of a shard. It ends when the shard has moved, since a process that
-// hangs keeps its connections and would let the caller wait. end must be called.
+// whileOwnedContext returns a context for a call to the owner of a shard. It ends when the shard has moved, since a
+// process that hangs keeps its connections and the call would wait for it. end must be called.
 func (p *Process) whileOwnedContext(ctx context.Context, st *stream.Stream, shard int, owner lease.Holder) (attempt context.Context, end func()) {
 	attempt, cancel := context.WithCancelCause(ctx)
 	go func() {
@@ -173,7 +174,7 @@ func isMoving(err error) bool {
 		errors.Is(err, rpc.ErrUnreachable) || errors.Is(err, rpc.ErrBroken)
 }
 
-// asAnswer gives what passes with the move an answer to the client.
+// clientError turns an error that passes with the move into one that clients get as an answer.
 func clientError(err error) error {
 	if isMoving(err) {
 		return fmt.Errorf("%w: %w", err, stream.ErrNotOwner)

@@ -30,10 +30,10 @@ type Role struct {
 	Pool    string // role whose processes serve it where no process has this one; "" for none
 }
 
-// NoRole stands in a process's list of roles for none: a command such as lyceum user, which only calls others.
+// NoRole is the role of a process that has none: a command such as lyceum user, which only calls others.
 const NoRole = "none"
 
-// Process is this process: what the domains are given.
+// Process is this process, as the domains know it.
 type Process struct {
 	DB      *db.DB
 	Bus     bus.Bus
@@ -64,16 +64,16 @@ func (p *Process) LogEpoch() uint32 { return p.epoch }
 // SetLogEpoch is called once at the start.
 func (p *Process) SetLogEpoch(epoch uint32) { p.epoch = epoch }
 
-// mintAlphabet is in the order of bytes, so that ids sort by time.
+// idAlphabet is in the order of bytes, so that ids sort by time.
 const idAlphabet = "-0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstuvwxyz"
 
-// mintRandom is how many characters of an id are random; each is 6 bits, so that these are 132.
+// idRandom is how many characters of an id are random; each has 6 bits, so these are 132.
 const idRandom = 22
 
-// NewID makes an id that no other process makes and that nobody guesses: 41 bits of milliseconds since 2020,
-// 10 bits of machine id and 13 bits of sequence, as 11 characters that sort by time within a machine, then
-// 132 random bits as 22 characters. Who knows one id can not count on to the next: a media id or the id of
-// a public room that is listed nowhere is all that one needs to get in.
+// NewID makes an id that no other process makes and that nobody can guess: 41 bits of milliseconds since 2020, 10 bits
+// of machine id and 13 bits of sequence, as 11 characters that sort by time within a machine, then 132 random bits as
+// 22 characters. One id does not reveal the next: a media id, or the id of a public room that is listed nowhere, is
+// all that a stranger needs to get in.
 func (p *Process) NewID() string {
 	const epoch = 1577836800000
 	for {
@@ -96,14 +96,14 @@ func (p *Process) NewID() string {
 	}
 }
 
-// Go adds a background part. It is started with the process, started again with a growing pause when it
-// fails, and stopped at the end.
+// Go adds a background part. It is started with the process, restarted after a growing pause when it fails, and
+// stopped at the end.
 func (p *Process) Go(name string, run func(ctx context.Context) error) {
 	p.parts = append(p.parts, part{name, run})
 }
 
-// Run runs the parts until ctx ends: the registration, the streams and the background work. The parts
-// end first, then the shards are handed over, then the registration ends.
+// Run runs the registration, the streams and the background parts until ctx ends. Then the parts end first, the shards
+// are handed over, and the registration ends.
 func (p *Process) Run(ctx context.Context) error {
 	if err := p.Streams.Start(ctx); err != nil {
 		if ctx.Err() != nil {
@@ -160,7 +160,7 @@ func (p *Process) keepRunning(ctx context.Context, part part) {
 	}
 }
 
-// Find gives a role of the table.
+// FindRole returns a role of the table.
 func (p *Process) FindRole(name string) (Role, bool) {
 	i := slices.IndexFunc(p.Roles, func(r Role) bool { return r.Name == name })
 	if i < 0 {

@@ -10,7 +10,7 @@ import (
 	"lyceum/platform/lease"
 )
 
-// players are the live machines by role, as of one view of the leases.
+// members are the live machines by role, for one view of the leases.
 type members struct {
 	machines []lease.Machine // the view that they were made from
 	mu       sync.RWMutex
@@ -24,7 +24,7 @@ type member struct {
 	seed uint64 // of its weights for keys
 }
 
-// played gives the live processes that take requests of a role. It is made anew when the view of the leases is.
+// membersOf returns the live processes that take requests of a role. It is computed anew for each view of the leases.
 func (p *Process) membersOf(name string) []member {
 	machines := p.Leases.Machines()
 	now := p.members.Load()
@@ -50,7 +50,7 @@ func (p *Process) membersOf(name string) []member {
 	return list
 }
 
-// mix spreads the bits of a number (the finaliser of SplitMix64, Steele and others, OOPSLA 2014).
+// mixBits spreads the bits of a number (the finaliser of SplitMix64, Steele and others, OOPSLA 2014).
 func mixBits(x uint64) uint64 {
 	x = (x ^ x>>30) * 0xbf58476d1ce4e5b9
 	x = (x ^ x>>27) * 0x94d049bb133111eb
@@ -59,9 +59,9 @@ func mixBits(x uint64) uint64 {
 
 var nextInTurn atomic.Uint64
 
-// Route chooses the process for a request: the owner of the key's shard for a role that writes a stream,
-// else one that the key hashes to, else this process. Where no process has the role, its pool has it. It is
-// not ok when nobody has either.
+// Route chooses the process for a request: the owner of the key's shard for a role that writes a stream, else one that
+// the key hashes to; without a key, this process if it has the role, else each in turn. When no process has the role,
+// its pool serves it. ok is false when nobody has either.
 func (p *Process) Route(name, key string) (addr string, local, ok bool) {
 	self := p.Leases.Self()
 	r, known := p.FindRole(name)

@@ -21,7 +21,7 @@ type Job struct {
 // Job is the right to work under a lease that this process acquired.
 func (p *Process) Job(l lease.Lease) *Job { return &Job{p, l} }
 
-// Lease is what the job is done under, for those who write for it in other processes: lease.Hold.
+// Lease is the lease under which the job is done, for other processes that write for it: see lease.Hold.
 func (j *Job) Lease() lease.Lease { return j.lease }
 
 // Tx runs fn in a transaction, or returns lease.ErrLost when another process does the work now. fn may run again after
@@ -46,15 +46,15 @@ func (j *Job) Exec(ctx context.Context, query string, args ...any) error {
 	})
 }
 
-// Check returns lease.ErrLost when another process does the work now: before steps that are not undone by Tx, and that
-// may be done twice.
+// Check returns lease.ErrLost when another process does the work now. It is for steps outside Tx that may be done
+// twice.
 func (j *Job) Check(ctx context.Context) error {
 	return j.Tx(ctx, func(*db.Tx) error { return nil })
 }
 
-// Singleton adds background work that one process of the fleet does at a time, machine 0 first. Its lease
-// moves when that process dies, or when it is paused for so long that it seems dead: then ctx ends late, and what the job
-// writes fails with lease.ErrLost.
+// Singleton adds background work that one process of the fleet does at a time, machine 0 first. Its lease moves when
+// that process dies, or when it is paused for so long that it seems dead. Then its ctx ends late, and the writes of
+// its job fail with lease.ErrLost.
 func (p *Process) Singleton(name string, run func(ctx context.Context, j *Job) error) {
 	p.jobs = append(p.jobs, name)
 	p.Go(name, func(ctx context.Context) error {
@@ -73,12 +73,12 @@ func (p *Process) Singleton(name string, run func(ctx context.Context, j *Job) e
 	})
 }
 
-// HasJob tells whether this version has background work of that name. The lease of work that only another version has stays
-// in the database.
+// HasJob tells whether this version has background work of that name. Leases of jobs that only another version has
+// stay in the database.
 func (p *Process) HasJob(name string) bool { return slices.Contains(p.jobs, name) }
 
-// preferred tells whether this process is the one that singletons belong to: of the live machines with the
-// newest version, the one with the lowest id. So an upgrade reaches background work first.
+// isPreferred tells whether singletons belong to this process: it has the lowest id among the live machines with the
+// newest version. So an upgrade reaches background work first.
 func (p *Process) isPreferred() bool {
 	best, newest := -1, obs.SemVer{}
 	for _, m := range p.Leases.Machines() {

@@ -7,11 +7,11 @@ import (
 	"sync"
 )
 
-// keepBody is how much of a body is kept to send it again. An event is at most 64 KiB.
+// maxKeptBody is how many bytes of a body are kept to send it again. An event is at most 64 KiB.
 const maxKeptBody = 64 << 10
 
-// body is a request's body on its way to another process. What was read is kept while it is little. Closing
-// it does not close the source, which may be needed again.
+// body is a request's body on its way to another process. The bytes read are kept while they are few. Closing it does
+// not close the source, which may be needed again.
 type body struct {
 	mu         sync.Mutex
 	source     io.ReadCloser
@@ -54,8 +54,8 @@ func (b *body) Read(p []byte) (int, error) {
 // Close ends this reading of the body. It takes no lock: a Read may wait for the client.
 func (b *body) Close() error { return nil }
 
-// again returns the whole body from its start, and false when a part of it is gone. The transport may still
-// hold the old body (it closes it when it likes); reading from it fails from now on.
+// rewind returns the whole body from its start, and false when a part of it is gone. The transport may still hold the
+// old body and closes it later; reading from that fails from now on.
 func (b *body) rewind() (io.ReadCloser, bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -69,7 +69,7 @@ func (b *body) rewind() (io.ReadCloser, bool) {
 	}{io.MultiReader(bytes.NewReader(b.kept), b.source), b.source}, true
 }
 
-// repeatable tells whether the whole body can be had again now, without waiting for the client.
+// canRewind tells whether rewind would succeed now, without waiting for the client.
 func (b *body) canRewind() bool {
 	if !b.mu.TryLock() {
 		return false // a Read waits for the client
@@ -78,7 +78,7 @@ func (b *body) canRewind() bool {
 	return !b.overflowed && b.fault == nil
 }
 
-// clientFault is what was wrong with the body: errTooLarge, errUnread or nil.
+// clientFault returns the client's fault with the body: errTooLarge, errUnread or nil.
 func (b *body) clientFault() error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -88,7 +88,7 @@ func (b *body) clientFault() error {
 	return errors.Join(errUnread, b.fault)
 }
 
-// awaited tells whether the client is waited for.
+// waitsForClient tells whether a Read waits for the client.
 func (b *body) waitsForClient() bool {
 	if !b.mu.TryLock() {
 		return true
@@ -97,7 +97,7 @@ func (b *body) waitsForClient() bool {
 	return false
 }
 
-// buffers are those with which answers are copied.
+// bufferPool holds the buffers with which answers are copied.
 type bufferPool struct{ pool sync.Pool }
 
 var copyBuffers = &bufferPool{sync.Pool{New: func() any { b := make([]byte, 32<<10); return &b }}}

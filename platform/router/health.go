@@ -13,8 +13,8 @@ const (
 	outageTTL    = time.Minute // an address that nobody wants any more
 )
 
-// health knows which processes could not be reached. Those are avoided until they answer a probe. Probes are
-// sent only while requests want the process, and never by a request of a client: that would wait for it.
+// health knows the processes that could not be reached. Requests avoid them until they answer a probe. Probes are sent
+// only while requests want the process, and never by a client's request, which would have to wait.
 type health struct {
 	transport http.RoundTripper
 
@@ -29,7 +29,7 @@ type outage struct {
 	probing   bool
 }
 
-// avoided tells whether requests are kept from the process, and sees to it that it is asked again.
+// isDown tells whether requests avoid the process, and makes sure that it is probed again.
 func (h *health) isDown(addr string) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -46,7 +46,7 @@ func (h *health) isDown(addr string) bool {
 	return true
 }
 
-// lost notes that the process could not be reached.
+// markDown records that the process could not be reached.
 func (h *health) markDown(addr string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -61,7 +61,7 @@ func (h *health) markDown(addr string) {
 	}
 }
 
-// suspect asks a process that broke a connection or lost a key whether it is there; if not, it is avoided.
+// probeSuspect probes a process that broke a connection or lost a key; if it does not answer, requests avoid it.
 func (h *health) probeSuspect(addr string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -71,7 +71,7 @@ func (h *health) probeSuspect(addr string) {
 	}
 }
 
-// probe asks once. Any answer will do: whether the process takes requests of clients is known to the fleet.
+// probe asks a process once. Any answer will do: the fleet knows whether the process takes requests of clients.
 func (h *health) probe(addr string) {
 	ctx, cancel := context.WithTimeout(context.Background(), probeTimeout)
 	defer cancel()

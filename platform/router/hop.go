@@ -34,7 +34,7 @@ const (
 	givenUp
 )
 
-// hop is one try to have a request answered elsewhere.
+// hop is one attempt to have a request answered by another process.
 type hop struct {
 	router    *Router
 	request   *web.Request
@@ -52,8 +52,8 @@ type hop struct {
 	drainingSince   time.Time // when it was seen that this process stops
 }
 
-// do returns nil when the answer was written. After errUnreached and errRepeatable the request's body can be
-// read from its start again.
+// do returns nil when the answer was written. After errUnreached and errRepeatable the request's body can be read from
+// its start again.
 func (h *hop) do() error {
 	in := h.request.Request
 	ctx, cancel := context.WithCancelCause(in.Context())
@@ -80,7 +80,7 @@ func (h *hop) do() error {
 	return h.classify()
 }
 
-// begin notes that the answer begins; not when the hop was given up in this moment: the cause is in the context.
+// begin marks the answer as begun. It is false when the hop was given up just before; the context holds the cause.
 func (h *hop) begin() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -101,7 +101,7 @@ func (h *hop) finish() {
 	h.router.watch.remove(h)
 }
 
-// pass sends the request and copies the answer.
+// forward sends the request and copies the answer.
 func (h *hop) forward(in *http.Request, ctx context.Context) { //nolint:revive // the context is the hop's, not the request's
 	out := in.WithContext(ctx)
 	at := *in.URL
@@ -155,7 +155,7 @@ func (h *hop) forward(in *http.Request, ctx context.Context) { //nolint:revive /
 	}
 }
 
-// copyBody sends what came at once when nobody knows how much will come.
+// copyBody copies the answer's body. When its length is unknown, every part is flushed as it comes.
 func copyBody(w http.ResponseWriter, response *http.Response) error {
 	buffer := copyBuffers.take()
 	defer copyBuffers.give(buffer)
@@ -184,7 +184,7 @@ func copyBody(w http.ResponseWriter, response *http.Response) error {
 
 var emptyValue = []string{""}
 
-// ofConnection tells whether a header is about one connection (RFC 9110, 7.6.1).
+// isHopByHop tells whether a header concerns one connection only (RFC 9110, 7.6.1).
 func isHopByHop(name string) bool {
 	switch name {
 	case "Connection", "Proxy-Connection", "Keep-Alive", "Proxy-Authenticate", "Proxy-Authorization", "Te", "Trailer", "Transfer-Encoding", "Upgrade", "Expect":
@@ -193,7 +193,7 @@ func isHopByHop(name string) bool {
 	return false
 }
 
-// ofProxies tells whether a header is a claim that the other process would believe this one.
+// isForwardedHeader tells whether a header makes a claim about the client that the other process would believe.
 func isForwardedHeader(name string) bool {
 	switch name {
 	case "Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto":
@@ -202,7 +202,7 @@ func isForwardedHeader(name string) bool {
 	return false
 }
 
-// dropNamed drops the headers that the header Connection names.
+// deleteListed deletes the headers that the header Connection names.
 func deleteListed(header http.Header, lines []string) {
 	for _, line := range lines {
 		for name := range strings.SplitSeq(line, ",") {
@@ -211,7 +211,7 @@ func deleteListed(header http.Header, lines []string) {
 	}
 }
 
-// upgrade passes a websocket on: it takes a connection of its own.
+// upgrade forwards a websocket, over a connection of its own.
 func (h *hop) upgrade(in *http.Request) {
 	if h.body != nil {
 		in.Body = h.body
@@ -229,8 +229,8 @@ func (h *hop) upgrade(in *http.Request) {
 	proxy.ServeHTTP(h.request.Writer(), in)
 }
 
-// misplaced tells whether another process serves the key now. Without a key the places change with each question, and
-// a place is as good as any while its process lives.
+// wrongOwner tells whether another process serves the key now. Without a key each call of Route may give another
+// process, and any is right while it lives.
 func (h *hop) wrongOwner() bool {
 	if h.key == "" {
 		return !h.router.places.IsAlive(h.addr)
@@ -307,7 +307,7 @@ func (h *hop) finalFailure() error {
 	return bodyErr
 }
 
-// sign adds what the other process is to know about the request.
+// addHopHeaders adds what the other process must know about the request.
 func (h *hop) addHopHeaders(header http.Header) {
 	header[HopHeader] = h.router.machineValue
 	header["X-Request-Id"] = []string{h.request.ID()}
@@ -323,7 +323,7 @@ func (h *hop) addHopHeaders(header http.Header) {
 
 var identity = []string{"identity"}
 
-// modify drops what this process has set already, such as CORS, so that it does not stand there twice.
+// modifyResponse deletes headers that this process has set already, such as CORS, so that they do not appear twice.
 func (h *hop) modifyResponse(response *http.Response) error {
 	if !h.begin() {
 		return errDraining

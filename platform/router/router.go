@@ -27,7 +27,7 @@ const (
 	maxPlaces       = 3 // places that one request is tried at before it is served here
 )
 
-// Places knows where the roles are played.
+// Places knows which processes have which roles.
 type Places interface {
 	// Route returns the internal address (host:port) of the process that serves the key of a role best. The same key
 	// gives the same place while the fleet does not change. With the key "" any process of the role will do: this
@@ -38,7 +38,7 @@ type Places interface {
 	IsAlive(addr string) bool
 }
 
-// Options is what a Router is given; all but Registry is required.
+// Options wires a Router; all but Registry is required.
 type Options struct {
 	Places    Places
 	Transport http.RoundTripper // speaks to internal listeners, authenticated both ways; its dial timeout is what a dead machine costs
@@ -127,8 +127,8 @@ func (r *Router) Dispatch(request *web.Request) (handled bool, err error) {
 	return false, answer
 }
 
-// keyOf returns what balances the request. A caller is balanced by the token's hash, for which no database is
-// needed, or by address when there is no token.
+// keyOf returns the key that balances the request. A user is balanced by the token's hash, which needs no database, or
+// by address when there is no token.
 func keyOf(r *web.Request) string {
 	if name, ok := r.Route.Key.PathName(); ok {
 		return r.Path(name)

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// watch looks after the hops that wait for an answer: one goroutine for all, while there are any.
+// watch checks the hops that wait for an answer, with one goroutine for all while there are any.
 type watch struct {
 	mu      sync.Mutex
 	waiting map[*hop]struct{}
@@ -52,7 +52,7 @@ func (w *watch) run() {
 	}
 }
 
-// look gives the hop up when waiting for its answer is no longer the best that can be done.
+// check gives the hop up when waiting for its answer is no longer the best choice.
 func (h *hop) check(now time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -77,7 +77,7 @@ func (h *hop) check(now time.Time) {
 	}
 }
 
-// draining tells whether this process stops and a GET that waits elsewhere had its time.
+// draining tells whether this process stops and a GET that waits elsewhere has had its grace period.
 func (h *hop) draining(now time.Time) bool {
 	if method := h.request.Method; method != http.MethodGet && method != http.MethodHead {
 		return false

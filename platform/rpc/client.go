@@ -69,8 +69,8 @@ func (c *links) CloseIdleConnections() {
 	c.http.CloseIdleConnections()
 }
 
-// RoundTrip implements http.RoundTripper. A request is sent again over another connection only when the other
-// process said that it did not look at it.
+// RoundTrip implements http.RoundTripper. A request is sent again over another connection only when the other process
+// said that it did not read it.
 func (c *links) RoundTrip(r *http.Request) (*http.Response, error) {
 	if r.Header["Upgrade"] != nil || r.Method == http.MethodConnect || r.URL.Scheme != "https" {
 		return c.http.RoundTrip(r)
@@ -112,7 +112,8 @@ func (c *links) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 }
 
-// exchange sends a request over the link and waits for the head of its answer. The stream is nil when nothing was sent.
+// exchange sends a request over the link and waits for the head of its answer. The stream is nil when nothing was
+// sent.
 func (l *link) exchange(r *http.Request, trace *httptrace.ClientTrace) (*http.Response, *flow, error) {
 	if trace != nil && trace.GotConn != nil {
 		trace.GotConn(httptrace.GotConnInfo{Conn: l.conn, Reused: true})
@@ -134,7 +135,7 @@ func closeBody(r *http.Request) {
 	}
 }
 
-// link gives the connection to a process, made when there is none.
+// link returns the connection to a process, and dials when there is none.
 func (c *links) link(ctx context.Context, addr string) (*link, error) {
 	c.mu.Lock()
 	if l := c.open[addr]; l != nil {
@@ -169,7 +170,7 @@ func (c *links) link(ctx context.Context, addr string) (*link, error) {
 	}
 }
 
-// dial is not bound to one request: the connection is for all that wait.
+// dial runs apart from any one request: the connection is for all that wait.
 func (c *links) dial(d *dial, addr string) {
 	l, err := c.connect(addr)
 	c.mu.Lock()
@@ -345,7 +346,7 @@ func (f *flow) sendBody(r *http.Request) {
 	}
 }
 
-// giveUp ends a stream from the client's side.
+// giveUp ends a stream at the client.
 func (f *flow) giveUp(err error) {
 	if f.link.stream(f.id) != nil {
 		f.link.forget(f.id)

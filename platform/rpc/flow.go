@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// flow is one stream of a link: the body that comes in, and the room for the one that goes out.
+// flow is one stream of a link: the incoming body, and the credit for the outgoing one.
 type flow struct {
 	link *link
 	id   uint32
@@ -40,7 +40,7 @@ type flow struct {
 	cancel context.CancelFunc
 }
 
-// parts are bytes that came in and nobody has read.
+// parts are bytes that were received and not read yet.
 type parts struct {
 	list []part
 	size int
@@ -51,10 +51,10 @@ type part struct {
 	from *[]byte // the buffer that it lies in; nil for small ones
 }
 
-// smallPart is the largest part that gets memory of its own: most bodies are one such.
+// smallPart is the size up to which a part gets memory of its own: most bodies are one such part.
 const smallPart = 4 << 10
 
-// frameBuffers are of the size of the largest part of a body.
+// frameBuffers have the size of the largest part of a body.
 var frameBuffers = sync.Pool{New: func() any { b := make([]byte, maxFrame); return &b }}
 
 func (q *parts) put(p []byte) {
@@ -100,7 +100,7 @@ func (f *flow) wakeSender() {
 	}
 }
 
-// got takes a part of the body.
+// receiveData takes a part of the incoming body.
 func (f *flow) receiveData(p []byte) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -116,7 +116,7 @@ func (f *flow) receiveData(p []byte) {
 	f.wakeReader()
 }
 
-// ended notes the end of the body.
+// receiveEnd records the end of the incoming body.
 func (f *flow) receiveEnd() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -152,7 +152,7 @@ func (f *flow) end(err error) {
 	}
 }
 
-// Read reads the body that comes in.
+// Read reads the incoming body.
 func (f *flow) Read(p []byte) (int, error) {
 	for {
 		f.mu.Lock()
@@ -188,7 +188,7 @@ func (f *flow) Read(p []byte) (int, error) {
 	}
 }
 
-// setReadDeadline lets reading fail from a time on; the zero time takes that back.
+// setReadDeadline makes reads fail from a time on; the zero time removes the deadline.
 func (f *flow) setReadDeadline(t time.Time) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -215,7 +215,7 @@ func (f *flow) deadlinePassed() {
 	}
 }
 
-// reserve waits until a part of a body may be sent and returns how much of it.
+// reserveCredit waits until a part of the outgoing body may be sent, and returns its size.
 func (f *flow) reserveCredit(n int) (int, error) {
 	for {
 		f.mu.Lock()

@@ -14,11 +14,12 @@ import (
 	"time"
 )
 
-// linkProtocol is the name in the handshake of what two processes of this version speak: many requests over one
-// connection, as HTTP/2, but for the semantics of net/http alone. Headers go as they are, and what many requests
-// send at a time goes in one write. A peer that does not know it is spoken to in HTTP.
+// linkProtocol is the name, in the TLS handshake, of the protocol between two processes of this version: many requests
+// over one connection, as in HTTP/2, with the semantics of net/http only. Headers are not compressed, and the frames
+// of many requests share a write. A peer that does not know the protocol is called in HTTP.
 //
-// A frame is its kind (1 byte), stream (4), length of the payload (4) and payload. The client opens streams, numbered from 1.
+// A frame is its kind (1 byte), stream (4), length of the payload (4) and payload. The client opens streams, numbered
+// from 1.
 const linkProtocol = "lyceum/1"
 
 // The kinds of frames.
@@ -85,7 +86,7 @@ func appendFrame(b []byte, kind byte, stream uint32, size int) []byte {
 	return binary.BigEndian.AppendUint32(b, uint32(size))
 }
 
-// send queues frames that are ready.
+// send queues complete frames.
 func (l *link) send(frames []byte) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -111,7 +112,7 @@ func (l *link) sendFrame(kind byte, stream uint32, payload []byte) error {
 	return l.err
 }
 
-// sendData is sendFrame for bodies: it waits while much is queued.
+// sendData queues a part of a body; it waits while much is queued.
 func (l *link) sendData(stream uint32, payload []byte) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -132,7 +133,7 @@ func (l *link) wakeWriter() {
 	}
 }
 
-// write writes what is queued until the link breaks, or until it is empty after leave.
+// write writes queued frames until the link breaks, or until all streams have ended after goAway.
 func (l *link) write() {
 	for {
 		select {
@@ -175,7 +176,8 @@ func (l *link) write() {
 	}
 }
 
-// watch finds out that the other end is gone or paused: it is asked after ask quiet looks, and has until lost.
+// keepAlive notices that the other end is gone or paused. After ask ticks without a frame it sends a ping, and after
+// lost ticks it breaks the link.
 func (l *link) keepAlive(every time.Duration, ask, lost int, idle time.Duration) {
 	tick := time.NewTicker(every)
 	defer tick.Stop()
@@ -232,7 +234,7 @@ func (l *link) fail(err error) {
 	}
 }
 
-// forget ends a stream of this end.
+// forget removes a stream at this end.
 func (l *link) forget(id uint32) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -251,7 +253,7 @@ func (l *link) stream(id uint32) *flow {
 	return l.streams[id]
 }
 
-// leave takes no more streams; the link ends with the last one.
+// goAway accepts no more streams; the link ends with the last one.
 func (l *link) goAway() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -288,7 +290,7 @@ func (l *link) next() (kind byte, id uint32, payload []byte, err error) {
 	return kind, id, payload, err
 }
 
-// common handles the frames that both ends treat alike.
+// handleShared handles the frames that both ends treat alike.
 func (l *link) handleShared(kind byte, id uint32, payload []byte) {
 	switch kind {
 	case framePing:

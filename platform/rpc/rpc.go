@@ -250,7 +250,7 @@ func (n *Node) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_, _ = w.Write(answer) // the caller is gone if this fails
 }
 
-// run turns a panic into an error: a broken connection would make the caller try the same again.
+// run turns a panic into an error: after a broken connection the caller would try the same again.
 func (n *Node) run(ctx context.Context, name string, method func(context.Context, []byte) ([]byte, error), body []byte) (answer []byte, err error) {
 	defer func() {
 		if cause := recover(); cause != nil {

@@ -13,7 +13,8 @@ import (
 	"time"
 )
 
-// holdAnswer is how much of an answer is kept until the handler returns or flushes: head, body and end go in one piece.
+// maxHeldAnswer is how many bytes of an answer are held until the handler returns or flushes, so that head, body and
+// end are sent in one piece.
 const maxHeldAnswer = 24 << 10
 
 // serveLink serves the requests of one peer.
@@ -60,7 +61,7 @@ func (n *Node) serveLink(conn *tls.Conn) {
 	}
 }
 
-// leave lets the peers go elsewhere with what comes next.
+// goAway makes the peers open another connection for their next requests.
 func (n *Node) goAway() {
 	n.linksMu.Lock()
 	defer n.linksMu.Unlock()
@@ -196,7 +197,7 @@ func (w *answer) Write(p []byte) (int, error) {
 	return w.write(p)
 }
 
-// release sends what is kept.
+// flushHeld sends the held bytes.
 func (w *answer) flushHeld() error {
 	if w.sent {
 		return nil
@@ -206,7 +207,7 @@ func (w *answer) flushHeld() error {
 	return w.link.send(*w.buffer)
 }
 
-// seal completes the frame of the body's beginning.
+// completeDataFrame writes the length of the held data frame, or drops the frame when it is empty.
 func (w *answer) completeDataFrame() {
 	if n := len(*w.buffer) - w.body; n > 0 {
 		binary.BigEndian.PutUint32((*w.buffer)[w.body-4:], uint32(n))
@@ -243,7 +244,7 @@ func (w *answer) finish() error {
 	return w.link.send(*w.buffer)
 }
 
-// Flush sends what was written.
+// Flush sends what was written so far.
 func (w *answer) Flush() {
 	if w.body == 0 {
 		w.WriteHeader(http.StatusOK)

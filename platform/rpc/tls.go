@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// serverName is the name in every certificate of a fleet: who holds one is a member, whatever its address.
+// serverName is the name in every certificate of a fleet: a process that has one is a member, whatever its address.
 const serverName = "lyceum.internal"
 
 // minSecret is the shortest fleet secret in bytes.
