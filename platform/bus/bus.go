@@ -5,8 +5,8 @@ import (
 	"errors"
 )
 
-// ErrUnavailable is returned while the engine can not be reached. The message was not handed over,
-// or may not have been; whoever needs it reads the database.
+// ErrUnavailable is returned while the engine can not be reached. The engine did not or may not have taken the message;
+// readers read the database.
 var ErrUnavailable = errors.New("the bus is unavailable")
 
 // ErrClosed is returned after Close.

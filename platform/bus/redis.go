@@ -33,7 +33,7 @@ type Redis struct {
 	subs             subscribers
 	reconnect        callbacks
 	barriers         Coalesced[struct{}]
-	currentMu        sync.RWMutex            // held while a session becomes current, so that no Subscribe slips past it
+	currentMu        sync.RWMutex            // held while a session becomes current, so that every Subscribe reaches it
 	current          atomic.Pointer[session] // nil while there is no connection
 	observeRoundTrip atomic.Pointer[func(time.Duration)]
 	server           atomic.Pointer[string] // of the newest session
@@ -71,7 +71,7 @@ func NewRedis(ctx context.Context, conf Config) (*Redis, error) {
 			return r, nil
 		case <-ctx.Done():
 			return r, nil
-		case <-foreign: // perhaps one that has just ended
+		case <-foreign: // perhaps a fleet that has just ended
 			foreign, waited = nil, nil
 		case err := <-hopeless:
 			r.Close()
@@ -83,7 +83,7 @@ func NewRedis(ctx context.Context, conf Config) (*Redis, error) {
 // run keeps one session open until Close.
 func (r *Redis) run(connected chan<- struct{}, hopeless chan<- error, foreign chan<- struct{}) {
 	retry := backoff.Backoff{First: firstBackoff, Max: lastBackoff}
-	var met time.Time // another fleet, while none was connected yet
+	var foreignSince time.Time // when another fleet was found, before the first connection
 	for r.ctx.Err() == nil {
 		s, err := r.open()
 		if err == nil {
@@ -106,11 +106,11 @@ func (r *Redis) run(connected chan<- struct{}, hopeless chan<- error, foreign ch
 		}
 		pause := retry.Next()
 		r.conf.Log.Warn("bus has no connection", "redis", r.opt.InitAddress, "error", err, "retry", pause)
-		if errors.Is(err, errForeign) && met.IsZero() {
-			met = time.Now()
+		if errors.Is(err, errForeign) && foreignSince.IsZero() {
+			foreignSince = time.Now()
 			close(foreign)
 		}
-		if connected != nil && (permanent(err) || errors.Is(err, errForeign) && time.Since(met) > claimTTL+claimInterval) {
+		if connected != nil && (permanent(err) || errors.Is(err, errForeign) && time.Since(foreignSince) > claimTTL+claimInterval) {
 			select {
 			case hopeless <- err:
 			default:
@@ -129,7 +129,7 @@ func (r *Redis) makeCurrent(s *session) {
 	r.currentMu.Lock()
 	defer r.currentMu.Unlock()
 	if err := s.reconcile(r.ctx); err != nil {
-		return // the session is dead, serve says why
+		return // the session is dead; serve returns the reason
 	}
 	r.server.Store(&s.server)
 	r.reconnect.run()
@@ -186,7 +186,7 @@ func (r *Redis) Subscribe(topic string, fn func(Message)) (cancel func()) {
 	remove := r.subs.add(topic, fn)
 	s := r.current.Load()
 	r.currentMu.RUnlock()
-	if s != nil && s.alive() { // also one in doubt, which may turn out to be well
+	if s != nil && s.alive() { // also a session in doubt, which may recover
 		s.reconcile(r.ctx)
 	}
 	return func() {

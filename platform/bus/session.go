@@ -45,7 +45,7 @@ type session struct {
 
 	mu            sync.Mutex // held while subscriptions change
 	subscribed    map[string]bool
-	unsubscribing sync.Map // topics whose unsubscription we asked for
+	unsubscribing sync.Map // topics whose unsubscription was requested
 
 	dead     chan struct{}
 	killOnce sync.Once

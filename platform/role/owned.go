@@ -25,7 +25,7 @@ func (p *Process) ownerMayCome(st *stream.Stream) bool {
 	return !p.Leases.Self().Draining || len(p.membersOf(st.Role())) > 0
 }
 
-// keyed is a request on its way to the owner of a key.
+// keyed is a request to the owner of a key.
 type keyed[Req any] struct {
 	Key string `json:"key"`
 	Req Req    `json:"req"`
@@ -67,7 +67,7 @@ func (o *ownedFunc[Req, Res]) call(ctx context.Context, key string, req Req) (re
 	pause := backoff.Backoff{First: time.Millisecond, Max: 200 * time.Millisecond}
 	for {
 		changed := o.p.Leases.Changed()
-		if unknown == nil { // what may have been done is told how it ended
+		if unknown == nil { // after an attempt that may have been done, only its outcome is awaited
 			if refused := o.p.askCaller(ctx, err != nil); refused != nil {
 				return res, refused
 			}

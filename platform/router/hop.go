@@ -39,17 +39,17 @@ type hop struct {
 	router    *Router
 	request   *web.Request
 	addr, key string
-	deadline  time.Time // until which the answer must have begun
+	deadline  time.Time // by which the answer must have begun
 	body      *body
 	failure   error
 	cancel    context.CancelCauseFunc
 	trace     httptrace.ClientTrace
-	connected atomic.Bool // a connection was there, so that something may have been sent
+	connected atomic.Bool // there was a connection, so something may have been sent
 
 	mu              sync.Mutex
 	state           int
-	wrongOwnerSince time.Time // since when another place has the key; zero: it has not
-	drainingSince   time.Time // when it was seen that this process stops
+	wrongOwnerSince time.Time // since when another process serves the key; zero: none does
+	drainingSince   time.Time // when this process was first seen to stop
 }
 
 // do returns nil when the answer was written. After errUnreached and errRepeatable the request's body can be read from
@@ -151,7 +151,7 @@ func (h *hop) forward(in *http.Request, ctx context.Context) { //nolint:revive /
 	}
 	if err := copyBody(w, response); err != nil {
 		h.router.log.DebugContext(ctx, "an answer of another process was cut", "request", h.request.ID(), "place", h.addr, "error", err)
-		panic(http.ErrAbortHandler) // it has begun: only so the client sees that it is broken
+		panic(http.ErrAbortHandler) // the answer has begun: only a cut shows the client that it is broken
 	}
 }
 

@@ -20,11 +20,11 @@ const HopHeader = "Lyceum-Hop"
 
 const (
 	drainGrace = time.Second            // how long a GET under way elsewhere may still take when this process stops
-	checkEvery = 250 * time.Millisecond // how often a waiting request looks whether its key has moved
-	// How long a request that may not be done twice waits for a place that has lost its key: one that hands its keys
-	// over finishes what it has begun long before, and one that is cut off from the database never does.
+	checkEvery = 250 * time.Millisecond // how often a waiting request checks whether its key has moved
+	// How long a request that may not be done twice waits for a process that has lost its key. A process that hands its
+	// keys over finishes earlier requests long before that, and one that is cut off from the database never does.
 	wrongOwnerLimit = 3 * time.Second
-	maxPlaces       = 3 // places that one request is tried at before it is served here
+	maxPlaces       = 3 // processes that one request is tried at before it is served here
 )
 
 // Places knows which processes have which roles.
@@ -34,7 +34,7 @@ type Places interface {
 	// one when it plays the role, else each in turn. local says that it is this process; ok is false when
 	// nobody plays the role.
 	Route(role, key string) (addr string, local, ok bool)
-	// IsAlive tells whether the process at an internal address is one of the fleet's living.
+	// IsAlive tells whether the process at an internal address is alive.
 	IsAlive(addr string) bool
 }
 

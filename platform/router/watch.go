@@ -68,7 +68,7 @@ func (h *hop) check(now time.Time) {
 		return
 	case !h.wrongOwner():
 		h.wrongOwnerSince = time.Time{}
-	case h.wrongOwnerSince.IsZero(): // a place that only hands its keys over may be about to answer: it gets one look more
+	case h.wrongOwnerSince.IsZero(): // a process that hands its keys over may be about to answer: one more check
 		h.wrongOwnerSince = now
 	case h.idempotent() && (h.body == nil || h.body.canRewind()):
 		h.giveUp(errMoved)

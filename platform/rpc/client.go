@@ -18,7 +18,7 @@ import (
 const (
 	dialTimeout  = 2 * time.Second
 	idleLink     = 90 * time.Second
-	httpOnlyFor  = 30 * time.Second // how long a peer that did not know the protocol is spoken to in HTTP
+	httpOnlyFor  = 30 * time.Second // how long a peer that did not know the protocol is called in HTTP
 	maxTries     = 3
 	buffersOfOut = 16 << 10
 )
@@ -34,7 +34,7 @@ type links struct {
 	mu       sync.Mutex
 	open     map[string]*link
 	dialing  map[string]*dial
-	httpOnly map[string]time.Time // peers that speak HTTP only, until when
+	httpOnly map[string]time.Time // peers that know HTTP only, and until when that is assumed
 }
 
 type dial struct {

@@ -21,11 +21,11 @@ type flow struct {
 	mu             sync.Mutex
 	in             parts
 	inErr          error // behind in; io.EOF at the end
-	unacknowledged int   // bytes that were read and not told to the sender
+	unacknowledged int   // bytes that were read and not credited to the sender yet
 	credit         int
-	outErr         error         // nothing more is to be sent
-	arrived        chan struct{} // something came; made when somebody waits
-	allowed        chan struct{} // something may be sent; made when somebody waits
+	outErr         error         // set when nothing more may be sent
+	arrived        chan struct{} // closed when data came; made when a reader waits
+	allowed        chan struct{} // closed when credit came; made when a sender waits
 	deadline       *time.Timer
 	until          time.Time
 	inLength       int64 // length that the incoming body must have; -1 unknown
@@ -108,7 +108,7 @@ func (f *flow) receiveData(p []byte) {
 		return
 	}
 	if f.in.size+len(p) > window {
-		f.inErr = errReset // the other end does not keep to the rules
+		f.inErr = errReset // the other end exceeded its credit
 	} else {
 		f.in.put(p)
 		f.inTotal += int64(len(p))

@@ -32,7 +32,7 @@ const (
 	frameCredit            // the receiver of a body has room for so many bytes more (4)
 	framePing
 	framePong
-	frameGoAway // server: the last stream that is served (4); later ones were not looked at
+	frameGoAway // server: the last stream that is served (4); later ones were not read
 )
 
 const (
@@ -55,15 +55,15 @@ var (
 type link struct {
 	conn     *tls.Conn
 	reader   *bufio.Reader
-	received atomic.Bool // something came since the last look
+	received atomic.Bool // a frame came since the last tick
 	wake     chan struct{}
 	done     chan struct{} // closed when the link is broken
 
 	mu           sync.Mutex
-	queueSpace   sync.Cond // of those who wait for the queue to be written
+	queueSpace   sync.Cond // signalled when the queue was written
 	queue        []byte
 	spareQueue   []byte
-	smallBatches bool // no large batch since the last look
+	smallBatches bool // no large batch since the last tick
 	err          error
 	goingAway    bool // no new streams
 	streams      map[uint32]*flow
@@ -141,7 +141,7 @@ func (l *link) write() {
 			return
 		case <-l.wake:
 		}
-		runtime.Gosched() // who is about to queue something too saves a write
+		runtime.Gosched() // goroutines about to queue frames run first, which saves a write
 		for {
 			l.mu.Lock()
 			batch := l.queue
@@ -150,7 +150,7 @@ func (l *link) write() {
 			l.queueSpace.Broadcast()
 			l.mu.Unlock()
 			if over {
-				_ = l.conn.CloseWrite() // what is under way to the other end arrives
+				_ = l.conn.CloseWrite() // frames under way to the other end still arrive
 				_ = l.conn.SetReadDeadline(time.Now().Add(time.Second))
 				return
 			}

@@ -113,7 +113,7 @@ func (p *peer) open(id uint32, payload []byte) {
 
 type requestBody struct{ *flow }
 
-// Close leaves the rest unread: it goes with the stream.
+// Close leaves the rest unread: it is dropped with the stream.
 func (requestBody) Close() error { return nil }
 
 func (n *Node) serveStream(f *flow, r *http.Request) {
@@ -144,9 +144,9 @@ type answer struct {
 	header http.Header
 	buffer *[]byte // head, frame header and the first bytes of the body, until they are sent
 	body   int     // where the body begins in buffer; 0: no head yet
-	sent   bool    // the head is under way
+	sent   bool    // the head was sent
 	noBody bool    // the answer has no body
-	length int64   // what the handler said
+	length int64   // Content-Length as the handler set it
 	total  int64
 }
 
@@ -166,7 +166,7 @@ func (w *answer) WriteHeader(status int) {
 	if status == http.StatusNoContent || status == http.StatusNotModified {
 		w.noBody = true
 	}
-	w.buffer = getBuffer() // not before: the handler may have waited long
+	w.buffer = getBuffer() // only now: the handler may have waited long
 	b := appendFrame((*w.buffer)[:0], frameHead, w.id, 0)
 	b = binary.BigEndian.AppendUint16(b, uint16(status))   //nolint:gosec // three digits
 	b = binary.BigEndian.AppendUint64(b, uint64(w.length)) //nolint:gosec // -1 is unknown
