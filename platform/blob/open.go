@@ -42,7 +42,8 @@ func Open(ctx context.Context, c Config) (Store, error) {
 		return s, nil
 	}
 	if c.Directory == "" {
-		return nil, errors.New("blob: expected a directory or an S3 store, found neither: set blob.directory or blob.s3.endpoint and blob.s3.bucket")
+		return nil, errors.New("blob: expected a directory or an S3 store, found neither: " +
+			"set blob.directory or blob.s3.endpoint and blob.s3.bucket")
 	}
 	return OpenDirectory(c.Directory)
 }

@@ -39,7 +39,8 @@ func (c *S3Config) Validate() error {
 		return nil // S3 is not used
 	}
 	var errs []error
-	if u, err := url.Parse(c.Endpoint); err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" || strings.Trim(u.Path, "/") != "" {
+	if u, err := url.Parse(c.Endpoint); err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" ||
+		strings.Trim(u.Path, "/") != "" {
 		errs = append(errs, fmt.Errorf("endpoint: expected http://host:port or https://host, found %q: remove any path", conf.Redact(c.Endpoint)))
 	}
 	if u, err := url.Parse(c.Endpoint); err == nil && u.User != nil {

@@ -254,7 +254,8 @@ func TestWrongPasswordFailsAtOnce(t *testing.T) {
 		b.Close()
 		t.Fatal("a wrong password was accepted")
 	}
-	if !strings.Contains(err.Error(), "WRONGPASS") || !strings.Contains(err.Error(), "redis.password") || strings.Contains(err.Error(), "nonsense") {
+	if !strings.Contains(err.Error(), "WRONGPASS") || !strings.Contains(err.Error(), "redis.password") || strings.Contains(err.Error(),
+		"nonsense") {
 		t.Errorf("error = %v", err)
 	}
 	if time.Since(began) > 10*time.Second {
@@ -263,7 +264,17 @@ func TestWrongPasswordFailsAtOnce(t *testing.T) {
 }
 
 func TestBadAddresses(t *testing.T) {
-	for _, addresses := range [][]string{nil, {""}, {"http://x:1"}, {"redis://:secret@h:1/path"}, {"redis://:sec ret@%%"}, {"redis://:sec@ret@h:1"}, {"redis://:sec/ret@h:1"}, {"redis://:1?sec@h:1"}, {"redis://:1#sec@h:1"}} {
+	for _, addresses := range [][]string{
+		nil,
+		{""},
+		{"http://x:1"},
+		{"redis://:secret@h:1/path"},
+		{"redis://:sec ret@%%"},
+		{"redis://:sec@ret@h:1"},
+		{"redis://:sec/ret@h:1"},
+		{"redis://:1?sec@h:1"},
+		{"redis://:1#sec@h:1"},
+	} {
 		_, err := bus.NewRedis(t.Context(), bus.Config{Addresses: addresses})
 		if err == nil || !strings.Contains(err.Error(), "addresses") || strings.Contains(err.Error(), "sec") {
 			t.Errorf("%q: error = %v, expected one that names the key and no password", addresses, err)

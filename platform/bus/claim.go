@@ -37,7 +37,8 @@ func (s *session) claim(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, maxSilence)
 	defer cancel()
-	owner, err := claimScript.Exec(ctx, s.client, []string{s.bus.prefix + ":fleet"}, []string{fleet, strconv.FormatInt(claimTTL.Milliseconds(), 10)}).ToString()
+	owner, err := claimScript.Exec(ctx, s.client, []string{s.bus.prefix + ":fleet"},
+		[]string{fleet, strconv.FormatInt(claimTTL.Milliseconds(), 10)}).ToString()
 	if err == nil && owner != fleet {
 		return fmt.Errorf("%w (prefix %s)", errForeign, s.bus.conf.Prefix)
 	}

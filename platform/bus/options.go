@@ -64,8 +64,10 @@ func parseAddress(text string) (address, error) {
 	}
 	u, err := url.Parse(full)
 	// The text may hold a password, so it is not part of the message.
-	if err != nil || strings.Count(full, "@") > 1 || u.Hostname() == "" || (u.Scheme != "redis" && u.Scheme != "rediss") || strings.Trim(u.Path, "/") != "" {
-		return address{}, errors.New("expected host:port, redis://:password@host:port or rediss://…, without a path; @ : / ? # % in the password are written %40 %3A %2F %3F %23 %25")
+	if err != nil || strings.Count(full, "@") > 1 || u.Hostname() == "" || (u.Scheme != "redis" && u.Scheme != "rediss") ||
+		strings.Trim(u.Path, "/") != "" {
+		return address{}, errors.New("expected host:port, redis://:password@host:port or rediss://…, without a path; " +
+			"@ : / ? # % in the password are written %40 %3A %2F %3F %23 %25")
 	}
 	a := address{hostPort: u.Host, username: u.User.Username(), tls: u.Scheme == "rediss"}
 	a.password, _ = u.User.Password()

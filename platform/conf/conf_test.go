@@ -273,7 +273,8 @@ func TestReference(t *testing.T) {
 }
 
 func TestEffectiveIsReadAgain(t *testing.T) {
-	first, err := load(t, "server: {key: hush, tls: {pass: hush}, names: [], level: error, upstreams: [{url: u}], labels: {a: 'true'}, timeout: 90s}\n", nil, nil)
+	first, err := load(t, "server: {key: hush, tls: {pass: hush}, names: [], level: error, upstreams: [{url: u}], labels: {a: 'true'}, "+
+		"timeout: 90s}\n", nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -332,7 +333,10 @@ func TestDurationAndSizeRoundTrip(t *testing.T) {
 			t.Fatalf("%d is written %s and read %d, %v", s, s, s2, err)
 		}
 	})
-	for text, want := range map[string]time.Duration{"7d": 168 * time.Hour, "1d12h": 36 * time.Hour, "0": 0, "1h30m": 90 * time.Minute, "0d": 0} {
+	for text, want := range map[string]time.Duration{
+		"7d": 168 * time.Hour, "1d12h": 36 * time.Hour, "0": 0, "1h30m": 90 * time.Minute,
+		"0d": 0,
+	} {
 		var d conf.Duration
 		if err := d.UnmarshalText([]byte(text)); err != nil || d.D() != want {
 			t.Errorf("%s is read as %s, %v", text, d, err)

@@ -11,7 +11,8 @@ var (
 	inAuthority = regexp.MustCompile(`([A-Za-z][A-Za-z0-9+.-]*://)([^\s/?#@:"]*):([^\s/?#"]*)@`)
 	inQuery     = regexp.MustCompile(`(?i)([?&][^\s=&#"]*(?:password|passwd|secret|token|key|signature)=)[^\s&#"]+`)
 	inQuotes    = regexp.MustCompile("([\"'`])([^\\s@:/\"]*):(?:[^\\s/\"][^\\s\"]*)?@([^\\s@\"]+)([\"'`])") // "user:password@host"
-	bare        = regexp.MustCompile(`^([^\s@:/]*):(\S*)@[^\s@]+$`)                                         // user:password@host, which begins with no scheme
+	// user:password@host, which begins with no scheme
+	bare = regexp.MustCompile(`^([^\s@:/]*):(\S*)@[^\s@]+$`)
 )
 
 // Redact hides the passwords of addresses in a text: of user:password@host and of queries such as

@@ -46,7 +46,8 @@ type Starter struct {
 
 // isRefusal tells that the system refuses namespaces. What it has too little of, such as processes or memory, it may have the next time.
 func isRefusal(err error) bool {
-	return errors.Is(err, syscall.EPERM) || errors.Is(err, syscall.EACCES) || errors.Is(err, syscall.ENOSYS) || errors.Is(err, syscall.EINVAL) ||
+	return errors.Is(err, syscall.EPERM) || errors.Is(err, syscall.EACCES) || errors.Is(err, syscall.ENOSYS) ||
+		errors.Is(err, syscall.EINVAL) ||
 		errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EUSERS) // user_namespaces(7): none may be made here, or not that deep
 }
 

@@ -148,7 +148,8 @@ func paths(dir string, parent int) error {
 		"again":  func() error { return os.WriteFile(at("work/new"), []byte("y"), 0o600) },
 		"folder": func() error { return os.MkdirAll(at("work/deep/er"), 0o700) },
 		"move": func() error {
-			return errors.Join(os.WriteFile(at("work/one"), nil, 0o600), os.Mkdir(at("work/to"), 0o700), os.Rename(at("work/one"), at("work/to/two")))
+			return errors.Join(os.WriteFile(at("work/one"), nil, 0o600), os.Mkdir(at("work/to"), 0o700),
+				os.Rename(at("work/one"), at("work/to/two")))
 		},
 		"remove": func() error {
 			return errors.Join(os.WriteFile(at("work/gone"), nil, 0o600), os.Remove(at("work/gone")))

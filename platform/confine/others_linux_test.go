@@ -12,7 +12,8 @@ import (
 func touchOthers(parent int) map[string]error {
 	other := uintptr(parent)
 	// Numbers that package syscall does not have.
-	queue, readv, writev, compare, robust, perf, enter := uintptr(297), uintptr(310), uintptr(311), uintptr(312), uintptr(274), uintptr(298), uintptr(308)
+	queue, readv, writev, compare, robust, perf, enter := uintptr(297), uintptr(310), uintptr(311), uintptr(312), uintptr(274),
+		uintptr(298), uintptr(308)
 	if runtime.GOARCH == "arm64" {
 		queue, readv, writev, compare, robust, perf, enter = 240, 270, 271, 272, 100, 241, 268
 	}
@@ -32,7 +33,10 @@ func touchOthers(parent int) map[string]error {
 		"get_robust_list": {robust, other, at, at}, "kcmp": {compare, other, other},
 		"move_pages": {syscall.SYS_MOVE_PAGES, other}, "migrate_pages": {syscall.SYS_MIGRATE_PAGES, other},
 		"process_madvise": {440}, "perf_event_open": {perf, at, other},
-		"setns": {enter}, "setpgid": {syscall.SYS_SETPGID, other}, "wait4": {syscall.SYS_WAIT4}, "fork by clone": {syscall.SYS_CLONE, uintptr(syscall.SIGCHLD)},
+		"setns": {enter}, "setpgid": {syscall.SYS_SETPGID, other}, "wait4": {syscall.SYS_WAIT4}, "fork by clone": {
+			syscall.SYS_CLONE,
+			uintptr(syscall.SIGCHLD),
+		},
 	} {
 		_, _, e := syscall.RawSyscall6(c[0], c[1], c[2], c[3], c[4], 0, 0)
 		out[name] = e

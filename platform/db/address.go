@@ -10,7 +10,8 @@ import (
 )
 
 // errAddress says nothing of an address that can not be read, as any part of it may be one of the password.
-var errAddress = errors.New("expected postgres://user:password@host/name, with each of @ : / ? # % and spaces in the user and the password written as %40 %3A %2F %3F %23 %25 %20")
+var errAddress = errors.New("expected postgres://user:password@host/name, with each of @ : / ? # % and spaces in the user and the " +
+	"password written as %40 %3A %2F %3F %23 %25 %20")
 
 // CheckAddress refuses an address of PostgreSQL that can not be read, or of which a part of the password could be taken for a host, which
 // would be asked for and named in errors. Its errors hold no password.

@@ -17,7 +17,8 @@ import (
 
 var kinds = files(`
 CREATE TABLE fences (name TEXT NOT NULL PRIMARY KEY, epoch BIGINT NOT NULL, pos BIGINT NOT NULL);
-CREATE TABLE kinds (shard BIGINT NOT NULL, pos BIGINT NOT NULL, i BIGINT, t TEXT, b BYTEA, o BOOLEAN, f DOUBLE PRECISION, PRIMARY KEY (shard, pos));
+CREATE TABLE kinds (shard BIGINT NOT NULL, pos BIGINT NOT NULL, i BIGINT, t TEXT, b BYTEA, o BOOLEAN, f DOUBLE PRECISION, PRIMARY
+KEY (shard, pos));
 CREATE UNIQUE INDEX kinds_text ON kinds (t, i);
 CREATE UNIQUE INDEX kinds_some ON kinds (b) WHERE o;
 CREATE TABLE latest (id TEXT NOT NULL UNIQUE, pos BIGINT NOT NULL);
@@ -199,7 +200,8 @@ func TestWriteNamesWhatFailed(t *testing.T) {
 		if !db.IsUniqueOn(err, "latest_id_key") {
 			t.Errorf("Exec: %v", err)
 		}
-		if err := d.QueryRow(ctx, "INSERT INTO latest (id, pos) VALUES ('x', 1) RETURNING pos").Scan(new(int)); !db.IsUniqueOn(err, "latest_id_key") {
+		if err := d.QueryRow(ctx, "INSERT INTO latest (id, pos) VALUES ('x', 1) RETURNING pos").Scan(new(int)); !db.IsUniqueOn(err,
+			"latest_id_key") {
 			t.Errorf("QueryRow: %v", err)
 		}
 		for _, tx := range []bool{false, true} {
@@ -341,7 +343,8 @@ func TestFencesHoldInEverySchema(t *testing.T) {
 		if !errors.Is(err, db.ErrFence) || names(t, d, "SELECT id FROM latest") != "" {
 			t.Errorf("%s: %v", schema, err)
 		}
-		if got := names(t, d, "SELECT COUNT(*) FROM pg_proc WHERE proname = 'lyceum_fence' AND pronamespace = $1::regnamespace", schema); got != "1" {
+		if got := names(t, d, "SELECT COUNT(*) FROM pg_proc WHERE proname = 'lyceum_fence' AND pronamespace = $1::regnamespace",
+			schema); got != "1" {
 			t.Errorf("%s: %s functions", schema, got)
 		}
 	}

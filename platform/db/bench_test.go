@@ -17,7 +17,8 @@ import (
 
 var benchTables = files(`
 CREATE TABLE leases (name TEXT NOT NULL PRIMARY KEY, epoch BIGINT NOT NULL, pos BIGINT NOT NULL);
-CREATE TABLE events (shard BIGINT NOT NULL, pos BIGINT NOT NULL, room TEXT NOT NULL, id TEXT NOT NULL, ts BIGINT NOT NULL, json BYTEA NOT NULL, txn TEXT, PRIMARY KEY (shard, pos));
+CREATE TABLE events (shard BIGINT NOT NULL, pos BIGINT NOT NULL, room TEXT NOT NULL, id TEXT NOT NULL, ts BIGINT NOT NULL, json
+BYTEA NOT NULL, txn TEXT, PRIMARY KEY (shard, pos));
 CREATE UNIQUE INDEX events_id ON events (id);
 CREATE INDEX events_ts ON events (room, ts);
 CREATE TABLE relations (target TEXT NOT NULL, id TEXT NOT NULL, PRIMARY KEY (target, id));
@@ -33,7 +34,10 @@ var benchEvents = &db.Table{Name: "events", Columns: []db.Column{
 	{Name: "txn", Kind: db.Text},
 }}
 
-var benchRelations = &db.Table{Name: "relations", Columns: []db.Column{{Name: "target", Kind: db.Text}, {Name: "id", Kind: db.Text}}, Conflict: "ON CONFLICT (target, id) DO NOTHING"}
+var benchRelations = &db.Table{
+	Name: "relations", Columns: []db.Column{{Name: "target", Kind: db.Text}, {Name: "id", Kind: db.Text}},
+	Conflict: "ON CONFLICT (target, id) DO NOTHING",
+}
 
 // BenchmarkWrite is a group commit: the fence, messages, and a relation for every fifth of them.
 func BenchmarkWrite(b *testing.B) {

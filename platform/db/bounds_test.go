@@ -86,7 +86,8 @@ func TestKeptStatementsAreBounded(t *testing.T) {
 	t.Run("postgres", func(t *testing.T) {
 		d := run(t, enginestest.TestPostgres(t))
 		var n, bytes int
-		if err := d.QueryRow(t.Context(), "SELECT COUNT(*), SUM(LENGTH(statement)) FROM pg_prepared_statements").Scan(&n, &bytes); err != nil || n > keptStatements+10 || bytes > 2<<20 {
+		if err := d.QueryRow(t.Context(), "SELECT COUNT(*), SUM(LENGTH(statement)) FROM pg_prepared_statements").Scan(&n,
+			&bytes); err != nil || n > keptStatements+10 || bytes > 2<<20 {
 			t.Errorf("%d statements of %d characters are prepared, %v", n, bytes, err)
 		}
 	})

@@ -33,7 +33,8 @@ const sessionKey = "lyceum.session"
 // know asks a new connection for its session. Behind a pooler it has none of its own.
 func know(ctx context.Context, c *pgx.Conn) error {
 	var s backend
-	err := c.QueryRow(ctx, "SELECT pid, "+backendBegan+" FROM pg_stat_activity WHERE pid = pg_backend_pid()", pgx.QueryExecModeExec).Scan(&s.pid, &s.began)
+	err := c.QueryRow(ctx, "SELECT pid, "+backendBegan+" FROM pg_stat_activity WHERE pid = pg_backend_pid()",
+		pgx.QueryExecModeExec).Scan(&s.pid, &s.began)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil
 	}

@@ -156,13 +156,15 @@ func Build(ctx context.Context, tx *Tx, steps map[string]int64, sets ...Migratio
 }
 
 func buildStep(ctx context.Context, tx *Tx, domain string, s step) (indexes []string, err error) {
-	_, err = tx.Exec(ctx, "INSERT INTO migrations (domain, version, title, applied_ms) VALUES ($1, $2, $3, $4)", domain, s.version, s.title, time.Now().UnixMilli())
+	_, err = tx.Exec(ctx, "INSERT INTO migrations (domain, version, title, applied_ms) VALUES ($1, $2, $3, $4)", domain, s.version,
+		s.title, time.Now().UnixMilli())
 	if err != nil {
 		return nil, err
 	}
 	if first, _, _ := strings.Cut(s.sql, "\n"); strings.HasPrefix(first, needsLine) {
 		needs := strings.TrimSpace(strings.TrimPrefix(first, needsLine))
-		if _, err := tx.Exec(ctx, "INSERT INTO migration_needs (domain, version, needs) VALUES ($1, $2, $3)", domain, s.version, needs); err != nil {
+		if _, err := tx.Exec(ctx, "INSERT INTO migration_needs (domain, version, needs) VALUES ($1, $2, $3)", domain, s.version,
+			needs); err != nil {
 			return nil, err
 		}
 	}

@@ -116,7 +116,8 @@ func TestBulkTakesMoreRowsThanOneStatement(t *testing.T) {
 		for i := range rows {
 			rows[i][1] = fmt.Sprint("m", i)
 		}
-		if err := d.Bulk(t.Context(), "INSERT INTO items (id, name) VALUES ? ON CONFLICT (id) DO UPDATE SET name = excluded.name", rows); err != nil {
+		if err := d.Bulk(t.Context(), "INSERT INTO items (id, name) VALUES ? ON CONFLICT (id) DO UPDATE SET name = excluded.name",
+			rows); err != nil {
 			t.Fatal(err)
 		}
 		if got := names(t, d, "SELECT COUNT(*) FROM items WHERE name LIKE 'm%'"); got != "20000" {
@@ -216,7 +217,10 @@ func TestCollidingTransactionsAllHappen(t *testing.T) {
 		url := enginestest.TestPostgres(t)
 		dbtest.Open(t, url, items)
 		var retries atomic.Int64
-		d, err := db.Open(t.Context(), url, db.Options{Retry: func(error) { retries.Add(1) }, Params: map[string]string{"deadlock_timeout": "5ms"}})
+		d, err := db.Open(t.Context(), url, db.Options{
+			Retry:  func(error) { retries.Add(1) },
+			Params: map[string]string{"deadlock_timeout": "5ms"},
+		})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -279,7 +283,8 @@ func TestOpenWaitsForWhoHasANewFileLocked(t *testing.T) {
 }
 
 func TestMigrationsOfManyProcessesRunOnce(t *testing.T) {
-	set := files("CREATE TABLE counted (n BIGINT NOT NULL);", "INSERT INTO counted VALUES (1);", "INSERT INTO counted VALUES (2);\nINSERT INTO counted VALUES (3);")
+	set := files("CREATE TABLE counted (n BIGINT NOT NULL);", "INSERT INTO counted VALUES (1);",
+		"INSERT INTO counted VALUES (2);\nINSERT INTO counted VALUES (3);")
 	run := func(t *testing.T, url string) {
 		var wg sync.WaitGroup
 		for range 6 {

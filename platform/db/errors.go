@@ -48,10 +48,12 @@ func notOpened(file string, err error) error {
 			said = append(said, text)
 		}
 	}
-	if others := slices.DeleteFunc(slices.Clone(said), func(text string) bool { return strings.Contains(text, "server refused TLS connection") }); len(others) > 0 {
+	refusedTLS := func(text string) bool { return strings.Contains(text, "server refused TLS connection") }
+	if others := slices.DeleteFunc(slices.Clone(said), refusedTLS); len(others) > 0 {
 		said = others
 	}
-	return &openError{fmt.Sprintf("open the database: PostgreSQL, user %s, database %s: %s", dial.Config.User, dial.Config.Database, strings.Join(said, "; ")), err}
+	return &openError{fmt.Sprintf("open the database: PostgreSQL, user %s, database %s: %s", dial.Config.User, dial.Config.Database,
+		strings.Join(said, "; ")), err}
 }
 
 const readAndWrite = 4 | 2 // of access(2)

@@ -31,7 +31,8 @@ func TestAFileThatCanNotBeWrittenIsTemporary(t *testing.T) {
 	const variable = "LYCEUM_TEST_LIMITED_FILE"
 	file := os.Getenv(variable)
 	if file == "" {
-		child := exec.CommandContext(t.Context(), "sh", "-c", `ulimit -f 500; exec "$0" -test.run='^TestAFileThatCanNotBeWrittenIsTemporary$'`, os.Args[0])
+		child := exec.CommandContext(t.Context(), "sh", "-c",
+			`ulimit -f 500; exec "$0" -test.run='^TestAFileThatCanNotBeWrittenIsTemporary$'`, os.Args[0])
 		child.Env = append(os.Environ(), variable+"="+filepath.Join(t.TempDir(), "data.db"))
 		if said, err := child.CombinedOutput(); err != nil {
 			t.Errorf("%v: %s", err, said)
@@ -73,7 +74,8 @@ func TestCausesAreSaidOnce(t *testing.T) {
 		change()
 		_, err := db.Open(t.Context(), place.String(), db.Options{})
 		text := fmt.Sprint(err)
-		if strings.Count(text, want) != 1 || strings.Contains(text, "\n") || strings.Contains(text, "geheim") || strings.Contains(text, "TLS") != strings.Contains(want, "TLS") {
+		if strings.Count(text, want) != 1 || strings.Contains(text, "\n") || strings.Contains(text, "geheim") ||
+			strings.Contains(text, "TLS") != strings.Contains(want, "TLS") {
 			t.Errorf("expected one line with %q, found %v", want, err)
 		}
 		if !db.IsUnavailable(err) {

@@ -176,7 +176,8 @@ func TestABrokenConnectionMakesTheOutcomeUnknown(t *testing.T) {
 			want = pos - 1
 		}
 		var at, n int
-		if err := direct.QueryRow(t.Context(), "SELECT pos, (SELECT COUNT(*) FROM kinds WHERE pos = $1) FROM fences WHERE name = 'a'", pos).Scan(&at, &n); err != nil {
+		if err := direct.QueryRow(t.Context(), "SELECT pos, (SELECT COUNT(*) FROM kinds WHERE pos = $1) FROM fences WHERE name = 'a'",
+			pos).Scan(&at, &n); err != nil {
 			t.Fatal(err)
 		}
 		if at != want || (n == 1) != c.stored {
@@ -202,7 +203,8 @@ func TestABackendThatEndsMakesTheOutcomeUnknown(t *testing.T) {
 	}
 	sleeping := func(do string) {
 		for start := time.Now(); time.Since(start) < 9*time.Second; time.Sleep(5 * time.Millisecond) {
-			if n := names(t, d, "SELECT COUNT("+do+") FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep%' AND state = 'active' AND datname = current_database()"); n != "0" {
+			if n := names(t, d, "SELECT COUNT("+do+") FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep%' AND state = 'active' AND "+
+				"datname = current_database()"); n != "0" {
 				return
 			}
 		}
@@ -217,7 +219,9 @@ func TestABackendThatEndsMakesTheOutcomeUnknown(t *testing.T) {
 	if err := slow(ctx); !unknown(err) || !errors.Is(err, context.Canceled) {
 		t.Errorf("a write whose context ended: %v", err)
 	}
-	for start := time.Now(); names(t, d, "SELECT COUNT(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep%' AND state = 'active' AND datname = current_database()") != "0"; {
+	for start := time.Now(); names(t, d,
+		"SELECT COUNT(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep%' AND state = 'active' AND datname "+
+			"= current_database()") != "0"; {
 		if time.Sleep(5 * time.Millisecond); time.Since(start) > 30*time.Second {
 			t.Fatal("the write whose context ended goes on") // and would be taken for the next one
 		}
@@ -263,7 +267,8 @@ func TestSQLiteWaitsForTheFileOnlyAsLongAsTheContext(t *testing.T) {
 }
 
 func TestADeferredConstraintUndoesAWrite(t *testing.T) {
-	d := dbtest.Open(t, enginestest.TestPostgres(t), files(`CREATE TABLE late (id BIGINT, CONSTRAINT late_id UNIQUE (id) DEFERRABLE INITIALLY DEFERRED);`))
+	d := dbtest.Open(t, enginestest.TestPostgres(t), files(`CREATE TABLE late (id BIGINT, CONSTRAINT late_id UNIQUE (id) DEFERRABLE
+			INITIALLY DEFERRED);`))
 	err := d.Write(t.Context(), func(w *db.Batch) error { w.Do("INSERT INTO late VALUES (1), (1)"); return nil })
 	if !db.IsUniqueOn(err, "late_id") || unknown(err) {
 		t.Errorf("a commit that the database refused: %v", err)

@@ -21,7 +21,8 @@ func (d *DB) ours(ctx context.Context, on runner) (ours bool, err error) {
 	query := `SELECT m.name, m.name = 'migrations' AND EXISTS (SELECT 1 FROM pragma_table_info(m.name) c WHERE c.name = 'domain')
 		FROM sqlite_master m WHERE m.type = 'table' AND m.name NOT LIKE 'sqlite\_%' ESCAPE '\' ORDER BY m.name`
 	if d.Postgres() { // extensions may bring tables
-		query = `SELECT c.relname, c.relname = 'migrations' AND EXISTS (SELECT 1 FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attname = 'domain')
+		query = `SELECT c.relname, c.relname = 'migrations' AND EXISTS (SELECT 1 FROM pg_attribute a WHERE a.attrelid = c.oid
+				AND a.attname = 'domain')
 			FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 			WHERE n.nspname = current_schema() AND c.relkind IN ('r', 'p', 'f') AND NOT EXISTS (
 				SELECT 1 FROM pg_depend e WHERE e.classid = 'pg_class'::regclass AND e.objid = c.oid AND e.deptype = 'e')
@@ -41,7 +42,8 @@ func (d *DB) ours(ctx context.Context, on runner) (ours bool, err error) {
 	if err != nil || ours || len(others) == 0 {
 		return ours, err
 	}
-	return false, fmt.Errorf("%w: expected an empty one or one of Lyceum, found the tables %s and no table migrations of Lyceum; nothing was changed: name another database, or another schema or directory",
+	return false, fmt.Errorf("%w: expected an empty one or one of Lyceum, found the tables %s and no table migrations of Lyceum; nothing "+
+		"was changed: name another database, or another schema or directory",
 		ErrForeign, strings.Join(others[:min(5, len(others))], ", "))
 }
 

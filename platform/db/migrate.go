@@ -39,7 +39,8 @@ const (
 )
 
 // Migrate brings the schema of all domains up to date. One process at a time does it, the others wait.
-// The database of another program is refused (ErrForeign). Steps that this binary does not know of, made by a newer one, are left alone, unless one of them needs a newer version.
+// The database of another program is refused (ErrForeign). Steps that this binary does not know of, made by a newer
+// one, are left alone, unless one of them needs a newer version.
 func Migrate(ctx context.Context, d *DB, log *slog.Logger, sets ...Migrations) error {
 	start := time.Now()
 	conn, err := d.write.Conn(ctx)
@@ -129,7 +130,8 @@ func worksWith(ctx context.Context, d *DB, conn *sql.Conn, domain string, known 
 			return err
 		}
 		if mine.Compare(needs) < 0 {
-			return fmt.Errorf("the database has schema step %d of %s, which needs version %s; this is %s: start a newer version", step, domain, needs, mine)
+			return fmt.Errorf("the database has schema step %d of %s, which needs version %s; this is %s: start a newer version", step, domain,
+				needs, mine)
 		}
 		return nil
 	})(asRows(conn.QueryContext(ctx, d.text("SELECT version, needs FROM migration_needs WHERE domain = $1 AND version > $2"), domain, known)))
@@ -142,7 +144,8 @@ func applyStep(ctx context.Context, d *DB, conn *sql.Conn, domain string, s step
 		return false, err
 	}
 	defer func() { _ = tx.Rollback() }() // after Commit it does nothing
-	res, err := tx.ExecContext(ctx, d.text("INSERT INTO migrations (domain, version, title, applied_ms) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING"),
+	res, err := tx.ExecContext(ctx,
+		d.text("INSERT INTO migrations (domain, version, title, applied_ms) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING"),
 		domain, s.version, s.title, time.Now().UnixMilli())
 	if err != nil {
 		return false, err

@@ -14,7 +14,11 @@ import (
 func TestResultsAreReadWhole(t *testing.T) {
 	dbtest.Run(t, func(t *testing.T, d *db.DB) {
 		ctx := t.Context()
-		if err := d.Bulk(ctx, "INSERT INTO items (id, name, flag) VALUES ?", [][]any{{1, "a", true}, {2, "b", false}, {3, "c", true}}); err != nil {
+		if err := d.Bulk(ctx, "INSERT INTO items (id, name, flag) VALUES ?", [][]any{
+			{1, "a", true},
+			{2, "b", false},
+			{3, "c", true},
+		}); err != nil {
 			t.Fatal(err)
 		}
 		texts, err := db.Texts(d.Query(ctx, "SELECT name FROM items ORDER BY id DESC"))

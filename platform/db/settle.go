@@ -10,7 +10,8 @@ import (
 
 // Settle is Tx for those who must know what became of it, as they would do it again otherwise: after a commit that was not
 // confirmed it asks, as soon as the database answers, whether it is stored, and where it is not, runs fn again. What fn makes, such as
-// ids and tokens, is made before Settle, and stored looks for it. The commit may still come, between the question and fn: fn meets it by the
+// ids and tokens, is made before Settle, and stored looks for it. The commit may still come, between the question and
+// fn: fn meets it by the
 // locks and unique keys of its rows, and then stores the same again or is refused, and then stored is asked once more. A
 // *CommitError comes back when ctx ends before it is known.
 func (d *DB) Settle(ctx context.Context, fn func(tx *Tx) error, stored func(ctx context.Context, q Querier) (bool, error)) error {

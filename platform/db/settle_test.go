@@ -76,7 +76,10 @@ func (x *thing) stored(ctx context.Context, q db.Querier) (there bool, err error
 }
 
 func TestSettle(t *testing.T) {
-	for fault, tries := range map[dbfault.Fault]int{dbfault.Pass: 1, dbfault.Before: 2, dbfault.After: 1, dbfault.Late: 2, dbfault.LateEnd: 2} {
+	for fault, tries := range map[dbfault.Fault]int{
+		dbfault.Pass: 1, dbfault.Before: 2, dbfault.After: 1, dbfault.Late: 2,
+		dbfault.LateEnd: 2,
+	} {
 		t.Run(fault.String(), func(t *testing.T) {
 			gated(t, func(t *testing.T, d *db.DB, gate *dbfault.Gate, away func(bool)) {
 				ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
@@ -87,7 +90,8 @@ func TestSettle(t *testing.T) {
 				nextHeld(t, gate).Decide(fault)
 				switch fault {
 				case dbfault.Before, dbfault.After:
-					for done := fault == dbfault.Before; !done && ctx.Err() == nil; time.Sleep(time.Millisecond) { // the commit, before the database goes away
+					// the commit, before the database goes away
+					for done := fault == dbfault.Before; !done && ctx.Err() == nil; time.Sleep(time.Millisecond) {
 						done, _ = x.stored(ctx, d) // again when it fails
 					}
 					away(true)

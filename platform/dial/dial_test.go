@@ -25,12 +25,15 @@ func TestPublicAddresses(t *testing.T) {
 		}
 	}
 	for what, list := range map[string][]string{
-		"this machine":    {"127.0.0.1", "127.255.255.255", "::1", "0.0.0.0", "0.1.2.3", "::"},
-		"private":         {"10.0.0.1", "10.255.255.255", "172.16.0.1", "172.31.255.255", "192.168.1.1", "fc00::1", "fd00:ec2::254"},
-		"link-local":      {"169.254.169.254", "fe80::1", "fe80::1%eth0", "febf::1", "fec0::1"},
-		"behind CGNAT":    {"100.64.0.1", "100.100.100.200", "100.127.255.255"},
-		"multicast":       {"224.0.0.1", "239.255.255.255", "ff02::1", "ff0e::1"},
-		"reserved":        {"192.0.0.1", "192.0.0.192", "192.0.2.1", "198.18.0.1", "198.19.255.255", "198.51.100.1", "203.0.113.1", "240.0.0.1", "255.255.255.255", "100::1", "2001:db8::1", "3fff::1", "4000::1", "5f00::1"},
+		"this machine": {"127.0.0.1", "127.255.255.255", "::1", "0.0.0.0", "0.1.2.3", "::"},
+		"private":      {"10.0.0.1", "10.255.255.255", "172.16.0.1", "172.31.255.255", "192.168.1.1", "fc00::1", "fd00:ec2::254"},
+		"link-local":   {"169.254.169.254", "fe80::1", "fe80::1%eth0", "febf::1", "fec0::1"},
+		"behind CGNAT": {"100.64.0.1", "100.100.100.200", "100.127.255.255"},
+		"multicast":    {"224.0.0.1", "239.255.255.255", "ff02::1", "ff0e::1"},
+		"reserved": {
+			"192.0.0.1", "192.0.0.192", "192.0.2.1", "198.18.0.1", "198.19.255.255", "198.51.100.1", "203.0.113.1",
+			"240.0.0.1", "255.255.255.255", "100::1", "2001:db8::1", "3fff::1", "4000::1", "5f00::1",
+		},
 		"a cloud's":       {"168.63.129.16", "::ffff:168.63.129.16"},
 		"IPv4-mapped":     {"::ffff:127.0.0.1", "::ffff:10.0.0.1", "::ffff:a9fe:a9fe", "::ffff:169.254.169.254%1"},
 		"IPv4-compatible": {"::127.0.0.1", "::10.0.0.1", "::93.184.216.34"},
@@ -50,9 +53,13 @@ func TestPublicAddresses(t *testing.T) {
 }
 
 func TestAllowedNetworks(t *testing.T) {
-	d := New(Options{Allow: []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16"), netip.MustParsePrefix("fd00:1::/32")}, Setting: "push.allow_private"})
+	d := New(Options{
+		Allow:   []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16"), netip.MustParsePrefix("fd00:1::/32")},
+		Setting: "push.allow_private",
+	})
 	for text, ok := range map[string]bool{
-		"10.1.2.3": true, "::ffff:10.1.2.3": true, "10.2.0.1": false, "fd00:1::5": true, "fd00:2::5": false, "127.0.0.1": false, "::10.1.2.3": false,
+		"10.1.2.3": true, "::ffff:10.1.2.3": true, "10.2.0.1": false, "fd00:1::5": true, "fd00:2::5": false, "127.0.0.1": false,
+		"::10.1.2.3": false,
 	} {
 		if err := d.Check(netip.MustParseAddr(text)); (err == nil) != ok {
 			t.Errorf("%s: found %v", text, err)
@@ -108,7 +115,8 @@ func answer(query []byte, addresses []string) []byte {
 			continue
 		}
 		out[7]++
-		out = append(out, 0xc0, 12, byte(kind>>8), byte(kind), 0, 1, 0, 0, 0, 0, 0, byte(ip.BitLen()/8)) // the name of the question, class IN, not to be kept
+		// the name of the question, class IN, not to be kept
+		out = append(out, 0xc0, 12, byte(kind>>8), byte(kind), 0, 1, 0, 0, 0, 0, 0, byte(ip.BitLen()/8))
 		out = append(out, ip.AsSlice()...)
 	}
 	return out
@@ -205,7 +213,10 @@ func TestRedirects(t *testing.T) {
 	if res, err := get(t, allowOutside(1).Client(), url+"/once"); err != nil || res.StatusCode != http.StatusOK {
 		t.Errorf("a redirect to an address that may be reached: %v, %v", res, err)
 	}
-	secure := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, url+"/", http.StatusFound) }))
+	secure := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		http.Redirect(w, r, url+"/",
+			http.StatusFound)
+	}))
 	secure.StartTLS()
 	defer secure.Close()
 	d := New(Options{Allow: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, Redirects: 3, Within: time.Minute})

@@ -304,7 +304,8 @@ func unprivileged() (*account, error) {
 		}
 		return &account{name: name, uid: uint32(uid), gid: uint32(gid)}, nil
 	}
-	return nil, errors.New("PostgreSQL refuses to run as root and there is no user postgres or nobody: add one, or start lyceum as another user")
+	return nil, errors.New("PostgreSQL refuses to run as root and there is no user postgres or nobody: add one, or start lyceum as " +
+		"another user")
 }
 
 // reachable tells whether others can pass every directory above dir.
@@ -315,7 +316,8 @@ func reachable(dir string, as *account) error {
 			return err
 		}
 		if info.Mode().Perm()&0o001 == 0 {
-			return fmt.Errorf("user %s, who runs PostgreSQL for root, can not pass %s (mode %o): choose a data directory elsewhere or run chmod o+x %s", as.name, d, info.Mode().Perm(), d)
+			return fmt.Errorf("user %s, who runs PostgreSQL for root, can not pass %s (mode %o): choose a data directory elsewhere or run chmod "+
+				"o+x %s", as.name, d, info.Mode().Perm(), d)
 		}
 		if d == filepath.Dir(d) {
 			return nil

@@ -66,7 +66,8 @@ func s3Keys(file string) (access, secret string, err error) {
 	}
 	words := strings.Fields(string(text))
 	if len(words) != 2 {
-		return "", "", fmt.Errorf("%s: expected an access key and a secret key, found %d words: delete the file to make new keys", file, len(words))
+		return "", "", fmt.Errorf("%s: expected an access key and a secret key, found %d words: delete the file to make new keys", file,
+			len(words))
 	}
 	return words[0], words[1], nil
 }

@@ -76,9 +76,11 @@ func (l *Leases) heartbeat(ctx context.Context) error {
 	}
 	self := l.Self()
 	l.heartbeats++ // a heartbeat that arrives late changes nothing
-	n, err := l.db.Exec(ctx, `UPDATE machines SET expires_ms = $1, starting = $8, draining = $2, mute = $3, bus = $9, beat = $10 WHERE id = $4 AND incarnation = $5 AND beat < $10
+	n, err := l.db.Exec(ctx, `UPDATE machines SET expires_ms = $1, starting = $8, draining = $2, mute = $3, bus = $9, beat = $10
+			WHERE id = $4 AND incarnation = $5 AND beat < $10
 		AND NOT EXISTS (SELECT 1 FROM fleet WHERE name = $6 AND value <> $7 AND $7 <> '')`,
-		now+l.opts.TTL.Milliseconds(), self.Draining, self.Degraded, int64(self.ID), self.Incarnation, versionRow, l.major(), self.Starting, self.Bus, l.heartbeats)
+		now+l.opts.TTL.Milliseconds(), self.Draining, self.Degraded, int64(self.ID), self.Incarnation, versionRow, l.major(), self.Starting,
+		self.Bus, l.heartbeats)
 	if err == nil && n == 0 {
 		err = l.explainLostHeartbeat(ctx)
 	}
@@ -214,7 +216,8 @@ func (l *Leases) Leave(ctx context.Context) error {
 		return nil
 	}
 	self := l.Self()
-	_, err := l.db.Exec(ctx, "UPDATE machines SET expires_ms = 0, beat = $3 WHERE id = $1 AND incarnation = $2", int64(self.ID), self.Incarnation, int64(math.MaxInt64))
+	_, err := l.db.Exec(ctx, "UPDATE machines SET expires_ms = 0, beat = $3 WHERE id = $1 AND incarnation = $2", int64(self.ID),
+		self.Incarnation, int64(math.MaxInt64))
 	l.announce()
 	return err
 }

@@ -133,8 +133,14 @@ func Open(ctx context.Context, d *db.DB, o Options) (*Leases, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	l := &Leases{db: d, opts: o, changed: make(chan struct{}), wake: make(chan struct{}, 1), holders: map[string]Holder{}, leaseChanged: map[string]time.Time{}, suspects: map[int64]time.Time{}}
-	l.self = Machine{Incarnation: time.Now().UnixNano(), Address: o.Address, Host: o.Host, Version: o.Version, Roles: o.Roles, Starting: !o.Alone, Started: time.Now()}
+	l := &Leases{
+		db: d, opts: o, changed: make(chan struct{}), wake: make(chan struct{}, 1), holders: map[string]Holder{},
+		leaseChanged: map[string]time.Time{}, suspects: map[int64]time.Time{},
+	}
+	l.self = Machine{
+		Incarnation: time.Now().UnixNano(), Address: o.Address, Host: o.Host, Version: o.Version, Roles: o.Roles,
+		Starting: !o.Alone, Started: time.Now(),
+	}
 	if err := l.register(ctx); err != nil {
 		return nil, err
 	}
@@ -181,10 +187,12 @@ func (l *Leases) register(ctx context.Context) error {
 		if doubt {
 			shares = 0
 		}
-		_, err = tx.Exec(ctx, `INSERT INTO machines (id, incarnation, address, host, version, roles, starting, draining, started_ms, expires_ms, facts, shares, beat)
+		_, err = tx.Exec(ctx, `INSERT INTO machines (id, incarnation, address, host, version, roles, starting, draining, started_ms,
+				expires_ms, facts, shares, beat)
 			VALUES ($1, $2, $3, $4, $5, $6, $7, FALSE, $8, $9, $10, $11, 0) ON CONFLICT (id) DO UPDATE SET incarnation = excluded.incarnation,
 			address = excluded.address, host = excluded.host, version = excluded.version, roles = excluded.roles,
-			lock_run = '', starting = excluded.starting, draining = FALSE, mute = FALSE, bus = '', started_ms = excluded.started_ms, expires_ms = excluded.expires_ms,
+			lock_run = '', starting = excluded.starting, draining = FALSE, mute = FALSE, bus = '', started_ms = excluded.started_ms,
+			expires_ms = excluded.expires_ms,
 			facts = excluded.facts, shares = excluded.shares, beat = 0`,
 			int64(id), l.self.Incarnation, l.self.Address, l.self.Host, l.self.Version, strings.Join(l.self.Roles, ","), l.self.Starting,
 			now, now+l.opts.TTL.Milliseconds(), l.opts.Metadata, shares)
@@ -345,7 +353,8 @@ func (l *Leases) Acquire(ctx context.Context, names ...string) ([]Lease, error) 
 		for i, name := range names {
 			rows[i] = []any{name, int64(-1), int64(0), int64(0), int64(0)}
 		}
-		if err := tx.Bulk(ctx, "INSERT INTO leases (name, machine, incarnation, epoch, pos) VALUES ? ON CONFLICT (name) DO NOTHING", rows); err != nil {
+		if err := tx.Bulk(ctx, "INSERT INTO leases (name, machine, incarnation, epoch, pos) VALUES ? ON CONFLICT (name) DO NOTHING",
+			rows); err != nil {
 			return err
 		}
 		held, err := lockLeases(ctx, tx, names)
@@ -390,7 +399,8 @@ func (l *Leases) Acquire(ctx context.Context, names ...string) ([]Lease, error) 
 // lockLeases reads leases and locks their rows until the transaction ends. A condition on the machines in the same
 // statement would not be checked again after a wait for another transaction.
 func lockLeases(ctx context.Context, tx *db.Tx, names []string) (map[string]Holder, error) {
-	return scanHolders(tx.Query(ctx, "SELECT name, machine, incarnation, epoch, pos FROM leases WHERE name = ANY($1) ORDER BY name FOR UPDATE", names))
+	return scanHolders(tx.Query(ctx,
+		"SELECT name, machine, incarnation, epoch, pos FROM leases WHERE name = ANY($1) ORDER BY name FOR UPDATE", names))
 }
 
 // liveIncarnations are the incarnations of the live machines, by id.
@@ -497,7 +507,8 @@ func (l *Leases) Renew(ctx context.Context, names ...string) (map[string]Lease, 
 
 // Read returns the stored holders, epochs and positions of the leases whose names begin with prefix.
 func (l *Leases) Read(ctx context.Context, prefix string) (map[string]Holder, error) {
-	return scanHolders(l.db.Query(ctx, "SELECT name, machine, incarnation, epoch, pos FROM leases WHERE name >= $1 AND name < $2", prefix, prefix+"\x7f"))
+	return scanHolders(l.db.Query(ctx, "SELECT name, machine, incarnation, epoch, pos FROM leases WHERE name >= $1 AND name < $2", prefix,
+		prefix+"\x7f"))
 }
 
 func scanHolders(rows *db.Rows, err error) (map[string]Holder, error) {
@@ -531,7 +542,8 @@ func Value(ctx context.Context, d *db.DB, name string) (value string, err error)
 
 // SetValue replaces the fleet's value of a name.
 func SetValue(ctx context.Context, d *db.DB, name, value string) error {
-	_, err := d.Exec(ctx, "INSERT INTO fleet (name, value) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET value = excluded.value", name, value)
+	_, err := d.Exec(ctx, "INSERT INTO fleet (name, value) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET value = excluded.value", name,
+		value)
 	return err
 }
 

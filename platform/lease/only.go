@@ -29,7 +29,8 @@ func (l *Leases) IsOnlyMember() bool {
 
 // couldBeOnlyMember holds the conditions of IsOnlyMember except for the stored claim; the caller holds mu.
 func (l *Leases) couldBeOnlyMember() bool {
-	return l.noOthers && time.Since(l.viewAt) < l.claimViewTTL() && time.Since(l.heartbeatAt) < l.opts.TTL && time.Since(l.clockJumpedAt) > l.opts.TTL
+	return l.noOthers && time.Since(l.viewAt) < l.claimViewTTL() && time.Since(l.heartbeatAt) < l.opts.TTL &&
+		time.Since(l.clockJumpedAt) > l.opts.TTL
 }
 
 // claimViewTTL is how long a view may be used to say that there is no other process.
@@ -48,7 +49,8 @@ func (l *Leases) storeClaim(ctx context.Context) error {
 	if could {
 		shares = -time.Now().UnixNano() // differs each time, so that a late statement does not end the claim
 	}
-	n, err := l.db.Exec(ctx, "UPDATE machines SET shares = $1 WHERE id = $2 AND incarnation = $3 AND shares = $4", shares, int64(self.ID), self.Incarnation, said)
+	n, err := l.db.Exec(ctx, "UPDATE machines SET shares = $1 WHERE id = $2 AND incarnation = $3 AND shares = $4", shares, int64(self.ID),
+		self.Incarnation, said)
 	if err != nil || n == 0 {
 		return err // the next view shows what is stored
 	}
@@ -100,7 +102,8 @@ func (l *Leases) heartbeatUnlessKnown(ctx context.Context) (bool, error) {
 			return false, err
 		}
 		// Machines that seem to have died recently count too: the clock may have jumped.
-		err = l.db.QueryRow(ctx, "SELECT EXISTS (SELECT 1 FROM machines WHERE shares <> incarnation AND incarnation <> $1 AND (expires_ms > $2 OR expires_ms <> 0 AND "+l.sessionLockHeld()+"))",
+		err = l.db.QueryRow(ctx, "SELECT EXISTS (SELECT 1 FROM machines WHERE shares <> incarnation AND incarnation <> $1 AND (expires_ms > "+
+			"$2 OR expires_ms <> 0 AND "+l.sessionLockHeld()+"))",
 			self.Incarnation, now-recentlySeen.Milliseconds()).Scan(&one)
 		if err != nil {
 			return false, err

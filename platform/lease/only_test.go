@@ -77,7 +77,8 @@ func withMovableClock(t *testing.T) (d *db.DB, jump func(by string)) {
 	plain := dbtest.Open(t, server, Migrations())
 	for _, statement := range []string{
 		"CREATE TABLE clock (by INTERVAL)", "INSERT INTO clock VALUES ('0')",
-		"CREATE FUNCTION clock_timestamp() RETURNS TIMESTAMPTZ LANGUAGE sql AS 'SELECT pg_catalog.clock_timestamp() + (SELECT by FROM public.clock)'",
+		"CREATE FUNCTION clock_timestamp() RETURNS TIMESTAMPTZ LANGUAGE sql AS 'SELECT pg_catalog.clock_timestamp() + (SELECT by FROM " +
+			"public.clock)'",
 	} {
 		_, err := plain.Exec(t.Context(), statement)
 		must(t, err)
@@ -143,7 +144,8 @@ func TestTheClockGoesBackAndForth(t *testing.T) {
 	defer cancel()
 	go b.keepSession(ctx)
 	eventually(t, "it has a session", 3*time.Second, func() bool { return hasSession(d, b) })
-	for began := time.Now(); time.Since(began) < 1500*time.Millisecond; time.Sleep(100 * time.Millisecond) { // a first view says nothing for a TTL
+	// a first view says nothing for a TTL
+	for began := time.Now(); time.Since(began) < 1500*time.Millisecond; time.Sleep(100 * time.Millisecond) {
 		for _, l := range []*Leases{a, b} {
 			must(t, l.heartbeat(t.Context()))
 			must(t, l.Refresh(t.Context()))
@@ -184,7 +186,8 @@ func TestOneComesBackWhileAnotherOneRegisters(t *testing.T) {
 		}()
 		eventually(t, "it waits for the row", 3*time.Second, func() bool {
 			var n int
-			must(t, d.QueryRow(t.Context(), "SELECT COUNT(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'").Scan(&n))
+			must(t, d.QueryRow(t.Context(),
+				"SELECT COUNT(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'").Scan(&n))
 			return n == 1
 		})
 		runLeases(t, a)
@@ -225,7 +228,8 @@ func TestWhoStoodStillIsGrantedNothing(t *testing.T) {
 		}()
 		runLeases(t, a)
 		eventually(t, "it is the only one", 8*time.Second, a.IsOnlyMember)
-		_, err := d.Exec(t.Context(), "UPDATE machines SET lock_key = 1, lock_run = CAST(pg_postmaster_start_time() AS TEXT) WHERE id = 0") // its session is gone for a moment
+		// its session is gone for a moment
+		_, err := d.Exec(t.Context(), "UPDATE machines SET lock_key = 1, lock_run = CAST(pg_postmaster_start_time() AS TEXT) WHERE id = 0")
 		return err
 	})
 	must(t, err)

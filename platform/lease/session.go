@@ -29,7 +29,8 @@ const sessionExistsSQL = `(lock_run <> CAST(pg_postmaster_start_time() AS TEXT) 
 
 // lockHeldSQL tells of a row of machines whether its advisory lock is held.
 const lockHeldSQL = `EXISTS (SELECT 1 FROM pg_locks p
-	WHERE p.locktype = 'advisory' AND p.objsubid = 1 AND p.granted AND p.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+	WHERE p.locktype = 'advisory' AND p.objsubid = 1 AND p.granted AND p.database = (SELECT oid FROM pg_database
+	WHERE datname = current_database())
 	AND (CAST(p.classid AS BIGINT) << 32 | CAST(p.objid AS BIGINT)) = lock_key)`
 
 // sessionExists is sessionExistsSQL where sessions have locks, else TRUE.

@@ -20,7 +20,10 @@ func openMember(t *testing.T, url string, absence time.Duration) (l *Leases, kil
 	if err != nil {
 		t.Fatal(err)
 	}
-	if l, err = Open(t.Context(), d, Options{Machine: -1, Roles: []string{"all"}, Address: "here:" + enginestest.Unique(), Absence: absence}); err != nil {
+	if l, err = Open(t.Context(), d, Options{
+		Machine: -1, Roles: []string{"all"}, Address: "here:" + enginestest.Unique(),
+		Absence: absence,
+	}); err != nil {
 		t.Fatal(err)
 	}
 	if err := l.Ready(t.Context()); err != nil {
@@ -55,7 +58,8 @@ func eventually(t *testing.T, what string, within time.Duration, ok func() bool)
 
 func hasSession(d *db.DB, l *Leases) bool {
 	var there bool
-	err := d.QueryRow(context.Background(), "SELECT lock_run <> '' AND "+sessionExistsSQL+" FROM machines WHERE id = $1", l.Self().ID).Scan(&there)
+	err := d.QueryRow(context.Background(), "SELECT lock_run <> '' AND "+sessionExistsSQL+" FROM machines WHERE id = $1",
+		l.Self().ID).Scan(&there)
 	return err == nil && there
 }
 
@@ -124,7 +128,8 @@ func TestALivingProcessTakesItsSessionAgain(t *testing.T) {
 	}
 	for range 5 {
 		// Only the session itself, not the pool.
-		if _, err := d.Exec(t.Context(), `SELECT pg_terminate_backend(p.pid) FROM pg_locks p, machines m WHERE p.locktype = 'advisory' AND p.objsubid = 1
+		if _, err := d.Exec(t.Context(), `SELECT pg_terminate_backend(p.pid) FROM pg_locks p, machines m WHERE p.locktype = 'advisory'
+				AND p.objsubid = 1
 			AND (CAST(p.classid AS BIGINT) << 32 | CAST(p.objid AS BIGINT)) = m.lock_key AND m.id = $1`, two.Self().ID); err != nil {
 			t.Fatal(err)
 		}

@@ -37,14 +37,17 @@ func (l *Leases) checkMajor(ctx context.Context, tx *db.Tx, others []Machine) er
 	}
 	if stored != "" {
 		if len(others) > 0 {
-			return fmt.Errorf("%w: this is %s and the fleet has version %s.*: another first number breaks, so stop all processes before you start the first of the new version", ErrVersion, l.opts.Version, stored)
+			return fmt.Errorf("%w: this is %s and the fleet has version %s.*: another first number breaks, so stop all processes before you "+
+				"start the first of the new version", ErrVersion, l.opts.Version, stored)
 		}
 		old, _ := strconv.Atoi(stored)
 		if v, _ := strconv.Atoi(mine); v < old {
-			return fmt.Errorf("%w: this is %s and the database belongs to version %s.*: start that version, or restore a backup made before it", ErrVersion, l.opts.Version, stored)
+			return fmt.Errorf("%w: this is %s and the database belongs to version %s.*: start that version, or restore a backup made before it",
+				ErrVersion, l.opts.Version, stored)
 		}
 	}
-	_, err = tx.Exec(ctx, "INSERT INTO fleet (name, value) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET value = excluded.value", versionRow, mine)
+	_, err = tx.Exec(ctx, "INSERT INTO fleet (name, value) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+		versionRow, mine)
 	return err
 }
 

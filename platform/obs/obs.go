@@ -46,7 +46,8 @@ type Config struct {
 // Validate names the key that is wrong and what to write instead.
 func (c *Config) Validate() error {
 	if _, err := url.Parse(c.OTLP); err != nil { // it may hold a password
-		return errors.New("otlp_endpoint: expected a URL such as http://collector:4318, found one that can not be read: write special characters of a password as %40, %20 and so on")
+		return errors.New("otlp_endpoint: expected a URL such as http://collector:4318, found one that can not be read: " +
+			"write special characters of a password as %40, %20 and so on")
 	}
 	if c.OTLP != "" && !strings.HasPrefix(c.OTLP, "http://") && !strings.HasPrefix(c.OTLP, "https://") {
 		return fmt.Errorf("otlp_endpoint: expected a URL that begins with http:// or https://, found %q: add the scheme", conf.Redact(c.OTLP))

@@ -21,7 +21,8 @@ import (
 )
 
 var tables = db.Migrations{Domain: "test", Files: fstest.MapFS{"migrations/0001_sums.sql": {Data: []byte(`
-CREATE TABLE sums (key TEXT NOT NULL, sum BIGINT NOT NULL, step TEXT NOT NULL, shard BIGINT NOT NULL, pos BIGINT NOT NULL, PRIMARY KEY (shard, pos));
+CREATE TABLE sums (key TEXT NOT NULL, sum BIGINT NOT NULL, step TEXT NOT NULL, shard BIGINT NOT NULL, pos BIGINT NOT NULL, PRIMARY
+KEY (shard, pos));
 CREATE UNIQUE INDEX sums_step ON sums (key, step);
 `)}}}
 
@@ -67,7 +68,8 @@ func (s *sums) Read(ctx context.Context, q db.Querier, r stream.Range) ([]stream
 	return db.List(func(row db.Row) (out stream.Row, err error) {
 		out.Shard, out.Data = r.Shard, []byte("{}")
 		return out, row.Scan(&out.Pos, &out.Key)
-	})(q.Query(ctx, "SELECT pos, key FROM sums WHERE shard = $1 AND pos > $2 AND pos <= $3 ORDER BY pos LIMIT $4", r.Shard, r.After, r.Upto, r.Limit))
+	})(q.Query(ctx, "SELECT pos, key FROM sums WHERE shard = $1 AND pos > $2 AND pos <= $3 ORDER BY pos LIMIT $4", r.Shard, r.After,
+		r.Upto, r.Limit))
 }
 
 func (s *sums) load(ctx context.Context, key string) (*int64, error) {
@@ -82,7 +84,10 @@ func (s *sums) load(ctx context.Context, key string) (*int64, error) {
 
 func wire(p *role.Process, change func(*owned.Spec[int64])) *sums {
 	s := &sums{d: p.DB, bad: map[string]bool{}}
-	s.stream = p.Streams.Open(stream.Spec{Name: "sums", Role: "sums", Shards: 4, Store: s, PositionKey: "sums_pkey", OnLost: func(i int) { s.owned.Drop(i) }})
+	s.stream = p.Streams.Open(stream.Spec{
+		Name: "sums", Role: "sums", Shards: 4, Store: s, PositionKey: "sums_pkey",
+		OnLost: func(i int) { s.owned.Drop(i) },
+	})
 	spec := owned.Spec[int64]{Stream: s.stream, Load: s.load, Bytes: func(*int64) int64 { return 100 }, Budget: 1 << 20, Strict: true}
 	if change != nil {
 		change(&spec)
@@ -406,7 +411,8 @@ func TestAnEntryOfAFormerOwnershipIsNotUsed(t *testing.T) {
 		}()
 		<-inside
 		shard := two.stream.Shard(key)
-		if _, err := d.Exec(t.Context(), "UPDATE leases SET epoch = epoch + 1, machine = -1 WHERE name = $1", two.stream.Lease(shard)); err != nil {
+		if _, err := d.Exec(t.Context(), "UPDATE leases SET epoch = epoch + 1, machine = -1 WHERE name = $1",
+			two.stream.Lease(shard)); err != nil {
 			t.Fatal(err)
 		}
 		// Somebody else writes under the lease.

@@ -143,7 +143,9 @@ const moveGrace = 100 * time.Millisecond
 
 // whileOwnedContext returns a context for a call to the owner of a shard. It ends when the shard has moved, since a
 // process that hangs keeps its connections and the call would wait for it. end must be called.
-func (p *Process) whileOwnedContext(ctx context.Context, st *stream.Stream, shard int, owner lease.Holder) (attempt context.Context, end func()) {
+func (p *Process) whileOwnedContext(ctx context.Context, st *stream.Stream, shard int, owner lease.Holder) (
+	attempt context.Context, end func(),
+) {
 	attempt, cancel := context.WithCancelCause(ctx)
 	go func() {
 		for {

@@ -28,7 +28,8 @@ import (
 )
 
 var counts = db.Migrations{Domain: "test", Files: fstest.MapFS{"migrations/0001_counts.sql": {Data: []byte(
-	"CREATE TABLE counts (shard BIGINT NOT NULL, pos BIGINT NOT NULL, id TEXT NOT NULL UNIQUE, machine BIGINT NOT NULL, PRIMARY KEY (shard, pos));",
+	"CREATE TABLE counts (shard BIGINT NOT NULL, pos BIGINT NOT NULL, id TEXT NOT NULL UNIQUE, machine BIGINT NOT NULL, PRIMARY KEY " +
+		"(shard, pos));",
 )}}}
 
 type store struct{}
@@ -45,7 +46,8 @@ func (store) Insert(_ context.Context, w *db.Batch, batch []*stream.Entry) error
 }
 
 func (store) Read(ctx context.Context, q db.Querier, r stream.Range) ([]stream.Row, error) {
-	rows, err := q.Query(ctx, "SELECT pos, id FROM counts WHERE shard = $1 AND pos > $2 AND pos <= $3 ORDER BY pos LIMIT $4", r.Shard, r.After, r.Upto, r.Limit)
+	rows, err := q.Query(ctx, "SELECT pos, id FROM counts WHERE shard = $1 AND pos > $2 AND pos <= $3 ORDER BY pos LIMIT $4", r.Shard,
+		r.After, r.Upto, r.Limit)
 	if err != nil {
 		return nil, err
 	}
@@ -233,7 +235,8 @@ func TestOwnedLeavesAnOwnerThatHangsWhenItsShardMoves(t *testing.T) {
 			}
 		}
 		var stored, ids int
-		if err := d.QueryRow(t.Context(), "SELECT COUNT(*), COUNT(DISTINCT id) FROM counts").Scan(&stored, &ids); err != nil || stored != 4 || ids != 4 {
+		if err := d.QueryRow(t.Context(), "SELECT COUNT(*), COUNT(DISTINCT id) FROM counts").Scan(&stored, &ids); err != nil || stored != 4 ||
+			ids != 4 {
 			t.Errorf("%d rows of %d calls, %v", stored, ids, err)
 		}
 	}, lease.Migrations(), counts)

@@ -31,7 +31,10 @@ func processAmong(t testing.TB, d *db.DB, n int) *role.Process {
 	if err := last.Refresh(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	return &role.Process{DB: d, Bus: b, Leases: last, Roles: []role.Role{{Name: "r", Key: "user"}, {Name: "q", Pool: "r"}}, Streams: stream.New(stream.Options{DB: d, Bus: b, Leases: last})}
+	return &role.Process{
+		DB: d, Bus: b, Leases: last, Roles: []role.Role{{Name: "r", Key: "user"}, {Name: "q", Pool: "r"}},
+		Streams: stream.New(stream.Options{DB: d, Bus: b, Leases: last}),
+	}
 }
 
 func TestRouteSpreadsKeysAndKeepsThem(t *testing.T) {

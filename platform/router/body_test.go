@@ -53,7 +53,8 @@ func TestABodyThatCanNotBeRead(t *testing.T) {
 	overBoth(t, func(t *testing.T, a, b *node) {
 		chunked := "Transfer-Encoding: chunked\r\n\r\n"
 		for name, body := range map[string]string{
-			"hexadecimal prefix": chunked + "0x5\r\nabcde\r\n0\r\n\r\n", "no size": chunked + "zz\r\n", "long extension": chunked + "5;" + strings.Repeat("a", 100_000) + "\r\nabcde\r\n0\r\n\r\n",
+			"hexadecimal prefix": chunked + "0x5\r\nabcde\r\n0\r\n\r\n", "no size": chunked + "zz\r\n", "long extension": chunked + "5;" +
+				strings.Repeat("a", 100_000) + "\r\nabcde\r\n0\r\n\r\n",
 			"bare line ends": chunked + "5\nabcde\n0\n\n", "second chunk": chunked + "3\r\nabc\r\nzz\r\n",
 			"cut": "Content-Length: 500\r\n\r\nabcde", "cut in a chunk": chunked + "40\r\nabcde",
 		} {
@@ -120,7 +121,8 @@ func TestABodyThatIsTooLarge(t *testing.T) {
 func TestAnIdempotentPostIsDoneAgain(t *testing.T) {
 	overBoth(t, func(t *testing.T, a, b *node) {
 		a.places.send(b.addr())
-		if answer, response := a.call(t, "POST /again", strings.NewReader("{}")); response.StatusCode != 200 || answer.Node != a.name || answer.Body != "{}" {
+		if answer, response := a.call(t, "POST /again", strings.NewReader("{}")); response.StatusCode != 200 || answer.Node != a.name ||
+			answer.Body != "{}" {
 			t.Errorf("%d %+v", response.StatusCode, answer)
 		}
 	})

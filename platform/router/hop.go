@@ -187,7 +187,8 @@ var emptyValue = []string{""}
 // isHopByHop tells whether a header concerns one connection only (RFC 9110, 7.6.1).
 func isHopByHop(name string) bool {
 	switch name {
-	case "Connection", "Proxy-Connection", "Keep-Alive", "Proxy-Authenticate", "Proxy-Authorization", "Te", "Trailer", "Transfer-Encoding", "Upgrade", "Expect":
+	case "Connection", "Proxy-Connection", "Keep-Alive", "Proxy-Authenticate", "Proxy-Authorization", "Te", "Trailer", "Transfer-Encoding",
+		"Upgrade", "Expect":
 		return true
 	}
 	return false

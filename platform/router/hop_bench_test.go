@@ -54,7 +54,8 @@ func benchNode(tb testing.TB) *rpc.Node {
 }
 
 func benchAnswer() json.RawMessage {
-	return json.RawMessage(`{"next_batch":"s1","rooms":{"join":{"` + strings.Repeat(`!room:example.org":{"timeline":{"events":[{"type":"m.room.message","content":{"body":"hello"}}]}},"`, 15) + `":{}}}}`)
+	return json.RawMessage(`{"next_batch":"s1","rooms":{"join":{"` +
+		strings.Repeat(`!room:example.org":{"timeline":{"events":[{"type":"m.room.message","content":{"body":"hello"}}]}},"`, 15) + `":{}}}}`)
 }
 
 func benchRoutes(parked *atomic.Int64, release *atomic.Pointer[chan struct{}]) []web.Route {
@@ -177,8 +178,10 @@ func benchRequest(ctx context.Context, path string, i int) *http.Request {
 	r, _ := http.NewRequestWithContext(ctx, "GET", "http://example.org"+path+"?since=s1_2_3&timeout=30000", nil)
 	r.RemoteAddr = "127.0.0.1:4711"
 	r.Header = http.Header{
-		"Authorization": {fmt.Sprintf("Bearer token-%d", i)}, "Accept-Encoding": {"gzip"}, "User-Agent": {"Element/1.0 (Linux; Chrome 120)"}, "Accept": {"application/json"},
-		"Accept-Language": {"en-GB"}, "Origin": {"https://app.example.org"}, "Referer": {"https://app.example.org/"}, "Cache-Control": {"no-cache"},
+		"Authorization": {fmt.Sprintf("Bearer token-%d", i)}, "Accept-Encoding": {"gzip"}, "User-Agent": {"Element/1.0 (Linux; Chrome 120)"},
+		"Accept":          {"application/json"},
+		"Accept-Language": {"en-GB"}, "Origin": {"https://app.example.org"}, "Referer": {"https://app.example.org/"},
+		"Cache-Control": {"no-cache"},
 	}
 	return r
 }

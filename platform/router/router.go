@@ -30,9 +30,9 @@ const (
 // Places knows which processes have which roles.
 type Places interface {
 	// Route returns the internal address (host:port) of the process that serves the key of a role best. The same key
-	// gives the same place while the fleet does not change. With the key "" any process of the role will do: this
-	// one when it plays the role, else each in turn. local says that it is this process; ok is false when
-	// nobody plays the role.
+	// gives the same process while the fleet does not change. With the key "" any process of the role will do: this
+	// one when it has the role, else each in turn. local says that it is this process; ok is false when no process has
+	// the role.
 	Route(role, key string) (addr string, local, ok bool)
 	// IsAlive tells whether the process at an internal address is alive.
 	IsAlive(addr string) bool
@@ -62,7 +62,8 @@ type Router struct {
 // New makes a Router. Its Dispatch goes into web.Options.
 func New(o Options) *Router {
 	r := &Router{
-		places: o.Places, transport: o.Transport, machineValue: []string{strconv.Itoa(o.Machine)}, watch: watch{waiting: map[*hop]struct{}{}}, log: o.Log, proxyLog: slog.NewLogLogger(o.Log.Handler(), slog.LevelDebug),
+		places: o.Places, transport: o.Transport, machineValue: []string{strconv.Itoa(o.Machine)}, watch: watch{waiting: map[*hop]struct{}{}},
+		log: o.Log, proxyLog: slog.NewLogLogger(o.Log.Handler(), slog.LevelDebug),
 		health: health{transport: o.Transport, down: map[string]*outage{}, suspects: map[string]bool{}},
 		hops: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "lyceum_router_hops_total", Help: "Requests passed on to another process, by role and result (passed, served_here, failed).",
@@ -111,7 +112,8 @@ func (r *Router) Dispatch(request *web.Request) (handled bool, err error) {
 		return true, nil
 	case errors.Is(err, errUnreached), errors.Is(err, errRepeatable):
 		r.hops.WithLabelValues(route.Role, "served_here").Inc()
-		r.log.InfoContext(request.Context(), "a request is served here, as its place did not answer", "request", request.ID(), "place", last.addr, "error", err)
+		r.log.InfoContext(request.Context(), "a request is served here, as its place did not answer", "request", request.ID(), "place",
+			last.addr, "error", err)
 		return false, nil
 	case request.Context().Err() != nil:
 		return false, err

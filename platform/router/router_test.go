@@ -356,8 +356,12 @@ func (n *node) call(t testing.TB, target string, body io.Reader, headers ...stri
 func TestHop(t *testing.T) {
 	overBoth(t, func(t *testing.T, a, b *node) {
 		a.places.send(b.addr())
-		answer, response := a.call(t, "POST /see/%21room%2F1?x=%20y", strings.NewReader("hello"), "X-Forwarded-For: 6.6.6.6", "X-Forwarded-Proto: https", "Lyceum-Hop: 9")
-		want := seen{Node: "bb", Key: "!room/1", Body: "hello", Client: "127.0.0.1", Scheme: "http", Hop: "1", ID: response.Header.Get("X-Request-Id"), Host: a.public.Listener.Addr().String()}
+		answer, response := a.call(t, "POST /see/%21room%2F1?x=%20y", strings.NewReader("hello"), "X-Forwarded-For: 6.6.6.6",
+			"X-Forwarded-Proto: https", "Lyceum-Hop: 9")
+		want := seen{
+			Node: "bb", Key: "!room/1", Body: "hello", Client: "127.0.0.1", Scheme: "http", Hop: "1",
+			ID: response.Header.Get("X-Request-Id"), Host: a.public.Listener.Addr().String(),
+		}
 		if answer != want {
 			t.Errorf("the handler saw %+v, want %+v", answer, want)
 		}

@@ -50,7 +50,10 @@ func newLinks(transport *http.Transport, config *tls.Config, lost func(addr stri
 	config = config.Clone()
 	config.NextProtos = []string{linkProtocol, "h2"}
 	config.ClientSessionCache = tls.NewLRUClientSessionCache(64)
-	return &links{http: transport, tls: config, onLost: lost, open: map[string]*link{}, dialing: map[string]*dial{}, httpOnly: map[string]time.Time{}}
+	return &links{
+		http: transport, tls: config, onLost: lost, open: map[string]*link{}, dialing: map[string]*dial{},
+		httpOnly: map[string]time.Time{},
+	}
 }
 
 // CloseIdleConnections closes the connections that no request uses.

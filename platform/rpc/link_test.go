@@ -139,7 +139,8 @@ func TestHeadsAndStatus(t *testing.T) {
 		return res, string(text), err
 	}
 	res, text, err := get("GET", "/x%2Fy?a=%20b")
-	if err != nil || text != "text" || res.StatusCode != http.StatusTeapot || res.ContentLength != 4 || res.Header.Get("Content-Length") != "4" ||
+	if err != nil || text != "text" || res.StatusCode != http.StatusTeapot || res.ContentLength != 4 ||
+		res.Header.Get("Content-Length") != "4" ||
 		len(res.Header["X-Many"]) != 3 || res.Header.Get("X-Seen") != "GETname.examplea=%20b[a b] 0" {
 		t.Errorf("%+v %q %v", res, text, err)
 	}

@@ -51,6 +51,9 @@ type Options struct {
 	OnLost   func(address string) // called when a connection to a process ended; may be nil
 }
 
+// methodFunc runs a method on the JSON of its request, and returns the JSON of its answer.
+type methodFunc func(ctx context.Context, request []byte) (answer []byte, err error)
+
 // Node is this process's end: it serves methods and calls those of others.
 type Node struct {
 	o       Options
@@ -64,7 +67,7 @@ type Node struct {
 	goingAway bool           // no more of them
 
 	mu       sync.RWMutex
-	methods  map[string]func(ctx context.Context, body []byte) ([]byte, error)
+	methods  map[string]methodFunc
 	fallback http.Handler
 }
 
@@ -77,7 +80,7 @@ func New(o Options) (*Node, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	n := &Node{o: o, served: map[*link]bool{}, methods: map[string]func(context.Context, []byte) ([]byte, error){}}
+	n := &Node{o: o, served: map[*link]bool{}, methods: map[string]methodFunc{}}
 	n.latency = prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Name: "lyceum_rpc_seconds", Help: "Time of calls to other processes.",
 		Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 5},
@@ -98,9 +101,13 @@ func New(o Options) (*Node, error) {
 	protocols.SetHTTP1(true)
 	protocols.SetHTTP2(true)
 	n.server = &http.Server{
-		Protocols:    &protocols,
-		TLSNextProto: map[string]func(*http.Server, *tls.Conn, http.Handler){linkProtocol: func(_ *http.Server, conn *tls.Conn, _ http.Handler) { n.serveLink(conn) }},
-		Handler:      n, TLSConfig: serverTLS, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
+		Protocols: &protocols,
+		TLSNextProto: map[string]func(*http.Server, *tls.Conn, http.Handler){linkProtocol: func(_ *http.Server, conn *tls.Conn,
+			_ http.Handler,
+		) {
+			n.serveLink(conn)
+		}},
+		Handler: n, TLSConfig: serverTLS, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
 		ErrorLog: slog.NewLogLogger(o.Log.Handler(), slog.LevelDebug),
 		// Calls of a caller that is gone are cancelled.
 		HTTP2: &http.HTTP2Config{SendPingTimeout: 5 * time.Second, PingTimeout: 5 * time.Second, MaxConcurrentStreams: 10_000},
@@ -179,7 +186,8 @@ func (n *Node) post(ctx context.Context, addr, method string, body []byte) ([]by
 		GetConn:      func(string) { sent.Store(false) },
 		WroteHeaders: func() { sent.Store(true) },
 	}
-	req, err := http.NewRequestWithContext(httptrace.WithClientTrace(ctx, trace), http.MethodPost, "https://"+addr+prefix+method, bytes.NewReader(body))
+	req, err := http.NewRequestWithContext(httptrace.WithClientTrace(ctx, trace), http.MethodPost, "https://"+addr+prefix+method,
+		bytes.NewReader(body))
 	if err != nil {
 		return nil, fmt.Errorf("call %s at %q: %w: %w", method, addr, ErrUnreachable, err)
 	}
@@ -251,7 +259,7 @@ func (n *Node) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 // run turns a panic into an error: after a broken connection the caller would try the same again.
-func (n *Node) run(ctx context.Context, name string, method func(context.Context, []byte) ([]byte, error), body []byte) (answer []byte, err error) {
+func (n *Node) run(ctx context.Context, name string, method methodFunc, body []byte) (answer []byte, err error) {
 	defer func() {
 		if cause := recover(); cause != nil {
 			n.o.Log.Error("a call panicked", "method", name, "cause", cause, "stack", string(debug.Stack()))

@@ -104,7 +104,8 @@ func TestCallsAndErrors(t *testing.T) {
 	if got, err := rpc.Call[string, string](ctx, client, addr, "echo", big); err != nil || got != big {
 		t.Errorf("a large body: %d bytes, %v", len(got), err)
 	}
-	if _, err := rpc.Call[string, string](ctx, client, addr, "echo", strings.Repeat("x", 64<<20)); err == nil || errors.Is(err, rpc.ErrBroken) {
+	if _, err := rpc.Call[string, string](ctx, client, addr, "echo", strings.Repeat("x", 64<<20)); err == nil ||
+		errors.Is(err, rpc.ErrBroken) {
 		t.Errorf("a body beyond the limit: %v", err)
 	}
 	rpc.Handle(server, "huge", func(context.Context, int) (string, error) { return strings.Repeat("x", 64<<20), nil })
@@ -156,10 +157,14 @@ func TestStrangersAreRefused(t *testing.T) {
 	})
 	server.Fallback(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { served.Add(1) }))
 	addr, _ := serve(t, server)
-	if _, err := rpc.Call[string, string](t.Context(), node(t, "another secret, also long"), addr, "echo", "x"); !errors.Is(err, rpc.ErrUnreachable) {
+	if _, err := rpc.Call[string, string](t.Context(), node(t, "another secret, also long"), addr, "echo", "x"); !errors.Is(err,
+		rpc.ErrUnreachable) {
 		t.Errorf("a node of another fleet: %v", err)
 	}
-	anyone := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, ForceAttemptHTTP2: true}} //nolint:gosec // the stranger
+	anyone := &http.Client{Transport: &http.Transport{
+		TLSClientConfig:   &tls.Config{InsecureSkipVerify: true},
+		ForceAttemptHTTP2: true,
+	}} //nolint:gosec // the stranger
 	defer anyone.CloseIdleConnections()
 	for _, url := range []string{"https://" + addr + "/_lyceum/rpc/echo", "http://" + addr + "/_lyceum/rpc/echo", "http://" + addr + "/"} {
 		res, err := anyone.Post(url, "application/json", strings.NewReader(`"x"`))

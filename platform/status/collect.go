@@ -69,7 +69,10 @@ func (c *Collector) Sample(ctx context.Context) Sample {
 	s.Public, s.Internal, s.Ops = c.Public, c.Internal, c.Ops
 	s.Scratch, s.ScratchFree = FileSystem(c.Scratch)
 	stats := c.Process.DB.Stats()
-	s.Pool = Pool{InUse: stats.InUse, Open: stats.OpenConnections, Max: stats.MaxOpenConnections, Waits: stats.WaitCount, WaitSeconds: stats.WaitDuration.Seconds()}
+	s.Pool = Pool{
+		InUse: stats.InUse, Open: stats.OpenConnections, Max: stats.MaxOpenConnections, Waits: stats.WaitCount,
+		WaitSeconds: stats.WaitDuration.Seconds(),
+	}
 	s.ClockAhead = ClockAhead(ctx, c.Process.DB)
 	families, err := c.Gatherer.Gather()
 	if err != nil {

@@ -113,7 +113,10 @@ func ProbeBlob(ctx context.Context, s blob.Store, c blob.Config) Engine {
 	defer cancel()
 	e := Engine{Kind: "directory", Address: c.Directory, Protected: true, Encrypted: true}
 	if c.S3.Endpoint != "" || c.S3.Bucket != "" {
-		e = Engine{Kind: "s3", Address: conf.Redact(c.S3.Endpoint) + "/" + c.S3.Bucket, Protected: true, Encrypted: strings.HasPrefix(c.S3.Endpoint, "https:")}
+		e = Engine{
+			Kind: "s3", Address: conf.Redact(c.S3.Endpoint) + "/" + c.S3.Bucket, Protected: true,
+			Encrypted: strings.HasPrefix(c.S3.Endpoint, "https:"),
+		}
 		if u, err := url.Parse(c.S3.Endpoint); err == nil {
 			e.Encrypted = e.Encrypted || local(u.Hostname())
 		}

@@ -57,9 +57,13 @@ func TestMinusUndoesPlus(t *testing.T) {
 
 func TestTakeReadsMetrics(t *testing.T) {
 	r := prometheus.NewRegistry()
-	seconds := prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "lyceum_http_request_duration_seconds", Buckets: []float64{.1, 1}}, []string{"route", "role", "from", "code"})
+	seconds := prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name:    "lyceum_http_request_duration_seconds",
+		Buckets: []float64{.1, 1},
+	}, []string{"route", "role", "from", "code"})
 	owned := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "lyceum_stream_owned"}, []string{"stream", "shard"})
-	delivery := prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "lyceum_stream_delivery_seconds", Buckets: []float64{.01, .1}}, []string{"stream"})
+	delivery := prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "lyceum_stream_delivery_seconds", Buckets: []float64{.01, .1}},
+		[]string{"stream"})
 	r.MustRegister(seconds, owned, delivery)
 	delivery.WithLabelValues("events").Observe(.05)
 	delivery.WithLabelValues("typing").Observe(.005)
@@ -77,7 +81,8 @@ func TestTakeReadsMetrics(t *testing.T) {
 	for _, f := range families {
 		s.take(f)
 	}
-	if len(s.Routes) != 2 || s.Routes[0].Hop || !s.Routes[1].Hop || s.Routes[1].Latency.Count != 1 || s.Routes[0].Latency.Count != 2 || s.Routes[0].ByCode["5xx"] != 1 || s.Routes[0].Latency.Counts[0] != 1 {
+	if len(s.Routes) != 2 || s.Routes[0].Hop || !s.Routes[1].Hop || s.Routes[1].Latency.Count != 1 || s.Routes[0].Latency.Count != 2 ||
+		s.Routes[0].ByCode["5xx"] != 1 || s.Routes[0].Latency.Counts[0] != 1 {
 		t.Errorf("routes: %+v", s.Routes)
 	}
 	if len(s.Streams) != 2 || len(s.Streams[0].Shards) != 4 || !s.Streams[0].Shards[3].Owned || s.Streams[0].Shards[0].Owned {
@@ -93,7 +98,10 @@ func TestTextShowsRatesBetweenTwoLooks(t *testing.T) {
 	look := func(at time.Time, cpu float64, requests uint64) *Fleet {
 		h := Histogram{Bounds: []float64{.1, 1}, Counts: []uint64{requests, requests}, Count: requests}
 		return &Fleet{At: at, Server: "example.org", Version: "1.2.3", Processes: []Sample{
-			{At: at, Machine: 0, Version: "1.2.3", Roles: []string{"events"}, Started: start.Add(-time.Hour), Ready: true, CPU: cpu, Routes: []Route{{Pattern: "PUT /send", Latency: h, ByCode: map[string]float64{"2xx": float64(requests)}}}},
+			{
+				At: at, Machine: 0, Version: "1.2.3", Roles: []string{"events"}, Started: start.Add(-time.Hour), Ready: true, CPU: cpu,
+				Routes: []Route{{Pattern: "PUT /send", Latency: h, ByCode: map[string]float64{"2xx": float64(requests)}}},
+			},
 			{At: at, Machine: 7, Version: "1.2.3", Roles: []string{"sync"}, Error: "it does not answer: no route"},
 		}, Streams: []Stream{{Name: "events", Shards: []Shard{{Machine: 0, Position: 5}, {Machine: -1}}}}}
 	}

@@ -20,14 +20,16 @@ func (f *Fleet) Text(w io.Writer, before *Fleet) error {
 		fmt.Fprintln(out, "no process of this server runs: this is what its database says")
 	}
 	if f.Rollout != nil {
-		fmt.Fprintf(out, "rollout %s to %s: %s, %d of %d processes %s\n", f.Rollout.From, f.Rollout.To, f.Rollout.State, f.Rollout.Done, f.Rollout.Of, f.Rollout.Reason)
+		fmt.Fprintf(out, "rollout %s to %s: %s, %d of %d processes %s\n", f.Rollout.From, f.Rollout.To, f.Rollout.State, f.Rollout.Done,
+			f.Rollout.Of, f.Rollout.Reason)
 	}
 	var commit, delivery Histogram
 	for _, p := range f.Processes {
 		commit, delivery = commit.Plus(p.Commit), delivery.Plus(p.Delivery)
 	}
 	if commit.Count > 0 {
-		fmt.Fprintf(out, "since the start: commit p95 %s, delivery to readers p95 %s\n", milliseconds(commit.Quantile(.95)), milliseconds(delivery.Quantile(.95)))
+		fmt.Fprintf(out, "since the start: commit p95 %s, delivery to readers p95 %s\n", milliseconds(commit.Quantile(.95)),
+			milliseconds(delivery.Quantile(.95)))
 	}
 	t := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprint(t, "\nMACHINE\tVERSION\tROLES\tUP\tCPU\tMEMORY\tDATABASE\tREQUESTS\tSTATE\tHOST\n")
@@ -47,7 +49,8 @@ func (f *Fleet) Text(w io.Writer, before *Fleet) error {
 	}
 	fmt.Fprint(t, "\nENGINE\tADDRESS\tROUND TRIP\tCONNECTIONS\tSIZE\t\n")
 	for _, e := range []Engine{f.Database, f.Redis, f.Blob} {
-		fmt.Fprintf(t, "%s %s\t%s\t%s\t%s\t%s\t%s\n", e.Kind, e.Version, e.Address, milliseconds(e.RoundTrip), connections(e), bytesText(max(e.Size, e.Memory)), e.Error)
+		fmt.Fprintf(t, "%s %s\t%s\t%s\t%s\t%s\t%s\n", e.Kind, e.Version, e.Address, milliseconds(e.RoundTrip), connections(e),
+			bytesText(max(e.Size, e.Memory)), e.Error)
 	}
 	fmt.Fprint(t, "\nROUTE\tPER SECOND\tP50\tP95\tERRORS\n")
 	for _, r := range f.busiest(before) {
@@ -228,7 +231,8 @@ func (f *Fleet) busiest(before *Fleet) []string {
 		if span > 0 {
 			rate = fmt.Sprintf("%.1f", float64(l.latency.Count)/span)
 		}
-		out = append(out, fmt.Sprintf("%s\t%s\t%s\t%s\t%.0f", l.pattern, rate, milliseconds(l.latency.Quantile(.5)), milliseconds(l.latency.Quantile(.95)), l.errors))
+		out = append(out, fmt.Sprintf("%s\t%s\t%s\t%s\t%.0f", l.pattern, rate, milliseconds(l.latency.Quantile(.5)),
+			milliseconds(l.latency.Quantile(.95)), l.errors))
 	}
 	return out
 }

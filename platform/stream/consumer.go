@@ -62,7 +62,10 @@ func (s *Streams) Consume(spec Consumer) {
 	if spec.Batch == 0 {
 		spec.Batch = 100
 	}
-	c := &consumer{Consumer: spec, streams: s, workers: map[int]*worker{}, failures: map[int]connectionFailures{}, updates: make(chan *cursorUpdate), customRead: spec.Read != nil}
+	c := &consumer{
+		Consumer: spec, streams: s, workers: map[int]*worker{}, failures: map[int]connectionFailures{},
+		updates: make(chan *cursorUpdate), customRead: spec.Read != nil,
+	}
 	if spec.Read == nil {
 		c.Read = spec.Stream.spec.Store.Read
 	}
@@ -246,7 +249,8 @@ func (st *Stream) Consumed(ctx context.Context) ([]int64, error) {
 		if c.Stream != st {
 			continue
 		}
-		parked, err := db.Map[int, int64](st.streams.opts.DB.Query(ctx, `SELECT shard, MIN(pos) FROM parked_rows WHERE consumer = $1 GROUP BY shard`, c.Name))
+		parked, err := db.Map[int, int64](st.streams.opts.DB.Query(ctx, `SELECT shard, MIN(pos) FROM parked_rows WHERE consumer = $1
+				GROUP BY shard`, c.Name))
 		if err != nil {
 			return nil, err
 		}

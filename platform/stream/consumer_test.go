@@ -105,7 +105,9 @@ func TestConsumersGoOnWhenALeaseWasNotGivenBack(t *testing.T) {
 		end := leasetest.RefuseRelease(t, d, "consumer/")
 		nodes = append(nodes, start(t, d, b, lease.Options{Machine: -1}, consume))
 		until(t, "the first knows of the second", func() bool {
-			return slices.ContainsFunc(nodes[0].leases.Machines(), func(m lease.Machine) bool { return m.ID == nodes[1].leases.Self().ID && m.Takes("notes") })
+			return slices.ContainsFunc(nodes[0].leases.Machines(), func(m lease.Machine) bool {
+				return m.ID == nodes[1].leases.Self().ID && m.Takes("notes")
+			})
 		})
 		time.Sleep(100 * time.Millisecond) // it tries to give its shards back
 		end()
@@ -243,7 +245,8 @@ func TestARowThatFailsDoesNotHoldUpOthers(t *testing.T) {
 		work.allow("bad")
 		until(t, "what was parked", func() bool { return len(results(t, d)) == 82 })
 		var last string
-		if err := d.QueryRow(t.Context(), "SELECT body FROM results WHERE room = 'ill' ORDER BY at DESC LIMIT 1").Scan(&last); err != nil || !strings.HasPrefix(last, "behind") {
+		if err := d.QueryRow(t.Context(), "SELECT body FROM results WHERE room = 'ill' ORDER BY at DESC LIMIT 1").Scan(&last); err != nil ||
+			!strings.HasPrefix(last, "behind") {
 			t.Errorf("the last row of the key is %q, %v", last, err)
 		}
 		until(t, "nothing is parked", func() bool {
@@ -370,7 +373,10 @@ func TestAReasonMayHoldAnything(t *testing.T) {
 	dbtest.Run(t, func(t *testing.T, d *db.DB) {
 		work := &done{}
 		var well atomic.Bool
-		reasons := map[string]string{"bad": "it said \x00\xff", "worse": strings.Repeat("x", 999) + strings.Repeat("é\x00", 1000), "half": strings.Repeat("é", 600)[:1001]}
+		reasons := map[string]string{
+			"bad": "it said \x00\xff", "worse": strings.Repeat("x", 999) + strings.Repeat("é\x00", 1000),
+			"half": strings.Repeat("é", 600)[:1001],
+		}
 		n := start(t, d, bus.NewLocal(), lease.Options{Machine: -1}, func(n *node) {
 			c := work.consumer(n.notes)
 			c.Work = func(ctx context.Context, shard int, rows []stream.Row) (func(w *db.Batch), error) {
@@ -466,7 +472,8 @@ func TestAConsumerThatEndsWhileRowsComeStoresItsCursor(t *testing.T) {
 		until(t, "some rows are worked off", func() bool { return upto.Load() > 10 })
 		n.stop()
 		var stored int64
-		if err := d.QueryRow(t.Context(), "SELECT pos FROM leases WHERE name = $1", fmt.Sprintf("consumer/done/%04d", n.notes.Shard("k0"))).Scan(&stored); err != nil {
+		if err := d.QueryRow(t.Context(), "SELECT pos FROM leases WHERE name = $1", fmt.Sprintf("consumer/done/%04d",
+			n.notes.Shard("k0"))).Scan(&stored); err != nil {
 			t.Fatal(err)
 		}
 		if stored != upto.Load() || stored >= 200 {

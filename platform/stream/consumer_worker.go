@@ -250,7 +250,8 @@ func (w *worker) attempt(ctx context.Context, a attempt) (wrote bool, err error)
 	if err == nil {
 		for _, r := range a.park {
 			w.parked[r.Key]++
-			w.c.streams.opts.Log.Warn("a row could not be worked off, it is tried again", "consumer", w.c.Name, "shard", w.shard, "position", r.Pos, "error", r.reason)
+			w.c.streams.opts.Log.Warn("a row could not be worked off, it is tried again", "consumer", w.c.Name, "shard", w.shard, "position",
+				r.Pos, "error", r.reason)
 		}
 	}
 	return true, err

@@ -46,7 +46,10 @@ func TestATellingAfterADoubtfulOne(t *testing.T) {
 		t.Fatal("not told")
 	}
 	// The answer is lost, and what was written is there.
-	for _, q := range []string{"ALTER TABLE machines RENAME TO away", "", "ALTER TABLE away RENAME TO machines", "UPDATE machines SET mute = FALSE"} {
+	for _, q := range []string{
+		"ALTER TABLE machines RENAME TO away", "", "ALTER TABLE away RENAME TO machines",
+		"UPDATE machines SET mute = FALSE",
+	} {
 		if q == "" {
 			s.markRecovered(t.Context())
 		} else if _, err := d.Exec(t.Context(), q); err != nil {

@@ -42,7 +42,8 @@ func (e *BusyError) HTTPStatus() int { return http.StatusTooManyRequests }
 
 // MarshalJSON gives the body of the answer (Client-Server API, "Rate limiting").
 func (e *BusyError) MarshalJSON() ([]byte, error) {
-	return fmt.Appendf(nil, `{"errcode":"M_LIMIT_EXCEEDED","error":"The server is busy: wait before you try again","retry_after_ms":%d}`, e.RetryAfter.Milliseconds()), nil
+	return fmt.Appendf(nil, `{"errcode":"M_LIMIT_EXCEEDED","error":"The server is busy: wait before you try again",`+
+		`"retry_after_ms":%d}`, e.RetryAfter.Milliseconds()), nil
 }
 
 // Is makes it an ErrBusy.

@@ -482,7 +482,8 @@ func TestShardsThatWentAndCameBackAreTakenAnew(t *testing.T) {
 		}
 		before[i] = epoch
 	}
-	if _, err := dbtest.Open(t, url).Exec(t.Context(), "UPDATE leases SET machine = -1, epoch = epoch + 1 WHERE name LIKE 'stream/notes/%'"); err != nil {
+	if _, err := dbtest.Open(t, url).Exec(t.Context(),
+		"UPDATE leases SET machine = -1, epoch = epoch + 1 WHERE name LIKE 'stream/notes/%'"); err != nil {
 		t.Fatal(err)
 	}
 	until(t, "all shards are owned under newer epochs", func() bool {
@@ -500,7 +501,8 @@ func TestAShardThatALateGivingBackFreedIsTakenAnew(t *testing.T) {
 	dbtest.Run(t, func(t *testing.T, d *db.DB) {
 		n := start(t, d, bus.NewLocal(), lease.Options{Machine: -1})
 		shard := n.notes.Shard("!a")
-		if _, err := d.Exec(t.Context(), "UPDATE leases SET machine = -1 WHERE name = $1 AND machine = $2", n.notes.Lease(shard), n.leases.Self().ID); err != nil {
+		if _, err := d.Exec(t.Context(), "UPDATE leases SET machine = -1 WHERE name = $1 AND machine = $2", n.notes.Lease(shard),
+			n.leases.Self().ID); err != nil {
 			t.Fatal(err)
 		}
 		until(t, "the shard has an owner in the database", func() bool {
@@ -585,7 +587,8 @@ func TestAStartGoesOnWhenNoShardCanBeTaken(t *testing.T) {
 	refuse := func(*node) {
 		for _, table := range []string{"machines", "leases"} {
 			for _, what := range []string{"INSERT", "UPDATE"} {
-				if _, err := d.Exec(t.Context(), "CREATE TRIGGER no_"+what+"_"+table+" BEFORE "+what+" ON "+table+" BEGIN SELECT RAISE(FAIL, 'not now'); END"); err != nil {
+				if _, err := d.Exec(t.Context(),
+					"CREATE TRIGGER no_"+what+"_"+table+" BEFORE "+what+" ON "+table+" BEGIN SELECT RAISE(FAIL, 'not now'); END"); err != nil {
 					t.Fatal(err)
 				}
 			}

@@ -93,7 +93,11 @@ func TestAssignMovesLittleOnAverage(t *testing.T) {
 }
 
 func FuzzDecodeRows(f *testing.F) {
-	f.Add(encodeRows(-5, 1700000000000, []Row{{Shard: 3, Pos: 7, Key: "!room", Data: []byte("{}")}, {Shard: 0, Pos: 1}, {Shard: 1, Pos: 2, Data: []byte{}}}))
+	f.Add(encodeRows(-5, 1700000000000, []Row{
+		{Shard: 3, Pos: 7, Key: "!room", Data: []byte("{}")},
+		{Shard: 0, Pos: 1},
+		{Shard: 1, Pos: 2, Data: []byte{}},
+	}))
 	f.Add(encodeRows(math.MaxInt64, 0, nil))
 	f.Add([]byte{0, 255, 255, 255, 255, 255, 255, 255, 255, 255, 1, 1, 1})
 	f.Fuzz(func(t *testing.T, data []byte) {
@@ -114,7 +118,8 @@ func FuzzDecodeRows(f *testing.F) {
 }
 
 var lines = db.Migrations{Domain: "test", Files: fstest.MapFS{"migrations/0001_lines.sql": {Data: []byte(
-	"CREATE TABLE lines (stream TEXT NOT NULL, shard BIGINT NOT NULL, pos BIGINT NOT NULL, body BYTEA NOT NULL, PRIMARY KEY (stream, shard, pos));",
+	"CREATE TABLE lines (stream TEXT NOT NULL, shard BIGINT NOT NULL, pos BIGINT NOT NULL, body BYTEA NOT NULL, PRIMARY KEY (stream, " +
+		"shard, pos));",
 )}}}
 
 // lineStore refuses what is in refuse.
@@ -155,7 +160,8 @@ func (l *lineStore) Insert(_ context.Context, w *db.Batch, batch []*Entry) error
 }
 
 func (l *lineStore) Read(ctx context.Context, q db.Querier, r Range) ([]Row, error) {
-	rows, err := q.Query(ctx, "SELECT pos, body FROM lines WHERE stream = $1 AND shard = $2 AND pos > $3 AND pos <= $4 ORDER BY pos LIMIT $5", l.name, r.Shard, r.After, r.Upto, r.Limit)
+	rows, err := q.Query(ctx, "SELECT pos, body FROM lines WHERE stream = $1 AND shard = $2 AND pos > $3 AND pos <= $4 ORDER BY pos LIMIT "+
+		"$5", l.name, r.Shard, r.After, r.Upto, r.Limit)
 	if err != nil {
 		return nil, err
 	}
@@ -190,7 +196,10 @@ func newRig(t testing.TB, d *db.DB) *rig {
 	}
 	r := &rig{Streams: New(Options{DB: d, Bus: bus.NewLocal(), Leases: l, Log: quiet}), d: d, lost: map[string]int{}}
 	r.store = &lineStore{name: "a", refuse: map[string]bool{}, refusal: errors.New("refused")}
-	r.st = r.Open(Spec{Name: "a", Shards: 4, Role: "x", Store: r.store, PositionKey: "lines_pkey", OnLost: func(i int) { r.lost[fmt.Sprint("a", i)]++ }})
+	r.st = r.Open(Spec{
+		Name: "a", Shards: 4, Role: "x", Store: r.store, PositionKey: "lines_pkey",
+		OnLost: func(i int) { r.lost[fmt.Sprint("a", i)]++ },
+	})
 	r.other = r.Open(Spec{Name: "b", Shards: 4, Role: "x", Store: &lineStore{name: "b"}, OnLost: func(i int) { r.lost[fmt.Sprint("b", i)]++ }})
 	if err := r.Start(context.Background()); err != nil {
 		t.Fatal(err)
@@ -238,7 +247,8 @@ func result(t testing.TB, ticket *Ticket) error {
 }
 
 func steal(t testing.TB, d *db.DB, name string, pos int64) {
-	if _, err := d.Exec(context.Background(), "UPDATE leases SET epoch = epoch + 1, machine = 900, pos = pos + $2 WHERE name = $1", name, pos); err != nil {
+	if _, err := d.Exec(context.Background(), "UPDATE leases SET epoch = epoch + 1, machine = 900, pos = pos + $2 WHERE name = $1", name,
+		pos); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -403,13 +413,17 @@ func TestWhatBreaksItsConnectionEachTimeIsRefused(t *testing.T) {
 			w.Do("SELECT pg_terminate_backend(pg_backend_pid())")
 			return nil
 		}
-		before, bad, behind := r.queue(t, r.entry(r.st, 1, "before")), r.queue(t, r.entry(r.st, 1, "breaking")), r.queue(t, r.entry(r.st, 1, "behind"))
+		before, bad, behind := r.queue(t, r.entry(r.st, 1, "before")), r.queue(t, r.entry(r.st, 1, "breaking")),
+			r.queue(t, r.entry(r.st, 1, "behind"))
 		other := r.queue(t, r.entry(r.other, 2, "of another stream"))
 		r.run(t)
 		if err := result(t, bad); !db.IsUnavailable(err) {
 			t.Errorf("the entry that breaks the connection: %v", err)
 		}
-		for what, ticket := range map[string]*Ticket{"before it": before, "behind it": behind, "of another stream": other, "after it": r.queue(t, r.entry(r.st, 1, "after"))} {
+		for what, ticket := range map[string]*Ticket{
+			"before it": before, "behind it": behind, "of another stream": other,
+			"after it": r.queue(t, r.entry(r.st, 1, "after")),
+		} {
 			if err := result(t, ticket); err != nil {
 				t.Errorf("the entry %s: %v", what, err)
 			}

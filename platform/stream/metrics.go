@@ -69,10 +69,12 @@ func (m metrics) countGap(st *Stream) { m.gaps.WithLabelValues(st.spec.Name).Inc
 func (m metrics) countUnpublished() { m.unpublished.Inc() }
 
 var (
-	positionDesc = prometheus.NewDesc("lyceum_stream_position", "Last position of a shard that this process has seen.", []string{"stream", "shard"}, nil)
-	behindDesc   = prometheus.NewDesc("lyceum_stream_behind_rows", "Rows of a shard that are known to exist and not seen here yet.", []string{"stream", "shard"}, nil)
-	ownedDesc    = prometheus.NewDesc("lyceum_stream_owned", "1 for a shard that this process owns.", []string{"stream", "shard"}, nil)
-	queuedDesc   = prometheus.NewDesc("lyceum_stream_queued", "Writes of this process that are not decided.", nil, nil)
+	positionDesc = prometheus.NewDesc("lyceum_stream_position", "Last position of a shard that this process has seen.",
+		[]string{"stream", "shard"}, nil)
+	behindDesc = prometheus.NewDesc("lyceum_stream_behind_rows", "Rows of a shard that are known to exist and not seen here yet.",
+		[]string{"stream", "shard"}, nil)
+	ownedDesc  = prometheus.NewDesc("lyceum_stream_owned", "1 for a shard that this process owns.", []string{"stream", "shard"}, nil)
+	queuedDesc = prometheus.NewDesc("lyceum_stream_queued", "Writes of this process that are not decided.", nil, nil)
 )
 
 // Describe implements prometheus.Collector.

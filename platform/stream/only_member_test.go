@@ -48,7 +48,8 @@ func TestWhoIsCutOffFromTheDatabaseServesNothing(t *testing.T) {
 		err := b.streams.Barrier(ctx)
 		cancel()
 		if err == nil && !b.has(body) {
-			t.Fatalf("%s was acknowledged, the barrier lets a request pass that does not see it; the other is the only one: %v", body, a.leases.IsOnlyMember())
+			t.Fatalf("%s was acknowledged, the barrier lets a request pass that does not see it; the other is the only one: %v", body,
+				a.leases.IsOnlyMember())
 		}
 	}
 }
@@ -65,7 +66,8 @@ func TestWhoComesBackBelievesTheViewNotItself(t *testing.T) {
 	})
 	proxy.Freeze()
 	<-time.After(1300 * time.Millisecond)
-	_, err := d.Exec(t.Context(), "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1 AND database = (SELECT oid FROM pg_database WHERE datname = current_database())")
+	_, err := d.Exec(t.Context(), "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1 AND "+
+		"database = (SELECT oid FROM pg_database WHERE datname = current_database())")
 	if err != nil { // its session ends, as after a cut
 		t.Fatal(err)
 	}
@@ -83,7 +85,8 @@ func TestWhoComesBackBelievesTheViewNotItself(t *testing.T) {
 		err := a.streams.Barrier(ctx)
 		cancel()
 		if err == nil && !a.has("missed") {
-			t.Fatalf("%s after it came back its barrier lets a request pass that misses a row; it believes to have %d shards, and to be the only one: %v", time.Since(began), ownedBy(a), a.leases.IsOnlyMember())
+			t.Fatalf("%s after it came back its barrier lets a request pass that misses a row; it believes to have %d shards, and to be the "+
+				"only one: %v", time.Since(began), ownedBy(a), a.leases.IsOnlyMember())
 		}
 	}
 }

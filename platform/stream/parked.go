@@ -68,7 +68,8 @@ func (w *worker) noteParkedFailure(pos int64) {
 }
 
 func (w *worker) loadParked(ctx context.Context) error {
-	counts, err := db.Map[string, int64](w.c.streams.opts.DB.Query(ctx, `SELECT key, COUNT(*) FROM parked_rows WHERE consumer = $1 AND shard = $2 GROUP BY key`, w.c.Name, w.shard))
+	counts, err := db.Map[string, int64](w.c.streams.opts.DB.Query(ctx, `SELECT key, COUNT(*) FROM parked_rows WHERE consumer = $1
+			AND shard = $2 GROUP BY key`, w.c.Name, w.shard))
 	if err == nil {
 		w.parked = counts
 	}
@@ -76,7 +77,8 @@ func (w *worker) loadParked(ctx context.Context) error {
 }
 
 var parkedRows = &db.Table{
-	Name: "parked_rows", Columns: db.Columns("consumer text, shard integer, pos integer, key text, tries integer, next_ms integer, reason text"),
+	Name: "parked_rows", Columns: db.Columns("consumer text, shard integer, pos integer, key text, tries integer, " +
+		"next_ms integer, reason text"),
 	Conflict: "ON CONFLICT (consumer, shard, pos) DO NOTHING",
 }
 
@@ -119,7 +121,8 @@ func (w *worker) retryBatch(ctx context.Context, end time.Time) (time.Duration, 
 		tries int
 	}
 	list, err := db.List(func(row db.Row) (d due, err error) { return d, row.Scan(&d.pos, &d.key, &d.tries) })(
-		w.c.streams.opts.DB.Query(ctx, `SELECT pos, key, tries FROM parked_rows p WHERE consumer = $1 AND shard = $2 AND next_ms <= $3 AND pos > $4
+		w.c.streams.opts.DB.Query(ctx, `SELECT pos, key, tries FROM parked_rows p WHERE consumer = $1 AND shard = $2 AND next_ms <= $3
+				AND pos > $4
 			AND NOT EXISTS (SELECT 1 FROM parked_rows o WHERE o.consumer = p.consumer AND o.shard = p.shard AND o.key = p.key AND o.pos < p.pos)
 			ORDER BY pos LIMIT $5`, w.c.Name, w.shard, time.Now().UnixMilli(), w.lastTried, maxParkedBatch))
 	if err != nil {
@@ -157,7 +160,8 @@ func (w *worker) retryBatch(ctx context.Context, end time.Time) (time.Duration, 
 		case w.endsWorker(ctx, err):
 			return 0, err
 		default:
-			w.c.streams.opts.Log.Warn("a row that failed could not be put off", "consumer", w.c.Name, "shard", w.shard, "position", d.pos, "error", err)
+			w.c.streams.opts.Log.Warn("a row that failed could not be put off", "consumer", w.c.Name, "shard", w.shard, "position", d.pos,
+				"error", err)
 		}
 	}
 	if len(list) < maxParkedBatch {

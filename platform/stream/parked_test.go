@@ -115,7 +115,8 @@ func TestAnEndWhileShardsAreTakenWithoutBusAndHeartbeat(t *testing.T) {
 		write(t, []*node{one, two}, fmt.Sprint("room", i), fmt.Sprint("a", i))
 	}
 	off.Store(true)
-	if _, err := d.Exec(t.Context(), "CREATE TRIGGER no_mute BEFORE UPDATE ON machines WHEN NEW.mute BEGIN SELECT RAISE(FAIL, 'away'); END"); err != nil {
+	if _, err := d.Exec(t.Context(),
+		"CREATE TRIGGER no_mute BEFORE UPDATE ON machines WHEN NEW.mute BEGIN SELECT RAISE(FAIL, 'away'); END"); err != nil {
 		t.Fatal(err)
 	}
 	two.stop()

@@ -106,7 +106,10 @@ func TestBarrierWhileProcessesAreAtDifferentServers(t *testing.T) {
 	var roads []*road
 	for range 3 {
 		r := newRoad(t, servers[0])
-		b, err := bus.NewRedis(t.Context(), bus.Config{Addresses: []string{r.l.Addr().String()}, Password: "same", Prefix: prefix, Timeout: conf.Duration(time.Second)})
+		b, err := bus.NewRedis(t.Context(), bus.Config{
+			Addresses: []string{r.l.Addr().String()}, Password: "same", Prefix: prefix,
+			Timeout: conf.Duration(time.Second),
+		})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -114,7 +117,8 @@ func TestBarrierWhileProcessesAreAtDifferentServers(t *testing.T) {
 		nodes, roads = append(nodes, start(t, dbtest.Open(t, pg), b, lease.Options{Machine: -1})), append(roads, r)
 	}
 	until(t, "each has shards", func() bool {
-		return ownedBy(nodes[0]) > 0 && ownedBy(nodes[1]) > 0 && ownedBy(nodes[2]) > 0 && ownedBy(nodes[0])+ownedBy(nodes[1])+ownedBy(nodes[2]) == 8
+		return ownedBy(nodes[0]) > 0 && ownedBy(nodes[1]) > 0 && ownedBy(nodes[2]) > 0 &&
+			ownedBy(nodes[0])+ownedBy(nodes[1])+ownedBy(nodes[2]) == 8
 	})
 	rounds(t, nodes, "before", func(i int) bool { return i < 50 })
 	at := 0

@@ -39,7 +39,8 @@ func (notes) Insert(_ context.Context, w *db.Batch, batch []*stream.Entry) error
 }
 
 func (notes) Read(ctx context.Context, q db.Querier, r stream.Range) ([]stream.Row, error) {
-	rows, err := q.Query(ctx, "SELECT pos, room, body FROM notes WHERE shard = $1 AND pos > $2 AND pos <= $3 ORDER BY pos LIMIT $4", r.Shard, r.After, r.Upto, r.Limit)
+	rows, err := q.Query(ctx, "SELECT pos, room, body FROM notes WHERE shard = $1 AND pos > $2 AND pos <= $3 ORDER BY pos LIMIT $4",
+		r.Shard, r.After, r.Upto, r.Limit)
 	if err != nil {
 		return nil, err
 	}
@@ -241,7 +242,8 @@ func TestPausedOwnerCanNotWrite(t *testing.T) {
 		write(t, []*node{a}, "r", "first")
 		epoch, _ := a.notes.Ownership(a.notes.Shard("r"))
 		// Another process takes the lease, as it would after a's heartbeat stopped.
-		if _, err := d.Exec(context.Background(), "UPDATE leases SET epoch = epoch + 1, machine = 900 WHERE name = $1", a.notes.Lease(a.notes.Shard("r"))); err != nil {
+		if _, err := d.Exec(context.Background(), "UPDATE leases SET epoch = epoch + 1, machine = 900 WHERE name = $1",
+			a.notes.Lease(a.notes.Shard("r"))); err != nil {
 			t.Fatal(err)
 		}
 		err := a.streams.Append(context.Background(), &stream.Entry{Stream: a.notes, Row: stream.Row{Key: "r", Data: []byte("late")}})

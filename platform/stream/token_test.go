@@ -53,7 +53,8 @@ func TestTokensOfBeforeAreRead(t *testing.T) {
 	for i := range counted {
 		counted[i], powers[i] = int64(i+1), 1<<(i%35)
 	}
-	busy := slices.Concat(slices.Repeat([]int64{625_000_000_000}, 16), slices.Repeat([]int64{1_250_000_000_000}, 24), slices.Repeat([]int64{12_500_000_000}, 10))
+	busy := slices.Concat(slices.Repeat([]int64{625_000_000_000}, 16), slices.Repeat([]int64{1_250_000_000_000}, 24),
+		slices.Repeat([]int64{12_500_000_000}, 10))
 	young := make([]int64, 50)
 	young[7], young[36] = 48, 1
 	for _, c := range []struct {
@@ -63,8 +64,12 @@ func TestTokensOfBeforeAreRead(t *testing.T) {
 	}{
 		{"sAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAbf0", 0, make([]int64, 50)},
 		{"sAAAABwECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8gISIjJCUmJygpKissLS4vMDEytaw", 7, counted},
-		{"sEjRWeAECBAgQIECAAYACgASACIAQgCCAQICAAYCAAoCABICACICAEICAIICAQICAgAGAgIACgICABICAgAiAgIAQgICAIICAgECAgICAAYCAgIACgICAgASAgICACICAgIAQgICAgCCAgICAQAECBAgQIECAAYACgASACIAQgCCAQICAAfBg", 0x12345678, powers},
-		{"s_____4DUnKeYEoDUnKeYEoDUnKeYEoDUnKeYEoDUnKeYEoDUnKeYEoDUnKeYEoDUnKeYEoDUnKeYEoDUnKeYEoDUnKeYEoDUnKeYEoDUnKeYEoDUnKeYEoDUnKeYEoDUnKeYEoCouc6wJICouc6wJICouc6wJICouc6wJICouc6wJICouc6wJICouc6wJICouc6wJICouc6wJICouc6wJICouc6wJICouc6wJICouc6wJICouc6wJICouc6wJICouc6wJICouc6wJICouc6wJICouc6wJICouc6wJICouc6wJICouc6wJICouc6wJICouc6wJIC6u8gugLq7yC6AurvILoC6u8gugLq7yC6AurvILoC6u8gugLq7yC6AurvILoC6u8guPAw", 1<<32 - 1, busy},
+		{"sEjRWeAECBAgQIECAAYACgASACIAQgCCAQICAAYCAAoCABICACICAEICAIICAQICAgAGAgIACgICABICAgAiAgIAQgICAIICAgECAgICAAYCAg" +
+			"IACgICAgASAgICACICAgIAQgICAgCCAgICAQAECBAgQIECAAYACgASACIAQgCCAQICAAfBg", 0x12345678, powers},
+		{"s_____4DUnKeYEoDUnKeYEoDUnKeYEoDUnKeYEoDUnKeYEoDUnKeYEoDUnKeYEoDUnKeYEoDUnKeYEoDUnKeYEoDUnKeYEoDUnKeYEoDUnKeYE" +
+			"oDUnKeYEoDUnKeYEoDUnKeYEoCouc6wJICouc6wJICouc6wJICouc6wJICouc6wJICouc6wJICouc6wJICouc6wJICouc6wJICouc6wJICouc6" +
+			"wJICouc6wJICouc6wJICouc6wJICouc6wJICouc6wJICouc6wJICouc6wJICouc6wJICouc6wJICouc6wJICouc6wJICouc6wJICouc6wJIC6u" +
+			"8gugLq7yC6AurvILoC6u8gugLq7yC6AurvILoC6u8gugLq7yC6AurvILoC6u8guPAw", 1<<32 - 1, busy},
 		{"sAAAAAAAAAAAAAAAwAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAEAAAAAAAAAAAAAAAAABJA", 0, young}, // of a real /sync
 	} {
 		for _, described := range []bool{false, true} {
@@ -109,7 +114,8 @@ func TestTheDescribedFormStays(t *testing.T) {
 	if got := l.Encode(7, []int64{1, 300, 3, 5}, ""); got != want {
 		t.Errorf("written as %s", got)
 	}
-	if token, positions := decode(t, l, want); token.Log != 7 || !token.Has(1) || !token.Has(9) || !slices.Equal(positions, []int64{1, 300, 3, 5}) {
+	if token, positions := decode(t, l, want); token.Log != 7 || !token.Has(1) || !token.Has(9) ||
+		!slices.Equal(positions, []int64{1, 300, 3, 5}) {
 		t.Errorf("read as %+v %v", token, positions)
 	}
 }
@@ -160,7 +166,8 @@ func TestDamagedTokensAreErrors(t *testing.T) {
 	described := l.Encode(5, positions, "")
 	first := firstLayout(false).Encode(5, positions, "")
 	bad := []string{
-		"", "s", "v", "vAAAA", "x", strings.Repeat("v", longestToken+1), sealed('v', 2, 0, 0, 0), sealed('v', 1, 0, 0, 0, 0), sealed('v', 0, 0, 0, 0, 0),
+		"", "s", "v", "vAAAA", "x", strings.Repeat("v", longestToken+1), sealed('v', 2, 0, 0, 0), sealed('v', 1, 0, 0, 0, 0),
+		sealed('v', 0, 0, 0, 0, 0),
 		sealed('v', 2, 0, 0, 0, 0, 1), sealed('v', 2, 0, 0, 0, 0, 1, 0), sealed('v', 2, 0, 0, 0, 0, 1, 0, 1), // cut
 		sealed('v', append([]byte{2, 0, 0, 0, 0, 1, 0, 1}, binary.AppendUvarint(nil, 1<<62+1)...)...), // a position too high
 		sealed('v', append([]byte{2, 0, 0, 0, 0, 1, 0}, binary.AppendUvarint(nil, 1<<40)...)...),
@@ -236,7 +243,8 @@ func FuzzDecodeToken(f *testing.F) {
 	l := NewLayout(placed(Part{Number: 1, N: 16}, Part{Number: 6, N: 1}, Part{Number: 12, Generation: 3, N: 2})...)
 	first := firstLayout(false)
 	for _, token := range []string{
-		first.Encode(7, make([]int64, 50), ""), first.Encode(7, slices.Repeat([]int64{1 << 40}, 50), ""), firstLayout(true).Encode(7, make([]int64, 50), ""),
+		first.Encode(7, make([]int64, 50), ""), first.Encode(7, slices.Repeat([]int64{1 << 40}, 50), ""), firstLayout(true).Encode(7,
+			make([]int64, 50), ""),
 		l.Encode(7, slices.Repeat([]int64{5}, 19), "\x2a\x00\x01\x05"), l.Encode(7, slices.Repeat([]int64{5}, 19), "\x01\x01\x01\x05"),
 	} {
 		b, err := base64.RawURLEncoding.DecodeString(token[1:])

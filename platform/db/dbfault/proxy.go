@@ -153,7 +153,10 @@ func (p *Proxy) accept() {
 		if err != nil {
 			return // Close
 		}
-		l := &link{proxy: p, client: client, session: session{texts: map[string]string{}, guards: p.guards}, gone: make(chan struct{}), ready: make(chan struct{}, 1), done: make(chan struct{}, 1000)}
+		l := &link{
+			proxy: p, client: client, session: session{texts: map[string]string{}, guards: p.guards}, gone: make(chan struct{}),
+			ready: make(chan struct{}, 1), done: make(chan struct{}, 1000),
+		}
 		p.mu.Lock()
 		away := p.away
 		if !away {

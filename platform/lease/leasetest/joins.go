@@ -30,7 +30,8 @@ func onlyMember(t *testing.T, d *db.DB) {
 			}
 			joined = len(got) == 1
 			if a.IsOnlyMember() && (joined || b.NoneDegraded()) {
-				t.Fatalf("round %d: a process is granted %v and trusts its view %v while another believes to be the only one", round, got, b.NoneDegraded())
+				t.Fatalf("round %d: a process is granted %v and trusts its view %v while another believes to be the only one", round, got,
+					b.NoneDegraded())
 			}
 		}
 		if b.IsOnlyMember() {
@@ -200,7 +201,8 @@ func lateClaim(t *testing.T, d *db.DB) {
 		runLeases(t, a)
 		a.Wake()
 		waiting := func() (n int) {
-			err := d.QueryRow(t.Context(), "SELECT COUNT(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '%shares%'").Scan(&n)
+			err := d.QueryRow(t.Context(), "SELECT COUNT(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = "+
+				"'Lock' AND query LIKE '%shares%'").Scan(&n)
 			if err != nil {
 				t.Error(err)
 			}

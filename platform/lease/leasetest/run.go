@@ -257,7 +257,8 @@ func autoIDs(t *testing.T, d *db.DB) {
 	for id := 3; id <= lease.MaxMachine; id++ {
 		rows = append(rows, []any{id, 1, "", "", "", "", false, 0, 5000 - id})
 	}
-	if err := d.Bulk(t.Context(), "INSERT INTO machines (id, incarnation, address, host, version, roles, draining, started_ms, expires_ms) VALUES ?", rows); err != nil {
+	if err := d.Bulk(t.Context(), "INSERT INTO machines (id, incarnation, address, host, version, roles, draining, started_ms, "+
+		"expires_ms) VALUES ?", rows); err != nil {
 		t.Fatal(err)
 	}
 	if id := auto(); id != 0 {
@@ -347,7 +348,8 @@ func replaced(t *testing.T, d *db.DB) {
 }
 
 func view(t *testing.T, d *db.DB) {
-	a, b := member(t, d, lease.Options{Machine: 0, Roles: []string{"client"}, Address: "a:1"}), member(t, d, lease.Options{Machine: 1, Roles: []string{"all"}})
+	a, b := member(t, d, lease.Options{Machine: 0, Roles: []string{"client"}, Address: "a:1"}),
+		member(t, d, lease.Options{Machine: 1, Roles: []string{"all"}})
 	runLeases(t, a)
 	runLeases(t, b)
 	acquire(t, a, "x")
@@ -491,7 +493,8 @@ func initValue(t *testing.T, d *db.DB) {
 func versions(t *testing.T, d *db.DB) {
 	first := member(t, d, lease.Options{Machine: -1, Version: "1.4.0"})
 	stop := runLeases(t, first)
-	if _, err := lease.Open(t.Context(), d, lease.Options{Machine: -1, Version: "2.0.0", TTL: TTL}); !errors.Is(err, lease.ErrVersion) || !strings.Contains(err.Error(), "stop all processes") {
+	if _, err := lease.Open(t.Context(), d, lease.Options{Machine: -1, Version: "2.0.0", TTL: TTL}); !errors.Is(err, lease.ErrVersion) ||
+		!strings.Contains(err.Error(), "stop all processes") {
 		t.Errorf("another X beside a live process: %v", err)
 	}
 	member(t, d, lease.Options{Machine: -1, Version: "1.3.9"}) // an older Y may come, as after a rollback
@@ -517,7 +520,8 @@ func versions(t *testing.T, d *db.DB) {
 	if err := next.Leave(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := lease.Open(t.Context(), d, lease.Options{Machine: -1, Version: "1.4.0", TTL: TTL}); !errors.Is(err, lease.ErrVersion) || !strings.Contains(err.Error(), "restore a backup") {
+	if _, err := lease.Open(t.Context(), d, lease.Options{Machine: -1, Version: "1.4.0", TTL: TTL}); !errors.Is(err, lease.ErrVersion) ||
+		!strings.Contains(err.Error(), "restore a backup") {
 		t.Errorf("back to an older X: %v", err)
 	}
 }

@@ -29,7 +29,8 @@ func TestErrorsStayWhatTheyAreBetweenProcesses(t *testing.T) {
 	if !errors.As(over(fmt.Errorf("at the owner: %w", sent)), &got) || !cmp.Equal(sent, got) {
 		t.Errorf("%#v became %#v", sent, got)
 	}
-	if got := over(fmt.Errorf("at the owner: %w", &db.TextError{Where: "notes.body", NUL: true})); !matrix.HasCode(got, matrix.CodeInvalidParam) {
+	if got := over(fmt.Errorf("at the owner: %w", &db.TextError{Where: "notes.body", NUL: true})); !matrix.HasCode(got,
+		matrix.CodeInvalidParam) {
 		t.Errorf("text that can not be stored became %v", got)
 	}
 	if got := over(errors.New("secret")); got.Error() != matrix.Unknown("Internal server error").Error() {
