@@ -245,8 +245,8 @@ func (m *member) owns() (owned, all int) {
 // recover ends all that is broken about a process.
 func (m *member) recover() {
 	m.thaw()
-	m.bus.Away(false)
-	m.bus.Twice(false)
+	m.bus.Disconnect(false)
+	m.bus.Duplicate(false)
 	m.bus.Delay(false)
 	if m.proxy != nil {
 		m.proxy.LetAnswers()

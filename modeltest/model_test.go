@@ -230,14 +230,14 @@ var kinds = []kind{
 		switch what := pick(d, []string{"flow", "away", "delay", "twice"}, "bus"); what {
 		case "flow":
 			h.note("the bus of %d is well", m.slot)
-			m.bus.Away(false)
+			m.bus.Disconnect(false)
 			m.bus.Delay(m.frozen)
-			m.bus.Twice(false)
+			m.bus.Duplicate(false)
 		default:
 			h.fault("the bus of %d: %s", m.slot, what)
-			m.bus.Away(what == "away")
+			m.bus.Disconnect(what == "away")
 			m.bus.Delay(what == "delay" || m.frozen)
-			m.bus.Twice(what == "twice")
+			m.bus.Duplicate(what == "twice")
 		}
 	}},
 	{name: "time", weight: 1, fleet: true, run: func(h *history, _ *draw) {

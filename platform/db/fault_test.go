@@ -220,8 +220,8 @@ func TestABackendThatEndsMakesTheOutcomeUnknown(t *testing.T) {
 		t.Errorf("a write whose context ended: %v", err)
 	}
 	for start := time.Now(); names(t, d,
-		"SELECT COUNT(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep%' AND state = 'active' AND datname "+
-			"= current_database()") != "0"; {
+		"SELECT COUNT(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep%' AND state = 'active' AND "+
+			"datname = current_database()") != "0"; {
 		if time.Sleep(5 * time.Millisecond); time.Since(start) > 30*time.Second {
 			t.Fatal("the write whose context ended goes on") // and would be taken for the next one
 		}

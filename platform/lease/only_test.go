@@ -25,7 +25,7 @@ func must(t *testing.T, err error) {
 	}
 }
 
-// keep runs the leases until stop or the end of the test.
+// runLeases runs the leases until stop or the end of the test.
 func runLeases(t *testing.T, l *Leases) (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan struct{})
@@ -71,7 +71,7 @@ func TestALateHeartbeatChangesNothing(t *testing.T) {
 	}
 }
 
-// clocked is a database whose clock a test sets.
+// withMovableClock is a database whose clock a test sets.
 func withMovableClock(t *testing.T) (d *db.DB, jump func(by string)) {
 	server := enginestest.TestPostgres(t)
 	plain := dbtest.Open(t, server, Migrations())
@@ -95,7 +95,7 @@ func withMovableClock(t *testing.T) (d *db.DB, jump func(by string)) {
 }
 
 // The clock jumps when one is the only one and before another one joins.
-func TestWhoJoinsAfterTheClockJumped(t *testing.T) {
+func TestAProcessJoinsAfterTheClockJumped(t *testing.T) {
 	for _, by := range []string{"1 hour", "-1 hour", "2 days", "-2 days"} {
 		t.Run(by, func(t *testing.T) {
 			d, jump := withMovableClock(t)
@@ -205,7 +205,7 @@ func TestOneComesBackWhileAnotherOneRegisters(t *testing.T) {
 }
 
 // One stands still while it takes leases, for so long that the other one becomes the only one.
-func TestWhoStoodStillIsGrantedNothing(t *testing.T) {
+func TestAPausedProcessIsGrantedNothing(t *testing.T) {
 	d := dbtest.Open(t, enginestest.TestPostgres(t), Migrations())
 	a, b := openLeases(t, d, 0), openLeases(t, d, 1)
 	must(t, a.WaitUntilKnown(t.Context()))

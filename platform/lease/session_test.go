@@ -13,7 +13,7 @@ import (
 	"lyceum/platform/engines/enginestest"
 )
 
-// member is a process that runs its leases over connections of its own until kill, which says nothing to anybody.
+// openMember is a process that runs its leases over connections of its own until kill, which says nothing to anybody.
 func openMember(t *testing.T, url string, absence time.Duration) (l *Leases, kill func()) {
 	t.Helper()
 	d, err := db.Open(t.Context(), url, db.Options{})
@@ -146,7 +146,7 @@ func TestALivingProcessTakesItsSessionAgain(t *testing.T) {
 }
 
 // When the database's clock jumps, the registrations of the living look expired until their next heartbeat.
-func TestNobodyIsTheOnlyOneAfterAJumpOfTheClock(t *testing.T) {
+func TestThereIsNoOnlyMemberAfterAJumpOfTheClock(t *testing.T) {
 	url := enginestest.TestPostgres(t)
 	dbtest.Open(t, url, Migrations())
 	one, _ := openMember(t, url, time.Second)

@@ -221,7 +221,7 @@ func TestAFailedRowTakesAlongWhatIsBuiltUponIt(t *testing.T) {
 	})
 }
 
-func TestWhoWritesNothingWaitsForWhatTheAnswerRestsUpon(t *testing.T) {
+func TestACallThatWritesNothingWaitsForTheRowsOfItsAnswer(t *testing.T) {
 	run(t, nil, func(t *testing.T, s *sums) {
 		if _, err := s.add(t.Context(), "k", "zero"); err != nil {
 			t.Fatal(err)

@@ -63,8 +63,8 @@ func (store) Read(ctx context.Context, q db.Querier, r stream.Range) ([]stream.R
 	return out, rows.Err()
 }
 
-// process is one process of a test fleet that can stop or die.
-type process struct {
+// testProcess is one process of a test fleet that can stop or die.
+type testProcess struct {
 	*role.Process
 	st    *stream.Stream
 	count func(ctx context.Context, key, id string) (int, error)
@@ -75,10 +75,10 @@ type process struct {
 
 var errRefused = errors.New("refused")
 
-func begin(t *testing.T, d *db.DB, b bus.Bus, machine int, wireUp func(p *role.Process)) *process {
+func begin(t *testing.T, d *db.DB, b bus.Bus, machine int, wireUp func(p *role.Process)) *testProcess {
 	t.Helper()
-	p := &process{}
-	_, p.stop = roletest.Join(t, d, b, machine, func(joined *role.Process) *process {
+	p := &testProcess{}
+	_, p.stop = roletest.Join(t, d, b, machine, func(joined *role.Process) *testProcess {
 		p.Process = joined
 		p.st = p.Streams.Open(stream.Spec{Name: "counts", Role: "counts", Shards: 8, Store: store{}})
 		p.count = role.Owned(p.Process, p.st, "counts.add", func(ctx context.Context, key, id string) (int, error) {
@@ -115,7 +115,7 @@ func until(t *testing.T, what string, within time.Duration, ok func() bool) {
 func TestOwnedReachesTheOwnerWhileShardsMove(t *testing.T) {
 	dbtest.Run(t, func(t *testing.T, d *db.DB) {
 		b := bus.NewLocal()
-		fleet := []*process{begin(t, d, b, 0, nil), begin(t, d, b, 1, nil)}
+		fleet := []*testProcess{begin(t, d, b, 0, nil), begin(t, d, b, 1, nil)}
 		if _, err := fleet[0].count(t.Context(), "k", "refused"); err == nil {
 			t.Error("an error of the method got lost")
 		}
@@ -337,8 +337,8 @@ func (j *jobs) at() []int {
 func TestOwnedWhileAllProcessesStop(t *testing.T) {
 	dbtest.Run(t, func(t *testing.T, d *db.DB) {
 		b := bus.NewLocal()
-		fleet := []*process{begin(t, d, b, 0, nil), begin(t, d, b, 1, nil)}
-		count := func(when string, of []*process) {
+		fleet := []*testProcess{begin(t, d, b, 0, nil), begin(t, d, b, 1, nil)}
+		count := func(when string, of []*testProcess) {
 			t.Helper()
 			for i := range 16 {
 				for _, p := range of {

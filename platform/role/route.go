@@ -17,7 +17,7 @@ type members struct {
 	roles    map[string][]member
 }
 
-// player is a machine that takes requests of a role.
+// member is a machine that takes requests of a role.
 type member struct {
 	addr string
 	id   int

@@ -13,7 +13,7 @@ import (
 	"lyceum/platform/stream"
 )
 
-// crowd is a process in a fleet of n that all play "r".
+// processAmong is a process in a fleet of n that all play "r".
 func processAmong(t testing.TB, d *db.DB, n int) *role.Process {
 	t.Helper()
 	var last *lease.Leases

@@ -27,16 +27,16 @@ import (
 
 const farEnv = "ROUTER_BENCH_FAR"
 
-// use is what a process used so far.
-type use struct{ CPU, Heap, Stack int64 }
+// usage is what a process used so far.
+type usage struct{ CPU, Heap, Stack int64 }
 
-func used() use {
+func used() usage {
 	var r syscall.Rusage
 	_ = syscall.Getrusage(syscall.RUSAGE_SELF, &r)
-	return use{CPU: r.Utime.Nano() + r.Stime.Nano()}
+	return usage{CPU: r.Utime.Nano() + r.Stime.Nano()}
 }
 
-func usedMemory() use {
+func usedMemory() usage {
 	debug.FreeOSMemory()
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
@@ -112,12 +112,12 @@ func TestFarProcess(t *testing.T) {
 	_ = n.Serve(ctx, l)
 }
 
-type far struct {
+type farProcess struct {
 	addr   string
 	client *http.Client
 }
 
-func startFar(b *testing.B, client http.RoundTripper) *far {
+func startFar(b *testing.B, client http.RoundTripper) *farProcess {
 	command := exec.Command(os.Args[0], "-test.run=^TestFarProcess$")
 	command.Env = append(os.Environ(), farEnv+"=1")
 	in, _ := command.StdinPipe()
@@ -137,12 +137,12 @@ func startFar(b *testing.B, client http.RoundTripper) *far {
 			b.Fatal(err)
 		}
 		if addr, ok := strings.CutPrefix(strings.TrimSpace(line), "far "); ok {
-			return &far{addr, &http.Client{Transport: client}}
+			return &farProcess{addr, &http.Client{Transport: client}}
 		}
 	}
 }
 
-func (f *far) get(b *testing.B, path string, into any) {
+func (f *farProcess) get(b *testing.B, path string, into any) {
 	response, err := f.client.Get("https://" + f.addr + path)
 	if err != nil {
 		b.Fatal(err)
@@ -153,26 +153,26 @@ func (f *far) get(b *testing.B, path string, into any) {
 	}
 }
 
-// taker is the writer of a client that is not there.
-type taker struct {
+// discardWriter is the writer of a client that is not there.
+type discardWriter struct {
 	header http.Header
 	status int
 	bytes  int
 }
 
-func (t *taker) Header() http.Header { return t.header }
-func (t *taker) WriteHeader(s int)   { t.status = s }
-func (t *taker) Write(p []byte) (int, error) {
+func (t *discardWriter) Header() http.Header { return t.header }
+func (t *discardWriter) WriteHeader(s int)   { t.status = s }
+func (t *discardWriter) Write(p []byte) (int, error) {
 	t.bytes += len(p)
 	return len(p), nil
 }
-func (t *taker) Flush() {}
+func (t *discardWriter) Flush() {}
 
-type fixed struct{ addr string }
+type fixedPlaces struct{ addr string }
 
-func (f fixed) Route(string, string) (string, bool, bool) { return f.addr, f.addr == "", true }
+func (f fixedPlaces) Route(string, string) (string, bool, bool) { return f.addr, f.addr == "", true }
 
-func (f fixed) IsAlive(string) bool { return true }
+func (f fixedPlaces) IsAlive(string) bool { return true }
 
 func benchRequest(ctx context.Context, path string, i int) *http.Request {
 	r, _ := http.NewRequestWithContext(ctx, "GET", "http://example.org"+path+"?since=s1_2_3&timeout=30000", nil)
@@ -193,7 +193,7 @@ func BenchmarkHopBetweenProcesses(b *testing.B) {
 		b.Run(shape, func(b *testing.B) {
 			node := benchNode(b)
 			other := startFar(b, benchNode(b).Transport())
-			place := fixed{other.addr}
+			place := fixedPlaces{other.addr}
 			if shape == "here" {
 				place.addr = ""
 			}
@@ -208,7 +208,7 @@ func BenchmarkHopBetweenProcesses(b *testing.B) {
 			s.Add(benchRoutes(&parked, &release)...)
 			h := s.Handler()
 			one := func(path string, i int) {
-				w := &taker{header: http.Header{}}
+				w := &discardWriter{header: http.Header{}}
 				h.ServeHTTP(w, benchRequest(b.Context(), path, i))
 				if w.status != 200 || w.bytes < 100 {
 					b.Errorf("status %d, %d bytes", w.status, w.bytes)
@@ -217,8 +217,8 @@ func BenchmarkHopBetweenProcesses(b *testing.B) {
 			for i := range 100 {
 				one("/sync", i)
 			}
-			var nearMemory, farMemory use
-			var before, after, farBefore, farAfter use
+			var nearMemory, farMemory usage
+			var before, after, farBefore, farAfter usage
 			b.ReportAllocs()
 			b.ResetTimer()
 			other.get(b, "/used", &farBefore)
@@ -230,7 +230,7 @@ func BenchmarkHopBetweenProcesses(b *testing.B) {
 					n := 1000
 					done += n
 					var wg sync.WaitGroup
-					var near0, far0 use
+					var near0, far0 usage
 					if nearMemory.Heap == 0 {
 						b.StopTimer()
 						near0 = usedMemory()
@@ -248,9 +248,9 @@ func BenchmarkHopBetweenProcesses(b *testing.B) {
 					if nearMemory.Heap == 0 {
 						b.StopTimer()
 						t0 := used()
-						var f0 use
+						var f0 usage
 						other.get(b, "/used", &f0)
-						nearMemory, farMemory = usedMemory(), use{}
+						nearMemory, farMemory = usedMemory(), usage{}
 						other.get(b, "/memory", &farMemory)
 						before.CPU += used().CPU - t0.CPU
 						farBefore.CPU += farMemory.CPU - f0.CPU

@@ -29,27 +29,27 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// places is a Places that a test changes.
-type places struct {
+// testPlaces is a Places that a test changes.
+type testPlaces struct {
 	mu    sync.Mutex
 	to    []string // one address per Pick, the last for all later ones; "" is this process
 	asked []string
 	dead  []string // addresses of processes that are gone
 }
 
-func (p *places) IsAlive(addr string) bool {
+func (p *testPlaces) IsAlive(addr string) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return !slices.Contains(p.dead, addr)
 }
 
-func (p *places) die(addr string) {
+func (p *testPlaces) die(addr string) {
 	p.mu.Lock()
 	p.dead = append(p.dead, addr)
 	p.mu.Unlock()
 }
 
-func (p *places) Route(role, key string) (addr string, local, ok bool) {
+func (p *testPlaces) Route(role, key string) (addr string, local, ok bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.asked = append(p.asked, role+"/"+key)
@@ -63,13 +63,13 @@ func (p *places) Route(role, key string) (addr string, local, ok bool) {
 	return addr, addr == "", true
 }
 
-func (p *places) send(to ...string) {
+func (p *testPlaces) send(to ...string) {
 	p.mu.Lock()
 	p.to = to
 	p.mu.Unlock()
 }
 
-func (p *places) keys() []string {
+func (p *testPlaces) keys() []string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return slices.Clone(p.asked)
@@ -78,7 +78,7 @@ func (p *places) keys() []string {
 // node is one process of a fleet: a public and an internal listener over the same server.
 type node struct {
 	name      string
-	places    *places
+	places    *testPlaces
 	web       *web.Server
 	public    *httptest.Server
 	internal  *httptest.Server
@@ -137,7 +137,7 @@ func (n *node) http2(on bool) {
 }
 
 func newNode(t testing.TB, name string) *node {
-	n := &node{name: name, places: &places{}, waiting: make(chan string, 10), release: make(chan struct{}), registry: prometheus.NewRegistry()}
+	n := &node{name: name, places: &testPlaces{}, waiting: make(chan string, 10), release: make(chan struct{}), registry: prometheus.NewRegistry()}
 	log := slog.New(slog.DiscardHandler)
 	dialer := &net.Dialer{Timeout: time.Second}
 	// Each process trusts the certificate of httptest, which all of its servers share.

@@ -237,7 +237,7 @@ func TestADeadPlaceIsAskedUntilItIsBack(t *testing.T) {
 func TestWebsocketBetweenProcessesOfAFleet(t *testing.T) {
 	log := slog.New(slog.DiscardHandler)
 	begin := func(name string) (*node, *rpc.Node, string, *web.Server) {
-		n := &node{name: name, places: &places{}, waiting: make(chan string, 10), release: make(chan struct{})}
+		n := &node{name: name, places: &testPlaces{}, waiting: make(chan string, 10), release: make(chan struct{})}
 		wire, err := rpc.New(rpc.Options{Secret: []byte("a secret for the tests"), Log: log})
 		if err != nil {
 			t.Fatal(err)

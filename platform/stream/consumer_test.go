@@ -182,11 +182,11 @@ func TestWhatIsDoneWhenAConsumerStopsIsNotDoneAgain(t *testing.T) {
 	}, lease.Migrations(), tables)
 }
 
-// brief keeps less of a row than was written.
-type brief struct{ notes }
+// briefNotes keeps less of a row than was written.
+type briefNotes struct{ notes }
 
 // Read is part of stream.Store.
-func (b brief) Read(ctx context.Context, q db.Querier, r stream.Range) ([]stream.Row, error) {
+func (b briefNotes) Read(ctx context.Context, q db.Querier, r stream.Range) ([]stream.Row, error) {
 	rows, err := b.notes.Read(ctx, q, r)
 	for i := range rows {
 		rows[i].Data, rows[i].Value = []byte("{}"), nil
@@ -200,7 +200,7 @@ func TestConsumersGetWhatTheirReadGives(t *testing.T) {
 		b := lossy{bus.NewLocal()}
 		work := &done{}
 		consume := func(n *node) {
-			n.notes = n.streams.Open(stream.Spec{Name: "briefs", Role: "notes", Shards: 8, Store: brief{}})
+			n.notes = n.streams.Open(stream.Spec{Name: "briefs", Role: "notes", Shards: 8, Store: briefNotes{}})
 			c := work.consumer(n.notes)
 			c.Read = notes{}.Read
 			n.streams.Consume(c)
@@ -280,7 +280,7 @@ func isParked(t *testing.T, d *db.DB, n int) bool {
 }
 
 // TestParkedRowsAndEveryHaveTheirTurnWhileRowsCome in the same shard, so that it is never without any.
-func TestParkedRowsAndEveryHaveTheirTurnWhileRowsCome(t *testing.T) {
+func TestParkedRowsAndPeriodicHaveTheirTurnWhileRowsCome(t *testing.T) {
 	dbtest.Run(t, func(t *testing.T, d *db.DB) {
 		work := &done{fail: map[string]bool{"bad": true}}
 		var keys []string

@@ -11,8 +11,8 @@ import (
 	"lyceum/platform/lease"
 )
 
-// unstarted are the streams of a process that does not run.
-func unstarted(t *testing.T) (*db.DB, *Streams) {
+// notStarted makes the streams of a process that does not run.
+func notStarted(t *testing.T) (*db.DB, *Streams) {
 	t.Helper()
 	d := dbtest.Open(t, "sqlite:"+t.TempDir()+"/test.db", lease.Migrations(), lines)
 	l, err := lease.Open(context.Background(), d, lease.Options{Machine: -1, Roles: []string{"all"}})
@@ -22,9 +22,9 @@ func unstarted(t *testing.T) (*db.DB, *Streams) {
 	return d, New(Options{DB: d, Bus: bus.NewLocal(), Leases: l, Log: quiet})
 }
 
-// Rows behind those whose telling was cut short by the end are not taken for told either: others may still use what they saw before.
-func TestATellingThatWasCutShort(t *testing.T) {
-	d, s := unstarted(t)
+// When the end interrupts markDegraded, later rows do not count as announced either: others may still use an old view.
+func TestMarkDegradedThatIsInterruptedIsNotTold(t *testing.T) {
+	d, s := notStarted(t)
 	first, second := make(chan bool), make(chan bool)
 	go func() { first <- s.markDegraded(s.ctx) }()
 	for mute := 0; mute == 0; time.Sleep(time.Millisecond) { // then it waits until no view from before is trusted
@@ -39,9 +39,9 @@ func TestATellingThatWasCutShort(t *testing.T) {
 	}
 }
 
-// A process whose word that it speaks again has no answer tells the fleet anew before it relies upon being mute.
-func TestATellingAfterADoubtfulOne(t *testing.T) {
-	d, s := unstarted(t)
+// When the answer to a recovery is lost, the process marks itself degraded again before it relies on being so.
+func TestMarkDegradedAfterADoubtfulRecovery(t *testing.T) {
+	d, s := notStarted(t)
 	if !s.markDegraded(t.Context()) {
 		t.Fatal("not told")
 	}

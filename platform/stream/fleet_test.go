@@ -153,32 +153,32 @@ func TestBarrierOverProcesses(t *testing.T) {
 	rounds(t, nodes, "dead", func(i int) bool { return i < 20 })
 }
 
-// cut is the bus of a process that can be cut off from the others' bus alone.
-type cut struct {
+// cuttableBus is the bus of a process that can be cut off from the others' bus alone.
+type cuttableBus struct {
 	bus.Bus
 	off atomic.Bool
 }
 
-func (c *cut) Publish(ctx context.Context, msgs ...bus.Message) error {
+func (c *cuttableBus) Publish(ctx context.Context, msgs ...bus.Message) error {
 	if c.off.Load() {
 		return bus.ErrUnavailable
 	}
 	return c.Bus.Publish(ctx, msgs...)
 }
 
-func (c *cut) Barrier(ctx context.Context) error {
+func (c *cuttableBus) Barrier(ctx context.Context) error {
 	if c.off.Load() {
 		return bus.ErrUnavailable
 	}
 	return c.Bus.Barrier(ctx)
 }
 
-func (c *cut) Connected() bool { return !c.off.Load() && c.Bus.Connected() }
+func (c *cuttableBus) Connected() bool { return !c.off.Load() && c.Bus.Connected() }
 
 func TestBarrierWhileOneProcessIsCutOffFromTheBus(t *testing.T) {
 	dbtest.Run(t, func(t *testing.T, d *db.DB) {
 		b := bus.NewLocal()
-		lone := &cut{Bus: b}
+		lone := &cuttableBus{Bus: b}
 		nodes := []*node{start(t, d, lone, lease.Options{Machine: -1}), start(t, d, b, lease.Options{Machine: -1})}
 		until(t, "both have shards", func() bool { return ownedBy(nodes[0]) == 4 && ownedBy(nodes[1]) == 4 })
 		rounds(t, nodes, "before", func(i int) bool { return i < 20 })
@@ -193,17 +193,17 @@ func TestBarrierWhileOneProcessIsCutOffFromTheBus(t *testing.T) {
 	}, lease.Migrations(), tables)
 }
 
-// dumb is the bus of a process that dies before it publishes.
-type dumb struct{ bus.Bus }
+// silentBus is the bus of a process that dies before it publishes.
+type silentBus struct{ bus.Bus }
 
-func (dumb) Publish(context.Context, ...bus.Message) error { return nil }
+func (silentBus) Publish(context.Context, ...bus.Message) error { return nil }
 
 // What an owner stored and did not publish is behind a Barrier everywhere as soon as the next owner takes entries: that
 // one may find it stored and acknowledge it.
 func TestRowsOfADeadOwnerAreKnownBeforeTheNextOneWrites(t *testing.T) {
 	dbtest.Run(t, func(t *testing.T, d *db.DB) {
 		b := bus.NewLocal()
-		dead := start(t, d, dumb{b}, lease.Options{Machine: -1})
+		dead := start(t, d, silentBus{b}, lease.Options{Machine: -1})
 		nodes := []*node{start(t, d, b, lease.Options{Machine: -1}), start(t, d, b, lease.Options{Machine: -1})}
 		until(t, "the shards are shared", func() bool { return ownedBy(dead) >= 2 && ownedBy(nodes[0]) >= 2 && ownedBy(nodes[1]) >= 2 })
 		var shards []int

@@ -118,8 +118,8 @@ func FuzzDecodeRows(f *testing.F) {
 }
 
 var lines = db.Migrations{Domain: "test", Files: fstest.MapFS{"migrations/0001_lines.sql": {Data: []byte(
-	"CREATE TABLE lines (stream TEXT NOT NULL, shard BIGINT NOT NULL, pos BIGINT NOT NULL, body BYTEA NOT NULL, PRIMARY KEY (stream, " +
-		"shard, pos));",
+	"CREATE TABLE lines (stream TEXT NOT NULL, shard BIGINT NOT NULL, pos BIGINT NOT NULL, body BYTEA NOT NULL, " +
+		"PRIMARY KEY (stream, shard, pos));",
 )}}}
 
 // lineStore refuses what is in refuse.
@@ -160,8 +160,8 @@ func (l *lineStore) Insert(_ context.Context, w *db.Batch, batch []*Entry) error
 }
 
 func (l *lineStore) Read(ctx context.Context, q db.Querier, r Range) ([]Row, error) {
-	rows, err := q.Query(ctx, "SELECT pos, body FROM lines WHERE stream = $1 AND shard = $2 AND pos > $3 AND pos <= $4 ORDER BY pos LIMIT "+
-		"$5", l.name, r.Shard, r.After, r.Upto, r.Limit)
+	rows, err := q.Query(ctx, "SELECT pos, body FROM lines WHERE stream = $1 AND shard = $2 AND pos > $3 AND pos <= $4 "+
+		"ORDER BY pos LIMIT $5", l.name, r.Shard, r.After, r.Upto, r.Limit)
 	if err != nil {
 		return nil, err
 	}
@@ -179,7 +179,7 @@ func (l *lineStore) Read(ctx context.Context, q db.Querier, r Range) ([]Row, err
 
 var quiet = slog.New(slog.DiscardHandler)
 
-type rig struct {
+type testStreams struct {
 	*Streams
 	d     *db.DB
 	st    *Stream
@@ -189,12 +189,12 @@ type rig struct {
 }
 
 // newRig has its shards but no writer: what is queued waits for go.
-func newRig(t testing.TB, d *db.DB) *rig {
+func newTestStreams(t testing.TB, d *db.DB) *testStreams {
 	l, err := lease.Open(context.Background(), d, lease.Options{Alone: true, Roles: []string{"all"}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &rig{Streams: New(Options{DB: d, Bus: bus.NewLocal(), Leases: l, Log: quiet}), d: d, lost: map[string]int{}}
+	r := &testStreams{Streams: New(Options{DB: d, Bus: bus.NewLocal(), Leases: l, Log: quiet}), d: d, lost: map[string]int{}}
 	r.store = &lineStore{name: "a", refuse: map[string]bool{}, refusal: errors.New("refused")}
 	r.st = r.Open(Spec{
 		Name: "a", Shards: 4, Role: "x", Store: r.store, PositionKey: "lines_pkey",
@@ -208,7 +208,7 @@ func newRig(t testing.TB, d *db.DB) *rig {
 	return r
 }
 
-func (r *rig) run(t testing.TB) {
+func (r *testStreams) run(t testing.TB) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	wg.Go(func() { r.runWriter(ctx) })
@@ -218,7 +218,7 @@ func (r *rig) run(t testing.TB) {
 	})
 }
 
-func (r *rig) entry(st *Stream, shard int, body string) *Entry {
+func (r *testStreams) entry(st *Stream, shard int, body string) *Entry {
 	for i := 0; ; i++ {
 		if key := fmt.Sprint("k", i); st.Shard(key) == shard {
 			return &Entry{Stream: st, Row: Row{Key: key, Data: []byte(body)}}
@@ -227,7 +227,7 @@ func (r *rig) entry(st *Stream, shard int, body string) *Entry {
 }
 
 // queue puts entries in the queue that are built upon nothing.
-func (r *rig) queue(t testing.TB, entries ...*Entry) *Ticket {
+func (r *testStreams) queue(t testing.TB, entries ...*Entry) *Ticket {
 	t.Helper()
 	ticket, err := r.Enqueue(nil, entries...)
 	if err != nil {
@@ -256,7 +256,7 @@ func steal(t testing.TB, d *db.DB, name string, pos int64) {
 // A database that went back to before a lease was taken, as when a standby takes over that did not have it all, has an older epoch.
 func TestALeaseOfAnOlderEpochIsLost(t *testing.T) {
 	dbtest.Run(t, func(t *testing.T, d *db.DB) {
-		r := newRig(t, d)
+		r := newTestStreams(t, d)
 		r.run(t)
 		if _, err := d.Exec(t.Context(), "UPDATE leases SET epoch = epoch - 1, machine = 900 WHERE name = $1", r.st.Lease(1)); err != nil {
 			t.Fatal(err)
@@ -273,7 +273,7 @@ func TestALeaseOfAnOlderEpochIsLost(t *testing.T) {
 
 func TestALeaseLostWhileHandedOver(t *testing.T) {
 	dbtest.Run(t, func(t *testing.T, d *db.DB) {
-		r := newRig(t, d)
+		r := newTestStreams(t, d)
 		ticket, kept := r.queue(t, r.entry(r.st, 1, "x")), r.queue(t, r.entry(r.st, 2, "y"))
 		steal(t, d, r.st.Lease(1), 0)
 		handed := make(chan error, 1)
@@ -299,7 +299,7 @@ func TestALeaseLostWhileHandedOver(t *testing.T) {
 // What is queued under one ownership must not be written under the next.
 func TestEntriesOfAnOldOwnershipAreNotWritten(t *testing.T) {
 	dbtest.Run(t, func(t *testing.T, d *db.DB) {
-		r := newRig(t, d)
+		r := newTestStreams(t, d)
 		ticket := r.queue(t, r.entry(r.st, 1, "old"))
 		steal(t, d, r.st.Lease(1), 3)
 		r.giveUp(r.st, 1)
@@ -324,7 +324,7 @@ func TestEntriesOfAnOldOwnershipAreNotWritten(t *testing.T) {
 	}, lease.Migrations(), lines)
 }
 
-func (r *rig) basis(t testing.TB, st *Stream, shard int) *Basis {
+func (r *testStreams) basis(t testing.TB, st *Stream, shard int) *Basis {
 	t.Helper()
 	b, err := st.Basis(r.entry(st, shard, "").Key)
 	if err != nil {
@@ -335,7 +335,7 @@ func (r *rig) basis(t testing.TB, st *Stream, shard int) *Basis {
 
 func TestAFailureTakesAllThatIsBuiltUponItAlong(t *testing.T) {
 	dbtest.Run(t, func(t *testing.T, d *db.DB) {
-		r := newRig(t, d)
+		r := newTestStreams(t, d)
 		r.store.refuse["bad"] = true
 		one, two := r.basis(t, r.st, 1), r.basis(t, r.st, 1)
 		put := func(b *Basis, body string) *Ticket {
@@ -370,18 +370,18 @@ func TestAFailureTakesAllThatIsBuiltUponItAlong(t *testing.T) {
 	}, lease.Migrations(), lines)
 }
 
-// answered is an error that is an answer to a client.
-type answered int
+// statusError is an error that is an answer to a client.
+type statusError int
 
-func (e answered) Error() string   { return fmt.Sprint("answer ", int(e)) }
-func (e answered) HTTPStatus() int { return int(e) }
+func (e statusError) Error() string   { return fmt.Sprint("answer ", int(e)) }
+func (e statusError) HTTPStatus() int { return int(e) }
 
 // What a store refuses on purpose is no warning, however often it does.
 func TestARefusalIsNoWarning(t *testing.T) {
 	dbtest.Run(t, func(t *testing.T, d *db.DB) {
-		for refusal, warns := range map[error]bool{answered(401): false, answered(503): true, errors.New("broken"): true} {
+		for refusal, warns := range map[error]bool{statusError(401): false, statusError(503): true, errors.New("broken"): true} {
 			t.Run(refusal.Error(), func(t *testing.T) {
-				r := newRig(t, d)
+				r := newTestStreams(t, d)
 				log := &bytes.Buffer{}
 				r.opts.Log = slog.New(slog.NewTextHandler(log, nil))
 				r.store.refuse["bad"], r.store.refusal = true, fmt.Errorf("row 2: %w", refusal)
@@ -404,7 +404,7 @@ func TestARefusalIsNoWarning(t *testing.T) {
 // What breaks its connection each time, while the database answers all else, is given up: all streams wait behind it.
 func TestWhatBreaksItsConnectionEachTimeIsRefused(t *testing.T) {
 	dbtest.Run(t, func(t *testing.T, d *db.DB) {
-		r := newRig(t, d)
+		r := newTestStreams(t, d)
 		r.store.refuse["breaking"] = true
 		r.store.breaks = func(w *db.Batch) error {
 			if !d.Postgres() {
@@ -433,7 +433,7 @@ func TestWhatBreaksItsConnectionEachTimeIsRefused(t *testing.T) {
 
 func TestAFullQueueChangesNothing(t *testing.T) {
 	dbtest.Run(t, func(t *testing.T, d *db.DB) {
-		r := newRig(t, d)
+		r := newTestStreams(t, d)
 		r.opts.Queue = 3
 		b := r.basis(t, r.st, 1)
 		var taken []*Ticket
@@ -470,7 +470,7 @@ func TestAFullQueueChangesNothing(t *testing.T) {
 // Whoever sees a position taken already does not know its shard: it is taken anew, and nothing is stored.
 func TestAPositionThatIsTakenGivesTheShardUp(t *testing.T) {
 	dbtest.Run(t, func(t *testing.T, d *db.DB) {
-		r := newRig(t, d)
+		r := newTestStreams(t, d)
 		r.run(t)
 		if err := r.Append(t.Context(), r.entry(r.st, 1, "one")); err != nil {
 			t.Fatal(err)
@@ -493,7 +493,7 @@ func TestAPositionThatIsTakenGivesTheShardUp(t *testing.T) {
 
 func TestWhatIsNotSealedWaits(t *testing.T) {
 	dbtest.Run(t, func(t *testing.T, d *db.DB) {
-		r := newRig(t, d)
+		r := newTestStreams(t, d)
 		r.run(t)
 		sealed := make(chan bool, 1)
 		e := r.entry(r.st, 1, "not yet")
@@ -527,7 +527,7 @@ func TestWhatIsNotSealedWaits(t *testing.T) {
 // later: its epochs are gone.
 func TestResolveLooksAtAllLeases(t *testing.T) {
 	dbtest.Run(t, func(t *testing.T, d *db.DB) {
-		r := newRig(t, d)
+		r := newTestStreams(t, d)
 		r.queue(t, r.entry(r.st, 0, "x"), r.entry(r.st, 1, "y"))
 		batch := r.takeBatch(r.st.lane)
 		marks, err := r.write(batch)
@@ -560,7 +560,7 @@ func TestResolveLooksAtAllLeases(t *testing.T) {
 
 func TestAHandingOverThatFailedIsTriedAgain(t *testing.T) {
 	dbtest.Run(t, func(t *testing.T, d *db.DB) {
-		r := newRig(t, d)
+		r := newTestStreams(t, d)
 		ticket := r.queue(t, r.entry(r.st, 1, "x"))
 		short, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 		defer cancel()
@@ -588,7 +588,7 @@ func TestAHandingOverThatFailedIsTriedAgain(t *testing.T) {
 
 func TestRowsFromBeforeTheStartAreNotHandedOver(t *testing.T) {
 	dbtest.Run(t, func(t *testing.T, d *db.DB) {
-		r := newRig(t, d)
+		r := newTestStreams(t, d)
 		r.run(t)
 		for i := range 20 {
 			if err := r.Append(t.Context(), r.entry(r.st, 1, fmt.Sprint(i))); err != nil {
@@ -642,7 +642,7 @@ func BenchmarkAppend(b *testing.B) {
 	for _, engine := range []string{"sqlite", "postgres"} {
 		for _, parallel := range []int{1, 16, 256} {
 			b.Run(fmt.Sprintf("%s/%d", engine, parallel), func(b *testing.B) {
-				r := newRig(b, open[engine]())
+				r := newTestStreams(b, open[engine]())
 				r.run(b)
 				body := make([]byte, 400)
 				work := make(chan struct{}, b.N)

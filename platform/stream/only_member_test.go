@@ -27,7 +27,7 @@ func throughProxy(t *testing.T, url string, b bus.Bus) (*node, *dbfault.Proxy) {
 }
 
 // One is cut off from the database and not from the bus, and the other one, which is the only one by now, publishes nothing.
-func TestWhoIsCutOffFromTheDatabaseServesNothing(t *testing.T) {
+func TestAProcessWithoutTheDatabaseServesNothing(t *testing.T) {
 	url := enginestest.TestPostgres(t)
 	d := dbtest.Open(t, url, lease.Migrations(), tables)
 	local := bus.NewLocal()
@@ -56,7 +56,7 @@ func TestWhoIsCutOffFromTheDatabaseServesNothing(t *testing.T) {
 
 // One comes back and is the only one, while what looks after its shards waits for an answer that got lost, so that it believes
 // to have those that another one had meanwhile.
-func TestWhoComesBackBelievesTheViewNotItself(t *testing.T) {
+func TestAProcessThatComesBackBelievesTheView(t *testing.T) {
 	url := enginestest.TestPostgres(t)
 	d := dbtest.Open(t, url, lease.Migrations(), tables)
 	a, proxy := throughProxy(t, url, bus.NewLocal())

@@ -10,7 +10,7 @@ import (
 
 // TestWhatIsUntoldIsTriedAgain: a process that ends before the others hear of a write does not know whether they will. The client is
 // told to try again, not of a fault of the server.
-func TestWhatIsUntoldIsTriedAgain(t *testing.T) {
+func TestWhatIsNotAnnouncedIsTriedAgain(t *testing.T) {
 	var answer interface{ HTTPStatus() int }
 	if !errors.As(&db.CommitError{Err: errNotAnnounced}, &answer) || answer.HTTPStatus() != http.StatusServiceUnavailable {
 		t.Errorf("the answer is %v", answer)

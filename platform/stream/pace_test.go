@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-func TestPatience(t *testing.T) {
+func TestOverlapDelay(t *testing.T) {
 	var p pace
 	if got := p.overlapDelay(); got != stalledCommit {
 		t.Errorf("before the first commit: %v", got)

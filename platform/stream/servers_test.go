@@ -18,8 +18,8 @@ import (
 	"lyceum/platform/lease"
 )
 
-// road leads to one of several servers, as a name or a Sentinel does.
-type road struct {
+// forwarder leads to one of several servers, as a name or a Sentinel does.
+type forwarder struct {
 	l net.Listener
 
 	mu    sync.Mutex
@@ -27,13 +27,13 @@ type road struct {
 	conns map[net.Conn]bool
 }
 
-func newRoad(t *testing.T, to string) *road {
+func newForwarder(t *testing.T, to string) *forwarder {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &road{l: l, to: to, conns: map[net.Conn]bool{}}
+	r := &forwarder{l: l, to: to, conns: map[net.Conn]bool{}}
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		for {
@@ -46,13 +46,13 @@ func newRoad(t *testing.T, to string) *road {
 	})
 	t.Cleanup(func() {
 		l.Close()
-		r.lead("")
+		r.forwardTo("")
 		wg.Wait()
 	})
 	return r
 }
 
-func (r *road) carry(c net.Conn) {
+func (r *forwarder) carry(c net.Conn) {
 	defer c.Close()
 	r.mu.Lock()
 	to := r.to
@@ -82,8 +82,8 @@ func (r *road) carry(c net.Conn) {
 	delete(r.conns, d)
 }
 
-// lead leads to another server and ends the connections to the one before.
-func (r *road) lead(to string) {
+// forwardTo leads to another server and ends the connections to the one before.
+func (r *forwarder) forwardTo(to string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.to = to
@@ -103,9 +103,9 @@ func TestBarrierWhileProcessesAreAtDifferentServers(t *testing.T) {
 	dbtest.Open(t, pg, lease.Migrations(), tables)
 	prefix := enginestest.Unique()
 	var nodes []*node
-	var roads []*road
+	var roads []*forwarder
 	for range 3 {
-		r := newRoad(t, servers[0])
+		r := newForwarder(t, servers[0])
 		b, err := bus.NewRedis(t.Context(), bus.Config{
 			Addresses: []string{r.l.Addr().String()}, Password: "same", Prefix: prefix,
 			Timeout: conf.Duration(time.Second),
@@ -125,7 +125,7 @@ func TestBarrierWhileProcessesAreAtDifferentServers(t *testing.T) {
 	for round := range 2 {
 		at = 1 - at
 		for k, r := range roads { // one after the other
-			r.lead(servers[at])
+			r.forwardTo(servers[at])
 			began := time.Now()
 			rounds(t, nodes, fmt.Sprint("moved", round, k, "-"), func(i int) bool { return i < 50 || time.Since(began) < 4*time.Second })
 		}
@@ -141,19 +141,19 @@ func TestBarrierWhileProcessesAreAtDifferentServers(t *testing.T) {
 	rounds(t, nodes, "after", func(i int) bool { return i < 50 })
 }
 
-// mover is the bus of a process that is at one of two servers, between which no message goes.
-type mover struct {
+// switchingBus is the bus of a process that is at one of two servers, between which no message goes.
+type switchingBus struct {
 	*bus.Local // the one where it begins
 	servers    [2]*bus.Local
 	at         atomic.Int32
 	moved      []func()
 }
 
-func (m *mover) Publish(ctx context.Context, msgs ...bus.Message) error {
+func (m *switchingBus) Publish(ctx context.Context, msgs ...bus.Message) error {
 	return m.servers[m.at.Load()].Publish(ctx, msgs...)
 }
 
-func (m *mover) Subscribe(topic string, fn func(bus.Message)) (cancel func()) {
+func (m *switchingBus) Subscribe(topic string, fn func(bus.Message)) (cancel func()) {
 	var cancels [2]func()
 	for i, server := range m.servers {
 		cancels[i] = server.Subscribe(topic, func(msg bus.Message) {
@@ -169,16 +169,16 @@ func (m *mover) Subscribe(topic string, fn func(bus.Message)) (cancel func()) {
 	}
 }
 
-func (m *mover) Barrier(ctx context.Context) error { return m.servers[m.at.Load()].Barrier(ctx) }
+func (m *switchingBus) Barrier(ctx context.Context) error { return m.servers[m.at.Load()].Barrier(ctx) }
 
-func (m *mover) Server() string { return fmt.Sprint("server ", m.at.Load()) }
+func (m *switchingBus) Server() string { return fmt.Sprint("server ", m.at.Load()) }
 
-func (m *mover) OnReconnect(fn func()) (cancel func()) {
+func (m *switchingBus) OnReconnect(fn func()) (cancel func()) {
 	m.moved = append(m.moved, fn)
 	return func() {}
 }
 
-func (m *mover) move(to int32) {
+func (m *switchingBus) move(to int32) {
 	m.at.Store(to)
 	for _, fn := range m.moved {
 		fn()
@@ -190,10 +190,10 @@ func (m *mover) move(to int32) {
 func TestARowOfWhoCameToAnotherServerIsBehindABarrier(t *testing.T) {
 	dbtest.Run(t, func(t *testing.T, d *db.DB) {
 		servers := [2]*bus.Local{bus.NewLocal(), bus.NewLocal()}
-		var buses [2]*mover
+		var buses [2]*switchingBus
 		var nodes []*node
 		for i := range buses {
-			buses[i] = &mover{Local: servers[0], servers: servers}
+			buses[i] = &switchingBus{Local: servers[0], servers: servers}
 			nodes = append(nodes, start(t, d, buses[i], lease.Options{Machine: -1, TTL: 4 * time.Second})) // a view is trusted for half of it
 		}
 		until(t, "the shards are shared and the bus is trusted", func() bool {

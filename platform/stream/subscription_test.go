@@ -73,7 +73,7 @@ func listen(t *testing.T, d *db.DB, b bus.Bus, roles ...string) *listener {
 	return l
 }
 
-func (l *listener) got(tail *Subscription) []int64 {
+func (l *listener) received(tail *Subscription) []int64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return slices.Clone(l.rows[tail])
@@ -129,7 +129,7 @@ func TestProcessesReceiveWhatTheirRolesNeed(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if got := client.got(client.light); !slices.Equal(got, []int64{1, 2, 3}) || client.heavy.IsActive() {
+		if got := client.received(client.light); !slices.Equal(got, []int64{1, 2, 3}) || client.heavy.IsActive() {
 			t.Errorf("the tail of the role got %v; the one of another role is on: %v", got, client.heavy.IsActive())
 		}
 		if media.st.IsReceived() || media.light.IsActive() || mediaBus.topics["rows/a"] > 0 {
@@ -151,7 +151,7 @@ func TestProcessesReceiveWhatTheirRolesNeed(t *testing.T) {
 			if err := l.Barrier(t.Context()); err != nil {
 				t.Fatal(err)
 			}
-			if got := l.got(l.heavy); !slices.Equal(got, []int64{4, 5}) || l.start[l.heavy][1] != 3 {
+			if got := l.received(l.heavy); !slices.Equal(got, []int64{4, 5}) || l.start[l.heavy][1] != 3 {
 				t.Errorf("started tails got %v, from %v on", got, l.start[l.heavy])
 			}
 		}
@@ -162,7 +162,7 @@ func TestProcessesReceiveWhatTheirRolesNeed(t *testing.T) {
 }
 
 // A process that does not own all shards is never the only one, though it may be the only one that is registered.
-func TestWhoLacksShardsIsNotTheOnlyOne(t *testing.T) {
+func TestAProcessWithoutAllShardsIsNotTheOnlyMember(t *testing.T) {
 	dbtest.Run(t, func(t *testing.T, d *db.DB) {
 		l := listen(t, d, bus.NewLocal(), "client")
 		for deadline := time.Now().Add(10 * time.Second); !l.opts.Leases.IsOnlyMember(); time.Sleep(time.Millisecond) {
@@ -215,7 +215,7 @@ func TestABarrierOutlastsBrokenConnections(t *testing.T) {
 }
 
 // Under load, a subscription that is started gets every row behind its start, once.
-func TestTailsStartUnderLoad(t *testing.T) {
+func TestSubscriptionsStartUnderLoad(t *testing.T) {
 	dbtest.Run(t, func(t *testing.T, d *db.DB) {
 		local := bus.NewLocal()
 		writer := listen(t, d, local, "writer")
@@ -233,8 +233,8 @@ func TestTailsStartUnderLoad(t *testing.T) {
 		})
 		for range 5 {
 			l := listen(t, d, local, "media")
-			began := writer.got(writer.light)
-			for deadline := time.Now().Add(10 * time.Second); len(writer.got(writer.light)) < len(began)+20; time.Sleep(time.Millisecond) {
+			began := writer.received(writer.light)
+			for deadline := time.Now().Add(10 * time.Second); len(writer.received(writer.light)) < len(began)+20; time.Sleep(time.Millisecond) {
 				if time.Now().After(deadline) {
 					t.Fatal("nothing is written")
 				}
@@ -248,7 +248,7 @@ func TestTailsStartUnderLoad(t *testing.T) {
 				})
 			}
 			start.Wait()
-			for deadline := time.Now().Add(10 * time.Second); len(l.got(l.heavy)) < 50; time.Sleep(time.Millisecond) {
+			for deadline := time.Now().Add(10 * time.Second); len(l.received(l.heavy)) < 50; time.Sleep(time.Millisecond) {
 				if time.Now().After(deadline) {
 					t.Fatal("the rows do not come")
 				}

@@ -80,15 +80,15 @@ func (b *Bus) Delay(on bool) {
 	b.notify()
 }
 
-// Twice hands each message over two times.
-func (b *Bus) Twice(on bool) {
+// Duplicate delivers each message twice.
+func (b *Bus) Duplicate(on bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.twice = on
 }
 
-// Away breaks the connection of this process to the bus, with what is under way to it; false makes a new one.
-func (b *Bus) Away(on bool) {
+// Disconnect breaks the connection of this process to the bus, with what is under way to it; false makes a new one.
+func (b *Bus) Disconnect(on bool) {
 	b.mu.Lock()
 	if b.away == on {
 		b.mu.Unlock()

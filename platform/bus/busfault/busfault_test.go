@@ -51,9 +51,9 @@ func TestItDelaysRepeatsAndLoses(t *testing.T) {
 	if err := b.Barrier(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	b.Twice(true)
+	b.Duplicate(true)
 	say("2")
-	b.Twice(false)
+	b.Duplicate(false)
 	if err := b.Barrier(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -64,7 +64,7 @@ func TestItDelaysRepeatsAndLoses(t *testing.T) {
 	if err := b.Barrier(short); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("a barrier does not wait for what is delayed: %v", err)
 	}
-	b.Away(true)
+	b.Disconnect(true)
 	b.Delay(false)
 	say("4")
 	if err := b.Barrier(t.Context()); !errors.Is(err, bus.ErrUnavailable) || b.Connected() {
@@ -73,7 +73,7 @@ func TestItDelaysRepeatsAndLoses(t *testing.T) {
 	if err := b.Publish(t.Context(), bus.Message{Topic: "x"}); !errors.Is(err, bus.ErrUnavailable) {
 		t.Errorf("away: %v", err)
 	}
-	b.Away(false)
+	b.Disconnect(false)
 	say("5")
 	if err := b.Barrier(t.Context()); err != nil {
 		t.Fatal(err)

@@ -74,7 +74,7 @@ func onlyMemberReturns(t *testing.T, d *db.DB) {
 	}
 }
 
-// granted tells whether a lease is granted by the first call.
+// isGranted tells whether a lease is granted by the first call.
 func isGranted(t *testing.T, l *lease.Leases, name string) bool {
 	t.Helper()
 	got, err := l.Acquire(t.Context(), name)
@@ -100,7 +100,7 @@ func joinSeveral(t *testing.T, d *db.DB) {
 	}
 }
 
-// sharing is how many say that they do not count on being the only one.
+// countSharing is how many say that they do not count on being the only one.
 func countSharing(t *testing.T, d *db.DB) (n int) {
 	t.Helper()
 	if err := d.QueryRow(t.Context(), "SELECT COUNT(*) FROM machines WHERE shares = incarnation").Scan(&n); err != nil {

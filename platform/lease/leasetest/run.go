@@ -62,7 +62,7 @@ func member(t *testing.T, d *db.DB, o lease.Options) *lease.Leases {
 	return l
 }
 
-// live keeps a member's registration alive until stop or the end of the test.
+// runLeases keeps a member's registration alive until stop or the end of the test.
 func runLeases(t *testing.T, l *lease.Leases) (stop func() error) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
@@ -422,7 +422,7 @@ func unseenDegraded(t *testing.T, d *db.DB) {
 	}
 }
 
-// toldWhileBeating mutes and unmutes a machine among as many heartbeats as the database takes.
+// stateSetDuringHeartbeat mutes and unmutes a machine among as many heartbeats as the database takes.
 func stateSetDuringHeartbeat(t *testing.T, d *db.DB) {
 	a, b := member(t, d, lease.Options{Machine: 0}), member(t, d, lease.Options{Machine: 1})
 	ctx, stop := context.WithCancel(t.Context())
