@@ -20,27 +20,17 @@ type Check func(ctx context.Context) error
 type Health struct {
 	mu     sync.Mutex
 	ready  bool
-	checks map[string]check
-}
-
-type check struct {
-	run      Check
-	optional bool
+	checks map[string]Check
 }
 
 // Add names a part without which requests can not be served. A second one of the same name replaces the first.
-func (h *Health) Add(name string, run Check) { h.add(name, check{run: run}) }
-
-// AddOptional names a part whose failure is shown but does not stop the process from serving: a hint bus, a cache.
-func (h *Health) AddOptional(name string, run Check) { h.add(name, check{run: run, optional: true}) }
-
-func (h *Health) add(name string, c check) {
+func (h *Health) Add(name string, run Check) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.checks == nil {
-		h.checks = map[string]check{}
+		h.checks = map[string]Check{}
 	}
-	h.checks[name] = c
+	h.checks[name] = run
 }
 
 // Remove takes a check away.
@@ -74,7 +64,7 @@ type Report struct {
 	Checks map[string]string `json:"checks"` // name to "ok" or what is wrong
 }
 
-// Report runs all checks at once. OK is true when every check that is not optional passed.
+// Report runs all checks at once. OK is true when every check passed.
 func (h *Health) Report(ctx context.Context) Report {
 	h.mu.Lock()
 	checks, ready := maps.Clone(h.checks), h.ready
@@ -86,17 +76,15 @@ func (h *Health) Report(ctx context.Context) Report {
 		err  error
 	}
 	results := make(chan result, len(checks))
-	for name, c := range checks {
-		go func() { results <- result{name, runCheck(ctx, c.run)} }()
+	for name, run := range checks {
+		go func() { results <- result{name, runCheck(ctx, run)} }()
 	}
 	report := Report{OK: true, Ready: ready, Checks: map[string]string{}}
 	set := func(name string, err error) {
 		report.Checks[name] = "ok"
 		if err != nil {
 			report.Checks[name] = err.Error()
-			if !checks[name].optional {
-				report.OK = false
-			}
+			report.OK = false
 		}
 	}
 	for range checks {

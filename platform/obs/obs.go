@@ -19,7 +19,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracehttp"
-	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/sdk/resource"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/trace"
@@ -134,9 +133,6 @@ func (o *Obs) traces(c Config) error {
 	o.Tracer = o.provider.Tracer("lyceum")
 	return nil
 }
-
-// Propagator carries the trace over HTTP headers (W3C Trace Context).
-func (o *Obs) Propagator() propagation.TextMapPropagator { return propagation.TraceContext{} }
 
 // SetLevel changes the least level that is logged: debug, info, warn or error.
 func (o *Obs) SetLevel(name string) error {

@@ -22,7 +22,7 @@ const (
 	schema  = "CREATE TABLE leases (name TEXT PRIMARY KEY, pos BIGINT); INSERT INTO leases VALUES ('a', 0)"
 )
 
-// expected is expected of each fault.
+// what is expected of each fault.
 var expected = map[dbfault.Fault]struct {
 	ok, stored, late bool
 	code             string
