@@ -260,3 +260,56 @@ func (r *Rooms) alwaysShared(ctx context.Context, root state.ID) (bool, error) {
 	h := historyOf(e.Content)
 	return e.Replaces == "" && (h == shared || h == worldReadable), nil
 }
+
+// visibleEvent reads an event that the user may see. The error is M_NOT_FOUND for all others; with it comes an event of the room that
+// the user may not see.
+func (r *Rooms) visibleEvent(ctx context.Context, userID, roomID, eventID string) (*Event, Visibility, membershipView, error) {
+	missing := matrix.NotFound("There is no such event in this room, or you may not see it")
+	e, err := r.Event(ctx, eventID)
+	if err != nil {
+		return nil, Visibility{}, membershipView{}, err
+	}
+	if e == nil || e.RoomID != roomID {
+		return nil, Visibility{}, membershipView{}, missing
+	}
+	s, ok, err := r.membershipView(ctx, userID, roomID)
+	if err != nil {
+		return nil, Visibility{}, s, err
+	}
+	if !ok {
+		return nil, Visibility{}, s, missing
+	}
+	visibility, err := r.decideVisibility(ctx, s, []*Event{e})
+	if err != nil {
+		return nil, Visibility{}, s, err
+	}
+	if !visibility[0].Visible {
+		return e, Visibility{}, s, missing
+	}
+	return e, visibility[0], s, nil
+}
+
+// stateAt is the state behind the last event up to a position. It is for those who may see that event; past tells that the user was
+// no member. Before the first event, where /sync begins a timeline that is whole, it is what the room began with: its creator as the
+// one member, and nothing for those who may not see that. Errors: M_FORBIDDEN.
+func (r *Rooms) stateAt(ctx context.Context, v roomView, pos int64) (root state.ID, past bool, err error) {
+	events, err := r.Timeline(ctx, Page{RoomID: v.head.RoomID, From: pos + 1, Backward: true, Limit: 1})
+	before := err == nil && len(events) == 0
+	if before {
+		events, err = r.Timeline(ctx, Page{RoomID: v.head.RoomID, Limit: 2})
+	}
+	if err != nil || len(events) == 0 {
+		return root, false, err
+	}
+	last := len(events) - 1
+	visibility, err := r.decideVisibility(ctx, v.membershipView, events)
+	switch {
+	case err != nil:
+		return root, false, err
+	case visibility[last].Visible:
+		return events[last].Root, visibility[last].Membership != event.MembershipJoin, nil
+	case before:
+		return root, false, nil
+	}
+	return root, false, matrix.Forbidden("You may not see what the room was at that time")
+}

@@ -3,15 +3,17 @@ package rooms
 import (
 	"context"
 	"database/sql"
+	"encoding/json"
 	"errors"
+	"slices"
+	"strings"
+
+	"lyceum/rooms/state"
 
 	"lyceum/matrix"
-	"lyceum/matrix/auth"
 	"lyceum/matrix/event"
 	"lyceum/platform/db"
 	"lyceum/platform/obs"
-	"lyceum/platform/web"
-	"lyceum/rooms/state"
 )
 
 // alias is a row of the table aliases.
@@ -37,8 +39,8 @@ func (r *Rooms) Resolve(ctx context.Context, name string) (roomID, creator strin
 }
 
 // putAlias gives a room an alias; M_ROOM_IN_USE when the alias is taken, also by the same room. Whether the creator is a member is
-// asked by the statement: a request may have stood still since it looked. request is of web.Request.Once: what is done again has
-// the alias.
+// asked by the statement: a request may have stood still since it looked. request identifies the request: one that is
+// done again finds its alias.
 func (r *Rooms) putAlias(ctx context.Context, a alias, request string) error {
 	n, err := r.Process.DB.Exec(ctx, `INSERT INTO aliases (alias, room_id, creator, created_ms, request)
 		SELECT $1, m.room_id, m.user_id, $4, $5 FROM memberships m WHERE m.user_id = $3 AND m.room_id = $2 AND m.membership = 'join'`,
@@ -65,12 +67,18 @@ type removalRight struct {
 	at     int64  // position of the room at which the power was looked at
 }
 
+// remover is who wants to remove an alias.
+type remover struct {
+	userID string
+	admin  bool
+}
+
 // mayRemove tells by what right a user may remove an alias, or refuses it.
-func (r *Rooms) mayRemove(ctx context.Context, by *web.Identity, a alias) (removalRight, error) {
-	if a.creator == by.UserID || by.Admin {
+func (r *Rooms) mayRemove(ctx context.Context, by remover, a alias) (removalRight, error) {
+	if a.creator == by.userID || by.admin {
 		return removalRight{}, nil
 	}
-	v, err := r.joinedView(ctx, by.UserID, a.roomID)
+	v, err := r.joinedView(ctx, by.userID, a.roomID)
 	if err != nil {
 		return removalRight{}, err
 	}
@@ -78,21 +86,21 @@ func (r *Rooms) mayRemove(ctx context.Context, by *web.Identity, a alias) (remov
 	if err != nil {
 		return removalRight{}, err
 	}
-	if !power.CanSend(by.UserID, event.TypeCanonicalAlias, true) {
+	if !power.CanSend(by.userID, event.TypeCanonicalAlias, true) {
 		return removalRight{}, matrix.Forbidden("You may remove aliases that you made, or those of rooms whose canonical alias you may set")
 	}
-	return removalRight{by.UserID, v.head.Pos}, nil
+	return removalRight{by.userID, v.head.Pos}, nil
 }
 
 // removeAlias removes an alias that was found before; M_NOT_FOUND when it is gone by now, also when somebody else has it.
-func (r *Rooms) removeAlias(ctx context.Context, by *web.Identity, a alias) error {
+func (r *Rooms) removeAlias(ctx context.Context, by remover, a alias) error {
 	for {
 		right, err := r.mayRemove(ctx, by, a)
 		if err != nil {
 			return err
 		}
 		// The state first: a request that is cut between the two leaves an alias that can be removed again, not the name of none.
-		if err := r.dropCanonical(ctx, by.UserID, a.roomID, a.name); err != nil && !matrix.HasCode(err, matrix.CodeForbidden) {
+		if err := r.dropCanonical(ctx, by.userID, a.roomID, a.name); err != nil && !matrix.HasCode(err, matrix.CodeForbidden) {
 			return err
 		}
 		if done, err := r.deleteAlias(ctx, a, right); err != nil || done {
@@ -127,18 +135,134 @@ func (r *Rooms) deleteAlias(ctx context.Context, a alias, right removalRight) (d
 	return n > 0, err
 }
 
-// PowerAt computes the power levels of a state.
-func (r *Rooms) PowerAt(ctx context.Context, v event.Version, root state.ID) (*auth.Power, error) {
-	create, levels := state.Key{Type: event.TypeCreate}, state.Key{Type: event.TypePowerLevels}
-	found, err := r.StateEvents(ctx, root, create, levels)
-	if err != nil {
-		return nil, err
+// checkCanonicalAlias refuses aliases that the present event does not name and that do not point at the
+// room (Client-Server API, PUT /rooms/{roomId}/state: M_BAD_ALIAS).
+func (r *Rooms) checkCanonicalAlias(ctx context.Context, roomID string, content json.RawMessage) error {
+	named, err := aliasesIn(content)
+	if err != nil || len(named) == 0 {
+		return err
 	}
-	pdu := func(k state.Key) *event.Event {
-		if e := found[k]; e != nil {
-			return e.Event
+	h, ok, err := r.Head(ctx, roomID)
+	if err != nil || !ok {
+		return err // Send says that there is no such room
+	}
+	k := state.Key{Type: event.TypeCanonicalAlias}
+	found, err := r.StateEvents(ctx, h.Root, k)
+	if err != nil {
+		return err
+	}
+	var before []string
+	if e := found[k]; e != nil {
+		before, _ = aliasesIn(e.Content) // what is there may be of any shape
+	}
+	return r.checkAliases(ctx, roomID, named, before)
+}
+
+// checkAliases refuses aliases that are not among those allowed and do not point at the room.
+func (r *Rooms) checkAliases(ctx context.Context, roomID string, named, allowed []string) error {
+	for _, alias := range named {
+		if slices.Contains(allowed, alias) {
+			continue
 		}
+		if !matrix.ValidAlias(alias) {
+			return matrix.InvalidParam("Expected a room alias such as #room:example.org")
+		}
+		id, _, err := r.Resolve(ctx, alias)
+		if err != nil {
+			return err
+		}
+		if id != roomID {
+			return matrix.BadAlias("The alias " + alias + " does not point at this room")
+		}
+	}
+	return nil
+}
+
+func aliasesIn(content json.RawMessage) ([]string, error) {
+	var c struct {
+		Alias *string  `json:"alias"`
+		Alts  []string `json:"alt_aliases"`
+	}
+	if err := json.Unmarshal(content, &c); err != nil {
+		return nil, matrix.BadJSON("m.room.canonical_alias: expected the string alias and the list of strings alt_aliases").With(err)
+	}
+	if c.Alias != nil && *c.Alias != "" {
+		return append(c.Alts, *c.Alias), nil
+	}
+	return c.Alts, nil
+}
+
+// localAlias checks an alias that is to be made or removed here.
+func (r *Rooms) localAlias(alias string) error {
+	switch {
+	case !matrix.ValidAlias(alias), matrix.LocalpartOf(alias) == "":
+		return matrix.InvalidParam("Expected a room alias such as #room:example.org")
+	case matrix.ServerOf(alias) != r.ServerName:
+		return matrix.InvalidParam("The alias belongs to another server than " + r.ServerName)
+	}
+	return nil
+}
+
+// dropCanonical takes an alias out of m.room.canonical_alias; M_FORBIDDEN when the user may not.
+func (r *Rooms) dropCanonical(ctx context.Context, userID, roomID, alias string) error {
+	h, ok, err := r.Head(ctx, roomID)
+	if err != nil || !ok {
+		return err
+	}
+	k := state.Key{Type: event.TypeCanonicalAlias}
+	there, err := r.StateEvents(ctx, h.Root, k)
+	if err != nil || there[k] == nil {
+		return err
+	}
+	var content map[string]json.RawMessage
+	if err := json.Unmarshal(there[k].Content, &content); err != nil {
+		return err
+	}
+	changed := false
+	if string(content["alias"]) == string(quoteJSON(alias)) {
+		delete(content, "alias")
+		changed = true
+	}
+	var alts, left []string
+	if json.Unmarshal(content["alt_aliases"], &alts) == nil {
+		for _, a := range alts {
+			if a != alias {
+				left = append(left, a)
+			}
+		}
+		if len(left) < len(alts) {
+			content["alt_aliases"] = encodeJSON(append([]string{}, left...))
+			changed = true
+		}
+	}
+	if !changed {
 		return nil
 	}
-	return auth.NewPower(v, pdu(create), pdu(levels)), nil
+	empty := ""
+	_, err = r.Send(ctx, roomID, Send{Sender: userID, Type: event.TypeCanonicalAlias, StateKey: &empty, Content: encodeJSON(content)})
+	return err
+}
+
+// Aliases lists the local aliases of a room; never nil.
+func (r *Rooms) Aliases(ctx context.Context, roomID string) ([]string, error) {
+	list, err := db.Texts(r.Process.DB.Query(ctx, "SELECT alias FROM aliases WHERE room_id = $1 ORDER BY created_ms, alias", roomID))
+	return append([]string{}, list...), err
+}
+
+// find gives the room of an id or alias; M_NOT_FOUND when there is none.
+func (r *Rooms) resolveRoom(ctx context.Context, idOrAlias string) (string, error) {
+	if !strings.HasPrefix(idOrAlias, "#") {
+		if !matrix.ValidRoomID(idOrAlias) {
+			return "", matrix.InvalidParam("Expected a room id or alias, such as #room:example.org")
+		}
+		return idOrAlias, nil
+	}
+	if !matrix.ValidAlias(idOrAlias) {
+		return "", matrix.InvalidParam("Expected a room alias such as #room:example.org")
+	}
+	id, _, err := r.Resolve(ctx, idOrAlias)
+	if err == nil && id == "" {
+		err = matrix.NotFound("There is no room with this alias")
+	}
+	return id, err
 }

@@ -8,6 +8,10 @@ import (
 
 const hereAlias = "#here:" + server
 
+func (h *house) remover(who string) remover {
+	return remover{h.people[who].UserID, h.people[who].Admin}
+}
+
 func (h *house) theAlias(t *testing.T) alias {
 	t.Helper()
 	a, found, err := h.findAlias(t.Context(), hereAlias)
@@ -29,7 +33,7 @@ func TestALateRemovalTakesNoAliasOfOthers(t *testing.T) {
 			seen := h.theAlias(t)
 			h.alice.Want(200, "DELETE "+path, nil)
 			h.bob.Want(200, "PUT "+path, obj{"room_id": his})
-			if err := h.removeAlias(t.Context(), h.people[who], seen); !matrix.HasCode(err, matrix.CodeNotFound) {
+			if err := h.removeAlias(t.Context(), h.remover(who), seen); !matrix.HasCode(err, matrix.CodeNotFound) {
 				t.Errorf("%s: expected M_NOT_FOUND, found %v", who, err)
 			}
 			if got := h.nobody.Call("GET "+path, nil); got.Get("room_id").String() != his {
@@ -46,7 +50,7 @@ func TestARemovalFollowsAnUpgrade(t *testing.T) {
 		id := h.alice.create(obj{"room_version": "11", "room_alias_name": "here"})
 		seen := h.theAlias(t)
 		next := h.alice.Want(200, at("POST", id, "upgrade"), obj{"new_version": "12"}).Get("replacement_room").String()
-		if err := h.removeAlias(t.Context(), h.people["alice"], seen); err != nil {
+		if err := h.removeAlias(t.Context(), h.remover("alice"), seen); err != nil {
 			t.Fatal(err)
 		}
 		if got, _, err := h.Resolve(t.Context(), hereAlias); got != "" || err != nil {
@@ -67,7 +71,7 @@ func (h *house) moderated(t *testing.T) (id string, seen alias, right removalRig
 	})
 	h.bob.Want(200, "POST /_matrix/client/v3/join/"+esc(id), nil)
 	seen = h.theAlias(t)
-	right, err := h.mayRemove(t.Context(), h.people["bob"], seen)
+	right, err := h.mayRemove(t.Context(), h.remover("bob"), seen)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -86,13 +90,13 @@ func TestWhoLostTheRightRemovesNoAlias(t *testing.T) {
 			if done, err := h.deleteAlias(t.Context(), seen, right); done || err != nil {
 				t.Errorf("%s: found %v, %v", name, done, err)
 			}
-			if err := h.removeAlias(t.Context(), h.people["bob"], seen); !matrix.HasCode(err, matrix.CodeForbidden) {
+			if err := h.removeAlias(t.Context(), h.remover("bob"), seen); !matrix.HasCode(err, matrix.CodeForbidden) {
 				t.Errorf("%s: expected M_FORBIDDEN, found %v", name, err)
 			}
 			if got := h.theAlias(t); got != seen {
 				t.Errorf("%s: %+v became %+v", name, seen, got)
 			}
-			if err := h.removeAlias(t.Context(), h.people["alice"], seen); err != nil {
+			if err := h.removeAlias(t.Context(), h.remover("alice"), seen); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -110,7 +110,7 @@ func addTags(now json.RawMessage, tags map[string]json.RawMessage) json.RawMessa
 	if len(tags) == 0 || string(now) != "{}" {
 		return nil
 	}
-	return encoded(map[string]any{"tags": tags})
+	return encodeJSON(map[string]any{"tags": tags})
 }
 
 // directToo adds a room to the lists of direct rooms that another one is in.
@@ -123,13 +123,13 @@ func addDirectRoom(now json.RawMessage, from, to string) json.RawMessage {
 	for user, raw := range lists {
 		var ids []string
 		if json.Unmarshal(raw, &ids) == nil && slices.Contains(ids, from) && !slices.Contains(ids, to) {
-			lists[user], changed = encoded(append(ids, to)), true
+			lists[user], changed = encodeJSON(append(ids, to)), true
 		}
 	}
 	if !changed {
 		return nil
 	}
-	return encoded(lists)
+	return encodeJSON(lists)
 }
 
 // rulesToo copies the push rules about a room: the one of the kind "room", whose id is the room's, and those of other kinds with a
@@ -156,13 +156,13 @@ func copyPushRules(now json.RawMessage, from, to string) json.RawMessage {
 				fresh, changed = append(fresh, other), true
 			}
 		}
-		byKind[kind] = unescaped(fresh)
+		byKind[kind] = encodeJSONUnescaped(fresh)
 	}
 	if !changed {
 		return nil
 	}
-	stored["rules"] = unescaped(byKind)
-	if fresh := unescaped(stored); len(fresh) <= maxPushRules {
+	stored["rules"] = encodeJSONUnescaped(byKind)
+	if fresh := encodeJSONUnescaped(stored); len(fresh) <= maxPushRules {
 		return fresh
 	}
 	return nil
@@ -184,7 +184,7 @@ func aboutRoom(kind string, rule map[string]json.RawMessage, from, to string) ma
 		if id != from {
 			return nil
 		}
-		out["rule_id"] = quoted(to)
+		out["rule_id"] = quoteJSON(to)
 		return out
 	}
 	var conditions []map[string]json.RawMessage
@@ -194,28 +194,17 @@ func aboutRoom(kind string, rule map[string]json.RawMessage, from, to string) ma
 	about := false
 	for _, c := range conditions {
 		if string(c["key"]) == `"room_id"` && ruleText(c["pattern"]) == from {
-			c["pattern"], about = quoted(to), true
+			c["pattern"], about = quoteJSON(to), true
 		}
 	}
 	if !about {
 		return nil
 	}
-	out["rule_id"], out["conditions"] = quoted(id[:strings.LastIndex(id, "/")+1]+to), unescaped(conditions)
+	out["rule_id"], out["conditions"] = quoteJSON(id[:strings.LastIndex(id, "/")+1]+to), encodeJSONUnescaped(conditions)
 	return out
 }
 
 func ruleText(raw json.RawMessage) (s string) {
 	_ = json.Unmarshal(raw, &s) // what is no text is no room
 	return s
-}
-
-// unescaped is v as JSON with <, > and & as they are.
-func unescaped(v any) json.RawMessage {
-	var b bytes.Buffer
-	enc := json.NewEncoder(&b)
-	enc.SetEscapeHTML(false)
-	if err := enc.Encode(v); err != nil {
-		panic(err)
-	}
-	return bytes.TrimSpace(b.Bytes())
 }

@@ -16,7 +16,7 @@ func TestUpgradeCarriesOver(t *testing.T) {
 			h.bob.join(old)
 			set := func(who *person, room, typ string, content any) {
 				t.Helper()
-				if err := h.Accounts.PutAccountData(t.Context(), who.id, room, typ, encoded(content)); err != nil {
+				if err := h.Accounts.PutAccountData(t.Context(), who.id, room, typ, encodeJSON(content)); err != nil {
 					t.Fatal(err)
 				}
 			}

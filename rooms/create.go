@@ -9,9 +9,14 @@ import (
 	"slices"
 	"strings"
 
-	"lyceum/accounts"
-	"lyceum/matrix"
 	"lyceum/matrix/auth"
+	"lyceum/platform/db"
+	"lyceum/platform/owned"
+	"lyceum/platform/role"
+	"lyceum/platform/stream"
+	"lyceum/rooms/state"
+
+	"lyceum/matrix"
 	"lyceum/matrix/event"
 	"lyceum/platform/obs"
 )
@@ -108,10 +113,11 @@ func (r *Rooms) Create(ctx context.Context, creator string, b *Create) (string, 
 			return "", cmp.Or(err, aliasTaken(req.Alias))
 		}
 	}
-	if req.Events, err = r.firstEvents(ctx, creator, create, p, b, req.Alias); err != nil {
+	first := firstEvents{creator: creator, create: create, preset: p, request: b, alias: req.Alias}
+	if req.Events, err = r.buildFirstEvents(ctx, first); err != nil {
 		return "", err
 	}
-	if _, err = r.create(ctx, roomID, req); err != nil {
+	if err = r.createAtOwner(ctx, roomID, req); err != nil {
 		return roomID, err
 	}
 	if before := predecessor(create); before != "" { // an upgrade by hand
@@ -178,12 +184,12 @@ func (r *Rooms) buildCreate(v event.Version, creator, roomID string, p preset, b
 			content[k] = raw
 		}
 	}
-	content["room_version"] = quoted(v.ID)
+	content["room_version"] = quoteJSON(v.ID)
 	if v.RoomIDIsCreateHash { // else two rooms that one user makes within a millisecond are one
-		content[nonceKey] = quoted(rand.Text())
+		content[nonceKey] = quoteJSON(rand.Text())
 	}
 	if v.CreatorInContent {
-		content["creator"] = quoted(creator)
+		content["creator"] = quoteJSON(creator)
 	}
 	if v.PrivilegedCreators && p.trusted && len(b.Invite) > 0 {
 		var more []string
@@ -197,11 +203,11 @@ func (r *Rooms) buildCreate(v event.Version, creator, roomID string, p preset, b
 				more = append(more, user)
 			}
 		}
-		content["additional_creators"] = encoded(more)
+		content["additional_creators"] = encodeJSON(more)
 	}
 	empty := ""
 	return event.Build(v, event.Proto{
-		ID: r.newEventID(v), RoomID: roomID, Type: event.TypeCreate, Sender: creator, StateKey: &empty, Content: encoded(content),
+		ID: r.newEventID(v), RoomID: roomID, Type: event.TypeCreate, Sender: creator, StateKey: &empty, Content: encodeJSON(content),
 		OriginServerTS: obs.Now().UnixMilli(), Depth: 1,
 	}, r.Key)
 }
@@ -214,158 +220,106 @@ func (r *Rooms) newEventID(v event.Version) string {
 	return "$" + r.Process.NewID() + ":" + r.ServerName
 }
 
-// firstEvents are what follows the create event, in the order of the specification.
-func (r *Rooms) firstEvents(ctx context.Context, creator string, create *event.Event, p preset, b *Create, alias string) ([]Send, error) {
-	invited, err := b.invitedUsers()
-	if err != nil {
-		return nil, err
+// createCall is the name of appendFirstEvents between processes.
+const createCall = "rooms.create"
+
+// createAtOwner asks the owner of a new room to store its first events.
+func (r *Rooms) createAtOwner(ctx context.Context, roomID string, req createRequest) error {
+	if r.beforeOwnerCall != nil {
+		r.beforeOwnerCall()
 	}
-	profiles, err := r.Accounts.Profiles(ctx, append(invited, creator))
-	if err != nil {
-		return nil, err
+	call := role.OwnerCall{Stream: r.stream, Name: createCall, Key: roomID}
+	_, err := role.CallOwner(ctx, r.Process, call, req, r.appendFirstEvents)
+	return err
+}
+
+// createRequest asks the owner of a room that does not exist yet for its first events.
+type createRequest struct {
+	Version    string `json:"version"`
+	Visibility string `json:"visibility"`
+	Alias      string `json:"alias,omitempty"`
+	Create     []byte `json:"create"` // the m.room.create event, whose hash is the room's id since version 12
+	CreateID   string `json:"create_id"`
+	Events     []Send `json:"events"`
+	// Upgrade is what is to be done when the room is there, stored with it; nil for nothing.
+	Upgrade *pendingUpgrade `json:"upgrade,omitempty"`
+}
+
+// appendFirstEvents runs on the owner of the new room: it stores all its first events in one transaction.
+func (r *Rooms) appendFirstEvents(ctx context.Context, roomID string, req createRequest) (struct{}, error) {
+	v, ok := event.VersionByID(req.Version)
+	if !ok {
+		return struct{}{}, matrix.UnsupportedRoomVersion("Unknown room version " + req.Version)
 	}
-	var list []Send
-	add := func(typ, stateKey string, content any) {
-		raw, isRaw := content.(json.RawMessage)
-		if !isRaw {
-			raw = encoded(content)
+	create, err := event.ParseTrusted(v, req.Create, req.CreateID)
+	if err != nil {
+		return struct{}{}, err
+	}
+	var list []newEvent
+	err = r.owned.Do(ctx, roomID, func(c *owned.Change[room]) (err error) {
+		if !c.State().absent {
+			return nil // a retry finds the room
 		}
-		list = append(list, Send{
-			Sender: creator, Type: typ, StateKey: &stateKey, Content: raw,
-			Txn: serverTxnPrefix + create.ID + "/" + fmt.Sprint(len(list)),
-		})
+		rm := r.newRoom(roomID)
+		rm.init(v, r.Tree(state.ID{}))
+		rm.stateComplete = true
+		if list, err = r.buildFirst(rm, create, req); err != nil {
+			return err
+		}
+		entries := make([]*stream.Entry, len(list))
+		for i, n := range list {
+			entries[i] = r.entry(n)
+		}
+		c.Append(func(room *room, t *stream.Ticket) {
+			rm.stateComplete = false // what is not there is looked up as in other rooms
+			for _, n := range list {
+				n.event.ticket = t
+			}
+			*room = *rm
+		}, entries...)
+		return nil
+	})
+	if err == nil {
+		for _, n := range list {
+			n.event.nodes.Store(nil)
+		}
 	}
-	add(event.TypeMember, creator, memberContent(event.MembershipJoin, profiles[creator], false))
-	levels, err := r.powerLevels(create, creator, p, b)
+	if db.IsUniqueOn(err, "aliases_pkey") {
+		err = aliasTaken(req.Alias)
+	}
+	return struct{}{}, err
+}
+
+// buildFirst makes the first events of a room. The tree of each stays readable: nodes that a later event replaced are
+// stored too.
+func (r *Rooms) buildFirst(rm *room, create *event.Event, req createRequest) ([]newEvent, error) {
+	tree, nodes, err := rm.tree.Set(context.Background(), state.Entry{Key: state.Key{Type: event.TypeCreate}, EventID: create.ID})
 	if err != nil {
 		return nil, err
 	}
-	add(event.TypePowerLevels, "", levels)
-	if alias != "" {
-		add(event.TypeCanonicalAlias, "", map[string]string{"alias": alias})
+	first := newEvent{event: &Event{Event: create, Root: tree.Root(), Txn: serverTxnPrefix + create.ID, created: &createRow{
+		version: req.Version, creator: create.Sender, visibility: req.Visibility, alias: req.Alias, ms: create.OriginServerTS, upgrade: req.Upgrade,
+	}}, tree: tree}
+	first.event.nodes.Store(&nodes)
+	if err := auth.Allowed(rm.version, create, rm); err != nil {
+		return nil, matrix.NewError(400, matrix.CodeInvalidRoomState, "The room can not be created: "+denied(err)).With(err)
 	}
-	given := func(typ string) bool {
-		return slices.ContainsFunc(b.InitialState, func(s InitialState) bool { return s.Type == typ && s.StateKey == "" })
-	}
-	for _, e := range []struct{ typ, member, value string }{
-		{event.TypeJoinRules, "join_rule", p.joinRule},
-		{event.TypeHistoryVisibility, "history_visibility", p.history},
-		{event.TypeGuestAccess, "guest_access", p.guests},
-	} {
-		if !given(e.typ) {
-			add(e.typ, "", map[string]string{e.member: e.value})
-		}
-	}
-	for _, s := range b.InitialState {
-		if err := r.checkInitial(ctx, creator, create.RoomID, alias, s); err != nil {
+	rm.apply(first.event, tree, nil)
+	list := []newEvent{first}
+	scratch := owned.Detached(rm)
+	for _, s := range req.Events {
+		if err := checkRequest(s); err != nil {
 			return nil, err
 		}
-		add(s.Type, s.StateKey, s.Content)
-	}
-	if b.Name != "" {
-		add(event.TypeName, "", map[string]string{"name": b.Name})
-	}
-	if b.Topic != "" {
-		add(event.TypeTopic, "", map[string]any{
-			"topic": b.Topic, "m.topic": map[string]any{"m.text": []map[string]string{{"body": b.Topic}}},
-		})
-	}
-	for _, user := range b.Invite {
-		if user != creator {
-			add(event.TypeMember, user, memberContent(event.MembershipInvite, profiles[user], b.IsDirect))
+		n, err := r.buildEvent(scratch, s, &knownEvents{})
+		if matrix.HasCode(err, matrix.CodeForbidden) {
+			return nil, matrix.NewError(400, matrix.CodeInvalidRoomState, matrix.AsError(err).Message).With(err)
 		}
-	}
-	for i := range list {
-		if s := &list[i]; s.Type == event.TypeMember {
-			if err := s.requireTarget(profiles[*s.StateKey]); err != nil {
-				return nil, err
-			}
+		if err != nil {
+			return nil, err
 		}
+		rm.apply(n.event, n.tree, nil)
+		list = append(list, n)
 	}
 	return list, nil
 }
-
-// checkInitial refuses what may not be among the first state of a room, whose alias is "" for none.
-func (r *Rooms) checkInitial(ctx context.Context, creator, roomID, alias string, s InitialState) error {
-	switch {
-	case s.Type == "", s.Type == event.TypeCreate, s.Type == event.TypeMember && s.StateKey == creator:
-		return matrix.InvalidParam("initial_state: expected types other than m.room.create and the creator's own m.room.member")
-	case s.Type == event.TypeCanonicalAlias:
-		named, err := aliasesIn(s.Content)
-		if err != nil {
-			return err
-		}
-		return r.checkAliases(ctx, roomID, named, []string{alias})
-	}
-	return nil
-}
-
-func (r *Rooms) powerLevels(create *event.Event, creator string, p preset, b *Create) (json.RawMessage, error) {
-	v := create.Version()
-	users := map[string]int{}
-	if !v.PrivilegedCreators {
-		users[creator] = 100
-		if p.trusted {
-			for _, user := range b.Invite {
-				users[user] = 100
-			}
-		}
-	}
-	tombstone := 100
-	if v.PrivilegedCreators {
-		tombstone = 150
-	}
-	content := map[string]json.RawMessage{
-		"ban": encoded(50), "kick": encoded(50), "redact": encoded(50), "invite": encoded(0),
-		"events_default": encoded(0), "state_default": encoded(50), "users_default": encoded(0),
-		"users": encoded(users), "notifications": encoded(map[string]int{"room": 50}),
-		"events": encoded(map[string]int{
-			event.TypeName: 50, event.TypeAvatar: 50, event.TypeCanonicalAlias: 50, event.TypeHistoryVisibility: 100,
-			event.TypePowerLevels: 100, event.TypeEncryption: 100, event.TypeServerACL: 100, event.TypeTombstone: tombstone,
-		}),
-	}
-	for k, raw := range b.PowerLevels {
-		content[k] = raw
-	}
-	if v.PrivilegedCreators {
-		var named map[string]json.RawMessage
-		if err := json.Unmarshal(content["users"], &named); err != nil {
-			return nil, matrix.BadJSON("power_level_content_override.users: expected an object of levels")
-		}
-		for _, user := range auth.Creators(v, create) {
-			if _, found := named[user]; found && b.Version == nil { // who does not choose the version need not know its rules
-				delete(named, user)
-			} else if found {
-				return nil, matrix.InvalidParam("power_level_content_override.users: creators of the room have no level in this room version")
-			}
-		}
-		content["users"] = encoded(named)
-	}
-	return encoded(content), nil
-}
-
-// memberContent is the content of a membership with the profile of its user.
-func memberContent(membership string, p accounts.Profile, direct bool) json.RawMessage {
-	content := map[string]any{"membership": membership}
-	if p.DisplayName != "" {
-		content["displayname"] = p.DisplayName
-	}
-	if p.AvatarURL != "" {
-		content["avatar_url"] = p.AvatarURL
-	}
-	if direct {
-		content["is_direct"] = true
-	}
-	return encoded(content)
-}
-
-// encoded is v as JSON; what this package gives it can not fail.
-func encoded(v any) json.RawMessage {
-	b, err := json.Marshal(v)
-	if err != nil {
-		panic(err)
-	}
-	return b
-}
-
-func quoted(s string) json.RawMessage { return matrix.AppendString(nil, s) }

@@ -5,7 +5,6 @@ import (
 	"slices"
 
 	"lyceum/matrix/event"
-	"lyceum/platform/web"
 	"lyceum/rooms/state"
 )
 
@@ -16,16 +15,6 @@ func letsGuestsIn(access *Event) bool {
 	}
 	value, _ := access.ContentString("guest_access")
 	return value == "can_join"
-}
-
-// putGuestAccess sets who may join. When guests may not any more, those who are there leave before the request is answered; a
-// request that fails meanwhile and is made again goes on with them.
-func (r *Rooms) putGuestAccess(req *web.Request, send Send) (any, error) {
-	reply, err := r.sendFor(req, send)
-	if err != nil {
-		return nil, err
-	}
-	return reply, r.removeGuests(req.Context(), req.Path("roomID"))
 }
 
 // removeGuests makes the guests of this server leave a room that does not let them in.

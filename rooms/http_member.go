@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"strings"
 
 	"lyceum/matrix"
 	"lyceum/matrix/event"
@@ -106,24 +105,6 @@ func (b *memberBody) target() error {
 		return matrix.InvalidParam("user_id: expected a user id such as @alice:example.org")
 	}
 	return nil
-}
-
-// find gives the room of an id or alias; M_NOT_FOUND when there is none.
-func (r *Rooms) resolveRoom(ctx context.Context, idOrAlias string) (string, error) {
-	if !strings.HasPrefix(idOrAlias, "#") {
-		if !matrix.ValidRoomID(idOrAlias) {
-			return "", matrix.InvalidParam("Expected a room id or alias, such as #room:example.org")
-		}
-		return idOrAlias, nil
-	}
-	if !matrix.ValidAlias(idOrAlias) {
-		return "", matrix.InvalidParam("Expected a room alias such as #room:example.org")
-	}
-	id, _, err := r.Resolve(ctx, idOrAlias)
-	if err == nil && id == "" {
-		err = matrix.NotFound("There is no room with this alias")
-	}
-	return id, err
 }
 
 // joinBody is the body of a request to join: what it holds becomes content of the m.room.member event.

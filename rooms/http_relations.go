@@ -1,13 +1,9 @@
 package rooms
 
 import (
-	"context"
-	"errors"
-	"fmt"
 	"slices"
 
 	"lyceum/matrix"
-	"lyceum/platform/db"
 	"lyceum/platform/web"
 )
 
@@ -64,46 +60,6 @@ func (r *Rooms) getRelations(req *web.Request) (any, error) {
 	return reply, nil
 }
 
-// pick reads events by their ids, one more than the limit, as far as a page has room for them, and keeps what the user
-// may see.
-func (r *Rooms) pickVisible(ctx context.Context, st membershipView, ids []string, s eventRange) (eventPage, error) {
-	out := eventPage{end: s.from, start: s.from, backward: s.backward}
-	wanted, size := ids[:min(len(ids), s.limit)], 0
-	var events []*Event
-	err := r.EachEvent(ctx, wanted, func(part []*Event) error {
-		for _, e := range part {
-			events = append(events, e)
-			out.taken += slices.Index(wanted[out.taken:], e.ID) + 1
-			out.continueAfter(e)
-			if size += e.text(); size >= r.PageBytes {
-				return errTooLarge
-			}
-		}
-		return nil
-	})
-	switch {
-	case err == nil:
-		out.taken = len(wanted)
-	case !errors.Is(err, errTooLarge):
-		return out, err
-	}
-	out.more = len(ids) > out.taken
-	visibility, err := r.decideVisibility(ctx, st, events)
-	if err != nil {
-		return out, err
-	}
-	ignored, err := r.Accounts.Ignored(ctx, st.user)
-	if err != nil {
-		return out, err
-	}
-	for i, e := range events {
-		if visibility[i].Visible && !ignored[e.Sender] {
-			out.events, out.visibility = append(out.events, e), append(out.visibility, visibility[i])
-		}
-	}
-	return out, nil
-}
-
 func (r *Rooms) getThreads(req *web.Request) (any, error) {
 	ctx, roomID := req.Context(), req.Path("roomID")
 	mine := false
@@ -146,41 +102,4 @@ func (r *Rooms) getThreads(req *web.Request) (any, error) {
 		reply["next_batch"] = PositionToken(w.end)
 	}
 	return reply, nil
-}
-
-// The threads of a window with their newest events, but those that have a newer one, which a page before has given.
-const (
-	selectRoots = `SELECT n.target, n.pos FROM (SELECT x.target, MAX(x.pos) AS pos` + ofRoomKind + ` AND NOT (x.sender = ANY($6))`
-	newestRoots = ` GROUP BY x.target) n CROSS JOIN events t
-		WHERE t.event_id = n.target AND t.room_id = $5 AND NOT EXISTS (SELECT 1` + relationsTo + `$4 AND x.pos >= $2 AND NOT (x.sender = ANY($6))`
-)
-
-// threadRoots finds the threads whose newest events lie before a place, the newest first, and where those are.
-func (r *Rooms) threadRoots(ctx context.Context, v roomView, s eventRange, mine bool) (ids []string, ends []int64, w rangeWindow, err error) {
-	horizon, err := r.visibleRangesOf(ctx, v.membershipView)
-	if err != nil {
-		return nil, nil, w, err
-	}
-	ignored, err := r.Accounts.Ignored(ctx, v.user)
-	if err != nil {
-		return nil, nil, w, err
-	}
-	s.from, s.to = min(s.from, v.upto), 0
-	if w, err = r.limitRange(ctx, s, ofRoomKind, relThread, v.head.RoomID); err != nil {
-		return nil, nil, w, err
-	}
-	seen, args := horizon.where("x.pos", []any{w.after, w.before, s.limit + 1, relThread, v.head.RoomID, listOf(ignored)})
-	query := selectRoots + seen + newestRoots + seen + ")"
-	if mine {
-		args = append(args, v.user)
-		query += fmt.Sprintf(" AND (t.sender = $%[1]d OR EXISTS (SELECT 1"+relationsTo+"$4 AND x.sender = $%[1]d%[2]s))", len(args), seen)
-	}
-	err = db.Each(func(row db.Row) error {
-		var id string
-		var end int64
-		err := row.Scan(&id, &end)
-		ids, ends = append(ids, id), append(ends, end)
-		return err
-	})(r.Process.DB.Query(ctx, query+" ORDER BY n.pos DESC LIMIT $3", args...))
-	return ids, ends, w, err
 }

@@ -1,15 +1,12 @@
 package rooms
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
-	"slices"
 
 	"lyceum/matrix"
 	"lyceum/matrix/event"
 	"lyceum/platform/web"
-	"lyceum/rooms/state"
 )
 
 type eventIDReply struct {
@@ -30,23 +27,34 @@ func (r *Rooms) putSend(req *web.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return r.sendMessage(req, txn)
+	send, err := readMessage(req, txn)
+	if err != nil {
+		return nil, err
+	}
+	return r.sendAs(req, send)
 }
 
 // postSend is putSend without a transaction id, as old clients and scripts send: each request is another event.
-func (r *Rooms) postSend(req *web.Request) (any, error) { return r.sendMessage(req, "") }
-
-func (r *Rooms) sendMessage(req *web.Request, txn string) (any, error) {
-	content, err := req.Object()
+func (r *Rooms) postSend(req *web.Request) (any, error) {
+	send, err := readMessage(req, "")
 	if err != nil {
 		return nil, err
+	}
+	return r.sendAs(req, send)
+}
+
+// readMessage reads the event that a request sends; its type is in the path, its content is the body.
+func readMessage(req *web.Request, txn string) (Send, error) {
+	content, err := req.Object()
+	if err != nil {
+		return Send{}, err
 	}
 	typ := req.Path("type")
 	send := Send{Sender: req.UserID(), Device: req.Sender(), Txn: txn, Type: typ, Content: content}
 	if typ == event.TypeRedaction {
 		send.Redacts = redactsIn(content)
 	}
-	return r.sendFor(req, send)
+	return send, nil
 }
 
 // redactsIn reads which event a redaction sent as a plain event is about.
@@ -59,7 +67,8 @@ func redactsIn(content json.RawMessage) string {
 	return id
 }
 
-func (r *Rooms) sendFor(req *web.Request, send Send) (any, error) {
+// sendAs sends an event for the user of a request and answers with its id. Suspended users are refused.
+func (r *Rooms) sendAs(req *web.Request, send Send) (any, error) {
 	if err := req.MayAct(); err != nil {
 		return nil, err
 	}
@@ -70,7 +79,7 @@ func (r *Rooms) sendFor(req *web.Request, send Send) (any, error) {
 	return eventIDReply{id}, err
 }
 
-// mintedFor is a transaction id for a request without one: the same wherever the request is done again.
+// requestTxn is a transaction id for a request without one: the same wherever the request is done again.
 func requestTxn(req *web.Request) string { return serverTxnPrefix + req.Once() }
 
 func (r *Rooms) putRedact(req *web.Request) (any, error) {
@@ -125,7 +134,7 @@ func (r *Rooms) putState(req *web.Request) (any, error) {
 			return nil, err
 		}
 	}
-	return r.sendFor(req, send)
+	return r.sendAs(req, send)
 }
 
 // putMember is a membership set as plain state; it is the same as the endpoint of the membership.
@@ -165,59 +174,12 @@ func (r *Rooms) putMember(req *web.Request, target string, content json.RawMessa
 	return eventIDReply{id}, err
 }
 
-// checkCanonicalAlias refuses aliases that the present event does not name and that do not point at the
-// room (Client-Server API, PUT /rooms/{roomId}/state: M_BAD_ALIAS).
-func (r *Rooms) checkCanonicalAlias(ctx context.Context, roomID string, content json.RawMessage) error {
-	named, err := aliasesIn(content)
-	if err != nil || len(named) == 0 {
-		return err
-	}
-	h, ok, err := r.Head(ctx, roomID)
-	if err != nil || !ok {
-		return err // Send says that there is no such room
-	}
-	k := state.Key{Type: event.TypeCanonicalAlias}
-	found, err := r.StateEvents(ctx, h.Root, k)
+// putGuestAccess sets who may join. When guests may not any more, those who are there leave before the request is answered; a
+// request that fails meanwhile and is made again goes on with them.
+func (r *Rooms) putGuestAccess(req *web.Request, send Send) (any, error) {
+	reply, err := r.sendAs(req, send)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	var before []string
-	if e := found[k]; e != nil {
-		before, _ = aliasesIn(e.Content) // what is there may be of any shape
-	}
-	return r.checkAliases(ctx, roomID, named, before)
-}
-
-// checkAliases refuses aliases that are not among those allowed and do not point at the room.
-func (r *Rooms) checkAliases(ctx context.Context, roomID string, named, allowed []string) error {
-	for _, alias := range named {
-		if slices.Contains(allowed, alias) {
-			continue
-		}
-		if !matrix.ValidAlias(alias) {
-			return matrix.InvalidParam("Expected a room alias such as #room:example.org")
-		}
-		id, _, err := r.Resolve(ctx, alias)
-		if err != nil {
-			return err
-		}
-		if id != roomID {
-			return matrix.BadAlias("The alias " + alias + " does not point at this room")
-		}
-	}
-	return nil
-}
-
-func aliasesIn(content json.RawMessage) ([]string, error) {
-	var c struct {
-		Alias *string  `json:"alias"`
-		Alts  []string `json:"alt_aliases"`
-	}
-	if err := json.Unmarshal(content, &c); err != nil {
-		return nil, matrix.BadJSON("m.room.canonical_alias: expected the string alias and the list of strings alt_aliases").With(err)
-	}
-	if c.Alias != nil && *c.Alias != "" {
-		return append(c.Alts, *c.Alias), nil
-	}
-	return c.Alts, nil
+	return reply, r.removeGuests(req.Context(), req.Path("roomID"))
 }

@@ -1,7 +1,6 @@
 package rooms
 
 import (
-	"context"
 	"encoding/json"
 	"io"
 	"slices"
@@ -14,71 +13,6 @@ import (
 
 func (r *Rooms) getFullState(req *web.Request) (any, error) {
 	return &web.Pieces{Write: func(w io.Writer) error { return r.WriteState(req.Context(), w, req.UserID(), req.Path("roomID")) }}, nil
-}
-
-// WriteState writes the state of a room as a user gets it, a JSON array: the newest, or that of the user's leave. It holds a
-// part of it in memory at a time. Error: M_FORBIDDEN, before anything is written.
-func (r *Rooms) WriteState(ctx context.Context, w io.Writer, userID, roomID string) error {
-	v, err := r.roomView(ctx, userID, roomID)
-	if err != nil {
-		return err
-	}
-	a, who := newArray(w, "["), v.audience(v.root, false)
-	err = r.eachState(ctx, v.root, nil, func(events []*Event) error { return r.writeState(ctx, a, who, events) })
-	return a.end(err, "]")
-}
-
-// writeState adds state events to an array, as VisibleState shows them.
-func (r *Rooms) writeState(ctx context.Context, a *arrayWriter, who *Audience, events []*Event) error {
-	shown, err := r.VisibleState(ctx, who, events)
-	if err != nil {
-		return err
-	}
-	for _, e := range shown {
-		a.b = e.AppendClient(a.next(), ClientOptions{RoomID: true})
-		if len(a.b) >= arrayBytes {
-			if err := a.flush(); err != nil {
-				return err
-			}
-		}
-	}
-	return a.flush()
-}
-
-// arrayBytes is how much of an array is written at once, about: what waits for a client is held twice, as events and as text.
-const arrayBytes = 64 << 10
-
-// array writes the members of a JSON array or object part by part.
-type arrayWriter struct {
-	w     io.Writer
-	b     []byte // what is not written yet
-	comma bool
-}
-
-func newArray(w io.Writer, begin string) *arrayWriter { return &arrayWriter{w: w, b: []byte(begin)} }
-
-// next gives what the next member is appended to.
-func (a *arrayWriter) next() []byte {
-	if a.comma {
-		a.b = append(a.b, ',')
-	}
-	a.comma = true
-	return a.b
-}
-
-func (a *arrayWriter) flush() error {
-	_, err := a.w.Write(a.b)
-	a.b = a.b[:0]
-	return err
-}
-
-// end writes the end, unless there was an error.
-func (a *arrayWriter) end(err error, end string) error {
-	if err != nil {
-		return err
-	}
-	a.b = append(a.b, end...)
-	return a.flush()
 }
 
 func (r *Rooms) getState(req *web.Request) (any, error) {
@@ -152,31 +86,6 @@ func (r *Rooms) getMembers(req *web.Request) (any, error) {
 	}}, nil
 }
 
-// stateAt is the state behind the last event up to a position. It is for those who may see that event; past tells that the user was
-// no member. Before the first event, where /sync begins a timeline that is whole, it is what the room began with: its creator as the
-// one member, and nothing for those who may not see that. Errors: M_FORBIDDEN.
-func (r *Rooms) stateAt(ctx context.Context, v roomView, pos int64) (root state.ID, past bool, err error) {
-	events, err := r.Timeline(ctx, Page{RoomID: v.head.RoomID, From: pos + 1, Backward: true, Limit: 1})
-	before := err == nil && len(events) == 0
-	if before {
-		events, err = r.Timeline(ctx, Page{RoomID: v.head.RoomID, Limit: 2})
-	}
-	if err != nil || len(events) == 0 {
-		return root, false, err
-	}
-	last := len(events) - 1
-	visibility, err := r.decideVisibility(ctx, v.membershipView, events)
-	switch {
-	case err != nil:
-		return root, false, err
-	case visibility[last].Visible:
-		return events[last].Root, visibility[last].Membership != event.MembershipJoin, nil
-	case before:
-		return root, false, nil
-	}
-	return root, false, matrix.Forbidden("You may not see what the room was at that time")
-}
-
 // joinedMember has null for what a user does not have: matrix-nio requires both.
 type joinedMember struct {
 	DisplayName *string `json:"display_name"`
@@ -202,7 +111,7 @@ func (r *Rooms) getJoinedMembers(req *web.Request) (any, error) {
 				if avatar, ok := e.ContentString("avatar_url"); ok {
 					m.AvatarURL = &avatar
 				}
-				a.b = append(append(matrix.AppendString(a.next(), *e.StateKey), ':'), encoded(m)...)
+				a.b = append(append(matrix.AppendString(a.next(), *e.StateKey), ':'), encodeJSON(m)...)
 			}
 			return a.flush()
 		})

@@ -1,8 +1,6 @@
 package rooms
 
 import (
-	"context"
-	"encoding/json"
 	"io"
 	"strconv"
 
@@ -10,7 +8,6 @@ import (
 	"lyceum/matrix/event"
 	"lyceum/platform/db"
 	"lyceum/platform/web"
-	"lyceum/rooms/state"
 )
 
 const (
@@ -95,34 +92,6 @@ func (r *Rooms) getMessages(req *web.Request) (any, error) {
 	return reply, nil
 }
 
-// visibleEvent reads an event that the user may see. The error is M_NOT_FOUND for all others; with it comes an event of the room that
-// the user may not see.
-func (r *Rooms) visibleEvent(ctx context.Context, userID, roomID, eventID string) (*Event, Visibility, membershipView, error) {
-	missing := matrix.NotFound("There is no such event in this room, or you may not see it")
-	e, err := r.Event(ctx, eventID)
-	if err != nil {
-		return nil, Visibility{}, membershipView{}, err
-	}
-	if e == nil || e.RoomID != roomID {
-		return nil, Visibility{}, membershipView{}, missing
-	}
-	s, ok, err := r.membershipView(ctx, userID, roomID)
-	if err != nil {
-		return nil, Visibility{}, s, err
-	}
-	if !ok {
-		return nil, Visibility{}, s, missing
-	}
-	visibility, err := r.decideVisibility(ctx, s, []*Event{e})
-	if err != nil {
-		return nil, Visibility{}, s, err
-	}
-	if !visibility[0].Visible {
-		return e, Visibility{}, s, missing
-	}
-	return e, visibility[0], s, nil
-}
-
 func (r *Rooms) getEvent(req *web.Request) (any, error) {
 	e, shown, s, err := r.visibleEvent(req.Context(), req.UserID(), req.Path("roomID"), req.Path("eventID"))
 	if err != nil {
@@ -133,37 +102,6 @@ func (r *Rooms) getEvent(req *web.Request) (any, error) {
 		return nil, err
 	}
 	return list[0], nil
-}
-
-// EventContext is an event with what came before it, the newest first, and after it, as a client gets them.
-type EventContext struct {
-	Event         json.RawMessage
-	Before, After []json.RawMessage
-	Start, End    string   // tokens of /messages
-	State         []*Event // behind the last event, of those who wrote
-
-	root     state.ID // of the whole state there
-	audience *Audience
-}
-
-// EventContext gives an event, which the user may see, with at most so many others before and after it.
-func (r *Rooms) EventContext(ctx context.Context, who Reader, e *Event, before, after int) (*EventContext, error) {
-	s, ok, err := r.membershipView(ctx, who.UserID, e.RoomID)
-	if err != nil {
-		return nil, err
-	}
-	if !ok {
-		return nil, notMember()
-	}
-	visibility, err := r.decideVisibility(ctx, s, []*Event{e})
-	if err != nil {
-		return nil, err
-	}
-	if !visibility[0].Visible {
-		return nil, notMember()
-	}
-	// The memberships of those who wrote, not the whole state: a search asks for many of these.
-	return r.around(ctx, who, roomView{membershipView: s, upto: s.head.Pos}, e, visibility[0], contextWindow{before, after, &Filter{LazyMembers: true}})
 }
 
 func (r *Rooms) getContext(req *web.Request) (any, error) {
@@ -183,11 +121,13 @@ func (r *Rooms) getContext(req *web.Request) (any, error) {
 		return nil, err
 	}
 	v := roomView{membershipView: s, upto: s.head.Pos}
-	a, err := r.around(req.Context(), readerOf(req), v, e, shown, contextWindow{(limit + 1) / 2, limit / 2, filter})
+	a, err := r.eventContext(req.Context(), readerOf(req), v, contextWindow{
+		event: e, shown: shown, before: (limit + 1) / 2, after: limit / 2, filter: filter,
+	})
 	if err != nil {
 		return nil, err
 	}
-	head := encoded(map[string]any{"event": a.Event, "events_before": a.Before, "events_after": a.After, "start": a.Start, "end": a.End})
+	head := encodeJSON(map[string]any{"event": a.Event, "events_before": a.Before, "events_after": a.After, "start": a.Start, "end": a.End})
 	return &web.Pieces{Write: func(w io.Writer) error {
 		out := newArray(w, string(head[:len(head)-1])+`,"state":[`)
 		write := func(events []*Event) error { return r.writeState(req.Context(), out, a.audience, events) }
@@ -196,66 +136,6 @@ func (r *Rooms) getContext(req *web.Request) (any, error) {
 		}
 		return out.end(r.eachState(req.Context(), a.root, nil, write), "]}")
 	}}, nil
-}
-
-// span says how much of a timeline to give around an event.
-type contextWindow struct {
-	before, after int
-	filter        *Filter
-}
-
-func (r *Rooms) around(ctx context.Context, who Reader, v roomView, e *Event, shown Visibility, s contextWindow) (*EventContext, error) {
-	half := max(r.PageBytes/2, 1)
-	before, err := r.readRange(ctx, v, eventRange{from: e.Pos - 1, backward: true, limit: s.before, bytes: half, filter: s.filter})
-	if err != nil {
-		return nil, err
-	}
-	after, err := r.readRange(ctx, v, eventRange{from: e.Pos, limit: s.after, bytes: half, filter: s.filter})
-	if err != nil {
-		return nil, err
-	}
-	// One before, one after, and so on: where there is no room for all of them the nearest are given.
-	size := 1 + len(before.events) + len(after.events)
-	all := eventPage{events: append(make([]*Event, 0, size), e), visibility: append(make([]Visibility, 0, size), shown)}
-	for i := range max(len(before.events), len(after.events)) {
-		for _, side := range [...]*eventPage{&before, &after} {
-			if i < len(side.events) {
-				all.events, all.visibility = append(all.events, side.events[i]), append(all.visibility, side.visibility[i])
-			}
-		}
-	}
-	list, err := r.renderPage(ctx, who, v.membershipView, &all)
-	if err != nil {
-		return nil, err
-	}
-	texts := [...][]json.RawMessage{make([]json.RawMessage, 0, len(before.events)), make([]json.RawMessage, 0, len(after.events))}
-	next := 1
-	for i := range max(len(before.events), len(after.events)) {
-		for k, side := range [...]*eventPage{&before, &after} {
-			if i < len(side.events) && next < len(list) {
-				texts[k] = append(texts[k], list[next])
-				next++
-			}
-		}
-	}
-	before.truncate(len(texts[0]))
-	after.truncate(len(texts[1]))
-	last, past := e, shown.Membership != event.MembershipJoin
-	if n := len(after.events); n > 0 {
-		last, past = after.events[n-1], after.visibility[n-1].Membership != event.MembershipJoin
-	}
-	a := &EventContext{
-		Event: list[0], Before: texts[0], After: texts[1], Start: PositionToken(before.end), End: PositionToken(after.end),
-		root: last.Root, audience: v.audience(last.Root, past),
-	}
-	if !s.filter.LazyMembers {
-		return a, nil
-	}
-	if a.State, err = r.sendersAt(ctx, last.Root, []*Event{e}, before.events, after.events); err != nil {
-		return nil, err
-	}
-	a.State, err = r.VisibleState(ctx, a.audience, a.State)
-	return a, err
 }
 
 func (r *Rooms) getTimestampToEvent(req *web.Request) (any, error) {

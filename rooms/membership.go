@@ -39,9 +39,9 @@ func (r *Rooms) memberEvent(ctx context.Context, m membershipRequest) (Send, err
 	for k, v := range m.Content {
 		content[k] = v
 	}
-	content["membership"] = quoted(m.Membership)
+	content["membership"] = quoteJSON(m.Membership)
 	if m.Reason != "" {
-		content["reason"] = quoted(m.Reason)
+		content["reason"] = quoteJSON(m.Reason)
 	}
 	req := Send{Sender: m.Sender, Device: m.Device, Txn: m.Txn, Type: event.TypeMember, StateKey: &m.Target, IfMembership: m.While, RequireGuestAccess: m.Guest}
 	if m.Membership != event.MembershipLeave && m.Membership != event.MembershipBan {
@@ -54,13 +54,13 @@ func (r *Rooms) memberEvent(ctx context.Context, m membershipRequest) (Send, err
 			return Send{}, err
 		}
 		if p.DisplayName != "" && content["displayname"] == nil {
-			content["displayname"] = quoted(p.DisplayName)
+			content["displayname"] = quoteJSON(p.DisplayName)
 		}
 		if p.AvatarURL != "" && content["avatar_url"] == nil {
-			content["avatar_url"] = quoted(p.AvatarURL)
+			content["avatar_url"] = quoteJSON(p.AvatarURL)
 		}
 	}
-	req.Content = encoded(content)
+	req.Content = encodeJSON(content)
 	if !m.Always && m.While == nil && m.Sender == m.Target && (m.Membership == event.MembershipJoin || m.Membership == event.MembershipLeave) {
 		req.SkipIfMembership = m.Membership
 	}
@@ -84,13 +84,8 @@ func (s *Send) requireTarget(p accounts.Profile) error {
 	return nil
 }
 
-// Join makes a user a member; nothing happens when the user is one.
-func (r *Rooms) Join(ctx context.Context, userID, device, roomID, reason string, extra map[string]json.RawMessage) error {
-	_, err := r.join(ctx, roomID, membershipRequest{Sender: userID, Device: device, Reason: reason, Content: extra})
-	return err
-}
-
-// join is Join for a member with everything but Target and Membership.
+// join makes the sender of m a member and returns the id of the m.room.member event, "" when the sender was one. Target and
+// Membership of m are set here.
 func (r *Rooms) join(ctx context.Context, roomID string, m membershipRequest) (string, error) {
 	h, ok, err := r.Head(ctx, roomID)
 	if err != nil {
@@ -109,7 +104,7 @@ func (r *Rooms) join(ctx context.Context, roomID string, m membershipRequest) (s
 		return "", err
 	}
 	if via != "" {
-		more["join_authorised_via_users_server"] = quoted(via)
+		more["join_authorised_via_users_server"] = quoteJSON(via)
 	}
 	m.Target, m.Membership, m.Content = m.Sender, event.MembershipJoin, more
 	id, err := r.setMembership(ctx, roomID, m)

@@ -91,7 +91,7 @@ func TestWhatIsBeingRedactedIsNotTakenIntoItsSuccessor(t *testing.T) {
 	const alice = "@alice:example.org"
 	id := openBehind(t, gate, p, r, alice)
 	topic := func(text string) Send {
-		return Send{Sender: alice, Type: "m.room.topic", StateKey: new(string), Content: encoded(map[string]string{"topic": text})}
+		return Send{Sender: alice, Type: "m.room.topic", StateKey: new(string), Content: encodeJSON(map[string]string{"topic": text})}
 	}
 	old, err := r.Send(ctx, id, topic("secret"))
 	if err != nil {

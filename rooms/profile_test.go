@@ -26,7 +26,7 @@ func (h *house) account(name string) (userID string) {
 // rename changes a user's name, without what spreads it.
 func (h *house) rename(userID, name string) {
 	h.t.Helper()
-	if err := h.Accounts.SetProfile(h.t.Context(), userID, "displayname", encoded(name)); err != nil {
+	if err := h.Accounts.SetProfile(h.t.Context(), userID, "displayname", encodeJSON(name)); err != nil {
 		h.t.Fatal(err)
 	}
 }
@@ -170,7 +170,7 @@ func TestWhoRenamesHimselfHoldsUpNobody(t *testing.T) {
 			for i := range 10 {
 				all.Go(func() {
 					// Not by Rooms.Send, which would try again.
-					_, err := h.submit(t.Context(), room, message(h.alice.id, fmt.Sprint(n, i)))
+					_, err := h.appendEvent(t.Context(), room, message(h.alice.id, fmt.Sprint(n, i)))
 					if err != nil {
 						t.Error(err)
 					}
@@ -244,15 +244,7 @@ func TestProfilesComeToRoomsThatAreMadeMeanwhile(t *testing.T) {
 
 // meanwhile runs fn before each write of an event that is on its way.
 func (h *house) meanwhile(fn func()) {
-	send, create := h.Rooms.send, h.Rooms.create
-	h.Rooms.send = func(ctx context.Context, roomID string, req Send) (sendResult, error) {
-		fn()
-		return send(ctx, roomID, req)
-	}
-	h.Rooms.create = func(ctx context.Context, roomID string, req createRequest) (struct{}, error) {
-		fn()
-		return create(ctx, roomID, req)
-	}
+	h.Rooms.beforeOwnerCall = fn
 }
 
 // TestAProfileThatChangesAllTheTime keeps nobody from anything.
@@ -264,7 +256,7 @@ func TestAProfileThatChangesAllTheTime(t *testing.T) {
 		n := 0
 		h.meanwhile(func() {
 			n++
-			if err := h.Accounts.SetProfile(context.Background(), h.bob.id, "displayname", encoded(fmt.Sprint("bob ", n))); err != nil {
+			if err := h.Accounts.SetProfile(context.Background(), h.bob.id, "displayname", encodeJSON(fmt.Sprint("bob ", n))); err != nil {
 				t.Error(err)
 			}
 		})

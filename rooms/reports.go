@@ -5,6 +5,7 @@ import (
 	"errors"
 
 	"lyceum/platform/db"
+	"lyceum/platform/obs"
 )
 
 // ReportKind is the kind the kinds of reports.
@@ -35,6 +36,14 @@ func scanReport(row db.Row) (x Report, err error) {
 	return x, err
 }
 
+// addReport stores a report, all of it but ID and TS.
+func (r *Rooms) addReport(ctx context.Context, x Report) error {
+	_, err := r.Process.DB.Exec(ctx, `INSERT INTO reports (report_id, created_ms, reporter, room_id, event_id, user_id, reason)
+		VALUES ($1, $2, $3, $4, $5, $6, $7)`,
+		r.Process.NewID(), obs.Now().UnixMilli(), x.Reporter, x.RoomID, x.EventID, x.UserID, x.Reason)
+	return err
+}
+
 // FindReports gives a page of reports, and how many there are in all.
 func (r *Rooms) FindReports(ctx context.Context, q ReportQuery) (page []Report, total int, err error) {
 	where := "WHERE " + string(q.Kind) + ofPage
@@ -63,4 +72,27 @@ func (r *Rooms) Report(ctx context.Context, id string) (*Report, error) {
 func (r *Rooms) DeleteReport(ctx context.Context, id string) (removed bool, err error) {
 	n, err := r.Process.DB.Exec(ctx, "DELETE FROM reports WHERE report_id = $1", id)
 	return n > 0, err
+}
+
+// Report is what a user told the operators of a room, an event or another user. Exactly one of the three
+// is the subject; a reported event comes with its room and sender.
+type Report struct {
+	ID       string `json:"id"`
+	TS       int64  `json:"received_ts"` // ms
+	Reporter string `json:"reporter"`
+	RoomID   string `json:"room_id,omitempty"`
+	EventID  string `json:"event_id,omitempty"`
+	UserID   string `json:"user_id,omitempty"`
+	Reason   string `json:"reason"`
+}
+
+// Reports lists what was reported, the newest first, from before a report's id ("" from the newest).
+func (r *Rooms) Reports(ctx context.Context, before string, limit int) ([]Report, error) {
+	query := reportColumns
+	args := []any{limit}
+	if before != "" {
+		query += "WHERE (created_ms, report_id) < (SELECT created_ms, report_id FROM reports WHERE report_id = $2)"
+		args = append(args, before)
+	}
+	return db.List(scanReport)(r.Process.DB.Query(ctx, query+" ORDER BY created_ms DESC, report_id DESC LIMIT $1", args...))
 }

@@ -234,8 +234,6 @@ func (rm *room) isStored(id string) bool {
 // memory is what owned.Spec asks for.
 func (rm *room) memory() int64 { return rm.bytes + 600 + 150*int64(len(rm.txns.ring)) }
 
-func txnKey(sender, device, txn string) string { return sender + "\x00" + device + "\x00" + txn }
-
 // loaded gives the room in memory, or M_NOT_FOUND.
 func existingRoom(c *owned.Change[room]) (*room, error) {
 	if rm := c.State(); !rm.absent {

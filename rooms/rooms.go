@@ -101,8 +101,7 @@ type Rooms struct {
 
 	owned *owned.Owned[room]
 
-	send   func(ctx context.Context, roomID string, req Send) (sendResult, error)
-	create func(ctx context.Context, roomID string, req createRequest) (struct{}, error)
+	beforeOwnerCall func() // called before a request goes to the owner of a room; nil except in tests
 }
 
 // readers are the roles whose requests read so many events that their processes keep some in memory. Others read
@@ -132,8 +131,8 @@ func New(d Deps, c Config) (*Rooms, error) {
 		Stream: r.stream, Load: r.loadRoom, Bytes: (*room).memory, Budget: max(c.OwnerMemory.Bytes(), 16<<20), Strict: true,
 	})
 	r.redactionFeed = r.stream.Subscribe(r.dropRedacted, readers...)
-	r.send = role.Owned(d.Process, r.stream, "rooms.send", r.submit)
-	r.create = role.Owned(d.Process, r.stream, "rooms.create", r.submitCreate)
+	role.HandleOwned(d.Process, r.stream, sendCall, r.appendEvent)
+	role.HandleOwned(d.Process, r.stream, createCall, r.appendFirstEvents)
 	d.Process.Singleton("rooms.upgrades", r.finishUpgrades)
 	d.Process.Singleton("rooms.profiles", r.renewProfiles)
 	return r, nil

@@ -46,7 +46,7 @@ func wireLook(t testing.TB, p *role.Process, look time.Duration) *Rooms {
 }
 
 func message(sender, text string) Send {
-	return Send{Sender: sender, Device: "D", Txn: text, Type: event.TypeMessage, Content: encoded(map[string]string{"body": text, "msgtype": "m.text"})}
+	return Send{Sender: sender, Device: "D", Txn: text, Type: event.TypeMessage, Content: encodeJSON(map[string]string{"body": text, "msgtype": "m.text"})}
 }
 
 func TestCreateJoinSendRedact(t *testing.T) {
@@ -57,7 +57,7 @@ func TestCreateJoinSendRedact(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if err := r.Join(ctx, "@bob:example.org", "B", id, "", nil); err != nil {
+			if _, err := r.join(ctx, id, membershipRequest{Sender: "@bob:example.org", Device: "B"}); err != nil {
 				t.Fatal(err)
 			}
 			first, err := r.Send(ctx, id, message("@bob:example.org", "hello"))
@@ -129,7 +129,7 @@ func TestATransactionIsAnsweredAfterItsSenderWasBanned(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := r.Join(ctx, bob, "D", id, "", nil); err != nil {
+		if _, err := r.join(ctx, id, membershipRequest{Sender: bob, Device: "D"}); err != nil {
 			t.Fatal(err)
 		}
 		first, err := r.Send(ctx, id, message(bob, "once"))

@@ -437,27 +437,3 @@ func (r *Rooms) SentBefore(ctx context.Context, s SentQuery) ([]EventTime, error
 }
 
 var _ state.Loader = nodeReader{}
-
-// recentTxns are the transactions of a room that its owner knows of.
-type recentTxns struct {
-	keep int
-	byID map[string]string
-	ring []string
-}
-
-func (t *recentTxns) get(key string) string {
-	return t.byID[key]
-}
-
-// put notes a transaction. The oldest ones are forgotten, once they are stored: until then the database does not know them.
-func (t *recentTxns) put(key, eventID string, stored func(eventID string) bool) {
-	if t.byID == nil {
-		t.byID = map[string]string{}
-	}
-	for len(t.ring) >= t.keep && stored(t.byID[t.ring[0]]) {
-		delete(t.byID, t.ring[0])
-		t.ring = t.ring[1:]
-	}
-	t.byID[key] = eventID
-	t.ring = append(t.ring, key)
-}

@@ -14,7 +14,7 @@ import (
 
 func canonicalOf(t *testing.T, content any) []byte {
 	t.Helper()
-	text, err := matrix.CanonicalJSON(encoded(content))
+	text, err := matrix.CanonicalJSON(encodeJSON(content))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -172,7 +172,7 @@ func TestAnInviteIsSmall(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			text := encoded(stripped)
+			text := encodeJSON(stripped)
 			if len(text) > 16<<10 {
 				t.Errorf("%s: %d bytes", membership, len(text))
 			}

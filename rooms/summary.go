@@ -3,12 +3,10 @@ package rooms
 import (
 	"context"
 	"encoding/json"
-	"strings"
 
 	"lyceum/matrix"
 	"lyceum/matrix/event"
 	"lyceum/platform/db"
-	"lyceum/platform/web"
 	"lyceum/rooms/state"
 )
 
@@ -144,28 +142,6 @@ func (r *Rooms) SummaryFor(ctx context.Context, userID, roomID string) (s Summar
 		}
 	}
 	return s, membership, false, nil
-}
-
-func (r *Rooms) getRoomSummary(req *web.Request) (any, error) {
-	id := req.Path("roomIDOrAlias")
-	missing := matrix.NotFound("There is no such room, or you may not know of it")
-	if strings.HasPrefix(id, "#") {
-		var err error
-		if id, err = r.resolveRoom(req.Context(), id); err != nil {
-			return nil, err
-		}
-	}
-	s, membership, ok, err := r.SummaryFor(req.Context(), req.UserID(), id)
-	if err != nil {
-		return nil, err
-	}
-	if !ok {
-		return nil, missing
-	}
-	return struct {
-		Summary
-		Membership string `json:"membership,omitempty"`
-	}{s, membership}, nil
 }
 
 const heroesShown = 5

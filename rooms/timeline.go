@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
+	"slices"
 
 	"lyceum/matrix/event"
 	"lyceum/rooms/state"
@@ -162,4 +164,44 @@ func (r *Rooms) sendersAt(ctx context.Context, root state.ID, lists ...[]*Event)
 		}
 	}
 	return out, err
+}
+
+// pick reads events by their ids, one more than the limit, as far as a page has room for them, and keeps what the user
+// may see.
+func (r *Rooms) pickVisible(ctx context.Context, st membershipView, ids []string, s eventRange) (eventPage, error) {
+	out := eventPage{end: s.from, start: s.from, backward: s.backward}
+	wanted, size := ids[:min(len(ids), s.limit)], 0
+	var events []*Event
+	err := r.EachEvent(ctx, wanted, func(part []*Event) error {
+		for _, e := range part {
+			events = append(events, e)
+			out.taken += slices.Index(wanted[out.taken:], e.ID) + 1
+			out.continueAfter(e)
+			if size += e.text(); size >= r.PageBytes {
+				return errTooLarge
+			}
+		}
+		return nil
+	})
+	switch {
+	case err == nil:
+		out.taken = len(wanted)
+	case !errors.Is(err, errTooLarge):
+		return out, err
+	}
+	out.more = len(ids) > out.taken
+	visibility, err := r.decideVisibility(ctx, st, events)
+	if err != nil {
+		return out, err
+	}
+	ignored, err := r.Accounts.Ignored(ctx, st.user)
+	if err != nil {
+		return out, err
+	}
+	for i, e := range events {
+		if visibility[i].Visible && !ignored[e.Sender] {
+			out.events, out.visibility = append(out.events, e), append(out.visibility, visibility[i])
+		}
+	}
+	return out, nil
 }

@@ -13,7 +13,6 @@ import (
 	"lyceum/matrix/event"
 	"lyceum/platform/caller"
 	"lyceum/platform/obs"
-	"lyceum/platform/web"
 	"lyceum/rooms/state"
 )
 
@@ -22,21 +21,6 @@ import (
 var transferred = []string{
 	event.TypeServerACL, event.TypeEncryption, event.TypeName, event.TypeAvatar, event.TypeTopic,
 	event.TypeGuestAccess, event.TypeHistoryVisibility, event.TypeJoinRules, event.TypeCanonicalAlias,
-}
-
-func (r *Rooms) postUpgrade(req *web.Request, b *struct {
-	Version  string   `json:"new_version"`
-	Creators []string `json:"additional_creators"`
-},
-) (any, error) {
-	if err := req.MayAct(); err != nil {
-		return nil, err
-	}
-	if b.Version == "" {
-		return nil, matrix.MissingParam("new_version is missing")
-	}
-	id, err := r.Upgrade(req.Context(), req.UserID(), req.Path("roomID"), b.Version, b.Creators)
-	return map[string]string{"replacement_room": id}, err
 }
 
 // upgrade is what one upgrade works on.
@@ -171,9 +155,9 @@ func (r *Rooms) createReplacement(ctx context.Context, u upgrade, creators []str
 	if !u.version.PrivilegedCreators {
 		before["event_id"] = u.old.head.EventID
 	}
-	content["predecessor"] = encoded(before)
+	content["predecessor"] = encodeJSON(before)
 	if u.version.PrivilegedCreators && len(creators) > 0 {
-		content["additional_creators"] = encoded(creators)
+		content["additional_creators"] = encodeJSON(creators)
 	}
 	roomID := ""
 	if !u.version.RoomIDIsCreateHash {
@@ -195,8 +179,7 @@ func (r *Rooms) createReplacement(ctx context.Context, u upgrade, creators []str
 	if req.Events, err = r.replacementEvents(ctx, u, create); err != nil {
 		return p, err
 	}
-	_, err = r.create(ctx, create.RoomID, req)
-	return p, err
+	return p, r.createAtOwner(ctx, create.RoomID, req)
 }
 
 func (r *Rooms) replacementEvents(ctx context.Context, u upgrade, create *event.Event) ([]Send, error) {
@@ -261,11 +244,11 @@ func (u upgrade) levels(create *event.Event) (json.RawMessage, error) {
 		"redact": u.power.Redact, "state_default": u.power.StateDefault, "users_default": u.power.UsersDefault,
 	} {
 		if content[name] != nil {
-			content[name] = encoded(level)
+			content[name] = encodeJSON(level)
 		}
 	}
 	if content["notifications"] != nil {
-		content["notifications"] = encoded(copied(u.power.Notifications))
+		content["notifications"] = encodeJSON(copied(u.power.Notifications))
 	}
 	if u.version.PrivilegedCreators {
 		for _, user := range auth.Creators(u.version, create) {
@@ -283,8 +266,8 @@ func (u upgrade) levels(create *event.Event) (json.RawMessage, error) {
 			events[typ] = min(level, most)
 		}
 	}
-	content["events"], content["users"] = encoded(events), encoded(users)
-	return encoded(content), nil
+	content["events"], content["users"] = encodeJSON(events), encodeJSON(users)
+	return encodeJSON(content), nil
 }
 
 func copied(levels map[string]int64) map[string]int64 {

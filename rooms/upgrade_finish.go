@@ -79,7 +79,7 @@ func (r *Rooms) sendTombstone(ctx context.Context, p pendingUpgrade) error {
 	empty := ""
 	tombstone := Send{
 		Sender: p.User, Txn: p.txn(event.TypeTombstone), Type: event.TypeTombstone, StateKey: &empty, IfReplaces: &p.Tombstone, MoveAliasesTo: p.NewRoom,
-		Content: encoded(map[string]string{"body": "This room has been replaced", "replacement_room": p.NewRoom}),
+		Content: encodeJSON(map[string]string{"body": "This room has been replaced", "replacement_room": p.NewRoom}),
 	}
 	if _, err := r.findTxn(ctx, p.OldRoom, tombstone); !errors.Is(err, db.ErrNoRows) {
 		return err
@@ -138,12 +138,12 @@ func (r *Rooms) closeOld(ctx context.Context, p pendingUpgrade) error {
 	}
 	restricted := max(50, power.UsersDefault+1)
 	if power.EventsDefault < restricted {
-		content["events_default"] = encoded(restricted)
+		content["events_default"] = encodeJSON(restricted)
 	}
 	if power.Invite < restricted {
-		content["invite"] = encoded(restricted)
+		content["invite"] = encodeJSON(restricted)
 	}
-	return r.close(ctx, p, levels.Type, encoded(content))
+	return r.close(ctx, p, levels.Type, encodeJSON(content))
 }
 
 // close sends a state event to the old room, where it may be sent.

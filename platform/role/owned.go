@@ -31,24 +31,48 @@ type keyed[Req any] struct {
 	Req Req    `json:"req"`
 }
 
-// Owned makes fn, which must run on the owner of the key's shard, callable from any process: it is a plain call when this
-// process is the owner, else one call over the network. While the shard moves, the call is repeated, also when the shard
-// moves away from a process that hangs while it works on the call. So fn must give the same result when it runs twice: it
-// is idempotent, or its request carries an id.
-func Owned[Req, Res any](p *Process, st *stream.Stream, name string,
-	fn func(ctx context.Context, key string, req Req) (Res, error),
+// Owned makes fn, which must run on the owner of the key's shard, callable from any process: HandleOwned and CallOwner of one
+// function.
+func Owned[Req, Res any](
+	p *Process, st *stream.Stream, name string, fn func(ctx context.Context, key string, req Req) (Res, error),
 ) func(ctx context.Context, key string, req Req) (Res, error) {
-	if p.RPC != nil {
-		rpc.Handle(p.RPC, name, func(ctx context.Context, k keyed[Req]) (Res, error) {
-			if !st.Owns(st.Shard(k.Key)) {
-				var none Res
-				return none, stream.ErrNotOwner
-			}
-			return fn(ctx, k.Key, k.Req)
-		})
+	HandleOwned(p, st, name, fn)
+	return func(ctx context.Context, key string, req Req) (Res, error) {
+		return CallOwner(ctx, p, OwnerCall{Stream: st, Name: name, Key: key}, req, fn)
 	}
-	o := &ownedFunc[Req, Res]{p, st, name, fn}
-	return o.call
+}
+
+// HandleOwned makes fn answer the calls of a name that other processes make with CallOwner, for the shards that this process owns.
+func HandleOwned[Req, Res any](
+	p *Process, st *stream.Stream, name string, fn func(ctx context.Context, key string, req Req) (Res, error),
+) {
+	if p.RPC == nil {
+		return
+	}
+	rpc.Handle(p.RPC, name, func(ctx context.Context, k keyed[Req]) (Res, error) {
+		if !st.Owns(st.Shard(k.Key)) {
+			var none Res
+			return none, stream.ErrNotOwner
+		}
+		return fn(ctx, k.Key, k.Req)
+	})
+}
+
+// OwnerCall says where a call of CallOwner goes.
+type OwnerCall struct {
+	Stream *stream.Stream
+	Name   string // of the function, as HandleOwned knows it
+	Key    string // the owner of its shard is called
+}
+
+// CallOwner runs fn on the owner of the key's shard: it is a plain call when this process is the owner, else one call over the
+// network to the function that HandleOwned was given. While the shard moves, the call is repeated, also when the shard moves away
+// from a process that hangs while it works on the call. So fn must give the same result when it runs twice: it is idempotent, or
+// its request carries an id.
+func CallOwner[Req, Res any](
+	ctx context.Context, p *Process, call OwnerCall, req Req, fn func(ctx context.Context, key string, req Req) (Res, error),
+) (Res, error) {
+	return ownedFunc[Req, Res]{p, call.Stream, call.Name, fn}.call(ctx, call.Key, req)
 }
 
 // ownedFunc is a function that runs on the owner of a shard.
@@ -60,7 +84,7 @@ type ownedFunc[Req, Res any] struct {
 }
 
 // call runs the function on the owner of a key, and repeats it while the shard moves.
-func (o *ownedFunc[Req, Res]) call(ctx context.Context, key string, req Req) (res Res, err error) {
+func (o ownedFunc[Req, Res]) call(ctx context.Context, key string, req Req) (res Res, err error) {
 	shard := o.st.Shard(key)
 	began := time.Now()
 	var unknown error // of an earlier attempt, which may have been done
@@ -99,7 +123,7 @@ func (o *ownedFunc[Req, Res]) call(ctx context.Context, key string, req Req) (re
 }
 
 // attempt runs the function once: here, or in the process that owns the shard now.
-func (o *ownedFunc[Req, Res]) attempt(ctx context.Context, shard int, key string, req Req) (res Res, err error) {
+func (o ownedFunc[Req, Res]) attempt(ctx context.Context, shard int, key string, req Req) (res Res, err error) {
 	if o.st.Owns(shard) {
 		return o.fn(ctx, key, req)
 	}

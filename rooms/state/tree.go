@@ -204,41 +204,49 @@ func (n *node) index(slot uint) (int, bool) {
 
 // Set gives the tree with one more change and the nodes that it added.
 func (t Tree) Set(ctx context.Context, e Entry) (Tree, []Node, error) {
-	var added []Node
-	root, err := t.set(ctx, t.root, pathOf(e.Key), 0, e, &added)
+	change := treeChange{entry: e, path: pathOf(e.Key)}
+	root, err := t.set(ctx, t.root, 0, &change)
 	if err != nil {
 		return t, nil, err
 	}
-	return Tree{root: child{id: root.id, node: root}, store: t.store}, added, nil
+	return Tree{root: child{id: root.id, node: root}, store: t.store}, change.added, nil
 }
 
-func (t Tree) set(ctx context.Context, c child, p path, depth int, e Entry, added *[]Node) (*node, error) {
+// treeChange is one change of a tree, and the nodes that it added so far.
+type treeChange struct {
+	entry Entry
+	path  path
+	added []Node
+}
+
+// set gives the node that replaces the one of c, at a depth, after a change.
+func (t Tree) set(ctx context.Context, c child, depth int, change *treeChange) (*node, error) {
 	n, err := t.resolve(ctx, c)
 	if err != nil {
 		return nil, err
 	}
 	if n.leaf {
 		entries := slices.Clone(n.entries)
-		if i := slices.IndexFunc(entries, func(x Entry) bool { return x.Key == e.Key }); i >= 0 {
-			entries[i] = e
+		if i := slices.IndexFunc(entries, func(x Entry) bool { return x.Key == change.entry.Key }); i >= 0 {
+			entries[i] = change.entry
 		} else {
-			entries = append(entries, e)
+			entries = append(entries, change.entry)
 		}
-		return build(entries, depth, added), nil
+		return build(entries, depth, &change.added), nil
 	}
 	out := &node{bitmap: n.bitmap, children: slices.Clone(n.children)}
-	s := p.slot(depth)
+	s := change.path.slot(depth)
 	i, ok := n.index(s)
 	if !ok {
 		out.bitmap |= 1 << s
 		out.children = slices.Insert(out.children, i, child{})
 	}
-	below, err := t.set(ctx, out.children[i], p, depth+1, e, added)
+	below, err := t.set(ctx, out.children[i], depth+1, change)
 	if err != nil {
 		return nil, err
 	}
 	out.children[i] = child{id: below.id, node: below}
-	out.seal(added)
+	out.seal(&change.added)
 	return out, nil
 }
 
@@ -502,7 +510,7 @@ func (t Tree) diff(ctx context.Context, a, b child, before, after map[Key]string
 	return nil
 }
 
-// Bytes is the id as it is stored; nil for the empty state.
+// Bytes is the id as it is stored: no bytes, not nil, for the empty state.
 func (id ID) Bytes() []byte {
 	if id == (ID{}) {
 		return []byte{}

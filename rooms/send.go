@@ -12,6 +12,7 @@ import (
 	"lyceum/platform/db"
 	"lyceum/platform/obs"
 	"lyceum/platform/owned"
+	"lyceum/platform/role"
 	"lyceum/platform/stream"
 	"lyceum/rooms/state"
 )
@@ -19,7 +20,7 @@ import (
 // Send asks the owner of a room for one new event of the user Sender.
 type Send struct {
 	Sender   string          `json:"sender"`
-	Device   string          `json:"device"` // whose transaction it is: web.Request.Sender; may be empty
+	Device   string          `json:"device"` // of the sender, whose transaction it is; may be empty
 	Txn      string          `json:"txn"`    // what makes a retry safe; minted when empty
 	Type     string          `json:"type"`
 	StateKey *string         `json:"state_key,omitempty"`
@@ -45,6 +46,9 @@ type Send struct {
 	canonical bool // Content is canonical JSON
 }
 
+// sendCall is the name of appendEvent between processes.
+const sendCall = "rooms.send"
+
 type sendResult struct {
 	EventID string `json:"event_id"`
 }
@@ -57,17 +61,21 @@ func (r *Rooms) Send(ctx context.Context, roomID string, req Send) (string, erro
 	if req.Txn == "" {
 		req.Txn = serverTxnPrefix + r.Process.NewID()
 	}
-	res, err := r.send(ctx, roomID, req)
+	if r.beforeOwnerCall != nil {
+		r.beforeOwnerCall()
+	}
+	call := role.OwnerCall{Stream: r.stream, Name: sendCall, Key: roomID}
+	res, err := role.CallOwner(ctx, r.Process, call, req, r.appendEvent)
 	return res.EventID, err
 }
 
-// submit runs on the owner of the room: it builds the event on the newest state, checks it, queues it and
-// waits until it is durable.
-func (r *Rooms) submit(ctx context.Context, roomID string, req Send) (sendResult, error) {
+// appendEvent runs on the owner of the room. It builds the event on the newest state, checks it, appends it to the events stream,
+// and waits until it is stored. The function that it gives to owned.Do runs again when that had to read something first.
+func (r *Rooms) appendEvent(ctx context.Context, roomID string, req Send) (sendResult, error) {
 	if err := checkRequest(req); err != nil {
 		return sendResult{}, err
 	}
-	// Once for all that looks at it. What is not canonical by the strict rules is looked at again by the room's own.
+	// The content is made canonical once. What the strict rules refuse is tried again by those of the room's version.
 	if content, err := matrix.CanonicalJSON(orEmpty(req.Content)); err == nil {
 		req.Content, req.canonical = content, true
 	}
@@ -92,7 +100,7 @@ func (r *Rooms) submit(ctx context.Context, roomID string, req Send) (sendResult
 		}
 		var n newEvent
 		if err == nil {
-			n, err = r.build(c, req, known)
+			n, err = r.buildEvent(c, req, known)
 		}
 		if err != nil {
 			id, err = r.findEarlierResult(c, req, known, err)
@@ -119,7 +127,7 @@ func orEmpty(content json.RawMessage) json.RawMessage {
 	return content
 }
 
-// done finds the event of a request that is refused now and may be the repetition of one that was done by a former owner,
+// findEarlierResult finds the event of a request that is refused now and may be the repetition of one that was done by a former owner,
 // before what refuses it: a transaction is answered as it was. Otherwise it gives the refusal.
 func (r *Rooms) findEarlierResult(c *owned.Change[room], req Send, known *knownEvents, refusal error) (string, error) {
 	if c.Needs() {
@@ -174,8 +182,8 @@ func (r *Rooms) findTxn(ctx context.Context, roomID string, req Send) (sendResul
 	return sendResult{id}, err
 }
 
-// build makes the next event of a room and checks it against the newest state.
-func (r *Rooms) build(c *owned.Change[room], req Send, known *knownEvents) (n newEvent, err error) {
+// buildEvent makes the next event of a room and checks it against the newest state.
+func (r *Rooms) buildEvent(c *owned.Change[room], req Send, known *knownEvents) (n newEvent, err error) {
 	rm := c.State()
 	p := event.Proto{
 		ID: r.newEventID(rm.version), RoomID: rm.id, Type: req.Type, Sender: req.Sender, StateKey: req.StateKey, Content: req.Content, Canonical: req.canonical,
@@ -265,69 +273,6 @@ func namesCreator(power *auth.Power, e *event.Event) bool {
 	return slices.ContainsFunc(power.Creators, func(user string) bool { return matrix.Lookup(users, user) != nil })
 }
 
-// redact finds what e redacts and redacts it, when the sender may.
-func (r *Rooms) redact(c *owned.Change[room], e *Event, known *knownEvents) error {
-	rm := c.State()
-	target, err := known.get(r, c, e.Redacts)
-	if err != nil {
-		return err
-	}
-	if target == nil || target.RoomID != rm.id {
-		return matrix.NotFound("The event to redact is not in this room")
-	}
-	if err := rm.Power().MayRedact(e.Sender, target.Event); err != nil {
-		return matrix.Forbidden("You are not allowed to redact this event: " + denied(err)).With(err)
-	}
-	if !target.stored() { // its signature may not be there yet
-		return c.Need(func(ctx context.Context) (func(*room), error) {
-			_ = target.ticket.Wait(ctx) // how it ended is seen in the room
-			return nil, ctx.Err()
-		})
-	}
-	e.redact = target.redacted(e.ID)
-	return nil
-}
-
-// knownEvents are events of a room that a request needs and that are not its state, read once while the room stays in memory.
-type knownEvents struct {
-	room         *room
-	events       map[string]*Event
-	dup          *duplicate
-	txnQueried   bool   // the database was asked for the event of the transaction
-	txnQueriedAt int64  // events of the room when it was asked
-	txn          string // which is this; "" when there is none
-}
-
-// get finds an event; nil when there is none.
-func (k *knownEvents) get(r *Rooms, c *owned.Change[room], id string) (*Event, error) {
-	if e := c.State().recent[id]; e != nil {
-		return e, nil
-	}
-	if e, known := k.events[id]; known {
-		return e, nil
-	}
-	return nil, c.Need(func(ctx context.Context) (func(*room), error) {
-		e, err := r.Event(ctx, id)
-		if err != nil {
-			return nil, err
-		}
-		return func(*room) {
-			if k.events == nil {
-				k.events = map[string]*Event{}
-			}
-			k.events[id] = e
-		}, nil
-	})
-}
-
-// redacted is the event as a redaction leaves it.
-func (e *Event) redacted(by string) *Event {
-	return &Event{
-		Event: e.Redacted(), Shard: e.Shard, Pos: e.Pos, Device: e.Device, Txn: e.Txn, Root: e.Root,
-		Replaces: e.Replaces, PrevContent: e.PrevContent, PrevSender: e.PrevSender, PrevPos: e.PrevPos, RedactedBy: by, ticket: e.ticket,
-	}
-}
-
 // denied is the rule that refused an event, for people.
 func denied(err error) string {
 	text := err.Error()
@@ -335,95 +280,4 @@ func denied(err error) string {
 		return text[len(prefix):]
 	}
 	return text
-}
-
-// createRequest asks the owner of a room that does not exist yet for its first events.
-type createRequest struct {
-	Version    string `json:"version"`
-	Visibility string `json:"visibility"`
-	Alias      string `json:"alias,omitempty"`
-	Create     []byte `json:"create"` // the m.room.create event, whose hash is the room's id since version 12
-	CreateID   string `json:"create_id"`
-	Events     []Send `json:"events"`
-	// Upgrade is what is to be done when the room is there, stored with it; nil for nothing.
-	Upgrade *pendingUpgrade `json:"upgrade,omitempty"`
-}
-
-// submitCreate runs on the owner of the new room: it stores all its first events in one transaction.
-func (r *Rooms) submitCreate(ctx context.Context, roomID string, req createRequest) (struct{}, error) {
-	v, ok := event.VersionByID(req.Version)
-	if !ok {
-		return struct{}{}, matrix.UnsupportedRoomVersion("Unknown room version " + req.Version)
-	}
-	create, err := event.ParseTrusted(v, req.Create, req.CreateID)
-	if err != nil {
-		return struct{}{}, err
-	}
-	var list []newEvent
-	err = r.owned.Do(ctx, roomID, func(c *owned.Change[room]) (err error) {
-		if !c.State().absent {
-			return nil // a retry finds the room
-		}
-		rm := r.newRoom(roomID)
-		rm.init(v, r.Tree(state.ID{}))
-		rm.stateComplete = true
-		if list, err = r.buildFirst(rm, create, req); err != nil {
-			return err
-		}
-		entries := make([]*stream.Entry, len(list))
-		for i, n := range list {
-			entries[i] = r.entry(n)
-		}
-		c.Append(func(room *room, t *stream.Ticket) {
-			rm.stateComplete = false // what is not there is looked up as in other rooms
-			for _, n := range list {
-				n.event.ticket = t
-			}
-			*room = *rm
-		}, entries...)
-		return nil
-	})
-	if err == nil {
-		for _, n := range list {
-			n.event.nodes.Store(nil)
-		}
-	}
-	if db.IsUniqueOn(err, "aliases_pkey") {
-		err = aliasTaken(req.Alias)
-	}
-	return struct{}{}, err
-}
-
-// buildFirst makes the first events of a room. The tree of each stays readable: nodes that a later event replaced are
-// stored too.
-func (r *Rooms) buildFirst(rm *room, create *event.Event, req createRequest) ([]newEvent, error) {
-	tree, nodes, err := rm.tree.Set(context.Background(), state.Entry{Key: state.Key{Type: event.TypeCreate}, EventID: create.ID})
-	if err != nil {
-		return nil, err
-	}
-	first := newEvent{event: &Event{Event: create, Root: tree.Root(), Txn: serverTxnPrefix + create.ID, created: &createRow{
-		version: req.Version, creator: create.Sender, visibility: req.Visibility, alias: req.Alias, ms: create.OriginServerTS, upgrade: req.Upgrade,
-	}}, tree: tree}
-	first.event.nodes.Store(&nodes)
-	if err := auth.Allowed(rm.version, create, rm); err != nil {
-		return nil, matrix.NewError(400, matrix.CodeInvalidRoomState, "The room can not be created: "+denied(err)).With(err)
-	}
-	rm.apply(first.event, tree, nil)
-	list := []newEvent{first}
-	scratch := owned.Detached(rm)
-	for _, s := range req.Events {
-		if err := checkRequest(s); err != nil {
-			return nil, err
-		}
-		n, err := r.build(scratch, s, &knownEvents{})
-		if matrix.HasCode(err, matrix.CodeForbidden) {
-			return nil, matrix.NewError(400, matrix.CodeInvalidRoomState, matrix.AsError(err).Message).With(err)
-		}
-		if err != nil {
-			return nil, err
-		}
-		rm.apply(n.event, n.tree, nil)
-		list = append(list, n)
-	}
-	return list, nil
 }

@@ -101,7 +101,7 @@ func TestFiltersKeepToRelationsInSight(t *testing.T) {
 		check := func(who *person, want ...string) {
 			t.Helper()
 			for _, filter := range []obj{{"related_by_senders": []string{h.alice.id}}, {"related_by_rel_types": []string{"m.annotation"}}} {
-				text := string(encoded(filter))
+				text := string(encodeJSON(filter))
 				var got []string
 				page := who.Want(200, at("GET", id, "messages?dir=f&limit=100&filter="+esc(text)), nil)
 				for _, e := range page.Get("chunk").Array() {
@@ -118,7 +118,7 @@ func TestFiltersKeepToRelationsInSight(t *testing.T) {
 		}
 		check(h.alice, before, meanwhile, meanwhile)
 		check(h.bob, before)
-		if err := h.Accounts.PutAccountData(t.Context(), h.bob.id, "", "m.ignored_user_list", encoded(obj{"ignored_users": obj{h.alice.id: obj{}}})); err != nil {
+		if err := h.Accounts.PutAccountData(t.Context(), h.bob.id, "", "m.ignored_user_list", encodeJSON(obj{"ignored_users": obj{h.alice.id: obj{}}})); err != nil {
 			t.Fatal(err)
 		}
 		check(h.bob)
