@@ -137,7 +137,10 @@ func (n *node) http2(on bool) {
 }
 
 func newNode(t testing.TB, name string) *node {
-	n := &node{name: name, places: &testPlaces{}, waiting: make(chan string, 10), release: make(chan struct{}), registry: prometheus.NewRegistry()}
+	n := &node{
+		name: name, places: &testPlaces{}, waiting: make(chan string, 10), release: make(chan struct{}),
+		registry: prometheus.NewRegistry(),
+	}
 	log := slog.New(slog.DiscardHandler)
 	dialer := &net.Dialer{Timeout: time.Second}
 	// Each process trusts the certificate of httptest, which all of its servers share.
