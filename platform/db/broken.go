@@ -3,6 +3,7 @@ package db
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -20,8 +21,9 @@ type backend struct {
 	began int64 // microseconds of Unix time; the id of a process is given again
 }
 
-// broken takes note of the session whose connection broke during a statement.
-type broken struct{ session *backend }
+// broken holds the session whose connection broke during a statement. When a context ends, package sql rolls back in a
+// goroutine of its own, which may write it at any time.
+type broken struct{ session atomic.Pointer[backend] }
 
 type brokenKey struct{}
 
@@ -58,7 +60,8 @@ func (watch) TraceQueryEnd(ctx context.Context, c *pgx.Conn, data pgx.TraceQuery
 		return
 	}
 	if b, ok := ctx.Value(brokenKey{}).(*broken); ok {
-		b.session, _ = c.PgConn().CustomData()[sessionKey].(*backend)
+		s, _ := c.PgConn().CustomData()[sessionKey].(*backend)
+		b.session.Store(s)
 	}
 }
 
@@ -73,7 +76,8 @@ func (d *DB) ending(ctx context.Context, write func(ctx context.Context) error) 
 	}
 	var b broken
 	err := write(context.WithValue(ctx, brokenKey{}, &b))
-	if b.session == nil {
+	session := b.session.Load()
+	if session == nil {
 		return err
 	}
 	asked := time.Now()
@@ -81,7 +85,7 @@ func (d *DB) ending(ctx context.Context, write func(ctx context.Context) error) 
 	for time.Since(asked) < unasked {
 		var told bool
 		endErr := d.QueryRow(ctx, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = $1 AND "+backendBegan+" = $2",
-			int64(b.session.pid), b.session.began).Scan(&told)
+			int64(session.pid), session.began).Scan(&told)
 		switch {
 		case endErr == nil:
 			asked = time.Now()
