@@ -22,18 +22,18 @@ import (
 	"lyceum/platform/rpc"
 )
 
-// facts are what a process tells the others of itself when it registers.
-type facts struct {
+// Metadata are what a process tells the others of itself when it registers.
+type Metadata struct {
 	Revision int               `json:"revision"`
 	Keys     map[string]string `json:"keys"` // shared keys to fingerprints of their values
 	Public   string            `json:"public,omitempty"`
 	Ops      string            `json:"ops,omitempty"`
 }
 
-// factsOf takes fingerprints under a key made from the fleet's secret, so that nobody can guess a short
+// newMetadata takes fingerprints under a key made from the fleet's secret, so that nobody can guess a short
 // secret from one. A process with another secret fails before: it can not open what the database holds sealed.
-func factsOf(c *Config, secret []byte) facts {
-	f := facts{Revision: c.Fleet.Revision, Keys: map[string]string{}, Ops: c.Fleet.Ops, Public: c.Server.Listen}
+func newMetadata(c *Config, secret []byte) Metadata {
+	f := Metadata{Revision: c.Fleet.Revision, Keys: map[string]string{}, Ops: c.Fleet.Ops, Public: c.Server.Listen}
 	for key, value := range conf.Shared(c.Sections()) {
 		mac := hmac.New(sha256.New, secret)
 		mac.Write([]byte("lyceum configuration\x00" + key + "\x00" + value))
@@ -45,8 +45,8 @@ func factsOf(c *Config, secret []byte) facts {
 // pinned are the keys that a live fleet can not change at all.
 var pinned = []string{"server.name", "redis.prefix", "blob.s3.bucket", "blob.s3.prefix"}
 
-// errOnly refuses a process beside which there may be no other.
-var errOnly = errors.New("another process uses this database")
+// ErrDatabaseInUse refuses a process beside which there may be no other.
+var ErrDatabaseInUse = errors.New("another process uses this database")
 
 // needs is what a process has that others could not do without.
 type needs struct{ redis, sharedBlobs bool }
@@ -54,7 +54,7 @@ type needs struct{ redis, sharedBlobs bool }
 // alone refuses a process that lacks something where there are others.
 func (n needs) alone(self lease.Machine, others []lease.Machine) error {
 	if !n.redis && len(others) > 0 {
-		return fmt.Errorf("redis.addresses: %w; processes that share one need Redis between them", errOnly)
+		return fmt.Errorf("redis.addresses: %w; processes that share one need Redis between them", ErrDatabaseInUse)
 	}
 	if n.sharedBlobs || slices.Contains(self.Roles, role.NoRole) {
 		return nil
@@ -62,14 +62,14 @@ func (n needs) alone(self lease.Machine, others []lease.Machine) error {
 	for _, o := range others {
 		if !o.Draining && !slices.Contains(o.Roles, role.NoRole) {
 			return fmt.Errorf("blob.directory: %w, machine %d (%s), and files in a directory of one process are not seen by the others: set blob.s3, or put the directory on a file system that all share and set blob.directory_shared",
-				errOnly, o.ID, o.Host)
+				ErrDatabaseInUse, o.ID, o.Host)
 		}
 	}
 	return nil
 }
 
 // admit decides whether a process may join the others: the rules for configurations and versions. given tells that its id is.
-func admit(mine facts, given bool, has needs) func(self lease.Machine, others []lease.Machine) error {
+func admit(mine Metadata, given bool, has needs) func(self lease.Machine, others []lease.Machine) error {
 	return func(self lease.Machine, others []lease.Machine) error {
 		if err := has.alone(self, others); err != nil {
 			return err
@@ -81,7 +81,7 @@ func admit(mine facts, given bool, has needs) func(self lease.Machine, others []
 			if slices.Contains(o.Roles, role.NoRole) || o.Metadata == "" {
 				continue
 			}
-			var theirs facts
+			var theirs Metadata
 			if err := json.Unmarshal([]byte(o.Metadata), &theirs); err != nil {
 				return fmt.Errorf("what machine %d registered can not be read: %w", o.ID, err)
 			}
@@ -97,7 +97,7 @@ func admit(mine facts, given bool, has needs) func(self lease.Machine, others []
 }
 
 // agree names the keys in which two processes differ and may not.
-func (f facts) agree(theirs facts, self, other lease.Machine) error {
+func (f Metadata) agree(theirs Metadata, self, other lease.Machine) error {
 	var differ, hard []string
 	for key, print := range f.Keys {
 		if their, ok := theirs.Keys[key]; ok && their != print {
@@ -145,7 +145,7 @@ type proofAnswer struct {
 
 const (
 	proveMethod = "fleet/prove"
-	probePrefix = "probe/" // of keys in the blob store
+	ProbePrefix = "probe/" // of keys in the blob store
 	proofWait   = 5 * time.Second
 )
 
@@ -155,7 +155,7 @@ func (p *Process) serveProofs(blobs blob.Store) {
 		if len(w.Nonce) != len(rand.Text()) {
 			return proofAnswer{}, errors.New("bad nonce")
 		}
-		_, err := blobs.Stat(ctx, probePrefix+w.Nonce)
+		_, err := blobs.Stat(ctx, ProbePrefix+w.Nonce)
 		if err != nil && !errors.Is(err, blob.ErrNotFound) {
 			return proofAnswer{}, err
 		}
@@ -179,10 +179,10 @@ func (p *Process) prove(ctx context.Context, blobs blob.Store) error {
 		return nil
 	}
 	w := proof{Nonce: rand.Text()}
-	if _, err := blobs.Put(ctx, probePrefix+w.Nonce, strings.NewReader("probe"), 5); err != nil {
+	if _, err := blobs.Put(ctx, ProbePrefix+w.Nonce, strings.NewReader("probe"), 5); err != nil {
 		return fmt.Errorf("blob: the store takes no file: %w", err)
 	}
-	defer func() { _ = blobs.Delete(context.WithoutCancel(ctx), probePrefix+w.Nonce) }() // a probe left over harms nobody
+	defer func() { _ = blobs.Delete(context.WithoutCancel(ctx), ProbePrefix+w.Nonce) }() // a probe left over harms nobody
 	heard := make(chan struct{}, 1)
 	cancel := p.bus.Subscribe("prove/"+w.Nonce, func(bus.Message) {
 		select {
@@ -217,10 +217,31 @@ func (p *Process) prove(ctx context.Context, blobs blob.Store) error {
 }
 
 // text is what is registered.
-func (f facts) text() string {
+func (f Metadata) text() string {
 	b, err := json.Marshal(f)
 	if err != nil {
 		return "" // texts and numbers can be written
 	}
 	return string(b)
+}
+
+// PublicAddresses are the public listeners of the processes that live now, by role.
+func (p *Process) PublicAddresses(ctx context.Context) (map[string][]string, error) {
+	all, err := p.process.Leases.Metadata(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out := map[string][]string{}
+	for _, m := range p.process.Leases.Machines() {
+		var metadata Metadata
+		if json.Unmarshal([]byte(all[m.ID]), &metadata) != nil || metadata.Public == "" || m.Draining {
+			continue
+		}
+		for _, name := range m.Roles {
+			if !slices.Contains(out[name], metadata.Public) {
+				out[name] = append(out[name], metadata.Public)
+			}
+		}
+	}
+	return out, nil
 }

@@ -22,7 +22,7 @@ func testConfig(t *testing.T, environ ...string) *Config {
 
 func TestAdmitComparesConfigurations(t *testing.T) {
 	secret := []byte("a secret of the fleet")
-	base := factsOf(testConfig(t), secret)
+	base := newMetadata(testConfig(t), secret)
 	other := lease.Machine{ID: 3, Host: "b, process 7", Version: "1.4.2", Roles: []string{"events"}, Metadata: base.text()}
 	for name, test := range map[string]struct {
 		environ []string
@@ -46,7 +46,7 @@ func TestAdmitComparesConfigurations(t *testing.T) {
 			if test.version != "" {
 				self.Version = test.version
 			}
-			err := admit(factsOf(testConfig(t, test.environ...), secret), false, needs{true, true})(self, []lease.Machine{other})
+			err := admit(newMetadata(testConfig(t, test.environ...), secret), false, needs{true, true})(self, []lease.Machine{other})
 			if len(test.want) == 0 && err != nil {
 				t.Fatal(err)
 			}
@@ -73,7 +73,7 @@ func TestMachineZeroIsUpgradedFirst(t *testing.T) {
 		"an older one comes back":    {lease.Machine{ID: 2, Version: "1.3.0"}, true, true},
 		"a command of a newer build": {lease.Machine{ID: 2, Version: "1.5.0", Roles: []string{role.NoRole}}, true, true},
 	} {
-		if err := admit(facts{}, test.given, needs{true, true})(test.self, []lease.Machine{zero}); (err == nil) != test.ok {
+		if err := admit(Metadata{}, test.given, needs{true, true})(test.self, []lease.Machine{zero}); (err == nil) != test.ok {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

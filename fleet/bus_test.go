@@ -14,11 +14,11 @@ import (
 func TestAStartWithoutItsRedisEnds(t *testing.T) {
 	p := &Process{
 		config: &Config{Redis: bus.Config{Addresses: []string{"http://redis.test"}}},
-		obs:    &obs.Obs{Log: slog.New(slog.DiscardHandler)}, db: dbtest.Open(t, "sqlite:"+filepath.Join(t.TempDir(), "x.db"), migrations()...),
+		obs:    &obs.Obs{Log: slog.New(slog.DiscardHandler)}, db: dbtest.Open(t, "sqlite:"+filepath.Join(t.TempDir(), "x.db"), Migrations()...),
 	}
 	var err error
 	if p.bus, err = p.openBus(t.Context()); err == nil {
 		t.Fatal("it has a bus")
 	}
-	p.close()
+	p.Close()
 }

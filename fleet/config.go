@@ -20,7 +20,7 @@ import (
 )
 
 // Config is the configuration of a process: a section for each package. Those of the domains are found by their
-// types, with of.
+// types, with SectionOf.
 type Config struct {
 	Server   ServerConfig
 	Fleet    ProcessConfig
@@ -33,8 +33,8 @@ type Config struct {
 	domains  []conf.Section
 }
 
-// of is the section of the domain whose Config is C.
-func of[C any](c *Config) *C {
+// SectionOf is the section of the domain whose Config is C.
+func SectionOf[C any](c *Config) *C {
 	for _, s := range c.Sections() {
 		if into, ok := s.Into.(*C); ok {
 			return into
@@ -75,7 +75,7 @@ func (c *ProcessConfig) Validate() error {
 	if _, err := ParseRoles(c.Roles); err != nil {
 		errs = append(errs, err)
 	}
-	if _, err := c.machine(); err != nil {
+	if _, err := c.Machine(); err != nil {
 		errs = append(errs, err)
 	}
 	if s := c.Secret.Reveal(); s != "" && len(s) < minSecret {
@@ -87,7 +87,7 @@ func (c *ProcessConfig) Validate() error {
 	return errors.Join(errs...)
 }
 
-func (c *ProcessConfig) machine() (int, error) {
+func (c *ProcessConfig) Machine() (int, error) {
 	if c.MachineID == "auto" || c.MachineID == "" {
 		return -1, nil
 	}
@@ -112,6 +112,24 @@ func (c *DatabaseConfig) Validate() error {
 	}
 	if err := db.CheckAddress(c.URL.Reveal()); err != nil {
 		return fmt.Errorf("url: %w", err)
+	}
+	return nil
+}
+
+// UpConfig is the section "up": a whole fleet on this machine.
+type UpConfig struct {
+	Replicas map[string]int `yaml:"replicas" own:"true" help:"Processes by roles: a role, or several joined by +, and how many processes have them."`
+}
+
+// Validate checks the section.
+func (c *UpConfig) Validate() error {
+	for group, n := range c.Replicas {
+		if _, err := ParseRoles(strings.Split(group, "+")); err != nil {
+			return fmt.Errorf("replicas: %w", err)
+		}
+		if n < 0 || n > 100 {
+			return fmt.Errorf("replicas: expected 0 to 100 processes of %s, found %d", group, n)
+		}
 	}
 	return nil
 }
@@ -160,29 +178,29 @@ func Load(s conf.Sources) (*Config, error) {
 	return c, c.checkTogether()
 }
 
-func (c *Config) embedded() bool { return c.Database.URL.Reveal() == "" }
+func (c *Config) Embedded() bool { return c.Database.URL.Reveal() == "" }
 
 func (c *Config) checkTogether() error {
-	if c.embedded() && c.Fleet.Roles[0] != allRoles {
+	if c.Embedded() && c.Fleet.Roles[0] != AllRoles {
 		return errors.New("fleet.roles: a process over SQLite has all roles, because it is the only one: set database.url and redis.addresses, or remove roles")
 	}
-	if c.embedded() && len(c.Redis.Addresses) > 0 {
+	if c.Embedded() && len(c.Redis.Addresses) > 0 {
 		return errors.New("redis.addresses: a process over SQLite needs no Redis: set database.url, or remove addresses")
 	}
 	return nil
 }
 
-// databaseURL is the address that package db takes.
-func (c *Config) databaseURL() string {
+// DatabaseURL is the address that package db takes.
+func (c *Config) DatabaseURL() string {
 	if url := c.Database.URL.Reveal(); url != "" {
 		return url
 	}
-	return "sqlite:" + c.databaseFile()
+	return "sqlite:" + c.DatabaseFile()
 }
 
 // baseURL is where people open the server.
 func (c *Config) baseURL() string {
-	if url := of[accounts.Config](c).WellKnown.Client; url != "" {
+	if url := SectionOf[accounts.Config](c).WellKnown.Client; url != "" {
 		return strings.TrimSuffix(url, "/")
 	}
 	return "http://" + c.Server.Listen

@@ -6,14 +6,44 @@ import (
 	"fmt"
 	"os"
 	"syscall"
+	"time"
 
 	"lyceum/platform/db"
 )
 
-// openDatabase opens the database that the configuration names. Its errors name the key.
-func (c *Config) openDatabase(ctx context.Context, o db.Options) (*db.DB, error) {
-	d, err := db.Open(ctx, c.databaseURL(), o)
+// OpenDatabase opens the database that the configuration names. Its errors name the key.
+func (c *Config) OpenDatabase(ctx context.Context, o db.Options) (*db.DB, error) {
+	d, err := db.Open(ctx, c.DatabaseURL(), o)
 	return d, c.ofDatabase(err)
+}
+
+// longStatement is how long a statement over a large table may take.
+const longStatement = 24 * time.Hour
+
+// OpenExistingDatabase is OpenDatabaseForLong, but does not make a database.
+func (c *Config) OpenExistingDatabase(ctx context.Context) (*db.DB, error) {
+	if err := c.checkDirectory(MustExist); err != nil {
+		return nil, err
+	}
+	d, err := c.OpenDatabaseForLong(ctx)
+	if err != nil {
+		return nil, err
+	}
+	ours, err := d.Ours(ctx)
+	if err == nil && !ours {
+		err = c.noServer(MustExist)
+	}
+	if err != nil {
+		return nil, errors.Join(err, d.Close())
+	}
+	return d, nil
+}
+
+// OpenDatabaseForLong opens the database for statements that run for long, such as those of a backup.
+func (c *Config) OpenDatabaseForLong(ctx context.Context) (*db.DB, error) {
+	return c.OpenDatabase(ctx, db.Options{
+		Readers: 4, Own: true, Timeout: longStatement, Params: map[string]string{"idle_in_transaction_session_timeout": "0"},
+	})
 }
 
 // ofData says what to do about an error of the data directory.
@@ -32,7 +62,7 @@ func (c *Config) ofData(err error) error {
 // ofDatabase says which key an error of the database is about, and what to do where its own words do not.
 func (c *Config) ofDatabase(err error) error {
 	key := "database.url"
-	if c.embedded() {
+	if c.Embedded() {
 		key = "server.data"
 	}
 	switch {

@@ -49,8 +49,8 @@ var own = domain.Domain{
 	},
 }
 
-// collect joins what the domains declare of one kind.
-func collect[T any](of func(domain.Domain) []T) []T {
+// Collect joins what the domains declare of one kind.
+func Collect[T any](of func(domain.Domain) []T) []T {
 	var out []T
 	for _, d := range Domains {
 		out = append(out, of(d)...)
@@ -58,17 +58,12 @@ func collect[T any](of func(domain.Domain) []T) []T {
 	return out
 }
 
-// migrations are the schemas of all domains.
-func migrations() []db.Migrations {
-	return collect(func(d domain.Domain) []db.Migrations {
+// Migrations are the schemas of all domains.
+func Migrations() []db.Migrations {
+	return Collect(func(d domain.Domain) []db.Migrations {
 		if d.Migrations.Files == nil {
 			return nil
 		}
 		return []db.Migrations{d.Migrations}
 	})
-}
-
-// restoreRules are the rules for the tables that are not simply copied and put back.
-func restoreRules() []domain.Rule {
-	return collect(func(d domain.Domain) []domain.Rule { return d.Restore })
 }

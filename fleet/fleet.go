@@ -9,11 +9,9 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"go.opentelemetry.io/otel/trace"
@@ -49,36 +47,33 @@ type Process struct {
 	public  net.Listener
 	private net.Listener
 	ops     net.Listener // nil for none
-	lock    *os.File
-	fresh   *fresh // what is taken away again when the start fails; nil after it
-	made    bool   // the server was made by this start
+	data    *DataDirectory
+	control *http.ServeMux // of the control socket
+	created bool           // the server was made by this start
 }
 
 // Open connects the engines, migrates the schema, registers the process and wires the domains. Nothing
 // is served yet.
-func Open(ctx context.Context, c *Config) (*Process, error) { return open(ctx, c, mayMake) }
+func Open(ctx context.Context, c *Config) (*Process, error) { return open(ctx, c, MayCreate) }
 
-func open(ctx context.Context, c *Config, m making) (_ *Process, err error) {
-	if err := c.place(m); err != nil {
+func open(ctx context.Context, c *Config, m Creation) (_ *Process, err error) {
+	p := &Process{config: c, control: http.NewServeMux()}
+	if p.data, err = c.OpenDataDirectory(m); err != nil {
 		return nil, err
 	}
-	p := &Process{config: c, fresh: remember(c.Server.Data)}
 	defer func() {
 		if err != nil {
 			if p.process != nil { // its id is free at once
 				err = errors.Join(err, p.process.Leases.Leave(context.WithoutCancel(ctx)))
 			}
-			p.close()
+			p.Close()
 		}
 	}()
 	if p.obs, err = obs.New(c.Obs); err != nil {
 		return nil, err
 	}
-	if err := os.MkdirAll(c.Server.Data, 0o700); err != nil {
-		return nil, c.ofData(err)
-	}
-	if c.alone() {
-		if err := p.lockData(); err != nil {
+	if c.needsLock() {
+		if err := p.data.Lock(); err != nil {
 			return nil, err
 		}
 	}
@@ -88,7 +83,7 @@ func open(ctx context.Context, c *Config, m making) (_ *Process, err error) {
 	if err := p.openEngines(ctx, m); err != nil {
 		return nil, err
 	}
-	if err := c.keepName(ctx, p.db); err != nil { // not before: a start that fails gives no name that could not be changed
+	if err := c.storeName(ctx, p.db); err != nil { // not before: a start that fails gives no name that could not be changed
 		return nil, err
 	}
 	if p.key, err = signingKey(ctx, p.db, p.secret); err != nil { // a process with another secret ends here
@@ -100,22 +95,22 @@ func open(ctx context.Context, c *Config, m making) (_ *Process, err error) {
 	if err := p.build(ctx); err != nil {
 		return nil, err
 	}
-	p.fresh = nil
+	p.data.Keep()
 	return p, nil
 }
 
 // openEngines connects the database, the bus and the blob store, and migrates the schema when all are there.
-func (p *Process) openEngines(ctx context.Context, m making) (err error) {
+func (p *Process) openEngines(ctx context.Context, m Creation) (err error) {
 	c := p.config
 	if err := p.openDatabase(ctx); err != nil {
 		return err
 	}
 	ours, err := p.db.Ours(ctx)
 	if err == nil && !ours {
-		p.made, err = true, c.noServer(m)
+		p.created, err = true, c.noServer(m)
 	}
 	if err == nil {
-		err = c.knowName(ctx, p.db) // before the migrations: a process of another server changes nothing
+		err = c.AdoptStoredName(ctx, p.db) // before the migrations: a process of another server changes nothing
 	}
 	if err != nil {
 		return err
@@ -128,10 +123,10 @@ func (p *Process) openEngines(ctx context.Context, m making) (err error) {
 		return err
 	}
 	p.blobs = blob.Measured(blobs, p.obs.Registry)
-	if p.secret, err = fleetSecret(ctx, c, p.db); err != nil {
+	if p.secret, err = c.EnsureSecret(ctx, p.db); err != nil {
 		return err
 	}
-	return c.ofDatabase(db.Migrate(ctx, p.db, p.obs.Log, migrations()...))
+	return c.ofDatabase(db.Migrate(ctx, p.db, p.obs.Log, Migrations()...))
 }
 
 // leaseConnections are the connections of which only the registration and the leases make use: a heartbeat must
@@ -141,19 +136,19 @@ const leaseConnections = 2
 // openDatabase opens the pool for all work and, over PostgreSQL, a small one for the leases. Together they have
 // as many connections as database.connections says.
 func (p *Process) openDatabase(ctx context.Context) (err error) {
-	if p.config.embedded() {
-		p.db, err = p.config.openDatabase(ctx, db.Options{Readers: p.config.Database.Connections, Own: true})
+	if p.config.Embedded() {
+		p.db, err = p.config.OpenDatabase(ctx, db.Options{Readers: p.config.Database.Connections, Own: true})
 		p.leaseDB = p.db
 		return err
 	}
-	n := p.config.databaseConnections() - leaseConnections
+	n := p.config.DatabaseConnections() - leaseConnections
 	if err := p.awaitDatabase(ctx, func() error {
-		p.db, err = p.config.openDatabase(ctx, db.Options{Readers: n, Own: true})
+		p.db, err = p.config.OpenDatabase(ctx, db.Options{Readers: n, Own: true})
 		return err
 	}); err != nil {
 		return err
 	}
-	p.leaseDB, err = p.config.openDatabase(ctx, db.Options{Readers: leaseConnections})
+	p.leaseDB, err = p.config.OpenDatabase(ctx, db.Options{Readers: leaseConnections})
 	return err
 }
 
@@ -181,55 +176,9 @@ func (p *Process) awaitDatabase(ctx context.Context, open func() error) error {
 // startStep is the pause between two tries to reach PostgreSQL.
 const startStep = 250 * time.Millisecond
 
-// databaseConnections is how many connections to PostgreSQL a process makes at most.
-func (c *Config) databaseConnections() int {
+// DatabaseConnections is how many connections to PostgreSQL a process makes at most.
+func (c *Config) DatabaseConnections() int {
 	return max(cmp.Or(c.Database.Connections, 16), leaseConnections+2)
-}
-
-var errInUse = errors.New("another process uses the data directory")
-
-// lockWait is how long a command such as lyceum status may use the data directory.
-const lockWait = 3 * time.Second
-
-// alone tells that no other process may use the data directory. Commands use that of a process over PostgreSQL, and lyceum up starts the
-// process that replaces another one in the directory of that.
-func (c *Config) alone() bool {
-	if c.embedded() {
-		return true
-	}
-	if slices.Contains(c.Fleet.Roles, role.NoRole) {
-		return false
-	}
-	_, err := FindSupervisor(filepath.Dir(filepath.Clean(c.Server.Data)))
-	return err != nil
-}
-
-// lockData makes this process the only one over a data directory.
-func (p *Process) lockData() error {
-	c := p.config
-	f, err := os.OpenFile(filepath.Join(c.Server.Data, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		return c.ofData(err)
-	}
-	for began := time.Now(); ; time.Sleep(50 * time.Millisecond) {
-		if err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err == nil {
-			break
-		}
-		if time.Since(began) > lockWait {
-			_ = f.Close() // nothing was written
-			return fmt.Errorf("%w %s: stop it, or give this one a directory of its own with --data", errInUse, c.Server.Data)
-		}
-	}
-	p.lock = f
-	if p.fresh == nil {
-		return nil
-	}
-	if c.embedded() {
-		p.fresh.rememberFiles(c.Server.Data)
-	} else if len(p.fresh.directories) > 0 {
-		p.fresh.files = append(p.fresh.files, filepath.Join(c.Server.Data, "lock"))
-	}
-	return nil
 }
 
 func (p *Process) openBus(ctx context.Context) (bus.Bus, error) {
@@ -255,7 +204,7 @@ func (p *Process) openListeners() (err error) {
 			return fmt.Errorf("server.listen: %w: choose another address with --listen", err)
 		}
 	}
-	if !p.config.embedded() {
+	if !p.config.Embedded() {
 		if p.private, err = net.Listen("tcp", p.config.Fleet.Internal); err != nil {
 			return fmt.Errorf("fleet.internal_listen: %w", err)
 		}
@@ -271,20 +220,20 @@ func (p *Process) openListeners() (err error) {
 // register takes the machine id. It waits for the end of a process that died a moment ago and had the given id, or is another one where
 // there may be only one.
 func (p *Process) register(ctx context.Context) error {
-	machine, err := p.config.Fleet.machine()
+	machine, err := p.config.Fleet.Machine()
 	if err != nil {
 		return err
 	}
-	mine := factsOf(p.config, p.secret)
+	mine := newMetadata(p.config, p.secret)
 	_, local := p.bus.(*bus.Local)
-	has := needs{redis: !local || p.config.embedded(), sharedBlobs: p.config.Blob.Directory == "" || p.config.Blob.Shared || p.config.embedded()}
+	has := needs{redis: !local || p.config.Embedded(), sharedBlobs: p.config.Blob.Directory == "" || p.config.Blob.Shared || p.config.Embedded()}
 	host, err := os.Hostname()
 	if err != nil {
 		host = "unknown host"
 	}
 	o := lease.Options{
 		Machine: machine, Host: fmt.Sprintf("%s, process %d", host, os.Getpid()), Version: obs.Version,
-		Roles: p.config.Fleet.Roles, Alone: p.config.embedded(), Log: p.obs.Log,
+		Roles: p.config.Fleet.Roles, Alone: p.config.Embedded(), Log: p.obs.Log,
 		Metadata: mine.text(), Accept: admit(mine, machine >= 0, has),
 		Announce: func() {
 			step, cancel := context.WithTimeout(context.Background(), time.Second)
@@ -301,7 +250,7 @@ func (p *Process) register(ctx context.Context) error {
 	var leases *lease.Leases
 	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(200 * time.Millisecond) {
 		leases, err = lease.Open(ctx, p.leaseDB, o)
-		if !errors.Is(err, lease.ErrHeld) && !errors.Is(err, errOnly) || time.Now().After(deadline) {
+		if !errors.Is(err, lease.ErrHeld) && !errors.Is(err, ErrDatabaseInUse) || time.Now().After(deadline) {
 			break
 		}
 	}
@@ -384,7 +333,7 @@ func (p *Process) healthRoutes() []web.Route {
 // Run serves until ctx ends: then long polls are answered, requests under way finish, queued writes are
 // stored and the shards are handed over.
 func (p *Process) Run(ctx context.Context) error {
-	defer p.close()
+	defer p.Close()
 	work, stopWork := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopWork()
 	serve, stopServe := context.WithCancel(ctx)
@@ -462,7 +411,7 @@ func (p *Process) drain() {
 
 // waitShards returns when this process owns its share, so that the first request finds it working.
 func (p *Process) waitShards(ctx context.Context) error {
-	if !p.config.embedded() {
+	if !p.config.Embedded() {
 		return nil
 	}
 	for {
@@ -497,7 +446,7 @@ func (p *Process) greet(ctx context.Context) {
 	p.writeProcessFile()
 	p.process.Log.Info("serving", "address", p.config.Server.Listen, "server", p.config.Server.Name, "version", obs.Version,
 		"roles", strings.Join(p.config.Fleet.Roles, ","))
-	if !p.config.embedded() {
+	if !p.config.Embedded() {
 		return
 	}
 	token, _, err := p.domains.accounts.EnsureFirstToken(ctx)
@@ -515,7 +464,8 @@ func (p *Process) greet(ctx context.Context) {
 	fmt.Println()
 }
 
-func (p *Process) close() {
+// Close ends what a process uses that was opened and is not run. Run closes it by itself.
+func (p *Process) Close() {
 	if p.bus != nil {
 		_ = p.bus.Close() // nothing is lost with it
 	}
@@ -532,10 +482,7 @@ func (p *Process) close() {
 			_ = l.Close() // served and closed already, or never
 		}
 	}
-	if p.fresh != nil {
-		p.fresh.undo()
-	}
-	if p.lock != nil {
-		_ = p.lock.Close()
+	if p.data != nil {
+		p.data.Close()
 	}
 }

@@ -35,7 +35,7 @@ func wired(t *testing.T) *domains {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := roletest.New(t, dbtest.Open(t, "sqlite:"+filepath.Join(t.TempDir(), "routes.db"), migrations()...))
+	p := roletest.New(t, dbtest.Open(t, "sqlite:"+filepath.Join(t.TempDir(), "routes.db"), Migrations()...))
 	d, err := wire(base{process: p, blobs: blobs, key: key}, c)
 	if err != nil {
 		t.Fatal(err)

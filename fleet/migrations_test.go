@@ -23,7 +23,7 @@ func TestStepsOfTheSchemaStay(t *testing.T) {
 			lines[name] = sum
 		}
 	}
-	for _, set := range migrations() {
+	for _, set := range Migrations() {
 		files, err := fs.Glob(set.Files, "migrations/*.sql")
 		if err != nil {
 			t.Fatal(err)

@@ -14,8 +14,8 @@ import (
 // nameRow is the row of table fleet with the name of the server, written once.
 const nameRow = "server_name"
 
-// firstName is the name of a server that nobody gives one.
-const firstName = "localhost"
+// DefaultName is the name of a server that nobody gives one.
+const DefaultName = "localhost"
 
 // storedName is the name of the server whose database this is, "" when it has none. A database of before the name was
 // kept has it in its users; given, the configured name, counts there when a user has it.
@@ -52,20 +52,20 @@ func storedName(ctx context.Context, d *db.DB, q db.Querier, given string) (name
 	return matrix.ServerOf(id), err
 }
 
-// knowName takes the name of the server from its database and refuses a configuration that names another one. It
+// AdoptStoredName takes the name of the server from its database and refuses a configuration that names another one. It
 // writes nothing; the name stays "" when neither has one.
-func (c *Config) knowName(ctx context.Context, d *db.DB) error {
+func (c *Config) AdoptStoredName(ctx context.Context, d *db.DB) error {
 	stored, err := storedName(ctx, d, d, c.Server.Name)
 	if err != nil {
 		return err
 	}
-	return c.takeName(stored)
+	return c.AdoptName(stored)
 }
 
-func (c *Config) takeName(stored string) error {
+func (c *Config) AdoptName(stored string) error {
 	if stored != "" && c.Server.Name != "" && stored != c.Server.Name {
 		where := "the database at database.url"
-		if c.embedded() {
+		if c.Embedded() {
 			where = "the database in " + c.Server.Data
 		}
 		return fmt.Errorf("server.name: %s is that of the server %s and the configuration says %s: set server.name to %s or leave it out, "+
@@ -75,26 +75,37 @@ func (c *Config) takeName(stored string) error {
 	return nil
 }
 
-// keepName stores the name of the server in a database that has none. Of several processes that start at once one
+// storeName stores the name of the server in a database that has none. Of several processes that start at once one
 // stores its own, and another one that was given another name ends here.
-func (c *Config) keepName(ctx context.Context, d *db.DB) error {
-	if err := c.knowName(ctx, d); err != nil {
+func (c *Config) storeName(ctx context.Context, d *db.DB) error {
+	if err := c.AdoptStoredName(ctx, d); err != nil {
 		return err
 	}
-	stored, err := lease.InitValue(ctx, d, nameRow, cmp.Or(c.Server.Name, firstName))
+	stored, err := lease.InitValue(ctx, d, nameRow, cmp.Or(c.Server.Name, DefaultName))
 	if err != nil {
 		return err
 	}
-	return c.takeName(stored)
+	return c.AdoptName(stored)
+}
+
+// StoreRestoredName stores the name of the server in a restored database of before the name was kept: configured, else that of its
+// users, else that of the backup.
+func StoreRestoredName(ctx context.Context, d *db.DB, tx *db.Tx, configured, backedUp string) error {
+	name, err := storedName(ctx, d, tx, configured)
+	if err != nil {
+		return err
+	}
+	_, err = tx.Exec(ctx, "INSERT INTO fleet (name, value) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING", nameRow, cmp.Or(name, backedUp))
+	return err
 }
 
 // ServerName is the name of the server that a configuration describes: the configured one or that of its database.
 func ServerName(ctx context.Context, c *Config) (string, error) {
-	d, err := openExisting(ctx, c)
+	d, err := c.OpenExistingDatabase(ctx)
 	if err != nil {
 		return "", err
 	}
 	defer d.Close()
-	err = c.knowName(ctx, d)
-	return cmp.Or(c.Server.Name, firstName), err
+	err = c.AdoptStoredName(ctx, d)
+	return cmp.Or(c.Server.Name, DefaultName), err
 }

@@ -15,13 +15,13 @@ import (
 // it, or end when they were given another.
 func TestProcessesAgreeOnTheName(t *testing.T) {
 	for _, url := range []string{"sqlite:" + filepath.Join(t.TempDir(), "lyceum.db"), enginestest.TestPostgres(t)} {
-		d := dbtest.Open(t, url, migrations()...)
+		d := dbtest.Open(t, url, Migrations()...)
 		given := []string{"a.test", "b.test", "c.test", "a.test", "", ""}
 		configs, errs := make([]Config, len(given)), make([]error, len(given))
 		var wg sync.WaitGroup
 		for i, name := range given {
 			configs[i].Server.Name = name
-			wg.Go(func() { errs[i] = configs[i].keepName(t.Context(), d) })
+			wg.Go(func() { errs[i] = configs[i].storeName(t.Context(), d) })
 		}
 		wg.Wait()
 		name, err := storedName(t.Context(), d, d, "")
@@ -44,7 +44,7 @@ func TestProcessesAgreeOnTheName(t *testing.T) {
 // TestNameOfAnOlderDatabase is that of its users.
 func TestNameOfAnOlderDatabase(t *testing.T) {
 	for _, url := range []string{"sqlite:" + filepath.Join(t.TempDir(), "lyceum.db"), enginestest.TestPostgres(t)} {
-		d := dbtest.Open(t, url, migrations()...)
+		d := dbtest.Open(t, url, Migrations()...)
 		for given, want := range map[string]string{"": "", "new.test": "new.test"} { // no users
 			if got, err := nameIn(t, d, given); got != want || err != nil {
 				t.Errorf("%q, %v, expected %q", got, err, want)
@@ -70,6 +70,6 @@ func nameIn(t *testing.T, d *db.DB, given string) (string, error) {
 	t.Helper()
 	c := &Config{}
 	c.Server.Name = given
-	err := c.knowName(t.Context(), d)
+	err := c.AdoptStoredName(t.Context(), d)
 	return c.Server.Name, err
 }

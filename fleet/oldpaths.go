@@ -44,3 +44,6 @@ var proposals = []web.OldPath{
 }
 
 func oldPaths() []web.OldPath { return slices.Concat(olderVersions, proposals) }
+
+// AllRoutes are the routes of the process, with their paths in older versions of the specification.
+func (p *Process) AllRoutes() []web.Route { return web.WithOldPaths(p.domains.routes, olderVersions) }

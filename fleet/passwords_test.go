@@ -54,7 +54,7 @@ func TestNoPasswordOfAnAddressIsPrinted(t *testing.T) {
 	if text := conf.Effective(c.Sections()); bytes.Contains(text, []byte(hush)) {
 		t.Errorf("lyceum config prints a password:\n%s", linesWith(text, hush))
 	}
-	text, err := c.file(false)
+	text, err := c.YAML(false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -64,7 +64,7 @@ func TestNoPasswordOfAnAddressIsPrinted(t *testing.T) {
 	if !bytes.Contains(text, []byte("redis://host:1")) {
 		t.Errorf("the address was lost:\n%s", text)
 	}
-	if text, err = c.file(true); err != nil || !bytes.Contains(text, []byte("- redis://me:"+hush+"@host:1")) {
+	if text, err = c.YAML(true); err != nil || !bytes.Contains(text, []byte("- redis://me:"+hush+"@host:1")) {
 		t.Errorf("a backup with secrets has lost them: %v\n%s", err, text)
 	}
 }

@@ -10,8 +10,8 @@ import (
 	"lyceum/platform/obs"
 )
 
-// processFile is what a serving process leaves in its data directory for lyceum up and for people.
-type processFile struct {
+// ProcessFile is what a serving process leaves in its data directory for lyceum up and for people.
+type ProcessFile struct {
 	PID     int       `json:"pid"`
 	Machine int       `json:"machine"`
 	Version string    `json:"version"`
@@ -23,7 +23,7 @@ func processFilePath(data string) string { return filepath.Join(data, "process.j
 
 // writeProcessFile tells that this process serves.
 func (p *Process) writeProcessFile() {
-	f := processFile{PID: os.Getpid(), Machine: p.process.Machine(), Version: obs.Version, Since: obs.Now()}
+	f := ProcessFile{PID: os.Getpid(), Machine: p.process.Machine(), Version: obs.Version, Since: obs.Now()}
 	if p.public != nil {
 		f.Listen = p.public.Addr().String()
 	}
@@ -36,11 +36,11 @@ func (p *Process) writeProcessFile() {
 	}
 }
 
-// readProcessFile is not ok when the process with that id does not serve yet.
-func readProcessFile(data string, pid int) (f processFile, ok bool) {
+// ReadProcessFile is not ok when the process with that id does not serve yet.
+func ReadProcessFile(data string, pid int) (f ProcessFile, ok bool) {
 	text, err := os.ReadFile(processFilePath(data))
 	if err != nil || json.Unmarshal(text, &f) != nil {
-		return processFile{}, false
+		return ProcessFile{}, false
 	}
 	return f, f.PID == pid
 }

@@ -5,12 +5,14 @@ import (
 	"slices"
 	"strings"
 
+	"lyceum/ops/plan"
 	"lyceum/platform/domain"
 	"lyceum/platform/role"
+	"lyceum/platform/stream"
 )
 
 // Roles is the table of all roles, in the order in which people think of them.
-var Roles = inReadingOrder(collect(func(d domain.Domain) []role.Role { return d.Roles }))
+var Roles = inReadingOrder(Collect(func(d domain.Domain) []role.Role { return d.Roles }))
 
 // reading is that order; roles that it does not name come last.
 var reading = strings.Fields("router client sync events receipts typing presence todevice accountdata devicelists push media uploads downloads thumbnails admin")
@@ -26,16 +28,16 @@ func inReadingOrder(roles []role.Role) []role.Role {
 	return roles
 }
 
-// allRoles stands for every role in a list.
-const allRoles = "all"
+// AllRoles stands for every role in a list.
+const AllRoles = "all"
 
 // ParseRoles reads a list such as "router,events" or "all".
 func ParseRoles(list []string) ([]string, error) {
 	var out []string
 	for _, name := range list {
 		name = strings.TrimSpace(name)
-		if name == allRoles {
-			return []string{allRoles}, nil
+		if name == AllRoles {
+			return []string{AllRoles}, nil
 		}
 		if !slices.ContainsFunc(Roles, func(r role.Role) bool { return r.Name == name }) {
 			return nil, fmt.Errorf("roles: %q is no role: lyceum roles lists them", name)
@@ -45,7 +47,7 @@ func ParseRoles(list []string) ([]string, error) {
 		}
 	}
 	if len(out) == 0 {
-		return []string{allRoles}, nil
+		return []string{AllRoles}, nil
 	}
 	return out, nil
 }
@@ -58,4 +60,17 @@ func RolesMarkdown() []byte {
 		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s | %s |\n", r.Name, r.Purpose, r.Stream, r.Key, r.Pool, r.Serves)
 	}
 	return []byte(b.String())
+}
+
+// PlanRoles is the table of roles as package plan wants it.
+func PlanRoles() []plan.Role {
+	shards := map[string]int{}
+	for _, st := range Collect(func(d domain.Domain) []stream.Spec { return d.Streams }) {
+		shards[st.Name] = st.Shards
+	}
+	var out []plan.Role
+	for _, r := range Roles {
+		out = append(out, plan.Role{Name: r.Name, Stream: r.Stream, Pool: r.Pool, Shards: shards[r.Stream]})
+	}
+	return out
 }

@@ -12,7 +12,6 @@ import (
 	"fmt"
 	"hash/crc32"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -24,14 +23,14 @@ import (
 
 const minSecret = 16 // characters
 
-// fleetSecret is the configured secret or the one in the data directory. The first start of a server that has none makes it there. One
+// EnsureSecret is the configured secret or the one in the data directory. The first start of a server that has none makes it there. One
 // whose database is sealed with a secret that is gone makes no other, which would be taken for it later.
-func fleetSecret(ctx context.Context, c *Config, d *db.DB) ([]byte, error) {
-	secret, err := givenSecret(c)
+func (c *Config) EnsureSecret(ctx context.Context, d *db.DB) ([]byte, error) {
+	secret, err := c.ExistingSecret()
 	if err != nil || secret != nil {
 		return secret, err
 	}
-	path := secretPath(c)
+	path := c.SecretFile()
 	key, err := storedKey(ctx, d)
 	if err != nil {
 		return nil, err
@@ -40,13 +39,11 @@ func fleetSecret(ctx context.Context, c *Config, d *db.DB) ([]byte, error) {
 		return nil, fmt.Errorf("fleet.secret: the signing key in the database is sealed with the secret of the server, and there is none: no fleet.secret is configured and there is no file %s: "+
 			"put that file back (lyceum backup --with-secrets keeps it), or give the fleet.secret that the other processes have", path)
 	}
-	if !c.embedded() && len(c.Redis.Addresses) > 0 {
+	if !c.Embedded() && len(c.Redis.Addresses) > 0 {
 		return nil, errors.New("fleet.secret: processes that share PostgreSQL and Redis need one secret: make one with `openssl rand -hex 32` and give it to all, in LYCEUM_FLEET_SECRET or fleet.secret_file")
 	}
 	return makeSecret(c, path)
 }
-
-func secretPath(c *Config) string { return filepath.Join(c.Server.Data, "secret") }
 
 func makeSecret(c *Config, path string) ([]byte, error) {
 	secret := rand.Text() + rand.Text()
@@ -56,12 +53,12 @@ func makeSecret(c *Config, path string) ([]byte, error) {
 	return []byte(secret), nil
 }
 
-// givenSecret is the configured secret or the one in the data directory; nil when there is none.
-func givenSecret(c *Config) ([]byte, error) {
+// ExistingSecret is the configured secret or the one in the data directory; nil when there is none.
+func (c *Config) ExistingSecret() ([]byte, error) {
 	if s := c.Fleet.Secret.Reveal(); s != "" {
 		return []byte(s), nil
 	}
-	path := secretPath(c)
+	path := c.SecretFile()
 	text, err := os.ReadFile(path)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil
@@ -122,6 +119,20 @@ func sealed(ctx context.Context, d *db.DB, secret []byte, name, fresh string) (s
 		return "", fmt.Errorf("the stored %s was sealed with another fleet.secret: give every process of the fleet the same one", name)
 	}
 	return string(plain), nil
+}
+
+// OpensSigningKey reports whether a secret opens the sealed signing key of a database.
+func OpensSigningKey(secret []byte, stored string) bool {
+	gcm, err := sealer(secret, keyRow)
+	if err != nil {
+		return false
+	}
+	text, err := base64.StdEncoding.DecodeString(stored)
+	if err != nil {
+		return false
+	}
+	_, err = gcm.Open(nil, nil, text, []byte(keyRow))
+	return err == nil
 }
 
 // signingKey is the key that signs this server's events.

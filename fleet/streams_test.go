@@ -30,7 +30,7 @@ func TestNumbersOfStreamsStay(t *testing.T) {
 		}
 		lines[number] = line
 	}
-	for _, st := range collect(func(d domain.Domain) []stream.Spec { return d.Streams }) {
+	for _, st := range Collect(func(d domain.Domain) []stream.Spec { return d.Streams }) {
 		number := fmt.Sprint(st.Number)
 		want := fmt.Sprintf("%s %s, generation %d, %d shards", number, st.Name, st.Generation, st.Shards)
 		switch have := lines[number]; {

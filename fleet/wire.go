@@ -89,25 +89,25 @@ func (d *domains) construct(name string) (part domain.Part, err error) {
 	p, c, server := d.process, d.config, d.config.Server.Name
 	switch name {
 	case accounts.Domain.Name:
-		config, news := *of[accounts.Config](c), &upward{d}
-		config.ServerName, config.DefaultRoomVersion = server, of[rooms.Config](c).DefaultVersion
+		config, news := *SectionOf[accounts.Config](c), &upward{d}
+		config.ServerName, config.DefaultRoomVersion = server, SectionOf[rooms.Config](c).DefaultVersion
 		config.PasswordRates = accounts.PasswordRates{Account: c.HTTP.Rate("password"), Address: c.HTTP.Rate("password_address")}
 		d.accounts, err = accounts.New(accounts.Deps{
 			Process: p, Now: obs.Now, Limits: d.limits, UnderWay: d.acts, Profile: news, Devices: []accounts.DeviceListener{news}, Users: []accounts.UserListener{news},
 		}, config)
 		return d.accounts, err
 	case rooms.Domain.Name:
-		d.rooms, err = rooms.New(rooms.Deps{Process: p, Accounts: d.accounts, ServerName: server, Key: d.key}, *of[rooms.Config](c))
+		d.rooms, err = rooms.New(rooms.Deps{Process: p, Accounts: d.accounts, ServerName: server, Key: d.key}, *SectionOf[rooms.Config](c))
 		return d.rooms, err
 	case devices.Domain.Name:
 		d.devices, err = devices.New(devices.Deps{
 			Process: p, Accounts: d.accounts, Now: obs.Now, RoomMates: d.rooms,
-		}, *of[devices.Config](c))
+		}, *SectionOf[devices.Config](c))
 		return d.devices, err
 	case directory.Domain.Name:
-		return directory.New(directory.Deps{Process: p, Accounts: d.accounts, Rooms: d.rooms, ServerName: server}, *of[directory.Config](c))
+		return directory.New(directory.Deps{Process: p, Accounts: d.accounts, Rooms: d.rooms, ServerName: server}, *SectionOf[directory.Config](c))
 	case media.Domain.Name:
-		return media.New(media.Deps{Process: p, Blob: d.blobs, ServerName: server}, *of[media.Config](c))
+		return media.New(media.Deps{Process: p, Blob: d.blobs, ServerName: server}, *SectionOf[media.Config](c))
 	case receipts.Domain.Name:
 		d.receipts = receipts.New(receipts.Deps{Process: p, Accounts: d.accounts, Rooms: d.rooms})
 		return d.receipts, nil
@@ -115,16 +115,16 @@ func (d *domains) construct(name string) (part domain.Part, err error) {
 		d.typing = typing.New(typing.Deps{Process: p, Rooms: d.rooms})
 		return d.typing, nil
 	case presence.Domain.Name:
-		d.presence = presence.New(presence.Deps{Process: p, Rooms: d.rooms}, *of[presence.Config](c))
+		d.presence = presence.New(presence.Deps{Process: p, Rooms: d.rooms}, *SectionOf[presence.Config](c))
 		return d.presence, nil
 	case push.Domain.Name:
-		d.push, err = push.New(push.Deps{Process: p, Accounts: d.accounts, Rooms: d.rooms, Receipts: d.receipts}, *of[push.Config](c))
+		d.push, err = push.New(push.Deps{Process: p, Accounts: d.accounts, Rooms: d.rooms, Receipts: d.receipts}, *SectionOf[push.Config](c))
 		return d.push, err
 	case syncapi.Domain.Name:
 		return syncapi.New(syncapi.Deps{
 			Process: p, Accounts: d.accounts, Devices: d.devices, Rooms: d.rooms, Receipts: d.receipts, Typing: d.typing,
 			Presence: d.presence, Push: d.push,
-		}, *of[syncapi.Config](c)), nil
+		}, *SectionOf[syncapi.Config](c)), nil
 	case admin.Domain.Name:
 		return admin.New(admin.Deps{
 			Status: d.status, Roles: PlanRoles(), Rooms: d.rooms, Now: obs.Now,

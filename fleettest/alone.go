@@ -10,7 +10,7 @@ import (
 	"syscall"
 	"testing"
 
-	"lyceum/fleet"
+	"lyceum/ops/up"
 )
 
 // Alone is a process that one test has for itself.
@@ -31,7 +31,7 @@ func StartAlone(t *testing.T, database string, environ ...string) *Alone {
 	if err != nil {
 		t.Fatal(err)
 	}
-	port, err := fleet.FreePort()
+	port, err := up.FreePort()
 	if err != nil {
 		t.Fatal(err)
 	}

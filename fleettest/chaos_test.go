@@ -11,9 +11,9 @@ import (
 	"testing"
 	"time"
 
-	"lyceum/fleet"
 	"lyceum/fleettest"
 	"lyceum/ops/bench"
+	"lyceum/ops/up"
 )
 
 // load is a run of the load generator beside which things are broken.
@@ -198,7 +198,7 @@ func pause(t *testing.T, d time.Duration) {
 	}
 }
 
-func signal(t *testing.T, c *fleet.Child, s syscall.Signal) {
+func signal(t *testing.T, c *up.Child, s syscall.Signal) {
 	t.Helper()
 	if err := c.Signal(s); err != nil {
 		t.Errorf("%s: %v", c.Name, err)

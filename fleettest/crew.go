@@ -17,7 +17,7 @@ import (
 	"testing"
 	"time"
 
-	"lyceum/fleet"
+	"lyceum/ops/up"
 	"lyceum/platform/engines"
 )
 
@@ -200,7 +200,7 @@ func (c *Crew) add(s spec) (*Member, error) {
 	var err error
 	if p.Host != nil {
 		host, port = p.Host.Address("front"), 8000+int(c.ports.Add(1))
-	} else if port, err = fleet.FreePort(); err != nil {
+	} else if port, err = up.FreePort(); err != nil {
 		return nil, err
 	}
 	p.URL = fmt.Sprintf("http://%s:%d", host, port)

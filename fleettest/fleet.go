@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"lyceum/fleet"
+	"lyceum/ops/up"
 	"lyceum/platform/conf"
 	"lyceum/platform/engines"
 )
@@ -42,7 +43,7 @@ type Fleet struct {
 	Redis    *engines.Redis
 
 	dir  string
-	up   *fleet.Up // nil in "one"
+	up   *up.Supervisor // nil in "one"
 	url  string
 	stop []func() error // in the order of starting
 	turn atomic.Uint64
@@ -158,7 +159,7 @@ func startOne() (*Fleet, error) {
 	if err != nil {
 		return f, err
 	}
-	port, err := fleet.FreePort()
+	port, err := up.FreePort()
 	if err != nil {
 		return f, err
 	}
@@ -218,7 +219,7 @@ func startSplit() (*Fleet, error) {
 	if err != nil {
 		return f, err
 	}
-	port, err := fleet.FreePort()
+	port, err := up.FreePort()
 	if err != nil {
 		return f, err
 	}
@@ -235,8 +236,8 @@ func startSplit() (*Fleet, error) {
 	}
 	config.Database.URL = conf.Secret(f.Postgres.URL())
 	config.Redis.Addresses = []string{f.Redis.URL()}
-	config.Up.Replicas = fleet.EachRole()
-	f.up = &fleet.Up{Program: program, Config: config, Environ: environ}
+	config.Up.Replicas = up.EachRole()
+	f.up = &up.Supervisor{Program: program, Config: config, Environ: environ}
 	if err := f.up.Start(ctx); err != nil {
 		f.up = nil // it stopped what it started
 		return f, err
@@ -307,7 +308,7 @@ func (f *Fleet) Next() string {
 }
 
 // Children are the processes of the shape "split"; there are none to kill in "one".
-func (f *Fleet) Children() []*fleet.Child {
+func (f *Fleet) Children() []*up.Child {
 	if f.up == nil {
 		return nil
 	}
@@ -315,7 +316,7 @@ func (f *Fleet) Children() []*fleet.Child {
 }
 
 // Restart replaces a process of "split" as lyceum restart does.
-func (f *Fleet) Restart(ctx context.Context, c *fleet.Child) error { return f.up.Restart(ctx, c, "") }
+func (f *Fleet) Restart(ctx context.Context, c *up.Child) error { return f.up.Restart(ctx, c, "") }
 
 // Refused starts one more process of "split" with more variables and returns what it said when it ended by
 // itself. One that serves, or lasts longer than half a minute, fails the test.
@@ -333,7 +334,7 @@ func (f *Fleet) Refused(t *testing.T, environ ...string) string {
 }
 
 // Child is the process with a name such as events-1.
-func (f *Fleet) Child(t *testing.T, name string) *fleet.Child {
+func (f *Fleet) Child(t *testing.T, name string) *up.Child {
 	t.Helper()
 	for _, c := range f.Children() {
 		if c.Name == name {

@@ -16,8 +16,8 @@ import (
 
 	"github.com/tidwall/gjson"
 
-	"lyceum/fleet"
 	"lyceum/ops/bench"
+	"lyceum/ops/up"
 )
 
 // buildVersion makes a binary of another version. more are files that only that version has: a schema step, for example.
@@ -206,7 +206,7 @@ func TestARolloutLosesNoRequest(t *testing.T) {
 		t.Fatal(err)
 	}
 	data := filepath.Join(dir, "data")
-	port, err := fleet.FreePort()
+	port, err := up.FreePort()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -19,7 +19,7 @@ import (
 
 	"github.com/tidwall/gjson"
 
-	"lyceum/fleet"
+	"lyceum/ops/up"
 )
 
 // upWait is more than anything takes on a small machine with much else to do.
@@ -56,7 +56,7 @@ func (u *upFleet) start() {
 	if text, err := os.ReadFile(filepath.Join(u.data, "up.log")); err == nil {
 		u.log += string(text) // the next one begins its log anew
 	}
-	port, err := fleet.FreePort()
+	port, err := up.FreePort()
 	if err != nil {
 		u.t.Fatal(err)
 	}

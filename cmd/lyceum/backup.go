@@ -4,7 +4,7 @@ import (
 	"context"
 	"os"
 
-	"lyceum/fleet"
+	"lyceum/ops/backup"
 )
 
 type backupCommand struct {
@@ -26,13 +26,13 @@ func (backupCommand) Help() string {
 
 func (c *backupCommand) Run(ctx context.Context) error {
 	if c.Verify {
-		return fleet.VerifyBackup(ctx, c.Target, c.Base, terminal(os.Stderr), os.Stderr)
+		return backup.Verify(ctx, c.Target, c.Base, terminal(os.Stderr), os.Stderr)
 	}
 	config, err := c.loadFor()
 	if err != nil {
 		return err
 	}
-	return fleet.Backup(ctx, config, fleet.BackupOptions{
+	return backup.Make(ctx, config, backup.Options{
 		Target: c.Target, Since: c.Since, NoBlobs: c.NoBlobs, Incomplete: c.Incomplete, WithSecrets: c.WithSecrets, Terminal: terminal(os.Stderr),
 	}, os.Stderr)
 }
@@ -56,7 +56,7 @@ func (c *restoreCommand) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return fleet.Restore(ctx, config, fleet.RestoreOptions{
+	return backup.Restore(ctx, config, backup.RestoreOptions{
 		Source: c.Source, Bases: c.Base, Replace: c.Replace, Continue: c.Continue, WriteConfig: c.WriteConfig, Terminal: terminal(os.Stderr),
 	}, os.Stderr)
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"lyceum/fleet"
+	"lyceum/ops/connect"
 	"lyceum/ops/doctor"
 	"lyceum/platform/status"
 )
@@ -29,7 +30,7 @@ func (c *doctorCommand) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return fleet.WithStatus(ctx, config, func(ask func(context.Context) (*status.Fleet, error)) error {
+	return connect.WithStatus(ctx, config, func(ask func(context.Context) (*status.Fleet, error)) error {
 		before, err := ask(ctx)
 		if err != nil {
 			return err

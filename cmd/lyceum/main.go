@@ -15,6 +15,8 @@ import (
 
 	"lyceum/fleet"
 	"lyceum/media"
+	"lyceum/ops/connect"
+	"lyceum/ops/users"
 	"lyceum/platform/conf"
 	"lyceum/platform/db"
 	"lyceum/platform/obs"
@@ -65,7 +67,7 @@ func (s *sources) load() (*fleet.Config, error) {
 // flags are the keys that the command line gives, and their values.
 // loadFor is load for a command that speaks to a server: the data directory may be that of a fleet.
 func (s *sources) loadFor() (*fleet.Config, error) {
-	return fleet.LoadFor(conf.Sources{File: s.file(), Flags: s.flags()})
+	return connect.Load(conf.Sources{File: s.file(), Flags: s.flags()})
 }
 
 func (s *sources) flags() map[string]string {
@@ -107,6 +109,7 @@ func (c *serveCommand) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	users.Serve(process)
 	return process.Run(ctx)
 }
 

@@ -13,6 +13,7 @@ import (
 	"lyceum/fleet"
 	"lyceum/ops/deploy"
 	"lyceum/ops/plan"
+	"lyceum/ops/render"
 	"lyceum/platform/disk"
 	"lyceum/platform/obs"
 	"lyceum/platform/role"
@@ -70,7 +71,7 @@ func (c *renderProxy) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	routes, err := fleet.RouteTable(ctx, config)
+	routes, err := render.RouteTable(ctx, config)
 	if err != nil {
 		return err
 	}
@@ -92,9 +93,9 @@ func (c *renderProxy) Run(ctx context.Context) error {
 	}
 	switch {
 	case c.Live:
-		in.Backends, err = fleet.LiveBackends(ctx, config)
+		in.Backends, err = render.LiveBackends(ctx, config)
 	case len(c.Backend) > 0:
-		in.Backends, err = fleet.ParseBackends(c.Backend)
+		in.Backends, err = render.ParseBackends(c.Backend)
 	case kind == "gateway":
 		in.Backends = map[string]deploy.Backend{}
 		for _, r := range fleet.Roles {
@@ -154,7 +155,7 @@ func (c *renderDeploy) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	capacities, err := fleet.ReadCapacities(c.Capacities)
+	capacities, err := plan.LoadCapacities(c.Capacities)
 	if err != nil {
 		return err
 	}
@@ -166,7 +167,7 @@ func (c *renderDeploy) Run(ctx context.Context) error {
 	name := cmp.Or(config.Server.Name, "localhost")
 	in := deploy.Input{
 		ServerName: name, Image: c.Image, Registry: c.Registry, Version: version, Namespace: c.Namespace,
-		Roles: fleet.Roles, Sizes: fleet.Sizes(p), ConcurrentUsers: int(c.Users), Revision: c.Revision,
+		Roles: fleet.Roles, Sizes: render.Sizes(p), ConcurrentUsers: int(c.Users), Revision: c.Revision,
 		RedisTLS:       c.RedisTLS,
 		S3:             deploy.S3{Endpoint: c.S3, Bucket: c.Bucket, Prefix: c.Prefix, AccessKey: c.AccessKey, NoSecretKey: c.AccessKey == ""},
 		ServiceMonitor: c.Monitor, Targets: c.Targets, TrustedProxies: config.HTTP.TrustedProxies,
@@ -200,7 +201,7 @@ func (c *renderDeploy) Run(ctx context.Context) error {
 		in.S3.AccessKey, in.S3.NoSecretKey, in.S3.MakeBucket = cmp.Or(c.AccessKey, "lyceum"), false, true
 	}
 	if kind == "kubernetes" {
-		routes, err := fleet.RouteTable(ctx, config)
+		routes, err := render.RouteTable(ctx, config)
 		if err != nil {
 			return err
 		}
@@ -309,7 +310,7 @@ func (planCommand) Help() string {
 }
 
 func (c *planCommand) Run() error {
-	capacities, err := fleet.ReadCapacities(c.Capacities)
+	capacities, err := plan.LoadCapacities(c.Capacities)
 	if err != nil {
 		return err
 	}

@@ -7,7 +7,7 @@ import (
 	"os"
 	"time"
 
-	"lyceum/fleet"
+	"lyceum/ops/connect"
 	"lyceum/platform/status"
 )
 
@@ -29,7 +29,7 @@ func (c *statusCommand) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return fleet.WithStatus(ctx, config, func(ask func(context.Context) (*status.Fleet, error)) error {
+	return connect.WithStatus(ctx, config, func(ask func(context.Context) (*status.Fleet, error)) error {
 		before, err := ask(ctx)
 		if err != nil {
 			return err

@@ -10,7 +10,7 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"lyceum/fleet"
+	"lyceum/ops/users"
 	"lyceum/platform/conf"
 )
 
@@ -31,7 +31,7 @@ func (c *tokenNewCommand) Run(ctx context.Context) error {
 	if c.Uses < 0 || c.Expires < 0 {
 		return errors.New("--uses and --expires: expected no negative number")
 	}
-	return c.with(ctx, false, func(u *fleet.Users) error {
+	return c.with(ctx, false, func(u *users.Users) error {
 		token, err := u.NewToken(ctx, c.Name, c.Uses, c.Expires.D())
 		if err == nil {
 			fmt.Println(token)
@@ -45,7 +45,7 @@ type tokenListCommand struct {
 }
 
 func (c *tokenListCommand) Run(ctx context.Context) error {
-	return c.with(ctx, false, func(u *fleet.Users) error {
+	return c.with(ctx, false, func(u *users.Users) error {
 		tokens, err := u.Tokens(ctx)
 		if err != nil {
 			return err
@@ -74,7 +74,7 @@ type tokenRevokeCommand struct {
 }
 
 func (c *tokenRevokeCommand) Run(ctx context.Context) error {
-	return c.with(ctx, false, func(u *fleet.Users) error { return u.RevokeToken(ctx, c.Token) })
+	return c.with(ctx, false, func(u *users.Users) error { return u.RevokeToken(ctx, c.Token) })
 }
 
 type reportsCommands struct {
@@ -90,7 +90,7 @@ func (c *reportsListCommand) Run(ctx context.Context) error {
 	if c.Limit < 1 {
 		return errors.New("--limit: expected a number above 0")
 	}
-	return c.with(ctx, false, func(u *fleet.Users) error {
+	return c.with(ctx, false, func(u *users.Users) error {
 		reports, err := u.Reports(ctx, c.Limit)
 		if err != nil {
 			return err

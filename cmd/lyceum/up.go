@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"lyceum/fleet"
+	"lyceum/ops/connect"
+	"lyceum/ops/up"
 )
 
 type upCommand struct {
@@ -32,16 +34,16 @@ func (upCommand) Help() string {
 
 func (c *upCommand) Run(ctx context.Context) error {
 	if _, given := c.flags()["fleet.roles"]; given {
-		return fleet.ErrUpRoles
+		return up.ErrRoles
 	}
 	config, err := c.load()
 	if err != nil {
 		return err
 	}
 	if c.Each {
-		config.Up.Replicas = fleet.EachRole()
+		config.Up.Replicas = up.EachRole()
 	}
-	switch _, err := fleet.FindSupervisor(config.Server.Data); {
+	switch _, err := up.FindSupervisor(config.Server.Data); {
 	case err == nil:
 		return fmt.Errorf("lyceum up runs over %s already: lyceum ps shows its processes", config.Server.Data)
 	case errors.Is(err, os.ErrPermission):
@@ -51,8 +53,8 @@ func (c *upCommand) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	up := &fleet.Up{Program: program, Config: config, File: c.file(), Flags: c.flags()}
-	if err := up.Check(ctx); err != nil { // before anything is said or made
+	supervisor := &up.Supervisor{Program: program, Config: config, File: c.file(), Flags: c.flags()}
+	if err := supervisor.Check(ctx); err != nil { // before anything is said or made
 		return err
 	}
 	if c.Detach {
@@ -60,34 +62,34 @@ func (c *upCommand) Run(ctx context.Context) error {
 	}
 	start := time.Now()
 	fmt.Println("starting; data and logs are in", config.Server.Data)
-	if missing := config.Up.Missing(); len(missing) > 0 && config.Database.URL.Reveal() != "" {
+	if missing := up.MissingRoles(&config.Up); len(missing) > 0 && config.Database.URL.Reveal() != "" {
 		fmt.Println("no process of this machine has", strings.Join(missing, ", ")+": other machines must have them")
 	}
-	if err := up.Start(ctx); err != nil {
+	if err := supervisor.Start(ctx); err != nil {
 		return err
 	}
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
-	end, err := up.Supervise(stop)
+	end, err := supervisor.Supervise(stop)
 	if err != nil {
-		return errors.Join(err, up.Stop(context.WithoutCancel(ctx)))
+		return errors.Join(err, supervisor.Stop(context.WithoutCancel(ctx)))
 	}
 	defer end()
-	states := up.Servers()
-	for _, child := range up.Children() {
+	states := supervisor.Servers()
+	for _, child := range supervisor.Children() {
 		states = append(states, child.State())
 	}
 	printChildren(states)
 	name, err := fleet.ServerName(ctx, config)
 	if err != nil {
-		return errors.Join(err, up.Stop(context.WithoutCancel(ctx)))
+		return errors.Join(err, supervisor.Stop(context.WithoutCancel(ctx)))
 	}
 	fmt.Printf("serving %s at http://%s after %s; stop with ctrl-c or lyceum stop --data %s\n",
 		name, config.Server.Listen, time.Since(start).Round(10*time.Millisecond), config.Server.Data)
 	fmt.Println("make an administrator: lyceum user add --admin NAME --data", config.Server.Data)
 	<-ctx.Done()
 	fmt.Println("stopping:", fleet.WhyStopped(ctx))
-	return up.Stop(context.WithoutCancel(ctx))
+	return supervisor.Stop(context.WithoutCancel(ctx))
 }
 
 // detach starts the same command in the background and tells how it goes until it serves.
@@ -102,7 +104,7 @@ func (c *upCommand) detach(ctx context.Context, program string, config *fleet.Co
 		}
 	}
 	log := filepath.Join(config.Server.Data, "up.log")
-	pid, err := fleet.Detach(program, log, args...)
+	pid, err := up.Detach(program, log, args...)
 	if err != nil {
 		return err
 	}
@@ -111,7 +113,7 @@ func (c *upCommand) detach(ctx context.Context, program string, config *fleet.Co
 		text, _ := os.ReadFile(log)
 		fmt.Print(string(text[min(shown, len(text)):]))
 		shown = len(text)
-		if _, err := fleet.FindSupervisor(config.Server.Data); err == nil && strings.Contains(string(text), "make an administrator") {
+		if _, err := up.FindSupervisor(config.Server.Data); err == nil && strings.Contains(string(text), "make an administrator") {
 			fmt.Printf("in the background as process %d; its output is in %s\n", pid, log)
 			return nil
 		}
@@ -139,13 +141,13 @@ type overUp struct {
 	Config string `help:"Configuration file, if it names the data directory." placeholder:"FILE"`
 }
 
-func (o *overUp) find() (*fleet.Supervisor, error) {
+func (o *overUp) find() (*up.Client, error) {
 	s := sources{Config: o.Config, Data: o.Data}
 	config, err := s.load()
 	if err != nil {
 		return nil, err
 	}
-	return fleet.FindSupervisor(config.Server.Data)
+	return up.FindSupervisor(config.Server.Data)
 }
 
 // mend mends what an older version left for other commands.
@@ -155,7 +157,7 @@ func (o *overUp) mend() error {
 	if err != nil {
 		return err
 	}
-	return fleet.MendAccess(config.UpDirectory())
+	return up.MendAccess(connect.UpDirectory(config))
 }
 
 type psCommand struct {
@@ -179,7 +181,7 @@ func (c *psCommand) Run(ctx context.Context) error {
 	return nil
 }
 
-func printChildren(children []fleet.ChildState) {
+func printChildren(children []up.ChildState) {
 	t := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, "NAME\tPID\tSTATE\tMACHINE\tVERSION\tADDRESS\tUP\tRESTARTS\tLOG")
 	for _, c := range children {
@@ -289,7 +291,7 @@ func (c *logsCommand) Run(ctx context.Context) error {
 	}
 	ends := map[string]int64{}
 	for _, child := range children {
-		text, end, err := fleet.LastLines(child.Log, c.Lines)
+		text, end, err := up.LastLines(child.Log, c.Lines)
 		if err != nil {
 			return err
 		}
@@ -303,7 +305,7 @@ func (c *logsCommand) Run(ctx context.Context) error {
 		case <-time.After(200 * time.Millisecond):
 		}
 		for _, child := range children {
-			text, end, err := fleet.LinesFrom(child.Log, ends[child.Log])
+			text, end, err := up.LinesFrom(child.Log, ends[child.Log])
 			if err != nil {
 				return err
 			}
@@ -358,14 +360,14 @@ func (c *rolloutCommand) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	data := config.UpDirectory()
-	if err := fleet.MendAccess(data); err != nil {
+	data := connect.UpDirectory(config)
+	if err := up.MendAccess(data); err != nil {
 		return err
 	}
-	access := sources{Config: filepath.Join(data, "fleet.yaml")} // how commands reach the fleet
+	access := sources{Config: fleet.AccessFile(data)} // how commands reach the fleet
 	if config, err = access.load(); err != nil {
 		return err
 	}
-	r := fleet.Rollout{Supervisor: s, Program: program, Keep: data, Watch: c.Watch, MaxBehind: c.MaxBehind, MaxErrors: c.MaxErrors, Out: os.Stdout}
+	r := up.Rollout{Supervisor: s, Program: program, Keep: data, Watch: c.Watch, MaxBehind: c.MaxBehind, MaxErrors: c.MaxErrors, Out: os.Stdout}
 	return r.Run(ctx, config)
 }

@@ -13,7 +13,7 @@ import (
 	"github.com/alecthomas/kong"
 
 	"lyceum/accounts"
-	"lyceum/fleet"
+	"lyceum/ops/users"
 )
 
 type userCommands struct {
@@ -36,7 +36,7 @@ type userListCommand struct {
 }
 
 func (c *userListCommand) Run(ctx context.Context) error {
-	return c.with(ctx, false, func(u *fleet.Users) error {
+	return c.with(ctx, false, func(u *users.Users) error {
 		t := table("USER", "IS", "STATE", "MADE", "LAST LOGIN")
 		err := u.List(ctx, func(user accounts.User) error {
 			is := cmp.Or(user.Kind, "user")
@@ -73,7 +73,7 @@ type userRightCommand struct {
 }
 
 func (c *userRightCommand) Run(ctx context.Context, k *kong.Context) error {
-	return c.with(ctx, false, func(u *fleet.Users) error {
+	return c.with(ctx, false, func(u *users.Users) error {
 		id, err := u.SetRight(ctx, k.Selected().Name, c.Name)
 		if err == nil {
 			fmt.Println(k.Selected().Name+":", id)
@@ -89,7 +89,7 @@ type userDeactivateCommand struct {
 }
 
 func (c *userDeactivateCommand) Run(ctx context.Context) error {
-	return c.with(ctx, false, func(u *fleet.Users) error {
+	return c.with(ctx, false, func(u *users.Users) error {
 		id, err := u.Deactivate(ctx, c.Name, c.Erase)
 		if err == nil {
 			fmt.Println("deactivate:", id)
@@ -105,7 +105,7 @@ type userAddCommand struct {
 }
 
 func (c *userAddCommand) Run(ctx context.Context) error {
-	return c.with(ctx, true, func(u *fleet.Users, password string) error {
+	return c.with(ctx, true, func(u *users.Users, password string) error {
 		if u.Made {
 			fmt.Fprintln(os.Stderr, "there was no server yet: one is made")
 		}
@@ -123,7 +123,7 @@ type userPasswdCommand struct {
 }
 
 func (c *userPasswdCommand) Run(ctx context.Context) error {
-	return c.with(ctx, false, func(u *fleet.Users, password string) error { return u.SetPassword(ctx, c.Name, password) })
+	return c.with(ctx, false, func(u *users.Users, password string) error { return u.SetPassword(ctx, c.Name, password) })
 }
 
 type userTokenCommand struct {
@@ -132,7 +132,7 @@ type userTokenCommand struct {
 }
 
 func (c *userTokenCommand) Run(ctx context.Context) error {
-	return c.with(ctx, false, func(u *fleet.Users) error {
+	return c.with(ctx, false, func(u *users.Users) error {
 		token, err := u.Token(ctx, c.Name)
 		if err != nil {
 			return err
@@ -142,12 +142,12 @@ func (c *userTokenCommand) Run(ctx context.Context) error {
 	})
 }
 
-func (s *sources) with(ctx context.Context, makes bool, fn func(*fleet.Users) error) error {
+func (s *sources) with(ctx context.Context, makes bool, fn func(*users.Users) error) error {
 	config, err := s.loadFor()
 	if err != nil {
 		return err
 	}
-	return fleet.WithUsers(ctx, config, makes, fn)
+	return users.WithUsers(ctx, config, makes, fn)
 }
 
 // newPassword is what the commands that set a password share.
@@ -157,12 +157,12 @@ type newPassword struct {
 }
 
 // with calls fn with the password and prints it when it was made here.
-func (n *newPassword) with(ctx context.Context, makes bool, fn func(u *fleet.Users, password string) error) error {
+func (n *newPassword) with(ctx context.Context, makes bool, fn func(u *users.Users, password string) error) error {
 	password, made, err := readPassword(n.Password)
 	if err != nil {
 		return err
 	}
-	return n.sources.with(ctx, makes, func(u *fleet.Users) error {
+	return n.sources.with(ctx, makes, func(u *users.Users) error {
 		err := fn(u, password)
 		if err == nil && made {
 			fmt.Println("password:", password)

@@ -1,399 +1,378 @@
 package backup
 
 import (
+	"cmp"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
-	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
+	"lyceum/fleet"
+	"lyceum/ops/backup/archive"
+	"lyceum/ops/connect"
 	"lyceum/platform/blob"
 	"lyceum/platform/db"
+	"lyceum/platform/disk"
 	"lyceum/platform/domain"
+	"lyceum/platform/obs"
 )
 
-// Source is what is copied.
-type Source struct {
-	DB         *db.DB
-	Blobs      blob.Store // nil: they are left out
-	Sets       []db.Migrations
-	ServerName string
-	Version    string
-	// Skip are tables whose rows mean nothing elsewhere.
-	Skip []string
-	// SkipBlobs is the beginning of the keys of blobs that mean nothing elsewhere; "" for none.
-	SkipBlobs string
-	// References are the columns whose rows name blobs. Those that the schema does not have yet count for nothing.
-	References []domain.Blob
-	// Inspect adds what the snapshot tells of the fleet. May be nil.
-	Inspect func(ctx context.Context, q db.Querier, m *Manifest) error
-	Config  []byte // configuration file
-	Secret  []byte // secret of the fleet; nil leaves it out
-}
-
-// Options say where a backup goes and how.
+// Options say what a backup takes and where it goes.
 type Options struct {
-	Target string // a file, or an existing directory, or a name that ends in a slash
-	// Incomplete makes the backup also when the store lacks blobs that rows name, or has damaged ones. Without it none is made.
-	Incomplete bool
-
-	Since    string // a backup whose blobs need not be copied again; only for a file
-	ID       string // differs for every backup
-	Now      func() time.Time
-	Progress *Progress
+	Target      string // a file, or a directory: one that exists, or a name that ends in a slash
+	Since       string // an earlier backup, whose blobs are not copied again
+	NoBlobs     bool   // the blob store has backups of its own
+	WithSecrets bool   // the configuration with its secrets, and the secret of the fleet
+	Incomplete  bool   // make one also when the blob store lacks files that rows name
+	Terminal    bool   // out is a terminal
 }
 
-const (
-	pieceSize  = 1 << 20
-	listEvery  = 4096
-	listPage   = 1000
-	mostNamed  = 1000
-	dirArchive = "backup.tar.zst"
-	dirBlobs   = "blobs"
-	blobTries  = 6
-)
-
-// job is one backup being made.
-type job struct {
-	Source
-	Options
-	w *writer
-	m *Manifest
-
-	to    blob.Store // the directory of blobs beside the archive; nil without one
-	base  keySet     // that the base has
-	named []string   // queries for the keys that rows name
-	names keySet     // of blobs that rows name and that were not copied yet
-	spill *os.File   // the names themselves
-	list  []byte     // lines since the last list
-	lines int
-	lists int
-	sum   sum
+// RestoreOptions say what is restored and over what.
+type RestoreOptions struct {
+	Source      string
+	Bases       []string // where the backups are on which an incremental one stands, beside its own directory
+	Replace     bool     // throw away what the database holds
+	Continue    bool     // the backup was the last act of a stopped server: clients go on where they were
+	WriteConfig string   // file for the configuration in the backup; "": none
+	Terminal    bool
 }
 
-// Write makes a backup and returns its manifest. Nothing is left of one that fails.
-func Write(ctx context.Context, s Source, o Options) (m *Manifest, err error) {
-	j := &job{Source: s, Options: o}
-	name, dir := o.Target, isDir(o.Target)
-	if dir {
-		if o.Since != "" {
-			return nil, errors.New("a directory keeps the blobs of the backup before: --since is for files")
-		}
-		if err := os.MkdirAll(o.Target, 0o700); err != nil {
-			return nil, err
-		}
-		name = filepath.Join(o.Target, dirArchive)
-	}
-	if err := mayReplace(ctx, name, o.Since); err != nil {
-		return nil, err
-	}
-	j.m = &Manifest{
-		Format: Format, ID: o.ID, Version: s.Version, ServerName: s.ServerName, Engine: "sqlite", Secrets: s.Secret != nil,
-		Blobs: BlobInfo{Where: InArchive},
-	}
-	if s.DB.Postgres() {
-		j.m.Engine = "postgres"
-	}
-	switch {
-	case s.Blobs == nil:
-		j.m.Blobs.Where = LeftOut
-	case dir:
-		j.m.Blobs.Where = Beside
-		if j.to, err = blob.OpenDirectory(filepath.Join(o.Target, dirBlobs)); err != nil {
-			return nil, err
-		}
-	case o.Since != "":
-		if err := j.readBase(ctx); err != nil {
-			return nil, err
-		}
-	}
-	if j.w, err = newWriter(name, o.Now()); err != nil {
-		return nil, err
-	}
-	if err := j.write(ctx); err != nil {
-		return nil, errors.Join(err, j.w.drop())
-	}
-	j.Progress.end()
-	if err := j.w.finish(); err != nil {
-		return nil, err
-	}
-	if j.to != nil && j.m.Blobs.Whole() == nil { // what the store has lost may be there, of the backup before
-		return j.m, j.prune(ctx)
-	}
-	return j.m, nil
+// Make writes all that the server keeps, as it is at one moment, while processes run or not.
+// The PostgreSQL of a fleet of lyceum up that is stopped runs meanwhile.
+func Make(ctx context.Context, c *fleet.Config, o Options, out io.Writer) error {
+	return connect.WithEngines(ctx, c, func() error { return writeBackup(ctx, c, o, out) })
 }
 
-// mayReplace lets a backup take the place of an earlier one, and of nothing else. One that stands on another takes a new name: what it
-// replaced may be below it.
-func mayReplace(ctx context.Context, name, since string) error {
-	info, err := os.Stat(name)
-	switch {
-	case errors.Is(err, os.ErrNotExist):
-		return nil
-	case err != nil:
-		return err
-	case !info.Mode().IsRegular():
-		return fmt.Errorf("%s is no file: name one for the backup", name)
-	case since != "":
-		return fmt.Errorf("%s is there already, and what --since names may stand on it: give this backup a new name", name)
-	}
-	if _, err := read(ctx, name, visitor{header: func(header) error { return errEnough }}); err != nil {
-		return fmt.Errorf("%s is there already and is no backup of Lyceum: name another file, or remove this one", name)
-	}
-	return nil
-}
-
-func isDir(name string) bool {
-	if strings.HasSuffix(name, "/") || strings.HasSuffix(name, string(filepath.Separator)) {
-		return true
-	}
-	info, err := os.Stat(name)
-	return err == nil && info.IsDir()
-}
-
-func (j *job) write(ctx context.Context) (err error) {
-	if err := j.w.json(headerName, header{Format, j.ID}); err != nil {
-		return err
-	}
-	if err := j.w.part(configName, j.Config); err != nil {
-		return err
-	}
-	if j.Secret != nil {
-		if err := j.w.part(secretName, j.Secret); err != nil {
-			return err
-		}
-	}
-	if j.Blobs != nil {
-		j.names = keySet{}
-		if j.spill, err = os.CreateTemp(filepath.Dir(j.w.name), ".lyceum-backup-names-"); err != nil {
-			return err
-		}
-		defer func() { _ = os.Remove(j.spill.Name()) }() // a list of keys, of no use to anybody
-		defer j.spill.Close()
-	}
-	if err := j.DB.Snapshot(ctx, func(q db.Querier) error { return j.snapshot(ctx, q) }); err != nil {
-		return err
-	}
-	if j.Blobs != nil {
-		if err := j.blobs(ctx); err != nil {
-			return err
-		}
-	}
-	return j.w.json(manifestName, j.m)
-}
-
-// snapshot writes all rows.
-func (j *job) snapshot(ctx context.Context, q db.Querier) error {
-	have, err := j.DB.Tables(ctx, q) // the first statement: the moment of the snapshot
+func writeBackup(ctx context.Context, c *fleet.Config, o Options, out io.Writer) error {
+	began := time.Now()
+	d, err := c.OpenExistingDatabase(ctx)
 	if err != nil {
 		return err
-	}
-	j.m.Time = j.Now().UTC()
-	if !slices.ContainsFunc(have, func(t db.Table) bool { return t.Name == "migrations" }) {
-		return errors.New("the database holds no Lyceum: is it the right one?")
-	}
-	if j.m.Schema, err = db.Applied(ctx, q); err != nil {
-		return err
-	}
-	known, err := tablesOf(ctx, j.m.Schema, j.Sets)
-	if err != nil {
-		return err
-	}
-	if j.Inspect != nil {
-		if err := j.Inspect(ctx, q, j.m); err != nil {
-			return err
-		}
-	}
-	var tables []db.Table
-	total := int64(0)
-	for _, t := range have {
-		if _, ours := known[t.Name]; !ours || slices.Contains(j.Skip, t.Name) || isSchema(t.Name) {
-			continue
-		}
-		var n int64
-		if err := q.QueryRow(ctx, "SELECT COUNT(*) FROM "+quote(t.Name)).Scan(&n); err != nil {
-			return err
-		}
-		total += n
-		tables = append(tables, t)
-	}
-	if err := checkTables(tables); err != nil {
-		return err
-	}
-	if err := j.w.json(tablesName, tables); err != nil {
-		return err
-	}
-	j.Progress.step("rows", "rows", total)
-	for _, t := range tables {
-		info, err := j.table(ctx, q, t)
-		if err != nil {
-			return err
-		}
-		j.m.Tables = append(j.m.Tables, info)
-	}
-	if j.Blobs == nil {
-		return nil
-	}
-	for _, b := range j.References {
-		if hasColumn(tables, b) {
-			j.named = append(j.named, b.Keys())
-			if err := j.references(ctx, q, b.Keys()); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-func hasColumn(tables []db.Table, b domain.Blob) bool {
-	return slices.ContainsFunc(tables, func(t db.Table) bool {
-		return t.Name == b.Table && slices.ContainsFunc(t.Columns, func(c db.Column) bool { return c.Name == b.Column })
-	})
-}
-
-// isSchema tells of the tables that say which steps were applied: the manifest says it.
-func isSchema(table string) bool { return table == "migrations" || table == "migration_needs" }
-
-// tablesOf are the tables that the steps make, found by making them in an empty database.
-func tablesOf(ctx context.Context, steps map[string]int64, sets []db.Migrations) (map[string]db.Table, error) {
-	dir, err := os.MkdirTemp("", "lyceum-schema-")
-	if err != nil {
-		return nil, err
-	}
-	defer os.RemoveAll(dir)
-	d, err := db.Open(ctx, "sqlite:"+filepath.Join(dir, "schema.db"), db.Options{})
-	if err != nil {
-		return nil, err
 	}
 	defer d.Close()
-	out := map[string]db.Table{}
-	return out, d.Tx(ctx, func(tx *db.Tx) error {
-		if _, err := db.Build(ctx, tx, steps, sets...); err != nil {
-			return err
-		}
-		tables, err := d.Tables(ctx, tx)
-		for _, t := range tables {
-			out[t.Name] = t
-		}
-		return err
-	})
-}
-
-func quote(name string) string { return `"` + strings.ReplaceAll(name, `"`, `""`) + `"` }
-
-func columns(t *db.Table) string {
-	names := make([]string, len(t.Columns))
-	for i, c := range t.Columns {
-		names[i] = quote(c.Name)
-	}
-	return strings.Join(names, ", ")
-}
-
-// table writes the rows of a table in pieces.
-func (j *job) table(ctx context.Context, q db.Querier, t db.Table) (TableInfo, error) {
-	info := TableInfo{Table: t}
-	var s sum
-	var piece []byte
-	pieces := 0
-	flush := func() error {
-		if len(piece) == 0 {
-			return nil
-		}
-		pieces++
-		err := j.w.part(fmt.Sprintf("%s%s/%08d", rowsPrefix, t.Name, pieces), piece)
-		info.Bytes += int64(len(piece))
-		piece = piece[:0]
+	if err := c.AdoptStoredName(ctx, d); err != nil {
 		return err
 	}
-	err := eachRow(ctx, q, &t, func(values []any) error {
-		begin := len(piece)
-		var err error
-		if piece, err = appendRow(piece, &t, values); err != nil {
+	c.Server.Name = cmp.Or(c.Server.Name, fleet.DefaultName)
+	s := archive.Source{
+		DB: d, Sets: fleet.Migrations(), ServerName: c.Server.Name, Version: obs.Version, SkipBlobs: fleet.ProbePrefix,
+		References: fleet.Collect(func(d domain.Domain) []domain.Blob { return d.Blobs }), Inspect: func(ctx context.Context, q db.Querier, m *archive.Manifest) error { return inspect(ctx, c, q, m) },
+	}
+	for _, r := range restoreRules() {
+		if r.Do == domain.Skipped {
+			s.Skip = append(s.Skip, r.Table)
+		}
+	}
+	if !o.NoBlobs {
+		if s.Blobs, err = blob.Open(ctx, c.Blob); err != nil {
 			return err
 		}
-		s.add(piece[begin:])
-		info.Rows++
-		j.Progress.add(1)
-		if len(piece) >= pieceSize {
-			return flush()
+	}
+	if s.Config, err = c.YAML(o.WithSecrets); err != nil {
+		return err
+	}
+	s.Config = append([]byte("# The configuration of the server when it was backed up.\n"), s.Config...)
+	if o.WithSecrets {
+		if s.Secret, err = c.ExistingSecret(); err != nil {
+			return err
 		}
-		return nil
+	}
+	m, err := archive.Write(ctx, s, archive.Options{
+		Target: o.Target, Since: o.Since, Incomplete: o.Incomplete, ID: rand.Text(), Now: time.Now, Progress: &archive.Progress{Out: out, Terminal: o.Terminal, Now: time.Now},
 	})
-	if err == nil {
-		err = flush()
+	if ctx.Err() != nil {
+		return errors.New("interrupted: no backup was made, and nothing is left of it")
 	}
-	info.Sum = s.text()
-	return info, err
-}
-
-// eachRow reads all rows of a table; fn does not keep the values.
-func eachRow(ctx context.Context, q db.Querier, t *db.Table, fn func(values []any) error) error {
-	values, into := make([]any, len(t.Columns)), make([]any, len(t.Columns))
-	for i := range values {
-		into[i] = &values[i]
+	if errors.Is(err, archive.ErrIncomplete) {
+		return fmt.Errorf("%w: are the keys of blob in this configuration those of the processes? If the files are lost, --incomplete makes a backup of what is there", err)
 	}
-	return db.Each(func(row db.Row) error {
-		if err := row.Scan(into...); err != nil {
-			return fmt.Errorf("table %s: %w", t.Name, err)
-		}
-		return fn(values)
-	})(q.Query(ctx, "SELECT "+columns(t)+" FROM "+quote(t.Name)))
-}
-
-// references notes the keys that rows name.
-func (j *job) references(ctx context.Context, q db.Querier, query string) error {
-	out := newLineWriter(j.spill)
-	err := db.Each(func(row db.Row) error {
-		var key string
-		if err := row.Scan(&key); err != nil || !j.names.add(key) {
-			return err
-		}
-		return out.line(key)
-	})(q.Query(ctx, query))
-	return errors.Join(err, out.Flush())
-}
-
-// prune removes blobs beside an archive that no longer names them.
-func (j *job) prune(ctx context.Context) error {
-	keep := keySet{}
-	_, err := read(ctx, j.w.name, visitor{list: func(entries []Entry) error {
-		for _, e := range entries {
-			keep.add(e.Key)
-		}
-		return nil
-	}})
 	if err != nil {
 		return err
 	}
-	return eachBlob(ctx, j.to, func(i blob.Info) error {
-		if keep.has(i.Key) {
-			return nil
+	describe(out, o.Target, m)
+	if m.Blobs.Where != archive.LeftOut {
+		before := ""
+		if n := m.Blobs.Count - m.Blobs.Added; n > 0 {
+			before = fmt.Sprintf("; %d others were copied before", n)
 		}
-		return j.to.Delete(ctx, i.Key)
-	})
+		fmt.Fprintf(out, "copied:   %d blobs, %s%s\n", m.Blobs.Added, archive.Bytes10(m.Blobs.AddedB), before)
+	}
+	fmt.Fprintf(out, "took:     %s\n", time.Since(began).Round(time.Millisecond))
+	if o.WithSecrets {
+		fmt.Fprintln(out, "WARNING: the backup holds every secret of the server in clear: who can read it can act as the server. Keep it encrypted.")
+	}
+	if err := m.Blobs.Whole(); err != nil {
+		return fmt.Errorf("the backup was made, but it is %w", err)
+	}
+	return nil
 }
 
-// eachBlob lists a whole store.
-func eachBlob(ctx context.Context, s blob.Store, fn func(blob.Info) error) error {
-	for after := ""; ; {
-		page, err := s.List(ctx, "", after, listPage)
-		if err != nil {
-			return err
-		}
-		for _, i := range page {
-			if err := fn(i); err != nil {
-				return err
-			}
-		}
-		if len(page) < listPage {
-			return nil
-		}
-		after = page[len(page)-1].Key
+// inspect adds the history that is copied, and whether anybody writes on.
+func inspect(ctx context.Context, c *fleet.Config, q db.Querier, m *archive.Manifest) error {
+	err := q.QueryRow(ctx, "SELECT value FROM fleet WHERE name = 'log_epoch'").Scan(&m.LogEpoch)
+	if err != nil && !errors.Is(err, db.ErrNoRows) {
+		return err
+	}
+	if c.Embedded() {
+		m.Quiet = !c.DataInUse()
+		return nil
+	}
+	living, err := livingMachines(ctx, q)
+	m.Quiet = len(living) == 0
+	return err
+}
+
+// livingMachines names the processes of a fleet.
+func livingMachines(ctx context.Context, q db.Querier) ([]string, error) {
+	return db.List(func(row db.Row) (string, error) {
+		var id int64
+		var host string
+		err := row.Scan(&id, &host)
+		return fmt.Sprintf("%d (%s)", id, host), err
+	})(q.Query(ctx, "SELECT id, host FROM machines WHERE expires_ms > (EXTRACT(EPOCH FROM clock_timestamp()) * 1000)::bigint ORDER BY id"))
+}
+
+func describe(out io.Writer, name string, m *archive.Manifest) {
+	rows := int64(0)
+	for _, t := range m.Tables {
+		rows += t.Rows
+	}
+	fmt.Fprintf(out, "backup:   %s\nserver:   %s, version %s, database %s\nmoment:   %s\nrows:     %d in %d tables\n",
+		name, m.ServerName, m.Version, m.Engine, m.Age(), rows, len(m.Tables))
+	b := m.Blobs
+	if b.Where == archive.LeftOut {
+		fmt.Fprintln(out, "blobs:    left out: back the blob store up by itself")
+		return
+	}
+	fmt.Fprintf(out, "blobs:    %d, %s\n", b.Count, archive.Bytes10(b.Bytes))
+	if b.Base != "" {
+		fmt.Fprintf(out, "base:     %s, needed for a restore\n", b.BaseAt)
+	}
+	if b.Gone > 0 {
+		fmt.Fprintf(out, "deleted:  %d blobs, with their rows, while the backup was made\n", b.Gone)
+	}
+	if err := b.Whole(); err != nil {
+		fmt.Fprintln(out, "WARNING:", err)
 	}
 }
 
-var _ io.Writer = (*writer)(nil)
+// Verify reads a backup to its end and checks every hash.
+func Verify(ctx context.Context, source string, bases []string, terminal bool, out io.Writer) error {
+	c, err := archive.Verify(ctx, source, archive.VerifyOptions{Bases: bases, Progress: &archive.Progress{Out: out, Terminal: terminal, Now: time.Now}})
+	if err != nil {
+		return err
+	}
+	describe(out, source, &c.Manifest)
+	if err := c.Manifest.Blobs.Whole(); err != nil {
+		fmt.Fprintln(out, "whole:    no")
+		return fmt.Errorf("%s is as it was written, and it is %w", source, err)
+	}
+	fmt.Fprintln(out, "whole:    yes")
+	return nil
+}
+
+// Restore fills an empty database and blob store from a backup.
+func Restore(ctx context.Context, c *fleet.Config, o RestoreOptions, out io.Writer) error {
+	began := time.Now()
+	if _, err := os.Stat(o.Source); err != nil {
+		return err
+	}
+	if _, err := os.Stat(o.WriteConfig); o.WriteConfig != "" && err == nil {
+		return fmt.Errorf("%s is there already: name another file for the configuration", o.WriteConfig)
+	}
+	data, err := c.OpenDataDirectory(fleet.MayCreate)
+	if err != nil {
+		return err
+	}
+	defer data.Close()
+	if c.Embedded() {
+		if err := data.Lock(); err != nil {
+			return err
+		}
+	}
+	o11y, err := obs.New(obs.Config{LogLevel: "warn", LogFormat: c.Obs.LogFormat})
+	if err != nil {
+		return err
+	}
+	d, err := c.OpenDatabaseForLong(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { // a restore that was refused, or interrupted, leaves no database
+		if ours, err := d.Ours(context.WithoutCancel(ctx)); ours || err != nil {
+			data.Keep()
+		}
+		if err := d.Close(); err != nil {
+			slog.Warn("the database did not close well", "error", err)
+		}
+	}()
+	r := &restoring{config: c, options: o, db: d, rules: map[string]domain.Rule{}}
+	var dropped []string
+	for _, rule := range restoreRules() {
+		r.rules[rule.Table] = rule
+		if rule.Do == domain.Dropped {
+			dropped = append(dropped, rule.Rows)
+		}
+	}
+	target := archive.Target{
+		DB: d, Sets: fleet.Migrations(), ServerName: c.Server.Name, Version: obs.Version, SkipBlobs: fleet.ProbePrefix, Replace: o.Replace,
+		Accept: r.accept, Before: r.before, Change: r.change, After: r.after, Log: o11y.Log,
+		Progress: &archive.Progress{Out: out, Terminal: o.Terminal, Now: time.Now},
+	}
+	if target.Blobs, err = blob.Open(ctx, c.Blob); err != nil {
+		return err
+	}
+	checked, done, err := archive.Restore(ctx, o.Source, target, archive.VerifyOptions{Bases: o.Bases, Peek: []string{"fleet"}})
+	if ctx.Err() != nil && err != nil {
+		return errors.New("interrupted: the database is as it was before; run the restore again")
+	}
+	if err != nil {
+		return err
+	}
+	if o.WriteConfig != "" {
+		if err := disk.WriteFile(o.WriteConfig, checked.Config, 0o600); err != nil {
+			return fmt.Errorf("all is restored, but the configuration could not be written: %w", err)
+		}
+	}
+	describe(out, o.Source, &checked.Manifest)
+	fmt.Fprintf(out, "restored: %d rows and %d blobs (%s); %d blobs were there already\ntook:     %s\n",
+		done.Rows, done.Blobs, archive.Bytes10(done.Bytes), done.There, time.Since(began).Round(time.Millisecond))
+	if done.Dropped > 0 {
+		fmt.Fprintf(out, "left out: %d rows that mean nothing in a restored server (%s)\n", done.Dropped, strings.Join(dropped, ", "))
+	}
+	if done.Cleaned > 0 {
+		fmt.Fprintf(out, "WARNING: %d texts had characters that PostgreSQL does not take; they were replaced\n", done.Cleaned)
+	}
+	return nil
+}
+
+// restoring is what a restore knows of fleets.
+type restoring struct {
+	config  *fleet.Config
+	options RestoreOptions
+	rules   map[string]domain.Rule // by table
+	secret  []byte                 // to be kept in the data directory; nil: it is there, or configured
+	epochs  map[string]int64       // of the leases in the database that is replaced
+	restore map[string]bool        // leases that the backup has
+	db      *db.DB
+	name    string // of the server in the backup
+}
+
+// accept refuses what this configuration could not work with.
+func (r *restoring) accept(c *archive.Checked) error {
+	r.name = c.Manifest.ServerName
+	if r.options.Continue && !c.Manifest.Quiet {
+		return errors.New("--continue is for a backup that was made while no process ran: this one was made beside running ones, so what they did later is not in it")
+	}
+	secret, err := r.config.ExistingSecret()
+	if err != nil {
+		return err
+	}
+	if secret == nil && r.config.Embedded() && c.Secret != nil {
+		secret, r.secret = c.Secret, c.Secret
+	}
+	for _, row := range c.Peeked {
+		if row.Get("name") != "signing_key" {
+			continue
+		}
+		stored, _ := row.Get("value").(string)
+		switch {
+		case secret == nil:
+			return errors.New("fleet.secret: the backup holds keys that are sealed with the secret of the fleet, and none is configured: set fleet.secret, or put the file named secret of the old data directory into the new one")
+		case !fleet.OpensSigningKey(secret, stored):
+			return errors.New("fleet.secret: the keys in the backup are sealed with another secret: give the one that the server had when the backup was made")
+		}
+	}
+	return nil
+}
+
+// before refuses to replace what a living fleet uses.
+func (r *restoring) before(ctx context.Context, tx *db.Tx, replacing bool) error {
+	r.epochs, r.restore = map[string]int64{}, map[string]bool{}
+	if !replacing {
+		return nil
+	}
+	if !r.config.Embedded() { // over SQLite the lock of the data directory says it
+		if _, err := tx.Exec(ctx, "LOCK TABLE machines IN ACCESS EXCLUSIVE MODE"); err != nil {
+			return err
+		}
+		living, err := livingMachines(ctx, tx)
+		if err != nil {
+			return err
+		}
+		if len(living) > 0 {
+			return fmt.Errorf("processes still run: machines %s: stop them all before you replace their database", strings.Join(living, ", "))
+		}
+	}
+	var err error
+	r.epochs, err = db.Map[string, int64](tx.Query(ctx, "SELECT name, epoch FROM leases"))
+	return err
+}
+
+// change makes the rows of another process's life those of a server that starts.
+func (r *restoring) change(row archive.Row) (keep bool) {
+	switch r.rules[row.Table.Name].Do {
+	case domain.Dropped:
+		return r.options.Continue
+	case domain.Rewritten:
+		return r.rewrite(row)
+	default:
+		return true
+	}
+}
+
+// rewrite changes the rows of the fleet's own tables.
+func (r *restoring) rewrite(row archive.Row) (keep bool) {
+	switch row.Table.Name {
+	case "leases":
+		// Nobody owns them, and no process of before, paused and woken up, has an epoch that counts.
+		name, _ := row.Get("name").(string)
+		epoch, _ := row.Get("epoch").(int64)
+		row.Set("machine", int64(-1))
+		row.Set("incarnation", int64(0))
+		row.Set("epoch", max(epoch, r.epochs[name])+1)
+		r.restore[name] = true
+	case "fleet":
+		switch row.Get("name") {
+		case "rollout": // an upgrade of other processes
+			return false
+		case "log_epoch":
+			// What happened after the backup is lost and its positions are given again, to other events. Clients
+			// that come with a position of then begin afresh.
+			if !r.options.Continue {
+				row.Set("value", rand.Text())
+			}
+		}
+	}
+	return true
+}
+
+// after keeps the name of the server, old epochs from coming again, and the secret that opens what was restored.
+func (r *restoring) after(ctx context.Context, tx *db.Tx) error {
+	var gone [][]any
+	for name, epoch := range r.epochs {
+		if !r.restore[name] {
+			gone = append(gone, []any{name, int64(-1), int64(0), epoch + 1, int64(0)})
+		}
+	}
+	if err := tx.Bulk(ctx, "INSERT INTO leases (name, machine, incarnation, epoch, pos) VALUES ?", gone); err != nil {
+		return err
+	}
+	if err := fleet.StoreRestoredName(ctx, r.db, tx, r.config.Server.Name, r.name); err != nil {
+		return err
+	}
+	if r.secret == nil {
+		return nil
+	}
+	return disk.WriteFile(r.config.SecretFile(), append(r.secret, '\n'), 0o600)
+}
+
+// restoreRules are the rules for the tables that are not simply copied and put back.
+func restoreRules() []domain.Rule {
+	return fleet.Collect(func(d domain.Domain) []domain.Rule { return d.Restore })
+}

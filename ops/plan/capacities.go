@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"sync"
 	"time"
 )
@@ -152,4 +153,17 @@ func (c *Capacities) idle(role string) float64 {
 		return p.IdleCPU
 	}
 	return c.Processes[AllRoles].IdleCPU
+}
+
+// LoadCapacities reads the capacities of this hardware from a file; "" gives those measured with the release.
+func LoadCapacities(path string) (*Capacities, error) {
+	if path == "" {
+		return Default(), nil
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return ReadCapacities(f)
 }

@@ -64,3 +64,9 @@ func SyncDir(path string) error {
 	}
 	return errors.Join(flush(d), d.Close())
 }
+
+// Absent reports whether nothing has the name, not even a link.
+func Absent(path string) bool {
+	_, err := os.Lstat(path)
+	return errors.Is(err, fs.ErrNotExist)
+}

@@ -1,0 +1,24 @@
+package fleet
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// TestNoServerInTheDirectoryOfAnother: nothing is made in the directories of PostgreSQL and Redis.
+func TestNoServerInTheDirectoryOfAnother(t *testing.T) {
+	for _, name := range []string{"PG_VERSION", "data/PG_VERSION", "redis.conf", "dump.rdb"} {
+		dir := t.TempDir()
+		file := filepath.Join(dir, name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(file), 0o700), os.WriteFile(file, nil, 0o600)); err != nil {
+			t.Fatal(err)
+		}
+		c := &Config{Server: ServerConfig{Data: dir}}
+		if err := c.checkDirectory(MayCreate); err == nil || !strings.Contains(err.Error(), "name another one with --data") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}

@@ -1,8 +1,0 @@
-//go:build !linux
-
-package fleet
-
-import "syscall"
-
-// childAttributes keep signals of the terminal from a child.
-func childAttributes() *syscall.SysProcAttr { return &syscall.SysProcAttr{Setpgid: true} }

@@ -1,0 +1,214 @@
+package up
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"lyceum/platform/conf"
+	"lyceum/platform/engines"
+)
+
+// engine is a PostgreSQL or Redis of package engines.
+type engine interface {
+	Start(ctx context.Context) error // once, on the same port with the same data
+	Stop() error
+	Wait() error // returns how the running process ended
+	Pid() int    // 0 when it does not run
+	Log() string // name of the file
+	LastLines() string
+}
+
+// server is a server that a Supervisor started; when it ends, it is started again.
+type server struct {
+	engine
+	name    string
+	address string
+
+	mu       sync.Mutex
+	since    time.Time // of its state
+	serves   bool
+	restarts int // after it ended by itself
+}
+
+// The pauses between tries to start a server again, and how often is said that it does not start.
+const (
+	firstPause = 200 * time.Millisecond
+	mostPause  = 10 * time.Second
+	sayFirst   = time.Second // a crashed PostgreSQL refuses to start until the last of its sessions is gone
+	sayPatient = 5 * time.Second
+	sayAgain   = time.Minute
+)
+
+// startServers starts a private PostgreSQL and Redis where no address is given.
+func (u *Supervisor) startServers(ctx context.Context) error {
+	c := u.Config
+	var watch context.Context
+	watch, u.unwatch = context.WithCancel(context.Background())
+	keep := func(name, address string, e engine) {
+		s := &server{engine: e, name: name, address: address, serves: true, since: time.Now()}
+		u.servers = append(u.servers, s)
+		u.wg.Go(func() { s.keep(watch) })
+	}
+	if c.Database.URL.Reveal() == "" {
+		u.connections = u.connectionsFor(Replicas(&c.Up))
+		pg, err := engines.StartPostgres(ctx, filepath.Join(c.Server.Data, "postgres"), fmt.Sprintf("max_connections=%d", u.connections))
+		if err != nil {
+			return err
+		}
+		keep("postgres", pg.Addr(), pg)
+		c.Database.URL = conf.Secret(pg.URL())
+	}
+	if len(c.Redis.Addresses) == 0 {
+		r, err := engines.StartRedis(ctx, filepath.Join(c.Server.Data, "redis"))
+		if err != nil {
+			return err
+		}
+		keep("redis", r.Addr(), r)
+		c.Redis.Addresses = []string{r.URL()}
+	}
+	return nil
+}
+
+// The connections of the PostgreSQL of a Supervisor: a slot costs 32 KiB whether it is used or not, measured with PostgreSQL 15.
+const (
+	leastConnections = 1000
+	spareProcesses   = 3 // that connect beside those of the groups: one that replaces another, and commands such as lyceum doctor
+)
+
+// connectionsFor is how many connections PostgreSQL must take for these groups, with room to scale them.
+func (u *Supervisor) connectionsFor(replicas map[string]int) int {
+	n := spareProcesses
+	for _, count := range replicas {
+		n += count
+	}
+	return max(n*u.Config.DatabaseConnections(), leastConnections)
+}
+
+// connectable refuses more processes than PostgreSQL has connections for: then requests, and the commands of the operator,
+// would find none.
+func (u *Supervisor) connectable(processes int) error {
+	each := u.Config.DatabaseConnections()
+	if need := (processes + spareProcesses) * each; u.connections > 0 && need > u.connections {
+		return fmt.Errorf("%d processes and %d in reserve with %d connections each need %d connections to PostgreSQL, and it takes %d: "+
+			"lower database.connections, or write the processes to up.replicas, and start lyceum up again", processes, spareProcesses, each, need, u.connections)
+	}
+	return nil
+}
+
+// stopServers ends them, the last one first; none is started after it began.
+func (u *Supervisor) stopServers() error {
+	var errs []error
+	for i := len(u.servers) - 1; i >= 0; i-- {
+		errs = append(errs, u.servers[i].Stop())
+	}
+	return errors.Join(errs...)
+}
+
+// keep starts a server again when it ends, for ever and with a growing pause, until ctx ends.
+func (s *server) keep(ctx context.Context) {
+	for {
+		how := s.Wait()
+		if ctx.Err() != nil {
+			return
+		}
+		s.turn(false)
+		say("%s ended (%s): starting it again", s.name, howEnded(how))
+		if !s.startAgain(ctx) {
+			return
+		}
+	}
+}
+
+// try is Start, and says what the server says when it takes long: a recovery does, and so does one that waits for room
+// on the disk.
+func (s *server) try(ctx context.Context) error {
+	done, began := make(chan error, 1), time.Now()
+	go func() { done <- s.Start(ctx) }()
+	for wait := sayPatient; ; wait = sayAgain {
+		select {
+		case err := <-done:
+			return err
+		case <-time.After(wait):
+			say("%s runs as process %d and does not answer after %s; it is waited for%s", s.name, s.Pid(), time.Since(began).Round(time.Second), s.LastLines())
+		}
+	}
+}
+
+// startAgain returns when the server serves, or false when ctx ended.
+func (s *server) startAgain(ctx context.Context) bool {
+	began := time.Now()
+	var said time.Time
+	for pause := firstPause; ; pause = min(2*pause, mostPause) {
+		err := s.try(ctx)
+		if err == nil {
+			s.turn(true)
+			say("%s serves again as process %d, after %s", s.name, s.Pid(), time.Since(began).Round(time.Millisecond))
+			return true
+		}
+		if ctx.Err() != nil {
+			return false
+		}
+		if time.Since(began) > sayFirst && time.Since(said) > sayAgain {
+			said = time.Now()
+			say("%s does not start; it is tried until it does: %v", s.name, err)
+		}
+		select {
+		case <-ctx.Done():
+			return false
+		case <-time.After(pause):
+		}
+	}
+}
+
+func (s *server) turn(serves bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.serves, s.since = serves, time.Now()
+	if serves {
+		s.restarts++
+	}
+}
+
+// State tells how a server is: serving, starting or down.
+func (s *server) State() ChildState {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := ChildState{
+		Name: s.name, Group: s.name, PID: s.Pid(), Machine: -1, Version: "-", Address: s.address, State: "serving",
+		Since: s.since, Restarts: s.restarts, Log: s.Log(),
+	}
+	switch {
+	case out.PID == 0:
+		out.State = "down"
+	case !s.serves:
+		out.State = "starting"
+	}
+	return out
+}
+
+// Servers are PostgreSQL and Redis as far as up started them.
+func (u *Supervisor) Servers() []ChildState {
+	var out []ChildState
+	for _, s := range u.servers {
+		out = append(out, s.State())
+	}
+	return out
+}
+
+// say tells the one who runs lyceum up what happened.
+func say(format string, args ...any) {
+	fmt.Fprintln(os.Stderr, time.Now().Format(time.DateTime), fmt.Sprintf(format, args...))
+}
+
+// howEnded tells how a process ended.
+func howEnded(err error) string {
+	if err == nil {
+		return "exit status 0"
+	}
+	return err.Error()
+}

@@ -1,0 +1,140 @@
+package users_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"strings"
+	"testing"
+
+	"lyceum/ops/opstest"
+)
+
+func TestMain(m *testing.M) { os.Exit(opstest.Main(m)) }
+
+// TestUsersTokensAndReportsOnTheCommandLine: beside a running process, over a stopped one, and in a fleet.
+func TestUsersTokensAndReportsOnTheCommandLine(t *testing.T) {
+	shapes := map[string]func(t *testing.T) *opstest.Site{
+		"running": func(t *testing.T) *opstest.Site {
+			s := opstest.NewUpSite(t, "LYCEUM_ACCOUNTS_REGISTRATION=token", "LYCEUM_HTTP_RATE_LIMITS_OFF=true").Called("users.test")
+			s.Process(t, s.Data)
+			return s
+		},
+		"stopped": func(t *testing.T) *opstest.Site {
+			s := opstest.NewUpSite(t).Called("users.test")
+			s.Process(t, s.Data)
+			s.Stop()
+			return s
+		},
+		"fleet": func(t *testing.T) *opstest.Site {
+			s := opstest.NewSite(t, "postgres").Called("users.test")
+			s.Start(t)
+			s.Data = t.TempDir() // commands are of another directory
+			s.Environ = append(s.Environ, "LYCEUM_SERVER_DATA="+s.Data)
+			return s
+		},
+	}
+	for name, open := range shapes {
+		t.Run(name, func(t *testing.T) {
+			s := open(t)
+			shows := func(words []string, args ...string) {
+				t.Helper()
+				out := strings.Join(strings.Fields(s.MustRun(t, args...)), " ")
+				for _, word := range words {
+					if !strings.Contains(out, word) {
+						t.Errorf("lyceum %v: expected %q, found %s", args, word, out)
+					}
+				}
+			}
+			s.MustRun(t, "user", "add", "--admin", "alice")
+			s.MustRun(t, "user", "add", "bob")
+			shows([]string{"@alice:users.test administrator active", "@bob:users.test user active"}, "user", "list")
+			shows([]string{"@bob:users.test"}, "user", "promote", "bob")
+			shows([]string{"@bob:users.test administrator active"}, "user", "list")
+			s.MustRun(t, "user", "demote", "@bob:users.test")
+			s.MustRun(t, "user", "lock", "bob")
+			shows([]string{"@bob:users.test user locked"}, "user", "list")
+			s.MustRun(t, "user", "unlock", "bob")
+			s.MustRun(t, "user", "suspend", "bob")
+			shows([]string{"@bob:users.test user suspended"}, "user", "list")
+			s.MustRun(t, "user", "unsuspend", "bob")
+			s.MustRun(t, "user", "deactivate", "bob")
+			shows([]string{"@alice:users.test administrator active", "@bob:users.test user deactivated"}, "user", "list")
+			s.MustFail(t, []string{"there is no user @carol:users.test"}, "user", "lock", "carol")
+
+			shows([]string{"welcome"}, "token", "new", "--name", "welcome", "--uses", "2", "--expires", "7d")
+			made := strings.TrimSpace(s.MustRun(t, "token", "new", "--uses", "0"))
+			shows([]string{"welcome 2 0 0 20", made + " no limit 0 0 never user"}, "token", "list")
+			s.MustFail(t, []string{"already"}, "token", "new", "--name", "welcome")
+			if name == "running" {
+				if _, err := join(t, s, "dora", "welcome"); err != nil {
+					t.Error(err)
+				}
+				shows([]string{"welcome 2 1 0"}, "token", "list")
+			}
+			s.MustRun(t, "token", "revoke", "welcome")
+			s.MustFail(t, []string{"there is no registration token welcome"}, "token", "revoke", "welcome")
+			shows([]string{"RECEIVED REPORTER ROOM EVENT USER REASON"}, "reports", "list")
+			if name != "stopped" {
+				alice := strings.TrimSpace(s.MustRun(t, "user", "token", "alice"))
+				post(t, s, alice, "/_matrix/client/v3/users/@bob:users.test/report", `{"reason":"it shouts\u001b[31m"}`)
+				shows([]string{"@alice:users.test - - @bob:users.test it shouts [31m"}, "reports", "list")
+			}
+		})
+	}
+}
+
+// post sends a request with a body and wants 200.
+func post(t *testing.T, s *opstest.Site, token, path, body string) []byte {
+	t.Helper()
+	status, answer := try(t, s, token, path, body)
+	if status != http.StatusOK {
+		t.Errorf("POST %s: %d %s", path, status, answer)
+	}
+	return answer
+}
+
+func try(t *testing.T, s *opstest.Site, token, path, body string) (int, []byte) {
+	t.Helper()
+	req, err := http.NewRequest(http.MethodPost, s.URL+path, strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if token != "" {
+		req.Header.Set("Authorization", "Bearer "+token)
+	}
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	answer, err := io.ReadAll(res.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return res.StatusCode, answer
+}
+
+// join registers a user with a registration token.
+func join(t *testing.T, s *opstest.Site, name, token string) ([]byte, error) {
+	t.Helper()
+	const path = "/_matrix/client/v3/register"
+	_, answer := try(t, s, "", path, fmt.Sprintf(`{"username":%q,"password":"a long password"}`, name))
+	var begun struct {
+		Session string `json:"session"`
+	}
+	if err := json.Unmarshal(answer, &begun); err != nil {
+		return answer, err
+	}
+	for _, stage := range []string{fmt.Sprintf(`"type":"m.login.registration_token","token":%q`, token), `"type":"m.login.dummy"`} {
+		body := fmt.Sprintf(`{"username":%q,"password":"a long password","auth":{%s,"session":%q}}`, name, stage, begun.Session)
+		status, out := try(t, s, "", path, body)
+		if status == http.StatusOK {
+			return out, nil
+		}
+		answer = out
+	}
+	return answer, fmt.Errorf("not registered: %s", answer)
+}

@@ -1,0 +1,123 @@
+package users
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"time"
+
+	"lyceum/accounts"
+	"lyceum/platform/obs"
+	"lyceum/rooms"
+)
+
+// Names of wishes in userRequest that are not about one user, and of the one that is final.
+const (
+	opList        = "list"
+	opDeactivate  = "deactivate"
+	opTokenNew    = "token new"
+	opTokenList   = "token list"
+	opTokenRevoke = "token revoke"
+	opReports     = "reports"
+)
+
+// rightsOf are the wishes that change what a user may do.
+var rightsOf = map[string]accounts.Rights{
+	"promote": {Admin: new(true)}, "demote": {Admin: new(false)},
+	"lock": {Locked: new(true)}, "unlock": {Locked: new(false)},
+	"suspend": {Suspended: new(true)}, "unsuspend": {Suspended: new(false)},
+}
+
+// listPage is how much of a list is asked for at once.
+const listPage = 500
+
+// SetRight changes what a user may do: promote, demote, lock, unlock, suspend or unsuspend. It returns the user's id.
+func (u *Users) SetRight(ctx context.Context, change, name string) (userID string, err error) {
+	return u.do(ctx, userRequest{Op: change, Name: name})
+}
+
+// Deactivate ends an account for good; erase also removes what it kept. It returns the user's id.
+func (u *Users) Deactivate(ctx context.Context, name string, erase bool) (userID string, err error) {
+	return u.do(ctx, userRequest{Op: opDeactivate, Name: name, Erase: erase})
+}
+
+// List calls fn for each user, in the order of their ids.
+func (u *Users) List(ctx context.Context, fn func(accounts.User) error) error {
+	for after := ""; ; {
+		page, err := answerList[accounts.User](ctx, u, userRequest{Op: opList, After: after, Limit: listPage})
+		if err != nil {
+			return err
+		}
+		for _, user := range page {
+			if err := fn(user); err != nil {
+				return err
+			}
+			after = user.UserID
+		}
+		if len(page) < listPage {
+			return nil
+		}
+	}
+}
+
+// NewToken makes a registration token: name "" makes one up, uses 0 is without end, expires 0 is never.
+func (u *Users) NewToken(ctx context.Context, name string, uses int64, expires time.Duration) (token string, err error) {
+	return u.do(ctx, userRequest{Op: opTokenNew, Name: name, Uses: uses, Expires: expires})
+}
+
+// Tokens lists the registration tokens.
+func (u *Users) Tokens(ctx context.Context) ([]accounts.RegistrationToken, error) {
+	return answerList[accounts.RegistrationToken](ctx, u, userRequest{Op: opTokenList})
+}
+
+// RevokeToken removes a registration token.
+func (u *Users) RevokeToken(ctx context.Context, token string) error {
+	_, err := u.do(ctx, userRequest{Op: opTokenRevoke, Name: token})
+	return err
+}
+
+// Reports lists what users reported, the newest first.
+func (u *Users) Reports(ctx context.Context, limit int) ([]rooms.Report, error) {
+	return answerList[rooms.Report](ctx, u, userRequest{Op: opReports, Limit: limit})
+}
+
+func answerList[T any](ctx context.Context, u *Users, r userRequest) (out []T, err error) {
+	text, err := u.do(ctx, r)
+	if err == nil {
+		err = json.Unmarshal([]byte(text), &out)
+	}
+	return out, err
+}
+
+// overall does what is not about one user; known is false for other wishes. Lists are answered as JSON.
+func (u *Users) overall(ctx context.Context, r userRequest) (text string, known bool, err error) {
+	var list any
+	switch r.Op {
+	case opList:
+		list, err = u.accounts.Users(ctx, r.After, r.Limit)
+	case opTokenList:
+		list, err = u.accounts.RegistrationTokens(ctx)
+	case opReports:
+		list, err = u.rooms.Reports(ctx, r.After, r.Limit)
+	case opTokenNew:
+		t := accounts.RegistrationToken{Token: r.Name, UsesAllowed: r.Uses}
+		if r.Expires != 0 {
+			t.Expires = obs.Now().Add(r.Expires).UnixMilli()
+		}
+		t, err = u.accounts.CreateRegistrationToken(ctx, t)
+		return t.Token, true, err
+	case opTokenRevoke:
+		removed, err := u.accounts.DeleteRegistrationToken(ctx, r.Name)
+		if err == nil && !removed {
+			err = errors.New("there is no registration token " + r.Name)
+		}
+		return r.Name, true, err
+	default:
+		return "", false, nil
+	}
+	if err != nil {
+		return "", true, err
+	}
+	b, err := json.Marshal(list)
+	return string(b), true, err
+}
