@@ -28,6 +28,7 @@ import (
 	"lyceum/platform/status"
 	"lyceum/platform/stream"
 	"lyceum/platform/web"
+	"lyceum/rpcerror"
 )
 
 // Process is a running process of the fleet.
@@ -261,7 +262,7 @@ func (p *Process) register(ctx context.Context) error {
 	p.process = &role.Process{DB: p.db, Bus: p.bus, Leases: leases, Log: log, Roles: Roles}
 	p.process.Streams = stream.New(stream.Options{DB: p.db, Bus: p.bus, Leases: leases, Log: log, Registry: p.obs.Registry})
 	if p.private != nil {
-		p.process.RPC, err = rpc.New(rpc.Options{Secret: p.secret, Errors: wireErrors{}, Log: log, Registry: p.obs.Registry, Tracer: p.tracer(), OnLost: leases.Suspect})
+		p.process.RPC, err = rpc.New(rpc.Options{Secret: p.secret, Errors: rpcerror.Codec{}, Log: log, Registry: p.obs.Registry, Tracer: p.tracer(), OnLost: leases.Suspect})
 	}
 	return err
 }

@@ -23,7 +23,6 @@ import (
 	"lyceum/platform/lease"
 	"lyceum/platform/obs"
 	"lyceum/platform/role"
-	"lyceum/platform/role/roletest"
 	"lyceum/platform/rpc"
 	"lyceum/platform/stream"
 	"lyceum/platform/web"
@@ -32,6 +31,7 @@ import (
 	"lyceum/push"
 	"lyceum/receipts"
 	"lyceum/rooms"
+	"lyceum/rpcerror"
 	"lyceum/syncapi"
 	"lyceum/typing"
 )
@@ -116,7 +116,7 @@ func join(ctx context.Context, s store, shared bus.Bus, l limits, alone bool, sl
 	o := lease.Options{Machine: -1, Roles: []string{"all"}, Alone: alone, Log: log, TTL: ttl}
 	var node *rpc.Node
 	if !alone {
-		if node, err = rpc.New(rpc.Options{Secret: bytes.Repeat([]byte("k"), 32), Errors: roletest.WireErrors(), Log: log}); err != nil {
+		if node, err = rpc.New(rpc.Options{Secret: bytes.Repeat([]byte("k"), 32), Errors: rpcerror.Codec{}, Log: log}); err != nil {
 			return nil, err
 		}
 		listener, err := net.Listen("tcp", "127.0.0.1:0")

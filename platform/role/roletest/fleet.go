@@ -15,6 +15,7 @@ import (
 	"lyceum/platform/role"
 	"lyceum/platform/rpc"
 	"lyceum/platform/stream"
+	"lyceum/rpcerror"
 )
 
 // Join starts a process that has all roles and shares a database and a bus with others. machine is its number, -1 for
@@ -23,7 +24,7 @@ import (
 func Join[T any](t testing.TB, d *db.DB, b bus.Bus, machine int, wire func(p *role.Process) T) (domain T, stop func()) {
 	t.Helper()
 	log := slog.New(slog.DiscardHandler)
-	r, err := rpc.New(rpc.Options{Secret: bytes.Repeat([]byte("k"), 32), Errors: wireErrors{}, Log: log})
+	r, err := rpc.New(rpc.Options{Secret: bytes.Repeat([]byte("k"), 32), Errors: rpcerror.Codec{}, Log: log})
 	if err != nil {
 		t.Fatal(err)
 	}

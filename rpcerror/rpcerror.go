@@ -1,4 +1,4 @@
-package fleet
+package rpcerror
 
 import (
 	"encoding/json"
@@ -10,32 +10,33 @@ import (
 	"lyceum/platform/web"
 )
 
-// wireErrors carries errors between processes: Matrix errors keep their code, and what a caller must tell
-// apart keeps its identity.
-type wireErrors struct{}
+// Codec is the rpc.Errors of every process. It encodes errors as JSON.
+type Codec struct{}
 
-var named = map[string]error{
+// streamErrors are the errors of streams that keep their identity, by their names on the wire.
+var streamErrors = map[string]error{
 	"not_owner": stream.ErrNotOwner,
 	"aborted":   stream.ErrAborted,
 	"busy":      stream.ErrBusy,
 }
 
-type wireError struct {
-	Name   string        `json:"name,omitempty"`
+// message is an error on the wire: that of a stream by its name, or a Matrix error.
+type message struct {
+	Name   string        `json:"name,omitempty"` // of streamErrors
 	Status int           `json:"status,omitempty"`
 	Matrix *matrix.Error `json:"matrix,omitempty"`
-	Cause  string        `json:"cause,omitempty"`
+	Cause  string        `json:"cause,omitempty"` // for the log
 
 	RetryAfter time.Duration `json:"retry_after,omitempty"` // of busy
 }
 
 // Encode implements rpc.Errors.
-func (wireErrors) Encode(err error) []byte {
-	w := wireError{Cause: err.Error()}
+func (Codec) Encode(err error) []byte {
+	w := message{Cause: err.Error()}
 	if busy, ok := errors.AsType[*stream.BusyError](err); ok {
 		w.RetryAfter = busy.RetryAfter
 	}
-	for name, known := range named {
+	for name, known := range streamErrors {
 		if errors.Is(err, known) {
 			w.Name = name
 		}
@@ -59,16 +60,16 @@ func toMatrix(err error) *matrix.Error {
 	return matrix.AsError(err)
 }
 
-// Decode implements rpc.Errors.
-func (wireErrors) Decode(data []byte) error {
-	var w wireError
+// Decode implements rpc.Errors. An answer that is no encoded error becomes an error with its text.
+func (Codec) Decode(data []byte) error {
+	var w message
 	if err := json.Unmarshal(data, &w); err != nil {
 		return errors.New("another process answered: " + string(data[:min(len(data), 200)]))
 	}
 	if w.Name == "busy" {
 		return &stream.BusyError{RetryAfter: w.RetryAfter}
 	}
-	if known := named[w.Name]; known != nil {
+	if known := streamErrors[w.Name]; known != nil {
 		return known
 	}
 	if w.Matrix == nil {
