@@ -179,8 +179,8 @@ func TestRefused(t *testing.T) {
 		{yaml: "server:\n  listen: &a x\n", want: []string{"F:2", "write the value out"}},
 		{yaml: "server: {}\n---\nother: {}\n", want: []string{"several"}},
 		{yaml: "server:\n\tlisten: a\n", want: []string{"F"}},
-		{yaml: "server:\n  key: [hush\n", want: []string{"F: line "}},
-		{yaml: "server:\n  key: hush\n  key_file: /nowhere\n", want: []string{"F:3", "also set at F:2"}},
+		{yaml: "server:\n  key: [sesame\n", want: []string{"F: line "}},
+		{yaml: "server:\n  key: sesame\n  key_file: /nowhere\n", want: []string{"F:3", "also set at F:2"}},
 		{yaml: "server:\n  key_file: /nowhere/at/all\n", want: []string{"F:2", "/nowhere/at/all"}},
 		{yaml: "server:\n  listen: x:0\n", want: []string{"F:2: server.listen: expected a fixed port"}},
 		{yaml: "server:\n  debug: true\n  format: json\n", want: []string{"F:2: server: debug and json"}},
@@ -209,14 +209,14 @@ func TestRefused(t *testing.T) {
 }
 
 func TestAllErrorsAtOnceWithoutSecrets(t *testing.T) {
-	_, err := load(t, "server:\n  key: 12345\n  tls: {pass: [hush]}\n  workers: x\n", []string{"LYCEUM_SERVER_DEBUG=maybe"}, nil)
+	_, err := load(t, "server:\n  key: 12345\n  tls: {pass: [sesame]}\n  workers: x\n", []string{"LYCEUM_SERVER_DEBUG=maybe"}, nil)
 	if err == nil {
 		t.Fatal("no error")
 	}
 	if n := strings.Count(err.Error(), "\n") + 1; n != 4 {
 		t.Errorf("%d errors, expected 4:\n%v", n, err)
 	}
-	if strings.Contains(err.Error(), "12345") || strings.Contains(err.Error(), "hush") {
+	if strings.Contains(err.Error(), "12345") || strings.Contains(err.Error(), "sesame") {
 		t.Errorf("a secret is in the error:\n%v", err)
 	}
 }
@@ -273,13 +273,13 @@ func TestReference(t *testing.T) {
 }
 
 func TestEffectiveIsReadAgain(t *testing.T) {
-	first, err := load(t, "server: {key: hush, tls: {pass: hush}, names: [], level: error, upstreams: [{url: u}], labels: {a: 'true'}, "+
+	first, err := load(t, "server: {key: sesame, tls: {pass: sesame}, names: [], level: error, upstreams: [{url: u}], labels: {a: 'true'}, "+
 		"timeout: 90s}\n", nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	text := conf.Effective([]conf.Section{{Name: "server", Into: first}})
-	if strings.Contains(string(text), "hush") || !strings.Contains(string(text), "key: (secret)") {
+	if strings.Contains(string(text), "sesame") || !strings.Contains(string(text), "key: (secret)") {
 		t.Errorf("secrets:\n%s", text)
 	}
 	again, err := load(t, string(text), nil, nil)
@@ -293,7 +293,7 @@ func TestEffectiveIsReadAgain(t *testing.T) {
 }
 
 func TestSecretHidesItself(t *testing.T) {
-	s := conf.Secret("hush")
+	s := conf.Secret("sesame")
 	holder := struct{ Key conf.Secret }{s}
 	encoded, err := json.Marshal(holder)
 	if err != nil {
@@ -305,11 +305,11 @@ func TestSecretHidesItself(t *testing.T) {
 		s.String(), fmt.Sprint(s), fmt.Sprintf("%s %q %v %+v %#v %x %d", s, s, s, s, s, s, s),
 		fmt.Sprintf("%v %+v %#v", holder, holder, holder), string(encoded), log.String(),
 	} {
-		if strings.Contains(text, "hush") || strings.Contains(text, "68757368") {
+		if strings.Contains(text, "sesame") || strings.Contains(text, "68757368") {
 			t.Errorf("it shows in %s", text)
 		}
 	}
-	if s.Reveal() != "hush" || conf.Secret("").String() != "" {
+	if s.Reveal() != "sesame" || conf.Secret("").String() != "" {
 		t.Error("Reveal or the empty secret is wrong")
 	}
 }

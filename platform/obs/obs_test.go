@@ -41,7 +41,7 @@ func TestLogLevelsFormatsAndSecrets(t *testing.T) {
 		var out strings.Builder
 		o := open(t, obs.Config{LogFormat: format, LogLevel: "warn", Output: &out})
 		o.Log.Info("unseen")
-		o.Log.Warn("seen", "key", conf.Secret("hush"), "access_token", "hush", slog.Group("http", "Authorization", "hush", "path", "/x"))
+		o.Log.Warn("seen", "key", conf.Secret("sesame"), "access_token", "sesame", slog.Group("http", "Authorization", "sesame", "path", "/x"))
 		if err := o.SetLevel("debug"); err != nil {
 			t.Fatal(err)
 		}
@@ -50,7 +50,7 @@ func TestLogLevelsFormatsAndSecrets(t *testing.T) {
 		if strings.Contains(text, "unseen") || strings.Count(text, "seen") != 2 || !strings.Contains(text, "/x") {
 			t.Errorf("%s: %s", format, text)
 		}
-		if strings.Contains(text, "hush") {
+		if strings.Contains(text, "sesame") {
 			t.Errorf("%s: a secret is in the log: %s", format, text)
 		}
 	}
@@ -66,7 +66,7 @@ func TestWrongConfigurationNamesTheKey(t *testing.T) {
 			t.Errorf("%+v: %v", c, err)
 		}
 	}
-	for _, address := range []string{"http://u:hush%zz@h", "http://u:hush@127.0.0.1:1 x", "u:hush@h:1", "http://u:hu/sh@h:4318"} {
+	for _, address := range []string{"http://u:sesame%zz@h", "http://u:sesame@127.0.0.1:1 x", "u:sesame@h:1", "http://u:hu/sh@h:4318"} {
 		if _, err := obs.New(obs.Config{OTLP: address}); err == nil || strings.Contains(err.Error(), "hu") {
 			t.Errorf("%s: %v", address, err)
 		}
