@@ -135,40 +135,35 @@ func scanNumber(b []byte, i int) (end int, integer bool, err error) {
 	if i < len(b) && b[i] == '-' {
 		i++
 	}
-	digits := i
-	for i < len(b) && isDigit(b[i]) {
-		i++
-	}
-	if i == digits || b[digits] == '0' && i > digits+1 {
-		return 0, false, badJSON(start, "malformed number")
-	}
+	end = skipDigits(b, i)
+	ok := end > i && (b[i] != '0' || end == i+1)
 	integer = true
-	if i < len(b) && b[i] == '.' {
+	if ok && end < len(b) && b[end] == '.' {
 		integer = false
-		i++
-		frac := i
-		for i < len(b) && isDigit(b[i]) {
-			i++
-		}
-		if i == frac {
-			return 0, false, badJSON(start, "malformed number")
-		}
+		i = end + 1
+		end = skipDigits(b, i)
+		ok = end > i
 	}
-	if i < len(b) && (b[i] == 'e' || b[i] == 'E') {
+	if ok && end < len(b) && (b[end] == 'e' || b[end] == 'E') {
 		integer = false
-		i++
+		i = end + 1
 		if i < len(b) && (b[i] == '+' || b[i] == '-') {
 			i++
 		}
-		exp := i
-		for i < len(b) && isDigit(b[i]) {
-			i++
-		}
-		if i == exp {
-			return 0, false, badJSON(start, "malformed number")
-		}
+		end = skipDigits(b, i)
+		ok = end > i
 	}
-	return i, integer, nil
+	if !ok {
+		return 0, false, badJSON(start, "malformed number")
+	}
+	return end, integer, nil
+}
+
+func skipDigits(b []byte, i int) int {
+	for i < len(b) && isDigit(b[i]) {
+		i++
+	}
+	return i
 }
 
 func isDigit(c byte) bool { return c >= '0' && c <= '9' }

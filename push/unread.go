@@ -263,30 +263,13 @@ func (e *entry) count() Counts {
 	return out
 }
 
-// maxHops is how far relations are followed to find a thread (client-server API, "Receiving notifications").
-const maxHops = 3
-
 // threadOf gives the root of the thread that an event is in, or mainThread.
 func (p *Push) threadOf(ctx context.Context, e *rooms.Event) (string, error) {
-	for range maxHops {
-		relates := matrix.Lookup(e.Content, "m.relates_to")
-		target, _ := matrix.LookupString(relates, "event_id")
-		if target == "" || e.IsState() {
-			return mainThread, nil
-		}
-		if kind, _ := matrix.LookupString(relates, "rel_type"); kind == "m.thread" {
-			return target, nil
-		}
-		next, err := p.Rooms.Event(ctx, target)
-		if err != nil {
-			return "", err
-		}
-		if next == nil || next.RoomID != e.RoomID {
-			return mainThread, nil
-		}
-		e = next
+	root, _, err := p.Rooms.ThreadRoot(ctx, e)
+	if err != nil {
+		return "", err
 	}
-	return mainThread, nil
+	return cmp.Or(root, mainThread), nil
 }
 
 // newestStand gives a state of the room that is not older than what the caller saw of the log before, nor than an event: what was kept

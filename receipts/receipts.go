@@ -5,6 +5,7 @@ import (
 	"context"
 	"embed"
 	"encoding/json"
+	"slices"
 	"time"
 
 	"lyceum/accounts"
@@ -155,33 +156,17 @@ func (r *Receipts) locate(ctx context.Context, rc *Receipt) error {
 	return nil
 }
 
-// maxHops is how far relations are followed to find a thread (client-server API, "Threaded read receipts").
-const maxHops = 3
-
-// inThread tells whether a receipt for e may name the thread: e is in it, is its root, or is related to
-// the root. The main timeline holds what is in no thread.
+// inThread reports whether a receipt for e may name a thread: e is in it, is its root, or is related to the root. MainThread holds
+// what is in no thread.
 func (r *Receipts) inThread(ctx context.Context, e *rooms.Event, thread string) (bool, error) {
-	for hop := 0; ; hop++ {
-		if e.ID == thread {
-			return true, nil
-		}
-		relates := matrix.Lookup(e.Content, "m.relates_to")
-		target, _ := matrix.LookupString(relates, "event_id")
-		if kind, _ := matrix.LookupString(relates, "rel_type"); kind == "m.thread" {
-			return target == thread, nil
-		}
-		if target == "" || hop == maxHops {
-			return thread == MainThread, nil
-		}
-		next, err := r.Rooms.Event(ctx, target)
-		if err != nil {
-			return false, err
-		}
-		if next == nil || next.RoomID != e.RoomID {
-			return thread == MainThread, nil
-		}
-		e = next
+	if e.ID == thread {
+		return true, nil
 	}
+	root, through, err := r.Rooms.ThreadRoot(ctx, e)
+	if err != nil || slices.Contains(through, thread) {
+		return err == nil, err
+	}
+	return cmp.Or(root, MainThread) == thread, nil
 }
 
 // MarkFullyRead moves the read marker of a room. It does not move backwards, also among requests at the same time.

@@ -25,6 +25,9 @@ type Filter struct {
 	RelatedBySenders  []string `json:"related_by_senders"`
 	RelatedByRelTypes []string `json:"related_by_rel_types"`
 	ThreadUnreads     bool     `json:"unread_thread_notifications"`
+	// RelTypes and NotRelTypes are about the rel_type of the event itself (MSC3874); an event without one has the type "".
+	RelTypes    []string `json:"org.matrix.msc3874.rel_types"`
+	NotRelTypes []string `json:"org.matrix.msc3874.not_rel_types"`
 }
 
 const maxFilterList = 1000
@@ -45,7 +48,11 @@ func ParseFilter(text string) (*Filter, error) {
 }
 
 func (f *Filter) check() error {
-	for _, list := range [][]string{f.Types, f.NotTypes, f.Senders, f.NotSenders, f.Rooms, f.NotRooms, f.RelatedBySenders, f.RelatedByRelTypes} {
+	lists := [...][]string{
+		f.Types, f.NotTypes, f.Senders, f.NotSenders, f.Rooms, f.NotRooms,
+		f.RelatedBySenders, f.RelatedByRelTypes, f.RelTypes, f.NotRelTypes,
+	}
+	for _, list := range lists {
 		if len(list) > maxFilterList {
 			return matrix.BadJSON(fmt.Sprintf("A list of a filter has at most %d entries", maxFilterList))
 		}
@@ -66,8 +73,8 @@ func (f *Filter) Room(roomID string) bool {
 	return (f.Rooms == nil || slices.Contains(f.Rooms, roomID)) && !slices.Contains(f.NotRooms, roomID)
 }
 
-// Match tells that the filter lets an event through, as far as the event itself decides: rooms and
-// related_by_… are not looked at.
+// Match reports whether the filter lets an event through by what the event itself says. It does not check rooms,
+// related_by_senders and related_by_rel_types.
 func (f *Filter) Match(e *Event) bool {
 	if f.Senders != nil && !slices.Contains(f.Senders, e.Sender) || slices.Contains(f.NotSenders, e.Sender) {
 		return false
@@ -75,6 +82,15 @@ func (f *Filter) Match(e *Event) bool {
 	like := func(pattern string) bool { return matchType(pattern, e.Type) }
 	if f.Types != nil && !slices.ContainsFunc(f.Types, like) || slices.ContainsFunc(f.NotTypes, like) {
 		return false
+	}
+	if f.RelTypes != nil || len(f.NotRelTypes) > 0 {
+		rel, ok := relationOf(e.Event)
+		if !ok {
+			rel.relType = ""
+		}
+		if f.RelTypes != nil && !slices.Contains(f.RelTypes, rel.relType) || slices.Contains(f.NotRelTypes, rel.relType) {
+			return false
+		}
 	}
 	if f.ContainsURL != nil {
 		raw := matrix.Lookup(e.Content, "url")

@@ -62,13 +62,7 @@ func (r *Rooms) precheck(c *owned.Change[room], req Send, known *knownEvents) (d
 	if err := r.loadState(c, keys...); err != nil {
 		return false, "", err
 	}
-	membership := func(k state.Key) string {
-		if m := rm.state[k]; m != nil {
-			return m.Membership()
-		}
-		return event.MembershipLeave
-	}
-	if req.SkipIfMembership != "" && rm.state[sender] != nil && membership(sender) == req.SkipIfMembership {
+	if req.SkipIfMembership != "" && rm.state[sender] != nil && rm.membership(sender) == req.SkipIfMembership {
 		return true, "", nil
 	}
 	if req.StateKey == nil {
@@ -78,25 +72,35 @@ func (r *Rooms) precheck(c *owned.Change[room], req Send, known *knownEvents) (d
 		return false, "", matrix.GuestAccessForbidden("Guests may not join this room")
 	}
 	now := keys[1]
-	if len(req.IfMembership) > 0 && !slices.Contains(req.IfMembership, membership(now)) {
-		return false, "", matrix.Forbidden("The membership of this user is " + membership(now) + "; expected " + strings.Join(req.IfMembership, " or "))
+	if len(req.IfMembership) > 0 && !slices.Contains(req.IfMembership, rm.membership(now)) {
+		return false, "", matrix.Forbidden("The membership of this user is " + rm.membership(now) + "; expected " + strings.Join(req.IfMembership, " or "))
 	}
-	if req.IfReplaces != nil {
-		before := ""
-		if e := rm.state[now]; e != nil {
-			before = e.ID
-		}
-		if before != *req.IfReplaces {
-			return false, "", matrix.NewError(409, matrix.CodeBadState, "The state "+req.Type+" was changed by somebody else meanwhile")
-		}
+	if req.IfReplaces != nil && rm.stateID(now) != *req.IfReplaces {
+		return false, "", matrix.NewError(409, matrix.CodeBadState, "The state "+req.Type+" was changed by somebody else meanwhile")
 	}
 	// The same state once more is no event: clients repeat themselves.
-	if e := rm.state[now]; e != nil && e.Sender == req.Sender && membership(sender) == event.MembershipJoin {
+	if e := rm.state[now]; e != nil && e.Sender == req.Sender && rm.membership(sender) == event.MembershipJoin {
 		if content, err := canonical(rm, req); err == nil && bytes.Equal(content, e.Content) {
 			return true, e.ID, nil
 		}
 	}
 	return false, "", nil
+}
+
+// membership is that of the user whose m.room.member has a key; "leave" for one without. loadState has read the key.
+func (rm *room) membership(k state.Key) string {
+	if m := rm.state[k]; m != nil {
+		return m.Membership()
+	}
+	return event.MembershipLeave
+}
+
+// stateID is the id of the event of a key, "" for none. loadState has read the key.
+func (rm *room) stateID(k state.Key) string {
+	if e := rm.state[k]; e != nil {
+		return e.ID
+	}
+	return ""
 }
 
 // canonical is the content of a request as the room's version writes it.

@@ -11,103 +11,131 @@ import (
 	"lyceum/rooms/state"
 )
 
-// stay is a user's place in a room at the two ends of a time.
+// membershipPeriod says whether a user was a member of a room at two tokens, and what happened between them.
 type membershipPeriod struct {
 	before, after bool
-	came          bool // to where the one who asks was a member, or was a member where that one came to
-	now           bool // as far as the events are read
+	came          bool // the user joined a room of userID, or was a member of a room that userID joined
+	now           bool // member after the events that were applied so far
 }
 
-// roomMoves are the users of a room with membership events after the first token.
+// roomMembershipChanges are the users of a room with membership events after the first token.
 type roomMembershipChanges struct {
 	users   map[string]membershipPeriod
-	entered bool // the one who asks came between the tokens
+	entered bool // userID joined between the tokens
 }
 
-// maxMoves is how many membership events are read to answer one request.
+// maxMembershipChanges is how many membership events are read to answer one request.
 const maxMembershipChanges = 5000
 
-// SharedRoomChanges tells what became of the users who share rooms with userID between two tokens of /sync (client-server API, GET
-// /keys/changes), each list sorted: met are those who share a room at the later one, and came to a room of userID
-// meanwhile, were in one that userID came to, or are among changed; parted shared one at the first token and share none
-// at the later one. A token that does not say where it is counts as the beginning, or as now. It costs at most three statements. When there are too many membership events since
-// the first token, it costs some more for each room where userID came or went, met are all who share a room now, and parted may hold users who
-// came since to a room that userID stayed in, and left it. Errors: M_INVALID_PARAM.
+// SharedRoomChanges serves GET /keys/changes: how the set of users who share a room with userID changed between two tokens of /sync.
+// met are the users who share a room at the later token and joined a room of userID between the tokens, were members of a room that
+// userID joined, or are among changed. parted are those who shared a room at the first token and share none at the later one. Both
+// are sorted.
+//
+// A token that does not name a position counts as the beginning, or as now. It costs at most three statements. With more than
+// maxMembershipChanges events since the first token the answer is currentSharingChanges. Errors: M_INVALID_PARAM.
 func (r *Rooms) SharedRoomChanges(ctx context.Context, userID, from, to string, changed []string) (met, parted []string, err error) {
-	after, err := r.positionsOf(from)
+	tokens, err := r.tokenRange(from, to)
 	if err != nil {
 		return nil, nil, err
-	}
-	upto, err := r.positionsOf(to)
-	if err != nil {
-		return nil, nil, err
-	}
-	if after == nil { // all that ever was
-		after = make([]int64, Shards)
-	}
-	if upto == nil { // now
-		upto = slices.Repeat([]int64{1 << 62}, Shards)
 	}
 	list, err := r.Memberships(ctx, userID)
 	if err != nil {
 		return nil, nil, err
 	}
-	moves, ok, err := r.membershipChanges(ctx, list, tokenRange{after, upto, maxMembershipChanges})
+	rooms, ok, err := r.membershipChanges(ctx, list, tokens)
 	if err != nil {
 		return nil, nil, err
 	}
 	if !ok {
-		return r.currentSharingChanges(ctx, userID, list, after)
+		return r.currentSharingChanges(ctx, userID, list, tokens.after)
 	}
-	var shared, whole []string // rooms of the user at the later token; rooms whose members at some time count, whoever moved
-	came, gone := map[string]bool{}, map[string]bool{}
+	c := sharingChanges{userID: userID, rooms: rooms, came: map[string]bool{}, gone: map[string]bool{}}
 	for _, id := range changed {
-		came[id] = true
+		c.came[id] = true
 	}
 	for _, m := range list {
-		s, room := moves.periodOf(m), moves[m.RoomID]
-		if s.after {
-			shared = append(shared, m.RoomID)
-		}
-		if s.before && !s.after || room.entered {
-			whole = append(whole, m.RoomID)
-		}
-		for other, o := range room.users {
-			if other == userID {
-				continue
-			}
-			if s.before && o.before {
-				gone[other] = true
-			}
-			if o.came {
-				came[other] = true
-			}
-		}
+		c.addMoved(m)
 	}
-	stayed, err := r.memberships(ctx, "room_id = ANY($1) AND membership = $2", whole, event.MembershipJoin)
+	members, err := r.memberships(ctx, "room_id = ANY($1) AND membership = $2", c.whole, event.MembershipJoin)
 	if err != nil {
 		return nil, nil, err
 	}
-	for _, m := range stayed {
-		room := moves[m.RoomID]
-		if _, moved := room.users[m.UserID]; moved || m.UserID == userID {
-			continue
-		}
-		if own := room.users[userID]; own.before && !own.after { // who left has events
-			gone[m.UserID] = true
-		}
-		if room.entered {
-			came[m.UserID] = true
-		}
+	for _, m := range members {
+		c.addUnmoved(m)
 	}
-	mates, err := r.sharingAt(ctx, came, gone, shared, moves)
+	sharing, err := r.sharingAt(ctx, c.came, c.gone, c.shared, rooms)
 	if err != nil {
 		return nil, nil, err
 	}
-	return sortedKeys(came, func(id string) bool { return mates[id] || id == userID }), sortedKeys(gone, func(id string) bool { return !mates[id] }), nil
+	met = sortedKeys(c.came, func(id string) bool { return sharing[id] || id == userID })
+	return met, sortedKeys(c.gone, func(id string) bool { return !sharing[id] }), nil
 }
 
-// keys gives the members of a set that are wanted, sorted.
+// tokenRange reads the positions of two tokens.
+func (r *Rooms) tokenRange(from, to string) (t tokenRange, err error) {
+	t.most = maxMembershipChanges
+	if t.after, err = r.positionsOf(from); err != nil {
+		return t, err
+	}
+	if t.upto, err = r.positionsOf(to); err != nil {
+		return t, err
+	}
+	if t.after == nil { // all that ever was
+		t.after = make([]int64, Shards)
+	}
+	if t.upto == nil { // now
+		t.upto = slices.Repeat([]int64{1 << 62}, Shards)
+	}
+	return t, nil
+}
+
+// sharingChanges collects who may have begun or ceased to share a room with userID.
+type sharingChanges struct {
+	userID     string
+	rooms      membershipChanges
+	came, gone map[string]bool // users
+	shared     []string        // rooms of userID at the later token
+	whole      []string        // rooms whose members all count, also those without an event: userID joined or left
+}
+
+// addMoved adds the users with membership events in a room of userID, whose membership of it is m.
+func (c *sharingChanges) addMoved(m Membership) {
+	own, room := c.rooms.periodOf(m), c.rooms[m.RoomID]
+	if own.after {
+		c.shared = append(c.shared, m.RoomID)
+	}
+	if own.before && !own.after || room.entered {
+		c.whole = append(c.whole, m.RoomID)
+	}
+	for id, other := range room.users {
+		if id == c.userID {
+			continue
+		}
+		if own.before && other.before {
+			c.gone[id] = true
+		}
+		if other.came {
+			c.came[id] = true
+		}
+	}
+}
+
+// addUnmoved adds a member, without membership events, of one of the rooms whose members all count.
+func (c *sharingChanges) addUnmoved(m Membership) {
+	room := c.rooms[m.RoomID]
+	if _, moved := room.users[m.UserID]; moved || m.UserID == c.userID {
+		return
+	}
+	if own := room.users[c.userID]; own.before && !own.after { // userID left by an event
+		c.gone[m.UserID] = true
+	}
+	if room.entered {
+		c.came[m.UserID] = true
+	}
+}
+
+// sortedKeys gives the members of a set that are wanted, sorted.
 func sortedKeys(set map[string]bool, wanted func(string) bool) []string {
 	out := make([]string, 0, len(set))
 	for id := range set {
@@ -119,7 +147,7 @@ func sortedKeys(set map[string]bool, wanted func(string) bool) []string {
 	return out
 }
 
-// matesAt tells which of some users are members of one of some rooms at the later token.
+// sharingAt tells which of some users are members of one of some rooms at the later token.
 func (r *Rooms) sharingAt(ctx context.Context, a, b map[string]bool, shared []string, moves membershipChanges) (map[string]bool, error) {
 	users := make([]string, 0, len(a)+len(b))
 	for _, set := range []map[string]bool{a, b} {
@@ -175,7 +203,9 @@ func (r *Rooms) MembersAt(ctx context.Context, roomID string, pos int64) ([]stri
 	return out, nil
 }
 
-// aboutMoved is SharedRoomChanges by what the memberships are now.
+// currentSharingChanges is SharedRoomChanges from the present memberships, for too many events to be read. It costs some more
+// statements for each room that userID joined or left. met are all who share a room now; parted may hold users who joined and left a
+// room, that userID stayed in, since the first token.
 func (r *Rooms) currentSharingChanges(ctx context.Context, userID string, list []Membership, after []int64) (met, parted []string, err error) {
 	var ids []string
 	own := map[string]Membership{}
@@ -218,10 +248,10 @@ func (r *Rooms) currentSharingChanges(ctx context.Context, userID string, list [
 	return sortedKeys(mates, everyone), sortedKeys(gone, func(id string) bool { return !mates[id] }), nil
 }
 
-// moves are the rooms with membership events after the first token.
+// membershipChanges are the rooms with membership events after the first token.
 type membershipChanges map[string]*roomMembershipChanges
 
-// of gives a user's place: where no event says more, it is what it is now.
+// periodOf gives a user's period in a room. Without events, the membership was the present one all the time.
 func (m membershipChanges) periodOf(now Membership) membershipPeriod {
 	if room := m[now.RoomID]; room != nil {
 		if s, moved := room.users[now.UserID]; moved {
@@ -232,13 +262,13 @@ func (m membershipChanges) periodOf(now Membership) membershipPeriod {
 	return membershipPeriod{before: is, after: is}
 }
 
-// between are the positions of two tokens, and how many events may be read.
+// tokenRange are the positions of two tokens, and how many events may be read.
 type tokenRange struct {
 	after, upto []int64
 	most        int
 }
 
-// moves reads the membership events of a user's rooms after the first token; not ok when there are too many. What happened
+// membershipChanges reads the membership events of a user's rooms after the first token; not ok when there are too many. What happened
 // after the second tells what was before.
 func (r *Rooms) membershipChanges(ctx context.Context, list []Membership, b tokenRange) (out membershipChanges, ok bool, err error) {
 	var inShard [Shards][]string
@@ -283,7 +313,7 @@ func (r *Rooms) membershipChanges(ctx context.Context, list []Membership, b toke
 	return out, true, nil
 }
 
-// take follows an event between the tokens; own tells in which rooms the one who asks is.
+// applyEvent applies an event between the tokens. own are the rooms that userID is a member of at the event.
 func (m *roomMembershipChanges) applyEvent(e *Event, userID string, own map[string]bool) {
 	who, is := *e.StateKey, e.Membership() == event.MembershipJoin
 	s := m.users[who]

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 
+	"lyceum/matrix"
 	"lyceum/platform/db"
 )
 
@@ -42,4 +43,33 @@ func (r *Rooms) threadRoots(ctx context.Context, v roomView, s eventRange, mine 
 		return err
 	})(r.Process.DB.Query(ctx, query+" ORDER BY n.pos DESC LIMIT $3", args...))
 	return ids, ends, w, err
+}
+
+// maxThreadHops is how many relations are followed to find the thread of an event (Client-Server API, "Threaded read receipts").
+const maxThreadHops = 3
+
+// ThreadRoot follows the relations of an event to the root of the thread that it is in. root is "" for an event of the main
+// timeline; through are the ids of the events on the way, without e and without the root.
+func (r *Rooms) ThreadRoot(ctx context.Context, e *Event) (root string, through []string, err error) {
+	for hop := 0; ; hop++ {
+		if e.IsState() {
+			return "", through, nil
+		}
+		relates := matrix.Lookup(e.Content, "m.relates_to")
+		target, _ := matrix.LookupString(relates, "event_id")
+		if kind, _ := matrix.LookupString(relates, "rel_type"); kind == relThread {
+			return target, through, nil
+		}
+		if target == "" || hop == maxThreadHops {
+			return "", through, nil
+		}
+		next, err := r.Event(ctx, target)
+		if err != nil {
+			return "", nil, err
+		}
+		if next == nil || next.RoomID != e.RoomID {
+			return "", through, nil
+		}
+		through, e = append(through, next.ID), next
+	}
 }

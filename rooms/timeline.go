@@ -66,7 +66,7 @@ const (
 	pageBytes  = 2 << 20 // the default of Deps.PageBytes
 )
 
-// read gives the visible events of a stretch that the filter lets through, without those of ignored users.
+// readRange gives the visible events of a range that the filter lets through, without those of ignored users.
 func (r *Rooms) readRange(ctx context.Context, v roomView, s eventRange) (eventPage, error) {
 	out := eventPage{end: s.from, backward: s.backward}
 	if !s.filter.Room(v.head.RoomID) || s.limit == 0 {
@@ -76,24 +76,11 @@ func (r *Rooms) readRange(ctx context.Context, v roomView, s eventRange) (eventP
 	if err != nil {
 		return out, err
 	}
-	p := Page{RoomID: v.head.RoomID, Backward: s.backward, Filter: s.filter}
-	if s.filter.usesRelations() {
-		p.knownRelations.ignored = listOf(ignored)
-		if p.knownRelations.visible, err = r.visibleRangesOf(ctx, v.membershipView); err != nil {
-			return out, err
-		}
-	}
-	out.end = min(s.from, v.upto)
-	s.from, s.to, out.start = out.end, min(s.to, v.upto), out.end
-	if !s.backward && s.to == 0 {
-		s.to = v.upto
-	}
-	// Of what the database filters out nothing is heard: it is told how far to look.
-	w := rangeWindow{}
-	if w.after, w.before = s.bounds(); s.filter.usesDatabase() {
-		if w, err = r.limitRange(ctx, s, ofRoom, v.head.RoomID); err != nil {
-			return out, err
-		}
+	s.limitTo(v)
+	out.end, out.start = s.from, s.from
+	p, w, err := r.firstPage(ctx, v, s, ignored)
+	if err != nil {
+		return out, err
 	}
 	size, room := 0, cmp.Or(s.bytes, r.PageBytes)
 	for scanned := 0; scanned < scanRounds*(s.limit+1); {
@@ -134,7 +121,31 @@ func (r *Rooms) readRange(ctx context.Context, v roomView, s eventRange) (eventP
 	return out, nil
 }
 
-// render writes what was found. Where a page has no room for all of it, with what is bundled, it cuts that.
+// limitTo ends a range where the view of a room ends.
+func (s *eventRange) limitTo(v roomView) {
+	s.from, s.to = min(s.from, v.upto), min(s.to, v.upto)
+	if !s.backward && s.to == 0 {
+		s.to = v.upto
+	}
+}
+
+// firstPage gives the page with which the reading of a range begins, and the window to which the range is limited: what the
+// database filters out is not counted otherwise.
+func (r *Rooms) firstPage(ctx context.Context, v roomView, s eventRange, ignored map[string]bool) (p Page, w rangeWindow, err error) {
+	p = Page{RoomID: v.head.RoomID, Backward: s.backward, Filter: s.filter}
+	if s.filter.usesRelations() {
+		p.knownRelations.ignored = listOf(ignored)
+		if p.knownRelations.visible, err = r.visibleRangesOf(ctx, v.membershipView); err != nil {
+			return p, w, err
+		}
+	}
+	if w.after, w.before = s.bounds(); s.filter.usesDatabase() {
+		w, err = r.limitRange(ctx, s, ofRoom, v.head.RoomID)
+	}
+	return p, w, err
+}
+
+// renderPage writes the events of a page. When the answer has no room for all of them with what is bundled, the page is truncated.
 func (r *Rooms) renderPage(ctx context.Context, who Reader, s membershipView, f *eventPage) ([]json.RawMessage, error) {
 	list, err := r.Render(ctx, who.withView(s), f.events, f.visibility)
 	if err == nil {

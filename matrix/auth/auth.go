@@ -149,6 +149,38 @@ func (c *checker) other() error {
 
 // powerLevels is the rule about a new m.room.power_levels event.
 func (c *checker) powerLevels() error {
+	if err := c.levelsAreValid(); err != nil {
+		return err
+	}
+	old := c.s.Get(event.TypePowerLevels, "")
+	if old == nil {
+		return nil
+	}
+	sender := c.power.UserLevel(c.e.Sender)
+	for _, name := range levelNames {
+		was, had := c.level(old.Content, name)
+		is, has := c.level(c.e.Content, name)
+		if had == has && was == is {
+			continue
+		}
+		if had && was > sender || has && is > sender {
+			return deny("power_levels: %s may not change from %d to %d by a sender of level %d", name, was, is, sender)
+		}
+	}
+	for _, name := range [...]string{"events", "notifications", "users"} {
+		if name == "notifications" && !c.v.NotificationLevels {
+			continue
+		}
+		if err := c.changes(name, old.Content, sender); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// levelsAreValid checks the content of a new m.room.power_levels event by itself: levels are integers, and users holds user ids
+// other than those of creators.
+func (c *checker) levelsAreValid() error {
 	content := c.e.Content
 	for _, name := range levelNames {
 		if raw := matrix.Lookup(content, name); raw != nil {
@@ -176,29 +208,6 @@ func (c *checker) powerLevels() error {
 			if c.power.IsCreator(user) {
 				return deny("power_levels: users holds %s, who created the room", user)
 			}
-		}
-	}
-	old := c.s.Get(event.TypePowerLevels, "")
-	if old == nil {
-		return nil
-	}
-	sender := c.power.UserLevel(c.e.Sender)
-	for _, name := range levelNames {
-		was, had := c.level(old.Content, name)
-		is, has := c.level(content, name)
-		if had == has && was == is {
-			continue
-		}
-		if had && was > sender || has && is > sender {
-			return deny("power_levels: %s may not change from %d to %d by a sender of level %d", name, was, is, sender)
-		}
-	}
-	for _, name := range [...]string{"events", "notifications", "users"} {
-		if name == "notifications" && !c.v.NotificationLevels {
-			continue
-		}
-		if err := c.changes(name, old.Content, sender); err != nil {
-			return err
 		}
 	}
 	return nil

@@ -55,26 +55,14 @@ func (u *PendingSignature) Sign(key matrix.SigningKey) {
 	base64.RawStdEncoding.Encode(u.signature, key.Sign(u.text))
 }
 
-// Prepare is Build but for the signature, which takes most of its time and is
-// part of neither id nor content: Unsigned.Sign adds it with the key of keyID.
+// Prepare is Build without the signature, which takes most of its time and is
+// part of neither id nor content: PendingSignature.Sign adds it with the key of keyID.
 // With no keyID the event stays unsigned, with room for the signature that Sign
 // adds before another server gets it.
 func Prepare(v Version, p Proto, keyID string) (*Event, *PendingSignature, error) {
-	content := []byte(p.Content)
-	if len(content) == 0 {
-		content = []byte("{}")
-	}
-	if !p.Canonical {
-		var err error
-		if content, err = v.Canonical(content); err != nil {
-			return nil, nil, matrix.BadJSON("The content is not valid JSON for this room version").With(err)
-		}
-	}
-	if content[0] != '{' {
-		return nil, nil, bad("content must be an object")
-	}
-	if p.Redacts != "" && v.RedactsInContent {
-		content = matrix.SetMember(content, "redacts", matrix.AppendString(nil, p.Redacts))
+	content, err := contentOf(v, &p)
+	if err != nil {
+		return nil, nil, err
 	}
 	buf := scratch.Get().(*[]byte)
 	defer scratch.Put(buf)
@@ -139,6 +127,26 @@ func Prepare(v Version, p Proto, keyID string) (*Event, *PendingSignature, error
 		e.RoomID = "!" + e.ID[1:]
 	}
 	return e, u, nil
+}
+
+// contentOf gives the canonical content of an event to be built.
+func contentOf(v Version, p *Proto) (content []byte, err error) {
+	content = p.Content
+	if len(content) == 0 {
+		content = []byte("{}")
+	}
+	if !p.Canonical {
+		if content, err = v.Canonical(content); err != nil {
+			return nil, matrix.BadJSON("The content is not valid JSON for this room version").With(err)
+		}
+	}
+	if content[0] != '{' {
+		return nil, bad("content must be an object")
+	}
+	if p.Redacts != "" && v.RedactsInContent {
+		content = matrix.SetMember(content, "redacts", matrix.AppendString(nil, p.Redacts))
+	}
+	return content, nil
 }
 
 func appendHead(b []byte, v *Version, p *Proto, content []byte) []byte {

@@ -114,7 +114,7 @@ func (e *Event) ContentString(key string) (s string, ok bool) {
 	return matrix.LookupString(e.Content, key)
 }
 
-// view gives the string value of raw without a copy where it has no escapes.
+// stringView gives the string value of raw without a copy where it has no escapes.
 // The text of an event never changes, which makes this safe.
 func stringView(raw []byte) (string, bool) {
 	if len(raw) < 2 || raw[0] != '"' {
@@ -140,7 +140,7 @@ func readInt(raw []byte) (int64, bool) {
 	return n, err == nil
 }
 
-// What read found on the top of the object.
+// What readMembers found on the top of the object.
 const (
 	hasType = 1 << iota
 	hasSender
@@ -157,7 +157,7 @@ const (
 	needed = hasType | hasSender | hasContent | hasTS | hasDepth | hasPrev | hasAuth | hasHashes | hasSignatures
 )
 
-// read fills e from the canonical object e.JSON in one pass. It checks types
+// readMembers fills e from the canonical object e.JSON in one pass. It checks types
 // of members, not their values.
 func (e *Event) readMembers() (found int, err error) {
 	obj := e.JSON
@@ -225,14 +225,19 @@ func (e *Event) readMembers() (found int, err error) {
 		}
 	}
 	e.AuthEvents, e.PrevEvents = refs[:auth:auth], refs[auth:len(refs):len(refs)]
+	e.setRedacts(topRedacts)
+	return found, nil
+}
+
+// setRedacts reads what a redaction redacts. top is the member redacts of the PDU, where older room versions have it.
+func (e *Event) setRedacts(top []byte) {
 	if e.version.RedactsInContent {
-		topRedacts = nil
+		top = nil
 		if e.Type == TypeRedaction {
-			topRedacts = matrix.Lookup(e.Content, "redacts")
+			top = matrix.Lookup(e.Content, "redacts")
 		}
 	}
-	e.Redacts, _ = stringView(topRedacts)
-	return found, nil
+	e.Redacts, _ = stringView(top)
 }
 
 // readRefs reads event ids: plain since room version 3, pairs of id and
