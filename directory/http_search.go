@@ -202,7 +202,7 @@ func readCursor(token string, byRank bool) (offset int, from cursor, err error) 
 	return 0, from, nil
 }
 
-// sift keeps what the user may see and the filter lets through, in the order given.
+// visibleHits keeps what the user may see and the filter lets through, in the order given.
 func (d *Directory) visibleHits(ctx context.Context, userID string, f *rooms.Filter, order []string, ranks map[string]float64) ([]hit, error) {
 	ignored, err := d.Accounts.Ignored(ctx, userID)
 	if err != nil {
@@ -263,7 +263,7 @@ func rank(body string, words []string) float64 {
 // errFull says that an answer has as many bytes as it may have.
 var errFull = errors.New("the answer is full")
 
-// fill writes the results of a page into the answer, as far as there is room for them, and tells how many of the page it has
+// writeResults writes the results of a page into the answer, as far as there is room for them, and tells how many of the page it has
 // gone through, and the rooms that they are of.
 func (d *Directory) writeResults(r *web.Request, c *criteria, page []hit, reply map[string]any) (given int, roomIDs []string, err error) {
 	results := make([]map[string]any, 0, len(page))

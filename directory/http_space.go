@@ -27,7 +27,7 @@ type spaceRoom struct {
 	Children []json.RawMessage `json:"children_state"`
 }
 
-// walk is one page of a hierarchy, depth first. Pages are not kept: each walks from the start and skips
+// hierarchyWalk is one page of a hierarchy, depth first. Pages are not kept: each walks from the start and skips
 // what the pages before it gave.
 type hierarchyWalk struct {
 	d         *Directory

@@ -93,7 +93,7 @@ func (d *Directory) users(ctx context.Context, userID, term string, limit int) (
 	return out, limited, nil
 }
 
-// herself is the one who asks, where the term is her whole id, the local part of it, or her whole name. Other servers leave her out
+// ownMatch is the one who asks, where the term is her whole id, the local part of it, or her whole name. Other servers leave her out
 // always: what finds many is not meant for her.
 func (d *Directory) ownMatch(ctx context.Context, userID, term string) ([]string, error) {
 	profiles, err := d.Accounts.Profiles(ctx, []string{userID})
@@ -107,7 +107,7 @@ func (d *Directory) ownMatch(ctx context.Context, userID, term string) ([]string
 	return nil, nil
 }
 
-// known are those of some users, without the one who asks, whom that one may find, by id.
+// findable are those of some users, without the one who asks, whom that one may find, by id.
 func (d *Directory) findable(ctx context.Context, userID string, open, page []string) ([]string, error) {
 	others := slices.DeleteFunc(page, func(id string) bool { return id == userID })
 	switch {

@@ -17,7 +17,7 @@ const (
 	indexAfter  = 200 * time.Millisecond // how long events wait for more: a commit for each would compete with what is sent
 )
 
-// work is the Work of the consumer that keeps the index.
+// indexRows is the Work of the consumer that keeps the index.
 func (d *Directory) indexRows(_ context.Context, _ int, rows []stream.Row) (func(w *db.Batch), error) {
 	var b indexBatch
 	for _, row := range rows {
@@ -33,14 +33,14 @@ func (d *Directory) indexRows(_ context.Context, _ int, rows []stream.Row) (func
 	return b.write, nil
 }
 
-// batch is what some events change in the index.
+// indexBatch is what some events change in the index.
 type indexBatch struct {
 	texts [][]any
 	gone  []string
 	rules []roomRule
 }
 
-// rule is what an event says of who may join or read a room.
+// roomRule is what an event says of who may join or read a room.
 type roomRule struct {
 	roomID, column string
 	open           bool
@@ -83,7 +83,7 @@ func textOf(e *rooms.Event) (part, body string) {
 	return "", ""
 }
 
-// clean takes out what PostgreSQL does not take as text.
+// dropNUL takes out what PostgreSQL does not take as text.
 func dropNUL(s string) string { return strings.ReplaceAll(s, "\x00", "") }
 
 func lowerCase(s string) string { return strings.ToLower(dropNUL(s)) }

@@ -58,7 +58,7 @@ func (d *Directory) search(
 	return hits, last, err
 }
 
-// searched are the rooms to search: those of the user that the filter lets through, and those that they replaced.
+// roomsToSearch are the rooms to search: those of the user that the filter lets through, and those that they replaced.
 func (d *Directory) roomsToSearch(ctx context.Context, userID string, f *rooms.Filter) ([]string, error) {
 	all, err := d.Rooms.Memberships(ctx, userID)
 	if err != nil {

@@ -7,7 +7,7 @@ import (
 	"lyceum/platform/caller"
 )
 
-// shared runs one costly reading at a time for all who ask. Who asks while one runs waits for the next, so that the
+// sharedRead runs one costly reading at a time for all who ask. Who asks while one runs waits for the next, so that the
 // answer is never older than the question.
 type sharedRead[T any] struct {
 	mu      sync.Mutex
@@ -15,7 +15,7 @@ type sharedRead[T any] struct {
 	next    *readRun[T]
 }
 
-// reading is one run, and those who wait for it.
+// readRun is one run, and those who wait for it.
 type readRun[T any] struct {
 	done  chan struct{} // closed at its end
 	value T

@@ -12,14 +12,14 @@ import (
 	"lyceum/platform/stream"
 )
 
-// person is a user in the owner's memory.
+// ownedUser is a user in the owner's memory.
 type ownedUser struct {
 	devices    deviceList
 	status     *Status // of the last row
 	lastActive int64   // ms
 }
 
-// former stands for the devices that a former owner knew of: they have some time to be seen again.
+// formerOwner stands for the devices that a former owner knew of: they have some time to be seen again.
 const formerOwner = "\x00"
 
 // load reads a user, who may have been there for a former owner.
@@ -36,7 +36,7 @@ func (p *Presence) load(ctx context.Context, userID string) (*ownedUser, error) 
 	return who, nil
 }
 
-// online are the users of a shard who were there for a former owner.
+// onlineUsers are the users of a shard who were there for a former owner.
 func (p *Presence) onlineUsers(ctx context.Context, shard int) ([]string, error) {
 	return db.Texts(p.Process.DB.Query(ctx, `SELECT user_id FROM presence WHERE shard = $1 AND presence <> 'offline'`, shard))
 }
@@ -49,10 +49,10 @@ func (who *ownedUser) bytes() int64 {
 	return n
 }
 
-// here tells that the user has devices, or that the last row says so.
+// isTracked tells that the user has devices, or that the last row says so.
 func (who *ownedUser) isTracked() bool { return len(who.devices) > 0 || who.status.Presence != Offline }
 
-// reportHere runs on the owner of the user's shard.
+// reportAtOwner runs on the owner of the user's shard.
 func (p *Presence) reportAtOwner(ctx context.Context, userID string, r ownerReport) (struct{}, error) {
 	return struct{}{}, p.owned.Do(ctx, userID, func(c *owned.Change[ownedUser]) error {
 		before, now := c.State(), p.Now()
@@ -82,7 +82,7 @@ func (p *Presence) reportAtOwner(ctx context.Context, userID string, r ownerRepo
 	})
 }
 
-// gone tells that a device was not seen for too long.
+// isExpired tells that a device was not seen for too long.
 func (p *Presence) isExpired(d device, now time.Time) bool {
 	return d.at.Before(now.Add(-p.config.OfflineAfter.D()))
 }
@@ -105,7 +105,7 @@ func (p *Presence) stateOf(who *ownedUser, now time.Time) string {
 	return state
 }
 
-// become finds what a user's state is now, remembers who, and appends a row when the state is another.
+// appendState finds what a user's state is now, remembers who, and appends a row when the state is another.
 func (p *Presence) appendState(c *owned.Change[ownedUser], who *ownedUser, msg string) error {
 	now := p.Now()
 	who.devices.drop(func(d device) bool { return p.isExpired(d, now) })
@@ -125,7 +125,7 @@ func (p *Presence) appendState(c *owned.Change[ownedUser], who *ownedUser, msg s
 	return nil
 }
 
-// watchTurns is in how many seconds all shards are looked at once.
+// watchRounds is in how many seconds all shards are looked at once.
 const watchRounds = 4
 
 // watch appends rows for users who became idle or left.
@@ -163,7 +163,7 @@ func (p *Presence) watchShard(ctx context.Context, i int) error {
 	})
 }
 
-// fresh is the status with the last activity that this process knows of.
+// withLatestActivity is the status with the last activity that this process knows of.
 func (p *Presence) withLatestActivity(ctx context.Context, st *Status) *Status {
 	p.owned.Peek(ctx, st.UserID, func(who *ownedUser) {
 		if who.lastActive > st.LastActive {

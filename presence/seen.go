@@ -28,7 +28,7 @@ type stripe struct {
 	users map[string]*localUser
 }
 
-// user is what this process saw of a user.
+// localUser is what this process saw of a user.
 type localUser struct {
 	devices  deviceList
 	next     time.Time // when the owner is told again
@@ -59,7 +59,7 @@ func (l *deviceList) put(d device) {
 
 func (l *deviceList) drop(is func(d device) bool) { *l = slices.DeleteFunc(*l, is) }
 
-// report tells the owner of a user about the devices that one process serves.
+// ownerReport tells the owner of a user about the devices that one process serves.
 type ownerReport struct {
 	Devices []deviceState `json:"devices,omitempty"`
 	Message *string       `json:"message,omitempty"`
@@ -110,7 +110,7 @@ func (p *Presence) Seen(_ context.Context, userID, deviceID, state string) {
 	p.queueReport(u, userID)
 }
 
-// toBeTold has the owner told of a user; the caller holds the stripe's lock. It tells whether that will be.
+// queueReport has the owner told of a user; the caller holds the stripe's lock. It tells whether that will be.
 func (p *Presence) queueReport(u *localUser, userID string) bool {
 	if u.queued {
 		return true
@@ -123,7 +123,7 @@ func (p *Presence) queueReport(u *localUser, userID string) bool {
 	return u.queued
 }
 
-// active is a tail of the events stream in the processes whose users are told in sync: who sends something is active.
+// noteSenders is a tail of the events stream in the processes whose users are told in sync: who sends something is active.
 // Only the processes that serve a user's devices note it, since they tell the owner of them anyway; a user
 // without devices is offline whatever they do. For most rows it is a look into a map.
 func (p *Presence) noteSenders(rows []stream.Row) {
@@ -157,7 +157,7 @@ func (p *Presence) MarkActive(userID string, at int64) {
 	}
 }
 
-// acted notes activity of which the owner is told now and then; the caller holds the stripe's lock.
+// noteActivity notes activity of which the owner is told now and then; the caller holds the stripe's lock.
 func (p *Presence) noteActivity(u *localUser, userID string, at int64) {
 	if at-u.active < activeEvery.Milliseconds() {
 		return
@@ -168,7 +168,7 @@ func (p *Presence) noteActivity(u *localUser, userID string, at int64) {
 	}
 }
 
-// tellOwners tells the owners of users what Seen noted.
+// sendReports tells the owners of users what Seen noted.
 func (p *Presence) sendReports(ctx context.Context) error {
 	var wg sync.WaitGroup
 	for range reportWorkers {
@@ -214,7 +214,7 @@ func (p *Presence) sendReport(ctx context.Context, userID string) {
 	}
 }
 
-// forget drops devices that are gone.
+// dropExpired drops devices that are gone.
 func (p *Presence) dropExpired() {
 	limit := p.Now().Add(-p.config.OfflineAfter.D())
 	for i := range p.local {

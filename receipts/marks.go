@@ -10,10 +10,10 @@ import (
 	"lyceum/platform/stream"
 )
 
-// mark names a receipt of a room that newer ones replace.
+// receiptKey names a receipt of a room that newer ones replace.
 type receiptKey struct{ room, user, typ, thread string }
 
-// marks are the events at which the receipts of a room stand, -1 for nowhere, as far as somebody asked.
+// receiptPositions are the events at which the receipts of a room stand, -1 for nowhere, as far as somebody asked.
 type receiptPositions map[receiptKey]int64
 
 func (m receiptPositions) bytes() int64 {
@@ -24,7 +24,7 @@ func (m receiptPositions) bytes() int64 {
 	return n
 }
 
-// setHere runs on the owner of the room's shard.
+// setAtOwner runs on the owner of the room's shard.
 func (r *Receipts) setAtOwner(ctx context.Context, roomID string, list []Receipt) (struct{}, error) {
 	return struct{}{}, r.owned.Do(ctx, roomID, func(c *owned.Change[receiptPositions]) error {
 		at := *c.State()
@@ -51,7 +51,7 @@ func (r *Receipts) setAtOwner(ctx context.Context, roomID string, list []Receipt
 	})
 }
 
-// where reads where receipts stand that are not known.
+// loadPositions reads where receipts stand that are not known.
 func (r *Receipts) loadPositions(ctx context.Context, list []Receipt) (func(*receiptPositions), error) {
 	found := receiptPositions{}
 	for _, rc := range list {

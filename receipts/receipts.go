@@ -119,7 +119,7 @@ func (r *Receipts) Send(ctx context.Context, roomID string, list ...Receipt) err
 	return err
 }
 
-// placeAll makes receipts whole, or refuses them.
+// locateAll makes receipts whole, or refuses them.
 func (r *Receipts) locateAll(ctx context.Context, roomID string, list []Receipt) error {
 	for i := range list {
 		list[i].RoomID, list[i].TS = roomID, r.Now().UnixMilli()
@@ -130,7 +130,7 @@ func (r *Receipts) locateAll(ctx context.Context, roomID string, list []Receipt)
 	return nil
 }
 
-// place finds the event of a receipt and checks that it is in the room and in the thread.
+// locate finds the event of a receipt and checks that it is in the room and in the thread.
 func (r *Receipts) locate(ctx context.Context, rc *Receipt) error {
 	if !matrix.ValidEventID(rc.EventID) {
 		return matrix.InvalidParam("Expected an event id such as $opaque")

@@ -16,17 +16,17 @@ const (
 	invited       = "invited"
 )
 
-// standing is how a user stands to a room.
+// membershipView is how a user stands to a room.
 type membershipView struct {
 	user   string
 	head   Head
 	member Membership // the zero Membership when the user was never there
-	// until: the user was a member at or after every event before this position; 0 for never.
+	// memberUntil: the user was a member at or after every event before this position; 0 for never.
 	memberUntil int64
 	leaveEvent  *Event // what ended the newest time as a member; nil for one who is joined or never was
 }
 
-// memberThen is whose memberships of the past count: nobody's for one who has forgotten the room, which is then a
+// pastMember is whose memberships of the past count: nobody's for one who has forgotten the room, which is then a
 // stranger's.
 func (s membershipView) pastMember() string {
 	if s.member.Forgotten {
@@ -37,7 +37,7 @@ func (s membershipView) pastMember() string {
 
 func (s membershipView) joined() bool { return s.member.Membership == event.MembershipJoin }
 
-// standing reads how a user stands to a room; not ok when there is no such room.
+// membershipView reads how a user stands to a room; not ok when there is no such room.
 func (r *Rooms) membershipView(ctx context.Context, userID, roomID string) (s membershipView, ok bool, err error) {
 	s.user = userID
 	if s.head, ok, err = r.Head(ctx, roomID); err != nil || !ok || userID == "" {
@@ -76,7 +76,7 @@ func (r *Rooms) leftBy(ctx context.Context, eventID string) (*Event, error) {
 	return nil, nil
 }
 
-// view is what a user gets of a room.
+// roomView is what a user gets of a room.
 type roomView struct {
 	membershipView
 	root state.ID // the state: the newest, or that of the user's leave
@@ -85,7 +85,7 @@ type roomView struct {
 
 func notMember() error { return matrix.Forbidden("You are not a member of this room") }
 
-// view finds what a user gets of a room: members the newest state, those who left the state of their leave,
+// roomView finds what a user gets of a room: members the newest state, those who left the state of their leave,
 // and others the newest state of a world-readable room. Everybody else is refused with M_FORBIDDEN, also
 // where there is no such room.
 func (r *Rooms) roomView(ctx context.Context, userID, roomID string) (roomView, error) {
@@ -151,7 +151,7 @@ func (r *Rooms) VisibilityOf(ctx context.Context, userID, roomID string, events 
 	return r.decideVisibility(ctx, s, events)
 }
 
-// moment is what decides over visibility in one state.
+// visibilityState is what decides over visibility in one state.
 type visibilityState struct{ history, membership string }
 
 func (r *Rooms) decideVisibility(ctx context.Context, s membershipView, events []*Event) ([]Visibility, error) {

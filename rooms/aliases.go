@@ -61,7 +61,7 @@ func (r *Rooms) putAlias(ctx context.Context, a alias, request string) error {
 
 func aliasTaken(alias string) error { return matrix.RoomInUse("The alias " + alias + " is taken") }
 
-// removal is what the right to remove an alias rests upon.
+// removalRight is what the right to remove an alias rests upon.
 type removalRight struct {
 	member string // who may as a member with power; "" for who made the alias and for administrators
 	at     int64  // position of the room at which the power was looked at
@@ -249,7 +249,7 @@ func (r *Rooms) Aliases(ctx context.Context, roomID string) ([]string, error) {
 	return append([]string{}, list...), err
 }
 
-// find gives the room of an id or alias; M_NOT_FOUND when there is none.
+// resolveRoom gives the room of an id or alias; M_NOT_FOUND when there is none.
 func (r *Rooms) resolveRoom(ctx context.Context, idOrAlias string) (string, error) {
 	if !strings.HasPrefix(idOrAlias, "#") {
 		if !matrix.ValidRoomID(idOrAlias) {

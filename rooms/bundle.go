@@ -181,7 +181,7 @@ func (b *bundler) summary(root *Event, t threadSummary, edit *Event) []byte {
 	return append(b.children[t.latest].AppendClient(value, v), '}')
 }
 
-// with gives the ids of the events that have relations of a kind.
+// withRelations gives the ids of the events that have relations of a kind.
 func (b *bundler) withRelations(kind int) (ids []string) {
 	for _, e := range b.events {
 		if b.kinds[e.ID][kind] {
@@ -191,7 +191,7 @@ func (b *bundler) withRelations(kind int) (ids []string) {
 	return ids
 }
 
-// child is an event to be given with that of a place among the bundler's events.
+// relatedEvent is an event to be given with that of a place among the bundler's events.
 type relatedEvent struct {
 	id    string
 	index int
@@ -232,7 +232,7 @@ func editable(e *Event) bool {
 	return !ok || rel.relType != relReplace
 }
 
-// counts tells whether an edit that was read is one that counts and that the user may see.
+// editCounts tells whether an edit that was read is one that counts and that the user may see.
 func (b *bundler) editCounts(e *Event) bool {
 	if e == nil || !b.isVisible[e.ID] || b.erased[e.ID] {
 		return false
@@ -405,7 +405,7 @@ func listOf(users map[string]bool) []string {
 	return list
 }
 
-// see finds which of the children, as far as they are new, the user may see.
+// decideVisibility finds which of the children, as far as they are new, the user may see.
 func (b *bundler) decideVisibility() error {
 	if len(b.unchecked) == 0 {
 		return nil

@@ -21,7 +21,7 @@ const (
 	typePushRules = "m.push_rules"
 )
 
-// mostRules is how many bytes of push rules a user may have.
+// maxPushRules is how many bytes of push rules a user may have.
 const maxPushRules = 256 << 10
 
 // predecessor is the room that a new one says it replaces; "" for none.
@@ -105,7 +105,7 @@ func (r *Rooms) changeData(ctx context.Context, userID, roomID, typ string, chan
 	}
 }
 
-// tagsToo gives a room tags, if it has none.
+// addTags gives a room tags, if it has none.
 func addTags(now json.RawMessage, tags map[string]json.RawMessage) json.RawMessage {
 	if len(tags) == 0 || string(now) != "{}" {
 		return nil
@@ -113,7 +113,7 @@ func addTags(now json.RawMessage, tags map[string]json.RawMessage) json.RawMessa
 	return encodeJSON(map[string]any{"tags": tags})
 }
 
-// directToo adds a room to the lists of direct rooms that another one is in.
+// addDirectRoom adds a room to the lists of direct rooms that another one is in.
 func addDirectRoom(now json.RawMessage, from, to string) json.RawMessage {
 	var lists map[string]json.RawMessage
 	if json.Unmarshal(now, &lists) != nil {
@@ -132,7 +132,7 @@ func addDirectRoom(now json.RawMessage, from, to string) json.RawMessage {
 	return encodeJSON(lists)
 }
 
-// rulesToo copies the push rules about a room: the one of the kind "room", whose id is the room's, and those of other kinds with a
+// copyPushRules copies the push rules about a room: the one of the kind "room", whose id is the room's, and those of other kinds with a
 // condition on the room's id. The form is that in which the rules are stored: rules.<kind> is a list.
 func copyPushRules(now json.RawMessage, from, to string) json.RawMessage {
 	var stored, byKind map[string]json.RawMessage

@@ -48,7 +48,7 @@ type InitialState struct {
 // maxInitialState bounds what is stored in the one transaction that makes a room.
 const maxInitialState = 500
 
-// invited are the users whom a new room invites, in whichever way the request says so.
+// invitedUsers are the users whom a new room invites, in whichever way the request says so.
 func (b *Create) invitedUsers() ([]string, error) {
 	users := slices.Clone(b.Invite)
 	for _, s := range b.InitialState {
@@ -68,7 +68,7 @@ func (b *Create) invitedUsers() ([]string, error) {
 	return users, nil
 }
 
-// thirdParties counts those whom a new room invites and who have no user id.
+// countThirdParties counts those whom a new room invites and who have no user id.
 func (b *Create) countThirdParties() int {
 	n := 0
 	for _, s := range b.InitialState {
@@ -174,7 +174,7 @@ func (r *Rooms) checkCreate(creator string, b *Create) (event.Version, preset, e
 	return v, p, nil
 }
 
-// onlyThis is a key of the content of m.room.create that no other one has the value of.
+// nonceKey is a key of the content of m.room.create that no other one has the value of.
 const nonceKey = "org.lyceum.nonce"
 
 func (r *Rooms) buildCreate(v event.Version, creator, roomID string, p preset, b *Create) (*event.Event, error) {
@@ -212,7 +212,7 @@ func (r *Rooms) buildCreate(v event.Version, creator, roomID string, p preset, b
 	}, r.Key)
 }
 
-// mintEventID gives the id that an event of the room versions 1 and 2 carries; later versions compute it.
+// newEventID gives the id that an event of the room versions 1 and 2 carries; later versions compute it.
 func (r *Rooms) newEventID(v event.Version) string {
 	if v.IDFormat != event.IDField {
 		return ""

@@ -45,7 +45,7 @@ type createRow struct {
 	upgrade                             *pendingUpgrade // nil for none
 }
 
-// minted tells a transaction id that the server made for a request without one.
+// serverTxnPrefix tells a transaction id that the server made for a request without one.
 const serverTxnPrefix = "~"
 
 // ClientTxn is the transaction id that the sender's own device is told, or "".

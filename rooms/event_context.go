@@ -41,7 +41,7 @@ func (r *Rooms) EventContext(ctx context.Context, who Reader, e *Event, before, 
 	})
 }
 
-// span says how much of a timeline to give around an event.
+// contextWindow says how much of a timeline to give around an event.
 type contextWindow struct {
 	event         *Event
 	shown         Visibility // of event

@@ -18,7 +18,7 @@ type Reader struct {
 	membershipView *membershipView // to that room; nil to be looked up
 }
 
-// at is the reader with what is known of how the user stands to the room of the events.
+// withView is the reader with what is known of how the user stands to the room of the events.
 func (who Reader) withView(s membershipView) Reader {
 	who.Since, who.membershipView = s.since(), &s
 	return who
@@ -132,7 +132,7 @@ func (r *Rooms) hiddenRedactions(ctx context.Context, who Reader, redactions map
 	return out, nil
 }
 
-// standingOf is how a reader stands to a room that there is.
+// membershipViewOf is how a reader stands to a room that there is.
 func (r *Rooms) membershipViewOf(ctx context.Context, who Reader, roomID string) (membershipView, error) {
 	if who.membershipView != nil && who.membershipView.head.RoomID == roomID {
 		return *who.membershipView, nil

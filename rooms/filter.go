@@ -120,13 +120,13 @@ func matchType(pattern, typ string) bool {
 	return strings.HasSuffix(typ, parts[len(parts)-1])
 }
 
-// decided tells that the database decides some of the filter.
+// usesDatabase tells that the database decides some of the filter.
 func (f *Filter) usesDatabase() bool {
 	where, _ := f.where(nil, knownRelations{})
 	return where != ""
 }
 
-// byRelations tells that relations to an event decide whether the filter lets it through.
+// usesRelations tells that relations to an event decide whether the filter lets it through.
 func (f *Filter) usesRelations() bool { return f.RelatedBySenders != nil || f.RelatedByRelTypes != nil }
 
 // The relations to an event e of which one decides, and how many are looked at.
@@ -135,7 +135,7 @@ const (
 	maxRelationsTried = 1000
 )
 
-// related says which relations to events a reader knows of. Others decide nothing.
+// knownRelations says which relations to events a reader knows of. Others decide nothing.
 type knownRelations struct {
 	visible visibleRanges
 	ignored []string // senders

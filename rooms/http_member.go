@@ -40,7 +40,7 @@ func errThreepid() error {
 	return matrix.Forbidden("This server has no identity server: invite users by their user id")
 }
 
-// mayInvite is what every request that invites passes: it takes the limit of invites, also for so many people without a user
+// checkInvites is what every request that invites passes: it takes the limit of invites, also for so many people without a user
 // id, and refuses invites to those who want none (Client-Server API, "Invite permission").
 func (r *Rooms) checkInvites(req *web.Request, others int, users ...string) error {
 	for _, userID := range users {

@@ -7,7 +7,7 @@ import (
 	"lyceum/matrix"
 )
 
-// encoded is v as JSON; what this package gives it can not fail.
+// encodeJSON is v as JSON; what this package gives it can not fail.
 func encodeJSON(v any) json.RawMessage {
 	b, err := json.Marshal(v)
 	if err != nil {
@@ -18,7 +18,7 @@ func encodeJSON(v any) json.RawMessage {
 
 func quoteJSON(s string) json.RawMessage { return matrix.AppendString(nil, s) }
 
-// unescaped is v as JSON with <, > and & as they are.
+// encodeJSONUnescaped is v as JSON with <, > and & as they are.
 func encodeJSONUnescaped(v any) json.RawMessage {
 	var b bytes.Buffer
 	enc := json.NewEncoder(&b)

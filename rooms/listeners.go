@@ -97,7 +97,7 @@ func (r *Rooms) renewOld(ctx context.Context, exec func(ctx context.Context, que
 	}
 }
 
-// each runs fn on a few memberships at a time, on all of them, and joins the errors.
+// forEachParallel runs fn on a few memberships at a time, on all of them, and joins the errors.
 func forEachParallel[M any](list []M, fn func(m M) error) error {
 	var g errgroup.Group
 	g.SetLimit(refreshAtOnce)

@@ -11,7 +11,7 @@ import (
 	"lyceum/rooms/state"
 )
 
-// member is a request that changes somebody's membership.
+// membershipRequest is a request that changes somebody's membership.
 type membershipRequest struct {
 	Sender, Device string
 	Target         string
@@ -67,7 +67,7 @@ func (r *Rooms) memberEvent(ctx context.Context, m membershipRequest) (Send, err
 	return req, nil
 }
 
-// require makes the event of a membership depend on its target, whose profile is p: who is deactivated can not be made a member
+// requireTarget makes the event of a membership depend on its target, whose profile is p: who is deactivated can not be made a member
 // or invited. Only users' own memberships depend on what the profile is, as a new name comes to those who joined only.
 func (s *Send) requireTarget(p accounts.Profile) error {
 	own := s.Sender == *s.StateKey

@@ -39,12 +39,12 @@ func (s *membershipView) since() int64 {
 	return 0
 }
 
-// ask tells whether it must be looked up if an event is shown with what it replaced.
+// needsCheck tells whether it must be looked up if an event is shown with what it replaced.
 func (a *Audience) needsCheck(e *Event) bool {
 	return e.PrevContent != nil && (a.Since == 0 || e.Pos < a.Since) && !e.Is(event.TypeMember, a.UserID)
 }
 
-// look reads what the user may see of the room.
+// load reads what the user may see of the room.
 func (a *Audience) load(ctx context.Context, r *Rooms) (err error) {
 	if a.visible != nil {
 		return nil

@@ -26,7 +26,7 @@ func order(backward bool, limit string) string {
 	return " LIMIT " + limit
 }
 
-// window is the part of a stretch that one request looks at.
+// rangeWindow is the part of a stretch that one request looks at.
 type rangeWindow struct {
 	after, before int64 // positions, both excluded
 	truncated     bool  // there are more rows behind it
@@ -45,7 +45,7 @@ const (
 	byPlace = ` ORDER BY x.pos`
 )
 
-// window finds how far Deps.Look rows reach. from is one of the above.
+// limitRange finds how far Deps.Look rows reach. from is one of the above.
 func (r *Rooms) limitRange(ctx context.Context, s eventRange, from string, args ...any) (w rangeWindow, err error) {
 	w.after, w.before = s.bounds()
 	args = append([]any{w.after, w.before, r.ScanLimit}, args...)

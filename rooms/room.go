@@ -64,7 +64,7 @@ func (r *Rooms) loadRoom(ctx context.Context, id string) (*room, error) {
 	return rm, nil
 }
 
-// lookup makes sure that some state keys are in memory, with the way to them in the tree: what fn returns to Do when they
+// loadState makes sure that some state keys are in memory, with the way to them in the tree: what fn returns to Do when they
 // are not.
 func (r *Rooms) loadState(c *owned.Change[room], keys ...state.Key) error {
 	rm := c.State()
@@ -117,7 +117,7 @@ func (r *Rooms) loadState(c *owned.Change[room], keys ...state.Key) error {
 	})
 }
 
-// know notes what a key of the state is; nil for nothing.
+// setState notes what a key of the state is; nil for nothing.
 func (rm *room) setState(k state.Key, e *Event) {
 	if _, known := rm.state[k]; !known {
 		rm.bytes += 100
@@ -178,7 +178,7 @@ func (rm *room) apply(e *Event, tree state.Tree, ticket *stream.Ticket) {
 	}
 }
 
-// forgetState drops what was looked up of the state, but for what is not stored yet.
+// evictState drops what was looked up of the state, but for what is not stored yet.
 func (rm *room) evictState() {
 	before := rm.state
 	rm.state, rm.bytes = map[state.Key]*Event{}, 0
@@ -234,7 +234,7 @@ func (rm *room) isStored(id string) bool {
 // memory is what owned.Spec asks for.
 func (rm *room) memory() int64 { return rm.bytes + 600 + 150*int64(len(rm.txns.ring)) }
 
-// loaded gives the room in memory, or M_NOT_FOUND.
+// existingRoom gives the room in memory, or M_NOT_FOUND.
 func existingRoom(c *owned.Change[room]) (*room, error) {
 	if rm := c.State(); !rm.absent {
 		return rm, nil

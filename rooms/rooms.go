@@ -72,11 +72,11 @@ type Deps struct {
 	RecentEvents int // newest events (200)
 	RecentTxns   int // newest transaction ids (2,000)
 	CachedState  int // events of the state that were looked up (5,000)
-	// Look is how many rows one request looks at for what it is asked (5,000); it answers with what it found and where to go on.
+	// ScanLimit is how many rows one request looks at for what it is asked (5,000); it answers with what it found and where to go on.
 	ScanLimit int
 	// PageBytes are those of the events of one answer (2 MiB); the last of them may go beyond.
 	PageBytes int
-	// FinishLook is how often unfinished upgrades, and memberships of old profiles, are looked for, and about how long the process
+	// FinishInterval is how often unfinished upgrades, and memberships of old profiles, are looked for, and about how long the process
 	// that began an upgrade has for it; 0 for 3 s.
 	FinishInterval time.Duration
 }
@@ -142,7 +142,7 @@ func New(d Deps, c Config) (*Rooms, error) {
 // their Data.
 func (r *Rooms) Stream() *stream.Stream { return r.stream }
 
-// tail keeps the cache of events right: a redaction changes an event that was cached. The events themselves are not
+// dropRedacted keeps the cache of events right: a redaction changes an event that was cached. The events themselves are not
 // read.
 func (r *Rooms) dropRedacted(rows []stream.Row) {
 	for _, row := range rows {
@@ -170,7 +170,7 @@ func (r *Rooms) replacer(id string) string {
 	return r.replacers[id]
 }
 
-// forget ends what is known of an event that is cached no more.
+// dropReplacer ends what is known of an event that is cached no more.
 func (r *Rooms) dropReplacer(e *Event) {
 	if e.Replaces == "" {
 		return

@@ -37,7 +37,7 @@ func (r *Rooms) writeState(ctx context.Context, a *arrayWriter, who *Audience, e
 // arrayBytes is how much of an array is written at once, about: what waits for a client is held twice, as events and as text.
 const arrayBytes = 64 << 10
 
-// array writes the members of a JSON array or object part by part.
+// arrayWriter writes the members of a JSON array or object part by part.
 type arrayWriter struct {
 	w     io.Writer
 	b     []byte // what is not written yet

@@ -56,7 +56,7 @@ func (r *Rooms) Events(ctx context.Context, ids []string) (map[string]*Event, er
 	return out, nil
 }
 
-// errMuch says that events have more bytes than there is room for.
+// errTooLarge says that events have more bytes than there is room for.
 var errTooLarge = errors.New("the events are too large to be held at once")
 
 // eventsWithin adds events to a map and tells how many bytes they have. It ends with errMuch once there are more than room.
@@ -102,7 +102,7 @@ func (r *Rooms) eventsWithin(ctx context.Context, ids []string, room int, into m
 	return size, nil
 }
 
-// remember caches events that were read, unless a redaction came since the read began: they may be the
+// cacheEvents caches events that were read, unless a redaction came since the read began: they may be the
 // text before it.
 func (r *Rooms) cacheEvents(events []*Event, before int64) {
 	r.cacheMu.Lock()

@@ -11,7 +11,7 @@ import (
 	"lyceum/rooms/state"
 )
 
-// stretch asks for events of a room as a user sees them.
+// eventRange asks for events of a room as a user sees them.
 type eventRange struct {
 	from, to int64 // places behind positions, as PositionOf reads them; to 0 for none
 	backward bool
@@ -20,7 +20,7 @@ type eventRange struct {
 	filter   *Filter
 }
 
-// found is what a stretch holds.
+// eventPage is what a stretch holds.
 type eventPage struct {
 	events     []*Event
 	visibility []Visibility
@@ -32,7 +32,7 @@ type eventPage struct {
 	backward bool
 }
 
-// cut leaves so many of the events, where an answer has no room for more.
+// truncate leaves so many of the events, where an answer has no room for more.
 func (f *eventPage) truncate(n int) {
 	if n == len(f.events) {
 		return
@@ -44,14 +44,14 @@ func (f *eventPage) truncate(n int) {
 	}
 }
 
-// goOn sets where to go on behind an event.
+// continueAfter sets where to go on behind an event.
 func (f *eventPage) continueAfter(e *Event) {
 	if f.end = e.Pos; f.backward {
 		f.end--
 	}
 }
 
-// mayGoOn tells that a page which has all that there is now gets a token to go on from, as clients expect one with each event that
+// mayContinue tells that a page which has all that there is now gets a token to go on from, as clients expect one with each event that
 // they get. There is nothing before the event that made the room.
 func (f *eventPage) mayContinue() bool {
 	n := len(f.events)
@@ -177,7 +177,7 @@ func (r *Rooms) sendersAt(ctx context.Context, root state.ID, lists ...[]*Event)
 	return out, err
 }
 
-// pick reads events by their ids, one more than the limit, as far as a page has room for them, and keeps what the user
+// pickVisible reads events by their ids, one more than the limit, as far as a page has room for them, and keeps what the user
 // may see.
 func (r *Rooms) pickVisible(ctx context.Context, st membershipView, ids []string, s eventRange) (eventPage, error) {
 	out := eventPage{end: s.from, start: s.from, backward: s.backward}

@@ -90,7 +90,7 @@ func (r *Rooms) mayUpgrade(ctx context.Context, userID, roomID, version string) 
 	return u, err
 }
 
-// outcome completes an upgrade and gives the room that is the replacement.
+// finish completes an upgrade and gives the room that is the replacement.
 func (r *Rooms) finish(ctx context.Context, u upgrade, p pendingUpgrade) (string, error) {
 	err := r.complete(ctx, p, func(ctx context.Context, query string, args ...any) error {
 		_, err := r.Process.DB.Exec(ctx, query, args...)

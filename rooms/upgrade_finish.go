@@ -68,7 +68,7 @@ func (r *Rooms) complete(ctx context.Context, p pendingUpgrade, exec func(ctx co
 	return err
 }
 
-// refused tells that an error is an answer which another try would not change.
+// isRefusal tells that an error is an answer which another try would not change.
 func isRefusal(err error) bool {
 	e, ok := errors.AsType[*matrix.Error](err)
 	return ok && e.Status >= 400 && e.Status < 500 && e.Status != 429

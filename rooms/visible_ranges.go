@@ -13,7 +13,7 @@ import (
 	"lyceum/rooms/state"
 )
 
-// horizon is which messages of a room a user may see, by their positions: what is counted or ranked in the database is
+// visibleRanges is which messages of a room a user may see, by their positions: what is counted or ranked in the database is
 // bounded by it.
 type visibleRanges struct {
 	all          bool
@@ -21,7 +21,7 @@ type visibleRanges struct {
 	memberRanges []positionRange // when the user was a member, in order, as far as they are known
 }
 
-// part are positions, both ends among them.
+// positionRange are positions, both ends among them.
 type positionRange struct{ from, to int64 }
 
 const (
@@ -29,13 +29,13 @@ const (
 	maxVisibleRanges     = 50  // what is older than these is not counted
 )
 
-// turn is a position at which the visibility of what comes next may change.
+// visibilityChange is a position at which the visibility of what comes next may change.
 type visibilityChange struct {
 	pos                 int64
 	history, membership string // "" for unchanged
 }
 
-// horizonOf finds what a user may see of a room. It is Visibility.Visible of its messages; where visibility or membership changed
+// visibleRangesOf finds what a user may see of a room. It is Visibility.Visible of its messages; where visibility or membership changed
 // very often, the oldest are left out.
 func (r *Rooms) visibleRangesOf(ctx context.Context, s membershipView) (visibleRanges, error) {
 	if s.joined() {
@@ -76,7 +76,7 @@ func (r *Rooms) visibleRangesOf(ctx context.Context, s membershipView) (visibleR
 	return out, nil
 }
 
-// joinPart adds a part that comes behind the others.
+// appendRange adds a part that comes behind the others.
 func appendRange(parts []positionRange, p positionRange) []positionRange {
 	if n := len(parts); n > 0 && parts[n-1].to == p.from-1 {
 		parts[n-1].to = p.to
@@ -85,7 +85,7 @@ func appendRange(parts []positionRange, p positionRange) []positionRange {
 	return append(parts, p)
 }
 
-// turns reads the changes of a room's history visibility and of a user's membership, from the newest back, and gives
+// visibilityChanges reads the changes of a room's history visibility and of a user's membership, from the newest back, and gives
 // them in order. What is not behind begin is not known.
 func (r *Rooms) visibilityChanges(ctx context.Context, s membershipView) (out []visibilityChange, begin int64, err error) {
 	keys := []state.Key{{Type: event.TypeHistoryVisibility}, {Type: event.TypeMember, StateKey: s.pastMember()}}
@@ -133,12 +133,12 @@ func (r *Rooms) visibilityChanges(ctx context.Context, s membershipView) (out []
 	return out, begin, nil
 }
 
-// holds tells whether a message at a position is seen.
+// contains tells whether a message at a position is seen.
 func (z visibleRanges) contains(pos int64) bool {
 	return z.all || anyContains(z.ranges, pos)
 }
 
-// stayed tells whether the user was a member before and after a position that is not of a membership of the user.
+// wasMember tells whether the user was a member before and after a position that is not of a membership of the user.
 func (z visibleRanges) wasMember(pos int64) bool { return anyContains(z.memberRanges, pos) }
 
 func anyContains(parts []positionRange, pos int64) bool {

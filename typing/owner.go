@@ -22,7 +22,7 @@ const (
 	expiryInterval = 500 * time.Millisecond // how late the end of a time may be noticed
 )
 
-// change is what the owner of a room does.
+// setRequest is what the owner of a room does.
 type setRequest struct {
 	UserID string `json:"user"`
 	Ms     int64  `json:"ms"`     // how long from now; 0 stops
@@ -30,7 +30,7 @@ type setRequest struct {
 	Left   int64  `json:"left"`   // position of the membership that ended it, 0 when the user says so
 }
 
-// people is what the owner of a room knows of it.
+// roomTyping is what the owner of a room knows of it.
 type roomTyping struct {
 	typists    []typist // sorted by id; the slice is never changed in place
 	endedCount int64    // memberships of which was heard that they ended, since the room is in memory
@@ -60,14 +60,14 @@ func (t *Typing) active(ctx context.Context, shard int) ([]string, error) {
 	return db.Texts(t.Process.DB.Query(ctx, `SELECT room_id FROM typing WHERE shard = $1 AND users <> '[]'`, shard))
 }
 
-// setHere runs on the owner of the room's shard.
+// setAtOwner runs on the owner of the room's shard.
 func (t *Typing) setAtOwner(ctx context.Context, roomID string, ch setRequest) (struct{}, error) {
 	until := t.Now().UnixMilli() + ch.Ms
 	var l membershipLookup
 	return struct{}{}, t.owned.Do(ctx, roomID, func(c *owned.Change[roomTyping]) error { return t.decide(c, roomID, ch, until, &l) })
 }
 
-// look is a look at the membership of who begins to type, by the owner: the request may have stood still since its own, and the owner
+// membershipLookup is a look at the membership of who begins to type, by the owner: the request may have stood still since its own, and the owner
 // forgets who left. It holds as long as nothing is heard of memberships that ended.
 type membershipLookup struct {
 	room       *roomTyping // nil when there was none
@@ -110,7 +110,7 @@ func (t *Typing) decide(c *owned.Change[roomTyping], roomID string, ch setReques
 
 func nearlyEqual(a, b int64) bool { return max(a-b, b-a) < minRenewal.Milliseconds() }
 
-// become appends the row that makes users the state of a room.
+// appendState appends the row that makes users the state of a room.
 func (t *Typing) appendState(c *owned.Change[roomTyping], roomID string, users []typist) error {
 	if users == nil {
 		users = []typist{}
@@ -124,13 +124,13 @@ func (t *Typing) appendState(c *owned.Change[roomTyping], roomID string, users [
 	return nil
 }
 
-// parted is somebody whose membership of a room ended, and where.
+// endedMembership is somebody whose membership of a room ended, and where.
 type endedMembership struct {
 	roomID, userID string
 	pos            int64
 }
 
-// membersLeft is a tail of the events stream at the owners of rooms, which tell the owner of the typing whose membership
+// queueEnded is a tail of the events stream at the owners of rooms, which tell the owner of the typing whose membership
 // ended. What is lost with a process is found by load, or ends by itself.
 func (t *Typing) queueEnded(rows []stream.Row) {
 	events := t.Rooms.Stream()
@@ -150,7 +150,7 @@ func (t *Typing) queueEnded(rows []stream.Row) {
 	}
 }
 
-// stopLeft ends the typing of those whose membership ended.
+// stopEnded ends the typing of those whose membership ended.
 func (t *Typing) stopEnded(ctx context.Context) error {
 	for {
 		select {

@@ -40,7 +40,7 @@ type Deps struct {
 // ownerMemory is what the owner of shards keeps in memory of who types, in bytes.
 const ownerMemory = 32 << 20
 
-// maxLeft is how many ended memberships wait until the owner of the typing is told; what is more types on until its time is over.
+// maxEnded is how many ended memberships wait until the owner of the typing is told; what is more types on until its time is over.
 const maxEnded = 10_000
 
 // Typing is the package's one object.
