@@ -42,7 +42,15 @@ func wire(t testing.TB, on *roomstest.Node) *house {
 		t.Fatal(err)
 	}
 	on.Serve(t, d.Routes()...)
-	return &house{Directory: d, Node: on, t: t, alice: on.HTTP.As("alice"), bob: on.HTTP.As("bob"), carol: on.HTTP.As("carol"), nobody: on.HTTP}
+	return &house{
+		Directory: d,
+		Node:      on,
+		t:         t,
+		alice:     on.HTTP.As("alice"),
+		bob:       on.HTTP.As("bob"),
+		carol:     on.HTTP.As("carol"),
+		nobody:    on.HTTP,
+	}
 }
 
 var harness = roomstest.NewHarness(wire, Migrations())
@@ -57,7 +65,9 @@ func at(roomID, rest string) string { return v3 + "/rooms/" + url.PathEscape(roo
 func (h *house) say(c *webtest.Client, roomID, text string) string {
 	h.t.Helper()
 	h.txn++
-	return c.Want(200, "PUT "+at(roomID, fmt.Sprint("send/m.room.message/", h.txn)), obj{"msgtype": "m.text", "body": text}).Get("event_id").String()
+	return c.Want(200, "PUT "+at(roomID, fmt.Sprint("send/m.room.message/", h.txn)), obj{"msgtype": "m.text", "body": text}).
+		Get("event_id").
+		String()
 }
 
 func (h *house) join(c *webtest.Client, roomID string) {
@@ -99,13 +109,20 @@ func TestPublicRooms(t *testing.T) {
 	harness.Run(t, func(t *testing.T, h *house) {
 		var ids []string
 		for i := range 3 {
-			ids = append(ids, h.create(h.alice, obj{"name": fmt.Sprint("Room ", i), "topic": "About Bread", "visibility": "public", "preset": "public_chat"}))
+			ids = append(
+				ids,
+				h.create(h.alice, obj{"name": fmt.Sprint("Room ", i), "topic": "About Bread", "visibility": "public", "preset": "public_chat"}),
+			)
 		}
 		hidden := h.create(h.alice, obj{"name": "Hidden", "preset": "public_chat"})
-		space := h.create(h.alice, obj{"name": "Space", "visibility": "public", "preset": "public_chat", "creation_content": obj{"type": "m.space"}})
+		space := h.create(
+			h.alice,
+			obj{"name": "Space", "visibility": "public", "preset": "public_chat", "creation_content": obj{"type": "m.space"}},
+		)
 		h.join(h.bob, ids[2])
 		a := h.nobody.Want(200, "GET "+v3+"/publicRooms?limit=2", nil)
-		if a.Get("chunk.0.room_id").String() != ids[2] || a.Get("chunk.0.num_joined_members").Int() != 2 || len(a.Get("chunk").Array()) != 2 || a.Get("total_room_count_estimate").Int() != 4 {
+		if a.Get("chunk.0.room_id").String() != ids[2] || a.Get("chunk.0.num_joined_members").Int() != 2 || len(a.Get("chunk").Array()) != 2 ||
+			a.Get("total_room_count_estimate").Int() != 4 {
 			t.Fatalf("%s", a.Body)
 		}
 		next := h.nobody.Want(200, "GET "+v3+"/publicRooms?limit=2&since="+a.Get("next_batch").String(), nil)
@@ -209,7 +226,8 @@ func TestHierarchy(t *testing.T) {
 			}
 		}
 		a := h.bob.Want(200, "GET /_matrix/client/v1/rooms/"+url.PathEscape(root)+"/hierarchy", nil)
-		if len(a.Get("rooms.0.children_state").Array()) != 4 || a.Get("rooms.0.children_state.0.origin_server_ts").Int() == 0 || a.Get("rooms.0.room_type").String() != "m.space" {
+		if len(a.Get("rooms.0.children_state").Array()) != 4 || a.Get("rooms.0.children_state.0.origin_server_ts").Int() == 0 ||
+			a.Get("rooms.0.room_type").String() != "m.space" {
 			t.Fatalf("%s", a.Body)
 		}
 		for _, query := range []string{"from=x", "limit=0", "from=h1_3_false"} {
@@ -232,12 +250,17 @@ func TestAHierarchyIsBounded(t *testing.T) {
 		for n := range 4 {
 			child := space()
 			children = append(children, child)
-			h.alice.Want(200, "PUT "+at(root, "state/m.space.child/"+url.PathEscape(child)), obj{"via": []string{server}, "order": fmt.Sprint(n), "x": long})
+			h.alice.Want(
+				200,
+				"PUT "+at(root, "state/m.space.child/"+url.PathEscape(child)),
+				obj{"via": []string{server}, "order": fmt.Sprint(n), "x": long},
+			)
 			h.alice.Want(200, "PUT "+at(child, "state/m.space.child/"+url.PathEscape(root)), obj{"via": []string{server}, "x": long})
 		}
 		address := "GET /_matrix/client/v1/rooms/" + url.PathEscape(root) + "/hierarchy"
 		a := h.bob.Want(200, address, nil)
-		if len(a.Body) > 8<<10 || len(a.Get("rooms").Array()) != 5 || a.Get("rooms.0.children_state.3.content.via.0").String() != server || a.Get("rooms.0.children_state.3.origin_server_ts").Int() == 0 {
+		if len(a.Body) > 8<<10 || len(a.Get("rooms").Array()) != 5 || a.Get("rooms.0.children_state.3.content.via.0").String() != server ||
+			a.Get("rooms.0.children_state.3.origin_server_ts").Int() == 0 {
 			t.Fatalf("%d bytes: %.500s", len(a.Body), a.Body)
 		}
 		whole := len(a.Get("rooms.0.children_state").Raw) - len("[,,,]")
@@ -403,13 +426,19 @@ func TestMessageSearch(t *testing.T) {
 		r := a.Get("search_categories.room_events")
 		if r.Get("results.0.result.event_id").String() != second || r.Get("results.0.context.events_before.0.content.body").String() != "Cheese is good, I like cheese" ||
 			r.Get("results.0.context.events_after.0.event_id").String() != gone || !r.Get("results.0.context.profile_info").Exists() ||
-			len(r.Get("state").Map()) != 1 || r.Get(`groups.sender.@alice:here\.test.results.0`).String() != second {
+			len(r.Get("state").Map()) != 1 ||
+			r.Get(`groups.sender.@alice:here\.test.results.0`).String() != second {
 			t.Fatalf("%s", a.Body)
 		}
 		for _, bad := range []obj{{"search_term": ""}, {"search_term": "x", "keys": []string{"x"}}, {"search_term": "x", "order_by": "x"}, {"search_term": "x", "groupings": obj{"group_by": []obj{{"key": "x"}}}}} {
 			want(t, h.alice.Call("POST "+v3+"/search", obj{"search_categories": obj{"room_events": bad}}), 400, "M_INVALID_PARAM")
 		}
-		want(t, h.alice.Call("POST "+v3+"/search?next_batch=x", obj{"search_categories": obj{"room_events": obj{"search_term": "x"}}}), 400, "M_INVALID_PARAM")
+		want(
+			t,
+			h.alice.Call("POST "+v3+"/search?next_batch=x", obj{"search_categories": obj{"room_events": obj{"search_term": "x"}}}),
+			400,
+			"M_INVALID_PARAM",
+		)
 		h.alice.Want(200, "POST "+v3+"/search", obj{"search_categories": obj{}})
 	})
 }
@@ -615,7 +644,11 @@ func TestErasedMessagesAreNotFound(t *testing.T) {
 		h.indexed()
 		search := func(c *webtest.Client) int {
 			t.Helper()
-			a := c.Want(200, "POST "+v3+"/search", obj{"search_categories": obj{"room_events": obj{"search_term": "cheese", "event_context": obj{"include_profile": true}}}})
+			a := c.Want(
+				200,
+				"POST "+v3+"/search",
+				obj{"search_categories": obj{"room_events": obj{"search_term": "cheese", "event_context": obj{"include_profile": true}}}},
+			)
 			if c == h.bob && strings.Contains(string(a.Body), "of carol") {
 				t.Errorf("%s", a.Body)
 			}

@@ -20,7 +20,8 @@ const (
 	searchMax     = 100
 	searchLooked  = 500 // newest matches that one request looks at
 	aroundMax     = 20
-	searchBytes   = 2 << 20 // of the results of one answer, but for the last of them, and of the matches that are held while they are looked at
+	// of the results of one answer, but for the last of them, and of the matches that are held while they are looked at
+	searchBytes = 2 << 20
 )
 
 func dollar(n int) string { return "$" + strconv.Itoa(n) }
@@ -203,7 +204,13 @@ func readCursor(token string, byRank bool) (offset int, from cursor, err error) 
 }
 
 // visibleHits keeps what the user may see and the filter lets through, in the order given.
-func (d *Directory) visibleHits(ctx context.Context, userID string, f *rooms.Filter, order []string, ranks map[string]float64) ([]hit, error) {
+func (d *Directory) visibleHits(
+	ctx context.Context,
+	userID string,
+	f *rooms.Filter,
+	order []string,
+	ranks map[string]float64,
+) ([]hit, error) {
 	ignored, err := d.Accounts.Ignored(ctx, userID)
 	if err != nil {
 		return nil, err

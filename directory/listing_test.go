@@ -20,7 +20,11 @@ import (
 func counted(t *testing.T) (h *house, statements *atomic.Int64) {
 	t.Helper()
 	statements = &atomic.Int64{}
-	d, err := db.Open(t.Context(), "sqlite:"+filepath.Join(t.TempDir(), "test.db"), db.Options{Observe: func(n int) { statements.Add(int64(n)) }})
+	d, err := db.Open(
+		t.Context(),
+		"sqlite:"+filepath.Join(t.TempDir(), "test.db"),
+		db.Options{Observe: func(n int) { statements.Add(int64(n)) }},
+	)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -9,8 +9,12 @@ import (
 // changes nothing.
 func FuzzRequests(f *testing.F) {
 	h := harness.Fuzzed(f)
-	space := h.alice.Want(200, "POST "+v3+"/createRoom", obj{"preset": "public_chat", "name": "space", "creation_content": obj{"type": "m.space"}}).Get("room_id").String()
-	room := h.alice.Want(200, "POST "+v3+"/createRoom", obj{"preset": "public_chat", "name": "a room", "visibility": "public"}).Get("room_id").String()
+	space := h.alice.Want(200, "POST "+v3+"/createRoom", obj{"preset": "public_chat", "name": "space", "creation_content": obj{"type": "m.space"}}).
+		Get("room_id").
+		String()
+	room := h.alice.Want(200, "POST "+v3+"/createRoom", obj{"preset": "public_chat", "name": "a room", "visibility": "public"}).
+		Get("room_id").
+		String()
 	h.alice.Want(200, "PUT "+at(space, "state/m.space.child/"+url.PathEscape(room)), obj{"via": []string{server}})
 	h.alice.Want(200, "PUT "+at(room, "send/m.room.message/1"), obj{"msgtype": "m.text", "body": "hello world"})
 	targets := []string{
@@ -21,7 +25,15 @@ func FuzzRequests(f *testing.F) {
 	}
 	f.Add(uint8(0), "", []byte(`{"limit":1,"filter":{"generic_search_term":"room","room_types":[null,"m.space"]}}`))
 	f.Add(uint8(0), "server=other", []byte(`{"since":"x","limit":-1}`))
-	f.Add(uint8(1), "next_batch=1", []byte(`{"search_categories":{"room_events":{"search_term":"hello","keys":["content.body"],"order_by":"recent","event_context":{"before_limit":1,"after_limit":1,"include_profile":true},"groupings":{"group_by":[{"key":"room_id"},{"key":"sender"}]},"include_state":true,"filter":{"limit":3,"rooms":["x"]}}}}`))
+	f.Add(
+		uint8(1),
+		"next_batch=1",
+		[]byte(
+			`{"search_categories":{"room_events":{"search_term":"hello","keys":["content.body"],"order_by":"recent",`+
+				`"event_context":{"before_limit":1,"after_limit":1,"include_profile":true},"groupings":{"group_by":[{"key":"room_id"},`+
+				`{"key":"sender"}]},"include_state":true,"filter":{"limit":3,"rooms":["x"]}}}}`,
+		),
+	)
 	f.Add(uint8(1), "next_batch=", []byte(`{"search_categories":{"room_events":{"search_term":"\u0000 \"quoted\" -not* OR (near"}}}`))
 	f.Add(uint8(2), "", []byte(`{"search_term":"ali%_\\","limit":2}`))
 	f.Add(uint8(3), "", []byte(`{"visibility":"private"}`))

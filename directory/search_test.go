@@ -23,7 +23,9 @@ func TestWhatWasSaidIsFoundAtOnce(t *testing.T) {
 			h.say(h.bob, other, fmt.Sprint("cheese of bob ", i))
 			said := h.say(h.alice, id, fmt.Sprint("cheese number ", i))
 			a := h.search(h.alice, "", obj{"search_term": "CHEESE number", "order_by": "recent", "keys": []string{"content.body"}})
-			if a.Get("count").Int() != int64(i+1) || a.Get("results.0.result.content.body").String() != fmt.Sprint("cheese number ", i) && a.Get("results.1.result.event_id").String() != said {
+			if a.Get("count").Int() != int64(i+1) ||
+				a.Get("results.0.result.content.body").String() != fmt.Sprint("cheese number ", i) &&
+					a.Get("results.1.result.event_id").String() != said {
 				t.Fatalf("%d: %s", i, a.Body)
 			}
 		}

@@ -17,8 +17,10 @@ func TestCanonicalJSONSpecExamples(t *testing.T) {
 		{`{ "b": "2", "a": "1" }`, `{"a":"1","b":"2"}`},
 		{`{"b":"2","a":"1"}`, `{"a":"1","b":"2"}`},
 		{
-			`{"auth": {"success": true,"mxid": "@john.doe:example.com","profile": {"display_name": "John Doe","three_pids": [{"medium": "email","address": "john.doe@example.org"},{"medium": "msisdn","address": "123456789"}]}}}`,
-			`{"auth":{"mxid":"@john.doe:example.com","profile":{"display_name":"John Doe","three_pids":[{"address":"john.doe@example.org","medium":"email"},{"address":"123456789","medium":"msisdn"}]},"success":true}}`,
+			`{"auth": {"success": true,"mxid": "@john.doe:example.com","profile": {"display_name": "John Doe","three_pids": [{"medium": ` +
+				`"email","address": "john.doe@example.org"},{"medium": "msisdn","address": "123456789"}]}}}`,
+			`{"auth":{"mxid":"@john.doe:example.com","profile":{"display_name":"John ` +
+				`Doe","three_pids":[{"address":"john.doe@example.org","medium":"email"},{"address":"123456789","medium":"msisdn"}]},"success":true}}`,
 		},
 		{`{"a": "日本語"}`, `{"a":"日本語"}`},
 		{`{"本": 2,"日": 1}`, `{"日":1,"本":2}`},
@@ -265,7 +267,14 @@ func TestMembers(t *testing.T) {
 	}
 }
 
-var benchJSON = []byte(`{"type":"m.room.message","content":{"msgtype":"m.text","body":"Hello, wörld. This is a message of usual length, as people write them in rooms.","format":"org.matrix.custom.html","formatted_body":"Hello, <b>wörld</b>. This is a message of usual length","m.mentions":{"user_ids":["@bob:example.org"]}},"sender":"@alice:example.org","room_id":"!0123456789abcdefghijklmnopqrstuvwxyzABCDEFG","origin_server_ts":1700000000000,"depth":12345,"prev_events":["$0123456789abcdefghijklmnopqrstuvwxyzABCDEFG"],"auth_events":["$0123456789abcdefghijklmnopqrstuvwxyzABCDEFG","$1123456789abcdefghijklmnopqrstuvwxyzABCDEFG"]}`)
+var benchJSON = []byte(
+	`{"type":"m.room.message","content":{"msgtype":"m.text","body":"Hello, wörld. This is a message of usual length, as people write them ` +
+		`in rooms.","format":"org.matrix.custom.html","formatted_body":"Hello, <b>wörld</b>. This is a message of usual ` +
+		`length","m.mentions":{"user_ids":["@bob:example.org"]}},"sender":"@alice:example.org",` +
+		`"room_id":"!0123456789abcdefghijklmnopqrstuvwxyzABCDEFG","origin_server_ts":1700000000000,"depth":12345,` +
+		`"prev_events":["$0123456789abcdefghijklmnopqrstuvwxyzABCDEFG"],"auth_events":["$0123456789abcdefghijklmnopqrstuvwxyzABCDEFG",` +
+		`"$1123456789abcdefghijklmnopqrstuvwxyzABCDEFG"]}`,
+)
 
 func BenchmarkCanonicalJSON(b *testing.B) {
 	b.SetBytes(int64(len(benchJSON)))

@@ -282,7 +282,8 @@ func TestAsError(t *testing.T) {
 	for _, e := range []*Error{UnknownToken(true), MissingToken(), MethodNotAllowed(), Unrecognized(), Unavailable("x"), IncompatibleRoomVersion("1"), UserLocked("x"), UserLimitExceeded("x", "https://x"), ThreepidNotFound("x")} {
 		raw, err := json.Marshal(e)
 		var back Error
-		if err != nil || json.Unmarshal(raw, &back) != nil || back.Code != e.Code || back.Message != e.Message || len(back.Extra) != len(e.Extra) {
+		if err != nil || json.Unmarshal(raw, &back) != nil || back.Code != e.Code || back.Message != e.Message ||
+			len(back.Extra) != len(e.Extra) {
 			t.Errorf("%s: %+v", raw, back)
 		}
 	}

@@ -6,7 +6,14 @@ import (
 	"lyceum/platform/stream"
 )
 
-var presenceStream = stream.Spec{Name: "presence", Number: 4, Role: "presence", Shards: Shards, Lane: "ephemeral", PositionKey: "presence_pos"}
+var presenceStream = stream.Spec{
+	Name:        "presence",
+	Number:      4,
+	Role:        "presence",
+	Shards:      Shards,
+	Lane:        "ephemeral",
+	PositionKey: "presence_pos",
+}
 
 // Domain is the declaration of the package.
 var Domain = domain.Domain{

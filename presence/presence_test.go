@@ -108,7 +108,8 @@ func TestStatus(t *testing.T) {
 		bob := n.HTTP.As("bob")
 		bob.Want(200, "PUT"+path("bob"), obj{"presence": "online", "status_msg": "here"})
 		got := n.HTTP.As("alice").Want(200, "GET"+path("bob"), nil)
-		if got.Get("presence").String() != Online || got.Get("status_msg").String() != "here" || !got.Get("currently_active").Bool() || !got.Get("last_active_ago").Exists() {
+		if got.Get("presence").String() != Online || got.Get("status_msg").String() != "here" || !got.Get("currently_active").Bool() ||
+			!got.Get("last_active_ago").Exists() {
 			t.Fatalf("found %s", got.Body)
 		}
 		bob.Want(200, "PUT"+path("bob"), obj{"presence": "offline"})

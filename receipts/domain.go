@@ -6,7 +6,14 @@ import (
 	"lyceum/platform/stream"
 )
 
-var receiptStream = stream.Spec{Name: "receipts", Number: 2, Role: "receipts", Shards: Shards, Lane: "receipts", PositionKey: "receipts_pos"}
+var receiptStream = stream.Spec{
+	Name:        "receipts",
+	Number:      2,
+	Role:        "receipts",
+	Shards:      Shards,
+	Lane:        "receipts",
+	PositionKey: "receipts_pos",
+}
 
 // Domain is the declaration of the package.
 var Domain = domain.Domain{

@@ -84,7 +84,13 @@ func TestThreadsAndErrors(t *testing.T) {
 		room := n.Room(t, "alice", "bob")
 		root := n.Say(t, "alice", room, "root")
 		in := n.Say(t, "alice", room, "in", obj{"m.relates_to": obj{"rel_type": "m.thread", "event_id": root}})
-		edit := n.Say(t, "alice", room, "edit", obj{"m.relates_to": obj{"rel_type": "m.replace", "event_id": in}, "m.new_content": obj{"body": "x", "msgtype": "m.text"}})
+		edit := n.Say(
+			t,
+			"alice",
+			room,
+			"edit",
+			obj{"m.relates_to": obj{"rel_type": "m.replace", "event_id": in}, "m.new_content": obj{"body": "x", "msgtype": "m.text"}},
+		)
 		outside := n.Say(t, "alice", room, "outside")
 		for _, c := range []struct {
 			event, typ string

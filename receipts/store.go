@@ -11,7 +11,8 @@ import (
 type store struct{}
 
 var receiptRows = &db.Table{
-	Name: "receipts", Columns: db.Columns("room_id text, user_id text, type text, thread_id text, event_id text, event_pos integer, ts integer, shard integer, pos integer"),
+	Name: "receipts", Columns: db.Columns("room_id text, user_id text, type text, thread_id text, event_id text, event_pos integer, ts " +
+		"integer, shard integer, pos integer"),
 	Conflict: `ON CONFLICT (room_id, user_id, type, thread_id) DO UPDATE SET event_id = excluded.event_id, event_pos = excluded.event_pos,
 		ts = excluded.ts, shard = excluded.shard, pos = excluded.pos`,
 }

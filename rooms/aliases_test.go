@@ -121,7 +121,10 @@ func TestWhoWasRemovedNamesNoRoom(t *testing.T) {
 		id := h.alice.create(obj{"preset": "public_chat"})
 		h.bob.Want(200, "POST /_matrix/client/v3/join/"+esc(id), nil)
 		h.alice.Want(200, at("POST", id, "kick"), obj{"user_id": h.bob.id})
-		if err := h.putAlias(t.Context(), alias{name: hereAlias, roomID: id, creator: h.bob.id}, "once"); !matrix.HasCode(err, matrix.CodeForbidden) {
+		if err := h.putAlias(t.Context(), alias{name: hereAlias, roomID: id, creator: h.bob.id}, "once"); !matrix.HasCode(
+			err,
+			matrix.CodeForbidden,
+		) {
 			t.Errorf("expected M_FORBIDDEN, found %v", err)
 		}
 		if got, _, err := h.Resolve(t.Context(), hereAlias); got != "" || err != nil {

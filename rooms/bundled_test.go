@@ -51,7 +51,8 @@ func TestWhatIsBundledCounts(t *testing.T) {
 			if n < 0 {
 				return
 			}
-			if n%2 == 0 && rel.Get("m\\.replace.content.m\\.new_content.body").String() != "edited" || n%2 == 1 && !rel.Get("m\\.thread.latest_event.content.body").Exists() {
+			if n%2 == 0 && rel.Get("m\\.replace.content.m\\.new_content.body").String() != "edited" ||
+				n%2 == 1 && !rel.Get("m\\.thread.latest_event.content.body").Exists() {
 				t.Errorf("%s: event %d came without what is bundled", at, n)
 			}
 		}
@@ -97,7 +98,13 @@ func TestWhatIsBundledCounts(t *testing.T) {
 			}
 		}
 		pages("messages", "messages?dir=b&limit=1000", "&from="+PositionToken(until), "end", backward)
-		pages("messages forward", fmt.Sprintf("messages?dir=f&limit=%d&to=%s", count+1, PositionToken(until)), "&from="+PositionToken(first), "end", ids)
+		pages(
+			"messages forward",
+			fmt.Sprintf("messages?dir=f&limit=%d&to=%s", count+1, PositionToken(until)),
+			"&from="+PositionToken(first),
+			"end",
+			ids,
+		)
 		pages("relations", "relations/"+esc(root)+"/m.reference?limit=1000", "", "next_batch", backward)
 		pages("threads", "threads?limit=1000", "", "next_batch", roots)
 

@@ -85,7 +85,8 @@ func TestAPageReadsAboutWhatItGives(t *testing.T) {
 			after = append(after, idOf(e))
 		}
 		slices.Reverse(before)
-		if got := append(append(before, ids[75]), after...); len(before) == 0 || len(after) == 0 || !slices.Equal(got, ids[75-len(before):76+len(after)]) {
+		if got := append(append(before, ids[75]), after...); len(before) == 0 || len(after) == 0 ||
+			!slices.Equal(got, ids[75-len(before):76+len(after)]) {
 			t.Errorf("context: %d events before and %d after, or not in order", len(before), len(after))
 		}
 		for name, want := range map[string]string{"dir=b&from=" + a.Get("start").String(): ids[74-len(before)], "dir=f&from=" + a.Get("end").String(): ids[76+len(after)]} {

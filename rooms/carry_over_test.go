@@ -33,8 +33,18 @@ func TestUpgradeCarriesOver(t *testing.T) {
 				set(who, old, "m.tag", obj{"tags": obj{"m.favourite": obj{"order": 0.5}}})
 				set(who, "", "m.direct", obj{"@x:example.org": []string{"!other:example.org", old}, "@y:example.org": []string{"!other:example.org"}})
 				set(who, "", "m.push_rules", obj{"changed": obj{".m.rule.call": obj{"enabled": false}}, "rules": obj{
-					"room":     []obj{{"rule_id": old, "enabled": true, "actions": []string{"dont_notify"}}, {"rule_id": "!other:example.org", "actions": []string{}}},
-					"override": []obj{{"rule_id": old, "enabled": true, "actions": []string{}, "conditions": []obj{{"kind": "event_match", "key": "room_id", "pattern": old}}}},
+					"room": []obj{
+						{"rule_id": old, "enabled": true, "actions": []string{"dont_notify"}},
+						{"rule_id": "!other:example.org", "actions": []string{}},
+					},
+					"override": []obj{
+						{
+							"rule_id":    old,
+							"enabled":    true,
+							"actions":    []string{},
+							"conditions": []obj{{"kind": "event_match", "key": "room_id", "pattern": old}},
+						},
+					},
 				}})
 			}
 			var id string
@@ -55,12 +65,15 @@ func TestUpgradeCarriesOver(t *testing.T) {
 					t.Errorf("%s: tags %s", who.id, a)
 				}
 				a := get(who, "", "m.direct")
-				if got := a.Get(gjson.Escape("@x:example.org")).Raw; got != `["!other:example.org","`+old+`","`+id+`"]` || len(a.Get(gjson.Escape("@y:example.org")).Array()) != 1 {
+				if got := a.Get(gjson.Escape("@x:example.org")).Raw; got != `["!other:example.org","`+old+`","`+id+`"]` ||
+					len(a.Get(gjson.Escape("@y:example.org")).Array()) != 1 {
 					t.Errorf("%s: direct %s", who.id, a)
 				}
 				a = get(who, "", "m.push_rules")
 				if n := strings.Count(a.Raw, id); n != 3 || a.Get("rules.room.1.rule_id").String() != id || a.Get("rules.room.1.actions.0").String() != "dont_notify" ||
-					a.Get("rules.override.1.conditions.0.pattern").String() != id || len(a.Get("rules.room").Array()) != 3 || a.Get(`changed.\.m\.rule\.call.enabled`).Raw != "false" {
+					a.Get("rules.override.1.conditions.0.pattern").String() != id ||
+					len(a.Get("rules.room").Array()) != 3 ||
+					a.Get(`changed.\.m\.rule\.call.enabled`).Raw != "false" {
 					t.Errorf("%s: push rules %s", who.id, a)
 				}
 			}

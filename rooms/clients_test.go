@@ -17,7 +17,12 @@ func TestMembersAtTheBeginning(t *testing.T) {
 		if len(a.Get("chunk").Array()) != 1 || a.Get("chunk.0.state_key").String() != h.alice.id {
 			t.Errorf("%s", a.Body)
 		}
-		hidden := h.alice.create(obj{"preset": "public_chat", "initial_state": []obj{{"type": "m.room.history_visibility", "content": obj{"history_visibility": "joined"}}}})
+		hidden := h.alice.create(
+			obj{
+				"preset":        "public_chat",
+				"initial_state": []obj{{"type": "m.room.history_visibility", "content": obj{"history_visibility": "joined"}}},
+			},
+		)
 		h.bob.join(hidden)
 		if a := h.bob.Want(200, at("GET", hidden, "members?at=t0"), nil); len(a.Get("chunk").Array()) > 1 {
 			t.Errorf("%s", a.Body)
@@ -37,7 +42,8 @@ func TestContentOfAJoin(t *testing.T) {
 				"foo": obj{"bar": 1}, "reason": "curious", "membership": "ban", "join_authorised_via_users_server": h.alice.id,
 			})
 			a := h.bob.Want(200, at("GET", id, "state/m.room.member/"+esc(h.bob.id)), nil)
-			if a.Get("foo.bar").Int() != 1 || a.Get("reason").String() != "curious" || a.Get("membership").String() != "join" || a.Get("join_authorised_via_users_server").Exists() {
+			if a.Get("foo.bar").Int() != 1 || a.Get("reason").String() != "curious" || a.Get("membership").String() != "join" ||
+				a.Get("join_authorised_via_users_server").Exists() {
 				t.Errorf("%s: %s", route, a.Body)
 			}
 			h.carol.refused(400, "M_BAD_JSON", "POST /_matrix/client/v3/"+route+esc(id)+end, obj{"reason": 1})
@@ -74,7 +80,12 @@ func TestEndOfPages(t *testing.T) {
 // TestContextOfAHiddenEvent: a member is told that the event is not for her, and others do not learn that there is one.
 func TestContextOfAHiddenEvent(t *testing.T) {
 	serve(t, func(t *testing.T, h *house) {
-		id := h.alice.create(obj{"preset": "public_chat", "initial_state": []obj{{"type": "m.room.history_visibility", "content": obj{"history_visibility": "joined"}}}})
+		id := h.alice.create(
+			obj{
+				"preset":        "public_chat",
+				"initial_state": []obj{{"type": "m.room.history_visibility", "content": obj{"history_visibility": "joined"}}},
+			},
+		)
 		said := h.alice.say(id, "before")
 		other := h.alice.say(h.alice.create(nil), "elsewhere")
 		h.bob.join(id)
@@ -95,7 +106,8 @@ func TestSendWithoutTransaction(t *testing.T) {
 		if first == "" || first == second {
 			t.Errorf("%q and %q", first, second)
 		}
-		if a := h.alice.Want(200, at("GET", id, "event/"+esc(first)), nil); a.Get("unsigned.transaction_id").Exists() || a.Get("content.body").String() != "b" {
+		if a := h.alice.Want(200, at("GET", id, "event/"+esc(first)), nil); a.Get("unsigned.transaction_id").Exists() ||
+			a.Get("content.body").String() != "b" {
 			t.Errorf("%s", a.Body)
 		}
 		h.alice.Want(200, at("POST", id, "send/m.room.redaction"), obj{"redacts": second})

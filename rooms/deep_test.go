@@ -41,12 +41,30 @@ func (w *past) add(typ, sender string, stateKey any, rel relation) string {
 		state = fmt.Sprintf(`"state_key":"%s",`, stateKey)
 	}
 	if rel.target != "" {
-		content = fmt.Sprintf(`{"body":"%s","m.relates_to":{"rel_type":"%s","event_id":"%s","key":"%s"}}`, w.body, rel.relType, rel.target, rel.key)
+		content = fmt.Sprintf(
+			`{"body":"%s","m.relates_to":{"rel_type":"%s","event_id":"%s","key":"%s"}}`,
+			w.body,
+			rel.relType,
+			rel.target,
+			rel.key,
+		)
 		w.relations = append(w.relations, []any{rel.target, id, w.head.RoomID, rel.relType, typ, sender, rel.key, w.pos})
 	}
-	text := fmt.Sprintf(`{"auth_events":[],"content":%s,"depth":%d,"hashes":{"sha256":"x"},"origin_server_ts":%d,"prev_events":[],"room_id":"%s","sender":"%s","signatures":{},%s"type":"%s"}`,
-		content, w.pos, w.pos, w.head.RoomID, sender, state, typ)
-	w.events = append(w.events, []any{w.shard, w.pos, w.head.RoomID, id, typ, stateKey, sender, w.pos, w.head.Root.Bytes(), []byte(text), "", nil, nil})
+	text := fmt.Sprintf(
+		`{"auth_events":[],"content":%s,"depth":%d,"hashes":{"sha256":"x"},"origin_server_ts":%d,"prev_events":[],"room_id":"%s",`+
+			`"sender":"%s","signatures":{},%s"type":"%s"}`,
+		content,
+		w.pos,
+		w.pos,
+		w.head.RoomID,
+		sender,
+		state,
+		typ,
+	)
+	w.events = append(
+		w.events,
+		[]any{w.shard, w.pos, w.head.RoomID, id, typ, stateKey, sender, w.pos, w.head.Root.Bytes(), []byte(text), "", nil, nil},
+	)
 	if len(w.events) == 1000 {
 		w.store()
 	}

@@ -33,7 +33,12 @@ func TestVisibility(t *testing.T) {
 			{"invited", true, "invited joined", ""},
 			{"joined", true, "joined", ""},
 		} {
-			id := h.alice.create(obj{"preset": "public_chat", "initial_state": []obj{{"type": "m.room.history_visibility", "content": obj{"history_visibility": c.history}}}})
+			id := h.alice.create(
+				obj{
+					"preset":        "public_chat",
+					"initial_state": []obj{{"type": "m.room.history_visibility", "content": obj{"history_visibility": c.history}}},
+				},
+			)
 			before := h.alice.say(id, "before")
 			h.alice.invite(id, h.bob.id)
 			h.alice.say(id, "invited")
@@ -67,7 +72,12 @@ func TestVisibility(t *testing.T) {
 
 func TestOwnMembershipIsSeen(t *testing.T) {
 	serve(t, func(t *testing.T, h *house) {
-		id := h.alice.create(obj{"preset": "public_chat", "initial_state": []obj{{"type": "m.room.history_visibility", "content": obj{"history_visibility": "joined"}}}})
+		id := h.alice.create(
+			obj{
+				"preset":        "public_chat",
+				"initial_state": []obj{{"type": "m.room.history_visibility", "content": obj{"history_visibility": "joined"}}},
+			},
+		)
 		h.alice.say(id, "before")
 		h.bob.join(id)
 		h.bob.say(id, "here")
@@ -78,7 +88,9 @@ func TestOwnMembershipIsSeen(t *testing.T) {
 		for _, e := range a.Get("chunk").Array() {
 			got = append(got, e.Get("type").String()+" "+e.Get("content.membership").String()+" "+e.Get("unsigned.membership").String())
 		}
-		if want := "[m.room.member leave leave m.room.message  join m.room.member join join m.room.history_visibility  leave]"; fmt.Sprint(got) != want {
+		if want := "[m.room.member leave leave m.room.message  join m.room.member join join m.room.history_visibility  leave]"; fmt.Sprint(
+			got,
+		) != want {
 			t.Fatalf("found %v, expected %s", got, want)
 		}
 		h.bob.refused(404, "M_NOT_FOUND", at("GET", id, "state/m.room.topic"), nil) // the state of the leave
@@ -248,7 +260,12 @@ func TestStateEvents(t *testing.T) {
 		h.alice.refused(400, "M_BAD_ALIAS", at("PUT", id, "state/m.room.canonical_alias"), obj{"alias": "#nothere:example.org"})
 		h.alice.refused(400, "M_INVALID_PARAM", at("PUT", id, "state/m.room.canonical_alias"), obj{"alias": "none"})
 		h.alice.state(id, "m.room.canonical_alias", "", obj{"alias": "#one:example.org", "alt_aliases": []string{"#one:example.org"}})
-		h.alice.refused(400, "M_INVALID_PARAM", "POST /_matrix/client/v3/createRoom", obj{"initial_state": []obj{{"type": "x", "state_key": "a\x00b", "content": obj{}}}})
+		h.alice.refused(
+			400,
+			"M_INVALID_PARAM",
+			"POST /_matrix/client/v3/createRoom",
+			obj{"initial_state": []obj{{"type": "x", "state_key": "a\x00b", "content": obj{}}}},
+		)
 		for _, c := range []struct {
 			code    string
 			content any
@@ -506,7 +523,9 @@ func TestMessagesFilterAndContext(t *testing.T) {
 		}
 		c := h.alice.Want(200, at("GET", id, "context/"+esc(ids[5])+"?limit=4"), nil)
 		if c.Get("event.event_id").String() != ids[5] || c.Get("events_before.0.event_id").String() != ids[4] || c.Get("events_before.1.event_id").String() != ids[3] ||
-			c.Get("events_after.0.event_id").String() != ids[6] || c.Get("events_after.1.event_id").String() != ids[7] || len(c.Get("state").Array()) < 6 {
+			c.Get("events_after.0.event_id").String() != ids[6] ||
+			c.Get("events_after.1.event_id").String() != ids[7] ||
+			len(c.Get("state").Array()) < 6 {
 			t.Fatalf("%s", c.Body)
 		}
 		before := h.alice.Want(200, at("GET", id, "messages?dir=b&limit=1&from="+c.Get("start").String()), nil)
@@ -549,7 +568,8 @@ func TestIgnoredAreNotShown(t *testing.T) {
 		h.carol.send(id, "m.room.message", relates("m.thread", other, nil))
 		h.bob.send(id, "m.room.message", relates("m.thread", other, nil))
 		for who, want := range map[*person]int{h.alice: 1, h.carol: 2} {
-			if a := who.Want(200, at1("GET", id, "threads"), nil); len(a.Get("chunk").Array()) != want || a.Get("chunk.0.event_id").String() != other {
+			if a := who.Want(200, at1("GET", id, "threads"), nil); len(a.Get("chunk").Array()) != want ||
+				a.Get("chunk.0.event_id").String() != other {
 				t.Errorf("expected %d threads, the first %s, found %s", want, other, a.Body)
 			}
 		}
@@ -577,7 +597,8 @@ func TestUpgrade(t *testing.T) {
 				t.Fatal(got)
 			}
 			create := h.alice.Want(200, at("GET", id, "state/m.room.create"), nil)
-			if create.Get("predecessor.room_id").String() != old || create.Get("room_version").String() != c.to || create.Get("type").String() != "org.example.kind" {
+			if create.Get("predecessor.room_id").String() != old || create.Get("room_version").String() != c.to ||
+				create.Get("type").String() != "org.example.kind" {
 				t.Fatalf("%s", create.Body)
 			}
 			for _, typ := range []string{"m.room.name", "m.room.topic", "m.room.join_rules", "m.room.history_visibility"} {
@@ -677,7 +698,8 @@ func TestReportsSummariesAndGuests(t *testing.T) {
 			t.Fatal(older, err)
 		}
 		a := h.nobody.Want(200, "GET /_matrix/client/v1/room_summary/"+esc(id), nil)
-		if a.Get("name").String() != "Open" || a.Get("num_joined_members").Int() != 2 || a.Get("membership").Exists() || a.Get("join_rule").String() != "public" {
+		if a.Get("name").String() != "Open" || a.Get("num_joined_members").Int() != 2 || a.Get("membership").Exists() ||
+			a.Get("join_rule").String() != "public" {
 			t.Fatalf("%s", a.Body)
 		}
 		h.nobody.Want(404, "GET /_matrix/client/v1/room_summary/"+esc(closed), nil)
@@ -697,7 +719,13 @@ func TestReportsSummariesAndGuests(t *testing.T) {
 func TestInvitesMayBeBlocked(t *testing.T) {
 	serve(t, func(t *testing.T, h *house) {
 		id := h.alice.create(nil)
-		err := h.Accounts.PutAccountData(context.Background(), h.bob.id, "", "m.invite_permission_config", json.RawMessage(`{"default_action":"block"}`))
+		err := h.Accounts.PutAccountData(
+			context.Background(),
+			h.bob.id,
+			"",
+			"m.invite_permission_config",
+			json.RawMessage(`{"default_action":"block"}`),
+		)
 		if err != nil {
 			t.Fatal(err)
 		}

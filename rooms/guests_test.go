@@ -5,11 +5,14 @@ import "testing"
 // TestGuestsLeaveARoomThatClosesItself: those who are no guests stay, and guests do not come back.
 func TestGuestsLeaveARoomThatClosesItself(t *testing.T) {
 	serve(t, func(t *testing.T, h *house) {
-		if _, err := h.Process.DB.Exec(t.Context(), "INSERT INTO users (user_id, kind, created_ms) VALUES ('@guest:example.org', 'guest', 1)"); err != nil {
+		if _, err := h.Process.DB.Exec(t.Context(), "INSERT INTO users (user_id, kind, created_ms) VALUES "+
+			"('@guest:example.org', 'guest', 1)"); err != nil {
 			t.Fatal(err)
 		}
 		guest := &person{h.nobody.As("guest"), t, "@guest:example.org"}
-		id := h.alice.create(obj{"preset": "private_chat", "initial_state": []obj{{"type": "m.room.join_rules", "content": obj{"join_rule": "public"}}}})
+		id := h.alice.create(
+			obj{"preset": "private_chat", "initial_state": []obj{{"type": "m.room.join_rules", "content": obj{"join_rule": "public"}}}},
+		)
 		guest.join(id)
 		guest.say(id, "hello")
 		h.bob.join(id)

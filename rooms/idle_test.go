@@ -57,7 +57,11 @@ func TestRedactionsReachProcessesThatDoNotFollow(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			sent, err := writer.Send(ctx, id, Send{Sender: "@alice:example.org", Type: event.TypeMessage, Content: encodeJSON(map[string]string{"body": "x"})})
+			sent, err := writer.Send(
+				ctx,
+				id,
+				Send{Sender: "@alice:example.org", Type: event.TypeMessage, Content: encodeJSON(map[string]string{"body": "x"})},
+			)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -33,11 +33,17 @@ func waysToInvite(room, user string, n int) map[string]struct {
 	}
 	create := "POST /_matrix/client/v3/createRoom"
 	return map[string]way{
-		"invite":             {at("POST", room, "invite"), obj{"user_id": user, "reason": fmt.Sprint(n)}},
-		"state":              {at("PUT", room, "state/m.room.member/"+esc(user)), obj{"membership": "invite", "reason": fmt.Sprint(n)}},
-		"create":             {create, obj{"invite": []string{user}}},
-		"create, state":      {create, obj{"initial_state": []obj{{"type": "m.room.member", "state_key": user, "content": obj{"membership": "invite"}}}}},
-		"create, two cases":  {create, obj{"initial_state": []obj{{"type": "m.room.member", "state_key": user, "content": obj{"Membership": "ban", "membership": "invite"}}}}},
+		"invite": {at("POST", room, "invite"), obj{"user_id": user, "reason": fmt.Sprint(n)}},
+		"state":  {at("PUT", room, "state/m.room.member/"+esc(user)), obj{"membership": "invite", "reason": fmt.Sprint(n)}},
+		"create": {create, obj{"invite": []string{user}}},
+		"create, state": {
+			create,
+			obj{"initial_state": []obj{{"type": "m.room.member", "state_key": user, "content": obj{"membership": "invite"}}}},
+		},
+		"create, two cases": {
+			create,
+			obj{"initial_state": []obj{{"type": "m.room.member", "state_key": user, "content": obj{"Membership": "ban", "membership": "invite"}}}},
+		},
 		"create, direct":     {create, obj{"invite": []string{user}, "is_direct": true, "preset": "trusted_private_chat"}},
 		"create, version 10": {create, obj{"invite": []string{user}, "room_version": "10"}},
 	}
@@ -70,7 +76,8 @@ func TestNobodyInvitesADeactivatedUser(t *testing.T) {
 					deactivate = user
 				}
 				way := waysToInvite(room, user, 0)[name]
-				if a := h.alice.Call(way.target, way.body); a.Status != 403 || a.Errcode() != "M_FORBIDDEN" || !strings.Contains(string(a.Body), "deactivated") {
+				if a := h.alice.Call(way.target, way.body); a.Status != 403 || a.Errcode() != "M_FORBIDDEN" ||
+					!strings.Contains(string(a.Body), "deactivated") {
 					t.Errorf("%s, deactivated %s: %d %s", name, when, a.Status, a.Body)
 				}
 				if all, err := h.Memberships(t.Context(), user); err != nil || len(all) != 0 {
@@ -124,7 +131,13 @@ func TestADeactivationRefusesInvites(t *testing.T) {
 func TestEveryInviteMayBeBlocked(t *testing.T) {
 	serve(t, func(t *testing.T, h *house) {
 		id := h.alice.create(nil)
-		err := h.Accounts.PutAccountData(context.Background(), h.bob.id, "", "m.invite_permission_config", json.RawMessage(`{"default_action":"block"}`))
+		err := h.Accounts.PutAccountData(
+			context.Background(),
+			h.bob.id,
+			"",
+			"m.invite_permission_config",
+			json.RawMessage(`{"default_action":"block"}`),
+		)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -151,8 +164,11 @@ func TestEveryInviteTakesTheLimit(t *testing.T) {
 			user := fmt.Sprintf("@nobody%d:%s", n, server)
 			content := obj{"display_name": "n...@example.org", "public_key": "x", "key_validity_url": "https://x.example/"}
 			all := map[string]way{
-				"third party":         {at("PUT", room, fmt.Sprint("state/m.room.third_party_invite/", n)), content},
-				"create, third party": {"POST /_matrix/client/v3/createRoom", obj{"initial_state": []obj{{"type": "m.room.third_party_invite", "state_key": "x", "content": content}}}},
+				"third party": {at("PUT", room, fmt.Sprint("state/m.room.third_party_invite/", n)), content},
+				"create, third party": {
+					"POST /_matrix/client/v3/createRoom",
+					obj{"initial_state": []obj{{"type": "m.room.third_party_invite", "state_key": "x", "content": content}}},
+				},
 			}
 			for name, w := range waysToInvite(room, user, n) {
 				all[name] = w
@@ -201,7 +217,12 @@ func TestThirdPartyInvitesAreSmall(t *testing.T) {
 		id := h.alice.create(obj{"preset": "public_chat"})
 		h.bob.join(id)
 		content := func(n int) obj {
-			return obj{"display_name": strings.Repeat("x", n), "key_validity_url": "https://x.example/", "public_key": "x", "public_keys": []obj{{"public_key": "x"}}}
+			return obj{
+				"display_name":     strings.Repeat("x", n),
+				"key_validity_url": "https://x.example/",
+				"public_key":       "x",
+				"public_keys":      []obj{{"public_key": "x"}},
+			}
 		}
 		small, large := content(7<<10), content(8<<10)
 		list := func(c obj) obj {
@@ -227,7 +248,9 @@ func TestManyInvitesAtOnce(t *testing.T) {
 		"not when touched": {{1, 200}, {100, 429}, {3, 200}},
 	} {
 		s, err := web.New(web.Options{
-			Log: slog.New(slog.NewTextHandler(t.Output(), nil)), Limits: bus.NewLocalLimits(), Authenticator: webtest.People{"alice": {UserID: "@alice:x"}},
+			Log: slog.New(
+				slog.NewTextHandler(t.Output(), nil),
+			), Limits: bus.NewLocalLimits(), Authenticator: webtest.People{"alice": {UserID: "@alice:x"}},
 			Config: web.Config{RateLimits: map[string]web.RateLimit{"invite": {PerSecond: 0.001, Burst: 4}}},
 		})
 		if err != nil {
@@ -259,6 +282,11 @@ func TestTooManyPeopleAtOnce(t *testing.T) {
 			states = append(states, obj{"type": "x.y", "state_key": fmt.Sprint(n), "content": obj{}})
 		}
 		h.alice.refused(400, "M_INVALID_PARAM", "POST /_matrix/client/v3/createRoom", obj{"initial_state": states})
-		h.alice.refused(400, "M_BAD_JSON", "POST /_matrix/client/v3/createRoom", obj{"initial_state": []obj{{"type": "m.room.member", "state_key": "@x:y", "content": obj{}}}})
+		h.alice.refused(
+			400,
+			"M_BAD_JSON",
+			"POST /_matrix/client/v3/createRoom",
+			obj{"initial_state": []obj{{"type": "m.room.member", "state_key": "@x:y", "content": obj{}}}},
+		)
 	})
 }

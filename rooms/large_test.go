@@ -94,7 +94,14 @@ func largeState(t *testing.T, r *Rooms) (roomID string, ids []string) {
 			text = long
 		}
 		key := fmt.Sprint(n)
-		s := Send{Sender: "@alice:" + server, Device: "D", Txn: key, Type: "m.test", StateKey: &key, Content: encodeJSON(map[string]string{"x": text})}
+		s := Send{
+			Sender:   "@alice:" + server,
+			Device:   "D",
+			Txn:      key,
+			Type:     "m.test",
+			StateKey: &key,
+			Content:  encodeJSON(map[string]string{"x": text}),
+		}
 		id, err := r.Send(t.Context(), roomID, s)
 		if err != nil {
 			t.Fatal(err)

@@ -50,7 +50,13 @@ func TestStateThatIsPassedOnTwiceIsOneEvent(t *testing.T) {
 		log := slog.New(slog.NewTextHandler(t.Output(), nil))
 		inner := webtest.New(t, people, r.Routes()...)
 		alice, bob := &person{inner.As("alice"), t, "@alice:" + server}, &person{inner.As("bob"), t, "@bob:" + server}
-		id := alice.create(obj{"preset": "public_chat", "power_level_content_override": obj{"users": obj{"@alice:" + server: 100, "@bob:" + server: 50}}, "room_version": "11"})
+		id := alice.create(
+			obj{
+				"preset":                       "public_chat",
+				"power_level_content_override": obj{"users": obj{"@alice:" + server: 100, "@bob:" + server: 50}},
+				"room_version":                 "11",
+			},
+		)
 		bob.join(id)
 		events := func(typ string) (n int) {
 			t.Helper()

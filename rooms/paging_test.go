@@ -25,7 +25,12 @@ func TestPagesAreWholeWhereEachLooksAtLittle(t *testing.T) {
 		t.Log("seed", seed)
 		random := rand.New(rand.NewPCG(seed, 0)) //nolint:gosec // not for a secret
 		oneOf := func(list ...string) string { return list[random.IntN(len(list))] }
-		room := h.alice.create(obj{"preset": "public_chat", "initial_state": []obj{{"type": "m.room.history_visibility", "content": obj{"history_visibility": "joined"}}}})
+		room := h.alice.create(
+			obj{
+				"preset":        "public_chat",
+				"initial_state": []obj{{"type": "m.room.history_visibility", "content": obj{"history_visibility": "joined"}}},
+			},
+		)
 		h.carol.join(room)
 		all := []made{}
 		const half = 120

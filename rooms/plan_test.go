@@ -30,17 +30,23 @@ func TestRelationsAreReadInTheOrderOfAPage(t *testing.T) {
 		exists := "SELECT 1 FROM events e WHERE EXISTS (" + selectRelated
 		for _, c := range []struct{ query, by string }{
 			{"SELECT x.event_id" + ofTarget + byPlace + order(true, "$3"), "relations_target (target=? AND room_id=? AND pos>? AND pos<?)"},
-			{"SELECT x.pos" + ofTarget + byPlace + order(true, "1 OFFSET $3"), "COVERING INDEX relations_target (target=? AND room_id=? AND pos>? AND pos<?)"},
-			{"SELECT x.event_id" + ofTargetKind + byPlace + order(false, "$3"), "relations_kind (target=? AND room_id=? AND rel_type=? AND pos>? AND pos<?)"},
-			{"SELECT x.event_id" + ofTargetKind + " AND x.type = $7" + byPlace + order(false, "$3"), "relations_kind (target=? AND room_id=? AND rel_type=? AND pos>? AND pos<?)"},
-			{"SELECT x.pos" + ofTargetKind + byPlace + order(false, "1 OFFSET $3"), "COVERING INDEX relations_kind (target=? AND room_id=? AND rel_type=? AND pos>? AND pos<?)"},
-			{"SELECT x.pos" + ofRoomKind + byPlace + order(true, "1 OFFSET $3"), "COVERING INDEX relations_room (room_id=? AND rel_type=? AND pos>? AND pos<?)"},
+			{"SELECT x.pos" + ofTarget + byPlace + order(true, "1 OFFSET $3"), "COVERING INDEX relations_target (target=? AND room_id=? AND " +
+				"pos>? AND pos<?)"},
+			{"SELECT x.event_id" + ofTargetKind + byPlace + order(false, "$3"), "relations_kind (target=? AND room_id=? AND rel_type=? AND " +
+				"pos>? AND pos<?)"},
+			{"SELECT x.event_id" + ofTargetKind + " AND x.type = $7" + byPlace + order(false, "$3"), "relations_kind (target=? AND room_id=? AND " +
+				"rel_type=? AND pos>? AND pos<?)"},
+			{"SELECT x.pos" + ofTargetKind + byPlace + order(false, "1 OFFSET $3"), "COVERING INDEX relations_kind (target=? AND room_id=? AND " +
+				"rel_type=? AND pos>? AND pos<?)"},
+			{"SELECT x.pos" + ofRoomKind + byPlace + order(true, "1 OFFSET $3"), "COVERING INDEX relations_room (room_id=? AND rel_type=? AND " +
+				"pos>? AND pos<?)"},
 			{"SELECT x.pos" + ofRoom + byPlace + order(true, "1 OFFSET $3"), "COVERING INDEX events_room (room_id=? AND pos>? AND pos<?)"},
 			{countTree, "CO-ROUTINE tree"}, // not "MATERIALIZE", which reads all of it
 			{countTree, "SCAN t\nSEARCH x USING INDEX relations_target (target=? AND room_id=?)"},
 			{selectTree + " ORDER BY pos LIMIT $6", "SCAN t\nSEARCH x USING INDEX relations_target (target=? AND room_id=?)"},
 			{aboveKind + byPlace + order(true, "$3"), "relations_room (room_id=? AND rel_type=? AND pos>? AND pos<?)"},
-			{aboveAll + " ORDER BY e.pos" + order(true, "$3"), "events_room (room_id=? AND pos>? AND pos<?)\nSEARCH x USING INDEX relations_event (event_id=?)"},
+			{aboveAll + " ORDER BY e.pos" + order(true, "$3"), "events_room (room_id=? AND pos>? AND pos<?)\nSEARCH x USING INDEX " +
+				"relations_event (event_id=?)"},
 			{selectRoots + newestRoots + ") ORDER BY n.pos DESC LIMIT $3", "relations_room (room_id=? AND rel_type=? AND pos>? AND pos<?)"},
 			{selectRoots + newestRoots + ")", "SCAN n\nSEARCH t USING INDEX events_id (event_id=?)"},
 			{selectRoots + newestRoots + ")", "relations_kind (target=? AND room_id=? AND rel_type=? AND pos>?)"},

@@ -28,7 +28,12 @@ func TestWhatWasReplacedIsShownToWhoMaySeeIt(t *testing.T) {
 		for history, hidden := range map[string]string{
 			"world_readable": "", "shared": "", "invited": "before away", "joined": "before invited away",
 		} {
-			id := h.alice.create(obj{"preset": "public_chat", "initial_state": []obj{{"type": "m.room.history_visibility", "content": obj{"history_visibility": history}}}})
+			id := h.alice.create(
+				obj{
+					"preset":        "public_chat",
+					"initial_state": []obj{{"type": "m.room.history_visibility", "content": obj{"history_visibility": history}}},
+				},
+			)
 			h.carol.join(id)
 			secret := map[string]bool{} // of the events: may not be seen by bob
 			var all []string
@@ -97,7 +102,8 @@ func TestWhatWasReplacedIsShownToWhoMaySeeIt(t *testing.T) {
 							t.Errorf("%s, %s, %s: shown: %v: %s", history, when, way, given, e)
 						}
 					})
-					if n == 0 && !strings.HasPrefix(way, "event/") && !strings.HasPrefix(way, "messages?dir=b&limit=1&") && !strings.HasPrefix(way, "members?at=") {
+					if n == 0 && !strings.HasPrefix(way, "event/") && !strings.HasPrefix(way, "messages?dir=b&limit=1&") &&
+						!strings.HasPrefix(way, "members?at=") {
 						t.Errorf("%s, %s, %s: no state that replaced another", history, when, way)
 					}
 				}
@@ -133,7 +139,12 @@ func TestMembersOfATime(t *testing.T) {
 			"invited":        {"invited": true, "joined": true, "back": true},
 			"joined":         {"joined": true, "back": true},
 		} {
-			id := h.alice.create(obj{"preset": "public_chat", "initial_state": []obj{{"type": "m.room.history_visibility", "content": obj{"history_visibility": history}}}})
+			id := h.alice.create(
+				obj{
+					"preset":        "public_chat",
+					"initial_state": []obj{{"type": "m.room.history_visibility", "content": obj{"history_visibility": history}}},
+				},
+			)
 			tokens := map[string]string{}
 			then := func(when string) {
 				h.alice.say(id, when)

@@ -144,7 +144,8 @@ func TestOldProfilesThatStayKeepNoOthersWaiting(t *testing.T) {
 			t.Errorf("expected that there are no such rooms, found %v", err)
 		}
 		var left int
-		if err := h.Process.DB.QueryRow(t.Context(), "SELECT COUNT(*) FROM old_profiles WHERE user_id = $1", user).Scan(&left); err != nil || left != 0 {
+		if err := h.Process.DB.QueryRow(t.Context(), "SELECT COUNT(*) FROM old_profiles WHERE user_id = $1", user).Scan(&left); err != nil ||
+			left != 0 {
 			t.Errorf("a membership waits behind others: %d, %v", left, err)
 		}
 	})

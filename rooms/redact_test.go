@@ -50,7 +50,13 @@ func TestWhoReadsTheReasonOfARedaction(t *testing.T) {
 	serve(t, func(t *testing.T, h *house) {
 		for _, version := range []string{"10", "12"} {
 			for _, history := range []string{"world_readable", "shared", "invited", "joined"} {
-				id := h.alice.create(obj{"preset": "public_chat", "room_version": version, "initial_state": []obj{{"type": "m.room.history_visibility", "content": obj{"history_visibility": history}}}})
+				id := h.alice.create(
+					obj{
+						"preset":        "public_chat",
+						"room_version":  version,
+						"initial_state": []obj{{"type": "m.room.history_visibility", "content": obj{"history_visibility": history}}},
+					},
+				)
 				h.bob.join(id)
 				h.carol.join(id)
 				said := h.alice.say(id, "said")
@@ -69,7 +75,9 @@ func TestWhoReadsTheReasonOfARedaction(t *testing.T) {
 					} {
 						e := who.Want(200, at("GET", id, way), nil).Get(path)
 						because := e.Get("unsigned.redacted_because")
-						if because.Get("event_id").String() != by || because.Get("type").String() != "m.room.redaction" || because.Get("redacts").String() != said || because.Get("content.redacts").String() != said {
+						if because.Get("event_id").String() != by || because.Get("type").String() != "m.room.redaction" ||
+							because.Get("redacts").String() != said ||
+							because.Get("content.redacts").String() != said {
 							t.Errorf("%s, %s, %s, %s, %s: %s", version, history, who.id, when, way, e)
 						}
 						if is := because.Get("content.reason").Exists(); is != told {

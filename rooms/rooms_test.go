@@ -38,7 +38,10 @@ func wireLook(t testing.TB, p *role.Process, look time.Duration) *Rooms {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r, err := New(Deps{Process: p, Accounts: a, ServerName: server, Key: key, FinishInterval: cmp.Or(look, time.Hour)}, Config{DefaultVersion: "12", EventCache: 1000, MaxCreateUsers: 100})
+	r, err := New(
+		Deps{Process: p, Accounts: a, ServerName: server, Key: key, FinishInterval: cmp.Or(look, time.Hour)},
+		Config{DefaultVersion: "12", EventCache: 1000, MaxCreateUsers: 100},
+	)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -46,14 +49,24 @@ func wireLook(t testing.TB, p *role.Process, look time.Duration) *Rooms {
 }
 
 func message(sender, text string) Send {
-	return Send{Sender: sender, Device: "D", Txn: text, Type: event.TypeMessage, Content: encodeJSON(map[string]string{"body": text, "msgtype": "m.text"})}
+	return Send{
+		Sender:  sender,
+		Device:  "D",
+		Txn:     text,
+		Type:    event.TypeMessage,
+		Content: encodeJSON(map[string]string{"body": text, "msgtype": "m.text"}),
+	}
 }
 
 func TestCreateJoinSendRedact(t *testing.T) {
 	run(t, func(t *testing.T, _ *role.Process, r *Rooms) {
 		ctx := context.Background()
 		for _, version := range []string{"10", "11", "12"} {
-			id, err := r.Create(ctx, "@alice:example.org", &Create{Version: &version, Name: "A room", Preset: "public_chat", Invite: []string{"@bob:example.org"}})
+			id, err := r.Create(
+				ctx,
+				"@alice:example.org",
+				&Create{Version: &version, Name: "A room", Preset: "public_chat", Invite: []string{"@bob:example.org"}},
+			)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -195,7 +208,11 @@ func TestDecodeGivesWhatWasEncoded(t *testing.T) {
 			t.Fatal(err)
 		}
 		empty := ""
-		eventID, err := r.Send(ctx, id, Send{Sender: "@alice:example.org", Type: event.TypeName, StateKey: &empty, Content: json.RawMessage(`{"name":"two"}`)})
+		eventID, err := r.Send(
+			ctx,
+			id,
+			Send{Sender: "@alice:example.org", Type: event.TypeName, StateKey: &empty, Content: json.RawMessage(`{"name":"two"}`)},
+		)
 		if err != nil {
 			t.Fatal(err)
 		}

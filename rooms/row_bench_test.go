@@ -67,7 +67,8 @@ func FuzzDecodeRow(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if g, ok := RowHeaderOf(stream.Row{Data: e.encode()}); !ok || string(g.Sender) != e.Sender || string(g.Redacts) != e.Redacts || g.OriginServerTS != e.OriginServerTS {
+		if g, ok := RowHeaderOf(stream.Row{Data: e.encode()}); !ok || string(g.Sender) != e.Sender || string(g.Redacts) != e.Redacts ||
+			g.OriginServerTS != e.OriginServerTS {
 			t.Fatalf("%+v of %s", g, e.JSON)
 		}
 	})

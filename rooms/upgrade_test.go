@@ -197,7 +197,11 @@ func TestAnUpgradeThatWasCutOffIsFinished(t *testing.T) {
 		}
 		powerless, gone := begin("powerless"), begin("gone")
 		empty := ""
-		_, err := first.Send(ctx, powerless.old, Send{Sender: alice, Type: event.TypePowerLevels, StateKey: &empty, Content: json.RawMessage(`{"users":{}}`)})
+		_, err := first.Send(
+			ctx,
+			powerless.old,
+			Send{Sender: alice, Type: event.TypePowerLevels, StateKey: &empty, Content: json.RawMessage(`{"users":{}}`)},
+		)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -40,7 +40,8 @@ func TestEveryRoomVersion(t *testing.T) {
 				t.Errorf("version %s: clients get %s", v.ID, shown.Body)
 			}
 			stored, err := h.Event(t.Context(), said)
-			if err != nil || stored.Version().ID != v.ID || len(stored.PrevEvents) != 1 || (matrix.Lookup(stored.JSON, "event_id") != nil) != (v.IDFormat == event.IDField) {
+			if err != nil || stored.Version().ID != v.ID || len(stored.PrevEvents) != 1 ||
+				(matrix.Lookup(stored.JSON, "event_id") != nil) != (v.IDFormat == event.IDField) {
 				t.Errorf("version %s: %s %v", v.ID, stored.JSON, err)
 			}
 			theirs := h.alice.say(id, "hers")
@@ -50,11 +51,14 @@ func TestEveryRoomVersion(t *testing.T) {
 			if redaction.Get("redacts").String() != said || redaction.Get("content.redacts").String() != said {
 				t.Errorf("version %s: a redaction is shown as %s", v.ID, redaction.Body)
 			}
-			if a := h.alice.Want(200, at("GET", id, "event/"+esc(said)), nil); a.Get("content.body").Exists() || a.Get("unsigned.redacted_because.event_id").String() != by {
+			if a := h.alice.Want(200, at("GET", id, "event/"+esc(said)), nil); a.Get("content.body").Exists() ||
+				a.Get("unsigned.redacted_because.event_id").String() != by {
 				t.Errorf("version %s: a redacted event is shown as %s", v.ID, a.Body)
 			}
 			knock := "POST /_matrix/client/v3/knock/"
-			private := h.alice.create(obj{"room_version": v.ID, "initial_state": []obj{{"type": "m.room.join_rules", "content": obj{"join_rule": "knock"}}}})
+			private := h.alice.create(
+				obj{"room_version": v.ID, "initial_state": []obj{{"type": "m.room.join_rules", "content": obj{"join_rule": "knock"}}}},
+			)
 			if v.Knock {
 				h.bob.Want(200, knock+esc(private), obj{})
 			} else {
@@ -64,7 +68,8 @@ func TestEveryRoomVersion(t *testing.T) {
 			upgraded := h.alice.Want(200, at("POST", id, "upgrade"), obj{"new_version": next.ID}).Get("replacement_room").String()
 			h.bob.join(upgraded)
 			h.bob.say(upgraded, "here now")
-			if a := h.alice.Want(200, at("GET", upgraded, "state/m.room.create"), nil); a.Get("room_version").String() != next.ID || a.Get("predecessor.room_id").String() != id {
+			if a := h.alice.Want(200, at("GET", upgraded, "state/m.room.create"), nil); a.Get("room_version").String() != next.ID ||
+				a.Get("predecessor.room_id").String() != id {
 				t.Errorf("upgrade from %s to %s: %s", v.ID, next.ID, a.Body)
 			}
 		}
@@ -79,7 +84,10 @@ func TestLevelsAsStrings(t *testing.T) {
 		h.alice.state(old, "m.room.name", "", obj{"name": "N"})
 		h.alice.state(old, "m.room.avatar", "", obj{"url": "mxc://x/y", "info": obj{"ratio": 1.5}})
 		h.alice.state(old, "m.room.power_levels", "", obj{
-			"users": obj{h.alice.id: "100", h.bob.id: "51"}, "ban": "51", "invite": 20.0, "events": obj{"m.room.name": "52"}, "notifications": obj{"room": "7"},
+			"users": obj{
+				h.alice.id: "100",
+				h.bob.id:   "51",
+			}, "ban": "51", "invite": 20.0, "events": obj{"m.room.name": "52"}, "notifications": obj{"room": "7"},
 		})
 		h.bob.join(old)
 		h.bob.refused(403, "M_FORBIDDEN", at("PUT", old, "state/m.room.name/"), obj{"name": "B"})
@@ -118,7 +126,12 @@ func TestLevelsOfCreators(t *testing.T) {
 		if a := h.alice.Want(200, at("GET", id, "state/m.room.power_levels"), nil); a.Get("users").Raw != `{"`+h.bob.id+`":50}` {
 			t.Errorf("%s", a.Body)
 		}
-		h.alice.refused(400, "M_INVALID_PARAM", "POST /_matrix/client/v3/createRoom", obj{"power_level_content_override": levels, "room_version": "12"})
+		h.alice.refused(
+			400,
+			"M_INVALID_PARAM",
+			"POST /_matrix/client/v3/createRoom",
+			obj{"power_level_content_override": levels, "room_version": "12"},
+		)
 		h.alice.refused(400, "M_INVALID_PARAM", at("PUT", id, "state/m.room.power_levels/"), levels)
 		h.bob.refused(403, "M_FORBIDDEN", at("PUT", id, "state/m.room.power_levels/"), levels)
 		old := h.alice.create(obj{"power_level_content_override": levels, "room_version": "11"})

@@ -12,10 +12,20 @@ import (
 // What is bundled with an event, and counted of it, is what the asker may see.
 func TestAggregationsKeepToWhatTheReaderMaySee(t *testing.T) {
 	serve(t, func(t *testing.T, h *house) {
-		id := h.alice.create(obj{"preset": "public_chat", "initial_state": []obj{{"type": "m.room.history_visibility", "content": obj{"history_visibility": "joined"}}}})
+		id := h.alice.create(
+			obj{
+				"preset":        "public_chat",
+				"initial_state": []obj{{"type": "m.room.history_visibility", "content": obj{"history_visibility": "joined"}}},
+			},
+		)
 		h.bob.join(id)
 		relates := func(relType, target string) obj {
-			return obj{"msgtype": "m.text", "body": relType, "m.relates_to": obj{"rel_type": relType, "event_id": target}, "m.new_content": obj{"body": "new"}}
+			return obj{
+				"msgtype":       "m.text",
+				"body":          relType,
+				"m.relates_to":  obj{"rel_type": relType, "event_id": target},
+				"m.new_content": obj{"body": "new"},
+			}
 		}
 		add := func(relType, target string) string {
 			return h.alice.send(id, "m.room.message", relates(relType, target))
@@ -88,7 +98,12 @@ func TestAggregationsKeepToWhatTheReaderMaySee(t *testing.T) {
 // Filters by relations do not tell a reader of relations that are out of sight, or of those by whom the reader ignores.
 func TestFiltersKeepToRelationsInSight(t *testing.T) {
 	serve(t, func(t *testing.T, h *house) {
-		id := h.alice.create(obj{"preset": "public_chat", "initial_state": []obj{{"type": "m.room.history_visibility", "content": obj{"history_visibility": "joined"}}}})
+		id := h.alice.create(
+			obj{
+				"preset":        "public_chat",
+				"initial_state": []obj{{"type": "m.room.history_visibility", "content": obj{"history_visibility": "joined"}}},
+			},
+		)
 		h.bob.join(id)
 		react := func(target string) {
 			h.alice.send(id, "m.reaction", obj{"m.relates_to": obj{"rel_type": "m.annotation", "event_id": target, "key": "+"}})
@@ -137,7 +152,12 @@ func TestTheHorizonIsWhatIsSeen(t *testing.T) {
 				who := []*person{h.bob, h.carol}[r.IntN(2)]
 				switch r.IntN(8) {
 				case 0:
-					h.alice.state(id, "m.room.history_visibility", "", obj{"history_visibility": []string{"joined", "invited", "shared", "world_readable"}[r.IntN(4)]})
+					h.alice.state(
+						id,
+						"m.room.history_visibility",
+						"",
+						obj{"history_visibility": []string{"joined", "invited", "shared", "world_readable"}[r.IntN(4)]},
+					)
 				case 1:
 					h.alice.Call(at("POST", id, "invite"), obj{"user_id": who.id})
 				case 2, 3:

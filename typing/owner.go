@@ -67,7 +67,8 @@ func (t *Typing) setAtOwner(ctx context.Context, roomID string, ch setRequest) (
 	return struct{}{}, t.owned.Do(ctx, roomID, func(c *owned.Change[roomTyping]) error { return t.decide(c, roomID, ch, until, &l) })
 }
 
-// membershipLookup is a look at the membership of who begins to type, by the owner: the request may have stood still since its own, and the owner
+// membershipLookup is a look at the membership of who begins to type, by the owner: the request may have stood still since its own, and
+// the owner
 // forgets who left. It holds as long as nothing is heard of memberships that ended.
 type membershipLookup struct {
 	room       *roomTyping // nil when there was none
@@ -120,7 +121,10 @@ func (t *Typing) appendState(c *owned.Change[roomTyping], roomID string, users [
 	if err != nil {
 		return err
 	}
-	c.Append(func(s *roomTyping, _ *stream.Ticket) { s.typists = users }, &stream.Entry{Stream: t.stream, Row: stream.Row{Key: roomID, Data: data, Value: r}})
+	c.Append(
+		func(s *roomTyping, _ *stream.Ticket) { s.typists = users },
+		&stream.Entry{Stream: t.stream, Row: stream.Row{Key: roomID, Data: data, Value: r}},
+	)
 	return nil
 }
 

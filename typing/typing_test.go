@@ -98,7 +98,11 @@ func TestWhoLeftIsFoundByTheNextOwner(t *testing.T) {
 		room := n.Room(t, "alice")
 		n.HTTP.As("alice").Want(200, path(room, "alice"), obj{"typing": true, "timeout": 120_000})
 		err := n.owned.Do(t.Context(), room, func(c *owned.Change[roomTyping]) error { // as if nobody had been there to hear that bob left
-			return n.appendState(c, room, append(slices.Clone(c.State().typists), typist{ID: "@bob:here.test", Until: n.Clock.Now().Add(maxTimeout).UnixMilli()}))
+			return n.appendState(
+				c,
+				room,
+				append(slices.Clone(c.State().typists), typist{ID: "@bob:here.test", Until: n.Clock.Now().Add(maxTimeout).UnixMilli()}),
+			)
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -184,7 +188,8 @@ func TestALookHoldsUntilAMembershipEnds(t *testing.T) {
 		{membershipLookup{}, true},
 	} {
 		try := owned.Detached(s)
-		if err := (&Typing{}).decide(try, "!r:here.test", setRequest{UserID: "@bob:here.test", Ms: 1}, 1, &c.l); try.Needs() != c.again || (err != nil) != c.again {
+		if err := (&Typing{}).decide(try, "!r:here.test", setRequest{UserID: "@bob:here.test", Ms: 1}, 1, &c.l); try.Needs() != c.again ||
+			(err != nil) != c.again {
 			t.Errorf("%+v: found %v", c.l, err)
 		}
 	}

@@ -195,7 +195,11 @@ func TestMemberForm(t *testing.T) {
 		r := newRoom(t, v, nil)
 		r.check("no state_key", r.make(map[string]any{"type": event.TypeMember, "content": content{"membership": "join"}}), "no state_key")
 		r.check("no membership", r.make(map[string]any{"type": event.TypeMember, "state_key": alice}), "unknown membership")
-		r.check("type of membership", r.make(map[string]any{"type": event.TypeMember, "state_key": alice, "content": content{"membership": 1}}), "unknown membership")
+		r.check(
+			"type of membership",
+			r.make(map[string]any{"type": event.TypeMember, "state_key": alice, "content": content{"membership": 1}}),
+			"unknown membership",
+		)
 		r.check("other membership", r.change(alice, alice, "dance", nil), "unknown membership")
 	})
 }
@@ -206,7 +210,15 @@ func TestFirstJoin(t *testing.T) {
 		delete(r.state, Key{event.TypeMember, alice})
 		create := r.state.Get(event.TypeCreate, "")
 		join := func(user string, prev ...string) *event.Event {
-			return r.make(map[string]any{"type": event.TypeMember, "state_key": user, "sender": user, "content": content{"membership": "join"}, "prev_events": prev})
+			return r.make(
+				map[string]any{
+					"type":        event.TypeMember,
+					"state_key":   user,
+					"sender":      user,
+					"content":     content{"membership": "join"},
+					"prev_events": prev,
+				},
+			)
 		}
 		r.check("creator", join(alice, create.ID), "")
 		r.check("other", join(bob, create.ID), "join rule")
@@ -317,7 +329,12 @@ func TestThirdPartyInvite(t *testing.T) {
 		public := matrix.Base64(key.Public())
 		r.set(event.TypeThirdPartyInvite, "tok", alice, content{"public_key": public})
 		r.check("public_key", invite(good), "")
-		r.set(event.TypeThirdPartyInvite, "tok", alice, content{"public_key": matrix.Base64(other.Public()), "public_keys": []content{{"public_key": "%"}, {"public_key": public}}})
+		r.set(
+			event.TypeThirdPartyInvite,
+			"tok",
+			alice,
+			content{"public_key": matrix.Base64(other.Public()), "public_keys": []content{{"public_key": "%"}, {"public_key": public}}},
+		)
 		r.check("public_keys", invite(good), "")
 		r.check("wrong key", invite(sign(other, `{"mxid":"`+bob+`","token":"tok","x":1}`)), "")
 		r.set(event.TypeThirdPartyInvite, "tok", alice, content{"public_keys": []content{{"public_key": public}}})
@@ -549,7 +566,12 @@ func TestPowerLevelsChange(t *testing.T) {
 		r := newRoom(t, v, nil)
 		r.member(bob, "join")
 		old := func(over content) content {
-			c := content{"ban": 50, "users_default": 0, "events": content{"low": 10, "high": 90, event.TypePowerLevels: 50}, "users": content{bob: 60, carol: 60, "@low:x": 10, "@high:x": 90}}
+			c := content{
+				"ban":           50,
+				"users_default": 0,
+				"events":        content{"low": 10, "high": 90, event.TypePowerLevels: 50},
+				"users":         content{bob: 60, carol: 60, "@low:x": 10, "@high:x": 90},
+			}
 			for k, x := range over {
 				c[k] = x
 				if x == nil {
@@ -664,9 +686,12 @@ func TestAuthTypes(t *testing.T) {
 		{"11", event.TypeMember, bob, `{"membership":"invite"}`, `create power member:alice member:bob join_rules`},
 		{"11", event.TypeMember, bob, `{"membership":"leave"}`, `create power member:alice member:bob`},
 		{"11", event.TypeMember, alice, `{"membership":"knock"}`, `create power member:alice join_rules`},
-		{"11", event.TypeMember, bob, `{"membership":"invite","third_party_invite":{"signed":{"token":"t"}}}`, `create power member:alice member:bob join_rules third:t`},
-		{"11", event.TypeMember, alice, `{"join_authorised_via_users_server":"@carol:c.example","membership":"join"}`, `create power member:alice join_rules member:carol`},
-		{"7", event.TypeMember, alice, `{"join_authorised_via_users_server":"@carol:c.example","membership":"join"}`, `create power member:alice join_rules`},
+		{"11", event.TypeMember, bob, `{"membership":"invite",` +
+			`"third_party_invite":{"signed":{"token":"t"}}}`, `create power member:alice member:bob join_rules third:t`},
+		{"11", event.TypeMember, alice, `{"join_authorised_via_users_server":"@carol:c.example",` +
+			`"membership":"join"}`, `create power member:alice join_rules member:carol`},
+		{"7", event.TypeMember, alice, `{"join_authorised_via_users_server":"@carol:c.example",` +
+			`"membership":"join"}`, `create power member:alice join_rules`},
 	} {
 		p := &event.Proto{Type: c.typ, Sender: alice, Content: json.RawMessage(c.content)}
 		if c.key != "-" {

@@ -51,12 +51,14 @@ func TestHashAndSignSpecVectors(t *testing.T) {
 	v := mustVersion(t, "1")
 	for _, c := range []struct{ in, hash, sig string }{
 		{
-			`{"room_id":"!x:domain","sender":"@a:domain","origin":"domain","origin_server_ts":1000000,"signatures":{},"hashes":{},"type":"X","content":{},"prev_events":[],"auth_events":[],"depth":3,"unsigned":{"age_ts":1000000}}`,
+			`{"room_id":"!x:domain","sender":"@a:domain","origin":"domain","origin_server_ts":1000000,"signatures":{},"hashes":{},"type":"X",` +
+				`"content":{},"prev_events":[],"auth_events":[],"depth":3,"unsigned":{"age_ts":1000000}}`,
 			"5jM4wQpv6lnBo7CLIghJuHdW+s2CMBJPUOGOC89ncos",
 			"KxwGjPSDEtvnFgU00fwFz+l6d2pJM6XBIaMEn81SXPTRl16AqLAYqfIReFGZlHi5KLjAWbOoMszkwsQma+lYAg",
 		},
 		{
-			`{"content":{"body":"Here is the message content"},"event_id":"$0:domain","origin":"domain","origin_server_ts":1000000,"type":"m.room.message","room_id":"!r:domain","sender":"@u:domain","signatures":{},"unsigned":{"age_ts":1000000}}`,
+			`{"content":{"body":"Here is the message content"},"event_id":"$0:domain","origin":"domain","origin_server_ts":1000000,` +
+				`"type":"m.room.message","room_id":"!r:domain","sender":"@u:domain","signatures":{},"unsigned":{"age_ts":1000000}}`,
 			"onLKD1bGljeBWQhWZ1kaP9SorVmRQNdN5aM2JYU2n/g",
 			"Wm+VzmOUOz08Ds+0NTWb1d4CZrVsJSikkeRxh6aCcUwu6pNC78FunoD7KNWzqFn241eYHYMGCA5McEiVPdhzBA",
 		},
@@ -164,7 +166,14 @@ func TestBuildParseRoundTrip(t *testing.T) {
 func TestCreateEventOfVersion12(t *testing.T) {
 	key := specKey(t)
 	v := mustVersion(t, "12")
-	p := Proto{Type: TypeCreate, StateKey: ptr(""), Sender: "@alice:example.org", Content: json.RawMessage(`{"room_version":"12"}`), RoomID: "!ignored:example.org", Depth: 1}
+	p := Proto{
+		Type:     TypeCreate,
+		StateKey: ptr(""),
+		Sender:   "@alice:example.org",
+		Content:  json.RawMessage(`{"room_version":"12"}`),
+		RoomID:   "!ignored:example.org",
+		Depth:    1,
+	}
 	e, err := Build(v, p, key)
 	if err != nil {
 		t.Fatal(err)
@@ -348,15 +357,19 @@ func TestRedactKeepsWhatTheVersionSays(t *testing.T) {
 	for _, c := range []struct{ version, typ, content, want string }{
 		{"1", TypeMember, `{"membership":"join","displayname":"x","join_authorised_via_users_server":"@a:b"}`, `{"membership":"join"}`},
 		{"8", TypeMember, `{"membership":"join","join_authorised_via_users_server":"@a:b"}`, `{"membership":"join"}`},
-		{"9", TypeMember, `{"membership":"join","join_authorised_via_users_server":"@a:b"}`, `{"join_authorised_via_users_server":"@a:b","membership":"join"}`},
+		{"9", TypeMember, `{"membership":"join","join_authorised_via_users_server":"@a:b"}`, `{"join_authorised_via_users_server":"@a:b",` +
+			`"membership":"join"}`},
 		{"10", TypeMember, `{"membership":"invite","third_party_invite":{"signed":{"a":1},"display_name":"x"}}`, `{"membership":"invite"}`},
-		{"11", TypeMember, `{"membership":"invite","third_party_invite":{"signed":{"a":1},"display_name":"x"}}`, `{"membership":"invite","third_party_invite":{"signed":{"a":1}}}`},
+		{"11", TypeMember, `{"membership":"invite","third_party_invite":{"signed":{"a":1},"display_name":"x"}}`, `{"membership":"invite",` +
+			`"third_party_invite":{"signed":{"a":1}}}`},
 		{"11", TypeMember, `{"membership":"invite","third_party_invite":1}`, `{"membership":"invite"}`},
 		{"10", TypeCreate, `{"creator":"@a:b","m.federate":false}`, `{"creator":"@a:b"}`},
 		{"11", TypeCreate, `{"creator":"@a:b","m.federate":false}`, `{"creator":"@a:b","m.federate":false}`},
 		{"7", TypeJoinRules, `{"join_rule":"restricted","allow":[],"x":1}`, `{"join_rule":"restricted"}`},
 		{"8", TypeJoinRules, `{"join_rule":"restricted","allow":[],"x":1}`, `{"allow":[],"join_rule":"restricted"}`},
-		{"10", TypePowerLevels, `{"ban":1,"events":{},"events_default":1,"invite":1,"kick":1,"notifications":{},"redact":1,"state_default":1,"users":{},"users_default":1}`, `{"ban":1,"events":{},"events_default":1,"kick":1,"redact":1,"state_default":1,"users":{},"users_default":1}`},
+		{"10", TypePowerLevels, `{"ban":1,"events":{},"events_default":1,"invite":1,"kick":1,"notifications":{},"redact":1,"state_default":1,` +
+			`"users":{},"users_default":1}`, `{"ban":1,"events":{},"events_default":1,"kick":1,"redact":1,"state_default":1,"users":{},` +
+			`"users_default":1}`},
 		{"11", TypePowerLevels, `{"ban":1,"invite":1,"notifications":{}}`, `{"ban":1,"invite":1}`},
 		{"5", TypeAliases, `{"aliases":["#a:b"]}`, `{"aliases":["#a:b"]}`},
 		{"6", TypeAliases, `{"aliases":["#a:b"]}`, `{}`},
@@ -366,7 +379,12 @@ func TestRedactKeepsWhatTheVersionSays(t *testing.T) {
 		{"12", TypeMessage, `{"body":"x"}`, `{}`},
 	} {
 		v := mustVersion(t, c.version)
-		raw := fmt.Sprintf(`{"type":%q,"content":%s,"origin":"o","membership":"join","prev_state":[],"foo":1,"redacts":"$x","unsigned":{"age":1},"signatures":{},"state_key":""}`, c.typ, c.content)
+		raw := fmt.Sprintf(
+			`{"type":%q,"content":%s,"origin":"o","membership":"join","prev_state":[],"foo":1,"redacts":"$x","unsigned":{"age":1},`+
+				`"signatures":{},"state_key":""}`,
+			c.typ,
+			c.content,
+		)
 		got, err := Redact(v, []byte(raw))
 		if err != nil {
 			t.Fatal(err)
@@ -389,11 +407,24 @@ func TestRedactKeepsWhatTheVersionSays(t *testing.T) {
 func TestClientJSON(t *testing.T) {
 	key := specKey(t)
 	for _, c := range []struct{ version, want string }{
-		{"10", `{"content":{"redacts":"$r","reason":"spam"},"event_id":"ID","origin_server_ts":5,"redacts":"$r","room_id":"!room:example.org","sender":"@alice:example.org","type":"m.room.redaction","unsigned":{"age":1}}`},
-		{"11", `{"content":{"reason":"spam","redacts":"$r"},"event_id":"ID","origin_server_ts":5,"redacts":"$r","room_id":"!room:example.org","sender":"@alice:example.org","type":"m.room.redaction","unsigned":{"age":1}}`},
+		{"10", `{"content":{"redacts":"$r","reason":"spam"},"event_id":"ID","origin_server_ts":5,"redacts":"$r","room_id":"!room:example.org",` +
+			`"sender":"@alice:example.org","type":"m.room.redaction","unsigned":{"age":1}}`},
+		{"11", `{"content":{"reason":"spam","redacts":"$r"},"event_id":"ID","origin_server_ts":5,"redacts":"$r","room_id":"!room:example.org",` +
+			`"sender":"@alice:example.org","type":"m.room.redaction","unsigned":{"age":1}}`},
 	} {
 		v := mustVersion(t, c.version)
-		e, err := Build(v, Proto{RoomID: "!room:example.org", Type: TypeRedaction, Sender: "@alice:example.org", Redacts: "$r", Content: json.RawMessage(`{"reason":"spam"}`), OriginServerTS: 5}, key)
+		e, err := Build(
+			v,
+			Proto{
+				RoomID:         "!room:example.org",
+				Type:           TypeRedaction,
+				Sender:         "@alice:example.org",
+				Redacts:        "$r",
+				Content:        json.RawMessage(`{"reason":"spam"}`),
+				OriginServerTS: 5,
+			},
+			key,
+		)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -467,7 +498,9 @@ func TestSigners(t *testing.T) {
 
 func TestSealTemplate(t *testing.T) {
 	v := mustVersion(t, "11")
-	template := `{"room_id":"!r:remote.example","sender":"@a:domain","state_key":"@a:domain","type":"m.room.member","content":{"membership":"join"},"depth":9,"prev_events":["$p"],"auth_events":["$q"],"origin":"remote.example","origin_server_ts":1,"hashes":{"sha256":"x"},"signatures":{"evil":{}}}`
+	template := `{"room_id":"!r:remote.example","sender":"@a:domain","state_key":"@a:domain","type":"m.room.member",` +
+		`"content":{"membership":"join"},"depth":9,"prev_events":["$p"],"auth_events":["$q"],"origin":"remote.example","origin_server_ts":1,` +
+		`"hashes":{"sha256":"x"},"signatures":{"evil":{}}}`
 	e, err := Seal(v, []byte(template), "domain", specKey(t))
 	if err != nil || e.Pruned || e.Membership() != MembershipJoin {
 		t.Fatalf("%+v %v", e, err)
@@ -555,7 +588,11 @@ func FuzzParseEvent(f *testing.F) {
 
 func benchProto(v Version) Proto {
 	p := protoFor(v)
-	p.Content = json.RawMessage(`{"msgtype":"m.text","body":"Hello, this is a message of usual length, as people write them in rooms all day.","format":"org.matrix.custom.html","formatted_body":"Hello, <b>this</b> is a message of usual length","m.mentions":{"user_ids":["@bob:example.org"]}}`)
+	p.Content = json.RawMessage(
+		`{"msgtype":"m.text","body":"Hello, this is a message of usual length, as people write them in rooms all ` +
+			`day.","format":"org.matrix.custom.html","formatted_body":"Hello, <b>this</b> is a message of usual ` +
+			`length","m.mentions":{"user_ids":["@bob:example.org"]}}`,
+	)
 	p.AuthEvents = append(p.AuthEvents, "$c"+hash43[1:])
 	return p
 }

@@ -11,8 +11,11 @@ import (
 )
 
 var (
-	eventRows = &db.Table{Name: "events", Columns: db.Columns(`shard integer, pos integer, room_id text, event_id text, type text, state_key text,
-		sender text, ts integer, root bytes, json bytes, device text, txn text, replaces text`)}
+	eventRows = &db.Table{
+		Name: "events",
+		Columns: db.Columns(`shard integer, pos integer, room_id text, event_id text, type text, state_key text,
+		sender text, ts integer, root bytes, json bytes, device text, txn text, replaces text`),
+	}
 	nodeRows = &db.Table{Name: "state_nodes", Columns: db.Columns("id bytes, node bytes"), Conflict: "ON CONFLICT (id) DO NOTHING"}
 )
 
@@ -47,8 +50,15 @@ func (n *Node) AddMembers(t testing.TB, roomID string, members, name int) {
 		must(n.Process.DB.Write(ctx, func(w *db.Batch) error {
 			var events, texts [][]any
 			for i := from; i < min(from+atOnce, members); i++ {
-				text := fmt.Sprintf(`{"auth_events":[],"content":{"displayname":"%d%s","membership":"join"},"depth":%d,"hashes":{"sha256":"x"},"origin_server_ts":1,`+
-					`"prev_events":[],"room_id":"%s","sender":"%[5]s","signatures":{},"state_key":"%[5]s","type":"m.room.member"}`, i, long, i, roomID, user(i))
+				text := fmt.Sprintf(
+					`{"auth_events":[],"content":{"displayname":"%d%s","membership":"join"},"depth":%d,"hashes":{"sha256":"x"},"origin_server_ts":1,`+
+						`"prev_events":[],"room_id":"%s","sender":"%[5]s","signatures":{},"state_key":"%[5]s","type":"m.room.member"}`,
+					i,
+					long,
+					i,
+					roomID,
+					user(i),
+				)
 				events = append(events, []any{
 					shard, head.Pos + int64(i) + 1, roomID, id(i), "m.room.member", user(i), user(i), 1, root.Bytes(), []byte(text), "", nil, nil,
 				})

@@ -134,5 +134,8 @@ func (n *Node) Say(t testing.TB, who, room, text string, more ...obj) string {
 		maps.Copy(content, m)
 	}
 	transaction := strconv.FormatInt(transactions.Add(1), 10)
-	return n.HTTP.As(who).Want(200, "PUT "+API+"/rooms/"+url.PathEscape(room)+"/send/m.room.message/"+transaction, content).Get("event_id").String()
+	return n.HTTP.As(who).
+		Want(200, "PUT "+API+"/rooms/"+url.PathEscape(room)+"/send/m.room.message/"+transaction, content).
+		Get("event_id").
+		String()
 }
