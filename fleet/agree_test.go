@@ -22,8 +22,8 @@ func testConfig(t *testing.T, environ ...string) *Config {
 
 func TestAdmitComparesConfigurations(t *testing.T) {
 	secret := []byte("a secret of the fleet")
-	base := newMetadata(testConfig(t), secret)
-	other := lease.Machine{ID: 3, Host: "b, process 7", Version: "1.4.2", Roles: []string{"events"}, Metadata: base.text()}
+	mine := newMetadata(testConfig(t), secret)
+	other := lease.Machine{ID: 3, Host: "b, process 7", Version: "1.4.2", Roles: []string{"events"}, Metadata: mine.text()}
 	for name, test := range map[string]struct {
 		environ []string
 		version string
@@ -33,10 +33,19 @@ func TestAdmitComparesConfigurations(t *testing.T) {
 		"what a process has for itself": {environ: []string{
 			"LYCEUM_FLEET_ROLES=sync", "LYCEUM_SERVER_LISTEN=127.0.0.1:9", "LYCEUM_OBS_LOG_LEVEL=debug", "LYCEUM_DATABASE_CONNECTIONS=5",
 		}},
-		"another limit":                 {environ: []string{"LYCEUM_MEDIA_MAX_UPLOAD=1MiB"}, want: []string{"media.max_upload", "machine 3", "config_revision to 1"}},
-		"a secret of registration":      {environ: []string{"LYCEUM_ACCOUNTS_SHARED_SECRET=0123456789abcdef"}, want: []string{"accounts.shared_secret"}},
-		"another limit, on purpose":     {environ: []string{"LYCEUM_MEDIA_MAX_UPLOAD=1MiB", "LYCEUM_FLEET_CONFIG_REVISION=1"}},
-		"another name, even on purpose": {environ: []string{"LYCEUM_SERVER_NAME=other.example", "LYCEUM_FLEET_CONFIG_REVISION=1"}, want: []string{"server.name", "whole fleet"}},
+		"another limit": {
+			environ: []string{"LYCEUM_MEDIA_MAX_UPLOAD=1MiB"},
+			want:    []string{"media.max_upload", "machine 3", "config_revision to 1"},
+		},
+		"a secret of registration": {
+			environ: []string{"LYCEUM_ACCOUNTS_SHARED_SECRET=0123456789abcdef"},
+			want:    []string{"accounts.shared_secret"},
+		},
+		"another limit, on purpose": {environ: []string{"LYCEUM_MEDIA_MAX_UPLOAD=1MiB", "LYCEUM_FLEET_CONFIG_REVISION=1"}},
+		"another name, even on purpose": {
+			environ: []string{"LYCEUM_SERVER_NAME=other.example", "LYCEUM_FLEET_CONFIG_REVISION=1"},
+			want:    []string{"server.name", "whole fleet"},
+		},
 		"another default of a newer version": {
 			environ: []string{"LYCEUM_MEDIA_MAX_UPLOAD=1MiB"}, version: "1.5.0",
 		},
@@ -46,7 +55,7 @@ func TestAdmitComparesConfigurations(t *testing.T) {
 			if test.version != "" {
 				self.Version = test.version
 			}
-			err := admit(newMetadata(testConfig(t, test.environ...), secret), false, needs{true, true})(self, []lease.Machine{other})
+			err := acceptMember(newMetadata(testConfig(t, test.environ...), secret), false, shares{true, true})(self, []lease.Machine{other})
 			if len(test.want) == 0 && err != nil {
 				t.Fatal(err)
 			}
@@ -73,7 +82,7 @@ func TestMachineZeroIsUpgradedFirst(t *testing.T) {
 		"an older one comes back":    {lease.Machine{ID: 2, Version: "1.3.0"}, true, true},
 		"a command of a newer build": {lease.Machine{ID: 2, Version: "1.5.0", Roles: []string{role.NoRole}}, true, true},
 	} {
-		if err := admit(Metadata{}, test.given, needs{true, true})(test.self, []lease.Machine{zero}); (err == nil) != test.ok {
+		if err := acceptMember(Metadata{}, test.given, shares{true, true})(test.self, []lease.Machine{zero}); (err == nil) != test.ok {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

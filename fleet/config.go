@@ -182,7 +182,8 @@ func (c *Config) Embedded() bool { return c.Database.URL.Reveal() == "" }
 
 func (c *Config) checkTogether() error {
 	if c.Embedded() && c.Fleet.Roles[0] != AllRoles {
-		return errors.New("fleet.roles: a process over SQLite has all roles, because it is the only one: set database.url and redis.addresses, or remove roles")
+		return errors.New("fleet.roles: a process over SQLite has all roles, because it is the only one: " +
+			"set database.url and redis.addresses, or remove roles")
 	}
 	if c.Embedded() && len(c.Redis.Addresses) > 0 {
 		return errors.New("redis.addresses: a process over SQLite needs no Redis: set database.url, or remove addresses")

@@ -52,9 +52,11 @@ func (c *Config) ofData(err error) error {
 	case err == nil:
 		return nil
 	case errors.Is(err, syscall.EROFS):
-		return fmt.Errorf("server.data: %w: %s is on a file system that takes no writes: mount it for writing, or name another directory with --data", err, c.Server.Data)
+		return fmt.Errorf("server.data: %w: %s is on a file system that takes no writes: mount it for writing, "+
+			"or name another directory with --data", err, c.Server.Data)
 	case errors.Is(err, os.ErrPermission):
-		return fmt.Errorf("server.data: %w: give %s to the user who runs this (chown), run it as its owner, or name another directory with --data", err, c.Server.Data)
+		return fmt.Errorf("server.data: %w: give %s to the user who runs this (chown), run it as its owner, "+
+			"or name another directory with --data", err, c.Server.Data)
 	}
 	return fmt.Errorf("server.data: %w", err)
 }
@@ -71,9 +73,11 @@ func (c *Config) ofDatabase(err error) error {
 	case errors.Is(err, os.ErrPermission):
 		return fmt.Errorf("%s: %w: run this as the user who runs the server", key, err)
 	case db.IsReadOnly(err):
-		return fmt.Errorf("%s: this PostgreSQL takes no writes: it is a standby, or default_transaction_read_only is on: name the one that takes them: %w", key, err)
+		return fmt.Errorf("%s: this PostgreSQL takes no writes: it is a standby, or default_transaction_read_only is on: "+
+			"name the one that takes them: %w", key, err)
 	case db.IsForbidden(err):
-		return fmt.Errorf("%s: the role may not do what Lyceum needs: make it the owner of the database, or GRANT ALL ON SCHEMA public TO it: %w", key, err)
+		return fmt.Errorf("%s: the role may not do what Lyceum needs: make it the owner of the database, or GRANT ALL ON SCHEMA public TO it: %w",
+			key, err)
 	}
 	return fmt.Errorf("%s: %w", key, err)
 }

@@ -15,7 +15,10 @@ func Examine(c *Config, before, after *status.Fleet) []doctor.Finding {
 }
 
 func examine(c *Config, before, after *status.Fleet, p *plan.Plan) []doctor.Finding {
-	return doctor.Examine(before, after, doctor.Given{Plan: p, Security: security(c), SyncBefore: syncWork(before), SyncAfter: syncWork(after), Now: obs.Now()})
+	return doctor.Examine(before, after, doctor.Given{
+		Plan: p, Security: security(c), SyncBefore: syncWork(before), SyncAfter: syncWork(after),
+		Now: obs.Now(),
+	})
 }
 
 // syncWork is the time that /sync worked in all processes.

@@ -190,7 +190,8 @@ func (p *Process) openBus(ctx context.Context) (bus.Bus, error) {
 	c.Log = p.obs.Log
 	var err error
 	if c.Fleet, err = p.db.Identity(ctx); err != nil { // for instance for want of the right to ask
-		p.obs.Log.Warn("PostgreSQL does not tell which database this is, so a fleet with the same redis.prefix would not be noticed", "error", err)
+		p.obs.Log.Warn("PostgreSQL does not tell which database this is, so a fleet with the same redis.prefix would not be noticed",
+			"error", err)
 	}
 	r, err := bus.NewRedis(ctx, c)
 	if err != nil {
@@ -227,7 +228,7 @@ func (p *Process) register(ctx context.Context) error {
 	}
 	mine := newMetadata(p.config, p.secret)
 	_, local := p.bus.(*bus.Local)
-	has := needs{redis: !local || p.config.Embedded(), sharedBlobs: p.config.Blob.Directory == "" || p.config.Blob.Shared || p.config.Embedded()}
+	has := shares{redis: !local || p.config.Embedded(), blobs: p.config.Blob.Directory == "" || p.config.Blob.Shared || p.config.Embedded()}
 	host, err := os.Hostname()
 	if err != nil {
 		host = "unknown host"
@@ -235,7 +236,7 @@ func (p *Process) register(ctx context.Context) error {
 	o := lease.Options{
 		Machine: machine, Host: fmt.Sprintf("%s, process %d", host, os.Getpid()), Version: obs.Version,
 		Roles: p.config.Fleet.Roles, Alone: p.config.Embedded(), Log: p.obs.Log,
-		Metadata: mine.text(), Accept: admit(mine, machine >= 0, has),
+		Metadata: mine.text(), Accept: acceptMember(mine, machine >= 0, has),
 		Announce: func() {
 			step, cancel := context.WithTimeout(context.Background(), time.Second)
 			defer cancel()
@@ -262,7 +263,10 @@ func (p *Process) register(ctx context.Context) error {
 	p.process = &role.Process{DB: p.db, Bus: p.bus, Leases: leases, Log: log, Roles: Roles}
 	p.process.Streams = stream.New(stream.Options{DB: p.db, Bus: p.bus, Leases: leases, Log: log, Registry: p.obs.Registry})
 	if p.private != nil {
-		p.process.RPC, err = rpc.New(rpc.Options{Secret: p.secret, Errors: rpcerror.Codec{}, Log: log, Registry: p.obs.Registry, Tracer: p.tracer(), OnLost: leases.Suspect})
+		p.process.RPC, err = rpc.New(rpc.Options{
+			Secret: p.secret, Errors: rpcerror.Codec{}, Log: log, Registry: p.obs.Registry,
+			Tracer: p.tracer(), OnLost: leases.Suspect,
+		})
 	}
 	return err
 }
@@ -283,10 +287,10 @@ func (p *Process) build(ctx context.Context) error {
 	p.process.SetLogEpoch(epoch)
 	p.status = p.collector()
 	p.status.Serve()
-	p.obs.Registry.MustRegister(surroundings{p})
+	p.obs.Registry.MustRegister(engineMetrics{p})
 	if p.process.RPC != nil {
-		p.serveProofs(p.blobs)
-		if err := p.prove(ctx, p.blobs); err != nil {
+		p.serveProbes(p.blobs)
+		if err := p.checkSharedEngines(ctx, p.blobs); err != nil {
 			return err
 		}
 	}
@@ -294,13 +298,14 @@ func (p *Process) build(ctx context.Context) error {
 	if redis, ok := p.bus.(*bus.Redis); ok {
 		limits = bus.NewRedisLimits(redis)
 	}
-	acts := web.NewUnderWay()
-	if p.domains, err = wire(base{p.process, p.blobs, p.key, p.obs.Registry, limits, p.Status, acts}, p.config); err != nil {
+	underWay := web.NewUnderWay()
+	if p.domains, err = wire(dependencies{p.process, p.blobs, p.key, p.obs.Registry, limits, p.Status, underWay}, p.config); err != nil {
 		return err
 	}
 	o := web.Options{
 		Log: p.process.Log, Registry: p.obs.Registry, Authenticator: p.domains.accounts, Config: p.config.HTTP,
-		Limits: limits, UnderWay: acts, Barrier: p.process.Streams.Barrier, Ready: p.obs.Health.SetReady, Tracer: p.tracer(), OldPaths: oldPaths(),
+		Limits: limits, UnderWay: underWay, Barrier: p.process.Streams.Barrier, Ready: p.obs.Health.SetReady, Tracer: p.tracer(),
+		OldPaths: oldPaths(),
 	}
 	if p.process.RPC != nil {
 		r := router.New(router.Options{

@@ -36,7 +36,7 @@ func wired(t *testing.T) *domains {
 		t.Fatal(err)
 	}
 	p := roletest.New(t, dbtest.Open(t, "sqlite:"+filepath.Join(t.TempDir(), "routes.db"), Migrations()...))
-	d, err := wire(base{process: p, blobs: blobs, key: key}, c)
+	d, err := wire(dependencies{process: p, blobs: blobs, key: key}, c)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -78,9 +78,11 @@ func TestGeneratedPages(t *testing.T) {
 		return "# " + title + "\n\n" + about + " Printed by `make generate`.\n\n"
 	}
 	routes := allRoutes(t)
-	generated(t, "routes.md", append(append([]byte(head("Routes", "Every endpoint, from the routes.go of each package.")), web.RoutesMarkdown(routes)...), oldPathsMarkdown()...))
+	generated(t, "routes.md", append(append([]byte(head("Routes", "Every endpoint, from the routes.go of each package.")),
+		web.RoutesMarkdown(routes)...), oldPathsMarkdown()...))
 	generated(t, "roles.md", append([]byte(head("Roles", "The table of fleet/roles.go; `lyceum roles` prints it too.")), RolesMarkdown()...))
-	generated(t, "config.md", append([]byte(head("Configuration", "Every key; `lyceum config --reference` prints it too.")), conf.Reference((&Config{}).Sections())...))
+	generated(t, "config.md", append([]byte(head("Configuration", "Every key; `lyceum config --reference` prints it too.")),
+		conf.Reference((&Config{}).Sections())...))
 	generated(t, "missing.md", missing(t, routes))
 }
 
@@ -122,7 +124,8 @@ func missing(t *testing.T, routes []web.Route) []byte {
 	}
 	reasons := reasonsForMissing(t)
 	var b strings.Builder
-	b.WriteString("# What is missing\n\nEndpoints of the Matrix specification that are not there yet, from the route table. Printed by `make generate`.\n\n| endpoint | why |\n|---|---|\n")
+	b.WriteString("# What is missing\n\nEndpoints of the Matrix specification that are not there yet, " +
+		"from the route table. Printed by `make generate`.\n\n| endpoint | why |\n|---|---|\n")
 	var lines []string
 	count := 0
 	for _, row := range rows[1:] {

@@ -9,18 +9,19 @@ import (
 	"lyceum/platform/status"
 )
 
-// surroundings are metrics of what a process stands on.
-type surroundings struct{ p *Process }
+// engineMetrics are the metrics of the database, the clock and the disk of a process.
+type engineMetrics struct{ p *Process }
 
 var (
-	connectionsDesc = prometheus.NewDesc("lyceum_database_connections", "Connections of this process to the database, by state (in_use, idle, max).", []string{"state"}, nil)
-	clockDesc       = prometheus.NewDesc("lyceum_clock_ahead_seconds", "This process's clock minus the database's.", nil, nil)
-	scratchDesc     = prometheus.NewDesc("lyceum_scratch_free_bytes", "Free space in the file system of server.data.", nil, nil)
-	poolWaitDesc    = prometheus.NewDesc("lyceum_database_wait_seconds_total", "Time that requests waited for a connection.", nil, nil)
+	connectionsDesc = prometheus.NewDesc("lyceum_database_connections", "Connections of this process to the database, by state (in_use, "+
+		"idle, max).", []string{"state"}, nil)
+	clockDesc    = prometheus.NewDesc("lyceum_clock_ahead_seconds", "This process's clock minus the database's.", nil, nil)
+	scratchDesc  = prometheus.NewDesc("lyceum_scratch_free_bytes", "Free space in the file system of server.data.", nil, nil)
+	poolWaitDesc = prometheus.NewDesc("lyceum_database_wait_seconds_total", "Time that requests waited for a connection.", nil, nil)
 )
 
 // Describe implements prometheus.Collector.
-func (surroundings) Describe(ch chan<- *prometheus.Desc) {
+func (engineMetrics) Describe(ch chan<- *prometheus.Desc) {
 	ch <- connectionsDesc
 	ch <- poolWaitDesc
 	ch <- clockDesc
@@ -28,7 +29,7 @@ func (surroundings) Describe(ch chan<- *prometheus.Desc) {
 }
 
 // Collect implements prometheus.Collector.
-func (c surroundings) Collect(ch chan<- prometheus.Metric) {
+func (c engineMetrics) Collect(ch chan<- prometheus.Metric) {
 	s := c.p.db.Stats()
 	for state, n := range map[string]int{"in_use": s.InUse, "idle": s.Idle, "max": s.MaxOpenConnections} {
 		ch <- prometheus.MustNewConstMetric(connectionsDesc, prometheus.GaugeValue, float64(n), state)

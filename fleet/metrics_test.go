@@ -13,7 +13,10 @@ import (
 // alone opens a process over SQLite that is not run.
 func alone(t *testing.T) *Process {
 	t.Helper()
-	c, err := Load(conf.Sources{Environ: []string{"LYCEUM_SERVER_DATA=" + t.TempDir(), "LYCEUM_SERVER_LISTEN=127.0.0.1:0", "LYCEUM_OBS_LOG_LEVEL=error"}})
+	c, err := Load(conf.Sources{Environ: []string{
+		"LYCEUM_SERVER_DATA=" + t.TempDir(), "LYCEUM_SERVER_LISTEN=127.0.0.1:0",
+		"LYCEUM_OBS_LOG_LEVEL=error",
+	}})
 	if err != nil {
 		t.Fatal(err)
 	}

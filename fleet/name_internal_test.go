@@ -51,7 +51,8 @@ func TestNameOfAnOlderDatabase(t *testing.T) {
 			}
 		}
 		// The oldest user, made by a command without a name.
-		if err := d.Bulk(t.Context(), "INSERT INTO users (user_id, created_ms) VALUES ?", [][]any{{"@admin:localhost", 1}, {"@bob:old.test", 2}}); err != nil {
+		if err := d.Bulk(t.Context(), "INSERT INTO users (user_id, created_ms) VALUES ?",
+			[][]any{{"@admin:localhost", 1}, {"@bob:old.test", 2}}); err != nil {
 			t.Fatal(err)
 		}
 		for given, want := range map[string]string{"": "localhost", "localhost": "localhost", "old.test": "old.test", "new.test": "refused"} {

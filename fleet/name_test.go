@@ -19,7 +19,13 @@ func TestServerNameIsKept(t *testing.T) {
 		t.Run(engine, func(t *testing.T) {
 			s := opstest.NewSite(t, engine).Called("")
 			s.MustFail(t, []string{"there is no server", "--server-name"}, "user", "add", "--admin", "early")
-			for _, args := range [][]string{{"user", "token", "a"}, {"user", "passwd", "a"}, {"status"}, {"doctor"}, {"backup", t.TempDir() + "/b"}} {
+			for _, args := range [][]string{
+				{"user", "token", "a"},
+				{"user", "passwd", "a"},
+				{"status"},
+				{"doctor"},
+				{"backup", t.TempDir() + "/b"},
+			} {
 				s.MustFail(t, []string{"there is no server"}, args...)
 			}
 			opstest.NotCreated(t, s.Data)
@@ -65,7 +71,8 @@ func TestServerNameIsKept(t *testing.T) {
 // from nobody else.
 func TestFirstUserBeforeTheFirstStart(t *testing.T) {
 	s := opstest.NewSite(t, "sqlite").Called("example.org")
-	if out := s.MustRun(t, "user", "add", "--admin", "alice"); !strings.Contains(out, "@alice:example.org") || !strings.Contains(out, "one is made") {
+	if out := s.MustRun(t, "user", "add", "--admin", "alice"); !strings.Contains(out, "@alice:example.org") ||
+		!strings.Contains(out, "one is made") {
 		t.Errorf("made %s", out)
 	}
 	s.Called("other.org").MustFail(t, []string{"example.org", "other.org"}, "serve", "--listen", "127.0.0.1:0")

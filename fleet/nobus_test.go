@@ -35,7 +35,8 @@ func TestOneProcessWithoutRedisComesBack(t *testing.T) {
 	}
 	d := dbtest.Open(t, s.Config(t).Database.URL.Reveal())
 	var registered int
-	if err := d.QueryRow(t.Context(), "SELECT COUNT(*) FROM machines WHERE expires_ms > $1", time.Now().UnixMilli()).Scan(&registered); err != nil || registered != 1 {
+	if err := d.QueryRow(t.Context(), "SELECT COUNT(*) FROM machines WHERE expires_ms > $1",
+		time.Now().UnixMilli()).Scan(&registered); err != nil || registered != 1 {
 		t.Errorf("%d processes are registered, %v: those that were refused are none", registered, err)
 	}
 	if err := second.Process.Signal(syscall.SIGKILL); err != nil {

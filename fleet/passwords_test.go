@@ -104,7 +104,10 @@ func TestErrorsTellNoPassword(t *testing.T) {
 			t.Errorf("%v", err)
 		}
 	}
-	for key, value := range map[string]string{"LYCEUM_REDIS_TIMEOUT": "redis://:" + sesame + "@host:1", "LYCEUM_BLOB_S3_ENDPOINT": "http://me:" + sesame + "@host:1"} {
+	for key, value := range map[string]string{
+		"LYCEUM_REDIS_TIMEOUT":    "redis://:" + sesame + "@host:1",
+		"LYCEUM_BLOB_S3_ENDPOINT": "http://me:" + sesame + "@host:1",
+	} {
 		if _, err := Load(conf.Sources{Environ: []string{key + "=" + value}}); err == nil || strings.Contains(err.Error(), sesame) {
 			t.Errorf("%s: %v", key, err)
 		}

@@ -15,7 +15,8 @@ import (
 var Roles = inReadingOrder(Collect(func(d domain.Domain) []role.Role { return d.Roles }))
 
 // reading is that order; roles that it does not name come last.
-var reading = strings.Fields("router client sync events receipts typing presence todevice accountdata devicelists push media uploads downloads thumbnails admin")
+var reading = strings.Fields("router client sync events receipts typing presence todevice accountdata devicelists push media uploads " +
+	"downloads thumbnails admin")
 
 func inReadingOrder(roles []role.Role) []role.Role {
 	place := func(r role.Role) int {

@@ -36,11 +36,13 @@ func (c *Config) EnsureSecret(ctx context.Context, d *db.DB) ([]byte, error) {
 		return nil, err
 	}
 	if key != "" {
-		return nil, fmt.Errorf("fleet.secret: the signing key in the database is sealed with the secret of the server, and there is none: no fleet.secret is configured and there is no file %s: "+
+		return nil, fmt.Errorf("fleet.secret: the signing key in the database is sealed with the secret of the server, and there is none: "+
+			"no fleet.secret is configured and there is no file %s: "+
 			"put that file back (lyceum backup --with-secrets keeps it), or give the fleet.secret that the other processes have", path)
 	}
 	if !c.Embedded() && len(c.Redis.Addresses) > 0 {
-		return nil, errors.New("fleet.secret: processes that share PostgreSQL and Redis need one secret: make one with `openssl rand -hex 32` and give it to all, in LYCEUM_FLEET_SECRET or fleet.secret_file")
+		return nil, errors.New("fleet.secret: processes that share PostgreSQL and Redis need one secret: " +
+			"make one with `openssl rand -hex 32` and give it to all, in LYCEUM_FLEET_SECRET or fleet.secret_file")
 	}
 	return makeSecret(c, path)
 }
@@ -68,7 +70,8 @@ func (c *Config) ExistingSecret() ([]byte, error) {
 	}
 	secret := strings.TrimSpace(string(text))
 	if len(secret) < minSecret {
-		return nil, fmt.Errorf("the secret in %s has %d characters, expected at least %d: the file is damaged; take it from a backup, as the signing key of the server is sealed with it", path, len(secret), minSecret)
+		return nil, fmt.Errorf("the secret in %s has %d characters, expected at least %d: the file is damaged; take it from a backup, "+
+			"as the signing key of the server is sealed with it", path, len(secret), minSecret)
 	}
 	return []byte(secret), nil
 }

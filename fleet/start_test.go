@@ -63,7 +63,14 @@ func TestServeThatFailsMakesNothing(t *testing.T) {
 	if err := os.Rename(access, filepath.Join(s.Data, "programs")); err != nil { // a fleet that never came up
 		t.Fatal(err)
 	}
-	for _, args := range [][]string{{"serve"}, {"user", "add", "a"}, {"user", "token", "a"}, {"status"}, {"doctor"}, {"backup", t.TempDir() + "/b"}} {
+	for _, args := range [][]string{
+		{"serve"},
+		{"user", "add", "a"},
+		{"user", "token", "a"},
+		{"status"},
+		{"doctor"},
+		{"backup", t.TempDir() + "/b"},
+	} {
 		s.MustFail(t, []string{"lyceum up --data " + s.Data}, args...)
 	}
 	left("programs")
@@ -117,7 +124,8 @@ func TestStartSaysWhatIsWrongWithTheDatabase(t *testing.T) {
 	s.MustFail(t, []string{"database.url", "GRANT ALL ON SCHEMA public", "permission denied"}, "serve", "--listen", "127.0.0.1:0")
 
 	s.Environ = append(slices.Clone(good), "LYCEUM_DATABASE_URL=mysql://me:geheim@127.0.0.1/x")
-	if out, _ := s.Run(t, "serve"); !strings.Contains(out, "LYCEUM_DATABASE_URL: database.url: expected an address that begins with postgres://") || strings.Contains(out, "geheim") {
+	if out, _ := s.Run(t, "serve"); !strings.Contains(out, "LYCEUM_DATABASE_URL: database.url: "+
+		"expected an address that begins with postgres://") || strings.Contains(out, "geheim") {
 		t.Errorf("another scheme: %s", out)
 	}
 	opstest.NotCreated(t, s.Data)

@@ -13,7 +13,8 @@ func TestWorkOfAnotherVersionIsNotMissed(t *testing.T) {
 	c, d, _ := opstest.Server(t, "sqlite", fleet.Migrations()...)
 	c.Server.Listen = ""
 	for _, name := range []string{"job/directory.index", "job/media.expire"} {
-		if _, err := d.Exec(t.Context(), "INSERT INTO leases (name, machine, incarnation, epoch, pos) VALUES ($1, -1, 0, 1, 0)", name); err != nil {
+		if _, err := d.Exec(t.Context(), "INSERT INTO leases (name, machine, incarnation, epoch, pos) VALUES ($1, -1, 0, 1, 0)",
+			name); err != nil {
 			t.Fatal(err)
 		}
 	}

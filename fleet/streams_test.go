@@ -35,17 +35,20 @@ func TestNumbersOfStreamsStay(t *testing.T) {
 		want := fmt.Sprintf("%s %s, generation %d, %d shards", number, st.Name, st.Generation, st.Shards)
 		switch have := lines[number]; {
 		case st.Number <= 0 || st.Number > stream.MaxNumber:
-			t.Errorf("stream %s has the number %d: expected one from 1 to %d that is not in fleet/testdata/streams.txt, and a line there", st.Name, st.Number, stream.MaxNumber)
+			t.Errorf("stream %s has the number %d: expected one from 1 to %d that is not in fleet/testdata/streams.txt, and a line there", st.Name,
+				st.Number, stream.MaxNumber)
 		case have == "":
 			t.Errorf("expected the line %q in fleet/testdata/streams.txt", want)
 		case have != want:
-			t.Errorf("fleet/testdata/streams.txt says %q and the program %q: a number keeps its stream, and a change of the number of shards is the next generation (design/016)", have, want)
+			t.Errorf("fleet/testdata/streams.txt says %q and the program %q: a number keeps its stream, "+
+				"and a change of the number of shards is the next generation (design/016)", have, want)
 		}
 		delete(lines, number)
 	}
 	for _, line := range lines {
 		if !strings.HasSuffix(line, ", retired") {
-			t.Errorf("no stream has the line %q of fleet/testdata/streams.txt: when it was removed, keep the line and end it with \", retired\"", line)
+			t.Errorf("no stream has the line %q of fleet/testdata/streams.txt: when it was removed, keep the line and end it with \", retired\"",
+				line)
 		}
 	}
 }

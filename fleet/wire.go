@@ -32,7 +32,7 @@ import (
 
 // domains are those of a process that others stand on, and what all of them add to it.
 type domains struct {
-	base
+	dependencies
 	config   *Config
 	accounts *accounts.Accounts
 	rooms    *rooms.Rooms
@@ -45,20 +45,20 @@ type domains struct {
 	routes []web.Route // the HTTP surface of all
 }
 
-// base is what the domains of a process stand on.
-type base struct {
-	process *role.Process
-	blobs   blob.Store
-	key     matrix.SigningKey
-	metrics *prometheus.Registry
-	limits  bus.Limits
-	status  func(context.Context) *status.Fleet
-	acts    *web.UnderWay
+// dependencies are what a process gives to its domains.
+type dependencies struct {
+	process  *role.Process
+	blobs    blob.Store
+	key      matrix.SigningKey
+	metrics  *prometheus.Registry
+	limits   bus.Limits
+	status   func(context.Context) *status.Fleet
+	underWay *web.UnderWay
 }
 
 // wire makes the domains in the order of the list.
-func wire(b base, c *Config) (*domains, error) {
-	d := &domains{base: b, config: c}
+func wire(deps dependencies, c *Config) (*domains, error) {
+	d := &domains{dependencies: deps, config: c}
 	for _, declared := range Domains {
 		if declared.Name == own.Name {
 			continue
@@ -68,9 +68,9 @@ func wire(b base, c *Config) (*domains, error) {
 			return nil, err
 		}
 		d.routes = append(d.routes, part.Routes()...)
-		if m, ok := part.(domain.Measured); ok && b.metrics != nil {
+		if m, ok := part.(domain.Measured); ok && deps.metrics != nil {
 			for _, metric := range m.Metrics() {
-				if err := b.metrics.Register(metric); err != nil {
+				if err := deps.metrics.Register(metric); err != nil {
 					return nil, fmt.Errorf("domain %s: %w", declared.Name, err)
 				}
 			}
@@ -89,11 +89,12 @@ func (d *domains) construct(name string) (part domain.Part, err error) {
 	p, c, server := d.process, d.config, d.config.Server.Name
 	switch name {
 	case accounts.Domain.Name:
-		config, news := *SectionOf[accounts.Config](c), &upward{d}
+		config, listener := *SectionOf[accounts.Config](c), &notifier{d}
 		config.ServerName, config.DefaultRoomVersion = server, SectionOf[rooms.Config](c).DefaultVersion
 		config.PasswordRates = accounts.PasswordRates{Account: c.HTTP.Rate("password"), Address: c.HTTP.Rate("password_address")}
 		d.accounts, err = accounts.New(accounts.Deps{
-			Process: p, Now: obs.Now, Limits: d.limits, UnderWay: d.acts, Profile: news, Devices: []accounts.DeviceListener{news}, Users: []accounts.UserListener{news},
+			Process: p, Now: obs.Now, Limits: d.limits, UnderWay: d.underWay, Profile: listener, Devices: []accounts.DeviceListener{listener},
+			Users: []accounts.UserListener{listener},
 		}, config)
 		return d.accounts, err
 	case rooms.Domain.Name:
@@ -105,7 +106,8 @@ func (d *domains) construct(name string) (part domain.Part, err error) {
 		}, *SectionOf[devices.Config](c))
 		return d.devices, err
 	case directory.Domain.Name:
-		return directory.New(directory.Deps{Process: p, Accounts: d.accounts, Rooms: d.rooms, ServerName: server}, *SectionOf[directory.Config](c))
+		return directory.New(directory.Deps{Process: p, Accounts: d.accounts, Rooms: d.rooms, ServerName: server},
+			*SectionOf[directory.Config](c))
 	case media.Domain.Name:
 		return media.New(media.Deps{Process: p, Blob: d.blobs, ServerName: server}, *SectionOf[media.Config](c))
 	case receipts.Domain.Name:
@@ -137,25 +139,25 @@ func (d *domains) construct(name string) (part domain.Part, err error) {
 	return nil, fmt.Errorf("domain %s is in the list of domains.go and has no constructor in wire.go: add it there", name)
 }
 
-// upward carries news of lower floors to the domains above them.
-type upward struct{ d *domains }
+// notifier tells domains of changes in the domains that they import.
+type notifier struct{ d *domains }
 
 // ProfileChanged implements accounts.ProfileListener.
-func (u *upward) ProfileChanged(ctx context.Context, userID, field string) error {
+func (u *notifier) ProfileChanged(ctx context.Context, userID, field string) error {
 	return u.d.rooms.ProfileChanged(ctx, userID, field)
 }
 
 // DeviceAdded implements accounts.DeviceListener.
-func (u *upward) DeviceAdded(ctx context.Context, userID, deviceID string) error {
+func (u *notifier) DeviceAdded(ctx context.Context, userID, deviceID string) error {
 	return u.d.devices.DeviceAdded(ctx, userID, deviceID)
 }
 
 // DevicesRemoved implements accounts.DeviceListener.
-func (u *upward) DevicesRemoved(ctx context.Context, userID string, deviceIDs []string) error {
+func (u *notifier) DevicesRemoved(ctx context.Context, userID string, deviceIDs []string) error {
 	return errors.Join(u.d.devices.DevicesRemoved(ctx, userID, deviceIDs), u.d.push.DevicesRemoved(ctx, userID, deviceIDs))
 }
 
 // UserDeactivated implements accounts.UserListener.
-func (u *upward) UserDeactivated(ctx context.Context, userID string, erase bool) error {
+func (u *notifier) UserDeactivated(ctx context.Context, userID string, erase bool) error {
 	return errors.Join(u.d.rooms.UserDeactivated(ctx, userID, erase), u.d.devices.UserDeactivated(ctx, userID, erase))
 }

@@ -20,7 +20,8 @@ type backupCommand struct {
 
 // Help is shown by lyceum backup --help.
 func (backupCommand) Help() string {
-	return "Give it the same --config or --data as the processes have. It may run while they do. The exit status is 0 when the backup is whole; " +
+	return "Give it the same --config or --data as the processes have. It may run while they do. " +
+		"The exit status is 0 when the backup is whole; " +
 		"without that nothing is left of it."
 }
 
@@ -48,7 +49,8 @@ type restoreCommand struct {
 
 // Help is shown by lyceum restore --help.
 func (restoreCommand) Help() string {
-	return "The configuration says where to: a data directory, or a PostgreSQL database and a blob store. The backup is checked before anything is changed."
+	return "The configuration says where to: a data directory, or a PostgreSQL database and a blob store. " +
+		"The backup is checked before anything is changed."
 }
 
 func (c *restoreCommand) Run(ctx context.Context) error {

@@ -21,7 +21,8 @@ type doctorCommand struct {
 
 // Help is shown by lyceum doctor --help.
 func (doctorCommand) Help() string {
-	return "Looks at every process and engine twice, compares with the targets of the scaling guides, names the bottleneck and what to change, and checks what is unsafe. " +
+	return "Looks at every process and engine twice, compares with the targets of the scaling guides, " +
+		"names the bottleneck and what to change, and checks what is unsafe. " +
 		"The exit status is 1 when something is critical. Needs the same --config or --data as lyceum status."
 }
 

@@ -42,7 +42,8 @@ func TestCommandsOfTheManual(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if _, err := parser.Parse(strings.Fields(strings.ReplaceAll(found[1], "'", ""))); err != nil && !errors.Is(err, fs.ErrNotExist) { // the reader has the files
+			// the reader has the files
+			if _, err := parser.Parse(strings.Fields(strings.ReplaceAll(found[1], "'", ""))); err != nil && !errors.Is(err, fs.ErrNotExist) {
 				t.Errorf("%s: lyceum %s: %v", filepath.Base(file), found[1], err)
 			}
 		}

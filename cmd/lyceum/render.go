@@ -62,8 +62,10 @@ type renderProxy struct {
 
 // Help is shown by lyceum render haproxy --help and its sisters.
 func (renderProxy) Help() string {
-	return "The routing of the role router, for a load balancer that is there already, from the table of routes. Render again after an upgrade, and after " +
-		"processes without an address of their own were restarted: an old file of HAProxy and nginx falls back to the routers, one of Caddy in part."
+	return "The routing of the role router, for a load balancer that is there already, from the table of routes. " +
+		"Render again after an upgrade, and after " +
+		"processes without an address of their own were restarted: an old file of HAProxy and nginx falls back to the routers, " +
+		"one of Caddy in part."
 }
 
 func (c *renderProxy) Run(ctx context.Context) error {
@@ -76,8 +78,10 @@ func (c *renderProxy) Run(ctx context.Context) error {
 		return err
 	}
 	in := deploy.Balancer{
-		Command: commandLine(), Roles: fleet.Roles, Routes: routes, Listen: c.Port, ServerName: c.Host, TLSCertificate: c.Cert, TLSKey: c.Key, User: c.User,
-		MaxBody: config.HTTP.MaxBody.Bytes(), IdleTimeout: config.HTTP.IdleTimeout.D(), TrustedProxies: c.Trust, Gateway: c.Name, Namespace: c.Space,
+		Command: commandLine(), Roles: fleet.Roles, Routes: routes, Listen: c.Port, ServerName: c.Host, TLSCertificate: c.Cert, TLSKey: c.Key,
+		User:    c.User,
+		MaxBody: config.HTTP.MaxBody.Bytes(), IdleTimeout: config.HTTP.IdleTimeout.D(), TrustedProxies: c.Trust, Gateway: c.Name,
+		Namespace: c.Space,
 	}
 	kind := target()
 	in.HSTS, in.Automatic = c.HSTS, kind == "caddy" && c.Cert == "" && c.Host != "" && (c.Port == "" || strings.HasSuffix(c.Port, ":443"))
@@ -104,7 +108,8 @@ func (c *renderProxy) Run(ctx context.Context) error {
 			}
 		}
 	default:
-		err = errors.New("where are the processes? Give --backend ROLE=HOST:PORT,… for router, all or client and for roles with processes of their own, or --live to take those of a running fleet")
+		err = errors.New("where are the processes? Give --backend ROLE=HOST:PORT,… for router, all or client and for roles with processes of " +
+			"their own, or --live to take those of a running fleet")
 	}
 	if err != nil {
 		return err
@@ -146,7 +151,8 @@ type renderDeploy struct {
 
 // Help is shown by lyceum render kubernetes --help and its sisters.
 func (renderDeploy) Help() string {
-	return "Files from the table of roles, with the sizes of lyceum plan --users N. manual/deploying.md says how to use them. Secrets are made when they " +
+	return "Files from the table of roles, with the sizes of lyceum plan --users N. manual/deploying.md says how to use them. " +
+		"Secrets are made when they " +
 		"are not there yet, and never replaced."
 }
 
@@ -209,7 +215,10 @@ func (c *renderDeploy) Run(ctx context.Context) error {
 		for name := range in.Sizes {
 			backends[name] = deploy.Backend{DNS: "lyceum-" + name, Port: deploy.PublicPort}
 		}
-		gateway, err := deploy.Gateway(deploy.Balancer{Command: commandLine(), Roles: fleet.Roles, Routes: routes, Backends: backends, ServerName: name, Namespace: c.Namespace})
+		gateway, err := deploy.Gateway(deploy.Balancer{
+			Command: commandLine(), Roles: fleet.Roles, Routes: routes, Backends: backends,
+			ServerName: name, Namespace: c.Namespace,
+		})
 		if err != nil {
 			return err
 		}
@@ -218,7 +227,8 @@ func (c *renderDeploy) Run(ctx context.Context) error {
 		}
 	}
 	files, err := map[string]func(deploy.Input) ([]deploy.File, error){
-		"kubernetes": deploy.Kubernetes, "compose": deploy.Compose, "systemd": deploy.Systemd, "prometheus": deploy.Prometheus, "grafana": deploy.Grafana,
+		"kubernetes": deploy.Kubernetes, "compose": deploy.Compose, "systemd": deploy.Systemd, "prometheus": deploy.Prometheus,
+		"grafana": deploy.Grafana,
 	}[kind](in)
 	if err != nil {
 		return err
@@ -305,7 +315,8 @@ type planCommand struct {
 
 // Help is shown by lyceum plan --help.
 func (planCommand) Help() string {
-	return "Gives processes, CPU, memory, connections and storage for a load, per role, and what the guides of other systems say for the same load. " +
+	return "Gives processes, CPU, memory, connections and storage for a load, per role, and what the guides of other systems say for the " +
+		"same load. " +
 		"For example: lyceum plan --users 5000   or   lyceum plan --users 20000 --messages 800 --format svg > plan.svg"
 }
 

@@ -20,7 +20,8 @@ type statusCommand struct {
 
 // Help is shown by lyceum status --help.
 func (statusCommand) Help() string {
-	return "Asks every process of the fleet, and the database, Redis and the blob store. Give it the same --config or --data as the processes have; " +
+	return "Asks every process of the fleet, and the database, Redis and the blob store. Give it the same --config or --data as the " +
+		"processes have; " +
 		"for a fleet that lyceum up started, --config DATA/fleet.yaml. In a browser: /_lyceum/status on any process, for administrators."
 }
 

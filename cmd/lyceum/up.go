@@ -26,10 +26,13 @@ type upCommand struct {
 // Help is shown by lyceum up --help.
 func (upCommand) Help() string {
 	return "Starts what the section \"up\" of the configuration names, for example\n\n" +
-		"  up:\n    replicas: {router+client+media+push: 1, sync: 2, events: 2, receipts+typing+presence+todevice+accountdata+devicelists: 2}\n\n" +
+		"  up:\n    replicas: {router+client+media+push: 1, sync: 2, events: 2, receipts+typing+presence+todevice+accountdata+devicelists: " +
+		"2}\n\n" +
 		"Each role of lyceum roles is named, but those that others serve as well. " +
-		"PostgreSQL and Redis are started from the packages of this machine unless database.url and redis.addresses name others. Nothing is installed; what is missing is said. " +
-		"Processes that end are started again, and so are this PostgreSQL and this Redis; the logs are in DATA/NAME/log, those of the two in DATA/NAME/server.log."
+		"PostgreSQL and Redis are started from the packages of this machine unless database.url and redis.addresses name others. " +
+		"Nothing is installed; what is missing is said. " +
+		"Processes that end are started again, and so are this PostgreSQL and this Redis; the logs are in DATA/NAME/log, " +
+		"those of the two in DATA/NAME/server.log."
 }
 
 func (c *upCommand) Run(ctx context.Context) error {
@@ -202,7 +205,8 @@ type scaleCommand struct {
 
 // Help is shown by lyceum scale --help.
 func (scaleCommand) Help() string {
-	return "Starts or stops processes of a running lyceum up. Nothing else restarts and no file changes: shards of writers move by themselves. " +
+	return "Starts or stops processes of a running lyceum up. Nothing else restarts and no file changes: " +
+		"shards of writers move by themselves. " +
 		"To keep the numbers over the next start, put them into up.replicas. In Kubernetes: kubectl scale deployment lyceum-ROLE --replicas N."
 }
 
@@ -255,7 +259,8 @@ func (c *restartCommand) Run(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		fmt.Printf("%d of %d: %s is process %d now, machine %d, after %s\n", i+1, len(children), now.Name, now.PID, now.Machine, time.Since(start).Round(time.Millisecond))
+		fmt.Printf("%d of %d: %s is process %d now, machine %d, after %s\n", i+1, len(children), now.Name, now.PID, now.Machine,
+			time.Since(start).Round(time.Millisecond))
 	}
 	return nil
 }
@@ -336,8 +341,10 @@ type rolloutCommand struct {
 
 // Help is shown by lyceum rollout --help.
 func (rolloutCommand) Help() string {
-	return "Upgrades a fleet that lyceum up runs: owners of shards first, one process at a time. Each new process serves before its old one stops, and the next one waits until all " +
-		"are ready, every shard has an owner, nobody is behind and few requests fail. On trouble all go back to the old binary. In X.Y.Z another X needs the fleet stopped; Y is upgraded quickly; Z slowly. " +
+	return "Upgrades a fleet that lyceum up runs: owners of shards first, one process at a time. " +
+		"Each new process serves before its old one stops, and the next one waits until all " +
+		"are ready, every shard has an owner, nobody is behind and few requests fail. On trouble all go back to the old binary. " +
+		"In X.Y.Z another X needs the fleet stopped; Y is upgraded quickly; Z slowly. " +
 		"Elsewhere: kubectl rollout, or systemctl restart lyceum@0 and then the others."
 }
 
@@ -368,6 +375,9 @@ func (c *rolloutCommand) Run(ctx context.Context) error {
 	if config, err = access.load(); err != nil {
 		return err
 	}
-	r := up.Rollout{Supervisor: s, Program: program, Keep: data, Watch: c.Watch, MaxBehind: c.MaxBehind, MaxErrors: c.MaxErrors, Out: os.Stdout}
+	r := up.Rollout{
+		Supervisor: s, Program: program, Keep: data, Watch: c.Watch, MaxBehind: c.MaxBehind, MaxErrors: c.MaxErrors,
+		Out: os.Stdout,
+	}
 	return r.Run(ctx, config)
 }

@@ -61,7 +61,8 @@ func writeBackup(ctx context.Context, c *fleet.Config, o Options, out io.Writer)
 	c.Server.Name = cmp.Or(c.Server.Name, fleet.DefaultName)
 	s := archive.Source{
 		DB: d, Sets: fleet.Migrations(), ServerName: c.Server.Name, Version: obs.Version, SkipBlobs: fleet.ProbePrefix,
-		References: fleet.Collect(func(d domain.Domain) []domain.Blob { return d.Blobs }), Inspect: func(ctx context.Context, q db.Querier, m *archive.Manifest) error { return inspect(ctx, c, q, m) },
+		References: fleet.Collect(func(d domain.Domain) []domain.Blob { return d.Blobs }),
+		Inspect:    func(ctx context.Context, q db.Querier, m *archive.Manifest) error { return inspect(ctx, c, q, m) },
 	}
 	for _, r := range restoreRules() {
 		if r.Do == domain.Skipped {
@@ -83,13 +84,15 @@ func writeBackup(ctx context.Context, c *fleet.Config, o Options, out io.Writer)
 		}
 	}
 	m, err := archive.Write(ctx, s, archive.Options{
-		Target: o.Target, Since: o.Since, Incomplete: o.Incomplete, ID: rand.Text(), Now: time.Now, Progress: &archive.Progress{Out: out, Terminal: o.Terminal, Now: time.Now},
+		Target: o.Target, Since: o.Since, Incomplete: o.Incomplete, ID: rand.Text(), Now: time.Now,
+		Progress: &archive.Progress{Out: out, Terminal: o.Terminal, Now: time.Now},
 	})
 	if ctx.Err() != nil {
 		return errors.New("interrupted: no backup was made, and nothing is left of it")
 	}
 	if errors.Is(err, archive.ErrIncomplete) {
-		return fmt.Errorf("%w: are the keys of blob in this configuration those of the processes? If the files are lost, --incomplete makes a backup of what is there", err)
+		return fmt.Errorf("%w: are the keys of blob in this configuration those of the processes? If the files are lost, "+
+			"--incomplete makes a backup of what is there", err)
 	}
 	if err != nil {
 		return err
@@ -104,7 +107,8 @@ func writeBackup(ctx context.Context, c *fleet.Config, o Options, out io.Writer)
 	}
 	fmt.Fprintf(out, "took:     %s\n", time.Since(began).Round(time.Millisecond))
 	if o.WithSecrets {
-		fmt.Fprintln(out, "WARNING: the backup holds every secret of the server in clear: who can read it can act as the server. Keep it encrypted.")
+		fmt.Fprintln(out, "WARNING: the backup holds every secret of the server in clear: who can read it can act as the server. "+
+			"Keep it encrypted.")
 	}
 	if err := m.Blobs.Whole(); err != nil {
 		return fmt.Errorf("the backup was made, but it is %w", err)
@@ -163,7 +167,10 @@ func describe(out io.Writer, name string, m *archive.Manifest) {
 
 // Verify reads a backup to its end and checks every hash.
 func Verify(ctx context.Context, source string, bases []string, terminal bool, out io.Writer) error {
-	c, err := archive.Verify(ctx, source, archive.VerifyOptions{Bases: bases, Progress: &archive.Progress{Out: out, Terminal: terminal, Now: time.Now}})
+	c, err := archive.Verify(ctx, source, archive.VerifyOptions{
+		Bases:    bases,
+		Progress: &archive.Progress{Out: out, Terminal: terminal, Now: time.Now},
+	})
 	if err != nil {
 		return err
 	}
@@ -267,7 +274,8 @@ type restoring struct {
 func (r *restoring) accept(c *archive.Checked) error {
 	r.name = c.Manifest.ServerName
 	if r.options.Continue && !c.Manifest.Quiet {
-		return errors.New("--continue is for a backup that was made while no process ran: this one was made beside running ones, so what they did later is not in it")
+		return errors.New("--continue is for a backup that was made while no process ran: this one was made beside running ones, " +
+			"so what they did later is not in it")
 	}
 	secret, err := r.config.ExistingSecret()
 	if err != nil {
@@ -283,9 +291,11 @@ func (r *restoring) accept(c *archive.Checked) error {
 		stored, _ := row.Get("value").(string)
 		switch {
 		case secret == nil:
-			return errors.New("fleet.secret: the backup holds keys that are sealed with the secret of the fleet, and none is configured: set fleet.secret, or put the file named secret of the old data directory into the new one")
+			return errors.New("fleet.secret: the backup holds keys that are sealed with the secret of the fleet, and none is configured: " +
+				"set fleet.secret, or put the file named secret of the old data directory into the new one")
 		case !fleet.OpensSigningKey(secret, stored):
-			return errors.New("fleet.secret: the keys in the backup are sealed with another secret: give the one that the server had when the backup was made")
+			return errors.New("fleet.secret: the keys in the backup are sealed with another secret: give the one that the server had when the " +
+				"backup was made")
 		}
 	}
 	return nil

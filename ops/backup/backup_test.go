@@ -81,7 +81,11 @@ func (w *world) act(ctx context.Context, u *opstest.Client, mine, n int) error {
 		body         any
 		take         func(gjson.Result)
 	}{
-		{"PUT", inRoom(room, "send", "m.room.message", txn), map[string]string{"msgtype": "m.text", "body": "message ü " + txn}, func(r gjson.Result) { event = r.Get("event_id").String() }},
+		{
+			"PUT", inRoom(room, "send", "m.room.message", txn),
+			map[string]string{"msgtype": "m.text", "body": "message ü " + txn},
+			func(r gjson.Result) { event = r.Get("event_id").String() },
+		},
 		{"POST", "/_matrix/media/v3/upload", file, func(r gjson.Result) {
 			for {
 				old := w.media.Load()
@@ -93,7 +97,11 @@ func (w *world) act(ctx context.Context, u *opstest.Client, mine, n int) error {
 		}},
 		{"PUT", inRoom(room, "state", "test.state", txn), map[string]any{"n": n}, nil},
 		{"PUT", v3 + "/user/" + url.PathEscape(u.ID) + "/account_data/test.data", map[string]any{"n": n}, nil},
-		{"PUT", v3 + "/sendToDevice/test.message/" + txn, map[string]any{"messages": map[string]any{other.ID: map[string]any{"*": map[string]any{"n": n}}}}, nil},
+		{
+			"PUT", v3 + "/sendToDevice/test.message/" + txn,
+			map[string]any{"messages": map[string]any{other.ID: map[string]any{"*": map[string]any{"n": n}}}},
+			nil,
+		},
 		{"PUT", v3 + "/presence/" + url.PathEscape(u.ID) + "/status", map[string]any{"presence": "online", "status_msg": txn}, nil},
 		{"POST", v3 + "/keys/upload", map[string]any{"one_time_keys": map[string]any{"test:" + txn: "key"}}, nil},
 		{"", inRoom(room, "receipt", "m.read"), map[string]any{}, nil},
@@ -439,10 +447,12 @@ func TestBackupAndRestore(t *testing.T) {
 					target.MustRun(t, "restore", last, "--continue")
 					target.Start(t)
 					u := w.users[0].At(target)
-					event := u.Do(t, "PUT", inRoom(w.rooms[0], "send", "m.room.message", "moved"), map[string]string{"msgtype": "m.text", "body": "moved"}).Get("event_id").String()
+					event := u.Do(t, "PUT", inRoom(w.rooms[0], "send", "m.room.message", "moved"),
+						map[string]string{"msgtype": "m.text", "body": "moved"}).Get("event_id").String()
 					news := u.Do(t, "GET", v3+"/sync?timeout=0&since="+url.QueryEscape(since), nil)
 					joined := news.Get("rooms.join").Map()
-					if events := joined[w.rooms[0]].Get("timeline.events").Array(); len(joined) != 1 || len(events) != 1 || events[0].Get("event_id").String() != event {
+					if events := joined[w.rooms[0]].Get("timeline.events").Array(); len(joined) != 1 || len(events) != 1 ||
+						events[0].Get("event_id").String() != event {
 						t.Errorf("a client of before was not given the one new event: %.400s", news.Raw)
 					}
 				})
@@ -543,7 +553,8 @@ func TestBackupKnowsEveryColumn(t *testing.T) {
 		for _, table := range tables {
 			for _, c := range table.Columns {
 				if c.Kind == "" {
-					t.Errorf("%s: column %s of table %s has a type that package backup does not know: add it to kinds in platform/db", engine, c.Name, table.Name)
+					t.Errorf("%s: column %s of table %s has a type that package backup does not know: add it to kinds in platform/db", engine,
+						c.Name, table.Name)
 				}
 			}
 		}

@@ -107,7 +107,8 @@ func TestBackupsHaveTheBlobsOfAllDomains(t *testing.T) {
 			}
 			file := filepath.Join(t.TempDir(), "backup")
 			var out bytes.Buffer
-			if err := backup.Make(t.Context(), c, backup.Options{Target: file}, &out); err != nil || strings.Contains(out.String(), "WARNING") || strings.Contains(out.String(), "copied before") {
+			if err := backup.Make(t.Context(), c, backup.Options{Target: file}, &out); err != nil || strings.Contains(out.String(), "WARNING") ||
+				strings.Contains(out.String(), "copied before") {
 				t.Fatalf("%v\n%s", err, out.String())
 			}
 			target, _, restored := opstest.Server(t, "sqlite")
@@ -130,10 +131,12 @@ func TestBackupsHaveTheBlobsOfAllDomains(t *testing.T) {
 					t.Errorf("the backup before it is gone: %v", err)
 				}
 				without := file + ".incomplete"
-				if err := backup.Make(t.Context(), c, backup.Options{Target: without, Incomplete: true}, &out); err == nil || !strings.Contains(err.Error(), lost) {
+				if err := backup.Make(t.Context(), c, backup.Options{Target: without, Incomplete: true}, &out); err == nil ||
+					!strings.Contains(err.Error(), lost) {
 					t.Errorf("the backup without the blob %s of %s passes for whole: %v\n%s", key, text, err, out.String())
 				}
-				if err := backup.Verify(t.Context(), without, nil, false, &out); err == nil || !strings.Contains(err.Error(), lost) || strings.Contains(out.String(), "whole:    yes") {
+				if err := backup.Verify(t.Context(), without, nil, false, &out); err == nil || !strings.Contains(err.Error(), lost) ||
+					strings.Contains(out.String(), "whole:    yes") {
 					t.Errorf("the backup without the blob %s of %s is found whole: %v\n%s", key, text, err, out.String())
 				}
 				put(key)
@@ -168,7 +171,8 @@ func TestEveryTableIsRestoredByItsRule(t *testing.T) {
 		rules[r.Table] = r
 	}
 	for table, do := range map[string]domain.Treatment{ // what would do harm if it were put back as it was
-		"one_time_keys": domain.Dropped, "push_outbox": domain.Dropped, "leases": domain.Rewritten, "fleet": domain.Rewritten, "machines": domain.Skipped,
+		"one_time_keys": domain.Dropped, "push_outbox": domain.Dropped, "leases": domain.Rewritten, "fleet": domain.Rewritten,
+		"machines": domain.Skipped,
 	} {
 		if rules[table].Do != do {
 			t.Errorf("the rule for %s is %+v", table, rules[table])
@@ -189,7 +193,8 @@ func TestEveryTableIsRestoredByItsRule(t *testing.T) {
 					}
 					insert(t, d, table, values)
 				}
-				if _, err := d.Exec(t.Context(), "INSERT INTO fleet (name, value) VALUES ($1, $2)", "server_name", cmp.Or(c.Server.Name, fleet.DefaultName)); err != nil {
+				if _, err := d.Exec(t.Context(), "INSERT INTO fleet (name, value) VALUES ($1, $2)", "server_name",
+					cmp.Or(c.Server.Name, fleet.DefaultName)); err != nil {
 					t.Fatal(err)
 				}
 				file := filepath.Join(t.TempDir(), "backup")

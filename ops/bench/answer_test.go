@@ -125,7 +125,10 @@ func TestAnswersInPieces(t *testing.T) {
 		{name: "long head", text: "HTTP/1.1 200 OK\r\nA: " + long[:60_000] + "\r\nContent-Length: 5\r\n\r\nhello", want: "hello", kept: true},
 		{name: "too long a head", text: "HTTP/1.1 200 OK\r\nA: " + long, err: "head"},
 		{name: "early hints", text: "HTTP/1.1 103 Early Hints\r\nA: b\r\n\r\n" + plain("hello"), want: "hello", kept: true},
-		{name: "chunked", text: "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n6\r\n world\r\n0\r\nA: b\r\n\r\n", want: "hello world", kept: true},
+		{
+			name: "chunked", text: "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n6\r\n world\r\n0\r\nA: b\r\n\r\n",
+			want: "hello world", kept: true,
+		},
 		{name: "until the end", text: "HTTP/1.1 200 OK\r\n\r\n" + long, want: long, end: true},
 		{name: "close", text: "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 5\r\n\r\nhello", want: "hello"},
 		{name: "two answers", text: plain("hello") + plain("again"), want: "hello"},
@@ -162,7 +165,8 @@ func TestAnswersInPieces(t *testing.T) {
 				return err
 			})
 			out, err := c.do(t.Context(), "PUT", "/", []byte("{}"), time.Minute)
-			if test.err == "" && (err != nil || string(out) != test.want) || test.err != "" && (err == nil || !strings.Contains(err.Error(), test.err)) {
+			if test.err == "" && (err != nil || string(out) != test.want) ||
+				test.err != "" && (err == nil || !strings.Contains(err.Error(), test.err)) {
 				t.Errorf("%s in pieces of %d: %.100q, %v", test.name, piece, out, err)
 			}
 			// Whether what follows the answer has come by now depends on the pieces.
@@ -282,7 +286,8 @@ func TestContextsEndWaiting(t *testing.T) {
 // BenchmarkAnswer is one client's turn: a request, an answer of usual length, and its messages taken out.
 func BenchmarkAnswer(b *testing.B) {
 	page := fmt.Sprintf(`{"next_batch":"s1_2_3_4","rooms":{"join":{"!room:example.org":{"timeline":{"events":[{"content":{"body":"1-%d","msgtype":"m.text"},"event_id":"$abc","origin_server_ts":1,"sender":"@a:example.org","type":"m.room.message"}],"limited":false}}}}}`, time.Now().UnixNano())
-	answer := fmt.Appendf(nil, "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\nDate: Mon, 02 Jan 2006 15:04:05 GMT\r\n\r\n%s", len(page), page)
+	answer := fmt.Appendf(nil, "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\nDate: "+
+		"Mon, 02 Jan 2006 15:04:05 GMT\r\n\r\n%s", len(page), page)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		b.Fatal(err)

@@ -102,7 +102,8 @@ func Calibrate(ctx context.Context, o CalibrateOptions, w io.Writer) (_ *plan.Ca
 	}
 	c.caps = &plan.Capacities{
 		Measured: plan.Provenance{
-			At: time.Now().UTC().Truncate(time.Second), CPU: cpuModel(), Cores: runtime.NumCPU(), Version: obs.Version, Shape: shape, Command: o.Command, Quick: o.Quick,
+			At: time.Now().UTC().Truncate(time.Second), CPU: cpuModel(), Cores: runtime.NumCPU(), Version: obs.Version, Shape: shape,
+			Command: o.Command, Quick: o.Quick,
 		},
 		Operations: map[string]plan.Operation{}, Processes: map[string]plan.Process{}, ClientBytes: map[string]float64{}, Connections: 16,
 	}

@@ -91,7 +91,10 @@ func (c *ccuRun) measure(ctx context.Context, t *Target, tokens []string, out io
 		time.Sleep(50 * time.Millisecond)
 	}
 	stopTicks()
-	r := c.meter.result("ccu", map[string]any{"clients": c.Clients, "room_size": c.RoomSize, "rate": c.Rate, "sent": senders, "settled_after_s": settled.Seconds()})
+	r := c.meter.result("ccu", map[string]any{
+		"clients": c.Clients, "room_size": c.RoomSize, "rate": c.Rate, "sent": senders,
+		"settled_after_s": settled.Seconds(),
+	})
 	r.Server, r.Deliveries, r.Check = usage(), c.got.Load(), "ok"
 	r.Settings["answers"], r.Settings["answer_bytes"] = c.answers.Load()-answered, c.bytes.Load()-bytes
 	c.bad.Range(func(_, v any) bool {

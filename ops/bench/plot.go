@@ -19,7 +19,8 @@ func (r *Result) SVG(w io.Writer) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %d" font-family="sans-serif" font-size="12">`+"\n", width, height)
 	fmt.Fprintf(&b, `<rect width="%d" height="%d" fill="#fff"/>`+"\n", width, height)
-	fmt.Fprintf(&b, `<text x="%d" y="22" font-size="15">%s: %.0f per second, p50 %.1f ms, p95 %.1f ms</text>`+"\n", left, r.Mode, r.PerSecond, r.Latency["p50"], r.Latency["p95"])
+	fmt.Fprintf(&b, `<text x="%d" y="22" font-size="15">%s: %.0f per second, p50 %.1f ms, p95 %.1f ms</text>`+"\n", left, r.Mode, r.PerSecond,
+		r.Latency["p50"], r.Latency["p95"])
 	fmt.Fprintf(&b, `<text x="%d" y="42" fill="#555">bars: done per second (left) · lines: p50 blue, p95 red, in ms (right) · check: %s</text>`+"\n", left, escape(r.Check))
 	for i := range 5 {
 		share := float64(i) / 4

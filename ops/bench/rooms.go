@@ -35,7 +35,8 @@ func (b Initial) Run(ctx context.Context, t *Target, out io.Writer) (*Result, er
 		}
 		for n := range b.Messages {
 			path := fmt.Sprintf("/_matrix/client/v3/rooms/%s/send/m.room.message/i%d", url.PathEscape(id), n)
-			if _, err := users[1].call(ctx, "PUT", path, body(map[string]string{"msgtype": "m.text", "body": fmt.Sprint("message ", n)}), "event_id"); err != nil {
+			if _, err := users[1].call(ctx, "PUT", path, body(map[string]string{"msgtype": "m.text", "body": fmt.Sprint("message ", n)}),
+				"event_id"); err != nil {
 				return nil, err
 			}
 		}

@@ -125,7 +125,8 @@ func (s *smallRun) inRoom(ctx context.Context, messages int) (err error) {
 	}
 	for n := range messages {
 		path := fmt.Sprintf("/_matrix/client/v3/rooms/%s/send/m.room.message/s%d", url.PathEscape(s.room), n)
-		id, err := s.users[n%len(s.users)].call(ctx, "PUT", path, body(map[string]string{"msgtype": "m.text", "body": fmt.Sprint("message ", n)}), "event_id")
+		id, err := s.users[n%len(s.users)].call(ctx, "PUT", path,
+			body(map[string]string{"msgtype": "m.text", "body": fmt.Sprint("message ", n)}), "event_id")
 		if err != nil {
 			return err
 		}
@@ -197,7 +198,8 @@ func (s *smallRun) thumbnail(ctx context.Context, i, n int) error {
 	if at >= len(s.files) {
 		return errEnough
 	}
-	_, err := s.users[i].do(ctx, "GET", "/_matrix/client/v1/media/thumbnail/"+s.files[at]+"?width=640&height=480&method=scale", nil, time.Minute)
+	_, err := s.users[i].do(ctx, "GET", "/_matrix/client/v1/media/thumbnail/"+s.files[at]+"?width=640&height=480&method=scale",
+		nil, time.Minute)
 	return err
 }
 

@@ -40,8 +40,8 @@ func WithStatus(ctx context.Context, c *fleet.Config, fn func(ask func(context.C
 	})
 }
 
-// statusOfStopped asks about a server over SQLite that does not run. It is the process of the data directory only for as long as that takes, so
-// that the server can start between two looks; then it is asked.
+// statusOfStopped asks about a server over SQLite that does not run. It is the process of the data directory only for as long as that
+// takes, so that the server can start between two looks; then it is asked.
 func statusOfStopped(ctx context.Context, c *fleet.Config) (f *status.Fleet, err error) {
 	for until := time.Now().Add(comeUp); ; {
 		if remote := Running(c); remote != nil {

@@ -25,14 +25,16 @@ func Compose(in Input) ([]File, error) {
 	}
 	secrets := in.Secrets.files()
 	if len(secrets) != 4 {
-		return nil, errors.New("secrets: expected the URL of the database, the password of Redis, the secret key of the S3 store and the secret of the fleet; make fresh ones for a new fleet")
+		return nil, errors.New("secrets: expected the URL of the database, the password of Redis, " +
+			"the secret key of the S3 store and the secret of the fleet; make fresh ones for a new fleet")
 	}
 	database, err := url.Parse(in.Secrets.DatabaseURL)
 	password, has := "", false
 	if err == nil {
 		password, has = database.User.Password()
 	}
-	if !has || database.Host != in.PostgreSQL.Address && database.Host != "postgres" || database.Path != "/lyceum" || database.User.Username() != "lyceum" {
+	if !has || database.Host != in.PostgreSQL.Address && database.Host != "postgres" || database.Path != "/lyceum" ||
+		database.User.Username() != "lyceum" {
 		return nil, fmt.Errorf("secrets: expected postgres://lyceum:PASSWORD@postgres:5432/lyceum as the URL of the database")
 	}
 	secrets["postgres-password"] = password

@@ -154,7 +154,8 @@ func TestComposeStartsInOrder(t *testing.T) {
 		}
 	}
 	i := slices.IndexFunc(c.Services["postgres"].Command, func(s string) bool { return strings.HasPrefix(s, "max_connections=") })
-	if most, _ := strconv.Atoi(strings.TrimPrefix(c.Services["postgres"].Command[i], "max_connections=")); most < processes*processConnections {
+	if most, _ := strconv.Atoi(strings.TrimPrefix(c.Services["postgres"].Command[i],
+		"max_connections=")); most < processes*processConnections {
 		t.Errorf("PostgreSQL takes %d connections, %d processes make %d", most, processes, processes*processConnections)
 	}
 }

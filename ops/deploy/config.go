@@ -23,7 +23,10 @@ func FreshSecrets() Secrets {
 		rand.Read(b) // never fails
 		return hex.EncodeToString(b)
 	}
-	return Secrets{DatabaseURL: "postgres://lyceum:" + text() + "@postgres:5432/lyceum?sslmode=disable", RedisPassword: text(), S3SecretKey: text(), Fleet: text()}
+	return Secrets{
+		DatabaseURL: "postgres://lyceum:" + text() + "@postgres:5432/lyceum?sslmode=disable", RedisPassword: text(),
+		S3SecretKey: text(), Fleet: text(),
+	}
 }
 
 // files are the secrets by the names of their files; those that are empty are left out.

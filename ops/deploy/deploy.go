@@ -200,14 +200,18 @@ func (in *Input) check() (errs []error) {
 	must(serverName.MatchString(in.ServerName), "server name: expected a host name such as example.org, found %q", in.ServerName)
 	must(len(in.Roles) > 0, "roles: expected the table of roles, found none")
 	must(imageName.MatchString(in.Image), "image: expected a name such as registry.example.org/lyceum:1.2.3, found %q", in.Image)
-	for name, value := range map[string]string{"namespace": in.Namespace, "secret": in.SecretName, "ingress namespace": in.Ingress, "monitoring namespace": in.Monitoring} {
+	for name, value := range map[string]string{
+		"namespace": in.Namespace, "secret": in.SecretName, "ingress namespace": in.Ingress,
+		"monitoring namespace": in.Monitoring,
+	} {
 		must(dnsLabel.MatchString(value), "%s: expected lower-case letters, digits and dashes, found %q", name, value)
 	}
 	must(filePath.MatchString(in.Binary), "binary: expected an absolute path, found %q", in.Binary)
 	must(!strings.ContainsAny(in.Host, " \t\n\"'%$:"), "host: expected an address without a port, found %q", in.Host)
 	must(bucketName.MatchString(in.S3.Bucket), "bucket: expected 3 to 63 lower-case letters, digits, dots and dashes, found %q", in.S3.Bucket)
 	must(!strings.ContainsAny(in.S3.Prefix, "*?$\" \n"), "prefix: expected a plain path such as lyceum/, found %q", in.S3.Prefix)
-	must(in.Secrets.Fleet == "" || len(in.Secrets.Fleet) >= 16, "fleet secret: expected at least 16 characters: make one with `openssl rand -hex 32`")
+	must(in.Secrets.Fleet == "" || len(in.Secrets.Fleet) >= 16, "fleet secret: expected at least 16 characters: "+
+		"make one with `openssl rand -hex 32`")
 	if u, err := url.Parse(in.S3.Endpoint); err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" {
 		must(false, "s3 endpoint: expected a URL such as https://s3.example.org, found %q", in.S3.Endpoint)
 	}

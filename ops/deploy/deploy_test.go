@@ -143,7 +143,8 @@ func TestWhatIsWrongIsNamed(t *testing.T) {
 }
 
 func TestSizesHaveDefaults(t *testing.T) {
-	writer, reader, decoder := role.Role{Name: "events", Stream: "events"}, role.Role{Name: "client"}, role.Role{Name: "thumbnails", Pool: "media"}
+	writer, reader, decoder := role.Role{Name: "events", Stream: "events"}, role.Role{Name: "client"},
+		role.Role{Name: "thumbnails", Pool: "media"}
 	for _, c := range []struct {
 		given Size
 		role  role.Role
@@ -154,7 +155,11 @@ func TestSizesHaveDefaults(t *testing.T) {
 		{Size{}, decoder, Size{Min: 2, Max: 10, CPU: 250, Memory: 2 << 30, MemoryRequest: 1 << 30}},
 		{Size{Max: 1}, reader, Size{Min: 1, Max: 1, CPU: 250, Memory: 1 << 30, MemoryRequest: 768 << 20}},
 		{Size{Min: 8}, reader, Size{Min: 8, Max: 16, CPU: 250, Memory: 1 << 30, MemoryRequest: 768 << 20}},
-		{Size{Min: 1, Max: 2, CPU: 9, CPULimit: 10, Memory: 4096, MemoryRequest: 100}, reader, Size{Min: 1, Max: 2, CPU: 9, CPULimit: 10, Memory: 4096, MemoryRequest: 100}},
+		{
+			Size{Min: 1, Max: 2, CPU: 9, CPULimit: 10, Memory: 4096, MemoryRequest: 100},
+			reader,
+			Size{Min: 1, Max: 2, CPU: 9, CPULimit: 10, Memory: 4096, MemoryRequest: 100},
+		},
 	} {
 		if got := c.given.withDefaults(c.role); got != c.want {
 			t.Errorf("%+v of %s: expected %+v, found %+v", c.given, c.role.Name, c.want, got)
@@ -178,7 +183,8 @@ func TestConfigTellsWhatAllHaveAlike(t *testing.T) {
 }
 
 func TestMetricsAreFoundInExpressions(t *testing.T) {
-	files := []File{{Body: []byte("# lyceum_not_this\nexpr: rate(lyceum_a_seconds_bucket[5m]) / go_b + lyceum:recorded:p95{x=\"process_c_total\"}")}}
+	files := []File{{Body: []byte("# lyceum_not_this\nexpr: rate(lyceum_a_seconds_bucket[5m]) / go_b + " +
+		"lyceum:recorded:p95{x=\"process_c_total\"}")}}
 	if got := strings.Join(Metrics(files), " "); got != "go_b lyceum_a_seconds process_c_total" {
 		t.Errorf("found %q", got)
 	}

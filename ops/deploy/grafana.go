@@ -147,64 +147,149 @@ const requests = "lyceum_http_request_duration_seconds"
 var rows = []row{
 	{"Overview", []plot{
 		{title: "Processes", unit: "none", kind: "stat", queries: [][2]string{{"sum(" + of("up", "") + ")", "up"}}},
-		{title: "Not ready", unit: "none", bad: 1, kind: "stat", queries: [][2]string{{"count(" + of("lyceum_ready", "") + " == 0) or vector(0)", ""}}},
-		{title: "Shards without owner", unit: "none", bad: 1, kind: "stat", queries: [][2]string{{`count(sum by (stream, shard) (lyceum_stream_owned{job="lyceum"}) == 0) or vector(0)`, ""}}},
-		{title: "Requests failing", unit: "percentunit", bad: 0.01, kind: "stat", queries: [][2]string{{"sum(rate(" + of(requests+"_count", `code="5xx"`) + rate + ")) / sum(rate(" + of(requests+"_count", "") + rate + "))", ""}}},
-		{title: "Versions", unit: "none", kind: "table", queries: [][2]string{{"count by (version) (" + of("lyceum_build_info", "") + ")", "{{version}}"}}},
-		{title: "Requests by role", unit: "reqps", queries: [][2]string{{sumRate(requests+"_count", `role=~"$role",from="client"`, "role"), "{{role}}"}}},
-		{title: "Latency by role, p95", unit: "s", bad: 1, help: "Without /sync, which waits for news. The aim is below 1 s.", queries: [][2]string{{p("0.95", requests, `role=~"$role",role!="sync"`, "role"), "{{role}}"}}},
+		{
+			title: "Not ready", unit: "none", bad: 1, kind: "stat",
+			queries: [][2]string{{"count(" + of("lyceum_ready", "") + " == 0) or vector(0)", ""}},
+		},
+		{
+			title: "Shards without owner", unit: "none", bad: 1, kind: "stat",
+			queries: [][2]string{{`count(sum by (stream, shard) (lyceum_stream_owned{job="lyceum"}) == 0) or vector(0)`, ""}},
+		},
+		{
+			title: "Requests failing", unit: "percentunit", bad: 0.01, kind: "stat",
+			queries: [][2]string{{"sum(rate(" + of(requests+"_count", `code="5xx"`) + rate + ")) / sum(rate(" + of(requests+"_count", "") +
+				rate + "))", ""}},
+		},
+		{
+			title: "Versions", unit: "none", kind: "table",
+			queries: [][2]string{{"count by (version) (" + of("lyceum_build_info", "") + ")", "{{version}}"}},
+		},
+		{title: "Requests by role", unit: "reqps", queries: [][2]string{{
+			sumRate(requests+"_count", `role=~"$role",from="client"`, "role"),
+			"{{role}}",
+		}}},
+		{
+			title: "Latency by role, p95", unit: "s", bad: 1, help: "Without /sync, which waits for news. The aim is below 1 s.",
+			queries: [][2]string{{p("0.95", requests, `role=~"$role",role!="sync"`, "role"), "{{role}}"}},
+		},
 		{title: "Answers by status", unit: "reqps", queries: [][2]string{{sumRate(requests+"_count", `from="client"`, "code"), "{{code}}"}}},
-		{title: "Slowest routes, p95", unit: "s", bad: 1, queries: [][2]string{{"topk(10, " + p("0.95", requests, `role!="sync"`, "route") + ")", "{{route}}"}}},
+		{
+			title: "Slowest routes, p95", unit: "s", bad: 1,
+			queries: [][2]string{{"topk(10, " + p("0.95", requests, `role!="sync"`, "route") + ")", "{{route}}"}},
+		},
 	}},
 	{"Sync", []plot{
-		{title: "/sync without waiting", unit: "s", bad: 0.5, help: "The aim is p95 below 500 ms.", queries: quantiles("lyceum_sync_work_seconds", "")},
-		{title: "Clients that wait", unit: "none", queries: [][2]string{{"sum by (instance) (" + of("lyceum_http_requests_in_flight", `role="sync",from="client"`) + ")", "{{instance}}"}}},
+		{
+			title: "/sync without waiting", unit: "s", bad: 0.5, help: "The aim is p95 below 500 ms.",
+			queries: quantiles("lyceum_sync_work_seconds", ""),
+		},
+		{title: "Clients that wait", unit: "none", queries: [][2]string{{"sum by (instance) (" +
+			of("lyceum_http_requests_in_flight", `role="sync",from="client"`) + ")", "{{instance}}"}}},
 		{title: "Answers", unit: "reqps", queries: [][2]string{{sumRate(requests+"_count", `role="sync"`, "instance"), "{{instance}}"}}},
 	}},
 	{"Events", []plot{
 		{title: "Rows written by stream", unit: "wps", queries: [][2]string{{sumRate("lyceum_stream_rows_total", "", "stream"), "{{stream}}"}}},
-		{title: "Sending events, p95", unit: "s", bad: 1, queries: [][2]string{{p("0.95", requests, `role="events"`, "instance"), "{{instance}}"}}},
+		{
+			title: "Sending events, p95", unit: "s", bad: 1,
+			queries: [][2]string{{p("0.95", requests, `role="events"`, "instance"), "{{instance}}"}},
+		},
 		{title: "Commit", unit: "s", bad: 0.05, help: "The aim is p95 below 50 ms.", queries: quantiles("lyceum_stream_commit_seconds", "")},
-		{title: "Rows of a commit", unit: "none", queries: [][2]string{{p("0.5", "lyceum_stream_commit_rows", "", ""), "p50"}, {p("0.95", "lyceum_stream_commit_rows", "", ""), "p95"}}},
-		{title: "Writes that wait", unit: "none", bad: 500, help: "The aim is below 500.", queries: [][2]string{{of("lyceum_stream_queued", ""), "{{instance}}"}}},
-		{title: "Delivery to readers", unit: "s", bad: 0.1, help: "The aim is p95 below 100 ms.", queries: quantiles("lyceum_stream_delivery_seconds", "")},
+		{title: "Rows of a commit", unit: "none", queries: [][2]string{
+			{p("0.5", "lyceum_stream_commit_rows", "", ""), "p50"},
+			{p("0.95", "lyceum_stream_commit_rows", "", ""), "p95"},
+		}},
+		{
+			title: "Writes that wait", unit: "none", bad: 500, help: "The aim is below 500.",
+			queries: [][2]string{{of("lyceum_stream_queued", ""), "{{instance}}"}},
+		},
+		{
+			title: "Delivery to readers", unit: "s", bad: 0.1, help: "The aim is p95 below 100 ms.",
+			queries: quantiles("lyceum_stream_delivery_seconds", ""),
+		},
 	}},
 	{"Streams by shard", []plot{
-		{title: "Rows by shard of $stream", unit: "wps", queries: [][2]string{{sumRate("lyceum_stream_rows_total", `stream=~"$stream"`, "stream, shard"), "{{stream}} {{shard}}"}}},
-		{title: "Rows behind, by process", unit: "none", bad: 1000, queries: [][2]string{{"sum by (instance, stream) (" + of("lyceum_stream_behind_rows", `stream=~"$stream"`) + ")", "{{instance}} {{stream}}"}}},
-		{title: "Shards owned, by process", unit: "none", queries: [][2]string{{"sum by (instance, stream) (" + of("lyceum_stream_owned", `stream=~"$stream"`) + ")", "{{instance}} {{stream}}"}}},
+		{
+			title: "Rows by shard of $stream", unit: "wps",
+			queries: [][2]string{{sumRate("lyceum_stream_rows_total", `stream=~"$stream"`, "stream, shard"), "{{stream}} {{shard}}"}},
+		},
+		{
+			title: "Rows behind, by process", unit: "none", bad: 1000,
+			queries: [][2]string{{
+				"sum by (instance, stream) (" + of("lyceum_stream_behind_rows", `stream=~"$stream"`) + ")",
+				"{{instance}} {{stream}}",
+			}},
+		},
+		{
+			title: "Shards owned, by process", unit: "none",
+			queries: [][2]string{{"sum by (instance, stream) (" + of("lyceum_stream_owned", `stream=~"$stream"`) + ")", "{{instance}} {{stream}}"}},
+		},
 		{title: "Owners", unit: "none", kind: "table", queries: [][2]string{{of("lyceum_stream_owned", `stream=~"$stream"`) + " == 1", ""}}},
-		{title: "Gaps read from the database", unit: "ops", queries: [][2]string{{sumRate("lyceum_stream_gaps_total", "", "stream"), "{{stream}}"}}},
-		{title: "Positions", unit: "none", queries: [][2]string{{"max by (stream, shard) (" + of("lyceum_stream_position", `stream=~"$stream"`) + ")", "{{stream}} {{shard}}"}}},
+		{
+			title: "Gaps read from the database", unit: "ops",
+			queries: [][2]string{{sumRate("lyceum_stream_gaps_total", "", "stream"), "{{stream}}"}},
+		},
+		{title: "Positions", unit: "none", queries: [][2]string{{"max by (stream, shard) (" + of("lyceum_stream_position", `stream=~"$stream"`) +
+			")", "{{stream}} {{shard}}"}}},
 	}},
 	{"Database", []plot{
-		{title: "Connections", unit: "none", queries: [][2]string{{"sum by (state) (" + of("lyceum_database_connections", "") + ")", "{{state}}"}}},
-		{title: "Pool in use", unit: "percentunit", bad: 0.8, queries: [][2]string{{
-			"sum by (instance) (" + of("lyceum_database_connections", `state="in_use"`) + ") / sum by (instance) (" + of("lyceum_database_connections", `state="max"`) + ")", "{{instance}}",
+		{title: "Connections", unit: "none", queries: [][2]string{{
+			"sum by (state) (" + of("lyceum_database_connections", "") + ")",
+			"{{state}}",
 		}}},
-		{title: "Commit by process, p95", unit: "s", bad: 0.05, queries: [][2]string{{p("0.95", "lyceum_stream_commit_seconds", "", "instance"), "{{instance}}"}}},
+		{title: "Pool in use", unit: "percentunit", bad: 0.8, queries: [][2]string{{
+			"sum by (instance) (" + of("lyceum_database_connections", `state="in_use"`) + ") / sum by (instance) (" +
+				of("lyceum_database_connections", `state="max"`) + ")", "{{instance}}",
+		}}},
+		{
+			title: "Commit by process, p95", unit: "s", bad: 0.05,
+			queries: [][2]string{{p("0.95", "lyceum_stream_commit_seconds", "", "instance"), "{{instance}}"}},
+		},
 	}},
 	{"Redis", []plot{
 		{title: "Round trip", unit: "s", bad: 0.05, queries: quantiles("lyceum_bus_roundtrip_seconds", "")},
-		{title: "Commits that were not published", unit: "ops", queries: [][2]string{{sumRate("lyceum_stream_unpublished_total", "", "instance"), "{{instance}}"}}},
+		{
+			title: "Commits that were not published", unit: "ops",
+			queries: [][2]string{{sumRate("lyceum_stream_unpublished_total", "", "instance"), "{{instance}}"}},
+		},
 	}},
 	{"Blob store", []plot{
-		{title: "Time to the store's answer", unit: "s", bad: 0.5, help: "The aim is below 500 ms.", queries: quantiles("lyceum_blob_seconds", "")},
+		{
+			title: "Time to the store's answer", unit: "s", bad: 0.5, help: "The aim is below 500 ms.",
+			queries: quantiles("lyceum_blob_seconds", ""),
+		},
 		{title: "Bytes", unit: "Bps", queries: [][2]string{{sumRate("lyceum_media_bytes_total", "", "done"), "{{done}}"}}},
 	}},
 	{"Media", []plot{
 		{title: "Files", unit: "ops", queries: [][2]string{{sumRate("lyceum_media_files_total", "", "done"), "{{done}}"}}},
-		{title: "Media requests, p95", unit: "s", bad: 2, help: "The aim is 2 s for 1 MB.", queries: [][2]string{{p("0.95", requests, `role=~"media|uploads|downloads|thumbnails"`, "role"), "{{role}}"}}},
+		{
+			title: "Media requests, p95", unit: "s", bad: 2, help: "The aim is 2 s for 1 MB.",
+			queries: [][2]string{{p("0.95", requests, `role=~"media|uploads|downloads|thumbnails"`, "role"), "{{role}}"}},
+		},
 		{title: "Thumbnails", unit: "ops", queries: [][2]string{{sumRate("lyceum_media_thumbnails_total", "", "result"), "{{result}}"}}},
 		{title: "Decoding a picture", unit: "s", bad: 10, queries: quantiles("lyceum_media_decoding_seconds", "")},
 	}},
 	{"Processes", []plot{
-		{title: "CPU, of what each may use", unit: "percentunit", bad: 0.7, queries: [][2]string{{"rate(" + of("process_cpu_seconds_total", "") + rate + ") / " + of("go_sched_gomaxprocs_threads", ""), "{{instance}}"}}},
+		{
+			title: "CPU, of what each may use", unit: "percentunit", bad: 0.7,
+			queries: [][2]string{{
+				"rate(" + of("process_cpu_seconds_total", "") + rate + ") / " + of("go_sched_gomaxprocs_threads", ""),
+				"{{instance}}",
+			}},
+		},
 		{title: "Memory", unit: "bytes", queries: [][2]string{{of("process_resident_memory_bytes", ""), "{{instance}}"}}},
 		{title: "Goroutines", unit: "none", queries: [][2]string{{of("go_goroutines", ""), "{{instance}}"}}},
-		{title: "Open files", unit: "percentunit", bad: 0.8, queries: [][2]string{{of("process_open_fds", "") + " / " + of("process_max_fds", ""), "{{instance}}"}}},
-		{title: "Requests passed on", unit: "reqps", queries: [][2]string{{sumRate("lyceum_router_hops_total", "", "role, result"), "{{role}} {{result}}"}}},
-		{title: "Calls between processes, p95", unit: "s", bad: 0.1, queries: [][2]string{{p("0.95", "lyceum_rpc_seconds", "", "method"), "{{method}}"}}},
+		{
+			title: "Open files", unit: "percentunit", bad: 0.8,
+			queries: [][2]string{{of("process_open_fds", "") + " / " + of("process_max_fds", ""), "{{instance}}"}},
+		},
+		{
+			title: "Requests passed on", unit: "reqps",
+			queries: [][2]string{{sumRate("lyceum_router_hops_total", "", "role, result"), "{{role}} {{result}}"}},
+		},
+		{
+			title: "Calls between processes, p95", unit: "s", bad: 0.1,
+			queries: [][2]string{{p("0.95", "lyceum_rpc_seconds", "", "method"), "{{method}}"}},
+		},
 		{title: "Clock ahead of the database", unit: "s", bad: 1, queries: [][2]string{{of("lyceum_clock_ahead_seconds", ""), "{{instance}}"}}},
 		{title: "Scratch left", unit: "bytes", queries: [][2]string{{of("lyceum_scratch_free_bytes", ""), "{{instance}}"}}},
 	}},
@@ -288,7 +373,10 @@ func (pl plot) panel(id int, from *source) panel {
 		if pl.bad > 0 {
 			out.FieldConfig.Defaults.Custom["thresholdsStyle"] = map[string]any{"mode": "dashed"}
 		}
-		out.Options = map[string]any{"legend": map[string]any{"displayMode": "list", "placement": "bottom"}, "tooltip": map[string]any{"mode": "multi", "sort": "desc"}}
+		out.Options = map[string]any{
+			"legend":  map[string]any{"displayMode": "list", "placement": "bottom"},
+			"tooltip": map[string]any{"mode": "multi", "sort": "desc"},
+		}
 	}
 	for i, q := range pl.queries {
 		t := target{RefID: string(rune('A' + i)), Expr: q[0], Legend: q[1]}

@@ -155,7 +155,8 @@ func checkCluster(t *testing.T, c *cluster) {
 			}
 			found = true
 			for _, port := range s.Spec.Ports {
-				if !slices.ContainsFunc(d.Spec.Template.Spec.Containers[0].Ports, func(p corev1.ContainerPort) bool { return p.Name == port.TargetPort.StrVal }) {
+				if !slices.ContainsFunc(d.Spec.Template.Spec.Containers[0].Ports,
+					func(p corev1.ContainerPort) bool { return p.Name == port.TargetPort.StrVal }) {
 					t.Errorf("Service %s: %s has no port %q", s.Name, d.Name, port.TargetPort.StrVal)
 				}
 			}
@@ -248,7 +249,10 @@ func checkDeployment(t *testing.T, d appsv1.Deployment, sizes map[string]Size) {
 	if ports["http"] != PublicPort || ports["internal"] != InternalPort || ports["ops"] != OpsPort {
 		t.Errorf("%s: ports %v", d.Name, ports)
 	}
-	for what, probe := range map[string]*corev1.Probe{"startup": box.StartupProbe, "readiness": box.ReadinessProbe, "liveness": box.LivenessProbe} {
+	for what, probe := range map[string]*corev1.Probe{
+		"startup": box.StartupProbe, "readiness": box.ReadinessProbe,
+		"liveness": box.LivenessProbe,
+	} {
 		if probe == nil || probe.HTTPGet == nil || ports[probe.HTTPGet.Port.StrVal] == 0 {
 			t.Errorf("%s: no %s probe on a port that it has", d.Name, what)
 		}
@@ -258,7 +262,8 @@ func checkDeployment(t *testing.T, d appsv1.Deployment, sizes map[string]Size) {
 	for i, e := range box.Env {
 		env[e.Name], order[e.Name] = e, i
 	}
-	if env["LYCEUM_FLEET_ROLES"].Value != name || env["LYCEUM_FLEET_ADVERTISE"].Value != fmt.Sprintf("$(POD_IP):%d", InternalPort) || order["POD_IP"] > order["LYCEUM_FLEET_ADVERTISE"] {
+	if env["LYCEUM_FLEET_ROLES"].Value != name || env["LYCEUM_FLEET_ADVERTISE"].Value != fmt.Sprintf("$(POD_IP):%d", InternalPort) ||
+		order["POD_IP"] > order["LYCEUM_FLEET_ADVERTISE"] {
 		t.Errorf("%s: environment %+v", d.Name, box.Env)
 	}
 	if ref := env["GOMEMLIMIT"].ValueFrom.ResourceFieldRef; ref.Resource != "requests.memory" || ref.ContainerName != box.Name {
@@ -267,17 +272,20 @@ func checkDeployment(t *testing.T, d appsv1.Deployment, sizes map[string]Size) {
 	if got := box.Resources.Limits.Memory().Value(); got != size.Memory || box.Resources.Requests.Memory().Value() >= got {
 		t.Errorf("%s: memory %d, expected %d, and less requested", d.Name, got, size.Memory)
 	}
-	if got := box.Resources.Requests.Cpu().MilliValue(); got != int64(size.CPU) || box.Resources.Limits.Cpu().MilliValue() != int64(size.CPULimit) {
+	if got := box.Resources.Requests.Cpu().MilliValue(); got != int64(size.CPU) ||
+		box.Resources.Limits.Cpu().MilliValue() != int64(size.CPULimit) {
 		t.Errorf("%s: cpu %d, expected %d", d.Name, got, size.CPU)
 	}
 	needs := box.Lifecycle.PreStop.Sleep.Seconds + int64(seconds(drainDelay)+seconds(shutdownTimeout))
 	if *pod.TerminationGracePeriodSeconds < needs+10 {
 		t.Errorf("%s may be killed after %d s and needs %d s to end", d.Name, *pod.TerminationGracePeriodSeconds, needs)
 	}
-	if *pod.AutomountServiceAccountToken || *pod.EnableServiceLinks || !*pod.SecurityContext.RunAsNonRoot || pod.SecurityContext.SeccompProfile.Type != corev1.SeccompProfileTypeRuntimeDefault {
+	if *pod.AutomountServiceAccountToken || *pod.EnableServiceLinks || !*pod.SecurityContext.RunAsNonRoot ||
+		pod.SecurityContext.SeccompProfile.Type != corev1.SeccompProfileTypeRuntimeDefault {
 		t.Errorf("%s: pod %+v", d.Name, pod.SecurityContext)
 	}
-	if c := box.SecurityContext; *c.AllowPrivilegeEscalation || !*c.ReadOnlyRootFilesystem || !slices.Equal(c.Capabilities.Drop, []corev1.Capability{"ALL"}) {
+	if c := box.SecurityContext; *c.AllowPrivilegeEscalation || !*c.ReadOnlyRootFilesystem ||
+		!slices.Equal(c.Capabilities.Drop, []corev1.Capability{"ALL"}) {
 		t.Errorf("%s: container %+v", d.Name, c)
 	}
 	for _, m := range box.VolumeMounts {
@@ -363,7 +371,8 @@ func TestNetworkPoliciesCoverThePorts(t *testing.T) {
 	expect("in", into, map[int32][]string{InternalPort: {fleet}, PublicPort: {fleet, "namespace ingress"}, OpsPort: {"namespace monitoring"}})
 	expect("out", out, map[int32][]string{
 		InternalPort: {fleet}, PublicPort: {fleet}, 53: {"namespace kube-system", "namespace kube-system"},
-		5433: {"namespace data pods role=primary"}, 6380: {"0.0.0.0/0", "::/0"}, 443: {"192.0.2.7/32", "0.0.0.0/0", "::/0"}, 8448: {"0.0.0.0/0", "::/0"},
+		5433: {"namespace data pods role=primary"}, 6380: {"0.0.0.0/0", "::/0"}, 443: {"192.0.2.7/32", "0.0.0.0/0", "::/0"},
+		8448: {"0.0.0.0/0", "::/0"},
 	})
 }
 
@@ -412,7 +421,8 @@ func TestAMisspeltFieldIsRefused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	body := bytes.Replace(documents(find(t, files, "role-sync.yaml"))[0], []byte("readOnlyRootFilesystem"), []byte("readOnlyRootFileSystem"), 1)
+	body := bytes.Replace(documents(find(t, files, "role-sync.yaml"))[0], []byte("readOnlyRootFilesystem"),
+		[]byte("readOnlyRootFileSystem"), 1)
 	var d appsv1.Deployment
 	if err := strictly(body, &d); err == nil {
 		t.Error("readOnlyRootFileSystem was taken")

@@ -50,7 +50,8 @@ func TestRulesHaveWhatPeopleNeed(t *testing.T) {
 			if !regexp.MustCompile(`\b` + r.Alert + `\b`).Match(tests) {
 				t.Errorf("%s has no test in testdata/lyceum.test.yml", r.Alert)
 			}
-			if r.For == "" || r.Annotations["summary"] == "" || r.Annotations["description"] == "" || !slices.Contains([]string{"warning", "critical"}, r.Labels["severity"]) {
+			if r.For == "" || r.Annotations["summary"] == "" || r.Annotations["description"] == "" ||
+				!slices.Contains([]string{"warning", "critical"}, r.Labels["severity"]) {
 				t.Errorf("%s does not say how grave it is, since when, what it means and what to do", r.Alert)
 			}
 		}
@@ -117,7 +118,8 @@ func TestDashboardExpressionsParse(t *testing.T) {
 	var out []rule
 	for _, p := range panels(t) {
 		for _, target := range p.Targets {
-			out = append(out, rule{"panel:" + regexp.MustCompile(`[^a-z]`).ReplaceAllString(strings.ToLower(p.Title), "_") + ":" + strings.ToLower(target.RefID), strings.ReplaceAll(target.Expr, "$__rate_interval", "5m")})
+			out = append(out, rule{"panel:" + regexp.MustCompile(`[^a-z]`).ReplaceAllString(strings.ToLower(p.Title), "_") + ":" +
+				strings.ToLower(target.RefID), strings.ReplaceAll(target.Expr, "$__rate_interval", "5m")})
 		}
 	}
 	body, err := json.Marshal(map[string]any{"groups": []any{map[string]any{"name": "dashboard", "rules": out}}})
@@ -222,7 +224,8 @@ func TestMetricsExist(t *testing.T) {
 	var known []string
 	quoted := regexp.MustCompile(`"(lyceum_[a-z_]+)"`)
 	err := filepath.WalkDir("../..", func(path string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() && (d.Name() == "node_modules" || d.Name() == "deploy" || strings.HasPrefix(d.Name(), ".") && path != "../..") {
+		if err != nil || d.IsDir() && (d.Name() == "node_modules" || d.Name() == "deploy" ||
+			strings.HasPrefix(d.Name(), ".") && path != "../..") {
 			if err == nil {
 				err = filepath.SkipDir
 			}

@@ -45,8 +45,12 @@ func S3Policy(bucket, prefix string, access Access) (File, error) {
 	switch access {
 	case ReadOnly:
 	case ReadWrite, MakeBucket:
-		statements[1].Action = append(statements[1].Action, "s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload", "s3:ListMultipartUploadParts")
-		statements = append(statements, statement{Sid: "Uploads", Effect: "Allow", Action: []string{"s3:ListBucketMultipartUploads"}, Resource: []string{name}})
+		statements[1].Action = append(statements[1].Action, "s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload",
+			"s3:ListMultipartUploadParts")
+		statements = append(statements, statement{
+			Sid: "Uploads", Effect: "Allow", Action: []string{"s3:ListBucketMultipartUploads"},
+			Resource: []string{name},
+		})
 		if access == MakeBucket {
 			statements = append(statements, statement{Sid: "Make", Effect: "Allow", Action: []string{"s3:CreateBucket"}, Resource: []string{name}})
 		}

@@ -9,9 +9,11 @@ import (
 
 func TestPoliciesAllowNoMoreThanIsNeeded(t *testing.T) {
 	for access, want := range map[Access]string{
-		ReadOnly:   "s3:GetObject s3:ListBucket",
-		ReadWrite:  "s3:AbortMultipartUpload s3:DeleteObject s3:GetObject s3:ListBucket s3:ListBucketMultipartUploads s3:ListMultipartUploadParts s3:PutObject",
-		MakeBucket: "s3:AbortMultipartUpload s3:CreateBucket s3:DeleteObject s3:GetObject s3:ListBucket s3:ListBucketMultipartUploads s3:ListMultipartUploadParts s3:PutObject",
+		ReadOnly: "s3:GetObject s3:ListBucket",
+		ReadWrite: "s3:AbortMultipartUpload s3:DeleteObject s3:GetObject s3:ListBucket s3:ListBucketMultipartUploads " +
+			"s3:ListMultipartUploadParts s3:PutObject",
+		MakeBucket: "s3:AbortMultipartUpload s3:CreateBucket s3:DeleteObject s3:GetObject s3:ListBucket s3:ListBucketMultipartUploads " +
+			"s3:ListMultipartUploadParts s3:PutObject",
 	} {
 		f, err := S3Policy("files", "lyceum/", access)
 		if err != nil {

@@ -21,7 +21,11 @@ func Systemd(in Input) ([]File, error) {
 		return nil, fmt.Errorf("groups: expected at most 1024 processes, found %d: machine ids go from 0 to 1023", len(machines))
 	}
 	type credential struct{ Name, Variable string }
-	credentials := []credential{{secretDatabase, "LYCEUM_DATABASE_URL_FILE"}, {secretRedis, "LYCEUM_REDIS_PASSWORD_FILE"}, {secretFleet, "LYCEUM_FLEET_SECRET_FILE"}}
+	credentials := []credential{
+		{secretDatabase, "LYCEUM_DATABASE_URL_FILE"},
+		{secretRedis, "LYCEUM_REDIS_PASSWORD_FILE"},
+		{secretFleet, "LYCEUM_FLEET_SECRET_FILE"},
+	}
 	if !in.S3.NoSecretKey {
 		credentials = append(credentials, credential{secretS3, "LYCEUM_BLOB_S3_SECRET_KEY_FILE"})
 	}

@@ -170,11 +170,17 @@ func (e *exam) check(g gauge, readings []reading) {
 		e.add(f)
 	}
 	if bad > 5 {
-		e.add(Finding{Severity: Warning, Rule: g.rule, Where: "others", What: fmt.Sprintf("%d more with %s over %s", bad-5, g.what, g.show(g.warn))})
+		e.add(Finding{
+			Severity: Warning, Rule: g.rule, Where: "others",
+			What: fmt.Sprintf("%d more with %s over %s", bad-5, g.what, g.show(g.warn)),
+		})
 	}
 	if bad == 0 {
 		r := readings[0]
-		e.add(Finding{Severity: OK, Rule: g.rule, Where: r.where, What: fmt.Sprintf("%s %s at most, target under %s", g.what, g.show(r.value), g.show(g.warn))})
+		e.add(Finding{
+			Severity: OK, Rule: g.rule, Where: r.where,
+			What: fmt.Sprintf("%s %s at most, target under %s", g.what, g.show(r.value), g.show(g.warn)),
+		})
 	}
 }
 

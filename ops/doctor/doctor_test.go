@@ -37,7 +37,10 @@ func healthy() (before, after *status.Fleet) {
 			Routes: []status.Route{
 				{Pattern: "PUT /send", Role: "events", ByCode: map[string]float64{"2xx": float64(n)}, Latency: hist(n, 0.02)},
 				{Pattern: "GET /_matrix/client/v3/sync", Role: "sync", ByCode: map[string]float64{"2xx": float64(n)}, Latency: hist(n, 29)},
-				{Pattern: "GET /_matrix/client/v1/media/download/{server}/{id}", Role: "media", ByCode: map[string]float64{"2xx": 300}, Latency: hist(300, 0.3)},
+				{
+					Pattern: "GET /_matrix/client/v1/media/download/{server}/{id}", Role: "media", ByCode: map[string]float64{"2xx": 300},
+					Latency: hist(300, 0.3),
+				},
 			},
 		}
 		for i := range 4 {
@@ -51,11 +54,20 @@ func healthy() (before, after *status.Fleet) {
 	fleet := func(at time.Time, seconds float64) *status.Fleet {
 		return &status.Fleet{
 			At: at, Version: "1.2.3", Processes: []status.Sample{sample(0, at, seconds), sample(1, at, seconds)},
-			Streams:  []status.Stream{{Name: "events", Role: "events", Shards: []status.Shard{{Machine: 0}, {Machine: 1}, {Machine: 0}, {Machine: 1}}}},
-			Jobs:     []status.Lease{{Name: "background", Machine: 0}},
-			Database: status.Engine{Kind: "postgresql", Address: "10.0.0.9:5432", RoundTrip: 0.001, Protected: true, Encrypted: true, Connections: 30, MaxConn: 100},
-			Redis:    status.Engine{Kind: "redis", Address: "10.0.0.8:6379", RoundTrip: 0.001, Protected: true, Encrypted: true, Memory: 10, MaxMemory: 100},
-			Blob:     status.Engine{Kind: "s3", Address: "10.0.0.7:9000", RoundTrip: 0.01, Protected: true, Encrypted: true},
+			Streams: []status.Stream{{
+				Name: "events", Role: "events",
+				Shards: []status.Shard{{Machine: 0}, {Machine: 1}, {Machine: 0}, {Machine: 1}},
+			}},
+			Jobs: []status.Lease{{Name: "background", Machine: 0}},
+			Database: status.Engine{
+				Kind: "postgresql", Address: "10.0.0.9:5432", RoundTrip: 0.001, Protected: true, Encrypted: true,
+				Connections: 30, MaxConn: 100,
+			},
+			Redis: status.Engine{
+				Kind: "redis", Address: "10.0.0.8:6379", RoundTrip: 0.001, Protected: true, Encrypted: true, Memory: 10,
+				MaxMemory: 100,
+			},
+			Blob: status.Engine{Kind: "s3", Address: "10.0.0.7:9000", RoundTrip: 0.01, Protected: true, Encrypted: true},
 		}
 	}
 	return fleet(now.Add(-10*time.Second), 1), fleet(now, 11)
@@ -178,7 +190,10 @@ func gaugeScenarios() []scenario {
 	}
 	add("database-trip", 0.01, 0.1, engine(func(a *status.Fleet, v float64) { a.Database.RoundTrip = v }))
 	add("blob-trip", 0.5, 5, engine(func(a *status.Fleet, v float64) { a.Blob.RoundTrip = v }))
-	add("connections", 0.8, 0.95, engine(func(a *status.Fleet, v float64) { a.Database.MaxConn, a.Database.Connections = 1e6, int(v*1e6+0.5) }))
+	add("connections", 0.8, 0.95, engine(func(a *status.Fleet, v float64) {
+		a.Database.MaxConn, a.Database.Connections = 1e6,
+			int(v*1e6+0.5)
+	}))
 	add("engine-memory", 0.8, 0.95, engine(func(a *status.Fleet, v float64) { a.Redis.MaxMemory, a.Redis.Memory = 1e9, int64(v*1e9+0.5) }))
 	add("database-lag", 1, 60, engine(func(a *status.Fleet, v float64) {
 		a.Database.Extra = map[string]float64{"replication_lag_seconds": v}
@@ -229,7 +244,10 @@ func otherScenarios() []scenario {
 		{"a heartbeat in time", "machine", OK, process(func(s *status.Sample) { s.At = now.Add(-9 * time.Second) })},
 		{"a heartbeat too late", "machine", Critical, process(func(s *status.Sample) { s.At = now.Add(-10 * time.Second) })},
 		{"a machine that starts", "machine", Note, process(func(s *status.Sample) { s.Ready, s.Started = false, now.Add(-59*time.Second) })},
-		{"a machine that never gets ready", "machine", Critical, process(func(s *status.Sample) { s.Ready, s.Started = false, now.Add(-time.Minute) })},
+		{
+			"a machine that never gets ready", "machine", Critical,
+			process(func(s *status.Sample) { s.Ready, s.Started = false, now.Add(-time.Minute) }),
+		},
 		{"a machine that drains", "machine", Note, process(func(s *status.Sample) { s.Draining = true })},
 		{"no machine at all", "machine", Critical, fleetOf(func(a *status.Fleet) { a.Processes = nil })},
 		{"cut off from Redis", "redis-mute", Warning, process(func(s *status.Sample) { s.Degraded = true })},
@@ -271,7 +289,10 @@ func otherScenarios() []scenario {
 		{"the database is down", "engine", Critical, fleetOf(func(a *status.Fleet) { a.Database.Error = "refused" })},
 		{"PostgreSQL without a password", "engine-open", Critical, fleetOf(func(a *status.Fleet) { a.Database.Protected = false })},
 		{"Redis without a password", "engine-open", Critical, fleetOf(func(a *status.Fleet) { a.Redis.Protected = false })},
-		{"Redis without a password on this machine", "engine-open", Warning, fleetOf(func(a *status.Fleet) { a.Redis.Protected, a.Redis.Address = false, "127.0.0.1:6379" })},
+		{
+			"Redis without a password on this machine", "engine-open", Warning,
+			fleetOf(func(a *status.Fleet) { a.Redis.Protected, a.Redis.Address = false, "127.0.0.1:6379" }),
+		},
 		{"a bucket without keys", "engine-open", Critical, fleetOf(func(a *status.Fleet) { a.Blob.Protected = false })},
 		{"SQLite asks for nothing", "engine-open", OK, fleetOf(func(a *status.Fleet) { a.Database = status.Engine{Kind: "sqlite"} })},
 		{"plain Redis on another machine", "engine-plain", Warning, fleetOf(func(a *status.Fleet) { a.Redis.Encrypted = false })},
@@ -367,7 +388,10 @@ func TestTheBottleneckComesFirst(t *testing.T) {
 			}
 			b.Processes[1].CPU, a.Processes[1].CPU = 0, 16
 		}, "The bottleneck is machine 1 (sync): CPU 80 %"},
-		"an open Redis": {func(_, a *status.Fleet) { a.Redis.Protected = false }, "Broken or open: redis (redis): it asks for no password. No bottleneck."},
+		"an open Redis": {
+			func(_, a *status.Fleet) { a.Redis.Protected = false },
+			"Broken or open: redis (redis): it asks for no password. No bottleneck.",
+		},
 		"an open Redis and a full queue": {func(_, a *status.Fleet) {
 			a.Redis.Protected, a.Processes[0].Queued = false, 700
 		}, "Broken or open: redis (redis): it asks for no password. The bottleneck is machine 0 (all): queued writes 700"},

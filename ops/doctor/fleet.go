@@ -21,7 +21,10 @@ func (e *exam) engines() {
 		}
 		where := fmt.Sprintf("%s (%s)", x.where, x.e.Kind)
 		if x.e.Error != "" {
-			f := Finding{Severity: Critical, Rule: "engine", Where: where, What: "it does not answer: " + x.e.Error, Why: "nothing is read or written without it", Do: "start it, or correct its address in the configuration: " + x.e.Address}
+			f := Finding{
+				Severity: Critical, Rule: "engine", Where: where, What: "it does not answer: " + x.e.Error,
+				Why: "nothing is read or written without it", Do: "start it, or correct its address in the configuration: " + x.e.Address,
+			}
 			if x.where == "redis" {
 				f.Why = "the fleet works on from the database, slower, and readers notice news late"
 			}
@@ -30,7 +33,8 @@ func (e *exam) engines() {
 		}
 		switch x.where {
 		case "database":
-			trips = append(trips, reading{where, x.e.RoundTrip, "", "look at the network to PostgreSQL and at its load: every statement takes at least this long"})
+			trips = append(trips, reading{where, x.e.RoundTrip, "", "look at the network to PostgreSQL and at its load: " +
+				"every statement takes at least this long"})
 		case "blob store":
 			blobTrips = append(blobTrips, reading{where, x.e.RoundTrip, "", "look at the blob store: its load, the network to it"})
 		}
@@ -41,25 +45,42 @@ func (e *exam) engines() {
 			})
 		}
 		if x.e.MaxMemory > 0 {
-			memory = append(memory, reading{where, float64(x.e.Memory) / float64(x.e.MaxMemory), size(float64(x.e.Memory)) + " of " + size(float64(x.e.MaxMemory)), "raise maxmemory"})
+			memory = append(memory, reading{where, float64(x.e.Memory) / float64(x.e.MaxMemory), size(float64(x.e.Memory)) + " of " +
+				size(float64(x.e.MaxMemory)), "raise maxmemory"})
 		}
 		if v, ok := x.e.Extra["replication_lag_seconds"]; ok {
 			lag = append(lag, reading{where, v, "", "look at the standby: its disk, the network to it"})
 		}
 	}
-	e.check(gauge{rule: "database-trip", what: "round trip to the database", warn: targetRoundTrip, critical: 10 * targetRoundTrip, show: milliseconds, why: "a commit needs several"}, trips)
-	e.check(gauge{rule: "blob-trip", what: "round trip to the blob store", warn: targetBlob, critical: 10 * targetBlob, show: milliseconds, why: "every download and upload waits for it"}, blobTrips)
-	e.check(gauge{rule: "connections", what: "connections in use", warn: limitConnections, critical: 0.95, show: percent, why: "a process that finds none can not start"}, connections)
-	e.check(gauge{rule: "engine-memory", what: "memory in use", warn: limitMemory, critical: 0.95, show: percent, why: "at its limit it refuses to work or forgets"}, memory)
-	e.check(gauge{rule: "database-lag", what: "replication lag of the database", warn: targetLag, critical: 60 * targetLag, show: milliseconds, why: "what a standby has not got is lost when it takes over"}, lag)
+	e.check(gauge{
+		rule: "database-trip", what: "round trip to the database", warn: targetRoundTrip, critical: 10 * targetRoundTrip,
+		show: milliseconds, why: "a commit needs several",
+	}, trips)
+	e.check(gauge{
+		rule: "blob-trip", what: "round trip to the blob store", warn: targetBlob, critical: 10 * targetBlob, show: milliseconds,
+		why: "every download and upload waits for it",
+	}, blobTrips)
+	e.check(gauge{
+		rule: "connections", what: "connections in use", warn: limitConnections, critical: 0.95, show: percent,
+		why: "a process that finds none can not start",
+	}, connections)
+	e.check(gauge{
+		rule: "engine-memory", what: "memory in use", warn: limitMemory, critical: 0.95, show: percent,
+		why: "at its limit it refuses to work or forgets",
+	}, memory)
+	e.check(gauge{
+		rule: "database-lag", what: "replication lag of the database", warn: targetLag, critical: 60 * targetLag, show: milliseconds,
+		why: "what a standby has not got is lost when it takes over",
+	}, lag)
 }
 
 // machines looks at the processes themselves.
 func (e *exam) machines() {
 	if e.after.Stopped {
 		e.add(Finding{
-			Severity: Critical, Rule: "machine", Where: "server", What: "no process runs", Why: "nobody is served, and of processes nothing could be looked at",
-			Do: "start it: lyceum serve with the same --config or --data, or lyceum up for a fleet of this machine",
+			Severity: Critical, Rule: "machine", Where: "server", What: "no process runs",
+			Why: "nobody is served, and of processes nothing could be looked at",
+			Do:  "start it: lyceum serve with the same --config or --data, or lyceum up for a fleet of this machine",
 		})
 		return
 	}
@@ -70,12 +91,14 @@ func (e *exam) machines() {
 		case s.Error != "":
 			e.add(Finding{
 				Severity: Critical, Rule: "machine", Where: name(s), What: "it does not answer: " + s.Error,
-				Why: "it holds a lease and serves nobody, or the network between it and the others is cut", Do: fmt.Sprintf("lyceum logs %d; lyceum restart %d", s.Machine, s.Machine),
+				Why: "it holds a lease and serves nobody, or the network between it and the others is cut", Do: fmt.Sprintf("lyceum logs %d; lyceum "+
+					"restart %d", s.Machine, s.Machine),
 			})
 		case age >= silentAfter:
 			e.add(Finding{
-				Severity: Critical, Rule: "machine", Where: name(s), What: fmt.Sprintf("no heartbeat for %.0f s, expected one in %.0f s", age.Seconds(), silentAfter.Seconds()),
-				Why: "it is paused, cut off or dead; its shards move to others", Do: fmt.Sprintf("lyceum restart %d", s.Machine),
+				Severity: Critical, Rule: "machine", Where: name(s),
+				What: fmt.Sprintf("no heartbeat for %.0f s, expected one in %.0f s", age.Seconds(), silentAfter.Seconds()),
+				Why:  "it is paused, cut off or dead; its shards move to others", Do: fmt.Sprintf("lyceum restart %d", s.Machine),
 			})
 		case s.Draining:
 			e.add(Finding{Severity: Note, Rule: "machine", Where: name(s), What: "it is draining: it gives its shards away and ends"})
@@ -83,8 +106,9 @@ func (e *exam) machines() {
 			e.add(Finding{Severity: Note, Rule: "machine", Where: name(s), What: "it is starting"})
 		case !s.Ready:
 			e.add(Finding{
-				Severity: Critical, Rule: "machine", Where: name(s), What: fmt.Sprintf("not ready %.0f s after its start", e.now.Sub(s.Started).Seconds()),
-				Do: fmt.Sprintf("lyceum logs %d: its last lines say what it waits for", s.Machine),
+				Severity: Critical, Rule: "machine", Where: name(s),
+				What: fmt.Sprintf("not ready %.0f s after its start", e.now.Sub(s.Started).Seconds()),
+				Do:   fmt.Sprintf("lyceum logs %d: its last lines say what it waits for", s.Machine),
 			})
 		default:
 			well++
@@ -123,14 +147,16 @@ func (e *exam) shards() {
 		}
 		if len(orphans) > 0 {
 			e.add(Finding{
-				Severity: Critical, Rule: "shard-owner", Where: fmt.Sprintf("stream %s, shards %s", st.Name, shorten(orphans)), What: fmt.Sprintf("%d of %d shards have no owner", len(orphans), len(st.Shards)),
-				Why: fmt.Sprintf("nothing can be written to them; %d processes have the role %s", e.with(st.Role), st.Role), Do: do,
+				Severity: Critical, Rule: "shard-owner", Where: fmt.Sprintf("stream %s, shards %s", st.Name, shorten(orphans)),
+				What: fmt.Sprintf("%d of %d shards have no owner", len(orphans), len(st.Shards)),
+				Why:  fmt.Sprintf("nothing can be written to them; %d processes have the role %s", e.with(st.Role), st.Role), Do: do,
 			})
 		}
 		if len(lost) > 0 {
 			e.add(Finding{
-				Severity: Critical, Rule: "shard-owner", Where: fmt.Sprintf("stream %s, shards %s", st.Name, shorten(lost)), What: fmt.Sprintf("the owner of %d shards does not answer", len(lost)),
-				Why: "writes to them wait until the lease of that machine ends", Do: do,
+				Severity: Critical, Rule: "shard-owner", Where: fmt.Sprintf("stream %s, shards %s", st.Name, shorten(lost)),
+				What: fmt.Sprintf("the owner of %d shards does not answer", len(lost)),
+				Why:  "writes to them wait until the lease of that machine ends", Do: do,
 			})
 		}
 	}
@@ -174,8 +200,10 @@ func (e *exam) balance() {
 		if most-least > 1 {
 			uneven++
 			e.add(Finding{
-				Severity: Warning, Rule: "balance", Where: fmt.Sprintf("stream %s, machine %d", st.Name, at), What: fmt.Sprintf("its %d processes hold from %d to %d shards, expected a difference of one at most", len(held), least, most),
-				Why: "shards move by themselves within seconds; where they do not, a process can not take any", Do: fmt.Sprintf("lyceum restart %d", at),
+				Severity: Warning, Rule: "balance", Where: fmt.Sprintf("stream %s, machine %d", st.Name, at),
+				What: fmt.Sprintf("its %d processes hold from %d to %d shards, expected a difference of one at most", len(held), least, most),
+				Why:  "shards move by themselves within seconds; where they do not, a process can not take any", Do: fmt.Sprintf("lyceum restart %d",
+					at),
 			})
 		}
 	}
@@ -220,8 +248,10 @@ func (e *exam) hotShards() {
 		}
 		if len(rows[st.Name]) > 2 && total >= leastRows && most >= total/2 {
 			e.add(Finding{
-				Severity: Note, Rule: "hot-shard", Where: fmt.Sprintf("stream %s, shard %d", st.Name, at), What: fmt.Sprintf("%s of the rows of the stream", percent(most/total)),
-				Why: "one busy key (a room, a user): its owner alone serves it, so more processes do not help", Do: "give its owner more CPU; see who writes so much (rate limits)",
+				Severity: Note, Rule: "hot-shard", Where: fmt.Sprintf("stream %s, shard %d", st.Name, at),
+				What: fmt.Sprintf("%s of the rows of the stream", percent(most/total)),
+				Why:  "one busy key (a room, a user): its owner alone serves it, so more processes do not help",
+				Do:   "give its owner more CPU; see who writes so much (rate limits)",
 			})
 		}
 	}
@@ -255,11 +285,15 @@ func (e *exam) versions() {
 		}
 	}
 	slices.Sort(all)
-	f := Finding{Severity: Note, Rule: "versions", Where: "fleet", What: strings.Join(all, "; ") + "; expected one", Why: "they differ in Z only, which may mix for long", Do: "lyceum rollout finishes the upgrade"}
+	f := Finding{
+		Severity: Note, Rule: "versions", Where: "fleet", What: strings.Join(all, "; ") + "; expected one",
+		Why: "they differ in Z only, which may mix for long", Do: "lyceum rollout finishes the upgrade",
+	}
 	running := e.after.Rollout != nil && e.after.Rollout.State == "running"
 	switch {
 	case len(x) > 1:
-		f.Severity, f.Why, f.Do = Critical, "they differ in X, which breaks: such versions must not run together", "stop all, then start all with one version"
+		f.Severity, f.Why, f.Do = Critical, "they differ in X, which breaks: such versions must not run together",
+			"stop all, then start all with one version"
 	case len(y) > 1 && !running:
 		f.Severity, f.Why = Warning, "they differ in Y, which may mix only while an upgrade runs"
 	case running:
@@ -269,7 +303,8 @@ func (e *exam) versions() {
 	if first != "" && first != newest && newer(newest, first) {
 		e.add(Finding{
 			Severity: Warning, Rule: "machine-0-first", Where: "machine 0", What: fmt.Sprintf("it has %s, others have %s already", first, newest),
-			Why: "machine 0 does background work and must be upgraded first", Do: "lyceum rollout upgrades machine 0 first; else restart it with the new version now",
+			Why: "machine 0 does background work and must be upgraded first", Do: "lyceum rollout upgrades machine 0 first; " +
+				"else restart it with the new version now",
 		})
 	}
 }
@@ -300,7 +335,8 @@ func (e *exam) rollout() {
 	case r.State == "rolled back":
 		f.Severity, f.Why, f.Do = Warning, r.Reason, "find the reason before the next attempt"
 	case r.State == "running" && e.now.Sub(r.Changed) >= rolloutStuck:
-		f.Severity, f.Why, f.Do = Critical, fmt.Sprintf("nothing changed for %.0f minutes; at %s", e.now.Sub(r.Changed).Minutes(), r.Now), "look at that process; then lyceum rollout again"
+		f.Severity, f.Why, f.Do = Critical, fmt.Sprintf("nothing changed for %.0f minutes; at %s", e.now.Sub(r.Changed).Minutes(), r.Now),
+			"look at that process; then lyceum rollout again"
 	case r.State == "running":
 		f.Severity = Note
 	}
@@ -327,7 +363,10 @@ func (e *exam) planned() {
 		}
 	}
 	if short == 0 {
-		e.add(Finding{Severity: OK, Rule: "plan", Where: "fleet", What: fmt.Sprintf("no role has fewer processes than planned for %.0f users", p.Load.ConcurrentUsers)})
+		e.add(Finding{
+			Severity: OK, Rule: "plan", Where: "fleet",
+			What: fmt.Sprintf("no role has fewer processes than planned for %.0f users", p.Load.ConcurrentUsers),
+		})
 	}
 }
 
@@ -341,7 +380,8 @@ func (e *exam) jobs() {
 		}
 		if nobody > 0 {
 			e.add(Finding{
-				Severity: Warning, Rule: "jobs", Where: "consumer " + c.Name, What: fmt.Sprintf("nobody works on %d of %d shards", nobody, len(c.Shards)),
+				Severity: Warning, Rule: "jobs", Where: "consumer " + c.Name, What: fmt.Sprintf("nobody works on %d of %d shards", nobody,
+					len(c.Shards)),
 				Why: "what it does after each write waits, and is done when somebody takes it", Do: "start a process with the role " + c.Role,
 			})
 		}
@@ -349,8 +389,9 @@ func (e *exam) jobs() {
 	for _, j := range e.after.Jobs {
 		if j.Machine < 0 {
 			e.add(Finding{
-				Severity: Warning, Rule: "jobs", Where: "background work " + j.Name, What: "nobody does it", Why: "retention, statistics and clean-up stand still",
-				Do: "start machine 0, or let machine ids be automatic (fleet.machine_id: auto)",
+				Severity: Warning, Rule: "jobs", Where: "background work " + j.Name, What: "nobody does it",
+				Why: "retention, statistics and clean-up stand still",
+				Do:  "start machine 0, or let machine ids be automatic (fleet.machine_id: auto)",
 			})
 		}
 	}

@@ -39,7 +39,10 @@ func (e *exam) pools() {
 		}
 		old, _ := e.since(s)
 		do := fmt.Sprintf("raise database.connections above %d (and max_connections of PostgreSQL), or %s", s.Pool.Max, scale(s, e.count(s)+1))
-		list = append(list, reading{name(s), float64(s.Pool.InUse) / float64(s.Pool.Max), fmt.Sprintf("%d of %d connections", s.Pool.InUse, s.Pool.Max), do})
+		list = append(list, reading{
+			name(s), float64(s.Pool.InUse) / float64(s.Pool.Max),
+			fmt.Sprintf("%d of %d connections", s.Pool.InUse, s.Pool.Max), do,
+		})
 		n := s.Pool.Waits - old.Pool.Waits
 		if n < 0 {
 			n, old.Pool.WaitSeconds = s.Pool.Waits, 0
@@ -52,7 +55,10 @@ func (e *exam) pools() {
 		rule: "pool", what: "connections in use", warn: targetPool, critical: 1, show: percent,
 		why: "a full pool makes every request wait that needs the database",
 	}, list)
-	e.check(gauge{rule: "pool-wait", what: "mean wait for a connection", warn: 0.01, critical: 0.5, show: milliseconds, why: "requests wait for one another, not for the database"}, waits)
+	e.check(gauge{
+		rule: "pool-wait", what: "mean wait for a connection", warn: 0.01, critical: 0.5, show: milliseconds,
+		why: "requests wait for one another, not for the database",
+	}, waits)
 }
 
 func (e *exam) queues() {
@@ -95,7 +101,8 @@ func (e *exam) memory() {
 			})
 		}
 	}
-	e.check(gauge{rule: "memory", what: "memory", warn: limitMemory, critical: 0.95, show: percent, why: "at its limit a process is killed"}, list)
+	e.check(gauge{rule: "memory", what: "memory", warn: limitMemory, critical: 0.95, show: percent, why: "at its limit a process is killed"},
+		list)
 }
 
 // delivery is the guide's stream latency and, above a second, its replication lag.
@@ -109,7 +116,8 @@ func (e *exam) delivery() {
 			sync = sync.Plus(h)
 		}
 		if h.Count >= leastRequests {
-			list = append(list, reading{name(s), h.Quantile(0.95), fmt.Sprintf("%d rows", h.Count), "if its CPU is high: " + scale(s, e.count(s)+1) + "; else look at Redis"})
+			list = append(list, reading{name(s), h.Quantile(0.95), fmt.Sprintf("%d rows", h.Count), "if its CPU is high: " + scale(s, e.count(s)+1) +
+				"; else look at Redis"})
 		}
 	}
 	e.check(gauge{
@@ -153,10 +161,14 @@ func (e *exam) behind() {
 			if total > 0 {
 				detail = fmt.Sprintf("shard %d most: %d", at, worst)
 			}
-			list = append(list, reading{fmt.Sprintf("%s, stream %s", name(s), st.Name), float64(total), detail, "if its CPU is high: " + scale(s, e.count(s)+1) + "; if it is alone behind: lyceum restart " + fmt.Sprint(s.Machine)})
+			list = append(list, reading{fmt.Sprintf("%s, stream %s", name(s), st.Name), float64(total), detail, "if its CPU is high: " +
+				scale(s, e.count(s)+1) + "; if it is alone behind: lyceum restart " + fmt.Sprint(s.Machine)})
 		}
 	}
-	e.check(gauge{rule: "replication", what: "rows not yet seen", warn: targetBehind, critical: 20 * targetBehind, show: plain, why: "its clients do not see them either"}, list)
+	e.check(gauge{
+		rule: "replication", what: "rows not yet seen", warn: targetBehind, critical: 20 * targetBehind, show: plain,
+		why: "its clients do not see them either",
+	}, list)
 }
 
 func (e *exam) redis() {
@@ -164,15 +176,20 @@ func (e *exam) redis() {
 	for _, s := range e.alive() {
 		old, _ := e.since(s)
 		if h := s.Redis.Minus(old.Redis); h.Count >= leastRequests {
-			list = append(list, reading{name(s), h.Quantile(0.95), "", "look at Redis: its CPU (one core), slow commands (SLOWLOG), the network to it"})
+			list = append(list, reading{name(s), h.Quantile(0.95), "", "look at Redis: its CPU (one core), slow commands (SLOWLOG), " +
+				"the network to it"})
 		}
 	}
-	e.check(gauge{rule: "redis", what: "round trip to Redis p95", warn: targetRedis, critical: 1, show: milliseconds, why: "news and reads that must be fresh wait for it"}, list)
+	e.check(gauge{
+		rule: "redis", what: "round trip to Redis p95", warn: targetRedis, critical: 1, show: milliseconds,
+		why: "news and reads that must be fresh wait for it",
+	}, list)
 	for _, s := range e.alive() {
 		if s.Degraded {
 			e.add(Finding{
 				Severity: Warning, Rule: "redis-mute", Where: name(s), What: "it does not reach Redis",
-				Why: "it works on from the database, slower: its readers see news only when they look", Do: "check the network and the password between it and redis.addresses",
+				Why: "it works on from the database, slower: its readers see news only when they look",
+				Do:  "check the network and the password between it and redis.addresses",
 			})
 		}
 	}
@@ -183,10 +200,14 @@ func (e *exam) blob() {
 	for _, s := range e.alive() {
 		old, _ := e.since(s)
 		if h := s.Blob.Minus(old.Blob); h.Count >= leastRequests {
-			list = append(list, reading{name(s), h.Quantile(0.95), "", "look at the blob store: its load, the network to it; more media processes would not help"})
+			list = append(list, reading{name(s), h.Quantile(0.95), "", "look at the blob store: its load, " +
+				"the network to it; more media processes would not help"})
 		}
 	}
-	e.check(gauge{rule: "blob", what: "blob store p95", warn: targetBlob, critical: 10 * targetBlob, show: milliseconds, why: "every download and upload waits for it"}, list)
+	e.check(gauge{
+		rule: "blob", what: "blob store p95", warn: targetBlob, critical: 10 * targetBlob, show: milliseconds,
+		why: "every download and upload waits for it",
+	}, list)
 }
 
 // kind sorts the routes: those that wait by design are not timed, media has a target of its own.
@@ -195,7 +216,8 @@ func kind(r status.Route) string {
 	switch {
 	case strings.Contains(p, "/sync") || strings.HasSuffix(p, "/events") || strings.Contains(p, "/status/live"):
 		return "waits"
-	case strings.Contains(p, "/upload") && strings.Contains(p, "/media/") || strings.Contains(p, "/download") || strings.Contains(p, "/thumbnail"):
+	case strings.Contains(p, "/upload") && strings.Contains(p, "/media/") || strings.Contains(p, "/download") ||
+		strings.Contains(p, "/thumbnail"):
 		return "media"
 	}
 	return "api"
@@ -251,8 +273,14 @@ func (e *exam) requests() {
 			fmt.Sprintf("if its processes are short of CPU: lyceum scale %s=%d; else see what is slow below it", r.Role, e.with(r.Role)+1),
 		})
 	}
-	e.check(gauge{rule: "api", what: "requests p95", warn: targetAPI, critical: 5 * targetAPI, show: milliseconds, why: "people notice waiting from about a second on"}, lists["api"])
-	e.check(gauge{rule: "media", what: "uploads and downloads p95", warn: targetMedia, critical: 5 * targetMedia, show: milliseconds, why: "the guide's target is for 1 MB; large files and slow clients take longer"}, lists["media"])
+	e.check(gauge{
+		rule: "api", what: "requests p95", warn: targetAPI, critical: 5 * targetAPI, show: milliseconds,
+		why: "people notice waiting from about a second on",
+	}, lists["api"])
+	e.check(gauge{
+		rule: "media", what: "uploads and downloads p95", warn: targetMedia, critical: 5 * targetMedia, show: milliseconds,
+		why: "the guide's target is for 1 MB; large files and slow clients take longer",
+	}, lists["media"])
 }
 
 func (e *exam) errorRates() {
@@ -269,7 +297,10 @@ func (e *exam) errorRates() {
 			})
 		}
 	}
-	e.check(gauge{rule: "errors", what: "requests that failed (5xx)", warn: targetErrors, critical: 5 * targetErrors, show: percent, why: "the server's fault, not the client's"}, list)
+	e.check(gauge{
+		rule: "errors", what: "requests that failed (5xx)", warn: targetErrors, critical: 5 * targetErrors, show: percent,
+		why: "the server's fault, not the client's",
+	}, list)
 }
 
 // rates compares requests per second with what a process was measured to take: the guide's 50 a worker are Synapse's.
@@ -300,9 +331,15 @@ func (e *exam) rates() {
 			}
 		}
 		rate := float64(n) / seconds
-		list = append(list, reading{name(s), rate / (perCore * s.CPUs), fmt.Sprintf("%.0f/s where %.0f/s were measured on %.1f cores", rate, perCore*s.CPUs, s.CPUs), scale(s, e.count(s)+1)})
+		list = append(list, reading{
+			name(s), rate / (perCore * s.CPUs),
+			fmt.Sprintf("%.0f/s where %.0f/s were measured on %.1f cores", rate, perCore*s.CPUs, s.CPUs), scale(s, e.count(s)+1),
+		})
 	}
-	e.check(gauge{rule: "request-rate", what: "requests, of what was measured to be the most", warn: targetCPU, show: percent, why: "the guide's 50 requests/s a worker are for Synapse; this is the same question asked of Lyceum's measured capacity"}, list)
+	e.check(gauge{
+		rule: "request-rate", what: "requests, of what was measured to be the most", warn: targetCPU, show: percent,
+		why: "the guide's 50 requests/s a worker are for Synapse; this is the same question asked of Lyceum's measured capacity",
+	}, list)
 }
 
 func (e *exam) hops() {
@@ -327,10 +364,13 @@ func (e *exam) hops() {
 	}
 	if share := hops / requests; share >= targetHops {
 		e.add(Finding{
-			Severity: Note, Rule: "hops", Where: "load balancer", What: fmt.Sprintf("%s of the requests were passed on to another process, expected under %s", percent(share), percent(targetHops)),
-			Why: "nothing breaks, but each hop costs about 0.2 ms and CPU twice", Do: "lyceum render haproxy (or nginx, caddy, gateway): it balances by the right key",
+			Severity: Note, Rule: "hops", Where: "load balancer", What: fmt.Sprintf("%s of the requests were passed on to another process, "+
+				"expected under %s", percent(share), percent(targetHops)),
+			Why: "nothing breaks, but each hop costs about 0.2 ms and CPU twice", Do: "lyceum render haproxy (or nginx, caddy, gateway): " +
+				"it balances by the right key",
 		})
 	} else {
-		e.add(Finding{Severity: OK, Rule: "hops", Where: "load balancer", What: fmt.Sprintf("%s of the requests were passed on, expected under %s", percent(share), percent(targetHops))})
+		e.add(Finding{Severity: OK, Rule: "hops", Where: "load balancer", What: fmt.Sprintf("%s of the requests were passed on, "+
+			"expected under %s", percent(share), percent(targetHops))})
 	}
 }

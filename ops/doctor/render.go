@@ -52,7 +52,8 @@ func Bottleneck(list []Finding) (Finding, bool) {
 
 // load are the rules that tell of a bottleneck.
 var load = map[string]bool{
-	"database-write": true, "database-trip": true, "pool": true, "pool-wait": true, "queue": true, "cpu": true, "memory": true, "stream-delivery": true, "sync": true,
+	"database-write": true, "database-trip": true, "pool": true, "pool-wait": true, "queue": true, "cpu": true, "memory": true,
+	"stream-delivery": true, "sync": true,
 	"replication": true, "redis": true, "blob": true, "blob-trip": true, "api": true, "media": true, "request-rate": true, "connections": true,
 }
 

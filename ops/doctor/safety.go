@@ -65,9 +65,15 @@ func (e *exam) clocks() {
 		if s.ClockAhead < 0 {
 			way = "behind"
 		}
-		list = append(list, reading{name(s), math.Abs(s.ClockAhead), way + " the database", "run a time service (chrony, systemd-timesyncd) on its host"})
+		list = append(list, reading{
+			name(s), math.Abs(s.ClockAhead), way + " the database",
+			"run a time service (chrony, systemd-timesyncd) on its host",
+		})
 	}
-	e.check(gauge{rule: "clock", what: "difference of the clock", warn: limitClock, critical: 10, show: milliseconds, why: "message times, token lives and signatures go by it; leases do not"}, list)
+	e.check(gauge{
+		rule: "clock", what: "difference of the clock", warn: limitClock, critical: 10, show: milliseconds,
+		why: "message times, token lives and signatures go by it; leases do not",
+	}, list)
 }
 
 func (e *exam) files() {
@@ -80,20 +86,30 @@ func (e *exam) files() {
 		do := "set LimitNOFILE=65536 (systemd) or ulimit -n 65536"
 		if s.MaxFiles < leastFiles {
 			few++
-			e.add(Finding{Severity: Warning, Rule: "file-limit", Where: name(s), What: fmt.Sprintf("may open %d files, at least %d expected", s.MaxFiles, leastFiles), Why: "every waiting client is an open file", Do: do})
+			e.add(Finding{
+				Severity: Warning, Rule: "file-limit", Where: name(s),
+				What: fmt.Sprintf("may open %d files, at least %d expected", s.MaxFiles, leastFiles),
+				Why:  "every waiting client is an open file", Do: do,
+			})
 		}
 		used = append(used, reading{name(s), float64(s.Files) / float64(s.MaxFiles), fmt.Sprintf("%d of %d", s.Files, s.MaxFiles), do})
 	}
 	if few == 0 && len(used) > 0 {
 		e.add(Finding{Severity: OK, Rule: "file-limit", Where: "processes", What: fmt.Sprintf("all may open %d files or more", leastFiles)})
 	}
-	e.check(gauge{rule: "files", what: "open files", warn: limitFiles, critical: 0.95, show: percent, why: "at the limit no client can connect"}, used)
+	e.check(gauge{
+		rule: "files", what: "open files", warn: limitFiles, critical: 0.95, show: percent,
+		why: "at the limit no client can connect",
+	}, used)
 }
 
 // networkFileSystem tells file systems that lie on another machine.
 func networkFileSystem(kind string) bool {
 	kind = strings.ToLower(kind)
-	return slices.Contains([]string{"nfs", "nfs4", "cifs", "smb", "smb2", "smb3", "smbfs", "9p", "afs", "ceph", "glusterfs", "lustre", "gpfs", "beegfs", "ocfs2", "gfs2", "ncpfs", "fuse", "fuseblk"}, kind) ||
+	return slices.Contains([]string{
+		"nfs", "nfs4", "cifs", "smb", "smb2", "smb3", "smbfs", "9p", "afs", "ceph", "glusterfs", "lustre", "gpfs",
+		"beegfs", "ocfs2", "gfs2", "ncpfs", "fuse", "fuseblk",
+	}, kind) ||
 		strings.HasPrefix(kind, "fuse.")
 }
 
@@ -108,16 +124,23 @@ func (e *exam) scratch() {
 			bad++
 			e.add(Finding{
 				Severity: Warning, Rule: "scratch", Where: name(s), What: "server.data lies on " + s.Scratch + ", expected a local disk",
-				Why: "thumbnails and compiles need fast local files, and locks of network file systems lie; SQLite on one loses data", Do: "set server.data to a directory on a local disk",
+				Why: "thumbnails and compiles need fast local files, and locks of network file systems lie; SQLite on one loses data",
+				Do:  "set server.data to a directory on a local disk",
 			})
 		}
 		switch free := float64(s.ScratchFree); {
 		case free < 1*gib:
 			bad++
-			e.add(Finding{Severity: Critical, Rule: "disk", Where: name(s), What: size(free) + " free under server.data, at least 5.0 GiB expected", Why: "uploads fail when it is full", Do: "free space there, or move server.data"})
+			e.add(Finding{
+				Severity: Critical, Rule: "disk", Where: name(s), What: size(free) + " free under server.data, at least 5.0 GiB expected",
+				Why: "uploads fail when it is full", Do: "free space there, or move server.data",
+			})
 		case free < 5*gib:
 			bad++
-			e.add(Finding{Severity: Warning, Rule: "disk", Where: name(s), What: size(free) + " free under server.data, at least 5.0 GiB expected", Do: "free space there, or move server.data"})
+			e.add(Finding{
+				Severity: Warning, Rule: "disk", Where: name(s), What: size(free) + " free under server.data, at least 5.0 GiB expected",
+				Do: "free space there, or move server.data",
+			})
 		}
 	}
 	if checked > 0 && bad == 0 {
@@ -190,8 +213,14 @@ func (e *exam) enginesSafe() {
 		where, protect, encrypt string
 		e                       status.Engine
 	}{
-		{"database", "set a password (scram-sha-256 in pg_hba.conf) and give it in database.url", "add sslmode=verify-full to database.url", e.after.Database},
-		{"redis", "set requirepass or an ACL user and give it in redis.password", "set redis.tls, or use rediss:// in redis.addresses", e.after.Redis},
+		{
+			"database", "set a password (scram-sha-256 in pg_hba.conf) and give it in database.url", "add sslmode=verify-full to database.url",
+			e.after.Database,
+		},
+		{
+			"redis", "set requirepass or an ACL user and give it in redis.password", "set redis.tls, or use rediss:// in redis.addresses",
+			e.after.Redis,
+		},
 		{"blob store", "let the bucket ask for keys; lyceum render s3-policy gives the least rights", "use an https:// endpoint", e.after.Blob},
 	} {
 		if slices.Contains([]string{"", "sqlite", "local", "directory"}, x.e.Kind) || x.e.Error != "" {
@@ -201,19 +230,25 @@ func (e *exam) enginesSafe() {
 		where := fmt.Sprintf("%s (%s)", x.where, x.e.Kind)
 		if !x.e.Protected {
 			bad++
-			f := Finding{Severity: Critical, Rule: "engine-open", Where: where, What: "it asks for no password", Why: "who reaches " + x.e.Address + " can read and change everything", Do: x.protect}
-			if host, _, err := net.SplitHostPort(x.e.Address); err == nil && (host == "localhost" || strings.HasPrefix(host, "127.") || host == "::1") {
+			f := Finding{Severity: Critical, Rule: "engine-open", Where: where, What: "it asks for no password", Why: "who reaches " + x.e.Address +
+				" can read and change everything", Do: x.protect}
+			if host, _, err := net.SplitHostPort(x.e.Address); err == nil &&
+				(host == "localhost" || strings.HasPrefix(host, "127.") || host == "::1") {
 				f.Severity, f.Why = Warning, "every user of this machine can read and change everything"
 			}
 			e.add(f)
 		}
 		if !x.e.Encrypted {
 			bad++
-			e.add(Finding{Severity: Warning, Rule: "engine-plain", Where: where, What: "the connection to another machine is not encrypted", Why: "messages and passwords pass the network in the open", Do: x.encrypt})
+			e.add(Finding{
+				Severity: Warning, Rule: "engine-plain", Where: where, What: "the connection to another machine is not encrypted",
+				Why: "messages and passwords pass the network in the open", Do: x.encrypt,
+			})
 		}
 	}
 	if checked > 0 && bad == 0 {
-		e.add(Finding{Severity: OK, Rule: "engine-open", Where: "engines", What: "all ask for a proof; connections are encrypted or stay on this machine"})
+		e.add(Finding{Severity: OK, Rule: "engine-open", Where: "engines", What: "all ask for a proof; " +
+			"connections are encrypted or stay on this machine"})
 	}
 }
 
@@ -240,26 +275,33 @@ func (e *exam) secure() {
 		case x.Entropy < weakBits:
 			add(Critical, x.Name, what+fmt.Sprintf(", at least %.0f expected", fairBits), "it can be guessed", "make one with: openssl rand -hex 32")
 		case x.Entropy < fairBits:
-			add(Warning, x.Name, what+fmt.Sprintf(", at least %.0f expected", fairBits), "a strong one costs nothing", "make one with: openssl rand -hex 32")
+			add(Warning, x.Name, what+fmt.Sprintf(", at least %.0f expected", fairBits), "a strong one costs nothing",
+				"make one with: openssl rand -hex 32")
 		}
 	}
 	if s.Registration == "open" && !s.RegistrationProof {
-		add(Warning, "accounts.registration", "open, without a captcha or a proof of an e-mail address", "robots find such servers within days and send from them", "set accounts.registration to token")
+		add(Warning, "accounts.registration", "open, without a captcha or a proof of an e-mail address",
+			"robots find such servers within days and send from them", "set accounts.registration to token")
 	}
 	if s.RateLimitsOff {
-		add(Critical, "http.rate_limits_off", "rate limits are off", "passwords can be tried as fast as the server answers", "remove it: it is for load tests")
+		add(Critical, "http.rate_limits_off", "rate limits are off", "passwords can be tried as fast as the server answers",
+			"remove it: it is for load tests")
 	}
 	if s.PasswordMemoryKiB > 0 && s.PasswordMemoryKiB*max(1, s.PasswordPasses) < argonCost {
-		add(Warning, "accounts.password", fmt.Sprintf("argon2id with %d KiB and %d passes, expected 19,456 KiB and 2", s.PasswordMemoryKiB, s.PasswordPasses), "stolen password hashes are cheap to try", "remove memory_kib and passes: their defaults are right")
+		add(Warning, "accounts.password", fmt.Sprintf("argon2id with %d KiB and %d passes, expected 19,456 KiB and 2", s.PasswordMemoryKiB,
+			s.PasswordPasses), "stolen password hashes are cheap to try", "remove memory_kib and passes: their defaults are right")
 	}
 	if s.TrustsEveryProxy {
-		add(Critical, "http.trusted_proxies", "every address is trusted", "anybody can choose the address that limits and logs see", "name the networks of your load balancers only")
+		add(Critical, "http.trusted_proxies", "every address is trusted", "anybody can choose the address that limits and logs see",
+			"name the networks of your load balancers only")
 	}
 	if s.UnauthenticatedMedia {
-		add(Note, "media.allow_unauthenticated", "files are served without a token", "who knows a link can read the file", "set it to false when no old client needs it")
+		add(Note, "media.allow_unauthenticated", "files are served without a token", "who knows a link can read the file",
+			"set it to false when no old client needs it")
 	}
 	if s.AdminWithoutSecond > 0 {
-		add(Note, "accounts", fmt.Sprintf("%d administrators have no second proof", s.AdminWithoutSecond), "one password opens every room", "let administrators log in through the identity provider")
+		add(Note, "accounts", fmt.Sprintf("%d administrators have no second proof", s.AdminWithoutSecond), "one password opens every room",
+			"let administrators log in through the identity provider")
 	}
 	for _, f := range s.SecretFilesReadable {
 		add(Critical, f, "others than its owner may read this file of a secret", "", "chmod 600 "+f)
@@ -272,9 +314,13 @@ func (e *exam) secure() {
 		add(severity, "certificate", fmt.Sprintf("it ends in %.1f days", *d), "clients and other servers refuse an expired one", "renew it")
 	}
 	if exposure(s.PublicListener) == "public" && !s.PublicTLS {
-		add(Critical, "server.listen", s.PublicListener+" is public and has no TLS", "passwords pass the internet in the open", "put a load balancer with TLS before it: lyceum render caddy")
+		add(Critical, "server.listen", s.PublicListener+" is public and has no TLS", "passwords pass the internet in the open",
+			"put a load balancer with TLS before it: lyceum render caddy")
 	}
 	if len(e.findings) == n {
-		e.add(Finding{Severity: OK, Rule: "configuration", Where: "configuration", What: "secrets, registration, limits and password costs are as they should be"})
+		e.add(Finding{
+			Severity: OK, Rule: "configuration", Where: "configuration",
+			What: "secrets, registration, limits and password costs are as they should be",
+		})
 	}
 }

@@ -60,7 +60,8 @@ func (c *Client) Do(t *testing.T, method, path string, body any) gjson.Result {
 func (s *Site) Register(t *testing.T, name string) *Client {
 	t.Helper()
 	c := &Client{Site: s}
-	a := c.Do(t, "POST", "/_matrix/client/v3/register", map[string]any{"username": name, "password": "password of " + name, "auth": map[string]string{"type": "m.login.dummy"}})
+	a := c.Do(t, "POST", "/_matrix/client/v3/register",
+		map[string]any{"username": name, "password": "password of " + name, "auth": map[string]string{"type": "m.login.dummy"}})
 	c.ID, c.Token = a.Get("user_id").String(), a.Get("access_token").String()
 	return c
 }

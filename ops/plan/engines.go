@@ -44,7 +44,8 @@ func (p *planner) engines() {
 	}
 	d.SharedBuffers = roundUpBytes(min(max(256*mib, growth/30/4), 16*gib), 256*mib)
 	d.Memory = roundUpBytes(3*d.SharedBuffers+float64(d.MaxConnections)*8*mib, gib)
-	d.Why = fmt.Sprintf("%s busy cores at %.0f %%; %d × %d connections and 20 to spare; buffers for a quarter of a day's growth, three times that in all, and 8 MiB a connection",
+	d.Why = fmt.Sprintf("%s busy cores at %.0f %%; %d × %d connections and 20 to spare; buffers for a quarter of a day's growth, "+
+		"three times that in all, and 8 MiB a connection",
 		number(pgCores), 100*DatabaseTarget, p.Processes, connections)
 	p.Database = d
 
@@ -52,10 +53,12 @@ func (p *planner) engines() {
 		CPU: max(0.5, math.Ceil(redisCores/DatabaseTarget*2)/2), BytesPerSecond: redisBytes,
 		Memory: roundUpBytes(64*mib+10*redisBytes+2048*l.ConcurrentUsers, 64*mib),
 	}
-	p.Redis.Why = fmt.Sprintf("%s busy cores; %s/s to all who listen, ten seconds of which may wait for slow ones; 2 KiB a user for limits. It holds nothing that is not in the database.", number(redisCores), size(redisBytes))
+	p.Redis.Why = fmt.Sprintf("%s busy cores; %s/s to all who listen, ten seconds of which may wait for slow ones; "+
+		"2 KiB a user for limits. It holds nothing that is not in the database.", number(redisCores), size(redisBytes))
 
 	p.Blob = BlobPlan{GrowthPerMonth: l.UploadsPerDay * 30 * l.UploadSize * 1.1, Requests: uploads * (1 + h.Downloads + 2*h.Thumbnails)}
-	p.Blob.Why = fmt.Sprintf("%s uploads a day of %s, a tenth more for thumbnails; equal files are kept once and not counted off", number(l.UploadsPerDay), size(l.UploadSize))
+	p.Blob.Why = fmt.Sprintf("%s uploads a day of %s, a tenth more for thumbnails; equal files are kept once and not counted off",
+		number(l.UploadsPerDay), size(l.UploadSize))
 }
 
 // notes are what else must be known.
@@ -65,7 +68,8 @@ func (p *planner) notes() {
 		return slices.ContainsFunc(p.roles, func(r Role) bool { return strings.Contains(r.Name, name) })
 	}
 	if p.Load.FederatedServers > 0 && !has("federation") {
-		note("%s federated servers: this build has no role that speaks to other servers, so nothing is planned for them", number(p.Load.FederatedServers))
+		note("%s federated servers: this build has no role that speaks to other servers, so nothing is planned for them",
+			number(p.Load.FederatedServers))
 	}
 	if p.Load.Editors > 0 && !has("projects") {
 		note("%s editors: this build has no role for documents, so nothing is planned for them", number(p.Load.Editors))
@@ -77,13 +81,16 @@ func (p *planner) notes() {
 		note("editing and compiling were not measured: 5,000 edits a second and one compile per core are estimates")
 	}
 	if p.Database.Connections < int(p.caps.Connections) {
-		note("set database.connections to %d, so that PostgreSQL holds %d connections and not %d", p.Database.Connections, p.Processes*p.Database.Connections, p.Processes*int(p.caps.Connections))
+		note("set database.connections to %d, so that PostgreSQL holds %d connections and not %d", p.Database.Connections,
+			p.Processes*p.Database.Connections, p.Processes*int(p.caps.Connections))
 	}
 	if p.Database.Connections*p.Processes > fewConnections {
-		note("PostgreSQL gets more than %d connections: put a pooler in session mode before it, or use fewer and larger processes (--cores)", fewConnections)
+		note("PostgreSQL gets more than %d connections: put a pooler in session mode before it, or use fewer and larger processes (--cores)",
+			fewConnections)
 	}
 	if p.Database.CPU > 32 {
-		note("PostgreSQL needs %s cores: the largest single part of this fleet; use fast local disks and measure it before growing further", number(p.Database.CPU))
+		note("PostgreSQL needs %s cores: the largest single part of this fleet; use fast local disks and measure it before growing further",
+			number(p.Database.CPU))
 	}
 	if p.Redis.CPU > 1 {
 		note("Redis runs its commands on one core: it would need %s; use a Redis Cluster (redis.addresses)", number(p.Redis.CPU))
@@ -103,7 +110,8 @@ func (p *planner) notes() {
 		note("the capacities were measured with --quick: they are rough")
 	}
 	if strings.HasPrefix(p.Measured.Shape, "alone") || strings.HasPrefix(p.Measured.Shape, "given") {
-		note("the capacities were measured on one process with every role: routers, PostgreSQL and Redis are not told apart in them; calibrate a private fleet for that")
+		note("the capacities were measured on one process with every role: routers, PostgreSQL and Redis are not told apart in them; " +
+			"calibrate a private fleet for that")
 	}
 }
 

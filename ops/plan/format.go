@@ -76,7 +76,8 @@ func plural(unit string) string {
 	switch {
 	case unit == "":
 		return "operations"
-	case strings.HasPrefix(unit, "read receipt"), strings.HasPrefix(unit, "typing notice"), strings.HasPrefix(unit, "first sync"), strings.HasPrefix(unit, "first thumbnail"):
+	case strings.HasPrefix(unit, "read receipt"), strings.HasPrefix(unit, "typing notice"), strings.HasPrefix(unit, "first sync"),
+		strings.HasPrefix(unit, "first thumbnail"):
 		second, more, _ := strings.Cut(rest, " ")
 		return strings.TrimSpace(first + " " + second + "s " + more)
 	case strings.HasSuffix(first, "y"):

@@ -55,20 +55,35 @@ func exactly(pairs ...float64) []guideExample {
 var streamPhases = [4][2]float64{{2, 2}, {2, 2}, {2, 3}, {3, 4}}
 
 var guideWorkers = []guideWorker{
-	{"synchrotron", "sync", "ceil(CCU / 250)", perUser(250, 0), exactly(100, 2, 1000, 4, 5000, 8, 10000, 12, 20000, 16), [4][2]float64{{2, 4}, {4, 8}, {8, 12}, {12, 16}}},
-	{"generic worker", "client", "ceil(CCU / 300)", perUser(300, 0), exactly(100, 2, 1000, 4, 5000, 6, 10000, 8, 20000, 10), [4][2]float64{{2, 4}, {4, 6}, {6, 8}, {8, 10}}},
 	{
-		"event persister", "events", "max(2, ceil(messages_per_second / 50))", func(l Load) float64 { return math.Max(2, math.Ceil(l.MessagesPerSecond/50)) },
+		"synchrotron", "sync", "ceil(CCU / 250)", perUser(250, 0), exactly(100, 2, 1000, 4, 5000, 8, 10000, 12, 20000, 16),
+		[4][2]float64{{2, 4}, {4, 8}, {8, 12}, {12, 16}},
+	},
+	{
+		"generic worker", "client", "ceil(CCU / 300)", perUser(300, 0), exactly(100, 2, 1000, 4, 5000, 6, 10000, 8, 20000, 10),
+		[4][2]float64{{2, 4}, {4, 6}, {6, 8}, {8, 10}},
+	},
+	{
+		"event persister", "events", "max(2, ceil(messages_per_second / 50))",
+		func(l Load) float64 { return math.Max(2, math.Ceil(l.MessagesPerSecond/50)) },
 		exactly(100, 2, 1000, 2, 5000, 3, 10000, 4, 20000, 4),
 		[4][2]float64{{2, 2}, {2, 3}, {3, 4}, {4, 4}},
 	},
-	{"federation sender", "", "max(2, ceil(federated_servers / 50)), 0 without federation", func(l Load) float64 {
-		if l.FederatedServers == 0 {
-			return 0
-		}
-		return math.Max(2, math.Ceil(l.FederatedServers/50))
-	}, []guideExample{{0, 0, 0}, {1, 2, 2}, {50, 2, 2}, {100, 2, 2}, {200, 4, 4}, {500, 6, math.Inf(1)}}, [4][2]float64{{2, 2}, {2, 4}, {4, 4}, {4, 6}}},
-	{"media repository", "media", "max(2, ceil(CCU / 1000))", perUser(1000, 2), []guideExample{{100, 2, 2}, {1000, 2, 2}, {5000, 2, 3}, {10000, 3, 3}, {20000, 4, 4}}, [4][2]float64{{2, 2}, {2, 3}, {3, 3}, {3, 4}}},
+	{
+		"federation sender", "", "max(2, ceil(federated_servers / 50)), 0 without federation", func(l Load) float64 {
+			if l.FederatedServers == 0 {
+				return 0
+			}
+			return math.Max(2, math.Ceil(l.FederatedServers/50))
+		},
+		[]guideExample{{0, 0, 0}, {1, 2, 2}, {50, 2, 2}, {100, 2, 2}, {200, 4, 4}, {500, 6, math.Inf(1)}},
+		[4][2]float64{{2, 2}, {2, 4}, {4, 4}, {4, 6}},
+	},
+	{
+		"media repository", "media", "max(2, ceil(CCU / 1000))", perUser(1000, 2),
+		[]guideExample{{100, 2, 2}, {1000, 2, 2}, {5000, 2, 3}, {10000, 3, 3}, {20000, 4, 4}},
+		[4][2]float64{{2, 2}, {2, 3}, {3, 3}, {3, 4}},
+	},
 	{"typing writer", "typing", "max(2, ceil(CCU / 5000))", perUser(5000, 2), exactly(20000, 2), streamPhases},
 	{"to-device writer", "todevice", "max(2, ceil(CCU / 1000))", perUser(1000, 2), exactly(20000, 4), streamPhases},
 	{"receipts writer", "receipts", "max(2, ceil(CCU / 2000))", perUser(2000, 2), exactly(20000, 3), streamPhases},
@@ -157,7 +172,10 @@ func Guide(l Load) []GuideRow {
 
 // mediaRow is matrix-media-repo's rule of thumb.
 func mediaRow(servers float64) GuideRow {
-	r := GuideRow{Guide: mmr, Worker: "media process", At: number(servers) + " hosted servers", Formula: "ceil(servers / 500)", Value: math.Ceil(servers / 500), Unit: "processes"}
+	r := GuideRow{
+		Guide: mmr, Worker: "media process", At: number(servers) + " hosted servers", Formula: "ceil(servers / 500)",
+		Value: math.Ceil(servers / 500), Unit: "processes",
+	}
 	if servers == 1736 {
 		r.Example, r.Low, r.Most = "4", 4, 4
 		r.Contradicts = r.Value != 4
@@ -212,7 +230,8 @@ func GuideExamples() []GuideRow {
 func (w guideWorker) phaseRow(phase int, ends [2]float64) GuideRow {
 	low, high := w.phases[phase][0], w.phases[phase][1]
 	r := GuideRow{
-		Guide: synapse, Worker: w.name, At: fmt.Sprintf("phase %d: %s-%s CCU", phase+1, number(ends[0]), number(ends[1])), Formula: w.formula, Unit: "replicas",
+		Guide: synapse, Worker: w.name, At: fmt.Sprintf("phase %d: %s-%s CCU", phase+1, number(ends[0]), number(ends[1])), Formula: w.formula,
+		Unit:    "replicas",
 		Example: number(low), Low: low, Most: high,
 	}
 	if high != low {

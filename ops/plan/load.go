@@ -65,7 +65,8 @@ func (l Load) complete() (Load, []string) {
 	var said []string
 	if l.MessagesPerSecond == 0 {
 		l.MessagesPerSecond = GuideMessages(l.ConcurrentUsers)
-		said = append(said, fmt.Sprintf("%s messages/s: interpolated from the examples of the Synapse guide (100 users: 10/s … 20,000: 800/s)", number(l.MessagesPerSecond)))
+		said = append(said, fmt.Sprintf("%s messages/s: interpolated from the examples of the Synapse guide (100 users: 10/s … 20,000: 800/s)",
+			number(l.MessagesPerSecond)))
 	}
 	h := l.Habits.complete()
 	if l.UploadsPerDay == 0 {
@@ -77,7 +78,8 @@ func (l Load) complete() (Load, []string) {
 		said = append(said, "1 MiB an upload, the size the guide's target speaks of")
 	}
 	l.Habits = h
-	said = append(said, fmt.Sprintf("habits: a message reaches %s waiting clients and brings %s receipts, %s typing notices and %s messages between devices; a user changes presence every %s s and makes %s other requests/s",
+	said = append(said, fmt.Sprintf("habits: a message reaches %s waiting clients and brings %s receipts, "+
+		"%s typing notices and %s messages between devices; a user changes presence every %s s and makes %s other requests/s",
 		number(h.Audience), number(h.Receipts), number(h.Typing), number(h.ToDevice), number(h.PresenceEvery), number(h.Requests)))
 	return l, said
 }

@@ -106,7 +106,10 @@ type planner struct {
 
 // Make plans a fleet. The load must be valid (Load.Validate); roles are those of this build.
 func Make(l Load, c *Capacities, roles []Role) *Plan {
-	p := &planner{Plan: &Plan{Measured: c.Measured}, caps: c.withEstimates(), roles: roles, took: map[string]bool{}, foreignSizes: !c.sizesKnown()}
+	p := &planner{
+		Plan: &Plan{Measured: c.Measured}, caps: c.withEstimates(), roles: roles, took: map[string]bool{},
+		foreignSizes: !c.sizesKnown(),
+	}
 	p.Load, p.Derived = l.complete()
 	p.Phase, p.PhaseName = Phase(l.ConcurrentUsers)
 	p.ds = demands(p.Load)
@@ -280,15 +283,18 @@ func (p *planner) choose() {
 	switch {
 	case p.Phase == 1 && p.Whole.Replicas == 1:
 		p.Shape = "one"
-		p.Advice = fmt.Sprintf("One process is enough for %s users: `lyceum serve`, over SQLite or PostgreSQL; it needs %s cores and %s. A second one, over PostgreSQL and Redis, only so that one may fail.",
+		p.Advice = fmt.Sprintf("One process is enough for %s users: `lyceum serve`, over SQLite or PostgreSQL; "+
+			"it needs %s cores and %s. A second one, over PostgreSQL and Redis, only so that one may fail.",
 			users, number(p.Whole.CPU), size(p.Whole.Memory))
 	case p.Whole.Replicas <= 3:
 		p.Shape = "whole"
-		p.Advice = fmt.Sprintf("%s that have every role are the simplest for %s users: any of them answers anything and one may fail. The table below is the same with a process for each role.",
+		p.Advice = fmt.Sprintf("%s that have every role are the simplest for %s users: any of them answers anything and one may fail. "+
+			"The table below is the same with a process for each role.",
 			upper(count(p.Whole.Replicas, "process", "processes")), users)
 	default:
 		p.Shape = "split"
-		p.Advice = fmt.Sprintf("Give each role processes of its own for %s users, as below. %d processes of %s cores that have every role would carry it too.", users, p.Whole.Replicas, number(p.Load.Cores))
+		p.Advice = fmt.Sprintf("Give each role processes of its own for %s users, as below. %d processes of %s cores that have every role "+
+			"would carry it too.", users, p.Whole.Replicas, number(p.Load.Cores))
 	}
 	rows := p.Roles
 	if p.Shape != "split" {

@@ -127,7 +127,8 @@ func TestGuideReproducesEveryExample(t *testing.T) {
 	for i, w := range want {
 		g := got[i]
 		if g.Worker != w.worker || g.At != w.at || g.Value != w.value || g.Example != w.example || g.Contradicts != w.contradicts {
-			t.Errorf("example %d: %s at %s: formula %v, example %s, contradicts %v; expected %+v", i, g.Worker, g.At, g.Value, g.Example, g.Contradicts, w)
+			t.Errorf("example %d: %s at %s: formula %v, example %s, contradicts %v; expected %+v", i, g.Worker, g.At, g.Value, g.Example,
+				g.Contradicts, w)
 		}
 		if g.Contradicts && g.Note == "" {
 			t.Errorf("%s at %s contradicts and says not why", g.Worker, g.At)
@@ -169,7 +170,10 @@ func TestGuideShowsTheExampleOfJustThisLoad(t *testing.T) {
 }
 
 func TestMessagesAreInterpolated(t *testing.T) {
-	for users, want := range map[float64]float64{0: 0, 50: 5, 100: 10, 550: 30, 1000: 50, 3000: 125, 5000: 200, 10000: 400, 20000: 800, 100000: 4000} {
+	for users, want := range map[float64]float64{
+		0: 0, 50: 5, 100: 10, 550: 30, 1000: 50, 3000: 125, 5000: 200, 10000: 400, 20000: 800,
+		100000: 4000,
+	} {
 		if got := GuideMessages(users); math.Abs(got-want) > 1e-9 {
 			t.Errorf("%v users: %v messages/s, expected %v", users, got, want)
 		}
@@ -178,7 +182,8 @@ func TestMessagesAreInterpolated(t *testing.T) {
 	if p.Load.MessagesPerSecond != 125 || !strings.Contains(strings.Join(p.Derived, "\n"), "125 messages/s: interpolated") {
 		t.Errorf("not derived, or not said: %v", p.Derived)
 	}
-	if p := Make(Load{ConcurrentUsers: 3000, MessagesPerSecond: 7}, Default(), roles); strings.Contains(strings.Join(p.Derived, "\n"), "interpolated") {
+	if p := Make(Load{ConcurrentUsers: 3000, MessagesPerSecond: 7}, Default(), roles); strings.Contains(strings.Join(p.Derived, "\n"),
+		"interpolated") {
 		t.Error("a given figure is said to be derived")
 	}
 }
@@ -196,7 +201,10 @@ func simple() *Capacities {
 	return &Capacities{
 		Connections: 16, Listening: 0.01,
 		Operations: map[string]Operation{
-			OpMessage:   {Unit: "message", Role: "events", CPU: map[string]float64{"events": 1, "router": 0.5, Database: 0.5, Redis: 0.1}, DatabaseBytes: 1000, RedisBytes: 5000},
+			OpMessage: {
+				Unit: "message", Role: "events", CPU: map[string]float64{"events": 1, "router": 0.5, Database: 0.5, Redis: 0.1},
+				DatabaseBytes: 1000, RedisBytes: 5000,
+			},
 			OpDelivery:  {Unit: "delivery", Role: "sync", CPU: map[string]float64{"sync": 0.2, "router": 0.2}, AnswerBytes: 500},
 			OpRequest:   {Unit: "request", Role: "client", CPU: map[string]float64{"client": 1}},
 			OpUpload:    {Unit: "upload", Role: "media", CPU: map[string]float64{"media": 10}},
@@ -221,7 +229,10 @@ func roleOf(t *testing.T, p *Plan, name string) RolePlan {
 func TestMakeByHand(t *testing.T) {
 	l := Load{
 		ConcurrentUsers: 10000, MessagesPerSecond: 1000, UploadsPerDay: 86400, UploadSize: 1 << 20, Cores: 2,
-		Habits: Habits{Audience: 10, Receipts: 1, Typing: 1, ToDevice: 1e-9, PresenceEvery: 1e12, Requests: 0.1, Settings: 1e-9, Thumbnails: 1, PeakFactor: 3, Downloads: 1e-9},
+		Habits: Habits{
+			Audience: 10, Receipts: 1, Typing: 1, ToDevice: 1e-9, PresenceEvery: 1e12, Requests: 0.1, Settings: 1e-9, Thumbnails: 1,
+			PeakFactor: 3, Downloads: 1e-9,
+		},
 	}
 	p := Make(l, simple(), roles)
 	// 1,000 messages × (1 + 1 + 1) × 10 = 30,000 deliveries/s at 0.2 ms: 6 cores. Each process hears 3,000 rows/s
@@ -293,7 +304,8 @@ func TestShardsLimitProcesses(t *testing.T) {
 
 func TestWhatTheBuildDoesNotHaveIsSaid(t *testing.T) {
 	l := Load{ConcurrentUsers: 100, FederatedServers: 10, Editors: 5, Compiles: 2}
-	if n := strings.Join(Make(l, Default(), roles).Notes, "\n"); !strings.Contains(n, "federated servers") || !strings.Contains(n, "5 editors") || !strings.Contains(n, "2 compiles") {
+	if n := strings.Join(Make(l, Default(), roles).Notes, "\n"); !strings.Contains(n, "federated servers") ||
+		!strings.Contains(n, "5 editors") || !strings.Contains(n, "2 compiles") {
 		t.Error(n)
 	}
 	more := append(slices.Clone(roles), Role{Name: "federation"}, Role{Name: "projects", Stream: "documents"}, Role{Name: "compile"})
@@ -317,7 +329,11 @@ func TestLoadsThatCanNotBeAreRefused(t *testing.T) {
 // TestMoreLoadNeverNeedsLess holds for every role and engine, as long as the size of a process is given.
 func TestMoreLoadNeverNeedsLess(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
-		l := Load{ConcurrentUsers: rapid.Float64Range(1, 50000).Draw(rt, "users"), MessagesPerSecond: rapid.Float64Range(1, 2000).Draw(rt, "messages"), UploadsPerDay: rapid.Float64Range(1, 1e5).Draw(rt, "uploads"), Cores: 4}
+		l := Load{
+			ConcurrentUsers:   rapid.Float64Range(1, 50000).Draw(rt, "users"),
+			MessagesPerSecond: rapid.Float64Range(1, 2000).Draw(rt, "messages"),
+			UploadsPerDay:     rapid.Float64Range(1, 1e5).Draw(rt, "uploads"), Cores: 4,
+		}
 		more := l.scale(l.ConcurrentUsers * rapid.Float64Range(1, 3).Draw(rt, "factor"))
 		a, b := Make(l, Default(), roles), Make(more, Default(), roles)
 		for i := range a.Roles {
@@ -329,7 +345,8 @@ func TestMoreLoadNeverNeedsLess(t *testing.T) {
 				rt.Errorf("%s: %d × %v cores do not carry %v", x.Role, x.Replicas, x.CPU, x.Busy)
 			}
 		}
-		if b.Database.CPU < a.Database.CPU || b.Database.GrowthPerMonth < a.Database.GrowthPerMonth || b.Blob.GrowthPerMonth < a.Blob.GrowthPerMonth {
+		if b.Database.CPU < a.Database.CPU || b.Database.GrowthPerMonth < a.Database.GrowthPerMonth ||
+			b.Blob.GrowthPerMonth < a.Blob.GrowthPerMonth {
 			rt.Errorf("engines shrink: %+v %+v", a.Database, b.Database)
 		}
 	})
@@ -450,7 +467,10 @@ func TestCostsOfOneProcessAreTheServingRoles(t *testing.T) {
 }
 
 func TestNumbersReadWell(t *testing.T) {
-	for v, want := range map[float64]string{0: "0", 1234567: "1,234,567", 1: "1", 0.05: "0.05", 0.0123: "0.012", 3.14159: "3.14", 31.4159: "31.4", 314.159: "314", -1500: "-1,500", 999: "999"} {
+	for v, want := range map[float64]string{
+		0: "0", 1234567: "1,234,567", 1: "1", 0.05: "0.05", 0.0123: "0.012", 3.14159: "3.14",
+		31.4159: "31.4", 314.159: "314", -1500: "-1,500", 999: "999",
+	} {
 		if got := number(v); got != want {
 			t.Errorf("%v: %s, expected %s", v, got, want)
 		}
@@ -476,7 +496,10 @@ func TestThereIsAMostALoadCanBe(t *testing.T) {
 			t.Errorf("%+v: %v", l, err)
 		}
 	}
-	for _, l := range []Load{{ConcurrentUsers: 1e9, MessagesPerSecond: 1e9, Cores: 0.01, Editors: 1e9}, {ConcurrentUsers: 1, MessagesPerSecond: 1e9, Cores: 0.01}} {
+	for _, l := range []Load{
+		{ConcurrentUsers: 1e9, MessagesPerSecond: 1e9, Cores: 0.01, Editors: 1e9},
+		{ConcurrentUsers: 1, MessagesPerSecond: 1e9, Cores: 0.01},
+	} {
 		r, err := NewReport(l, Default(), roles)
 		if err != nil {
 			t.Fatal(err)

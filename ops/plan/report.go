@@ -167,9 +167,13 @@ func wrap(text string, width int, indent string) string {
 func (r *Report) sections() []section {
 	p := r.Plan
 	m := p.Measured
-	first := section{heading: fmt.Sprintf("Plan for %s concurrent users (phase %d: %s)", number(p.Load.ConcurrentUsers), p.Phase, p.PhaseName), lead: []string{p.Advice}}
+	first := section{
+		heading: fmt.Sprintf("Plan for %s concurrent users (phase %d: %s)", number(p.Load.ConcurrentUsers), p.Phase, p.PhaseName),
+		lead:    []string{p.Advice},
+	}
 	first.after = append(first.after, p.Derived...)
-	first.after = append(first.after, fmt.Sprintf("capacities: %s, %d cores, Lyceum %s, %s; %s; measured by %s", m.CPU, m.Cores, m.Version, m.At.Format("2 January 2006"), m.Shape, m.Command))
+	first.after = append(first.after, fmt.Sprintf("capacities: %s, %d cores, Lyceum %s, %s; %s; measured by %s", m.CPU, m.Cores, m.Version,
+		m.At.Format("2 January 2006"), m.Shape, m.Command))
 	out := []section{first, r.roleSection(), r.engineSection()}
 	if len(p.Notes) > 0 {
 		out = append(out, section{heading: "Mind", after: p.Notes})
@@ -188,10 +192,12 @@ func (r *Report) roleSection() section {
 		}
 		t.add(x.Role, number(float64(x.Replicas)), fmt.Sprintf("%.2f", x.CPU), size(x.Memory), fmt.Sprintf("%.2f", x.Busy), x.Why)
 	}
-	t.add("or: all", number(float64(p.Whole.Replicas)), fmt.Sprintf("%.2f", p.Whole.CPU), size(p.Whole.Memory), fmt.Sprintf("%.2f", p.Whole.Busy), p.Whole.Why)
+	t.add("or: all", number(float64(p.Whole.Replicas)), fmt.Sprintf("%.2f", p.Whole.CPU), size(p.Whole.Memory),
+		fmt.Sprintf("%.2f", p.Whole.Busy), p.Whole.Why)
 	return section{
 		heading: "Processes", table: t,
-		lead: []string{fmt.Sprintf("Cores are what to request: the busy cores at %.0f %% use (the guide's target is 60 to 70 %%). A process may use %s cores.", 100*Target, number(p.Load.Cores))},
+		lead: []string{fmt.Sprintf("Cores are what to request: the busy cores at %.0f %% use (the guide's target is 60 to 70 %%). "+
+			"A process may use %s cores.", 100*Target, number(p.Load.Cores))},
 		after: []string{fmt.Sprintf("as advised (%s): %s, %s cores requested, %s of memory",
 			map[string]string{"one": "one process", "whole": "every process with every role", "split": "each role its own processes"}[p.Shape],
 			count(p.Processes, "process", "processes"), number(math.Round(p.CPU*10)/10), size(p.Memory))},
@@ -203,11 +209,14 @@ func (r *Report) engineSection() section {
 	t := &table{}
 	t.add("engine", "needs", "why")
 	t.add("PostgreSQL", fmt.Sprintf("%s cores, %s; shared_buffers %s, max_connections %d, database.connections %d",
-		number(p.Database.CPU), size(p.Database.Memory), size(p.Database.SharedBuffers), p.Database.MaxConnections, p.Database.Connections), p.Database.Why)
-	t.add("", "grows by "+size(p.Database.GrowthPerMonth)+" a month", fmt.Sprintf("messages and what comes with them; the busiest minutes carry %s times the mean", number(p.Load.Habits.PeakFactor)))
+		number(p.Database.CPU), size(p.Database.Memory), size(p.Database.SharedBuffers), p.Database.MaxConnections, p.Database.Connections),
+		p.Database.Why)
+	t.add("", "grows by "+size(p.Database.GrowthPerMonth)+" a month", fmt.Sprintf("messages and what comes with them; "+
+		"the busiest minutes carry %s times the mean", number(p.Load.Habits.PeakFactor)))
 	t.add("Redis", fmt.Sprintf("%s cores, %s", number(p.Redis.CPU), size(p.Redis.Memory)), p.Redis.Why)
 	t.add("blob store", fmt.Sprintf("grows by %s a month, %s requests/s", size(p.Blob.GrowthPerMonth), number(p.Blob.Requests)), p.Blob.Why)
-	t.add("network", fmt.Sprintf("%s Mbit/s in, %s Mbit/s out", number(p.Network.In/1e6), number(p.Network.Out/1e6)), "between clients and routers, before compression")
+	t.add("network", fmt.Sprintf("%s Mbit/s in, %s Mbit/s out", number(p.Network.In/1e6), number(p.Network.Out/1e6)),
+		"between clients and routers, before compression")
 	return section{heading: "Engines, storage, network", table: t}
 }
 
@@ -228,7 +237,8 @@ func (r *Report) guideSection() section {
 	}
 	return section{
 		heading: "Beside it: what the guides say for this load", table: t,
-		lead: []string{"A Synapse worker uses at most one core; a Lyceum process uses all it is given. Where a guide has an example for just this load, both its figures stand here."},
+		lead: []string{"A Synapse worker uses at most one core; a Lyceum process uses all it is given. " +
+			"Where a guide has an example for just this load, both its figures stand here."},
 	}
 }
 
@@ -248,7 +258,10 @@ func (r *Report) stepSection() section {
 	for i, s := range r.Steps {
 		t.right = append(t.right, i+1)
 		t.rows[0] = append(t.rows[0], number(s.Load.ConcurrentUsers)+" users")
-		for k, cell := range []string{number(s.Load.MessagesPerSecond), s.Shape, number(float64(s.Processes)), number(math.Round(s.CPU*10) / 10), size(s.Memory)} {
+		for k, cell := range []string{
+			number(s.Load.MessagesPerSecond), s.Shape, number(float64(s.Processes)), number(math.Round(s.CPU*10) / 10),
+			size(s.Memory),
+		} {
 			rows[k] = append(rows[k], cell)
 		}
 	}
@@ -280,8 +293,11 @@ func (r *Report) stepSection() section {
 		}
 		t.add(row...)
 	}
-	return section{heading: "The same community at other sizes", table: t, lead: []string{"By role: processes × cores of each, if each role has processes of its own. " +
-		"\"one\" is a single process; \"whole\" are a few processes that each have every role; the totals are of that shape."}}
+	return section{
+		heading: "The same community at other sizes", table: t,
+		lead: []string{"By role: processes × cores of each, if each role has processes of its own. " +
+			"\"one\" is a single process; \"whole\" are a few processes that each have every role; the totals are of that shape."},
+	}
 }
 
 func (r *Report) exampleSection() section {

@@ -68,7 +68,8 @@ func (r *Report) SVG(w io.Writer) error {
 	}
 	c.key(&x, guideHue, "Synapse guide")
 	m := r.Plan.Measured
-	fmt.Fprintf(&c.b, `<text class="soft" x="%.0f" y="%.0f">measured: %s, %d cores, Lyceum %s, %s</text>`+"\n</svg>\n", panelLeft, svgHeight-14, escape(m.CPU), m.Cores, escape(m.Version), m.At.Format("2 January 2006"))
+	fmt.Fprintf(&c.b, `<text class="soft" x="%.0f" y="%.0f">measured: %s, %d cores, Lyceum %s, %s</text>`+"\n</svg>\n", panelLeft,
+		svgHeight-14, escape(m.CPU), m.Cores, escape(m.Version), m.At.Format("2 January 2006"))
 	_, err := io.WriteString(w, c.b.String())
 	return err
 }
@@ -127,8 +128,10 @@ func (c *chart) panel(top float64, title string, groups []barGroup) {
 		mid := c.left + (float64(i)+0.5)*step
 		c.stack(mid-bar-2, bar, y, g.ours)
 		total := sum(g.guides)
-		fmt.Fprintf(&c.b, `<rect x="%.1f" y="%.1f" width="%.1f" height="%.1f" fill="%s"><title>Synapse guide: %s</title></rect>`+"\n", mid+2, y(total), bar, y(0.5)-y(total), guideHue, number(total))
-		fmt.Fprintf(&c.b, `<text x="%.1f" y="%.1f" text-anchor="middle">%s</text>`, mid-bar/2-2, y(sum(g.ours))-5, number(math.Round(sum(g.ours)*10)/10))
+		fmt.Fprintf(&c.b, `<rect x="%.1f" y="%.1f" width="%.1f" height="%.1f" fill="%s"><title>Synapse guide: %s</title></rect>`+"\n", mid+2,
+			y(total), bar, y(0.5)-y(total), guideHue, number(total))
+		fmt.Fprintf(&c.b, `<text x="%.1f" y="%.1f" text-anchor="middle">%s</text>`, mid-bar/2-2, y(sum(g.ours))-5,
+			number(math.Round(sum(g.ours)*10)/10))
 		fmt.Fprintf(&c.b, `<text class="soft" x="%.1f" y="%.1f" text-anchor="middle">%s</text>`, mid+bar/2+2, y(total)-5, number(total))
 		fmt.Fprintf(&c.b, `<text x="%.1f" y="%.1f" text-anchor="middle">%s users</text>`+"\n", mid, top+panelHeight+18, g.label)
 	}
@@ -153,7 +156,8 @@ func (c *chart) stack(x, width float64, y func(float64) float64, parts []float64
 }
 
 func (c *chart) key(x *float64, hue, name string) {
-	fmt.Fprintf(&c.b, `<rect x="%.0f" y="%.0f" width="12" height="12" fill="%s"/><text x="%.0f" y="%.0f">%s</text>`+"\n", *x, legendTop, hue, *x+18, legendTop+10, escape(name))
+	fmt.Fprintf(&c.b, `<rect x="%.0f" y="%.0f" width="12" height="12" fill="%s"/><text x="%.0f" y="%.0f">%s</text>`+"\n", *x, legendTop, hue,
+		*x+18, legendTop+10, escape(name))
 	*x += 40 + 7*float64(len(name))
 }
 

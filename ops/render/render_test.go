@@ -13,12 +13,17 @@ import (
 
 func TestRenderedConfigurationsLoad(t *testing.T) {
 	p := plan.Make(plan.Load{ConcurrentUsers: 5000}, plan.Default(), fleet.PlanRoles())
-	in := deploy.Input{ServerName: "example.org", Roles: fleet.Roles, Sizes: Sizes(p), S3: deploy.S3{AccessKey: "lyceum"}, Secrets: deploy.Secrets{
-		DatabaseURL: "postgres://lyceum:secret@postgres/lyceum", RedisPassword: "a password of Redis", S3SecretKey: "a key", Fleet: "a secret of the fleet 0123456789",
-	}}
+	in := deploy.Input{
+		ServerName: "example.org", Roles: fleet.Roles, Sizes: Sizes(p), S3: deploy.S3{AccessKey: "lyceum"},
+		Secrets: deploy.Secrets{
+			DatabaseURL: "postgres://lyceum:secret@postgres/lyceum", RedisPassword: "a password of Redis", S3SecretKey: "a key",
+			Fleet: "a secret of the fleet 0123456789",
+		},
+	}
 	dir := t.TempDir()
 	for name, secret := range map[string]string{
-		"database-url": in.Secrets.DatabaseURL, "redis-password": in.Secrets.RedisPassword, "s3-secret-key": in.Secrets.S3SecretKey, "fleet-secret": in.Secrets.Fleet,
+		"database-url": in.Secrets.DatabaseURL, "redis-password": in.Secrets.RedisPassword, "s3-secret-key": in.Secrets.S3SecretKey,
+		"fleet-secret": in.Secrets.Fleet,
 	} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(secret), 0o600); err != nil {
 			t.Fatal(err)

@@ -28,7 +28,10 @@ func (u *Supervisor) access() ([]byte, error) {
 		return nil, err
 	}
 	c.Up = u.Config.Up
-	c.Fleet = fleet.ProcessConfig{Roles: []string{fleet.AllRoles}, MachineID: "auto", Secret: c.Fleet.Secret, Internal: "127.0.0.1:0", Revision: c.Fleet.Revision}
+	c.Fleet = fleet.ProcessConfig{
+		Roles: []string{fleet.AllRoles}, MachineID: "auto", Secret: c.Fleet.Secret, Internal: "127.0.0.1:0",
+		Revision: c.Fleet.Revision,
+	}
 	text, err := c.YAML(true)
 	return append([]byte("# Written by lyceum up for the commands over its fleet: lyceum status --config THIS.\n"), text...), err
 }

@@ -21,7 +21,8 @@ func (u *Supervisor) Check(ctx context.Context) error {
 		return err
 	}
 	if missing := MissingRoles(&u.Config.Up); len(missing) > 0 && u.Config.Database.URL.Reveal() == "" {
-		return fmt.Errorf("up.replicas: no process has %s: name each role, alone or joined by + with others, such as %s: 1, or leave up.replicas out",
+		return fmt.Errorf("up.replicas: no process has %s: name each role, alone or joined by + with others, such as %s: "+
+			"1, or leave up.replicas out",
 			strings.Join(missing, ", "), strings.Join(missing[:min(2, len(missing))], "+"))
 	}
 	if err := u.checkPlace(); err != nil {
@@ -42,8 +43,10 @@ func (u *Supervisor) checkPlace() error {
 	data := u.Config.Server.Data
 	_, err := os.Stat(u.Config.DatabaseFile())
 	if err == nil {
-		return fmt.Errorf("server.data: %s is the directory of a lyceum serve, with its database %s: start that with lyceum serve --data %s, or name another directory with --data; "+
-			"to make a fleet of it: lyceum backup FILE --data %s, lyceum restore FILE with database.url and redis.addresses in the configuration, and lyceum up with the same configuration",
+		return fmt.Errorf("server.data: %s is the directory of a lyceum serve, with its database %s: "+
+			"start that with lyceum serve --data %s, or name another directory with --data; "+
+			"to make a fleet of it: lyceum backup FILE --data %s, lyceum restore FILE with database.url and redis.addresses in the configuration, "+
+			"and lyceum up with the same configuration",
 			data, filepath.Base(u.Config.DatabaseFile()), data, data)
 	}
 	if !errors.Is(err, os.ErrNotExist) {

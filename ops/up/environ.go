@@ -13,7 +13,8 @@ import (
 var (
 	ErrRoles = errors.New("fleet.roles: lyceum up gives each process its roles: remove --roles, LYCEUM_FLEET_ROLES or the key, " +
 		"and name the groups of roles and their numbers of processes in up.replicas")
-	errMachine = errors.New("fleet.machine_id: lyceum up gives each process an id of its own: remove --machine-id, MACHINE_ID, LYCEUM_FLEET_MACHINE_ID or the key")
+	errMachine = errors.New("fleet.machine_id: lyceum up gives each process an id of its own: remove --machine-id, MACHINE_ID, " +
+		"LYCEUM_FLEET_MACHINE_ID or the key")
 )
 
 // checkOwn refuses what no process would have, or all of them alike where that can not be.

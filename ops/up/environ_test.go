@@ -35,8 +35,10 @@ func TestProcessesHaveWhatUpWasStartedWith(t *testing.T) {
 	flags := map[string]string{
 		"server.data": "data", "server.listen": "127.0.0.1:0", "server.name": "flag.test",
 		"accounts.registration": "open", "push.allow_http": "true", "obs.log_level": "debug",
-		"database.url_file": "url", "database.connections": "9", "redis.addresses": "redis://r.test:1", "redis.prefix": "other", "redis.password": "hidden word",
-		"fleet.secret": "a hidden secret of many letters", "fleet.config_revision": "4", "http.rate_limits": "{sync: {per_second: 7, burst: 9}}", "blob.directory": "files", "up.replicas": "all=1",
+		"database.url_file": "url", "database.connections": "9", "redis.addresses": "redis://r.test:1", "redis.prefix": "other",
+		"redis.password": "hidden word",
+		"fleet.secret":   "a hidden secret of many letters", "fleet.config_revision": "4", "http.rate_limits": "{sync: {per_second: 7, burst: 9}}",
+		"blob.directory": "files", "up.replicas": "all=1",
 	}
 	c, err := fleet.Load(conf.Sources{File: "lyceum.yaml", Flags: flags})
 	if err != nil {
@@ -92,15 +94,18 @@ func TestProcessesHaveWhatUpWasStartedWith(t *testing.T) {
 		if got := conf.Shared(found.Sections()); !maps.Equal(got, want) {
 			t.Errorf("shared keys of %s differ:\n%v\n%v", who, got, want)
 		}
-		if fleet.SectionOf[accounts.Config](found).Registration != fleet.SectionOf[accounts.Config](c).Registration || !fleet.SectionOf[push.Config](found).AllowHTTP {
+		if fleet.SectionOf[accounts.Config](found).Registration != fleet.SectionOf[accounts.Config](c).Registration ||
+			!fleet.SectionOf[push.Config](found).AllowHTTP {
 			t.Errorf("%s has the default", who)
 		}
-		if !reflect.DeepEqual(found.Redis, c.Redis) || found.Database != c.Database || found.Blob.Directory != c.Blob.Directory || found.Obs.LogLevel != "debug" ||
+		if !reflect.DeepEqual(found.Redis, c.Redis) || found.Database != c.Database || found.Blob.Directory != c.Blob.Directory ||
+			found.Obs.LogLevel != "debug" ||
 			found.HTTP.DrainDelay != c.HTTP.DrainDelay || found.Fleet.Revision != 4 || found.Server.Name != "flag.test" {
 			t.Errorf("%s has %+v, up has %+v", who, found, c)
 		}
 	}
-	if process.Fleet.Roles[0] != "events" || process.Server.Data != child.Dir() || process.Server.Listen == c.Server.Listen || process.Fleet.MachineID != "auto" {
+	if process.Fleet.Roles[0] != "events" || process.Server.Data != child.Dir() || process.Server.Listen == c.Server.Listen ||
+		process.Fleet.MachineID != "auto" {
 		t.Errorf("the process takes what belongs to another: %+v, %+v", process.Server, process.Fleet)
 	}
 }

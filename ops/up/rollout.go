@@ -49,7 +49,8 @@ func (r *Rollout) Run(ctx context.Context, c *fleet.Config) error {
 			return gone
 		}
 		if obs.Now().After(deadline) {
-			return fmt.Errorf("the database does not answer, so nothing was changed: try again when lyceum ps and lyceum status show that it serves: %w", err)
+			return fmt.Errorf("the database does not answer, so nothing was changed: try again when lyceum ps and lyceum status show that it "+
+				"serves: %w", err)
 		}
 		if !waits {
 			fmt.Fprintln(r.Out, "waiting for the database, which does not answer")
@@ -237,7 +238,8 @@ func allowed(from string, to obs.SemVer) error {
 		return err
 	}
 	if v.X != to.X {
-		return fmt.Errorf("%s to %s: the first number says that versions can not work together: make a backup, stop the fleet (lyceum stop), read the notes of the release, and start it with the new binary", from, to)
+		return fmt.Errorf("%s to %s: the first number says that versions can not work together: make a backup, stop the fleet (lyceum stop), "+
+			"read the notes of the release, and start it with the new binary", from, to)
 	}
 	return nil
 }

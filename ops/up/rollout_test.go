@@ -20,7 +20,8 @@ func TestARolloutWaitsForTheDatabase(t *testing.T) {
 	}
 	dir := t.TempDir()
 	c, err := fleet.Load(conf.Sources{Environ: []string{
-		"LYCEUM_SERVER_DATA=" + dir, "LYCEUM_FLEET_SECRET=a secret of sixteen", fmt.Sprintf("LYCEUM_DATABASE_URL=postgres://127.0.0.1:%d/x", port),
+		"LYCEUM_SERVER_DATA=" + dir, "LYCEUM_FLEET_SECRET=a secret of sixteen", fmt.Sprintf("LYCEUM_DATABASE_URL=postgres://127.0.0.1:%d/x",
+			port),
 	}})
 	if err != nil {
 		t.Fatal(err)

@@ -95,7 +95,8 @@ func (u *Supervisor) connectable(processes int) error {
 	each := u.Config.DatabaseConnections()
 	if need := (processes + spareProcesses) * each; u.connections > 0 && need > u.connections {
 		return fmt.Errorf("%d processes and %d in reserve with %d connections each need %d connections to PostgreSQL, and it takes %d: "+
-			"lower database.connections, or write the processes to up.replicas, and start lyceum up again", processes, spareProcesses, each, need, u.connections)
+			"lower database.connections, or write the processes to up.replicas, and start lyceum up again", processes, spareProcesses, each, need,
+			u.connections)
 	}
 	return nil
 }
@@ -134,7 +135,8 @@ func (s *server) try(ctx context.Context) error {
 		case err := <-done:
 			return err
 		case <-time.After(wait):
-			say("%s runs as process %d and does not answer after %s; it is waited for%s", s.name, s.Pid(), time.Since(began).Round(time.Second), s.LastLines())
+			say("%s runs as process %d and does not answer after %s; it is waited for%s", s.name, s.Pid(), time.Since(began).Round(time.Second),
+				s.LastLines())
 		}
 	}
 }

@@ -44,7 +44,10 @@ func (c *Child) State() ChildState {
 	if n := c.next; n != nil && !c.gone && c.serving(n) {
 		r, address, program, serves = n, n.address, n.program, true
 	}
-	s := ChildState{Name: c.Name, Group: c.Group, PID: r.pid(), Machine: -1, Address: address, State: "starting", Since: r.since, Restarts: c.ended, Log: c.logPath(), Program: program}
+	s := ChildState{
+		Name: c.Name, Group: c.Group, PID: r.pid(), Machine: -1, Address: address, State: "starting", Since: r.since,
+		Restarts: c.ended, Log: c.logPath(), Program: program,
+	}
 	if s.PID == 0 || c.gone {
 		s.State = "stopped"
 	} else if serves {
@@ -93,7 +96,8 @@ func (u *Supervisor) Restart(ctx context.Context, c *Child, program string) erro
 			if gone {
 				return c.stopped()
 			}
-			return fmt.Errorf("the new process of %s does not serve (%s), so the old one stays; its log ends with:\n%s", c.Name, how, c.logSince(next.logFrom, stays))
+			return fmt.Errorf("the new process of %s does not serve (%s), so the old one stays; its log ends with:\n%s", c.Name, how,
+				c.logSince(next.logFrom, stays))
 		}
 	}
 }
@@ -200,7 +204,8 @@ func (u *Supervisor) elsewhere(name, group string) bool {
 		}
 	}
 	return slices.ContainsFunc(u.Children(), func(c *Child) bool {
-		return c.Group != group && (slices.Contains(c.Roles, name) || slices.Contains(c.Roles, fleet.AllRoles) || pool != "" && slices.Contains(c.Roles, pool))
+		return c.Group != group && (slices.Contains(c.Roles, name) || slices.Contains(c.Roles, fleet.AllRoles) ||
+			pool != "" && slices.Contains(c.Roles, pool))
 	})
 }
 
@@ -215,7 +220,8 @@ func (u *Supervisor) Find(word string) ([]*Child, error) {
 	var out []*Child
 	for _, c := range u.Children() {
 		s := c.State()
-		if word == fleet.AllRoles || c.Name == word || c.Group == word || slices.Contains(c.Roles, word) || s.Machine >= 0 && strconv.Itoa(s.Machine) == word {
+		if word == fleet.AllRoles || c.Name == word || c.Group == word || slices.Contains(c.Roles, word) ||
+			s.Machine >= 0 && strconv.Itoa(s.Machine) == word {
 			out = append(out, c)
 		}
 	}

@@ -193,9 +193,10 @@ const (
 	broken      = listed + "sleep 0.3; exit 3\n"
 	tell        = `echo "{\"pid\":$$,\"version\":\"1.0.0\"}" > "$dir/process.json.$$"; mv "$dir/process.json.$$" "$dir/process.json"` + "\n"
 	lingers     = listed + "trap 'sleep 0.5; exit 0' TERM\n" + tell + loop
-	lingersLong = listed + "trap 'trap - TERM; touch \"$CREW_LIST.ending\"; sleep 3; touch \"$CREW_LIST.orderly\"; exit 0' TERM\n" + tell + loop
-	tooLate     = "trap told TERM\ntold() {\n" + tell + "sleep 0.5; exit 0\n}\n" + listed + loop
-	loop        = "while :; do sleep 0.05; done\n"
+	lingersLong = listed + "trap 'trap - TERM; touch \"$CREW_LIST.ending\"; sleep 3; touch \"$CREW_LIST.orderly\"; exit 0' TERM\n" + tell +
+		loop
+	tooLate = "trap told TERM\ntold() {\n" + tell + "sleep 0.5; exit 0\n}\n" + listed + loop
+	loop    = "while :; do sleep 0.05; done\n"
 )
 
 // startCrew starts some processes of the role client.
@@ -209,7 +210,10 @@ func startGroups(t *testing.T, text string, groups map[string]int) *crew {
 	t.Helper()
 	dir := t.TempDir()
 	list := filepath.Join(dir, "list")
-	u := &Supervisor{Config: &fleet.Config{Server: fleet.ServerConfig{Data: filepath.Join(dir, "data"), Name: "here.test"}}, Environ: []string{"CREW_LIST=" + list}}
+	u := &Supervisor{
+		Config:  &fleet.Config{Server: fleet.ServerConfig{Data: filepath.Join(dir, "data"), Name: "here.test"}},
+		Environ: []string{"CREW_LIST=" + list},
+	}
 	w := &crew{u, t, list}
 	u.Program = w.program("first", text)
 	t.Cleanup(w.stop)
@@ -440,7 +444,8 @@ func TestStopEndsOwnersLast(t *testing.T) {
 		t.Fatal(err)
 	}
 	lines := strings.Split(strings.TrimSpace(string(text)), "\n")
-	if want := []string{"begins media+client-1", "ends media+client-1", "begins sync+push-1", "ends sync+push-1"}; len(lines) != 10 || !slices.Equal(lines[:4], want) {
+	if want := []string{"begins media+client-1", "ends media+client-1", "begins sync+push-1", "ends sync+push-1"}; len(lines) != 10 ||
+		!slices.Equal(lines[:4], want) {
 		t.Fatalf("found %q, expected %q first", lines, want)
 	}
 	for i, line := range lines[4:] { // owners end together
@@ -487,7 +492,8 @@ func TestARolloutThatDoesNotComeToItsEnd(t *testing.T) {
 		"busy": errOtherChange.Error(), "broken": "does not serve (exit status 3), so the old one stays; its log ends with:\nof the new one",
 	} {
 		t.Run(name, func(t *testing.T) {
-			old := strings.Replace(listed+serves, "exec sleep 600", "echo time=now machine=0 of=old; (while sleep 0.01 && kill -0 $$; do echo time=now machine=0 of=old; done) 2>/dev/null & exec sleep 600", 1)
+			old := strings.Replace(listed+serves, "exec sleep 600", "echo time=now machine=0 of=old; (while sleep 0.01 && kill -0 $$; "+
+				"do echo time=now machine=0 of=old; done) 2>/dev/null & exec sleep 600", 1)
 			if name != "broken" {
 				old = lingers
 			}

@@ -253,7 +253,10 @@ func (c *Child) spawn(program, address string) (*run, error) {
 		return nil, err
 	}
 	defer log.Close()
-	args := []string{"serve", "--data", c.Dir(), "--listen", address, "--roles", strings.Join(c.Roles, ","), "--server-name", u.Config.Server.Name}
+	args := []string{
+		"serve", "--data", c.Dir(), "--listen", address, "--roles", strings.Join(c.Roles, ","), "--server-name",
+		u.Config.Server.Name,
+	}
 	if u.File != "" {
 		args = append(args, "--config", u.File)
 	}
@@ -273,7 +276,10 @@ func (c *Child) spawn(program, address string) (*run, error) {
 	}
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = childAttributes()
-	r := &run{cmd: cmd, program: program, address: address, access: access, logFrom: logFrom, since: time.Now(), left: make(chan struct{}), done: make(chan struct{})}
+	r := &run{
+		cmd: cmd, program: program, address: address, access: access, logFrom: logFrom, since: time.Now(), left: make(chan struct{}),
+		done: make(chan struct{}),
+	}
 	started := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread() // the child ends with the thread that started it

@@ -21,11 +21,17 @@ import (
 // TestCommandsHaveTheConfigurationOfTheProcesses: with the file that lyceum up writes, commands have the same blob store,
 // database and Redis as the processes, and the same value of each shared key.
 func TestCommandsHaveTheConfigurationOfTheProcesses(t *testing.T) {
-	engines := []string{"LYCEUM_FLEET_SECRET=a secret of sixteen", "LYCEUM_DATABASE_URL=postgres://me:word@db.test/x", "LYCEUM_REDIS_ADDRESSES=redis://:word@redis.test:6379", "LYCEUM_REDIS_PREFIX=pre"}
+	engines := []string{
+		"LYCEUM_FLEET_SECRET=a secret of sixteen", "LYCEUM_DATABASE_URL=postgres://me:word@db.test/x",
+		"LYCEUM_REDIS_ADDRESSES=redis://:word@redis.test:6379", "LYCEUM_REDIS_PREFIX=pre",
+	}
 	for name, more := range map[string][]string{
-		"default":          nil,
-		"a directory":      {"LYCEUM_BLOB_DIRECTORY=relative/files"},
-		"S3":               {"LYCEUM_BLOB_S3_ENDPOINT=https://s3.test", "LYCEUM_BLOB_S3_BUCKET=b", "LYCEUM_BLOB_S3_ACCESS_KEY=key", "LYCEUM_BLOB_S3_SECRET_KEY=word"},
+		"default":     nil,
+		"a directory": {"LYCEUM_BLOB_DIRECTORY=relative/files"},
+		"S3": {
+			"LYCEUM_BLOB_S3_ENDPOINT=https://s3.test", "LYCEUM_BLOB_S3_BUCKET=b", "LYCEUM_BLOB_S3_ACCESS_KEY=key",
+			"LYCEUM_BLOB_S3_SECRET_KEY=word",
+		},
 		"fixed addresses":  {"LYCEUM_FLEET_OPS_LISTEN=127.0.0.1:1", "LYCEUM_FLEET_CONFIG_REVISION=3"},
 		"many connections": {"LYCEUM_DATABASE_CONNECTIONS=50"},
 	} {
@@ -63,7 +69,8 @@ func TestCommandsHaveTheConfigurationOfTheProcesses(t *testing.T) {
 			if want != got {
 				t.Errorf("the processes store files in %+v, commands in %+v", want, got)
 			}
-			if command.Database.URL != process.Database.URL || len(command.Redis.Addresses) != 1 || command.Redis.Addresses[0] != process.Redis.Addresses[0] {
+			if command.Database.URL != process.Database.URL || len(command.Redis.Addresses) != 1 ||
+				command.Redis.Addresses[0] != process.Redis.Addresses[0] {
 				t.Errorf("the engines of commands are %v, %v", command.Database.URL.Reveal(), command.Redis.Addresses)
 			}
 			secret, err := command.ExistingSecret()
@@ -96,8 +103,9 @@ func TestTheFileOfAnOlderVersionIsMended(t *testing.T) {
 		}
 		old, err := json.Marshal(map[string]any{
 			"server": map[string]string{"name": "up.test", "data": data + "/commands"}, "blob": map[string]string{"directory": data + "/commands"},
-			"database": map[string]string{"url": "postgres://db.test/x"}, "redis": map[string]any{"addresses": []string{"redis://r.test:1"}, "password": ""},
-			"fleet": map[string]string{"secret": "a secret of sixteen"},
+			"database": map[string]string{"url": "postgres://db.test/x"},
+			"redis":    map[string]any{"addresses": []string{"redis://r.test:1"}, "password": ""},
+			"fleet":    map[string]string{"secret": "a secret of sixteen"},
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -167,14 +175,21 @@ func TestUpChecksBeforeItMakesAnything(t *testing.T) {
 		"a port that is taken":  {taken.Addr().String(), "", "server.listen"},
 		"an address of nothing": {"nonsense", "", "server.listen"},
 		"no PostgreSQL":         {"127.0.0.1:0", with(func(u *url.URL) { u.Host = "127.0.0.1:1" }), "connection refused"},
-		"a wrong password":      {"127.0.0.1:0", with(func(u *url.URL) { u.User = url.UserPassword(u.User.Username(), "geheim") }), "password authentication failed"},
-		"a wrong database":      {"127.0.0.1:0", with(func(u *url.URL) { u.Path = "/nowhere" }), `database "nowhere" does not exist`},
+		"a wrong password": {
+			"127.0.0.1:0", with(func(u *url.URL) { u.User = url.UserPassword(u.User.Username(), "geheim") }),
+			"password authentication failed",
+		},
+		"a wrong database": {"127.0.0.1:0", with(func(u *url.URL) { u.Path = "/nowhere" }), `database "nowhere" does not exist`},
 	} {
 		data := filepath.Join(t.TempDir(), "data")
-		u := &Supervisor{Config: &fleet.Config{Server: fleet.ServerConfig{Data: data, Listen: c.listen}, Database: fleet.DatabaseConfig{URL: conf.Secret(c.url)}}}
+		u := &Supervisor{Config: &fleet.Config{
+			Server:   fleet.ServerConfig{Data: data, Listen: c.listen},
+			Database: fleet.DatabaseConfig{URL: conf.Secret(c.url)},
+		}}
 		err := u.Start(t.Context())
 		text := fmt.Sprint(err)
-		if err == nil || strings.Count(text, c.want) != 1 || strings.Contains(text, "\n") || strings.Contains(text, "geheim") || strings.Contains(text, "TLS") {
+		if err == nil || strings.Count(text, c.want) != 1 || strings.Contains(text, "\n") || strings.Contains(text, "geheim") ||
+			strings.Contains(text, "TLS") {
 			t.Errorf("%s: expected one line with %q, found %v", name, c.want, err)
 		}
 		if c.url != "" && !strings.HasPrefix(text, "database.url: ") {
@@ -193,7 +208,10 @@ func TestNoFleetInTheDirectoryOfServe(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, url := range []conf.Secret{"", "postgres://127.0.0.1:1/x"} {
-		u := &Supervisor{Config: &fleet.Config{Server: fleet.ServerConfig{Data: data, Listen: "127.0.0.1:0"}, Database: fleet.DatabaseConfig{URL: url}}}
+		u := &Supervisor{Config: &fleet.Config{
+			Server:   fleet.ServerConfig{Data: data, Listen: "127.0.0.1:0"},
+			Database: fleet.DatabaseConfig{URL: url},
+		}}
 		err := u.Start(t.Context())
 		for _, want := range []string{data, "lyceum serve", "lyceum backup", "lyceum restore"} {
 			if err == nil || !strings.Contains(err.Error(), want) {
@@ -216,9 +234,16 @@ func TestAFleetHasEveryRole(t *testing.T) {
 		{EachRole(), ""},
 		{map[string]int{"all": 1}, ""},
 		{map[string]int{"all": 1, "events": 0}, ""},
-		{map[string]int{"all": 0, "router": 1}, "client sync events receipts typing presence todevice accountdata devicelists push media uploads downloads thumbnails admin"},
-		{map[string]int{"router+client": 1, "sync": 2, "events": 2, "media": 1}, "receipts typing presence todevice accountdata devicelists push"},
-		{map[string]int{"router+client+sync+events+receipts+typing+presence+todevice+accountdata+devicelists+push": 1, "uploads": 1}, "media downloads thumbnails"},
+		{map[string]int{"all": 0, "router": 1}, "client sync events receipts typing presence todevice accountdata devicelists push media " +
+			"uploads downloads thumbnails admin"},
+		{
+			map[string]int{"router+client": 1, "sync": 2, "events": 2, "media": 1},
+			"receipts typing presence todevice accountdata devicelists push",
+		},
+		{
+			map[string]int{"router+client+sync+events+receipts+typing+presence+todevice+accountdata+devicelists+push": 1, "uploads": 1},
+			"media downloads thumbnails",
+		},
 		{map[string]int{"events": 0}, strings.Join(roleNames(), " ")},
 	} {
 		config := &fleet.UpConfig{Replicas: c.replicas}

@@ -211,7 +211,8 @@ func readParts(t *tar.Reader, v visitor) (*Manifest, error) {
 		if err != nil {
 			return nil, err
 		}
-		if h.Typeflag != tar.TypeReg || h.Size < 0 || path.Clean(h.Name) != h.Name || path.IsAbs(h.Name) || strings.HasPrefix(h.Name, "..") || strings.ContainsRune(h.Name, 0) {
+		if h.Typeflag != tar.TypeReg || h.Size < 0 || path.Clean(h.Name) != h.Name || path.IsAbs(h.Name) || strings.HasPrefix(h.Name, "..") ||
+			strings.ContainsRune(h.Name, 0) {
 			return nil, fmt.Errorf("%w: it has a part %q of type %q: a backup has plain files only", ErrDamaged, h.Name, h.Typeflag)
 		}
 		if first != (h.Name == headerName) || m != nil {

@@ -105,7 +105,10 @@ func (p place) source() Source {
 }
 
 func (p place) target(sets []db.Migrations) Target {
-	return Target{DB: p.d, Blobs: p.blobs, Sets: sets, ServerName: "x.test", Version: "1.2.3", Log: slog.New(slog.DiscardHandler), SkipBlobs: "probe/"}
+	return Target{
+		DB: p.d, Blobs: p.blobs, Sets: sets, ServerName: "x.test", Version: "1.2.3", Log: slog.New(slog.DiscardHandler),
+		SkipBlobs: "probe/",
+	}
 }
 
 var serial int
@@ -192,7 +195,8 @@ func difference(t *testing.T, want, got string) {
 	a, b := strings.Split(want, "\n"), strings.Split(got, "\n")
 	for i := range max(len(a), len(b)) {
 		if i >= len(a) || i >= len(b) || a[i] != b[i] {
-			t.Fatalf("%d lines expected, %d found; the first that differs:\n%.300s\n%.300s", len(a), len(b), strings.Join(a[i:min(i+1, len(a))], ""), strings.Join(b[i:min(i+1, len(b))], ""))
+			t.Fatalf("%d lines expected, %d found; the first that differs:\n%.300s\n%.300s", len(a), len(b), strings.Join(a[i:min(i+1, len(a))], ""),
+				strings.Join(b[i:min(i+1, len(b))], ""))
 		}
 	}
 }
@@ -232,7 +236,8 @@ func TestBetweenTheEngines(t *testing.T) {
 				if _, err := target.d.Exec(t.Context(), "INSERT INTO things (id, name, flag) VALUES (5, 'a', TRUE)"); !db.IsUnique(err) {
 					t.Errorf("the index is not there: %v", err)
 				}
-				if _, _, err := Restore(t.Context(), file, target.target(steps(2)), VerifyOptions{}); err == nil || !strings.Contains(err.Error(), "not empty") {
+				if _, _, err := Restore(t.Context(), file, target.target(steps(2)), VerifyOptions{}); err == nil ||
+					!strings.Contains(err.Error(), "not empty") {
 					t.Errorf("a second restore: %v", err)
 				}
 				if _, err := target.d.Exec(t.Context(), "DELETE FROM things WHERE id > 0"); err != nil {
@@ -265,7 +270,8 @@ func TestOldAndNewSchemas(t *testing.T) {
 	}
 	older := open(t, lite(t), nil)
 	empty := older.dump(t)
-	if _, _, err := Restore(t.Context(), file, older.target(steps(1)), VerifyOptions{}); err == nil || !strings.Contains(err.Error(), "schema step 2 of test") {
+	if _, _, err := Restore(t.Context(), file, older.target(steps(1)), VerifyOptions{}); err == nil ||
+		!strings.Contains(err.Error(), "schema step 2 of test") {
 		t.Errorf("an older version: %v", err)
 	}
 	for name, change := range map[string]func(*Target){
@@ -319,7 +325,8 @@ func TestDamageIsFoundBeforeAnythingIsChanged(t *testing.T) {
 		}
 		into := target.target(steps(2))
 		into.Replace = true
-		if _, _, err := Restore(t.Context(), bad, into, VerifyOptions{}); !errors.Is(err, ErrDamaged) || strings.Count(err.Error(), ErrDamaged.Error()) != 1 {
+		if _, _, err := Restore(t.Context(), bad, into, VerifyOptions{}); !errors.Is(err, ErrDamaged) ||
+			strings.Count(err.Error(), ErrDamaged.Error()) != 1 {
 			t.Errorf("%s: expected that it is damaged, found %v", what, err)
 		}
 	}
@@ -406,17 +413,25 @@ func TestForgedPartsAreRefused(t *testing.T) {
 		at     func(h *tar.Header) bool
 		change func(h *tar.Header, data []byte) (*tar.Header, []byte)
 	}{
-		"a path upwards":    {is(blobPrefix), func(h *tar.Header, d []byte) (*tar.Header, []byte) { h.Name = blobPrefix + "../../x"; return h, d }},
-		"an absolute path":  {is(blobPrefix), func(h *tar.Header, d []byte) (*tar.Header, []byte) { h.Name = "/etc/passwd"; return h, d }},
-		"a dotted path":     {is(blobPrefix), func(h *tar.Header, d []byte) (*tar.Header, []byte) { h.Name = blobPrefix + "a/./b"; return h, d }},
-		"an unknown part":   {is(configName), func(h *tar.Header, d []byte) (*tar.Header, []byte) { h.Name = "other"; return h, d }},
-		"another blob":      {is(blobPrefix), func(h *tar.Header, d []byte) (*tar.Header, []byte) { return h, append(d, 'x') }},
-		"a blob less":       {is(blobPrefix), func(*tar.Header, []byte) (*tar.Header, []byte) { return nil, nil }},
-		"rows less":         {is(rowsPrefix + "things/00000002"), func(*tar.Header, []byte) (*tar.Header, []byte) { return nil, nil }},
-		"no tables":         {is(tablesName), func(*tar.Header, []byte) (*tar.Header, []byte) { return nil, nil }},
-		"no configuration":  {is(configName), func(*tar.Header, []byte) (*tar.Header, []byte) { return nil, nil }},
-		"no manifest":       {is(manifestName), func(*tar.Header, []byte) (*tar.Header, []byte) { return nil, nil }},
-		"rows of another":   {is(rowsPrefix), func(h *tar.Header, d []byte) (*tar.Header, []byte) { h.Name = rowsPrefix + "other/1"; return h, d }},
+		"a path upwards": {is(blobPrefix), func(h *tar.Header, d []byte) (*tar.Header, []byte) {
+			h.Name = blobPrefix +
+				"../../x"
+			return h, d
+		}},
+		"an absolute path": {is(blobPrefix), func(h *tar.Header, d []byte) (*tar.Header, []byte) { h.Name = "/etc/passwd"; return h, d }},
+		"a dotted path":    {is(blobPrefix), func(h *tar.Header, d []byte) (*tar.Header, []byte) { h.Name = blobPrefix + "a/./b"; return h, d }},
+		"an unknown part":  {is(configName), func(h *tar.Header, d []byte) (*tar.Header, []byte) { h.Name = "other"; return h, d }},
+		"another blob":     {is(blobPrefix), func(h *tar.Header, d []byte) (*tar.Header, []byte) { return h, append(d, 'x') }},
+		"a blob less":      {is(blobPrefix), func(*tar.Header, []byte) (*tar.Header, []byte) { return nil, nil }},
+		"rows less":        {is(rowsPrefix + "things/00000002"), func(*tar.Header, []byte) (*tar.Header, []byte) { return nil, nil }},
+		"no tables":        {is(tablesName), func(*tar.Header, []byte) (*tar.Header, []byte) { return nil, nil }},
+		"no configuration": {is(configName), func(*tar.Header, []byte) (*tar.Header, []byte) { return nil, nil }},
+		"no manifest":      {is(manifestName), func(*tar.Header, []byte) (*tar.Header, []byte) { return nil, nil }},
+		"rows of another": {is(rowsPrefix), func(h *tar.Header, d []byte) (*tar.Header, []byte) {
+			h.Name = rowsPrefix +
+				"other/1"
+			return h, d
+		}},
 		"half a row":        {is(rowsPrefix), func(h *tar.Header, d []byte) (*tar.Header, []byte) { return h, d[:len(d)-1] }},
 		"no list of blobs":  {is(listPrefix), func(*tar.Header, []byte) (*tar.Header, []byte) { return nil, nil }},
 		"a newer format":    {is(headerName), func(h *tar.Header, _ []byte) (*tar.Header, []byte) { return h, []byte(`{"format":2,"id":"x"}`) }},
@@ -614,7 +629,8 @@ func TestTroubleWithBlobs(t *testing.T) {
 	}
 	dir := t.TempDir()
 	file := filepath.Join(dir, "b")
-	if _, err := Write(t.Context(), s, options(file)); !errors.Is(err, ErrIncomplete) || !strings.Contains(err.Error(), "1 blobs that rows name, the first is media/lost") {
+	if _, err := Write(t.Context(), s, options(file)); !errors.Is(err, ErrIncomplete) ||
+		!strings.Contains(err.Error(), "1 blobs that rows name, the first is media/lost") {
 		t.Errorf("a backup without a blob that a row names: %v", err)
 	}
 	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
@@ -629,7 +645,8 @@ func TestTroubleWithBlobs(t *testing.T) {
 	if err := m.Blobs.Whole(); !errors.Is(err, ErrIncomplete) {
 		t.Errorf("the backup passes for whole: %v", err)
 	}
-	if !slices.Equal(m.Blobs.Missing, []string{"media/lost"}) || m.Blobs.Lost != 1 || !slices.Equal(m.Blobs.Damaged, []string{wrong}) || m.Blobs.Count != 22 {
+	if !slices.Equal(m.Blobs.Missing, []string{"media/lost"}) || m.Blobs.Lost != 1 || !slices.Equal(m.Blobs.Damaged, []string{wrong}) ||
+		m.Blobs.Count != 22 {
 		t.Errorf("found %+v", m.Blobs)
 	}
 	if _, err := Verify(t.Context(), file, VerifyOptions{}); err != nil {
@@ -694,7 +711,13 @@ func TestABlobIsDeletedWhileItRuns(t *testing.T) {
 }
 
 func FuzzRows(f *testing.F) {
-	table := &db.Table{Name: "t", Columns: []db.Column{{Name: "a", Kind: db.Integer}, {Name: "b", Kind: db.Text}, {Name: "c", Kind: db.Bytes}, {Name: "d", Kind: db.Bool}, {Name: "e", Kind: db.Float}}}
+	table := &db.Table{Name: "t", Columns: []db.Column{
+		{Name: "a", Kind: db.Integer},
+		{Name: "b", Kind: db.Text},
+		{Name: "c", Kind: db.Bytes},
+		{Name: "d", Kind: db.Bool},
+		{Name: "e", Kind: db.Float},
+	}}
 	for _, values := range [][]any{{int64(-5), "text", []byte("bytes"), true, 2.5}, {nil, nil, nil, nil, nil}} {
 		b, err := appendRow(nil, table, values)
 		if err != nil {
@@ -768,7 +791,8 @@ func TestABackupTakesNothingElsesPlace(t *testing.T) {
 	source.fill(t)
 	dir := t.TempDir()
 	taken, linked, first, second := filepath.Join(dir, "secret"), filepath.Join(dir, "link"), filepath.Join(dir, "1"), filepath.Join(dir, "2")
-	if err := errors.Join(os.WriteFile(taken, []byte("a secret"), 0o600), os.Symlink(taken, linked), os.WriteFile(filepath.Join(dir, "empty"), nil, 0o600)); err != nil {
+	if err := errors.Join(os.WriteFile(taken, []byte("a secret"), 0o600), os.Symlink(taken, linked),
+		os.WriteFile(filepath.Join(dir, "empty"), nil, 0o600)); err != nil {
 		t.Fatal(err)
 	}
 	refused := func(target, since, word string) {

@@ -70,7 +70,8 @@ func Restore(ctx context.Context, name string, t Target, v VerifyOptions) (*Chec
 	}
 	t.Progress.end()
 	if err := db.Migrate(ctx, t.DB, t.Log, t.Sets...); err != nil {
-		return nil, nil, fmt.Errorf("the rows are restored, but the newer schema could not be made; the next start of Lyceum tries again: %w", err)
+		return nil, nil, fmt.Errorf("the rows are restored, but the newer schema could not be made; the next start of Lyceum tries again: %w",
+			err)
 	}
 	if _, err := t.DB.Exec(ctx, "ANALYZE"); err != nil {
 		t.Log.Warn("the statistics of the database could not be made; it makes them by itself later", "error", err)
@@ -111,7 +112,8 @@ func (t *Target) room(ctx context.Context) error {
 	}
 	have, err := t.ours(ctx, t.DB)
 	if err == nil && len(have) > 0 && !t.Replace {
-		err = fmt.Errorf("the database is not empty: it has the tables %s and more: give an empty one, or throw this one away with --replace", strings.Join(have[:min(3, len(have))], ", "))
+		err = fmt.Errorf("the database is not empty: it has the tables %s and more: give an empty one, or throw this one away with --replace",
+			strings.Join(have[:min(3, len(have))], ", "))
 	}
 	return err
 }
@@ -131,7 +133,8 @@ func (r *restore) acceptable(ctx context.Context) error {
 		return fmt.Errorf("the backup was made by version %s and this is %s: use version %d.* or newer", m.Version, r.Version, theirs.X)
 	}
 	if r.ServerName != "" && m.ServerName != r.ServerName {
-		return fmt.Errorf("the backup is of the server %s and server.name is %s: set server.name to %s, for users and rooms carry it in their ids", m.ServerName, r.ServerName, m.ServerName)
+		return fmt.Errorf("the backup is of the server %s and server.name is %s: set server.name to %s, "+
+			"for users and rooms carry it in their ids", m.ServerName, r.ServerName, m.ServerName)
 	}
 	known, err := db.Known(r.Sets...)
 	if err != nil {
@@ -139,7 +142,8 @@ func (r *restore) acceptable(ctx context.Context) error {
 	}
 	for domain, step := range m.Schema {
 		if step > known[domain] || step < 0 {
-			return fmt.Errorf("the backup has schema step %d of %s, made by version %s, and this version knows %d: use %s or newer", step, domain, m.Version, known[domain], m.Version)
+			return fmt.Errorf("the backup has schema step %d of %s, made by version %s, and this version knows %d: use %s or newer", step, domain,
+				m.Version, known[domain], m.Version)
 		}
 	}
 	tables, err := tablesOf(ctx, m.Schema, r.Sets)
@@ -171,7 +175,8 @@ func (r *restore) blobs(ctx context.Context) error {
 			return nil
 		}
 		if !r.c.keys.has(i.Key) && !r.Replace {
-			return fmt.Errorf("the blob store is not empty: it has %s, which the backup does not have: give an empty one, or keep those blobs with --replace", i.Key)
+			return fmt.Errorf("the blob store is not empty: it has %s, which the backup does not have: "+
+				"give an empty one, or keep those blobs with --replace", i.Key)
 		}
 		if contentHash(i.Key) != "" {
 			there.add(i.Key + " " + fmt.Sprint(i.Size))
@@ -389,7 +394,8 @@ func (r *restore) compare(ctx context.Context, tx *db.Tx, filled map[string]*fou
 			return err
 		}
 		if n != want.rows || s != want.sum {
-			return fmt.Errorf("table %s: %d rows were written and other rows were read, %d of them: the database did not keep them", name, want.rows, n)
+			return fmt.Errorf("table %s: %d rows were written and other rows were read, %d of them: the database did not keep them", name,
+				want.rows, n)
 		}
 	}
 	return nil

@@ -293,7 +293,8 @@ func (v *verifier) compare(m *Manifest) error {
 			return fmt.Errorf("%w: table %s has other columns in the manifest", ErrDamaged, t.Name)
 		}
 		if f.rows != t.Rows || f.bytes != t.Bytes || f.sum.text() != t.Sum {
-			return fmt.Errorf("%w: table %s: expected %d rows with the sum %s, found %d with %s", ErrDamaged, t.Name, t.Rows, t.Sum, f.rows, f.sum.text())
+			return fmt.Errorf("%w: table %s: expected %d rows with the sum %s, found %d with %s", ErrDamaged, t.Name, t.Rows, t.Sum, f.rows,
+				f.sum.text())
 		}
 	}
 	if m.Blobs.Where == LeftOut {

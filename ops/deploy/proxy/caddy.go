@@ -172,7 +172,8 @@ func (f *file) caddyClass(in *Input, c class) {
 	backed = backed && len(b.Servers) == 1 && back.DNS == ""
 	upstreams := caddyUpstreams(b)
 	if backed {
-		f.because("		", "The others take requests when the first can not be reached, as after a restart that moved it: they know where it is now.")
+		f.because("		", "The others take requests when the first can not be reached, as after a restart that moved it: "+
+			"they know where it is now.")
 		upstreams += caddyUpstreams(back)
 		policy = "first"
 	}

@@ -179,7 +179,8 @@ func (r *rule) gatewayPath() (kind, value string) {
 	}
 	switch r.end {
 	case below, tree: // an expression is matched against the whole path
-		return "RegularExpression", strings.TrimSuffix(strings.TrimSuffix(r.expression(false), `(?:/|$)`), "/") + map[ending]string{below: `(?:/.*)?`, tree: `/.*`}[r.end]
+		return "RegularExpression", strings.TrimSuffix(strings.TrimSuffix(r.expression(false), `(?:/|$)`), "/") +
+			map[ending]string{below: `(?:/.*)?`, tree: `/.*`}[r.end]
 	}
 	return "RegularExpression", strings.TrimSuffix(r.expression(false), "$")
 }

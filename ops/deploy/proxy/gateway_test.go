@@ -42,7 +42,10 @@ func TestGateway(t *testing.T) {
 	routes := table(t)
 	for name, b := range shapes() {
 		t.Run(name, func(t *testing.T) {
-			in := Input{Command: "lyceum render gateway", Roles: tableRoles, Routes: routes, Backends: b, ServerName: "chat.example.org", Namespace: "chat"}
+			in := Input{
+				Command: "lyceum render gateway", Roles: tableRoles, Routes: routes, Backends: b, ServerName: "chat.example.org",
+				Namespace: "chat",
+			}
 			text, err := Gateway(in)
 			if err != nil {
 				t.Fatal(err)
@@ -61,14 +64,16 @@ func TestGateway(t *testing.T) {
 				all = append(all, r)
 			}
 			for _, r := range all {
-				if r.APIVersion != "gateway.networking.k8s.io/v1" || r.Kind != "HTTPRoute" || r.Metadata.Namespace != "chat" || len(r.Spec.ParentRefs) != 1 {
+				if r.APIVersion != "gateway.networking.k8s.io/v1" || r.Kind != "HTTPRoute" || r.Metadata.Namespace != "chat" ||
+					len(r.Spec.ParentRefs) != 1 {
 					t.Errorf("%+v", r)
 				}
 				if len(r.Spec.Rules) == 0 || len(r.Spec.Rules) > 16 {
 					t.Errorf("%s has %d rules", r.Metadata.Name, len(r.Spec.Rules))
 				}
 				for _, rule := range r.Spec.Rules {
-					if len(rule.Matches) == 0 || len(rule.Matches) > 8 || !regexp.MustCompile(`^([0-9]{1,5}(h|m|s|ms)){1,4}$`).MatchString(rule.Timeouts.Request) {
+					if len(rule.Matches) == 0 || len(rule.Matches) > 8 ||
+						!regexp.MustCompile(`^([0-9]{1,5}(h|m|s|ms)){1,4}$`).MatchString(rule.Timeouts.Request) {
 						t.Errorf("%s: %+v", r.Metadata.Name, rule)
 					}
 				}

@@ -103,7 +103,8 @@ func (f *file) haproxyDefaults(in *Input) {
 		"A process that drains finishes what it has, so its connections are not cut.")
 	f.line("  option httpchk GET /health")
 	f.line("  http-check expect status 200")
-	f.line("  default-server check inter 2s fastinter 500ms downinter 1s fall 2 rise 1 pool-purge-delay %s", seconds(min(in.keep()/16, 5*time.Second)))
+	f.line("  default-server check inter 2s fastinter 500ms downinter 1s fall 2 rise 1 pool-purge-delay %s",
+		seconds(min(in.keep()/16, 5*time.Second)))
 	f.because("  ", "A request whose server can not be reached goes to the next one at the first retry. Failed connections",
 		"are always tried again. A connection that closed without an answer is tried again for GET, HEAD, PUT",
 		"and DELETE (see disable-l7-retry below): doing those twice is the same as once.")
@@ -186,18 +187,21 @@ func (f *file) haproxyFrontend(in *Input, list []rule) {
 		if r.methods != nil {
 			method = "{ method " + strings.Join(r.methods, " ") + " } "
 		}
-		f.line("  http-request set-var(txn.route) str(%s) if !{ var(txn.route) -m found } %s{ path_reg '^%s' }", r.class.slug(in), method, r.expression(false))
+		f.line("  http-request set-var(txn.route) str(%s) if !{ var(txn.route) -m found } %s{ path_reg '^%s' }", r.class.slug(in), method,
+			r.expression(false))
 	}
 	other := in.other()
 	f.line("  http-request set-var(txn.route) str(%s) if !{ var(txn.route) -m found }", other.slug(in))
-	f.line("  http-request return status 404 content-type application/json string '%s' hdr Access-Control-Allow-Origin '*' if { var(txn.route) -m str refused }", noEndpointBody)
+	f.line("  http-request return status 404 content-type application/json string '%s' hdr Access-Control-Allow-Origin '*' if { "+
+		"var(txn.route) -m str refused }", noEndpointBody)
 	f.line("")
 	all := classes(list, other)
 	f.because("  ", "Limits of bodies whose length is told. Lyceum itself counts the others.")
 	for _, limit := range distinct(all, func(c class) int64 { return c.limit }) {
 		names := slugs(in, all, func(c class) bool { return c.backend != "" && c.limit == limit })
 		if names != "" {
-			f.line("  http-request return status 413 content-type application/json string '%s' hdr Access-Control-Allow-Origin '*' if { var(txn.route) -m str %s } { req.hdr_val(content-length) gt %d }", tooLargeBody, names, limit)
+			f.line("  http-request return status 413 content-type application/json string '%s' hdr Access-Control-Allow-Origin '*' if { "+
+				"var(txn.route) -m str %s } { req.hdr_val(content-length) gt %d }", tooLargeBody, names, limit)
 		}
 	}
 	f.line("")

@@ -25,10 +25,11 @@ const (
 
 // Input is what a file is made from. Roles, Routes and Backends are required, and Listen except for Gateway.
 type Input struct {
-	Command  string // the command line that makes the file; its first line names it
-	Roles    []role.Role
-	Routes   []web.Route
-	Backends map[string]Backend // by role. Routes of other roles go to that of the role's pool, else to the default: "router", "all" or "client"
+	Command string // the command line that makes the file; its first line names it
+	Roles   []role.Role
+	Routes  []web.Route
+	// by role. Routes of other roles go to that of the role's pool, else to the default: "router", "all" or "client"
+	Backends map[string]Backend
 
 	Listen         string // host:port or :port
 	Redirect       string // host:port of a plain listener that sends all to https; "" for none
@@ -85,7 +86,8 @@ func (in Input) check(needListen bool) (Input, error) {
 		fail("listen: expected host:port or :port, found nothing")
 	}
 	if in.TLSCertificate == "" && strings.HasSuffix(in.Listen, ":443") && !in.Automatic {
-		fail("listen: %s without a certificate would answer in clear where clients expect TLS: give the certificate, or another port, such as :80 behind a proxy with TLS", in.Listen)
+		fail("listen: %s without a certificate would answer in clear where clients expect TLS: give the certificate, or another port, "+
+			"such as :80 behind a proxy with TLS", in.Listen)
 	}
 	if in.HSTS && in.TLSCertificate == "" && !in.Automatic {
 		fail("HSTS: it binds browsers to TLS, and there is no certificate: give one, or leave it out")

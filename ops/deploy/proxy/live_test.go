@@ -378,7 +378,10 @@ func TestTrustedProxies(t *testing.T) {
 }
 
 func (f *fleet) hidden(t *testing.T) {
-	for _, target := range []string{"POST /_lyceum/fleet/secret", "POST /_lyceum/rpc/x", "GET /metrics", "GET /ready", "GET /debug/pprof/", "GET /metrics?x"} {
+	for _, target := range []string{
+		"POST /_lyceum/fleet/secret", "POST /_lyceum/rpc/x", "GET /metrics", "GET /ready", "GET /debug/pprof/",
+		"GET /metrics?x",
+	} {
 		method, path, _ := strings.Cut(target, " ")
 		_, response, err := f.ask(method, path, nil)
 		if err != nil || response.StatusCode != 404 {
@@ -471,7 +474,8 @@ func (f *fleet) left(t *testing.T) {
 	before := left()
 	ctx, hangUp := context.WithTimeout(t.Context(), testTimeout)
 	defer hangUp()
-	request, err := http.NewRequestWithContext(ctx, "GET", "http://"+f.proxy.Addr()+"/_matrix/client/v3/sync?wait="+(testSync*7/8).String(), nil)
+	request, err := http.NewRequestWithContext(ctx, "GET",
+		"http://"+f.proxy.Addr()+"/_matrix/client/v3/sync?wait="+(testSync*7/8).String(), nil)
 	if err != nil {
 		t.Fatal(err)
 	}

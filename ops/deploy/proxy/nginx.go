@@ -127,7 +127,8 @@ func (f *file) nginxMaps(in *Input, list []rule) {
 	f.because("", "What becomes of a request that no process of its own took: it is sent to the default ones, which know where the",
 		"processes are now, unless it may have been done already.")
 	f.nginxMap("$upstream_connect_time", "$lyceum_reached", "~[0-9] reached", "default away")
-	f.nginxMap(`"$request_method:$lyceum_reached:$upstream_status"`, "$lyceum_again", "~:away: again", "~504$ late", `"~^(?:POST|PATCH):" lost`, "default again")
+	f.nginxMap(`"$request_method:$lyceum_reached:$upstream_status"`, "$lyceum_again", "~:away: again", "~504$ late",
+		`"~^(?:POST|PATCH):" lost`, "default again")
 
 	f.nginxMap("$http_upgrade", "$lyceum_connection", `"" ""`, "default upgrade")
 	f.because("", "Who the client is says this balancer alone: what clients claim is dropped. Name this host in http.trusted_proxies.")

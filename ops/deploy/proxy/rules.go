@@ -102,7 +102,8 @@ func (r *rule) overlapsPath(o *rule) bool {
 
 // covers tells that r matches all that o does.
 func (r *rule) covers(o *rule) bool {
-	if r.methods != nil && (o.methods == nil || slices.ContainsFunc(o.methods, func(m string) bool { return !slices.Contains(r.methods, m) })) {
+	if r.methods != nil && (o.methods == nil || slices.ContainsFunc(o.methods,
+		func(m string) bool { return !slices.Contains(r.methods, m) })) {
 		return false
 	}
 	if len(r.segments) > len(o.segments) || len(r.segments) < len(o.segments) && r.end < tree {

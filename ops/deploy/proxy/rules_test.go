@@ -111,7 +111,8 @@ func decide(list []rule, other class, method, target string) class {
 		if r.methods != nil && !slices.Contains(r.methods, method) {
 			continue
 		}
-		if byPath, byTarget := compiled("^"+r.expression(false)).MatchString(path), compiled("^"+r.expression(true)).MatchString(target); byPath != byTarget {
+		if byPath, byTarget := compiled("^"+r.expression(false)).MatchString(path),
+			compiled("^"+r.expression(true)).MatchString(target); byPath != byTarget {
 			panic(fmt.Sprintf("%s is matched by path %v, by target %v", target, byPath, byTarget))
 		} else if byPath {
 			return r.class
