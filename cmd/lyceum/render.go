@@ -95,22 +95,7 @@ func (c *renderProxy) Run(ctx context.Context) error {
 	if c.Cert != "" && strings.HasSuffix(in.Listen, ":443") {
 		in.Redirect = ":80"
 	}
-	switch {
-	case c.Live:
-		in.Backends, err = render.LiveBackends(ctx, config)
-	case len(c.Backend) > 0:
-		in.Backends, err = render.ParseBackends(c.Backend)
-	case kind == "gateway":
-		in.Backends = map[string]deploy.Backend{}
-		for _, r := range fleet.Roles {
-			if r.Pool == "" {
-				in.Backends[r.Name] = deploy.Backend{DNS: "lyceum-" + r.Name, Port: deploy.PublicPort}
-			}
-		}
-	default:
-		err = errors.New("where are the processes? Give --backend ROLE=HOST:PORT,… for router, all or client and for roles with processes of " +
-			"their own, or --live to take those of a running fleet")
-	}
+	in.Backends, err = c.backends(ctx, config, kind)
 	if err != nil {
 		return err
 	}
@@ -125,6 +110,26 @@ func (c *renderProxy) Run(ctx context.Context) error {
 		return err
 	}
 	return disk.WriteFile(c.Out, text, 0o644)
+}
+
+// backends are where the processes of each role listen.
+func (c *renderProxy) backends(ctx context.Context, config *fleet.Config, kind string) (map[string]deploy.Backend, error) {
+	switch {
+	case c.Live:
+		return render.LiveBackends(ctx, config)
+	case len(c.Backend) > 0:
+		return render.ParseBackends(c.Backend)
+	case kind == "gateway":
+		backends := map[string]deploy.Backend{}
+		for _, r := range fleet.Roles {
+			if r.Pool == "" {
+				backends[r.Name] = deploy.Backend{DNS: "lyceum-" + r.Name, Port: deploy.PublicPort}
+			}
+		}
+		return backends, nil
+	}
+	return nil, errors.New("where are the processes? Give --backend ROLE=HOST:PORT,… for router, all or client and for roles with processes of " +
+		"their own, or --live to take those of a running fleet")
 }
 
 type renderDeploy struct {
@@ -207,22 +212,7 @@ func (c *renderDeploy) Run(ctx context.Context) error {
 		in.S3.AccessKey, in.S3.NoSecretKey, in.S3.MakeBucket = cmp.Or(c.AccessKey, "lyceum"), false, true
 	}
 	if kind == "kubernetes" {
-		routes, err := render.RouteTable(ctx, config)
-		if err != nil {
-			return err
-		}
-		backends := map[string]deploy.Backend{}
-		for name := range in.Sizes {
-			backends[name] = deploy.Backend{DNS: "lyceum-" + name, Port: deploy.PublicPort}
-		}
-		gateway, err := deploy.Gateway(deploy.Balancer{
-			Command: commandLine(), Roles: fleet.Roles, Routes: routes, Backends: backends,
-			ServerName: name, Namespace: c.Namespace,
-		})
-		if err != nil {
-			return err
-		}
-		if err := writeFiles(c.Out, []deploy.File{{Name: "gateway/httproutes.yaml", Mode: 0o644, Body: gateway}}); err != nil {
+		if err := c.writeGateway(ctx, config, in, name); err != nil {
 			return err
 		}
 	}
@@ -237,6 +227,26 @@ func (c *renderDeploy) Run(ctx context.Context) error {
 		return err
 	}
 	return copyProgram(filepath.Join(c.Out, "lyceum")) // of which the image is built
+}
+
+// writeGateway writes the routes of the Kubernetes Gateway API.
+func (c *renderDeploy) writeGateway(ctx context.Context, config *fleet.Config, in deploy.Input, name string) error {
+	routes, err := render.RouteTable(ctx, config)
+	if err != nil {
+		return err
+	}
+	backends := map[string]deploy.Backend{}
+	for name := range in.Sizes {
+		backends[name] = deploy.Backend{DNS: "lyceum-" + name, Port: deploy.PublicPort}
+	}
+	gateway, err := deploy.Gateway(deploy.Balancer{
+		Command: commandLine(), Roles: fleet.Roles, Routes: routes, Backends: backends,
+		ServerName: name, Namespace: c.Namespace,
+	})
+	if err != nil {
+		return err
+	}
+	return writeFiles(c.Out, []deploy.File{{Name: "gateway/httproutes.yaml", Mode: 0o644, Body: gateway}})
 }
 
 // copyProgram copies this program.

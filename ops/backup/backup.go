@@ -186,11 +186,8 @@ func Verify(ctx context.Context, source string, bases []string, terminal bool, o
 // Restore fills an empty database and blob store from a backup.
 func Restore(ctx context.Context, c *fleet.Config, o RestoreOptions, out io.Writer) error {
 	began := time.Now()
-	if _, err := os.Stat(o.Source); err != nil {
+	if err := o.check(); err != nil {
 		return err
-	}
-	if _, err := os.Stat(o.WriteConfig); o.WriteConfig != "" && err == nil {
-		return fmt.Errorf("%s is there already: name another file for the configuration", o.WriteConfig)
 	}
 	data, err := c.OpenDataDirectory(fleet.MayCreate)
 	if err != nil {
@@ -202,7 +199,7 @@ func Restore(ctx context.Context, c *fleet.Config, o RestoreOptions, out io.Writ
 			return err
 		}
 	}
-	o11y, err := obs.New(obs.Config{LogLevel: "warn", LogFormat: c.Obs.LogFormat})
+	telemetry, err := obs.New(obs.Config{LogLevel: "warn", LogFormat: c.Obs.LogFormat})
 	if err != nil {
 		return err
 	}
@@ -228,7 +225,7 @@ func Restore(ctx context.Context, c *fleet.Config, o RestoreOptions, out io.Writ
 	}
 	target := archive.Target{
 		DB: d, Sets: fleet.Migrations(), ServerName: c.Server.Name, Version: obs.Version, SkipBlobs: fleet.ProbePrefix, Replace: o.Replace,
-		Accept: r.accept, Before: r.before, Change: r.change, After: r.after, Log: o11y.Log,
+		Accept: r.accept, Before: r.before, Change: r.change, After: r.after, Log: telemetry.Log,
 		Progress: &archive.Progress{Out: out, Terminal: o.Terminal, Now: time.Now},
 	}
 	if target.Blobs, err = blob.Open(ctx, c.Blob); err != nil {
@@ -249,13 +246,29 @@ func Restore(ctx context.Context, c *fleet.Config, o RestoreOptions, out io.Writ
 	describe(out, o.Source, &checked.Manifest)
 	fmt.Fprintf(out, "restored: %d rows and %d blobs (%s); %d blobs were there already\ntook:     %s\n",
 		done.Rows, done.Blobs, archive.Bytes10(done.Bytes), done.There, time.Since(began).Round(time.Millisecond))
+	warnOfChanges(out, done, dropped)
+	return nil
+}
+
+// check refuses options that can not be followed, before anything is made.
+func (o RestoreOptions) check() error {
+	if _, err := os.Stat(o.Source); err != nil {
+		return err
+	}
+	if _, err := os.Stat(o.WriteConfig); o.WriteConfig != "" && err == nil {
+		return fmt.Errorf("%s is there already: name another file for the configuration", o.WriteConfig)
+	}
+	return nil
+}
+
+// warnOfChanges says what was not restored as it was.
+func warnOfChanges(out io.Writer, done *archive.Restored, dropped []string) {
 	if done.Dropped > 0 {
 		fmt.Fprintf(out, "left out: %d rows that mean nothing in a restored server (%s)\n", done.Dropped, strings.Join(dropped, ", "))
 	}
 	if done.Cleaned > 0 {
 		fmt.Fprintf(out, "WARNING: %d texts had characters that PostgreSQL does not take; they were replaced\n", done.Cleaned)
 	}
-	return nil
 }
 
 // restoring is what a restore knows of fleets.

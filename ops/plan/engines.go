@@ -63,54 +63,72 @@ func (p *planner) engines() {
 
 // notes are what else must be known.
 func (p *planner) notes() {
-	note := func(format string, args ...any) { p.Notes = append(p.Notes, fmt.Sprintf(format, args...)) }
+	p.noteMissingRoles()
+	p.noteEngines()
+	for _, r := range p.roles {
+		if w := workOf(r.Name, p.ds, p.caps, p.took); Target*p.Load.Cores-w.each < 0.1 && r.Pool == "" {
+			p.note("a process of %s spends %s cores on news alone: plan with larger processes (--cores)", r.Name, number(w.each))
+		}
+	}
+	p.noteMeasurement()
+}
+
+func (p *planner) note(format string, args ...any) {
+	p.Notes = append(p.Notes, fmt.Sprintf(format, args...))
+}
+
+// noteMissingRoles names load for which this build has no role.
+func (p *planner) noteMissingRoles() {
 	has := func(name string) bool {
 		return slices.ContainsFunc(p.roles, func(r Role) bool { return strings.Contains(r.Name, name) })
 	}
 	if p.Load.FederatedServers > 0 && !has("federation") {
-		note("%s federated servers: this build has no role that speaks to other servers, so nothing is planned for them",
+		p.note("%s federated servers: this build has no role that speaks to other servers, so nothing is planned for them",
 			number(p.Load.FederatedServers))
 	}
 	if p.Load.Editors > 0 && !has("projects") {
-		note("%s editors: this build has no role for documents, so nothing is planned for them", number(p.Load.Editors))
+		p.note("%s editors: this build has no role for documents, so nothing is planned for them", number(p.Load.Editors))
 	}
 	if p.Load.Compiles > 0 && !has("compile") {
-		note("%s compiles: this build has no role that compiles, so nothing is planned for them", number(p.Load.Compiles))
+		p.note("%s compiles: this build has no role that compiles, so nothing is planned for them", number(p.Load.Compiles))
 	}
 	if (p.Load.Editors > 0 && has("projects") || p.Load.Compiles > 0 && has("compile")) && p.caps.Operations[OpEdit].Count == 0 {
-		note("editing and compiling were not measured: 5,000 edits a second and one compile per core are estimates")
+		p.note("editing and compiling were not measured: 5,000 edits a second and one compile per core are estimates")
 	}
+}
+
+// noteEngines says what PostgreSQL and Redis need beside their size.
+func (p *planner) noteEngines() {
 	if p.Database.Connections < int(p.caps.Connections) {
-		note("set database.connections to %d, so that PostgreSQL holds %d connections and not %d", p.Database.Connections,
+		p.note("set database.connections to %d, so that PostgreSQL holds %d connections and not %d", p.Database.Connections,
 			p.Processes*p.Database.Connections, p.Processes*int(p.caps.Connections))
 	}
 	if p.Database.Connections*p.Processes > fewConnections {
-		note("PostgreSQL gets more than %d connections: put a pooler in session mode before it, or use fewer and larger processes (--cores)",
+		p.note("PostgreSQL gets more than %d connections: put a pooler in session mode before it, or use fewer and larger processes (--cores)",
 			fewConnections)
 	}
 	if p.Database.CPU > 32 {
-		note("PostgreSQL needs %s cores: the largest single part of this fleet; use fast local disks and measure it before growing further",
+		p.note("PostgreSQL needs %s cores: the largest single part of this fleet; use fast local disks and measure it before growing further",
 			number(p.Database.CPU))
 	}
 	if p.Redis.CPU > 1 {
-		note("Redis runs its commands on one core: it would need %s; use a Redis Cluster (redis.addresses)", number(p.Redis.CPU))
+		p.note("Redis runs its commands on one core: it would need %s; use a Redis Cluster (redis.addresses)", number(p.Redis.CPU))
 	}
-	for _, r := range p.roles {
-		if w := workOf(r.Name, p.ds, p.caps, p.took); Target*p.Load.Cores-w.each < 0.1 && r.Pool == "" {
-			note("a process of %s spends %s cores on news alone: plan with larger processes (--cores)", r.Name, number(w.each))
-		}
-	}
+}
+
+// noteMeasurement says how far the figures can be trusted.
+func (p *planner) noteMeasurement() {
 	if p.Load.ConcurrentUsers > 20000 {
-		note("beyond 20,000 users neither the guide nor a measurement says anything: these figures are the measured costs, multiplied")
+		p.note("beyond 20,000 users neither the guide nor a measurement says anything: these figures are the measured costs, multiplied")
 	}
 	if p.foreignSizes {
-		note("the growth of the database was not measured: it is that of the release's capacities")
+		p.note("the growth of the database was not measured: it is that of the release's capacities")
 	}
 	if p.Measured.Quick {
-		note("the capacities were measured with --quick: they are rough")
+		p.note("the capacities were measured with --quick: they are rough")
 	}
 	if strings.HasPrefix(p.Measured.Shape, "alone") || strings.HasPrefix(p.Measured.Shape, "given") {
-		note("the capacities were measured on one process with every role: routers, PostgreSQL and Redis are not told apart in them; " +
+		p.note("the capacities were measured on one process with every role: routers, PostgreSQL and Redis are not told apart in them; " +
 			"calibrate a private fleet for that")
 	}
 }

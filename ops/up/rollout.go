@@ -150,7 +150,7 @@ func (r *Rollout) upgrade(ctx context.Context, to obs.SemVer) error {
 	inOrder(children, state.From, to)
 	fmt.Fprintf(r.Out, "from %s to %s: %d processes, %s first\n", state.From, state.To, len(children), children[0].Name)
 	fmt.Fprintln(r.Out, advice(state.From, to))
-	if err := r.well(ctx, before, before); err != nil {
+	if err := r.checkHealth(before, before); err != nil {
 		if busy := r.Supervisor.Idle(ctx); busy != nil { // by a restart of several processes
 			return busy
 		}
@@ -279,7 +279,7 @@ func (r *Rollout) watch(ctx context.Context) error {
 		}
 		now, err := r.ask(ctx)
 		if err == nil {
-			err = r.well(ctx, before, now)
+			err = r.checkHealth(before, now)
 		}
 		if err != nil {
 			if _, gone := r.Supervisor.Children(ctx); gone != nil && ctx.Err() == nil {
@@ -303,63 +303,77 @@ var errInterrupted = errors.New("it was interrupted")
 // errFailing says that requests fail: no time heals that.
 var errFailing = errors.New("requests fail")
 
-// well tells whether all processes serve, all shards are owned, nobody is far behind and few requests failed.
-func (r *Rollout) well(_ context.Context, before, now *status.Fleet) error {
-	owners := map[int]bool{}
-	requests, failed := 0.0, 0.0
-	for _, p := range now.Processes {
+// checkHealth returns an error unless all processes serve, all shards are owned, nobody is far behind and few requests failed since
+// before.
+func (r *Rollout) checkHealth(before, now *status.Fleet) error {
+	members := map[int]bool{}
+	for i := range now.Processes {
+		p := &now.Processes[i]
 		if p.Draining {
 			continue
 		}
-		if p.Error != "" {
-			return fmt.Errorf("machine %d (%s): %s", p.Machine, p.Host, p.Error)
+		if err := r.checkProcess(p); err != nil {
+			return err
 		}
-		if !p.Ready {
-			return fmt.Errorf("machine %d (%s) is not ready", p.Machine, p.Host)
-		}
-		owners[p.Machine] = true
-		for _, st := range p.Streams {
-			for shard, s := range st.Shards {
-				if s.Behind > r.MaxBehind {
-					return fmt.Errorf("machine %d is %d rows behind in shard %d of %s", p.Machine, s.Behind, shard, st.Name)
-				}
-			}
-		}
-		for _, route := range p.Routes {
-			for code, n := range route.ByCode {
-				requests += n
-				if code == "5xx" {
-					failed += n
-				}
-			}
-		}
+		members[p.Machine] = true
 	}
-	for _, p := range before.Processes { // what was counted before is not this step's
-		if !slices.ContainsFunc(now.Processes, func(q status.Sample) bool {
-			return q.Machine == p.Machine && q.Incarnation == p.Incarnation && !q.Draining
-		}) {
-			continue
-		}
-		for _, route := range p.Routes {
-			for code, n := range route.ByCode {
-				requests -= n
-				if code == "5xx" {
-					failed -= n
-				}
-			}
-		}
-	}
-	if requests >= 20 && failed/requests > r.MaxErrors {
+	if requests, failed := requestsBetween(before, now); requests >= 20 && failed/requests > r.MaxErrors {
 		return fmt.Errorf("%w: %.0f of %.0f since the last step", errFailing, failed, requests)
 	}
 	for _, st := range now.Streams {
 		for shard, s := range st.Shards {
-			if s.Machine < 0 || !owners[s.Machine] {
+			if s.Machine < 0 || !members[s.Machine] {
 				return fmt.Errorf("shard %d of %s has no owner", shard, st.Name)
 			}
 		}
 	}
 	return nil
+}
+
+// checkProcess returns an error unless a process is ready and not far behind.
+func (r *Rollout) checkProcess(p *status.Sample) error {
+	if p.Error != "" {
+		return fmt.Errorf("machine %d (%s): %s", p.Machine, p.Host, p.Error)
+	}
+	if !p.Ready {
+		return fmt.Errorf("machine %d (%s) is not ready", p.Machine, p.Host)
+	}
+	for _, st := range p.Streams {
+		for shard, s := range st.Shards {
+			if s.Behind > r.MaxBehind {
+				return fmt.Errorf("machine %d is %d rows behind in shard %d of %s", p.Machine, s.Behind, shard, st.Name)
+			}
+		}
+	}
+	return nil
+}
+
+// requestsBetween counts the requests from before until now in the processes that do not drain, and those that failed with 5xx.
+func requestsBetween(before, now *status.Fleet) (requests, failed float64) {
+	add := func(p *status.Sample, sign float64) {
+		for _, route := range p.Routes {
+			for code, n := range route.ByCode {
+				requests += sign * n
+				if code == "5xx" {
+					failed += sign * n
+				}
+			}
+		}
+	}
+	type start struct{ machine, incarnation int64 }
+	serves := map[start]bool{}
+	for i := range now.Processes {
+		if p := &now.Processes[i]; !p.Draining {
+			add(p, 1)
+			serves[start{int64(p.Machine), p.Incarnation}] = true
+		}
+	}
+	for i := range before.Processes {
+		if p := &before.Processes[i]; serves[start{int64(p.Machine), p.Incarnation}] {
+			add(p, -1)
+		}
+	}
+	return requests, failed
 }
 
 // back gives the processes that were upgraded their old binary again, the last one first.

@@ -224,20 +224,11 @@ func readParts(t *tar.Reader, v visitor) (*Manifest, error) {
 	}
 }
 
-// readPart hands one part on; it returns the manifest when that is what the part is.
+// readPart gives one part to the visitor; it returns the manifest when that is what the part is.
 func readPart(t *tar.Reader, h *tar.Header, v visitor) (*Manifest, error) {
 	switch name := h.Name; {
 	case name == headerName:
-		var head header
-		if err := readJSON(t, h, maxSmall, &head); err != nil {
-			return nil, err
-		}
-		if head.Format < 1 || head.Format > Format {
-			return nil, fmt.Errorf("the backup has format %d and this version reads up to %d: use a newer version", head.Format, Format)
-		}
-		if v.header != nil {
-			return nil, v.header(head)
-		}
+		return nil, readHeader(t, h, v)
 	case name == configName || name == secretName:
 		if v.config == nil {
 			return nil, nil
@@ -248,16 +239,7 @@ func readPart(t *tar.Reader, h *tar.Header, v visitor) (*Manifest, error) {
 		}
 		return nil, v.config(name, text)
 	case name == tablesName:
-		var tables []db.Table
-		if err := readJSON(t, h, maxSmall, &tables); err != nil {
-			return nil, err
-		}
-		if err := checkTables(tables); err != nil {
-			return nil, err
-		}
-		if v.tables != nil {
-			return nil, v.tables(tables)
-		}
+		return nil, readTables(t, h, v)
 	case strings.HasPrefix(name, rowsPrefix):
 		table, _, ok := strings.Cut(strings.TrimPrefix(name, rowsPrefix), "/")
 		if !ok || h.Size > maxPiece {
@@ -271,18 +253,7 @@ func readPart(t *tar.Reader, h *tar.Header, v visitor) (*Manifest, error) {
 			return nil, v.blob(strings.TrimPrefix(name, blobPrefix), h.Size, t)
 		}
 	case strings.HasPrefix(name, listPrefix):
-		if v.list == nil {
-			return nil, nil
-		}
-		text, err := readWhole(t, h, maxManifest)
-		if err != nil {
-			return nil, err
-		}
-		entries, err := decodeList(text)
-		if err != nil {
-			return nil, err
-		}
-		return nil, v.list(entries)
+		return nil, readList(t, h, v)
 	case name == manifestName:
 		m := &Manifest{}
 		if err := readJSON(t, h, maxManifest, m); err != nil {
@@ -293,6 +264,46 @@ func readPart(t *tar.Reader, h *tar.Header, v visitor) (*Manifest, error) {
 		return nil, fmt.Errorf("%w: it has a part %q that no backup has", ErrDamaged, name)
 	}
 	return nil, nil
+}
+
+func readHeader(t *tar.Reader, h *tar.Header, v visitor) error {
+	var head header
+	if err := readJSON(t, h, maxSmall, &head); err != nil {
+		return err
+	}
+	if head.Format < 1 || head.Format > Format {
+		return fmt.Errorf("the backup has format %d and this version reads up to %d: use a newer version", head.Format, Format)
+	}
+	if v.header == nil {
+		return nil
+	}
+	return v.header(head)
+}
+
+func readTables(t *tar.Reader, h *tar.Header, v visitor) error {
+	var tables []db.Table
+	if err := readJSON(t, h, maxSmall, &tables); err != nil {
+		return err
+	}
+	if err := checkTables(tables); err != nil || v.tables == nil {
+		return err
+	}
+	return v.tables(tables)
+}
+
+func readList(t *tar.Reader, h *tar.Header, v visitor) error {
+	if v.list == nil {
+		return nil
+	}
+	text, err := readWhole(t, h, maxManifest)
+	if err != nil {
+		return err
+	}
+	entries, err := decodeList(text)
+	if err != nil {
+		return err
+	}
+	return v.list(entries)
 }
 
 func decodeList(text []byte) ([]Entry, error) {

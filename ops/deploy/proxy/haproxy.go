@@ -180,6 +180,22 @@ func (f *file) haproxyFrontend(in *Input, list []rule) {
 		f.line("  http-request set-var(txn.route) str(refused) if { path %s } or { path_beg %s/ }", path, path)
 	}
 	f.line("")
+	f.haproxyRoutes(in, list)
+	all := classes(list, in.other())
+	f.haproxyKeys(in, all)
+	f.line("  http-request disable-l7-retry unless { method GET HEAD PUT DELETE }")
+	f.line("")
+	for _, name := range in.names() {
+		if names := slugs(in, all, func(c class) bool { return c.backend == name }); names != "" && name != in.fallback() {
+			f.line("  use_backend %s if { var(txn.route) -m str %s }", name, names)
+		}
+	}
+	f.line("  default_backend %s", in.fallback())
+	f.line("")
+}
+
+// haproxyRoutes gives each request the name of its route, and refuses bodies that are too large for it.
+func (f *file) haproxyRoutes(in *Input, list []rule) {
 	f.because("  ", "The routes: the first rule that matches decides. A route's name says backend, key, limits and time.")
 	for i := range list {
 		r := &list[i]
@@ -205,6 +221,10 @@ func (f *file) haproxyFrontend(in *Input, list []rule) {
 		}
 	}
 	f.line("")
+}
+
+// haproxyKeys gives each request the key by which its backend chooses a process.
+func (f *file) haproxyKeys(in *Input, all []class) {
 	f.because("  ", "The key: requests of one room, user or file go to one process, which has them in memory.")
 	for _, field := range distinct(all, func(c class) int { return c.field }) {
 		if field > 0 {
@@ -218,15 +238,6 @@ func (f *file) haproxyFrontend(in *Input, list []rule) {
 		f.line("  http-request set-var(txn.key) url_param(access_token),url_dec if by_user !{ var(txn.key) -m found }")
 		f.line("  http-request set-var(txn.key) src if by_user !{ var(txn.key) -m found }")
 	}
-	f.line("  http-request disable-l7-retry unless { method GET HEAD PUT DELETE }")
-	f.line("")
-	for _, name := range in.names() {
-		if names := slugs(in, all, func(c class) bool { return c.backend == name }); names != "" && name != in.fallback() {
-			f.line("  use_backend %s if { var(txn.route) -m str %s }", name, names)
-		}
-	}
-	f.line("  default_backend %s", in.fallback())
-	f.line("")
 }
 
 func (f *file) haproxyBackend(in *Input, name string, list []rule) {

@@ -28,7 +28,8 @@ type Input struct {
 	Command string // the command line that makes the file; its first line names it
 	Roles   []role.Role
 	Routes  []web.Route
-	// by role. Routes of other roles go to that of the role's pool, else to the default: "router", "all" or "client"
+
+	// Backends by role. Routes of other roles go to that of the role's pool, else to the default: "router", "all" or "client".
 	Backends map[string]Backend
 
 	Listen         string // host:port or :port
@@ -72,7 +73,21 @@ func (in Input) check(needListen bool) (Input, error) {
 	in.IdleTimeout = cmp.Or(in.IdleTimeout, defaultIdle)
 	in.Gateway = cmp.Or(in.Gateway, "lyceum")
 	in.Command = strings.Join(strings.Fields(cmp.Or(in.Command, "lyceum render")), " ")
-	var errs []error
+	errs := append(in.checkListeners(needListen), in.checkNames()...)
+	for name, b := range in.Backends {
+		errs = append(errs, b.check(name)...)
+	}
+	if len(in.Backends) > 0 && in.fallback() == "" {
+		errs = append(errs, fmt.Errorf("backends: one of router, all or client is needed for what has no backend of its own; found %s",
+			strings.Join(in.names(), ", ")))
+	} else if len(in.Backends) == 0 {
+		errs = append(errs, errors.New("backends: none are given"))
+	}
+	return in, errors.Join(errs...)
+}
+
+// checkListeners checks where clients connect, and TLS there.
+func (in *Input) checkListeners(needListen bool) (errs []error) {
 	fail := func(format string, a ...any) { errs = append(errs, fmt.Errorf(format, a...)) }
 	for _, where := range []string{in.Listen, in.Redirect} {
 		if where == "" {
@@ -92,6 +107,12 @@ func (in Input) check(needListen bool) (Input, error) {
 	if in.HSTS && in.TLSCertificate == "" && !in.Automatic {
 		fail("HSTS: it binds browsers to TLS, and there is no certificate: give one, or leave it out")
 	}
+	return errs
+}
+
+// checkNames checks texts that become words of the file.
+func (in *Input) checkNames() (errs []error) {
+	fail := func(format string, a ...any) { errs = append(errs, fmt.Errorf(format, a...)) }
 	for _, text := range []string{in.TLSCertificate, in.TLSKey, in.User, in.Gateway, in.Namespace} {
 		if !plainText.MatchString(text) {
 			fail("expected a name without spaces and quotes, found %q", text)
@@ -107,31 +128,29 @@ func (in Input) check(needListen bool) (Input, error) {
 			}
 		}
 	}
-	for name, b := range in.Backends {
-		if !nameOf.MatchString(name) {
-			fail("backend %q: expected the name of a role", name)
-		}
-		fail2 := func(err error) { fail("backend %s: %w", name, err) }
-		switch {
-		case len(b.Servers) > 0 && b.DNS != "":
-			fail2(errors.New("give addresses or a DNS name, not both"))
-		case b.DNS != "" && (b.Port <= 0 || b.Port > 65535 || b.Max < 0 || !plainText.MatchString(b.DNS)):
-			fail2(fmt.Errorf("expected a DNS name with a port, found %q and %d", b.DNS, b.Port))
-		case b.DNS == "" && len(b.Servers) == 0:
-			fail2(errors.New("it has neither addresses nor a DNS name"))
-		}
-		for _, server := range b.Servers {
-			if err := checkAddress(server); err != nil {
-				fail2(err)
-			}
+	return errs
+}
+
+// check checks the backend of a role.
+func (b *Backend) check(name string) (errs []error) {
+	if !nameOf.MatchString(name) {
+		errs = append(errs, fmt.Errorf("backend %q: expected the name of a role", name))
+	}
+	fail := func(err error) { errs = append(errs, fmt.Errorf("backend %s: %w", name, err)) }
+	switch {
+	case len(b.Servers) > 0 && b.DNS != "":
+		fail(errors.New("give addresses or a DNS name, not both"))
+	case b.DNS != "" && (b.Port <= 0 || b.Port > 65535 || b.Max < 0 || !plainText.MatchString(b.DNS)):
+		fail(fmt.Errorf("expected a DNS name with a port, found %q and %d", b.DNS, b.Port))
+	case b.DNS == "" && len(b.Servers) == 0:
+		fail(errors.New("it has neither addresses nor a DNS name"))
+	}
+	for _, server := range b.Servers {
+		if err := checkAddress(server); err != nil {
+			fail(err)
 		}
 	}
-	if len(in.Backends) > 0 && in.fallback() == "" {
-		fail("backends: one of router, all or client is needed for what has no backend of its own; found %s", strings.Join(in.names(), ", "))
-	} else if len(in.Backends) == 0 {
-		fail("backends: none are given")
-	}
-	return in, errors.Join(errs...)
+	return errs
 }
 
 func checkAddress(text string) error {

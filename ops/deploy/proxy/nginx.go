@@ -181,6 +181,29 @@ func (f *file) nginxServer(in *Input, list []rule) {
 	f.line("    server_tokens off;")
 	f.line("    large_client_header_buffers 4 32k;")
 	f.line("")
+	f.nginxProxySettings(in)
+	f.nginxErrors()
+	f.line("")
+	f.because("    ", "The key is taken before the path changes; then the route's name picks the location. The request passes unchanged.")
+	f.line("    set $lyceum_hash $lyceum_spread;")
+	f.line("    rewrite ^ /-/$lyceum_route last;")
+	f.line("")
+	f.line("    location = /-/refused {")
+	f.line("        internal;")
+	f.line("        default_type application/json;")
+	f.line("        add_header Access-Control-Allow-Origin * always;")
+	f.line("        return 404 '%s';", noEndpointBody)
+	f.line("    }")
+	for _, c := range classes(list, in.other()) {
+		if c.backend != "" {
+			f.nginxLocation(in, c)
+		}
+	}
+	f.line("}")
+}
+
+// nginxProxySettings says how requests are passed on.
+func (f *file) nginxProxySettings(in *Input) {
 	f.line("    proxy_http_version 1.1;")
 	f.line("    proxy_set_header Host $http_host;")
 	f.line("    proxy_set_header X-Forwarded-For $lyceum_for;")
@@ -203,6 +226,10 @@ func (f *file) nginxServer(in *Input, list []rule) {
 	f.line("    client_body_buffer_size %d;", in.MaxBody)
 	f.line("    proxy_redirect off;")
 	f.line("")
+}
+
+// nginxErrors are the answers of nginx itself.
+func (f *file) nginxErrors() {
 	f.line("    recursive_error_pages on;")
 	f.because("    ", "The answers of nginx itself, in the form of Lyceum's. Those of Lyceum pass as they are.")
 	for _, e := range []struct {
@@ -221,52 +248,39 @@ func (f *file) nginxServer(in *Input, list []rule) {
 		}
 		f.line("    }")
 	}
-	f.line("")
-	f.because("    ", "The key is taken before the path changes; then the route's name picks the location. The request passes unchanged.")
-	f.line("    set $lyceum_hash $lyceum_spread;")
-	f.line("    rewrite ^ /-/$lyceum_route last;")
-	f.line("")
-	f.line("    location = /-/refused {")
+}
+
+// nginxLocation passes on the requests of a class of routes.
+func (f *file) nginxLocation(in *Input, c class) {
+	upstream := c.backend
+	_, backed := in.backup(c.backend)
+	f.line("    location = /-/%s {", c.slug(in))
 	f.line("        internal;")
-	f.line("        default_type application/json;")
-	f.line("        add_header Access-Control-Allow-Origin * always;")
-	f.line("        return 404 '%s';", noEndpointBody)
-	f.line("    }")
-	for _, c := range classes(list, in.other()) {
-		if c.backend == "" {
-			continue
-		}
-		upstream := c.backend
-		_, backed := in.backup(c.backend)
-		f.line("    location = /-/%s {", c.slug(in))
-		f.line("        internal;")
-		f.line("        client_max_body_size %d;", c.limit)
-		if backed && c.upload {
-			upstream += "_upload"
-			f.line("        proxy_next_upstream_tries 0;")
-		} else if backed {
-			f.nginxErrorPage("        ", 413, "")
-			f.nginxErrorPage("        ", 502, c.slug(in))
-			f.nginxErrorPage("        ", 504, c.slug(in))
-		}
-		f.nginxPass(c, upstream)
-		if !backed || c.upload {
-			continue
-		}
-		f.line("    location @lyceum_again-%s {", c.slug(in))
-		f.line("        default_type application/json;")
-		for _, e := range []struct {
-			when, body string
-			status     int
-		}{{"lost", unavailableBody, 503}, {"late", lateBody, 504}} {
-			f.line("        if ($lyceum_again = %s) {", e.when)
-			f.line("            add_header Access-Control-Allow-Origin * always;")
-			f.line("            return %d '%s';", e.status, e.body)
-			f.line("        }")
-		}
-		f.nginxPass(c, in.fallback())
+	f.line("        client_max_body_size %d;", c.limit)
+	if backed && c.upload {
+		upstream += "_upload"
+		f.line("        proxy_next_upstream_tries 0;")
+	} else if backed {
+		f.nginxErrorPage("        ", 413, "")
+		f.nginxErrorPage("        ", 502, c.slug(in))
+		f.nginxErrorPage("        ", 504, c.slug(in))
 	}
-	f.line("}")
+	f.nginxPass(c, upstream)
+	if !backed || c.upload {
+		return
+	}
+	f.line("    location @lyceum_again-%s {", c.slug(in))
+	f.line("        default_type application/json;")
+	for _, e := range []struct {
+		when, body string
+		status     int
+	}{{"lost", unavailableBody, 503}, {"late", lateBody, 504}} {
+		f.line("        if ($lyceum_again = %s) {", e.when)
+		f.line("            add_header Access-Control-Allow-Origin * always;")
+		f.line("            return %d '%s';", e.status, e.body)
+		f.line("        }")
+	}
+	f.nginxPass(c, in.fallback())
 }
 
 // nginxErrorPage names the location that answers, or takes a request of a class again.
