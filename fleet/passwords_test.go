@@ -15,7 +15,7 @@ import (
 	"lyceum/platform/status"
 )
 
-const sesame = "hu5h-hu5h"
+const secretWord = "hu5h-hu5h"
 
 // fill puts an address with a password into every text of a configuration.
 func fill(v reflect.Value) {
@@ -40,7 +40,7 @@ func fill(v reflect.Value) {
 		v.Set(reflect.MakeMap(v.Type()))
 		v.SetMapIndex(reflect.ValueOf("name").Convert(v.Type().Key()), item)
 	case reflect.String:
-		v.SetString("redis://me:" + sesame + "@host:1")
+		v.SetString("redis://me:" + secretWord + "@host:1")
 	}
 }
 
@@ -51,20 +51,20 @@ func TestNoPasswordOfAnAddressIsPrinted(t *testing.T) {
 	for _, s := range c.Sections() {
 		fill(reflect.ValueOf(s.Into).Elem())
 	}
-	if text := conf.Effective(c.Sections()); bytes.Contains(text, []byte(sesame)) {
-		t.Errorf("lyceum config prints a password:\n%s", linesWith(text, sesame))
+	if text := conf.Effective(c.Sections()); bytes.Contains(text, []byte(secretWord)) {
+		t.Errorf("lyceum config prints a password:\n%s", linesWith(text, secretWord))
 	}
 	text, err := c.YAML(false)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if bytes.Contains(text, []byte(sesame)) || bytes.Contains(text, []byte("(secret)")) {
-		t.Errorf("a backup without secrets holds a password:\n%s%s", linesWith(text, sesame), linesWith(text, "(secret)"))
+	if bytes.Contains(text, []byte(secretWord)) || bytes.Contains(text, []byte("(secret)")) {
+		t.Errorf("a backup without secrets holds a password:\n%s%s", linesWith(text, secretWord), linesWith(text, "(secret)"))
 	}
 	if !bytes.Contains(text, []byte("redis://host:1")) {
 		t.Errorf("the address was lost:\n%s", text)
 	}
-	if text, err = c.YAML(true); err != nil || !bytes.Contains(text, []byte("- redis://me:"+sesame+"@host:1")) {
+	if text, err = c.YAML(true); err != nil || !bytes.Contains(text, []byte("- redis://me:"+secretWord+"@host:1")) {
 		t.Errorf("a backup with secrets has lost them: %v\n%s", err, text)
 	}
 }
@@ -82,16 +82,16 @@ func linesWith(text []byte, word string) string {
 // TestErrorsTellNoPassword: a configuration that is refused is told without its passwords.
 func TestErrorsTellNoPassword(t *testing.T) {
 	for _, text := range []string{
-		"redis:\n  addresses: 'redis://:" + sesame + "@host:1'\n",
-		"redis:\n  addresses: ['redis://:" + sesame + "/x@host:1']\n",
-		"redis:\n  addresses: ['redis://:" + sesame + "@host:1/0']\n",
-		"redis:\n  timeout: 'redis://:" + sesame + "@host:1'\n",
-		"accounts:\n  registration: 'redis://:" + sesame + "@host:1'\n",
-		"blob:\n  s3:\n    endpoint: 'http://me:" + sesame + "@host:1'\n    bucket: b\n",
-		"blob:\n  s3:\n    endpoint: 'http://me:" + sesame + "@host:1/path'\n    bucket: b\n",
-		"obs:\n  otlp_endpoint: 'collector://me:" + sesame + "@host:1'\n",
-		"http:\n  trusted_proxies: ['me:" + sesame + "@host:1']\n",
-		"server:\n  name: 'me:" + sesame + "@host:1'\n",
+		"redis:\n  addresses: 'redis://:" + secretWord + "@host:1'\n",
+		"redis:\n  addresses: ['redis://:" + secretWord + "/x@host:1']\n",
+		"redis:\n  addresses: ['redis://:" + secretWord + "@host:1/0']\n",
+		"redis:\n  timeout: 'redis://:" + secretWord + "@host:1'\n",
+		"accounts:\n  registration: 'redis://:" + secretWord + "@host:1'\n",
+		"blob:\n  s3:\n    endpoint: 'http://me:" + secretWord + "@host:1'\n    bucket: b\n",
+		"blob:\n  s3:\n    endpoint: 'http://me:" + secretWord + "@host:1/path'\n    bucket: b\n",
+		"obs:\n  otlp_endpoint: 'collector://me:" + secretWord + "@host:1'\n",
+		"http:\n  trusted_proxies: ['me:" + secretWord + "@host:1']\n",
+		"server:\n  name: 'me:" + secretWord + "@host:1'\n",
 	} {
 		file := filepath.Join(t.TempDir(), "lyceum.yaml")
 		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
@@ -100,15 +100,15 @@ func TestErrorsTellNoPassword(t *testing.T) {
 		_, err := Load(conf.Sources{File: file, Environ: []string{}})
 		if err == nil {
 			t.Errorf("%s was taken", text)
-		} else if strings.Contains(err.Error(), sesame) {
+		} else if strings.Contains(err.Error(), secretWord) {
 			t.Errorf("%v", err)
 		}
 	}
 	for key, value := range map[string]string{
-		"LYCEUM_REDIS_TIMEOUT":    "redis://:" + sesame + "@host:1",
-		"LYCEUM_BLOB_S3_ENDPOINT": "http://me:" + sesame + "@host:1",
+		"LYCEUM_REDIS_TIMEOUT":    "redis://:" + secretWord + "@host:1",
+		"LYCEUM_BLOB_S3_ENDPOINT": "http://me:" + secretWord + "@host:1",
 	} {
-		if _, err := Load(conf.Sources{Environ: []string{key + "=" + value}}); err == nil || strings.Contains(err.Error(), sesame) {
+		if _, err := Load(conf.Sources{Environ: []string{key + "=" + value}}); err == nil || strings.Contains(err.Error(), secretWord) {
 			t.Errorf("%s: %v", key, err)
 		}
 	}
@@ -121,9 +121,9 @@ func TestStatusAndLogTellNoPassword(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer b.Close()
-	for _, address := range []string{"redis://:" + sesame + "@127.0.0.1:1", "me:" + sesame + "@127.0.0.1:1"} {
+	for _, address := range []string{"redis://:" + secretWord + "@127.0.0.1:1", "me:" + secretWord + "@127.0.0.1:1"} {
 		e := status.ProbeRedis(t.Context(), b, bus.Config{Addresses: []string{address}})
-		if strings.Contains(e.Address+e.Error, sesame) || e.Address != "127.0.0.1:1" || !e.Protected {
+		if strings.Contains(e.Address+e.Error, secretWord) || e.Address != "127.0.0.1:1" || !e.Protected {
 			t.Errorf("%s: %+v", address, e)
 		}
 	}
@@ -132,8 +132,8 @@ func TestStatusAndLogTellNoPassword(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	o.Log.Info("trying", "address", "redis://:"+sesame+"@host:1", "error", errors.New("dial redis://me:"+sesame+"@host:1: refused"))
-	if out.Len() == 0 || strings.Contains(out.String(), sesame) {
+	o.Log.Info("trying", "address", "redis://:"+secretWord+"@host:1", "error", errors.New("dial redis://me:"+secretWord+"@host:1: refused"))
+	if out.Len() == 0 || strings.Contains(out.String(), secretWord) {
 		t.Errorf("%s", out.String())
 	}
 }

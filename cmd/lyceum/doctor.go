@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"lyceum/fleet"
-	"lyceum/ops/connect"
 	"lyceum/ops/doctor"
 	"lyceum/platform/status"
 )
@@ -27,42 +26,22 @@ func (doctorCommand) Help() string {
 }
 
 func (c *doctorCommand) Run(ctx context.Context) error {
-	config, err := c.loadFor()
-	if err != nil {
-		return err
-	}
-	return connect.WithStatus(ctx, config, func(ask func(context.Context) (*status.Fleet, error)) error {
-		before, err := ask(ctx)
-		if err != nil {
-			return err
+	return c.observe(ctx, c.Interval, func(config *fleet.Config, before, now *status.Fleet) (done bool, err error) {
+		if before == nil {
+			if !c.JSON {
+				fmt.Fprintf(os.Stderr, "looking for %s …\n", c.Interval)
+			}
+			return false, nil
 		}
-		if !c.JSON {
-			fmt.Fprintf(os.Stderr, "looking for %s …\n", c.Interval)
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-time.After(c.Interval):
-		}
-		after, err := ask(ctx)
-		if err != nil {
-			return err
-		}
-		found := fleet.Examine(config, before, after)
+		found := fleet.Examine(config, before, now)
 		if c.JSON {
 			err = doctor.JSON(os.Stdout, found)
 		} else {
-			err = doctor.Text(os.Stdout, found, isTerminal(os.Stdout))
+			err = doctor.Text(os.Stdout, found, terminal(os.Stdout))
 		}
 		if err == nil && doctor.Failed(found) {
 			err = errors.New("something is critical")
 		}
-		return err
+		return true, err
 	})
-}
-
-// isTerminal tells whether people look at a file.
-func isTerminal(f *os.File) bool {
-	info, err := f.Stat()
-	return err == nil && info.Mode()&os.ModeCharDevice != 0
 }

@@ -64,12 +64,12 @@ func (s *sources) load() (*fleet.Config, error) {
 	return fleet.Load(conf.Sources{File: s.file(), Flags: s.flags()})
 }
 
-// flags are the keys that the command line gives, and their values.
 // loadFor is load for a command that speaks to a server: the data directory may be that of a fleet.
 func (s *sources) loadFor() (*fleet.Config, error) {
 	return connect.Load(conf.Sources{File: s.file(), Flags: s.flags()})
 }
 
+// flags are the keys that the command line gives, and their values.
 func (s *sources) flags() map[string]string {
 	flags := map[string]string{}
 	for key, value := range map[string]string{

@@ -128,7 +128,8 @@ func (c *renderProxy) backends(ctx context.Context, config *fleet.Config, kind s
 		}
 		return backends, nil
 	}
-	return nil, errors.New("where are the processes? Give --backend ROLE=HOST:PORT,… for router, all or client and for roles with processes of " +
+	return nil, errors.New("where are the processes? Give --backend ROLE=HOST:PORT,… for router, " +
+		"all or client and for roles with processes of " +
 		"their own, or --live to take those of a running fleet")
 }
 

@@ -7,6 +7,7 @@ import (
 	"os"
 	"time"
 
+	"lyceum/fleet"
 	"lyceum/ops/connect"
 	"lyceum/platform/status"
 )
@@ -26,37 +27,46 @@ func (statusCommand) Help() string {
 }
 
 func (c *statusCommand) Run(ctx context.Context) error {
-	config, err := c.loadFor()
+	return c.observe(ctx, c.Interval, func(_ *fleet.Config, before, now *status.Fleet) (done bool, err error) {
+		if c.JSON {
+			e := json.NewEncoder(os.Stdout)
+			e.SetIndent("", "  ")
+			return true, e.Encode(now)
+		}
+		if before == nil {
+			return false, nil
+		}
+		if c.Watch {
+			fmt.Print("\x1b[H\x1b[2J")
+		}
+		return !c.Watch, now.Text(os.Stdout, before)
+	})
+}
+
+// observe asks a fleet how it is, again after each interval, until fn is done or ctx ends. fn gets an answer and the one before it, which
+// is nil at first.
+func (s *sources) observe(
+	ctx context.Context, interval time.Duration, fn func(config *fleet.Config, before, now *status.Fleet) (done bool, err error),
+) error {
+	config, err := s.loadFor()
 	if err != nil {
 		return err
 	}
 	return connect.WithStatus(ctx, config, func(ask func(context.Context) (*status.Fleet, error)) error {
-		before, err := ask(ctx)
-		if err != nil {
-			return err
-		}
-		if c.JSON {
-			e := json.NewEncoder(os.Stdout)
-			e.SetIndent("", "  ")
-			return e.Encode(before)
-		}
-		for {
-			select {
-			case <-ctx.Done():
-				return nil
-			case <-time.After(c.Interval):
-			}
+		for before := (*status.Fleet)(nil); ; {
 			now, err := ask(ctx)
 			if err != nil {
 				return err
 			}
-			if c.Watch {
-				fmt.Print("\x1b[H\x1b[2J")
-			}
-			if err := now.Text(os.Stdout, before); err != nil || !c.Watch {
+			if done, err := fn(config, before, now); done || err != nil {
 				return err
 			}
 			before = now
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-time.After(interval):
+			}
 		}
 	})
 }

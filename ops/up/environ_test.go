@@ -37,7 +37,8 @@ func TestProcessesHaveWhatUpWasStartedWith(t *testing.T) {
 		"accounts.registration": "open", "push.allow_http": "true", "obs.log_level": "debug",
 		"database.url_file": "url", "database.connections": "9", "redis.addresses": "redis://r.test:1", "redis.prefix": "other",
 		"redis.password": "hidden word",
-		"fleet.secret":   "a hidden secret of many letters", "fleet.config_revision": "4", "http.rate_limits": "{sync: {per_second: 7, burst: 9}}",
+		"fleet.secret":   "a hidden secret of many letters", "fleet.config_revision": "4", "http.rate_limits": "{sync: {per_second: 7, burst: " +
+			"9}}",
 		"blob.directory": "files", "up.replicas": "all=1",
 	}
 	c, err := fleet.Load(conf.Sources{File: "lyceum.yaml", Flags: flags})
@@ -56,7 +57,7 @@ func TestProcessesHaveWhatUpWasStartedWith(t *testing.T) {
 		t.Fatal(err)
 	}
 	child := u.Children()[0]
-	t.Cleanup(func() { child.retire(context.Background()); u.wg.Wait() })
+	t.Cleanup(func() { child.stop(context.Background()); u.wg.Wait() })
 	var args, environ []string
 	for began := time.Now(); len(args) < 9; time.Sleep(10 * time.Millisecond) {
 		text, _ := os.ReadFile(filepath.Join(child.Dir(), "args"))

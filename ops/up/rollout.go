@@ -41,7 +41,7 @@ const settleTime = 30 * time.Second
 // Run upgrades the fleet that the configuration describes. It waits for a database that is away, as the processes do.
 func (r *Rollout) Run(ctx context.Context, c *fleet.Config) error {
 	for deadline, waits := obs.Now().Add(cmp.Or(r.settle, startTime)), false; ; waits = true {
-		begun, err := r.member(ctx, c)
+		begun, err := r.runAsMember(ctx, c)
 		if begun || !db.IsUnavailable(err) {
 			return err
 		}
@@ -63,18 +63,18 @@ func (r *Rollout) Run(ctx context.Context, c *fleet.Config) error {
 	}
 }
 
-// member upgrades the fleet as a process of it, and tells whether it became one.
-func (r *Rollout) member(ctx context.Context, c *fleet.Config) (begun bool, err error) {
+// runAsMember upgrades the fleet as a process of it, and tells whether it became one.
+func (r *Rollout) runAsMember(ctx context.Context, c *fleet.Config) (begun bool, err error) {
 	err = fleet.AsMember(ctx, c, fleet.MustExist, func(p *fleet.Process) error {
 		begun = true
 		r.ask, r.store = p.CurrentStatus, p.StoreRollout
-		return r.begin(ctx)
+		return r.start(ctx)
 	})
 	return begun, err
 }
 
-// begin keeps the new binary beside the old one, upgrades, and forgets the one that was not taken.
-func (r *Rollout) begin(ctx context.Context) error {
+// start keeps the new binary beside the old one, upgrades, and forgets the one that was not taken.
+func (r *Rollout) start(ctx context.Context) error {
 	program, err := filepath.Abs(r.Program)
 	if err != nil {
 		return err
@@ -144,10 +144,10 @@ func (r *Rollout) upgrade(ctx context.Context, to obs.SemVer) error {
 		return err
 	}
 	state := status.Rollout{From: oldest(before, to), To: to.String(), State: "running", Of: len(children), Started: obs.Now()}
-	if err := allowed(state.From, to); err != nil {
+	if err := checkStep(state.From, to); err != nil {
 		return err
 	}
-	inOrder(children, state.From, to)
+	sortForUpgrade(children, state.From, to)
 	fmt.Fprintf(r.Out, "from %s to %s: %d processes, %s first\n", state.From, state.To, len(children), children[0].Name)
 	fmt.Fprintln(r.Out, advice(state.From, to))
 	if err := r.checkHealth(before, before); err != nil {
@@ -163,7 +163,7 @@ func (r *Rollout) upgrade(ctx context.Context, to obs.SemVer) error {
 			if ctx.Err() != nil {
 				err = errInterrupted
 			}
-			return r.back(ctx, state, done, old, err)
+			return r.rollBack(ctx, state, done, old, err)
 		}
 		if child.Version == state.To && state.From != state.To { // an earlier rollout came so far
 			state.Done++
@@ -172,11 +172,11 @@ func (r *Rollout) upgrade(ctx context.Context, to obs.SemVer) error {
 		began := obs.Now()
 		now, err := r.restart(ctx, child.Name)
 		if err != nil {
-			return r.back(ctx, state, done, old, err)
+			return r.rollBack(ctx, state, done, old, err)
 		}
 		done = append(done, child)
-		if err := r.watch(ctx); err != nil {
-			return r.back(ctx, state, done, old, fmt.Errorf("after %s: %w", child.Name, err))
+		if err := r.awaitHealth(ctx); err != nil {
+			return r.rollBack(ctx, state, done, old, fmt.Errorf("after %s: %w", child.Name, err))
 		}
 		state.Done++
 		fmt.Fprintf(r.Out, "%d of %d: %s is %s, machine %d, after %s\n", state.Done, state.Of, child.Name, now.Version, now.Machine,
@@ -191,14 +191,14 @@ func (r *Rollout) upgrade(ctx context.Context, to obs.SemVer) error {
 	return r.store(ctx, state)
 }
 
-// inOrder sorts processes as they are replaced. An owner of shards does all that processes of an older version ask for, not of a
+// sortForUpgrade sorts processes as they are replaced. An owner of shards does all that processes of an older version ask for, not of a
 // newer one: so owners are upgraded first, and are the last to become older.
-func inOrder(children []ChildState, from string, to obs.SemVer) {
+func sortForUpgrade(children []ChildState, from string, to obs.SemVer) {
 	direction := -1
 	if v, err := obs.ParseVersion(from); err == nil && v.Compare(to) > 0 {
 		direction = 1
 	}
-	step := func(c ChildState) int { return direction * stopStep(strings.Split(c.Group, "+")) }
+	step := func(c ChildState) int { return direction * stopOrder(strings.Split(c.Group, "+")) }
 	slices.SortFunc(children, func(a, b ChildState) int {
 		return cmp.Or(cmp.Compare(step(a), step(b)), cmp.Compare(a.Machine, b.Machine))
 	})
@@ -231,8 +231,8 @@ func oldest(f *status.Fleet, fallback obs.SemVer) string {
 	return found.String()
 }
 
-// allowed refuses steps that a running fleet can not make.
-func allowed(from string, to obs.SemVer) error {
+// checkStep refuses steps that a running fleet can not make.
+func checkStep(from string, to obs.SemVer) error {
 	v, err := obs.ParseVersion(from)
 	if err != nil {
 		return err
@@ -258,8 +258,8 @@ func advice(from string, to obs.SemVer) string {
 	return "the same version: processes are replaced one by one"
 }
 
-// watch waits until the fleet is well, and for the time of Watch sees that it stays so.
-func (r *Rollout) watch(ctx context.Context) error {
+// awaitHealth waits until the fleet is healthy and stays so for the time Watch.
+func (r *Rollout) awaitHealth(ctx context.Context) error {
 	before, err := r.ask(ctx)
 	if ctx.Err() != nil {
 		return errInterrupted
@@ -376,8 +376,8 @@ func requestsBetween(before, now *status.Fleet) (requests, failed float64) {
 	return requests, failed
 }
 
-// back gives the processes that were upgraded their old binary again, the last one first.
-func (r *Rollout) back(ctx context.Context, state status.Rollout, done []ChildState, program string, why error) error {
+// rollBack gives the processes that were upgraded their old binary again, the last one first.
+func (r *Rollout) rollBack(ctx context.Context, state status.Rollout, done []ChildState, program string, why error) error {
 	ctx = context.WithoutCancel(ctx) // also when somebody interrupts: half an upgrade is the worst
 	if _, gone := r.Supervisor.Children(ctx); gone != nil {
 		why = gone

@@ -68,7 +68,7 @@ func TestOwnersAreUpgradedFirst(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		inOrder(children, "0.1.0", v)
+		sortForUpgrade(children, "0.1.0", v)
 		var got []string
 		for _, c := range children {
 			got = append(got, fmt.Sprint(c.Group, " ", c.Machine))

@@ -89,9 +89,9 @@ func (u *Supervisor) connectionsFor(replicas map[string]int) int {
 	return max(n*u.Config.DatabaseConnections(), leastConnections)
 }
 
-// connectable refuses more processes than PostgreSQL has connections for: then requests, and the commands of the operator,
+// checkConnections refuses more processes than PostgreSQL has connections for: then requests, and the commands of the operator,
 // would find none.
-func (u *Supervisor) connectable(processes int) error {
+func (u *Supervisor) checkConnections(processes int) error {
 	each := u.Config.DatabaseConnections()
 	if need := (processes + spareProcesses) * each; u.connections > 0 && need > u.connections {
 		return fmt.Errorf("%d processes and %d in reserve with %d connections each need %d connections to PostgreSQL, and it takes %d: "+
@@ -117,17 +117,17 @@ func (s *server) keep(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
-		s.turn(false)
-		say("%s ended (%s): starting it again", s.name, howEnded(how))
+		s.setServing(false)
+		report("%s ended (%s): starting it again", s.name, howEnded(how))
 		if !s.startAgain(ctx) {
 			return
 		}
 	}
 }
 
-// try is Start, and says what the server says when it takes long: a recovery does, and so does one that waits for room
+// startAndReport is Start, and says what the server says when it takes long: a recovery does, and so does one that waits for room
 // on the disk.
-func (s *server) try(ctx context.Context) error {
+func (s *server) startAndReport(ctx context.Context) error {
 	done, began := make(chan error, 1), time.Now()
 	go func() { done <- s.Start(ctx) }()
 	for wait := sayPatient; ; wait = sayAgain {
@@ -135,7 +135,7 @@ func (s *server) try(ctx context.Context) error {
 		case err := <-done:
 			return err
 		case <-time.After(wait):
-			say("%s runs as process %d and does not answer after %s; it is waited for%s", s.name, s.Pid(), time.Since(began).Round(time.Second),
+			report("%s runs as process %d and does not answer after %s; it is waited for%s", s.name, s.Pid(), time.Since(began).Round(time.Second),
 				s.LastLines())
 		}
 	}
@@ -146,10 +146,10 @@ func (s *server) startAgain(ctx context.Context) bool {
 	began := time.Now()
 	var said time.Time
 	for pause := firstPause; ; pause = min(2*pause, mostPause) {
-		err := s.try(ctx)
+		err := s.startAndReport(ctx)
 		if err == nil {
-			s.turn(true)
-			say("%s serves again as process %d, after %s", s.name, s.Pid(), time.Since(began).Round(time.Millisecond))
+			s.setServing(true)
+			report("%s serves again as process %d, after %s", s.name, s.Pid(), time.Since(began).Round(time.Millisecond))
 			return true
 		}
 		if ctx.Err() != nil {
@@ -157,7 +157,7 @@ func (s *server) startAgain(ctx context.Context) bool {
 		}
 		if time.Since(began) > sayFirst && time.Since(said) > sayAgain {
 			said = time.Now()
-			say("%s does not start; it is tried until it does: %v", s.name, err)
+			report("%s does not start; it is tried until it does: %v", s.name, err)
 		}
 		select {
 		case <-ctx.Done():
@@ -167,7 +167,7 @@ func (s *server) startAgain(ctx context.Context) bool {
 	}
 }
 
-func (s *server) turn(serves bool) {
+func (s *server) setServing(serves bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.serves, s.since = serves, time.Now()
@@ -202,8 +202,8 @@ func (u *Supervisor) Servers() []ChildState {
 	return out
 }
 
-// say tells the one who runs lyceum up what happened.
-func say(format string, args ...any) {
+// report tells the one who runs lyceum up what happened.
+func report(format string, args ...any) {
 	fmt.Fprintln(os.Stderr, time.Now().Format(time.DateTime), fmt.Sprintf(format, args...))
 }
 

@@ -27,7 +27,7 @@ type Users struct {
 	Made     bool             // there was no server before
 }
 
-// userRequest is one wish, as the control socket takes it.
+// userRequest is one operation, as the control socket takes it.
 type userRequest struct {
 	Op       string `json:"op"` // a name in here
 	Name     string `json:"name"`
@@ -89,23 +89,23 @@ var errNobodyServes = errors.New("no process serves")
 
 // Add makes a user and returns the id.
 func (u *Users) Add(ctx context.Context, name, password string, admin bool) (userID string, err error) {
-	return u.do(ctx, userRequest{Op: "add", Name: name, Password: password, Admin: admin})
+	return u.request(ctx, userRequest{Op: "add", Name: name, Password: password, Admin: admin})
 }
 
 // SetPassword sets a password and ends the user's sessions.
 func (u *Users) SetPassword(ctx context.Context, name, password string) error {
-	_, err := u.do(ctx, userRequest{Op: "passwd", Name: name, Password: password})
+	_, err := u.request(ctx, userRequest{Op: "passwd", Name: name, Password: password})
 	return err
 }
 
 // Token gives a fresh access token.
 func (u *Users) Token(ctx context.Context, name string) (string, error) {
-	return u.do(ctx, userRequest{Op: "token", Name: name})
+	return u.request(ctx, userRequest{Op: "token", Name: name})
 }
 
-func (u *Users) do(ctx context.Context, r userRequest) (string, error) {
+func (u *Users) request(ctx context.Context, r userRequest) (string, error) {
 	if u.remote != nil {
-		return u.ask(ctx, r)
+		return u.requestRemote(ctx, r)
 	}
 	answer, err := u.change(ctx, r)
 	if err == nil {
@@ -117,7 +117,7 @@ func (u *Users) do(ctx context.Context, r userRequest) (string, error) {
 	return "", err
 }
 
-// change does it here.
+// change executes a request in this process.
 func (u *Users) change(ctx context.Context, r userRequest) (string, error) {
 	id := r.Name
 	if !strings.HasPrefix(id, "@") {
@@ -126,7 +126,7 @@ func (u *Users) change(ctx context.Context, r userRequest) (string, error) {
 	if r.Op == "add" {
 		return u.accounts.CreateUser(ctx, accounts.NewUser{Name: r.Name, Password: r.Password, Admin: r.Admin})
 	}
-	if text, known, err := u.overall(ctx, r); known {
+	if text, known, err := u.changeServer(ctx, r); known {
 		return text, err
 	}
 	ok, err := u.accounts.Exists(ctx, id)
@@ -149,10 +149,10 @@ func (u *Users) change(ctx context.Context, r userRequest) (string, error) {
 	if r.Op == opDeactivate {
 		return id, u.accounts.Deactivate(ctx, id, r.Erase)
 	}
-	return "", fmt.Errorf("unknown wish %q: the server is of an older version than this command", r.Op)
+	return "", fmt.Errorf("unknown operation %q: the server is of an older version than this command", r.Op)
 }
 
-func (u *Users) ask(ctx context.Context, r userRequest) (string, error) {
+func (u *Users) requestRemote(ctx context.Context, r userRequest) (string, error) {
 	var a userAnswer
 	r.Server = u.server
 	if err := u.remote.Call(ctx, http.MethodPost, "/users", r, &a); err != nil {
@@ -175,7 +175,7 @@ func Serve(p *fleet.Process) {
 			err = p.CheckServerName(request.Server)
 		}
 		if err == nil {
-			answer.Text, err = users.do(r.Context(), request)
+			answer.Text, err = users.request(r.Context(), request)
 		}
 		if err != nil {
 			answer.Error = err.Error()

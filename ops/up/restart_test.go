@@ -30,7 +30,7 @@ func TestAddressIsOfTheProcessThatServes(t *testing.T) {
 	if err := u.add("client", 1); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { u.Children()[0].retire(context.Background()); u.wg.Wait() })
+	t.Cleanup(func() { u.Children()[0].stop(context.Background()); u.wg.Wait() })
 	c := u.Children()[0]
 	first, old := c.State(), c.current()
 	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
@@ -88,7 +88,7 @@ func TestARolloutThatWasTakenBackLeavesTheOldProgram(t *testing.T) {
 	}
 	t.Cleanup(func() {
 		for _, c := range u.Children() {
-			c.retire(context.Background())
+			c.stop(context.Background())
 		}
 		u.wg.Wait()
 	})
@@ -148,7 +148,7 @@ func TestARolloutThatWasTakenBackLeavesTheOldProgram(t *testing.T) {
 	}
 	runs("old")
 	script(t, program, "exit 3\n# broken")
-	if err := r.begin(t.Context()); err == nil || !strings.Contains(err.Error(), "taken back") {
+	if err := r.start(t.Context()); err == nil || !strings.Contains(err.Error(), "taken back") {
 		t.Errorf("a broken program: %v", err)
 	}
 	runs("old")
@@ -163,7 +163,7 @@ func TestARolloutThatWasTakenBackLeavesTheOldProgram(t *testing.T) {
 	}
 	out.Reset()
 	r.Program, r.settle = program, time.Millisecond
-	if err := r.begin(t.Context()); err == nil || !strings.Contains(out.String(), "taken back: ") {
+	if err := r.start(t.Context()); err == nil || !strings.Contains(out.String(), "taken back: ") {
 		t.Errorf("a sick program: %v\n%s", err, out.String())
 	}
 	runs("old")
@@ -171,7 +171,7 @@ func TestARolloutThatWasTakenBackLeavesTheOldProgram(t *testing.T) {
 	out.Reset()
 	r.ask = func(context.Context) (*status.Fleet, error) { return &status.Fleet{}, nil }
 	r.Program, r.Out = program, io.Discard
-	if err := r.begin(t.Context()); err != nil {
+	if err := r.start(t.Context()); err != nil {
 		t.Error(err)
 	}
 	runs("new")
@@ -382,7 +382,7 @@ func TestAProcessThatEndsWhileTheOneBeforeEnds(t *testing.T) {
 // TestAChildIsStoppedWhileItIsReplaced: neither the next process nor the old one is left, and the restart ends.
 func TestAChildIsStoppedWhileItIsReplaced(t *testing.T) {
 	for name, text := range map[string]string{
-		"retire": stuck, "Stop": stuck, "retire one that serves then": tooLate, "Stop while the old one ends": listed + serves,
+		"stop": stuck, "Stop": stuck, "stop one that serves then": tooLate, "Stop while the old one ends": listed + serves,
 	} {
 		t.Run(name, func(t *testing.T) {
 			replaced, before := name == "Stop while the old one ends", lingers
@@ -402,8 +402,8 @@ func TestAChildIsStoppedWhileItIsReplaced(t *testing.T) {
 			if err := w.Restart(t.Context(), c, ""); err == nil || !strings.Contains(err.Error(), "already") {
 				t.Errorf("a second restart: %v", err)
 			}
-			if strings.HasPrefix(name, "retire") {
-				w.within("retire", func() { c.retire(context.Background()) })
+			if strings.HasPrefix(name, "stop") {
+				w.within("stop", func() { c.stop(context.Background()) })
 			} else {
 				w.stop()
 			}
@@ -524,7 +524,7 @@ func TestARolloutThatDoesNotComeToItsEnd(t *testing.T) {
 				go func() { _, _ = s.Restart(context.Background(), "client-1", w.program("late", late)) }()
 				w.await("a restart begins", second)
 			}
-			go func() { done <- r.begin(ctx) }()
+			go func() { done <- r.start(ctx) }()
 			switch name {
 			case "stopped":
 				w.await("the first one is replaced", second)

@@ -11,7 +11,7 @@ import (
 	"lyceum/rooms"
 )
 
-// Names of wishes in userRequest that are not about one user, and of the one that is final.
+// Operations of a userRequest that are not about the rights of one user.
 const (
 	opList        = "list"
 	opDeactivate  = "deactivate"
@@ -21,7 +21,7 @@ const (
 	opReports     = "reports"
 )
 
-// rightsOf are the wishes that change what a user may do.
+// rightsOf are the operations that change what a user may do.
 var rightsOf = map[string]accounts.Rights{
 	"promote": {Admin: new(true)}, "demote": {Admin: new(false)},
 	"lock": {Locked: new(true)}, "unlock": {Locked: new(false)},
@@ -33,12 +33,12 @@ const listPage = 500
 
 // SetRight changes what a user may do: promote, demote, lock, unlock, suspend or unsuspend. It returns the user's id.
 func (u *Users) SetRight(ctx context.Context, change, name string) (userID string, err error) {
-	return u.do(ctx, userRequest{Op: change, Name: name})
+	return u.request(ctx, userRequest{Op: change, Name: name})
 }
 
 // Deactivate ends an account for good; erase also removes what it kept. It returns the user's id.
 func (u *Users) Deactivate(ctx context.Context, name string, erase bool) (userID string, err error) {
-	return u.do(ctx, userRequest{Op: opDeactivate, Name: name, Erase: erase})
+	return u.request(ctx, userRequest{Op: opDeactivate, Name: name, Erase: erase})
 }
 
 // List calls fn for each user, in the order of their ids.
@@ -62,7 +62,7 @@ func (u *Users) List(ctx context.Context, fn func(accounts.User) error) error {
 
 // NewToken makes a registration token: name "" makes one up, uses 0 is without end, expires 0 is never.
 func (u *Users) NewToken(ctx context.Context, name string, uses int64, expires time.Duration) (token string, err error) {
-	return u.do(ctx, userRequest{Op: opTokenNew, Name: name, Uses: uses, Expires: expires})
+	return u.request(ctx, userRequest{Op: opTokenNew, Name: name, Uses: uses, Expires: expires})
 }
 
 // Tokens lists the registration tokens.
@@ -72,7 +72,7 @@ func (u *Users) Tokens(ctx context.Context) ([]accounts.RegistrationToken, error
 
 // RevokeToken removes a registration token.
 func (u *Users) RevokeToken(ctx context.Context, token string) error {
-	_, err := u.do(ctx, userRequest{Op: opTokenRevoke, Name: token})
+	_, err := u.request(ctx, userRequest{Op: opTokenRevoke, Name: token})
 	return err
 }
 
@@ -82,15 +82,15 @@ func (u *Users) Reports(ctx context.Context, limit int) ([]rooms.Report, error) 
 }
 
 func answerList[T any](ctx context.Context, u *Users, r userRequest) (out []T, err error) {
-	text, err := u.do(ctx, r)
+	text, err := u.request(ctx, r)
 	if err == nil {
 		err = json.Unmarshal([]byte(text), &out)
 	}
 	return out, err
 }
 
-// overall does what is not about one user; known is false for other wishes. Lists are answered as JSON.
-func (u *Users) overall(ctx context.Context, r userRequest) (text string, known bool, err error) {
+// changeServer executes a request that is not about one user; known is false for other operations. Lists are answered as JSON.
+func (u *Users) changeServer(ctx context.Context, r userRequest) (text string, known bool, err error) {
 	var list any
 	switch r.Op {
 	case opList:
