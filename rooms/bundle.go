@@ -172,10 +172,7 @@ func (b *bundler) bundle() (map[string]json.RawMessage, error) {
 func (b *bundler) summary(root *Event, t threadSummary, edit *Event) []byte {
 	v := ClientOptions{RoomID: true, Erased: b.erased[t.latest]}
 	if edit != nil {
-		v.Extra = append(
-			v.Extra,
-			slices.Concat([]byte(`"m.relations":{"m.replace":`), edit.AppendClient(nil, ClientOptions{RoomID: true}), []byte("}")),
-		)
+		v.Extra = append(v.Extra, slices.Concat([]byte(`"m.relations":{"m.replace":`), edit.AppendClient(nil, ClientOptions{RoomID: true}), []byte("}")))
 	}
 	value := append([]byte(`{"count":`), strconv.Itoa(t.count)...)
 	value = append(value, `,"current_user_participated":`...)

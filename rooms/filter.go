@@ -152,13 +152,7 @@ func (f *Filter) where(args []any, known knownRelations) (string, []any) {
 	by := func(column string, values []string) {
 		seen := ""
 		args = append(args, values, known.ignored)
-		text := fmt.Sprintf(
-			"EXISTS (SELECT 1 FROM ("+selectRelated+"%s = ANY($%d) LIMIT %d) x WHERE NOT (x.sender = ANY($%d))",
-			column,
-			len(args)-1,
-			maxRelationsTried,
-			len(args),
-		)
+		text := fmt.Sprintf("EXISTS (SELECT 1 FROM ("+selectRelated+"%s = ANY($%d) LIMIT %d) x WHERE NOT (x.sender = ANY($%d))", column, len(args)-1, maxRelationsTried, len(args))
 		seen, args = known.visible.where("x.pos", args)
 		parts = append(parts, text+seen+")")
 	}

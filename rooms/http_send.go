@@ -150,15 +150,7 @@ func (r *Rooms) putMember(req *web.Request, target string, content json.RawMessa
 	if !matrix.ValidUserID(target) {
 		return nil, matrix.InvalidParam("The state key of a membership is a user id")
 	}
-	m := membershipRequest{
-		Sender:     req.UserID(),
-		Device:     req.Sender(),
-		Target:     target,
-		Membership: membership,
-		Content:    fields,
-		Always:     true,
-		Txn:        requestTxn(req),
-	}
+	m := membershipRequest{Sender: req.UserID(), Device: req.Sender(), Target: target, Membership: membership, Content: fields, Always: true, Txn: requestTxn(req)}
 	self := target == req.UserID()
 	if !self || membership != event.MembershipLeave {
 		if err := req.MayAct(); err != nil {

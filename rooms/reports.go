@@ -55,11 +55,7 @@ func (r *Rooms) FindReports(ctx context.Context, q ReportQuery) (page []Report, 
 	if q.OldestFirst {
 		order = " ORDER BY created_ms, report_id"
 	}
-	page, err = db.List(
-		scanReport,
-	)(
-		r.Process.DB.Query(ctx, reportColumns+where+order+" LIMIT $3 OFFSET $4", q.Reporter, q.RoomID, q.Limit, q.From),
-	)
+	page, err = db.List(scanReport)(r.Process.DB.Query(ctx, reportColumns+where+order+" LIMIT $3 OFFSET $4", q.Reporter, q.RoomID, q.Limit, q.From))
 	return page, total, err
 }
 
