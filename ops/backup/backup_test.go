@@ -560,7 +560,8 @@ func TestBackupKnowsEveryColumn(t *testing.T) {
 		}
 		if engine == "postgres" {
 			var n int
-			if err := d.QueryRow(t.Context(), "SELECT COUNT(*) FROM information_schema.sequences WHERE sequence_schema = current_schema()").Scan(&n); err != nil || n > 0 {
+			if err := d.QueryRow(t.Context(), "SELECT COUNT(*) FROM information_schema.sequences "+
+				"WHERE sequence_schema = current_schema()").Scan(&n); err != nil || n > 0 {
 				t.Errorf("%d sequences, %v: a restore does not carry them", n, err)
 			}
 		}

@@ -285,7 +285,9 @@ func TestContextsEndWaiting(t *testing.T) {
 
 // BenchmarkAnswer is one client's turn: a request, an answer of usual length, and its messages taken out.
 func BenchmarkAnswer(b *testing.B) {
-	page := fmt.Sprintf(`{"next_batch":"s1_2_3_4","rooms":{"join":{"!room:example.org":{"timeline":{"events":[{"content":{"body":"1-%d","msgtype":"m.text"},"event_id":"$abc","origin_server_ts":1,"sender":"@a:example.org","type":"m.room.message"}],"limited":false}}}}}`, time.Now().UnixNano())
+	page := fmt.Sprintf(`{"next_batch":"s1_2_3_4","rooms":{"join":{"!room:example.org":{"timeline":{"events":[{`+
+		`"content":{"body":"1-%d","msgtype":"m.text"},"event_id":"$abc",`+
+		`"origin_server_ts":1,"sender":"@a:example.org","type":"m.room.message"}],"limited":false}}}}}`, time.Now().UnixNano())
 	answer := fmt.Appendf(nil, "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\nDate: "+
 		"Mon, 02 Jan 2006 15:04:05 GMT\r\n\r\n%s", len(page), page)
 	l, err := net.Listen("tcp", "127.0.0.1:0")

@@ -21,7 +21,8 @@ func (r *Result) SVG(w io.Writer) error {
 	fmt.Fprintf(&b, `<rect width="%d" height="%d" fill="#fff"/>`+"\n", width, height)
 	fmt.Fprintf(&b, `<text x="%d" y="22" font-size="15">%s: %.0f per second, p50 %.1f ms, p95 %.1f ms</text>`+"\n", left, r.Mode, r.PerSecond,
 		r.Latency["p50"], r.Latency["p95"])
-	fmt.Fprintf(&b, `<text x="%d" y="42" fill="#555">bars: done per second (left) · lines: p50 blue, p95 red, in ms (right) · check: %s</text>`+"\n", left, escape(r.Check))
+	fmt.Fprintf(&b, `<text x="%d" y="42" fill="#555">bars: done per second (left) · lines: p50 blue, p95 red, in ms (right)`+
+		` · check: %s</text>`+"\n", left, escape(r.Check))
 	for i := range 5 {
 		share := float64(i) / 4
 		fmt.Fprintf(&b, `<line x1="%d" x2="%d" y1="%.1f" y2="%.1f" stroke="#ddd"/>`, left, width-right, y(share), y(share))

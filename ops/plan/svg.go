@@ -29,8 +29,9 @@ const (
 	panelGap, panelLeft   = 70.0, 70.0
 	panelRight, legendTop = 20.0, 706.0
 	guideHue              = "#99aabb"
-	svgStyle              = `text{fill:#222}.soft{fill:#666}.grid{stroke:#ddd}.back{fill:#fff}@media (prefers-color-scheme:dark){text{fill:#e8e8e8}.soft{fill:#aaa}.grid{stroke:#444}.back{fill:#16181d}}`
-	shownRoles            = 7
+	svgStyle              = `text{fill:#222}.soft{fill:#666}.grid{stroke:#ddd}.back{fill:#fff}` +
+		`@media (prefers-color-scheme:dark){text{fill:#e8e8e8}.soft{fill:#aaa}.grid{stroke:#444}.back{fill:#16181d}}`
+	shownRoles = 7
 )
 
 // SVG draws processes and cores by role over the sizes, Lyceum beside the guide. It has no script and is
@@ -38,10 +39,14 @@ const (
 func (r *Report) SVG(w io.Writer) error {
 	c := &chart{left: panelLeft, width: svgWidth - panelLeft - panelRight}
 	names := r.largest()
-	fmt.Fprintf(&c.b, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %.0f %.0f" font-family="system-ui,sans-serif" font-size="12" role="img">`+"\n", svgWidth, svgHeight)
-	fmt.Fprintf(&c.b, `<title>Plan: processes and cores by number of concurrent users</title><style>%s</style><rect class="back" width="%.0f" height="%.0f"/>`+"\n", svgStyle, svgWidth, svgHeight)
+	fmt.Fprintf(&c.b, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %.0f %.0f" font-family="system-ui,sans-serif" `+
+		`font-size="12" role="img">`+"\n", svgWidth, svgHeight)
+	fmt.Fprintf(&c.b, `<title>Plan: processes and cores by number of concurrent users</title><style>%s</style>`+
+		`<rect class="back" width="%.0f" height="%.0f"/>`+"\n", svgStyle, svgWidth, svgHeight)
 	fmt.Fprintf(&c.b, `<text x="%.0f" y="28" font-size="17">Processes and cores by number of concurrent users</text>`+"\n", panelLeft)
-	fmt.Fprintf(&c.b, `<text class="soft" x="%.0f" y="48">left bar: Lyceum, each role its own processes · right bar: the Synapse guide's examples (beyond 20,000 users: its formulas), one core a worker</text>`+"\n", panelLeft)
+	fmt.Fprintf(&c.b, `<text class="soft" x="%.0f" y="48">left bar: Lyceum, each role its own processes · `+
+		`right bar: the Synapse guide's examples`+
+		` (beyond 20,000 users: its formulas), one core a worker</text>`+"\n", panelLeft)
 	var replicas, cores []barGroup
 	for _, s := range r.Steps {
 		g, h := barGroup{label: number(s.Load.ConcurrentUsers)}, barGroup{label: number(s.Load.ConcurrentUsers)}
@@ -116,10 +121,14 @@ func (c *chart) panel(top float64, title string, groups []barGroup) {
 	y := func(v float64) float64 {
 		return top + panelHeight*(1-max(0, math.Log10(max(v, 0.5)/0.5))/(top10-math.Log10(0.5)))
 	}
-	fmt.Fprintf(&c.b, `<text x="%.0f" y="%.0f" font-size="14">%s</text><text class="soft" x="%.0f" y="%.0f" text-anchor="end">logarithmic scale; colours show each role's share of the bar</text>`+"\n", c.left, top-10, title, c.left+c.width, top-10)
+	fmt.Fprintf(&c.b, `<text x="%.0f" y="%.0f" font-size="14">%s</text>`+
+		`<text class="soft" x="%.0f" y="%.0f" text-anchor="end">logarithmic scale; colours show each role's share of the bar</text>`+"\n",
+		c.left, top-10, title, c.left+c.width, top-10)
 	for _, v := range []float64{1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000} {
 		if math.Log10(v) <= top10 {
-			fmt.Fprintf(&c.b, `<line class="grid" x1="%.1f" x2="%.1f" y1="%.1f" y2="%.1f"/><text class="soft" x="%.1f" y="%.1f" text-anchor="end">%s</text>`+"\n", c.left, c.left+c.width, y(v), y(v), c.left-8, y(v)+4, number(v))
+			fmt.Fprintf(&c.b, `<line class="grid" x1="%.1f" x2="%.1f" y1="%.1f" y2="%.1f"/>`+
+				`<text class="soft" x="%.1f" y="%.1f" text-anchor="end">%s</text>`+"\n",
+				c.left, c.left+c.width, y(v), y(v), c.left-8, y(v)+4, number(v))
 		}
 	}
 	step := c.width / float64(len(groups))

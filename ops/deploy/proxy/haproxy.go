@@ -111,7 +111,8 @@ func (f *file) haproxyDefaults(in *Input) {
 	f.line("  option redispatch 1")
 	f.line("  retries 3")
 	f.line("  retry-on conn-failure empty-response")
-	f.because("  ", "Unused connections are dropped long before Lyceum would close them (http.idle_timeout, "+seconds(in.IdleTimeout)+"): at each",
+	f.because("  ",
+		"Unused connections are dropped long before Lyceum would close them (http.idle_timeout, "+seconds(in.IdleTimeout)+"): at each",
 		"pool-purge-delay half of them go. With \"safe\" the first request of a client never meets a closing one.")
 	f.line("  http-reuse safe")
 	f.because("  ", "A client that hangs up is known to Lyceum: what it waited for ends, and what has not begun is not done.")
