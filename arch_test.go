@@ -61,7 +61,8 @@ func readTree(t *testing.T) []file {
 		if err != nil {
 			return err
 		}
-		if d.IsDir() && (strings.HasPrefix(d.Name(), ".") && p != "." || d.Name() == "node_modules" || d.Name() == "testdata" || p != "." && exists(filepath.Join(p, "go.mod"))) {
+		if d.IsDir() && (strings.HasPrefix(d.Name(), ".") && p != "." || d.Name() == "node_modules" || d.Name() == "testdata" || p != "." &&
+			exists(filepath.Join(p, "go.mod"))) {
 			return filepath.SkipDir
 		}
 		if d.IsDir() || !strings.HasSuffix(p, ".go") {
@@ -138,7 +139,8 @@ func TestArrowsPointDownTheFloors(t *testing.T) {
 			if strings.HasPrefix(f.pkg, "platform/") && strings.HasPrefix(to, "matrix") {
 				t.Errorf("%s imports %s: platform knows no Matrix", f.path, to)
 			}
-			if whole, _, nested := strings.Cut(to, "/"); nested && whole != "platform" && whole != "matrix" && whole != "ops" && f.pkg != whole && !strings.HasPrefix(f.pkg, whole+"/") && !allowedPart[to] {
+			if whole, _, nested := strings.Cut(to, "/"); nested && whole != "platform" && whole != "matrix" && whole != "ops" &&
+				f.pkg != whole && !strings.HasPrefix(f.pkg, whole+"/") && !allowedPart[to] {
 				t.Errorf("%s imports %s: only %s may", f.path, to, whole)
 			}
 		}
@@ -252,7 +254,8 @@ func TestClockAndEnvironmentAreReadInPlatform(t *testing.T) {
 			if !ok {
 				return true
 			}
-			if x, ok := s.X.(*ast.Ident); ok && (x.Name == "time" && s.Sel.Name == "Now" || x.Name == "os" && (s.Sel.Name == "Getenv" || s.Sel.Name == "LookupEnv")) {
+			if x, ok := s.X.(*ast.Ident); ok && (x.Name == "time" && s.Sel.Name == "Now" || x.Name == "os" && (s.Sel.Name == "Getenv" ||
+				s.Sel.Name == "LookupEnv")) {
 				t.Errorf("%s calls %s.%s: the clock and the environment are read in platform", f.path, x.Name, s.Sel.Name)
 			}
 			return true
@@ -279,7 +282,8 @@ func TestFilesAreWrittenDurably(t *testing.T) {
 }
 
 // domains are the packages that own tables, streams and routes.
-var domains = strings.Fields("accounts devices media rooms projects receipts typing presence push directory compile gitbridge federation appservices syncapi admin")
+var domains = strings.Fields(`accounts devices media rooms projects receipts typing presence push directory compile gitbridge
+	federation appservices syncapi admin`)
 
 func domainOf(pkg string) string {
 	whole, _, _ := strings.Cut(pkg, "/")
@@ -379,7 +383,8 @@ func TestNoSQLBetweenDomains(t *testing.T) {
 			}
 			for _, arg := range call.Args {
 				if text := textIn(arg); len(exported[s.Sel.Name]) > 0 && looksLikeSQL.MatchString(text) {
-					t.Errorf("%s gives the SQL %q to %s of %s: let it be asked by a type of its own", f.path, text, s.Sel.Name, strings.Join(exported[s.Sel.Name], " or "))
+					t.Errorf("%s gives the SQL %q to %s of %s: let it be asked by a type of its own", f.path, text, s.Sel.Name,
+						strings.Join(exported[s.Sel.Name], " or "))
 				}
 			}
 			return true
@@ -526,7 +531,8 @@ func TestEachDomainIsInTheList(t *testing.T) {
 			needs[f.pkg] = "it has migrations"
 		}
 		for _, d := range f.syntax.Decls {
-			if fn, ok := d.(*ast.FuncDecl); ok && fn.Name.Name == "Routes" && fn.Recv != nil && fn.Name.IsExported() && !strings.HasPrefix(f.pkg, "platform/") {
+			if fn, ok := d.(*ast.FuncDecl); ok && fn.Name.Name == "Routes" && fn.Recv != nil && fn.Name.IsExported() && !strings.HasPrefix(f.pkg,
+				"platform/") {
 				needs[f.pkg] = "it has routes"
 			}
 			vars, ok := d.(*ast.GenDecl)
@@ -561,10 +567,11 @@ func TestEachDomainIsInTheList(t *testing.T) {
 		}
 	}
 	for _, f := range readTree(t) {
-		if d := declared[f.pkg]; d != nil && !f.test && slices.Contains(imports(f), "platform/blob") && !slices.ContainsFunc(d.Elts, func(e ast.Expr) bool {
-			pair, ok := e.(*ast.KeyValueExpr)
-			return ok && pair.Key.(*ast.Ident).Name == "Blobs"
-		}) {
+		if d := declared[f.pkg]; d != nil && !f.test && slices.Contains(imports(f), "platform/blob") && !slices.ContainsFunc(d.Elts,
+			func(e ast.Expr) bool {
+				pair, ok := e.(*ast.KeyValueExpr)
+				return ok && pair.Key.(*ast.Ident).Name == "Blobs"
+			}) {
 			t.Errorf("%s keeps blobs, and the Domain of %s does not say which columns name them (Blobs)", f.path, f.pkg)
 		}
 	}

@@ -69,8 +69,10 @@ var posts = map[string]any{
 
 func TestWhichPostsAreIdempotent(t *testing.T) {
 	routes := slices.Concat(
-		new(accounts.Accounts).Routes(), new(admin.Admin).Routes(), new(devices.Devices).Routes(), new(directory.Directory).Routes(), new(media.Media).Routes(),
-		new(presence.Presence).Routes(), new(push.Push).Routes(), new(receipts.Receipts).Routes(), new(rooms.Rooms).Routes(), new(syncapi.Sync).Routes(), new(typing.Typing).Routes(),
+		new(accounts.Accounts).Routes(), new(admin.Admin).Routes(), new(devices.Devices).Routes(), new(directory.Directory).Routes(),
+		new(media.Media).Routes(),
+		new(presence.Presence).Routes(), new(push.Push).Routes(), new(receipts.Receipts).Routes(), new(rooms.Rooms).Routes(),
+		new(syncapi.Sync).Routes(), new(typing.Typing).Routes(),
 	)
 	left := maps.Clone(posts)
 	for _, r := range routes {

@@ -12,11 +12,10 @@ import (
 )
 
 // notYet are the packages that the rules of this file do not hold for yet. The list only gets shorter.
-var notYet = strings.Fields(`
-	. accounts cmd/lyceum devices directory fleet fleettest hostiletest kubernetestest matrix matrix/auth matrix/event matrix/stateres media
-	modeltest ops/backup ops/backup/archive ops/bench ops/connect ops/deploy ops/deploy/compose ops/deploy/kubernetes
-	ops/deploy/prometheus ops/deploy/proxy ops/deploy/systemd ops/doctor ops/opstest ops/plan ops/render ops/up ops/users platform/web
-	presence push receipts rooms rooms/roomstest rooms/state syncapi typing`)
+var notYet = strings.Fields("accounts devices modeltest platform/web push rooms syncapi")
+
+// tag is the beginning of a struct tag.
+var tag = regexp.MustCompile("`[a-z]+:\"")
 
 // Limits of what a reader can hold in the head at once. Tests are bound by the first only.
 const (
@@ -38,7 +37,7 @@ func TestLinesAndFunctionsAreShort(t *testing.T) {
 		}
 		for i, line := range strings.Split(string(text), "\n") {
 			// A tag is one literal, and a route is one line of a table.
-			if strings.Contains(line, "`yaml:\"") || strings.HasSuffix(f.path, "/routes.go") {
+			if tag.MatchString(line) || strings.HasSuffix(f.path, "/routes.go") {
 				continue
 			}
 			if n := len([]rune(line)); n > maxColumns && !f.generated {

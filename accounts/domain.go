@@ -17,6 +17,9 @@ var Domain = domain.Domain{
 	Name: "accounts", Migrations: Migrations(), Config: domain.Configured[Config]("Users, registration and log-in."),
 	Streams: []stream.Spec{sessionStream, dataStream}, Consumers: []stream.Consumer{newsConsumer},
 	Roles: []role.Role{
-		{Name: "accountdata", Purpose: "stores settings and sessions of users", Stream: "account_data", Key: "user", Serves: "account data, tags, push rules"},
+		{
+			Name: "accountdata", Purpose: "stores settings and sessions of users", Stream: "account_data", Key: "user",
+			Serves: "account data, tags, push rules",
+		},
 	},
 }

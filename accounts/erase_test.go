@@ -19,7 +19,10 @@ func TestNothingOutlivesAnErasedUser(t *testing.T) {
 			roletest.AtOnce(7, func(i int) {
 				switch {
 				case i == 0:
-					n.do("POST", client+"/account/deactivate", token, obj{"erase": true, "auth": obj{"type": stagePassword, "user": name, "password": "correct horse"}}).
+					n.do("POST", client+"/account/deactivate", token, obj{"erase": true, "auth": obj{
+						"type": stagePassword, "user": name,
+						"password": "correct horse",
+					}}).
 						want(200)
 				case i < 4:
 					n.do("PUT", path+"/account_data/m.test"+string(rune('0'+i)), token, obj{"a": i})

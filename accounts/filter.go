@@ -25,7 +25,8 @@ func newFilters(size int) *filters {
 	return &filters{cache: otter.Must(&otter.Options[filterKey, json.RawMessage]{
 		MaximumWeight: uint64(
 			size,
-		) << 10, Weigher: func(_ filterKey, f json.RawMessage) uint32 { return uint32(256 + len(f)) }, //nolint:gosec // a filter has at most 64 KiB
+		) << 10, Weigher: func(_ filterKey, f json.RawMessage) uint32 { return uint32(256 + len(f)) },
+		//nolint:gosec // a filter has at most 64 KiB
 	})}
 }
 

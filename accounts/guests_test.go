@@ -36,7 +36,10 @@ func TestGuests(t *testing.T) {
 		two.do("POST", register, "", body).want(400, "M_USER_IN_USE")
 		body["guest_access_token"] = token
 		other := one.do("POST", register+"?kind=guest", "", obj{}).want(200)
-		two.do("POST", register, "", obj{"username": local, "password": "correct horse", "auth": body["auth"], "guest_access_token": other.text("access_token")}).
+		two.do("POST", register, "", obj{
+			"username": local, "password": "correct horse", "auth": body["auth"],
+			"guest_access_token": other.text("access_token"),
+		}).
 			want(403, "M_FORBIDDEN")
 		two.do("POST", register, "", obj{"username": "another", "password": "correct horse", "auth": body["auth"], "guest_access_token": token}).
 			want(403, "M_FORBIDDEN")

@@ -41,7 +41,8 @@ func TestNewUsersAreCalledAfterTheirID(t *testing.T) {
 		if found, err := n.Find(t.Context(), []string{"carol c."}, "", 9); err != nil || len(found) != 1 {
 			t.Errorf("found %v, %v", found, err)
 		}
-		n.do("PUT", client+"/profile/@alice:here.test/displayname", n.login("alice", "correct horse").text("access_token"), obj{"displayname": ""}).
+		n.do("PUT", client+"/profile/@alice:here.test/displayname", n.login("alice", "correct horse").text("access_token"),
+			obj{"displayname": ""}).
 			want(200)
 		n.do("GET", client+"/profile/@alice:here.test/displayname", "", nil).want(404)
 	})

@@ -87,7 +87,12 @@ func TestAWriteNotesOldProfiles(t *testing.T) {
 			{[]string{active, gone}, []OfProfile{{active, "1", "a", 0}}, refusal, nil},
 			{[]string{active}, []OfProfile{{active, "1", "b", versions[active]}}, nil, nil},
 			{[]string{active}, []OfProfile{{active, "1", "c", versions[active] + 1}, {active, "2", "c", versions[active]}}, nil, []string{"c"}},
-			{[]string{active, other}, []OfProfile{{active, "1", "d", versions[active] - 1}, {other, "1", "e", versions[other] - 1}}, nil, []string{"d", "e"}},
+			{
+				[]string{active, other},
+				[]OfProfile{{active, "1", "d", versions[active] - 1}, {other, "1", "e", versions[other] - 1}},
+				nil,
+				[]string{"d", "e"},
+			},
 		} {
 			err := n.db.Write(t.Context(), func(w *db.Batch) error {
 				RequireActive(w, refusal, c.users)

@@ -373,7 +373,8 @@ func TestAUseIsOfOneTokenNotOfAName(t *testing.T) {
 		if err := n.holdToken(t.Context(), start(), "again"); err == nil {
 			t.Error("a token of one use is held twice")
 		}
-		if _, err := n.insertRegistered(t.Context(), NewUser{Name: "@holder:here.test"}, "", newDevice{}, registerOptions{interaction: holder}); err != nil {
+		if _, err := n.insertRegistered(t.Context(), NewUser{Name: "@holder:here.test"}, "", newDevice{},
+			registerOptions{interaction: holder}); err != nil {
 			t.Errorf("who holds the use can not use it: %v", err)
 		}
 	})
@@ -415,7 +416,8 @@ func TestLostUsesOfTokens(t *testing.T) {
 		look(2, 0)
 		look(1, 0)
 		look(1, 0)
-		if _, err := n.insertRegistered(t.Context(), NewUser{Name: "@alice:here.test"}, "", newDevice{}, registerOptions{interaction: held}); err != nil {
+		if _, err := n.insertRegistered(t.Context(), NewUser{Name: "@alice:here.test"}, "", newDevice{},
+			registerOptions{interaction: held}); err != nil {
 			t.Error(err)
 		}
 		n.register("bob", obj{"auth": obj{"type": stageToken, "token": "once"}}).want(200)

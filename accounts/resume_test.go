@@ -214,9 +214,15 @@ func TestNobodyConfirmsForAnother(t *testing.T) {
 		n.do("POST", client+"/account/deactivate", alice, obj{"auth": auth}).want(403, "M_FORBIDDEN")
 		session := n.do("POST", client+"/account/deactivate", alice, obj{}).want(401).text("session")
 		n.do("POST", client+"/account/deactivate", alice, withSession(nil, session, auth)).want(403, "M_FORBIDDEN")
-		n.do("POST", client+"/account/deactivate", alice, withSession(nil, session, obj{"type": "m.login.password", "user": "alice", "password": "wrong"})).
+		n.do("POST", client+"/account/deactivate", alice, withSession(nil, session, obj{
+			"type": "m.login.password", "user": "alice",
+			"password": "wrong",
+		})).
 			want(401, "M_FORBIDDEN")
-		n.do("POST", client+"/account/deactivate", alice, withSession(nil, session, obj{"type": "m.login.password", "user": "alice", "password": "correct horse"})).
+		n.do("POST", client+"/account/deactivate", alice, withSession(nil, session, obj{
+			"type": "m.login.password", "user": "alice",
+			"password": "correct horse",
+		})).
 			want(200)
 	})
 }

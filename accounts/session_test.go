@@ -310,7 +310,10 @@ func TestPasswordChangeAndDeactivation(t *testing.T) {
 		n.do("PUT", client+"/user/@alice:here.test/account_data/org.x.y", here, obj{"secret": 1}).want(200)
 		n.do("PUT", client+"/profile/@alice:here.test/displayname", here, obj{"displayname": "Al"}).want(200)
 		n.do("POST", client+"/account/deactivate", here, obj{}).want(401)
-		n.do("POST", client+"/account/deactivate", here, obj{"erase": true, "auth": obj{"type": "m.login.password", "user": "alice", "password": "another staple"}}).
+		n.do("POST", client+"/account/deactivate", here, obj{"erase": true, "auth": obj{
+			"type": "m.login.password", "user": "alice",
+			"password": "another staple",
+		}}).
 			want(200)
 		n.whoamiWith(here).want(401, "M_UNKNOWN_TOKEN")
 		n.login("alice", "another staple").want(403)

@@ -74,7 +74,8 @@ func TestInteractiveSessionIsOfOneRequest(t *testing.T) {
 				t.Errorf("%s was taken with a session that was begun otherwise: %d %s", name, x.status, x.raw)
 			}
 		}
-		if x := n.do("POST", deactivate, alice, obj{"erase": true, "auth": obj{"session": confirmed(deactivate, obj{"erase": false})}}); x.status != 401 {
+		if x := n.do("POST", deactivate, alice, obj{"erase": true, "auth": obj{"session": confirmed(deactivate,
+			obj{"erase": false})}}); x.status != 401 {
 			t.Errorf("an erasure was taken for a plain end of the account: %d %s", x.status, x.raw)
 		}
 
@@ -100,7 +101,8 @@ func TestInteractiveSessionIsOfOneRequest(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := errors.Join(n.pass(t.Context(), i, &authData{Type: stagePassword, Password: "battery staple"}), n.keepInteraction(t.Context(), i)); err != nil {
+		if err := errors.Join(n.pass(t.Context(), i, &authData{Type: stagePassword, Password: "battery staple"}),
+			n.keepInteraction(t.Context(), i)); err != nil {
 			t.Fatal(err)
 		}
 		if err := n.SetPassword(t.Context(), "@alice:here.test", "third staple", false, ""); err != nil {

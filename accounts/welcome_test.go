@@ -21,7 +21,10 @@ func TestWelcomePage(t *testing.T) {
 		text, _ := io.ReadAll(res.Body)
 		res.Body.Close()
 		page := string(text)
-		for _, want := range []string{"here.test", "Lyceum", n.url, "registration token", "Privacy &lt;b&gt;", `href="/_lyceum/status"`, `name="accept"`} {
+		for _, want := range []string{
+			"here.test", "Lyceum", n.url, "registration token", "Privacy &lt;b&gt;", `href="/_lyceum/status"`,
+			`name="accept"`,
+		} {
 			if !strings.Contains(page, want) {
 				t.Errorf("the page lacks %q: %s", want, page)
 			}

@@ -154,7 +154,8 @@ func TestARepeatedClaimGetsTheSameKeys(t *testing.T) {
 		// Two of one id in one write.
 		alice.do("POST /keys/upload", obj{"one_time_keys": alice.oneTimeKeys("C", "D")}).want(200)
 		one, two := &claimWork{claimRequest: claimRequest{claims[0], "4"}}, &claimWork{claimRequest: claimRequest{claims[0], "4"}}
-		if err := n.p.Streams.Append(t.Context(), n.entry(alice.userID, alice.deviceID, one), n.entry(alice.userID, alice.deviceID, two)); err != nil {
+		if err := n.p.Streams.Append(t.Context(), n.entry(alice.userID, alice.deviceID, one), n.entry(alice.userID, alice.deviceID,
+			two)); err != nil {
 			t.Fatal(err)
 		}
 		if one.got == nil || two.got == nil || *one.got != *two.got {

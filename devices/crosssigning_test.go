@@ -300,7 +300,10 @@ func TestRemovedDeviceLeavesNothing(t *testing.T) {
 		gone, lose := roletest.Job(t, n.p)
 		lose()
 		job, _ := roletest.Job(t, n.p)
-		if _, err := n.upload(ctx, bob.userID, keyUpload{DeviceID: second.deviceID, OneTime: []publicKey{{mainAlgorithm, "Z", `"z"`}}}); err != nil {
+		if _, err := n.upload(ctx, bob.userID, keyUpload{DeviceID: second.deviceID, OneTime: []publicKey{{
+			mainAlgorithm, "Z",
+			`"z"`,
+		}}}); err != nil {
 			t.Fatal(err)
 		}
 		// A process that looked for such devices, was paused, and wakes up when another one does the work: the device may be
@@ -324,7 +327,10 @@ func TestRemovedDeviceLeavesNothing(t *testing.T) {
 		if count, _ := second.counts(); count != 0 {
 			t.Error("the remains of a removed device were not swept")
 		}
-		if _, err := n.upload(ctx, bob.userID, keyUpload{DeviceID: second.deviceID, Fallback: []publicKey{{mainAlgorithm, "Z", `"z"`}}}); err != nil {
+		if _, err := n.upload(ctx, bob.userID, keyUpload{DeviceID: second.deviceID, Fallback: []publicKey{{
+			mainAlgorithm, "Z",
+			`"z"`,
+		}}}); err != nil {
 			t.Fatal(err)
 		}
 		// Users whose devices can not be dropped keep no others waiting.
@@ -368,7 +374,10 @@ func TestDeactivatedUserLeavesNothing(t *testing.T) {
 		if got := bob.query(alice); at(got, "master_keys", alice.userID).Exists() || len(at(got, "device_keys", alice.userID).Map()) != 0 {
 			t.Errorf("keys: %s", got)
 		}
-		for _, table := range []string{"device_keys", "one_time_keys", "one_time_key_hashes", "cross_signing_keys", "backup_versions", "backup_keys"} {
+		for _, table := range []string{
+			"device_keys", "one_time_keys", "one_time_key_hashes", "cross_signing_keys", "backup_versions",
+			"backup_keys",
+		} {
 			var left int
 			if err := n.db.QueryRow(context.Background(), `SELECT COUNT(*) FROM `+table+`
 				WHERE user_id = $1`, alice.userID).Scan(&left); err != nil ||

@@ -156,7 +156,8 @@ func TestDeliveriesInSeveralTickets(t *testing.T) {
 			parts[id], _ = json.Marshal(content)
 		}
 		_, err := n.deliverHere(t.Context(), bob.userID, Delivery{
-			Sender: alice.userID, DeviceID: alice.deviceID, Type: "m.x", TxnID: "1", Messages: map[string]map[string]json.RawMessage{bob.userID: parts},
+			Sender: alice.userID, DeviceID: alice.deviceID, Type: "m.x", TxnID: "1",
+			Messages: map[string]map[string]json.RawMessage{bob.userID: parts},
 		})
 		if !errors.Is(err, stream.ErrNotOwner) {
 			t.Fatalf("the second ticket: %v", err)

@@ -73,7 +73,10 @@ func wire(t testing.TB, p *role.Process) *node {
 	late := &listener{}
 	a, err := accounts.New(accounts.Deps{
 		Process: p, Now: time.Now, Devices: []accounts.DeviceListener{late}, Users: []accounts.UserListener{late},
-	}, accounts.Config{ServerName: "here.test", Registration: accounts.OpenRegistration, Password: accounts.PasswordConfig{MemoryKiB: 64, Passes: 1}})
+	}, accounts.Config{ServerName: "here.test", Registration: accounts.OpenRegistration, Password: accounts.PasswordConfig{
+		MemoryKiB: 64,
+		Passes:    1,
+	}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -86,7 +86,10 @@ func TestUploadsAreChecked(t *testing.T) {
 		for _, bad := range []string{`{"one_time_keys":{"nocolon":{"key":"x"}}}`, `{"one_time_keys":{"a:\u0000":{"key":"x"}}}`} {
 			alice.do("POST /keys/upload", bad).want(400, "M_INVALID_PARAM")
 		}
-		for _, bad := range []string{`{"one_time_keys":{"signed_curve25519:x":"text"}}`, `{"one_time_keys":{"a:b":7}}`, `{"device_keys":[]}`, `{"one_time_keys":[]}`} {
+		for _, bad := range []string{
+			`{"one_time_keys":{"signed_curve25519:x":"text"}}`, `{"one_time_keys":{"a:b":7}}`, `{"device_keys":[]}`,
+			`{"one_time_keys":[]}`,
+		} {
 			alice.do("POST /keys/upload", bad).want(400, "M_BAD_JSON")
 		}
 		alice.do("POST /keys/query", "{}").want(400, "M_MISSING_PARAM")
@@ -177,7 +180,10 @@ func TestKeysStayWithTheirIdentity(t *testing.T) {
 		for _, name := range []string{"alice", "bob", "carol", "dave"} { // of both owners
 			for _, at := range []*node{one, two} {
 				u := at.register(name + map[*node]string{one: "1", two: "2"}[at])
-				u.do("POST /keys/upload", obj{"device_keys": u.deviceKeys(), "one_time_keys": u.oneTimeKeys("A", "B"), "fallback_keys": u.oneTimeKeys("F")}).
+				u.do("POST /keys/upload", obj{
+					"device_keys": u.deviceKeys(), "one_time_keys": u.oneTimeKeys("A", "B"),
+					"fallback_keys": u.oneTimeKeys("F"),
+				}).
 					want(200)
 				u.do("PUT /sendToDevice/test.x/1", obj{"messages": obj{u.userID: obj{u.deviceID: obj{}}}}).want(200)
 				u.counts()
@@ -206,7 +212,10 @@ func TestKeysStayWithTheirIdentity(t *testing.T) {
 				if count, _ := u.counts(); count != 2 {
 					t.Errorf("a key that is known makes %d of 2", count)
 				}
-				x := u.do("POST /keys/upload", obj{"device_keys": u.deviceKeysWith(obj{"keys": obj{"ed25519:" + u.deviceID: public(u.key), "curve25519:" + u.deviceID: "another"}})}).
+				x := u.do("POST /keys/upload", obj{"device_keys": u.deviceKeysWith(obj{"keys": obj{
+					"ed25519:" + u.deviceID:    public(u.key),
+					"curve25519:" + u.deviceID: "another",
+				}})}).
 					want(200)
 				if n := x.get("one_time_key_counts.signed_curve25519").Int(); n != 0 {
 					t.Errorf("a new identity: %d one-time keys in the answer", n)
@@ -591,7 +600,10 @@ func TestARefusedUploadWritesNothing(t *testing.T) {
 		// Nor are identity keys stored of which the request has the one-time keys refused.
 		phone := n.login("alice")
 		phone.do("POST /keys/upload", obj{"one_time_keys": phone.oneTimeKeys("A")}).want(200)
-		phone.do("POST /keys/upload", obj{"device_keys": phone.deviceKeys(), "one_time_keys": obj{"signed_curve25519:A": phone.oneTimeKey("other")}}).
+		phone.do("POST /keys/upload", obj{
+			"device_keys":   phone.deviceKeys(),
+			"one_time_keys": obj{"signed_curve25519:A": phone.oneTimeKey("other")},
+		}).
 			want(400, "M_UNKNOWN")
 		if _, _, _, keys, _ := phone.kept(); keys != "" {
 			t.Errorf("a refused upload stored identity keys: %s", keys)
@@ -599,7 +611,10 @@ func TestARefusedUploadWritesNothing(t *testing.T) {
 		// A new identity ends the old keys, so that their ids and their number do not count.
 		phone.do("POST /keys/upload", obj{"device_keys": phone.deviceKeys()}).want(200)
 		phone.key = n.login("alice").key
-		phone.do("POST /keys/upload", obj{"device_keys": phone.deviceKeys(), "one_time_keys": obj{"signed_curve25519:A": phone.oneTimeKey("other")}}).
+		phone.do("POST /keys/upload", obj{
+			"device_keys":   phone.deviceKeys(),
+			"one_time_keys": obj{"signed_curve25519:A": phone.oneTimeKey("other")},
+		}).
 			want(200)
 	})
 }

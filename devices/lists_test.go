@@ -48,7 +48,10 @@ func TestDevicesWithoutKeysAreNews(t *testing.T) {
 		n.hears("a logout", alice.userID, since, bob.userID)
 		bob.do("POST /keys/upload", obj{"device_keys": bob.deviceKeys()}).want(200)
 		since = n.heads()
-		n.do("POST /login", "", obj{"type": "m.login.password", "identifier": obj{"type": "m.id.user", "user": "bob"}, "password": password, "device_id": bob.deviceID}).
+		n.do("POST /login", "", obj{
+			"type": "m.login.password", "identifier": obj{"type": "m.id.user", "user": "bob"}, "password": password,
+			"device_id": bob.deviceID,
+		}).
 			want(200)
 		n.hears("a log-in with known keys", alice.userID, since)
 

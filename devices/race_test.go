@@ -134,8 +134,11 @@ func TestNothingOutlivesItsUser(t *testing.T) {
 			roletest.AtOnce(6, func(i int) {
 				switch i {
 				case 0:
-					carol.do("POST /account/deactivate", obj{"auth": obj{"type": "m.login.password", "identifier": obj{"type": "m.id.user", "user": name}, "password": password}}).
-						want(200)
+					carol.do("POST /account/deactivate", obj{"auth": obj{"type": "m.login.password", "identifier": obj{
+						"type": "m.id.user",
+						"user": name,
+					}, "password": password}}).
+							want(200)
 				case 1, 2:
 					carol.do("POST /room_keys/version", obj{"algorithm": "a", "auth_data": obj{}})
 				case 3:
@@ -171,7 +174,10 @@ func TestALateCleanUpLeavesTheNewDevice(t *testing.T) {
 		old := n.loginWith("alice", "PHONE")
 		old.do("POST /logout", nil).want(200)
 		alice := n.loginWith("alice", "PHONE")
-		alice.do("POST /keys/upload", obj{"device_keys": alice.deviceKeys(), "one_time_keys": alice.oneTimeKeys("A"), "fallback_keys": alice.oneTimeKeys("F")}).
+		alice.do("POST /keys/upload", obj{
+			"device_keys": alice.deviceKeys(), "one_time_keys": alice.oneTimeKeys("A"),
+			"fallback_keys": alice.oneTimeKeys("F"),
+		}).
 			want(200)
 		bob.do("PUT /sendToDevice/m.test/1", obj{"messages": obj{alice.userID: obj{"PHONE": obj{}}}}).want(200)
 		before := n.kept(alice.userID, "PHONE")
@@ -203,12 +209,18 @@ func TestWhatAnEarlierTokenSentIsRefused(t *testing.T) {
 		if err := n.putDeviceKeys(t.Context(), id, "", string(alice.deviceKeys())); matrix.AsError(err).Code != matrix.CodeUnknownToken {
 			t.Errorf("device keys: found %v", err)
 		}
-		if _, err := n.upload(t.Context(), alice.userID, keyUpload{DeviceID: "PHONE", Token: id.TokenID, OneTime: []publicKey{{mainAlgorithm, "Z", `"z"`}}}); matrix.AsError(
+		if _, err := n.upload(t.Context(), alice.userID, keyUpload{DeviceID: "PHONE", Token: id.TokenID, OneTime: []publicKey{{
+			mainAlgorithm,
+			"Z", `"z"`,
+		}}}); matrix.AsError(
 			err,
 		).Code != matrix.CodeUnknownToken {
 			t.Errorf("one-time keys: found %v", err)
 		}
-		if res, err := n.change(t.Context(), alice.userID, listChange{Signing: []signingKey{{usageMaster, "x", "{}"}}, Token: id.TokenID}); err != nil ||
+		if res, err := n.change(t.Context(), alice.userID, listChange{
+			Signing: []signingKey{{usageMaster, "x", "{}"}},
+			Token:   id.TokenID,
+		}); err != nil ||
 			!res.Refused {
 			t.Errorf("cross-signing keys: found %+v, %v", res, err)
 		}

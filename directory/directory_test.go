@@ -399,7 +399,10 @@ func TestMessageSearch(t *testing.T) {
 		if got := fmt.Sprint(bodies(a)); got != "[secret cheese]" {
 			t.Fatal(got)
 		}
-		if got := fmt.Sprint(bodies(search(h.alice, "", obj{"search_term": "cheese", "keys": []string{"content.name"}}))); got != "[Cheese lovers]" {
+		if got := fmt.Sprint(bodies(search(h.alice, "", obj{
+			"search_term": "cheese",
+			"keys":        []string{"content.name"},
+		}))); got != "[Cheese lovers]" {
 			t.Fatal(got)
 		}
 		for _, order := range []string{"recent", "rank"} {
@@ -424,13 +427,19 @@ func TestMessageSearch(t *testing.T) {
 			"groupings": obj{"group_by": []obj{{"key": "room_id"}, {"key": "sender"}}},
 		})
 		r := a.Get("search_categories.room_events")
-		if r.Get("results.0.result.event_id").String() != second || r.Get("results.0.context.events_before.0.content.body").String() != "Cheese is good, I like cheese" ||
+		if r.Get("results.0.result.event_id").String() != second ||
+			r.Get("results.0.context.events_before.0.content.body").String() != "Cheese is good, I like cheese" ||
 			r.Get("results.0.context.events_after.0.event_id").String() != gone || !r.Get("results.0.context.profile_info").Exists() ||
 			len(r.Get("state").Map()) != 1 ||
 			r.Get(`groups.sender.@alice:here\.test.results.0`).String() != second {
 			t.Fatalf("%s", a.Body)
 		}
-		for _, bad := range []obj{{"search_term": ""}, {"search_term": "x", "keys": []string{"x"}}, {"search_term": "x", "order_by": "x"}, {"search_term": "x", "groupings": obj{"group_by": []obj{{"key": "x"}}}}} {
+		for _, bad := range []obj{
+			{"search_term": ""},
+			{"search_term": "x", "keys": []string{"x"}},
+			{"search_term": "x", "order_by": "x"},
+			{"search_term": "x", "groupings": obj{"group_by": []obj{{"key": "x"}}}},
+		} {
 			want(t, h.alice.Call("POST "+v3+"/search", obj{"search_categories": obj{"room_events": bad}}), 400, "M_INVALID_PARAM")
 		}
 		want(
@@ -472,14 +481,24 @@ func TestPeopleAreFoundByTheirProfiles(t *testing.T) {
 		h.alice.Want(200, "PUT "+at(hidden, "state/m.room.member/@alice:here.test"), obj{"membership": "join", "displayname": "Whistleblower"})
 		h.indexed()
 		const found = "@alice:here.test Alice Public"
-		for _, c := range []struct{ term, want string }{{"public", found}, {"alice", found}, {"here.test", found}, {"alice PUB", found}, {"whistleblower", ""}, {"whistle alice", ""}} {
+		for _, c := range []struct{ term, want string }{
+			{"public", found},
+			{"alice", found},
+			{"here.test", found},
+			{"alice PUB", found},
+			{"whistleblower", ""},
+			{"whistle alice", ""},
+		} {
 			if got := find(h.carol, c.term); got != c.want {
 				t.Errorf("%s: %q", c.term, got)
 			}
 		}
 		// The newest profile counts at once, and without a profile the name of no room is shown.
 		profile("Ålice 100% New")
-		for _, c := range []struct{ term, want string }{{"public", ""}, {"ålice", "@alice:here.test Ålice 100% New"}, {"100% new", "@alice:here.test Ålice 100% New"}} {
+		for _, c := range []struct{ term, want string }{{"public", ""}, {"ålice", "@alice:here.test Ålice 100% New"}, {
+			"100% new",
+			"@alice:here.test Ålice 100% New",
+		}} {
 			if got := find(h.carol, c.term); got != c.want {
 				t.Errorf("%s: %q", c.term, got)
 			}

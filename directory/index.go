@@ -89,7 +89,8 @@ func dropNUL(s string) string { return strings.ReplaceAll(s, "\x00", "") }
 func lowerCase(s string) string { return strings.ToLower(dropNUL(s)) }
 
 var textRows = &db.Table{
-	Name: "search_texts", Columns: db.Columns("event_id text, room_id text, ts integer, part text, body text"), Conflict: "ON CONFLICT (event_id) DO NOTHING",
+	Name: "search_texts", Columns: db.Columns("event_id text, room_id text, ts integer, part text, body text"),
+	Conflict: "ON CONFLICT (event_id) DO NOTHING",
 }
 
 func (b *indexBatch) write(w *db.Batch) {

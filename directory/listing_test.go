@@ -29,7 +29,8 @@ func counted(t *testing.T) (h *house, statements *atomic.Int64) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = d.Close() })
-	if err := db.Migrate(t.Context(), d, slog.New(slog.DiscardHandler), lease.Migrations(), accounts.Migrations(), rooms.Migrations(), Migrations()); err != nil {
+	if err := db.Migrate(t.Context(), d, slog.New(slog.DiscardHandler), lease.Migrations(), accounts.Migrations(), rooms.Migrations(),
+		Migrations()); err != nil {
 		t.Fatal(err)
 	}
 	p := roletest.New(t, d)

@@ -9,7 +9,10 @@ import (
 // changes nothing.
 func FuzzRequests(f *testing.F) {
 	h := harness.Fuzzed(f)
-	space := h.alice.Want(200, "POST "+v3+"/createRoom", obj{"preset": "public_chat", "name": "space", "creation_content": obj{"type": "m.space"}}).
+	space := h.alice.Want(200, "POST "+v3+"/createRoom", obj{
+		"preset": "public_chat", "name": "space",
+		"creation_content": obj{"type": "m.space"},
+	}).
 		Get("room_id").
 		String()
 	room := h.alice.Want(200, "POST "+v3+"/createRoom", obj{"preset": "public_chat", "name": "a room", "visibility": "public"}).

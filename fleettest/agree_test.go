@@ -26,9 +26,12 @@ func TestAProcessThatDiffersIsRefused(t *testing.T) {
 		environ []string
 		want    []string
 	}{
-		"another limit":                     {[]string{"LYCEUM_MEDIA_MAX_UPLOAD=1MiB"}, []string{"media.max_upload", "config_revision"}},
-		"another server name":               {[]string{"LYCEUM_SERVER_NAME=other.example"}, []string{"server.name"}},
-		"another secret":                    {[]string{"LYCEUM_FLEET_SECRET_FILE=", "LYCEUM_FLEET_SECRET=quite another secret"}, []string{"fleet.secret"}},
+		"another limit":       {[]string{"LYCEUM_MEDIA_MAX_UPLOAD=1MiB"}, []string{"media.max_upload", "config_revision"}},
+		"another server name": {[]string{"LYCEUM_SERVER_NAME=other.example"}, []string{"server.name"}},
+		"another secret": {
+			[]string{"LYCEUM_FLEET_SECRET_FILE=", "LYCEUM_FLEET_SECRET=quite another secret"},
+			[]string{"fleet.secret"},
+		},
 		"another Redis":                     {[]string{"LYCEUM_REDIS_ADDRESSES=" + redis.URL()}, []string{"redis.addresses", "another Redis"}},
 		"another bucket":                    {[]string{"LYCEUM_BLOB_S3_BUCKET=elsewhere"}, []string{"blob.s3.bucket"}},
 		"a directory for files":             {noS3, []string{"blob"}},

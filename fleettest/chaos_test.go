@@ -156,7 +156,8 @@ func (c *checker) round(n int) error {
 		return fmt.Errorf("/messages ends with %s, expected %s", got, id)
 	}
 	path := "/_matrix/client/v3/sendToDevice/test.secret/" + url.PathEscape(text)
-	if _, err := c.alice.Insist("PUT", path, map[string]any{"messages": map[string]any{c.bob.ID: map[string]any{"*": map[string]string{"v": text}}}}); err != nil {
+	if _, err := c.alice.Insist("PUT", path,
+		map[string]any{"messages": map[string]any{c.bob.ID: map[string]any{"*": map[string]string{"v": text}}}}); err != nil {
 		return err
 	}
 	data := c.alice.UserPath("account_data", "test.data")

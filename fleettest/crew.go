@@ -155,7 +155,8 @@ func newCrew(name string, network bool) (*Crew, error) {
 		return c, err
 	}
 	c.environ = append([]string{
-		"LYCEUM_SERVER_NAME=" + ServerName, "LYCEUM_DATABASE_URL=" + database, "LYCEUM_REDIS_ADDRESSES=" + redis, "LYCEUM_FLEET_SECRET_FILE=" + secret,
+		"LYCEUM_SERVER_NAME=" + ServerName, "LYCEUM_DATABASE_URL=" + database, "LYCEUM_REDIS_ADDRESSES=" + redis,
+		"LYCEUM_FLEET_SECRET_FILE=" + secret,
 		"LYCEUM_BLOB_S3_ENDPOINT=" + c.Store.URL(), "LYCEUM_BLOB_S3_BUCKET=lyceum", "LYCEUM_BLOB_S3_MAKE_BUCKET=true",
 		"LYCEUM_BLOB_S3_ACCESS_KEY=" + c.S3.AccessKey(), "LYCEUM_BLOB_S3_SECRET_KEY=" + c.S3.SecretKey(),
 	}, settings...)

@@ -19,7 +19,8 @@ func TestTransactionsEndWithTheirDevice(t *testing.T) {
 			u := *owner
 			u.Token = ""
 			a := u.Do("POST", v3+"/login", map[string]any{
-				"type": "m.login.password", "password": "transactions-password", "device_id": "BOT", "identifier": map[string]string{"type": "m.id.user", "user": u.ID},
+				"type": "m.login.password", "password": "transactions-password", "device_id": "BOT",
+				"identifier": map[string]string{"type": "m.id.user", "user": u.ID},
 			})
 			u.Device, u.Token = a.Get("device_id").String(), a.Get("access_token").String()
 			return &u
@@ -32,7 +33,8 @@ func TestTransactionsEndWithTheirDevice(t *testing.T) {
 				t.Errorf("%s: known before: %v", what, seen[event])
 			}
 			seen[event] = true
-			if redaction := u.Do("PUT", fleettest.RoomPath(room, "redact", event, "1"), map[string]string{}).Get("event_id").String(); seen[redaction] != again {
+			if redaction := u.Do("PUT", fleettest.RoomPath(room, "redact", event, "1"),
+				map[string]string{}).Get("event_id").String(); seen[redaction] != again {
 				t.Errorf("%s: redaction known before: %v", what, seen[redaction])
 			} else {
 				seen[redaction] = true

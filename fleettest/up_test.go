@@ -61,7 +61,8 @@ func (u *upFleet) start() {
 		u.t.Fatal(err)
 	}
 	u.url = fmt.Sprintf("http://127.0.0.1:%d", port)
-	if out, err := u.run("up", "--detach", "--listen", fmt.Sprintf("127.0.0.1:%d", port), "--server-name", "up.test", "--set", "accounts.registration=open"); err != nil {
+	if out, err := u.run("up", "--detach", "--listen", fmt.Sprintf("127.0.0.1:%d", port), "--server-name", "up.test", "--set",
+		"accounts.registration=open"); err != nil {
 		u.t.Fatalf("%v\n%s", err, out)
 	}
 }

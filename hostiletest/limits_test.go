@@ -34,7 +34,8 @@ const uploadMost = 2 * mib // set for the tests
 // valid are bodies from which hostile ones are made, beside those of the table.
 var valid = map[string]any{
 	"POST " + v3 + "/createRoom": obj{
-		"preset": "private_chat", "name": "x", "topic": "x", "room_alias_name": "x", "visibility": "private", "invite": []string{}, "is_direct": false,
+		"preset": "private_chat", "name": "x", "topic": "x", "room_alias_name": "x", "visibility": "private", "invite": []string{},
+		"is_direct":    false,
 		"room_version": "12", "creation_content": obj{"type": "x"}, "power_level_content_override": obj{"ban": 50},
 		"initial_state": []obj{{"type": "x.y", "state_key": "", "content": obj{"x": "y"}}},
 	},
@@ -46,7 +47,8 @@ var valid = map[string]any{
 		"initial_device_display_name": "x",
 	},
 	"POST " + v3 + "/register": obj{
-		"username": "x", "password": "x", "device_id": "x", "initial_device_display_name": "x", "inhibit_login": false, "auth": obj{"type": "m.login.dummy", "session": "x"},
+		"username": "x", "password": "x", "device_id": "x", "initial_device_display_name": "x", "inhibit_login": false,
+		"auth": obj{"type": "m.login.dummy", "session": "x"},
 	},
 	"POST " + v3 + "/publicRooms": obj{
 		"limit":  1,
@@ -312,7 +314,8 @@ func TestTokensAreBounded(t *testing.T) {
 			room := w.path("/_matrix/client/v3/rooms/{roomID}", nil)
 			for what, token := range tokens {
 				for _, path := range []string{
-					v3 + "/sync?since=" + token, room + "/messages?dir=b&from=" + token, room + "/messages?dir=f&from=" + token, room + "/messages?dir=b&to=" + token,
+					v3 + "/sync?since=" + token, room + "/messages?dir=b&from=" + token, room + "/messages?dir=f&from=" + token,
+					room + "/messages?dir=b&to=" + token,
 					room + "/members?at=" + token, v3 + "/keys/changes?from=" + token + "&to=" + own, v3 + "/keys/changes?from=" + own + "&to=" + token,
 				} {
 					status, a := who.Call("GET", path, nil)

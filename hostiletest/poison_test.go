@@ -15,11 +15,15 @@ import (
 
 // poisons are what an author may write where somebody who reads expects an id or a name.
 var poisons = map[string]any{
-	"NUL": "\x00", "an event": "$\x00", "a user": "@\x00:" + fleettest.ServerName, "a room": "!\x00:" + fleettest.ServerName, "an alias": "#\x00:" + fleettest.ServerName,
+	"NUL": "\x00", "an event": "$\x00", "a user": "@\x00:" + fleettest.ServerName, "a room": "!\x00:" + fleettest.ServerName,
+	"an alias": "#\x00:" + fleettest.ServerName,
 	"long": "$" + strings.Repeat(
 		"x",
 		30_000,
-	), "empty": "", "odd": "$%2F../%\u202e\ufffe", "number": 5, "large number": stdjson.Number("1e400"), "null": nil, "list": []any{[]any{}, nil, 1},
+	), "empty": "", "odd": "$%2F../%\u202e\ufffe", "number": 5, "large number": stdjson.Number("1e400"), "null": nil, "list": []any{
+		[]any{},
+		nil, 1,
+	},
 	"object": obj{"\x00": obj{}}, "true": true,
 }
 
@@ -44,7 +48,8 @@ func relating(p any, root string) map[string]obj {
 		}, "m.room.message reply": {"msgtype": "m.text", "body": "x", "m.relates_to": obj{"m.in_reply_to": obj{"event_id": p}}},
 		"m.room.redaction redacts": {
 			"redacts": p,
-		}, "test.type text": {"m.text": p, "content": p, "org.matrix.msc1767.text": p}, "m.beacon relates": {"m.relates_to": obj{"rel_type": "m.reference", "event_id": p}},
+		}, "test.type text": {"m.text": p, "content": p, "org.matrix.msc1767.text": p},
+		"m.beacon relates":  {"m.relates_to": obj{"rel_type": "m.reference", "event_id": p}},
 		"m.room.message to": {"msgtype": "m.key.verification.request", "body": "x", "to": p, "from_device": p},
 	}
 	for _, kind := range []any{"m.thread", "m.replace", "m.reference", "m.annotation", "test.relation", p} {
@@ -69,21 +74,24 @@ func stating(p any, who string) map[string]any {
 	return map[string]any{
 		"m.room.name/": obj{
 			"name": p,
-		}, "m.room.topic/": obj{"topic": p, "m.topic": p}, "m.room.avatar/": obj{"url": p, "info": p}, "m.room.canonical_alias/": obj{"alias": p, "alt_aliases": []any{p}},
+		}, "m.room.topic/": obj{"topic": p, "m.topic": p}, "m.room.avatar/": obj{"url": p, "info": p},
+		"m.room.canonical_alias/": obj{"alias": p, "alt_aliases": []any{p}},
 		"m.room.join_rules/": obj{
 			"join_rule": "restricted",
 			"allow":     []any{obj{"type": "m.room_membership", "room_id": p}, obj{"type": p, "room_id": p}, p},
 		},
 		"m.room.history_visibility/": obj{
 			"history_visibility": p,
-		}, "m.room.guest_access/": obj{"guest_access": p}, "m.room.encryption/": obj{"algorithm": p}, "m.room.server_acl/": obj{"allow": []any{p}, "deny": p},
+		}, "m.room.guest_access/": obj{"guest_access": p}, "m.room.encryption/": obj{"algorithm": p},
+		"m.room.server_acl/": obj{"allow": []any{p}, "deny": p},
 		"m.room.pinned_events/": obj{
 			"pinned": []any{p},
 		}, "m.room.tombstone/": obj{"body": p, "replacement_room": p}, "m.space.child/!x:y": obj{"via": []any{p}, "order": p, "suggested": p},
 		"m.space.parent/!x:y": obj{
 			"via":       []any{p},
 			"canonical": p,
-		}, "m.room.third_party_invite/x": obj{"display_name": p, "key_validity_url": p, "public_key": p}, "m.room.power_levels/": obj{"users": obj{who: 100}, "events": obj{"x": p}, "notifications": p},
+		}, "m.room.third_party_invite/x": obj{"display_name": p, "key_validity_url": p, "public_key": p},
+		"m.room.power_levels/": obj{"users": obj{who: 100}, "events": obj{"x": p}, "notifications": p},
 		"m.room.member/" + who: obj{
 			"membership":                       "join",
 			"displayname":                      p,
@@ -95,7 +103,10 @@ func stating(p any, who string) map[string]any {
 		},
 		"m.room.retention/": obj{
 			"max_lifetime": p,
-		}, "test.state/x": obj{"x": p}, "m.room.aliases/x": obj{"aliases": p}, "m.policy.rule.user/x": obj{"entity": p, "recommendation": p, "reason": p},
+		}, "test.state/x": obj{"x": p}, "m.room.aliases/x": obj{"aliases": p}, "m.policy.rule.user/x": obj{
+			"entity": p, "recommendation": p,
+			"reason": p,
+		},
 	}
 }
 
@@ -116,7 +127,8 @@ func settings(u *fleettest.User, room string, p any) []trial {
 		put(
 			u.UserPath("rooms", room, "tags", "u.x"),
 			obj{"order": p},
-		), put(u.UserPath("rooms", room, "account_data", "m.tag"), obj{"tags": obj{fmt.Sprint(p): p}}), put(u.UserPath("account_data", "test.x"), p),
+		), put(u.UserPath("rooms", room, "account_data", "m.tag"), obj{"tags": obj{fmt.Sprint(p): p}}), put(u.UserPath("account_data",
+			"test.x"), p),
 		put(
 			u.UserPath("rooms", room, "account_data", "m.marked_unread"),
 			obj{"unread": p},
@@ -139,7 +151,8 @@ func settings(u *fleettest.User, room string, p any) []trial {
 		put(
 			v3+"/profile/"+url.PathEscape(u.ID)+"/avatar_url",
 			obj{"avatar_url": p},
-		), put(v3+"/presence/"+url.PathEscape(u.ID)+"/status", obj{"presence": "online", "status_msg": p}), put(v3+"/devices/"+u.Device, obj{"display_name": p}),
+		), put(v3+"/presence/"+url.PathEscape(u.ID)+"/status", obj{"presence": "online", "status_msg": p}), put(v3+"/devices/"+u.Device,
+			obj{"display_name": p}),
 	}
 }
 
@@ -148,19 +161,24 @@ func readings(room, event, since string) []string {
 	at := func(parts ...string) string { return fleettest.RoomPath(room, parts...) }
 	lazy := url.QueryEscape(`{"room":{"timeline":{"limit":5,"unread_thread_notifications":true},"state":{"lazy_load_members":true}}}`)
 	return []string{
-		"GET " + v3 + "/sync?filter=" + lazy, "GET " + v3 + "/sync?since=" + since, "GET " + v3 + "/sync?full_state=true&since=" + since, "GET " + v3 + "/notifications", "GET " + at("messages") + "?dir=b&limit=30",
+		"GET " + v3 + "/sync?filter=" + lazy, "GET " + v3 + "/sync?since=" + since, "GET " + v3 + "/sync?full_state=true&since=" + since,
+		"GET " + v3 + "/notifications", "GET " + at("messages") + "?dir=b&limit=30",
 		"GET " + at(
 			"context",
 			event,
-		), "GET " + at("event", event), "GET " + at("state"), "GET " + at("members"), "GET " + at("joined_members"), "POST " + at("receipt", "m.read", event), "POST " + at("read_markers"),
+		), "GET " + at("event", event), "GET " + at("state"), "GET " + at("members"), "GET " + at("joined_members"), "POST " + at("receipt",
+			"m.read", event), "POST " + at("read_markers"),
 		"GET " + strings.Replace(
 			at("relations", event),
 			"/v3/",
 			"/v1/",
 			1,
-		), "GET " + strings.Replace(at("threads"), "/v3/", "/v1/", 1), "GET " + strings.Replace(at("hierarchy"), "/v3/", "/v1/", 1), "GET " + at("aliases"),
-		"POST " + v3 + "/search", "POST " + v3 + "/user_directory/search", "GET " + v3 + "/publicRooms", "POST " + v3 + "/publicRooms", "GET " + v3 + "/pushrules/", "GET " + v3 + "/devices", "GET " + v3 + "/keys/changes?from=" + since + "&to=" + since,
-		"GET " + v3 + "/joined_rooms", "GET " + strings.Replace(at("timestamp_to_event"), "/v3/", "/v1/", 1) + "?ts=0&dir=f", "PUT " + at("typing", "USER"), "PUT " + at("send", "m.room.message", "after"), "GET " + v1 + "/room_summary/" + url.PathEscape(room),
+		), "GET " + strings.Replace(at("threads"), "/v3/", "/v1/", 1), "GET " + strings.Replace(at("hierarchy"), "/v3/", "/v1/", 1),
+		"GET " + at("aliases"),
+		"POST " + v3 + "/search", "POST " + v3 + "/user_directory/search", "GET " + v3 + "/publicRooms", "POST " + v3 + "/publicRooms",
+		"GET " + v3 + "/pushrules/", "GET " + v3 + "/devices", "GET " + v3 + "/keys/changes?from=" + since + "&to=" + since,
+		"GET " + v3 + "/joined_rooms", "GET " + strings.Replace(at("timestamp_to_event"), "/v3/", "/v1/", 1) + "?ts=0&dir=f",
+		"PUT " + at("typing", "USER"), "PUT " + at("send", "m.room.message", "after"), "GET " + v1 + "/room_summary/" + url.PathEscape(room),
 	}
 }
 
@@ -200,7 +218,8 @@ func (v *victims) harmed(event string, all bool) string {
 		var body any
 		if method != "GET" {
 			body = obj{
-				"m.fully_read": event, "typing": true, "msgtype": "m.text", "body": "hello", "search_term": "author", "filter": obj{"generic_search_term": "x"},
+				"m.fully_read": event, "typing": true, "msgtype": "m.text", "body": "hello", "search_term": "author",
+				"filter": obj{"generic_search_term": "x"},
 				"search_categories": obj{
 					"room_events": obj{
 						"search_term":   "x",

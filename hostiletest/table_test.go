@@ -297,7 +297,10 @@ var table = map[string][]entry{
 			"left forgotten banned",
 			notFound,
 			obj{},
-		).except(map[string]string{"owner": "400 M_UNKNOWN", "device": "400 M_UNKNOWN", "member": "400 M_UNKNOWN", "muted": "400 M_UNKNOWN", "invited": "400 M_UNKNOWN"}),
+		).except(map[string]string{
+			"owner": "400 M_UNKNOWN", "device": "400 M_UNKNOWN", "member": "400 M_UNKNOWN", "muted": "400 M_UNKNOWN",
+			"invited": "400 M_UNKNOWN",
+		}),
 	},
 	"POST " + v3 + "/rooms/{roomID}/upgrade":          {may("mine", forbidden, obj{"new_version": "12"})},
 	"GET " + v3 + "/rooms/{roomID}/context/{eventID}": {readEvent, readOld},

@@ -61,7 +61,8 @@ func newWorld(t *testing.T, f *fleettest.Fleet) *world {
 	nobody.Token, stranger.Token = "", "syt_this_is_none"
 	w.people["nobody"], w.people["stranger"] = &nobody, &stranger
 
-	room := owner.Do("POST", v3+"/createRoom", obj{"preset": "private_chat", "name": "a room", "room_alias_name": fmt.Sprint("alias", serial.Add(1))}).
+	room := owner.Do("POST", v3+"/createRoom", obj{"preset": "private_chat", "name": "a room", "room_alias_name": fmt.Sprint("alias",
+		serial.Add(1))}).
 		Get("room_id").
 		String()
 	w.names = map[string]string{

@@ -27,8 +27,10 @@ func specKey(t testing.TB) SigningKey {
 func TestSignJSONSpecVectors(t *testing.T) {
 	key := specKey(t)
 	for _, c := range []struct{ in, want string }{
-		{`{}`, `{"signatures":{"domain":{"ed25519:1":"K8280/U9SSy9IVtjBuVeLr+HpOB4BQFWbg+UZaADMtTdGYI7Geitb76LTrr5QV/7Xg4ahLwYGYZzuHGZKM5ZAQ"}}}`},
-		{`{"one": 1, "two": "Two"}`, `{"one":1,"signatures":{"domain":{"ed25519:1":"KqmLSbO39/Bzb0QIYE82zqLwsA+PDzYIpIRA2sRQ4sL53+sN6/fpNSoqE7BP7vBZhG6kYdD13EIMJpvhJI+6Bw"}},"two":"Two"}`},
+		{`{}`, `{"signatures":{"domain":{"ed25519:1":` +
+			`"K8280/U9SSy9IVtjBuVeLr+HpOB4BQFWbg+UZaADMtTdGYI7Geitb76LTrr5QV/7Xg4ahLwYGYZzuHGZKM5ZAQ"}}}`},
+		{`{"one": 1, "two": "Two"}`, `{"one":1,"signatures":{"domain":{"ed25519:1":` +
+			`"KqmLSbO39/Bzb0QIYE82zqLwsA+PDzYIpIRA2sRQ4sL53+sN6/fpNSoqE7BP7vBZhG6kYdD13EIMJpvhJI+6Bw"}},"two":"Two"}`},
 	} {
 		got, err := SignJSON([]byte(c.in), "domain", key)
 		if err != nil || string(got) != c.want {
@@ -98,7 +100,10 @@ func TestKeyIDGrammar(t *testing.T) {
 }
 
 func TestBase64(t *testing.T) {
-	for in, want := range map[string]string{"": "", "f": "Zg", "fo": "Zm8", "foo": "Zm9v", "foob": "Zm9vYg", "fooba": "Zm9vYmE", "foobar": "Zm9vYmFy"} {
+	for in, want := range map[string]string{
+		"": "", "f": "Zg", "fo": "Zm8", "foo": "Zm9v", "foob": "Zm9vYg", "fooba": "Zm9vYmE",
+		"foobar": "Zm9vYmFy",
+	} {
 		if got := Base64([]byte(in)); got != want {
 			t.Errorf("%q: got %s, want %s", in, got, want)
 		}
@@ -207,7 +212,10 @@ func FuzzParseIDs(f *testing.F) {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
-		for sigil, parse := range map[string]func(string) (string, string, error){"@": ParseUserID, "!": ParseRoomID, "#": ParseAlias, "$": ParseEventID} {
+		for sigil, parse := range map[string]func(string) (string, string, error){
+			"@": ParseUserID, "!": ParseRoomID, "#": ParseAlias,
+			"$": ParseEventID,
+		} {
 			local, server, err := parse(s)
 			if err != nil {
 				continue
@@ -279,7 +287,10 @@ func TestAsError(t *testing.T) {
 	if len(a.Extra) != 0 || b.Extra["k"] != 1 {
 		t.Error("WithExtra changed its receiver")
 	}
-	for _, e := range []*Error{UnknownToken(true), MissingToken(), MethodNotAllowed(), Unrecognized(), Unavailable("x"), IncompatibleRoomVersion("1"), UserLocked("x"), UserLimitExceeded("x", "https://x"), ThreepidNotFound("x")} {
+	for _, e := range []*Error{
+		UnknownToken(true), MissingToken(), MethodNotAllowed(), Unrecognized(), Unavailable("x"),
+		IncompatibleRoomVersion("1"), UserLocked("x"), UserLimitExceeded("x", "https://x"), ThreepidNotFound("x"),
+	} {
 		raw, err := json.Marshal(e)
 		var back Error
 		if err != nil || json.Unmarshal(raw, &back) != nil || back.Code != e.Code || back.Message != e.Message ||

@@ -335,7 +335,10 @@ func TestWhoWaitsMustStillBeLetIn(t *testing.T) {
 	run(t, media.Config{}, media.Deps{}, func(t *testing.T, n *node) {
 		doors := &doors{}
 		n.Client = webtest.New(t, doors, n.routes...).As("a")
-		for _, ask := range []string{download + "%s?timeout_ms=9000", download + "%s/name.txt?timeout_ms=9000", thumb + "%s?timeout_ms=9000&width=10&height=10"} {
+		for _, ask := range []string{
+			download + "%s?timeout_ms=9000", download + "%s/name.txt?timeout_ms=9000",
+			thumb + "%s?timeout_ms=9000&width=10&height=10",
+		} {
 			for _, comes := range []bool{true, false} {
 				doors.lock("")
 				id := strings.TrimPrefix(n.Want(200, "POST /_matrix/media/v1/create", nil).Get("content_uri").String(), "mxc://")

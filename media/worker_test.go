@@ -34,7 +34,8 @@ func TestNames(t *testing.T) {
 		}
 	}
 	for in, want := range map[string]string{
-		"": unknownType, "image/png": "image/png", "x": unknownType, "text/plain; charset=utf-8": "text/plain; charset=utf-8", "a/b\r\nc: d": unknownType,
+		"": unknownType, "image/png": "image/png", "x": unknownType, "text/plain; charset=utf-8": "text/plain; charset=utf-8",
+		"a/b\r\nc: d": unknownType,
 	} {
 		if got := cleanType(in); got != want {
 			t.Errorf("%q became %q", in, got)

@@ -139,7 +139,8 @@ func (h *history) unfinished() []string {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()
 	list, err := db.Texts(h.control.Query(ctx, `SELECT 'news of ' || user_id || ': ' || kind || ' at ' || shard || '/' || pos FROM account_news
-		UNION ALL SELECT 'a row of ' || consumer || ' of ' || key || ' at ' || shard || '/' || pos || ', tried ' || tries || ' times, next at ' || next_ms || ': ' || reason FROM parked_rows
+		UNION ALL SELECT 'a row of ' || consumer || ' of ' || key || ' at ' || shard || '/' || pos || ', tried ' || tries ||
+			' times, next at ' || next_ms || ': ' || reason FROM parked_rows
 		UNION ALL SELECT 'an old profile of ' || user_id || ' in ' || place FROM old_profiles
 		UNION ALL SELECT 'the name of ' || user_id || ': ' || value FROM profile_fields WHERE name = 'displayname'
 		UNION ALL SELECT 'lease ' || name || ' of ' || machine || ', epoch ' || epoch || ', at ' || pos FROM leases
@@ -168,7 +169,8 @@ func (h *history) must(err error, what string) {
 // begin makes processes, rooms and members.
 func begin(t fails, s store, sh *setting, found func(string)) *history {
 	h := &history{
-		t: t, found: found, setting: sh, store: s, bus: bus.NewLocal(), acked: map[string]*op{}, txns: map[string]string{}, shown: map[string]string{},
+		t: t, found: found, setting: sh, store: s, bus: bus.NewLocal(), acked: map[string]*op{}, txns: map[string]string{},
+		shown:   map[string]string{},
 		creator: map[string]string{}, fates: map[dbfault.Fault]int{}, reader: map[string]*reader{},
 	}
 	for _, u := range users {

@@ -378,7 +378,8 @@ var settings = []setting{
 		limits:    wide,
 		known:     fleetKnown,
 		only: map[string]int{
-			"profile": 8, "send": 4, "member": 3, "create": 1, "pass": 10, "cancel": 3, "fault": 6, "cut": 2, "restart": 1, "kill": 2, "expire": 3, "steal": 2,
+			"profile": 8, "send": 4, "member": 3, "create": 1, "pass": 10, "cancel": 3, "fault": 6, "cut": 2, "restart": 1, "kill": 2,
+			"expire": 3, "steal": 2,
 			"away": 2, "back": 2, "trip": 1, "hold": 3, "let": 3, "freeze": 3, "thaw": 3, "bus": 4, "time": 1,
 		},
 	},

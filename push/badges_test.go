@@ -88,7 +88,10 @@ func TestWhatGatewaysAreTold(t *testing.T) {
 				t.Errorf("%s is missing: %s", name, got.Raw)
 			}
 		}
-		for _, name := range []string{"id", "type", "sender", "content", "room_name", "room_alias", "sender_display_name", "membership", "user_is_target"} {
+		for _, name := range []string{
+			"id", "type", "sender", "content", "room_name", "room_alias", "sender_display_name", "membership",
+			"user_is_target",
+		} {
 			if got.Get(name).Exists() {
 				t.Errorf("%s is told: %s", name, got.Raw)
 			}

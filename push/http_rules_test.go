@@ -42,7 +42,8 @@ func TestPathsOfRules(t *testing.T) {
 		bob.Want(200, "PUT "+rules+"/global/sender/anybody", obj{"actions": []string{"notify"}})
 		for path, key := range map[string]string{
 			"": "global.room.0.rule_id", "/": "global.room.0.rule_id", "/global": "room.0.rule_id", "/global/": "room.0.rule_id",
-			"/global/room": "0.rule_id", "/global/room/": "0.rule_id", "/global/room/" + alias: "rule_id", "/global/room/" + alias + "/rule_id": "rule_id",
+			"/global/room": "0.rule_id", "/global/room/": "0.rule_id", "/global/room/" + alias: "rule_id",
+			"/global/room/" + alias + "/rule_id": "rule_id",
 		} {
 			if got := bob.Want(200, "GET "+rules+path, nil); got.Get(key).String() != "#a:example.com" {
 				t.Errorf("GET %s: found %s", path, got.Body)

@@ -107,7 +107,8 @@ type counted struct {
 }
 
 func (s *places) init() {
-	s.under, s.count, s.doubts, s.pushers, s.known = map[sendKey]*delivery{}, map[counted]int{}, map[string]*doubt{}, map[string]*doubt{}, map[string]*tally{}
+	s.under, s.count, s.doubts, s.pushers, s.known = map[sendKey]*delivery{}, map[counted]int{}, map[string]*doubt{}, map[string]*doubt{},
+		map[string]*tally{}
 	s.seed, s.prompted = maphash.MakeSeed(), map[uint64]bool{}
 	s.freed = make(chan struct{})
 }

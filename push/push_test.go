@@ -54,7 +54,10 @@ var harness = roomstest.NewHarness(func(t testing.TB, on *roomstest.Node) *node 
 func (n *node) read(t testing.TB, who, room, event, thread string) {
 	t.Helper()
 	rc := n.Receipts.(*receipts.Receipts)
-	if err := rc.Send(t.Context(), room, receipts.Receipt{UserID: "@" + who + ":here.test", Type: "m.read", EventID: event, ThreadID: thread}); err != nil {
+	if err := rc.Send(t.Context(), room, receipts.Receipt{
+		UserID: "@" + who + ":here.test", Type: "m.read", EventID: event,
+		ThreadID: thread,
+	}); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -125,7 +128,10 @@ func TestUnread(t *testing.T) {
 		n.Say(t, "alice", room, "tea time")
 		both(1, 0)
 		n.HTTP.As("bob").
-			Want(200, "PUT "+roomstest.API+"/pushrules/global/content/tea", obj{"pattern": "tea", "actions": []any{"notify", obj{"set_tweak": "highlight"}}})
+			Want(200, "PUT "+roomstest.API+"/pushrules/global/content/tea", obj{"pattern": "tea", "actions": []any{
+				"notify",
+				obj{"set_tweak": "highlight"},
+			}})
 		both(1, 1)
 		n.HTTP.As("bob").Want(200, "PUT "+roomstest.API+"/pushrules/global/override/.m.rule.master/enabled", obj{"enabled": true})
 		both(0, 0)
@@ -654,7 +660,8 @@ func TestPushersEndWithTheirDevice(t *testing.T) {
 					}
 				})
 			}
-			if err := errors.Join(n.Accounts.RemoveDevices(t.Context(), user, "", []string{device}), n.DevicesRemoved(t.Context(), user, []string{device})); err != nil {
+			if err := errors.Join(n.Accounts.RemoveDevices(t.Context(), user, "", []string{device}), n.DevicesRemoved(t.Context(), user,
+				[]string{device})); err != nil {
 				t.Error(err)
 			}
 			wg.Wait()

@@ -116,7 +116,10 @@ func TestWhatIsBundledCounts(t *testing.T) {
 		if len(before) < 10 || len(after) < 10 || len(before) > 50 || len(after) > 50 {
 			t.Fatalf("context: %d events before and %d after", len(before), len(after))
 		}
-		for name, want := range map[string]string{"dir=b&from=" + a.Get("start").String(): ids[59-len(before)], "dir=f&from=" + a.Get("end").String(): ids[61+len(after)]} {
+		for name, want := range map[string]string{
+			"dir=b&from=" + a.Get("start").String(): ids[59-len(before)],
+			"dir=f&from=" + a.Get("end").String():   ids[61+len(after)],
+		} {
 			if got := h.alice.Want(200, at("GET", room, "messages?limit=1&"+name), nil).Get("chunk.0.event_id").String(); got != want {
 				t.Errorf("%s goes on with %s, expected %s", name, got, want)
 			}

@@ -89,7 +89,10 @@ func TestAPageReadsAboutWhatItGives(t *testing.T) {
 			!slices.Equal(got, ids[75-len(before):76+len(after)]) {
 			t.Errorf("context: %d events before and %d after, or not in order", len(before), len(after))
 		}
-		for name, want := range map[string]string{"dir=b&from=" + a.Get("start").String(): ids[74-len(before)], "dir=f&from=" + a.Get("end").String(): ids[76+len(after)]} {
+		for name, want := range map[string]string{
+			"dir=b&from=" + a.Get("start").String(): ids[74-len(before)],
+			"dir=f&from=" + a.Get("end").String():   ids[76+len(after)],
+		} {
 			if got := idOf(h.alice.Want(200, at("GET", room, "messages?limit=1&"+name), nil).Get("chunk.0")); got != want {
 				t.Errorf("%s goes on with %s, expected %s", name, got, want)
 			}

@@ -70,7 +70,8 @@ func TestUpgradeCarriesOver(t *testing.T) {
 					t.Errorf("%s: direct %s", who.id, a)
 				}
 				a = get(who, "", "m.push_rules")
-				if n := strings.Count(a.Raw, id); n != 3 || a.Get("rules.room.1.rule_id").String() != id || a.Get("rules.room.1.actions.0").String() != "dont_notify" ||
+				if n := strings.Count(a.Raw, id); n != 3 || a.Get("rules.room.1.rule_id").String() != id ||
+					a.Get("rules.room.1.actions.0").String() != "dont_notify" ||
 					a.Get("rules.override.1.conditions.0.pattern").String() != id ||
 					len(a.Get("rules.room").Array()) != 3 ||
 					a.Get(`changed.\.m\.rule\.call.enabled`).Raw != "false" {

@@ -57,7 +57,8 @@ func TestEndOfPages(t *testing.T) {
 		id := h.alice.create(obj{"preset": "public_chat"})
 		h.alice.say(id, "one")
 		for query, want := range map[string]bool{
-			"dir=b&limit=100": false, "dir=b&limit=1": true, `dir=b&filter={"types":["m.room.message"]}`: true, `dir=b&filter={"types":["m.none"]}`: false, "dir=f&limit=100": true,
+			"dir=b&limit=100": false, "dir=b&limit=1": true, `dir=b&filter={"types":["m.room.message"]}`: true,
+			`dir=b&filter={"types":["m.none"]}`: false, "dir=f&limit=100": true,
 		} {
 			a := h.alice.Want(200, at("GET", id, "messages?"+query), nil)
 			if a.Get("end").Exists() != want {

@@ -158,7 +158,10 @@ func (e *Event) encode() []byte {
 	b := make([]byte, 0, len(e.JSON)+len(e.PrevContent)+240)
 	version := e.Version()
 	b = binary.AppendVarint(b, e.OriginServerTS)
-	for _, s := range [...]string{e.Redacts, e.Sender, version.ID, e.ID, e.Device, e.Txn, e.Replaces, string(e.PrevContent), e.PrevSender, e.RedactedBy} {
+	for _, s := range [...]string{
+		e.Redacts, e.Sender, version.ID, e.ID, e.Device, e.Txn, e.Replaces, string(e.PrevContent), e.PrevSender,
+		e.RedactedBy,
+	} {
 		b = binary.AppendUvarint(b, uint64(len(s)))
 		b = append(b, s...)
 	}

@@ -280,7 +280,10 @@ func TestStateEvents(t *testing.T) {
 			})
 		}
 		h.alice.create(obj{
-			"room_alias_name": "new", "initial_state": []obj{{"type": "m.room.canonical_alias", "content": obj{"alias": "#new:example.org", "alt_aliases": []string{"#new:example.org"}}}},
+			"room_alias_name": "new", "initial_state": []obj{{"type": "m.room.canonical_alias", "content": obj{
+				"alias":       "#new:example.org",
+				"alt_aliases": []string{"#new:example.org"},
+			}}},
 		})
 		h.alice.refused(400, "M_INVALID_PARAM", "POST /_matrix/client/v3/createRoom", obj{"invite": []string{"bob"}})
 		h.alice.refused(400, "M_UNSUPPORTED_ROOM_VERSION", "POST /_matrix/client/v3/createRoom", obj{"room_version": "13"})
@@ -461,7 +464,8 @@ func TestRelations(t *testing.T) {
 			t.Fatalf("%s", threads.Body)
 		}
 		h.alice.Want(200, at("PUT", id, "redact/"+esc(edit)+"/e"), obj{})
-		if got := h.bob.Want(200, at("GET", id, "event/"+esc(root)), nil).Get(`unsigned.m\.relations.m\.replace.content.m\.new_content.body`).String(); got != "edit 1" {
+		if got := h.bob.Want(200, at("GET", id, "event/"+esc(root)),
+			nil).Get(`unsigned.m\.relations.m\.replace.content.m\.new_content.body`).String(); got != "edit 1" {
 			t.Fatal(got)
 		}
 		h.carol.leave(id)
@@ -507,7 +511,10 @@ func TestMessagesFilterAndContext(t *testing.T) {
 				t.Errorf("%s: found %s, expected %s", filter, got, want)
 			}
 		}
-		for _, bad := range []string{"messages", "messages?dir=x", "messages?dir=b&limit=x", "messages?dir=b&limit=-1", "messages?dir=b&from=x", "messages?dir=b&to=s1", "messages?dir=b&from=t-1"} {
+		for _, bad := range []string{
+			"messages", "messages?dir=x", "messages?dir=b&limit=x", "messages?dir=b&limit=-1",
+			"messages?dir=b&from=x", "messages?dir=b&to=s1", "messages?dir=b&from=t-1",
+		} {
 			if a := h.alice.Call(at("GET", id, bad), nil); a.Status != 400 {
 				t.Errorf("%s: %d %s", bad, a.Status, a.Body)
 			}
@@ -522,7 +529,8 @@ func TestMessagesFilterAndContext(t *testing.T) {
 			t.Fatalf("%s", lazy.Body)
 		}
 		c := h.alice.Want(200, at("GET", id, "context/"+esc(ids[5])+"?limit=4"), nil)
-		if c.Get("event.event_id").String() != ids[5] || c.Get("events_before.0.event_id").String() != ids[4] || c.Get("events_before.1.event_id").String() != ids[3] ||
+		if c.Get("event.event_id").String() != ids[5] || c.Get("events_before.0.event_id").String() != ids[4] ||
+			c.Get("events_before.1.event_id").String() != ids[3] ||
 			c.Get("events_after.0.event_id").String() != ids[6] ||
 			c.Get("events_after.1.event_id").String() != ids[7] ||
 			len(c.Get("state").Array()) < 6 {
@@ -556,7 +564,8 @@ func TestIgnoredAreNotShown(t *testing.T) {
 		h.bob.join(id)
 		h.bob.say(id, "noise")
 		h.alice.say(id, "signal")
-		if err := h.Accounts.PutAccountData(context.Background(), h.alice.id, "", "m.ignored_user_list", json.RawMessage(`{"ignored_users":{"@bob:example.org":{}}}`)); err != nil {
+		if err := h.Accounts.PutAccountData(context.Background(), h.alice.id, "", "m.ignored_user_list",
+			json.RawMessage(`{"ignored_users":{"@bob:example.org":{}}}`)); err != nil {
 			t.Fatal(err)
 		}
 		if got := fmt.Sprint(h.alice.bodies(id)); got != "[signal]" {
@@ -639,7 +648,8 @@ func TestProfileAndDeactivation(t *testing.T) {
 			t.Fatal(err)
 		}
 		deadline := time.Now().Add(10 * time.Second)
-		for h.alice.Want(200, at("GET", id, "joined_members"), nil).Get("joined."+strings.ReplaceAll(h.bob.id, ".", `\.`)+".display_name").String() != "Robert" {
+		for h.alice.Want(200, at("GET", id, "joined_members"), nil).Get("joined."+strings.ReplaceAll(h.bob.id, ".",
+			`\.`)+".display_name").String() != "Robert" {
 			if time.Now().After(deadline) {
 				t.Fatal("the new name did not come")
 			}
@@ -783,7 +793,8 @@ func TestTokensOfSync(t *testing.T) {
 		// Where a token does not say the place, by its history or its number of shards, reading begins at an end.
 		for _, odd := range []string{
 			h.layout.Encode(h.Process.LogEpoch()+1, positions, ""),
-			stream.NewLayout(stream.Part{Number: h.Stream().Number(), Generation: 1, N: 2 * Shards}).Encode(h.Process.LogEpoch(), make([]int64, 2*Shards), ""),
+			stream.NewLayout(stream.Part{Number: h.Stream().Number(), Generation: 1, N: 2 * Shards}).Encode(h.Process.LogEpoch(), make([]int64,
+				2*Shards), ""),
 			stream.NewLayout(stream.Part{Number: 2, N: 8}).Encode(h.Process.LogEpoch(), make([]int64, 8), ""),
 		} {
 			for _, c := range []struct{ ask, path, want string }{

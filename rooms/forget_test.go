@@ -22,7 +22,10 @@ func TestALargeStateIsForgottenWhileItIsWritten(t *testing.T) {
 			all.Go(func() {
 				for i := range 20 {
 					key := fmt.Sprint(w, "/", i)
-					if _, err := r.Send(t.Context(), room, Send{Sender: alice, Type: "org.example.x", StateKey: &key, Content: encodeJSON(obj{"n": i})}); err != nil {
+					if _, err := r.Send(t.Context(), room, Send{
+						Sender: alice, Type: "org.example.x", StateKey: &key,
+						Content: encodeJSON(obj{"n": i}),
+					}); err != nil {
 						t.Errorf("%s: %v", key, err)
 					}
 				}

@@ -228,7 +228,8 @@ func TestARequestLooksAtFewRows(t *testing.T) {
 			w.add("a", h.alice.id, nil, relation{root, relThread, ""})
 		}
 		w.store()
-		if err := h.Accounts.PutAccountData(t.Context(), h.bob.id, "", "m.ignored_user_list", encodeJSON(obj{"ignored_users": obj{h.alice.id: obj{}}})); err != nil {
+		if err := h.Accounts.PutAccountData(t.Context(), h.bob.id, "", "m.ignored_user_list",
+			encodeJSON(obj{"ignored_users": obj{h.alice.id: obj{}}})); err != nil {
 			t.Fatal(err)
 		}
 		from := PositionToken(w.pos)

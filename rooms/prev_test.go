@@ -24,7 +24,10 @@ func TestWhatWasReplacedIsRedactedInItsSuccessor(t *testing.T) {
 		old := h.alice.state(id, "m.room.topic", "", obj{"topic": "secret"})
 		now := h.alice.state(id, "m.room.topic", "", obj{"topic": "fine"})
 		for _, secret := range []bool{true, false} {
-			for _, read := range []string{"event/" + esc(now), "state/m.room.topic/?format=event", "state", "messages?dir=b&limit=50", "context/" + esc(now)} {
+			for _, read := range []string{
+				"event/" + esc(now), "state/m.room.topic/?format=event", "state", "messages?dir=b&limit=50",
+				"context/" + esc(now),
+			} {
 				a := h.alice.Want(200, at("GET", id, read), nil)
 				if !strings.Contains(string(a.Body), now) || strings.Contains(string(a.Body), "secret") != secret {
 					t.Errorf("%s, secret expected: %v: %s", read, secret, a.Body)

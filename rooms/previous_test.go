@@ -80,11 +80,17 @@ func TestWhatWasReplacedIsShownToWhoMaySeeIt(t *testing.T) {
 						ways = append(ways, way)
 					}
 				}
-				for _, typ := range []string{"m.room.topic", "m.room.member/" + h.alice.id, "m.room.member/" + h.carol.id, "m.room.member/" + h.bob.id, "org.example.before"} {
+				for _, typ := range []string{
+					"m.room.topic", "m.room.member/" + h.alice.id, "m.room.member/" + h.carol.id,
+					"m.room.member/" + h.bob.id, "org.example.before",
+				} {
 					ways = append(ways, "state/"+typ+"?format=event")
 				}
 				for _, e := range all {
-					for _, way := range []string{"event/" + esc(e), "context/" + esc(e), "context/" + esc(e) + "?filter=" + esc(`{"lazy_load_members":true}`)} {
+					for _, way := range []string{
+						"event/" + esc(e), "context/" + esc(e),
+						"context/" + esc(e) + "?filter=" + esc(`{"lazy_load_members":true}`),
+					} {
 						if h.bob.Call(at("GET", id, way), nil).Status == 200 {
 							ways = append(ways, way)
 						}

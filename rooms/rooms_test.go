@@ -149,7 +149,10 @@ func TestATransactionIsAnsweredAfterItsSenderWasBanned(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := r.setMembership(ctx, id, membershipRequest{Sender: "@alice:example.org", Target: bob, Membership: event.MembershipBan}); err != nil {
+		if _, err := r.setMembership(ctx, id, membershipRequest{
+			Sender: "@alice:example.org", Target: bob,
+			Membership: event.MembershipBan,
+		}); err != nil {
 			t.Fatal(err)
 		}
 		for i := range r.RecentEvents {

@@ -19,9 +19,10 @@ func BenchmarkRow(b *testing.B) {
 	}
 	v, _ := event.VersionByID("12")
 	pdu, err := event.Build(v, event.Proto{
-		RoomID: "!jYHyKnxdlVDx5qJWwQYqMIyM0CAwzOq1aYyAaFGVvLY", Type: "m.room.message", Sender: "@alice:example.org", OriginServerTS: 1700000000000,
-		Content:    []byte(`{"msgtype":"m.text","body":"` + strings.Repeat("hello ", 20) + `"}`),
-		PrevEvents: []string{"$a"}, AuthEvents: []string{"$b", "$c", "$d"},
+		RoomID: "!jYHyKnxdlVDx5qJWwQYqMIyM0CAwzOq1aYyAaFGVvLY", Type: "m.room.message", Sender: "@alice:example.org",
+		OriginServerTS: 1700000000000,
+		Content:        []byte(`{"msgtype":"m.text","body":"` + strings.Repeat("hello ", 20) + `"}`),
+		PrevEvents:     []string{"$a"}, AuthEvents: []string{"$b", "$c", "$d"},
 	}, key)
 	if err != nil {
 		b.Fatal(err)

@@ -29,7 +29,11 @@ func TestStrippedContents(t *testing.T) {
 		typ        string
 		give, want obj // nil: left out
 	}{
-		{event.TypeCreate, obj{"room_version": "11", "creator": "@a:x", "type": "m.space", "additional_creators": []string{"@b:x"}}, obj{"room_version": "11", "creator": "@a:x", "type": "m.space", "additional_creators": []string{"@b:x"}}},
+		{
+			event.TypeCreate,
+			obj{"room_version": "11", "creator": "@a:x", "type": "m.space", "additional_creators": []string{"@b:x"}},
+			obj{"room_version": "11", "creator": "@a:x", "type": "m.space", "additional_creators": []string{"@b:x"}},
+		},
 		{event.TypeCreate, obj{"room_version": "11", "type": long, "additional_creators": []string{long}}, obj{"room_version": "11"}},
 		{event.TypeJoinRules, obj{"join_rule": "restricted", "allow": allow}, obj{"join_rule": "restricted", "allow": allow}},
 		{event.TypeJoinRules, obj{"join_rule": "restricted", "allow": []string{long}}, obj{"join_rule": "restricted"}},
@@ -42,10 +46,20 @@ func TestStrippedContents(t *testing.T) {
 		{event.TypeEncryption, obj{"algorithm": "m.megolm.v1.aes-sha2"}, obj{"algorithm": "m.megolm.v1.aes-sha2"}},
 		{event.TypeTopic, obj{"topic": "short", "m.topic": obj{"m.text": long}}, obj{"topic": "short"}},
 		{event.TypeTopic, obj{"topic": long}, nil},
-		{event.TypeMember, obj{"membership": "invite", "displayname": "Bob", "avatar_url": "mxc://x/y", "is_direct": true, "reason": long}, obj{"membership": "invite", "displayname": "Bob", "avatar_url": "mxc://x/y", "is_direct": true}},
+		{
+			event.TypeMember,
+			obj{"membership": "invite", "displayname": "Bob", "avatar_url": "mxc://x/y", "is_direct": true, "reason": long},
+			obj{"membership": "invite", "displayname": "Bob", "avatar_url": "mxc://x/y", "is_direct": true},
+		},
 		{event.TypeMember, obj{"membership": "knock", "displayname": "Bob", "reason": "usual"}, obj{"membership": "knock", "displayname": "Bob"}},
-		{event.TypeMember, obj{"membership": "invite", "displayname": half, "avatar_url": half, "is_direct": true}, obj{"membership": "invite", "displayname": half, "is_direct": true}},
-		{TypeSpaceChild, obj{"via": []string{"x", "y"}, "order": "a", "suggested": true}, obj{"via": []string{"x", "y"}, "order": "a", "suggested": true}},
+		{event.TypeMember, obj{"membership": "invite", "displayname": half, "avatar_url": half, "is_direct": true}, obj{
+			"membership":  "invite",
+			"displayname": half, "is_direct": true,
+		}},
+		{TypeSpaceChild, obj{"via": []string{"x", "y"}, "order": "a", "suggested": true}, obj{
+			"via": []string{"x", "y"}, "order": "a",
+			"suggested": true,
+		}},
 		{TypeSpaceChild, obj{"via": []string{"x", long}, "order": long, "suggested": true}, obj{"via": []string{"x"}, "suggested": true}},
 		{TypeSpaceChild, obj{"via": []string{long}, "order": "a"}, nil},
 		{"org.example.other", obj{"name": "x"}, nil},

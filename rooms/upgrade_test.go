@@ -166,7 +166,8 @@ func TestAnUpgradeIsFinished(t *testing.T) {
 			if got, _, err := h.Resolve(t.Context(), alias); got != want || err != nil {
 				t.Errorf("cut after %d ms: the alias is of %s, %v, expected %s", 2*n, got, err, want)
 			}
-			if level := h.alice.Want(200, at("GET", old, "state/m.room.power_levels"), nil).Get("events_default").Int(); (level > 0) != (named != "") {
+			if level := h.alice.Want(200, at("GET", old, "state/m.room.power_levels"),
+				nil).Get("events_default").Int(); (level > 0) != (named != "") {
 				t.Errorf("cut after %d ms: the old room takes messages from level %d, its tombstone names %q", 2*n, level, named)
 			}
 		}
@@ -192,7 +193,8 @@ func TestAnUpgradeThatWasCutOffIsFinished(t *testing.T) {
 			return cut{old: old, alias: "#" + name + ":example.org", p: begun(t, first, alice, old)}
 		}
 		made, replaced, closed := begin("made"), begin("replaced"), begin("closed")
-		if err := errors.Join(first.sendTombstone(ctx, replaced.p), first.sendTombstone(ctx, closed.p), first.closeOld(ctx, closed.p)); err != nil {
+		if err := errors.Join(first.sendTombstone(ctx, replaced.p), first.sendTombstone(ctx, closed.p), first.closeOld(ctx,
+			closed.p)); err != nil {
 			t.Fatal(err)
 		}
 		powerless, gone := begin("powerless"), begin("gone")
@@ -205,7 +207,10 @@ func TestAnUpgradeThatWasCutOffIsFinished(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := first.setMembership(ctx, gone.p.NewRoom, membershipRequest{Sender: alice, Target: alice, Membership: event.MembershipLeave}); err != nil {
+		if _, err := first.setMembership(ctx, gone.p.NewRoom, membershipRequest{
+			Sender: alice, Target: alice,
+			Membership: event.MembershipLeave,
+		}); err != nil {
 			t.Fatal(err)
 		}
 		lose()

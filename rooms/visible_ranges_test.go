@@ -53,7 +53,8 @@ func TestAggregationsKeepToWhatTheReaderMaySee(t *testing.T) {
 			}
 		}
 		check(h.bob, 1, seen, edit, 1)
-		if first := h.bob.Want(200, at("GET", id, "event/"+esc(root)), nil).Get(`unsigned.m\.relations.m\.reference.chunk.0.event_id`).String(); first != shown {
+		if first := h.bob.Want(200, at("GET", id, "event/"+esc(root)),
+			nil).Get(`unsigned.m\.relations.m\.reference.chunk.0.event_id`).String(); first != shown {
 			t.Errorf("the reference is %s, expected %s", first, shown)
 		}
 		threads := func(who *person, want ...string) {
@@ -133,7 +134,8 @@ func TestFiltersKeepToRelationsInSight(t *testing.T) {
 		}
 		check(h.alice, before, meanwhile, meanwhile)
 		check(h.bob, before)
-		if err := h.Accounts.PutAccountData(t.Context(), h.bob.id, "", "m.ignored_user_list", encodeJSON(obj{"ignored_users": obj{h.alice.id: obj{}}})); err != nil {
+		if err := h.Accounts.PutAccountData(t.Context(), h.bob.id, "", "m.ignored_user_list",
+			encodeJSON(obj{"ignored_users": obj{h.alice.id: obj{}}})); err != nil {
 			t.Fatal(err)
 		}
 		check(h.bob)

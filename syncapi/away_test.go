@@ -46,7 +46,10 @@ func TestATimelineBeginsAtTheToken(t *testing.T) {
 			"alice invite bob", "alice say invited", "bob join",
 			"alice say back",
 		}),
-		"twice":       slices.Concat([]string{"bob leave"}, away, []string{"bob join", "alice say between", "alice kick bob", "alice say gone3", "bob join"}),
+		"twice": slices.Concat([]string{"bob leave"}, away, []string{
+			"bob join", "alice say between", "alice kick bob",
+			"alice say gone3", "bob join",
+		}),
 		"and gone":    slices.Concat([]string{"bob leave"}, away, []string{"bob join", "alice say between", "bob leave", "alice say gone3"}),
 		"at once":     {"bob leave", "bob join"},
 		"only a talk": {"alice say one", "alice topic two", "alice say three"},
@@ -103,7 +106,10 @@ func (h *house) away(t *testing.T, history string, steps []string) {
 		for _, c := range []struct {
 			state string
 			more  []string
-		}{{"", nil}, {"", []string{"full_state", "true"}}, {"", []string{"use_state_after", "true"}}, {`,"state":{"lazy_load_members":true}`, nil}} {
+		}{{"", nil}, {"", []string{"full_state", "true"}}, {"", []string{"use_state_after", "true"}}, {
+			`,"state":{"lazy_load_members":true}`,
+			nil,
+		}} {
 			what := fmt.Sprintf("%s, limit %d, %v%s", history, limit, c.more, c.state)
 			w := &watcher{
 				client: bob, name: "bob", after: slices.Contains(c.more, "use_state_after"), in: map[string]bool{room: true},

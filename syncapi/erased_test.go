@@ -16,7 +16,10 @@ func TestErasedContentIsHidden(t *testing.T) {
 			t.Fatal(err)
 		}
 		alice, bob, carol := h.http.As("alice"), h.http.As("bob"), h.http.As("carol")
-		room := alice.Want(200, "POST "+api+"/createRoom", obj{"preset": "public_chat", "power_level_content_override": obj{"users": obj{id("alice"): 100, id("carol"): 100}}, "room_version": "11"}).
+		room := alice.Want(200, "POST "+api+"/createRoom", obj{
+			"preset":                       "public_chat",
+			"power_level_content_override": obj{"users": obj{id("alice"): 100, id("carol"): 100}}, "room_version": "11",
+		}).
 			Get("room_id").
 			String()
 		at := api + "/rooms/" + url.PathEscape(room)

@@ -120,7 +120,9 @@ func TestMemberships(t *testing.T) {
 			alice.do(room, "invite", obj{"user_id": id("bob")})
 			bob.do(room, "join", nil)
 		}, "join", "", true},
-		{"rejected invite", func(alice, _ *client, room string) { alice.do(room, "invite", obj{"user_id": id("bob")}) }, func(alice, bob *client, room string) {
+		{"rejected invite", func(alice, _ *client, room string) { alice.do(room, "invite", obj{"user_id": id("bob")}) }, func(alice,
+			bob *client, room string,
+		) {
 			alice.state(room, "m.room.name", "", obj{"name": "secret"})
 			bob.do(room, "leave", nil)
 		}, "leave", "m.room.member", false},
@@ -297,7 +299,10 @@ func TestFilters(t *testing.T) {
 		if a := h.http.As("alice").Call("GET "+api+"/sync?filter="+url.QueryEscape(stored), nil); a.Status == 200 {
 			t.Fatalf("another user's filter was taken: %s", a.Body)
 		}
-		for _, bad := range []string{"filter={", "filter=%7B%22room%22:1%7D", "since=s", "since=nonsense", "set_presence=here", "timeout=x", "full_state=7"} {
+		for _, bad := range []string{
+			"filter={", "filter=%7B%22room%22:1%7D", "since=s", "since=nonsense", "set_presence=here", "timeout=x",
+			"full_state=7",
+		} {
 			if a := h.http.As("alice").Call("GET "+api+"/sync?"+bad, nil); a.Status < 400 || a.Status >= 500 {
 				t.Errorf("%s: found %d %s", bad, a.Status, a.Body)
 			}

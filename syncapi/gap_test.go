@@ -22,14 +22,18 @@ func TestATimelineWithGapsLeadsToTheCurrentState(t *testing.T) {
 			bob.do(room, "join", nil)
 			bob.say(room, "back")
 		}},
-		{"members read lazily", `{"room":{"state":{"lazy_load_members":true}}}`, "m.room.member|" + id("carol"), func(_, bob *client, room string) {
+		{"members read lazily", `{"room":{"state":{"lazy_load_members":true}}}`, "m.room.member|" + id("carol"), func(_, bob *client,
+			room string,
+		) {
 			carol := bob.as("carol")
 			carol.say(room, "hello")
 			bob.do(room, "leave", nil)
 			carol.state(room, "m.room.member", id("carol"), obj{"membership": "join", "displayname": "C"})
 			bob.do(room, "join", nil)
 		}},
-		{"some senders are filtered out", `{"room":{"timeline":{"not_senders":["` + id("alice") + `"]}}}`, "m.room.topic|", func(alice, bob *client, room string) {
+		{"some senders are filtered out", `{"room":{"timeline":{"not_senders":["` + id("alice") + `"]}}}`, "m.room.topic|", func(alice,
+			bob *client, room string,
+		) {
 			bob.state(room, "m.room.topic", "", obj{"topic": "old"})
 			alice.state(room, "m.room.topic", "", obj{"topic": "new"})
 			bob.say(room, "one")

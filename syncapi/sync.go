@@ -88,8 +88,9 @@ type heads struct {
 func New(d Deps, c Config) *Sync {
 	s := &Sync{
 		Deps: d, config: c, users: map[string]*user{}, inRoom: map[string]map[*user]struct{}{}, late: map[*user]struct{}{},
-		filters: newFilters(), lazy: newLazyMembers(), unknown: map[string]struct{}{}, redacted: map[string]struct{}{}, related: map[string]struct{}{},
-		heavy: newTurns(heavyPlaces(d.Process.DB.Postgres())), built: make(chan struct{}, builtAtOnce), maxMoves: 2000, huge: hugeBytes,
+		filters: newFilters(), lazy: newLazyMembers(), unknown: map[string]struct{}{}, redacted: map[string]struct{}{},
+		related: map[string]struct{}{},
+		heavy:   newTurns(heavyPlaces(d.Process.DB.Postgres())), built: make(chan struct{}, builtAtOnce), maxMoves: 2000, huge: hugeBytes,
 		events: newRecent(
 			c.Window,
 			eventMemory,

@@ -23,10 +23,16 @@ func TestTurns(t *testing.T) {
 		asks           []ask
 		want           []string // users in the order of their turns
 	}{
-		"one user, in order":                 {1, 1, []ask{{0, "a", 3}}, []string{"a", "a", "a"}},
-		"two users take turns":               {1, 1, []ask{{0, "a", 3}, {0, "b", 3}}, []string{"a", "b", "a", "b", "a", "b"}},
-		"a newcomer passes many requests":    {1, 1, []ask{{0, "a", 4}, {0, "b", 4}, {2500 * time.Millisecond, "c", 1}}, []string{"a", "b", "a", "b", "c", "a", "b", "a", "b"}},
-		"nobody saves up by staying away":    {1, 1, []ask{{0, "a", 4}, {1500 * time.Millisecond, "b", 3}}, []string{"a", "a", "b", "a", "b", "a", "b"}},
+		"one user, in order":   {1, 1, []ask{{0, "a", 3}}, []string{"a", "a", "a"}},
+		"two users take turns": {1, 1, []ask{{0, "a", 3}, {0, "b", 3}}, []string{"a", "b", "a", "b", "a", "b"}},
+		"a newcomer passes many requests": {1, 1, []ask{{0, "a", 4}, {0, "b", 4}, {2500 * time.Millisecond, "c", 1}}, []string{
+			"a", "b",
+			"a", "b", "c", "a", "b", "a", "b",
+		}},
+		"nobody saves up by staying away": {1, 1, []ask{{0, "a", 4}, {1500 * time.Millisecond, "b", 3}}, []string{
+			"a", "a", "b", "a", "b",
+			"a", "b",
+		}},
 		"one user does not have all places":  {2, 1, []ask{{0, "a", 3}, {500 * time.Millisecond, "b", 1}}, []string{"a", "b", "a", "a"}},
 		"several places of one user at once": {3, 2, []ask{{0, "a", 4}, {0, "b", 1}}, []string{"a", "a", "b", "a", "a"}},
 	} {

@@ -10,23 +10,29 @@ func TestWhoGetsMemory(t *testing.T) {
 		want     verdict
 		giver    string
 	}{
-		"nobody holds anything":                         {nil, 0, 50, fits, ""},
-		"one answer may be larger than a share":         {nil, 0, 700, fits, ""},
-		"it grows while it is made":                     {map[string]int64{"a": 300}, 300, 400, fits, ""},
-		"nothing is larger than all":                    {nil, 0, 801, full, ""},
-		"a second within the share":                     {map[string]int64{"a": 50}, 0, 50, fits, ""},
-		"a second beyond the share":                     {map[string]int64{"a": 50}, 0, 51, overShare, ""},
-		"a second beside one that is larger":            {map[string]int64{"a": 300}, 0, 1, overShare, ""},
-		"his own share comes first":                     {map[string]int64{"a": 100, "b": 700}, 0, 1, overShare, ""},
-		"a second while others leave a quarter":         {map[string]int64{"a": 10, "b": 580}, 0, 10, fits, ""},
-		"the last quarter is not for a second":          {map[string]int64{"a": 10, "b": 580}, 0, 11, full, ""},
-		"the last quarter is for those without":         {map[string]int64{"b": 300, "c": 300}, 0, 200, fits, ""},
-		"the one that holds the most gives way":         {map[string]int64{"b": 300, "c": 301}, 0, 200, another, "c"},
-		"not for one that would hold as much":           {map[string]int64{"b": 400, "c": 400}, 0, 400, full, ""},
-		"not for one that grew as large":                {map[string]int64{"a": 350, "b": 400}, 350, 51, full, ""},
-		"for one that grew and is smaller":              {map[string]int64{"a": 350, "b": 420}, 350, 50, another, "b"},
-		"many small ones do not give way for a large":   {map[string]int64{"b": 90, "c": 90, "d": 90, "e": 90, "f": 90, "g": 90, "h": 90, "i": 90}, 0, 100, full, ""},
-		"many that hold their share give way for small": {map[string]int64{"b": 100, "c": 100, "d": 100, "e": 100, "f": 100, "g": 100, "h": 110, "i": 90}, 0, 50, another, "h"},
+		"nobody holds anything":                 {nil, 0, 50, fits, ""},
+		"one answer may be larger than a share": {nil, 0, 700, fits, ""},
+		"it grows while it is made":             {map[string]int64{"a": 300}, 300, 400, fits, ""},
+		"nothing is larger than all":            {nil, 0, 801, full, ""},
+		"a second within the share":             {map[string]int64{"a": 50}, 0, 50, fits, ""},
+		"a second beyond the share":             {map[string]int64{"a": 50}, 0, 51, overShare, ""},
+		"a second beside one that is larger":    {map[string]int64{"a": 300}, 0, 1, overShare, ""},
+		"his own share comes first":             {map[string]int64{"a": 100, "b": 700}, 0, 1, overShare, ""},
+		"a second while others leave a quarter": {map[string]int64{"a": 10, "b": 580}, 0, 10, fits, ""},
+		"the last quarter is not for a second":  {map[string]int64{"a": 10, "b": 580}, 0, 11, full, ""},
+		"the last quarter is for those without": {map[string]int64{"b": 300, "c": 300}, 0, 200, fits, ""},
+		"the one that holds the most gives way": {map[string]int64{"b": 300, "c": 301}, 0, 200, another, "c"},
+		"not for one that would hold as much":   {map[string]int64{"b": 400, "c": 400}, 0, 400, full, ""},
+		"not for one that grew as large":        {map[string]int64{"a": 350, "b": 400}, 350, 51, full, ""},
+		"for one that grew and is smaller":      {map[string]int64{"a": 350, "b": 420}, 350, 50, another, "b"},
+		"many small ones do not give way for a large": {map[string]int64{
+			"b": 90, "c": 90, "d": 90, "e": 90, "f": 90, "g": 90, "h": 90,
+			"i": 90,
+		}, 0, 100, full, ""},
+		"many that hold their share give way for small": {map[string]int64{
+			"b": 100, "c": 100, "d": 100, "e": 100, "f": 100, "g": 100,
+			"h": 110, "i": 90,
+		}, 0, 50, another, "h"},
 	} {
 		f := newInFlight(800)
 		for who, n := range c.by {

@@ -27,7 +27,8 @@ type accepted struct {
 
 func keep(l net.Listener, idle, head time.Duration) *keptListener {
 	k := &keptListener{
-		Listener: l, idle: idle, head: head, next: make(chan accepted), kept: make(chan net.Conn), closed: make(chan struct{}), left: make(chan struct{}),
+		Listener: l, idle: idle, head: head, next: make(chan accepted), kept: make(chan net.Conn), closed: make(chan struct{}),
+		left: make(chan struct{}),
 	}
 	go k.acceptAll()
 	return k

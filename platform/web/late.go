@@ -149,7 +149,8 @@ func (x *exchange) refusal(err error) Answerer {
 		answer = Late(x.within, err)
 	}
 	method := x.request.Method
-	if e, ok := answer.(*Error); ok && (method == http.MethodGet || method == http.MethodHead) && //nolint:errorlint // AnswerOf has unwrapped it
+	if e, ok := answer.(*Error); ok && (method == http.MethodGet || method == http.MethodHead) &&
+		//nolint:errorlint // AnswerOf has unwrapped it
 		(e.Status == http.StatusServiceUnavailable || e.Status == http.StatusGatewayTimeout) &&
 		e.RetryAfter == 0 {
 		again := *e

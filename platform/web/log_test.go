@@ -49,7 +49,10 @@ func TestHowLoudAFailureIs(t *testing.T) {
 
 // What fails because its client left is no error either, whatever the failure is called where it comes up.
 func TestAClientThatLeavesIsNoError(t *testing.T) {
-	for _, failure := range []error{context.Canceled, fmt.Errorf("a statement: %w", context.Canceled), errors.New("a statement: context canceled")} {
+	for _, failure := range []error{
+		context.Canceled, fmt.Errorf("a statement: %w", context.Canceled),
+		errors.New("a statement: context canceled"),
+	} {
 		for name, waits := range map[string]bool{"in its handler": false, "while it waits": true} {
 			log, began := &logBuffer{}, make(chan struct{})
 			address := listen(t, web.Options{Log: slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug}))},

@@ -166,7 +166,8 @@ func readSame(b []byte, path string) (r *http.Request, size int, plain bool) {
 		return nil, 0, false
 	}
 	r = &http.Request{
-		Method: http.MethodGet, URL: &url.URL{Path: path, RawQuery: query}, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Body: http.NoBody, RequestURI: target,
+		Method: http.MethodGet, URL: &url.URL{Path: path, RawQuery: query}, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Body: http.NoBody,
+		RequestURI: target,
 	}
 	if r.Header, ok = plainHeader(rest); !ok {
 		return nil, 0, false

@@ -86,7 +86,8 @@ func FuzzReadSame(f *testing.F) {
 		if other.Close || other.Body != http.NoBody || other.ContentLength != 0 {
 			t.Errorf("%q is more than was read", b)
 		}
-		if r.Method != other.Method || r.Proto != other.Proto || r.ProtoMajor != other.ProtoMajor || r.ProtoMinor != other.ProtoMinor || r.Host != other.Host ||
+		if r.Method != other.Method || r.Proto != other.Proto || r.ProtoMajor != other.ProtoMajor || r.ProtoMinor != other.ProtoMinor ||
+			r.Host != other.Host ||
 			r.RequestURI != other.RequestURI || *r.URL != *other.URL ||
 			!reflect.DeepEqual(r.Header, other.Header) {
 			t.Errorf("%q: %+v, net/http reads %+v", b, r, other)

@@ -46,7 +46,11 @@ func TestAnswersInPieces(t *testing.T) {
 		size           int
 		known          bool // the length is said
 	}{
-		{"/few", "", 100_000, true}, {"/few", "gzip", 100_000, true}, {"/many", "", 5_000_000, false}, {"/many", "gzip", 5_000_000, false}, {"/none", "", 0, true},
+		{"/few", "", 100_000, true},
+		{"/few", "gzip", 100_000, true},
+		{"/many", "", 5_000_000, false},
+		{"/many", "gzip", 5_000_000, false},
+		{"/none", "", 0, true},
 	} {
 		r, _ := http.NewRequest("GET", server.URL+c.path, nil)
 		r.Header.Set("Accept-Encoding", "identity")

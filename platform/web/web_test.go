@@ -440,7 +440,10 @@ func TestErrorsAndPanics(t *testing.T) {
 	)
 	server := httptest.NewServer(s.Handler())
 	defer server.Close()
-	for path, want := range map[string]string{"/panic": "500 M_UNKNOWN", "/cause": "500 M_UNKNOWN", "/wrapped": "404 M_NOT_FOUND", "/value": "500 M_UNKNOWN"} {
+	for path, want := range map[string]string{
+		"/panic": "500 M_UNKNOWN", "/cause": "500 M_UNKNOWN", "/wrapped": "404 M_NOT_FOUND",
+		"/value": "500 M_UNKNOWN",
+	} {
 		w := call(s.Handler(), "GET "+path+"?access_token=sesame&x=y", "")
 		if got := fmt.Sprintf("%d %s", w.Code, errcode(t, w)); got != want || strings.Contains(w.Body.String(), "secret") ||
 			strings.Contains(w.Body.String(), "dear") {
