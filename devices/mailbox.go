@@ -190,8 +190,8 @@ func (x *Devices) ToDevice(
 	}
 	rows, err := x.db.Query(
 		ctx,
-		`SELECT m.pos, m.sender, m.type, COALESCE(c.content, m.content) FROM to_device m LEFT
-		JOIN to_device_contents c ON c.shard = m.shard AND c.pos = m.content_pos
+		`SELECT m.pos, m.sender, m.type, COALESCE(c.content, m.content) FROM to_device m
+		LEFT JOIN to_device_contents c ON c.shard = m.shard AND c.pos = m.content_pos
 		WHERE m.user_id = $1 AND m.device_id = $2 AND m.pos > $3 AND m.pos <= $4 ORDER BY m.pos LIMIT $5`,
 		userID,
 		deviceID,

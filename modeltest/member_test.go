@@ -161,18 +161,18 @@ func join(ctx context.Context, s store, shared bus.Bus, l limits, alone bool, sl
 	return m, nil
 }
 
-// upward hands what accounts tell to the rooms, which are made later.
-type upward struct{ rooms *rooms.Rooms }
+// notifier tells the rooms, which are made later, of changes of accounts.
+type notifier struct{ rooms *rooms.Rooms }
 
 // ProfileChanged implements accounts.ProfileListener.
-func (u *upward) ProfileChanged(ctx context.Context, userID, field string) error {
+func (u *notifier) ProfileChanged(ctx context.Context, userID, field string) error {
 	return u.rooms.ProfileChanged(ctx, userID, field)
 }
 
 // wire makes the domains as package fleet does.
 func (m *member) wire(l limits) error {
 	p := m.process
-	above := &upward{}
+	above := &notifier{}
 	a, err := accounts.New(accounts.Deps{Process: p, Now: time.Now, Profile: above}, accounts.Config{
 		ServerName: serverName, Registration: accounts.OpenRegistration, Password: accounts.PasswordConfig{MemoryKiB: 64, Passes: 1},
 	})

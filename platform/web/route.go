@@ -11,7 +11,7 @@ const DefaultTimeout = time.Minute
 
 // Route is one endpoint, as data. Routes are made at wiring time and not changed afterwards.
 type Route struct {
-	Pattern   string        // "PUT /_matrix/client/v3/rooms/{roomID}/typing/{userID}", in the syntax of net/http.ServeMux; the method is required
+	Pattern   string        // "PUT /_matrix/client/v3/rooms/{roomID}/leave", in the syntax of net/http.ServeMux; the method is required
 	Auth      Auth          // who may call it; required
 	Role      string        // the role that serves it best, for example "client" or "media"; "" is any process
 	Key       Key           // what balances it over the processes of the role
