@@ -59,7 +59,7 @@ func buildVersion(t *testing.T, dir, version string, more map[string]string) str
 // oneStreamMore is sync/token.go of a version whose tokens have one stream more.
 func oneStreamMore(t *testing.T) string {
 	t.Helper()
-	b, err := os.ReadFile("../sync/token.go")
+	b, err := os.ReadFile("../syncapi/token.go")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -199,7 +199,7 @@ func TestARolloutLosesNoRequest(t *testing.T) {
 	step := fmt.Sprintf("accounts/migrations/%04d_rollout_test.sql", len(steps)+1)
 	first := buildVersion(t, dir, "1.4.2", nil)
 	second := buildVersion(t, dir, "1.5.0", map[string]string{
-		step: "CREATE TABLE rollout_test (n BIGINT NOT NULL PRIMARY KEY);", "sync/token.go": oneStreamMore(t),
+		step: "CREATE TABLE rollout_test (n BIGINT NOT NULL PRIMARY KEY);", "syncapi/token.go": oneStreamMore(t),
 	})
 	third := filepath.Join(dir, "third") // only its version is asked
 	if err := os.WriteFile(third, []byte("#!/bin/sh\necho lyceum 2.0.0\n"), 0o755); err != nil {
