@@ -54,7 +54,7 @@ var undones = []undone{
 		}
 		var mine []string`,
 			},
-			{"platform/stream/settle.go", "db.IsUniqueOn(err, key)", "false && db.IsUniqueOn(err, key)"},
+			{"platform/stream/outcome.go", "db.IsUniqueOn(err, key)", "false && db.IsUniqueOn(err, key)"},
 		},
 	},
 	{
@@ -78,24 +78,24 @@ var undones = []undone{
 		name: "what was known under a former ownership is used when the " +
 			"shard comes back", setting: "postgres, two processes, shards come back", within: 200,
 		changes: []change{
-			{"platform/stream/queue.go", "b.st.shards[b.shard].holds(b.epoch) }", "b.st.shards[b.shard].owned }"},
-			{"platform/stream/queue.go", "!sh.open() || basis != nil && !sh.holds(basis.epoch)", "!sh.open()"},
+			{"platform/stream/basis.go", "b.st.shards[b.shard].heldSince(b.epoch) }", "b.st.shards[b.shard].owned }"},
+			{"platform/stream/queue.go", "!sh.accepts() || basis != nil && !sh.heldSince(basis.epoch)", "!sh.accepts()"},
 		},
 	},
 	{
 		name: "who joins does not wait until the only process knows of it", setting: "postgres, two processes, one at times", within: 120,
-		changes: []change{{"platform/lease/lease.go", "l.beaten = began; !l.opts.Alone {", "l.beaten = began; false {"}},
+		changes: []change{{"platform/lease/lease.go", "l.heartbeatAt = began; !l.opts.Alone {", "l.heartbeatAt = began; false {"}},
 	},
 	{
 		name: "who counts on being the only one does not say so", setting: "postgres, two processes, one at times", within: 120,
 		changes: []change{
-			{"platform/lease/only.go", "l.claim != 0 && l.viewed.After(l.claimed) && l.couldBeOnly()", "l.couldBeOnly()"},
-			{"platform/lease/only.go", "could, settled := l.couldBeOnly(), ", "could, settled := false, "},
+			{"platform/lease/only.go", "l.claim != 0 && l.viewAt.After(l.claimedAt) && l.couldBeOnlyMember()", "l.couldBeOnlyMember()"},
+			{"platform/lease/only.go", "could, settled := l.couldBeOnlyMember(), ", "could, settled := false, "},
 		},
 	},
 	{
 		name: "a consumer takes what a compacted store has kept for what was written", setting: "postgres, two processes, names", within: 60,
-		changes: []change{{"platform/stream/consumer.go", "keep := !c.other || !c.Stream.stored", "keep := !c.other || true"}},
+		changes: []change{{"platform/stream/consumer.go", "keep := !c.customRead || !c.Stream.fromStore", "keep := !c.customRead || true"}},
 	},
 }
 
