@@ -41,7 +41,7 @@ var undones = []undone{
 		changes: []change{
 			{
 				"platform/lease/lease.go",
-				"held, err := lock(ctx, tx, names)\n\t\tif err != nil {\n\t\t\treturn err\n\t\t}\n\t\tvar mine []string",
+				"held, err := lockLeases(ctx, tx, names)\n\t\tif err != nil {\n\t\t\treturn err\n\t\t}\n\t\tvar mine []string",
 				`held, err := l.Read(ctx, "")
 		if err != nil {
 			return err
