@@ -192,8 +192,14 @@ func (c *Config) needsLock() bool {
 	return !slices.Contains(c.Fleet.Roles, role.NoRole) && !hasSupervisor(filepath.Dir(filepath.Clean(c.Server.Data)))
 }
 
-// hasSupervisor reports whether a lyceum up runs over a data directory.
+// Supervised is the variable in the environment of a process that lyceum up started.
+const Supervised = "SUPERVISED_BY_LYCEUM_UP"
+
+// hasSupervisor reports whether a lyceum up started this process, or, as an older one does not say so, runs over a data directory.
 func hasSupervisor(data string) bool {
+	if os.Getenv(Supervised) != "" {
+		return true
+	}
 	conn, err := net.Dial("unix", SupervisorSocket(data))
 	if err != nil {
 		return false

@@ -144,7 +144,7 @@ func (c *Child) spawn(program, address string) (*run, error) {
 	}
 	access, _ := u.access() // the process says what is wrong with it
 	cmd := exec.Command(program, args...)
-	cmd.Env = u.environ()
+	cmd.Env = append(u.environ(), fleet.Supervised+"=1")
 	if u.Config.HTTP.DrainDelay == 0 {
 		cmd.Env = slices.Concat([]string{"LYCEUM_HTTP_DRAIN_DELAY=" + leaveTime}, cmd.Env)
 	}
