@@ -44,6 +44,15 @@ func (a *Accounts) getFallback(r *web.Request) (any, error) {
 }
 
 func (a *Accounts) postFallback(r *web.Request) (any, error) {
+	form, err := readForm(r)
+	if err != nil {
+		return nil, err
+	}
+	return a.fallback(r, form.Get("session"), &authData{Type: r.Path("type"), Password: form.Get("password"), Token: form.Get("token")})
+}
+
+// readForm reads the body that a browser sends for a form.
+func readForm(r *web.Request) (url.Values, error) {
 	body, err := r.Raw()
 	if err != nil {
 		return nil, err
@@ -52,7 +61,7 @@ func (a *Accounts) postFallback(r *web.Request) (any, error) {
 	if err != nil {
 		return nil, matrix.InvalidParam("The body must be a form")
 	}
-	return a.fallback(r, form.Get("session"), &authData{Type: r.Path("type"), Password: form.Get("password"), Token: form.Get("token")})
+	return form, nil
 }
 
 // fallback shows the page of a stage, after it tried what was sent.

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"html/template"
 	"net/http"
-	"net/url"
 	"slices"
 
 	"lyceum/matrix"
@@ -97,13 +96,9 @@ func (a *Accounts) getWelcome(r *web.Request) (any, error) {
 
 // postWelcome makes an account. Nothing is authenticated, so another site could do no more with the form than with POST /register.
 func (a *Accounts) postWelcome(r *web.Request) (any, error) {
-	body, err := r.Raw()
+	form, err := readForm(r)
 	if err != nil {
 		return nil, err
-	}
-	form, err := url.ParseQuery(string(body))
-	if err != nil {
-		return nil, matrix.InvalidParam("The body must be a form")
 	}
 	page := a.welcomeData(r)
 	page.Username, page.Token = form.Get("username"), form.Get("token")

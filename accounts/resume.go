@@ -144,7 +144,7 @@ func (a *Accounts) repeated(ctx context.Context, i *interaction) (json.RawMessag
 			if err != nil {
 				return nil, err
 			}
-			text, _ := open(from, sealed)
+			text, _ := open(from, sealed) // nil for one that cannot be read, as for none
 			return text, nil
 		}
 		select {

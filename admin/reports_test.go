@@ -38,9 +38,8 @@ func TestReportsAreSeenByAdministrators(t *testing.T) {
 		first := page.Get("event_reports.0")
 		if page.Get("total").Int() != 3 || page.Get("next_token").Int() != 2 || len(page.Get("event_reports").Array()) != 2 ||
 			first.Get("reason").String() != "reason 2" || first.Get("event_id").String() != events[2] || first.Get("room_id").String() != room ||
-			first.Get("user_id").
-				String() !=
-				"@bob:here.test" || first.Get("sender").String() != "@alice:here.test" || first.Get("received_ts").Int() == 0 {
+			first.Get("user_id").String() != "@bob:here.test" || first.Get("sender").String() != "@alice:here.test" ||
+			first.Get("received_ts").Int() == 0 {
 			t.Errorf("found %s", page.Body)
 		}
 		rest := root.Want(200, list+"?limit=2&from=2", nil)

@@ -245,9 +245,8 @@ func TestNewIdentityIsCountedBeforeItIsHeard(t *testing.T) {
 			return res, err
 		}
 		alice.key = n.login("alice").key
-		if x := alice.do("POST /keys/upload", obj{"device_keys": alice.deviceKeys()}).want(200); x.get("one_time_key_counts.signed_curve25519").
-			Int() !=
-			0 {
+		x := alice.do("POST /keys/upload", obj{"device_keys": alice.deviceKeys()}).want(200)
+		if x.get("one_time_key_counts.signed_curve25519").Int() != 0 {
 			t.Errorf("a new identity is told the keys of the old one: %s", x.body)
 		}
 	})

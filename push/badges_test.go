@@ -42,9 +42,8 @@ func TestDevicesHearThatAllIsRead(t *testing.T) {
 		roletest.Until(t, "all is read", func() bool { return len(g.badges("b")) == 1 })
 		got := g.badges("b")[0]
 		if unread := got.Get("counts.unread"); unread.Raw != "0" || got.Get("room_id").Exists() || got.Get("type").Exists() ||
-			got.Get("devices.0.app_id").
-				String() !=
-				"org.example" || got.Get("devices.0.data.url").Exists() || got.Get("devices.0.data.extra").Int() != 1 {
+			got.Get("devices.0.app_id").String() != "org.example" || got.Get("devices.0.data.url").Exists() ||
+			got.Get("devices.0.data.extra").Int() != 1 {
 			t.Errorf("found %s", got.Raw)
 		}
 		n.HTTP.As("bob").Want(200, "PUT "+roomstest.API+"/pushrules/global/override/.m.rule.master/enabled", obj{"enabled": true})

@@ -1,7 +1,6 @@
 package connect_test
 
 import (
-	"bytes"
 	"errors"
 	"os"
 	"os/exec"
@@ -82,19 +81,32 @@ func TestAStoppedServerIsSaidAndNotHeld(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var log bytes.Buffer
+	log, err := os.Create(filepath.Join(t.TempDir(), "log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer log.Close()
+	shows := func(what string) {
+		t.Helper()
+		for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+			text, err := os.ReadFile(log.Name())
+			if strings.Contains(string(text), what) {
+				return
+			}
+			if err != nil || time.Now().After(deadline) {
+				t.Fatalf("expected %q in what status --watch shows, found %v\n%s", what, err, text)
+			}
+		}
+	}
 	watch := exec.Command(name, "status", "--watch", "--interval", "1s")
-	watch.Env, watch.Dir, watch.Stdout, watch.Stderr = append(os.Environ(), s.Environ...), t.TempDir(), &log, &log
+	watch.Env, watch.Dir, watch.Stdout, watch.Stderr = append(os.Environ(), s.Environ...), t.TempDir(), log, log
 	if err := watch.Start(); err != nil {
 		t.Fatal(err)
 	}
-	time.Sleep(2 * time.Second)
+	shows("no process of this server runs")
 	s.Process(t, s.Data)
-	time.Sleep(2500 * time.Millisecond)
+	shows("1 processes")
 	if err := errors.Join(watch.Process.Signal(syscall.SIGTERM), watch.Wait()); err != nil {
-		t.Errorf("status --watch: %v\n%s", err, log.String())
-	}
-	if text := log.String(); !strings.Contains(text, "no process of this server runs") || !strings.Contains(text, "1 processes") {
-		t.Errorf("the looks:\n%s", text)
+		t.Errorf("status --watch: %v", err)
 	}
 }
