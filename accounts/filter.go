@@ -139,11 +139,8 @@ func (a *Accounts) PutFilter(ctx context.Context, userID string, body json.RawMe
 			return err
 		}
 		_, err := tx.Exec(
-			ctx,
-			`INSERT INTO filters (user_id, filter_id, body) VALUES ($1, $2, $3) ON CONFLICT (user_id, filter_id) DO NOTHING`,
-			userID,
-			id,
-			compact.String(),
+			ctx, `INSERT INTO filters (user_id, filter_id, body) VALUES ($1, $2, $3) ON CONFLICT (user_id, filter_id) DO NOTHING`, userID,
+			id, compact.String(),
 		)
 		return err
 	})

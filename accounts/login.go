@@ -223,10 +223,7 @@ type newLogin struct {
 // apply does the log-in, unless the password is another by now.
 func (l *newLogin) apply(ctx context.Context, tx *db.Tx, userID string) (found bool, err error) {
 	n, err := tx.Exec(
-		ctx,
-		`UPDATE users SET login_ms = $3 WHERE user_id = $1 AND password = $2 AND deactivated_ms = 0`,
-		userID,
-		l.Password,
+		ctx, `UPDATE users SET login_ms = $3 WHERE user_id = $1 AND password = $2 AND deactivated_ms = 0`, userID, l.Password,
 		l.Pair.Created,
 	)
 	if err != nil || n == 0 {

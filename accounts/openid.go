@@ -25,10 +25,7 @@ func (a *Accounts) requestOpenID(r *web.Request, _ *struct{}) (any, error) {
 	}
 	hash := hashToken(token)
 	_, err = a.db.Exec(
-		r.Context(),
-		`INSERT INTO openid_tokens (hash, user_id, expires_ms) VALUES ($1, $2, $3)`,
-		hash[:],
-		userID,
+		r.Context(), `INSERT INTO openid_tokens (hash, user_id, expires_ms) VALUES ($1, $2, $3)`, hash[:], userID,
 		a.nowMs()+openIDLife.Milliseconds(),
 	)
 	return map[string]any{

@@ -69,11 +69,7 @@ func (h *hasher) hash(ctx context.Context, password string) (encoded string, err
 func (h *hasher) encode(salt, sum []byte) string {
 	b64 := base64.RawStdEncoding
 	return fmt.Sprintf(
-		"$argon2id$v=%d$m=%d,t=%d,p=1$%s$%s",
-		argon2.Version,
-		h.config.MemoryKiB,
-		h.config.Passes,
-		b64.EncodeToString(salt),
+		"$argon2id$v=%d$m=%d,t=%d,p=1$%s$%s", argon2.Version, h.config.MemoryKiB, h.config.Passes, b64.EncodeToString(salt),
 		b64.EncodeToString(sum),
 	)
 }

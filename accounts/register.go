@@ -260,10 +260,6 @@ func (a *Accounts) registerForAppservice(ctx context.Context, id string, body *r
 		return nil, matrix.Exclusive("The user is not in the namespaces of the application service")
 	}
 	return a.insertRegistered(
-		ctx,
-		NewUser{Name: userID, Kind: kindAppservice, Appservice: id},
-		"",
-		d,
-		registerOptions{inhibitLogin: body.InhibitLogin},
+		ctx, NewUser{Name: userID, Kind: kindAppservice, Appservice: id}, "", d, registerOptions{inhibitLogin: body.InhibitLogin},
 	)
 }

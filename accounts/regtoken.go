@@ -35,13 +35,8 @@ func (a *Accounts) CreateRegistrationToken(ctx context.Context, t RegistrationTo
 	}
 	t.Created = a.nowMs()
 	_, err := a.db.Exec(
-		ctx,
-		`INSERT INTO registration_tokens (token, uses_allowed, admin, created_ms, expires_ms) VALUES ($1, $2, $3, $4, $5)`,
-		t.Token,
-		t.UsesAllowed,
-		t.Admin,
-		t.Created,
-		t.Expires,
+		ctx, `INSERT INTO registration_tokens (token, uses_allowed, admin, created_ms, expires_ms) VALUES ($1, $2, $3, $4, $5)`, t.Token,
+		t.UsesAllowed, t.Admin, t.Created, t.Expires,
 	)
 	if db.IsUnique(err) {
 		return t, matrix.InvalidParam("There is such a registration token already").With(err)

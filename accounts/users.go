@@ -195,17 +195,7 @@ const userColumns = `SELECT u.user_id, u.kind, u.appservice, u.admin, u.locked, 
 func scanUser(row db.Row) (u User, err error) {
 	var name string
 	err = row.Scan(
-		&u.UserID,
-		&u.Kind,
-		&u.Appservice,
-		&u.Admin,
-		&u.Locked,
-		&u.Suspended,
-		&u.Deactivated,
-		&u.Erased,
-		&u.Created,
-		&u.LastLogin,
-		&name,
+		&u.UserID, &u.Kind, &u.Appservice, &u.Admin, &u.Locked, &u.Suspended, &u.Deactivated, &u.Erased, &u.Created, &u.LastLogin, &name,
 	)
 	u.Guest = u.Kind == kindGuest
 	_ = json.Unmarshal([]byte(name), &u.DisplayName) // it was checked when it was set

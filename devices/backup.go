@@ -121,11 +121,7 @@ func (x *Devices) newBackup(ctx context.Context, userID, algorithm string, authD
 			return err
 		}
 		_, err = tx.Exec(
-			ctx,
-			`INSERT INTO backup_versions (user_id, version, algorithm, auth_data) VALUES ($1, $2, $3, $4)`,
-			userID,
-			version,
-			algorithm,
+			ctx, `INSERT INTO backup_versions (user_id, version, algorithm, auth_data) VALUES ($1, $2, $3, $4)`, userID, version, algorithm,
 			string(authData),
 		)
 		return err
@@ -164,10 +160,7 @@ func (x *Devices) changeBackup(ctx context.Context, userID, version, algorithm s
 		return matrix.InvalidParam("The algorithm of a backup can not be changed: expected " + b.Algorithm)
 	}
 	n, err := x.db.Exec(
-		ctx,
-		`UPDATE backup_versions SET auth_data = $3 WHERE user_id = $1 AND version = $2 AND NOT deleted`,
-		userID,
-		b.number,
+		ctx, `UPDATE backup_versions SET auth_data = $3 WHERE user_id = $1 AND version = $2 AND NOT deleted`, userID, b.number,
 		string(authData),
 	)
 	if err == nil && n == 0 {
@@ -222,12 +215,7 @@ func (x *Devices) changeKeys(
 			etag++
 			state.Count += added
 			_, err = tx.Exec(
-				ctx,
-				`UPDATE backup_versions SET etag = $3, total = $4 WHERE user_id = $1 AND version = $2`,
-				userID,
-				number,
-				etag,
-				state.Count,
+				ctx, `UPDATE backup_versions SET etag = $3, total = $4 WHERE user_id = $1 AND version = $2`, userID, number, etag, state.Count,
 			)
 		}
 		state.ETag = strconv.FormatInt(etag, 10)
@@ -316,15 +304,9 @@ func (x *Devices) backupPage(
 	limit int,
 ) ([]*backupKey, error) {
 	return scanBackupKeys(
-		ctx,
-		x.db,
+		ctx, x.db,
 		backupKeyColumns+`AND ($3 = '' OR room_id = $3) AND (room_id, session_id) > ($4, $5) ORDER BY room_id, session_id LIMIT $6`,
-		userID,
-		number,
-		roomID,
-		after.roomID,
-		after.sessionID,
-		limit,
+		userID, number, roomID, after.roomID, after.sessionID, limit,
 	)
 }
 
@@ -338,10 +320,7 @@ func (x *Devices) deleteBackupKeys(ctx context.Context, userID, version, roomID,
 		n, err := tx.Exec(
 			ctx,
 			`DELETE FROM backup_keys WHERE user_id = $1 AND version = $2 AND ($3 = '' OR room_id = $3) AND ($4 = '' OR session_id = $4)`,
-			userID,
-			b.number,
-			roomID,
-			sessionID,
+			userID, b.number, roomID, sessionID,
 		)
 		return -n, n > 0, err
 	})

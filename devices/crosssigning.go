@@ -132,10 +132,7 @@ func storeSigningKeys(ctx context.Context, tx *db.Tx, userID string, keys []sign
 	for _, k := range keys {
 		if before, ok := old[k.Usage]; ok && before.Public != k.Public {
 			_, err := tx.Exec(
-				ctx,
-				`DELETE FROM key_signatures WHERE (user_id = $1 AND target = $2) OR (signer = $1 AND key_id = $3)`,
-				userID,
-				before.Public,
+				ctx, `DELETE FROM key_signatures WHERE (user_id = $1 AND target = $2) OR (signer = $1 AND key_id = $3)`, userID, before.Public,
 				before.id(),
 			)
 			if err != nil {

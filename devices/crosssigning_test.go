@@ -164,13 +164,7 @@ func TestSignatures(t *testing.T) {
 			}
 		}
 		if !at(
-			carol.query(alice),
-			"device_keys",
-			alice.userID,
-			alice.deviceID,
-			"signatures",
-			alice.userID,
-			"ed25519:"+public(alices.self),
+			carol.query(alice), "device_keys", alice.userID, alice.deviceID, "signatures", alice.userID, "ed25519:"+public(alices.self),
 		).Exists() {
 			t.Error("others do not see a user's own signature")
 		}

@@ -126,12 +126,7 @@ func (x *Devices) getSession(r *web.Request) (any, error) {
 		return nil, err
 	}
 	found, err := scanBackupKeys(
-		r.Context(),
-		x.db,
-		backupKeyColumns+`AND room_id = $3 AND session_id = $4`,
-		r.UserID(),
-		b.number,
-		r.Path("roomID"),
+		r.Context(), x.db, backupKeyColumns+`AND room_id = $3 AND session_id = $4`, r.UserID(), b.number, r.Path("roomID"),
 		r.Path("sessionID"),
 	)
 	if err != nil {

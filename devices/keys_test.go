@@ -200,10 +200,7 @@ func TestKeysStayWithTheirIdentity(t *testing.T) {
 					count, fallback := u.counts()
 					if messages, _ := u.inbox(0); count != 2 || len(fallback) != 1 || len(messages) != 1 {
 						t.Errorf(
-							"%s of the device keys changed: left are %d one-time keys, fallback keys %v and %d messages",
-							what,
-							count,
-							fallback,
+							"%s of the device keys changed: left are %d one-time keys, fallback keys %v and %d messages", what, count, fallback,
 							len(messages),
 						)
 					}

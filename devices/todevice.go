@@ -142,19 +142,9 @@ func (t *transaction) row() []any {
 // advance moves the record on with a further ticket, which fails with errProgressed when another attempt has done so.
 func (t *transaction) advance(w *db.Batch) {
 	w.Require(
-		errProgressed,
-		1,
+		errProgressed, 1,
 		`UPDATE to_device_txns SET done = $6, upto_user = $7, upto_device = $8`+txnKey+` AND NOT done AND upto_user = $9 AND upto_device = $10`,
-		t.sender,
-		t.deviceID,
-		t.typ,
-		t.id,
-		t.shard,
-		t.done,
-		t.upto.userID,
-		t.upto.deviceID,
-		t.from.upto.userID,
-		t.from.upto.deviceID,
+		t.sender, t.deviceID, t.typ, t.id, t.shard, t.done, t.upto.userID, t.upto.deviceID, t.from.upto.userID, t.from.upto.deviceID,
 	)
 }
 

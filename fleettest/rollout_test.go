@@ -287,10 +287,7 @@ func TestARolloutLosesNoRequest(t *testing.T) {
 		t.Errorf("the load: check %s, %d errors, %d retries", o.result.Check, o.result.Errors, o.result.Retries)
 	}
 	t.Logf(
-		"%d messages while the fleet was upgraded and taken back: errors %d, retries %d, longest pause %.0f ms",
-		o.result.Done,
-		o.result.Errors,
-		o.result.Retries,
-		o.result.Longest,
+		"%d messages while the fleet was upgraded and taken back: errors %d, retries %d, longest pause %.0f ms", o.result.Done,
+		o.result.Errors, o.result.Retries, o.result.Longest,
 	)
 }

@@ -70,10 +70,7 @@ func (r *recovered) report(t *testing.T) {
 		l := r.list[what]
 		slices.Sort(l)
 		t.Logf(
-			"%s: %d times, work went on after %d ms (median), %d ms (longest)",
-			what,
-			len(l),
-			l[len(l)/2].Milliseconds(),
+			"%s: %d times, work went on after %d ms (median), %d ms (longest)", what, len(l), l[len(l)/2].Milliseconds(),
 			l[len(l)-1].Milliseconds(),
 		)
 	}

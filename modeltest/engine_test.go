@@ -86,11 +86,7 @@ var server = sync.OnceValues(func() (*engines.Postgres, error) {
 		return nil, err
 	}
 	return engines.StartPostgres(
-		context.Background(),
-		filepath.Join(dir, "postgres"),
-		"fsync=off",
-		"max_connections=600",
-		"log_min_messages=panic",
+		context.Background(), filepath.Join(dir, "postgres"), "fsync=off", "max_connections=600", "log_min_messages=panic",
 	)
 })
 

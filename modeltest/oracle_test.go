@@ -143,15 +143,8 @@ func (h *history) sound(m *member) {
 			states[e.room], members[e.room] = map[state.Key]string{}, map[string]string{}
 		case len(e.prev) != 1 || e.prev[0] != before.id || e.depth != before.depth+1:
 			h.fail(
-				"event %s at %d/%d of room %s names %v before it at depth %d; stored before it is %s at depth %d",
-				e.id,
-				e.shard,
-				e.pos,
-				e.room,
-				e.prev,
-				e.depth,
-				before.id,
-				before.depth,
+				"event %s at %d/%d of room %s names %v before it at depth %d; stored before it is %s at depth %d", e.id, e.shard, e.pos, e.room,
+				e.prev, e.depth, before.id, before.depth,
 			)
 		}
 		last[e.room] = e

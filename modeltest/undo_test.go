@@ -162,15 +162,7 @@ func TestUndoneCuresAreFound(t *testing.T) {
 			}
 			setting := "^TestModel$/^" + regexp.QuoteMeta(strings.ReplaceAll(u.setting, " ", "_")) + "$"
 			run := exec.CommandContext(
-				t.Context(),
-				binary,
-				"-test.run",
-				setting,
-				"-test.timeout",
-				"60m",
-				"-rapid.shrinktime",
-				"1ns",
-				"-rapid.checks",
+				t.Context(), binary, "-test.run", setting, "-test.timeout", "60m", "-rapid.shrinktime", "1ns", "-rapid.checks",
 				strconv.Itoa(u.within),
 			)
 			run.Env = append(os.Environ(), "LYCEUM_CHAOS=1ns", "LYCEUM_MODEL_SEED=")

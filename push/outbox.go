@@ -105,13 +105,7 @@ func (p *Push) sendAgain(ctx context.Context, shard int, due []outboxRow) (soon 
 	}
 	if old > 0 {
 		p.Process.Log.Info(
-			"notifications are given up that no gateway took",
-			"shard",
-			shard,
-			"notifications",
-			old,
-			"after",
-			p.config.GiveUpAfter.D(),
+			"notifications are given up that no gateway took", "shard", shard, "notifications", old, "after", p.config.GiveUpAfter.D(),
 		)
 	}
 	return soon, nil

@@ -379,10 +379,7 @@ func TestOddEventsArePushedToo(t *testing.T) {
 				all = append(
 					all,
 					n.Say(
-						t,
-						"alice",
-						room,
-						"odd",
+						t, "alice", room, "odd",
 						obj{"m.relates_to": obj{"rel_type": kind, "event_id": odd, "key": odd}, "m.mentions": obj{"user_ids": []any{odd}}, "msgtype": odd},
 					),
 				)

@@ -244,13 +244,7 @@ func (p *Push) deletePusher(ctx context.Context, userID, appID, pushkey string) 
 func (p *Push) deleteRejected(ctx context.Context, x *pusher) (removed bool, err error) {
 	err = p.Process.DB.Tx(ctx, func(tx *db.Tx) error {
 		n, err := tx.Exec(
-			ctx,
-			"DELETE FROM pushers"+thisPusher+" AND set_ms = $4 AND data = $5",
-			x.UserID,
-			x.AppID,
-			x.Pushkey,
-			x.set,
-			string(x.Data),
+			ctx, "DELETE FROM pushers"+thisPusher+" AND set_ms = $4 AND data = $5", x.UserID, x.AppID, x.Pushkey, x.set, string(x.Data),
 		)
 		if removed = n > 0; err != nil || !removed {
 			return err

@@ -79,14 +79,7 @@ func TestDefaultRules(t *testing.T) {
 		got := Evaluate(rules, NewSubject(c.e), c.f)
 		if got.RuleID != c.rule || got.Notify != c.notify || got.Highlight != c.highlight {
 			t.Errorf(
-				"%s %s: found %q %v %v, want %q %v %v",
-				c.e.Type,
-				c.e.Content,
-				got.RuleID,
-				got.Notify,
-				got.Highlight,
-				c.rule,
-				c.notify,
+				"%s %s: found %q %v %v, want %q %v %v", c.e.Type, c.e.Content, got.RuleID, got.Notify, got.Highlight, c.rule, c.notify,
 				c.highlight,
 			)
 		}

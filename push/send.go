@@ -160,14 +160,7 @@ func (p *Push) storeOutcome(d *delivery, outcome error) (rows int64, err error) 
 	pause, tries := p.pauseAfter(d, outcome)
 	next := p.Now().Add(pause).UnixMilli()
 	rows, err = p.Process.DB.Exec(
-		ctx,
-		"UPDATE push_outbox SET next_ms = $5, tries = tries + $6"+thisRow,
-		k.user,
-		k.app,
-		k.pushkey,
-		k.event,
-		next,
-		tries,
+		ctx, "UPDATE push_outbox SET next_ms = $5, tries = tries + $6"+thisRow, k.user, k.app, k.pushkey, k.event, next, tries,
 	)
 	p.workers.lookAt(d.shard, next)
 	return rows, err

@@ -334,11 +334,7 @@ func TestAnOutcomeIsStoredWhenTheDatabaseIsBack(t *testing.T) {
 		}
 		do(
 			"INSERT INTO push_outbox (user_id, app_id, pushkey, event_id, shard, made_ms, next_ms, tries) VALUES ($1, $2, $3, $4, 0, $5, $5, 0)",
-			k.user,
-			k.app,
-			k.pushkey,
-			k.event,
-			far,
+			k.user, k.app, k.pushkey, k.event, far,
 		)
 		do("ALTER TABLE push_outbox RENAME TO away")
 		if _, err := n.storeOutcome(d, nil); err == nil {

@@ -85,10 +85,7 @@ func TestThreadsAndErrors(t *testing.T) {
 		root := n.Say(t, "alice", room, "root")
 		in := n.Say(t, "alice", room, "in", obj{"m.relates_to": obj{"rel_type": "m.thread", "event_id": root}})
 		edit := n.Say(
-			t,
-			"alice",
-			room,
-			"edit",
+			t, "alice", room, "edit",
 			obj{"m.relates_to": obj{"rel_type": "m.replace", "event_id": in}, "m.new_content": obj{"body": "x", "msgtype": "m.text"}},
 		)
 		outside := n.Say(t, "alice", room, "outside")

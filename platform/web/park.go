@@ -232,14 +232,7 @@ func (a *aside) resume(over bool) (next *held) {
 		if fault := recover(); fault != nil {
 			if fault != http.ErrAbortHandler { //nolint:errorlint // the value that fail panics with
 				x.request.server.log.Error(
-					"a handler panicked",
-					"request",
-					x.request.id,
-					"route",
-					x.endpoint.route.Pattern,
-					"panic",
-					fmt.Sprint(fault),
-					"stack",
+					"a handler panicked", "request", x.request.id, "route", x.endpoint.route.Pattern, "panic", fmt.Sprint(fault), "stack",
 					string(debug.Stack()),
 				)
 			}

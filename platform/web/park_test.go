@@ -116,8 +116,7 @@ func (m *room) serve(t *testing.T) (s *web.Server, address string, stop func() e
 	t.Helper()
 	m.doors = &doors{}
 	s = newServer(
-		t,
-		web.Options{Config: web.Config{Compress: true}, Authenticator: m.doors},
+		t, web.Options{Config: web.Config{Compress: true}, Authenticator: m.doors},
 		web.Route{Pattern: "GET /mine", Auth: web.User, Handler: m.poll},
 		web.Route{Pattern: "GET /poll", Auth: web.None, Handler: m.poll},
 		web.Route{Pattern: "GET /now", Auth: web.None, Handler: func(*web.Request) (any, error) { return map[string]string{"a": "now"}, nil }},
@@ -263,12 +262,7 @@ func TestParkedConnectionGoesOn(t *testing.T) {
 		defer response.Body.Close()
 		body, _ := io.ReadAll(response.Body)
 		return fmt.Sprint(
-			response.StatusCode,
-			" ",
-			response.Header.Get("Content-Encoding"),
-			" ",
-			min(len(body), 30),
-			" ",
+			response.StatusCode, " ", response.Header.Get("Content-Encoding"), " ", min(len(body), 30), " ",
 			response.Header.Get("Access-Control-Allow-Origin"),
 		)
 	}

@@ -317,28 +317,8 @@ func (s *Server) logAccess(x *exchange, took time.Duration) {
 		return
 	}
 	s.log.DebugContext(
-		r.Context(),
-		"request",
-		"request",
-		r.id,
-		"method",
-		r.Method,
-		"path",
-		r.URL.Path,
-		"query",
-		safeQuery(r.URL.RawQuery),
-		"status",
-		x.status,
-		"bytes",
-		x.bytes,
-		"took",
-		took,
-		"user",
-		r.UserID(),
-		"client",
-		r.RemoteIP().String(),
-		"route",
-		x.endpoint.route.Pattern,
+		r.Context(), "request", "request", r.id, "method", r.Method, "path", r.URL.Path, "query", safeQuery(r.URL.RawQuery), "status",
+		x.status, "bytes", x.bytes, "took", took, "user", r.UserID(), "client", r.RemoteIP().String(), "route", x.endpoint.route.Pattern,
 	)
 }
 
