@@ -124,7 +124,13 @@ func missing(t *testing.T, routes []web.Route) []byte {
 	}
 	reasons := reasonsForMissing(t)
 	var b strings.Builder
-	b.WriteString("# What is missing\n\nEndpoints of the Matrix specification that are not there yet, " +
+	parts, err := os.ReadFile("testdata/missing_parts.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.WriteString("# What is missing\n\n")
+	b.Write(parts)
+	b.WriteString("Endpoints of the Matrix specification that are not there yet, " +
 		"from the route table. Printed by `make generate`.\n\n| endpoint | why |\n|---|---|\n")
 	var lines []string
 	count := 0
