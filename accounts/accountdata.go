@@ -281,7 +281,7 @@ const maxDataType = 255
 // PutAccountData stores one piece of account data; roomID is "" for global. content must be a JSON object;
 // {} empties the piece.
 func (a *Accounts) PutAccountData(ctx context.Context, userID, roomID, typ string, content json.RawMessage) error {
-	_, err := a.SwapAccountData(ctx, userID, roomID, typ, "", content)
+	_, err := a.SwapAccountData(ctx, userID, DataSwap{RoomID: roomID, Type: typ, New: content})
 	return err
 }
 
@@ -297,10 +297,19 @@ func (a *Accounts) RemoveAccountData(ctx context.Context, userID, roomID, typ st
 // noData is a piece that was emptied, or that there is not.
 const noData = "{}"
 
-// SwapAccountData is PutAccountData for a piece that was read before: where the content is not old any more, nothing is
-// stored, and now is what there is, {} for nothing. old is "" for any content.
-func (a *Accounts) SwapAccountData(ctx context.Context, userID, roomID, typ, old string, content json.RawMessage) (now string, err error) {
-	if typ == "" || len(typ) > maxDataType {
+// DataSwap replaces the content of one piece of account data, if it is still what the caller has read.
+type DataSwap struct {
+	RoomID string // "" for global
+	Type   string
+	Old    string          // the content that must be there, {} for none; "" accepts any
+	New    json.RawMessage // a JSON object
+}
+
+// SwapAccountData stores s.New, unless the content is not s.Old any more: then it stores nothing and returns the content that
+// is there, {} for none. current is "" when s.New was stored.
+func (a *Accounts) SwapAccountData(ctx context.Context, userID string, s DataSwap) (current string, err error) {
+	content := s.New
+	if s.Type == "" || len(s.Type) > maxDataType {
 		return "", matrix.InvalidParam("The type of account data has 1 to 255 bytes")
 	}
 	if content = bytes.TrimSpace(content); len(content) == 0 || content[0] != '{' || !json.Valid(content) {
@@ -309,7 +318,7 @@ func (a *Accounts) SwapAccountData(ctx context.Context, userID, roomID, typ, old
 	if len(bytes.TrimSpace(content[1:len(content)-1])) == 0 {
 		content = json.RawMessage(noData)
 	}
-	res, err := a.putData(ctx, userID, dataWrite{Kind: writePut, RoomID: roomID, Type: typ, Content: content, Was: old})
+	res, err := a.putData(ctx, userID, dataWrite{Kind: writePut, RoomID: s.RoomID, Type: s.Type, Content: content, Was: s.Old})
 	return res.Now, err
 }
 

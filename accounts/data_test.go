@@ -372,7 +372,9 @@ func TestAccountDataIsSwapped(t *testing.T) {
 			{`{"x":3}`, `{"x":4}`, `{}`},
 			{`{}`, `{"x":4}`, ``},
 		} {
-			now, err := n.SwapAccountData(t.Context(), "@alice:here.test", "!r:here.test", "org.x.y", c.old, json.RawMessage(c.content))
+			now, err := n.SwapAccountData(t.Context(), "@alice:here.test", DataSwap{
+				RoomID: "!r:here.test", Type: "org.x.y", Old: c.old, New: json.RawMessage(c.content),
+			})
 			if err != nil || now != c.now {
 				t.Fatalf("%+v: found %q, %v", c, now, err)
 			}

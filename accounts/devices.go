@@ -113,22 +113,22 @@ func applyLogin(ctx context.Context, tx *db.Tx, userID string, p *pendingChange)
 	return err
 }
 
-// DeviceThere is a condition in SQL: the device with the user id $1 and the device id $2 is there.
-const DeviceThere = `EXISTS (SELECT 1 FROM user_devices WHERE user_id = $1 AND device_id = $2)`
+// DeviceExists is a condition in SQL: the device with the user id $1 and the device id $2 is there.
+const DeviceExists = `EXISTS (SELECT 1 FROM user_devices WHERE user_id = $1 AND device_id = $2)`
 
-// TokenThere tells whether an access token and its device are there, as a transaction sees it. It locks nothing, so it is for
+// TokenExists tells whether an access token and its device are there, as a transaction sees it. It locks nothing, so it is for
 // those whose writes come in one order with the clean-up after a device: in streams, with the same shard. A clean-up begins
 // when the device is gone, so what was written before it goes with it, and who comes after it does not see the token.
-func TokenThere(ctx context.Context, q db.Querier, tokenID int64) (there bool, err error) {
+func TokenExists(ctx context.Context, q db.Querier, tokenID int64) (there bool, err error) {
 	err = q.QueryRow(ctx, `SELECT EXISTS (SELECT 1 FROM tokens t`+ofDevice+`WHERE t.id = $1)`, tokenID).Scan(&there)
 	return there, err
 }
 
-// HoldDevice makes sure that the device of a request and its token stay until the transaction ends; of who came without a
+// LockDevice makes sure that the device of a request and its token stay until the transaction ends; of who came without a
 // token of a device, the user. Errors: M_UNKNOWN_TOKEN.
-func HoldDevice(ctx context.Context, tx *db.Tx, id *web.Identity) error {
+func LockDevice(ctx context.Context, tx *db.Tx, id *web.Identity) error {
 	if id.TokenID == 0 {
-		return HoldUser(ctx, tx, id.UserID)
+		return LockUser(ctx, tx, id.UserID)
 	}
 	there, err := holdDevice(ctx, tx, id.UserID, id.DeviceID, id.TokenID)
 	if err == nil && !there {
@@ -148,9 +148,9 @@ func holdDevice(ctx context.Context, tx *db.Tx, userID, deviceID string, tokenID
 	return there && err == nil, err
 }
 
-// HoldUser makes sure that a user is not deactivated until the transaction ends, and keeps transactions that hold the same
+// LockUser makes sure that a user is not deactivated until the transaction ends, and keeps transactions that hold the same
 // user apart. Errors: M_UNKNOWN_TOKEN for one who is deactivated, as all tokens are gone.
-func HoldUser(ctx context.Context, tx *db.Tx, userID string) error {
+func LockUser(ctx context.Context, tx *db.Tx, userID string) error {
 	var active bool
 	err := tx.QueryRow(ctx, `SELECT deactivated_ms = 0 FROM users WHERE user_id = $1 FOR UPDATE`, userID).Scan(&active)
 	switch {

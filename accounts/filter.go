@@ -135,7 +135,7 @@ func (a *Accounts) PutFilter(ctx context.Context, userID string, body json.RawMe
 		return id, nil
 	}
 	return id, a.db.Tx(ctx, func(tx *db.Tx) error {
-		if err := HoldUser(ctx, tx, userID); err != nil {
+		if err := LockUser(ctx, tx, userID); err != nil {
 			return err
 		}
 		_, err := tx.Exec(

@@ -19,10 +19,10 @@ func sent(ctx context.Context) []byte {
 	return body
 }
 
-// Resumed makes a handler of an operation that calls Interactive. Its body is that of the request, or, when the client sends nothing
+// Resumable makes a handler of an operation that calls Interactive. Its body is that of the request, or, when the client sends nothing
 // but auth with the session, what the operation was begun with. A request that is repeated because its answer was lost gets it again,
 // without being done twice. params of Interactive must encode to an object that decodes to the body.
-func Resumed[Body any](a *Accounts, fn func(r *web.Request, body *Body) (any, error)) web.Handler {
+func Resumable[Body any](a *Accounts, fn func(r *web.Request, body *Body) (any, error)) web.Handler {
 	return func(r *web.Request) (any, error) {
 		begin := func(session string) *interaction {
 			return &interaction{id: session, op: r.Method + " " + r.URL.Path, userID: r.UserID(), from: r.RemoteIP()}

@@ -262,8 +262,11 @@ func (a *Accounts) postPassword(r *web.Request, body *passwordBody) (any, error)
 		}
 	}
 	logout := body.Logout == nil || *body.Logout
-	return a.Interactive(r, body.Auth, map[string]any{"new_password": body.Password, "logout_devices": logout}, func(p Proof) (any, error) {
-		return nil, a.setPassword(r.Context(), r.UserID(), p, body.Password, logout, r.DeviceID())
+	params := map[string]any{"new_password": body.Password, "logout_devices": logout}
+	return a.Interactive(r, body.Auth, params, func(p Proof) (any, error) {
+		return nil, a.setPassword(r.Context(), r.UserID(), passwordChange{
+			Password: body.Password, Logout: logout, Except: r.DeviceID(), Proof: p,
+		})
 	})
 }
 

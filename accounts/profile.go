@@ -66,15 +66,15 @@ func RequireActive(w *db.Batch, refuse error, userIDs []string) {
 	w.Require(refuse, len(userIDs), `SELECT 1 FROM users WHERE user_id = ANY($1) AND deactivated_ms = 0 ORDER BY user_id FOR SHARE`, userIDs)
 }
 
-// OfProfile is what a user has at some place, such as a room, that is made of the user's profile, of a version.
-type OfProfile struct {
+// ProfileCopy is what a user has at some place, such as a room, that is made of the user's profile, of a version.
+type ProfileCopy struct {
 	UserID, Place, ID string
 	Version           int64
 }
 
-// NoteOldProfiles notes what is made of a profile that has changed. Behind RequireActive in the same write nothing is missed: who
+// RecordOldProfiles notes what is made of a profile that has changed. Behind RequireActive in the same write nothing is missed: who
 // spreads the change comes after it, or it is noted.
-func NoteOldProfiles(w *db.Batch, list []OfProfile) {
+func RecordOldProfiles(w *db.Batch, list []ProfileCopy) {
 	users, places, ids, versions := make([]string, len(list)), make([]string, len(list)), make([]string, len(list)), make([]int64, len(list))
 	for i, of := range list {
 		users[i], places[i], ids[i], versions[i] = of.UserID, of.Place, of.ID, of.Version-1
@@ -87,15 +87,15 @@ func NoteOldProfiles(w *db.Batch, list []OfProfile) {
 
 // OldProfiles gives what was noted, without versions: at most limit in the order of users and places, from after on (OfProfile{}
 // from the start).
-func (a *Accounts) OldProfiles(ctx context.Context, after OfProfile, limit int) ([]OfProfile, error) {
-	return db.List(func(row db.Row) (of OfProfile, err error) {
+func (a *Accounts) OldProfiles(ctx context.Context, after ProfileCopy, limit int) ([]ProfileCopy, error) {
+	return db.List(func(row db.Row) (of ProfileCopy, err error) {
 		return of, row.Scan(&of.UserID, &of.Place, &of.ID)
 	})(a.db.Query(ctx, "SELECT user_id, place, id FROM old_profiles WHERE (user_id, place) > ($1, $2) ORDER BY user_id, "+
 		"place LIMIT $3", after.UserID, after.Place, limit))
 }
 
-// Renewed drops the note of what was renewed, by exec. That of what was made there since stays.
-func (a *Accounts) Renewed(ctx context.Context, of OfProfile, exec func(ctx context.Context, query string, args ...any) error) error {
+// ProfileRenewed drops the note of what was renewed, by exec. That of what was made there since stays.
+func (a *Accounts) ProfileRenewed(ctx context.Context, of ProfileCopy, exec func(ctx context.Context, query string, args ...any) error) error {
 	return exec(ctx, "DELETE FROM old_profiles WHERE user_id = $1 AND place = $2 AND id = $3", of.UserID, of.Place, of.ID)
 }
 

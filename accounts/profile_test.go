@@ -78,18 +78,18 @@ func TestAWriteNotesOldProfiles(t *testing.T) {
 		refusal := errors.New("refused")
 		for _, c := range []struct {
 			users []string
-			made  []OfProfile
+			made  []ProfileCopy
 			want  error
 			noted []string
 		}{
 			{[]string{active}, nil, nil, nil},
 			{[]string{gone}, nil, refusal, nil},
-			{[]string{active, gone}, []OfProfile{{active, "1", "a", 0}}, refusal, nil},
-			{[]string{active}, []OfProfile{{active, "1", "b", versions[active]}}, nil, nil},
-			{[]string{active}, []OfProfile{{active, "1", "c", versions[active] + 1}, {active, "2", "c", versions[active]}}, nil, []string{"c"}},
+			{[]string{active, gone}, []ProfileCopy{{active, "1", "a", 0}}, refusal, nil},
+			{[]string{active}, []ProfileCopy{{active, "1", "b", versions[active]}}, nil, nil},
+			{[]string{active}, []ProfileCopy{{active, "1", "c", versions[active] + 1}, {active, "2", "c", versions[active]}}, nil, []string{"c"}},
 			{
 				[]string{active, other},
-				[]OfProfile{{active, "1", "d", versions[active] - 1}, {other, "1", "e", versions[other] - 1}},
+				[]ProfileCopy{{active, "1", "d", versions[active] - 1}, {other, "1", "e", versions[other] - 1}},
 				nil,
 				[]string{"d", "e"},
 			},
@@ -97,7 +97,7 @@ func TestAWriteNotesOldProfiles(t *testing.T) {
 			err := n.db.Write(t.Context(), func(w *db.Batch) error {
 				RequireActive(w, refusal, c.users)
 				if c.made != nil {
-					NoteOldProfiles(w, c.made)
+					RecordOldProfiles(w, c.made)
 				}
 				return nil
 			})

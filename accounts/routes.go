@@ -37,8 +37,8 @@ func (a *Accounts) Routes() []web.Route {
 		{Pattern: "GET " + client + "/auth/{type}/fallback/web", Auth: web.None, Role: clientRole, Limit: "public", Handler: a.getFallback},
 		{Pattern: "POST " + client + "/auth/{type}/fallback/web", Auth: web.None, Role: clientRole, Limit: "login", MaxBody: 16 << 10, Handler: a.postFallback},
 
-		{Pattern: "POST " + client + "/account/password", Auth: web.User, Role: clientRole, Limit: "login", Handler: Resumed(a, a.postPassword)},
-		{Pattern: "POST " + client + "/account/deactivate", Auth: web.User, Role: clientRole, Limit: "login", Handler: Resumed(a, a.postDeactivate)},
+		{Pattern: "POST " + client + "/account/password", Auth: web.User, Role: clientRole, Limit: "login", Handler: Resumable(a, a.postPassword)},
+		{Pattern: "POST " + client + "/account/deactivate", Auth: web.User, Role: clientRole, Limit: "login", Handler: Resumable(a, a.postDeactivate)},
 		{Pattern: "GET " + client + "/account/3pid", Auth: web.User, Role: clientRole, Limit: "read", Handler: a.getThreepids},
 		{Pattern: "GET " + client + "/admin/whois/{userID}", Auth: web.User, Role: adminRole, Limit: "read", Handler: a.whois},
 		{Pattern: "GET /_matrix/client/v1/admin/lock/{userID}", Auth: web.Admin, Role: adminRole, Limit: "admin", Handler: a.getLock},

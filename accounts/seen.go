@@ -34,8 +34,8 @@ const (
 
 func newSeen() *seen { return &seen{devices: map[deviceKey]sighting{}} }
 
-// Seen notes that a device was used. It touches memory only.
-func (a *Accounts) Seen(r *web.Request) {
+// recordUse notes that a device was used. It touches memory only.
+func (a *Accounts) recordUse(r *web.Request) {
 	id := r.Identity
 	if id == nil || id.DeviceID == "" {
 		return
@@ -56,10 +56,10 @@ func (a *Accounts) Seen(r *web.Request) {
 	}
 }
 
-// Observe makes a handler that notes the caller's device before it does its work.
-func (a *Accounts) Observe(next web.Handler) web.Handler {
+// RecordDeviceUse makes a handler that notes the caller's device before it does its work.
+func (a *Accounts) RecordDeviceUse(next web.Handler) web.Handler {
 	return func(r *web.Request) (any, error) {
-		a.Seen(r)
+		a.recordUse(r)
 		return next(r)
 	}
 }

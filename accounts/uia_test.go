@@ -172,11 +172,11 @@ func TestWhatAnOldPasswordConfirmedIsRefused(t *testing.T) {
 			t.Fatal(err)
 		}
 		old := Proof(u.password)
-		if err := n.setPassword(t.Context(), id, old, "battery staple", false, ""); err != nil {
+		if err := n.setPassword(t.Context(), id, passwordChange{Proof: old, Password: "battery staple"}); err != nil {
 			t.Fatal(err)
 		}
 		for what, err := range map[string]error{
-			"another password": n.setPassword(t.Context(), id, old, "third staple", true, ""),
+			"another password": n.setPassword(t.Context(), id, passwordChange{Proof: old, Password: "third staple", Logout: true}),
 			"an end":           n.deactivate(t.Context(), id, old, true),
 			"a removed device": n.RemoveDevices(t.Context(), id, old, []string{device}),
 		} {
@@ -212,7 +212,7 @@ func TestWhatAnOldPasswordConfirmedIsRefused(t *testing.T) {
 				}
 			}
 		}
-		if err := n.setPassword(t.Context(), id, Proof(hash), "battery staple", false, ""); err != nil {
+		if err := n.setPassword(t.Context(), id, passwordChange{Proof: Proof(hash), Password: "battery staple"}); err != nil {
 			t.Fatal(err)
 		}
 

@@ -221,15 +221,25 @@ func (a *Accounts) User(ctx context.Context, name string) (User, error) {
 
 // SetPassword gives a user a new password and, if asked, ends all devices but one ("" for really all).
 func (a *Accounts) SetPassword(ctx context.Context, userID, password string, logout bool, except string) error {
-	return a.setPassword(ctx, userID, "", password, logout, except)
+	return a.setPassword(ctx, userID, passwordChange{Password: password, Logout: logout, Except: except})
 }
 
-func (a *Accounts) setPassword(ctx context.Context, userID string, proof Proof, password string, logout bool, except string) error {
-	hash, err := a.newHash(ctx, password)
+// passwordChange is a new password for a user.
+type passwordChange struct {
+	Password string
+	Logout   bool   // also end all devices
+	Except   string // but this one
+	Proof    Proof  // "" where the old password was not asked for
+}
+
+func (a *Accounts) setPassword(ctx context.Context, userID string, c passwordChange) error {
+	hash, err := a.newHash(ctx, c.Password)
 	if err != nil {
 		return err
 	}
-	res, err := a.removeDevices(ctx, userID, sessionChange{Kind: changePassword, Proof: proof, Password: hash, All: logout, Except: except})
+	res, err := a.removeDevices(ctx, userID, sessionChange{
+		Kind: changePassword, Proof: c.Proof, Password: hash, All: c.Logout, Except: c.Except,
+	})
 	if err == nil && !res.Found {
 		return noUser(userID)
 	}

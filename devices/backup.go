@@ -21,6 +21,7 @@ type backupVersion struct {
 	ETag      string          `json:"etag"`
 	Version   string          `json:"version"`
 
+	userID       string
 	number, etag int64
 }
 
@@ -110,7 +111,7 @@ func (x *Devices) newBackup(ctx context.Context, userID, algorithm string, authD
 		return there, err
 	}
 	err = x.db.Settle(ctx, func(tx *db.Tx) error {
-		if err := accounts.HoldUser(ctx, tx, userID); err != nil { // requests that come at once get one number after another
+		if err := accounts.LockUser(ctx, tx, userID); err != nil { // requests that come at once get one number after another
 			return err
 		}
 		if there, err := stored(ctx, tx); err != nil || there { // what was tried before has come late
@@ -140,7 +141,7 @@ func (x *Devices) backup(ctx context.Context, q db.Querier, userID, version stri
 		}
 		query, args = columns+`AND version = $2`, []any{userID, n}
 	}
-	b := &backupVersion{}
+	b := &backupVersion{userID: userID}
 	var authData string
 	err := q.QueryRow(ctx, query, args...).Scan(&b.number, &b.Algorithm, &authData, &b.etag, &b.Count)
 	if errors.Is(err, db.ErrNoRows) {
@@ -293,20 +294,13 @@ func scanBackupKeys(ctx context.Context, q db.Querier, query string, args ...any
 	})(q.Query(ctx, query, args...))
 }
 
-// backupPage gives at most limit sessions after a room and session id, of one room unless roomID is "", in
-// the order of both ids.
-func (x *Devices) backupPage(
-	ctx context.Context,
-	userID string,
-	number int64,
-	roomID string,
-	after sessionKey,
-	limit int,
-) ([]*backupKey, error) {
+// backupPage reads at most backupPageSize sessions of a version, ordered by room id and session id, from behind after. With a
+// roomID it reads that room only.
+func (x *Devices) backupPage(ctx context.Context, b *backupVersion, roomID string, after sessionKey) ([]*backupKey, error) {
 	return scanBackupKeys(
 		ctx, x.db,
 		backupKeyColumns+`AND ($3 = '' OR room_id = $3) AND (room_id, session_id) > ($4, $5) ORDER BY room_id, session_id LIMIT $6`,
-		userID, number, roomID, after.roomID, after.sessionID, limit,
+		b.userID, b.number, roomID, after.roomID, after.sessionID, backupPageSize,
 	)
 }
 

@@ -23,8 +23,8 @@ var migrations embed.FS
 // Migrations are the schema of the package.
 func Migrations() db.Migrations { return db.Migrations{Domain: "devices", Files: migrations} }
 
-// RoomMates knows who shares rooms.
-type RoomMates interface {
+// SharedRooms knows who shares rooms.
+type SharedRooms interface {
 	// SharedRoomChanges gives, sorted, the users who came to share a room with userID between two tokens of /sync, with those of
 	// changed who share one at the later token; and those who shared one at the first token and share none at the
 	// later one. Its errors are shown to the client.
@@ -36,8 +36,8 @@ type Deps struct {
 	Process  *role.Process
 	Accounts *accounts.Accounts
 	Now      func() time.Time // the clock
-	// RoomMates serves GET /keys/changes, which is routed only when it is given.
-	RoomMates RoomMates
+	// SharedRooms serves GET /keys/changes, which is routed only when it is given.
+	SharedRooms SharedRooms
 }
 
 // Config is the section "devices" of the configuration.

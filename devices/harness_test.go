@@ -80,7 +80,7 @@ func wire(t testing.TB, p *role.Process) *node {
 	if err != nil {
 		t.Fatal(err)
 	}
-	x, err := New(Deps{Process: p, Accounts: a, Now: time.Now, RoomMates: testMates}, Config{})
+	x, err := New(Deps{Process: p, Accounts: a, Now: time.Now, SharedRooms: testMates}, Config{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -275,7 +275,8 @@ func (l *login) inbox(after int64) (bodies []string, last int64) {
 		l.n.t.Fatal(err)
 	}
 	st := l.n.ToDeviceStream()
-	messages, last, err := l.n.ToDevice(context.Background(), l.userID, l.deviceID, after, st.Position(st.Shard(l.userID)), 100)
+	messages, last, err := l.n.ToDevice(context.Background(), l.userID, l.deviceID,
+		MessageRange{after, st.Position(st.Shard(l.userID)), 100})
 	if err != nil {
 		l.n.t.Fatal(err)
 	}

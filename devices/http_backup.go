@@ -147,13 +147,13 @@ func (x *Devices) getBackupKeys(r *web.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	ctx, userID, roomID := r.Context(), r.UserID(), r.Path("roomID")
-	b, err := x.backup(ctx, x.db, userID, version)
+	ctx, roomID := r.Context(), r.Path("roomID")
+	b, err := x.backup(ctx, x.db, r.UserID(), version)
 	if err != nil {
 		return nil, err
 	}
 	next := func(after sessionKey) ([]*backupKey, error) {
-		return x.backupPage(ctx, userID, b.number, roomID, after, backupPageSize)
+		return x.backupPage(ctx, b, roomID, after)
 	}
 	page, err := next(sessionKey{}) // an error before the first byte is still answered as one
 	if err != nil {

@@ -272,7 +272,7 @@ func (x *Devices) getChanges(r *web.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	changed, left, err := x.deps.RoomMates.SharedRoomChanges(r.Context(), r.UserID(), from, to, changed)
+	changed, left, err := x.deps.SharedRooms.SharedRoomChanges(r.Context(), r.UserID(), from, to, changed)
 	if err != nil {
 		return nil, err
 	}

@@ -341,7 +341,7 @@ func TestIdleDeviceMakesNoStatement(t *testing.T) {
 		pos := st.Position(st.Shard(alice.userID))
 		after := lists.Positions()
 		look := func() {
-			_, _, err := n.ToDevice(ctx, alice.userID, alice.deviceID, pos, pos, 100)
+			_, _, err := n.ToDevice(ctx, alice.userID, alice.deviceID, MessageRange{pos, pos, 100})
 			if err == nil {
 				err = n.DeleteToDevice(ctx, alice.userID, alice.deviceID, pos)
 			}

@@ -172,15 +172,19 @@ func (x *Devices) PendingToDevice(userID, deviceID string) (first int64, known b
 // maxMessageBytes is how much of messages for a device is read at once, and as much as the last of them is larger.
 const maxMessageBytes = 1 << 20
 
-// ToDevice gives the messages for a device with after < pos <= upto, at most limit, as
-// {"content","sender","type"}. last is upto, or the position of the last message when the limit, or that of
-// maxMessageBytes together, cut some off: the position that the device has. It makes no statement when memory knows that there are none.
+// MessageRange selects messages of a device by position: After < pos <= Upto.
+type MessageRange struct {
+	After, Upto int64
+	Limit       int // messages at most
+}
+
+// ToDevice returns the messages for a device in a range, each as {"content","sender","type"}. last is the position up to which
+// the device has them: r.Upto, or the position of the last message when r.Limit or maxMessageBytes cut some off. Without a
+// database statement when this process knows that no message waits.
 func (x *Devices) ToDevice(
-	ctx context.Context,
-	userID, deviceID string,
-	after, upto int64,
-	limit int,
+	ctx context.Context, userID, deviceID string, r MessageRange,
 ) (messages []json.RawMessage, last int64, err error) {
+	after, upto, limit := r.After, r.Upto, r.Limit
 	first, newest, err := x.pending(ctx, userID, deviceID)
 	if err != nil {
 		return nil, after, err

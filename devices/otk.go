@@ -142,7 +142,7 @@ func gone(ctx context.Context, tx *db.Tx, tokenID int64) (refused, err error) {
 	if tokenID == 0 {
 		return nil, nil
 	}
-	there, err := accounts.TokenThere(ctx, tx, tokenID)
+	there, err := accounts.TokenExists(ctx, tx, tokenID)
 	if err == nil && !there {
 		refused = matrix.UnknownToken(false)
 	}
@@ -322,10 +322,10 @@ func (w *claimWork) apply(ctx context.Context, tx *db.Tx, userID string) (change
 	}
 	k := ClaimedKey{Claim: w.Claim}
 	for _, query := range []string{
-		`DELETE FROM one_time_keys WHERE ` + accounts.DeviceThere + ` AND user_id = $1 AND device_id = $2 AND algorithm = $3
+		`DELETE FROM one_time_keys WHERE ` + accounts.DeviceExists + ` AND user_id = $1 AND device_id = $2 AND algorithm = $3
 		AND key_id = (SELECT key_id FROM one_time_keys
 			WHERE user_id = $1 AND device_id = $2 AND algorithm = $3 ORDER BY created_ms, key_id LIMIT 1) RETURNING key_id, body`,
-		`UPDATE fallback_keys SET used = TRUE WHERE ` + accounts.DeviceThere + ` AND user_id = $1 AND device_id = $2
+		`UPDATE fallback_keys SET used = TRUE WHERE ` + accounts.DeviceExists + ` AND user_id = $1 AND device_id = $2
 		AND algorithm = $3 RETURNING key_id, body`,
 	} {
 		err := tx.QueryRow(ctx, query, userID, w.DeviceID, w.Algorithm).Scan(&k.KeyID, &k.Body)

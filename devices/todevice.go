@@ -276,7 +276,7 @@ func (g *deviceGone) apply(ctx context.Context, tx *db.Tx, userID string) (chang
 	}
 	if g.Removed {
 		var there bool
-		if err := tx.QueryRow(ctx, `SELECT `+accounts.DeviceThere, userID, g.id).Scan(&there); err != nil || there {
+		if err := tx.QueryRow(ctx, `SELECT `+accounts.DeviceExists, userID, g.id).Scan(&there); err != nil || there {
 			return false, err
 		}
 	}

@@ -45,7 +45,7 @@ func TestMessagesReachDevices(t *testing.T) {
 		st := n.ToDeviceStream()
 		var seen int
 		for after, upto := last, st.Position(st.Shard(bob.userID)); after < upto; {
-			page, next, err := n.ToDevice(ctx, bob.userID, bob.deviceID, after, upto, 2)
+			page, next, err := n.ToDevice(ctx, bob.userID, bob.deviceID, MessageRange{after, upto, 2})
 			if err != nil || len(page) > 2 || next <= after {
 				t.Fatalf("page: %v, %d, %v", page, next, err)
 			}

@@ -78,7 +78,7 @@ func wire(deps dependencies, c *Config) (*domains, error) {
 	}
 	for i, r := range d.routes {
 		if r.Auth != web.None { // who asks was seen
-			d.routes[i].Handler = d.accounts.Observe(r.Handler)
+			d.routes[i].Handler = d.accounts.RecordDeviceUse(r.Handler)
 		}
 	}
 	return d, nil
@@ -102,7 +102,7 @@ func (d *domains) construct(name string) (part domain.Part, err error) {
 		return d.rooms, err
 	case devices.Domain.Name:
 		d.devices, err = devices.New(devices.Deps{
-			Process: p, Accounts: d.accounts, Now: obs.Now, RoomMates: d.rooms,
+			Process: p, Accounts: d.accounts, Now: obs.Now, SharedRooms: d.rooms,
 		}, *SectionOf[devices.Config](c))
 		return d.devices, err
 	case directory.Domain.Name:

@@ -199,7 +199,7 @@ func (m *member) wire(l limits) error {
 		return err
 	}
 	m.rooms, above.rooms = r, r
-	x, err := devices.New(devices.Deps{Process: p, Accounts: a, Now: obs.Now, RoomMates: r}, devices.Config{})
+	x, err := devices.New(devices.Deps{Process: p, Accounts: a, Now: obs.Now, SharedRooms: r}, devices.Config{})
 	if err != nil {
 		return err
 	}

@@ -189,7 +189,7 @@ func (p *Push) checkPusher(b *pusherBody) error {
 
 func (p *Push) putPusher(ctx context.Context, who *web.Identity, b *pusherBody) error {
 	return p.Process.DB.Tx(ctx, func(tx *db.Tx) error {
-		if err := accounts.HoldDevice(ctx, tx, who); err != nil {
+		if err := accounts.LockDevice(ctx, tx, who); err != nil {
 			return err
 		}
 		if !b.Append {

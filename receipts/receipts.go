@@ -190,7 +190,10 @@ func (r *Receipts) MarkFullyRead(ctx context.Context, userID, roomID, eventID st
 				return nil
 			}
 		}
-		if before, err = r.Accounts.SwapAccountData(ctx, userID, roomID, TypeFullyRead, before, content); err != nil {
+		before, err = r.Accounts.SwapAccountData(ctx, userID, accounts.DataSwap{
+			RoomID: roomID, Type: TypeFullyRead, Old: before, New: content,
+		})
+		if err != nil {
 			return err
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"lyceum/accounts"
 	"lyceum/matrix"
 	"lyceum/matrix/event"
 	"lyceum/rooms/state"
@@ -99,7 +100,8 @@ func (r *Rooms) changeData(ctx context.Context, userID, roomID, typ string, chan
 			return nil
 		}
 		was := now
-		if now, err = r.Accounts.SwapAccountData(ctx, userID, roomID, typ, was, fresh); err != nil || now == "" {
+		now, err = r.Accounts.SwapAccountData(ctx, userID, accounts.DataSwap{RoomID: roomID, Type: typ, Old: was, New: fresh})
+		if err != nil || now == "" {
 			return err
 		}
 	}

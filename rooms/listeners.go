@@ -75,16 +75,16 @@ const renewAtOnce = 1000
 // others waiting. The error is that of the first ones that failed.
 func (r *Rooms) renewOld(ctx context.Context, exec func(ctx context.Context, query string, args ...any) error) error {
 	var failed error
-	for after := (accounts.OfProfile{}); ; {
+	for after := (accounts.ProfileCopy{}); ; {
 		list, err := r.Accounts.OldProfiles(ctx, after, renewAtOnce)
 		if err != nil {
 			return err
 		}
-		err = forEachParallel(list, func(of accounts.OfProfile) error {
+		err = forEachParallel(list, func(of accounts.ProfileCopy) error {
 			if err := r.renewProfile(ctx, of.UserID, of.Place); err != nil {
 				return err
 			}
-			return r.Accounts.Renewed(ctx, of, exec)
+			return r.Accounts.ProfileRenewed(ctx, of, exec)
 		})
 		if errors.Is(err, lease.ErrLost) || ctx.Err() != nil {
 			return err

@@ -54,7 +54,7 @@ func (eventStore) Insert(_ context.Context, w *db.Batch, batch []*stream.Entry) 
 	var heirs []*Event
 	members := map[[2]string][]any{}
 	active := map[string]bool{} // users that must be
-	profiles := map[[2]string]accounts.OfProfile{}
+	profiles := map[[2]string]accounts.ProfileCopy{}
 	seen := map[state.ID]bool{}
 	var redactions []*Event
 	for _, entry := range batch {
@@ -83,7 +83,7 @@ func (eventStore) Insert(_ context.Context, w *db.Batch, batch []*stream.Entry) 
 			key := [2]string{*e.StateKey, e.RoomID}
 			delete(profiles, key) // what holds is the newest
 			if e.profileVersion != 0 {
-				profiles[key] = accounts.OfProfile{UserID: *e.StateKey, Place: e.RoomID, ID: e.ID, Version: e.profileVersion}
+				profiles[key] = accounts.ProfileCopy{UserID: *e.StateKey, Place: e.RoomID, ID: e.ID, Version: e.profileVersion}
 			}
 			if e.profileVersion != 0 || e.requireActive {
 				active[*e.StateKey] = true
@@ -113,7 +113,7 @@ func (eventStore) Insert(_ context.Context, w *db.Batch, batch []*stream.Entry) 
 		accounts.RequireActive(w, errDeactivated, slices.Sorted(maps.Keys(active)))
 	}
 	if len(profiles) > 0 {
-		accounts.NoteOldProfiles(w, slices.Collect(maps.Values(profiles)))
+		accounts.RecordOldProfiles(w, slices.Collect(maps.Values(profiles)))
 	}
 	for _, e := range heirs {
 		w.Do("UPDATE aliases SET room_id = $2 WHERE room_id = $1", e.RoomID, e.moveAliasesTo)

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"lyceum/accounts"
+	"lyceum/devices"
 	"lyceum/matrix"
 	"lyceum/matrix/event"
 	"lyceum/platform/caller"
@@ -275,7 +276,9 @@ func (q *query) toDevice(ctx context.Context) (list []json.RawMessage, err error
 	if q.device == "" {
 		return nil, nil
 	}
-	list, last, err := q.s.Devices.ToDevice(ctx, q.user.id, q.device, q.since[toDeviceAt], q.now[toDeviceAt], toDeviceLimit)
+	list, last, err := q.s.Devices.ToDevice(ctx, q.user.id, q.device, devices.MessageRange{
+		After: q.since[toDeviceAt], Upto: q.now[toDeviceAt], Limit: toDeviceLimit,
+	})
 	if len(list) > 0 {
 		q.now[toDeviceAt] = last
 	}

@@ -63,7 +63,7 @@ func wire(t testing.TB, p *role.Process, users ...string) *house {
 	}
 	on := roomstest.New(t, p, rooms.Config{DefaultVersion: "12", EventCache: 5000, MaxCreateUsers: 1000})
 	a, r := on.Accounts, on.Rooms
-	x, err := devices.New(devices.Deps{Process: p, Accounts: a, Now: obs.Now, RoomMates: r}, devices.Config{})
+	x, err := devices.New(devices.Deps{Process: p, Accounts: a, Now: obs.Now, SharedRooms: r}, devices.Config{})
 	must(err)
 	d := Deps{
 		Process:  p,
