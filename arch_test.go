@@ -25,7 +25,7 @@ var floors = []string{
 	"platform/router platform/status platform/domain",
 	"accounts fedclient",
 	"devices media rooms projects",
-	"receipts typing presence push directory compile gitbridge",
+	"receipts reports typing presence push directory compile gitbridge",
 	"federation appservices syncapi admin ops/deploy ops/doctor",
 	"ops/bench fleet",
 	"ops/up",
@@ -282,7 +282,7 @@ func TestFilesAreWrittenDurably(t *testing.T) {
 }
 
 // domains are the packages that own tables, streams and routes.
-var domains = strings.Fields(`accounts devices media rooms projects receipts typing presence push directory compile gitbridge
+var domains = strings.Fields(`accounts devices media rooms projects receipts reports typing presence push directory compile gitbridge
 	federation appservices syncapi admin`)
 
 func domainOf(pkg string) string {

@@ -14,6 +14,7 @@ import (
 	"lyceum/presence"
 	"lyceum/push"
 	"lyceum/receipts"
+	"lyceum/reports"
 	"lyceum/rooms"
 	"lyceum/syncapi"
 	"lyceum/typing"
@@ -71,7 +72,8 @@ func TestWhichPostsAreIdempotent(t *testing.T) {
 	routes := slices.Concat(
 		new(accounts.Accounts).Routes(), new(admin.Admin).Routes(), new(devices.Devices).Routes(), new(directory.Directory).Routes(),
 		new(media.Media).Routes(),
-		new(presence.Presence).Routes(), new(push.Push).Routes(), new(receipts.Receipts).Routes(), new(rooms.Rooms).Routes(),
+		new(presence.Presence).Routes(), new(push.Push).Routes(), new(receipts.Receipts).Routes(), new(reports.Reports).Routes(),
+		new(rooms.Rooms).Routes(),
 		new(syncapi.Sync).Routes(), new(typing.Typing).Routes(),
 	)
 	left := maps.Clone(posts)

@@ -6,6 +6,7 @@ import (
 
 	"lyceum/ops/plan"
 	"lyceum/platform/status"
+	"lyceum/reports"
 	"lyceum/rooms"
 )
 
@@ -20,8 +21,9 @@ type Deps struct {
 	Roles []plan.Role
 	// Capacities are what a process can take; nil: those measured with the release.
 	Capacities *plan.Capacities
-	// Rooms keeps what users reported.
-	Rooms *rooms.Rooms
+	// Reports has what users reported, and Rooms the events that are reported.
+	Reports *reports.Reports
+	Rooms   *rooms.Rooms
 	// Now is the clock.
 	Now func() time.Time
 }

@@ -5,7 +5,7 @@ import (
 
 	"lyceum/matrix"
 	"lyceum/platform/web"
-	"lyceum/rooms"
+	"lyceum/reports"
 )
 
 // report is a report as the administration API of Synapse gives it; there the id is a number.
@@ -23,7 +23,7 @@ type report struct {
 	Event json.RawMessage `json:"event_json,omitempty"` // only of one report
 }
 
-func reportOf(r *rooms.Report) report {
+func reportOf(r *reports.Report) report {
 	out := report{ID: r.ID, TS: r.TS, Reporter: r.Reporter, RoomID: r.RoomID, EventID: r.EventID, Reason: r.Reason}
 	if r.EventID != "" {
 		out.Sender = r.UserID
@@ -36,9 +36,9 @@ func reportOf(r *rooms.Report) report {
 const maxReports = 1000 // of a page
 
 // listReports makes the handler that lists reports of a kind; name is that of the list.
-func (a *Admin) listReports(about rooms.ReportKind, name string) web.Handler {
+func (a *Admin) listReports(about reports.Kind, name string) web.Handler {
 	return func(r *web.Request) (any, error) {
-		q := rooms.ReportQuery{Kind: about, Reporter: r.Query1("user_id"), RoomID: r.Query1("room_id")}
+		q := reports.Query{Kind: about, Reporter: r.Query1("user_id"), RoomID: r.Query1("room_id")}
 		var err error
 		if q.From, err = r.Int("from", 0, 1<<31-1); err != nil {
 			return nil, err
@@ -56,7 +56,7 @@ func (a *Admin) listReports(about rooms.ReportKind, name string) web.Handler {
 		if q.From < 0 || q.Limit < 0 {
 			return nil, matrix.InvalidParam("from and limit are not negative")
 		}
-		page, total, err := a.deps.Rooms.FindReports(r.Context(), q)
+		page, total, err := a.deps.Reports.Find(r.Context(), q)
 		if err != nil {
 			return nil, err
 		}
@@ -73,7 +73,7 @@ func (a *Admin) listReports(about rooms.ReportKind, name string) web.Handler {
 }
 
 func (a *Admin) getReport(r *web.Request) (any, error) {
-	found, err := a.deps.Rooms.Report(r.Context(), r.Path("reportID"))
+	found, err := a.deps.Reports.Report(r.Context(), r.Path("reportID"))
 	if err != nil {
 		return nil, err
 	}
@@ -94,7 +94,7 @@ func (a *Admin) getReport(r *web.Request) (any, error) {
 }
 
 func (a *Admin) deleteReport(r *web.Request) (any, error) {
-	removed, err := a.deps.Rooms.DeleteReport(r.Context(), r.Path("reportID"))
+	removed, err := a.deps.Reports.Delete(r.Context(), r.Path("reportID"))
 	if err == nil && !removed {
 		err = matrix.NotFound("There is no such report")
 	}

@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"lyceum/platform/web"
+	"lyceum/reports"
 	"lyceum/rooms/roomstest"
 )
 
@@ -13,7 +14,8 @@ func TestReportsAreSeenByAdministrators(t *testing.T) {
 	type node struct{ *roomstest.Node }
 	h := roomstest.NewHarness(func(t testing.TB, n *roomstest.Node) *node {
 		n.People["root"] = &web.Identity{UserID: "@root:" + roomstest.Server, Admin: true}
-		n.Serve(t, New(Deps{Rooms: n.Rooms}).Routes()...)
+		r := reports.New(reports.Deps{Process: n.Process, Accounts: n.Accounts, Rooms: n.Rooms, Now: n.Clock.Now})
+		n.Serve(t, append(r.Routes(), New(Deps{Reports: r, Rooms: n.Rooms}).Routes()...)...)
 		return &node{n}
 	})
 	h.Run(t, func(t *testing.T, n *node) {

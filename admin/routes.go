@@ -2,7 +2,7 @@ package admin
 
 import (
 	"lyceum/platform/web"
-	"lyceum/rooms"
+	"lyceum/reports"
 	"lyceum/ui"
 )
 
@@ -19,11 +19,11 @@ func (a *Admin) Routes() []web.Route {
 		{Pattern: "GET " + data + "/plan", Auth: web.Admin, Role: adminRole, Key: web.KeyUser, Limit: "admin", Handler: a.getPlan},
 		{Pattern: "GET " + data + "/doctor", Auth: web.Admin, Role: adminRole, Key: web.KeyUser, Limit: "admin", Handler: a.getDoctor},
 
-		{Pattern: "GET " + synapse + "/event_reports", Auth: web.Admin, Role: adminRole, Limit: "admin", Handler: a.listReports(rooms.AboutEvents, "event_reports")},
+		{Pattern: "GET " + synapse + "/event_reports", Auth: web.Admin, Role: adminRole, Limit: "admin", Handler: a.listReports(reports.AboutEvents, "event_reports")},
 		{Pattern: "GET " + synapse + "/event_reports/{reportID}", Auth: web.Admin, Role: adminRole, Limit: "admin", Handler: a.getReport},
 		{Pattern: "DELETE " + synapse + "/event_reports/{reportID}", Auth: web.Admin, Role: adminRole, Limit: "admin", Handler: a.deleteReport},
-		{Pattern: "GET " + synapse + "/room_reports", Auth: web.Admin, Role: adminRole, Limit: "admin", Handler: a.listReports(rooms.AboutRooms, "room_reports")},
-		{Pattern: "GET " + synapse + "/user_reports", Auth: web.Admin, Role: adminRole, Limit: "admin", Handler: a.listReports(rooms.AboutUsers, "user_reports")},
+		{Pattern: "GET " + synapse + "/room_reports", Auth: web.Admin, Role: adminRole, Limit: "admin", Handler: a.listReports(reports.AboutRooms, "room_reports")},
+		{Pattern: "GET " + synapse + "/user_reports", Auth: web.Admin, Role: adminRole, Limit: "admin", Handler: a.listReports(reports.AboutUsers, "user_reports")},
 
 		{Pattern: "GET /_lyceum/status", Auth: web.None, Limit: "public", Handler: getPage},
 		{Pattern: "GET " + ui.Base + "{file...}", Auth: web.None, Limit: "public", Handler: getAsset},

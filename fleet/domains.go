@@ -13,6 +13,7 @@ import (
 	"lyceum/presence"
 	"lyceum/push"
 	"lyceum/receipts"
+	"lyceum/reports"
 	"lyceum/rooms"
 	"lyceum/syncapi"
 	"lyceum/typing"
@@ -26,6 +27,7 @@ var Domains = []domain.Domain{
 	rooms.Domain,
 	devices.Domain,
 	directory.Domain,
+	reports.Domain,
 	media.Domain,
 	receipts.Domain,
 	typing.Domain,

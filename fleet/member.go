@@ -7,7 +7,7 @@ import (
 	"lyceum/accounts"
 	"lyceum/platform/role"
 	"lyceum/platform/status"
-	"lyceum/rooms"
+	"lyceum/reports"
 )
 
 // AsMember calls fn with a process that is a member of the fleet without a role: it takes no requests and calls the owners. Over
@@ -48,8 +48,8 @@ func withRoles(ctx context.Context, c *Config, m Creation, roles []string, fn fu
 // Accounts are the users of the server.
 func (p *Process) Accounts() *accounts.Accounts { return p.domains.accounts }
 
-// Rooms are the rooms of the server.
-func (p *Process) Rooms() *rooms.Rooms { return p.domains.rooms }
+// Reports are what users reported to the administrators.
+func (p *Process) Reports() *reports.Reports { return p.domains.reports }
 
 // Created reports whether this process made the server: there was none in the database before.
 func (p *Process) Created() bool { return p.created }

@@ -25,6 +25,7 @@ import (
 	"lyceum/presence"
 	"lyceum/push"
 	"lyceum/receipts"
+	"lyceum/reports"
 	"lyceum/rooms"
 	"lyceum/syncapi"
 	"lyceum/typing"
@@ -36,6 +37,7 @@ type domains struct {
 	config   *Config
 	accounts *accounts.Accounts
 	rooms    *rooms.Rooms
+	reports  *reports.Reports
 	devices  *devices.Devices
 	receipts *receipts.Receipts
 	typing   *typing.Typing
@@ -108,6 +110,9 @@ func (d *domains) construct(name string) (part domain.Part, err error) {
 	case directory.Domain.Name:
 		return directory.New(directory.Deps{Process: p, Accounts: d.accounts, Rooms: d.rooms, ServerName: server},
 			*SectionOf[directory.Config](c))
+	case reports.Domain.Name:
+		d.reports = reports.New(reports.Deps{Process: p, Accounts: d.accounts, Rooms: d.rooms, Now: obs.Now})
+		return d.reports, nil
 	case media.Domain.Name:
 		return media.New(media.Deps{Process: p, Blob: d.blobs, ServerName: server}, *SectionOf[media.Config](c))
 	case receipts.Domain.Name:
@@ -129,7 +134,7 @@ func (d *domains) construct(name string) (part domain.Part, err error) {
 		}, *SectionOf[syncapi.Config](c)), nil
 	case admin.Domain.Name:
 		return admin.New(admin.Deps{
-			Status: d.status, Roles: PlanRoles(), Rooms: d.rooms, Now: obs.Now,
+			Status: d.status, Roles: PlanRoles(), Reports: d.reports, Rooms: d.rooms, Now: obs.Now,
 			Doctor: func(before, after *status.Fleet, p *plan.Plan) (headline string, findings any) {
 				list := examine(c, before, after, p)
 				return doctor.Headline(list), list

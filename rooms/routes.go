@@ -57,9 +57,5 @@ func (r *Rooms) Routes() []web.Route {
 		{Pattern: "GET " + v3 + "/directory/room/{alias}", Auth: web.None, Role: clientRole, Limit: "public", Handler: r.getAlias},
 		{Pattern: "PUT " + v3 + "/directory/room/{alias}", Auth: web.User, Role: clientRole, Limit: "write", Handler: web.JSON(r.putAliasHTTP)},
 		{Pattern: "DELETE " + v3 + "/directory/room/{alias}", Auth: web.User, Role: clientRole, Limit: "write", Handler: r.deleteAliasHTTP},
-
-		{Pattern: "POST " + room + "/report", Auth: web.User, Role: clientRole, Limit: "report", Handler: web.JSON(r.postReportRoom)},
-		{Pattern: "POST " + room + "/report/{eventID}", Auth: web.User, Role: clientRole, Limit: "report", EmptyBody: true, Handler: web.JSON(r.postReportEvent)},
-		{Pattern: "POST " + v3 + "/users/{userID}/report", Auth: web.User, Role: clientRole, Limit: "report", Handler: web.JSON(r.postReportUser)},
 	}
 }

@@ -8,7 +8,7 @@ import (
 
 	"lyceum/accounts"
 	"lyceum/platform/obs"
-	"lyceum/rooms"
+	"lyceum/reports"
 )
 
 // Operations of a userRequest that are not about the rights of one user.
@@ -77,8 +77,8 @@ func (u *Users) RevokeToken(ctx context.Context, token string) error {
 }
 
 // Reports lists what users reported, the newest first.
-func (u *Users) Reports(ctx context.Context, limit int) ([]rooms.Report, error) {
-	return answerList[rooms.Report](ctx, u, userRequest{Op: opReports, Limit: limit})
+func (u *Users) Reports(ctx context.Context, limit int) ([]reports.Report, error) {
+	return answerList[reports.Report](ctx, u, userRequest{Op: opReports, Limit: limit})
 }
 
 func answerList[T any](ctx context.Context, u *Users, r userRequest) (out []T, err error) {
@@ -98,7 +98,7 @@ func (u *Users) changeServer(ctx context.Context, r userRequest) (text string, k
 	case opTokenList:
 		list, err = u.accounts.RegistrationTokens(ctx)
 	case opReports:
-		list, err = u.rooms.Reports(ctx, r.After, r.Limit)
+		list, err = u.reports.List(ctx, r.After, r.Limit)
 	case opTokenNew:
 		t := accounts.RegistrationToken{Token: r.Name, UsesAllowed: r.Uses}
 		if r.Expires != 0 {
