@@ -17,6 +17,7 @@ import (
 
 // floors are the packages from the lowest up; a package imports only lower ones.
 var floors = []string{
+	"platform/jsontext",
 	"matrix textot ui platform/backoff platform/caller platform/disk platform/dial platform/confine",
 	"matrix/* platform/conf platform/obs platform/engines ops/plan",
 	"platform/db platform/blob platform/bus platform/lease",

@@ -6,7 +6,25 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+
+	"lyceum/platform/jsontext"
 )
+
+// MaxDepth is how deep objects and arrays may nest in JSON from outside.
+const MaxDepth = jsontext.MaxDepth
+
+// ErrJSON is the reason of all refused JSON.
+var ErrJSON = jsontext.ErrInvalid
+
+// Limits bounds JSON from outside.
+type Limits = jsontext.Limits
+
+// ValidateJSON checks that raw is one JSON value in valid UTF-8 and within the limits. Floats are allowed. Errors wrap ErrJSON.
+func ValidateJSON(raw []byte, lim Limits) error { return jsontext.Validate(raw, lim) }
+
+func badJSON(offset int, reason string) error {
+	return &jsontext.Error{Kind: jsontext.Syntax, Offset: offset, Reason: reason}
+}
 
 // CanonicalJSON gives the canonical form of one JSON value: the shortest
 // UTF-8 text with keys in code point order (specification, appendices,
@@ -45,8 +63,8 @@ func checkValue(b []byte, i, depth int) (int, bool) {
 	}
 	switch c := b[i]; {
 	case c == '"':
-		end, esc, err := scanString(b, i)
-		return end, err == nil && esc != escOther
+		end, esc, err := jsontext.ScanString(b, i)
+		return end, err == nil && esc != jsontext.OtherEscapes
 	case c == '{':
 		return checkObject(b, i, depth+1)
 	case c == '[':
@@ -69,11 +87,11 @@ func checkValue(b []byte, i, depth int) (int, bool) {
 			}
 			i++
 		}
-	case c == '-' || isDigit(c):
-		end, integer, err := scanNumber(b, i)
+	case c == '-' || jsontext.IsDigit(c):
+		end, integer, err := jsontext.ScanNumber(b, i)
 		return end, err == nil && integer && canonicalInt(b[i:end])
 	default:
-		end, err := scanLiteral(b, i)
+		end, err := jsontext.ScanLiteral(b, i)
 		return end, err == nil
 	}
 }
@@ -91,11 +109,11 @@ func checkObject(b []byte, i, depth int) (int, bool) {
 		if i >= len(b) || b[i] != '"' {
 			return 0, false
 		}
-		end, esc, err := scanString(b, i)
-		if err != nil || esc == escOther || end >= len(b) || b[end] != ':' {
+		end, esc, err := jsontext.ScanString(b, i)
+		if err != nil || esc == jsontext.OtherEscapes || end >= len(b) || b[end] != ':' {
 			return 0, false
 		}
-		key, escaped := b[i+1:end-1], esc != escNone
+		key, escaped := b[i+1:end-1], esc != jsontext.NoEscapes
 		if !first && compareKeys(last, key, lastEsc || escaped) >= 0 {
 			return 0, false
 		}
@@ -155,14 +173,14 @@ func canonicalise(raw []byte, lenient bool) ([]byte, error) {
 	if err := c.value(0); err != nil {
 		return nil, err
 	}
-	if c.pos = skipSpace(raw, c.pos); c.pos != len(raw) {
+	if c.pos = jsontext.SkipSpace(raw, c.pos); c.pos != len(raw) {
 		return nil, badJSON(c.pos, "text after the value")
 	}
 	return c.out, nil
 }
 
 func (c *canon) value(depth int) error {
-	c.pos = skipSpace(c.in, c.pos)
+	c.pos = jsontext.SkipSpace(c.in, c.pos)
 	if c.pos >= len(c.in) {
 		return badJSON(c.pos, "unexpected end")
 	}
@@ -178,10 +196,10 @@ func (c *canon) value(depth int) error {
 			return c.object(depth + 1)
 		}
 		return c.array(depth + 1)
-	case ch == '-' || isDigit(ch):
+	case ch == '-' || jsontext.IsDigit(ch):
 		return c.number()
 	default:
-		end, err := scanLiteral(c.in, c.pos)
+		end, err := jsontext.ScanLiteral(c.in, c.pos)
 		if err == nil {
 			c.copyTo(end)
 		}
@@ -195,13 +213,13 @@ func (c *canon) copyTo(end int) {
 }
 
 func (c *canon) string() (escaped bool, err error) {
-	end, esc, err := scanString(c.in, c.pos)
+	end, esc, err := jsontext.ScanString(c.in, c.pos)
 	if err != nil {
 		return false, err
 	}
-	if esc != escOther {
+	if esc != jsontext.OtherEscapes {
 		c.copyTo(end)
-		return esc == escCanonical, nil
+		return esc == jsontext.CanonicalEscapes, nil
 	}
 	c.scratch = appendUnescaped(c.scratch[:0], c.in[c.pos+1:end-1])
 	start := len(c.out)
@@ -211,7 +229,7 @@ func (c *canon) string() (escaped bool, err error) {
 }
 
 func (c *canon) number() error {
-	end, integer, err := scanNumber(c.in, c.pos)
+	end, integer, err := jsontext.ScanNumber(c.in, c.pos)
 	if err != nil {
 		return err
 	}
@@ -238,7 +256,7 @@ func (c *canon) number() error {
 
 func (c *canon) array(depth int) error {
 	c.out = append(c.out, '[')
-	c.pos = skipSpace(c.in, c.pos+1)
+	c.pos = jsontext.SkipSpace(c.in, c.pos+1)
 	if c.pos < len(c.in) && c.in[c.pos] == ']' {
 		c.pos++
 		c.out = append(c.out, ']')
@@ -257,7 +275,7 @@ func (c *canon) array(depth int) error {
 
 // separator reads and writes a comma or the closing bracket.
 func (c *canon) separator(closing byte) (more bool, err error) {
-	c.pos = skipSpace(c.in, c.pos)
+	c.pos = jsontext.SkipSpace(c.in, c.pos)
 	if c.pos >= len(c.in) {
 		return false, badJSON(c.pos, "unexpected end")
 	}
@@ -273,7 +291,7 @@ func (c *canon) separator(closing byte) (more bool, err error) {
 func (c *canon) object(depth int) error {
 	base, open := len(c.members), len(c.out)
 	c.out = append(c.out, '{')
-	c.pos = skipSpace(c.in, c.pos+1)
+	c.pos = jsontext.SkipSpace(c.in, c.pos+1)
 	if c.pos < len(c.in) && c.in[c.pos] == '}' {
 		c.pos++
 		c.out = append(c.out, '}')
@@ -281,7 +299,7 @@ func (c *canon) object(depth int) error {
 	}
 	sorted := true
 	for {
-		c.pos = skipSpace(c.in, c.pos)
+		c.pos = jsontext.SkipSpace(c.in, c.pos)
 		if c.pos >= len(c.in) || c.in[c.pos] != '"' {
 			return badJSON(c.pos, "expected a key")
 		}
@@ -291,7 +309,7 @@ func (c *canon) object(depth int) error {
 			return err
 		}
 		m.keyEnd = len(c.out)
-		c.pos = skipSpace(c.in, c.pos)
+		c.pos = jsontext.SkipSpace(c.in, c.pos)
 		if c.pos >= len(c.in) || c.in[c.pos] != ':' {
 			return badJSON(c.pos, "expected a colon")
 		}
@@ -353,6 +371,19 @@ func (c *canon) sort(base, open int) error {
 	return nil
 }
 
+const maxSafeInteger = "9007199254740991" // 2^53-1
+
+// canonicalInt reports whether the integer literal n may stand in canonical JSON: it is within ±(2^53-1) and not -0.
+func canonicalInt(n []byte) bool {
+	if n[0] == '-' {
+		n = n[1:]
+		if n[0] == '0' {
+			return false
+		}
+	}
+	return len(n) < 16 || len(n) == 16 && string(n) <= maxSafeInteger
+}
+
 // Hex digits of the escapes of control characters.
 const hexDigits = "0123456789abcdef"
 
@@ -362,7 +393,7 @@ func AppendString[S ~string | ~[]byte](dst []byte, s S) []byte {
 	dst = append(dst, '"')
 	start := 0
 	for i := 0; i < len(s); {
-		if !stringStops[s[i]] {
+		if jsontext.IsPlain(s[i]) {
 			i++
 			continue
 		}

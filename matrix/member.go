@@ -5,6 +5,8 @@ import (
 	"errors"
 	"unicode/utf16"
 	"unicode/utf8"
+
+	"lyceum/platform/jsontext"
 )
 
 // Member is one member of a canonical JSON object. All slices point into the
@@ -146,10 +148,10 @@ func appendUnescaped(dst, s []byte) []byte {
 		case 't':
 			dst = append(dst, '\t')
 		case 'u':
-			r, _ := hex4(s, i+2)
+			r, _ := jsontext.Hex4(s, i+2)
 			i += 6
 			if utf16.IsSurrogate(r) {
-				lo, _ := hex4(s, i+2)
+				lo, _ := jsontext.Hex4(s, i+2)
 				r = utf16.DecodeRune(r, lo)
 				i += 6
 			}

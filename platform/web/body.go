@@ -9,15 +9,13 @@ import (
 	"io"
 	"net/http"
 	"os"
-	"strconv"
 	"strings"
 	"sync"
-	"unicode/utf16"
-	"unicode/utf8"
+
+	"lyceum/platform/jsontext"
 )
 
 const (
-	maxDepth      = 100     // of JSON; deeper is refused before it is decoded
 	keepBuffer    = 1 << 18 // larger buffers are not kept, so that one big body does not pin memory
 	bufferAtFirst = 4 << 10
 )
@@ -82,9 +80,6 @@ func (r *Request) Object() (json.RawMessage, error) {
 	body := bytes.TrimSpace(buffer.Bytes())
 	if err := checkJSON(body); err != nil {
 		return nil, err
-	}
-	if !json.Valid(body) {
-		return nil, notJSON("The body is not JSON", nil)
 	}
 	if body[0] != '{' {
 		return nil, badJSON("The body must be a JSON object", nil)
@@ -289,82 +284,24 @@ func kindName(e *json.UnmarshalTypeError) string {
 	return "object"
 }
 
-// checkJSON refuses what encoding/json would let pass: bytes that are not UTF-8, deep nesting, halves of surrogate pairs and
-// numbers that no float can hold. Much of what comes in is handed on to others as it is, and there are clients whose parsers refuse
-// a whole answer for one of these.
+// checkJSON checks that a body is JSON that may be handed on to other clients as it is; encoding/json alone lets more pass.
 func checkJSON(body []byte) error {
 	if len(body) == 0 {
 		return notJSON("The body is empty; JSON was expected", nil)
 	}
-	if !utf8.Valid(body) {
+	wrong, ok := errors.AsType[*jsontext.Error](jsontext.Validate(body, jsontext.Limits{Floats: true}))
+	if !ok {
+		return nil
+	}
+	switch wrong.Kind {
+	case jsontext.NotUTF8:
 		return notJSON("The body is not UTF-8", nil)
+	case jsontext.TooDeep:
+		return notJSON(fmt.Sprintf("The JSON is nested deeper than %d levels", jsontext.MaxDepth), nil)
+	case jsontext.LoneSurrogate:
+		return badJSON("The JSON has half of a surrogate pair", nil)
+	case jsontext.NumberRange:
+		return badJSON("The JSON has a number that is too large", nil)
 	}
-	depth, quoted := 0, false
-	for i := 0; i < len(body); i++ {
-		c := body[i]
-		if quoted {
-			switch c {
-			case '\\':
-				n, ok := escape(body[i:])
-				if !ok {
-					return badJSON("The JSON has half of a surrogate pair", nil)
-				}
-				i += n - 1
-			case '"':
-				quoted = false
-			}
-			continue
-		}
-		switch c {
-		case '-', '0', '1', '2', '3', '4', '5', '6', '7', '8', '9':
-			n := 1
-			for i+n < len(body) && strings.IndexByte("+-.0123456789Ee", body[i+n]) >= 0 {
-				n++
-			}
-			if !floats(body[i : i+n]) {
-				return badJSON("The JSON has a number that is too large", nil)
-			}
-			i += n - 1
-		case '"':
-			quoted = true
-		case '{', '[':
-			if depth++; depth > maxDepth {
-				return notJSON(fmt.Sprintf("The JSON is nested deeper than %d levels", maxDepth), nil)
-			}
-		case '}', ']':
-			depth--
-		}
-	}
-	return nil
-}
-
-// escape gives the length of the escape that b begins with, both halves of a surrogate pair; false for a half alone.
-func escape(b []byte) (n int, ok bool) {
-	r, isU := escaped(b)
-	switch {
-	case !isU:
-		return 2, true
-	case !utf16.IsSurrogate(r):
-		return 6, true
-	}
-	low, isU := escaped(b[6:])
-	return 12, isU && utf16.DecodeRune(r, low) != utf8.RuneError
-}
-
-// escaped reads \uXXXX at the start of b.
-func escaped(b []byte) (rune, bool) {
-	if len(b) < 6 || b[0] != '\\' || b[1] != 'u' {
-		return 0, false
-	}
-	n, err := strconv.ParseUint(string(b[2:6]), 16, 16)
-	return rune(n), err == nil
-}
-
-// floats tells that a float can hold a number.
-func floats(n []byte) bool {
-	if len(n) < 300 && bytes.IndexByte(n, 'e') < 0 && bytes.IndexByte(n, 'E') < 0 {
-		return true
-	}
-	_, err := strconv.ParseFloat(string(n), 64)
-	return !errors.Is(err, strconv.ErrRange)
+	return notJSON(fmt.Sprintf("The body is not JSON, at byte %d", wrong.Offset), wrong)
 }

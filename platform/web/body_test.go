@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"unicode/utf8"
+
+	"lyceum/platform/jsontext"
 )
 
 func FuzzDecode(f *testing.F) {
@@ -29,7 +31,7 @@ func FuzzDecode(f *testing.F) {
 		if !utf8.Valid(body) || !json.Valid(body) {
 			t.Fatalf("took %q", body)
 		}
-		if depth := depthOf(v); depth > maxDepth {
+		if depth := depthOf(v); depth > jsontext.MaxDepth {
 			t.Fatalf("took %d levels", depth)
 		}
 	})
