@@ -27,13 +27,13 @@ type AccountDatum struct {
 
 type dataKey struct{ room, typ string }
 
-// accountData remembers the account data of users, whole users at a time, and follows the stream.
-type accountData struct {
+// accountDataCache remembers the account data of users, whole users at a time, and follows the stream.
+type accountDataCache struct {
 	db     *db.DB
 	stream *stream.Stream
 
 	mu     sync.RWMutex
-	users  *recent[string, *userData]
+	users  *secondChanceCache[string, *userData]
 	budget int64 // of bytes
 	bytes  int64 // of all users
 
@@ -43,20 +43,20 @@ type accountData struct {
 
 // userData is the account data of one user. Its fields are guarded by accountData.mu.
 type userData struct {
-	ready   chan struct{} // closed when loading ended
-	loaded  bool
-	failed  error
-	data    map[dataKey]*AccountDatum // while loading: what the stream told meanwhile
-	bytes   int                       // of data, as its owner is told
-	counted int64                     // in accountData.bytes
-	newest  int64
-	ignored map[string]bool // nil until asked for
+	ready         chan struct{} // closed when loading ended
+	loaded        bool
+	loadErr       error
+	data          map[dataKey]*AccountDatum // while loading: what the stream told meanwhile
+	bytes         int                       // of data, as its owner is told
+	weightCounted int64                     // in accountData.bytes
+	newest        int64
+	ignored       map[string]bool // nil until asked for
 
 	ignoredBytes int64 // of ignored
 }
 
-func newAccountData(d *db.DB, size int, budget int64) *accountData {
-	return &accountData{db: d, users: newRecent[string, *userData](size), budget: budget, quota: quota{pending: map[string]usage{}}}
+func newAccountDataCache(d *db.DB, size int, budget int64) *accountDataCache {
+	return &accountDataCache{db: d, users: newSecondChanceCache[string, *userData](size), budget: budget, quota: quota{pending: map[string]usage{}}}
 }
 
 // weight is how many bytes a user takes in memory, about.
@@ -68,26 +68,26 @@ func (u *userData) weight() int64 {
 	return n
 }
 
-// count notes what a user takes now, and forgets others when all take too much. The caller holds mu, as for forget.
-func (d *accountData) count(userID string, u *userData) {
+// updateWeight notes what a user takes now, and forgets others when all take too much. The caller holds mu, as for forget.
+func (d *accountDataCache) updateWeight(userID string, u *userData) {
 	if e, ok := d.users.entries[userID]; !ok || e.value != u {
 		return // pushed out while it was loaded
 	}
 	now := u.weight()
-	d.bytes += now - u.counted
-	u.counted = now
+	d.bytes += now - u.weightCounted
+	u.weightCounted = now
 	for d.bytes > d.budget {
-		_, old, ok := d.users.push()
+		_, old, ok := d.users.evict()
 		if !ok {
 			return
 		}
-		d.bytes -= old.counted
+		d.bytes -= old.weightCounted
 	}
 }
 
-func (d *accountData) forget(userID string) {
+func (d *accountDataCache) evict(userID string) {
 	if e, ok := d.users.entries[userID]; ok {
-		d.bytes -= e.value.counted
+		d.bytes -= e.value.weightCounted
 		d.users.delete(userID)
 	}
 }
@@ -95,8 +95,8 @@ func (d *accountData) forget(userID string) {
 // maxOnBus is how much of a piece travels with the news; readers of larger ones ask the database.
 const maxOnBus = 2048
 
-// tail keeps the remembered users up to date.
-func (d *accountData) tail(rows []stream.Row) {
+// onRows keeps the remembered users up to date.
+func (d *accountDataCache) onRows(rows []stream.Row) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, row := range rows {
@@ -111,17 +111,17 @@ func (d *accountData) tail(rows []stream.Row) {
 		} else {
 			datum = &AccountDatum{}
 			if err := json.Unmarshal(row.Data, datum); err != nil {
-				d.forget(row.Key) // loaded anew when it is needed
+				d.evict(row.Key) // loaded anew when it is needed
 				continue
 			}
 		}
 		datum.Pos = row.Pos
-		e.value.take(datum)
-		d.count(row.Key, e.value)
+		e.value.apply(datum)
+		d.updateWeight(row.Key, e.value)
 	}
 }
 
-func (u *userData) take(datum *AccountDatum) {
+func (u *userData) apply(datum *AccountDatum) {
 	key := dataKey{datum.RoomID, datum.Type}
 	old, ok := u.data[key]
 	switch {
@@ -134,13 +134,13 @@ func (u *userData) take(datum *AccountDatum) {
 	}
 	u.data[key] = datum
 	u.newest = max(u.newest, datum.Pos)
-	if datum.RoomID == "" && datum.Type == typeIgnored {
+	if datum.RoomID == "" && datum.Type == typeIgnoredUsers {
 		u.ignored = nil
 	}
 }
 
-// read calls fn with the data of the user, under the lock.
-func (d *accountData) read(ctx context.Context, userID string, fn func(u *userData)) error {
+// view calls fn with the data of the user, under the lock.
+func (d *accountDataCache) view(ctx context.Context, userID string, fn func(u *userData)) error {
 	d.mu.RLock()
 	u, ok := d.users.get(userID)
 	if ok && u.loaded {
@@ -154,7 +154,7 @@ func (d *accountData) read(ctx context.Context, userID string, fn func(u *userDa
 		if u, ok = d.users.get(userID); !ok {
 			u = &userData{ready: make(chan struct{}), data: map[dataKey]*AccountDatum{}}
 			if _, old, pushed := d.users.put(userID, u); pushed {
-				d.bytes -= old.counted
+				d.bytes -= old.weightCounted
 			}
 			go d.load(caller.NewWork(context.WithoutCancel(ctx), caller.ID{User: userID}), userID, u)
 		}
@@ -167,32 +167,32 @@ func (d *accountData) read(ctx context.Context, userID string, fn func(u *userDa
 	}
 	d.mu.RLock()
 	defer d.mu.RUnlock()
-	if u.failed == nil { // also when it was pushed out meanwhile: it was true when asked for
+	if u.loadErr == nil { // also when it was pushed out meanwhile: it was true when asked for
 		fn(u)
 	}
-	return u.failed
+	return u.loadErr
 }
 
 // load reads all pieces of a user. What the stream tells meanwhile is newer or the same.
-func (d *accountData) load(ctx context.Context, userID string, u *userData) {
+func (d *accountDataCache) load(ctx context.Context, userID string, u *userData) {
 	all, err := loadData(ctx, d.db, userID)
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, datum := range all {
-		u.take(datum)
+		u.apply(datum)
 	}
-	u.loaded, u.failed = err == nil, err
+	u.loaded, u.loadErr = err == nil, err
 	if err != nil {
-		d.forget(userID)
+		d.evict(userID)
 	}
-	d.count(userID, u)
+	d.updateWeight(userID, u)
 	close(u.ready)
 }
 
 // AccountData gives one piece, nil when there is none or it was emptied.
 func (a *Accounts) AccountData(ctx context.Context, userID, roomID, typ string) (content json.RawMessage, err error) {
-	err = a.data.read(ctx, userID, func(u *userData) {
-		if datum := u.data[dataKey{roomID, typ}]; datum != nil && string(datum.Content) != noData {
+	err = a.accountData.view(ctx, userID, func(u *userData) {
+		if datum := u.data[dataKey{roomID, typ}]; datum != nil && string(datum.Content) != emptyObject {
 			content = datum.Content
 		}
 	})
@@ -202,7 +202,7 @@ func (a *Accounts) AccountData(ctx context.Context, userID, roomID, typ string) 
 // AccountDataSince gives the pieces whose newest change is in after < Pos <= upto, by position. For a user
 // that this process remembers it makes no database statement.
 func (a *Accounts) AccountDataSince(ctx context.Context, userID string, after, upto int64) (out []AccountDatum, err error) {
-	err = a.data.read(ctx, userID, func(u *userData) {
+	err = a.accountData.view(ctx, userID, func(u *userData) {
 		if u.newest <= after {
 			return
 		}
@@ -219,15 +219,15 @@ func (a *Accounts) AccountDataSince(ctx context.Context, userID string, after, u
 // AllAccountData gives all pieces of a user, global and of all rooms, by position, without those that were emptied.
 func (a *Accounts) AllAccountData(ctx context.Context, userID string) ([]AccountDatum, error) {
 	all, err := a.AccountDataSince(ctx, userID, 0, 1<<62)
-	return slices.DeleteFunc(all, func(d AccountDatum) bool { return string(d.Content) == noData }), err
+	return slices.DeleteFunc(all, func(d AccountDatum) bool { return string(d.Content) == emptyObject }), err
 }
 
-const typeIgnored = "m.ignored_user_list"
+const typeIgnoredUsers = "m.ignored_user_list"
 
 // Ignored gives the users whom the user ignores, nil for none. The map is shared: nobody changes it.
 func (a *Accounts) Ignored(ctx context.Context, userID string) (ignored map[string]bool, err error) {
 	var datum *AccountDatum
-	err = a.data.read(ctx, userID, func(u *userData) { ignored, datum = u.ignored, u.data[dataKey{"", typeIgnored}] })
+	err = a.accountData.view(ctx, userID, func(u *userData) { ignored, datum = u.ignored, u.data[dataKey{"", typeIgnoredUsers}] })
 	if err != nil || ignored != nil || datum == nil {
 		return ignored, err
 	}
@@ -241,14 +241,14 @@ func (a *Accounts) Ignored(ctx context.Context, userID string) (ignored map[stri
 		}
 		delete(ignored, userID) // nobody wants to miss what they write themselves
 	}
-	a.data.mu.Lock()
-	defer a.data.mu.Unlock()
-	if e, ok := a.data.users.entries[userID]; ok && e.value.data[dataKey{"", typeIgnored}] == datum {
+	a.accountData.mu.Lock()
+	defer a.accountData.mu.Unlock()
+	if e, ok := a.accountData.users.entries[userID]; ok && e.value.data[dataKey{"", typeIgnoredUsers}] == datum {
 		e.value.ignored, e.value.ignoredBytes = ignored, 0
 		for id := range ignored {
 			e.value.ignoredBytes += 64 + int64(len(id))
 		}
-		a.data.count(userID, e.value)
+		a.accountData.updateWeight(userID, e.value)
 	}
 	return ignored, nil
 }
@@ -263,17 +263,17 @@ const (
 
 // dataWrite is what the owner of the user's shard of "account_data" does.
 type dataWrite struct {
-	Kind    string          `json:"kind"`
-	RoomID  string          `json:"room,omitempty"`
-	Type    string          `json:"type,omitempty"`
-	Tag     string          `json:"tag,omitempty"`
-	Content json.RawMessage `json:"content,omitempty"`
-	Was     string          `json:"was,omitempty"` // put only in place of this content; "" is any
+	Kind     string          `json:"kind"`
+	RoomID   string          `json:"room,omitempty"`
+	Type     string          `json:"type,omitempty"`
+	Tag      string          `json:"tag,omitempty"`
+	Content  json.RawMessage `json:"content,omitempty"`
+	Expected string          `json:"was,omitempty"` // put only in place of this content; "" is any
 }
 
 // dataResult is empty when the write was done.
 type dataResult struct {
-	Now string `json:"now,omitempty"` // the content that there is in place of dataWrite.Was
+	Current string `json:"now,omitempty"` // the content that there is in place of dataWrite.Was
 }
 
 const maxDataType = 255
@@ -291,11 +291,11 @@ func (a *Accounts) RemoveAccountData(ctx context.Context, userID, roomID, typ st
 	if err != nil || content == nil {
 		return err
 	}
-	return a.PutAccountData(ctx, userID, roomID, typ, json.RawMessage(noData))
+	return a.PutAccountData(ctx, userID, roomID, typ, json.RawMessage(emptyObject))
 }
 
-// noData is a piece that was emptied, or that there is not.
-const noData = "{}"
+// emptyObject is a piece that was emptied, or that there is not.
+const emptyObject = "{}"
 
 // DataSwap replaces the content of one piece of account data, if it is still what the caller has read.
 type DataSwap struct {
@@ -316,15 +316,15 @@ func (a *Accounts) SwapAccountData(ctx context.Context, userID string, s DataSwa
 		return "", matrix.BadJSON("Account data must be a JSON object")
 	}
 	if len(bytes.TrimSpace(content[1:len(content)-1])) == 0 {
-		content = json.RawMessage(noData)
+		content = json.RawMessage(emptyObject)
 	}
-	res, err := a.putData(ctx, userID, dataWrite{Kind: writePut, RoomID: s.RoomID, Type: s.Type, Content: content, Was: s.Old})
-	return res.Now, err
+	res, err := a.putData(ctx, userID, dataWrite{Kind: writePut, RoomID: s.RoomID, Type: s.Type, Content: content, Expected: s.Old})
+	return res.Current, err
 }
 
 // writeHere runs on the owner of the user's shard.
 func (a *Accounts) writeHere(ctx context.Context, userID string, w dataWrite) (res dataResult, err error) {
-	if w.Kind == writePut && w.Type != typeTag && w.Was == "" {
+	if w.Kind == writePut && w.Type != typeTag && w.Expected == "" {
 		return res, a.storeData(ctx, nil, userID, &AccountDatum{RoomID: w.RoomID, Type: w.Type, Content: w.Content})
 	}
 	basis, unlock, err := a.beginChange(userID)
@@ -333,12 +333,12 @@ func (a *Accounts) writeHere(ctx context.Context, userID string, w dataWrite) (r
 	}
 	defer unlock()
 	switch {
-	case w.Kind == writePut && w.Was == "":
+	case w.Kind == writePut && w.Expected == "":
 		return res, a.storeData(ctx, basis, userID, &AccountDatum{RoomID: w.RoomID, Type: w.Type, Content: w.Content})
 	case w.Kind == writePut:
 		err = a.changeData(ctx, basis, userID, dataKey{w.RoomID, w.Type}, func(old json.RawMessage) (json.RawMessage, error) {
-			if is := cmp.Or(string(old), noData); is != w.Was {
-				res.Now = is
+			if is := cmp.Or(string(old), emptyObject); is != w.Expected {
+				res.Current = is
 				return nil, nil
 			}
 			return w.Content, nil
@@ -362,7 +362,7 @@ func (a *Accounts) eraseHere(ctx context.Context, basis *stream.Basis, userID st
 		}
 		all = slices.DeleteFunc(all, func(datum *AccountDatum) bool { return string(datum.Content) == "{}" })
 		if len(all) == 0 && first {
-			all = []*AccountDatum{{Type: typeIgnored}}
+			all = []*AccountDatum{{Type: typeIgnoredUsers}}
 		}
 		if len(all) == 0 {
 			return nil
@@ -379,9 +379,9 @@ func (a *Accounts) eraseHere(ctx context.Context, basis *stream.Basis, userID st
 // beginChange is the beginning of what reads account data of a user and writes what came out of it: one at a time in
 // this process, which must own the user's shard, and written only while it owned it since.
 func (a *Accounts) beginChange(userID string) (basis *stream.Basis, unlock func(), err error) {
-	lock := &a.data.writes[a.data.stream.Shard(userID)%len(a.data.writes)]
+	lock := &a.accountData.writes[a.accountData.stream.Shard(userID)%len(a.accountData.writes)]
 	lock.Lock()
-	if basis, err = a.data.stream.Basis(userID); err != nil {
+	if basis, err = a.accountData.stream.Basis(userID); err != nil {
 		lock.Unlock()
 		return nil, nil, err
 	}
@@ -439,7 +439,7 @@ func (a *Accounts) appendData(ctx context.Context, basis *stream.Basis, userID s
 	if len(data) == 0 {
 		return nil
 	}
-	st := a.data.stream
+	st := a.accountData.stream
 	entries := make([]*stream.Entry, len(data))
 	for n, datum := range data {
 		row := stream.Row{Shard: st.Shard(userID), Key: userID, Value: datum}

@@ -78,17 +78,17 @@ type Deps struct {
 
 // Accounts is the domain. It is safe for concurrent use.
 type Accounts struct {
-	deps     Deps
-	config   Config
-	db       *db.DB
-	log      *slog.Logger
-	now      func() time.Time
-	hasher   *hasher
-	keys     keyring
-	sessions *sessions
-	seen     *seen
-	data     *accountData
-	filters  *filters
+	deps        Deps
+	config      Config
+	db          *db.DB
+	log         *slog.Logger
+	now         func() time.Time
+	hasher      *hasher
+	keys        secretKey
+	sessions    *sessions
+	deviceUses  *deviceUses
+	accountData *accountDataCache
+	filters     *filters
 
 	change  func(ctx context.Context, userID string, c sessionChange) (sessionResult, error)
 	putData func(ctx context.Context, userID string, w dataWrite) (dataResult, error)
@@ -108,13 +108,13 @@ func New(d Deps, c Config) (*Accounts, error) {
 	a := &Accounts{deps: d, config: c, db: d.Process.DB, log: d.Process.Log.With("domain", "accounts"), now: d.Now}
 	a.keys.db = a.db
 	a.hasher = newHasher(c.Password)
-	a.seen = newSeen()
+	a.deviceUses = newDeviceUses()
 	a.filters = newFilters(c.CacheFilters)
 	a.sessions = newSessions(c.CacheTokens)
 	a.sessions.stream = d.Process.Streams.Open(sessionStream.With(sessionStore{}, nil))
-	a.sessions.stream.Subscribe(a.sessions.tail)
-	consumer := newsConsumer
-	consumer.Stream, consumer.Read, consumer.Work = a.sessions.stream, readNews, a.workNews
+	a.sessions.stream.Subscribe(a.sessions.onRows)
+	consumer := followUpConsumer
+	consumer.Stream, consumer.Read, consumer.Work = a.sessions.stream, readFollowUps, a.handleFollowUps
 	d.Process.Streams.Consume(consumer)
 	a.change = role.Owned(d.Process, a.sessions.stream, "accounts.sessions", a.changeHere)
 	if d.Process.RPC != nil {
@@ -122,11 +122,11 @@ func New(d Deps, c Config) (*Accounts, error) {
 			return struct{}{}, a.awaitHere(ctx, userID)
 		})
 	}
-	a.data = newAccountData(a.db, c.CacheUsers, int64(c.CacheData))
-	a.data.stream = d.Process.Streams.Open(dataStream.With(dataStore{}, nil))
-	a.data.stream.Subscribe(a.data.tail)
-	a.putData = role.Owned(d.Process, a.data.stream, "accounts.account_data", a.writeHere)
-	d.Process.Go("accounts.seen", a.writeSeen)
+	a.accountData = newAccountDataCache(a.db, c.CacheUsers, int64(c.CacheData))
+	a.accountData.stream = d.Process.Streams.Open(dataStream.With(dataStore{}, nil))
+	a.accountData.stream.Subscribe(a.accountData.onRows)
+	a.putData = role.Owned(d.Process, a.accountData.stream, "accounts.account_data", a.writeHere)
+	d.Process.Go("accounts.seen", a.writeDeviceUses)
 	d.Process.Singleton("accounts.housekeeping", a.housekeeping)
 	return a, nil
 }
@@ -135,7 +135,7 @@ func New(d Deps, c Config) (*Accounts, error) {
 func (a *Accounts) Sessions() *stream.Stream { return a.sessions.stream }
 
 // DataStream is the stream of account data.
-func (a *Accounts) DataStream() *stream.Stream { return a.data.stream }
+func (a *Accounts) DataStream() *stream.Stream { return a.accountData.stream }
 
 // ServerName is the name of this server, the part of its user ids after the colon.
 func (a *Accounts) ServerName() string { return a.config.ServerName }
@@ -176,10 +176,10 @@ func (a *Accounts) housekeeping(ctx context.Context, job *role.Job) error {
 		if err != nil {
 			return err
 		}
-		if missing, err = a.giveBackLost(ctx, job, missing); err != nil {
+		if missing, err = a.releaseLostTokenUses(ctx, job, missing); err != nil {
 			return err
 		}
-		if err := a.farewells(ctx, job); err != nil {
+		if err := a.finishDeactivations(ctx, job); err != nil {
 			return err
 		}
 		if err := a.indexNames(ctx, job); err != nil {

@@ -15,7 +15,7 @@ import (
 // again where many do.
 func TestSessionsAreKeptBesideChangesOfOthers(t *testing.T) {
 	s := newSessions(10)
-	changed := func(user string) { s.tail([]stream.Row{{Key: user}}) }
+	changed := func(user string) { s.onRows([]stream.Row{{Key: user}}) }
 	kept := func(meanwhile func()) bool {
 		hash := tokenHash{1}
 		s.tokens.delete(hash)
@@ -37,7 +37,7 @@ func TestSessionsAreKeptBesideChangesOfOthers(t *testing.T) {
 		"she changes":     {func() { changed("@alice:here.test"); changed("@bob:here.test") }, false},
 		"too many change": {func() {
 			changed("@alice:here.test")
-			for i := range changedKept {
+			for i := range maxLastChanges {
 				changed(fmt.Sprint(i))
 			}
 		}, false},
@@ -46,8 +46,8 @@ func TestSessionsAreKeptBesideChangesOfOthers(t *testing.T) {
 			t.Errorf("%s: kept is %v", name, got)
 		}
 	}
-	if len(s.newest) > changedKept {
-		t.Errorf("%d users are remembered", len(s.newest))
+	if len(s.lastChange) > maxLastChanges {
+		t.Errorf("%d users are remembered", len(s.lastChange))
 	}
 }
 
@@ -77,7 +77,7 @@ func TestASessionIsReadBesideACrowd(t *testing.T) {
 			}
 			defer rows.Close()
 		}
-		n.sessions.tail([]stream.Row{{Key: "@alice:here.test"}}) // it is to be read again
+		n.sessions.onRows([]stream.Row{{Key: "@alice:here.test"}}) // it is to be read again
 		ctx, end := context.WithTimeout(caller.NewWork(t.Context(), caller.ID{Network: netip.MustParsePrefix("192.0.2.1/32")}), 10*time.Second)
 		defer end()
 		if _, err := n.Authenticate(ctx, token); err != nil {

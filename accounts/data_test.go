@@ -223,7 +223,7 @@ func TestAccountDataInMemoryIsBoundedInBytes(t *testing.T) {
 	c := testConfig()
 	c.CacheData = 3 << 20
 	run(t, c, func(t *testing.T, n *node) {
-		d := n.data
+		d := n.accountData
 		check := func(when string) {
 			t.Helper()
 			if err := n.p.Streams.Barrier(t.Context()); err != nil {
@@ -286,7 +286,7 @@ func TestAccountDataInMemoryIsBoundedInBytes(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if err := n.PutAccountData(t.Context(), id, "", typeIgnored, list); err != nil {
+			if err := n.PutAccountData(t.Context(), id, "", typeIgnoredUsers, list); err != nil {
 				t.Fatal(err)
 			}
 			if ignored, err := n.Ignored(t.Context(), id); err != nil || len(ignored) != 10_000 {

@@ -44,7 +44,7 @@ func (a *Accounts) Device(ctx context.Context, userID, deviceID string) (d Devic
 
 // RenameDevice sets the display name of a device. Errors: M_NOT_FOUND, M_INVALID_PARAM.
 func (a *Accounts) RenameDevice(ctx context.Context, userID, deviceID, name string) error {
-	if err := (newDevice{Name: name}).check(); err != nil {
+	if err := (loginDevice{Name: name}).check(); err != nil {
 		return err
 	}
 	n, err := a.db.Exec(ctx, `UPDATE user_devices SET display_name = $3 WHERE user_id = $1 AND device_id = $2`, userID, deviceID, name)
@@ -57,7 +57,7 @@ func (a *Accounts) RenameDevice(ctx context.Context, userID, deviceID, name stri
 // CreateDevice makes a device without a token, as application services may. One that exists is left as it is and announced
 // again, as by a log-in: who made it may have failed in between.
 func (a *Accounts) CreateDevice(ctx context.Context, userID, deviceID, name string) (created bool, err error) {
-	d := newDevice{ID: deviceID, Name: name}
+	d := loginDevice{ID: deviceID, Name: name}
 	if err := d.check(); err != nil {
 		return false, err
 	}
@@ -70,7 +70,7 @@ func (a *Accounts) CreateDevice(ctx context.Context, userID, deviceID, name stri
 		err = noUser(userID)
 	}
 	if err == nil {
-		err = a.announce(ctx, userID, deviceID)
+		err = a.notifyDeviceAdded(ctx, userID, deviceID)
 	}
 	return res.Created && err == nil, err
 }
@@ -80,12 +80,12 @@ func (a *Accounts) CreateDevice(ctx context.Context, userID, deviceID, name stri
 func (a *Accounts) changeDevice(ctx context.Context, userID string, c sessionChange) (sessionResult, error) {
 	for {
 		res, err := a.change(ctx, userID, c)
-		if err != nil || len(res.Left) == 0 {
+		if err != nil || len(res.PendingCleanups) == 0 {
 			return res, err
 		}
 		// A part of the server that failed before may fail again: then there is no such device yet.
-		for _, n := range res.Left {
-			if err := a.finishDevices(ctx, userID, n.Pos, n.Devices); err != nil {
+		for _, n := range res.PendingCleanups {
+			if err := a.cleanUpDevices(ctx, userID, n.Pos, n.Devices); err != nil {
 				return res, err
 			}
 		}
@@ -95,7 +95,7 @@ func (a *Accounts) changeDevice(ctx context.Context, userID string, c sessionCha
 // applyLogin does a log-in, or makes a device, on the owner of the user's shard. It may run again in another transaction.
 func applyLogin(ctx context.Context, tx *db.Tx, userID string, p *pendingChange) (err error) {
 	l := p.Login
-	if p.result.Left, err = leftOf(ctx, tx, userID, l.Device.ID); err != nil || len(p.result.Left) > 0 {
+	if p.result.PendingCleanups, err = pendingCleanups(ctx, tx, userID, l.Device.ID); err != nil || len(p.result.PendingCleanups) > 0 {
 		return err
 	}
 	if p.Kind == changeLogin {
@@ -120,7 +120,7 @@ const DeviceExists = `EXISTS (SELECT 1 FROM user_devices WHERE user_id = $1 AND 
 // those whose writes come in one order with the clean-up after a device: in streams, with the same shard. A clean-up begins
 // when the device is gone, so what was written before it goes with it, and who comes after it does not see the token.
 func TokenExists(ctx context.Context, q db.Querier, tokenID int64) (there bool, err error) {
-	err = q.QueryRow(ctx, `SELECT EXISTS (SELECT 1 FROM tokens t`+ofDevice+`WHERE t.id = $1)`, tokenID).Scan(&there)
+	err = q.QueryRow(ctx, `SELECT EXISTS (SELECT 1 FROM tokens t`+joinDevice+`WHERE t.id = $1)`, tokenID).Scan(&there)
 	return there, err
 }
 
@@ -130,14 +130,14 @@ func LockDevice(ctx context.Context, tx *db.Tx, id *web.Identity) error {
 	if id.TokenID == 0 {
 		return LockUser(ctx, tx, id.UserID)
 	}
-	there, err := holdDevice(ctx, tx, id.UserID, id.DeviceID, id.TokenID)
+	there, err := lockDevice(ctx, tx, id.UserID, id.DeviceID, id.TokenID)
 	if err == nil && !there {
 		err = matrix.UnknownToken(false)
 	}
 	return err
 }
 
-func holdDevice(ctx context.Context, tx *db.Tx, userID, deviceID string, tokenID int64) (there bool, err error) {
+func lockDevice(ctx context.Context, tx *db.Tx, userID, deviceID string, tokenID int64) (there bool, err error) {
 	err = tx.QueryRow(ctx, `SELECT TRUE FROM user_devices WHERE user_id = $1 AND device_id = $2 FOR UPDATE`, userID, deviceID).Scan(&there)
 	if err == nil { // asked for under the lock
 		err = tx.QueryRow(ctx, `SELECT TRUE FROM tokens WHERE id = $1`, tokenID).Scan(&there)

@@ -87,7 +87,7 @@ func (a *Accounts) fallback(r *web.Request, session string, sent *authData) (any
 	if sent == nil {
 		return showFallback(http.StatusOK, page)
 	}
-	if err := a.pass(r.Context(), i, sent); err != nil {
+	if err := a.passStage(r.Context(), i, sent); err != nil {
 		var refused *matrix.Error
 		if !errors.As(err, &refused) {
 			return nil, err
@@ -95,7 +95,7 @@ func (a *Accounts) fallback(r *web.Request, session string, sent *authData) (any
 		page.Wrong = refused.Message
 		return showFallback(refused.Status, page)
 	}
-	if err := a.keepInteraction(r.Context(), i); err != nil {
+	if err := a.saveInteraction(r.Context(), i); err != nil {
 		return nil, err
 	}
 	page.Done = true

@@ -49,11 +49,11 @@ func TestFirstTokenEndsWithAnAdministrator(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if err := two.holdToken(t.Context(), i, token); err != nil {
+				if err := two.reserveToken(t.Context(), i, token); err != nil {
 					t.Fatal(err)
 				}
-				i.done = append(i.done, stageToken)
-				if err := two.keepInteraction(t.Context(), i); err != nil {
+				i.passed = append(i.passed, stageToken)
+				if err := two.saveInteraction(t.Context(), i); err != nil {
 					t.Fatal(err)
 				}
 				if err := appoint(one); err != nil {

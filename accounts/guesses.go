@@ -20,26 +20,26 @@ type PasswordRates struct {
 // How many times the rate of one address an account takes from a network and from all networks together, where its owner never
 // logged in. So it takes several networks to shut out an owner who was nowhere yet.
 const (
-	neighbours = 2
-	strangers  = 4
+	networkFactor  = 2
+	anywhereFactor = 4
 )
 
 // Of the addresses at which a user's devices that are gone logged in, the last ones are remembered for a while.
 const (
-	formerAddresses = 20
-	formerFor       = 90 * 24 * time.Hour
+	maxLoginAddresses = 20
+	loginAddressLife  = 90 * 24 * time.Hour
 )
 
-// guess is one password that is being checked: it counts in all buckets before the check, so that many at
+// passwordAttempt is one password that is being checked: it counts in all buckets before the check, so that many at
 // once do not slip through, and is given back when it was right.
 //
 // Wrong passwords count for the account, wherever one can be tried, so a token does not help to guess. That
 // nobody shuts the owner out from elsewhere: each address has a bucket of its own for the account, what strangers try
 // together counts in another, and an address at which one of the account's devices logged in, also one that is gone, is no stranger.
-type guess struct {
-	a     *Accounts
-	taken []bucket
-	own   bucket // of the account and the address
+type passwordAttempt struct {
+	accounts *Accounts
+	taken    []bucket
+	own      bucket // of the account and the address
 }
 
 type bucket struct {
@@ -47,9 +47,9 @@ type bucket struct {
 	rate web.RateLimit
 }
 
-// guess takes place for one check of the password of an account. u is nil when there is no such user: the
+// takePasswordAttempt takes place for one check of the password of an account. u is nil when there is no such user: the
 // name then stands for the account, so that the answer tells nothing. Errors: M_LIMIT_EXCEEDED.
-func (a *Accounts) guess(ctx context.Context, u *user, name string, from netip.Addr) (*guess, error) {
+func (a *Accounts) takePasswordAttempt(ctx context.Context, u *user, name string, from netip.Addr) (*passwordAttempt, error) {
 	account, address := "?"+strings.ToLower(name[:min(len(name), matrix.MaxIDBytes)]), web.AddressKey(from)
 	known := false
 	if u != nil {
@@ -61,12 +61,12 @@ func (a *Accounts) guess(ctx context.Context, u *user, name string, from netip.A
 		}
 	}
 	rate := a.config.PasswordRates.Account
-	g := &guess{a: a, own: bucket{"password:" + account + " " + address, rate}}
+	g := &passwordAttempt{accounts: a, own: bucket{"password:" + account + " " + address, rate}}
 	buckets := []bucket{g.own}
 	if !known {
 		buckets = append(buckets,
-			bucket{"password:" + account + " " + neighbourhood(from), rate.Times(neighbours)},
-			bucket{"password:" + account, rate.Times(strangers)})
+			bucket{"password:" + account + " " + networkOf(from), rate.Times(networkFactor)},
+			bucket{"password:" + account, rate.Times(anywhereFactor)})
 	}
 	if from.IsValid() {
 		buckets = append(buckets, bucket{"password_address:" + address, a.config.PasswordRates.Address})
@@ -75,7 +75,7 @@ func (a *Accounts) guess(ctx context.Context, u *user, name string, from netip.A
 		wait, err := a.deps.Limits.Take(ctx, b.key, b.rate.PerSecond, b.rate.Burst)
 		if err == nil && wait > 0 {
 			err = matrix.LimitExceeded(max(wait, time.Millisecond))
-			g.giveBack(ctx) // it was not checked, so it counts nowhere
+			g.refund(ctx) // it was not checked, so it counts nowhere
 		}
 		if err != nil {
 			return nil, err
@@ -85,8 +85,8 @@ func (a *Accounts) guess(ctx context.Context, u *user, name string, from netip.A
 	return g, nil
 }
 
-// neighbourhood is the network that one customer may have: a /24, or a /48 of IPv6.
-func neighbourhood(addr netip.Addr) string {
+// networkOf is the network that one customer may have: a /24, or a /48 of IPv6.
+func networkOf(addr netip.Addr) string {
 	addr = addr.Unmap().WithZone("")
 	bits := 24
 	if addr.Is6() {
@@ -105,26 +105,26 @@ func rememberAddresses(ctx context.Context, tx *db.Tx, userID string, deviceIDs 
 		return err
 	}
 	_, err = tx.Exec(ctx, `DELETE FROM login_addresses WHERE user_id = $1 AND address NOT IN
-		(SELECT address FROM login_addresses WHERE user_id = $1 ORDER BY used_ms DESC, address LIMIT $2)`, userID, formerAddresses)
+		(SELECT address FROM login_addresses WHERE user_id = $1 ORDER BY used_ms DESC, address LIMIT $2)`, userID, maxLoginAddresses)
 	return err
 }
 
-// right is called when the password was right: the address begins anew with this account.
-func (g *guess) right(ctx context.Context) {
-	g.giveBack(ctx)
-	g.give(ctx, g.own, g.own.rate.Burst+1)
+// succeed is called when the password was right: the address begins anew with this account.
+func (g *passwordAttempt) succeed(ctx context.Context) {
+	g.refund(ctx)
+	g.refundBucket(ctx, g.own, g.own.rate.Burst+1)
 }
 
-// giveBack undoes the guess.
-func (g *guess) giveBack(ctx context.Context) {
+// refund undoes the guess.
+func (g *passwordAttempt) refund(ctx context.Context) {
 	for _, b := range g.taken {
-		g.give(ctx, b, 1)
+		g.refundBucket(ctx, b, 1)
 	}
 	g.taken = nil
 }
 
-func (g *guess) give(ctx context.Context, b bucket, uses int) {
-	if err := g.a.deps.Limits.Refund(context.WithoutCancel(ctx), b.key, b.rate.PerSecond, uses); err != nil {
-		g.a.log.Debug("a limit of passwords was not given back; it runs out by itself", "error", err)
+func (g *passwordAttempt) refundBucket(ctx context.Context, b bucket, uses int) {
+	if err := g.accounts.deps.Limits.Refund(context.WithoutCancel(ctx), b.key, b.rate.PerSecond, uses); err != nil {
+		g.accounts.log.Debug("a limit of passwords was not given back; it runs out by itself", "error", err)
 	}
 }

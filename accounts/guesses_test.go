@@ -114,7 +114,7 @@ func TestTheOwnerIsNotShutOut(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := n.Accounts.login(ctx, u, newDevice{ID: "HOME", From: address(home)}); err != nil {
+		if _, err := n.Accounts.login(ctx, u, loginDevice{ID: "HOME", From: address(home)}); err != nil {
 			t.Fatal(err)
 		}
 		// One address guesses: the owner gets in from everywhere else.
@@ -133,7 +133,7 @@ func TestTheOwnerIsNotShutOut(t *testing.T) {
 				wrong++
 			}
 		}
-		if wrong > strangers*guesses {
+		if wrong > anywhereFactor*guesses {
 			t.Errorf("%d wrong passwords were tried from many addresses", wrong)
 		}
 		if err := check(3, "correct horse"); !limited(err) {
@@ -184,7 +184,7 @@ func TestANetworkShutsNobodyOut(t *testing.T) {
 					wrong++
 				}
 			}
-			if wrong > neighbours*guesses {
+			if wrong > networkFactor*guesses {
 				t.Errorf("%s: %d wrong passwords were tried from one network", pattern, wrong)
 			}
 			if pattern != "10.2.3.%d" {
@@ -211,7 +211,7 @@ func TestHomeStaysKnown(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if _, err := n.Accounts.login(ctx, u, newDevice{From: from}); err != nil {
+			if _, err := n.Accounts.login(ctx, u, loginDevice{From: from}); err != nil {
 				t.Fatal(err)
 			}
 			if err := n.Logout(ctx, id, ""); err != nil {
@@ -238,14 +238,14 @@ func TestHomeStaysKnown(t *testing.T) {
 			t.Fatalf("a stranger was let try: %v", err)
 		}
 		loginAt(home)
-		for i := range formerAddresses + 5 { // only the last ones are kept
+		for i := range maxLoginAddresses + 5 { // only the last ones are kept
 			_, err := n.db.Exec(ctx, `INSERT INTO login_addresses (user_id, address, used_ms) VALUES ($1, $2, $3)`, id, fmt.Sprint("old", i), i)
 			if err != nil {
 				t.Fatal(err)
 			}
 		}
 		loginAt(home)
-		if got := known(); got != formerAddresses {
+		if got := known(); got != maxLoginAddresses {
 			t.Errorf("%d addresses are remembered", got)
 		}
 		if _, err := n.checkPassword(ctx, "alice", "correct horse", home); err != nil {

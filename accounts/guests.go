@@ -11,7 +11,7 @@ import (
 )
 
 // registerGuest makes a guest, who has a made-up name, no password and one device (Client-Server API, "Guest Access").
-func (a *Accounts) registerGuest(ctx context.Context, d newDevice) (*Credentials, error) {
+func (a *Accounts) registerGuest(ctx context.Context, d loginDevice) (*Credentials, error) {
 	if !a.config.Guests {
 		return nil, matrix.GuestAccessForbidden("Guests are not let in here")
 	}
@@ -23,8 +23,8 @@ func (a *Accounts) registerGuest(ctx context.Context, d newDevice) (*Credentials
 	return a.insertRegistered(ctx, NewUser{Name: userID, Kind: kindGuest}, "", d, registerOptions{})
 }
 
-// guest finds the guest who wants to become a user of the name that the guest has already. Errors: M_FORBIDDEN.
-func (a *Accounts) guest(ctx context.Context, body *registration) (userID string, err error) {
+// guestToUpgrade finds the guest who wants to become a user of the name that the guest has already. Errors: M_FORBIDDEN.
+func (a *Accounts) guestToUpgrade(ctx context.Context, body *registration) (userID string, err error) {
 	s, err := a.authenticate(ctx, body.GuestToken)
 	if err != nil && !matrix.HasCode(err, matrix.CodeUnknownToken) {
 		return "", err
@@ -35,9 +35,9 @@ func (a *Accounts) guest(ctx context.Context, body *registration) (userID string
 	return s.identity.UserID, nil
 }
 
-// upgrade makes a user with a password of a guest, who keeps the user id, the rooms and the devices.
-func (a *Accounts) upgrade(ctx context.Context, body *registration, d newDevice, i *interaction) (*Credentials, error) {
-	userID, err := a.guest(ctx, body)
+// upgradeToUser makes a user with a password of a guest, who keeps the user id, the rooms and the devices.
+func (a *Accounts) upgradeToUser(ctx context.Context, body *registration, d loginDevice, i *interaction) (*Credentials, error) {
+	userID, err := a.guestToUpgrade(ctx, body)
 	if err != nil {
 		return nil, err
 	}
@@ -45,7 +45,7 @@ func (a *Accounts) upgrade(ctx context.Context, body *registration, d newDevice,
 	if err != nil {
 		return nil, err
 	}
-	res, err := a.change(ctx, userID, sessionChange{Kind: changeUpgrade, Password: hash, Interaction: i.row(), Token: i.token, At: a.nowMs()})
+	res, err := a.change(ctx, userID, sessionChange{Kind: changeUpgrade, Password: hash, Interaction: i.rowID(), Token: i.token, At: a.nowMs()})
 	if err != nil {
 		return nil, err
 	}
@@ -55,7 +55,7 @@ func (a *Accounts) upgrade(ctx context.Context, body *registration, d newDevice,
 		return nil, err
 	case res.Stale:
 		return nil, errBadToken
-	case !res.Found && u.kind == kindGuest && u.deactivated == 0: // the owner is a process of the version before
+	case !res.Found && u.kind == kindGuest && u.deactivatedAt == 0: // the owner is a process of the version before
 		return nil, stream.ErrNotOwner
 	case !res.Found:
 		return nil, matrix.Forbidden("The guest has gone, or is a user already")
@@ -74,12 +74,12 @@ func upgradeGuest(ctx context.Context, tx *db.Tx, userID string, p *pendingChang
 	if err != nil {
 		return err
 	}
-	if p.result.Found = u.kind != kindGuest && u.password == p.Password; p.result.Found || u.kind != kindGuest || u.deactivated != 0 {
+	if p.result.Found = u.kind != kindGuest && u.password == p.Password; p.result.Found || u.kind != kindGuest || u.deactivatedAt != 0 {
 		return nil
 	}
 	admin := false
 	if p.Token != "" {
-		if admin, err = useToken(ctx, tx, p.Interaction, p.Token); errors.Is(err, errBadToken) {
+		if admin, err = completeTokenUse(ctx, tx, p.Interaction, p.Token); errors.Is(err, errBadToken) {
 			p.result.Stale = true
 			return nil
 		}
@@ -91,12 +91,12 @@ func upgradeGuest(ctx context.Context, tx *db.Tx, userID string, p *pendingChang
 		WHERE user_id = $1 AND kind = 'guest' AND deactivated_ms = 0`, userID, p.Password, admin)
 	p.result.Found = n > 0
 	if err == nil && admin {
-		err = endFirstToken(ctx, tx, p.At)
+		err = voidFirstToken(ctx, tx, p.At)
 	}
 	return err
 }
 
-// guestLeaves ends the account of a guest who logs out: without a password nobody could come back to it.
-func (a *Accounts) guestLeaves(ctx context.Context, userID string) error {
+// deactivateGuest ends the account of a guest who logs out: without a password nobody could come back to it.
+func (a *Accounts) deactivateGuest(ctx context.Context, userID string) error {
 	return a.Deactivate(ctx, userID, false)
 }

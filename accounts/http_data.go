@@ -35,7 +35,7 @@ func (a *Accounts) getProfileField(r *web.Request) (any, error) {
 
 // mayEdit checks that the caller may change the profile of the path: their own, and not while suspended.
 func (a *Accounts) mayEdit(r *web.Request) (string, error) {
-	userID, err := a.own(r)
+	userID, err := a.ownUserID(r)
 	if err != nil {
 		return "", err
 	}
@@ -71,7 +71,7 @@ func (a *Accounts) deleteProfileField(r *web.Request) (any, error) {
 
 // ownRoom gives the caller and the room of the path, "" for a path without one.
 func (a *Accounts) ownRoom(r *web.Request) (userID, roomID string, err error) {
-	if userID, err = a.own(r); err != nil {
+	if userID, err = a.ownUserID(r); err != nil {
 		return "", "", err
 	}
 	roomID = r.Path("roomID")
@@ -101,7 +101,7 @@ func (a *Accounts) putDataType(r *web.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := writable(r.Path("type")); err != nil {
+	if err := checkWritableType(r.Path("type")); err != nil {
 		return nil, err
 	}
 	content, err := r.Object()
@@ -111,8 +111,8 @@ func (a *Accounts) putDataType(r *web.Request) (any, error) {
 	return nil, a.PutAccountData(r.Context(), userID, roomID, r.Path("type"), content)
 }
 
-// writable refuses the types of account data that clients write through other endpoints.
-func writable(typ string) error {
+// checkWritableType refuses the types of account data that clients write through other endpoints.
+func checkWritableType(typ string) error {
 	if typ == "m.fully_read" || typ == "m.push_rules" {
 		return matrix.NewError(405, matrix.CodeBadJSON, "The server itself keeps "+typ+"; it has its own endpoints")
 	}
@@ -124,7 +124,7 @@ func (a *Accounts) deleteDataType(r *web.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := writable(r.Path("type")); err != nil {
+	if err := checkWritableType(r.Path("type")); err != nil {
 		return nil, err
 	}
 	return nil, a.RemoveAccountData(r.Context(), userID, roomID, r.Path("type"))
@@ -141,8 +141,8 @@ func (a *Accounts) getTags(r *web.Request) (any, error) {
 
 const maxTag = 255
 
-// tag gives the caller, the room and the tag of the path.
-func (a *Accounts) tag(r *web.Request, kind string) (userID string, w dataWrite, err error) {
+// tagWrite gives the caller, the room and the tag of the path.
+func (a *Accounts) tagWrite(r *web.Request, kind string) (userID string, w dataWrite, err error) {
 	w = dataWrite{Kind: kind, Type: typeTag, Tag: r.Path("tag")}
 	if userID, w.RoomID, err = a.ownRoom(r); err == nil && len(w.Tag) > maxTag {
 		err = matrix.InvalidParam("A tag has at most 255 bytes")
@@ -151,7 +151,7 @@ func (a *Accounts) tag(r *web.Request, kind string) (userID string, w dataWrite,
 }
 
 func (a *Accounts) putTag(r *web.Request) (any, error) {
-	userID, w, err := a.tag(r, writeTag)
+	userID, w, err := a.tagWrite(r, writeTag)
 	if err != nil {
 		return nil, err
 	}
@@ -169,7 +169,7 @@ func (a *Accounts) putTag(r *web.Request) (any, error) {
 }
 
 func (a *Accounts) deleteTag(r *web.Request) (any, error) {
-	userID, w, err := a.tag(r, writeRemoveTag)
+	userID, w, err := a.tagWrite(r, writeRemoveTag)
 	if err != nil {
 		return nil, err
 	}
@@ -178,7 +178,7 @@ func (a *Accounts) deleteTag(r *web.Request) (any, error) {
 }
 
 func (a *Accounts) postFilter(r *web.Request) (any, error) {
-	userID, err := a.own(r)
+	userID, err := a.ownUserID(r)
 	if err != nil {
 		return nil, err
 	}
@@ -191,7 +191,7 @@ func (a *Accounts) postFilter(r *web.Request) (any, error) {
 }
 
 func (a *Accounts) getFilter(r *web.Request) (any, error) {
-	userID, err := a.own(r)
+	userID, err := a.ownUserID(r)
 	if err != nil {
 		return nil, err
 	}
@@ -312,8 +312,8 @@ func (a *Accounts) whois(r *web.Request) (any, error) {
 	return map[string]any{"user_id": userID, "devices": found}, nil
 }
 
-// moderated finds the user of the path for the endpoints under /admin/lock and /admin/suspend.
-func (a *Accounts) moderated(r *web.Request) (*user, error) {
+// moderatedUser finds the user of the path for the endpoints under /admin/lock and /admin/suspend.
+func (a *Accounts) moderatedUser(r *web.Request) (*user, error) {
 	userID := r.Path("userID")
 	if !a.Local(userID) {
 		return nil, matrix.InvalidParam("The user does not belong to this server")
@@ -322,7 +322,7 @@ func (a *Accounts) moderated(r *web.Request) (*user, error) {
 		return nil, matrix.Forbidden("An administrator can not do this to their own account")
 	}
 	u, err := loadUser(r.Context(), a.db, userID)
-	if err != nil || u.deactivated != 0 {
+	if err != nil || u.deactivatedAt != 0 {
 		if err == nil || errors.Is(err, db.ErrNoRows) {
 			err = matrix.NotFound("There is no such user")
 		}
@@ -335,7 +335,7 @@ func (a *Accounts) moderated(r *web.Request) (*user, error) {
 }
 
 func (a *Accounts) getLock(r *web.Request) (any, error) {
-	u, err := a.moderated(r)
+	u, err := a.moderatedUser(r)
 	if err != nil {
 		return nil, err
 	}
@@ -343,7 +343,7 @@ func (a *Accounts) getLock(r *web.Request) (any, error) {
 }
 
 func (a *Accounts) getSuspend(r *web.Request) (any, error) {
-	u, err := a.moderated(r)
+	u, err := a.moderatedUser(r)
 	if err != nil {
 		return nil, err
 	}
@@ -357,7 +357,7 @@ func (a *Accounts) putLock(r *web.Request, body *struct {
 	if body.Locked == nil {
 		return nil, matrix.MissingParam("locked is needed")
 	}
-	u, err := a.moderated(r)
+	u, err := a.moderatedUser(r)
 	if err != nil {
 		return nil, err
 	}
@@ -371,7 +371,7 @@ func (a *Accounts) putSuspend(r *web.Request, body *struct {
 	if body.Suspended == nil {
 		return nil, matrix.MissingParam("suspended is needed")
 	}
-	u, err := a.moderated(r)
+	u, err := a.moderatedUser(r)
 	if err != nil {
 		return nil, err
 	}

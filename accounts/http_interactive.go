@@ -10,12 +10,12 @@ import (
 	"lyceum/platform/web"
 )
 
-// sentKey is of the whole body of a request in its context.
-type sentKey struct{}
+// requestBodyKey is of the whole body of a request in its context.
+type requestBodyKey struct{}
 
-// sent gives the whole body of the request as canonical JSON, nil for a handler that is not wrapped.
-func sent(ctx context.Context) []byte {
-	body, _ := ctx.Value(sentKey{}).([]byte)
+// requestBodyOf gives the whole body of the request as canonical JSON, nil for a handler that is not wrapped.
+func requestBodyOf(ctx context.Context) []byte {
+	body, _ := ctx.Value(requestBodyKey{}).([]byte)
 	return body
 }
 
@@ -51,13 +51,13 @@ func resume[Body any](
 		if err != nil {
 			return nil, matrix.BadJSON("The body can not be brought into canonical form").With(err)
 		}
-		r.Request = r.WithContext(context.WithValue(r.Context(), sentKey{}, canonical))
-		i.sent = canonical
-		if answer, err := a.repeated(r.Context(), i); err != nil || answer != nil {
+		r.Request = r.WithContext(context.WithValue(r.Context(), requestBodyKey{}, canonical))
+		i.requestBody = canonical
+		if answer, err := a.storedAnswer(r.Context(), i); err != nil || answer != nil {
 			return answer, err
 		}
-		if step.alone || merge {
-			old, err := a.remembered(r.Context(), i)
+		if step.authOnly || merge {
+			old, err := a.storedParams(r.Context(), i)
 			if err != nil {
 				return nil, err
 			}
@@ -72,7 +72,7 @@ func resume[Body any](
 	result, err := fn(r, body)
 	if reply, ok := result.(*web.Reply); step.session != "" && (err != nil || ok && reply.Status >= http.StatusBadRequest) {
 		// One that was sent before may have finished it meanwhile.
-		if answer, lost := a.repeated(r.Context(), i); lost == nil && answer != nil {
+		if answer, lost := a.storedAnswer(r.Context(), i); lost == nil && answer != nil {
 			return answer, nil
 		}
 	}

@@ -8,18 +8,18 @@ import (
 	"lyceum/platform/web"
 )
 
-// own gives the user id of the path, which must be the caller's.
-func (a *Accounts) own(r *web.Request) (string, error) {
+// ownUserID gives the user id of the path, which must be the caller's.
+func (a *Accounts) ownUserID(r *web.Request) (string, error) {
 	if r.Path("userID") != r.UserID() {
 		return "", matrix.Forbidden("This belongs to another user")
 	}
 	return r.UserID(), nil
 }
 
-// device describes the device of a login from the request.
-func device(r *web.Request, id, name string, refresh bool) newDevice {
+// deviceOf describes the device of a login from the request.
+func deviceOf(r *web.Request, id, name string, refresh bool) loginDevice {
 	agent := strings.ReplaceAll(strings.ToValidUTF8(r.UserAgent(), ""), "\x00", "")
-	return newDevice{ID: id, Name: name, Refresh: refresh, From: r.RemoteIP(), Agent: agent[:min(len(agent), maxAgent)]}
+	return loginDevice{ID: id, Name: name, Refresh: refresh, From: r.RemoteIP(), Agent: agent[:min(len(agent), maxAgent)]}
 }
 
 func (a *Accounts) getLogin(*web.Request) (any, error) {
@@ -48,7 +48,7 @@ type loginBody struct {
 
 func (a *Accounts) postLogin(r *web.Request, body *loginBody) (any, error) {
 	name := (&authData{Identifier: body.Identifier, User: body.User}).name()
-	d := device(r, body.DeviceID, body.DeviceName, body.RefreshTokens)
+	d := deviceOf(r, body.DeviceID, body.DeviceName, body.RefreshTokens)
 	var u *user
 	switch body.Type {
 	case stagePassword:
@@ -67,7 +67,7 @@ func (a *Accounts) postLogin(r *web.Request, body *loginBody) (any, error) {
 		if err != nil {
 			return nil, matrix.UnknownToken(false)
 		}
-		if u, err = a.findUser(r.Context(), name); err != nil || u.deactivated != 0 || !a.deps.Appservices.Owns(id, u.id) {
+		if u, err = a.findUser(r.Context(), name); err != nil || u.deactivatedAt != 0 || !a.deps.Appservices.Owns(id, u.id) {
 			return nil, matrix.Forbidden("The user is not in the namespaces of the application service")
 		}
 	case "":
@@ -102,8 +102,8 @@ func (a *Accounts) postRefresh(r *web.Request, body *struct {
 	return creds, nil
 }
 
-// caller finds whose token a logout ends: locked users may log out, so the server does not authenticate.
-func (a *Accounts) caller(r *web.Request) (*session, error) {
+// logoutSession finds whose token a logout ends: locked users may log out, so the server does not authenticate.
+func (a *Accounts) logoutSession(r *web.Request) (*session, error) {
 	if r.Token() == "" {
 		return nil, matrix.MissingToken()
 	}
@@ -111,23 +111,23 @@ func (a *Accounts) caller(r *web.Request) (*session, error) {
 }
 
 func (a *Accounts) postLogout(r *web.Request) (any, error) {
-	s, err := a.caller(r)
+	s, err := a.logoutSession(r)
 	if err != nil {
 		return nil, err
 	}
 	if s.identity.Guest {
-		return nil, a.guestLeaves(r.Context(), s.identity.UserID)
+		return nil, a.deactivateGuest(r.Context(), s.identity.UserID)
 	}
 	return nil, a.RemoveDevices(r.Context(), s.identity.UserID, "", []string{s.identity.DeviceID})
 }
 
 func (a *Accounts) postLogoutAll(r *web.Request) (any, error) {
-	s, err := a.caller(r)
+	s, err := a.logoutSession(r)
 	if err != nil {
 		return nil, err
 	}
 	if s.identity.Guest {
-		return nil, a.guestLeaves(r.Context(), s.identity.UserID)
+		return nil, a.deactivateGuest(r.Context(), s.identity.UserID)
 	}
 	return nil, a.Logout(r.Context(), s.identity.UserID, "")
 }
@@ -149,18 +149,18 @@ func (a *Accounts) postRegister(r *web.Request) (any, error) {
 
 // registerStep takes one request of a registration, with what the ones before it told.
 func (a *Accounts) registerStep(r *web.Request, body *registration) (any, error) {
-	d := device(r, body.DeviceID, body.DeviceName, body.RefreshTokens)
+	d := deviceOf(r, body.DeviceID, body.DeviceName, body.RefreshTokens)
 	if body.Type == typeAppservice {
 		id, err := a.appservice(r.Token())
 		if err != nil {
 			return nil, matrix.UnknownToken(false)
 		}
-		return creds(a.registerForAppservice(r.Context(), id, body, d))
+		return credentialsOrError(a.registerForAppservice(r.Context(), id, body, d))
 	}
 	switch r.Query1("kind") {
 	case "", "user":
 	case "guest":
-		return creds(a.registerGuest(r.Context(), d))
+		return credentialsOrError(a.registerGuest(r.Context(), d))
 	default:
 		return nil, matrix.InvalidParam("kind is user or guest")
 	}
@@ -168,11 +168,11 @@ func (a *Accounts) registerStep(r *web.Request, body *registration) (any, error)
 		return nil, matrix.Forbidden("Registration is disabled")
 	}
 	if body.GuestToken != "" {
-		if _, err := a.guest(r.Context(), body); err != nil {
+		if _, err := a.guestToUpgrade(r.Context(), body); err != nil {
 			return nil, err
 		}
 	} else if body.Username != "" {
-		if _, err := a.available(r.Context(), body.Username); err != nil {
+		if _, err := a.checkAvailable(r.Context(), body.Username); err != nil {
 			return nil, err
 		}
 	}
@@ -192,16 +192,16 @@ func (a *Accounts) registerStep(r *web.Request, body *registration) (any, error)
 	}
 	start := func() *interaction {
 		return &interaction{
-			id: newSessionID(), op: opRegister, from: d.From, flows: a.registrationFlows(), body: told, sent: sent(r.Context()),
+			id: newSessionID(), op: opRegister, from: d.From, flows: a.registrationFlows(), paramsBody: told, requestBody: requestBodyOf(r.Context()),
 		}
 	}
-	return a.interact(r.Context(), start, body.Auth, func(i *interaction) (any, error) {
-		return creds(a.register(r.Context(), body, d, i))
+	return a.runInteraction(r.Context(), start, body.Auth, func(i *interaction) (any, error) {
+		return credentialsOrError(a.register(r.Context(), body, d, i))
 	})
 }
 
-// creds keeps a nil pointer from becoming an answer.
-func creds(c *Credentials, err error) (any, error) {
+// credentialsOrError keeps a nil pointer from becoming an answer.
+func credentialsOrError(c *Credentials, err error) (any, error) {
 	if err != nil {
 		return nil, err
 	}
@@ -216,7 +216,7 @@ func (a *Accounts) getAvailable(r *web.Request) (any, error) {
 	if a.config.Registration == ClosedRegistration {
 		return nil, matrix.Forbidden("Registration is disabled")
 	}
-	if _, err := a.available(r.Context(), name); err != nil {
+	if _, err := a.checkAvailable(r.Context(), name); err != nil {
 		return nil, err
 	}
 	return map[string]bool{"available": true}, nil
@@ -245,7 +245,7 @@ func (a *Accounts) postSecretRegister(r *web.Request, body *secretRegistration) 
 	if a.config.SharedSecret.Reveal() == "" {
 		return nil, matrix.NewError(400, matrix.CodeUnknown, "Shared secret registration is not enabled")
 	}
-	return creds(a.registerBySecret(r.Context(), body, device(r, "", "", false)))
+	return credentialsOrError(a.registerBySecret(r.Context(), body, deviceOf(r, "", "", false)))
 }
 
 // passwordBody is the body of POST /account/password.

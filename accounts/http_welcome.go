@@ -119,14 +119,14 @@ func (a *Accounts) postWelcome(r *web.Request) (any, error) {
 
 // registerByForm passes all stages of a registration at once.
 func (a *Accounts) registerByForm(r *web.Request, token string, accepted bool, body *registration) (userID string, err error) {
-	ctx, d := r.Context(), device(r, "", "", false)
+	ctx, d := r.Context(), deviceOf(r, "", "", false)
 	if a.config.Registration == ClosedRegistration {
 		return "", matrix.Forbidden("Registration is closed")
 	}
 	if body.Username == "" {
 		return "", matrix.MissingParam("A user name is needed")
 	}
-	if _, err := a.available(ctx, body.Username); err != nil {
+	if _, err := a.checkAvailable(ctx, body.Username); err != nil {
 		return "", err
 	}
 	if err := a.checkNewPassword(body.Password); err != nil {
@@ -151,7 +151,7 @@ func (a *Accounts) registerByForm(r *web.Request, token string, accepted bool, b
 		if stage == stageTerms && !accepted {
 			return "", matrix.InvalidParam("The documents must be accepted")
 		}
-		if err := a.pass(ctx, i, &authData{Type: stage, Token: token}); err != nil {
+		if err := a.passStage(ctx, i, &authData{Type: stage, Token: token}); err != nil {
 			return "", err
 		}
 	}

@@ -26,8 +26,8 @@ type Credentials struct {
 	WellKnown    any    `json:"well_known,omitempty"`
 }
 
-// newDevice says which device a login is for.
-type newDevice struct {
+// loginDevice says which device a login is for.
+type loginDevice struct {
 	ID      string // "" makes one
 	Name    string // only for a device that is new
 	Refresh bool   // the client takes refresh tokens
@@ -40,7 +40,7 @@ const (
 	maxDeviceName = 1024 // bytes
 )
 
-func (d newDevice) check() error {
+func (d loginDevice) check() error {
 	if d.ID == "*" {
 		return matrix.InvalidParam("The device id * stands for all devices of a user: choose another one")
 	}
@@ -52,17 +52,17 @@ func (d newDevice) check() error {
 
 // user is a row of users.
 type user struct {
-	id, password, kind, appservice     string
-	admin, locked, suspended, farewell bool
-	erased                             bool
-	created, deactivated               int64
+	id, password, kind, appservice           string
+	admin, locked, suspended, pendingCleanup bool
+	erased                                   bool
+	createdAt, deactivatedAt                 int64
 }
 
 func loadUser(ctx context.Context, q db.Querier, userID string) (*user, error) {
 	u := &user{id: userID}
-	err := q.QueryRow(ctx, `SELECT password, kind, appservice, admin, locked, suspended, farewell, erased, created_ms, deactivated_ms
+	err := q.QueryRow(ctx, `SELECT password, kind, appservice, admin, locked, suspended, `+cleanupColumn+`, erased, created_ms, deactivated_ms
 		FROM users WHERE user_id = $1`, userID).
-		Scan(&u.password, &u.kind, &u.appservice, &u.admin, &u.locked, &u.suspended, &u.farewell, &u.erased, &u.created, &u.deactivated)
+		Scan(&u.password, &u.kind, &u.appservice, &u.admin, &u.locked, &u.suspended, &u.pendingCleanup, &u.erased, &u.createdAt, &u.deactivatedAt)
 	return u, err
 }
 
@@ -77,25 +77,25 @@ func (a *Accounts) checkPassword(ctx context.Context, name, password string, fro
 	if err != nil && !errors.Is(err, db.ErrNoRows) {
 		return nil, err
 	}
-	attempt, err := a.guess(ctx, u, name, from)
+	attempt, err := a.takePasswordAttempt(ctx, u, name, from)
 	if err != nil {
 		return nil, err
 	}
 	if u == nil {
 		u = &user{}
 	}
-	if u.deactivated != 0 {
+	if u.deactivatedAt != 0 {
 		return nil, matrix.UserDeactivated("This account was deactivated")
 	}
 	ok, stale, err := a.hasher.verify(ctx, u.password, password)
 	if err != nil {
-		attempt.giveBack(ctx)
+		attempt.refund(ctx)
 		return nil, err
 	}
 	if !ok {
 		return nil, ErrWrongPassword
 	}
-	attempt.right(ctx)
+	attempt.succeed(ctx)
 	if stale {
 		a.rehash(ctx, u, password)
 	}
@@ -142,7 +142,7 @@ func (a *Accounts) rehash(ctx context.Context, u *user, password string) {
 
 // login makes tokens for a device of a user whose right to log in was checked. The password hash must
 // still be the one that was checked.
-func (a *Accounts) login(ctx context.Context, u *user, d newDevice) (*Credentials, error) {
+func (a *Accounts) login(ctx context.Context, u *user, d loginDevice) (*Credentials, error) {
 	if err := d.check(); err != nil {
 		return nil, err
 	}
@@ -150,11 +150,11 @@ func (a *Accounts) login(ctx context.Context, u *user, d newDevice) (*Credential
 	if !chosen {
 		d.ID = newDeviceID()
 	}
-	p, creds, err := a.mintPair(ctx, u.id, d.ID, d.Refresh)
+	p, creds, err := a.newTokenPair(ctx, u.id, d.ID, d.Refresh)
 	if err != nil {
 		return nil, err
 	}
-	l := newLogin{Device: d, Pair: p, Password: u.password}
+	l := newLogin{Device: d, Tokens: p, Password: u.password}
 	var found bool
 	if chosen { // the device may be there: who has its tokens must hear of their end
 		l.Transactions = strconv.FormatInt(p.ID, 36)
@@ -180,16 +180,16 @@ func (a *Accounts) login(ctx context.Context, u *user, d newDevice) (*Credential
 	if !found {
 		return nil, ErrWrongPassword
 	}
-	if err := a.announce(ctx, u.id, d.ID); err != nil {
+	if err := a.notifyDeviceAdded(ctx, u.id, d.ID); err != nil {
 		return nil, err
 	}
 	return creds, nil
 }
 
-// announce tells the listeners of a device that was made. One that others do not hear of is not acknowledged. The first
+// notifyDeviceAdded tells the listeners of a device that was made. One that others do not hear of is not acknowledged. The first
 // one, with which the user is made, needs no news: nobody knows the user. It waits for a database that is away: the device is
 // there, and a log-in that fails is done again with another one.
-func (a *Accounts) announce(ctx context.Context, userID, deviceID string) error {
+func (a *Accounts) notifyDeviceAdded(ctx context.Context, userID, deviceID string) error {
 	for _, l := range a.deps.Devices {
 		for wait := 20 * time.Millisecond; ; wait = min(2*wait, 500*time.Millisecond) {
 			err := l.DeviceAdded(ctx, userID, deviceID)
@@ -211,9 +211,9 @@ func (a *Accounts) announce(ctx context.Context, userID, deviceID string) error 
 
 // newLogin is a log-in of a user whose right to it was checked.
 type newLogin struct {
-	Device   newDevice `json:"device"`
-	Pair     *pair     `json:"pair,omitempty"`
-	Password string    `json:"password,omitempty"` // the hash that was checked
+	Device   loginDevice `json:"device"`
+	Tokens   *tokenPair  `json:"pair,omitempty"`
+	Password string      `json:"password,omitempty"` // the hash that was checked
 	// Transactions tells those of the device, if it is new, from those of an earlier one with its id; "" where there was none.
 	Transactions string `json:"transactions,omitempty"`
 
@@ -224,7 +224,7 @@ type newLogin struct {
 func (l *newLogin) apply(ctx context.Context, tx *db.Tx, userID string) (found bool, err error) {
 	n, err := tx.Exec(
 		ctx, `UPDATE users SET login_ms = $3 WHERE user_id = $1 AND password = $2 AND deactivated_ms = 0`, userID, l.Password,
-		l.Pair.Created,
+		l.Tokens.Created,
 	)
 	if err != nil || n == 0 {
 		return false, err
@@ -234,7 +234,7 @@ func (l *newLogin) apply(ctx context.Context, tx *db.Tx, userID string) (found b
 
 // insert stores the device, if it is new, and the tokens that are its only ones.
 func (l *newLogin) insert(ctx context.Context, tx *db.Tx) error {
-	p, d, ip, key := l.Pair, l.Device, "", ""
+	p, d, ip, key := l.Tokens, l.Device, "", ""
 	if d.From.IsValid() {
 		ip, key = d.From.String(), web.AddressKey(d.From)
 	}
@@ -262,20 +262,20 @@ func (l *newLogin) insert(ctx context.Context, tx *db.Tx) error {
 		return err
 	}
 	l.ended = n > 0
-	return insertPair(ctx, tx, p)
+	return insertTokenPair(ctx, tx, p)
 }
 
-// mintPair makes tokens that are not stored yet.
-func (a *Accounts) mintPair(ctx context.Context, userID, deviceID string, refresh bool) (*pair, *Credentials, error) {
-	access, err := a.keys.mint(ctx, accessPrefix)
+// newTokenPair makes tokens that are not stored yet.
+func (a *Accounts) newTokenPair(ctx context.Context, userID, deviceID string, refresh bool) (*tokenPair, *Credentials, error) {
+	access, err := a.keys.newToken(ctx, accessPrefix)
 	if err != nil {
 		return nil, nil, err
 	}
-	p := &pair{ID: newTokenID(), UserID: userID, DeviceID: deviceID, Access: hashToken(access), Created: a.nowMs()}
+	p := &tokenPair{ID: newTokenID(), UserID: userID, DeviceID: deviceID, Access: hashToken(access), Created: a.nowMs()}
 	creds := &Credentials{UserID: userID, DeviceID: deviceID, AccessToken: access, HomeServer: a.config.ServerName}
 	life := a.config.FixedTokenLife.D()
 	if refresh {
-		token, err := a.keys.mint(ctx, refreshPrefix)
+		token, err := a.keys.newToken(ctx, refreshPrefix)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -296,14 +296,14 @@ func (a *Accounts) mintPair(ctx context.Context, userID, deviceID string, refres
 // again before that replaces the new ones (Client-Server API, POST /refresh). Errors: M_UNKNOWN_TOKEN,
 // M_USER_LOCKED.
 func (a *Accounts) Refresh(ctx context.Context, token string) (*Credentials, error) {
-	genuine, err := a.keys.genuine(ctx, refreshPrefix, token)
+	genuine, err := a.keys.hasChecksum(ctx, refreshPrefix, token)
 	if err != nil {
 		return nil, err
 	}
 	if !genuine {
 		return nil, matrix.UnknownToken(false)
 	}
-	old, err := loadPairByRefresh(ctx, a.db, hashToken(token))
+	old, err := loadByRefreshToken(ctx, a.db, hashToken(token))
 	if errors.Is(err, db.ErrNoRows) {
 		return nil, matrix.UnknownToken(false)
 	}
@@ -321,18 +321,18 @@ func (a *Accounts) Refresh(ctx context.Context, token string) (*Credentials, err
 		return nil, matrix.UserLocked("This account is locked")
 	}
 	if old.Parent != 0 {
-		if err := a.confirm(ctx, old.UserID, old.ID); err != nil {
+		if err := a.confirmTokens(ctx, old.UserID, old.ID); err != nil {
 			return nil, err
 		}
 	}
-	p, creds, err := a.mintPair(ctx, old.UserID, old.DeviceID, true)
+	p, creds, err := a.newTokenPair(ctx, old.UserID, old.DeviceID, true)
 	if err != nil {
 		return nil, err
 	}
 	p.Parent = old.ID
 	err = a.db.Settle(ctx, func(tx *db.Tx) error {
 		// Whoever ends the device or its tokens comes before or after all of this.
-		if there, err := holdDevice(ctx, tx, old.UserID, old.DeviceID, old.ID); err != nil {
+		if there, err := lockDevice(ctx, tx, old.UserID, old.DeviceID, old.ID); err != nil {
 			return err
 		} else if !there {
 			return matrix.UnknownToken(false)
@@ -341,7 +341,7 @@ func (a *Accounts) Refresh(ctx context.Context, token string) (*Credentials, err
 		if _, err := tx.Exec(ctx, `DELETE FROM tokens WHERE parent = $1 AND parent <> 0`, old.ID); err != nil {
 			return err
 		}
-		return insertPair(ctx, tx, p)
+		return insertTokenPair(ctx, tx, p)
 	}, p.stored)
 	if err != nil {
 		return nil, err
@@ -353,7 +353,7 @@ func (a *Accounts) Refresh(ctx context.Context, token string) (*Credentials, err
 // IssueToken makes a device with a token that does not run out, for the command line and for tools of the
 // operator. The user must exist and be active.
 func (a *Accounts) IssueToken(ctx context.Context, userID, deviceName string) (token, deviceID string, err error) {
-	p, creds, err := a.mintPair(ctx, userID, newDeviceID(), false)
+	p, creds, err := a.newTokenPair(ctx, userID, newDeviceID(), false)
 	if err != nil {
 		return "", "", err
 	}
@@ -366,10 +366,10 @@ func (a *Accounts) IssueToken(ctx context.Context, userID, deviceName string) (t
 		if err != nil {
 			return err
 		}
-		return (&newLogin{Device: newDevice{Name: deviceName}, Pair: p}).insert(ctx, tx)
+		return (&newLogin{Device: loginDevice{Name: deviceName}, Tokens: p}).insert(ctx, tx)
 	}, p.stored)
 	if err == nil {
-		err = a.announce(ctx, userID, creds.DeviceID)
+		err = a.notifyDeviceAdded(ctx, userID, creds.DeviceID)
 	}
 	if err != nil {
 		return "", "", err

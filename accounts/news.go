@@ -15,13 +15,13 @@ import (
 
 // The kinds of news.
 const (
-	newsDevices = "devices" // devices were removed
-	newsProfile = "profile" // a field of the profile changed
+	followUpDevices = "devices" // devices were removed
+	followUpProfile = "profile" // a field of the profile changed
 )
 
-// news is what a change of an account leaves to be done elsewhere: the data of a row of "sessions". It is stored with the
+// followUp is what a change of an account leaves to be done elsewhere: the data of a row of "sessions". It is stored with the
 // change, so that whoever is alive finishes it.
-type news struct {
+type followUp struct {
 	Kind    string   `json:"kind,omitempty"` // "" for nothing
 	Devices []string `json:"devices,omitempty"`
 	Field   string   `json:"field,omitempty"`
@@ -32,29 +32,29 @@ type news struct {
 // no harm.
 const headStart = 3 * time.Second
 
-// news is what a change that was done leaves to be done.
-func (p *pendingChange) news() news {
+// followUp is what a change that was done leaves to be done.
+func (p *pendingChange) followUp() followUp {
 	switch {
 	case p.Kind == changeProfile && p.result.Changed:
-		return news{Kind: newsProfile, Field: p.Field, Created: p.At}
+		return followUp{Kind: followUpProfile, Field: p.Field, Created: p.At}
 	case len(p.result.Devices) > 0:
-		return news{Kind: newsDevices, Devices: p.result.Devices, Created: p.At}
+		return followUp{Kind: followUpDevices, Devices: p.result.Devices, Created: p.At}
 	}
-	return news{}
+	return followUp{}
 }
 
-var newsRows = &db.Table{
+var followUpRows = &db.Table{
 	Name:    "account_news",
 	Columns: db.Columns("shard integer, pos integer, user_id text, kind text, body text, created_ms integer"),
 }
 
-func (n news) row(e *stream.Entry) ([]any, error) {
+func (n followUp) row(e *stream.Entry) ([]any, error) {
 	body, err := json.Marshal(n)
 	return []any{e.Shard, e.Pos, e.Key, n.Kind, string(body), n.Created}, err
 }
 
-// readNews is the Read of the consumer: the stream itself keeps no more than the newest change of a user.
-func readNews(ctx context.Context, q db.Querier, r stream.Range) ([]stream.Row, error) {
+// readFollowUps is the Read of the consumer: the stream itself keeps no more than the newest change of a user.
+func readFollowUps(ctx context.Context, q db.Querier, r stream.Range) ([]stream.Row, error) {
 	return db.List(func(row db.Row) (stream.Row, error) {
 		out := stream.Row{Shard: r.Shard}
 		var body string
@@ -65,18 +65,18 @@ func readNews(ctx context.Context, q db.Querier, r stream.Range) ([]stream.Row, 
 		LIMIT $4`, r.Shard, r.After, r.Upto, r.Limit))
 }
 
-// workNews is the Work of the consumer.
-func (a *Accounts) workNews(ctx context.Context, shard int, rows []stream.Row) (func(w *db.Batch), error) {
+// handleFollowUps is the Work of the consumer.
+func (a *Accounts) handleFollowUps(ctx context.Context, shard int, rows []stream.Row) (func(w *db.Batch), error) {
 	var done []int64
 	for _, row := range rows {
-		var n news
+		var n followUp
 		if err := json.Unmarshal(row.Data, &n); err != nil {
 			return nil, fmt.Errorf("news of %s: %w", row.Key, err)
 		}
 		if n.Kind == "" {
 			continue
 		}
-		if err := a.finish(ctx, shard, row, n); err != nil {
+		if err := a.doFollowUp(ctx, shard, row, n); err != nil {
 			return nil, err
 		}
 		done = append(done, row.Pos)
@@ -89,9 +89,9 @@ func (a *Accounts) workNews(ctx context.Context, shard int, rows []stream.Row) (
 	}, nil
 }
 
-// finish does what a row says, unless the process that made the change has done it.
-func (a *Accounts) finish(ctx context.Context, shard int, row stream.Row, n news) error {
-	if n.Kind == newsProfile {
+// doFollowUp does what a row says, unless the process that made the change has done it.
+func (a *Accounts) doFollowUp(ctx context.Context, shard int, row stream.Row, n followUp) error {
+	if n.Kind == followUpProfile {
 		if a.deps.Profile == nil {
 			return nil
 		}
@@ -107,11 +107,11 @@ func (a *Accounts) finish(ctx context.Context, shard int, row stream.Row, n news
 	if err != nil || !left {
 		return err
 	}
-	return a.devicesGone(ctx, row.Key, n.Devices)
+	return a.notifyDevicesRemoved(ctx, row.Key, n.Devices)
 }
 
-// devicesGone tells the listeners of removed devices; it may be done again.
-func (a *Accounts) devicesGone(ctx context.Context, userID string, devices []string) error {
+// notifyDevicesRemoved tells the listeners of removed devices; it may be done again.
+func (a *Accounts) notifyDevicesRemoved(ctx context.Context, userID string, devices []string) error {
 	var errs []error
 	for _, l := range a.deps.Devices {
 		errs = append(errs, l.DevicesRemoved(ctx, userID, devices))
@@ -119,47 +119,47 @@ func (a *Accounts) devicesGone(ctx context.Context, userID string, devices []str
 	return errors.Join(errs...)
 }
 
-// leftNews is a removal of devices whose clean-up is not known to be done.
-type leftNews struct {
+// pendingCleanup is a removal of devices whose clean-up is not known to be done.
+type pendingCleanup struct {
 	Pos     int64    `json:"pos"`
 	Devices []string `json:"devices"`
 }
 
-// leftOf gives the removals of a device whose clean-up is not known to be done.
-func leftOf(ctx context.Context, tx *db.Tx, userID, deviceID string) (left []leftNews, err error) {
+// pendingCleanups gives the removals of a device whose clean-up is not known to be done.
+func pendingCleanups(ctx context.Context, tx *db.Tx, userID, deviceID string) (left []pendingCleanup, err error) {
 	err = db.Each(func(row db.Row) error {
 		var pos int64
 		var body string
 		if err := row.Scan(&pos, &body); err != nil {
 			return err
 		}
-		var n news
+		var n followUp
 		if err := json.Unmarshal([]byte(body), &n); err != nil {
 			return fmt.Errorf("news of %s: %w", userID, err)
 		}
 		if slices.Contains(n.Devices, deviceID) {
-			left = append(left, leftNews{pos, n.Devices})
+			left = append(left, pendingCleanup{pos, n.Devices})
 		}
 		return nil
-	})(tx.Query(ctx, `SELECT pos, body FROM account_news WHERE user_id = $1 AND kind = $2 ORDER BY pos`, userID, newsDevices))
+	})(tx.Query(ctx, `SELECT pos, body FROM account_news WHERE user_id = $1 AND kind = $2 ORDER BY pos`, userID, followUpDevices))
 	return left, err
 }
 
-// finishDevices does what a removal leaves to be done.
-func (a *Accounts) finishDevices(ctx context.Context, userID string, pos int64, devices []string) error {
-	if err := a.devicesGone(ctx, userID, devices); err != nil {
+// cleanUpDevices does what a removal leaves to be done.
+func (a *Accounts) cleanUpDevices(ctx context.Context, userID string, pos int64, devices []string) error {
+	if err := a.notifyDevicesRemoved(ctx, userID, devices); err != nil {
 		return err
 	}
 	_, err := a.db.Exec(ctx, `DELETE FROM account_news WHERE shard = $1 AND pos = $2`, a.sessions.stream.Shard(userID), pos)
 	return err
 }
 
-// cleanUp tells the listeners of removed devices at once, so that who asks next sees them gone. What fails is tried again by
+// cleanUpDevicesNow tells the listeners of removed devices at once, so that who asks next sees them gone. What fails is tried again by
 // the consumer.
-func (a *Accounts) cleanUp(ctx context.Context, userID string, r sessionResult) {
+func (a *Accounts) cleanUpDevicesNow(ctx context.Context, userID string, r sessionResult) {
 	ctx, cancel := context.WithTimeout(caller.Stays(ctx), headStart)
 	defer cancel()
-	if err := a.finishDevices(ctx, userID, r.Pos, r.Devices); err != nil {
+	if err := a.cleanUpDevices(ctx, userID, r.Pos, r.Devices); err != nil {
 		a.log.Warn("the clean-up after removed devices is tried again", "user", userID, "devices", len(r.Devices), "error", err)
 	}
 }

@@ -15,11 +15,11 @@ const openIDLife = time.Hour
 // requestOpenID makes a token that another service may exchange for the caller's user id
 // (Client-Server API, POST /user/{userId}/openid/request_token).
 func (a *Accounts) requestOpenID(r *web.Request, _ *struct{}) (any, error) {
-	userID, err := a.own(r)
+	userID, err := a.ownUserID(r)
 	if err != nil {
 		return nil, err
 	}
-	token, err := a.keys.mint(r.Context(), openIDPrefix)
+	token, err := a.keys.newToken(r.Context(), openIDPrefix)
 	if err != nil {
 		return nil, err
 	}
@@ -39,7 +39,7 @@ func (a *Accounts) requestOpenID(r *web.Request, _ *struct{}) (any, error) {
 // OpenIDUser finds the user of an OpenID token, for GET /_matrix/federation/v1/openid/userinfo. Errors:
 // M_UNKNOWN_TOKEN.
 func (a *Accounts) OpenIDUser(ctx context.Context, token string) (userID string, err error) {
-	genuine, err := a.keys.genuine(ctx, openIDPrefix, token)
+	genuine, err := a.keys.hasChecksum(ctx, openIDPrefix, token)
 	if err != nil {
 		return "", err
 	}

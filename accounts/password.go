@@ -88,7 +88,7 @@ func (h *hasher) verify(ctx context.Context, encoded, password string) (ok, stal
 		err = h.run(ctx, func() { ok = bcrypt.CompareHashAndPassword([]byte(encoded), []byte(password)) == nil })
 		return ok, true, err
 	}
-	p, err := parseArgon(encoded)
+	p, err := parseArgon2(encoded)
 	if err != nil {
 		return false, false, err
 	}
@@ -99,7 +99,7 @@ func (h *hasher) verify(ctx context.Context, encoded, password string) (ok, stal
 	return ok && !absent, p.passes != h.config.Passes || p.memory != h.config.MemoryKiB, err
 }
 
-type argonHash struct {
+type argon2Hash struct {
 	memory, passes uint32
 	threads        uint8
 	salt, sum      []byte
@@ -107,10 +107,10 @@ type argonHash struct {
 
 var errHash = errors.New("password hash: expected argon2id or bcrypt")
 
-// parseArgon reads $argon2id$v=19$m=…,t=…,p=…$salt$sum. The limits keep a damaged row from taking the
+// parseArgon2 reads $argon2id$v=19$m=…,t=…,p=…$salt$sum. The limits keep a damaged row from taking the
 // memory of the process.
-func parseArgon(encoded string) (argonHash, error) {
-	var p argonHash
+func parseArgon2(encoded string) (argon2Hash, error) {
+	var p argon2Hash
 	parts := strings.Split(encoded, "$")
 	if len(parts) != 6 || parts[1] != "argon2id" || parts[2] != fmt.Sprintf("v=%d", argon2.Version) {
 		return p, errHash

@@ -116,7 +116,7 @@ func (a *Accounts) Profile(ctx context.Context, userID string) (map[string]json.
 		return fields, err
 	}
 	u, err := loadUser(ctx, a.db, userID)
-	if errors.Is(err, db.ErrNoRows) || err == nil && u.deactivated != 0 {
+	if errors.Is(err, db.ErrNoRows) || err == nil && u.deactivatedAt != 0 {
 		return nil, matrix.NotFound("There is no such user")
 	}
 	return fields, err
@@ -148,7 +148,7 @@ func (a *Accounts) SetProfile(ctx context.Context, userID, name string, value js
 		return err
 	case !res.Found:
 		u, err := loadUser(ctx, a.db, userID)
-		if err == nil && u.deactivated == 0 { // the owner is a process of the version before
+		if err == nil && u.deactivatedAt == 0 { // the owner is a process of the version before
 			return stream.ErrNotOwner
 		}
 		if err != nil && !errors.Is(err, db.ErrNoRows) {

@@ -26,7 +26,7 @@ type usage struct{ bytes, items int }
 // fits. The error is M_TOO_LARGE.
 func (a *Accounts) reserve(ctx context.Context, userID string, datum *AccountDatum) (done func(), err error) {
 	var has, grow usage
-	err = a.data.read(ctx, userID, func(u *userData) {
+	err = a.accountData.view(ctx, userID, func(u *userData) {
 		has = usage{u.bytes, len(u.data)}
 		if old := u.data[dataKey{datum.RoomID, datum.Type}]; old != nil {
 			grow = usage{len(datum.Content) - len(old.Content), 0}
@@ -37,7 +37,7 @@ func (a *Accounts) reserve(ctx context.Context, userID string, datum *AccountDat
 	if err != nil || grow.bytes <= 0 && grow.items == 0 {
 		return func() {}, err
 	}
-	q := &a.data.quota
+	q := &a.accountData.quota
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	p := q.pending[userID]

@@ -2,23 +2,23 @@ package accounts
 
 import "sync/atomic"
 
-// recent is a bounded map that forgets, when full, an entry that was not read since the last search for
+// secondChanceCache is a bounded map that forgets, when full, an entry that was not read since the last search for
 // one (second chance). Its owner locks: get may run under a read lock, the others need the write lock.
-type recent[K comparable, V any] struct {
+type secondChanceCache[K comparable, V any] struct {
 	max     int
-	entries map[K]*recentEntry[V]
+	entries map[K]*cacheEntry[V]
 }
 
-type recentEntry[V any] struct {
+type cacheEntry[V any] struct {
 	value V
 	read  atomic.Bool
 }
 
-func newRecent[K comparable, V any](size int) *recent[K, V] {
-	return &recent[K, V]{max: max(1, size), entries: map[K]*recentEntry[V]{}}
+func newSecondChanceCache[K comparable, V any](size int) *secondChanceCache[K, V] {
+	return &secondChanceCache[K, V]{max: max(1, size), entries: map[K]*cacheEntry[V]{}}
 }
 
-func (r *recent[K, V]) get(k K) (v V, ok bool) {
+func (r *secondChanceCache[K, V]) get(k K) (v V, ok bool) {
 	e, ok := r.entries[k]
 	if !ok {
 		return v, false
@@ -30,19 +30,19 @@ func (r *recent[K, V]) get(k K) (v V, ok bool) {
 }
 
 // put stores a value and returns the entry it pushed out, if any.
-func (r *recent[K, V]) put(k K, v V) (oldKey K, old V, pushed bool) {
+func (r *secondChanceCache[K, V]) put(k K, v V) (oldKey K, old V, pushed bool) {
 	if e, ok := r.entries[k]; ok {
 		e.value = v
 		return oldKey, old, false
 	}
 	if len(r.entries) >= r.max {
-		oldKey, old, pushed = r.push()
+		oldKey, old, pushed = r.evict()
 	}
-	r.entries[k] = &recentEntry[V]{value: v}
+	r.entries[k] = &cacheEntry[V]{value: v}
 	return oldKey, old, pushed
 }
 
-func (r *recent[K, V]) push() (k K, v V, ok bool) {
+func (r *secondChanceCache[K, V]) evict() (k K, v V, ok bool) {
 	for range 2 { // the first round clears all marks at worst
 		for k, e := range r.entries {
 			if e.read.Swap(false) {
@@ -55,4 +55,4 @@ func (r *recent[K, V]) push() (k K, v V, ok bool) {
 	return k, v, false
 }
 
-func (r *recent[K, V]) delete(k K) { delete(r.entries, k) }
+func (r *secondChanceCache[K, V]) delete(k K) { delete(r.entries, k) }

@@ -22,7 +22,7 @@ func TestSmallTokenCache(t *testing.T) {
 		_, changes := s.get(hash(user, i))
 		s.put(hash(user, i), &session{identity: web.Identity{UserID: fmt.Sprint(user)}}, changes)
 		indexed := 0
-		for _, of := range s.users {
+		for _, of := range s.byUser {
 			indexed += len(of)
 		}
 		if len(s.tokens.entries) > 3 || indexed != len(s.tokens.entries) {
@@ -30,14 +30,14 @@ func TestSmallTokenCache(t *testing.T) {
 		}
 	}
 	for user := range 7 {
-		s.tail([]stream.Row{{Key: fmt.Sprint(user)}})
+		s.onRows([]stream.Row{{Key: fmt.Sprint(user)}})
 	}
-	if len(s.tokens.entries) != 0 || len(s.users) != 0 {
-		t.Fatalf("left: %v %v", s.tokens.entries, s.users)
+	if len(s.tokens.entries) != 0 || len(s.byUser) != 0 {
+		t.Fatalf("left: %v %v", s.tokens.entries, s.byUser)
 	}
 	// What was read before the news is not kept.
 	_, changes := s.get(hash(1, 1))
-	s.tail([]stream.Row{{Key: "1"}})
+	s.onRows([]stream.Row{{Key: "1"}})
 	s.put(hash(1, 1), &session{identity: web.Identity{UserID: "1"}}, changes)
 	if found, _ := s.get(hash(1, 1)); found != nil {
 		t.Fatal("an old session was kept")

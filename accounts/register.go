@@ -50,8 +50,8 @@ func (a *Accounts) registrationFlows() [][]string {
 	return flows
 }
 
-// available checks that a name may be taken. Errors: M_INVALID_USERNAME, M_USER_IN_USE, M_EXCLUSIVE.
-func (a *Accounts) available(ctx context.Context, name string) (userID string, err error) {
+// checkAvailable checks that a name may be taken. Errors: M_INVALID_USERNAME, M_USER_IN_USE, M_EXCLUSIVE.
+func (a *Accounts) checkAvailable(ctx context.Context, name string) (userID string, err error) {
 	userID, err = a.userID(strings.ToLower(name))
 	if err != nil {
 		return "", err
@@ -70,14 +70,14 @@ func (a *Accounts) available(ctx context.Context, name string) (userID string, e
 }
 
 // register makes the user once the interaction is complete.
-func (a *Accounts) register(ctx context.Context, body *registration, d newDevice, i *interaction) (*Credentials, error) {
+func (a *Accounts) register(ctx context.Context, body *registration, d loginDevice, i *interaction) (*Credentials, error) {
 	if body.Username == "" {
 		body.Username = newName()
 	}
 	if body.GuestToken != "" {
-		return a.upgrade(ctx, body, d, i)
+		return a.upgradeToUser(ctx, body, d, i)
 	}
-	userID, err := a.available(ctx, body.Username)
+	userID, err := a.checkAvailable(ctx, body.Username)
 	if err != nil {
 		return nil, err
 	}
@@ -98,14 +98,14 @@ type registerOptions struct {
 }
 
 // insertRegistered makes user, device and tokens in one transaction.
-func (a *Accounts) insertRegistered(ctx context.Context, n NewUser, hash string, d newDevice, o registerOptions) (*Credentials, error) {
+func (a *Accounts) insertRegistered(ctx context.Context, n NewUser, hash string, d loginDevice, o registerOptions) (*Credentials, error) {
 	if err := d.check(); err != nil {
 		return nil, err
 	}
 	if d.ID == "" {
 		d.ID = newDeviceID()
 	}
-	p, creds, err := a.mintPair(ctx, n.Name, d.ID, d.Refresh)
+	p, creds, err := a.newTokenPair(ctx, n.Name, d.ID, d.Refresh)
 	if err != nil {
 		return nil, err
 	}
@@ -121,7 +121,7 @@ func (a *Accounts) insertRegistered(ctx context.Context, n NewUser, hash string,
 	err = a.db.Settle(ctx, func(tx *db.Tx) error {
 		n := n
 		if i := o.interaction; i != nil && i.token != "" {
-			admin, err := a.consumeToken(ctx, tx, i)
+			admin, err := a.completeReservedToken(ctx, tx, i)
 			if err != nil {
 				return err
 			}
@@ -143,7 +143,7 @@ func (a *Accounts) insertRegistered(ctx context.Context, n NewUser, hash string,
 		if err := a.insertUser(ctx, tx, n, hash, p.Created); err != nil || o.inhibitLogin {
 			return err
 		}
-		return (&newLogin{Device: d, Pair: p}).insert(ctx, tx)
+		return (&newLogin{Device: d, Tokens: p}).insert(ctx, tx)
 	}, userStored(n.Name, hash, p.Created))
 	if err != nil {
 		return nil, err
@@ -193,7 +193,7 @@ type secretRegistration struct {
 
 // registerBySecret makes a user for who knows the shared secret: mac is HMAC-SHA1 with the secret as key
 // over nonce, user, password, "admin" or "notadmin" and, where given, user type, with NUL between.
-func (a *Accounts) registerBySecret(ctx context.Context, body *secretRegistration, d newDevice) (*Credentials, error) {
+func (a *Accounts) registerBySecret(ctx context.Context, body *secretRegistration, d loginDevice) (*Credentials, error) {
 	expires, err := a.checkNonce(ctx, body.Nonce)
 	if err != nil {
 		return nil, err
@@ -222,7 +222,7 @@ func (a *Accounts) registerBySecret(ctx context.Context, body *secretRegistratio
 	if err != nil || !hmac.Equal(given, m.Sum(nil)) {
 		return nil, matrix.Forbidden("HMAC incorrect")
 	}
-	userID, err := a.normalName(body.Username)
+	userID, err := a.parseUserName(body.Username)
 	if err != nil {
 		return nil, err
 	}
@@ -248,7 +248,7 @@ func (a *Accounts) appservice(token string) (id string, err error) {
 
 // registerForAppservice makes a user in the namespaces of an application service (Application Service API,
 // "Server admin style permissions").
-func (a *Accounts) registerForAppservice(ctx context.Context, id string, body *registration, d newDevice) (*Credentials, error) {
+func (a *Accounts) registerForAppservice(ctx context.Context, id string, body *registration, d loginDevice) (*Credentials, error) {
 	if body.Username == "" {
 		return nil, matrix.MissingParam("username is needed")
 	}

@@ -137,7 +137,7 @@ func TestHeldTokens(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := n.holdToken(t.Context(), i, "slow"); err != nil {
+		if err := n.reserveToken(t.Context(), i, "slow"); err != nil {
 			t.Fatal(err)
 		}
 		if got := get("slow"); got.Pending != 1 {
@@ -230,7 +230,7 @@ func TestAUseOfATokenIsGivenBackWhenARegistrationFails(t *testing.T) {
 		fail  func(n *node, start func() *interaction)
 	}{
 		"the name is taken meanwhile": {fail: func(n *node, start func() *interaction) {
-			_, err := n.interact(n.t.Context(), start, []byte(`{"type":"`+stageToken+`","token":"once"}`), func(*interaction) (any, error) {
+			_, err := n.runInteraction(n.t.Context(), start, []byte(`{"type":"`+stageToken+`","token":"once"}`), func(*interaction) (any, error) {
 				return nil, matrix.UserInUse("This user name is taken")
 			})
 			if !matrix.HasCode(err, matrix.CodeUserInUse) {
@@ -247,7 +247,7 @@ func TestAUseOfATokenIsGivenBackWhenARegistrationFails(t *testing.T) {
 		}},
 		"the client goes away": {fail: func(n *node, start func() *interaction) {
 			ctx, cancel := context.WithCancel(n.t.Context())
-			_, err := n.interact(ctx, start, []byte(`{"type":"`+stageToken+`","token":"once"}`), func(*interaction) (any, error) {
+			_, err := n.runInteraction(ctx, start, []byte(`{"type":"`+stageToken+`","token":"once"}`), func(*interaction) (any, error) {
 				cancel()
 				return nil, ctx.Err()
 			})
@@ -260,7 +260,7 @@ func TestAUseOfATokenIsGivenBackWhenARegistrationFails(t *testing.T) {
 			fails(n)
 		}},
 		"the process dies": {late: true, fail: func(n *node, start func() *interaction) {
-			if err := n.holdToken(n.t.Context(), start(), "once"); err != nil {
+			if err := n.reserveToken(n.t.Context(), start(), "once"); err != nil {
 				n.t.Error(err)
 			}
 		}},
@@ -300,7 +300,7 @@ func TestAUseOfATokenEndsOnce(t *testing.T) {
 			}
 			old, other := start(), start()
 			hold := func(i *interaction) {
-				if err := n.holdToken(t.Context(), i, "twice"); err != nil {
+				if err := n.reserveToken(t.Context(), i, "twice"); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -312,7 +312,7 @@ func TestAUseOfATokenEndsOnce(t *testing.T) {
 			wg.Go(func() { expired = n.expire(t.Context(), job) })
 			wg.Go(func() {
 				name := fmt.Sprintf("@user%d:here.test", round)
-				_, registered = n.insertRegistered(t.Context(), NewUser{Name: name}, "", newDevice{}, registerOptions{interaction: old})
+				_, registered = n.insertRegistered(t.Context(), NewUser{Name: name}, "", loginDevice{}, registerOptions{interaction: old})
 			})
 			wg.Wait()
 			want := 1
@@ -334,15 +334,15 @@ func TestAUseOfATokenEndsOnce(t *testing.T) {
 		}
 		// One request with the session holds a use while another one, which needs none, comes to the end.
 		session := start()
-		session.flows, session.done = [][]string{{stageDummy}, {stageToken}}, []string{stageDummy}
-		if err := n.keepInteraction(t.Context(), session); err != nil {
+		session.flows, session.passed = [][]string{{stageDummy}, {stageToken}}, []string{stageDummy}
+		if err := n.saveInteraction(t.Context(), session); err != nil {
 			t.Fatal(err)
 		}
-		_, err := n.interact(t.Context(), start, []byte(`{"session":"`+session.id+`"}`), func(*interaction) (any, error) {
+		_, err := n.runInteraction(t.Context(), start, []byte(`{"session":"`+session.id+`"}`), func(*interaction) (any, error) {
 			if _, err := n.db.Exec(t.Context(), `UPDATE registration_tokens SET completed = 0`); err != nil {
 				return nil, err
 			}
-			return nil, n.holdToken(t.Context(), session, "twice")
+			return nil, n.reserveToken(t.Context(), session, "twice")
 		})
 		if pending, _ := n.uses("twice"); pending != 0 || err != nil {
 			t.Errorf("%d uses are held by a session that has ended: %v", pending, err)
@@ -353,7 +353,7 @@ func TestAUseOfATokenEndsOnce(t *testing.T) {
 // A use that was held of a token that is deleted is not given back to one that was made under the same name.
 func TestAUseIsOfOneTokenNotOfAName(t *testing.T) {
 	run(t, testConfig(), func(t *testing.T, n *node) {
-		if err := n.holdToken(t.Context(), n.withToken("again", 1)(), "again"); err != nil {
+		if err := n.reserveToken(t.Context(), n.withToken("again", 1)(), "again"); err != nil {
 			t.Fatal(err)
 		}
 		if removed, err := n.DeleteRegistrationToken(t.Context(), "again"); !removed || err != nil {
@@ -362,7 +362,7 @@ func TestAUseIsOfOneTokenNotOfAName(t *testing.T) {
 		start := n.withToken("again", 1)
 		n.clock.forward(20 * time.Minute)
 		holder := start()
-		if err := n.holdToken(t.Context(), holder, "again"); err != nil {
+		if err := n.reserveToken(t.Context(), holder, "again"); err != nil {
 			t.Fatal(err)
 		}
 		n.clock.forward(11 * time.Minute) // the first one would run out
@@ -370,10 +370,10 @@ func TestAUseIsOfOneTokenNotOfAName(t *testing.T) {
 		if err := n.expire(t.Context(), job); err != nil {
 			t.Fatal(err)
 		}
-		if err := n.holdToken(t.Context(), start(), "again"); err == nil {
+		if err := n.reserveToken(t.Context(), start(), "again"); err == nil {
 			t.Error("a token of one use is held twice")
 		}
-		if _, err := n.insertRegistered(t.Context(), NewUser{Name: "@holder:here.test"}, "", newDevice{},
+		if _, err := n.insertRegistered(t.Context(), NewUser{Name: "@holder:here.test"}, "", loginDevice{},
 			registerOptions{interaction: holder}); err != nil {
 			t.Errorf("who holds the use can not use it: %v", err)
 		}
@@ -396,7 +396,7 @@ func TestLostUsesOfTokens(t *testing.T) {
 		look := func(many, once int) {
 			t.Helper()
 			var err error
-			if missing, err = n.giveBackLost(t.Context(), job, missing); err != nil {
+			if missing, err = n.releaseLostTokenUses(t.Context(), job, missing); err != nil {
 				t.Fatal(err)
 			}
 			for token, want := range map[string]int{"many": many, "once": once} {
@@ -406,7 +406,7 @@ func TestLostUsesOfTokens(t *testing.T) {
 			}
 		}
 		held := start()
-		if err := n.holdToken(t.Context(), held, "many"); err != nil {
+		if err := n.reserveToken(t.Context(), held, "many"); err != nil {
 			t.Fatal(err)
 		}
 		lose("many", 2)
@@ -416,7 +416,7 @@ func TestLostUsesOfTokens(t *testing.T) {
 		look(2, 0)
 		look(1, 0)
 		look(1, 0)
-		if _, err := n.insertRegistered(t.Context(), NewUser{Name: "@alice:here.test"}, "", newDevice{},
+		if _, err := n.insertRegistered(t.Context(), NewUser{Name: "@alice:here.test"}, "", loginDevice{},
 			registerOptions{interaction: held}); err != nil {
 			t.Error(err)
 		}

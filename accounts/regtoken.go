@@ -81,10 +81,10 @@ func (a *Accounts) DeleteRegistrationToken(ctx context.Context, token string) (r
 }
 
 const usableToken = `token = $1 AND (expires_ms = 0 OR expires_ms > $2) AND (uses_allowed = 0 OR pending + completed < ` +
-	`uses_allowed) AND ` + needed
+	`uses_allowed) AND ` + firstTokenNeeded
 
-// needed leaves out the first administrator's token once there is an administrator.
-const needed = `(label IS NULL OR label <> '` + firstToken + `' OR NOT EXISTS (SELECT 1 FROM users WHERE admin AND deactivated_ms = 0))`
+// firstTokenNeeded leaves out the first administrator's token once there is an administrator.
+const firstTokenNeeded = `(label IS NULL OR label <> '` + firstToken + `' OR NOT EXISTS (SELECT 1 FROM users WHERE admin AND deactivated_ms = 0))`
 
 // TokenValid tells that somebody could register with the token now.
 func (a *Accounts) TokenValid(ctx context.Context, token string) (bool, error) {
@@ -101,16 +101,16 @@ func (a *Accounts) TokenValid(ctx context.Context, token string) (bool, error) {
 
 var errBadToken = matrix.Unauthorized("The registration token is not valid")
 
-// holdToken takes one use of the token for a registration under way. The interaction is stored with it: a use that is held has a
+// reserveToken takes one use of the token for a registration under way. The interaction is stored with it: a use that is held has a
 // row of interactive_sessions with the token, so that it is given back when that runs out, whatever comes between. Whoever takes the row
 // away completes the use or gives it back, in the same transaction. Errors: M_UNAUTHORIZED.
-func (a *Accounts) holdToken(ctx context.Context, i *interaction, token string) error {
+func (a *Accounts) reserveToken(ctx context.Context, i *interaction, token string) error {
 	if !validRegistrationToken(token) {
 		return errBadToken
 	}
 	err := a.db.Tx(ctx, func(tx *db.Tx) error {
 		if i.stored { // a session holds one token, also when two requests come at once
-			n, err := tx.Exec(ctx, `UPDATE interactive_sessions SET token = $2 WHERE id = $1 AND token = ''`, i.row(), token)
+			n, err := tx.Exec(ctx, `UPDATE interactive_sessions SET token = $2 WHERE id = $1 AND token = ''`, i.rowID(), token)
 			if err != nil {
 				return err
 			}
@@ -134,8 +134,8 @@ func (a *Accounts) holdToken(ctx context.Context, i *interaction, token string) 
 	return err
 }
 
-// giveBack gives back uses that were held by interactions whose rows the transaction removed; "" is none.
-func giveBack(ctx context.Context, tx *db.Tx, tokens []string) error {
+// releaseTokenUses gives back uses that were held by interactions whose rows the transaction removed; "" is none.
+func releaseTokenUses(ctx context.Context, tx *db.Tx, tokens []string) error {
 	slices.Sort(tokens) // who locks several has them in one order
 	for _, token := range tokens {
 		if token == "" {
@@ -148,10 +148,10 @@ func giveBack(ctx context.Context, tx *db.Tx, tokens []string) error {
 	return nil
 }
 
-// giveBackLost gives back uses for which there is no interaction: the version before could lose them. before is how many these were
+// releaseLostTokenUses gives back uses for which there is no interaction: the version before could lose them. before is how many these were
 // at the last look, by token: in a rollout that version holds a use without a row for the moment of a registration. It returns how many
 // there are now.
-func (a *Accounts) giveBackLost(ctx context.Context, job *role.Job, before map[string]int64) (map[string]int64, error) {
+func (a *Accounts) releaseLostTokenUses(ctx context.Context, job *role.Job, before map[string]int64) (map[string]int64, error) {
 	missing := map[string]int64{}
 	err := db.Each(func(row db.Row) error {
 		var token string
@@ -192,20 +192,20 @@ func (a *Accounts) giveBackLost(ctx context.Context, job *role.Job, before map[s
 	return missing, nil
 }
 
-// consumeToken turns the held use into a completed one. admin tells what the token makes of its user.
-func (a *Accounts) consumeToken(ctx context.Context, tx *db.Tx, i *interaction) (admin bool, err error) {
-	if admin, err = useToken(ctx, tx, i.row(), i.token); err != nil {
+// completeReservedToken turns the held use into a completed one. admin tells what the token makes of its user.
+func (a *Accounts) completeReservedToken(ctx context.Context, tx *db.Tx, i *interaction) (admin bool, err error) {
+	if admin, err = completeTokenUse(ctx, tx, i.rowID(), i.token); err != nil {
 		return false, err
 	}
 	if i.answer != "" {
-		return admin, a.keepAnswer(ctx, tx, i, i.answer)
+		return admin, a.saveAnswer(ctx, tx, i, i.answer)
 	}
-	_, err = tx.Exec(ctx, `DELETE FROM interactive_sessions WHERE id = $1`, i.row())
+	_, err = tx.Exec(ctx, `DELETE FROM interactive_sessions WHERE id = $1`, i.rowID())
 	return admin, err
 }
 
-// useToken completes the use of a token that the row of an interaction holds; the row stays, without the token.
-func useToken(ctx context.Context, tx *db.Tx, row, token string) (admin bool, err error) {
+// completeTokenUse completes the use of a token that the row of an interaction holds; the row stays, without the token.
+func completeTokenUse(ctx context.Context, tx *db.Tx, row, token string) (admin bool, err error) {
 	n, err := tx.Exec(ctx, `UPDATE interactive_sessions SET token = '' WHERE id = $1 AND token = $2`, row, token)
 	if err != nil {
 		return false, err
@@ -214,7 +214,7 @@ func useToken(ctx context.Context, tx *db.Tx, row, token string) (admin bool, er
 		return false, errBadToken
 	}
 	err = tx.QueryRow(ctx, `UPDATE registration_tokens SET pending = pending - 1, completed = completed + 1
-		WHERE token = $1 AND pending > 0 AND `+needed+` RETURNING admin`, token).Scan(&admin)
+		WHERE token = $1 AND pending > 0 AND `+firstTokenNeeded+` RETURNING admin`, token).Scan(&admin)
 	if errors.Is(err, sql.ErrNoRows) {
 		return false, errBadToken
 	}
@@ -223,10 +223,10 @@ func useToken(ctx context.Context, tx *db.Tx, row, token string) (admin bool, er
 
 const firstToken = "first"
 
-// endFirstToken makes the first administrator's token worthless. Whatever makes an administrator calls it in the
+// voidFirstToken makes the first administrator's token worthless. Whatever makes an administrator calls it in the
 // same transaction. The token's row stays, or is made now: it keeps apart this transaction and those that use
 // the token or ask for it at the same moment.
-func endFirstToken(ctx context.Context, tx *db.Tx, now int64) error {
+func voidFirstToken(ctx context.Context, tx *db.Tx, now int64) error {
 	_, err := tx.Exec(
 		ctx,
 		`INSERT INTO registration_tokens (token, uses_allowed, completed, admin, label, created_ms) VALUES ($1, 1, 1, TRUE, $2, $3)
@@ -258,7 +258,7 @@ func (a *Accounts) EnsureFirstToken(ctx context.Context) (token string, created 
 			return err
 		}
 		created = n > 0
-		err = tx.QueryRow(ctx, `SELECT token FROM registration_tokens WHERE label = $1 AND completed = 0 AND `+needed, firstToken).Scan(&token)
+		err = tx.QueryRow(ctx, `SELECT token FROM registration_tokens WHERE label = $1 AND completed = 0 AND `+firstTokenNeeded, firstToken).Scan(&token)
 		if errors.Is(err, sql.ErrNoRows) {
 			return nil
 		}

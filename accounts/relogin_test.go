@@ -186,7 +186,7 @@ func TestALogInSeesARemovalOfTheSameBatch(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		p, _, err := n.mintPair(t.Context(), u.id, "PHONE", false)
+		p, _, err := n.newTokenPair(t.Context(), u.id, "PHONE", false)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -194,7 +194,7 @@ func TestALogInSeesARemovalOfTheSameBatch(t *testing.T) {
 		var entries []*stream.Entry
 		for _, c := range []sessionChange{
 			{Kind: changeRemove, Devices: []string{"PHONE"}},
-			{Kind: changeLogin, Login: &newLogin{Device: newDevice{ID: "PHONE"}, Pair: p, Password: u.password}},
+			{Kind: changeLogin, Login: &newLogin{Device: loginDevice{ID: "PHONE"}, Tokens: p, Password: u.password}},
 		} {
 			entries = append(
 				entries,
@@ -207,7 +207,7 @@ func TestALogInSeesARemovalOfTheSameBatch(t *testing.T) {
 		if err := n.p.Streams.Append(t.Context(), entries...); err != nil {
 			t.Fatal(err)
 		}
-		if got := entries[1].Value.(*pendingChange).result; len(got.Left) != 1 || got.Found || n.count(`SELECT COUNT(*) FROM user_devices`) != 0 {
+		if got := entries[1].Value.(*pendingChange).result; len(got.PendingCleanups) != 1 || got.Found || n.count(`SELECT COUNT(*) FROM user_devices`) != 0 {
 			t.Errorf("expected the log-in to wait for what the removal leaves, found %+v", got)
 		}
 	})

@@ -21,8 +21,8 @@ const (
 	answerLife = 2 * time.Minute
 	// answerWait is how long a request waits for an earlier one with its session that is just being finished.
 	answerWait = 3 * time.Second
-	// maxRemembered is how many bytes of parameters an interaction remembers. Who sends more sends them with each request.
-	maxRemembered = 64 << 10
+	// maxStoredBody is how many bytes of parameters an interaction remembers. Who sends more sends them with each request.
+	maxStoredBody = 64 << 10
 )
 
 // sealer encrypts what belongs to an interaction, with a key made of the session that the client holds, which is not stored, and of
@@ -56,27 +56,27 @@ func open(from cipher.AEAD, sealed string) (text []byte, ok bool) {
 	return text, err == nil
 }
 
-// sealedBody is what the interaction remembers of the parameters.
-func (i *interaction) sealedBody() (string, error) {
-	if len(i.body) == 0 || len(i.body) > maxRemembered {
+// sealBody is what the interaction remembers of the parameters.
+func (i *interaction) sealBody() (string, error) {
+	if len(i.paramsBody) == 0 || len(i.paramsBody) > maxStoredBody {
 		return "", nil
 	}
 	to, err := i.sealer("body")
 	if err != nil {
 		return "", err
 	}
-	return seal(to, i.body), nil
+	return seal(to, i.paramsBody), nil
 }
 
 // answerSealer is of the session, the whole request as it was sent and the address it came from: who learns of a session, as from the
 // address of a fallback page, can not ask for the access token that was answered.
 func (i *interaction) answerSealer() (cipher.AEAD, error) {
-	return i.sealer("answer", []byte(i.op), []byte(i.userID), i.sent, []byte(i.sentFrom()))
+	return i.sealer("answer", []byte(i.op), []byte(i.userID), i.requestBody, []byte(i.network()))
 }
 
 // sealAnswer prepares what a finished interaction answers to a repeated request; "" for one that can not be repeated.
 func (i *interaction) sealAnswer(result any) (string, error) {
-	if !i.told || len(i.sent) == 0 {
+	if !i.clientHasID || len(i.requestBody) == 0 {
 		return "", nil
 	}
 	if result == nil {
@@ -97,7 +97,7 @@ func (i *interaction) sealAnswer(result any) (string, error) {
 // registration token is given back.
 func (a *Accounts) finishInteraction(ctx context.Context, tx *db.Tx, i *interaction, answer string) error {
 	var held string
-	err := tx.QueryRow(ctx, `SELECT token FROM interactive_sessions WHERE id = $1 FOR UPDATE`, i.row()).Scan(&held)
+	err := tx.QueryRow(ctx, `SELECT token FROM interactive_sessions WHERE id = $1 FOR UPDATE`, i.rowID()).Scan(&held)
 	if errors.Is(err, db.ErrNoRows) {
 		return nil
 	}
@@ -105,33 +105,33 @@ func (a *Accounts) finishInteraction(ctx context.Context, tx *db.Tx, i *interact
 		return err
 	}
 	if answer == "" {
-		_, err = tx.Exec(ctx, `DELETE FROM interactive_sessions WHERE id = $1`, i.row())
+		_, err = tx.Exec(ctx, `DELETE FROM interactive_sessions WHERE id = $1`, i.rowID())
 	} else {
-		err = a.keepAnswer(ctx, tx, i, answer)
+		err = a.saveAnswer(ctx, tx, i, answer)
 	}
 	if err != nil {
 		return err
 	}
-	return giveBack(ctx, tx, []string{held})
+	return releaseTokenUses(ctx, tx, []string{held})
 }
 
-func (a *Accounts) keepAnswer(ctx context.Context, tx *db.Tx, i *interaction, answer string) error {
+func (a *Accounts) saveAnswer(ctx context.Context, tx *db.Tx, i *interaction, answer string) error {
 	_, err := tx.Exec(ctx, `UPDATE interactive_sessions SET used = TRUE, token = '', body = '', answer = $2, expires_ms = $3 WHERE id = $1`,
-		i.row(), answer, a.nowMs()+answerLife.Milliseconds())
+		i.rowID(), answer, a.nowMs()+answerLife.Milliseconds())
 	return err
 }
 
-// repeated gives the answer of an interaction that this very request has finished when it was sent before; nil for none. One that
+// storedAnswer gives the answer of an interaction that this very request has finished when it was sent before; nil for none. One that
 // is being finished is waited for.
-func (a *Accounts) repeated(ctx context.Context, i *interaction) (json.RawMessage, error) {
-	if len(i.sent) == 0 {
+func (a *Accounts) storedAnswer(ctx context.Context, i *interaction) (json.RawMessage, error) {
+	if len(i.requestBody) == 0 {
 		return nil, nil
 	}
 	const look = 100 * time.Millisecond
 	for range answerWait / look {
 		var used bool
 		var sealed string
-		err := a.db.QueryRow(ctx, `SELECT used, answer FROM interactive_sessions WHERE id = $1 AND expires_ms > $2`, i.row(), a.nowMs()).
+		err := a.db.QueryRow(ctx, `SELECT used, answer FROM interactive_sessions WHERE id = $1 AND expires_ms > $2`, i.rowID(), a.nowMs()).
 			Scan(&used, &sealed)
 		if errors.Is(err, db.ErrNoRows) || err == nil && !used {
 			return nil, nil
@@ -156,30 +156,30 @@ func (a *Accounts) repeated(ctx context.Context, i *interaction) (json.RawMessag
 	return nil, nil
 }
 
-// remembered gives the parameters that an interaction was begun with, nil when they are not known or it was begun for something
+// storedParams gives the parameters that an interaction was begun with, nil when they are not known or it was begun for something
 // else, or by somebody else.
-func (a *Accounts) remembered(ctx context.Context, i *interaction) ([]byte, error) {
+func (a *Accounts) storedParams(ctx context.Context, i *interaction) ([]byte, error) {
 	known, err := loadInteraction(ctx, a.db, i.id, a.nowMs())
 	if errors.Is(err, db.ErrNoRows) {
 		return nil, nil
 	}
-	if err != nil || known.sealed == "" {
+	if err != nil || known.storedBody == "" {
 		return nil, err
 	}
 	from, err := i.sealer("body")
 	if err != nil {
 		return nil, err
 	}
-	body, ok := open(from, known.sealed)
+	body, ok := open(from, known.storedBody)
 	if !ok {
 		return nil, nil
 	}
-	begun := known.kept
+	begun := known.storedHash
 	known.op, known.userID = i.op, i.userID
 	if i.op != opRegister {
 		known.params = body
 	}
-	if known.request() != begun {
+	if known.requestHash() != begun {
 		return nil, nil
 	}
 	return body, nil
@@ -187,8 +187,8 @@ func (a *Accounts) remembered(ctx context.Context, i *interaction) ([]byte, erro
 
 // resumption is how far the client is with an interaction: it holds a session, and sends auth with or without the parameters.
 type resumption struct {
-	session string
-	alone   bool // auth is all there is
+	session  string
+	authOnly bool // auth is all there is
 }
 
 func readResumption(body []byte) (resumption, error) {
@@ -202,5 +202,5 @@ func readResumption(body []byte) (resumption, error) {
 	if len(members["auth"]) > 0 && json.Unmarshal(members["auth"], &auth) != nil {
 		return resumption{}, matrix.BadJSON("auth must be an object with type and session")
 	}
-	return resumption{session: auth.Session, alone: len(members) == 1 && auth.Session != ""}, nil
+	return resumption{session: auth.Session, authOnly: len(members) == 1 && auth.Session != ""}, nil
 }

@@ -13,26 +13,26 @@ import (
 	"lyceum/platform/web"
 )
 
-// seen collects when and from where devices were used, so that no request writes.
-type seen struct {
-	mu      sync.Mutex
-	devices map[deviceKey]sighting
+// deviceUses collects when and from where devices were used, so that no request writes.
+type deviceUses struct {
+	mu       sync.Mutex
+	byDevice map[deviceKey]deviceUse
 }
 
 type deviceKey struct{ user, device string }
 
-type sighting struct {
+type deviceUse struct {
 	ip    netip.Addr
 	agent string
 	at    int64
 }
 
 const (
-	maxSightings = 200_000 // more devices in a minute are written a minute later
-	maxAgent     = 300
+	maxDeviceUses = 200_000 // more devices in a minute are written a minute later
+	maxAgent      = 300
 )
 
-func newSeen() *seen { return &seen{devices: map[deviceKey]sighting{}} }
+func newDeviceUses() *deviceUses { return &deviceUses{byDevice: map[deviceKey]deviceUse{}} }
 
 // recordUse notes that a device was used. It touches memory only.
 func (a *Accounts) recordUse(r *web.Request) {
@@ -44,15 +44,15 @@ func (a *Accounts) recordUse(r *web.Request) {
 	if len(agent) > maxAgent {
 		agent = agent[:maxAgent]
 	}
-	key, s := deviceKey{id.UserID, id.DeviceID}, sighting{ip: r.RemoteIP(), at: a.nowMs()}
-	a.seen.mu.Lock()
-	defer a.seen.mu.Unlock()
-	was, known := a.seen.devices[key]
-	if known || len(a.seen.devices) < maxSightings {
+	key, s := deviceKey{id.UserID, id.DeviceID}, deviceUse{ip: r.RemoteIP(), at: a.nowMs()}
+	a.deviceUses.mu.Lock()
+	defer a.deviceUses.mu.Unlock()
+	was, known := a.deviceUses.byDevice[key]
+	if known || len(a.deviceUses.byDevice) < maxDeviceUses {
 		if s.agent = was.agent; agent != was.agent {
 			s.agent = strings.Clone(agent) // it may be a part of the head of the request
 		}
-		a.seen.devices[key] = s
+		a.deviceUses.byDevice[key] = s
 	}
 }
 
@@ -64,8 +64,8 @@ func (a *Accounts) RecordDeviceUse(next web.Handler) web.Handler {
 	}
 }
 
-// writeSeen writes what was collected each minute, and at the end.
-func (a *Accounts) writeSeen(ctx context.Context) error {
+// writeDeviceUses writes what was collected each minute, and at the end.
+func (a *Accounts) writeDeviceUses(ctx context.Context) error {
 	tick := time.NewTicker(time.Minute)
 	defer tick.Stop()
 	for {
@@ -73,21 +73,21 @@ func (a *Accounts) writeSeen(ctx context.Context) error {
 		case <-ctx.Done():
 			end, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 			defer cancel()
-			return a.flushSeen(end)
+			return a.flushDeviceUses(end)
 		case <-tick.C:
-			if err := a.flushSeen(ctx); err != nil {
+			if err := a.flushDeviceUses(ctx); err != nil {
 				return err
 			}
 		}
 	}
 }
 
-// flushSeen writes the sightings. What can not be written is lost: it is only a help for people.
-func (a *Accounts) flushSeen(ctx context.Context) error {
-	a.seen.mu.Lock()
-	devices := a.seen.devices
-	a.seen.devices = map[deviceKey]sighting{}
-	a.seen.mu.Unlock()
+// flushDeviceUses writes the sightings. What can not be written is lost: it is only a help for people.
+func (a *Accounts) flushDeviceUses(ctx context.Context) error {
+	a.deviceUses.mu.Lock()
+	devices := a.deviceUses.byDevice
+	a.deviceUses.byDevice = map[deviceKey]deviceUse{}
+	a.deviceUses.mu.Unlock()
 	rows := make([][]any, 0, len(devices))
 	for key, s := range devices {
 		agent := strings.ReplaceAll(strings.ToValidUTF8(s.agent, ""), "\x00", "")

@@ -210,13 +210,13 @@ func TestRefresh(t *testing.T) {
 func TestTokenLeftBehindByALogout(t *testing.T) {
 	run(t, testConfig(), func(t *testing.T, n *node) {
 		x := n.register("alice", obj{"refresh_token": true}).want(200)
-		p, creds, err := n.mintPair(t.Context(), "@alice:here.test", x.text("device_id"), true)
+		p, creds, err := n.newTokenPair(t.Context(), "@alice:here.test", x.text("device_id"), true)
 		if err != nil {
 			t.Fatal(err)
 		}
 		n.do("POST", client+"/logout", x.text("access_token"), nil).want(200)
 		// The pair of a refresh whose transaction the logout did not see.
-		if err := n.db.Tx(t.Context(), func(tx *db.Tx) error { return insertPair(t.Context(), tx, p) }); err != nil {
+		if err := n.db.Tx(t.Context(), func(tx *db.Tx) error { return insertTokenPair(t.Context(), tx, p) }); err != nil {
 			t.Fatal(err)
 		}
 		n.whoamiWith(creds.AccessToken).want(401, "M_UNKNOWN_TOKEN")
@@ -321,7 +321,7 @@ func TestPasswordChangeAndDeactivation(t *testing.T) {
 		n.do("GET", client+"/login", "", nil).want(200)
 		// The listener failed at first; the housekeeping calls it again.
 		job, _ := roletest.Job(t, n.p)
-		if err := n.farewells(t.Context(), job); err != nil {
+		if err := n.finishDeactivations(t.Context(), job); err != nil {
 			t.Fatal(err)
 		}
 		bye.mu.Lock()
@@ -353,7 +353,7 @@ func (stubborn) UserDeactivated(_ context.Context, userID string, _ bool) error 
 func TestDeactivationsThatFailKeepNoOthersWaiting(t *testing.T) {
 	runWith(t, Deps{Users: []UserListener{stubborn{}}}, testConfig(), func(t *testing.T, n *node) {
 		users := [][]any{{"@zoe:here.test", "", 1, 1, true}}
-		for i := range 2 * farewellsAtOnce {
+		for i := range 2 * deactivationsAtOnce {
 			users = append(users, []any{fmt.Sprintf("@a%03d:here.test", i), "", 1, 1, true})
 		}
 		if err := n.db.Bulk(t.Context(), `INSERT INTO users (user_id, password, created_ms, deactivated_ms, farewell)
@@ -361,7 +361,7 @@ func TestDeactivationsThatFailKeepNoOthersWaiting(t *testing.T) {
 			t.Fatal(err)
 		}
 		job, _ := roletest.Job(t, n.p)
-		if err := n.farewells(t.Context(), job); err != nil {
+		if err := n.finishDeactivations(t.Context(), job); err != nil {
 			t.Fatal(err)
 		}
 		if left := n.count(`SELECT COUNT(*) FROM users WHERE farewell`); left != len(users)-1 ||
@@ -457,9 +457,9 @@ func TestLastSeen(t *testing.T) {
 			t.Fatal(err)
 		}
 		n.clock.forward(time.Hour)
-		n.seen.devices[deviceKey{id.UserID, id.DeviceID}] = sighting{netip.MustParseAddr("192.0.2.7"), "phone/2", n.nowMs()}
-		n.seen.devices[deviceKey{id.UserID, "GONE"}] = sighting{netip.MustParseAddr("192.0.2.8"), "gone", n.nowMs()}
-		if err := n.flushSeen(t.Context()); err != nil {
+		n.deviceUses.byDevice[deviceKey{id.UserID, id.DeviceID}] = deviceUse{netip.MustParseAddr("192.0.2.7"), "phone/2", n.nowMs()}
+		n.deviceUses.byDevice[deviceKey{id.UserID, "GONE"}] = deviceUse{netip.MustParseAddr("192.0.2.8"), "gone", n.nowMs()}
+		if err := n.flushDeviceUses(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		devices, err := n.Devices(t.Context(), id.UserID)

@@ -18,50 +18,50 @@ import (
 type sessions struct {
 	stream *stream.Stream
 
-	mu      sync.RWMutex
-	changes uint64            // rows of the stream seen
-	newest  map[string]uint64 // by user id: the newest of them, as far as it is above forgot
-	forgot  uint64
-	tokens  *recent[tokenHash, *session]
-	users   map[string]map[tokenHash]struct{}
-	erased  *recent[string, bool] // by user id
+	mu              sync.RWMutex
+	rowsSeen        uint64            // rows of the stream seen
+	lastChange      map[string]uint64 // by user id: the newest of them, as far as it is above forgot
+	lastChangeFloor uint64
+	tokens          *secondChanceCache[tokenHash, *session]
+	byUser          map[string]map[tokenHash]struct{}
+	erased          *secondChanceCache[string, bool] // by user id
 }
 
 // session is a valid access token.
 type session struct {
-	identity  web.Identity
-	expires   int64 // ms; 0 is never
-	refreshed bool  // a refresh token belongs to it, so its end is a soft logout
-	locked    bool
-	parent    int64 // the pair of tokens that this one replaces at its first use
+	identity    web.Identity
+	expires     int64 // ms; 0 is never
+	refreshable bool  // a refresh token belongs to it, so its end is a soft logout
+	locked      bool
+	parent      int64 // the pair of tokens that this one replaces at its first use
 }
 
 func newSessions(size int) *sessions {
 	return &sessions{
-		tokens: newRecent[tokenHash, *session](size),
-		users:  map[string]map[tokenHash]struct{}{},
-		newest: map[string]uint64{},
-		erased: newRecent[string, bool](size),
+		tokens:     newSecondChanceCache[tokenHash, *session](size),
+		byUser:     map[string]map[tokenHash]struct{}{},
+		lastChange: map[string]uint64{},
+		erased:     newSecondChanceCache[string, bool](size),
 	}
 }
 
-// changedKept is of how many users it is remembered when their sessions changed.
-const changedKept = 10_000
+// maxLastChanges is of how many users it is remembered when their sessions changed.
+const maxLastChanges = 10_000
 
-// tail forgets the tokens of users whose sessions changed.
-func (s *sessions) tail(rows []stream.Row) {
+// onRows forgets the tokens of users whose sessions changed.
+func (s *sessions) onRows(rows []stream.Row) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, row := range rows {
-		if s.changes++; len(s.newest) >= changedKept {
-			clear(s.newest)
-			s.forgot = s.changes - 1
+		if s.rowsSeen++; len(s.lastChange) >= maxLastChanges {
+			clear(s.lastChange)
+			s.lastChangeFloor = s.rowsSeen - 1
 		}
-		s.newest[row.Key] = s.changes
-		for hash := range s.users[row.Key] {
+		s.lastChange[row.Key] = s.rowsSeen
+		for hash := range s.byUser[row.Key] {
 			s.tokens.delete(hash)
 		}
-		delete(s.users, row.Key)
+		delete(s.byUser, row.Key)
 		s.erased.delete(row.Key)
 	}
 }
@@ -70,7 +70,7 @@ func (s *sessions) get(hash tokenHash) (found *session, changes uint64) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	found, _ = s.tokens.get(hash)
-	return found, s.changes
+	return found, s.rowsSeen
 }
 
 // put remembers what was read from the database when the stream stood at changes. If sessions of its user changed since, it may have
@@ -78,19 +78,19 @@ func (s *sessions) get(hash tokenHash) (found *session, changes uint64) {
 func (s *sessions) put(hash tokenHash, found *session, changes uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if changes < s.forgot || changes < s.newest[found.identity.UserID] {
+	if changes < s.lastChangeFloor || changes < s.lastChange[found.identity.UserID] {
 		return
 	}
 	if oldHash, old, pushed := s.tokens.put(hash, found); pushed {
-		of := s.users[old.identity.UserID]
+		of := s.byUser[old.identity.UserID]
 		if delete(of, oldHash); len(of) == 0 {
-			delete(s.users, old.identity.UserID)
+			delete(s.byUser, old.identity.UserID)
 		}
 	}
-	of := s.users[found.identity.UserID]
+	of := s.byUser[found.identity.UserID]
 	if of == nil {
 		of = map[tokenHash]struct{}{}
-		s.users[found.identity.UserID] = of
+		s.byUser[found.identity.UserID] = of
 	}
 	of[hash] = struct{}{}
 }
@@ -113,48 +113,48 @@ func (a *Accounts) authenticate(ctx context.Context, token string) (*session, er
 	hash := hashToken(token)
 	s, changes := a.sessions.get(hash)
 	if s == nil {
-		genuine, err := a.keys.genuine(ctx, accessPrefix, token)
+		genuine, err := a.keys.hasChecksum(ctx, accessPrefix, token)
 		if err != nil {
 			return nil, err
 		}
 		if !genuine {
 			return nil, matrix.UnknownToken(false)
 		}
-		if s, err = loadSession(byToken(ctx, hash), a.db, hash); errors.Is(err, db.ErrNoRows) {
+		if s, err = loadSession(tokenAsCaller(ctx, hash), a.db, hash); errors.Is(err, db.ErrNoRows) {
 			return nil, matrix.UnknownToken(false)
 		} else if err != nil {
 			return nil, err
 		}
-		if s.parent != 0 && !s.over(a.nowMs()) {
-			if err := a.confirm(ctx, s.identity.UserID, s.identity.TokenID); err != nil {
+		if s.parent != 0 && !s.expired(a.nowMs()) {
+			if err := a.confirmTokens(ctx, s.identity.UserID, s.identity.TokenID); err != nil {
 				return nil, err
 			}
 		} else {
 			a.sessions.put(hash, s, changes)
 		}
 	}
-	if s.over(a.nowMs()) {
-		return nil, matrix.UnknownToken(s.refreshed)
+	if s.expired(a.nowMs()) {
+		return nil, matrix.UnknownToken(s.refreshable)
 	}
 	return s, nil
 }
 
-// confirm ends the pair of tokens that another one replaces, as that is used now.
-func (a *Accounts) confirm(ctx context.Context, userID string, pair int64) error {
-	_, err := a.change(ctx, userID, sessionChange{Kind: changeConfirm, Pair: pair})
+// confirmTokens ends the pair of tokens that another one replaces, as that is used now.
+func (a *Accounts) confirmTokens(ctx context.Context, userID string, pair int64) error {
+	_, err := a.change(ctx, userID, sessionChange{Kind: changeConfirm, TokenPair: pair})
 	if err == nil {
 		a.awaitUnderWay(ctx, userID)
 	}
 	return err
 }
 
-// byToken is for the reading of a session: whoever has a token does not wait behind all those who come from the same address, and are
+// tokenAsCaller is for the reading of a session: whoever has a token does not wait behind all those who come from the same address, and are
 // not known either.
-func byToken(ctx context.Context, hash tokenHash) context.Context {
+func tokenAsCaller(ctx context.Context, hash tokenHash) context.Context {
 	return caller.NewWork(ctx, caller.ID{For: string(hash[:])})
 }
 
-func (s *session) over(now int64) bool { return s.expires != 0 && s.expires <= now }
+func (s *session) expired(now int64) bool { return s.expires != 0 && s.expires <= now }
 
 // The kinds of sessionChange.
 const (
@@ -176,7 +176,7 @@ type sessionChange struct {
 	Devices   []string  `json:"devices,omitempty"`
 	All       bool      `json:"all,omitempty"`    // all devices
 	Except    string    `json:"except,omitempty"` // but this one
-	Pair      int64     `json:"pair,omitempty"`   // id in tokens
+	TokenPair int64     `json:"pair,omitempty"`   // id in tokens
 	Proof     Proof     `json:"proof,omitempty"`  // change nothing when it does not hold any more
 	Password  string    `json:"password,omitempty"`
 	Erase     bool      `json:"erase,omitempty"`
@@ -195,15 +195,15 @@ type sessionChange struct {
 
 // sessionResult tells what was removed.
 type sessionResult struct {
-	Found   bool       `json:"found"`
-	Devices []string   `json:"devices,omitempty"`
-	Pos     int64      `json:"pos,omitempty"`      // of the change
-	Changed bool       `json:"changed,omitempty"`  // the profile is another
-	TooLong int        `json:"too_long,omitempty"` // bytes that the profile would have, when that is too much
-	Left    []leftNews `json:"left,omitempty"`     // the device was here before, and what it left must go before it is made again
-	Created bool       `json:"created,omitempty"`  // the device is new
-	Ended   bool       `json:"ended,omitempty"`    // the device had tokens
-	Stale   bool       `json:"stale,omitempty"`    // the password is another by now
+	Found           bool             `json:"found"`
+	Devices         []string         `json:"devices,omitempty"`
+	Pos             int64            `json:"pos,omitempty"`      // of the change
+	Changed         bool             `json:"changed,omitempty"`  // the profile is another
+	TooLong         int              `json:"too_long,omitempty"` // bytes that the profile would have, when that is too much
+	PendingCleanups []pendingCleanup `json:"left,omitempty"`     // the device was here before, and what it left must go before it is made again
+	Created         bool             `json:"created,omitempty"`  // the device is new
+	Ended           bool             `json:"ended,omitempty"`    // the device had tokens
+	Stale           bool             `json:"stale,omitempty"`    // the password is another by now
 }
 
 // pendingChange is the Value of a row on its way into the database.
@@ -233,7 +233,7 @@ func (a *Accounts) removeDevices(ctx context.Context, userID string, c sessionCh
 		a.awaitUnderWay(ctx, userID)
 	}
 	if err == nil && len(res.Devices) > 0 {
-		a.cleanUp(ctx, userID, res)
+		a.cleanUpDevicesNow(ctx, userID, res)
 	}
 	return res, err
 }
@@ -277,14 +277,14 @@ func (sessionStore) Insert(ctx context.Context, w *db.Batch, batch []*stream.Ent
 		e.Data = []byte("{}")
 		p := e.Value.(*pendingChange)
 		if p.Login != nil { // it looks for what a removal of the device leaves, which may be in this batch
-			w.Rows(newsRows, left)
+			w.Rows(followUpRows, left)
 			left = nil
 		}
 		if err := applyChange(ctx, tx, e.Key, p); err != nil {
 			return err
 		}
 		newest.Put(e.Key, e.Key, e.Shard, e.Pos)
-		if n := p.news(); n.Kind != "" {
+		if n := p.followUp(); n.Kind != "" {
 			row, err := n.row(e)
 			if err != nil {
 				return err
@@ -293,7 +293,7 @@ func (sessionStore) Insert(ctx context.Context, w *db.Batch, batch []*stream.Ent
 			e.Data = []byte(row[4].(string))
 		}
 	}
-	w.Rows(newsRows, left)
+	w.Rows(followUpRows, left)
 	w.Rows(changeRows, newest.Rows())
 	return nil
 }
@@ -322,8 +322,8 @@ func (sessionStore) Read(ctx context.Context, q db.Querier, r stream.Range) ([]s
 		LIMIT $4`, r.Shard, r.After, r.Upto, r.Limit))
 }
 
-// done tells that this very change was stored by a try whose outcome nobody knew: it gave the password, or the time of the end.
-func (c *sessionChange) done(ctx context.Context, tx *db.Tx, userID string) (there bool, err error) {
+// applied tells that this very change was stored by a try whose outcome nobody knew: it gave the password, or the time of the end.
+func (c *sessionChange) applied(ctx context.Context, tx *db.Tx, userID string) (there bool, err error) {
 	err = tx.QueryRow(ctx, `SELECT EXISTS (SELECT 1 FROM users WHERE user_id = $1 AND ($2 <> '' AND password = $2 OR $3
 		AND deactivated_ms = $4))`,
 		userID, c.Password, c.Kind == changeDeactivate, c.At).
@@ -337,14 +337,14 @@ func applyChange(ctx context.Context, tx *db.Tx, userID string, p *pendingChange
 	if there, err := p.Proof.Holds(ctx, tx, userID); err != nil {
 		return err
 	} else if !there {
-		if done, err := p.done(ctx, tx, userID); err != nil || !done {
+		if done, err := p.applied(ctx, tx, userID); err != nil || !done {
 			p.result.Stale = !done
 			return err
 		}
 	}
 	switch p.Kind {
 	case changeConfirm:
-		return confirmPair(ctx, tx, p.Pair)
+		return confirmTokenPair(ctx, tx, p.TokenPair)
 	case changeReplace:
 		_, err := tx.Exec(ctx, `DELETE FROM tokens WHERE user_id = $1 AND device_id = ANY($2)`, userID, p.Devices)
 		return err
@@ -369,8 +369,8 @@ func applyChange(ctx context.Context, tx *db.Tx, userID string, p *pendingChange
 			return err
 		}
 	case changeDeactivate:
-		n, err := tx.Exec(ctx, `UPDATE users SET password = '', admin = FALSE, farewell = TRUE, erased = (erased OR $3), deactivated_ms = $2
-			WHERE user_id = $1 AND deactivated_ms = 0`, userID, p.At, p.Erase)
+		n, err := tx.Exec(ctx, `UPDATE users SET password = '', admin = FALSE, `+cleanupColumn+` = TRUE, erased = (erased OR $3),
+			deactivated_ms = $2 WHERE user_id = $1 AND deactivated_ms = 0`, userID, p.At, p.Erase)
 		if err != nil {
 			return err
 		}

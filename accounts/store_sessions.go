@@ -10,21 +10,21 @@ import (
 
 // A token holds only while its device is there. Whoever writes tokens of a device has locked the device's row before, and the
 // user's row, where that is written, before the device's.
-const ofDevice = ` JOIN user_devices d ON d.user_id = t.user_id AND d.device_id = t.device_id `
+const joinDevice = ` JOIN user_devices d ON d.user_id = t.user_id AND d.device_id = t.device_id `
 
 func loadSession(ctx context.Context, q db.Querier, hash tokenHash) (*session, error) {
 	s := &session{}
 	var kind string
 	err := q.QueryRow(ctx, `SELECT t.id, t.user_id, t.device_id, t.expires_ms, t.refresh_hash IS NOT NULL, t.parent, u.admin, u.kind, u.locked, u.suspended, d.transactions
-		FROM tokens t JOIN users u ON u.user_id = t.user_id`+ofDevice+`WHERE t.access_hash = $1 AND u.deactivated_ms = 0`, hash[:]).
-		Scan(&s.identity.TokenID, &s.identity.UserID, &s.identity.DeviceID, &s.expires, &s.refreshed, &s.parent, &s.identity.Admin, &kind,
+		FROM tokens t JOIN users u ON u.user_id = t.user_id`+joinDevice+`WHERE t.access_hash = $1 AND u.deactivated_ms = 0`, hash[:]).
+		Scan(&s.identity.TokenID, &s.identity.UserID, &s.identity.DeviceID, &s.expires, &s.refreshable, &s.parent, &s.identity.Admin, &kind,
 			&s.locked, &s.identity.Suspended, &s.identity.Transactions)
 	s.identity.Guest = kind == kindGuest
 	return s, err
 }
 
-// pair is a row of tokens: an access token and, for clients that can refresh, its refresh token.
-type pair struct {
+// tokenPair is a row of tokens: an access token and, for clients that can refresh, its refresh token.
+type tokenPair struct {
 	ID             int64      `json:"id"`
 	UserID         string     `json:"user_id"`
 	DeviceID       string     `json:"device_id"`
@@ -36,7 +36,7 @@ type pair struct {
 	RefreshExpires int64      `json:"refresh_expires,omitempty"`
 }
 
-func insertPair(ctx context.Context, tx *db.Tx, p *pair) error {
+func insertTokenPair(ctx context.Context, tx *db.Tx, p *tokenPair) error {
 	var refresh []byte
 	if p.Refresh != nil {
 		refresh = p.Refresh[:]
@@ -59,22 +59,22 @@ func insertPair(ctx context.Context, tx *db.Tx, p *pair) error {
 }
 
 // stored tells whether the pair is there.
-func (p *pair) stored(ctx context.Context, q db.Querier) (there bool, err error) {
+func (p *tokenPair) stored(ctx context.Context, q db.Querier) (there bool, err error) {
 	err = q.QueryRow(ctx, `SELECT EXISTS (SELECT 1 FROM tokens WHERE id = $1)`, p.ID).Scan(&there)
 	return there, err
 }
 
-func loadPairByRefresh(ctx context.Context, q db.Querier, hash tokenHash) (*pair, error) {
-	p := &pair{}
+func loadByRefreshToken(ctx context.Context, q db.Querier, hash tokenHash) (*tokenPair, error) {
+	p := &tokenPair{}
 	err := q.QueryRow(ctx, `SELECT t.id, t.user_id, t.device_id, t.parent, t.refresh_expires_ms FROM tokens t
-		JOIN users u ON u.user_id = t.user_id`+ofDevice+`
+		JOIN users u ON u.user_id = t.user_id`+joinDevice+`
 		WHERE t.refresh_hash = $1 AND u.deactivated_ms = 0`, hash[:]).
 		Scan(&p.ID, &p.UserID, &p.DeviceID, &p.Parent, &p.RefreshExpires)
 	return p, err
 }
 
-// confirmPair ends the pair that this one replaces, and that one's other followers.
-func confirmPair(ctx context.Context, tx *db.Tx, id int64) error {
+// confirmTokenPair ends the pair that this one replaces, and that one's other followers.
+func confirmTokenPair(ctx context.Context, tx *db.Tx, id int64) error {
 	var parent int64
 	err := tx.QueryRow(ctx, `SELECT 0 FROM user_devices WHERE (user_id, device_id) = (SELECT user_id, device_id FROM tokens
 		WHERE id = $1) FOR UPDATE`, id).
@@ -119,7 +119,7 @@ func setRights(ctx context.Context, tx *db.Tx, userID string, c sessionChange) (
 		found += n
 	}
 	if found > 0 && c.Admin != nil && *c.Admin {
-		return found, endFirstToken(ctx, tx, c.At)
+		return found, voidFirstToken(ctx, tx, c.At)
 	}
 	return found, nil
 }

@@ -29,14 +29,14 @@ type tokenHash [sha256.Size]byte
 
 func hashToken(token string) tokenHash { return sha256.Sum256([]byte(token)) }
 
-// keyring holds the secret that the processes of a fleet share through the database.
-type keyring struct {
+// secretKey holds the secret that the processes of a fleet share through the database.
+type secretKey struct {
 	db  *db.DB
 	key atomic.Pointer[[]byte]
 }
 
 // get reads the secret, and makes it the first time ever.
-func (k *keyring) get(ctx context.Context) ([]byte, error) {
+func (k *secretKey) get(ctx context.Context) ([]byte, error) {
 	if key := k.key.Load(); key != nil {
 		return *key, nil
 	}
@@ -53,7 +53,7 @@ func (k *keyring) get(ctx context.Context) ([]byte, error) {
 }
 
 // mac gives a keyed checksum; purpose keeps the uses of the one key apart.
-func (k *keyring) mac(ctx context.Context, purpose, text string) ([]byte, error) {
+func (k *secretKey) mac(ctx context.Context, purpose, text string) ([]byte, error) {
 	key, err := k.get(ctx)
 	if err != nil {
 		return nil, err
@@ -63,8 +63,8 @@ func (k *keyring) mac(ctx context.Context, purpose, text string) ([]byte, error)
 	return m.Sum(nil), nil
 }
 
-// mint makes a new token.
-func (k *keyring) mint(ctx context.Context, prefix string) (string, error) {
+// newToken makes a new token.
+func (k *secretKey) newToken(ctx context.Context, prefix string) (string, error) {
 	body := prefix + base64.RawURLEncoding.EncodeToString(randomBytes(32))
 	sum, err := k.mac(ctx, "token", body)
 	if err != nil {
@@ -73,8 +73,8 @@ func (k *keyring) mint(ctx context.Context, prefix string) (string, error) {
 	return body + "_" + base64.RawURLEncoding.EncodeToString(sum)[:checksumChars], nil
 }
 
-// genuine tells that the token was made by this fleet. It says nothing about whether it still holds.
-func (k *keyring) genuine(ctx context.Context, prefix, token string) (bool, error) {
+// hasChecksum tells that the token was made by this fleet. It says nothing about whether it still holds.
+func (k *secretKey) hasChecksum(ctx context.Context, prefix, token string) (bool, error) {
 	if len(token) != tokenChars || !strings.HasPrefix(token, prefix) || token[tokenChars-checksumChars-1] != '_' {
 		return false, nil
 	}

@@ -28,27 +28,27 @@ const (
 // interaction is one user-interactive authentication (Client-Server API, "User-Interactive Authentication
 // API"). It is stored once it has to outlive a request, so that any process serves any step.
 type interaction struct {
-	id     string     // what the client holds; the database knows its hash
-	op     string     // what it is for: method and path, or a word
-	userID string     // whose it is; "" for registration
-	params []byte     // what is asked for, as canonical JSON; nil for registration, where a client may choose another name
-	flows  [][]string // each is a way through
-	done   []string   // stages that were passed
-	token  string     // the registration token that is held for it
-	from   netip.Addr // where the present request comes from
-	kept   string     // request as it was when the interaction was begun
-	proof  Proof      // that the user is asking, once complete
-	stored bool       // the database has it, or may have it
-	told   bool       // the client holds id; else the interaction ends with the request that began it
+	id          string     // what the client holds; the database knows its hash
+	op          string     // what it is for: method and path, or a word
+	userID      string     // whose it is; "" for registration
+	params      []byte     // what is asked for, as canonical JSON; nil for registration, where a client may choose another name
+	flows       [][]string // each is a way through
+	passed      []string   // stages that were passed
+	token       string     // the registration token that is held for it
+	from        netip.Addr // where the present request comes from
+	storedHash  string     // request as it was when the interaction was begun
+	proof       Proof      // that the user is asking, once complete
+	stored      bool       // the database has it, or may have it
+	clientHasID bool       // the client holds id; else the interaction ends with the request that began it
 
-	body   []byte // the parameters, as JSON, for a request that leaves them out
-	sealed string // the same as the database has it
-	sent   []byte // the whole of the present request; nil where it is not known
-	answer string // of the finished operation, sealed and stored with it; "" for one that is not stored yet
+	paramsBody  []byte // the parameters, as JSON, for a request that leaves them out
+	storedBody  string // the same as the database has it
+	requestBody []byte // the whole of the present request; nil where it is not known
+	answer      string // of the finished operation, sealed and stored with it; "" for one that is not stored yet
 }
 
-// sentFrom is the network that the present request comes from.
-func (i *interaction) sentFrom() string { return web.AddressKey(i.from) }
+// network is the network that the present request comes from.
+func (i *interaction) network() string { return web.AddressKey(i.from) }
 
 // authData is the auth member of a request.
 type authData struct {
@@ -78,7 +78,7 @@ func (d *authData) name() string {
 
 func (i *interaction) complete() bool {
 	return slices.ContainsFunc(i.flows, func(flow []string) bool {
-		return !slices.ContainsFunc(flow, func(stage string) bool { return !slices.Contains(i.done, stage) })
+		return !slices.ContainsFunc(flow, func(stage string) bool { return !slices.Contains(i.passed, stage) })
 	})
 }
 
@@ -86,15 +86,15 @@ func (i *interaction) offers(stage string) bool {
 	return slices.ContainsFunc(i.flows, func(flow []string) bool { return slices.Contains(flow, stage) })
 }
 
-// row is the key under which an interaction is stored: who reads the database can not go on with it.
-func (i *interaction) row() string {
+// rowID is the key under which an interaction is stored: who reads the database can not go on with it.
+func (i *interaction) rowID() string {
 	sum := sha256.Sum256([]byte("interactive session\x00" + i.id))
 	return matrix.Base64URL(sum[:])
 }
 
-// request tells apart what interactions were begun for. It is keyed by the session, which is not stored: the
+// requestHash tells apart what interactions were begun for. It is keyed by the session, which is not stored: the
 // parameters may hold a new password.
-func (i *interaction) request() string {
+func (i *interaction) requestHash() string {
 	m := hmac.New(sha256.New, []byte(i.id))
 	for _, part := range [][]byte{[]byte(i.op), []byte(i.userID), i.params} {
 		fmt.Fprintf(m, "%d:", len(part))
@@ -120,10 +120,10 @@ func (a *Accounts) Interactive(r *web.Request, auth json.RawMessage, params any,
 	start := func() *interaction {
 		return &interaction{
 			id: newSessionID(), op: r.Method + " " + r.URL.Path, userID: r.UserID(), params: text, from: r.RemoteIP(),
-			flows: [][]string{{stagePassword}}, body: text, sent: sent(r.Context()),
+			flows: [][]string{{stagePassword}}, paramsBody: text, requestBody: requestBodyOf(r.Context()),
 		}
 	}
-	return a.interact(r.Context(), start, auth, func(i *interaction) (any, error) { return fn(i.proof) })
+	return a.runInteraction(r.Context(), start, auth, func(i *interaction) (any, error) { return fn(i.proof) })
 }
 
 // Proof is the hash of the password with which a user confirmed an operation, "" for one that needs none. The
@@ -152,8 +152,8 @@ var errNoSession = matrix.NewError(
 // errOtherUser answers who confirms an operation as another user than the one of the access token.
 var errOtherUser = matrix.Forbidden("Only the user who asks for this may confirm it")
 
-// interact takes one step. fn runs when all stages of a flow are passed; the session ends when it succeeds.
-func (a *Accounts) interact(
+// runInteraction takes one step. fn runs when all stages of a flow are passed; the session ends when it succeeds.
+func (a *Accounts) runInteraction(
 	ctx context.Context,
 	start func() *interaction,
 	auth json.RawMessage,
@@ -169,7 +169,7 @@ func (a *Accounts) interact(
 	}
 	i := start()
 	defer func() {
-		if err == nil || !i.stored || i.told {
+		if err == nil || !i.stored || i.clientHasID {
 			return
 		}
 		if endErr := a.endInteraction(context.WithoutCancel(ctx), i); endErr != nil {
@@ -184,16 +184,16 @@ func (a *Accounts) interact(
 		if err != nil {
 			return nil, err
 		}
-		begun := known.kept
+		begun := known.storedHash
 		known.op, known.userID, known.params, known.from = i.op, i.userID, i.params, i.from
-		known.body, known.sent = i.body, i.sent
-		if known.request() != begun {
+		known.paramsBody, known.requestBody = i.paramsBody, i.requestBody
+		if known.requestHash() != begun {
 			return a.challenge(ctx, i, errNoSession)
 		}
 		i = known
 	}
 	if d.Type != "" {
-		if err := a.pass(ctx, i, &d); err != nil {
+		if err := a.passStage(ctx, i, &d); err != nil {
 			var refused *matrix.Error
 			if errors.Is(err, errOtherUser) {
 				return nil, err
@@ -203,8 +203,8 @@ func (a *Accounts) interact(
 			}
 			return nil, err
 		}
-		if i.told { // another stage may have been passed meanwhile
-			if err := a.keepInteraction(ctx, i); err != nil {
+		if i.clientHasID { // another stage may have been passed meanwhile
+			if err := a.saveInteraction(ctx, i); err != nil {
 				return nil, err
 			}
 		}
@@ -219,8 +219,8 @@ func (a *Accounts) interact(
 		}
 		i.proof = Proof(u.password)
 	}
-	if i.told { // of requests with one session that come at once, one goes on
-		n, err := a.db.Exec(ctx, `UPDATE interactive_sessions SET used = TRUE WHERE id = $1 AND NOT used`, i.row())
+	if i.clientHasID { // of requests with one session that come at once, one goes on
+		n, err := a.db.Exec(ctx, `UPDATE interactive_sessions SET used = TRUE WHERE id = $1 AND NOT used`, i.rowID())
 		if err != nil {
 			return nil, err
 		}
@@ -229,17 +229,17 @@ func (a *Accounts) interact(
 		}
 	}
 	result, err := fn(i)
-	a.close(context.WithoutCancel(ctx), i, result, err) // the session must not stay half spent
+	a.closeInteraction(context.WithoutCancel(ctx), i, result, err) // the session must not stay half spent
 	return result, err
 }
 
-// close says what becomes of a session after the operation that it was for.
-func (a *Accounts) close(ctx context.Context, i *interaction, result any, failed error) {
+// closeInteraction says what becomes of a session after the operation that it was for.
+func (a *Accounts) closeInteraction(ctx context.Context, i *interaction, result any, failed error) {
 	var err error
 	switch {
-	case failed != nil && i.told:
+	case failed != nil && i.clientHasID:
 		// What was proved stays proved: the client may repeat the request with, say, another name.
-		_, err = a.db.Exec(ctx, `UPDATE interactive_sessions SET used = FALSE WHERE id = $1 AND answer = ''`, i.row())
+		_, err = a.db.Exec(ctx, `UPDATE interactive_sessions SET used = FALSE WHERE id = $1 AND answer = ''`, i.rowID())
 	case failed != nil || !i.stored || i.answer != "":
 	default: // it is spent: what is left of it runs out
 		var answer string
@@ -252,12 +252,12 @@ func (a *Accounts) close(ctx context.Context, i *interaction, result any, failed
 	}
 }
 
-// pass checks one stage. An error that is a *matrix.Error below 500 means that it was not passed.
-func (a *Accounts) pass(ctx context.Context, i *interaction, d *authData) error {
+// passStage checks one stage. An error that is a *matrix.Error below 500 means that it was not passed.
+func (a *Accounts) passStage(ctx context.Context, i *interaction, d *authData) error {
 	if !i.offers(d.Type) {
 		return matrix.NewError(401, matrix.CodeUnrecognized, "This authentication type is not offered here")
 	}
-	if slices.Contains(i.done, d.Type) {
+	if slices.Contains(i.passed, d.Type) {
 		return nil
 	}
 	switch d.Type {
@@ -280,21 +280,21 @@ func (a *Accounts) pass(ctx context.Context, i *interaction, d *authData) error 
 		i.proof = Proof(u.password)
 	case stageToken:
 		if i.token == "" {
-			if err := a.holdToken(ctx, i, d.Token); err != nil {
+			if err := a.reserveToken(ctx, i, d.Token); err != nil {
 				return err
 			}
 		}
 	default:
 		return matrix.NewError(401, matrix.CodeUnrecognized, "This authentication type is not known")
 	}
-	i.done = append(i.done, d.Type)
+	i.passed = append(i.passed, d.Type)
 	return nil
 }
 
 // challenge stores the session and makes the 401 that asks for the next stage. refused says why the last
 // one was not passed, nil when nothing was wrong.
 func (a *Accounts) challenge(ctx context.Context, i *interaction, refused *matrix.Error) (any, error) {
-	if err := a.keepInteraction(ctx, i); err != nil {
+	if err := a.saveInteraction(ctx, i); err != nil {
 		return nil, err
 	}
 	type flow struct {
@@ -309,7 +309,7 @@ func (a *Accounts) challenge(ctx context.Context, i *interaction, refused *matri
 	if i.offers(stageTerms) {
 		body["params"] = map[string]any{stageTerms: a.termsParams()}
 	}
-	if body["completed"] = i.done; i.done == nil {
+	if body["completed"] = i.passed; i.passed == nil {
 		body["completed"] = []string{}
 	}
 	if refused != nil {
@@ -330,9 +330,9 @@ func (a *Accounts) termsParams() any {
 	return map[string]any{"policies": policies}
 }
 
-// keepInteraction stores what is done, which other requests may have added to; i has all of it then.
-func (a *Accounts) keepInteraction(ctx context.Context, i *interaction) error {
-	body, err := i.sealedBody()
+// saveInteraction stores what is done, which other requests may have added to; i has all of it then.
+func (a *Accounts) saveInteraction(ctx context.Context, i *interaction) error {
+	body, err := i.sealBody()
 	if err != nil {
 		return err
 	}
@@ -341,10 +341,10 @@ func (a *Accounts) keepInteraction(ctx context.Context, i *interaction) error {
 		i.stored = err == nil
 		return err
 	}
-	passed := slices.Clone(i.done)
+	passed := slices.Clone(i.passed)
 	return a.db.Tx(ctx, func(tx *db.Tx) error { // it is never made anew: another request may have used it up
 		var text string
-		err := tx.QueryRow(ctx, `SELECT done FROM interactive_sessions WHERE id = $1 AND NOT used FOR UPDATE`, i.row()).Scan(&text)
+		err := tx.QueryRow(ctx, `SELECT done FROM interactive_sessions WHERE id = $1 AND NOT used FOR UPDATE`, i.rowID()).Scan(&text)
 		if errors.Is(err, db.ErrNoRows) {
 			return nil
 		}
@@ -357,12 +357,12 @@ func (a *Accounts) keepInteraction(ctx context.Context, i *interaction) error {
 				done = append(done, stage)
 			}
 		}
-		i.done = done
+		i.passed = done
 		if i.op == opRegister && body != "" { // what was sent last
-			_, err = tx.Exec(ctx, `UPDATE interactive_sessions SET done = $2, body = $3 WHERE id = $1`, i.row(), strings.Join(done, " "), body)
+			_, err = tx.Exec(ctx, `UPDATE interactive_sessions SET done = $2, body = $3 WHERE id = $1`, i.rowID(), strings.Join(done, " "), body)
 			return err
 		}
-		_, err = tx.Exec(ctx, `UPDATE interactive_sessions SET done = $2 WHERE id = $1`, i.row(), strings.Join(done, " "))
+		_, err = tx.Exec(ctx, `UPDATE interactive_sessions SET done = $2 WHERE id = $1`, i.rowID(), strings.Join(done, " "))
 		return err
 	})
 }
@@ -373,12 +373,12 @@ func (a *Accounts) insertInteraction(ctx context.Context, q db.Querier, i *inter
 	for n, stages := range i.flows {
 		ways[n] = strings.Join(stages, " ")
 	}
-	body, err := i.sealedBody()
+	body, err := i.sealBody()
 	if err != nil {
 		return err
 	}
 	_, err = q.Exec(ctx, `INSERT INTO interactive_sessions (id, op, user_id, request, flows, done, token, body, expires_ms)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`, i.row(), i.op, i.userID, i.request(), strings.Join(ways, "\n"), strings.Join(i.done, " "),
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`, i.rowID(), i.op, i.userID, i.requestHash(), strings.Join(ways, "\n"), strings.Join(i.passed, " "),
 		token, body, a.nowMs()+a.config.InteractiveTimeout.D().Milliseconds())
 	return err
 }
@@ -389,17 +389,17 @@ func (a *Accounts) endInteraction(ctx context.Context, i *interaction) error {
 }
 
 func loadInteraction(ctx context.Context, q db.Querier, id string, now int64) (*interaction, error) {
-	i := &interaction{id: id, stored: true, told: true}
+	i := &interaction{id: id, stored: true, clientHasID: true}
 	var flows, done string
 	err := q.QueryRow(ctx, `SELECT op, user_id, request, flows, done, token, body FROM interactive_sessions
-		WHERE id = $1 AND expires_ms > $2 AND NOT used`, i.row(), now).Scan(&i.op, &i.userID, &i.kept, &flows, &done, &i.token, &i.sealed)
+		WHERE id = $1 AND expires_ms > $2 AND NOT used`, i.rowID(), now).Scan(&i.op, &i.userID, &i.storedHash, &flows, &done, &i.token, &i.storedBody)
 	if err != nil {
 		return nil, err
 	}
 	for _, way := range strings.Split(flows, "\n") {
 		i.flows = append(i.flows, strings.Fields(way))
 	}
-	i.done = strings.Fields(done)
+	i.passed = strings.Fields(done)
 	return i, nil
 }
 
@@ -410,6 +410,6 @@ func (a *Accounts) expireInteractive(ctx context.Context, job *role.Job, now int
 		if err != nil {
 			return err
 		}
-		return giveBack(ctx, tx, held)
+		return releaseTokenUses(ctx, tx, held)
 	})
 }

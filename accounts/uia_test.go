@@ -38,10 +38,10 @@ func TestInteractiveSessionIsOfOneRequest(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if err := n.pass(t.Context(), i, &authData{Type: stagePassword, Password: "correct horse"}); err != nil {
+			if err := n.passStage(t.Context(), i, &authData{Type: stagePassword, Password: "correct horse"}); err != nil {
 				t.Fatal(err)
 			}
-			if err := n.keepInteraction(t.Context(), i); err != nil {
+			if err := n.saveInteraction(t.Context(), i); err != nil {
 				t.Fatal(err)
 			}
 			return session
@@ -101,8 +101,8 @@ func TestInteractiveSessionIsOfOneRequest(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := errors.Join(n.pass(t.Context(), i, &authData{Type: stagePassword, Password: "battery staple"}),
-			n.keepInteraction(t.Context(), i)); err != nil {
+		if err := errors.Join(n.passStage(t.Context(), i, &authData{Type: stagePassword, Password: "battery staple"}),
+			n.saveInteraction(t.Context(), i)); err != nil {
 			t.Fatal(err)
 		}
 		if err := n.SetPassword(t.Context(), "@alice:here.test", "third staple", false, ""); err != nil {
@@ -127,15 +127,15 @@ func TestInteractiveSessionIsUsedOnce(t *testing.T) {
 		var runs atomic.Int32
 		var fail atomic.Bool
 		session := newSessionID()
-		i := &interaction{id: session, op: "x", flows: [][]string{{stageDummy}}, done: []string{stageDummy}}
-		if err := n.keepInteraction(t.Context(), i); err != nil {
+		i := &interaction{id: session, op: "x", flows: [][]string{{stageDummy}}, passed: []string{stageDummy}}
+		if err := n.saveInteraction(t.Context(), i); err != nil {
 			t.Fatal(err)
 		}
 		start := func() *interaction {
 			return &interaction{id: newSessionID(), op: "x", flows: [][]string{{stageDummy}}}
 		}
 		try := func() (any, error) {
-			return n.interact(context.Background(), start, []byte(`{"session":"`+session+`"}`), func(*interaction) (any, error) {
+			return n.runInteraction(context.Background(), start, []byte(`{"session":"`+session+`"}`), func(*interaction) (any, error) {
 				runs.Add(1)
 				time.Sleep(50 * time.Millisecond)
 				if fail.Load() {

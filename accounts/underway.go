@@ -13,9 +13,9 @@ import (
 const (
 	underWayMethod = "accounts.under_way"
 
-	// underWayTime is how long the end of a token, or of a right, waits for requests that were let in before: longer than a shard
+	// underWayTimeout is how long the end of a token, or of a right, waits for requests that were let in before: longer than a shard
 	// moves, and short for the owner of the account, who may have to wait for a process that stands still.
-	underWayTime = 5 * time.Second
+	underWayTimeout = 5 * time.Second
 )
 
 // awaitUnderWay waits until no request of a user is at work in any process that was let in before the stored change of the user's sessions.
@@ -24,7 +24,7 @@ func (a *Accounts) awaitUnderWay(ctx context.Context, userID string) {
 	if a.deps.UnderWay == nil {
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, underWayTime)
+	ctx, cancel := context.WithTimeout(ctx, underWayTimeout)
 	defer cancel()
 	p := a.deps.Process
 	var all sync.WaitGroup

@@ -33,7 +33,7 @@ type NewUser struct {
 // CreateUser makes a user for an operator, without the rules for people who register themselves, except
 // those of names and passwords. Errors: M_INVALID_USERNAME, M_USER_IN_USE, M_WEAK_PASSWORD.
 func (a *Accounts) CreateUser(ctx context.Context, n NewUser) (userID string, err error) {
-	if userID, err = a.normalName(n.Name); err != nil {
+	if userID, err = a.parseUserName(n.Name); err != nil {
 		return "", err
 	}
 	hash := ""
@@ -56,8 +56,8 @@ func (a *Accounts) newHash(ctx context.Context, password string) (string, error)
 	return a.hasher.hash(ctx, password)
 }
 
-// normalName makes a user id of this server from what somebody wrote.
-func (a *Accounts) normalName(name string) (string, error) {
+// parseUserName makes a user id of this server from what somebody wrote.
+func (a *Accounts) parseUserName(name string) (string, error) {
 	if rest, ok := strings.CutPrefix(name, "@"); ok {
 		local, server, _ := strings.Cut(rest, ":")
 		if server != a.config.ServerName {
@@ -76,7 +76,7 @@ func (a *Accounts) insertUser(ctx context.Context, tx *db.Tx, n NewUser, hash st
 		return matrix.UserInUse("This user name is taken").With(err)
 	}
 	if err == nil && n.Admin {
-		err = endFirstToken(ctx, tx, at)
+		err = voidFirstToken(ctx, tx, at)
 	}
 	if err != nil {
 		return err
@@ -135,7 +135,7 @@ func (a *Accounts) Erased(ctx context.Context, userIDs []string) (map[string]boo
 	erased := map[string]bool{}
 	var ask []string
 	a.sessions.mu.RLock()
-	changes := a.sessions.changes
+	changes := a.sessions.rowsSeen
 	for _, id := range userIDs {
 		if yes, known := a.sessions.erased.get(id); !known {
 			ask = append(ask, id)
@@ -156,7 +156,7 @@ func (a *Accounts) Erased(ctx context.Context, userIDs []string) (map[string]boo
 	}
 	a.sessions.mu.Lock()
 	defer a.sessions.mu.Unlock()
-	if a.sessions.changes == changes { // else one may have been erased meanwhile
+	if a.sessions.rowsSeen == changes { // else one may have been erased meanwhile
 		for _, id := range ask {
 			a.sessions.erased.put(id, erased[id])
 		}
@@ -170,7 +170,7 @@ func (a *Accounts) IsAdmin(ctx context.Context, userID string) (bool, error) {
 	if errors.Is(err, db.ErrNoRows) {
 		return false, nil
 	}
-	return err == nil && u.admin && u.deactivated == 0, err
+	return err == nil && u.admin && u.deactivatedAt == 0, err
 }
 
 // User is what an operator sees of a user.
@@ -289,29 +289,32 @@ func (a *Accounts) deactivate(ctx context.Context, userID string, proof Proof, e
 	if errors.Is(err, db.ErrNoRows) {
 		return noUser(userID)
 	}
-	if err != nil || !u.farewell {
+	if err != nil || !u.pendingCleanup {
 		return err
 	}
 	// Whoever asked may be gone: else others would see the user for as long as it takes until this is tried again.
-	ctx, cancel := context.WithTimeout(caller.Stays(ctx), farewellTime)
+	ctx, cancel := context.WithTimeout(caller.Stays(ctx), deactivationWait)
 	defer cancel()
-	if err := a.farewell(ctx, a.db, userID, u.erased); err != nil {
+	if err := a.cleanUpDeactivated(ctx, a.db, userID, u.erased); err != nil {
 		a.log.Warn("a deactivation is not complete yet and will be tried again", "user", userID, "error", err)
 	}
 	return nil
 }
 
-// farewellTime is how long a deactivation is waited for until it goes on in the background.
-const farewellTime = 45 * time.Second
+// cleanupColumn is the column of users that is true from a deactivation until its clean-up is done. A stored name stays.
+const cleanupColumn = "farewell"
 
-// writer makes transactions: the database, or a job.
-type writer interface {
+// deactivationWait is how long a deactivation is waited for until it goes on in the background.
+const deactivationWait = 45 * time.Second
+
+// transactor makes transactions: the database, or a job.
+type transactor interface {
 	Tx(ctx context.Context, fn func(tx *db.Tx) error) error
 }
 
-// farewell does what a deactivation leaves to be done. A deactivation is final, and each part may run more than once, also
+// cleanUpDeactivated does what a deactivation leaves to be done. A deactivation is final, and each part may run more than once, also
 // at the same time.
-func (a *Accounts) farewell(ctx context.Context, to writer, userID string, erase bool) error {
+func (a *Accounts) cleanUpDeactivated(ctx context.Context, to transactor, userID string, erase bool) error {
 	if erase {
 		if err := a.eraseData(ctx, userID); err != nil {
 			return err
@@ -326,7 +329,7 @@ func (a *Accounts) farewell(ctx context.Context, to writer, userID string, erase
 		steps := []string{
 			`DELETE FROM profile_fields WHERE user_id = $1`, `DELETE FROM profile_names WHERE user_id = $1`,
 			`DELETE FROM login_addresses WHERE user_id = $1`,
-			`UPDATE users SET farewell = FALSE WHERE user_id = $1`,
+			`UPDATE users SET ` + cleanupColumn + ` = FALSE WHERE user_id = $1`,
 		}
 		if erase {
 			steps = append(steps, `DELETE FROM filters WHERE user_id = $1`)
@@ -340,16 +343,15 @@ func (a *Accounts) farewell(ctx context.Context, to writer, userID string, erase
 	})
 }
 
-// farewellsAtOnce is how many open deactivations are read at once.
-const farewellsAtOnce = 100
+// deactivationsAtOnce is how many open deactivations are read at once.
+const deactivationsAtOnce = 100
 
-// farewells finishes deactivations that a failing part or the end of a process left open. It comes to each once: those that
+// finishDeactivations finishes deactivations that a failing part or the end of a process left open. It comes to each once: those that
 // fail keep no others waiting.
-func (a *Accounts) farewells(ctx context.Context, job *role.Job) error {
+func (a *Accounts) finishDeactivations(ctx context.Context, job *role.Job) error {
 	for after := ""; ; {
-		ids, err := db.Texts(
-			a.db.Query(ctx, `SELECT user_id FROM users WHERE farewell AND user_id > $1 ORDER BY user_id LIMIT $2`, after, farewellsAtOnce),
-		)
+		ids, err := db.Texts(a.db.Query(ctx, `SELECT user_id FROM users WHERE `+cleanupColumn+` AND user_id > $1
+			ORDER BY user_id LIMIT $2`, after, deactivationsAtOnce))
 		if err != nil {
 			return err
 		}
@@ -361,11 +363,11 @@ func (a *Accounts) farewells(ctx context.Context, job *role.Job) error {
 			if err := job.Check(ctx); err != nil {
 				return err
 			}
-			if err := a.farewell(ctx, job, id, u.erased); err != nil {
+			if err := a.cleanUpDeactivated(ctx, job, id, u.erased); err != nil {
 				a.log.Warn("a deactivation is not complete yet and will be tried again", "user", id, "error", err)
 			}
 		}
-		if len(ids) < farewellsAtOnce {
+		if len(ids) < deactivationsAtOnce {
 			return nil
 		}
 		after = ids[len(ids)-1]
@@ -389,5 +391,5 @@ func (a *Accounts) expire(ctx context.Context, job *role.Job) error {
 			return err
 		}
 	}
-	return job.Exec(ctx, `DELETE FROM login_addresses WHERE used_ms < $1`, now-formerFor.Milliseconds())
+	return job.Exec(ctx, `DELETE FROM login_addresses WHERE used_ms < $1`, now-loginAddressLife.Milliseconds())
 }

@@ -69,9 +69,9 @@ func (k *backupKey) check() error {
 	return nil
 }
 
-// better tells whether the key replaces another of the same session: verified before not verified, then
+// replaces tells whether the key replaces another of the same session: verified before not verified, then
 // the lower first_message_index, then the lower forwarded_count.
-func (k *backupKey) better(than *backupKey) bool {
+func (k *backupKey) replaces(than *backupKey) bool {
 	if *k.Verified != *than.Verified {
 		return *k.Verified
 	}
@@ -245,7 +245,7 @@ func (x *Devices) putBackupKeys(ctx context.Context, userID, version string, key
 		var rows [][]any
 		for _, k := range keys {
 			old := stored[sessionKey{k.roomID, k.sessionID}]
-			if old != nil && !k.better(old) {
+			if old != nil && !k.replaces(old) {
 				continue
 			}
 			if old == nil {

@@ -153,7 +153,7 @@ func TestARepeatedClaimGetsTheSameKeys(t *testing.T) {
 		want("where none were", claim("3", claims), "", "")
 		// Two of one id in one write.
 		alice.do("POST /keys/upload", obj{"one_time_keys": alice.oneTimeKeys("C", "D")}).want(200)
-		one, two := &claimWork{claimRequest: claimRequest{claims[0], "4"}}, &claimWork{claimRequest: claimRequest{claims[0], "4"}}
+		one, two := &claimOperation{claimRequest: claimRequest{claims[0], "4"}}, &claimOperation{claimRequest: claimRequest{claims[0], "4"}}
 		if err := n.p.Streams.Append(t.Context(), n.entry(alice.userID, alice.deviceID, one), n.entry(alice.userID, alice.deviceID,
 			two)); err != nil {
 			t.Fatal(err)

@@ -267,7 +267,7 @@ func (x *Devices) UploadSignatures(
 	}
 	for userID, targets := range signed {
 		for target, raw := range targets {
-			if err := u.take(userID, target, raw); err != nil {
+			if err := u.checkTarget(userID, target, raw); err != nil {
 				if u.failures[userID] == nil {
 					u.failures[userID] = map[string]*matrix.Error{}
 				}
@@ -297,8 +297,8 @@ func (u *signatureUpload) find(userID, usage string) (signingKey, bool) {
 	return u.keys[userID][i], true
 }
 
-// take checks the signatures on one target. The keys that count are tried each; one that is wrong fails it.
-func (u *signatureUpload) take(userID, target string, raw json.RawMessage) error {
+// checkTarget checks the signatures on one target. The keys that count are tried each; one that is wrong fails it.
+func (u *signatureUpload) checkTarget(userID, target string, raw json.RawMessage) error {
 	body, err := matrix.CanonicalJSONLenient(raw)
 	if err != nil || body[0] != '{' {
 		return matrix.BadJSON("A signed key must be an object").With(err)

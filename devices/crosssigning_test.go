@@ -302,11 +302,11 @@ func TestRemovedDeviceLeavesNothing(t *testing.T) {
 		}
 		// A process that looked for such devices, was paused, and wakes up when another one does the work: the device may be
 		// there again.
-		if err := n.sweep(ctx, gone); !errors.Is(err, lease.ErrLost) {
+		if err := n.dropForRemovedDevices(ctx, gone); !errors.Is(err, lease.ErrLost) {
 			t.Errorf("a job that was taken over: expected ErrLost, found %v", err)
 		}
 		under := gone.Lease()
-		if res, err := n.change(ctx, bob.userID, listChange{Removed: []string{bob.deviceID}, Under: &under}); err != nil || !res.Lost {
+		if res, err := n.change(ctx, bob.userID, listChange{Removed: []string{bob.deviceID}, Lease: &under}); err != nil || !res.LeaseLost {
 			t.Errorf("a change of a job that was taken over: %+v, %v", res, err)
 		}
 		if count, _ := second.counts(); count != 1 {
@@ -315,7 +315,7 @@ func TestRemovedDeviceLeavesNothing(t *testing.T) {
 		if got := at(alice.query(bob), "device_keys", bob.userID); !at(got, bob.deviceID).Exists() {
 			t.Errorf("a job that was taken over dropped identity keys: %s", got)
 		}
-		if err := n.sweep(ctx, job); err != nil {
+		if err := n.dropForRemovedDevices(ctx, job); err != nil {
 			t.Fatal(err)
 		}
 		if count, _ := second.counts(); count != 0 {
@@ -336,13 +336,13 @@ func TestRemovedDeviceLeavesNothing(t *testing.T) {
 			t.Fatal(err)
 		}
 		drop := n.drop
-		n.drop = func(ctx context.Context, userID string, g deviceGone) (dropResult, error) {
+		n.drop = func(ctx context.Context, userID string, g deviceCleanup) (dropResult, error) {
 			if strings.HasPrefix(userID, "@a0") {
 				return dropResult{}, errors.New("this one fails each time")
 			}
 			return drop(ctx, userID, g)
 		}
-		if err := n.sweep(ctx, job); err != nil {
+		if err := n.dropForRemovedDevices(ctx, job); err != nil {
 			t.Fatal(err)
 		}
 		n.drop = drop

@@ -67,18 +67,18 @@ type Devices struct {
 	log      *slog.Logger
 	now      func() time.Time
 
-	toDevice *stream.Stream
-	lists    *stream.Stream
-	layout   *stream.Layout // of what it reads of tokens of /sync
-	boxes    *mailboxes
-	heard    *stream.Subscription // feeds boxes; while it is off, they are not used
-	changes  *recentChanges
-	flights  singleflight.Group // deliveries under way here, by transaction
+	toDevice      *stream.Stream
+	lists         *stream.Stream
+	layout        *stream.Layout // of what it reads of tokens of /sync
+	mailboxes     *mailboxes
+	toDeviceRows  *stream.Subscription // feeds boxes; while it is off, they are not used
+	recentChanges *recentChanges
+	deliveries    singleflight.Group // deliveries under way here, by transaction
 
 	deliver func(ctx context.Context, userID string, d Delivery) (struct{}, error)
 	upload  func(ctx context.Context, userID string, u keyUpload) (KeyCounts, error)
 	claim   func(ctx context.Context, userID string, c []claimRequest) ([]ClaimedKey, error)
-	drop    func(ctx context.Context, userID string, g deviceGone) (dropResult, error)
+	drop    func(ctx context.Context, userID string, g deviceCleanup) (dropResult, error)
 	change  func(ctx context.Context, userID string, c listChange) (listResult, error)
 }
 
@@ -88,17 +88,17 @@ func New(d Deps, c Config) (*Devices, error) {
 		return nil, err
 	}
 	x := &Devices{deps: d, accounts: d.Accounts, db: d.Process.DB, log: d.Process.Log.With("domain", "devices"), now: d.Now}
-	x.boxes = newMailboxes(c.CacheDevices)
+	x.mailboxes = newMailboxes(c.CacheDevices)
 	x.toDevice = d.Process.Streams.Open(toDeviceStream.With(toDeviceStore{}, nil))
-	x.heard = x.toDevice.Subscribe(x.boxes.tail, "sync", "todevice", "client")
+	x.toDeviceRows = x.toDevice.Subscribe(x.mailboxes.onRows, "sync", "todevice", "client")
 	x.deliver = role.Owned(d.Process, x.toDevice, "devices.deliver", x.deliverHere)
 	x.upload = role.Owned(d.Process, x.toDevice, "devices.upload", x.uploadHere)
 	x.claim = role.Owned(d.Process, x.toDevice, "devices.claim", x.claimHere)
 	x.drop = role.Owned(d.Process, x.toDevice, "devices.drop", x.dropHere)
 	x.lists = d.Process.Streams.Open(listStream.With(listStore{}, nil))
 	x.layout = stream.NewLayout(x.lists.Part(0))
-	x.changes = newRecentChanges(x.lists.Shards(), c.RecentChanges)
-	x.lists.Subscribe(x.changes.tail, "sync", "client")
+	x.recentChanges = newRecentChanges(x.lists.Shards(), c.RecentChanges)
+	x.lists.Subscribe(x.recentChanges.onRows, "sync", "client")
 	x.change = role.Owned(d.Process, x.lists, "devices.change", x.changeHere)
 	d.Process.Singleton("devices.housekeeping", x.housekeeping)
 	return x, nil

@@ -62,7 +62,7 @@ func FuzzSigningKeys(f *testing.F) {
 		}
 		u := &signatureUpload{signer: "@a:x", keys: map[string][]signingKey{"@a:x": keys}, accepted: map[string][]keySignature{}}
 		for _, k := range keys {
-			if err := u.take("@a:x", k.Public, json.RawMessage(k.Body)); err == nil {
+			if err := u.checkTarget("@a:x", k.Public, json.RawMessage(k.Body)); err == nil {
 				t.Errorf("a signature without a signer was taken: %s", k.Body)
 			}
 		}
@@ -102,11 +102,11 @@ func FuzzBackup(f *testing.F) {
 			return
 		}
 		for i := range keys {
-			if keys[i].better(keys[i]) {
+			if keys[i].replaces(keys[i]) {
 				t.Error("a key replaces itself")
 			}
 			for j := range keys {
-				if i != j && keys[i].better(keys[j]) && keys[j].better(keys[i]) {
+				if i != j && keys[i].replaces(keys[j]) && keys[j].replaces(keys[i]) {
 					t.Error("two keys replace each other")
 				}
 			}

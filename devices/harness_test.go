@@ -51,17 +51,17 @@ func (l *listener) UserDeactivated(ctx context.Context, userID string, erase boo
 	return l.at.Load().UserDeactivated(ctx, userID, erase)
 }
 
-// mates are pairs of users who share a room.
-type mates map[string][]string
+// roomSharing are pairs of users who share a room.
+type roomSharing map[string][]string
 
-func (m mates) SharedRoomChanges(_ context.Context, userID, _, _ string, changed []string) (met, parted []string, err error) {
+func (m roomSharing) SharedRoomChanges(_ context.Context, userID, _, _ string, changed []string) (met, parted []string, err error) {
 	return slices.DeleteFunc(
 		changed,
 		func(id string) bool { return id != userID && !slices.Contains(m[userID], id) },
 	), m["parted "+userID], nil
 }
 
-var testMates = mates{"@alice:here.test": {"@bob:here.test"}, "parted @alice:here.test": {"@zoe:here.test"}}
+var testSharing = roomSharing{"@alice:here.test": {"@bob:here.test"}, "parted @alice:here.test": {"@zoe:here.test"}}
 
 // token is what /sync gives out for positions of the stream of device lists.
 func (n *node) token(positions []int64) string {
@@ -80,7 +80,7 @@ func wire(t testing.TB, p *role.Process) *node {
 	if err != nil {
 		t.Fatal(err)
 	}
-	x, err := New(Deps{Process: p, Accounts: a, Now: time.Now, SharedRooms: testMates}, Config{})
+	x, err := New(Deps{Process: p, Accounts: a, Now: time.Now, SharedRooms: testSharing}, Config{})
 	if err != nil {
 		t.Fatal(err)
 	}

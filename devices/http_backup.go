@@ -62,7 +62,7 @@ func (x *Devices) putBackup(r *web.Request, body *versionBody) (any, error) {
 	return nil, x.changeBackup(r.Context(), r.UserID(), r.Path("version"), body.Algorithm, body.AuthData)
 }
 
-func (x *Devices) endBackup(r *web.Request) (any, error) {
+func (x *Devices) removeBackup(r *web.Request) (any, error) {
 	return nil, x.deleteBackup(r.Context(), r.UserID(), r.Path("version"))
 }
 
@@ -108,7 +108,7 @@ func (x *Devices) putSession(r *web.Request, body *backupKey) (any, error) {
 	return x.putSessions(r, map[string]backupSessions{r.Path("roomID"): {Sessions: map[string]*backupKey{r.Path("sessionID"): body}}})
 }
 
-func (x *Devices) dropBackupKeys(r *web.Request) (any, error) {
+func (x *Devices) removeBackupKeys(r *web.Request) (any, error) {
 	version, err := versionOf(r)
 	if err != nil {
 		return nil, err

@@ -19,11 +19,11 @@ type deviceBody struct {
 }
 
 func bodyOf(d accounts.Device) deviceBody {
-	return deviceBody{d.DeviceID, known(d.DisplayName), known(d.SeenIP), known(d.SeenAt)}
+	return deviceBody{d.DeviceID, nilIfZero(d.DisplayName), nilIfZero(d.SeenIP), nilIfZero(d.SeenAt)}
 }
 
-// known gives nil for the zero value.
-func known[T comparable](v T) *T {
+// nilIfZero gives nil for the zero value.
+func nilIfZero[T comparable](v T) *T {
 	if v == *new(T) {
 		return nil
 	}
@@ -130,7 +130,7 @@ func (x *Devices) postUpload(r *web.Request, body *uploadBody) (any, error) {
 			return nil, err
 		}
 	}
-	adds, replaced := len(u.OneTime)+len(u.Fallback) > 0, replaces(old, deviceKeys)
+	adds, replaced := len(u.OneTime)+len(u.Fallback) > 0, replacesIdentity(old, deviceKeys)
 	if adds && !replaced { // a new identity ends the keys that are stored
 		// Before anything is written. Who writes looks again, because other uploads may come in between.
 		if _, refused, err := u.check(r.Context(), x.db, userID); err != nil || refused != nil {

@@ -65,8 +65,8 @@ func (x *Devices) storedDeviceKeys(ctx context.Context, userID, deviceID string)
 	return body, err
 }
 
-// replaces tells that device keys are of another identity than the stored ones, whatever else they say.
-func replaces(old, body string) bool {
+// replacesIdentity tells that device keys are of another identity than the stored ones, whatever else they say.
+func replacesIdentity(old, body string) bool {
 	return old != "" && body != "" && !bytes.Equal(matrix.Lookup([]byte(old), "keys"), matrix.Lookup([]byte(body), "keys"))
 }
 
@@ -75,9 +75,9 @@ func (x *Devices) putDeviceKeys(ctx context.Context, id *web.Identity, old, body
 	if old == body {
 		return nil
 	}
-	if replaces(old, body) {
+	if replacesIdentity(old, body) {
 		// The one-time keys were signed by the identity that ends here.
-		if res, err := x.drop(ctx, id.UserID, deviceGone{DeviceIDs: []string{id.DeviceID}, Token: id.TokenID}); err != nil {
+		if res, err := x.drop(ctx, id.UserID, deviceCleanup{DeviceIDs: []string{id.DeviceID}, Token: id.TokenID}); err != nil {
 			return err
 		} else if res.Refused {
 			return matrix.UnknownToken(false)

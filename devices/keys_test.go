@@ -234,11 +234,11 @@ func TestNewIdentityIsCountedBeforeItIsHeard(t *testing.T) {
 		alice.do("POST /keys/upload", obj{"device_keys": alice.deviceKeys(), "one_time_keys": alice.oneTimeKeys("A")}).want(200)
 		alice.counts()
 		drop, k := n.drop, deviceKey{alice.userID, alice.deviceID}
-		n.drop = func(ctx context.Context, userID string, g deviceGone) (dropResult, error) {
+		n.drop = func(ctx context.Context, userID string, g deviceCleanup) (dropResult, error) {
 			res, err := drop(ctx, userID, g)
-			n.boxes.mu.Lock()
-			defer n.boxes.mu.Unlock()
-			n.boxes.count(k, n.boxes.box(k), &KeyCounts{OneTime: map[string]int{mainAlgorithm: 1}})
+			n.mailboxes.mu.Lock()
+			defer n.mailboxes.mu.Unlock()
+			n.mailboxes.setCounts(k, n.mailboxes.getOrAdd(k), &KeyCounts{OneTime: map[string]int{mainAlgorithm: 1}})
 			return res, err
 		}
 		alice.key = n.login("alice").key

@@ -24,18 +24,18 @@ type listChange struct {
 	Signing    []signingKey   `json:"signing,omitempty"`     // new cross-signing keys
 	SeenMaster *string        `json:"seen_master,omitempty"` // refuse Signing when the master key is another than this and than the new one
 	Signatures []keySignature `json:"signatures,omitempty"`  // new signatures on the user's keys
-	Gone       bool           `json:"gone,omitempty"`        // the user is gone: drop all
+	UserGone   bool           `json:"gone,omitempty"`        // the user is gone: drop all
 	Viewer     string         `json:"viewer,omitempty"`      // who alone can see the change; "" for all
-	Under      *lease.Lease   `json:"under,omitempty"`       // change nothing when it was taken over
+	Lease      *lease.Lease   `json:"under,omitempty"`       // change nothing when it was taken over
 	Token      int64          `json:"token,omitempty"`       // change nothing when the access token of this id is gone; 0 is none
 	Proof      accounts.Proof `json:"proof,omitempty"`       // change nothing when it does not hold any more
 }
 
 type listResult struct {
-	Conflict bool `json:"conflict,omitempty"` // the master key is not SeenMaster any more
-	Lost     bool `json:"lost,omitempty"`     // Under was taken over
-	Refused  bool `json:"refused,omitempty"`  // Token is gone
-	Unproved bool `json:"unproved,omitempty"` // Proof does not hold any more
+	Conflict  bool `json:"conflict,omitempty"` // the master key is not SeenMaster any more
+	LeaseLost bool `json:"lost,omitempty"`     // Under was taken over
+	Refused   bool `json:"refused,omitempty"`  // Token is gone
+	Unproved  bool `json:"unproved,omitempty"` // Proof does not hold any more
 }
 
 // pendingChange is the Value of a row on its way into the database.
@@ -80,10 +80,10 @@ func (c ListChange) For(userID string) bool { return c.Viewer == "" || c.Viewer 
 func (p *pendingChange) apply(ctx context.Context, tx *db.Tx, userID string) error {
 	p.result = listResult{}
 	var err error
-	if p.result.Lost, err = isLost(ctx, tx, p.Under); err != nil || p.result.Lost {
+	if p.result.LeaseLost, err = leaseLost(ctx, tx, p.Lease); err != nil || p.result.LeaseLost {
 		return err
 	}
-	refused, err := gone(ctx, tx, p.Token)
+	refused, err := refuseWithoutToken(ctx, tx, p.Token)
 	if p.result.Refused = refused != nil; err != nil || refused != nil {
 		return err
 	}
@@ -91,7 +91,7 @@ func (p *pendingChange) apply(ctx context.Context, tx *db.Tx, userID string) err
 	if p.result.Unproved = !there; err != nil || !there {
 		return err
 	}
-	if p.Gone {
+	if p.UserGone {
 		return dropUser(ctx, tx, userID)
 	}
 	if p.Keys != "" {
@@ -165,7 +165,7 @@ func newRecentChanges(shards, size int) *recentChanges {
 	return &recentChanges{max: size, shards: make([]changeWindow, shards)}
 }
 
-func (r *recentChanges) tail(rows []stream.Row) {
+func (r *recentChanges) onRows(rows []stream.Row) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, row := range rows {
@@ -210,7 +210,7 @@ func (x *Devices) ChangedUsers(ctx context.Context, viewer string, after, upto [
 	var where []string
 	args := []any{viewer}
 	for shard := range shards {
-		if after[shard] >= upto[shard] || x.changes.find(viewer, shard, after[shard], upto[shard], seen) {
+		if after[shard] >= upto[shard] || x.recentChanges.find(viewer, shard, after[shard], upto[shard], seen) {
 			continue
 		}
 		n := len(args)

@@ -20,19 +20,19 @@ func (n *node) hears(what, viewer string, since []int64, want ...string) {
 	n.t.Helper()
 	upto := n.heads()
 	for _, from := range []string{"memory", "the database"} {
-		kept := n.changes.shards
+		kept := n.recentChanges.shards
 		if from == "the database" {
-			n.changes.mu.Lock()
-			n.changes.shards = make([]changeWindow, n.lists.Shards())
-			n.changes.mu.Unlock()
+			n.recentChanges.mu.Lock()
+			n.recentChanges.shards = make([]changeWindow, n.lists.Shards())
+			n.recentChanges.mu.Unlock()
 		}
 		got, err := n.ChangedUsers(n.t.Context(), viewer, since, upto)
 		if err != nil || !slices.Equal(got, want) {
 			n.t.Errorf("%s: from %s, %s hears of %v, %v, expected %v", what, from, viewer, got, err, want)
 		}
-		n.changes.mu.Lock()
-		n.changes.shards = kept
-		n.changes.mu.Unlock()
+		n.recentChanges.mu.Lock()
+		n.recentChanges.shards = kept
+		n.recentChanges.mu.Unlock()
 	}
 }
 

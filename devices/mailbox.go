@@ -21,15 +21,15 @@ type mailboxes struct {
 	bytes int // about what they take; at most boxBytes for each of max
 }
 
-const boxBytes = 1 << 10
+const mailboxBytes = 1 << 10
 
 // mailbox is what is known of one device. It is guarded by mailboxes.mu.
 type mailbox struct {
 	known       bool
 	first, last int64 // all messages that wait are at first <= pos <= last; 0 and 0 when there are none
 
-	counts *KeyCounts // nil when not known
-	moves  uint64     // changes of keys seen, so that counts read before one are not kept
+	counts     *KeyCounts // nil when not known
+	keyChanges uint64     // changes of keys seen, so that counts read before one are not kept
 }
 
 // KeyCounts are what /sync tells a device of its keys.
@@ -42,8 +42,8 @@ func newMailboxes(size int) *mailboxes {
 	return &mailboxes{max: size, boxes: map[deviceKey]*mailbox{}}
 }
 
-// tail keeps the remembered devices up to date.
-func (m *mailboxes) tail(rows []stream.Row) {
+// onRows keeps the remembered devices up to date.
+func (m *mailboxes) onRows(rows []stream.Row) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, row := range rows {
@@ -53,15 +53,15 @@ func (m *mailboxes) tail(rows []stream.Row) {
 		switch {
 		case b == nil:
 		case isMessage:
-			b.take(row.Pos, row.Pos)
+			b.extend(row.Pos, row.Pos)
 		default:
-			m.count(k, b, nil)
-			b.moves++
+			m.setCounts(k, b, nil)
+			b.keyChanges++
 		}
 	}
 }
 
-func (b *mailbox) take(first, last int64) {
+func (b *mailbox) extend(first, last int64) {
 	if last == 0 {
 		return
 	}
@@ -71,8 +71,8 @@ func (b *mailbox) take(first, last int64) {
 	b.last = max(b.last, last)
 }
 
-// taken notes that no message up to pos waits any more.
-func (b *mailbox) taken(pos int64) {
+// removeUpto notes that no message up to pos waits any more.
+func (b *mailbox) removeUpto(pos int64) {
 	if b.last <= pos {
 		b.first, b.last = 0, 0
 	} else {
@@ -80,33 +80,33 @@ func (b *mailbox) taken(pos int64) {
 	}
 }
 
-// box gives the mailbox of a device and pushes out some other when there are too many; the caller holds mu.
-func (m *mailboxes) box(k deviceKey) *mailbox {
+// getOrAdd gives the mailbox of a device and pushes out some other when there are too many; the caller holds mu.
+func (m *mailboxes) getOrAdd(k deviceKey) *mailbox {
 	b := m.boxes[k]
 	if b == nil {
 		b = &mailbox{}
 		m.boxes[k] = b
 		m.bytes += k.bytes()
-		m.shrink(k)
+		m.evict(k)
 	}
 	return b
 }
 
 func (k deviceKey) bytes() int { return 200 + len(k.userID) + len(k.deviceID) }
 
-// count remembers the numbers of keys of a device that was asked for, nil for not known; the caller holds mu.
-func (m *mailboxes) count(k deviceKey, b *mailbox, counts *KeyCounts) {
+// setCounts remembers the numbers of keys of a device that was asked for, nil for not known; the caller holds mu.
+func (m *mailboxes) setCounts(k deviceKey, b *mailbox, counts *KeyCounts) {
 	if m.boxes[k] == b { // else it was pushed out meanwhile
 		m.bytes += counts.bytes() - b.counts.bytes()
 		b.counts = counts
-		m.shrink(k)
+		m.evict(k)
 	}
 }
 
-// shrink pushes mailboxes out until there is room; all but one may go.
-func (m *mailboxes) shrink(but deviceKey) {
+// evict pushes mailboxes out until there is room; all but one may go.
+func (m *mailboxes) evict(but deviceKey) {
 	for other, b := range m.boxes {
-		if len(m.boxes) <= m.max && m.bytes <= m.max*boxBytes {
+		if len(m.boxes) <= m.max && m.bytes <= m.max*mailboxBytes {
 			return
 		}
 		if other != but {
@@ -134,11 +134,11 @@ func (c *KeyCounts) bytes() (n int) {
 // pending tells between which positions messages may wait, asking the database when that is not known yet.
 func (x *Devices) pending(ctx context.Context, userID, deviceID string) (first, last int64, err error) {
 	var b *mailbox
-	if x.heard.IsActive() {
-		x.boxes.mu.Lock()
-		b = x.boxes.box(deviceKey{userID, deviceID})
+	if x.toDeviceRows.IsActive() {
+		x.mailboxes.mu.Lock()
+		b = x.mailboxes.getOrAdd(deviceKey{userID, deviceID})
 		known, first, last := b.known, b.first, b.last
-		x.boxes.mu.Unlock()
+		x.mailboxes.mu.Unlock()
 		if known {
 			return first, last, nil
 		}
@@ -150,9 +150,9 @@ func (x *Devices) pending(ctx context.Context, userID, deviceID string) (first, 
 	if err != nil || b == nil {
 		return first, last, err
 	}
-	x.boxes.mu.Lock()
-	defer x.boxes.mu.Unlock()
-	b.take(first, last)
+	x.mailboxes.mu.Lock()
+	defer x.mailboxes.mu.Unlock()
+	b.extend(first, last)
 	b.known = true
 	return b.first, b.last, nil
 }
@@ -160,9 +160,9 @@ func (x *Devices) pending(ctx context.Context, userID, deviceID string) (first, 
 // PendingToDevice tells from memory where the messages that wait for a device begin: at first or later,
 // 0 when none wait. known is false when this process has not asked the database yet, as ToDevice does.
 func (x *Devices) PendingToDevice(userID, deviceID string) (first int64, known bool) {
-	x.boxes.mu.Lock()
-	defer x.boxes.mu.Unlock()
-	b := x.boxes.boxes[deviceKey{userID, deviceID}]
+	x.mailboxes.mu.Lock()
+	defer x.mailboxes.mu.Unlock()
+	b := x.mailboxes.boxes[deviceKey{userID, deviceID}]
 	if b == nil || !b.known {
 		return 0, false
 	}
@@ -235,10 +235,10 @@ func (x *Devices) DeleteToDevice(ctx context.Context, userID, deviceID string, u
 		AND pos <= $3`, userID, deviceID, upto); err != nil {
 		return err
 	}
-	if x.heard.IsActive() {
-		x.boxes.mu.Lock()
-		defer x.boxes.mu.Unlock()
-		x.boxes.box(deviceKey{userID, deviceID}).taken(upto)
+	if x.toDeviceRows.IsActive() {
+		x.mailboxes.mu.Lock()
+		defer x.mailboxes.mu.Unlock()
+		x.mailboxes.getOrAdd(deviceKey{userID, deviceID}).removeUpto(upto)
 	}
 	return nil
 }
@@ -250,27 +250,27 @@ func (x *Devices) OneTimeKeyCounts(
 	ctx context.Context,
 	userID, deviceID string,
 ) (counts map[string]int, unusedFallback []string, err error) {
-	if !x.heard.IsActive() {
+	if !x.toDeviceRows.IsActive() {
 		known, err := x.loadCounts(ctx, userID, deviceID)
 		if err != nil {
 			return nil, nil, err
 		}
 		return known.OneTime, known.Fallback, nil
 	}
-	x.boxes.mu.Lock()
+	x.mailboxes.mu.Lock()
 	k := deviceKey{userID, deviceID}
-	b := x.boxes.box(k)
-	known, moves := b.counts, b.moves
-	x.boxes.mu.Unlock()
+	b := x.mailboxes.getOrAdd(k)
+	known, moves := b.counts, b.keyChanges
+	x.mailboxes.mu.Unlock()
 	if known == nil {
 		if known, err = x.loadCounts(ctx, userID, deviceID); err != nil {
 			return nil, nil, err
 		}
-		x.boxes.mu.Lock()
-		if b.moves == moves {
-			x.boxes.count(k, b, known)
+		x.mailboxes.mu.Lock()
+		if b.keyChanges == moves {
+			x.mailboxes.setCounts(k, b, known)
 		}
-		x.boxes.mu.Unlock()
+		x.mailboxes.mu.Unlock()
 	}
 	return known.OneTime, known.Fallback, nil
 }

@@ -15,15 +15,15 @@ func TestMailboxesAreBoundedInBytes(t *testing.T) {
 	}
 	for i := range 1000 {
 		k := deviceKey{"@user:here.test", fmt.Sprint("D", i)}
-		b := m.box(k)
+		b := m.getOrAdd(k)
 		if i%2 == 0 {
-			m.count(k, b, &KeyCounts{OneTime: algorithms})
+			m.setCounts(k, b, &KeyCounts{OneTime: algorithms})
 		}
 		sum := 0
 		for k, b := range m.boxes {
 			sum += k.bytes() + b.counts.bytes()
 		}
-		if sum != m.bytes || len(m.boxes) > 100 || sum > 100*boxBytes || m.boxes[k] != b {
+		if sum != m.bytes || len(m.boxes) > 100 || sum > 100*mailboxBytes || m.boxes[k] != b {
 			t.Fatalf("%d mailboxes take %d bytes, and are said to take %d", len(m.boxes), sum, m.bytes)
 		}
 	}

@@ -81,17 +81,17 @@ func parsePublicKeys(keys object) ([]publicKey, error) {
 	return out, nil
 }
 
-// keyUploadWork adds keys in the transaction of the stream.
-type keyUploadWork struct {
+// uploadOperation adds keys in the transaction of the stream.
+type uploadOperation struct {
 	keyUpload
 	at      int64
 	refused error
 }
 
-func (w *keyUploadWork) device() string { return w.DeviceID }
+func (w *uploadOperation) device() string { return w.DeviceID }
 
-func (w *keyUploadWork) apply(ctx context.Context, tx *db.Tx, userID string) (changed bool, err error) {
-	if w.refused, err = gone(ctx, tx, w.Token); err != nil || w.refused != nil {
+func (w *uploadOperation) apply(ctx context.Context, tx *db.Tx, userID string) (changed bool, err error) {
+	if w.refused, err = refuseWithoutToken(ctx, tx, w.Token); err != nil || w.refused != nil {
 		return false, err
 	}
 	var fresh []publicKey
@@ -116,7 +116,7 @@ func (w *keyUploadWork) apply(ctx context.Context, tx *db.Tx, userID string) (ch
 }
 
 // store adds one-time keys and remembers that they were uploaded.
-func (w *keyUploadWork) store(ctx context.Context, tx *db.Tx, userID string, fresh []publicKey) error {
+func (w *uploadOperation) store(ctx context.Context, tx *db.Tx, userID string, fresh []publicKey) error {
 	if len(fresh) == 0 {
 		return nil
 	}
@@ -137,8 +137,8 @@ func (w *keyUploadWork) store(ctx context.Context, tx *db.Tx, userID string, fre
 	return err
 }
 
-// gone refuses what was asked for with an access token that is not there any more; 0 is none.
-func gone(ctx context.Context, tx *db.Tx, tokenID int64) (refused, err error) {
+// refuseWithoutToken refuses what was asked for with an access token that is not there any more; 0 is none.
+func refuseWithoutToken(ctx context.Context, tx *db.Tx, tokenID int64) (refused, err error) {
 	if tokenID == 0 {
 		return nil, nil
 	}
@@ -245,7 +245,7 @@ func (u *keyUpload) checkNumbers(ctx context.Context, q db.Querier, userID strin
 
 // uploadHere runs on the owner of the user's shard of "to_device" and gives the counts afterwards.
 func (x *Devices) uploadHere(ctx context.Context, userID string, u keyUpload) (counts KeyCounts, err error) {
-	w := &keyUploadWork{keyUpload: u, at: x.nowMs()}
+	w := &uploadOperation{keyUpload: u, at: x.nowMs()}
 	if err := x.deps.Process.Streams.Append(ctx, x.entry(userID, u.DeviceID, w)); err != nil {
 		return counts, err
 	}
@@ -304,17 +304,17 @@ func (x *Devices) ClaimKeys(ctx context.Context, id string, claims []Claim) ([]C
 	return out, g.Wait()
 }
 
-// claimWork takes one key in the transaction of the stream.
-type claimWork struct {
+// claimOperation takes one key in the transaction of the stream.
+type claimOperation struct {
 	claimRequest
 	at    int64      // ms
 	taken *takenKeys // set when it is written
 	got   *ClaimedKey
 }
 
-func (w *claimWork) device() string { return w.DeviceID }
+func (w *claimOperation) device() string { return w.DeviceID }
 
-func (w *claimWork) apply(ctx context.Context, tx *db.Tx, userID string) (changed bool, err error) {
+func (w *claimOperation) apply(ctx context.Context, tx *db.Tx, userID string) (changed bool, err error) {
 	w.got = nil
 	if k, again := w.taken.known[w.claimRequest]; again { // what was told of the numbers of keys was told with it
 		w.got = &k
@@ -345,7 +345,7 @@ func (w *claimWork) apply(ctx context.Context, tx *db.Tx, userID string) (change
 // write may be lost, so that the claims come again, to another owner too.
 type takenKeys struct {
 	known map[claimRequest]ClaimedKey
-	fresh [][]any // rows of claimed_keys
+	rows  [][]any // rows of claimed_keys
 }
 
 var takenRows = &db.Table{
@@ -357,7 +357,7 @@ var takenRows = &db.Table{
 func loadTaken(ctx context.Context, tx *db.Tx, batch []*stream.Entry) (*takenKeys, error) {
 	var asked []claimRequest
 	for _, e := range batch {
-		if w, ok := e.Value.(*claimWork); ok && w.ID != "" {
+		if w, ok := e.Value.(*claimOperation); ok && w.ID != "" {
 			asked = append(asked, w.claimRequest)
 		}
 	}
@@ -384,7 +384,7 @@ func (t *takenKeys) add(c claimRequest, k ClaimedKey, at int64) {
 		return
 	}
 	t.known[c] = k // a repetition may stand in the same write
-	t.fresh = append(t.fresh, []any{c.UserID, c.DeviceID, c.ID, c.Algorithm, k.KeyID, k.Body, at})
+	t.rows = append(t.rows, []any{c.UserID, c.DeviceID, c.ID, c.Algorithm, k.KeyID, k.Body, at})
 }
 
 // columnsOf gives the users, devices and ids of claims for a statement.
@@ -411,10 +411,10 @@ func (x *Devices) claimHere(ctx context.Context, _ string, claims []claimRequest
 				return nil, err
 			}
 		}
-		work := make([]*claimWork, len(part))
+		work := make([]*claimOperation, len(part))
 		entries := make([]*stream.Entry, len(part))
 		for i, c := range part {
-			work[i] = &claimWork{claimRequest: c, at: x.nowMs()}
+			work[i] = &claimOperation{claimRequest: c, at: x.nowMs()}
 			entries[i] = x.entry(c.UserID, c.DeviceID, work[i])
 		}
 		if err := x.deps.Process.Streams.Append(ctx, entries...); err != nil {

@@ -33,16 +33,16 @@ func (x *Devices) Routes() []web.Route {
 		{Pattern: "GET " + version, Auth: web.User, Role: clientRole, Limit: "keys", Handler: x.getBackup},
 		{Pattern: "GET " + version + "/{version}", Auth: web.User, Role: clientRole, Limit: "keys", Handler: x.getBackup},
 		{Pattern: "PUT " + version + "/{version}", Auth: web.User, Role: clientRole, Limit: "keys", Handler: web.JSON(x.putBackup)},
-		{Pattern: "DELETE " + version + "/{version}", Auth: web.User, Role: clientRole, Limit: "keys", Handler: x.endBackup},
+		{Pattern: "DELETE " + version + "/{version}", Auth: web.User, Role: clientRole, Limit: "keys", Handler: x.removeBackup},
 		{Pattern: "PUT " + keys, Auth: web.User, Role: clientRole, Limit: "keys", MaxBody: largeBody, Handler: web.JSON(x.putAllKeys)},
 		{Pattern: "PUT " + keys + "/{roomID}", Auth: web.User, Role: clientRole, Limit: "keys", MaxBody: largeBody, Handler: web.JSON(x.putRoomKeys)},
 		{Pattern: "PUT " + keys + "/{roomID}/{sessionID}", Auth: web.User, Role: clientRole, Limit: "keys", Handler: web.JSON(x.putSession)},
 		{Pattern: "GET " + keys, Auth: web.User, Role: clientRole, Limit: "keys", Handler: x.getBackupKeys},
 		{Pattern: "GET " + keys + "/{roomID}", Auth: web.User, Role: clientRole, Limit: "keys", Handler: x.getBackupKeys},
 		{Pattern: "GET " + keys + "/{roomID}/{sessionID}", Auth: web.User, Role: clientRole, Limit: "keys", Handler: x.getSession},
-		{Pattern: "DELETE " + keys, Auth: web.User, Role: clientRole, Limit: "keys", Handler: x.dropBackupKeys},
-		{Pattern: "DELETE " + keys + "/{roomID}", Auth: web.User, Role: clientRole, Limit: "keys", Handler: x.dropBackupKeys},
-		{Pattern: "DELETE " + keys + "/{roomID}/{sessionID}", Auth: web.User, Role: clientRole, Limit: "keys", Handler: x.dropBackupKeys},
+		{Pattern: "DELETE " + keys, Auth: web.User, Role: clientRole, Limit: "keys", Handler: x.removeBackupKeys},
+		{Pattern: "DELETE " + keys + "/{roomID}", Auth: web.User, Role: clientRole, Limit: "keys", Handler: x.removeBackupKeys},
+		{Pattern: "DELETE " + keys + "/{roomID}/{sessionID}", Auth: web.User, Role: clientRole, Limit: "keys", Handler: x.removeBackupKeys},
 	}...)
 	if x.deps.SharedRooms != nil {
 		routes = append(routes, web.Route{Pattern: "GET " + client + "/keys/changes", Auth: web.User, Role: clientRole, Limit: "keys", Handler: x.getChanges})

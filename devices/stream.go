@@ -41,9 +41,9 @@ type message struct {
 	txn    *transaction // in the last message of a ticket, when the delivery has a transaction id
 }
 
-// keyWork is done inside the transaction of the stream. It may be done again in another transaction, so it
+// keyOperation is done inside the transaction of the stream. It may be done again in another transaction, so it
 // sets its result anew. changed says that the numbers of keys are to be told to the device.
-type keyWork interface {
+type keyOperation interface {
 	device() string
 	apply(ctx context.Context, tx *db.Tx, userID string) (changed bool, err error)
 }
@@ -90,7 +90,7 @@ func (toDeviceStore) Insert(ctx context.Context, w *db.Batch, batch []*stream.En
 		clear(written)
 		messages, contents, txns = nil, nil, nil
 		if taken != nil {
-			w.Rows(takenRows, taken.fresh)
+			w.Rows(takenRows, taken.rows)
 			taken = nil // what is gone is not known any more
 		}
 	}
@@ -100,7 +100,7 @@ func (toDeviceStore) Insert(ctx context.Context, w *db.Batch, batch []*stream.En
 		case *message:
 			switch {
 			case v.txn == nil:
-			case v.txn.from == nil:
+			case v.txn.stored == nil:
 				txns = append(txns, v.txn.row())
 			default:
 				v.txn.advance(w)
@@ -120,15 +120,15 @@ func (toDeviceStore) Insert(ctx context.Context, w *db.Batch, batch []*stream.En
 			} else {
 				written[e.Shard] = [2]int64{e.Pos, e.Pos}
 			}
-		case keyWork:
+		case keyOperation:
 			tx, err := w.Tx()
 			if err != nil {
 				return err
 			}
-			if _, gone := v.(*deviceGone); gone { // messages before it go too
+			if _, gone := v.(*deviceCleanup); gone { // messages before it go too
 				flush()
 			}
-			if c, ok := v.(*claimWork); ok {
+			if c, ok := v.(*claimOperation); ok {
 				if taken == nil {
 					if taken, err = loadTaken(ctx, tx, batch); err != nil {
 						return err
@@ -184,7 +184,7 @@ func (listStore) Insert(ctx context.Context, w *db.Batch, batch []*stream.Entry)
 			if err := p.apply(ctx, tx, e.Key); err != nil {
 				return err
 			}
-			if p.result.Lost || p.result.Refused {
+			if p.result.LeaseLost || p.result.Refused {
 				continue
 			}
 		}

@@ -99,7 +99,7 @@ type transaction struct {
 	shard int
 	at    int64 // ms
 	progress
-	from *progress // nil when there is no record yet
+	stored *progress // nil when there is no record yet
 }
 
 // progress is how far a delivery has come: all receivers up to a device, in their order, have it.
@@ -121,12 +121,12 @@ func (t *transaction) load(ctx context.Context, q db.Querier) error {
 		Scan(&p.done, &p.upto.userID, &p.upto.deviceID)
 	switch {
 	case errors.Is(err, db.ErrNoRows):
-		t.progress, t.from = progress{}, nil
+		t.progress, t.stored = progress{}, nil
 		return nil
 	case err != nil:
 		return err
 	}
-	t.progress, t.from = p, &p
+	t.progress, t.stored = p, &p
 	return nil
 }
 
@@ -144,7 +144,7 @@ func (t *transaction) advance(w *db.Batch) {
 	w.Require(
 		errProgressed, 1,
 		`UPDATE to_device_txns SET done = $6, upto_user = $7, upto_device = $8`+txnKey+` AND NOT done AND upto_user = $9 AND upto_device = $10`,
-		t.sender, t.deviceID, t.typ, t.id, t.shard, t.done, t.upto.userID, t.upto.deviceID, t.from.upto.userID, t.from.upto.deviceID,
+		t.sender, t.deviceID, t.typ, t.id, t.shard, t.done, t.upto.userID, t.upto.deviceID, t.stored.upto.userID, t.stored.upto.deviceID,
 	)
 }
 
@@ -156,7 +156,7 @@ func (x *Devices) deliverHere(ctx context.Context, key string, d Delivery) (stru
 	}
 	// A client may repeat a request while the first is under way: both are then one.
 	name := fmt.Sprintf("%d %q %q %q %q", t.shard, t.sender, t.deviceID, t.typ, t.id)
-	_, err, _ := x.flights.Do(name, func() (any, error) {
+	_, err, _ := x.deliveries.Do(name, func() (any, error) {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
 		defer cancel()
 		for {
@@ -198,7 +198,7 @@ func (x *Devices) write(ctx context.Context, d Delivery, t *transaction) error {
 		if err := x.deps.Process.Streams.Append(ctx, entries...); err != nil {
 			return err
 		}
-		t.from = &progress{upto: t.upto}
+		t.stored = &progress{upto: t.upto}
 	}
 	return nil
 }
@@ -249,29 +249,29 @@ func encodeMessage(sender, typ, content string) json.RawMessage {
 	return append(b, '}')
 }
 
-// deviceGone drops all that waits for a device, its one-time keys, and which it has uploaded.
-type deviceGone struct {
+// deviceCleanup drops all that waits for a device, its one-time keys, and which it has uploaded.
+type deviceCleanup struct {
 	DeviceIDs []string     `json:"devices"`
-	Under     *lease.Lease `json:"under,omitempty"`   // drop nothing when it was taken over
+	Lease     *lease.Lease `json:"under,omitempty"`   // drop nothing when it was taken over
 	Removed   bool         `json:"removed,omitempty"` // drop nothing when the device is there: it was made since
 	Token     int64        `json:"token,omitempty"`   // drop nothing when the access token of this id is gone; 0 is none
 	id        string
-	lost      bool  // Under was taken over
+	leaseLost bool  // Under was taken over
 	refused   error // Token is gone
 }
 
 type dropResult struct {
-	Lost    bool `json:"lost,omitempty"`    // Under was taken over
-	Refused bool `json:"refused,omitempty"` // Token is gone
+	LeaseLost bool `json:"lost,omitempty"`    // Under was taken over
+	Refused   bool `json:"refused,omitempty"` // Token is gone
 }
 
-func (g *deviceGone) device() string { return g.id }
+func (g *deviceCleanup) device() string { return g.id }
 
-func (g *deviceGone) apply(ctx context.Context, tx *db.Tx, userID string) (changed bool, err error) {
-	if g.lost, err = isLost(ctx, tx, g.Under); err != nil || g.lost {
+func (g *deviceCleanup) apply(ctx context.Context, tx *db.Tx, userID string) (changed bool, err error) {
+	if g.leaseLost, err = leaseLost(ctx, tx, g.Lease); err != nil || g.leaseLost {
 		return false, err
 	}
-	if g.refused, err = gone(ctx, tx, g.Token); err != nil || g.refused != nil {
+	if g.refused, err = refuseWithoutToken(ctx, tx, g.Token); err != nil || g.refused != nil {
 		return false, err
 	}
 	if g.Removed {
@@ -295,8 +295,8 @@ func (g *deviceGone) apply(ctx context.Context, tx *db.Tx, userID string) (chang
 	return true, nil
 }
 
-// isLost tells that somebody has taken over the lease that something is done under; nil is none.
-func isLost(ctx context.Context, tx *db.Tx, under *lease.Lease) (bool, error) {
+// leaseLost tells that somebody has taken over the lease that something is done under; nil is none.
+func leaseLost(ctx context.Context, tx *db.Tx, under *lease.Lease) (bool, error) {
 	if under == nil {
 		return false, nil
 	}
@@ -308,15 +308,15 @@ func isLost(ctx context.Context, tx *db.Tx, under *lease.Lease) (bool, error) {
 }
 
 // dropHere runs on the owner of the user's shard.
-func (x *Devices) dropHere(ctx context.Context, userID string, g deviceGone) (res dropResult, err error) {
+func (x *Devices) dropHere(ctx context.Context, userID string, g deviceCleanup) (res dropResult, err error) {
 	entries := make([]*stream.Entry, len(g.DeviceIDs))
 	for i, id := range g.DeviceIDs {
-		entries[i] = x.entry(userID, id, &deviceGone{Under: g.Under, Removed: g.Removed, Token: g.Token, id: id})
+		entries[i] = x.entry(userID, id, &deviceCleanup{Lease: g.Lease, Removed: g.Removed, Token: g.Token, id: id})
 	}
 	err = x.deps.Process.Streams.Append(ctx, entries...)
 	for _, e := range entries {
-		done := e.Value.(*deviceGone)
-		res.Lost, res.Refused = res.Lost || done.lost, res.Refused || done.refused != nil
+		done := e.Value.(*deviceCleanup)
+		res.LeaseLost, res.Refused = res.LeaseLost || done.leaseLost, res.Refused || done.refused != nil
 	}
 	return res, err
 }
@@ -336,19 +336,19 @@ func (x *Devices) DeviceAdded(ctx context.Context, userID, deviceID string) erro
 // DevicesRemoved implements accounts.DeviceListener: it drops the keys and messages of the devices and
 // records that the user's device list changed.
 func (x *Devices) DevicesRemoved(ctx context.Context, userID string, deviceIDs []string) error {
-	return x.removeUnder(ctx, nil, userID, deviceIDs)
+	return x.removeDevices(ctx, nil, userID, deviceIDs)
 }
 
-// removeUnder is DevicesRemoved, which fails when the lease was taken over; nil is none.
-func (x *Devices) removeUnder(ctx context.Context, under *lease.Lease, userID string, deviceIDs []string) error {
+// removeDevices is DevicesRemoved, which fails when the lease was taken over; nil is none.
+func (x *Devices) removeDevices(ctx context.Context, under *lease.Lease, userID string, deviceIDs []string) error {
 	if len(deviceIDs) == 0 {
 		return nil
 	}
-	if res, err := x.drop(ctx, userID, deviceGone{DeviceIDs: deviceIDs, Under: under, Removed: true}); err != nil || res.Lost {
+	if res, err := x.drop(ctx, userID, deviceCleanup{DeviceIDs: deviceIDs, Lease: under, Removed: true}); err != nil || res.LeaseLost {
 		return cmp.Or(err, lease.ErrLost)
 	}
-	res, err := x.change(ctx, userID, listChange{Removed: deviceIDs, Under: under})
-	if err == nil && res.Lost {
+	res, err := x.change(ctx, userID, listChange{Removed: deviceIDs, Lease: under})
+	if err == nil && res.LeaseLost {
 		err = lease.ErrLost
 	}
 	return err
@@ -356,14 +356,14 @@ func (x *Devices) removeUnder(ctx context.Context, under *lease.Lease, userID st
 
 // UserDeactivated implements accounts.UserListener: it drops all that is kept for the user.
 func (x *Devices) UserDeactivated(ctx context.Context, userID string, _ bool) error {
-	left, err := x.keptDevices(ctx, []string{userID})
+	left, err := x.devicesWithData(ctx, []string{userID})
 	if err != nil {
 		return err
 	}
 	if err := x.DevicesRemoved(ctx, userID, left[userID]); err != nil {
 		return err
 	}
-	_, err = x.change(ctx, userID, listChange{Gone: true})
+	_, err = x.change(ctx, userID, listChange{UserGone: true})
 	return err
 }
 
@@ -383,7 +383,7 @@ func (x *Devices) housekeeping(ctx context.Context, job *role.Job) error {
 		// What fails keeps nothing else from being forgotten.
 		txns := job.Exec(ctx, `DELETE FROM to_device_txns WHERE created_ms < $1`, x.nowMs()-txnLife.Milliseconds())
 		claims := job.Exec(ctx, `DELETE FROM claimed_keys WHERE created_ms < $1`, x.nowMs()-claimLife.Milliseconds())
-		if err := errors.Join(txns, claims, x.sweep(ctx, job), x.dropContents(ctx, job)); err != nil {
+		if err := errors.Join(txns, claims, x.dropForRemovedDevices(ctx, job), x.dropContents(ctx, job)); err != nil {
 			return err
 		}
 	}
@@ -395,9 +395,9 @@ func (x *Devices) dropContents(ctx context.Context, job *role.Job) error {
 		WHERE m.shard = to_device_contents.shard AND m.content_pos = to_device_contents.pos AND m.content_pos <> 0)`)
 }
 
-// sweep drops what is kept for devices that do not exist. The owners of the users' shards compare the job's epoch: who
+// dropForRemovedDevices drops what is kept for devices that do not exist. The owners of the users' shards compare the job's epoch: who
 // was paused after it looked may take a device that was made since for gone.
-func (x *Devices) sweep(ctx context.Context, job *role.Job) error {
+func (x *Devices) dropForRemovedDevices(ctx context.Context, job *role.Job) error {
 	under := job.Lease()
 	const page = 500
 	for after := ""; ; {
@@ -415,7 +415,7 @@ func (x *Devices) sweep(ctx context.Context, job *role.Job) error {
 			return err
 		}
 		after = users[len(users)-1]
-		kept, err := x.keptDevices(ctx, users)
+		kept, err := x.devicesWithData(ctx, users)
 		if err != nil {
 			return err
 		}
@@ -428,7 +428,7 @@ func (x *Devices) sweep(ctx context.Context, job *role.Job) error {
 			gone := slices.DeleteFunc(devices, func(id string) bool {
 				return hasDevice(known, userID, id)
 			})
-			err := x.removeUnder(ctx, &under, userID, gone)
+			err := x.removeDevices(ctx, &under, userID, gone)
 			if errors.Is(err, lease.ErrLost) || ctx.Err() != nil {
 				return err
 			}
@@ -442,8 +442,8 @@ func (x *Devices) sweep(ctx context.Context, job *role.Job) error {
 	}
 }
 
-// keptDevices gives the devices of the users for which anything is kept.
-func (x *Devices) keptDevices(ctx context.Context, users []string) (map[string][]string, error) {
+// devicesWithData gives the devices of the users for which anything is kept.
+func (x *Devices) devicesWithData(ctx context.Context, users []string) (map[string][]string, error) {
 	return db.Groups[string, string](
 		x.db.Query(
 			ctx,

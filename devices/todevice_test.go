@@ -124,9 +124,9 @@ func TestMissedRowsAreReadFromTheStore(t *testing.T) {
 		bob.do("PUT /devices/"+bob.deviceID, obj{"display_name": "x"}).want(200)
 		// A process that started later has no memory of the change.
 		lists := n.DeviceListStream()
-		n.changes.mu.Lock()
-		n.changes.shards = make([]changeWindow, lists.Shards())
-		n.changes.mu.Unlock()
+		n.recentChanges.mu.Lock()
+		n.recentChanges.shards = make([]changeWindow, lists.Shards())
+		n.recentChanges.mu.Unlock()
 		changed, err := n.ChangedUsers(context.Background(), bob.userID, make([]int64, lists.Shards()), lists.Positions())
 		if err != nil || len(changed) != 1 || changed[0] != bob.userID {
 			t.Errorf("changed: %v, %v", changed, err)
