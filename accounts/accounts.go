@@ -164,31 +164,3 @@ func (a *Accounts) userID(name string) (string, error) {
 var errNoUser = errors.New("no such user")
 
 func noUser(userID string) error { return fmt.Errorf("%w: %s", errNoUser, userID) }
-
-// housekeeping removes what expired and finishes deactivations that were cut short. One process of the
-// fleet runs it.
-func (a *Accounts) housekeeping(ctx context.Context, job *role.Job) error {
-	tick := time.NewTicker(time.Minute)
-	defer tick.Stop()
-	var missing map[string]int64
-	for {
-		err := a.expire(ctx, job)
-		if err != nil {
-			return err
-		}
-		if missing, err = a.releaseLostTokenUses(ctx, job, missing); err != nil {
-			return err
-		}
-		if err := a.finishDeactivations(ctx, job); err != nil {
-			return err
-		}
-		if err := a.indexNames(ctx, job); err != nil {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-		}
-	}
-}

@@ -7,7 +7,6 @@ import (
 
 	"lyceum/matrix"
 	"lyceum/platform/db"
-	"lyceum/platform/web"
 )
 
 // Device is one login of a user.
@@ -92,72 +91,7 @@ func (a *Accounts) changeDevice(ctx context.Context, userID string, c sessionCha
 	}
 }
 
-// applyLogin does a log-in, or makes a device, on the owner of the user's shard. It may run again in another transaction.
-func applyLogin(ctx context.Context, tx *db.Tx, userID string, p *pendingChange) (err error) {
-	l := p.Login
-	if p.result.PendingCleanups, err = pendingCleanups(ctx, tx, userID, l.Device.ID); err != nil || len(p.result.PendingCleanups) > 0 {
-		return err
-	}
-	if p.Kind == changeLogin {
-		found, err := l.apply(ctx, tx, userID)
-		p.result.Found, p.result.Stale, p.result.Ended = true, !found, l.ended
-		return err
-	}
-	err = tx.QueryRow(ctx, `SELECT NOT EXISTS (SELECT 1 FROM users WHERE user_id = $1 AND deactivated_ms <> 0)`, userID).Scan(&p.result.Found)
-	if err != nil || !p.result.Found {
-		return err
-	}
-	n, err := tx.Exec(ctx, `INSERT INTO user_devices (user_id, device_id, display_name, created_ms, transactions) VALUES ($1, $2, $3, $4, $5)
-		ON CONFLICT (user_id, device_id) DO NOTHING`, userID, l.Device.ID, l.Device.Name, p.At, l.Transactions)
-	p.result.Created = n > 0
-	return err
-}
-
-// DeviceExists is a condition in SQL: the device with the user id $1 and the device id $2 is there.
-const DeviceExists = `EXISTS (SELECT 1 FROM user_devices WHERE user_id = $1 AND device_id = $2)`
-
-// TokenExists tells whether an access token and its device are there, as a transaction sees it. It locks nothing, so it is for
-// those whose writes come in one order with the clean-up after a device: in streams, with the same shard. A clean-up begins
-// when the device is gone, so what was written before it goes with it, and who comes after it does not see the token.
-func TokenExists(ctx context.Context, q db.Querier, tokenID int64) (there bool, err error) {
-	err = q.QueryRow(ctx, `SELECT EXISTS (SELECT 1 FROM tokens t`+joinDevice+`WHERE t.id = $1)`, tokenID).Scan(&there)
-	return there, err
-}
-
-// LockDevice makes sure that the device of a request and its token stay until the transaction ends; of who came without a
-// token of a device, the user. Errors: M_UNKNOWN_TOKEN.
-func LockDevice(ctx context.Context, tx *db.Tx, id *web.Identity) error {
-	if id.TokenID == 0 {
-		return LockUser(ctx, tx, id.UserID)
-	}
-	there, err := lockDevice(ctx, tx, id.UserID, id.DeviceID, id.TokenID)
-	if err == nil && !there {
-		err = matrix.UnknownToken(false)
-	}
-	return err
-}
-
-func lockDevice(ctx context.Context, tx *db.Tx, userID, deviceID string, tokenID int64) (there bool, err error) {
-	err = tx.QueryRow(ctx, `SELECT TRUE FROM user_devices WHERE user_id = $1 AND device_id = $2 FOR UPDATE`, userID, deviceID).Scan(&there)
-	if err == nil { // asked for under the lock
-		err = tx.QueryRow(ctx, `SELECT TRUE FROM tokens WHERE id = $1`, tokenID).Scan(&there)
-	}
-	if errors.Is(err, db.ErrNoRows) {
-		return false, nil
-	}
-	return there && err == nil, err
-}
-
-// LockUser makes sure that a user is not deactivated until the transaction ends, and keeps transactions that hold the same
-// user apart. Errors: M_UNKNOWN_TOKEN for one who is deactivated, as all tokens are gone.
-func LockUser(ctx context.Context, tx *db.Tx, userID string) error {
-	var active bool
-	err := tx.QueryRow(ctx, `SELECT deactivated_ms = 0 FROM users WHERE user_id = $1 FOR UPDATE`, userID).Scan(&active)
-	switch {
-	case errors.Is(err, db.ErrNoRows): // nobody who could be deactivated
-		return nil
-	case err == nil && !active:
-		return matrix.UnknownToken(false)
-	}
-	return err
+// DeviceIDs gives the ids of a user's devices as a transaction sees them, sorted.
+func DeviceIDs(ctx context.Context, q db.Querier, userID string) ([]string, error) {
+	return db.Texts(q.Query(ctx, `SELECT device_id FROM user_devices WHERE user_id = $1 ORDER BY device_id`, userID))
 }

@@ -61,11 +61,3 @@ func (a *Accounts) indexNames(ctx context.Context, job *role.Job) error {
 		}
 	}
 }
-
-// GuestsAmong gives those users who are guests.
-func (a *Accounts) GuestsAmong(ctx context.Context, userIDs []string) ([]string, error) {
-	if len(userIDs) == 0 {
-		return nil, nil
-	}
-	return db.Texts(a.db.Query(ctx, "SELECT user_id FROM users WHERE user_id = ANY($1) AND kind = $2", userIDs, kindGuest))
-}

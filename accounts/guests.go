@@ -100,3 +100,11 @@ func upgradeGuest(ctx context.Context, tx *db.Tx, userID string, p *pendingChang
 func (a *Accounts) deactivateGuest(ctx context.Context, userID string) error {
 	return a.Deactivate(ctx, userID, false)
 }
+
+// GuestsAmong gives those users who are guests.
+func (a *Accounts) GuestsAmong(ctx context.Context, userIDs []string) ([]string, error) {
+	if len(userIDs) == 0 {
+		return nil, nil
+	}
+	return db.Texts(a.db.Query(ctx, "SELECT user_id FROM users WHERE user_id = ANY($1) AND kind = $2", userIDs, kindGuest))
+}

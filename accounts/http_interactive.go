@@ -87,3 +87,26 @@ func decode(text []byte, body any) error {
 	}
 	return nil
 }
+
+// Interactive asks the caller for a password before fn runs, as the endpoints for deleting devices,
+// replacing cross-signing keys, changing the password and deactivating do. auth is the auth member of the
+// body, nil when there is none. params is all else of the body that fn goes by, in a form that encodes to
+// JSON: an authentication is taken for nothing but the user, the method, the path and the params that it was
+// begun with. Until the caller has proved who they are the answer is 401 with the flows and a session. fn hands on
+// the proof to what it does, where the password may be another by then.
+func (a *Accounts) Interactive(r *web.Request, auth json.RawMessage, params any, fn func(p Proof) (any, error)) (any, error) {
+	text, err := json.Marshal(params)
+	if err != nil {
+		return nil, err
+	}
+	if text, err = matrix.CanonicalJSONLenient(text); err != nil {
+		return nil, matrix.BadJSON("The body can not be brought into canonical form").With(err)
+	}
+	start := func() *interaction {
+		return &interaction{
+			id: newSessionID(), op: r.Method + " " + r.URL.Path, userID: r.UserID(), params: text, from: r.RemoteIP(),
+			flows: [][]string{{stagePassword}}, paramsBody: text, requestBody: requestBodyOf(r.Context()),
+		}
+	}
+	return a.runInteraction(r.Context(), start, auth, func(i *interaction) (any, error) { return fn(i.proof) })
+}

@@ -2,7 +2,6 @@ package accounts
 
 import (
 	"context"
-	"errors"
 	"net/netip"
 	"strconv"
 	"strings"
@@ -48,96 +47,6 @@ func (d loginDevice) check() error {
 		return matrix.InvalidParam("A device id has at most 255 bytes and a device name 1024, both without NUL")
 	}
 	return nil
-}
-
-// user is a row of users.
-type user struct {
-	id, password, kind, appservice           string
-	admin, locked, suspended, pendingCleanup bool
-	erased                                   bool
-	createdAt, deactivatedAt                 int64
-}
-
-func loadUser(ctx context.Context, q db.Querier, userID string) (*user, error) {
-	u := &user{id: userID}
-	err := q.QueryRow(ctx, `SELECT password, kind, appservice, admin, locked, suspended, `+cleanupColumn+`, erased, created_ms, deactivated_ms
-		FROM users WHERE user_id = $1`, userID).
-		Scan(&u.password, &u.kind, &u.appservice, &u.admin, &u.locked, &u.suspended, &u.pendingCleanup, &u.erased, &u.createdAt, &u.deactivatedAt)
-	return u, err
-}
-
-// ErrWrongPassword answers who did not show the password of the user, M_FORBIDDEN.
-var ErrWrongPassword = matrix.Forbidden("The user name or the password is wrong")
-
-// checkPassword finds the user of a name (localpart or full id) and compares the password, which counts as a
-// guess of who is at the address. It takes the same time whether or not the user exists. All checks of passwords
-// go through here. Errors: M_FORBIDDEN, M_USER_DEACTIVATED, M_LIMIT_EXCEEDED.
-func (a *Accounts) checkPassword(ctx context.Context, name, password string, from netip.Addr) (*user, error) {
-	u, err := a.findUser(ctx, name)
-	if err != nil && !errors.Is(err, db.ErrNoRows) {
-		return nil, err
-	}
-	attempt, err := a.takePasswordAttempt(ctx, u, name, from)
-	if err != nil {
-		return nil, err
-	}
-	if u == nil {
-		u = &user{}
-	}
-	if u.deactivatedAt != 0 {
-		return nil, matrix.UserDeactivated("This account was deactivated")
-	}
-	ok, stale, err := a.hasher.verify(ctx, u.password, password)
-	if err != nil {
-		attempt.refund(ctx)
-		return nil, err
-	}
-	if !ok {
-		return nil, ErrWrongPassword
-	}
-	attempt.succeed(ctx)
-	if stale {
-		a.rehash(ctx, u, password)
-	}
-	return u, nil
-}
-
-// findUser takes a localpart or a user id of this server, exactly or in lower case.
-func (a *Accounts) findUser(ctx context.Context, name string) (*user, error) {
-	if local, ok := strings.CutPrefix(name, "@"); ok {
-		local, server, _ := strings.Cut(local, ":")
-		if server != a.config.ServerName {
-			return nil, db.ErrNoRows
-		}
-		name = local
-	}
-	if name == "" || len(name) > matrix.MaxIDBytes || strings.Contains(name, "\x00") {
-		return nil, db.ErrNoRows
-	}
-	exact := "@" + name + ":" + a.config.ServerName
-	u, err := loadUser(ctx, a.db, exact)
-	if lower := "@" + strings.ToLower(name) + ":" + a.config.ServerName; errors.Is(err, db.ErrNoRows) && lower != exact {
-		u, err = loadUser(ctx, a.db, lower)
-	}
-	if err != nil {
-		return nil, err
-	}
-	return u, nil
-}
-
-// rehash replaces a hash made with other costs or by another server. It does nothing if it changed meanwhile.
-func (a *Accounts) rehash(ctx context.Context, u *user, password string) {
-	encoded, err := a.hasher.hash(ctx, password)
-	if err == nil {
-		var n int64
-		n, err = a.db.Exec(ctx, `UPDATE users SET password = $3 WHERE user_id = $1 AND password = $2`, u.id, u.password, encoded)
-		if n == 1 {
-			u.password = encoded
-		}
-	}
-	if err != nil {
-		a.log.Warn("a password hash could not be renewed", "user", u.id, "error", err)
-	}
 }
 
 // login makes tokens for a device of a user whose right to log in was checked. The password hash must
@@ -265,91 +174,6 @@ func (l *newLogin) insert(ctx context.Context, tx *db.Tx) error {
 	return insertTokenPair(ctx, tx, p)
 }
 
-// newTokenPair makes tokens that are not stored yet.
-func (a *Accounts) newTokenPair(ctx context.Context, userID, deviceID string, refresh bool) (*tokenPair, *Credentials, error) {
-	access, err := a.keys.newToken(ctx, accessPrefix)
-	if err != nil {
-		return nil, nil, err
-	}
-	p := &tokenPair{ID: newTokenID(), UserID: userID, DeviceID: deviceID, Access: hashToken(access), Created: a.nowMs()}
-	creds := &Credentials{UserID: userID, DeviceID: deviceID, AccessToken: access, HomeServer: a.config.ServerName}
-	life := a.config.FixedTokenLife.D()
-	if refresh {
-		token, err := a.keys.newToken(ctx, refreshPrefix)
-		if err != nil {
-			return nil, nil, err
-		}
-		hash := hashToken(token)
-		p.Refresh, creds.RefreshToken, life = &hash, token, a.config.AccessTokenLife.D()
-		if r := a.config.RefreshTokenLife.D(); r > 0 {
-			p.RefreshExpires = p.Created + r.Milliseconds()
-		}
-	}
-	if life > 0 {
-		creds.ExpiresInMs = life.Milliseconds()
-		p.Expires = p.Created + creds.ExpiresInMs
-	}
-	return p, creds, nil
-}
-
-// Refresh gives new tokens for a refresh token. The old ones hold until one of the new ones is used; asking
-// again before that replaces the new ones (Client-Server API, POST /refresh). Errors: M_UNKNOWN_TOKEN,
-// M_USER_LOCKED.
-func (a *Accounts) Refresh(ctx context.Context, token string) (*Credentials, error) {
-	genuine, err := a.keys.hasChecksum(ctx, refreshPrefix, token)
-	if err != nil {
-		return nil, err
-	}
-	if !genuine {
-		return nil, matrix.UnknownToken(false)
-	}
-	old, err := loadByRefreshToken(ctx, a.db, hashToken(token))
-	if errors.Is(err, db.ErrNoRows) {
-		return nil, matrix.UnknownToken(false)
-	}
-	if err != nil {
-		return nil, err
-	}
-	if old.RefreshExpires != 0 && old.RefreshExpires <= a.nowMs() {
-		return nil, matrix.UnknownToken(true)
-	}
-	u, err := loadUser(ctx, a.db, old.UserID)
-	if err != nil {
-		return nil, err
-	}
-	if u.locked {
-		return nil, matrix.UserLocked("This account is locked")
-	}
-	if old.Parent != 0 {
-		if err := a.confirmTokens(ctx, old.UserID, old.ID); err != nil {
-			return nil, err
-		}
-	}
-	p, creds, err := a.newTokenPair(ctx, old.UserID, old.DeviceID, true)
-	if err != nil {
-		return nil, err
-	}
-	p.Parent = old.ID
-	err = a.db.Settle(ctx, func(tx *db.Tx) error {
-		// Whoever ends the device or its tokens comes before or after all of this.
-		if there, err := lockDevice(ctx, tx, old.UserID, old.DeviceID, old.ID); err != nil {
-			return err
-		} else if !there {
-			return matrix.UnknownToken(false)
-		}
-		// Without "<> 0" the index of those that have one can not be used, and all tokens are read.
-		if _, err := tx.Exec(ctx, `DELETE FROM tokens WHERE parent = $1 AND parent <> 0`, old.ID); err != nil {
-			return err
-		}
-		return insertTokenPair(ctx, tx, p)
-	}, p.stored)
-	if err != nil {
-		return nil, err
-	}
-	creds.UserID, creds.DeviceID, creds.HomeServer = "", "", ""
-	return creds, nil
-}
-
 // IssueToken makes a device with a token that does not run out, for the command line and for tools of the
 // operator. The user must exist and be active.
 func (a *Accounts) IssueToken(ctx context.Context, userID, deviceName string) (token, deviceID string, err error) {
@@ -375,4 +199,25 @@ func (a *Accounts) IssueToken(ctx context.Context, userID, deviceName string) (t
 		return "", "", err
 	}
 	return creds.AccessToken, creds.DeviceID, nil
+}
+
+// applyLogin does a log-in, or makes a device, on the owner of the user's shard. It may run again in another transaction.
+func applyLogin(ctx context.Context, tx *db.Tx, userID string, p *pendingChange) (err error) {
+	l := p.Login
+	if p.result.PendingCleanups, err = pendingCleanups(ctx, tx, userID, l.Device.ID); err != nil || len(p.result.PendingCleanups) > 0 {
+		return err
+	}
+	if p.Kind == changeLogin {
+		found, err := l.apply(ctx, tx, userID)
+		p.result.Found, p.result.Stale, p.result.Ended = true, !found, l.ended
+		return err
+	}
+	err = tx.QueryRow(ctx, `SELECT NOT EXISTS (SELECT 1 FROM users WHERE user_id = $1 AND deactivated_ms <> 0)`, userID).Scan(&p.result.Found)
+	if err != nil || !p.result.Found {
+		return err
+	}
+	n, err := tx.Exec(ctx, `INSERT INTO user_devices (user_id, device_id, display_name, created_ms, transactions) VALUES ($1, $2, $3, $4, $5)
+		ON CONFLICT (user_id, device_id) DO NOTHING`, userID, l.Device.ID, l.Device.Name, p.At, l.Transactions)
+	p.result.Created = n > 0
+	return err
 }

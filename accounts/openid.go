@@ -3,38 +3,10 @@ package accounts
 import (
 	"context"
 	"errors"
-	"time"
 
 	"lyceum/matrix"
 	"lyceum/platform/db"
-	"lyceum/platform/web"
 )
-
-const openIDLife = time.Hour
-
-// requestOpenID makes a token that another service may exchange for the caller's user id
-// (Client-Server API, POST /user/{userId}/openid/request_token).
-func (a *Accounts) requestOpenID(r *web.Request, _ *struct{}) (any, error) {
-	userID, err := a.ownUserID(r)
-	if err != nil {
-		return nil, err
-	}
-	token, err := a.keys.newToken(r.Context(), openIDPrefix)
-	if err != nil {
-		return nil, err
-	}
-	hash := hashToken(token)
-	_, err = a.db.Exec(
-		r.Context(), `INSERT INTO openid_tokens (hash, user_id, expires_ms) VALUES ($1, $2, $3)`, hash[:], userID,
-		a.nowMs()+openIDLife.Milliseconds(),
-	)
-	return map[string]any{
-		"access_token":       token,
-		"token_type":         "Bearer",
-		"matrix_server_name": a.config.ServerName,
-		"expires_in":         int(openIDLife.Seconds()),
-	}, err
-}
 
 // OpenIDUser finds the user of an OpenID token, for GET /_matrix/federation/v1/openid/userinfo. Errors:
 // M_UNKNOWN_TOKEN.

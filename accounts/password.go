@@ -7,6 +7,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"net/netip"
 	"runtime"
 	"strings"
 	"sync/atomic"
@@ -17,6 +18,7 @@ import (
 	"golang.org/x/crypto/bcrypt"
 
 	"lyceum/matrix"
+	"lyceum/platform/db"
 )
 
 const maxPassword = 512 // bytes; a hash of more costs time and adds nothing
@@ -145,4 +147,90 @@ func randomBytes(n int) []byte {
 	b := make([]byte, n)
 	_, _ = rand.Read(b) // never fails: the runtime ends the process instead
 	return b
+}
+
+// ErrWrongPassword answers who did not show the password of the user, M_FORBIDDEN.
+var ErrWrongPassword = matrix.Forbidden("The user name or the password is wrong")
+
+// checkPassword finds the user of a name (localpart or full id) and compares the password, which counts as a
+// guess of who is at the address. It takes the same time whether or not the user exists. All checks of passwords
+// go through here. Errors: M_FORBIDDEN, M_USER_DEACTIVATED, M_LIMIT_EXCEEDED.
+func (a *Accounts) checkPassword(ctx context.Context, name, password string, from netip.Addr) (*user, error) {
+	u, err := a.findUser(ctx, name)
+	if err != nil && !errors.Is(err, db.ErrNoRows) {
+		return nil, err
+	}
+	attempt, err := a.takePasswordAttempt(ctx, u, name, from)
+	if err != nil {
+		return nil, err
+	}
+	if u == nil {
+		u = &user{}
+	}
+	if u.deactivatedAt != 0 {
+		return nil, matrix.UserDeactivated("This account was deactivated")
+	}
+	ok, stale, err := a.hasher.verify(ctx, u.password, password)
+	if err != nil {
+		attempt.refund(ctx)
+		return nil, err
+	}
+	if !ok {
+		return nil, ErrWrongPassword
+	}
+	attempt.succeed(ctx)
+	if stale {
+		a.rehash(ctx, u, password)
+	}
+	return u, nil
+}
+
+// rehash replaces a hash made with other costs or by another server. It does nothing if it changed meanwhile.
+func (a *Accounts) rehash(ctx context.Context, u *user, password string) {
+	encoded, err := a.hasher.hash(ctx, password)
+	if err == nil {
+		var n int64
+		n, err = a.db.Exec(ctx, `UPDATE users SET password = $3 WHERE user_id = $1 AND password = $2`, u.id, u.password, encoded)
+		if n == 1 {
+			u.password = encoded
+		}
+	}
+	if err != nil {
+		a.log.Warn("a password hash could not be renewed", "user", u.id, "error", err)
+	}
+}
+
+// newHash checks a new password and hashes it.
+func (a *Accounts) newHash(ctx context.Context, password string) (string, error) {
+	if err := a.checkNewPassword(password); err != nil {
+		return "", err
+	}
+	return a.hasher.hash(ctx, password)
+}
+
+// SetPassword gives a user a new password and, if asked, ends all devices but one ("" for really all).
+func (a *Accounts) SetPassword(ctx context.Context, userID, password string, logout bool, except string) error {
+	return a.setPassword(ctx, userID, passwordChange{Password: password, Logout: logout, Except: except})
+}
+
+// passwordChange is a new password for a user.
+type passwordChange struct {
+	Password string
+	Logout   bool   // also end all devices
+	Except   string // but this one
+	Proof    Proof  // "" where the old password was not asked for
+}
+
+func (a *Accounts) setPassword(ctx context.Context, userID string, c passwordChange) error {
+	hash, err := a.newHash(ctx, c.Password)
+	if err != nil {
+		return err
+	}
+	res, err := a.removeDevices(ctx, userID, sessionChange{
+		Kind: changePassword, Proof: c.Proof, Password: hash, All: c.Logout, Except: c.Except,
+	})
+	if err == nil && !res.Found {
+		return noUser(userID)
+	}
+	return err
 }

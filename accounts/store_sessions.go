@@ -2,102 +2,160 @@ package accounts
 
 import (
 	"context"
-	"database/sql"
-	"errors"
+	"slices"
 
 	"lyceum/platform/db"
+	"lyceum/platform/stream"
 )
 
-// A token holds only while its device is there. Whoever writes tokens of a device has locked the device's row before, and the
-// user's row, where that is written, before the device's.
-const joinDevice = ` JOIN user_devices d ON d.user_id = t.user_id AND d.device_id = t.device_id `
+// sessionStore keeps the newest change of each user, and does the changes themselves.
+type sessionStore struct{}
 
-func loadSession(ctx context.Context, q db.Querier, hash tokenHash) (*session, error) {
-	s := &session{}
-	var kind string
-	err := q.QueryRow(ctx, `SELECT t.id, t.user_id, t.device_id, t.expires_ms, t.refresh_hash IS NOT NULL, t.parent, u.admin, u.kind, u.locked, u.suspended, d.transactions
-		FROM tokens t JOIN users u ON u.user_id = t.user_id`+joinDevice+`WHERE t.access_hash = $1 AND u.deactivated_ms = 0`, hash[:]).
-		Scan(&s.identity.TokenID, &s.identity.UserID, &s.identity.DeviceID, &s.expires, &s.refreshable, &s.parent, &s.identity.Admin, &kind,
-			&s.locked, &s.identity.Suspended, &s.identity.Transactions)
-	s.identity.Guest = kind == kindGuest
-	return s, err
+var changeRows = &db.Table{
+	Name: "session_changes", Columns: db.Columns("user_id text, shard integer, pos integer"),
+	Conflict: `ON CONFLICT (user_id) DO UPDATE SET shard = excluded.shard, pos = excluded.pos`,
 }
 
-// tokenPair is a row of tokens: an access token and, for clients that can refresh, its refresh token.
-type tokenPair struct {
-	ID             int64      `json:"id"`
-	UserID         string     `json:"user_id"`
-	DeviceID       string     `json:"device_id"`
-	Access         tokenHash  `json:"access"`
-	Refresh        *tokenHash `json:"refresh,omitempty"`
-	Parent         int64      `json:"parent,omitempty"`
-	Created        int64      `json:"created"` // ms, as the next two
-	Expires        int64      `json:"expires,omitempty"`
-	RefreshExpires int64      `json:"refresh_expires,omitempty"`
-}
-
-func insertTokenPair(ctx context.Context, tx *db.Tx, p *tokenPair) error {
-	var refresh []byte
-	if p.Refresh != nil {
-		refresh = p.Refresh[:]
+// Insert is part of stream.Store.
+func (sessionStore) Insert(ctx context.Context, w *db.Batch, batch []*stream.Entry) error {
+	tx, err := w.Tx()
+	if err != nil {
+		return err
 	}
-	_, err := tx.Exec(
-		ctx,
-		`INSERT INTO tokens (id, user_id, device_id, access_hash, refresh_hash, parent, created_ms, expires_ms, refresh_expires_ms)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`,
-		p.ID,
-		p.UserID,
-		p.DeviceID,
-		p.Access[:],
-		refresh,
-		p.Parent,
-		p.Created,
-		p.Expires,
-		p.RefreshExpires,
-	)
+	if err := lockUsers(ctx, tx, batch); err != nil {
+		return err
+	}
+	var newest db.Newest[string]
+	var left [][]any
+	for _, e := range batch {
+		e.Data = []byte("{}")
+		p := e.Value.(*pendingChange)
+		if p.Login != nil { // it looks for what a removal of the device leaves, which may be in this batch
+			w.Rows(followUpRows, left)
+			left = nil
+		}
+		if err := applyChange(ctx, tx, e.Key, p); err != nil {
+			return err
+		}
+		newest.Put(e.Key, e.Key, e.Shard, e.Pos)
+		if n := p.followUp(); n.Kind != "" {
+			row, err := n.row(e)
+			if err != nil {
+				return err
+			}
+			left = append(left, row)
+			e.Data = []byte(row[4].(string))
+		}
+	}
+	w.Rows(followUpRows, left)
+	w.Rows(changeRows, newest.Rows())
+	return nil
+}
+
+// lockUsers locks the users of several changes in the order of their ids, as RequireActive does: else each may wait for the other.
+func lockUsers(ctx context.Context, tx *db.Tx, batch []*stream.Entry) error {
+	users := make([]string, 0, len(batch))
+	for _, e := range batch {
+		users = append(users, e.Key)
+	}
+	slices.Sort(users)
+	if users = slices.Compact(users); len(users) < 2 {
+		return nil
+	}
+	_, err := db.Texts(tx.Query(ctx, `SELECT user_id FROM users WHERE user_id = ANY($1) ORDER BY user_id FOR UPDATE`, users))
 	return err
 }
 
-// stored tells whether the pair is there.
-func (p *tokenPair) stored(ctx context.Context, q db.Querier) (there bool, err error) {
-	err = q.QueryRow(ctx, `SELECT EXISTS (SELECT 1 FROM tokens WHERE id = $1)`, p.ID).Scan(&there)
+// Read is part of stream.Store.
+func (sessionStore) Read(ctx context.Context, q db.Querier, r stream.Range) ([]stream.Row, error) {
+	return db.List(func(row db.Row) (stream.Row, error) {
+		out := stream.Row{Shard: r.Shard, Data: []byte("{}")}
+		err := row.Scan(&out.Key, &out.Pos)
+		return out, err
+	})(q.Query(ctx, `SELECT user_id, pos FROM session_changes WHERE shard = $1 AND pos > $2 AND pos <= $3 ORDER BY pos
+		LIMIT $4`, r.Shard, r.After, r.Upto, r.Limit))
+}
+
+// applyChange does one change. It may run again in another transaction, so it sets the result anew.
+func applyChange(ctx context.Context, tx *db.Tx, userID string, p *pendingChange) error {
+	p.result = sessionResult{}
+	if there, err := p.Proof.Holds(ctx, tx, userID); err != nil {
+		return err
+	} else if !there {
+		if done, err := p.applied(ctx, tx, userID); err != nil || !done {
+			p.result.Stale = !done
+			return err
+		}
+	}
+	switch p.Kind {
+	case changeConfirm:
+		return confirmTokenPair(ctx, tx, p.TokenPair)
+	case changeReplace:
+		_, err := tx.Exec(ctx, `DELETE FROM tokens WHERE user_id = $1 AND device_id = ANY($2)`, userID, p.Devices)
+		return err
+	case changeLogin, changeDevice:
+		return applyLogin(ctx, tx, userID, p)
+	case changeProfile:
+		return setField(ctx, tx, userID, p)
+	case changeUpgrade:
+		return upgradeGuest(ctx, tx, userID, p)
+	case changeRights:
+		n, err := setRights(ctx, tx, userID, p.sessionChange)
+		p.result.Found = n > 0
+		return err
+	case changePassword:
+		n, err := tx.Exec(ctx, `UPDATE users SET password = $2 WHERE user_id = $1 AND deactivated_ms = 0`, userID, p.Password)
+		if err != nil || n == 0 {
+			return err
+		}
+		p.result.Found = true
+		// What was confirmed with the old password counts no more. user_id <> '' is what the index says of itself.
+		if _, err := tx.Exec(ctx, `DELETE FROM interactive_sessions WHERE user_id = $1 AND user_id <> '' AND NOT used`, userID); err != nil {
+			return err
+		}
+	case changeDeactivate:
+		n, err := tx.Exec(ctx, `UPDATE users SET password = '', admin = FALSE, `+cleanupColumn+` = TRUE, erased = (erased OR $3),
+			deactivated_ms = $2 WHERE user_id = $1 AND deactivated_ms = 0`, userID, p.At, p.Erase)
+		if err != nil {
+			return err
+		}
+		p.result.Found = n > 0
+	}
+	if !p.All && len(p.Devices) == 0 {
+		return nil
+	}
+	devices, err := DeviceIDs(ctx, tx, userID)
+	if err != nil {
+		return err
+	}
+	for _, id := range devices {
+		if id != p.Except && (p.All || slices.Contains(p.Devices, id)) {
+			p.result.Devices = append(p.result.Devices, id)
+		}
+	}
+	if len(p.result.Devices) == 0 {
+		return nil
+	}
+	if p.Kind != changeDeactivate {
+		if err := rememberAddresses(ctx, tx, userID, p.result.Devices, p.At); err != nil {
+			return err
+		}
+	}
+	// The devices first: a refresh holds its device, so the tokens it made are seen.
+	if _, err := tx.Exec(ctx, `DELETE FROM user_devices WHERE user_id = $1 AND device_id = ANY($2)`, userID, p.result.Devices); err != nil {
+		return err
+	}
+	_, err = tx.Exec(ctx, `DELETE FROM tokens WHERE user_id = $1 AND device_id = ANY($2)`, userID, p.result.Devices)
+	return err
+}
+
+// applied tells that this very change was stored by a try whose outcome nobody knew: it gave the password, or the time of the end.
+func (c *sessionChange) applied(ctx context.Context, tx *db.Tx, userID string) (there bool, err error) {
+	err = tx.QueryRow(ctx, `SELECT EXISTS (SELECT 1 FROM users WHERE user_id = $1 AND ($2 <> '' AND password = $2 OR $3
+		AND deactivated_ms = $4))`,
+		userID, c.Password, c.Kind == changeDeactivate, c.At).
+		Scan(&there)
 	return there, err
-}
-
-func loadByRefreshToken(ctx context.Context, q db.Querier, hash tokenHash) (*tokenPair, error) {
-	p := &tokenPair{}
-	err := q.QueryRow(ctx, `SELECT t.id, t.user_id, t.device_id, t.parent, t.refresh_expires_ms FROM tokens t
-		JOIN users u ON u.user_id = t.user_id`+joinDevice+`
-		WHERE t.refresh_hash = $1 AND u.deactivated_ms = 0`, hash[:]).
-		Scan(&p.ID, &p.UserID, &p.DeviceID, &p.Parent, &p.RefreshExpires)
-	return p, err
-}
-
-// confirmTokenPair ends the pair that this one replaces, and that one's other followers.
-func confirmTokenPair(ctx context.Context, tx *db.Tx, id int64) error {
-	var parent int64
-	err := tx.QueryRow(ctx, `SELECT 0 FROM user_devices WHERE (user_id, device_id) = (SELECT user_id, device_id FROM tokens
-		WHERE id = $1) FOR UPDATE`, id).
-		Scan(&parent)
-	if errors.Is(err, sql.ErrNoRows) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	err = tx.QueryRow(ctx, `SELECT parent FROM tokens WHERE id = $1`, id).Scan(&parent)
-	if errors.Is(err, sql.ErrNoRows) || err == nil && parent == 0 {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	// "<> 0" is what the index of parents says of itself; see Refresh.
-	if _, err := tx.Exec(ctx, `DELETE FROM tokens WHERE id = $1 OR (parent = $1 AND parent <> 0 AND id <> $2)`, parent, id); err != nil {
-		return err
-	}
-	_, err = tx.Exec(ctx, `UPDATE tokens SET parent = 0 WHERE id = $1`, id)
-	return err
 }
 
 func setRights(ctx context.Context, tx *db.Tx, userID string, c sessionChange) (found int64, err error) {
@@ -122,9 +180,4 @@ func setRights(ctx context.Context, tx *db.Tx, userID string, c sessionChange) (
 		return found, voidFirstToken(ctx, tx, c.At)
 	}
 	return found, nil
-}
-
-// DeviceIDs gives the ids of a user's devices as a transaction sees them, sorted.
-func DeviceIDs(ctx context.Context, q db.Querier, userID string) ([]string, error) {
-	return db.Texts(q.Query(ctx, `SELECT device_id FROM user_devices WHERE user_id = $1 ORDER BY device_id`, userID))
 }

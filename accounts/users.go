@@ -5,12 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"strings"
-	"time"
 
 	"lyceum/matrix"
-	"lyceum/platform/caller"
 	"lyceum/platform/db"
-	"lyceum/platform/role"
 )
 
 // The kinds of users. Ordinary users have none.
@@ -46,14 +43,6 @@ func (a *Accounts) CreateUser(ctx context.Context, n NewUser) (userID string, er
 	at := a.nowMs()
 	err = a.db.Settle(ctx, func(tx *db.Tx) error { return a.insertUser(ctx, tx, n, hash, at) }, userStored(userID, hash, at))
 	return userID, err
-}
-
-// newHash checks a new password and hashes it.
-func (a *Accounts) newHash(ctx context.Context, password string) (string, error) {
-	if err := a.checkNewPassword(password); err != nil {
-		return "", err
-	}
-	return a.hasher.hash(ctx, password)
 }
 
 // parseUserName makes a user id of this server from what somebody wrote.
@@ -219,33 +208,6 @@ func (a *Accounts) User(ctx context.Context, name string) (User, error) {
 	return scanUser(a.db.QueryRow(ctx, userColumns+`WHERE u.user_id = $1`, found.id))
 }
 
-// SetPassword gives a user a new password and, if asked, ends all devices but one ("" for really all).
-func (a *Accounts) SetPassword(ctx context.Context, userID, password string, logout bool, except string) error {
-	return a.setPassword(ctx, userID, passwordChange{Password: password, Logout: logout, Except: except})
-}
-
-// passwordChange is a new password for a user.
-type passwordChange struct {
-	Password string
-	Logout   bool   // also end all devices
-	Except   string // but this one
-	Proof    Proof  // "" where the old password was not asked for
-}
-
-func (a *Accounts) setPassword(ctx context.Context, userID string, c passwordChange) error {
-	hash, err := a.newHash(ctx, c.Password)
-	if err != nil {
-		return err
-	}
-	res, err := a.removeDevices(ctx, userID, sessionChange{
-		Kind: changePassword, Proof: c.Proof, Password: hash, All: c.Logout, Except: c.Except,
-	})
-	if err == nil && !res.Found {
-		return noUser(userID)
-	}
-	return err
-}
-
 // Rights are what an operator may set of a user; nil leaves one as it is.
 type Rights struct{ Admin, Locked, Suspended *bool }
 
@@ -275,121 +237,41 @@ func (a *Accounts) SetAdmin(ctx context.Context, userID string, admin bool) erro
 	return a.SetRights(ctx, userID, Rights{Admin: &admin})
 }
 
-// Deactivate ends an account for good: its devices, tokens and password go, its name stays taken. erase
-// also removes profile and account data, and tells the listeners to hide what the user wrote.
-func (a *Accounts) Deactivate(ctx context.Context, userID string, erase bool) error {
-	return a.deactivate(ctx, userID, "", erase)
+// user is a row of users.
+type user struct {
+	id, password, kind, appservice           string
+	admin, locked, suspended, pendingCleanup bool
+	erased                                   bool
+	createdAt, deactivatedAt                 int64
 }
 
-func (a *Accounts) deactivate(ctx context.Context, userID string, proof Proof, erase bool) error {
-	if _, err := a.removeDevices(ctx, userID, sessionChange{Kind: changeDeactivate, Proof: proof, All: true, Erase: erase}); err != nil {
-		return err
-	}
-	u, err := loadUser(ctx, a.db, userID)
-	if errors.Is(err, db.ErrNoRows) {
-		return noUser(userID)
-	}
-	if err != nil || !u.pendingCleanup {
-		return err
-	}
-	// Whoever asked may be gone: else others would see the user for as long as it takes until this is tried again.
-	ctx, cancel := context.WithTimeout(caller.Stays(ctx), deactivationWait)
-	defer cancel()
-	if err := a.cleanUpDeactivated(ctx, a.db, userID, u.erased); err != nil {
-		a.log.Warn("a deactivation is not complete yet and will be tried again", "user", userID, "error", err)
-	}
-	return nil
+func loadUser(ctx context.Context, q db.Querier, userID string) (*user, error) {
+	u := &user{id: userID}
+	err := q.QueryRow(ctx, `SELECT password, kind, appservice, admin, locked, suspended, `+cleanupColumn+`, erased, created_ms, deactivated_ms
+		FROM users WHERE user_id = $1`, userID).
+		Scan(&u.password, &u.kind, &u.appservice, &u.admin, &u.locked, &u.suspended, &u.pendingCleanup, &u.erased, &u.createdAt, &u.deactivatedAt)
+	return u, err
 }
 
-// cleanupColumn is the column of users that is true from a deactivation until its clean-up is done. A stored name stays.
-const cleanupColumn = "farewell"
-
-// deactivationWait is how long a deactivation is waited for until it goes on in the background.
-const deactivationWait = 45 * time.Second
-
-// transactor makes transactions: the database, or a job.
-type transactor interface {
-	Tx(ctx context.Context, fn func(tx *db.Tx) error) error
-}
-
-// cleanUpDeactivated does what a deactivation leaves to be done. A deactivation is final, and each part may run more than once, also
-// at the same time.
-func (a *Accounts) cleanUpDeactivated(ctx context.Context, to transactor, userID string, erase bool) error {
-	if erase {
-		if err := a.eraseData(ctx, userID); err != nil {
-			return err
+// findUser takes a localpart or a user id of this server, exactly or in lower case.
+func (a *Accounts) findUser(ctx context.Context, name string) (*user, error) {
+	if local, ok := strings.CutPrefix(name, "@"); ok {
+		local, server, _ := strings.Cut(local, ":")
+		if server != a.config.ServerName {
+			return nil, db.ErrNoRows
 		}
+		name = local
 	}
-	for _, l := range a.deps.Users {
-		if err := l.UserDeactivated(ctx, userID, erase); err != nil {
-			return err
-		}
+	if name == "" || len(name) > matrix.MaxIDBytes || strings.Contains(name, "\x00") {
+		return nil, db.ErrNoRows
 	}
-	return to.Tx(ctx, func(tx *db.Tx) error {
-		steps := []string{
-			`DELETE FROM profile_fields WHERE user_id = $1`, `DELETE FROM profile_names WHERE user_id = $1`,
-			`DELETE FROM login_addresses WHERE user_id = $1`,
-			`UPDATE users SET ` + cleanupColumn + ` = FALSE WHERE user_id = $1`,
-		}
-		if erase {
-			steps = append(steps, `DELETE FROM filters WHERE user_id = $1`)
-		}
-		for _, query := range steps {
-			if _, err := tx.Exec(ctx, query, userID); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-}
-
-// deactivationsAtOnce is how many open deactivations are read at once.
-const deactivationsAtOnce = 100
-
-// finishDeactivations finishes deactivations that a failing part or the end of a process left open. It comes to each once: those that
-// fail keep no others waiting.
-func (a *Accounts) finishDeactivations(ctx context.Context, job *role.Job) error {
-	for after := ""; ; {
-		ids, err := db.Texts(a.db.Query(ctx, `SELECT user_id FROM users WHERE `+cleanupColumn+` AND user_id > $1
-			ORDER BY user_id LIMIT $2`, after, deactivationsAtOnce))
-		if err != nil {
-			return err
-		}
-		for _, id := range ids {
-			u, err := loadUser(ctx, a.db, id)
-			if err != nil {
-				return err
-			}
-			if err := job.Check(ctx); err != nil {
-				return err
-			}
-			if err := a.cleanUpDeactivated(ctx, job, id, u.erased); err != nil {
-				a.log.Warn("a deactivation is not complete yet and will be tried again", "user", id, "error", err)
-			}
-		}
-		if len(ids) < deactivationsAtOnce {
-			return nil
-		}
-		after = ids[len(ids)-1]
-		if err := a.expire(ctx, job); err != nil { // it does not wait for the end of a long list
-			return err
-		}
+	exact := "@" + name + ":" + a.config.ServerName
+	u, err := loadUser(ctx, a.db, exact)
+	if lower := "@" + strings.ToLower(name) + ":" + a.config.ServerName; errors.Is(err, db.ErrNoRows) && lower != exact {
+		u, err = loadUser(ctx, a.db, lower)
 	}
-}
-
-// expire removes what ran out: steps of authentication, nonces, tokens, OpenID tokens.
-func (a *Accounts) expire(ctx context.Context, job *role.Job) error {
-	now := a.nowMs()
-	if err := a.expireInteractive(ctx, job, now); err != nil {
-		return err
+	if err != nil {
+		return nil, err
 	}
-	for _, query := range []string{
-		`DELETE FROM used_nonces WHERE expires_ms < $1`,
-		`DELETE FROM openid_tokens WHERE expires_ms < $1`,
-	} {
-		if err := job.Exec(ctx, query, now); err != nil {
-			return err
-		}
-	}
-	return job.Exec(ctx, `DELETE FROM login_addresses WHERE used_ms < $1`, now-loginAddressLife.Milliseconds())
+	return u, nil
 }

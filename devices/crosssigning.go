@@ -369,13 +369,4 @@ func (u *signatureUpload) signable(userID, target string) (stored string, signer
 	return body, map[string]string{key.id(): key.Public}, nil
 }
 
-// objectMember gives a member of an object whose name may need escapes, nil for none.
-func objectMember(raw json.RawMessage, name string) json.RawMessage {
-	var o object
-	if json.Unmarshal(raw, &o) != nil {
-		return nil
-	}
-	return o[name]
-}
-
 var errReplaced = errors.New("the master key changed since the request was checked")

@@ -3,7 +3,6 @@ package devices
 import (
 	"context"
 	"embed"
-	"encoding/json"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -111,9 +110,6 @@ func (x *Devices) ToDeviceStream() *stream.Stream { return x.toDevice }
 func (x *Devices) DeviceListStream() *stream.Stream { return x.lists }
 
 func (x *Devices) nowMs() int64 { return x.now().UnixMilli() }
-
-// object is a JSON object whose names are compared exactly, as encoding/json does not for structs.
-type object = map[string]json.RawMessage
 
 const maxName = 255 // bytes
 

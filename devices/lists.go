@@ -2,12 +2,9 @@ package devices
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"slices"
-	"sort"
 	"strings"
-	"sync"
 
 	"lyceum/accounts"
 	"lyceum/platform/db"
@@ -126,78 +123,6 @@ func (p *pendingChange) apply(ctx context.Context, tx *db.Tx, userID string) err
 	return storeSignatures(ctx, tx, userID, p.Signatures)
 }
 
-func dropUser(ctx context.Context, tx *db.Tx, userID string) error {
-	for _, query := range []string{
-		`DELETE FROM device_keys WHERE user_id = $1`,
-		`DELETE FROM cross_signing_keys WHERE user_id = $1`,
-		`DELETE FROM key_signatures WHERE user_id = $1 OR signer = $1`,
-		`DELETE FROM device_list_private WHERE viewer = $1`,
-		`DELETE FROM backup_versions WHERE user_id = $1`, // before the keys: who adds keys holds the version
-		`DELETE FROM backup_keys WHERE user_id = $1`,
-	} {
-		if _, err := tx.Exec(ctx, query, userID); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// recentChanges are the last rows of "device_lists" in memory.
-type recentChanges struct {
-	mu     sync.Mutex
-	max    int
-	shards []changeWindow
-}
-
-// changeWindow holds the changes after floor.
-type changeWindow struct {
-	begun bool
-	floor int64
-	rows  []changedUser // by position
-}
-
-type changedUser struct {
-	pos int64
-	ListChange
-}
-
-func newRecentChanges(shards, size int) *recentChanges {
-	return &recentChanges{max: size, shards: make([]changeWindow, shards)}
-}
-
-func (r *recentChanges) onRows(rows []stream.Row) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for _, row := range rows {
-		w := &r.shards[row.Shard]
-		if !w.begun {
-			w.begun, w.floor = true, row.Pos-1
-		}
-		w.rows = append(w.rows, changedUser{row.Pos, DecodeDeviceList(row)})
-		if len(w.rows) > 2*r.max { // now and then, not at each row
-			cut := len(w.rows) - r.max
-			w.floor = w.rows[cut-1].pos
-			w.rows = append([]changedUser(nil), w.rows[cut:]...)
-		}
-	}
-}
-
-// find adds the users of a range whose changes the viewer may see to seen, and is not ok when memory does not reach back that far.
-func (r *recentChanges) find(viewer string, shard int, after, upto int64, seen map[string]struct{}) (ok bool) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	w := &r.shards[shard]
-	if !w.begun || after < w.floor {
-		return false
-	}
-	for i := sort.Search(len(w.rows), func(i int) bool { return w.rows[i].pos > after }); i < len(w.rows) && w.rows[i].pos <= upto; i++ {
-		if w.rows[i].For(viewer) {
-			seen[w.rows[i].UserID] = struct{}{}
-		}
-	}
-	return true
-}
-
 // ChangedUsers gives the users whose device lists changed in after < pos <= upto as viewer may see them, sorted; both are positions
 // of the 8 shards. A user who changed again after upto may be left out: a later range has them. Ranges
 // that this process's memory covers cost no statement, others one for all.
@@ -234,13 +159,4 @@ func (x *Devices) ChangedUsers(ctx context.Context, viewer string, after, upto [
 	}
 	slices.Sort(out)
 	return out, nil
-}
-
-// rawStrings is a JSON object of strings.
-func rawStrings(raw json.RawMessage) (map[string]string, bool) {
-	var out map[string]string
-	if len(raw) == 0 || raw[0] != '{' || json.Unmarshal(raw, &out) != nil {
-		return nil, false
-	}
-	return out, true
 }

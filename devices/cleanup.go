@@ -1,0 +1,174 @@
+package devices
+
+import (
+	"cmp"
+	"context"
+	"errors"
+
+	"lyceum/accounts"
+	"lyceum/matrix"
+	"lyceum/platform/db"
+	"lyceum/platform/lease"
+	"lyceum/platform/stream"
+)
+
+// deviceCleanup drops all that waits for a device, its one-time keys, and which it has uploaded.
+type deviceCleanup struct {
+	DeviceIDs []string     `json:"devices"`
+	Lease     *lease.Lease `json:"under,omitempty"`   // drop nothing when it was taken over
+	Removed   bool         `json:"removed,omitempty"` // drop nothing when the device is there: it was made since
+	Token     int64        `json:"token,omitempty"`   // drop nothing when the access token of this id is gone; 0 is none
+	id        string
+	leaseLost bool  // Under was taken over
+	refused   error // Token is gone
+}
+
+func (g *deviceCleanup) device() string { return g.id }
+
+func (g *deviceCleanup) apply(ctx context.Context, tx *db.Tx, userID string) (changed bool, err error) {
+	if g.leaseLost, err = leaseLost(ctx, tx, g.Lease); err != nil || g.leaseLost {
+		return false, err
+	}
+	if g.refused, err = refuseWithoutToken(ctx, tx, g.Token); err != nil || g.refused != nil {
+		return false, err
+	}
+	if g.Removed {
+		var there bool
+		if err := tx.QueryRow(ctx, `SELECT `+accounts.DeviceExists, userID, g.id).Scan(&there); err != nil || there {
+			return false, err
+		}
+	}
+	for _, query := range []string{
+		`DELETE FROM one_time_keys WHERE user_id = $1 AND device_id = $2`,
+		`DELETE FROM one_time_key_hashes WHERE user_id = $1 AND device_id = $2`,
+		`DELETE FROM fallback_keys WHERE user_id = $1 AND device_id = $2`,
+		`DELETE FROM claimed_keys WHERE user_id = $1 AND device_id = $2`,
+		`DELETE FROM to_device WHERE user_id = $1 AND device_id = $2`,
+		`DELETE FROM to_device_txns WHERE sender = $1 AND device_id = $2`,
+	} {
+		if _, err := tx.Exec(ctx, query, userID, g.id); err != nil {
+			return false, err
+		}
+	}
+	return true, nil
+}
+
+type dropResult struct {
+	LeaseLost bool `json:"lost,omitempty"`    // Under was taken over
+	Refused   bool `json:"refused,omitempty"` // Token is gone
+}
+
+// dropHere runs on the owner of the user's shard.
+func (x *Devices) dropHere(ctx context.Context, userID string, g deviceCleanup) (res dropResult, err error) {
+	entries := make([]*stream.Entry, len(g.DeviceIDs))
+	for i, id := range g.DeviceIDs {
+		entries[i] = x.entry(userID, id, &deviceCleanup{Lease: g.Lease, Removed: g.Removed, Token: g.Token, id: id})
+	}
+	err = x.deps.Process.Streams.Append(ctx, entries...)
+	for _, e := range entries {
+		done := e.Value.(*deviceCleanup)
+		res.LeaseLost, res.Refused = res.LeaseLost || done.leaseLost, res.Refused || done.refused != nil
+	}
+	return res, err
+}
+
+// leaseLost tells that somebody has taken over the lease that something is done under; nil is none.
+func leaseLost(ctx context.Context, tx *db.Tx, under *lease.Lease) (bool, error) {
+	if under == nil {
+		return false, nil
+	}
+	err := lease.Hold(ctx, tx, *under)
+	if errors.Is(err, lease.ErrLost) { // not an error here, where it would be that of the shard
+		return true, nil
+	}
+	return false, err
+}
+
+// refuseWithoutToken refuses what was asked for with an access token that is not there any more; 0 is none.
+func refuseWithoutToken(ctx context.Context, tx *db.Tx, tokenID int64) (refused, err error) {
+	if tokenID == 0 {
+		return nil, nil
+	}
+	there, err := accounts.TokenExists(ctx, tx, tokenID)
+	if err == nil && !there {
+		refused = matrix.UnknownToken(false)
+	}
+	return refused, err
+}
+
+// DeviceAdded implements accounts.DeviceListener: it records that the user's device list changed, unless the device has
+// keys, which said so.
+func (x *Devices) DeviceAdded(ctx context.Context, userID, deviceID string) error {
+	var known bool
+	err := x.db.QueryRow(ctx, `SELECT EXISTS (SELECT 1 FROM device_keys WHERE user_id = $1 AND device_id = $2)`, userID, deviceID).Scan(&known)
+	if err != nil || known {
+		return err
+	}
+	_, err = x.change(ctx, userID, listChange{})
+	return err
+}
+
+// DevicesRemoved implements accounts.DeviceListener: it drops the keys and messages of the devices and
+// records that the user's device list changed.
+func (x *Devices) DevicesRemoved(ctx context.Context, userID string, deviceIDs []string) error {
+	return x.removeDevices(ctx, nil, userID, deviceIDs)
+}
+
+// removeDevices is DevicesRemoved, which fails when the lease was taken over; nil is none.
+func (x *Devices) removeDevices(ctx context.Context, under *lease.Lease, userID string, deviceIDs []string) error {
+	if len(deviceIDs) == 0 {
+		return nil
+	}
+	if res, err := x.drop(ctx, userID, deviceCleanup{DeviceIDs: deviceIDs, Lease: under, Removed: true}); err != nil || res.LeaseLost {
+		return cmp.Or(err, lease.ErrLost)
+	}
+	res, err := x.change(ctx, userID, listChange{Removed: deviceIDs, Lease: under})
+	if err == nil && res.LeaseLost {
+		err = lease.ErrLost
+	}
+	return err
+}
+
+// UserDeactivated implements accounts.UserListener: it drops all that is kept for the user.
+func (x *Devices) UserDeactivated(ctx context.Context, userID string, _ bool) error {
+	left, err := x.devicesWithData(ctx, []string{userID})
+	if err != nil {
+		return err
+	}
+	if err := x.DevicesRemoved(ctx, userID, left[userID]); err != nil {
+		return err
+	}
+	_, err = x.change(ctx, userID, listChange{UserGone: true})
+	return err
+}
+
+func dropUser(ctx context.Context, tx *db.Tx, userID string) error {
+	for _, query := range []string{
+		`DELETE FROM device_keys WHERE user_id = $1`,
+		`DELETE FROM cross_signing_keys WHERE user_id = $1`,
+		`DELETE FROM key_signatures WHERE user_id = $1 OR signer = $1`,
+		`DELETE FROM device_list_private WHERE viewer = $1`,
+		`DELETE FROM backup_versions WHERE user_id = $1`, // before the keys: who adds keys holds the version
+		`DELETE FROM backup_keys WHERE user_id = $1`,
+	} {
+		if _, err := tx.Exec(ctx, query, userID); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// devicesWithData gives the devices of the users for which anything is kept.
+func (x *Devices) devicesWithData(ctx context.Context, users []string) (map[string][]string, error) {
+	return db.Groups[string, string](
+		x.db.Query(
+			ctx,
+			`SELECT user_id, device_id FROM device_keys WHERE user_id = ANY($1) UNION SELECT user_id, device_id FROM one_time_keys
+			WHERE user_id = ANY($1)
+		UNION SELECT user_id, device_id FROM one_time_key_hashes WHERE user_id = ANY($1)
+		UNION SELECT user_id, device_id FROM fallback_keys WHERE user_id = ANY($1) UNION SELECT user_id, device_id FROM to_device
+			WHERE user_id = ANY($1)`,
+			users,
+		),
+	)
+}
