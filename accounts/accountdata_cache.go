@@ -39,7 +39,9 @@ type userData struct {
 }
 
 func newAccountDataCache(d *db.DB, size int, budget int64) *accountDataCache {
-	return &accountDataCache{db: d, users: newSecondChanceCache[string, *userData](size), budget: budget, quota: quota{pending: map[string]usage{}}}
+	return &accountDataCache{
+		db: d, users: newSecondChanceCache[string, *userData](size), budget: budget, quota: quota{pending: map[string]usage{}},
+	}
 }
 
 // weight is how many bytes a user takes in memory, about.

@@ -22,11 +22,12 @@ func (a *Accounts) Find(ctx context.Context, words []string, after string, limit
 		args = append(args, "%"+escapeLike.Replace(word)+"%")
 		where += " AND u.user_id || ' ' || COALESCE(n.words, '') LIKE $" + strconv.Itoa(len(args)) + ` ESCAPE '\'`
 	}
+	from, most := "$"+strconv.Itoa(len(args)+1), "$"+strconv.Itoa(len(args)+2)
 	args = append(args, after, limit)
 	return db.Texts(a.db.Query(ctx, `SELECT u.user_id FROM users u
 		LEFT JOIN profile_fields p ON p.user_id = u.user_id AND p.name = 'displayname'
 		LEFT JOIN profile_names n ON n.user_id = u.user_id AND n.value = p.value
-		WHERE u.deactivated_ms = 0`+where+` AND u.user_id > $`+strconv.Itoa(len(args)-1)+` ORDER BY u.user_id LIMIT $`+strconv.Itoa(len(args)), args...))
+		WHERE u.deactivated_ms = 0`+where+` AND u.user_id > `+from+` ORDER BY u.user_id LIMIT `+most, args...))
 }
 
 var escapeLike = strings.NewReplacer(`\`, `\\`, `%`, `\%`, `_`, `\_`)

@@ -45,7 +45,9 @@ func (a *Accounts) upgradeToUser(ctx context.Context, body *registration, d logi
 	if err != nil {
 		return nil, err
 	}
-	res, err := a.change(ctx, userID, sessionChange{Kind: changeUpgrade, Password: hash, Interaction: i.rowID(), Token: i.token, At: a.nowMs()})
+	res, err := a.change(ctx, userID, sessionChange{
+		Kind: changeUpgrade, Password: hash, Interaction: i.rowID(), Token: i.token, At: a.nowMs(),
+	})
 	if err != nil {
 		return nil, err
 	}

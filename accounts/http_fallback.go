@@ -19,7 +19,8 @@ import (
 var fallbackPage = template.Must(template.New("fallback").Parse(`<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Authentication</title>
-<style>body{font:16px/1.5 system-ui,sans-serif;max-width:32rem;margin:3rem auto;padding:0 1rem}input,button{font:inherit;padding:.4rem .8rem;margin:.3rem 0}.wrong{color:#a00}</style>
+<style>body{font:16px/1.5 system-ui,sans-serif;max-width:32rem;margin:3rem auto;padding:0 1rem}
+input,button{font:inherit;padding:.4rem .8rem;margin:.3rem 0}.wrong{color:#a00}</style>
 </head><body>
 {{if .Done}}<h1>Done</h1><p>You can close this window and go on in your client.</p>
 <script>if (window.onAuthDone) { window.onAuthDone(); } else if (window.opener) { window.opener.postMessage("authDone", "*"); }</script>
@@ -27,8 +28,10 @@ var fallbackPage = template.Must(template.New("fallback").Parse(`<!DOCTYPE html>
 {{else}}<h1>{{.Title}}</h1>{{if .Wrong}}<p class="wrong">{{.Wrong}}</p>{{end}}
 <form method="post"><input type="hidden" name="session" value="{{.Session}}">
 {{range .Documents}}<p><a href="{{.URL}}" target="_blank" rel="noopener noreferrer">{{.Name}}</a></p>
-{{end}}{{if eq .Type "m.login.registration_token"}}<p><label>Registration token<br><input name="token" autocomplete="off" autofocus></label></p>
-{{else if eq .Type "m.login.password"}}<p><label>Password<br><input name="password" type="password" autocomplete="current-password" autofocus></label></p>
+{{end}}{{if eq .Type "m.login.registration_token"}}<p><label>Registration token<br>
+<input name="token" autocomplete="off" autofocus></label></p>
+{{else if eq .Type "m.login.password"}}<p><label>Password<br>
+<input name="password" type="password" autocomplete="current-password" autofocus></label></p>
 {{end}}<button type="submit">{{if .Documents}}I accept{{else}}Continue{{end}}</button></form>
 {{end}}</body></html>
 `))

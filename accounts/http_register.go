@@ -59,7 +59,8 @@ func (a *Accounts) registerStep(r *web.Request, body *registration) (any, error)
 	}
 	start := func() *interaction {
 		return &interaction{
-			id: newSessionID(), op: opRegister, from: d.From, flows: a.registrationFlows(), paramsBody: told, requestBody: requestBodyOf(r.Context()),
+			id: newSessionID(), op: opRegister, from: d.From, flows: a.registrationFlows(),
+			paramsBody: told, requestBody: requestBodyOf(r.Context()),
 		}
 	}
 	return a.runInteraction(r.Context(), start, body.Auth, func(i *interaction) (any, error) {

@@ -47,7 +47,8 @@ people with an account here can chat with each other. It runs Lyceum.</p>
 {{end}}{{if .Wrong}}<p class="wrong" role="alert"><strong>The account was not made.</strong> {{.Wrong}}</p>
 {{end}}<form method="post" action="/">
 <p><label>User name
-<input type="text" name="username" value="{{.Username}}" autocomplete="username" autocapitalize="none" spellcheck="false" required></label></p>
+<input type="text" name="username" value="{{.Username}}" autocomplete="username" autocapitalize="none" spellcheck="false"
+required></label></p>
 <p><label>Password, at least {{.MinLength}} characters
 <input type="password" name="password" autocomplete="new-password" required></label></p>
 <p><label>Registration token{{if eq .Registration "open"}}, if you have one{{end}}

@@ -13,8 +13,7 @@ import (
 	"lyceum/platform/web"
 )
 
-// Credentials are what a client gets from a login, a registration or a refresh (Client-Server API,
-// POST /login).
+// Credentials answer a log-in, a registration or a refresh (Client-Server API, POST /login).
 type Credentials struct {
 	UserID       string `json:"user_id,omitempty"`
 	AccessToken  string `json:"access_token,omitempty"`
@@ -25,11 +24,11 @@ type Credentials struct {
 	WellKnown    any    `json:"well_known,omitempty"`
 }
 
-// loginDevice says which device a login is for.
+// loginDevice is the device of a log-in, which may be new.
 type loginDevice struct {
-	ID      string // "" makes one
-	Name    string // only for a device that is new
-	Refresh bool   // the client takes refresh tokens
+	ID      string // "" for a new one with a generated id
+	Name    string // used only when the device is new
+	Refresh bool   // the client supports refresh tokens
 	From    netip.Addr
 	Agent   string
 }
@@ -49,8 +48,8 @@ func (d loginDevice) check() error {
 	return nil
 }
 
-// login makes tokens for a device of a user whose right to log in was checked. The password hash must
-// still be the one that was checked.
+// login creates tokens for a device of a user whose password, or other right to log in, was checked. It fails with
+// ErrWrongPassword if the password was changed since u was loaded.
 func (a *Accounts) login(ctx context.Context, u *user, d loginDevice) (*Credentials, error) {
 	if err := d.check(); err != nil {
 		return nil, err
@@ -65,7 +64,7 @@ func (a *Accounts) login(ctx context.Context, u *user, d loginDevice) (*Credenti
 	}
 	l := newLogin{Device: d, Tokens: p, Password: u.password}
 	var found bool
-	if chosen { // the device may be there: who has its tokens must hear of their end
+	if chosen { // the device may exist: then every process must learn that its old tokens end
 		l.Transactions = strconv.FormatInt(p.ID, 36)
 		var res sessionResult
 		res, err = a.changeDevice(ctx, u.id, sessionChange{Kind: changeLogin, Login: &l, At: p.Created})
@@ -77,7 +76,7 @@ func (a *Accounts) login(ctx context.Context, u *user, d loginDevice) (*Credenti
 			err = stream.ErrNotOwner
 		}
 	} else {
-		// Who is told nothing logs in again, to a second device.
+		// If this fails although the device was stored, the client logs in again and gets a second device.
 		err = a.db.Settle(ctx, func(tx *db.Tx) (err error) {
 			found, err = l.apply(ctx, tx, u.id)
 			return err
@@ -95,9 +94,9 @@ func (a *Accounts) login(ctx context.Context, u *user, d loginDevice) (*Credenti
 	return creds, nil
 }
 
-// notifyDeviceAdded tells the listeners of a device that was made. One that others do not hear of is not acknowledged. The first
-// one, with which the user is made, needs no news: nobody knows the user. It waits for a database that is away: the device is
-// there, and a log-in that fails is done again with another one.
+// notifyDeviceAdded tells the listeners about a new device. The log-in is acknowledged only afterwards. It is not called for the
+// device that is created together with its user, since nobody knows the user yet. It retries while the database is unavailable:
+// the device is stored, and a client whose log-in fails would log in again and create another one.
 func (a *Accounts) notifyDeviceAdded(ctx context.Context, userID, deviceID string) error {
 	for _, l := range a.deps.Devices {
 		for wait := 20 * time.Millisecond; ; wait = min(2*wait, 500*time.Millisecond) {
@@ -118,18 +117,19 @@ func (a *Accounts) notifyDeviceAdded(ctx context.Context, userID, deviceID strin
 	return nil
 }
 
-// newLogin is a log-in of a user whose right to it was checked.
+// newLogin is a log-in that was authorised: the device and its new tokens.
 type newLogin struct {
 	Device   loginDevice `json:"device"`
 	Tokens   *tokenPair  `json:"pair,omitempty"`
 	Password string      `json:"password,omitempty"` // the hash that was checked
-	// Transactions tells those of the device, if it is new, from those of an earlier one with its id; "" where there was none.
+	// Transactions is a scope for transaction ids that a new device gets, so that they differ from those of an earlier device
+	// with the same id. "" for a device with a generated id.
 	Transactions string `json:"transactions,omitempty"`
 
 	ended bool // the device had tokens
 }
 
-// apply does the log-in, unless the password is another by now.
+// apply stores the log-in. found is false when the password was changed meanwhile or the user is not active.
 func (l *newLogin) apply(ctx context.Context, tx *db.Tx, userID string) (found bool, err error) {
 	n, err := tx.Exec(
 		ctx, `UPDATE users SET login_ms = $3 WHERE user_id = $1 AND password = $2 AND deactivated_ms = 0`, userID, l.Password,
@@ -141,7 +141,7 @@ func (l *newLogin) apply(ctx context.Context, tx *db.Tx, userID string) (found b
 	return true, l.insert(ctx, tx)
 }
 
-// insert stores the device, if it is new, and the tokens that are its only ones.
+// insert stores the device, if it is new, and replaces its tokens.
 func (l *newLogin) insert(ctx context.Context, tx *db.Tx) error {
 	p, d, ip, key := l.Tokens, l.Device, "", ""
 	if d.From.IsValid() {
@@ -174,8 +174,8 @@ func (l *newLogin) insert(ctx context.Context, tx *db.Tx) error {
 	return insertTokenPair(ctx, tx, p)
 }
 
-// IssueToken makes a device with a token that does not run out, for the command line and for tools of the
-// operator. The user must exist and be active.
+// IssueToken creates a device with an access token that does not expire, for the command line and other tools of the operator.
+// The user must exist and be active.
 func (a *Accounts) IssueToken(ctx context.Context, userID, deviceName string) (token, deviceID string, err error) {
 	p, creds, err := a.newTokenPair(ctx, userID, newDeviceID(), false)
 	if err != nil {
@@ -201,7 +201,7 @@ func (a *Accounts) IssueToken(ctx context.Context, userID, deviceName string) (t
 	return creds.AccessToken, creds.DeviceID, nil
 }
 
-// applyLogin does a log-in, or makes a device, on the owner of the user's shard. It may run again in another transaction.
+// applyLogin does a changeLogin or changeDevice in the transaction of the stream. It may run again in another transaction.
 func applyLogin(ctx context.Context, tx *db.Tx, userID string, p *pendingChange) (err error) {
 	l := p.Login
 	if p.result.PendingCleanups, err = pendingCleanups(ctx, tx, userID, l.Device.ID); err != nil || len(p.result.PendingCleanups) > 0 {

@@ -21,15 +21,15 @@ import (
 	"lyceum/platform/db"
 )
 
-const maxPassword = 512 // bytes; a hash of more costs time and adds nothing
+const maxPassword = 512 // bytes; hashing more costs time and adds no security
 
-// hasher makes and checks password hashes, a bounded number at a time, so that logins can not take the
-// processor and memory from everything else.
+// hasher computes and verifies password hashes, a bounded number at a time, so that log-ins do not use up the processor and the
+// memory of the process.
 type hasher struct {
 	config  PasswordConfig
 	slots   chan struct{}
 	waiting atomic.Int64
-	dummy   string // checked when there is no such user, so that the time of the answer tells nothing
+	dummy   string // verified when the user does not exist, so that the answer takes the same time
 }
 
 func newHasher(c PasswordConfig) *hasher {
@@ -42,7 +42,7 @@ func newHasher(c PasswordConfig) *hasher {
 	return h
 }
 
-// run calls fn in the pool. It gives up when ctx ends, and at once when too many wait.
+// run calls fn in one of the slots. Errors: M_LIMIT_EXCEEDED at once when too many calls wait, the error of ctx when it ends.
 func (h *hasher) run(ctx context.Context, fn func()) error {
 	if h.waiting.Add(1) > int64(h.config.Waiting) {
 		h.waiting.Add(-1)
@@ -59,7 +59,7 @@ func (h *hasher) run(ctx context.Context, fn func()) error {
 	return nil
 }
 
-// hash gives the encoded hash of a new password, in the PHC string format.
+// hash returns the encoded argon2id hash of a new password, in the PHC string format.
 func (h *hasher) hash(ctx context.Context, password string) (encoded string, err error) {
 	err = h.run(ctx, func() {
 		salt := randomBytes(16)
@@ -76,8 +76,8 @@ func (h *hasher) encode(salt, sum []byte) string {
 	)
 }
 
-// verify compares a password with an encoded hash ("" matches nothing, in the time of a real check).
-// stale tells that the hash was made in another way than this process makes them.
+// verify compares a password with an encoded hash. An empty hash matches no password, after the time of a real check. stale
+// says that the hash was made with another algorithm or other costs than this process uses.
 func (h *hasher) verify(ctx context.Context, encoded, password string) (ok, stale bool, err error) {
 	if len(password) > maxPassword {
 		return false, false, nil
@@ -109,8 +109,8 @@ type argon2Hash struct {
 
 var errHash = errors.New("password hash: expected argon2id or bcrypt")
 
-// parseArgon2 reads $argon2id$v=19$m=…,t=…,p=…$salt$sum. The limits keep a damaged row from taking the
-// memory of the process.
+// parseArgon2 parses $argon2id$v=19$m=…,t=…,p=…$salt$sum. Its limits keep a damaged row from using up the memory of the
+// process.
 func parseArgon2(encoded string) (argon2Hash, error) {
 	var p argon2Hash
 	parts := strings.Split(encoded, "$")
@@ -130,7 +130,7 @@ func parseArgon2(encoded string) (argon2Hash, error) {
 	return p, nil
 }
 
-// checkNewPassword holds the policy. Errors: M_MISSING_PARAM, M_WEAK_PASSWORD, M_INVALID_PARAM.
+// checkNewPassword applies the rules for new passwords. Errors: M_MISSING_PARAM, M_WEAK_PASSWORD, M_INVALID_PARAM.
 func (a *Accounts) checkNewPassword(password string) error {
 	switch n := utf8.RuneCountInString(password); {
 	case password == "":
@@ -149,12 +149,12 @@ func randomBytes(n int) []byte {
 	return b
 }
 
-// ErrWrongPassword answers who did not show the password of the user, M_FORBIDDEN.
+// ErrWrongPassword is M_FORBIDDEN: the password of the user was not given.
 var ErrWrongPassword = matrix.Forbidden("The user name or the password is wrong")
 
-// checkPassword finds the user of a name (localpart or full id) and compares the password, which counts as a
-// guess of who is at the address. It takes the same time whether or not the user exists. All checks of passwords
-// go through here. Errors: M_FORBIDDEN, M_USER_DEACTIVATED, M_LIMIT_EXCEEDED.
+// checkPassword loads the user of a name (localpart or user id) and verifies the password, which counts as an attempt from the
+// address. It takes the same time whether or not the user exists. Every check of a password goes through here. Errors:
+// M_FORBIDDEN, M_USER_DEACTIVATED, M_LIMIT_EXCEEDED.
 func (a *Accounts) checkPassword(ctx context.Context, name, password string, from netip.Addr) (*user, error) {
 	u, err := a.findUser(ctx, name)
 	if err != nil && !errors.Is(err, db.ErrNoRows) {
@@ -185,7 +185,7 @@ func (a *Accounts) checkPassword(ctx context.Context, name, password string, fro
 	return u, nil
 }
 
-// rehash replaces a hash made with other costs or by another server. It does nothing if it changed meanwhile.
+// rehash replaces a hash that has other costs or comes from another server. It does nothing if the password changed meanwhile.
 func (a *Accounts) rehash(ctx context.Context, u *user, password string) {
 	encoded, err := a.hasher.hash(ctx, password)
 	if err == nil {
@@ -208,7 +208,7 @@ func (a *Accounts) newHash(ctx context.Context, password string) (string, error)
 	return a.hasher.hash(ctx, password)
 }
 
-// SetPassword gives a user a new password and, if asked, ends all devices but one ("" for really all).
+// SetPassword sets a new password and, with logout, ends all devices except one ("" for no exception).
 func (a *Accounts) SetPassword(ctx context.Context, userID, password string, logout bool, except string) error {
 	return a.setPassword(ctx, userID, passwordChange{Password: password, Logout: logout, Except: except})
 }

@@ -11,31 +11,31 @@ import (
 	"lyceum/platform/web"
 )
 
-// PasswordRates say how many wrong passwords are let through; the zero value of one is no limit.
+// PasswordRates limit wrong passwords. The zero value of a rate is no limit.
 type PasswordRates struct {
 	Account web.RateLimit // for one account from one address
 	Address web.RateLimit // from one address, for all accounts
 }
 
-// How many times the rate of one address an account takes from a network and from all networks together, where its owner never
-// logged in. So it takes several networks to shut out an owner who was nowhere yet.
+// An account accepts this many times the rate of one address from one network, and from all networks together, as long as its
+// owner never logged in from there. So it takes several networks to lock out an owner who never logged in.
 const (
 	networkFactor  = 2
 	anywhereFactor = 4
 )
 
-// Of the addresses at which a user's devices that are gone logged in, the last ones are remembered for a while.
+// The addresses from which removed devices of a user had logged in are remembered: the newest ones, for a while.
 const (
 	maxLoginAddresses = 20
 	loginAddressLife  = 90 * 24 * time.Hour
 )
 
-// passwordAttempt is one password that is being checked: it counts in all buckets before the check, so that many at
-// once do not slip through, and is given back when it was right.
+// passwordAttempt is one check of a password. It is counted in token buckets before the check, so that many attempts at once do
+// not exceed the limit, and refunded when the password was right.
 //
-// Wrong passwords count for the account, wherever one can be tried, so a token does not help to guess. That
-// nobody shuts the owner out from elsewhere: each address has a bucket of its own for the account, what strangers try
-// together counts in another, and an address at which one of the account's devices logged in, also one that is gone, is no stranger.
+// Wrong passwords count for the account, whichever endpoint checks them, so an access token does not help to guess. To keep an
+// attacker from locking out the owner, each address has its own bucket for the account, and all unknown addresses together have
+// another one. An address is known when a device of the account logged in from it, also one that was removed since.
 type passwordAttempt struct {
 	accounts *Accounts
 	taken    []bucket
@@ -47,8 +47,8 @@ type bucket struct {
 	rate web.RateLimit
 }
 
-// takePasswordAttempt takes place for one check of the password of an account. u is nil when there is no such user: the
-// name then stands for the account, so that the answer tells nothing. Errors: M_LIMIT_EXCEEDED.
+// takePasswordAttempt counts one check of the password of an account. u is nil when the user does not exist: the name then stands
+// for the account, so that the answer does not reveal it. Errors: M_LIMIT_EXCEEDED.
 func (a *Accounts) takePasswordAttempt(ctx context.Context, u *user, name string, from netip.Addr) (*passwordAttempt, error) {
 	account, address := "?"+strings.ToLower(name[:min(len(name), matrix.MaxIDBytes)]), web.AddressKey(from)
 	known := false
@@ -75,7 +75,7 @@ func (a *Accounts) takePasswordAttempt(ctx context.Context, u *user, name string
 		wait, err := a.deps.Limits.Take(ctx, b.key, b.rate.PerSecond, b.rate.Burst)
 		if err == nil && wait > 0 {
 			err = matrix.LimitExceeded(max(wait, time.Millisecond))
-			g.refund(ctx) // it was not checked, so it counts nowhere
+			g.refund(ctx) // the password was not checked, so the attempt does not count
 		}
 		if err != nil {
 			return nil, err
@@ -85,7 +85,7 @@ func (a *Accounts) takePasswordAttempt(ctx context.Context, u *user, name string
 	return g, nil
 }
 
-// networkOf is the network that one customer may have: a /24, or a /48 of IPv6.
+// networkOf is the network that one customer of a provider may have: a /24 of IPv4, a /48 of IPv6.
 func networkOf(addr netip.Addr) string {
 	addr = addr.Unmap().WithZone("")
 	bits := 24
@@ -96,7 +96,7 @@ func networkOf(addr netip.Addr) string {
 	return prefix.String()
 }
 
-// rememberAddresses keeps where devices that end now logged in.
+// rememberAddresses stores the addresses from which devices had logged in that are being removed. now is in ms.
 func rememberAddresses(ctx context.Context, tx *db.Tx, userID string, deviceIDs []string, now int64) error {
 	_, err := tx.Exec(ctx, `INSERT INTO login_addresses (user_id, address, used_ms)
 		SELECT DISTINCT user_id, login_ip, CAST($3 AS BIGINT) FROM user_devices WHERE user_id = $1 AND device_id = ANY($2) AND login_ip <> ''
@@ -109,13 +109,13 @@ func rememberAddresses(ctx context.Context, tx *db.Tx, userID string, deviceIDs 
 	return err
 }
 
-// succeed is called when the password was right: the address begins anew with this account.
+// succeed is called when the password was right: it refunds the attempt and fills the address's own bucket for the account.
 func (g *passwordAttempt) succeed(ctx context.Context) {
 	g.refund(ctx)
 	g.refundBucket(ctx, g.own, g.own.rate.Burst+1)
 }
 
-// refund undoes the guess.
+// refund takes the attempt back from all buckets.
 func (g *passwordAttempt) refund(ctx context.Context) {
 	for _, b := range g.taken {
 		g.refundBucket(ctx, b, 1)

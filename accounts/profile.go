@@ -95,7 +95,9 @@ func (a *Accounts) OldProfiles(ctx context.Context, after ProfileCopy, limit int
 }
 
 // ProfileRenewed drops the note of what was renewed, by exec. That of what was made there since stays.
-func (a *Accounts) ProfileRenewed(ctx context.Context, of ProfileCopy, exec func(ctx context.Context, query string, args ...any) error) error {
+func (a *Accounts) ProfileRenewed(
+	ctx context.Context, of ProfileCopy, exec func(ctx context.Context, query string, args ...any) error,
+) error {
 	return exec(ctx, "DELETE FROM old_profiles WHERE user_id = $1 AND place = $2 AND id = $3", of.UserID, of.Place, of.ID)
 }
 

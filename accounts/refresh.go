@@ -8,7 +8,7 @@ import (
 	"lyceum/platform/db"
 )
 
-// newTokenPair makes tokens that are not stored yet.
+// newTokenPair creates an access token and, with refresh, a refresh token. They are not stored yet.
 func (a *Accounts) newTokenPair(ctx context.Context, userID, deviceID string, refresh bool) (*tokenPair, *Credentials, error) {
 	access, err := a.keys.newToken(ctx, accessPrefix)
 	if err != nil {
@@ -35,9 +35,8 @@ func (a *Accounts) newTokenPair(ctx context.Context, userID, deviceID string, re
 	return p, creds, nil
 }
 
-// Refresh gives new tokens for a refresh token. The old ones hold until one of the new ones is used; asking
-// again before that replaces the new ones (Client-Server API, POST /refresh). Errors: M_UNKNOWN_TOKEN,
-// M_USER_LOCKED.
+// Refresh returns new tokens for a refresh token. The old tokens are valid until a new one is used first. A repeated refresh before
+// that replaces the new ones (Client-Server API, POST /refresh). Errors: M_UNKNOWN_TOKEN, M_USER_LOCKED.
 func (a *Accounts) Refresh(ctx context.Context, token string) (*Credentials, error) {
 	genuine, err := a.keys.hasChecksum(ctx, refreshPrefix, token)
 	if err != nil {
@@ -74,13 +73,13 @@ func (a *Accounts) Refresh(ctx context.Context, token string) (*Credentials, err
 	}
 	p.Parent = old.ID
 	err = a.db.Settle(ctx, func(tx *db.Tx) error {
-		// Whoever ends the device or its tokens comes before or after all of this.
+		// A removal of the device or its tokens runs completely before or completely after this, because of the lock.
 		if there, err := lockDevice(ctx, tx, old.UserID, old.DeviceID, old.ID); err != nil {
 			return err
 		} else if !there {
 			return matrix.UnknownToken(false)
 		}
-		// Without "<> 0" the index of those that have one can not be used, and all tokens are read.
+		// Without "<> 0" the partial index on parent can not be used, and the statement reads all tokens.
 		if _, err := tx.Exec(ctx, `DELETE FROM tokens WHERE parent = $1 AND parent <> 0`, old.ID); err != nil {
 			return err
 		}

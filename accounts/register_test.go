@@ -176,7 +176,8 @@ func (n *node) refuse(table, column, values string) (end func()) {
 	}
 	for _, change := range []string{"INSERT", "UPDATE"} {
 		do(
-			"CREATE TRIGGER refused_" + change + " BEFORE " + change + " ON " + table + " WHEN NEW." + column + " " + values + " BEGIN SELECT RAISE(FAIL, 'not now'); END",
+			"CREATE TRIGGER refused_" + change + " BEFORE " + change + " ON " + table + " WHEN NEW." + column + " " + values +
+				" BEGIN SELECT RAISE(FAIL, 'not now'); END",
 		)
 	}
 	return func() { do("DROP TRIGGER refused_INSERT", "DROP TRIGGER refused_UPDATE") }

@@ -84,7 +84,8 @@ const usableToken = `token = $1 AND (expires_ms = 0 OR expires_ms > $2) AND (use
 	`uses_allowed) AND ` + firstTokenNeeded
 
 // firstTokenNeeded leaves out the first administrator's token once there is an administrator.
-const firstTokenNeeded = `(label IS NULL OR label <> '` + firstToken + `' OR NOT EXISTS (SELECT 1 FROM users WHERE admin AND deactivated_ms = 0))`
+const firstTokenNeeded = `(label IS NULL OR label <> '` + firstToken + `'
+	OR NOT EXISTS (SELECT 1 FROM users WHERE admin AND deactivated_ms = 0))`
 
 // TokenValid tells that somebody could register with the token now.
 func (a *Accounts) TokenValid(ctx context.Context, token string) (bool, error) {
@@ -258,7 +259,8 @@ func (a *Accounts) EnsureFirstToken(ctx context.Context) (token string, created 
 			return err
 		}
 		created = n > 0
-		err = tx.QueryRow(ctx, `SELECT token FROM registration_tokens WHERE label = $1 AND completed = 0 AND `+firstTokenNeeded, firstToken).Scan(&token)
+		err = tx.QueryRow(ctx, `SELECT token FROM registration_tokens WHERE label = $1 AND completed = 0 AND `+firstTokenNeeded, firstToken).
+			Scan(&token)
 		if errors.Is(err, sql.ErrNoRows) {
 			return nil
 		}

@@ -207,7 +207,8 @@ func TestALogInSeesARemovalOfTheSameBatch(t *testing.T) {
 		if err := n.p.Streams.Append(t.Context(), entries...); err != nil {
 			t.Fatal(err)
 		}
-		if got := entries[1].Value.(*pendingChange).result; len(got.PendingCleanups) != 1 || got.Found || n.count(`SELECT COUNT(*) FROM user_devices`) != 0 {
+		got := entries[1].Value.(*pendingChange).result
+		if len(got.PendingCleanups) != 1 || got.Found || n.count(`SELECT COUNT(*) FROM user_devices`) != 0 {
 			t.Errorf("expected the log-in to wait for what the removal leaves, found %+v", got)
 		}
 	})

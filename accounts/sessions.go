@@ -51,7 +51,7 @@ type sessionResult struct {
 	Pos             int64            `json:"pos,omitempty"`      // of the change
 	Changed         bool             `json:"changed,omitempty"`  // the profile is another
 	TooLong         int              `json:"too_long,omitempty"` // bytes that the profile would have, when that is too much
-	PendingCleanups []pendingCleanup `json:"left,omitempty"`     // the device was here before, and what it left must go before it is made again
+	PendingCleanups []pendingCleanup `json:"left,omitempty"`     // of the device, which must be done before it is made again
 	Created         bool             `json:"created,omitempty"`  // the device is new
 	Ended           bool             `json:"ended,omitempty"`    // the device had tokens
 	Stale           bool             `json:"stale,omitempty"`    // the password is another by now

@@ -58,7 +58,8 @@ func (a *Accounts) insertInteraction(ctx context.Context, q db.Querier, i *inter
 		return err
 	}
 	_, err = q.Exec(ctx, `INSERT INTO interactive_sessions (id, op, user_id, request, flows, done, token, body, expires_ms)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`, i.rowID(), i.op, i.userID, i.requestHash(), strings.Join(ways, "\n"), strings.Join(i.passed, " "),
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`,
+		i.rowID(), i.op, i.userID, i.requestHash(), strings.Join(ways, "\n"), strings.Join(i.passed, " "),
 		token, body, a.nowMs()+a.config.InteractiveTimeout.D().Milliseconds())
 	return err
 }
@@ -72,7 +73,8 @@ func loadInteraction(ctx context.Context, q db.Querier, id string, now int64) (*
 	i := &interaction{id: id, stored: true, clientHasID: true}
 	var flows, done string
 	err := q.QueryRow(ctx, `SELECT op, user_id, request, flows, done, token, body FROM interactive_sessions
-		WHERE id = $1 AND expires_ms > $2 AND NOT used`, i.rowID(), now).Scan(&i.op, &i.userID, &i.storedHash, &flows, &done, &i.token, &i.storedBody)
+		WHERE id = $1 AND expires_ms > $2 AND NOT used`, i.rowID(), now).
+		Scan(&i.op, &i.userID, &i.storedHash, &flows, &done, &i.token, &i.storedBody)
 	if err != nil {
 		return nil, err
 	}

@@ -76,16 +76,13 @@ func (sessionStore) Read(ctx context.Context, q db.Querier, r stream.Range) ([]s
 		LIMIT $4`, r.Shard, r.After, r.Upto, r.Limit))
 }
 
-// applyChange does one change. It may run again in another transaction, so it sets the result anew.
+// applyChange does one change in the transaction of the stream. The stream may run it again in another transaction, so it sets
+// the result anew.
 func applyChange(ctx context.Context, tx *db.Tx, userID string, p *pendingChange) error {
 	p.result = sessionResult{}
-	if there, err := p.Proof.Holds(ctx, tx, userID); err != nil {
+	if proved, err := p.proved(ctx, tx, userID); err != nil || !proved {
+		p.result.Stale = !proved
 		return err
-	} else if !there {
-		if done, err := p.applied(ctx, tx, userID); err != nil || !done {
-			p.result.Stale = !done
-			return err
-		}
 	}
 	switch p.Kind {
 	case changeConfirm:
@@ -104,23 +101,48 @@ func applyChange(ctx context.Context, tx *db.Tx, userID string, p *pendingChange
 		p.result.Found = n > 0
 		return err
 	case changePassword:
-		n, err := tx.Exec(ctx, `UPDATE users SET password = $2 WHERE user_id = $1 AND deactivated_ms = 0`, userID, p.Password)
-		if err != nil || n == 0 {
-			return err
-		}
-		p.result.Found = true
-		// What was confirmed with the old password counts no more. user_id <> '' is what the index says of itself.
-		if _, err := tx.Exec(ctx, `DELETE FROM interactive_sessions WHERE user_id = $1 AND user_id <> '' AND NOT used`, userID); err != nil {
+		if err := applyPassword(ctx, tx, userID, p); err != nil || !p.result.Found {
 			return err
 		}
 	case changeDeactivate:
-		n, err := tx.Exec(ctx, `UPDATE users SET password = '', admin = FALSE, `+cleanupColumn+` = TRUE, erased = (erased OR $3),
-			deactivated_ms = $2 WHERE user_id = $1 AND deactivated_ms = 0`, userID, p.At, p.Erase)
-		if err != nil {
+		if err := applyDeactivation(ctx, tx, userID, p); err != nil {
 			return err
 		}
-		p.result.Found = n > 0
 	}
+	return applyRemoval(ctx, tx, userID, p)
+}
+
+// proved reports whether the change may be done: its proof is still valid, or an earlier attempt has done this very change.
+func (c *sessionChange) proved(ctx context.Context, tx *db.Tx, userID string) (bool, error) {
+	valid, err := c.Proof.Holds(ctx, tx, userID)
+	if err != nil || valid {
+		return valid, err
+	}
+	return c.applied(ctx, tx, userID)
+}
+
+// applyPassword stores a new password, and ends the interactions that were confirmed with the old one.
+func applyPassword(ctx context.Context, tx *db.Tx, userID string, p *pendingChange) error {
+	n, err := tx.Exec(ctx, `UPDATE users SET password = $2 WHERE user_id = $1 AND deactivated_ms = 0`, userID, p.Password)
+	if err != nil || n == 0 {
+		return err
+	}
+	p.result.Found = true
+	// The condition user_id <> '' repeats that of the partial index, which is not used without it.
+	_, err = tx.Exec(ctx, `DELETE FROM interactive_sessions WHERE user_id = $1 AND user_id <> '' AND NOT used`, userID)
+	return err
+}
+
+// applyDeactivation ends the account. What else belongs to the user is cleaned up afterwards, see deactivate.go.
+func applyDeactivation(ctx context.Context, tx *db.Tx, userID string, p *pendingChange) error {
+	n, err := tx.Exec(ctx, `UPDATE users SET password = '', admin = FALSE, `+cleanupColumn+` = TRUE, erased = (erased OR $3),
+		deactivated_ms = $2 WHERE user_id = $1 AND deactivated_ms = 0`, userID, p.At, p.Erase)
+	p.result.Found = n > 0
+	return err
+}
+
+// applyRemoval deletes the devices that the change ends, with their tokens, and lists them in the result.
+func applyRemoval(ctx context.Context, tx *db.Tx, userID string, p *pendingChange) error {
 	if !p.All && len(p.Devices) == 0 {
 		return nil
 	}
@@ -141,7 +163,7 @@ func applyChange(ctx context.Context, tx *db.Tx, userID string, p *pendingChange
 			return err
 		}
 	}
-	// The devices first: a refresh holds its device, so the tokens it made are seen.
+	// The devices are deleted first: a refresh locks its device, so its new tokens are visible to the second statement.
 	if _, err := tx.Exec(ctx, `DELETE FROM user_devices WHERE user_id = $1 AND device_id = ANY($2)`, userID, p.result.Devices); err != nil {
 		return err
 	}

@@ -15,7 +15,8 @@ const joinDevice = ` JOIN user_devices d ON d.user_id = t.user_id AND d.device_i
 func loadSession(ctx context.Context, q db.Querier, hash tokenHash) (*session, error) {
 	s := &session{}
 	var kind string
-	err := q.QueryRow(ctx, `SELECT t.id, t.user_id, t.device_id, t.expires_ms, t.refresh_hash IS NOT NULL, t.parent, u.admin, u.kind, u.locked, u.suspended, d.transactions
+	err := q.QueryRow(ctx, `SELECT t.id, t.user_id, t.device_id, t.expires_ms, t.refresh_hash IS NOT NULL, t.parent,
+		u.admin, u.kind, u.locked, u.suspended, d.transactions
 		FROM tokens t JOIN users u ON u.user_id = t.user_id`+joinDevice+`WHERE t.access_hash = $1 AND u.deactivated_ms = 0`, hash[:]).
 		Scan(&s.identity.TokenID, &s.identity.UserID, &s.identity.DeviceID, &s.expires, &s.refreshable, &s.parent, &s.identity.Admin, &kind,
 			&s.locked, &s.identity.Suspended, &s.identity.Transactions)

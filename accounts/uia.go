@@ -127,7 +127,8 @@ var errNoSession = matrix.NewError(
 // errOtherUser answers who confirms an operation as another user than the one of the access token.
 var errOtherUser = matrix.Forbidden("Only the user who asks for this may confirm it")
 
-// runInteraction takes one step. fn runs when all stages of a flow are passed; the session ends when it succeeds.
+// runInteraction takes one step of an interaction: it checks the stage in auth, asks for the next one with 401, or, when all
+// stages of a flow are passed, calls fn. The session ends when fn succeeds. start makes the interaction of this request.
 func (a *Accounts) runInteraction(
 	ctx context.Context,
 	start func() *interaction,
@@ -135,8 +136,7 @@ func (a *Accounts) runInteraction(
 	fn func(*interaction) (any, error),
 ) (answer any, err error) {
 	if len(auth) == 0 || string(auth) == "null" {
-		i := start()
-		return a.challenge(ctx, i, nil)
+		return a.challenge(ctx, start(), nil)
 	}
 	var d authData
 	if err := json.Unmarshal(auth, &d); err != nil {
@@ -152,60 +152,85 @@ func (a *Accounts) runInteraction(
 		}
 	}()
 	if d.Session != "" {
-		known, err := loadInteraction(ctx, a.db, d.Session, a.nowMs())
-		if errors.Is(err, db.ErrNoRows) {
-			return a.challenge(ctx, i, errNoSession)
-		}
+		known, err := a.continueInteraction(ctx, i, d.Session)
 		if err != nil {
 			return nil, err
 		}
-		begun := known.storedHash
-		known.op, known.userID, known.params, known.from = i.op, i.userID, i.params, i.from
-		known.paramsBody, known.requestBody = i.paramsBody, i.requestBody
-		if known.requestHash() != begun {
+		if known == nil {
 			return a.challenge(ctx, i, errNoSession)
 		}
 		i = known
 	}
 	if d.Type != "" {
-		if err := a.passStage(ctx, i, &d); err != nil {
-			var refused *matrix.Error
-			if errors.Is(err, errOtherUser) {
-				return nil, err
-			}
-			if errors.As(err, &refused) && refused.Status < 500 && refused.Status != 429 {
-				return a.challenge(ctx, i, refused)
-			}
+		refused, err := a.tryStage(ctx, i, &d)
+		if err != nil {
 			return nil, err
 		}
-		if i.clientHasID { // another stage may have been passed meanwhile
-			if err := a.saveInteraction(ctx, i); err != nil {
-				return nil, err
-			}
+		if refused != nil {
+			return a.challenge(ctx, i, refused)
 		}
 	}
 	if !i.complete() {
 		return a.challenge(ctx, i, nil)
 	}
-	if i.userID != "" && i.proof == "" { // it was confirmed by an earlier request: a new password since then ends the session
+	if first, err := a.claimInteraction(ctx, i); err != nil {
+		return nil, err
+	} else if !first {
+		return a.challenge(ctx, start(), errNoSession)
+	}
+	result, err := fn(i)
+	a.closeInteraction(context.WithoutCancel(ctx), i, result, err) // also when the client has gone: the session must not stay used
+	return result, err
+}
+
+// continueInteraction loads the stored interaction of a session and gives it the present request, now. It returns nil when the
+// session is unknown, or was begun for another operation.
+func (a *Accounts) continueInteraction(ctx context.Context, now *interaction, session string) (*interaction, error) {
+	known, err := loadInteraction(ctx, a.db, session, a.nowMs())
+	if errors.Is(err, db.ErrNoRows) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	begun := known.storedHash
+	known.op, known.userID, known.params, known.from = now.op, now.userID, now.params, now.from
+	known.paramsBody, known.requestBody = now.paramsBody, now.requestBody
+	if known.requestHash() != begun {
+		return nil, nil
+	}
+	return known, nil
+}
+
+// tryStage checks a stage and stores that it was passed. refused is the error to show with the next challenge, nil when the
+// stage was passed; err ends the request.
+func (a *Accounts) tryStage(ctx context.Context, i *interaction, d *authData) (refused *matrix.Error, err error) {
+	err = a.passStage(ctx, i, d)
+	switch {
+	case err == nil && i.clientHasID: // another request may have passed another stage meanwhile
+		return nil, a.saveInteraction(ctx, i)
+	case errors.Is(err, errOtherUser):
+		return nil, err
+	case errors.As(err, &refused) && refused.Status < 500 && refused.Status != 429:
+		return refused, nil
+	}
+	return nil, err
+}
+
+// claimInteraction marks a complete interaction as used. first is false when another request with the session came before.
+func (a *Accounts) claimInteraction(ctx context.Context, i *interaction) (first bool, err error) {
+	if i.userID != "" && i.proof == "" { // confirmed by an earlier request: a new password since then ends the session
 		u, err := loadUser(ctx, a.db, i.userID)
 		if err != nil {
-			return nil, err
+			return false, err
 		}
 		i.proof = Proof(u.password)
 	}
-	if i.clientHasID { // of requests with one session that come at once, one goes on
-		n, err := a.db.Exec(ctx, `UPDATE interactive_sessions SET used = TRUE WHERE id = $1 AND NOT used`, i.rowID())
-		if err != nil {
-			return nil, err
-		}
-		if n == 0 {
-			return a.challenge(ctx, start(), errNoSession)
-		}
+	if !i.clientHasID {
+		return true, nil
 	}
-	result, err := fn(i)
-	a.closeInteraction(context.WithoutCancel(ctx), i, result, err) // the session must not stay half spent
-	return result, err
+	n, err := a.db.Exec(ctx, `UPDATE interactive_sessions SET used = TRUE WHERE id = $1 AND NOT used`, i.rowID())
+	return n > 0, err
 }
 
 // closeInteraction says what becomes of a session after the operation that it was for.

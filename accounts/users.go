@@ -16,19 +16,19 @@ const (
 	kindAppservice = "appservice"
 )
 
-// NewUser describes a user to be made.
+// NewUser describes a user to create.
 type NewUser struct {
 	Name       string // localpart, or a whole user id of this server; upper case is lowered
-	Password   string // "" makes a user who can not log in with a password
+	Password   string // "" for a user who can not log in with a password
 	Admin      bool
 	Appservice string // id of the application service that owns the user, "" for none
-	Kind       string // "" for people; a word such as "bot" or "support" otherwise
+	Kind       string // "" for people, else a word such as "bot" or "support"
 
 	DisplayName string // "" is the local part, if accounts.default_display_name is set
 }
 
-// CreateUser makes a user for an operator, without the rules for people who register themselves, except
-// those of names and passwords. Errors: M_INVALID_USERNAME, M_USER_IN_USE, M_WEAK_PASSWORD.
+// CreateUser creates a user for an operator. Of the rules for people who register themselves, only those of names and passwords
+// apply. Errors: M_INVALID_USERNAME, M_USER_IN_USE, M_WEAK_PASSWORD.
 func (a *Accounts) CreateUser(ctx context.Context, n NewUser) (userID string, err error) {
 	if userID, err = a.parseUserName(n.Name); err != nil {
 		return "", err
@@ -45,7 +45,7 @@ func (a *Accounts) CreateUser(ctx context.Context, n NewUser) (userID string, er
 	return userID, err
 }
 
-// parseUserName makes a user id of this server from what somebody wrote.
+// parseUserName turns a localpart or user id, as a person writes it, into a user id of this server.
 func (a *Accounts) parseUserName(name string) (string, error) {
 	if rest, ok := strings.CutPrefix(name, "@"); ok {
 		local, server, _ := strings.Cut(rest, ":")
@@ -57,7 +57,7 @@ func (a *Accounts) parseUserName(name string) (string, error) {
 	return a.userID(strings.ToLower(name))
 }
 
-// insertUser stores a user as of a moment (ms).
+// insertUser stores a user; at is the time of creation in ms. Errors: M_USER_IN_USE.
 func (a *Accounts) insertUser(ctx context.Context, tx *db.Tx, n NewUser, hash string, at int64) error {
 	_, err := tx.Exec(ctx, `INSERT INTO users (user_id, password, kind, appservice, admin, created_ms) VALUES ($1, $2, $3, $4, $5, $6)`,
 		n.Name, hash, n.Kind, n.Appservice, n.Admin, at)
@@ -73,7 +73,7 @@ func (a *Accounts) insertUser(ctx context.Context, tx *db.Tx, n NewUser, hash st
 	return a.insertName(ctx, tx, n)
 }
 
-// insertName stores the display name of a new user. The user is in no room yet, so nobody needs to hear of it.
+// insertName stores the display name of a new user. The user is in no room yet, so no listener is notified.
 func (a *Accounts) insertName(ctx context.Context, tx *db.Tx, n NewUser) error {
 	if n.DisplayName == "" && a.config.DefaultDisplayName && n.Kind != kindGuest {
 		n.DisplayName = matrix.LocalpartOf(n.Name)
@@ -90,7 +90,7 @@ func (a *Accounts) insertName(ctx context.Context, tx *db.Tx, n NewUser) error {
 	return err
 }
 
-// userStored tells whether insertUser stored this user, and not another of the name.
+// userStored returns a check whether insertUser stored this user, and not another one of the same name.
 func userStored(userID, hash string, at int64) func(ctx context.Context, q db.Querier) (bool, error) {
 	return func(ctx context.Context, q db.Querier) (there bool, err error) {
 		err = q.QueryRow(ctx, `SELECT EXISTS (SELECT 1 FROM users WHERE user_id = $1 AND password = $2 AND created_ms = $3)`, userID, hash, at).
@@ -99,7 +99,7 @@ func userStored(userID, hash string, at int64) func(ctx context.Context, q db.Qu
 	}
 }
 
-// Exists tells that the user was registered here; deactivated users count.
+// Exists reports whether the user was registered here. Deactivated users count.
 func (a *Accounts) Exists(ctx context.Context, userID string) (bool, error) {
 	_, err := loadUser(ctx, a.db, userID)
 	if errors.Is(err, db.ErrNoRows) {
@@ -108,7 +108,7 @@ func (a *Accounts) Exists(ctx context.Context, userID string) (bool, error) {
 	return err == nil, err
 }
 
-// Active gives those of the users who exist here and are not deactivated.
+// Active returns which of the users exist here and are not deactivated.
 func (a *Accounts) Active(ctx context.Context, userIDs []string) (map[string]bool, error) {
 	ids, err := db.Texts(a.db.Query(ctx, `SELECT user_id FROM users WHERE user_id = ANY($1) AND deactivated_ms = 0`, userIDs))
 	active := make(map[string]bool, len(ids))
@@ -118,8 +118,8 @@ func (a *Accounts) Active(ctx context.Context, userIDs []string) (map[string]boo
 	return active, err
 }
 
-// Erased gives those of the users who ended their account here with the wish that what they wrote be hidden. Users
-// whom this process knows cost no database statement: the stream of sessions tells when one is erased.
+// Erased returns which of the users deactivated their account and asked that their messages be hidden. It makes no database
+// statement for users whom this process remembers: the stream "sessions" says when a user is erased.
 func (a *Accounts) Erased(ctx context.Context, userIDs []string) (map[string]bool, error) {
 	erased := map[string]bool{}
 	var ask []string
@@ -145,7 +145,7 @@ func (a *Accounts) Erased(ctx context.Context, userIDs []string) (map[string]boo
 	}
 	a.sessions.mu.Lock()
 	defer a.sessions.mu.Unlock()
-	if a.sessions.rowsSeen == changes { // else one may have been erased meanwhile
+	if a.sessions.rowsSeen == changes { // else a user may have been erased since the query
 		for _, id := range ask {
 			a.sessions.erased.put(id, erased[id])
 		}
@@ -153,7 +153,7 @@ func (a *Accounts) Erased(ctx context.Context, userIDs []string) (map[string]boo
 	return erased, nil
 }
 
-// IsAdmin tells that the user administers this server.
+// IsAdmin reports whether the user is an administrator of this server.
 func (a *Accounts) IsAdmin(ctx context.Context, userID string) (bool, error) {
 	u, err := loadUser(ctx, a.db, userID)
 	if errors.Is(err, db.ErrNoRows) {
@@ -178,8 +178,9 @@ type User struct {
 	LastLogin   int64  `json:"last_login_ts,omitempty"`
 }
 
-const userColumns = `SELECT u.user_id, u.kind, u.appservice, u.admin, u.locked, u.suspended, u.deactivated_ms <> 0, u.erased, u.created_ms, u.login_ms,
-	COALESCE(f.value, '') FROM users u LEFT JOIN profile_fields f ON f.user_id = u.user_id AND f.name = 'displayname' `
+const userColumns = `SELECT u.user_id, u.kind, u.appservice, u.admin, u.locked, u.suspended, u.deactivated_ms <> 0, u.erased,
+	u.created_ms, u.login_ms, COALESCE(f.value, '')
+	FROM users u LEFT JOIN profile_fields f ON f.user_id = u.user_id AND f.name = 'displayname' `
 
 func scanUser(row db.Row) (u User, err error) {
 	var name string
@@ -191,12 +192,12 @@ func scanUser(row db.Row) (u User, err error) {
 	return u, err
 }
 
-// Users lists users in the order of their ids, after the id given ("" from the start).
+// Users lists at most limit users in the order of their ids, from behind the id after ("" for the first page).
 func (a *Accounts) Users(ctx context.Context, after string, limit int) ([]User, error) {
 	return db.List(scanUser)(a.db.Query(ctx, userColumns+`WHERE u.user_id > $1 ORDER BY u.user_id LIMIT $2`, after, limit))
 }
 
-// User gives one user by localpart or user id. Errors: M_NOT_FOUND.
+// User returns one user by localpart or user id. Errors: M_NOT_FOUND.
 func (a *Accounts) User(ctx context.Context, name string) (User, error) {
 	found, err := a.findUser(ctx, name)
 	if errors.Is(err, db.ErrNoRows) {
@@ -211,7 +212,7 @@ func (a *Accounts) User(ctx context.Context, name string) (User, error) {
 // Rights are what an operator may set of a user; nil leaves one as it is.
 type Rights struct{ Admin, Locked, Suspended *bool }
 
-// takesAway tells that the user may do less than before.
+// takesAway reports whether the user may do less than before.
 func (r Rights) takesAway() bool {
 	return r.Locked != nil && *r.Locked || r.Suspended != nil && *r.Suspended || r.Admin != nil && !*r.Admin
 }
@@ -253,7 +254,7 @@ func loadUser(ctx context.Context, q db.Querier, userID string) (*user, error) {
 	return u, err
 }
 
-// findUser takes a localpart or a user id of this server, exactly or in lower case.
+// findUser loads a user by localpart or user id of this server, as written or in lower case. Errors: db.ErrNoRows.
 func (a *Accounts) findUser(ctx context.Context, name string) (*user, error) {
 	if local, ok := strings.CutPrefix(name, "@"); ok {
 		local, server, _ := strings.Cut(local, ":")
