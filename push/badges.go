@@ -10,8 +10,8 @@ import (
 )
 
 const (
-	badgeAfter = time.Second // for how long receipts come together before a user's devices are told that all is read
-	badgesMost = 10_000      // users who wait for that
+	badgeDelay = time.Second // for how long receipts come together before a user's devices are told that all is read
+	maxBadges  = 10_000      // users who wait for that
 )
 
 // badges are the users who may have read all that they were notified of. Their devices show a number, which only a notification
@@ -27,7 +27,7 @@ func (b *badges) init() { b.users, b.wake = map[string]bool{}, make(chan struct{
 // read notes a user who read something.
 func (b *badges) read(userID string) {
 	b.mu.Lock()
-	if len(b.users) < badgesMost {
+	if len(b.users) < maxBadges {
 		b.users[userID] = true
 	}
 	b.mu.Unlock()
@@ -48,7 +48,7 @@ func (b *badges) take() []string {
 
 // readAll notes that a user has read what notified in a room, in the one process that sends the room's notifications.
 func (p *Push) readAll(userID, roomID string) {
-	if p.tells && p.Process.Streams.Consumes(notifications.Name, p.events.Shard(roomID)) {
+	if p.sends && p.Process.Streams.Consumes(notifications.Name, p.events.Shard(roomID)) {
 		p.badges.read(userID)
 	}
 }
@@ -64,7 +64,7 @@ func (p *Push) sendBadges(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-time.After(badgeAfter):
+		case <-time.After(badgeDelay):
 		}
 		if err := p.clearBadges(ctx, p.badges.take()); err != nil && ctx.Err() == nil {
 			p.Process.Log.Debug("devices were not told that all is read", "error", err)
@@ -95,17 +95,17 @@ func (p *Push) clearBadges(ctx context.Context, users []string) error {
 // clearBadge sends in the background that nothing is unread, unless the gateway has no place now or is in doubt.
 func (p *Push) clearBadge(to *pusher) {
 	key := sendKey{user: to.UserID, app: to.AppID, pushkey: to.Pushkey}
-	d := &delivery{notification: notification{pusher: to}, place: placeOf(key, to.url()), done: make(chan struct{})}
+	d := &delivery{notification: notification{pusher: to}, place: slotOf(key, to.url()), done: make(chan struct{})}
 	body, err := json.Marshal(map[string]notice{"notification": {Devices: []noticeDevice{deviceOf(to, nil)}}})
 	if err != nil {
 		return
 	}
-	if _, err := p.places.take(d, p.Now()); err != nil {
+	if _, err := p.slots.acquire(d, p.Now()); err != nil {
 		return
 	}
 	go func() {
-		defer p.places.giveBack(&d.place)
-		if err := p.post(p.life, d, body); err != nil && p.life.Err() == nil {
+		defer p.slots.release(&d.place)
+		if err := p.post(p.sendContext, d, body); err != nil && p.sendContext.Err() == nil {
 			p.Process.Log.Debug("a device was not told that all is read", "user", to.UserID, "app", to.AppID, "error", err)
 		}
 	}()

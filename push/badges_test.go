@@ -34,7 +34,7 @@ func TestDevicesHearThatAllIsRead(t *testing.T) {
 			roletest.Until(t, "the event is told", func() bool { _, times := g.find(event); return times == 1 })
 		}
 		n.read(t, "bob", room, first, "")
-		time.Sleep(2 * badgeAfter)
+		time.Sleep(2 * badgeDelay)
 		if got := g.badges("b"); len(got) > 0 {
 			t.Errorf("one room is not read yet: %v", got)
 		}
@@ -48,7 +48,7 @@ func TestDevicesHearThatAllIsRead(t *testing.T) {
 		}
 		n.HTTP.As("bob").Want(200, "PUT "+roomstest.API+"/pushrules/global/override/.m.rule.master/enabled", obj{"enabled": true})
 		n.read(t, "bob", room, n.Say(t, "alice", room, "nobody is notified"), "")
-		time.Sleep(2 * badgeAfter)
+		time.Sleep(2 * badgeDelay)
 		if got := g.badges("b"); len(got) != 1 {
 			t.Errorf("a receipt that changes no count is told: %v", got)
 		}

@@ -34,17 +34,17 @@ type Result struct {
 
 // Rules are the compiled rules of a user. They are immutable.
 type Rules struct {
-	list []*compiled // those that nobody changed are shared by all users, and the whole list by those who changed none
-	self self
+	list  []*compiledRule // those that nobody changed are shared by all users, and the whole list by those who changed none
+	owner ruleOwner
 }
 
 // self is what shared rules ask about the user whom they are of.
-type self struct {
+type ruleOwner struct {
 	id, local string // in lower case
 	quoted    string // the id as JSON
 }
 
-type compiled struct {
+type compiledRule struct {
 	result Result
 	legacy bool
 	conds  []condition
@@ -82,10 +82,10 @@ const (
 // Compile makes rules from the content of m.push_rules in storage.
 func Compile(userID string, raw json.RawMessage) *Rules {
 	lower := strings.ToLower(userID)
-	out := &Rules{self: self{lower, localpart(lower), quote(userID)}}
-	shares := out.self.local != "" && !hasWildcard(userID)
+	out := &Rules{owner: ruleOwner{lower, localpart(lower), quote(userID)}}
+	shares := out.owner.local != "" && !hasWildcard(userID)
 	if len(raw) == 0 && shares {
-		out.list = untouched()
+		out.list = defaultRules()
 	} else {
 		out.list = merge(userID, raw).compile(shares)
 	}
@@ -93,15 +93,15 @@ func Compile(userID string, raw json.RawMessage) *Rules {
 }
 
 // untouched are the rules of a user who changed none.
-var untouched = sync.OnceValue(func() []*compiled { return merge(anyone, nil).compile(true) })
+var defaultRules = sync.OnceValue(func() []*compiledRule { return merge(anyone, nil).compile(true) })
 
-func (s ruleset) compile(shares bool) (out []*compiled) {
+func (s ruleset) compile(shares bool) (out []*compiledRule) {
 	for _, kind := range kinds {
 		for _, r := range s[kind] {
 			if !r.Enabled {
 				continue
 			}
-			if d := shared()[r.ID]; d != nil && shares && r.Default && bytes.Equal(list(r.Actions), d.result.Actions) {
+			if d := sharedRules()[r.ID]; d != nil && shares && r.Default && bytes.Equal(list(r.Actions), d.result.Actions) {
 				out = append(out, d)
 				continue
 			}
@@ -114,16 +114,16 @@ func (s ruleset) compile(shares bool) (out []*compiled) {
 	return out
 }
 
-func compileRule(kind string, r rule) *compiled {
-	return &compiled{result: resultOf(r), legacy: isLegacy(r.ID), conds: conditionsOf(kind, r)}
+func compileRule(kind string, r rule) *compiledRule {
+	return &compiledRule{result: resultOf(r), legacy: isLegacy(r.ID), conds: conditionsOf(kind, r)}
 }
 
 // anyone stands for the user while the shared rules are made.
 const anyone = "@anyone:any.where"
 
 // shared are the default rules by rule id, as all users have them who changed none of it. What names the user asks for it.
-var shared = sync.OnceValue(func() map[string]*compiled {
-	out := map[string]*compiled{}
+var sharedRules = sync.OnceValue(func() map[string]*compiledRule {
+	out := map[string]*compiledRule{}
 	for _, kind := range kinds {
 		for _, r := range defaultsFor(anyone, kind) {
 			d := compileRule(kind, r)
@@ -201,7 +201,7 @@ func conditionOf(raw json.RawMessage) condition {
 		}
 		return out
 	case "contains_display_name":
-		return condition{kind: condName, path: path{well: wellBody}}
+		return condition{kind: condName, path: path{known: pathBody}}
 	case "room_member_count":
 		number := strings.TrimLeft(c.Is, "=<>")
 		op := c.Is[:len(c.Is)-len(number)]
@@ -218,7 +218,7 @@ func conditionOf(raw json.RawMessage) condition {
 
 // word is the condition on words of the body.
 func word(pattern string) condition {
-	c := condition{kind: condWord, path: path{well: wellBody}, literal: strings.ToLower(pattern)}
+	c := condition{kind: condWord, path: path{known: pathBody}, literal: strings.ToLower(pattern)}
 	if pattern == "" {
 		return condition{}
 	}
@@ -279,36 +279,36 @@ func resultOf(r rule) Result {
 
 // Subject is an event prepared for many evaluations by one goroutine.
 type Subject struct {
-	event  *event.Event
-	known  uint16 // bit set of well
-	values [wellCount][]byte
-	lower  string // the body in lower case
-	folded bool
-	left   int // steps that an evaluation may still take
-	self   *self
+	event     *event.Event
+	known     uint16 // bit set of well
+	values    [pathCount][]byte
+	lower     string // the body in lower case
+	lowered   bool
+	stepsLeft int // steps that an evaluation may still take
+	owner     *ruleOwner
 }
 
 // maxWork is how many steps one evaluation takes at most, a few milliseconds: rules come from users, and so do the
 // texts that they look at. All of maxRules patterns are looked for in messages of two hundred bytes, a hundred in
 // those of two thousand, and a few in the longest.
-const maxWork = 1 << 20
+const maxSteps = 1 << 20
 
 // spend takes steps; without any left a condition does not hold.
-func (s *Subject) spend(steps int) bool {
-	s.left -= steps
-	return s.left >= 0
+func (s *Subject) useSteps(steps int) bool {
+	s.stepsLeft -= steps
+	return s.stepsLeft >= 0
 }
 
 // NewSubject prepares an event.
-func NewSubject(e *event.Event) *Subject { return &Subject{event: e, left: maxWork} }
+func NewSubject(e *event.Event) *Subject { return &Subject{event: e, stepsLeft: maxSteps} }
 
 // Evaluate finds the first rule that matches. With a Subject that is used again it does not allocate for
 // the default rules. A user's own events are for the caller to leave out.
 func Evaluate(rules *Rules, s *Subject, f *Facts) Result {
-	s.left, s.self = maxWork, &rules.self
+	s.stepsLeft, s.owner = maxSteps, &rules.owner
 next:
 	for _, c := range rules.list {
-		if c.legacy && s.get(&path{well: wellMentions}) != nil {
+		if c.legacy && s.get(&path{known: pathMentions}) != nil {
 			continue
 		}
 		for j := range c.conds {
@@ -329,13 +329,13 @@ func (c *condition) holds(s *Subject, f *Facts) bool {
 			return false
 		}
 		if c.glob != nil {
-			return s.spend(len(text)+c.glob.cost(text)) && c.glob.match(strings.ToLower(text))
+			return s.useSteps(len(text)+c.glob.cost(text)) && c.glob.match(strings.ToLower(text))
 		}
-		return s.spend(min(len(text), len(c.literal))) && equalFold(text, c.literal)
+		return s.useSteps(min(len(text), len(c.literal))) && equalFold(text, c.literal)
 	case condWord:
 		if c.glob != nil {
 			_, ok := textOf(s.get(&c.path))
-			return ok && s.spend(c.glob.cost(s.lowerBody())) && c.glob.match(s.lowerBody())
+			return ok && s.useSteps(c.glob.cost(s.lowerBody())) && c.glob.match(s.lowerBody())
 		}
 		return s.bodyHas(c.literal)
 	case condIs:
@@ -343,12 +343,12 @@ func (c *condition) holds(s *Subject, f *Facts) bool {
 	case condContains:
 		return s.contains(&c.path, c.value)
 	case condHasSelf:
-		return s.contains(&c.path, s.self.quoted)
+		return s.contains(&c.path, s.owner.quoted)
 	case condIsSelf:
 		text, ok := s.text(&c.path)
-		return ok && s.spend(min(len(text), len(s.self.id))) && equalFold(text, s.self.id)
+		return ok && s.useSteps(min(len(text), len(s.owner.id))) && equalFold(text, s.owner.id)
 	case condSelfWord:
-		return s.bodyHas(s.self.local)
+		return s.bodyHas(s.owner.local)
 	case condName:
 		return s.bodyHas(f.DisplayName)
 	case condRoom:
@@ -380,7 +380,7 @@ func (c *condition) compare(n int) bool {
 // contains tells whether a list holds a value of canonical JSON.
 func (s *Subject) contains(p *path, value string) bool {
 	list := s.get(p)
-	if len(list) == 0 || list[0] != '[' || !s.spend(len(list)) {
+	if len(list) == 0 || list[0] != '[' || !s.useSteps(len(list)) {
 		return false
 	}
 	for i := 1; ; {
@@ -410,9 +410,9 @@ func textOf(raw []byte) (string, bool) {
 }
 
 func (s *Subject) lowerBody() string {
-	if !s.folded {
-		body, _ := textOf(s.get(&path{well: wellBody}))
-		s.lower, s.folded = strings.ToLower(body), true
+	if !s.lowered {
+		body, _ := textOf(s.get(&path{known: pathBody}))
+		s.lower, s.lowered = strings.ToLower(body), true
 	}
 	return s.lower
 }
@@ -420,13 +420,13 @@ func (s *Subject) lowerBody() string {
 // bodyHas tells whether the body holds a word between word boundaries.
 func (s *Subject) bodyHas(word string) bool {
 	text := s.lowerBody()
-	for at := 0; word != "" && s.left > 0; {
+	for at := 0; word != "" && s.stepsLeft > 0; {
 		i := strings.Index(text[at:], word)
 		if i < 0 {
-			s.spend(lookCost(len(text)-at, len(word)))
+			s.useSteps(searchCost(len(text)-at, len(word)))
 			return false
 		}
-		if !s.spend(lookCost(i, len(word))) { // "aaa…" is found again and again in a word of a's
+		if !s.useSteps(searchCost(i, len(word))) { // "aaa…" is found again and again in a word of a's
 			return false
 		}
 		i += at
@@ -441,7 +441,7 @@ func (s *Subject) bodyHas(word string) bool {
 
 // lookCost is about what it costs to look through so much text for a word. The library looks at many bytes at once,
 // but for long words.
-func lookCost(text, word int) int {
+func searchCost(text, word int) int {
 	if word > 63 {
 		return text + word
 	}

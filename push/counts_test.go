@@ -12,10 +12,10 @@ func (c *counts) held() (bytes int64) {
 	defer c.mu.Unlock()
 	for _, l := range c.rooms {
 		for _, e := range l.events {
-			bytes += logged(e)
+			bytes += eventBytes(e)
 		}
 		for _, e := range l.users {
-			bytes += entryBytes + itemBytes*int64(cap(e.items))
+			bytes += entryBytes + unreadEventBytes*int64(cap(e.unread))
 		}
 	}
 	return bytes
@@ -26,7 +26,7 @@ func (c *counts) held() (bytes int64) {
 func TestCountsHaveABudget(t *testing.T) {
 	harness.Run(t, func(t *testing.T, n *node) {
 		const many, said, size = 6, 12, 20_000
-		n.counts.most = 200_000
+		n.counts.maxBytes = 200_000
 		var at [many]string
 		for i := range at {
 			at[i] = n.Room(t, "alice", "bob", "carol")
@@ -38,8 +38,8 @@ func TestCountsHaveABudget(t *testing.T) {
 				if s%4 == i%4 {
 					n.wantUnread(t, "bob", room, s+1, 0)
 				}
-				if held := n.counts.held(); held > n.counts.most+2*(2*size+4000) || held != n.counts.bytes.Load() {
-					t.Fatalf("%d bytes are held, %d counted, expected at most about %d", held, n.counts.bytes.Load(), n.counts.most)
+				if held := n.counts.held(); held > n.counts.maxBytes+2*(2*size+4000) || held != n.counts.bytes.Load() {
+					t.Fatalf("%d bytes are held, %d counted, expected at most about %d", held, n.counts.bytes.Load(), n.counts.maxBytes)
 				}
 			}
 		}

@@ -28,10 +28,10 @@ type receiver struct {
 
 // receiversOf gives the members of a room who have pushers.
 func (p *Push) receiversOf(ctx context.Context, roomID string) ([]*receiver, error) {
-	w := &p.workers
+	w := &p.sender
 	w.mu.Lock()
 	known, ok := w.receivers[roomID]
-	gen := w.gen
+	gen := w.generation
 	w.mu.Unlock()
 	if ok && p.Now().Before(known.until) {
 		return known.list, nil
@@ -42,11 +42,11 @@ func (p *Push) receiversOf(ctx context.Context, roomID string) ([]*receiver, err
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.gen == gen {
-		if len(w.receivers) >= roomsKnown {
+	if w.generation == gen {
+		if len(w.receivers) >= maxRooms {
 			clear(w.receivers)
 		}
-		w.receivers[roomID] = receivers{list, p.Now().Add(knownFor)}
+		w.receivers[roomID] = receivers{list, p.Now().Add(receiversFor)}
 	}
 	return list, nil
 }
@@ -83,7 +83,7 @@ func (p *Push) wasThere(ctx context.Context, r *receiver, e *rooms.Event) (bool,
 	if r.member.Pos <= e.Pos {
 		return true, nil
 	}
-	w := &p.workers
+	w := &p.sender
 	w.mu.Lock()
 	since := r.since
 	w.mu.Unlock()
@@ -153,7 +153,7 @@ func (p *Push) forReceiver(ctx context.Context, r *receiver, e *rooms.Event) (Re
 
 // isOld tells that an event is no news whoever gets it.
 func (p *Push) isOld(e *rooms.Event) bool {
-	return p.Now().Sub(time.UnixMilli(e.OriginServerTS)) > tooOld
+	return p.Now().Sub(time.UnixMilli(e.OriginServerTS)) > maxEventAge
 }
 
 // evaluate tells what the rules of a user say of an event.
@@ -169,7 +169,7 @@ func (p *Push) evaluate(ctx context.Context, userID string, e *rooms.Event) (Res
 	if err != nil {
 		return Result{}, err
 	}
-	l, entry := p.entry(userID, e.RoomID)
+	l, entry := p.userCount(userID, e.RoomID)
 	facts, err := p.factsFor(ctx, userID, l, entry, e)
 	if err != nil {
 		return Result{}, err

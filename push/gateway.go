@@ -31,8 +31,8 @@ func newGateway(c Config) gateway {
 
 // Errors of send; one that is neither says that the gateway was connected and did not answer.
 var (
-	errUnreached = errors.New("the push gateway could not be connected to")
-	errRefused   = errors.New("the push gateway answered with an error")
+	errUnreachable = errors.New("the push gateway could not be connected to")
+	errRefused     = errors.New("the push gateway answered with an error")
 )
 
 // send posts a notification and returns the pushkeys that the gateway rejects.
@@ -52,7 +52,7 @@ func (g *gateway) send(ctx context.Context, url string, body []byte) (rejected [
 	res, err := g.client.Do(req)
 	switch {
 	case err != nil && unconnected.Load():
-		return nil, fmt.Errorf("%w: %w", errUnreached, err)
+		return nil, fmt.Errorf("%w: %w", errUnreachable, err)
 	case err != nil:
 		return nil, err
 	}

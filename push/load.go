@@ -9,11 +9,11 @@ import (
 )
 
 // loadEntry reads the receipts and what came after them. The caller holds work of the entry.
-func (p *Push) loadEntry(ctx context.Context, u reader) error {
+func (p *Push) loadCount(ctx context.Context, u unreadQuery) error {
 	l, e := u.log, u.entry
 	l.mu.Lock()
-	e.loaded, e.items = false, nil
-	floor := l.floor // what is not above it is stored already
+	e.loaded, e.unread = false, nil
+	floor := l.completeAbove // what is not above it is stored already
 	l.mu.Unlock()
 	read, err := p.Receipts.ReadUpTo(ctx, u.user, u.room)
 	if err != nil {
@@ -31,7 +31,7 @@ func (p *Push) loadEntry(ctx context.Context, u reader) error {
 	}
 	e.markRead("", base)
 	e.rules, e.loaded = u.rules, true
-	e.upto = max(floor, from)
+	e.evaluatedTo = max(floor, from)
 	l.mu.Unlock()
 	pages := []rooms.Page{{RoomID: u.room, From: 1 << 62, To: from, Backward: true}}
 	if base < from { // threads are read apart from the main timeline
@@ -45,13 +45,13 @@ func (p *Push) loadEntry(ctx context.Context, u reader) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	e.loaded = e.loaded && err == nil
-	slices.SortFunc(e.items, func(a, b item) int { return cmp.Compare(a.pos, b.pos) })
+	slices.SortFunc(e.unread, func(a, b unreadEvent) int { return cmp.Compare(a.pos, b.pos) })
 	return err
 }
 
 // readPage evaluates the newest events of a page, maxUnread of them, part by part and the newest part first: they may be large.
 // What a later part redacts was read redacted.
-func (p *Push) readPage(ctx context.Context, u reader, page rooms.Page) error {
+func (p *Push) readPage(ctx context.Context, u unreadQuery, page rooms.Page) error {
 	page.Bytes = unreadBytes
 	for left, whole := maxUnread, false; left > 0 && !whole; {
 		page.Limit = left

@@ -15,10 +15,10 @@ import (
 )
 
 const (
-	pageMost   = 50      // notifications of one answer
-	roomsMost  = 200     // rooms that are looked into
-	roomLooked = 500     // events of a room that are looked at
-	pageBytes  = 2 << 20 // of the events of one answer, but for the last of them
+	maxPage          = 50      // notifications of one answer
+	maxNotifiedRooms = 200     // rooms that are looked into
+	scannedEvents    = 500     // events of a room that are looked at
+	pageBytes        = 2 << 20 // of the events of one answer, but for the last of them
 )
 
 type notified struct {
@@ -32,7 +32,7 @@ type notified struct {
 // getNotifications lists events that the rules say to notify of, newest first. They are found by evaluating
 // the newest events of the user's rooms; the token is the time to go on from.
 func (p *Push) getNotifications(r *web.Request) (any, error) {
-	limit, err := r.Int("limit", 20, pageMost)
+	limit, err := r.Int("limit", 20, maxPage)
 	if err != nil {
 		return nil, err
 	}
@@ -105,7 +105,7 @@ func (p *Push) candidates(r *web.Request, before int64) ([]string, error) {
 	var out []rooms.EventTime
 	looked := 0
 	for _, m := range memberships {
-		if m.Membership != event.MembershipJoin || looked == roomsMost {
+		if m.Membership != event.MembershipJoin || looked == maxNotifiedRooms {
 			continue
 		}
 		looked++
@@ -114,7 +114,7 @@ func (p *Push) candidates(r *web.Request, before int64) ([]string, error) {
 			return nil, err
 		}
 		events, err := p.Rooms.SentBefore(r.Context(), rooms.SentQuery{
-			RoomID: m.RoomID, NotBy: r.UserID(), Before: before, After: since, ScanLimit: roomLooked, Limit: 2 * pageMost,
+			RoomID: m.RoomID, NotBy: r.UserID(), Before: before, After: since, ScanLimit: scannedEvents, Limit: 2 * maxPage,
 		})
 		if err != nil {
 			return nil, err
@@ -137,7 +137,7 @@ func (p *Push) hasRead(ctx context.Context, userID string, e *rooms.Event) (bool
 	if err != nil {
 		return false, err
 	}
-	l, entry := p.entry(userID, e.RoomID)
+	l, entry := p.userCount(userID, e.RoomID)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return e.Pos <= entry.read[""] || e.Pos <= entry.read[thread], nil

@@ -13,7 +13,7 @@ import (
 const (
 	firstPause = time.Second // before a notification is sent again; then it doubles up to longestPause
 	shortPause = 200 * time.Millisecond
-	retryMost  = 100 // notifications sent again in one round
+	maxRetries = 100 // notifications sent again in one round
 )
 
 // outboxRow is a row of the outbox that is due.
@@ -23,46 +23,46 @@ type outboxRow struct {
 }
 
 // retry is the Every of the consumer: it begins to send again what is due of the outbox of a shard, and does not wait for it.
-func (p *Push) retry(ctx context.Context, shard int) (time.Duration, error) {
+func (p *Push) retryOutbox(ctx context.Context, shard int) (time.Duration, error) {
 	now := p.Now()
-	if p.places.isClosed() || !p.workers.isDue(shard, now) {
+	if p.slots.isClosed() || !p.sender.isDue(shard, now) {
 		return firstPause, nil
 	}
 	due, err := db.List(func(x db.Row) (r outboxRow, err error) {
 		err = x.Scan(&r.user, &r.app, &r.pushkey, &r.event, &r.made, &r.tries)
 		return r, err
 	})(p.Process.DB.Query(ctx, `SELECT user_id, app_id, pushkey, event_id, made_ms, tries FROM push_outbox
-		WHERE shard = $1 AND next_ms <= $2 ORDER BY next_ms, made_ms LIMIT $3`, shard, now.UnixMilli(), retryMost))
+		WHERE shard = $1 AND next_ms <= $2 ORDER BY next_ms, made_ms LIMIT $3`, shard, now.UnixMilli(), maxRetries))
 	if err != nil {
 		return 0, err
 	}
 	if len(due) == 0 {
-		return firstPause, p.lookAgain(ctx, shard)
+		return firstPause, p.readNextDue(ctx, shard)
 	}
-	soon, err := p.sendAgain(ctx, shard, due)
+	soon, err := p.resend(ctx, shard, due)
 	switch {
 	case err != nil:
 		return 0, err
 	case soon:
 		return shortPause, nil
-	case len(due) == retryMost:
+	case len(due) == maxRetries:
 		return 0, nil
 	}
-	return firstPause, p.lookAgain(ctx, shard)
+	return firstPause, p.readNextDue(ctx, shard)
 }
 
 // isDue tells that it is time to look at the outbox of a shard. The clock may have been put back since that was noted.
-func (w *workers) isDue(shard int, now time.Time) bool {
-	next := w.outbox[shard].Load()
-	return next <= now.UnixMilli() || next > now.Add(outboxEvery).UnixMilli()
+func (w *senderState) isDue(shard int, now time.Time) bool {
+	next := w.outboxDue[shard].Load()
+	return next <= now.UnixMilli() || next > now.Add(outboxCheckEvery).UnixMilli()
 }
 
 // taken is the OnAssigned of the consumer: the process that had the shard before may have put something into its outbox.
-func (w *workers) taken(shard int) { w.outbox[shard].Store(0) }
+func (w *senderState) onAssigned(shard int) { w.outboxDue[shard].Store(0) }
 
 // sendAgain begins to send rows of the outbox that have a place, and puts the others off: not for long (soon) those that only
 // have to wait for their turn.
-func (p *Push) sendAgain(ctx context.Context, shard int, due []outboxRow) (soon bool, err error) {
+func (p *Push) resend(ctx context.Context, shard int, due []outboxRow) (soon bool, err error) {
 	pushers, err := p.pushersOf(ctx, due)
 	if err != nil {
 		return false, err
@@ -70,7 +70,7 @@ func (p *Push) sendAgain(ctx context.Context, shard int, due []outboxRow) (soon 
 	var begun []*delivery
 	old := 0
 	err = p.Process.DB.Write(ctx, func(w *db.Batch) error {
-		p.giveAllBack(begun) // of a try before
+		p.releaseAll(begun) // of a try before
 		begun, soon, old = nil, false, 0
 		now := p.Now()
 		for _, r := range due {
@@ -80,28 +80,28 @@ func (p *Push) sendAgain(ctx context.Context, shard int, due []outboxRow) (soon 
 				if tooLate {
 					old++
 				}
-				w.Do("DELETE FROM push_outbox"+thisRow, r.user, r.app, r.pushkey, r.event)
+				w.Do("DELETE FROM push_outbox"+whereRow, r.user, r.app, r.pushkey, r.event)
 				continue
 			}
 			d := &delivery{
-				notification: notification{pusher: to}, place: placeOf(r.sendKey, to.url()), shard: shard,
-				again: true, tries: r.tries, done: make(chan struct{}),
+				notification: notification{pusher: to}, place: slotOf(r.sendKey, to.url()), shard: shard,
+				fromOutbox: true, tries: r.tries, done: make(chan struct{}),
 			}
-			pause, taken := p.pauseOf(d, now)
+			pause, taken := p.acquireForRow(d, now)
 			if taken {
 				begun = append(begun, d)
 			}
 			soon = soon || pause == shortPause
-			w.Do("UPDATE push_outbox SET next_ms = $5"+thisRow, r.user, r.app, r.pushkey, r.event, now.Add(pause).UnixMilli())
+			w.Do("UPDATE push_outbox SET next_ms = $5"+whereRow, r.user, r.app, r.pushkey, r.event, now.Add(pause).UnixMilli())
 		}
 		return nil
 	})
 	if err != nil {
-		p.giveAllBack(begun)
+		p.releaseAll(begun)
 		return false, err
 	}
 	for _, d := range begun {
-		p.begin(d)
+		p.start(d)
 	}
 	if old > 0 {
 		p.Process.Log.Info(
@@ -112,21 +112,21 @@ func (p *Push) sendAgain(ctx context.Context, shard int, due []outboxRow) (soon 
 }
 
 // pauseOf takes a place for a row of the outbox, and gives when the row is due again.
-func (p *Push) pauseOf(d *delivery, now time.Time) (pause time.Duration, taken bool) {
-	switch _, err := p.places.take(d, now); {
+func (p *Push) acquireForRow(d *delivery, now time.Time) (pause time.Duration, taken bool) {
+	switch _, err := p.slots.acquire(d, now); {
 	case err == nil:
-		return underWay, true
-	case errors.Is(err, errUnderWay):
-		return underWay, false
-	case errors.Is(err, errAlone), d.place.trust >= doubtedGateway, d.place.trust == unknown:
-		return p.places.putOff(&d.place, now), false
+		return inFlightFor, true
+	case errors.Is(err, errInFlight):
+		return inFlightFor, false
+	case errors.Is(err, errBackingOff), d.place.trust >= suspectGateway, d.place.trust == untried:
+		return p.slots.delay(&d.place, now), false
 	}
 	return shortPause, false
 }
 
-func (p *Push) giveAllBack(list []*delivery) {
+func (p *Push) releaseAll(list []*delivery) {
 	for _, d := range list {
-		p.places.giveBack(&d.place)
+		p.slots.release(&d.place)
 	}
 }
 
@@ -145,22 +145,22 @@ func (p *Push) pushersOf(ctx context.Context, due []outboxRow) (map[sendKey]*pus
 }
 
 // lookAgain notes when the next notification of the outbox is due.
-func (p *Push) lookAgain(ctx context.Context, shard int) error {
-	next := p.Now().Add(outboxEvery).UnixMilli()
+func (p *Push) readNextDue(ctx context.Context, shard int) error {
+	next := p.Now().Add(outboxCheckEvery).UnixMilli()
 	var due *int64
-	seen := p.workers.outbox[shard].Load()
+	seen := p.sender.outboxDue[shard].Load()
 	if err := p.Process.DB.QueryRow(ctx, `SELECT MIN(next_ms) FROM push_outbox WHERE shard = $1`, shard).Scan(&due); err != nil {
 		return err
 	}
 	if due != nil {
 		next = min(next, *due)
 	}
-	p.workers.outbox[shard].CompareAndSwap(seen, next)
+	p.sender.outboxDue[shard].CompareAndSwap(seen, next)
 	return nil
 }
 
 // renew completes a notification of the outbox: it may be no news any more.
-func (p *Push) renew(ctx context.Context, eventID string, n *notification) (news bool, err error) {
+func (p *Push) complete(ctx context.Context, eventID string, n *notification) (news bool, err error) {
 	e, err := p.Rooms.Event(ctx, eventID)
 	if err != nil || e == nil || e.RedactedBy != "" {
 		return false, err

@@ -9,38 +9,38 @@ import (
 // path names a property of an event (appendices, "Dot-separated property paths"). Those that the default
 // rules use are well known, and read once for each event.
 type path struct {
-	well  well
+	known knownPath
 	parts []string // when not well known
 }
 
-type well uint8
+type knownPath uint8
 
 const (
-	wellNone well = iota
-	wellType
-	wellSender
-	wellRoom
-	wellStateKey
-	wellBody
-	wellMsgtype
-	wellMembership
-	wellMentions
-	wellMentionUsers
-	wellMentionRoom
-	wellRelType
-	wellCount
+	pathNone knownPath = iota
+	pathType
+	pathSender
+	pathRoom
+	pathStateKey
+	pathBody
+	pathMsgtype
+	pathMembership
+	pathMentions
+	pathMentionUsers
+	pathMentionRoom
+	pathRelType
+	pathCount
 )
 
-var wellKnown = map[string]well{
-	"type": wellType, "sender": wellSender, "room_id": wellRoom, "state_key": wellStateKey,
-	"content.body": wellBody, "content.msgtype": wellMsgtype, "content.membership": wellMembership,
-	`content.m\.mentions`: wellMentions, `content.m\.mentions.user_ids`: wellMentionUsers,
-	`content.m\.mentions.room`: wellMentionRoom, `content.m\.relates_to.rel_type`: wellRelType,
+var knownPaths = map[string]knownPath{
+	"type": pathType, "sender": pathSender, "room_id": pathRoom, "state_key": pathStateKey,
+	"content.body": pathBody, "content.msgtype": pathMsgtype, "content.membership": pathMembership,
+	`content.m\.mentions`: pathMentions, `content.m\.mentions.user_ids`: pathMentionUsers,
+	`content.m\.mentions.room`: pathMentionRoom, `content.m\.relates_to.rel_type`: pathRelType,
 }
 
 func pathOf(key string) path {
-	if w, ok := wellKnown[key]; ok {
-		return path{well: w}
+	if w, ok := knownPaths[key]; ok {
+		return path{known: w}
 	}
 	var parts []string
 	var b strings.Builder
@@ -66,42 +66,42 @@ func pathOf(key string) path {
 
 // get gives the JSON value of a property, nil when it is absent.
 func (s *Subject) get(p *path) []byte {
-	if p.well == wellNone {
+	if p.known == pathNone {
 		return s.walk(p.parts)
 	}
-	if bit := uint16(1) << p.well; s.known&bit == 0 {
+	if bit := uint16(1) << p.known; s.known&bit == 0 {
 		s.known |= bit
-		s.values[p.well] = s.read(p.well)
+		s.values[p.known] = s.read(p.known)
 	}
-	return s.values[p.well]
+	return s.values[p.known]
 }
 
-func (s *Subject) read(w well) []byte {
+func (s *Subject) read(w knownPath) []byte {
 	e := s.event
 	switch w {
-	case wellType:
+	case pathType:
 		return matrix.AppendString(nil, e.Type)
-	case wellSender:
+	case pathSender:
 		return matrix.AppendString(nil, e.Sender)
-	case wellRoom:
+	case pathRoom:
 		return matrix.AppendString(nil, e.RoomID)
-	case wellStateKey:
+	case pathStateKey:
 		if e.StateKey != nil {
 			return matrix.AppendString(nil, *e.StateKey)
 		}
-	case wellBody:
+	case pathBody:
 		return matrix.Lookup(e.Content, "body")
-	case wellMsgtype:
+	case pathMsgtype:
 		return matrix.Lookup(e.Content, "msgtype")
-	case wellMembership:
+	case pathMembership:
 		return matrix.Lookup(e.Content, "membership")
-	case wellMentions:
+	case pathMentions:
 		return matrix.Lookup(e.Content, "m.mentions")
-	case wellMentionUsers:
-		return matrix.Lookup(s.get(&path{well: wellMentions}), "user_ids")
-	case wellMentionRoom:
-		return matrix.Lookup(s.get(&path{well: wellMentions}), "room")
-	case wellRelType:
+	case pathMentionUsers:
+		return matrix.Lookup(s.get(&path{known: pathMentions}), "user_ids")
+	case pathMentionRoom:
+		return matrix.Lookup(s.get(&path{known: pathMentions}), "room")
+	case pathRelType:
 		return matrix.Lookup(matrix.Lookup(e.Content, "m.relates_to"), "rel_type")
 	}
 	return nil
@@ -109,14 +109,14 @@ func (s *Subject) read(w well) []byte {
 
 // text gives the value of a property that is a string.
 func (s *Subject) text(p *path) (string, bool) {
-	switch e := s.event; p.well {
-	case wellType:
+	switch e := s.event; p.known {
+	case pathType:
 		return e.Type, true
-	case wellSender:
+	case pathSender:
 		return e.Sender, true
-	case wellRoom:
+	case pathRoom:
 		return e.RoomID, true
-	case wellStateKey:
+	case pathStateKey:
 		if e.StateKey == nil {
 			return "", false
 		}
@@ -130,11 +130,11 @@ func (s *Subject) walk(parts []string) []byte {
 	case len(parts) == 1 && parts[0] == "event_id":
 		return matrix.AppendString(nil, s.event.ID)
 	case len(parts) == 1 && parts[0] == "room_id":
-		return s.get(&path{well: wellRoom})
+		return s.get(&path{known: pathRoom})
 	}
 	at := []byte(s.event.JSON)
 	for _, p := range parts {
-		if !s.spend(len(at)) {
+		if !s.useSteps(len(at)) {
 			return nil
 		}
 		if at = matrix.Lookup(at, p); at == nil {

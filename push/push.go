@@ -55,20 +55,20 @@ type Deps struct {
 // Push is the package's one object.
 type Push struct {
 	Deps
-	config   Config
-	stepMost int // lower in tests
-	events   *stream.Stream
-	rules    ruleCache
-	counts   counts
-	workers  workers
-	places   places
-	badges   badges
-	life     context.Context // of what is sent
-	stop     context.CancelFunc
-	tells    bool // this process sends notifications
-	gateway  gateway
-	heard    [2]*stream.Subscription // what unread counts follow
-	change   func(ctx context.Context, userID string, c ruleChange) (struct{}, error)
+	config        Config
+	maxBatch      int // lower in tests
+	events        *stream.Stream
+	rules         ruleCache
+	counts        counts
+	sender        senderState
+	slots         sendSlots
+	badges        badges
+	sendContext   context.Context // of what is sent
+	stopSends     context.CancelFunc
+	sends         bool // this process sends notifications
+	gateway       gateway
+	subscriptions [2]*stream.Subscription // what unread counts follow
+	change        func(ctx context.Context, userID string, c ruleChange) (struct{}, error)
 }
 
 // New registers the tails and the background part of the role.
@@ -79,25 +79,25 @@ func New(d Deps, c Config) (*Push, error) {
 	if c.GiveUpAfter <= 0 {
 		c.GiveUpAfter = conf.Duration(24 * time.Hour)
 	}
-	p := &Push{Deps: d, config: c, stepMost: stepMost, events: d.Rooms.Stream(), tells: d.Process.Leases.Self().Has("push")}
+	p := &Push{Deps: d, config: c, maxBatch: maxBatch, events: d.Rooms.Stream(), sends: d.Process.Leases.Self().Has("push")}
 	p.rules.users = map[string]*userRules{}
-	p.counts.rooms, p.counts.most = map[string]*roomLog{}, cmp.Or(c.CountMemory.Bytes(), 128<<20)
+	p.counts.rooms, p.counts.maxBytes = map[string]*roomLog{}, cmp.Or(c.CountMemory.Bytes(), 128<<20)
 	p.gateway = newGateway(c)
-	p.workers.init()
-	p.places.init()
+	p.sender.init()
+	p.slots.init()
 	p.badges.init()
-	p.life, p.stop = context.WithCancel(context.Background())
+	p.sendContext, p.stopSends = context.WithCancel(context.Background())
 	p.change = role.Owned(d.Process, d.Accounts.DataStream(), "push.rules", p.changeHere)
 	d.Accounts.DataStream().Subscribe(p.rulesChanged)
-	p.heard = [2]*stream.Subscription{
+	p.subscriptions = [2]*stream.Subscription{
 		d.Receipts.Stream().Subscribe(p.receiptsCame, "sync", "push"), p.events.Subscribe(p.eventsCame, "sync", "push"),
 	}
 	d.Process.Bus.Subscribe(pushersTopic, p.pushersChanged)
 	consumer := notifications
-	consumer.Stream, consumer.OnAssigned, consumer.Work, consumer.Periodic = p.events, p.workers.taken, p.work, p.retry
+	consumer.Stream, consumer.OnAssigned, consumer.Work, consumer.Periodic = p.events, p.sender.onAssigned, p.sendBatch, p.retryOutbox
 	d.Process.Streams.Consume(consumer)
 	d.Process.Go("push.sends", p.endSends)
-	if p.tells {
+	if p.sends {
 		d.Process.Go("push.badges", p.sendBadges)
 	}
 	return p, nil
@@ -107,9 +107,9 @@ const typeRules = "m.push_rules"
 
 // ruleCache remembers the rules of users.
 type ruleCache struct {
-	mu    sync.RWMutex
-	users map[string]*userRules
-	moved int64 // how often rules changed: what was read before may be stale
+	mu      sync.RWMutex
+	users   map[string]*userRules
+	changes int64 // how often rules changed: what was read before may be stale
 }
 
 type userRules struct {
@@ -121,7 +121,7 @@ type userRules struct {
 func (p *Push) rulesOf(ctx context.Context, userID string) (*userRules, error) {
 	c := &p.rules
 	c.mu.RLock()
-	u, moved := c.users[userID], c.moved
+	u, moved := c.users[userID], c.changes
 	c.mu.RUnlock()
 	if u != nil {
 		return u, nil
@@ -133,7 +133,7 @@ func (p *Push) rulesOf(ctx context.Context, userID string) (*userRules, error) {
 	u = &userRules{compiled: Compile(userID, raw), stored: raw}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.moved == moved {
+	if c.changes == moved {
 		if len(c.users) >= max(p.config.RuleCache, 100) {
 			for id := range c.users { // any
 				delete(c.users, id)
@@ -172,7 +172,7 @@ func (p *Push) rulesChanged(rows []stream.Row) {
 			continue
 		}
 		p.rules.mu.Lock()
-		p.rules.moved++
+		p.rules.changes++
 		delete(p.rules.users, row.Key)
 		p.rules.mu.Unlock()
 	}

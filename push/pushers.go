@@ -43,10 +43,10 @@ func (p *pusher) url() string {
 // they send, see pushersNow.
 const pushersTopic = "pushers"
 
-func (p *Push) pushersChanged(bus.Message) { p.workers.forget() }
+func (p *Push) pushersChanged(bus.Message) { p.sender.forget() }
 
-func (p *Push) tellPushers(ctx context.Context) {
-	p.workers.forget()
+func (p *Push) announcePushers(ctx context.Context) {
+	p.sender.forget()
 	_ = p.Process.Bus.Publish(ctx, bus.Message{Topic: pushersTopic}) // a hint
 }
 
@@ -55,39 +55,39 @@ const pushersChange = `UPDATE pusher_changes SET n = n + 1 WHERE id = 1`
 
 // pushersNow forgets the receivers of rooms when pushers were changed since they were read: whoever sets a pusher is told of
 // all events that are acknowledged later. Shards that come together ask once.
-func (p *Push) pushersNow(ctx context.Context) error {
-	w := &p.workers
-	turn := w.turns.Add(1)
-	w.reading.Lock()
-	defer w.reading.Unlock()
+func (p *Push) checkPushers(ctx context.Context) error {
+	w := &p.sender
+	turn := w.tickets.Add(1)
+	w.counting.Lock()
+	defer w.counting.Unlock()
 	if turn <= w.answered { // by a read that began later
 		return nil
 	}
-	turn = w.turns.Load()
+	turn = w.tickets.Load()
 	var n int64
 	if err := p.Process.DB.QueryRow(ctx, `SELECT n FROM pusher_changes WHERE id = 1`).Scan(&n); err != nil {
 		return err
 	}
-	if n != w.changes {
+	if n != w.changeCount {
 		w.forget()
 	}
-	w.changes, w.answered = n, turn
+	w.changeCount, w.answered = n, turn
 	return nil
 }
 
 // lookEvery is how often who waits for a place looks whether pushers were changed; of a change that this process hears of it knows
 // at once.
-const lookEvery = 100 * time.Millisecond
+const checkPushersEvery = 100 * time.Millisecond
 
 // pushersMoved tells that pushers may have been changed since it was seen how often they were. looked is when it was asked last.
-func (p *Push) pushersMoved(ctx context.Context, seen int64, looked *time.Time) bool {
-	if now := p.Now(); now.Sub(*looked) >= lookEvery {
+func (p *Push) pushersChangedSince(ctx context.Context, seen int64, looked *time.Time) bool {
+	if now := p.Now(); now.Sub(*looked) >= checkPushersEvery {
 		*looked = now
-		if err := p.pushersNow(ctx); err != nil {
+		if err := p.checkPushers(ctx); err != nil {
 			return true
 		}
 	}
-	return p.workers.changed.Load() != seen
+	return p.sender.changed.Load() != seen
 }
 
 func (p *Push) queryPushers(ctx context.Context, where string, args ...any) ([]*pusher, error) {
@@ -139,13 +139,13 @@ func (p *Push) setPusher(r *web.Request, b *pusherBody) (any, error) {
 		return nil, matrix.InvalidParam("Expected an app_id of at most 64 and a pushkey of at most 512 bytes")
 	}
 	if string(b.Kind) == "null" {
-		defer p.tellPushers(r.Context())
+		defer p.announcePushers(r.Context())
 		return nil, p.deletePusher(r.Context(), r.UserID(), b.AppID, b.Pushkey)
 	}
 	if err := p.checkPusher(b); err != nil {
 		return nil, err
 	}
-	defer p.tellPushers(r.Context())
+	defer p.announcePushers(r.Context())
 	return nil, p.putPusher(r.Context(), r.Identity, b)
 }
 
@@ -229,14 +229,14 @@ func (p *Push) putPusher(ctx context.Context, who *web.Identity, b *pusherBody) 
 	})
 }
 
-const thisPusher = ` WHERE user_id = $1 AND app_id = $2 AND pushkey = $3`
+const wherePusher = ` WHERE user_id = $1 AND app_id = $2 AND pushkey = $3`
 
 func (p *Push) deletePusher(ctx context.Context, userID, appID, pushkey string) error {
 	return p.Process.DB.Tx(ctx, func(tx *db.Tx) error {
-		if _, err := tx.Exec(ctx, "DELETE FROM pushers"+thisPusher, userID, appID, pushkey); err != nil {
+		if _, err := tx.Exec(ctx, "DELETE FROM pushers"+wherePusher, userID, appID, pushkey); err != nil {
 			return err
 		}
-		return pusherGone(ctx, tx, userID, appID, pushkey)
+		return removeOutbox(ctx, tx, userID, appID, pushkey)
 	})
 }
 
@@ -244,19 +244,19 @@ func (p *Push) deletePusher(ctx context.Context, userID, appID, pushkey string) 
 func (p *Push) deleteRejected(ctx context.Context, x *pusher) (removed bool, err error) {
 	err = p.Process.DB.Tx(ctx, func(tx *db.Tx) error {
 		n, err := tx.Exec(
-			ctx, "DELETE FROM pushers"+thisPusher+" AND set_ms = $4 AND data = $5", x.UserID, x.AppID, x.Pushkey, x.set, string(x.Data),
+			ctx, "DELETE FROM pushers"+wherePusher+" AND set_ms = $4 AND data = $5", x.UserID, x.AppID, x.Pushkey, x.set, string(x.Data),
 		)
 		if removed = n > 0; err != nil || !removed {
 			return err
 		}
-		return pusherGone(ctx, tx, x.UserID, x.AppID, x.Pushkey)
+		return removeOutbox(ctx, tx, x.UserID, x.AppID, x.Pushkey)
 	})
 	return removed, err
 }
 
 // pusherGone is behind the removal of a pusher, in its transaction.
-func pusherGone(ctx context.Context, tx *db.Tx, userID, appID, pushkey string) error {
-	if _, err := tx.Exec(ctx, "DELETE FROM push_outbox"+thisPusher, userID, appID, pushkey); err != nil {
+func removeOutbox(ctx context.Context, tx *db.Tx, userID, appID, pushkey string) error {
+	if _, err := tx.Exec(ctx, "DELETE FROM push_outbox"+wherePusher, userID, appID, pushkey); err != nil {
 		return err
 	}
 	_, err := tx.Exec(ctx, pushersChange)
@@ -275,7 +275,7 @@ func (p *Push) DevicesRemoved(ctx context.Context, userID string, deviceIDs []st
 		return err
 	})
 	if err == nil {
-		p.tellPushers(ctx)
+		p.announcePushers(ctx)
 	}
 	return err
 }

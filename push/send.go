@@ -14,10 +14,10 @@ import (
 
 const (
 	prepareWithin = 5 * time.Second                            // what a send may take before the gateway is asked
-	settleWithin  = 5 * time.Second                            // a statement that stores how a send ended
-	underWay      = prepareWithin + sendWithin + 5*time.Second // when a send of which nothing is known is tried again
+	storeWithin   = 5 * time.Second                            // a statement that stores how a send ended
+	inFlightFor   = prepareWithin + sendWithin + 5*time.Second // when a send of which nothing is known is tried again
 	endWithin     = 3 * time.Second                            // what sends under way get when the process ends
-	settleTries   = 60                                         // how often it is tried to store how a send ended, once a second
+	storeTries    = 60                                         // how often it is tried to store how a send ended, once a second
 	rowTries      = 5                                          // of them for a row that is not there
 	stepWithin    = 5 * time.Second                            // what the sends of a step may take while gateways take them promptly
 )
@@ -25,12 +25,12 @@ const (
 // delivery is a notification that is sent: a place is taken for it, then begin sends it.
 type delivery struct {
 	notification
-	place place
-	shard int  // of the outbox
-	again bool // it comes from the outbox, where its row is until it is sent
-	tries int64
-	sent  *atomic.Int64 // counts those of its step that a gateway took; nil: none
-	done  chan struct{}
+	place      slot
+	shard      int  // of the outbox
+	fromOutbox bool // it comes from the outbox, where its row is until it is sent
+	tries      int64
+	sent       *atomic.Int64 // counts those of its step that a gateway took; nil: none
+	done       chan struct{}
 
 	mu     sync.Mutex
 	ended  bool
@@ -40,30 +40,30 @@ type delivery struct {
 
 // deliveryOf is a notification that was not sent before.
 func deliveryOf(n notification, shard int) *delivery {
-	return &delivery{notification: n, place: placeOf(n.key(), n.pusher.url()), shard: shard, done: make(chan struct{})}
+	return &delivery{notification: n, place: slotOf(n.key(), n.pusher.url()), shard: shard, done: make(chan struct{})}
 }
 
 // begin sends in the background what has a place.
-func (p *Push) begin(d *delivery) {
+func (p *Push) start(d *delivery) {
 	go func() {
-		err := p.deliver(p.life, d)
+		err := p.deliver(p.sendContext, d)
 		d.mu.Lock()
 		d.ended, d.err = true, err
-		stored := d.stored || d.again
+		stored := d.stored || d.fromOutbox
 		if err == nil && d.sent != nil {
 			d.sent.Add(1)
 		}
 		close(d.done)
 		d.mu.Unlock()
 		if stored {
-			p.settle(d, err)
+			p.storeResult(d, err)
 		}
-		p.places.giveBack(&d.place)
+		p.slots.release(&d.place)
 	}()
 }
 
 // outcome tells how a send ended. One that has not will see to its row of the outbox itself.
-func (d *delivery) outcome() (ended bool, err error) {
+func (d *delivery) result() (ended bool, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.stored = !d.ended
@@ -87,8 +87,8 @@ func (p *Push) prepare(ctx context.Context, d *delivery) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, prepareWithin)
 	defer cancel()
 	n := d.notification
-	if d.again {
-		news, err := p.renew(ctx, d.place.key.event, &n)
+	if d.fromOutbox {
+		news, err := p.complete(ctx, d.place.key.event, &n)
 		if err != nil || !news {
 			return nil, err
 		}
@@ -98,10 +98,10 @@ func (p *Push) prepare(ctx context.Context, d *delivery) ([]byte, error) {
 
 // post asks the gateway. Only this says something of the gateway: it is in doubt from when it is slow.
 func (p *Push) post(ctx context.Context, d *delivery, body []byte) error {
-	slow := time.AfterFunc(promptly, func() { p.places.slow(&d.place, p.Now()) })
+	slow := time.AfterFunc(promptly, func() { p.slots.markSlow(&d.place, p.Now()) })
 	rejected, err := p.gateway.send(ctx, d.pusher.url(), body)
 	if inTime := slow.Stop(); ctx.Err() == nil { // else the process ends
-		p.judge(d, err, inTime)
+		p.recordOutcome(d, err, inTime)
 	}
 	if err != nil {
 		return err
@@ -110,7 +110,7 @@ func (p *Push) post(ctx context.Context, d *delivery, body []byte) error {
 }
 
 // errSetAnew says that a rejection is of a pusher which is no longer there as it was sent to.
-var errSetAnew = errors.New("the push gateway rejected a pusher that was changed meanwhile")
+var errReplaced = errors.New("the push gateway rejected a pusher that was changed meanwhile")
 
 // reject removes a pusher that is among those which the gateway rejects. One that was set anew meanwhile was not rejected: it stays, and
 // the outbox sends to it what the one before did not get (errSetAnew), or finds that there is none.
@@ -122,27 +122,27 @@ func (p *Push) reject(ctx context.Context, to *pusher, rejected []string) error 
 	if err != nil {
 		return err
 	}
-	p.tellPushers(ctx)
+	p.announcePushers(ctx)
 	if !removed {
-		return errSetAnew
+		return errReplaced
 	}
 	return nil
 }
 
-const thisRow = thisPusher + ` AND event_id = $4`
+const whereRow = wherePusher + ` AND event_id = $4`
 
 // settle stores the outcome of a send in its row of the outbox, which may be on its way there yet. If that fails it is sent again.
-func (p *Push) settle(d *delivery, outcome error) {
-	for try := range settleTries {
+func (p *Push) storeResult(d *delivery, outcome error) {
+	for try := range storeTries {
 		n, err := p.storeOutcome(d, outcome)
 		switch {
-		case err == nil && (n > 0 || d.again || try+1 >= rowTries):
+		case err == nil && (n > 0 || d.fromOutbox || try+1 >= rowTries):
 			return
-		case err != nil && p.life.Err() == nil && !db.IsUnavailable(err):
+		case err != nil && p.sendContext.Err() == nil && !db.IsUnavailable(err):
 			p.Process.Log.Warn("the outcome of a notification was not stored yet, it may be sent again", "user", d.pusher.UserID, "error", err)
 		}
 		select {
-		case <-p.life.Done():
+		case <-p.sendContext.Done():
 			return
 		case <-time.After(firstPause):
 		}
@@ -151,18 +151,18 @@ func (p *Push) settle(d *delivery, outcome error) {
 
 // storeOutcome gives how many rows there were. What was sent is noted also at the end of the process.
 func (p *Push) storeOutcome(d *delivery, outcome error) (rows int64, err error) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(p.life), settleWithin)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(p.sendContext), storeWithin)
 	defer cancel()
 	k := d.place.key
 	if outcome == nil {
-		return p.Process.DB.Exec(ctx, "DELETE FROM push_outbox"+thisRow, k.user, k.app, k.pushkey, k.event)
+		return p.Process.DB.Exec(ctx, "DELETE FROM push_outbox"+whereRow, k.user, k.app, k.pushkey, k.event)
 	}
-	pause, tries := p.pauseAfter(d, outcome)
+	pause, tries := p.pauseAfterFailure(d, outcome)
 	next := p.Now().Add(pause).UnixMilli()
 	rows, err = p.Process.DB.Exec(
-		ctx, "UPDATE push_outbox SET next_ms = $5, tries = tries + $6"+thisRow, k.user, k.app, k.pushkey, k.event, next, tries,
+		ctx, "UPDATE push_outbox SET next_ms = $5, tries = tries + $6"+whereRow, k.user, k.app, k.pushkey, k.event, next, tries,
 	)
-	p.workers.lookAt(d.shard, next)
+	p.sender.setDue(d.shard, next)
 	return rows, err
 }
 
@@ -170,95 +170,95 @@ func (p *Push) storeOutcome(d *delivery, outcome error) (rows int64, err error) 
 // end too.
 func (p *Push) endSends(ctx context.Context) error {
 	<-ctx.Done()
-	p.places.close()
+	p.slots.close()
 	ended := make(chan struct{})
 	go func() {
-		p.places.running.Wait()
+		p.slots.running.Wait()
 		close(ended)
 	}()
 	select {
 	case <-ended:
 	case <-time.After(endWithin):
 	}
-	p.stop()
+	p.stopSends()
 	<-ended
 	return nil
 }
 
 // step is what becomes of the notifications of a batch, or of a part of it.
-type step struct {
-	left  []*waiting
-	under []*delivery // being sent
-	kept  []keptBack
-	sent  atomic.Int64 // how many of them gateways took
+type sendStep struct {
+	queues   []*gatewayQueue
+	inFlight []*delivery // being sent
+	deferred []outboxEntry
+	sent     atomic.Int64 // how many of them gateways took
 }
 
 // waiting are the notifications for a gateway that have no place yet.
-type waiting struct{ list []*delivery }
+type gatewayQueue struct{ list []*delivery }
 
 // keptBack is a notification for the outbox.
-type keptBack struct {
+type outboxEntry struct {
 	*delivery
 	pause time.Duration // until it is tried
 	tries int
 }
 
 // keepBack is for what was not sent: it is due at once, or when its gateway or pusher is no longer left alone.
-func (p *Push) keepBack(d *delivery) keptBack {
-	if now := p.Now(); p.places.isAlone(&d.place, now) {
-		return keptBack{d, p.places.putOff(&d.place, now), 0}
+func (p *Push) toOutbox(d *delivery) outboxEntry {
+	if now := p.Now(); p.slots.isBackingOff(&d.place, now) {
+		return outboxEntry{d, p.slots.delay(&d.place, now), 0}
 	}
-	return keptBack{d, 0, 0}
+	return outboxEntry{d, 0, 0}
 }
 
 // waitFor makes a list what is left of the step.
-func (s *step) waitFor(list []*delivery) {
-	by := map[string]*waiting{}
+func (s *sendStep) enqueue(list []*delivery) {
+	by := map[string]*gatewayQueue{}
 	for _, d := range list {
 		d.sent = &s.sent
 		w := by[d.place.gateway]
 		if w == nil {
-			w = &waiting{}
+			w = &gatewayQueue{}
 			by[d.place.gateway] = w
-			s.left = append(s.left, w)
+			s.queues = append(s.queues, w)
 		}
 		w.list = append(w.list, d)
 	}
 }
 
 // patience is how long a step waits for its sends: until none ended well for a moment, and not longer than stepWithin.
-type patience struct {
-	sent   *atomic.Int64
-	seen   int64 // of sent, when the moment began
-	moment *time.Timer
-	end    time.Time
-	over   bool
+type sendWait struct {
+	sent    *atomic.Int64
+	seen    int64 // of sent, when the moment began
+	timer   *time.Timer
+	end     time.Time
+	expired bool
 }
 
 // expired is called at the end of the moment.
-func (w *patience) expired() {
+func (w *sendWait) timerFired() {
 	n := w.sent.Load()
-	if w.over = n == w.seen || obs.Now().After(w.end); !w.over {
+	if w.expired = n == w.seen || obs.Now().After(w.end); !w.expired {
 		w.seen = n
-		w.moment.Reset(promptly)
+		w.timer.Reset(promptly)
 	}
 }
 
 // wait waits for an event unless the patience is over, or ctx.
-func (w *patience) wait(ctx context.Context, event <-chan struct{}) {
+func (w *sendWait) wait(ctx context.Context, event <-chan struct{}) {
 	select { // first, also when the event is there already
-	case <-w.moment.C:
-		w.expired()
+	case <-w.timer.C:
+		w.timerFired()
 	default:
 	}
-	for !w.over {
+	for !w.expired {
 		select {
 		case <-event:
 			return
-		case <-w.moment.C:
-			w.expired()
+		case <-w.timer.C:
+			w.timerFired()
 		case <-ctx.Done():
-			w.over = true
+			w.expired = true
 		}
 	}
 }
@@ -266,57 +266,57 @@ func (w *patience) wait(ctx context.Context, event <-chan struct{}) {
 // send sends what there are places for, waits for the gateways as long as they take some, and gives the rest. seen is how often
 // pushers were changed when they were read. When ctx ends it waits no longer, and still gives the rest: what was begun is known
 // only here.
-func (p *Push) send(ctx context.Context, list []*delivery, seen int64) []keptBack {
-	s := &step{}
-	s.waitFor(list)
-	w := &patience{sent: &s.sent, moment: time.NewTimer(promptly), end: obs.Now().Add(stepWithin), over: ctx.Err() != nil}
-	defer w.moment.Stop()
+func (p *Push) send(ctx context.Context, list []*delivery, seen int64) []outboxEntry {
+	s := &sendStep{}
+	s.enqueue(list)
+	w := &sendWait{sent: &s.sent, timer: time.NewTimer(promptly), end: obs.Now().Add(stepWithin), expired: ctx.Err() != nil}
+	defer w.timer.Stop()
 	looked := p.Now()
-	for freed := p.places.next(); ; freed = p.places.next() {
-		p.beginLeft(s)
-		if len(s.left) == 0 || w.over {
+	for freed := p.slots.freedSignal(); ; freed = p.slots.freedSignal() {
+		p.startQueued(s)
+		if len(s.queues) == 0 || w.expired {
 			break
 		}
-		if w.wait(ctx, freed); w.over || p.pushersMoved(ctx, seen, &looked) {
+		if w.wait(ctx, freed); w.expired || p.pushersChangedSince(ctx, seen, &looked) {
 			break
 		}
 	}
-	for _, at := range s.left { // the outbox looks whether the pusher is still there
+	for _, at := range s.queues { // the outbox looks whether the pusher is still there
 		for _, d := range at.list {
-			s.kept = append(s.kept, p.keepBack(d))
+			s.deferred = append(s.deferred, p.toOutbox(d))
 		}
 	}
 	w.end = time.Time{} // those that are under way get the rest of the moment
-	for _, d := range s.under {
+	for _, d := range s.inFlight {
 		w.wait(ctx, d.done)
 	}
-	for _, d := range s.under {
-		switch ended, err := d.outcome(); {
-		case !ended && d.again: // its row is there
+	for _, d := range s.inFlight {
+		switch ended, err := d.result(); {
+		case !ended && d.fromOutbox: // its row is there
 		case !ended:
-			s.kept = append(s.kept, keptBack{d, underWay, 0})
+			s.deferred = append(s.deferred, outboxEntry{d, inFlightFor, 0})
 		case err != nil:
-			pause, tries := p.pauseAfter(d, err)
-			s.kept = append(s.kept, keptBack{d, pause, tries})
+			pause, tries := p.pauseAfterFailure(d, err)
+			s.deferred = append(s.deferred, outboxEntry{d, pause, tries})
 		}
 	}
-	return s.kept
+	return s.deferred
 }
 
 // beginLeft begins what has a place now.
-func (p *Push) beginLeft(s *step) {
+func (p *Push) startQueued(s *sendStep) {
 	now := p.Now()
-	left := s.left[:0]
-	for _, at := range s.left {
-		if p.beginAt(s, at, now); len(at.list) > 0 {
+	left := s.queues[:0]
+	for _, at := range s.queues {
+		if p.startQueue(s, at, now); len(at.list) > 0 {
 			left = append(left, at)
 		}
 	}
-	s.left = left
+	s.queues = left
 }
 
 // beginAt begins what has a place of the notifications for a gateway. The gateway, and users, that just had none are not asked again.
-func (p *Push) beginAt(s *step, at *waiting, now time.Time) {
+func (p *Push) startQueue(s *sendStep, at *gatewayQueue, now time.Time) {
 	var behind []*delivery // that have to wait for their users
 	full := map[string]bool{}
 	for i, d := range at.list {
@@ -324,23 +324,23 @@ func (p *Push) beginAt(s *step, at *waiting, now time.Time) {
 			behind = append(behind, d)
 			continue
 		}
-		switch other, err := p.places.take(d, now); {
+		switch other, err := p.slots.acquire(d, now); {
 		case err == nil:
-			p.begin(d)
-			s.under = append(s.under, d)
-		case errors.Is(err, errNoPlace) && d.place.full == d.place.gateway:
+			p.start(d)
+			s.inFlight = append(s.inFlight, d)
+		case errors.Is(err, errNoSlot) && d.place.exhausted == d.place.gateway:
 			at.list = at.list[i:]
 			if len(behind) > 0 {
 				at.list = slices.Concat(behind, at.list)
 			}
 			return
-		case errors.Is(err, errNoPlace):
-			full[d.place.full] = true
+		case errors.Is(err, errNoSlot):
+			full[d.place.exhausted] = true
 			behind = append(behind, d)
-		case errors.Is(err, errUnderWay): // the batch was begun before
-			s.under = append(s.under, other)
+		case errors.Is(err, errInFlight): // the batch was begun before
+			s.inFlight = append(s.inFlight, other)
 		default:
-			s.kept = append(s.kept, p.keepBack(d))
+			s.deferred = append(s.deferred, p.toOutbox(d))
 		}
 	}
 	at.list = behind

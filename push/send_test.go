@@ -72,7 +72,7 @@ func (n *node) outboxRows(t testing.TB) (rows int) {
 func (n *node) toTell(t testing.TB, eventID string) []*delivery {
 	t.Helper()
 	row := n.rowOf(t, eventID)
-	list, _, err := n.gather(t.Context(), row.Shard, []stream.Row{row})
+	list, _, err := n.collect(t.Context(), row.Shard, []stream.Row{row})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -138,13 +138,13 @@ func TestALongOutboxHoldsUpNobodyElse(t *testing.T) {
 		for i := range rows {
 			values = append(values, []any{"@carol:here.test", "a", fmt.Sprint("carol", i%30), fmt.Sprint("$", i), shard, now, now, 1})
 		}
-		n.places.failed(&sendTo("@carol:here.test", ill.URL, "").place, n.Now())
+		n.slots.sendFailed(&sendTo("@carol:here.test", ill.URL, "").place, n.Now())
 		if err := n.Process.DB.Write(t.Context(), func(w *db.Batch) error { w.Rows(outboxRows, values); return nil }); err != nil {
 			t.Fatal(err)
 		}
-		n.workers.lookAt(shard, now)
+		n.sender.setDue(shard, now)
 		for i := range 3 {
-			n.places.failed(&sendTo("@bob:here.test", "another", "").place, n.Now())
+			n.slots.sendFailed(&sendTo("@bob:here.test", "another", "").place, n.Now())
 			began, event := time.Now(), n.Say(t, "alice", room, fmt.Sprint(i))
 			roletest.Until(t, "bob is told", func() bool { _, times := well.find(event); return times > 0 })
 			if took := time.Since(began); took > 5*time.Second {
@@ -168,7 +168,7 @@ func TestALargeEventIsStoredInParts(t *testing.T) {
 		room := n.Room(t, "alice", "bob", "carol")
 		small, large := n.Say(t, "alice", room, "to carol"), n.Say(t, "alice", room, "to all")
 		n.worked(t)
-		n.stepMost = 10
+		n.maxBatch = 10
 		n.pushers(t, "bob", g, 5)
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
@@ -177,7 +177,7 @@ func TestALargeEventIsStoredInParts(t *testing.T) {
 			for _, e := range events {
 				rows = append(rows, n.rowOf(t, e))
 			}
-			commit, err := n.work(ctx, rows[0].Shard, rows)
+			commit, err := n.sendBatch(ctx, rows[0].Shard, rows)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -211,15 +211,15 @@ func TestASlowCountSaysNothingOfTheGateway(t *testing.T) {
 		room := n.Room(t, "alice", "bob", "carol")
 		first := n.Say(t, "alice", room, "the gateway is known")
 		roletest.Until(t, "bob is told", func() bool { _, times := g.find(first); return times == 1 })
-		_, e := n.entry("@bob:here.test", room)
-		e.work.Lock() // the count of this user takes long
+		_, e := n.userCount("@bob:here.test", room)
+		e.evaluating.Lock() // the count of this user takes long
 		event := n.Say(t, "alice", room, "x")
 		roletest.Until(t, "it is in the outbox", func() bool { return n.outboxRows(t) == 1 })
 		at := &sendTo("@carol:here.test", g.URL, "").place
-		n.places.mu.Lock()
-		found := n.places.trustOf(at, n.Now())
-		n.places.mu.Unlock()
-		e.work.Unlock()
+		n.slots.mu.Lock()
+		found := n.slots.trustOf(at, n.Now())
+		n.slots.mu.Unlock()
+		e.evaluating.Unlock()
 		if found != trusted {
 			t.Errorf("found %d for carol", found)
 		}
@@ -229,9 +229,9 @@ func TestASlowCountSaysNothingOfTheGateway(t *testing.T) {
 		g.Close()
 		n.Say(t, "alice", room, "what fails does")
 		roletest.Until(t, "the gateway is in doubt", func() bool {
-			n.places.mu.Lock()
-			defer n.places.mu.Unlock()
-			return n.places.trustOf(at, n.Now()) == doubtedGateway
+			n.slots.mu.Lock()
+			defer n.slots.mu.Unlock()
+			return n.slots.trustOf(at, n.Now()) == suspectGateway
 		})
 	})
 }
@@ -247,7 +247,7 @@ func TestAGracefulEndSendsNothingTwice(t *testing.T) {
 		}
 		one.pusher(t, "bob", g.URL, "k", obj{})
 		for _, p := range []*node{one, two} {
-			p.places.prompt(&sendTo("@bob:here.test", g.URL, "").place)
+			p.slots.sendPrompt(&sendTo("@bob:here.test", g.URL, "").place)
 		}
 		for _, room := range ids {
 			said = append(said, one.Say(t, "alice", room, "x"))
@@ -282,13 +282,13 @@ func TestWhoGetsAShardLooksAtItsOutbox(t *testing.T) {
 		event, shard := one.Say(t, "alice", room, "x"), one.events.Shard(room)
 		one.worked(t)
 		one.pushers(t, "bob", g, 1)
-		two.places.close() // it sends nothing more
+		two.slots.close() // it sends nothing more
 		now := one.Now().UnixMilli()
 		row := []any{"@bob:here.test", "a", "bob0", event, shard, now, now, 1}
 		if err := one.Process.DB.Write(t.Context(), func(w *db.Batch) error { w.Rows(outboxRows, [][]any{row}); return nil }); err != nil {
 			t.Fatal(err)
 		}
-		one.workers.outbox[shard].Store(one.Now().Add(outboxEvery).UnixMilli())
+		one.sender.outboxDue[shard].Store(one.Now().Add(outboxCheckEvery).UnixMilli())
 		stopTwo()
 		roletest.Until(t, "bob is told", func() bool { _, times := g.find(event); return times == 1 })
 	})
@@ -303,15 +303,15 @@ func TestABatchThatComesAgainWaitsForWhatIsUnderWay(t *testing.T) {
 		n.worked(t)
 		g.slowly(200 * time.Millisecond)
 		n.pushers(t, "bob", g, 1)
-		if err := n.pushersNow(t.Context()); err != nil {
+		if err := n.checkPushers(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		ended, end := context.WithCancel(t.Context())
 		end()
-		if kept := n.send(ended, n.toTell(t, event), n.workers.changed.Load()); len(kept) != 1 {
+		if kept := n.send(ended, n.toTell(t, event), n.sender.changed.Load()); len(kept) != 1 {
 			t.Errorf("a worker that ends: expected that it keeps what it began, found %d", len(kept))
 		}
-		if kept := n.send(t.Context(), n.toTell(t, event), n.workers.changed.Load()); len(kept) != 0 {
+		if kept := n.send(t.Context(), n.toTell(t, event), n.sender.changed.Load()); len(kept) != 0 {
 			t.Errorf("the next one: expected that nothing is left, found %d", len(kept))
 		}
 		if _, times := g.find(event); times != 1 {
@@ -342,7 +342,7 @@ func TestAnOutcomeIsStoredWhenTheDatabaseIsBack(t *testing.T) {
 		}
 		settled := make(chan struct{})
 		go func() {
-			n.settle(d, nil)
+			n.storeResult(d, nil)
 			close(settled)
 		}()
 		time.Sleep(100 * time.Millisecond)
@@ -357,23 +357,23 @@ func TestAnOutcomeIsStoredWhenTheDatabaseIsBack(t *testing.T) {
 // TestWhoWaitsForAPlaceDoesNotAskForEach: one of a gateway that has none tells for all.
 func TestWhoWaitsForAPlaceDoesNotAskForEach(t *testing.T) {
 	p := &Push{Deps: Deps{Now: time.Now}}
-	p.places.init()
-	p.places.fill(each("user"), only("busy"), false, time.Now())
-	var s step
+	p.slots.init()
+	p.slots.fill(each("user"), only("busy"), false, time.Now())
+	var s sendStep
 	var all []*delivery
 	for i := range 100 {
 		all = append(all, sendTo(fmt.Sprint("waiting", i), "busy", "e"))
 	}
-	s.waitFor(all)
-	p.beginLeft(&s)
+	s.enqueue(all)
+	p.startQueued(&s)
 	asked := 0
 	for _, d := range all {
-		if d.place.full != "" {
+		if d.place.exhausted != "" {
 			asked++
 		}
 	}
-	if asked != 1 || len(s.left) != 1 || !slices.Equal(s.left[0].list, all) {
-		t.Errorf("expected that one is asked for and all wait, found %d and %d gateways", asked, len(s.left))
+	if asked != 1 || len(s.queues) != 1 || !slices.Equal(s.queues[0].list, all) {
+		t.Errorf("expected that one is asked for and all wait, found %d and %d gateways", asked, len(s.queues))
 	}
 }
 
@@ -383,19 +383,19 @@ func TestABatchWaitsNoLongerThanAMoment(t *testing.T) {
 	close(events)
 	for range 100 { // both are there
 		past <- time.Time{}
-		w := patience{sent: new(atomic.Int64), moment: &time.Timer{C: past}, end: time.Now().Add(time.Hour)}
-		if w.wait(t.Context(), events); !w.over {
+		w := sendWait{sent: new(atomic.Int64), timer: &time.Timer{C: past}, end: time.Now().Add(time.Hour)}
+		if w.wait(t.Context(), events); !w.expired {
 			t.Fatal("an event made it wait longer")
 		}
 	}
-	w := patience{sent: new(atomic.Int64), moment: time.NewTimer(0), end: time.Now().Add(time.Hour)}
+	w := sendWait{sent: new(atomic.Int64), timer: time.NewTimer(0), end: time.Now().Add(time.Hour)}
 	w.sent.Add(1)
 	began := time.Now()
 	if w.wait(t.Context(), nil); time.Since(began) < promptly {
 		t.Error("it does not go on though something was sent")
 	}
-	w = patience{sent: w.sent, moment: time.NewTimer(0)}
-	if w.wait(t.Context(), nil); !w.over {
+	w = sendWait{sent: w.sent, timer: time.NewTimer(0)}
+	if w.wait(t.Context(), nil); !w.expired {
 		t.Error("it goes on for ever")
 	}
 }
@@ -410,7 +410,7 @@ func TestABurstIsSentWithoutTheOutbox(t *testing.T) {
 		first := n.Say(t, "alice", room, "the gateway is known")
 		roletest.Until(t, "they are told", func() bool { _, times := g.find(first); return times == 40 })
 		n.worked(t)
-		n.stepMost = 100
+		n.maxBatch = 100
 		var rows []stream.Row
 		var events []string
 		for i := range 30 { // 1,200 notifications in twelve and more steps
@@ -422,7 +422,7 @@ func TestABurstIsSentWithoutTheOutbox(t *testing.T) {
 		for _, e := range events {
 			_, before[e] = g.find(e)
 		}
-		if _, err := n.work(t.Context(), rows[0].Shard, rows); err != nil {
+		if _, err := n.sendBatch(t.Context(), rows[0].Shard, rows); err != nil {
 			t.Fatal(err)
 		}
 		for _, e := range events {
@@ -438,19 +438,19 @@ func TestABurstIsSentWithoutTheOutbox(t *testing.T) {
 
 // TestWhenTheOutboxIsLookedAt: also after the clock was put back, and when another process had the shard.
 func TestWhenTheOutboxIsLookedAt(t *testing.T) {
-	var w workers
+	var w senderState
 	now := time.Now()
-	w.outbox[3].Store(now.Add(outboxEvery).UnixMilli())
+	w.outboxDue[3].Store(now.Add(outboxCheckEvery).UnixMilli())
 	for _, c := range []struct {
 		what string
 		at   time.Time
 		due  bool
-	}{{"now", now, false}, {"later", now.Add(outboxEvery), true}, {"put back", now.Add(-time.Hour), true}} {
+	}{{"now", now, false}, {"later", now.Add(outboxCheckEvery), true}, {"put back", now.Add(-time.Hour), true}} {
 		if due := w.isDue(3, c.at); due != c.due {
 			t.Errorf("%s: found %t", c.what, due)
 		}
 	}
-	if w.taken(3); !w.isDue(3, now) {
+	if w.onAssigned(3); !w.isDue(3, now) {
 		t.Error("another process had the shard, and it is not looked at")
 	}
 }
@@ -463,18 +463,18 @@ func TestAPusherThatGoesMeanwhileIsNotTold(t *testing.T) {
 		event := n.Say(t, "alice", room, "x")
 		n.worked(t)
 		n.pushers(t, "bob", g, 1)
-		if err := n.pushersNow(t.Context()); err != nil {
+		if err := n.checkPushers(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		seen, list := n.workers.changed.Load(), n.toTell(t, event)
-		busy := n.places.fill(each("user"), only(g.URL), false, n.Now())
-		kept := make(chan []keptBack)
+		seen, list := n.sender.changed.Load(), n.toTell(t, event)
+		busy := n.slots.fill(each("user"), only(g.URL), false, n.Now())
+		kept := make(chan []outboxEntry)
 		go func() { kept <- n.send(t.Context(), list, seen) }()
 		if err := n.deletePusher(t.Context(), "@bob:here.test", "a", "bob0"); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(2 * lookEvery)
-		n.giveAllBack(busy)
+		time.Sleep(2 * checkPushersEvery)
+		n.releaseAll(busy)
 		if left := <-kept; len(left) != 1 {
 			t.Errorf("expected that it is left to the outbox, found %d", len(left))
 		}

@@ -71,32 +71,32 @@ func TestSlowPushersHoldUpNobodyAtTheirGateway(t *testing.T) {
 
 // atShared is a send for a pusher of a user to a gateway that many share.
 func atShared(user, pushkey, event string) *delivery {
-	return &delivery{place: placeOf(sendKey{user, "a", pushkey, event}, "https://shared/_matrix/push/v1/notify"), done: make(chan struct{})}
+	return &delivery{place: slotOf(sendKey{user, "a", pushkey, event}, "https://shared/_matrix/push/v1/notify"), done: make(chan struct{})}
 }
 
 // sendSlowly takes places for sends, all of which turn out to be slow; it tells how many there were.
-func (s *places) sendSlowly(now time.Time, list ...*delivery) (sent []*delivery) {
+func (s *sendSlots) sendSlowly(now time.Time, list ...*delivery) (sent []*delivery) {
 	for _, d := range list {
-		if _, err := s.take(d, now); err == nil {
+		if _, err := s.acquire(d, now); err == nil {
 			sent = append(sent, d)
 		}
 	}
 	for _, d := range sent {
-		s.slow(&d.place, now.Add(promptly))
+		s.markSlow(&d.place, now.Add(promptly))
 	}
 	return sent
 }
 
 // promptFor sends promptly for many users, and fails when one has no place.
-func (s *places) promptFor(t *testing.T, users int, now time.Time) {
+func (s *sendSlots) promptFor(t *testing.T, users int, now time.Time) {
 	t.Helper()
 	for i := range users {
 		d := atShared(fmt.Sprint("user", i), "k", "prompt")
-		if _, err := s.take(d, now); err != nil {
+		if _, err := s.acquire(d, now); err != nil {
 			t.Fatalf("user %d: %v", i, err)
 		}
-		s.judge(&d.place, took, true, now)
-		s.giveBack(&d.place)
+		s.record(&d.place, delivered, true, now)
+		s.release(&d.place)
 	}
 }
 
@@ -109,15 +109,15 @@ func TestHostilePushersDoNotOutweighPromptOnes(t *testing.T) {
 		var list []*delivery
 		for i := range 15 {
 			d := atShared(fmt.Sprint("hostile", i%3), fmt.Sprint(i), fmt.Sprint(round))
-			d.again = true
+			d.fromOutbox = true
 			list = append(list, d)
 		}
 		sent := s.sendSlowly(now, list...)
 		s.promptFor(t, 2, now.Add(promptly))
 		now = now.Add(sendWithin)
 		for _, d := range sent {
-			s.judge(&d.place, silent, false, now)
-			s.giveBack(&d.place)
+			s.record(&d.place, noAnswer, false, now)
+			s.release(&d.place)
 		}
 		now = now.Add(time.Minute)
 	}
@@ -142,11 +142,11 @@ func TestNewPushersOfAHostileUserTakeFewPlaces(t *testing.T) {
 		s.promptFor(t, 20, now.Add(promptly))
 		now = now.Add(promptly)
 	}
-	if all > began || began > 6*slowUser {
+	if all > began || began > 6*maxSlowOfUser {
 		t.Errorf("expected that only the first are sent at once, found %d, and %d later", began, all-began)
 	}
 	later := atShared("hostile0", "new", "e")
-	if later.again = true; len(s.sendSlowly(now, later)) != 0 {
+	if later.fromOutbox = true; len(s.sendSlowly(now, later)) != 0 {
 		t.Error("the outbox sends more for a user with many slow sends")
 	}
 }
@@ -155,13 +155,13 @@ func TestNewPushersOfAHostileUserTakeFewPlaces(t *testing.T) {
 func TestAnotherPusherOfTheUserIsPrompt(t *testing.T) {
 	s, now := newPlaces(), time.Now()
 	good := atShared("bob", "good", "a")
-	s.try(good, took, now)
+	s.sendOnce(good, delivered, now)
 	s.promptFor(t, 40, now)
 	s.sendSlowly(now, atShared("bob", "bad", "a"))
 	for i := range 12 {
 		s.sendSlowly(now, atShared(fmt.Sprint("hostile", i), "k", "e"))
 	}
-	if _, err := s.take(atShared("bob", "good", "b"), now.Add(promptly)); err != nil {
+	if _, err := s.acquire(atShared("bob", "good", "b"), now.Add(promptly)); err != nil {
 		t.Error(err)
 	}
 }
@@ -178,22 +178,22 @@ func TestAGatewayThatBecomesSlowForAllIsInDoubt(t *testing.T) {
 		}
 		sent := s.sendSlowly(now, list...)
 		fresh := atShared("fresh", "k", "e")
-		if _, err := s.take(fresh, now.Add(promptly)); err == nil {
+		if _, err := s.acquire(fresh, now.Add(promptly)); err == nil {
 			t.Errorf("%d users: it is sent to at once", users)
 		}
 		now = now.Add(sendWithin)
 		for _, d := range sent {
-			s.judge(&d.place, took, false, now)
-			s.giveBack(&d.place)
+			s.record(&d.place, delivered, false, now)
+			s.release(&d.place)
 		}
-		if !s.try(fresh, took, now) {
+		if !s.sendOnce(fresh, delivered, now) {
 			t.Fatalf("%d users: a pusher that was not slow has no place", users)
 		}
-		if _, err := s.take(atShared("another", "k", "e"), now); err != nil {
+		if _, err := s.acquire(atShared("another", "k", "e"), now); err != nil {
 			t.Errorf("%d users: it is prompt again: %v", users, err)
 		}
 		for _, d := range sent { // their places are few, so one comes after the other
-			if again := atShared(strings.TrimPrefix(d.place.user, ofUser), "k", "again"); !s.try(again, took, now) {
+			if again := atShared(strings.TrimPrefix(d.place.user, userPrefix), "k", "again"); !s.sendOnce(again, delivered, now) {
 				t.Fatalf("%d users: a pusher that was slow is not tried", users)
 			}
 		}
@@ -206,7 +206,7 @@ func TestOneSlowUserPutsNoGatewayInDoubt(t *testing.T) {
 	s, now := newPlaces(), time.Now()
 	s.promptFor(t, 1, now)
 	for i := range 1000 {
-		s.failed(&atShared("hostile", fmt.Sprint(i), "e").place, now)
+		s.sendFailed(&atShared("hostile", fmt.Sprint(i), "e").place, now)
 	}
 	s.promptFor(t, 1, now)
 }
@@ -214,10 +214,10 @@ func TestOneSlowUserPutsNoGatewayInDoubt(t *testing.T) {
 // TestPromptPushersAreBounded that are remembered.
 func TestPromptPushersAreBounded(t *testing.T) {
 	s := newPlaces()
-	for i := range promptMost + 10 {
-		s.prompt(&atShared("bob", fmt.Sprint(i), "e").place)
+	for i := range maxPromptPushers + 10 {
+		s.sendPrompt(&atShared("bob", fmt.Sprint(i), "e").place)
 	}
-	if len(s.prompted) > promptMost {
-		t.Errorf("found %d", len(s.prompted))
+	if len(s.promptPushers) > maxPromptPushers {
+		t.Errorf("found %d", len(s.promptPushers))
 	}
 }

@@ -32,13 +32,13 @@ const (
 )
 
 type roomFacts struct {
-	gen     int64 // how often something changed: what was read before may be stale
-	members int   // -1 when not known
-	power   *auth.Power
+	generation int64 // how often something changed: what was read before may be stale
+	members    int   // -1 when not known
+	power      *auth.Power
 }
 
 // stand is a state of a room, and the position of the event with which it began; the zero one is not known.
-type stand struct {
+type roomState struct {
 	pos     int64
 	root    state.ID
 	version event.Version
@@ -46,23 +46,23 @@ type stand struct {
 
 // entry is what is known of a user in a room. work is held while events are evaluated; the other fields are
 // under the lock of the room.
-type entry struct {
-	work    sync.Mutex
-	used    bool
-	gone    bool // it was evicted, and is counted no more
-	bytes   int64
-	loaded  bool
-	rules   *userRules
-	upto    int64            // events up to here are evaluated
-	read    map[string]int64 // by thread id, "" unthreaded: positions up to which the user has read
-	items   []item
-	name    string // the display name in lower case
-	named   bool
-	renamed int64 // how often the user's membership changed
+type userCount struct {
+	evaluating  sync.Mutex
+	used        bool
+	evicted     bool // it was evicted, and is counted no more
+	bytes       int64
+	loaded      bool
+	rules       *userRules
+	evaluatedTo int64            // events up to here are evaluated
+	read        map[string]int64 // by thread id, "" unthreaded: positions up to which the user has read
+	unread      []unreadEvent
+	name        string // the display name in lower case
+	nameKnown   bool
+	nameChanges int64 // how often the user's membership changed
 }
 
 // item is an unread event that notifies.
-type item struct {
+type unreadEvent struct {
 	pos       int64
 	id        string
 	thread    string
@@ -72,7 +72,7 @@ type item struct {
 // Unread counts what a user has not read in a room. For a user and a room that were asked for lately it
 // makes no database statement.
 func (p *Push) Unread(ctx context.Context, userID, roomID string) (Counts, error) {
-	for _, t := range p.heard {
+	for _, t := range p.subscriptions {
 		if err := t.Start(ctx); err != nil {
 			return Counts{}, err
 		}
@@ -81,13 +81,13 @@ func (p *Push) Unread(ctx context.Context, userID, roomID string) (Counts, error
 	if err != nil {
 		return Counts{}, err
 	}
-	l, e := p.entry(userID, roomID)
-	u := reader{userID, roomID, l, e, rules}
-	e.work.Lock()
-	defer e.work.Unlock()
+	l, e := p.userCount(userID, roomID)
+	u := unreadQuery{userID, roomID, l, e, rules}
+	e.evaluating.Lock()
+	defer e.evaluating.Unlock()
 	fresh, ok := l.after(e, rules)
 	for ; !ok; fresh, ok = l.after(e, rules) {
-		if err := p.loadEntry(ctx, u); err != nil {
+		if err := p.loadCount(ctx, u); err != nil {
 			return Counts{}, err
 		}
 	}
@@ -96,41 +96,41 @@ func (p *Push) Unread(ctx context.Context, userID, roomID string) (Counts, error
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	defer l.weigh(e)
+	defer l.updateBytes(e)
 	return e.count(), nil
 }
 
 // after gives the events that an entry has not seen; not ok when it must be loaded.
-func (l *roomLog) after(e *entry, rules *userRules) ([]*rooms.Event, bool) {
+func (l *roomLog) after(e *userCount, rules *userRules) ([]*rooms.Event, bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if !e.loaded || e.rules != rules || e.upto < l.floor {
+	if !e.loaded || e.rules != rules || e.evaluatedTo < l.completeAbove {
 		return nil, false
 	}
-	i, _ := slices.BinarySearchFunc(l.events, e.upto+1, func(ev *rooms.Event, pos int64) int { return cmp.Compare(ev.Pos, pos) })
+	i, _ := slices.BinarySearchFunc(l.events, e.evaluatedTo+1, func(ev *rooms.Event, pos int64) int { return cmp.Compare(ev.Pos, pos) })
 	return slices.Clip(l.events[i:]), true // what stands there is never changed
 }
 
 // entry finds or makes the entry of a user in a room.
-func (p *Push) entry(userID, roomID string) (*roomLog, *entry) {
+func (p *Push) userCount(userID, roomID string) (*roomLog, *userCount) {
 	c := &p.counts
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	l := c.rooms[roomID]
 	if l == nil {
-		l = &roomLog{counts: c, floor: p.events.Position(p.events.Shard(roomID)), users: map[string]*entry{}, facts: roomFacts{members: -1}}
+		l = &roomLog{counts: c, completeAbove: p.events.Position(p.events.Shard(roomID)), users: map[string]*userCount{}, facts: roomFacts{members: -1}}
 		c.rooms[roomID] = l
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	e := l.users[userID]
 	if e == nil {
-		if c.total >= max(p.config.CountCache, 100) || c.bytes.Load() > c.most {
+		if c.total >= max(p.config.CountCache, 100) || c.bytes.Load() > c.maxBytes {
 			c.evict(l)
 		}
-		e = &entry{}
+		e = &userCount{}
 		l.users[userID] = e
-		l.weigh(e)
+		l.updateBytes(e)
 		c.total++
 	}
 	e.used = true
@@ -138,10 +138,10 @@ func (p *Push) entry(userID, roomID string) (*roomLog, *entry) {
 }
 
 // reader is a user in a room, with the rules that count.
-type reader struct {
+type unreadQuery struct {
 	user, room string
 	log        *roomLog
-	entry      *entry
+	entry      *userCount
 	rules      *userRules
 }
 
@@ -152,7 +152,7 @@ func wasMember(e *rooms.Event) bool {
 }
 
 // advance evaluates events in the order of their positions. The caller holds work of the entry.
-func (p *Push) advance(ctx context.Context, u reader, events []*rooms.Event) error {
+func (p *Push) advance(ctx context.Context, u unreadQuery, events []*rooms.Event) error {
 	if len(events) == 0 {
 		return nil
 	}
@@ -165,7 +165,7 @@ func (p *Push) advance(ctx context.Context, u reader, events []*rooms.Event) err
 	if err != nil {
 		return err
 	}
-	var add []item
+	var add []unreadEvent
 	var gone map[string]bool
 	var own map[string]int64
 	for i, ev := range events {
@@ -209,24 +209,24 @@ func (p *Push) advance(ctx context.Context, u reader, events []*rooms.Event) err
 		if err != nil {
 			return err
 		}
-		add = append(add, item{ev.Pos, ev.ID, thread, res.Highlight})
+		add = append(add, unreadEvent{ev.Pos, ev.ID, thread, res.Highlight})
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for thread, pos := range own {
 		e.markRead(thread, pos)
 	}
-	e.items = append(e.items, add...)
-	defer l.weigh(e)
-	e.upto = max(e.upto, events[len(events)-1].Pos)
+	e.unread = append(e.unread, add...)
+	defer l.updateBytes(e)
+	e.evaluatedTo = max(e.evaluatedTo, events[len(events)-1].Pos)
 	if len(gone) > 0 {
-		e.items = slices.DeleteFunc(e.items, func(it item) bool { return gone[it.id] })
+		e.unread = slices.DeleteFunc(e.unread, func(it unreadEvent) bool { return gone[it.id] })
 	}
 	return nil
 }
 
 // markRead notes how far the user has read a thread; the caller holds the room's lock.
-func (e *entry) markRead(thread string, pos int64) {
+func (e *userCount) markRead(thread string, pos int64) {
 	if e.read[thread] >= pos {
 		return
 	}
@@ -237,14 +237,14 @@ func (e *entry) markRead(thread string, pos int64) {
 }
 
 // count drops what was read and counts the rest; the caller holds the room's lock.
-func (e *entry) count() Counts {
+func (e *userCount) count() Counts {
 	all := e.read[""]
-	e.items = slices.DeleteFunc(e.items, func(it item) bool { return it.pos <= all || it.pos <= e.read[it.thread] })
-	if len(e.items) > maxUnread {
-		e.items = slices.Clone(e.items[len(e.items)-maxUnread:])
+	e.unread = slices.DeleteFunc(e.unread, func(it unreadEvent) bool { return it.pos <= all || it.pos <= e.read[it.thread] })
+	if len(e.unread) > maxUnread {
+		e.unread = slices.Clone(e.unread[len(e.unread)-maxUnread:])
 	}
 	var out Counts
-	for _, it := range e.items {
+	for _, it := range e.unread {
 		highlight := 0
 		if it.highlight {
 			highlight = 1
@@ -274,45 +274,45 @@ func (p *Push) threadOf(ctx context.Context, e *rooms.Event) (string, error) {
 
 // newestStand gives a state of the room that is not older than what the caller saw of the log before, nor than an event: what was kept
 // of an older one would count for good, as the changes behind it were heard already, or are not above the floor and never are.
-func (p *Push) newestStand(ctx context.Context, l *roomLog, at *rooms.Event) (stand, error) {
+func (p *Push) newestState(ctx context.Context, l *roomLog, at *rooms.Event) (roomState, error) {
 	l.mu.Lock()
-	if l.newest.pos > 0 || at.Pos >= l.floor {
-		l.newest.reach(stand{at.Pos, at.Root, at.Version()})
+	if l.newest.pos > 0 || at.Pos >= l.completeAbove {
+		l.newest.advanceTo(roomState{at.Pos, at.Root, at.Version()})
 		defer l.mu.Unlock()
 		return l.newest, nil
 	}
 	l.mu.Unlock()
 	h, ok, err := p.Rooms.Head(ctx, at.RoomID)
 	if err != nil {
-		return stand{}, err
+		return roomState{}, err
 	}
-	found := stand{at.Pos, at.Root, at.Version()}
+	found := roomState{at.Pos, at.Root, at.Version()}
 	if ok {
-		found.reach(stand{h.Pos, h.Root, h.Version})
+		found.advanceTo(roomState{h.Pos, h.Root, h.Version})
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.newest.reach(found)
+	l.newest.advanceTo(found)
 	return l.newest, nil
 }
 
-func (s *stand) reach(other stand) {
+func (s *roomState) advanceTo(other roomState) {
 	if other.pos > s.pos {
 		*s = other
 	}
 }
 
 // factsFor gives what the rules of a user ask of the room, as it is now: from memory, or from its newest state. at is an event of it.
-func (p *Push) factsFor(ctx context.Context, userID string, l *roomLog, e *entry, at *rooms.Event) (Facts, error) {
+func (p *Push) factsFor(ctx context.Context, userID string, l *roomLog, e *userCount, at *rooms.Event) (Facts, error) {
 	room, err := p.roomFacts(ctx, l, at)
 	if err != nil {
 		return Facts{}, err
 	}
 	l.mu.Lock()
-	name, named, renamed := e.name, e.named, e.renamed
+	name, named, renamed := e.name, e.nameKnown, e.nameChanges
 	l.mu.Unlock()
 	if !named {
-		now, err := p.newestStand(ctx, l, at)
+		now, err := p.newestState(ctx, l, at)
 		if err != nil {
 			return Facts{}, err
 		}
@@ -327,8 +327,8 @@ func (p *Push) factsFor(ctx context.Context, userID string, l *roomLog, e *entry
 			name = strings.ToLower(name)
 		}
 		l.mu.Lock()
-		if e.renamed == renamed {
-			e.name, e.named = name, true
+		if e.nameChanges == renamed {
+			e.name, e.nameKnown = name, true
 		}
 		l.mu.Unlock()
 	}
@@ -350,7 +350,7 @@ func (p *Push) roomFacts(ctx context.Context, l *roomLog, at *rooms.Event) (room
 		f.members = len(list)
 	}
 	if f.power == nil {
-		now, err := p.newestStand(ctx, l, at)
+		now, err := p.newestState(ctx, l, at)
 		if err != nil {
 			return f, err
 		}
@@ -362,7 +362,7 @@ func (p *Push) roomFacts(ctx context.Context, l *roomLog, at *rooms.Event) (room
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.facts.gen == f.gen {
+	if l.facts.generation == f.generation {
 		l.facts = f
 	}
 	return f, nil
@@ -378,7 +378,7 @@ func (p *Push) eventsCame(rows []stream.Row) {
 		p.counts.mu.Lock()
 		l := p.counts.rooms[row.Key]
 		p.counts.mu.Unlock()
-		if l == nil && !p.tells {
+		if l == nil && !p.sends {
 			continue
 		}
 		e, err := p.Rooms.FromRowCached(row)
@@ -386,22 +386,22 @@ func (p *Push) eventsCame(rows []stream.Row) {
 			continue // package rooms reports it
 		}
 		if l != nil {
-			l.take(e)
+			l.add(e)
 		}
-		p.workers.take(e)
+		p.sender.eventCame(e)
 	}
 	p.counts.shrink()
 }
 
 // take adds an event to the log of its room.
-func (l *roomLog) take(e *rooms.Event) {
+func (l *roomLog) add(e *rooms.Event) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if e.Pos <= l.floor || len(l.events) > 0 && l.events[len(l.events)-1].Pos >= e.Pos {
+	if e.Pos <= l.completeAbove || len(l.events) > 0 && l.events[len(l.events)-1].Pos >= e.Pos {
 		return
 	}
 	l.append(e)
-	l.newest.reach(stand{e.Pos, e.Root, e.Version()})
+	l.newest.advanceTo(roomState{e.Pos, e.Root, e.Version()})
 	if !e.IsState() {
 		return
 	}
@@ -409,22 +409,22 @@ func (l *roomLog) take(e *rooms.Event) {
 	case event.TypeMember:
 		l.memberChanged(e)
 	case event.TypePowerLevels, event.TypeCreate:
-		l.facts.gen++
+		l.facts.generation++
 		l.facts.power = nil
 	}
 }
 
 func (l *roomLog) memberChanged(e *rooms.Event) {
 	if u := l.users[*e.StateKey]; u != nil {
-		u.renamed++
-		u.named = false
+		u.nameChanges++
+		u.nameKnown = false
 	}
 	before, _ := matrix.LookupString(e.PrevContent, "membership")
 	was, is := before == event.MembershipJoin, e.Membership() == event.MembershipJoin
 	if was == is {
 		return
 	}
-	l.facts.gen++
+	l.facts.generation++
 	switch {
 	case l.facts.members < manyMembers:
 		l.facts.members = -1
@@ -455,9 +455,9 @@ func (p *Push) receiptsCame(rows []stream.Row) {
 		cleared := false
 		if e := l.users[userID]; e != nil {
 			e.markRead(thread, pos)
-			if len(e.items) > 0 {
+			if len(e.unread) > 0 {
 				e.count()
-				cleared = len(e.items) == 0
+				cleared = len(e.unread) == 0
 			}
 		}
 		l.mu.Unlock()

@@ -32,7 +32,7 @@ func TestACountEndsWithItsRequest(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		l, e := n.entry(user, room)
+		l, e := n.userCount(user, room)
 		events, ok := l.after(e, rules)
 		if !ok || len(events) != said {
 			t.Fatalf("expected %d events that are not counted, found %d, %t", said, len(events), ok)
@@ -44,7 +44,7 @@ func TestACountEndsWithItsRequest(t *testing.T) {
 				t.Error("events were evaluated after the request had ended")
 			}
 		}()
-		if err := n.advance(gone, reader{user, room, l, e, rules}, holes); !errors.Is(err, context.Canceled) {
+		if err := n.advance(gone, unreadQuery{user, room, l, e, rules}, holes); !errors.Is(err, context.Canceled) {
 			t.Errorf("found %v", err)
 		}
 		n.wantUnread(t, "bob", room, said+1, 0)
@@ -91,14 +91,14 @@ func TestACountThatStandsStillKeepsNothingOld(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				l, e := n.entry(user, room)
+				l, e := n.userCount(user, room)
 				var events []*rooms.Event
 				roletest.Until(t, "what was said is heard", func() bool { events, _ = l.after(e, rules); return len(events) == 1 })
 				n.HTTP.As(c.who).Want(200, "PUT "+roomstest.API+"/rooms/"+url.PathEscape(room)+"/state/"+c.state, c.content)
 				roletest.Until(t, "the change is heard", func() bool { heard, _ := l.after(e, rules); return len(heard) == 2 })
-				e.work.Lock()
-				err = n.advance(t.Context(), reader{user, room, l, e, rules}, events)
-				e.work.Unlock()
+				e.evaluating.Lock()
+				err = n.advance(t.Context(), unreadQuery{user, room, l, e, rules}, events)
+				e.evaluating.Unlock()
 				if err != nil {
 					t.Fatal(err)
 				}

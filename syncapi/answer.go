@@ -17,91 +17,96 @@ import (
 	"lyceum/platform/web"
 )
 
-// query is one request for news.
+// query is what a request asks for, and what its answer is made with.
 type query struct {
-	s      *Sync
-	user   *user
-	device string
-	sender string // the device as transactions know it
-	state  string // of the device: set_presence
-	filter *filter
+	s                 *Sync
+	user              *user
+	device            string // id; empty for guests and others without one
+	transactionSender string // the device as the transaction ids of its events name it
+	setPresence       string // the parameter set_presence
+	filter            *filter
 	origin
 	fullState  bool
 	stateAfter bool
 
-	has     memberships  // that the device has been given
-	request *web.Request // what becomes of a large answer
+	alreadySent sentMembers  // memberships that the device has, of lazy-loading members
+	request     *web.Request // is charged for a large answer; nil in tests
 
-	*view
+	*scratch
 }
 
-// view is what belongs to the making of one answer. A request that waits has none.
-type view struct {
-	moment
-	now      vector // how far the answer goes
-	ignored  map[string]bool
-	roomData map[string][]accounts.AccountDatum // account data of rooms that is new
-	global   []accounts.AccountDatum
-	invites  bool         // those of before the token are given too: the user ignores others now
-	gives    []given      // memberships in the answer
-	left     int          // bytes that events of timelines may still take
-	heavy    time.Time    // since when it has a place for a large answer; zero while it has none
-	work     *caller.Work // which has it; nil when there is no caller
-	packed   any          // a large answer, ready to be sent
-	out      io.Writer    // takes an answer that is sent as it is built; nil for others
+// scratch is the memory that is used while an answer is built. A request that waits has none.
+type scratch struct {
+	snapshot
+	upto       vector // the positions up to which the answer goes
+	ignored    map[string]bool
+	roomData   map[string][]accounts.AccountDatum // new account data of rooms
+	global     []accounts.AccountDatum
+	allInvites bool         // invites that are older than the token are in the answer too, as the list of ignored users changed
+	sentNow    []sentMember // memberships in the answer
+	bytesLeft  int          // that the events of timelines may still take
+	largeSince time.Time    // since when the query has a large slot; zero while it has none
+	work       *caller.Work // of the caller that has the slot; nil when there is no caller
+	packed     any          // a large answer that is ready to be sent
+	out        io.Writer    // takes an answer that is sent while it is built; nil for others
 }
 
-var views = sync.Pool{New: func() any { return &view{} }}
+var scratchPool = sync.Pool{New: func() any { return &scratch{} }}
 
-// viewKept is how many rooms, or memberships given, a view has room for when it is kept for the next answer.
-const viewKept = 256
+// scratchKept is for how many rooms, or memberships, scratch memory that goes back to the pool has capacity at most.
+const scratchKept = 256
 
-// release gives a view back. The next answer uses its lists again.
-func (v *view) release() {
-	places, gives := v.places[:0], v.gives[:0]
-	if cap(places) > viewKept {
-		places = nil
+// release gives scratch memory back to the pool. The next answer uses its lists again.
+func (s *scratch) release() {
+	candidates, sentNow := s.candidates[:0], s.sentNow[:0]
+	if cap(candidates) > scratchKept {
+		candidates = nil
 	}
-	if cap(gives) > viewKept {
-		gives = nil
+	if cap(sentNow) > scratchKept {
+		sentNow = nil
 	}
-	clear(places[:cap(places)])
-	*v = view{moment: moment{places: places}, gives: gives}
-	views.Put(v)
+	clear(candidates[:cap(candidates)])
+	*s = scratch{snapshot: snapshot{candidates: candidates}, sentNow: sentNow}
+	scratchPool.Put(s)
 }
 
-// answer writes what is new between since and now; empty is true when that is nothing. The user's own presence is given and is
-// no reason to answer: the request itself may have changed it.
+// discard drops what was read for an answer that is built later, so that requests that wait hold nothing.
+func (s *scratch) discard() {
+	s.roomData, s.global, s.ignored, s.sentNow = nil, nil, nil, s.sentNow[:0]
+}
+
+// answer writes what is new between since and upto; empty is true when nothing is. The user's own presence is written but is no reason
+// to answer, as the request itself may have changed it.
 func (q *query) answer(ctx context.Context, w *writer) (empty bool, err error) {
 	if q.ignored, err = q.s.Accounts.Ignored(ctx, q.user.id); err != nil {
 		return false, err
 	}
-	if err := q.accountData(ctx); err != nil {
+	if err := q.readAccountData(ctx); err != nil {
 		return false, err
 	}
 	messages, err := q.toDevice(ctx)
 	if err != nil {
 		return false, err
 	}
-	if err := q.weigh(ctx, bytesOfData(q.global)+bytesOf(messages)); err != nil {
+	if err := q.chargeBytes(ctx, bytesOfData(q.global)+bytesOf(messages)); err != nil {
 		return false, err
 	}
-	q.gives, q.left = q.gives[:0], answerBytes
+	q.sentNow, q.bytesLeft = q.sentNow[:0], answerBytes
 	w.open('{')
 	w.key("next_batch")
-	w.b = append(q.s.layout.Append(append(w.b, '"'), q.s.Process.LogEpoch(), q.now[:], q.carried), '"')
+	w.b = append(q.s.layout.Append(append(w.b, '"'), q.s.Process.LogEpoch(), q.upto[:], q.carried), '"')
 	head := w.size()
-	rooms := w.begin("rooms")
-	if err := q.rooms(ctx, w); err != nil {
+	rooms := w.beginObject("rooms")
+	if err := q.writeRooms(ctx, w); err != nil {
 		return false, err
 	}
-	w.end(rooms)
-	people, err := q.people(ctx)
+	w.endObject(rooms)
+	lists, err := q.readDeviceLists(ctx)
 	if err != nil {
 		return false, err
 	}
 	before := w.size()
-	own, err := q.presence(ctx, w, people.came)
+	own, err := q.writePresence(ctx, w, lists.nowSharing)
 	if err != nil {
 		return false, err
 	}
@@ -109,83 +114,84 @@ func (q *query) answer(ctx context.Context, w *writer) (empty bool, err error) {
 		head = w.size()
 	}
 	if len(q.global) > 0 {
-		w.data(q.global)
+		w.accountData(q.global)
 	}
 	if len(messages) > 0 {
-		w.raws("to_device", messages)
+		w.events("to_device", messages)
 	}
-	people.write(w)
+	lists.write(w)
 	empty = w.size() == head
-	if err := q.keyCounts(ctx, w); err != nil {
+	if err := q.writeKeyCounts(ctx, w); err != nil {
 		return false, err
 	}
 	w.close('}')
 	return empty, nil
 }
 
-func (q *query) rooms(ctx context.Context, w *writer) error {
-	if len(q.places) == 0 {
+// writeRooms writes the sections of "rooms".
+func (q *query) writeRooms(ctx context.Context, w *writer) error {
+	if len(q.candidates) == 0 {
 		return nil
 	}
 	forgotten, err := q.forgotten(ctx)
 	if err != nil {
 		return err
 	}
-	for _, part := range roomSections {
-		at := w.begin(part.name)
-		for _, in := range q.places {
-			if !q.belongs(in, part.name, forgotten) {
+	for _, section := range roomSections {
+		object := w.beginObject(section.name)
+		for _, c := range q.candidates {
+			if !q.isInSection(c, section.name, forgotten) {
 				continue
 			}
 			var err error
-			switch part.name {
+			switch section.name {
 			case "join":
-				err = q.joinedRoom(ctx, w, in.room, in.place)
+				err = q.joinedRoom(ctx, w, c)
 			case "leave":
-				err = q.leftRoom(ctx, w, in.room, in.place)
+				err = q.leftRoom(ctx, w, c)
 			default:
-				err = q.strippedRoom(ctx, w, in.room, in.place, part.state)
+				err = q.strippedRoom(ctx, w, c, section.state)
 			}
 			if err == nil {
-				err = q.grew(ctx, w)
+				err = q.flushIfLarge(ctx, w)
 			}
 			if err != nil {
 				return err
 			}
 		}
-		w.end(at)
+		w.endObject(object)
 	}
 	return nil
 }
 
-// roomSections are the parts of "rooms", and what the state of a room is called in those that give only that.
+// roomSections are the sections of "rooms", with the name of the state in those that have nothing else.
 var roomSections = [...]struct{ name, state string }{{"join", ""}, {"invite", "invite_state"}, {"knock", "knock_state"}, {"leave", ""}}
 
-// belongs tells whether a room stands in a part of "rooms", if it has news.
-func (q *query) belongs(in placeIn, section string, forgotten map[string]bool) (is bool) {
-	switch in.membership {
+// isInSection reports whether a room is in a section of "rooms", provided that it has news.
+func (q *query) isInSection(c candidateRoom, section string, forgotten map[string]bool) (is bool) {
+	switch c.membership {
 	case event.MembershipJoin:
 		is = section == "join"
 	case event.MembershipInvite, event.MembershipKnock:
-		if q.ignored[in.sender] {
-			is = section == "leave" && !q.initial && q.isNew(in.room, in.place)
+		if q.ignored[c.sender] {
+			is = section == "leave" && !q.initial && q.isNew(c)
 		} else {
-			is = section == in.membership && (q.initial || q.fullState || q.invites || q.isNew(in.room, in.place))
+			is = section == c.membership && (q.initial || q.fullState || q.allInvites || q.isNew(c))
 		}
 	case event.MembershipLeave, event.MembershipBan:
 		is = section == "leave" &&
-			(!q.initial && !(q.anew && in.forgotten) && q.isNew(in.room, in.place) || forgotten != nil && !forgotten[in.room])
+			(!q.initial && !(q.eventsFromStart && c.forgotten) && q.isNew(c) || forgotten != nil && !forgotten[c.room])
 	}
-	return is && q.filter.Room.room(in.room)
+	return is && q.filter.Room.room(c.room)
 }
 
-// isNew tells that a membership came since.
-func (q *query) isNew(roomID string, p *place) bool {
-	return p.pos > q.since[eventsAt+q.s.Rooms.Stream().Shard(roomID)]
+// isNew reports whether the membership is newer than the token.
+func (q *query) isNew(c candidateRoom) bool {
+	return c.pos > q.since[eventsAt+q.s.Rooms.Stream().Shard(c.room)]
 }
 
-// forgotten gives the rooms that the user has forgotten, when those left long ago are asked for; else nil.
-// Forgetting is no news in any stream, so it is read.
+// forgotten returns which of the user's rooms are forgotten, by room id, when the request asks for rooms that were left before the
+// token; else nil. Forgetting a room appends to no stream, so it is read from the database.
 func (q *query) forgotten(ctx context.Context) (map[string]bool, error) {
 	if !q.filter.Room.IncludeLeave || !q.initial && !q.fullState {
 		return nil, nil
@@ -201,21 +207,21 @@ func (q *query) forgotten(ctx context.Context) (map[string]bool, error) {
 	return out, nil
 }
 
-// accountData reads what is new of the user's settings.
-func (q *query) accountData(ctx context.Context) error {
+// readAccountData reads the account data that is new.
+func (q *query) readAccountData(ctx context.Context) error {
 	var list []accounts.AccountDatum
 	var err error
 	if q.initial {
 		list, err = q.s.Accounts.AllAccountData(ctx, q.user.id)
-	} else if q.since[accountDataAt] < q.now[accountDataAt] {
-		list, err = q.s.Accounts.AccountDataSince(ctx, q.user.id, q.since[accountDataAt], q.now[accountDataAt])
+	} else if q.since[accountDataAt] < q.upto[accountDataAt] {
+		list, err = q.s.Accounts.AccountDataSince(ctx, q.user.id, q.since[accountDataAt], q.upto[accountDataAt])
 	}
 	if err != nil {
 		return err
 	}
-	q.roomData, q.global, q.invites = nil, nil, false
+	q.roomData, q.global, q.allInvites = nil, nil, false
 	for _, d := range list {
-		q.invites = q.invites || d.RoomID == "" && d.Type == ignoredUsers
+		q.allInvites = q.allInvites || d.RoomID == "" && d.Type == ignoredUsers
 		f := &q.filter.AccountData
 		if d.RoomID != "" {
 			f = &q.filter.Room.AccountData
@@ -243,9 +249,6 @@ func (q *query) accountData(ctx context.Context) error {
 	return nil
 }
 
-// forget drops what was read for an answer that is to be made later: who waits holds nothing.
-func (v *view) forget() { v.roomData, v.global, v.ignored, v.gives = nil, nil, nil, v.gives[:0] }
-
 // allRoomData reads the account data of a room that is new to the client.
 func (q *query) allRoomData(ctx context.Context, roomID string) (out []accounts.AccountDatum, err error) {
 	list, err := q.s.Accounts.AllAccountData(ctx, q.user.id)
@@ -258,35 +261,36 @@ func (q *query) allRoomData(ctx context.Context, roomID string) (out []accounts.
 }
 
 const (
-	pushRules    = "m.push_rules" // account data that is stored as differences and sent whole
+	pushRules    = "m.push_rules" // account data that is stored as differences and sent as a whole
 	ignoredUsers = "m.ignored_user_list"
 )
 
 const (
+	// toDeviceLimit is how many messages for a device are in an answer at most.
 	toDeviceLimit = 100
-	// The events of timelines take at most so many bytes, in a room and in the whole answer; then timelines are
-	// limited, but each room gives its newest event.
+	// The events of timelines take at most so many bytes, in a room and in the whole answer. Then timelines are limited, but each room
+	// has its newest event.
 	timelineBytes = 1 << 20
 	answerBytes   = 8 << 20
 )
 
-// toDevice reads the messages for the device, the oldest first. When there are more, the answer ends at
-// the last one for this stream, so that the next request brings the rest.
+// toDevice reads the messages for the device, the oldest first. When there are more than toDeviceLimit, the answer ends at the last one
+// in this stream, so that the next request brings the rest.
 func (q *query) toDevice(ctx context.Context) (list []json.RawMessage, err error) {
 	if q.device == "" {
 		return nil, nil
 	}
 	list, last, err := q.s.Devices.ToDevice(ctx, q.user.id, q.device, devices.MessageRange{
-		After: q.since[toDeviceAt], Upto: q.now[toDeviceAt], Limit: toDeviceLimit,
+		After: q.since[toDeviceAt], Upto: q.upto[toDeviceAt], Limit: toDeviceLimit,
 	})
 	if len(list) > 0 {
-		q.now[toDeviceAt] = last
+		q.upto[toDeviceAt] = last
 	}
 	return list, err
 }
 
-// keyCounts writes how many one-time keys the server has of the device.
-func (q *query) keyCounts(ctx context.Context, w *writer) error {
+// writeKeyCounts writes how many one-time keys of the device the server has, and which fallback keys are unused.
+func (q *query) writeKeyCounts(ctx context.Context, w *writer) error {
 	if q.device == "" {
 		return nil
 	}

@@ -14,7 +14,7 @@ import (
 )
 
 // steps lets users do what is said as "user verb" or "user verb target".
-func (h *house) steps(t *testing.T, room string, steps ...string) {
+func (h *testNode) steps(t *testing.T, room string, steps ...string) {
 	t.Helper()
 	for _, step := range steps {
 		part := strings.Fields(step)
@@ -55,7 +55,7 @@ func TestATimelineBeginsAtTheToken(t *testing.T) {
 		"only a talk": {"alice say one", "alice topic two", "alice say three"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			run(t, func(t *testing.T, h *house) {
+			run(t, func(t *testing.T, h *testNode) {
 				for _, history := range []string{"shared", "joined", "invited", "world_readable"} {
 					h.away(t, history, steps)
 				}
@@ -65,7 +65,7 @@ func TestATimelineBeginsAtTheToken(t *testing.T) {
 }
 
 // away lets things happen between two answers for bob and looks at the second with several parameters.
-func (h *house) away(t *testing.T, history string, steps []string) {
+func (h *testNode) away(t *testing.T, history string, steps []string) {
 	t.Helper()
 	alice, bob := h.as(t, "alice"), h.as(t, "bob")
 	room := alice.create(
@@ -76,7 +76,7 @@ func (h *house) away(t *testing.T, history string, steps []string) {
 	)
 	h.steps(t, room, "carol join", "alice say old1", "bob join", "alice say old2", "bob say old3")
 	first := newWatcher(bob, "bob", false)
-	first.take(room, in(bob.sync("set_presence", "offline"), "join", room, ""), false)
+	first.apply(room, in(bob.sync("set_presence", "offline"), "join", room, ""), false)
 	seen, err := h.Rooms.Timeline(t.Context(), rooms.Page{RoomID: room, Limit: 1000})
 	if err != nil {
 		t.Fatal(err)
@@ -148,7 +148,7 @@ func (h *house) away(t *testing.T, history string, steps []string) {
 			if section == "leave" {
 				continue
 			}
-			w.take(room, gjson.Parse(strings.Replace(sec.Raw, `"limited":true`, `"limited":false`, 1)), false)
+			w.apply(room, gjson.Parse(strings.Replace(sec.Raw, `"limited":true`, `"limited":false`, 1)), false)
 			for _, e := range now {
 				if got, want := w.state[room][stateKey(e)], e.Get("event_id").String(); got != want {
 					t.Errorf("%s: the client has %s as %s, now is %s", what, got, stateKey(e), e)

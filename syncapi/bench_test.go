@@ -18,7 +18,7 @@ import (
 
 // TestIdleCostsNoStatement counts what a connected client without news costs the database.
 func TestIdleCostsNoStatement(t *testing.T) {
-	run(t, func(t *testing.T, h *house) {
+	run(t, func(t *testing.T, h *testNode) {
 		alice := h.as(t, "alice")
 		for range 3 {
 			h.room(t, "alice", "bob")
@@ -40,7 +40,7 @@ func TestIdleCostsNoStatement(t *testing.T) {
 }
 
 // crowd makes a room with many members who are connected.
-func crowd(t testing.TB, engine string, n int) (h *house, room string, all []*client) {
+func roomOf(t testing.TB, engine string, n int) (h *testNode, room string, all []*client) {
 	users := make([]string, n)
 	for i := range users {
 		users[i] = fmt.Sprintf("u%d", i)
@@ -59,7 +59,7 @@ func crowd(t testing.TB, engine string, n int) (h *house, room string, all []*cl
 func TestDeliverCostsNoEncoding(t *testing.T) {
 	for _, engine := range []string{"sqlite", "postgres"} {
 		t.Run(engine, func(t *testing.T) {
-			h, room, all := crowd(t, engine, 30)
+			h, room, all := roomOf(t, engine, 30)
 			alice := h.as(t, "alice")
 			alice.say(room, "first") // counts are loaded by it
 			for _, c := range all {
@@ -93,23 +93,23 @@ func TestDeliverCostsNoEncoding(t *testing.T) {
 }
 
 // question is what a request of a user who has all news asks.
-func (h *house) question(t testing.TB, name string) *query {
+func (h *testNode) newQuery(t testing.TB, name string) *query {
 	u, err := h.user(t.Context(), id(name))
 	if err != nil {
 		t.Fatal(err)
 	}
 	u.served.Store(true)
-	var m moment
-	h.look(u, &m, 0, false)
-	u.given(&m.at, m.news)
-	return &query{s: h.Sync, user: u, device: "D", filter: &filter{}, origin: origin{since: m.at}, view: &view{}}
+	var m snapshot
+	h.takeSnapshot(u, &m, 0, false)
+	u.tokenIssued(&m.positions, m.sequence)
+	return &query{s: h.Sync, user: u, device: "D", filter: &filter{}, origin: origin{since: m.positions}, scratch: &scratch{}}
 }
 
 // ask answers a question once, as a request or a wake-up does.
-func (q *query) ask(t testing.TB, w *writer) bool {
-	seen, known := q.user.seen(&q.since)
-	q.s.look(q.user, &q.moment, seen, known)
-	q.now = q.at
+func (q *query) answerOnce(t testing.TB, w *writer) bool {
+	seen, known := q.user.sequenceAt(&q.since)
+	q.s.takeSnapshot(q.user, &q.snapshot, seen, known)
+	q.upto = q.positions
 	w.b, w.comma = w.b[:0], false
 	empty, err := q.answer(t.Context(), w)
 	if err != nil {
@@ -126,46 +126,46 @@ func BenchmarkIdleSync(b *testing.B) {
 		for range n {
 			h.room(b, "alice")
 		}
-		q := h.question(b, "alice")
+		q := h.newQuery(b, "alice")
 		w := &writer{}
 		run := func(b *testing.B) {
-			q.ask(b, w)
+			q.answerOnce(b, w)
 			b.ReportAllocs()
 			statements := h.statements.Load()
 			for b.Loop() {
-				if !q.ask(b, w) {
+				if !q.answerOnce(b, w) {
 					b.Fatalf("not empty: %s", w.b)
 				}
 			}
 			b.ReportMetric(float64(h.statements.Load()-statements)/float64(b.N), "statements/op")
 		}
 		b.Run(fmt.Sprintf("warm/rooms=%d", n), run)
-		q.user.marks = [4]mark{}
+		q.user.issued = [4]issuedToken{}
 		b.Run(fmt.Sprintf("cold/rooms=%d", n), run)
 	}
 }
 
 // BenchmarkDeliver is one message to 100 receivers in a room, without sending it.
 func BenchmarkDeliver(b *testing.B) {
-	h, room, _ := crowd(b, "sqlite", 100)
+	h, room, _ := roomOf(b, "sqlite", 100)
 	alice := h.as(b, "alice")
 	alice.say(room, "first")
 	var all []*query
 	w := &writer{}
 	for i := range 100 {
-		q := h.question(b, fmt.Sprintf("u%d", i))
+		q := h.newQuery(b, fmt.Sprintf("u%d", i))
 		all = append(all, q)
 		_ = q
 	}
 	alice.say(room, "second")
 	for _, q := range all {
-		q.ask(b, w) // the counts are loaded
+		q.answerOnce(b, w) // the counts are loaded
 	}
 	b.ReportAllocs()
 	statements, encodings := h.statements.Load(), rooms.Encodings()
 	for b.Loop() {
 		for _, q := range all {
-			if q.ask(b, w) {
+			if q.answerOnce(b, w) {
 				b.Fatal("nothing is new")
 			}
 		}
@@ -176,7 +176,7 @@ func BenchmarkDeliver(b *testing.B) {
 
 // BenchmarkParallel is many clients asking while rows come in.
 func BenchmarkParallel(b *testing.B) {
-	h, room, _ := crowd(b, "sqlite", 50)
+	h, room, _ := roomOf(b, "sqlite", 50)
 	stop, stopped := make(chan struct{}), make(chan struct{})
 	alice := h.as(b, "alice")
 	go func() {
@@ -192,15 +192,15 @@ func BenchmarkParallel(b *testing.B) {
 	}()
 	questions := make(chan *query, 50)
 	for i := range 50 {
-		questions <- h.question(b, fmt.Sprintf("u%d", i))
+		questions <- h.newQuery(b, fmt.Sprintf("u%d", i))
 	}
 	b.ResetTimer()
 	b.RunParallel(func(pb *testing.PB) {
 		q, w := <-questions, &writer{}
 		for pb.Next() {
-			q.ask(b, w)
-			q.since = q.now
-			q.user.given(&q.now, q.news)
+			q.answerOnce(b, w)
+			q.since = q.upto
+			q.user.tokenIssued(&q.upto, q.sequence)
 		}
 		questions <- q
 	})
@@ -211,7 +211,7 @@ func BenchmarkParallel(b *testing.B) {
 // BenchmarkRound is one message to 25 clients that wait for it: it is sent, each gets its answer and asks again. What
 // package web does is part of it.
 func BenchmarkRound(b *testing.B) {
-	h, room, all := crowd(b, "sqlite", 25)
+	h, room, all := roomOf(b, "sqlite", 25)
 	server, err := web.New(web.Options{Log: slog.New(slog.DiscardHandler), Authenticator: h.node.People})
 	if err != nil {
 		b.Fatal(err)
@@ -245,7 +245,7 @@ func BenchmarkRound(b *testing.B) {
 	}
 	allWait := func() {
 		for _, u := range users {
-			for u.waits.Load() == 0 {
+			for u.requests.Load() == 0 {
 				runtime.Gosched()
 			}
 		}

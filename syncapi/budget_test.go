@@ -11,7 +11,7 @@ import (
 
 // TestTimelinesHaveABudget: an answer is bounded in bytes, and nothing is lost by it.
 func TestTimelinesHaveABudget(t *testing.T) {
-	run(t, func(t *testing.T, h *house) {
+	run(t, func(t *testing.T, h *testNode) {
 		alice, bob := h.as(t, "alice"), h.as(t, "bob")
 		room := h.room(t, "alice", "bob")
 		bob.sync()
@@ -91,7 +91,7 @@ func TestManyRoomsHaveABudget(t *testing.T) {
 
 // TestMessagesForADeviceHaveABudget: the rest comes with the next request.
 func TestMessagesForADeviceHaveABudget(t *testing.T) {
-	run(t, func(t *testing.T, h *house) {
+	run(t, func(t *testing.T, h *testNode) {
 		alice, bob := h.as(t, "alice"), h.as(t, "bob")
 		if _, err := h.Accounts.CreateUser(t.Context(), accounts.NewUser{Name: "bob"}); err != nil {
 			t.Fatal(err)
@@ -129,15 +129,15 @@ func TestMessagesForADeviceHaveABudget(t *testing.T) {
 
 // TestATimelineReadsAboutWhatItGives where memory does not reach back so far.
 func TestATimelineReadsAboutWhatItGives(t *testing.T) {
-	run(t, func(t *testing.T, h *house) {
+	run(t, func(t *testing.T, h *testNode) {
 		alice := h.as(t, "alice")
 		room := h.room(t, "alice")
 		long := strings.Repeat("x", 60_000)
 		for range 100 {
 			alice.say(room, long)
 		}
-		q := &query{s: h.Sync, filter: &filter{}, view: &view{}}
-		list, complete, err := q.newest(t.Context(), span{roomID: room, shard: h.Rooms.Stream().Shard(room), upto: 1 << 62}, 100)
+		q := &query{s: h.Sync, filter: &filter{}, scratch: &scratch{}}
+		list, complete, err := q.newestEvents(t.Context(), eventRange{roomID: room, shard: h.Rooms.Stream().Shard(room), upto: 1 << 62}, 100)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -10,7 +10,7 @@ import (
 
 // TestWhatIsBundledCountsInTimelines: small events that come with large ones make no large answer, and nothing is lost by it.
 func TestWhatIsBundledCountsInTimelines(t *testing.T) {
-	run(t, func(t *testing.T, h *house) {
+	run(t, func(t *testing.T, h *testNode) {
 		alice, bob := h.as(t, "alice"), h.as(t, "bob")
 		room := h.room(t, "alice", "bob")
 		bob.sync()

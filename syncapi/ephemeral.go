@@ -39,14 +39,14 @@ func (q *query) ephemeral(ctx context.Context, roomID string, fresh bool) (out [
 // typing gives who types in a room, and whether that is news. What is in memory is the newest there is.
 func (q *query) typing(ctx context.Context, roomID string, fresh bool) (users []string, changed bool, err error) {
 	shard := q.s.Typing.Stream().Shard(roomID)
-	after, upto := q.since[typingAt+shard], q.now[typingAt+shard]
+	after, upto := q.since[typingAt+shard], q.upto[typingAt+shard]
 	if after >= upto && !fresh {
 		return nil, false, nil
 	}
 	q.s.mu.RLock()
-	changed = fresh || q.s.typing.changed(shard, roomID, after)
-	rows, known := q.s.typing.since(shard, roomID, after, upto)
-	newest, inMemory := q.s.typing.at(roomID, upto)
+	changed = fresh || q.s.typing.hasAfter(shard, roomID, after)
+	rows, known := q.s.typing.between(shard, roomID, after, upto)
+	newest, inMemory := q.s.typing.newestAt(roomID, upto)
 	q.s.mu.RUnlock()
 	switch {
 	case !changed, known && len(rows) == 0 && !fresh:
@@ -67,13 +67,13 @@ func (q *query) receipts(ctx context.Context, roomID string, fresh bool) ([]*rec
 		return all[roomID], err
 	}
 	shard := q.s.Receipts.Stream().Shard(roomID)
-	after, upto := q.since[receiptsAt+shard], q.now[receiptsAt+shard]
+	after, upto := q.since[receiptsAt+shard], q.upto[receiptsAt+shard]
 	if after >= upto {
 		return nil, nil
 	}
 	q.s.mu.RLock()
-	changed := q.s.receipts.changed(shard, roomID, after)
-	rows, ok := q.s.receipts.since(shard, roomID, after, upto)
+	changed := q.s.receipts.hasAfter(shard, roomID, after)
+	rows, ok := q.s.receipts.between(shard, roomID, after, upto)
 	list := make([]*receipts.Receipt, len(rows))
 	for i, r := range rows {
 		list[i] = r.value

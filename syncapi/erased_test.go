@@ -11,7 +11,7 @@ import (
 // TestErasedContentIsHidden: what a user wrote who ended the account with erase is given, redacted, to those who
 // were no members when it was sent, and as it was to those who were, by every way in which events are read.
 func TestErasedContentIsHidden(t *testing.T) {
-	run(t, func(t *testing.T, h *house) {
+	run(t, func(t *testing.T, h *testNode) {
 		if _, err := h.Accounts.CreateUser(t.Context(), accounts.NewUser{Name: "carol"}); err != nil {
 			t.Fatal(err)
 		}

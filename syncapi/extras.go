@@ -7,49 +7,50 @@ import (
 	"lyceum/rooms"
 )
 
-// fit reads the extras of the events of a timeline, and leaves out the older ones where there is no room for them with those.
-func (q *query) fit(ctx context.Context, sp span, t *timeline, picked []int, room int) ([]int, error) {
-	var ask []*rooms.Event // the newest first
+// readExtras reads the aggregations and redactions of the events of a timeline. It leaves out the oldest events, so that the others fit
+// into room bytes with theirs. It returns the indexes of the events that stay.
+func (q *query) readExtras(ctx context.Context, r eventRange, t *timeline, picked []int, room int) ([]int, error) {
+	var extended []*rooms.Event // the newest first
 	q.s.mu.RLock()
 	for _, i := range slices.Backward(picked) {
-		if e := t.all[i]; q.extended(e) {
-			ask = append(ask, e)
+		if e := t.all[i]; q.mayHaveExtras(e) {
+			extended = append(extended, e)
 		}
 	}
 	q.s.mu.RUnlock()
-	if len(ask) == 0 {
+	if len(extended) == 0 {
 		return picked, nil
 	}
 	var fit int
 	var err error
-	if t.extras, fit, err = q.s.Rooms.Extras(ctx, rooms.Reader{UserID: q.user.id, Since: sp.since}, ask, max(room, 1)); err != nil {
+	if t.extras, fit, err = q.s.Rooms.Extras(ctx, rooms.Reader{UserID: q.user.id, Since: r.memberSince}, extended, max(room, 1)); err != nil {
 		return nil, err
 	}
-	if len(t.extras) == 0 && fit == len(ask) {
+	if len(t.extras) == 0 && fit == len(extended) {
 		return picked, nil
 	}
 	events := make([]*rooms.Event, 0, len(picked))
 	for _, i := range slices.Backward(picked) {
 		events = append(events, t.all[i])
 	}
-	if fit < len(ask) {
-		events = events[:slices.Index(events, ask[fit])]
+	if fit < len(extended) {
+		events = events[:slices.Index(events, extended[fit])]
 	}
 	n := rooms.CountFitting(events, t.extras, room)
 	for _, e := range events[:n] {
-		q.left = max(0, q.left-rooms.ExtrasSize(t.extras[e.ID]))
+		q.bytesLeft = max(0, q.bytesLeft-rooms.ExtrasSize(t.extras[e.ID]))
 	}
 	older := len(picked) - n
 	t.limited = t.limited || older > 0
-	if t.sights != nil {
-		t.sights = t.sights[older:]
+	if t.visibility != nil {
+		t.visibility = t.visibility[older:]
 	}
 	return picked[older:], nil
 }
 
-// extended tells whether an event may have aggregations or a redaction. Events that came since this process listens and that
-// none refers to are known to have no aggregations; others are looked up. Sync.mu is held.
-func (q *query) extended(e *rooms.Event) bool {
+// mayHaveExtras reports whether an event may have aggregations or a redaction. An event after relatedSince that no other refers to has
+// no aggregations. The caller holds Sync.mu.
+func (q *query) mayHaveExtras(e *rooms.Event) bool {
 	_, has := q.s.related[e.ID]
-	return has || e.Pos <= q.s.looked[e.Shard] || e.RedactedBy != ""
+	return has || e.Pos <= q.s.relatedSince[e.Shard] || e.RedactedBy != ""
 }

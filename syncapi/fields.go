@@ -9,7 +9,7 @@ import (
 // pick keeps the named fields of an event (client-server API, "Filtering", event_fields). A name is a path of
 // keys with dots between them; a dot or backslash of a key stands behind a backslash. Of a path deeper than
 // two keys the whole value of the first two stays: a server may give more than was asked for.
-func pick(text []byte, fields []string) []byte {
+func selectFields(text []byte, fields []string) []byte {
 	var whole map[string]json.RawMessage
 	if json.Unmarshal(text, &whole) != nil {
 		return text

@@ -24,7 +24,7 @@ func same(t testing.TB, what string, got, want any) {
 }
 
 func TestTalk(t *testing.T) {
-	run(t, func(t *testing.T, h *house) {
+	run(t, func(t *testing.T, h *testNode) {
 		alice, bob := h.as(t, "alice"), h.as(t, "bob")
 		room := h.room(t, "alice", "bob")
 		a := alice.sync()
@@ -158,7 +158,7 @@ func TestMemberships(t *testing.T) {
 		}, "leave", "m.room.member", false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			run(t, func(t *testing.T, h *house) {
+			run(t, func(t *testing.T, h *testNode) {
 				alice, bob := h.as(t, "alice"), h.as(t, "bob")
 				room := h.room(t, "alice", "carol")
 				for i := range 12 {
@@ -220,7 +220,7 @@ func TestMemberships(t *testing.T) {
 }
 
 func TestKnock(t *testing.T) {
-	run(t, func(t *testing.T, h *house) {
+	run(t, func(t *testing.T, h *testNode) {
 		alice, bob := h.as(t, "alice"), h.as(t, "bob")
 		room := alice.create(obj{"initial_state": []obj{{"type": "m.room.join_rules", "state_key": "", "content": obj{"join_rule": "knock"}}}})
 		bob.sync()
@@ -235,7 +235,7 @@ func TestKnock(t *testing.T) {
 }
 
 func TestFilters(t *testing.T) {
-	run(t, func(t *testing.T, h *house) {
+	run(t, func(t *testing.T, h *testNode) {
 		alice, bob := h.as(t, "alice"), h.as(t, "bob")
 		room := h.room(t, "alice", "bob")
 		other := h.room(t, "alice", "bob")
@@ -311,7 +311,7 @@ func TestFilters(t *testing.T) {
 }
 
 func TestLimited(t *testing.T) {
-	run(t, func(t *testing.T, h *house) {
+	run(t, func(t *testing.T, h *testNode) {
 		alice, bob := h.as(t, "alice"), h.as(t, "bob")
 		room := h.room(t, "alice", "bob")
 		bob.sync()
@@ -334,7 +334,7 @@ func TestLimited(t *testing.T) {
 }
 
 func TestLazyMembers(t *testing.T) {
-	run(t, func(t *testing.T, h *house) {
+	run(t, func(t *testing.T, h *testNode) {
 		alice, bob := h.as(t, "alice"), h.as(t, "bob")
 		room := h.room(t, "alice", "bob", "carol", "dave")
 		for range 12 {
@@ -382,7 +382,7 @@ func TestLazyMembers(t *testing.T) {
 }
 
 func TestIgnoredUsers(t *testing.T) {
-	run(t, func(t *testing.T, h *house) {
+	run(t, func(t *testing.T, h *testNode) {
 		alice, bob := h.as(t, "alice"), h.as(t, "bob")
 		room := h.room(t, "alice", "bob")
 		alice.Want(
@@ -419,7 +419,7 @@ func TestIgnoredUsers(t *testing.T) {
 }
 
 func TestEphemeral(t *testing.T) {
-	run(t, func(t *testing.T, h *house) {
+	run(t, func(t *testing.T, h *testNode) {
 		alice, bob := h.as(t, "alice"), h.as(t, "bob")
 		room := h.room(t, "alice", "bob")
 		root := alice.say(room, "root")
@@ -465,7 +465,7 @@ func TestEphemeral(t *testing.T) {
 }
 
 func TestPresence(t *testing.T) {
-	run(t, func(t *testing.T, h *house) {
+	run(t, func(t *testing.T, h *testNode) {
 		h.room(t, "alice", "bob")
 		online := func(name string) {
 			h.as(t, name).
@@ -494,7 +494,7 @@ func TestPresence(t *testing.T) {
 
 // TestPresenceOfAJoinedRoom: who comes to a room hears of its members who say nothing, also of those who are away.
 func TestPresenceOfAJoinedRoom(t *testing.T) {
-	run(t, func(t *testing.T, h *house) {
+	run(t, func(t *testing.T, h *testNode) {
 		room := h.room(t, "bob", "carol", "dave")
 		for name, state := range map[string]string{"bob": "online", "carol": "unavailable", "dave": "offline"} {
 			status := "PUT " + api + "/presence/" + url.PathEscape(id(name)) + "/status"
@@ -530,7 +530,7 @@ func TestWhatOneDoesIsActivity(t *testing.T) {
 		},
 	} {
 		t.Run(what, func(t *testing.T) {
-			run(t, func(t *testing.T, h *house) {
+			run(t, func(t *testing.T, h *testNode) {
 				room := h.room(t, "alice", "bob")
 				event := h.as(t, "alice").say(room, "hello")
 				bob := h.as(t, "bob")
@@ -548,7 +548,7 @@ func TestWhatOneDoesIsActivity(t *testing.T) {
 }
 
 func TestDevices(t *testing.T) {
-	run(t, func(t *testing.T, h *house) {
+	run(t, func(t *testing.T, h *testNode) {
 		alice, bob := h.as(t, "alice"), h.as(t, "bob")
 		alice.sync()
 		change := func(name string) {
@@ -570,18 +570,18 @@ func TestDevices(t *testing.T) {
 
 // TestOneUserWaitsABoundedNumberOfTimes: each request costs memory until it is answered.
 func TestOneUserWaitsABoundedNumberOfTimes(t *testing.T) {
-	run(t, func(t *testing.T, h *house) {
+	run(t, func(t *testing.T, h *testNode) {
 		alice := h.as(t, "alice")
 		alice.sync("set_presence", "offline")
 		h.mu.RLock()
 		u := h.users[id("alice")]
 		h.mu.RUnlock()
-		u.waits.Add(maxWaits)
+		u.requests.Add(maxRequests)
 		if a := alice.Call("GET "+api+"/sync?since="+url.QueryEscape(alice.since)+"&timeout=1000&set_presence=offline", nil); a.Status != 429 ||
 			a.Get("retry_after_ms").Int() == 0 {
 			t.Errorf("%d %s", a.Status, a.Body)
 		}
-		u.waits.Add(-maxWaits)
+		u.requests.Add(-maxRequests)
 		alice.sync("set_presence", "offline")
 	})
 }
@@ -589,14 +589,14 @@ func TestOneUserWaitsABoundedNumberOfTimes(t *testing.T) {
 // TestLargeAnswersWaitBesideSmallOnes: while there is no place for a large answer, those who wait for one keep nobody else from
 // a small one, neither other users nor their own.
 func TestLargeAnswersWaitBesideSmallOnes(t *testing.T) {
-	run(t, func(t *testing.T, h *house) {
+	run(t, func(t *testing.T, h *testNode) {
 		alice, bob := h.as(t, "alice"), h.as(t, "bob")
 		alice.sync("set_presence", "offline")
 		bob.sync("set_presence", "offline")
-		alice.Want(200, "PUT "+api+"/user/"+url.PathEscape(id("alice"))+"/account_data/x.large", obj{"text": strings.Repeat("x", 2*heavyBytes)})
-		inside := make([]line, h.heavy.free)
+		alice.Want(200, "PUT "+api+"/user/"+url.PathEscape(id("alice"))+"/account_data/x.large", obj{"text": strings.Repeat("x", 2*largeBytes)})
+		inside := make([]queueUser, h.largeSlots.free)
 		for i := range inside {
-			if !h.heavy.try(&inside[i]) {
+			if !h.largeSlots.tryAcquire(&inside[i]) {
 				t.Fatal("a place is taken")
 			}
 		}
@@ -606,9 +606,9 @@ func TestLargeAnswersWaitBesideSmallOnes(t *testing.T) {
 		}()
 		go func() { large <- len(alice.Want(200, "GET "+api+"/sync?set_presence=offline", nil).Body) }() // all there is
 		roletest.Until(t, "both wait for a place", func() bool {
-			h.heavy.mu.Lock()
-			defer h.heavy.mu.Unlock()
-			return len(h.heavy.queue) == 1 && len(h.heavy.queue[0].waiting) == 2 && len(h.built) == 0
+			h.largeSlots.mu.Lock()
+			defer h.largeSlots.mu.Unlock()
+			return len(h.largeSlots.queue) == 1 && len(h.largeSlots.queue[0].waiting) == 2 && len(h.smallSlots) == 0
 		})
 		alice.Want(
 			200,
@@ -626,17 +626,17 @@ func TestLargeAnswersWaitBesideSmallOnes(t *testing.T) {
 		default:
 		}
 		for i := range inside {
-			h.heavy.leave(&inside[i], time.Second)
+			h.largeSlots.release(&inside[i], time.Second)
 		}
 		for range 2 {
-			if n := <-large; n < 2*heavyBytes {
+			if n := <-large; n < 2*largeBytes {
 				t.Errorf("%d bytes", n)
 			}
 		}
-		h.heavy.mu.Lock()
-		defer h.heavy.mu.Unlock()
-		if h.heavy.free != len(inside) || len(h.built) != 0 {
-			t.Errorf("%d large and %d small places are not given back", len(inside)-h.heavy.free, len(h.built))
+		h.largeSlots.mu.Lock()
+		defer h.largeSlots.mu.Unlock()
+		if h.largeSlots.free != len(inside) || len(h.smallSlots) != 0 {
+			t.Errorf("%d large and %d small places are not given back", len(inside)-h.largeSlots.free, len(h.smallSlots))
 		}
 	})
 }
@@ -646,7 +646,7 @@ func TestLargeAnswersArePacked(t *testing.T) {
 	h := open(t, "sqlite")
 	alice := h.as(t, "alice")
 	alice.sync("set_presence", "offline")
-	alice.Want(200, "PUT "+api+"/user/"+url.PathEscape(id("alice"))+"/account_data/x.large", obj{"text": strings.Repeat("x", 2*heavyBytes)})
+	alice.Want(200, "PUT "+api+"/user/"+url.PathEscape(id("alice"))+"/account_data/x.large", obj{"text": strings.Repeat("x", 2*largeBytes)})
 	server, err := web.New(web.Options{Log: slog.New(slog.DiscardHandler), Authenticator: h.node.People, Config: web.Config{Compress: true}})
 	if err != nil {
 		t.Fatal(err)
@@ -676,14 +676,14 @@ func TestLargeAnswersArePacked(t *testing.T) {
 		}
 		return string(text)
 	}
-	if plain, packed := ask(false), ask(true); len(plain) < 2*heavyBytes || plain != packed {
+	if plain, packed := ask(false), ask(true); len(plain) < 2*largeBytes || plain != packed {
 		t.Errorf("%d bytes, and %d that were packed", len(plain), len(packed))
 	}
 }
 
 // TestWait checks that a request that waits is answered by news and by nothing else.
 func TestWait(t *testing.T) {
-	run(t, func(t *testing.T, h *house) {
+	run(t, func(t *testing.T, h *testNode) {
 		alice, bob := h.as(t, "alice"), h.as(t, "bob")
 		room := h.room(t, "alice", "bob")
 		alice.sync("set_presence", "offline")
@@ -696,7 +696,7 @@ func TestWait(t *testing.T) {
 		roletest.Until(t, "alice waits", func() bool {
 			h.mu.RLock()
 			defer h.mu.RUnlock()
-			return h.users[id("alice")].waits.Load() == 1
+			return h.users[id("alice")].requests.Load() == 1
 		})
 		bob.send(room, "x.other", obj{}) // filtered out
 		bob.say(room, "hello")

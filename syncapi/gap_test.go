@@ -40,7 +40,7 @@ func TestATimelineWithGapsLeadsToTheCurrentState(t *testing.T) {
 		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			run(t, func(t *testing.T, h *house) {
+			run(t, func(t *testing.T, h *testNode) {
 				alice, bob := h.as(t, "alice"), h.as(t, "bob")
 				room := alice.create(joined)
 				for _, who := range []string{"bob", "carol"} {

@@ -41,7 +41,7 @@ const (
 type obj = map[string]any
 
 // house is a process with all domains that /sync reads.
-type house struct {
+type testNode struct {
 	*Sync
 	node       *roomstest.Node
 	routes     []web.Route
@@ -53,7 +53,7 @@ var names = []string{"alice", "bob", "carol", "dave", "erin"}
 
 func id(name string) string { return "@" + name + ":" + server }
 
-func wire(t testing.TB, p *role.Process, users ...string) *house {
+func wire(t testing.TB, p *role.Process, users ...string) *testNode {
 	t.Helper()
 	must := func(err error) {
 		if err != nil {
@@ -76,7 +76,7 @@ func wire(t testing.TB, p *role.Process, users ...string) *house {
 	d.Presence = presence.New(presence.Deps{Process: p, Rooms: r}, presence.Config{Enabled: true, OfflineAfter: conf.Duration(time.Hour)})
 	d.Push, err = push.New(push.Deps{Process: p, Accounts: a, Rooms: r, Receipts: d.Receipts}, push.Config{CountCache: 10_000})
 	must(err)
-	h := &house{Sync: New(d, Config{Window: 20, MaxTimeout: 90})}
+	h := &testNode{Sync: New(d, Config{Window: 20, MaxTimeout: 90})}
 	h.layout.SelfDescribing = !p.DB.Postgres() // so that tests run with both forms of tokens
 	for _, name := range append(users, names...) {
 		on.People[name] = &web.Identity{UserID: id(name), DeviceID: strings.ToUpper(name)}
@@ -96,14 +96,14 @@ func migrations() []db.Migrations {
 }
 
 // run runs body on a fresh database of each engine.
-func run(t *testing.T, body func(t *testing.T, h *house)) {
+func run(t *testing.T, body func(t *testing.T, h *testNode)) {
 	t.Helper()
 	for _, engine := range []string{"sqlite", "postgres"} {
 		t.Run(engine, func(t *testing.T) { body(t, open(t, engine)) })
 	}
 }
 
-func open(t testing.TB, engine string, users ...string) *house {
+func open(t testing.TB, engine string, users ...string) *testNode {
 	t.Helper()
 	target := "sqlite:" + filepath.Join(t.TempDir(), "test.db")
 	if engine == "postgres" {
@@ -113,13 +113,13 @@ func open(t testing.TB, engine string, users ...string) *house {
 }
 
 // start runs a process on a database.
-func start(t testing.TB, target string, users ...string) *house {
+func start(t testing.TB, target string, users ...string) *testNode {
 	t.Helper()
 	return startAs(t, target, nil, users...)
 }
 
 // startAs is start with some roles only.
-func startAs(t testing.TB, target string, roles []string, users ...string) *house {
+func startAs(t testing.TB, target string, roles []string, users ...string) *testNode {
 	t.Helper()
 	var n atomic.Int64
 	d, err := db.Open(context.Background(), target, db.Options{Observe: func(k int) { n.Add(int64(k)) }})
@@ -144,7 +144,9 @@ type client struct {
 	since string
 }
 
-func (h *house) as(t testing.TB, name string) *client { return &client{Client: h.http.As(name), t: t} }
+func (h *testNode) as(t testing.TB, name string) *client {
+	return &client{Client: h.http.As(name), t: t}
+}
 
 // as is another user's client.
 func (c *client) as(name string) *client { return &client{Client: c.As(name), t: c.t} }
@@ -207,7 +209,7 @@ func (c *client) state(room, typ, key string, content obj) string {
 }
 
 // room makes a room with members.
-func (h *house) room(t testing.TB, owner string, others ...string) string {
+func (h *testNode) room(t testing.TB, owner string, others ...string) string {
 	t.Helper()
 	room := h.as(t, owner).create(obj{"preset": "public_chat"})
 	for _, o := range others {

@@ -24,7 +24,7 @@ var ago = regexp.MustCompile(`"last_active_ago":\d+`)
 
 // TestAnswersOfAnySize: an answer that is too large to be held is sent as it is built, and is the same.
 func TestAnswersOfAnySize(t *testing.T) {
-	run(t, func(t *testing.T, h *house) {
+	run(t, func(t *testing.T, h *testNode) {
 		alice, bob := h.as(t, "alice"), h.as(t, "bob")
 		long := strings.Repeat("x", 50_000)
 		small := h.room(t, "alice", "bob")
@@ -59,9 +59,9 @@ func TestAnswersOfAnySize(t *testing.T) {
 			if length := whole.Header.Get("Content-Length"); length == "" {
 				t.Errorf("%s: an answer of %d bytes was sent as it was built", name, len(whole.Body))
 			}
-			h.huge = 300_000
+			h.streamedBytes = 300_000
 			pieces := bob.peek(parameters...)
-			h.huge = hugeBytes
+			h.streamedBytes = streamedBytes
 			if large := len(whole.Body) > 1<<20; large != (pieces.Header.Get("Content-Length") == "") || large == (name == "nothing joins") {
 				t.Errorf("%s: an answer of %d bytes has the length %q", name, len(pieces.Body), pieces.Header.Get("Content-Length"))
 			}
@@ -122,13 +122,13 @@ func TestNobodyIsKeptFromSync(t *testing.T) {
 }
 
 // wall takes a part of an answer, and then nothing until it falls.
-type wall struct {
+type blockedWriter struct {
 	sink
 	reached func()
 	falls   chan struct{}
 }
 
-func (w *wall) Write(p []byte) (int, error) {
+func (w *blockedWriter) Write(p []byte) (int, error) {
 	if w.bytes > 1<<20 && w.reached != nil {
 		w.reached()
 		<-w.falls
@@ -159,7 +159,7 @@ func TestWhoWaitsForAClientHoldsLittle(t *testing.T) {
 		runtime.ReadMemStats(&m)
 		return int(m.HeapAlloc)
 	}
-	ask := func(name string, w *wall) {
+	ask := func(name string, w *blockedWriter) {
 		w.header, w.status = http.Header{}, http.StatusOK
 		r := httptest.NewRequest("GET", api+"/sync?set_presence=offline", nil)
 		r.Header.Set("Authorization", "Bearer "+name)
@@ -168,14 +168,14 @@ func TestWhoWaitsForAClientHoldsLittle(t *testing.T) {
 			t.Errorf("%s: status %d, %d bytes that end with %q", name, w.status, w.bytes, w.last)
 		}
 	}
-	ask("alice", &wall{}) // fills what has bounds of its own
+	ask("alice", &blockedWriter{}) // fills what has bounds of its own
 	before := live()
 	var reached, ended sync.WaitGroup
 	falls := make(chan struct{})
 	for _, name := range names {
 		for range each {
 			reached.Add(1)
-			w := &wall{reached: sync.OnceFunc(reached.Done), falls: falls}
+			w := &blockedWriter{reached: sync.OnceFunc(reached.Done), falls: falls}
 			ended.Go(func() {
 				defer w.reached() // also of one that was refused
 				ask(name, w)
@@ -196,12 +196,12 @@ func TestWhoWaitsForAClientHoldsLittle(t *testing.T) {
 func TestAFirstAnswerOfFewRoomsWaitsForNoPlace(t *testing.T) {
 	h := open(t, "sqlite")
 	room := h.room(t, "alice", "bob")
-	others := make([]line, h.heavy.free)
+	others := make([]queueUser, h.largeSlots.free)
 	for i := range others {
-		if !h.heavy.try(&others[i]) {
+		if !h.largeSlots.tryAcquire(&others[i]) {
 			t.Fatal("no place is free")
 		}
-		defer h.heavy.leave(&others[i], 0)
+		defer h.largeSlots.release(&others[i], 0)
 	}
 	if a := h.as(t, "bob").sync("set_presence", "offline"); !in(a, "join", room, "").Exists() {
 		t.Errorf("the room is not in %s", a.Body)
@@ -216,27 +216,27 @@ func TestWhoHasAPlaceWaitsForNobody(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	q := query{s: h.Sync, user: u, view: &view{}}
+	q := query{s: h.Sync, user: u, scratch: &scratch{}}
 	holds := func(want int32) {
 		t.Helper()
 		if n := work.Holds.Load(); n != want {
 			t.Errorf("it holds %d, expected %d", n, want)
 		}
 	}
-	if err := q.enterHeavy(work); err != nil {
+	if err := q.acquireLarge(work); err != nil {
 		t.Fatal(err)
 	}
 	holds(1)
-	q.leaveHeavy()
+	q.releaseLarge()
 	holds(0)
-	if err := q.enter(work); err != nil { // of one that becomes large
+	if err := q.acquireSmall(work); err != nil { // of one that becomes large
 		t.Fatal(err)
 	}
-	if err := q.weigh(work, heavyBytes); err != nil {
+	if err := q.chargeBytes(work, largeBytes); err != nil {
 		t.Fatal(err)
 	}
 	holds(1)
-	q.leave()
+	q.release()
 	holds(0)
 }
 
@@ -246,23 +246,23 @@ func TestWhoWaitsForAPlaceHoldsNothing(t *testing.T) {
 	room := h.room(t, "bob")
 	bob := h.as(t, "bob")
 	for _, of := range []string{"", "/rooms/" + url.PathEscape(room)} {
-		bob.Want(200, "PUT "+api+"/user/"+url.PathEscape(id("bob"))+of+"/account_data/m.test", obj{"x": strings.Repeat("x", heavyBytes)})
+		bob.Want(200, "PUT "+api+"/user/"+url.PathEscape(id("bob"))+of+"/account_data/m.test", obj{"x": strings.Repeat("x", largeBytes)})
 	}
 	u, err := h.user(t.Context(), id("bob"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	others := make([]line, h.heavy.free)
+	others := make([]queueUser, h.largeSlots.free)
 	for i := range others {
-		if !h.heavy.try(&others[i]) {
+		if !h.largeSlots.tryAcquire(&others[i]) {
 			t.Fatal("no place is free")
 		}
-		defer h.heavy.leave(&others[i], 0)
+		defer h.largeSlots.release(&others[i], 0)
 	}
-	q := query{s: h.Sync, user: u, filter: &filter{}, view: &view{}}
+	q := query{s: h.Sync, user: u, filter: &filter{}, scratch: &scratch{}}
 	q.initial = true
-	h.look(u, &q.moment, 0, false)
-	q.now = q.at
+	h.takeSnapshot(u, &q.snapshot, 0, false)
+	q.upto = q.positions
 	if _, _, err := q.buildSmall(t.Context()); !errors.Is(err, errLarge) {
 		t.Errorf("it ended with %v", err)
 	}

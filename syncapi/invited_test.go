@@ -14,7 +14,7 @@ import (
 // may see of before comes later, or a gap is announced from which /messages gives it, whatever happens and whenever the
 // client asks.
 func TestNothingIsSkippedAroundAnInvite(t *testing.T) {
-	run(t, func(t *testing.T, h *house) {
+	run(t, func(t *testing.T, h *testNode) {
 		all := []string{ // without an invite
 			"alice kick bob; alice say gone; alice ban bob; alice say gone; alice unban bob",
 			"alice kick bob; alice say gone; sync; alice ban bob; alice say gone; alice unban bob",
@@ -51,7 +51,7 @@ func TestNothingIsSkippedAroundAnInvite(t *testing.T) {
 
 // TestInvitedByWhoIsIgnored: what ended before such an invite is told, the invite is not until its sender is ignored no more.
 func TestInvitedByWhoIsIgnored(t *testing.T) {
-	run(t, func(t *testing.T, h *house) {
+	run(t, func(t *testing.T, h *testNode) {
 		alice, bob := h.as(t, "alice"), h.as(t, "bob")
 		ignore := func(users obj) {
 			bob.Want(200, "PUT "+api+"/user/"+url.PathEscape(id("bob"))+"/account_data/m.ignored_user_list", obj{"ignored_users": users})
@@ -100,7 +100,7 @@ func TestInvitedByWhoIsIgnored(t *testing.T) {
 
 // TestTheStateComesAfterAnInvite: while the user is invited the client is not told what changed before he left.
 func TestTheStateComesAfterAnInvite(t *testing.T) {
-	run(t, func(t *testing.T, h *house) {
+	run(t, func(t *testing.T, h *testNode) {
 		alice, bob := h.as(t, "alice"), h.as(t, "bob")
 		for _, parameters := range [][]string{nil, {"use_state_after", "true"}} {
 			for _, waits := range []string{"alice kick bob; alice invite bob", "bob leave; alice invite bob; bob leave; alice invite bob"} {
@@ -123,7 +123,7 @@ func TestTheStateComesAfterAnInvite(t *testing.T) {
 
 // around lets things happen after bob was told all of a room, and compares what bob is told until the end with what
 // /messages gives.
-func (h *house) around(t *testing.T, history, steps string) {
+func (h *testNode) around(t *testing.T, history, steps string) {
 	t.Helper()
 	alice, bob := h.as(t, "alice"), h.as(t, "bob")
 	room := alice.create(

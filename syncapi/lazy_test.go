@@ -14,7 +14,7 @@ func TestLazyMembersAsAMap(t *testing.T) {
 		const device = "@a:b\x00D"
 		var at vector
 		has, pending := map[string]string{}, map[string]string{}
-		l.end(device, nil, &at, []given{l.given("!r", "u0", "$first")})
+		l.answered(device, nil, &at, []sentMember{l.hashOf("!r", "u0", "$first")})
 		pending["u0"] = "$first"
 		for step := range rapid.IntRange(1, 30).Draw(t, "answers") {
 			from := at
@@ -22,7 +22,7 @@ func TestLazyMembersAsAMap(t *testing.T) {
 			if lost {
 				from[0]--
 			}
-			got := l.begin(device, &from)
+			got := l.sentTo(device, &from)
 			if lost {
 				if step > 0 {
 					pending = map[string]string{}
@@ -36,27 +36,27 @@ func TestLazyMembersAsAMap(t *testing.T) {
 			for n := range 6 {
 				user := fmt.Sprint("u", n)
 				for _, id := range []string{"$first", "$0", "$1", "$2"} {
-					if want := has[user] == id; got.has(l.given("!r", user, id)) != want {
+					if want := has[user] == id; got.contains(l.hashOf("!r", user, id)) != want {
 						t.Fatalf("step %d: the device has %s of %s: %v, expected %v", step, id, user, !want, want)
 					}
 				}
 			}
-			var answer []given
+			var answer []sentMember
 			for range rapid.IntRange(0, 5).Draw(t, "given") {
 				user, id := fmt.Sprint("u", rapid.IntRange(0, 5).Draw(t, "user")), fmt.Sprint("$", rapid.IntRange(0, 2).Draw(t, "event"))
-				answer = append(answer, l.given("!r", user, id))
+				answer = append(answer, l.hashOf("!r", user, id))
 				pending[user] = id
 			}
 			at = from
 			at[0]++
-			l.end(device, &from, &at, answer)
+			l.answered(device, &from, &at, answer)
 		}
 	})
 }
 
 // TestWhoLeftInAGapIsTold: also to a client that asks for all state, as it may keep what it has of members that it is not told of.
 func TestWhoLeftInAGapIsTold(t *testing.T) {
-	run(t, func(t *testing.T, h *house) {
+	run(t, func(t *testing.T, h *testNode) {
 		alice, bob, carol := h.as(t, "alice"), h.as(t, "bob"), h.as(t, "carol")
 		for _, full := range []string{"false", "true"} {
 			for _, section := range []string{"state", "state_after"} {

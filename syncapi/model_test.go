@@ -47,7 +47,7 @@ func (w *watcher) put(room string, e gjson.Result) {
 }
 
 // look syncs once with some limit and filter.
-func (w *watcher) look(r *rand.Rand) {
+func (w *watcher) syncOnce(r *rand.Rand) {
 	w.t.Helper()
 	limit := []int{0, 1, 2, 5, 100}[r.IntN(5)]
 	types := ""
@@ -70,13 +70,13 @@ func (w *watcher) look(r *rand.Rand) {
 	}
 	for _, section := range []string{"join", "leave"} {
 		for room, part := range a.Get("rooms." + section).Map() {
-			w.take(room, part, types != "")
+			w.apply(room, part, types != "")
 			w.in[room] = section == "join"
 		}
 	}
 }
 
-func (w *watcher) take(room string, part gjson.Result, filtered bool) {
+func (w *watcher) apply(room string, part gjson.Result, filtered bool) {
 	w.t.Helper()
 	name := "state"
 	if w.after {
@@ -103,11 +103,11 @@ func (w *watcher) take(room string, part gjson.Result, filtered bool) {
 		if filtered { // what the filter left out is read too
 			prev, fresh = "", nil
 		}
-		fresh = append(w.back(room, prev, nil), fresh...)
+		fresh = append(w.backfill(room, prev, nil), fresh...)
 	case filtered:
-		fresh = w.back(room, "", have)
+		fresh = w.backfill(room, "", have)
 	case limited:
-		fresh = append(w.back(room, prev, have), fresh...)
+		fresh = append(w.backfill(room, prev, have), fresh...)
 	}
 	for _, id := range fresh {
 		if slices.Contains(have, id) {
@@ -118,7 +118,7 @@ func (w *watcher) take(room string, part gjson.Result, filtered bool) {
 }
 
 // back reads /messages backwards from a token until the newest event that is there.
-func (w *watcher) back(room, from string, have []string) (out []string) {
+func (w *watcher) backfill(room, from string, have []string) (out []string) {
 	w.t.Helper()
 	for {
 		q := "messages?dir=b&limit=3"
@@ -185,11 +185,11 @@ func TestWatchersSeeTheTruth(t *testing.T) {
 					h.http.As("alice").Call("POST "+at(room, "invite"), obj{"user_id": id(people[1+r.IntN(2)])})
 				}
 				if r.IntN(3) == 0 {
-					watchers[r.IntN(3)].look(r)
+					watchers[r.IntN(3)].syncOnce(r)
 				}
 			}
 			for _, w := range watchers {
-				w.look(r)
+				w.syncOnce(r)
 				if a := w.sync("set_presence", "offline"); a.Get("rooms").Exists() {
 					t.Fatalf("%s is told more: %s", w.name, a.Body)
 				}
@@ -202,7 +202,7 @@ func TestWatchersSeeTheTruth(t *testing.T) {
 }
 
 // compare checks what a watcher knows of a room against the database.
-func (h *house) compare(t *testing.T, w *watcher, room string) {
+func (h *testNode) compare(t *testing.T, w *watcher, room string) {
 	t.Helper()
 	ctx := context.Background()
 	events, err := h.Rooms.Timeline(ctx, rooms.Page{RoomID: room, Limit: 10_000})

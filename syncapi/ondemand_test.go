@@ -21,12 +21,12 @@ func TestServesWithoutTheRole(t *testing.T) {
 			alice, bob := h.as(t, "alice"), h.as(t, "bob")
 			room := h.room(t, "alice", "bob")
 			first := bob.say(room, "before")
-			for _, tail := range h.tails {
+			for _, tail := range h.subscriptions {
 				if tail.IsActive() {
 					t.Fatal("a tail is on that no role of the process needs")
 				}
 			}
-			if h.mu.RLock(); len(h.events.series) > 0 {
+			if h.mu.RLock(); len(h.events.byKey) > 0 {
 				t.Error("events are kept in memory")
 			}
 			h.mu.RUnlock()

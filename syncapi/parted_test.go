@@ -22,7 +22,7 @@ func TestKeyChangesTellWhatSyncTold(t *testing.T) {
 }
 
 func keyChanges(t *testing.T, most int) {
-	run(t, func(t *testing.T, h *house) {
+	run(t, func(t *testing.T, h *testNode) {
 		seed := rand.Uint64()
 		t.Logf("seed %d", seed)
 		r := rand.New(rand.NewPCG(seed, 0))
@@ -123,7 +123,7 @@ func keyChanges(t *testing.T, most int) {
 				t,
 				fmt.Sprintf("who changed between %d and %d", i, j),
 				texts(answer.Get("changed")),
-				slices.AppendSeq([]string{}, slices.Values(sorted(said))),
+				slices.AppendSeq([]string{}, slices.Values(userSet(said).sorted())),
 			)
 		}
 	})
@@ -162,7 +162,7 @@ func TestLeftAreThoseWhoShared(t *testing.T) {
 		{before: "bob leave, alice invite bob", steps: "dave join, bob leave", left: ""},
 	} {
 		t.Run(c.before+"; "+c.steps, func(t *testing.T) {
-			run(t, func(t *testing.T, h *house) {
+			run(t, func(t *testing.T, h *testNode) {
 				bob, room := h.as(t, "bob"), h.room(t, "alice", "bob", "carol")
 				steps := func(list string) {
 					if list != "" {
@@ -172,10 +172,10 @@ func TestLeftAreThoseWhoShared(t *testing.T) {
 				steps(c.before)
 				bob.sync("set_presence", "offline")
 				steps(c.steps)
-				most := h.maxMoves
+				most := h.maxMemberEvents
 				for _, few := range []bool{false, true} {
-					if h.maxMoves = most; few { // as if they were too many to be read
-						h.maxMoves = 1
+					if h.maxMemberEvents = most; few { // as if they were too many to be read
+						h.maxMemberEvents = 1
 					}
 					a := bob.peek("set_presence", "offline")
 					shared, also := named(c.left), named(c.also)

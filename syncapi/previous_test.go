@@ -24,7 +24,7 @@ func walk(v gjson.Result, give func(e gjson.Result)) {
 // TestWhatWasReplacedIsShownToWhoMaySeeIt: an answer has prev_content for one who may see the event that was replaced, or was a
 // member when it was.
 func TestWhatWasReplacedIsShownToWhoMaySeeIt(t *testing.T) {
-	run(t, func(t *testing.T, h *house) {
+	run(t, func(t *testing.T, h *testNode) {
 		alice, bob, carol := h.as(t, "alice"), h.as(t, "bob"), h.as(t, "carol")
 		for history, hidden := range map[string]string{
 			"world_readable": "", "shared": "", "invited": "before away", "joined": "before invited away",
@@ -120,7 +120,7 @@ func TestWhatWasReplacedIsShownToWhoMaySeeIt(t *testing.T) {
 func TestNewStateCostsMembersNoStatement(t *testing.T) {
 	for _, engine := range []string{"sqlite", "postgres"} {
 		t.Run(engine, func(t *testing.T) {
-			h, room, all := crowd(t, engine, 30)
+			h, room, all := roomOf(t, engine, 30)
 			alice := h.as(t, "alice")
 			alice.state(room, "m.room.history_visibility", "", obj{"history_visibility": "joined"})
 			alice.state(room, "m.room.topic", "", obj{"topic": "first"})

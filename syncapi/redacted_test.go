@@ -24,7 +24,7 @@ func TestManyReadersOfWhatWasRedacted(t *testing.T) {
 	shard := h.Rooms.Stream().Shard(room)
 	is := func(e *rooms.Event) bool { return e.ID == event }
 	h.mu.RLock()
-	rows, _ := h.events.since(shard, room, 0, 1<<62)
+	rows, _ := h.events.between(shard, room, 0, 1<<62)
 	old := rows[len(rows)-1].value
 	h.mu.RUnlock()
 	if old.ID != event {
@@ -39,8 +39,8 @@ func TestManyReadersOfWhatWasRedacted(t *testing.T) {
 		var readers sync.WaitGroup
 		for range 4 {
 			readers.Go(func() {
-				q := &query{s: h.Sync, filter: &filter{}, view: &view{}}
-				list, _, err := q.newest(t.Context(), span{roomID: room, shard: shard, upto: 1 << 62}, 2)
+				q := &query{s: h.Sync, filter: &filter{}, scratch: &scratch{}}
+				list, _, err := q.newestEvents(t.Context(), eventRange{roomID: room, shard: shard, upto: 1 << 62}, 2)
 				if err != nil {
 					t.Error(err)
 				}
@@ -57,7 +57,7 @@ func TestManyReadersOfWhatWasRedacted(t *testing.T) {
 
 // TestWhoReadsTheReasonOfARedaction: an answer tells all that an event is redacted, and why who may see the redaction.
 func TestWhoReadsTheReasonOfARedaction(t *testing.T) {
-	run(t, func(t *testing.T, h *house) {
+	run(t, func(t *testing.T, h *testNode) {
 		alice, bob, carol := h.as(t, "alice"), h.as(t, "bob"), h.as(t, "carol")
 		for history, after := range map[string]bool{"world_readable": true, "shared": true, "invited": false, "joined": false} {
 			room := alice.create(

@@ -26,7 +26,7 @@ func sections(t *testing.T, what string, room gjson.Result, names ...string) {
 
 // TestSectionsAreThereWhenEmpty: a room in an answer has all its parts, whatever its news are.
 func TestSectionsAreThereWhenEmpty(t *testing.T) {
-	run(t, func(t *testing.T, h *house) {
+	run(t, func(t *testing.T, h *testNode) {
 		alice, bob := h.as(t, "alice"), h.as(t, "bob")
 		room := h.room(t, "alice", "bob")
 		joined := []string{"timeline", "state", "ephemeral", "account_data", "summary", "unread_notifications"}
@@ -68,7 +68,7 @@ func TestSectionsAreThereWhenEmpty(t *testing.T) {
 
 // TestForgottenRoomsComeOnce: the leave is given to each device, and a forgotten room never after it.
 func TestForgottenRoomsComeOnce(t *testing.T) {
-	run(t, func(t *testing.T, h *house) {
+	run(t, func(t *testing.T, h *testNode) {
 		alice, bob := h.as(t, "alice"), h.as(t, "bob")
 		room := h.room(t, "alice", "bob")
 		bob.sync()
@@ -98,7 +98,7 @@ func TestForgottenRoomsComeOnce(t *testing.T) {
 
 // TestOwnPresenceAnswersNoWait: a request that waits is what makes its user be online, so that is no news to answer it with.
 func TestOwnPresenceAnswersNoWait(t *testing.T) {
-	run(t, func(t *testing.T, h *house) {
+	run(t, func(t *testing.T, h *testNode) {
 		bob := h.as(t, "bob")
 		bob.sync("set_presence", "offline")
 		bob.Want(200, "PUT "+api+"/presence/"+id("bob")+"/status", obj{"presence": "online", "status_msg": "here"})
@@ -118,7 +118,7 @@ func TestOwnPresenceAnswersNoWait(t *testing.T) {
 
 // TestGuestsSync: guests hear of their rooms (client-server API, "Guest Access").
 func TestGuestsSync(t *testing.T) {
-	run(t, func(t *testing.T, h *house) {
+	run(t, func(t *testing.T, h *testNode) {
 		h.node.People["guest"] = &web.Identity{UserID: id("bob"), DeviceID: "GUEST", Guest: true}
 		room := h.room(t, "alice", "bob")
 		guest := h.as(t, "guest")

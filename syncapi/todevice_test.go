@@ -34,7 +34,7 @@ func heapPeak() (stop func() uint64) {
 // and not as often as there are devices, and what others send meanwhile is stored soon.
 func TestLargeDeliveriesHoldNobodyUp(t *testing.T) {
 	const devices, soon, memory = 75, 2 * time.Second, 400 << 20
-	run(t, func(t *testing.T, h *house) {
+	run(t, func(t *testing.T, h *testNode) {
 		alice, bob := h.as(t, "alice"), h.as(t, "bob")
 		each := obj{}
 		for _, name := range []string{"bob", "carol", "dave"} {

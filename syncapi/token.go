@@ -29,11 +29,11 @@ type vector [tokenSize]int64
 
 // print stands for a vector where many are remembered only to be found equal: they are but for one in 2^64, and nobody
 // outside can make two of the same.
-type print uint64
+type vectorHash uint64
 
-var printSeed = maphash.MakeSeed()
+var vectorSeed = maphash.MakeSeed()
 
-func (v *vector) print() print { return print(maphash.Comparable(printSeed, *v)) }
+func (v *vector) hash() vectorHash { return vectorHash(maphash.Comparable(vectorSeed, *v)) }
 
 // parts are the streams of a vector.
 func (d *Deps) parts() []stream.Part {
@@ -50,13 +50,13 @@ type origin struct {
 	initial bool   // from nothing
 	carried string // of the token, for streams that this process does not know
 	// The token does not say where the client is in some streams:
-	heads []stream.Part // it does not know these, so the client gets what comes from now on
-	whole bool          // or knew them with other shards: they are given whole, from position 0
-	anew  bool          // the events are among those, so each room is given as after a limited timeline
+	fromNow         []stream.Part // it does not know these, so the client gets what comes from now on
+	fromStart       bool          // or knew them with other shards: they are given whole, from position 0
+	eventsFromStart bool          // the events are among those, so each room is given as after a limited timeline
 }
 
 // from reads a token. One of another history of the database, or of a later format, is no error: the client begins anew.
-func (s *Sync) from(token string) (at origin, err error) {
+func (s *Sync) decodeToken(token string) (at origin, err error) {
 	t, err := s.layout.Decode(token, at.since[:])
 	if err != nil {
 		return at, matrix.InvalidParam("since: expected a next_batch of this server").With(err)
@@ -69,10 +69,10 @@ func (s *Sync) from(token string) (at origin, err error) {
 		switch {
 		case t.Has(p.Number):
 		case t.Stale(p.Number), p.At == toDeviceAt: // of to-device messages, what waits was not given yet
-			at.whole = true
-			at.anew = at.anew || p.At == eventsAt
+			at.fromStart = true
+			at.eventsFromStart = at.eventsFromStart || p.At == eventsAt
 		default:
-			at.heads = append(at.heads, p)
+			at.fromNow = append(at.fromNow, p)
 		}
 	}
 	return at, nil
@@ -80,9 +80,9 @@ func (s *Sync) from(token string) (at origin, err error) {
 
 // settle gives the streams that the token does not know their heads. It tells whether the answer should not wait for news:
 // until the client has a token that knows all streams, a broken answer would cost it what came meanwhile.
-func (at *origin) settle(head *vector) (atOnce bool) {
-	for _, p := range at.heads {
+func (at *origin) fillFromNow(head *vector) (atOnce bool) {
+	for _, p := range at.fromNow {
 		copy(at.since[p.At:p.At+p.N], head[p.At:])
 	}
-	return len(at.heads) > 0 || at.whole
+	return len(at.fromNow) > 0 || at.fromStart
 }

@@ -35,11 +35,11 @@ func TestTokenIsShort(t *testing.T) {
 			t.Errorf("%d characters: %s", len(token), token)
 		}
 		h.Process.SetLogEpoch(1<<32 - 1)
-		if at, err := h.from(token); err != nil || at.initial || at.since != v || at.whole || at.heads != nil || at.carried != "" {
+		if at, err := h.decodeToken(token); err != nil || at.initial || at.since != v || at.fromStart || at.fromNow != nil || at.carried != "" {
 			t.Errorf("found %+v %v", at, err)
 		}
 		h.Process.SetLogEpoch(7)
-		if at, err := h.from(token); err != nil || !at.initial || at.since != (vector{}) {
+		if at, err := h.decodeToken(token); err != nil || !at.initial || at.since != (vector{}) {
 			t.Errorf("a token of another history of the database: %+v %v", at, err)
 		}
 	}
@@ -49,8 +49,8 @@ func TestTokenIsShort(t *testing.T) {
 func TestTokensOfBeforeGoOn(t *testing.T) {
 	h := open(t, "sqlite")
 	h.Process.SetLogEpoch(7)
-	at, err := h.from("sAAAABwECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8gISIjJCUmJygpKissLS4vMDEytaw")
-	if err != nil || at.initial || at.whole || at.heads != nil {
+	at, err := h.decodeToken("sAAAABwECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8gISIjJCUmJygpKissLS4vMDEytaw")
+	if err != nil || at.initial || at.fromStart || at.fromNow != nil {
 		t.Fatalf("found %+v %v", at, err)
 	}
 	for name, part := range map[string]struct{ at, n, first int }{
@@ -84,7 +84,7 @@ func BenchmarkToken(b *testing.B) {
 		b.Run("decode/"+form, func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				if at, err := h.from(token); err != nil || at.initial || at.since != v {
+				if at, err := h.decodeToken(token); err != nil || at.initial || at.since != v {
 					b.Fatal(err)
 				}
 			}
@@ -114,7 +114,7 @@ func FuzzFilter(f *testing.F) {
 		if passed := tl.event(e); passed && !tl.typed(typ) {
 			t.Fatal("an event passed whose type is filtered out")
 		}
-		if out := pick([]byte(`{"type":"x","content":{"body":"y","a.b":1}}`), flt.EventFields); !json.Valid(out) {
+		if out := selectFields([]byte(`{"type":"x","content":{"body":"y","a.b":1}}`), flt.EventFields); !json.Valid(out) {
 			t.Fatalf("not JSON: %s", out)
 		}
 	})
@@ -151,7 +151,7 @@ func TestPick(t *testing.T) {
 		{`content.c\.d`, `{"content":{"c.d":"<"}}`},
 		{"content.x", `{}`},
 	} {
-		if got := string(pick([]byte(`{"type":"t","content":{"a":{"b":1},"c.d":"<"}}`), []string{c.fields})); got != c.want {
+		if got := string(selectFields([]byte(`{"type":"t","content":{"a":{"b":1},"c.d":"<"}}`), []string{c.fields})); got != c.want {
 			t.Errorf("%s: found %s", c.fields, got)
 		}
 	}

@@ -48,9 +48,9 @@ func (n *newest) visit(t *testing.T, token string) string {
 }
 
 // got counts what a client is told.
-type got map[string]int
+type eventCounts map[string]int
 
-func (g got) take(c *client, room string, more ...string) {
+func (g eventCounts) take(c *client, room string, more ...string) {
 	a := c.sync(more...)
 	for _, body := range bodies(in(a, "join", room, "timeline.events")) {
 		g["message "+body]++
@@ -78,7 +78,7 @@ func (g got) take(c *client, room string, more ...string) {
 	}
 }
 
-func twoVersions(t *testing.T, body func(t *testing.T, older, newer *house)) {
+func twoVersions(t *testing.T, body func(t *testing.T, older, newer *testNode)) {
 	for _, engine := range []string{"sqlite", "postgres"} {
 		t.Run(engine, func(t *testing.T) {
 			target := "sqlite:" + filepath.Join(t.TempDir(), "test.db")
@@ -86,7 +86,7 @@ func twoVersions(t *testing.T, body func(t *testing.T, older, newer *house)) {
 				target = enginestest.TestPostgres(t)
 			}
 			d := dbtest.Open(t, target, migrations()...)
-			older, newer, _ := roletest.Two(t, d, func(p *role.Process) *house { return wire(t, p) })
+			older, newer, _ := roletest.Two(t, d, func(p *role.Process) *testNode { return wire(t, p) })
 			for _, name := range names {
 				if _, err := older.Accounts.CreateUser(t.Context(), accounts.NewUser{Name: name}); err != nil {
 					t.Fatal(err)
@@ -108,7 +108,7 @@ func without(s *Sync, number int) *stream.Layout {
 // TestClientsHopBetweenVersions: while two versions serve, of which one does not know a stream, a client that goes from one
 // to the other gets everything once. A third version, which knows one more, finds its place again.
 func TestClientsHopBetweenVersions(t *testing.T) {
-	twoVersions(t, func(t *testing.T, older, newer *house) {
+	twoVersions(t, func(t *testing.T, older, newer *testNode) {
 		seed := rand.Uint64()
 		t.Logf("seed %d", seed)
 		r := rand.New(rand.NewPCG(seed, 0))
@@ -124,13 +124,13 @@ func TestClientsHopBetweenVersions(t *testing.T) {
 	})
 }
 
-func hop(t *testing.T, r *rand.Rand, older, newer *house, lacks int) {
+func hop(t *testing.T, r *rand.Rand, older, newer *testNode, lacks int) {
 	bob := newer.as(t, "bob")
 	room := newer.room(t, "bob", "alice")
 	alice := newer.as(t, "alice")
 	alice.sync("set_presence", "offline")
-	after, seen := newestOf(newer.Sync), got{}
-	want, last := got{}, ""
+	after, seen := newestOf(newer.Sync), eventCounts{}
+	want, last := eventCounts{}, ""
 	devices := false // of bob changed since the newer version was asked
 	for n := range 40 {
 		name := fmt.Sprintf("%s-%d", room, n)
@@ -195,7 +195,7 @@ func hop(t *testing.T, r *rand.Rand, older, newer *house, lacks int) {
 // TestMessagesThatWaitOutliveAForeignToken: to-device messages are deleted when a token says that they arrived. One that does not
 // know of them says no such thing.
 func TestMessagesThatWaitOutliveAForeignToken(t *testing.T) {
-	twoVersions(t, func(t *testing.T, _, h *house) {
+	twoVersions(t, func(t *testing.T, _, h *testNode) {
 		alice := h.as(t, "alice")
 		alice.sync()
 		send := func(n int) {
@@ -237,11 +237,11 @@ func newLayout(s *Sync, p stream.Part) *stream.Layout {
 // TestOtherShardsLoseNothing: a token that knows a stream with other shards is no error. That stream is given whole, the others
 // go on where they were.
 func TestOtherShardsLoseNothing(t *testing.T) {
-	twoVersions(t, func(t *testing.T, _, h *house) {
+	twoVersions(t, func(t *testing.T, _, h *testNode) {
 		alice, bob := h.as(t, "alice"), h.as(t, "bob")
 		room, left := h.room(t, "bob", "alice"), h.room(t, "bob", "alice")
 		long := h.room(t, "bob", "carol", "dave", "alice")
-		h.maxMoves = 2
+		h.maxMemberEvents = 2
 		alice.sync("set_presence", "offline")
 		token := alice.since
 		own := "user/" + url.PathEscape(id("alice")) + "/account_data/"
@@ -327,7 +327,7 @@ func TestOtherShardsLoseNothing(t *testing.T) {
 
 // TestAnOddTokenIsAnsweredAtOnce: until a client has a token that knows all streams, a broken answer could cost it something.
 func TestAnOddTokenIsAnsweredAtOnce(t *testing.T) {
-	twoVersions(t, func(t *testing.T, _, h *house) {
+	twoVersions(t, func(t *testing.T, _, h *testNode) {
 		alice := h.as(t, "alice")
 		alice.sync("set_presence", "offline")
 		var now vector
@@ -351,7 +351,7 @@ func TestAnOddTokenIsAnsweredAtOnce(t *testing.T) {
 
 // TestTokensOfOtherFormatsBeginAnew: an intact token that means nothing here is no error.
 func TestTokensOfOtherFormatsBeginAnew(t *testing.T) {
-	run(t, func(t *testing.T, h *house) {
+	run(t, func(t *testing.T, h *testNode) {
 		room := h.room(t, "alice")
 		alice := h.as(t, "alice")
 		h.as(t, "alice").say(room, "hello")
@@ -373,7 +373,7 @@ func TestTokensOfOtherFormatsBeginAnew(t *testing.T) {
 	})
 }
 
-func (h *house) carries(t *testing.T, token string) string {
+func (h *testNode) carries(t *testing.T, token string) string {
 	t.Helper()
 	told, err := h.layout.Decode(token, make([]int64, tokenSize))
 	if err != nil {

@@ -8,7 +8,7 @@ import (
 
 // Whose rooms could not be read while somebody waited for their news is read again.
 func TestNewsOfOthersWaitUntilTheirRoomsAreRead(t *testing.T) {
-	run(t, func(t *testing.T, h *house) {
+	run(t, func(t *testing.T, h *testNode) {
 		alice, bob := h.as(t, "alice"), h.as(t, "bob")
 		bob.do(alice.create(obj{"preset": "public_chat"}), "join", nil)
 		move := func(from, to string) {
@@ -26,11 +26,11 @@ func TestNewsOfOthersWaitUntilTheirRoomsAreRead(t *testing.T) {
 		move("memberships", "away")
 		h.mu.Lock()
 		if u := h.users[id("bob")]; u != nil {
-			h.drop(u)
+			h.removeUser(u)
 		}
-		h.unknown[id("bob")] = struct{}{}
+		h.unknownUsers[id("bob")] = struct{}{}
 		h.mu.Unlock()
-		if err := h.wakeLate(t.Context()); err == nil || known() {
+		if err := h.wakeDelayed(t.Context()); err == nil || known() {
 			t.Errorf("found %v, known: %v", err, known())
 		}
 		move("away", "memberships")

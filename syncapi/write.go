@@ -8,28 +8,29 @@ import (
 	"lyceum/matrix"
 )
 
-// writer appends JSON. The texts of events are copied into it as they are.
+// writer appends JSON to a buffer. The texts of events are copied into it as they are.
 type writer struct {
 	b     []byte
-	sent  int // bytes of the answer that went to the client before those in b
-	comma bool
+	sent  int  // bytes of the answer that were sent to the client before those in b
+	comma bool // the next value needs a comma before it
 }
 
 var buffers = sync.Pool{New: func() any { return &writer{b: make([]byte, 0, 8<<10)} }}
 
-// kept tells that the buffer is small enough to be kept for the next answer.
-func (w *writer) kept() bool { return cap(w.b) < 1<<20 }
+// isPooled reports whether the buffer is small enough to be used again for another answer.
+func (w *writer) isPooled() bool { return cap(w.b) < 1<<20 }
 
-// size is how many bytes the answer has.
+// size returns how many bytes the answer has so far.
 func (w *writer) size() int { return w.sent + len(w.b) }
 
-// release gives the writer back for the next answer.
+// release gives the writer back to the pool.
 func (w *writer) release() {
-	if w.kept() {
+	if w.isPooled() {
 		buffers.Put(w)
 	}
 }
 
+// sep writes a comma unless the value is the first of its object or list.
 func (w *writer) sep() {
 	if w.comma {
 		w.b = append(w.b, ',')
@@ -37,18 +38,20 @@ func (w *writer) sep() {
 	w.comma = true
 }
 
-// key begins a member of an object.
+// key writes the key of a member of an object.
 func (w *writer) key(k string) {
 	w.sep()
 	w.b = matrix.AppendString(w.b, k)
 	w.b = append(w.b, ':')
 }
 
+// open writes { or [.
 func (w *writer) open(c byte) {
 	w.b = append(w.b, c)
 	w.comma = false
 }
 
+// close writes } or ].
 func (w *writer) close(c byte) {
 	w.b = append(w.b, c)
 	w.comma = true
@@ -56,8 +59,8 @@ func (w *writer) close(c byte) {
 
 func (w *writer) string(s string) { w.b = matrix.AppendString(w.b, s) }
 
-// raws writes "name":{"events":[…]} of texts that are ready.
-func (w *writer) raws(name string, list []json.RawMessage) {
+// events writes "name":{"events":[…]} with events that are JSON already.
+func (w *writer) events(name string, list []json.RawMessage) {
 	w.key(name)
 	w.b = append(w.b, `{"events":[`...)
 	for i, raw := range list {
@@ -69,8 +72,8 @@ func (w *writer) raws(name string, list []json.RawMessage) {
 	w.b = append(w.b, "]}"...)
 }
 
-// data writes account data as events.
-func (w *writer) data(list []accounts.AccountDatum) {
+// accountData writes "account_data" with account data as events.
+func (w *writer) accountData(list []accounts.AccountDatum) {
 	w.key("account_data")
 	w.b = append(w.b, `{"events":[`...)
 	for i, d := range list {
@@ -84,25 +87,25 @@ func (w *writer) data(list []accounts.AccountDatum) {
 	w.b = append(w.b, "]}"...)
 }
 
-// object is one that stays only when something was written into it.
+// object is the beginning of a JSON object that is removed again when nothing is written into it.
 type object struct {
-	at, inner int
-	comma     bool
+	at, inner int  // where its key and its content begin, by size
+	comma     bool // writer.comma before the key
 }
 
-// begin begins "name":{…}.
-func (w *writer) begin(name string) object {
-	s := object{at: w.size(), comma: w.comma}
+// beginObject begins "name":{…}.
+func (w *writer) beginObject(name string) object {
+	o := object{at: w.size(), comma: w.comma}
 	w.key(name)
 	w.open('{')
-	s.inner = w.size()
-	return s
+	o.inner = w.size()
+	return o
 }
 
-// end ends an object, and takes it back when nothing was written and its beginning was not sent.
-func (w *writer) end(s object) {
-	if w.size() == s.inner && s.at >= w.sent {
-		w.b, w.comma = w.b[:s.at-w.sent], s.comma
+// endObject ends an object. It removes the object when nothing was written into it, unless its beginning was sent.
+func (w *writer) endObject(o object) {
+	if w.size() == o.inner && o.at >= w.sent {
+		w.b, w.comma = w.b[:o.at-w.sent], o.comma
 		return
 	}
 	w.close('}')

@@ -9,8 +9,8 @@ import (
 )
 
 // newPlaces are places of a process that just began.
-func newPlaces() *places {
-	s := &places{}
+func newPlaces() *sendSlots {
+	s := &sendSlots{}
 	s.init()
 	return s
 }
@@ -21,15 +21,15 @@ func sendTo(user, gateway, event string) *delivery {
 	if !strings.Contains(gateway, "://") {
 		gateway = "https://" + gateway
 	}
-	return &delivery{place: placeOf(k, gateway+"/_matrix/push/v1/notify"), done: make(chan struct{})}
+	return &delivery{place: slotOf(k, gateway+"/_matrix/push/v1/notify"), done: make(chan struct{})}
 }
 
 // fill takes all places that there are for users, and tells how many.
-func (s *places) fill(user, gateway func(i int) string, again bool, now time.Time) (taken []*delivery) {
+func (s *sendSlots) fill(user, gateway func(i int) string, again bool, now time.Time) (taken []*delivery) {
 	for i := range 5000 {
 		d := sendTo(user(i), gateway(i), fmt.Sprint(i))
-		d.again = again
-		if _, err := s.take(d, now); err == nil {
+		d.fromOutbox = again
+		if _, err := s.acquire(d, now); err == nil {
 			taken = append(taken, d)
 		}
 	}
@@ -44,12 +44,12 @@ func only(name string) func(int) string { return func(int) string { return name 
 func TestGatewaysNobodyKnowsTakeFewPlaces(t *testing.T) {
 	s, now := newPlaces(), time.Now()
 	well := sendTo("bob", "well", "first")
-	s.prompt(&well.place)
-	if n := len(s.fill(each("hostile"), each("host"), false, now)); n != shares[unknown].all {
-		t.Errorf("expected %d, found %d", shares[unknown].all, n)
+	s.sendPrompt(&well.place)
+	if n := len(s.fill(each("hostile"), each("host"), false, now)); n != slotLimits[untried].all {
+		t.Errorf("expected %d, found %d", slotLimits[untried].all, n)
 	}
-	if n := len(s.fill(only("bob"), only("well"), false, now)); n != shares[trusted].user {
-		t.Errorf("bob: expected %d, found %d", shares[trusted].user, n)
+	if n := len(s.fill(only("bob"), only("well"), false, now)); n != slotLimits[trusted].user {
+		t.Errorf("bob: expected %d, found %d", slotLimits[trusted].user, n)
 	}
 }
 
@@ -57,12 +57,12 @@ func TestGatewaysNobodyKnowsTakeFewPlaces(t *testing.T) {
 func TestAGatewayIsKnownWithItsFirstPromptAnswer(t *testing.T) {
 	s, now := newPlaces(), time.Now()
 	first := s.fill(each("user"), only("well"), false, now)
-	if len(first) != shares[unknown].gateway {
-		t.Errorf("expected %d, found %d", shares[unknown].gateway, len(first))
+	if len(first) != slotLimits[untried].gateway {
+		t.Errorf("expected %d, found %d", slotLimits[untried].gateway, len(first))
 	}
-	s.prompt(&first[0].place)
-	if n := len(s.fill(each("other"), only("well"), false, now)); n != shares[trusted].gateway {
-		t.Errorf("expected %d, found %d", shares[trusted].gateway, n)
+	s.sendPrompt(&first[0].place)
+	if n := len(s.fill(each("other"), only("well"), false, now)); n != slotLimits[trusted].gateway {
+		t.Errorf("expected %d, found %d", slotLimits[trusted].gateway, n)
 	}
 }
 
@@ -70,28 +70,28 @@ func TestAGatewayIsKnownWithItsFirstPromptAnswer(t *testing.T) {
 func TestSlowSendsKeepNoPlacesFromOthers(t *testing.T) {
 	s, now := newPlaces(), time.Now()
 	hung := s.fill(each("hostile"), each("host"), false, now)
-	freed := s.next()
+	freed := s.freedSignal()
 	for _, d := range hung {
-		s.slow(&d.place, now)
+		s.markSlow(&d.place, now)
 	}
 	select {
 	case <-freed:
 	default:
 		t.Error("who waits was not told")
 	}
-	if _, err := s.take(sendTo("bob", "new", "e"), now); err != nil {
+	if _, err := s.acquire(sendTo("bob", "new", "e"), now); err != nil {
 		t.Errorf("a gateway that nobody knows: %v", err)
 	}
 	for _, d := range hung {
-		s.giveBack(&d.place)
+		s.release(&d.place)
 	}
 	late := sendTo("carol", "new", "e")
-	if _, err := s.take(late, now); err != nil {
+	if _, err := s.acquire(late, now); err != nil {
 		t.Fatal(err)
 	}
-	s.giveBack(&late.place)
-	s.slow(&late.place, now) // its timer was late
-	if n := s.count[counted{doubtedPusher, ""}]; n != 0 {
+	s.release(&late.place)
+	s.markSlow(&late.place, now) // its timer was late
+	if n := s.used[slotCount{suspectPusher, ""}]; n != 0 {
 		t.Errorf("all ended: found %d", n)
 	}
 }
@@ -100,17 +100,17 @@ func TestSlowSendsKeepNoPlacesFromOthers(t *testing.T) {
 func TestAnotherGatewayOfAUserThatFailedIsNoReasonToWait(t *testing.T) {
 	s, now := newPlaces(), time.Now()
 	well, ill := sendTo("bob", "well", "e"), sendTo("bob", "ill", "e")
-	s.prompt(&well.place)
+	s.sendPrompt(&well.place)
 	for i := range 100 {
-		s.failed(&sendTo("somebody", fmt.Sprint("ill", i), "e").place, now)
+		s.sendFailed(&sendTo("somebody", fmt.Sprint("ill", i), "e").place, now)
 	}
-	s.failed(&ill.place, now)
-	if _, err := s.take(ill, now); !errors.Is(err, errDoubted) {
+	s.sendFailed(&ill.place, now)
+	if _, err := s.acquire(ill, now); !errors.Is(err, errSuspect) {
 		t.Errorf("the gateway that failed: found %v", err)
 	}
 	s.fill(only("bob"), only("ill"), true, now)
 	s.fill(each("hostile"), func(i int) string { return fmt.Sprint("ill", i%100) }, true, now)
-	if _, err := s.take(well, now); err != nil {
+	if _, err := s.acquire(well, now); err != nil {
 		t.Errorf("the gateway that is well: found %v", err)
 	}
 }
@@ -119,30 +119,30 @@ func TestAnotherGatewayOfAUserThatFailedIsNoReasonToWait(t *testing.T) {
 func TestManyRowsOfAGatewayInDoubtWaitLong(t *testing.T) {
 	s, now := newPlaces(), time.Now()
 	p := &sendTo("bob", "ill", "e").place
-	s.failed(p, now)
-	if pause := s.putOff(p, now); pause > 2*time.Second {
+	s.sendFailed(p, now)
+	if pause := s.delay(p, now); pause > 2*time.Second {
 		t.Errorf("the first: found %s", pause)
 	}
 	for range 1000 {
-		s.putOff(p, now)
+		s.delay(p, now)
 	}
-	s.failed(p, now) // it failed again
-	if pause := s.putOff(p, now); pause < doubtFor/2 || pause > 2*doubtFor {
+	s.sendFailed(p, now) // it failed again
+	if pause := s.delay(p, now); pause < suspectFor/2 || pause > 2*suspectFor {
 		t.Errorf("one of many: found %s", pause)
 	}
-	for at := now; at.Before(now.Add(10 * time.Minute)); at = at.Add(doubtFor / 2) {
-		s.failed(p, at)
+	for at := now; at.Before(now.Add(10 * time.Minute)); at = at.Add(suspectFor / 2) {
+		s.sendFailed(p, at)
 	}
 	later := now.Add(10 * time.Minute)
 	for range 10_000 {
-		s.putOff(p, later)
+		s.delay(p, later)
 	}
-	if pause := s.putOff(p, later); pause < longestPause/2 || pause > 2*longestPause {
+	if pause := s.delay(p, later); pause < maxPause/2 || pause > 2*maxPause {
 		t.Errorf("one of many of a gateway that was never well: found %s", pause)
 	}
-	s.prompt(p)
-	s.failed(p, later)
-	if pause := s.putOff(p, later); pause > 2*time.Second {
+	s.sendPrompt(p)
+	s.sendFailed(p, later)
+	if pause := s.delay(p, later); pause > 2*time.Second {
 		t.Errorf("after it was well again: found %s", pause)
 	}
 }
@@ -150,16 +150,16 @@ func TestManyRowsOfAGatewayInDoubtWaitLong(t *testing.T) {
 // TestDoubtsAreBounded, and the newest is kept.
 func TestDoubtsAreBounded(t *testing.T) {
 	s, now := newPlaces(), time.Now()
-	for i := range doubtsMost {
+	for i := range maxHealth {
 		p := &sendTo(fmt.Sprint("user", i), fmt.Sprint("host", i), "e").place
-		s.failed(p, now)
-		if s.trustOf(p, now) < doubtedGateway {
+		s.sendFailed(p, now)
+		if s.trustOf(p, now) < suspectGateway {
 			t.Fatalf("%d is not in doubt", i)
 		}
-		s.prompt(&sendTo("", fmt.Sprint("well", i), "e").place)
-		s.prompt(&sendTo("", fmt.Sprint("good", i), "e").place)
+		s.sendPrompt(&sendTo("", fmt.Sprint("well", i), "e").place)
+		s.sendPrompt(&sendTo("", fmt.Sprint("good", i), "e").place)
 	}
-	if len(s.doubts) > doubtsMost || len(s.pushers) > doubtsMost || len(s.known) > gatewaysMost {
-		t.Errorf("found %d doubts and %d known gateways", len(s.doubts), len(s.known))
+	if len(s.health) > maxHealth || len(s.pusherHealth) > maxHealth || len(s.gateways) > maxGateways {
+		t.Errorf("found %d doubts and %d known gateways", len(s.health), len(s.gateways))
 	}
 }

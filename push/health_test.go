@@ -17,13 +17,13 @@ import (
 )
 
 // try takes a place for a row of the outbox, sends it with an outcome and tells whether there was one.
-func (s *places) try(d *delivery, o outcome, now time.Time) bool {
-	d.again = true
-	if _, err := s.take(d, now); err != nil {
+func (s *sendSlots) sendOnce(d *delivery, o outcome, now time.Time) bool {
+	d.fromOutbox = true
+	if _, err := s.acquire(d, now); err != nil {
 		return false
 	}
-	s.judge(&d.place, o, true, now)
-	s.giveBack(&d.place)
+	s.record(&d.place, o, true, now)
+	s.release(&d.place)
 	return true
 }
 
@@ -31,53 +31,53 @@ func (s *places) try(d *delivery, o outcome, now time.Time) bool {
 func TestAGatewayThatIsNotReachedIsLeftAlone(t *testing.T) {
 	s, now := newPlaces(), time.Now()
 	first := s.fill(each("user"), only("dead"), true, now)
-	if len(first) != shares[unknown].gateway {
-		t.Fatalf("expected %d, found %d", shares[unknown].gateway, len(first))
+	if len(first) != slotLimits[untried].gateway {
+		t.Fatalf("expected %d, found %d", slotLimits[untried].gateway, len(first))
 	}
 	for _, d := range first { // that all fail is one failure
-		s.judge(&d.place, unreached, true, now.Add(time.Millisecond))
-		s.giveBack(&d.place)
+		s.record(&d.place, unreachable, true, now.Add(time.Millisecond))
+		s.release(&d.place)
 	}
 	pause := time.Second
 	for range 15 {
 		fresh := sendTo("carol", "dead", "new")
-		if _, err := s.take(fresh, now.Add(pause/2)); !errors.Is(err, errAlone) {
+		if _, err := s.acquire(fresh, now.Add(pause/2)); !errors.Is(err, errBackingOff) {
 			t.Errorf("a new one in the pause of %s: found %v", pause, err)
 		}
 		if n := len(s.fill(each("user"), only("dead"), true, now.Add(pause/2))); n != 0 {
 			t.Errorf("in the pause of %s: found %d", pause, n)
 		}
-		if now = now.Add(pause + time.Millisecond); s.try(sendTo("bob", "well", "e"), took, now) != true {
+		if now = now.Add(pause + time.Millisecond); s.sendOnce(sendTo("bob", "well", "e"), delivered, now) != true {
 			t.Error("another gateway of a user waits")
 		}
 		probe := s.fill(each("user"), only("dead"), true, now)
 		if len(probe) != 1 {
 			t.Fatalf("after the pause of %s: expected one, found %d", pause, len(probe))
 		}
-		s.judge(&probe[0].place, unreached, true, now)
-		s.giveBack(&probe[0].place)
-		pause = min(2*pause, longestPause)
+		s.record(&probe[0].place, unreachable, true, now)
+		s.release(&probe[0].place)
+		pause = min(2*pause, maxPause)
 	}
-	if now = now.Add(pause); !s.try(sendTo("bob", "dead", "e"), took, now) {
+	if now = now.Add(pause); !s.sendOnce(sendTo("bob", "dead", "e"), delivered, now) {
 		t.Fatal("it is not tried again")
 	}
-	if n := len(s.fill(each("user"), only("dead"), true, now)); n != shares[trusted].gateway {
-		t.Errorf("when it is back: expected %d, found %d", shares[trusted].gateway, n)
+	if n := len(s.fill(each("user"), only("dead"), true, now)); n != slotLimits[trusted].gateway {
+		t.Errorf("when it is back: expected %d, found %d", slotLimits[trusted].gateway, n)
 	}
 }
 
 // TestAProbeThatSaysNothingIsFollowedByAnother: what it told was no news any more.
 func TestAProbeThatSaysNothingIsFollowedByAnother(t *testing.T) {
 	s, now := newPlaces(), time.Now()
-	s.try(sendTo("bob", "dead", "a"), unreached, now)
-	now = now.Add(longestPause)
+	s.sendOnce(sendTo("bob", "dead", "a"), unreachable, now)
+	now = now.Add(maxPause)
 	probe := sendTo("bob", "dead", "b")
-	probe.again = true
-	if _, err := s.take(probe, now); err != nil {
+	probe.fromOutbox = true
+	if _, err := s.acquire(probe, now); err != nil {
 		t.Fatal(err)
 	}
-	s.giveBack(&probe.place)
-	if !s.try(sendTo("bob", "dead", "c"), unreached, now) {
+	s.release(&probe.place)
+	if !s.sendOnce(sendTo("bob", "dead", "c"), unreachable, now) {
 		t.Error("found none")
 	}
 }
@@ -88,16 +88,16 @@ func TestAPrivateAddressIsLeftAloneForLongAtOnce(t *testing.T) {
 	logged := 0
 	for range 100 {
 		d := sendTo("bob", "inside", "e")
-		d.again = true
-		if _, err := s.take(d, now); err != nil {
+		d.fromOutbox = true
+		if _, err := s.acquire(d, now); err != nil {
 			t.Fatal(err)
 		}
-		logged += len(s.judge(&d.place, forbidden, true, now))
-		s.giveBack(&d.place)
-		if s.try(sendTo("bob", "inside", "e"), forbidden, now.Add(longestPause/2)) {
+		logged += len(s.record(&d.place, forbidden, true, now))
+		s.release(&d.place)
+		if s.sendOnce(sendTo("bob", "inside", "e"), forbidden, now.Add(maxPause/2)) {
 			t.Error("it was sent to")
 		}
-		now = now.Add(longestPause)
+		now = now.Add(maxPause)
 	}
 	if logged != 1 {
 		t.Errorf("expected one line for the log, found %d", logged)
@@ -106,27 +106,27 @@ func TestAPrivateAddressIsLeftAloneForLongAtOnce(t *testing.T) {
 
 // TestAnswersWithAnErrorAreOfOnePusher: others of its user, and all of others, are sent to the same gateway.
 func TestAnswersWithAnErrorAreOfOnePusher(t *testing.T) {
-	for _, o := range []outcome{refused, silent} {
+	for _, o := range []outcome{refused, noAnswer} {
 		s, now := newPlaces(), time.Now()
 		for i := range 200 {
-			at := now.Add(time.Duration(i) * longestPause)
+			at := now.Add(time.Duration(i) * maxPause)
 			well := sendTo("bob", "shared", "e")
-			if !s.try(well, took, at) {
+			if !s.sendOnce(well, delivered, at) {
 				t.Fatal("bob waits")
 			}
 			for u := range 20 {
 				bad := sendTo(fmt.Sprint("hostile", u), "shared", "e")
-				s.try(bad, o, at)
-				if s.try(bad, o, at) {
+				s.sendOnce(bad, o, at)
+				if s.sendOnce(bad, o, at) {
 					t.Fatalf("outcome %d: a pusher that fails is not left alone", o)
 				}
 			}
-			if !s.try(well, took, at) {
+			if !s.sendOnce(well, delivered, at) {
 				t.Fatalf("outcome %d: bob waits for others", o)
 			}
 			other := sendTo("hostile0", "shared", "e")
-			other.place = placeOf(sendKey{"hostile0", "a", "another", "e"}, "https://shared/_matrix/push/v1/notify")
-			if !s.try(other, took, at) {
+			other.place = slotOf(sendKey{"hostile0", "a", "another", "e"}, "https://shared/_matrix/push/v1/notify")
+			if !s.sendOnce(other, delivered, at) {
 				t.Errorf("outcome %d: another pusher of the user waits", o)
 			}
 			if s.mu.Lock(); s.trustOf(&well.place, at) != trusted {
@@ -140,8 +140,8 @@ func TestAnswersWithAnErrorAreOfOnePusher(t *testing.T) {
 // TestOneWithoutTLSSaysNothingOfOneWithIt at the same port.
 func TestOneWithoutTLSSaysNothingOfOneWithIt(t *testing.T) {
 	s, now := newPlaces(), time.Now()
-	s.try(sendTo("hostile", "https://gateway:5000", "e"), unreached, now)
-	if !s.try(sendTo("bob", "http://gateway:5000", "e"), took, now) {
+	s.sendOnce(sendTo("hostile", "https://gateway:5000", "e"), unreachable, now)
+	if !s.sendOnce(sendTo("bob", "http://gateway:5000", "e"), delivered, now) {
 		t.Error("bob waits")
 	}
 }
@@ -150,23 +150,23 @@ func TestOneWithoutTLSSaysNothingOfOneWithIt(t *testing.T) {
 func TestRowsOfPushersLeftAloneDelayNoOthers(t *testing.T) {
 	s, now := newPlaces(), time.Now()
 	bad := sendTo("hostile", "shared", "e")
-	s.try(bad, silent, now)
+	s.sendOnce(bad, noAnswer, now)
 	for range 10_000 {
-		s.putOff(&bad.place, now)
+		s.delay(&bad.place, now)
 	}
-	if pause := s.putOff(&sendTo("bob", "shared", "e").place, now); pause > 2*time.Second {
+	if pause := s.delay(&sendTo("bob", "shared", "e").place, now); pause > 2*time.Second {
 		t.Errorf("found %s", pause)
 	}
 }
 
 // dueRows are rows of an outbox by when they are due.
-type dueRows []time.Time
+type dueTimes []time.Time
 
-func (d dueRows) Len() int           { return len(d) }
-func (d dueRows) Less(i, j int) bool { return d[i].Before(d[j]) }
-func (d dueRows) Swap(i, j int)      { d[i], d[j] = d[j], d[i] }
-func (d *dueRows) Push(x any)        { *d = append(*d, x.(time.Time)) }
-func (d *dueRows) Pop() any {
+func (d dueTimes) Len() int           { return len(d) }
+func (d dueTimes) Less(i, j int) bool { return d[i].Before(d[j]) }
+func (d dueTimes) Swap(i, j int)      { d[i], d[j] = d[j], d[i] }
+func (d *dueTimes) Push(x any)        { *d = append(*d, x.(time.Time)) }
+func (d *dueTimes) Pop() any {
 	last := (*d)[len(*d)-1]
 	*d = (*d)[:len(*d)-1]
 	return last
@@ -177,7 +177,7 @@ func TestWhatADeadGatewayCosts(t *testing.T) {
 	for rows, perSecond := range map[int]int{1: 1, 1000: 5, 100_000: 500} {
 		s, began := newPlaces(), time.Now()
 		p := &Push{Deps: Deps{Now: func() time.Time { return began }}}
-		outbox := &dueRows{}
+		outbox := &dueTimes{}
 		for range rows {
 			*outbox = append(*outbox, began)
 		}
@@ -190,18 +190,18 @@ func TestWhatADeadGatewayCosts(t *testing.T) {
 			}
 			d := sendTo("bob", "dead", "e")
 			var wait time.Duration
-			if s.try(d, unreached, now) {
+			if s.sendOnce(d, unreachable, now) {
 				p.Now = func() time.Time { return now }
-				p.places.doubts, p.places.pushers = s.doubts, s.pushers
+				p.slots.health, p.slots.pusherHealth = s.health, s.pusherHealth
 				var tries int
-				if wait, tries = p.pauseAfter(d, errUnreached); tries != 0 {
+				if wait, tries = p.pauseAfterFailure(d, errUnreachable); tries != 0 {
 					t.Fatal("a gateway that is not reached says nothing of the notification")
 				}
 				if now.After(warm) {
 					sent++
 				}
 			} else {
-				wait = s.putOff(&d.place, now)
+				wait = s.delay(&d.place, now)
 			}
 			(*outbox)[0] = now.Add(wait)
 			heap.Fix(outbox, 0)
@@ -213,7 +213,7 @@ func TestWhatADeadGatewayCosts(t *testing.T) {
 		back := now
 		for outbox.Len() > 0 {
 			last := heap.Pop(outbox).(time.Time)
-			if outbox.Len() == 0 && last.Sub(back) > longestPause*5/4 {
+			if outbox.Len() == 0 && last.Sub(back) > maxPause*5/4 {
 				t.Errorf("%d rows: the last is due after %s", rows, last.Sub(back))
 			}
 		}
@@ -224,41 +224,41 @@ func TestWhatADeadGatewayCosts(t *testing.T) {
 func TestPushersLeftAloneAreBounded(t *testing.T) {
 	s, now := newPlaces(), time.Now()
 	lines := 0
-	for i := range 2 * doubtsMost {
+	for i := range 2 * maxHealth {
 		for range 3 {
 			p := &sendTo(fmt.Sprint("user", i), fmt.Sprint("host", i), "e").place
 			p.began = now
-			lines += len(s.judge(p, refused, true, now)) + len(s.judge(p, unreached, true, now))
+			lines += len(s.record(p, refused, true, now)) + len(s.record(p, unreachable, true, now))
 		}
 	}
-	if len(s.pushers) > doubtsMost || len(s.doubts) > doubtsMost || lines > loggedMost {
-		t.Errorf("found %d pushers, %d doubts and %d lines", len(s.pushers), len(s.doubts), lines)
+	if len(s.pusherHealth) > maxHealth || len(s.health) > maxHealth || lines > maxLogLines {
+		t.Errorf("found %d pushers, %d doubts and %d lines", len(s.pusherHealth), len(s.health), lines)
 	}
-	now = now.Add(loggedEach)
+	now = now.Add(logLineEvery)
 	p := &sendTo("user", "host", "e").place
 	for i := range 5 {
 		p.began = now.Add(time.Duration(i))
-		lines += len(s.judge(p, unreached, true, now.Add(time.Duration(i))))
+		lines += len(s.record(p, unreachable, true, now.Add(time.Duration(i))))
 	}
-	if lines += len(s.judge(p, took, true, now)); lines != loggedMost+1 {
-		t.Errorf("a minute later: expected one more line, found %d", lines-loggedMost)
+	if lines += len(s.record(p, delivered, true, now)); lines != maxLogLines+1 {
+		t.Errorf("a minute later: expected one more line, found %d", lines-maxLogLines)
 	}
 }
 
 // TestWhatIsLogged: that a gateway is left alone, once it failed several times, and that it is back.
 func TestWhatIsLogged(t *testing.T) {
 	s, now := newPlaces(), time.Now()
-	var all []news
-	for i, o := range []outcome{unreached, took, unreached, unreached, unreached, unreached, took, took, refused, refused, refused, took} {
+	var all []backOffLog
+	for i, o := range []outcome{unreachable, delivered, unreachable, unreachable, unreachable, unreachable, delivered, delivered, refused, refused, refused, delivered} {
 		p := &sendTo("bob", "host", "e").place
 		now = now.Add(time.Minute)
 		p.began = now
-		for _, n := range s.judge(p, o, true, now) {
+		for _, n := range s.record(p, o, true, now) {
 			t.Log(i, n)
 			all = append(all, n)
 		}
 	}
-	if len(all) != 4 || all[0].back || all[0].pusher || !all[1].back || all[1].pusher || all[2].back || !all[2].pusher || !all[3].back ||
+	if len(all) != 4 || all[0].recovered || all[0].pusher || !all[1].recovered || all[1].pusher || all[2].recovered || !all[2].pusher || !all[3].recovered ||
 		!all[3].pusher {
 		t.Errorf("found %v", all)
 	}
@@ -284,9 +284,9 @@ func TestHowSendsFail(t *testing.T) {
 	}))
 	defer server.Close()
 	for url, want := range map[string]outcome{
-		server.URL + "/": took, server.URL + "/error": refused, server.URL + "/text": refused, server.URL + "/cut": silent,
-		"http://" + dead.Addr().String(): unreached, "http://no-such-host.invalid": unreached,
-		strings.Replace(server.URL, "http", "https", 1): unreached, "http://10.0.0.1": forbidden,
+		server.URL + "/": delivered, server.URL + "/error": refused, server.URL + "/text": refused, server.URL + "/cut": noAnswer,
+		"http://" + dead.Addr().String(): unreachable, "http://no-such-host.invalid": unreachable,
+		strings.Replace(server.URL, "http", "https", 1): unreachable, "http://10.0.0.1": forbidden,
 	} {
 		if _, err := g.send(t.Context(), url, []byte("{}")); outcomeOf(err) != want {
 			t.Errorf("%s: expected %d, found %d: %v", url, want, outcomeOf(err), err)
@@ -297,7 +297,7 @@ func TestHowSendsFail(t *testing.T) {
 	}
 	server.Close()
 	_, _ = g.send(t.Context(), server.URL, []byte("{}")) // the end of the connection may be seen only now
-	if _, err := g.send(t.Context(), server.URL, []byte("{}")); outcomeOf(err) != unreached {
+	if _, err := g.send(t.Context(), server.URL, []byte("{}")); outcomeOf(err) != unreachable {
 		t.Errorf("it ended: found %v", err)
 	}
 }
@@ -323,7 +323,7 @@ func TestADeadGatewayIsAskedAndPreparedForRarely(t *testing.T) {
 		}
 		resting := func() (rows int) {
 			query := "SELECT COUNT(*) FROM push_outbox WHERE next_ms > $1"
-			if err := n.Process.DB.QueryRow(t.Context(), query, n.Now().Add(longestPause/2).UnixMilli()).Scan(&rows); err != nil {
+			if err := n.Process.DB.QueryRow(t.Context(), query, n.Now().Add(maxPause/2).UnixMilli()).Scan(&rows); err != nil {
 				t.Fatal(err)
 			}
 			return rows
@@ -331,7 +331,7 @@ func TestADeadGatewayIsAskedAndPreparedForRarely(t *testing.T) {
 		roletest.Until(t, "all rest", func() bool { return resting() == 600 })
 		before := asked.Load()
 		time.Sleep(3 * time.Second)
-		if all := asked.Load(); all > int64(shares[unknown].gateway) || all != before {
+		if all := asked.Load(); all > int64(slotLimits[untried].gateway) || all != before {
 			t.Errorf("it was asked %d times, %d of them later", all, all-before)
 		}
 		if rows := resting(); rows != 600 {
@@ -353,10 +353,10 @@ func TestWhatADeadGatewayMissedComesWhenItIsBack(t *testing.T) {
 			events = append(events, n.Say(t, "alice", room, fmt.Sprint(i)))
 		}
 		roletest.Until(t, "it is left alone", func() bool {
-			n.places.mu.Lock()
-			defer n.places.mu.Unlock()
-			d := n.places.doubts[sendTo("", g.URL, "").place.gateway]
-			return d != nil && d.fails > 1
+			n.slots.mu.Lock()
+			defer n.slots.mu.Unlock()
+			d := n.slots.health[sendTo("", g.URL, "").place.gateway]
+			return d != nil && d.failures > 1
 		})
 		l, err := net.Listen("tcp", g.Listener.Addr().String())
 		if err != nil {
@@ -382,19 +382,19 @@ func TestWhatADeadGatewayMissedComesWhenItIsBack(t *testing.T) {
 // TestADoubtIsOfAPusherAtItsGateway: when its user gives it another gateway, what the one before does late says nothing of it.
 func TestADoubtIsOfAPusherAtItsGateway(t *testing.T) {
 	send := func(gateway, event string) *delivery {
-		return &delivery{place: placeOf(sendKey{"bob", "a", "k", event}, "https://"+gateway+"/_matrix/push/v1/notify"), done: make(chan struct{})}
+		return &delivery{place: slotOf(sendKey{"bob", "a", "k", event}, "https://"+gateway+"/_matrix/push/v1/notify"), done: make(chan struct{})}
 	}
-	for _, o := range []outcome{refused, silent} {
+	for _, o := range []outcome{refused, noAnswer} {
 		s, now := newPlaces(), time.Now()
 		late := send("before", "late")
-		if _, err := s.take(late, now); err != nil {
+		if _, err := s.acquire(late, now); err != nil {
 			t.Fatal(err)
 		}
-		if !s.try(send("after", "first"), took, now) {
+		if !s.sendOnce(send("after", "first"), delivered, now) {
 			t.Fatalf("outcome %d: there is no place", o)
 		}
-		s.judge(&late.place, o, true, now)
-		if _, err := s.take(send("after", "second"), now); err != nil {
+		s.record(&late.place, o, true, now)
+		if _, err := s.acquire(send("after", "second"), now); err != nil {
 			t.Errorf("outcome %d: found %v", o, err)
 		}
 	}
@@ -402,12 +402,12 @@ func TestADoubtIsOfAPusherAtItsGateway(t *testing.T) {
 	// A late answer, of the one before, ends no pause of the pusher at the gateway of now.
 	s, now := newPlaces(), time.Now()
 	late := send("before", "late")
-	if _, err := s.take(late, now); err != nil {
+	if _, err := s.acquire(late, now); err != nil {
 		t.Fatal(err)
 	}
-	s.try(send("after", "first"), refused, now)
-	s.judge(&late.place, took, true, now)
-	if _, err := s.take(send("after", "second"), now); !errors.Is(err, errAlone) {
+	s.sendOnce(send("after", "first"), refused, now)
+	s.record(&late.place, delivered, true, now)
+	if _, err := s.acquire(send("after", "second"), now); !errors.Is(err, errBackingOff) {
 		t.Errorf("expected that it is left alone, found %v", err)
 	}
 }

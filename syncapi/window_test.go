@@ -18,7 +18,7 @@ func TestRecentIsBoundedInBytes(t *testing.T) {
 			size int
 		}
 		const shards, budget = 2, 2000
-		r := newRecent(rapid.IntRange(1, 4).Draw(t, "keep"), budget, func(v row) int { return v.size })
+		r := newWindows(rapid.IntRange(1, 4).Draw(t, "keep"), budget, func(v row) int { return v.size })
 		r.start = []int64{5, 7}
 		next := []int64{6, 8}
 		all := map[string][]row{}
@@ -28,7 +28,7 @@ func TestRecentIsBoundedInBytes(t *testing.T) {
 		}
 		check := func() {
 			sum, kept := 0, 0
-			for k, s := range r.series {
+			for k, s := range r.byKey {
 				n := 0
 				for _, it := range s.rows {
 					n += it.value.size
@@ -36,8 +36,8 @@ func TestRecentIsBoundedInBytes(t *testing.T) {
 				if s.base != nil {
 					n += s.base.size
 				}
-				if n != s.bytes || (n > 0) != (s.place != nil) {
-					t.Fatalf("key %s: %d bytes were counted, found %d, place %v", k, s.bytes, n, s.place != nil)
+				if n != s.bytes || (n > 0) != (s.element != nil) {
+					t.Fatalf("key %s: %d bytes were counted, found %d, place %v", k, s.bytes, n, s.element != nil)
 				}
 				sum, kept = sum+n, kept+len(s.rows)
 			}
@@ -52,9 +52,9 @@ func TestRecentIsBoundedInBytes(t *testing.T) {
 				v := row{next[shard], rapid.SampledFrom([]int{1, 100, 500, 1500, 2500}).Draw(t, "size")}
 				next[shard]++
 				all[k] = append(all[k], v)
-				r.add(shard, k, v.pos, v)
+				r.append(shard, k, v.pos, v)
 			case 3:
-				r.prune(rapid.IntRange(0, 2).Draw(t, "rounds"))
+				r.evictIdle(rapid.IntRange(0, 2).Draw(t, "rounds"))
 			case 4:
 				r.replace(k, func(v row) bool { return v.pos%2 == 0 }, row{next[shard] - 1, 300})
 			case 5: // as a reader does who had to ask the database
@@ -66,7 +66,7 @@ func TestRecentIsBoundedInBytes(t *testing.T) {
 			check()
 			after := rapid.Int64Range(0, next[shard]).Draw(t, "after")
 			upto := rapid.Int64Range(after, next[shard]).Draw(t, "upto")
-			rows, ok := r.since(shard, k, after, upto)
+			rows, ok := r.between(shard, k, after, upto)
 			if ok {
 				var want, got []int64
 				for _, v := range all[k] {
@@ -82,7 +82,7 @@ func TestRecentIsBoundedInBytes(t *testing.T) {
 				}
 			}
 			newer := slices.ContainsFunc(all[k], func(v row) bool { return v.pos > after })
-			if after >= r.start[shard] && r.changed(shard, k, after) != newer {
+			if after >= r.start[shard] && r.hasAfter(shard, k, after) != newer {
 				t.Fatalf("changed after %d: expected %v", after, newer)
 			}
 		}
@@ -120,7 +120,7 @@ func TestMemoryOfManyRoomsHasABudget(t *testing.T) {
 	}
 	h.mu.RLock()
 	found, counted := 0, h.events.bytes
-	for _, s := range h.events.series {
+	for _, s := range h.events.byKey {
 		for _, it := range s.rows {
 			found += eventBytes(it.value)
 		}

@@ -6,16 +6,16 @@ import "hash/maphash"
 // and those of pushers that are in doubt themselves do not count: users who are slow on purpose are few among those who are not.
 
 const (
-	tallyMost  = 32      // users whose last verdict counts for a gateway
-	slowFew    = 4       // users for whom it is slow, below which one for whom it is prompt is enough
-	promptMost = 100_000 // pushers remembered whose last send was prompt
+	maxVerdicts      = 32      // users whose last verdict counts for a gateway
+	minSlowUsers     = 4       // users for whom it is slow, below which one for whom it is prompt is enough
+	maxPromptPushers = 100_000 // pushers remembered whose last send was prompt
 )
 
 // tally is what a gateway did for the users who were sent to last, in the order in which they came.
-type tally struct {
-	well bool // it took a send promptly, and was not in doubt since
-	last []verdict
-	next int // the oldest, when there are tallyMost
+type gatewayVerdicts struct {
+	prompt bool // it took a send promptly, and was not in doubt since
+	last   []verdict
+	oldest int // the oldest, when there are tallyMost
 }
 
 type verdict struct {
@@ -24,23 +24,23 @@ type verdict struct {
 }
 
 // count notes what the gateway did for a user.
-func (t *tally) count(v verdict) {
+func (t *gatewayVerdicts) record(v verdict) {
 	for i := range t.last {
 		if t.last[i].user == v.user {
 			t.last[i].slow = v.slow
 			return
 		}
 	}
-	if len(t.last) < tallyMost {
+	if len(t.last) < maxVerdicts {
 		t.last = append(t.last, v)
 		return
 	}
-	t.last[t.next] = v
-	t.next = (t.next + 1) % tallyMost
+	t.last[t.oldest] = v
+	t.oldest = (t.oldest + 1) % maxVerdicts
 }
 
 // isSlow tells that it is slow in general. What is not known is.
-func (t *tally) isSlow() bool {
+func (t *gatewayVerdicts) isSlow() bool {
 	if t == nil {
 		return true
 	}
@@ -51,30 +51,30 @@ func (t *tally) isSlow() bool {
 		}
 	}
 	prompt := len(t.last) - slow
-	return slow > prompt && (slow >= slowFew || prompt == 0)
+	return slow > prompt && (slow >= minSlowUsers || prompt == 0)
 }
 
 // isWell tells that a gateway took a send promptly, and was not in doubt since; the caller holds mu.
-func (s *places) isWell(gateway string) bool {
-	t := s.known[gateway]
-	return t != nil && t.well
+func (s *sendSlots) isPrompt(gateway string) bool {
+	t := s.gateways[gateway]
+	return t != nil && t.prompt
 }
 
-func (s *places) hash(name string) uint64 { return maphash.String(s.seed, name) }
+func (s *sendSlots) hash(name string) uint64 { return maphash.String(s.seed, name) }
 
 // wasPrompt tells that the last send of a pusher was prompt, as far as it is remembered; the caller holds mu.
-func (s *places) wasPrompt(p *place) bool { return s.prompted[s.hash(p.pusher)] }
+func (s *sendSlots) isPromptPusher(p *slot) bool { return s.promptPushers[s.hash(p.pusher)] }
 
 // setPrompt notes that a send of a pusher was prompt; the caller holds mu.
-func (s *places) setPrompt(p *place) {
-	if h := s.hash(p.pusher); !s.prompted[h] {
-		makeRoom(s.prompted, promptMost)
-		s.prompted[h] = true
+func (s *sendSlots) setPromptPusher(p *slot) {
+	if h := s.hash(p.pusher); !s.promptPushers[h] {
+		evictOne(s.promptPushers, maxPromptPushers)
+		s.promptPushers[h] = true
 	}
 }
 
 // makeRoom drops any one when there are as many as may be.
-func makeRoom[K comparable, V any](m map[K]V, most int) {
+func evictOne[K comparable, V any](m map[K]V, most int) {
 	if len(m) < most {
 		return
 	}
