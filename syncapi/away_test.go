@@ -13,7 +13,7 @@ import (
 	"lyceum/rooms"
 )
 
-// steps lets users do what is said as "user verb" or "user verb target".
+// steps lets users do something in a room. A step is "user verb" or "user verb target".
 func (h *testNode) steps(t *testing.T, room string, steps ...string) {
 	t.Helper()
 	for _, step := range steps {
@@ -34,8 +34,8 @@ func (h *testNode) steps(t *testing.T, room string, steps ...string) {
 	}
 }
 
-// TestATimelineBeginsAtTheToken: one who was a member at the token gets nothing of before again, whatever was between. What is
-// told leads to the current state, and /messages gives the rest up to the token.
+// TestATimelineBeginsAtTheToken: a user who was a member at the token gets no older events again, whatever happened since. What is
+// sent leads to the current state, and /messages returns the rest up to the token.
 func TestATimelineBeginsAtTheToken(t *testing.T) {
 	away := []string{"alice say gone1", "alice topic gone", "dave join", "alice say gone2", "carol leave"}
 	for name, steps := range map[string][]string{
@@ -64,7 +64,7 @@ func TestATimelineBeginsAtTheToken(t *testing.T) {
 	}
 }
 
-// away lets things happen between two answers for bob and looks at the second with several parameters.
+// away takes steps between two answers for bob, and checks the second answer with several parameters.
 func (h *testNode) away(t *testing.T, history string, steps []string) {
 	t.Helper()
 	alice, bob := h.as(t, "alice"), h.as(t, "bob")

@@ -39,7 +39,7 @@ func TestIdleCostsNoStatement(t *testing.T) {
 	})
 }
 
-// crowd makes a room with many members who are connected.
+// roomOf makes a room with many members who are connected.
 func roomOf(t testing.TB, engine string, n int) (h *testNode, room string, all []*client) {
 	users := make([]string, n)
 	for i := range users {
@@ -92,7 +92,7 @@ func TestDeliverCostsNoEncoding(t *testing.T) {
 	}
 }
 
-// question is what a request of a user who has all news asks.
+// newQuery is the query of a request whose client has all news.
 func (h *testNode) newQuery(t testing.TB, name string) *query {
 	u, err := h.user(t.Context(), id(name))
 	if err != nil {
@@ -105,7 +105,7 @@ func (h *testNode) newQuery(t testing.TB, name string) *query {
 	return &query{s: h.Sync, user: u, device: "D", filter: &filter{}, origin: origin{since: m.positions}, scratch: &scratch{}}
 }
 
-// ask answers a question once, as a request or a wake-up does.
+// answerOnce answers a query once, as a request or a signal does.
 func (q *query) answerOnce(t testing.TB, w *writer) bool {
 	seen, known := q.user.sequenceAt(&q.since)
 	q.s.takeSnapshot(q.user, &q.snapshot, seen, known)
@@ -118,7 +118,7 @@ func (q *query) answerOnce(t testing.TB, w *writer) bool {
 	return empty
 }
 
-// BenchmarkIdleSync is a wake-up of a client for which nothing is new, by its number of rooms. "cold" has a
+// BenchmarkIdleSync is a signal to a client for which nothing is new, by its number of rooms. "cold" has a
 // token that this process did not give out.
 func BenchmarkIdleSync(b *testing.B) {
 	for _, n := range []int{1, 50, 500} {
@@ -166,7 +166,7 @@ func BenchmarkDeliver(b *testing.B) {
 	for b.Loop() {
 		for _, q := range all {
 			if q.answerOnce(b, w) {
-				b.Fatal("nothing is new")
+				b.Fatal("the answer is empty")
 			}
 		}
 	}
@@ -190,19 +190,19 @@ func BenchmarkParallel(b *testing.B) {
 			}
 		}
 	}()
-	questions := make(chan *query, 50)
+	queries := make(chan *query, 50)
 	for i := range 50 {
-		questions <- h.newQuery(b, fmt.Sprintf("u%d", i))
+		queries <- h.newQuery(b, fmt.Sprintf("u%d", i))
 	}
 	b.ResetTimer()
 	b.RunParallel(func(pb *testing.PB) {
-		q, w := <-questions, &writer{}
+		q, w := <-queries, &writer{}
 		for pb.Next() {
 			q.answerOnce(b, w)
 			q.since = q.upto
 			q.user.tokenIssued(&q.upto, q.sequence)
 		}
-		questions <- q
+		queries <- q
 	})
 	close(stop)
 	<-stopped

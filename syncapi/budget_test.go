@@ -9,7 +9,7 @@ import (
 	"lyceum/accounts"
 )
 
-// TestTimelinesHaveABudget: an answer is bounded in bytes, and nothing is lost by it.
+// TestTimelinesHaveABudget: an answer is bounded in bytes, and the client gets everything in the end.
 func TestTimelinesHaveABudget(t *testing.T) {
 	run(t, func(t *testing.T, h *testNode) {
 		alice, bob := h.as(t, "alice"), h.as(t, "bob")
@@ -61,7 +61,7 @@ func TestTimelinesHaveABudget(t *testing.T) {
 	})
 }
 
-// TestManyRoomsHaveABudget: each room gives its newest event.
+// TestManyRoomsHaveABudget: an answer with many rooms is bounded in bytes, but has the newest event of each room.
 func TestManyRoomsHaveABudget(t *testing.T) {
 	h := open(t, "sqlite")
 	alice, bob := h.as(t, "alice"), h.as(t, "bob")
@@ -127,7 +127,7 @@ func TestMessagesForADeviceHaveABudget(t *testing.T) {
 	})
 }
 
-// TestATimelineReadsAboutWhatItGives where memory does not reach back so far.
+// TestATimelineReadsAboutWhatItGives: a timeline that is older than the window reads few more events than it returns.
 func TestATimelineReadsAboutWhatItGives(t *testing.T) {
 	run(t, func(t *testing.T, h *testNode) {
 		alice := h.as(t, "alice")

@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// TestWhatIsBundledCountsInTimelines: small events that come with large ones make no large answer, and nothing is lost by it.
+// TestWhatIsBundledCountsInTimelines: bundled events count in the size of an answer, and the client gets everything in the end.
 func TestWhatIsBundledCountsInTimelines(t *testing.T) {
 	run(t, func(t *testing.T, h *testNode) {
 		alice, bob := h.as(t, "alice"), h.as(t, "bob")

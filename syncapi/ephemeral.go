@@ -11,8 +11,8 @@ import (
 	"lyceum/receipts"
 )
 
-// ephemeral gives the receipts and typing notices of a room that are new. read tells that the user has read
-// something, so that the unread counts may be others.
+// ephemeral returns the new receipts and typing notices of a room; with fresh, all that there are. read means that the user has read
+// something, so that the unread counts may have changed.
 func (q *query) ephemeral(ctx context.Context, roomID string, fresh bool) (out []json.RawMessage, read bool, err error) {
 	f := &q.filter.Room.Ephemeral
 	list, err := q.receipts(ctx, roomID, fresh)
@@ -36,7 +36,7 @@ func (q *query) ephemeral(ctx context.Context, roomID string, fresh bool) (out [
 	return out, read, err
 }
 
-// typing gives who types in a room, and whether that is news. What is in memory is the newest there is.
+// typing returns which users type in a room, and whether that changed. What is in memory is always the newest.
 func (q *query) typing(ctx context.Context, roomID string, fresh bool) (users []string, changed bool, err error) {
 	shard := q.s.Typing.Stream().Shard(roomID)
 	after, upto := q.since[typingAt+shard], q.upto[typingAt+shard]
@@ -61,6 +61,7 @@ func (q *query) typing(ctx context.Context, roomID string, fresh bool) (users []
 	return users, true, err
 }
 
+// receipts returns the new receipts of a room; with fresh, all that there are.
 func (q *query) receipts(ctx context.Context, roomID string, fresh bool) ([]*receipts.Receipt, error) {
 	if fresh {
 		all, err := q.s.Receipts.ForRooms(ctx, []string{roomID})
@@ -85,8 +86,8 @@ func (q *query) receipts(ctx context.Context, roomID string, fresh bool) ([]*rec
 	return q.s.Receipts.Since(ctx, roomID, after, upto)
 }
 
-// receiptEvents makes m.receipt events of receipts. Private ones are shown to their user only. An event has
-// room for one receipt of a user, type and event, so those of several threads come in several events.
+// receiptEvents makes m.receipt events of receipts. Only the user of a private receipt gets it. The format of the event has one receipt
+// for each user, type and event id, so receipts for several threads need several events.
 func (q *query) receiptEvents(list []*receipts.Receipt) (out []json.RawMessage) {
 	type key struct{ user, typ, thread string }
 	newest := map[key]*receipts.Receipt{}
@@ -99,11 +100,11 @@ func (q *query) receiptEvents(list []*receipts.Receipt) (out []json.RawMessage) 
 			newest[k] = r
 		}
 	}
-	left := make([]*receipts.Receipt, 0, len(newest))
+	remaining := make([]*receipts.Receipt, 0, len(newest))
 	for _, r := range newest {
-		left = append(left, r)
+		remaining = append(remaining, r)
 	}
-	slices.SortFunc(left, func(a, b *receipts.Receipt) int {
+	slices.SortFunc(remaining, func(a, b *receipts.Receipt) int {
 		return cmp.Or(
 			cmp.Compare(a.EventID, b.EventID),
 			cmp.Compare(a.Type, b.Type),
@@ -111,21 +112,21 @@ func (q *query) receiptEvents(list []*receipts.Receipt) (out []json.RawMessage) 
 			cmp.Compare(a.ThreadID, b.ThreadID),
 		)
 	})
-	for len(left) > 0 {
+	for len(remaining) > 0 {
 		var now, later []*receipts.Receipt
-		for _, r := range left {
+		for _, r := range remaining {
 			if n := len(now); n > 0 && now[n-1].EventID == r.EventID && now[n-1].Type == r.Type && now[n-1].UserID == r.UserID {
 				later = append(later, r)
 			} else {
 				now = append(now, r)
 			}
 		}
-		out, left = append(out, receiptEvent(now)), later
+		out, remaining = append(out, receiptEvent(now)), later
 	}
 	return out
 }
 
-// receiptEvent makes one event of receipts that are sorted by event, type and user.
+// receiptEvent makes one event of receipts that are sorted by event id, type and user.
 func receiptEvent(list []*receipts.Receipt) json.RawMessage {
 	w := &writer{b: []byte(`{"type":"m.receipt","content":`)}
 	w.open('{')

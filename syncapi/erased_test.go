@@ -8,8 +8,8 @@ import (
 	"lyceum/accounts"
 )
 
-// TestErasedContentIsHidden: what a user wrote who ended the account with erase is given, redacted, to those who
-// were no members when it was sent, and as it was to those who were, by every way in which events are read.
+// TestErasedContentIsHidden: the events of a user who deactivated the account with erase are shown redacted to users who
+// were not members when they were sent, and unchanged to users who were, by every endpoint that returns events.
 func TestErasedContentIsHidden(t *testing.T) {
 	run(t, func(t *testing.T, h *testNode) {
 		if _, err := h.Accounts.CreateUser(t.Context(), accounts.NewUser{Name: "carol"}); err != nil {

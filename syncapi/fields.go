@@ -6,9 +6,9 @@ import (
 	"strings"
 )
 
-// pick keeps the named fields of an event (client-server API, "Filtering", event_fields). A name is a path of
-// keys with dots between them; a dot or backslash of a key stands behind a backslash. Of a path deeper than
-// two keys the whole value of the first two stays: a server may give more than was asked for.
+// selectFields returns an event with the named fields only (client-server API, "Filtering", event_fields). A name is a path of keys with
+// dots between them; a dot or backslash in a key is escaped by a backslash. A path of more than two keys selects the whole value at the
+// first two, as a server may return more than was asked for.
 func selectFields(text []byte, fields []string) []byte {
 	var whole map[string]json.RawMessage
 	if json.Unmarshal(text, &whole) != nil {
@@ -43,7 +43,7 @@ func selectFields(text []byte, fields []string) []byte {
 	return encode(out)
 }
 
-// encode writes an object of texts that were read before, so nothing can fail.
+// encode writes an object whose values are valid JSON, so encoding does not fail.
 func encode(m map[string]json.RawMessage) []byte {
 	var b bytes.Buffer
 	e := json.NewEncoder(&b)
@@ -52,6 +52,7 @@ func encode(m map[string]json.RawMessage) []byte {
 	return bytes.TrimSpace(b.Bytes())
 }
 
+// splitPath returns the keys of a path.
 func splitPath(field string) []string {
 	var out []string
 	var part strings.Builder

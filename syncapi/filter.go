@@ -11,7 +11,7 @@ import (
 	"lyceum/rooms"
 )
 
-// filter is what a client wants to see (client-server API, "Filtering").
+// filter is a Filter of the specification (client-server API, "Filtering").
 type filter struct {
 	EventFields []string    `json:"event_fields"`
 	Room        roomFilter  `json:"room"`
@@ -43,28 +43,28 @@ type eventFilter struct {
 	UnreadThreadNotifications bool      `json:"unread_thread_notifications"`
 }
 
+// How many events a timeline has at most, when the filter does not say it and when it says more.
 const (
 	defaultTimeline = 10
 	maxTimeline     = 100
 )
 
-// filters remembers parsed filters: clients send the same text with each request. A parsed filter never
-// changes.
+// filters keeps parsed filters by their text, as clients send the same text with each request. A parsed filter is never changed.
 type filters struct{ cache *otter.Cache[string, *filter] }
 
 func newFilters() filters {
 	return filters{otter.Must(&otter.Options[string, *filter]{MaximumSize: 2000})}
 }
 
-// longestKept keeps the memory of filters small.
-const longestKept = 4096
+// maxKeptFilter is how long the text of a filter is at most that is kept, in bytes.
+const maxKeptFilter = 4096
 
 func (c filters) parse(raw json.RawMessage) (*filter, error) {
 	if f, ok := c.cache.GetIfPresent(string(raw)); ok {
 		return f, nil
 	}
 	f, err := parseFilter(raw)
-	if err == nil && len(raw) <= longestKept {
+	if err == nil && len(raw) <= maxKeptFilter {
 		c.cache.Set(string(raw), f)
 	}
 	return f, err
@@ -88,33 +88,35 @@ func (f *filter) timelineLimit() int {
 	return min(max(*f.Room.Timeline.Limit, 0), maxTimeline)
 }
 
-// passes is event for what has a type and maybe a sender, outside timelines.
+// passes is event for ephemeral events and account data, which have a type and maybe a sender and a room.
 func (f *eventFilter) passes(typ, sender, roomID string) bool {
 	return f.typed(typ) && (sender == "" || allows(f.Senders, f.NotSenders, sender)) &&
 		(roomID == "" || allows(f.Rooms, f.NotRooms, roomID))
 }
 
-// room tells whether the filter lets anything of a room through.
+// room reports whether anything of a room passes the filter.
 func (f *roomFilter) room(id string) bool {
 	return allows(f.Rooms, f.NotRooms, id)
 }
 
+// allows reports whether a value is in only, if that is given, and not in not.
 func allows(only *[]string, not []string, s string) bool {
 	return (only == nil || slices.Contains(*only, s)) && !slices.Contains(not, s)
 }
 
-// typed tells whether a type passes; * stands for any text.
+// typed reports whether a type passes. In the types of a filter, * stands for any text.
 func (f *eventFilter) typed(typ string) bool {
 	match := func(pattern string) bool { return glob(pattern, typ) }
 	return (f.Types == nil || slices.ContainsFunc(*f.Types, match)) && !slices.ContainsFunc(f.NotTypes, match)
 }
 
-// all tells that nothing is filtered, as for most clients.
+// all reports whether all events pass, as for most clients.
 func (f *eventFilter) all() bool {
 	return f.Types == nil && f.NotTypes == nil && f.Senders == nil && f.NotSenders == nil &&
 		f.Rooms == nil && f.NotRooms == nil && f.ContainsURL == nil
 }
 
+// event reports whether an event passes.
 func (f *eventFilter) event(e *rooms.Event) bool {
 	if f.all() {
 		return true

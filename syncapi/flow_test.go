@@ -492,7 +492,7 @@ func TestPresence(t *testing.T) {
 	})
 }
 
-// TestPresenceOfAJoinedRoom: who comes to a room hears of its members who say nothing, also of those who are away.
+// TestPresenceOfAJoinedRoom: a user who joins a room gets the presence of all its members.
 func TestPresenceOfAJoinedRoom(t *testing.T) {
 	run(t, func(t *testing.T, h *testNode) {
 		room := h.room(t, "bob", "carol", "dave")
@@ -586,8 +586,8 @@ func TestOneUserWaitsABoundedNumberOfTimes(t *testing.T) {
 	})
 }
 
-// TestLargeAnswersWaitBesideSmallOnes: while there is no place for a large answer, those who wait for one keep nobody else from
-// a small one, neither other users nor their own.
+// TestLargeAnswersWaitBesideSmallOnes: while no slot for a large answer is free, requests that wait for one do not delay small answers,
+// neither of other users nor of the same user.
 func TestLargeAnswersWaitBesideSmallOnes(t *testing.T) {
 	run(t, func(t *testing.T, h *testNode) {
 		alice, bob := h.as(t, "alice"), h.as(t, "bob")
@@ -641,7 +641,7 @@ func TestLargeAnswersWaitBesideSmallOnes(t *testing.T) {
 	})
 }
 
-// TestLargeAnswersArePacked for clients that take it, and are the same.
+// TestLargeAnswersArePacked: large answers are compressed for clients that accept it, and have the same content.
 func TestLargeAnswersArePacked(t *testing.T) {
 	h := open(t, "sqlite")
 	alice := h.as(t, "alice")

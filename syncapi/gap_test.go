@@ -4,7 +4,7 @@ import (
 	"testing"
 )
 
-// A client takes "state", then the timeline. Where it does not get all events behind the first of the timeline, that must
+// A client takes "state", then the timeline. When it does not get all events after the first of the timeline, that must
 // lead to the current state all the same.
 func TestATimelineWithGapsLeadsToTheCurrentState(t *testing.T) {
 	joined := obj{

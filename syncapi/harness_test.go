@@ -40,7 +40,7 @@ const (
 
 type obj = map[string]any
 
-// house is a process with all domains that /sync reads.
+// testNode is a process with all domains that /sync reads.
 type testNode struct {
 	*Sync
 	node       *roomstest.Node
@@ -137,7 +137,7 @@ func startAs(t testing.TB, target string, roles []string, users ...string) *test
 	return h
 }
 
-// client is a device that keeps its place.
+// client is a device that keeps its token.
 type client struct {
 	*webtest.Client
 	t     testing.TB
@@ -151,7 +151,7 @@ func (h *testNode) as(t testing.TB, name string) *client {
 // as is another user's client.
 func (c *client) as(name string) *client { return &client{Client: c.As(name), t: c.t} }
 
-// sync asks for news without waiting and goes on from there. more are parameters as key and value.
+// sync asks for news without waiting, and keeps the token of the answer. more are parameters as key and value.
 func (c *client) sync(more ...string) webtest.Answer {
 	c.t.Helper()
 	a := c.peek(more...)
@@ -159,7 +159,7 @@ func (c *client) sync(more ...string) webtest.Answer {
 	return a
 }
 
-// peek is sync that stays where it is.
+// peek is sync that keeps the old token.
 func (c *client) peek(more ...string) webtest.Answer {
 	c.t.Helper()
 	q := url.Values{}

@@ -10,8 +10,8 @@ import (
 	"github.com/tidwall/gjson"
 )
 
-// TestNothingIsSkippedAroundAnInvite: a room is given without a timeline while the user is invited or knocks. What the user
-// may see of before comes later, or a gap is announced from which /messages gives it, whatever happens and whenever the
+// TestNothingIsSkippedAroundAnInvite: a room has no timeline while the user is invited or knocks. The older events that the user
+// may see come later, or the timeline is limited and /messages returns them, whatever happens and whenever the
 // client asks.
 func TestNothingIsSkippedAroundAnInvite(t *testing.T) {
 	run(t, func(t *testing.T, h *testNode) {
@@ -49,7 +49,8 @@ func TestNothingIsSkippedAroundAnInvite(t *testing.T) {
 	})
 }
 
-// TestInvitedByWhoIsIgnored: what ended before such an invite is told, the invite is not until its sender is ignored no more.
+// TestInvitedByWhoIsIgnored: the client is told of a leave before an invite by an ignored user, and of the invite when its sender is no
+// longer ignored.
 func TestInvitedByWhoIsIgnored(t *testing.T) {
 	run(t, func(t *testing.T, h *testNode) {
 		alice, bob := h.as(t, "alice"), h.as(t, "bob")
@@ -98,7 +99,7 @@ func TestInvitedByWhoIsIgnored(t *testing.T) {
 	})
 }
 
-// TestTheStateComesAfterAnInvite: while the user is invited the client is not told what changed before he left.
+// TestTheStateComesAfterAnInvite: while the user is invited, the client is not told what changed before the user left.
 func TestTheStateComesAfterAnInvite(t *testing.T) {
 	run(t, func(t *testing.T, h *testNode) {
 		alice, bob := h.as(t, "alice"), h.as(t, "bob")
@@ -121,8 +122,8 @@ func TestTheStateComesAfterAnInvite(t *testing.T) {
 	})
 }
 
-// around lets things happen after bob was told all of a room, and compares what bob is told until the end with what
-// /messages gives.
+// around takes steps after bob's client has all of a room, and compares what it gets until the end with what
+// /messages returns.
 func (h *testNode) around(t *testing.T, history, steps string) {
 	t.Helper()
 	alice, bob := h.as(t, "alice"), h.as(t, "bob")

@@ -7,7 +7,7 @@ import (
 	"pgregory.net/rapid"
 )
 
-// Memberships are given, confirmed and lost on the way as in a map from members to event ids.
+// The members that devices have are the same as in a simple map from members to event ids, also when answers are lost.
 func TestLazyMembersAsAMap(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		l := newLazyMembers()
@@ -54,7 +54,7 @@ func TestLazyMembersAsAMap(t *testing.T) {
 	})
 }
 
-// TestWhoLeftInAGapIsTold: also to a client that asks for all state, as it may keep what it has of members that it is not told of.
+// TestWhoLeftInAGapIsTold: a client that asks for the full state is told too, as it may keep the old membership else.
 func TestWhoLeftInAGapIsTold(t *testing.T) {
 	run(t, func(t *testing.T, h *testNode) {
 		alice, bob, carol := h.as(t, "alice"), h.as(t, "bob"), h.as(t, "carol")

@@ -13,7 +13,7 @@ import (
 	"lyceum/rooms"
 )
 
-// watcher is a client that keeps what it is told, as the specification says: the timeline of each room with
+// watcher is a client that keeps what it gets as the specification says: the timeline of each room, with
 // its gaps filled from /messages, and the state.
 type watcher struct {
 	*client
@@ -46,7 +46,7 @@ func (w *watcher) put(room string, e gjson.Result) {
 	w.state[room][stateKey(e)] = e.Get("event_id").String()
 }
 
-// look syncs once with some limit and filter.
+// syncOnce syncs once with some limit and filter.
 func (w *watcher) syncOnce(r *rand.Rand) {
 	w.t.Helper()
 	limit := []int{0, 1, 2, 5, 100}[r.IntN(5)]
@@ -117,7 +117,7 @@ func (w *watcher) apply(room string, part gjson.Result, filtered bool) {
 	w.timeline[room] = append(have, fresh...)
 }
 
-// back reads /messages backwards from a token until the newest event that is there.
+// backfill reads /messages backwards from a token until the newest event that is there.
 func (w *watcher) backfill(room, from string, have []string) (out []string) {
 	w.t.Helper()
 	for {
@@ -141,8 +141,8 @@ func (w *watcher) backfill(room, from string, have []string) (out []string) {
 	}
 }
 
-// TestWatchersSeeTheTruth lets three users do anything in rooms, sync at any time with any limit, and compares
-// what each was told with what is stored.
+// TestWatchersSeeTheTruth lets three users do random things in rooms, sync at any time with any limit, and compares
+// what each client got with what is stored.
 func TestWatchersSeeTheTruth(t *testing.T) {
 	for seed := range uint64(12) {
 		engine := []string{"sqlite", "postgres"}[seed%2]

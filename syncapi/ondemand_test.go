@@ -8,7 +8,7 @@ import (
 	"lyceum/platform/engines/enginestest"
 )
 
-// A process without the role keeps nothing in memory until it is asked, and then answers as one with it.
+// A process without the role sync keeps nothing in memory until a client asks it. Then it answers like one with the role.
 func TestServesWithoutTheRole(t *testing.T) {
 	writers := []string{"events", "receipts", "typing", "presence", "todevice", "accountdata", "devicelists"}
 	for _, engine := range []string{"sqlite", "postgres"} {

@@ -8,7 +8,7 @@ import (
 	"github.com/tidwall/gjson"
 )
 
-// walk gives all events of an answer.
+// walk calls give with all events of an answer.
 func walk(v gjson.Result, give func(e gjson.Result)) {
 	if v.Get("event_id").Exists() && v.Get("content").Exists() {
 		give(v)
@@ -21,8 +21,8 @@ func walk(v gjson.Result, give func(e gjson.Result)) {
 	}
 }
 
-// TestWhatWasReplacedIsShownToWhoMaySeeIt: an answer has prev_content for one who may see the event that was replaced, or was a
-// member when it was.
+// TestWhatWasReplacedIsShownToWhoMaySeeIt: an answer has prev_content for a user who may see the event that was replaced, or was a
+// member when it was replaced.
 func TestWhatWasReplacedIsShownToWhoMaySeeIt(t *testing.T) {
 	run(t, func(t *testing.T, h *testNode) {
 		alice, bob, carol := h.as(t, "alice"), h.as(t, "bob"), h.as(t, "carol")
@@ -116,7 +116,7 @@ func TestWhatWasReplacedIsShownToWhoMaySeeIt(t *testing.T) {
 	})
 }
 
-// TestNewStateCostsMembersNoStatement: who is a member when something is replaced may see what it was.
+// TestNewStateCostsMembersNoStatement: a member may see what was replaced, so nothing is read to decide it.
 func TestNewStateCostsMembersNoStatement(t *testing.T) {
 	for _, engine := range []string{"sqlite", "postgres"} {
 		t.Run(engine, func(t *testing.T) {

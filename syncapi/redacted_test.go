@@ -12,8 +12,8 @@ import (
 	"lyceum/rooms"
 )
 
-// TestManyReadersOfWhatWasRedacted: of readers that find at once that an event in memory was redacted, each gets the
-// redacted one, also when another one has just put it in its place.
+// TestManyReadersOfWhatWasRedacted: when several requests find at once that an event in memory was redacted, each gets the
+// redacted event, also when another request has just replaced it.
 func TestManyReadersOfWhatWasRedacted(t *testing.T) {
 	h := open(t, "sqlite")
 	alice := h.as(t, "alice")
@@ -55,7 +55,7 @@ func TestManyReadersOfWhatWasRedacted(t *testing.T) {
 	}
 }
 
-// TestWhoReadsTheReasonOfARedaction: an answer tells all that an event is redacted, and why who may see the redaction.
+// TestWhoReadsTheReasonOfARedaction: all users see that an event is redacted, but the reason only if they may see the redaction.
 func TestWhoReadsTheReasonOfARedaction(t *testing.T) {
 	run(t, func(t *testing.T, h *testNode) {
 		alice, bob, carol := h.as(t, "alice"), h.as(t, "bob"), h.as(t, "carol")

@@ -10,7 +10,7 @@ import (
 	"lyceum/platform/web"
 )
 
-// sections checks that the parts of a room are there which clients read without looking.
+// sections checks that a room has the parts that clients read without a check.
 func sections(t *testing.T, what string, room gjson.Result, names ...string) {
 	t.Helper()
 	for _, name := range names {
@@ -66,7 +66,7 @@ func TestSectionsAreThereWhenEmpty(t *testing.T) {
 	})
 }
 
-// TestForgottenRoomsComeOnce: the leave is given to each device, and a forgotten room never after it.
+// TestForgottenRoomsComeOnce: each device is told of the leave, and never again of the forgotten room.
 func TestForgottenRoomsComeOnce(t *testing.T) {
 	run(t, func(t *testing.T, h *testNode) {
 		alice, bob := h.as(t, "alice"), h.as(t, "bob")
@@ -96,7 +96,7 @@ func TestForgottenRoomsComeOnce(t *testing.T) {
 	})
 }
 
-// TestOwnPresenceAnswersNoWait: a request that waits is what makes its user be online, so that is no news to answer it with.
+// TestOwnPresenceAnswersNoWait: a request that waits makes its user online, so the user's own presence does not answer it.
 func TestOwnPresenceAnswersNoWait(t *testing.T) {
 	run(t, func(t *testing.T, h *testNode) {
 		bob := h.as(t, "bob")

@@ -30,8 +30,8 @@ func heapPeak() (stop func() uint64) {
 	return func() uint64 { close(end); return <-peak }
 }
 
-// TestLargeDeliveriesHoldNobodyUp: requests of 15 MiB to 75 devices of a user have a clear answer, take memory as they are
-// and not as often as there are devices, and what others send meanwhile is stored soon.
+// TestLargeDeliveriesHoldNobodyUp: requests of 15 MiB to 75 devices of a user are answered, take memory by their size
+// and not by the number of devices, and what others send at the same time is stored soon.
 func TestLargeDeliveriesHoldNobodyUp(t *testing.T) {
 	const devices, soon, memory = 75, 2 * time.Second, 400 << 20
 	run(t, func(t *testing.T, h *testNode) {

@@ -11,8 +11,8 @@ import (
 	"lyceum/typing"
 )
 
-// The parts of a vector: all shards of the streams that are keyed by room or by other users, then this user's own shard of the
-// streams that are keyed by receiver. What stands where is no secret of tokens: these name the streams.
+// The indexes of a vector at which the streams begin: streams that are keyed by room or by other users have all their shards in it,
+// streams that are keyed by their receiver only the shard of the user. Tokens do not depend on these indexes, as they number the streams.
 const (
 	eventsAt      = 0
 	receiptsAt    = eventsAt + rooms.Shards
@@ -27,15 +27,15 @@ const (
 // vector is a position of every part of a token.
 type vector [tokenSize]int64
 
-// print stands for a vector where many are remembered only to be found equal: they are but for one in 2^64, and nobody
-// outside can make two of the same.
+// vectorHash stands for a vector where many are kept only to be compared. Two vectors have the same hash with a probability of 2^-64, and
+// clients can not make such vectors, as they do not know the seed.
 type vectorHash uint64
 
 var vectorSeed = maphash.MakeSeed()
 
 func (v *vector) hash() vectorHash { return vectorHash(maphash.Comparable(vectorSeed, *v)) }
 
-// parts are the streams of a vector.
+// parts returns the streams of a vector.
 func (d *Deps) parts() []stream.Part {
 	return []stream.Part{
 		d.Rooms.Stream().Part(eventsAt), d.Receipts.Stream().Part(receiptsAt), d.Typing.Stream().Part(typingAt),
@@ -44,18 +44,19 @@ func (d *Deps) parts() []stream.Part {
 	}
 }
 
-// origin is where a client goes on.
+// origin is the position from which a client goes on.
 type origin struct {
 	since   vector
-	initial bool   // from nothing
-	carried string // of the token, for streams that this process does not know
-	// The token does not say where the client is in some streams:
-	fromNow         []stream.Part // it does not know these, so the client gets what comes from now on
-	fromStart       bool          // or knew them with other shards: they are given whole, from position 0
-	eventsFromStart bool          // the events are among those, so each room is given as after a limited timeline
+	initial bool   // the client has nothing
+	carried string // the part of the token for streams that this process does not know
+
+	// A token may lack the position of the client in some streams.
+	fromNow         []stream.Part // streams that the token does not name: the client gets what comes from now on
+	fromStart       bool          // there are streams that the token names with other shards: the client gets them from position 0
+	eventsFromStart bool          // the events are one of these, so each room is answered as with a limited timeline
 }
 
-// from reads a token. One of another history of the database, or of a later format, is no error: the client begins anew.
+// decodeToken reads a token. A token of another history of the database, or of a later format, is not an error: the answer is initial.
 func (s *Sync) decodeToken(token string) (at origin, err error) {
 	t, err := s.layout.Decode(token, at.since[:])
 	if err != nil {
@@ -68,7 +69,7 @@ func (s *Sync) decodeToken(token string) (at origin, err error) {
 	for _, p := range s.parts {
 		switch {
 		case t.Has(p.Number):
-		case t.Stale(p.Number), p.At == toDeviceAt: // of to-device messages, what waits was not given yet
+		case t.Stale(p.Number), p.At == toDeviceAt: // to-device messages wait until the client has them, so none are skipped
 			at.fromStart = true
 			at.eventsFromStart = at.eventsFromStart || p.At == eventsAt
 		default:
@@ -78,11 +79,11 @@ func (s *Sync) decodeToken(token string) (at origin, err error) {
 	return at, nil
 }
 
-// settle gives the streams that the token does not know their heads. It tells whether the answer should not wait for news:
-// until the client has a token that knows all streams, a broken answer would cost it what came meanwhile.
-func (at *origin) fillFromNow(head *vector) (atOnce bool) {
+// fillFromNow sets the positions of the streams in fromNow to the newest ones. It reports whether the answer must not wait for news:
+// as long as the client has no token that names all streams, it would lose what came meanwhile if the answer got lost.
+func (at *origin) fillFromNow(newest *vector) (atOnce bool) {
 	for _, p := range at.fromNow {
-		copy(at.since[p.At:p.At+p.N], head[p.At:])
+		copy(at.since[p.At:p.At+p.N], newest[p.At:])
 	}
 	return len(at.fromNow) > 0 || at.fromStart
 }

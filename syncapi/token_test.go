@@ -10,7 +10,7 @@ import (
 	"lyceum/rooms"
 )
 
-// worst is the largest token that a server comes to: 10^13 events, receipts, typing notices and changes of
+// worst is the largest token that a server reaches: 10^13 events, receipts, typing notices and changes of
 // presence each, at 1,500 a second the work of two centuries, and 10^11 rows of the streams that move slowly.
 func worst() (v vector) {
 	for i := range v {
@@ -45,7 +45,7 @@ func TestTokenIsShort(t *testing.T) {
 	}
 }
 
-// TestTokensOfBeforeGoOn: what /sync wrote before tokens described themselves stands for the same places, for ever.
+// TestTokensOfBeforeGoOn: tokens that were written before tokens described themselves keep their meaning.
 func TestTokensOfBeforeGoOn(t *testing.T) {
 	h := open(t, "sqlite")
 	h.Process.SetLogEpoch(7)

@@ -31,7 +31,7 @@ func newestOf(s *Sync) *newest {
 	return &newest{layout: stream.NewLayout(append(s.parts, stream.Part{Number: 50, Generation: 1, At: tokenSize, N: 3})...)}
 }
 
-// visit finds its place in a token, and leaves the next one.
+// visit reads the position of the new stream from a token, and returns a token with the next one.
 func (n *newest) visit(t *testing.T, token string) string {
 	t.Helper()
 	positions := make([]int64, tokenSize+3)
@@ -47,7 +47,7 @@ func (n *newest) visit(t *testing.T, token string) string {
 	return n.layout.Encode(told.Log, positions, told.Carried)
 }
 
-// got counts what a client is told.
+// eventCounts counts how often a client is told of each event.
 type eventCounts map[string]int
 
 func (g eventCounts) take(c *client, room string, more ...string) {
@@ -106,7 +106,7 @@ func without(s *Sync, number int) *stream.Layout {
 }
 
 // TestClientsHopBetweenVersions: while two versions serve, of which one does not know a stream, a client that goes from one
-// to the other gets everything once. A third version, which knows one more, finds its place again.
+// to the other gets everything once. A third version, which knows one more stream, finds its position again.
 func TestClientsHopBetweenVersions(t *testing.T) {
 	twoVersions(t, func(t *testing.T, older, newer *testNode) {
 		seed := rand.Uint64()
@@ -192,8 +192,8 @@ func hop(t *testing.T, r *rand.Rand, older, newer *testNode, lacks int) {
 	same(t, "what is left", a.Get("rooms").Raw+a.Get("account_data").Raw+a.Get("to_device").Raw+a.Get("device_lists").Raw, "")
 }
 
-// TestMessagesThatWaitOutliveAForeignToken: to-device messages are deleted when a token says that they arrived. One that does not
-// know of them says no such thing.
+// TestMessagesThatWaitOutliveAForeignToken: to-device messages are deleted when a token says that they arrived. A token that does not
+// name their stream does not say so.
 func TestMessagesThatWaitOutliveAForeignToken(t *testing.T) {
 	twoVersions(t, func(t *testing.T, _, h *testNode) {
 		alice := h.as(t, "alice")
@@ -220,7 +220,7 @@ func TestMessagesThatWaitOutliveAForeignToken(t *testing.T) {
 	})
 }
 
-// newLayout is that of a process with another part in one place.
+// newLayout returns the layout of a process in which one part is another.
 func newLayout(s *Sync, p stream.Part) *stream.Layout {
 	parts := slices.Clone(s.parts)
 	for i := range parts {
@@ -234,8 +234,8 @@ func newLayout(s *Sync, p stream.Part) *stream.Layout {
 	return stream.NewLayout(parts...)
 }
 
-// TestOtherShardsLoseNothing: a token that knows a stream with other shards is no error. That stream is given whole, the others
-// go on where they were.
+// TestOtherShardsLoseNothing: a token that names a stream with other shards is no error. That stream is read from its start, the others
+// from their positions.
 func TestOtherShardsLoseNothing(t *testing.T) {
 	twoVersions(t, func(t *testing.T, _, h *testNode) {
 		alice, bob := h.as(t, "alice"), h.as(t, "bob")
@@ -325,7 +325,7 @@ func TestOtherShardsLoseNothing(t *testing.T) {
 	})
 }
 
-// TestAnOddTokenIsAnsweredAtOnce: until a client has a token that knows all streams, a broken answer could cost it something.
+// TestAnOddTokenIsAnsweredAtOnce: while a client has no token that names all streams, a lost answer could cost it something.
 func TestAnOddTokenIsAnsweredAtOnce(t *testing.T) {
 	twoVersions(t, func(t *testing.T, _, h *testNode) {
 		alice := h.as(t, "alice")
@@ -349,7 +349,7 @@ func TestAnOddTokenIsAnsweredAtOnce(t *testing.T) {
 	})
 }
 
-// TestTokensOfOtherFormatsBeginAnew: an intact token that means nothing here is no error.
+// TestTokensOfOtherFormatsBeginAnew: a valid token that this process does not understand is no error.
 func TestTokensOfOtherFormatsBeginAnew(t *testing.T) {
 	run(t, func(t *testing.T, h *testNode) {
 		room := h.room(t, "alice")

@@ -6,7 +6,7 @@ import (
 	"lyceum/platform/role/roletest"
 )
 
-// Whose rooms could not be read while somebody waited for their news is read again.
+// The rooms of a user are read again when they could not be read while other users waited for the user's news.
 func TestNewsOfOthersWaitUntilTheirRoomsAreRead(t *testing.T) {
 	run(t, func(t *testing.T, h *testNode) {
 		alice, bob := h.as(t, "alice"), h.as(t, "bob")

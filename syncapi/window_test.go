@@ -9,9 +9,9 @@ import (
 	"pgregory.net/rapid"
 )
 
-// TestRecentIsBoundedInBytes compares the rows in memory with all rows, whatever was dropped: what it says that it knows is
-// true, and it takes no more bytes than it may.
-func TestRecentIsBoundedInBytes(t *testing.T) {
+// TestWindowsAreBoundedInBytes compares the rows in memory with all rows, whatever was evicted: what windows say that they know is
+// true, and they take no more bytes than they may.
+func TestWindowsAreBoundedInBytes(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		type row struct {
 			pos  int64
@@ -98,7 +98,7 @@ func newestAt[T any](list []T, is func(T) bool) int {
 	return -1
 }
 
-// TestMemoryOfManyRoomsHasABudget fills many rooms with long events: what is dropped is read from the database.
+// TestMemoryOfManyRoomsHasABudget fills many rooms with long events: what is evicted is read from the database.
 func TestMemoryOfManyRoomsHasABudget(t *testing.T) {
 	h := open(t, "sqlite")
 	const budget = 2 << 20

@@ -144,8 +144,8 @@ func (q *query) writeStateEvents(ctx context.Context, w *writer, audience *rooms
 		now := events
 		var extras map[string][][]byte
 		if len(redacted) > 0 {
-			var fit int
-			if extras, fit, err = q.s.Rooms.Extras(ctx, rooms.Reader{UserID: audience.UserID, Since: audience.Since}, redacted, stateBytes); err != nil {
+			reader, fit := rooms.Reader{UserID: audience.UserID, Since: audience.Since}, 0
+			if extras, fit, err = q.s.Rooms.Extras(ctx, reader, redacted, stateBytes); err != nil {
 				return err
 			}
 			if fit < len(redacted) { // the others follow in further parts, as all of the state must be written

@@ -12,7 +12,7 @@ import (
 	"lyceum/platform/web"
 )
 
-// sink takes an answer and keeps nothing of it.
+// sink takes an answer and counts its bytes.
 type sink struct {
 	header http.Header
 	status int
@@ -30,7 +30,7 @@ func (s *sink) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// growth is how far the heap grows while something is done, about.
+// growth returns about how far the heap grows while something is done.
 func growth(do func()) int {
 	defer debug.SetGCPercent(debug.SetGCPercent(10)) // garbage does not count much
 	runtime.GC()
@@ -41,7 +41,7 @@ func growth(do func()) int {
 	return int(stop()) - int(before.HeapAlloc)
 }
 
-// The state of a large room is written as it is read: an answer of many members is not several times in memory.
+// The state of a large room is written while it is read: an answer with many members is not several times in memory.
 func TestLargeRoomsAreAnsweredInPieces(t *testing.T) {
 	target := "sqlite:" + filepath.Join(t.TempDir(), "test.db")
 	h := start(t, target)

@@ -12,8 +12,8 @@ import (
 	"github.com/tidwall/gjson"
 )
 
-// TestKeyChangesTellWhatSyncTold lets people come and go, and their devices change, at random and compares GET
-// /keys/changes, between any two tokens, with who shared rooms then and with what /sync said between them; and who left by
+// TestKeyChangesTellWhatSyncTold lets users join and leave, and their devices change, at random. It compares GET
+// /keys/changes, between any two tokens, with who shared rooms then and with what /sync said between them; and device_lists.left of
 // /sync with who shared rooms before.
 func TestKeyChangesTellWhatSyncTold(t *testing.T) {
 	for _, most := range []int{1, 3} { // things that happen between two answers
@@ -36,11 +36,11 @@ func keyChanges(t *testing.T, most int) {
 		}
 		type point struct {
 			token   string
-			mates   map[string]bool
+			sharing map[string]bool
 			changed map[string]bool // what /sync said since the point before
 		}
 		var points []point
-		mates := func() map[string]bool { // of alice
+		sharing := func() map[string]bool { // of alice
 			out := map[string]bool{}
 			for _, members := range in {
 				for who, is := range members {
@@ -52,7 +52,7 @@ func keyChanges(t *testing.T, most int) {
 			return out
 		}
 		for n := range 80 {
-			shared := mates() // at any time since the point before
+			shared := sharing() // at any time since the point before
 			for range r.IntN(most + 1) {
 				if r.IntN(4) == 0 {
 					if err := h.Devices.DevicesRemoved(t.Context(), id(names[r.IntN(4)]), []string{"OLD"}); err != nil {
@@ -73,22 +73,22 @@ func keyChanges(t *testing.T, most int) {
 					h.as(t, who).do(room, "leave", nil)
 				}
 				in[room][who] = !in[room][who]
-				maps.Copy(shared, mates())
+				maps.Copy(shared, sharing())
 			}
 			a := alice.sync("set_presence", "offline")
-			p := point{a.Get("next_batch").String(), mates(), map[string]bool{}}
+			p := point{a.Get("next_batch").String(), sharing(), map[string]bool{}}
 			for _, who := range a.Get("device_lists.changed").Array() {
 				p.changed[who.String()] = true
 			}
 			left := texts(a.Get("device_lists.left"))
 			for _, who := range left {
-				if name := who[1:strings.IndexByte(who, ':')]; !shared[name] || p.mates[name] {
-					t.Errorf("%s left at point %d, shared a room %v, shares one %v", name, n, shared[name], p.mates[name])
+				if name := who[1:strings.IndexByte(who, ':')]; !shared[name] || p.sharing[name] {
+					t.Errorf("%s left at point %d, shared a room %v, shares one %v", name, n, shared[name], p.sharing[name])
 				}
 			}
 			if n > 0 {
-				for name := range points[n-1].mates {
-					if !p.mates[name] && !slices.Contains(left, id(name)) {
+				for name := range points[n-1].sharing {
+					if !p.sharing[name] && !slices.Contains(left, id(name)) {
 						t.Errorf("%s did not leave at point %d", name, n)
 					}
 				}
@@ -99,8 +99,8 @@ func keyChanges(t *testing.T, most int) {
 			i := r.IntN(len(points))
 			j := i + r.IntN(len(points)-i)
 			want := []string{}
-			for who := range points[i].mates {
-				if !points[j].mates[who] {
+			for who := range points[i].sharing {
+				if !points[j].sharing[who] {
 					want = append(want, id(who))
 				}
 			}
@@ -114,7 +114,7 @@ func keyChanges(t *testing.T, most int) {
 			said := map[string]bool{}
 			for _, p := range points[i+1 : max(i+1, j+1)] {
 				for who := range p.changed {
-					if name := who[1:strings.IndexByte(who, ':')]; name == "alice" || points[j].mates[name] {
+					if name := who[1:strings.IndexByte(who, ':')]; name == "alice" || points[j].sharing[name] {
 						said[who] = true
 					}
 				}
@@ -129,8 +129,8 @@ func keyChanges(t *testing.T, most int) {
 	})
 }
 
-// TestLeftAreThoseWhoShared: device_lists.left has those who shared a room with the user and share none any more, and nobody
-// else, whoever comes and goes after the user left.
+// TestLeftAreThoseWhoShared: device_lists.left has the users who shared a room with the user and share none any more, and nobody
+// else, whoever joins and leaves after the user left.
 func TestLeftAreThoseWhoShared(t *testing.T) {
 	for _, c := range []struct {
 		before string // bob's answer

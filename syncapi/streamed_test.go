@@ -22,7 +22,7 @@ import (
 
 var ago = regexp.MustCompile(`"last_active_ago":\d+`)
 
-// TestAnswersOfAnySize: an answer that is too large to be held is sent as it is built, and is the same.
+// TestAnswersOfAnySize: an answer that is too large to be held in memory is sent while it is built, and has the same content.
 func TestAnswersOfAnySize(t *testing.T) {
 	run(t, func(t *testing.T, h *testNode) {
 		alice, bob := h.as(t, "alice"), h.as(t, "bob")
@@ -76,7 +76,7 @@ func TestAnswersOfAnySize(t *testing.T) {
 	})
 }
 
-// TestNobodyIsKeptFromSync: whatever others put into rooms or invite to, /sync answers, beside readers that do not read.
+// TestNobodyIsKeptFromSync: /sync answers whatever others send to rooms or invite to, also beside clients that do not read their answers.
 func TestNobodyIsKeptFromSync(t *testing.T) {
 	h := open(t, "sqlite")
 	alice, bob := h.as(t, "alice"), h.as(t, "bob")
@@ -112,7 +112,7 @@ func TestNobodyIsKeptFromSync(t *testing.T) {
 		}
 		return answer
 	}
-	for _, name := range []string{"carol", "dave", "erin"} { // as many as there are places
+	for _, name := range []string{"carol", "dave", "erin"} { // as many as there are slots
 		get(name)
 	}
 	if n, err := io.Copy(io.Discard, get("bob").Body); err != nil || n < 20<<20 {
@@ -121,7 +121,7 @@ func TestNobodyIsKeptFromSync(t *testing.T) {
 	bob.do(room, "leave", nil)
 }
 
-// wall takes a part of an answer, and then nothing until it falls.
+// blockedWriter takes a part of an answer, and then blocks until it is released.
 type blockedWriter struct {
 	sink
 	reached func()
@@ -136,8 +136,8 @@ func (w *blockedWriter) Write(p []byte) (int, error) {
 	return w.sink.Write(p)
 }
 
-// TestWhoWaitsForAClientHoldsLittle of a large answer, as little is charged for it and many clients may be waited for.
-func TestWhoWaitsForAClientHoldsLittle(t *testing.T) {
+// TestASlowClientHoldsLittle: an answer that waits for its client holds little memory, as little is charged for it and many may wait.
+func TestASlowClientHoldsLittle(t *testing.T) {
 	const each, charged = 4, 3 << 20
 	h := open(t, "sqlite")
 	alice := h.as(t, "alice")
@@ -192,8 +192,8 @@ func TestWhoWaitsForAClientHoldsLittle(t *testing.T) {
 	}
 }
 
-// TestAFirstAnswerOfFewRoomsWaitsForNoPlace among large ones, as one may be held for long.
-func TestAFirstAnswerOfFewRoomsWaitsForNoPlace(t *testing.T) {
+// TestAnInitialAnswerOfFewRoomsWaitsForNoSlot: it needs no slot for a large answer, which others may hold for long.
+func TestAnInitialAnswerOfFewRoomsWaitsForNoSlot(t *testing.T) {
 	h := open(t, "sqlite")
 	room := h.room(t, "alice", "bob")
 	others := make([]queueUser, h.largeSlots.free)
@@ -208,8 +208,8 @@ func TestAFirstAnswerOfFewRoomsWaitsForNoPlace(t *testing.T) {
 	}
 }
 
-// TestWhoHasAPlaceWaitsForNobody, as others wait for the place.
-func TestWhoHasAPlaceWaitsForNobody(t *testing.T) {
+// TestARequestWithASlotWaitsForNobody: its statements are not queued behind others, as other requests wait for the slot.
+func TestARequestWithASlotWaitsForNobody(t *testing.T) {
 	h := open(t, "sqlite")
 	work := caller.NewWork(t.Context(), caller.ID{User: id("alice")})
 	u, err := h.user(work, id("alice"))
@@ -240,8 +240,8 @@ func TestWhoHasAPlaceWaitsForNobody(t *testing.T) {
 	holds(0)
 }
 
-// TestWhoWaitsForAPlaceHoldsNothing: many may wait, each for an answer with all of its account data.
-func TestWhoWaitsForAPlaceHoldsNothing(t *testing.T) {
+// TestARequestThatWaitsForASlotHoldsNothing: many may wait, each for an answer with all of its account data.
+func TestARequestThatWaitsForASlotHoldsNothing(t *testing.T) {
 	h := open(t, "sqlite")
 	room := h.room(t, "bob")
 	bob := h.as(t, "bob")
