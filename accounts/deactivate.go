@@ -13,11 +13,13 @@ import (
 // Deactivate ends an account for good: its devices, tokens and password go, its name stays taken. erase
 // also removes profile and account data, and tells the listeners to hide what the user wrote.
 func (a *Accounts) Deactivate(ctx context.Context, userID string, erase bool) error {
-	return a.deactivate(ctx, userID, "", erase)
+	return a.deactivate(ctx, userID, sessionChange{Erase: erase})
 }
 
-func (a *Accounts) deactivate(ctx context.Context, userID string, proof Proof, erase bool) error {
-	if _, err := a.removeDevices(ctx, userID, sessionChange{Kind: changeDeactivate, Proof: proof, All: true, Erase: erase}); err != nil {
+// deactivate takes the conditions of a deactivation and whether it erases in c.
+func (a *Accounts) deactivate(ctx context.Context, userID string, c sessionChange) error {
+	c.Kind, c.All = changeDeactivate, true
+	if _, err := a.removeDevices(ctx, userID, c); err != nil {
 		return err
 	}
 	u, err := loadUser(ctx, a.db, userID)

@@ -98,9 +98,14 @@ func upgradeGuest(ctx context.Context, tx *db.Tx, userID string, p *pendingChang
 	return err
 }
 
-// deactivateGuest ends the account of a guest who logs out: without a password nobody could come back to it.
-func (a *Accounts) deactivateGuest(ctx context.Context, userID string) error {
-	return a.Deactivate(ctx, userID, false)
+// logoutGuest ends the account of a guest who logs out: without a password nobody could come back to it. The session was read before,
+// so the guest may be a user by now: then it reports done = false, and nothing has changed.
+func (a *Accounts) logoutGuest(ctx context.Context, userID string) (done bool, err error) {
+	err = a.deactivate(ctx, userID, sessionChange{OnlyGuest: true})
+	if errors.Is(err, ErrWrongPassword) {
+		return false, nil
+	}
+	return true, err
 }
 
 // GuestsAmong gives those users who are guests.

@@ -61,6 +61,15 @@ func TestGuests(t *testing.T) {
 		one.login(id, "correct horse").want(200)
 		two.do("POST", register, "", body).want(403, "M_FORBIDDEN")
 
+		// A log-out that was under way while the guest became a user ends no account.
+		if done, err := one.logoutGuest(t.Context(), id); done || err != nil {
+			t.Errorf("found %v, %v", done, err)
+		}
+		for _, of := range []string{token, user.text("access_token")} {
+			two.whoamiWith(of).want(200)
+		}
+		two.login(id, "correct horse").want(200)
+
 		// A registration token is used by the upgrade.
 		if _, err := one.CreateRegistrationToken(t.Context(), RegistrationToken{Token: "once", UsesAllowed: 1, Admin: true}); err != nil {
 			t.Fatal(err)

@@ -45,7 +45,7 @@ type deactivation struct {
 
 func (a *Accounts) postDeactivate(r *web.Request, body *deactivation) (any, error) {
 	return a.Interactive(r, body.Auth, map[string]any{"erase": body.Erase}, func(p Proof) (any, error) {
-		err := a.deactivate(r.Context(), r.UserID(), p, body.Erase)
+		err := a.deactivate(r.Context(), r.UserID(), sessionChange{Proof: p, Erase: body.Erase})
 		return map[string]string{"id_server_unbind_result": "success"}, err
 	})
 }

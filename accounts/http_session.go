@@ -115,7 +115,9 @@ func (a *Accounts) postLogout(r *web.Request) (any, error) {
 		return nil, err
 	}
 	if s.identity.Guest {
-		return nil, a.deactivateGuest(r.Context(), s.identity.UserID)
+		if done, err := a.logoutGuest(r.Context(), s.identity.UserID); done || err != nil {
+			return nil, err
+		}
 	}
 	return nil, a.RemoveDevices(r.Context(), s.identity.UserID, "", []string{s.identity.DeviceID})
 }
@@ -126,7 +128,9 @@ func (a *Accounts) postLogoutAll(r *web.Request) (any, error) {
 		return nil, err
 	}
 	if s.identity.Guest {
-		return nil, a.deactivateGuest(r.Context(), s.identity.UserID)
+		if done, err := a.logoutGuest(r.Context(), s.identity.UserID); done || err != nil {
+			return nil, err
+		}
 	}
 	return nil, a.Logout(r.Context(), s.identity.UserID, "")
 }

@@ -31,6 +31,7 @@ type sessionChange struct {
 	Proof     Proof     `json:"proof,omitempty"`  // change nothing when it does not hold any more
 	Password  string    `json:"password,omitempty"`
 	Erase     bool      `json:"erase,omitempty"`
+	OnlyGuest bool      `json:"only_guest,omitempty"` // a deactivation: of a guest who is no user by now
 	Admin     *bool     `json:"admin,omitempty"`
 	Locked    *bool     `json:"locked,omitempty"`
 	Suspended *bool     `json:"suspended,omitempty"`

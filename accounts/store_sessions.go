@@ -105,7 +105,7 @@ func applyChange(ctx context.Context, tx *db.Tx, userID string, p *pendingChange
 			return err
 		}
 	case changeDeactivate:
-		if err := applyDeactivation(ctx, tx, userID, p); err != nil {
+		if err := applyDeactivation(ctx, tx, userID, p); err != nil || p.result.Stale {
 			return err
 		}
 	}
@@ -133,11 +133,20 @@ func applyPassword(ctx context.Context, tx *db.Tx, userID string, p *pendingChan
 	return err
 }
 
-// applyDeactivation ends the account. What else belongs to the user is cleaned up afterwards, see deactivate.go.
+// applyDeactivation ends the account. What else belongs to the user is cleaned up afterwards, see deactivate.go. A guest who is to be
+// deactivated and has become a user since is left as the user is: the result is stale.
 func applyDeactivation(ctx context.Context, tx *db.Tx, userID string, p *pendingChange) error {
 	n, err := tx.Exec(ctx, `UPDATE users SET password = '', admin = FALSE, `+cleanupColumn+` = TRUE, erased = (erased OR $3),
-		deactivated_ms = $2 WHERE user_id = $1 AND deactivated_ms = 0`, userID, p.At, p.Erase)
-	p.result.Found = n > 0
+		deactivated_ms = $2 WHERE user_id = $1 AND deactivated_ms = 0 AND (NOT $4 OR kind = $5)`,
+		userID, p.At, p.Erase, p.OnlyGuest, kindGuest)
+	if err != nil {
+		return err
+	}
+	if p.result.Found = n > 0; p.result.Found || !p.OnlyGuest {
+		return nil
+	}
+	u, err := loadUser(ctx, tx, userID)
+	p.result.Stale = err == nil && u.deactivatedAt == 0
 	return err
 }
 

@@ -177,7 +177,7 @@ func TestWhatAnOldPasswordConfirmedIsRefused(t *testing.T) {
 		}
 		for what, err := range map[string]error{
 			"another password": n.setPassword(t.Context(), id, passwordChange{Proof: old, Password: "third staple", Logout: true}),
-			"an end":           n.deactivate(t.Context(), id, old, true),
+			"an end":           n.deactivate(t.Context(), id, sessionChange{Proof: old, Erase: true}),
 			"a removed device": n.RemoveDevices(t.Context(), id, old, []string{device}),
 		} {
 			if !errors.Is(err, ErrWrongPassword) {
