@@ -121,6 +121,9 @@ func (r *Rooms) putState(req *web.Request) (any, error) {
 	case event.TypeMember:
 		return r.putMember(req, key, content)
 	case event.TypeThirdPartyInvite:
+		if req.Identity.Guest {
+			return nil, matrix.GuestAccessForbidden("A guest may not invite")
+		}
 		if err := req.MayAct(); err != nil {
 			return nil, err
 		}
@@ -152,6 +155,9 @@ func (r *Rooms) putMember(req *web.Request, target string, content json.RawMessa
 	}
 	m := membershipRequest{Sender: req.UserID(), Device: req.Sender(), Target: target, Membership: membership, Content: fields, Always: true, Txn: requestTxn(req)}
 	self := target == req.UserID()
+	if req.Identity.Guest && (!self || membership != event.MembershipJoin && membership != event.MembershipLeave) {
+		return nil, matrix.GuestAccessForbidden("A guest may join and leave, and change nothing for others")
+	}
 	if !self || membership != event.MembershipLeave {
 		if err := req.MayAct(); err != nil {
 			return nil, err
