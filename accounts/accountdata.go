@@ -13,22 +13,22 @@ import (
 	"lyceum/platform/stream"
 )
 
-// AccountDatum is one piece of account data of a user.
+// AccountDatum is one event of account data of a user (Client-Server API, "Client Config").
 type AccountDatum struct {
 	RoomID  string          `json:"room,omitempty"` // "" for global
 	Type    string          `json:"type"`
-	Content json.RawMessage `json:"content"` // an object; nobody changes it
+	Content json.RawMessage `json:"content"` // an object; shared, not to be changed
 	Pos     int64           `json:"-"`       // in the user's shard of the stream "account_data"
 
-	erased bool // what a deactivated user leaves
+	erased bool // emptied because the user was erased
 }
 
 type dataKey struct{ room, typ string }
 
-// maxOnBus is how much of a piece travels with the news; readers of larger ones ask the database.
+// maxOnBus is up to how many bytes a content is published with its row of the stream. Subscribers read larger ones from the database.
 const maxOnBus = 2048
 
-// AccountData gives one piece, nil when there is none or it was emptied.
+// AccountData returns the content of one piece of account data, nil when there is none or it was emptied.
 func (a *Accounts) AccountData(ctx context.Context, userID, roomID, typ string) (content json.RawMessage, err error) {
 	err = a.accountData.view(ctx, userID, func(u *userData) {
 		if datum := u.data[dataKey{roomID, typ}]; datum != nil && string(datum.Content) != emptyObject {
@@ -38,8 +38,8 @@ func (a *Accounts) AccountData(ctx context.Context, userID, roomID, typ string) 
 	return content, err
 }
 
-// AccountDataSince gives the pieces whose newest change is in after < Pos <= upto, by position. For a user
-// that this process remembers it makes no database statement.
+// AccountDataSince returns the pieces whose newest change is at after < Pos <= upto, ordered by position. It makes no database
+// statement for a user whom this process remembers.
 func (a *Accounts) AccountDataSince(ctx context.Context, userID string, after, upto int64) (out []AccountDatum, err error) {
 	err = a.accountData.view(ctx, userID, func(u *userData) {
 		if u.newest <= after {
@@ -55,7 +55,7 @@ func (a *Accounts) AccountDataSince(ctx context.Context, userID string, after, u
 	return out, err
 }
 
-// AllAccountData gives all pieces of a user, global and of all rooms, by position, without those that were emptied.
+// AllAccountData returns all pieces of a user, global and of all rooms, ordered by position, without those that were emptied.
 func (a *Accounts) AllAccountData(ctx context.Context, userID string) ([]AccountDatum, error) {
 	all, err := a.AccountDataSince(ctx, userID, 0, 1<<62)
 	return slices.DeleteFunc(all, func(d AccountDatum) bool { return string(d.Content) == emptyObject }), err
@@ -69,31 +69,31 @@ const (
 	writeErase     = "erase"
 )
 
-// dataWrite is what the owner of the user's shard of "account_data" does.
+// dataWrite is a request to the owner of the user's shard of "account_data".
 type dataWrite struct {
 	Kind     string          `json:"kind"`
 	RoomID   string          `json:"room,omitempty"`
 	Type     string          `json:"type,omitempty"`
 	Tag      string          `json:"tag,omitempty"`
 	Content  json.RawMessage `json:"content,omitempty"`
-	Expected string          `json:"was,omitempty"` // put only in place of this content; "" is any
+	Expected string          `json:"was,omitempty"` // writePut only replaces this content; "" is any
 }
 
-// dataResult is empty when the write was done.
+// dataResult answers a dataWrite. It is empty when the write was done.
 type dataResult struct {
-	Current string `json:"now,omitempty"` // the content that there is in place of dataWrite.Was
+	Current string `json:"now,omitempty"` // the content, when it is not dataWrite.Expected
 }
 
 const maxDataType = 255
 
-// PutAccountData stores one piece of account data; roomID is "" for global. content must be a JSON object;
-// {} empties the piece.
+// PutAccountData stores one piece of account data; roomID is "" for global. content must be a JSON object; {} empties the piece.
+// Errors: M_INVALID_PARAM, M_BAD_JSON, M_TOO_LARGE.
 func (a *Accounts) PutAccountData(ctx context.Context, userID, roomID, typ string, content json.RawMessage) error {
 	_, err := a.SwapAccountData(ctx, userID, DataSwap{RoomID: roomID, Type: typ, New: content})
 	return err
 }
 
-// RemoveAccountData empties one piece, as {} does. One that is empty is left alone.
+// RemoveAccountData empties one piece, as {} does, unless it is empty.
 func (a *Accounts) RemoveAccountData(ctx context.Context, userID, roomID, typ string) error {
 	content, err := a.AccountData(ctx, userID, roomID, typ)
 	if err != nil || content == nil {
@@ -102,7 +102,7 @@ func (a *Accounts) RemoveAccountData(ctx context.Context, userID, roomID, typ st
 	return a.PutAccountData(ctx, userID, roomID, typ, json.RawMessage(emptyObject))
 }
 
-// emptyObject is a piece that was emptied, or that there is not.
+// emptyObject is the content of a piece that was emptied, and stands for one that never existed.
 const emptyObject = "{}"
 
 // DataSwap replaces the content of one piece of account data, if it is still what the caller has read.
@@ -130,7 +130,7 @@ func (a *Accounts) SwapAccountData(ctx context.Context, userID string, s DataSwa
 	return res.Current, err
 }
 
-// writeHere runs on the owner of the user's shard.
+// writeHere does a dataWrite on the owner of the user's shard.
 func (a *Accounts) writeHere(ctx context.Context, userID string, w dataWrite) (res dataResult, err error) {
 	if w.Kind == writePut && w.Type != typeTag && w.Expected == "" {
 		return res, a.storeData(ctx, nil, userID, &AccountDatum{RoomID: w.RoomID, Type: w.Type, Content: w.Content})
@@ -160,8 +160,9 @@ func (a *Accounts) writeHere(ctx context.Context, userID string, w dataWrite) (r
 	})
 }
 
-// eraseHere empties all account data of a deactivated user. What was on its way is not found at first, but is written before the
-// rows that come here, if at all; so it looks again after them, and writes at least one.
+// eraseHere empties all account data of a deactivated user, on the owner of the user's shard. Writes that are still queued are not
+// in the database at the first read, but they are stored before the rows that this function appends. So it appends at least one
+// row, and reads again until nothing is left.
 func (a *Accounts) eraseHere(ctx context.Context, basis *stream.Basis, userID string) error {
 	for first := true; ; first = false {
 		all, err := loadData(ctx, a.db, userID)
@@ -184,8 +185,9 @@ func (a *Accounts) eraseHere(ctx context.Context, basis *stream.Basis, userID st
 	}
 }
 
-// beginChange is the beginning of what reads account data of a user and writes what came out of it: one at a time in
-// this process, which must own the user's shard, and written only while it owned it since.
+// beginChange begins to read account data of a user and to write what depends on it. This process must own the user's shard; it
+// does one such change of a shard at a time, until unlock is called. A write with the basis fails if the process lost the shard
+// since. Errors: stream.ErrNotOwner.
 func (a *Accounts) beginChange(userID string) (basis *stream.Basis, unlock func(), err error) {
 	lock := &a.accountData.writes[a.accountData.stream.Shard(userID)%len(a.accountData.writes)]
 	lock.Lock()
@@ -196,9 +198,9 @@ func (a *Accounts) beginChange(userID string) (basis *stream.Basis, unlock func(
 	return basis, lock.Unlock, nil
 }
 
-// ChangeAccountData replaces a piece of account data by what change makes of it, in one step; nil changes nothing, and
-// old is nil when there is none. It runs in the process that owns the user's shard of DataStream; elsewhere, and when
-// the shard moves meanwhile, the error is stream.ErrNotOwner and nothing was changed.
+// ChangeAccountData replaces a piece of account data atomically by the result of change; nil changes nothing. old is nil when there
+// is none. It must run in the process that owns the user's shard of DataStream: elsewhere, and when the shard moves meanwhile,
+// the error is stream.ErrNotOwner and nothing was changed.
 func (a *Accounts) ChangeAccountData(
 	ctx context.Context,
 	userID, roomID, typ string,
@@ -232,7 +234,7 @@ func (a *Accounts) changeData(
 	return a.storeData(ctx, basis, userID, &AccountDatum{RoomID: key.room, Type: key.typ, Content: fresh})
 }
 
-// storeData stores a piece that a user wants to have, if it fits.
+// storeData stores a piece, if it fits into the quota of the user. basis is nil for a write that depends on no read.
 func (a *Accounts) storeData(ctx context.Context, basis *stream.Basis, userID string, datum *AccountDatum) error {
 	done, err := a.reserve(ctx, userID, datum)
 	if err != nil {
@@ -242,7 +244,7 @@ func (a *Accounts) storeData(ctx context.Context, basis *stream.Basis, userID st
 	return a.appendData(ctx, basis, userID, datum)
 }
 
-// appendData writes pieces. basis is what they were made from, nil when that is nothing.
+// appendData appends pieces to the stream and waits until they are stored. basis is nil for writes that depend on no read.
 func (a *Accounts) appendData(ctx context.Context, basis *stream.Basis, userID string, data ...*AccountDatum) error {
 	if len(data) == 0 {
 		return nil
@@ -268,7 +270,7 @@ func (a *Accounts) appendData(ctx context.Context, basis *stream.Basis, userID s
 		return err
 	}
 	ticket.Seal()
-	// Who reads next, when the lock is free, must find it in the database or know that it failed.
+	// It waits even when ctx ends: the next reader under the lock must find the row in the database, or none if it failed.
 	return ticket.Wait(context.WithoutCancel(ctx))
 }
 

@@ -10,32 +10,32 @@ import (
 	"lyceum/platform/stream"
 )
 
-// accountDataCache remembers the account data of users, whole users at a time, and follows the stream.
+// accountDataCache remembers the account data of users, always all of a user, and follows the stream "account_data".
 type accountDataCache struct {
 	db     *db.DB
 	stream *stream.Stream
 
 	mu     sync.RWMutex
 	users  *secondChanceCache[string, *userData]
-	budget int64 // of bytes
-	bytes  int64 // of all users
+	budget int64 // bytes that all users may take together
+	bytes  int64 // bytes that all users take
 
 	quota  quota
-	writes [16]sync.Mutex // by shard: a change that reads first is one step
+	writes [16]sync.Mutex // by shard: held from the read to the write of a change, see beginChange
 }
 
-// userData is the account data of one user. Its fields are guarded by accountData.mu.
+// userData is the account data of one user. Its fields are guarded by accountDataCache.mu.
 type userData struct {
 	ready         chan struct{} // closed when loading ended
 	loaded        bool
 	loadErr       error
-	data          map[dataKey]*AccountDatum // while loading: what the stream told meanwhile
-	bytes         int                       // of data, as its owner is told
-	weightCounted int64                     // in accountData.bytes
+	data          map[dataKey]*AccountDatum // while loading: what came from the stream
+	bytes         int                       // of data, as counted for the quota
+	weightCounted int64                     // the part of accountDataCache.bytes that this user is counted with
 	newest        int64
-	ignored       map[string]bool // nil until asked for
+	ignored       map[string]bool // parsed m.ignored_user_list; nil until it is asked for
 
-	ignoredBytes int64 // of ignored
+	ignoredBytes int64 // weight of ignored
 }
 
 func newAccountDataCache(d *db.DB, size int, budget int64) *accountDataCache {
@@ -44,7 +44,7 @@ func newAccountDataCache(d *db.DB, size int, budget int64) *accountDataCache {
 	}
 }
 
-// weight is how many bytes a user takes in memory, about.
+// weight estimates how many bytes the user takes in memory.
 func (u *userData) weight() int64 {
 	n := 512 + int64(u.bytes) + 256*int64(len(u.data))
 	if u.ignored != nil {
@@ -53,10 +53,10 @@ func (u *userData) weight() int64 {
 	return n
 }
 
-// updateWeight notes what a user takes now, and forgets others when all take too much. The caller holds mu, as for forget.
+// updateWeight counts what a user takes now, and evicts users while all together take more than the budget. The caller holds mu.
 func (d *accountDataCache) updateWeight(userID string, u *userData) {
 	if e, ok := d.users.entries[userID]; !ok || e.value != u {
-		return // pushed out while it was loaded
+		return // evicted while it was loaded
 	}
 	now := u.weight()
 	d.bytes += now - u.weightCounted
@@ -70,6 +70,7 @@ func (d *accountDataCache) updateWeight(userID string, u *userData) {
 	}
 }
 
+// evict forgets a user. The caller holds mu.
 func (d *accountDataCache) evict(userID string) {
 	if e, ok := d.users.entries[userID]; ok {
 		d.bytes -= e.value.weightCounted
@@ -77,7 +78,7 @@ func (d *accountDataCache) evict(userID string) {
 	}
 }
 
-// onRows keeps the remembered users up to date.
+// onRows receives rows of the stream and updates the remembered users.
 func (d *accountDataCache) onRows(rows []stream.Row) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -93,7 +94,7 @@ func (d *accountDataCache) onRows(rows []stream.Row) {
 		} else {
 			datum = &AccountDatum{}
 			if err := json.Unmarshal(row.Data, datum); err != nil {
-				d.evict(row.Key) // loaded anew when it is needed
+				d.evict(row.Key) // it is loaded again when it is needed
 				continue
 			}
 		}
@@ -103,6 +104,7 @@ func (d *accountDataCache) onRows(rows []stream.Row) {
 	}
 }
 
+// apply sets a piece, unless a newer one is known.
 func (u *userData) apply(datum *AccountDatum) {
 	key := dataKey{datum.RoomID, datum.Type}
 	old, ok := u.data[key]
@@ -121,7 +123,7 @@ func (u *userData) apply(datum *AccountDatum) {
 	}
 }
 
-// view calls fn with the data of the user, under the lock.
+// view calls fn with the data of the user, under the lock, after loading it if needed.
 func (d *accountDataCache) view(ctx context.Context, userID string, fn func(u *userData)) error {
 	d.mu.RLock()
 	u, ok := d.users.get(userID)
@@ -149,13 +151,13 @@ func (d *accountDataCache) view(ctx context.Context, userID string, fn func(u *u
 	}
 	d.mu.RLock()
 	defer d.mu.RUnlock()
-	if u.loadErr == nil { // also when it was pushed out meanwhile: it was true when asked for
+	if u.loadErr == nil { // also when it was evicted meanwhile: it was current when it was asked for
 		fn(u)
 	}
 	return u.loadErr
 }
 
-// load reads all pieces of a user. What the stream tells meanwhile is newer or the same.
+// load reads all pieces of a user. Rows of the stream that arrive meanwhile are as new or newer, and win.
 func (d *accountDataCache) load(ctx context.Context, userID string, u *userData) {
 	all, err := loadData(ctx, d.db, userID)
 	d.mu.Lock()

@@ -22,53 +22,52 @@ import (
 //go:embed migrations/*.sql
 var migrations embed.FS
 
-// Migrations are the schema of the package.
+// Migrations returns the schema of the package.
 func Migrations() db.Migrations { return db.Migrations{Domain: "accounts", Files: migrations} }
 
-// ProfileListener hears of a changed profile after it is stored. field is "displayname", "avatar_url" or
-// another name; it carries the two named ones to the user's rooms.
+// ProfileListener is notified of a changed profile after it is stored. field is "displayname", "avatar_url" or another name. The
+// listener updates the user's rooms with the first two.
 type ProfileListener interface {
 	ProfileChanged(ctx context.Context, userID, field string) error
 }
 
-// DeviceListener hears of devices. It may hear the same twice.
+// DeviceListener is notified of new and removed devices. A notification may be repeated.
 type DeviceListener interface {
-	// DeviceAdded says that a device was made, or that a user logged in with one that may have been there. Who asked for
-	// it is answered when it is done, and gets its error.
+	// DeviceAdded is called after a device was created, or a user logged in with one that may have existed. The request is
+	// answered afterwards, with its error.
 	DeviceAdded(ctx context.Context, userID, deviceID string) error
-	// DevicesRemoved comes after the tokens are gone, so that what is kept for the devices is dropped. A device that is
-	// there was made since, and keeps what it has: who logs in with the id of a removed device waits until this was done once,
-	// and it may come late again.
+	// DevicesRemoved is called after devices and their tokens were deleted, to delete all their data. It must not touch a device
+	// that exists: a log-in with the id of a removed device waits until this was done once, but a repeated call may come later.
 	DevicesRemoved(ctx context.Context, userID string, deviceIDs []string) error
 }
 
-// UserListener hears of a deactivated user, to leave rooms and drop what it keeps. It is called until it
-// gives nil, so it takes repeated calls.
+// UserListener is notified of a deactivated user: it leaves rooms and deletes data of the user. It is called until it returns nil,
+// so calls may be repeated.
 type UserListener interface {
 	UserDeactivated(ctx context.Context, userID string, erase bool) error
 }
 
-// RemoteProfiles finds profiles of users of other servers. An *matrix.Error is shown to the client.
+// RemoteProfiles finds profiles of users of other servers. A *matrix.Error is shown to the client.
 type RemoteProfiles interface {
 	RemoteProfile(ctx context.Context, userID string) (map[string]json.RawMessage, error)
 }
 
-// Appservices tells what application services may do with users.
+// Appservices says what application services may do with users.
 type Appservices interface {
-	// Exclusive tells that an application service claims the user id for itself alone.
+	// Exclusive reports whether an application service has the user id in an exclusive namespace.
 	Exclusive(userID string) bool
-	// ByToken finds the application service of an as_token.
+	// ByToken returns the id of the application service of an as_token.
 	ByToken(token string) (id string, ok bool)
-	// Owns tells that the user id is the service's sender or in its namespaces.
+	// Owns reports whether the user id is the service's sender or in its namespaces.
 	Owns(id, userID string) bool
 }
 
-// Deps are what accounts stands on. Only Process is required.
+// Deps are the dependencies of the package. Only Process is required.
 type Deps struct {
 	Process        *role.Process
 	Now            func() time.Time // the clock; nil is obs.Now
-	Limits         bus.Limits       // counts wrong passwords for the whole fleet; nil: in this process alone
-	UnderWay       *web.UnderWay    // of the server of this process; nil: nobody waits for requests that a token let in
+	Limits         bus.Limits       // counts wrong passwords for the whole fleet; nil: in this process only
+	UnderWay       *web.UnderWay    // requests that the server of this process runs; nil: a removal of tokens does not wait for them
 	Profile        ProfileListener
 	Devices        []DeviceListener
 	Users          []UserListener
@@ -94,7 +93,7 @@ type Accounts struct {
 	putData func(ctx context.Context, userID string, w dataWrite) (dataResult, error)
 }
 
-// New opens the streams and the background parts. It reads nothing from the database.
+// New opens the streams and starts the background parts. It does not read the database.
 func New(d Deps, c Config) (*Accounts, error) {
 	if err := c.check(); err != nil {
 		return nil, err
@@ -131,25 +130,25 @@ func New(d Deps, c Config) (*Accounts, error) {
 	return a, nil
 }
 
-// Sessions is the stream that tells of changed sessions; the key of a row is the user id, rows carry nothing else.
+// Sessions is the stream of changed sessions. The key of a row is the user id.
 func (a *Accounts) Sessions() *stream.Stream { return a.sessions.stream }
 
 // DataStream is the stream of account data.
 func (a *Accounts) DataStream() *stream.Stream { return a.accountData.stream }
 
-// ServerName is the name of this server, the part of its user ids after the colon.
+// ServerName is the name of this server, which its user ids have after the colon.
 func (a *Accounts) ServerName() string { return a.config.ServerName }
 
-// Local tells that the user id belongs to this server; it need not exist.
+// Local reports whether the user id belongs to this server. The user need not exist.
 func (a *Accounts) Local(userID string) bool {
 	return matrix.ServerOf(userID) == a.config.ServerName && matrix.ValidUserID(userID)
 }
 
 func (a *Accounts) nowMs() int64 { return a.now().UnixMilli() }
 
-// userID makes the full id from a localpart or a full id of this server, in lower case.
+// userID returns the user id of a localpart, or of a user id of this server, in lower case. Errors: M_INVALID_USERNAME.
 func (a *Accounts) userID(name string) (string, error) {
-	if name == "." || name == ".." { // clients put it into paths, where these mean something else
+	if name == "." || name == ".." { // clients put user ids into paths
 		return "", matrix.InvalidUsername("A user name is neither . nor ..")
 	}
 	id, err := matrix.NewUserID(name, a.config.ServerName)

@@ -17,16 +17,16 @@ import (
 )
 
 const (
-	// answerLife is how long the answer of a finished interaction is given again to who lost it.
+	// answerLife is how long the answer of a finished interaction is kept for a client that did not get it.
 	answerLife = 2 * time.Minute
-	// answerWait is how long a request waits for an earlier one with its session that is just being finished.
+	// answerWait is how long a repeated request waits for the first one, if that is still running.
 	answerWait = 3 * time.Second
-	// maxStoredBody is how many bytes of parameters an interaction remembers. Who sends more sends them with each request.
+	// maxStoredBody is up to how many bytes of parameters an interaction stores. A client with more sends them with each request.
 	maxStoredBody = 64 << 10
 )
 
-// sealer encrypts what belongs to an interaction, with a key made of the session that the client holds, which is not stored, and of
-// the parts: the parameters may hold a new password, and the answer an access token.
+// sealer returns a cipher for data of an interaction, which may hold a new password or an access token. Its key is derived from
+// the session id, which only the client has, from the purpose and from the parts.
 func (i *interaction) sealer(purpose string, parts ...[]byte) (cipher.AEAD, error) {
 	m := hmac.New(sha256.New, []byte(i.id))
 	fmt.Fprintf(m, "seal %s\x00", purpose)
@@ -41,12 +41,13 @@ func (i *interaction) sealer(purpose string, parts ...[]byte) (cipher.AEAD, erro
 	return cipher.NewGCM(block)
 }
 
+// seal encrypts text under a random nonce, as base64.
 func seal(to cipher.AEAD, text []byte) string {
 	nonce := randomBytes(to.NonceSize())
 	return base64.RawStdEncoding.EncodeToString(to.Seal(nonce, nonce, text, nil))
 }
 
-// open gives what was sealed, or false when the key is another.
+// open decrypts what seal made. ok is false when the key is another one.
 func open(from cipher.AEAD, sealed string) (text []byte, ok bool) {
 	raw, err := base64.RawStdEncoding.DecodeString(sealed)
 	if err != nil || len(raw) < from.NonceSize() {
@@ -56,7 +57,7 @@ func open(from cipher.AEAD, sealed string) (text []byte, ok bool) {
 	return text, err == nil
 }
 
-// sealBody is what the interaction remembers of the parameters.
+// sealBody returns the encrypted parameters, as they are stored; "" for none.
 func (i *interaction) sealBody() (string, error) {
 	if len(i.paramsBody) == 0 || len(i.paramsBody) > maxStoredBody {
 		return "", nil
@@ -68,13 +69,14 @@ func (i *interaction) sealBody() (string, error) {
 	return seal(to, i.paramsBody), nil
 }
 
-// answerSealer is of the session, the whole request as it was sent and the address it came from: who learns of a session, as from the
-// address of a fallback page, can not ask for the access token that was answered.
+// answerSealer is the cipher for the answer. Its key depends on the session, the whole request as it was sent and the network it
+// came from. So somebody who learns of a session, as from the address of a fallback page, can not get the access token in its
+// answer.
 func (i *interaction) answerSealer() (cipher.AEAD, error) {
 	return i.sealer("answer", []byte(i.op), []byte(i.userID), i.requestBody, []byte(i.network()))
 }
 
-// sealAnswer prepares what a finished interaction answers to a repeated request; "" for one that can not be repeated.
+// sealAnswer encrypts the answer of a finished interaction for a repeated request; "" when the request can not be repeated.
 func (i *interaction) sealAnswer(result any) (string, error) {
 	if !i.clientHasID || len(i.requestBody) == 0 {
 		return "", nil
@@ -93,8 +95,8 @@ func (i *interaction) sealAnswer(result any) (string, error) {
 	return seal(to, text), nil
 }
 
-// finishInteraction ends an interaction: with an answer it stays for a while, so that it can be given again. What it holds of a
-// registration token is given back.
+// finishInteraction ends an interaction and releases a use of a registration token that it holds. With an answer ("" for none) the
+// row stays for answerLife, else it is deleted.
 func (a *Accounts) finishInteraction(ctx context.Context, tx *db.Tx, i *interaction, answer string) error {
 	var held string
 	err := tx.QueryRow(ctx, `SELECT token FROM interactive_sessions WHERE id = $1 FOR UPDATE`, i.rowID()).Scan(&held)
@@ -115,20 +117,21 @@ func (a *Accounts) finishInteraction(ctx context.Context, tx *db.Tx, i *interact
 	return releaseTokenUses(ctx, tx, []string{held})
 }
 
+// saveAnswer marks an interaction as used and stores its answer.
 func (a *Accounts) saveAnswer(ctx context.Context, tx *db.Tx, i *interaction, answer string) error {
 	_, err := tx.Exec(ctx, `UPDATE interactive_sessions SET used = TRUE, token = '', body = '', answer = $2, expires_ms = $3 WHERE id = $1`,
 		i.rowID(), answer, a.nowMs()+answerLife.Milliseconds())
 	return err
 }
 
-// storedAnswer gives the answer of an interaction that this very request has finished when it was sent before; nil for none. One that
-// is being finished is waited for.
+// storedAnswer returns the answer that this very request got when it was sent before; nil for none. It waits, for a limited time,
+// while that request still runs.
 func (a *Accounts) storedAnswer(ctx context.Context, i *interaction) (json.RawMessage, error) {
 	if len(i.requestBody) == 0 {
 		return nil, nil
 	}
-	const look = 100 * time.Millisecond
-	for range answerWait / look {
+	const interval = 100 * time.Millisecond
+	for range answerWait / interval {
 		var used bool
 		var sealed string
 		err := a.db.QueryRow(ctx, `SELECT used, answer FROM interactive_sessions WHERE id = $1 AND expires_ms > $2`, i.rowID(), a.nowMs()).
@@ -144,20 +147,20 @@ func (a *Accounts) storedAnswer(ctx context.Context, i *interaction) (json.RawMe
 			if err != nil {
 				return nil, err
 			}
-			text, _ := open(from, sealed) // nil for one that cannot be read, as for none
+			text, _ := open(from, sealed) // nil when it can not be decrypted
 			return text, nil
 		}
 		select {
 		case <-ctx.Done():
 			return nil, ctx.Err()
-		case <-time.After(look):
+		case <-time.After(interval):
 		}
 	}
 	return nil, nil
 }
 
-// storedParams gives the parameters that an interaction was begun with, nil when they are not known or it was begun for something
-// else, or by somebody else.
+// storedParams returns the parameters that an interaction was begun with; nil when they are not stored, or when it was begun for
+// another operation or by another user.
 func (a *Accounts) storedParams(ctx context.Context, i *interaction) ([]byte, error) {
 	known, err := loadInteraction(ctx, a.db, i.id, a.nowMs())
 	if errors.Is(err, db.ErrNoRows) {
@@ -185,10 +188,10 @@ func (a *Accounts) storedParams(ctx context.Context, i *interaction) ([]byte, er
 	return body, nil
 }
 
-// resumption is how far the client is with an interaction: it holds a session, and sends auth with or without the parameters.
+// resumption is what a request says of an interaction: its session, and whether it repeats the parameters.
 type resumption struct {
 	session  string
-	authOnly bool // auth is all there is
+	authOnly bool // the body has no other member than auth
 }
 
 func readResumption(body []byte) (resumption, error) {

@@ -10,9 +10,9 @@ import (
 	"lyceum/platform/web"
 )
 
-// Authenticate finds whom an access token belongs to. A token that this process knows costs no database
-// statement, nor does an invented one. Errors: M_UNKNOWN_TOKEN (soft_logout when it only ran out and can be
-// refreshed), M_USER_LOCKED.
+// Authenticate returns the identity that an access token belongs to. It makes no database statement for a token that this
+// process remembers, nor for one without a right checksum. Errors: M_UNKNOWN_TOKEN (with soft_logout when the token expired and
+// can be refreshed), M_USER_LOCKED.
 func (a *Accounts) Authenticate(ctx context.Context, token string) (*web.Identity, error) {
 	s, err := a.authenticate(ctx, token)
 	if err != nil {
@@ -54,7 +54,7 @@ func (a *Accounts) authenticate(ctx context.Context, token string) (*session, er
 	return s, nil
 }
 
-// confirmTokens ends the pair of tokens that another one replaces, as that is used now.
+// confirmTokens is called at the first use of a refreshed token pair: it ends the pair that was refreshed.
 func (a *Accounts) confirmTokens(ctx context.Context, userID string, pair int64) error {
 	_, err := a.change(ctx, userID, sessionChange{Kind: changeConfirm, TokenPair: pair})
 	if err == nil {
@@ -63,8 +63,8 @@ func (a *Accounts) confirmTokens(ctx context.Context, userID string, pair int64)
 	return err
 }
 
-// tokenAsCaller is for the reading of a session: whoever has a token does not wait behind all those who come from the same address, and are
-// not known either.
+// tokenAsCaller returns a context for loading a session, in which the token is the caller. So a request with a token does not queue
+// behind all other requests from the same address that are not authenticated yet.
 func tokenAsCaller(ctx context.Context, hash tokenHash) context.Context {
 	return caller.NewWork(ctx, caller.ID{For: string(hash[:])})
 }

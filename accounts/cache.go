@@ -2,8 +2,8 @@ package accounts
 
 import "sync/atomic"
 
-// secondChanceCache is a bounded map that forgets, when full, an entry that was not read since the last search for
-// one (second chance). Its owner locks: get may run under a read lock, the others need the write lock.
+// secondChanceCache is a bounded map. When it is full it evicts an entry that was not read since the previous search for a victim
+// (second chance). The owner locks it: get may run under a read lock, the other methods need the write lock.
 type secondChanceCache[K comparable, V any] struct {
 	max     int
 	entries map[K]*cacheEntry[V]
@@ -23,13 +23,13 @@ func (r *secondChanceCache[K, V]) get(k K) (v V, ok bool) {
 	if !ok {
 		return v, false
 	}
-	if !e.read.Load() { // a shared cache line is only written when it changes
+	if !e.read.Load() { // writing only changes keeps the cache line shared between processors
 		e.read.Store(true)
 	}
 	return e.value, true
 }
 
-// put stores a value and returns the entry it pushed out, if any.
+// put stores a value and returns the entry that it evicted, if any.
 func (r *secondChanceCache[K, V]) put(k K, v V) (oldKey K, old V, pushed bool) {
 	if e, ok := r.entries[k]; ok {
 		e.value = v
@@ -43,7 +43,7 @@ func (r *secondChanceCache[K, V]) put(k K, v V) (oldKey K, old V, pushed bool) {
 }
 
 func (r *secondChanceCache[K, V]) evict() (k K, v V, ok bool) {
-	for range 2 { // the first round clears all marks at worst
+	for range 2 { // the first round may only clear the marks
 		for k, e := range r.entries {
 			if e.read.Swap(false) {
 				continue

@@ -41,10 +41,10 @@ type Config struct {
 	UnstableFeatures map[string]bool `yaml:"-"` // set by the fleet
 	PasswordRates    PasswordRates   `yaml:"-"` // set by the fleet
 
-	DefaultRoomVersion string `yaml:"-"` // set by the fleet: that of rooms which are created without one
+	DefaultRoomVersion string `yaml:"-"` // set by the fleet: of rooms that are created without a version
 }
 
-// PasswordConfig says what a password needs and what checking one costs.
+// PasswordConfig has the rules for passwords and the costs of hashing them.
 type PasswordConfig struct {
 	MinLength int    `yaml:"min_length" default:"8" min:"1" help:"Shortest new password, in characters."`
 	MemoryKiB uint32 `yaml:"memory_kib" default:"19456" min:"64" help:"Memory of one argon2id hash in KiB."`
@@ -65,7 +65,7 @@ type TermIn struct {
 	URL  string `yaml:"url" json:"url" help:"Where it can be read."`
 }
 
-// WellKnown is what the files under /.well-known/matrix say. Empty parts are not served.
+// WellKnown is the content of the files under /.well-known/matrix. Empty parts are not served.
 type WellKnown struct {
 	Client         string          `yaml:"client" help:"Base URL of the client API, for example https://matrix.example.org."`
 	Server         string          `yaml:"server" help:"Name and port of the federation API, for example matrix.example.org:443."`
@@ -81,7 +81,7 @@ type SupportPerson struct {
 	Email  string `yaml:"email_address" json:"email_address,omitempty" help:"An e-mail address."`
 }
 
-// Validate refuses what can not work. Package conf calls it.
+// Validate refuses values that can not work. Package conf calls it.
 func (c *Config) Validate() error {
 	for id, term := range c.Terms {
 		if len(term.Texts) == 0 {
@@ -94,7 +94,7 @@ func (c *Config) Validate() error {
 	return nil
 }
 
-// check fills what was left out and refuses what can not work.
+// check sets defaults and refuses values that can not work.
 func (c *Config) check() error {
 	if !matrix.ValidServerName(c.ServerName) {
 		return fmt.Errorf("server name: expected a host name, found %q", c.ServerName)

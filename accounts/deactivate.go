@@ -10,8 +10,8 @@ import (
 	"lyceum/platform/role"
 )
 
-// Deactivate ends an account for good: its devices, tokens and password go, its name stays taken. erase
-// also removes profile and account data, and tells the listeners to hide what the user wrote.
+// Deactivate ends an account for good: devices, tokens and password are deleted, and the name stays taken. erase also deletes
+// profile and account data, and tells the listeners to hide the messages of the user.
 func (a *Accounts) Deactivate(ctx context.Context, userID string, erase bool) error {
 	return a.deactivate(ctx, userID, sessionChange{Erase: erase})
 }
@@ -29,7 +29,7 @@ func (a *Accounts) deactivate(ctx context.Context, userID string, c sessionChang
 	if err != nil || !u.pendingCleanup {
 		return err
 	}
-	// Whoever asked may be gone: else others would see the user for as long as it takes until this is tried again.
+	// The clean-up goes on when the client has disconnected: otherwise others would see the user until housekeeping repeats it.
 	ctx, cancel := context.WithTimeout(caller.Stays(ctx), deactivationWait)
 	defer cancel()
 	if err := a.cleanUpDeactivated(ctx, a.db, userID, u.erased); err != nil {
@@ -41,16 +41,16 @@ func (a *Accounts) deactivate(ctx context.Context, userID string, c sessionChang
 // cleanupColumn is the column of users that is true from a deactivation until its clean-up is done. A stored name stays.
 const cleanupColumn = "farewell"
 
-// deactivationWait is how long a deactivation is waited for until it goes on in the background.
+// deactivationWait is how long a request waits for the clean-up, which housekeeping finishes otherwise.
 const deactivationWait = 45 * time.Second
 
-// transactor makes transactions: the database, or a job.
+// transactor runs transactions: the database, or a job that holds a lease.
 type transactor interface {
 	Tx(ctx context.Context, fn func(tx *db.Tx) error) error
 }
 
-// cleanUpDeactivated does what a deactivation leaves to be done. A deactivation is final, and each part may run more than once, also
-// at the same time.
+// cleanUpDeactivated deletes what a deactivated user leaves behind. A deactivation is final, and each step may run more than once,
+// also in two processes at the same time.
 func (a *Accounts) cleanUpDeactivated(ctx context.Context, to transactor, userID string, erase bool) error {
 	if erase {
 		if err := a.eraseData(ctx, userID); err != nil {
@@ -80,11 +80,11 @@ func (a *Accounts) cleanUpDeactivated(ctx context.Context, to transactor, userID
 	})
 }
 
-// deactivationsAtOnce is how many open deactivations are read at once.
+// deactivationsAtOnce is how many users with a pending clean-up one statement reads.
 const deactivationsAtOnce = 100
 
-// finishDeactivations finishes deactivations that a failing part or the end of a process left open. It comes to each once: those that
-// fail keep no others waiting.
+// finishDeactivations repeats the clean-ups that failed or were interrupted by the end of a process. It tries each one once, so
+// that failing ones do not delay the others.
 func (a *Accounts) finishDeactivations(ctx context.Context, job *role.Job) error {
 	for after := ""; ; {
 		ids, err := db.Texts(a.db.Query(ctx, `SELECT user_id FROM users WHERE `+cleanupColumn+` AND user_id > $1
@@ -108,7 +108,7 @@ func (a *Accounts) finishDeactivations(ctx context.Context, job *role.Job) error
 			return nil
 		}
 		after = ids[len(ids)-1]
-		if err := a.expire(ctx, job); err != nil { // it does not wait for the end of a long list
+		if err := a.expire(ctx, job); err != nil { // also during a long list
 			return err
 		}
 	}

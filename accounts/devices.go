@@ -9,14 +9,14 @@ import (
 	"lyceum/platform/db"
 )
 
-// Device is one login of a user.
+// Device is one log-in of a user.
 type Device struct {
 	UserID      string
 	DeviceID    string
 	DisplayName string
 	Created     int64  // ms
 	SeenAt      int64  // ms; up to a minute old
-	SeenIP      string // where the device was seen last
+	SeenIP      string // last address
 	UserAgent   string
 }
 
@@ -27,12 +27,12 @@ func scanDevice(row db.Row) (d Device, err error) {
 	return d, err
 }
 
-// Devices gives the devices of the users in one statement, by user and device id.
+// Devices returns the devices of the users, ordered by user and device id, in one database statement.
 func (a *Accounts) Devices(ctx context.Context, userIDs ...string) ([]Device, error) {
 	return db.List(scanDevice)(a.db.Query(ctx, deviceColumns+`WHERE user_id = ANY($1) ORDER BY user_id, device_id`, userIDs))
 }
 
-// Device gives one device. Errors: M_NOT_FOUND.
+// Device returns one device. Errors: M_NOT_FOUND.
 func (a *Accounts) Device(ctx context.Context, userID, deviceID string) (d Device, err error) {
 	d, err = scanDevice(a.db.QueryRow(ctx, deviceColumns+`WHERE user_id = $1 AND device_id = $2`, userID, deviceID))
 	if errors.Is(err, db.ErrNoRows) {
@@ -53,8 +53,8 @@ func (a *Accounts) RenameDevice(ctx context.Context, userID, deviceID, name stri
 	return err
 }
 
-// CreateDevice makes a device without a token, as application services may. One that exists is left as it is and announced
-// again, as by a log-in: who made it may have failed in between.
+// CreateDevice creates a device without a token, as application services may. If the device exists it is not changed, but the
+// listeners are notified again, since an earlier call may have failed before that.
 func (a *Accounts) CreateDevice(ctx context.Context, userID, deviceID, name string) (created bool, err error) {
 	d := loginDevice{ID: deviceID, Name: name}
 	if err := d.check(); err != nil {
@@ -74,15 +74,15 @@ func (a *Accounts) CreateDevice(ctx context.Context, userID, deviceID, name stri
 	return res.Created && err == nil, err
 }
 
-// changeDevice makes a device whose id is given. One of that id may have been removed a moment ago: what it left goes first, so
-// that the new one inherits nothing and loses nothing.
+// changeDevice does a change that may create a device with a given id. If a device with that id was removed shortly before, it
+// first finishes that clean-up, so that the new device neither inherits data nor loses its own.
 func (a *Accounts) changeDevice(ctx context.Context, userID string, c sessionChange) (sessionResult, error) {
 	for {
 		res, err := a.change(ctx, userID, c)
 		if err != nil || len(res.PendingCleanups) == 0 {
 			return res, err
 		}
-		// A part of the server that failed before may fail again: then there is no such device yet.
+		// When the clean-up fails again, the device is not created.
 		for _, n := range res.PendingCleanups {
 			if err := a.cleanUpDevices(ctx, userID, n.Pos, n.Devices); err != nil {
 				return res, err
@@ -91,7 +91,7 @@ func (a *Accounts) changeDevice(ctx context.Context, userID string, c sessionCha
 	}
 }
 
-// DeviceIDs gives the ids of a user's devices as a transaction sees them, sorted.
+// DeviceIDs returns the ids of a user's devices, sorted, as the transaction sees them.
 func DeviceIDs(ctx context.Context, q db.Querier, userID string) ([]string, error) {
 	return db.Texts(q.Query(ctx, `SELECT device_id FROM user_devices WHERE user_id = $1 ORDER BY device_id`, userID))
 }

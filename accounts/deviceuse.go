@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// deviceUses collects when and from where devices were used, so that no request writes.
+// deviceUses collects in memory when and from where devices were used, so that requests write nothing.
 type deviceUses struct {
 	mu       sync.Mutex
 	byDevice map[deviceKey]deviceUse
@@ -26,13 +26,13 @@ type deviceUse struct {
 }
 
 const (
-	maxDeviceUses = 200_000 // more devices in a minute are written a minute later
+	maxDeviceUses = 200_000 // of one minute; more devices wait for the next minute
 	maxAgent      = 300
 )
 
 func newDeviceUses() *deviceUses { return &deviceUses{byDevice: map[deviceKey]deviceUse{}} }
 
-// writeDeviceUses writes what was collected each minute, and at the end.
+// writeDeviceUses stores what was collected, each minute and when the process ends.
 func (a *Accounts) writeDeviceUses(ctx context.Context) error {
 	tick := time.NewTicker(time.Minute)
 	defer tick.Stop()
@@ -50,7 +50,7 @@ func (a *Accounts) writeDeviceUses(ctx context.Context) error {
 	}
 }
 
-// flushDeviceUses writes the sightings. What can not be written is lost: it is only a help for people.
+// flushDeviceUses stores what was collected. It is lost when the database fails: it only informs people.
 func (a *Accounts) flushDeviceUses(ctx context.Context) error {
 	a.deviceUses.mu.Lock()
 	devices := a.deviceUses.byDevice
@@ -61,10 +61,10 @@ func (a *Accounts) flushDeviceUses(ctx context.Context) error {
 		agent := strings.ReplaceAll(strings.ToValidUTF8(s.agent, ""), "\x00", "")
 		rows = append(rows, []any{key.user, key.device, s.ip.String(), agent, strconv.FormatInt(s.at, 10)})
 	}
-	slices.SortFunc(rows, func(x, y []any) int { // the same order everywhere: two processes do not lock each other out
+	slices.SortFunc(rows, func(x, y []any) int { // one order in all processes, so that two of them do not deadlock
 		return cmp.Or(cmp.Compare(x[0].(string), y[0].(string)), cmp.Compare(x[1].(string), y[1].(string)))
 	})
-	// The values of a list have no type of their own in PostgreSQL, so all are text.
+	// PostgreSQL can not infer types in a list of VALUES, so all are text.
 	return a.db.Bulk(ctx, `WITH s (user_id, device_id, ip, agent, ms) AS (VALUES ?)
 		UPDATE user_devices SET seen_ip = s.ip, user_agent = s.agent, seen_ms = CAST(s.ms AS BIGINT) FROM s
 		WHERE user_devices.user_id = s.user_id AND user_devices.device_id = s.device_id AND seen_ms <= CAST(s.ms AS BIGINT)`, rows)

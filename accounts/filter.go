@@ -16,21 +16,19 @@ import (
 
 type filterKey struct{ user, id string }
 
-// filters remembers filters; they never change.
+// filters remembers filters, which never change.
 type filters struct {
 	cache *otter.Cache[filterKey, json.RawMessage]
 }
 
 func newFilters(size int) *filters {
 	return &filters{cache: otter.Must(&otter.Options[filterKey, json.RawMessage]{
-		MaximumWeight: uint64(
-			size,
-		) << 10, Weigher: func(_ filterKey, f json.RawMessage) uint32 { return uint32(256 + len(f)) },
-		//nolint:gosec // a filter has at most 64 KiB
+		MaximumWeight: uint64(size) << 10,
+		Weigher:       func(_ filterKey, f json.RawMessage) uint32 { return uint32(256 + len(f)) }, //nolint:gosec // a filter has at most 64 KiB
 	})}
 }
 
-// syncFilter is a filter as far as its types and values are checked.
+// syncFilter has the members of a filter that are validated.
 type syncFilter struct {
 	EventFields []string     `json:"event_fields"`
 	EventFormat string       `json:"event_format"`
@@ -47,7 +45,7 @@ type syncFilter struct {
 	} `json:"room"`
 }
 
-// eventFilter covers EventFilter, RoomEventFilter and StateFilter.
+// eventFilter has the members of EventFilter, RoomEventFilter and StateFilter.
 type eventFilter struct {
 	Limit         *int64   `json:"limit"`
 	Senders       []string `json:"senders"`
@@ -92,8 +90,7 @@ func checkRooms(lists ...[]string) error {
 
 const maxFilter = 64 << 10
 
-// ValidateFilter checks a filter as POST /filter and inline filters of /sync need it. Errors: M_BAD_JSON,
-// M_TOO_LARGE.
+// ValidateFilter checks a filter of POST /filter or an inline filter of /sync. Errors: M_BAD_JSON, M_TOO_LARGE.
 func ValidateFilter(body json.RawMessage) error {
 	if len(body) > maxFilter {
 		return matrix.TooLarge("A filter has at most 64 KiB")
@@ -120,7 +117,7 @@ func ValidateFilter(body json.RawMessage) error {
 	return nil
 }
 
-// PutFilter stores a filter and gives its id, which is the same for the same filter.
+// PutFilter stores a filter and returns its id, which is a hash: equal filters have equal ids. Errors: as ValidateFilter.
 func (a *Accounts) PutFilter(ctx context.Context, userID string, body json.RawMessage) (id string, err error) {
 	if err := ValidateFilter(body); err != nil {
 		return "", err
@@ -146,7 +143,7 @@ func (a *Accounts) PutFilter(ctx context.Context, userID string, body json.RawMe
 	})
 }
 
-// Filter gives a stored filter. Nobody changes the result. Errors: M_NOT_FOUND.
+// Filter returns a stored filter, which must not be changed. Errors: M_NOT_FOUND.
 func (a *Accounts) Filter(ctx context.Context, userID, id string) (json.RawMessage, error) {
 	key := filterKey{userID, id}
 	if body, ok := a.filters.cache.GetIfPresent(key); ok {

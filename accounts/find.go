@@ -10,8 +10,8 @@ import (
 	"lyceum/platform/role"
 )
 
-// Find lists users of this server, at most limit in the order of their ids from after on, whose id and profile name
-// together have all of some words. The words are in lower case. Ended accounts are left out.
+// Find lists users of this server whose id and display name together contain all the words, which are in lower case. It returns at
+// most limit ids in their order, from behind after. Deactivated users are left out.
 func (a *Accounts) Find(ctx context.Context, words []string, after string, limit int) ([]string, error) {
 	if len(words) == 0 {
 		return nil, nil
@@ -32,17 +32,17 @@ func (a *Accounts) Find(ctx context.Context, words []string, after string, limit
 
 var escapeLike = strings.NewReplacer(`\`, `\\`, `%`, `\%`, `_`, `\_`)
 
-// nameRow makes a row of profile_names.
+// nameRow returns a row of profile_names for a display name in JSON.
 func nameRow(userID, value string) []any {
 	var name string
-	_ = json.Unmarshal([]byte(value), &name) // it was checked when it was set; else it is found by no name
+	_ = json.Unmarshal([]byte(value), &name) // validated when it was set; otherwise no name finds it
 	return []any{userID, value, strings.ToLower(strings.ReplaceAll(name, "\x00", ""))}
 }
 
 const insertNames = `INSERT INTO profile_names (user_id, value, words) VALUES ?
 	ON CONFLICT (user_id) DO UPDATE SET value = excluded.value, words = excluded.words`
 
-// indexNames makes the rows that are missing: of profiles that an earlier version set.
+// indexNames adds the missing rows of profile_names, for display names that an earlier version stored.
 func (a *Accounts) indexNames(ctx context.Context, job *role.Job) error {
 	const atOnce = 500
 	for {

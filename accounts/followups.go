@@ -13,26 +13,27 @@ import (
 	"lyceum/platform/stream"
 )
 
-// The kinds of news.
+// The kinds of followUp.
 const (
 	followUpDevices = "devices" // devices were removed
 	followUpProfile = "profile" // a field of the profile changed
 )
 
-// followUp is what a change of an account leaves to be done elsewhere: the data of a row of "sessions". It is stored with the
-// change, so that whoever is alive finishes it.
+// followUp is work that a change of an account leaves for other parts of the server. It is stored in account_news in the
+// transaction of the change (an outbox), so that some process does it even if the one that made the change ends. It is also the
+// Data of a row of "sessions".
 type followUp struct {
-	Kind    string   `json:"kind,omitempty"` // "" for nothing
+	Kind    string   `json:"kind,omitempty"` // "" for none
 	Devices []string `json:"devices,omitempty"`
 	Field   string   `json:"field,omitempty"`
 	Created int64    `json:"created,omitempty"` // ms
 }
 
-// headStart is how long the process that made a change has to do what it leaves before another one does. What both do does
-// no harm.
+// headStart is how long the process that made a change has for the follow-up before the consumer does it. It does no harm if both
+// do it.
 const headStart = 3 * time.Second
 
-// followUp is what a change that was done leaves to be done.
+// followUp returns the work that the change leaves, of Kind "" for none.
 func (p *pendingChange) followUp() followUp {
 	switch {
 	case p.Kind == changeProfile && p.result.Changed:
@@ -53,7 +54,8 @@ func (n followUp) row(e *stream.Entry) ([]any, error) {
 	return []any{e.Shard, e.Pos, e.Key, n.Kind, string(body), n.Created}, err
 }
 
-// readFollowUps is the Read of the consumer: the stream itself keeps no more than the newest change of a user.
+// readFollowUps is the Read of the consumer. It reads account_news, since the table of the stream keeps only the newest change of
+// each user.
 func readFollowUps(ctx context.Context, q db.Querier, r stream.Range) ([]stream.Row, error) {
 	return db.List(func(row db.Row) (stream.Row, error) {
 		out := stream.Row{Shard: r.Shard}
@@ -89,7 +91,7 @@ func (a *Accounts) handleFollowUps(ctx context.Context, shard int, rows []stream
 	}, nil
 }
 
-// doFollowUp does what a row says, unless the process that made the change has done it.
+// doFollowUp does the work of a row, unless the process that made the change did it.
 func (a *Accounts) doFollowUp(ctx context.Context, shard int, row stream.Row, n followUp) error {
 	if n.Kind == followUpProfile {
 		if a.deps.Profile == nil {
@@ -110,7 +112,7 @@ func (a *Accounts) doFollowUp(ctx context.Context, shard int, row stream.Row, n 
 	return a.notifyDevicesRemoved(ctx, row.Key, n.Devices)
 }
 
-// notifyDevicesRemoved tells the listeners of removed devices; it may be done again.
+// notifyDevicesRemoved tells the listeners about removed devices. It may be repeated.
 func (a *Accounts) notifyDevicesRemoved(ctx context.Context, userID string, devices []string) error {
 	var errs []error
 	for _, l := range a.deps.Devices {
@@ -125,7 +127,7 @@ type pendingCleanup struct {
 	Devices []string `json:"devices"`
 }
 
-// pendingCleanups gives the removals of a device whose clean-up is not known to be done.
+// pendingCleanups returns the removals of a device whose clean-up is not known to be done.
 func pendingCleanups(ctx context.Context, tx *db.Tx, userID, deviceID string) (left []pendingCleanup, err error) {
 	err = db.Each(func(row db.Row) error {
 		var pos int64
@@ -145,7 +147,7 @@ func pendingCleanups(ctx context.Context, tx *db.Tx, userID, deviceID string) (l
 	return left, err
 }
 
-// cleanUpDevices does what a removal leaves to be done.
+// cleanUpDevices cleans up after a removal of devices and deletes its row.
 func (a *Accounts) cleanUpDevices(ctx context.Context, userID string, pos int64, devices []string) error {
 	if err := a.notifyDevicesRemoved(ctx, userID, devices); err != nil {
 		return err
@@ -154,8 +156,8 @@ func (a *Accounts) cleanUpDevices(ctx context.Context, userID string, pos int64,
 	return err
 }
 
-// cleanUpDevicesNow tells the listeners of removed devices at once, so that who asks next sees them gone. What fails is tried again by
-// the consumer.
+// cleanUpDevicesNow cleans up right after a removal, so that the next request sees the devices gone. The consumer repeats it when
+// it fails.
 func (a *Accounts) cleanUpDevicesNow(ctx context.Context, userID string, r sessionResult) {
 	ctx, cancel := context.WithTimeout(caller.Stays(ctx), headStart)
 	defer cancel()

@@ -10,7 +10,7 @@ import (
 	"lyceum/platform/stream"
 )
 
-// registerGuest makes a guest, who has a made-up name, no password and one device (Client-Server API, "Guest Access").
+// registerGuest registers a guest, who gets a generated name, no password and one device (Client-Server API, "Guest Access").
 func (a *Accounts) registerGuest(ctx context.Context, d loginDevice) (*Credentials, error) {
 	if !a.config.Guests {
 		return nil, matrix.GuestAccessForbidden("Guests are not let in here")
@@ -19,11 +19,11 @@ func (a *Accounts) registerGuest(ctx context.Context, d loginDevice) (*Credentia
 	if err != nil {
 		return nil, err
 	}
-	d.ID = "" // the specification lets no guest choose it
+	d.ID = "" // the specification lets no guest choose a device id
 	return a.insertRegistered(ctx, NewUser{Name: userID, Kind: kindGuest}, "", d, registerOptions{})
 }
 
-// guestToUpgrade finds the guest who wants to become a user of the name that the guest has already. Errors: M_FORBIDDEN.
+// guestToUpgrade returns the guest who wants to become a user and keeps the name. Errors: M_FORBIDDEN.
 func (a *Accounts) guestToUpgrade(ctx context.Context, body *registration) (userID string, err error) {
 	s, err := a.authenticate(ctx, body.GuestToken)
 	if err != nil && !matrix.HasCode(err, matrix.CodeUnknownToken) {
@@ -35,7 +35,7 @@ func (a *Accounts) guestToUpgrade(ctx context.Context, body *registration) (user
 	return s.identity.UserID, nil
 }
 
-// upgradeToUser makes a user with a password of a guest, who keeps the user id, the rooms and the devices.
+// upgradeToUser turns a guest into a user with a password, who keeps the user id, the rooms and the devices.
 func (a *Accounts) upgradeToUser(ctx context.Context, body *registration, d loginDevice, i *interaction) (*Credentials, error) {
 	userID, err := a.guestToUpgrade(ctx, body)
 	if err != nil {
@@ -57,7 +57,7 @@ func (a *Accounts) upgradeToUser(ctx context.Context, body *registration, d logi
 		return nil, err
 	case res.Stale:
 		return nil, errBadToken
-	case !res.Found && u.kind == kindGuest && u.deactivatedAt == 0: // the owner is a process of the version before
+	case !res.Found && u.kind == kindGuest && u.deactivatedAt == 0: // the owner runs the previous version, which does not know this change
 		return nil, stream.ErrNotOwner
 	case !res.Found:
 		return nil, matrix.Forbidden("The guest has gone, or is a user already")
@@ -67,7 +67,8 @@ func (a *Accounts) upgradeToUser(ctx context.Context, body *registration, d logi
 	return a.login(ctx, u, d)
 }
 
-// upgradeGuest does a changeUpgrade. It may run again, also when a try whose outcome nobody knew has done it.
+// upgradeGuest does a changeUpgrade in the transaction of the stream. It may run again, also after an attempt that succeeded
+// although its outcome was unknown.
 func upgradeGuest(ctx context.Context, tx *db.Tx, userID string, p *pendingChange) error {
 	u, err := loadUser(ctx, tx, userID)
 	if errors.Is(err, db.ErrNoRows) {
@@ -98,7 +99,7 @@ func upgradeGuest(ctx context.Context, tx *db.Tx, userID string, p *pendingChang
 	return err
 }
 
-// logoutGuest ends the account of a guest who logs out: without a password nobody could come back to it. The session was read before,
+// logoutGuest ends the account of a guest who logs out: without a password nobody can log in to it again. The session was read before,
 // so the guest may be a user by now: then it reports done = false, and nothing has changed.
 func (a *Accounts) logoutGuest(ctx context.Context, userID string) (done bool, err error) {
 	err = a.deactivate(ctx, userID, sessionChange{OnlyGuest: true})
@@ -108,7 +109,7 @@ func (a *Accounts) logoutGuest(ctx context.Context, userID string) (done bool, e
 	return true, err
 }
 
-// GuestsAmong gives those users who are guests.
+// GuestsAmong returns which of the users are guests.
 func (a *Accounts) GuestsAmong(ctx context.Context, userIDs []string) ([]string, error) {
 	if len(userIDs) == 0 {
 		return nil, nil

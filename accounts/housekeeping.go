@@ -7,8 +7,8 @@ import (
 	"lyceum/platform/role"
 )
 
-// housekeeping removes what expired and finishes deactivations that were cut short. One process of the
-// fleet runs it.
+// housekeeping runs each minute in one process of the fleet: it deletes what expired, releases lost uses of registration tokens,
+// finishes interrupted deactivations and indexes display names that an earlier version stored.
 func (a *Accounts) housekeeping(ctx context.Context, job *role.Job) error {
 	tick := time.NewTicker(time.Minute)
 	defer tick.Stop()
@@ -35,7 +35,7 @@ func (a *Accounts) housekeeping(ctx context.Context, job *role.Job) error {
 	}
 }
 
-// expire removes what ran out: steps of authentication, nonces, tokens, OpenID tokens.
+// expire deletes expired interactions, nonces, OpenID tokens and addresses of log-ins.
 func (a *Accounts) expire(ctx context.Context, job *role.Job) error {
 	now := a.nowMs()
 	if err := a.expireInteractive(ctx, job, now); err != nil {

@@ -56,8 +56,8 @@ func (a *Accounts) getThreepids(*web.Request) (any, error) {
 
 const openIDLife = time.Hour
 
-// requestOpenID makes a token that another service may exchange for the caller's user id
-// (Client-Server API, POST /user/{userId}/openid/request_token).
+// requestOpenID creates a token that another service may exchange for the caller's user id (Client-Server API, POST
+// /user/{userId}/openid/request_token).
 func (a *Accounts) requestOpenID(r *web.Request, _ *struct{}) (any, error) {
 	userID, err := a.ownUserID(r)
 	if err != nil {

@@ -8,7 +8,7 @@ import (
 	"lyceum/platform/web"
 )
 
-// ownRoom gives the caller and the room of the path, "" for a path without one.
+// ownRoom returns the caller, who must be the user of the path, and the room of the path, "" for a path without one.
 func (a *Accounts) ownRoom(r *web.Request) (userID, roomID string, err error) {
 	if userID, err = a.ownUserID(r); err != nil {
 		return "", "", err
@@ -80,7 +80,7 @@ func (a *Accounts) getTags(r *web.Request) (any, error) {
 
 const maxTag = 255
 
-// tagWrite gives the caller, the room and the tag of the path.
+// tagWrite returns the caller and a write for the room and the tag of the path.
 func (a *Accounts) tagWrite(r *web.Request, kind string) (userID string, w dataWrite, err error) {
 	w = dataWrite{Kind: kind, Type: typeTag, Tag: r.Path("tag")}
 	if userID, w.RoomID, err = a.ownRoom(r); err == nil && len(w.Tag) > maxTag {

@@ -8,8 +8,8 @@ import (
 	"lyceum/platform/web"
 )
 
-// whois tells an administrator, or the user, from where the user's devices are used (Client-Server API,
-// GET /admin/whois/{userId}).
+// whois shows an administrator, or the user, from where the user's devices are used (Client-Server API, GET
+// /admin/whois/{userId}).
 func (a *Accounts) whois(r *web.Request) (any, error) {
 	userID := r.Path("userID")
 	if userID != r.UserID() && !r.Identity.Admin {
@@ -27,7 +27,8 @@ func (a *Accounts) whois(r *web.Request) (any, error) {
 	return map[string]any{"user_id": userID, "devices": found}, nil
 }
 
-// moderatedUser finds the user of the path for the endpoints under /admin/lock and /admin/suspend.
+// moderatedUser loads the user of the path for the endpoints under /admin/lock and /admin/suspend. Errors: M_INVALID_PARAM,
+// M_FORBIDDEN, M_NOT_FOUND.
 func (a *Accounts) moderatedUser(r *web.Request) (*user, error) {
 	userID := r.Path("userID")
 	if !a.Local(userID) {

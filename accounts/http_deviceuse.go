@@ -6,7 +6,7 @@ import (
 	"lyceum/platform/web"
 )
 
-// recordUse notes that a device was used. It touches memory only.
+// recordUse remembers, in memory, that the device of a request was used.
 func (a *Accounts) recordUse(r *web.Request) {
 	id := r.Identity
 	if id == nil || id.DeviceID == "" {
@@ -22,13 +22,13 @@ func (a *Accounts) recordUse(r *web.Request) {
 	was, known := a.deviceUses.byDevice[key]
 	if known || len(a.deviceUses.byDevice) < maxDeviceUses {
 		if s.agent = was.agent; agent != was.agent {
-			s.agent = strings.Clone(agent) // it may be a part of the head of the request
+			s.agent = strings.Clone(agent) // a part of the request's header would keep all of it in memory
 		}
 		a.deviceUses.byDevice[key] = s
 	}
 }
 
-// RecordDeviceUse makes a handler that notes the caller's device before it does its work.
+// RecordDeviceUse wraps a handler: it remembers the use of the caller's device and calls next.
 func (a *Accounts) RecordDeviceUse(next web.Handler) web.Handler {
 	return func(r *web.Request) (any, error) {
 		a.recordUse(r)

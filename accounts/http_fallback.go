@@ -14,8 +14,8 @@ import (
 	"lyceum/platform/web"
 )
 
-// fallbackPage lets a browser pass one stage for clients that do not know it (Client-Server API,
-// "Fallback"). When it is passed the page tells the client through onAuthDone or a message.
+// fallbackPage lets a browser pass one stage for a client that does not support it (Client-Server API, "Fallback"). Afterwards the
+// page notifies the client by onAuthDone or by a message.
 var fallbackPage = template.Must(template.New("fallback").Parse(`<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Authentication</title>
@@ -54,7 +54,7 @@ func (a *Accounts) postFallback(r *web.Request) (any, error) {
 	return a.fallback(r, form.Get("session"), &authData{Type: r.Path("type"), Password: form.Get("password"), Token: form.Get("token")})
 }
 
-// readForm reads the body that a browser sends for a form.
+// readForm parses the body of a form that a browser sent. Errors: M_INVALID_PARAM.
 func readForm(r *web.Request) (url.Values, error) {
 	body, err := r.Raw()
 	if err != nil {
@@ -67,7 +67,7 @@ func readForm(r *web.Request) (url.Values, error) {
 	return form, nil
 }
 
-// fallback shows the page of a stage, after it tried what was sent.
+// fallback tries to pass the stage with the form that was sent, nil for none, and renders the page.
 func (a *Accounts) fallback(r *web.Request, session string, sent *authData) (any, error) {
 	page := fallbackData{Type: r.Path("type"), Session: session}
 	switch page.Type {
@@ -105,7 +105,7 @@ func (a *Accounts) fallback(r *web.Request, session string, sent *authData) (any
 	return showFallback(http.StatusOK, page)
 }
 
-// termTexts gives each document once, in English where there is English.
+// termTexts returns each document of the terms in one language, preferably English.
 func (a *Accounts) termTexts() []TermIn {
 	var out []TermIn
 	for _, id := range slices.Sorted(maps.Keys(a.config.Terms)) {

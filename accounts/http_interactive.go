@@ -10,18 +10,18 @@ import (
 	"lyceum/platform/web"
 )
 
-// requestBodyKey is of the whole body of a request in its context.
+// requestBodyKey is the key of the request's whole body in its context.
 type requestBodyKey struct{}
 
-// requestBodyOf gives the whole body of the request as canonical JSON, nil for a handler that is not wrapped.
+// requestBodyOf returns the whole body of the request as canonical JSON, nil in a handler that Resumable does not wrap.
 func requestBodyOf(ctx context.Context) []byte {
 	body, _ := ctx.Value(requestBodyKey{}).([]byte)
 	return body
 }
 
-// Resumable makes a handler of an operation that calls Interactive. Its body is that of the request, or, when the client sends nothing
-// but auth with the session, what the operation was begun with. A request that is repeated because its answer was lost gets it again,
-// without being done twice. params of Interactive must encode to an object that decodes to the body.
+// Resumable wraps the handler of an operation that calls Interactive. When the client sends only auth with a session, fn gets the
+// body that the operation was begun with. A request that is repeated because its answer was lost gets the same answer without
+// running again. params of Interactive must encode to an object that decodes to the body.
 func Resumable[Body any](a *Accounts, fn func(r *web.Request, body *Body) (any, error)) web.Handler {
 	return func(r *web.Request) (any, error) {
 		begin := func(session string) *interaction {
@@ -31,8 +31,8 @@ func Resumable[Body any](a *Accounts, fn func(r *web.Request, body *Body) (any, 
 	}
 }
 
-// resume is Resumed with what an interaction is for. merge takes of what was remembered also what a request leaves out that
-// has other parameters.
+// resume is Resumable for an interaction that begin makes. With merge, members that the request leaves out are taken from the
+// stored parameters also when the request has other parameters.
 func resume[Body any](
 	a *Accounts, r *web.Request, begin func(session string) *interaction, merge bool, fn func(*web.Request, *Body) (any, error),
 ) (any, error) {
@@ -62,7 +62,7 @@ func resume[Body any](
 				return nil, err
 			}
 			if old != nil && json.Unmarshal(old, body) != nil {
-				body = new(Body) // another version has another body
+				body = new(Body) // stored by a version with another shape of the body
 			}
 		}
 	}
@@ -71,7 +71,7 @@ func resume[Body any](
 	}
 	result, err := fn(r, body)
 	if reply, ok := result.(*web.Reply); step.session != "" && (err != nil || ok && reply.Status >= http.StatusBadRequest) {
-		// One that was sent before may have finished it meanwhile.
+		// The same request, sent before, may have finished it meanwhile.
 		if answer, lost := a.storedAnswer(r.Context(), i); lost == nil && answer != nil {
 			return answer, nil
 		}
@@ -79,7 +79,7 @@ func resume[Body any](
 	return result, err
 }
 
-// decode gives a body that is JSON its form. Errors: M_BAD_JSON.
+// decode parses a body that is valid JSON. Errors: M_BAD_JSON.
 func decode(text []byte, body any) error {
 	d := json.NewDecoder(bytes.NewReader(text))
 	if err := d.Decode(body); err != nil {
@@ -88,12 +88,11 @@ func decode(text []byte, body any) error {
 	return nil
 }
 
-// Interactive asks the caller for a password before fn runs, as the endpoints for deleting devices,
-// replacing cross-signing keys, changing the password and deactivating do. auth is the auth member of the
-// body, nil when there is none. params is all else of the body that fn goes by, in a form that encodes to
-// JSON: an authentication is taken for nothing but the user, the method, the path and the params that it was
-// begun with. Until the caller has proved who they are the answer is 401 with the flows and a session. fn hands on
-// the proof to what it does, where the password may be another by then.
+// Interactive asks the caller for the password before it runs fn, as the endpoints for deleting devices, replacing cross-signing
+// keys, changing the password and deactivating do. auth is the auth member of the body, nil for none. params is everything else in
+// the body that fn uses, in a form that encodes to JSON: an authentication is valid only for the user, the method, the path and
+// the params that it was begun with. Until the caller is authenticated the answer is 401 with the flows and a session. fn passes
+// the proof on to the change that it makes, which fails if the password was changed meanwhile.
 func (a *Accounts) Interactive(r *web.Request, auth json.RawMessage, params any, fn func(p Proof) (any, error)) (any, error) {
 	text, err := json.Marshal(params)
 	if err != nil {

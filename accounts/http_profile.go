@@ -28,7 +28,8 @@ func (a *Accounts) getProfileField(r *web.Request) (any, error) {
 	return map[string]json.RawMessage{name: value}, nil
 }
 
-// mayEdit checks that the caller may change the profile of the path: their own, and not while suspended.
+// mayEdit returns the user of the path, if the caller may change that profile: it is the caller's own, and the caller is not
+// suspended.
 func (a *Accounts) mayEdit(r *web.Request) (string, error) {
 	userID, err := a.ownUserID(r)
 	if err != nil {

@@ -14,7 +14,7 @@ func (a *Accounts) postRegister(r *web.Request) (any, error) {
 	return resume(a, r, begin, true, a.registerStep)
 }
 
-// registerStep takes one request of a registration, with what the ones before it told.
+// registerStep handles one request of a registration. body also has the parameters of earlier requests.
 func (a *Accounts) registerStep(r *web.Request, body *registration) (any, error) {
 	d := deviceOf(r, body.DeviceID, body.DeviceName, body.RefreshTokens)
 	if body.Type == typeAppservice {
@@ -68,7 +68,7 @@ func (a *Accounts) registerStep(r *web.Request, body *registration) (any, error)
 	})
 }
 
-// credentialsOrError keeps a nil pointer from becoming an answer.
+// credentialsOrError returns c as an answer, which must be untyped nil in case of an error.
 func credentialsOrError(c *Credentials, err error) (any, error) {
 	if err != nil {
 		return nil, err

@@ -8,14 +8,14 @@ import (
 	"lyceum/platform/web"
 )
 
-// specVersions are the versions of the Matrix specification that clients may use here.
+// specVersions are the supported versions of the Matrix specification.
 var specVersions = []string{
 	"r0.0.1", "r0.1.0", "r0.2.0", "r0.3.0", "r0.4.0", "r0.5.0", "r0.6.0", "r0.6.1",
 	"v1.1", "v1.2", "v1.3", "v1.4", "v1.5", "v1.6", "v1.7", "v1.8",
 	"v1.9", "v1.10", "v1.11", "v1.12", "v1.13", "v1.14", "v1.15", "v1.16",
 }
 
-// features are those that clients ask for by the names they had as proposals. Each is there.
+// features are supported features by the names that they had as proposals, which clients still ask for.
 var features = map[string]bool{
 	"m.lazy_load_members":          true,
 	"org.matrix.e2e_cross_signing": true,

@@ -7,7 +7,7 @@ import (
 	"lyceum/platform/web"
 )
 
-// ownUserID gives the user id of the path, which must be the caller's.
+// ownUserID returns the user id of the path, which must be the caller's. Errors: M_FORBIDDEN.
 func (a *Accounts) ownUserID(r *web.Request) (string, error) {
 	if r.Path("userID") != r.UserID() {
 		return "", matrix.Forbidden("This belongs to another user")
@@ -15,7 +15,7 @@ func (a *Accounts) ownUserID(r *web.Request) (string, error) {
 	return r.UserID(), nil
 }
 
-// deviceOf describes the device of a login from the request.
+// deviceOf returns the device of a log-in with what the request tells about the client.
 func deviceOf(r *web.Request, id, name string, refresh bool) loginDevice {
 	agent := strings.ReplaceAll(strings.ToValidUTF8(r.UserAgent(), ""), "\x00", "")
 	return loginDevice{ID: id, Name: name, Refresh: refresh, From: r.RemoteIP(), Agent: agent[:min(len(agent), maxAgent)]}
@@ -101,7 +101,7 @@ func (a *Accounts) postRefresh(r *web.Request, body *struct {
 	return creds, nil
 }
 
-// logoutSession finds whose token a logout ends: locked users may log out, so the server does not authenticate.
+// logoutSession returns the session that a logout ends. The route has no authentication because locked users may log out.
 func (a *Accounts) logoutSession(r *web.Request) (*session, error) {
 	if r.Token() == "" {
 		return nil, matrix.MissingToken()

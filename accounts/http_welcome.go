@@ -22,7 +22,7 @@ code{overflow-wrap:anywhere}
 .wrong{border-left:.3rem solid #c33;padding-left:.7rem}
 footer{margin-top:3rem;font-size:.9rem}`
 
-// welcomePage says what this server is, and makes accounts. It needs neither scripts nor anything from elsewhere.
+// welcomePage introduces this server and registers accounts. It needs neither scripts nor resources of other servers.
 var welcomePage = template.Must(template.New("welcome").Parse(`<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{{.Server}}</title>
@@ -64,7 +64,7 @@ required></label></p>
 </body></html>
 `))
 
-// welcomePolicy allows the style of the page and the form, and nothing else.
+// welcomePolicy is the Content-Security-Policy of the page: its own style and its form.
 var welcomePolicy = func() string {
 	sum := sha256.Sum256([]byte(welcomeStyle))
 	style := base64.StdEncoding.EncodeToString(sum[:])
@@ -95,7 +95,7 @@ func (a *Accounts) getWelcome(r *web.Request) (any, error) {
 	return showWelcome(http.StatusOK, a.welcomeData(r))
 }
 
-// postWelcome makes an account. Nothing is authenticated, so another site could do no more with the form than with POST /register.
+// postWelcome registers an account. The form needs no protection against other sites, which could as well send POST /register.
 func (a *Accounts) postWelcome(r *web.Request) (any, error) {
 	form, err := readForm(r)
 	if err != nil {
@@ -118,7 +118,7 @@ func (a *Accounts) postWelcome(r *web.Request) (any, error) {
 	return showWelcome(http.StatusOK, page)
 }
 
-// registerByForm passes all stages of a registration at once.
+// registerByForm passes all stages of a registration in one request.
 func (a *Accounts) registerByForm(r *web.Request, token string, accepted bool, body *registration) (userID string, err error) {
 	ctx, d := r.Context(), deviceOf(r, "", "", false)
 	if a.config.Registration == ClosedRegistration {

@@ -7,7 +7,7 @@ import (
 
 const typeIgnoredUsers = "m.ignored_user_list"
 
-// Ignored gives the users whom the user ignores, nil for none. The map is shared: nobody changes it.
+// Ignored returns the users whom the user ignores (m.ignored_user_list), nil for none. The map is shared and must not be changed.
 func (a *Accounts) Ignored(ctx context.Context, userID string) (ignored map[string]bool, err error) {
 	var datum *AccountDatum
 	err = a.accountData.view(ctx, userID, func(u *userData) { ignored, datum = u.ignored, u.data[dataKey{"", typeIgnoredUsers}] })
@@ -18,11 +18,11 @@ func (a *Accounts) Ignored(ctx context.Context, userID string) (ignored map[stri
 	var list struct {
 		Users map[string]json.RawMessage `json:"ignored_users"`
 	}
-	if json.Unmarshal(datum.Content, &list) == nil { // a client may have stored anything
+	if json.Unmarshal(datum.Content, &list) == nil { // clients may store any content
 		for id := range list.Users {
 			ignored[id] = true
 		}
-		delete(ignored, userID) // nobody wants to miss what they write themselves
+		delete(ignored, userID) // users never ignore themselves
 	}
 	a.accountData.mu.Lock()
 	defer a.accountData.mu.Unlock()

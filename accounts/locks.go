@@ -9,19 +9,19 @@ import (
 	"lyceum/platform/web"
 )
 
-// DeviceExists is a condition in SQL: the device with the user id $1 and the device id $2 is there.
+// DeviceExists is a condition in SQL: the device with the user id $1 and the device id $2 exists.
 const DeviceExists = `EXISTS (SELECT 1 FROM user_devices WHERE user_id = $1 AND device_id = $2)`
 
-// TokenExists tells whether an access token and its device are there, as a transaction sees it. It locks nothing, so it is for
-// those whose writes come in one order with the clean-up after a device: in streams, with the same shard. A clean-up begins
-// when the device is gone, so what was written before it goes with it, and who comes after it does not see the token.
+// TokenExists reports whether an access token and its device exist, as the transaction sees it. It takes no lock, so it is only
+// for writes that are ordered with the clean-up of removed devices: rows of the same shard of a stream. A clean-up runs after the
+// device was removed: it also deletes what was written before, and a write after it does not see the token.
 func TokenExists(ctx context.Context, q db.Querier, tokenID int64) (there bool, err error) {
 	err = q.QueryRow(ctx, `SELECT EXISTS (SELECT 1 FROM tokens t`+joinDevice+`WHERE t.id = $1)`, tokenID).Scan(&there)
 	return there, err
 }
 
-// LockDevice makes sure that the device of a request and its token stay until the transaction ends; of who came without a
-// token of a device, the user. Errors: M_UNKNOWN_TOKEN.
+// LockDevice locks the device of a request and checks its token, so that both exist until the transaction ends. For a caller
+// without a device, such as an application service, it locks the user. Errors: M_UNKNOWN_TOKEN.
 func LockDevice(ctx context.Context, tx *db.Tx, id *web.Identity) error {
 	if id.TokenID == 0 {
 		return LockUser(ctx, tx, id.UserID)
@@ -35,7 +35,7 @@ func LockDevice(ctx context.Context, tx *db.Tx, id *web.Identity) error {
 
 func lockDevice(ctx context.Context, tx *db.Tx, userID, deviceID string, tokenID int64) (there bool, err error) {
 	err = tx.QueryRow(ctx, `SELECT TRUE FROM user_devices WHERE user_id = $1 AND device_id = $2 FOR UPDATE`, userID, deviceID).Scan(&there)
-	if err == nil { // asked for under the lock
+	if err == nil { // only under the lock of the device is the answer final
 		err = tx.QueryRow(ctx, `SELECT TRUE FROM tokens WHERE id = $1`, tokenID).Scan(&there)
 	}
 	if errors.Is(err, db.ErrNoRows) {
@@ -44,13 +44,13 @@ func lockDevice(ctx context.Context, tx *db.Tx, userID, deviceID string, tokenID
 	return there && err == nil, err
 }
 
-// LockUser makes sure that a user is not deactivated until the transaction ends, and keeps transactions that hold the same
-// user apart. Errors: M_UNKNOWN_TOKEN for one who is deactivated, as all tokens are gone.
+// LockUser locks the row of a user: until the transaction ends the user is not deactivated, and other transactions that lock the
+// user wait. Errors: M_UNKNOWN_TOKEN for a deactivated user, who has no tokens any more.
 func LockUser(ctx context.Context, tx *db.Tx, userID string) error {
 	var active bool
 	err := tx.QueryRow(ctx, `SELECT deactivated_ms = 0 FROM users WHERE user_id = $1 FOR UPDATE`, userID).Scan(&active)
 	switch {
-	case errors.Is(err, db.ErrNoRows): // nobody who could be deactivated
+	case errors.Is(err, db.ErrNoRows): // not a user of this server, so never deactivated
 		return nil
 	case err == nil && !active:
 		return matrix.UnknownToken(false)

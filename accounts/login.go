@@ -72,7 +72,7 @@ func (a *Accounts) login(ctx context.Context, u *user, d loginDevice) (*Credenti
 		if err == nil && res.Ended {
 			a.awaitUnderWay(ctx, u.id)
 		}
-		if err == nil && !res.Found { // the owner is a process of the version before
+		if err == nil && !res.Found { // the owner runs the previous version, which does not know this change
 			err = stream.ErrNotOwner
 		}
 	} else {

@@ -8,8 +8,7 @@ import (
 	"lyceum/platform/db"
 )
 
-// OpenIDUser finds the user of an OpenID token, for GET /_matrix/federation/v1/openid/userinfo. Errors:
-// M_UNKNOWN_TOKEN.
+// OpenIDUser returns the user of an OpenID token, for GET /_matrix/federation/v1/openid/userinfo. Errors: M_UNKNOWN_TOKEN.
 func (a *Accounts) OpenIDUser(ctx context.Context, token string) (userID string, err error) {
 	genuine, err := a.keys.hasChecksum(ctx, openIDPrefix, token)
 	if err != nil {

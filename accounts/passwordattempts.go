@@ -39,7 +39,7 @@ const (
 type passwordAttempt struct {
 	accounts *Accounts
 	taken    []bucket
-	own      bucket // of the account and the address
+	own      bucket // the bucket of this account and this address
 }
 
 type bucket struct {

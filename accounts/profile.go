@@ -12,12 +12,12 @@ import (
 	"lyceum/platform/stream"
 )
 
-// Profile is what rooms show of a user.
+// Profile is the part of a user's profile that rooms show.
 type Profile struct {
 	DisplayName string // "" when there is none
 	AvatarURL   string // mxc URI, "" when there is none
 
-	Version     int64 // another one after each change; 0 for users of other servers
+	Version     int64 // changes with each change of the profile; 0 for users of other servers
 	Deactivated bool
 }
 
@@ -31,7 +31,7 @@ const (
 	maxAvatarLength = 1000 // bytes
 )
 
-// Profiles gives name and avatar of local users in one statement. Users who are not there are left out.
+// Profiles returns name and avatar of local users, in one database statement. Unknown users are left out.
 func (a *Accounts) Profiles(ctx context.Context, userIDs []string) (map[string]Profile, error) {
 	out := map[string]Profile{}
 	return out, db.Each(func(row db.Row) error {
@@ -60,20 +60,21 @@ func (a *Accounts) Profiles(ctx context.Context, userIDs []string) (map[string]P
 		LEFT JOIN profile_fields f ON f.user_id = u.user_id AND f.name IN ('displayname', 'avatar_url') WHERE u.user_id = ANY($1)`, userIDs))
 }
 
-// RequireActive makes a write fail with refuse when a user is deactivated, or not there: what is written is either seen by those
-// who see to it that the user leaves everything, or not stored. Until the write ends their profiles do not change.
+// RequireActive makes a write fail with refuse if one of the users is deactivated or unknown. So what is written is either stored
+// before a deactivation, whose clean-up then finds it, or not at all. The profiles of the users do not change until the write
+// ends.
 func RequireActive(w *db.Batch, refuse error, userIDs []string) {
 	w.Require(refuse, len(userIDs), `SELECT 1 FROM users WHERE user_id = ANY($1) AND deactivated_ms = 0 ORDER BY user_id FOR SHARE`, userIDs)
 }
 
-// ProfileCopy is what a user has at some place, such as a room, that is made of the user's profile, of a version.
+// ProfileCopy is something at a place, such as the membership in a room, that was made from a version of a user's profile.
 type ProfileCopy struct {
 	UserID, Place, ID string
 	Version           int64
 }
 
-// RecordOldProfiles notes what is made of a profile that has changed. Behind RequireActive in the same write nothing is missed: who
-// spreads the change comes after it, or it is noted.
+// RecordOldProfiles records which copies were made from a profile that has changed since, to be renewed later. It must follow
+// RequireActive in the same write: then a change of the profile either comes later and finds the copy, or is recorded.
 func RecordOldProfiles(w *db.Batch, list []ProfileCopy) {
 	users, places, ids, versions := make([]string, len(list)), make([]string, len(list)), make([]string, len(list)), make([]int64, len(list))
 	for i, of := range list {
@@ -85,8 +86,8 @@ func RecordOldProfiles(w *db.Batch, list []ProfileCopy) {
 		ON CONFLICT (user_id, place) DO UPDATE SET id = excluded.id`, users, places, ids, versions)
 }
 
-// OldProfiles gives what was noted, without versions: at most limit in the order of users and places, from after on (OfProfile{}
-// from the start).
+// OldProfiles returns recorded copies, without versions: at most limit, in the order of users and places, from behind after
+// (ProfileCopy{} for the first page).
 func (a *Accounts) OldProfiles(ctx context.Context, after ProfileCopy, limit int) ([]ProfileCopy, error) {
 	return db.List(func(row db.Row) (of ProfileCopy, err error) {
 		return of, row.Scan(&of.UserID, &of.Place, &of.ID)
@@ -94,15 +95,15 @@ func (a *Accounts) OldProfiles(ctx context.Context, after ProfileCopy, limit int
 		"place LIMIT $3", after.UserID, after.Place, limit))
 }
 
-// ProfileRenewed drops the note of what was renewed, by exec. That of what was made there since stays.
+// ProfileRenewed deletes the record of a copy that was renewed, by exec. A record of a newer copy at the same place stays.
 func (a *Accounts) ProfileRenewed(
 	ctx context.Context, of ProfileCopy, exec func(ctx context.Context, query string, args ...any) error,
 ) error {
 	return exec(ctx, "DELETE FROM old_profiles WHERE user_id = $1 AND place = $2 AND id = $3", of.UserID, of.Place, of.ID)
 }
 
-// Profile gives all fields of a user's profile as JSON values, asking the other server for users who are not
-// local. Errors: M_NOT_FOUND.
+// Profile returns all fields of a user's profile as JSON values. It asks the other server for users who are not local. Errors:
+// M_NOT_FOUND.
 func (a *Accounts) Profile(ctx context.Context, userID string) (map[string]json.RawMessage, error) {
 	if !matrix.ValidUserID(userID) {
 		return nil, matrix.InvalidParam("This is not a user id")
@@ -150,7 +151,7 @@ func (a *Accounts) SetProfile(ctx context.Context, userID, name string, value js
 		return err
 	case !res.Found:
 		u, err := loadUser(ctx, a.db, userID)
-		if err == nil && u.deactivatedAt == 0 { // the owner is a process of the version before
+		if err == nil && u.deactivatedAt == 0 { // the owner runs the previous version, which does not know this change
 			return stream.ErrNotOwner
 		}
 		if err != nil && !errors.Is(err, db.ErrNoRows) {
@@ -167,9 +168,9 @@ func (a *Accounts) SetProfile(ctx context.Context, userID, name string, value js
 	return nil
 }
 
-// setField does a change of a profile. It may run again in another transaction.
+// setField does a changeProfile in the transaction of the stream. It may run again in another transaction.
 func setField(ctx context.Context, tx *db.Tx, userID string, p *pendingChange) error {
-	// Writing the user's row keeps two changes of one profile apart, so that both see the true size.
+	// Updating the user's row locks it: of two changes of one profile the second sees the size after the first.
 	n, err := tx.Exec(
 		ctx,
 		`UPDATE users SET profile_ms = CASE WHEN profile_ms < $2 THEN $2 ELSE profile_ms + 1 END WHERE user_id = $1 AND deactivated_ms = 0`,
@@ -233,7 +234,7 @@ func checkField(name string, value json.RawMessage) error {
 	return nil
 }
 
-// namespaced tells that s is of the Common Namespaced Identifier Grammar with at least one dot.
+// namespaced reports whether s matches the Common Namespaced Identifier Grammar and has at least one dot.
 func namespaced(s string) bool {
 	parts := strings.Split(s, ".")
 	for n, part := range parts {

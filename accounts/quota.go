@@ -8,13 +8,13 @@ import (
 	"lyceum/matrix"
 )
 
-// What a user may store as account data, of all rooms together: it is all kept in memory and sent in one answer.
+// Limits of the account data of a user, of all rooms together, since all of it is kept in memory and sent in one response.
 const (
 	maxDataBytes = 4 << 20
 	maxDataItems = 20_000
 )
 
-// quota counts what is being written, so that requests at once do not go past the limits together.
+// quota counts the writes that are under way, so that requests at the same time do not exceed the limits together.
 type quota struct {
 	mu      sync.Mutex
 	pending map[string]usage
@@ -22,8 +22,8 @@ type quota struct {
 
 type usage struct{ bytes, items int }
 
-// reserve makes sure that a piece fits and keeps its place until done is called. A piece that does not grow always
-// fits. The error is M_TOO_LARGE.
+// reserve checks that a piece fits into the quota, and reserves its place until done is called. A piece that does not grow always
+// fits. Errors: M_TOO_LARGE.
 func (a *Accounts) reserve(ctx context.Context, userID string, datum *AccountDatum) (done func(), err error) {
 	var has, grow usage
 	err = a.accountData.view(ctx, userID, func(u *userData) {

@@ -26,12 +26,12 @@ type registration struct {
 	DeviceName    string          `json:"initial_device_display_name"`
 	InhibitLogin  bool            `json:"inhibit_login"`
 	RefreshTokens bool            `json:"refresh_token"`
-	GuestToken    string          `json:"guest_access_token"` // of the guest who is to become the user
+	GuestToken    string          `json:"guest_access_token"` // of the guest who becomes the user
 }
 
 const opRegister = "register"
 
-// registrationFlows are the ways to register by the configuration.
+// registrationFlows returns the flows of a registration, by the configuration.
 func (a *Accounts) registrationFlows() [][]string {
 	var flows [][]string
 	if a.config.Registration == OpenRegistration {
@@ -50,7 +50,7 @@ func (a *Accounts) registrationFlows() [][]string {
 	return flows
 }
 
-// checkAvailable checks that a name may be taken. Errors: M_INVALID_USERNAME, M_USER_IN_USE, M_EXCLUSIVE.
+// checkAvailable returns the user id of a name that can be registered. Errors: M_INVALID_USERNAME, M_USER_IN_USE, M_EXCLUSIVE.
 func (a *Accounts) checkAvailable(ctx context.Context, name string) (userID string, err error) {
 	userID, err = a.userID(strings.ToLower(name))
 	if err != nil {
@@ -69,7 +69,7 @@ func (a *Accounts) checkAvailable(ctx context.Context, name string) (userID stri
 	return userID, nil
 }
 
-// register makes the user once the interaction is complete.
+// register creates the user of a complete interaction.
 func (a *Accounts) register(ctx context.Context, body *registration, d loginDevice, i *interaction) (*Credentials, error) {
 	if body.Username == "" {
 		body.Username = newName()
@@ -91,13 +91,13 @@ func (a *Accounts) register(ctx context.Context, body *registration, d loginDevi
 }
 
 type registerOptions struct {
-	interaction  *interaction // whose registration token is used up; nil for none
-	nonce        string       // used up too; "" for none
+	interaction  *interaction // whose registration token is used; nil for none
+	nonce        string       // of registerBySecret, which can be used once; "" for none
 	nonceExpires int64
 	inhibitLogin bool
 }
 
-// insertRegistered makes user, device and tokens in one transaction.
+// insertRegistered stores user, device and tokens in one transaction.
 func (a *Accounts) insertRegistered(ctx context.Context, n NewUser, hash string, d loginDevice, o registerOptions) (*Credentials, error) {
 	if err := d.check(); err != nil {
 		return nil, err
@@ -117,7 +117,7 @@ func (a *Accounts) insertRegistered(ctx context.Context, n NewUser, hash string,
 			return nil, err
 		}
 	}
-	// Who is told nothing finds the name taken, or registers a second user.
+	// If this fails although the user was stored, the client finds the name taken, or registers a second user.
 	err = a.db.Settle(ctx, func(tx *db.Tx) error {
 		n := n
 		if i := o.interaction; i != nil && i.token != "" {
@@ -155,14 +155,14 @@ const nonceLife = time.Minute
 
 var errNonce = matrix.NewError(400, matrix.CodeUnknown, "unrecognised nonce")
 
-// newNonce makes a nonce that every process of the fleet recognizes: its expiry with a keyed checksum.
+// newNonce returns a nonce that every process of the fleet recognises: its expiry with a keyed checksum.
 func (a *Accounts) newNonce(ctx context.Context) (string, error) {
 	text := strconv.FormatInt(a.nowMs()+nonceLife.Milliseconds(), 36) + "." + base64.RawURLEncoding.EncodeToString(randomBytes(12))
 	sum, err := a.keys.mac(ctx, "nonce", text)
 	return text + "." + base64.RawURLEncoding.EncodeToString(sum[:min(len(sum), 16)]), err
 }
 
-// checkNonce gives the time (ms) at which a nonce of this fleet runs out.
+// checkNonce returns the time (ms) at which a nonce of this fleet expires. Errors: errNonce.
 func (a *Accounts) checkNonce(ctx context.Context, nonce string) (expires int64, err error) {
 	cut := strings.LastIndexByte(nonce, '.')
 	if cut < 0 {
@@ -191,8 +191,8 @@ type secretRegistration struct {
 	MAC         string `json:"mac"`
 }
 
-// registerBySecret makes a user for who knows the shared secret: mac is HMAC-SHA1 with the secret as key
-// over nonce, user, password, "admin" or "notadmin" and, where given, user type, with NUL between.
+// registerBySecret creates a user for a caller who knows the shared secret: mac is HMAC-SHA1 with the secret as key over nonce,
+// user, password, "admin" or "notadmin" and, where given, user type, with NUL between.
 func (a *Accounts) registerBySecret(ctx context.Context, body *secretRegistration, d loginDevice) (*Credentials, error) {
 	expires, err := a.checkNonce(ctx, body.Nonce)
 	if err != nil {
@@ -236,7 +236,7 @@ func (a *Accounts) registerBySecret(ctx context.Context, body *secretRegistratio
 
 var errNotAppservice = errors.New("no application service")
 
-// appservice finds the application service that a token belongs to.
+// appservice returns the id of the application service that a token belongs to. Errors: errNotAppservice.
 func (a *Accounts) appservice(token string) (id string, err error) {
 	if a.deps.Appservices != nil && token != "" {
 		if id, ok := a.deps.Appservices.ByToken(token); ok {
@@ -246,8 +246,8 @@ func (a *Accounts) appservice(token string) (id string, err error) {
 	return "", errNotAppservice
 }
 
-// registerForAppservice makes a user in the namespaces of an application service (Application Service API,
-// "Server admin style permissions").
+// registerForAppservice creates a user in the namespaces of an application service (Application Service API, "Server admin style
+// permissions").
 func (a *Accounts) registerForAppservice(ctx context.Context, id string, body *registration, d loginDevice) (*Credentials, error) {
 	if body.Username == "" {
 		return nil, matrix.MissingParam("username is needed")

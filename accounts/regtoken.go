@@ -11,21 +11,21 @@ import (
 	"lyceum/platform/role"
 )
 
-// RegistrationToken lets people register (Client-Server API, "Token-authenticated registration"). Pending
-// uses belong to registrations that are under way.
+// RegistrationToken allows people to register (Client-Server API, "Token-authenticated registration"). Pending uses are reserved
+// by registrations that are under way.
 type RegistrationToken struct {
 	Token       string `json:"token"`
-	UsesAllowed int64  `json:"uses_allowed"` // 0 is without end
+	UsesAllowed int64  `json:"uses_allowed"` // 0 is no limit
 	Pending     int64  `json:"pending"`
 	Completed   int64  `json:"completed"`
-	Admin       bool   `json:"admin"`       // who uses it becomes an administrator
+	Admin       bool   `json:"admin"`       // its users become administrators
 	Expires     int64  `json:"expiry_time"` // ms; 0 is never
 	First       bool   `json:"first"`       // the invitation of the first administrator
 	Created     int64  `json:"created_ts"`  // ms
 }
 
-// CreateRegistrationToken stores a token; an empty Token is made up. Errors: M_INVALID_PARAM for a token
-// that is taken or has other characters than A-Z a-z 0-9 . _ ~ -, or more than 64.
+// CreateRegistrationToken stores a token; for an empty Token it generates one. Errors: M_INVALID_PARAM for a token that exists,
+// has other characters than A-Z a-z 0-9 . _ ~ -, or more than 64.
 func (a *Accounts) CreateRegistrationToken(ctx context.Context, t RegistrationToken) (RegistrationToken, error) {
 	if t.Token == "" {
 		t.Token = newSessionID()
@@ -66,8 +66,8 @@ func (a *Accounts) RegistrationTokens(ctx context.Context) ([]RegistrationToken,
 		FROM registration_tokens ORDER BY created_ms, token`))
 }
 
-// DeleteRegistrationToken removes a token with the interactions that hold its uses, which would else give back those of a token that is
-// made under the same name later; removed tells that it was there.
+// DeleteRegistrationToken deletes a token, and the interactions that reserved its uses: they would otherwise release uses of a
+// later token with the same name. removed reports whether the token existed.
 func (a *Accounts) DeleteRegistrationToken(ctx context.Context, token string) (removed bool, err error) {
 	err = a.db.Tx(ctx, func(tx *db.Tx) error {
 		if _, err := tx.Exec(ctx, `DELETE FROM interactive_sessions WHERE token = $1 AND token <> ''`, token); err != nil {
@@ -80,14 +80,15 @@ func (a *Accounts) DeleteRegistrationToken(ctx context.Context, token string) (r
 	return removed, err
 }
 
-const usableToken = `token = $1 AND (expires_ms = 0 OR expires_ms > $2) AND (uses_allowed = 0 OR pending + completed < ` +
-	`uses_allowed) AND ` + firstTokenNeeded
+// usableToken is a condition in SQL: the token $1 exists, has a use left and has not expired at $2 (ms).
+const usableToken = `token = $1 AND (expires_ms = 0 OR expires_ms > $2)
+	AND (uses_allowed = 0 OR pending + completed < uses_allowed) AND ` + firstTokenNeeded
 
-// firstTokenNeeded leaves out the first administrator's token once there is an administrator.
+// firstTokenNeeded is a condition in SQL that excludes the first administrator's token once an administrator exists.
 const firstTokenNeeded = `(label IS NULL OR label <> '` + firstToken + `'
 	OR NOT EXISTS (SELECT 1 FROM users WHERE admin AND deactivated_ms = 0))`
 
-// TokenValid tells that somebody could register with the token now.
+// TokenValid reports whether somebody could register with the token now.
 func (a *Accounts) TokenValid(ctx context.Context, token string) (bool, error) {
 	if !validRegistrationToken(token) {
 		return false, nil
@@ -102,15 +103,15 @@ func (a *Accounts) TokenValid(ctx context.Context, token string) (bool, error) {
 
 var errBadToken = matrix.Unauthorized("The registration token is not valid")
 
-// reserveToken takes one use of the token for a registration under way. The interaction is stored with it: a use that is held has a
-// row of interactive_sessions with the token, so that it is given back when that runs out, whatever comes between. Whoever takes the row
-// away completes the use or gives it back, in the same transaction. Errors: M_UNAUTHORIZED.
+// reserveToken reserves one use of a registration token for an interaction, which is stored in the same transaction. A reserved
+// use always has a row of interactive_sessions with the token, so it is released when that expires. Every transaction that deletes
+// the row, or its token, completes the use or releases it. Errors: M_UNAUTHORIZED.
 func (a *Accounts) reserveToken(ctx context.Context, i *interaction, token string) error {
 	if !validRegistrationToken(token) {
 		return errBadToken
 	}
 	err := a.db.Tx(ctx, func(tx *db.Tx) error {
-		if i.stored { // a session holds one token, also when two requests come at once
+		if i.stored { // one token per session, also when two requests arrive at once
 			n, err := tx.Exec(ctx, `UPDATE interactive_sessions SET token = $2 WHERE id = $1 AND token = ''`, i.rowID(), token)
 			if err != nil {
 				return err
@@ -135,9 +136,9 @@ func (a *Accounts) reserveToken(ctx context.Context, i *interaction, token strin
 	return err
 }
 
-// releaseTokenUses gives back uses that were held by interactions whose rows the transaction removed; "" is none.
+// releaseTokenUses releases uses that were reserved by interactions which the transaction deleted; "" is ignored.
 func releaseTokenUses(ctx context.Context, tx *db.Tx, tokens []string) error {
-	slices.Sort(tokens) // who locks several has them in one order
+	slices.Sort(tokens) // all transactions lock tokens in this order, so they do not deadlock
 	for _, token := range tokens {
 		if token == "" {
 			continue
@@ -149,9 +150,9 @@ func releaseTokenUses(ctx context.Context, tx *db.Tx, tokens []string) error {
 	return nil
 }
 
-// releaseLostTokenUses gives back uses for which there is no interaction: the version before could lose them. before is how many these were
-// at the last look, by token: in a rollout that version holds a use without a row for the moment of a registration. It returns how many
-// there are now.
+// releaseLostTokenUses releases pending uses without an interaction, which the previous version could leave behind. before is
+// their number at the previous call, by token, and the result is their number now: during a rollout a process of the previous
+// version reserves a use without a row for a moment, so only uses that are found twice are released.
 func (a *Accounts) releaseLostTokenUses(ctx context.Context, job *role.Job, before map[string]int64) (map[string]int64, error) {
 	missing := map[string]int64{}
 	err := db.Each(func(row db.Row) error {
@@ -170,7 +171,7 @@ func (a *Accounts) releaseLostTokenUses(ctx context.Context, job *role.Job, befo
 			continue
 		}
 		err := job.Tx(ctx, func(tx *db.Tx) error {
-			// The token's row is locked before its interactions are counted: whoever changes both waits, or is done.
+			// The token's row is locked before its interactions are counted, so that no transaction changes both in between.
 			var pending, held int64
 			err := tx.QueryRow(ctx, `SELECT pending FROM registration_tokens WHERE token = $1 FOR UPDATE`, token).Scan(&pending)
 			if errors.Is(err, sql.ErrNoRows) {
@@ -193,7 +194,8 @@ func (a *Accounts) releaseLostTokenUses(ctx context.Context, job *role.Job, befo
 	return missing, nil
 }
 
-// completeReservedToken turns the held use into a completed one. admin tells what the token makes of its user.
+// completeReservedToken completes the reserved use at the end of a registration. admin says that the token makes its user an
+// administrator.
 func (a *Accounts) completeReservedToken(ctx context.Context, tx *db.Tx, i *interaction) (admin bool, err error) {
 	if admin, err = completeTokenUse(ctx, tx, i.rowID(), i.token); err != nil {
 		return false, err
@@ -205,7 +207,7 @@ func (a *Accounts) completeReservedToken(ctx context.Context, tx *db.Tx, i *inte
 	return admin, err
 }
 
-// completeTokenUse completes the use of a token that the row of an interaction holds; the row stays, without the token.
+// completeTokenUse completes the use of a token that an interaction reserved. The row of the interaction stays, without the token.
 func completeTokenUse(ctx context.Context, tx *db.Tx, row, token string) (admin bool, err error) {
 	n, err := tx.Exec(ctx, `UPDATE interactive_sessions SET token = '' WHERE id = $1 AND token = $2`, row, token)
 	if err != nil {
@@ -224,9 +226,8 @@ func completeTokenUse(ctx context.Context, tx *db.Tx, row, token string) (admin 
 
 const firstToken = "first"
 
-// voidFirstToken makes the first administrator's token worthless. Whatever makes an administrator calls it in the
-// same transaction. The token's row stays, or is made now: it keeps apart this transaction and those that use
-// the token or ask for it at the same moment.
+// voidFirstToken invalidates the first administrator's token. Every transaction that makes a user an administrator calls it. It
+// updates or inserts the row of the token, which makes it wait for concurrent transactions that use or create the token.
 func voidFirstToken(ctx context.Context, tx *db.Tx, now int64) error {
 	_, err := tx.Exec(
 		ctx,
@@ -239,9 +240,8 @@ func voidFirstToken(ctx context.Context, tx *db.Tx, now int64) error {
 	return err
 }
 
-// EnsureFirstToken gives the invitation of the first administrator: a registration token of one use. It is
-// made once and told until it is used; token is "" when there is an administrator already, or nobody may
-// register.
+// EnsureFirstToken returns the invitation of the first administrator: a registration token with one use. It is created once and
+// returned until it is used. token is "" when an administrator exists, or when registration is closed.
 func (a *Accounts) EnsureFirstToken(ctx context.Context) (token string, created bool, err error) {
 	if a.config.Registration == ClosedRegistration {
 		return "", false, nil

@@ -7,26 +7,26 @@ import (
 	"lyceum/platform/web"
 )
 
-// sessions remembers whose the tokens are that were lately used in this process.
+// sessions remembers the access tokens that were recently used in this process, and follows the stream "sessions".
 type sessions struct {
 	stream *stream.Stream
 
 	mu              sync.RWMutex
-	rowsSeen        uint64            // rows of the stream seen
-	lastChange      map[string]uint64 // by user id: the newest of them, as far as it is above forgot
+	rowsSeen        uint64            // rows of the stream that were received
+	lastChange      map[string]uint64 // by user id: rowsSeen after the user's newest row, unless below lastChangeFloor
 	lastChangeFloor uint64
 	tokens          *secondChanceCache[tokenHash, *session]
 	byUser          map[string]map[tokenHash]struct{}
-	erased          *secondChanceCache[string, bool] // by user id
+	erased          *secondChanceCache[string, bool] // by user id: whether the user is erased
 }
 
 // session is a valid access token.
 type session struct {
 	identity    web.Identity
 	expires     int64 // ms; 0 is never
-	refreshable bool  // a refresh token belongs to it, so its end is a soft logout
+	refreshable bool  // it has a refresh token, so that its expiry is a soft logout
 	locked      bool
-	parent      int64 // the pair of tokens that this one replaces at its first use
+	parent      int64 // id of the token pair that ends at the first use of this one; 0 for none
 }
 
 func (s *session) expired(now int64) bool { return s.expires != 0 && s.expires <= now }
@@ -40,10 +40,10 @@ func newSessions(size int) *sessions {
 	}
 }
 
-// maxLastChanges is of how many users it is remembered when their sessions changed.
+// maxLastChanges is for how many users the cache remembers when their sessions changed.
 const maxLastChanges = 10_000
 
-// onRows forgets the tokens of users whose sessions changed.
+// onRows receives rows of the stream and forgets the tokens of the users whose sessions changed.
 func (s *sessions) onRows(rows []stream.Row) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -61,19 +61,20 @@ func (s *sessions) onRows(rows []stream.Row) {
 	}
 }
 
-func (s *sessions) get(hash tokenHash) (found *session, changes uint64) {
+// get returns the session of a token, nil when it is not remembered, and the number of rows seen, which put needs.
+func (s *sessions) get(hash tokenHash) (found *session, rowsSeen uint64) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	found, _ = s.tokens.get(hash)
 	return found, s.rowsSeen
 }
 
-// put remembers what was read from the database when the stream stood at changes. If sessions of its user changed since, it may have
-// been read before and is not kept.
-func (s *sessions) put(hash tokenHash, found *session, changes uint64) {
+// put remembers a session that was read from the database after get returned rowsSeen. It is not kept if the sessions of its user
+// changed since, because it may be older than the change.
+func (s *sessions) put(hash tokenHash, found *session, rowsSeen uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if changes < s.lastChangeFloor || changes < s.lastChange[found.identity.UserID] {
+	if rowsSeen < s.lastChangeFloor || rowsSeen < s.lastChange[found.identity.UserID] {
 		return
 	}
 	if oldHash, old, pushed := s.tokens.put(hash, found); pushed {

@@ -9,26 +9,26 @@ import (
 
 // The kinds of sessionChange.
 const (
-	changeRemove     = "remove"     // devices with their tokens
-	changeConfirm    = "confirm"    // a refreshed token was used: the pair before it ends
-	changeLogin      = "login"      // a log-in with a device id that the client chose: what tokens the device has end
-	changeDevice     = "device"     // a device without a token
-	changeReplace    = "replace"    // what processes of the version before ask for ahead of a log-in: the device's tokens end
-	changePassword   = "password"   // a new password, and the other devices go if All
-	changeDeactivate = "deactivate" // the account ends
-	changeRights     = "rights"     // admin, locked, suspended
-	changeProfile    = "profile"    // a field of the profile
+	changeRemove     = "remove"     // removes devices with their tokens
+	changeConfirm    = "confirm"    // first use of a refreshed token: the pair before it ends
+	changeLogin      = "login"      // a log-in with a device id that the client chose: older tokens of the device end
+	changeDevice     = "device"     // creates a device without a token
+	changeReplace    = "replace"    // sent by processes of the previous version before a log-in: ends the device's tokens
+	changePassword   = "password"   // sets a password, and removes the other devices with All
+	changeDeactivate = "deactivate" // ends the account
+	changeRights     = "rights"     // sets admin, locked, suspended
+	changeProfile    = "profile"    // sets or removes a field of the profile
 	changeUpgrade    = "upgrade"    // a guest becomes a user with a password
 )
 
-// sessionChange is what the owner of the user's shard of "sessions" does in one transaction.
+// sessionChange is a request to the owner of the user's shard of "sessions", which does it in one transaction.
 type sessionChange struct {
 	Kind      string    `json:"kind"`
 	Devices   []string  `json:"devices,omitempty"`
-	All       bool      `json:"all,omitempty"`    // all devices
-	Except    string    `json:"except,omitempty"` // but this one
-	TokenPair int64     `json:"pair,omitempty"`   // id in tokens
-	Proof     Proof     `json:"proof,omitempty"`  // change nothing when it does not hold any more
+	All       bool      `json:"all,omitempty"`    // remove all devices
+	Except    string    `json:"except,omitempty"` // except this one
+	TokenPair int64     `json:"pair,omitempty"`   // tokens.id
+	Proof     Proof     `json:"proof,omitempty"`  // change nothing if it is not valid any more
 	Password  string    `json:"password,omitempty"`
 	Erase     bool      `json:"erase,omitempty"`
 	OnlyGuest bool      `json:"only_guest,omitempty"` // a deactivation: of a guest who is no user by now
@@ -38,33 +38,33 @@ type sessionChange struct {
 	At        int64     `json:"at,omitempty"` // ms
 	Login     *newLogin `json:"login,omitempty"`
 
-	Interaction string `json:"interaction,omitempty"` // the row that holds Token
-	Token       string `json:"token,omitempty"`       // the registration token that a guest uses, "" for none
+	Interaction string `json:"interaction,omitempty"` // id of the stored interaction that holds a use of Token
+	Token       string `json:"token,omitempty"`       // the registration token of a guest who becomes a user, "" for none
 
-	Field string          `json:"field,omitempty"` // of the profile
-	Value json.RawMessage `json:"value,omitempty"` // nothing removes it
+	Field string          `json:"field,omitempty"` // name of the profile field
+	Value json.RawMessage `json:"value,omitempty"` // empty removes the field
 }
 
-// sessionResult tells what was removed.
+// sessionResult answers a sessionChange.
 type sessionResult struct {
 	Found           bool             `json:"found"`
 	Devices         []string         `json:"devices,omitempty"`
-	Pos             int64            `json:"pos,omitempty"`      // of the change
-	Changed         bool             `json:"changed,omitempty"`  // the profile is another
-	TooLong         int              `json:"too_long,omitempty"` // bytes that the profile would have, when that is too much
+	Pos             int64            `json:"pos,omitempty"`      // of the row of the stream
+	Changed         bool             `json:"changed,omitempty"`  // the profile was changed
+	TooLong         int              `json:"too_long,omitempty"` // bytes that the profile would have, if more than allowed
 	PendingCleanups []pendingCleanup `json:"left,omitempty"`     // of the device, which must be done before it is made again
 	Created         bool             `json:"created,omitempty"`  // the device is new
 	Ended           bool             `json:"ended,omitempty"`    // the device had tokens
-	Stale           bool             `json:"stale,omitempty"`    // the password is another by now
+	Stale           bool             `json:"stale,omitempty"`    // the password was changed meanwhile
 }
 
-// pendingChange is the Value of a row on its way into the database.
+// pendingChange is the Value of a row of the stream that is not stored yet.
 type pendingChange struct {
 	sessionChange
 	result sessionResult
 }
 
-// changeHere runs on the owner of the user's shard.
+// changeHere does a sessionChange on the owner of the user's shard.
 func (a *Accounts) changeHere(ctx context.Context, userID string, c sessionChange) (sessionResult, error) {
 	st := a.sessions.stream
 	p := &pendingChange{sessionChange: c}
@@ -74,14 +74,15 @@ func (a *Accounts) changeHere(ctx context.Context, userID string, c sessionChang
 	return p.result, err
 }
 
-// removeDevices changes sessions and tells the listeners which devices are gone. Errors: M_FORBIDDEN when the proof does not hold.
+// removeDevices does a change that may remove devices, waits for the requests under way that use their tokens, and notifies the
+// listeners. Errors: M_FORBIDDEN when the proof is not valid any more.
 func (a *Accounts) removeDevices(ctx context.Context, userID string, c sessionChange) (sessionResult, error) {
 	c.At = a.nowMs()
 	res, err := a.change(ctx, userID, c)
 	if err == nil && res.Stale {
 		err = ErrWrongPassword
 	}
-	if err == nil && (c.All || len(c.Devices) > 0) { // also of what is gone already: who removed it may be waiting
+	if err == nil && (c.All || len(c.Devices) > 0) { // also when the devices were removed before: that request may still be waiting
 		a.awaitUnderWay(ctx, userID)
 	}
 	if err == nil && len(res.Devices) > 0 {
@@ -90,8 +91,8 @@ func (a *Accounts) removeDevices(ctx context.Context, userID string, c sessionCh
 	return res, err
 }
 
-// RemoveDevices ends devices of a user: their tokens, and through the DeviceListeners all that belongs to
-// them. Unknown devices are left out silently. proof is "" where the user's password was not asked for.
+// RemoveDevices deletes devices of a user with their tokens and, by the DeviceListeners, all their data. It ignores unknown
+// devices. proof is "" where the user's password was not asked for.
 func (a *Accounts) RemoveDevices(ctx context.Context, userID string, proof Proof, deviceIDs []string) error {
 	if len(deviceIDs) == 0 {
 		return nil
@@ -100,7 +101,7 @@ func (a *Accounts) RemoveDevices(ctx context.Context, userID string, proof Proof
 	return err
 }
 
-// Logout ends all devices of a user but one ("" for really all).
+// Logout removes all devices of a user except one ("" for no exception).
 func (a *Accounts) Logout(ctx context.Context, userID, except string) error {
 	_, err := a.removeDevices(ctx, userID, sessionChange{Kind: changeRemove, All: true, Except: except})
 	return err

@@ -10,7 +10,7 @@ import (
 	"lyceum/platform/stream"
 )
 
-// dataStore is the table account_data as the table of its stream.
+// dataStore stores the stream "account_data" in the table of that name, which keeps the newest row of each piece.
 type dataStore struct{}
 
 var dataRows = &db.Table{
@@ -30,7 +30,7 @@ func (dataStore) Insert(_ context.Context, w *db.Batch, batch []*stream.Entry) e
 		}
 		newest.Put(key{e.Key, datum.RoomID, datum.Type}, e.Key, datum.RoomID, datum.Type, string(datum.Content), e.Shard, e.Pos)
 	}
-	if len(users) > 0 { // what is to be erased is erased after the deactivation, in the order of the shard
+	if len(users) > 0 { // rows that erase come after the deactivation, and are let through
 		w.Require(matrix.UnknownToken(false), 0, `SELECT 1 FROM users WHERE user_id = ANY($1) AND deactivated_ms <> 0`, users)
 	}
 	w.Rows(dataRows, newest.Rows())

@@ -10,7 +10,7 @@ import (
 	"lyceum/platform/role"
 )
 
-// saveInteraction stores what is done, which other requests may have added to; i has all of it then.
+// saveInteraction stores the passed stages and sets i.passed to all of them, also those that other requests stored meanwhile.
 func (a *Accounts) saveInteraction(ctx context.Context, i *interaction) error {
 	body, err := i.sealBody()
 	if err != nil {
@@ -22,7 +22,7 @@ func (a *Accounts) saveInteraction(ctx context.Context, i *interaction) error {
 		return err
 	}
 	passed := slices.Clone(i.passed)
-	return a.db.Tx(ctx, func(tx *db.Tx) error { // it is never made anew: another request may have used it up
+	return a.db.Tx(ctx, func(tx *db.Tx) error { // never inserted again: another request may have used it
 		var text string
 		err := tx.QueryRow(ctx, `SELECT done FROM interactive_sessions WHERE id = $1 AND NOT used FOR UPDATE`, i.rowID()).Scan(&text)
 		if errors.Is(err, db.ErrNoRows) {
@@ -38,7 +38,7 @@ func (a *Accounts) saveInteraction(ctx context.Context, i *interaction) error {
 			}
 		}
 		i.passed = done
-		if i.op == opRegister && body != "" { // what was sent last
+		if i.op == opRegister && body != "" { // the newest parameters
 			_, err = tx.Exec(ctx, `UPDATE interactive_sessions SET done = $2, body = $3 WHERE id = $1`, i.rowID(), strings.Join(done, " "), body)
 			return err
 		}
@@ -47,7 +47,7 @@ func (a *Accounts) saveInteraction(ctx context.Context, i *interaction) error {
 	})
 }
 
-// insertInteraction stores an interaction that is new, with the registration token that is held for it.
+// insertInteraction stores a new interaction, with the registration token of which it holds a use ("" for none).
 func (a *Accounts) insertInteraction(ctx context.Context, q db.Querier, i *interaction, token string) error {
 	ways := make([]string, len(i.flows))
 	for n, stages := range i.flows {
@@ -64,11 +64,12 @@ func (a *Accounts) insertInteraction(ctx context.Context, q db.Querier, i *inter
 	return err
 }
 
-// endInteraction removes an interaction, and gives back the use of a registration token that it still holds.
+// endInteraction deletes an interaction and releases the use of a registration token that it still holds.
 func (a *Accounts) endInteraction(ctx context.Context, i *interaction) error {
 	return a.db.Tx(ctx, func(tx *db.Tx) error { return a.finishInteraction(ctx, tx, i, "") })
 }
 
+// loadInteraction loads an interaction that is neither used nor expired. Errors: db.ErrNoRows.
 func loadInteraction(ctx context.Context, q db.Querier, id string, now int64) (*interaction, error) {
 	i := &interaction{id: id, stored: true, clientHasID: true}
 	var flows, done string
@@ -85,7 +86,7 @@ func loadInteraction(ctx context.Context, q db.Querier, id string, now int64) (*
 	return i, nil
 }
 
-// expireInteractive ends sessions that nobody finished, and frees the registration tokens they held.
+// expireInteractive deletes expired interactions and releases the uses of registration tokens that they hold.
 func (a *Accounts) expireInteractive(ctx context.Context, job *role.Job, now int64) error {
 	return job.Tx(ctx, func(tx *db.Tx) error {
 		held, err := db.Texts(tx.Query(ctx, `DELETE FROM interactive_sessions WHERE expires_ms <= $1 RETURNING token`, now))

@@ -8,7 +8,8 @@ import (
 	"lyceum/platform/stream"
 )
 
-// sessionStore keeps the newest change of each user, and does the changes themselves.
+// sessionStore stores the stream "sessions": it does the changes themselves and keeps the position of the newest change of each
+// user.
 type sessionStore struct{}
 
 var changeRows = &db.Table{
@@ -30,7 +31,7 @@ func (sessionStore) Insert(ctx context.Context, w *db.Batch, batch []*stream.Ent
 	for _, e := range batch {
 		e.Data = []byte("{}")
 		p := e.Value.(*pendingChange)
-		if p.Login != nil { // it looks for what a removal of the device leaves, which may be in this batch
+		if p.Login != nil { // it reads the pending clean-ups of its device, which may be in this batch
 			w.Rows(followUpRows, left)
 			left = nil
 		}
@@ -52,7 +53,7 @@ func (sessionStore) Insert(ctx context.Context, w *db.Batch, batch []*stream.Ent
 	return nil
 }
 
-// lockUsers locks the users of several changes in the order of their ids, as RequireActive does: else each may wait for the other.
+// lockUsers locks the users of a batch in the order of their ids, as RequireActive does, so that transactions do not deadlock.
 func lockUsers(ctx context.Context, tx *db.Tx, batch []*stream.Entry) error {
 	users := make([]string, 0, len(batch))
 	for _, e := range batch {
@@ -180,7 +181,8 @@ func applyRemoval(ctx context.Context, tx *db.Tx, userID string, p *pendingChang
 	return err
 }
 
-// applied tells that this very change was stored by a try whose outcome nobody knew: it gave the password, or the time of the end.
+// applied reports whether this very change was stored by an earlier attempt whose outcome was unknown: the user has its password
+// hash, or its time of deactivation.
 func (c *sessionChange) applied(ctx context.Context, tx *db.Tx, userID string) (there bool, err error) {
 	err = tx.QueryRow(ctx, `SELECT EXISTS (SELECT 1 FROM users WHERE user_id = $1 AND ($2 <> '' AND password = $2 OR $3
 		AND deactivated_ms = $4))`,
@@ -189,6 +191,7 @@ func (c *sessionChange) applied(ctx context.Context, tx *db.Tx, userID string) (
 	return there, err
 }
 
+// setRights stores the rights that are not nil. found is greater than 0 when the user is active.
 func setRights(ctx context.Context, tx *db.Tx, userID string, c sessionChange) (found int64, err error) {
 	for _, set := range []struct {
 		to    *bool

@@ -8,10 +8,11 @@ import (
 	"lyceum/platform/db"
 )
 
-// A token holds only while its device is there. Whoever writes tokens of a device has locked the device's row before, and the
-// user's row, where that is written, before the device's.
+// joinDevice is a part of SQL: a token is valid only while its device exists. Every transaction that writes tokens of a device
+// locks the row of the device before; if it also writes the row of the user, it locks that one first.
 const joinDevice = ` JOIN user_devices d ON d.user_id = t.user_id AND d.device_id = t.device_id `
 
+// loadSession loads the session of an access token. Errors: db.ErrNoRows.
 func loadSession(ctx context.Context, q db.Querier, hash tokenHash) (*session, error) {
 	s := &session{}
 	var kind string
@@ -32,7 +33,7 @@ type tokenPair struct {
 	Access         tokenHash  `json:"access"`
 	Refresh        *tokenHash `json:"refresh,omitempty"`
 	Parent         int64      `json:"parent,omitempty"`
-	Created        int64      `json:"created"` // ms, as the next two
+	Created        int64      `json:"created"` // ms, like the next two
 	Expires        int64      `json:"expires,omitempty"`
 	RefreshExpires int64      `json:"refresh_expires,omitempty"`
 }
@@ -59,12 +60,13 @@ func insertTokenPair(ctx context.Context, tx *db.Tx, p *tokenPair) error {
 	return err
 }
 
-// stored tells whether the pair is there.
+// stored reports whether the pair is in the database.
 func (p *tokenPair) stored(ctx context.Context, q db.Querier) (there bool, err error) {
 	err = q.QueryRow(ctx, `SELECT EXISTS (SELECT 1 FROM tokens WHERE id = $1)`, p.ID).Scan(&there)
 	return there, err
 }
 
+// loadByRefreshToken loads the pair of a refresh token, without its hashes. Errors: db.ErrNoRows.
 func loadByRefreshToken(ctx context.Context, q db.Querier, hash tokenHash) (*tokenPair, error) {
 	p := &tokenPair{}
 	err := q.QueryRow(ctx, `SELECT t.id, t.user_id, t.device_id, t.parent, t.refresh_expires_ms FROM tokens t
@@ -74,7 +76,7 @@ func loadByRefreshToken(ctx context.Context, q db.Querier, hash tokenHash) (*tok
 	return p, err
 }
 
-// confirmTokenPair ends the pair that this one replaces, and that one's other followers.
+// confirmTokenPair deletes the pair that this one replaced, and the other pairs that replaced it.
 func confirmTokenPair(ctx context.Context, tx *db.Tx, id int64) error {
 	var parent int64
 	err := tx.QueryRow(ctx, `SELECT 0 FROM user_devices WHERE (user_id, device_id) = (SELECT user_id, device_id FROM tokens
@@ -93,7 +95,7 @@ func confirmTokenPair(ctx context.Context, tx *db.Tx, id int64) error {
 	if err != nil {
 		return err
 	}
-	// "<> 0" is what the index of parents says of itself; see Refresh.
+	// "<> 0" repeats the condition of the partial index, see Refresh.
 	if _, err := tx.Exec(ctx, `DELETE FROM tokens WHERE id = $1 OR (parent = $1 AND parent <> 0 AND id <> $2)`, parent, id); err != nil {
 		return err
 	}

@@ -12,7 +12,7 @@ type tagContent struct {
 	Tags map[string]json.RawMessage `json:"tags"`
 }
 
-// Tags gives the tags of a room.
+// Tags returns the tags of a room, by name.
 func (a *Accounts) Tags(ctx context.Context, userID, roomID string) (map[string]json.RawMessage, error) {
 	content, err := a.AccountData(ctx, userID, roomID, typeTag)
 	return parseTags(content).Tags, err
@@ -20,13 +20,13 @@ func (a *Accounts) Tags(ctx context.Context, userID, roomID string) (map[string]
 
 func parseTags(content json.RawMessage) tagContent {
 	var c tagContent
-	if json.Unmarshal(content, &c) != nil || c.Tags == nil { // what a client stored there itself may be anything
+	if json.Unmarshal(content, &c) != nil || c.Tags == nil { // clients may store any content as m.tag
 		c.Tags = map[string]json.RawMessage{}
 	}
 	return c
 }
 
-// changeTag sets or removes a tag in the content of m.tag; nil is no change.
+// changeTag sets or removes a tag in the content of m.tag. It returns nil if nothing changes.
 func changeTag(content json.RawMessage, w dataWrite) (json.RawMessage, error) {
 	c := parseTags(content)
 	if w.Kind == writeTag {

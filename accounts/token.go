@@ -14,8 +14,8 @@ import (
 	"lyceum/platform/db"
 )
 
-// A token is prefix, 43 characters of 256 random bits, "_" and 8 characters of a keyed checksum. The
-// checksum lets every process refuse an invented token without asking the database.
+// A token is a prefix, 43 characters of 256 random bits, "_" and 8 characters of a keyed checksum. By the checksum every process
+// refuses an invented token without a database statement.
 const (
 	accessPrefix  = "lyt_"
 	refreshPrefix = "lyr_"
@@ -29,13 +29,13 @@ type tokenHash [sha256.Size]byte
 
 func hashToken(token string) tokenHash { return sha256.Sum256([]byte(token)) }
 
-// secretKey holds the secret that the processes of a fleet share through the database.
+// secretKey is the secret that the processes of a fleet share through the database.
 type secretKey struct {
 	db  *db.DB
 	key atomic.Pointer[[]byte]
 }
 
-// get reads the secret, and makes it the first time ever.
+// get loads the secret, and creates it when the database has none.
 func (k *secretKey) get(ctx context.Context) ([]byte, error) {
 	if key := k.key.Load(); key != nil {
 		return *key, nil
@@ -52,7 +52,7 @@ func (k *secretKey) get(ctx context.Context) ([]byte, error) {
 	return key, nil
 }
 
-// mac gives a keyed checksum; purpose keeps the uses of the one key apart.
+// mac returns a keyed checksum of text. purpose separates the uses of the key.
 func (k *secretKey) mac(ctx context.Context, purpose, text string) ([]byte, error) {
 	key, err := k.get(ctx)
 	if err != nil {
@@ -63,7 +63,7 @@ func (k *secretKey) mac(ctx context.Context, purpose, text string) ([]byte, erro
 	return m.Sum(nil), nil
 }
 
-// newToken makes a new token.
+// newToken returns a new random token.
 func (k *secretKey) newToken(ctx context.Context, prefix string) (string, error) {
 	body := prefix + base64.RawURLEncoding.EncodeToString(randomBytes(32))
 	sum, err := k.mac(ctx, "token", body)
@@ -73,7 +73,7 @@ func (k *secretKey) newToken(ctx context.Context, prefix string) (string, error)
 	return body + "_" + base64.RawURLEncoding.EncodeToString(sum)[:checksumChars], nil
 }
 
-// hasChecksum tells that the token was made by this fleet. It says nothing about whether it still holds.
+// hasChecksum reports whether this fleet made the token. The token may have expired or been revoked since.
 func (k *secretKey) hasChecksum(ctx context.Context, prefix, token string) (bool, error) {
 	if len(token) != tokenChars || !strings.HasPrefix(token, prefix) || token[tokenChars-checksumChars-1] != '_' {
 		return false, nil
@@ -97,7 +97,7 @@ func newTokenID() int64 {
 
 var base32Letters = base32.StdEncoding.WithPadding(base32.NoPadding)
 
-// newDeviceID gives ten capital letters and digits, as clients are used to.
+// newDeviceID returns ten capital letters and digits, the usual form of device ids.
 func newDeviceID() string { return base32Letters.EncodeToString(randomBytes(7))[:10] }
 
 func newName() string {

@@ -23,26 +23,26 @@ const (
 	stageTerms    = "m.login.terms"
 )
 
-// interaction is one user-interactive authentication (Client-Server API, "User-Interactive Authentication
-// API"). It is stored once it has to outlive a request, so that any process serves any step.
+// interaction is one user-interactive authentication (Client-Server API, "User-Interactive Authentication API"). It is stored once
+// it outlives a request, so that any process can serve any step.
 type interaction struct {
-	id          string     // what the client holds; the database knows its hash
-	op          string     // what it is for: method and path, or a word
-	userID      string     // whose it is; "" for registration
-	params      []byte     // what is asked for, as canonical JSON; nil for registration, where a client may choose another name
-	flows       [][]string // each is a way through
-	passed      []string   // stages that were passed
-	token       string     // the registration token that is held for it
-	from        netip.Addr // where the present request comes from
-	storedHash  string     // request as it was when the interaction was begun
-	proof       Proof      // that the user is asking, once complete
+	id          string     // the session id that the client gets; the database has its hash
+	op          string     // the operation: method and path, or opRegister
+	userID      string     // the caller; "" for registration
+	params      []byte     // parameters as canonical JSON; nil for registration, where the client may change them
+	flows       [][]string // each is a list of stages
+	passed      []string   // stages
+	token       string     // the registration token of which it holds a use
+	from        netip.Addr // address of the present request
+	storedHash  string     // requestHash of the request that began it
+	proof       Proof      // set when the user gave the password
 	stored      bool       // the database has it, or may have it
-	clientHasID bool       // the client holds id; else the interaction ends with the request that began it
+	clientHasID bool       // the client got the id; else the interaction ends with its first request
 
-	paramsBody  []byte // the parameters, as JSON, for a request that leaves them out
-	storedBody  string // the same as the database has it
-	requestBody []byte // the whole of the present request; nil where it is not known
-	answer      string // of the finished operation, sealed and stored with it; "" for one that is not stored yet
+	paramsBody  []byte // parameters as JSON, stored for requests that leave them out
+	storedBody  string // the same, encrypted, from the database
+	requestBody []byte // the whole body of the present request; nil when unknown
+	answer      string // encrypted answer that was stored with the operation; "" when it is not stored yet
 }
 
 // network is the network that the present request comes from.
@@ -63,7 +63,7 @@ type userIdentifier struct {
 	User string `json:"user"`
 }
 
-// name is the user's name in either of the two shapes.
+// name returns the user's name in either of the two forms.
 func (d *authData) name() string {
 	if d.Identifier != nil {
 		if d.Identifier.Type != "m.id.user" {
@@ -84,14 +84,15 @@ func (i *interaction) offers(stage string) bool {
 	return slices.ContainsFunc(i.flows, func(flow []string) bool { return slices.Contains(flow, stage) })
 }
 
-// rowID is the key under which an interaction is stored: who reads the database can not go on with it.
+// rowID is the key under which an interaction is stored. It is a hash, so that a reader of the database can not continue the
+// session.
 func (i *interaction) rowID() string {
 	sum := sha256.Sum256([]byte("interactive session\x00" + i.id))
 	return matrix.Base64URL(sum[:])
 }
 
-// requestHash tells apart what interactions were begun for. It is keyed by the session, which is not stored: the
-// parameters may hold a new password.
+// requestHash identifies the operation and its parameters that an interaction was begun for. It is keyed by the session id, which
+// is not stored, because the parameters may hold a new password.
 func (i *interaction) requestHash() string {
 	m := hmac.New(sha256.New, []byte(i.id))
 	for _, part := range [][]byte{[]byte(i.op), []byte(i.userID), i.params} {
@@ -101,11 +102,11 @@ func (i *interaction) requestHash() string {
 	return matrix.Base64URL(m.Sum(nil))
 }
 
-// Proof is the hash of the password with which a user confirmed an operation, "" for one that needs none. The
-// operation is refused when the password was changed between.
+// Proof is the hash of the password with which a user confirmed an operation, "" for an operation that needs no confirmation. The
+// operation is refused if the password was changed since.
 type Proof string
 
-// Holds tells that the password is the one of the proof, and lets nobody change it until the transaction ends.
+// Holds reports whether the user's password is still the one of the proof, and locks it until the transaction ends.
 func (p Proof) Holds(ctx context.Context, tx *db.Tx, userID string) (bool, error) {
 	if p == "" {
 		return true, nil
@@ -124,7 +125,7 @@ var errNoSession = matrix.NewError(
 	"The session is unknown, used, has run out or was for something else: begin again with the new one",
 )
 
-// errOtherUser answers who confirms an operation as another user than the one of the access token.
+// errOtherUser is shown when somebody confirms an operation as another user than that of the access token.
 var errOtherUser = matrix.Forbidden("Only the user who asks for this may confirm it")
 
 // runInteraction takes one step of an interaction: it checks the stage in auth, asks for the next one with 401, or, when all
@@ -233,15 +234,15 @@ func (a *Accounts) claimInteraction(ctx context.Context, i *interaction) (first 
 	return n > 0, err
 }
 
-// closeInteraction says what becomes of a session after the operation that it was for.
+// closeInteraction ends the session after its operation, or makes it usable again when the operation failed.
 func (a *Accounts) closeInteraction(ctx context.Context, i *interaction, result any, failed error) {
 	var err error
 	switch {
 	case failed != nil && i.clientHasID:
-		// What was proved stays proved: the client may repeat the request with, say, another name.
+		// The passed stages stay: the client may repeat the request with, for example, another name.
 		_, err = a.db.Exec(ctx, `UPDATE interactive_sessions SET used = FALSE WHERE id = $1 AND answer = ''`, i.rowID())
 	case failed != nil || !i.stored || i.answer != "":
-	default: // it is spent: what is left of it runs out
+	default: // succeeded: only the answer stays, until it expires
 		var answer string
 		if answer, err = i.sealAnswer(result); err == nil {
 			err = a.db.Tx(ctx, func(tx *db.Tx) error { return a.finishInteraction(ctx, tx, i, answer) })
@@ -252,7 +253,7 @@ func (a *Accounts) closeInteraction(ctx context.Context, i *interaction, result 
 	}
 }
 
-// passStage checks one stage. An error that is a *matrix.Error below 500 means that it was not passed.
+// passStage checks one stage and adds it to i.passed. A *matrix.Error with a status below 500 says that the stage was not passed.
 func (a *Accounts) passStage(ctx context.Context, i *interaction, d *authData) error {
 	if !i.offers(d.Type) {
 		return matrix.NewError(401, matrix.CodeUnrecognized, "This authentication type is not offered here")
@@ -267,7 +268,7 @@ func (a *Accounts) passStage(ctx context.Context, i *interaction, d *authData) e
 		if name == "" {
 			name = i.userID
 		}
-		// Nobody guesses here at the password of another account.
+		// This endpoint can not be used to try passwords of other accounts.
 		if u, err := a.findUser(ctx, name); errors.Is(err, db.ErrNoRows) || err == nil && u.id != i.userID {
 			return errOtherUser
 		} else if err != nil {
@@ -291,8 +292,8 @@ func (a *Accounts) passStage(ctx context.Context, i *interaction, d *authData) e
 	return nil
 }
 
-// challenge stores the session and makes the 401 that asks for the next stage. refused says why the last
-// one was not passed, nil when nothing was wrong.
+// challenge stores the session and returns the 401 that asks for the next stage. refused says why the last one was not passed, nil
+// when nothing was wrong.
 func (a *Accounts) challenge(ctx context.Context, i *interaction, refused *matrix.Error) (any, error) {
 	if err := a.saveInteraction(ctx, i); err != nil {
 		return nil, err
@@ -318,6 +319,7 @@ func (a *Accounts) challenge(ctx context.Context, i *interaction, refused *matri
 	return &web.Reply{Status: 401, Value: body}, nil
 }
 
+// termsParams returns the params of the stage m.login.terms.
 func (a *Accounts) termsParams() any {
 	policies := map[string]any{}
 	for id, term := range a.config.Terms {

@@ -13,13 +13,13 @@ import (
 const (
 	underWayMethod = "accounts.under_way"
 
-	// underWayTimeout is how long the end of a token, or of a right, waits for requests that were let in before: longer than a shard
-	// moves, and short for the owner of the account, who may have to wait for a process that stands still.
+	// underWayTimeout bounds how long the end of a token, or of a right, waits for earlier requests. It is longer than the move of
+	// a shard, and short for the owner of the account, who may have to wait for a process that hangs.
 	underWayTimeout = 5 * time.Second
 )
 
-// awaitUnderWay waits until no request of a user is at work in any process that was let in before the stored change of the user's sessions.
-// So what is told of the end of a token, or of a right, is told after all that it was used for.
+// awaitUnderWay waits, in all processes, for the requests of a user that were authenticated before a change of the user's sessions
+// that was just stored. So the end of a token, or of a right, is acknowledged after everything that it was used for.
 func (a *Accounts) awaitUnderWay(ctx context.Context, userID string) {
 	if a.deps.UnderWay == nil {
 		return
@@ -30,7 +30,7 @@ func (a *Accounts) awaitUnderWay(ctx context.Context, userID string) {
 	var all sync.WaitGroup
 	ask := func(machine int, await func() error) {
 		all.Go(func() {
-			if err := await(); err != nil { // one that is gone does nothing more, and one of the version before does not know of it
+			if err := await(); err != nil { // a process that ended has no requests; one of the previous version does not know the method
 				a.log.DebugContext(ctx, "requests under way were not waited for", "user", userID, "at", machine, "error", err)
 			}
 		})
@@ -48,7 +48,7 @@ func (a *Accounts) awaitUnderWay(ctx context.Context, userID string) {
 	all.Wait()
 }
 
-// awaitHere waits for those in this process. Those that come to work from now on find their token gone.
+// awaitHere waits for the requests in this process. After the barrier new requests find their token gone.
 func (a *Accounts) awaitHere(ctx context.Context, userID string) error {
 	if err := a.deps.Process.Streams.Barrier(ctx); err != nil {
 		return err
