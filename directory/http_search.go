@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"lyceum/matrix"
+	"lyceum/matrix/event"
 	"lyceum/platform/web"
 	"lyceum/rooms"
 )
@@ -137,8 +138,8 @@ func (d *Directory) writeWithStates(r *web.Request, w io.Writer, head []byte, ro
 	return err
 }
 
-func (c *criteria) check() (*rooms.Filter, int, error) {
-	f, err := rooms.ParseFilter(string(c.Filter))
+func (c *criteria) check() (*event.Filter, int, error) {
+	f, err := event.ParseFilter(string(c.Filter))
 	if err != nil {
 		return nil, 0, err
 	}
@@ -207,7 +208,7 @@ func readCursor(token string, byRank bool) (offset int, from cursor, err error) 
 func (d *Directory) visibleHits(
 	ctx context.Context,
 	userID string,
-	f *rooms.Filter,
+	f *event.Filter,
 	order []string,
 	ranks map[string]float64,
 ) ([]hit, error) {
@@ -243,7 +244,7 @@ func (d *Directory) visibleHits(
 	}
 	err = d.Rooms.EachEvent(ctx, order, func(events []*rooms.Event) error {
 		for _, e := range events {
-			if e.RedactedBy == "" && f.Match(e) && !ignored[e.Sender] {
+			if e.RedactedBy == "" && f.Match(e.Event) && !ignored[e.Sender] {
 				held, size = append(held, e), size+len(e.JSON)+len(e.PrevContent)
 			}
 		}

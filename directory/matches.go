@@ -25,7 +25,7 @@ type match struct {
 // search finds the newest matches that the user may see, the newest first. last is where to go on when there may be more of them than
 // one request looks at, and the zero cursor when there are not.
 func (d *Directory) search(
-	ctx context.Context, userID string, c *criteria, f *rooms.Filter, from cursor,
+	ctx context.Context, userID string, c *criteria, f *event.Filter, from cursor,
 ) (hits []hit, last cursor, err error) {
 	ids, err := d.roomsToSearch(ctx, userID, f)
 	if err != nil {
@@ -59,7 +59,7 @@ func (d *Directory) search(
 }
 
 // roomsToSearch are the rooms to search: those of the user that the filter lets through, and those that they replaced.
-func (d *Directory) roomsToSearch(ctx context.Context, userID string, f *rooms.Filter) ([]string, error) {
+func (d *Directory) roomsToSearch(ctx context.Context, userID string, f *event.Filter) ([]string, error) {
 	all, err := d.Rooms.Memberships(ctx, userID)
 	if err != nil {
 		return nil, err

@@ -228,8 +228,8 @@ func editable(e *Event) bool {
 	if e == nil || e.IsState() || e.RedactedBy != "" {
 		return false
 	}
-	rel, ok := relationOf(e.Event)
-	return !ok || rel.relType != relReplace
+	rel, ok := event.RelationOf(e.Event)
+	return !ok || rel.Type != relReplace
 }
 
 // editCounts tells whether an edit that was read is one that counts and that the user may see.

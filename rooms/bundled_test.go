@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/tidwall/gjson"
+	"lyceum/matrix/event"
 )
 
 // TestWhatIsBundledCounts: small events with large edits, threads and redactions make no large answer, little is held for one,
@@ -18,24 +19,24 @@ func TestWhatIsBundledCounts(t *testing.T) {
 		room := h.alice.create(obj{"preset": "public_chat"})
 		w := newPast(t, h.Rooms, room)
 		first := w.pos
-		root := w.add("a", h.alice.id, nil, relation{})
+		root := w.add("a", h.alice.id, nil, event.Relation{})
 		var ids []string
 		for range count {
-			ids = append(ids, w.add("a", h.alice.id, nil, relation{root, relReference, ""}))
+			ids = append(ids, w.add("a", h.alice.id, nil, event.Relation{Target: root, Type: relReference}))
 		}
 		until := w.pos
 		long := strings.Repeat("x", 55_000)
 		for n, id := range ids {
 			if n%2 == 0 { // the older of the edits have no m.new_content behind the first
 				w.body = long + `","m.new_content":{"body":"edited"},"x":"`
-				w.add("a", h.alice.id, nil, relation{id, relReplace, ""})
+				w.add("a", h.alice.id, nil, event.Relation{Target: id, Type: relReplace})
 				if n%4 == 0 {
 					w.body = long
-					w.add("a", h.alice.id, nil, relation{id, relReplace, ""})
+					w.add("a", h.alice.id, nil, event.Relation{Target: id, Type: relReplace})
 				}
 			} else {
 				w.body = long
-				w.add("a", h.alice.id, nil, relation{id, relThread, ""})
+				w.add("a", h.alice.id, nil, event.Relation{Target: id, Type: relThread})
 			}
 		}
 		w.body = ""

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/tidwall/gjson"
+	"lyceum/matrix/event"
 )
 
 // allocated is how many bytes something allocates.
@@ -26,11 +27,11 @@ func TestAPageReadsAboutWhatItGives(t *testing.T) {
 		room := h.alice.create(obj{"preset": "public_chat"})
 		w := newPast(t, h.Rooms, room)
 		first := w.pos
-		root := w.add("a", h.alice.id, nil, relation{})
+		root := w.add("a", h.alice.id, nil, event.Relation{})
 		w.body = strings.Repeat("x", 60_000)
 		var ids []string
 		for range 150 {
-			ids = append(ids, w.add("a", h.alice.id, nil, relation{root, relThread, ""}))
+			ids = append(ids, w.add("a", h.alice.id, nil, event.Relation{Target: root, Type: relThread}))
 		}
 		w.store()
 		s, _, err := h.membershipView(ctx, h.alice.id, room)
@@ -58,7 +59,9 @@ func TestAPageReadsAboutWhatItGives(t *testing.T) {
 			"relations": func(s eventRange) (eventPage, error) { return h.pickVisible(ctx, v.membershipView, ids, s) },
 		} {
 			var f eventPage
-			n := allocated(func() { f, err = read(eventRange{from: s.head.Pos, backward: true, limit: 140, filter: &Filter{}}) })
+			n := allocated(func() {
+				f, err = read(eventRange{from: s.head.Pos, backward: true, limit: 140, filter: &event.Filter{}})
+			})
 			if size := text(f.events); err != nil || !f.more || size < pageBytes || size > pageBytes+1<<16 {
 				t.Errorf("%s: %d bytes came, more: %t: %v", name, size, f.more, err)
 			}
@@ -108,7 +111,7 @@ func TestAPageEndsByBytes(t *testing.T) {
 		first := w.pos
 		for n := range 30 {
 			w.body = strings.Repeat("x", n%3*1000)
-			w.add("a", h.alice.id, nil, relation{})
+			w.add("a", h.alice.id, nil, event.Relation{})
 		}
 		w.store()
 		for _, backward := range []bool{false, true} {

@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"testing"
 
+	"lyceum/matrix/event"
 	"lyceum/platform/db"
 	"lyceum/platform/role/roletest"
 	"lyceum/platform/web"
@@ -33,22 +34,22 @@ func newPast(t testing.TB, r *Rooms, roomID string) *past {
 }
 
 // add gives the id of an event that is stored by the next store.
-func (w *past) add(typ, sender string, stateKey any, rel relation) string {
+func (w *past) add(typ, sender string, stateKey any, rel event.Relation) string {
 	w.t.Helper()
 	w.pos++
 	id, state, content := fmt.Sprintf("$deep%039d", w.pos), "", fmt.Sprintf(`{"body":"%s"}`, w.body)
 	if stateKey != nil {
 		state = fmt.Sprintf(`"state_key":"%s",`, stateKey)
 	}
-	if rel.target != "" {
+	if rel.Target != "" {
 		content = fmt.Sprintf(
 			`{"body":"%s","m.relates_to":{"rel_type":"%s","event_id":"%s","key":"%s"}}`,
 			w.body,
-			rel.relType,
-			rel.target,
-			rel.key,
+			rel.Type,
+			rel.Target,
+			rel.Key,
 		)
-		w.relations = append(w.relations, []any{rel.target, id, w.head.RoomID, rel.relType, typ, sender, rel.key, w.pos})
+		w.relations = append(w.relations, []any{rel.Target, id, w.head.RoomID, rel.Type, typ, sender, rel.Key, w.pos})
 	}
 	text := fmt.Sprintf(
 		`{"auth_events":[],"content":%s,"depth":%d,"hashes":{"sha256":"x"},"origin_server_ts":%d,"prev_events":[],"room_id":"%s",`+
@@ -101,16 +102,16 @@ func BenchmarkDeepRoom(b *testing.B) {
 	root := alice.Want(200, at("PUT", room, "send/m.room.message/root"), obj{"body": "root"}).Get("event_id").String()
 	w := newPast(b, r, room)
 	for i := range 12_000 {
-		w.add("org.example.state", "@alice:"+server, fmt.Sprint(i), relation{})
+		w.add("org.example.state", "@alice:"+server, fmt.Sprint(i), event.Relation{})
 	}
 	for i := range 6_000 {
-		w.add("m.reaction", "@alice:"+server, nil, relation{root, relAnnotation, fmt.Sprint(i)})
+		w.add("m.reaction", "@alice:"+server, nil, event.Relation{Target: root, Type: relAnnotation, Key: fmt.Sprint(i)})
 	}
 	for range 3_000 {
-		w.add("m.room.message", "@alice:"+server, nil, relation{root, relThread, ""})
+		w.add("m.room.message", "@alice:"+server, nil, event.Relation{Target: root, Type: relThread})
 	}
 	for range 4_000 {
-		w.add("m.room.message", "@alice:"+server, nil, relation{})
+		w.add("m.room.message", "@alice:"+server, nil, event.Relation{})
 	}
 	w.store()
 	filter := "&filter=" + url.QueryEscape(`{"types":["none"]}`)

@@ -35,6 +35,5 @@
 //	Visibility       whether a user sees one event, and the user's membership at it
 //	visibleRanges    the positions of a room whose messages a user sees
 //	eventRange       the events that a request asks for; eventPage is what it gets
-//	Filter           a RoomEventFilter of the specification
 //	ClientOptions    for whom the JSON of an event is written
 package rooms

@@ -255,33 +255,6 @@ func (r *Rooms) FromRowCached(row *stream.Row) (*Event, error) {
 	return e, err
 }
 
-// relation is what m.relates_to says.
-type relation struct{ target, relType, key string }
-
-// relationOf reads m.relates_to; not ok when the event relates to none.
-func relationOf(e *event.Event) (rel relation, ok bool) {
-	if e.IsState() {
-		return rel, false
-	}
-	raw := matrix.Lookup(e.Content, "m.relates_to")
-	if len(raw) == 0 || raw[0] != '{' {
-		return rel, false
-	}
-	rel.relType, _ = matrix.LookupString(raw, "rel_type")
-	rel.target, _ = matrix.LookupString(raw, "event_id")
-	rel.key, _ = matrix.LookupString(raw, "key")
-	if strings.Contains(rel.relType+rel.target+rel.key, "\x00") { // PostgreSQL does not take it as text
-		return rel, false
-	}
-	return rel, rel.relType != "" && rel.target != "" && len(rel.relType) <= 255 && len(rel.target) <= 255 && len(rel.key) <= 1024
-}
-
-// RelationTarget is the event that e relates to by m.relates_to, "" when there is none.
-func RelationTarget(e *Event) string {
-	rel, _ := relationOf(e.Event)
-	return rel.target
-}
-
 // newNodes are those that the event brings, until it is stored.
 func (e *Event) newNodes() []state.Node {
 	if nodes := e.nodes.Load(); nodes != nil {

@@ -37,7 +37,7 @@ func (r *Rooms) EventContext(ctx context.Context, who Reader, e *Event, before, 
 	}
 	// The memberships of those who wrote, not the whole state: a search asks for many of these.
 	return r.eventContext(ctx, who, roomView{membershipView: s, upto: s.head.Pos}, contextWindow{
-		event: e, shown: visibility[0], before: before, after: after, filter: &Filter{LazyMembers: true},
+		event: e, shown: visibility[0], before: before, after: after, filter: &event.Filter{LazyMembers: true},
 	})
 }
 
@@ -46,7 +46,7 @@ type contextWindow struct {
 	event         *Event
 	shown         Visibility // of event
 	before, after int
-	filter        *Filter
+	filter        *event.Filter
 }
 
 // eventContext is EventContext for one who sees the room by v.

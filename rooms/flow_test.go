@@ -804,13 +804,13 @@ func FuzzParseFilter(f *testing.F) {
 	f.Add(`{"not_types":["*"],"senders":[]}`, "")
 	f.Add(`{"types":["a*b*c"]}`, "abc")
 	f.Fuzz(func(t *testing.T, text, typ string) {
-		filter, err := ParseFilter(text)
+		filter, err := event.ParseFilter(text)
 		if err != nil {
 			return
 		}
 		e := &Event{Event: &event.Event{Type: typ, Sender: "@a:b", Content: json.RawMessage(`{}`)}}
-		filter.Match(e)
-		if where, args := filter.where(nil, knownRelations{visible: visibleRanges{all: true}}); strings.Count(where, "$") < len(args) {
+		filter.Match(e.Event)
+		if where, args := filterCondition(filter, nil, knownRelations{visible: visibleRanges{all: true}}); strings.Count(where, "$") < len(args) {
 			t.Fatal(where, args)
 		}
 	})

@@ -24,7 +24,7 @@ func (r *Rooms) paging(req *web.Request, roomID string, s *eventRange, newest in
 	if s.limit, err = req.Int("limit", pageDefault, pageMax); err != nil {
 		return err
 	}
-	if s.filter, err = ParseFilter(req.Query1("filter")); err != nil {
+	if s.filter, err = event.ParseFilter(req.Query1("filter")); err != nil {
 		return err
 	}
 	if s.filter.Limit != nil && req.Query1("limit") == "" {
@@ -109,7 +109,7 @@ func (r *Rooms) getContext(req *web.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	filter, err := ParseFilter(req.Query1("filter"))
+	filter, err := event.ParseFilter(req.Query1("filter"))
 	if err != nil {
 		return nil, err
 	}

@@ -8,12 +8,14 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"lyceum/matrix/event"
 )
 
 // made is an event of TestPagesAreWholeWhereEachLooksAtLittle.
 type made struct {
 	id, typ, sender string
-	rel             relation
+	rel             event.Relation
 	pos             int64
 }
 
@@ -43,7 +45,7 @@ func TestPagesAreWholeWhereEachLooksAtLittle(t *testing.T) {
 					if random.IntN(2) == 0 {
 						target = all[max(0, len(all)-1-random.IntN(30))]
 					}
-					m.rel = relation{target.id, oneOf(relThread, relAnnotation, "x"), fmt.Sprint(len(all))}
+					m.rel = event.Relation{Target: target.id, Type: oneOf(relThread, relAnnotation, "x"), Key: fmt.Sprint(len(all))}
 				}
 				w.body = strings.Repeat("x", random.IntN(2)*random.IntN(2000))
 				m.id = w.add(m.typ, m.sender, nil, m.rel)
@@ -130,14 +132,14 @@ func TestPagesAreWholeWhereEachLooksAtLittle(t *testing.T) {
 			}
 			relType, typ, dir, depth := oneOf("", relThread, "x"), oneOf("", "a"), oneOf("b", "f"), 1+2*random.IntN(2)
 			want := some(seen, func(m made) bool {
-				if relType != "" && m.rel.relType != relType || typ != "" && m.typ != typ {
+				if relType != "" && m.rel.Type != relType || typ != "" && m.typ != typ {
 					return false
 				}
 				for range depth {
-					if m.rel.target == parent.id {
+					if m.rel.Target == parent.id {
 						return true
 					}
-					m = byID[m.rel.target]
+					m = byID[m.rel.Target]
 				}
 				return false
 			})
@@ -149,10 +151,10 @@ func TestPagesAreWholeWhereEachLooksAtLittle(t *testing.T) {
 			} else {
 				want = some(seen, func(m made) bool {
 					for range depth {
-						if m.rel.target == parent.id {
+						if m.rel.Target == parent.id {
 							return true
 						}
-						m = byID[m.rel.target]
+						m = byID[m.rel.Target]
 					}
 					return false
 				})
@@ -162,7 +164,7 @@ func TestPagesAreWholeWhereEachLooksAtLittle(t *testing.T) {
 
 			h.ScanLimit = 1 + random.IntN(12)
 			kind, dir := oneOf("a", "b", "none"), oneOf("b", "f")
-			filter := Filter{Types: []string{kind}}
+			filter := event.Filter{Types: []string{kind}}
 			keep := func(m made) bool { return m.typ == kind }
 			switch random.IntN(5) {
 			case 0:
@@ -171,12 +173,12 @@ func TestPagesAreWholeWhereEachLooksAtLittle(t *testing.T) {
 			case 1:
 				filter.RelatedByRelTypes = []string{relThread}
 				keep = func(m made) bool {
-					return m.typ == kind && slices.ContainsFunc(all, func(x made) bool { return x.rel.target == m.id && x.rel.relType == relThread })
+					return m.typ == kind && slices.ContainsFunc(all, func(x made) bool { return x.rel.Target == m.id && x.rel.Type == relThread })
 				}
 			case 2:
 				filter.RelatedBySenders = []string{h.carol.id}
 				keep = func(m made) bool {
-					return m.typ == kind && slices.ContainsFunc(all, func(x made) bool { return x.rel.target == m.id && x.sender == h.carol.id })
+					return m.typ == kind && slices.ContainsFunc(all, func(x made) bool { return x.rel.Target == m.id && x.sender == h.carol.id })
 				}
 			case 3:
 				filter.Types[0] += "*" // which the database does not decide
@@ -189,9 +191,9 @@ func TestPagesAreWholeWhereEachLooksAtLittle(t *testing.T) {
 			newest := map[string]made{}
 			took := map[string]bool{}
 			for _, m := range seen {
-				if m.rel.relType == relThread {
-					newest[m.rel.target] = m
-					took[m.rel.target] = took[m.rel.target] || m.sender == who.id || byID[m.rel.target].sender == who.id
+				if m.rel.Type == relThread {
+					newest[m.rel.Target] = m
+					took[m.rel.Target] = took[m.rel.Target] || m.sender == who.id || byID[m.rel.Target].sender == who.id
 				}
 			}
 			threads := []made{}
@@ -220,12 +222,12 @@ func TestARequestLooksAtFewRows(t *testing.T) {
 		room := h.alice.create(obj{"preset": "public_chat"})
 		h.bob.join(room)
 		w := newPast(t, h.Rooms, room)
-		root := w.add("a", h.alice.id, nil, relation{})
+		root := w.add("a", h.alice.id, nil, event.Relation{})
 		for i := range 20 {
-			w.add("a", h.alice.id, nil, relation{root, relAnnotation, fmt.Sprint(i)})
+			w.add("a", h.alice.id, nil, event.Relation{Target: root, Type: relAnnotation, Key: fmt.Sprint(i)})
 		}
 		for range 20 {
-			w.add("a", h.alice.id, nil, relation{root, relThread, ""})
+			w.add("a", h.alice.id, nil, event.Relation{Target: root, Type: relThread})
 		}
 		w.store()
 		if err := h.Accounts.PutAccountData(t.Context(), h.bob.id, "", "m.ignored_user_list",

@@ -128,33 +128,33 @@ func (r *Rooms) checkRelation(c *owned.Change[room], req Send, known *knownEvent
 	if err != nil {
 		return nil // build says what is wrong
 	}
-	rel, ok := relationOf(&event.Event{Content: content})
+	rel, ok := event.RelationOf(&event.Event{Content: content})
 	if !ok {
 		return nil
 	}
-	switch rel.relType {
+	switch rel.Type {
 	case relAnnotation:
 		return r.checkAnnotation(c, req, rel, known)
 	case relThread:
-		root, err := known.get(r, c, rel.target)
+		root, err := known.get(r, c, rel.Target)
 		if err != nil || root == nil {
 			return err
 		}
-		if _, related := relationOf(root.Event); related {
+		if _, related := event.RelationOf(root.Event); related {
 			return matrix.NewError(400, matrix.CodeUnknown, "A thread can not start at an event that relates to another")
 		}
 	}
 	return nil
 }
 
-func (r *Rooms) checkAnnotation(c *owned.Change[room], req Send, rel relation, known *knownEvents) error {
+func (r *Rooms) checkAnnotation(c *owned.Change[room], req Send, rel event.Relation, known *knownEvents) error {
 	rm := c.State()
 	twice := matrix.DuplicateAnnotation("You have annotated this event with this key already")
 	for _, e := range rm.recent {
 		if e.Sender != req.Sender || e.Type != req.Type {
 			continue
 		}
-		if other, ok := relationOf(e.Event); ok && other == rel {
+		if other, ok := event.RelationOf(e.Event); ok && other == rel {
 			return twice
 		}
 	}
@@ -168,7 +168,7 @@ func (r *Rooms) checkAnnotation(c *owned.Change[room], req Send, rel relation, k
 	added, id := rm.eventCount, rm.id
 	return c.Need(func(ctx context.Context) (func(*room), error) {
 		d := &duplicate{queriedAt: added}
-		err := r.Process.DB.QueryRow(ctx, selectSame, rel.target, id, req.Sender, rel.key, req.Type).Scan(&d.found)
+		err := r.Process.DB.QueryRow(ctx, selectSame, rel.Target, id, req.Sender, rel.Key, req.Type).Scan(&d.found)
 		return func(*room) { known.dup = d }, err
 	})
 }

@@ -90,8 +90,8 @@ func (eventStore) Insert(_ context.Context, w *db.Batch, batch []*stream.Entry) 
 			}
 			members[key] = []any{*e.StateKey, e.RoomID, e.Membership(), e.ID, e.Sender, e.Pos, false}
 		}
-		if rel, ok := relationOf(e.Event); ok {
-			relations = append(relations, []any{rel.target, e.ID, e.RoomID, rel.relType, e.Type, e.Sender, rel.key, e.Pos})
+		if rel, ok := event.RelationOf(e.Event); ok {
+			relations = append(relations, []any{rel.Target, e.ID, e.RoomID, rel.Type, e.Type, e.Sender, rel.Key, e.Pos})
 		}
 		if e.redact != nil {
 			redactions = append(redactions, e)

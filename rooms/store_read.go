@@ -343,7 +343,7 @@ type Page struct {
 	Backward bool  // from From towards older events
 	Limit    int
 	// What of the events is wanted; all when nothing is said.
-	Filter         *Filter        // as far as the database decides it: see Filter.Match
+	Filter         *event.Filter  // as far as the database decides it: see Filter.Match
 	knownRelations knownRelations // what is known to who asks, for Filter
 	Members        bool           // m.room.member state events only
 	Threaded       bool           // events of threads only
@@ -376,7 +376,7 @@ func (r *Rooms) Timeline(ctx context.Context, p Page) ([]*Event, error) {
 	args := []any{p.RoomID, after, before, p.Limit}
 	if p.Filter != nil {
 		var more string
-		if more, args = p.Filter.where(args, p.knownRelations); more != "" {
+		if more, args = filterCondition(p.Filter, args, p.knownRelations); more != "" {
 			where += " AND " + more
 		}
 	}

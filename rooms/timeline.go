@@ -17,7 +17,7 @@ type eventRange struct {
 	backward bool
 	limit    int
 	bytes    int // of the events that are given, but for the last of them; 0 for Deps.PageBytes
-	filter   *Filter
+	filter   *event.Filter
 }
 
 // eventPage is what a stretch holds.
@@ -105,7 +105,7 @@ func (r *Rooms) readRange(ctx context.Context, v roomView, s eventRange) (eventP
 				return out, nil
 			}
 			out.continueAfter(e)
-			if visibility[i].Visible && s.filter.Match(e) && (e.IsState() || !ignored[e.Sender]) {
+			if visibility[i].Visible && s.filter.Match(e.Event) && (e.IsState() || !ignored[e.Sender]) {
 				out.events, out.visibility = append(out.events, e), append(out.visibility, visibility[i])
 				size += e.text()
 			}
@@ -133,13 +133,13 @@ func (s *eventRange) limitTo(v roomView) {
 // database filters out is not counted otherwise.
 func (r *Rooms) firstPage(ctx context.Context, v roomView, s eventRange, ignored map[string]bool) (p Page, w rangeWindow, err error) {
 	p = Page{RoomID: v.head.RoomID, Backward: s.backward, Filter: s.filter}
-	if s.filter.usesRelations() {
+	if usesRelations(s.filter) {
 		p.knownRelations.ignored = listOf(ignored)
 		if p.knownRelations.visible, err = r.visibleRangesOf(ctx, v.membershipView); err != nil {
 			return p, w, err
 		}
 	}
-	if w.after, w.before = s.bounds(); s.filter.usesDatabase() {
+	if w.after, w.before = s.bounds(); usesDatabase(s.filter) {
 		w, err = r.limitRange(ctx, s, ofRoom, v.head.RoomID)
 	}
 	return p, w, err

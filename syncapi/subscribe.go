@@ -135,12 +135,12 @@ func (s *Sync) eventCame(row stream.Row, e *rooms.Event) {
 	if e.IsState() && e.Type == event.TypeMember {
 		s.memberChanged(e)
 	}
-	if target := rooms.RelationTarget(e); target != "" {
+	if rel, _ := event.RelationOf(e.Event); rel.Target != "" {
 		if len(s.related) >= relatedKept {
 			clear(s.related)
 			s.relatedSince = slices.Clone(s.received.events)
 		}
-		s.related[target] = struct{}{}
+		s.related[rel.Target] = struct{}{}
 	}
 	if e.Redacts != "" {
 		s.events.each(e.RoomID, func(old *rooms.Event) {
