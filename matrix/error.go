@@ -396,3 +396,9 @@ func UnableToGrantJoin(msg string) *Error { return usual(CodeUnableToGrantJoin, 
 
 // HTTPStatus is the status of the answer that carries the error.
 func (e *Error) HTTPStatus() int { return e.Status }
+
+// IsRefusal reports whether an error is an answer that another try would not change: an Error with a status of 400 to 499, but 429.
+func IsRefusal(err error) bool {
+	e, ok := errors.AsType[*Error](err)
+	return ok && e.Status >= 400 && e.Status < 500 && e.Status != 429
+}

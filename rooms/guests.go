@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 
+	"lyceum/matrix"
 	"lyceum/matrix/event"
 	"lyceum/rooms/state"
 )
@@ -46,7 +47,7 @@ func (r *Rooms) removeGuests(ctx context.Context, roomID string) error {
 				Sender: userID, Target: userID, Membership: event.MembershipLeave, While: []string{event.MembershipJoin},
 				Reason: "This room lets no guests in any more",
 			})
-			if isRefusal(err) { // the guest left meanwhile
+			if matrix.IsRefusal(err) { // the guest left meanwhile
 				return nil
 			}
 			return err

@@ -1,7 +1,6 @@
 package rooms
 
 import (
-	"bytes"
 	"encoding/json"
 
 	"lyceum/matrix"
@@ -17,14 +16,3 @@ func encodeJSON(v any) json.RawMessage {
 }
 
 func quoteJSON(s string) json.RawMessage { return matrix.AppendString(nil, s) }
-
-// encodeJSONUnescaped is v as JSON with <, > and & as they are.
-func encodeJSONUnescaped(v any) json.RawMessage {
-	var b bytes.Buffer
-	enc := json.NewEncoder(&b)
-	enc.SetEscapeHTML(false)
-	if err := enc.Encode(v); err != nil {
-		panic(err)
-	}
-	return bytes.TrimSpace(b.Bytes())
-}

@@ -44,7 +44,7 @@ func (r *Rooms) Upgrade(ctx context.Context, userID, roomID, version string, cre
 	defer cancel()
 	p, found, err := r.pendingUpgrade(ctx, roomID, u.version)
 	for err == nil && found { // a retry, or a second administrator
-		if id, err := r.finish(ctx, u, p); !isRefusal(err) {
+		if id, err := r.finish(ctx, u, p); !matrix.IsRefusal(err) {
 			return id, err
 		} // else who began it may not finish it
 		p, found, err = r.pendingUpgrade(ctx, roomID, u.version)

@@ -51,7 +51,7 @@ func (p pendingUpgrade) txn(typ string) string { return serverTxnPrefix + p.NewR
 func (r *Rooms) complete(ctx context.Context, p pendingUpgrade, exec func(ctx context.Context, query string, args ...any) error) error {
 	err := r.sendTombstone(ctx, p)
 	switch {
-	case isRefusal(err):
+	case matrix.IsRefusal(err):
 		if err := r.abandon(ctx, p); err != nil {
 			return err
 		}
@@ -66,12 +66,6 @@ func (r *Rooms) complete(ctx context.Context, p pendingUpgrade, exec func(ctx co
 		return err
 	}
 	return err
-}
-
-// isRefusal tells that an error is an answer which another try would not change.
-func isRefusal(err error) bool {
-	e, ok := errors.AsType[*matrix.Error](err)
-	return ok && e.Status >= 400 && e.Status < 500 && e.Status != 429
 }
 
 // sendTombstone sends the tombstone of the old room.
@@ -101,7 +95,7 @@ func (r *Rooms) abandon(ctx context.Context, p pendingUpgrade) error {
 		return err
 	}
 	_, err := r.setMembership(ctx, p.NewRoom, membershipRequest{Sender: p.User, Target: p.User, Membership: event.MembershipLeave})
-	if isRefusal(err) { // the user is no member
+	if matrix.IsRefusal(err) { // the user is no member
 		return nil
 	}
 	return err
@@ -150,7 +144,7 @@ func (r *Rooms) closeOld(ctx context.Context, p pendingUpgrade) error {
 func (r *Rooms) close(ctx context.Context, p pendingUpgrade, typ string, content json.RawMessage) error {
 	empty := ""
 	_, err := r.Send(ctx, p.OldRoom, Send{Sender: p.User, Txn: p.txn(typ), Type: typ, StateKey: &empty, Content: content})
-	if !isRefusal(err) {
+	if !matrix.IsRefusal(err) {
 		return err
 	}
 	if !matrix.HasCode(err, matrix.CodeForbidden) {
@@ -205,7 +199,7 @@ func (r *Rooms) finishUpgrade(ctx context.Context, job *role.Job, p pendingUpgra
 	switch {
 	case errors.Is(err, lease.ErrLost):
 		return err
-	case err != nil && !isRefusal(err) && ctx.Err() == nil:
+	case err != nil && !matrix.IsRefusal(err) && ctx.Err() == nil:
 		r.Process.Log.Warn("an upgrade is not complete yet and will be tried again", "room", p.OldRoom, "new", p.NewRoom, "error", err)
 	}
 	return nil
