@@ -12,7 +12,7 @@ import (
 )
 
 // notYet are the packages that the rules of this file do not hold for yet. The list only gets shorter.
-var notYet = strings.Fields("accounts devices push rooms")
+var notYet = strings.Fields("push rooms")
 
 // tag is the beginning of a struct tag.
 var tag = regexp.MustCompile("`[a-z]+:\"")
@@ -109,6 +109,9 @@ var plainWords = map[string]string{
 	"minted":    "made, new",
 }
 
+// storedNames are names in databases, which stay: a column is not renamed. Each stands in one constant.
+var storedNames = strings.NewReplacer(`"farewell"`, "")
+
 // word splits an identifier or a sentence: highWaterMark is high, water and mark.
 var word = regexp.MustCompile(`[A-Z]?[a-z]+|[A-Z]+`)
 
@@ -122,6 +125,7 @@ func TestWordsAreThoseOfTheField(t *testing.T) {
 			t.Fatal(err)
 		}
 		for i, line := range strings.Split(string(text), "\n") {
+			line = storedNames.Replace(line)
 			words := word.FindAllString(line, -1)
 			for j := range words {
 				words[j] = strings.ToLower(words[j])

@@ -126,7 +126,7 @@ func (a *Accounts) SwapAccountData(ctx context.Context, userID string, s DataSwa
 	if len(bytes.TrimSpace(content[1:len(content)-1])) == 0 {
 		content = json.RawMessage(emptyObject)
 	}
-	res, err := a.putData(ctx, userID, dataWrite{Kind: writePut, RoomID: s.RoomID, Type: s.Type, Content: content, Expected: s.Old})
+	res, err := a.writeData(ctx, userID, dataWrite{Kind: writePut, RoomID: s.RoomID, Type: s.Type, Content: content, Expected: s.Old})
 	return res.Current, err
 }
 
@@ -276,6 +276,6 @@ func (a *Accounts) appendData(ctx context.Context, basis *stream.Basis, userID s
 
 // eraseData empties all account data of a user.
 func (a *Accounts) eraseData(ctx context.Context, userID string) error {
-	_, err := a.putData(ctx, userID, dataWrite{Kind: writeErase})
+	_, err := a.writeData(ctx, userID, dataWrite{Kind: writeErase})
 	return err
 }

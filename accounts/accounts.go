@@ -83,14 +83,14 @@ type Accounts struct {
 	log         *slog.Logger
 	now         func() time.Time
 	hasher      *hasher
-	keys        secretKey
+	secret      secretKey
 	sessions    *sessions
 	deviceUses  *deviceUses
 	accountData *accountDataCache
 	filters     *filters
 
-	change  func(ctx context.Context, userID string, c sessionChange) (sessionResult, error)
-	putData func(ctx context.Context, userID string, w dataWrite) (dataResult, error)
+	change    func(ctx context.Context, userID string, c sessionChange) (sessionResult, error)
+	writeData func(ctx context.Context, userID string, w dataWrite) (dataResult, error)
 }
 
 // New opens the streams and starts the background parts. It does not read the database.
@@ -105,7 +105,7 @@ func New(d Deps, c Config) (*Accounts, error) {
 		d.Limits = bus.NewLocalLimits()
 	}
 	a := &Accounts{deps: d, config: c, db: d.Process.DB, log: d.Process.Log.With("domain", "accounts"), now: d.Now}
-	a.keys.db = a.db
+	a.secret.db = a.db
 	a.hasher = newHasher(c.Password)
 	a.deviceUses = newDeviceUses()
 	a.filters = newFilters(c.CacheFilters)
@@ -124,7 +124,7 @@ func New(d Deps, c Config) (*Accounts, error) {
 	a.accountData = newAccountDataCache(a.db, c.CacheUsers, int64(c.CacheData))
 	a.accountData.stream = d.Process.Streams.Open(dataStream.With(dataStore{}, nil))
 	a.accountData.stream.Subscribe(a.accountData.onRows)
-	a.putData = role.Owned(d.Process, a.accountData.stream, "accounts.account_data", a.writeHere)
+	a.writeData = role.Owned(d.Process, a.accountData.stream, "accounts.account_data", a.writeHere)
 	d.Process.Go("accounts.seen", a.writeDeviceUses)
 	d.Process.Singleton("accounts.housekeeping", a.housekeeping)
 	return a, nil

@@ -28,7 +28,7 @@ func (a *Accounts) authenticate(ctx context.Context, token string) (*session, er
 	hash := hashToken(token)
 	s, changes := a.sessions.get(hash)
 	if s == nil {
-		genuine, err := a.keys.hasChecksum(ctx, accessPrefix, token)
+		genuine, err := a.secret.hasChecksum(ctx, accessPrefix, token)
 		if err != nil {
 			return nil, err
 		}

@@ -51,8 +51,8 @@ func TestSessionsAreKeptBesideChangesOfOthers(t *testing.T) {
 	}
 }
 
-// TestASessionIsReadBesideACrowd from the same address, of which nobody is known yet.
-func TestASessionIsReadBesideACrowd(t *testing.T) {
+// TestASessionIsReadDespiteManyUnauthenticatedRequests from the same address, of which nobody is known yet.
+func TestASessionIsReadDespiteManyUnauthenticatedRequests(t *testing.T) {
 	run(t, testConfig(), func(t *testing.T, n *node) {
 		if n.db.Postgres() { // it has many connections, and the same gate before them
 			return

@@ -73,7 +73,7 @@ func (a *Accounts) handleFollowUps(ctx context.Context, shard int, rows []stream
 	for _, row := range rows {
 		var n followUp
 		if err := json.Unmarshal(row.Data, &n); err != nil {
-			return nil, fmt.Errorf("news of %s: %w", row.Key, err)
+			return nil, fmt.Errorf("follow-up for %s: %w", row.Key, err)
 		}
 		if n.Kind == "" {
 			continue
@@ -137,7 +137,7 @@ func pendingCleanups(ctx context.Context, tx *db.Tx, userID, deviceID string) (l
 		}
 		var n followUp
 		if err := json.Unmarshal([]byte(body), &n); err != nil {
-			return fmt.Errorf("news of %s: %w", userID, err)
+			return fmt.Errorf("follow-up for %s: %w", userID, err)
 		}
 		if slices.Contains(n.Devices, deviceID) {
 			left = append(left, pendingCleanup{pos, n.Devices})

@@ -10,16 +10,16 @@ import (
 	"lyceum/platform/role/roletest"
 )
 
-// moody is a part of the server that fails as often as it is told to.
-type moody struct {
+// failingListener is a listener that fails as often as it is told to.
+type failingListener struct {
 	mu    sync.Mutex
 	fails int
 	done  []string
 }
 
-func (m *moody) DeviceAdded(context.Context, string, string) error { return nil }
+func (m *failingListener) DeviceAdded(context.Context, string, string) error { return nil }
 
-func (m *moody) DevicesRemoved(_ context.Context, userID string, ids []string) error {
+func (m *failingListener) DevicesRemoved(_ context.Context, userID string, ids []string) error {
 	for _, id := range ids {
 		if err := m.do(userID + "/" + id); err != nil {
 			return err
@@ -28,11 +28,11 @@ func (m *moody) DevicesRemoved(_ context.Context, userID string, ids []string) e
 	return nil
 }
 
-func (m *moody) ProfileChanged(_ context.Context, userID, field string) error {
+func (m *failingListener) ProfileChanged(_ context.Context, userID, field string) error {
 	return m.do(userID + "/" + field)
 }
 
-func (m *moody) do(what string) error {
+func (m *failingListener) do(what string) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.fails > 0 {
@@ -43,13 +43,13 @@ func (m *moody) do(what string) error {
 	return nil
 }
 
-func (m *moody) has(what string) bool {
+func (m *failingListener) has(what string) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return slices.Contains(m.done, what)
 }
 
-func (n *node) newsLeft() (left int) {
+func (n *node) followUpsLeft() (left int) {
 	n.t.Helper()
 	if err := n.db.QueryRow(context.Background(), `SELECT COUNT(*) FROM account_news`).Scan(&left); err != nil {
 		n.t.Fatal(err)
@@ -58,8 +58,8 @@ func (n *node) newsLeft() (left int) {
 }
 
 // What a change leaves to be done is done though a part of the server fails, and once it is done nothing is left.
-func TestWhatAChangeLeavesIsDone(t *testing.T) {
-	part := &moody{}
+func TestFollowUpsAreDone(t *testing.T) {
+	part := &failingListener{}
 	runWith(t, Deps{Devices: []DeviceListener{part}, Profile: part}, testConfig(), func(t *testing.T, n *node) {
 		part.mu.Lock()
 		part.done, part.fails = nil, 0
@@ -71,11 +71,11 @@ func TestWhatAChangeLeavesIsDone(t *testing.T) {
 		part.fails = 2 // at once, and when it is tried again
 		part.mu.Unlock()
 		n.do("POST", client+"/logout", anna.text("access_token"), obj{}).want(200)
-		if n.newsLeft() != 1 {
-			t.Errorf("%d things are left to be done, expected 1", n.newsLeft())
+		if n.followUpsLeft() != 1 {
+			t.Errorf("%d things are left to be done, expected 1", n.followUpsLeft())
 		}
 		roletest.Until(t, "the device is cleaned up after", func() bool { return part.has(id + "/" + device) })
-		roletest.Until(t, "nothing is left", func() bool { return n.newsLeft() == 0 })
+		roletest.Until(t, "nothing is left", func() bool { return n.followUpsLeft() == 0 })
 
 		part.mu.Lock()
 		part.fails = 1
@@ -84,11 +84,11 @@ func TestWhatAChangeLeavesIsDone(t *testing.T) {
 			t.Fatal(err)
 		}
 		roletest.Until(t, "the profile is carried", func() bool { return part.has(id + "/displayname") })
-		roletest.Until(t, "nothing is left", func() bool { return n.newsLeft() == 0 })
+		roletest.Until(t, "nothing is left", func() bool { return n.followUpsLeft() == 0 })
 
 		berta := n.register("berta").want(200)
 		n.do("POST", client+"/logout", berta.text("access_token"), obj{}).want(200)
-		if !part.has("@berta:here.test/"+berta.text("device_id")) || n.newsLeft() != 0 {
+		if !part.has("@berta:here.test/"+berta.text("device_id")) || n.followUpsLeft() != 0 {
 			t.Error("the clean-up is not done when the answer comes")
 		}
 	})

@@ -63,7 +63,7 @@ func (a *Accounts) requestOpenID(r *web.Request, _ *struct{}) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	token, err := a.keys.newToken(r.Context(), openIDPrefix)
+	token, err := a.secret.newToken(r.Context(), openIDPrefix)
 	if err != nil {
 		return nil, err
 	}

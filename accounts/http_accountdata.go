@@ -103,7 +103,7 @@ func (a *Accounts) putTag(r *web.Request) (any, error) {
 	if json.Unmarshal(w.Content, &order) != nil || order.Order != nil && math.IsNaN(*order.Order) {
 		return nil, matrix.BadJSON("order must be a number")
 	}
-	_, err = a.putData(r.Context(), userID, w)
+	_, err = a.writeData(r.Context(), userID, w)
 	return nil, err
 }
 
@@ -112,7 +112,7 @@ func (a *Accounts) deleteTag(r *web.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	_, err = a.putData(r.Context(), userID, w)
+	_, err = a.writeData(r.Context(), userID, w)
 	return nil, err
 }
 

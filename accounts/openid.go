@@ -10,7 +10,7 @@ import (
 
 // OpenIDUser returns the user of an OpenID token, for GET /_matrix/federation/v1/openid/userinfo. Errors: M_UNKNOWN_TOKEN.
 func (a *Accounts) OpenIDUser(ctx context.Context, token string) (userID string, err error) {
-	genuine, err := a.keys.hasChecksum(ctx, openIDPrefix, token)
+	genuine, err := a.secret.hasChecksum(ctx, openIDPrefix, token)
 	if err != nil {
 		return "", err
 	}

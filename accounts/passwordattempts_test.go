@@ -99,7 +99,7 @@ func limited(err error) bool {
 func address(i int) netip.Addr { return netip.AddrFrom4([4]byte{10, 1, byte(i >> 8), byte(i)}) }
 
 // TestTheOwnerIsNotShutOut: who knows the password gets in while others guess.
-func TestTheOwnerIsNotShutOut(t *testing.T) {
+func TestTheOwnerIsNotLockedOut(t *testing.T) {
 	guessing(t, func(t *testing.T, nodes [2]*node) {
 		n, ctx := nodes[0], t.Context()
 		if _, err := n.CreateUser(ctx, NewUser{Name: "alice", Password: "correct horse"}); err != nil {
@@ -137,7 +137,7 @@ func TestTheOwnerIsNotShutOut(t *testing.T) {
 			t.Errorf("%d wrong passwords were tried from many addresses", wrong)
 		}
 		if err := check(3, "correct horse"); !limited(err) {
-			t.Errorf("a stranger was let try: %v", err)
+			t.Errorf("an unknown address was not limited: %v", err)
 		}
 		for range 3 {
 			if err := check(home, "correct horse"); err != nil {
@@ -171,7 +171,7 @@ func TestTheOwnerIsNotShutOut(t *testing.T) {
 }
 
 // TestANetworkShutsNobodyOut: many addresses of one network do not use up what all have together.
-func TestANetworkShutsNobodyOut(t *testing.T) {
+func TestANetworkLocksNobodyOut(t *testing.T) {
 	guessing(t, func(t *testing.T, nodes [2]*node) {
 		n, ctx := nodes[0], t.Context()
 		if _, err := n.CreateUser(ctx, NewUser{Name: "alice", Password: "correct horse"}); err != nil {
@@ -198,7 +198,7 @@ func TestANetworkShutsNobodyOut(t *testing.T) {
 }
 
 // TestHomeStaysKnown: where the owner logged in is remembered when the device is gone, as whoever stole a token can end it.
-func TestHomeStaysKnown(t *testing.T) {
+func TestAddressOfARemovedDeviceStaysKnown(t *testing.T) {
 	guessing(t, func(t *testing.T, nodes [2]*node) {
 		n, ctx := nodes[0], t.Context()
 		if _, err := n.CreateUser(ctx, NewUser{Name: "alice", Password: "correct horse"}); err != nil {
@@ -231,11 +231,11 @@ func TestHomeStaysKnown(t *testing.T) {
 		}
 		home := address(60_000)
 		loginAt(home)
-		for i := range 200 { // the strangers' guesses are used up
+		for i := range 200 { // use up the attempts of unknown addresses
 			_, _ = n.checkPassword(ctx, "alice", "wrong horse", address(1000+300*i))
 		}
 		if _, err := n.checkPassword(ctx, "alice", "correct horse", address(7)); !limited(err) {
-			t.Fatalf("a stranger was let try: %v", err)
+			t.Fatalf("an unknown address was not limited: %v", err)
 		}
 		loginAt(home)
 		for i := range maxLoginAddresses + 5 { // only the last ones are kept
@@ -262,7 +262,7 @@ func TestHomeStaysKnown(t *testing.T) {
 
 // TestGuessesAtOnce: many at the same time are no more than many one after another, a user who does not exist
 // is not told by the limit, and one address can not go through all accounts.
-func TestGuessesAtOnce(t *testing.T) {
+func TestPasswordAttemptsAtOnce(t *testing.T) {
 	guessing(t, func(t *testing.T, nodes [2]*node) {
 		if _, err := nodes[0].CreateUser(t.Context(), NewUser{Name: "alice", Password: "correct horse"}); err != nil {
 			t.Fatal(err)

@@ -57,7 +57,7 @@ func TestUsersAreLockedInOneOrder(t *testing.T) {
 }
 
 // A write may require active users, and notes of which profiles it was made that are not those of now.
-func TestAWriteNotesOldProfiles(t *testing.T) {
+func TestAWriteRecordsOldProfiles(t *testing.T) {
 	run(t, testConfig(), func(t *testing.T, n *node) {
 		versions := map[string]int64{}
 		for _, name := range []string{"active", "other", "gone"} {

@@ -10,7 +10,7 @@ import (
 
 // newTokenPair creates an access token and, with refresh, a refresh token. They are not stored yet.
 func (a *Accounts) newTokenPair(ctx context.Context, userID, deviceID string, refresh bool) (*tokenPair, *Credentials, error) {
-	access, err := a.keys.newToken(ctx, accessPrefix)
+	access, err := a.secret.newToken(ctx, accessPrefix)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -18,7 +18,7 @@ func (a *Accounts) newTokenPair(ctx context.Context, userID, deviceID string, re
 	creds := &Credentials{UserID: userID, DeviceID: deviceID, AccessToken: access, HomeServer: a.config.ServerName}
 	life := a.config.FixedTokenLife.D()
 	if refresh {
-		token, err := a.keys.newToken(ctx, refreshPrefix)
+		token, err := a.secret.newToken(ctx, refreshPrefix)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -38,7 +38,7 @@ func (a *Accounts) newTokenPair(ctx context.Context, userID, deviceID string, re
 // Refresh returns new tokens for a refresh token. The old tokens are valid until a new one is used first. A repeated refresh before
 // that replaces the new ones (Client-Server API, POST /refresh). Errors: M_UNKNOWN_TOKEN, M_USER_LOCKED.
 func (a *Accounts) Refresh(ctx context.Context, token string) (*Credentials, error) {
-	genuine, err := a.keys.hasChecksum(ctx, refreshPrefix, token)
+	genuine, err := a.secret.hasChecksum(ctx, refreshPrefix, token)
 	if err != nil {
 		return nil, err
 	}

@@ -158,7 +158,7 @@ var errNonce = matrix.NewError(400, matrix.CodeUnknown, "unrecognised nonce")
 // newNonce returns a nonce that every process of the fleet recognises: its expiry with a keyed checksum.
 func (a *Accounts) newNonce(ctx context.Context) (string, error) {
 	text := strconv.FormatInt(a.nowMs()+nonceLife.Milliseconds(), 36) + "." + base64.RawURLEncoding.EncodeToString(randomBytes(12))
-	sum, err := a.keys.mac(ctx, "nonce", text)
+	sum, err := a.secret.mac(ctx, "nonce", text)
 	return text + "." + base64.RawURLEncoding.EncodeToString(sum[:min(len(sum), 16)]), err
 }
 
@@ -168,7 +168,7 @@ func (a *Accounts) checkNonce(ctx context.Context, nonce string) (expires int64,
 	if cut < 0 {
 		return 0, errNonce
 	}
-	sum, err := a.keys.mac(ctx, "nonce", nonce[:cut])
+	sum, err := a.secret.mac(ctx, "nonce", nonce[:cut])
 	if err != nil {
 		return 0, err
 	}

@@ -87,7 +87,7 @@ func TestStepsAtTwoProcesses(t *testing.T) {
 	})
 }
 
-func TestHeldTokens(t *testing.T) {
+func TestReservedTokens(t *testing.T) {
 	c := testConfig()
 	run(t, c, func(t *testing.T, n *node) {
 		make1 := func(name string) {

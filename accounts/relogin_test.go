@@ -124,12 +124,12 @@ func TestRefreshAndLogOutLeaveNothing(t *testing.T) {
 
 // left are the devices for which a part of the server keeps something; it may be slow or fail to drop it.
 type left struct {
-	moody
+	failingListener
 	kept map[string]bool
 }
 
 func (l *left) DevicesRemoved(ctx context.Context, userID string, ids []string) error {
-	if err := l.moody.DevicesRemoved(ctx, userID, ids); err != nil {
+	if err := l.failingListener.DevicesRemoved(ctx, userID, ids); err != nil {
 		return err
 	}
 	l.mu.Lock()
@@ -170,7 +170,7 @@ func TestADeviceIDUsedAgainInheritsNothing(t *testing.T) {
 				}
 				l.mu.Lock()
 				defer l.mu.Unlock()
-				if l.kept["PHONE"] || n.newsLeft() != 0 {
+				if l.kept["PHONE"] || n.followUpsLeft() != 0 {
 					t.Error("the device inherited something")
 				}
 			})

@@ -12,8 +12,8 @@ import (
 	"lyceum/platform/web"
 )
 
-// TestSmallTokenCache pushes sessions out all the time: the index by user stays as small as the cache, and
-// news of a user reaches what is left of theirs.
+// TestSmallTokenCache evicts sessions all the time: the index by user stays as small as the cache, and a change of a user's
+// sessions removes the remaining ones.
 func TestSmallTokenCache(t *testing.T) {
 	s := newSessions(3)
 	hash := func(user, n int) tokenHash { return hashToken(fmt.Sprintf("%d/%d", user, n)) }
@@ -35,7 +35,7 @@ func TestSmallTokenCache(t *testing.T) {
 	if len(s.tokens.entries) != 0 || len(s.byUser) != 0 {
 		t.Fatalf("left: %v %v", s.tokens.entries, s.byUser)
 	}
-	// What was read before the news is not kept.
+	// A session that was read before a change is not kept.
 	_, changes := s.get(hash(1, 1))
 	s.onRows([]stream.Row{{Key: "1"}})
 	s.put(hash(1, 1), &session{identity: web.Identity{UserID: "1"}}, changes)

@@ -246,13 +246,13 @@ func (r *removals) DevicesRemoved(_ context.Context, userID string, ids []string
 	return nil
 }
 
-type goodbyes struct {
+type listenedDeactivations struct {
 	mu    sync.Mutex
 	fails int
 	heard int
 }
 
-func (g *goodbyes) UserDeactivated(context.Context, string, bool) error {
+func (g *listenedDeactivations) UserDeactivated(context.Context, string, bool) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.heard++; g.heard <= g.fails {
@@ -263,9 +263,9 @@ func (g *goodbyes) UserDeactivated(context.Context, string, bool) error {
 
 func TestPasswordChangeAndDeactivation(t *testing.T) {
 	dbtest.Run(t, func(t *testing.T, d *db.DB) {
-		removed, bye := &removals{}, &goodbyes{fails: 1}
+		removed, listener := &removals{}, &listenedDeactivations{fails: 1}
 		p := roletest.New(t, d)
-		n := wire(t, p, Deps{Devices: []DeviceListener{removed}, Users: []UserListener{bye}}, testConfig())
+		n := wire(t, p, Deps{Devices: []DeviceListener{removed}, Users: []UserListener{listener}}, testConfig())
 		roletest.Start(t, p)
 		here := n.register("alice", obj{"device_id": "HERE"}).want(200).text("access_token")
 		other := n.login("alice", "correct horse", obj{"device_id": "OTHER"}).want(200).text("access_token")
@@ -324,11 +324,11 @@ func TestPasswordChangeAndDeactivation(t *testing.T) {
 		if err := n.finishDeactivations(t.Context(), job); err != nil {
 			t.Fatal(err)
 		}
-		bye.mu.Lock()
-		if bye.heard < 2 {
-			t.Fatalf("the listener was called %d times", bye.heard)
+		listener.mu.Lock()
+		if listener.heard < 2 {
+			t.Fatalf("the listener was called %d times", listener.heard)
 		}
-		bye.mu.Unlock()
+		listener.mu.Unlock()
 		n.do("GET", client+"/profile/@alice:here.test", "", nil).want(404, "M_NOT_FOUND")
 		if c, err := n.AccountData(t.Context(), "@alice:here.test", "", "org.x.y"); err != nil || c != nil {
 			t.Fatalf("account data was not erased: %s %v", c, err)
@@ -339,10 +339,10 @@ func TestPasswordChangeAndDeactivation(t *testing.T) {
 	}, lease.Migrations(), Migrations())
 }
 
-// stubborn fails for users whose name begins with a.
-type stubborn struct{}
+// failingForSome fails for users whose name begins with a.
+type failingForSome struct{}
 
-func (stubborn) UserDeactivated(_ context.Context, userID string, _ bool) error {
+func (failingForSome) UserDeactivated(_ context.Context, userID string, _ bool) error {
 	if strings.HasPrefix(userID, "@a") {
 		return errors.New("this one fails each time")
 	}
@@ -351,12 +351,12 @@ func (stubborn) UserDeactivated(_ context.Context, userID string, _ bool) error 
 
 // TestDeactivationsThatFailKeepNoOthersWaiting: however many there are.
 func TestDeactivationsThatFailKeepNoOthersWaiting(t *testing.T) {
-	runWith(t, Deps{Users: []UserListener{stubborn{}}}, testConfig(), func(t *testing.T, n *node) {
+	runWith(t, Deps{Users: []UserListener{failingForSome{}}}, testConfig(), func(t *testing.T, n *node) {
 		users := [][]any{{"@zoe:here.test", "", 1, 1, true}}
 		for i := range 2 * deactivationsAtOnce {
 			users = append(users, []any{fmt.Sprintf("@a%03d:here.test", i), "", 1, 1, true})
 		}
-		if err := n.db.Bulk(t.Context(), `INSERT INTO users (user_id, password, created_ms, deactivated_ms, farewell)
+		if err := n.db.Bulk(t.Context(), `INSERT INTO users (user_id, password, created_ms, deactivated_ms, `+cleanupColumn+`)
 			VALUES ?`, users); err != nil {
 			t.Fatal(err)
 		}
@@ -364,8 +364,8 @@ func TestDeactivationsThatFailKeepNoOthersWaiting(t *testing.T) {
 		if err := n.finishDeactivations(t.Context(), job); err != nil {
 			t.Fatal(err)
 		}
-		if left := n.count(`SELECT COUNT(*) FROM users WHERE farewell`); left != len(users)-1 ||
-			n.count(`SELECT COUNT(*) FROM users WHERE farewell AND user_id = '@zoe:here.test'`) != 0 {
+		if left := n.count(`SELECT COUNT(*) FROM users WHERE ` + cleanupColumn); left != len(users)-1 ||
+			n.count(`SELECT COUNT(*) FROM users WHERE `+cleanupColumn+` AND user_id = '@zoe:here.test'`) != 0 {
 			t.Errorf("%d deactivations are open, expected all but that of zoe", left)
 		}
 	})

@@ -31,7 +31,7 @@ type backupState struct {
 	Count int64  `json:"count"`
 }
 
-// backupKey is one session of a backup, or one that a client sends.
+// backupKey is one session of a backup (KeyBackupData), as stored or as a client sends it.
 type backupKey struct {
 	FirstIndex  *int64          `json:"first_message_index"`
 	Forwarded   *int64          `json:"forwarded_count"`
@@ -41,7 +41,7 @@ type backupKey struct {
 	roomID, sessionID string
 }
 
-// sessionKey names a session.
+// sessionKey identifies a session.
 type sessionKey struct{ roomID, sessionID string }
 
 // backupSessions are the sessions of a room by id.
@@ -49,10 +49,10 @@ type backupSessions struct {
 	Sessions map[string]*backupKey `json:"sessions"`
 }
 
-// maxSessionData bounds one session, which has about 1 KiB, and so a page of them.
+// maxSessionData bounds one session, which normally has about 1 KiB, and so a page of them. In bytes.
 const maxSessionData = 16 << 10
 
-// check refuses a session that lacks a member. Errors: M_BAD_JSON, M_INVALID_PARAM.
+// check validates a session. Errors: M_BAD_JSON, M_INVALID_PARAM, M_TOO_LARGE.
 func (k *backupKey) check() error {
 	if !validName(k.roomID) || !validName(k.sessionID) {
 		return matrix.InvalidParam("Room and session ids have 1 to 255 bytes, without NUL")
@@ -69,8 +69,8 @@ func (k *backupKey) check() error {
 	return nil
 }
 
-// replaces tells whether the key replaces another of the same session: verified before not verified, then
-// the lower first_message_index, then the lower forwarded_count.
+// replaces reports whether the key replaces a stored one of the same session: verified before unverified, then the lower
+// first_message_index, then the lower forwarded_count.
 func (k *backupKey) replaces(than *backupKey) bool {
 	if *k.Verified != *than.Verified {
 		return *k.Verified
@@ -81,7 +81,7 @@ func (k *backupKey) replaces(than *backupKey) bool {
 	return *k.Forwarded < *than.Forwarded
 }
 
-// flatten gives the checked sessions of all rooms, by room and session id.
+// flatten validates the sessions of all rooms and returns them with their room and session ids.
 func flatten(rooms map[string]backupSessions) ([]*backupKey, error) {
 	var out []*backupKey
 	for roomID, room := range rooms {
@@ -101,7 +101,7 @@ func flatten(rooms map[string]backupSessions) ([]*backupKey, error) {
 
 var errNoBackup = matrix.NotFound("Unknown backup version")
 
-// newBackup makes a version. Numbers of deleted versions are not used again.
+// newBackup creates a version. Numbers of deleted versions are not used again.
 func (x *Devices) newBackup(ctx context.Context, userID, algorithm string, authData json.RawMessage) (version int64, err error) {
 	stored := func(ctx context.Context, q db.Querier) (there bool, err error) {
 		err = q.QueryRow(ctx, `SELECT EXISTS (SELECT 1 FROM backup_versions WHERE user_id = $1 AND version = $2 AND algorithm = $3
@@ -111,10 +111,10 @@ func (x *Devices) newBackup(ctx context.Context, userID, algorithm string, authD
 		return there, err
 	}
 	err = x.db.Settle(ctx, func(tx *db.Tx) error {
-		if err := accounts.LockUser(ctx, tx, userID); err != nil { // requests that come at once get one number after another
+		if err := accounts.LockUser(ctx, tx, userID); err != nil { // concurrent requests get different numbers
 			return err
 		}
-		if there, err := stored(ctx, tx); err != nil || there { // what was tried before has come late
+		if there, err := stored(ctx, tx); err != nil || there { // an earlier attempt was stored after all
 			return err
 		}
 		err := tx.QueryRow(ctx, `SELECT COALESCE(MAX(version), 0) + 1 FROM backup_versions WHERE user_id = $1`, userID).Scan(&version)
@@ -130,13 +130,13 @@ func (x *Devices) newBackup(ctx context.Context, userID, algorithm string, authD
 	return version, err
 }
 
-// backup gives a version, the newest for "". Errors: M_NOT_FOUND.
+// backup returns a version, the newest for "". Errors: M_NOT_FOUND.
 func (x *Devices) backup(ctx context.Context, q db.Querier, userID, version string) (*backupVersion, error) {
 	const columns = `SELECT version, algorithm, auth_data, etag, total FROM backup_versions WHERE user_id = $1 AND NOT deleted `
 	query, args := columns+`ORDER BY version DESC LIMIT 1`, []any{userID}
 	if version != "" {
 		n, err := strconv.ParseInt(version, 10, 64)
-		if err != nil || strconv.FormatInt(n, 10) != version { // 02 and +2 are no names of 2
+		if err != nil || strconv.FormatInt(n, 10) != version { // 02 and +2 are not names of version 2
 			return nil, errNoBackup
 		}
 		query, args = columns+`AND version = $2`, []any{userID, n}
@@ -170,7 +170,7 @@ func (x *Devices) changeBackup(ctx context.Context, userID, version, algorithm s
 	return err
 }
 
-// deleteBackup ends a version and drops its keys. Errors: M_NOT_FOUND.
+// deleteBackup deletes a version with its keys. Errors: M_NOT_FOUND.
 func (x *Devices) deleteBackup(ctx context.Context, userID, version string) error {
 	b, err := x.backup(ctx, x.db, userID, version)
 	if err != nil {
@@ -189,8 +189,7 @@ func (x *Devices) deleteBackup(ctx context.Context, userID, version string) erro
 	})
 }
 
-// changeKeys runs fn on a version that nobody else changes meanwhile, and notes how many keys came and
-// whether any changed.
+// changeKeys runs fn with the lock of a version and stores how many keys were added and whether any changed.
 func (x *Devices) changeKeys(
 	ctx context.Context,
 	userID string,
@@ -253,23 +252,20 @@ func (x *Devices) putBackupKeys(ctx context.Context, userID, version string, key
 			}
 			rows = append(rows, []any{userID, newest.number, k.roomID, k.sessionID, *k.FirstIndex, *k.Forwarded, *k.Verified, string(k.SessionData)})
 		}
-		return added, len(
-				rows,
-			) > 0, tx.Bulk(
-				ctx,
-				`INSERT INTO backup_keys (user_id, version, room_id, session_id, first_index, forwarded_count, is_verified, session_data) VALUES ?
-			ON CONFLICT (user_id, version, room_id, session_id) DO UPDATE
-			SET first_index = excluded.first_index, forwarded_count = excluded.forwarded_count,
-			is_verified = excluded.is_verified, session_data = excluded.session_data`,
-				rows,
-			)
+		return added, len(rows) > 0, tx.Bulk(ctx, insertBackupKeys, rows)
 	})
 }
+
+const insertBackupKeys = `INSERT INTO backup_keys
+	(user_id, version, room_id, session_id, first_index, forwarded_count, is_verified, session_data) VALUES ?
+	ON CONFLICT (user_id, version, room_id, session_id) DO UPDATE
+	SET first_index = excluded.first_index, forwarded_count = excluded.forwarded_count,
+	is_verified = excluded.is_verified, session_data = excluded.session_data`
 
 const backupKeyColumns = `SELECT room_id, session_id, first_index, forwarded_count, is_verified, session_data FROM backup_keys
 	WHERE user_id = $1 AND version = $2 `
 
-// loadBackupKeys gives what is stored under the ids of keys, by room and session.
+// loadBackupKeys returns the stored sessions with the ids of keys, by room and session.
 func loadBackupKeys(ctx context.Context, tx *db.Tx, userID string, number int64, keys []*backupKey) (map[sessionKey]*backupKey, error) {
 	ids := make([]string, len(keys))
 	for i, k := range keys {
@@ -304,7 +300,7 @@ func (x *Devices) backupPage(ctx context.Context, b *backupVersion, roomID strin
 	)
 }
 
-// deleteBackupKeys drops all sessions of a version, of a room of it, or one. Errors: M_NOT_FOUND.
+// deleteBackupKeys deletes all sessions of a version, those of one room ("" for all), or a single one. Errors: M_NOT_FOUND.
 func (x *Devices) deleteBackupKeys(ctx context.Context, userID, version, roomID, sessionID string) (backupState, error) {
 	b, err := x.backup(ctx, x.db, userID, version)
 	if err != nil {

@@ -29,17 +29,17 @@ type ClaimedKey struct {
 	Body  string `json:"body"`   // JSON
 }
 
-// claimRequest is a Claim on its way to the owner of the user's shard.
+// claimRequest is a Claim that is sent to the owner of the user's shard.
 type claimRequest struct {
 	Claim
-	// ID is that of the request that it is a part of: a repetition, by who does not know whether it was done, has the same. Processes of
-	// the version before send none.
+	// ID is the id of the request that the claim is part of. A repetition of the request has the same. Processes of the previous
+	// version send none.
 	ID string `json:"id,omitempty"`
 }
 
-// ClaimKeys gives out one key for each claim, the oldest one-time key or else the fallback key. Claims on
-// users of other servers and on devices that have no key are left out of the result. Who claims again with the same id, which
-// nobody chooses, gets the same keys.
+// ClaimKeys gives out one key for each claim: the oldest one-time key, or else the fallback key. The result has no entry for users
+// of other servers and for devices without a key. Repeated claims with the same id, which clients can not choose, get the same
+// keys.
 func (x *Devices) ClaimKeys(ctx context.Context, id string, claims []Claim) ([]ClaimedKey, error) {
 	parts := map[int][]claimRequest{}
 	for _, c := range claims {
@@ -63,11 +63,11 @@ func (x *Devices) ClaimKeys(ctx context.Context, id string, claims []Claim) ([]C
 	return out, g.Wait()
 }
 
-// claimsAtOnce is how many claims are one write: others get their turn between them.
+// claimsAtOnce is how many claims are appended at once. Other writes take their turn in between.
 const claimsAtOnce = 100
 
-// claimHere runs on the owner of the shard that all claims hash to. Of many claims those on devices that have no key are found
-// first, since nothing needs to be written for them.
+// claimHere runs on the owner of the shard that all claims belong to. Among many claims it first filters out devices without a
+// key, for which nothing has to be written.
 func (x *Devices) claimHere(ctx context.Context, _ string, claims []claimRequest) (out []ClaimedKey, err error) {
 	few := len(claims) <= claimsAtOnce
 	for part := range slices.Chunk(claims, claimsAtOnce) {
@@ -94,7 +94,7 @@ func (x *Devices) claimHere(ctx context.Context, _ string, claims []claimRequest
 	return out, nil
 }
 
-// claimable gives those of some claims whose devices have a key, or that got one before.
+// claimable returns the claims whose devices have a key, or that got one before.
 func (x *Devices) claimable(ctx context.Context, claims []claimRequest) ([]claimRequest, error) {
 	users, devices, ids := columnsOf(claims)
 	have := map[Claim]bool{}
@@ -123,7 +123,7 @@ func (x *Devices) claimable(ctx context.Context, claims []claimRequest) ([]claim
 type claimOperation struct {
 	claimRequest
 	at    int64      // ms
-	taken *takenKeys // set when it is written
+	taken *takenKeys // set while it is stored
 	got   *ClaimedKey
 }
 
@@ -131,7 +131,7 @@ func (w *claimOperation) device() string { return w.DeviceID }
 
 func (w *claimOperation) apply(ctx context.Context, tx *db.Tx, userID string) (changed bool, err error) {
 	w.got = nil
-	if k, again := w.taken.known[w.claimRequest]; again { // what was told of the numbers of keys was told with it
+	if k, again := w.taken.known[w.claimRequest]; again { // the change of the key counts was published the first time
 		w.got = &k
 		return false, nil
 	}
@@ -156,11 +156,11 @@ func (w *claimOperation) apply(ctx context.Context, tx *db.Tx, userID string) (c
 	return false, nil
 }
 
-// claimLife is how long it is known what a claim got: longer than any request is repeated.
+// claimLife is how long the result of a claim is stored: longer than any request is repeated.
 const claimLife = 10 * time.Minute
 
-// takenKeys are the keys that claims of a write got, with those that they got when they were written before: the outcome of a
-// write may be lost, so that the claims come again, to another owner too.
+// takenKeys are the keys that the claims of a batch got, also when they were stored before: the outcome of a write may be unknown,
+// so that the claims are repeated, perhaps at another owner.
 type takenKeys struct {
 	known map[claimRequest]ClaimedKey
 	rows  [][]any // rows of claimed_keys
@@ -171,7 +171,7 @@ var takenRows = &db.Table{
 	Columns: db.Columns("user_id text, device_id text, claim_id text, algorithm text, key_id text, body text, created_ms integer"),
 }
 
-// loadTaken reads what the claims of a write got before.
+// loadTaken reads what the claims of a batch got before.
 func loadTaken(ctx context.Context, tx *db.Tx, batch []*stream.Entry) (*takenKeys, error) {
 	var asked []claimRequest
 	for _, e := range batch {
@@ -201,11 +201,11 @@ func (t *takenKeys) add(c claimRequest, k ClaimedKey, at int64) {
 	if c.ID == "" {
 		return
 	}
-	t.known[c] = k // a repetition may stand in the same write
+	t.known[c] = k // a repetition may be in the same batch
 	t.rows = append(t.rows, []any{c.UserID, c.DeviceID, c.ID, c.Algorithm, k.KeyID, k.Body, at})
 }
 
-// columnsOf gives the users, devices and ids of claims for a statement.
+// columnsOf returns the users, devices and ids of claims as columns for a statement.
 func columnsOf(claims []claimRequest) (users, devices, ids []string) {
 	for _, c := range claims {
 		users, devices, ids = append(users, c.UserID), append(devices, c.DeviceID), append(ids, c.ID)

@@ -12,15 +12,15 @@ import (
 	"lyceum/platform/stream"
 )
 
-// deviceCleanup drops all that waits for a device, its one-time keys, and which it has uploaded.
+// deviceCleanup deletes all messages and keys of devices, in the transaction of the stream "to_device".
 type deviceCleanup struct {
 	DeviceIDs []string     `json:"devices"`
-	Lease     *lease.Lease `json:"under,omitempty"`   // drop nothing when it was taken over
-	Removed   bool         `json:"removed,omitempty"` // drop nothing when the device is there: it was made since
-	Token     int64        `json:"token,omitempty"`   // drop nothing when the access token of this id is gone; 0 is none
+	Lease     *lease.Lease `json:"under,omitempty"`   // delete nothing when another process took it over
+	Removed   bool         `json:"removed,omitempty"` // delete nothing of a device that exists: it was created since
+	Token     int64        `json:"token,omitempty"`   // delete nothing when the access token with this id does not exist; 0 is none
 	id        string
-	leaseLost bool  // Under was taken over
-	refused   error // Token is gone
+	leaseLost bool  // Lease was taken over
+	refused   error // Token does not exist
 }
 
 func (g *deviceCleanup) device() string { return g.id }
@@ -53,12 +53,13 @@ func (g *deviceCleanup) apply(ctx context.Context, tx *db.Tx, userID string) (ch
 	return true, nil
 }
 
+// dropResult answers a deviceCleanup.
 type dropResult struct {
-	LeaseLost bool `json:"lost,omitempty"`    // Under was taken over
-	Refused   bool `json:"refused,omitempty"` // Token is gone
+	LeaseLost bool `json:"lost,omitempty"`    // Lease was taken over
+	Refused   bool `json:"refused,omitempty"` // Token does not exist
 }
 
-// dropHere runs on the owner of the user's shard.
+// dropHere does a deviceCleanup on the owner of the user's shard.
 func (x *Devices) dropHere(ctx context.Context, userID string, g deviceCleanup) (res dropResult, err error) {
 	entries := make([]*stream.Entry, len(g.DeviceIDs))
 	for i, id := range g.DeviceIDs {
@@ -72,19 +73,19 @@ func (x *Devices) dropHere(ctx context.Context, userID string, g deviceCleanup) 
 	return res, err
 }
 
-// leaseLost tells that somebody has taken over the lease that something is done under; nil is none.
+// leaseLost reports whether another process took over the lease under which something is done; nil is no lease.
 func leaseLost(ctx context.Context, tx *db.Tx, under *lease.Lease) (bool, error) {
 	if under == nil {
 		return false, nil
 	}
 	err := lease.Hold(ctx, tx, *under)
-	if errors.Is(err, lease.ErrLost) { // not an error here, where it would be that of the shard
+	if errors.Is(err, lease.ErrLost) { // returned as a result, since an error would fail the whole batch
 		return true, nil
 	}
 	return false, err
 }
 
-// refuseWithoutToken refuses what was asked for with an access token that is not there any more; 0 is none.
+// refuseWithoutToken returns M_UNKNOWN_TOKEN as refused when the access token of a request does not exist any more; 0 is no token.
 func refuseWithoutToken(ctx context.Context, tx *db.Tx, tokenID int64) (refused, err error) {
 	if tokenID == 0 {
 		return nil, nil
@@ -96,8 +97,8 @@ func refuseWithoutToken(ctx context.Context, tx *db.Tx, tokenID int64) (refused,
 	return refused, err
 }
 
-// DeviceAdded implements accounts.DeviceListener: it records that the user's device list changed, unless the device has
-// keys, which said so.
+// DeviceAdded implements accounts.DeviceListener. It records that the user's device list changed, unless the device has keys:
+// their upload was recorded.
 func (x *Devices) DeviceAdded(ctx context.Context, userID, deviceID string) error {
 	var known bool
 	err := x.db.QueryRow(ctx, `SELECT EXISTS (SELECT 1 FROM device_keys WHERE user_id = $1 AND device_id = $2)`, userID, deviceID).Scan(&known)
@@ -108,13 +109,13 @@ func (x *Devices) DeviceAdded(ctx context.Context, userID, deviceID string) erro
 	return err
 }
 
-// DevicesRemoved implements accounts.DeviceListener: it drops the keys and messages of the devices and
-// records that the user's device list changed.
+// DevicesRemoved implements accounts.DeviceListener. It deletes the keys and messages of the devices and records that the user's
+// device list changed.
 func (x *Devices) DevicesRemoved(ctx context.Context, userID string, deviceIDs []string) error {
 	return x.removeDevices(ctx, nil, userID, deviceIDs)
 }
 
-// removeDevices is DevicesRemoved, which fails when the lease was taken over; nil is none.
+// removeDevices is DevicesRemoved under a lease; nil is none. Errors: lease.ErrLost.
 func (x *Devices) removeDevices(ctx context.Context, under *lease.Lease, userID string, deviceIDs []string) error {
 	if len(deviceIDs) == 0 {
 		return nil
@@ -129,7 +130,7 @@ func (x *Devices) removeDevices(ctx context.Context, under *lease.Lease, userID 
 	return err
 }
 
-// UserDeactivated implements accounts.UserListener: it drops all that is kept for the user.
+// UserDeactivated implements accounts.UserListener. It deletes everything that is stored for the user.
 func (x *Devices) UserDeactivated(ctx context.Context, userID string, _ bool) error {
 	left, err := x.devicesWithData(ctx, []string{userID})
 	if err != nil {
@@ -142,13 +143,14 @@ func (x *Devices) UserDeactivated(ctx context.Context, userID string, _ bool) er
 	return err
 }
 
+// dropUser deletes the keys, signatures and backups of a user.
 func dropUser(ctx context.Context, tx *db.Tx, userID string) error {
 	for _, query := range []string{
 		`DELETE FROM device_keys WHERE user_id = $1`,
 		`DELETE FROM cross_signing_keys WHERE user_id = $1`,
 		`DELETE FROM key_signatures WHERE user_id = $1 OR signer = $1`,
 		`DELETE FROM device_list_private WHERE viewer = $1`,
-		`DELETE FROM backup_versions WHERE user_id = $1`, // before the keys: who adds keys holds the version
+		`DELETE FROM backup_versions WHERE user_id = $1`, // before the keys: an upload of keys locks the version
 		`DELETE FROM backup_keys WHERE user_id = $1`,
 	} {
 		if _, err := tx.Exec(ctx, query, userID); err != nil {
@@ -158,7 +160,7 @@ func dropUser(ctx context.Context, tx *db.Tx, userID string) error {
 	return nil
 }
 
-// devicesWithData gives the devices of the users for which anything is kept.
+// devicesWithData returns the devices of the users for which anything is stored, by user.
 func (x *Devices) devicesWithData(ctx context.Context, users []string) (map[string][]string, error) {
 	return db.Groups[string, string](
 		x.db.Query(

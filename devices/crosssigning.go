@@ -58,15 +58,15 @@ func parseSigningKey(raw json.RawMessage, userID, usage string) (*signingKey, er
 	return nil, nil
 }
 
-// signingUpload is a checked request to upload cross-signing keys.
+// signingUpload is a validated request to upload cross-signing keys.
 type signingUpload struct {
 	keys    []signingKey // those that are not stored yet
 	seen    string       // public part of the master key that was stored, "" for none
 	replace bool         // the caller must authenticate
 }
 
-// checkSigningUpload compares the keys with those stored and checks their signatures. Errors:
-// M_MISSING_PARAM, M_INVALID_SIGNATURE, M_FORBIDDEN (a key has the id of a device).
+// checkSigningUpload compares the keys with the stored ones and verifies their signatures. Errors: M_MISSING_PARAM,
+// M_INVALID_SIGNATURE, M_FORBIDDEN (a key has the id of a device).
 func (x *Devices) checkSigningUpload(ctx context.Context, userID string, keys []signingKey) (*signingUpload, error) {
 	all, err := loadSigningKeys(ctx, x.db, []string{userID})
 	if err != nil {
@@ -112,7 +112,8 @@ func (x *Devices) checkSigningUpload(ctx context.Context, userID string, keys []
 	return u, nil
 }
 
-// storeSigningKeys replaces keys, and drops the signatures on and by those that end.
+// storeSigningKeys replaces keys, and deletes the signatures on and by the replaced ones. conflict says that the master key is
+// neither seenMaster nor the new one; then nothing is stored.
 func storeSigningKeys(ctx context.Context, tx *db.Tx, userID string, keys []signingKey, seenMaster *string) (conflict bool, err error) {
 	all, err := loadSigningKeys(ctx, tx, []string{userID})
 	if err != nil {
@@ -159,16 +160,16 @@ func loadSigningKeys(ctx context.Context, q db.Querier, users []string) (map[str
 	})(q.Query(ctx, `SELECT user_id, usage, public, body FROM cross_signing_keys WHERE user_id = ANY($1)`, users))
 }
 
-// keySignature is a signature that was uploaded after the key it is on.
+// keySignature is a signature that was uploaded separately from the key it is on.
 type keySignature struct {
 	Target    string `json:"target"` // a device id, or the public part of a cross-signing key
 	Signer    string `json:"signer"`
 	KeyID     string `json:"key_id"` // of the signer, with "ed25519:"
 	Signature string `json:"signature"`
-	On        string `json:"on,omitempty"` // the key that was signed, JSON: the signature is not stored when the target is another by now
+	On        string `json:"on,omitempty"` // the signed key as JSON; the signature is not stored if the target was replaced
 }
 
-// signedKey is what a signature is on.
+// signedKey identifies the key that a signature is on.
 type signedKey struct{ userID, target string }
 
 func storeSignatures(ctx context.Context, tx *db.Tx, userID string, signatures []keySignature) error {
@@ -201,7 +202,7 @@ func storeSignatures(ctx context.Context, tx *db.Tx, userID string, signatures [
 		ON CONFLICT (user_id, target, signer, key_id) DO UPDATE SET signature = excluded.signature`, newest.Rows())
 }
 
-// loadSignatures gives the signatures on the users' keys that viewer may see.
+// loadSignatures returns the signatures on the users' keys that the viewer may see.
 func loadSignatures(ctx context.Context, q db.Querier, users []string, viewer string) (map[signedKey][]keySignature, error) {
 	out := map[signedKey][]keySignature{}
 	return out, db.Each(func(row db.Row) error {
@@ -225,9 +226,9 @@ type signatureUpload struct {
 	failures map[string]map[string]*matrix.Error
 }
 
-// UploadSignatures stores the signatures of a user, the signer, on keys that it may sign: its own devices by its
-// self-signing key, its own master key by its devices, other users' master keys by its user-signing key.
-// Each target that fails is in failures, by user and target; nothing else of the request fails with it.
+// UploadSignatures stores signatures of a user, the signer, on keys that the signer may sign: own devices by the self-signing key,
+// the own master key by own devices, master keys of others by the user-signing key. failures has the error of each refused target,
+// by user and target; the other targets are stored.
 func (x *Devices) UploadSignatures(
 	ctx context.Context,
 	id *web.Identity,
@@ -277,7 +278,7 @@ func (x *Devices) UploadSignatures(
 	}
 	for userID, signatures := range u.accepted {
 		c := listChange{Signatures: signatures, Token: id.TokenID}
-		if userID != signer { // nobody else sees what one says of another
+		if userID != signer { // a signature on another user's key is visible to the signer only
 			c.Viewer = signer
 		}
 		if res, err := x.change(ctx, userID, c); err != nil {
@@ -297,7 +298,8 @@ func (u *signatureUpload) find(userID, usage string) (signingKey, bool) {
 	return u.keys[userID][i], true
 }
 
-// checkTarget checks the signatures on one target. The keys that count are tried each; one that is wrong fails it.
+// checkTarget verifies the signatures on one target. Each signature by a key that may sign it is verified; a wrong one refuses the
+// target.
 func (u *signatureUpload) checkTarget(userID, target string, raw json.RawMessage) error {
 	body, err := matrix.CanonicalJSONLenient(raw)
 	if err != nil || body[0] != '{' {
@@ -337,7 +339,7 @@ func (u *signatureUpload) checkTarget(userID, target string, raw json.RawMessage
 	return nil
 }
 
-// signable gives the stored text of a key, and the key ids that may sign it with their public parts.
+// signable returns the stored text of a key, and the public parts of the keys that may sign it, by key id.
 func (u *signatureUpload) signable(userID, target string) (stored string, signers map[string]string, err error) {
 	master, hasMaster := u.find(userID, usageMaster)
 	isMaster := hasMaster && master.Public == target

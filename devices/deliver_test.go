@@ -132,10 +132,10 @@ func TestOnlyTheTransactionSaysDeliveredBefore(t *testing.T) {
 
 // TestDeliveriesInSeveralTickets: a delivery that ended in its midst is completed by its repetition, and no device gets
 // it twice.
-func TestDeliveriesInSeveralTickets(t *testing.T) {
+func TestDeliveriesInSeveralBatches(t *testing.T) {
 	run(t, func(t *testing.T, n *node) {
 		alice, bob := n.register("alice"), n.register("bob")
-		ids := n.devicesOf(bob, 160) // three tickets
+		ids := n.devicesOf(bob, 160) // three batches
 		messages := obj{}
 		for i, id := range ids {
 			messages[id] = large(i, 60_000)
@@ -144,7 +144,7 @@ func TestDeliveriesInSeveralTickets(t *testing.T) {
 			return alice.do("PUT /sendToDevice/m.x/1", obj{"messages": obj{bob.userID: messages}})
 		}
 		count := func() int { return n.number(`SELECT COUNT(*) FROM to_device`) }
-		// The second ticket meets a position that is taken, so that the process gives the shard up.
+		// The second batch meets a position that is taken, so that the process gives the shard up.
 		shard, pos := n.next(bob.userID)
 		n.exec(
 			`INSERT INTO to_device (shard, pos, user_id, device_id, sender, type, content) VALUES ($1, $2, '@x:x', 'X', '', '', '')`,
@@ -160,11 +160,11 @@ func TestDeliveriesInSeveralTickets(t *testing.T) {
 			Messages: map[string]map[string]json.RawMessage{bob.userID: parts},
 		})
 		if !errors.Is(err, stream.ErrNotOwner) {
-			t.Fatalf("the second ticket: %v", err)
+			t.Fatalf("the second batch: %v", err)
 		}
 		n.exec(`DELETE FROM to_device WHERE user_id = '@x:x'`)
 		if got := count(); got < 50 || got > 80 {
-			t.Errorf("%d messages are stored by the first ticket", got)
+			t.Errorf("%d messages are stored by the first batch", got)
 		}
 		// A device that comes meanwhile belongs to the rest.
 		send().want(200)

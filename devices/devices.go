@@ -19,23 +19,23 @@ import (
 //go:embed migrations/*.sql
 var migrations embed.FS
 
-// Migrations are the schema of the package.
+// Migrations returns the schema of the package.
 func Migrations() db.Migrations { return db.Migrations{Domain: "devices", Files: migrations} }
 
-// SharedRooms knows who shares rooms.
+// SharedRooms knows which users share rooms.
 type SharedRooms interface {
-	// SharedRoomChanges gives, sorted, the users who came to share a room with userID between two tokens of /sync, with those of
-	// changed who share one at the later token; and those who shared one at the first token and share none at the
-	// later one. Its errors are shown to the client.
+	// SharedRoomChanges compares two tokens of /sync. met are the users who share a room with userID at the later token, and did
+	// not at the first one or are in changed; parted are those who shared a room at the first token and share none at the later
+	// one. Both are sorted. Errors are shown to the client.
 	SharedRoomChanges(ctx context.Context, userID, from, to string, changed []string) (met, parted []string, err error)
 }
 
-// Deps are what devices stands on. Process, Accounts and Now are required.
+// Deps are the dependencies of the package. Process, Accounts and Now are required.
 type Deps struct {
 	Process  *role.Process
 	Accounts *accounts.Accounts
 	Now      func() time.Time // the clock
-	// SharedRooms serves GET /keys/changes, which is routed only when it is given.
+	// SharedRooms is needed for GET /keys/changes, which has a route only if it is set.
 	SharedRooms SharedRooms
 }
 
@@ -68,11 +68,11 @@ type Devices struct {
 
 	toDevice      *stream.Stream
 	lists         *stream.Stream
-	layout        *stream.Layout // of what it reads of tokens of /sync
+	layout        *stream.Layout // of the part of /sync tokens that GET /keys/changes needs
 	mailboxes     *mailboxes
-	toDeviceRows  *stream.Subscription // feeds boxes; while it is off, they are not used
+	toDeviceRows  *stream.Subscription // feeds mailboxes, which are not used while it is inactive
 	recentChanges *recentChanges
-	deliveries    singleflight.Group // deliveries under way here, by transaction
+	deliveries    singleflight.Group // deliveries with a transaction id that run in this process
 
 	deliver func(ctx context.Context, userID string, d Delivery) (struct{}, error)
 	upload  func(ctx context.Context, userID string, u keyUpload) (KeyCounts, error)
@@ -81,7 +81,7 @@ type Devices struct {
 	change  func(ctx context.Context, userID string, c listChange) (listResult, error)
 }
 
-// New opens the streams and the background parts. It reads nothing from the database.
+// New opens the streams and starts the background parts. It does not read the database.
 func New(d Deps, c Config) (*Devices, error) {
 	if err := c.check(); err != nil {
 		return nil, err
@@ -103,17 +103,17 @@ func New(d Deps, c Config) (*Devices, error) {
 	return x, nil
 }
 
-// ToDeviceStream is the stream of to-device messages and of changed numbers of one-time keys. DecodeToDevice reads its rows.
+// ToDeviceStream is the stream of to-device messages and of changed key counts. DecodeToDevice decodes its rows.
 func (x *Devices) ToDeviceStream() *stream.Stream { return x.toDevice }
 
-// DeviceListStream is the stream of changed device lists; DecodeDeviceList reads its rows.
+// DeviceListStream is the stream of changed device lists. DecodeDeviceList decodes its rows.
 func (x *Devices) DeviceListStream() *stream.Stream { return x.lists }
 
 func (x *Devices) nowMs() int64 { return x.now().UnixMilli() }
 
 const maxName = 255 // bytes
 
-// validName tells that s, which came from a client, may stand as a name in a table.
+// validName reports whether s, which a client sent, can be stored as a name.
 func validName(s string) bool {
 	return s != "" && len(s) <= maxName && !strings.Contains(s, "\x00")
 }

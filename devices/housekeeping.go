@@ -13,8 +13,8 @@ import (
 
 const txnLife = 24 * time.Hour
 
-// housekeeping forgets old transactions and claims, and drops what was written for a device while it was removed. One
-// process of the fleet runs it.
+// housekeeping runs in one process of the fleet: it deletes old transactions and claims, contents without a message, and what was
+// stored for a device while it was being removed.
 func (x *Devices) housekeeping(ctx context.Context, job *role.Job) error {
 	tick := time.NewTicker(10 * time.Minute)
 	defer tick.Stop()
@@ -24,7 +24,7 @@ func (x *Devices) housekeeping(ctx context.Context, job *role.Job) error {
 			return nil
 		case <-tick.C:
 		}
-		// What fails keeps nothing else from being forgotten.
+		// All steps run, also after a failed one.
 		txns := job.Exec(ctx, `DELETE FROM to_device_txns WHERE created_ms < $1`, x.nowMs()-txnLife.Milliseconds())
 		claims := job.Exec(ctx, `DELETE FROM claimed_keys WHERE created_ms < $1`, x.nowMs()-claimLife.Milliseconds())
 		if err := errors.Join(txns, claims, x.dropForRemovedDevices(ctx, job), x.dropContents(ctx, job)); err != nil {
@@ -33,14 +33,15 @@ func (x *Devices) housekeeping(ctx context.Context, job *role.Job) error {
 	}
 }
 
-// dropContents drops the contents to which no message refers any more. Those who refer to one are written in its transaction.
+// dropContents deletes contents that no message refers to. A message and the content it refers to are stored in one transaction.
 func (x *Devices) dropContents(ctx context.Context, job *role.Job) error {
 	return job.Exec(ctx, `DELETE FROM to_device_contents WHERE NOT EXISTS (SELECT 1 FROM to_device m
 		WHERE m.shard = to_device_contents.shard AND m.content_pos = to_device_contents.pos AND m.content_pos <> 0)`)
 }
 
-// dropForRemovedDevices drops what is kept for devices that do not exist. The owners of the users' shards compare the job's epoch: who
-// was paused after it looked may take a device that was made since for gone.
+// dropForRemovedDevices deletes what is stored for devices that do not exist. The owners of the users' shards check the lease of
+// the job: a process that was paused after reading the list of devices could otherwise delete data of a device that was created
+// since.
 func (x *Devices) dropForRemovedDevices(ctx context.Context, job *role.Job) error {
 	under := job.Lease()
 	const page = 500
@@ -63,20 +64,20 @@ func (x *Devices) dropForRemovedDevices(ctx context.Context, job *role.Job) erro
 		if err != nil {
 			return err
 		}
-		// Asked for after what is kept, so that a device made meanwhile is not taken for gone.
+		// Read after the stored data, so that a device that was created in between is not taken for removed.
 		known, err := x.accounts.Devices(ctx, users...)
 		if err != nil {
 			return err
 		}
 		for userID, devices := range kept {
-			gone := slices.DeleteFunc(devices, func(id string) bool {
+			removed := slices.DeleteFunc(devices, func(id string) bool {
 				return hasDevice(known, userID, id)
 			})
-			err := x.removeDevices(ctx, &under, userID, gone)
+			err := x.removeDevices(ctx, &under, userID, removed)
 			if errors.Is(err, lease.ErrLost) || ctx.Err() != nil {
 				return err
 			}
-			if err != nil { // others do not wait for it
+			if err != nil { // the other users are cleaned up all the same
 				x.log.Warn("what is kept for removed devices is not dropped yet, it is tried again", "user", userID, "error", err)
 			}
 		}

@@ -11,14 +11,14 @@ import (
 	"lyceum/platform/web"
 )
 
-// versionBody describes a backup as the client sends it.
+// versionBody is a backup version as the client sends it.
 type versionBody struct {
 	Algorithm string          `json:"algorithm"`
 	AuthData  json.RawMessage `json:"auth_data"`
 	Version   *string         `json:"version"`
 }
 
-// maxAuthData bounds what every request for a backup reads: a public key and signatures.
+// maxAuthData bounds what every request for a backup reads, in bytes: a public key and signatures.
 const maxAuthData = 64 << 10
 
 func (b *versionBody) check() error {
@@ -66,7 +66,7 @@ func (x *Devices) removeBackup(r *web.Request) (any, error) {
 	return nil, x.deleteBackup(r.Context(), r.UserID(), r.Path("version"))
 }
 
-// versionOf reads the version from the query. Errors: M_MISSING_PARAM.
+// versionOf returns the version in the query. Errors: M_MISSING_PARAM.
 func versionOf(r *web.Request) (string, error) {
 	version := r.Query1("version")
 	if version == "" {
@@ -140,8 +140,8 @@ func (x *Devices) getSession(r *web.Request) (any, error) {
 
 const backupPageSize = 200 // sessions of at most maxSessionData
 
-// getBackupKeys sends the sessions of a version, of one room or of all. A backup may be large, so it is
-// read and sent page by page.
+// getBackupKeys sends the sessions of a version, of one room or of all. A backup may be large, so it is read and sent page by
+// page.
 func (x *Devices) getBackupKeys(r *web.Request) (any, error) {
 	version, err := versionOf(r)
 	if err != nil {
@@ -168,7 +168,8 @@ func (x *Devices) getBackupKeys(r *web.Request) (any, error) {
 	}}, nil
 }
 
-// writeBackup writes {"rooms":{room:{"sessions":{…}}}}, or {"sessions":{…}} alone unless rooms is set.
+// writeBackup writes {"rooms":{room:{"sessions":{…}}}} if rooms is set, else {"sessions":{…}}. page is the first page; next loads
+// the one after a session.
 func writeBackup(out *bufio.Writer, page []*backupKey, rooms bool, next func(after sessionKey) ([]*backupKey, error)) error {
 	begin, end := `{"sessions":{`, `}}`
 	if rooms {

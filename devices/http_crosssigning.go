@@ -16,7 +16,7 @@ type signingBody struct {
 	Auth   json.RawMessage `json:"auth"`
 }
 
-// parse gives the keys that the body has, the master key first.
+// parse returns the validated keys of the body, the master key first.
 func (b *signingBody) parse(userID string) (keys []signingKey, err error) {
 	for _, part := range []struct {
 		usage string

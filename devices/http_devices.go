@@ -8,7 +8,7 @@ import (
 	"lyceum/platform/web"
 )
 
-// deviceBody is a device as the client sees it. What is not known is null: clients expect each member.
+// deviceBody is a device as clients get it. Clients expect every member, so an unknown value is null.
 type deviceBody struct {
 	DeviceID    string  `json:"device_id"`
 	DisplayName *string `json:"display_name"`
@@ -20,7 +20,7 @@ func bodyOf(d accounts.Device) deviceBody {
 	return deviceBody{d.DeviceID, nilIfZero(d.DisplayName), nilIfZero(d.SeenIP), nilIfZero(d.SeenAt)}
 }
 
-// nilIfZero gives nil for the zero value.
+// nilIfZero returns nil for the zero value.
 func nilIfZero[T comparable](v T) *T {
 	if v == *new(T) {
 		return nil
@@ -59,7 +59,7 @@ func (x *Devices) putDevice(r *web.Request, body *struct {
 	if err := x.accounts.RenameDevice(r.Context(), r.UserID(), old.DeviceID, *body.DisplayName); err != nil {
 		return nil, err
 	}
-	_, err = x.change(r.Context(), r.UserID(), listChange{}) // the name stands beside the keys
+	_, err = x.change(r.Context(), r.UserID(), listChange{}) // the keys that others query include the name
 	return nil, err
 }
 
@@ -70,7 +70,7 @@ type deletion struct {
 
 func (x *Devices) deleteDevice(r *web.Request, body *deletion) (any, error) {
 	id := r.Path("deviceID")
-	return x.accounts.Interactive(r, body.Auth, struct{}{}, func(p accounts.Proof) (any, error) { // the path says which
+	return x.accounts.Interactive(r, body.Auth, struct{}{}, func(p accounts.Proof) (any, error) { // the path names the device
 		return nil, x.accounts.RemoveDevices(r.Context(), r.UserID(), p, []string{id})
 	})
 }

@@ -29,8 +29,9 @@ func (x *Devices) getChanges(r *web.Request) (any, error) {
 	return map[string]any{"changed": changed, "left": left}, nil
 }
 
-// positionsOf reads the positions of the device lists from a token of /sync; where it does not say them, they are otherwise.
-// That is no error: the token may be of another history of the database, or of another number of shards.
+// positionsOf returns the positions of the stream "device_lists" in a token of /sync. All positions are otherwise if the token has
+// none, because it is from another history of the database or another number of shards. Errors: M_INVALID_PARAM for what is not a
+// token.
 func (x *Devices) positionsOf(token string, otherwise int64) ([]int64, error) {
 	positions := make([]int64, x.lists.Shards())
 	t, err := x.layout.Decode(token, positions)

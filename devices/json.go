@@ -7,10 +7,10 @@ import (
 	"lyceum/matrix"
 )
 
-// object is a JSON object whose names are compared exactly, as encoding/json does not for structs.
+// object is a JSON object whose names are compared exactly, as encoding/json does not do for structs.
 type object = map[string]json.RawMessage
 
-// rawStrings is a JSON object of strings.
+// rawStrings parses a JSON object of strings.
 func rawStrings(raw json.RawMessage) (map[string]string, bool) {
 	var out map[string]string
 	if len(raw) == 0 || raw[0] != '{' || json.Unmarshal(raw, &out) != nil {
@@ -19,7 +19,7 @@ func rawStrings(raw json.RawMessage) (map[string]string, bool) {
 	return out, true
 }
 
-// objectMember gives a member of an object whose name may need escapes, nil for none.
+// objectMember returns a member of an object whose name may need escapes, nil for none.
 func objectMember(raw json.RawMessage, name string) json.RawMessage {
 	var o object
 	if json.Unmarshal(raw, &o) != nil {
@@ -28,7 +28,7 @@ func objectMember(raw json.RawMessage, name string) json.RawMessage {
 	return o[name]
 }
 
-// sameJSON compares two texts of canonical JSON without the members that signatures do not cover.
+// sameJSON compares two canonical JSON texts without the members that signatures do not cover.
 func sameJSON(a, b []byte) bool {
 	return bytes.Equal(matrix.AppendWithout(nil, a, "signatures", "unsigned"), matrix.AppendWithout(nil, b, "signatures", "unsigned"))
 }

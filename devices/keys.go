@@ -14,9 +14,9 @@ import (
 	"lyceum/platform/web"
 )
 
-// parseDeviceKeys checks the identity keys of a device (Client-Server API, "DeviceKeys") and gives their
-// canonical form. Signatures are kept as they are: who encrypts to the device checks them, and the specification asks for no
-// check here. Errors: M_BAD_JSON, M_INVALID_PARAM.
+// parseDeviceKeys validates the identity keys of a device (Client-Server API, "DeviceKeys") and returns their canonical form.
+// Signatures are stored unverified: the clients that encrypt to the device verify them, and the specification asks the server for
+// no check. Errors: M_BAD_JSON, M_INVALID_PARAM.
 func parseDeviceKeys(raw json.RawMessage, userID, deviceID string) (string, error) {
 	body, err := matrix.CanonicalJSONLenient(raw)
 	if err != nil || body[0] != '{' {
@@ -44,7 +44,7 @@ func parseDeviceKeys(raw json.RawMessage, userID, deviceID string) (string, erro
 	return string(body), nil
 }
 
-// verify checks a signature with a public key in base64. Errors: M_INVALID_SIGNATURE.
+// verify checks a signature against a public key in base64. Errors: M_INVALID_SIGNATURE.
 func verify(body []byte, signer, keyID, public string) error {
 	key, err := matrix.DecodeBase64(public)
 	if err == nil {
@@ -56,7 +56,7 @@ func verify(body []byte, signer, keyID, public string) error {
 	return nil
 }
 
-// storedDeviceKeys gives the identity keys of a device, "" for none.
+// storedDeviceKeys returns the identity keys of a device, "" for none.
 func (x *Devices) storedDeviceKeys(ctx context.Context, userID, deviceID string) (body string, err error) {
 	err = x.db.QueryRow(ctx, `SELECT body FROM device_keys WHERE user_id = $1 AND device_id = $2`, userID, deviceID).Scan(&body)
 	if errors.Is(err, db.ErrNoRows) {
@@ -65,12 +65,12 @@ func (x *Devices) storedDeviceKeys(ctx context.Context, userID, deviceID string)
 	return body, err
 }
 
-// replacesIdentity tells that device keys are of another identity than the stored ones, whatever else they say.
+// replacesIdentity reports whether the new device keys have other public keys than the stored ones, whatever else they contain.
 func replacesIdentity(old, body string) bool {
 	return old != "" && body != "" && !bytes.Equal(matrix.Lookup([]byte(old), "keys"), matrix.Lookup([]byte(body), "keys"))
 }
 
-// putDeviceKeys stores the identity keys of a device, unless they are the old ones.
+// putDeviceKeys stores the identity keys of a device if they changed.
 func (x *Devices) putDeviceKeys(ctx context.Context, id *web.Identity, old, body string) error {
 	if old == body {
 		return nil
@@ -106,8 +106,8 @@ func storeDeviceKeys(ctx context.Context, tx *db.Tx, userID, deviceID, body stri
 	return err
 }
 
-// UserKeys are the public keys of a user as somebody may see them. The texts are JSON with the signatures
-// that the viewer may see.
+// UserKeys are the public keys of a user as a viewer may see them. The values are JSON with the signatures that the viewer may
+// see.
 type UserKeys struct {
 	Devices     map[string]json.RawMessage // by device id, with unsigned.device_display_name
 	Master      json.RawMessage            // nil for none; so are the next two
@@ -115,8 +115,8 @@ type UserKeys struct {
 	UserSigning json.RawMessage // for the user alone
 }
 
-// Keys gives the keys of users of this server; others are left out. Signatures by the users themselves are
-// seen by all, those by other users only by their makers (Client-Server API, "Cross-signing").
+// Keys returns the keys of users of this server; others are left out. Everybody sees signatures by the users themselves; only the
+// viewer sees signatures that the viewer made on keys of others (Client-Server API, "Cross-signing").
 func (x *Devices) Keys(ctx context.Context, viewer string, userIDs []string) (map[string]*UserKeys, error) {
 	out := map[string]*UserKeys{}
 	var users []string
@@ -202,7 +202,7 @@ func withSignatures(body []byte, signatures []keySignature) ([]byte, error) {
 	return body, nil
 }
 
-// eachRow calls fn with the rows of a query of three texts about users.
+// eachRow calls fn with each row of a query for users that selects three texts.
 func eachRow(ctx context.Context, q db.Querier, query string, users []string, fn func(a, b, c string) error) error {
 	return db.Each(func(row db.Row) error {
 		var a, b, c string
@@ -213,7 +213,7 @@ func eachRow(ctx context.Context, q db.Querier, query string, users []string, fn
 	})(q.Query(ctx, query, users))
 }
 
-// hasDevice tells that the user has the device.
+// hasDevice reports whether the user has the device.
 func hasDevice(known []accounts.Device, userID, deviceID string) bool {
 	return slices.ContainsFunc(known, func(d accounts.Device) bool { return d.UserID == userID && d.DeviceID == deviceID })
 }

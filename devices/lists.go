@@ -12,39 +12,40 @@ import (
 	"lyceum/platform/stream"
 )
 
-// listChange is what the owner of the user's shard of "device_lists" does in one transaction. Each change
-// makes a row of the stream; one that only says so leaves all members empty.
+// listChange is a request to the owner of the user's shard of "device_lists", which does it in one transaction. Each change adds a
+// row to the stream; one without members only adds the row.
 type listChange struct {
 	DeviceID   string         `json:"device_id,omitempty"`
 	Keys       string         `json:"keys,omitempty"`        // the keys of DeviceID, canonical JSON
-	Removed    []string       `json:"removed,omitempty"`     // devices that are gone
+	Removed    []string       `json:"removed,omitempty"`     // removed devices
 	Signing    []signingKey   `json:"signing,omitempty"`     // new cross-signing keys
-	SeenMaster *string        `json:"seen_master,omitempty"` // refuse Signing when the master key is another than this and than the new one
+	SeenMaster *string        `json:"seen_master,omitempty"` // refuse Signing when the stored master key is neither this nor the new one
 	Signatures []keySignature `json:"signatures,omitempty"`  // new signatures on the user's keys
-	UserGone   bool           `json:"gone,omitempty"`        // the user is gone: drop all
-	Viewer     string         `json:"viewer,omitempty"`      // who alone can see the change; "" for all
-	Lease      *lease.Lease   `json:"under,omitempty"`       // change nothing when it was taken over
-	Token      int64          `json:"token,omitempty"`       // change nothing when the access token of this id is gone; 0 is none
-	Proof      accounts.Proof `json:"proof,omitempty"`       // change nothing when it does not hold any more
+	UserGone   bool           `json:"gone,omitempty"`        // the user was deactivated: delete everything
+	Viewer     string         `json:"viewer,omitempty"`      // the only user who can see the change; "" for all
+	Lease      *lease.Lease   `json:"under,omitempty"`       // change nothing when another process took it over
+	Token      int64          `json:"token,omitempty"`       // change nothing when the access token with this id does not exist; 0 is none
+	Proof      accounts.Proof `json:"proof,omitempty"`       // change nothing when it is not valid any more
 }
 
+// listResult answers a listChange.
 type listResult struct {
 	Conflict  bool `json:"conflict,omitempty"` // the master key is not SeenMaster any more
-	LeaseLost bool `json:"lost,omitempty"`     // Under was taken over
-	Refused   bool `json:"refused,omitempty"`  // Token is gone
-	Unproved  bool `json:"unproved,omitempty"` // Proof does not hold any more
+	LeaseLost bool `json:"lost,omitempty"`     // Lease was taken over
+	Refused   bool `json:"refused,omitempty"`  // Token does not exist
+	Unproved  bool `json:"unproved,omitempty"` // Proof is not valid any more
 }
 
-// pendingChange is the Value of a row on its way into the database.
+// pendingChange is the Value of a row of the stream that is not stored yet.
 type pendingChange struct {
 	listChange
 	result listResult
 }
 
-// changeHere runs on the owner of the user's shard.
+// changeHere does a listChange on the owner of the user's shard.
 func (x *Devices) changeHere(ctx context.Context, userID string, c listChange) (listResult, error) {
 	p := &pendingChange{listChange: c}
-	data := []byte("{}") // nil would say that it is to be read
+	data := []byte("{}") // nil would mean that subscribers read it from the database
 	if c.Viewer != "" {
 		data = []byte(c.Viewer)
 	}
@@ -55,13 +56,13 @@ func (x *Devices) changeHere(ctx context.Context, userID string, c listChange) (
 	return p.result, err
 }
 
-// ListChange is a row of the stream "device_lists".
+// ListChange is a decoded row of the stream "device_lists".
 type ListChange struct {
 	UserID string // whose keys changed
-	Viewer string // who alone can see it; "" for all who see the user's keys
+	Viewer string // the only user who can see it; "" for everybody who sees the user's keys
 }
 
-// DecodeDeviceList reads a row of the stream "device_lists".
+// DecodeDeviceList decodes a row of the stream "device_lists".
 func DecodeDeviceList(row stream.Row) ListChange {
 	c := ListChange{UserID: row.Key}
 	if len(row.Data) > 0 && row.Data[0] == '@' {
@@ -70,10 +71,10 @@ func DecodeDeviceList(row stream.Row) ListChange {
 	return c
 }
 
-// For tells that a user may see the change, as far as the user sees the keys.
+// For reports whether a user who sees the keys may see the change.
 func (c ListChange) For(userID string) bool { return c.Viewer == "" || c.Viewer == userID }
 
-// apply may run again in another transaction, so it sets the result anew.
+// apply does the change. It may run again in another transaction, so it sets the result anew.
 func (p *pendingChange) apply(ctx context.Context, tx *db.Tx, userID string) error {
 	p.result = listResult{}
 	var err error
@@ -101,10 +102,9 @@ func (p *pendingChange) apply(ctx context.Context, tx *db.Tx, userID string) err
 		if err != nil {
 			return err
 		}
-		removed := slices.DeleteFunc(
-			slices.Clone(p.Removed),
-			func(id string) bool { return slices.Contains(there, id) },
-		) // but not those made since
+		removed := slices.DeleteFunc(slices.Clone(p.Removed), func(id string) bool {
+			return slices.Contains(there, id) // created again since
+		})
 		for _, query := range []string{
 			`DELETE FROM device_keys WHERE user_id = $1 AND device_id = ANY($2)`,
 			`DELETE FROM key_signatures WHERE user_id = $1 AND target = ANY($2)`,
@@ -123,9 +123,9 @@ func (p *pendingChange) apply(ctx context.Context, tx *db.Tx, userID string) err
 	return storeSignatures(ctx, tx, userID, p.Signatures)
 }
 
-// ChangedUsers gives the users whose device lists changed in after < pos <= upto as viewer may see them, sorted; both are positions
-// of the 8 shards. A user who changed again after upto may be left out: a later range has them. Ranges
-// that this process's memory covers cost no statement, others one for all.
+// ChangedUsers returns the users whose device lists changed at after < pos <= upto, as the viewer may see them, sorted. Both have
+// a position for each shard of the stream. A user who changed again after upto may be missing: a later range has that change. It
+// makes no database statement for ranges in memory, and one for all others together.
 func (x *Devices) ChangedUsers(ctx context.Context, viewer string, after, upto []int64) ([]string, error) {
 	shards := x.lists.Shards()
 	if len(after) != shards || len(upto) != shards {

@@ -37,7 +37,7 @@ func (n *node) hears(what, viewer string, since []int64, want ...string) {
 }
 
 // TestDevicesWithoutKeysAreNews: a new log-in and the end of one, before any keys.
-func TestDevicesWithoutKeysAreNews(t *testing.T) {
+func TestADeviceWithoutKeysChangesTheList(t *testing.T) {
 	run(t, func(t *testing.T, n *node) {
 		alice, bob := n.register("alice"), n.register("bob")
 		since := n.heads()
@@ -75,7 +75,7 @@ func TestDevicesWithoutKeysAreNews(t *testing.T) {
 }
 
 // TestWhatOneSeesIsNewsForOne: a user-signing key for its user, signatures on others for who made them.
-func TestWhatOneSeesIsNewsForOne(t *testing.T) {
+func TestAPrivateChangeIsForOneViewer(t *testing.T) {
 	run(t, func(t *testing.T, n *node) {
 		alice, bob := n.register("alice"), n.register("bob")
 		const path = "POST /keys/device_signing/upload"

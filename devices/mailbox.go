@@ -12,13 +12,13 @@ import (
 
 type deviceKey struct{ userID, deviceID string }
 
-// mailboxes remember, for devices that were lately asked for, between which positions messages wait and how many one-time
-// keys there are; never a message. They follow the stream, so an idle device costs no statement.
+// mailboxes remember, for recently used devices, between which positions messages wait and how many one-time keys the device has;
+// never a message. They follow the stream "to_device", so that an idle device costs no database statement.
 type mailboxes struct {
 	mu    sync.Mutex
 	max   int
 	boxes map[deviceKey]*mailbox
-	bytes int // about what they take; at most boxBytes for each of max
+	bytes int // estimated memory of all; at most max * mailboxBytes
 }
 
 const mailboxBytes = 1 << 10
@@ -29,12 +29,12 @@ type mailbox struct {
 	first, last int64 // all messages that wait are at first <= pos <= last; 0 and 0 when there are none
 
 	counts     *KeyCounts // nil when not known
-	keyChanges uint64     // changes of keys seen, so that counts read before one are not kept
+	keyChanges uint64     // number of key changes received, so that counts read before one are not kept
 }
 
-// KeyCounts are what /sync tells a device of its keys.
+// KeyCounts are the key counts of a device, as in /sync.
 type KeyCounts struct {
-	OneTime  map[string]int `json:"one_time"` // by algorithm; signed_curve25519 is always there. Nobody changes it
+	OneTime  map[string]int `json:"one_time"` // by algorithm; always with signed_curve25519; not to be changed
 	Fallback []string       `json:"fallback"` // algorithms with a fallback key that was not given out
 }
 
@@ -42,7 +42,7 @@ func newMailboxes(size int) *mailboxes {
 	return &mailboxes{max: size, boxes: map[deviceKey]*mailbox{}}
 }
 
-// onRows keeps the remembered devices up to date.
+// onRows receives rows of the stream and updates the remembered devices.
 func (m *mailboxes) onRows(rows []stream.Row) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -61,6 +61,7 @@ func (m *mailboxes) onRows(rows []stream.Row) {
 	}
 }
 
+// extend adds positions of waiting messages; 0 and 0 is none.
 func (b *mailbox) extend(first, last int64) {
 	if last == 0 {
 		return
@@ -71,7 +72,7 @@ func (b *mailbox) extend(first, last int64) {
 	b.last = max(b.last, last)
 }
 
-// removeUpto notes that no message up to pos waits any more.
+// removeUpto records that no message up to pos waits any more.
 func (b *mailbox) removeUpto(pos int64) {
 	if b.last <= pos {
 		b.first, b.last = 0, 0
@@ -80,7 +81,7 @@ func (b *mailbox) removeUpto(pos int64) {
 	}
 }
 
-// getOrAdd gives the mailbox of a device and pushes out some other when there are too many; the caller holds mu.
+// getOrAdd returns the mailbox of a device. It evicts another one when there are too many. The caller holds mu.
 func (m *mailboxes) getOrAdd(k deviceKey) *mailbox {
 	b := m.boxes[k]
 	if b == nil {
@@ -94,16 +95,16 @@ func (m *mailboxes) getOrAdd(k deviceKey) *mailbox {
 
 func (k deviceKey) bytes() int { return 200 + len(k.userID) + len(k.deviceID) }
 
-// setCounts remembers the numbers of keys of a device that was asked for, nil for not known; the caller holds mu.
+// setCounts remembers the key counts of a device, nil for unknown. The caller holds mu.
 func (m *mailboxes) setCounts(k deviceKey, b *mailbox, counts *KeyCounts) {
-	if m.boxes[k] == b { // else it was pushed out meanwhile
+	if m.boxes[k] == b { // else it was evicted meanwhile
 		m.bytes += counts.bytes() - b.counts.bytes()
 		b.counts = counts
 		m.evict(k)
 	}
 }
 
-// evict pushes mailboxes out until there is room; all but one may go.
+// evict removes mailboxes, except one, until the rest fits into the limits.
 func (m *mailboxes) evict(but deviceKey) {
 	for other, b := range m.boxes {
 		if len(m.boxes) <= m.max && m.bytes <= m.max*mailboxBytes {
@@ -116,7 +117,7 @@ func (m *mailboxes) evict(but deviceKey) {
 	}
 }
 
-// bytes is about what the counts take: clients choose the algorithms.
+// bytes estimates the memory that the counts take, since clients choose the names of algorithms.
 func (c *KeyCounts) bytes() (n int) {
 	if c == nil {
 		return 0
@@ -131,7 +132,7 @@ func (c *KeyCounts) bytes() (n int) {
 	return n
 }
 
-// pending tells between which positions messages may wait, asking the database when that is not known yet.
+// pending returns between which positions messages may wait, from memory or else from the database.
 func (x *Devices) pending(ctx context.Context, userID, deviceID string) (first, last int64, err error) {
 	var b *mailbox
 	if x.toDeviceRows.IsActive() {
@@ -143,7 +144,7 @@ func (x *Devices) pending(ctx context.Context, userID, deviceID string) (first, 
 			return first, last, nil
 		}
 	}
-	// The box follows the stream from here on, so nothing is missed between this statement and its use.
+	// The mailbox follows the stream from here on, so it misses nothing after this statement.
 	err = x.db.QueryRow(ctx, `SELECT COALESCE(MIN(pos), 0), COALESCE(MAX(pos), 0) FROM to_device WHERE user_id = $1
 		AND device_id = $2`, userID, deviceID).
 		Scan(&first, &last)
@@ -157,8 +158,8 @@ func (x *Devices) pending(ctx context.Context, userID, deviceID string) (first, 
 	return b.first, b.last, nil
 }
 
-// PendingToDevice tells from memory where the messages that wait for a device begin: at first or later,
-// 0 when none wait. known is false when this process has not asked the database yet, as ToDevice does.
+// PendingToDevice returns from memory the position at or after which messages wait for a device, 0 when none wait. known is false
+// when this process has not read it from the database yet, as ToDevice does.
 func (x *Devices) PendingToDevice(userID, deviceID string) (first int64, known bool) {
 	x.mailboxes.mu.Lock()
 	defer x.mailboxes.mu.Unlock()
@@ -169,7 +170,7 @@ func (x *Devices) PendingToDevice(userID, deviceID string) (first int64, known b
 	return b.first, true
 }
 
-// maxMessageBytes is how much of messages for a device is read at once, and as much as the last of them is larger.
+// maxMessageBytes is how many bytes of messages are read at once. The last message may exceed it.
 const maxMessageBytes = 1 << 20
 
 // MessageRange selects messages of a device by position: After < pos <= Upto.
@@ -224,8 +225,8 @@ func (x *Devices) ToDevice(
 	return messages, last, rows.Err()
 }
 
-// DeleteToDevice drops the messages up to a position, which the device has. It makes a statement only when
-// a message may wait there.
+// DeleteToDevice deletes the messages up to a position, which the device has received. It makes a database statement only if a
+// message may wait there.
 func (x *Devices) DeleteToDevice(ctx context.Context, userID, deviceID string, upto int64) error {
 	first, _, err := x.pending(ctx, userID, deviceID)
 	if err != nil || first == 0 || first > upto {
@@ -243,9 +244,9 @@ func (x *Devices) DeleteToDevice(ctx context.Context, userID, deviceID string, u
 	return nil
 }
 
-// OneTimeKeyCounts gives the numbers of one-time keys of a device by algorithm, signed_curve25519 always
-// among them, and the algorithms whose fallback key was not given out, sorted. It makes a statement only
-// after a change. The results are shared: nobody changes them.
+// OneTimeKeyCounts returns the number of one-time keys of a device by algorithm, always with signed_curve25519, and the algorithms
+// whose fallback key was not given out, sorted. It makes a database statement only after a change. The results are shared and must
+// not be changed.
 func (x *Devices) OneTimeKeyCounts(
 	ctx context.Context,
 	userID, deviceID string,
@@ -278,7 +279,7 @@ func (x *Devices) OneTimeKeyCounts(
 const mainAlgorithm = "signed_curve25519"
 
 func (x *Devices) loadCounts(ctx context.Context, userID, deviceID string) (*KeyCounts, error) {
-	// Clients that never had a key must be told 0: without it they do not upload any.
+	// A client without keys must get a 0: otherwise it does not upload any.
 	out := &KeyCounts{OneTime: map[string]int{mainAlgorithm: 0}, Fallback: []string{}}
 	err := db.Each(func(row db.Row) error {
 		var algorithm string

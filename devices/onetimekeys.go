@@ -12,10 +12,10 @@ import (
 )
 
 const (
-	maxOneTime = 1000    // keys of a device that were not given out, in all algorithms: clients keep 50 to 100
+	maxOneTime = 1000    // unclaimed keys of a device in all algorithms; clients keep 50 to 100
 	maxKinds   = 20      // algorithms of its one-time keys, and of its fallback keys
 	maxKey     = 4 << 10 // bytes of a key with its signatures
-	maxHashes  = 2000    // newest one-time keys that a device has uploaded: those not given out yet are among them
+	maxHashes  = 2000    // hashes of the newest one-time keys of a device; more than maxOneTime, so that all unclaimed keys are among them
 )
 
 // publicKey is a one-time or fallback key.
@@ -25,24 +25,23 @@ type publicKey struct {
 	Body      string `json:"body"` // canonical JSON
 }
 
-// hash names the key and its content.
+// hash identifies the key and its content.
 func (k publicKey) hash() string {
 	sum := sha256.Sum256([]byte(k.Algorithm + ":" + k.ID + "\x00" + k.Body))
 	return base64.RawURLEncoding.EncodeToString(sum[:16])
 }
 
-// keyUpload are new keys of a device.
+// keyUpload has new keys of a device.
 type keyUpload struct {
 	DeviceID string      `json:"device_id"`
 	OneTime  []publicKey `json:"one_time,omitempty"`
 	Fallback []publicKey `json:"fallback,omitempty"`
-	Token    int64       `json:"token,omitempty"` // refuse when the access token of this id is gone; 0 is none
-	full     bool        // more keys are remembered than shall be; found by check
+	Token    int64       `json:"token,omitempty"` // refuse when the access token with this id does not exist; 0 is none
+	full     bool        // set by check: more than maxHashes hashes would be stored
 }
 
-// parsePublicKeys reads {"algorithm:id": key}, where a key is a string or an object with the string "key".
-// Errors: M_BAD_JSON, M_INVALID_PARAM,
-// M_TOO_LARGE.
+// parsePublicKeys parses {"algorithm:id": key}, where a key is a string or an object with the string "key". Errors: M_BAD_JSON,
+// M_INVALID_PARAM, M_TOO_LARGE.
 func parsePublicKeys(keys object) ([]publicKey, error) {
 	if len(keys) > maxOneTime {
 		return nil, matrix.TooLarge(fmt.Sprintf("Expected at most %d keys, found %d", maxOneTime, len(keys)))
@@ -72,7 +71,7 @@ func parsePublicKeys(keys object) ([]publicKey, error) {
 	return out, nil
 }
 
-// uploadOperation adds keys in the transaction of the stream.
+// uploadOperation stores keys in the transaction of the stream.
 type uploadOperation struct {
 	keyUpload
 	at      int64
@@ -94,7 +93,7 @@ func (w *uploadOperation) apply(ctx context.Context, tx *db.Tx, userID string) (
 		return false, err
 	}
 	for _, k := range w.Fallback {
-		// The same key again, in a repeated request, does not become unused.
+		// A key that is uploaded again, by a repeated request, stays used.
 		_, err := tx.Exec(ctx, `INSERT INTO fallback_keys (user_id, device_id, algorithm, key_id, body, used) VALUES ($1, $2, $3, $4, $5, FALSE)
 			ON CONFLICT (user_id, device_id, algorithm) DO UPDATE SET key_id = excluded.key_id, body = excluded.body,
 			used = (fallback_keys.used AND fallback_keys.key_id = excluded.key_id AND fallback_keys.body = excluded.body)`,
@@ -106,7 +105,7 @@ func (w *uploadOperation) apply(ctx context.Context, tx *db.Tx, userID string) (
 	return true, nil
 }
 
-// store adds one-time keys and remembers that they were uploaded.
+// store adds one-time keys and remembers their hashes.
 func (w *uploadOperation) store(ctx context.Context, tx *db.Tx, userID string, fresh []publicKey) error {
 	if len(fresh) == 0 {
 		return nil
@@ -128,9 +127,9 @@ func (w *uploadOperation) store(ctx context.Context, tx *db.Tx, userID string, f
 	return err
 }
 
-// check gives the one-time keys that were never uploaded, or why the upload is refused: a key with the id of another
-// one that is stored, or more keys than a device may have. A key that was given out is known and is not given again: the
-// upload is repeated by a client that lost the answer.
+// check returns the one-time keys that were never uploaded, or why the upload is refused: a stored key has the same id and other
+// content, or the device would have too many keys. A key that was given out is not added again: a client repeats an upload whose
+// answer it lost.
 func (u *keyUpload) check(ctx context.Context, q db.Querier, userID string) (fresh []publicKey, refused, err error) {
 	type name struct{ algorithm, id string }
 	stored, uploaded := map[name]string{}, map[string]bool{}
@@ -173,8 +172,7 @@ func (u *keyUpload) check(ctx context.Context, q db.Querier, userID string) (fre
 	return fresh, refused, err
 }
 
-// checkNumbers refuses what would be more keys than a device may have. Keys that are stored already, in a repeated
-// request, are never too many.
+// checkNumbers refuses more keys than a device may have. Keys that are stored already, in a repeated request, are not refused.
 func (u *keyUpload) checkNumbers(ctx context.Context, q db.Querier, userID string, fresh []publicKey) (refused, err error) {
 	oneTime, fallback := map[string]bool{}, map[string]bool{} // algorithms
 	total := len(fresh)
@@ -222,7 +220,7 @@ func (u *keyUpload) checkNumbers(ctx context.Context, q db.Querier, userID strin
 	return nil, nil
 }
 
-// uploadHere runs on the owner of the user's shard of "to_device" and gives the counts afterwards.
+// uploadHere does an upload on the owner of the user's shard of "to_device" and returns the new counts.
 func (x *Devices) uploadHere(ctx context.Context, userID string, u keyUpload) (counts KeyCounts, err error) {
 	w := &uploadOperation{keyUpload: u, at: x.nowMs()}
 	if err := x.deps.Process.Streams.Append(ctx, x.entry(userID, u.DeviceID, w)); err != nil {

@@ -7,14 +7,14 @@ import (
 	"lyceum/platform/stream"
 )
 
-// recentChanges are the last rows of "device_lists" in memory.
+// recentChanges are the newest rows of the stream "device_lists", in memory.
 type recentChanges struct {
 	mu     sync.Mutex
 	max    int
 	shards []changeWindow
 }
 
-// changeWindow holds the changes after floor.
+// changeWindow has the changes of a shard after the position floor.
 type changeWindow struct {
 	begun bool
 	floor int64
@@ -30,6 +30,7 @@ func newRecentChanges(shards, size int) *recentChanges {
 	return &recentChanges{max: size, shards: make([]changeWindow, shards)}
 }
 
+// onRows receives rows of the stream.
 func (r *recentChanges) onRows(rows []stream.Row) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -39,7 +40,7 @@ func (r *recentChanges) onRows(rows []stream.Row) {
 			w.begun, w.floor = true, row.Pos-1
 		}
 		w.rows = append(w.rows, changedUser{row.Pos, DecodeDeviceList(row)})
-		if len(w.rows) > 2*r.max { // now and then, not at each row
+		if len(w.rows) > 2*r.max { // rarely, not at each row
 			cut := len(w.rows) - r.max
 			w.floor = w.rows[cut-1].pos
 			w.rows = append([]changedUser(nil), w.rows[cut:]...)
@@ -47,7 +48,8 @@ func (r *recentChanges) onRows(rows []stream.Row) {
 	}
 }
 
-// find adds the users of a range whose changes the viewer may see to seen, and is not ok when memory does not reach back that far.
+// find adds to seen the users who changed at after < pos <= upto as the viewer may see it. It is not ok when the window begins
+// later.
 func (r *recentChanges) find(viewer string, shard int, after, upto int64, seen map[string]struct{}) (ok bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

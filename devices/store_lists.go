@@ -7,7 +7,8 @@ import (
 	"lyceum/platform/stream"
 )
 
-// listStore is the stream "device_lists": the newest change of each user, and the newest that one viewer alone can see.
+// listStore stores the stream "device_lists": the newest change of each user, and the newest one that only a certain viewer can
+// see.
 type listStore struct{}
 
 var (

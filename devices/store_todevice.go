@@ -7,7 +7,7 @@ import (
 	"lyceum/platform/stream"
 )
 
-// toDeviceStore is the stream "to_device" in the tables to_device and key_count_changes.
+// toDeviceStore stores the stream "to_device" in the tables to_device and key_count_changes.
 type toDeviceStore struct{}
 
 var (
@@ -40,7 +40,7 @@ func (toDeviceStore) Insert(ctx context.Context, w *db.Batch, batch []*stream.En
 		w.Rows(txnRows, txns)
 		w.Rows(contentRows, contents)
 		w.Rows(messageRows, messages)
-		// a device may be gone since the message was made: its clean-up is before or after this in the order of the shard
+		// The device may have been removed since the message was made. Its clean-up is a row of the same shard, so it runs before or after.
 		for shard, r := range written {
 			w.Do(`DELETE FROM to_device WHERE shard = $1 AND pos >= $2 AND pos <= $3
 				AND NOT EXISTS (SELECT 1 FROM user_devices d WHERE d.user_id = to_device.user_id
@@ -50,7 +50,7 @@ func (toDeviceStore) Insert(ctx context.Context, w *db.Batch, batch []*stream.En
 		messages, contents, txns = nil, nil, nil
 		if taken != nil {
 			w.Rows(takenRows, taken.rows)
-			taken = nil // what is gone is not known any more
+			taken = nil // a clean-up may delete them
 		}
 	}
 	var changed db.Newest[receiver]
@@ -66,7 +66,7 @@ func (toDeviceStore) Insert(ctx context.Context, w *db.Batch, batch []*stream.En
 			}
 			v.pos = e.Pos
 			row := []any{e.Shard, e.Pos, e.Key, v.deviceID, v.sender, v.typ, v.content, int64(0)}
-			switch { // an answer that does not know of shared contents would be no JSON, so that nothing is taken for received
+			switch { // content is empty, not JSON, when it is shared: a reader of a version without shared contents fails and loses nothing
 			case v.shared:
 				contents = append(contents, []any{e.Shard, e.Pos, v.content})
 				row[6], row[7] = "", e.Pos
@@ -84,7 +84,7 @@ func (toDeviceStore) Insert(ctx context.Context, w *db.Batch, batch []*stream.En
 			if err != nil {
 				return err
 			}
-			if _, gone := v.(*deviceCleanup); gone { // messages before it go too
+			if _, gone := v.(*deviceCleanup); gone { // it also deletes the messages before it
 				flush()
 			}
 			if c, ok := v.(*claimOperation); ok {
@@ -95,11 +95,11 @@ func (toDeviceStore) Insert(ctx context.Context, w *db.Batch, batch []*stream.En
 				}
 				c.taken = taken
 			}
-			news, err := v.apply(ctx, tx, e.Key)
+			counted, err := v.apply(ctx, tx, e.Key)
 			if err != nil {
 				return err
 			}
-			if news {
+			if counted {
 				changed.Put(receiver{e.Key, v.device()}, e.Key, v.device(), e.Shard, e.Pos)
 			}
 		}

@@ -13,8 +13,8 @@ const (
 	rowKeys    = 'k'
 )
 
-// DecodeToDevice reads a row of the stream "to_device": whose device it is about, and whether it is a
-// message for the device (else the number of its one-time or fallback keys changed).
+// DecodeToDevice decodes a row of the stream "to_device": the device it is about, and whether it is a message for the device.
+// Otherwise the number of its one-time or fallback keys changed.
 func DecodeToDevice(row stream.Row) (userID, deviceID string, message bool) {
 	if len(row.Data) == 0 {
 		return row.Key, "", false
@@ -31,18 +31,18 @@ func (x *Devices) entry(userID, deviceID string, value any) *stream.Entry {
 	return &stream.Entry{Stream: x.toDevice, Row: stream.Row{Shard: x.toDevice.Shard(userID), Key: userID, Data: data, Value: value}}
 }
 
-// message is a to-device message on its way into the database.
+// message is a to-device message that is not stored yet.
 type message struct {
 	deviceID, sender, typ, content string
 
-	first  *message     // of the same ticket, with the same content; nil for none before
-	shared bool         // others have this one as their first
-	pos    int64        // set when the message is written
-	txn    *transaction // in the last message of a ticket, when the delivery has a transaction id
+	first  *message     // the first message of the same batch with the same content; nil for the first itself
+	shared bool         // other messages refer to this content
+	pos    int64        // set when the message is stored
+	txn    *transaction // in the last message of a batch, when the delivery has a transaction id
 }
 
-// keyOperation is done inside the transaction of the stream. It may be done again in another transaction, so it
-// sets its result anew. changed says that the numbers of keys are to be told to the device.
+// keyOperation is done inside the transaction of the stream. It may run again in another transaction, so it sets its result anew.
+// changed says that the device must be told its new key counts.
 type keyOperation interface {
 	device() string
 	apply(ctx context.Context, tx *db.Tx, userID string) (changed bool, err error)

@@ -26,24 +26,24 @@ type Delivery struct {
 	Sender   string                                `json:"sender"`
 	DeviceID string                                `json:"device_id"` // of the sender; with Sender it is the scope of TxnID
 	Type     string                                `json:"type"`
-	TxnID    string                                `json:"txn_id"`   // "" when a repetition shall be delivered again
+	TxnID    string                                `json:"txn_id"`   // "" if a repetition is a new delivery
 	Messages map[string]map[string]json.RawMessage `json:"messages"` // content by user and device id; the device * is all devices
 }
 
 // The bounds of a delivery.
 const (
-	// maxContent is the largest content of a message in bytes, as of an event (Synapse's limit too).
+	// maxContent is the largest content of a message in bytes, as for an event (and in Synapse).
 	maxContent = 64 << 10
-	// A delivery to the receivers of one shard is written in tickets of about these sizes, one after another: other
-	// streams share the transaction, and the queue holds one of them at a time.
-	ticketBytes    = 4 << 20
-	ticketMessages = 1000
-	// sharedFrom is the size from which a content that several devices get is stored once.
+	// A delivery to the receivers of one shard is appended in batches of at most about these sizes: other streams share the
+	// transaction, and the queue holds one batch at a time.
+	batchBytes    = 4 << 20
+	batchMessages = 1000
+	// sharedFrom is the size in bytes from which a content for several devices is stored only once.
 	sharedFrom = 1 << 10
 )
 
-// Send delivers messages to devices of this server; users of others and devices that do not exist are left
-// out. A delivery whose TxnID was seen before adds only what is missing. Errors: M_BAD_JSON, M_INVALID_PARAM, M_TOO_LARGE.
+// Send delivers messages to devices of this server. Users of other servers and unknown devices are left out. A repeated delivery
+// with the same TxnID adds only what is missing. Errors: M_BAD_JSON, M_INVALID_PARAM, M_TOO_LARGE.
 func (x *Devices) Send(ctx context.Context, d Delivery) error {
 	if !validName(d.Type) || len(d.TxnID) > maxName || strings.Contains(d.TxnID, "\x00") {
 		return matrix.InvalidParam("The type of a message and the transaction id have at most 255 bytes, without NUL")
@@ -89,17 +89,17 @@ func firstUser[V any](m map[string]V) string {
 	return ""
 }
 
-// transaction is the record of a delivery to the receivers of one shard, as a ticket of it is to leave it.
+// transaction is the record of a delivery to the receivers of one shard, as the current batch will store it.
 type transaction struct {
 	sender, deviceID, typ, id string
 
 	shard int
 	at    int64 // ms
 	progress
-	stored *progress // nil when there is no record yet
+	stored *progress // as stored; nil when there is no record yet
 }
 
-// progress is how far a delivery has come: all receivers up to a device, in their order, have it.
+// progress is how far a delivery is done: all receivers up to a device, in their order, have it.
 type progress struct {
 	upto deviceKey
 	done bool
@@ -111,7 +111,7 @@ func (k deviceKey) compare(other deviceKey) int {
 
 const txnKey = ` WHERE sender = $1 AND device_id = $2 AND type = $3 AND txn_id = $4 AND shard = $5`
 
-// load reads the record.
+// load reads the record from the database.
 func (t *transaction) load(ctx context.Context, q db.Querier) error {
 	var p progress
 	err := q.QueryRow(ctx, `SELECT done, upto_user, upto_device FROM to_device_txns`+txnKey, t.sender, t.deviceID, t.typ, t.id, t.shard).
@@ -127,16 +127,16 @@ func (t *transaction) load(ctx context.Context, q db.Querier) error {
 	return nil
 }
 
-// errProgressed says that the record of a delivery is not what it was when the ticket was made.
+// errProgressed says that the record of a delivery changed since the batch was made.
 var errProgressed = errors.New("another attempt went on with the delivery")
 
-// row is the record that the first ticket of a delivery writes. When another attempt has written one meanwhile, the ticket
-// fails on to_device_txns_pkey.
+// row is the record that the first batch of a delivery inserts. If another attempt has inserted one meanwhile, the batch fails on
+// to_device_txns_pkey.
 func (t *transaction) row() []any {
 	return []any{t.sender, t.deviceID, t.typ, t.id, t.shard, t.at, t.done, t.upto.userID, t.upto.deviceID}
 }
 
-// advance moves the record on with a further ticket, which fails with errProgressed when another attempt has done so.
+// advance updates the record with a further batch, which fails with errProgressed if another attempt has done so.
 func (t *transaction) advance(w *db.Batch) {
 	w.Require(
 		errProgressed, 1,
@@ -145,13 +145,13 @@ func (t *transaction) advance(w *db.Batch) {
 	)
 }
 
-// deliverHere runs on the owner of the shard that all receivers of the part hash to.
+// deliverHere runs on the owner of the shard that all receivers of the part belong to.
 func (x *Devices) deliverHere(ctx context.Context, key string, d Delivery) (struct{}, error) {
 	t := &transaction{sender: d.Sender, deviceID: d.DeviceID, typ: d.Type, id: d.TxnID, shard: x.toDevice.Shard(key), at: x.nowMs()}
 	if d.TxnID == "" {
 		return struct{}{}, x.write(ctx, d, t)
 	}
-	// A client may repeat a request while the first is under way: both are then one.
+	// A client may repeat a request while the first one still runs: then both run once.
 	name := fmt.Sprintf("%d %q %q %q %q", t.shard, t.sender, t.deviceID, t.typ, t.id)
 	_, err, _ := x.deliveries.Do(name, func() (any, error) {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
@@ -160,7 +160,7 @@ func (x *Devices) deliverHere(ctx context.Context, key string, d Delivery) (stru
 			if err := t.load(ctx, x.db); err != nil || t.done {
 				return nil, err
 			}
-			// What an attempt that was given up has in the queue may be written first.
+			// Entries of an abandoned attempt may still be in the queue and be stored first: then it loads the record again.
 			if err := x.write(ctx, d, t); !db.IsUniqueOn(err, "to_device_txns_pkey") && !errors.Is(err, errProgressed) {
 				return nil, err
 			}
@@ -169,8 +169,8 @@ func (x *Devices) deliverHere(ctx context.Context, key string, d Delivery) (stru
 	return struct{}{}, err
 }
 
-// write appends the messages for the devices that exist and have none of this delivery yet, a ticket after another, each
-// with the record of how far it goes.
+// write appends the messages for existing devices that did not get this delivery yet, batch by batch. Each batch stores the
+// progress.
 func (x *Devices) write(ctx context.Context, d Delivery, t *transaction) error {
 	known, err := x.accounts.Devices(ctx, slices.Sorted(maps.Keys(d.Messages))...)
 	if err != nil {
@@ -182,9 +182,9 @@ func (x *Devices) write(ctx context.Context, d Delivery, t *transaction) error {
 			receivers = append(receivers, k)
 		}
 	}
-	slices.SortFunc(receivers, deviceKey.compare) // the engines have other orders
+	slices.SortFunc(receivers, deviceKey.compare) // the order of SQLite and PostgreSQL differs
 	for len(receivers) > 0 {
-		entries := x.ticket(d, receivers)
+		entries := x.nextBatch(d, receivers)
 		receivers = receivers[len(entries):]
 		last := entries[len(entries)-1]
 		t.upto, t.done = deviceKey{last.Key, last.Value.(*message).deviceID}, len(receivers) == 0
@@ -200,7 +200,7 @@ func (x *Devices) write(ctx context.Context, d Delivery, t *transaction) error {
 	return nil
 }
 
-// content is what a device gets, nil for nothing.
+// content returns what a device gets, nil for nothing.
 func (d *Delivery) content(k deviceKey) json.RawMessage {
 	if content, ok := d.Messages[k.userID][k.deviceID]; ok {
 		return content
@@ -208,9 +208,9 @@ func (d *Delivery) content(k deviceKey) json.RawMessage {
 	return d.Messages[k.userID][allDevices]
 }
 
-// ticket makes the entries for as many of the receivers, from the first on, as are written at once. A content of some
-// size that several of them get is in the first of those; the others refer to it.
-func (x *Devices) ticket(d Delivery, receivers []deviceKey) (entries []*stream.Entry) {
+// nextBatch makes the entries of one batch, for as many of the receivers as fit, from the first one on. A large content for several
+// devices is stored with the first of them; the others refer to it.
+func (x *Devices) nextBatch(d Delivery, receivers []deviceKey) (entries []*stream.Entry) {
 	shared := map[string]*message{}
 	size := 0
 	for _, k := range receivers {
@@ -223,7 +223,7 @@ func (x *Devices) ticket(d Delivery, receivers []deviceKey) (entries []*stream.E
 			m.content = string(content)
 			n += len(content)
 		}
-		if len(entries) > 0 && (size+n > ticketBytes || len(entries) >= ticketMessages) {
+		if len(entries) > 0 && (size+n > batchBytes || len(entries) >= batchMessages) {
 			return entries
 		}
 		if m.first == nil && len(content) >= sharedFrom {
@@ -237,7 +237,7 @@ func (x *Devices) ticket(d Delivery, receivers []deviceKey) (entries []*stream.E
 	return entries
 }
 
-// encodeMessage writes a message as /sync gives it to the device. content is JSON.
+// encodeMessage encodes a message as /sync returns it. content is JSON.
 func encodeMessage(sender, typ, content string) json.RawMessage {
 	b := make([]byte, 0, len(sender)+len(typ)+len(content)+48)
 	b = append(append(b, `{"content":`...), content...)
