@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"lyceum/matrix"
+	"lyceum/platform/backoff"
 	"lyceum/platform/db"
 	"lyceum/platform/stream"
 	"lyceum/platform/web"
@@ -98,20 +99,11 @@ func (a *Accounts) login(ctx context.Context, u *user, d loginDevice) (*Credenti
 // device that is created together with its user, since nobody knows the user yet. It retries while the database is unavailable:
 // the device is stored, and a client whose log-in fails would log in again and create another one.
 func (a *Accounts) notifyDeviceAdded(ctx context.Context, userID, deviceID string) error {
+	retry := backoff.Backoff{First: 20 * time.Millisecond, Max: 500 * time.Millisecond}
 	for _, l := range a.deps.Devices {
-		for wait := 20 * time.Millisecond; ; wait = min(2*wait, 500*time.Millisecond) {
-			err := l.DeviceAdded(ctx, userID, deviceID)
-			if err == nil {
-				break
-			}
-			if !db.IsTemporary(err) {
-				return err
-			}
-			select {
-			case <-ctx.Done():
-				return err
-			case <-time.After(wait):
-			}
+		err := backoff.Retry(ctx, retry, db.IsTemporary, func() error { return l.DeviceAdded(ctx, userID, deviceID) })
+		if err != nil {
+			return err
 		}
 	}
 	return nil
