@@ -4,6 +4,9 @@ import "sync/atomic"
 
 // secondChanceCache is a bounded map. When it is full it evicts an entry that was not read since the previous search for a victim
 // (second chance). The owner locks it: get may run under a read lock, the other methods need the write lock.
+//
+// It is not otter, which evicts in the background: the index of tokens by user and the bytes of account data would not match the
+// cache under the owner's lock, and a read costs three times as much (BenchmarkErased).
 type secondChanceCache[K comparable, V any] struct {
 	max     int
 	entries map[K]*cacheEntry[V]

@@ -69,3 +69,28 @@ func BenchmarkAuthenticate(b *testing.B) {
 		}
 	}
 }
+
+func BenchmarkErased(b *testing.B) {
+	d, err := db.Open(context.Background(), "sqlite:"+b.TempDir()+"/bench.db", db.Options{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { _ = d.Close() })
+	if err := db.Migrate(context.Background(), d, quietLog, lease.Migrations(), Migrations()); err != nil {
+		b.Fatal(err)
+	}
+	n := wire(b, roletest.New(b, d), Deps{}, testConfig())
+	users := make([]string, 20)
+	for i := range users {
+		users[i] = fmt.Sprintf("@user%d:here.test", i)
+	}
+	b.ReportAllocs()
+	b.ResetTimer()
+	b.RunParallel(func(pb *testing.PB) {
+		for pb.Next() {
+			if _, err := n.Erased(context.Background(), users); err != nil {
+				b.Error(err)
+			}
+		}
+	})
+}

@@ -14,6 +14,9 @@ type deviceKey struct{ userID, deviceID string }
 
 // mailboxes remember, for recently used devices, between which positions messages wait and how many one-time keys the device has;
 // never a message. They follow the stream "to_device", so that an idle device costs no database statement.
+//
+// It is not otter: mailboxes and their sizes change in place under mu with each row of the stream, and the bound in bytes must hold
+// when mu is released.
 type mailboxes struct {
 	mu    sync.Mutex
 	max   int
