@@ -7,15 +7,17 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"lyceum/matrix/event"
 )
 
 const (
-	badgeDelay = time.Second // for how long receipts come together before a user's devices are told that all is read
-	maxBadges  = 10_000      // users who wait for that
+	badgeDelay = time.Second // how long receipts are collected before the devices of their users are told that all is read
+	maxBadges  = 10_000      // users who wait for that at most
 )
 
-// badges are the users who may have read all that they were notified of. Their devices show a number, which only a notification
-// takes away. It is tried once: where it fails, the next notification of an event brings the number too.
+// badges are the users who may have read everything that they were notified of. Their devices show a number of unread events, which only a
+// notification removes.
 type badges struct {
 	mu    sync.Mutex
 	users map[string]bool
@@ -24,8 +26,8 @@ type badges struct {
 
 func (b *badges) init() { b.users, b.wake = map[string]bool{}, make(chan struct{}, 1) }
 
-// read notes a user who read something.
-func (b *badges) read(userID string) {
+// add notes a user who read something.
+func (b *badges) add(userID string) {
 	b.mu.Lock()
 	if len(b.users) < maxBadges {
 		b.users[userID] = true
@@ -37,7 +39,7 @@ func (b *badges) read(userID string) {
 	}
 }
 
-// take gives the users noted so far, in order.
+// take returns the users noted so far, sorted, and removes them.
 func (b *badges) take() []string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -46,14 +48,14 @@ func (b *badges) take() []string {
 	return list
 }
 
-// readAll notes that a user has read what notified in a room, in the one process that sends the room's notifications.
-func (p *Push) readAll(userID, roomID string) {
+// roomRead notes that a user has read all events of a room that notify, if this is the process that sends the room's notifications.
+func (p *Push) roomRead(userID, roomID string) {
 	if p.sends && p.Process.Streams.Consumes(notifications.Name, p.events.Shard(roomID)) {
-		p.badges.read(userID)
+		p.badges.add(userID)
 	}
 }
 
-// sendBadges is a background part: it tells the devices of users who have read all.
+// sendBadges is a background part: it tells the devices of users who have read everything.
 func (p *Push) sendBadges(ctx context.Context) error {
 	for {
 		select {
@@ -95,7 +97,7 @@ func (p *Push) clearBadges(ctx context.Context, users []string) error {
 // clearBadge sends in the background that nothing is unread, unless the gateway has no place now or is in doubt.
 func (p *Push) clearBadge(to *pusher) {
 	key := sendKey{user: to.UserID, app: to.AppID, pushkey: to.Pushkey}
-	d := &delivery{notification: notification{pusher: to}, place: slotOf(key, to.url()), done: make(chan struct{})}
+	d := &delivery{notification: notification{pusher: to}, slot: slotOf(key, to.url()), done: make(chan struct{})}
 	body, err := json.Marshal(map[string]notice{"notification": {Devices: []noticeDevice{deviceOf(to, nil)}}})
 	if err != nil {
 		return
@@ -104,9 +106,34 @@ func (p *Push) clearBadge(to *pusher) {
 		return
 	}
 	go func() {
-		defer p.slots.release(&d.place)
+		defer p.slots.release(&d.slot)
 		if err := p.post(p.sendContext, d, body); err != nil && p.sendContext.Err() == nil {
 			p.Process.Log.Debug("a device was not told that all is read", "user", to.UserID, "app", to.AppID, "error", err)
 		}
 	}()
+}
+
+// badge returns the number of unread notifications of a user in all rooms, with invites.
+func (p *Push) badge(ctx context.Context, userID string) (int, error) {
+	list, err := p.Rooms.Memberships(ctx, userID)
+	if err != nil {
+		return 0, err
+	}
+	total := 0
+	for _, m := range list {
+		switch m.Membership {
+		case event.MembershipInvite:
+			total++
+		case event.MembershipJoin:
+			c, err := p.Unread(ctx, userID, m.RoomID)
+			if err != nil {
+				return 0, err
+			}
+			total += c.Notify
+			for _, t := range c.Threads {
+				total += t.Notify
+			}
+		}
+	}
+	return total, nil
 }

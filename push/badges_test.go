@@ -11,7 +11,7 @@ import (
 	"lyceum/rooms/roomstest"
 )
 
-// badges gives the notifications of a pusher that are about no event.
+// badges returns the notifications of a pusher that are not about an event.
 func (g *pushGateway) badges(pushkey string) (out []gjson.Result) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -23,7 +23,7 @@ func (g *pushGateway) badges(pushkey string) (out []gjson.Result) {
 	return out
 }
 
-// A device that shows a number of unread notifications is told when there are none left, once, and by no receipt that changes nothing.
+// A device that shows a number of unread notifications is told when there are none left: once, and not by receipts that change no count.
 func TestDevicesHearThatAllIsRead(t *testing.T) {
 	harness.Run(t, func(t *testing.T, n *node) {
 		g := newPushGateway(t)
@@ -55,7 +55,7 @@ func TestDevicesHearThatAllIsRead(t *testing.T) {
 	})
 }
 
-// What gateways are told of a membership, of a room with an alias alone, and by event id only.
+// Checks what gateways get for a membership event, for a room with only an alias, and with the format event_id_only.
 func TestWhatGatewaysAreTold(t *testing.T) {
 	harness.Run(t, func(t *testing.T, n *node) {
 		g := newPushGateway(t)

@@ -11,7 +11,7 @@ import (
 	"lyceum/rooms/roomstest"
 )
 
-// TestFewOfManyLargeEventsAreRead for a page of notifications, and all of them are counted.
+// TestFewOfManyLargeEventsAreRead: a page of notifications reads few of many large events, and all of them are counted.
 func TestFewOfManyLargeEventsAreRead(t *testing.T) {
 	harness.Run(t, func(t *testing.T, n *node) {
 		const said, size = 90, 60_000

@@ -5,28 +5,30 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"lyceum/matrix"
+	"lyceum/matrix/event"
+	"lyceum/platform/stream"
 	"lyceum/rooms"
 )
 
 const (
 	logKept          = 400     // newest events of a room in memory
-	logBytes         = 1 << 20 // of them; half as much is kept when there is more
-	entryBytes       = 300     // of an entry without items
-	unreadEventBytes = 120     // of an item
-	evictAtOnce      = 64      // rooms that are looked at when there is too much
+	logBytes         = 1 << 20 // bytes of these; the older half is dropped when there are more
+	userCountBytes   = 300     // about the bytes of a userCount without unread events
+	unreadEventBytes = 120     // about the bytes of an unreadEvent
+	evictAtOnce      = 64      // rooms that one call of evict looks at
 )
 
-// counts are the rooms that somebody asked for lately.
+// counts are the unread counts that were asked for lately, by room.
 type counts struct {
 	mu       sync.Mutex
 	rooms    map[string]*roomLog
-	total    int          // entries in all rooms
+	total    int          // userCounts in all rooms
 	bytes    atomic.Int64 // of all rooms
-	maxBytes int64        // of bytes
+	maxBytes int64        // the budget for bytes
 }
 
-// roomLog holds the newest events of a room and the users who asked for counts. mu is held for moments only,
-// as the tails take it.
+// roomLog has the newest events of a room and the counts of its users. mu is held for short times only, as subscriptions take it.
 type roomLog struct {
 	counts        *counts
 	mu            sync.Mutex
@@ -34,13 +36,13 @@ type roomLog struct {
 	bytes         int64          // of events
 	completeAbove int64          // all events above it are in events
 	facts         roomFacts
-	newest        roomState // of the room, as far as it is known: not older than what was heard of it
+	newest        roomState // the newest known state; not older than the events that the subscription brought
 	users         map[string]*userCount
-	evicted       bool // it was evicted, and is counted no more
+	evicted       bool // it was evicted, so its bytes do not count any more
 }
 
-// evict drops entries of some rooms that were not used since it last looked at them; the caller holds mu and the lock of the room
-// keep, which may be nil.
+// evict removes the counts of some rooms that were not used since evict looked at them before. The caller holds mu, and the lock of the
+// room keep, which is left out and may be nil.
 func (c *counts) evict(keep *roomLog) {
 	looked := 0
 	for id, l := range c.rooms {
@@ -70,8 +72,8 @@ func (c *counts) evict(keep *roomLog) {
 	}
 }
 
-// shrink drops logs when there are too many bytes, and entries when that does not help. What was not evaluated of a log is read from
-// the database when somebody asks; mostly it was.
+// shrink drops the events of logs when there are too many bytes, and evicts counts when that does not help. Events that were not evaluated
+// yet are read from the database when somebody asks; most were.
 func (c *counts) shrink() {
 	if c.bytes.Load() <= c.maxBytes {
 		return
@@ -91,7 +93,7 @@ func (c *counts) shrink() {
 
 func eventBytes(e *rooms.Event) int64 { return int64(700 + 2*len(e.JSON) + len(e.PrevContent)) }
 
-// append adds an event to the log; the caller holds mu, as of all below.
+// append adds an event to the log; the caller holds mu, as for the functions below.
 func (l *roomLog) append(e *rooms.Event) {
 	if l.evicted {
 		return
@@ -124,14 +126,113 @@ func (l *roomLog) trim(keep int) {
 	l.events = slices.Clone(l.events[drop:])
 }
 
-// weigh counts what an entry takes.
+// updateBytes sets the bytes of a count to what it takes now.
 func (l *roomLog) updateBytes(e *userCount) {
-	l.setBytes(e, entryBytes+unreadEventBytes*int64(cap(e.unread)))
+	l.setBytes(e, userCountBytes+unreadEventBytes*int64(cap(e.unread)))
 }
 
 func (l *roomLog) setBytes(e *userCount, bytes int64) {
 	if !e.evicted {
 		l.counts.bytes.Add(bytes - e.bytes)
 		e.bytes = bytes
+	}
+}
+
+// eventsCame is called with the rows of the stream events.
+func (p *Push) eventsCame(rows []stream.Row) {
+	for i := range rows {
+		row := &rows[i]
+		p.counts.mu.Lock()
+		l := p.counts.rooms[row.Key]
+		p.counts.mu.Unlock()
+		if l == nil && !p.sends {
+			continue
+		}
+		e, err := p.Rooms.FromRowCached(row)
+		if err != nil {
+			continue // package rooms logs it
+		}
+		if l != nil {
+			l.add(e)
+		}
+		p.sender.eventCame(e)
+	}
+	p.counts.shrink()
+}
+
+// add adds an event to the log of its room, and drops the facts that it changes.
+func (l *roomLog) add(e *rooms.Event) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if e.Pos <= l.completeAbove || len(l.events) > 0 && l.events[len(l.events)-1].Pos >= e.Pos {
+		return
+	}
+	l.append(e)
+	l.newest.advanceTo(roomState{e.Pos, e.Root, e.Version()})
+	if !e.IsState() {
+		return
+	}
+	switch e.Type {
+	case event.TypeMember:
+		l.memberChanged(e)
+	case event.TypePowerLevels, event.TypeCreate:
+		l.facts.generation++
+		l.facts.power = nil
+	}
+}
+
+func (l *roomLog) memberChanged(e *rooms.Event) {
+	if u := l.users[*e.StateKey]; u != nil {
+		u.nameChanges++
+		u.nameKnown = false
+	}
+	before, _ := matrix.LookupString(e.PrevContent, "membership")
+	was, is := before == event.MembershipJoin, e.Membership() == event.MembershipJoin
+	if was == is {
+		return
+	}
+	l.facts.generation++
+	switch {
+	case l.facts.members < manyMembers:
+		l.facts.members = -1
+	case is:
+		l.facts.members++
+	default:
+		l.facts.members--
+	}
+	if u := l.users[*e.StateKey]; u != nil { // events before the join do not count
+		u.loaded = false
+	}
+}
+
+// manyMembers: in a room with so many members, each change is counted; in a smaller one the members are read again.
+const manyMembers = 100
+
+// receiptsCame is called with the rows of the stream receipts.
+func (p *Push) receiptsCame(rows []stream.Row) {
+	for _, row := range rows {
+		p.counts.mu.Lock()
+		l := p.counts.rooms[row.Key]
+		p.counts.mu.Unlock()
+		if l == nil {
+			continue
+		}
+		_, userID, thread, pos, ok := p.Receipts.ReadRow(row)
+		if !ok {
+			continue
+		}
+		l.mu.Lock()
+		cleared := false
+		if e := l.users[userID]; e != nil {
+			e.markRead(thread, pos)
+			if len(e.unread) > 0 {
+				e.count()
+				cleared = len(e.unread) == 0
+			}
+		}
+		l.mu.Unlock()
+		if cleared {
+			p.roomRead(userID, row.Key)
+		}
 	}
 }

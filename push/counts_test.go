@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// held is what the counts hold, counted anew.
+// held returns the bytes of all counts, counted again.
 func (c *counts) held() (bytes int64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -15,13 +15,13 @@ func (c *counts) held() (bytes int64) {
 			bytes += eventBytes(e)
 		}
 		for _, e := range l.users {
-			bytes += entryBytes + unreadEventBytes*int64(cap(e.unread))
+			bytes += userCountBytes + unreadEventBytes*int64(cap(e.unread))
 		}
 	}
 	return bytes
 }
 
-// TestCountsHaveABudget: however much is said in however many rooms, and whoever asks or does not, memory is bounded and the
+// TestCountsHaveABudget: however many events come in however many rooms, memory is bounded and the
 // counts are right.
 func TestCountsHaveABudget(t *testing.T) {
 	harness.Run(t, func(t *testing.T, n *node) {
@@ -54,7 +54,7 @@ func TestCountsHaveABudget(t *testing.T) {
 	})
 }
 
-// TestALogHasABudget: of one room with large events no more is kept than of one with small ones.
+// TestALogHasABudget: a room with large events takes no more memory than one with small events.
 func TestALogHasABudget(t *testing.T) {
 	harness.Run(t, func(t *testing.T, n *node) {
 		room := n.Room(t, "alice", "bob")

@@ -29,7 +29,7 @@ func newGateway(c Config) gateway {
 	return gateway{dial.New(dial.Options{Allow: c.AllowPrivate, Setting: "push.allow_private", Within: sendWithin}).Client()}
 }
 
-// Errors of send; one that is neither says that the gateway was connected and did not answer.
+// Errors of send. Any other error means that the gateway was connected and did not answer.
 var (
 	errUnreachable = errors.New("the push gateway could not be connected to")
 	errRefused     = errors.New("the push gateway answered with an error")
@@ -41,7 +41,7 @@ func (g *gateway) send(ctx context.Context, url string, body []byte) (rejected [
 	defer cancel()
 	var unconnected atomic.Bool
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
-		GetConn: func(string) { unconnected.Store(true) }, // also after a connection that was kept turned out to be closed
+		GetConn: func(string) { unconnected.Store(true) }, // called again when a kept connection turns out to be closed
 		GotConn: func(httptrace.GotConnInfo) { unconnected.Store(false) },
 	})
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(body))

@@ -33,8 +33,8 @@ func (s *states) set(i int) { s[i/64] |= 1 << (i % 64) }
 
 func hasWildcard(pattern string) bool { return strings.ContainsAny(pattern, "*?") }
 
-// compileGlob makes a glob that matches the whole text, or with words any part of it between word
-// boundaries. It gives nil for a pattern that is too long.
+// compileGlob makes a glob that matches the whole text, or with words any part of it between word boundaries. It returns nil for a pattern
+// that is too long.
 func compileGlob(pattern string, words bool) *glob {
 	if len(pattern) > maxPattern {
 		return nil

@@ -98,10 +98,11 @@ func TestHostileRulesEndSoon(t *testing.T) {
 	}
 }
 
-// TestManyRulesCountForMessages: the bound of work is for what nobody writes.
+// TestManyRulesCountForMessages: the limit of steps does not stop rules for messages that people write.
 func TestManyRulesCountForMessages(t *testing.T) {
 	rules := hostileRules("x?yz*w")
-	rules.list = append(rules.list[:maxRules:maxRules], &compiledRule{conds: []condition{word("tea*me")}, result: Result{RuleID: "last"}})
+	last := &compiledRule{conds: []condition{bodyCondition("tea*me")}, result: Result{RuleID: "last"}}
+	rules.list = append(rules.list[:maxRules:maxRules], last)
 	e := message(t, `{"body":"`+strings.Repeat("some words, ", 12)+`teatime"}`)
 	if got := Evaluate(rules, NewSubject(e), &Facts{}); got.RuleID != "last" {
 		t.Errorf("behind %d rules: found %q", len(rules.list), got.RuleID)

@@ -9,53 +9,54 @@ import (
 	"lyceum/platform/dial"
 )
 
-// What fails is left alone for growing pauses, in which nothing is sent to it or prepared for it, and after which one send tries it.
-// A gateway that can not be connected to is left alone as a whole: a connection is the same whoever sends. How it answers, with an error
-// or never, may be the doing of one user, as many gateways ask another server for each pusher: so only that pusher is left alone.
-// For the same reason only the pusher and its user are in doubt when it is slow, unless it is so for most users (tally.go).
+// A gateway or pusher that failed backs off for growing pauses, in which nothing is sent to it or prepared for it. After a pause one send
+// probes it. A gateway that can not be connected to backs off as a whole, as a connection is the same for all its users. How it answers,
+// with an error or never, may be the doing of one user, as many gateways ask another server for each pusher. So then only that pusher
+// backs off. For the same reason a slow send makes only the pusher and its user suspect, unless the gateway is slow for most users
+// (verdicts.go).
 
 const (
-	maxPause            = 5 * time.Minute       // in which something is left alone, and between two tries of a row of the outbox
+	maxPause            = 5 * time.Minute       // the longest back-off, and the longest time between two tries of a row of the outbox
 	maxPauseAfter       = 10                    // failures in a row after which the pause is the longest
-	delayStep           = 50 * time.Millisecond // between two rows of the outbox that were put off as there was no place
-	delayStepBackingOff = 10 * time.Millisecond // between two that were put off as their gateway or pusher is left alone
-	loggedAfter         = 3                     // failures in a row after which it is logged
-	loggedAgain         = 24 * time.Hour
-	maxLogLines         = 10 // lines at once; then one a minute
+	delayStep           = 50 * time.Millisecond // time between two delayed rows of the outbox, when there was no slot
+	delayStepBackingOff = 10 * time.Millisecond // time between two delayed rows of which the gateway or pusher is backing off
+	loggedAfter         = 3                     // failures in a row after which a back-off is logged
+	loggedAgain         = 24 * time.Hour        // when it is logged again
+	maxLogLines         = 10                    // lines that are logged at once; then one in each logLineEvery
 	logLineEvery        = time.Minute
-	pauseJitter         = 4 // a pause is shorter by up to this part of it
-	delayJitter         = 8 // and what waits does so for longer by up to this part
+	pauseJitter         = 4 // a pause is made shorter by up to a quarter of it
+	delayJitter         = 8 // a delay is made longer by up to an eighth of it
 )
 
-// doubt is about a gateway, a user, a user at a gateway, or a pusher.
+// health is how a gateway, a user, a user at a gateway, or a pusher did lately.
 type health struct {
-	badSince     time.Time // it was slow or failed, and not well since
-	suspectUntil time.Time // it was so lately
+	badSince     time.Time // when it became slow or failed, and was not well since
+	suspectUntil time.Time // after a slow send or a failure
 	failures     int       // in a row
-	firstFailure time.Time // when the first of them was
-	lastFailure  time.Time // when the last was
-	backOffUntil time.Time // nothing is sent up to then
-	probe        *slot     // of the send that tries whether it is well again
-	lastDue      time.Time // when the last row of the outbox is due that was put off for it
-	loggedAt     time.Time // that it is left alone
+	firstFailure time.Time // of these
+	lastFailure  time.Time
+	backOffUntil time.Time // nothing is sent before
+	probe        *slot     // of the send that probes whether it is well again; nil when there is none
+	lastDue      time.Time // when the last of the delayed rows of the outbox is due
+	loggedAt     time.Time // when the back-off was logged
 }
 
-// isOver tells that there is no reason to remember it.
+// isForgettable reports whether the record says nothing any more.
 func (d *health) isForgettable(now time.Time) bool {
 	return now.After(d.suspectUntil) && (d.failures == 0 || now.After(d.lastFailure.Add(2*maxPause)))
 }
 
-// holds tells that it was slow or failed lately, or failed and was not tried since.
+// isSuspect reports whether it was slow or failed lately, or failed and was not tried since.
 func (d *health) isSuspect(now time.Time) bool {
 	return d != nil && (d.failures > 0 || now.Before(d.suspectUntil))
 }
 
-// isAlone tells that nothing is to be sent.
+// isBackingOff reports whether nothing is to be sent.
 func (d *health) isBackingOff(now time.Time) bool {
 	return d != nil && d.failures > 0 && (now.Before(d.backOffUntil) || d.probe != nil)
 }
 
-// fail begins a pause. A send that began before the last pause says nothing new.
+// recordFailure begins a back-off, with at least the given count of failures. A send that began before the last failure says nothing new.
 func (d *health) recordFailure(began, now time.Time, atLeast int) {
 	if d.failures > 0 && began.Before(d.lastFailure) {
 		return
@@ -70,8 +71,8 @@ func (d *health) recordFailure(began, now time.Time, atLeast int) {
 	d.lastDue = d.backOffUntil
 }
 
-// putOff gives how long one more row of the outbox waits: behind those before it, which are sent at a pace, but for no longer than what
-// is not left alone was not well.
+// delay returns how long one more row of the outbox waits: until after the rows before it, one in each delayStep. Without a back-off it
+// waits at most for as long as the gateway, user or pusher has not been well.
 func (d *health) delay(now time.Time) time.Duration {
 	each, most := delayStep, min(max(now.Sub(d.badSince), suspectFor), maxPause)
 	if d.failures > 0 {
@@ -89,13 +90,13 @@ func (d *health) delay(now time.Time) time.Duration {
 	return wait + rand.N(wait/delayJitter+1)
 }
 
-// outcome is how a gateway took a send.
+// outcome is how a send ended.
 type outcome int
 
 const (
 	delivered   outcome = iota
 	refused             // it answered with an error
-	noAnswer            // it was connected, and gave no answer
+	noAnswer            // it was connected, and did not answer
 	unreachable         // it could not be connected to
 	forbidden           // it is at an address that must not be connected to
 )
@@ -114,18 +115,18 @@ func outcomeOf(err error) outcome {
 	return noAnswer
 }
 
-// news is a line for the log: of a gateway or of a pusher, which is left alone or no longer.
+// backOffLog is a line for the log: that a gateway or a pusher backs off, or has recovered.
 type backOffLog struct {
 	pusher, recovered bool
 	firstFailure      time.Time
 }
 
-// judge notes how a send ended, and whether within the time of promptly. It gives what is to be logged.
+// record notes how a send ended, and whether it was prompt (inTime). It returns what is to be logged.
 func (s *sendSlots) record(p *slot, o outcome, inTime bool, now time.Time) (list []backOffLog) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if o == unreachable || o == forbidden {
-		markSuspect(s.health, p.user, now) // before the next, which may take its room
+		markSuspect(s.health, p.user, now) // before the gateway, whose record may evict this one
 		d, least := s.suspectTheGateway(p, now), 0
 		if o == forbidden {
 			least = maxPauseAfter
@@ -154,8 +155,8 @@ func (s *sendSlots) record(p *slot, o outcome, inTime bool, now time.Time) (list
 	return append(list, s.logBackOff(d, backOffLog{pusher: true}, now)...)
 }
 
-// suspect notes that a send was slow: its pusher and its user are in doubt, and the gateway when it is slow for most users. The caller
-// holds mu.
+// recordSlow notes that a send was slow: its pusher and its user become suspect, and the gateway when it is slow for most users. The
+// caller holds mu.
 func (s *sendSlots) recordSlow(p *slot, now time.Time) {
 	t, gateway := s.gateways[p.gateway], s.health[p.gateway]
 	first := !s.pusherHealth[p.pusher].isSuspect(now)
@@ -166,12 +167,12 @@ func (s *sendSlots) recordSlow(p *slot, now time.Time) {
 	markSuspect(s.pusherHealth, p.pusher, now)
 	markSuspect(s.health, p.user, now)
 	markSuspect(s.health, p.atGateway(), now)
-	if t.isSlow() && (t == nil || first || gateway.isSuspect(now)) { // last, as the others may take its room
+	if t.isSlow() && (t == nil || first || gateway.isSuspect(now)) { // last, as the records of the others may evict it
 		s.suspectTheGateway(p, now)
 	}
 }
 
-// doubtGateway puts a gateway in doubt; the caller holds mu.
+// suspectTheGateway makes a gateway suspect; the caller holds mu.
 func (s *sendSlots) suspectTheGateway(p *slot, now time.Time) *health {
 	if t := s.gateways[p.gateway]; t != nil {
 		t.prompt = false
@@ -179,7 +180,7 @@ func (s *sendSlots) suspectTheGateway(p *slot, now time.Time) *health {
 	return markSuspect(s.health, p.gateway, now)
 }
 
-// inDoubt puts what has a name in doubt for some time.
+// markSuspect makes a name of the records suspect for suspectFor.
 func markSuspect(of map[string]*health, name string, now time.Time) *health {
 	d := healthOf(of, name, maxHealth, now)
 	if !now.Before(d.suspectUntil) {
@@ -189,7 +190,7 @@ func markSuspect(of map[string]*health, name string, now time.Time) *health {
 	return d
 }
 
-// well notes that a gateway answered promptly; the caller holds mu.
+// recordAnswer notes that a gateway answered promptly; the caller holds mu.
 func (s *sendSlots) recordAnswer(p *slot) {
 	delete(s.health, p.gateway)
 	t := s.gateways[p.gateway]
@@ -202,8 +203,8 @@ func (s *sendSlots) recordAnswer(p *slot) {
 	t.record(verdict{s.hash(p.user), false})
 }
 
-// took notes that a gateway took a send promptly; the caller holds mu. That a pusher is so which was in doubt tells that the gateway is
-// no longer slow for its user.
+// recordSuccess notes that a gateway took a send promptly; the caller holds mu. When its pusher was suspect, this shows that the gateway
+// is no longer slow for the user.
 func (s *sendSlots) recordSuccess(p *slot) {
 	s.recordAnswer(p)
 	if s.pusherHealth[p.pusher] != nil {
@@ -214,7 +215,7 @@ func (s *sendSlots) recordSuccess(p *slot) {
 	s.setPromptPusher(p)
 }
 
-// connected ends that something is left alone; the caller holds mu.
+// endBackOff ends a back-off. It returns what is to be logged. The caller holds mu.
 func (s *sendSlots) endBackOff(d *health, n backOffLog, now time.Time) []backOffLog {
 	if d == nil || d.failures == 0 {
 		return nil
@@ -228,7 +229,7 @@ func (s *sendSlots) endBackOff(d *health, n backOffLog, now time.Time) []backOff
 	return nil
 }
 
-// report tells whether it is to be logged that something is left alone; the caller holds mu.
+// logBackOff returns the line n if the back-off is to be logged now; the caller holds mu.
 func (s *sendSlots) logBackOff(d *health, n backOffLog, now time.Time) []backOffLog {
 	if d.failures < loggedAfter || !d.loggedAt.IsZero() && now.Sub(d.loggedAt) < loggedAgain || !s.logLimit.allow(now) {
 		return nil
@@ -237,8 +238,8 @@ func (s *sendSlots) logBackOff(d *health, n backOffLog, now time.Time) []backOff
 	return []backOffLog{n}
 }
 
-// remember gives the doubt of a name. When there are too many it makes room: it drops some that are over, else any one, which is
-// unknown then.
+// healthOf returns the record of a name, and makes it if needed. When there are too many it evicts some that say nothing any more, or
+// else any one.
 func healthOf(doubts map[string]*health, name string, most int, now time.Time) *health {
 	if d := doubts[name]; d != nil {
 		return d
@@ -263,7 +264,7 @@ func healthOf(doubts map[string]*health, name string, most int, now time.Time) *
 	return d
 }
 
-// lines are those that may be logged.
+// logLimit limits how many lines are logged.
 type logLimit struct {
 	used int
 	last time.Time
@@ -280,11 +281,11 @@ func (l *logLimit) allow(now time.Time) bool {
 	return true
 }
 
-// judge notes what a send says of its gateway and of its pusher.
+// recordOutcome records what the end of a send says of its gateway and its pusher, and logs back-offs.
 func (p *Push) recordOutcome(d *delivery, err error, inTime bool) {
 	now := p.Now()
-	for _, n := range p.slots.record(&d.place, outcomeOf(err), inTime, now) {
-		log := p.Process.Log.With("gateway", strings.TrimPrefix(d.place.gateway, gatewayPrefix), "for", now.Sub(n.firstFailure).Round(time.Second))
+	for _, n := range p.slots.record(&d.slot, outcomeOf(err), inTime, now) {
+		log := p.Process.Log.With("gateway", strings.TrimPrefix(d.slot.gateway, gatewayPrefix), "for", now.Sub(n.firstFailure).Round(time.Second))
 		if n.pusher {
 			log = log.With("user", d.pusher.UserID, "app", d.pusher.AppID)
 		}
@@ -301,13 +302,13 @@ func (p *Push) recordOutcome(d *delivery, err error, inTime bool) {
 	}
 }
 
-// pauseAfter gives how long a notification waits whose send failed, and how many tries that counts: none when the gateway was not reached,
-// which says nothing of the notification.
+// pauseAfterFailure returns how long a notification waits whose send failed, and how many tries the failure counts: none when the gateway
+// was unreachable, which says nothing of the notification.
 func (p *Push) pauseAfterFailure(d *delivery, err error) (pause time.Duration, tries int) {
 	now := p.Now()
 	if o := outcomeOf(err); o != unreachable && o != forbidden {
 		pause, tries = min(firstPause<<min(d.tries, maxPauseAfter), maxPause), 1
 	}
-	pause = max(pause, p.slots.backOffFor(&d.place, now), shortPause)
+	pause = max(pause, p.slots.backOffFor(&d.slot, now), shortPause)
 	return pause + rand.N(pause/delayJitter), tries
 }

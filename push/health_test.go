@@ -16,27 +16,27 @@ import (
 	"lyceum/platform/role/roletest"
 )
 
-// try takes a place for a row of the outbox, sends it with an outcome and tells whether there was one.
+// sendOnce takes a slot for a row of the outbox and ends the send with an outcome. It reports whether there was a slot.
 func (s *sendSlots) sendOnce(d *delivery, o outcome, now time.Time) bool {
 	d.fromOutbox = true
 	if _, err := s.acquire(d, now); err != nil {
 		return false
 	}
-	s.record(&d.place, o, true, now)
-	s.release(&d.place)
+	s.record(&d.slot, o, true, now)
+	s.release(&d.slot)
 	return true
 }
 
-// TestAGatewayThatIsNotReachedIsLeftAlone for pauses that grow, whoever sends; after each of them one send tries it.
-func TestAGatewayThatIsNotReachedIsLeftAlone(t *testing.T) {
-	s, now := newPlaces(), time.Now()
+// TestAnUnreachableGatewayBacksOff for growing pauses, for all users. After each pause one send probes it.
+func TestAnUnreachableGatewayBacksOff(t *testing.T) {
+	s, now := newSlots(), time.Now()
 	first := s.fill(each("user"), only("dead"), true, now)
 	if len(first) != slotLimits[untried].gateway {
 		t.Fatalf("expected %d, found %d", slotLimits[untried].gateway, len(first))
 	}
 	for _, d := range first { // that all fail is one failure
-		s.record(&d.place, unreachable, true, now.Add(time.Millisecond))
-		s.release(&d.place)
+		s.record(&d.slot, unreachable, true, now.Add(time.Millisecond))
+		s.release(&d.slot)
 	}
 	pause := time.Second
 	for range 15 {
@@ -54,8 +54,8 @@ func TestAGatewayThatIsNotReachedIsLeftAlone(t *testing.T) {
 		if len(probe) != 1 {
 			t.Fatalf("after the pause of %s: expected one, found %d", pause, len(probe))
 		}
-		s.record(&probe[0].place, unreachable, true, now)
-		s.release(&probe[0].place)
+		s.record(&probe[0].slot, unreachable, true, now)
+		s.release(&probe[0].slot)
 		pause = min(2*pause, maxPause)
 	}
 	if now = now.Add(pause); !s.sendOnce(sendTo("bob", "dead", "e"), delivered, now) {
@@ -66,9 +66,9 @@ func TestAGatewayThatIsNotReachedIsLeftAlone(t *testing.T) {
 	}
 }
 
-// TestAProbeThatSaysNothingIsFollowedByAnother: what it told was no news any more.
+// TestAProbeThatSaysNothingIsFollowedByAnother: the probe ended without a request, as its notification was not needed any more.
 func TestAProbeThatSaysNothingIsFollowedByAnother(t *testing.T) {
-	s, now := newPlaces(), time.Now()
+	s, now := newSlots(), time.Now()
 	s.sendOnce(sendTo("bob", "dead", "a"), unreachable, now)
 	now = now.Add(maxPause)
 	probe := sendTo("bob", "dead", "b")
@@ -76,15 +76,15 @@ func TestAProbeThatSaysNothingIsFollowedByAnother(t *testing.T) {
 	if _, err := s.acquire(probe, now); err != nil {
 		t.Fatal(err)
 	}
-	s.release(&probe.place)
+	s.release(&probe.slot)
 	if !s.sendOnce(sendTo("bob", "dead", "c"), unreachable, now) {
 		t.Error("found none")
 	}
 }
 
-// TestAPrivateAddressIsLeftAloneForLongAtOnce, and is logged once.
-func TestAPrivateAddressIsLeftAloneForLongAtOnce(t *testing.T) {
-	s, now := newPlaces(), time.Now()
+// TestAPrivateAddressBacksOffForLongAtOnce, and is logged once.
+func TestAPrivateAddressBacksOffForLongAtOnce(t *testing.T) {
+	s, now := newSlots(), time.Now()
 	logged := 0
 	for range 100 {
 		d := sendTo("bob", "inside", "e")
@@ -92,8 +92,8 @@ func TestAPrivateAddressIsLeftAloneForLongAtOnce(t *testing.T) {
 		if _, err := s.acquire(d, now); err != nil {
 			t.Fatal(err)
 		}
-		logged += len(s.record(&d.place, forbidden, true, now))
-		s.release(&d.place)
+		logged += len(s.record(&d.slot, forbidden, true, now))
+		s.release(&d.slot)
 		if s.sendOnce(sendTo("bob", "inside", "e"), forbidden, now.Add(maxPause/2)) {
 			t.Error("it was sent to")
 		}
@@ -104,10 +104,10 @@ func TestAPrivateAddressIsLeftAloneForLongAtOnce(t *testing.T) {
 	}
 }
 
-// TestAnswersWithAnErrorAreOfOnePusher: others of its user, and all of others, are sent to the same gateway.
+// TestAnswersWithAnErrorAreOfOnePusher: other pushers, of its user and of others, are still sent to at the same gateway.
 func TestAnswersWithAnErrorAreOfOnePusher(t *testing.T) {
 	for _, o := range []outcome{refused, noAnswer} {
-		s, now := newPlaces(), time.Now()
+		s, now := newSlots(), time.Now()
 		for i := range 200 {
 			at := now.Add(time.Duration(i) * maxPause)
 			well := sendTo("bob", "shared", "e")
@@ -125,41 +125,41 @@ func TestAnswersWithAnErrorAreOfOnePusher(t *testing.T) {
 				t.Fatalf("outcome %d: bob waits for others", o)
 			}
 			other := sendTo("hostile0", "shared", "e")
-			other.place = slotOf(sendKey{"hostile0", "a", "another", "e"}, "https://shared/_matrix/push/v1/notify")
+			other.slot = slotOf(sendKey{"hostile0", "a", "another", "e"}, "https://shared/_matrix/push/v1/notify")
 			if !s.sendOnce(other, delivered, at) {
 				t.Errorf("outcome %d: another pusher of the user waits", o)
 			}
-			if s.mu.Lock(); s.trustOf(&well.place, at) != trusted {
-				t.Errorf("outcome %d: found trust %d", o, s.trustOf(&well.place, at))
+			if s.mu.Lock(); s.trustOf(&well.slot, at) != trusted {
+				t.Errorf("outcome %d: found trust %d", o, s.trustOf(&well.slot, at))
 			}
 			s.mu.Unlock()
 		}
 	}
 }
 
-// TestOneWithoutTLSSaysNothingOfOneWithIt at the same port.
-func TestOneWithoutTLSSaysNothingOfOneWithIt(t *testing.T) {
-	s, now := newPlaces(), time.Now()
+// TestAGatewayWithoutTLSIsAnother: a gateway without TLS and one with it have records of their own, also at the same port.
+func TestAGatewayWithoutTLSIsAnother(t *testing.T) {
+	s, now := newSlots(), time.Now()
 	s.sendOnce(sendTo("hostile", "https://gateway:5000", "e"), unreachable, now)
 	if !s.sendOnce(sendTo("bob", "http://gateway:5000", "e"), delivered, now) {
 		t.Error("bob waits")
 	}
 }
 
-// TestRowsOfPushersLeftAloneDelayNoOthers at the same gateway.
-func TestRowsOfPushersLeftAloneDelayNoOthers(t *testing.T) {
-	s, now := newPlaces(), time.Now()
+// TestRowsOfPushersThatBackOffDelayNoOthers at the same gateway.
+func TestRowsOfPushersThatBackOffDelayNoOthers(t *testing.T) {
+	s, now := newSlots(), time.Now()
 	bad := sendTo("hostile", "shared", "e")
 	s.sendOnce(bad, noAnswer, now)
 	for range 10_000 {
-		s.delay(&bad.place, now)
+		s.delay(&bad.slot, now)
 	}
-	if pause := s.delay(&sendTo("bob", "shared", "e").place, now); pause > 2*time.Second {
+	if pause := s.delay(&sendTo("bob", "shared", "e").slot, now); pause > 2*time.Second {
 		t.Errorf("found %s", pause)
 	}
 }
 
-// dueRows are rows of an outbox by when they are due.
+// dueTimes is a heap of the times when rows of an outbox are due.
 type dueTimes []time.Time
 
 func (d dueTimes) Len() int           { return len(d) }
@@ -172,10 +172,10 @@ func (d *dueTimes) Pop() any {
 	return last
 }
 
-// TestWhatADeadGatewayCosts in an hour, once the pauses have grown, and how soon its rows are due when it is back.
+// TestWhatADeadGatewayCosts checks how many sends a dead gateway costs in an hour, and how soon its rows are due when it is back.
 func TestWhatADeadGatewayCosts(t *testing.T) {
 	for rows, perSecond := range map[int]int{1: 1, 1000: 5, 100_000: 500} {
-		s, began := newPlaces(), time.Now()
+		s, began := newSlots(), time.Now()
 		p := &Push{Deps: Deps{Now: func() time.Time { return began }}}
 		outbox := &dueTimes{}
 		for range rows {
@@ -201,7 +201,7 @@ func TestWhatADeadGatewayCosts(t *testing.T) {
 					sent++
 				}
 			} else {
-				wait = s.delay(&d.place, now)
+				wait = s.delay(&d.slot, now)
 			}
 			(*outbox)[0] = now.Add(wait)
 			heap.Fix(outbox, 0)
@@ -220,13 +220,13 @@ func TestWhatADeadGatewayCosts(t *testing.T) {
 	}
 }
 
-// TestPushersLeftAloneAreBounded, and so are the lines of the log.
-func TestPushersLeftAloneAreBounded(t *testing.T) {
-	s, now := newPlaces(), time.Now()
+// TestPushersThatBackOffAreBounded, and so are the lines of the log.
+func TestPushersThatBackOffAreBounded(t *testing.T) {
+	s, now := newSlots(), time.Now()
 	lines := 0
 	for i := range 2 * maxHealth {
 		for range 3 {
-			p := &sendTo(fmt.Sprint("user", i), fmt.Sprint("host", i), "e").place
+			p := &sendTo(fmt.Sprint("user", i), fmt.Sprint("host", i), "e").slot
 			p.began = now
 			lines += len(s.record(p, refused, true, now)) + len(s.record(p, unreachable, true, now))
 		}
@@ -235,7 +235,7 @@ func TestPushersLeftAloneAreBounded(t *testing.T) {
 		t.Errorf("found %d pushers, %d doubts and %d lines", len(s.pusherHealth), len(s.health), lines)
 	}
 	now = now.Add(logLineEvery)
-	p := &sendTo("user", "host", "e").place
+	p := &sendTo("user", "host", "e").slot
 	for i := range 5 {
 		p.began = now.Add(time.Duration(i))
 		lines += len(s.record(p, unreachable, true, now.Add(time.Duration(i))))
@@ -245,12 +245,14 @@ func TestPushersLeftAloneAreBounded(t *testing.T) {
 	}
 }
 
-// TestWhatIsLogged: that a gateway is left alone, once it failed several times, and that it is back.
+// TestWhatIsLogged: that a gateway backs off, once it failed several times, and that it has recovered.
 func TestWhatIsLogged(t *testing.T) {
-	s, now := newPlaces(), time.Now()
+	s, now := newSlots(), time.Now()
 	var all []backOffLog
-	for i, o := range []outcome{unreachable, delivered, unreachable, unreachable, unreachable, unreachable, delivered, delivered, refused, refused, refused, delivered} {
-		p := &sendTo("bob", "host", "e").place
+	for i, o := range []outcome{
+		unreachable, delivered, unreachable, unreachable, unreachable, unreachable, delivered, delivered, refused, refused, refused, delivered,
+	} {
+		p := &sendTo("bob", "host", "e").slot
 		now = now.Add(time.Minute)
 		p.began = now
 		for _, n := range s.record(p, o, true, now) {
@@ -258,13 +260,13 @@ func TestWhatIsLogged(t *testing.T) {
 			all = append(all, n)
 		}
 	}
-	if len(all) != 4 || all[0].recovered || all[0].pusher || !all[1].recovered || all[1].pusher || all[2].recovered || !all[2].pusher || !all[3].recovered ||
-		!all[3].pusher {
+	if len(all) != 4 || all[0].recovered || all[0].pusher || !all[1].recovered || all[1].pusher ||
+		all[2].recovered || !all[2].pusher || !all[3].recovered || !all[3].pusher {
 		t.Errorf("found %v", all)
 	}
 }
 
-// TestHowSendsFail is told apart: what could not be connected to, what does not answer, and what answers with an error.
+// TestHowSendsFail: a gateway that can not be connected to, one that does not answer, and one that answers with an error are told apart.
 func TestHowSendsFail(t *testing.T) {
 	g := newGateway(harnessConfig)
 	dead, err := net.Listen("tcp", "127.0.0.1:0")
@@ -306,7 +308,7 @@ type transport func(r *http.Request) (*http.Response, error)
 
 func (t transport) RoundTrip(r *http.Request) (*http.Response, error) { return t(r) }
 
-// TestADeadGatewayIsAskedAndPreparedForRarely, and its rows of the outbox rest.
+// TestADeadGatewayIsAskedAndPreparedForRarely, and its rows stay in the outbox.
 func TestADeadGatewayIsAskedAndPreparedForRarely(t *testing.T) {
 	harness.Run(t, func(t *testing.T, n *node) {
 		var asked atomic.Int64
@@ -340,7 +342,7 @@ func TestADeadGatewayIsAskedAndPreparedForRarely(t *testing.T) {
 	})
 }
 
-// TestWhatADeadGatewayMissedComesWhenItIsBack.
+// TestWhatADeadGatewayMissedComesWhenItIsBack: notifications are sent from the outbox when the gateway answers again.
 func TestWhatADeadGatewayMissedComesWhenItIsBack(t *testing.T) {
 	harness.Run(t, func(t *testing.T, n *node) {
 		g := newPushGateway(t)
@@ -355,7 +357,7 @@ func TestWhatADeadGatewayMissedComesWhenItIsBack(t *testing.T) {
 		roletest.Until(t, "it is left alone", func() bool {
 			n.slots.mu.Lock()
 			defer n.slots.mu.Unlock()
-			d := n.slots.health[sendTo("", g.URL, "").place.gateway]
+			d := n.slots.health[sendTo("", g.URL, "").slot.gateway]
 			return d != nil && d.failures > 1
 		})
 		l, err := net.Listen("tcp", g.Listener.Addr().String())
@@ -379,13 +381,13 @@ func TestWhatADeadGatewayMissedComesWhenItIsBack(t *testing.T) {
 	})
 }
 
-// TestADoubtIsOfAPusherAtItsGateway: when its user gives it another gateway, what the one before does late says nothing of it.
-func TestADoubtIsOfAPusherAtItsGateway(t *testing.T) {
+// TestHealthIsOfAPusherAtItsGateway: when a pusher gets another gateway, a late answer of the old one says nothing of the pusher.
+func TestHealthIsOfAPusherAtItsGateway(t *testing.T) {
 	send := func(gateway, event string) *delivery {
-		return &delivery{place: slotOf(sendKey{"bob", "a", "k", event}, "https://"+gateway+"/_matrix/push/v1/notify"), done: make(chan struct{})}
+		return &delivery{slot: slotOf(sendKey{"bob", "a", "k", event}, "https://"+gateway+"/_matrix/push/v1/notify"), done: make(chan struct{})}
 	}
 	for _, o := range []outcome{refused, noAnswer} {
-		s, now := newPlaces(), time.Now()
+		s, now := newSlots(), time.Now()
 		late := send("before", "late")
 		if _, err := s.acquire(late, now); err != nil {
 			t.Fatal(err)
@@ -393,20 +395,20 @@ func TestADoubtIsOfAPusherAtItsGateway(t *testing.T) {
 		if !s.sendOnce(send("after", "first"), delivered, now) {
 			t.Fatalf("outcome %d: there is no place", o)
 		}
-		s.record(&late.place, o, true, now)
+		s.record(&late.slot, o, true, now)
 		if _, err := s.acquire(send("after", "second"), now); err != nil {
 			t.Errorf("outcome %d: found %v", o, err)
 		}
 	}
 
 	// A late answer, of the one before, ends no pause of the pusher at the gateway of now.
-	s, now := newPlaces(), time.Now()
+	s, now := newSlots(), time.Now()
 	late := send("before", "late")
 	if _, err := s.acquire(late, now); err != nil {
 		t.Fatal(err)
 	}
 	s.sendOnce(send("after", "first"), refused, now)
-	s.record(&late.place, delivered, true, now)
+	s.record(&late.slot, delivered, true, now)
 	if _, err := s.acquire(send("after", "second"), now); !errors.Is(err, errBackingOff) {
 		t.Errorf("expected that it is left alone, found %v", err)
 	}

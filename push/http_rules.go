@@ -33,13 +33,13 @@ func (p *Push) global(r *web.Request) (map[string]json.RawMessage, error) {
 	return v.Global, nil
 }
 
-// noSuchRules is the answer for scopes, kinds and attributes that do not exist: not 404, which says that a rule was not found.
+// noSuchRules is the error for scopes, kinds and attributes that do not exist. It is not 404, which says that a rule was not found.
 func noSuchRules() error {
 	return matrix.NewError(http.StatusBadRequest, matrix.CodeUnrecognized,
 		"Expected the scope global, a kind of rules, the id of a rule and nothing, enabled or actions after it")
 }
 
-// getPart answers for what has no route of its own: the scope without a slash, the rules of a kind, an attribute of a rule.
+// getPart answers requests that have no route of their own: for the scope without a slash, the rules of a kind, an attribute of a rule.
 func (p *Push) getPart(r *web.Request) (any, error) {
 	parts := strings.Split(r.Path("part"), "/")
 	if parts[0] != "global" {
@@ -74,10 +74,10 @@ func (p *Push) getPart(r *web.Request) (any, error) {
 	return nil, noRule()
 }
 
-// changePart refuses to change what is neither a rule nor one of the attributes that have a route.
+// changePart refuses changes of anything but a rule or one of the attributes that have a route.
 func (p *Push) changePart(*web.Request) (any, error) { return nil, noSuchRules() }
 
-// ruleOf gives the rule of the path.
+// ruleOf returns the rule that the path names.
 func (p *Push) ruleOf(r *web.Request) (ruleJSON, error) {
 	switch kind := r.Path("kind"); {
 	case kind == kindPostcontent:

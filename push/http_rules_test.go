@@ -7,7 +7,7 @@ import (
 	"lyceum/rooms/roomstest"
 )
 
-// Clients compare the actions of a rule with those that they set: a room that was muted is unmuted by what they find.
+// Clients compare the actions of a rule with those that they set, for example to find out whether a room is muted.
 func TestRulesAreFoundAsTheyWereSet(t *testing.T) {
 	harness.Run(t, func(t *testing.T, n *node) {
 		room := n.Room(t, "alice", "bob", "carol")
@@ -33,7 +33,7 @@ func TestRulesAreFoundAsTheyWereSet(t *testing.T) {
 	})
 }
 
-// Ids are what clients choose, and paths are what they ask for, with and without a slash at the end.
+// Clients choose the ids of rules, and ask for paths with and without a slash at the end.
 func TestPathsOfRules(t *testing.T) {
 	harness.Run(t, func(t *testing.T, n *node) {
 		bob, rules := n.HTTP.As("bob"), roomstest.API+"/pushrules"

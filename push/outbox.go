@@ -11,25 +11,26 @@ import (
 )
 
 const (
-	firstPause = time.Second // before a notification is sent again; then it doubles up to longestPause
+	firstPause = time.Second // before a notification is sent again; then it doubles up to maxPause
 	shortPause = 200 * time.Millisecond
-	maxRetries = 100 // notifications sent again in one round
+	maxRetries = 100 // rows of the outbox that are read at once
 )
 
 // outboxRow is a row of the outbox that is due.
 type outboxRow struct {
 	sendKey
-	made, tries int64
+	storedAt, tries int64
 }
 
-// retry is the Every of the consumer: it begins to send again what is due of the outbox of a shard, and does not wait for it.
+// retryOutbox is the Periodic function of the consumer. It starts to send the rows of a shard's outbox that are due, and does not wait for
+// them. It returns when it wants to be called again.
 func (p *Push) retryOutbox(ctx context.Context, shard int) (time.Duration, error) {
 	now := p.Now()
 	if p.slots.isClosed() || !p.sender.isDue(shard, now) {
 		return firstPause, nil
 	}
 	due, err := db.List(func(x db.Row) (r outboxRow, err error) {
-		err = x.Scan(&r.user, &r.app, &r.pushkey, &r.event, &r.made, &r.tries)
+		err = x.Scan(&r.user, &r.app, &r.pushkey, &r.event, &r.storedAt, &r.tries)
 		return r, err
 	})(p.Process.DB.Query(ctx, `SELECT user_id, app_id, pushkey, event_id, made_ms, tries FROM push_outbox
 		WHERE shard = $1 AND next_ms <= $2 ORDER BY next_ms, made_ms LIMIT $3`, shard, now.UnixMilli(), maxRetries))
@@ -51,17 +52,17 @@ func (p *Push) retryOutbox(ctx context.Context, shard int) (time.Duration, error
 	return firstPause, p.readNextDue(ctx, shard)
 }
 
-// isDue tells that it is time to look at the outbox of a shard. The clock may have been put back since that was noted.
+// isDue reports whether the outbox of a shard has rows that may be due. The clock may have been put back since the time was noted.
 func (w *senderState) isDue(shard int, now time.Time) bool {
 	next := w.outboxDue[shard].Load()
 	return next <= now.UnixMilli() || next > now.Add(outboxCheckEvery).UnixMilli()
 }
 
-// taken is the OnAssigned of the consumer: the process that had the shard before may have put something into its outbox.
+// onAssigned is the OnAssigned of the consumer: the process that had the shard before may have written to its outbox.
 func (w *senderState) onAssigned(shard int) { w.outboxDue[shard].Store(0) }
 
-// sendAgain begins to send rows of the outbox that have a place, and puts the others off: not for long (soon) those that only
-// have to wait for their turn.
+// resend starts to send rows of the outbox for which there are slots, and delays the others; soon means that some of them only wait for a
+// free slot.
 func (p *Push) resend(ctx context.Context, shard int, due []outboxRow) (soon bool, err error) {
 	pushers, err := p.pushersOf(ctx, due)
 	if err != nil {
@@ -70,12 +71,12 @@ func (p *Push) resend(ctx context.Context, shard int, due []outboxRow) (soon boo
 	var begun []*delivery
 	old := 0
 	err = p.Process.DB.Write(ctx, func(w *db.Batch) error {
-		p.releaseAll(begun) // of a try before
+		p.releaseAll(begun) // of an earlier try of the transaction
 		begun, soon, old = nil, false, 0
 		now := p.Now()
 		for _, r := range due {
 			to := pushers[sendKey{r.user, r.app, r.pushkey, ""}]
-			tooLate := now.Sub(time.UnixMilli(r.made)) > p.config.GiveUpAfter.D()
+			tooLate := now.Sub(time.UnixMilli(r.storedAt)) > p.config.GiveUpAfter.D()
 			if to == nil || tooLate {
 				if tooLate {
 					old++
@@ -84,7 +85,7 @@ func (p *Push) resend(ctx context.Context, shard int, due []outboxRow) (soon boo
 				continue
 			}
 			d := &delivery{
-				notification: notification{pusher: to}, place: slotOf(r.sendKey, to.url()), shard: shard,
+				notification: notification{pusher: to}, slot: slotOf(r.sendKey, to.url()), shard: shard,
 				fromOutbox: true, tries: r.tries, done: make(chan struct{}),
 			}
 			pause, taken := p.acquireForRow(d, now)
@@ -111,26 +112,26 @@ func (p *Push) resend(ctx context.Context, shard int, due []outboxRow) (soon boo
 	return soon, nil
 }
 
-// pauseOf takes a place for a row of the outbox, and gives when the row is due again.
+// acquireForRow takes a slot for a row of the outbox, if there is one. It returns after which pause the row is due again.
 func (p *Push) acquireForRow(d *delivery, now time.Time) (pause time.Duration, taken bool) {
 	switch _, err := p.slots.acquire(d, now); {
 	case err == nil:
 		return inFlightFor, true
 	case errors.Is(err, errInFlight):
 		return inFlightFor, false
-	case errors.Is(err, errBackingOff), d.place.trust >= suspectGateway, d.place.trust == untried:
-		return p.slots.delay(&d.place, now), false
+	case errors.Is(err, errBackingOff), d.slot.trust >= suspectGateway, d.slot.trust == untried:
+		return p.slots.delay(&d.slot, now), false
 	}
 	return shortPause, false
 }
 
 func (p *Push) releaseAll(list []*delivery) {
 	for _, d := range list {
-		p.slots.release(&d.place)
+		p.slots.release(&d.slot)
 	}
 }
 
-// pushersOf reads the pushers of rows, by a key without an event.
+// pushersOf reads the pushers of rows. The keys of the result have no event.
 func (p *Push) pushersOf(ctx context.Context, due []outboxRow) (map[sendKey]*pusher, error) {
 	users := make([]string, len(due))
 	for i, r := range due {
@@ -144,7 +145,7 @@ func (p *Push) pushersOf(ctx context.Context, due []outboxRow) (map[sendKey]*pus
 	return out, err
 }
 
-// lookAgain notes when the next notification of the outbox is due.
+// readNextDue reads when the next row of a shard's outbox is due.
 func (p *Push) readNextDue(ctx context.Context, shard int) error {
 	next := p.Now().Add(outboxCheckEvery).UnixMilli()
 	var due *int64
@@ -159,7 +160,7 @@ func (p *Push) readNextDue(ctx context.Context, shard int) error {
 	return nil
 }
 
-// renew completes a notification of the outbox: it may be no news any more.
+// complete reads the event of a notification of the outbox and evaluates the rules again; news is false when it is not needed any more.
 func (p *Push) complete(ctx context.Context, eventID string, n *notification) (news bool, err error) {
 	e, err := p.Rooms.Event(ctx, eventID)
 	if err != nil || e == nil || e.RedactedBy != "" {
@@ -173,11 +174,11 @@ func (p *Push) complete(ctx context.Context, eventID string, n *notification) (n
 	return res.Notify, err
 }
 
-// isNews tells that an event still says something to a user: who left, or has read it, is not told later.
+// isNews reports whether a user still needs to be notified of an event: not when the user has left the room or has read it.
 func (p *Push) isNews(ctx context.Context, userID string, e *rooms.Event) (bool, error) {
 	m, err := p.Rooms.Membership(ctx, userID, e.RoomID)
 	if err != nil || m.Membership != event.MembershipJoin {
-		return m.EventID == e.ID, err // an invite
+		return m.EventID == e.ID, err // true for the event that invites the user
 	}
 	read, err := p.hasRead(ctx, userID, e)
 	return !read, err

@@ -6,11 +6,11 @@ import (
 	"lyceum/matrix"
 )
 
-// path names a property of an event (appendices, "Dot-separated property paths"). Those that the default
-// rules use are well known, and read once for each event.
+// path names a property of an event (appendices, "Dot-separated property paths"). The paths that the default rules use are known paths:
+// their values are read once for each event.
 type path struct {
 	known knownPath
-	parts []string // when not well known
+	parts []string // of a path that is not a known path
 }
 
 type knownPath uint8
@@ -62,84 +62,4 @@ func pathOf(key string) path {
 	}
 	end()
 	return path{parts: parts}
-}
-
-// get gives the JSON value of a property, nil when it is absent.
-func (s *Subject) get(p *path) []byte {
-	if p.known == pathNone {
-		return s.walk(p.parts)
-	}
-	if bit := uint16(1) << p.known; s.known&bit == 0 {
-		s.known |= bit
-		s.values[p.known] = s.read(p.known)
-	}
-	return s.values[p.known]
-}
-
-func (s *Subject) read(w knownPath) []byte {
-	e := s.event
-	switch w {
-	case pathType:
-		return matrix.AppendString(nil, e.Type)
-	case pathSender:
-		return matrix.AppendString(nil, e.Sender)
-	case pathRoom:
-		return matrix.AppendString(nil, e.RoomID)
-	case pathStateKey:
-		if e.StateKey != nil {
-			return matrix.AppendString(nil, *e.StateKey)
-		}
-	case pathBody:
-		return matrix.Lookup(e.Content, "body")
-	case pathMsgtype:
-		return matrix.Lookup(e.Content, "msgtype")
-	case pathMembership:
-		return matrix.Lookup(e.Content, "membership")
-	case pathMentions:
-		return matrix.Lookup(e.Content, "m.mentions")
-	case pathMentionUsers:
-		return matrix.Lookup(s.get(&path{known: pathMentions}), "user_ids")
-	case pathMentionRoom:
-		return matrix.Lookup(s.get(&path{known: pathMentions}), "room")
-	case pathRelType:
-		return matrix.Lookup(matrix.Lookup(e.Content, "m.relates_to"), "rel_type")
-	}
-	return nil
-}
-
-// text gives the value of a property that is a string.
-func (s *Subject) text(p *path) (string, bool) {
-	switch e := s.event; p.known {
-	case pathType:
-		return e.Type, true
-	case pathSender:
-		return e.Sender, true
-	case pathRoom:
-		return e.RoomID, true
-	case pathStateKey:
-		if e.StateKey == nil {
-			return "", false
-		}
-		return *e.StateKey, true
-	}
-	return textOf(s.get(p))
-}
-
-func (s *Subject) walk(parts []string) []byte {
-	switch {
-	case len(parts) == 1 && parts[0] == "event_id":
-		return matrix.AppendString(nil, s.event.ID)
-	case len(parts) == 1 && parts[0] == "room_id":
-		return s.get(&path{known: pathRoom})
-	}
-	at := []byte(s.event.JSON)
-	for _, p := range parts {
-		if !s.useSteps(len(at)) {
-			return nil
-		}
-		if at = matrix.Lookup(at, p); at == nil {
-			return nil
-		}
-	}
-	return at
 }

@@ -4,9 +4,7 @@ import (
 	"cmp"
 	"context"
 	"embed"
-	"encoding/json"
 	"net/netip"
-	"sync"
 	"time"
 
 	"lyceum/accounts"
@@ -34,44 +32,44 @@ type Config struct {
 	GiveUpAfter  conf.Duration  `yaml:"give_up_after" default:"24h" help:"Age at which a notification that no gateway took is dropped."`
 }
 
-// Receipts is what the package hears of what users have read. *receipts.Receipts implements it.
+// Receipts says what users have read. *receipts.Receipts implements it.
 type Receipts interface {
 	Stream() *stream.Stream
-	// ReadRow tells what a row of the stream says of how far a user has read.
+	// ReadRow returns up to which event a user has read, as a row of the stream says it.
 	ReadRow(row stream.Row) (roomID, userID, threadID string, eventPos int64, ok bool)
-	// ReadUpTo gives positions in the events stream by thread id, "" for unthreaded receipts.
+	// ReadUpTo returns positions in the stream events by thread id, "" for unthreaded receipts.
 	ReadUpTo(ctx context.Context, userID, roomID string) (map[string]int64, error)
 }
 
-// Deps is what the package is given.
+// Deps are the parts of the process that the package uses.
 type Deps struct {
 	Process  *role.Process
 	Accounts *accounts.Accounts
 	Rooms    *rooms.Rooms
 	Receipts Receipts
-	Now      func() time.Time // the clock of what is stored; nil is obs.Now. Who waits does so in real time.
+	Now      func() time.Time // the clock for times that are stored; nil is obs.Now. Timers run in real time.
 }
 
 // Push is the package's one object.
 type Push struct {
 	Deps
 	config        Config
-	maxBatch      int // lower in tests
+	maxBatch      int // the constant of this name; lower in tests
 	events        *stream.Stream
 	rules         ruleCache
 	counts        counts
 	sender        senderState
 	slots         sendSlots
 	badges        badges
-	sendContext   context.Context // of what is sent
+	sendContext   context.Context // of all sends; ended by stopSends
 	stopSends     context.CancelFunc
-	sends         bool // this process sends notifications
+	sends         bool // this process has the role push
 	gateway       gateway
-	subscriptions [2]*stream.Subscription // what unread counts follow
+	subscriptions [2]*stream.Subscription // from which unread counts are updated
 	change        func(ctx context.Context, userID string, c ruleChange) (struct{}, error)
 }
 
-// New registers the tails and the background part of the role.
+// New subscribes to the streams, and registers the consumer and the background parts of the role.
 func New(d Deps, c Config) (*Push, error) {
 	if d.Now == nil {
 		d.Now = obs.Now
@@ -101,79 +99,4 @@ func New(d Deps, c Config) (*Push, error) {
 		d.Process.Go("push.badges", p.sendBadges)
 	}
 	return p, nil
-}
-
-const typeRules = "m.push_rules"
-
-// ruleCache remembers the rules of users.
-type ruleCache struct {
-	mu      sync.RWMutex
-	users   map[string]*userRules
-	changes int64 // how often rules changed: what was read before may be stale
-}
-
-type userRules struct {
-	compiled *Rules
-	stored   json.RawMessage // nothing for most users
-}
-
-// rulesOf gives the rules of a user.
-func (p *Push) rulesOf(ctx context.Context, userID string) (*userRules, error) {
-	c := &p.rules
-	c.mu.RLock()
-	u, moved := c.users[userID], c.changes
-	c.mu.RUnlock()
-	if u != nil {
-		return u, nil
-	}
-	raw, err := p.Accounts.AccountData(ctx, userID, "", typeRules)
-	if err != nil {
-		return nil, err
-	}
-	u = &userRules{compiled: Compile(userID, raw), stored: raw}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.changes == moved {
-		if len(c.users) >= max(p.config.RuleCache, 100) {
-			for id := range c.users { // any
-				delete(c.users, id)
-				break
-			}
-		}
-		c.users[userID] = u
-	}
-	return u, nil
-}
-
-// Ruleset gives all rules of a user as clients see them: {"global": …}.
-func (p *Push) Ruleset(ctx context.Context, userID string) (json.RawMessage, error) {
-	u, err := p.rulesOf(ctx, userID)
-	if err != nil {
-		return nil, err
-	}
-	return merge(userID, u.stored).encode(), nil
-}
-
-// rulesChanged is a tail of the stream of account data.
-func (p *Push) rulesChanged(rows []stream.Row) {
-	for _, row := range rows {
-		typ := typeRules // what can not be told is taken as a change
-		if datum, ok := row.Value.(*accounts.AccountDatum); ok {
-			typ = datum.Type
-		} else if row.Data != nil {
-			var datum struct {
-				Type string `json:"type"`
-			}
-			if json.Unmarshal(row.Data, &datum) == nil {
-				typ = datum.Type
-			}
-		}
-		if typ != typeRules {
-			continue
-		}
-		p.rules.mu.Lock()
-		p.rules.changes++
-		delete(p.rules.users, row.Key)
-		p.rules.mu.Unlock()
-	}
 }

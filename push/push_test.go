@@ -78,7 +78,7 @@ func (n *node) wantUnread(t testing.TB, who, room string, notify, highlight int)
 	}
 }
 
-// forgetCounts makes all counts cold.
+// forgetCounts removes all counts, so that they are loaded again.
 func (n *node) forgetCounts() {
 	n.counts.mu.Lock()
 	defer n.counts.mu.Unlock()
@@ -138,7 +138,7 @@ func TestUnread(t *testing.T) {
 	})
 }
 
-// What was said before a user came, or while the user was away, is not unread and no notification, whatever the user's name became since.
+// Events from before a user joined, or while the user was away, are not unread and do not notify, also after a change of display name.
 func TestOnlyWhatMembersHearNotifies(t *testing.T) {
 	for _, warm := range []bool{false, true} {
 		t.Run(fmt.Sprintf("warm %t", warm), func(t *testing.T) {
@@ -367,7 +367,7 @@ func TestPushGateway(t *testing.T) {
 	})
 }
 
-// TestOddEventsArePushedToo, and keep nothing else from being pushed or counted.
+// TestOddEventsArePushedToo, and do not stop other events from being pushed or counted.
 func TestOddEventsArePushedToo(t *testing.T) {
 	harness.Run(t, func(t *testing.T, n *node) {
 		g := newPushGateway(t)
@@ -459,7 +459,7 @@ func TestAnotherProcessGoesOn(t *testing.T) {
 	})
 }
 
-// TestAPusherCountsAtOnce, also in processes that the bus tells nothing.
+// TestAPusherCountsAtOnce: a new pusher gets the next event, also from a process that the bus does not reach.
 func TestAPusherCountsAtOnce(t *testing.T) {
 	harness.Fleet(t, func(t *testing.T, one, two *node, _ func()) {
 		g := newPushGateway(t)
@@ -488,8 +488,8 @@ func TestAPusherCountsAtOnce(t *testing.T) {
 	})
 }
 
-// TestABurstIsToldSoon to a gateway that is well, however many pushers its user has.
-func TestABurstIsToldSoon(t *testing.T) {
+// TestABurstIsSentSoon to a gateway that is prompt, however many pushers its user has.
+func TestABurstIsSentSoon(t *testing.T) {
 	harness.Run(t, func(t *testing.T, n *node) {
 		g := newPushGateway(t)
 		answer := g.Config.Handler
@@ -511,8 +511,8 @@ func TestABurstIsToldSoon(t *testing.T) {
 	})
 }
 
-// TestWhatIsNoNewsIsNotToldLater: what was read, and of rooms that were left, while the gateway was away.
-func TestWhatIsNoNewsIsNotToldLater(t *testing.T) {
+// TestWhatIsReadIsNotSentLater: nor are events of rooms that were left while the gateway was away.
+func TestWhatIsReadIsNotSentLater(t *testing.T) {
 	harness.Run(t, func(t *testing.T, n *node) {
 		g := newPushGateway(t)
 		n.pusher(t, "bob", g.URL, "k", obj{})
@@ -537,8 +537,8 @@ func TestWhatIsNoNewsIsNotToldLater(t *testing.T) {
 	})
 }
 
-// TestSlowGatewaysHoldUpNobodyElse: those that never answer, at many addresses, of many users. What they did not take comes when they
-// are well again.
+// TestSlowGatewaysHoldUpNobodyElse: gateways that never answer, at many addresses and of many users. What they did not take comes when they
+// answer again.
 func TestSlowGatewaysHoldUpNobodyElse(t *testing.T) {
 	harness.Run(t, func(t *testing.T, n *node) {
 		well, slow, end := newPushGateway(t), make([]*pushGateway, 10), make([]func(), 10)
@@ -614,8 +614,8 @@ func FuzzRejected(f *testing.F) {
 	f.Fuzz(func(_ *testing.T, answer []byte) { _, _ = decodeRejected(answer) })
 }
 
-// A pusher is there only while the device that set it is, whatever comes at once; a clean-up that comes late leaves those of a
-// device with the same id that was made since.
+// A pusher ends with the device that set it, also when both change at the same time. A late clean-up leaves the pushers of a
+// new device with the same id.
 func TestPushersEndWithTheirDevice(t *testing.T) {
 	harness.Run(t, func(t *testing.T, n *node) {
 		const rounds = 10

@@ -9,7 +9,7 @@ import (
 	"lyceum/rooms/roomstest"
 )
 
-// worked waits until the consumer has worked off all that was said.
+// worked waits until the consumer has worked through all events.
 func (n *node) worked(t testing.TB) {
 	t.Helper()
 	heads := n.events.Positions()
@@ -38,14 +38,14 @@ func (n *node) rowOf(t testing.TB, eventID string) stream.Row {
 	return rows[0]
 }
 
-// told gives the notifications that an event makes for its room now.
+// told returns how many notifications an event makes for each user now.
 func (n *node) told(t testing.TB, eventID string) map[string]int {
 	t.Helper()
 	e, err := n.Rooms.FromRow(n.rowOf(t, eventID))
 	if err != nil {
 		t.Fatal(err)
 	}
-	list, err := n.notifications(t.Context(), e)
+	list, err := n.notificationsOf(t.Context(), e)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -66,7 +66,7 @@ func (n *node) invite(t testing.TB, room, who string) string {
 	return m.EventID
 }
 
-// TestWhoJoinsIsNotToldOfBefore, however late the consumer comes to it; a new name makes nobody join anew.
+// TestWhoJoinsIsNotToldOfBefore: also when the consumer is late. A new display name is not a new join.
 func TestWhoJoinsIsNotToldOfBefore(t *testing.T) {
 	harness.Run(t, func(t *testing.T, n *node) {
 		g := newPushGateway(t)
@@ -103,7 +103,7 @@ func TestWhoJoinsIsNotToldOfBefore(t *testing.T) {
 	})
 }
 
-// TestInvitesThatAreGoneAreNotTold, and one that was followed is not told twice.
+// TestInvitesThatAreGoneAreNotTold, and an accepted invite is not sent twice.
 func TestInvitesThatAreGoneAreNotTold(t *testing.T) {
 	harness.Run(t, func(t *testing.T, n *node) {
 		g := newPushGateway(t)

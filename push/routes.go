@@ -1,6 +1,8 @@
 package push
 
-import "lyceum/platform/web"
+import (
+	"lyceum/platform/web"
+)
 
 // Routes are the endpoints of the package.
 func (p *Push) Routes() []web.Route {

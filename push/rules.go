@@ -16,7 +16,7 @@ const (
 	kindUnderride = "underride"
 )
 
-// kindPostcontent is of MSC4306, whose rules are not here. Clients look for them.
+// kindPostcontent is a kind of MSC4306, which this server does not implement. Clients ask for its rules nevertheless.
 const kindPostcontent = "postcontent"
 
 var kinds = []string{kindOverride, kindContent, kindRoom, kindSender, kindUnderride}
@@ -82,7 +82,7 @@ type changed struct {
 // ruleset is all rules of a user by kind, each kind in the order in which it is checked.
 type ruleset map[string][]rule
 
-// merge gives the rules of a user. What can not be read is taken as nothing changed.
+// merge returns the rules of a user. Stored rules that can not be read count as none.
 func merge(userID string, raw json.RawMessage) ruleset {
 	var s stored
 	if len(raw) > 0 && json.Unmarshal(raw, &s) != nil {
@@ -113,7 +113,7 @@ func merge(userID string, raw json.RawMessage) ruleset {
 	return out
 }
 
-// find gives a rule of a kind.
+// find returns a rule of a kind.
 func (s ruleset) find(kind, id string) (rule, bool) {
 	i := slices.IndexFunc(s[kind], func(r rule) bool { return r.ID == id })
 	if i < 0 {
@@ -122,7 +122,7 @@ func (s ruleset) find(kind, id string) (rule, bool) {
 	return s[kind][i], true
 }
 
-// encode is the ruleset for clients: the content of m.push_rules.
+// encode returns the ruleset in the form for clients: the content of m.push_rules.
 func (s ruleset) encode() json.RawMessage {
 	global := map[string][]ruleJSON{}
 	for _, kind := range kinds {
@@ -135,7 +135,7 @@ func (s ruleset) encode() json.RawMessage {
 	enc := json.NewEncoder(&b)
 	enc.SetEscapeHTML(false)
 	if err := enc.Encode(map[string]any{"global": global}); err != nil {
-		return json.RawMessage(`{"global":{}}`) // what is stored was checked to be JSON
+		return json.RawMessage(`{"global":{}}`) // it was checked to be JSON when it was stored
 	}
 	return bytes.TrimSpace(b.Bytes())
 }
@@ -222,7 +222,7 @@ func defaultsFor(userID, kind string) []rule {
 	for i, d := range from {
 		out[i] = rule{
 			ID: d.id, Default: true, Enabled: d.id != ".m.rule.master", Actions: d.actions,
-			Conditions: json.RawMessage(strings.ReplaceAll(d.conditions, "USER", quote(userID))),
+			Conditions: json.RawMessage(strings.ReplaceAll(d.conditions, "USER", quoted(userID))),
 		}
 	}
 	return out

@@ -12,7 +12,7 @@ import (
 
 const me = "@me:here.test"
 
-// eventOf makes an event of the parts that conditions see.
+// eventOf makes an event of the properties that conditions look at.
 func eventOf(t testing.TB, typ, sender string, stateKey *string, content string) *event.Event {
 	t.Helper()
 	text := map[string]any{
@@ -86,7 +86,7 @@ func TestDefaultRules(t *testing.T) {
 	}
 }
 
-// TestConditions holds the examples of the specification ("Conditions").
+// TestConditions checks the examples of the specification ("Conditions").
 func TestConditions(t *testing.T) {
 	empty := ""
 	topic := func(content string) *event.Event { return eventOf(t, "m.room.topic", "@x:y", &empty, content) }
@@ -265,8 +265,8 @@ func TestGlobs(t *testing.T) {
 	}
 }
 
-// TestSharedRulesKnowWhoseTheyAre: what nobody changed is one list for all users, and says of each what rules of the user's
-// own would say.
+// TestSharedRulesKnowWhoseTheyAre: default rules are one list for all users, and match for each user like rules that are compiled
+// for that user alone.
 func TestSharedRulesKnowWhoseTheyAre(t *testing.T) {
 	if a, b := Compile(me, nil), Compile("@you:here.test", nil); &a.list[0] != &b.list[0] {
 		t.Error("two users who changed nothing have a list of rules each")
@@ -302,7 +302,7 @@ func TestSharedRulesKnowWhoseTheyAre(t *testing.T) {
 	}
 }
 
-// Actions are what a client finds again, also those of old versions: it compares them with what it set.
+// A client gets the actions that it set, also those of old versions of the specification, as it compares them.
 func TestActionsOfOldVersions(t *testing.T) {
 	for _, c := range []struct {
 		actions           string

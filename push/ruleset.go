@@ -45,8 +45,8 @@ type ruleChange struct {
 
 func noRule() error { return matrix.NotFound("The push rule was not found") }
 
-// changeHere runs on the owner of the user's shard of account data: what it reads is the newest, and what it writes is
-// refused when the shard has moved since.
+// changeHere changes the rules of a user. It runs on the owner of the user's shard of account data, so it reads the newest rules, and its
+// write is refused when the shard has another owner.
 func (p *Push) changeHere(ctx context.Context, userID string, c ruleChange) (struct{}, error) {
 	return struct{}{}, p.Accounts.ChangeAccountData(ctx, userID, "", typeRules, func(raw json.RawMessage) (json.RawMessage, error) {
 		var s stored
@@ -109,8 +109,8 @@ func (s *stored) apply(userID string, c ruleChange) error {
 	return nil
 }
 
-// put adds a rule or replaces the one at an index. It keeps its place when neither before nor after is
-// given, or is the first of its kind when it is new.
+// put adds a rule, or replaces the rule at the index at. Without before and after, a rule that is replaced keeps its position, and a new
+// rule is the first of its kind.
 func (s *stored) put(c ruleChange, at int) error {
 	own := s.Rules[c.Kind]
 	c.Rule.Enabled = true
@@ -145,8 +145,8 @@ func (s *stored) put(c ruleChange, at int) error {
 	return nil
 }
 
-// checkActions refuses what is no list of actions. What is one is kept as it was given, with the actions of old versions
-// (dont_notify, coalesce) too: clients compare the actions of a rule with those that they set.
+// checkActions refuses anything but a list of actions. A list is kept as it was given, also with actions of old versions of the
+// specification (dont_notify, coalesce), as clients compare the actions of a rule with those that they set.
 func checkActions(raw json.RawMessage) (json.RawMessage, error) {
 	var list []json.RawMessage
 	if len(raw) == 0 || json.Unmarshal(raw, &list) != nil || list == nil {
@@ -178,8 +178,7 @@ func checkActions(raw json.RawMessage) (json.RawMessage, error) {
 	return json.Marshal(out)
 }
 
-// checkConditions refuses what is no list of objects with a kind. A kind that is not known is kept: it
-// matches nothing.
+// checkConditions refuses anything but a list of objects with a kind. An unknown kind is kept: it matches nothing.
 func checkConditions(raw json.RawMessage) error {
 	if len(raw) == 0 {
 		return nil

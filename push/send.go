@@ -13,37 +13,37 @@ import (
 )
 
 const (
-	prepareWithin = 5 * time.Second                            // what a send may take before the gateway is asked
-	storeWithin   = 5 * time.Second                            // a statement that stores how a send ended
-	inFlightFor   = prepareWithin + sendWithin + 5*time.Second // when a send of which nothing is known is tried again
-	endWithin     = 3 * time.Second                            // what sends under way get when the process ends
-	storeTries    = 60                                         // how often it is tried to store how a send ended, once a second
-	rowTries      = 5                                          // of them for a row that is not there
-	stepWithin    = 5 * time.Second                            // what the sends of a step may take while gateways take them promptly
+	prepareWithin = 5 * time.Second                            // how long a send may take before the gateway is asked
+	storeWithin   = 5 * time.Second                            // how long a statement may take that stores how a send ended
+	inFlightFor   = prepareWithin + sendWithin + 5*time.Second // after which a send is tried again of which no end is known
+	endWithin     = 3 * time.Second                            // how long sends in flight may take when the process ends
+	storeTries    = 60                                         // how often storing how a send ended is tried, once a second
+	rowTries      = 5                                          // how often it is tried while the row is not there
+	stepWithin    = 5 * time.Second                            // how long the sends of a step may take while some succeed promptly
 )
 
-// delivery is a notification that is sent: a place is taken for it, then begin sends it.
+// delivery is a notification that is sent: sendSlots.acquire takes its slot, then start sends it.
 type delivery struct {
 	notification
-	place      slot
-	shard      int  // of the outbox
-	fromOutbox bool // it comes from the outbox, where its row is until it is sent
+	slot       slot
+	shard      int  // of the row in the outbox
+	fromOutbox bool // it was read from the outbox, which has its row until it is sent
 	tries      int64
-	sent       *atomic.Int64 // counts those of its step that a gateway took; nil: none
+	sent       *atomic.Int64 // counts the sends of its step that succeeded; may be nil
 	done       chan struct{}
 
 	mu     sync.Mutex
 	ended  bool
 	err    error
-	stored bool // in the outbox, which is to be told
+	stored bool // it is written to the outbox, so start stores how the send ended
 }
 
-// deliveryOf is a notification that was not sent before.
+// deliveryOf makes the delivery of a notification that was not sent before.
 func deliveryOf(n notification, shard int) *delivery {
-	return &delivery{notification: n, place: slotOf(n.key(), n.pusher.url()), shard: shard, done: make(chan struct{})}
+	return &delivery{notification: n, slot: slotOf(n.key(), n.pusher.url()), shard: shard, done: make(chan struct{})}
 }
 
-// begin sends in the background what has a place.
+// start sends a notification that has a slot, in the background.
 func (p *Push) start(d *delivery) {
 	go func() {
 		err := p.deliver(p.sendContext, d)
@@ -58,11 +58,11 @@ func (p *Push) start(d *delivery) {
 		if stored {
 			p.storeResult(d, err)
 		}
-		p.slots.release(&d.place)
+		p.slots.release(&d.slot)
 	}()
 }
 
-// outcome tells how a send ended. One that has not will see to its row of the outbox itself.
+// result returns how a send ended. A send that has not ended yet will update its row of the outbox itself.
 func (d *delivery) result() (ended bool, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -70,7 +70,7 @@ func (d *delivery) result() (ended bool, err error) {
 	return d.ended, d.err
 }
 
-// deliver sends a notification once; nil also when nobody wants it any more.
+// deliver sends a notification once. It returns nil also when the notification is not needed any more.
 func (p *Push) deliver(ctx context.Context, d *delivery) error {
 	body, err := p.prepare(ctx, d)
 	if err == nil && body != nil {
@@ -82,13 +82,13 @@ func (p *Push) deliver(ctx context.Context, d *delivery) error {
 	return err
 }
 
-// prepare makes the body for a gateway; none for what is no news any more.
+// prepare makes the body of the request to the gateway; nil when the notification is not needed any more.
 func (p *Push) prepare(ctx context.Context, d *delivery) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, prepareWithin)
 	defer cancel()
 	n := d.notification
 	if d.fromOutbox {
-		news, err := p.complete(ctx, d.place.key.event, &n)
+		news, err := p.complete(ctx, d.slot.key.event, &n)
 		if err != nil || !news {
 			return nil, err
 		}
@@ -96,11 +96,11 @@ func (p *Push) prepare(ctx context.Context, d *delivery) ([]byte, error) {
 	return p.body(ctx, n)
 }
 
-// post asks the gateway. Only this says something of the gateway: it is in doubt from when it is slow.
+// post sends the request to the gateway, and records how it went. From the moment when it is slow, the pusher is suspect.
 func (p *Push) post(ctx context.Context, d *delivery, body []byte) error {
-	slow := time.AfterFunc(promptly, func() { p.slots.markSlow(&d.place, p.Now()) })
+	slow := time.AfterFunc(promptly, func() { p.slots.markSlow(&d.slot, p.Now()) })
 	rejected, err := p.gateway.send(ctx, d.pusher.url(), body)
-	if inTime := slow.Stop(); ctx.Err() == nil { // else the process ends
+	if inTime := slow.Stop(); ctx.Err() == nil { // else the send was cancelled as the process ends
 		p.recordOutcome(d, err, inTime)
 	}
 	if err != nil {
@@ -109,11 +109,11 @@ func (p *Push) post(ctx context.Context, d *delivery, body []byte) error {
 	return p.reject(ctx, d.pusher, rejected)
 }
 
-// errSetAnew says that a rejection is of a pusher which is no longer there as it was sent to.
+// errReplaced says that the gateway rejected a pusher that was replaced since.
 var errReplaced = errors.New("the push gateway rejected a pusher that was changed meanwhile")
 
-// reject removes a pusher that is among those which the gateway rejects. One that was set anew meanwhile was not rejected: it stays, and
-// the outbox sends to it what the one before did not get (errSetAnew), or finds that there is none.
+// reject removes the pusher if the gateway rejected it. A pusher that was replaced since was not rejected: it stays, and reject returns
+// errReplaced, so that the outbox sends the notification to the new pusher, or finds that there is none.
 func (p *Push) reject(ctx context.Context, to *pusher, rejected []string) error {
 	if !slices.Contains(rejected, to.Pushkey) {
 		return nil
@@ -131,7 +131,8 @@ func (p *Push) reject(ctx context.Context, to *pusher, rejected []string) error 
 
 const whereRow = wherePusher + ` AND event_id = $4`
 
-// settle stores the outcome of a send in its row of the outbox, which may be on its way there yet. If that fails it is sent again.
+// storeResult stores how a send ended in its row of the outbox. The row may not be written yet, so it tries more than once. If all fails,
+// the notification is sent again.
 func (p *Push) storeResult(d *delivery, outcome error) {
 	for try := range storeTries {
 		n, err := p.storeOutcome(d, outcome)
@@ -149,11 +150,11 @@ func (p *Push) storeResult(d *delivery, outcome error) {
 	}
 }
 
-// storeOutcome gives how many rows there were. What was sent is noted also at the end of the process.
+// storeOutcome deletes or updates the row of a send. It returns how many rows there were. It works also while the process ends.
 func (p *Push) storeOutcome(d *delivery, outcome error) (rows int64, err error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(p.sendContext), storeWithin)
 	defer cancel()
-	k := d.place.key
+	k := d.slot.key
 	if outcome == nil {
 		return p.Process.DB.Exec(ctx, "DELETE FROM push_outbox"+whereRow, k.user, k.app, k.pushkey, k.event)
 	}
@@ -166,8 +167,8 @@ func (p *Push) storeOutcome(d *delivery, outcome error) (rows int64, err error) 
 	return rows, err
 }
 
-// endSends is a background part: at its end sends under way get a moment, so that what a gateway takes is not sent again, and then
-// end too.
+// endSends is a background part. When the process ends, it lets the sends in flight go on for endWithin, so that what a gateway takes is
+// not sent again, and then cancels them.
 func (p *Push) endSends(ctx context.Context) error {
 	<-ctx.Done()
 	p.slots.close()
@@ -185,57 +186,57 @@ func (p *Push) endSends(ctx context.Context) error {
 	return nil
 }
 
-// step is what becomes of the notifications of a batch, or of a part of it.
+// sendStep is what became of the notifications of a batch, or of a part of it.
 type sendStep struct {
 	queues   []*gatewayQueue
-	inFlight []*delivery // being sent
+	inFlight []*delivery
 	deferred []outboxEntry
-	sent     atomic.Int64 // how many of them gateways took
+	sent     atomic.Int64 // how many sends succeeded
 }
 
-// waiting are the notifications for a gateway that have no place yet.
+// gatewayQueue has the notifications for a gateway that have no slot yet.
 type gatewayQueue struct{ list []*delivery }
 
-// keptBack is a notification for the outbox.
+// outboxEntry is a notification that is written to the outbox.
 type outboxEntry struct {
 	*delivery
-	pause time.Duration // until it is tried
+	pause time.Duration // until it is tried again
 	tries int
 }
 
-// keepBack is for what was not sent: it is due at once, or when its gateway or pusher is no longer left alone.
+// toOutbox makes the entry of a notification that was not sent: it is due at once, or when its gateway or pusher stops backing off.
 func (p *Push) toOutbox(d *delivery) outboxEntry {
-	if now := p.Now(); p.slots.isBackingOff(&d.place, now) {
-		return outboxEntry{d, p.slots.delay(&d.place, now), 0}
+	if now := p.Now(); p.slots.isBackingOff(&d.slot, now) {
+		return outboxEntry{d, p.slots.delay(&d.slot, now), 0}
 	}
 	return outboxEntry{d, 0, 0}
 }
 
-// waitFor makes a list what is left of the step.
+// enqueue puts deliveries into the queues of their gateways.
 func (s *sendStep) enqueue(list []*delivery) {
 	by := map[string]*gatewayQueue{}
 	for _, d := range list {
 		d.sent = &s.sent
-		w := by[d.place.gateway]
+		w := by[d.slot.gateway]
 		if w == nil {
 			w = &gatewayQueue{}
-			by[d.place.gateway] = w
+			by[d.slot.gateway] = w
 			s.queues = append(s.queues, w)
 		}
 		w.list = append(w.list, d)
 	}
 }
 
-// patience is how long a step waits for its sends: until none ended well for a moment, and not longer than stepWithin.
+// sendWait says how long a step waits for its sends: until none succeeded for the time of promptly, and at most for stepWithin.
 type sendWait struct {
 	sent    *atomic.Int64
-	seen    int64 // of sent, when the moment began
+	seen    int64 // the count of sent when the timer was started
 	timer   *time.Timer
 	end     time.Time
 	expired bool
 }
 
-// expired is called at the end of the moment.
+// timerFired starts the timer again if sends succeeded since it was started.
 func (w *sendWait) timerFired() {
 	n := w.sent.Load()
 	if w.expired = n == w.seen || obs.Now().After(w.end); !w.expired {
@@ -244,9 +245,9 @@ func (w *sendWait) timerFired() {
 	}
 }
 
-// wait waits for an event unless the patience is over, or ctx.
+// wait waits for an event, until the wait has expired or ctx ends.
 func (w *sendWait) wait(ctx context.Context, event <-chan struct{}) {
-	select { // first, also when the event is there already
+	select { // the timer is checked first, also when the event is there already
 	case <-w.timer.C:
 		w.timerFired()
 	default:
@@ -263,9 +264,9 @@ func (w *sendWait) wait(ctx context.Context, event <-chan struct{}) {
 	}
 }
 
-// send sends what there are places for, waits for the gateways as long as they take some, and gives the rest. seen is how often
-// pushers were changed when they were read. When ctx ends it waits no longer, and still gives the rest: what was begun is known
-// only here.
+// send sends a list of notifications and returns those that belong into the outbox. It starts as many sends as there are slots, starts more
+// when slots become free, and waits for gateways as long as sends succeed (sendWait). seen is the count of changes of pushers when they
+// were read. When ctx ends it stops waiting, and still returns the entries for the outbox, as nobody else knows the sends in flight.
 func (p *Push) send(ctx context.Context, list []*delivery, seen int64) []outboxEntry {
 	s := &sendStep{}
 	s.enqueue(list)
@@ -281,18 +282,18 @@ func (p *Push) send(ctx context.Context, list []*delivery, seen int64) []outboxE
 			break
 		}
 	}
-	for _, at := range s.queues { // the outbox looks whether the pusher is still there
+	for _, at := range s.queues { // when they are sent from the outbox, their pushers are read again
 		for _, d := range at.list {
 			s.deferred = append(s.deferred, p.toOutbox(d))
 		}
 	}
-	w.end = time.Time{} // those that are under way get the rest of the moment
+	w.end = time.Time{} // sends in flight may take until the timer fires
 	for _, d := range s.inFlight {
 		w.wait(ctx, d.done)
 	}
 	for _, d := range s.inFlight {
 		switch ended, err := d.result(); {
-		case !ended && d.fromOutbox: // its row is there
+		case !ended && d.fromOutbox: // it has a row in the outbox
 		case !ended:
 			s.deferred = append(s.deferred, outboxEntry{d, inFlightFor, 0})
 		case err != nil:
@@ -303,7 +304,7 @@ func (p *Push) send(ctx context.Context, list []*delivery, seen int64) []outboxE
 	return s.deferred
 }
 
-// beginLeft begins what has a place now.
+// startQueued starts the sends of all queues for which there are slots now.
 func (p *Push) startQueued(s *sendStep) {
 	now := p.Now()
 	left := s.queues[:0]
@@ -315,12 +316,13 @@ func (p *Push) startQueued(s *sendStep) {
 	s.queues = left
 }
 
-// beginAt begins what has a place of the notifications for a gateway. The gateway, and users, that just had none are not asked again.
+// startQueue starts the sends of one queue for which there are slots now. It stops when the gateway has no slot, and skips users who have
+// none.
 func (p *Push) startQueue(s *sendStep, at *gatewayQueue, now time.Time) {
-	var behind []*delivery // that have to wait for their users
+	var behind []*delivery // whose users have no slot
 	full := map[string]bool{}
 	for i, d := range at.list {
-		if full[d.place.user] {
+		if full[d.slot.user] {
 			behind = append(behind, d)
 			continue
 		}
@@ -328,16 +330,16 @@ func (p *Push) startQueue(s *sendStep, at *gatewayQueue, now time.Time) {
 		case err == nil:
 			p.start(d)
 			s.inFlight = append(s.inFlight, d)
-		case errors.Is(err, errNoSlot) && d.place.exhausted == d.place.gateway:
+		case errors.Is(err, errNoSlot) && d.slot.exhausted == d.slot.gateway:
 			at.list = at.list[i:]
 			if len(behind) > 0 {
 				at.list = slices.Concat(behind, at.list)
 			}
 			return
 		case errors.Is(err, errNoSlot):
-			full[d.place.exhausted] = true
+			full[d.slot.exhausted] = true
 			behind = append(behind, d)
-		case errors.Is(err, errInFlight): // the batch was begun before
+		case errors.Is(err, errInFlight): // the batch was begun before and is done again
 			s.inFlight = append(s.inFlight, other)
 		default:
 			s.deferred = append(s.deferred, p.toOutbox(d))

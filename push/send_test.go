@@ -16,7 +16,7 @@ import (
 	"lyceum/platform/stream"
 )
 
-// slowly makes a gateway answer later; what it got it remembers at once.
+// slowly makes a gateway answer later; it notes requests at once.
 func (g *pushGateway) slowly(by time.Duration) {
 	answer := g.Config.Handler
 	g.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -25,7 +25,7 @@ func (g *pushGateway) slowly(by time.Duration) {
 	})
 }
 
-// hang makes a gateway never answer, until the function that it gives is called.
+// hang makes a gateway answer nothing until the returned function is called.
 func (g *pushGateway) hang() (end func()) {
 	answer, well := g.Config.Handler, make(chan struct{})
 	g.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -40,7 +40,7 @@ func (g *pushGateway) hang() (end func()) {
 	return func() { close(well) }
 }
 
-// pushers gives a user many pushers; nobody is told.
+// pushers gives a user many pushers, without an announcement.
 func (n *node) pushers(t testing.TB, who string, g *pushGateway, many int) {
 	t.Helper()
 	text := "x"
@@ -68,7 +68,7 @@ func (n *node) outboxRows(t testing.TB) (rows int) {
 	return rows
 }
 
-// toTell are the deliveries of an event that was worked off already.
+// toTell returns the deliveries of an event that the consumer has worked through already.
 func (n *node) toTell(t testing.TB, eventID string) []*delivery {
 	t.Helper()
 	row := n.rowOf(t, eventID)
@@ -79,7 +79,7 @@ func (n *node) toTell(t testing.TB, eventID string) []*delivery {
 	return list
 }
 
-// TestASlowGatewayGetsNothingTwice: one that answers after more than what others take for the end.
+// TestASlowGatewayGetsNothingTwice: also one that answers after a time at which other servers would give up.
 func TestASlowGatewayGetsNothingTwice(t *testing.T) {
 	t.Parallel()
 	harness.Run(t, func(t *testing.T, n *node) {
@@ -100,7 +100,7 @@ func TestASlowGatewayGetsNothingTwice(t *testing.T) {
 	})
 }
 
-// TestWhatWasRefusedIsTriedAgainSoon: after one and two seconds, also the second time.
+// TestWhatWasRefusedIsTriedAgainSoon: after one second, and then after two.
 func TestWhatWasRefusedIsTriedAgainSoon(t *testing.T) {
 	harness.Run(t, func(t *testing.T, n *node) {
 		g := newPushGateway(t)
@@ -122,7 +122,7 @@ func TestWhatWasRefusedIsTriedAgainSoon(t *testing.T) {
 	})
 }
 
-// TestALongOutboxHoldsUpNobodyElse: that of a gateway which never answers, when another pusher of who is told failed.
+// TestALongOutboxHoldsUpNobodyElse: a gateway that never answers has many rows, and another pusher of the user failed.
 func TestALongOutboxHoldsUpNobodyElse(t *testing.T) {
 	harness.Run(t, func(t *testing.T, n *node) {
 		const rows = 3000
@@ -138,13 +138,13 @@ func TestALongOutboxHoldsUpNobodyElse(t *testing.T) {
 		for i := range rows {
 			values = append(values, []any{"@carol:here.test", "a", fmt.Sprint("carol", i%30), fmt.Sprint("$", i), shard, now, now, 1})
 		}
-		n.slots.sendFailed(&sendTo("@carol:here.test", ill.URL, "").place, n.Now())
+		n.slots.sendFailed(&sendTo("@carol:here.test", ill.URL, "").slot, n.Now())
 		if err := n.Process.DB.Write(t.Context(), func(w *db.Batch) error { w.Rows(outboxRows, values); return nil }); err != nil {
 			t.Fatal(err)
 		}
 		n.sender.setDue(shard, now)
 		for i := range 3 {
-			n.slots.sendFailed(&sendTo("@bob:here.test", "another", "").place, n.Now())
+			n.slots.sendFailed(&sendTo("@bob:here.test", "another", "").slot, n.Now())
 			began, event := time.Now(), n.Say(t, "alice", room, fmt.Sprint(i))
 			roletest.Until(t, "bob is told", func() bool { _, times := well.find(event); return times > 0 })
 			if took := time.Since(began); took > 5*time.Second {
@@ -203,7 +203,7 @@ func TestALargeEventIsStoredInParts(t *testing.T) {
 	})
 }
 
-// TestASlowCountSaysNothingOfTheGateway.
+// TestASlowCountSaysNothingOfTheGateway: the time for preparing a request does not count as the gateway's.
 func TestASlowCountSaysNothingOfTheGateway(t *testing.T) {
 	harness.Run(t, func(t *testing.T, n *node) {
 		g := newPushGateway(t)
@@ -215,7 +215,7 @@ func TestASlowCountSaysNothingOfTheGateway(t *testing.T) {
 		e.evaluating.Lock() // the count of this user takes long
 		event := n.Say(t, "alice", room, "x")
 		roletest.Until(t, "it is in the outbox", func() bool { return n.outboxRows(t) == 1 })
-		at := &sendTo("@carol:here.test", g.URL, "").place
+		at := &sendTo("@carol:here.test", g.URL, "").slot
 		n.slots.mu.Lock()
 		found := n.slots.trustOf(at, n.Now())
 		n.slots.mu.Unlock()
@@ -236,7 +236,7 @@ func TestASlowCountSaysNothingOfTheGateway(t *testing.T) {
 	})
 }
 
-// TestAGracefulEndSendsNothingTwice of what gateways take within a moment.
+// TestAGracefulEndSendsNothingTwice of what gateways take within endWithin.
 func TestAGracefulEndSendsNothingTwice(t *testing.T) {
 	harness.Fleet(t, func(t *testing.T, one, two *node, stopTwo func()) {
 		g := newPushGateway(t)
@@ -247,7 +247,7 @@ func TestAGracefulEndSendsNothingTwice(t *testing.T) {
 		}
 		one.pusher(t, "bob", g.URL, "k", obj{})
 		for _, p := range []*node{one, two} {
-			p.slots.sendPrompt(&sendTo("@bob:here.test", g.URL, "").place)
+			p.slots.sendPrompt(&sendTo("@bob:here.test", g.URL, "").slot)
 		}
 		for _, room := range ids {
 			said = append(said, one.Say(t, "alice", room, "x"))
@@ -267,8 +267,8 @@ func TestAGracefulEndSendsNothingTwice(t *testing.T) {
 	})
 }
 
-// TestWhoGetsAShardLooksAtItsOutbox, though it knew that there was nothing when it had the shard before.
-func TestWhoGetsAShardLooksAtItsOutbox(t *testing.T) {
+// TestWhoGetsAShardReadsItsOutbox: also a process that had the shard before, when the outbox was empty.
+func TestWhoGetsAShardReadsItsOutbox(t *testing.T) {
 	harness.Fleet(t, func(t *testing.T, one, two *node, stopTwo func()) {
 		g := newPushGateway(t)
 		ofTwo := func(room string) bool {
@@ -294,8 +294,8 @@ func TestWhoGetsAShardLooksAtItsOutbox(t *testing.T) {
 	})
 }
 
-// TestABatchThatComesAgainWaitsForWhatIsUnderWay, and does not send it again.
-func TestABatchThatComesAgainWaitsForWhatIsUnderWay(t *testing.T) {
+// TestABatchThatComesAgainWaitsForSendsInFlight, and does not send them again.
+func TestABatchThatComesAgainWaitsForSendsInFlight(t *testing.T) {
 	harness.Run(t, func(t *testing.T, n *node) {
 		g := newPushGateway(t)
 		room := n.Room(t, "alice", "bob")
@@ -320,12 +320,12 @@ func TestABatchThatComesAgainWaitsForWhatIsUnderWay(t *testing.T) {
 	})
 }
 
-// TestAnOutcomeIsStoredWhenTheDatabaseIsBack.
+// TestAnOutcomeIsStoredWhenTheDatabaseIsBack: storing how a send ended is tried again.
 func TestAnOutcomeIsStoredWhenTheDatabaseIsBack(t *testing.T) {
 	harness.Run(t, func(t *testing.T, n *node) {
 		d := sendTo("@bob:here.test", "well", "$e")
 		d.notification.pusher = &pusher{UserID: "@bob:here.test"}
-		k, far := d.place.key, n.Now().Add(time.Hour).UnixMilli()
+		k, far := d.slot.key, n.Now().Add(time.Hour).UnixMilli()
 		do := func(query string, args ...any) {
 			t.Helper()
 			if _, err := n.Process.DB.Exec(t.Context(), query, args...); err != nil {
@@ -354,8 +354,8 @@ func TestAnOutcomeIsStoredWhenTheDatabaseIsBack(t *testing.T) {
 	})
 }
 
-// TestWhoWaitsForAPlaceDoesNotAskForEach: one of a gateway that has none tells for all.
-func TestWhoWaitsForAPlaceDoesNotAskForEach(t *testing.T) {
+// TestAQueueAsksForOneSlot: when a gateway has no slot, the other notifications of its queue do not ask for one.
+func TestAQueueAsksForOneSlot(t *testing.T) {
 	p := &Push{Deps: Deps{Now: time.Now}}
 	p.slots.init()
 	p.slots.fill(each("user"), only("busy"), false, time.Now())
@@ -368,7 +368,7 @@ func TestWhoWaitsForAPlaceDoesNotAskForEach(t *testing.T) {
 	p.startQueued(&s)
 	asked := 0
 	for _, d := range all {
-		if d.place.exhausted != "" {
+		if d.slot.exhausted != "" {
 			asked++
 		}
 	}
@@ -377,7 +377,7 @@ func TestWhoWaitsForAPlaceDoesNotAskForEach(t *testing.T) {
 	}
 }
 
-// TestABatchWaitsNoLongerThanAMoment in which no gateway took anything, whatever else happens.
+// TestABatchWaitsNoLongerThanAMoment: when no send succeeds for the time of promptly, the batch ends, whatever else happens.
 func TestABatchWaitsNoLongerThanAMoment(t *testing.T) {
 	past, events := make(chan time.Time, 1), make(chan struct{})
 	close(events)
@@ -436,8 +436,8 @@ func TestABurstIsSentWithoutTheOutbox(t *testing.T) {
 	})
 }
 
-// TestWhenTheOutboxIsLookedAt: also after the clock was put back, and when another process had the shard.
-func TestWhenTheOutboxIsLookedAt(t *testing.T) {
+// TestWhenTheOutboxIsRead: also after the clock was put back, and when another process had the shard.
+func TestWhenTheOutboxIsRead(t *testing.T) {
 	var w senderState
 	now := time.Now()
 	w.outboxDue[3].Store(now.Add(outboxCheckEvery).UnixMilli())
@@ -455,8 +455,8 @@ func TestWhenTheOutboxIsLookedAt(t *testing.T) {
 	}
 }
 
-// TestAPusherThatGoesMeanwhileIsNotTold, also when another process removes it.
-func TestAPusherThatGoesMeanwhileIsNotTold(t *testing.T) {
+// TestAPusherThatIsRemovedMeanwhileGetsNothing, also when another process removes it.
+func TestAPusherThatIsRemovedMeanwhileGetsNothing(t *testing.T) {
 	harness.Run(t, func(t *testing.T, n *node) {
 		g := newPushGateway(t)
 		room := n.Room(t, "alice", "bob")
@@ -484,8 +484,8 @@ func TestAPusherThatGoesMeanwhileIsNotTold(t *testing.T) {
 	})
 }
 
-// TestALateRejectionEndsNoNewerPusher: a gateway rejects a pushkey for the pusher that it was sent for. One that the user set anew
-// meanwhile stays, with what waits for it, and is told of what was rejected.
+// TestALateRejectionEndsNoNewerPusher: a gateway rejects a pushkey for the pusher that it was sent for. A pusher that was replaced
+// since stays, with its rows of the outbox, and gets the notification that was rejected.
 func TestALateRejectionEndsNoNewerPusher(t *testing.T) {
 	for _, c := range []struct {
 		name    string

@@ -10,24 +10,24 @@ import (
 	"time"
 )
 
-// Users choose their gateways, and a gateway may answer slowly or never. So sends have places, of which those that may be slow get
-// few. Each trust has places of its own, so that nobody waits for those who are trusted less.
+// Users choose their gateways, and a gateway may answer slowly or never. So each send takes a slot, and there are few slots for sends that
+// may be slow. Each trust level has slots of its own, so that no send waits for one that is trusted less.
 
-// trust is what is expected of a send.
+// trustLevel says how a send is expected to go.
 type trustLevel int
 
 const (
-	trusted     trustLevel = iota // the gateway took a send promptly, and since then it was neither slow nor failed
-	untried                       // no send to the gateway was judged yet, or long ago
-	suspectUser                   // both are trusted, but something else of the user was slow or failed lately
+	trusted     trustLevel = iota // the gateway took a send promptly, and was neither slow nor unreachable since
+	untried                       // no send to the gateway has ended yet, or its result is forgotten
+	suspectUser                   // gateway and pusher are trusted, but another pusher of the user was slow or failed lately
 
-	// These are sent from the outbox only.
+	// Sends with the following levels are started from the outbox only.
 
-	suspectGateway // it was slow in general, or not reached, lately
-	suspectPusher  // it was slow lately or failed, or it is not known and another one of the user at the gateway was slow
+	suspectGateway // the gateway was slow for most users, or unreachable, lately
+	suspectPusher  // the pusher was slow lately or failed, or it is new and another one of the user at the gateway was slow
 )
 
-// share is how many sends of one trust may be under way in a process: in all, to one gateway, for one user.
+// slotLimit is how many sends of one trust level may be in flight in a process: in all, to one gateway, for one user.
 type slotLimit struct{ all, gateway, user int }
 
 var slotLimits = [...]slotLimit{
@@ -39,35 +39,32 @@ var slotLimits = [...]slotLimit{
 }
 
 const (
-	promptly      = 500 * time.Millisecond // how long a gateway may take, and a batch waits for its sends
-	suspectFor    = 30 * time.Second
-	maxSlow       = 256    // sends that turned out to be slow and count as those of doubted pushers from then on
-	maxSlowOfUser = 16     // of them for one user, with those that may become so
-	maxHealth     = 10_000 // gateways and users in doubt that are remembered, and as many pushers
-	maxGateways   = 10_000 // gateways remembered that took a send promptly once
-	sweepAtOnce   = 16     // doubts that are looked at when there are too many
+	promptly      = 500 * time.Millisecond // a send that takes longer is slow
+	suspectFor    = 30 * time.Second       // how long something is suspect after a slow send or a failure
+	maxSlow       = 256                    // slow sends that may be moved to the level suspectPusher while they are in flight
+	maxSlowOfUser = 16                     // of these for one user, with the sends that may become slow
+	maxHealth     = 10_000                 // records of gateways and users that are kept, and as many of pushers
+	maxGateways   = 10_000                 // gateways whose verdicts are kept
+	sweepAtOnce   = 16                     // records that are looked at when there are too many
 )
 
 // sendKey names a notification, and its row of the outbox.
 type sendKey struct{ user, app, pushkey, event string }
 
-func (n notification) key() sendKey {
-	return sendKey{n.pusher.UserID, n.pusher.AppID, n.pusher.Pushkey, n.event.ID}
-}
-
-// place is what a send takes.
+// slot is what a send takes while it is in flight.
 type slot struct {
 	key           sendKey
-	gateway, user string     // as they are counted and doubted
-	pusher        string     // as it is doubted and left alone: at its gateway, as its user may give it another one while a send is under way
-	trust         trustLevel // under mu while the send is under way
-	exhausted     string     // of what take found no place: the gateway or the user
+	gateway, user string     // names by which slots are counted and health is recorded
+	pusher        string     // name by which its health is recorded; it contains the gateway, as the user may change that during a send
+	trust         trustLevel // guarded by sendSlots.mu while the send is in flight
+	exhausted     string     // when acquire found no slot: the gateway or the user that has none
 	began         time.Time
 }
 
-const gatewayPrefix, userPrefix = "gateway ", "user " // before their names
+// gatewayPrefix and userPrefix begin the names of gateways and users.
+const gatewayPrefix, userPrefix = "gateway ", "user "
 
-// placeOf names a gateway by what a connection to it is made of, which is the same for all its users.
+// slotOf makes a slot. The name of the gateway is the part of the address that says how to connect, so it is the same for all users.
 func slotOf(k sendKey, address string) slot {
 	gateway := address
 	if u, err := url.Parse(address); err == nil {
@@ -81,39 +78,40 @@ func slotOf(k sendKey, address string) slot {
 	}
 }
 
-// atGateway names a user at a gateway.
+// atGateway returns the name of a user at a gateway.
 func (p *slot) atGateway() string { return p.user + " " + p.gateway }
 
-// places are those that sends of this process have.
+// sendSlots counts the sends of this process, and records how gateways, users and pushers did (health.go).
 type sendSlots struct {
 	mu            sync.Mutex
-	inFlight      map[sendKey]*delivery // under way
+	inFlight      map[sendKey]*delivery
 	used          map[slotCount]int
 	health        map[string]*health // by gateway, by user, and by user at a gateway
 	pusherHealth  map[string]*health
-	gateways      map[string]*gatewayVerdicts // gateways that took a send promptly once
+	gateways      map[string]*gatewayVerdicts // by gateway, once one answered promptly
 	seed          maphash.Seed
 	promptPushers map[uint64]bool // hashes of pushers whose last send was prompt
 	logLimit      logLimit
-	freed         chan struct{} // closed when a place may be free
+	freed         chan struct{} // closed when a slot may be free; then replaced
 	running       sync.WaitGroup
-	closed        bool // the process ends: there are no places any more
+	closed        bool // the process ends, so acquire fails
 }
 
-// counted is what has a number of places: a gateway or a user in one trust, or with no name all of one trust.
+// slotCount names a count of slots: of a gateway or a user in one trust level; without a name, of all in the level.
 type slotCount struct {
 	trust trustLevel
 	name  string
 }
 
 func (s *sendSlots) init() {
-	s.inFlight, s.used, s.health, s.pusherHealth, s.gateways = map[sendKey]*delivery{}, map[slotCount]int{}, map[string]*health{}, map[string]*health{},
-		map[string]*gatewayVerdicts{}
-	s.seed, s.promptPushers = maphash.MakeSeed(), map[uint64]bool{}
+	s.inFlight, s.used = map[sendKey]*delivery{}, map[slotCount]int{}
+	s.health, s.pusherHealth = map[string]*health{}, map[string]*health{}
+	s.gateways, s.promptPushers = map[string]*gatewayVerdicts{}, map[uint64]bool{}
+	s.seed = maphash.MakeSeed()
 	s.freed = make(chan struct{})
 }
 
-// trustOf tells what is expected of a send; the caller holds mu.
+// trustOf returns the trust level of a send; the caller holds mu.
 func (s *sendSlots) trustOf(p *slot, now time.Time) trustLevel {
 	switch {
 	case s.pusherHealth[p.pusher].isSuspect(now), s.health[p.atGateway()].isSuspect(now) && !s.isPromptPusher(p):
@@ -128,16 +126,17 @@ func (s *sendSlots) trustOf(p *slot, now time.Time) trustLevel {
 	return trusted
 }
 
-// slow notes that a send under way is slow. It does not keep its place from others who are trusted more.
+// markSlow notes that a send in flight is slow. It moves the send to the level suspectPusher, so that its slot is free for others.
 func (s *sendSlots) markSlow(p *slot, now time.Time) {
 	s.sendFailed(p, now)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	d := s.inFlight[p.key]
-	if d == nil || p != &d.place { // it ended just now
+	if d == nil || p != &d.slot { // the send has just ended
 		return
 	}
-	if p.trust >= suspectGateway || s.used[slotCount{suspectPusher, ""}] >= maxSlow || s.used[slotCount{suspectPusher, p.user}] >= maxSlowOfUser {
+	if p.trust >= suspectGateway ||
+		s.used[slotCount{suspectPusher, ""}] >= maxSlow || s.used[slotCount{suspectPusher, p.user}] >= maxSlowOfUser {
 		return
 	}
 	s.add(p, -1)
@@ -146,47 +145,47 @@ func (s *sendSlots) markSlow(p *slot, now time.Time) {
 	s.wake()
 }
 
-// failed notes that a send was slow or failed.
+// sendFailed notes that a send was slow or failed.
 func (s *sendSlots) sendFailed(p *slot, now time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.recordSlow(p, now)
 }
 
-// prompt notes that a gateway took a send promptly.
+// sendPrompt notes that a gateway took a send promptly.
 func (s *sendSlots) sendPrompt(p *slot) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.recordSuccess(p)
 }
 
-// putOff gives how long a row of the outbox waits that is not sent now: few rows wait shortly, and many not so often that they are all
-// the outbox is busy with. What is left alone is waited for.
+// delay returns how long a row of the outbox waits that is not sent now. Few rows wait for a short time; many wait longer, so that the
+// outbox is not busy with them alone. A row whose gateway or pusher is backing off waits until that ends.
 func (s *sendSlots) delay(p *slot, now time.Time) time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	pause := firstPause/2 + rand.N(firstPause)
 	gateway, pusher := s.health[p.gateway], s.pusherHealth[p.pusher]
-	alone := pusher.isBackingOff(now)
-	if alone {
+	backingOff := pusher.isBackingOff(now)
+	if backingOff {
 		pause = max(pause, pusher.delay(now))
 	} else if at := s.health[p.atGateway()]; at != nil && s.trustOf(p, now) == suspectPusher {
 		pause = max(pause, at.delay(now))
 	}
-	if gateway != nil && (!alone || gateway.isBackingOff(now)) { // rows that wait for their pushers are in the way of no others
+	if gateway != nil && (!backingOff || gateway.isBackingOff(now)) { // rows that wait for their pusher do not delay other rows
 		pause = max(pause, gateway.delay(now))
 	}
 	return pause
 }
 
-// isAlone tells that nothing is to be sent to a gateway, or for a pusher.
+// isBackingOff reports whether nothing is to be sent to the gateway, or for the pusher.
 func (s *sendSlots) isBackingOff(p *slot, now time.Time) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.health[p.gateway].isBackingOff(now) || s.pusherHealth[p.pusher].isBackingOff(now)
 }
 
-// aloneFor gives for how long.
+// backOffFor returns for how long nothing is to be sent to the gateway or for the pusher.
 func (s *sendSlots) backOffFor(p *slot, now time.Time) (wait time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -198,21 +197,21 @@ func (s *sendSlots) backOffFor(p *slot, now time.Time) (wait time.Duration) {
 	return wait
 }
 
-// Answers of take.
+// Errors of acquire.
 var (
-	errNoSlot     = errors.New("there is no place for this notification now")
-	errBackingOff = errors.New("the push gateway failed, or does so for this pusher, and is left alone")
+	errNoSlot     = errors.New("there is no slot for this notification now")
+	errBackingOff = errors.New("the push gateway failed, or did so for this pusher, and is backing off")
 	errSuspect    = errors.New("the push gateway was slow or failed lately, or did so for this user")
-	errInFlight   = errors.New("this notification is under way")
+	errInFlight   = errors.New("this notification is being sent")
 	errClosed     = errors.New("the process ends")
 )
 
-// take takes a place for a send, if there is one. Errors: errNoPlace, errAlone, errDoubted unless it comes from the outbox, errClosed,
-// and errUnderWay with the one that is.
+// acquire takes a slot for a send, without waiting. It returns errNoSlot, errBackingOff, errClosed, errSuspect for a send that must be
+// started from the outbox and is not, or errInFlight with the delivery of the same notification that is in flight.
 func (s *sendSlots) acquire(d *delivery, now time.Time) (other *delivery, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	p := &d.place
+	p := &d.slot
 	if p.trust = s.trustOf(p, now); s.isSlowFor(p) {
 		p.trust = suspectPusher
 	}
@@ -247,14 +246,14 @@ func (s *sendSlots) acquire(d *delivery, now time.Time) (other *delivery, err er
 	return nil, nil
 }
 
-// isSlowFor tells that a user has many slow sends under way: if one more turned out to be slow, it would keep its place from others. The
-// caller holds mu.
+// isSlowFor reports whether a user has many slow sends in flight, so that one more could not be moved to the level suspectPusher if it
+// turned out to be slow. The caller holds mu.
 func (s *sendSlots) isSlowFor(p *slot) bool {
 	slow := s.used[slotCount{suspectPusher, p.user}]
 	return p.trust < suspectGateway && slow > 0 && slow+s.used[slotCount{p.trust, p.user}] >= maxSlowOfUser
 }
 
-// add counts a send in its trust; the caller holds mu.
+// add adds n to the counts of a send's trust level; the caller holds mu.
 func (s *sendSlots) add(p *slot, n int) {
 	for _, name := range []string{"", p.gateway, p.user} {
 		c := slotCount{p.trust, name}
@@ -264,13 +263,13 @@ func (s *sendSlots) add(p *slot, n int) {
 	}
 }
 
-// wake tells that a place may be free; the caller holds mu.
+// wake signals that a slot may be free; the caller holds mu.
 func (s *sendSlots) wake() {
 	close(s.freed)
 	s.freed = make(chan struct{})
 }
 
-// giveBack ends what take began.
+// release gives a slot back.
 func (s *sendSlots) release(p *slot) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -285,14 +284,14 @@ func (s *sendSlots) release(p *slot) {
 	s.running.Done()
 }
 
-// next is closed when a place may be free.
+// freedSignal returns a channel that is closed when a slot may be free.
 func (s *sendSlots) freedSignal() <-chan struct{} {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.freed
 }
 
-// close ends the giving of places.
+// close makes acquire fail from now on.
 func (s *sendSlots) close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()

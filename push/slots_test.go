@@ -8,23 +8,23 @@ import (
 	"time"
 )
 
-// newPlaces are places of a process that just began.
-func newPlaces() *sendSlots {
+// newSlots returns the slots of a process that just began.
+func newSlots() *sendSlots {
 	s := &sendSlots{}
 	s.init()
 	return s
 }
 
-// sendTo is a send that has no place yet.
+// sendTo is a send that has no slot yet.
 func sendTo(user, gateway, event string) *delivery {
 	k := sendKey{user: user, app: "a", pushkey: gateway, event: event}
 	if !strings.Contains(gateway, "://") {
 		gateway = "https://" + gateway
 	}
-	return &delivery{place: slotOf(k, gateway+"/_matrix/push/v1/notify"), done: make(chan struct{})}
+	return &delivery{slot: slotOf(k, gateway+"/_matrix/push/v1/notify"), done: make(chan struct{})}
 }
 
-// fill takes all places that there are for users, and tells how many.
+// fill takes all slots that there are, and returns the sends that have one.
 func (s *sendSlots) fill(user, gateway func(i int) string, again bool, now time.Time) (taken []*delivery) {
 	for i := range 5000 {
 		d := sendTo(user(i), gateway(i), fmt.Sprint(i))
@@ -40,11 +40,11 @@ func each(name string) func(int) string { return func(i int) string { return fmt
 
 func only(name string) func(int) string { return func(int) string { return name } }
 
-// TestGatewaysNobodyKnowsTakeFewPlaces, however many they are, and none of those of gateways that are well.
-func TestGatewaysNobodyKnowsTakeFewPlaces(t *testing.T) {
-	s, now := newPlaces(), time.Now()
+// TestUntriedGatewaysTakeFewSlots, however many they are, and none of the slots for trusted gateways.
+func TestUntriedGatewaysTakeFewSlots(t *testing.T) {
+	s, now := newSlots(), time.Now()
 	well := sendTo("bob", "well", "first")
-	s.sendPrompt(&well.place)
+	s.sendPrompt(&well.slot)
 	if n := len(s.fill(each("hostile"), each("host"), false, now)); n != slotLimits[untried].all {
 		t.Errorf("expected %d, found %d", slotLimits[untried].all, n)
 	}
@@ -53,26 +53,26 @@ func TestGatewaysNobodyKnowsTakeFewPlaces(t *testing.T) {
 	}
 }
 
-// TestAGatewayIsKnownWithItsFirstPromptAnswer, and has many places from then on.
-func TestAGatewayIsKnownWithItsFirstPromptAnswer(t *testing.T) {
-	s, now := newPlaces(), time.Now()
+// TestAGatewayIsTrustedFromItsFirstPromptAnswer on, and has many slots then.
+func TestAGatewayIsTrustedFromItsFirstPromptAnswer(t *testing.T) {
+	s, now := newSlots(), time.Now()
 	first := s.fill(each("user"), only("well"), false, now)
 	if len(first) != slotLimits[untried].gateway {
 		t.Errorf("expected %d, found %d", slotLimits[untried].gateway, len(first))
 	}
-	s.sendPrompt(&first[0].place)
+	s.sendPrompt(&first[0].slot)
 	if n := len(s.fill(each("other"), only("well"), false, now)); n != slotLimits[trusted].gateway {
 		t.Errorf("expected %d, found %d", slotLimits[trusted].gateway, n)
 	}
 }
 
-// TestSlowSendsKeepNoPlacesFromOthers that are trusted more.
-func TestSlowSendsKeepNoPlacesFromOthers(t *testing.T) {
-	s, now := newPlaces(), time.Now()
+// TestSlowSendsKeepNoSlotsFromOthers that are trusted more.
+func TestSlowSendsKeepNoSlotsFromOthers(t *testing.T) {
+	s, now := newSlots(), time.Now()
 	hung := s.fill(each("hostile"), each("host"), false, now)
 	freed := s.freedSignal()
 	for _, d := range hung {
-		s.markSlow(&d.place, now)
+		s.markSlow(&d.slot, now)
 	}
 	select {
 	case <-freed:
@@ -83,28 +83,28 @@ func TestSlowSendsKeepNoPlacesFromOthers(t *testing.T) {
 		t.Errorf("a gateway that nobody knows: %v", err)
 	}
 	for _, d := range hung {
-		s.release(&d.place)
+		s.release(&d.slot)
 	}
 	late := sendTo("carol", "new", "e")
 	if _, err := s.acquire(late, now); err != nil {
 		t.Fatal(err)
 	}
-	s.release(&late.place)
-	s.markSlow(&late.place, now) // its timer was late
+	s.release(&late.slot)
+	s.markSlow(&late.slot, now) // its timer was late
 	if n := s.used[slotCount{suspectPusher, ""}]; n != 0 {
 		t.Errorf("all ended: found %d", n)
 	}
 }
 
-// TestAnotherGatewayOfAUserThatFailedIsNoReasonToWait, also when all places of those in doubt are taken.
+// TestAnotherGatewayOfAUserThatFailedIsNoReasonToWait, also when all slots for suspect sends are taken.
 func TestAnotherGatewayOfAUserThatFailedIsNoReasonToWait(t *testing.T) {
-	s, now := newPlaces(), time.Now()
+	s, now := newSlots(), time.Now()
 	well, ill := sendTo("bob", "well", "e"), sendTo("bob", "ill", "e")
-	s.sendPrompt(&well.place)
+	s.sendPrompt(&well.slot)
 	for i := range 100 {
-		s.sendFailed(&sendTo("somebody", fmt.Sprint("ill", i), "e").place, now)
+		s.sendFailed(&sendTo("somebody", fmt.Sprint("ill", i), "e").slot, now)
 	}
-	s.sendFailed(&ill.place, now)
+	s.sendFailed(&ill.slot, now)
 	if _, err := s.acquire(ill, now); !errors.Is(err, errSuspect) {
 		t.Errorf("the gateway that failed: found %v", err)
 	}
@@ -115,10 +115,10 @@ func TestAnotherGatewayOfAUserThatFailedIsNoReasonToWait(t *testing.T) {
 	}
 }
 
-// TestManyRowsOfAGatewayInDoubtWaitLong, and few do not.
-func TestManyRowsOfAGatewayInDoubtWaitLong(t *testing.T) {
-	s, now := newPlaces(), time.Now()
-	p := &sendTo("bob", "ill", "e").place
+// TestManyRowsOfASuspectGatewayWaitLong, and few do not.
+func TestManyRowsOfASuspectGatewayWaitLong(t *testing.T) {
+	s, now := newSlots(), time.Now()
+	p := &sendTo("bob", "ill", "e").slot
 	s.sendFailed(p, now)
 	if pause := s.delay(p, now); pause > 2*time.Second {
 		t.Errorf("the first: found %s", pause)
@@ -147,17 +147,17 @@ func TestManyRowsOfAGatewayInDoubtWaitLong(t *testing.T) {
 	}
 }
 
-// TestDoubtsAreBounded, and the newest is kept.
-func TestDoubtsAreBounded(t *testing.T) {
-	s, now := newPlaces(), time.Now()
+// TestHealthIsBounded, and the newest record is kept.
+func TestHealthIsBounded(t *testing.T) {
+	s, now := newSlots(), time.Now()
 	for i := range maxHealth {
-		p := &sendTo(fmt.Sprint("user", i), fmt.Sprint("host", i), "e").place
+		p := &sendTo(fmt.Sprint("user", i), fmt.Sprint("host", i), "e").slot
 		s.sendFailed(p, now)
 		if s.trustOf(p, now) < suspectGateway {
 			t.Fatalf("%d is not in doubt", i)
 		}
-		s.sendPrompt(&sendTo("", fmt.Sprint("well", i), "e").place)
-		s.sendPrompt(&sendTo("", fmt.Sprint("good", i), "e").place)
+		s.sendPrompt(&sendTo("", fmt.Sprint("well", i), "e").slot)
+		s.sendPrompt(&sendTo("", fmt.Sprint("good", i), "e").slot)
 	}
 	if len(s.health) > maxHealth || len(s.pusherHealth) > maxHealth || len(s.gateways) > maxGateways {
 		t.Errorf("found %d doubts and %d known gateways", len(s.health), len(s.gateways))

@@ -15,7 +15,7 @@ import (
 	"lyceum/platform/role/roletest"
 )
 
-// holdFor makes a gateway keep the answers for the pushers of some users until the test ends; those of others come at once. It counts the
+// holdFor makes a gateway answer nothing for the pushers of some users until the test ends, and at once for others. It counts the
 // requests that it holds.
 func (g *pushGateway) holdFor(t *testing.T, users ...string) *atomic.Int64 {
 	answer, end, held := g.Config.Handler, make(chan struct{}), new(atomic.Int64)
@@ -39,8 +39,8 @@ func (g *pushGateway) holdFor(t *testing.T, users ...string) *atomic.Int64 {
 	return held
 }
 
-// TestSlowPushersHoldUpNobodyAtTheirGateway: those whom it answers promptly are told of the events of a flood, which are not left
-// to the outbox, while the pushers of another user are never answered.
+// TestSlowPushersHoldUpNobodyAtTheirGateway: pushers that the gateway answers promptly get the events of a flood, and not from
+// the outbox, while the pushers of another user are never answered.
 func TestSlowPushersHoldUpNobodyAtTheirGateway(t *testing.T) {
 	harness.Run(t, func(t *testing.T, n *node) {
 		g := newPushGateway(t)
@@ -71,10 +71,10 @@ func TestSlowPushersHoldUpNobodyAtTheirGateway(t *testing.T) {
 
 // atShared is a send for a pusher of a user to a gateway that many share.
 func atShared(user, pushkey, event string) *delivery {
-	return &delivery{place: slotOf(sendKey{user, "a", pushkey, event}, "https://shared/_matrix/push/v1/notify"), done: make(chan struct{})}
+	return &delivery{slot: slotOf(sendKey{user, "a", pushkey, event}, "https://shared/_matrix/push/v1/notify"), done: make(chan struct{})}
 }
 
-// sendSlowly takes places for sends, all of which turn out to be slow; it tells how many there were.
+// sendSlowly takes slots for sends, all of which turn out to be slow. It returns those that had one.
 func (s *sendSlots) sendSlowly(now time.Time, list ...*delivery) (sent []*delivery) {
 	for _, d := range list {
 		if _, err := s.acquire(d, now); err == nil {
@@ -82,12 +82,12 @@ func (s *sendSlots) sendSlowly(now time.Time, list ...*delivery) (sent []*delive
 		}
 	}
 	for _, d := range sent {
-		s.markSlow(&d.place, now.Add(promptly))
+		s.markSlow(&d.slot, now.Add(promptly))
 	}
 	return sent
 }
 
-// promptFor sends promptly for many users, and fails when one has no place.
+// promptFor sends promptly for many users, and fails when one has no slot.
 func (s *sendSlots) promptFor(t *testing.T, users int, now time.Time) {
 	t.Helper()
 	for i := range users {
@@ -95,15 +95,15 @@ func (s *sendSlots) promptFor(t *testing.T, users int, now time.Time) {
 		if _, err := s.acquire(d, now); err != nil {
 			t.Fatalf("user %d: %v", i, err)
 		}
-		s.record(&d.place, delivered, true, now)
-		s.release(&d.place)
+		s.record(&d.slot, delivered, true, now)
+		s.release(&d.slot)
 	}
 }
 
 // TestHostilePushersDoNotOutweighPromptOnes: three users with five pushers each that are never answered, for hours, also in a time in
-// which nobody else is told of anything.
+// which no other user gets anything.
 func TestHostilePushersDoNotOutweighPromptOnes(t *testing.T) {
-	s, now := newPlaces(), time.Now()
+	s, now := newSlots(), time.Now()
 	s.promptFor(t, 2, now)
 	for round := range 100 {
 		var list []*delivery
@@ -116,16 +116,16 @@ func TestHostilePushersDoNotOutweighPromptOnes(t *testing.T) {
 		s.promptFor(t, 2, now.Add(promptly))
 		now = now.Add(sendWithin)
 		for _, d := range sent {
-			s.record(&d.place, noAnswer, false, now)
-			s.release(&d.place)
+			s.record(&d.slot, noAnswer, false, now)
+			s.release(&d.slot)
 		}
 		now = now.Add(time.Minute)
 	}
 }
 
-// TestNewPushersOfAHostileUserTakeFewPlaces: each is unknown, and slow; their user is not.
-func TestNewPushersOfAHostileUserTakeFewPlaces(t *testing.T) {
-	s, now := newPlaces(), time.Now()
+// TestNewPushersOfAHostileUserTakeFewSlots: each pusher is new and slow, but its user is known.
+func TestNewPushersOfAHostileUserTakeFewSlots(t *testing.T) {
+	s, now := newSlots(), time.Now()
 	s.promptFor(t, 20, now)
 	began, all := 0, 0
 	for round := range 60 { // half a second each
@@ -151,9 +151,9 @@ func TestNewPushersOfAHostileUserTakeFewPlaces(t *testing.T) {
 	}
 }
 
-// TestAnotherPusherOfTheUserIsPrompt at the same gateway: it needs no place of those in doubt.
+// TestAnotherPusherOfTheUserIsPrompt at the same gateway: it needs no slot for suspect sends.
 func TestAnotherPusherOfTheUserIsPrompt(t *testing.T) {
-	s, now := newPlaces(), time.Now()
+	s, now := newSlots(), time.Now()
 	good := atShared("bob", "good", "a")
 	s.sendOnce(good, delivered, now)
 	s.promptFor(t, 40, now)
@@ -166,11 +166,11 @@ func TestAnotherPusherOfTheUserIsPrompt(t *testing.T) {
 	}
 }
 
-// TestAGatewayThatBecomesSlowForAllIsInDoubt with what is under way: the sends of a moment. It is no longer when it is prompt again, and
-// then most are sent at once, while those who were slow come after.
-func TestAGatewayThatBecomesSlowForAllIsInDoubt(t *testing.T) {
+// TestAGatewayThatBecomesSlowForAllIsSuspect from its sends in flight on. It is trusted again when it is prompt, and
+// then most users are sent to at once, and those who were slow later.
+func TestAGatewayThatBecomesSlowForAllIsSuspect(t *testing.T) {
 	for _, users := range []int{1, 2, 5, 40, 1000} {
-		s, now := newPlaces(), time.Now()
+		s, now := newSlots(), time.Now()
 		s.promptFor(t, users, now)
 		var list []*delivery
 		for i := range users {
@@ -183,8 +183,8 @@ func TestAGatewayThatBecomesSlowForAllIsInDoubt(t *testing.T) {
 		}
 		now = now.Add(sendWithin)
 		for _, d := range sent {
-			s.record(&d.place, delivered, false, now)
-			s.release(&d.place)
+			s.record(&d.slot, delivered, false, now)
+			s.release(&d.slot)
 		}
 		if !s.sendOnce(fresh, delivered, now) {
 			t.Fatalf("%d users: a pusher that was not slow has no place", users)
@@ -193,7 +193,7 @@ func TestAGatewayThatBecomesSlowForAllIsInDoubt(t *testing.T) {
 			t.Errorf("%d users: it is prompt again: %v", users, err)
 		}
 		for _, d := range sent { // their places are few, so one comes after the other
-			if again := atShared(strings.TrimPrefix(d.place.user, userPrefix), "k", "again"); !s.sendOnce(again, delivered, now) {
+			if again := atShared(strings.TrimPrefix(d.slot.user, userPrefix), "k", "again"); !s.sendOnce(again, delivered, now) {
 				t.Fatalf("%d users: a pusher that was slow is not tried", users)
 			}
 		}
@@ -201,21 +201,21 @@ func TestAGatewayThatBecomesSlowForAllIsInDoubt(t *testing.T) {
 	}
 }
 
-// TestOneSlowUserPutsNoGatewayInDoubt, how ever often and with whatever pushers, while another one is prompt.
-func TestOneSlowUserPutsNoGatewayInDoubt(t *testing.T) {
-	s, now := newPlaces(), time.Now()
+// TestOneSlowUserMakesNoGatewaySuspect, however often and with whatever pushers, while another user is prompt.
+func TestOneSlowUserMakesNoGatewaySuspect(t *testing.T) {
+	s, now := newSlots(), time.Now()
 	s.promptFor(t, 1, now)
 	for i := range 1000 {
-		s.sendFailed(&atShared("hostile", fmt.Sprint(i), "e").place, now)
+		s.sendFailed(&atShared("hostile", fmt.Sprint(i), "e").slot, now)
 	}
 	s.promptFor(t, 1, now)
 }
 
-// TestPromptPushersAreBounded that are remembered.
+// TestPromptPushersAreBounded: the number of pushers that are remembered as prompt.
 func TestPromptPushersAreBounded(t *testing.T) {
-	s := newPlaces()
+	s := newSlots()
 	for i := range maxPromptPushers + 10 {
-		s.sendPrompt(&atShared("bob", fmt.Sprint(i), "e").place)
+		s.sendPrompt(&atShared("bob", fmt.Sprint(i), "e").slot)
 	}
 	if len(s.promptPushers) > maxPromptPushers {
 		t.Errorf("found %d", len(s.promptPushers))

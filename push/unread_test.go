@@ -11,7 +11,7 @@ import (
 	"lyceum/rooms/roomstest"
 )
 
-// The evaluation of rules, which may be costly, ends when nobody waits for the count.
+// The evaluation of rules, which may be costly, ends when the request for the count has ended.
 func TestACountEndsWithItsRequest(t *testing.T) {
 	harness.Run(t, func(t *testing.T, n *node) {
 		const user, said = "@bob:here.test", 40
@@ -51,7 +51,7 @@ func TestACountEndsWithItsRequest(t *testing.T) {
 	})
 }
 
-// changes are those of what rules ask of a room, each with what highlights only behind it.
+// changes are changes of the facts of a room, each with a message that highlights only after it.
 var changes = []struct {
 	name, who, state string
 	content          obj
@@ -76,8 +76,8 @@ var changes = []struct {
 	},
 }
 
-// TestACountThatStandsStillKeepsNothingOld: between the events that it takes and the state that it reads a change of the state is
-// heard. What is kept then counts for all events to come.
+// TestACountThatStandsStillKeepsNothingOld: a change of the state comes between the events that a count takes and the state that it reads.
+// The facts that it keeps then count for all later events.
 func TestACountThatStandsStillKeepsNothingOld(t *testing.T) {
 	for _, c := range changes {
 		t.Run(c.name, func(t *testing.T) {
@@ -111,8 +111,8 @@ func TestACountThatStandsStillKeepsNothingOld(t *testing.T) {
 	}
 }
 
-// TestAnOldEventSaysNothingOfNow: it is looked at when the change behind it was made before anybody asked for the room, so that the
-// change is never heard.
+// TestAnOldEventSaysNothingOfNow: an event is evaluated that is older than a change made before anybody asked for the room, so that the
+// subscription never brings the change.
 func TestAnOldEventSaysNothingOfNow(t *testing.T) {
 	for _, c := range changes {
 		t.Run(c.name, func(t *testing.T) {

@@ -1,21 +1,23 @@
 package push
 
-import "hash/maphash"
-
-// A gateway that many share may be slow for one user only, who made it so. So its last verdicts are counted by user, with one for each,
-// and those of pushers that are in doubt themselves do not count: users who are slow on purpose are few among those who are not.
-
-const (
-	maxVerdicts      = 32      // users whose last verdict counts for a gateway
-	minSlowUsers     = 4       // users for whom it is slow, below which one for whom it is prompt is enough
-	maxPromptPushers = 100_000 // pushers remembered whose last send was prompt
+import (
+	"hash/maphash"
 )
 
-// tally is what a gateway did for the users who were sent to last, in the order in which they came.
+// A gateway that many users share may be slow for one user only, who made it so. So its last verdicts are counted by user, with one for
+// each. Verdicts of pushers that are suspect themselves do not count. Users who are slow on purpose are few among the others.
+
+const (
+	maxVerdicts      = 32      // users of a gateway whose last verdict is kept
+	minSlowUsers     = 4       // with fewer users for whom it is slow, one user for whom it is prompt is enough
+	maxPromptPushers = 100_000 // pushers that are remembered as prompt
+)
+
+// gatewayVerdicts are how prompt a gateway was for the users who were sent to last, in the order in which the users came.
 type gatewayVerdicts struct {
-	prompt bool // it took a send promptly, and was not in doubt since
+	prompt bool // it answered promptly, and was not suspect since
 	last   []verdict
-	oldest int // the oldest, when there are tallyMost
+	oldest int // index of the oldest verdict, when there are maxVerdicts
 }
 
 type verdict struct {
@@ -23,7 +25,7 @@ type verdict struct {
 	slow bool
 }
 
-// count notes what the gateway did for a user.
+// record notes a verdict.
 func (t *gatewayVerdicts) record(v verdict) {
 	for i := range t.last {
 		if t.last[i].user == v.user {
@@ -39,7 +41,7 @@ func (t *gatewayVerdicts) record(v verdict) {
 	t.oldest = (t.oldest + 1) % maxVerdicts
 }
 
-// isSlow tells that it is slow in general. What is not known is.
+// isSlow reports whether the gateway is slow for most users. A gateway without verdicts is.
 func (t *gatewayVerdicts) isSlow() bool {
 	if t == nil {
 		return true
@@ -54,7 +56,7 @@ func (t *gatewayVerdicts) isSlow() bool {
 	return slow > prompt && (slow >= minSlowUsers || prompt == 0)
 }
 
-// isWell tells that a gateway took a send promptly, and was not in doubt since; the caller holds mu.
+// isPrompt reports whether a gateway answered promptly, and was not suspect since; the caller holds mu.
 func (s *sendSlots) isPrompt(gateway string) bool {
 	t := s.gateways[gateway]
 	return t != nil && t.prompt
@@ -62,10 +64,10 @@ func (s *sendSlots) isPrompt(gateway string) bool {
 
 func (s *sendSlots) hash(name string) uint64 { return maphash.String(s.seed, name) }
 
-// wasPrompt tells that the last send of a pusher was prompt, as far as it is remembered; the caller holds mu.
+// isPromptPusher reports whether the last send of a pusher is remembered as prompt; the caller holds mu.
 func (s *sendSlots) isPromptPusher(p *slot) bool { return s.promptPushers[s.hash(p.pusher)] }
 
-// setPrompt notes that a send of a pusher was prompt; the caller holds mu.
+// setPromptPusher notes that a send of a pusher was prompt; the caller holds mu.
 func (s *sendSlots) setPromptPusher(p *slot) {
 	if h := s.hash(p.pusher); !s.promptPushers[h] {
 		evictOne(s.promptPushers, maxPromptPushers)
@@ -73,7 +75,7 @@ func (s *sendSlots) setPromptPusher(p *slot) {
 	}
 }
 
-// makeRoom drops any one when there are as many as may be.
+// evictOne deletes any one key when there are as many as there may be.
 func evictOne[K comparable, V any](m map[K]V, most int) {
 	if len(m) < most {
 		return

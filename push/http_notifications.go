@@ -2,7 +2,6 @@ package push
 
 import (
 	"cmp"
-	"context"
 	"encoding/json"
 	"errors"
 	"slices"
@@ -16,12 +15,12 @@ import (
 
 const (
 	maxPage          = 50      // notifications of one answer
-	maxNotifiedRooms = 200     // rooms that are looked into
-	scannedEvents    = 500     // events of a room that are looked at
-	pageBytes        = 2 << 20 // of the events of one answer, but for the last of them
+	maxNotifiedRooms = 200     // rooms whose events are read
+	scannedEvents    = 500     // events of a room that are read
+	pageBytes        = 2 << 20 // bytes of the events of one answer, without the last event
 )
 
-type notified struct {
+type notifiedEvent struct {
 	Actions json.RawMessage `json:"actions"`
 	Event   json.RawMessage `json:"event"`
 	Read    bool            `json:"read"`
@@ -29,8 +28,8 @@ type notified struct {
 	TS      int64           `json:"ts"`
 }
 
-// getNotifications lists events that the rules say to notify of, newest first. They are found by evaluating
-// the newest events of the user's rooms; the token is the time to go on from.
+// getNotifications lists the events that notify the user, the newest first. It finds them by evaluating the newest events of the user's
+// rooms. The token is a time from which the next request goes on.
 func (p *Push) getNotifications(r *web.Request) (any, error) {
 	limit, err := r.Int("limit", 20, maxPage)
 	if err != nil {
@@ -43,11 +42,11 @@ func (p *Push) getNotifications(r *web.Request) (any, error) {
 			return nil, matrix.InvalidParam("from: expected a token that this server gave out")
 		}
 	}
-	list, err := p.candidates(r, before)
+	list, err := p.newestEvents(r, before)
 	if err != nil {
 		return nil, err
 	}
-	out := []notified{}
+	out := []notifiedEvent{}
 	var last, next int64
 	size := 0
 	err = p.Rooms.EachEvent(r.Context(), list, func(events []*rooms.Event) error {
@@ -60,7 +59,7 @@ func (p *Push) getNotifications(r *web.Request) (any, error) {
 				return errFull
 			}
 			last = e.OriginServerTS
-			n, err := p.notified(r, e)
+			n, err := p.notifiedEventOf(r, e)
 			if err != nil {
 				return err
 			}
@@ -79,11 +78,11 @@ func (p *Push) getNotifications(r *web.Request) (any, error) {
 	return map[string]any{"notifications": out, "next_token": strconv.FormatInt(next, 10)}, nil
 }
 
-// errFull says that an answer has as much as it may have.
+// errFull ends EachEvent when the answer has as many events as it may have.
 var errFull = errors.New("the answer is full")
 
-// notified is an event as the answer has it; nil when it has it not.
-func (p *Push) notified(r *web.Request, e *rooms.Event) (*notified, error) {
+// notifiedEventOf returns an event in the form of the answer; nil when it does not notify.
+func (p *Push) notifiedEventOf(r *web.Request, e *rooms.Event) (*notifiedEvent, error) {
 	res, err := p.evaluate(r.Context(), r.UserID(), e)
 	if err != nil || !res.Notify || r.Query1("only") == "highlight" && !res.Highlight {
 		return nil, err
@@ -92,12 +91,12 @@ func (p *Push) notified(r *web.Request, e *rooms.Event) (*notified, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &notified{res.Actions, e.ClientJSON(), read, e.RoomID, e.OriginServerTS}, nil
+	return &notifiedEvent{res.Actions, e.ClientJSON(), read, e.RoomID, e.OriginServerTS}, nil
 }
 
-// candidates are the ids of the newest events before a time of the rooms of the user, newest first. There may be many, of
-// which few are read.
-func (p *Push) candidates(r *web.Request, before int64) ([]string, error) {
+// newestEvents returns the ids of the newest events before a time in the rooms of the user, the newest first. There may be many, of which
+// few are read.
+func (p *Push) newestEvents(r *web.Request, before int64) ([]string, error) {
 	memberships, err := p.Rooms.Memberships(r.Context(), r.UserID())
 	if err != nil {
 		return nil, err
@@ -127,18 +126,4 @@ func (p *Push) candidates(r *web.Request, before int64) ([]string, error) {
 		ids[i] = d.ID
 	}
 	return ids, nil
-}
-
-func (p *Push) hasRead(ctx context.Context, userID string, e *rooms.Event) (bool, error) {
-	if _, err := p.Unread(ctx, userID, e.RoomID); err != nil { // the entry knows the receipts then
-		return false, err
-	}
-	thread, err := p.threadOf(ctx, e)
-	if err != nil {
-		return false, err
-	}
-	l, entry := p.userCount(userID, e.RoomID)
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return e.Pos <= entry.read[""] || e.Pos <= entry.read[thread], nil
 }

@@ -8,18 +8,18 @@ import (
 	"lyceum/rooms"
 )
 
-// loadEntry reads the receipts and what came after them. The caller holds work of the entry.
+// loadCount reads the receipts of a user and evaluates the events after them. The caller holds evaluating of the count.
 func (p *Push) loadCount(ctx context.Context, u unreadQuery) error {
-	l, e := u.log, u.entry
+	l, e := u.log, u.count
 	l.mu.Lock()
 	e.loaded, e.unread = false, nil
-	floor := l.completeAbove // what is not above it is stored already
+	floor := l.completeAbove // events at or before it are stored already
 	l.mu.Unlock()
 	read, err := p.Receipts.ReadUpTo(ctx, u.user, u.room)
 	if err != nil {
 		return err
 	}
-	joined, err := p.joinedAt(ctx, u.user, u.room)
+	joined, err := p.joinPosition(ctx, u.user, u.room)
 	if err != nil {
 		return err
 	}
@@ -34,7 +34,7 @@ func (p *Push) loadCount(ctx context.Context, u unreadQuery) error {
 	e.evaluatedTo = max(floor, from)
 	l.mu.Unlock()
 	pages := []rooms.Page{{RoomID: u.room, From: 1 << 62, To: from, Backward: true}}
-	if base < from { // threads are read apart from the main timeline
+	if base < from { // threads may have unread events before the receipt of the main timeline
 		pages = append(pages, rooms.Page{RoomID: u.room, From: from + 1, To: base, Backward: true, Threaded: true})
 	}
 	for _, page := range pages {
@@ -49,8 +49,8 @@ func (p *Push) loadCount(ctx context.Context, u unreadQuery) error {
 	return err
 }
 
-// readPage evaluates the newest events of a page, maxUnread of them, part by part and the newest part first: they may be large.
-// What a later part redacts was read redacted.
+// readPage evaluates the newest maxUnread events of a page, in parts as they may be large, the newest part first. An event that an event of
+// an earlier part redacts is read redacted.
 func (p *Push) readPage(ctx context.Context, u unreadQuery, page rooms.Page) error {
 	page.Bytes = unreadBytes
 	for left, whole := maxUnread, false; left > 0 && !whole; {
@@ -69,8 +69,8 @@ func (p *Push) readPage(ctx context.Context, u unreadQuery, page rooms.Page) err
 	return nil
 }
 
-// joinedAt gives the position at which a member came, 0 for who is none.
-func (p *Push) joinedAt(ctx context.Context, userID, roomID string) (int64, error) {
+// joinPosition returns the position at which a member joined, 0 for a user who is not a member.
+func (p *Push) joinPosition(ctx context.Context, userID, roomID string) (int64, error) {
 	m, err := p.Rooms.Membership(ctx, userID, roomID)
 	if err != nil {
 		return 0, err
