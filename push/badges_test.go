@@ -1,7 +1,10 @@
 package push
 
 import (
+	"context"
+	"errors"
 	"net/url"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -94,6 +97,45 @@ func TestWhatGatewaysAreTold(t *testing.T) {
 			if got.Get(name).Exists() {
 				t.Errorf("%s is told: %s", name, got.Raw)
 			}
+		}
+	})
+}
+
+// failingReceipts can not read the receipts of one user while it fails.
+type failingReceipts struct {
+	Receipts
+	user  string
+	fails atomic.Bool
+}
+
+func (r *failingReceipts) ReadUpTo(ctx context.Context, userID, roomID string) (map[string]int64, error) {
+	if userID == r.user && r.fails.Load() {
+		return nil, errors.New("the receipts can not be read")
+	}
+	return r.Receipts.ReadUpTo(ctx, userID, roomID)
+}
+
+// TestABadgeThatFailsKeepsNoOther: when the unread count of a user can not be read, the devices of others are told nevertheless, and those
+// of the user once it can be read again.
+func TestABadgeThatFailsKeepsNoOther(t *testing.T) {
+	harness.Run(t, func(t *testing.T, n *node) {
+		failing := &failingReceipts{Receipts: n.Receipts, user: "@bob:here.test"}
+		failing.fails.Store(true)
+		n.Receipts = failing
+		g := newPushGateway(t)
+		n.Room(t, "alice", "bob", "carol")
+		n.pusher(t, "bob", g.URL, "b", obj{})
+		n.pusher(t, "carol", g.URL, "c", obj{})
+		n.badges.add("@bob:here.test")
+		n.badges.add("@carol:here.test")
+		roletest.Until(t, "carol's device is told", func() bool { return len(g.badges("c")) == 1 })
+		if got := g.badges("b"); len(got) > 0 {
+			t.Errorf("the count is not known, and was sent: %v", got)
+		}
+		failing.fails.Store(false)
+		roletest.Until(t, "bob's device is told", func() bool { return len(g.badges("b")) == 1 })
+		if got := g.badges("c"); len(got) != 1 {
+			t.Errorf("carol's device is told again: %v", got)
 		}
 	})
 }
