@@ -2,12 +2,13 @@ package web
 
 import (
 	"bytes"
-	"compress/gzip"
 	"encoding/json"
 	"fmt"
 	"strings"
 	"testing"
 	"unicode/utf8"
+
+	"github.com/klauspost/compress/gzip"
 
 	"lyceum/platform/jsontext"
 )

@@ -2,17 +2,19 @@ package web
 
 import (
 	"bytes"
-	"compress/gzip"
 	"encoding/json"
 	"net/http"
 	"strings"
 	"sync"
+
+	"github.com/klauspost/compress/gzip"
 )
 
 // compressAbove is the size of a body below which gzip saves less than a packet and is not tried.
 const compressAbove = 1 << 10
 
-// Level 1: JSON of events shrinks nearly as well as at the default level, for half the time.
+// packers compress at level 1: JSON of events shrinks nearly as well as at the default level, for half the time. klauspost's gzip takes
+// half to two thirds of the time of the standard library's, and two thirds of the memory.
 var packers = sync.Pool{New: func() any {
 	packer, _ := gzip.NewWriterLevel(nil, gzip.BestSpeed)
 	return packer

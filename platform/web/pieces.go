@@ -1,9 +1,10 @@
 package web
 
 import (
-	"compress/gzip"
 	"io"
 	"net/http"
+
+	"github.com/klauspost/compress/gzip"
 )
 
 // Pieces is an answer in JSON of which nobody knows how large it becomes. Up to piecesWhole bytes it is as any other: Write may
