@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/tidwall/gjson"
+
+	"lyceum/platform/backoff"
 )
 
 // Send is a closed loop: each sender sends as soon as its last message was acknowledged.
@@ -86,7 +88,7 @@ func (s Send) loop(ctx, until context.Context, w sender) {
 		path := "/_matrix/client/v3/rooms/" + url.PathEscape(id) + "/send/m.room.message/" + text
 		message := []byte(`{"msgtype":"m.text","body":"` + text + `"}`)
 		began := time.Now()
-		for pause := 20 * time.Millisecond; ; pause = min(2*pause, 500*time.Millisecond) {
+		for pause := (backoff.Backoff{First: 20 * time.Millisecond, Max: 500 * time.Millisecond}); ; {
 			out, err := w.user.do(ctx, "PUT", path, message, 30*time.Second)
 			if err == nil {
 				w.meter.record(time.Since(began))
@@ -99,10 +101,8 @@ func (s Send) loop(ctx, until context.Context, w sender) {
 			}
 			// The same transaction id: the server must not store it twice.
 			w.meter.retry.Add(1)
-			select {
-			case <-ctx.Done():
+			if pause.Wait(ctx) != nil {
 				return
-			case <-time.After(pause):
 			}
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"lyceum/platform/backoff"
 	"lyceum/platform/conf"
 	"lyceum/platform/engines"
 )
@@ -35,7 +36,7 @@ type server struct {
 	restarts int // after it ended by itself
 }
 
-// The pauses between tries to start a server again, and how often is said that it does not start.
+// The pauses between attempts to start a server or a child again, and how often it is reported that a server does not start.
 const (
 	firstPause = 200 * time.Millisecond
 	mostPause  = 10 * time.Second
@@ -145,7 +146,7 @@ func (s *server) startAndReport(ctx context.Context) error {
 func (s *server) startAgain(ctx context.Context) bool {
 	began := time.Now()
 	var said time.Time
-	for pause := firstPause; ; pause = min(2*pause, mostPause) {
+	for pause := retryPause(); ; {
 		err := s.startAndReport(ctx)
 		if err == nil {
 			s.setServing(true)
@@ -159,13 +160,14 @@ func (s *server) startAgain(ctx context.Context) bool {
 			said = time.Now()
 			report("%s does not start; it is tried until it does: %v", s.name, err)
 		}
-		select {
-		case <-ctx.Done():
+		if pause.Wait(ctx) != nil {
 			return false
-		case <-time.After(pause):
 		}
 	}
 }
+
+// retryPause gives the pauses between attempts to start a server or a child again.
+func retryPause() backoff.Backoff { return backoff.Backoff{First: firstPause, Max: mostPause} }
 
 func (s *server) setServing(serves bool) {
 	s.mu.Lock()

@@ -165,7 +165,7 @@ func (u *Supervisor) add(group string, n int) error {
 
 // keep starts a child again when it ends, with a growing pause, until the child is stopped.
 func (u *Supervisor) keep(c *Child) {
-	r, pause := c.current(), firstPause
+	r, pauses := c.current(), retryPause()
 	for {
 		select {
 		case <-r.done:
@@ -182,12 +182,14 @@ func (u *Supervisor) keep(c *Child) {
 			return
 		}
 		if now != r { // by Restart, and it served
-			r, pause = now, firstPause
+			r = now
+			pauses.Reset()
 			continue
 		}
 		if time.Since(r.since) > 30*time.Second {
-			pause = firstPause
+			pauses.Reset()
 		}
+		pause := pauses.Next()
 		if pause == firstPause { // not each end of one that does not come up
 			report("%s ended (%s): starting it again", c.Name, howEnded(r.how))
 		}
@@ -199,7 +201,6 @@ func (u *Supervisor) keep(c *Child) {
 			r = next
 			u.wg.Go(func() { _ = u.WaitHealthy(context.Background(), c) }) // for the configuration, which may be another now
 		}
-		pause = min(2*pause, mostPause)
 	}
 }
 
