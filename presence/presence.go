@@ -84,10 +84,10 @@ func New(d Deps, c Config) *Presence {
 		c.OfflineAfter = conf.Duration(time.Minute)
 	}
 	p := &Presence{Deps: d, config: c, pending: make(chan string, maxWaiting)}
-	p.stream = d.Process.Streams.Open(presenceStream.With(store{}, func(shard int) { p.owned.Drop(shard) }))
-	p.owned = owned.Open(owned.Spec[ownedUser]{
-		Stream: p.stream, Load: p.load, Active: p.onlineUsers, Budget: ownerMemory, Bytes: (*ownedUser).bytes, Pinned: (*ownedUser).isTracked,
+	p.owned = owned.OpenStream(d.Process.Streams, presenceStream, store{}, owned.Spec[ownedUser]{
+		Load: p.load, Active: p.onlineUsers, Budget: ownerMemory, Bytes: (*ownedUser).bytes, Pinned: (*ownedUser).isTracked,
 	})
+	p.stream = p.owned.Stream()
 	p.reportToOwner = role.Owned(d.Process, p.stream, "presence.report", p.reportAtOwner)
 	if c.Enabled {
 		d.Rooms.Stream().Subscribe(p.noteSenders, "sync") // where Seen is called
@@ -102,15 +102,7 @@ func (p *Presence) Stream() *stream.Stream { return p.stream }
 
 // FromRow gives the status of a row, wherever it was written.
 func FromRow(row stream.Row) (*Status, error) {
-	if s, ok := row.Value.(*Status); ok {
-		return s, nil
-	}
-	s := &Status{}
-	if err := json.Unmarshal(row.Data, s); err != nil {
-		return nil, err
-	}
-	s.CurrentlyActive, s.Pos = s.Presence == Online, row.Pos
-	return s, nil
+	return stream.ValueOf(row, func(s *Status) { s.CurrentlyActive, s.Pos = s.Presence == Online, row.Pos })
 }
 
 // Content is the content of an m.presence event at a time; also the answer of GET presence status.

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"embed"
-	"encoding/json"
 	"slices"
 	"time"
 
@@ -74,11 +73,11 @@ func New(d Deps) *Receipts {
 		d.Now = obs.Now
 	}
 	r := &Receipts{Deps: d}
-	r.stream = d.Process.Streams.Open(receiptStream.With(store{}, func(shard int) { r.owned.Drop(shard) }))
-	r.owned = owned.Open(owned.Spec[receiptPositions]{
-		Stream: r.stream, Budget: ownerMemory, Bytes: func(m *receiptPositions) int64 { return m.bytes() },
+	r.owned = owned.OpenStream(d.Process.Streams, receiptStream, store{}, owned.Spec[receiptPositions]{
+		Budget: ownerMemory, Bytes: func(m *receiptPositions) int64 { return m.bytes() },
 		Load: func(context.Context, string) (*receiptPositions, error) { return &receiptPositions{}, nil },
 	})
+	r.stream = r.owned.Stream()
 	r.set = role.Owned(d.Process, r.stream, "receipts.set", r.setAtOwner)
 	return r
 }
@@ -88,15 +87,7 @@ func (r *Receipts) Stream() *stream.Stream { return r.stream }
 
 // FromRow gives the receipt of a row, wherever it was written. It is shared: nobody changes it.
 func FromRow(row stream.Row) (*Receipt, error) {
-	if rc, ok := row.Value.(*Receipt); ok {
-		return rc, nil
-	}
-	rc := &Receipt{}
-	if err := json.Unmarshal(row.Data, rc); err != nil {
-		return nil, err
-	}
-	rc.Pos = row.Pos
-	return rc, nil
+	return stream.ValueOf(row, func(rc *Receipt) { rc.Pos = row.Pos })
 }
 
 // ReadRow tells what a row says of how far a user has read; not ok for rows that can not be read.

@@ -3,7 +3,6 @@ package typing
 import (
 	"context"
 	"embed"
-	"encoding/json"
 	"time"
 
 	"lyceum/platform/db"
@@ -58,12 +57,12 @@ func New(d Deps) *Typing {
 		d.Now = obs.Now
 	}
 	t := &Typing{Deps: d, ended: make(chan endedMembership, maxEnded)}
-	t.stream = d.Process.Streams.Open(typingStream.With(store{}, func(shard int) { t.owned.Drop(shard) }))
-	t.owned = owned.Open(owned.Spec[roomTyping]{
-		Stream: t.stream, Load: t.load, Active: t.active, Budget: ownerMemory,
+	t.owned = owned.OpenStream(d.Process.Streams, typingStream, store{}, owned.Spec[roomTyping]{
+		Load: t.load, Active: t.active, Budget: ownerMemory,
 		Bytes:  func(s *roomTyping) int64 { return 120 * int64(len(s.typists)) },
 		Pinned: func(s *roomTyping) bool { return len(s.typists) > 0 },
 	})
+	t.stream = t.owned.Stream()
 	d.Rooms.Stream().Subscribe(t.queueEnded, "events")
 	t.set = role.Owned(d.Process, t.stream, "typing.set", t.setAtOwner)
 	d.Process.Go("typing.expire", t.expire)
@@ -100,13 +99,9 @@ func (r *record) at(now time.Time) *State {
 
 // FromRow gives the state of a row, wherever it was written. Whose time is over is left out.
 func FromRow(row stream.Row) (*State, error) {
-	r, ok := row.Value.(*record)
-	if !ok {
-		r = &record{}
-		if err := json.Unmarshal(row.Data, r); err != nil {
-			return nil, err
-		}
-		r.pos = row.Pos
+	r, err := stream.ValueOf(row, func(r *record) { r.pos = row.Pos })
+	if err != nil {
+		return nil, err
 	}
 	return r.at(obs.Now()), nil
 }

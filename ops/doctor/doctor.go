@@ -203,10 +203,6 @@ func (e *exam) alive() []status.Sample {
 	return out
 }
 
-func has(s status.Sample, role string) bool {
-	return slices.Contains(s.Roles, role) || slices.Contains(s.Roles, plan.AllRoles)
-}
-
 // name is a process for people.
 func name(s status.Sample) string {
 	roles := strings.Join(s.Roles, "+")

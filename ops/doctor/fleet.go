@@ -178,7 +178,7 @@ func (e *exam) balance() {
 	for _, st := range e.after.Streams {
 		held := map[int]int{}
 		for _, s := range e.alive() {
-			if has(s, st.Role) && s.Ready && !s.Draining && e.now.Sub(s.Started) >= startGrace {
+			if s.Has(st.Role) && s.Ready && !s.Draining && e.now.Sub(s.Started) >= startGrace {
 				held[s.Machine] = 0
 			}
 		}

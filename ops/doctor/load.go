@@ -112,7 +112,7 @@ func (e *exam) delivery() {
 	for _, s := range e.alive() {
 		old, _ := e.since(s)
 		h := s.Delivery.Minus(old.Delivery)
-		if has(s, "sync") {
+		if s.Has("sync") {
 			sync = sync.Plus(h)
 		}
 		if h.Count >= leastRequests {
@@ -139,7 +139,7 @@ func (e *exam) delivery() {
 // with is how many processes have a role.
 func (e *exam) with(role string) (n int) {
 	for _, s := range e.alive() {
-		if has(s, role) {
+		if s.Has(role) {
 			n++
 		}
 	}

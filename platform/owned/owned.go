@@ -54,10 +54,21 @@ type entry[S any] struct {
 	last  *stream.Ticket // of the newest rows; nil when there were none since it was loaded
 }
 
-// Open makes an empty memory.
+// Open makes an empty memory. The OnLost of its stream must call Drop.
 func Open[S any](spec Spec[S]) *Owned[S] {
 	return &Owned[S]{spec: spec, keys: map[string]*entry[S]{}, active: map[int]int64{}}
 }
+
+// OpenStream opens a stream that keeps its rows in store, and an empty memory of its keys, which forgets a shard that this process
+// lost. It sets spec.Stream.
+func OpenStream[S any](streams *stream.Streams, declared stream.Spec, store stream.Store, spec Spec[S]) *Owned[S] {
+	o := Open(spec)
+	o.spec.Stream = streams.Open(declared.With(store, o.Drop))
+	return o
+}
+
+// Stream is the stream whose keys are kept.
+func (o *Owned[S]) Stream() *stream.Stream { return o.spec.Stream }
 
 // Change is what a call does to a key.
 type Change[S any] struct {
