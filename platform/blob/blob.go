@@ -17,7 +17,7 @@ import (
 var (
 	// ErrNotFound is returned for a key without a blob.
 	ErrNotFound = errors.New("blob not found")
-	// ErrUnsupported is returned for a power that this engine does not have.
+	// ErrUnsupported is returned for an operation that this engine does not have.
 	ErrUnsupported = errors.New("not supported by this blob store")
 	// ErrKey is returned for a key that is not allowed.
 	ErrKey = errors.New("bad blob key")
@@ -25,22 +25,22 @@ var (
 	ErrSize = errors.New("the blob has another size than announced")
 	// ErrTooLarge is returned by PutContent for more bytes than its limit.
 	ErrTooLarge = errors.New("the blob is larger than allowed")
-	// ErrFull is returned where the disk for blobs, or for those on their way to S3, has no room.
+	// ErrFull is returned when the disk for blobs, or for uploads to S3, is full.
 	ErrFull = errors.New("no space is left for blobs")
 )
 
 // Store keeps blobs. A key is 1 to 512 bytes of letters, digits and !_.*'()=+,:@- in parts separated
 // by "/"; no part is empty, "." or "..", or longer than 200 bytes.
 type Store interface {
-	// Put stores what r has and returns its size in bytes. size is announced, or -1 when unknown.
-	// Readers see all of it or nothing; a blob of that key is replaced.
+	// Put stores the bytes of r and returns their number. size is announced, or -1 when unknown. Readers see all of it or nothing; a blob of
+	// that key is replaced.
 	Put(ctx context.Context, key string, r io.Reader, size int64) (int64, error)
 
 	// Get reads length bytes from offset, or to the end when length is -1. Past the end there is nothing
 	// to read and no error. The caller closes the reader. A missing blob is ErrNotFound.
 	Get(ctx context.Context, key string, offset, length int64) (io.ReadCloser, error)
 
-	// Stat tells about a blob, or returns ErrNotFound.
+	// Stat describes a blob, or returns ErrNotFound.
 	Stat(ctx context.Context, key string) (Info, error)
 
 	// Delete removes a blob. A missing one is no error.
@@ -67,7 +67,7 @@ const (
 	maxPart = 200
 )
 
-// checkKey keeps keys to what every S3 store and file system takes alike.
+// checkKey accepts only keys that every S3 store and file system can hold.
 func checkKey(key string) error {
 	if key == "" || len(key) > maxKey {
 		return fmt.Errorf("%w: expected 1 to %d bytes, found %d", ErrKey, maxKey, len(key))
@@ -96,8 +96,8 @@ func checkRange(offset, length int64) error {
 	return nil
 }
 
-// exactly passes r through and fails unless it has size bytes; with size -1 it takes what comes.
-// The failure comes before the last byte is handed on, so that no store takes the blob for complete.
+// exactly reads from r and fails unless it has size bytes; size -1 accepts any number. It fails before it returns the last byte, so that no
+// store takes the blob for complete.
 type exactly struct {
 	r    io.Reader
 	size int64
@@ -131,7 +131,7 @@ func (e *exactly) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// end makes sure that the reader has no more.
+// end checks that the reader is at its end: io.EOF.
 func (e *exactly) end() error {
 	var one [1]byte
 	for {
@@ -184,14 +184,14 @@ func (c *contentReader) Read(p []byte) (int, error) {
 
 func (c *contentReader) sum() string { return hex.EncodeToString(c.hash.Sum(nil)) }
 
-// contentStore is a Store that can name a blob after it has seen it.
+// contentStore is a Store that can write a blob before its key is known.
 type contentStore interface {
 	putContent(ctx context.Context, prefix string, r *contentReader) (hash string, size int64, err error)
 }
 
-// PutContent stores what r has under prefix and its SHA-256 in hexadecimal, and returns that hash and the
-// size in bytes. The same bytes are stored once. More than limit bytes is ErrTooLarge; -1 is no limit.
-// A store that needs the key first is served from a temporary file in Config.Scratch.
+// PutContent stores the bytes of r under prefix and its SHA-256 in hexadecimal, and returns that hash and the size in bytes. The same bytes
+// are stored once. More than limit bytes is ErrTooLarge; -1 is no limit. A store that needs the key first is served from a temporary file
+// in Config.Scratch.
 func PutContent(ctx context.Context, s Store, prefix string, r io.Reader, limit int64) (hash string, size int64, err error) {
 	content := newContentReader(UntilDone(ctx, r), limit)
 	if cs, ok := s.(contentStore); ok {
@@ -226,10 +226,10 @@ func PutContent(ctx context.Context, s Store, prefix string, r io.Reader, limit 
 	return hash, size, nil
 }
 
-// scratched is a Store that says where its temporary files go.
+// scratched is a Store that has a directory for temporary files.
 type scratched interface{ scratchDir() string }
 
-// full names the error of a disk without room.
+// full adds ErrFull to the error of a full disk.
 func full(err error) error {
 	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
 		return fmt.Errorf("%w: %w", ErrFull, err)

@@ -55,7 +55,7 @@ func OpenDirectory(root string) (*Directory, error) {
 	return d, nil
 }
 
-// sweep removes the temporary files of processes that died, when that was not done of late.
+// sweep removes the temporary files of processes that died, at most once in staleAfter.
 func (d *Directory) sweep() error {
 	now, last := d.now(), d.swept.Load()
 	if now.Unix()-last < int64(staleAfter.Seconds()) || !d.swept.CompareAndSwap(last, now.Unix()) {

@@ -77,7 +77,7 @@ func (m *measured) List(ctx context.Context, prefix, after string, limit int) ([
 	return infos, err
 }
 
-// measuredContent keeps the power of naming a blob after it was seen.
+// measuredContent is measured for a contentStore.
 type measuredContent struct {
 	*measured
 	content contentStore

@@ -12,7 +12,7 @@ var ErrUnavailable = errors.New("the bus is unavailable")
 // ErrClosed is returned after Close.
 var ErrClosed = errors.New("the bus is closed")
 
-// Message is one hint. Data belongs to everyone after Publish: nobody may change it.
+// Message is one hint. Data is shared after Publish: it must not be changed.
 type Message struct {
 	Topic string
 	Data  []byte
@@ -39,8 +39,8 @@ type Bus interface {
 	// Connected tells whether messages flow now.
 	Connected() bool
 
-	// Server names what carries the messages now, or did last: processes for which it differs do not hear each other,
-	// although each is Connected. "" when that is not known. It changes before the functions of OnReconnect run.
+	// Server identifies the server that carries the messages now, or did last. Processes at different servers do not receive each other's
+	// messages, although each is Connected. "" when that is not known. It changes before the functions of OnReconnect run.
 	Server() string
 
 	// OnReconnect runs fn after every connection made from now on, since messages may have been lost.

@@ -15,8 +15,7 @@ type Limits interface {
 	// Take counts one use of key. It returns 0 when the use is allowed, or else how long the caller has to
 	// wait; a refused use does not count. perSecond <= 0 means no limit; a burst below 1 is 1.
 	Take(ctx context.Context, key string, perSecond float64, burst int) (wait time.Duration, err error)
-	// Give takes back so many uses of key, which were counted with the same perSecond. More than are counted
-	// make the key as new.
+	// Refund takes back uses of key that were counted with the same perSecond. Taking back more than were counted resets the key.
 	Refund(ctx context.Context, key string, perSecond float64, uses int) error
 }
 
@@ -123,7 +122,7 @@ redis.call('SET', KEYS[1], string.format('%.0f', next), 'PX', math.max(1, math.c
 return 0
 `)
 
-// giveScript does what localLimits.Refund does.
+// giveScript does the same as localLimits.Refund.
 var giveScript = rueidis.NewLuaScript(`
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000000 + tonumber(time[2])

@@ -29,7 +29,7 @@ type Config struct {
 
 	// Fleet names the database of the fleet, so that two fleets do not use one prefix; "" when that is not known.
 	Fleet string `yaml:"-"`
-	// Log is told of lost and regained connections; nil: nobody is.
+	// Log takes messages about lost and regained connections; may be nil.
 	Log *slog.Logger `yaml:"-"`
 	// TLSConfig replaces the system's certificate authorities; for tests and embedders.
 	TLSConfig *tls.Config `yaml:"-"`

@@ -8,20 +8,20 @@ import (
 	"time"
 )
 
-// ID is a caller, without a string that has to be made.
+// ID identifies a caller. It is comparable and costs no allocation.
 type ID struct {
 	User    string
-	Network netip.Prefix // where there is no user
-	For     string       // what the work is for, where there is no user: a network may be that of many
+	Network netip.Prefix // of the client, when there is no user
+	For     string       // what the work is for, when there is no user: many people may share a network
 }
 
-// Work is the context of work for a caller, and of all that is made from it.
+// Work is the context of work for a caller; contexts derived from it belong to the same Work.
 type Work struct {
 	context.Context
-	Holds atomic.Int32 // what it holds now that others wait for: connections to the database, places for large answers
-	Left  func() bool  // whether the caller is gone, where its work goes on all the same; nil: else
-	Began time.Time    // when the caller was let in, or before
-	Again func() error // why the caller is not let in any more; nil: it is not asked
+	Holds atomic.Int32 // resources that it holds and others wait for: connections to the database, places for large answers
+	Left  func() bool  // whether the caller is gone although the work goes on; nil: not known
+	Began time.Time    // when the caller was last let in, or earlier
+	Again func() error // returns why the caller is not let in any more; nil: no check
 
 	mu sync.Mutex
 	id ID
@@ -30,7 +30,7 @@ type Work struct {
 // NewWork is work inside ctx.
 func NewWork(ctx context.Context, id ID) *Work { return &Work{Context: ctx, id: id} }
 
-// Gone tells that the caller is gone, and what has not begun yet need not be done. A nil Work has nobody who could be.
+// Gone reports whether the caller is gone, so that work that has not begun can be left out. It is false for a nil Work.
 func (w *Work) Gone() bool { return w != nil && w.Left != nil && w.Left() }
 
 // Ask asks whether the caller is still let in, after a time in which that may have changed.
@@ -41,7 +41,7 @@ func (w *Work) Ask() error {
 	return w.Again()
 }
 
-// Stays is a context of the same caller's work that is done whether the caller stays or not.
+// Stays returns a context for work that is done for the same caller even when the caller leaves.
 func Stays(ctx context.Context) context.Context {
 	ctx = context.WithoutCancel(ctx)
 	if w := Of(ctx); w != nil {
@@ -61,18 +61,18 @@ func (w *Work) Value(key any) any {
 	return w.Context.Value(key)
 }
 
-// Nobody is a context of which Of is nil: of work that many wait for, whoever was the first to ask.
+// Nobody returns a context without a caller, for work that several callers wait for.
 func Nobody(ctx context.Context) context.Context {
 	return context.WithValue(ctx, workKey{}, (*Work)(nil))
 }
 
-// Of is the work that a context belongs to; nil when there is no caller.
+// Of returns the Work of a context; nil when there is no caller.
 func Of(ctx context.Context) *Work {
 	w, _ := ctx.Value(workKey{}).(*Work)
 	return w
 }
 
-// ID is the caller, as far as he is known.
+// ID returns the caller, as far as it is known.
 func (w *Work) ID() ID {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -1,3 +1,3 @@
-// Package caller says on whose behalf work is done, so that what many need is shared between them: web knows who asks, and db
-// gives out connections.
+// Package caller carries on whose behalf work is done, so that shared resources are divided between callers: package web sets the caller of
+// a request ([NewWork]), and package db divides its connections by it ([Of]).
 package caller

@@ -43,11 +43,11 @@ type operation struct {
 	refuse error
 }
 
-// Write runs all statements that fn collects as one transaction, in their order, and sends them to PostgreSQL as one
-// message: one round trip. Nobody looks at a result before the last statement; what must hold is said by Must. It
-// returns nil when all is durable. Otherwise nothing is stored, unless the error is a *CommitError, which says that it
-// is not known. Further errors: *UniqueError, ErrFence or what a Require names, *TextError, ErrTooLarge, and those of
-// which IsUnavailable tells. It sends again after a serialization failure, a deadlock or a busy database.
+// Write runs all statements that fn collects as one transaction, in their order, and sends them to PostgreSQL as one message: one round
+// trip. No result is looked at before the last statement; conditions are expressed by Must. It returns nil when all is durable. Otherwise
+// nothing is stored, unless the error is a *CommitError: then it is not known whether the rows are stored. Further errors: *UniqueError,
+// ErrFence or what a Require names, *TextError, ErrTooLarge, and errors for which IsUnavailable is true. It sends again after a
+// serialization failure, a deadlock or a busy database.
 //
 // fn has no effects outside the batch: when it asks for a transaction it runs again.
 func (d *DB) Write(ctx context.Context, fn func(w *Batch) error) error {
@@ -92,7 +92,7 @@ func (d *DB) Check(ctx context.Context, fn func(w *Batch) error) error {
 	return w.err
 }
 
-// Rows inserts rows with the values of the table's columns, which may be nil. The rows are the batch's from now on.
+// Rows inserts rows with the values of the table's columns, which may be nil. The caller must not change the rows afterwards.
 func (w *Batch) Rows(t *Table, rows [][]any) {
 	if len(rows) == 0 || w.err != nil {
 		return
@@ -166,8 +166,8 @@ func (w *Batch) bounded() bool {
 	return w.err == nil
 }
 
-// Tx gives the transaction of the write to those who must read inside it. The first time it returns ErrReads, which the
-// caller hands on; fn then runs again in a transaction, in which the statements of the batch run at once.
+// Tx gives the transaction of the write, for callers that must read inside it. The first time it returns ErrReads, which the caller hands
+// on; fn then runs again in a transaction, in which the statements of the batch run at once.
 func (w *Batch) Tx() (*Tx, error) {
 	if w.err != nil {
 		return nil, w.err

@@ -11,14 +11,14 @@ import (
 	"lyceum/platform/backoff"
 )
 
-// A session of PostgreSQL may go on when its connection broke: what was sent to it is done when it arrives, or when a lock
-// is free, which may be after the client was told that nobody knows, has tried again, and was told that it is done. So whoever
-// writes outside a group commit, which is fenced by its leases, ends the session before the error is given.
+// A session of PostgreSQL may outlive its connection: a statement that was sent may run later, for example when a lock becomes free. By
+// then the client may have got an error, repeated its request and got an answer. A group commit is fenced by its leases. Every other write
+// ends the session before it returns the error.
 
-// backend tells a session of the server from all others.
+// backend identifies a session of the server.
 type backend struct {
 	pid   uint32
-	began int64 // microseconds of Unix time; the id of a process is given again
+	began int64 // microseconds of Unix time; process ids are reused
 }
 
 // broken holds the session whose connection broke during a statement. When a context ends, package sql rolls back in a
@@ -32,7 +32,7 @@ const backendBegan = "(extract(epoch FROM backend_start) * 1000000)::bigint"
 // sessionKey is the name under which a connection keeps its *backend.
 const sessionKey = "lyceum.session"
 
-// know asks a new connection for its session. Behind a pooler it has none of its own.
+// know stores the session of a new connection in it. Behind a pooler a connection has no session of its own.
 func know(ctx context.Context, c *pgx.Conn) error {
 	var s backend
 	err := c.QueryRow(ctx, "SELECT pid, "+backendBegan+" FROM pg_stat_activity WHERE pid = pg_backend_pid()",
@@ -46,7 +46,7 @@ func know(ctx context.Context, c *pgx.Conn) error {
 	return err
 }
 
-// watch is a pgx.QueryTracer that tells a broken of the context about its session.
+// watch is a pgx.QueryTracer that records the session of a statement in the *broken of its context when the connection breaks.
 type watch struct{}
 
 // TraceQueryStart is part of pgx.QueryTracer.
@@ -65,11 +65,11 @@ func (watch) TraceQueryEnd(ctx context.Context, c *pgx.Conn, data pgx.TraceQuery
 	}
 }
 
-// unasked is how long ending waits for a database that can not be asked.
+// unasked is how long ending waits for a database that does not answer.
 const unasked = 5 * time.Second
 
-// ending runs write. When its connection breaks it ends the session, so what was sent is done before it returns, or never: as far
-// as ctx allows, and while the database can be asked.
+// ending runs write. When the connection of write breaks, ending ends the session, so that what was sent is done before ending returns, or
+// never. It gives up when ctx ends, or after unasked without an answer of the database.
 func (d *DB) ending(ctx context.Context, write func(ctx context.Context) error) error {
 	if !d.Postgres() {
 		return write(ctx)

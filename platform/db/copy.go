@@ -56,15 +56,14 @@ func (t *Table) names() string {
 	return strings.Join(names, ", ")
 }
 
-// Snapshot runs fn over one moment of the database: its statements do not see what is committed meanwhile.
-// fn only reads. It is not run again.
+// Snapshot runs fn in one snapshot of the database: its statements do not see later commits. fn only reads. It is not run again.
 func (d *DB) Snapshot(ctx context.Context, fn func(q Querier) error) error {
 	turn, err := d.readers.enter(ctx)
 	if err != nil {
 		return err
 	}
 	defer turn.leave()
-	// SQLite in WAL mode gives a transaction the moment of its first statement, whatever it is asked for.
+	// SQLite in WAL mode gives a transaction a snapshot at its first statement, whatever the isolation level.
 	t, err := d.read.BeginTx(ctx, &sql.TxOptions{ReadOnly: true, Isolation: sql.LevelRepeatableRead})
 	if err != nil {
 		return err

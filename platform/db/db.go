@@ -45,7 +45,7 @@ type DB struct {
 	readers     *gate   // before read
 	writers     *gate   // before write: that of the readers where they are the same
 	opts        Options
-	failed      func(err error) // told what statements fail with; may be nil
+	failed      func(err error) // called with the errors of statements; may be nil
 }
 
 // engine is what differs between SQLite and PostgreSQL.
@@ -96,8 +96,8 @@ func Open(ctx context.Context, url string, o Options) (*DB, error) {
 	return d, nil
 }
 
-// firstConnection tries again while another process turns the same new file of SQLite to its log: there SQLite answers
-// that the file is locked without waiting.
+// firstConnection tries again while another process switches the same new file to WAL mode: then SQLite reports a lock at once, without
+// waiting.
 func (d *DB) firstConnection(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, d.opts.Timeout)
 	defer cancel()
@@ -135,7 +135,7 @@ func (d *DB) prepare(query string, args []any) (string, []any, error) {
 	return d.text(query), args, err
 }
 
-// prepareQuery is prepare of a statement that returns rows.
+// prepareQuery is prepare for a statement that returns rows.
 func (d *DB) prepareQuery(on runner, query string, args []any) (string, []any, error) {
 	text, out, err := d.prepare(query, args)
 	if _, bad := err.(*TextError); bad && on == runner(d.read) {

@@ -28,8 +28,8 @@ func (e *openError) Error() string { return e.text }
 // Unwrap gives the driver's error.
 func (e *openError) Unwrap() error { return e.err }
 
-// notOpened tells each cause once, or why the file of SQLite can not be used. That a server has no TLS is no cause where the
-// address allows to go on without it: the cause is what the server said then.
+// notOpened tells each cause once, or why the file of SQLite can not be used. When the address allows connections without TLS, the missing
+// TLS of a server is left out: the cause is its answer without TLS.
 func notOpened(file string, err error) error {
 	var lite *sqlite.Error
 	if errors.As(err, &lite) {
@@ -156,9 +156,9 @@ func IsAway(err error) bool {
 	return IsUnavailable(err)
 }
 
-// IsTemporary tells that the database did not do the work for a cause that passes by itself: IsUnavailable, or a statement
-// that was cancelled or took too long, a lock that others hold, a conflict with others, too little memory, a disk that can
-// not be read or written. Work that is always too much for the database is among it: who tries by itself must give up at some time.
+// IsTemporary tells that the database did not do the work for a cause that passes by itself: IsUnavailable, or a statement that was
+// cancelled or took too long, a lock that others hold, a conflict with others, too little memory, a disk that can not be read or written.
+// Work that is always too much for the database counts as well, so automatic repetition must be bounded.
 func IsTemporary(err error) bool {
 	if IsUnavailable(err) || isRetryable(err) {
 		return true

@@ -9,13 +9,13 @@ import (
 	"lyceum/platform/caller"
 )
 
-// gate gives out the connections of a pool. Of the callers that wait for one, the one that has used them for less time goes
-// first (start-time fair queueing: Goyal, Vin, Cheng 1996), the requests of one caller in the order in which they came. It stands
-// before the pool, so that who waits in the pool itself is one who holds a connection already, or a place that others wait for.
+// gate gives out the connections of a pool. Of the waiting callers, the one that has used connections for the shortest time goes first
+// (start-time fair queueing: Goyal, Vin, Cheng 1996); requests of one caller keep their order. The gate stands before the pool: a request
+// that waits in the pool itself already holds a connection, or a place that others wait for.
 //
-// One caller never has all connections, where there are several, and more than half of them only while nobody else waits who has
-// less. What is done for nobody goes before all others until it has half, and then takes turns with them, so that users hold up
-// the work of the process no more than it holds up them.
+// When there are several connections, one caller never has all of them, and more than half only while no caller with fewer waits.
+// Background work, which has no caller, goes first until it has half of the connections, and then alternates with the callers, so that
+// neither blocks the other.
 type gate struct {
 	start time.Time
 	half  int // of the connections
@@ -23,9 +23,9 @@ type gate struct {
 
 	mu         sync.Mutex
 	free       int           // below 0 while those that hold a connection take another
-	now        time.Duration // what the callers that ask have used at least
+	now        time.Duration // the least that a waiting caller has used
 	by         map[caller.ID]*line
-	background line    // of what is done for nobody
+	background line    // background work, which has no caller
 	hadTurn    bool    // background, last
 	queue      []*line // those with waiting requests, in the order in which they came
 	spare      []*line // to be used again
@@ -45,7 +45,7 @@ type line struct {
 }
 
 const (
-	keepLine   = time.Second // how long what a caller used counts when he asks for nothing
+	keepLine   = time.Second // how long the use of an idle caller is remembered
 	spareLines = 64
 )
 
@@ -63,8 +63,8 @@ type turn struct {
 	began time.Duration
 }
 
-// enter waits for a connection until ctx ends. Work that holds one, or a place that is waited for elsewhere, waits behind
-// nobody: others may wait for what it holds. A nil gate lets all in, and the work is known to hold a connection.
+// enter waits for a connection until ctx ends. Work that already holds a connection, or a place that others wait for, does not wait here:
+// that could be a deadlock. A nil gate lets every caller in and only counts the connection of the work.
 func (g *gate) enter(ctx context.Context) (t turn, err error) {
 	t.work = caller.Of(ctx)
 	if g != nil {
@@ -115,7 +115,7 @@ func (g *gate) admit(ctx context.Context, w *caller.Work) (*line, error) {
 	return l, g.wait(ctx, l, ready)
 }
 
-// line finds the caller of work. The caller of it holds mu.
+// line finds the line of the caller of work; mu is held.
 func (g *gate) line(w *caller.Work) *line {
 	if w == nil {
 		return &g.background
@@ -171,7 +171,7 @@ func (g *gate) leave(l *line, began time.Duration) {
 	}
 }
 
-// giveBack lets those in whose turn it is. The caller holds mu, as of all below.
+// giveBack lets in the requests whose turn it is. mu is held, here and in all functions below.
 func (g *gate) giveBack(l *line) {
 	g.free++
 	l.inside--
@@ -184,7 +184,7 @@ func (g *gate) giveBack(l *line) {
 	}
 }
 
-// may says that a connection is free which a caller may have: nobody waits for it.
+// may reports whether a connection is free that the caller may have at once.
 func (g *gate) may(l *line) bool { return g.free > 0 && (l.inside < g.most || l == &g.background) }
 
 func (g *gate) take(l *line) {
@@ -225,7 +225,7 @@ func (g *gate) rank(l *line) int {
 	return 0
 }
 
-// advance lets one who comes anew count as the least of those that wait, so that nobody saves up.
+// advance raises the use that a new caller starts with to the least of the waiting callers, so that an idle caller saves up no advantage.
 func (g *gate) advance() {
 	var least *line
 	for _, l := range g.queue {

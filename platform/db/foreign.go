@@ -13,8 +13,8 @@ import (
 // ErrForeign says that a database holds the tables of another program.
 var ErrForeign = errors.New("the database belongs to another program")
 
-// Ours tells whether Lyceum has made tables in the database; no tables at all are not ours yet. The tables of another
-// program alone are ErrForeign: one of them may have the name of one of ours.
+// Ours tells whether Lyceum has made tables in the database; it is false for a database without tables. A database that holds only tables
+// of another program is ErrForeign, even when one of them has the name of one of ours.
 func (d *DB) Ours(ctx context.Context) (bool, error) { return d.ours(ctx, d.read) }
 
 func (d *DB) ours(ctx context.Context, on runner) (ours bool, err error) {
@@ -47,8 +47,8 @@ func (d *DB) ours(ctx context.Context, on runner) (ours bool, err error) {
 		ErrForeign, strings.Join(others[:min(5, len(others))], ", "))
 }
 
-// refuseForeign looks at a file of SQLite before it is opened in earnest, which would change its journal. What can not
-// be read is left to the opening.
+// refuseForeign checks a file of SQLite before it is opened for writing, which would change its journal. A file that can not be read is
+// left to the later opening.
 func (d *DB) refuseForeign(ctx context.Context, path string) error {
 	if info, err := os.Stat(path); err != nil || info.Size() == 0 {
 		return nil
@@ -72,18 +72,18 @@ func (d *DB) look(ctx context.Context, path, how string) error {
 	return nil
 }
 
-// makePrivate makes a file of SQLite, and those beside it, readable by its owner alone, whatever made them: they hold
-// hashes of passwords. SQLite gives the files beside the first one its mode.
+// makePrivate makes a file of SQLite, and the files beside it, readable by their owner only: they hold hashes of passwords. SQLite gives
+// the files beside the first one its mode.
 func makePrivate(path string) error {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
 	if err == nil {
 		return f.Close()
 	}
-	// A file that is there is not opened here: to close it would give up the locks that this process has on it.
+	// An existing file is not opened here: closing it would release the locks that this process has on it.
 	for _, name := range []string{path, path + "-wal", path + "-shm", path + "-journal"} {
 		info, err := os.Stat(name)
 		if err != nil || info.Mode().Perm()&0o077 == 0 {
-			continue // what is wrong is said by who opens it
+			continue // the later opening reports the error
 		}
 		if err := os.Chmod(name, 0o600); err != nil && !errors.Is(err, os.ErrPermission) { // its owner does it at the next start
 			return err

@@ -137,7 +137,7 @@ func worksWith(ctx context.Context, d *DB, conn *sql.Conn, domain string, known 
 	})(asRows(conn.QueryContext(ctx, d.text("SELECT version, needs FROM migration_needs WHERE domain = $1 AND version > $2"), domain, known)))
 }
 
-// applyStep is not done when another process was faster: SQLite has no lock around the whole migration.
+// applyStep applies one step. done is false when another process was faster: SQLite has no lock around the whole migration.
 func applyStep(ctx context.Context, d *DB, conn *sql.Conn, domain string, s step) (done bool, err error) {
 	tx, err := conn.BeginTx(ctx, nil)
 	if err != nil {

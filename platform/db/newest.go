@@ -1,7 +1,7 @@
 package db
 
-// Newest collects the rows of a Bulk that replaces rows: one statement can not write a row of the table twice, so
-// of those put with the same key the last one holds. The zero value is empty.
+// Newest collects the rows of a Bulk that replaces rows: one statement can not write a row of the table twice, so only the last row of each
+// key is kept. The zero value is empty.
 type Newest[K comparable] struct {
 	at   map[K]int
 	rows [][]any

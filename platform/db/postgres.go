@@ -78,8 +78,8 @@ func made(ctx context.Context, c *pgx.Conn) error {
 	return know(ctx, c)
 }
 
-// noteReadOnly lets all connections go when one takes no writes, but not those made in the last second: another server has
-// become the one that writes, or will soon.
+// noteReadOnly drops all connections when one takes no writes, except those made in the last second: another server is, or will soon be,
+// the primary.
 func (e *postgresEngine) noteReadOnly(err error) {
 	if !IsReadOnly(err) {
 		return
@@ -124,7 +124,7 @@ func (*postgresEngine) bulk(ctx context.Context, t *Tx, before, after string, ro
 		}
 		text := before + valuesList(n, width) + after
 		if len(text) > 8192 {
-			// It is not prepared: many shapes of this size would be kept by each connection.
+			// It is not prepared, since each connection would keep many statements of this size.
 			args = append([]any{pgx.QueryExecModeDescribeExec}, args...)
 		}
 		if _, err := t.Exec(ctx, text, args...); err != nil {
@@ -135,8 +135,8 @@ func (*postgresEngine) bulk(ctx context.Context, t *Tx, before, after string, ro
 	return nil
 }
 
-// fence is the function that ends a batch when a statement changed another number of rows than it must: nobody looks at
-// a count before the last statement.
+// fence is the function that ends a batch when a statement changed another number of rows than it must: no count is read before the last
+// statement.
 const (
 	fence = `CREATE OR REPLACE FUNCTION lyceum_fence(actual bigint, expected bigint) RETURNS boolean LANGUAGE plpgsql AS $$
 		BEGIN

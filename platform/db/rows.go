@@ -2,7 +2,7 @@ package db
 
 import "database/sql"
 
-// Rows is a result. Whoever asked for it closes it, or reads it to its end: that gives the connection back.
+// Rows is a result. The caller closes it or reads it to its end; either gives the connection back.
 type Rows struct {
 	*sql.Rows
 	turn turn
@@ -36,8 +36,8 @@ type Row interface {
 	Scan(into ...any) error
 }
 
-// Each reads a result to its end and calls fn with each row: Each(fn)(q.Query(…)). An error of fn ends it. Like its
-// sisters below it passes on the error of the query and closes the result.
+// Each reads a result to its end and calls fn with each row: Each(fn)(q.Query(…)). An error of fn ends it. Like the functions below, it
+// returns the error of the query and closes the result.
 func Each(fn func(Row) error) func(*Rows, error) error {
 	return func(rows *Rows, err error) error {
 		if err != nil {

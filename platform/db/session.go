@@ -12,8 +12,8 @@ import (
 // session.
 var ErrPooled = errors.New("a pooler stands before the database: no session is this process's own")
 
-// Session takes a connection for itself, runs begin on it and returns when the connection breaks or ctx ends: what belongs
-// to the session, such as an advisory lock, ends with this process whatever ends it. PostgreSQL only.
+// Session takes a connection for itself, runs begin on it and returns when the connection breaks or ctx ends: what belongs to the session,
+// such as an advisory lock, ends with this process, however it ends. PostgreSQL only.
 func (d *DB) Session(ctx context.Context, begin func(ctx context.Context, s Session) error) error {
 	turn, err := d.writers.enter(ctx)
 	if err != nil {

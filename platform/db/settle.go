@@ -8,12 +8,10 @@ import (
 	"lyceum/platform/backoff"
 )
 
-// Settle is Tx for those who must know what became of it, as they would do it again otherwise: after a commit that was not
-// confirmed it asks, as soon as the database answers, whether it is stored, and where it is not, runs fn again. What fn makes, such as
-// ids and tokens, is made before Settle, and stored looks for it. The commit may still come, between the question and
-// fn: fn meets it by the
-// locks and unique keys of its rows, and then stores the same again or is refused, and then stored is asked once more. A
-// *CommitError comes back when ctx ends before it is known.
+// Settle is Tx for callers that must know the outcome. After a commit that was not confirmed, it calls stored as soon as the database
+// answers; when the rows are not there, it runs fn again. Ids and tokens that fn writes must be made before Settle, so that stored can look
+// for them. The unconfirmed commit may still arrive between stored and fn. Then the locks and unique keys of the rows make fn write the
+// same again or fail, and stored is called once more. Settle returns a *CommitError when ctx ends before the outcome is known.
 func (d *DB) Settle(ctx context.Context, fn func(tx *Tx) error, stored func(ctx context.Context, q Querier) (bool, error)) error {
 	err := d.Tx(ctx, fn)
 	var unknown *CommitError
@@ -47,7 +45,7 @@ func (d *DB) Settle(ctx context.Context, fn func(tx *Tx) error, stored func(ctx 
 	}
 }
 
-// isOpen tells that an error leaves open what became of work.
+// isOpen reports whether an error leaves the outcome of a transaction unknown.
 func isOpen(err error) bool {
 	var unknown *CommitError
 	return errors.As(err, &unknown) || IsTemporary(err)

@@ -248,7 +248,7 @@ func (e *sqliteEngine) send(ctx context.Context, d *DB, operations []operation) 
 	return nil
 }
 
-// run takes no context: the end of that of the transaction ends it too, and each statement would pay for watching it.
+// run takes no context: the context of the transaction ends it too, and watching it again would cost time for each statement.
 func (e *sqliteEngine) run(tx *sql.Tx, stmt *sql.Stmt, text string, o operation) (err error) {
 	if stmt != nil {
 		stmt = tx.Stmt(stmt)

@@ -115,11 +115,10 @@ func (d *DB) argument(a any) (v any, size int, err error) {
 	return a, 8, nil
 }
 
-// never stands for all texts that can not be stored, where texts are compared with stored ones.
+// never takes the place of a text that can not be stored when it is compared with stored texts: it equals none of them.
 var never = "never stored " + rand.Text()
 
-// stored puts never in the place of texts that can not be stored: they come from events and settings, which may hold any
-// text, to be looked for.
+// stored replaces texts that can not be stored by never. Queries may look for any text that an event or a setting holds.
 func stored(args []any) []any {
 	out := slices.Clone(args)
 	for i, a := range args {
