@@ -28,7 +28,7 @@ func (s *Server) authenticate(r *Request) error {
 	return err
 }
 
-// identify tells whose a token is now, and why the route is not for them.
+// identify returns the identity of a token, or the error that says why it may not call the route.
 func (s *Server) identify(r *Request, token string) (*Identity, error) {
 	identity, err := s.auth.Authenticate(r.Context(), token)
 	if err != nil {
@@ -49,9 +49,9 @@ func (s *Server) identify(r *Request, token string) (*Identity, error) {
 // limit takes from the bucket of the route.
 func (s *Server) limit(r *Request, e *endpoint) error { return s.take(r, e.route.Limit, e.rate, 1) }
 
-// Take takes n uses from a named limit of the caller, beside the one that the route took: for requests that do more
-// than their route says. One use left suffices for as many as the burst, and an untouched bucket for more; what was
-// taken too much is waited for afterwards. The error is 429 M_LIMIT_EXCEEDED.
+// Take takes n uses from a named limit of the caller, beside the one that the route took: for requests that do more than their route says.
+// One remaining use is enough to take up to the burst, and an untouched bucket is enough to take more; later requests then wait until the
+// debt is paid. The error is 429 M_LIMIT_EXCEEDED.
 func (r *Request) Take(limit string, n int) error {
 	rate, ok := r.server.rates[limit]
 	if !ok {
@@ -60,8 +60,8 @@ func (r *Request) Take(limit string, n int) error {
 	return r.server.take(r, limit, rate, n)
 }
 
-// take takes n uses from a bucket of the user, or of the client's address where there is no user. n uses are one
-// that costs n times as much.
+// take takes n uses from a bucket of the user, or of the client's address where there is no user. n uses are taken as one use that costs n
+// times as much.
 func (s *Server) take(r *Request, limit string, rate RateLimit, n int) error {
 	if s.limits == nil || s.config.RateLimitsOff || n <= 0 || rate.PerSecond <= 0 || r.Identity != nil && r.Identity.Unlimited {
 		return nil
@@ -106,8 +106,8 @@ func peerIP(r *http.Request) netip.Addr {
 	return addr.Addr().Unmap()
 }
 
-// trusts says that a proxy's claims are believed. Who can open a unix socket is on this machine and was let
-// in by its permissions.
+// trusts reports whether the forwarding headers of a peer are believed. A peer on a unix socket is on this machine, and the permissions of
+// the socket let it in.
 func (s *Server) trusts(addr netip.Addr) bool {
 	if !addr.IsValid() {
 		return true
@@ -120,8 +120,8 @@ func (s *Server) trusts(addr netip.Addr) bool {
 	return false
 }
 
-// clientIP walks X-Forwarded-For from the right, as far as those who wrote the entries are trusted: the
-// first address that is not a trusted proxy is the client, and what stands left of it is only its claim.
+// clientIP walks X-Forwarded-For from the right while the proxies that wrote the entries are trusted. The first address that is not a
+// trusted proxy is the client; entries left of it are only the client's claim.
 func (s *Server) clientIP(r *http.Request, internal bool) netip.Addr {
 	addr := peerIP(r)
 	if !internal && !s.trusts(addr) {

@@ -5,11 +5,11 @@ import (
 	"time"
 )
 
-// askAgainAfter is how long a request may take without being asked again whether it is let in: about as long as a body needs
-// that comes with its head. What ends a token, or locks a user, holds for what waits as well.
+// askAgainAfter is how long a request may take before its access is checked again: about the time that a body needs that comes with its
+// head. So a revoked token or a locked user stops waiting requests too.
 const askAgainAfter = 5 * time.Millisecond
 
-// letIn sets the identity of the request as the route wants it and as it is now.
+// letIn authenticates the request and sets its identity, after a barrier.
 func (s *Server) letIn(r *Request) error {
 	if s.barrier != nil {
 		if err := s.barrier(r.Context()); err != nil && (r.Token() != "" || r.Context().Err() != nil) {
@@ -22,9 +22,9 @@ func (s *Server) letIn(r *Request) error {
 	return err
 }
 
-// AskAgain refuses a request that would not be let in any more, and sets its identity anew. Handlers that wait for others, or
-// for a body that they read themselves, call it before they go on. The server itself asks again before it gives a request
-// that took long its body, and before it answers one that reads; a Park's it asks as well. A place that was lent is taken again.
+// AskAgain refuses a request that would not be let in any more, and sets its identity anew. Handlers that wait for others, or for a body
+// that they read themselves, call it before they go on. The server itself checks again before it gives a handler a body that took long,
+// before it answers a reading request that took long, and before it resumes a Park. A place that was lent is taken again.
 func (r *Request) AskAgain() error {
 	if err := r.writer.takePlaceAgain(); err != nil {
 		return err
@@ -39,7 +39,7 @@ func (r *Request) askAgain() error {
 	return r.server.letIn(r)
 }
 
-// stillLetIn is askAgain for parts of a handler, which may be several at once: the identity stays.
+// stillLetIn is AskAgain for concurrent parts of a handler: it leaves the identity as it is.
 func (r *Request) stillLetIn() error {
 	s, token := r.server, r.Token()
 	if s.auth == nil || token == "" || r.Identity == nil {
@@ -57,7 +57,7 @@ func (r *Request) stillLetIn() error {
 	return err
 }
 
-// askLate asks again when that is long ago.
+// askLate checks the access again when the last check is older than askAgainAfter.
 func (r *Request) askLate() error {
 	if r.Identity == nil || !r.waited && time.Since(r.let) < askAgainAfter {
 		return nil
@@ -66,8 +66,8 @@ func (r *Request) askLate() error {
 	return r.askAgain()
 }
 
-// askAtWork asks again one that has its place now: when that is long ago, or when it may change something, as this process may have
-// heard since that its token ended.
+// askAtWork checks the access again when the request has its place: when the last check is old, or when the request may change something,
+// because this process may have learned meanwhile that its token ended.
 func (r *Request) askAtWork() error {
 	let := r.let
 	if err := r.askLate(); err != nil || r.let != let || r.writer.actor == "" {
@@ -76,12 +76,12 @@ func (r *Request) askAtWork() error {
 	return r.server.authenticate(r)
 }
 
-// reads tells that an answer that is not given leaves nothing done. Of what a request did it is told, also when that ended its
-// own token.
+// reads reports whether the request changes nothing, so that its answer can be withheld. A request that changed something is answered, even
+// when it ended its own token.
 func (r *Request) reads() bool { return r.Method == http.MethodGet || r.Method == http.MethodHead }
 
-// MayAct refuses a suspended user with 403 M_USER_SUSPENDED. Handlers call it before they do what others see: the suspended
-// read, leave, take back what they said, report, keep their keys and log out (Client-Server API, "Account suspension").
+// MayAct refuses a suspended user with 403 M_USER_SUSPENDED. Handlers call it before actions that others see. Suspended users may read,
+// leave, redact their own events, report, manage their keys and log out (Client-Server API, "Account suspension").
 func (r *Request) MayAct() error {
 	if r.Identity != nil && r.Identity.Suspended {
 		return errSuspended()

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// asideWriter writes an answer as HTTP/1.1 onto a connection that net/http has not.
+// asideWriter writes an HTTP/1.1 answer on a connection that net/http does not manage any more.
 type asideWriter struct {
 	held   *held
 	cancel context.CancelFunc // of the request
@@ -90,7 +90,7 @@ func (w *asideWriter) writeChunk(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// finish ends an answer that was given whole.
+// finish ends a complete answer.
 func (w *asideWriter) finish() {
 	w.Flush() // an answer without a body
 	if w.chunks && w.err == nil {
@@ -117,7 +117,7 @@ func (w *asideWriter) write(p []byte) (int, error) {
 	return w.written(n, err)
 }
 
-// written notes how many bytes of the body the connection took.
+// written records how many bytes of the body were sent.
 func (w *asideWriter) written(n int, err error) (int, error) {
 	if w.head != nil {
 		writerHeads.Put(w.head)
@@ -144,7 +144,7 @@ func (w *asideWriter) SetWriteDeadline(t time.Time) error { return w.held.conn.S
 // SetReadDeadline serves http.ResponseController.
 func (w *asideWriter) SetReadDeadline(t time.Time) error { return w.held.conn.SetReadDeadline(t) }
 
-// reusable tells that a whole answer was written and the connection may carry another.
+// reusable reports whether the answer is complete and the connection may carry another one.
 func (w *asideWriter) reusable() bool {
 	return w.wrote && w.head == nil && w.err == nil && !w.last && w.due == 0 && w.ended == w.chunks
 }

@@ -46,18 +46,18 @@ func (r *Request) Decode(v any) error {
 	return decodeJSON(buffer.Bytes(), v)
 }
 
-// What a body becomes in memory: about so many bytes for each string, object and list, and for each place in a list. Bodies that become
-// less than smallBody are not counted.
+// The memory of a decoded body is estimated by these sizes: valueBytes for each string, object and list, and placeBytes for each element.
+// Bodies with an estimate below smallBody are not counted.
 const (
 	valueBytes = 100
 	placeBytes = 24
 	smallBody  = 128 << 10
 )
 
-// chargeBody counts what the body becomes: a copy of it, and with values a decoded one.
+// chargeBody charges the caller for a copy of the body and, with values, for its decoded form.
 func (r *Request) chargeBody(body []byte, values bool) error {
 	n := len(body)
-	if n*(1+valueBytes) < smallBody { // whatever it holds
+	if n*(1+valueBytes) < smallBody { // no content makes it large
 		return nil
 	}
 	if values {
@@ -155,7 +155,7 @@ func (r *Request) fillBuffer() (*bytes.Buffer, error) {
 	return buffer, nil
 }
 
-// pieces are parts of bodies that are on their way: a client that is slow holds what it has sent, and no more.
+// pieces hold parts of bodies that are still arriving: a slow client occupies the memory of what it has sent, and no more.
 var pieces = sync.Pool{New: func() any { return new([paceBytes]byte) }}
 
 // readPieces reads the body, as far as one byte beyond the limit.
@@ -205,7 +205,7 @@ func (r *Request) readPieces(limit int64) (*bytes.Buffer, error) {
 	return whole, nil
 }
 
-// MaxBytes is how many bytes of a body the route takes.
+// MaxBytes is the largest body that the route accepts.
 func (r *Request) MaxBytes() int64 {
 	return cmp.Or(max(r.Route.Upload, 0), max(r.Route.MaxBody, 0), r.server.config.MaxBody.Bytes())
 }
@@ -216,8 +216,8 @@ func (r *Request) TooLarge(limit int64) *Error {
 	return tooLarge(fmt.Sprintf("The body is larger than %d bytes", limit))
 }
 
-// Unread is the answer to a body that the client cut, sent too slowly or framed wrongly, and 503 to one that gave way to others. The
-// connection ends with it.
+// Unread is the answer to a body that the client cut, sent too slowly or framed wrongly, and 503 to a body that was given up because its
+// memory was needed. The connection ends with it.
 func (r *Request) Unread(cause error) *Error {
 	r.closeAfter()
 	if x := r.writer; x.cut.Swap(false) || errors.Is(cause, os.ErrDeadlineExceeded) && x.wasHurried() {
@@ -260,7 +260,7 @@ func decodeJSON(body []byte, v any) error {
 	if syntax, ok := errors.AsType[*json.SyntaxError](err); ok {
 		return notJSON(fmt.Sprintf("The body is not JSON, at byte %d", syntax.Offset), err)
 	}
-	// A type's own UnmarshalJSON refused the value; its words may be an answer already.
+	// An UnmarshalJSON method refused the value; its error may be an Answerer.
 	if answer, ok := errors.AsType[Answerer](err); ok {
 		return answer
 	}

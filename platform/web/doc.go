@@ -15,4 +15,13 @@
 // Invariants: a token is never logged; a route marked [Fleet] is reached on the internal listener
 // only; bytes that [Request.Raw] returns belong to the caller for ever, pooled memory never leaves
 // the package.
+//
+// The main types, in reading order:
+//
+//   - [Route] declares an endpoint; [Server] serves routes, and [Request] is what a [Handler] gets.
+//   - exchange (serve.go) is one request and its answer; [Reply], [Raw], [Stream], [Pieces], [Park] and [Takeover] are kinds of answers.
+//   - [Park] is an answer that waits for news: the request is set aside (aside), its connection is held (held, next.go), and net/http
+//     gets it back with the first request of another kind (keptListener).
+//   - A place (places.go) is the right to work at the same time as the caller's other requests; inFlight (inflight.go) counts the memory
+//     of bodies and answers by caller; [UnderWay] knows the requests that may change something.
 package web

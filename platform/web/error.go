@@ -87,7 +87,7 @@ func limitExceeded(wait time.Duration) *Error {
 	}
 }
 
-// stale refuses a request because this process can not know whether what it remembers is current.
+// stale refuses a request because this process can not know whether its caches are current.
 func stale(cause error) *Error {
 	return &Error{
 		Status: http.StatusServiceUnavailable, Code: "M_UNKNOWN", RetryAfter: time.Second, Cause: cause,
@@ -107,8 +107,8 @@ func unknown(cause error) *Error {
 	return &Error{Status: http.StatusInternalServerError, Code: "M_UNKNOWN", Message: "Internal server error", Cause: cause}
 }
 
-// AnswerOf finds the answer in the chain of err; an error that has none becomes M_UNKNOWN. Text that no database can
-// store is the client's fault wherever it is found, and a database that is away or full is nobody's here.
+// AnswerOf finds the answer in the chain of err; an error that has none becomes M_UNKNOWN. Text that no database can store is the client's
+// fault wherever it is found, and a database that is unavailable or full is 503.
 func AnswerOf(err error) Answerer {
 	if answer, ok := errors.AsType[Answerer](err); ok {
 		return answer

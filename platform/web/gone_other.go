@@ -4,8 +4,8 @@ package web
 
 import "net"
 
-// isGone can not be told here: whoever went away is noticed when the answer is sent.
+// isGone is not known on this system: a client that left is noticed when the answer is sent.
 func isGone(net.Conn) bool { return false }
 
-// hasBytes can not be told here: a request that comes while its connection is closed is lost.
+// hasBytes is not known on this system: a request that comes while its connection is closed is lost.
 func hasBytes(net.Conn) bool { return false }

@@ -8,19 +8,19 @@ import (
 	"syscall"
 )
 
-// isGone tells that the other end closed the connection; it does not wait and takes nothing.
+// isGone reports whether the other end closed the connection. It does not wait and reads nothing.
 func isGone(c net.Conn) bool {
 	n, err := peek(c)
 	return n == 0 && err == nil || err != nil && err != syscall.EAGAIN && err != syscall.EWOULDBLOCK && err != syscall.EINTR
 }
 
-// hasBytes tells that something came which was not read; it does not wait and takes nothing.
+// hasBytes reports whether there are unread bytes. It does not wait and reads nothing.
 func hasBytes(c net.Conn) bool {
 	n, err := peek(c)
 	return n > 0 && err == nil
 }
 
-// peek looks for a byte. A connection without a file says that nothing came.
+// peek looks at the next byte without reading it. For a connection without a file descriptor it reports that nothing came.
 func peek(c net.Conn) (n int, err error) {
 	if t, ok := c.(*tls.Conn); ok {
 		c = t.NetConn()

@@ -31,8 +31,8 @@ func compress(body []byte) *bytes.Buffer {
 	return buffer
 }
 
-// Pack is an answer in JSON, compressed where the client takes that: for handlers that have a bounded number of places for
-// work on large answers. Others leave it to the server.
+// Pack returns an answer in JSON that is already compressed when the client accepts gzip. It is for handlers that bound the concurrent work
+// on large answers; other answers are compressed by the server.
 func (r *Request) Pack(body []byte) any {
 	if !r.packs(len(body)) {
 		return json.RawMessage(body)
@@ -42,7 +42,7 @@ func (r *Request) Pack(body []byte) any {
 	return &Raw{Header: http.Header{"Content-Encoding": {"gzip"}, "Vary": {"Accept-Encoding"}}, Body: bytes.Clone(packed.Bytes())}
 }
 
-// packs tells that an answer in JSON of so many bytes is compressed.
+// packs reports whether an answer in JSON of that size is compressed.
 func (r *Request) packs(size int) bool {
 	return size > compressAbove && r.server.config.Compress && acceptsGzip(r.Header)
 }

@@ -7,21 +7,20 @@ import (
 	"time"
 )
 
-// hurry is the time for paceBytes while more than half of MaxInFlight is held: then those who read slowly are cut.
+// hurry is the time for paceBytes while more than half of MaxInFlight is held: slower clients are cut then.
 const hurry = 2 * time.Second
 
-// When a client may come again whose requests hold its whole share of memory, and one that found all of it held by others.
+// Retry-After for a client whose requests hold its whole share of memory, and for one that found all memory held by others.
 const (
 	retryShare = 5 * time.Second
 	retryFull  = 2 * time.Second
 )
 
-// errCut ends an answer whose memory others need.
+// errCut ends an answer whose memory is needed for other callers.
 var errCut = errors.New("the answer was cut: its memory is needed for others, and its reader holds the most")
 
-// inFlight counts the bytes of large answers that were not taken yet, and of large bodies that did not come whole
-// yet, by caller, so that readers that do not read, and writers that do not write, hold a bounded part of the memory.
-// Who gets how much of it is in ask.
+// inFlight counts, by caller, the bytes of large answers that clients have not read yet and of large bodies that are still arriving. So
+// clients that stop reading or sending hold a bounded part of the memory. The rules are in ask.
 type inFlight struct {
 	max     int64
 	mu      sync.Mutex
@@ -30,7 +29,7 @@ type inFlight struct {
 	holders map[*exchange]struct{}
 	rushed  time.Time
 
-	// What handlers made of bodies and of what they read: nobody can be cut for it while they work.
+	// Bytes that handlers made while they work; their requests can not be cut for it.
 	made   int64
 	madeBy map[string]int64
 }
@@ -49,11 +48,12 @@ const (
 	another           // another caller gives way
 )
 
-// ask says whether a request of who that holds some bytes may hold n more, and who gives way for it. The caller holds mu.
+// ask decides whether a request of the caller who, which holds some bytes, may hold n more, and which caller (giver) is cut for it. mu is
+// held.
 //
-// One that holds nothing by other requests gets one answer of any size. Each further one must stay within an eighth of all,
-// and leave a quarter of all to those who hold nothing. When even that is used up, whoever holds the most gives way to one
-// that will hold less.
+// A caller whose other requests hold nothing gets one answer of any size. Each further one must stay within an eighth of all memory, and
+// leave a quarter of it to callers that hold nothing. When that quarter is used up too, the caller that holds the most is cut for one that
+// will hold less.
 func (f *inFlight) ask(who string, holds, n int64) (v verdict, giver string) {
 	if f.by[who] > holds {
 		switch {
@@ -79,12 +79,12 @@ func (f *inFlight) ask(who string, holds, n int64) (v verdict, giver string) {
 	return another, giver
 }
 
-// all is what is held.
+// all is the number of bytes held.
 func (f *inFlight) all() int64 { return f.total + f.made }
 
-// askMade says whether a request of who that made some bytes of its body and of what it read may make n more: all requests
-// together make half of the memory at most. A caller who makes something by other requests gets a sixteenth of it, as long as an eighth
-// is left to others. One request alone may make anything. The caller holds mu.
+// askMade decides whether a request of the caller who, whose handler made some bytes from its body and from what it read, may make n more.
+// All requests together may make half of the memory. A caller with other such requests gets a sixteenth of it, while an eighth is left for
+// other callers. The only request may make any size. mu is held.
 func (f *inFlight) askMade(who string, made, n int64) verdict {
 	others := f.madeBy[who] - made
 	switch {
@@ -118,7 +118,7 @@ func (r *Request) Charge(n int) error {
 	return nil
 }
 
-// addMade changes what a caller's requests have made. The caller holds mu.
+// addMade changes the count of what a caller's requests have made. mu is held.
 func (f *inFlight) addMade(who string, n int64) {
 	f.made += n
 	if f.madeBy[who] += n; f.madeBy[who] <= 0 {
@@ -131,7 +131,7 @@ func (x *exchange) keep(n int64) error {
 	f := x.request.server.held
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if x.cut.Swap(false) { // it is no holder any more, and answers with this
+	if x.cut.Swap(false) { // it was cut, and is not counted any more
 		x.held, x.answers = 0, 0
 		return errFull()
 	}
@@ -176,9 +176,8 @@ func (x *exchange) hold(n int64) error {
 	return nil
 }
 
-// Hold says that the answer, of which a part is ready, has n bytes in memory. Handlers that make large answers say so while
-// they make them, also in Resume of a Park; when Hold fails they end with its error. What Pack will make small is not charged
-// before: it does not wait for the client.
+// Hold charges the caller for an unfinished answer that has n bytes in memory so far. Handlers that make large answers call it while they
+// make them, also in Resume of a Park; when Hold fails they return its error. An answer that Pack will compress is charged only afterwards.
 func (r *Request) Hold(n int) error {
 	if r.packs(n) {
 		return nil
@@ -186,7 +185,7 @@ func (r *Request) Hold(n int) error {
 	return r.writer.hold(max(int64(n), r.writer.answers))
 }
 
-// letGo gives back what the request was charged. Afterwards nobody sets deadlines for it.
+// letGo gives back what the request was charged. Afterwards its deadlines are not shortened any more.
 func (x *exchange) letGo() {
 	if x.held == 0 && x.made == 0 {
 		return
@@ -205,7 +204,7 @@ func (x *exchange) letGo() {
 	x.cut.Store(false)
 }
 
-// add changes what a request's caller holds. The caller holds mu.
+// add changes the bytes that a request's caller holds. mu is held.
 func (f *inFlight) add(x *exchange, n int64) {
 	f.total += n
 	if f.by[x.payer] += n; f.by[x.payer] <= 0 {
@@ -219,8 +218,8 @@ func (f *inFlight) drop(x *exchange) {
 	delete(f.holders, x)
 }
 
-// cut ends the request of a caller whose client has been silent for the longest. Its memory counts as free: its goroutine wakes
-// up at once. The caller holds mu.
+// cut ends that request of a caller whose client has been silent the longest. Its memory counts as free at once, because its goroutine
+// wakes up immediately. mu is held.
 func (f *inFlight) cut(who string) {
 	var slowest *exchange
 	for x := range f.holders {
@@ -228,7 +227,7 @@ func (f *inFlight) cut(who string) {
 			slowest = x
 		}
 	}
-	f.drop(slowest) // there is one: who holds something has a request that does
+	f.drop(slowest) // never nil: a caller that holds bytes has a request that holds them
 	slowest.cut.Store(true)
 	past := time.Unix(1, 0)
 	control := http.NewResponseController(slowest.ResponseWriter)
@@ -238,7 +237,8 @@ func (f *inFlight) cut(who string) {
 	}
 }
 
-// silentSince is when the piece began that the client sends or takes, in Unix nanoseconds; the end of time when it is not waited for.
+// silentSince is when the current piece of the body or answer began, in Unix nanoseconds; the largest number when the client is not waited
+// for.
 func (x *exchange) silentSince() int64 {
 	if at := max(x.writing.Load(), x.reading.Load()); at > 0 {
 		return at
@@ -246,14 +246,14 @@ func (x *exchange) silentSince() int64 {
 	return 1<<63 - 1
 }
 
-// isScarce tells that more than half is held.
+// isScarce reports whether more than half of the memory is held.
 func (f *inFlight) isScarce() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.all() > f.max/2
 }
 
-// rush shortens the time of those who hold memory and stand still. The caller holds mu.
+// rush shortens the deadlines of requests that hold memory and make no progress. mu is held.
 func (f *inFlight) rush(now time.Time) {
 	if now.Sub(f.rushed) < hurry/4 {
 		return
@@ -269,14 +269,14 @@ func (f *inFlight) rush(now time.Time) {
 	}
 }
 
-// errShare answers those who hold their share.
+// errShare is the answer to a caller that holds its whole share.
 func errShare() *Error {
 	e := limitExceeded(retryShare)
 	e.Message = "Your requests under way hold too much memory: let them end before the next"
 	return e
 }
 
-// errFull answers those who find all memory held.
+// errFull is the answer when all memory is held.
 func errFull() *Error {
 	return &Error{
 		Status: http.StatusServiceUnavailable, Code: "M_UNKNOWN", RetryAfter: retryFull,

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// keptListener gives a server, besides new connections, those whose request was answered aside.
+// keptListener gives a server new connections, and gives back connections whose parked request was answered.
 type keptListener struct {
 	net.Listener
 	idle, head time.Duration
@@ -50,7 +50,7 @@ func (k *keptListener) acceptAll() {
 		case k.next <- accepted{c, err}:
 		case <-k.left:
 			if c != nil {
-				_ = c.Close() // nobody serves
+				_ = c.Close() // no server accepts any more
 			}
 			return
 		}
@@ -101,7 +101,7 @@ type keptConn struct {
 	reading sync.Mutex // held by Read
 	mu      sync.Mutex // of the fields below
 	ahead   []byte     // read first
-	heads   heads      // of what net/http has read
+	heads   heads      // of the bytes that net/http has read
 	taken   bool
 }
 
@@ -184,7 +184,7 @@ func (c *keptConn) readAhead(p []byte) (int, error) {
 	return n, nil
 }
 
-// count notes what was read: it is not for net/http any more when the connection was taken meanwhile.
+// count notes what was read: when the connection was taken meanwhile, the bytes are kept from net/http.
 func (c *keptConn) count(p []byte, n int, err error) (int, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

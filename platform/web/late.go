@@ -14,10 +14,10 @@ import (
 // errLate is why the context of a request ended whose answer did not begin, or go on, in time.
 var errLate = errors.New("the answer did not begin in time")
 
-// limit gives the work on a request an end: its context ends after five sixths of a minute, or of the route's Timeout where
-// that is shorter, so that the client is told before a load balancer or another process gives up. The time begins anew with
-// each piece of the body that came and of the answer that was taken; it does not pass while the client is waited for. What
-// another process took that was lost counts, down to a tenth of the time.
+// limit bounds the work on a request: its context ends after five sixths of a minute, or of the route's Timeout when that is shorter, so
+// that the client gets an answer before a load balancer or another process gives up. The time starts again with each piece of the body that
+// arrives and each piece of the answer that is sent, and stands still while the client is waited for. The time that a lost process spent on
+// the request before is subtracted, but at least a tenth remains.
 func (x *exchange) limit() (end func()) {
 	r := &x.request
 	timeout := cmp.Or(r.Route.Timeout, DefaultTimeout)
@@ -29,7 +29,7 @@ func (x *exchange) limit() (end func()) {
 	return end
 }
 
-// limited is a context that ends when the time is over, and says on whose behalf it is, unless that is another process.
+// limited returns a context that ends when the time is over. It carries the caller, unless that is another process.
 func (x *exchange) limited(came context.Context) (limited context.Context, end func()) {
 	ctx, left := came, func() bool { return true }
 	acts := x.endpoint.route.Auth != Fleet && !x.request.reads()
@@ -50,8 +50,8 @@ func (x *exchange) limited(came context.Context) (limited context.Context, end f
 	ctx, cancel := context.WithCancelCause(ctx)
 	if acts {
 		left = context.AfterFunc(came, func() {
-			// A client who goes away ends nothing that is at work and may change something: it would be done all the same, and
-			// nobody would know when (UnderWay).
+			// A client that leaves does not cancel work that may change something: the change could happen all the same, at an unknown time
+			// (UnderWay).
 			if q := x.place.Load(); q == nil || q == &lent || x.actor == "" {
 				cancel(context.Cause(came))
 			}
@@ -69,23 +69,23 @@ func (x *exchange) limited(came context.Context) (limited context.Context, end f
 	}
 }
 
-// stopClock begins a time that is not the handler's.
+// stopClock stops the handler's time, for example while the client is waited for.
 func (x *exchange) stopClock() {
 	if x.clock != nil {
 		x.clock.Stop()
 	}
 }
 
-// startClock gives the handler its whole time, and more.
+// startClock gives the handler its whole time again, plus more.
 func (x *exchange) startClock(more time.Duration) {
 	if x.clock != nil {
 		x.clock.Reset(x.within + more)
 	}
 }
 
-// Waits says that the handler is about to wait for so long, for something that is no fault of the server's, such as another
-// client: it has a fifth of its time for what comes after. Its place is lent, as by LendPlace; one that waits on after AskAgain
-// says so again. Handlers that wait for news return a Park instead.
+// Waits announces that the handler will wait for d, for a reason outside the server such as another client. Afterwards a fifth of its time
+// is left. Its place is lent, as by LendPlace; a handler that waits on after AskAgain calls Waits again. Handlers that wait for news return
+// a Park instead.
 func (r *Request) Waits(d time.Duration) {
 	if !r.waited {
 		r.waited = true
@@ -102,16 +102,16 @@ func (x *exchange) client() context.Context {
 	return x.request.Context()
 }
 
-// left tells that nobody waits for the answer. net/http does not look while a body is unread, nor anybody at a request that was set
-// aside and goes on: the connection tells, when the time is over.
+// left reports whether the client is gone. net/http does not notice that while a body is unread, and not for a parked request that goes on;
+// for these the connection is checked when the time is over.
 func (x *exchange) left() bool {
 	return x.client().Err() != nil || x.gone || x.expired.Load() && x.hungUp()
 }
 
-// isGone is left without waiting for the end of the time.
+// isGone is left, but checks the connection at once.
 func (x *exchange) isGone() bool { return x.client().Err() != nil || x.hungUp() }
 
-// hungUp looks at the connection.
+// hungUp reports whether the client closed the connection.
 func (x *exchange) hungUp() bool {
 	if w, held := x.ResponseWriter.(*asideWriter); held {
 		return isGone(w.held.conn)
@@ -120,8 +120,8 @@ func (x *exchange) hungUp() bool {
 	return l != nil && isGone(unwrap(l.conn))
 }
 
-// wanted refuses what may change something and has not begun when its client has left: the client may have done something else since,
-// such as what it asked for once more, and what this request says would be done after it.
+// wanted refuses a request that may change something and has not begun when its client has left. The client may have sent the request again
+// or done something else since, and this request must not take effect after that.
 func (x *exchange) wanted() error {
 	if x.request.reads() || !x.isGone() {
 		return nil
@@ -130,10 +130,10 @@ func (x *exchange) wanted() error {
 	return errGone
 }
 
-// errGone is why nothing was done for a client.
+// errGone is the error of a request that was not begun because its client left.
 var errGone = fmt.Errorf("the client left before its request was at work: %w", context.Canceled)
 
-// Late is the answer to a request that had none after so long.
+// Late is the answer to a request that could not be answered in time (504).
 func Late(after time.Duration, cause error) *Error {
 	return &Error{
 		Status: http.StatusGatewayTimeout, Code: "M_UNKNOWN", Cause: cause,
@@ -141,8 +141,8 @@ func Late(after time.Duration, cause error) *Error {
 	}
 }
 
-// refusal is the answer to err. What is only known to have failed failed for want of time when that is over. A request that
-// reads can always be repeated.
+// refusal is the answer to err. When the time is over, an error of unknown cause counts as a lack of time. A reading request can always be
+// repeated.
 func (x *exchange) refusal(err error) Answerer {
 	answer := AnswerOf(err)
 	if x.expired.Load() && answer.HTTPStatus() == http.StatusInternalServerError {

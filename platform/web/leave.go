@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// lines are the connections that no request waits on aside, so that the end of a server loses no request: http.Server.Shutdown drops
-// each request whose head was not read when it began, also of a client that connected a moment before.
+// lines are the connections without a parked request. With them the end of a server loses no request: http.Server.Shutdown drops each
+// request whose head was not read when it began, also that of a client that connected just before.
 type lines struct{ all sync.Map } // of *line, by connection
 
 // line is a connection.
@@ -85,8 +85,8 @@ func reached(ctx context.Context) {
 	}
 }
 
-// settle returns when handlers have all requests that came, or only those over held connections. It closes connections on
-// which none is. Answers must say that their connection ends; and no new connection may come where all count.
+// settle returns when all requests that came have a handler; with onlyHeld, only those over held connections count. It closes connections
+// without a request. Answers must already carry Connection: close, and, unless onlyHeld, no new connection may come.
 func (s *lines) settle(ctx context.Context, onlyHeld bool) error {
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
@@ -125,7 +125,7 @@ func (l *line) settled() bool {
 		if hasBytes(unwrap(l.conn)) {
 			return false
 		}
-		_ = l.conn.Close() // its client was told, or has nothing under way
+		_ = l.conn.Close() // its client got Connection: close, or has no request under way
 		return true
 	}
 	return time.Since(l.since) > firstRequest
@@ -160,7 +160,7 @@ func (s *lines) sweep() {
 	})
 }
 
-// unused tells that the connection served requests before net/http got it back, and nothing came since.
+// unused reports whether net/http got the connection back after a parked request, and nothing has come since.
 func (l *line) unused() bool {
 	if l.kept == nil {
 		return false

@@ -19,14 +19,14 @@ const nextBytes = 4 << 10
 
 var nextBuffers = sync.Pool{New: func() any { return new([nextBytes]byte) }}
 
-// held is a connection that was taken from net/http with a request that was set aside. Who waits for news asks for the
-// same again and again: such requests are read and served here, by the goroutine that gave the last answer. The first
-// that is not plainly one of them brings the connection back to net/http.
+// held is a connection that was taken from net/http with a parked request. A client that waits for news sends the same request again and
+// again: such requests are read and served here, by the goroutine that gave the last answer. The first request of another kind gives the
+// connection back to net/http.
 type held struct {
 	server *Server
 	conn   net.Conn
 	ahead  []byte    // what the client sent behind the request
-	path   string    // what it may ask for; "": nothing
+	path   string    // the path that requests served here may have; "": none
 	peer   string    // its address
 	line   *line     // while no request is set aside
 	until  time.Time // when it counts as idle; zero: no longer known
@@ -40,14 +40,14 @@ func hold(s *Server, c net.Conn, ahead []byte, r *http.Request) *held {
 	return h
 }
 
-// open makes the connection known to who ends the server.
+// open adds the connection to those that the end of the server waits for.
 func (h *held) open() {
 	h.line = &line{conn: h.conn, held: h}
 	h.line.idle()
 	h.server.lines.all.Store(h.conn, h.line)
 }
 
-// serve answers requests until one is set aside, or the connection ends or is another's. The connection was opened.
+// serve answers requests until one is parked, the connection ends, or net/http gets it back. open was called before.
 func (h *held) serve() {
 	l := h.line
 	defer h.server.lines.all.CompareAndDelete(h.conn, l)
@@ -83,7 +83,7 @@ func (h *held) serveOne() (more bool) {
 	return false
 }
 
-// next reads a request; nil says that the connection is at its end or another's.
+// next reads a request; nil when the connection has ended or net/http has it.
 func (h *held) next() *http.Request {
 	if h.path == "" || len(h.ahead) > nextBytes {
 		h.giveBack(h.ahead)
@@ -136,8 +136,8 @@ func (h *held) giveBack(read []byte) {
 	}
 }
 
-// readSame reads the head of a GET of path without a body, of which all is as most clients send it. It gives the size of
-// the head; or nothing where more has to come; or says that it is not such a plain one.
+// readSame reads the head of a GET of path without a body, in the form that most clients send. It returns the size of the head; 0 when the
+// head is not complete yet; or plain false for every other request.
 func readSame(b []byte, path string) (r *http.Request, size int, plain bool) {
 	const method, ends = "GET ", "\r\n\r\n"
 	if n := min(len(b), len(method)); string(b[:n]) != method[:n] {

@@ -7,12 +7,11 @@ import (
 	"strings"
 )
 
-// OldPath says that requests whose path begins with Prefix are served by the routes that begin with Now, where no route
-// takes the path as it is. Both end with a slash. Of several that fit, the first whose route exists counts.
+// OldPath says that requests whose path begins with Prefix are served by the routes that begin with Now, unless a route matches the path
+// itself. Both end with a slash. Of several that fit, the first whose route exists counts.
 type OldPath struct{ Prefix, Now string }
 
-// modern returns the request as the routes of today know it: r itself, or a copy with another path. The methods are looked at by
-// the mux.
+// modern returns the request with a current path: r itself, or a copy with another path. The mux checks the method.
 func (s *Server) modern(r *http.Request) *http.Request {
 	for _, old := range s.oldPaths {
 		rest, ok := strings.CutPrefix(r.URL.Path, old.Prefix)
@@ -26,7 +25,7 @@ func (s *Server) modern(r *http.Request) *http.Request {
 		to.Path = old.Now + rest
 		if to.RawPath != "" {
 			if rest, ok = strings.CutPrefix(to.RawPath, old.Prefix); !ok {
-				continue // who escapes letters of the prefix may use today's paths
+				continue // escaped letters in the prefix are not supported
 			}
 			to.RawPath = old.Now + rest
 		}
@@ -39,7 +38,7 @@ func (s *Server) modern(r *http.Request) *http.Request {
 	return r
 }
 
-// exists says that a route takes the path, with whatever method.
+// exists reports whether a route matches the path with any method.
 func (s *Server) exists(path *url.URL) bool {
 	for _, method := range methods {
 		if e, ok := s.find(method, path); ok && !e.root {
@@ -59,8 +58,7 @@ func (s *Server) find(method string, path *url.URL) (e *endpoint, ok bool) {
 // methods are those that routes can have.
 var methods = [...]string{http.MethodGet, http.MethodPost, http.MethodPut, http.MethodDelete, http.MethodPatch}
 
-// WithOldPaths returns the routes and, for each old path whose routes are there, one like it with that path: for balancers, which
-// choose by path too.
+// WithOldPaths returns the routes, and a copy of each under its old paths, for load balancers, which route by path.
 func WithOldPaths(routes []Route, old []OldPath) []Route {
 	taken := map[string]bool{}
 	for _, r := range routes {

@@ -10,8 +10,8 @@ import (
 // answer and each body may hold in memory without being counted.
 const paceBytes = 64 << 10
 
-// pace gives the client time for the next piece of the answer. Deadlines hold for the connection, and the time
-// before the answer begins is not the client's, so each piece sets it anew.
+// pace sets the deadline for the next piece of the answer. A deadline belongs to the connection, and the time before the answer is not the
+// client's, so each piece sets it again.
 func (x *exchange) pace() {
 	now, server := time.Now(), x.request.server
 	d := server.config.SendTimeout.D()
@@ -30,7 +30,7 @@ func (x *exchange) Write(p []byte) (n int, err error) {
 	}
 	for {
 		x.pace()
-		if x.cut.Load() { // behind the deadline: whoever cuts sets both
+		if x.cut.Load() { // checked after the deadline is set: the function that cuts sets both
 			return n, errCut
 		}
 		piece := p[n:min(len(p), n+paceBytes)]
@@ -79,8 +79,8 @@ func (x *exchange) Flush() {
 	x.startClock(0)
 }
 
-// pacedBody is the body of a request, whose pieces the client must send in time: one that sends a byte a minute would
-// hold a handler for ever.
+// pacedBody is the body of a request; the client must send each piece in time. A client that sends one byte a minute would occupy a handler
+// for ever.
 type pacedBody struct {
 	io.ReadCloser
 	exchange *exchange
@@ -120,14 +120,14 @@ func (b *pacedBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// wasHurried tells that the time for the piece of the body that is under way was shortened, when it is over.
+// wasHurried reports whether the deadline of the current piece of the body, which has passed, had been shortened.
 func (x *exchange) wasHurried() bool {
 	return time.Since(time.Unix(0, x.reading.Load())) < x.request.server.config.BodyTimeout.D()
 }
 
-// leave bounds how long net/http waits for the rest of a body that the handler did not want: it reads it before it
-// sends the answer. On a connection that ends with the answer it does not; there what is read here keeps the end from
-// being a reset, by which the client would lose the answer.
+// leave bounds how long net/http waits for the rest of a body that the handler did not read: net/http reads it before it sends the answer.
+// On a connection that ends with the answer net/http does not read it; leave does, because otherwise the connection would be reset and the
+// client would lose the answer.
 func (b *pacedBody) leave() {
 	r := &b.exchange.request
 	if b.ended || b.exchange.stalled || r.ProtoMajor != 1 {

@@ -95,7 +95,7 @@ func (x *exchange) answerLate(ctx context.Context, result any) error {
 	return x.answer(result)
 }
 
-// aside is a request that waits without a goroutine.
+// aside is a parked request: it waits without a goroutine.
 type aside struct {
 	x   *exchange
 	w   *asideWriter
@@ -108,13 +108,13 @@ type aside struct {
 	timer   *time.Timer
 }
 
-// isHeld tells that the connection was taken from net/http with a request before.
+// isHeld reports whether the connection was taken from net/http before.
 func (x *exchange) isHeld() bool {
 	_, held := x.ResponseWriter.(*asideWriter)
 	return held
 }
 
-// setAside takes the connection out of the hands of net/http, unless that was done, or says that it can not be done.
+// setAside takes the connection from net/http if necessary, and parks the request. It returns false when that is not possible.
 func (x *exchange) setAside(p *Park) bool {
 	s, r := x.request.server, x.request.Request
 	if x.request.internal || !s.asides.serving() || s.tracer != nil || x.status != 0 || x.body != nil || r.Method != http.MethodGet ||
@@ -137,7 +137,7 @@ func (x *exchange) setAside(p *Park) bool {
 	}
 	x.aside = true
 	x.request.RemoteIP() // while the headers are there
-	// The request as far as an answer asks for it. All else, and the context with what net/http knows, can go.
+	// Only the parts of the request that the answer needs. The rest, and the context of net/http, is freed.
 	slim := &http.Request{
 		Method: r.Method, URL: &url.URL{Path: r.URL.Path}, Proto: r.Proto, ProtoMajor: 1, ProtoMinor: 1, Header: http.Header{}, Body: http.NoBody,
 		Host: strings.Clone(r.Host), RemoteAddr: a.w.held.peer,
@@ -218,14 +218,14 @@ func (a *aside) wake(over bool) {
 	}
 }
 
-// goOn goes on with the request, and when it is answered with those that follow.
+// goOn resumes the request, and serves those that follow on the connection.
 func (a *aside) goOn(over bool) {
 	if h := a.resume(over); h != nil {
 		h.serve()
 	}
 }
 
-// resume gives the connection when it is open for the next request.
+// resume answers the request or parks it again. It returns the connection when that can carry the next request.
 func (a *aside) resume(over bool) (next *held) {
 	x := a.x
 	defer func() {

@@ -7,9 +7,9 @@ import (
 	"github.com/klauspost/compress/gzip"
 )
 
-// Pieces is an answer in JSON of which nobody knows how large it becomes. Up to piecesWhole bytes it is as any other: Write may
-// still fail, and the client gets the error. Beyond, it is sent as it is written, packed where the client takes that, and
-// its caller is charged for what Write has in hand; when Write fails then, the connection is cut.
+// Pieces is an answer in JSON of unknown size. Up to piecesWhole bytes it is held: Write may still fail, and the client gets the error. A
+// larger one is sent while it is written, compressed if the client accepts gzip, and its caller is charged for piecesHold bytes; when Write
+// fails then, the connection is cut.
 type Pieces struct {
 	Write func(w io.Writer) error
 }
@@ -19,7 +19,7 @@ const (
 	piecesHold  = 2 << 20 // what is read ahead of the client, about
 )
 
-// spool takes what Write gives.
+// spool is the writer of Write.
 type spool struct {
 	exchange *exchange
 	first    []byte
@@ -60,7 +60,7 @@ func (s *spool) Write(p []byte) (int, error) {
 	return s.out.Write(p)
 }
 
-// begin sends what came so far.
+// begin sends the head and what was written so far.
 func (s *spool) begin() error {
 	x := s.exchange
 	if err := x.request.askLate(); err != nil {
@@ -90,7 +90,7 @@ func (s *spool) begin() error {
 
 func (s *spool) end() {
 	if s.packer != nil {
-		s.packer.Reset(nil) // it is of no use to hold the request
+		s.packer.Reset(nil) // the packer must not keep the request in memory
 		packers.Put(s.packer)
 	}
 }

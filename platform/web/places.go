@@ -12,11 +12,11 @@ import (
 	"lyceum/platform/caller"
 )
 
-// share says how many handlers of one caller are at work at once in a process, and how many more requests wait for that.
+// share bounds how many handlers of one caller work at once in a process, and how many further requests wait for that.
 type share struct{ atWork, waiting int }
 
-// A user has few handlers at work: one alone leaves connections to PostgreSQL for others (14 of a process), and of memory what each
-// reads is held at once. Who gets a connection when all are in use is for platform/db. An address may be that of a whole university.
+// A user has few handlers at work, so that one user leaves connections to PostgreSQL (14 of a process) and memory for others. platform/db
+// decides who gets a connection when all are in use. An address gets more, since many people may share it.
 var (
 	shareOfUser    = share{atWork: 8, waiting: 1000}
 	shareOfAddress = share{atWork: 128, waiting: 2000}
@@ -61,7 +61,7 @@ func newPlaces(waiting prometheus.Gauge) *places {
 // errPlaces says that as many requests wait as may.
 var errPlaces = errors.New("the caller has too many requests under way")
 
-// enter takes a place of a caller, and waits for one until ctx ends. again says that the request had one before.
+// enter takes one of the places of a caller, and waits for it until ctx ends. again: the request had a place before.
 func (p *places) enter(ctx context.Context, id caller.ID, most share, again bool) (*queue, error) {
 	s := &p.shards[maphash.Comparable(p.seed, id)%placeShards]
 	s.mu.Lock()
@@ -93,7 +93,7 @@ func (p *places) enter(ctx context.Context, id caller.ID, most share, again bool
 	}
 }
 
-// queue makes the queue of a caller who has none. The caller of it holds mu.
+// queue makes the queue of a caller; mu is held.
 func (s *placeShard) queue(p *places, id caller.ID) (q *queue) {
 	if n := len(s.spare); n > 0 {
 		q, s.spare = s.spare[n-1], s.spare[:n-1]
@@ -105,7 +105,7 @@ func (s *placeShard) queue(p *places, id caller.ID) (q *queue) {
 	return q
 }
 
-// line is where a request waits.
+// line returns the list in which a request waits.
 func (q *queue) line(again bool) *[]chan struct{} {
 	if again {
 		return &q.back
@@ -155,9 +155,9 @@ func (q *queue) pass() {
 // lent stands for a place that was given back for a while.
 var lent queue
 
-// takePlace takes a place for the handler of a request, and waits for it. What other processes ask for themselves needs none:
-// somebody's request waits for it already, perhaps with a place. Nor does what is open to all without a rate limit: load
-// balancers ask for it, from an address that may be everybody's, and take a process that lets them wait for dead.
+// takePlace takes a place for the handler of a request, and waits for it. Requests of other processes need none: a client's request already
+// waits for them, perhaps with a place. Routes that are open to all without a rate limit need none either: load balancers probe them,
+// perhaps from an address that many clients share, and a process that lets a probe wait would count as dead.
 func (x *exchange) takePlace() error {
 	if route := &x.endpoint.route; route.Auth == Fleet || route.Auth == None && route.Limit == "" {
 		return nil
@@ -192,9 +192,9 @@ func (x *exchange) enter(again bool) (*queue, error) {
 	return q, err
 }
 
-// LendPlace gives the place that the request has among its caller's handlers at work back until AskAgain. Handlers call it before
-// they wait for what needs no connection of the database or has limits of its own for each user, so that the caller's other
-// requests do not wait for that too. Who waits for a body, and whoever says Waits, lends it anyway.
+// LendPlace gives back the request's place among its caller's working handlers until AskAgain. Handlers call it before they wait for
+// something that needs no connection to the database, or that has its own limits for each user, so that the caller's other requests need
+// not wait as well. Reading a body and Waits lend the place too.
 func (r *Request) LendPlace() { r.writer.lendPlace() }
 
 func (x *exchange) lendPlace() {
@@ -204,7 +204,7 @@ func (x *exchange) lendPlace() {
 	}
 }
 
-// takePlaceAgain ends lendPlace, before what comes next.
+// takePlaceAgain takes a lent place back, and waits for it.
 func (x *exchange) takePlaceAgain() error {
 	if x.place.Load() != &lent {
 		return nil
@@ -221,7 +221,7 @@ func (x *exchange) takePlaceAgain() error {
 	return nil
 }
 
-// endPlace gives the place back for good: the answer is ready, or waits for news.
+// endPlace gives the place back for good: the answer is ready, or the request is parked.
 func (x *exchange) endPlace() {
 	if x.place.Load() == nil {
 		return
@@ -232,14 +232,14 @@ func (x *exchange) endPlace() {
 	}
 }
 
-// errUnderWay answers those who have as many requests under way as they may, and those whose time went by behind them.
+// errUnderWay is the answer to a caller with too many requests under way, and to a request whose time ended while it waited for the others.
 func errUnderWay(cause error) *Error {
 	e := limitExceeded(retryShare)
 	e.Message, e.Cause = "You have too many requests under way: let them end before the next", cause
 	return e
 }
 
-// callerID is caller without a string that has to be made.
+// callerID is caller as an ID, without an allocation.
 func (r *Request) callerID() caller.ID {
 	if id := r.UserID(); id != "" {
 		return caller.ID{User: id}

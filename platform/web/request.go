@@ -28,14 +28,14 @@ type Request struct {
 	waited   bool      // since then
 }
 
-// ID is the request id: it stands in the answer's X-Request-Id and in the log.
+// ID is the request id, as in the answer's X-Request-Id and in the log.
 func (r *Request) ID() string { return r.id }
 
 // OnceHeader carries Request.Once from one process of the fleet to another.
 const OnceHeader = "Lyceum-Once"
 
-// Once is an id of the request that nobody chose and that stays the same when a process that was passed the request is
-// lost and another does it again: what an answer to a request without a transaction id is found by.
+// Once is a random id of the request. It stays the same when the process that served the request is lost and another one repeats it, so
+// that the answer to a request without a transaction id can be found again.
 func (r *Request) Once() string {
 	if given := r.Header.Get(OnceHeader); r.once == "" && r.internal && given != "" {
 		r.once = given
@@ -62,7 +62,7 @@ func (r *Request) DeviceID() string {
 	return r.Identity.DeviceID
 }
 
-// Sender is the device as transaction ids know it: one that ended and another of the same id have different ones.
+// Sender identifies the device for transaction ids: a device and a later one with the same id have different senders.
 func (r *Request) Sender() string {
 	if r.Identity == nil || r.Identity.Transactions == "" {
 		return r.DeviceID()

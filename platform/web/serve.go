@@ -26,7 +26,7 @@ import (
 	"lyceum/platform/caller"
 )
 
-// statusClientGone is what the metrics say when nobody waits for the answer any more. It is never sent.
+// statusClientGone is the status in metrics of a request whose client left. It is never sent.
 const statusClientGone = 499
 
 // refusedBodyTime is how long a client whose request was answered before its end may still send its body.
@@ -45,7 +45,7 @@ var (
 	typeJSON    = []string{"application/json"}
 )
 
-// exchange is one request and its answer. It is the http.ResponseWriter of everything inside the server.
+// exchange is one request and its answer. It is the http.ResponseWriter of all handlers.
 type exchange struct {
 	http.ResponseWriter
 	request  Request
@@ -109,7 +109,7 @@ func (x *exchange) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 // Unwrap serves http.ResponseController.
 func (x *exchange) Unwrap() http.ResponseWriter { return x.ResponseWriter }
 
-// serve is the way of every request. aside says that it was set aside.
+// serve handles every request. aside: the request was parked.
 func (s *Server) serve(w http.ResponseWriter, r *http.Request, internal bool) (aside bool) {
 	x := &exchange{ResponseWriter: w, endpoint: s.missed, start: time.Now()}
 	x.request = Request{Request: r, server: s, writer: x, internal: internal}
@@ -126,7 +126,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, internal bool) (a
 	}
 	defer func() {
 		fault := recover()
-		if aside = x.aside; aside { // nothing of it may be touched here any more
+		if aside = x.aside; aside { // another goroutine may use it already
 			return
 		}
 		x.letGo()
@@ -266,7 +266,7 @@ func (x *exchange) fail(err error) {
 	if (errors.Is(err, context.Canceled) || level > slog.LevelDebug) && x.left() { // work that is cancelled fails in many ways
 		log.DebugContext(r.Context(), "the client left", "request", r.id, "route", x.endpoint.route.Pattern, "error", err)
 		x.status = cmp.Or(x.status, statusClientGone)
-		panic(http.ErrAbortHandler) // who closed one direction only would take what there is for whole
+		panic(http.ErrAbortHandler) // a client that closed only its sending side would take a partial answer for a complete one
 	}
 	if x.status != 0 {
 		log.InfoContext(r.Context(), "an answer was cut", "request", r.id, "route", x.endpoint.route.Pattern, "error", err)
@@ -296,8 +296,8 @@ func (x *exchange) reset() {
 	}
 }
 
-// levelOf is how loud the log tells of an answer to err. What was answered on purpose, with nothing that failed behind it, is no
-// failure: work that moves to another process, a file that is not there yet. A database that is away for a while is a warning.
+// levelOf is the level at which an answer to err is logged. An answer on purpose, such as for work that moves to another process or a file
+// that is not uploaded yet, is no failure. A database that is unavailable for a while is a warning.
 func levelOf(err error, status int) slog.Level {
 	answer, meant := errors.AsType[Answerer](err)
 	switch {
@@ -340,8 +340,7 @@ func safeQuery(raw string) string {
 	return values.Encode()
 }
 
-// cleanPath says that the mux would take the path as it is. It answers others with a redirect, which no
-// client of an API expects.
+// cleanPath reports whether the mux accepts the path as it is. It answers others with a redirect, which no client of an API expects.
 func cleanPath(u *url.URL) bool {
 	p := u.EscapedPath()
 	if p == "" || p[0] != '/' {
@@ -356,7 +355,7 @@ func cleanPath(u *url.URL) bool {
 	return path.Clean(p) == strings.TrimSuffix(p, "/") || p == "/"
 }
 
-// checkText refuses paths and queries that no store could keep as text.
+// checkText refuses paths and queries that are not UTF-8 or hold NUL: no database could store them as text.
 func checkText(r *Request) error {
 	if !isText(r.URL.Path) {
 		return invalidParam("The path must be UTF-8 without NUL")

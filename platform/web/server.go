@@ -186,8 +186,8 @@ func (s *Server) Handler() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.serve(w, r, false) })
 }
 
-// Internal serves the other processes of the fleet: the same routes and those marked Fleet. Who mounts it
-// has authenticated the peer already.
+// Internal serves the other processes of the fleet: the same routes and those marked Fleet. The caller that mounts it must have
+// authenticated the peer.
 func (s *Server) Internal() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.serve(w, r, true) })
 }

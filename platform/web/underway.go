@@ -9,8 +9,8 @@ import (
 	"lyceum/platform/caller"
 )
 
-// UnderWay knows the requests of each user that are at work in this process and may change something. Who ends a token, or locks
-// a user, waits for those that were let in before: what is told of the end is told after all that they do.
+// UnderWay knows the requests of each user that are at work in this process and may change something. Code that ends a token or locks a
+// user waits for the requests that were let in before, so that the end is announced after all their changes.
 type UnderWay struct {
 	seed   maphash.Seed
 	shards [placeShards]underWayShard
@@ -34,9 +34,8 @@ func (u *UnderWay) shard(userID string) *underWayShard {
 	return &u.shards[maphash.String(u.seed, userID)%placeShards]
 }
 
-// Wait waits for those requests of a user that are at work now and not for others: those that come to work later must be asked
-// again, so what refuses them must be known to this process. The request of ctx itself counts no more, nor does one that waits for its
-// body.
+// Wait waits for those requests of a user that are at work now and not for others: those that come to work later must be asked again, so
+// what refuses them must be known to this process. The request of ctx itself does not count, nor does one that waits for its body.
 func (u *UnderWay) Wait(ctx context.Context, userID string) error {
 	if w := caller.Of(ctx); w != nil {
 		w.Again = nil // it may have ended its own token
@@ -52,7 +51,7 @@ func (u *UnderWay) Wait(ctx context.Context, userID string) error {
 	return nil
 }
 
-// now gives for each request at work what is closed at its end.
+// now returns, for each request at work, a channel that is closed at its end.
 func (u *UnderWay) now(userID string) (all []chan struct{}) {
 	s := u.shard(userID)
 	s.mu.Lock()
@@ -66,7 +65,7 @@ func (u *UnderWay) now(userID string) (all []chan struct{}) {
 	return all
 }
 
-// leave ends what is noted of a request that waits for others: two of them may wait for each other's users.
+// leave removes a request that waits for others: otherwise two of them could wait for each other.
 func (u *UnderWay) leave(w *caller.Work) {
 	userID := w.ID().User
 	s := u.shard(userID)
@@ -91,7 +90,7 @@ func (s *underWayShard) remove(userID string, i int) {
 	}
 }
 
-// beginAct notes a request that has a place now, if it may change something, until that is given back.
+// beginAct adds a request that has a place now, if it may change something, until the place is given back.
 func (x *exchange) beginAct(q *queue) {
 	if x.actor == "" {
 		return
