@@ -162,20 +162,27 @@ func (c *Config) Sections() []conf.Section {
 
 // Load reads the configuration and checks what no section can check alone.
 func Load(s conf.Sources) (*Config, error) {
+	c, _, err := LoadGiven(s)
+	return c, err
+}
+
+// LoadGiven is Load that also returns the keys which the sources set.
+func LoadGiven(s conf.Sources) (*Config, []conf.Given, error) {
 	c := &Config{}
-	if err := conf.Load(s, c.Sections()...); err != nil {
-		return nil, err
+	given, err := conf.LoadGiven(s, c.Sections()...)
+	if err != nil {
+		return nil, nil, err
 	}
 	roles, err := ParseRoles(c.Fleet.Roles)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	c.Fleet.Roles = roles
 	c.Blob.Scratch = filepath.Join(c.Server.Data, "scratch")
 	if c.Blob.S3.Endpoint == "" && c.Blob.S3.Bucket == "" && c.Blob.Directory == "" {
 		c.Blob.Directory = filepath.Join(c.Server.Data, "blobs")
 	}
-	return c, c.checkTogether()
+	return c, given, c.checkTogether()
 }
 
 func (c *Config) Embedded() bool { return c.Database.URL.Reveal() == "" }

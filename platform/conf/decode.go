@@ -37,6 +37,9 @@ type decoder struct {
 	inText bool              // the YAML is the value of a variable, so lines mean nothing
 	errs   []error           //
 	where  map[string]string // place where each key was set
+
+	// later takes the file of a secret that is read when nothing overrides it; nil: files are read at once. It reports whether it did.
+	later func(secretKey, path, place string) bool
 }
 
 func (d *decoder) at(n ast.Node) string {
@@ -178,13 +181,16 @@ func (d *decoder) secretFile(n ast.Node, v reflect.Value, key, secretKey string)
 		d.fail(n, key, "expected the path of a file, found "+describe(n))
 		return
 	}
+	d.where[secretKey] = d.at(n)
+	if d.later != nil && d.later(secretKey, text.Value, d.at(n)) {
+		return
+	}
 	secret, err := readSecret(text.Value)
 	if err != nil {
 		d.fail(n, key, err.Error())
 		return
 	}
 	v.SetString(secret)
-	d.where[secretKey] = d.at(n)
 }
 
 // value fills v from n. v keeps what it had when n is wrong.

@@ -30,18 +30,29 @@ type Sources struct {
 // A variable LYCEUM_SECTION_KEY holds a list as "a,b" and a map as "k=v,k2=v2", or either as YAML in
 // brackets. A secret may be the name of a file in KEY_file, LYCEUM_SECTION_KEY_FILE or the flag section.key_file.
 func Load(sources Sources, sections ...Section) error {
+	return load(sources, sections).done()
+}
+
+func (l *loader) done() error { return errors.Join(l.errs...) }
+
+func load(sources Sources, sections []Section) *loader {
 	l := &loader{sections: sections, where: map[string]string{}}
 	names := map[string]bool{}
 	for _, s := range sections {
 		if names[s.Name] {
-			return fmt.Errorf("section %q is there twice", s.Name)
+			l.errs = append(l.errs, fmt.Errorf("section %q is there twice", s.Name))
+			return l
 		}
 		names[s.Name] = true
-		if err := s.check(); err != nil {
-			return err
+		err := s.check()
+		if err == nil {
+			if err = setDefaults(s.value()); err != nil {
+				err = fmt.Errorf("section %q: %w", s.Name, err)
+			}
 		}
-		if err := setDefaults(s.value()); err != nil {
-			return fmt.Errorf("section %q: %w", s.Name, err)
+		if err != nil {
+			l.errs = append(l.errs, err)
+			return l
 		}
 	}
 	if sources.File != "" {
@@ -53,6 +64,7 @@ func Load(sources Sources, sections ...Section) error {
 	}
 	l.environ(environ)
 	l.flags(sources.Flags)
+	l.secretFiles()
 	// What Validate says about values that could not be read would only confuse.
 	if len(l.errs) == 0 {
 		for _, s := range sections {
@@ -64,13 +76,43 @@ func Load(sources Sources, sections ...Section) error {
 			l.validate(s.value(), s.Name)
 		}
 	}
-	return errors.Join(l.errs...)
+	return l
 }
 
 type loader struct {
 	sections []Section
 	where    map[string]string
 	errs     []error
+	files    []secretFile // that the configuration file names
+}
+
+// secretFile is the file of a secret.
+type secretFile struct{ key, path, place string }
+
+// secretFiles reads the files of secrets that the configuration file names. One that the environment or a flag overrides is not read:
+// the service of systemd that has it as a credential can not open it.
+func (l *loader) secretFiles() {
+	for _, s := range l.sections {
+		for _, leaf := range s.leaves() {
+			for _, f := range l.files {
+				if f.key == leaf.key() && l.where[f.key] == f.place {
+					l.secret(f.place, s, leaf, f.path, false)
+				}
+			}
+		}
+	}
+}
+
+// isSecret reports whether a key of its own, not one in a list or map, is a secret.
+func (l *loader) isSecret(key string) bool {
+	for _, s := range l.sections {
+		for _, leaf := range s.leaves() {
+			if leaf.key() == key && leaf.field.typ == secretType {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 func (l *loader) fail(where, key, problem string) {
@@ -95,7 +137,13 @@ func (l *loader) yaml(name string, text []byte) {
 	if root == nil {
 		return
 	}
-	d := &decoder{source: name, where: l.where}
+	d := &decoder{source: name, where: l.where, later: func(key, path, place string) bool {
+		if !l.isSecret(key) {
+			return false
+		}
+		l.files = append(l.files, secretFile{key, path, place})
+		return true
+	}}
 	d.keysOf(root, "", func(entry *ast.MappingValueNode, name string) {
 		var known []string
 		for _, s := range l.sections {

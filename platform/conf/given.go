@@ -1,0 +1,58 @@
+package conf
+
+import "reflect"
+
+// Given is a key that the file, the environment or a flag sets.
+type Given struct {
+	Key   string // "http.max_body"
+	Where string // the place, for messages
+	Env   string // the variable that overrides it
+	Value any    // what a YAML encoder prints; the text of a secret, in clear
+	// Secret is true of a secret; Holds of a list or map with secrets in it, which Value hides.
+	Secret, Holds bool
+}
+
+// LoadGiven is Load that returns the keys which the sources set.
+func LoadGiven(sources Sources, sections ...Section) ([]Given, error) {
+	l := load(sources, sections)
+	if err := l.done(); err != nil {
+		return nil, err
+	}
+	var out []Given
+	for _, s := range sections {
+		for _, leaf := range s.leaves() {
+			place := l.where[leaf.key()]
+			if place == "" {
+				continue
+			}
+			v := s.value().FieldByIndex(leaf.index)
+			g := Given{
+				Key: leaf.key(), Where: place, Env: leaf.env(), Value: plain(v), Secret: v.Type() == secretType,
+				Holds: holdsSecrets(v.Type()),
+			}
+			if secret, ok := v.Interface().(Secret); ok {
+				g.Value = secret.Reveal()
+			}
+			out = append(out, g)
+		}
+	}
+	return out, nil
+}
+
+// holdsSecrets reports whether a value of the type can have secrets in it.
+func holdsSecrets(t reflect.Type) bool {
+	switch t.Kind() {
+	case reflect.Slice, reflect.Map, reflect.Pointer:
+		return t.Elem() == secretType || holdsSecrets(t.Elem())
+	case reflect.Struct:
+		if isText(t) {
+			return false
+		}
+		for _, f := range fieldsOf(t) {
+			if f.typ == secretType || holdsSecrets(f.typ) {
+				return true
+			}
+		}
+	}
+	return false
+}
