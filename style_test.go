@@ -12,7 +12,7 @@ import (
 )
 
 // notYet are the packages that the rules of this file do not hold for yet. The list only gets shorter.
-var notYet = strings.Fields("rooms")
+var notYet = strings.Fields("")
 
 // tag is the beginning of a struct tag.
 var tag = regexp.MustCompile("`[a-z]+:\"")

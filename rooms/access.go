@@ -16,7 +16,7 @@ const (
 	invited       = "invited"
 )
 
-// membershipView is how a user stands to a room.
+// membershipView is a user's membership of a room, now and before.
 type membershipView struct {
 	user   string
 	head   Head
@@ -37,7 +37,7 @@ func (s membershipView) pastMember() string {
 
 func (s membershipView) joined() bool { return s.member.Membership == event.MembershipJoin }
 
-// membershipView reads how a user stands to a room; not ok when there is no such room.
+// membershipView reads a user's membership of a room; not ok when there is no such room.
 func (r *Rooms) membershipView(ctx context.Context, userID, roomID string) (s membershipView, ok bool, err error) {
 	s.user = userID
 	if s.head, ok, err = r.Head(ctx, roomID); err != nil || !ok || userID == "" {
@@ -115,7 +115,7 @@ func (r *Rooms) roomView(ctx context.Context, userID, roomID string) (roomView, 
 	return v, nil
 }
 
-// joinedView is view for what only members may do.
+// joinedView is roomView for what only members may do.
 func (r *Rooms) joinedView(ctx context.Context, userID, roomID string) (roomView, error) {
 	v, err := r.roomView(ctx, userID, roomID)
 	if err == nil && !v.joined() {
@@ -124,12 +124,12 @@ func (r *Rooms) joinedView(ctx context.Context, userID, roomID string) (roomView
 	return v, err
 }
 
-// Visibility is how a user stands to one event.
+// Visibility says whether a user sees one event, and what of it.
 type Visibility struct {
 	Visible    bool
 	Membership string // of the user at the event
-	Erased     bool   // the sender was erased and the user was no member: View.Erased
-	PrevHidden bool   // the user may not see what it replaced, or that was of an erased user: View.PrevHidden
+	Erased     bool   // the sender was erased and the user was no member: ClientOptions.Erased
+	PrevHidden bool   // the user may not see what it replaced, or that was of an erased user: ClientOptions.PrevHidden
 }
 
 // CanSee tells for events of one room which the user may see (Client-Server API, "Room history visibility").

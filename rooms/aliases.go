@@ -25,7 +25,8 @@ type alias struct {
 // findAlias reads an alias of this server; not found when there is none.
 func (r *Rooms) findAlias(ctx context.Context, name string) (a alias, found bool, err error) {
 	a.name = name
-	err = r.Process.DB.QueryRow(ctx, "SELECT room_id, creator, created_ms FROM aliases WHERE alias = $1", name).Scan(&a.roomID, &a.creator, &a.createdMS)
+	err = r.Process.DB.QueryRow(ctx, "SELECT room_id, creator, created_ms FROM aliases WHERE alias = $1", name).
+		Scan(&a.roomID, &a.creator, &a.createdMS)
 	if errors.Is(err, sql.ErrNoRows) {
 		return alias{}, false, nil
 	}
@@ -48,7 +49,8 @@ func (r *Rooms) putAlias(ctx context.Context, a alias, request string) error {
 	switch {
 	case db.IsUnique(err):
 		var same bool
-		err = r.Process.DB.QueryRow(ctx, "SELECT EXISTS (SELECT 1 FROM aliases WHERE alias = $1 AND room_id = $2 AND request = $3)", a.name, a.roomID, request).Scan(&same)
+		err = r.Process.DB.QueryRow(ctx, "SELECT EXISTS (SELECT 1 FROM aliases WHERE alias = $1 AND room_id = $2 AND request = $3)",
+			a.name, a.roomID, request).Scan(&same)
 		if err == nil && !same {
 			err = aliasTaken(a.name)
 		}
@@ -129,7 +131,8 @@ func (r *Rooms) deleteAlias(ctx context.Context, a alias, right removalRight) (d
 	} else {
 		n, err = r.Process.DB.Exec(ctx, deleteFound+`
 			AND EXISTS (SELECT 1 FROM memberships m WHERE m.user_id = $5 AND m.room_id = $2 AND m.membership = 'join')
-			AND NOT EXISTS (SELECT 1 FROM events e WHERE e.room_id = $2 AND e.pos > $6 AND e.type = 'm.room.power_levels' AND e.state_key IS NOT NULL)`,
+			AND NOT EXISTS (SELECT 1 FROM events e
+				WHERE e.room_id = $2 AND e.pos > $6 AND e.type = 'm.room.power_levels' AND e.state_key IS NOT NULL)`,
 			a.name, a.roomID, a.creator, a.createdMS, right.member, right.at)
 	}
 	return n > 0, err

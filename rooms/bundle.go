@@ -84,7 +84,8 @@ func (r *Rooms) relationKinds(ctx context.Context, events []*Event) (map[string]
 const relationsTo = ` FROM relations x WHERE x.target = t.event_id AND x.room_id = t.room_id AND x.rel_type = `
 
 // selectKinds asks first if there is any relation: mostly there is none.
-const selectKinds = `SELECT t.event_id, EXISTS (SELECT 1` + relationsTo + `'m.replace'), EXISTS (SELECT 1` + relationsTo + `'m.thread'), EXISTS (SELECT 1` + relationsTo + `'m.reference')
+const selectKinds = `SELECT t.event_id, EXISTS (SELECT 1` + relationsTo + `'m.replace'), EXISTS (SELECT 1` + relationsTo + `'m.thread'),
+	EXISTS (SELECT 1` + relationsTo + `'m.reference')
 	FROM events t WHERE t.event_id = ANY($1) AND EXISTS (SELECT 1 FROM relations x WHERE x.target = t.event_id AND x.room_id = t.room_id)`
 
 // bundler collects the aggregations of some events of a room.
@@ -97,7 +98,7 @@ type bundler struct {
 	room           int      // bytes of the children of one kind, and of what is given; the last may go beyond
 	kinds          map[string]kindsOf
 	children       map[string]*Event
-	unchecked      []*Event // children that see is yet to look at
+	unchecked      []*Event // children whose visibility is not decided yet
 	isVisible      map[string]bool
 	erased         map[string]bool // children whose sender was erased
 	membershipView membershipView
@@ -172,7 +173,8 @@ func (b *bundler) bundle() (map[string]json.RawMessage, error) {
 func (b *bundler) summary(root *Event, t threadSummary, edit *Event) []byte {
 	v := ClientOptions{RoomID: true, Erased: b.erased[t.latest]}
 	if edit != nil {
-		v.Extra = append(v.Extra, slices.Concat([]byte(`"m.relations":{"m.replace":`), edit.AppendClient(nil, ClientOptions{RoomID: true}), []byte("}")))
+		text := edit.AppendClient([]byte(`"m.relations":{"m.replace":`), ClientOptions{RoomID: true})
+		v.Extra = append(v.Extra, append(text, '}'))
 	}
 	value := append([]byte(`{"count":`), strconv.Itoa(t.count)...)
 	value = append(value, `,"current_user_participated":`...)
@@ -246,11 +248,14 @@ const editsRanked = 100
 
 func selectEdits(seen string) string {
 	return `WITH original AS MATERIALIZED (
-		SELECT t.event_id, t.room_id, t.sender, t.type, COALESCE((SELECT x.pos` + relationsTo + `'m.replace' AND x.sender = t.sender` + seen + ` ORDER BY x.pos DESC LIMIT 1 OFFSET $2), 0) AS since
+		SELECT t.event_id, t.room_id, t.sender, t.type,
+			COALESCE((SELECT x.pos` + relationsTo + `'m.replace' AND x.sender = t.sender` + seen + `
+				ORDER BY x.pos DESC LIMIT 1 OFFSET $2), 0) AS since
 		FROM events t WHERE t.event_id = ANY($1)
 		) SELECT target, event_id FROM (
 		SELECT x.target, x.event_id, ROW_NUMBER() OVER (PARTITION BY x.target ORDER BY e.ts DESC, e.event_id DESC) AS n
-		FROM original JOIN relations x ON x.target = original.event_id AND x.room_id = original.room_id AND x.sender = original.sender AND x.rel_type = 'm.replace' AND x.pos >= original.since
+		FROM original JOIN relations x ON x.target = original.event_id AND x.room_id = original.room_id
+			AND x.sender = original.sender AND x.rel_type = 'm.replace' AND x.pos >= original.since
 		JOIN events e ON e.event_id = x.event_id WHERE x.type = original.type` + seen + `
 		) ranked WHERE n <= 3 ORDER BY target, n`
 }
@@ -318,9 +323,11 @@ const referencesShown = 1000
 
 func selectReferences(seen string) string {
 	return `WITH original AS MATERIALIZED (
-		SELECT t.event_id, t.room_id, COALESCE((SELECT x.pos` + relationsTo + `'m.reference'` + seen + ` ORDER BY x.pos LIMIT 1 OFFSET $3), 9223372036854775807) AS upto
+		SELECT t.event_id, t.room_id,
+			COALESCE((SELECT x.pos` + relationsTo + `'m.reference'` + seen + ` ORDER BY x.pos LIMIT 1 OFFSET $3), 9223372036854775807) AS upto
 		FROM events t WHERE t.event_id = ANY($1)
-		) SELECT x.target, x.event_id FROM original JOIN relations x ON x.target = original.event_id AND x.room_id = original.room_id AND x.rel_type = 'm.reference' AND x.pos <= original.upto
+		) SELECT x.target, x.event_id FROM original JOIN relations x ON x.target = original.event_id
+			AND x.room_id = original.room_id AND x.rel_type = 'm.reference' AND x.pos <= original.upto
 		WHERE TRUE` + seen + ` ORDER BY x.target, x.pos`
 }
 
@@ -338,7 +345,7 @@ func (b *bundler) references(ids []string) (map[string][]byte, error) {
 	return nil, nil
 }
 
-// listReferences ends with errMuch where the lists of several events have more bytes than there is room for.
+// listReferences fails with errTooLarge when the lists of several events have more bytes than there is room for.
 func (b *bundler) listReferences(ids []string) (map[string][]byte, error) {
 	seen, args := b.visibleRanges.where("x.pos", []any{ids, listOf(b.ignored), referencesShown - 1})
 	seen += " AND NOT (x.sender = ANY($2))"

@@ -298,7 +298,8 @@ func (r *Rooms) buildFirst(rm *room, create *event.Event, req createRequest) ([]
 		return nil, err
 	}
 	first := newEvent{event: &Event{Event: create, Root: tree.Root(), Txn: serverTxnPrefix + create.ID, created: &createRow{
-		version: req.Version, creator: create.Sender, visibility: req.Visibility, alias: req.Alias, ms: create.OriginServerTS, upgrade: req.Upgrade,
+		version: req.Version, creator: create.Sender, visibility: req.Visibility, alias: req.Alias,
+		ms: create.OriginServerTS, upgrade: req.Upgrade,
 	}}, tree: tree}
 	first.event.nodes.Store(&nodes)
 	if err := auth.Allowed(rm.version, create, rm); err != nil {

@@ -9,7 +9,8 @@
 //	                                       appends it to the stream with owned.Change.Append, and waits until it is stored
 //	eventStore.Insert  store_events.go     writes the events of one group commit in one transaction
 //
-// Tables: rooms, events, state_nodes, memberships, relations, aliases, room_upgrades. The migrations also make reports, which is a table of package reports.
+// Tables: rooms, events, state_nodes, memberships, relations, aliases, room_upgrades. The
+// migrations also make the table of package reports.
 //
 // Stream: events, sharded by room id. The table events is the stream's own table: the row of an event has its shard and position.
 // The owner of a shard builds the events of its rooms one after the other, against the state that it keeps in memory (room.go). It

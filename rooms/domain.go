@@ -13,6 +13,9 @@ var Domain = domain.Domain{
 	Name: "rooms", Migrations: Migrations(), Config: domain.Configured[Config]("Rooms and their events."),
 	Streams: []stream.Spec{eventStream},
 	Roles: []role.Role{
-		{Name: "events", Purpose: "orders, checks and stores the events of rooms", Stream: "events", Key: "room", Serves: "send, state, membership, redaction"},
+		{
+			Name: "events", Purpose: "orders, checks and stores the events of rooms", Stream: "events", Key: "room",
+			Serves: "send, state, membership, redaction",
+		},
 	},
 }

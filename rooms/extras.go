@@ -18,13 +18,13 @@ type Reader struct {
 	membershipView *membershipView // to that room; nil to be looked up
 }
 
-// withView is the reader with what is known of how the user stands to the room of the events.
+// withView is the reader with the membership of the room of the events, which is known already.
 func (who Reader) withView(s membershipView) Reader {
 	who.Since, who.membershipView = s.since(), &s
 	return who
 }
 
-// Extras gives what unsigned has besides the event's own data, as View.Extra takes it, by event id: the
+// Extras gives what unsigned has besides the event's own data, as ClientOptions.Extra takes it, by event id: the
 // bundled aggregations and, for what was redacted, the redaction. Clients tell by it that an event is redacted, so
 // readers who may not see the redaction get it without what was written in it. The events are of one room. What is given has about
 // room bytes of each of both: fit is of how many events, from the first, it is all, which is one at least.
@@ -132,7 +132,7 @@ func (r *Rooms) hiddenRedactions(ctx context.Context, who Reader, redactions map
 	return out, nil
 }
 
-// membershipViewOf is how a reader stands to a room that there is.
+// membershipViewOf is the membershipView of a reader for a room that exists.
 func (r *Rooms) membershipViewOf(ctx context.Context, who Reader, roomID string) (membershipView, error) {
 	if who.membershipView != nil && who.membershipView.head.RoomID == roomID {
 		return *who.membershipView, nil
@@ -152,7 +152,7 @@ func (e *Event) withoutReason() *Event {
 }
 
 // Render writes events of a room as a client gets them everywhere but in /sync: with room_id and all of unsigned.
-// visibility come from See; nil leaves the membership out. Those behind Deps.PageBytes of events and of what comes with them are
+// visibility comes from VisibilityOf; nil leaves the membership out. Those behind Deps.PageBytes of events and of what comes with them are
 // left out; the first is always given.
 func (r *Rooms) Render(ctx context.Context, who Reader, events []*Event, visibility []Visibility) ([]json.RawMessage, error) {
 	extras, fit, err := r.Extras(ctx, who, events, r.PageBytes)

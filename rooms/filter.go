@@ -42,7 +42,8 @@ func filterCondition(f *event.Filter, args []any, known knownRelations) (string,
 	by := func(column string, values []string) {
 		seen := ""
 		args = append(args, values, known.ignored)
-		text := fmt.Sprintf("EXISTS (SELECT 1 FROM ("+selectRelated+"%s = ANY($%d) LIMIT %d) x WHERE NOT (x.sender = ANY($%d))", column, len(args)-1, maxRelationsTried, len(args))
+		text := fmt.Sprintf("EXISTS (SELECT 1 FROM ("+selectRelated+"%s = ANY($%d) LIMIT %d) x WHERE NOT (x.sender = ANY($%d))",
+			column, len(args)-1, maxRelationsTried, len(args))
 		seen, args = known.visible.where("x.pos", args)
 		parts = append(parts, text+seen+")")
 	}

@@ -145,7 +145,9 @@ func (r *Rooms) joinFor(req *web.Request, roomID string, b *joinBody) (any, erro
 	if err := req.MayAct(); err != nil {
 		return nil, err
 	}
-	_, err := r.join(req.Context(), roomID, membershipRequest{Sender: req.UserID(), Device: req.Sender(), Reason: b.reason, Content: b.more, Guest: req.Identity.Guest})
+	_, err := r.join(req.Context(), roomID, membershipRequest{
+		Sender: req.UserID(), Device: req.Sender(), Reason: b.reason, Content: b.more, Guest: req.Identity.Guest,
+	})
 	return roomIDReply{roomID}, err
 }
 

@@ -153,7 +153,10 @@ func (r *Rooms) putMember(req *web.Request, target string, content json.RawMessa
 	if !matrix.ValidUserID(target) {
 		return nil, matrix.InvalidParam("The state key of a membership is a user id")
 	}
-	m := membershipRequest{Sender: req.UserID(), Device: req.Sender(), Target: target, Membership: membership, Content: fields, Always: true, Txn: requestTxn(req)}
+	m := membershipRequest{
+		Sender: req.UserID(), Device: req.Sender(), Target: target, Membership: membership, Content: fields, Always: true,
+		Txn: requestTxn(req),
+	}
 	self := target == req.UserID()
 	if req.Identity.Guest && (!self || membership != event.MembershipJoin && membership != event.MembershipLeave) {
 		return nil, matrix.GuestAccessForbidden("A guest may join and leave, and change nothing for others")

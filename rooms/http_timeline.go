@@ -17,8 +17,8 @@ const (
 
 func readerOf(req *web.Request) Reader { return Reader{UserID: req.UserID(), Device: req.Sender()} }
 
-// paging reads from, to, limit and filter. Without from, or when it does not say where it is, a stretch starts at the end
-// that its direction leaves.
+// paging reads from, to, limit and filter. Without from, or when it does not say where it is, the range starts at the end
+// of the room from which its direction leads away.
 func (r *Rooms) paging(req *web.Request, roomID string, s *eventRange, newest int64) error {
 	var err error
 	if s.limit, err = req.Int("limit", pageDefault, pageMax); err != nil {
@@ -84,7 +84,8 @@ func (r *Rooms) getMessages(req *web.Request) (any, error) {
 		if err != nil {
 			return nil, err
 		}
-		if members, err = r.VisibleState(ctx, v.audience(f.events[0].Root, f.visibility[0].Membership != event.MembershipJoin), members); err != nil {
+		past := f.visibility[0].Membership != event.MembershipJoin
+		if members, err = r.VisibleState(ctx, v.audience(f.events[0].Root, past), members); err != nil {
 			return nil, err
 		}
 		reply["state"] = renderState(members)

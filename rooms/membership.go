@@ -43,7 +43,10 @@ func (r *Rooms) memberEvent(ctx context.Context, m membershipRequest) (Send, err
 	if m.Reason != "" {
 		content["reason"] = quoteJSON(m.Reason)
 	}
-	req := Send{Sender: m.Sender, Device: m.Device, Txn: m.Txn, Type: event.TypeMember, StateKey: &m.Target, IfMembership: m.While, RequireGuestAccess: m.Guest}
+	req := Send{
+		Sender: m.Sender, Device: m.Device, Txn: m.Txn, Type: event.TypeMember, StateKey: &m.Target,
+		IfMembership: m.While, RequireGuestAccess: m.Guest,
+	}
 	if m.Membership != event.MembershipLeave && m.Membership != event.MembershipBan {
 		profiles, err := r.Accounts.Profiles(ctx, []string{m.Target})
 		if err != nil {
@@ -170,7 +173,8 @@ func (r *Rooms) inviter(ctx context.Context, h Head) (string, error) {
 
 // Forget takes a room that the user has left from the user's lists.
 func (r *Rooms) Forget(ctx context.Context, userID, roomID string) error {
-	n, err := r.Process.DB.Exec(ctx, `UPDATE memberships SET forgotten = TRUE WHERE user_id = $1 AND room_id = $2 AND membership IN ('leave', 'ban')`, userID, roomID)
+	n, err := r.Process.DB.Exec(ctx, `UPDATE memberships SET forgotten = TRUE
+		WHERE user_id = $1 AND room_id = $2 AND membership IN ('leave', 'ban')`, userID, roomID)
 	if err != nil {
 		return err
 	}

@@ -14,7 +14,8 @@ import (
 )
 
 // selectSame finds a reaction that somebody sends again.
-const selectSame = `SELECT EXISTS (SELECT 1 FROM relations WHERE target = $1 AND room_id = $2 AND sender = $3 AND agg_key = $4 AND type = $5 AND rel_type = 'm.annotation')`
+const selectSame = `SELECT EXISTS (SELECT 1 FROM relations
+	WHERE target = $1 AND room_id = $2 AND sender = $3 AND agg_key = $4 AND type = $5 AND rel_type = 'm.annotation')`
 
 const (
 	nul    = "\x00"
@@ -73,7 +74,8 @@ func (r *Rooms) precheck(c *owned.Change[room], req Send, known *knownEvents) (d
 	}
 	now := keys[1]
 	if len(req.IfMembership) > 0 && !slices.Contains(req.IfMembership, rm.membership(now)) {
-		return false, "", matrix.Forbidden("The membership of this user is " + rm.membership(now) + "; expected " + strings.Join(req.IfMembership, " or "))
+		return false, "", matrix.Forbidden("The membership of this user is " + rm.membership(now) +
+			"; expected " + strings.Join(req.IfMembership, " or "))
 	}
 	if req.IfReplaces != nil && rm.stateID(now) != *req.IfReplaces {
 		return false, "", matrix.NewError(409, matrix.CodeBadState, "The state "+req.Type+" was changed by somebody else meanwhile")

@@ -7,7 +7,7 @@ import (
 	"lyceum/platform/db"
 )
 
-// bounds are the positions between which a stretch lies, both excluded.
+// bounds returns the positions between which a range lies, both excluded.
 func (s eventRange) bounds() (after, before int64) {
 	switch {
 	case s.backward:
@@ -26,7 +26,7 @@ func order(backward bool, limit string) string {
 	return " LIMIT " + limit
 }
 
-// rangeWindow is the part of a stretch that one request looks at.
+// rangeWindow is the part of a range that one request looks at.
 type rangeWindow struct {
 	after, before int64 // positions, both excluded
 	truncated     bool  // there are more rows behind it
@@ -45,7 +45,7 @@ const (
 	byPlace = ` ORDER BY x.pos`
 )
 
-// limitRange finds how far Deps.Look rows reach. from is one of the above.
+// limitRange finds how far Deps.ScanLimit rows reach. from is one of the above.
 func (r *Rooms) limitRange(ctx context.Context, s eventRange, from string, args ...any) (w rangeWindow, err error) {
 	w.after, w.before = s.bounds()
 	args = append([]any{w.after, w.before, r.ScanLimit}, args...)
@@ -88,7 +88,7 @@ func (of relationsOf) where(name string, args []any) (string, []any) {
 	return query + seen, args
 }
 
-// relations gives the ids of the relations of an event that lie in a stretch, one more than its limit when there are so many.
+// relations gives the ids of the relations of an event that lie in a range, one more than its limit when there are so many.
 func (r *Rooms) relations(ctx context.Context, s eventRange, of relationsOf) (ids []string, w rangeWindow, err error) {
 	if of.recursive {
 		w.after, w.before = s.bounds()
@@ -117,7 +117,8 @@ const (
 	tree = `WITH RECURSIVE tree (event_id, pos, rel_type, type, depth) AS (
 	SELECT x.event_id, x.pos, x.rel_type, x.type, 1 FROM relations x WHERE x.target = $1 AND x.room_id = $2
 	UNION ALL
-	SELECT x.event_id, x.pos, x.rel_type, x.type, t.depth + 1 FROM tree t CROSS JOIN relations x WHERE x.target = t.event_id AND x.room_id = $2 AND t.depth < $3
+	SELECT x.event_id, x.pos, x.rel_type, x.type, t.depth + 1 FROM tree t CROSS JOIN relations x
+		WHERE x.target = t.event_id AND x.room_id = $2 AND t.depth < $3
 	) `
 	countTree  = tree + `SELECT COUNT(*) FROM (SELECT 1 FROM tree LIMIT $4) looked`
 	selectTree = tree + `SELECT event_id FROM tree WHERE pos > $4 AND pos < $5`
@@ -140,10 +141,12 @@ func (r *Rooms) below(ctx context.Context, s eventRange, of relationsOf) (ids []
 // What leads up to an event within relationDepth steps.
 const (
 	aboveKind = `SELECT x.event_id FROM relations x` + stepsAbove + ` WHERE x.room_id = $4 AND x.rel_type = $6` + inWindow + leadsUp
-	aboveAll  = `SELECT x.event_id FROM events e CROSS JOIN relations x` + stepsAbove + ` WHERE x.event_id = e.event_id AND e.room_id = $4 AND e.pos > $1 AND e.pos < $2` + leadsUp
+	aboveAll  = `SELECT x.event_id FROM events e CROSS JOIN relations x` + stepsAbove + `
+		WHERE x.event_id = e.event_id AND e.room_id = $4 AND e.pos > $1 AND e.pos < $2` + leadsUp
 
-	stepsAbove = ` LEFT JOIN relations y ON y.event_id = x.target AND y.room_id = x.room_id LEFT JOIN relations z ON z.event_id = y.target AND z.room_id = y.room_id`
-	leadsUp    = ` AND (x.target = $5 OR y.target = $5 OR z.target = $5)`
+	stepsAbove = ` LEFT JOIN relations y ON y.event_id = x.target AND y.room_id = x.room_id
+		LEFT JOIN relations z ON z.event_id = y.target AND z.room_id = y.room_id`
+	leadsUp = ` AND (x.target = $5 OR y.target = $5 OR z.target = $5)`
 )
 
 // above finds relations of an event by going through the room, and up from what is there: what is below the event is in no order, and too

@@ -111,7 +111,8 @@ var readers = []string{"client", "sync", "events", "push", "admin"}
 // New opens the events stream and registers the calls that its owners answer.
 func New(d Deps, c Config) (*Rooms, error) {
 	d.RecentEvents, d.RecentTxns, d.CachedState = cmp.Or(d.RecentEvents, 200), cmp.Or(d.RecentTxns, 2_000), cmp.Or(d.CachedState, 5_000)
-	d.ScanLimit, d.PageBytes, d.FinishInterval = cmp.Or(d.ScanLimit, 5_000), cmp.Or(d.PageBytes, pageBytes), cmp.Or(d.FinishInterval, 3*time.Second)
+	d.ScanLimit, d.PageBytes = cmp.Or(d.ScanLimit, 5_000), cmp.Or(d.PageBytes, pageBytes)
+	d.FinishInterval = cmp.Or(d.FinishInterval, 3*time.Second)
 	r := &Rooms{Deps: d, config: c, replacers: map[string]string{}, nodes: state.NewStore(nodeReader{d.Process.DB}, nodeMemory)}
 	var err error
 	r.cache, err = otter.New(&otter.Options[string, *Event]{

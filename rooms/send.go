@@ -21,7 +21,7 @@ import (
 type Send struct {
 	Sender   string          `json:"sender"`
 	Device   string          `json:"device"` // of the sender, whose transaction it is; may be empty
-	Txn      string          `json:"txn"`    // what makes a retry safe; minted when empty
+	Txn      string          `json:"txn"`    // what makes a retry safe; made by the server when empty
 	Type     string          `json:"type"`
 	StateKey *string         `json:"state_key,omitempty"`
 	Content  json.RawMessage `json:"content"`
@@ -186,7 +186,8 @@ func (r *Rooms) findTxn(ctx context.Context, roomID string, req Send) (sendResul
 func (r *Rooms) buildEvent(c *owned.Change[room], req Send, known *knownEvents) (n newEvent, err error) {
 	rm := c.State()
 	p := event.Proto{
-		ID: r.newEventID(rm.version), RoomID: rm.id, Type: req.Type, Sender: req.Sender, StateKey: req.StateKey, Content: req.Content, Canonical: req.canonical,
+		ID: r.newEventID(rm.version), RoomID: rm.id, Type: req.Type, Sender: req.Sender, StateKey: req.StateKey,
+		Content: req.Content, Canonical: req.canonical,
 		Redacts: req.Redacts, OriginServerTS: req.TS, Depth: rm.depth + 1,
 	}
 	if rm.lastEventID != "" {
@@ -226,7 +227,10 @@ func (r *Rooms) buildEvent(c *owned.Change[room], req Send, known *knownEvents) 
 	if e := pdu; e.Is(event.TypeTombstone, "") && replacementOf(e) == rm.id {
 		return n, matrix.InvalidParam("replacement_room: a room can not be replaced by itself")
 	}
-	e := &Event{Event: pdu, Device: req.Device, Txn: req.Txn, profileVersion: req.ProfileVersion, requireActive: req.RequireActive, moveAliasesTo: req.MoveAliasesTo, prevQueued: rm.recent[rm.lastEventID] != nil}
+	e := &Event{
+		Event: pdu, Device: req.Device, Txn: req.Txn, profileVersion: req.ProfileVersion, requireActive: req.RequireActive,
+		moveAliasesTo: req.MoveAliasesTo, prevQueued: rm.recent[rm.lastEventID] != nil,
+	}
 	n = newEvent{e, rm.tree, unsigned}
 	if e.IsState() {
 		k := state.Key{Type: e.Type, StateKey: *e.StateKey}
@@ -251,7 +255,8 @@ func (r *Rooms) buildEvent(c *owned.Change[room], req Send, known *knownEvents) 
 // users of this server must be members for that too.
 func allowed(rm *room, e *event.Event) error {
 	if err := auth.Allowed(rm.version, e, rm); err != nil {
-		if member := rm.Get(event.TypeMember, e.Sender); member != nil && member.Membership() == event.MembershipJoin && namesCreator(rm.Power(), e) {
+		member := rm.Get(event.TypeMember, e.Sender)
+		if member != nil && member.Membership() == event.MembershipJoin && namesCreator(rm.Power(), e) {
 			return matrix.InvalidParam("users: creators of the room have no level in this room version")
 		}
 		return matrix.Forbidden("You are not allowed to send this event: " + denied(err)).With(err)

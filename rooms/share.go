@@ -30,12 +30,14 @@ func (r *Rooms) UsersSharingRoom(ctx context.Context, userID string) ([]string, 
 
 // JoinedRooms lists the rooms that each of some users is a member of.
 func (r *Rooms) JoinedRooms(ctx context.Context, userIDs []string) (map[string][]string, error) {
-	return db.Groups[string, string](r.Process.DB.Query(ctx, "SELECT user_id, room_id FROM memberships WHERE user_id = ANY($1) AND membership = 'join'", userIDs))
+	return db.Groups[string, string](r.Process.DB.Query(ctx,
+		"SELECT user_id, room_id FROM memberships WHERE user_id = ANY($1) AND membership = 'join'", userIDs))
 }
 
 // MembersOfAny lists those of some users who are members of at least one of some rooms.
 func (r *Rooms) MembersOfAny(ctx context.Context, roomIDs, userIDs []string) ([]string, error) {
-	return db.Texts(r.Process.DB.Query(ctx, "SELECT DISTINCT user_id FROM memberships WHERE user_id = ANY($1) AND room_id = ANY($2) AND membership = 'join'", userIDs, roomIDs))
+	return db.Texts(r.Process.DB.Query(ctx,
+		"SELECT DISTINCT user_id FROM memberships WHERE user_id = ANY($1) AND room_id = ANY($2) AND membership = 'join'", userIDs, roomIDs))
 }
 
 // PublicRoom is a room of the directory.

@@ -206,7 +206,9 @@ func (r *Rooms) MembersAt(ctx context.Context, roomID string, pos int64) ([]stri
 // currentSharingChanges is SharedRoomChanges from the present memberships, for too many events to be read. It costs some more
 // statements for each room that userID joined or left. met are all who share a room now; parted may hold users who joined and left a
 // room, that userID stayed in, since the first token.
-func (r *Rooms) currentSharingChanges(ctx context.Context, userID string, list []Membership, after []int64) (met, parted []string, err error) {
+func (r *Rooms) currentSharingChanges(
+	ctx context.Context, userID string, list []Membership, after []int64,
+) (met, parted []string, err error) {
 	var ids []string
 	own := map[string]Membership{}
 	for _, m := range list {
@@ -289,7 +291,8 @@ func (r *Rooms) membershipChanges(ctx context.Context, list []Membership, b toke
 	if len(where) == 0 {
 		return out, true, nil
 	}
-	events, err := r.query(ctx, r.Process.DB, "e.type = $1 AND e.state_key IS NOT NULL AND ("+strings.Join(where, " OR ")+") ORDER BY e.room_id, e.pos LIMIT $2", args...)
+	events, err := r.query(ctx, r.Process.DB,
+		"e.type = $1 AND e.state_key IS NOT NULL AND ("+strings.Join(where, " OR ")+") ORDER BY e.room_id, e.pos LIMIT $2", args...)
 	if err != nil || len(events) > b.most {
 		return nil, false, err
 	}

@@ -25,16 +25,18 @@ const nodesAtOnce = 500
 var (
 	roomRows  = &db.Table{Name: "rooms", Columns: db.Columns("room_id text, version text, creator text, created_ms integer, visibility text")}
 	aliasRows = &db.Table{Name: "aliases", Columns: db.Columns("alias text, room_id text, creator text, created_ms integer")}
-	eventRows = &db.Table{Name: "events", Columns: db.Columns(`shard integer, pos integer, room_id text, event_id text, type text, state_key text,
-		sender text, ts integer, root bytes, json bytes, device text, txn text, replaces text`)}
+	eventRows = &db.Table{Name: "events", Columns: db.Columns(`shard integer, pos integer, room_id text, event_id text, type text,
+		state_key text, sender text, ts integer, root bytes, json bytes, device text, txn text, replaces text`)}
 	nodeRows   = &db.Table{Name: "state_nodes", Columns: db.Columns("id bytes, node bytes"), Conflict: "ON CONFLICT (id) DO NOTHING"}
 	memberRows = &db.Table{
-		Name: "memberships", Columns: db.Columns("user_id text, room_id text, membership text, event_id text, sender text, pos integer, forgotten bool"),
+		Name:    "memberships",
+		Columns: db.Columns("user_id text, room_id text, membership text, event_id text, sender text, pos integer, forgotten bool"),
 		Conflict: `ON CONFLICT (user_id, room_id) DO UPDATE SET membership = excluded.membership, event_id = excluded.event_id,
 		sender = excluded.sender, pos = excluded.pos, forgotten = excluded.forgotten`,
 	}
 	relationRows = &db.Table{
-		Name: "relations", Columns: db.Columns("target text, event_id text, room_id text, rel_type text, type text, sender text, agg_key text, pos integer"),
+		Name:     "relations",
+		Columns:  db.Columns("target text, event_id text, room_id text, rel_type text, type text, sender text, agg_key text, pos integer"),
 		Conflict: "ON CONFLICT (target, event_id) DO NOTHING",
 	}
 )
@@ -153,7 +155,8 @@ func refuseOrphans(w *db.Batch, batch []*stream.Entry, nodes map[state.ID]bool) 
 		}
 	}
 	if n := len(events) + len(roots); n > 0 {
-		w.Require(errOrphan, n, `SELECT 1 FROM events WHERE event_id = ANY($1) UNION ALL SELECT 1 FROM state_nodes WHERE id = ANY($2::bytea[])`, events, roots)
+		w.Require(errOrphan, n, `SELECT 1 FROM events WHERE event_id = ANY($1)
+			UNION ALL SELECT 1 FROM state_nodes WHERE id = ANY($2::bytea[])`, events, roots)
 	}
 }
 
@@ -166,7 +169,8 @@ func nullable(s string) any {
 
 // Read gives the rows of a range with their Data, as they travel on the bus.
 func (s eventStore) Read(ctx context.Context, q db.Querier, rg stream.Range) ([]stream.Row, error) {
-	events, err := s.r.query(ctx, q, "e.shard = $1 AND e.pos > $2 AND e.pos <= $3 ORDER BY e.pos LIMIT $4", rg.Shard, rg.After, rg.Upto, rg.Limit)
+	events, err := s.r.query(ctx, q, "e.shard = $1 AND e.pos > $2 AND e.pos <= $3 ORDER BY e.pos LIMIT $4",
+		rg.Shard, rg.After, rg.Upto, rg.Limit)
 	if err != nil {
 		return nil, err
 	}
@@ -177,7 +181,8 @@ func (s eventStore) Read(ctx context.Context, q db.Querier, rg stream.Range) ([]
 	return rows, nil
 }
 
-const selectEvents = `SELECT e.shard, e.pos, e.event_id, r.version, e.root, e.json, e.device, e.txn, e.replaces, e.redacted_by, p.json, p.sender, p.pos
+const selectEvents = `SELECT e.shard, e.pos, e.event_id, r.version, e.root, e.json, e.device, e.txn, e.replaces, e.redacted_by,
+	p.json, p.sender, p.pos
 	FROM events e JOIN rooms r ON r.room_id = e.room_id LEFT JOIN events p ON p.event_id = e.replaces WHERE `
 
 // query reads events; where is SQL behind WHERE, about the table e.
@@ -191,7 +196,8 @@ func scanEvent(row db.Row) (*Event, error) {
 	var txn, replaces, redactedBy, prevSender sql.NullString
 	var prevPos sql.NullInt64
 	var root, text, prev []byte
-	if err := row.Scan(&e.Shard, &e.Pos, &id, &version, &root, &text, &e.Device, &txn, &replaces, &redactedBy, &prev, &prevSender, &prevPos); err != nil {
+	err := row.Scan(&e.Shard, &e.Pos, &id, &version, &root, &text, &e.Device, &txn, &replaces, &redactedBy, &prev, &prevSender, &prevPos)
+	if err != nil {
 		return nil, err
 	}
 	v, ok := event.VersionByID(version)

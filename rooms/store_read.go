@@ -384,7 +384,8 @@ func (r *Rooms) Timeline(ctx context.Context, p Page) ([]*Event, error) {
 		where += " AND e.type = 'm.room.member' AND e.state_key IS NOT NULL"
 	}
 	if p.Threaded {
-		where += " AND e.event_id IN (SELECT x.event_id FROM relations x WHERE x.room_id = $1 AND x.rel_type = 'm.thread' AND x.pos > $2 AND x.pos < $3 ORDER BY x.pos" + order(p.Backward, "$4") + ")"
+		where += " AND e.event_id IN (SELECT x.event_id FROM relations x " +
+			"WHERE x.room_id = $1 AND x.rel_type = 'm.thread' AND x.pos > $2 AND x.pos < $3 ORDER BY x.pos" + order(p.Backward, "$4") + ")"
 	}
 	var events []*Event
 	size := 0

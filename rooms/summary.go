@@ -110,7 +110,8 @@ func (r *Rooms) SummaryFor(ctx context.Context, userID, roomID string) (s Summar
 		return s, "", false, err
 	}
 	s.RoomID = roomID
-	if err := r.Process.DB.QueryRow(ctx, "SELECT COUNT(*) FROM memberships WHERE room_id = $1 AND membership = 'join'", roomID).Scan(&s.Joined); err != nil {
+	const countJoined = "SELECT COUNT(*) FROM memberships WHERE room_id = $1 AND membership = 'join'"
+	if err := r.Process.DB.QueryRow(ctx, countJoined, roomID).Scan(&s.Joined); err != nil {
 		return s, "", false, err
 	}
 	if userID != "" {
@@ -150,7 +151,8 @@ const heroesShown = 5
 // coming, or else of those who were there, and the numbers of those joined and invited. heroes is nil for
 // a room with a name or an alias.
 func (r *Rooms) RoomSummary(ctx context.Context, h Head, userID string) (heroes []string, joined, invited int, err error) {
-	members, err := db.Map[string, int](r.Process.DB.Query(ctx, `SELECT membership, COUNT(*) FROM memberships WHERE room_id = $1 AND membership IN ('join', 'invite') GROUP BY membership`, h.RoomID))
+	members, err := db.Map[string, int](r.Process.DB.Query(ctx, `SELECT membership, COUNT(*) FROM memberships
+		WHERE room_id = $1 AND membership IN ('join', 'invite') GROUP BY membership`, h.RoomID))
 	if err != nil {
 		return nil, 0, 0, err
 	}
@@ -168,7 +170,8 @@ func (r *Rooms) RoomSummary(ctx context.Context, h Head, userID string) (heroes 
 		}
 	}
 	for _, kinds := range [][]string{{event.MembershipJoin, event.MembershipInvite}, {event.MembershipLeave, event.MembershipBan}} {
-		heroes, err = db.Texts(r.Process.DB.Query(ctx, `SELECT user_id FROM memberships WHERE room_id = $1 AND membership = ANY($2) AND user_id <> $3 ORDER BY pos LIMIT $4`,
+		heroes, err = db.Texts(r.Process.DB.Query(ctx, `SELECT user_id FROM memberships
+			WHERE room_id = $1 AND membership = ANY($2) AND user_id <> $3 ORDER BY pos LIMIT $4`,
 			h.RoomID, kinds, userID, heroesShown))
 		if err != nil || len(heroes) > 0 {
 			break

@@ -16,7 +16,9 @@ const (
 )
 
 // threadRoots finds the threads whose newest events lie before a place, the newest first, and where those are.
-func (r *Rooms) threadRoots(ctx context.Context, v roomView, s eventRange, mine bool) (ids []string, ends []int64, w rangeWindow, err error) {
+func (r *Rooms) threadRoots(
+	ctx context.Context, v roomView, s eventRange, mine bool,
+) (ids []string, ends []int64, w rangeWindow, err error) {
 	horizon, err := r.visibleRangesOf(ctx, v.membershipView)
 	if err != nil {
 		return nil, nil, w, err

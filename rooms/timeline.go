@@ -20,7 +20,7 @@ type eventRange struct {
 	filter   *event.Filter
 }
 
-// eventPage is what a stretch holds.
+// eventPage has the events of a range, and where to go on.
 type eventPage struct {
 	events     []*Event
 	visibility []Visibility

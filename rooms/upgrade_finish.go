@@ -72,7 +72,8 @@ func (r *Rooms) complete(ctx context.Context, p pendingUpgrade, exec func(ctx co
 func (r *Rooms) sendTombstone(ctx context.Context, p pendingUpgrade) error {
 	empty := ""
 	tombstone := Send{
-		Sender: p.User, Txn: p.txn(event.TypeTombstone), Type: event.TypeTombstone, StateKey: &empty, IfReplaces: &p.Tombstone, MoveAliasesTo: p.NewRoom,
+		Sender: p.User, Txn: p.txn(event.TypeTombstone), Type: event.TypeTombstone, StateKey: &empty,
+		IfReplaces: &p.Tombstone, MoveAliasesTo: p.NewRoom,
 		Content: encodeJSON(map[string]string{"body": "This room has been replaced", "replacement_room": p.NewRoom}),
 	}
 	if _, err := r.findTxn(ctx, p.OldRoom, tombstone); !errors.Is(err, db.ErrNoRows) {
