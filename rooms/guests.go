@@ -44,7 +44,7 @@ func (r *Rooms) removeGuests(ctx context.Context, roomID string) error {
 		}
 		err = forEachParallel(guests, func(userID string) error {
 			_, err := r.setMembership(ctx, roomID, membershipRequest{
-				Sender: userID, Target: userID, Membership: event.MembershipLeave, While: []string{event.MembershipJoin},
+				Sender: userID, Target: userID, Membership: event.MembershipLeave, IfMembership: []string{event.MembershipJoin},
 				Reason: "This room lets no guests in any more",
 			})
 			if matrix.IsRefusal(err) { // the guest left meanwhile

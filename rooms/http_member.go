@@ -210,7 +210,7 @@ func (r *Rooms) moderate(req *web.Request, b *memberBody, membership string, whi
 
 func (r *Rooms) change(req *web.Request, b *memberBody, membership string, while ...string) (any, error) {
 	_, err := r.setMembership(req.Context(), req.Path("roomID"), membershipRequest{
-		Sender: req.UserID(), Device: req.Sender(), Target: b.UserID, Membership: membership, Reason: b.Reason, While: while,
+		Sender: req.UserID(), Device: req.Sender(), Target: b.UserID, Membership: membership, Reason: b.Reason, IfMembership: while,
 	})
 	return nil, err
 }

@@ -39,7 +39,7 @@ func (r *Rooms) ProfileChanged(ctx context.Context, userID, field string) error 
 // renewProfile gives a room the profile of a member as it is now.
 func (r *Rooms) renewProfile(ctx context.Context, userID, roomID string) error {
 	_, err := r.setMembership(ctx, roomID, membershipRequest{
-		Sender: userID, Target: userID, Membership: event.MembershipJoin, Always: true, While: []string{event.MembershipJoin},
+		Sender: userID, Target: userID, Membership: event.MembershipJoin, Always: true, IfMembership: []string{event.MembershipJoin},
 	})
 	if matrix.HasCode(err, matrix.CodeForbidden) { // the user left meanwhile, or is deactivated
 		return nil

@@ -18,7 +18,7 @@ type membershipRequest struct {
 	Membership     string
 	Reason         string
 	Content        map[string]json.RawMessage // more content; a displayname or avatar_url here stands before the profile's
-	While          []string                   // see Send
+	IfMembership   []string                   // sent only when the target has one of these memberships; see Send.IfMembership
 	Always         bool                       // send also what changes nothing in the membership
 	Txn            string
 	Guest          bool // the target is a guest, see Send
@@ -45,7 +45,7 @@ func (r *Rooms) memberEvent(ctx context.Context, m membershipRequest) (Send, err
 	}
 	req := Send{
 		Sender: m.Sender, Device: m.Device, Txn: m.Txn, Type: event.TypeMember, StateKey: &m.Target,
-		IfMembership: m.While, RequireGuestAccess: m.Guest,
+		IfMembership: m.IfMembership, RequireGuestAccess: m.Guest,
 	}
 	if m.Membership != event.MembershipLeave && m.Membership != event.MembershipBan {
 		profiles, err := r.Accounts.Profiles(ctx, []string{m.Target})
@@ -64,7 +64,8 @@ func (r *Rooms) memberEvent(ctx context.Context, m membershipRequest) (Send, err
 		}
 	}
 	req.Content = encodeJSON(content)
-	if !m.Always && m.While == nil && m.Sender == m.Target && (m.Membership == event.MembershipJoin || m.Membership == event.MembershipLeave) {
+	if !m.Always && m.IfMembership == nil && m.Sender == m.Target &&
+		(m.Membership == event.MembershipJoin || m.Membership == event.MembershipLeave) {
 		req.SkipIfMembership = m.Membership
 	}
 	return req, nil
