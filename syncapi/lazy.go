@@ -41,6 +41,8 @@ func (m sentMembers) sorted() sentMembers {
 
 // lazyMembers remembers which membership events devices have, so that these are not sent again. The members of an answer count only
 // once the device goes on from its token, as the answer may be lost on its way.
+//
+// It is not an otter cache, as records change in place under mu, and a new device must not lose its record at once to older ones.
 type lazyMembers struct {
 	seed    maphash.Seed
 	mu      sync.Mutex
@@ -126,7 +128,8 @@ func (q *query) addLazyMembers(ctx context.Context, roomID string, sec *section,
 		root = sec.rootAfter
 	}
 	tree := q.s.Rooms.Tree(root)
-	needed, inTimeline := q.neededMembers(sec, whole)
+	needed, inTimeline := map[string]bool{}, map[string]string{} // here, as they need no allocation then
+	q.neededMembers(sec, whole, needed, inTimeline)
 	redundant := q.filter.Room.State.IncludeRedundantMembers
 	for member := range needed {
 		key := state.Key{Type: event.TypeMember, StateKey: member}
@@ -157,10 +160,9 @@ func (q *query) addLazyMembers(ctx context.Context, roomID string, sec *section,
 	return nil
 }
 
-// neededMembers returns the users whose memberships the client needs, and the event ids of the memberships that the timeline contains,
-// by user.
-func (q *query) neededMembers(sec *section, whole bool) (needed map[string]bool, inTimeline map[string]string) {
-	needed, inTimeline = map[string]bool{}, map[string]string{}
+// neededMembers adds the users whose memberships the client needs, and the event ids of the memberships that the timeline contains, by
+// user.
+func (q *query) neededMembers(sec *section, whole bool, needed map[string]bool, inTimeline map[string]string) {
 	if whole {
 		needed[q.user.id] = true
 	}
@@ -177,7 +179,6 @@ func (q *query) neededMembers(sec *section, whole bool) (needed map[string]bool,
 			needed[e.Sender] = true
 		}
 	}
-	return needed, inTimeline
 }
 
 // removeMembers removes the memberships from a state.
