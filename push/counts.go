@@ -19,7 +19,8 @@ const (
 	evictAtOnce      = 64      // rooms that one call of evict looks at
 )
 
-// counts are the unread counts that were asked for lately, by room.
+// counts are the unread counts that were asked for lately, by room. They are not an otter cache, as logs and counts grow in place and an
+// evicted one is marked under its room's lock, so that a request that evaluates it charges nothing more to the budget.
 type counts struct {
 	mu       sync.Mutex
 	rooms    map[string]*roomLog

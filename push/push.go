@@ -78,7 +78,7 @@ func New(d Deps, c Config) (*Push, error) {
 		c.GiveUpAfter = conf.Duration(24 * time.Hour)
 	}
 	p := &Push{Deps: d, config: c, maxBatch: maxBatch, events: d.Rooms.Stream(), sends: d.Process.Leases.Self().Has("push")}
-	p.rules.users = map[string]*userRules{}
+	p.rules.init(max(c.RuleCache, 100))
 	p.counts.rooms, p.counts.maxBytes = map[string]*roomLog{}, cmp.Or(c.CountMemory.Bytes(), 128<<20)
 	p.gateway = newGateway(c)
 	p.sender.init()

@@ -5,17 +5,47 @@ import (
 	"encoding/json"
 	"sync"
 
+	"github.com/maypok86/otter/v2"
+
 	"lyceum/accounts"
 	"lyceum/platform/stream"
 )
 
 const typeRules = "m.push_rules"
 
-// ruleCache keeps the compiled rules of users. Rules that were read while they changed are not kept (changes).
+// ruleCache keeps the compiled rules of users. Rules that were read while rules changed are not kept.
 type ruleCache struct {
-	mu      sync.RWMutex
-	users   map[string]*userRules
-	changes int64 // how often rules changed; rules that were read before a change may be stale
+	users   *otter.Cache[string, *userRules]
+	mu      sync.Mutex // of what is stored and removed
+	changes int64      // how often rules changed; rules that were read before a change may be stale
+}
+
+func (c *ruleCache) init(most int) {
+	c.users = otter.Must(&otter.Options[string, *userRules]{MaximumSize: most})
+}
+
+// readChanges returns the count of changes, for store.
+func (c *ruleCache) readChanges() int64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.changes
+}
+
+// store keeps the rules of a user, if no rules changed since the count of changes was read.
+func (c *ruleCache) store(userID string, u *userRules, changes int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.changes == changes {
+		c.users.Set(userID, u)
+	}
+}
+
+// remove removes the rules of a user, as they changed.
+func (c *ruleCache) remove(userID string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.changes++
+	c.users.Invalidate(userID)
 }
 
 type userRules struct {
@@ -26,28 +56,16 @@ type userRules struct {
 // rulesOf returns the rules of a user.
 func (p *Push) rulesOf(ctx context.Context, userID string) (*userRules, error) {
 	c := &p.rules
-	c.mu.RLock()
-	u, moved := c.users[userID], c.changes
-	c.mu.RUnlock()
-	if u != nil {
+	if u, ok := c.users.GetIfPresent(userID); ok {
 		return u, nil
 	}
+	changes := c.readChanges()
 	raw, err := p.Accounts.AccountData(ctx, userID, "", typeRules)
 	if err != nil {
 		return nil, err
 	}
-	u = &userRules{compiled: Compile(userID, raw), stored: raw}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.changes == moved {
-		if len(c.users) >= max(p.config.RuleCache, 100) {
-			for id := range c.users { // evict any user
-				delete(c.users, id)
-				break
-			}
-		}
-		c.users[userID] = u
-	}
+	u := &userRules{compiled: Compile(userID, raw), stored: raw}
+	c.store(userID, u, changes)
 	return u, nil
 }
 
@@ -77,9 +95,6 @@ func (p *Push) rulesChanged(rows []stream.Row) {
 		if typ != typeRules {
 			continue
 		}
-		p.rules.mu.Lock()
-		p.rules.changes++
-		delete(p.rules.users, row.Key)
-		p.rules.mu.Unlock()
+		p.rules.remove(row.Key)
 	}
 }
