@@ -10,7 +10,7 @@ import (
 	"lyceum/rooms"
 )
 
-// Deps is what the package stands on.
+// Deps are the dependencies of the package.
 type Deps struct {
 	// Status asks the whole fleet how it is.
 	Status func(ctx context.Context) *status.Fleet
@@ -32,7 +32,7 @@ type Deps struct {
 type Admin struct {
 	deps Deps
 
-	turn  chan struct{} // taken while the fleet is asked: who comes meanwhile gets the same answer
+	turn  chan struct{} // held while the fleet is asked: requests that come meanwhile get the same answer
 	last  *status.Fleet
 	taken time.Time // of last
 	kept  []*status.Fleet

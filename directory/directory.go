@@ -40,7 +40,7 @@ type Directory struct {
 	listing   sharedRead[[]rooms.PublicRoom]
 }
 
-// summaryKey: a state never changes, but for what is redacted in it.
+// summaryKey names a state of a room. A state never changes, except for redactions.
 type summaryKey struct {
 	root       state.ID
 	redactions int64

@@ -82,7 +82,7 @@ func readOffset(prefix, token string) (int, error) {
 	return n, nil
 }
 
-// publicRooms are the rooms of the directory that a filter lets through, those with most members first.
+// publicRooms are the rooms of the directory that match a filter, the largest first.
 func (d *Directory) publicRooms(ctx context.Context, b *listBody) ([]rooms.Summary, error) {
 	listed, err := d.listing.do(ctx, d.Rooms.PublicRooms) // it counts the members of all rooms, also for people without an account
 	if err != nil {

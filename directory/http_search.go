@@ -55,7 +55,7 @@ func contextLimit(n *int) int {
 	return min(max(*n, 0), aroundMax)
 }
 
-// hit is a match, without its event: there may be many, and one answer has few of them.
+// hit is a match without its event: there may be many matches, and an answer has few of them.
 type hit struct {
 	id         string
 	ts         int64 // ms since 1970
@@ -100,7 +100,7 @@ func (d *Directory) postSearch(r *web.Request, b *struct {
 	case byRank && given < len(page):
 		reply["next_batch"] = "o" + strconv.Itoa(offset+given)
 	case byRank:
-	case given > 0 && (given < len(page) || given == limit): // clients expect one behind a full page
+	case given > 0 && (given < len(page) || given == limit): // clients expect a next_batch after a full page
 		reply["next_batch"] = cursor{page[given-1].ts, page[given-1].id, count}.token()
 	case last.id != "":
 		last.count = count
@@ -204,7 +204,7 @@ func readCursor(token string, byRank bool) (offset int, from cursor, err error) 
 	return 0, from, nil
 }
 
-// visibleHits keeps what the user may see and the filter lets through, in the order given.
+// visibleHits returns the matches that the user may see and that pass the filter, in the order given.
 func (d *Directory) visibleHits(
 	ctx context.Context,
 	userID string,
@@ -271,8 +271,8 @@ func rank(body string, words []string) float64 {
 // errFull says that an answer has as many bytes as it may have.
 var errFull = errors.New("the answer is full")
 
-// writeResults writes the results of a page into the answer, as far as there is room for them, and tells how many of the page it has
-// gone through, and the rooms that they are of.
+// writeResults writes results of a page into the answer until it is full. given is how many matches of the page were handled, and roomIDs
+// are their rooms.
 func (d *Directory) writeResults(r *web.Request, c *criteria, page []hit, reply map[string]any) (given int, roomIDs []string, err error) {
 	results := make([]map[string]any, 0, len(page))
 	groups := map[string]map[string]*group{}
@@ -330,7 +330,7 @@ func idsOf(page []hit) []string {
 	return ids
 }
 
-// result is a match as a client gets it, with what was said around it where that is wanted, and about how many bytes it has.
+// result is a match in the form of the API, with its context when wanted, and its approximate size in bytes.
 func (d *Directory) result(r *web.Request, wanted *contextWanted, e *rooms.Event, h hit) (result map[string]any, size int, err error) {
 	who := rooms.Reader{UserID: r.UserID(), Device: r.Sender()}
 	result = map[string]any{"rank": h.rank}
@@ -360,7 +360,7 @@ func (d *Directory) result(r *web.Request, wanted *contextWanted, e *rooms.Event
 	return result, size, nil
 }
 
-// group is the matches that share a room or a sender.
+// group holds the matches of one room or one sender.
 type group struct {
 	Order   int      `json:"order"`
 	Results []string `json:"results"`

@@ -170,7 +170,7 @@ func (w *hierarchyWalk) children(ctx context.Context, roomID string) ([]child, e
 	return list, nil
 }
 
-// child is a child of a space, with the text that a client gets of it.
+// child is a child of a space, with the stripped event that clients get.
 type child struct {
 	roomID, order string
 	ts            int64
@@ -184,7 +184,7 @@ func childOf(e *rooms.Event, suggested bool) (c child, ok bool) {
 		Order     string   `json:"order"`
 		Suggested bool     `json:"suggested"`
 	}
-	_ = json.Unmarshal(e.Content, &content) // what is of a wrong type is as if it were not there
+	_ = json.Unmarshal(e.Content, &content) // a field of a wrong type counts as missing
 	if len(content.Via) == 0 || suggested && !content.Suggested {
 		return c, false
 	}

@@ -42,9 +42,8 @@ func (d *Directory) postUserSearch(r *web.Request, b *struct {
 	return map[string]any{"results": users, "limited": limited}, nil
 }
 
-// users finds those whom a user may find and whose id or profile name has all words of a term, at most limit. limited
-// says that there are more, or may be. The names that people have in single rooms count for nothing: who asks may not
-// see these rooms.
+// users finds users that a user may find and whose id or profile name contains all words of a term, at most limit. limited: there may be
+// more. Names in single rooms are not searched, since the user may not see these rooms.
 func (d *Directory) users(ctx context.Context, userID, term string, limit int) (out []foundUser, limited bool, err error) {
 	out = []foundUser{}
 	terms := words(lowerCase(term))
@@ -93,8 +92,8 @@ func (d *Directory) users(ctx context.Context, userID, term string, limit int) (
 	return out, limited, nil
 }
 
-// ownMatch is the one who asks, where the term is her whole id, the local part of it, or her whole name. Other servers leave her out
-// always: what finds many is not meant for her.
+// ownMatch returns the asking user if the term is the whole id, its local part or the whole name. For other terms the asking user is left
+// out, as other servers always do.
 func (d *Directory) ownMatch(ctx context.Context, userID, term string) ([]string, error) {
 	profiles, err := d.Accounts.Profiles(ctx, []string{userID})
 	if err != nil {
@@ -107,7 +106,7 @@ func (d *Directory) ownMatch(ctx context.Context, userID, term string) ([]string
 	return nil, nil
 }
 
-// findable are those of some users, without the one who asks, whom that one may find, by id.
+// findable returns the users of page that userID may find, without userID, by id.
 func (d *Directory) findable(ctx context.Context, userID string, open, page []string) ([]string, error) {
 	others := slices.DeleteFunc(page, func(id string) bool { return id == userID })
 	switch {
@@ -121,8 +120,7 @@ func (d *Directory) findable(ctx context.Context, userID string, open, page []st
 	return known, err
 }
 
-// meetingRooms are those whose members a user may find: rooms that the user is in too, and ones that anybody may join
-// or read.
+// meetingRooms are the rooms whose members a user may find: the user's own rooms, and rooms that anybody may join or read.
 func (d *Directory) meetingRooms(ctx context.Context, userID string) ([]string, error) {
 	joined, err := d.Rooms.JoinedRooms(ctx, []string{userID})
 	if err != nil {
@@ -154,7 +152,7 @@ func words(text string) []string {
 	list = list[:min(len(list), maxWords)]
 	for i, word := range list {
 		if len(word) > maxWord {
-			list[i] = strings.ToValidUTF8(word[:maxWord], "") // what holds the word holds its beginning
+			list[i] = strings.ToValidUTF8(word[:maxWord], "") // a text with the word contains its beginning too
 		}
 	}
 	return list

@@ -40,7 +40,7 @@ type indexBatch struct {
 	rules []roomRule
 }
 
-// roomRule is what an event says of who may join or read a room.
+// roomRule is a join rule or a history visibility, as an event sets it.
 type roomRule struct {
 	roomID, column string
 	open           bool
@@ -63,7 +63,7 @@ func (b *indexBatch) add(e *rooms.Event) {
 	}
 }
 
-// textOf gives what of an event can be searched.
+// textOf returns the searchable text of an event, and the part of the event that it is from.
 func textOf(e *rooms.Event) (part, body string) {
 	switch {
 	case e.Type == event.TypeMessage && !e.IsState():
@@ -83,7 +83,7 @@ func textOf(e *rooms.Event) (part, body string) {
 	return "", ""
 }
 
-// dropNUL takes out what PostgreSQL does not take as text.
+// dropNUL removes NUL, which PostgreSQL does not store in text.
 func dropNUL(s string) string { return strings.ReplaceAll(s, "\x00", "") }
 
 func lowerCase(s string) string { return strings.ToLower(dropNUL(s)) }

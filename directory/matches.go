@@ -15,15 +15,15 @@ import (
 	"lyceum/rooms/state"
 )
 
-// match is an event whose text has the words, with their share of it instead of the text, which may be long.
+// match is an event whose text has the words. It holds the share of the text that the words take instead of the text, which may be long.
 type match struct {
 	id   string
 	ts   int64
 	rank float64
 }
 
-// search finds the newest matches that the user may see, the newest first. last is where to go on when there may be more of them than
-// one request looks at, and the zero cursor when there are not.
+// search finds the newest matches that the user may see, the newest first. last is where the search goes on when one request could not look
+// at all of them, else the zero cursor.
 func (d *Directory) search(
 	ctx context.Context, userID string, c *criteria, f *event.Filter, from cursor,
 ) (hits []hit, last cursor, err error) {
@@ -129,7 +129,7 @@ const (
 	unindexedMost   = 1000 // and in all: what the index has no more time for is found later
 )
 
-// unindexed finds matches among the events that the index does not have yet: who says something can search for it at once.
+// unindexed finds matches among the events that the index does not have yet, so that a new message can be found at once.
 func (d *Directory) unindexed(ctx context.Context, c *criteria, roomIDs []string, from cursor) ([]match, error) {
 	st := d.Rooms.Stream()
 	done, err := st.ConsumedBy(ctx, index.Name)

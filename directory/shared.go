@@ -7,8 +7,8 @@ import (
 	"lyceum/platform/caller"
 )
 
-// sharedRead runs one costly reading at a time for all who ask. Who asks while one runs waits for the next, so that the
-// answer is never older than the question.
+// sharedRead runs one costly reading at a time for all who ask. A caller that comes during a run waits for the next one, so that the result
+// is never older than the call.
 type sharedRead[T any] struct {
 	mu      sync.Mutex
 	running *readRun[T]
@@ -22,7 +22,7 @@ type readRun[T any] struct {
 	err   error
 }
 
-// do gives what a run of read that began after the call gave.
+// do returns the result of a run of read that began after the call.
 func (s *sharedRead[T]) do(ctx context.Context, read func(context.Context) (T, error)) (T, error) {
 	s.mu.Lock()
 	mine := s.next

@@ -29,7 +29,7 @@ func (m *Media) frozen(open web.Handler) web.Handler {
 	}
 }
 
-// frozenAuth is who may call a deprecated endpoint. Where nobody needs a token, one that is no longer valid does no harm.
+// frozenAuth is who may call a deprecated endpoint. Where no token is needed, an invalid one is ignored.
 func (m *Media) frozenAuth() web.Auth {
 	if m.config.AllowUnauthenticated {
 		return web.None
@@ -161,7 +161,7 @@ func plainRange(given string, size int64) string {
 	return "bytes=" + strings.Join(list, ",")
 }
 
-// saturated gives a number of too many digits as the largest that net/http reads. What is no number stays.
+// saturated replaces a number with too many digits by the largest one that net/http reads. Other texts are returned as they are.
 func saturated(number string) string {
 	number = strings.Trim(number, " \t")
 	if _, err := strconv.ParseInt(number, 10, 64); errors.Is(err, strconv.ErrRange) && number[0] != '-' {

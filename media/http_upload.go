@@ -76,7 +76,7 @@ func (m *Media) putUpload(r *web.Request) (any, error) {
 	}
 	done := func() {}
 	defer func() { done() }()
-	f, err := m.receive(r, func() (err error) { // one after the other, so that those which come too late are not stored
+	f, err := m.receive(r, func() (err error) { // uploads of one id run one after the other, so that a late one is not stored
 		if done, err = m.uploads.lock(ctx, mediaID); err != nil {
 			return err
 		}
@@ -97,7 +97,7 @@ func (m *Media) putUpload(r *web.Request) (any, error) {
 	return nil, nil
 }
 
-// mayComplete refuses whoever may not upload the file of a media id, or not any more.
+// mayComplete returns an error when the user may not, or not any more, upload the file of a media id.
 func (m *Media) mayComplete(r *web.Request, mediaID string) error {
 	f, err := m.findMedia(r.Context(), r.Path("serverName"), mediaID)
 	switch {
@@ -111,7 +111,8 @@ func (m *Media) mayComplete(r *web.Request, mediaID string) error {
 	return nil
 }
 
-// receive stores the body of a request and describes it. When the body has come it asks may: what is refused is not stored.
+// receive stores the body of a request and describes it. It calls may when the body has arrived; an error of may means that nothing is
+// stored.
 func (m *Media) receive(r *web.Request, may func() error) (*file, error) {
 	limit := m.config.MaxUpload.Bytes()
 	if r.ContentLength > limit {
@@ -161,7 +162,7 @@ func (m *Media) receive(r *web.Request, may func() error) (*file, error) {
 	}, nil
 }
 
-// mayStill asks again whether a request that took long is let in, and may act.
+// mayStill checks the access of a slow request again, and that its user may act.
 func mayStill(r *web.Request) error {
 	if err := r.AskAgain(); err != nil {
 		return err

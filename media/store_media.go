@@ -24,7 +24,7 @@ func (f *file) key() string { return mediaPrefix + f.SHA256 }
 // lateUploads is how long after its expiry a media id is kept for an upload that began in time.
 const lateUploads = time.Hour
 
-// insertMedia adds a file. Who is told nothing uploads it again, as another one.
+// insertMedia adds a file. A client that gets no answer uploads it again, under another id.
 func (m *Media) insertMedia(ctx context.Context, f *file) error {
 	return m.db.Settle(ctx, func(tx *db.Tx) error { return insertFile(ctx, tx, f) }, f.stored)
 }

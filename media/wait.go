@@ -27,7 +27,7 @@ type waiting struct {
 	people   int
 }
 
-// uploaded hears of an upload in any process.
+// uploaded is called for an upload in any process.
 func (w *waiters) uploaded(note bus.Message) { w.wake(string(note.Data)) }
 
 func (w *waiters) wake(mediaID string) {
@@ -108,5 +108,5 @@ type patience struct {
 	wait     time.Duration
 	draining <-chan struct{}
 	waits    func(wait time.Duration) // told that it waits
-	still    func() error             // asked now and then whether who waits may still have it
+	still    func() error             // called now and then: an error when the waiting user may not have the file any more
 }

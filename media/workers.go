@@ -17,13 +17,13 @@ import (
 
 const (
 	maxAnswer  = 16 << 20         // bytes of a thumbnail with its head
-	maxSaid    = 4 << 10          // bytes of what a crashing worker says that are logged
+	maxSaid    = 4 << 10          // bytes of a worker's standard error that are logged
 	killGrace  = 2 * time.Second  // for the worker's own limit to come first
 	pipesGrace = 2 * time.Second  // for pipes that a dead worker leaves
 	queueTime  = 60 * time.Second // longest wait for a worker
 )
 
-// order is what a worker is told, as one line of JSON before the picture.
+// order is the request to a worker: one line of JSON before the picture.
 type order struct {
 	Size      int64 `json:"size"` // bytes of the picture
 	Width     int   `json:"width"`
@@ -35,7 +35,7 @@ type order struct {
 	TimeoutMs int64 `json:"timeout_ms"`
 }
 
-// answer is what a worker says, as one line of JSON before the thumbnail.
+// answer is the result of a worker: one line of JSON before the thumbnail.
 type answer struct {
 	Failure  string   `json:"failure,omitempty"`
 	Why      string   `json:"why,omitempty"` // for the log

@@ -1,4 +1,4 @@
-// Package presence owns who is there: online, unavailable or offline, and with which message.
+// Package presence owns the presence of users: online, unavailable or offline, with a status message.
 //
 // Table: presence. Stream: presence, sharded by user id; the table is the stream's own and compacted to one
 // row for each user. Role: presence, whose processes share the shards.

@@ -22,7 +22,7 @@ type ownedUser struct {
 // formerOwner stands for the devices that a former owner knew of: they have some time to be seen again.
 const formerOwner = "\x00"
 
-// load reads a user, who may have been there for a former owner.
+// load reads a user, who may have been online at a former owner.
 func (p *Presence) load(ctx context.Context, userID string) (*ownedUser, error) {
 	who := &ownedUser{status: &Status{UserID: userID, Presence: Offline}}
 	list, err := query(ctx, p.Process.DB, `user_id = $1`, userID)
@@ -36,7 +36,7 @@ func (p *Presence) load(ctx context.Context, userID string) (*ownedUser, error) 
 	return who, nil
 }
 
-// onlineUsers are the users of a shard who were there for a former owner.
+// onlineUsers are the users of a shard who were not offline at a former owner.
 func (p *Presence) onlineUsers(ctx context.Context, shard int) ([]string, error) {
 	return db.Texts(p.Process.DB.Query(ctx, `SELECT user_id FROM presence WHERE shard = $1 AND presence <> 'offline'`, shard))
 }
@@ -49,7 +49,7 @@ func (who *ownedUser) bytes() int64 {
 	return n
 }
 
-// isTracked tells that the user has devices, or that the last row says so.
+// isTracked reports whether the user has devices, or is not offline according to the last row.
 func (who *ownedUser) isTracked() bool { return len(who.devices) > 0 || who.status.Presence != Offline }
 
 // reportAtOwner runs on the owner of the user's shard.
@@ -87,7 +87,7 @@ func (p *Presence) isExpired(d device, now time.Time) bool {
 	return d.at.Before(now.Add(-p.config.OfflineAfter.D()))
 }
 
-// stateOf is what the devices of a user make of the user's presence.
+// stateOf derives the presence of a user from the devices.
 func (p *Presence) stateOf(who *ownedUser, now time.Time) string {
 	state := Offline
 	for _, d := range who.devices {

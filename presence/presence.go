@@ -58,7 +58,7 @@ type Deps struct {
 	Now     func() time.Time // the clock; nil is obs.Now
 }
 
-// ownerMemory is what the owner of shards keeps in memory of who is there, in bytes: about 100,000 users.
+// ownerMemory is the memory of an owner for its users, in bytes: about 100,000 users.
 const ownerMemory = 96 << 20
 
 // Presence is the package's one object.
@@ -137,5 +137,5 @@ func (p *Presence) Set(ctx context.Context, userID, deviceID, state string, mess
 	return err
 }
 
-// Content is the function Content, for those who hold a Presence only.
+// Content is the function Content as a method, for callers with an interface.
 func (p *Presence) Content(s *Status, now time.Time) json.RawMessage { return Content(s, now) }

@@ -123,9 +123,9 @@ func (p *Presence) queueReport(u *localUser, userID string) bool {
 	return u.queued
 }
 
-// noteSenders is a tail of the events stream in the processes whose users are told in sync: who sends something is active.
-// Only the processes that serve a user's devices note it, since they tell the owner of them anyway; a user
-// without devices is offline whatever they do. For most rows it is a look into a map.
+// noteSenders is a subscription to the events stream in processes with the role sync: a user who sends something is active. Only the
+// processes that serve a user's devices note it, since they tell the owner of them anyway; a user without devices is offline whatever they
+// do. For most rows it costs one look-up in a map.
 func (p *Presence) noteSenders(rows []stream.Row) {
 	now := p.Now().UnixMilli()
 	for _, row := range rows {
@@ -143,8 +143,8 @@ func (p *Presence) noteSenders(rows []stream.Row) {
 	}
 }
 
-// MarkActive is active for what stands in other streams, such as receipts and typing notices: a user did something at a time in
-// ms. It works in memory.
+// MarkActive records that a user did something at a time in ms that shows in another stream, such as a receipt or a typing notice. It works
+// in memory.
 func (p *Presence) MarkActive(userID string, at int64) {
 	if !p.config.Enabled {
 		return

@@ -4,6 +4,6 @@
 // holds the newest receipt of each room, user, type and thread. Role: receipts, whose processes share the
 // shards. The read marker m.fully_read is account data of the room and is stored by package accounts.
 //
-// Invariant: a receipt never moves to an older event. The owner of a shard remembers where the receipts
-// stand that it wrote lately (marks), ahead of the database by what is queued.
+// Invariant: a receipt never moves to an older event. The owner of a shard keeps the positions of receipts in memory (marks.go), ahead of
+// the database by the rows that are queued.
 package receipts

@@ -13,7 +13,7 @@ import (
 // receiptKey names a receipt of a room that newer ones replace.
 type receiptKey struct{ room, user, typ, thread string }
 
-// receiptPositions are the events at which the receipts of a room stand, -1 for nowhere, as far as somebody asked.
+// receiptPositions holds the event positions of the receipts of a room that were asked for; -1 when there is no such receipt.
 type receiptPositions map[receiptKey]int64
 
 func (m receiptPositions) bytes() int64 {
@@ -51,7 +51,7 @@ func (r *Receipts) setAtOwner(ctx context.Context, roomID string, list []Receipt
 	})
 }
 
-// loadPositions reads where receipts stand that are not known.
+// loadPositions reads the stored positions of the receipts in list.
 func (r *Receipts) loadPositions(ctx context.Context, list []Receipt) (func(*receiptPositions), error) {
 	found := receiptPositions{}
 	for _, rc := range list {

@@ -56,7 +56,7 @@ type Deps struct {
 	Now      func() time.Time // the clock; nil is obs.Now
 }
 
-// ownerMemory is what the owner of shards keeps in memory of where receipts stand, in bytes.
+// ownerMemory is the memory of an owner for positions of receipts, in bytes.
 const ownerMemory = 64 << 20
 
 // Receipts is the package's one object.
@@ -90,8 +90,7 @@ func FromRow(row stream.Row) (*Receipt, error) {
 	return stream.ValueOf(row, func(rc *Receipt) { rc.Pos = row.Pos })
 }
 
-// ReadRow tells what a row says of how far a user has read; not ok for rows that can not be read.
-// Consumers that only count need no more.
+// ReadRow returns how far a user has read, according to a row; not ok for damaged rows. It is for consumers that need no whole Receipt.
 func (r *Receipts) ReadRow(row stream.Row) (roomID, userID, threadID string, eventPos int64, ok bool) {
 	rc, err := FromRow(row)
 	if err != nil {
@@ -110,7 +109,7 @@ func (r *Receipts) Send(ctx context.Context, roomID string, list ...Receipt) err
 	return err
 }
 
-// locateAll makes receipts whole, or refuses them.
+// locateAll completes receipts with room, time and position, or returns why one is refused.
 func (r *Receipts) locateAll(ctx context.Context, roomID string, list []Receipt) error {
 	for i := range list {
 		list[i].RoomID, list[i].TS = roomID, r.Now().UnixMilli()

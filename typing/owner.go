@@ -33,10 +33,10 @@ type setRequest struct {
 // roomTyping is what the owner of a room knows of it.
 type roomTyping struct {
 	typists    []typist // sorted by id; the slice is never changed in place
-	endedCount int64    // memberships of which was heard that they ended, since the room is in memory
+	endedCount int64    // ended memberships that the owner heard of since the room is in memory
 }
 
-// load reads what a former owner left. The time of those who are no members any more is over.
+// load reads the row of a former owner. The time of users whose membership has ended is set to 0, so that it is over.
 func (t *Typing) load(ctx context.Context, roomID string) (*roomTyping, error) {
 	list, err := query(ctx, t.Process.DB, `room_id = $1`, roomID)
 	if err != nil || len(list) == 0 {
@@ -67,12 +67,11 @@ func (t *Typing) setAtOwner(ctx context.Context, roomID string, ch setRequest) (
 	return struct{}{}, t.owned.Do(ctx, roomID, func(c *owned.Change[roomTyping]) error { return t.decide(c, roomID, ch, until, &l) })
 }
 
-// membershipLookup is a look at the membership of who begins to type, by the owner: the request may have stood still since its own, and
-// the owner
-// forgets who left. It holds as long as nothing is heard of memberships that ended.
+// membershipLookup is the owner's own lookup of the membership of a user who begins to type. The request may have been delayed since it
+// checked the membership, and the owner does not remember who left. The lookup is valid until the owner hears of an ended membership.
 type membershipLookup struct {
 	room       *roomTyping // nil when there was none
-	endedCount int64       // as it was before the look
+	endedCount int64       // before the lookup
 	found      rooms.Membership
 }
 
@@ -134,8 +133,8 @@ type endedMembership struct {
 	pos            int64
 }
 
-// queueEnded is a tail of the events stream at the owners of rooms, which tell the owner of the typing whose membership
-// ended. What is lost with a process is found by load, or ends by itself.
+// queueEnded is a subscription to the events stream at the owners of rooms, which tell the owner of the typing whose membership ended. A
+// note that is lost with a process is found by load, or the typing times out.
 func (t *Typing) queueEnded(rows []stream.Row) {
 	events := t.Rooms.Stream()
 	for i := range rows {

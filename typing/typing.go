@@ -36,10 +36,10 @@ type Deps struct {
 	Now     func() time.Time // the clock; nil is obs.Now
 }
 
-// ownerMemory is what the owner of shards keeps in memory of who types, in bytes.
+// ownerMemory is the memory of an owner for rooms in which somebody types, in bytes.
 const ownerMemory = 32 << 20
 
-// maxEnded is how many ended memberships wait until the owner of the typing is told; what is more types on until its time is over.
+// maxEnded is how many ended memberships may wait until the owner of the typing is told. Beyond it, the typing ends by its time-out.
 const maxEnded = 10_000
 
 // Typing is the package's one object.

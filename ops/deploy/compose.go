@@ -11,10 +11,9 @@ import (
 // storeImage is the S3 server of the compose file.
 const storeImage = "minio/minio:RELEASE.2025-09-07T16-13-09Z"
 
-// Compose renders compose.yaml with PostgreSQL, Redis, an S3 server and a service for each group of roles, and
-// what it mounts: lyceum.yaml, the secrets and a Containerfile for the image. It needs all of Input.Secrets; the
-// URL of the database must have the password that PostgreSQL is then given. See [FreshSecrets]. Secrets that a
-// running fleet has must not be written anew.
+// Compose renders compose.yaml with PostgreSQL, Redis, an S3 server and a service for each group of roles, and the files that it mounts:
+// lyceum.yaml, the secrets and a Containerfile for the image. It needs all of Input.Secrets; the URL of the database must have the password
+// that PostgreSQL is then given. See [FreshSecrets]. Secrets that a running fleet has must not be written anew.
 func Compose(in Input) ([]File, error) {
 	in.PostgreSQL, in.Redis = Place{Address: "postgres:5432"}, Place{Address: "redis:6379"}
 	in.S3.Endpoint, in.S3.MakeBucket, in.S3.VirtualHost, in.RedisTLS = "http://s3:9000", true, false, false

@@ -42,7 +42,7 @@ type File struct {
 	Body []byte
 }
 
-// Size is what the processes of a role get.
+// Size is the number and the resources of the processes of a role.
 type Size struct {
 	Min, Max      int   // processes
 	CPU           int   // millicores that are reserved for each
@@ -87,7 +87,7 @@ type Secrets struct {
 	Fleet         string
 }
 
-// Input is all that the files are made from. The zero values of most fields have defaults.
+// Input is the data from which the files are rendered. Most fields have defaults for their zero values.
 type Input struct {
 	ServerName string // required
 	PublicURL  string // where clients find the server; empty: https://ServerName

@@ -37,7 +37,7 @@ type Finding struct {
 	order int // of its rule: what explains the others comes first
 }
 
-// Given is what the doctor knows beside the samples. Every field may be left out.
+// Given is the input of Examine besides the samples. Every field may be left out.
 type Given struct {
 	Plan       *plan.Plan       // for the load that the fleet has: roles with fewer processes than planned are told
 	Capacities *plan.Capacities // for the requests that a process can take; nil: those measured with the release

@@ -5,7 +5,7 @@ type demand struct {
 	op     string
 	rate   float64 // per second
 	weight float64 // of one, against the one that was measured
-	row    bool    // it writes a row that all processes hear of
+	row    bool    // it writes a row that all processes receive
 }
 
 // demands turn a load into operations.
@@ -59,7 +59,7 @@ func (c *Capacities) withEstimates() *Capacities {
 	return &out
 }
 
-// sizesKnown tells that the place of rows in the database was measured: of a server that was given it is not.
+// sizesKnown reports whether the size of rows in the database was measured; it is not for a database that bench did not start.
 func (c *Capacities) sizesKnown() bool { return c.Operations[OpMessage].DatabaseBytes > 0 }
 
 // pools are the operations that a pool of its own takes over from the role that serves them otherwise.

@@ -100,7 +100,7 @@ type planner struct {
 	roles []Role
 	ds    []demand
 	took  map[string]bool // pools with processes of their own
-	// foreignSizes tells that the capacities lacked the place of rows, so the release's are taken.
+	// foreignSizes: the capacities had no sizes of rows, so those of the release are used.
 	foreignSizes bool
 }
 
@@ -130,7 +130,7 @@ func Make(l Load, c *Capacities, roles []Role) *Plan {
 	return p.Plan
 }
 
-// cores chooses the size of a process: what each hears of everything must stay a quarter of its target.
+// cores chooses the size of a process: the work on rows that every process receives must stay below a quarter of the target.
 func (p *planner) cores() {
 	if p.Load.Cores > 0 {
 		return

@@ -34,7 +34,7 @@ func (e *Error) Error() string {
 // decoder fills values from parsed YAML and gathers what is wrong with it.
 type decoder struct {
 	source string            // name of the file, or of the variable
-	inText bool              // the YAML is the value of a variable, so lines mean nothing
+	inText bool              // the YAML is the value of a variable, so line numbers mean nothing
 	errs   []error           //
 	where  map[string]string // place where each key was set
 

@@ -6,8 +6,8 @@ import (
 	"strings"
 )
 
-// Variables gives flags, which Load takes, as variables of the environment: so another process gets them, and no command line shows
-// secrets. Flags that no section knows are left out.
+// Variables turns flags of Load into variables of the environment, to pass them to another process without secrets on its command line.
+// Flags that no section knows are left out.
 func Variables(flags map[string]string, sections ...Section) []string {
 	names := map[string]string{}
 	for _, s := range sections {
@@ -27,7 +27,8 @@ func Variables(flags map[string]string, sections ...Section) []string {
 	return out
 }
 
-// Over is environ with more over it. A secret that more gives, or the file of one, takes the place of both.
+// Over returns environ overridden by more. A secret in more, or the name of its file, replaces both the secret and the name of its file in
+// environ.
 func Over(environ, more []string, sections ...Section) []string {
 	other := map[string]string{}
 	for _, s := range sections {

@@ -19,7 +19,7 @@ var (
 // ?password=…. What is printed of a configuration, of an error or in the log goes through it.
 func Redact(text string) string { return redact(text, hidden) }
 
-// WithoutPasswords takes what Redact hides out of an address, with the name before it.
+// WithoutPasswords removes from an address the passwords that Redact hides, with the user names before them.
 func WithoutPasswords(address string) string { return redact(address, "") }
 
 func redact(text, instead string) string {

@@ -29,7 +29,8 @@ type Path struct {
 // ExitTime is the status of a helper whose Limits.Time was over.
 const ExitTime = 3
 
-// Self takes from this process all but the limits. It returns what could not be taken, for the log. It is called once.
+// Self takes all rights from this process except those in the limits. It returns the restrictions that this system does not support, for
+// the log. It is called once.
 func Self(l Limits) (loose []string) {
 	if l.Time > 0 {
 		// The first timer makes the runtime open what it needs; afterwards nothing can be opened.
@@ -44,7 +45,7 @@ type Starter struct {
 	open atomic.Bool // this system gives no namespaces
 }
 
-// isRefusal tells that the system refuses namespaces. What it has too little of, such as processes or memory, it may have the next time.
+// isRefusal reports whether the system does not allow namespaces. A lack of processes or memory is not a refusal, since it may pass.
 func isRefusal(err error) bool {
 	return errors.Is(err, syscall.EPERM) || errors.Is(err, syscall.EACCES) || errors.Is(err, syscall.ENOSYS) ||
 		errors.Is(err, syscall.EINVAL) ||

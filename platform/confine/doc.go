@@ -1,10 +1,10 @@
-// Package confine takes rights from helper processes that work on what users gave: pictures, later LaTeX. Whoever takes
-// such a process over can compute and answer wrongly, and nothing else.
+// Package confine takes rights from helper processes that work on data of users, such as pictures. An attacker who takes over such a
+// process can compute and answer wrongly, and nothing else.
 //
-// The parent starts a helper by a Starter, in namespaces of its own: nobody there, no network. The helper reads what it
-// needs of its order and then calls Self, before it looks at anything that a user gave. From then on it has the limits of
-// memory, time and files that Limits name, reaches no file but those under Limits.Paths (Landlock), and may use only the
-// system calls of a program that computes, reads and writes (seccomp): no sockets, no programs, no other process.
+// The parent starts a helper by a [Starter], in namespaces of its own: as an unprivileged user and without a network. The helper reads its
+// order and then calls [Self], before it looks at any data of a user. From then on it has the limits of memory, time and files that Limits
+// name, reaches no file but those under Limits.Paths (Landlock), and may use only the system calls of a program that computes, reads and
+// writes (seccomp): no sockets, no programs, no other process.
 //
 // Invariants:
 //   - Nothing that was taken comes back, for no thread of the process.

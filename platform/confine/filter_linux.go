@@ -60,7 +60,8 @@ func filterCalls(files bool) error {
 			instruction{code: jumpEqual, skip: 1, value: number},
 			instruction{code: giveBack, value: verdictAllow})
 	}
-	// These name a process: the runtime signals its own threads, and asks for its own processors.
+	// These calls take a process id: they are allowed for this process only. The runtime signals its own threads, and asks for its own
+	// processors.
 	for number, only := range map[uint32]uint32{syscall.SYS_TGKILL: uint32(os.Getpid()), syscall.SYS_SCHED_GETAFFINITY: 0} {
 		filter = append(filter,
 			instruction{code: jumpEqual, skip: 4, value: number},

@@ -11,9 +11,8 @@ import (
 // flush is (*os.File).Sync; a test counts its calls.
 var flush = (*os.File).Sync
 
-// WriteFile puts data under a name in one step: who reads the name sees the old file or all of the new one, also
-// after the loss of power, and when it returns nil the new one stays. perm holds for a file that is there too.
-// A name that is no regular file, such as a pipe, is written to as it is.
+// WriteFile replaces a file atomically: readers see the old file or all of the new one, also after a loss of power. When it returns nil,
+// the new one is durable. perm is set on an existing file too. A name that is no regular file, such as a pipe, is written to as it is.
 func WriteFile(path string, data []byte, perm fs.FileMode) error {
 	return Write(path, perm, func(w io.Writer) error {
 		_, err := w.Write(data)

@@ -67,5 +67,5 @@ type Treatment int
 const (
 	Skipped   Treatment = iota + 1 // a backup leaves them out
 	Dropped                        // a restore leaves them out, unless the backup was the last act of the server
-	Rewritten                      // package fleet makes those of a server that starts of them
+	Rewritten                      // package fleet turns them into the rows of a server that starts
 )

@@ -2,8 +2,8 @@ package engines
 
 import "syscall"
 
-// childAttr makes the kernel send end to the child when the thread that started it dies, and keeps signals of the terminal
-// from it: whoever uses it ends first.
+// childAttr makes the kernel send end to the child when the thread that started it dies, and keeps signals of the terminal from it, so that
+// the processes that use the server end first.
 func childAttr(as *account, end syscall.Signal) *syscall.SysProcAttr {
 	attr := &syscall.SysProcAttr{Pdeathsig: end, Setpgid: true}
 	if as != nil {

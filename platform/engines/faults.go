@@ -42,7 +42,7 @@ func (p *Postgres) Pause(ctx context.Context, d time.Duration) error {
 	return send(syscall.SIGCONT)
 }
 
-// tree is a process and its children, as far as this system tells them.
+// tree is a process and its descendants, as far as this system lists them.
 func tree(pid int) []int {
 	if pid == 0 {
 		return nil

@@ -214,13 +214,13 @@ func (s *server) Pid() int {
 	return c.cmd.Process.Pid
 }
 
-// Log is the file that takes what the server says.
+// Log is the name of the server's log file.
 func (s *server) Log() string { return s.launch.logFile }
 
 // LastLines is the end of the log for a message, behind the name of its file; "" when there is none.
 func (s *server) LastLines() string { return lastLines(s.launch.logFile) }
 
-// startOnFreePort tries several ports: another process may take a port between our look and the server's bind.
+// startOnFreePort tries several ports: another process may take a port between the check and the server's bind.
 func startOnFreePort(ctx context.Context, prepare func(port int) (*server, error)) (*server, error) {
 	var last error
 	for range 5 {

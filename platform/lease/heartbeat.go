@@ -304,8 +304,7 @@ func (l *Leases) keepOwnChanges(v *view) {
 	}
 }
 
-// noteOthers notes whether this process can be the only member, and ends its claim when the view does not bear it out; the
-// caller holds mu.
+// noteOthers records whether this process can be the only member, and ends its claim when the view contradicts it; the caller holds mu.
 func (l *Leases) noteOthers(v *view) {
 	elsewhere := func(name string) bool {
 		h := v.holders[name]

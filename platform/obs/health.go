@@ -47,7 +47,7 @@ func (h *Health) SetReady(ready bool) {
 	h.ready = ready
 }
 
-// Ready tells whether this process wants requests. It runs no checks.
+// Ready reports whether SetReady(true) was called last. It runs no checks.
 func (h *Health) Ready() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()

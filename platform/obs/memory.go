@@ -8,16 +8,16 @@ import (
 	"runtime/metrics"
 )
 
-// What may be allocated between two collections: much where little lives, since a collection of a small heap costs little
-// but would come many times a second; little where much lives, since it is memory that a server pays for. What a collection costs is
-// what it has to look through for pointers: texts that are held for slow readers are not, and give no reason for more room.
+// Bounds of what may be allocated between two garbage collections. On a small heap it is much, since collections would otherwise run many
+// times a second; on a large heap it is little, since it costs memory. The cost of a collection is the memory that it scans for pointers.
+// Texts held for slow readers are not scanned, so they allow no more.
 const (
 	heapRoom   = 32 << 20
 	mostGrowth = 400 // percent of what lives
 )
 
-// TuneCollector adapts the collector to what lives on the heap, after each collection, until ctx ends. Whoever sets GOGC
-// decides alone. A GOMEMLIMIT stays in force.
+// TuneCollector adapts the garbage collector to the live heap, after each collection, until ctx ends. It does nothing when GOGC is set. A
+// GOMEMLIMIT stays in force.
 func TuneCollector(ctx context.Context) {
 	if os.Getenv("GOGC") != "" {
 		return
@@ -40,7 +40,7 @@ func TuneCollector(ctx context.Context) {
 	}
 }
 
-// growth is the value of GOGC for so many living bytes, and so many to be looked through.
+// growth is the value of GOGC for a number of live bytes, and of bytes that are scanned for pointers.
 func growth(live, scanned uint64) int {
 	room := max(heapRoom, min(live/2, scanned))
 	return int(min(max(100*room/max(live, 1), 1), mostGrowth))

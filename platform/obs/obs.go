@@ -196,7 +196,7 @@ func (o *Obs) Handler() http.Handler {
 	return mux
 }
 
-// Close sends the traces that wait. It takes at most five seconds.
+// Close sends the remaining traces. It takes at most five seconds.
 func (o *Obs) Close(ctx context.Context) error {
 	if o.provider == nil {
 		return nil

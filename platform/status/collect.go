@@ -25,7 +25,7 @@ const sampleMethod = "status/sample"
 // enginesMethod is the internal call that gives the state of the engines.
 const enginesMethod = "status/engines"
 
-// Engines are what a fleet stands on.
+// Engines are the database, Redis and the blob store of a fleet.
 type Engines struct {
 	Database Engine `json:"database"`
 	Redis    Engine `json:"redis"`
@@ -92,7 +92,7 @@ func (c *Collector) lease(m lease.Machine) Sample {
 	}
 }
 
-// take puts one metric where it belongs.
+// take stores one metric in its field of the sample.
 func (s *Sample) take(f *dto.MetricFamily) {
 	switch f.GetName() {
 	case "process_cpu_seconds_total":
@@ -317,7 +317,7 @@ func (c *Collector) Gather(ctx context.Context, server string) *Fleet {
 	return f
 }
 
-// engines asks from a process that has roles: a command's own configuration may name another directory.
+// engines asks a process that has roles: the configuration of a command may name another directory.
 func (c *Collector) engines(ctx context.Context, machines []lease.Machine) Engines {
 	if slices.Contains(c.Process.Leases.Self().Roles, role.NoRole) {
 		for _, m := range machines {

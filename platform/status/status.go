@@ -75,7 +75,7 @@ type Route struct {
 	InFlight float64            `json:"in_flight"`
 }
 
-// Like tells whether two samples have the same series.
+// Like reports whether two routes are the same series.
 func (r *Route) Like(other *Route) bool {
 	return r.Pattern == other.Pattern && r.Role == other.Role && r.Hop == other.Hop
 }
@@ -104,7 +104,7 @@ type ProcessStream struct {
 	Delivery Histogram      `json:"delivery"` // time from the writing of a row to its arrival here
 }
 
-// ProcessShard is one shard in the eyes of one process.
+// ProcessShard is one shard as one process sees it.
 type ProcessShard struct {
 	Position int64   `json:"position"` // the last row seen
 	Behind   int64   `json:"behind"`   // rows known to exist and not seen

@@ -4,7 +4,7 @@ import "time"
 
 const (
 	slowCommit    = 2 * time.Millisecond  // what a commit takes that waits for a network or a disk
-	stalledCommit = 20 * time.Millisecond // a commit that is away for so long waits, whatever the others took
+	stalledCommit = 20 * time.Millisecond // a commit that takes so long waits for a network or a disk, whatever others took
 	pacePeriod    = 50                    // commits
 )
 

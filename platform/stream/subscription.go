@@ -9,7 +9,7 @@ import (
 	"lyceum/platform/lease"
 )
 
-// OnDemand is the role of a subscription that no process needs from its start on.
+// OnDemand, as the role of a subscription, means that no process needs it from its start on.
 const OnDemand = "-"
 
 // Subscription is one reader of a stream in this process.
