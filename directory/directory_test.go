@@ -66,8 +66,7 @@ func (h *house) say(c *webtest.Client, roomID, text string) string {
 	h.t.Helper()
 	h.txn++
 	return c.Want(200, "PUT "+at(roomID, fmt.Sprint("send/m.room.message/", h.txn)), obj{"msgtype": "m.text", "body": text}).
-		Get("event_id").
-		String()
+		Get("event_id").String()
 }
 
 func (h *house) join(c *webtest.Client, roomID string) {

@@ -13,11 +13,9 @@ func FuzzRequests(f *testing.F) {
 		"preset": "public_chat", "name": "space",
 		"creation_content": obj{"type": "m.space"},
 	}).
-		Get("room_id").
-		String()
+		Get("room_id").String()
 	room := h.alice.Want(200, "POST "+v3+"/createRoom", obj{"preset": "public_chat", "name": "a room", "visibility": "public"}).
-		Get("room_id").
-		String()
+		Get("room_id").String()
 	h.alice.Want(200, "PUT "+at(space, "state/m.space.child/"+url.PathEscape(room)), obj{"via": []string{server}})
 	h.alice.Want(200, "PUT "+at(room, "send/m.room.message/1"), obj{"msgtype": "m.text", "body": "hello world"})
 	targets := []string{

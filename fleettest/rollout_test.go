@@ -95,8 +95,7 @@ func startReader(t *testing.T, url string) *reader {
 	ctx, cancel := context.WithCancel(t.Context())
 	r := &reader{t: t, url: url + "/_matrix/client/v3", stop: cancel, done: make(chan struct{}), got: map[string]int{}}
 	r.token = r.call("POST", "/register", `{"username":"reader","password":"reader-password","auth":{"type":"m.login.dummy"}}`).
-		Get("access_token").
-		String()
+		Get("access_token").String()
 	room := r.call("POST", "/createRoom", `{}`).Get("room_id").String()
 	go func() {
 		defer close(r.done)

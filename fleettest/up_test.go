@@ -158,15 +158,13 @@ func startSender(t *testing.T, base string) *sender {
 	ctx, cancel := context.WithCancel(t.Context())
 	s := &sender{t: t, url: base + "/_matrix/client/v3", stop: cancel, done: make(chan struct{})}
 	s.token = s.call("POST", "/register", `{"username":"sender","password":"sender-password","auth":{"type":"m.login.dummy"}}`).
-		Get("access_token").
-		String()
+		Get("access_token").String()
 	s.room = url.PathEscape(s.call("POST", "/createRoom", `{}`).Get("room_id").String())
 	go func() {
 		defer close(s.done)
 		for n := 0; ctx.Err() == nil; n++ {
 			id := s.call("PUT", fmt.Sprintf("/rooms/%s/send/m.room.message/%d", s.room, n), fmt.Sprintf(`{"msgtype":"m.text","body":"%d"}`, n)).
-				Get("event_id").
-				String()
+				Get("event_id").String()
 			if id == "" { // the test has an error
 				return
 			}

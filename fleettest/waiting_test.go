@@ -116,8 +116,7 @@ func TestNothingComesAfterTheEndOfAToken(t *testing.T) {
 				seen := bob.Do("GET", fleettest.RoomPath(room, "messages")+"?dir=b&limit=1", nil).Get("chunk.0.event_id").String()
 				writers.Wait()
 				last := bob.Do("GET", fleettest.RoomPath(room, "messages")+`?dir=b&limit=1&filter={"types":["m.room.message"]}`, nil).
-					Get("chunk.0.event_id").
-					String()
+					Get("chunk.0.event_id").String()
 				before := bob.Do("GET", fleettest.RoomPath(room, "messages")+"?dir=b&limit=1000", nil).Get("chunk.#.event_id").Array()
 				if i, j := position(before, seen), position(before, last); i < 0 || j < i {
 					t.Errorf("%d events came after the end was told", i-j)

@@ -193,8 +193,7 @@ func newVictims(w *world) *victims {
 	w.t.Helper()
 	v := &victims{world: w, author: w.fleet.Register(w.t, "author"), reader: w.fleet.Register(w.t, "reader")}
 	v.room = v.author.Do("POST", v3+"/createRoom", obj{"preset": "public_chat", "room_version": "11", "visibility": "public"}).
-		Get("room_id").
-		String()
+		Get("room_id").String()
 	v.reader.Do("POST", fleettest.RoomPath(v.room, "join"), obj{})
 	v.author.Do("PUT", fleettest.RoomPath(v.room, "state", "m.room.power_levels", ""), obj{"users": obj{v.author.ID: 100, v.reader.ID: 50}})
 	v.root = v.author.Send(v.room, "root", "the root")

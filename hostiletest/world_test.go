@@ -63,8 +63,7 @@ func newWorld(t *testing.T, f *fleettest.Fleet) *world {
 
 	room := owner.Do("POST", v3+"/createRoom", obj{"preset": "private_chat", "name": "a room", "room_alias_name": fmt.Sprint("alias",
 		serial.Add(1))}).
-		Get("room_id").
-		String()
+		Get("room_id").String()
 	w.names = map[string]string{
 		"roomID": room, "roomIDOrAlias": room, "userID": owner.ID, "deviceID": owner.Device, "serverName": fleettest.ServerName,
 		"stateKey": "", "field": "displayname", "fileName": "f.txt", "relType": "m.thread", "kind": "content", "ruleID": "mine",

@@ -156,8 +156,8 @@ func TestUndoneCuresAreFound(t *testing.T) {
 				return
 			}
 			binary := filepath.Join(t.TempDir(), "undone.test")
-			if out, err := exec.CommandContext(t.Context(), "go", "test", "-c", "-overlay", overlay, "-o", binary,
-				".").CombinedOutput(); err != nil {
+			build := exec.CommandContext(t.Context(), "go", "test", "-c", "-overlay", overlay, "-o", binary, ".")
+			if out, err := build.CombinedOutput(); err != nil {
 				t.Fatalf("%v: %s", err, out)
 			}
 			setting := "^TestModel$/^" + regexp.QuoteMeta(strings.ReplaceAll(u.setting, " ", "_")) + "$"

@@ -129,11 +129,8 @@ func (p *Presence) Set(ctx context.Context, userID, deviceID, state string, mess
 	if !p.config.Enabled {
 		return nil
 	}
-	_, err := p.reportToOwner(
-		ctx,
-		userID,
-		ownerReport{Devices: []deviceState{{ID: deviceID, State: state}}, Message: message, Active: state == Online},
-	)
+	report := ownerReport{Devices: []deviceState{{ID: deviceID, State: state}}, Message: message, Active: state == Online}
+	_, err := p.reportToOwner(ctx, userID, report)
 	return err
 }
 

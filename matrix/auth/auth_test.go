@@ -329,12 +329,8 @@ func TestThirdPartyInvite(t *testing.T) {
 		public := matrix.Base64(key.Public())
 		r.set(event.TypeThirdPartyInvite, "tok", alice, content{"public_key": public})
 		r.check("public_key", invite(good), "")
-		r.set(
-			event.TypeThirdPartyInvite,
-			"tok",
-			alice,
-			content{"public_key": matrix.Base64(other.Public()), "public_keys": []content{{"public_key": "%"}, {"public_key": public}}},
-		)
+		keys := []content{{"public_key": "%"}, {"public_key": public}}
+		r.set(event.TypeThirdPartyInvite, "tok", alice, content{"public_key": matrix.Base64(other.Public()), "public_keys": keys})
 		r.check("public_keys", invite(good), "")
 		r.check("wrong key", invite(sign(other, `{"mxid":"`+bob+`","token":"tok","x":1}`)), "")
 		r.set(event.TypeThirdPartyInvite, "tok", alice, content{"public_keys": []content{{"public_key": public}}})

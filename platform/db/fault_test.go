@@ -176,8 +176,8 @@ func TestABrokenConnectionMakesTheOutcomeUnknown(t *testing.T) {
 			want = pos - 1
 		}
 		var at, n int
-		if err := direct.QueryRow(t.Context(), "SELECT pos, (SELECT COUNT(*) FROM kinds WHERE pos = $1) FROM fences WHERE name = 'a'",
-			pos).Scan(&at, &n); err != nil {
+		const query = "SELECT pos, (SELECT COUNT(*) FROM kinds WHERE pos = $1) FROM fences WHERE name = 'a'"
+		if err := direct.QueryRow(t.Context(), query, pos).Scan(&at, &n); err != nil {
 			t.Fatal(err)
 		}
 		if at != want || (n == 1) != c.stored {

@@ -68,8 +68,8 @@ func (s *sums) Read(ctx context.Context, q db.Querier, r stream.Range) ([]stream
 	return db.List(func(row db.Row) (out stream.Row, err error) {
 		out.Shard, out.Data = r.Shard, []byte("{}")
 		return out, row.Scan(&out.Pos, &out.Key)
-	})(q.Query(ctx, "SELECT pos, key FROM sums WHERE shard = $1 AND pos > $2 AND pos <= $3 ORDER BY pos LIMIT $4", r.Shard, r.After,
-		r.Upto, r.Limit))
+	})(q.Query(ctx, "SELECT pos, key FROM sums WHERE shard = $1 AND pos > $2 AND pos <= $3 ORDER BY pos LIMIT $4",
+		r.Shard, r.After, r.Upto, r.Limit))
 }
 
 func (s *sums) load(ctx context.Context, key string) (*int64, error) {

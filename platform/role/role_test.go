@@ -46,8 +46,8 @@ func (store) Insert(_ context.Context, w *db.Batch, batch []*stream.Entry) error
 }
 
 func (store) Read(ctx context.Context, q db.Querier, r stream.Range) ([]stream.Row, error) {
-	rows, err := q.Query(ctx, "SELECT pos, id FROM counts WHERE shard = $1 AND pos > $2 AND pos <= $3 ORDER BY pos LIMIT $4", r.Shard,
-		r.After, r.Upto, r.Limit)
+	rows, err := q.Query(ctx, "SELECT pos, id FROM counts WHERE shard = $1 AND pos > $2 AND pos <= $3 ORDER BY pos LIMIT $4",
+		r.Shard, r.After, r.Upto, r.Limit)
 	if err != nil {
 		return nil, err
 	}
