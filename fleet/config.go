@@ -163,10 +163,14 @@ func (c *Config) Sections() []conf.Section {
 // Load reads the configuration and checks what no section can check alone.
 func Load(s conf.Sources) (*Config, error) {
 	c, _, err := LoadGiven(s)
-	return c, err
+	if err != nil {
+		return nil, err
+	}
+	return c, c.checkTogether()
 }
 
-// LoadGiven is Load that also returns the keys which the sources set.
+// LoadGiven returns the keys that the sources set beside the configuration. It need not be that of one process, so what Load checks
+// together is not checked.
 func LoadGiven(s conf.Sources) (*Config, []conf.Given, error) {
 	c := &Config{}
 	given, err := conf.LoadGiven(s, c.Sections()...)
@@ -182,7 +186,7 @@ func LoadGiven(s conf.Sources) (*Config, []conf.Given, error) {
 	if c.Blob.S3.Endpoint == "" && c.Blob.S3.Bucket == "" && c.Blob.Directory == "" {
 		c.Blob.Directory = filepath.Join(c.Server.Data, "blobs")
 	}
-	return c, given, c.checkTogether()
+	return c, given, nil
 }
 
 func (c *Config) Embedded() bool { return c.Database.URL.Reveal() == "" }

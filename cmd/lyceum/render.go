@@ -1,13 +1,9 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
-	"fmt"
-	"io"
 	"os"
-	"path/filepath"
 	"strings"
 
 	"lyceum/fleet"
@@ -15,8 +11,6 @@ import (
 	"lyceum/ops/plan"
 	"lyceum/ops/render"
 	"lyceum/platform/disk"
-	"lyceum/platform/obs"
-	"lyceum/platform/role"
 )
 
 type renderCommands struct {
@@ -131,168 +125,6 @@ func (c *renderProxy) backends(ctx context.Context, config *fleet.Config, kind s
 	return nil, errors.New("where are the processes? Give --backend ROLE=HOST:PORT,… for router, " +
 		"all or client and for roles with processes of " +
 		"their own, or --live to take those of a running fleet")
-}
-
-type renderDeploy struct {
-	sources    `embed:""`
-	Users      float64  `help:"Concurrent users to size for, as lyceum plan does." default:"1000"`
-	Messages   float64  `help:"Messages per second; 0: as the plan derives them."`
-	Capacities string   `help:"Capacities of the hardware, from lyceum bench calibrate." placeholder:"FILE" type:"existingfile"`
-	Image      string   `help:"Container image." default:"lyceum"`
-	Registry   string   `help:"Registry before the image." placeholder:"HOST"`
-	Tag        string   `help:"Version of the image." placeholder:"X.Y.Z"`
-	Namespace  string   `help:"Kubernetes namespace." default:"lyceum"`
-	Postgres   string   `help:"PostgreSQL; empty: postgres:5432, for systemd 127.0.0.1:5432, and SQLite where one process is enough." placeholder:"HOST:PORT"`
-	RedisAt    string   `name:"redis" help:"Redis; empty: redis:6379, for systemd 127.0.0.1:6379." placeholder:"HOST:PORT"`
-	RedisTLS   bool     `name:"redis-tls" help:"Redis speaks TLS."`
-	S3         string   `name:"s3" help:"S3 store." default:"http://s3:9000" placeholder:"URL"`
-	Bucket     string   `help:"Bucket." default:"lyceum"`
-	AccessKey  string   `help:"Access key of the S3 store; its secret is a Secret. Empty: the machine's role gives both."`
-	Prefix     string   `help:"Beginning of all keys in it." placeholder:"PREFIX"`
-	Targets    []string `help:"Prometheus: ops listeners; empty: found through Kubernetes." placeholder:"HOST:PORT"`
-	Monitor    bool     `name:"service-monitor" help:"Kubernetes: a ServiceMonitor for the Prometheus operator."`
-	Revision   int      `help:"fleet.config_revision of the configuration: raise it when shared keys change."`
-	Out        string   `short:"o" help:"Directory to write into." required:"" placeholder:"DIR"`
-}
-
-// Help is shown by lyceum render kubernetes --help and its sisters.
-func (renderDeploy) Help() string {
-	return "Files from the table of roles, with the sizes of lyceum plan --users N. manual/deploying.md says how to use them. " +
-		"Secrets are made when they " +
-		"are not there yet, and never replaced."
-}
-
-func (c *renderDeploy) Run(ctx context.Context) error {
-	config, err := c.load()
-	if err != nil {
-		return err
-	}
-	capacities, err := plan.LoadCapacities(c.Capacities)
-	if err != nil {
-		return err
-	}
-	p := plan.Make(plan.Load{ConcurrentUsers: c.Users, MessagesPerSecond: c.Messages}, capacities, fleet.PlanRoles())
-	version := c.Tag
-	if version == "" {
-		version = obs.Version
-	}
-	name := cmp.Or(config.Server.Name, "localhost")
-	in := deploy.Input{
-		ServerName: name, Image: c.Image, Registry: c.Registry, Version: version, Namespace: c.Namespace,
-		Roles: fleet.Roles, Sizes: render.Sizes(p), ConcurrentUsers: int(c.Users), Revision: c.Revision,
-		RedisTLS:       c.RedisTLS,
-		S3:             deploy.S3{Endpoint: c.S3, Bucket: c.Bucket, Prefix: c.Prefix, AccessKey: c.AccessKey, NoSecretKey: c.AccessKey == ""},
-		ServiceMonitor: c.Monitor, Targets: c.Targets, TrustedProxies: config.HTTP.TrustedProxies,
-	}
-	kind := target()
-	one := p.Shape == "one" // then a role is no reason for a process
-	if one {
-		in.Roles = []role.Role{{Name: plan.AllRoles, Purpose: "everything"}}
-		in.Sizes = map[string]deploy.Size{plan.AllRoles: {Min: 1, Max: 3, CPU: int(p.Whole.CPU * 1000), Memory: int64(p.Whole.Memory)}}
-	}
-	if kind == "systemd" && one && c.Postgres == "" {
-		files, err := deploy.SystemdOne(in, in.Sizes[plan.AllRoles])
-		if err != nil {
-			return err
-		}
-		return writeFiles(c.Out, files)
-	}
-	engine := func(given *string, name, port string) {
-		if host := name; *given == "" {
-			if kind == "systemd" {
-				host = "127.0.0.1"
-			}
-			*given = host + ":" + port
-		}
-	}
-	engine(&c.Postgres, "postgres", "5432")
-	engine(&c.RedisAt, "redis", "6379")
-	in.PostgreSQL, in.Redis = deploy.Place{Address: c.Postgres}, deploy.Place{Address: c.RedisAt}
-	if kind == "compose" {
-		in.Secrets = deploy.FreshSecrets()
-		in.S3.AccessKey, in.S3.NoSecretKey, in.S3.MakeBucket = cmp.Or(c.AccessKey, "lyceum"), false, true
-	}
-	if kind == "kubernetes" {
-		if err := c.writeGateway(ctx, config, in, name); err != nil {
-			return err
-		}
-	}
-	files, err := map[string]func(deploy.Input) ([]deploy.File, error){
-		"kubernetes": deploy.Kubernetes, "compose": deploy.Compose, "systemd": deploy.Systemd, "prometheus": deploy.Prometheus,
-		"grafana": deploy.Grafana,
-	}[kind](in)
-	if err != nil {
-		return err
-	}
-	if err := writeFiles(c.Out, files); err != nil || kind != "compose" {
-		return err
-	}
-	return copyProgram(filepath.Join(c.Out, "lyceum")) // of which the image is built
-}
-
-// writeGateway writes the routes of the Kubernetes Gateway API.
-func (c *renderDeploy) writeGateway(ctx context.Context, config *fleet.Config, in deploy.Input, name string) error {
-	routes, err := render.RouteTable(ctx, config)
-	if err != nil {
-		return err
-	}
-	backends := map[string]deploy.Backend{}
-	for name := range in.Sizes {
-		backends[name] = deploy.Backend{DNS: "lyceum-" + name, Port: deploy.PublicPort}
-	}
-	gateway, err := deploy.Gateway(deploy.Balancer{
-		Command: commandLine(), Roles: fleet.Roles, Routes: routes, Backends: backends,
-		ServerName: name, Namespace: c.Namespace,
-	})
-	if err != nil {
-		return err
-	}
-	return writeFiles(c.Out, []deploy.File{{Name: "gateway/httproutes.yaml", Mode: 0o644, Body: gateway}})
-}
-
-// copyProgram copies this program.
-func copyProgram(to string) error {
-	program, err := os.Executable()
-	if err != nil {
-		return err
-	}
-	from, err := os.Open(program)
-	if err != nil {
-		return err
-	}
-	defer from.Close()
-	err = disk.Write(to, 0o755, func(w io.Writer) error {
-		_, err := io.Copy(w, from)
-		return err
-	})
-	if err == nil {
-		fmt.Println("wrote", to)
-	}
-	return err
-}
-
-// writeFiles writes what was rendered; files of secrets that are there stay as they are.
-func writeFiles(dir string, files []deploy.File) error {
-	for _, f := range files {
-		path := filepath.Join(dir, filepath.FromSlash(f.Name))
-		secret := f.Mode.Perm()&0o077 == 0 || strings.Contains(f.Name, "secrets/")
-		if _, err := os.Stat(path); err == nil && secret {
-			fmt.Println("kept ", path)
-			continue
-		}
-		mode := os.FileMode(0o755)
-		if secret {
-			mode = 0o700
-		}
-		if err := os.MkdirAll(filepath.Dir(path), mode); err != nil {
-			return err
-		}
-		if err := disk.WriteFile(path, f.Body, f.Mode.Perm()); err != nil {
-			return err
-		}
-		fmt.Println("wrote", path)
-	}
-	return nil
 }
 
 type renderS3 struct {

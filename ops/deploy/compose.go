@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"net/url"
 	"slices"
 )
@@ -11,19 +12,26 @@ import (
 // storeImage is the S3 server of the compose file.
 const storeImage = "minio/minio:RELEASE.2025-09-07T16-13-09Z"
 
+// The network of the processes, and the address in it from which requests of this host come.
+const (
+	composeSubnet  = "172.31.83.0/24"
+	composeGateway = "172.31.83.1"
+)
+
 // Compose renders compose.yaml with PostgreSQL, Redis, an S3 server and a service for each group of roles, and the files that it mounts:
 // lyceum.yaml, the secrets and a Containerfile for the image. It needs all of Input.Secrets; the URL of the database must have the password
 // that PostgreSQL is then given. See [FreshSecrets]. Secrets that a running fleet has must not be written anew.
 func Compose(in Input) ([]File, error) {
 	in.PostgreSQL, in.Redis = Place{Address: "postgres:5432"}, Place{Address: "redis:6379"}
 	in.S3.Endpoint, in.S3.MakeBucket, in.S3.VirtualHost, in.RedisTLS = "http://s3:9000", true, false, false
-	in.S3.AccessKey = cmp.Or(in.S3.AccessKey, "lyceum")
+	in.S3.AccessKey, in.S3.NoSecretKey = cmp.Or(in.S3.AccessKey, "lyceum"), false
+	in.TrustedProxies = append([]string{composeGateway + "/32"}, in.TrustedProxies...)
 	in, err := in.withDefaults()
 	if err != nil {
 		return nil, err
 	}
 	secrets := in.Secrets.files()
-	if len(secrets) != 4 {
+	if s := in.Secrets; s.DatabaseURL == "" || s.RedisPassword == "" || s.S3SecretKey == "" || s.Fleet == "" {
 		return nil, errors.New("secrets: expected the URL of the database, the password of Redis, " +
 			"the secret key of the S3 store and the secret of the fleet; make fresh ones for a new fleet")
 	}
@@ -36,25 +44,23 @@ func Compose(in Input) ([]File, error) {
 		database.User.Username() != "lyceum" {
 		return nil, fmt.Errorf("secrets: expected postgres://lyceum:PASSWORD@postgres:5432/lyceum as the URL of the database")
 	}
+	files := in.secretFiles(true)
 	secrets["postgres-password"] = password
-	var names []string
-	for name := range secrets {
-		names = append(names, name)
-	}
-	slices.Sort(names)
+	all := slices.Sorted(maps.Keys(secrets))
 
 	r := renderer{}
 	r.add("compose.yaml", 0o644, "compose/compose.yaml.tmpl", map[string]any{
-		"In": in, "Groups": in.composeGroups(), "Connections": in.connections(), "Secrets": names, "S3Image": storeImage,
-		"AccessKey": in.S3.AccessKey, "KillAfter": seconds(killAfter), "Public": PublicPort, "Internal": InternalPort,
+		"In": in, "Groups": in.composeGroups(), "Connections": in.connections(), "Secrets": all, "Mounts": names(files),
+		"S3Image": storeImage, "AccessKey": in.S3.AccessKey, "KillAfter": in.killAfter(), "SharedBuffers": in.SharedBuffers / mebibyte,
+		"Subnet": composeSubnet, "Gateway": composeGateway, "Public": PublicPort, "Internal": InternalPort,
 	})
-	config, err := in.config("/run/secrets", "/var/lib/lyceum", true)
+	config, err := in.config(place{secrets: "/run/secrets", files: files, everywhere: true})
 	r.note(err)
-	r.files = append(r.files, File{"lyceum.yaml", 0o644, config})
+	r.files = append(r.files, File{Name: "lyceum.yaml", Mode: 0o644, Body: config})
 	r.add("Containerfile", 0o644, "compose/Containerfile", nil)
-	for _, name := range names {
+	for _, name := range all {
 		// Readable in the container by a user who is not root; the directory above is for the operator alone.
-		r.files = append(r.files, File{"secrets/" + name, 0o444, []byte(secrets[name])})
+		r.files = append(r.files, File{Name: "secrets/" + name, Mode: 0o444, Body: []byte(secrets[name]), Made: !slices.Contains(in.Given, name)})
 	}
 	return r.files, r.err
 }
@@ -103,7 +109,7 @@ func (in *Input) composeGroups() []composeGroup {
 	return out
 }
 
-// processConnections is database.connections.
+// processConnections is database.connections where it is not given.
 const processConnections = 16
 
 // connections are what PostgreSQL must allow: those of all processes and of one more for each group, which starts
@@ -111,7 +117,7 @@ const processConnections = 16
 func (in *Input) connections() int {
 	n := 20
 	for _, g := range in.Groups {
-		n += (g.Replicas + 1) * processConnections
+		n += (g.Replicas + 1) * cmp.Or(in.DatabaseConnections, processConnections)
 	}
 	return n
 }

@@ -19,6 +19,9 @@ type composeFile struct {
 	Services map[string]*composeService `yaml:"services"`
 	Networks map[string]struct {
 		Internal bool `yaml:"internal"`
+		IPAM     struct {
+			Config []map[string]string `yaml:"config"`
+		} `yaml:"ipam"`
 	} `yaml:"networks"`
 	Volumes map[string]struct{} `yaml:"volumes"`
 	Configs map[string]struct {

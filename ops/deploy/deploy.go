@@ -2,6 +2,7 @@ package deploy
 
 import (
 	"bytes"
+	"cmp"
 	"embed"
 	"encoding/json"
 	"errors"
@@ -32,14 +33,19 @@ const (
 	preStop         = 5 * time.Second
 	drainDelay      = 2 * time.Second
 	shutdownTimeout = 25 * time.Second
-	killAfter       = preStop + drainDelay + shutdownTimeout + 13*time.Second
+	handOver        = 13 * time.Second
 )
+
+// killAfter is when a process that was told to end may be killed.
+func (in *Input) killAfter() int { return seconds(preStop + in.Drain + in.Shutdown + handOver) }
 
 // File is one rendered file.
 type File struct {
 	Name string // relative, with slashes
 	Mode fs.FileMode
 	Body []byte
+	Made bool   // a secret that nobody gave: the file of an earlier rendering stays
+	Fill string // what the operator has to write into the file; "" when it is complete
 }
 
 // Size is the number and the resources of the processes of a role.
@@ -79,14 +85,6 @@ type S3 struct {
 	NoSecretKey      bool // the machine's role gives the key
 }
 
-// Secrets are the secret values. They are rendered into files of mode 0600.
-type Secrets struct {
-	DatabaseURL   string
-	RedisPassword string
-	S3SecretKey   string
-	Fleet         string
-}
-
 // Input is the data from which the files are rendered. Most fields have defaults for their zero values.
 type Input struct {
 	ServerName string // required
@@ -110,7 +108,19 @@ type Input struct {
 	S3              S3     // default http://s3:9000, bucket lyceum
 	SecretName      string // Kubernetes Secret ("lyceum-secrets")
 	Secrets         Secrets
-	TrustedProxies  []string // CIDR
+	TrustedProxies  []string // CIDR; empty: where the proxy of the rendering comes from
+
+	// What the operator's configuration says beside: RedisAddresses instead of that of Redis, BlobDirectory instead of S3, and all keys
+	// that are not derived.
+	RedisAddresses  []string
+	BlobDirectory   string
+	Listen          string        // of the process that clients reach, for systemd ("127.0.0.1:8008")
+	Drain, Shutdown time.Duration // http.drain_delay and http.shutdown_timeout
+	Settings        []Setting
+	Given           []string // names of secret files that Compose is given and not made for it
+
+	DatabaseConnections int   // of each process; 0: the default of database.connections
+	SharedBuffers       int64 // of PostgreSQL, in bytes
 
 	Ingress        string   // namespace of the gateway or ingress controller ("ingress")
 	Monitoring     string   // namespace of Prometheus ("monitoring")
@@ -146,12 +156,14 @@ func (in Input) withDefaults() (Input, error) {
 	def(&in.Host, "127.0.0.1")
 	def(&in.PostgreSQL.Address, "postgres:5432")
 	def(&in.Redis.Address, "redis:6379")
-	def(&in.S3.Endpoint, "http://s3:9000")
 	def(&in.S3.Region, "us-east-1")
 	def(&in.S3.Bucket, "lyceum")
 	def(&in.SecretName, "lyceum-secrets")
 	def(&in.Ingress, "ingress")
 	def(&in.Monitoring, "monitoring")
+	def(&in.Listen, fmt.Sprintf("127.0.0.1:%d", PublicPort))
+	in.Drain, in.Shutdown = cmp.Or(in.Drain, drainDelay), cmp.Or(in.Shutdown, shutdownTimeout)
+	in.SharedBuffers = cmp.Or(in.SharedBuffers, 512*mebibyte)
 	if in.Registry != "" {
 		in.Image = strings.TrimSuffix(in.Registry, "/") + "/" + in.Image
 	}
@@ -212,7 +224,8 @@ func (in *Input) check() (errs []error) {
 	must(!strings.ContainsAny(in.S3.Prefix, "*?$\" \n"), "prefix: expected a plain path such as lyceum/, found %q", in.S3.Prefix)
 	must(in.Secrets.Fleet == "" || len(in.Secrets.Fleet) >= 16, "fleet secret: expected at least 16 characters: "+
 		"make one with `openssl rand -hex 32`")
-	if u, err := url.Parse(in.S3.Endpoint); err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" {
+	must(in.BlobDirectory == "" || in.S3.Endpoint == "", "files: expected a directory or an S3 store, found both: leave one out")
+	if u, err := url.Parse(in.S3.Endpoint); in.S3.Endpoint != "" && (err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "") {
 		must(false, "s3 endpoint: expected a URL such as https://s3.example.org, found %q", in.S3.Endpoint)
 	}
 	for name, p := range map[string]Place{"postgresql": in.PostgreSQL, "redis": in.Redis} {
@@ -286,6 +299,14 @@ func reachesOut(r role.Role) bool {
 
 // decodingMemory is media.thumbnails.memory, the most that one picture may take.
 const decodingMemory = 512 * mebibyte
+
+// decodes tells whether a process decodes pictures.
+func (in *Input) decodes() bool {
+	return slices.ContainsFunc(in.Roles, func(r role.Role) bool {
+		_, has := in.Sizes[r.Name]
+		return has && decodes(r)
+	})
+}
 
 // thumbnailWorkers is how many pictures fit at once beside the process in the memory it has. The key is
 // shared by the fleet, so the smallest decides.

@@ -173,8 +173,8 @@ func TestConfigTellsWhatAllHaveAlike(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, want := range []string{
-		`name: "example.org"`, "secret_file: /run/secrets/lyceum/fleet-secret", "url_file: /run/secrets/lyceum/database-url",
-		"config_revision: 7", `addresses: ["redis:6379"]`, "workers: 2", `- "10.0.0.0/8"`,
+		`name: "example.org"`, `secret_file: "/run/secrets/lyceum/fleet-secret"`, `url_file: "/run/secrets/lyceum/database-url"`,
+		"config_revision: 7", "- redis:6379", "workers: 2", "- 10.0.0.0/8",
 	} {
 		if !strings.Contains(string(text), want) {
 			t.Errorf("there is no %s in\n%s", want, text)

@@ -345,7 +345,7 @@ func Grafana(in Input) ([]File, error) {
 		}
 	}
 	body, err := json.MarshalIndent(d, "", "  ")
-	return []File{{"lyceum.json", 0o644, append(body, '\n')}}, err
+	return []File{{Name: "lyceum.json", Mode: 0o644, Body: append(body, '\n')}}, err
 }
 
 func (pl plot) panel(id int, from *source) panel {

@@ -1,6 +1,7 @@
 package deploy
 
 import (
+	"cmp"
 	"io/fs"
 	"net"
 	"net/url"
@@ -12,15 +13,27 @@ import (
 // a disruption budget, the network policies, the configuration, and the Secret when Input.Secrets has the URL of
 // the database. prometheus-adapter.yaml stands beside them and is not applied.
 func Kubernetes(in Input) ([]File, error) {
+	in.storeDefaults()
+	if len(in.TrustedProxies) == 0 {
+		in.TrustedProxies = privateNetworks
+	}
 	in, err := in.withDefaults()
 	if err != nil {
 		return nil, err
 	}
 	r := renderer{}
 	r.add("fleet.yaml", 0o644, "kubernetes/fleet.yaml.tmpl", map[string]any{"In": in})
-	secret := in.Secrets.DatabaseURL != ""
+	files, secret := in.secretFiles(true), len(in.Secrets.keys()) > 0
 	if secret {
-		r.add("secret.yaml", 0o600, "kubernetes/secret.yaml.tmpl", map[string]any{"In": in, "Values": in.Secrets.files()})
+		r.add("secret.yaml", 0o600, "kubernetes/secret.yaml.tmpl", map[string]any{"In": in, "Files": files})
+		last := &r.files[len(r.files)-1]
+		for _, f := range files {
+			if f.Fill != "" {
+				last.Fill = strings.TrimPrefix(last.Fill+", "+f.Name+": "+f.Fill, ", ")
+			}
+		}
+	} else {
+		files = append(files, secretFile{Key: keyRedis, Name: secretName(keyRedis)})
 	}
 	r.add("network.yaml", 0o644, "kubernetes/network.yaml.tmpl", map[string]any{
 		"In": in, "Public": PublicPort, "Internal": InternalPort, "Ops": OpsPort, "Engines": in.engines(), "Outside": in.outside(),
@@ -34,7 +47,7 @@ func Kubernetes(in Input) ([]File, error) {
 		r.add("role-"+role.Name+".yaml", 0o644, "kubernetes/role.yaml.tmpl", map[string]any{
 			"In": in, "Role": role, "Size": size, "Name": "lyceum-" + role.Name, "Writes": writes(role), "Decodes": decodes(role),
 			"Public": PublicPort, "Internal": InternalPort, "InternalPort": InternalPort, "Ops": OpsPort,
-			"PreStop": seconds(preStop), "DrainDelay": seconds(drainDelay), "Shutdown": seconds(shutdownTimeout), "KillAfter": seconds(killAfter),
+			"PreStop": seconds(preStop), "DrainDelay": seconds(in.Drain), "Shutdown": seconds(in.Shutdown), "KillAfter": in.killAfter(),
 		})
 	}
 	if in.ServiceMonitor {
@@ -45,12 +58,31 @@ func Kubernetes(in Input) ([]File, error) {
 	for _, f := range r.files {
 		names = append(names, f.Name)
 	}
-	r.add("kustomization.yaml", 0o644, "kubernetes/kustomization.yaml.tmpl", map[string]any{"In": in, "Files": names, "Secret": secret})
+	r.add("kustomization.yaml", 0o644, "kubernetes/kustomization.yaml.tmpl", map[string]any{
+		"In": in, "Files": names, "Secret": secret, "S3Key": in.S3.AccessKey != "",
+	})
 	r.add("prometheus-adapter.yaml", 0o644, "kubernetes/prometheus-adapter.yaml", nil)
-	config, err := in.config("/run/secrets/lyceum", "/var/lib/lyceum", true)
+	config, err := in.config(place{secrets: "/run/secrets/lyceum", files: files, everywhere: true})
 	r.note(err)
-	r.files = append(r.files, File{"lyceum.yaml", 0o644, config})
+	r.files = append(r.files, File{Name: "lyceum.yaml", Mode: 0o644, Body: config})
 	return r.files, r.err
+}
+
+// privateNetworks are those that pods, and so gateways, have addresses of. The network policy lets none but the gateway and the fleet in.
+var privateNetworks = []string{"10.0.0.0/8", "100.64.0.0/10", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"}
+
+// storeDefaults gives the S3 store beside the fleet, which no role of a machine opens, unless another one is given.
+func (in *Input) storeDefaults() {
+	in.S3.Endpoint = cmp.Or(in.S3.Endpoint, "http://s3:9000")
+	if in.S3.AccessKey == "" && in.S3.inside() {
+		in.S3.AccessKey, in.S3.NoSecretKey = "lyceum", false
+	}
+}
+
+// inside reports whether the store is a Service of the cluster.
+func (s *S3) inside() bool {
+	endpoint, err := url.Parse(s.Endpoint)
+	return err == nil && (Place{Address: net.JoinHostPort(endpoint.Hostname(), "1"), Namespace: s.Namespace}).engine("").Inside
 }
 
 // renderer gathers files and remembers the first error.
@@ -74,7 +106,7 @@ func (r *renderer) add(name string, mode fs.FileMode, text string, data any) {
 		body, err = texts.ReadFile(text)
 	}
 	r.note(err)
-	r.files = append(r.files, File{name, mode, body})
+	r.files = append(r.files, File{Name: name, Mode: mode, Body: body})
 }
 
 // entry is the role that takes the requests of clients.

@@ -14,16 +14,16 @@ import (
 func TestSystemdOneIsOneUnitOverSQLite(t *testing.T) {
 	in := input()
 	in.Roles = []role.Role{{Name: "all", Purpose: "everything"}}
-	in.Sizes = nil
+	in.Sizes, in.Secrets, in.TrustedProxies = nil, Secrets{}, nil
 	in.Binary = "/bin/true"
 	files, err := SystemdOne(in, Size{Memory: 800 * mebibyte})
-	if err != nil || len(files) != 2 {
+	if err != nil || len(files) != 3 {
 		t.Fatalf("%v, %v", files, err)
 	}
 	body := find(t, files, "system/lyceum.service")
 	service := unit(body)
 	for key, want := range map[string]string{
-		"Service.ExecStart": "/bin/true serve --config /etc/lyceum/lyceum.yaml", "Service.DynamicUser": "yes", "Service.StateDirectory": "lyceum",
+		"Service.ExecStart": "/bin/true serve --config /etc/lyceum/lyceum.yaml", "Service.User": "lyceum", "Service.StateDirectory": "lyceum",
 		"Service.NoNewPrivileges": "yes", "Service.MemoryMax": "800M", "Install.WantedBy": "multi-user.target", "Service.KillMode": "mixed",
 	} {
 		if got := service[key]; len(got) != 1 || got[0] != want {
@@ -31,8 +31,12 @@ func TestSystemdOneIsOneUnitOverSQLite(t *testing.T) {
 		}
 	}
 	config := string(find(t, files, "lyceum/lyceum.yaml"))
-	if strings.Contains(config, "database") || !strings.Contains(config, "data: /var/lib/lyceum") {
+	if strings.Contains(config, "database") || !strings.Contains(config, `data: "/var/lib/lyceum"`) ||
+		!strings.Contains(config, "workers: 1") || !strings.Contains(config, "- 127.0.0.1/32") {
 		t.Errorf("the configuration:\n%s", config)
+	}
+	if len(service["Service.LoadCredential"]) > 0 {
+		t.Error("a process over SQLite loads secrets")
 	}
 	program, err := exec.LookPath("systemd-analyze")
 	if err != nil {
@@ -46,6 +50,31 @@ func TestSystemdOneIsOneUnitOverSQLite(t *testing.T) {
 	for line := range strings.Lines(string(out)) {
 		if !strings.Contains(line, "RestartSteps") && !strings.Contains(line, "RestartMaxDelaySec") { // keys of systemd 254
 			t.Errorf("systemd-analyze: %v %s", err, line)
+		}
+	}
+}
+
+// TestSystemdOneOverPostgreSQLNeedsItsURLOnly, and names a file that the operator fills where it was not given.
+func TestSystemdOneOverPostgreSQLNeedsItsURLOnly(t *testing.T) {
+	in := input()
+	in.Secrets = Secrets{}
+	in.PostgreSQL.Address = "db.internal:5432"
+	files, err := SystemdOne(in, Size{Memory: 800 * mebibyte})
+	if err != nil {
+		t.Fatal(err)
+	}
+	service := unit(find(t, files, "system/lyceum.service"))
+	if got := service["Service.LoadCredential"]; len(got) != 1 || got[0] != "database-url:/etc/lyceum/secrets/database-url" {
+		t.Errorf("the unit loads %v", got)
+	}
+	config := string(find(t, files, "lyceum/lyceum.yaml"))
+	if strings.Contains(config, "redis") || strings.Contains(config, "s3") || !strings.Contains(config, "url_file") {
+		t.Errorf("the configuration:\n%s", config)
+	}
+	for _, f := range files {
+		if f.Name == "lyceum/secrets/database-url" &&
+			(f.Fill == "" || f.Mode != 0o600 || strings.TrimSpace(string(f.Body)) != "postgres://lyceum:REPLACE-THIS@db.internal:5432/lyceum") {
+			t.Errorf("%+v %s", f.Fill, f.Body)
 		}
 	}
 }

@@ -61,5 +61,5 @@ func S3Policy(bucket, prefix string, access Access) (File, error) {
 		Version   string
 		Statement []statement
 	}{"2012-10-17", statements}, "", "  ")
-	return File{fmt.Sprintf("%s-%s.json", bucket, access), 0o644, append(body, '\n')}, err
+	return File{Name: fmt.Sprintf("%s-%s.json", bucket, access), Mode: 0o644, Body: append(body, '\n')}, err
 }

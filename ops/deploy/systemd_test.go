@@ -44,7 +44,7 @@ func TestSystemdGivesEachMachineItsRoles(t *testing.T) {
 		}
 		find(t, files, "lyceum/secrets/"+name)
 	}
-	if stop := service["Service.TimeoutStopSec"][0]; stop != fmt.Sprint(seconds(killAfter)) {
+	if stop := service["Service.TimeoutStopSec"][0]; stop != "45" {
 		t.Errorf("TimeoutStopSec is %s", stop)
 	}
 	target := unit(find(t, files, "system/lyceum.target"))["Unit.Wants"]
@@ -122,4 +122,37 @@ func TestSystemdTakesTheUnits(t *testing.T) {
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Errorf("the unit is more exposed than 3 of 10: %v\n%s", err, out[max(0, len(out)-500):])
 	}
+}
+
+// TestASystemdFleetOfOneMachineSharesADirectory where no S3 store is named, and loads the secrets that it needs only.
+func TestASystemdFleetOfOneMachineSharesADirectory(t *testing.T) {
+	in := input()
+	in.Secrets = Secrets{}
+	files, err := Systemd(in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	config := string(find(t, files, "lyceum/lyceum.yaml"))
+	for _, want := range []string{`directory: "/var/lib/lyceum/blobs"`, "directory_shared: true", "- 127.0.0.1/32", "url_file", "secret_file"} {
+		if !strings.Contains(config, want) {
+			t.Errorf("there is no %s in\n%s", want, config)
+		}
+	}
+	service := unit(find(t, files, "system/lyceum@.service"))
+	if got := strings.Join(service["Service.LoadCredential"], " "); got !=
+		"database-url:/etc/lyceum/secrets/database-url fleet-secret:/etc/lyceum/secrets/fleet-secret" {
+		t.Errorf("the units load %s", got)
+	}
+	if got := service["Service.StateDirectory"]; len(got) != 1 || !strings.HasSuffix(got[0], " lyceum/blobs") {
+		t.Errorf("StateDirectory is %v", got)
+	}
+	in.S3 = S3{Endpoint: "https://s3.example.org", AccessKey: "key"}
+	if files, err = Systemd(in); err != nil {
+		t.Fatal(err)
+	}
+	if config = string(find(t, files, "lyceum/lyceum.yaml")); strings.Contains(config, "directory") ||
+		!strings.Contains(config, `endpoint: "https://s3.example.org"`) || !strings.Contains(config, "s3-secret-key") {
+		t.Errorf("with an S3 store:\n%s", config)
+	}
+	find(t, files, "lyceum/secrets/s3-secret-key")
 }

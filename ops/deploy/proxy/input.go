@@ -50,6 +50,7 @@ type Input struct {
 
 	Gateway   string // Gateway API: name of the Gateway the routes attach to; "lyceum" when empty
 	Namespace string // Gateway API: of all objects; "" for the one that is applied to
+	File      string // Gateway API: where the file is written; "" when that is not known
 }
 
 // Backend is where the processes of a role listen to clients.

@@ -1,0 +1,188 @@
+package main
+
+import (
+	"bytes"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"lyceum/fleet"
+	"lyceum/ops/opstest"
+	"lyceum/platform/conf"
+	"lyceum/platform/engines/enginestest"
+)
+
+// rendered is a site in a directory that lyceum render filled, without variables of its own.
+func rendered(t *testing.T) (s *opstest.Site, dir string) {
+	s = opstest.NewSite(t, "sqlite")
+	s.Environ = nil
+	return s, filepath.Join(t.TempDir(), "out")
+}
+
+func readFile(t *testing.T, path ...string) string {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(path...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+// TestARenderedSystemdFleetServesAndObeysTheCommandLine: processes with the environment of the units, and commands with the
+// configuration alone, as the manual says.
+func TestARenderedSystemdFleetServesAndObeysTheCommandLine(t *testing.T) {
+	s, dir := rendered(t)
+	redis, err := url.Parse(enginestest.TestRedis(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	password, _ := redis.User.Password()
+	out := s.MustRun(t, "render", "systemd", "--server-name", "example.org", "--users", "1000", "-o", dir,
+		"--postgres", enginestest.TestPostgres(t), "--redis", redis.Host, "--set", "redis.password="+password,
+		"--set", "redis.prefix="+enginestest.Unique(), "--set", "accounts.registration=closed", "--set", "accounts.shared_secret=a shared secret")
+	if strings.Contains(out, "REPLACE") {
+		t.Errorf("nothing is left to fill:\n%s", out)
+	}
+	here := strings.NewReplacer("/etc/lyceum", filepath.Join(dir, "lyceum"), "/var/lib/lyceum", filepath.Join(dir, "state"))
+	config := filepath.Join(dir, "here.yaml")
+	if err := os.WriteFile(config, []byte(here.Replace(readFile(t, dir, "lyceum", "lyceum.yaml"))), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	program, err := opstest.Program()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range []string{"0", "1"} { // two of all roles are as much a fleet as nine
+		cmd := exec.Command(program, "serve", "--config", config)
+		unit := strings.NewReplacer("%i", id, "%S", filepath.Join(dir, "state"), "/state/lyceum/", "/state/", "%d", filepath.Join(dir, "lyceum", "secrets"))
+		for line := range strings.Lines(unit.Replace(readFile(t, dir, "system", "lyceum@.service"))) {
+			if variable, ok := strings.CutPrefix(strings.TrimSpace(line), "Environment="); ok {
+				cmd.Env = append(cmd.Env, variable)
+			}
+		}
+		var log bytes.Buffer
+		cmd.Stdout, cmd.Stderr, cmd.Dir = &log, &log, t.TempDir()
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			_ = cmd.Process.Signal(syscall.SIGTERM)
+			_ = cmd.Wait()
+			if t.Failed() {
+				t.Logf("machine %s:\n%s", id, log.String())
+			}
+		})
+	}
+	for until := time.Now().Add(time.Minute); ; time.Sleep(200 * time.Millisecond) {
+		status, err := s.Run(t, "status", "--config", config)
+		if err == nil && strings.Count(status, "machine ") >= 2 || time.Now().After(until) {
+			t.Logf("%v\n%s", err, status)
+			break
+		}
+	}
+	if out := s.MustRun(t, "user", "add", "--admin", "alice", "--config", config); !strings.Contains(out, "made @alice:example.org") {
+		t.Errorf("user add: %s", out)
+	}
+	if out := s.MustRun(t, "user", "list", "--config", config); !strings.Contains(out, "administrator") {
+		t.Errorf("user list: %s", out)
+	}
+	s.MustRun(t, "backup", filepath.Join(dir, "backup.tar.zst"), "--config", config)
+}
+
+// TestRenderersTakeTheConfiguration: what an operator configured is in what is rendered, secrets in files of their own, and what
+// contradicts the rendering is refused.
+func TestRenderersTakeTheConfiguration(t *testing.T) {
+	s, dir := rendered(t)
+	file := filepath.Join(t.TempDir(), "mine.yaml")
+	if err := os.WriteFile(file, []byte("server: {name: example.org}\nmedia: {max_upload: 7MiB}\nfleet: {secret: a secret of 24 characters}\n"+
+		"redis: {prefix: mine}\nhttp: {trusted_proxies: [10.9.0.0/16], shutdown_timeout: 60s, rate_limits: {login: {per_second: 1, burst: 5}}}\n"+
+		"blob: {s3: {region: eu-west-1, retries: 7}}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, kind := range []string{"systemd", "compose", "kubernetes"} {
+		to := filepath.Join(dir, kind)
+		s.MustRun(t, "render", kind, "--config", file, "--set", "accounts.registration=closed", "--set", "accounts.shared_secret=hush hush hush",
+			"--users", "1000", "-o", to)
+		name := map[string]string{"systemd": "lyceum/lyceum.yaml"}[kind]
+		if name == "" {
+			name = "lyceum.yaml"
+		}
+		text := readFile(t, to, name)
+		if strings.Contains(text, "hush") || strings.Contains(text, "24 characters") {
+			t.Errorf("%s: the configuration holds secrets:\n%s", kind, text)
+		}
+		secrets := t.TempDir()
+		for _, from := range []string{"/etc/lyceum/secrets", "/run/secrets/lyceum", "/run/secrets"} {
+			text = strings.ReplaceAll(text, from, secrets)
+		}
+		for _, secret := range []string{"database-url", "redis-password", "s3-secret-key", "fleet-secret", "accounts-shared-secret"} {
+			value := map[string]string{"database-url": "postgres://a:b@c/d", "fleet-secret": "a secret of 24 characters"}[secret]
+			if err := os.WriteFile(filepath.Join(secrets, secret), []byte(value+"x"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		here := filepath.Join(secrets, "here.yaml")
+		if err := os.WriteFile(here, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		c, err := fleet.Load(conf.Sources{File: here, Environ: []string{}})
+		if err != nil {
+			t.Fatalf("%s: %v\n%s", kind, err, text)
+		}
+		if c.Redis.Prefix != "mine" || c.HTTP.RateLimits["login"].Burst != 5 || c.HTTP.ShutdownTimeout.String() != "1m" ||
+			!strings.Contains(strings.Join(c.HTTP.TrustedProxies, " "), "10.9.0.0/16") || c.Blob.S3.Retries != 7 ||
+			!strings.Contains(text, "max_upload: \"7MiB\"") || !strings.Contains(text, "registration: \"closed\"") {
+			t.Errorf("%s lost a key:\n%s", kind, text)
+		}
+	}
+	if got := readFile(t, dir, "compose", "secrets", "accounts-shared-secret"); got != "hush hush hush" {
+		t.Errorf("compose: %q", got)
+	}
+	if got := readFile(t, dir, "systemd", "lyceum", "secrets", "fleet-secret"); got != "a secret of 24 characters\n" {
+		t.Errorf("systemd: %q", got)
+	}
+	if text := readFile(t, dir, "kubernetes", "secret.yaml"); !strings.Contains(text, "accounts-shared-secret: \"hush hush hush\"") ||
+		!strings.Contains(text, "fleet-secret: \"a secret of 24 characters\"") {
+		t.Errorf("secret.yaml:\n%s", text)
+	}
+}
+
+// TestRenderersRefuseWhatDoesNotFit in one line that names the key.
+func TestRenderersRefuseWhatDoesNotFit(t *testing.T) {
+	s, dir := rendered(t)
+	for line, want := range map[string]string{
+		"systemd": "--server-name",
+		"compose": "--server-name",
+		"systemd --server-name example.org --redis redis.internal:6379":                        "--redis: one process",
+		"systemd --server-name example.org --users 1000 --set fleet.roles=events":              "fleet.roles: each process gets its roles",
+		"systemd --server-name example.org --set server.data=/srv/lyceum":                      "server.data",
+		"compose --server-name example.org --set blob.directory=/srv/files":                    "blob.directory",
+		"compose --server-name example.org --postgres db:5432":                                 "--postgres",
+		"kubernetes --server-name example.org --set server.listen=0.0.0.0:80":                  "server.listen",
+		"systemd --server-name example.org --users 1000 --redis a:1 --set redis.addresses=b:1": "redis.addresses",
+		"systemd --server-name example.org --set obs.otlp_headers=a=b --server-name a.example": "LYCEUM_OBS_OTLP_HEADERS",
+	} {
+		s.MustFail(t, []string{want}, append(append([]string{"render"}, strings.Fields(line)...), "-o", dir)...)
+	}
+	opstest.NotCreated(t, dir)
+	// A secret is kept, and another one is refused.
+	args := []string{"render", "systemd", "--server-name", "example.org", "--users", "1000", "-o", dir}
+	out := s.MustRun(t, args...)
+	if path := filepath.Join(dir, "lyceum", "secrets", "database-url"); !strings.Contains(out, "write into "+path) {
+		t.Errorf("the file to fill is not named:\n%s", out)
+	}
+	first := readFile(t, dir, "lyceum", "secrets", "fleet-secret")
+	s.MustRun(t, append(args, "--postgres", "postgres://me:word@db.internal/chat")...)
+	if got := readFile(t, dir, "lyceum", "secrets", "fleet-secret"); got != first {
+		t.Error("the secret of the fleet was replaced")
+	}
+	if got := readFile(t, dir, "lyceum", "secrets", "database-url"); got != "postgres://me:word@db.internal/chat\n" {
+		t.Errorf("the URL is %q", got)
+	}
+	s.MustFail(t, []string{"fleet-secret holds another secret"}, append(args, "--set", "fleet.secret=another secret of a fleet")...)
+}
