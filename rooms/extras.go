@@ -111,12 +111,12 @@ func ExtrasSize(extras [][]byte) (size int) {
 // since before them.
 func (r *Rooms) hiddenRedactions(ctx context.Context, who Reader, redactions map[string]*Event) (map[string]bool, error) {
 	out := map[string]bool{}
-	horizons := map[string]visibleRanges{} // by room: one
+	visibleByRoom := map[string]visibleRanges{} // by room: one
 	for id, e := range redactions {
 		if who.Since > 0 && e.Pos >= who.Since {
 			continue
 		}
-		z, known := horizons[e.RoomID]
+		z, known := visibleByRoom[e.RoomID]
 		if !known {
 			s, err := r.membershipViewOf(ctx, who, e.RoomID)
 			if err != nil {
@@ -125,7 +125,7 @@ func (r *Rooms) hiddenRedactions(ctx context.Context, who Reader, redactions map
 			if z, err = r.visibleRangesOf(ctx, s); err != nil {
 				return nil, err
 			}
-			horizons[e.RoomID] = z
+			visibleByRoom[e.RoomID] = z
 		}
 		out[id] = !z.contains(e.Pos)
 	}

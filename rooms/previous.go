@@ -22,7 +22,7 @@ type Audience struct {
 	Past         bool // the state is of a time at which the user was no member
 
 	membershipView *membershipView // nil to be made of the above
-	alwaysShared   bool            // all that was ever the state up to Root may be seen; known when horizon is
+	alwaysShared   bool            // all that was ever the state up to Root may be seen; set together with visible
 	visible        *visibleRanges  // nil until it is asked for
 }
 

@@ -155,15 +155,15 @@ func (r *Rooms) sharingAt(ctx context.Context, a, b map[string]bool, shared []st
 			users = append(users, id)
 		}
 	}
-	mates := map[string]bool{}
+	sharing := map[string]bool{}
 	if len(users) == 0 || len(shared) == 0 {
-		return mates, nil
+		return sharing, nil
 	}
 	now, err := r.memberships(ctx, "user_id = ANY($1) AND room_id = ANY($2)", users, shared)
 	for _, m := range now {
-		mates[m.UserID] = mates[m.UserID] || moves.periodOf(m).after
+		sharing[m.UserID] = sharing[m.UserID] || moves.periodOf(m).after
 	}
-	return mates, err
+	return sharing, err
 }
 
 // MembersAt lists the users who were members of a room at a position, whatever came later. It costs one statement, and a few more
@@ -221,7 +221,7 @@ func (r *Rooms) currentSharingChanges(
 	if err != nil {
 		return nil, nil, err
 	}
-	mates, gone := map[string]bool{userID: true}, map[string]bool{}
+	sharing, gone := map[string]bool{userID: true}, map[string]bool{}
 	turned := map[string]bool{} // rooms where userID came or went, or may have
 	for _, m := range own {
 		from := after[r.stream.Shard(m.RoomID)]
@@ -241,13 +241,13 @@ func (r *Rooms) currentSharingChanges(
 	for _, m := range all {
 		switch is := m.Membership == event.MembershipJoin; {
 		case is && own[m.RoomID].Membership == event.MembershipJoin:
-			mates[m.UserID] = true
+			sharing[m.UserID] = true
 		case !is && !turned[m.RoomID] && m.Pos > after[r.stream.Shard(m.RoomID)]:
 			gone[m.UserID] = true
 		}
 	}
 	everyone := func(string) bool { return true }
-	return sortedKeys(mates, everyone), sortedKeys(gone, func(id string) bool { return !mates[id] }), nil
+	return sortedKeys(sharing, everyone), sortedKeys(gone, func(id string) bool { return !sharing[id] }), nil
 }
 
 // membershipChanges are the rooms with membership events after the first token.

@@ -19,7 +19,7 @@ const (
 func (r *Rooms) threadRoots(
 	ctx context.Context, v roomView, s eventRange, mine bool,
 ) (ids []string, ends []int64, w rangeWindow, err error) {
-	horizon, err := r.visibleRangesOf(ctx, v.membershipView)
+	visible, err := r.visibleRangesOf(ctx, v.membershipView)
 	if err != nil {
 		return nil, nil, w, err
 	}
@@ -31,7 +31,7 @@ func (r *Rooms) threadRoots(
 	if w, err = r.limitRange(ctx, s, ofRoomKind, relThread, v.head.RoomID); err != nil {
 		return nil, nil, w, err
 	}
-	seen, args := horizon.where("x.pos", []any{w.after, w.before, s.limit + 1, relThread, v.head.RoomID, listOf(ignored)})
+	seen, args := visible.where("x.pos", []any{w.after, w.before, s.limit + 1, relThread, v.head.RoomID, listOf(ignored)})
 	query := selectRoots + seen + newestRoots + seen + ")"
 	if mine {
 		args = append(args, v.user)

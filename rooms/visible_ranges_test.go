@@ -142,8 +142,8 @@ func TestFiltersKeepToRelationsInSight(t *testing.T) {
 	})
 }
 
-// The horizon of a user is what See tells of each event.
-func TestTheHorizonIsWhatIsSeen(t *testing.T) {
+// The visible ranges of a user agree with the visibility of each event.
+func TestVisibleRangesAgreeWithVisibility(t *testing.T) {
 	serve(t, func(t *testing.T, h *house) {
 		seed := rand.Uint64()
 		t.Logf("seed %d", seed)
@@ -195,9 +195,9 @@ func TestTheHorizonIsWhatIsSeen(t *testing.T) {
 					switch {
 					case e.Is(event.TypeMember, who.id):
 					case !e.IsState() && z.contains(e.Pos) != visible[i], e.IsState() && z.showsState(e.Type, e.Pos) != visible[i]:
-						t.Fatalf("%s at %d: visible %v, the horizon is %+v", who.id, e.Pos, visible[i], z)
+						t.Fatalf("%s at %d: visible %v, the visible ranges are %+v", who.id, e.Pos, visible[i], z)
 					case !z.all && z.wasMember(e.Pos) != (visibility[i].Membership == event.MembershipJoin):
-						t.Fatalf("%s at %d: %s, the horizon is %+v", who.id, e.Pos, visibility[i].Membership, z)
+						t.Fatalf("%s at %d: %s, the visible ranges are %+v", who.id, e.Pos, visibility[i].Membership, z)
 					}
 				}
 			}

@@ -175,7 +175,7 @@ func (s *Sync) typingCame(row stream.Row, t *typing.State) {
 // presenceCame takes a row of the stream presence. It can wait for some seconds.
 func (s *Sync) presenceCame(row stream.Row, p *presence.Status) {
 	s.presence.append(row.Shard, row.Pos, p)
-	s.wakeRoomMates(p.UserID)
+	s.wakeSharing(p.UserID)
 }
 
 // deviceListCame takes a row of the stream of device lists: a change of which one user, or all who share a room, are told.
@@ -228,8 +228,8 @@ func (s *Sync) accountDataCame(row stream.Row, d *accounts.AccountDatum) {
 	}
 }
 
-// wakeRoomMates notes that the users who share a room with a user are to be signalled by tidy.
-func (s *Sync) wakeRoomMates(userID string) {
+// wakeSharing notes that the users who share a room with a user are to be signalled by tidy.
+func (s *Sync) wakeSharing(userID string) {
 	u := s.users[userID]
 	if u == nil || !u.loaded {
 		s.unknownUsers[userID] = struct{}{}

@@ -138,7 +138,7 @@ func (s *Sync) wakeDelayed(ctx context.Context) error {
 	defer s.mu.Unlock()
 	for _, id := range ids {
 		if u := s.users[id]; u != nil && u.loaded {
-			s.wakeRoomMates(id)
+			s.wakeSharing(id)
 		} else if err != nil { // the rooms are read the next time
 			s.unknownUsers[id] = struct{}{}
 		}

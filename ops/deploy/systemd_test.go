@@ -133,7 +133,9 @@ func TestASystemdFleetOfOneMachineSharesADirectory(t *testing.T) {
 		t.Fatal(err)
 	}
 	config := string(find(t, files, "lyceum/lyceum.yaml"))
-	for _, want := range []string{`directory: "/var/lib/lyceum/blobs"`, "directory_shared: true", "- 127.0.0.1/32", "url_file", "secret_file"} {
+	for _, want := range []string{
+		`directory: "/var/lib/lyceum/blobs"`, "directory_shared: true", "- 127.0.0.1/32", "url_file", "secret_file",
+	} {
 		if !strings.Contains(config, want) {
 			t.Errorf("there is no %s in\n%s", want, config)
 		}

@@ -18,7 +18,7 @@ func (s *Streams) markDegraded(ctx context.Context) (told bool) {
 	defer s.degradedMu.Unlock()
 	moves := s.busMoves.Load()
 	if s.degraded && !s.recoveryDoubtful || s.opts.Leases.Alone() {
-		s.busMovesTold.Store(moves) // markRecovered tells where this process is
+		s.busMovesAnnounced.Store(moves) // markRecovered tells where this process is
 		return true
 	}
 	s.opts.Log.Warn("the bus does not bring rows to all: the fleet reads them from the database")
@@ -37,7 +37,7 @@ func (s *Streams) markDegraded(ctx context.Context) (told bool) {
 	case <-time.After(s.opts.Leases.ViewTTL()):
 	}
 	s.degraded, s.recoveryDoubtful = true, false
-	s.busMovesTold.Store(moves)
+	s.busMovesAnnounced.Store(moves)
 	return true
 }
 
@@ -55,8 +55,8 @@ func (s *Streams) markRecovered(ctx context.Context) {
 	s.degraded, s.recoveryDoubtful = err != nil, err != nil
 }
 
-// busMoveUntold tells that some processes may still believe this one to be at another server of the bus.
-func (s *Streams) busMoveUntold() bool { return s.busMovesTold.Load() < s.busMoves.Load() }
+// busMoveUnannounced tells that some processes may still believe this one to be at another server of the bus.
+func (s *Streams) busMoveUnannounced() bool { return s.busMovesAnnounced.Load() < s.busMoves.Load() }
 
 // lossCount counts the events after which the stored positions must be read again.
 func (s *Streams) lossCount() int64 { return s.lostMessages.Load() + s.opts.Leases.DegradedViews() }

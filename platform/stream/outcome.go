@@ -49,7 +49,7 @@ func (s *Streams) completeAll(l *lane) {
 				s.metrics.countUnpublished()
 			}
 			// After a move of the bus, processes at the former server did not receive the rows.
-			if (!published || s.busMoveUntold()) && !s.markDegraded(s.ctx) {
+			if (!published || s.busMoveUnannounced()) && !s.markDegraded(s.ctx) {
 				o.err = &db.CommitError{Err: errNotAnnounced} // other processes may not see the rows yet
 			}
 		}

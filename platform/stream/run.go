@@ -114,7 +114,7 @@ func (s *Streams) Run(ctx context.Context) error {
 
 // afterReconnect reads what may have been lost while the bus was away, and announces this process's positions.
 func (s *Streams) afterReconnect() {
-	if s.busMoveUntold() {
+	if s.busMoveUnannounced() {
 		go s.markDegraded(s.ctx) // at once, not when the next commit needs it
 	}
 	step, cancel := context.WithTimeout(s.ctx, 10*time.Second)

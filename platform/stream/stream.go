@@ -177,7 +177,7 @@ type Streams struct {
 	degraded         bool         // the fleet knows that rows of this process may not be on the bus
 	recoveryDoubtful bool         // the fleet may have been told of a recovery since: the answer was lost
 	busMoves         atomic.Int64 // how often this process came to another server of the bus
-	busMovesTold     atomic.Int64 // the number of them that all processes know of
+	busMovesAnnounced     atomic.Int64 // the number of them that all processes know of
 
 	assignments map[*Stream]assignment // only for rebalance
 	ctx         context.Context        // ends with Run
