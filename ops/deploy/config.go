@@ -87,7 +87,8 @@ func (in *Input) config(p place) ([]byte, error) {
 	}
 	d.set("accounts.well_known.client", in.PublicURL)
 	if in.decodes() {
-		d.because("media.thumbnails.workers", in.thumbnailWorkers(), "So many pictures of so much memory fit beside the process into its memory limit.")
+		d.because("media.thumbnails.workers", in.thumbnailWorkers(),
+			"So many pictures of so much memory fit beside the process into its memory limit.")
 		d.set("media.thumbnails.memory", fmt.Sprintf("%dMiB", decodingMemory/mebibyte))
 	}
 	if !p.alone {

@@ -225,7 +225,8 @@ func (in *Input) check() (errs []error) {
 	must(in.Secrets.Fleet == "" || len(in.Secrets.Fleet) >= 16, "fleet secret: expected at least 16 characters: "+
 		"make one with `openssl rand -hex 32`")
 	must(in.BlobDirectory == "" || in.S3.Endpoint == "", "files: expected a directory or an S3 store, found both: leave one out")
-	if u, err := url.Parse(in.S3.Endpoint); in.S3.Endpoint != "" && (err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "") {
+	u, err := url.Parse(in.S3.Endpoint)
+	if in.S3.Endpoint != "" && (err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "") {
 		must(false, "s3 endpoint: expected a URL such as https://s3.example.org, found %q", in.S3.Endpoint)
 	}
 	for name, p := range map[string]Place{"postgresql": in.PostgreSQL, "redis": in.Redis} {

@@ -173,11 +173,11 @@ type Streams struct {
 	lostMessages   atomic.Int64                           // how often messages to this process were lost
 	lossesRead     atomic.Int64                           // lossCount at the last full read of the stored positions
 
-	degradedMu       sync.Mutex
-	degraded         bool         // the fleet knows that rows of this process may not be on the bus
-	recoveryDoubtful bool         // the fleet may have been told of a recovery since: the answer was lost
-	busMoves         atomic.Int64 // how often this process came to another server of the bus
-	busMovesAnnounced     atomic.Int64 // the number of them that all processes know of
+	degradedMu        sync.Mutex
+	degraded          bool         // the fleet knows that rows of this process may not be on the bus
+	recoveryDoubtful  bool         // the fleet may have been told of a recovery since: the answer was lost
+	busMoves          atomic.Int64 // how often this process came to another server of the bus
+	busMovesAnnounced atomic.Int64 // the number of them that all processes know of
 
 	assignments map[*Stream]assignment // only for rebalance
 	ctx         context.Context        // ends with Run
