@@ -3,7 +3,9 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
+	"regexp"
 	"strings"
 
 	"lyceum/fleet"
@@ -75,7 +77,7 @@ func (c *renderProxy) Run(ctx context.Context) error {
 		Command: commandLine(), Roles: fleet.Roles, Routes: routes, Listen: c.Port, ServerName: c.Host, TLSCertificate: c.Cert, TLSKey: c.Key,
 		User:    c.User,
 		MaxBody: config.HTTP.MaxBody.Bytes(), IdleTimeout: config.HTTP.IdleTimeout.D(), TrustedProxies: c.Trust, Gateway: c.Name,
-		Namespace: c.Space,
+		Namespace: c.Space, File: c.Out,
 	}
 	kind := target()
 	in.HSTS, in.Automatic = c.HSTS, kind == "caddy" && c.Cert == "" && c.Host != "" && (c.Port == "" || strings.HasSuffix(c.Port, ":443"))
@@ -106,13 +108,32 @@ func (c *renderProxy) Run(ctx context.Context) error {
 	return disk.WriteFile(c.Out, text, 0o644)
 }
 
+// isService reports whether a backend may be a Service of Kubernetes.
+func isService(b deploy.Backend) bool {
+	name := b.DNS
+	if len(b.Servers) == 1 {
+		name, _, _ = strings.Cut(b.Servers[0], ":")
+	}
+	return len(b.Servers) < 2 && regexp.MustCompile(`^[a-z][-a-z0-9]*$`).MatchString(name)
+}
+
 // backends are where the processes of each role listen.
 func (c *renderProxy) backends(ctx context.Context, config *fleet.Config, kind string) (map[string]deploy.Backend, error) {
 	switch {
+	case c.Live && len(c.Backend) > 0:
+		return nil, errors.New("--backend and --live: the running fleet says where its processes are: leave one out")
+	case c.Live && kind == "gateway":
+		return nil, errors.New("--live: a Gateway sends to Services of Kubernetes, and the processes know their addresses alone: leave it out")
 	case c.Live:
 		return render.LiveBackends(ctx, config)
 	case len(c.Backend) > 0:
-		return render.ParseBackends(c.Backend)
+		backends, err := render.ParseBackends(c.Backend)
+		for role, b := range backends {
+			if err == nil && kind == "gateway" && !isService(b) {
+				err = fmt.Errorf("--backend %s: a Gateway sends to a Service of its namespace: give %s=NAME:PORT", role, role)
+			}
+		}
+		return backends, err
 	case kind == "gateway":
 		backends := map[string]deploy.Backend{}
 		for _, r := range fleet.Roles {

@@ -36,6 +36,17 @@ func Caddy(in Input) ([]byte, error) {
 	} else {
 		f.line("	auto_https off")
 	}
+	f.because("	", "No access token of a query comes into a log.")
+	f.line("	log {")
+	f.line("		format filter {")
+	f.line("			wrap json")
+	f.line("			fields {")
+	f.line("				request>uri query {")
+	f.line("					delete access_token")
+	f.line("				}")
+	f.line("			}")
+	f.line("		}")
+	f.line("	}")
 	f.line("	servers {")
 	f.line("		timeouts {")
 	f.line("			read_header 20s")

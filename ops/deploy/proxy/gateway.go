@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"cmp"
 	"fmt"
+	"net"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -20,12 +22,12 @@ const (
 // servicePort is the port of clients on the Services of Kubernetes.
 const servicePort = 8008
 
-// gatewayClass is what a Gateway can tell apart.
-func (in *Input) gatewayClass(c class) class {
-	c.key, c.field, c.limit, c.upload = "", 0, 0, false
-	if in.streams(c.backend) {
+// gatewayClass is what a Gateway can tell apart. files tells that the route has files as answers.
+func (in *Input) gatewayClass(c class, files bool) class {
+	if files || in.streams(c.backend) {
 		c.timeout = 0
 	}
+	c.key, c.field, c.limit, c.upload = "", 0, 0, false
 	return c
 }
 
@@ -35,8 +37,8 @@ func (in *Input) streams(name string) bool {
 	return slices.ContainsFunc(in.Roles, func(r role.Role) bool { return r.Name == name && (r.Key == "media" || r.Pool == "media") })
 }
 
-// Gateway renders HTTPRoutes of the Kubernetes Gateway API, v1. The backend of a role is the Service
-// lyceum-<role>, port 8008; of Backends only the names are looked at. Path expressions need a Gateway that
+// Gateway renders HTTPRoutes of the Kubernetes Gateway API, v1. The backend of a role is the Service that Backends name, else the
+// Service lyceum-<role>, port 8008. Path expressions need a Gateway that
 // takes RegularExpression with the syntax of RE2 or PCRE, such as Envoy Gateway or Istio.
 func Gateway(in Input) ([]byte, error) {
 	in, err := in.check(false)
@@ -49,7 +51,7 @@ func Gateway(in Input) ([]byte, error) {
 	}
 	f := &file{}
 	f.head(&in, "The routing of Lyceum for a Gateway of Kubernetes:",
-		"    kubectl apply -f gateway.yaml",
+		"    kubectl apply -f "+cmp.Or(in.File, "FILE"),
 		"",
 		"A HTTPRoute can not name a key to hash by, a limit of bodies, or repeat what failed. Lyceum does without: a process",
 		"passes a request on to the one that has the key, and counts bodies itself. Time-outs are for whole answers,",
@@ -65,7 +67,7 @@ func Gateway(in Input) ([]byte, error) {
 		}
 		byBackend[r.class.backend] = append(byBackend[r.class.backend], r)
 	}
-	other := in.gatewayClass(in.other())
+	other := in.gatewayClass(in.other(), false)
 	if !slices.Contains(names, other.backend) {
 		names = append(names, other.backend)
 	}
@@ -100,6 +102,22 @@ func Gateway(in Input) ([]byte, error) {
 		}
 	}
 	return bytes.TrimLeft(f.Bytes(), "\n"), nil
+}
+
+// service is the Service of a role and its port.
+func (in *Input) service(name string) (string, int) {
+	b := in.Backends[name]
+	if b.DNS != "" {
+		return b.DNS, b.Port
+	}
+	if len(b.Servers) == 1 {
+		if host, text, err := net.SplitHostPort(b.Servers[0]); err == nil && nameOf.MatchString(host) {
+			if port, err := strconv.Atoi(text); err == nil {
+				return host, port
+			}
+		}
+	}
+	return "lyceum-" + name, servicePort
 }
 
 func matches(list []rule) (n int) {
@@ -149,8 +167,9 @@ func (f *file) gatewayRoute(in *Input, name string, part int, blocks [][]rule, t
 			}
 		}
 		f.line("      backendRefs:")
-		f.line("        - name: lyceum-%s", name)
-		f.line("          port: %d", servicePort)
+		service, port := in.service(name)
+		f.line("        - name: %s", service)
+		f.line("          port: %d", port)
 		f.line("      timeouts:")
 		if times[i] == 0 {
 			f.line("        request: 0s")

@@ -87,13 +87,47 @@ func TestGateway(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				want := checked.gatewayClass(checked.classify(&routes[i], field))
+				want := checked.gatewayClass(checked.classify(&routes[i], field), checked.streams(routes[i].Role))
 				got, err := choose(all, routes[i].Method(), plainExample(&routes[i], "%21x"))
 				if err != nil || got != "lyceum-"+want.backend {
 					t.Errorf("%s goes to %s, want %s: %v", routes[i].Pattern, got, want.backend, err)
 				}
 			}
 		})
+	}
+}
+
+// TestGatewayOfOneProcess: files have no time-out where one Service serves everything, and the Service that is named is sent to.
+func TestGatewayOfOneProcess(t *testing.T) {
+	text, err := Gateway(Input{
+		Roles: tableRoles, Routes: table(t), Backends: map[string]Backend{"all": {Servers: []string{"chat:80"}}}, File: "gateway/httproutes.yaml",
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(text), "        - name: chat\n          port: 80\n") || strings.Contains(string(text), "lyceum-all\n          port") {
+		t.Errorf("the Service that was named is not sent to:\n%s", text)
+	}
+	if !strings.Contains(string(text), "kubectl apply -f gateway/httproutes.yaml") {
+		t.Errorf("the head names another file:\n%.300s", text)
+	}
+	decoder := yaml.NewDecoder(bytes.NewReader(text))
+	free := 0
+	for {
+		var r httpRoute
+		if err := decoder.Decode(&r); err != nil {
+			break
+		}
+		for _, rule := range r.Spec.Rules {
+			for _, m := range rule.Matches {
+				if strings.Contains(m.Path.Value, "/media") && !strings.Contains(m.Path.Value, "config") && rule.Timeouts.Request == "0s" {
+					free++
+				}
+			}
+		}
+	}
+	if free == 0 {
+		t.Errorf("downloads have a time-out:\n%s", text)
 	}
 }
 

@@ -97,7 +97,8 @@ func (f *file) haproxyDefaults(in *Input) {
 	f.line("defaults")
 	f.line("  mode http")
 	f.line("  log global")
-	f.line("  option httplog")
+	f.because("  ", "As option httplog, but without the query: it may hold an access token.")
+	f.line("  log-format \"%%ci:%%cp [%%tr] %%ft %%b/%%s %%TR/%%Tw/%%Tc/%%Tr/%%Ta %%ST %%B %%CC %%CS %%tsc %%ac/%%fc/%%bc/%%sc/%%rc %%sq/%%bq %%hr %%hs %%HM %%HPO %%HV\"")
 	f.line("  option dontlognull")
 	f.because("  ", "/health is 200 only when a process would serve requests, and 503 from the moment it drains.",
 		"A process that drains finishes what it has, so its connections are not cut.")
@@ -136,10 +137,11 @@ func (f *file) haproxyDefaults(in *Input) {
 	f.line("")
 }
 
+// haproxyBind is an address to listen on: without a host all of IPv4 and IPv6.
 func haproxyBind(address string) string {
 	host, port, _ := net.SplitHostPort(address)
 	if host == "" {
-		return ":" + port
+		return ":" + port + ",:::" + port + " v6only"
 	}
 	return net.JoinHostPort(host, port)
 }
@@ -262,7 +264,7 @@ func (f *file) haproxyBackend(in *Input, name string, list []rule) {
 		f.line("  server-template %s- 1-%d %s:%d resolvers lyceum init-addr none", name, max16(b.Max), b.DNS, b.Port)
 	}
 	for i, server := range b.Servers {
-		f.line("  server %s-%d %s", name, i+1, haproxyBind(server))
+		f.line("  server %s-%d %s", name, i+1, server)
 	}
 	if backed {
 		f.because("  ", "Where the processes are now these know, when none of the others can be reached, as after a restart that moved",
@@ -272,7 +274,7 @@ func (f *file) haproxyBackend(in *Input, name string, list []rule) {
 			f.line("  server-template backup- 1-%d %s:%d backup resolvers lyceum init-addr none", max16(back.Max), back.DNS, back.Port)
 		}
 		for i, server := range back.Servers {
-			f.line("  server backup-%d %s backup", i+1, haproxyBind(server))
+			f.line("  server backup-%d %s backup", i+1, server)
 		}
 	}
 	f.line("")

@@ -128,6 +128,7 @@ type fleet struct {
 	proxy    *engines.Proxy
 	replicas map[string]*replica
 	client   *http.Client
+	dir      string // with the log of the balancer
 }
 
 const (
@@ -182,6 +183,7 @@ func (f *fleet) start(p proxied) {
 	ctx, cancel := context.WithTimeout(f.t.Context(), time.Minute)
 	defer cancel()
 	var err error
+	f.dir = dir
 	f.proxy, err = p.start(ctx, dir, func(listen string) ([]byte, error) {
 		in := f.in
 		in.Listen = listen
@@ -705,5 +707,36 @@ func (f *fleet) moved(t *testing.T, n int, foundOut bool) {
 	}
 	for deadline := time.Now().Add(3 * time.Second); time.Now().Before(deadline); { // before and after it is found out
 		all(func(string) string { return "router" })
+	}
+}
+
+// TestNoLogHoldsATokenOfAQuery, also when no process can be reached.
+func TestNoLogHoldsATokenOfAQuery(t *testing.T) {
+	for _, p := range proxies {
+		t.Run(p.name, func(t *testing.T) {
+			f := &fleet{t: t, in: Input{Roles: tableRoles, Routes: table(t)}, client: &http.Client{}}
+			r := startReplica(t, "router-0")
+			f.in.Backends = map[string]Backend{"router": {Servers: []string{r.server.Listener.Addr().String()}}}
+			f.start(p)
+			if _, _, err := f.ask("GET", "/_matrix/client/v3/sync?access_token=a-secret-token-"+p.name, nil); err != nil {
+				t.Fatal(err)
+			}
+			r.server.Close()
+			_, _, _ = f.ask("GET", "/_matrix/client/v3/sync?access_token=a-secret-token-"+p.name, nil) // 503 or a broken connection
+			time.Sleep(300 * time.Millisecond)
+			logs := []string{filepath.Join(f.dir, "server.log")}
+			if p.name == "nginx" { // its error log is not ours to shape, as its header says
+				logs = []string{"/var/log/nginx/access.log"}
+			}
+			for _, name := range logs {
+				text, err := os.ReadFile(name)
+				if err != nil || strings.Contains(string(text), "a-secret-token-"+p.name) {
+					t.Errorf("%s: %v %s", name, err, text[max(0, len(text)-1500):])
+				}
+				if p.name != "caddy" && !strings.Contains(string(text), "/_matrix/client/v3/sync") {
+					t.Errorf("%s does not tell of the request: %s", name, text[max(0, len(text)-1500):])
+				}
+			}
+		})
 	}
 }

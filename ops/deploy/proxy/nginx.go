@@ -130,6 +130,12 @@ func (f *file) nginxMaps(in *Input, list []rule) {
 	f.nginxMap(`"$request_method:$lyceum_reached:$upstream_status"`, "$lyceum_again", "~:away: again", "~504$ late",
 		`"~^(?:POST|PATCH):" lost`, "default again")
 
+	f.because("", "The log has no query, which may hold an access token. The error log of nginx has it, of requests that failed.")
+	f.nginxMap("$request_uri", "$lyceum_path", `"~^(?<lyceum_logged>[^?]*)" $lyceum_logged`, `default ""`)
+	f.line("log_format lyceum '$remote_addr [$time_local] \"$request_method $lyceum_path $server_protocol\" $status $body_bytes_sent '")
+	f.line("    '$request_time $upstream_addr \"$http_user_agent\"';")
+	f.line("")
+
 	f.nginxMap("$http_upgrade", "$lyceum_connection", `"" ""`, "default upgrade")
 	f.because("", "Who the client is says this balancer alone: what clients claim is dropped. Name this host in http.trusted_proxies.")
 	f.line("geo $lyceum_trusted {")
@@ -143,12 +149,15 @@ func (f *file) nginxMaps(in *Input, list []rule) {
 	f.nginxMap(`"$lyceum_trusted:$http_x_forwarded_proto"`, "$lyceum_proto", "1:https https", "1:http http", "default $scheme")
 }
 
-func nginxListen(address string) string {
+// nginxListen writes the addresses to listen on: without a host all of IPv4 and IPv6.
+func (f *file) nginxListen(address, options string) {
 	host, port, _ := net.SplitHostPort(address)
-	if host == "" {
-		return port
+	if host != "" {
+		f.line("    listen %s%s;", net.JoinHostPort(host, port), options)
+		return
 	}
-	return net.JoinHostPort(host, port)
+	f.line("    listen %s%s;", port, options)
+	f.line("    listen [::]:%s%s;", port, options)
 }
 
 func (f *file) nginxServer(in *Input, list []rule) {
@@ -158,7 +167,7 @@ func (f *file) nginxServer(in *Input, list []rule) {
 	}
 	if in.Redirect != "" && in.TLSCertificate != "" {
 		f.line("server {")
-		f.line("    listen %s;", nginxListen(in.Redirect))
+		f.nginxListen(in.Redirect, "")
 		f.line("    server_name %s;", name)
 		f.line("    return 308 https://$host$request_uri;")
 		f.line("}")
@@ -166,7 +175,7 @@ func (f *file) nginxServer(in *Input, list []rule) {
 	}
 	f.line("server {")
 	if in.TLSCertificate != "" {
-		f.line("    listen %s ssl http2;", nginxListen(in.Listen))
+		f.nginxListen(in.Listen, " ssl http2")
 		f.line("    ssl_certificate %s;", in.TLSCertificate)
 		f.line("    ssl_certificate_key %s;", in.TLSKey)
 		f.line("    ssl_protocols TLSv1.2 TLSv1.3;")
@@ -174,9 +183,10 @@ func (f *file) nginxServer(in *Input, list []rule) {
 			f.line("    add_header Strict-Transport-Security \"%s\" always;", hsts)
 		}
 	} else {
-		f.line("    listen %s;", nginxListen(in.Listen))
+		f.nginxListen(in.Listen, "")
 	}
 	f.line("    server_name %s;", name)
+	f.line("    access_log /var/log/nginx/access.log lyceum;")
 	f.line("    merge_slashes off;")
 	f.line("    server_tokens off;")
 	f.line("    large_client_header_buffers 4 32k;")

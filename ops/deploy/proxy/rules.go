@@ -181,9 +181,9 @@ func (in *Input) other() class {
 }
 
 // rules makes the ordered list of rules. same may make classes equal that a balancer can not tell apart.
-func (in *Input) rules(same func(class) class) ([]rule, error) {
+func (in *Input) rules(same func(c class, files bool) class) ([]rule, error) {
 	if same == nil {
-		same = func(c class) class { return c }
+		same = func(c class, _ bool) class { return c }
 	}
 	var all []rule
 	for i := range in.Routes {
@@ -191,7 +191,7 @@ func (in *Input) rules(same func(class) class) ([]rule, error) {
 		if err != nil {
 			return nil, err
 		}
-		r.class = same(in.classify(&in.Routes[i], field))
+		r.class = same(in.classify(&in.Routes[i], field), in.streams(in.Routes[i].Role))
 		all = append(all, r)
 	}
 	list := joinMethods(all)
@@ -202,7 +202,7 @@ func (in *Input) rules(same func(class) class) ([]rule, error) {
 	list = slices.CompactFunc(list, func(a, b rule) bool {
 		return a.key() == b.key() && slices.Equal(a.methods, b.methods) && a.class == b.class
 	})
-	list = dropNeedless(list, same(in.other()))
+	list = dropNeedless(list, same(in.other(), false))
 	return joinWords(list), nil
 }
 
