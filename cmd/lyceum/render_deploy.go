@@ -21,6 +21,7 @@ import (
 	"lyceum/platform/disk"
 	"lyceum/platform/obs"
 	"lyceum/platform/role"
+	"lyceum/rooms"
 )
 
 type renderDeploy struct {
@@ -68,7 +69,10 @@ func (c *renderDeploy) Run(ctx context.Context) error {
 	if c.Users == 0 {
 		c.Users = map[bool]float64{true: 300, false: 1000}[kind == "systemd"]
 	}
-	p := plan.Make(plan.Load{ConcurrentUsers: c.Users, MessagesPerSecond: c.Messages}, capacities, fleet.PlanRoles())
+	p := plan.Make(plan.Load{
+		ConcurrentUsers: c.Users, MessagesPerSecond: c.Messages,
+		MaxInFlight: float64(config.HTTP.MaxInFlight), OwnerMemory: float64(fleet.SectionOf[rooms.Config](config).OwnerMemory),
+	}, capacities, fleet.PlanRoles())
 	in := c.input(config, p)
 	one := p.Shape == "one" // then a role is no reason for a process
 	if one {
@@ -103,8 +107,9 @@ func (c *renderDeploy) Run(ctx context.Context) error {
 		return err
 	}
 	c.warnOfSize(kind, p)
-	nextSteps(os.Stdout, c.Out, kind, one, p, files)
-	return nil
+	connections, err := deploy.MaxConnections(in)
+	nextSteps(os.Stdout, steps{c.Out, kind, one, connections, p.Database.SharedBuffers}, files)
+	return err
 }
 
 // input is what the plan and the flags say.
@@ -204,37 +209,45 @@ func (c *renderDeploy) warnOfSize(kind string, p *plan.Plan) {
 	}
 }
 
+// steps is what the next steps depend on.
+type steps struct {
+	dir, kind     string
+	one           bool
+	connections   int
+	sharedBuffers float64 // bytes
+}
+
 // nextSteps prints what is left to do, which manual/deploying.md explains.
-func nextSteps(w io.Writer, dir, kind string, one bool, p *plan.Plan, files []deploy.File) {
+func nextSteps(w io.Writer, s steps, files []deploy.File) {
 	fmt.Fprintln(w, "\nWhat is left to do:")
 	for _, f := range files {
-		path := filepath.Join(dir, filepath.FromSlash(f.Name))
+		path := filepath.Join(s.dir, filepath.FromSlash(f.Name))
 		if text, err := os.ReadFile(path); f.Fill != "" && err == nil && bytes.Contains(text, []byte(deploy.Placeholder)) {
 			fmt.Fprintf(w, "  write into %s: %s (it has %s there)\n", path, f.Fill, deploy.Placeholder)
 		}
 	}
-	switch kind {
+	switch s.kind {
 	case "systemd":
 		unit := "lyceum.target"
-		if one {
+		if s.one {
 			unit = "lyceum"
 		} else {
 			fmt.Fprintf(w, "  set in postgresql.conf: max_connections = %d, shared_buffers = %.0fMB\n",
-				p.Database.MaxConnections, p.Database.SharedBuffers/(1<<20))
+				s.connections, s.sharedBuffers/(1<<20))
 		}
-		fmt.Fprintf(w, "  as root: cd %s && cp bin/lyceum /usr/local/bin/ && cp -r sysusers.d /etc/ && systemd-sysusers lyceum.conf\n", dir)
+		fmt.Fprintf(w, "  as root: cd %s && cp bin/lyceum /usr/local/bin/ && cp -r sysusers.d /etc/ && systemd-sysusers lyceum.conf\n", s.dir)
 		fmt.Fprintln(w, "  cp -r system/* /etc/systemd/system/ && cp -r lyceum /etc/")
 		fmt.Fprintf(w, "  systemctl daemon-reload && systemctl enable --now %s\n", unit)
 		fmt.Fprintln(w, "  lyceum user add --admin NAME --config /etc/lyceum/lyceum.yaml")
 	case "compose":
 		service := "router"
-		if one {
+		if s.one {
 			service = "lyceum"
 		}
-		fmt.Fprintf(w, "  cd %s && docker compose up --detach --wait\n", dir)
+		fmt.Fprintf(w, "  cd %s && docker compose up --detach --wait\n", s.dir)
 		fmt.Fprintf(w, "  docker compose exec %s lyceum user add --admin NAME --config /etc/lyceum/lyceum.yaml\n", service)
 	case "kubernetes":
-		fmt.Fprintf(w, "  kubectl apply --server-side -k %s\n", dir)
+		fmt.Fprintf(w, "  kubectl apply --server-side -k %s\n", s.dir)
 	default:
 		fmt.Fprintf(w, "  see manual/deploying.md\n")
 	}

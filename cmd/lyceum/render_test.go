@@ -6,6 +6,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -80,7 +82,7 @@ func TestARenderedSystemdFleetServesAndObeysTheCommandLine(t *testing.T) {
 	}
 	for until := time.Now().Add(time.Minute); ; time.Sleep(200 * time.Millisecond) {
 		status, err := s.Run(t, "status", "--config", config)
-		if err == nil && strings.Count(status, "machine ") >= 2 || time.Now().After(until) {
+		if err == nil && strings.Contains(status, ", 2 processes,") || time.Now().After(until) {
 			t.Logf("%v\n%s", err, status)
 			break
 		}
@@ -185,4 +187,25 @@ func TestRenderersRefuseWhatDoesNotFit(t *testing.T) {
 		t.Errorf("the URL is %q", got)
 	}
 	s.MustFail(t, []string{"fleet-secret holds another secret"}, append(args, "--set", "fleet.secret=another secret of a fleet")...)
+}
+
+// TestAPlanThatIsTooLargeForOneMachineIsToldOf, and its figures are those of the plan.
+func TestAPlanThatIsTooLargeForOneMachineIsToldOf(t *testing.T) {
+	s, dir := rendered(t)
+	out := s.MustRun(t, "render", "compose", "--server-name", "example.org", "--users", "20000", "-o", dir)
+	if !strings.Contains(out, "one machine with 16 (--cores): take several machines with lyceum render kubernetes") {
+		t.Errorf("nothing is said of the machine:\n%s", out)
+	}
+	compose := readFile(t, dir, "compose.yaml")
+	if strings.Contains(compose, "shared_buffers=512MB") || !strings.Contains(readFile(t, dir, "lyceum.yaml"), "connections: ") {
+		t.Error("the figures of the plan for PostgreSQL are not there")
+	}
+	for _, m := range regexp.MustCompile(`memory: "(\d+)M"`).FindAllStringSubmatch(compose, -1) {
+		if n, err := strconv.Atoi(m[1]); err != nil || n < 456 {
+			t.Errorf("a limit of %s MiB is less than a process may take", m[1])
+		}
+	}
+	if out := s.MustRun(t, "render", "systemd", "--server-name", "example.org", "-o", t.TempDir()); strings.Contains(out, "--cores") {
+		t.Errorf("one process is too large for the machine:\n%s", out)
+	}
 }

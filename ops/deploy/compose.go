@@ -73,9 +73,14 @@ type composeGroup struct {
 }
 
 // memory is what a process with several roles gets: roles of one process share its caches and its runtime, so
-// the largest counts whole and the others half.
-func (in *Input) memory(roles []string) (limit, aim int64) {
-	for _, name := range roles {
+// the largest counts whole and the others half. One that stands for several processes of the plan gets what they would.
+func (in *Input) memory(g Group) (limit, aim int64) {
+	times := int64(1)
+	if entry := in.entry(); slices.Contains(g.Roles, entry) && entry == "router" {
+		times = int64(max(1, in.Sizes[entry].Min/g.Replicas))
+	}
+	defer func() { limit, aim = times*limit, times*aim }()
+	for _, name := range g.Roles {
 		s, ok := in.Sizes[name]
 		if !ok {
 			continue
@@ -90,7 +95,7 @@ func (in *Input) composeGroups() []composeGroup {
 	var out []composeGroup
 	var router *composeGroup
 	for _, g := range in.Groups {
-		limit, aim := in.memory(g.Roles)
+		limit, aim := in.memory(g)
 		c := composeGroup{Group: g, Router: slices.Contains(g.Roles, in.entry())}
 		c.Memory, c.GoMemory = fmt.Sprintf("%dM", limit/mebibyte), fmt.Sprintf("%dMiB", aim/mebibyte)
 		if c.Router && router == nil {
@@ -111,6 +116,12 @@ func (in *Input) composeGroups() []composeGroup {
 
 // processConnections is database.connections where it is not given.
 const processConnections = 16
+
+// MaxConnections are what PostgreSQL must allow for the processes of compose and systemd.
+func MaxConnections(in Input) (int, error) {
+	in, err := in.withDefaults()
+	return in.connections(), err
+}
 
 // connections are what PostgreSQL must allow: those of all processes and of one more for each group, which starts
 // while an old one ends, and some for the operator.

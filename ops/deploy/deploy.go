@@ -252,7 +252,7 @@ func (s Size) withDefaults(r role.Role) Size {
 	d := Size{Min: 2, Max: 10, CPU: 250, Memory: 1024 * mebibyte}
 	switch {
 	case writes(r):
-		d = Size{Min: 2, Max: 6, CPU: 250, Memory: 768 * mebibyte}
+		d = Size{Min: 2, Max: 6, CPU: 250, Memory: 1024 * mebibyte}
 	case decodes(r):
 		d.Memory = 2048 * mebibyte
 	case r.Name == "sync":

@@ -150,7 +150,7 @@ func TestSizesHaveDefaults(t *testing.T) {
 		role  role.Role
 		want  Size
 	}{
-		{Size{}, writer, Size{Min: 2, Max: 6, CPU: 250, Memory: 768 << 20, MemoryRequest: 576 << 20}},
+		{Size{}, writer, Size{Min: 2, Max: 6, CPU: 250, Memory: 1 << 30, MemoryRequest: 768 << 20}},
 		{Size{}, reader, Size{Min: 2, Max: 10, CPU: 250, Memory: 1 << 30, MemoryRequest: 768 << 20}},
 		{Size{}, decoder, Size{Min: 2, Max: 10, CPU: 250, Memory: 2 << 30, MemoryRequest: 1 << 30}},
 		{Size{Max: 1}, reader, Size{Min: 1, Max: 1, CPU: 250, Memory: 1 << 30, MemoryRequest: 768 << 20}},

@@ -111,7 +111,7 @@ func (in *Input) machines() []machine {
 	var out []machine
 	listening := false
 	for _, g := range in.Groups {
-		limit, aim := in.memory(g.Roles)
+		limit, aim := in.memory(g)
 		for range g.Replicas {
 			m := machine{ID: len(out), OpsPort: OpsPort + len(out), Name: g.Name, Roles: g.Roles}
 			m.Memory, m.GoMemory = fmt.Sprintf("%dM", limit/mebibyte), fmt.Sprintf("%dMiB", aim/mebibyte)

@@ -17,6 +17,10 @@ type Load struct {
 	Compiles          float64 `json:"compiles"`            // documents compiled at once
 	Cores             float64 `json:"cores_per_process"`   // most a process may use; 0: 2, or more where hearing all news fills so much
 	Habits            Habits  `json:"habits"`
+
+	// Of the configuration, in bytes; 0: their defaults.
+	MaxInFlight float64 `json:"max_in_flight,omitempty"` // http.max_in_flight
+	OwnerMemory float64 `json:"owner_memory,omitempty"`  // rooms.owner_memory
 }
 
 // Habits are what people do beside what Load says. Zero fields take the value of DefaultHabits.

@@ -196,14 +196,31 @@ func (p *planner) size(out *RolePlan, w work) {
 	out.CPULimit = max(out.CPULimit, out.CPU)
 }
 
-// memory is of one process: what it takes at rest with a third more, its waiting clients with a half more, and
-// for pictures what decoding takes; in steps of 64 MiB.
+// What a process may take beyond what it has in memory at rest, as manual/survival.md promises.
+const (
+	DefaultMaxInFlight = 256 * mib // http.max_in_flight
+	DefaultOwnerMemory = 256 * mib // rooms.owner_memory
+	Building           = 200 * mib // what is being built, and garbage
+)
+
+// peak is what a process of a role may take beyond what it has in memory at rest: what it holds for slow clients, what it builds, and
+// the rooms whose events it orders. No memory limit may be below it.
+func (l *Load) peak(role string) float64 {
+	n := cmp.Or(l.MaxInFlight, DefaultMaxInFlight) + Building
+	if role == "events" || role == AllRoles {
+		n += cmp.Or(l.OwnerMemory, DefaultOwnerMemory)
+	}
+	return n
+}
+
+// memory is of one process: what it takes at rest with a third more, its waiting clients with a half more, what it may take beyond
+// that, and for pictures what decoding takes; in steps of 64 MiB.
 func (p *planner) memory(role string, replicas int) float64 {
 	n := 1.33 * p.caps.resident(role)
 	if n == 0 {
 		n = 1.33 * p.caps.resident("client")
 	}
-	n += 1.5 * p.caps.ClientBytes[role] * p.Load.ConcurrentUsers / float64(max(1, replicas))
+	n += 1.5*p.caps.ClientBytes[role]*p.Load.ConcurrentUsers/float64(max(1, replicas)) + p.Load.peak(role)
 	switch {
 	case role == "thumbnails" || role == "media" && !p.took["thumbnails"]:
 		n += 512 * mib * math.Ceil(p.Load.Cores) / 2
@@ -271,7 +288,7 @@ func (p *planner) whole() {
 	}
 	p.size(&out, all)
 	clients := p.caps.ClientBytes["sync"] + p.caps.ClientBytes["router"] + p.caps.ClientBytes[AllRoles]
-	memory = 2*memory + 1.5*clients*p.Load.ConcurrentUsers/float64(out.Replicas) + 512*mib
+	memory = 2*memory + 1.5*clients*p.Load.ConcurrentUsers/float64(out.Replicas) + p.Load.peak(AllRoles) + 512*mib
 	out.Memory = math.Ceil(memory/(64*mib)) * 64 * mib
 	out.Why = fmt.Sprintf("%s busy cores in all at %.0f %% of %s cores a process", number(all.busy), 100*Target, number(p.Load.Cores))
 	p.Whole = out

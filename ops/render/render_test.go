@@ -9,6 +9,7 @@ import (
 	"lyceum/ops/deploy"
 	"lyceum/ops/plan"
 	"lyceum/platform/conf"
+	"lyceum/rooms"
 )
 
 func TestRenderedConfigurationsLoad(t *testing.T) {
@@ -43,6 +44,33 @@ func TestRenderedConfigurationsLoad(t *testing.T) {
 	}
 	if c.Server.Name != "example.org" || c.Embedded() || c.Fleet.Secret.Reveal() != in.Secrets.Fleet {
 		t.Errorf("the rendered configuration says something else:\n%s", text)
+	}
+}
+
+// TestPlansKnowTheDefaultsOfTheConfiguration that make processes take memory.
+func TestPlansKnowTheDefaultsOfTheConfiguration(t *testing.T) {
+	c, err := fleet.Load(conf.Sources{Environ: []string{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.HTTP.MaxInFlight != plan.DefaultMaxInFlight || fleet.SectionOf[rooms.Config](c).OwnerMemory != plan.DefaultOwnerMemory {
+		t.Errorf("the defaults are %v and %v", c.HTTP.MaxInFlight, fleet.SectionOf[rooms.Config](c).OwnerMemory)
+	}
+}
+
+// TestNoProcessIsKilledForWhatItIsPromised: limits of every role hold what manual/survival.md says that a process may take.
+func TestNoProcessIsKilledForWhatItIsPromised(t *testing.T) {
+	for _, users := range []float64{300, 1000, 20000} {
+		p := plan.Make(plan.Load{ConcurrentUsers: users}, plan.Default(), fleet.PlanRoles())
+		for name, s := range Sizes(p) {
+			needs := plan.DefaultMaxInFlight + plan.Building + 40<<20
+			if name == "events" {
+				needs += plan.DefaultOwnerMemory
+			}
+			if s.Memory < int64(needs) {
+				t.Errorf("%v users: %s may take %d MiB and needs %d", users, name, s.Memory>>20, needs>>20)
+			}
+		}
 	}
 }
 
