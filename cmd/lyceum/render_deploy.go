@@ -108,7 +108,7 @@ func (c *renderDeploy) Run(ctx context.Context) error {
 	}
 	c.warnOfSize(kind, p)
 	connections, err := deploy.MaxConnections(in)
-	nextSteps(os.Stdout, steps{c.Out, kind, one, connections, p.Database.SharedBuffers}, files)
+	nextSteps(os.Stdout, steps{c.Out, kind, c.Namespace, one, connections, p.Database.SharedBuffers}, files)
 	return err
 }
 
@@ -132,11 +132,13 @@ func (c *renderDeploy) input(config *fleet.Config, p *plan.Plan) deploy.Input {
 func (c *renderDeploy) checkEngines(kind string, one bool) error {
 	for _, f := range []struct{ flag, value string }{{"--postgres", c.Postgres}, {"--redis", c.RedisAt}, {"--s3", c.S3}} {
 		if kind == "compose" && f.value != "" {
-			return fmt.Errorf("%s: compose.yaml has PostgreSQL, Redis and an S3 store of its own: leave it out, or render systemd or kubernetes", f.flag)
+			return fmt.Errorf("%s: compose.yaml has PostgreSQL, Redis and an S3 store of its own: leave it out, or render systemd or kubernetes",
+				f.flag)
 		}
 	}
 	if kind == "systemd" && one && (c.RedisAt != "" || c.RedisTLS) {
-		return fmt.Errorf("--redis: one process, which is enough for %.0f users, needs no Redis: leave it out, or size a fleet with --users", c.Users)
+		return fmt.Errorf("--redis: one process, which is enough for %.0f users, needs no Redis: leave it out, or size a fleet with --users",
+			c.Users)
 	}
 	return nil
 }
@@ -212,6 +214,7 @@ func (c *renderDeploy) warnOfSize(kind string, p *plan.Plan) {
 // steps is what the next steps depend on.
 type steps struct {
 	dir, kind     string
+	namespace     string
 	one           bool
 	connections   int
 	sharedBuffers float64 // bytes
@@ -247,7 +250,16 @@ func nextSteps(w io.Writer, s steps, files []deploy.File) {
 		fmt.Fprintf(w, "  cd %s && docker compose up --detach --wait\n", s.dir)
 		fmt.Fprintf(w, "  docker compose exec %s lyceum user add --admin NAME --config /etc/lyceum/lyceum.yaml\n", service)
 	case "kubernetes":
+		if !slices.ContainsFunc(files, func(f deploy.File) bool { return f.Name == "secret.yaml" }) {
+			fmt.Fprintf(w, "  make the Secret, as the head of %s says\n", filepath.Join(s.dir, "kustomization.yaml"))
+		}
+		role := "router"
+		if s.one {
+			role = "all"
+		}
 		fmt.Fprintf(w, "  kubectl apply --server-side -k %s\n", s.dir)
+		fmt.Fprintf(w, "  kubectl exec --namespace %s deploy/lyceum-%s -- lyceum user add --admin NAME --config /etc/lyceum/lyceum.yaml\n",
+			s.namespace, role)
 	default:
 		fmt.Fprintf(w, "  see manual/deploying.md\n")
 	}

@@ -61,7 +61,7 @@ func TestARenderedSystemdFleetServesAndObeysTheCommandLine(t *testing.T) {
 	}
 	for _, id := range []string{"0", "1"} { // two of all roles are as much a fleet as nine
 		cmd := exec.Command(program, "serve", "--config", config)
-		unit := strings.NewReplacer("%i", id, "%S", filepath.Join(dir, "state"), "/state/lyceum/", "/state/", "%d", filepath.Join(dir, "lyceum", "secrets"))
+		unit := strings.NewReplacer("%i", id, "%S", filepath.Join(dir, "state"), "%d", filepath.Join(dir, "lyceum", "secrets"))
 		for line := range strings.Lines(unit.Replace(readFile(t, dir, "system", "lyceum@.service"))) {
 			if variable, ok := strings.CutPrefix(strings.TrimSpace(line), "Environment="); ok {
 				cmd.Env = append(cmd.Env, variable)
@@ -108,14 +108,14 @@ func TestRenderersTakeTheConfiguration(t *testing.T) {
 	}
 	for _, kind := range []string{"systemd", "compose", "kubernetes"} {
 		to := filepath.Join(dir, kind)
-		s.MustRun(t, "render", kind, "--config", file, "--set", "accounts.registration=closed", "--set", "accounts.shared_secret=secret words",
-			"--users", "1000", "-o", to)
+		s.MustRun(t, "render", kind, "--config", file, "--set", "accounts.registration=closed",
+			"--set", "accounts.shared_secret=some shared secret", "--users", "1000", "-o", to)
 		name := map[string]string{"systemd": "lyceum/lyceum.yaml"}[kind]
 		if name == "" {
 			name = "lyceum.yaml"
 		}
 		text := readFile(t, to, name)
-		if strings.Contains(text, "secret words") || strings.Contains(text, "24 characters") {
+		if strings.Contains(text, "some shared secret") || strings.Contains(text, "24 characters") {
 			t.Errorf("%s: the configuration holds secrets:\n%s", kind, text)
 		}
 		secrets := t.TempDir()
@@ -142,13 +142,13 @@ func TestRenderersTakeTheConfiguration(t *testing.T) {
 			t.Errorf("%s lost a key:\n%s", kind, text)
 		}
 	}
-	if got := readFile(t, dir, "compose", "secrets", "accounts-shared-secret"); got != "secret words" {
+	if got := readFile(t, dir, "compose", "secrets", "accounts-shared-secret"); got != "some shared secret" {
 		t.Errorf("compose: %q", got)
 	}
 	if got := readFile(t, dir, "systemd", "lyceum", "secrets", "fleet-secret"); got != "a secret of 24 characters\n" {
 		t.Errorf("systemd: %q", got)
 	}
-	if text := readFile(t, dir, "kubernetes", "secret.yaml"); !strings.Contains(text, "accounts-shared-secret: \"secret words\"") ||
+	if text := readFile(t, dir, "kubernetes", "secret.yaml"); !strings.Contains(text, "accounts-shared-secret: \"some shared secret\"") ||
 		!strings.Contains(text, "fleet-secret: \"a secret of 24 characters\"") {
 		t.Errorf("secret.yaml:\n%s", text)
 	}
@@ -207,5 +207,31 @@ func TestAPlanThatIsTooLargeForOneMachineIsToldOf(t *testing.T) {
 	}
 	if out := s.MustRun(t, "render", "systemd", "--server-name", "example.org", "-o", t.TempDir()); strings.Contains(out, "--cores") {
 		t.Errorf("one process is too large for the machine:\n%s", out)
+	}
+}
+
+// TestKubernetesManifestsFitTheirEngines: keys for a store in the cluster, a way to the keys of a machine's role, and the namespace of
+// the gateway.
+func TestKubernetesManifestsFitTheirEngines(t *testing.T) {
+	s, dir := rendered(t)
+	args := []string{"render", "kubernetes", "--server-name", "example.org", "--users", "300", "-o", dir}
+	s.MustRun(t, append(args, "--ingress", "envoy-gateway-system")...)
+	config, network := readFile(t, dir, "lyceum.yaml"), readFile(t, dir, "network.yaml")
+	if !strings.Contains(config, `access_key: "lyceum"`) || !strings.Contains(config, "secret_key_file") {
+		t.Errorf("a store in the cluster has no keys:\n%s", config)
+	}
+	if !strings.Contains(network, "kubernetes.io/metadata.name: envoy-gateway-system") || strings.Contains(network, "169.254.169.254/32") {
+		t.Errorf("the network policies:\n%s", network)
+	}
+	if text := readFile(t, dir, "role-all.yaml"); strings.Contains(text, "owns nothing") {
+		t.Errorf("role-all.yaml:\n%.400s", text)
+	}
+	s.MustRun(t, append(args, "--s3", "https://s3.eu-west-1.amazonaws.com")...)
+	config, network = readFile(t, dir, "lyceum.yaml"), readFile(t, dir, "network.yaml")
+	if strings.Contains(config, "access_key") || !strings.Contains(network, "169.254.169.254/32") {
+		t.Errorf("the role of a machine gives no keys:\n%s\n%s", config, network)
+	}
+	if !strings.Contains(config, "trusted_proxies") {
+		t.Errorf("nobody says who the client is:\n%s", config)
 	}
 }

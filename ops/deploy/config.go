@@ -54,6 +54,9 @@ func (in *Input) config(p place) ([]byte, error) {
 	d := &document{}
 	d.head("The configuration of all processes; manual/config.md explains every key. What differs between processes (roles, machine id,",
 		"addresses) comes from their environment.")
+	if p.alone {
+		d.head("The configuration; manual/config.md explains every key.")
+	}
 	d.set("server.name", in.ServerName)
 	d.set("server.data", stateDirectory)
 	switch {
@@ -83,7 +86,7 @@ func (in *Input) config(p place) ([]byte, error) {
 	d.because("http.drain_delay", in.Drain.String(), "At the end of a process: not ready for so long, then requests under way have so long.")
 	d.set("http.shutdown_timeout", in.Shutdown.String())
 	if len(in.TrustedProxies) > 0 {
-		d.because("http.trusted_proxies", in.TrustedProxies, "Who the client is tells the proxy with TLS, which comes from here.")
+		d.because("http.trusted_proxies", in.TrustedProxies, "The proxy with TLS comes from here and says who the client is.")
 	}
 	d.set("accounts.well_known.client", in.PublicURL)
 	if in.decodes() {

@@ -17,7 +17,7 @@ func TestSystemdOneIsOneUnitOverSQLite(t *testing.T) {
 	in.Sizes, in.Secrets, in.TrustedProxies = nil, Secrets{}, nil
 	in.Binary = "/bin/true"
 	files, err := SystemdOne(in, Size{Memory: 800 * mebibyte})
-	if err != nil || len(files) != 3 {
+	if err != nil || len(files) != 5 {
 		t.Fatalf("%v, %v", files, err)
 	}
 	body := find(t, files, "system/lyceum.service")
@@ -38,6 +38,11 @@ func TestSystemdOneIsOneUnitOverSQLite(t *testing.T) {
 	if len(service["Service.LoadCredential"]) > 0 {
 		t.Error("a process over SQLite loads secrets")
 	}
+	backup := unit(find(t, files, "system/lyceum-backup.service"))
+	if user := backup["Service.User"]; len(user) != 1 || user[0] != service["Service.User"][0] || len(backup["Service.ExecStart"]) != 2 {
+		t.Errorf("the backup: %v", backup)
+	}
+	find(t, files, "system/lyceum-backup.timer")
 	program, err := exec.LookPath("systemd-analyze")
 	if err != nil {
 		t.Skip("systemd-analyze is not here")

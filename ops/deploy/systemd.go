@@ -86,9 +86,11 @@ func (r *renderer) hardening(in *Input) string {
 	return string(text)
 }
 
-// configuration adds lyceum.yaml, the files of its secrets and the user of the service.
+// configuration adds lyceum.yaml, the files of its secrets, the user of the service and the units of backups.
 func (r *renderer) configuration(in *Input, p place) {
 	r.add("sysusers.d/lyceum.conf", 0o644, "systemd/sysusers.conf", nil)
+	r.add("system/lyceum-backup.service", 0o644, "systemd/lyceum-backup.service.tmpl", map[string]any{"In": in, "Secrets": p.files})
+	r.add("system/lyceum-backup.timer", 0o644, "systemd/lyceum-backup.timer", nil)
 	config, err := in.config(p)
 	r.note(err)
 	r.files = append(r.files, File{Name: "lyceum/lyceum.yaml", Mode: 0o644, Body: config})

@@ -102,7 +102,7 @@ func TestSystemdTakesTheUnits(t *testing.T) {
 		t.Fatal(err)
 	}
 	dir := filepath.Join(write(t, files), "system")
-	for _, name := range []string{"lyceum@0.service", "lyceum@3.service", "lyceum.target"} {
+	for _, name := range []string{"lyceum@0.service", "lyceum@3.service", "lyceum.target", "lyceum-backup.service", "lyceum-backup.timer"} {
 		cmd := exec.Command(analyze, "verify", "--man=no", filepath.Join(dir, name))
 		cmd.Env = append(os.Environ(), "SYSTEMD_UNIT_PATH="+dir+":")
 		out, err := cmd.CombinedOutput()

@@ -196,8 +196,8 @@ func (s *settle) databaseAddress() {
 
 // redis takes a key of the bus.
 func (s *settle) redis(g *conf.Given) {
-	ofCompose := []string{"redis.addresses", "redis.tls", "redis.username", "redis.sentinel_master"}
-	own := s.to.Kind == "compose" && slices.Contains(ofCompose, g.Key)
+	own := s.to.Kind == "compose" &&
+		slices.Contains([]string{"redis.addresses", "redis.tls", "redis.username", "redis.sentinel_master"}, g.Key)
 	switch {
 	case own:
 		s.refuse(g, "compose.yaml has a Redis of its own: leave it out, or render systemd or kubernetes")

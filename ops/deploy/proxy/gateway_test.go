@@ -100,12 +100,14 @@ func TestGateway(t *testing.T) {
 // TestGatewayOfOneProcess: files have no time-out where one Service serves everything, and the Service that is named is sent to.
 func TestGatewayOfOneProcess(t *testing.T) {
 	text, err := Gateway(Input{
-		Roles: tableRoles, Routes: table(t), Backends: map[string]Backend{"all": {Servers: []string{"chat:80"}}}, File: "gateway/httproutes.yaml",
+		Roles: tableRoles, Routes: table(t), Backends: map[string]Backend{"all": {Servers: []string{"chat:80"}}},
+		File: "gateway/httproutes.yaml",
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !strings.Contains(string(text), "        - name: chat\n          port: 80\n") || strings.Contains(string(text), "lyceum-all\n          port") {
+	if !strings.Contains(string(text), "        - name: chat\n          port: 80\n") ||
+		strings.Contains(string(text), "lyceum-all\n          port") {
 		t.Errorf("the Service that was named is not sent to:\n%s", text)
 	}
 	if !strings.Contains(string(text), "kubectl apply -f gateway/httproutes.yaml") {

@@ -98,7 +98,8 @@ func (f *file) haproxyDefaults(in *Input) {
 	f.line("  mode http")
 	f.line("  log global")
 	f.because("  ", "As option httplog, but without the query: it may hold an access token.")
-	f.line("  log-format \"%%ci:%%cp [%%tr] %%ft %%b/%%s %%TR/%%Tw/%%Tc/%%Tr/%%Ta %%ST %%B %%CC %%CS %%tsc %%ac/%%fc/%%bc/%%sc/%%rc %%sq/%%bq %%hr %%hs %%HM %%HPO %%HV\"")
+	f.line("%s", `  log-format "%ci:%cp [%tr] %ft %b/%s %TR/%Tw/%Tc/%Tr/%Ta %ST %B %CC %CS %tsc %ac/%fc/%bc/%sc/%rc %sq/%bq %hr %hs`+
+		` %HM %HPO %HV"`)
 	f.line("  option dontlognull")
 	f.because("  ", "/health is 200 only when a process would serve requests, and 503 from the moment it drains.",
 		"A process that drains finishes what it has, so its connections are not cut.")

@@ -27,7 +27,9 @@ func TestPlainTextIsNotServedWhereTLSIsExpected(t *testing.T) {
 		}
 	}
 	// What is left out of an address is all of IPv4 and IPv6.
-	both := Input{Roles: tableRoles, Routes: table(t), Backends: backends("router"), Listen: ":443", TLSCertificate: "/c", TLSKey: "/k", Redirect: ":80"}
+	both := Input{
+		Roles: tableRoles, Routes: table(t), Backends: backends("router"), Listen: ":443", TLSCertificate: "/c", TLSKey: "/k", Redirect: ":80",
+	}
 	for name, want := range map[string]string{
 		"haproxy": "bind :443,:::443 v6only ssl,bind :80,:::80 v6only",
 		"nginx":   "listen 443 ssl http2;,listen [::]:443 ssl http2;,listen 80;,listen [::]:80;",
