@@ -158,3 +158,25 @@ func TestASystemdFleetOfOneMachineSharesADirectory(t *testing.T) {
 	}
 	find(t, files, "lyceum/secrets/s3-secret-key")
 }
+
+// TestSystemdMakesTheUser of the units, as the manual says.
+func TestSystemdMakesTheUser(t *testing.T) {
+	program, err := exec.LookPath("systemd-sysusers")
+	if err != nil {
+		t.Skip("systemd-sysusers is not installed")
+	}
+	files, err := Systemd(input())
+	if err != nil {
+		t.Fatal(err)
+	}
+	root := t.TempDir()
+	if err := os.CopyFS(filepath.Join(root, "etc", "sysusers.d"), os.DirFS(filepath.Join(write(t, files), "sysusers.d"))); err != nil {
+		t.Fatal(err)
+	}
+	out, err := exec.Command(program, "--root="+root, "lyceum.conf").CombinedOutput()
+	users, readErr := os.ReadFile(filepath.Join(root, "etc", "passwd"))
+	if user := unit(find(t, files, "system/lyceum@.service"))["Service.User"][0]; err != nil || readErr != nil ||
+		!strings.Contains(string(users), user+":") {
+		t.Errorf("%v %v %s\n%s", err, readErr, out, users)
+	}
+}
