@@ -1,6 +1,7 @@
 package accounts
 
 import (
+	"cmp"
 	"context"
 	"crypto/aes"
 	"crypto/cipher"
@@ -14,13 +15,17 @@ import (
 
 	"lyceum/matrix"
 	"lyceum/platform/db"
+	"lyceum/platform/web"
 )
 
 const (
 	// answerLife is how long the answer of a finished interaction is kept for a client that did not get it.
 	answerLife = 2 * time.Minute
-	// answerWait is how long a repeated request waits for the first one, if that is still running.
-	answerWait = 3 * time.Second
+	// answerWait is how long a repeated request waits for the first one, if that is still running: as long as hashing a password
+	// and ending sessions take on a machine that has much to do.
+	answerWait = 15 * time.Second
+	// answerInterval is how often a request that waits looks for the answer of the first one.
+	answerInterval = 100 * time.Millisecond
 	// maxStoredBody is up to how many bytes of parameters an interaction stores. A client with more sends them with each request.
 	maxStoredBody = 64 << 10
 )
@@ -117,75 +122,124 @@ func (a *Accounts) finishInteraction(ctx context.Context, tx *db.Tx, i *interact
 	return releaseTokenUses(ctx, tx, []string{held})
 }
 
-// saveAnswer marks an interaction as used and stores its answer.
+// saveAnswer marks an interaction as used and stores its answer, as one of the user whom it is about.
 func (a *Accounts) saveAnswer(ctx context.Context, tx *db.Tx, i *interaction, answer string) error {
-	_, err := tx.Exec(ctx, `UPDATE interactive_sessions SET used = TRUE, token = '', body = '', answer = $2, expires_ms = $3 WHERE id = $1`,
-		i.rowID(), answer, a.nowMs()+answerLife.Milliseconds())
+	_, err := tx.Exec(ctx, `UPDATE interactive_sessions SET used = TRUE, token = '', body = '', answer = $2, expires_ms = $3, user_id = $4
+		WHERE id = $1`, i.rowID(), answer, a.nowMs()+answerLife.Milliseconds(), cmp.Or(i.registered, i.userID))
 	return err
 }
 
-// storedAnswer returns the answer that this very request got when it was sent before; nil for none. It waits, for a limited time,
-// while that request still runs.
-func (a *Accounts) storedAnswer(ctx context.Context, i *interaction) (json.RawMessage, error) {
-	if len(i.requestBody) == 0 {
-		return nil, nil
-	}
-	const interval = 100 * time.Millisecond
-	for range answerWait / interval {
-		var used bool
-		var sealed string
-		err := a.db.QueryRow(ctx, `SELECT used, answer FROM interactive_sessions WHERE id = $1 AND expires_ms > $2`, i.rowID(), a.nowMs()).
-			Scan(&used, &sealed)
-		if errors.Is(err, db.ErrNoRows) || err == nil && !used {
-			return nil, nil
-		}
-		if err != nil {
-			return nil, err
-		}
-		if sealed != "" {
-			from, err := i.answerSealer()
-			if err != nil {
-				return nil, err
-			}
-			text, _ := open(from, sealed) // nil when it can not be decrypted
-			return text, nil
-		}
-		select {
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		case <-time.After(interval):
-		}
-	}
-	return nil, nil
+// endAnswers deletes what is stored of a user's registration: its answer has tokens, which a repeated request must not get after
+// the password or the rights of the user changed. Tokens that ended are not given anyway, see answerHolds.
+func endAnswers(ctx context.Context, tx *db.Tx, userID string) error {
+	// The condition user_id <> '' repeats that of the partial index, which is not used without it.
+	_, err := tx.Exec(ctx, `DELETE FROM interactive_sessions WHERE user_id = $1 AND user_id <> '' AND op = $2`, userID, opRegister)
+	return err
 }
 
-// storedParams returns the parameters that an interaction was begun with; nil when they are not stored, or when it was begun for
-// another operation or by another user.
-func (a *Accounts) storedParams(ctx context.Context, i *interaction) ([]byte, error) {
-	known, err := loadInteraction(ctx, a.db, i.id, a.nowMs())
-	if errors.Is(err, db.ErrNoRows) {
-		return nil, nil
+// answerHolds reports whether a stored answer may be given again: the access token in it, if it has one, is still valid. A token
+// that expired and can be refreshed is.
+func (a *Accounts) answerHolds(ctx context.Context, i *interaction, answer []byte) (bool, error) {
+	if i.op != opRegister {
+		return true, nil // it has no token
 	}
-	if err != nil || known.storedBody == "" {
-		return nil, err
+	var given Credentials
+	if err := json.Unmarshal(answer, &given); err != nil {
+		return false, err
+	}
+	if given.AccessToken == "" {
+		return true, nil
+	}
+	s, err := loadSession(ctx, a.db, hashToken(given.AccessToken))
+	if errors.Is(err, db.ErrNoRows) {
+		return false, nil
+	}
+	return err == nil && !s.locked && (s.refreshable || !s.expired(a.nowMs())), err
+}
+
+// storedAnswer returns the answer that this very request got when it was sent before; nil for none. running says that the request
+// with this session that came first has not ended yet.
+func (a *Accounts) storedAnswer(ctx context.Context, i *interaction) (answer json.RawMessage, running bool, err error) {
+	var used bool
+	var sealed string
+	err = a.db.QueryRow(ctx, `SELECT used, answer FROM interactive_sessions WHERE id = $1 AND expires_ms > $2`, i.rowID(), a.nowMs()).
+		Scan(&used, &sealed)
+	if errors.Is(err, db.ErrNoRows) || err == nil && !used {
+		return nil, false, nil
+	}
+	if err != nil || sealed == "" {
+		return nil, err == nil, err
+	}
+	from, err := i.answerSealer()
+	if err != nil {
+		return nil, false, err
+	}
+	text, ok := open(from, sealed)
+	if !ok {
+		return nil, false, nil
+	}
+	if holds, err := a.answerHolds(ctx, i, text); err != nil || !holds {
+		return nil, false, err
+	}
+	return text, false, nil
+}
+
+// awaitAnswer waits until the request with this session that came first has ended, but not longer than until, and returns its
+// answer as storedAnswer does. waited says that there was such a request. Meanwhile r counts as no request under way: the first one
+// may be waiting for those.
+func (a *Accounts) awaitAnswer(r *web.Request, i *interaction, until time.Time) (answer json.RawMessage, waited bool, err error) {
+	ctx := r.Context()
+	for {
+		answer, running, err := a.storedAnswer(ctx, i)
+		if err != nil || answer != nil {
+			return answer, waited, err
+		}
+		if !running || !a.now().Before(until) {
+			if waited {
+				err = r.AskAgain()
+			}
+			return nil, waited && !running, err
+		}
+		waited = true
+		r.LendPlace()
+		select {
+		case <-ctx.Done():
+			return nil, waited, ctx.Err()
+		case <-time.After(answerInterval):
+		}
+	}
+}
+
+// storedParams returns the parameters that an interaction was begun with; nil when they are not stored. known is false when there
+// is no such interaction, or when it was begun for another operation or by another user.
+func (a *Accounts) storedParams(ctx context.Context, i *interaction) (params []byte, known bool, err error) {
+	begun, err := loadInteraction(ctx, a.db, i.id, a.nowMs())
+	if errors.Is(err, db.ErrNoRows) {
+		return nil, false, nil
+	}
+	if err != nil {
+		return nil, false, err
+	}
+	if begun.storedBody == "" { // there were too many
+		return nil, begun.op == i.op && begun.userID == i.userID, nil
 	}
 	from, err := i.sealer("body")
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	body, ok := open(from, known.storedBody)
+	body, ok := open(from, begun.storedBody)
 	if !ok {
-		return nil, nil
+		return nil, false, nil
 	}
-	begun := known.storedHash
-	known.op, known.userID = i.op, i.userID
+	hash := begun.storedHash
+	begun.op, begun.userID = i.op, i.userID
 	if i.op != opRegister {
-		known.params = body
+		begun.params = body
 	}
-	if known.requestHash() != begun {
-		return nil, nil
+	if begun.requestHash() != hash {
+		return nil, false, nil
 	}
-	return body, nil
+	return body, true, nil
 }
 
 // resumption is what a request says of an interaction: its session, and whether it repeats the parameters.

@@ -41,6 +41,7 @@ func (a *Accounts) upgradeToUser(ctx context.Context, body *registration, d logi
 	if err != nil {
 		return nil, err
 	}
+	i.registered = userID
 	hash, err := a.newHash(ctx, body.Password)
 	if err != nil {
 		return nil, err

@@ -25,7 +25,9 @@ func requestBodyOf(ctx context.Context) []byte {
 func Resumable[Body any](a *Accounts, fn func(r *web.Request, body *Body) (any, error)) web.Handler {
 	return func(r *web.Request) (any, error) {
 		begin := func(session string) *interaction {
-			return &interaction{id: session, op: r.Method + " " + r.URL.Path, userID: r.UserID(), from: r.RemoteIP()}
+			return &interaction{
+				id: session, op: r.Method + " " + r.URL.Path, userID: r.UserID(), from: r.RemoteIP(), flows: [][]string{{stagePassword}},
+			}
 		}
 		return resume(a, r, begin, false, fn)
 	}
@@ -44,39 +46,57 @@ func resume[Body any](
 	if err != nil {
 		return nil, err
 	}
-	body := new(Body)
+	if step.session == "" {
+		return decoded(r, text, new(Body), fn)
+	}
 	i := begin(step.session)
-	if step.session != "" {
-		canonical, err := matrix.CanonicalJSONLenient(text)
-		if err != nil {
-			return nil, matrix.BadJSON("The body can not be brought into canonical form").With(err)
-		}
-		r.Request = r.WithContext(context.WithValue(r.Context(), requestBodyKey{}, canonical))
-		i.requestBody = canonical
-		if answer, err := a.storedAnswer(r.Context(), i); err != nil || answer != nil {
-			return answer, err
-		}
+	if i.requestBody, err = matrix.CanonicalJSONLenient(text); err != nil {
+		return nil, matrix.BadJSON("The body can not be brought into canonical form").With(err)
+	}
+	r.Request = r.WithContext(context.WithValue(r.Context(), requestBodyKey{}, i.requestBody))
+	until := a.now().Add(answerWait)
+	if answer, _, err := a.awaitAnswer(r, i, until); err != nil || answer != nil {
+		return answer, err
+	}
+	for {
+		body, lost := new(Body), false
 		if step.authOnly || merge {
-			old, err := a.storedParams(r.Context(), i)
+			params, known, err := a.storedParams(r.Context(), i)
 			if err != nil {
 				return nil, err
 			}
-			if old != nil && json.Unmarshal(old, body) != nil {
+			if params != nil && json.Unmarshal(params, body) != nil {
 				body = new(Body) // stored by a version with another shape of the body
 			}
+			lost = !known && !merge
 		}
+		var result any
+		if lost { // there are no parameters that fn could look at; runInteraction says it to the others
+			result, err = a.challenge(r.Context(), begin(newSessionID()), errNoSession)
+		} else {
+			result, err = decoded(r, text, body, fn)
+		}
+		if reply, ok := result.(*web.Reply); err == nil && (!ok || reply.Status < http.StatusBadRequest) {
+			return result, nil
+		}
+		// The same request, sent before, may have finished it meanwhile, or may be about to.
+		answer, waited, failed := a.awaitAnswer(r, i, until)
+		if failed == nil && answer != nil {
+			return answer, nil
+		}
+		if !waited || failed != nil {
+			return result, err
+		}
+		// That one has failed too, and its session can be used again.
 	}
+}
+
+// decoded calls fn with a body into which it decodes text.
+func decoded[Body any](r *web.Request, text []byte, body *Body, fn func(*web.Request, *Body) (any, error)) (any, error) {
 	if err := decode(text, body); err != nil {
 		return nil, err
 	}
-	result, err := fn(r, body)
-	if reply, ok := result.(*web.Reply); step.session != "" && (err != nil || ok && reply.Status >= http.StatusBadRequest) {
-		// The same request, sent before, may have finished it meanwhile.
-		if answer, lost := a.storedAnswer(r.Context(), i); lost == nil && answer != nil {
-			return answer, nil
-		}
-	}
-	return result, err
+	return fn(r, body)
 }
 
 // decode parses a body that is valid JSON. Errors: M_BAD_JSON.
@@ -107,5 +127,6 @@ func (a *Accounts) Interactive(r *web.Request, auth json.RawMessage, params any,
 			flows: [][]string{{stagePassword}}, paramsBody: text, requestBody: requestBodyOf(r.Context()),
 		}
 	}
-	return a.runInteraction(r.Context(), start, auth, func(i *interaction) (any, error) { return fn(i.proof) })
+	valid := func() error { return nil } // the caller has looked at them
+	return a.runInteraction(r.Context(), start, auth, valid, func(i *interaction) (any, error) { return fn(i.proof) })
 }

@@ -34,22 +34,22 @@ func (a *Accounts) registerStep(r *web.Request, body *registration) (any, error)
 	if a.config.Registration == ClosedRegistration {
 		return nil, matrix.Forbidden("Registration is disabled")
 	}
-	if body.GuestToken != "" {
-		if _, err := a.guestToUpgrade(r.Context(), body); err != nil {
-			return nil, err
+	check := func() error {
+		if body.GuestToken != "" {
+			if _, err := a.guestToUpgrade(r.Context(), body); err != nil {
+				return err
+			}
+		} else if body.Username != "" {
+			if _, err := a.checkAvailable(r.Context(), body.Username); err != nil {
+				return err
+			}
 		}
-	} else if body.Username != "" {
-		if _, err := a.checkAvailable(r.Context(), body.Username); err != nil {
-			return nil, err
+		if body.Password != "" || len(body.Auth) > 0 {
+			if err := a.checkNewPassword(body.Password); err != nil {
+				return err
+			}
 		}
-	}
-	if body.Password != "" || len(body.Auth) > 0 {
-		if err := a.checkNewPassword(body.Password); err != nil {
-			return nil, err
-		}
-	}
-	if err := d.check(); err != nil {
-		return nil, err
+		return d.check()
 	}
 	kept := *body
 	kept.Auth = nil
@@ -63,7 +63,7 @@ func (a *Accounts) registerStep(r *web.Request, body *registration) (any, error)
 			paramsBody: told, requestBody: requestBodyOf(r.Context()),
 		}
 	}
-	return a.runInteraction(r.Context(), start, body.Auth, func(i *interaction) (any, error) {
+	return a.runInteraction(r.Context(), start, body.Auth, check, func(i *interaction) (any, error) {
 		return credentialsOrError(a.register(r.Context(), body, d, i))
 	})
 }

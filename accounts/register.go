@@ -113,6 +113,7 @@ func (a *Accounts) insertRegistered(ctx context.Context, n NewUser, hash string,
 		creds = &Credentials{UserID: n.Name, HomeServer: a.config.ServerName}
 	}
 	if i := o.interaction; i != nil {
+		i.registered = n.Name
 		if i.answer, err = i.sealAnswer(creds); err != nil {
 			return nil, err
 		}

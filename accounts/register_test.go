@@ -225,13 +225,14 @@ func TestAUseOfATokenIsGivenBackWhenARegistrationFails(t *testing.T) {
 			n.t.Errorf("found %d %s", x.status, x.raw)
 		}
 	}
+	valid := func() error { return nil }
 	for what, c := range map[string]struct {
 		terms bool // it takes another step after that of the token
 		late  bool // it is given back when the session runs out
 		fail  func(n *node, start func() *interaction)
 	}{
 		"the name is taken meanwhile": {fail: func(n *node, start func() *interaction) {
-			_, err := n.runInteraction(n.t.Context(), start, []byte(`{"type":"`+stageToken+`","token":"once"}`), func(*interaction) (any, error) {
+			_, err := n.runInteraction(n.t.Context(), start, []byte(`{"type":"`+stageToken+`","token":"once"}`), valid, func(*interaction) (any, error) {
 				return nil, matrix.UserInUse("This user name is taken")
 			})
 			if !matrix.HasCode(err, matrix.CodeUserInUse) {
@@ -248,7 +249,7 @@ func TestAUseOfATokenIsGivenBackWhenARegistrationFails(t *testing.T) {
 		}},
 		"the client goes away": {fail: func(n *node, start func() *interaction) {
 			ctx, cancel := context.WithCancel(n.t.Context())
-			_, err := n.runInteraction(ctx, start, []byte(`{"type":"`+stageToken+`","token":"once"}`), func(*interaction) (any, error) {
+			_, err := n.runInteraction(ctx, start, []byte(`{"type":"`+stageToken+`","token":"once"}`), valid, func(*interaction) (any, error) {
 				cancel()
 				return nil, ctx.Err()
 			})
@@ -339,11 +340,19 @@ func TestAUseOfATokenEndsOnce(t *testing.T) {
 		if err := n.saveInteraction(t.Context(), session); err != nil {
 			t.Fatal(err)
 		}
-		_, err := n.runInteraction(t.Context(), start, []byte(`{"session":"`+session.id+`"}`), func(*interaction) (any, error) {
-			if _, err := n.db.Exec(t.Context(), `UPDATE registration_tokens SET completed = 0`); err != nil {
-				return nil, err
+		valid := func() error { return nil }
+		_, err := n.runInteraction(t.Context(), start, []byte(`{"session":"`+session.id+`"}`), valid, func(*interaction) (any, error) {
+			if err := n.reserveToken(t.Context(), session, "twice"); !errors.Is(err, errNoSession) {
+				t.Errorf("a session that is used holds a use: %v", err)
 			}
-			return nil, n.reserveToken(t.Context(), session, "twice")
+			for _, query := range []string{ // it came just before
+				`UPDATE registration_tokens SET completed = 0, pending = pending + 1`, `UPDATE interactive_sessions SET token = 'twice' WHERE used`,
+			} {
+				if _, err := n.db.Exec(t.Context(), query); err != nil {
+					return nil, err
+				}
+			}
+			return nil, nil
 		})
 		if pending, _ := n.uses("twice"); pending != 0 || err != nil {
 			t.Errorf("%d uses are held by a session that has ended: %v", pending, err)

@@ -62,8 +62,9 @@ func (a *Accounts) RegistrationTokens(ctx context.Context) ([]RegistrationToken,
 	return db.List(func(row db.Row) (t RegistrationToken, err error) {
 		err = row.Scan(&t.Token, &t.UsesAllowed, &t.Pending, &t.Completed, &t.Admin, &t.Expires, &t.First, &t.Created)
 		return t, err
-	})(a.db.Query(ctx, `SELECT token, uses_allowed, pending, completed, admin, expires_ms, COALESCE(label, '') = '`+firstToken+`', created_ms
-		FROM registration_tokens ORDER BY created_ms, token`))
+	})(a.db.Query(ctx, `SELECT token, uses_allowed, CASE WHEN pending > `+expiredUses+` THEN pending - `+expiredUses+` ELSE 0 END, completed,
+		admin, expires_ms, COALESCE(label, '') = $1, created_ms
+		FROM registration_tokens ORDER BY created_ms, token`, firstToken, a.nowMs()))
 }
 
 // DeleteRegistrationToken deletes a token, and the interactions that reserved its uses: they would otherwise release uses of a
@@ -82,7 +83,11 @@ func (a *Accounts) DeleteRegistrationToken(ctx context.Context, token string) (r
 
 // usableToken is a condition in SQL: the token $1 exists, has a use left and has not expired at $2 (ms).
 const usableToken = `token = $1 AND (expires_ms = 0 OR expires_ms > $2)
-	AND (uses_allowed = 0 OR pending + completed < uses_allowed) AND ` + firstTokenNeeded
+	AND (uses_allowed = 0 OR completed + pending - ` + expiredUses + ` < uses_allowed) AND ` + firstTokenNeeded
+
+// expiredUses is an expression in SQL: how many of the pending uses of a token are held by interactions that have expired at $2 (ms).
+const expiredUses = `(SELECT COUNT(*) FROM interactive_sessions s
+	WHERE s.token = registration_tokens.token AND s.token <> '' AND s.expires_ms <= $2)`
 
 // firstTokenNeeded is a condition in SQL that excludes the first administrator's token once an administrator exists.
 const firstTokenNeeded = `(label IS NULL OR label <> '` + firstToken + `'
@@ -112,14 +117,17 @@ func (a *Accounts) reserveToken(ctx context.Context, i *interaction, token strin
 	}
 	err := a.db.Tx(ctx, func(tx *db.Tx) error {
 		if i.stored { // one token per session, also when two requests arrive at once
-			n, err := tx.Exec(ctx, `UPDATE interactive_sessions SET token = $2 WHERE id = $1 AND token = ''`, i.rowID(), token)
+			n, err := tx.Exec(ctx, `UPDATE interactive_sessions SET token = $2 WHERE id = $1 AND token = '' AND NOT used`, i.rowID(), token)
 			if err != nil {
 				return err
 			}
 			if n == 0 {
-				return errBadToken
+				return reservedBefore(ctx, tx, i, token)
 			}
 		} else if err := a.insertInteraction(ctx, tx, i, token); err != nil {
+			return err
+		}
+		if err := releaseExpiredUses(ctx, tx, token, a.nowMs()); err != nil {
 			return err
 		}
 		n, err := tx.Exec(ctx, `UPDATE registration_tokens SET pending = pending + 1 WHERE `+usableToken, token, a.nowMs())
@@ -133,6 +141,31 @@ func (a *Accounts) reserveToken(ctx context.Context, i *interaction, token strin
 	}
 	var unknown *db.CommitError
 	i.stored = i.stored || err == nil || errors.As(err, &unknown)
+	return err
+}
+
+// reservedBefore is for a session that holds a use already, or has ended: another request with the session came before. The use of
+// the same token is that of both requests. Errors: M_UNAUTHORIZED for another token.
+func reservedBefore(ctx context.Context, tx *db.Tx, i *interaction, token string) error {
+	var held string
+	err := tx.QueryRow(ctx, `SELECT token FROM interactive_sessions WHERE id = $1 AND NOT used`, i.rowID()).Scan(&held)
+	if errors.Is(err, db.ErrNoRows) {
+		return errNoSession
+	}
+	if err == nil && held != token {
+		return errBadToken
+	}
+	return err
+}
+
+// releaseExpiredUses deletes the interactions that hold uses of a token and have expired, and releases the uses. Housekeeping does it
+// for all tokens, but later.
+func releaseExpiredUses(ctx context.Context, tx *db.Tx, token string, now int64) error {
+	n, err := tx.Exec(ctx, `DELETE FROM interactive_sessions WHERE token = $1 AND token <> '' AND expires_ms <= $2`, token, now)
+	if err == nil && n > 0 {
+		_, err = tx.Exec(ctx, `UPDATE registration_tokens SET pending = CASE WHEN pending > $2 THEN pending - $2 ELSE 0 END WHERE token = $1`,
+			token, n)
+	}
 	return err
 }
 

@@ -86,6 +86,12 @@ func applyChange(ctx context.Context, tx *db.Tx, userID string, p *pendingChange
 		return err
 	}
 	switch p.Kind {
+	case changePassword, changeRights, changeDeactivate:
+		if err := endAnswers(ctx, tx, userID); err != nil {
+			return err
+		}
+	}
+	switch p.Kind {
 	case changeConfirm:
 		return confirmTokenPair(ctx, tx, p.TokenPair)
 	case changeReplace:

@@ -29,6 +29,7 @@ type interaction struct {
 	id          string     // the session id that the client gets; the database has its hash
 	op          string     // the operation: method and path, or opRegister
 	userID      string     // the caller; "" for registration
+	registered  string     // the user whom a registration made
 	params      []byte     // parameters as canonical JSON; nil for registration, where the client may change them
 	flows       [][]string // each is a list of stages
 	passed      []string   // stages
@@ -129,14 +130,19 @@ var errNoSession = matrix.NewError(
 var errOtherUser = matrix.Forbidden("Only the user who asks for this may confirm it")
 
 // runInteraction takes one step of an interaction: it checks the stage in auth, asks for the next one with 401, or, when all
-// stages of a flow are passed, calls fn. The session ends when fn succeeds. start makes the interaction of this request.
+// stages of a flow are passed, calls fn. The session ends when fn succeeds. start makes the interaction of this request, and check
+// looks at its parameters, if its session is not one that has ended.
 func (a *Accounts) runInteraction(
 	ctx context.Context,
 	start func() *interaction,
 	auth json.RawMessage,
+	check func() error,
 	fn func(*interaction) (any, error),
 ) (answer any, err error) {
 	if len(auth) == 0 || string(auth) == "null" {
+		if err := check(); err != nil {
+			return nil, err
+		}
 		return a.challenge(ctx, start(), nil)
 	}
 	var d authData
@@ -161,6 +167,9 @@ func (a *Accounts) runInteraction(
 			return a.challenge(ctx, i, errNoSession)
 		}
 		i = known
+	}
+	if err := check(); err != nil {
+		return nil, err
 	}
 	if d.Type != "" {
 		refused, err := a.tryStage(ctx, i, &d)
