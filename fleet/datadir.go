@@ -50,13 +50,19 @@ func (c *Config) IsUpDirectory() bool {
 	return disk.Absent(c.DatabaseFile()) && !disk.Absent(AccessFile(c.Server.Data))
 }
 
+// HasUpPostgres reports whether the data directory has a PostgreSQL that lyceum up made, or a restore for it.
+func (c *Config) HasUpPostgres() bool { return !disk.Absent(filepath.Join(c.Server.Data, postgresVersion)) }
+
+// postgresVersion is a file of the PostgreSQL of a lyceum up.
+var postgresVersion = filepath.Join("postgres", "data", "PG_VERSION")
+
 // startedByUp are files by which the directory of lyceum up is known before it has written its configuration.
-var startedByUp = []string{"up.sock", "programs", filepath.Join("postgres", "data", "PG_VERSION")}
+var startedByUp = []string{"up.sock", "programs", postgresVersion}
 
 // checkDirectory refuses a data directory in which there can be no such server, before anything is made.
 func (c *Config) checkDirectory(m Creation) error {
-	if !c.Embedded() {
-		return nil
+	if err := c.checkEngine(); err != nil || !c.Embedded() {
+		return err
 	}
 	if c.IsUpDirectory() {
 		return fmt.Errorf("%s is the directory of a fleet that lyceum up made: "+
@@ -222,6 +228,9 @@ func beforeCreation(data string) *created {
 	}
 	return c
 }
+
+// NoteCreation notes what is not there yet of a data directory; undo removes what of it was made since and holds nothing.
+func NoteCreation(data string) (undo func()) { return beforeCreation(data).remove }
 
 // emptyDirectories are directories of a data directory that hold nothing when a start has failed.
 var emptyDirectories = []string{filepath.Join("blobs", "~tmp"), "blobs", "scratch"}

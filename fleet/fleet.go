@@ -51,6 +51,7 @@ type Process struct {
 	data    *DataDirectory
 	control *http.ServeMux // of the control socket
 	created bool           // the server was made by this start
+	unnamed bool           // it got its name by this start, and nobody gave it one
 }
 
 // Open connects the engines, migrates the schema, registers the process and wires the domains. Nothing
@@ -84,6 +85,7 @@ func open(ctx context.Context, c *Config, m Creation) (_ *Process, err error) {
 	if err := p.openEngines(ctx, m); err != nil {
 		return nil, err
 	}
+	p.unnamed = c.Server.Name == ""
 	if err := c.storeName(ctx, p.db); err != nil { // not before: a start that fails gives no name that could not be changed
 		return nil, err
 	}
@@ -95,6 +97,11 @@ func open(ctx context.Context, c *Config, m Creation) (_ *Process, err error) {
 	}
 	if err := p.build(ctx); err != nil {
 		return nil, err
+	}
+	if !c.Embedded() {
+		if err := StoreEngine(c.Server.Data); err != nil {
+			return nil, c.ofData(err)
+		}
 	}
 	p.data.Keep()
 	return p, nil
@@ -108,7 +115,7 @@ func (p *Process) openEngines(ctx context.Context, m Creation) (err error) {
 	}
 	ours, err := p.db.Ours(ctx)
 	if err == nil && !ours {
-		p.created, err = true, c.noServer(m)
+		p.created, err = true, errors.Join(c.noServer(m), c.CheckNewName())
 	}
 	if err == nil {
 		err = c.AdoptStoredName(ctx, p.db) // before the migrations: a process of another server changes nothing
@@ -450,6 +457,9 @@ func (p *Process) serveOps() (stop func() error) {
 // greet tells people where to go and, at the first start, how to become administrator.
 func (p *Process) greet(ctx context.Context) {
 	p.writeProcessFile()
+	if p.unnamed {
+		p.sayUnnamed()
+	}
 	p.process.Log.Info("serving", "address", p.config.Server.Listen, "server", p.config.Server.Name, "version", obs.Version,
 		"roles", strings.Join(p.config.Fleet.Roles, ","))
 	if !p.config.Embedded() {

@@ -38,7 +38,8 @@ func (c *Config) EnsureSecret(ctx context.Context, d *db.DB) ([]byte, error) {
 	if key != "" {
 		return nil, fmt.Errorf("fleet.secret: the signing key in the database is sealed with the secret of the server, and there is none: "+
 			"no fleet.secret is configured and there is no file %s: "+
-			"put that file back (lyceum backup --with-secrets keeps it), or give the fleet.secret that the other processes have", path)
+			"put that file back (lyceum backup --with-secrets keeps it), or give the fleet.secret that the other processes have; "+
+			"if it is lost: lyceum backup FILE and lyceum restore FILE --replace --new-secret", path)
 	}
 	if !c.Embedded() && len(c.Redis.Addresses) > 0 {
 		return nil, errors.New("fleet.secret: processes that share PostgreSQL and Redis need one secret: " +

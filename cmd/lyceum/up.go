@@ -89,6 +89,9 @@ func (c *upCommand) Run(ctx context.Context) error {
 	}
 	fmt.Printf("serving %s at http://%s after %s; stop with ctrl-c or lyceum stop --data %s\n",
 		name, config.Server.Listen, time.Since(start).Round(10*time.Millisecond), config.Server.Data)
+	if supervisor.Unnamed {
+		fmt.Println("WARNING:", fleet.Unnamed("remove "+config.Server.Data, "lyceum up"))
+	}
 	fmt.Println("make an administrator: lyceum user add --admin NAME --data", config.Server.Data)
 	<-ctx.Done()
 	fmt.Println("stopping:", fleet.WhyStopped(ctx))

@@ -59,6 +59,7 @@ type Site struct {
 	Environ []string // of all commands; LYCEUM_SERVER_NAME is the first
 	URL     string   // of the process that was started last
 	stops   []func()
+	log     *bytes.Buffer // of the process that was started last
 }
 
 const Secret = "the secret of a fleet in a test"
@@ -176,10 +177,11 @@ func (s *Site) Process(t *testing.T, data string) *exec.Cmd {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var log bytes.Buffer
+	log := &bytes.Buffer{}
+	s.log = log
 	cmd := exec.Command(name, "serve", "--data", data, "--listen", fmt.Sprintf("127.0.0.1:%d", port))
 	cmd.Env, cmd.Dir = append(os.Environ(), s.Environ...), t.TempDir()
-	cmd.Stdout, cmd.Stderr = &log, &log
+	cmd.Stdout, cmd.Stderr = log, log
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -194,6 +196,7 @@ func (s *Site) Process(t *testing.T, data string) *exec.Cmd {
 		case <-done:
 		case <-time.After(30 * time.Second):
 			_ = cmd.Process.Kill()
+			<-done
 			t.Errorf("the server does not stop:\n%s", log.String())
 		}
 	})
@@ -224,6 +227,14 @@ func (s *Site) Stop() {
 		stop()
 	}
 	s.stops = nil
+}
+
+// ServeFor starts one process, stops it when it serves, and returns what it said.
+func (s *Site) ServeFor(t *testing.T) string {
+	t.Helper()
+	s.Process(t, s.Data)
+	s.Stop()
+	return s.log.String()
 }
 
 // Up starts a small fleet in the background, and stops it at the end.

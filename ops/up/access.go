@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/goccy/go-yaml"
+
 	"lyceum/fleet"
 	"lyceum/platform/conf"
 	"lyceum/platform/disk"
@@ -86,4 +88,33 @@ func MendAccess(data string) error {
 		return err
 	}
 	return disk.WriteFile(name, append(text, '\n'), 0o600)
+}
+
+// StoreSecret changes the secret of a stopped fleet, in its file and in the configuration for commands.
+func StoreSecret(data string, secret []byte) error {
+	if err := disk.WriteFile((&fleet.Config{Server: fleet.ServerConfig{Data: data}}).SecretFile(), append(secret, '\n'), 0o600); err != nil {
+		return err
+	}
+	name := fleet.AccessFile(data)
+	text, err := os.ReadFile(name)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	var tree map[string]any
+	if err := yaml.Unmarshal(text, &tree); err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	section, _ := tree["fleet"].(map[string]any)
+	if section == nil {
+		section = map[string]any{}
+	}
+	section["secret"] = string(secret)
+	tree["fleet"] = section
+	if text, err = yaml.Marshal(tree); err != nil {
+		return err
+	}
+	return disk.WriteFile(name, text, 0o600)
 }

@@ -11,7 +11,9 @@ import (
 	"syscall"
 	"time"
 
+	"lyceum/fleet"
 	"lyceum/platform/db"
+	"lyceum/platform/engines"
 )
 
 // Check looks for what would make Start fail and can be seen at once: the settings, the data directory, the public address, a
@@ -28,6 +30,14 @@ func (u *Supervisor) Check(ctx context.Context) error {
 	if err := u.checkPlace(); err != nil {
 		return err
 	}
+	if err := engines.CheckInstalled(u.Config.Embedded(), len(u.Config.Redis.Addresses) == 0); err != nil {
+		return err
+	}
+	if u.Config.Embedded() && !u.Config.HasUpPostgres() {
+		if err := u.Config.CheckNewName(); err != nil {
+			return err
+		}
+	}
 	l, err := u.listen()
 	if err != nil {
 		return err
@@ -38,19 +48,26 @@ func (u *Supervisor) Check(ctx context.Context) error {
 	return u.checkDatabase(ctx)
 }
 
-// checkPlace refuses the directory of a lyceum serve: a second server there would be empty, and share blobs and secret with it.
+// checkPlace refuses the directory of another server: a second one there would be empty, and share blobs and secret with it.
 func (u *Supervisor) checkPlace() error {
-	data := u.Config.Server.Data
-	_, err := os.Stat(u.Config.DatabaseFile())
-	if err == nil {
+	c, data := u.Config, u.Config.Server.Data
+	_, err := os.Stat(c.DatabaseFile())
+	own := c.HasUpPostgres()
+	switch {
+	case err == nil:
 		return fmt.Errorf("server.data: %s is the directory of a lyceum serve, with its database %s: "+
 			"start that with lyceum serve --data %s, or name another directory with --data; "+
-			"to make a fleet of it: lyceum backup FILE --data %s, lyceum restore FILE with database.url and redis.addresses in the configuration, "+
-			"and lyceum up with the same configuration",
-			data, filepath.Base(u.Config.DatabaseFile()), data, data)
-	}
-	if !errors.Is(err, os.ErrNotExist) {
+			"to make a fleet of it: stop it, lyceum backup FILE --data %s, then for an empty directory with its file %s: "+
+			"lyceum restore FILE --up --data NEW and lyceum up --data NEW",
+			data, filepath.Base(c.DatabaseFile()), data, data, filepath.Base(c.SecretFile()))
+	case !errors.Is(err, os.ErrNotExist):
 		return fmt.Errorf("server.data: %w", err)
+	case c.Embedded() && !own && fleet.IsOverPostgres(data):
+		return c.WithoutAddress()
+	case !c.Embedded() && own:
+		return fmt.Errorf("database.url: %s has the PostgreSQL of the fleet that lyceum up made there: remove database.url "+
+			"(or LYCEUM_DATABASE_URL), or name another directory with --data; to move the fleet to the other PostgreSQL: "+
+			"lyceum backup FILE --data %s without database.url, then with it lyceum restore FILE --data NEW and lyceum up --data NEW", data, data)
 	}
 	return nil
 }
@@ -65,6 +82,15 @@ func (u *Supervisor) checkDatabase(ctx context.Context) error {
 		return err
 	}
 	defer d.Close()
+	ours, err := d.Ours(ctx)
+	if err != nil {
+		return err
+	}
+	if !ours {
+		if err := u.Config.CheckNewName(); err != nil {
+			return err
+		}
+	}
 	c := *u.Config
 	return c.AdoptStoredName(ctx, d)
 }
@@ -105,6 +131,12 @@ func (u *Supervisor) openSecret(ctx context.Context) error {
 	c := *u.Config
 	if err := c.AdoptStoredName(ctx, d); err != nil {
 		return err
+	}
+	u.Unnamed = c.Server.Name == ""
+	if u.connections == 0 { // the database is not in the directory
+		if err := fleet.StoreEngine(c.Server.Data); err != nil {
+			return err
+		}
 	}
 	if c.Fleet.Secret.Reveal() != "" {
 		return nil

@@ -24,6 +24,8 @@ type Supervisor struct {
 	File    string        // configuration file that the processes read too; "" for none
 	Environ []string      // more variables for all processes, over all else
 
+	Unnamed bool // set by Start: neither the configuration nor the database had a name for the server
+
 	Flags map[string]string // "section.key" to value: over the environment of this process, for all processes
 
 	servers     []*server          // PostgreSQL and Redis, where Start started them

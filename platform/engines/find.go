@@ -23,6 +23,18 @@ func missing(program, remedy string) error {
 	return fmt.Errorf("%s: %w: looked in PATH and in the usual places: install it with %q", program, ErrNotInstalled, remedy)
 }
 
+// CheckInstalled returns an error when a program that is needed is missing.
+func CheckInstalled(postgres, redis bool) (err error) {
+	if postgres {
+		_, err = findPostgres()
+	}
+	if redis {
+		_, missing := findRedis()
+		err = errors.Join(err, missing)
+	}
+	return err
+}
+
 // findPostgres returns the directory that holds both initdb and postgres of one version.
 func findPostgres() (string, error) {
 	if path, err := exec.LookPath("postgres"); err == nil {
