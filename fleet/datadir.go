@@ -51,7 +51,9 @@ func (c *Config) IsUpDirectory() bool {
 }
 
 // HasUpPostgres reports whether the data directory has a PostgreSQL that lyceum up made, or a restore for it.
-func (c *Config) HasUpPostgres() bool { return !disk.Absent(filepath.Join(c.Server.Data, postgresVersion)) }
+func (c *Config) HasUpPostgres() bool {
+	return !disk.Absent(filepath.Join(c.Server.Data, postgresVersion))
+}
 
 // postgresVersion is a file of the PostgreSQL of a lyceum up.
 var postgresVersion = filepath.Join("postgres", "data", "PG_VERSION")

@@ -4,7 +4,10 @@ import (
 	"context"
 	"os"
 
+	"lyceum/fleet"
 	"lyceum/ops/backup"
+	"lyceum/ops/connect"
+	"lyceum/platform/conf"
 )
 
 type backupCommand struct {
@@ -44,23 +47,25 @@ type restoreCommand struct {
 	Base        []string `help:"Where a backup is on which this one stands, when it is not beside it." placeholder:"BACKUP"`
 	Replace     bool     `help:"Throw away what the database holds. No process may run."`
 	Continue    bool     `help:"The backup was the last act of a stopped server and nothing was written since: clients go on where they were."`
+	Up          bool     `help:"Make the data directory that of a fleet for lyceum up, with a PostgreSQL of its own there."`
+	NewSecret   bool     `help:"The secret that the backup was sealed with is lost: go on without its signing key; the server makes another at its next start."`
 	WriteConfig string   `help:"Also write the configuration in the backup to this file." placeholder:"FILE"`
 }
 
 // Help is shown by lyceum restore --help.
 func (restoreCommand) Help() string {
-	return "The configuration says where to: a data directory, or a PostgreSQL database and a blob store. " +
+	return "The configuration says where to: a data directory, a PostgreSQL database and a blob store, or the directory of a stopped " +
+		"lyceum up, whose PostgreSQL is started for as long. " +
 		"The backup is checked before anything is changed."
 }
 
 func (c *restoreCommand) Run(ctx context.Context) error {
-	config, err := c.load()
-	if err != nil {
-		return err
-	}
-	return backup.Restore(ctx, config, backup.RestoreOptions{
-		Source: c.Source, Bases: c.Base, Replace: c.Replace, Continue: c.Continue, WriteConfig: c.WriteConfig, Terminal: terminal(os.Stderr),
-	}, os.Stderr)
+	return connect.WithRestoreTarget(ctx, conf.Sources{File: c.file(), Flags: c.flags()}, c.Up, func(config *fleet.Config, of string) error {
+		return backup.Restore(ctx, config, backup.RestoreOptions{
+			Source: c.Source, Bases: c.Base, Replace: c.Replace, Continue: c.Continue, NewSecret: c.NewSecret, WriteConfig: c.WriteConfig,
+			Fleet: of, Terminal: terminal(os.Stderr),
+		}, os.Stderr)
+	})
 }
 
 // terminal tells whether a person sees what is written.

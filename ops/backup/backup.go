@@ -9,12 +9,14 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
 	"lyceum/fleet"
 	"lyceum/ops/backup/archive"
 	"lyceum/ops/connect"
+	"lyceum/ops/up"
 	"lyceum/platform/blob"
 	"lyceum/platform/db"
 	"lyceum/platform/disk"
@@ -38,6 +40,8 @@ type RestoreOptions struct {
 	Bases       []string // where the backups are on which an incremental one stands, beside its own directory
 	Replace     bool     // throw away what the database holds
 	Continue    bool     // the backup was the last act of a stopped server: clients go on where they were
+	NewSecret   bool     // the secret of the backup is lost: its signing key is left out, and the server makes another one
+	Fleet       string   // the directory of the lyceum up whose fleet is restored; "": none
 	WriteConfig string   // file for the configuration in the backup; "": none
 	Terminal    bool
 }
@@ -106,6 +110,9 @@ func writeBackup(ctx context.Context, c *fleet.Config, o Options, out io.Writer)
 		fmt.Fprintf(out, "copied:   %d blobs, %s%s\n", m.Blobs.Added, archive.Bytes10(m.Blobs.AddedB), before)
 	}
 	fmt.Fprintf(out, "took:     %s\n", time.Since(began).Round(time.Millisecond))
+	if !o.WithSecrets {
+		fmt.Fprintln(out, "secret:   not in it, and a restore needs it:", whereSecret(c))
+	}
 	if o.WithSecrets {
 		fmt.Fprintln(out, "WARNING: the backup holds every secret of the server in clear: who can read it can act as the server. "+
 			"Keep it encrypted.")
@@ -114,6 +121,16 @@ func writeBackup(ctx context.Context, c *fleet.Config, o Options, out io.Writer)
 		return fmt.Errorf("the backup was made, but it is %w", err)
 	}
 	return nil
+}
+
+// whereSecret says which secret a restore needs and what to do about it.
+func whereSecret(c *fleet.Config) string {
+	of := *c
+	of.Server.Data = connect.UpDirectory(c)
+	if path := of.SecretFile(); !disk.Absent(path) {
+		return "keep a copy of " + path + " in another place than the backups"
+	}
+	return "keep a copy of fleet.secret (or of its file) in another place than the backups"
 }
 
 // inspect adds the history that is copied, and whether anybody writes on.
@@ -247,6 +264,38 @@ func Restore(ctx context.Context, c *fleet.Config, o RestoreOptions, out io.Writ
 	fmt.Fprintf(out, "restored: %d rows and %d blobs (%s); %d blobs were there already\ntook:     %s\n",
 		done.Rows, done.Blobs, archive.Bytes10(done.Bytes), done.There, time.Since(began).Round(time.Millisecond))
 	warnOfChanges(out, done, dropped)
+	if o.NewSecret {
+		fmt.Fprintln(out, "left out: the signing key, which the lost secret opens; the server makes another one at its next start")
+	}
+	return r.finish(out)
+}
+
+// finish keeps what the data directory must know of its server, and says how that is started.
+func (r *restoring) finish(out io.Writer) error {
+	c, fleetDir := r.config, r.options.Fleet
+	start := "lyceum serve"
+	if fleetDir != "" {
+		start = "lyceum up"
+	}
+	var err error
+	switch {
+	case fleetDir != "" && r.secret != nil:
+		err = up.StoreSecret(fleetDir, r.secret)
+	case r.secret != nil:
+		err = disk.WriteFile(c.SecretFile(), append(r.secret, '\n'), 0o600)
+	}
+	if err == nil && !c.Embedded() && !c.HasUpPostgres() {
+		err = fleet.StoreEngine(c.Server.Data)
+	}
+	if err != nil {
+		return fmt.Errorf("all is restored, but the data directory is not complete: mend this and run the restore again with --replace: %w", err)
+	}
+	if c.Embedded() || fleetDir != "" {
+		fmt.Fprintf(out, "start it: %s --data %s\n", start, c.Server.Data)
+	}
+	if c.Embedded() {
+		fmt.Fprintln(out, "          (one process over SQLite; for a fleet of lyceum up restore with --up into another directory)")
+	}
 	return nil
 }
 
@@ -290,28 +339,61 @@ func (r *restoring) accept(c *archive.Checked) error {
 		return errors.New("--continue is for a backup that was made while no process ran: this one was made beside running ones, " +
 			"so what they did later is not in it")
 	}
-	secret, err := r.config.ExistingSecret()
+	if r.options.NewSecret {
+		return nil
+	}
+	secrets, err := r.secrets(c)
 	if err != nil {
 		return err
-	}
-	if secret == nil && r.config.Embedded() && c.Secret != nil {
-		secret, r.secret = c.Secret, c.Secret
 	}
 	for _, row := range c.Peeked {
 		if row.Get("name") != "signing_key" {
 			continue
 		}
 		stored, _ := row.Get("value").(string)
+		i := slices.IndexFunc(secrets, func(s knownSecret) bool { return fleet.OpensSigningKey(s.text, stored) })
 		switch {
-		case secret == nil:
-			return errors.New("fleet.secret: the backup holds keys that are sealed with the secret of the fleet, and none is configured: " +
-				"set fleet.secret, or put the file named secret of the old data directory into the new one")
-		case !fleet.OpensSigningKey(secret, stored):
+		case len(secrets) == 0:
+			return fmt.Errorf("fleet.secret: the backup holds keys that are sealed with the secret of the fleet, and none is configured: "+
+				"set fleet.secret, or put the file named secret of the old data directory into the new one, as %s; "+
+				"if it is lost, --new-secret goes on without those keys", r.config.SecretFile())
+		case i < 0:
 			return errors.New("fleet.secret: the keys in the backup are sealed with another secret: give the one that the server had when the " +
-				"backup was made")
+				"backup was made; if it is lost, --new-secret goes on without those keys")
+		case !secrets[i].inPlace:
+			r.secret = secrets[i].text
 		}
 	}
 	return nil
+}
+
+// knownSecret is a secret that may be that of a backup; inPlace says that the server will find it without further ado.
+type knownSecret struct {
+	text    []byte
+	inPlace bool
+}
+
+// secrets are those that the restored server could have.
+func (r *restoring) secrets(c *archive.Checked) (out []knownSecret, err error) {
+	inFile, configured := *r.config, r.config.Fleet.Secret.Reveal()
+	inFile.Fleet.Secret = ""
+	kept, err := inFile.ExistingSecret()
+	if err != nil {
+		return nil, err
+	}
+	if configured != "" && r.options.Fleet == "" {
+		return []knownSecret{{[]byte(configured), true}}, nil
+	}
+	if kept != nil { // lyceum up prefers it to that of its last start; commands do not
+		out = append(out, knownSecret{kept, configured == "" || configured == string(kept)})
+	}
+	if configured != "" {
+		out = append(out, knownSecret{[]byte(configured), false})
+	}
+	if c.Secret != nil && (r.options.Fleet != "" || len(r.config.Redis.Addresses) == 0) {
+		out = append(out, knownSecret{c.Secret, false})
+	}
+	return out, nil
 }
 
 // before refuses to replace what a living fleet uses.
@@ -364,6 +446,8 @@ func (r *restoring) rewrite(row archive.Row) (keep bool) {
 		switch row.Get("name") {
 		case "rollout": // an upgrade of other processes
 			return false
+		case "signing_key":
+			return !r.options.NewSecret
 		case "log_epoch":
 			// What happened after the backup is lost and its positions are given again, to other events. Clients
 			// that come with a position of then begin afresh.
@@ -375,7 +459,7 @@ func (r *restoring) rewrite(row archive.Row) (keep bool) {
 	return true
 }
 
-// after keeps the name of the server, old epochs from coming again, and the secret that opens what was restored.
+// after keeps the name of the server, and old epochs from coming again.
 func (r *restoring) after(ctx context.Context, tx *db.Tx) error {
 	var gone [][]any
 	for name, epoch := range r.epochs {
@@ -386,13 +470,7 @@ func (r *restoring) after(ctx context.Context, tx *db.Tx) error {
 	if err := tx.Bulk(ctx, "INSERT INTO leases (name, machine, incarnation, epoch, pos) VALUES ?", gone); err != nil {
 		return err
 	}
-	if err := fleet.StoreRestoredName(ctx, r.db, tx, r.config.Server.Name, r.name); err != nil {
-		return err
-	}
-	if r.secret == nil {
-		return nil
-	}
-	return disk.WriteFile(r.config.SecretFile(), append(r.secret, '\n'), 0o600)
+	return fleet.StoreRestoredName(ctx, r.db, tx, r.config.Server.Name, r.name)
 }
 
 // restoreRules are the rules for the tables that are not simply copied and put back.
