@@ -8,6 +8,7 @@ import (
 	"reflect"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/ast"
@@ -39,7 +40,8 @@ type decoder struct {
 	where  map[string]string // place where each key was set
 
 	// later takes the file of a secret that is read when nothing overrides it; nil: files are read at once. It reports whether it did.
-	later func(secretKey, path, place string) bool
+	later    func(secretKey, path, place string) bool
+	secretIn func(path string) // told of the files that hold secrets; may be nil
 }
 
 func (d *decoder) at(n ast.Node) string {
@@ -87,10 +89,14 @@ func syntaxError(err error) error {
 	if !errors.As(err, &syntax) {
 		return errors.New("this is not YAML that can be read")
 	}
-	if token := syntax.GetToken(); token != nil && token.Position != nil {
-		return fmt.Errorf("line %d: %s", token.Position.Line, syntax.GetMessage())
+	message := syntax.GetMessage()
+	if strings.Contains(message, "invalid key") { // of ::1 in braces
+		message += ": a text with colons goes in quotes"
 	}
-	return errors.New(syntax.GetMessage())
+	if token := syntax.GetToken(); token != nil && token.Position != nil {
+		return fmt.Errorf("line %d: %s", token.Position.Line, message)
+	}
+	return errors.New(message)
 }
 
 // entries returns the keys and values of a mapping; ok is false when n is none.
@@ -190,7 +196,15 @@ func (d *decoder) secretFile(n ast.Node, v reflect.Value, key, secretKey string)
 		d.fail(n, key, err.Error())
 		return
 	}
+	d.holdsSecret(text.Value)
 	v.SetString(secret)
+}
+
+// holdsSecret tells that a secret was read from a file.
+func (d *decoder) holdsSecret(path string) {
+	if d.secretIn != nil {
+		d.secretIn(path)
+	}
 }
 
 // value fills v from n. v keeps what it had when n is wrong.
@@ -214,7 +228,12 @@ func (d *decoder) value(n ast.Node, v reflect.Value, key string) {
 		d.where[key] = d.at(n)
 	}
 	switch {
-	case isText(t) || t == secretType:
+	case t == secretType:
+		if text, _, ok := word(n); ok && text != "" && !d.inText {
+			d.holdsSecret(d.source)
+		}
+		d.scalar(n, v, key)
+	case isText(t):
 		d.scalar(n, v, key)
 	case t.Kind() == reflect.Struct:
 		d.tree(n, v, key)
@@ -291,8 +310,26 @@ func word(n ast.Node) (text string, kind ast.NodeType, ok bool) {
 		return n.Value.Value, ast.StringType, true
 	case *ast.IntegerNode, *ast.FloatNode, *ast.BoolNode:
 		return n.GetToken().Value, n.Type(), true
+	case *ast.MappingNode, *ast.MappingValueNode:
+		text, ok = withColon(n)
+		return text, ast.StringType, ok
 	}
 	return "", ast.UnknownNodeType, false
+}
+
+// withColon returns a text such as host:6379, which the parser takes for a key and its value when it stands in braces. YAML wants a space
+// behind the colon of a key there.
+func withColon(n ast.Node) (text string, ok bool) {
+	list, _ := entries(n)
+	if len(list) != 1 || list[0].Value == nil || list[0].Key == nil {
+		return "", false
+	}
+	value, _, ok := word(list[0].Value)
+	key, at := list[0].Key.GetToken(), list[0].Value.GetToken()
+	if !ok || key == nil || at == nil || at.Position.Offset != key.Position.Offset+utf8.RuneCountInString(key.Value)+1 {
+		return "", false
+	}
+	return key.Value + ":" + value, true
 }
 
 func describe(n ast.Node) string {

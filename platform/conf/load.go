@@ -22,6 +22,8 @@ type Sources struct {
 	File    string            // path of the YAML file; empty: none
 	Environ []string          // "NAME=value"; nil: the environment of the process
 	Flags   map[string]string // "section.key" to value, in the form of the environment
+	// SecretIn is called with each file from which a secret was read, the YAML file among them when it has one. May be nil.
+	SecretIn func(path string)
 }
 
 // Load fills the sections: defaults, then the file, then the environment, then flags; then it checks
@@ -36,7 +38,10 @@ func Load(sources Sources, sections ...Section) error {
 func (l *loader) done() error { return errors.Join(l.errs...) }
 
 func load(sources Sources, sections []Section) *loader {
-	l := &loader{sections: sections, where: map[string]string{}}
+	l := &loader{sections: sections, where: map[string]string{}, secretIn: sources.SecretIn}
+	if l.secretIn == nil {
+		l.secretIn = func(string) {}
+	}
 	names := map[string]bool{}
 	for _, s := range sections {
 		if names[s.Name] {
@@ -81,6 +86,7 @@ func load(sources Sources, sections []Section) *loader {
 
 type loader struct {
 	sections []Section
+	secretIn func(path string)
 	where    map[string]string
 	errs     []error
 	files    []secretFile // that the configuration file names
@@ -125,7 +131,9 @@ func (l *loader) file(path string) {
 		l.fail("", "", "the configuration file: "+err.Error())
 		return
 	}
-	l.yaml(path, text)
+	if l.yaml(path, text); Redact(string(text)) != string(text) { // a password in an address
+		l.secretIn(path)
+	}
 }
 
 func (l *loader) yaml(name string, text []byte) {
@@ -137,7 +145,7 @@ func (l *loader) yaml(name string, text []byte) {
 	if root == nil {
 		return
 	}
-	d := &decoder{source: name, where: l.where, later: func(key, path, place string) bool {
+	d := &decoder{source: name, where: l.where, secretIn: l.secretIn, later: func(key, path, place string) bool {
 		if !l.isSecret(key) {
 			return false
 		}
@@ -257,6 +265,7 @@ func (l *loader) secret(where string, s Section, leaf leaf, path string, both bo
 		l.fail(where, leaf.key(), err.Error())
 		return
 	}
+	l.secretIn(path)
 	s.value().FieldByIndex(leaf.index).SetString(secret)
 	l.where[leaf.key()] = where
 }
