@@ -53,6 +53,19 @@ func (s *Sync) subscribeAll() {
 	})
 	subscribe(s, s.Devices.ToDeviceStream(), feed[string]{&s.received.toDevice, keyOf, s.toDeviceCame, nil})
 	subscribe(s, s.Accounts.DataStream(), feed[*accounts.AccountDatum]{&s.received.accountData, datumOf, s.accountDataCame, nil})
+	// Accounts hears these rows first. They have no part in a token.
+	s.subscriptions = append(s.subscriptions, s.Accounts.Sessions().Subscribe(s.sessionsCame, "sync"))
+}
+
+// sessionsCame wakes the requests of users whose tokens or rights have changed: they are asked whether they are still let in.
+func (s *Sync) sessionsCame(rows []stream.Row) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, row := range rows {
+		if u := s.users[row.Key]; u != nil {
+			u.signal()
+		}
+	}
 }
 
 // subscribe subscribes to a stream. Rows are decoded before the lock is taken.

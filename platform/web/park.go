@@ -23,7 +23,8 @@ type Park struct {
 	Wait  func(wake func()) (stop func())
 	Until time.Time // when the wait ends without news; also when the server drains
 	// Resume gives the answer, or another Park. over says that there is no time left: it answers. It is not called for a
-	// client that went away.
+	// client that went away. A request that would not be let in any more is refused instead, also where Resume gives another Park:
+	// so whoever wakes a request when its user's rights change ends it.
 	Resume func(ctx context.Context, over bool) (any, error)
 }
 
@@ -78,18 +79,30 @@ func (x *exchange) park(p *Park) error {
 		if !again {
 			return x.answerLate(ctx, result)
 		}
+		if err := x.askWaiting(ctx); err != nil {
+			return err
+		}
 		x.stopClock()
 		x.letGo()
 		p = next
 	}
 }
 
-// answerLate answers a request that waited, if it would be let in now: its token may have been revoked, or its user locked.
+// askWaiting refuses a request that waited and would not be let in now: its token may have been revoked, or its user locked.
+func (x *exchange) askWaiting(ctx context.Context) error {
+	if x.request.Identity == nil {
+		return nil
+	}
+	_, err := x.request.server.auth.Authenticate(ctx, x.token)
+	return err
+}
+
+// answerLate answers a request that waited, if it would be let in now.
 func (x *exchange) answerLate(ctx context.Context, result any) error {
+	if err := x.askWaiting(ctx); err != nil {
+		return err
+	}
 	if x.request.Identity != nil {
-		if _, err := x.request.server.auth.Authenticate(ctx, x.token); err != nil {
-			return err
-		}
 		x.request.let = time.Now()
 	}
 	return x.answer(result)
@@ -246,11 +259,14 @@ func (a *aside) resume(over bool) (next *held) {
 	ctx, end := x.limited(a.ctx)
 	defer end()
 	result, err := a.park.Resume(ctx, over)
-	if again, waits := result.(*Park); waits && err == nil {
-		x.clock = nil
-		x.letGo()
-		a.wait(again)
-		return nil
+	again, waits := result.(*Park)
+	if waits && err == nil {
+		if err = x.askWaiting(ctx); err == nil {
+			x.clock = nil
+			x.letGo()
+			a.wait(again)
+			return nil
+		}
 	}
 	if err == nil {
 		err = x.answerLate(ctx, result)

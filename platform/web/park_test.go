@@ -348,6 +348,30 @@ func TestParkedRequestOfALockedUser(t *testing.T) {
 	}
 }
 
+// A wake without news is enough to end the wait of a user who is locked, whether the request is set aside or not.
+func TestAWakeEndsTheRequestOfALockedUser(t *testing.T) {
+	for _, aside := range []bool{false, true} {
+		m := &room{}
+		s, address, _ := m.serve(t)
+		answer := make(chan string, 1)
+		began := time.Now()
+		go func() {
+			text, _, err := fetch(http.DefaultClient, "http://"+address+"/mine?access_token=secret")
+			answer <- fmt.Sprint(text, err)
+		}()
+		if aside {
+			until(t, "the request is set aside", func() bool { return s.Aside() == 1 })
+		} else {
+			until(t, "the request waits", func() bool { return m.count(&m.turns) == 1 })
+		}
+		m.doors.locked.Store(true)
+		m.say() // which is nothing to it
+		if got := <-answer; !strings.HasPrefix(got, "401 ") || !strings.Contains(got, "M_USER_LOCKED") || time.Since(began) > 30*time.Second {
+			t.Errorf("aside %v: %s after %v", aside, got, time.Since(began))
+		}
+	}
+}
+
 // running gives the address at which a server serves until the test ends.
 func running(t *testing.T, s *web.Server) (address string) {
 	t.Helper()
