@@ -12,7 +12,8 @@ import (
 
 // Authenticate returns the identity that an access token belongs to. It makes no database statement for a token that this
 // process remembers, nor for one without a right checksum. Errors: M_UNKNOWN_TOKEN (with soft_logout when the token expired and
-// can be refreshed), M_USER_LOCKED.
+// can be refreshed), M_USER_LOCKED, M_GUEST_ACCESS_FORBIDDEN for a guest of an earlier time where guests are not let in any more: such a
+// guest may still log out, or become a user, which both call authenticate.
 func (a *Accounts) Authenticate(ctx context.Context, token string) (*web.Identity, error) {
 	s, err := a.authenticate(ctx, token)
 	if err != nil {
@@ -20,6 +21,9 @@ func (a *Accounts) Authenticate(ctx context.Context, token string) (*web.Identit
 	}
 	if s.locked {
 		return nil, matrix.UserLocked("This account is locked")
+	}
+	if s.identity.Guest && !a.config.Guests {
+		return nil, errNoGuests
 	}
 	return &s.identity, nil
 }

@@ -54,3 +54,26 @@ func TestNothingOutlivesAnErasedUser(t *testing.T) {
 		}
 	})
 }
+
+// TestADeactivatedUserIsErasedLater: the first time it was not asked for.
+func TestADeactivatedUserIsErasedLater(t *testing.T) {
+	run(t, testConfig(), func(t *testing.T, n *node) {
+		user := n.register("alice").want(200).text("user_id")
+		if err := n.PutAccountData(t.Context(), user, "", "m.kept", []byte(`{"a":1}`)); err != nil {
+			t.Fatal(err)
+		}
+		for i, erase := range []bool{false, true, false} {
+			if err := n.Deactivate(t.Context(), user, erase); err != nil {
+				t.Fatal(err)
+			}
+			erased, err := n.Erased(t.Context(), []string{user})
+			if err != nil || erased[user] != (i > 0) {
+				t.Errorf("time %d: erased %v, %v", i, erased, err)
+			}
+			left := n.count(`SELECT COUNT(*) FROM account_data WHERE user_id = $1 AND content <> '{}'`, user)
+			if (left > 0) != (i == 0) {
+				t.Errorf("time %d: %d account data are left", i, left)
+			}
+		}
+	})
+}

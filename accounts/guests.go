@@ -10,10 +10,12 @@ import (
 	"lyceum/platform/stream"
 )
 
+var errNoGuests = matrix.GuestAccessForbidden("Guests are not let in here: register, or log in")
+
 // registerGuest registers a guest, who gets a generated name, no password and one device (Client-Server API, "Guest Access").
 func (a *Accounts) registerGuest(ctx context.Context, d loginDevice) (*Credentials, error) {
 	if !a.config.Guests {
-		return nil, matrix.GuestAccessForbidden("Guests are not let in here")
+		return nil, errNoGuests
 	}
 	userID, err := a.userID(newName())
 	if err != nil {

@@ -1,6 +1,7 @@
 package accounts
 
 import (
+	"errors"
 	"strings"
 	"testing"
 )
@@ -97,6 +98,39 @@ func TestGuests(t *testing.T) {
 		two.do("POST", client+"/logout", guest.text("access_token"), obj{}).want(200)
 		one.whoamiWith(guest.text("access_token")).want(401, "M_UNKNOWN_TOKEN")
 		if u, err := one.User(t.Context(), guest.text("user_id")); err != nil || !u.Deactivated {
+			t.Errorf("found %+v, %v", u, err)
+		}
+	})
+}
+
+// TestGuestsOfAnEarlierTime: where guests are not let in any more, those of before may log out or become users, and nothing else.
+func TestGuestsOfAnEarlierTime(t *testing.T) {
+	c := testConfig()
+	c.Guests = true
+	fleet(t, c, func(t *testing.T, one, two *node) {
+		guest := one.do("POST", client+"/register?kind=guest", "", obj{}).want(200)
+		other := one.do("POST", client+"/register?kind=guest", "", obj{}).want(200)
+		two.whoamiWith(guest.text("access_token")).want(200)
+		if err := one.SetAdmin(t.Context(), guest.text("user_id"), true); !errors.Is(err, errGuest) {
+			t.Errorf("a guest is an administrator: %v", err)
+		}
+		if err := one.SetPassword(t.Context(), guest.text("user_id"), "correct horse", true, ""); !errors.Is(err, errGuest) {
+			t.Errorf("a guest has a password: %v", err)
+		}
+		one.config.Guests, two.config.Guests = false, false
+		for _, n := range []*node{one, two} {
+			n.whoamiWith(guest.text("access_token")).want(403, "M_GUEST_ACCESS_FORBIDDEN")
+			n.do("PUT", client+"/profile/"+guest.text("user_id")+"/displayname", guest.text("access_token"), obj{"displayname": "Visitor"}).
+				want(403, "M_GUEST_ACCESS_FORBIDDEN")
+		}
+		user := two.do("POST", client+"/register", "", obj{
+			"username": strings.TrimPrefix(strings.TrimSuffix(guest.text("user_id"), ":here.test"), "@"), "password": "correct horse",
+			"guest_access_token": guest.text("access_token"), "auth": obj{"type": "m.login.dummy"},
+		}).want(200)
+		one.whoamiWith(user.text("access_token")).want(200)
+		one.whoamiWith(guest.text("access_token")).want(200)
+		one.do("POST", client+"/logout", other.text("access_token"), obj{}).want(200)
+		if u, err := one.User(t.Context(), other.text("user_id")); err != nil || !u.Deactivated {
 			t.Errorf("found %+v, %v", u, err)
 		}
 	})

@@ -208,8 +208,11 @@ func (a *Accounts) newHash(ctx context.Context, password string) (string, error)
 	return a.hasher.hash(ctx, password)
 }
 
-// SetPassword sets a new password and, with logout, ends all devices except one ("" for no exception).
+// SetPassword sets a new password and, with logout, ends all devices except one ("" for no exception). Errors: errGuest for a guest.
 func (a *Accounts) SetPassword(ctx context.Context, userID, password string, logout bool, except string) error {
+	if err := a.refuseGuest(ctx, userID); err != nil {
+		return err
+	}
 	return a.setPassword(ctx, userID, passwordChange{Password: password, Logout: logout, Except: except})
 }
 

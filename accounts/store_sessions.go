@@ -140,11 +140,12 @@ func applyPassword(ctx context.Context, tx *db.Tx, userID string, p *pendingChan
 	return err
 }
 
-// applyDeactivation ends the account. What else belongs to the user is cleaned up afterwards, see deactivate.go. A guest who is to be
+// applyDeactivation ends the account, or erases one that was ended without. What else belongs to the user is cleaned up afterwards, see deactivate.go. A guest who is to be
 // deactivated and has become a user since is left as the user is: the result is stale.
 func applyDeactivation(ctx context.Context, tx *db.Tx, userID string, p *pendingChange) error {
 	n, err := tx.Exec(ctx, `UPDATE users SET password = '', admin = FALSE, `+cleanupColumn+` = TRUE, erased = (erased OR $3),
-		deactivated_ms = $2 WHERE user_id = $1 AND deactivated_ms = 0 AND (NOT $4 OR kind = $5)`,
+		deactivated_ms = CASE WHEN deactivated_ms = 0 THEN $2 ELSE deactivated_ms END
+		WHERE user_id = $1 AND (deactivated_ms = 0 OR $3 AND NOT erased) AND (NOT $4 OR kind = $5)`,
 		userID, p.At, p.Erase, p.OnlyGuest, kindGuest)
 	if err != nil {
 		return err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"strings"
 
 	"lyceum/matrix"
@@ -97,6 +98,27 @@ func userStored(userID, hash string, at int64) func(ctx context.Context, q db.Qu
 			Scan(&there)
 		return there, err
 	}
+}
+
+// errGuest refuses what makes no sense for a guest, who has no password and may be anyone.
+var errGuest = errors.New("this is a guest: a guest becomes a user by registering, in the client")
+
+// refuseGuest returns errGuest for a guest. A user never becomes a guest, so a user who was none is none later.
+func (a *Accounts) refuseGuest(ctx context.Context, userID string) error {
+	u, err := loadUser(ctx, a.db, userID)
+	if errors.Is(err, db.ErrNoRows) {
+		return noUser(userID)
+	}
+	if err == nil && u.kind == kindGuest {
+		err = fmt.Errorf("%s: %w", userID, errGuest)
+	}
+	return err
+}
+
+// Administrators is how many users are administrators who are let in: neither deactivated nor locked.
+func (a *Accounts) Administrators(ctx context.Context) (n int, err error) {
+	err = a.db.QueryRow(ctx, `SELECT COUNT(*) FROM users WHERE admin AND deactivated_ms = 0 AND NOT locked`).Scan(&n)
+	return n, err
 }
 
 // Exists reports whether the user was registered here. Deactivated users count.
@@ -217,8 +239,13 @@ func (r Rights) takesAway() bool {
 	return r.Locked != nil && *r.Locked || r.Suspended != nil && *r.Suspended || r.Admin != nil && !*r.Admin
 }
 
-// SetRights changes what a user may do, at once in all processes.
+// SetRights changes what a user may do, at once in all processes. Errors: errGuest for a guest who is to be an administrator.
 func (a *Accounts) SetRights(ctx context.Context, userID string, r Rights) error {
+	if r.Admin != nil && *r.Admin {
+		if err := a.refuseGuest(ctx, userID); err != nil {
+			return err
+		}
+	}
 	res, err := a.change(
 		ctx,
 		userID,

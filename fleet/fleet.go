@@ -454,7 +454,8 @@ func (p *Process) serveOps() (stop func() error) {
 	return server.Close
 }
 
-// greet tells people where to go and, at the first start, how to become administrator.
+// greet tells people where to go and, at the first start, how to become administrator. In a fleet the process that starts first does
+// it, once.
 func (p *Process) greet(ctx context.Context) {
 	p.writeProcessFile()
 	if p.unnamed {
@@ -462,12 +463,12 @@ func (p *Process) greet(ctx context.Context) {
 	}
 	p.process.Log.Info("serving", "address", p.config.Server.Listen, "server", p.config.Server.Name, "version", obs.Version,
 		"roles", strings.Join(p.config.Fleet.Roles, ","))
-	if !p.config.Embedded() {
-		return
-	}
-	token, _, err := p.domains.accounts.EnsureFirstToken(ctx)
+	token, created, err := p.domains.accounts.EnsureFirstToken(ctx)
 	if err != nil {
 		p.process.Log.Warn("no invitation token could be made", "error", err)
+		return
+	}
+	if !p.config.Embedded() && !created {
 		return
 	}
 	fmt.Printf("\nLyceum %s serves %s at %s\n", obs.Version, p.config.Server.Name, p.config.baseURL())

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"lyceum/ops/opstest"
 )
@@ -99,4 +100,32 @@ func TestAFirstStartThatFailsGivesNoName(t *testing.T) {
 	}
 	s.Environ = append(good, "LYCEUM_FLEET_SECRET=another secret of sixteen letters") // the key is not sealed with the one before either
 	s.Called("example.org").Start(t)
+}
+
+// TestTheFirstStartSaysHowToBegin: the address and the token of the first administrator, over each database; in a fleet the process that
+// starts first says it, once.
+func TestTheFirstStartSaysHowToBegin(t *testing.T) {
+	for _, engine := range []string{"sqlite", "postgres"} {
+		s := opstest.NewSite(t, engine).Called("example.org")
+		s.Process(t, s.Data)
+		says := func() bool {
+			out := s.Output()
+			return strings.Contains(out, "serves example.org at "+s.URL) && strings.Contains(out, "registers with this token: ")
+		}
+		until := time.Now().Add(time.Minute)
+		for !says() && time.Now().Before(until) { // it is said when the process serves
+			time.Sleep(20 * time.Millisecond)
+		}
+		if !says() {
+			t.Errorf("%s: the first start says %s", engine, s.Output())
+		}
+		if engine == "sqlite" {
+			continue
+		}
+		s.Process(t, t.TempDir())
+		time.Sleep(time.Second)
+		if out := s.Output(); strings.Contains(out, "with this token") {
+			t.Errorf("%s: the second process says it again: %s", engine, out)
+		}
+	}
 }

@@ -15,6 +15,8 @@ import (
 	"lyceum/fleet"
 	"lyceum/ops/connect"
 	"lyceum/ops/up"
+	"lyceum/ops/users"
+	"lyceum/platform/conf"
 )
 
 type upCommand struct {
@@ -92,10 +94,28 @@ func (c *upCommand) Run(ctx context.Context) error {
 	if supervisor.Unnamed {
 		fmt.Println("WARNING:", fleet.Unnamed("remove "+config.Server.Data, "lyceum up"))
 	}
+	c.invite(ctx, supervisor.AccessFile())
 	fmt.Println("make an administrator: lyceum user add --admin NAME --data", config.Server.Data)
 	<-ctx.Done()
 	fmt.Println("stopping:", fleet.WhyStopped(ctx))
 	return supervisor.Stop(context.WithoutCancel(ctx))
+}
+
+// invite prints the token of the first administrator, if it was not used yet. file is the configuration of commands.
+func (c *upCommand) invite(ctx context.Context, file string) {
+	config, err := fleet.Load(conf.Sources{Environ: []string{}, File: file})
+	if err == nil {
+		err = users.WithUsers(ctx, config, false, func(u *users.Users) error {
+			token, err := u.Invitation(ctx)
+			if token != "" {
+				fmt.Println("the first administrator registers with this token:", token)
+			}
+			return err
+		})
+	}
+	if err != nil { // the fleet serves all the same
+		fmt.Println("the token of the first administrator is not known:", err)
+	}
 }
 
 // detach starts the same command in the background and tells how it goes until it serves.

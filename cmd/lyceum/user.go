@@ -23,8 +23,8 @@ type userCommands struct {
 
 	List       userListCommand       `cmd:"" help:"List the users."`
 	Promote    userRightCommand      `cmd:"" help:"Make a user an administrator of the server."`
-	Demote     userRightCommand      `cmd:"" help:"Make an administrator a user like the others."`
-	Lock       userRightCommand      `cmd:"" help:"Refuse all requests of a user; the sessions stay."`
+	Demote     userEndCommand        `cmd:"" help:"Make an administrator a user like the others."`
+	Lock       userEndCommand        `cmd:"" help:"Refuse all requests of a user; the sessions stay."`
 	Unlock     userRightCommand      `cmd:"" help:"End the lock of a user."`
 	Suspend    userRightCommand      `cmd:"" help:"Let a user read, and do little else."`
 	Unsuspend  userRightCommand      `cmd:"" help:"End the suspension of a user."`
@@ -73,30 +73,55 @@ type userRightCommand struct {
 }
 
 func (c *userRightCommand) Run(ctx context.Context, k *kong.Context) error {
+	return c.set(ctx, k.Selected().Name, false)
+}
+
+func (c *userRightCommand) set(ctx context.Context, change string, force bool) error {
 	return c.with(ctx, false, func(u *users.Users) error {
-		id, err := u.SetRight(ctx, k.Selected().Name, c.Name)
+		invitation, err := u.Invitation(ctx)
+		if err != nil {
+			return err
+		}
+		id, err := u.SetRight(ctx, change, c.Name, force)
 		if err == nil {
-			fmt.Println(k.Selected().Name+":", id)
+			fmt.Println(change+":", id)
+		}
+		if err == nil && invitation != "" && change == "promote" {
+			fmt.Println(invitationEnded)
 		}
 		return err
 	})
+}
+
+// userEndCommand is a userRightCommand that may end the last administrator's rights.
+type userEndCommand struct {
+	userRightCommand `embed:""`
+	Force            bool `help:"Also if the server has no other administrator."`
+}
+
+func (c *userEndCommand) Run(ctx context.Context, k *kong.Context) error {
+	return c.set(ctx, k.Selected().Name, c.Force)
 }
 
 type userDeactivateCommand struct {
 	sources `embed:""`
 	Name    string `arg:"" help:"Name or user id."`
 	Erase   bool   `help:"Also remove profile and account data, and hide the messages from those who have not seen them."`
+	Force   bool   `help:"Also if the server has no other administrator."`
 }
 
 func (c *userDeactivateCommand) Run(ctx context.Context) error {
 	return c.with(ctx, false, func(u *users.Users) error {
-		id, err := u.Deactivate(ctx, c.Name, c.Erase)
+		id, err := u.Deactivate(ctx, c.Name, c.Erase, c.Force)
 		if err == nil {
 			fmt.Println("deactivate:", id)
 		}
 		return err
 	})
 }
+
+// invitationEnded is said when somebody became the first administrator without the token that was printed for that.
+const invitationEnded = "the server has an administrator now: the invitation token that its first start printed is not valid any more"
 
 type userAddCommand struct {
 	newPassword `embed:""`
@@ -109,9 +134,16 @@ func (c *userAddCommand) Run(ctx context.Context) error {
 		if u.Made {
 			fmt.Fprintln(os.Stderr, "there was no server yet: one is made")
 		}
+		invitation, err := u.Invitation(ctx)
+		if err != nil {
+			return err
+		}
 		id, err := u.Add(ctx, c.Name, password, c.Admin)
 		if err == nil {
 			fmt.Println("made", id)
+		}
+		if err == nil && invitation != "" && c.Admin {
+			fmt.Println(invitationEnded)
 		}
 		return err
 	})

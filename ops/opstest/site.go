@@ -55,11 +55,31 @@ func Main(m *testing.M) int {
 
 // Site is a place for a server: a data directory, or engines.
 type Site struct {
-	Data    string   // the data directory
-	Environ []string // of all commands; LYCEUM_SERVER_NAME is the first
-	URL     string   // of the process that was started last
+	Data    string        // the data directory
+	Environ []string      // of all commands; LYCEUM_SERVER_NAME is the first
+	URL     string        // of the process that was started last
+	Output  func() string // of that process, until now
 	stops   []func()
-	log     *bytes.Buffer // of the process that was started last
+}
+
+// output is what a process writes. It is safe for concurrent use.
+type output struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+// Write is part of io.Writer.
+func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.text.Write(p)
+}
+
+// String returns all of it.
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.text.String()
 }
 
 const Secret = "the secret of a fleet in a test"
@@ -177,8 +197,8 @@ func (s *Site) Process(t *testing.T, data string) *exec.Cmd {
 	if err != nil {
 		t.Fatal(err)
 	}
-	log := &bytes.Buffer{}
-	s.log = log
+	log := &output{}
+	s.Output = log.String
 	cmd := exec.Command(name, "serve", "--data", data, "--listen", fmt.Sprintf("127.0.0.1:%d", port))
 	cmd.Env, cmd.Dir = append(os.Environ(), s.Environ...), t.TempDir()
 	cmd.Stdout, cmd.Stderr = log, log
@@ -234,18 +254,18 @@ func (s *Site) ServeFor(t *testing.T) string {
 	t.Helper()
 	s.Process(t, s.Data)
 	s.Stop()
-	return s.log.String()
+	return s.Output()
 }
 
-// Up starts a small fleet in the background, and stops it at the end.
-func (s *Site) Up(t *testing.T, args ...string) {
+// Up starts a small fleet in the background, and stops it at the end. It returns what the start printed.
+func (s *Site) Up(t *testing.T, args ...string) (printed string) {
 	t.Helper()
 	port, err := up.FreePort()
 	if err != nil {
 		t.Fatal(err)
 	}
 	s.URL = fmt.Sprintf("http://127.0.0.1:%d", port)
-	s.MustRun(t, append([]string{"up", "--detach", "--listen", fmt.Sprintf("127.0.0.1:%d", port), "--set", "up.replicas=all=2"}, args...)...)
+	printed = s.MustRun(t, append([]string{"up", "--detach", "--listen", fmt.Sprintf("127.0.0.1:%d", port), "--set", "up.replicas=all=2"}, args...)...)
 	s.stops = []func(){func() { s.MustRun(t, "stop") }}
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), LongestCommand)
@@ -256,6 +276,7 @@ func (s *Site) Up(t *testing.T, args ...string) {
 			}
 		}
 	})
+	return printed
 }
 
 func (s *Site) Database(t *testing.T) *db.DB {

@@ -5,9 +5,11 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"lyceum/ops/opstest"
 )
@@ -48,7 +50,9 @@ func TestUsersTokensAndReportsOnTheCommandLine(t *testing.T) {
 					}
 				}
 			}
-			s.MustRun(t, "user", "add", "--admin", "alice")
+			if out := s.MustRun(t, "user", "add", "--admin", "alice"); !strings.Contains(out, "invitation token") {
+				t.Errorf("the end of the invitation is not said: %s", out)
+			}
 			s.MustRun(t, "user", "add", "bob")
 			shows([]string{"@alice:users.test administrator active", "@bob:users.test user active"}, "user", "list")
 			shows([]string{"@bob:users.test"}, "user", "promote", "bob")
@@ -60,9 +64,24 @@ func TestUsersTokensAndReportsOnTheCommandLine(t *testing.T) {
 			s.MustRun(t, "user", "suspend", "bob")
 			shows([]string{"@bob:users.test user suspended"}, "user", "list")
 			s.MustRun(t, "user", "unsuspend", "bob")
+			s.MustFail(t, []string{"@alice:users.test is the last administrator", "--force"}, "user", "demote", "alice")
+			s.MustFail(t, []string{"@alice:users.test is the last administrator", "--force"}, "user", "lock", "alice")
+			s.MustFail(t, []string{"@alice:users.test is the last administrator", "--force"}, "user", "deactivate", "alice")
+			shows([]string{"demote: @alice:users.test"}, "user", "demote", "--force", "alice")
+			s.MustRun(t, "user", "promote", "alice")
+
 			s.MustRun(t, "user", "deactivate", "bob")
+			s.MustFail(t, []string{"@bob:users.test is deactivated already"}, "user", "deactivate", "bob")
+			for _, args := range [][]string{{"promote"}, {"unlock"}, {"suspend"}, {"passwd"}, {"token"}} {
+				s.MustFail(t, []string{"@bob:users.test is deactivated"}, append(append([]string{"user"}, args...), "bob")...)
+			}
 			shows([]string{"@alice:users.test administrator active", "@bob:users.test user deactivated"}, "user", "list")
 			s.MustFail(t, []string{"there is no user @carol:users.test"}, "user", "lock", "carol")
+			s.MustRun(t, "user", "add", "erin")
+			s.MustRun(t, "user", "deactivate", "erin")
+			shows([]string{"deactivate: @erin:users.test"}, "user", "deactivate", "--erase", "erin")
+			shows([]string{"@erin:users.test user erased"}, "user", "list")
+			s.MustFail(t, []string{"@erin:users.test is deactivated already"}, "user", "deactivate", "--erase", "erin")
 
 			shows([]string{"welcome"}, "token", "new", "--name", "welcome", "--uses", "2", "--expires", "7d")
 			made := strings.TrimSpace(s.MustRun(t, "token", "new", "--uses", "0"))
@@ -81,6 +100,104 @@ func TestUsersTokensAndReportsOnTheCommandLine(t *testing.T) {
 				alice := strings.TrimSpace(s.MustRun(t, "user", "token", "alice"))
 				post(t, s, alice, "/_matrix/client/v3/users/@bob:users.test/report", `{"reason":"it shouts\u001b[31m"}`)
 				shows([]string{"@alice:users.test - - @bob:users.test it shouts [31m"}, "reports", "list")
+			}
+		})
+	}
+}
+
+// TestWhatIsRefusedToGuests: they are no administrators and have no password.
+func TestWhatIsRefusedToGuests(t *testing.T) {
+	s := opstest.NewUpSite(t, "LYCEUM_ACCOUNTS_GUESTS=true").Called("users.test")
+	s.Process(t, s.Data)
+	var guest struct {
+		UserID string `json:"user_id"`
+	}
+	if err := json.Unmarshal(post(t, s, "", "/_matrix/client/v3/register?kind=guest", `{}`), &guest); err != nil {
+		t.Fatal(err)
+	}
+	for _, change := range []string{"promote", "passwd"} {
+		s.MustFail(t, []string{guest.UserID + ": this is a guest: a guest becomes a user by registering"}, "user", change, guest.UserID)
+	}
+	s.MustRun(t, "user", "lock", guest.UserID)
+}
+
+// TestUpSaysHowToBegin: as the first start of a process does, until somebody is administrator.
+func TestUpSaysHowToBegin(t *testing.T) {
+	s := opstest.NewUpSite(t, "LYCEUM_ACCOUNTS_REGISTRATION=token").Called("users.test")
+	out := s.Up(t)
+	_, token, found := strings.Cut(out, "the first administrator registers with this token: ")
+	token, _, _ = strings.Cut(token, "\n")
+	if !found || !strings.Contains(out, s.URL) {
+		t.Fatalf("the start says %s", out)
+	}
+	if _, err := join(t, s, "alice", token); err != nil {
+		t.Error(err)
+	}
+	if list := s.MustRun(t, "user", "list"); !strings.Contains(list, "administrator") {
+		t.Errorf("found %s", list)
+	}
+}
+
+// TestALockEndsWhatWaits: a request to /sync that waits ends with the lock of its user, not when there are news.
+func TestALockEndsWhatWaits(t *testing.T) {
+	for name, open := range map[string]func(t *testing.T) *opstest.Site{
+		"running": func(t *testing.T) *opstest.Site {
+			s := opstest.NewUpSite(t).Called("users.test")
+			s.Process(t, s.Data)
+			return s
+		},
+		"fleet": func(t *testing.T) *opstest.Site {
+			s := opstest.NewSite(t, "postgres").Called("users.test")
+			s.Start(t)
+			s.Data = t.TempDir()
+			s.Environ = append(s.Environ, "LYCEUM_SERVER_DATA="+s.Data)
+			return s
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := open(t)
+			s.MustRun(t, "user", "add", "bob")
+			token := strings.TrimSpace(s.MustRun(t, "user", "token", "bob"))
+			next, waits := make(chan string, 1), make(chan string, 1)
+			get := func(query string) (int, string) {
+				req, err := http.NewRequest(http.MethodGet, s.URL+"/_matrix/client/v3/sync?"+query, nil)
+				if err != nil {
+					t.Error(err)
+					return 0, ""
+				}
+				req.Header.Set("Authorization", "Bearer "+token)
+				res, err := http.DefaultClient.Do(req)
+				if err != nil {
+					t.Error(err)
+					return 0, ""
+				}
+				defer res.Body.Close()
+				text, _ := io.ReadAll(res.Body)
+				return res.StatusCode, string(text)
+			}
+			go func() {
+				since := ""
+				for range 20 { // until there is nothing new
+					_, text := get("timeout=500&since=" + url.QueryEscape(since))
+					var page struct {
+						Next string `json:"next_batch"`
+					}
+					_ = json.Unmarshal([]byte(text), &page)
+					if page.Next == since {
+						break
+					}
+					since = page.Next
+				}
+				next <- since
+				status, text := get("timeout=60000&since=" + url.QueryEscape(since))
+				waits <- fmt.Sprint(status, text)
+			}()
+			<-next
+			time.Sleep(time.Second)
+			began := time.Now()
+			s.MustRun(t, "user", "lock", "bob")
+			if got := <-waits; !strings.Contains(got, "M_USER_LOCKED") || time.Since(began) > 30*time.Second {
+				t.Errorf("after %v: %s", time.Since(began), got)
 			}
 		})
 	}

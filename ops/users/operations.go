@@ -31,14 +31,16 @@ var rightsOf = map[string]accounts.Rights{
 // listPage is how much of a list is asked for at once.
 const listPage = 500
 
-// SetRight changes what a user may do: promote, demote, lock, unlock, suspend or unsuspend. It returns the user's id.
-func (u *Users) SetRight(ctx context.Context, change, name string) (userID string, err error) {
-	return u.request(ctx, userRequest{Op: change, Name: name})
+// SetRight changes what a user may do: promote, demote, lock, unlock, suspend or unsuspend. force does it also if no administrator is
+// left. It returns the user's id.
+func (u *Users) SetRight(ctx context.Context, change, name string, force bool) (userID string, err error) {
+	return u.request(ctx, userRequest{Op: change, Name: name, Force: force})
 }
 
-// Deactivate ends an account for good; erase also removes what it kept. It returns the user's id.
-func (u *Users) Deactivate(ctx context.Context, name string, erase bool) (userID string, err error) {
-	return u.request(ctx, userRequest{Op: opDeactivate, Name: name, Erase: erase})
+// Deactivate ends an account for good; erase also removes what it kept, force does it also if no administrator is left. It returns
+// the user's id.
+func (u *Users) Deactivate(ctx context.Context, name string, erase, force bool) (userID string, err error) {
+	return u.request(ctx, userRequest{Op: opDeactivate, Name: name, Erase: erase, Force: force})
 }
 
 // List calls fn for each user, in the order of their ids.
@@ -68,6 +70,18 @@ func (u *Users) NewToken(ctx context.Context, name string, uses int64, expires t
 // Tokens lists the registration tokens.
 func (u *Users) Tokens(ctx context.Context) ([]accounts.RegistrationToken, error) {
 	return answerList[accounts.RegistrationToken](ctx, u, userRequest{Op: opTokenList})
+}
+
+// Invitation returns the registration token of the first administrator, which the first start printed; "" when it was used, or ended
+// because somebody became administrator in another way.
+func (u *Users) Invitation(ctx context.Context) (token string, err error) {
+	tokens, err := u.Tokens(ctx)
+	for _, t := range tokens {
+		if t.First && t.Completed == 0 {
+			token = t.Token
+		}
+	}
+	return token, err
 }
 
 // RevokeToken removes a registration token.

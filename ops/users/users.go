@@ -34,6 +34,7 @@ type userRequest struct {
 	Password string `json:"password,omitempty"`
 	Admin    bool   `json:"admin,omitempty"`
 	Erase    bool   `json:"erase,omitempty"`
+	Force    bool   `json:"force,omitempty"`  // also if no administrator is left
 	Server   string `json:"server,omitempty"` // the name of the server that is meant, if it was given
 
 	Uses    int64         `json:"uses,omitempty"`    // of a registration token, 0 without end
@@ -129,12 +130,9 @@ func (u *Users) change(ctx context.Context, r userRequest) (string, error) {
 	if text, known, err := u.changeServer(ctx, r); known {
 		return text, err
 	}
-	ok, err := u.accounts.Exists(ctx, id)
+	id, err := u.mayChange(ctx, id, r)
 	if err != nil {
 		return "", err
-	}
-	if !ok {
-		return "", errors.New("there is no user " + id)
 	}
 	switch r.Op {
 	case "passwd":
@@ -150,6 +148,33 @@ func (u *Users) change(ctx context.Context, r userRequest) (string, error) {
 		return id, u.accounts.Deactivate(ctx, id, r.Erase)
 	}
 	return "", fmt.Errorf("unknown operation %q: the server is of an older version than this command", r.Op)
+}
+
+// mayChange returns the id of the user whom an operation is about, as it is stored. It refuses an operation on a deactivated user,
+// and, without r.Force, one that leaves the server without an administrator.
+func (u *Users) mayChange(ctx context.Context, id string, r userRequest) (userID string, err error) {
+	user, err := u.accounts.User(ctx, id)
+	switch {
+	case matrix.HasCode(err, matrix.CodeNotFound):
+		return "", errors.New("there is no user " + id)
+	case err != nil:
+		return "", err
+	case user.Deactivated && r.Op == opDeactivate && r.Erase && !user.Erased:
+		return user.UserID, nil
+	case user.Deactivated && r.Op == opDeactivate:
+		return "", errors.New(user.UserID + " is deactivated already")
+	case user.Deactivated:
+		return "", errors.New(user.UserID + " is deactivated: a deactivated account stays so, and its name stays taken")
+	}
+	if ends := r.Op == "demote" || r.Op == "lock" || r.Op == opDeactivate; !ends || !user.Admin || user.Locked || r.Force {
+		return user.UserID, nil
+	}
+	n, err := u.accounts.Administrators(ctx)
+	if err == nil && n < 2 {
+		err = errors.New(user.UserID + " is the last administrator of this server: make another one first, with lyceum user promote NAME, " +
+			"or add --force")
+	}
+	return user.UserID, err
 }
 
 func (u *Users) requestRemote(ctx context.Context, r userRequest) (string, error) {
