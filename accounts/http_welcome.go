@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"crypto/subtle"
 	"encoding/base64"
 	"errors"
 	"html/template"
 	"net/http"
+	"net/url"
 	"slices"
 
 	"lyceum/matrix"
@@ -34,7 +36,8 @@ var welcomePage = template.Must(template.New("welcome").Parse(`<!DOCTYPE html>
 <p>Your Matrix ID is <code>{{.Made}}</code>.</p>
 <p>Next step: open a Matrix client and log in with this ID and your password.
 If the client asks for a homeserver, enter <code>{{.Homeserver}}</code>.</p>
-{{else}}<p>This is a <a href="https://matrix.org/">Matrix</a> homeserver:
+{{else}}{{if .Refused}}<p class="wrong" role="alert">{{.Refused}}</p>
+{{end}}<p>This is a <a href="https://matrix.org/">Matrix</a> homeserver:
 people with an account here can chat with each other. It runs Lyceum.</p>
 {{end}}<h2>Connect a client</h2>
 <p>In your Matrix client, choose to log in at another server and enter this homeserver:</p>
@@ -77,6 +80,7 @@ type welcomeData struct {
 	Documents                        []TermIn
 
 	Username, Token, Wrong string // what was sent, and why it was refused
+	Refused                string // why the page was refused as a whole
 	Made                   string // the id of the new user
 }
 
@@ -86,18 +90,54 @@ func (a *Accounts) welcomeData(r *web.Request) welcomeData {
 		MinLength: a.config.Password.MinLength, Documents: a.termTexts(),
 	}
 	if page.Homeserver == "" {
-		page.Homeserver = r.Scheme() + "://" + r.Host
+		scheme := r.Scheme()
+		if r.Header.Get("X-Forwarded-Proto") == "https" { // also of a proxy that is not trusted: it is shown to nobody else
+			scheme = "https"
+		}
+		page.Homeserver = scheme + "://" + r.Host
 	}
 	return page
 }
 
+// getWelcome shows the page; after a registration, to which postWelcome redirects, with the new user.
 func (a *Accounts) getWelcome(r *web.Request) (any, error) {
-	return showWelcome(http.StatusOK, a.welcomeData(r))
+	page := a.welcomeData(r)
+	if made := r.Query1("made"); made != "" {
+		sum, err := a.madeSum(r.Context(), made)
+		if err != nil {
+			return nil, err
+		}
+		if subtle.ConstantTimeCompare([]byte(sum), []byte(r.Query1("sum"))) == 1 { // else somebody made up the address of the page
+			page.Made = made
+		}
+	}
+	return showWelcome(http.StatusOK, page)
 }
 
-// postWelcome registers an account. The form needs no protection against other sites, which could as well send POST /register.
+// madeSum is a checksum of the id of a user whom this server has just made.
+func (a *Accounts) madeSum(ctx context.Context, userID string) (string, error) {
+	sum, err := a.secret.mac(ctx, "made", userID)
+	return base64.RawURLEncoding.EncodeToString(sum[:min(len(sum), 16)]), err
+}
+
+// refuseWelcome is the Page of the routes.
+func (a *Accounts) refuseWelcome(r *web.Request, status int, message string) (*web.Raw, error) {
+	page := a.welcomeData(r)
+	if r.Method == http.MethodPost {
+		page.Wrong = message
+	} else {
+		page.Refused = message
+	}
+	return showWelcome(status, page)
+}
+
+// postWelcome registers an account, and redirects to a page that says so, which may be loaded again.
 func (a *Accounts) postWelcome(r *web.Request) (any, error) {
-	form, err := readForm(r)
+	body, err := r.Raw()
+	if err != nil {
+		return nil, err
+	}
+	form, err := a.parseForm(r, body)
 	if err != nil {
 		return nil, err
 	}
@@ -111,11 +151,18 @@ func (a *Accounts) postWelcome(r *web.Request) (any, error) {
 		if !errors.As(err, &refused) {
 			return nil, err
 		}
-		page.Wrong = refused.Message
+		if page.Wrong = refused.Message; refused.Code == matrix.CodeUserInUse {
+			page.Wrong += ". If you have just made this account, you can log in with it."
+		}
 		return showWelcome(refused.Status, page)
 	}
-	page.Made = made
-	return showWelcome(http.StatusOK, page)
+	sum, err := a.madeSum(r.Context(), made)
+	if err != nil {
+		return nil, err
+	}
+	header := pageHeader(welcomePolicy)
+	header.Set("Location", "/?"+url.Values{"made": {made}, "sum": {sum}}.Encode())
+	return &web.Raw{Status: http.StatusSeeOther, Header: header}, nil
 }
 
 // registerByForm passes all stages of a registration in one request.
@@ -163,17 +210,10 @@ func (a *Accounts) registerByForm(r *web.Request, token string, accepted bool, b
 	return made.UserID, nil
 }
 
-func showWelcome(status int, page welcomeData) (any, error) {
+func showWelcome(status int, page welcomeData) (*web.Raw, error) {
 	var b bytes.Buffer
 	if err := welcomePage.Execute(&b, page); err != nil {
 		return nil, err
 	}
-	return &web.Raw{Status: status, Body: b.Bytes(), Header: http.Header{
-		"Content-Type":            {"text/html; charset=utf-8"},
-		"Content-Security-Policy": {welcomePolicy},
-		"X-Content-Type-Options":  {"nosniff"},
-		"X-Frame-Options":         {"DENY"},
-		"Referrer-Policy":         {"no-referrer"},
-		"Cache-Control":           {"no-store"},
-	}}, nil
+	return &web.Raw{Status: status, Body: b.Bytes(), Header: pageHeader(welcomePolicy)}, nil
 }

@@ -106,12 +106,18 @@ func (a *Accounts) TokenValid(ctx context.Context, token string) (bool, error) {
 	return err == nil, err
 }
 
-var errBadToken = matrix.Unauthorized("The registration token is not valid")
+var (
+	errBadToken = matrix.Unauthorized("The registration token is not valid")
+	errNoToken  = matrix.Unauthorized("A registration token is needed")
+)
 
 // reserveToken reserves one use of a registration token for an interaction, which is stored in the same transaction. A reserved
 // use always has a row of interactive_sessions with the token, so it is released when that expires. Every transaction that deletes
 // the row, or its token, completes the use or releases it. Errors: M_UNAUTHORIZED.
 func (a *Accounts) reserveToken(ctx context.Context, i *interaction, token string) error {
+	if token == "" {
+		return errNoToken
+	}
 	if !validRegistrationToken(token) {
 		return errBadToken
 	}

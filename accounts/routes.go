@@ -14,8 +14,8 @@ func (a *Accounts) Routes() []web.Route {
 	const msc3391 = "/_matrix/client/unstable/org.matrix.msc3391/user/{userID}"
 	const user, room = client + "/user/{userID}", client + "/user/{userID}/rooms/{roomID}"
 	return []web.Route{
-		{Pattern: "GET /{$}", Auth: web.None, Role: clientRole, Limit: "public", Handler: a.getWelcome},
-		{Pattern: "POST /{$}", Auth: web.None, Role: clientRole, Limit: "registration", MaxBody: 16 << 10, Handler: a.postWelcome},
+		{Pattern: "GET /{$}", Auth: web.None, Role: clientRole, Limit: "public", Handler: a.getWelcome, Page: a.refuseWelcome},
+		{Pattern: "POST /{$}", Auth: web.None, Role: clientRole, Limit: "registration", MaxBody: 16 << 10, Handler: a.postWelcome, Page: a.refuseWelcome},
 		{Pattern: "GET /_matrix/client/versions", Auth: web.None, Role: clientRole, Limit: "public", Handler: a.getVersions},
 		{Pattern: "GET /.well-known/matrix/client", Auth: web.None, Role: clientRole, Limit: "public", Handler: a.getClientWellKnown},
 		{Pattern: "GET /.well-known/matrix/server", Auth: web.None, Role: clientRole, Limit: "public", Handler: a.getServerWellKnown},
@@ -34,8 +34,8 @@ func (a *Accounts) Routes() []web.Route {
 		{Pattern: "GET /_matrix/client/v1/register/m.login.registration_token/validity", Auth: web.None, Role: clientRole, Limit: "registration", Handler: a.getTokenValidity},
 		{Pattern: "GET /_synapse/admin/v1/register", Auth: web.None, Role: adminRole, Limit: "registration", Handler: a.getNonce},
 		{Pattern: "POST /_synapse/admin/v1/register", Auth: web.None, Role: adminRole, Limit: "registration", Handler: web.JSON(a.postSecretRegister)},
-		{Pattern: "GET " + client + "/auth/{type}/fallback/web", Auth: web.None, Role: clientRole, Limit: "public", Handler: a.getFallback},
-		{Pattern: "POST " + client + "/auth/{type}/fallback/web", Auth: web.None, Role: clientRole, Limit: "login", MaxBody: 16 << 10, Handler: a.postFallback},
+		{Pattern: "GET " + client + "/auth/{type}/fallback/web", Auth: web.None, Role: clientRole, Limit: "public", Handler: a.getFallback, Page: a.refuseFallback},
+		{Pattern: "POST " + client + "/auth/{type}/fallback/web", Auth: web.None, Role: clientRole, Limit: "login", MaxBody: 16 << 10, Handler: a.postFallback, Page: a.refuseFallback},
 
 		{Pattern: "POST " + client + "/account/password", Auth: web.User, Role: clientRole, Limit: "login", Handler: Resumable(a, a.postPassword)},
 		{Pattern: "POST " + client + "/account/deactivate", Auth: web.User, Role: clientRole, Limit: "login", Handler: Resumable(a, a.postDeactivate)},

@@ -22,6 +22,10 @@ type Route struct {
 	Timeout   time.Duration // longest time the answer may begin to come; 0 is DefaultTimeout
 	Handler   Handler       // required
 
+	// Page makes the page that a browser, which asks for HTML, gets in place of the JSON of an error, with its message; nil: none. The
+	// headers of the error, such as Retry-After, are added to its own.
+	Page func(r *Request, status int, message string) (*Raw, error)
+
 	// Idempotent says that doing a POST twice leaves and answers the same as doing it once, so that it is done again when
 	// the process that worked on it is lost. GET, HEAD, PUT and DELETE are so by their meaning.
 	Idempotent bool

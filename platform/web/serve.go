@@ -4,9 +4,11 @@ import (
 	"bufio"
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -281,7 +283,31 @@ func (x *exchange) fail(err error) {
 		err = fmt.Errorf("%w, %s: %w", errLate, x.within, err)
 	}
 	log.Log(r.Context(), level, message, "request", r.id, "route", x.endpoint.route.Pattern, "error", err)
-	x.write(answerTo(refusal))
+	x.write(x.page(answerTo(refusal)))
+}
+
+// page makes a page of the answer to an error, if the route has pages and a browser asks for one.
+func (x *exchange) page(m message) message {
+	if x.endpoint.route.Page == nil || !strings.Contains(x.request.Header.Get("Accept"), "text/html") {
+		return m
+	}
+	var told struct {
+		Message string `json:"error"`
+	}
+	if json.Unmarshal(m.body, &told) != nil {
+		return m
+	}
+	if wait := m.header.Get("Retry-After"); wait != "" {
+		told.Message += " (" + wait + " s)"
+	}
+	page, err := x.endpoint.route.Page(&x.request, m.status, told.Message)
+	if err != nil {
+		x.request.server.log.ErrorContext(x.request.Context(), "no page could be made of an error", "request", x.request.id, "error", err)
+		return m
+	}
+	header := page.Header.Clone()
+	maps.Copy(header, m.header)
+	return message{status: m.status, header: header, body: page.Body}
 }
 
 // reset makes the end of the connection an error for a client of HTTP/1.0, whose answers have no other end.

@@ -745,3 +745,21 @@ func BenchmarkRouted(b *testing.B) {
 		b.Fatal(w.Code, w.Body)
 	}
 }
+
+// TestABrowserGetsAPage: of a route that has one, with the headers of the refusal.
+func TestABrowserGetsAPage(t *testing.T) {
+	s := newServer(
+		t, web.Options{Limits: newBuckets(), Config: web.Config{RateLimits: map[string]web.RateLimit{"login": {PerSecond: 0.01, Burst: 1}}}},
+		web.Route{Pattern: "GET /page", Auth: web.None, Handler: ok, Limit: "login", Page: func(_ *web.Request, status int, m string) (*web.Raw, error) {
+			return &web.Raw{Status: status, Body: []byte("<p>" + m), Header: http.Header{"Content-Type": {"text/html"}}}, nil
+		}},
+	)
+	call(s.Handler(), "GET /page", "")
+	for accept, want := range map[string]string{"text/html,*/*;q=0.8": "<p>Too many requests", "*/*": "M_LIMIT_EXCEEDED"} {
+		w := call(s.Handler(), "GET /page", "", "Accept: "+accept)
+		if w.Code != 429 || w.Header().Get("Retry-After") != "100" || !strings.Contains(w.Body.String(), want) ||
+			strings.HasPrefix(w.Header().Get("Content-Type"), "text/html") != strings.HasPrefix(accept, "text") {
+			t.Errorf("%s: %d %v %s", accept, w.Code, w.Header(), w.Body)
+		}
+	}
+}
