@@ -31,6 +31,8 @@ type Config struct {
 	Blob     blob.Config
 	Up       UpConfig
 	domains  []conf.Section
+
+	secretFiles []string // from which secrets were read
 }
 
 // SectionOf is the section of the domain whose Config is C.
@@ -173,6 +175,7 @@ func Load(s conf.Sources) (*Config, error) {
 // together is not checked.
 func LoadGiven(s conf.Sources) (*Config, []conf.Given, error) {
 	c := &Config{}
+	s.SecretIn = func(path string) { c.secretFiles = append(c.secretFiles, path) }
 	given, err := conf.LoadGiven(s, c.Sections()...)
 	if err != nil {
 		return nil, nil, err
@@ -182,6 +185,8 @@ func LoadGiven(s conf.Sources) (*Config, []conf.Given, error) {
 		return nil, nil, err
 	}
 	c.Fleet.Roles = roles
+	known := SectionOf[accounts.Config](c)
+	known.WellKnown.Client = strings.TrimRight(known.WellKnown.Client, "/") // clients add paths that begin with one
 	c.Blob.Scratch = filepath.Join(c.Server.Data, "scratch")
 	if c.Blob.S3.Endpoint == "" && c.Blob.S3.Bucket == "" && c.Blob.Directory == "" {
 		c.Blob.Directory = filepath.Join(c.Server.Data, "blobs")
@@ -213,7 +218,7 @@ func (c *Config) DatabaseURL() string {
 // baseURL is where people open the server.
 func (c *Config) baseURL() string {
 	if url := SectionOf[accounts.Config](c).WellKnown.Client; url != "" {
-		return strings.TrimSuffix(url, "/")
+		return url
 	}
 	return "http://" + c.Server.Listen
 }

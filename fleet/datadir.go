@@ -134,6 +134,10 @@ func (c *Config) OpenDataDirectory(m Creation) (*DataDirectory, error) {
 		d.Close()
 		return nil, c.ofData(err)
 	}
+	if err := c.tightenDirectory(); err != nil {
+		d.Close()
+		return nil, c.ofData(err)
+	}
 	return d, nil
 }
 

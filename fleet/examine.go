@@ -37,7 +37,7 @@ func security(c *Config) *doctor.Security {
 	s := &doctor.Security{
 		Registration: a.Registration, RateLimitsOff: c.HTTP.RateLimitsOff, PublicListener: c.Server.Listen,
 		PasswordMemoryKiB: int(a.Password.MemoryKiB), PasswordPasses: int(a.Password.Passes),
-		PublicTLS: len(c.HTTP.TrustedProxies) > 0,
+		PublicTLS: len(c.HTTP.TrustedProxies) > 0, SecretFilesReadable: c.ReadableSecrets(), DirectoryOpen: c.OpenDirectory(),
 	}
 	for name, secret := range map[string]string{
 		"fleet.secret": c.Fleet.Secret.Reveal(), "accounts.shared_secret": a.SharedSecret.Reveal(), "redis.password": c.Redis.Password.Reveal(),

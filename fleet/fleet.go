@@ -346,7 +346,10 @@ func (p *Process) healthRoutes() []web.Route {
 // Run serves until ctx ends: then long polls are answered, requests under way finish, queued writes are
 // stored and the shards are handed over.
 func (p *Process) Run(ctx context.Context) error {
-	defer p.Close()
+	defer func() {
+		p.Close()
+		p.process.Log.Info("stopped")
+	}()
 	work, stopWork := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopWork()
 	serve, stopServe := context.WithCancel(ctx)
@@ -460,6 +463,9 @@ func (p *Process) greet(ctx context.Context) {
 	p.writeProcessFile()
 	if p.unnamed {
 		p.sayUnnamed()
+	}
+	for _, what := range p.config.Exposed() {
+		p.process.Log.Warn(what)
 	}
 	p.process.Log.Info("serving", "address", p.config.Server.Listen, "server", p.config.Server.Name, "version", obs.Version,
 		"roles", strings.Join(p.config.Fleet.Roles, ","))

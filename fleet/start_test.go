@@ -134,8 +134,8 @@ func TestStartSaysWhatIsWrongWithTheDatabase(t *testing.T) {
 	s.Start(t)
 	s.Stop()
 	do("ALTER DATABASE " + name + " SET default_transaction_read_only = on")
-	for _, command := range []string{"serve", "status"} {
-		s.MustFail(t, []string{"database.url", "takes no writes"}, command, "--listen", "127.0.0.1:0")
+	for _, args := range [][]string{{"serve", "--listen", "127.0.0.1:0"}, {"status"}} {
+		s.MustFail(t, []string{"database.url", "takes no writes"}, args...)
 	}
 }
 

@@ -14,6 +14,12 @@ func (p *Process) collector() *status.Collector {
 	c := &status.Collector{
 		Process: p.process, Gatherer: p.obs.Registry, Ready: p.obs.Health.Ready, Ops: p.config.Fleet.Ops, Scratch: p.config.Server.Data,
 		Engines: p.engines,
+		Untrusted: func() []string { // the server is made later
+			if p.web == nil {
+				return nil
+			}
+			return p.web.UntrustedProxies()
+		},
 	}
 	if p.public != nil {
 		c.Public = p.public.Addr().String()

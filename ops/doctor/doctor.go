@@ -124,7 +124,7 @@ func Examine(before, after *status.Fleet, g Given) []Finding {
 	checks := []func(){
 		e.engines, e.machines, e.shards, e.commits, e.pools, e.queues, e.processors, e.memory, e.delivery, e.behind, e.redis, e.blob,
 		e.requests, e.errorRates, e.rates, e.hops, e.balance, e.versions, e.rollout, e.planned, e.jobs,
-		e.clocks, e.files, e.scratch, e.listeners, e.enginesSafe, e.secure,
+		e.clocks, e.files, e.scratch, e.listeners, e.proxies, e.enginesSafe, e.secure,
 	}
 	if after.Stopped { // of processes there is nothing to look at
 		checks = []func(){e.engines, e.machines, e.enginesSafe, e.secure}

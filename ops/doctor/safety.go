@@ -2,6 +2,7 @@ package doctor
 
 import (
 	"fmt"
+	"maps"
 	"math"
 	"net"
 	"net/netip"
@@ -23,6 +24,7 @@ type Security struct {
 	UnauthenticatedMedia bool     `json:"unauthenticated_media"`   // media.allow_unauthenticated
 	AdminWithoutSecond   int      `json:"admins_without_second"`   // administrators without a second proof, where the server knows one
 	SecretFilesReadable  []string `json:"secret_files_readable"`   // files of secrets that others than their owner may read
+	DirectoryOpen        string   `json:"directory_open"`          // the data directory, when others may look into it
 	CertificateDays      *float64 `json:"certificate_days"`        // until the public certificate ends, where this server holds it
 	PublicListener       string   `json:"public_listener_address"` // server.listen
 	PublicTLS            bool     `json:"public_tls"`              // TLS here or at a trusted proxy before it
@@ -173,6 +175,29 @@ func exposure(address string) string {
 	return "public"
 }
 
+// proxies looks for addresses that pass on the requests of others and are not believed.
+func (e *exam) proxies() {
+	at := map[string][]string{}
+	for _, s := range e.alive() {
+		for _, address := range s.Untrusted {
+			at[address] = append(at[address], name(s))
+		}
+	}
+	for _, address := range slices.Sorted(maps.Keys(at)) {
+		f := Finding{
+			Severity: Warning, Rule: "proxy", Where: "http.trusted_proxies",
+			What: fmt.Sprintf("%s passes requests on (it sends X-Forwarded-For or Forwarded) and is not named: seen by %s", address,
+				shorten(at[address])),
+			Why: "all clients behind it count as one address: for limits, in the log, and in the list of sessions",
+			Do:  fmt.Sprintf("if it is your proxy: --set http.trusted_proxies=%s, or the key in the configuration", address),
+		}
+		if exposure(address) == "public" { // anybody can send the header
+			f.Severity, f.Do = Note, f.Do+"; if it is not, nothing: what it says is not believed"
+		}
+		e.add(f)
+	}
+}
+
 func (e *exam) listeners() {
 	checked, bad := 0, 0
 	for _, s := range e.alive() {
@@ -304,7 +329,10 @@ func (e *exam) secure() {
 			"let administrators log in through the identity provider")
 	}
 	for _, f := range s.SecretFilesReadable {
-		add(Critical, f, "others than its owner may read this file of a secret", "", "chmod 600 "+f)
+		add(Critical, f, "others than its owner may read this file of a secret", "who has it can act as the server", "chmod o= "+f)
+	}
+	if d := s.DirectoryOpen; d != "" {
+		add(Warning, d, "others than its owner may look into the data directory", "database, files and secret are in it", "chmod 700 "+d)
 	}
 	if d := s.CertificateDays; d != nil && *d < 14 {
 		severity := Warning

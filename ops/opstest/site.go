@@ -187,7 +187,7 @@ func (s *Site) Start(t *testing.T) {
 }
 
 // Process starts one process, which has all roles, and waits until it serves.
-func (s *Site) Process(t *testing.T, data string) *exec.Cmd {
+func (s *Site) Process(t *testing.T, data string, args ...string) *exec.Cmd {
 	t.Helper()
 	name, err := Program()
 	if err != nil {
@@ -199,7 +199,7 @@ func (s *Site) Process(t *testing.T, data string) *exec.Cmd {
 	}
 	log := &output{}
 	s.Output = log.String
-	cmd := exec.Command(name, "serve", "--data", data, "--listen", fmt.Sprintf("127.0.0.1:%d", port))
+	cmd := exec.Command(name, append([]string{"serve", "--data", data, "--listen", fmt.Sprintf("127.0.0.1:%d", port)}, args...)...)
 	cmd.Env, cmd.Dir = append(os.Environ(), s.Environ...), t.TempDir()
 	cmd.Stdout, cmd.Stderr = log, log
 	if err := cmd.Start(); err != nil {
@@ -250,9 +250,9 @@ func (s *Site) Stop() {
 }
 
 // ServeFor starts one process, stops it when it serves, and returns what it said.
-func (s *Site) ServeFor(t *testing.T) string {
+func (s *Site) ServeFor(t *testing.T, args ...string) string {
 	t.Helper()
-	s.Process(t, s.Data)
+	s.Process(t, s.Data, args...)
 	s.Stop()
 	return s.Output()
 }

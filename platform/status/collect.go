@@ -44,6 +44,8 @@ type Collector struct {
 	Internal string
 	Ops      string
 	Scratch  string // directory whose file system is looked at
+	// Untrusted are the addresses that passed requests on and are no trusted proxies; may be nil.
+	Untrusted func() []string
 	// Engines asks the database, Redis and the blob store how they are.
 	Engines func(ctx context.Context) Engines
 }
@@ -68,6 +70,9 @@ func (c *Collector) Sample(ctx context.Context) Sample {
 	}
 	s.Public, s.Internal, s.Ops = c.Public, c.Internal, c.Ops
 	s.Scratch, s.ScratchFree = FileSystem(c.Scratch)
+	if c.Untrusted != nil {
+		s.Untrusted = c.Untrusted()
+	}
 	stats := c.Process.DB.Stats()
 	s.Pool = Pool{
 		InUse: stats.InUse, Open: stats.OpenConnections, Max: stats.MaxOpenConnections, Waits: stats.WaitCount,

@@ -57,7 +57,8 @@ type Sample struct {
 	Ops         string          `json:"ops_listener,omitempty"`
 	Scratch     string          `json:"scratch_filesystem,omitempty"` // type of the file system under server.data, such as ext4 or nfs
 	ScratchFree int64           `json:"scratch_free_bytes"`
-	Error       string          `json:"error,omitempty"` // the process did not answer; only what its lease says is set
+	Untrusted   []string        `json:"untrusted_proxies,omitempty"` // addresses that passed requests on and are not in http.trusted_proxies
+	Error       string          `json:"error,omitempty"`             // the process did not answer; only what its lease says is set
 }
 
 // Has tells whether the process has a role.

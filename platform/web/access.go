@@ -125,6 +125,7 @@ func (s *Server) trusts(addr netip.Addr) bool {
 func (s *Server) clientIP(r *http.Request, internal bool) netip.Addr {
 	addr := peerIP(r)
 	if !internal && !s.trusts(addr) {
+		s.noteUntrusted(r, addr)
 		return addr
 	}
 	lines := r.Header["X-Forwarded-For"]

@@ -74,6 +74,8 @@ type Server struct {
 	underWay *UnderWay
 	asides   asides
 	lines    lines
+
+	untrusted untrusted
 }
 
 // New makes a Server without routes. It fails when the configuration is not valid. Zero times and
