@@ -65,7 +65,14 @@ func (renderProxy) Help() string {
 }
 
 func (c *renderProxy) Run(ctx context.Context) error {
-	config, err := c.load()
+	if c.Live && len(c.Backend) > 0 {
+		return errors.New("--live and --backend both say where the processes are: remove one")
+	}
+	load := c.load
+	if c.Live {
+		load = c.loadFor
+	}
+	config, err := load()
 	if err != nil {
 		return err
 	}

@@ -121,8 +121,8 @@ func WithEngines(ctx context.Context, c *fleet.Config, fn func() error) (err err
 	return fn()
 }
 
-// refuseStopped refuses the configuration of a fleet that is stopped.
-func refuseStopped(c *fleet.Config) error {
+// RefuseStopped refuses the configuration of a fleet that is stopped.
+func RefuseStopped(c *fleet.Config) error {
 	dir, err := stoppedPostgres(c)
 	if err == nil && dir != "" {
 		err = fmt.Errorf("the fleet in %s is stopped: start it with lyceum up --data %s", fleetDirectory(c), fleetDirectory(c))

@@ -23,7 +23,7 @@ func WithStatus(ctx context.Context, c *fleet.Config, fn func(ask func(context.C
 			return f, c.AdoptName(f.Server)
 		})
 	}
-	if err := refuseStopped(c); err != nil {
+	if err := RefuseStopped(c); err != nil {
 		return err
 	}
 	if c.Embedded() {

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -11,10 +13,12 @@ import (
 	"strings"
 
 	"lyceum/fleet"
+	"lyceum/ops/connect"
 	"lyceum/ops/deploy"
 	"lyceum/ops/plan"
 	"lyceum/platform/blob"
 	"lyceum/platform/bus"
+	"lyceum/platform/status"
 	"lyceum/platform/web"
 )
 
@@ -64,21 +68,54 @@ func ParseBackends(list []string) (map[string]deploy.Backend, error) {
 	return out, nil
 }
 
-// LiveBackends are the public listeners of the processes that live now, by role.
+// LiveBackends are the public listeners of the processes that live now, by role. The process that runs over the data directory is asked
+// where that is one over SQLite.
 func LiveBackends(ctx context.Context, c *fleet.Config) (map[string]deploy.Backend, error) {
 	out := map[string]deploy.Backend{}
-	err := fleet.AsMember(ctx, c, fleet.MustExist, func(p *fleet.Process) error {
-		addresses, err := p.PublicAddresses(ctx)
+	take := func(addresses map[string][]string) {
 		for role, servers := range addresses {
 			slices.Sort(servers)
 			out[role] = deploy.Backend{Servers: servers}
 		}
-		return err
-	})
+	}
+	var err error
+	if c.Embedded() {
+		err = connect.WithStatus(ctx, c, func(ask func(context.Context) (*status.Fleet, error)) error {
+			f, err := ask(ctx)
+			if err == nil {
+				take(listeners(f))
+			}
+			return err
+		})
+	} else if err = connect.RefuseStopped(c); err == nil {
+		err = fleet.AsMember(ctx, c, fleet.MustExist, func(p *fleet.Process) error {
+			addresses, err := p.PublicAddresses(ctx)
+			take(addresses)
+			return err
+		})
+	}
 	if err == nil && len(out) == 0 {
-		err = errors.New("no process of the fleet lives: start it, or give backends with --backend")
+		err = errors.New("no process of the server lives: start it, or give backends with --backend")
 	}
 	return out, err
+}
+
+// listeners are the public listeners of processes by role. One on all addresses is reached on this machine, where the command runs too.
+func listeners(f *status.Fleet) map[string][]string {
+	out := map[string][]string{}
+	for _, p := range f.Processes {
+		host, port, err := net.SplitHostPort(p.Public)
+		if p.Error != "" || p.Draining || err != nil {
+			continue
+		}
+		if ip, err := netip.ParseAddr(host); host == "" || err == nil && ip.IsUnspecified() {
+			host = "127.0.0.1"
+		}
+		for _, role := range p.Roles {
+			out[role] = append(out[role], net.JoinHostPort(host, port))
+		}
+	}
+	return out
 }
 
 // Sizes are what a plan gives to each role, for manifests.
