@@ -8,6 +8,7 @@ import (
 	"lyceum/platform/role"
 	"lyceum/platform/status"
 	"lyceum/reports"
+	"lyceum/rooms"
 )
 
 // AsMember calls fn with a process that is a member of the fleet without a role: it takes no requests and calls the owners. Over
@@ -50,6 +51,9 @@ func (p *Process) Accounts() *accounts.Accounts { return p.domains.accounts }
 
 // Reports are what users reported to the administrators.
 func (p *Process) Reports() *reports.Reports { return p.domains.reports }
+
+// Rooms are the rooms of the server.
+func (p *Process) Rooms() *rooms.Rooms { return p.domains.rooms }
 
 // Created reports whether this process made the server: there was none in the database before.
 func (p *Process) Created() bool { return p.created }

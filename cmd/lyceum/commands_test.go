@@ -39,12 +39,21 @@ func TestCommandsSayWhereAMistakeIs(t *testing.T) {
 func TestAWrongCommandLineIsSaidInOneLine(t *testing.T) {
 	s := opstest.NewUpSite(t).Called("lines.test")
 	for line, want := range map[string]string{
-		"serve --datta x":  "lyceum: unknown flag --datta, did you mean \"--data\"?: see lyceum serve --help\n",
-		"user":             "see lyceum user --help\n",
-		"user add --bar x": "lyceum: unknown flag --bar: see lyceum user add --help\n",
+		"serve --datta x":       "lyceum: unknown flag --datta, did you mean \"--data\"?: see lyceum serve --help\n",
+		"user":                  "see lyceum user --help\n",
+		"user list --roles all": "lyceum: unknown flag --roles: see lyceum user list --help\n",
+		"doctor --machine-id 3": "see lyceum doctor --help\n",
+		"token new --uses -3":   "lyceum: --uses: expected a number of 0 or more, found -3: see lyceum token new --help\n",
+		"user add --bar x":      "lyceum: unknown flag --bar: see lyceum user add --help\n",
 	} {
 		if out, err := s.Run(t, strings.Fields(line)...); err == nil || !strings.HasSuffix(out, want) || strings.Count(out, "\n") != 1 {
 			t.Errorf("lyceum %s: %v %q, expected %q", line, err, out, want)
+		}
+	}
+	for _, args := range [][]string{{"help"}, {"help", "token", "new"}, {"help", "plan"}} {
+		if out := s.MustRun(t, args...); !strings.Contains(out, "Usage: "+strings.Join(append([]string{"lyceum"}, args[1:]...), " ")) ||
+			strings.Contains(out, "FLOAT") || strings.Contains(out, "=INT") {
+			t.Errorf("lyceum %v: %s", args, out)
 		}
 	}
 	if out := s.MustRun(t, "--version"); !strings.HasPrefix(out, "lyceum ") {

@@ -5,9 +5,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/signal"
 	"path/filepath"
+	"reflect"
+	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -52,12 +56,33 @@ type cli struct {
 // sources are the flags that say where the configuration is; every command that needs it has them.
 type sources struct {
 	Config     string            `help:"Configuration file (YAML). Environment and flags override it." placeholder:"FILE"`
-	Data       string            `help:"Directory for what this process keeps." placeholder:"DIR"`
-	Listen     string            `help:"Address of the public listener." placeholder:"ADDR:PORT"`
+	Data       string            `help:"Data directory of the server." placeholder:"DIR"`
 	ServerName string            `help:"Server name, the part of user ids after the colon." placeholder:"NAME"`
-	Roles      string            `help:"Roles of this process, separated by commas." placeholder:"LIST"`
-	MachineID  string            `help:"Machine id, 0 to 1023, or auto." placeholder:"N"`
 	Set        map[string]string `help:"Override any key, as section.key=value." placeholder:"KEY=VALUE" mapsep:"none"`
+}
+
+// processSources are sources and what only a process has that serves.
+type processSources struct {
+	sources   `embed:""`
+	Listen    string `help:"Address of the public listener." placeholder:"ADDR:PORT"`
+	Roles     string `help:"Roles of this process, separated by commas." placeholder:"LIST"`
+	MachineID string `help:"Machine id, 0 to 1023, or auto." placeholder:"N"`
+}
+
+func (s *processSources) load() (*fleet.Config, error) {
+	return fleet.Load(conf.Sources{File: s.file(), Flags: s.flags()})
+}
+
+// flags are the keys that the command line gives, and their values.
+func (s *processSources) flags() map[string]string {
+	flags := map[string]string{}
+	for key, value := range map[string]string{"server.listen": s.Listen, "fleet.roles": s.Roles, "fleet.machine_id": s.MachineID} {
+		if value != "" {
+			flags[key] = value
+		}
+	}
+	maps.Copy(flags, s.sources.flags())
+	return flags
 }
 
 func (s *sources) load() (*fleet.Config, error) {
@@ -72,10 +97,7 @@ func (s *sources) loadFor() (*fleet.Config, error) {
 // flags are the keys that the command line gives, and their values.
 func (s *sources) flags() map[string]string {
 	flags := map[string]string{}
-	for key, value := range map[string]string{
-		"server.data": s.Data, "server.listen": s.Listen, "server.name": s.ServerName,
-		"fleet.roles": s.Roles, "fleet.machine_id": s.MachineID,
-	} {
+	for key, value := range map[string]string{"server.data": s.Data, "server.name": s.ServerName} {
 		if value != "" {
 			flags[key] = value
 		}
@@ -97,7 +119,7 @@ func (s *sources) file() string {
 }
 
 type serveCommand struct {
-	sources `embed:""`
+	processSources `embed:""`
 }
 
 func (c *serveCommand) Run(ctx context.Context) error {
@@ -121,8 +143,8 @@ func (rolesCommand) Run() error {
 }
 
 type configCommand struct {
-	sources   `embed:""`
-	Reference bool `help:"Print all keys with their defaults and meanings, as Markdown."`
+	processSources `embed:""`
+	Reference      bool `help:"Print all keys with their defaults and meanings, as Markdown."`
 }
 
 func (c *configCommand) Run() error {
@@ -162,9 +184,13 @@ func main() {
 	if err != nil {
 		fail(err)
 	}
+	nameNumbers(parser.Model.Node)
 	args := os.Args[1:]
-	if len(args) == 0 {
+	switch {
+	case len(args) == 0:
 		args = []string{"--help"}
+	case args[0] == "help":
+		args = append(slices.Clone(args[1:]), "--help")
 	}
 	if args[0] == "__complete" { // asked by the completion scripts
 		fmt.Println(strings.Join(words(parser.Model.Node, args[1:]), "\n"))
@@ -206,6 +232,24 @@ func untilSignal(ctx context.Context) context.Context {
 	return ctx
 }
 
+// nameNumbers makes the help show a number as N, where kong shows its type in Go.
+func nameNumbers(n *kong.Node) {
+	for _, f := range n.Flags {
+		if kind := f.Target.Kind(); f.PlaceHolder == "" && kind >= reflect.Int && kind <= reflect.Float64 {
+			f.PlaceHolder = "N"
+			if f.HasDefault && f.Default != "" && f.Default != "0" {
+				f.PlaceHolder = f.Default
+			}
+		}
+	}
+	for _, child := range n.Children {
+		nameNumbers(child)
+	}
+}
+
+// negative is what kong says of a value that begins with a minus sign; it takes that for a flag.
+var negative = regexp.MustCompile(`expected \S+ value but got "(-\d[^"]*)" \(short flag\).*`)
+
 // misused says in one line what is wrong with a command line, and where its help is.
 func misused(err error) {
 	command := "lyceum"
@@ -216,7 +260,8 @@ func misused(err error) {
 			command = path[len(path)-1].Node().FullPath()
 		}
 	}
-	fmt.Fprintf(os.Stderr, "lyceum: %v: see %s --help\n", err, command)
+	text := negative.ReplaceAllString(err.Error(), "expected a number of 0 or more, found $1")
+	fmt.Fprintf(os.Stderr, "lyceum: %s: see %s --help\n", text, command)
 	os.Exit(2)
 }
 

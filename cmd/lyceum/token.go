@@ -1,7 +1,9 @@
 package main
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -74,11 +76,19 @@ type tokenRevokeCommand struct {
 }
 
 func (c *tokenRevokeCommand) Run(ctx context.Context) error {
-	return c.with(ctx, false, func(u *users.Users) error { return u.RevokeToken(ctx, c.Token) })
+	return c.with(ctx, false, func(u *users.Users) error {
+		err := u.RevokeToken(ctx, c.Token)
+		if err == nil {
+			fmt.Println("revoke:", c.Token)
+		}
+		return err
+	})
 }
 
 type reportsCommands struct {
-	List reportsListCommand `cmd:"" help:"List what users reported, the newest first."`
+	List  reportsListCommand  `cmd:"" help:"List what users reported, the newest first."`
+	Show  reportsShowCommand  `cmd:"" help:"Show a report, and the event that it is about."`
+	Close reportsCloseCommand `cmd:"" help:"Remove a report that was dealt with."`
 }
 
 type reportsListCommand struct {
@@ -95,12 +105,73 @@ func (c *reportsListCommand) Run(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		t := table("RECEIVED", "REPORTER", "ROOM", "EVENT", "USER", "REASON")
+		t := table("ID", "RECEIVED", "REPORTER", "ROOM", "EVENT", "USER", "REASON")
 		for _, r := range reports {
-			t.row(moment(r.TS), r.Reporter, r.RoomID, r.EventID, r.UserID, r.Reason)
+			t.row(r.ID, moment(r.TS), r.Reporter, r.RoomID, r.EventID, r.UserID, r.Reason)
 		}
 		return t.Flush()
 	})
+}
+
+type reportsShowCommand struct {
+	sources `embed:""`
+	ID      string `arg:"" help:"Id of the report, from lyceum reports list."`
+}
+
+func (c *reportsShowCommand) Run(ctx context.Context) error {
+	return c.with(ctx, false, func(u *users.Users) error {
+		r, err := u.Report(ctx, c.ID)
+		if err != nil {
+			return err
+		}
+		t := table("id", r.ID)
+		for _, line := range [][2]string{
+			{"received", moment(r.TS)}, {"reporter", r.Reporter}, {"room", r.RoomID}, {"event", r.EventID}, {"user", r.UserID}, {"reason", r.Reason},
+		} {
+			t.row(line[0], line[1])
+		}
+		if err := t.Flush(); err != nil || r.EventID == "" {
+			return err
+		}
+		if r.Event == nil {
+			fmt.Println("\nthe event is not there any more")
+			return nil
+		}
+		var text bytes.Buffer
+		if err := json.Indent(&text, r.Event, "", "  "); err != nil {
+			return err
+		}
+		fmt.Println()
+		for line := range strings.Lines(text.String()) {
+			fmt.Println(printable(strings.TrimSuffix(line, "\n")))
+		}
+		return nil
+	})
+}
+
+type reportsCloseCommand struct {
+	sources `embed:""`
+	ID      string `arg:"" help:"Id of the report, from lyceum reports list."`
+}
+
+func (c *reportsCloseCommand) Run(ctx context.Context) error {
+	return c.with(ctx, false, func(u *users.Users) error {
+		err := u.CloseReport(ctx, c.ID)
+		if err == nil {
+			fmt.Println("close:", c.ID)
+		}
+		return err
+	})
+}
+
+// printable is a text that can not change the terminal.
+func printable(text string) string {
+	return strings.Map(func(r rune) rune {
+		if !strconv.IsPrint(r) {
+			return ' '
+		}
+		return r
+	}, text)
 }
 
 // tabular is a table for the terminal.
@@ -115,12 +186,7 @@ func table(head ...string) tabular {
 // row writes a line; what users wrote can not change the terminal, and an empty cell is a minus sign.
 func (t tabular) row(cells ...string) {
 	for i, cell := range cells {
-		cell = strings.Map(func(r rune) rune {
-			if !strconv.IsPrint(r) {
-				return ' '
-			}
-			return r
-		}, cell)
+		cell = printable(cell)
 		if cell == "" {
 			cell = "-"
 		}

@@ -20,9 +20,9 @@ import (
 )
 
 type upCommand struct {
-	sources `embed:""`
-	Each    bool `help:"Give each role a process of its own, and each writer two."`
-	Detach  bool `short:"d" help:"Go on in the background; lyceum ps, scale, restart, logs, rollout and stop reach it."`
+	processSources `embed:""`
+	Each           bool `help:"Give each role a process of its own, and each writer two."`
+	Detach         bool `short:"d" help:"Go on in the background; lyceum ps, scale, restart, logs, rollout and stop reach it."`
 }
 
 // Help is shown by lyceum up --help.
@@ -30,6 +30,7 @@ func (upCommand) Help() string {
 	return "Starts what the section \"up\" of the configuration names, for example\n\n" +
 		"  up:\n    replicas: {router+client+media+push: 1, sync: 2, events: 2, receipts+typing+presence+todevice+accountdata+devicelists: " +
 		"2}\n\n" +
+		"or, for three processes with all roles each, replicas: {all: 3} (on the command line: --set up.replicas=all=3). " +
 		"Each role of lyceum roles is named, but those that others serve as well. " +
 		"PostgreSQL and Redis are started from the packages of this machine unless database.url and redis.addresses name others. " +
 		"Nothing is installed; what is missing is said. " +
@@ -91,6 +92,9 @@ func (c *upCommand) Run(ctx context.Context) error {
 	}
 	fmt.Printf("serving %s at http://%s after %s; stop with ctrl-c or lyceum stop --data %s\n",
 		name, config.Server.Listen, time.Since(start).Round(10*time.Millisecond), config.Server.Data)
+	for _, what := range config.Exposed() {
+		fmt.Println("WARNING:", what)
+	}
 	if supervisor.Unnamed {
 		fmt.Println("WARNING:", fleet.Unnamed("remove "+config.Server.Data, "lyceum up"))
 	}
@@ -98,7 +102,11 @@ func (c *upCommand) Run(ctx context.Context) error {
 	fmt.Println("make an administrator: lyceum user add --admin NAME --data", config.Server.Data)
 	<-ctx.Done()
 	fmt.Println("stopping:", fleet.WhyStopped(ctx))
-	return supervisor.Stop(context.WithoutCancel(ctx))
+	if err := supervisor.Stop(context.WithoutCancel(ctx)); err != nil {
+		return err
+	}
+	fmt.Println("stopped")
+	return nil
 }
 
 // invite prints the token of the first administrator, if it was not used yet. file is the configuration of commands.
@@ -298,7 +306,11 @@ func (c *stopCommand) Run(ctx context.Context) error {
 		return err
 	}
 	fmt.Println("stopping")
-	return s.Stop(ctx)
+	if err := s.Stop(ctx); err != nil {
+		return err
+	}
+	fmt.Println("stopped")
+	return nil
 }
 
 type logsCommand struct {

@@ -19,7 +19,7 @@ import (
 type userCommands struct {
 	Add    userAddCommand    `cmd:"" help:"Make a user."`
 	Passwd userPasswdCommand `cmd:"" help:"Set a user's password and end the sessions."`
-	Token  userTokenCommand  `cmd:"" help:"Print a fresh access token of a user."`
+	Token  userTokenCommand  `cmd:"" help:"Print a fresh access token of a user, of a new device each time."`
 
 	List       userListCommand       `cmd:"" help:"List the users."`
 	Promote    userRightCommand      `cmd:"" help:"Make a user an administrator of the server."`
@@ -161,6 +161,12 @@ func (c *userPasswdCommand) Run(ctx context.Context) error {
 type userTokenCommand struct {
 	sources `embed:""`
 	Name    string `arg:"" help:"Name or user id."`
+}
+
+// Help is shown by lyceum user token --help.
+func (userTokenCommand) Help() string {
+	return "Each time a new device named \"command line\" stays among the user's sessions: end it there, or with a log-out (POST /logout) " +
+		"with the token, when it is not needed any more."
 }
 
 func (c *userTokenCommand) Run(ctx context.Context) error {

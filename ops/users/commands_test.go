@@ -93,13 +93,36 @@ func TestUsersTokensAndReportsOnTheCommandLine(t *testing.T) {
 				}
 				shows([]string{"welcome 2 1 0"}, "token", "list")
 			}
-			s.MustRun(t, "token", "revoke", "welcome")
+			shows([]string{"revoke: welcome"}, "token", "revoke", "welcome")
 			s.MustFail(t, []string{"there is no registration token welcome"}, "token", "revoke", "welcome")
-			shows([]string{"RECEIVED REPORTER ROOM EVENT USER REASON"}, "reports", "list")
+			shows([]string{"ID RECEIVED REPORTER ROOM EVENT USER REASON"}, "reports", "list")
 			if name != "stopped" {
 				alice := strings.TrimSpace(s.MustRun(t, "user", "token", "alice"))
 				post(t, s, alice, "/_matrix/client/v3/users/@bob:users.test/report", `{"reason":"it shouts\u001b[31m"}`)
 				shows([]string{"@alice:users.test - - @bob:users.test it shouts [31m"}, "reports", "list")
+				id := strings.Fields(s.MustRun(t, "reports", "list"))[7]
+				shows([]string{"id " + id, "user @bob:users.test", "reason it shouts [31m"}, "reports", "show", id)
+				shows([]string{"close: " + id}, "reports", "close", id)
+				for _, command := range []string{"show", "close"} {
+					s.MustFail(t, []string{"there is no report " + id}, "reports", command, id)
+				}
+				var room struct {
+					ID string `json:"room_id"`
+				}
+				if err := json.Unmarshal(post(t, s, alice, "/_matrix/client/v3/createRoom", `{"name":"a bad room"}`), &room); err != nil {
+					t.Fatal(err)
+				}
+				var members struct {
+					Chunk []struct {
+						ID string `json:"event_id"`
+					} `json:"chunk"`
+				}
+				if err := json.Unmarshal(get(t, s, alice, "/_matrix/client/v3/rooms/"+room.ID+"/messages?dir=b"), &members); err != nil || len(members.Chunk) == 0 {
+					t.Fatal(err, members)
+				}
+				post(t, s, alice, "/_matrix/client/v3/rooms/"+room.ID+"/report/"+members.Chunk[0].ID, `{"reason":"bad"}`)
+				id = strings.Fields(s.MustRun(t, "reports", "list"))[7]
+				shows([]string{"reason bad", members.Chunk[0].ID, `"content":`, `"sender": "@alice:users.test"`}, "reports", "show", id)
 			}
 		})
 	}
@@ -213,9 +236,23 @@ func post(t *testing.T, s *opstest.Site, token, path, body string) []byte {
 	return answer
 }
 
+func get(t *testing.T, s *opstest.Site, token, path string) []byte {
+	t.Helper()
+	status, answer := ask(t, s, http.MethodGet, token, path, "")
+	if status != http.StatusOK {
+		t.Errorf("GET %s: %d %s", path, status, answer)
+	}
+	return answer
+}
+
 func try(t *testing.T, s *opstest.Site, token, path, body string) (int, []byte) {
 	t.Helper()
-	req, err := http.NewRequest(http.MethodPost, s.URL+path, strings.NewReader(body))
+	return ask(t, s, http.MethodPost, token, path, body)
+}
+
+func ask(t *testing.T, s *opstest.Site, method, token, path, body string) (int, []byte) {
+	t.Helper()
+	req, err := http.NewRequest(method, s.URL+path, strings.NewReader(body))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -19,6 +19,8 @@ const (
 	opTokenList   = "token list"
 	opTokenRevoke = "token revoke"
 	opReports     = "reports"
+	opReport      = "report"
+	opReportClose = "report close"
 )
 
 // rightsOf are the operations that change what a user may do.
@@ -95,6 +97,51 @@ func (u *Users) Reports(ctx context.Context, limit int) ([]reports.Report, error
 	return answerList[reports.Report](ctx, u, userRequest{Op: opReports, Limit: limit})
 }
 
+// Report is a report and the event that it is about, as clients see it; nil when it is about none, or the event is gone.
+type Report struct {
+	reports.Report
+	Event json.RawMessage `json:"event,omitempty"`
+}
+
+// Report returns the report with an id.
+func (u *Users) Report(ctx context.Context, id string) (r Report, err error) {
+	text, err := u.request(ctx, userRequest{Op: opReport, Name: id})
+	if err == nil {
+		err = json.Unmarshal([]byte(text), &r)
+	}
+	return r, err
+}
+
+// CloseReport removes a report.
+func (u *Users) CloseReport(ctx context.Context, id string) error {
+	_, err := u.request(ctx, userRequest{Op: opReportClose, Name: id})
+	return err
+}
+
+// report finds a report and its event.
+func (u *Users) report(ctx context.Context, id string) (r Report, err error) {
+	found, err := u.reports.Report(ctx, id)
+	if err != nil {
+		return r, err
+	}
+	if found == nil {
+		return r, noReport(id)
+	}
+	r.Report = *found
+	if found.EventID == "" {
+		return r, nil
+	}
+	e, err := u.rooms.Event(ctx, found.EventID)
+	if err == nil && e != nil {
+		r.Event = e.ClientJSON()
+	}
+	return r, err
+}
+
+func noReport(id string) error {
+	return errors.New("there is no report " + id + ": lyceum reports list shows them")
+}
+
 func answerList[T any](ctx context.Context, u *Users, r userRequest) (out []T, err error) {
 	text, err := u.request(ctx, r)
 	if err == nil {
@@ -113,6 +160,14 @@ func (u *Users) changeServer(ctx context.Context, r userRequest) (text string, k
 		list, err = u.accounts.RegistrationTokens(ctx)
 	case opReports:
 		list, err = u.reports.List(ctx, r.After, r.Limit)
+	case opReport:
+		list, err = u.report(ctx, r.Name)
+	case opReportClose:
+		removed, err := u.reports.Delete(ctx, r.Name)
+		if err == nil && !removed {
+			err = noReport(r.Name)
+		}
+		return r.Name, true, err
 	case opTokenNew:
 		t := accounts.RegistrationToken{Token: r.Name, UsesAllowed: r.Uses}
 		if r.Expires != 0 {

@@ -15,6 +15,7 @@ import (
 	"lyceum/ops/connect"
 	"lyceum/platform/stream"
 	"lyceum/reports"
+	"lyceum/rooms"
 )
 
 // Users is what the command line does with users: through the process that runs over the same data
@@ -22,6 +23,7 @@ import (
 type Users struct {
 	accounts *accounts.Accounts
 	reports  *reports.Reports
+	rooms    *rooms.Rooms
 	server   string
 	remote   *connect.Control // to the control socket of the running process; nil when there is none
 	Made     bool             // there was no server before
@@ -65,7 +67,7 @@ func withUsers(ctx context.Context, c *fleet.Config, makes bool, fn func(*Users)
 	made := false
 	here := func(p *fleet.Process) error {
 		made = made || p.Created()
-		return fn(&Users{accounts: p.Accounts(), reports: p.Reports(), server: c.Server.Name, Made: made})
+		return fn(&Users{accounts: p.Accounts(), reports: p.Reports(), rooms: p.Rooms(), server: c.Server.Name, Made: made})
 	}
 	err := fleet.AsMember(ctx, c, m, func(p *fleet.Process) error {
 		if !c.Embedded() && p.IsOnlyMember() {
@@ -191,7 +193,7 @@ func (u *Users) requestRemote(ctx context.Context, r userRequest) (string, error
 
 // Serve lets a process answer the commands of Users on its control socket.
 func Serve(p *fleet.Process) {
-	users := &Users{accounts: p.Accounts(), reports: p.Reports(), server: p.ServerName()}
+	users := &Users{accounts: p.Accounts(), reports: p.Reports(), rooms: p.Rooms(), server: p.ServerName()}
 	p.HandleControl("POST /users", func(w http.ResponseWriter, r *http.Request) {
 		var request userRequest
 		var answer userAnswer

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -80,10 +81,15 @@ func NewRedis(ctx context.Context, conf Config) (*Redis, error) {
 	}
 }
 
+// sayAgain is how often the same trouble is logged.
+const sayAgain = time.Minute
+
 // run keeps one session open until Close.
 func (r *Redis) run(connected chan<- struct{}, hopeless chan<- error, foreign chan<- struct{}) {
 	retry := backoff.Backoff{First: firstBackoff, Max: lastBackoff}
 	var foreignSince time.Time // when another fleet was found, before the first connection
+	var said string            // the error that was logged last
+	var saidAt time.Time
 	for r.ctx.Err() == nil {
 		s, err := r.open()
 		if err == nil {
@@ -105,7 +111,12 @@ func (r *Redis) run(connected chan<- struct{}, hopeless chan<- error, foreign ch
 			return
 		}
 		pause := retry.Next()
-		r.conf.Log.Warn("bus has no connection", "redis", r.opt.InitAddress, "error", err, "retry", pause)
+		level := slog.LevelDebug
+		if text := fmt.Sprint(err); text != said || time.Since(saidAt) > sayAgain {
+			level, said, saidAt = slog.LevelWarn, text, time.Now()
+		}
+		r.conf.Log.Log(r.ctx, level, "bus has no connection; it is tried again until it has one", "redis", r.opt.InitAddress, "error", err,
+			"in", pause.String())
 		if errors.Is(err, errForeign) && foreignSince.IsZero() {
 			foreignSince = time.Now()
 			close(foreign)

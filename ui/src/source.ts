@@ -63,7 +63,7 @@ export async function logIn(user: string, password: string): Promise<void> {
   } catch (error) {
     await call("POST", "/_matrix/client/v3/logout", {}, login.access_token).catch(() => undefined); // the token ends by itself some day
     if (error instanceof Refused && error.status === 403) {
-      throw new Refused(403, `${login.user_id} is not an administrator of this server. An administrator is made with: lyceum user add --admin NAME`);
+      throw new Refused(403, `${login.user_id} is not an administrator of this server. Who runs the server makes one with: lyceum user promote NAME`);
     }
     throw error;
   }
