@@ -79,16 +79,16 @@ func (c *Config) AdoptName(stored string) error {
 // CheckNewName refuses the configured name for a server that is about to be made.
 func (c *Config) CheckNewName() error {
 	if lower := strings.ToLower(c.Server.Name); lower != c.Server.Name {
-		return fmt.Errorf("server.name: %s has capitals, and user ids are compared letter by letter where host names are not: give %s", c.Server.Name,
-			lower)
+		return fmt.Errorf("server.name: %s has capitals, and user ids are compared letter by letter where host names are not: give %s",
+			c.Server.Name, lower)
 	}
 	return nil
 }
 
 // Unnamed says that a server has the name DefaultName for ever, and how to begin again: remove is what, start the command.
 func Unnamed(remove, start string) string {
-	return fmt.Sprintf("no server name was given, so this server is called %s, which can not be changed later, as user ids and rooms carry it: "+
-		"to begin again with another name, stop it, %s and start it with %s --server-name NAME", DefaultName, remove, start)
+	return fmt.Sprintf("no server name was given, so this server is called %s, which can not be changed later, as user ids and rooms "+
+		"carry it: to begin again with another name, stop it, %s and start it with %s --server-name NAME", DefaultName, remove, start)
 }
 
 // sayUnnamed logs it at the first start of a server that nobody gave a name.

@@ -10,8 +10,8 @@ import (
 	"lyceum/ops/opstest"
 )
 
-// TestSecretsThatOthersCanReadAreSaid at the start and by the doctor, whichever file they are in; an empty directory that was made beforehand is taken
-// from others.
+// TestSecretsThatOthersCanReadAreSaid at the start and by the doctor, whichever file they are in; an empty directory that was made
+// beforehand is taken from others.
 func TestSecretsThatOthersCanReadAreSaid(t *testing.T) {
 	s := opstest.NewUpSite(t).Called("private.test")
 	if err := os.Mkdir(s.Data, 0o755); err != nil {

@@ -106,7 +106,8 @@ func TestAFleetOfUpIsRestored(t *testing.T) {
 		if got := a.Do(t, "GET", "/_matrix/client/v3/rooms/"+room+"/messages?dir=b", nil).Get("chunk.0.content.body").String(); got != "kept" {
 			t.Errorf("the last message is %q", got)
 		}
-		if status, text, err := a.Try(t.Context(), "GET", "/_matrix/client/v1/media/download/"+media, nil); status != 200 || string(text) != "a file" {
+		status, text, err := a.Try(t.Context(), "GET", "/_matrix/client/v1/media/download/"+media, nil)
+		if status != 200 || string(text) != "a file" {
 			t.Errorf("the file: %d %q %v", status, text, err)
 		}
 		if out := there.MustRun(t, "user", "list"); !strings.Contains(out, "@alice:fleet.test") {
@@ -124,14 +125,15 @@ func TestAFleetOfUpIsRestored(t *testing.T) {
 	}
 	same(out)
 	there.MustFail(t, []string{"runs", "lyceum stop --data"}, "restore", file, "--replace")
-	typed("lyceum stop --data fleet2; rm -r fleet2; lyceum up --data fleet2 --listen 127.0.0.1:8008 --detach; lyceum user add carol --data fleet2")
+	const start = "; lyceum up --data fleet2 --listen 127.0.0.1:8008 --detach; "
+	typed("lyceum stop --data fleet2; rm -r fleet2" + start + "lyceum user add carol --data fleet2")
 	same(typed(recipe(t, "in place of what it holds:")))
 	if out := there.MustRun(t, "user", "list"); strings.Contains(out, "carol") {
 		t.Errorf("users: %s", out)
 	}
 	typed("lyceum stop --data fleet2")
 	there.MustFail(t, []string{"--replace"}, "restore", file)
-	same(typed("lyceum restore /backups/lyceum.tar.zst --config fleet2/fleet.yaml --replace; lyceum up --data fleet2 --listen 127.0.0.1:8008 --detach"))
+	same(typed("lyceum restore /backups/lyceum.tar.zst --config fleet2/fleet.yaml --replace" + start))
 	typed("lyceum stop --data fleet2; rm -r fleet2") // the secret is lost for ever
-	same(typed("lyceum restore /backups/lyceum.tar.zst --data fleet2 --up --new-secret; lyceum up --data fleet2 --listen 127.0.0.1:8008 --detach"))
+	same(typed("lyceum restore /backups/lyceum.tar.zst --data fleet2 --up --new-secret" + start))
 }

@@ -284,6 +284,16 @@ const (
 	argonCost = 7168 * 5
 )
 
+// readable adds what others than the server may read.
+func (s *Security) readable(add func(severity Severity, key, what, why, do string)) {
+	for _, f := range s.SecretFilesReadable {
+		add(Critical, f, "others than its owner may read this file of a secret", "who has it can act as the server", "chmod o= "+f)
+	}
+	if d := s.DirectoryOpen; d != "" {
+		add(Warning, d, "others than its owner may look into the data directory", "database, files and secret are in it", "chmod 700 "+d)
+	}
+}
+
 // secure looks at the facts of the configuration.
 func (e *exam) secure() {
 	s := e.given.Security
@@ -328,12 +338,7 @@ func (e *exam) secure() {
 		add(Note, "accounts", fmt.Sprintf("%d administrators have no second proof", s.AdminWithoutSecond), "one password opens every room",
 			"let administrators log in through the identity provider")
 	}
-	for _, f := range s.SecretFilesReadable {
-		add(Critical, f, "others than its owner may read this file of a secret", "who has it can act as the server", "chmod o= "+f)
-	}
-	if d := s.DirectoryOpen; d != "" {
-		add(Warning, d, "others than its owner may look into the data directory", "database, files and secret are in it", "chmod 700 "+d)
-	}
+	s.readable(add)
 	if d := s.CertificateDays; d != nil && *d < 14 {
 		severity := Warning
 		if *d < 2 {

@@ -93,6 +93,12 @@ func (s *Client) Stop(ctx context.Context) error {
 	return nil
 }
 
+// quick are the requests that lyceum up answers at once.
+var quick = map[string]bool{"ps": true, "servers": true, "find": true, "program": true, "idle": true, "stop": true}
+
+// mostPatience is how long one of them is waited for.
+const mostPatience = 2 * time.Minute
+
 func (s *Client) call(ctx context.Context, op string, r request, out any) error {
 	text, err := json.Marshal(r)
 	if err != nil {
@@ -102,7 +108,18 @@ func (s *Client) call(ctx context.Context, op string, r request, out any) error 
 	if err != nil {
 		return err
 	}
+	if quick[op] {
+		wait, cancel := context.WithTimeout(ctx, mostPatience)
+		defer cancel()
+		req = req.WithContext(wait)
+		defer time.AfterFunc(sayPatient, func() {
+			fmt.Fprintf(os.Stderr, "lyceum up has not answered for %s: it is waited for, up to %s\n", sayPatient, mostPatience)
+		}).Stop()
+	}
 	res, err := s.http.Do(req)
+	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+		return fmt.Errorf("lyceum up did not answer within %s: is it stopped, or its machine?", mostPatience)
+	}
 	if err != nil && ctx.Err() == nil {
 		return errStopped
 	}

@@ -3,6 +3,8 @@ package up_test
 import (
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 
 	"lyceum/ops/opstest"
@@ -31,4 +33,27 @@ func TestUpOverGivenEnginesMakesItsSecret(t *testing.T) {
 	}
 	s.Up(t)
 	s.MustRun(t, "user", "token", "alice")
+	s.Stop()
+
+	without := *s // a PostgreSQL of its own would be empty
+	without.Environ = slices.DeleteFunc(slices.Clone(s.Environ), func(e string) bool {
+		return strings.HasPrefix(e, "LYCEUM_DATABASE_URL=") || strings.HasPrefix(e, "LYCEUM_REDIS_")
+	})
+	without.MustFail(t, []string{"database.url", "LYCEUM_DATABASE_URL"}, "up", "--listen", "127.0.0.1:0")
+	opstest.NotCreated(t, filepath.Join(s.Data, "postgres"))
+	own := opstest.NewUpSite(t, s.Environ[len(s.Environ)-3]) // the other way round: the given one would be another server
+	if err := os.MkdirAll(filepath.Join(own.Data, "postgres", "data"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(own.Data, "postgres", "data", "PG_VERSION"), []byte("15\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	own.MustFail(t, []string{"database.url", own.Data, "lyceum restore"}, "up", "--listen", "127.0.0.1:0")
+}
+
+// TestUpLooksForItsProgramsFirst: nothing is made when one is missing.
+func TestUpLooksForItsProgramsFirst(t *testing.T) {
+	s := opstest.NewUpSite(t, "PATH="+t.TempDir())
+	s.MustFail(t, []string{"redis-server", "apt-get install redis-server"}, "up", "--listen", "127.0.0.1:0")
+	opstest.NotCreated(t, s.Data)
 }

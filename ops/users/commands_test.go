@@ -117,10 +117,11 @@ func TestUsersTokensAndReportsOnTheCommandLine(t *testing.T) {
 						ID string `json:"event_id"`
 					} `json:"chunk"`
 				}
-				if err := json.Unmarshal(get(t, s, alice, "/_matrix/client/v3/rooms/"+room.ID+"/messages?dir=b"), &members); err != nil || len(members.Chunk) == 0 {
+				in := "/_matrix/client/v3/rooms/" + room.ID
+				if err := json.Unmarshal(get(t, s, alice, in+"/messages?dir=b"), &members); err != nil || len(members.Chunk) == 0 {
 					t.Fatal(err, members)
 				}
-				post(t, s, alice, "/_matrix/client/v3/rooms/"+room.ID+"/report/"+members.Chunk[0].ID, `{"reason":"bad"}`)
+				post(t, s, alice, in+"/report/"+members.Chunk[0].ID, `{"reason":"bad"}`)
 				id = strings.Fields(s.MustRun(t, "reports", "list"))[7]
 				shows([]string{"reason bad", members.Chunk[0].ID, `"content":`, `"sender": "@alice:users.test"`}, "reports", "show", id)
 			}

@@ -44,8 +44,8 @@ func (s *Server) noteUntrusted(r *http.Request, addr netip.Addr) {
 		return
 	}
 	u.said[addr] = now
-	s.log.Warn("requests are passed on by an address that http.trusted_proxies does not name, so all its clients count as one, for limits too: "+
-		"if it is your proxy, add it there", "address", addr)
+	s.log.Warn("requests are passed on by an address that http.trusted_proxies does not name, so all its clients count as one, for limits "+
+		"too: if it is your proxy, add it there", "address", addr)
 }
 
 // forget drops what was last seen long ago.
