@@ -461,7 +461,7 @@ func (p *Process) serveOps() (stop func() error) {
 // it, once.
 func (p *Process) greet(ctx context.Context) {
 	p.writeProcessFile()
-	if p.unnamed {
+	if p.unnamed && os.Getenv(Supervised) == "" { // lyceum up says it
 		p.sayUnnamed()
 	}
 	for _, what := range p.config.Exposed() {

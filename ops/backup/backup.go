@@ -263,8 +263,11 @@ func Restore(ctx context.Context, c *fleet.Config, o RestoreOptions, out io.Writ
 	describe(out, o.Source, &checked.Manifest)
 	fmt.Fprintf(out, "restored: %d rows and %d blobs (%s); %d blobs were there already\ntook:     %s\n",
 		done.Rows, done.Blobs, archive.Bytes10(done.Bytes), done.There, time.Since(began).Round(time.Millisecond))
+	if r.keyLeft {
+		done.Dropped--
+	}
 	warnOfChanges(out, done, dropped)
-	if o.NewSecret {
+	if r.keyLeft {
 		fmt.Fprintln(out, "left out: the signing key, which the lost secret opens; the server makes another one at its next start")
 	}
 	return r.finish(out)
@@ -330,6 +333,7 @@ type restoring struct {
 	restore map[string]bool        // leases that the backup has
 	db      *db.DB
 	name    string // of the server in the backup
+	keyLeft bool   // the signing key was left out
 }
 
 // accept refuses what this configuration could not work with.
@@ -447,7 +451,8 @@ func (r *restoring) rewrite(row archive.Row) (keep bool) {
 		case "rollout": // an upgrade of other processes
 			return false
 		case "signing_key":
-			return !r.options.NewSecret
+			r.keyLeft = r.options.NewSecret
+			return !r.keyLeft
 		case "log_epoch":
 			// What happened after the backup is lost and its positions are given again, to other events. Clients
 			// that come with a position of then begin afresh.

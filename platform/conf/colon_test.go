@@ -51,7 +51,7 @@ func TestFilesOfSecretsAreTold(t *testing.T) {
 	file := write("with file.yaml", "main: {key_file: "+key+"}")
 	inline := write("inline.yaml", "main: {tls: {pass: geheim}}")
 	address := write("address.yaml", "main: {names: ['redis://me:geheim@a:1']}")
-	plain := write("plain.yaml", "main: {names: ['redis://a:1'], key: ''}")
+	plain := write("plain.yaml", "# such as redis://me:geheim@a:1\nmain: {names: ['redis://a:1'], key: ''}")
 	for name, c := range map[string]struct {
 		sources conf.Sources
 		want    []string

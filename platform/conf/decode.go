@@ -296,6 +296,9 @@ func (d *decoder) scalar(n ast.Node, v reflect.Value, key string) {
 		d.fail(n, key, "expected "+article(wanted)+", found "+found)
 		return
 	}
+	if t.Kind() == reflect.String && Redact(text) != text && !d.inText { // an address with a password
+		d.holdsSecret(d.source)
+	}
 	if err := setText(v, text); err != nil {
 		d.fail(n, key, err.Error()+", found "+found)
 	}

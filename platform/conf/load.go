@@ -131,9 +131,7 @@ func (l *loader) file(path string) {
 		l.fail("", "", "the configuration file: "+err.Error())
 		return
 	}
-	if l.yaml(path, text); Redact(string(text)) != string(text) { // a password in an address
-		l.secretIn(path)
-	}
+	l.yaml(path, text)
 }
 
 func (l *loader) yaml(name string, text []byte) {
