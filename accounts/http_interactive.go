@@ -59,22 +59,17 @@ func resume[Body any](
 		return answer, err
 	}
 	for {
-		body, lost := new(Body), false
+		var result any
+		body, known, err := new(Body), true, error(nil)
 		if step.authOnly || merge {
-			params, known, err := a.storedParams(r.Context(), i)
-			if err != nil {
+			if body, known, err = storedBody[Body](r.Context(), a, i); err != nil {
 				return nil, err
 			}
-			if params != nil && json.Unmarshal(params, body) != nil {
-				body = new(Body) // stored by a version with another shape of the body
-			}
-			lost = !known && !merge
 		}
-		var result any
-		if lost { // there are no parameters that fn could look at; runInteraction says it to the others
-			result, err = a.challenge(r.Context(), begin(newSessionID()), errNoSession)
-		} else {
+		if known || merge {
 			result, err = decoded(r, text, body, fn)
+		} else { // there are no parameters that fn could look at; where there are, runInteraction says it
+			result, err = a.challenge(r.Context(), begin(newSessionID()), errNoSession)
 		}
 		if reply, ok := result.(*web.Reply); err == nil && (!ok || reply.Status < http.StatusBadRequest) {
 			return result, nil
@@ -89,6 +84,16 @@ func resume[Body any](
 		}
 		// That one has failed too, and its session can be used again.
 	}
+}
+
+// storedBody is storedParams as a body, which is empty when there are none.
+func storedBody[Body any](ctx context.Context, a *Accounts, i *interaction) (body *Body, known bool, err error) {
+	body = new(Body)
+	params, known, err := a.storedParams(ctx, i)
+	if err == nil && params != nil && json.Unmarshal(params, body) != nil {
+		body = new(Body) // stored by a version with another shape of the body
+	}
+	return body, known, err
 }
 
 // decoded calls fn with a body into which it decodes text.

@@ -232,7 +232,8 @@ func TestAUseOfATokenIsGivenBackWhenARegistrationFails(t *testing.T) {
 		fail  func(n *node, start func() *interaction)
 	}{
 		"the name is taken meanwhile": {fail: func(n *node, start func() *interaction) {
-			_, err := n.runInteraction(n.t.Context(), start, []byte(`{"type":"`+stageToken+`","token":"once"}`), valid, func(*interaction) (any, error) {
+			auth := []byte(`{"type":"` + stageToken + `","token":"once"}`)
+			_, err := n.runInteraction(n.t.Context(), start, auth, valid, func(*interaction) (any, error) {
 				return nil, matrix.UserInUse("This user name is taken")
 			})
 			if !matrix.HasCode(err, matrix.CodeUserInUse) {

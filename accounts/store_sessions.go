@@ -140,8 +140,8 @@ func applyPassword(ctx context.Context, tx *db.Tx, userID string, p *pendingChan
 	return err
 }
 
-// applyDeactivation ends the account, or erases one that was ended without. What else belongs to the user is cleaned up afterwards, see deactivate.go. A guest who is to be
-// deactivated and has become a user since is left as the user is: the result is stale.
+// applyDeactivation ends the account, or erases one that was ended without. What else belongs to the user is cleaned up afterwards, see
+// deactivate.go. A guest who is to be deactivated and has become a user since is left as the user is: the result is stale.
 func applyDeactivation(ctx context.Context, tx *db.Tx, userID string, p *pendingChange) error {
 	n, err := tx.Exec(ctx, `UPDATE users SET password = '', admin = FALSE, `+cleanupColumn+` = TRUE, erased = (erased OR $3),
 		deactivated_ms = CASE WHEN deactivated_ms = 0 THEN $2 ELSE deactivated_ms END

@@ -135,7 +135,8 @@ func TestInteractiveSessionIsUsedOnce(t *testing.T) {
 			return &interaction{id: newSessionID(), op: "x", flows: [][]string{{stageDummy}}}
 		}
 		try := func() (any, error) {
-			return n.runInteraction(context.Background(), start, []byte(`{"session":"`+session+`"}`), func() error { return nil }, func(*interaction) (any, error) {
+			valid := func() error { return nil }
+			return n.runInteraction(context.Background(), start, []byte(`{"session":"`+session+`"}`), valid, func(*interaction) (any, error) {
 				runs.Add(1)
 				time.Sleep(50 * time.Millisecond)
 				if fail.Load() {

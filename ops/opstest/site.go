@@ -265,7 +265,8 @@ func (s *Site) Up(t *testing.T, args ...string) (printed string) {
 		t.Fatal(err)
 	}
 	s.URL = fmt.Sprintf("http://127.0.0.1:%d", port)
-	printed = s.MustRun(t, append([]string{"up", "--detach", "--listen", fmt.Sprintf("127.0.0.1:%d", port), "--set", "up.replicas=all=2"}, args...)...)
+	listen := fmt.Sprintf("127.0.0.1:%d", port)
+	printed = s.MustRun(t, append([]string{"up", "--detach", "--listen", listen, "--set", "up.replicas=all=2"}, args...)...)
 	s.stops = []func(){func() { s.MustRun(t, "stop") }}
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), LongestCommand)

@@ -748,11 +748,12 @@ func BenchmarkRouted(b *testing.B) {
 
 // TestABrowserGetsAPage: of a route that has one, with the headers of the refusal.
 func TestABrowserGetsAPage(t *testing.T) {
+	page := func(_ *web.Request, status int, m string) (*web.Raw, error) {
+		return &web.Raw{Status: status, Body: []byte("<p>" + m), Header: http.Header{"Content-Type": {"text/html"}}}, nil
+	}
 	s := newServer(
 		t, web.Options{Limits: newBuckets(), Config: web.Config{RateLimits: map[string]web.RateLimit{"login": {PerSecond: 0.01, Burst: 1}}}},
-		web.Route{Pattern: "GET /page", Auth: web.None, Handler: ok, Limit: "login", Page: func(_ *web.Request, status int, m string) (*web.Raw, error) {
-			return &web.Raw{Status: status, Body: []byte("<p>" + m), Header: http.Header{"Content-Type": {"text/html"}}}, nil
-		}},
+		web.Route{Pattern: "GET /page", Auth: web.None, Handler: ok, Limit: "login", Page: page},
 	)
 	call(s.Handler(), "GET /page", "")
 	for accept, want := range map[string]string{"text/html,*/*;q=0.8": "<p>Too many requests", "*/*": "M_LIMIT_EXCEEDED"} {
