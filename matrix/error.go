@@ -9,58 +9,43 @@ import (
 	"time"
 )
 
-// Error codes of the Matrix specification (client-server API, "Standard
-// error response").
+// The error codes of the Matrix specification that this server uses
+// (client-server API, "Standard error response").
 const (
-	CodeBadAlias                  = "M_BAD_ALIAS"
-	CodeBadJSON                   = "M_BAD_JSON"
-	CodeBadState                  = "M_BAD_STATE"
-	CodeCannotLeaveServerNotice   = "M_CANNOT_LEAVE_SERVER_NOTICE_ROOM"
-	CodeCaptchaInvalid            = "M_CAPTCHA_INVALID"
-	CodeCaptchaNeeded             = "M_CAPTCHA_NEEDED"
-	CodeConnectionFailed          = "M_CONNECTION_FAILED"
-	CodeConnectionTimeout         = "M_CONNECTION_TIMEOUT"
-	CodeDuplicateAnnotation       = "M_DUPLICATE_ANNOTATION"
-	CodeExclusive                 = "M_EXCLUSIVE"
-	CodeForbidden                 = "M_FORBIDDEN"
-	CodeGuestAccessForbidden      = "M_GUEST_ACCESS_FORBIDDEN"
-	CodeIncompatibleRoomVersion   = "M_INCOMPATIBLE_ROOM_VERSION"
-	CodeInvalidParam              = "M_INVALID_PARAM"
-	CodeInvalidRoomState          = "M_INVALID_ROOM_STATE"
-	CodeInvalidSignature          = "M_INVALID_SIGNATURE"
-	CodeInvalidUsername           = "M_INVALID_USERNAME"
-	CodeLimitExceeded             = "M_LIMIT_EXCEEDED"
-	CodeMissingParam              = "M_MISSING_PARAM"
-	CodeMissingToken              = "M_MISSING_TOKEN"
-	CodeNotFound                  = "M_NOT_FOUND"
-	CodeNotJSON                   = "M_NOT_JSON"
-	CodeNotYetUploaded            = "M_NOT_YET_UPLOADED"
-	CodeCannotOverwriteMedia      = "M_CANNOT_OVERWRITE_MEDIA"
-	CodeResourceLimitExceeded     = "M_RESOURCE_LIMIT_EXCEEDED"
-	CodeRoomInUse                 = "M_ROOM_IN_USE"
-	CodeServerNotTrusted          = "M_SERVER_NOT_TRUSTED"
-	CodeThreepidAuthFailed        = "M_THREEPID_AUTH_FAILED"
-	CodeThreepidDenied            = "M_THREEPID_DENIED"
-	CodeThreepidInUse             = "M_THREEPID_IN_USE"
-	CodeThreepidMediumUnsupported = "M_THREEPID_MEDIUM_NOT_SUPPORTED"
-	CodeThreepidNotFound          = "M_THREEPID_NOT_FOUND"
-	CodeTooLarge                  = "M_TOO_LARGE"
-	CodeUnableToAuthoriseJoin     = "M_UNABLE_TO_AUTHORISE_JOIN"
-	CodeUnableToGrantJoin         = "M_UNABLE_TO_GRANT_JOIN"
-	CodeUnauthorized              = "M_UNAUTHORIZED"
-	CodeUnknown                   = "M_UNKNOWN"
-	CodeUnknownDevice             = "M_UNKNOWN_DEVICE"
-	CodeUnknownPos                = "M_UNKNOWN_POS"
-	CodeUnknownToken              = "M_UNKNOWN_TOKEN"
-	CodeUnrecognized              = "M_UNRECOGNIZED"
-	CodeUnsupportedRoomVersion    = "M_UNSUPPORTED_ROOM_VERSION"
-	CodeUserDeactivated           = "M_USER_DEACTIVATED"
-	CodeUserInUse                 = "M_USER_IN_USE"
-	CodeUserLimitExceeded         = "M_USER_LIMIT_EXCEEDED"
-	CodeUserLocked                = "M_USER_LOCKED"
-	CodeUserSuspended             = "M_USER_SUSPENDED"
-	CodeWeakPassword              = "M_WEAK_PASSWORD"
-	CodeWrongRoomKeysVersion      = "M_WRONG_ROOM_KEYS_VERSION"
+	CodeBadAlias                = "M_BAD_ALIAS"
+	CodeBadJSON                 = "M_BAD_JSON"
+	CodeBadState                = "M_BAD_STATE"
+	CodeDuplicateAnnotation     = "M_DUPLICATE_ANNOTATION"
+	CodeExclusive               = "M_EXCLUSIVE"
+	CodeForbidden               = "M_FORBIDDEN"
+	CodeGuestAccessForbidden    = "M_GUEST_ACCESS_FORBIDDEN"
+	CodeIncompatibleRoomVersion = "M_INCOMPATIBLE_ROOM_VERSION"
+	CodeInvalidParam            = "M_INVALID_PARAM"
+	CodeInvalidRoomState        = "M_INVALID_ROOM_STATE"
+	CodeInvalidSignature        = "M_INVALID_SIGNATURE"
+	CodeInvalidUsername         = "M_INVALID_USERNAME"
+	CodeLimitExceeded           = "M_LIMIT_EXCEEDED"
+	CodeMissingParam            = "M_MISSING_PARAM"
+	CodeMissingToken            = "M_MISSING_TOKEN"
+	CodeNotFound                = "M_NOT_FOUND"
+	CodeNotJSON                 = "M_NOT_JSON"
+	CodeNotYetUploaded          = "M_NOT_YET_UPLOADED"
+	CodeCannotOverwriteMedia    = "M_CANNOT_OVERWRITE_MEDIA"
+	CodeRoomInUse               = "M_ROOM_IN_USE"
+	CodeTooLarge                = "M_TOO_LARGE"
+	CodeUnableToAuthoriseJoin   = "M_UNABLE_TO_AUTHORISE_JOIN"
+	CodeUnableToGrantJoin       = "M_UNABLE_TO_GRANT_JOIN"
+	CodeUnauthorized            = "M_UNAUTHORIZED"
+	CodeUnknown                 = "M_UNKNOWN"
+	CodeUnknownToken            = "M_UNKNOWN_TOKEN"
+	CodeUnrecognized            = "M_UNRECOGNIZED"
+	CodeUnsupportedRoomVersion  = "M_UNSUPPORTED_ROOM_VERSION"
+	CodeUserDeactivated         = "M_USER_DEACTIVATED"
+	CodeUserInUse               = "M_USER_IN_USE"
+	CodeUserLocked              = "M_USER_LOCKED"
+	CodeUserSuspended           = "M_USER_SUSPENDED"
+	CodeWeakPassword            = "M_WEAK_PASSWORD"
+	CodeWrongRoomKeysVersion    = "M_WRONG_ROOM_KEYS_VERSION"
 )
 
 // Error is the standard error response of the Matrix APIs. Code, Message and
@@ -164,15 +149,13 @@ func (e *Error) UnmarshalJSON(raw []byte) error {
 // StatusOf gives the HTTP status a code usually comes with.
 func StatusOf(code string) int {
 	switch code {
-	case CodeMissingToken, CodeUnknownToken, CodeUnauthorized, CodeUserLocked, CodeCaptchaNeeded:
+	case CodeMissingToken, CodeUnknownToken, CodeUnauthorized, CodeUserLocked:
 		return http.StatusUnauthorized
-	case CodeForbidden, CodeUserDeactivated, CodeUserSuspended, CodeGuestAccessForbidden,
-		CodeCannotLeaveServerNotice, CodeThreepidDenied, CodeResourceLimitExceeded,
-		CodeWrongRoomKeysVersion, CodeUserLimitExceeded:
+	case CodeForbidden, CodeUserDeactivated, CodeUserSuspended, CodeGuestAccessForbidden, CodeWrongRoomKeysVersion:
 		return http.StatusForbidden
 	case CodeNotFound, CodeUnrecognized:
 		return http.StatusNotFound
-	case CodeCannotOverwriteMedia:
+	case CodeCannotOverwriteMedia, CodeBadState:
 		return http.StatusConflict
 	case CodeTooLarge:
 		return http.StatusRequestEntityTooLarge
@@ -180,9 +163,7 @@ func StatusOf(code string) int {
 		return http.StatusTooManyRequests
 	case CodeUnknown:
 		return http.StatusInternalServerError
-	case CodeConnectionFailed:
-		return http.StatusBadGateway
-	case CodeNotYetUploaded, CodeConnectionTimeout:
+	case CodeNotYetUploaded:
 		return http.StatusGatewayTimeout
 	}
 	return http.StatusBadRequest
@@ -227,7 +208,7 @@ func BadJSON(msg string) *Error { return usual(CodeBadJSON, msg) }
 // NotJSON is 400 M_NOT_JSON.
 func NotJSON(msg string) *Error { return usual(CodeNotJSON, msg) }
 
-// BadState is 400 M_BAD_STATE.
+// BadState is 409 M_BAD_STATE: the state was changed by somebody else meanwhile.
 func BadState(msg string) *Error { return usual(CodeBadState, msg) }
 
 // BadAlias is 400 M_BAD_ALIAS.
@@ -265,17 +246,6 @@ func LimitExceeded(retryAfter time.Duration) *Error {
 	return e
 }
 
-// ResourceLimitExceeded is 403 M_RESOURCE_LIMIT_EXCEEDED; adminContact is a
-// URI where the user can reach out.
-func ResourceLimitExceeded(msg, adminContact string) *Error {
-	return usual(CodeResourceLimitExceeded, msg).WithExtra("admin_contact", adminContact)
-}
-
-// UserLimitExceeded is 403 M_USER_LIMIT_EXCEEDED; infoURI explains the limit.
-func UserLimitExceeded(msg, infoURI string) *Error {
-	return usual(CodeUserLimitExceeded, msg).WithExtra("info_uri", infoURI)
-}
-
 // Unknown is 500 M_UNKNOWN.
 func Unknown(msg string) *Error { return usual(CodeUnknown, msg) }
 
@@ -285,6 +255,7 @@ func Unavailable(msg string) *Error {
 }
 
 // BadGateway is 502 M_UNKNOWN: another server answered wrongly or not at all.
+// It is for federation.
 func BadGateway(msg string) *Error {
 	return NewError(http.StatusBadGateway, CodeUnknown, msg)
 }
@@ -309,9 +280,6 @@ func InvalidUsername(msg string) *Error { return usual(CodeInvalidUsername, msg)
 // RoomInUse is 400 M_ROOM_IN_USE: the alias is taken.
 func RoomInUse(msg string) *Error { return usual(CodeRoomInUse, msg) }
 
-// InvalidRoomState is 400 M_INVALID_ROOM_STATE.
-func InvalidRoomState(msg string) *Error { return usual(CodeInvalidRoomState, msg) }
-
 // Exclusive is 400 M_EXCLUSIVE: reserved by an application service.
 func Exclusive(msg string) *Error { return usual(CodeExclusive, msg) }
 
@@ -319,7 +287,7 @@ func Exclusive(msg string) *Error { return usual(CodeExclusive, msg) }
 func UnsupportedRoomVersion(msg string) *Error { return usual(CodeUnsupportedRoomVersion, msg) }
 
 // IncompatibleRoomVersion is 400 M_INCOMPATIBLE_ROOM_VERSION and names the
-// version of the room.
+// version of the room. It is for federation.
 func IncompatibleRoomVersion(version string) *Error {
 	return usual(CodeIncompatibleRoomVersion, "The room has a version this server does not support").
 		WithExtra("room_version", version)
@@ -343,26 +311,6 @@ func GuestAccessForbidden(msg string) *Error { return usual(CodeGuestAccessForbi
 // WeakPassword is 400 M_WEAK_PASSWORD.
 func WeakPassword(msg string) *Error { return usual(CodeWeakPassword, msg) }
 
-// ThreepidInUse is 400 M_THREEPID_IN_USE.
-func ThreepidInUse(msg string) *Error { return usual(CodeThreepidInUse, msg) }
-
-// ThreepidNotFound is 400 M_THREEPID_NOT_FOUND.
-func ThreepidNotFound(msg string) *Error { return usual(CodeThreepidNotFound, msg) }
-
-// ThreepidDenied is 403 M_THREEPID_DENIED.
-func ThreepidDenied(msg string) *Error { return usual(CodeThreepidDenied, msg) }
-
-// ThreepidAuthFailed is 400 M_THREEPID_AUTH_FAILED.
-func ThreepidAuthFailed(msg string) *Error { return usual(CodeThreepidAuthFailed, msg) }
-
-// ThreepidMediumUnsupported is 400 M_THREEPID_MEDIUM_NOT_SUPPORTED.
-func ThreepidMediumUnsupported(msg string) *Error {
-	return usual(CodeThreepidMediumUnsupported, msg)
-}
-
-// ServerNotTrusted is 400 M_SERVER_NOT_TRUSTED.
-func ServerNotTrusted(msg string) *Error { return usual(CodeServerNotTrusted, msg) }
-
 // DuplicateAnnotation is 400 M_DUPLICATE_ANNOTATION.
 func DuplicateAnnotation(msg string) *Error { return usual(CodeDuplicateAnnotation, msg) }
 
@@ -372,9 +320,6 @@ func WrongRoomKeysVersion(current string) *Error {
 	return usual(CodeWrongRoomKeysVersion, "Wrong backup version").
 		WithExtra("current_version", current)
 }
-
-// UnknownPos is 400 M_UNKNOWN_POS: the sliding sync position has expired.
-func UnknownPos() *Error { return usual(CodeUnknownPos, "Unknown position") }
 
 // NotYetUploaded is 504 M_NOT_YET_UPLOADED.
 func NotYetUploaded() *Error {
@@ -391,7 +336,7 @@ func CannotOverwriteMedia() *Error {
 func UnableToAuthoriseJoin(msg string) *Error { return usual(CodeUnableToAuthoriseJoin, msg) }
 
 // UnableToGrantJoin is 400 M_UNABLE_TO_GRANT_JOIN: no user of this server may
-// invite into the restricted room.
+// invite into the restricted room. It is for federation.
 func UnableToGrantJoin(msg string) *Error { return usual(CodeUnableToGrantJoin, msg) }
 
 // HTTPStatus is the status of the answer that carries the error.

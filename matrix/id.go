@@ -35,7 +35,7 @@ func LocalpartOf(id string) string {
 	return local[1:]
 }
 
-// parse splits "&localpart:server" and checks what all such ids share.
+// parseID splits "&localpart:server" and checks what all such ids share.
 func parseID(sigil byte, kind, id string) (localpart, server string, err error) {
 	switch {
 	case len(id) == 0 || id[0] != sigil:
@@ -77,22 +77,6 @@ func ParseUserID(id string) (localpart, server string, err error) {
 func ValidUserID(id string) bool {
 	_, _, err := ParseUserID(id)
 	return err == nil
-}
-
-// CompliantUserID reports whether id is valid and its localpart is not empty
-// and printable ASCII. Servers do not tell clients of other ids outside of
-// events (specification, "Historical User IDs").
-func CompliantUserID(id string) bool {
-	local, _, err := ParseUserID(id)
-	if err != nil || local == "" {
-		return false
-	}
-	for i := range len(local) {
-		if local[i] < 0x21 || local[i] > 0x7e {
-			return false
-		}
-	}
-	return true
 }
 
 // ValidLocalpart reports whether s may be the localpart of a new user:
@@ -262,7 +246,8 @@ func validHost(h string) bool {
 }
 
 // ParseMXC splits mxc://server/mediaid. The media id is not empty and holds
-// only A-Z a-z 0-9 - and _ (client-server API, content repository).
+// only A-Z a-z 0-9 - and _ (client-server API, content repository). It is for
+// federation.
 func ParseMXC(uri string) (server, mediaID string, err error) {
 	rest, ok := strings.CutPrefix(uri, "mxc://")
 	if !ok {

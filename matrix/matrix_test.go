@@ -157,10 +157,6 @@ func TestIDs(t *testing.T) {
 		{"", ValidUserID, false},
 		{"@" + strings.Repeat("a", 242) + ":example.org", ValidUserID, true},
 		{"@" + strings.Repeat("a", 243) + ":example.org", ValidUserID, false},
-		{"@alice:example.org", CompliantUserID, true},
-		{"@:example.org", CompliantUserID, false},
-		{"@Ü:example.org", CompliantUserID, false},
-		{"@a b:example.org", CompliantUserID, false},
 		{"!room:example.org", ValidRoomID, true},
 		{"!" + hash, ValidRoomID, true},
 		{"!" + hash + "a", ValidRoomID, false},
@@ -289,7 +285,7 @@ func TestAsError(t *testing.T) {
 	}
 	for _, e := range []*Error{
 		UnknownToken(true), MissingToken(), MethodNotAllowed(), Unrecognized(), Unavailable("x"),
-		IncompatibleRoomVersion("1"), UserLocked("x"), UserLimitExceeded("x", "https://x"), ThreepidNotFound("x"),
+		IncompatibleRoomVersion("1"), UserLocked("x"), BadState("x"),
 	} {
 		raw, err := json.Marshal(e)
 		var back Error

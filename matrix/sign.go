@@ -3,7 +3,6 @@ package matrix
 import (
 	"bytes"
 	"crypto/ed25519"
-	"crypto/sha256"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -83,15 +82,6 @@ func DecodeBase64(s string) ([]byte, error) {
 	return base64.RawStdEncoding.DecodeString(s)
 }
 
-// CanonicalHash is the SHA-256 of the canonical object obj without the given
-// top-level keys.
-func CanonicalHash(obj []byte, drop ...string) [sha256.Size]byte {
-	if len(drop) == 0 {
-		return sha256.Sum256(obj)
-	}
-	return sha256.Sum256(AppendWithout(make([]byte, 0, len(obj)), obj, drop...))
-}
-
 func canonicalObject(raw []byte) ([]byte, error) {
 	obj, err := CanonicalJSONLenient(raw)
 	if err != nil {
@@ -106,7 +96,7 @@ func canonicalObject(raw []byte) ([]byte, error) {
 // SignJSON gives the canonical form of the object raw with the signature of
 // entity (a server name, a user id) by key added (appendices, "Signing
 // JSON"). signatures and unsigned are not covered by the signature; other
-// signatures stay.
+// signatures stay. It is for federation.
 func SignJSON(raw []byte, entity string, key SigningKey) ([]byte, error) {
 	obj, err := canonicalObject(raw)
 	if err != nil {

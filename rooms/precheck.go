@@ -78,7 +78,7 @@ func (r *Rooms) precheck(c *owned.Change[room], req Send, known *knownEvents) (d
 			"; expected " + strings.Join(req.IfMembership, " or "))
 	}
 	if req.IfReplaces != nil && rm.stateID(now) != *req.IfReplaces {
-		return false, "", matrix.NewError(409, matrix.CodeBadState, "The state "+req.Type+" was changed by somebody else meanwhile")
+		return false, "", matrix.BadState("The state " + req.Type + " was changed by somebody else meanwhile")
 	}
 	// The same state once more is no event: clients repeat themselves.
 	if e := rm.state[now]; e != nil && e.Sender == req.Sender && rm.membership(sender) == event.MembershipJoin {

@@ -117,7 +117,7 @@ func (r *Rooms) replacement(ctx context.Context, tombstone *Event, v event.Versi
 	id := replacementOf(tombstone.Event)
 	h, ok, err := r.Head(ctx, id)
 	if err == nil && (!ok || h.Version.ID != v.ID) {
-		err = matrix.NewError(409, matrix.CodeBadState, "The room was upgraded to another version meanwhile")
+		err = matrix.BadState("The room was upgraded to another version meanwhile")
 	}
 	return id, err
 }

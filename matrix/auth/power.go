@@ -162,7 +162,7 @@ func (p *Power) MayRedact(user string, original *event.Event) error {
 
 // RedactionHolds reports whether a redaction that came from another server takes effect: its sender has the
 // redact level or is of the same server as the sender of the original (room version 3, "Handling redactions").
-// What own users ask for is held to MayRedact.
+// What own users ask for is held to MayRedact. It is for federation.
 func (p *Power) RedactionHolds(redactor, originalSender string) bool {
 	return p.UserLevel(redactor) >= p.Redact || matrix.ServerOf(redactor) == matrix.ServerOf(originalSender)
 }

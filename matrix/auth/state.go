@@ -31,17 +31,6 @@ type Map map[Key]*event.Event
 // Get gives the state event under that key, nil when there is none.
 func (m Map) Get(typ, stateKey string) *event.Event { return m[Key{typ, stateKey}] }
 
-// MapOf makes a Map of state events; of equal keys the last wins.
-func MapOf(events ...*event.Event) Map {
-	m := make(Map, len(events))
-	for _, e := range events {
-		if e.IsState() {
-			m[KeyOf(e)] = e
-		}
-	}
-	return m
-}
-
 // AuthTypes lists the keys of the state events that an event made of p must
 // name in auth_events, where the room has them (server-server API, "Auth
 // events selection"). Content that is no JSON names no one.
@@ -97,7 +86,7 @@ func AuthTypesOf(e *event.Event) []Key {
 // CheckAuthEvents holds the rules about the auth_events of e itself: no
 // doubles, nothing the selection does not name, none rejected, a create event
 // where the version wants it, and all of the same room. auth are the events
-// e.AuthEvents names; rejected may be nil.
+// e.AuthEvents names; rejected may be nil. It is for federation.
 func CheckAuthEvents(v event.Version, e *event.Event, auth []*event.Event, rejected func(id string) bool) error {
 	if e.Type == event.TypeCreate {
 		return nil

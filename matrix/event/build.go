@@ -111,7 +111,7 @@ func Prepare(v Version, p Proto, keyID string) (*Event, *PendingSignature, error
 	}
 	out = append(out, unsigned[cut:]...)
 	if size > MaxBytes {
-		return nil, nil, matrix.TooLarge("The event is longer than 65536 bytes")
+		return nil, nil, errTooLong()
 	}
 	e := &Event{JSON: out, version: v.ref()}
 	if _, err := e.readMembers(); err != nil {
@@ -250,7 +250,7 @@ func Sign(e *Event, server string, key matrix.SigningKey) (*Event, error) {
 		return nil, err
 	}
 	if len(obj) > MaxBytes {
-		return nil, matrix.TooLarge("The event is longer than 65536 bytes")
+		return nil, errTooLong()
 	}
 	n, err := ParseTrusted(*e.version, obj, e.ID)
 	if err != nil {
@@ -298,7 +298,7 @@ func (e *Event) Signers() []string {
 
 // VerifySignatures checks that every server of Signers signed e: at least one
 // signature by a known key, and none that is wrong. Errors wrap
-// matrix.ErrSignature.
+// matrix.ErrSignature. It is for federation.
 func VerifySignatures(e *Event, keys PublicKeys) error {
 	buf := scratch.Get().(*[]byte)
 	defer scratch.Put(buf)

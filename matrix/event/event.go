@@ -130,6 +130,10 @@ func stringView(raw []byte) (string, bool) {
 	return unsafe.String(&in[0], len(in)), true
 }
 
+func errTooLong() error {
+	return matrix.TooLarge("The event is longer than " + strconv.Itoa(MaxBytes) + " bytes")
+}
+
 func bad(why string) error { return matrix.BadJSON("Invalid event: " + why) }
 
 func readInt(raw []byte) (int64, bool) {

@@ -29,7 +29,7 @@ func (v Version) Canonical(raw []byte) ([]byte, error) {
 // event and Pruned is set (server-server API, "Validating hashes and
 // signatures on received events"). Signatures are not checked: see
 // VerifySignatures. raw must not change later. Errors are *matrix.Error with
-// M_BAD_JSON, M_NOT_JSON or M_TOO_LARGE.
+// M_BAD_JSON, M_NOT_JSON or M_TOO_LARGE. It is for federation.
 func Parse(v Version, raw []byte) (*Event, error) {
 	obj, err := v.Canonical(raw)
 	if err != nil {
@@ -39,7 +39,7 @@ func Parse(v Version, raw []byte) (*Event, error) {
 		obj = matrix.AppendWithout(make([]byte, 0, len(obj)), obj, "unsigned")
 	}
 	if len(obj) > MaxBytes {
-		return nil, matrix.TooLarge("The event is longer than 65536 bytes")
+		return nil, errTooLong()
 	}
 	e := &Event{JSON: obj, version: v.ref()}
 	found, err := e.readMembers()
