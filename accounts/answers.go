@@ -196,7 +196,7 @@ func (a *Accounts) awaitAnswer(r *web.Request, i *interaction, until time.Time) 
 		}
 		if !running || !a.now().Before(until) {
 			if waited {
-				err = r.AskAgain()
+				err = r.RecheckAccess()
 			}
 			return nil, waited && !running, err
 		}

@@ -332,7 +332,7 @@ func idsOf(page []hit) []string {
 
 // result is a match in the form of the API, with its context when wanted, and its approximate size in bytes.
 func (d *Directory) result(r *web.Request, wanted *contextWanted, e *rooms.Event, h hit) (result map[string]any, size int, err error) {
-	who := rooms.Reader{UserID: r.UserID(), Device: r.Sender()}
+	who := rooms.Reader{UserID: r.UserID(), Device: r.TransactionScope()}
 	result = map[string]any{"rank": h.rank}
 	if wanted == nil {
 		list, err := d.Rooms.Render(r.Context(), who, []*rooms.Event{e}, []rooms.Visibility{h.visibility})

@@ -59,7 +59,7 @@ func (m *Media) requested(r *web.Request) (*file, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := patience{time.Duration(wait) * time.Millisecond, r.Draining(), r.Waits, r.AskAgain}
+	p := patience{time.Duration(wait) * time.Millisecond, r.Draining(), r.Waits, r.RecheckAccess}
 	return m.await(r.Context(), r.Path("serverName"), r.Path("mediaID"), p)
 }
 

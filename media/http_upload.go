@@ -164,7 +164,7 @@ func (m *Media) receive(r *web.Request, may func() error) (*file, error) {
 
 // mayStill checks the access of a slow request again, and that its user may act.
 func mayStill(r *web.Request) error {
-	if err := r.AskAgain(); err != nil {
+	if err := r.RecheckAccess(); err != nil {
 		return err
 	}
 	return r.MayAct()

@@ -146,7 +146,7 @@ func (r *Rooms) joinFor(req *web.Request, roomID string, b *joinBody) (any, erro
 		return nil, err
 	}
 	_, err := r.join(req.Context(), roomID, membershipRequest{
-		Sender: req.UserID(), Device: req.Sender(), Reason: b.reason, Content: b.more, Guest: req.Identity.Guest,
+		Sender: req.UserID(), Device: req.TransactionScope(), Reason: b.reason, Content: b.more, Guest: req.Identity.Guest,
 	})
 	return roomIDReply{roomID}, err
 }
@@ -160,7 +160,7 @@ func (r *Rooms) postKnock(req *web.Request, b *memberBody) (any, error) {
 		return nil, err
 	}
 	_, err = r.setMembership(req.Context(), id, membershipRequest{
-		Sender: req.UserID(), Device: req.Sender(), Target: req.UserID(), Membership: event.MembershipKnock, Reason: b.Reason,
+		Sender: req.UserID(), Device: req.TransactionScope(), Target: req.UserID(), Membership: event.MembershipKnock, Reason: b.Reason,
 	})
 	return roomIDReply{id}, err
 }
@@ -210,7 +210,7 @@ func (r *Rooms) moderate(req *web.Request, b *memberBody, membership string, whi
 
 func (r *Rooms) change(req *web.Request, b *memberBody, membership string, while ...string) (any, error) {
 	_, err := r.setMembership(req.Context(), req.Path("roomID"), membershipRequest{
-		Sender: req.UserID(), Device: req.Sender(), Target: b.UserID, Membership: membership, Reason: b.Reason, IfMembership: while,
+		Sender: req.UserID(), Device: req.TransactionScope(), Target: b.UserID, Membership: membership, Reason: b.Reason, IfMembership: while,
 	})
 	return nil, err
 }

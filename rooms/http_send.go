@@ -50,7 +50,7 @@ func readMessage(req *web.Request, txn string) (Send, error) {
 		return Send{}, err
 	}
 	typ := req.Path("type")
-	send := Send{Sender: req.UserID(), Device: req.Sender(), Txn: txn, Type: typ, Content: content}
+	send := Send{Sender: req.UserID(), Device: req.TransactionScope(), Txn: txn, Type: typ, Content: content}
 	if typ == event.TypeRedaction {
 		send.Redacts = redactsIn(content)
 	}
@@ -102,7 +102,7 @@ func (r *Rooms) putRedact(req *web.Request) (any, error) {
 		}
 	}
 	id, err := r.Send(req.Context(), req.Path("roomID"), Send{
-		Sender: req.UserID(), Device: req.Sender(), Txn: txn, Type: event.TypeRedaction, Redacts: target, Content: content,
+		Sender: req.UserID(), Device: req.TransactionScope(), Txn: txn, Type: event.TypeRedaction, Redacts: target, Content: content,
 	})
 	return eventIDReply{id}, err
 }
@@ -113,7 +113,7 @@ func (r *Rooms) putState(req *web.Request) (any, error) {
 		return nil, err
 	}
 	typ, key, roomID := req.Path("type"), req.Path("stateKey"), req.Path("roomID")
-	send := Send{Sender: req.UserID(), Device: req.Sender(), Type: typ, StateKey: &key, Content: content}
+	send := Send{Sender: req.UserID(), Device: req.TransactionScope(), Type: typ, StateKey: &key, Content: content}
 	if typ == event.TypeGuestAccess && key == "" {
 		return r.putGuestAccess(req, send)
 	}
@@ -154,7 +154,7 @@ func (r *Rooms) putMember(req *web.Request, target string, content json.RawMessa
 		return nil, matrix.InvalidParam("The state key of a membership is a user id")
 	}
 	m := membershipRequest{
-		Sender: req.UserID(), Device: req.Sender(), Target: target, Membership: membership, Content: fields, Always: true,
+		Sender: req.UserID(), Device: req.TransactionScope(), Target: target, Membership: membership, Content: fields, Always: true,
 		Txn: requestTxn(req),
 	}
 	self := target == req.UserID()

@@ -31,7 +31,7 @@ func (s *Sync) getSync(r *web.Request) (any, error) {
 
 // parse reads the parameters of the request. It returns how long the request may wait for news.
 func (s *Sync) parse(r *web.Request) (*poll, time.Duration, error) {
-	p := &poll{query: query{s: s, device: r.DeviceID(), transactionSender: r.Sender(), setPresence: presence.Online, request: r}}
+	p := &poll{query: query{s: s, device: r.DeviceID(), transactionSender: r.TransactionScope(), setPresence: presence.Online, request: r}}
 	ms, err := r.Int("timeout", 0, s.config.MaxTimeout*1000)
 	if err != nil {
 		return nil, 0, err

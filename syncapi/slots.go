@@ -171,7 +171,7 @@ func (q *query) chargeBytes(ctx context.Context, size int) error {
 	if q.request == nil || size < largeBytes {
 		return nil
 	}
-	return q.request.Hold(size)
+	return q.request.ChargeAnswer(size)
 }
 
 // flushIfLarge is called when something was added to the answer. It charges for the bytes of an answer that is held in memory, and

@@ -46,8 +46,10 @@ func (s *Server) identify(r *Request, token string) (*Identity, error) {
 	return identity, err
 }
 
-// limit takes from the bucket of the route.
-func (s *Server) limit(r *Request, e *endpoint) error { return s.take(r, e.route.Limit, e.rate, 1) }
+// takeRateLimit takes from the bucket of the route.
+func (s *Server) takeRateLimit(r *Request, e *endpoint) error {
+	return s.takeUses(r, e.route.Limit, e.rate, 1)
+}
 
 // Take takes n uses from a named limit of the caller, beside the one that the route took: for requests that do more than their route says.
 // One remaining use is enough to take up to the burst, and an untouched bucket is enough to take more; later requests then wait until the
@@ -57,12 +59,12 @@ func (r *Request) Take(limit string, n int) error {
 	if !ok {
 		return fmt.Errorf("unknown rate limit %q; see DefaultRateLimits", limit)
 	}
-	return r.server.take(r, limit, rate, n)
+	return r.server.takeUses(r, limit, rate, n)
 }
 
-// take takes n uses from a bucket of the user, or of the client's address where there is no user. n uses are taken as one use that costs n
-// times as much.
-func (s *Server) take(r *Request, limit string, rate RateLimit, n int) error {
+// takeUses takes n uses from a bucket of the user, or of the client's address where there is no user. n uses are taken as one use that
+// costs n times as much.
+func (s *Server) takeUses(r *Request, limit string, rate RateLimit, n int) error {
 	if s.limits == nil || s.config.RateLimitsOff || n <= 0 || rate.PerSecond <= 0 || r.Identity != nil && r.Identity.Unlimited {
 		return nil
 	}

@@ -134,7 +134,7 @@ func (r *Request) fillBuffer() (*bytes.Buffer, error) {
 	}
 	buffer, err := r.readPieces(limit)
 	if err != nil {
-		r.closeAfter()
+		r.closeConnectionAfter()
 		return nil, err
 	}
 	if int64(buffer.Len()) > limit {
@@ -143,10 +143,10 @@ func (r *Request) fillBuffer() (*bytes.Buffer, error) {
 	}
 	err = r.writer.takePlaceAgain()
 	if err == nil {
-		err = r.writer.wanted()
+		err = r.writer.refuseIfClientLeft()
 	}
 	if err == nil {
-		err = r.askAtWork()
+		err = r.recheckAtStart()
 	}
 	if err != nil {
 		putBuffer(buffer)
@@ -173,7 +173,7 @@ func (r *Request) readPieces(limit int64) (*bytes.Buffer, error) {
 	used := 0 // of the last of them
 	for err == nil && left > 0 {
 		if len(more) == 0 || used == paceBytes {
-			if err = r.writer.keep(paceBytes); err != nil {
+			if err = r.writer.charge(paceBytes); err != nil {
 				putBuffer(buffer)
 				return nil, err
 			}
@@ -212,14 +212,14 @@ func (r *Request) MaxBytes() int64 {
 
 // TooLarge is the answer to a body of more than limit bytes. The connection ends with it.
 func (r *Request) TooLarge(limit int64) *Error {
-	r.closeAfter()
+	r.closeConnectionAfter()
 	return tooLarge(fmt.Sprintf("The body is larger than %d bytes", limit))
 }
 
 // Unread is the answer to a body that the client cut, sent too slowly or framed wrongly, and 503 to a body that was given up because its
 // memory was needed. The connection ends with it.
 func (r *Request) Unread(cause error) *Error {
-	r.closeAfter()
+	r.closeConnectionAfter()
 	if x := r.writer; x.cut.Swap(false) || errors.Is(cause, os.ErrDeadlineExceeded) && x.wasHurried() {
 		return errFull()
 	}
@@ -230,9 +230,9 @@ func (r *Request) Unread(cause error) *Error {
 	return e
 }
 
-// closeAfter ends an HTTP/1 connection after the answer. Without it net/http reads the rest of the body first,
+// closeConnectionAfter ends an HTTP/1 connection after the answer. Without it net/http reads the rest of the body first,
 // for as long as the client likes to take.
-func (r *Request) closeAfter() {
+func (r *Request) closeConnectionAfter() {
 	if r.ProtoMajor == 1 {
 		r.writer.Header().Set("Connection", "close")
 	}

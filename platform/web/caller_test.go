@@ -79,7 +79,7 @@ func TestAParkedRequestKnowsItsCaller(t *testing.T) {
 		}
 		answers <- text
 	}()
-	until(t, "the request is set aside", func() bool { return s.Aside() == 1 })
+	until(t, "the request is set aside", func() bool { return s.Parked() == 1 })
 	if text := <-answers; text != `200 {"caller":"@alice:x"}` {
 		t.Errorf("found %s", text)
 	}

@@ -14,24 +14,24 @@ import (
 // errLate is why the context of a request ended whose answer did not begin, or go on, in time.
 var errLate = errors.New("the answer did not begin in time")
 
-// limit bounds the work on a request: its context ends after five sixths of a minute, or of the route's Timeout when that is shorter, so
-// that the client gets an answer before a load balancer or another process gives up. The time starts again with each piece of the body that
-// arrives and each piece of the answer that is sent, and stands still while the client is waited for. The time that a lost process spent on
-// the request before is subtracted, but at least a tenth remains.
-func (x *exchange) limit() (end func()) {
+// startTimeLimit bounds the work on a request: its context ends after five sixths of a minute, or of the route's Timeout when that is
+// shorter, so that the client gets an answer before a load balancer or another process gives up. The time starts again with each piece of
+// the body that arrives and each piece of the answer that is sent, and stands still while the client is waited for. The time that a lost
+// process spent on the request before is subtracted, but at least a tenth remains.
+func (x *exchange) startTimeLimit() (end func()) {
 	r := &x.request
 	timeout := cmp.Or(r.Route.Timeout, DefaultTimeout)
 	most := min(timeout, DefaultTimeout) * 5 / 6
-	x.within = max(min(most, timeout*5/6-time.Since(x.start)), most/10)
-	x.came = r.Context()
-	ctx, end := x.limited(x.came)
+	x.timeLimit = max(min(most, timeout*5/6-time.Since(x.start)), most/10)
+	x.clientContext = r.Context()
+	ctx, end := x.withTimeLimit(x.clientContext)
 	r.Request = r.WithContext(ctx)
 	return end
 }
 
-// limited returns a context that ends when the time is over. It carries the caller, unless that is another process.
-func (x *exchange) limited(came context.Context) (limited context.Context, end func()) {
-	ctx, left := came, func() bool { return true }
+// withTimeLimit returns a context that ends when the time is over. It carries the caller, unless that is another process.
+func (x *exchange) withTimeLimit(clientContext context.Context) (limited context.Context, end func()) {
+	ctx, stopFollowingClient := clientContext, func() bool { return true }
 	acts := x.endpoint.route.Auth != Fleet && !x.request.reads()
 	if acts {
 		ctx = context.WithoutCancel(ctx)
@@ -43,27 +43,27 @@ func (x *exchange) limited(came context.Context) (limited context.Context, end f
 		}
 		x.work = caller.NewWork(ctx, id)
 		if acts {
-			x.work.Left, x.work.Began, x.work.Again = x.isGone, x.start, x.request.stillLetIn
+			x.work.Left, x.work.Began, x.work.Again = x.clientLeftNow, x.start, x.request.checkStillAllowed
 		}
 		ctx = x.work
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	if acts {
-		left = context.AfterFunc(came, func() {
+		stopFollowingClient = context.AfterFunc(clientContext, func() {
 			// A client that leaves does not cancel work that may change something: the change could happen all the same, at an unknown time
 			// (UnderWay).
-			if q := x.place.Load(); q == nil || q == &lent || x.actor == "" {
-				cancel(context.Cause(came))
+			if q := x.place.Load(); q == nil || q == &lentPlace || x.actingUser == "" {
+				cancel(context.Cause(clientContext))
 			}
 		})
 	}
-	clock := time.AfterFunc(x.within, func() {
+	clock := time.AfterFunc(x.timeLimit, func() {
 		x.expired.Store(true)
 		cancel(errLate)
 	})
 	x.clock = clock
 	return ctx, func() {
-		left()
+		stopFollowingClient()
 		clock.Stop()
 		cancel(nil)
 	}
@@ -79,59 +79,61 @@ func (x *exchange) stopClock() {
 // startClock gives the handler its whole time again, plus more.
 func (x *exchange) startClock(more time.Duration) {
 	if x.clock != nil {
-		x.clock.Reset(x.within + more)
+		x.clock.Reset(x.timeLimit + more)
 	}
 }
 
 // Waits announces that the handler will wait for d, for a reason outside the server such as another client. Afterwards a fifth of its time
-// is left. Its place is lent, as by LendPlace; a handler that waits on after AskAgain calls Waits again. Handlers that wait for news return
-// a Park instead.
+// is left. Its place is lent, as by LendPlace; a handler that waits on after RecheckAccess calls Waits again. Handlers that wait for news
+// return a Park instead.
 func (r *Request) Waits(d time.Duration) {
-	if !r.waited {
-		r.waited = true
-		r.writer.startClock(max(0, d-r.writer.within*4/5))
+	if !r.hasWaited {
+		r.hasWaited = true
+		r.writer.startClock(max(0, d-r.writer.timeLimit*4/5))
 	}
 	r.writer.lendPlace()
 }
 
-// client is the context that ends when the client goes away.
-func (x *exchange) client() context.Context {
-	if x.came != nil {
-		return x.came
+// contextOfClient is the context that ends when the client goes away.
+func (x *exchange) contextOfClient() context.Context {
+	if x.clientContext != nil {
+		return x.clientContext
 	}
 	return x.request.Context()
 }
 
-// left reports whether the client is gone. net/http does not notice that while a body is unread, and not for a parked request that goes on;
-// for these the connection is checked when the time is over.
-func (x *exchange) left() bool {
-	return x.client().Err() != nil || x.gone || x.expired.Load() && x.hungUp()
+// clientLeft reports whether the client is gone. net/http does not notice that while a body is unread, and not for a parked request that
+// goes on; for these the connection is checked when the time is over.
+func (x *exchange) clientLeft() bool {
+	return x.contextOfClient().Err() != nil || x.abandoned || x.expired.Load() && x.connectionClosed()
 }
 
-// isGone is left, but checks the connection at once.
-func (x *exchange) isGone() bool { return x.client().Err() != nil || x.hungUp() }
+// clientLeftNow is clientLeft, but checks the connection at once.
+func (x *exchange) clientLeftNow() bool {
+	return x.contextOfClient().Err() != nil || x.connectionClosed()
+}
 
-// hungUp reports whether the client closed the connection.
-func (x *exchange) hungUp() bool {
-	if w, held := x.ResponseWriter.(*asideWriter); held {
-		return isGone(w.held.conn)
+// connectionClosed reports whether the client closed the connection.
+func (x *exchange) connectionClosed() bool {
+	if w, owned := x.ResponseWriter.(*ownedWriter); owned {
+		return isGone(w.conn.conn)
 	}
-	l := lineOf(x.request.Context())
+	l := connectionOf(x.request.Context())
 	return l != nil && isGone(unwrap(l.conn))
 }
 
-// wanted refuses a request that may change something and has not begun when its client has left. The client may have sent the request again
-// or done something else since, and this request must not take effect after that.
-func (x *exchange) wanted() error {
-	if x.request.reads() || !x.isGone() {
+// refuseIfClientLeft refuses a request that may change something and has not begun when its client has left. The client may have sent the
+// request again or done something else since, and this request must not take effect after that.
+func (x *exchange) refuseIfClientLeft() error {
+	if x.request.reads() || !x.clientLeftNow() {
 		return nil
 	}
-	x.gone = true
-	return errGone
+	x.abandoned = true
+	return errClientLeft
 }
 
-// errGone is the error of a request that was not begun because its client left.
-var errGone = fmt.Errorf("the client left before its request was at work: %w", context.Canceled)
+// errClientLeft is the error of a request that was not begun because its client left.
+var errClientLeft = fmt.Errorf("the client left before its request was at work: %w", context.Canceled)
 
 // Late is the answer to a request that could not be answered in time (504).
 func Late(after time.Duration, cause error) *Error {
@@ -146,7 +148,7 @@ func Late(after time.Duration, cause error) *Error {
 func (x *exchange) refusal(err error) Answerer {
 	answer := AnswerOf(err)
 	if x.expired.Load() && answer.HTTPStatus() == http.StatusInternalServerError {
-		answer = Late(x.within, err)
+		answer = Late(x.timeLimit, err)
 	}
 	method := x.request.Method
 	if e, ok := answer.(*Error); ok && (method == http.MethodGet || method == http.MethodHead) &&

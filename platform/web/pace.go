@@ -15,8 +15,8 @@ const paceBytes = 64 << 10
 func (x *exchange) pace() {
 	now, server := time.Now(), x.request.server
 	d := server.config.SendTimeout.D()
-	if x.held > 0 && d > hurry && server.held.isScarce() {
-		d = hurry
+	if x.charged > 0 && d > shortDeadline && server.memory.isScarce() {
+		d = shortDeadline
 	}
 	x.writing.Store(now.UnixNano())
 	_ = http.NewResponseController(x.ResponseWriter).SetWriteDeadline(now.Add(d)) // the listener between processes has windows instead
@@ -26,7 +26,7 @@ func (x *exchange) pace() {
 func (x *exchange) Write(p []byte) (n int, err error) {
 	if x.status == 0 {
 		x.status = http.StatusOK
-		x.endPlace()
+		x.leavePlace()
 	}
 	for {
 		x.pace()
@@ -50,7 +50,7 @@ func (x *exchange) Write(p []byte) (n int, err error) {
 func (x *exchange) ReadFrom(r io.Reader) (n int64, err error) {
 	if x.status == 0 {
 		x.status = http.StatusOK
-		x.endPlace()
+		x.leavePlace()
 	}
 	whole, limited := r.(*io.LimitedReader)
 	if !limited {
@@ -83,10 +83,10 @@ func (x *exchange) Flush() {
 // for ever.
 type pacedBody struct {
 	io.ReadCloser
-	exchange *exchange
-	since    int64 // bytes that came since the deadline was set; -1: set it with the next
-	ended    bool
-	off      bool // whoever reads sets deadlines
+	exchange      *exchange
+	sinceDeadline int64 // bytes that came since the deadline was set; -1: set it with the next
+	ended         bool
+	unpaced       bool // whoever reads sets deadlines
 }
 
 // Read is part of io.Reader.
@@ -94,20 +94,20 @@ func (b *pacedBody) Read(p []byte) (int, error) {
 	b.exchange.lendPlace() // the client may take long; who has read the body takes it again
 	b.exchange.stopClock()
 	defer b.exchange.startClock(0)
-	if b.off {
+	if b.unpaced {
 		n, err := b.ReadCloser.Read(p)
 		b.ended = b.ended || err == io.EOF
 		return n, err
 	}
 	control := http.NewResponseController(b.exchange.ResponseWriter)
-	if b.since < 0 || b.since >= paceBytes {
-		b.since = 0
+	if b.sinceDeadline < 0 || b.sinceDeadline >= paceBytes {
+		b.sinceDeadline = 0
 		now := time.Now()
 		b.exchange.reading.Store(now.UnixNano())
 		_ = control.SetReadDeadline(now.Add(b.exchange.request.server.config.BodyTimeout.D()))
 	}
 	n, err := b.ReadCloser.Read(p)
-	b.since += int64(n)
+	b.sinceDeadline += int64(n)
 	switch {
 	case err == io.EOF:
 		// net/http keeps reading to notice a client that goes away.
@@ -128,12 +128,12 @@ func (x *exchange) wasHurried() bool {
 // leave bounds how long net/http waits for the rest of a body that the handler did not read: net/http reads it before it sends the answer.
 // On a connection that ends with the answer net/http does not read it; leave does, because otherwise the connection would be reset and the
 // client would lose the answer.
-func (b *pacedBody) leave() {
+func (b *pacedBody) limitRest() {
 	r := &b.exchange.request
 	if b.ended || b.exchange.stalled || r.ProtoMajor != 1 {
 		return
 	}
-	b.since = -1 // a handler that reads on gets its time back
+	b.sinceDeadline = -1 // a handler that reads on gets its time back
 	_ = http.NewResponseController(b.exchange.ResponseWriter).SetReadDeadline(time.Now().Add(refusedBodyTime))
 	if r.Close && r.ContentLength <= refusedBodyBytes && r.Header.Get("Expect") == "" {
 		_, _ = io.CopyN(io.Discard, b.ReadCloser, refusedBodyBytes)

@@ -23,28 +23,28 @@ type Park struct {
 	Wait  func(wake func()) (stop func())
 	Until time.Time // when the wait ends without news; also when the server drains
 	// Resume gives the answer, or another Park. over says that there is no time left: it answers. It is not called for a
-	// client that went away. A request that would not be let in any more is refused instead, also where Resume gives another Park:
-	// so whoever wakes a request when its user's rights change ends it.
+	// client that went away. A request whose user may not call the route any more is refused instead, also where Resume gives another
+	// Park: so code that wakes a request when its user's rights change ends it.
 	Resume func(ctx context.Context, over bool) (any, error)
 }
 
 const (
-	setAsideAfter = 300 * time.Millisecond
-	lookForGone   = 5 * time.Second // how often clients that went away are looked for among those set aside
+	setAsideAfter     = 300 * time.Millisecond
+	checkClientsEvery = 5 * time.Second // how often clients that went away are looked for among those set aside
 )
 
-// park waits for news, here or aside, and answers.
+// park waits for news and answers: it sets the request aside at once on an owned connection, else after setAsideAfter.
 func (x *exchange) park(p *Park) error {
 	ctx, s := x.request.Context(), x.request.server
 	x.token = strings.Clone(x.request.Token())
 	x.stopClock()
-	x.letGo() // there is no answer yet
-	x.endPlace()
-	if x.isHeld() && x.setAside(p) {
+	x.releaseMemory() // there is no answer yet
+	x.leavePlace()
+	if x.ownsConnection() && x.setAside(p) {
 		return nil
 	}
-	aside := time.NewTimer(setAsideAfter)
-	defer aside.Stop()
+	setAsideTimer := time.NewTimer(setAsideAfter)
+	defer setAsideTimer.Stop()
 	for {
 		wake := make(chan struct{}, 1)
 		stop := p.Wait(func() { wake <- struct{}{} })
@@ -60,7 +60,7 @@ func (x *exchange) park(p *Park) error {
 			until.Stop()
 			stop()
 			return context.Cause(ctx)
-		case <-aside.C:
+		case <-setAsideTimer.C:
 			until.Stop()
 			stop()
 			if x.setAside(p) {
@@ -77,19 +77,19 @@ func (x *exchange) park(p *Park) error {
 		}
 		next, again := result.(*Park)
 		if !again {
-			return x.answerLate(ctx, result)
+			return x.answerAfterWait(ctx, result)
 		}
-		if err := x.askWaiting(ctx); err != nil {
+		if err := x.recheckWaiting(ctx); err != nil {
 			return err
 		}
 		x.stopClock()
-		x.letGo()
+		x.releaseMemory()
 		p = next
 	}
 }
 
-// askWaiting refuses a request that waited and would not be let in now: its token may have been revoked, or its user locked.
-func (x *exchange) askWaiting(ctx context.Context) error {
+// recheckWaiting refuses a request that waited and may not call the route now: its token may have been revoked, or its user locked.
+func (x *exchange) recheckWaiting(ctx context.Context) error {
 	if x.request.Identity == nil {
 		return nil
 	}
@@ -97,81 +97,82 @@ func (x *exchange) askWaiting(ctx context.Context) error {
 	return err
 }
 
-// answerLate answers a request that waited, if it would be let in now.
-func (x *exchange) answerLate(ctx context.Context, result any) error {
-	if err := x.askWaiting(ctx); err != nil {
+// answerAfterWait answers a request that waited, if its access is still valid.
+func (x *exchange) answerAfterWait(ctx context.Context, result any) error {
+	if err := x.recheckWaiting(ctx); err != nil {
 		return err
 	}
 	if x.request.Identity != nil {
-		x.request.let = time.Now()
+		x.request.authenticatedAt = time.Now()
 	}
 	return x.answer(result)
 }
 
-// aside is a parked request: it waits without a goroutine.
-type aside struct {
+// parkedRequest is a request that was set aside: it waits without a goroutine.
+type parkedRequest struct {
 	x   *exchange
-	w   *asideWriter
+	w   *ownedWriter
 	ctx context.Context
 
 	mu      sync.Mutex
 	park    *Park
-	waiting int // how often it has begun to wait; below 0 while it does not
+	waiting bool
+	waits   int // how often it has begun to wait
 	stop    func()
 	timer   *time.Timer
 }
 
-// isHeld reports whether the connection was taken from net/http before.
-func (x *exchange) isHeld() bool {
-	_, held := x.ResponseWriter.(*asideWriter)
-	return held
+// ownsConnection reports whether the connection was taken from net/http before.
+func (x *exchange) ownsConnection() bool {
+	_, owned := x.ResponseWriter.(*ownedWriter)
+	return owned
 }
 
 // setAside takes the connection from net/http if necessary, and parks the request. It returns false when that is not possible.
 func (x *exchange) setAside(p *Park) bool {
 	s, r := x.request.server, x.request.Request
-	if x.request.internal || !s.asides.serving() || s.tracer != nil || x.status != 0 || x.body != nil || r.Method != http.MethodGet ||
+	if x.request.internal || !s.parked.hasListener() || s.tracer != nil || x.status != 0 || x.body != nil || r.Method != http.MethodGet ||
 		r.ProtoMajor != 1 ||
 		r.ProtoMinor < 1 {
 		return false
 	}
-	a := &aside{x: x, ctx: x.came}
-	if x.isHeld() {
-		a.w = x.ResponseWriter.(*asideWriter)
+	a := &parkedRequest{x: x, ctx: x.clientContext}
+	if x.ownsConnection() {
+		a.w = x.ResponseWriter.(*ownedWriter)
 	} else {
 		header := maps.Clone(x.Header())
-		h := x.takeConn()
+		h := x.takeConnection()
 		if h == nil {
 			return false
 		}
-		a.w = &asideWriter{held: h, header: header, last: r.Close}
+		a.w = &ownedWriter{conn: h, header: header, closeAfter: r.Close}
 		a.ctx, a.w.cancel = context.WithCancel(context.Background())
 		x.ResponseWriter = a.w
 	}
-	x.aside = true
+	x.wasSetAside = true
 	x.request.RemoteIP() // while the headers are there
 	// Only the parts of the request that the answer needs. The rest, and the context of net/http, is freed.
 	slim := &http.Request{
 		Method: r.Method, URL: &url.URL{Path: r.URL.Path}, Proto: r.Proto, ProtoMajor: 1, ProtoMinor: 1, Header: http.Header{}, Body: http.NoBody,
-		Host: strings.Clone(r.Host), RemoteAddr: a.w.held.peer,
+		Host: strings.Clone(r.Host), RemoteAddr: a.w.conn.peerAddress,
 	}
 	if v := r.Header["Accept-Encoding"]; v != nil {
 		slim.Header["Accept-Encoding"] = []string{strings.Clone(strings.Join(v, ","))}
 	}
 	x.request.Request, x.request.query = slim.WithContext(a.ctx), nil
-	x.clock, x.came, x.work = nil, nil, nil
-	s.asides.add(a)
+	x.clock, x.clientContext, x.work = nil, nil, nil
+	s.parked.add(a)
 	a.wait(p)
 	return true
 }
 
-// takeConn takes the connection of a request from net/http; nil when that can not be done.
-func (x *exchange) takeConn() *held {
+// takeConnection takes the connection of a request from net/http; nil when that can not be done.
+func (x *exchange) takeConnection() *ownedConn {
 	s, r := x.request.server, x.request.Request
-	if l := lineOf(r.Context()); l != nil && l.kept != nil {
-		if ahead, ok := l.kept.takeBack(); ok {
+	if l := connectionOf(r.Context()); l != nil && l.returned != nil {
+		if ahead, ok := l.returned.takeBack(); ok {
 			x.Header().Set("Connection", "close") // so that net/http closes what it has
-			return hold(s, l.kept.Conn, ahead, r)
+			return newOwnedConn(s, l.returned.Conn, ahead, r)
 		}
 	}
 	conn, buffered, err := http.NewResponseController(x.ResponseWriter).Hijack()
@@ -182,20 +183,21 @@ func (x *exchange) takeConn() *held {
 	if n := buffered.Reader.Buffered(); n > 0 {
 		ahead, _ = buffered.Reader.Peek(n) // it is there
 	}
-	return hold(s, unwrap(conn), bytes.Clone(ahead), r)
+	return newOwnedConn(s, unwrap(conn), bytes.Clone(ahead), r)
 }
 
-// wait goes on waiting.
-func (a *aside) wait(p *Park) {
+// wait waits for the news of p.
+func (a *parkedRequest) wait(p *Park) {
 	a.mu.Lock()
 	a.park = p
-	a.waiting = max(a.waiting, -a.waiting) + 1
-	turn := a.waiting
+	a.waiting = true
+	a.waits++
+	turn := a.waits
 	a.timer = time.AfterFunc(time.Until(p.Until), func() { a.wake(true) })
 	a.mu.Unlock()
 	stop := p.Wait(func() { a.wake(false) })
 	a.mu.Lock()
-	if a.waiting == turn {
+	if a.waiting && a.waits == turn {
 		a.stop = stop
 		stop = nil
 	}
@@ -208,14 +210,14 @@ func (a *aside) wait(p *Park) {
 	}
 }
 
-// take ends the wait; false when there is none.
-func (a *aside) take() bool {
+// endWait ends the wait; false when there is none.
+func (a *parkedRequest) endWait() bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.waiting < 0 {
+	if !a.waiting {
 		return false
 	}
-	a.waiting = -a.waiting
+	a.waiting = false
 	a.timer.Stop()
 	if a.stop != nil {
 		a.stop()
@@ -225,21 +227,21 @@ func (a *aside) take() bool {
 }
 
 // wake goes on with the request, in a goroutine of its own.
-func (a *aside) wake(over bool) {
-	if a.take() {
-		go a.goOn(over)
+func (a *parkedRequest) wake(over bool) {
+	if a.endWait() {
+		go a.resumeAndServe(over)
 	}
 }
 
-// goOn resumes the request, and serves those that follow on the connection.
-func (a *aside) goOn(over bool) {
+// resumeAndServe resumes the request, and serves those that follow on the connection.
+func (a *parkedRequest) resumeAndServe(over bool) {
 	if h := a.resume(over); h != nil {
 		h.serve()
 	}
 }
 
 // resume answers the request or parks it again. It returns the connection when that can carry the next request.
-func (a *aside) resume(over bool) (next *held) {
+func (a *parkedRequest) resume(over bool) (next *ownedConn) {
 	x := a.x
 	defer func() {
 		if fault := recover(); fault != nil {
@@ -249,42 +251,42 @@ func (a *aside) resume(over bool) (next *held) {
 					string(debug.Stack()),
 				)
 			}
-			a.w.last = true
+			a.w.closeAfter = true
 			if x.status == 0 {
 				x.write(answerTo(unknown(nil)))
 			}
-			next = a.end()
+			next = a.finish()
 		}
 	}()
-	ctx, end := x.limited(a.ctx)
+	ctx, end := x.withTimeLimit(a.ctx)
 	defer end()
 	result, err := a.park.Resume(ctx, over)
 	again, waits := result.(*Park)
 	if waits && err == nil {
-		if err = x.askWaiting(ctx); err == nil {
+		if err = x.recheckWaiting(ctx); err == nil {
 			x.clock = nil
-			x.letGo()
+			x.releaseMemory()
 			a.wait(again)
 			return nil
 		}
 	}
 	if err == nil {
-		err = x.answerLate(ctx, result)
+		err = x.answerAfterWait(ctx, result)
 	}
 	if err != nil {
 		x.fail(err)
 	}
 	a.w.finish() // not of one that was cut, which would look whole
-	return a.end()
+	return a.finish()
 }
 
-// end gives the connection for the next request, or closes it.
-func (a *aside) end() (next *held) {
-	x, h := a.x, a.w.held
+// finish gives the connection for the next request, or closes it.
+func (a *parkedRequest) finish() (next *ownedConn) {
+	x, h := a.x, a.w.conn
 	s := x.request.server
 	a.w.cancel()
-	s.asides.remove(a)
-	x.letGo()
+	s.parked.remove(a)
+	x.releaseMemory()
 	if a.w.reusable() {
 		h.open()
 		next = h
@@ -295,104 +297,104 @@ func (a *aside) end() (next *held) {
 	return next
 }
 
-// gone ends the wait of a client that went away.
-func (a *aside) gone() {
-	if a.take() {
+// clientLeft ends the wait of a client that went away.
+func (a *parkedRequest) clientLeft() {
+	if a.endWait() {
 		a.x.status = statusClientGone
-		a.end()
+		a.finish()
 	}
 }
 
-// asides are the requests that wait aside.
-type asides struct {
-	mu   sync.Mutex
-	all  map[*aside]struct{}
-	into *keptListener // nil while nobody serves
+// parkedRequests are the requests that are set aside.
+type parkedRequests struct {
+	mu       sync.Mutex
+	all      map[*parkedRequest]struct{}
+	listener *returningListener // nil while nobody serves
 }
 
-// serve names the listener that takes connections back; nil for none.
-func (s *asides) serve(l *keptListener) {
+// setListener names the listener that takes connections back; nil for none.
+func (s *parkedRequests) setListener(l *returningListener) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.into = l
+	s.listener = l
 }
 
-func (s *asides) serving() bool {
+func (s *parkedRequests) hasListener() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.into != nil
+	return s.listener != nil
 }
 
-// drain answers all that wait.
-func (s *asides) drain() {
+// wakeAll resumes all of them with over, so that they answer.
+func (s *parkedRequests) wakeAll() {
 	for _, a := range s.list() {
 		a.wake(true)
 	}
 }
 
-// cut ends the work of all.
-func (s *asides) cut() {
+// cutAll cancels all of them and closes their connections.
+func (s *parkedRequests) cutAll() {
 	for _, a := range s.list() {
 		a.w.cancel()
-		_ = a.w.held.conn.Close() // it is given up
+		_ = a.w.conn.conn.Close() // it is given up
 	}
 }
 
-func (s *asides) add(a *aside) {
+func (s *parkedRequests) add(a *parkedRequest) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.all == nil {
-		s.all = map[*aside]struct{}{}
+		s.all = map[*parkedRequest]struct{}{}
 	}
 	s.all[a] = struct{}{}
 }
 
-func (s *asides) remove(a *aside) {
+func (s *parkedRequests) remove(a *parkedRequest) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.all, a)
 }
 
-func (s *asides) list() []*aside {
+func (s *parkedRequests) list() []*parkedRequest {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	out := make([]*aside, 0, len(s.all))
+	out := make([]*parkedRequest, 0, len(s.all))
 	for a := range s.all {
 		out = append(out, a)
 	}
 	return out
 }
 
-// back gives net/http a connection; false when it takes none any more.
-func (s *asides) back(c net.Conn, ahead []byte) bool {
+// giveBack gives net/http a connection; false when it takes none any more.
+func (s *parkedRequests) giveBack(c net.Conn, buffered []byte) bool {
 	s.mu.Lock()
-	l := s.into
+	l := s.listener
 	s.mu.Unlock()
-	return l != nil && l.give(c, ahead)
+	return l != nil && l.giveBack(c, buffered)
 }
 
-// watchGone looks for clients that went away until done.
-func (s *Server) watchGone(done <-chan struct{}) {
-	tick := time.NewTicker(lookForGone)
+// watchClients looks for clients that went away until done.
+func (s *Server) watchClients(done <-chan struct{}) {
+	tick := time.NewTicker(checkClientsEvery)
 	defer tick.Stop()
 	for {
 		select {
 		case <-done:
 			return
 		case <-tick.C:
-			s.asides.sweep()
-			s.lines.sweep()
+			s.parked.endAbandoned()
+			s.connections.cancelAbandoned()
 		}
 	}
 }
 
-func (s *asides) sweep() {
+func (s *parkedRequests) endAbandoned() {
 	for _, a := range s.list() {
-		if isGone(a.w.held.conn) {
-			a.gone()
+		if isGone(a.w.conn.conn) {
+			a.clientLeft()
 		}
 	}
 }
 
-// Aside is how many requests are set aside.
-func (s *Server) Aside() int { return len(s.asides.list()) }
+// Parked is how many requests are set aside.
+func (s *Server) Parked() int { return len(s.parked.list()) }

@@ -221,7 +221,7 @@ func TestParkedRequestsEndWithTheServer(t *testing.T) {
 			answers <- fmt.Sprint(text, err)
 		}()
 	}
-	until(t, "the requests are set aside", func() bool { return s.Aside() == cap(answers) })
+	until(t, "the requests are set aside", func() bool { return s.Parked() == cap(answers) })
 	if err := stop(); err != nil {
 		t.Error(err)
 	}
@@ -236,10 +236,10 @@ func TestParkedRequestOfAClientThatLeft(t *testing.T) {
 	m := &room{}
 	s, address, _ := m.serve(t)
 	c := dial(t, address, "GET /poll HTTP/1.1\r\nHost: x\r\n\r\n")
-	until(t, "the request is set aside", func() bool { return s.Aside() == 1 })
+	until(t, "the request is set aside", func() bool { return s.Parked() == 1 })
 	resumed := m.count(&m.resumed)
 	c.Close()
-	until(t, "it is forgotten", func() bool { return s.Aside() == 0 })
+	until(t, "it is forgotten", func() bool { return s.Parked() == 0 })
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if len(m.waiting) != 0 || m.resumed != resumed {
@@ -266,7 +266,7 @@ func TestParkedConnectionGoesOn(t *testing.T) {
 			response.Header.Get("Access-Control-Allow-Origin"),
 		)
 	}
-	until(t, "the request is set aside", func() bool { return s.Aside() == 1 })
+	until(t, "the request is set aside", func() bool { return s.Parked() == 1 })
 	fmt.Fprintf(c, "GET /now HTTP/1.1\r\nHost: x\r\n\r\nGET /n")
 	m.say()
 	m.say()
@@ -283,7 +283,7 @@ func TestParkedConnectionGoesOn(t *testing.T) {
 		t.Error(got)
 	}
 	fmt.Fprintf(c, "GET /poll?after=2&fails=yes HTTP/1.1\r\nHost: x\r\n\r\n")
-	until(t, "the request is set aside", func() bool { return s.Aside() == 1 })
+	until(t, "the request is set aside", func() bool { return s.Parked() == 1 })
 	m.say()
 	if got := read(); !strings.HasPrefix(got, "500 ") {
 		t.Error(got)
@@ -318,7 +318,7 @@ func TestPollsThatStay(t *testing.T) {
 		return len(m.waiting) == 2
 	})
 	time.Sleep(1500 * time.Millisecond) // longer than until a request is set aside
-	if n := s.Aside(); n != 0 {
+	if n := s.Parked(); n != 0 {
 		t.Errorf("%d are set aside", n)
 	}
 	m.say()
@@ -339,7 +339,7 @@ func TestParkedRequestOfALockedUser(t *testing.T) {
 		text, _, err := fetch(http.DefaultClient, "http://"+address+"/mine?access_token=secret")
 		answer <- fmt.Sprint(text, err)
 	}()
-	until(t, "the request is set aside", func() bool { return s.Aside() == 1 })
+	until(t, "the request is set aside", func() bool { return s.Parked() == 1 })
 	m.doors.locked.Store(true)
 	m.say()
 	m.say()
@@ -360,7 +360,7 @@ func TestAWakeEndsTheRequestOfALockedUser(t *testing.T) {
 			answer <- fmt.Sprint(text, err)
 		}()
 		if aside {
-			until(t, "the request is set aside", func() bool { return s.Aside() == 1 })
+			until(t, "the request is set aside", func() bool { return s.Parked() == 1 })
 		} else {
 			until(t, "the request waits", func() bool { return m.count(&m.turns) == 1 })
 		}

@@ -7,22 +7,22 @@ import (
 	"github.com/klauspost/compress/gzip"
 )
 
-// Pieces is an answer in JSON of unknown size. Up to piecesWhole bytes it is held: Write may still fail, and the client gets the error. A
-// larger one is sent while it is written, compressed if the client accepts gzip, and its caller is charged for piecesHold bytes; when Write
-// fails then, the connection is cut.
+// Pieces is an answer in JSON of unknown size. Up to maxBufferedPieces bytes it is buffered: Write may still fail, and the client gets the
+// error. A larger one is sent while it is written, compressed if the client accepts gzip, and its caller is charged for chargePerPieces
+// bytes; when Write fails then, the connection is cut.
 type Pieces struct {
 	Write func(w io.Writer) error
 }
 
 const (
-	piecesWhole = 256 << 10
-	piecesHold  = 2 << 20 // what is read ahead of the client, about
+	maxBufferedPieces = 256 << 10
+	chargePerPieces   = 2 << 20 // what is read ahead of the client, about
 )
 
 // spool is the writer of Write.
 type spool struct {
 	exchange *exchange
-	first    []byte
+	buffered []byte
 	out      io.Writer    // once it is sent as it comes
 	packer   *gzip.Writer // of out, when it is packed
 }
@@ -34,10 +34,10 @@ func (x *exchange) pieces(p *Pieces) error {
 		return err
 	}
 	if s.out == nil {
-		if err := x.request.askLate(); err != nil {
+		if err := x.request.recheckIfOld(); err != nil {
 			return err
 		}
-		x.write(message{body: s.first})
+		x.write(message{body: s.buffered})
 		return nil
 	}
 	if s.packer != nil {
@@ -49,8 +49,8 @@ func (x *exchange) pieces(p *Pieces) error {
 // Write is part of io.Writer.
 func (s *spool) Write(p []byte) (int, error) {
 	if s.out == nil {
-		if len(s.first)+len(p) <= piecesWhole {
-			s.first = append(s.first, p...)
+		if len(s.buffered)+len(p) <= maxBufferedPieces {
+			s.buffered = append(s.buffered, p...)
 			return len(p), nil
 		}
 		if err := s.begin(); err != nil {
@@ -63,16 +63,16 @@ func (s *spool) Write(p []byte) (int, error) {
 // begin sends the head and what was written so far.
 func (s *spool) begin() error {
 	x := s.exchange
-	if err := x.request.askLate(); err != nil {
+	if err := x.request.recheckIfOld(); err != nil {
 		return err
 	}
-	if err := x.hold(piecesHold); err != nil {
+	if err := x.chargeAnswer(chargePerPieces); err != nil {
 		return err
 	}
 	header := x.Header()
 	header["Content-Type"] = typeJSON
 	s.out = x
-	if x.compressible(header, piecesWhole) {
+	if x.compressible(header, maxBufferedPieces) {
 		header.Add("Vary", "Accept-Encoding")
 		if acceptsGzip(x.request.Header) {
 			header.Set("Content-Encoding", "gzip")
@@ -82,8 +82,8 @@ func (s *spool) begin() error {
 		}
 	}
 	x.WriteHeader(http.StatusOK)
-	first := s.first
-	s.first = nil
+	first := s.buffered
+	s.buffered = nil
 	_, err := s.out.Write(first)
 	return err
 }

@@ -169,7 +169,7 @@ func TestAnAnswerThatIsMadeIsCharged(t *testing.T) {
 		var b []byte
 		for made = 0; len(b) < bigAnswer; made++ {
 			b = append(b, bytes.Repeat([]byte("a"), 1<<20)...)
-			if err := r.Hold(len(b)); err != nil {
+			if err := r.ChargeAnswer(len(b)); err != nil {
 				return nil, err
 			}
 		}

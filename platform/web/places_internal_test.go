@@ -22,20 +22,20 @@ func newTestPlaces() *places { return newPlaces(prometheus.NewGauge(prometheus.G
 func (p *places) callers() (n int) {
 	for i := range p.shards {
 		p.shards[i].mu.Lock()
-		n += len(p.shards[i].by)
+		n += len(p.shards[i].callers)
 		p.shards[i].mu.Unlock()
 	}
 	return n
 }
 
-func (q *queue) waits() int {
+func (q *callerPlaces) waits() int {
 	q.shard.mu.Lock()
 	defer q.shard.mu.Unlock()
-	return len(q.back) + len(q.fresh)
+	return len(q.waitingAgain) + len(q.waitingNew)
 }
 
 func TestPlacesGoInTheOrderOfArrival(t *testing.T) {
-	p, alice, most := newTestPlaces(), caller.ID{User: "@alice:x"}, share{atWork: 1, waiting: 4}
+	p, alice, most := newTestPlaces(), caller.ID{User: "@alice:x"}, placeLimits{atWork: 1, waiting: 4}
 	first, err := p.enter(t.Context(), alice, most, false)
 	if err != nil {
 		t.Fatal(err)
@@ -76,7 +76,7 @@ func TestPlacesGoInTheOrderOfArrival(t *testing.T) {
 
 // Many requests of a few callers, some of which leave while they wait: nobody has more than his share, and nothing stays.
 func TestPlacesAreGivenBack(t *testing.T) {
-	p, most := newTestPlaces(), share{atWork: 3, waiting: 10}
+	p, most := newTestPlaces(), placeLimits{atWork: 3, waiting: 10}
 	var inside [5]atomic.Int64
 	var refused, left atomic.Int64
 	var all sync.WaitGroup
@@ -87,7 +87,7 @@ func TestPlacesAreGivenBack(t *testing.T) {
 				ctx, cancel := context.WithTimeout(t.Context(), time.Duration(rand.IntN(400))*time.Microsecond)
 				q, err := p.enter(ctx, caller.ID{User: fmt.Sprint(who)}, most, rand.IntN(2) == 0)
 				switch {
-				case errors.Is(err, errPlaces):
+				case errors.Is(err, errTooManyWaiting):
 					refused.Add(1)
 				case err != nil:
 					left.Add(1)
@@ -114,7 +114,7 @@ func BenchmarkPlaces(b *testing.B) {
 	p, alice := newTestPlaces(), caller.ID{User: "@alice:example.org"}
 	b.ReportAllocs()
 	for b.Loop() {
-		q, err := p.enter(b.Context(), alice, shareOfUser, false)
+		q, err := p.enter(b.Context(), alice, limitsOfUser, false)
 		if err != nil {
 			b.Fatal(err)
 		}

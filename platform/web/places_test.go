@@ -231,7 +231,7 @@ func TestWhatHoldsNoPlace(t *testing.T) {
 			if _, err := io.Copy(io.Discard, r.Body); err != nil {
 				return nil, err
 			}
-			return nil, r.AskAgain()
+			return nil, r.RecheckAccess()
 		}},
 		web.Route{Pattern: "GET /waits", Auth: web.User, Handler: func(r *web.Request) (any, error) {
 			if r.Query1("how") == "lends" {
@@ -241,7 +241,7 @@ func TestWhatHoldsNoPlace(t *testing.T) {
 			}
 			begun.Add(1)
 			<-release
-			return nil, r.AskAgain()
+			return nil, r.RecheckAccess()
 		}},
 		web.Route{Pattern: "GET /socket", Auth: web.User, Handler: func(*web.Request) (any, error) {
 			return &web.Takeover{Serve: func(w http.ResponseWriter, _ *http.Request) {
@@ -322,14 +322,14 @@ func TestWhatTakesAPlaceAgain(t *testing.T) {
 			if _, err := io.Copy(io.Discard, r.Body); err != nil {
 				return nil, err
 			}
-			if err := r.AskAgain(); err != nil {
+			if err := r.RecheckAccess(); err != nil {
 				return nil, err
 			}
 			return nil, working(r)
 		}},
 		web.Route{Pattern: "GET /waits", Auth: web.User, Handler: func(r *web.Request) (any, error) {
 			r.Waits(time.Second)
-			if err := r.AskAgain(); err != nil {
+			if err := r.RecheckAccess(); err != nil {
 				return nil, err
 			}
 			return nil, working(r)

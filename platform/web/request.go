@@ -17,15 +17,15 @@ type Request struct {
 	Identity *Identity // nil when the route takes no token, or none was given to an Optional one
 	Route    *Route
 
-	server   *Server
-	writer   *exchange
-	query    url.Values
-	client   netip.Addr
-	id       string
-	once     string
-	internal bool
-	let      time.Time // when it was last let in
-	waited   bool      // since then
+	server          *Server
+	writer          *exchange
+	query           url.Values
+	client          netip.Addr
+	id              string
+	once            string
+	internal        bool
+	authenticatedAt time.Time // when its access was last checked
+	hasWaited       bool      // Waits was called since then
 }
 
 // ID is the request id, as in the answer's X-Request-Id and in the log.
@@ -62,8 +62,8 @@ func (r *Request) DeviceID() string {
 	return r.Identity.DeviceID
 }
 
-// Sender identifies the device for transaction ids: a device and a later one with the same id have different senders.
-func (r *Request) Sender() string {
+// TransactionScope identifies the device for transaction ids: a device and a later one with the same id have different scopes.
+func (r *Request) TransactionScope() string {
 	if r.Identity == nil || r.Identity.Transactions == "" {
 		return r.DeviceID()
 	}

@@ -133,13 +133,13 @@ func (x *exchange) write(m message) {
 	}
 	counts := status < http.StatusBadRequest && len(m.body) > paceBytes
 	if counts { // before it is packed, which takes longer than to make it
-		if err := x.hold(int64(cap(m.body))); err != nil {
+		if err := x.chargeAnswer(int64(cap(m.body))); err != nil {
 			header.Del("Content-Type")
 			x.write(answerTo(err))
 			return
 		}
 	} else {
-		x.letGo()
+		x.releaseMemory()
 	}
 	body := m.body
 	if x.compressible(header, len(body)) {
@@ -158,7 +158,7 @@ func (x *exchange) write(m message) {
 		if m.pooled {
 			size += int64(cap(m.body))
 		}
-		if err := x.hold(size); err != nil {
+		if err := x.chargeAnswer(size); err != nil {
 			header.Del("Content-Encoding")
 			header.Del("Content-Type")
 			x.write(answerTo(err))

@@ -26,21 +26,21 @@ func (s *Server) Run(ctx context.Context, listener net.Listener) error {
 		IdleTimeout:       s.config.IdleTimeout.D(),
 		MaxHeaderBytes:    64 << 10,
 		Protocols:         &protocols,
-		ConnContext:       s.lines.open,
-		ConnState:         s.lines.change,
+		ConnContext:       s.connections.open,
+		ConnState:         s.connections.change,
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	}
-	kept := keep(listener, s.config.IdleTimeout.D(), s.config.HeaderTimeout.D())
-	defer close(kept.left)
-	s.asides.serve(kept)
-	defer s.asides.serve(nil)
+	returning := newReturningListener(listener, s.config.IdleTimeout.D(), s.config.HeaderTimeout.D())
+	defer close(returning.stopped)
+	s.parked.setListener(returning)
+	defer s.parked.setListener(nil)
 	watching := make(chan struct{})
 	defer close(watching)
-	go s.watchGone(watching)
+	go s.watchClients(watching)
 	var failed error
 	served := make(chan struct{})
 	go func() {
-		failed = server.Serve(kept)
+		failed = server.Serve(returning)
 		close(served)
 	}()
 	s.tellReady(true)
@@ -62,14 +62,14 @@ func (s *Server) Run(ctx context.Context, listener net.Listener) error {
 	s.Drain()
 	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.config.ShutdownTimeout.D())
 	defer cancel()
-	err := s.lines.settle(stop, true) // while net/http still takes what they give back
-	_ = kept.Close()                  // no connection comes any more; what is wrong with its file changes nothing
+	err := s.connections.waitUntilHandled(stop, true) // while net/http still takes what they give back
+	_ = returning.Close()                             // no connection comes any more; what is wrong with its file changes nothing
 	<-served
 	steps := []func() error{
-		func() error { return s.lines.settle(stop, false) },
+		func() error { return s.connections.waitUntilHandled(stop, false) },
 		func() error { return server.Shutdown(stop) },
-		func() error { return s.waitIdle(stop) },           // Shutdown does not know held connections
-		func() error { return s.lines.settle(stop, true) }, // of answers that began before all this
+		func() error { return s.waitIdle(stop) },                           // Shutdown does not know owned connections
+		func() error { return s.connections.waitUntilHandled(stop, true) }, // of answers that began before all this
 		func() error { return s.waitIdle(stop) },
 	}
 	for i := 0; err == nil && i < len(steps); i++ {
@@ -77,8 +77,8 @@ func (s *Server) Run(ctx context.Context, listener net.Listener) error {
 	}
 	if errors.Is(err, context.DeadlineExceeded) {
 		s.log.WarnContext(ctx, "requests were cut at the end", "under_way", s.inflight.Load(), "after", s.config.ShutdownTimeout.D())
-		s.asides.cut()
-		s.lines.cut()
+		s.parked.cutAll()
+		s.connections.cutOwned()
 		return server.Close()
 	}
 	return err

@@ -50,32 +50,32 @@ var (
 // exchange is one request and its answer. It is the http.ResponseWriter of all handlers.
 type exchange struct {
 	http.ResponseWriter
-	request  Request
-	endpoint *endpoint
-	matched  bool // a route takes it
-	status   int  // 0 until the head is written
-	bytes    int64
-	stalled  bool // the body could not be read to its end
-	gone     bool // the client left before anything was done
-	body     *pacedBody
-	held     int64       // bytes of the body and the answer that are counted
-	answers  int64       // those of them that are the answer's
-	payer    string      // the caller who is charged for them; under the mu of inFlight
-	made     int64       // bytes that the handler made of the body and of what it read
-	maker    string      // the caller who is charged for these
-	cut      atomic.Bool // they are needed for others
-	start    time.Time
-	aside    bool                  // it was set aside: the rest is not the handler's
-	place    atomic.Pointer[queue] // among its caller's handlers at work; nil: none
-	work     *caller.Work          // nil: of a process of the fleet
-	actor    string                // its user, when it may change something
-	over     chan struct{}         // closed when that is over; under the mu of its shard in UnderWay; nil: nobody waits
-	token    string                // of a request that waits
+	request          Request
+	endpoint         *endpoint
+	matched          bool // a route takes it
+	status           int  // 0 until the head is written
+	bytes            int64
+	stalled          bool // the body could not be read to its end
+	abandoned        bool // the client left before anything was done
+	body             *pacedBody
+	charged          int64       // bytes of the body and the answer that its caller is charged for
+	chargedForAnswer int64       // of these, the bytes of the answer
+	chargedTo        string      // the caller who is charged for them; under the mu of memoryBudget
+	madeBytes        int64       // bytes that the handler made of the body and of what it read
+	madeFor          string      // the caller who is charged for madeBytes
+	cut              atomic.Bool // the memory is needed for others: the answer ends with errCut
+	start            time.Time
+	wasSetAside      bool                         // the request was parked: another goroutine may use the exchange
+	place            atomic.Pointer[callerPlaces] // its place among its caller's handlers at work; nil: none
+	work             *caller.Work                 // what this does for its caller; nil for requests of other processes of the fleet
+	actingUser       string                       // the user id of a request that may change something and had a place
+	ended            chan struct{}                // closed when it leaves UnderWay; under the mu of its shard there; nil: nobody waits
+	token            string                       // of a request that waits
 
-	clock   *time.Timer     // ends the time of the handler; nil while there is none
-	within  time.Duration   // that time
-	expired atomic.Bool     // it is over
-	came    context.Context // of the request without that end; nil before there is one
+	clock         *time.Timer     // ends the time of the handler; nil while there is none
+	timeLimit     time.Duration   // how long the handler may take
+	expired       atomic.Bool     // timeLimit is over
+	clientContext context.Context // the request's context before the time limit was added; nil before that
 
 	// When the piece of the answer or the body began that is under way, in Unix nanoseconds; 0: none.
 	writing, reading atomic.Int64
@@ -85,9 +85,9 @@ type exchange struct {
 func (x *exchange) WriteHeader(status int) {
 	if x.status == 0 && (status >= 200 || status == http.StatusSwitchingProtocols) {
 		x.status = status
-		x.endPlace() // whoever takes the answer may take long
+		x.leavePlace() // whoever takes the answer may take long
 		if x.body != nil {
-			x.body.leave()
+			x.body.limitRest()
 		}
 	}
 	x.pace()
@@ -102,7 +102,7 @@ func (x *exchange) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 		x.status = http.StatusSwitchingProtocols
 	}
 	if err == nil {
-		x.endPlace()
+		x.leavePlace()
 		x.stopClock()
 	}
 	return conn, buffered, err
@@ -111,27 +111,27 @@ func (x *exchange) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 // Unwrap serves http.ResponseController.
 func (x *exchange) Unwrap() http.ResponseWriter { return x.ResponseWriter }
 
-// serve handles every request. aside: the request was parked.
-func (s *Server) serve(w http.ResponseWriter, r *http.Request, internal bool) (aside bool) {
-	x := &exchange{ResponseWriter: w, endpoint: s.missed, start: time.Now()}
+// serve handles every request. wasSetAside: the request was parked, and another goroutine goes on with it.
+func (s *Server) serve(w http.ResponseWriter, r *http.Request, internal bool) (wasSetAside bool) {
+	x := &exchange{ResponseWriter: w, endpoint: s.unmatched, start: time.Now()}
 	x.request = Request{Request: r, server: s, writer: x, internal: internal}
 	x.request.id = s.requestID(r, internal)
 	s.inflight.Add(1)
-	reached(r.Context())
+	markHandling(r.Context())
 	if r.Body != nil && r.Body != http.NoBody {
-		x.body = &pacedBody{ReadCloser: r.Body, exchange: x, since: -1}
+		x.body = &pacedBody{ReadCloser: r.Body, exchange: x, sinceDeadline: -1}
 		r.Body = x.body
-		defer func() { r.Body = x.body.ReadCloser }() // the request is its giver's
+		defer func() { r.Body = x.body.ReadCloser }() // restored: the caller of serve owns the request
 		if r.Header.Get("Expect") != "" {
 			x.pace() // net/http says that the body may come; the deadline of the answer before may be over
 		}
 	}
 	defer func() {
 		fault := recover()
-		if aside = x.aside; aside { // another goroutine may use it already
+		if wasSetAside = x.wasSetAside; wasSetAside { // another goroutine may use it already
 			return
 		}
-		x.letGo()
+		x.releaseMemory()
 		if fault != nil && fault != http.ErrAbortHandler { //nolint:errorlint // net/http panics with this very value
 			s.log.ErrorContext(r.Context(), "a handler panicked", "request", x.request.id, "route", x.endpoint.route.Pattern,
 				"panic", fault, "stack", string(debug.Stack()))
@@ -199,19 +199,19 @@ func (e *endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}()
 		x.request.Request = r.WithContext(ctx)
 	}
-	handled, err := x.request.server.pass(x)
+	handled, err := x.request.server.tryDispatch(x)
 	if !handled && err == nil {
-		end := x.limit()
+		end := x.startTimeLimit()
 		defer end()
-		err = x.request.server.run(x)
+		err = x.request.server.handle(x)
 	}
 	if err != nil {
 		x.fail(err)
 	}
 }
 
-// pass lets another process answer a matched request.
-func (s *Server) pass(x *exchange) (handled bool, err error) {
+// tryDispatch lets another process answer a matched request, if it should.
+func (s *Server) tryDispatch(x *exchange) (handled bool, err error) {
 	r, e := &x.request, x.endpoint
 	if e.route.Auth == Fleet && !r.internal || e.root && strings.HasPrefix(r.URL.Path, "/_") {
 		return false, unrecognized(http.StatusNotFound)
@@ -219,28 +219,28 @@ func (s *Server) pass(x *exchange) (handled bool, err error) {
 	if err := checkText(r); err != nil || s.dispatch == nil {
 		return false, err
 	}
-	if err := x.wanted(); err != nil {
+	if err := x.refuseIfClientLeft(); err != nil {
 		return false, err
 	}
 	return s.dispatch(r)
 }
 
-// run takes a matched request through the steps of its route.
-func (s *Server) run(x *exchange) error {
+// handle takes a matched request through the steps of its route.
+func (s *Server) handle(x *exchange) error {
 	r, e := &x.request, x.endpoint
 	if x.body != nil && e.route.Upload > 0 {
-		x.body.off = true // a file has rules of its own
+		x.body.unpaced = true // a file has rules of its own
 	}
-	if err := s.letIn(r); err != nil {
+	if err := s.authenticateAfterBarrier(r); err != nil {
 		return err
 	}
 	if r.Identity != nil && x.work != nil {
 		x.work.SetID(r.callerID())
 	}
-	if err := s.limit(r, e); err != nil {
+	if err := s.takeRateLimit(r, e); err != nil {
 		return err
 	}
-	defer x.endPlace()
+	defer x.leavePlace()
 	if err := x.takePlace(); err != nil {
 		return err
 	}
@@ -249,7 +249,7 @@ func (s *Server) run(x *exchange) error {
 		return err
 	}
 	if r.reads() {
-		if err := r.askLate(); err != nil {
+		if err := r.recheckIfOld(); err != nil {
 			if stream, ok := result.(*Stream); ok {
 				stream.close()
 			}
@@ -265,14 +265,14 @@ func (x *exchange) fail(err error) {
 	log := r.server.log
 	refusal := x.refusal(err)
 	level := levelOf(err, refusal.HTTPStatus())
-	if (errors.Is(err, context.Canceled) || level > slog.LevelDebug) && x.left() { // work that is cancelled fails in many ways
+	if (errors.Is(err, context.Canceled) || level > slog.LevelDebug) && x.clientLeft() { // work that is cancelled fails in many ways
 		log.DebugContext(r.Context(), "the client left", "request", r.id, "route", x.endpoint.route.Pattern, "error", err)
 		x.status = cmp.Or(x.status, statusClientGone)
 		panic(http.ErrAbortHandler) // a client that closed only its sending side would take a partial answer for a complete one
 	}
 	if x.status != 0 {
 		log.InfoContext(r.Context(), "an answer was cut", "request", r.id, "route", x.endpoint.route.Pattern, "error", err)
-		x.reset()
+		x.resetConnection()
 		panic(http.ErrAbortHandler)
 	}
 	message := "a request failed"
@@ -280,7 +280,7 @@ func (x *exchange) fail(err error) {
 		message = "a request was refused"
 	}
 	if x.expired.Load() && !errors.Is(err, errLate) { // what was cancelled for it does not say why
-		err = fmt.Errorf("%w, %s: %w", errLate, x.within, err)
+		err = fmt.Errorf("%w, %s: %w", errLate, x.timeLimit, err)
 	}
 	log.Log(r.Context(), level, message, "request", r.id, "route", x.endpoint.route.Pattern, "error", err)
 	x.write(x.page(answerTo(refusal)))
@@ -310,12 +310,12 @@ func (x *exchange) page(m message) message {
 	return message{status: m.status, header: header, body: page.Body}
 }
 
-// reset makes the end of the connection an error for a client of HTTP/1.0, whose answers have no other end.
-func (x *exchange) reset() {
+// resetConnection makes the end of the connection an error for a client of HTTP/1.0, whose answers have no other end.
+func (x *exchange) resetConnection() {
 	if x.request.ProtoMajor != 1 || x.request.ProtoMinor != 0 {
 		return
 	}
-	if l := lineOf(x.request.Context()); l != nil {
+	if l := connectionOf(x.request.Context()); l != nil {
 		if c, plain := unwrap(l.conn).(*net.TCPConn); plain {
 			_ = c.SetLinger(0)
 		}

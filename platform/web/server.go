@@ -63,17 +63,17 @@ type Server struct {
 
 	mux       *http.ServeMux
 	endpoints []*endpoint
-	missed    *endpoint // counts requests that no route matched
+	unmatched *endpoint // counts requests that no route matched
 
-	draining chan struct{}
-	drained  atomic.Bool
-	leaving  atomic.Bool // answers ask clients to open another connection next time
-	inflight atomic.Int64
-	held     *inFlight
-	places   *places
-	underWay *UnderWay
-	asides   asides
-	lines    lines
+	draining    chan struct{}
+	drained     atomic.Bool
+	leaving     atomic.Bool // answers ask clients to open another connection next time
+	inflight    atomic.Int64
+	memory      *memoryBudget
+	places      *places
+	underWay    *UnderWay
+	parked      parkedRequests
+	connections connections
 
 	untrusted untrusted
 }
@@ -96,14 +96,14 @@ func New(o Options) (*Server, error) {
 		prefix, _ := parsePrefix(text) // Validate has read it
 		s.trusted = append(s.trusted, prefix)
 	}
-	s.held = newInFlight(s.config.MaxInFlight.Bytes())
+	s.memory = newMemoryBudget(s.config.MaxInFlight.Bytes())
 	s.metrics = newMetrics(o.Registry)
 	s.places = newPlaces(s.metrics.waiting)
 	if s.underWay = o.UnderWay; s.underWay == nil {
 		s.underWay = NewUnderWay()
 	}
-	s.missed = &endpoint{}
-	s.measure(s.missed, "none", "")
+	s.unmatched = &endpoint{}
+	s.measure(s.unmatched, "none", "")
 	s.mux.HandleFunc("/", s.serveMissing)
 	return s, nil
 }
@@ -199,7 +199,7 @@ func (s *Server) Drain() {
 	s.leaving.Store(true)
 	if s.drained.CompareAndSwap(false, true) {
 		close(s.draining)
-		s.asides.drain()
+		s.parked.wakeAll()
 	}
 }
 

@@ -5,10 +5,10 @@ import (
 	"syscall"
 )
 
-// boundUnsent makes the kernel take at most so much ahead of what the reader of a connection takes. Else its buffer grows to megabytes, and
+// limitUnsent bounds what the kernel buffers of an answer that the client has not taken. Otherwise its buffer grows to megabytes, and
 // it tells of progress only when a third of that is free: a slow reader would seem to stand still. Connections that are not TCP are left as
 // they are.
-func boundUnsent(c net.Conn) {
+func limitUnsent(c net.Conn) {
 	s, ok := c.(*net.TCPConn)
 	if !ok {
 		return

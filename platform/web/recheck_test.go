@@ -86,7 +86,7 @@ func TestWhatTookLongIsAskedAgain(t *testing.T) {
 				if _, err := io.Copy(io.Discard, r.Body); err != nil {
 					return nil, err
 				}
-				if err := r.AskAgain(); err != nil {
+				if err := r.RecheckAccess(); err != nil {
 					return nil, err
 				}
 				did.Add(1)

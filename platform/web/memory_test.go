@@ -2,7 +2,7 @@ package web
 
 import "testing"
 
-// TestWhoGetsMemory is the rule of inFlight, with 800 bytes.
+// TestWhoGetsMemory is the rule of memoryBudget, with 800 bytes.
 func TestWhoGetsMemory(t *testing.T) {
 	for name, c := range map[string]struct {
 		by       map[string]int64
@@ -21,10 +21,10 @@ func TestWhoGetsMemory(t *testing.T) {
 		"a second while others leave a quarter": {map[string]int64{"a": 10, "b": 580}, 0, 10, fits, ""},
 		"the last quarter is not for a second":  {map[string]int64{"a": 10, "b": 580}, 0, 11, full, ""},
 		"the last quarter is for those without": {map[string]int64{"b": 300, "c": 300}, 0, 200, fits, ""},
-		"the one that holds the most gives way": {map[string]int64{"b": 300, "c": 301}, 0, 200, another, "c"},
+		"the one that holds the most gives way": {map[string]int64{"b": 300, "c": 301}, 0, 200, cutOther, "c"},
 		"not for one that would hold as much":   {map[string]int64{"b": 400, "c": 400}, 0, 400, full, ""},
 		"not for one that grew as large":        {map[string]int64{"a": 350, "b": 400}, 350, 51, full, ""},
-		"for one that grew and is smaller":      {map[string]int64{"a": 350, "b": 420}, 350, 50, another, "b"},
+		"for one that grew and is smaller":      {map[string]int64{"a": 350, "b": 420}, 350, 50, cutOther, "b"},
 		"many small ones do not give way for a large": {map[string]int64{
 			"b": 90, "c": 90, "d": 90, "e": 90, "f": 90, "g": 90, "h": 90,
 			"i": 90,
@@ -32,14 +32,14 @@ func TestWhoGetsMemory(t *testing.T) {
 		"many that hold their share give way for small": {map[string]int64{
 			"b": 100, "c": 100, "d": 100, "e": 100, "f": 100, "g": 100,
 			"h": 110, "i": 90,
-		}, 0, 50, another, "h"},
+		}, 0, 50, cutOther, "h"},
 	} {
-		f := newInFlight(800)
+		f := newMemoryBudget(800)
 		for who, n := range c.by {
-			f.by[who] = n
+			f.charged[who] = n
 			f.total += n
 		}
-		if got, giver := f.ask("a", c.holds, c.n); got != c.want || giver != c.giver {
+		if got, giver := f.decide("a", c.holds, c.n); got != c.want || giver != c.giver {
 			t.Errorf("%s: found %d %q, expected %d %q", name, got, giver, c.want, c.giver)
 		}
 	}
@@ -62,11 +62,11 @@ func TestWhoMakesHowMuch(t *testing.T) {
 		"a second leaves something for a first": {map[string]int64{"a": 20, "b": 270}, 0, 11, full},
 		"a first gets it":                       {map[string]int64{"b": 290}, 0, 110, fits},
 	} {
-		f := newInFlight(800)
+		f := newMemoryBudget(800)
 		for who, n := range c.by {
 			f.addMade(who, n)
 		}
-		if got := f.askMade("a", c.made, c.n); got != c.want {
+		if got := f.decideMade("a", c.made, c.n); got != c.want {
 			t.Errorf("%s: found %d, expected %d", name, got, c.want)
 		}
 	}

@@ -14,26 +14,26 @@ import (
 	"time"
 )
 
-// nextBytes is how long the head of a request may be that is read without net/http.
-const nextBytes = 4 << 10
+// maxOwnedHead is how long the head of a request may be that is read without net/http.
+const maxOwnedHead = 4 << 10
 
-var nextBuffers = sync.Pool{New: func() any { return new([nextBytes]byte) }}
+var headBuffers = sync.Pool{New: func() any { return new([maxOwnedHead]byte) }}
 
-// held is a connection that was taken from net/http with a parked request. A client that waits for news sends the same request again and
-// again: such requests are read and served here, by the goroutine that gave the last answer. The first request of another kind gives the
-// connection back to net/http.
-type held struct {
-	server *Server
-	conn   net.Conn
-	ahead  []byte    // what the client sent behind the request
-	path   string    // the path that requests served here may have; "": none
-	peer   string    // its address
-	line   *line     // while no request is set aside
-	until  time.Time // when it counts as idle; zero: no longer known
+// ownedConn is a connection that was taken from net/http with a parked request. A client that waits for news sends the same request again
+// and again: such requests are read and served here, by the goroutine that gave the last answer. The first request of another kind gives
+// the connection back to net/http.
+type ownedConn struct {
+	server      *Server
+	conn        net.Conn
+	buffered    []byte      // what the client sent behind the request
+	path        string      // the path that requests served here may have; "": none
+	peerAddress string      // its address
+	connection  *connection // while no request is set aside
+	idleUntil   time.Time   // when it counts as idle; zero: no longer known
 }
 
-func hold(s *Server, c net.Conn, ahead []byte, r *http.Request) *held {
-	h := &held{server: s, conn: c, ahead: ahead, peer: strings.Clone(r.RemoteAddr)}
+func newOwnedConn(s *Server, c net.Conn, buffered []byte, r *http.Request) *ownedConn {
+	h := &ownedConn{server: s, conn: c, buffered: buffered, peerAddress: strings.Clone(r.RemoteAddr)}
 	if _, plain := c.(*net.TCPConn); plain && r.URL.RawPath == "" {
 		h.path = r.URL.Path
 	}
@@ -41,34 +41,34 @@ func hold(s *Server, c net.Conn, ahead []byte, r *http.Request) *held {
 }
 
 // open adds the connection to those that the end of the server waits for.
-func (h *held) open() {
-	h.line = &line{conn: h.conn, held: h}
-	h.line.idle()
-	h.server.lines.all.Store(h.conn, h.line)
+func (h *ownedConn) open() {
+	h.connection = &connection{conn: h.conn, owned: h}
+	h.connection.setIdle()
+	h.server.connections.all.Store(h.conn, h.connection)
 }
 
 // serve answers requests until one is parked, the connection ends, or net/http gets it back. open was called before.
-func (h *held) serve() {
-	l := h.line
-	defer h.server.lines.all.CompareAndDelete(h.conn, l)
+func (h *ownedConn) serve() {
+	l := h.connection
+	defer h.server.connections.all.CompareAndDelete(h.conn, l)
 	for h.serveOne() {
-		l.idle()
+		l.setIdle()
 	}
 }
 
-func (h *held) serveOne() (more bool) {
+func (h *ownedConn) serveOne() (more bool) {
 	r := h.next()
 	if r == nil {
 		return false
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	h.line.cancel.Store(&cancel)
-	h.line.state.Store(lineWorking)
-	w := &asideWriter{held: h, cancel: cancel, header: make(http.Header, 8)}
-	aside := false
+	h.connection.cancel.Store(&cancel)
+	h.connection.state.Store(connectionHandling)
+	w := &ownedWriter{conn: h, cancel: cancel, header: make(http.Header, 8)}
+	wasSetAside := false
 	defer func() {
 		fault := recover() // it was logged
-		if aside {
+		if wasSetAside {
 			return // another goroutine may have it already
 		}
 		cancel()
@@ -79,27 +79,27 @@ func (h *held) serveOne() (more bool) {
 			_ = h.conn.Close() // nothing more is expected of it
 		}
 	}()
-	aside = h.server.serve(w, r.WithContext(ctx), false)
+	wasSetAside = h.server.serve(w, r.WithContext(ctx), false)
 	return false
 }
 
 // next reads a request; nil when the connection has ended or net/http has it.
-func (h *held) next() *http.Request {
-	if h.path == "" || len(h.ahead) > nextBytes {
-		h.giveBack(h.ahead)
+func (h *ownedConn) next() *http.Request {
+	if h.path == "" || len(h.buffered) > maxOwnedHead {
+		h.giveBack(h.buffered)
 		return nil
 	}
-	buffer := nextBuffers.Get().(*[nextBytes]byte)
-	defer nextBuffers.Put(buffer)
-	n := copy(buffer[:], h.ahead)
-	h.ahead = nil
+	buffer := headBuffers.Get().(*[maxOwnedHead]byte)
+	defer headBuffers.Put(buffer)
+	n := copy(buffer[:], h.buffered)
+	h.buffered = nil
 	for began := false; ; {
 		if n > 0 {
-			h.line.state.Store(lineComing)
-			r, size, plain := readSame(buffer[:n], h.path)
+			h.connection.state.Store(connectionRead)
+			r, size, plain := parseSameRequest(buffer[:n], h.path)
 			if r != nil {
-				h.ahead = bytes.Clone(buffer[size:n])
-				r.RemoteAddr = h.peer
+				h.buffered = bytes.Clone(buffer[size:n])
+				r.RemoteAddr = h.peerAddress
 				return r
 			}
 			if !plain || n == len(buffer) {
@@ -109,19 +109,19 @@ func (h *held) next() *http.Request {
 		}
 		switch { // a broken connection shows at the read
 		case n == 0: // not each time anew: a timer costs as much as reading the request
-			if idle, now := h.server.config.IdleTimeout.D(), time.Now(); h.until.Sub(now) < idle {
-				h.until = now.Add(idle + idle/2)
-				_ = h.conn.SetReadDeadline(h.until)
+			if idle, now := h.server.config.IdleTimeout.D(), time.Now(); h.idleUntil.Sub(now) < idle {
+				h.idleUntil = now.Add(idle + idle/2)
+				_ = h.conn.SetReadDeadline(h.idleUntil)
 			}
 		case !began:
-			began, h.until = true, time.Time{}
+			began, h.idleUntil = true, time.Time{}
 			_ = h.conn.SetReadDeadline(time.Now().Add(h.server.config.HeaderTimeout.D()))
 		}
 		m, err := h.conn.Read(buffer[n:])
 		switch n += m; {
 		case m > 0 || err == nil:
 		case n == 0 && errors.Is(err, os.ErrDeadlineExceeded) && hasBytes(h.conn): // it came just now
-			h.until = time.Time{}
+			h.idleUntil = time.Time{}
 		default:
 			_ = h.conn.Close() // its client left, or was silent for too long
 			return nil
@@ -130,15 +130,15 @@ func (h *held) next() *http.Request {
 }
 
 // giveBack gives net/http the connection.
-func (h *held) giveBack(read []byte) {
-	if h.conn.SetDeadline(time.Time{}) != nil || !h.server.asides.back(h.conn, read) {
+func (h *ownedConn) giveBack(read []byte) {
+	if h.conn.SetDeadline(time.Time{}) != nil || !h.server.parked.giveBack(h.conn, read) {
 		_ = h.conn.Close() // it is broken, or the server ends
 	}
 }
 
-// readSame reads the head of a GET of path without a body, in the form that most clients send. It returns the size of the head; 0 when the
-// head is not complete yet; or plain false for every other request.
-func readSame(b []byte, path string) (r *http.Request, size int, plain bool) {
+// parseSameRequest reads the head of a GET of path without a body, in the form that most clients send. It returns the size of the head; 0
+// when the head is not complete yet; or plain false for every other request.
+func parseSameRequest(b []byte, path string) (r *http.Request, size int, plain bool) {
 	const method, ends = "GET ", "\r\n\r\n"
 	if n := min(len(b), len(method)); string(b[:n]) != method[:n] {
 		return nil, 0, false

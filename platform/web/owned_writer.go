@@ -9,18 +9,18 @@ import (
 	"time"
 )
 
-// asideWriter writes an HTTP/1.1 answer on a connection that net/http does not manage any more.
-type asideWriter struct {
-	held   *held
-	cancel context.CancelFunc // of the request
-	header http.Header
-	head   *[]byte // written together with the first bytes
-	due    int64   // bytes of the body that are to come
-	chunks bool    // the body has no length: it is sent in chunks (RFC 9112, 7.1)
-	wrote  bool
-	ended  bool // all chunks were sent
-	last   bool // the connection ends with this answer
-	err    error
+// ownedWriter writes an HTTP/1.1 answer on a connection that net/http does not manage any more.
+type ownedWriter struct {
+	conn        *ownedConn
+	cancel      context.CancelFunc // of the request
+	header      http.Header
+	head        *[]byte // written together with the first bytes
+	remaining   int64   // bytes of the body that are to come
+	chunked     bool    // the body has no length: it is sent in chunks (RFC 9112, 7.1)
+	wroteHead   bool
+	chunksEnded bool // all chunks were sent
+	closeAfter  bool // the connection ends with this answer
+	err         error
 }
 
 // writerHeads are buffers for a head, or a small answer.
@@ -30,25 +30,25 @@ var writerHeads = sync.Pool{New: func() any {
 }}
 
 // Header is part of http.ResponseWriter.
-func (w *asideWriter) Header() http.Header { return w.header }
+func (w *ownedWriter) Header() http.Header { return w.header }
 
 // WriteHeader is part of http.ResponseWriter. Informational answers are left out.
-func (w *asideWriter) WriteHeader(status int) {
-	if w.wrote || status < 200 {
+func (w *ownedWriter) WriteHeader(status int) {
+	if w.wroteHead || status < 200 {
 		return
 	}
-	w.wrote = true
+	w.wroteHead = true
 	var err error
-	if w.due, err = strconv.ParseInt(w.header.Get("Content-Length"), 10, 64); err != nil || w.due < 0 {
-		w.due = 0
-		if w.chunks = status != http.StatusNoContent && status != http.StatusNotModified; w.chunks {
+	if w.remaining, err = strconv.ParseInt(w.header.Get("Content-Length"), 10, 64); err != nil || w.remaining < 0 {
+		w.remaining = 0
+		if w.chunked = status != http.StatusNoContent && status != http.StatusNotModified; w.chunked {
 			w.header["Transfer-Encoding"] = []string{"chunked"}
 		}
 	}
-	if w.header["Connection"] != nil || w.held.server.leaving.Load() {
-		w.last = true
+	if w.header["Connection"] != nil || w.conn.server.leaving.Load() {
+		w.closeAfter = true
 	}
-	if w.last {
+	if w.closeAfter {
 		w.header["Connection"] = []string{"close"}
 	}
 	w.head = writerHeads.Get().(*[]byte)
@@ -68,21 +68,21 @@ func (w *asideWriter) WriteHeader(status int) {
 var oneLine = strings.NewReplacer("\r", " ", "\n", " ")
 
 // Write is part of http.ResponseWriter.
-func (w *asideWriter) Write(p []byte) (int, error) {
-	if !w.wrote {
+func (w *ownedWriter) Write(p []byte) (int, error) {
+	if !w.wroteHead {
 		w.WriteHeader(http.StatusOK)
 	}
 	if w.err != nil {
 		return 0, w.err
 	}
-	if w.chunks && len(p) > 0 {
+	if w.chunked && len(p) > 0 {
 		return w.writeChunk(p)
 	}
 	return w.write(p)
 }
 
 // writeChunk writes p as one chunk.
-func (w *asideWriter) writeChunk(p []byte) (int, error) {
+func (w *ownedWriter) writeChunk(p []byte) (int, error) {
 	b := append(strconv.AppendInt(make([]byte, 0, len(p)+16), int64(len(p)), 16), "\r\n"...)
 	if _, err := w.write(append(append(b, p...), "\r\n"...)); err != nil {
 		return 0, err
@@ -91,60 +91,60 @@ func (w *asideWriter) writeChunk(p []byte) (int, error) {
 }
 
 // finish ends a complete answer.
-func (w *asideWriter) finish() {
+func (w *ownedWriter) finish() {
 	w.Flush() // an answer without a body
-	if w.chunks && w.err == nil {
+	if w.chunked && w.err == nil {
 		_, err := w.write([]byte("0\r\n\r\n"))
-		w.ended = err == nil
+		w.chunksEnded = err == nil
 	}
 }
 
 // write writes p behind the head.
-func (w *asideWriter) write(p []byte) (int, error) {
+func (w *ownedWriter) write(p []byte) (int, error) {
 	ahead := 0
 	if w.head != nil {
 		ahead = len(*w.head)
 		if p == nil || ahead+len(p) <= cap(*w.head) {
 			*w.head = append(*w.head, p...)
-			n, err := w.held.conn.Write(*w.head)
-			return w.written(n-ahead, err)
+			n, err := w.conn.conn.Write(*w.head)
+			return w.noteWritten(n-ahead, err)
 		}
-		if _, err := w.held.conn.Write(*w.head); err != nil {
-			return w.written(0, err)
+		if _, err := w.conn.conn.Write(*w.head); err != nil {
+			return w.noteWritten(0, err)
 		}
 	}
-	n, err := w.held.conn.Write(p)
-	return w.written(n, err)
+	n, err := w.conn.conn.Write(p)
+	return w.noteWritten(n, err)
 }
 
-// written records how many bytes of the body were sent.
-func (w *asideWriter) written(n int, err error) (int, error) {
+// noteWritten records how many bytes of the body were sent.
+func (w *ownedWriter) noteWritten(n int, err error) (int, error) {
 	if w.head != nil {
 		writerHeads.Put(w.head)
 		w.head = nil
 	}
 	n = max(n, 0)
-	if !w.chunks {
-		w.due -= int64(n)
+	if !w.chunked {
+		w.remaining -= int64(n)
 	}
 	w.err = err
 	return n, err
 }
 
 // Flush serves http.ResponseController.
-func (w *asideWriter) Flush() {
+func (w *ownedWriter) Flush() {
 	if w.head != nil {
 		_, _ = w.Write(nil) // kept in err
 	}
 }
 
 // SetWriteDeadline serves http.ResponseController.
-func (w *asideWriter) SetWriteDeadline(t time.Time) error { return w.held.conn.SetWriteDeadline(t) }
+func (w *ownedWriter) SetWriteDeadline(t time.Time) error { return w.conn.conn.SetWriteDeadline(t) }
 
 // SetReadDeadline serves http.ResponseController.
-func (w *asideWriter) SetReadDeadline(t time.Time) error { return w.held.conn.SetReadDeadline(t) }
+func (w *ownedWriter) SetReadDeadline(t time.Time) error { return w.conn.conn.SetReadDeadline(t) }
 
 // reusable reports whether the answer is complete and the connection may carry another one.
-func (w *asideWriter) reusable() bool {
-	return w.wrote && w.head == nil && w.err == nil && !w.last && w.due == 0 && w.ended == w.chunks
+func (w *ownedWriter) reusable() bool {
+	return w.wroteHead && w.head == nil && w.err == nil && !w.closeAfter && w.remaining == 0 && w.chunksEnded == w.chunked
 }

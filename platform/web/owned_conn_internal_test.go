@@ -43,12 +43,12 @@ func TestReadSame(t *testing.T) {
 		{"GET " + path + " HTTP/1.1\r\nHost: x\r\nA: \x00\r\n\r\n", false, 0},
 		{"GET " + path + "#a HTTP/1.1\r\nHost: x\r\n\r\n", false, 0},
 	} {
-		r, size, plain := readSame([]byte(c.text), path)
+		r, size, plain := parseSameRequest([]byte(c.text), path)
 		if (r != nil) != (c.size > 0) || size != c.size || plain != c.plain {
 			t.Errorf("%q: %v, %d bytes, plain: %v", c.text, r != nil, size, plain)
 		}
 	}
-	r, _, _ := readSame([]byte(long), path)
+	r, _, _ := parseSameRequest([]byte(long), path)
 	if r.Host != "example.org:8008" || r.URL.RawQuery != "since=a%20b&timeout=3" || !reflect.DeepEqual(r.Header, http.Header{
 		"User-Agent": {"x y"}, "Authorization": {"Bearer t"}, "Connection": {"keep-alive"}, "Accept": {"a", "b"},
 	}) {
@@ -62,13 +62,13 @@ func FuzzReadSame(f *testing.F) {
 	f.Add([]byte("GET /sync?since=1 HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer t\r\n\r\nGET"))
 	f.Add([]byte("GET /sync HTTP/1.1\r\nHost: [::1]:80\r\nA: b\r\nA:c \r\nConnection: Keep-Alive\r\n\r\n"))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		r, size, plain := readSame(b, path)
+		r, size, plain := parseSameRequest(b, path)
 		if r == nil {
 			if size != 0 {
 				t.Errorf("no request has %d bytes", size)
 			}
 			if more := append(bytes.Clone(b), "x"...); !plain && len(b) > 0 {
-				if r, _, plain := readSame(more, path); r != nil || plain {
+				if r, _, plain := parseSameRequest(more, path); r != nil || plain {
 					t.Errorf("%q is not plain, but becomes so", b)
 				}
 			}

@@ -5,12 +5,12 @@ import (
 	"time"
 )
 
-// askAgainAfter is how long a request may take before its access is checked again: about the time that a body needs that comes with its
-// head. So a revoked token or a locked user stops waiting requests too.
-const askAgainAfter = 5 * time.Millisecond
+// recheckAfter is how long a request may take before its access is checked again: about as long as it takes to read a body that was
+// sent together with the head. So a revoked token or a locked user stops waiting requests too.
+const recheckAfter = 5 * time.Millisecond
 
-// letIn authenticates the request and sets its identity, after a barrier.
-func (s *Server) letIn(r *Request) error {
+// authenticateAfterBarrier runs the barrier, authenticates the request and sets its identity.
+func (s *Server) authenticateAfterBarrier(r *Request) error {
 	if s.barrier != nil {
 		if err := s.barrier(r.Context()); err != nil && (r.Token() != "" || r.Context().Err() != nil) {
 			// A token may have been revoked, and a right taken away, without this process knowing.
@@ -18,29 +18,29 @@ func (s *Server) letIn(r *Request) error {
 		}
 	}
 	err := s.authenticate(r)
-	r.let = time.Now()
+	r.authenticatedAt = time.Now()
 	return err
 }
 
-// AskAgain refuses a request that would not be let in any more, and sets its identity anew. Handlers that wait for others, or for a body
+// RecheckAccess refuses a request whose access ended meanwhile, and sets its identity anew. Handlers that wait for others, or for a body
 // that they read themselves, call it before they go on. The server itself checks again before it gives a handler a body that took long,
 // before it answers a reading request that took long, and before it resumes a Park. A place that was lent is taken again.
-func (r *Request) AskAgain() error {
+func (r *Request) RecheckAccess() error {
 	if err := r.writer.takePlaceAgain(); err != nil {
 		return err
 	}
-	return r.askAgain()
+	return r.recheckAccess()
 }
 
-func (r *Request) askAgain() error {
+func (r *Request) recheckAccess() error {
 	if r.Identity == nil {
 		return nil
 	}
-	return r.server.letIn(r)
+	return r.server.authenticateAfterBarrier(r)
 }
 
-// stillLetIn is AskAgain for concurrent parts of a handler: it leaves the identity as it is.
-func (r *Request) stillLetIn() error {
+// checkStillAllowed is RecheckAccess for concurrent parts of a handler: it leaves the identity as it is.
+func (r *Request) checkStillAllowed() error {
 	s, token := r.server, r.Token()
 	if s.auth == nil || token == "" || r.Identity == nil {
 		return nil
@@ -57,20 +57,20 @@ func (r *Request) stillLetIn() error {
 	return err
 }
 
-// askLate checks the access again when the last check is older than askAgainAfter.
-func (r *Request) askLate() error {
-	if r.Identity == nil || !r.waited && time.Since(r.let) < askAgainAfter {
+// recheckIfOld checks the access again when the last check is older than recheckAfter.
+func (r *Request) recheckIfOld() error {
+	if r.Identity == nil || !r.hasWaited && time.Since(r.authenticatedAt) < recheckAfter {
 		return nil
 	}
-	r.waited = false
-	return r.askAgain()
+	r.hasWaited = false
+	return r.recheckAccess()
 }
 
-// askAtWork checks the access again when the request has its place: when the last check is old, or when the request may change something,
-// because this process may have learned meanwhile that its token ended.
-func (r *Request) askAtWork() error {
-	let := r.let
-	if err := r.askLate(); err != nil || r.let != let || r.writer.actor == "" {
+// recheckAtStart checks the access again when the request has its place: when the last check is old, or when the request may change
+// something, because this process may have learned meanwhile that its token ended.
+func (r *Request) recheckAtStart() error {
+	let := r.authenticatedAt
+	if err := r.recheckIfOld(); err != nil || r.authenticatedAt != let || r.writer.actingUser == "" {
 		return err
 	}
 	return r.server.authenticate(r)

@@ -29,7 +29,7 @@ func TestAConnectionThatWasAcceptedIsServed(t *testing.T) {
 			t.Fatal(err)
 		}
 		l := &noticed{inner, make(chan struct{}, 1)}
-		k := keep(l, 0, 0)
+		k := newReturningListener(l, 0, 0)
 		client, err := net.Dial("tcp", inner.Addr().String())
 		if err != nil {
 			t.Fatal(err)
@@ -72,16 +72,16 @@ func TestAnIdleConnectionIsClosedOnlyWhenNothingCame(t *testing.T) {
 	for !hasBytes(conn) {
 		time.Sleep(time.Millisecond)
 	}
-	idle := &line{conn: conn}
-	idle.state.Store(lineIdle)
-	if idle.settled() {
+	idle := &connection{conn: conn}
+	idle.state.Store(connectionIdle)
+	if idle.isHandled() {
 		t.Error("a request came, and its connection was closed")
 	}
 	var b [1]byte
 	if _, err := conn.Read(b[:]); err != nil {
 		t.Fatal(err)
 	}
-	if !idle.settled() {
+	if !idle.isHandled() {
 		t.Error("nothing is under way")
 	}
 	if _, err := conn.Read(b[:]); !errors.Is(err, net.ErrClosed) {
