@@ -49,15 +49,19 @@ func (st *Stream) waitCaughtUp(ctx context.Context) error {
 		return nil
 	}
 	st.mu.Lock()
-	var behind []Row
+	type position struct {
+		shard int
+		pos   int64
+	}
+	var behind []position
 	for i, sh := range st.shards {
 		if sh.seen < sh.target {
-			behind = append(behind, Row{Shard: i, Pos: sh.target})
+			behind = append(behind, position{i, sh.target})
 		}
 	}
 	st.mu.Unlock()
 	for _, b := range behind {
-		if err := st.WaitFor(ctx, b.Shard, b.Pos); err != nil {
+		if err := st.WaitFor(ctx, b.shard, b.pos); err != nil {
 			return err
 		}
 	}

@@ -13,36 +13,36 @@ import (
 
 // cursorUpdate moves a cursor, together with what is written in the same transaction.
 type cursorUpdate struct {
-	lease lease.Lease
-	extra func(b *db.Batch) // further writes; nil for none
-	alone bool              // in a transaction of its own, since others would fail with it
-	done  chan error
+	lease          lease.Lease
+	extra          func(b *db.Batch) // further writes; nil for none
+	ownTransaction bool              // in a transaction of its own, since others would fail with it
+	done           chan error
 }
 
 // commitAll writes the updates of all workers until the channel is closed. Updates that arrive during a commit share
 // the next transaction; when that fails, they are written one by one.
 func (c *consumer) commitAll() {
 	for first := range c.updates {
-		steps := []*cursorUpdate{first}
+		updates := []*cursorUpdate{first}
 		runtime.Gosched() // the other workers are ready at the same time
 		for more := true; more; {
 			select {
 			case s, ok := <-c.updates:
 				if more = ok; ok {
-					steps = append(steps, s)
+					updates = append(updates, s)
 				}
 			default:
 				more = false
 			}
 		}
-		c.commitUpdates(steps)
+		c.commitUpdates(updates)
 	}
 }
 
-func (c *consumer) commitUpdates(steps []*cursorUpdate) {
+func (c *consumer) commitUpdates(updates []*cursorUpdate) {
 	var group, single []*cursorUpdate
-	for _, s := range steps {
-		if s.alone {
+	for _, s := range updates {
+		if s.ownTransaction {
 			single = append(single, s)
 		} else {
 			group = append(group, s)

@@ -38,15 +38,15 @@ func (w *worker) run(ctx context.Context) error {
 	if err := w.loadParked(ctx); err != nil {
 		return err
 	}
-	err := w.loop(ctx)
+	err := w.workUntilEnd(ctx)
 	if ctx.Err() != nil && !isUnconfirmed(err) { // after an unconfirmed commit the stored cursor may be further
 		return w.storeCursor(context.WithoutCancel(ctx), w.pos, nil, false)
 	}
 	return err
 }
 
-// loop works off new rows, tries parked ones and calls Periodic, in turn: none of them waits until the others have nothing to do.
-func (w *worker) loop(ctx context.Context) error {
+// workUntilEnd works off new rows, tries parked ones and calls Periodic, in turn: none of them waits until the others have nothing to do.
+func (w *worker) workUntilEnd(ctx context.Context) error {
 	stored := time.Now()
 	var retryAt, periodicAt time.Time // when parked rows and Periodic have their turn
 	for ctx.Err() == nil {
@@ -56,7 +56,7 @@ func (w *worker) loop(ctx context.Context) error {
 		}
 		idle := upto == w.pos
 		if !idle {
-			wrote, err := w.process(ctx, rows, upto, time.Now().Truncate(cursorInterval).After(stored))
+			wrote, err := w.workOff(ctx, rows, upto, time.Now().Truncate(cursorInterval).After(stored))
 			if err != nil {
 				return err
 			}
@@ -134,9 +134,9 @@ func (w *worker) nextRows(ctx context.Context, pos int64) (rows []Row, upto int6
 	return rows, head, nil
 }
 
-// process works rows off and moves the cursor. due: the cursor is stored even when there is nothing else to write.
+// workOff works rows off and moves the cursor. due: the cursor is stored even when there is nothing else to write.
 // When a batch fails, its rows are tried one by one, to find the one that fails.
-func (w *worker) process(ctx context.Context, rows []Row, upto int64, due bool) (wrote bool, err error) {
+func (w *worker) workOff(ctx context.Context, rows []Row, upto int64, due bool) (wrote bool, err error) {
 	var free []Row
 	var park []parkedRow
 	for _, r := range rows {
@@ -146,8 +146,8 @@ func (w *worker) process(ctx context.Context, rows []Row, upto int64, due bool) 
 			free = append(free, r)
 		}
 	}
-	if b := w.c.failuresOf(w.shard); len(rows) == 0 || w.pos >= b.upto {
-		if wrote, err = w.attempt(ctx, attempt{rows: free, park: park, upto: upto, due: due}); err == nil {
+	if failures := w.c.failuresOf(w.shard); len(rows) == 0 || w.pos >= failures.upto {
+		if wrote, err = w.try(ctx, portion{rows: free, park: park, upto: upto, due: due}); err == nil {
 			return wrote, nil
 		}
 		if w.endsWorker(ctx, err) {
@@ -161,19 +161,19 @@ func (w *worker) process(ctx context.Context, rows []Row, upto int64, due bool) 
 			to = upto
 		}
 		reason := ""
-		switch b := w.c.failuresOf(w.shard); {
+		switch failures := w.c.failuresOf(w.shard); {
 		case w.parked[r.Key] > 0:
 			reason = behindOther
-		case b.cursor == w.pos && b.count >= maxConnectionFailures:
+		case failures.cursor == w.pos && failures.count >= maxConnectionFailures:
 			reason = breaksConnection
 		}
 		if reason == "" {
-			if _, err = w.attempt(ctx, attempt{rows: []Row{r}, upto: to, due: true, alone: true}); err != nil && !w.endsWorker(ctx, err) {
+			if _, err = w.try(ctx, portion{rows: []Row{r}, upto: to, due: true, ownTransaction: true}); err != nil && !w.endsWorker(ctx, err) {
 				reason = err.Error()
 			}
 		}
 		if reason != "" {
-			_, err = w.attempt(ctx, attempt{park: []parkedRow{{r, reason}}, upto: to, due: true})
+			_, err = w.try(ctx, portion{park: []parkedRow{{r, reason}}, upto: to, due: true})
 		}
 		if err != nil {
 			w.noteFailure(ctx, err, upto)
@@ -204,7 +204,7 @@ func (e *workError) Unwrap() error { return e.error }
 // errNotCurrent says that this process may not have received all acknowledged rows.
 var errNotCurrent = errors.New("the newest rows are not known")
 
-// endsWorker tells that an error is not the fault of the rows: the worker ends, and starts again here or in another
+// endsWorker reports whether an error is not the fault of the rows: the worker ends, and starts again here or in another
 // process.
 func (w *worker) endsWorker(ctx context.Context, err error) bool {
 	var work *workError
@@ -217,16 +217,17 @@ func (w *worker) endsWorker(ctx context.Context, err error) bool {
 	return errors.Is(err, errNotCurrent) || errors.Is(err, lease.ErrLost) || db.IsUnavailable(err) || isUnconfirmed(err)
 }
 
-// attempt is what one try covers: rows to work off and rows to park, up to a position.
-type attempt struct {
-	rows  []Row
-	park  []parkedRow
-	upto  int64
-	due   bool
-	alone bool // as in cursorUpdate
+// portion is what one try covers: rows to work off and rows to park, up to a position.
+type portion struct {
+	rows           []Row
+	park           []parkedRow
+	upto           int64
+	due            bool
+	ownTransaction bool // as in cursorUpdate
 }
 
-func (w *worker) attempt(ctx context.Context, a attempt) (wrote bool, err error) {
+// try works off a portion and stores the cursor behind it; wrote reports whether it wrote to the database.
+func (w *worker) try(ctx context.Context, a portion) (wrote bool, err error) {
 	if ctx.Err() != nil {
 		return false, ctx.Err()
 	}
@@ -246,7 +247,7 @@ func (w *worker) attempt(ctx context.Context, a attempt) (wrote bool, err error)
 			commit(b)
 		}
 		w.park(b, a.park)
-	}, a.alone)
+	}, a.ownTransaction)
 	if err == nil {
 		for _, r := range a.park {
 			w.parked[r.Key]++
@@ -257,18 +258,18 @@ func (w *worker) attempt(ctx context.Context, a attempt) (wrote bool, err error)
 	return true, err
 }
 
-// storeCursor stores the cursor together with the writes of extra. It fails when the lease is lost.
-func (w *worker) storeCursor(ctx context.Context, pos int64, more func(b *db.Batch), alone bool) error {
-	s := &cursorUpdate{lease.Lease{Name: w.lease.Name, Epoch: w.lease.Epoch, Pos: pos}, more, alone, make(chan error, 1)}
+// storeCursor stores the cursor together with what extra writes (nil: nothing). It fails when the lease is lost.
+func (w *worker) storeCursor(ctx context.Context, pos int64, extra func(b *db.Batch), ownTransaction bool) error {
+	update := &cursorUpdate{lease.Lease{Name: w.lease.Name, Epoch: w.lease.Epoch, Pos: pos}, extra, ownTransaction, make(chan error, 1)}
 	select {
 	case <-ctx.Done():
 		return ctx.Err()
-	case w.c.updates <- s:
+	case w.c.updates <- update:
 	}
 	select {
-	case <-ctx.Done(): // it may still be stored; the next worker reads the cursor
+	case <-ctx.Done(): // the cursor may still be stored; the next worker reads it
 		return ctx.Err()
-	case err := <-s.done:
+	case err := <-update.done:
 		if err == nil {
 			w.pos, w.stored = pos, pos
 		}

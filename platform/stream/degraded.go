@@ -11,14 +11,14 @@ import (
 
 // markDegraded marks this process as degraded before it acknowledges rows that the bus refused, or that the bus may
 // not have brought to all because this process came to another server. From then on Barrier reads the database in all
-// processes. It returns when no process trusts a view from before; only the first rows of an outage wait. told is
-// false when ctx ended before that.
-func (s *Streams) markDegraded(ctx context.Context) (told bool) {
+// processes. It returns after ViewTTL, when every process has read that this one is degraded; later calls return at
+// once. announced is false when ctx ended before that.
+func (s *Streams) markDegraded(ctx context.Context) (announced bool) {
 	s.degradedMu.Lock()
 	defer s.degradedMu.Unlock()
 	moves := s.busMoves.Load()
-	if s.degraded && !s.recoveryDoubtful || s.opts.Leases.Alone() {
-		s.busMovesAnnounced.Store(moves) // markRecovered tells where this process is
+	if s.degraded && !s.recoveryUnconfirmed || s.opts.Leases.Alone() {
+		s.announcedBusMoves.Store(moves) // markRecovered announces the server of this process
 		return true
 	}
 	s.opts.Log.Warn("the bus does not bring rows to all: the fleet reads them from the database")
@@ -36,13 +36,13 @@ func (s *Streams) markDegraded(ctx context.Context) (told bool) {
 		return false
 	case <-time.After(s.opts.Leases.ViewTTL()):
 	}
-	s.degraded, s.recoveryDoubtful = true, false
-	s.busMovesAnnounced.Store(moves)
+	s.degraded, s.recoveryUnconfirmed = true, false
+	s.announcedBusMoves.Store(moves)
 	return true
 }
 
-// markRecovered ends what markDegraded began, when the bus takes messages again. A process that sees the recovery
-// reads the stored positions once.
+// markRecovered ends what markDegraded began, when the bus takes messages again. A process that reads of the
+// recovery reads the stored positions once.
 func (s *Streams) markRecovered(ctx context.Context) {
 	if !s.degradedMu.TryLock() {
 		return
@@ -52,16 +52,16 @@ func (s *Streams) markRecovered(ctx context.Context) {
 		return
 	}
 	err := s.opts.Leases.SetDegraded(ctx, false)
-	s.degraded, s.recoveryDoubtful = err != nil, err != nil
+	s.degraded, s.recoveryUnconfirmed = err != nil, err != nil
 }
 
-// busMoveUnannounced tells that some processes may still believe this one to be at another server of the bus.
-func (s *Streams) busMoveUnannounced() bool { return s.busMovesAnnounced.Load() < s.busMoves.Load() }
+// busMoveUnannounced reports whether some processes may still take this one to be at another server of the bus.
+func (s *Streams) busMoveUnannounced() bool { return s.announcedBusMoves.Load() < s.busMoves.Load() }
 
 // lossCount counts the events after which the stored positions must be read again.
 func (s *Streams) lossCount() int64 { return s.lostMessages.Load() + s.opts.Leases.DegradedViews() }
 
-// busIsComplete tells whether the bus carries all rows that are acknowledged: no message was lost since the stored
+// busIsComplete reports whether the bus carries all rows that are acknowledged: no message was lost since the stored
 // positions were read, and no process is known to write while degraded.
 func (s *Streams) busIsComplete() bool {
 	return s.opts.Leases.NoneDegraded() && s.lossesRead.Load() >= s.lossCount() && s.opts.Bus.Connected()

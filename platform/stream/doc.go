@@ -21,6 +21,17 @@
 //     with a stored cursor, and parks rows whose work fails (table parked_rows, in the migrations of package lease).
 //   - [Layout] encodes positions of several streams as a token for clients.
 //
+// The path of an entry: Append → Enqueue → lane.queue → runLane → takeBatch → commit → write (assignPositions, Leases.Advance,
+// Store.Insert) → committed (deliver: this process's subscriptions see the rows) → completeAll → publish → complete → Ticket.Wait.
+//
+// The path of a row in another process: Bus → Stream.receive → accept → dispatch → Subscription.onRows, for example the function of
+// package syncapi that signals waiting requests. A gap in the positions → catchUp, which reads the rows from the store.
+//
+// When an owner dies: its connections break → rpc OnLost → lease.Leases.Suspect → Wake → Run → Refresh (withoutDead) → notify →
+// Streams.maintain → rebalance → Leases.Acquire → publish of the high-water marks → takeOwnership. When an owner is only slow or cut off,
+// its registration expires and Refresh does not return it any more; its next commit fails with lease.ErrLost → giveUpLost → giveUp →
+// OnLost.
+//
 // A process is degraded while the bus does not carry its rows: Barrier then reads the high-water marks, the stored positions
 // of all shards, from the database.
 package stream

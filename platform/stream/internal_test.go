@@ -545,7 +545,7 @@ func TestResolveLooksAtAllLeases(t *testing.T) {
 			t.Errorf("the same transaction, arriving later: %v", err)
 		}
 		r.committed(batch)
-		r.releaseBatch(r.st.lane, batch, time.Millisecond)
+		r.endCommit(r.st.lane, batch, time.Millisecond)
 		next := r.queue(t, r.entry(r.st, 1, "z"))
 		r.run(t)
 		if err := result(t, next); err != nil {

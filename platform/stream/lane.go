@@ -33,7 +33,7 @@ func (s *Streams) laneOf(name string) *lane {
 }
 
 // takeBatch takes the tickets for the next commit of a lane: those whose shards are not in another commit. Their
-// shards count as being in a commit until releaseBatch.
+// shards count as being in a commit until endCommit.
 func (s *Streams) takeBatch(l *lane) []*Ticket {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -48,11 +48,11 @@ func (s *Streams) takeBatch(l *lane) []*Ticket {
 		}
 		blocked := t.unsealed || slices.ContainsFunc(t.entries, func(e *Entry) bool {
 			sh := e.Stream.shards[e.Shard]
-			return sh.inCommit || sh.blockedTake == s.takeCount
+			return sh.inCommit || sh.skippedInTake == s.takeCount
 		})
 		if blocked { // and so are later tickets for the same shards
 			for _, e := range t.entries {
-				e.Stream.shards[e.Shard].blockedTake = s.takeCount
+				e.Stream.shards[e.Shard].skippedInTake = s.takeCount
 			}
 			rest = append(rest, t)
 			continue
@@ -74,23 +74,23 @@ func (s *Streams) takeBatch(l *lane) []*Ticket {
 	return batch
 }
 
-// dropEntries frees the entries when neither the writer nor the outcome needs them; the caller holds Streams.mu.
-func (t *Ticket) dropEntries() {
-	if t.released && t.answered {
+// freeEntries frees the entries when neither the writer nor the outcome needs them; the caller holds Streams.mu.
+func (t *Ticket) freeEntries() {
+	if t.written && t.decided {
 		t.entries, t.basis = nil, nil
 	}
 }
 
-// releaseBatch ends a commit that took the given time.
-func (s *Streams) releaseBatch(l *lane, batch []*Ticket, took time.Duration) {
+// endCommit ends a commit that took the given time.
+func (s *Streams) endCommit(l *lane, batch []*Ticket, took time.Duration) {
 	s.mu.Lock()
 	l.pace.add(took)
 	for _, t := range batch {
 		for _, e := range t.entries {
 			e.Stream.shards[e.Shard].inCommit = false
 		}
-		t.released = true
-		t.dropEntries()
+		t.written = true
+		t.freeEntries()
 	}
 	l.inFlight--
 	s.mu.Unlock()

@@ -13,7 +13,7 @@ import (
 type outcome struct {
 	tickets     []*Ticket
 	err         error
-	rows        map[*Stream][]Row // to be published before
+	rows        map[*Stream][]Row // published before the tickets complete
 	committedAt time.Time
 }
 
@@ -69,18 +69,18 @@ func (s *Streams) complete(o outcome) {
 		s.queued--
 		s.queuedBytes -= t.bytes
 		t.err = o.err
-		t.answered = true
-		t.dropEntries()
+		t.decided = true
+		t.freeEntries()
 		close(t.done)
 	}
-	close(s.decided)
-	s.decided = make(chan struct{})
+	close(s.outcomesKnown)
+	s.outcomesKnown = make(chan struct{})
 	s.mu.Unlock()
 }
 
-// refused fails a ticket that the database refuses. A position that is already taken means that this process has a
-// wrong idea of the shard: the shard is given up and taken anew.
-func (s *Streams) refused(t *Ticket, err error) {
+// failRefused fails a ticket that the database refuses. A position that is already taken means that this process
+// counts the positions of the shard wrongly: it gives the shard up and acquires it again.
+func (s *Streams) failRefused(t *Ticket, err error) {
 	for _, e := range t.entries {
 		if key := e.Stream.spec.PositionKey; key != "" && db.IsUniqueOn(err, key) {
 			s.opts.Log.Error("a position is taken already, taking the shard anew", "stream", e.Stream.spec.Name, "shard", e.Shard, "position", e.Pos)

@@ -64,18 +64,18 @@ func (s *Streams) rebalance(ctx context.Context) error {
 	}
 	failed = errors.Join(failed, s.opts.Leases.Release(ctx, left...))
 	got, err := s.opts.Leases.Acquire(ctx, names...)
-	heads := map[*Stream][]Row{}
+	highWaterMarks := map[*Stream][]Row{}
 	for _, l := range got {
 		p := where[l.Name]
 		p.st.raiseTarget(p.shard, l.Pos)
 		if l.Pos > 0 {
-			heads[p.st] = append(heads[p.st], Row{Shard: p.shard, Pos: l.Pos})
+			highWaterMarks[p.st] = append(highWaterMarks[p.st], Row{Shard: p.shard, Pos: l.Pos})
 		}
 	}
 	// A former owner may have died between the commit of its last rows and their publication. This process acknowledges
 	// those rows when a client repeats its request, so all readers must know of them first.
-	if !s.publish(heads, 0) && !s.markDegraded(ctx) {
-		// This process has the leases and does not open the shards; it takes them anew.
+	if !s.publish(highWaterMarks, 0) && !s.markDegraded(ctx) {
+		// This process has the leases but does not open the shards: the next rebalance acquires them again.
 		return errors.Join(failed, err, errNotAnnounced)
 	}
 	step, cancel = context.WithTimeout(ctx, 5*time.Second)
@@ -117,8 +117,8 @@ func (s *Streams) takeOwnership(ctx context.Context, p shardRef, l lease.Lease) 
 	s.mu.Unlock()
 }
 
-// releaseShards hands over the shards that which selects: new entries are refused, the queued ones are written, caches
-// are dropped, and then the leases are released in one statement.
+// releaseShards hands over the shards for which which is true: new entries are refused, the queued ones are written,
+// OnLost drops the caches, and then the leases are released in one statement.
 func (s *Streams) releaseShards(ctx context.Context, which func(st *Stream, shard int) bool) error {
 	var names []string
 	var dropped []func()
@@ -126,7 +126,7 @@ func (s *Streams) releaseShards(ctx context.Context, which func(st *Stream, shar
 	s.mu.Lock()
 	for _, st := range s.opened {
 		for i, sh := range st.shards {
-			sh.releasing = sh.owned && which(st, i) // also ends a failed release that is not wanted any more
+			sh.releasing = sh.owned && which(st, i) // false ends a failed release that is no longer wanted
 			if sh.releasing {
 				leaving = append(leaving, sh)
 				names = append(names, st.Lease(i))
@@ -140,7 +140,7 @@ func (s *Streams) releaseShards(ctx context.Context, which func(st *Stream, shar
 	if len(names) == 0 {
 		return nil
 	}
-	if err := s.waitDecided(ctx, leaving); err != nil {
+	if err := s.waitUntilDecided(ctx, leaving); err != nil {
 		return fmt.Errorf("hand over %d shards: %w", len(names), err)
 	}
 	s.mu.Lock()
@@ -164,14 +164,14 @@ func (s *Streams) setOwned(sh *shard, owned bool) {
 	sh.owned, sh.releasing = owned, false
 }
 
-// isOnlyMember tells that no other process writes or reads rows, and that this one has all shards.
+// isOnlyMember reports whether no other process writes or reads rows and this one owns all shards.
 func (s *Streams) isOnlyMember() bool { return s.unowned.Load() == 0 && s.opts.Leases.IsOnlyMember() }
 
-func (s *Streams) waitDecided(ctx context.Context, shards []*shard) error {
+func (s *Streams) waitUntilDecided(ctx context.Context, shards []*shard) error {
 	for {
 		s.mu.Lock()
 		busy := slices.ContainsFunc(shards, func(sh *shard) bool { return sh.pending > 0 })
-		settled := s.decided
+		outcomesKnown := s.outcomesKnown
 		s.mu.Unlock()
 		if !busy {
 			return nil
@@ -179,12 +179,12 @@ func (s *Streams) waitDecided(ctx context.Context, shards []*shard) error {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-settled:
+		case <-outcomesKnown:
 		}
 	}
 }
 
-// assign spreads shards over machines evenly and so that few move when a machine comes or goes:
+// assignShards spreads shards over machines evenly and so that few move when a machine comes or goes:
 // rendezvous hashing in which no machine takes more than its share. The result is -1 without machines.
 func assignShards(stream string, shards int, machines []int) []int {
 	out := make([]int, shards)
@@ -225,7 +225,7 @@ func (st *Stream) Owner(shard int) (lease.Holder, bool) {
 	return st.streams.opts.Leases.Holder(st.Lease(shard))
 }
 
-// Ownership tells whether this process owns a shard, and under which epoch. What was cached under another epoch is
+// Ownership reports whether this process owns a shard, and under which epoch. What was cached under another epoch is
 // stale.
 func (st *Stream) Ownership(shard int) (epoch int64, ok bool) {
 	st.streams.mu.Lock()

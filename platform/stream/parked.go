@@ -27,7 +27,7 @@ const (
 type connectionFailures struct {
 	cursor int64 // where workers ended
 	count  int   // how often a worker ended there
-	upto   int64 // rows up to here are tried one by one
+	upto   int64 // rows up to this position are tried one by one
 	parked int64 // the parked row that was tried; 0 for none
 }
 
@@ -37,7 +37,7 @@ func (c *consumer) failuresOf(shard int) connectionFailures {
 	return c.failures[shard]
 }
 
-// lostConnection tells of an error that ends the worker whether a row may have caused it.
+// lostConnection reports whether err is a lost database connection, which a row may have caused.
 func (w *worker) lostConnection(ctx context.Context, err error) bool {
 	return ctx.Err() == nil && !errors.Is(err, errNotCurrent) && (db.IsUnavailable(err) || isUnconfirmed(err))
 }
@@ -49,22 +49,22 @@ func (w *worker) noteFailure(ctx context.Context, err error, upto int64) {
 	}
 	w.c.mu.Lock()
 	defer w.c.mu.Unlock()
-	b := w.c.failures[w.shard]
-	if b.cursor != w.pos {
-		b.cursor, b.count = w.pos, 0
+	failures := w.c.failures[w.shard]
+	if failures.cursor != w.pos {
+		failures.cursor, failures.count = w.pos, 0
 	}
-	b.count++
-	b.upto = max(b.upto, upto)
-	w.c.failures[w.shard] = b
+	failures.count++
+	failures.upto = max(failures.upto, upto)
+	w.c.failures[w.shard] = failures
 }
 
 // noteParkedFailure records at which parked row a worker ended; 0 for none.
 func (w *worker) noteParkedFailure(pos int64) {
 	w.c.mu.Lock()
 	defer w.c.mu.Unlock()
-	b := w.c.failures[w.shard]
-	b.parked = pos
-	w.c.failures[w.shard] = b
+	failures := w.c.failures[w.shard]
+	failures.parked = pos
+	w.c.failures[w.shard] = failures
 }
 
 func (w *worker) loadParked(ctx context.Context) error {
@@ -140,7 +140,7 @@ func (w *worker) retryBatch(ctx context.Context, end time.Time) (time.Duration, 
 		var failed error
 		if w.c.failuresOf(w.shard).parked == d.pos { // it is tried again after the other rows
 			failed = errors.New(breaksConnection)
-		} else if failed = w.retry(ctx, d.pos); failed == nil {
+		} else if failed = w.retryRow(ctx, d.pos); failed == nil {
 			pause = 0 // the next row of the key may be due
 			if w.parked[d.key]--; w.parked[d.key] == 0 {
 				delete(w.parked, d.key)
@@ -170,8 +170,8 @@ func (w *worker) retryBatch(ctx context.Context, end time.Time) (time.Duration, 
 	return pause, nil
 }
 
-// retry does the work of a parked row and deletes it in the transaction that writes the work's result.
-func (w *worker) retry(ctx context.Context, pos int64) error {
+// retryRow does the work of a parked row and deletes it in the transaction that writes the work's result.
+func (w *worker) retryRow(ctx context.Context, pos int64) error {
 	rows, err := w.c.Read(ctx, w.c.streams.opts.DB, Range{Shard: w.shard, After: pos - 1, Upto: pos, Limit: 1})
 	if err != nil {
 		return err

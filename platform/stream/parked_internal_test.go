@@ -26,13 +26,13 @@ func TestWhatMayBreakItsConnectionIsWrittenAlone(t *testing.T) {
 	for i, held := range got {
 		s := &cursorUpdate{lease: held, done: make(chan error, 1)}
 		if s.lease.Pos++; i == 1 {
-			s.alone, s.extra = true, func(b *db.Batch) { b.Do("SELECT pg_terminate_backend(pg_backend_pid())") }
+			s.ownTransaction, s.extra = true, func(b *db.Batch) { b.Do("SELECT pg_terminate_backend(pg_backend_pid())") }
 		}
 		steps = append(steps, s)
 	}
 	c.commitUpdates(steps)
 	for i, s := range steps {
-		if err := <-s.done; (err == nil) == s.alone {
+		if err := <-s.done; (err == nil) == s.ownTransaction {
 			t.Errorf("step %d: %v", i, err)
 		}
 	}

@@ -32,15 +32,15 @@ func (s *Streams) publish(byStream map[*Stream][]Row, at int64) bool {
 // announce publishes the positions of the shards that this process owns, so that a reader that missed the last rows
 // before a pause notices the gap.
 func (s *Streams) announce() {
-	heads := map[*Stream][]Row{}
+	highWaterMarks := map[*Stream][]Row{}
 	s.mu.Lock()
 	for _, st := range s.opened {
 		for i, sh := range st.shards {
 			if sh.owned && sh.next > 1 {
-				heads[st] = append(heads[st], Row{Shard: i, Pos: sh.next - 1})
+				highWaterMarks[st] = append(highWaterMarks[st], Row{Shard: i, Pos: sh.next - 1})
 			}
 		}
 	}
 	s.mu.Unlock()
-	s.publish(heads, 0) // if it fails, the next announcement comes soon
+	s.publish(highWaterMarks, 0) // if it fails, the next announcement comes soon
 }

@@ -24,9 +24,9 @@ type Ticket struct {
 	err      error
 
 	// Under Streams.mu.
-	unsealed           bool
-	aborted            bool // it must not be written
-	released, answered bool // the writer is done with it; its outcome is known
+	unsealed         bool
+	aborted          bool // it must not be written
+	written, decided bool // written: the writer does not use it any more; decided: its outcome is known
 }
 
 // Wait returns when the entries are durable, seen by the subscriptions of this process and published, or have failed.
@@ -45,7 +45,7 @@ func (t *Ticket) Wait(ctx context.Context) error {
 	}
 }
 
-// Decided tells that the entries are durable or failed.
+// Decided reports whether the entries are durable or failed.
 func (t *Ticket) Decided() bool {
 	select {
 	case <-t.done:

@@ -116,20 +116,20 @@ type shard struct {
 	reading   bool  // a goroutine reads rows that were missed
 
 	// Writer, under Streams.mu.
-	owned       bool
-	releasing   bool   // is being handed over
-	inCommit    bool   // some of its entries are in a commit
-	blockedTake uint64 // the call of takeBatch in which its tickets must wait
-	epoch       int64
-	firstEpoch  int64 // the first epoch of this ownership, which was not interrupted since
-	next        int64 // the position that the next entry takes
-	pending     int   // entries queued whose outcome is not known yet
+	owned         bool
+	releasing     bool   // is being handed over
+	inCommit      bool   // some of its entries are in a commit
+	skippedInTake uint64 // the number of the takeBatch call that skipped a ticket of this shard; later tickets wait too
+	epoch         int64
+	firstEpoch    int64 // the epoch at which this ownership began; it was not interrupted since
+	next          int64 // the position that the next entry takes
+	pending       int   // entries queued whose outcome is not known yet
 }
 
-// accepts tells whether entries are taken; the caller holds Streams.mu.
+// accepts reports whether new entries are queued; the caller holds Streams.mu.
 func (sh *shard) accepts() bool { return sh.owned && !sh.releasing }
 
-// heldSince tells whether the shard has been owned without interruption since an epoch; the caller holds Streams.mu.
+// heldSince reports whether the shard has been owned without interruption since an epoch; the caller holds Streams.mu.
 func (sh *shard) heldSince(epoch int64) bool { return sh.owned && epoch >= sh.firstEpoch }
 
 // Options wires the streams of a process.
@@ -159,11 +159,11 @@ type Streams struct {
 	lanes     []*lane
 	byLease   map[string]shardRef
 
-	mu          sync.Mutex
-	queued      int // tickets whose outcome is not known yet
-	queuedBytes int
-	takeCount   uint64
-	decided     chan struct{} // closed when outcomes become known
+	mu            sync.Mutex
+	queued        int // tickets whose outcome is not known yet
+	queuedBytes   int
+	takeCount     uint64
+	outcomesKnown chan struct{} // closed, and made anew, when outcomes become known
 
 	incarnation int64        // of this process
 	unowned     atomic.Int64 // shards that this process does not own, written under mu
@@ -173,11 +173,11 @@ type Streams struct {
 	lostMessages   atomic.Int64                           // how often messages to this process were lost
 	lossesRead     atomic.Int64                           // lossCount at the last full read of the stored positions
 
-	degradedMu        sync.Mutex
-	degraded          bool         // the fleet knows that rows of this process may not be on the bus
-	recoveryDoubtful  bool         // the fleet may have been told of a recovery since: the answer was lost
-	busMoves          atomic.Int64 // how often this process came to another server of the bus
-	busMovesAnnounced atomic.Int64 // the number of them that all processes know of
+	degradedMu          sync.Mutex
+	degraded            bool         // the fleet knows that rows of this process may not be on the bus
+	recoveryUnconfirmed bool         // this process tried to announce its recovery and got no answer
+	busMoves            atomic.Int64 // how often this process came to another server of the bus
+	announcedBusMoves   atomic.Int64 // how many of busMoves all processes know of
 
 	assignments map[*Stream]assignment // only for rebalance
 	ctx         context.Context        // ends with Run
@@ -199,7 +199,7 @@ func New(o Options) *Streams {
 	o.Queue, o.Batch, o.ReadLimit = cmp.Or(o.Queue, 20_000), cmp.Or(o.Batch, 1_000), cmp.Or(o.ReadLimit, 500)
 	s := &Streams{
 		opts: o, incarnation: o.Leases.Self().Incarnation, byName: map[string]*Stream{}, byLease: map[string]shardRef{},
-		decided: make(chan struct{}), startDone: make(chan struct{}), assignments: map[*Stream]assignment{},
+		outcomesKnown: make(chan struct{}), startDone: make(chan struct{}), assignments: map[*Stream]assignment{},
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.highWaterMarks.Run = func() (struct{}, error) {

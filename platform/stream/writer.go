@@ -30,30 +30,30 @@ func (s *Streams) runWriter(ctx context.Context) {
 }
 
 func (s *Streams) runLane(ctx context.Context, l *lane) {
-	var settling, commits sync.WaitGroup
-	settling.Go(func() { s.completeAll(l) })
-	defer settling.Wait()
+	var completing, commits sync.WaitGroup
+	completing.Go(func() { s.completeAll(l) })
+	defer completing.Wait()
 	defer close(l.outcomes)
 	defer commits.Wait()
 	commit := func(batch []*Ticket) {
 		began := time.Now()
 		s.commit(ctx, batch)
-		s.releaseBatch(l, batch, time.Since(began))
+		s.endCommit(l, batch, time.Since(began))
 	}
 	slots := make(chan struct{}, maxCommits)
-	patience := time.NewTimer(slowCommit)
-	defer patience.Stop()
-	ended := ctx.Done()
+	overlap := time.NewTimer(slowCommit)
+	defer overlap.Stop()
+	ctxDone := ctx.Done()
 	for {
 		runtime.Gosched() // when processors are busy, goroutines about to queue entries run first: larger commits
 		batch := s.takeBatch(l)
 		if len(batch) == 0 {
-			if ended == nil && s.isIdle(l) {
+			if ctxDone == nil && s.isIdle(l) {
 				return
 			}
 			select {
-			case <-ended:
-				ended = nil
+			case <-ctxDone:
+				ctxDone = nil
 			case <-l.wake:
 			}
 			continue
@@ -69,10 +69,10 @@ func (s *Streams) runLane(ctx context.Context, l *lane) {
 			defer func() { <-slots }()
 			commit(batch)
 		})
-		patience.Reset(s.overlapDelay(l))
+		overlap.Reset(s.overlapDelay(l))
 		select {
 		case <-done:
-		case <-patience.C:
+		case <-overlap.C:
 		}
 	}
 }
@@ -80,43 +80,43 @@ func (s *Streams) runLane(ctx context.Context, l *lane) {
 // commit writes a batch in one transaction if it can. When one ticket is at fault, the others are written without it.
 // While the database is away, commit waits for it.
 func (s *Streams) commit(ctx context.Context, batch []*Ticket) {
-	broke := 0
+	failures := 0
 	pause := backoff.Backoff{First: 10 * time.Millisecond, Max: time.Second}
 	for {
-		if batch = s.dropStale(batch); len(batch) == 0 {
+		if batch = s.failStale(batch); len(batch) == 0 {
 			return
 		}
 		start := time.Now()
-		marks, err := s.write(batch)
-		again := false
+		leases, err := s.write(batch)
+		retry := false
 		switch {
 		case err == nil:
 		case db.IsUnavailable(err) || isUnconfirmed(err):
-			stored, decided := s.resolve(ctx, marks)
+			stored, decided := s.resolve(ctx, leases)
 			if stored {
 				err = nil
 				break
 			}
-			broke++
-			again = !decided || broke < maxConnectionFailures
+			failures++
+			retry = !decided || failures < maxConnectionFailures
 		case errors.Is(err, lease.ErrLost):
-			s.dropLost(ctx)
-			again = true
+			s.giveUpLost(ctx)
+			retry = true
 		}
 		switch {
 		case err == nil:
 			s.metrics.observeCommit(batch, time.Since(start))
 			s.committed(batch)
 			return
-		case again && ctx.Err() == nil:
+		case retry && ctx.Err() == nil:
 			_ = pause.Wait(ctx) // at the end of ctx the batch is written once more
-		case again:
-			for _, t := range s.dropStale(batch) {
+		case retry:
+			for _, t := range s.failStale(batch) {
 				s.fail(t, err)
 			}
 			return
 		case len(batch) == 1:
-			s.refused(batch[0], err)
+			s.failRefused(batch[0], err)
 			return
 		default:
 			// One entry that the database refuses must not fail the others.
@@ -133,13 +133,13 @@ func (s *Streams) commit(ctx context.Context, batch []*Ticket) {
 	}
 }
 
-// write runs the one transaction of a group commit and returns what it meant to reach.
+// write runs the one transaction of a group commit. It returns the leases with the positions that the commit reaches.
 func (s *Streams) write(batch []*Ticket) ([]lease.Lease, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
-	marks, byStream := s.assignPositions(batch)
+	leases, byStream := s.assignPositions(batch)
 	err := s.opts.DB.Write(ctx, func(w *db.Batch) error {
-		s.opts.Leases.Advance(w, marks)
+		s.opts.Leases.Advance(w, leases)
 		for _, st := range s.opened {
 			if entries := byStream[st]; len(entries) > 0 {
 				if err := st.spec.Store.Insert(ctx, w, entries); err != nil {
@@ -149,13 +149,13 @@ func (s *Streams) write(batch []*Ticket) ([]lease.Lease, error) {
 		}
 		return nil
 	})
-	return marks, err
+	return leases, err
 }
 
 // assignPositions gives the entries of a batch their positions.
 func (s *Streams) assignPositions(batch []*Ticket) ([]lease.Lease, map[*Stream][]*Entry) {
 	byStream := map[*Stream][]*Entry{}
-	marks := map[string]lease.Lease{}
+	leases := map[string]lease.Lease{}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	next := map[*shard]int64{}
@@ -169,12 +169,12 @@ func (s *Streams) assignPositions(batch []*Ticket) ([]lease.Lease, map[*Stream][
 			e.Pos = pos
 			next[sh] = pos + 1
 			name := e.Stream.Lease(e.Shard)
-			marks[name] = lease.Lease{Name: name, Epoch: sh.epoch, Pos: pos}
+			leases[name] = lease.Lease{Name: name, Epoch: sh.epoch, Pos: pos}
 			byStream[e.Stream] = append(byStream[e.Stream], e)
 		}
 	}
 	// All processes take row locks in the same order.
-	return slices.SortedFunc(maps.Values(marks), func(a, b lease.Lease) int {
+	return slices.SortedFunc(maps.Values(leases), func(a, b lease.Lease) int {
 		if a.Name < b.Name {
 			return -1
 		}
@@ -186,7 +186,7 @@ func (s *Streams) assignPositions(batch []*Ticket) ([]lease.Lease, map[*Stream][
 // transaction has ended, and makes sure that it can not arrive later. decided is false when ctx ended before that.
 // Shards that others have taken over meanwhile are given up; when all of them are, stored is false although the rows
 // may be there: the callers ask the new owners.
-func (s *Streams) resolve(ctx context.Context, marks []lease.Lease) (stored, decided bool) {
+func (s *Streams) resolve(ctx context.Context, leases []lease.Lease) (stored, decided bool) {
 	s.opts.Log.Warn("the outcome of a write is not known, asking the database")
 	held := func(m lease.Lease) bool { // without interruption: no other process can have moved the lease
 		epoch, owned := s.leaseEpoch(s.byLease[m.Name].st, s.byLease[m.Name].shard)
@@ -195,7 +195,7 @@ func (s *Streams) resolve(ctx context.Context, marks []lease.Lease) (stored, dec
 	var renewed map[string]lease.Lease
 	err := backoff.Retry(ctx, backoff.Backoff{First: 20 * time.Millisecond, Max: 500 * time.Millisecond}, nil, func() (err error) {
 		var names []string
-		for _, m := range marks {
+		for _, m := range leases {
 			if held(m) {
 				names = append(names, m.Name)
 			}
@@ -208,7 +208,7 @@ func (s *Streams) resolve(ctx context.Context, marks []lease.Lease) (stored, dec
 	if err != nil {
 		return false, false
 	}
-	for _, m := range marks {
+	for _, m := range leases {
 		l, mine := renewed[m.Name]
 		if !held(m) {
 			continue
@@ -226,12 +226,12 @@ func (s *Streams) resolve(ctx context.Context, marks []lease.Lease) (stored, dec
 	return stored, true
 }
 
-// dropStale fails the tickets whose shards were lost since they were queued, and the tickets built upon failed ones,
+// failStale fails the tickets whose shards were lost since they were queued, and the tickets built upon failed ones,
 // and returns the others.
-func (s *Streams) dropStale(batch []*Ticket) []*Ticket {
+func (s *Streams) failStale(batch []*Ticket) []*Ticket {
 	var rest []*Ticket
 	for _, t := range batch {
-		if err := s.stale(t); err != nil {
+		if err := s.whyStale(t); err != nil {
 			s.fail(t, err)
 		} else {
 			rest = append(rest, t)
@@ -240,7 +240,7 @@ func (s *Streams) dropStale(batch []*Ticket) []*Ticket {
 	return rest
 }
 
-func (s *Streams) stale(t *Ticket) error {
+func (s *Streams) whyStale(t *Ticket) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if slices.ContainsFunc(t.entries, func(e *Entry) bool { return !e.Stream.shards[e.Shard].heldSince(e.epoch) }) {
@@ -252,8 +252,8 @@ func (s *Streams) stale(t *Ticket) error {
 	return nil
 }
 
-// dropLost gives up the shards whose leases this process does not have, or not under the epoch that it writes with.
-func (s *Streams) dropLost(ctx context.Context) {
+// giveUpLost gives up the shards whose leases this process does not have, or not under the epoch that it writes with.
+func (s *Streams) giveUpLost(ctx context.Context) {
 	step, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
 	epochs := map[shardRef]int64{}
@@ -276,7 +276,7 @@ func (s *Streams) dropLost(ctx context.Context) {
 	}
 }
 
-// leaseEpoch tells whether this process has the lease of a shard, whether or not it accepts entries, and its epoch.
+// leaseEpoch returns the epoch of a shard's lease and whether this process owns the shard, also while it is being released.
 func (s *Streams) leaseEpoch(st *Stream, shard int) (epoch int64, owned bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
