@@ -5,7 +5,6 @@ import (
 	"sync"
 	"sync/atomic"
 
-	"lyceum/matrix"
 	"lyceum/matrix/event"
 	"lyceum/platform/stream"
 	"lyceum/rooms"
@@ -92,15 +91,13 @@ func (c *counts) shrink() {
 	c.evict(nil)
 }
 
-func eventBytes(e *rooms.Event) int64 { return int64(700 + 2*len(e.JSON) + len(e.PrevContent)) }
-
 // append adds an event to the log; the caller holds mu, as for the functions below.
 func (l *roomLog) append(e *rooms.Event) {
 	if l.evicted {
 		return
 	}
 	l.events = append(l.events, e)
-	n := eventBytes(e)
+	n := e.Memory()
 	l.bytes += n
 	l.counts.bytes.Add(n)
 	switch {
@@ -119,7 +116,7 @@ func (l *roomLog) trim(keep int) {
 	}
 	var n int64
 	for _, e := range l.events[:drop] {
-		n += eventBytes(e)
+		n += e.Memory()
 	}
 	l.bytes -= n
 	l.counts.bytes.Add(-n)
@@ -187,8 +184,7 @@ func (l *roomLog) memberChanged(e *rooms.Event) {
 		u.nameChanges++
 		u.nameKnown = false
 	}
-	before, _ := matrix.LookupString(e.PrevContent, "membership")
-	was, is := before == event.MembershipJoin, e.Membership() == event.MembershipJoin
+	was, is := e.PrevMembership() == event.MembershipJoin, e.Membership() == event.MembershipJoin
 	if was == is {
 		return
 	}

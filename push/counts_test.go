@@ -12,7 +12,7 @@ func (c *counts) held() (bytes int64) {
 	defer c.mu.Unlock()
 	for _, l := range c.rooms {
 		for _, e := range l.events {
-			bytes += eventBytes(e)
+			bytes += e.Memory()
 		}
 		for _, e := range l.users {
 			bytes += userCountBytes + unreadEventBytes*int64(cap(e.unread))

@@ -6,7 +6,6 @@ import (
 	"slices"
 	"sync"
 
-	"lyceum/matrix"
 	"lyceum/matrix/event"
 	"lyceum/rooms"
 )
@@ -132,8 +131,7 @@ type unreadQuery struct {
 
 // wasMember reports whether the user of a membership event was a member before it.
 func wasMember(e *rooms.Event) bool {
-	before, _ := matrix.LookupString(e.PrevContent, "membership")
-	return before == event.MembershipJoin
+	return e.PrevMembership() == event.MembershipJoin
 }
 
 // advance evaluates events in the order of their positions. The caller holds evaluating of the count.

@@ -16,7 +16,7 @@ const (
 	invited       = "invited"
 )
 
-// membershipView is a user's membership of a room, now and before.
+// findMembershipView is a user's membership of a room, now and before.
 type membershipView struct {
 	user   string
 	head   Head
@@ -37,8 +37,8 @@ func (s membershipView) pastMember() string {
 
 func (s membershipView) joined() bool { return s.member.Membership == event.MembershipJoin }
 
-// membershipView reads a user's membership of a room; not ok when there is no such room.
-func (r *Rooms) membershipView(ctx context.Context, userID, roomID string) (s membershipView, ok bool, err error) {
+// findMembershipView reads a user's membership of a room; not ok when there is no such room.
+func (r *Rooms) findMembershipView(ctx context.Context, userID, roomID string) (s membershipView, ok bool, err error) {
 	s.user = userID
 	if s.head, ok, err = r.Head(ctx, roomID); err != nil || !ok || userID == "" {
 		return s, ok, err
@@ -68,7 +68,7 @@ func (r *Rooms) leftBy(ctx context.Context, eventID string) (*Event, error) {
 		if err != nil || e == nil {
 			return nil, err
 		}
-		if before, _ := matrix.LookupString(e.PrevContent, "membership"); before == event.MembershipJoin {
+		if e.PrevMembership() == event.MembershipJoin {
 			return e, nil
 		}
 		id = e.Replaces
@@ -76,7 +76,7 @@ func (r *Rooms) leftBy(ctx context.Context, eventID string) (*Event, error) {
 	return nil, nil
 }
 
-// roomView is what a user gets of a room.
+// findRoomView is what a user gets of a room.
 type roomView struct {
 	membershipView
 	root state.ID // the state: the newest, or that of the user's leave
@@ -85,11 +85,11 @@ type roomView struct {
 
 func notMember() error { return matrix.Forbidden("You are not a member of this room") }
 
-// roomView finds what a user gets of a room: members the newest state, those who left the state of their leave,
+// findRoomView finds what a user gets of a room: members the newest state, those who left the state of their leave,
 // and others the newest state of a world-readable room. Everybody else is refused with M_FORBIDDEN, also
 // where there is no such room.
-func (r *Rooms) roomView(ctx context.Context, userID, roomID string) (roomView, error) {
-	s, ok, err := r.membershipView(ctx, userID, roomID)
+func (r *Rooms) findRoomView(ctx context.Context, userID, roomID string) (roomView, error) {
+	s, ok, err := r.findMembershipView(ctx, userID, roomID)
 	if err != nil {
 		return roomView{}, err
 	}
@@ -115,9 +115,9 @@ func (r *Rooms) roomView(ctx context.Context, userID, roomID string) (roomView, 
 	return v, nil
 }
 
-// joinedView is roomView for what only members may do.
-func (r *Rooms) joinedView(ctx context.Context, userID, roomID string) (roomView, error) {
-	v, err := r.roomView(ctx, userID, roomID)
+// findJoinedView is findRoomView for what only members may do.
+func (r *Rooms) findJoinedView(ctx context.Context, userID, roomID string) (roomView, error) {
+	v, err := r.findRoomView(ctx, userID, roomID)
 	if err == nil && !v.joined() {
 		err = notMember()
 	}
@@ -144,7 +144,7 @@ func (r *Rooms) CanSee(ctx context.Context, userID, roomID string, events []*Eve
 
 // VisibilityOf is CanSee with the user's membership at each event.
 func (r *Rooms) VisibilityOf(ctx context.Context, userID, roomID string, events []*Event) ([]Visibility, error) {
-	s, ok, err := r.membershipView(ctx, userID, roomID)
+	s, ok, err := r.findMembershipView(ctx, userID, roomID)
 	if err != nil || !ok {
 		return make([]Visibility, len(events)), err
 	}
@@ -163,19 +163,19 @@ func (r *Rooms) decideVisibility(ctx context.Context, s membershipView, events [
 			return nil, err
 		}
 	}
-	moments := map[state.ID]visibilityState{} // messages share the root of the state before them
+	states := map[state.ID]visibilityState{} // messages share the root of the state before them
 	for i, e := range events {
 		if all && e.Pos >= s.member.Pos {
 			out[i] = Visibility{Visible: true, Membership: event.MembershipJoin}
 			continue
 		}
-		m, ok := moments[e.Root]
+		m, ok := states[e.Root]
 		if !ok {
 			var err error
 			if m, err = r.visibilityStateAt(ctx, e.Root, s.pastMember()); err != nil {
 				return nil, err
 			}
-			moments[e.Root] = m
+			states[e.Root] = m
 		}
 		out[i] = Visibility{Visible: all || visible(s, e, m), Membership: m.membership}
 	}
@@ -197,8 +197,7 @@ func visible(s membershipView, e *Event, m visibilityState) bool {
 		before := visibilityState{historyOf(e.PrevContent), m.membership}
 		return before.allows(s, e.Pos)
 	case s.pastMember() != "" && e.Is(event.TypeMember, s.user):
-		before, _ := matrix.LookupString(e.PrevContent, "membership")
-		return visibilityState{m.history, before}.allows(s, e.Pos)
+		return visibilityState{m.history, e.PrevMembership()}.allows(s, e.Pos)
 	}
 	return false
 }
@@ -272,7 +271,7 @@ func (r *Rooms) visibleEvent(ctx context.Context, userID, roomID, eventID string
 	if e == nil || e.RoomID != roomID {
 		return nil, Visibility{}, membershipView{}, missing
 	}
-	s, ok, err := r.membershipView(ctx, userID, roomID)
+	s, ok, err := r.findMembershipView(ctx, userID, roomID)
 	if err != nil {
 		return nil, Visibility{}, s, err
 	}
@@ -289,9 +288,9 @@ func (r *Rooms) visibleEvent(ctx context.Context, userID, roomID, eventID string
 	return e, visibility[0], s, nil
 }
 
-// stateAt is the state behind the last event up to a position. It is for those who may see that event; past tells that the user was
-// no member. Before the first event, where /sync begins a timeline that is whole, it is what the room began with: its creator as the
-// one member, and nothing for those who may not see that. Errors: M_FORBIDDEN.
+// stateAt returns the state after the newest event up to pos, for a user who may see that event. past is true when the user was no
+// member at it. Before the first event of the room, where /sync begins a complete timeline, the state is that of the first two events:
+// the creator as the only member; a user who may not see them gets the zero root. Errors: M_FORBIDDEN.
 func (r *Rooms) stateAt(ctx context.Context, v roomView, pos int64) (root state.ID, past bool, err error) {
 	events, err := r.Timeline(ctx, Page{RoomID: v.head.RoomID, From: pos + 1, Backward: true, Limit: 1})
 	before := err == nil && len(events) == 0

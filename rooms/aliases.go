@@ -80,7 +80,7 @@ func (r *Rooms) mayRemove(ctx context.Context, by remover, a alias) (removalRigh
 	if a.creator == by.userID || by.admin {
 		return removalRight{}, nil
 	}
-	v, err := r.joinedView(ctx, by.userID, a.roomID)
+	v, err := r.findJoinedView(ctx, by.userID, a.roomID)
 	if err != nil {
 		return removalRight{}, err
 	}

@@ -21,8 +21,8 @@ const (
 	relAnnotation = "m.annotation"
 )
 
-// kindsOf tells which relations there are to an event: edits, those of a thread, references.
-type kindsOf [3]bool
+// relationKinds tells which relations there are to an event: edits, those of a thread, references.
+type relationKinds [3]bool
 
 const (
 	replaced = iota
@@ -30,12 +30,14 @@ const (
 	referred
 )
 
-// bundle gives the bundled aggregations of events of a room, the value of unsigned's m.relations, by event id; events
+// bundledAggregations gives the bundled aggregations of events of a room, the value of unsigned's m.relations, by event id; events
 // without any are left out. The latest edit, the thread summary and the references are what the user may
-// see (Client-Server API, "Server-side aggregation of relationships"). They have about so many bytes as there is room for: fit is
-// how many of the events, from the first, were looked at. That is one at least.
-func (r *Rooms) bundle(ctx context.Context, userID string, events []*Event, room int) (out map[string]json.RawMessage, fit int, err error) {
-	kinds, err := r.relationKinds(ctx, events)
+// see (Client-Server API, "Server-side aggregation of relationships"). It stops after about
+// maxBytes of them; fit is how many of the events, from the first, were completed, at least one.
+func (r *Rooms) bundledAggregations(
+	ctx context.Context, userID string, events []*Event, maxBytes int,
+) (out map[string]json.RawMessage, fit int, err error) {
+	kinds, err := r.findRelationKinds(ctx, events)
 	if err != nil || len(kinds) == 0 {
 		return nil, len(events), err
 	}
@@ -43,23 +45,23 @@ func (r *Rooms) bundle(ctx context.Context, userID string, events []*Event, room
 	if err != nil {
 		return nil, 0, err
 	}
-	s, ok, err := r.membershipView(ctx, userID, events[0].RoomID)
+	s, ok, err := r.findMembershipView(ctx, userID, events[0].RoomID)
 	if err != nil || !ok {
 		return nil, len(events), err
 	}
 	b := bundler{
-		r: r, ctx: ctx, user: userID, ignored: ignored, events: events, room: room, kinds: kinds, membershipView: s,
+		r: r, ctx: ctx, user: userID, ignored: ignored, events: events, maxBytes: maxBytes, kinds: kinds, membershipView: s,
 		children: map[string]*Event{}, isVisible: map[string]bool{}, erased: map[string]bool{},
 	}
 	if b.visibleRanges, err = r.visibleRangesOf(ctx, s); err != nil {
 		return nil, 0, err
 	}
-	out, err = b.bundle()
+	out, err = b.run()
 	return out, len(b.events), err
 }
 
-// relationKinds finds which of the events have what relations, in one statement: mostly none has any.
-func (r *Rooms) relationKinds(ctx context.Context, events []*Event) (map[string]kindsOf, error) {
+// findRelationKinds finds which of the events have what relations, in one statement: mostly none has any.
+func (r *Rooms) findRelationKinds(ctx context.Context, events []*Event) (map[string]relationKinds, error) {
 	ids := make([]string, 0, len(events))
 	for _, e := range events {
 		ids = append(ids, e.ID)
@@ -67,12 +69,12 @@ func (r *Rooms) relationKinds(ctx context.Context, events []*Event) (map[string]
 	if len(ids) == 0 {
 		return nil, nil
 	}
-	out := map[string]kindsOf{}
+	out := map[string]relationKinds{}
 	err := db.Each(func(row db.Row) error {
 		var id string
-		var has kindsOf
+		var has relationKinds
 		err := row.Scan(&id, &has[replaced], &has[threaded], &has[referred])
-		if has != (kindsOf{}) {
+		if has != (relationKinds{}) {
 			out[id] = has
 		}
 		return err
@@ -94,9 +96,9 @@ type bundler struct {
 	ctx            context.Context
 	user           string
 	ignored        map[string]bool
-	events         []*Event // in the order in which they are given: when there is no more room, the last ones are taken away
-	room           int      // bytes of the children of one kind, and of what is given; the last may go beyond
-	kinds          map[string]kindsOf
+	events         []*Event // in the order in which they are given: beyond maxBytes the last ones are taken away
+	maxBytes       int      // bytes of the children of one kind, and of what is given; the last may go beyond
+	kinds          map[string]relationKinds
 	children       map[string]*Event
 	unchecked      []*Event // children whose visibility is not decided yet
 	isVisible      map[string]bool
@@ -114,7 +116,7 @@ type threadSummary struct {
 	mine   bool
 }
 
-func (b *bundler) bundle() (map[string]json.RawMessage, error) {
+func (b *bundler) run() (map[string]json.RawMessage, error) {
 	threads, err := b.threads(b.withRelations(threaded))
 	if err != nil {
 		return nil, err
@@ -161,7 +163,7 @@ func (b *bundler) bundle() (map[string]json.RawMessage, error) {
 		}
 		p[0] = '{'
 		out[e.ID] = append(p, '}')
-		if size += len(p); size >= b.room {
+		if size += len(p); size >= b.maxBytes {
 			b.events = b.events[:i+1]
 			break
 		}
@@ -212,7 +214,7 @@ func (b *bundler) read(list []relatedEvent) error {
 			b.children[e.ID] = e
 			b.unchecked = append(b.unchecked, e)
 			next += slices.Index(ids[next:], e.ID)
-			if size += e.text(); size >= b.room {
+			if size += e.text(); size >= b.maxBytes {
 				b.events = b.events[:list[next].index+1]
 				return errTooLarge
 			}
@@ -362,7 +364,7 @@ func (b *bundler) listReferences(ids []string) (map[string][]byte, error) {
 			list = append(list, ',')
 		}
 		out[target] = append(matrix.AppendString(append(list, `{"event_id":`...), child), '}')
-		if size += len(child) + 16; size >= b.room && len(ids) > 1 {
+		if size += len(child) + 16; size >= b.maxBytes && len(ids) > 1 {
 			return errTooLarge
 		}
 		return nil

@@ -34,7 +34,7 @@ func TestAPageReadsAboutWhatItGives(t *testing.T) {
 			ids = append(ids, w.add("a", h.alice.id, nil, event.Relation{Target: root, Type: relThread}))
 		}
 		w.store()
-		s, _, err := h.membershipView(ctx, h.alice.id, room)
+		s, _, err := h.findMembershipView(ctx, h.alice.id, room)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -45,6 +45,12 @@ type createRow struct {
 	upgrade                             *pendingUpgrade // nil for none
 }
 
+// PrevMembership returns the membership that an m.room.member event replaced; "" when it replaced none.
+func (e *Event) PrevMembership() string {
+	membership, _ := matrix.LookupString(e.PrevContent, "membership")
+	return membership
+}
+
 // serverTxnPrefix tells a transaction id that the server made for a request without one.
 const serverTxnPrefix = "~"
 
@@ -80,12 +86,11 @@ func (e *Event) ClientJSON() []byte {
 
 var encodings atomic.Int64
 
-// Encodings counts how often this process has made the text of an event for clients. A text that is copied
-// to one more receiver does not count.
+// Encodings counts how often this process has made the text of an event for clients, for tests: a text that is copied to one more
+// receiver does not count.
 func Encodings() int64 { return encodings.Load() }
 
-// AppendClient appends the event as one device gets it. extra are more members of unsigned, as
-// `"key":value` texts; membership is the user's at the event.
+// AppendClient appends the event as the reader that v describes gets it.
 func (e *Event) AppendClient(dst []byte, v ClientOptions) []byte {
 	if v.Erased {
 		e = e.erased()
@@ -101,11 +106,11 @@ func (e *Event) AppendClient(dst []byte, v ClientOptions) []byte {
 // ClientOptions says for whom an event is written.
 type ClientOptions struct {
 	Device     string
-	Membership string // of the reader at the event
-	RoomID     bool   // with room_id, as everywhere but in /sync
-	Erased     bool   // redacted, as the sender was erased
-	PrevHidden bool   // without what it replaced, as the reader may not see that or its sender was erased
-	Extra      [][]byte
+	Membership string   // of the reader at the event
+	RoomID     bool     // with room_id, as everywhere but in /sync
+	Erased     bool     // redacted, as the sender was erased
+	PrevHidden bool     // without what it replaced, as the reader may not see that or its sender was erased
+	Extra      [][]byte // more members of unsigned, as `"key":value` texts
 }
 
 func (e *Event) unsignedFor(v ClientOptions, txn string) []byte {
@@ -153,7 +158,7 @@ func (e *Event) unsigned(extra [][]byte, txn, membership string) []byte {
 	return append(b, '}')
 }
 
-// encode writes the event for the bus: its time, its strings with their lengths, those of Glance first, then the root.
+// encode writes the event for the bus: its time, its strings with their lengths, those of RowHeader first, then the root.
 func (e *Event) encode() []byte {
 	b := make([]byte, 0, len(e.JSON)+len(e.PrevContent)+240)
 	version := e.Version()
@@ -243,7 +248,8 @@ func RowHeaderOf(row stream.Row) (g RowHeader, ok bool) {
 // FromRow gives the event of a row of the stream, wherever it was written.
 func (r *Rooms) FromRow(row stream.Row) (*Event, error) { return r.FromRowCached(&row) }
 
-// FromRowCached is FromRow for tails: the event stays in the row, so that the tails after this one need not read it again.
+// FromRowCached is FromRow for subscriptions: the event stays in the row, so that the subscriptions after this one need not decode it
+// again.
 func (r *Rooms) FromRowCached(row *stream.Row) (*Event, error) {
 	if e, ok := row.Value.(*Event); ok {
 		return e, nil

@@ -21,7 +21,7 @@ type EventContext struct {
 
 // EventContext gives an event, which the user may see, with at most so many others before and after it.
 func (r *Rooms) EventContext(ctx context.Context, who Reader, e *Event, before, after int) (*EventContext, error) {
-	s, ok, err := r.membershipView(ctx, who.UserID, e.RoomID)
+	s, ok, err := r.findMembershipView(ctx, who.UserID, e.RoomID)
 	if err != nil {
 		return nil, err
 	}

@@ -26,21 +26,22 @@ func (who Reader) withView(s membershipView) Reader {
 
 // Extras gives what unsigned has besides the event's own data, as ClientOptions.Extra takes it, by event id: the
 // bundled aggregations and, for what was redacted, the redaction. Clients tell by it that an event is redacted, so
-// readers who may not see the redaction get it without what was written in it. The events are of one room. What is given has about
-// room bytes of each of both: fit is of how many events, from the first, it is all, which is one at least.
-func (r *Rooms) Extras(ctx context.Context, who Reader, events []*Event, room int) (out map[string][][]byte, fit int, err error) {
+// readers who may not see the redaction get it without what was written in it. The events are of one room. It stops
+// after about maxBytes of aggregations, and as many of redactions; fit is how many of the events, from the first, were completed, at
+// least one.
+func (r *Rooms) Extras(ctx context.Context, who Reader, events []*Event, maxBytes int) (out map[string][][]byte, fit int, err error) {
 	out = map[string][][]byte{}
 	if len(events) == 0 {
 		return out, 0, nil
 	}
-	bundles, fit, err := r.bundle(ctx, who.UserID, events, room)
+	bundles, fit, err := r.bundledAggregations(ctx, who.UserID, events, maxBytes)
 	if err != nil {
 		return nil, 0, err
 	}
 	for id, raw := range bundles {
 		out[id] = append(out[id], append([]byte(`"m.relations":`), raw...))
 	}
-	redactions, events, err := r.redactionsOf(ctx, events[:fit], room)
+	redactions, events, err := r.redactionsOf(ctx, events[:fit], maxBytes)
 	if err != nil || len(redactions) == 0 {
 		return out, len(events), err
 	}
@@ -59,8 +60,9 @@ func (r *Rooms) Extras(ctx context.Context, who Reader, events []*Event, room in
 	return out, len(events), nil
 }
 
-// redactionsOf reads the redactions of events, by their own ids, and gives as many of the events as there is room for.
-func (r *Rooms) redactionsOf(ctx context.Context, events []*Event, room int) (map[string]*Event, []*Event, error) {
+// redactionsOf reads the redactions of events, by their own ids, and gives as many of the events as have
+// maxBytes of redactions together, at least one.
+func (r *Rooms) redactionsOf(ctx context.Context, events []*Event, maxBytes int) (map[string]*Event, []*Event, error) {
 	var ids []string
 	for _, e := range events {
 		if e.RedactedBy != "" {
@@ -74,7 +76,7 @@ func (r *Rooms) redactionsOf(ctx context.Context, events []*Event, room int) (ma
 	err := r.EachEvent(ctx, ids, func(part []*Event) error {
 		for _, by := range part {
 			out[by.ID] = by
-			if size += by.text(); size >= room {
+			if size += by.text(); size >= maxBytes {
 				events = events[:1+slices.IndexFunc(events, func(e *Event) bool { return e.RedactedBy == by.ID })]
 				return errTooLarge
 			}
@@ -89,12 +91,12 @@ func (r *Rooms) redactionsOf(ctx context.Context, events []*Event, room int) (ma
 
 // CountFitting is how many of some events, from the first, may be given with their extras in so many bytes; the last of them may go
 // beyond.
-func CountFitting(events []*Event, extras map[string][][]byte, room int) int {
+func CountFitting(events []*Event, extras map[string][][]byte, maxBytes int) int {
 	for i, e := range events {
-		if room <= 0 && i > 0 {
+		if maxBytes <= 0 && i > 0 {
 			return i
 		}
-		room -= e.text() + ExtrasSize(extras[e.ID])
+		maxBytes -= e.text() + ExtrasSize(extras[e.ID])
 	}
 	return len(events)
 }
@@ -116,18 +118,18 @@ func (r *Rooms) hiddenRedactions(ctx context.Context, who Reader, redactions map
 		if who.Since > 0 && e.Pos >= who.Since {
 			continue
 		}
-		z, known := visibleByRoom[e.RoomID]
+		visible, known := visibleByRoom[e.RoomID]
 		if !known {
 			s, err := r.membershipViewOf(ctx, who, e.RoomID)
 			if err != nil {
 				return nil, err
 			}
-			if z, err = r.visibleRangesOf(ctx, s); err != nil {
+			if visible, err = r.visibleRangesOf(ctx, s); err != nil {
 				return nil, err
 			}
-			visibleByRoom[e.RoomID] = z
+			visibleByRoom[e.RoomID] = visible
 		}
-		out[id] = !z.contains(e.Pos)
+		out[id] = !visible.contains(e.Pos)
 	}
 	return out, nil
 }
@@ -137,7 +139,7 @@ func (r *Rooms) membershipViewOf(ctx context.Context, who Reader, roomID string)
 	if who.membershipView != nil && who.membershipView.head.RoomID == roomID {
 		return *who.membershipView, nil
 	}
-	s, ok, err := r.membershipView(ctx, who.UserID, roomID)
+	s, ok, err := r.findMembershipView(ctx, who.UserID, roomID)
 	if err == nil && !ok {
 		err = notMember()
 	}

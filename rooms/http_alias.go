@@ -35,7 +35,7 @@ func (r *Rooms) putAliasHTTP(req *web.Request, b *struct {
 	if err := req.MayAct(); err != nil {
 		return nil, err
 	}
-	if _, err := r.joinedView(req.Context(), req.UserID(), b.RoomID); err != nil {
+	if _, err := r.findJoinedView(req.Context(), req.UserID(), b.RoomID); err != nil {
 		return nil, err
 	}
 	err := r.putAlias(req.Context(), alias{name: name, roomID: b.RoomID, creator: req.UserID()}, req.Once())
@@ -64,7 +64,7 @@ func (r *Rooms) deleteAliasHTTP(req *web.Request) (any, error) {
 }
 
 func (r *Rooms) getRoomAliases(req *web.Request) (any, error) {
-	v, err := r.roomView(req.Context(), req.UserID(), req.Path("roomID"))
+	v, err := r.findRoomView(req.Context(), req.UserID(), req.Path("roomID"))
 	if err != nil {
 		return nil, err
 	}

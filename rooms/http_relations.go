@@ -70,7 +70,7 @@ func (r *Rooms) getThreads(req *web.Request) (any, error) {
 	default:
 		return nil, matrix.InvalidParam("include: expected all or participated")
 	}
-	v, err := r.roomView(ctx, req.UserID(), roomID)
+	v, err := r.findRoomView(ctx, req.UserID(), roomID)
 	if err != nil {
 		return nil, err
 	}

@@ -16,7 +16,7 @@ func (r *Rooms) getFullState(req *web.Request) (any, error) {
 }
 
 func (r *Rooms) getState(req *web.Request) (any, error) {
-	v, err := r.roomView(req.Context(), req.UserID(), req.Path("roomID"))
+	v, err := r.findRoomView(req.Context(), req.UserID(), req.Path("roomID"))
 	if err != nil {
 		return nil, err
 	}
@@ -57,7 +57,7 @@ func (r *Rooms) getMembers(req *web.Request) (any, error) {
 			return nil, matrix.InvalidParam("membership: expected join, invite, knock, leave or ban")
 		}
 	}
-	v, err := r.roomView(ctx, req.UserID(), roomID)
+	v, err := r.findRoomView(ctx, req.UserID(), roomID)
 	if err != nil {
 		return nil, err
 	}
@@ -93,7 +93,7 @@ type joinedMember struct {
 }
 
 func (r *Rooms) getJoinedMembers(req *web.Request) (any, error) {
-	v, err := r.joinedView(req.Context(), req.UserID(), req.Path("roomID"))
+	v, err := r.findJoinedView(req.Context(), req.UserID(), req.Path("roomID"))
 	if err != nil {
 		return nil, err
 	}

@@ -50,7 +50,7 @@ func (r *Rooms) paging(req *web.Request, roomID string, s *eventRange, newest in
 
 func (r *Rooms) getMessages(req *web.Request) (any, error) {
 	ctx, roomID := req.Context(), req.Path("roomID")
-	v, err := r.roomView(ctx, req.UserID(), roomID)
+	v, err := r.findRoomView(ctx, req.UserID(), roomID)
 	if err != nil {
 		return nil, err
 	}
@@ -156,7 +156,7 @@ func (r *Rooms) getTimestampToEvent(req *web.Request) (any, error) {
 	default:
 		return nil, matrix.InvalidParam("dir: expected b or f")
 	}
-	v, err := r.roomView(ctx, req.UserID(), roomID)
+	v, err := r.findRoomView(ctx, req.UserID(), roomID)
 	if err != nil {
 		return nil, err
 	}

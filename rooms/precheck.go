@@ -128,7 +128,7 @@ func (r *Rooms) checkRelation(c *owned.Change[room], req Send, known *knownEvent
 	rm := c.State()
 	content, err := canonical(rm, req)
 	if err != nil {
-		return nil // build says what is wrong
+		return nil // buildEvent says what is wrong
 	}
 	rel, ok := event.RelationOf(&event.Event{Content: content})
 	if !ok {

@@ -26,7 +26,7 @@ type Audience struct {
 	visible        *visibleRanges  // nil until it is asked for
 }
 
-// audience is who stands so to a room and is shown a state of it.
+// audience returns the user as one to whom the state with this root is shown.
 func (s *membershipView) audience(root state.ID, past bool) *Audience {
 	return &Audience{UserID: s.user, RoomID: s.head.RoomID, Root: root, Since: s.since(), Past: past, membershipView: s}
 }
@@ -52,7 +52,7 @@ func (a *Audience) load(ctx context.Context, r *Rooms) (err error) {
 	if a.alwaysShared, err = r.alwaysShared(ctx, a.Root); err != nil {
 		return err
 	}
-	z := visibleRanges{all: true}
+	visible := visibleRanges{all: true}
 	if !a.alwaysShared {
 		if a.membershipView == nil {
 			a.membershipView = &membershipView{user: a.UserID, head: Head{RoomID: a.RoomID, Root: a.Root}, memberUntil: a.Until}
@@ -60,11 +60,11 @@ func (a *Audience) load(ctx context.Context, r *Rooms) (err error) {
 				a.membershipView.member.Membership, a.membershipView.memberUntil = event.MembershipJoin, math.MaxInt64
 			}
 		}
-		if z, err = r.visibleRangesOf(ctx, *a.membershipView); err != nil {
+		if visible, err = r.visibleRangesOf(ctx, *a.membershipView); err != nil {
 			return err
 		}
 	}
-	a.visible = &z
+	a.visible = &visible
 	return nil
 }
 
@@ -125,6 +125,6 @@ func (r *Rooms) hidePreviousIn(ctx context.Context, s membershipView, events []*
 
 // showsState tells whether a state event, other than the user's memberships, is seen: those that change the visibility are by the
 // one before or the one after.
-func (z visibleRanges) showsState(typ string, pos int64) bool {
-	return z.contains(pos) || typ == event.TypeHistoryVisibility && z.contains(pos+1)
+func (v visibleRanges) showsState(typ string, pos int64) bool {
+	return v.contains(pos) || typ == event.TypeHistoryVisibility && v.contains(pos+1)
 }

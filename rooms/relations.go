@@ -45,7 +45,7 @@ const (
 	byPlace = ` ORDER BY x.pos`
 )
 
-// limitRange finds how far Deps.ScanLimit rows reach. from is one of the above.
+// limitRange finds how far Deps.ScanLimit rows reach. from is ofTarget, ofTargetKind, ofRoomKind or ofRoom.
 func (r *Rooms) limitRange(ctx context.Context, s eventRange, from string, args ...any) (w rangeWindow, err error) {
 	w.after, w.before = s.bounds()
 	args = append([]any{w.after, w.before, r.ScanLimit}, args...)

@@ -79,14 +79,14 @@ func (r *Rooms) loadState(c *owned.Change[room], keys ...state.Key) error {
 	}
 	tree := rm.tree
 	return c.Need(func(ctx context.Context) (func(rm *room), error) {
-		warm, bytes, err := tree.Preload(ctx, missing...)
+		preloaded, bytes, err := tree.Preload(ctx, missing...)
 		if err != nil {
 			return nil, err
 		}
 		ids := make(map[state.Key]string, len(missing))
 		var list []string
 		for _, k := range missing {
-			id, err := warm.Get(ctx, k)
+			id, err := preloaded.Get(ctx, k)
 			if err != nil {
 				return nil, err
 			}
@@ -108,7 +108,7 @@ func (r *Rooms) loadState(c *owned.Change[room], keys ...state.Key) error {
 			if rm.tree.Root() != tree.Root() {
 				return // the state moved on: it is looked up again
 			}
-			rm.tree = warm
+			rm.tree = preloaded
 			rm.bytes += int64(bytes)
 			for k, id := range ids {
 				rm.setState(k, rm.asRedacted(events[id]))
@@ -122,16 +122,13 @@ func (rm *room) setState(k state.Key, e *Event) {
 	if _, known := rm.state[k]; !known {
 		rm.bytes += 100
 		if e != nil {
-			rm.bytes += e.memory()
+			rm.bytes += e.Memory()
 		}
 	}
 	rm.state[k] = e
 }
 
-// memory is about what an event takes in memory, in bytes.
-func (e *Event) memory() int64 { return int64(2*len(e.JSON)+len(e.PrevContent)) + 700 }
-
-// Get implements auth.State over what lookup has read.
+// Get implements auth.State over what loadState has read.
 func (rm *room) Get(typ, stateKey string) *event.Event {
 	if e := rm.state[state.Key{Type: typ, StateKey: stateKey}]; e != nil {
 		return e.Event
@@ -166,12 +163,12 @@ func (rm *room) apply(e *Event, tree state.Tree, ticket *stream.Ticket) {
 	rm.recent[e.ID] = e
 	rm.recentOrder = append(rm.recentOrder, e.ID)
 	rm.eventCount++
-	rm.bytes += e.memory()
+	rm.bytes += e.Memory()
 	for len(rm.recentOrder) > rm.maxRecent && rm.recent[rm.recentOrder[0]].stored() {
 		old := rm.recent[rm.recentOrder[0]]
 		delete(rm.recent, old.ID)
 		rm.recentOrder = rm.recentOrder[1:]
-		rm.bytes -= old.memory()
+		rm.bytes -= old.Memory()
 	}
 	if len(rm.state) > rm.maxState && !rm.stateComplete {
 		rm.evictState()
@@ -184,7 +181,7 @@ func (rm *room) evictState() {
 	rm.state, rm.bytes = map[state.Key]*Event{}, 0
 	unstored := map[state.ID]bool{}
 	for _, e := range rm.recent {
-		rm.bytes += e.memory()
+		rm.bytes += e.Memory()
 		for _, n := range e.newNodes() {
 			unstored[n.ID] = true
 			rm.bytes += int64(len(n.Text))

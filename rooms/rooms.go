@@ -2,7 +2,6 @@ package rooms
 
 import (
 	"cmp"
-	"context"
 	"embed"
 	"fmt"
 	"sync"
@@ -37,21 +36,6 @@ type Config struct {
 	EventCache     int       `yaml:"event_cache" default:"20000" help:"Events that a process keeps in memory."`
 	OwnerMemory    conf.Size `yaml:"owner_memory" default:"256MiB" help:"Memory for the newest state of the rooms whose events this process orders."`
 	MaxCreateUsers int       `yaml:"max_create_invites" default:"200" help:"Most users invited while a room is created."`
-}
-
-// cachedEvent is how many bytes an event in memory has, about. Those of other sizes count for more or for less.
-const cachedEvent = 2048
-
-// text is how many bytes of text an event has, and a client gets of it, about.
-func (e *Event) text() int { return len(e.JSON) + len(e.PrevContent) }
-
-// size is how many bytes an event takes in memory when it was read, about.
-func (e *Event) size() int { return cachedEvent/2 + e.text() }
-
-// weight is what an event counts for in the cache: with the text of a large one for clients, as if that were made already. Of a
-// small one it is within what size allows.
-func (e *Event) weight() uint32 {
-	return uint32(e.size() + max(0, e.text()-cachedEvent/2)) //nolint:gosec // events have at most 64 KiB
 }
 
 // Validate checks the values.
@@ -115,15 +99,7 @@ func New(d Deps, c Config) (*Rooms, error) {
 	d.FinishInterval = cmp.Or(d.FinishInterval, 3*time.Second)
 	r := &Rooms{Deps: d, config: c, replacers: map[string]string{}, nodes: state.NewStore(nodeReader{d.Process.DB}, nodeMemory)}
 	var err error
-	r.cache, err = otter.New(&otter.Options[string, *Event]{
-		MaximumWeight: uint64(max(c.EventCache, 1000)) * cachedEvent, Weigher: func(_ string, e *Event) uint32 { return e.weight() },
-		OnAtomicDeletion: func(d otter.DeletionEvent[string, *Event]) {
-			if d.Cause != otter.CauseReplacement {
-				r.dropReplacer(d.Value)
-			}
-		},
-	})
-	if err != nil {
+	if r.cache, err = r.newCache(c.EventCache); err != nil {
 		return nil, err
 	}
 	r.stream = d.Process.Streams.Open(eventStream.With(eventStore{r}, func(shard int) { r.owned.Drop(shard) }))
@@ -142,51 +118,6 @@ func New(d Deps, c Config) (*Rooms, error) {
 // Stream is the events stream. The Value of its rows, where set, is an *Event; elsewhere Decode reads
 // their Data.
 func (r *Rooms) Stream() *stream.Stream { return r.stream }
-
-// dropRedacted keeps the cache of events right: a redaction changes an event that was cached. The events themselves are not
-// read.
-func (r *Rooms) dropRedacted(rows []stream.Row) {
-	for _, row := range rows {
-		g, ok := RowHeaderOf(row)
-		if !ok {
-			r.Process.Log.Error("a row of the events stream could not be read", "shard", row.Shard, "position", row.Pos)
-			continue
-		}
-		if len(g.Redacts) > 0 {
-			r.cacheMu.Lock()
-			r.redactions.Add(1)
-			r.cache.Invalidate(string(g.Redacts))
-			if id := r.replacer(string(g.Redacts)); id != "" {
-				r.cache.Invalidate(id)
-			}
-			r.cacheMu.Unlock()
-		}
-	}
-}
-
-// replacer is the cached event that replaced another; "" when there is none.
-func (r *Rooms) replacer(id string) string {
-	r.replacersMu.Lock()
-	defer r.replacersMu.Unlock()
-	return r.replacers[id]
-}
-
-// dropReplacer ends what is known of an event that is cached no more.
-func (r *Rooms) dropReplacer(e *Event) {
-	if e.Replaces == "" {
-		return
-	}
-	r.replacersMu.Lock()
-	defer r.replacersMu.Unlock()
-	delete(r.replacers, e.Replaces)
-}
-
-// FollowRedactions makes this process hear of redactions, if it does not: only then may it keep what it reads of events.
-func (r *Rooms) FollowRedactions(ctx context.Context) error { return r.redactionFeed.Start(ctx) }
-
-// RedactionCount counts the redactions that this process has seen: what was read from a state before one may
-// have changed, though the root is the same.
-func (r *Rooms) RedactionCount() int64 { return r.redactions.Load() }
 
 // Tree gives the state with a root; it is read as it is used.
 func (r *Rooms) Tree(root state.ID) state.Tree { return state.Open(root, r.nodes) }

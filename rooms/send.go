@@ -17,7 +17,8 @@ import (
 	"lyceum/rooms/state"
 )
 
-// Send asks the owner of a room for one new event of the user Sender.
+// Send asks the owner of a room for one new event of the user Sender. The names in JSON travel between processes, so they stay when a
+// field gets a better name.
 type Send struct {
 	Sender   string          `json:"sender"`
 	Device   string          `json:"device"` // of the sender, whose transaction it is; may be empty
@@ -34,7 +35,8 @@ type Send struct {
 	// ProfileVersion is the version of the target's profile that this m.room.member is made of, 0 for none: when there is another by now, the
 	// room gets that soon. The target must be an active user of this server, else M_FORBIDDEN.
 	ProfileVersion int64 `json:"profile,omitempty"`
-	// RequireActive: the target of this m.room.member must be one as well, of whatever profile.
+	// RequireActive: the target of this m.room.member must be an active user of this server, else M_FORBIDDEN; the profile is not
+	// compared.
 	RequireActive bool `json:"active,omitempty"`
 	// RequireGuestAccess: the room must let guests join, else M_GUEST_ACCESS_FORBIDDEN.
 	RequireGuestAccess bool `json:"guest,omitempty"`
@@ -237,7 +239,7 @@ func (r *Rooms) buildEvent(c *owned.Change[room], req Send, known *knownEvents) 
 		if before := rm.state[k]; before != nil {
 			e.Replaces, e.PrevContent, e.PrevSender = before.ID, before.Content, before.Sender
 		}
-		// lookup has brought the way to the key into memory: nothing is read here.
+		// loadState has brought the way to the key into memory: nothing is read here.
 		var nodes []state.Node
 		if n.tree, nodes, err = rm.tree.Set(context.Background(), state.Entry{Key: k, EventID: e.ID}); err != nil {
 			return n, err

@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strings"
 
-	"lyceum/matrix"
 	"lyceum/matrix/event"
 	"lyceum/rooms/state"
 )
@@ -14,7 +13,7 @@ import (
 // membershipPeriod says whether a user was a member of a room at two tokens, and what happened between them.
 type membershipPeriod struct {
 	before, after bool
-	came          bool // the user joined a room of userID, or was a member of a room that userID joined
+	joined        bool // the user joined a room of userID, or was a member of a room that userID joined
 	now           bool // member after the events that were applied so far
 }
 
@@ -28,13 +27,13 @@ type roomMembershipChanges struct {
 const maxMembershipChanges = 5000
 
 // SharedRoomChanges serves GET /keys/changes: how the set of users who share a room with userID changed between two tokens of /sync.
-// met are the users who share a room at the later token and joined a room of userID between the tokens, were members of a room that
-// userID joined, or are among changed. parted are those who shared a room at the first token and share none at the later one. Both
+// joined are the users who share a room at the later token and joined a room of userID between the tokens, were members of a room that
+// userID joined, or are among changed. left are those who shared a room at the first token and share none at the later one. Both
 // are sorted.
 //
 // A token that does not name a position counts as the beginning, or as now. It costs at most three statements. With more than
 // maxMembershipChanges events since the first token the answer is currentSharingChanges. Errors: M_INVALID_PARAM.
-func (r *Rooms) SharedRoomChanges(ctx context.Context, userID, from, to string, changed []string) (met, parted []string, err error) {
+func (r *Rooms) SharedRoomChanges(ctx context.Context, userID, from, to string, changed []string) (joined, left []string, err error) {
 	tokens, err := r.tokenRange(from, to)
 	if err != nil {
 		return nil, nil, err
@@ -50,26 +49,26 @@ func (r *Rooms) SharedRoomChanges(ctx context.Context, userID, from, to string, 
 	if !ok {
 		return r.currentSharingChanges(ctx, userID, list, tokens.after)
 	}
-	c := sharingChanges{userID: userID, rooms: rooms, came: map[string]bool{}, gone: map[string]bool{}}
+	c := sharingChanges{userID: userID, rooms: rooms, mayHaveJoined: map[string]bool{}, mayHaveLeft: map[string]bool{}}
 	for _, id := range changed {
-		c.came[id] = true
+		c.mayHaveJoined[id] = true
 	}
 	for _, m := range list {
-		c.addMoved(m)
+		c.addChanged(m)
 	}
 	members, err := r.memberships(ctx, "room_id = ANY($1) AND membership = $2", c.whole, event.MembershipJoin)
 	if err != nil {
 		return nil, nil, err
 	}
 	for _, m := range members {
-		c.addUnmoved(m)
+		c.addUnchanged(m)
 	}
-	sharing, err := r.sharingAt(ctx, c.came, c.gone, c.shared, rooms)
+	sharing, err := r.sharingAt(ctx, c.mayHaveJoined, c.mayHaveLeft, c.shared, rooms)
 	if err != nil {
 		return nil, nil, err
 	}
-	met = sortedKeys(c.came, func(id string) bool { return sharing[id] || id == userID })
-	return met, sortedKeys(c.gone, func(id string) bool { return !sharing[id] }), nil
+	joined = sortedKeys(c.mayHaveJoined, func(id string) bool { return sharing[id] || id == userID })
+	return joined, sortedKeys(c.mayHaveLeft, func(id string) bool { return !sharing[id] }), nil
 }
 
 // tokenRange reads the positions of two tokens.
@@ -92,15 +91,15 @@ func (r *Rooms) tokenRange(from, to string) (t tokenRange, err error) {
 
 // sharingChanges collects who may have begun or ceased to share a room with userID.
 type sharingChanges struct {
-	userID     string
-	rooms      membershipChanges
-	came, gone map[string]bool // users
-	shared     []string        // rooms of userID at the later token
-	whole      []string        // rooms whose members all count, also those without an event: userID joined or left
+	userID                     string
+	rooms                      membershipChanges
+	mayHaveJoined, mayHaveLeft map[string]bool // users
+	shared                     []string        // rooms of userID at the later token
+	whole                      []string        // rooms whose members all count, also those without an event: userID joined or left
 }
 
-// addMoved adds the users with membership events in a room of userID, whose membership of it is m.
-func (c *sharingChanges) addMoved(m Membership) {
+// addChanged adds the users with membership events in a room of userID, whose membership of it is m.
+func (c *sharingChanges) addChanged(m Membership) {
 	own, room := c.rooms.periodOf(m), c.rooms[m.RoomID]
 	if own.after {
 		c.shared = append(c.shared, m.RoomID)
@@ -113,25 +112,25 @@ func (c *sharingChanges) addMoved(m Membership) {
 			continue
 		}
 		if own.before && other.before {
-			c.gone[id] = true
+			c.mayHaveLeft[id] = true
 		}
-		if other.came {
-			c.came[id] = true
+		if other.joined {
+			c.mayHaveJoined[id] = true
 		}
 	}
 }
 
-// addUnmoved adds a member, without membership events, of one of the rooms whose members all count.
-func (c *sharingChanges) addUnmoved(m Membership) {
+// addUnchanged adds a member, without membership events, of one of the rooms whose members all count.
+func (c *sharingChanges) addUnchanged(m Membership) {
 	room := c.rooms[m.RoomID]
-	if _, moved := room.users[m.UserID]; moved || m.UserID == c.userID {
+	if _, changed := room.users[m.UserID]; changed || m.UserID == c.userID {
 		return
 	}
 	if own := room.users[c.userID]; own.before && !own.after { // userID left by an event
-		c.gone[m.UserID] = true
+		c.mayHaveLeft[m.UserID] = true
 	}
 	if room.entered {
-		c.came[m.UserID] = true
+		c.mayHaveJoined[m.UserID] = true
 	}
 }
 
@@ -148,7 +147,7 @@ func sortedKeys(set map[string]bool, wanted func(string) bool) []string {
 }
 
 // sharingAt tells which of some users are members of one of some rooms at the later token.
-func (r *Rooms) sharingAt(ctx context.Context, a, b map[string]bool, shared []string, moves membershipChanges) (map[string]bool, error) {
+func (r *Rooms) sharingAt(ctx context.Context, a, b map[string]bool, shared []string, changes membershipChanges) (map[string]bool, error) {
 	users := make([]string, 0, len(a)+len(b))
 	for _, set := range []map[string]bool{a, b} {
 		for id := range set {
@@ -161,7 +160,7 @@ func (r *Rooms) sharingAt(ctx context.Context, a, b map[string]bool, shared []st
 	}
 	now, err := r.memberships(ctx, "user_id = ANY($1) AND room_id = ANY($2)", users, shared)
 	for _, m := range now {
-		sharing[m.UserID] = sharing[m.UserID] || moves.periodOf(m).after
+		sharing[m.UserID] = sharing[m.UserID] || changes.periodOf(m).after
 	}
 	return sharing, err
 }
@@ -204,11 +203,11 @@ func (r *Rooms) MembersAt(ctx context.Context, roomID string, pos int64) ([]stri
 }
 
 // currentSharingChanges is SharedRoomChanges from the present memberships, for too many events to be read. It costs some more
-// statements for each room that userID joined or left. met are all who share a room now; parted may hold users who joined and left a
+// statements for each room that userID joined or left. joined are all who share a room now; left may hold users who joined and left a
 // room, that userID stayed in, since the first token.
 func (r *Rooms) currentSharingChanges(
 	ctx context.Context, userID string, list []Membership, after []int64,
-) (met, parted []string, err error) {
+) (joined, left []string, err error) {
 	var ids []string
 	own := map[string]Membership{}
 	for _, m := range list {
@@ -221,11 +220,11 @@ func (r *Rooms) currentSharingChanges(
 	if err != nil {
 		return nil, nil, err
 	}
-	sharing, gone := map[string]bool{userID: true}, map[string]bool{}
-	turned := map[string]bool{} // rooms where userID came or went, or may have
+	sharing, mayHaveLeft := map[string]bool{userID: true}, map[string]bool{}
+	ownChanged := map[string]bool{} // rooms that userID joined or left, or may have
 	for _, m := range own {
 		from := after[r.stream.Shard(m.RoomID)]
-		if turned[m.RoomID] = m.Pos > from; !turned[m.RoomID] {
+		if ownChanged[m.RoomID] = m.Pos > from; !ownChanged[m.RoomID] {
 			continue
 		}
 		then, err := r.MembersAt(ctx, m.RoomID, from)
@@ -234,7 +233,7 @@ func (r *Rooms) currentSharingChanges(
 		}
 		if slices.Contains(then, userID) {
 			for _, id := range then {
-				gone[id] = true
+				mayHaveLeft[id] = true
 			}
 		}
 	}
@@ -242,12 +241,12 @@ func (r *Rooms) currentSharingChanges(
 		switch is := m.Membership == event.MembershipJoin; {
 		case is && own[m.RoomID].Membership == event.MembershipJoin:
 			sharing[m.UserID] = true
-		case !is && !turned[m.RoomID] && m.Pos > after[r.stream.Shard(m.RoomID)]:
-			gone[m.UserID] = true
+		case !is && !ownChanged[m.RoomID] && m.Pos > after[r.stream.Shard(m.RoomID)]:
+			mayHaveLeft[m.UserID] = true
 		}
 	}
 	everyone := func(string) bool { return true }
-	return sortedKeys(sharing, everyone), sortedKeys(gone, func(id string) bool { return !sharing[id] }), nil
+	return sortedKeys(sharing, everyone), sortedKeys(mayHaveLeft, func(id string) bool { return !sharing[id] }), nil
 }
 
 // membershipChanges are the rooms with membership events after the first token.
@@ -256,8 +255,8 @@ type membershipChanges map[string]*roomMembershipChanges
 // periodOf gives a user's period in a room. Without events, the membership was the present one all the time.
 func (m membershipChanges) periodOf(now Membership) membershipPeriod {
 	if room := m[now.RoomID]; room != nil {
-		if s, moved := room.users[now.UserID]; moved {
-			return s
+		if period, changed := room.users[now.UserID]; changed {
+			return period
 		}
 	}
 	is := now.Membership == event.MembershipJoin
@@ -299,8 +298,7 @@ func (r *Rooms) membershipChanges(ctx context.Context, list []Membership, b toke
 	for _, e := range events { // what was at the first token, of all
 		room := out[e.RoomID].users
 		if _, seen := room[*e.StateKey]; !seen {
-			before, _ := matrix.LookupString(e.PrevContent, "membership")
-			was := before == event.MembershipJoin
+			was := e.PrevMembership() == event.MembershipJoin
 			room[*e.StateKey] = membershipPeriod{before: was, after: was, now: was}
 		}
 	}
@@ -320,20 +318,20 @@ func (r *Rooms) membershipChanges(ctx context.Context, list []Membership, b toke
 func (m *roomMembershipChanges) applyEvent(e *Event, userID string, own map[string]bool) {
 	who, is := *e.StateKey, e.Membership() == event.MembershipJoin
 	s := m.users[who]
-	came := is && !s.now
+	joins := is && !s.now
 	s.now, s.after = is, is
-	s.came = s.came || came && own[e.RoomID]
+	s.joined = s.joined || joins && own[e.RoomID]
 	m.users[who] = s
 	if who != userID {
 		return
 	}
 	own[e.RoomID] = is
-	if !came {
+	if !joins {
 		return
 	}
 	m.entered = true
 	for id, other := range m.users {
-		other.came = other.came || other.now
+		other.joined = other.joined || other.now
 		m.users[id] = other
 	}
 }

@@ -56,11 +56,12 @@ func (r *Rooms) Events(ctx context.Context, ids []string) (map[string]*Event, er
 	return out, nil
 }
 
-// errTooLarge says that events have more bytes than there is room for.
+// errTooLarge says that events have more bytes than may be held.
 var errTooLarge = errors.New("the events are too large to be held at once")
 
-// eventsWithin adds events to a map and tells how many bytes they have. It ends with errMuch once there are more than room.
-func (r *Rooms) eventsWithin(ctx context.Context, ids []string, room int, into map[string]*Event) (size int, err error) {
+// eventsWithin adds events to a map and returns how many bytes they have. It ends with errTooLarge once there are more
+// than maxBytes.
+func (r *Rooms) eventsWithin(ctx context.Context, ids []string, maxBytes int, into map[string]*Event) (size int, err error) {
 	var missing []string
 	active := r.redactionFeed.IsActive()
 	for _, id := range ids {
@@ -68,7 +69,7 @@ func (r *Rooms) eventsWithin(ctx context.Context, ids []string, room int, into m
 			missing = append(missing, id)
 		} else if e, ok := r.cache.GetIfPresent(id); ok {
 			into[id] = e
-			if size += e.size(); size > room {
+			if size += e.size(); size > maxBytes {
 				return size, errTooLarge
 			}
 		} else {
@@ -86,7 +87,7 @@ func (r *Rooms) eventsWithin(ctx context.Context, ids []string, room int, into m
 			}
 			events = append(events, e)
 			into[e.ID] = e
-			if size += e.size(); size > room {
+			if size += e.size(); size > maxBytes {
 				return errTooLarge
 			}
 			return nil
@@ -100,24 +101,6 @@ func (r *Rooms) eventsWithin(ctx context.Context, ids []string, room int, into m
 		missing = missing[n:]
 	}
 	return size, nil
-}
-
-// cacheEvents caches events that were read, unless a redaction came since the read began: they may be the
-// text before it.
-func (r *Rooms) cacheEvents(events []*Event, before int64) {
-	r.cacheMu.Lock()
-	defer r.cacheMu.Unlock()
-	if r.redactions.Load() != before {
-		return
-	}
-	for _, e := range events {
-		if e.Replaces != "" {
-			r.replacersMu.Lock()
-			r.replacers[e.Replaces] = e.ID
-			r.replacersMu.Unlock()
-		}
-		r.cache.Set(e.ID, e)
-	}
 }
 
 // Event reads one event; nil when it is not there.
@@ -233,12 +216,12 @@ const (
 // ends with the first error. Of sorted ids nothing is read twice.
 func (r *Rooms) EachEvent(ctx context.Context, ids []string, give func([]*Event) error) error {
 	for n := readAtOnce; len(ids) > 0; {
-		part, room := ids[:min(n, len(ids))], partBytes
+		part, maxBytes := ids[:min(n, len(ids))], partBytes
 		if len(part) <= minPartEvents {
-			room = math.MaxInt
+			maxBytes = math.MaxInt
 		}
 		found := make(map[string]*Event, len(part))
-		size, err := r.eventsWithin(ctx, part, room, found)
+		size, err := r.eventsWithin(ctx, part, maxBytes, found)
 		much := errors.Is(err, errTooLarge)
 		if err != nil && !much {
 			return err
@@ -381,7 +364,7 @@ func (r *Rooms) Timeline(ctx context.Context, p Page) ([]*Event, error) {
 		}
 	}
 	if p.Members {
-		where += " AND e.type = 'm.room.member' AND e.state_key IS NOT NULL"
+		where += " AND e.type = 'm.maxBytes.member' AND e.state_key IS NOT NULL"
 	}
 	if p.Threaded {
 		where += " AND e.event_id IN (SELECT x.event_id FROM relations x " +

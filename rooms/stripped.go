@@ -94,7 +94,7 @@ func firstElements(array []byte, most int) []byte {
 
 // StrippedState gives the state that those see who are invited or knock, in the stripped form: create, join
 // rules, canonical alias, avatar, name, encryption, topic, and the memberships of the users named. The create event and the
-// memberships have their ids and times: what is an invite without one is of 1970 for clients (MSC4311 wants the create event whole).
+// memberships have their ids and times: without a time clients would show 1970 (MSC4311 wants the create event whole).
 func (r *Rooms) StrippedState(ctx context.Context, root state.ID, members ...string) ([]json.RawMessage, error) {
 	keys := []state.Key{
 		{Type: event.TypeCreate},

@@ -82,10 +82,10 @@ func (r *Rooms) readRange(ctx context.Context, v roomView, s eventRange) (eventP
 	if err != nil {
 		return out, err
 	}
-	size, room := 0, cmp.Or(s.bytes, r.PageBytes)
+	size, maxBytes := 0, cmp.Or(s.bytes, r.PageBytes)
 	for scanned := 0; scanned < scanRounds*(s.limit+1); {
 		p.Limit = min(s.limit-len(out.events)+1, readAtOnce) // one more tells whether there is more
-		p.Bytes = max(room-size, room/4, 1)                  // not ever less, while what is read is not given
+		p.Bytes = max(maxBytes-size, maxBytes/4, 1)          // not ever less, while what is read is not given
 		if p.Backward {
 			p.From, p.To = out.end+1, w.after
 		} else {
@@ -100,7 +100,7 @@ func (r *Rooms) readRange(ctx context.Context, v roomView, s eventRange) (eventP
 			return out, err
 		}
 		for i, e := range events {
-			if len(out.events) == s.limit || size >= room {
+			if len(out.events) == s.limit || size >= maxBytes {
 				out.more = true
 				return out, nil
 			}

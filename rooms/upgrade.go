@@ -74,7 +74,7 @@ func (r *Rooms) mayUpgrade(ctx context.Context, userID, roomID, version string) 
 		return u, cmp.Or(err, error(matrix.NotFound("Unknown room")))
 	}
 	u = upgrade{user: userID, version: v, state: map[state.Key]*Event{}}
-	if u.old, err = r.joinedView(ctx, userID, roomID); err != nil {
+	if u.old, err = r.findJoinedView(ctx, userID, roomID); err != nil {
 		return u, err
 	}
 	if u.power, err = r.PowerAt(ctx, u.old.head.Version, u.old.root); err != nil {
@@ -92,7 +92,7 @@ func (r *Rooms) mayUpgrade(ctx context.Context, userID, roomID, version string) 
 
 // finish completes an upgrade and gives the room that is the replacement.
 func (r *Rooms) finish(ctx context.Context, u upgrade, p pendingUpgrade) (string, error) {
-	err := r.complete(ctx, p, func(ctx context.Context, query string, args ...any) error {
+	err := r.completeUpgrade(ctx, p, func(ctx context.Context, query string, args ...any) error {
 		_, err := r.Process.DB.Exec(ctx, query, args...)
 		return err
 	})
@@ -124,7 +124,7 @@ func (r *Rooms) replacement(ctx context.Context, tombstone *Event, v event.Versi
 
 // upgradedMeanwhile answers for an upgrade that came second: with the room that the first one made.
 func (r *Rooms) upgradedMeanwhile(ctx context.Context, u upgrade) (string, error) {
-	now, err := r.joinedView(ctx, u.user, u.old.head.RoomID)
+	now, err := r.findJoinedView(ctx, u.user, u.old.head.RoomID)
 	if err != nil {
 		return "", err
 	}

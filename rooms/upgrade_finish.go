@@ -45,14 +45,14 @@ func (r *Rooms) pendingUpgrade(ctx context.Context, roomID string, v event.Versi
 // txn is the transaction of an event of the upgrade: whoever sends it again gets the event that is there.
 func (p pendingUpgrade) txn(typ string) string { return serverTxnPrefix + p.NewRoom + "/" + typ }
 
-// complete does what remains of an upgrade and lets its row go, by exec. It may be called again, also at the same time. When
-// the new room may not become the replacement it is abandoned, the row goes too, and the error is refused: M_BAD_STATE where
+// completeUpgrade does what remains of an upgrade and lets its row go, by exec. It may be called again, also at the same time. When
+// the new room may not become the replacement it is abandoned, the row goes too, and the error is a refusal: M_BAD_STATE when
 // another upgrade was first. After other errors the row stays.
-func (r *Rooms) complete(ctx context.Context, p pendingUpgrade, exec func(ctx context.Context, query string, args ...any) error) error {
+func (r *Rooms) completeUpgrade(ctx context.Context, p pendingUpgrade, exec func(ctx context.Context, query string, args ...any) error) error {
 	err := r.sendTombstone(ctx, p)
 	switch {
 	case matrix.IsRefusal(err):
-		if err := r.abandon(ctx, p); err != nil {
+		if err := r.abandonRoom(ctx, p); err != nil {
 			return err
 		}
 	case err != nil:
@@ -90,8 +90,8 @@ func (r *Rooms) sendTombstone(ctx context.Context, p pendingUpgrade) error {
 	return err
 }
 
-// abandon empties a room that took nobody's place.
-func (r *Rooms) abandon(ctx context.Context, p pendingUpgrade) error {
+// abandonRoom empties a new room that did not become the replacement.
+func (r *Rooms) abandonRoom(ctx context.Context, p pendingUpgrade) error {
 	if err := r.SetDirectoryVisibility(ctx, p.NewRoom, "private"); err != nil {
 		return err
 	}
@@ -102,7 +102,8 @@ func (r *Rooms) abandon(ctx context.Context, p pendingUpgrade) error {
 	return err
 }
 
-// closeOld keeps people from talking on in a room that was replaced, as far as the user may. Its errors are not refused.
+// closeOld keeps people from talking on in a room that was replaced, as far as the user may. Refusals by the room's rules are
+// logged, not returned.
 func (r *Rooms) closeOld(ctx context.Context, p pendingUpgrade) error {
 	if err := r.SetDirectoryVisibility(ctx, p.OldRoom, "private"); err != nil {
 		return err
@@ -121,7 +122,7 @@ func (r *Rooms) closeOld(ctx context.Context, p pendingUpgrade) error {
 		return err
 	}
 	if e := found[alias]; e != nil && strings.Contains(string(e.Content), `"#`) {
-		if err := r.close(ctx, p, alias.Type, json.RawMessage("{}")); err != nil {
+		if err := r.sendToOldRoom(ctx, p, alias.Type, json.RawMessage("{}")); err != nil {
 			return err
 		}
 	}
@@ -138,11 +139,11 @@ func (r *Rooms) closeOld(ctx context.Context, p pendingUpgrade) error {
 	if power.Invite < restricted {
 		content["invite"] = encodeJSON(restricted)
 	}
-	return r.close(ctx, p, levels.Type, encodeJSON(content))
+	return r.sendToOldRoom(ctx, p, levels.Type, encodeJSON(content))
 }
 
-// close sends a state event to the old room, where it may be sent.
-func (r *Rooms) close(ctx context.Context, p pendingUpgrade, typ string, content json.RawMessage) error {
+// sendToOldRoom sends a state event to the old room, where it may be sent.
+func (r *Rooms) sendToOldRoom(ctx context.Context, p pendingUpgrade, typ string, content json.RawMessage) error {
 	empty := ""
 	_, err := r.Send(ctx, p.OldRoom, Send{Sender: p.User, Txn: p.txn(typ), Type: typ, StateKey: &empty, Content: content})
 	if !matrix.IsRefusal(err) {
@@ -173,7 +174,7 @@ func (r *Rooms) finishUpgrades(ctx context.Context, job *role.Job) error {
 			at, seen := before[p.NewRoom]
 			switch now := obs.Now(); {
 			case !seen:
-				at = now.Add(r.FinishInterval / 2) // at the next look
+				at = now.Add(r.FinishInterval / 2) // at the next tick
 			case !now.Before(at):
 				if err := r.finishUpgrade(ctx, job, p); err != nil {
 					return err
@@ -196,7 +197,7 @@ func (r *Rooms) finishUpgrade(ctx context.Context, job *role.Job, p pendingUpgra
 	}
 	work, cancel := context.WithTimeout(ctx, upgradeTime)
 	defer cancel()
-	err := r.complete(work, p, job.Exec)
+	err := r.completeUpgrade(work, p, job.Exec)
 	switch {
 	case errors.Is(err, lease.ErrLost):
 		return err

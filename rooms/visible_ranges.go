@@ -43,13 +43,13 @@ func (r *Rooms) visibleRangesOf(ctx context.Context, s membershipView) (visibleR
 			return visibleRanges{all: true}, err
 		}
 	}
-	turns, begin, err := r.visibilityChanges(ctx, s)
+	changes, begin, err := r.visibilityChanges(ctx, s)
 	if err != nil {
 		return visibleRanges{}, err
 	}
 	out := visibleRanges{}
 	now := visibilityState{history: shared, membership: event.MembershipLeave}
-	for i, t := range turns {
+	for i, t := range changes {
 		if t.history != "" {
 			now.history = t.history
 		}
@@ -57,8 +57,8 @@ func (r *Rooms) visibleRangesOf(ctx context.Context, s membershipView) (visibleR
 			now.membership = t.membership
 		}
 		p := positionRange{t.pos + 1, math.MaxInt64}
-		if i+1 < len(turns) {
-			p.to = turns[i+1].pos
+		if i+1 < len(changes) {
+			p.to = changes[i+1].pos
 		}
 		if p.from > begin && now.membership == event.MembershipJoin {
 			out.memberRanges = appendRange(out.memberRanges, p)
@@ -134,27 +134,27 @@ func (r *Rooms) visibilityChanges(ctx context.Context, s membershipView) (out []
 }
 
 // contains tells whether a message at a position is seen.
-func (z visibleRanges) contains(pos int64) bool {
-	return z.all || anyContains(z.ranges, pos)
+func (v visibleRanges) contains(pos int64) bool {
+	return v.all || anyContains(v.ranges, pos)
 }
 
 // wasMember tells whether the user was a member before and after a position that is not of a membership of the user.
-func (z visibleRanges) wasMember(pos int64) bool { return anyContains(z.memberRanges, pos) }
+func (v visibleRanges) wasMember(pos int64) bool { return anyContains(v.memberRanges, pos) }
 
 func anyContains(parts []positionRange, pos int64) bool {
 	return slices.ContainsFunc(parts, func(p positionRange) bool { return p.from <= pos && pos <= p.to })
 }
 
 // where gives a condition on a column with the arguments before it and those that it adds.
-func (z visibleRanges) where(column string, args []any) (string, []any) {
-	if z.all {
+func (v visibleRanges) where(column string, args []any) (string, []any) {
+	if v.all {
 		return "", args
 	}
-	if len(z.ranges) == 0 {
+	if len(v.ranges) == 0 {
 		return " AND 1 = 0", args
 	}
-	conditions := make([]string, len(z.ranges))
-	for i, p := range z.ranges {
+	conditions := make([]string, len(v.ranges))
+	for i, p := range v.ranges {
 		conditions[i] = fmt.Sprintf("%s BETWEEN $%d AND $%d", column, len(args)+1, len(args)+2)
 		args = append(args, p.from, p.to)
 	}

@@ -175,7 +175,7 @@ func TestVisibleRangesAgreeWithVisibility(t *testing.T) {
 				t.Fatal(err)
 			}
 			for _, who := range []*person{h.alice, h.bob, h.carol} {
-				s, _, err := h.membershipView(t.Context(), who.id, id)
+				s, _, err := h.findMembershipView(t.Context(), who.id, id)
 				if err != nil {
 					t.Fatal(err)
 				}

@@ -239,7 +239,7 @@ func (q *query) readAccountData(ctx context.Context) error {
 		}
 	}
 	changed := slices.ContainsFunc(list, func(d accounts.AccountDatum) bool { return d.RoomID == "" && d.Type == pushRules })
-	if (q.initial || changed) && q.filter.AccountData.typed(pushRules) {
+	if (q.initial || changed) && q.filter.AccountData.MatchType(pushRules) {
 		rules, err := q.s.Push.Ruleset(ctx, q.user.id)
 		if err != nil {
 			return err
@@ -322,9 +322,4 @@ func bytesOfData(list []accounts.AccountDatum) (n int) {
 		n += len(d.Type) + len(d.Content)
 	}
 	return n
-}
-
-func membershipOf(content json.RawMessage) string {
-	membership, _ := matrix.LookupString(content, "membership")
-	return membership
 }

@@ -175,7 +175,7 @@ func (q *query) membershipChangesIn(ctx context.Context, c candidateRoom, l *dev
 
 // changesJoined reports whether a membership event is a join of a user who was not joined, or the end of that.
 func changesJoined(e *rooms.Event) bool {
-	return (e.Membership() == event.MembershipJoin) != (membershipOf(e.PrevContent) == event.MembershipJoin)
+	return (e.Membership() == event.MembershipJoin) != (e.PrevMembership() == event.MembershipJoin)
 }
 
 // compareMembers compares the members of a room at the token with those of now, and reports whether the user was a member at the token.

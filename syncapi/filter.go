@@ -2,12 +2,13 @@ package syncapi
 
 import (
 	"encoding/json"
+	"errors"
 	"slices"
-	"strings"
 
 	"github.com/maypok86/otter/v2"
 
 	"lyceum/matrix"
+	"lyceum/matrix/event"
 	"lyceum/rooms"
 )
 
@@ -29,18 +30,26 @@ type roomFilter struct {
 	AccountData  eventFilter `json:"account_data"`
 }
 
+// eventFilter is the part of a filter for one kind of events.
 type eventFilter struct {
-	Limit                     *int      `json:"limit"`
-	Types                     *[]string `json:"types"`
-	NotTypes                  []string  `json:"not_types"`
-	Senders                   *[]string `json:"senders"`
-	NotSenders                []string  `json:"not_senders"`
-	Rooms                     *[]string `json:"rooms"`
-	NotRooms                  []string  `json:"not_rooms"`
-	ContainsURL               *bool     `json:"contains_url"`
-	LazyLoadMembers           bool      `json:"lazy_load_members"`
-	IncludeRedundantMembers   bool      `json:"include_redundant_members"`
-	UnreadThreadNotifications bool      `json:"unread_thread_notifications"`
+	event.Filter
+	isSet bool // it excludes something
+}
+
+// relationFields are the fields that were not read when filters were first stored, so a stored filter may have anything there.
+var relationFields = []string{
+	"related_by_senders", "related_by_rel_types", "org.matrix.msc3874.rel_types", "org.matrix.msc3874.not_rel_types",
+}
+
+// UnmarshalJSON reads a part of a filter. A client may have stored the filter long ago, and /sync must not fail for it: so the limits of
+// event.ParseFilter do not count, and relationFields of a wrong type are ignored.
+func (f *eventFilter) UnmarshalJSON(raw []byte) error {
+	err := json.Unmarshal(raw, &f.Filter)
+	if e, ok := errors.AsType[*json.UnmarshalTypeError](err); ok && slices.Contains(relationFields, e.Field) {
+		f.RelatedBySenders, f.RelatedByRelTypes, f.RelTypes, f.NotRelTypes, err = nil, nil, nil, nil, nil
+	}
+	f.isSet = f.Excludes()
+	return err
 }
 
 // How many events a timeline has at most, when the filter does not say it and when it says more.
@@ -88,10 +97,9 @@ func (f *filter) timelineLimit() int {
 	return min(max(*f.Room.Timeline.Limit, 0), maxTimeline)
 }
 
-// passes is event for ephemeral events and account data, which have a type and maybe a sender and a room.
+// passes is the same check as method event, for ephemeral events and account data, which have a type and maybe a sender and a room.
 func (f *eventFilter) passes(typ, sender, roomID string) bool {
-	return f.typed(typ) && (sender == "" || allows(f.Senders, f.NotSenders, sender)) &&
-		(roomID == "" || allows(f.Rooms, f.NotRooms, roomID))
+	return f.MatchType(typ) && (sender == "" || f.MatchSender(sender)) && (roomID == "" || f.Room(roomID))
 }
 
 // room reports whether anything of a room passes the filter.
@@ -104,52 +112,7 @@ func allows(only *[]string, not []string, s string) bool {
 	return (only == nil || slices.Contains(*only, s)) && !slices.Contains(not, s)
 }
 
-// typed reports whether a type passes. In the types of a filter, * stands for any text.
-func (f *eventFilter) typed(typ string) bool {
-	match := func(pattern string) bool { return glob(pattern, typ) }
-	return (f.Types == nil || slices.ContainsFunc(*f.Types, match)) && !slices.ContainsFunc(f.NotTypes, match)
-}
-
-// all reports whether all events pass, as for most clients.
-func (f *eventFilter) all() bool {
-	return f.Types == nil && f.NotTypes == nil && f.Senders == nil && f.NotSenders == nil &&
-		f.Rooms == nil && f.NotRooms == nil && f.ContainsURL == nil
-}
-
-// event reports whether an event passes.
+// event reports whether an event passes. For most clients all events do.
 func (f *eventFilter) event(e *rooms.Event) bool {
-	if f.all() {
-		return true
-	}
-	if !f.typed(e.Type) || !allows(f.Senders, f.NotSenders, e.Sender) || !allows(f.Rooms, f.NotRooms, e.RoomID) {
-		return false
-	}
-	if f.ContainsURL != nil {
-		_, has := e.ContentString("url")
-		return has == *f.ContainsURL
-	}
-	return true
-}
-
-// glob matches a pattern in which * stands for any text.
-func glob(pattern, s string) bool {
-	head, rest, star := strings.Cut(pattern, "*")
-	if !star {
-		return pattern == s
-	}
-	if !strings.HasPrefix(s, head) {
-		return false
-	}
-	s = s[len(head):]
-	for {
-		part, more, found := strings.Cut(rest, "*")
-		if !found {
-			return strings.HasSuffix(s, part)
-		}
-		i := strings.Index(s, part)
-		if i < 0 {
-			return false
-		}
-		s, rest = s[i+len(part):], more
-	}
+	return !f.isSet || f.Room(e.RoomID) && f.Match(e.Event)
 }

@@ -130,7 +130,7 @@ func (q *query) addLazyMembers(ctx context.Context, roomID string, sec *section,
 	tree := q.s.Rooms.Tree(root)
 	needed, inTimeline := map[string]bool{}, map[string]string{} // here, as they need no allocation then
 	q.neededMembers(sec, whole, needed, inTimeline)
-	redundant := q.filter.Room.State.IncludeRedundantMembers
+	redundant := q.filter.Room.State.RedundantMembers
 	for member := range needed {
 		key := state.Key{Type: event.TypeMember, StateKey: member}
 		if ids[key] != "" {

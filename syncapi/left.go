@@ -164,7 +164,7 @@ func (q *query) membershipEnd(ctx context.Context, m *roomMembership, after int6
 		if last == nil {
 			last = e
 		}
-		if membershipOf(e.PrevContent) == event.MembershipJoin {
+		if e.PrevMembership() == event.MembershipJoin {
 			return e, last, nil
 		}
 		id = e.Replaces
@@ -210,7 +210,7 @@ func (q *query) firstUnsent(
 			}
 			waited = true
 		}
-		if membershipOf(e.PrevContent) == event.MembershipJoin {
+		if e.PrevMembership() == event.MembershipJoin {
 			return 0, true, e, nil
 		}
 		if e.Replaces == "" {

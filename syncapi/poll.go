@@ -43,7 +43,7 @@ func (s *Sync) serve(ctx context.Context, p *poll, timeout time.Duration) (any, 
 		s.mu.RUnlock()
 		last = p.fillFromNow(&positions) || last
 	}
-	if p.filter.Room.State.LazyLoadMembers && !p.initial {
+	if p.filter.Room.State.LazyMembers && !p.initial {
 		p.alreadySent = s.lazy.sentTo(u.id+"\x00"+p.device, &p.since)
 	}
 	if !p.initial && !p.fullState {
@@ -123,7 +123,7 @@ func (q *query) endAnswer() {
 // noteSent remembers what the client has once it has received the answer.
 func (p *poll) noteSent() {
 	q := &p.query
-	if q.filter.Room.State.LazyLoadMembers {
+	if q.filter.Room.State.LazyMembers {
 		start := &q.since
 		if q.initial {
 			start = nil

@@ -16,7 +16,7 @@ const presenceShards = presence.Shards
 // of those whose presence changed and of nowSharing. own is true when there is nobody's presence but the user's.
 func (q *query) writePresence(ctx context.Context, w *writer, nowSharing userSet) (own bool, err error) {
 	f := &q.filter.Presence
-	if !f.typed("m.presence") {
+	if !f.MatchType("m.presence") {
 		return false, nil
 	}
 	list, err := q.statuses(ctx, nowSharing)

@@ -59,7 +59,7 @@ func (q *query) section(ctx context.Context, req sectionRequest) (sec section, e
 			return sec, err
 		}
 	}
-	if q.filter.Room.State.LazyLoadMembers {
+	if q.filter.Room.State.LazyMembers {
 		if whole {
 			removeMembers(ids)
 		}

@@ -111,7 +111,7 @@ func FuzzFilter(f *testing.F) {
 		}
 		e := &rooms.Event{Event: &event.Event{Type: typ, Sender: "@a:b", Content: []byte(`{"url":"x"}`)}}
 		tl := &flt.Room.Timeline
-		if passed := tl.event(e); passed && !tl.typed(typ) {
+		if passed := tl.event(e); passed && !tl.MatchType(typ) {
 			t.Fatal("an event passed whose type is filtered out")
 		}
 		if out := selectFields([]byte(`{"type":"x","content":{"body":"y","a.b":1}}`), flt.EventFields); !json.Valid(out) {
@@ -120,25 +120,35 @@ func FuzzFilter(f *testing.F) {
 	})
 }
 
-func TestGlob(t *testing.T) {
-	for _, c := range []struct {
-		pattern, text string
-		want          bool
-	}{
-		{"m.room.*", "m.room.name", true},
-		{"m.room.*", "m.room", false},
-		{"*", "", true},
-		{"*", "x", true},
-		{"a*c", "abc", true},
-		{"a*c", "ac", true},
-		{"a*c", "acd", false},
-		{"a*b*c", "a-b-b-c", true},
-		{"a*bc*c", "abc", false},
-		{"a", "a", true},
-		{"a", "b", false},
+// TestStoredFilters holds that a filter which was stored before its fields were read never makes /sync fail, and that rel_types work.
+func TestStoredFilters(t *testing.T) {
+	many := strings.Repeat(`"a",`, 2000) + `"a"`
+	for _, part := range []string{
+		`{"types":[` + many + `]}`, `{"related_by_senders":[` + many + `]}`, `{"related_by_senders":"x"}`, `{"related_by_rel_types":[1]}`,
+		`{"org.matrix.msc3874.rel_types":{}}`, `{"org.matrix.msc3874.not_rel_types":7}`, `{"senders":["\u0000"]}`, `{"limit":-3}`, `null`,
 	} {
-		if got := glob(c.pattern, c.text); got != c.want {
-			t.Errorf("%q on %q: found %v", c.pattern, c.text, got)
+		f, err := parseFilter(json.RawMessage(`{"room":{"timeline":` + part + `}}`))
+		if err != nil {
+			t.Errorf("%.40s: %v", part, err)
+		} else if f.Room.Timeline.RelTypes != nil || f.Room.Timeline.NotRelTypes != nil {
+			t.Errorf("%.40s: found %v", part, f.Room.Timeline.RelTypes)
+		}
+	}
+	if _, err := parseFilter(json.RawMessage(`{"room":{"timeline":{"types":"x"}}}`)); err == nil {
+		t.Error("types that are no list: expected an error")
+	}
+	f, err := parseFilter(json.RawMessage(`{"room":{"timeline":{"org.matrix.msc3874.rel_types":["m.thread"]}}}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for content, want := range map[string]bool{
+		`{"m.relates_to":{"event_id":"$a","rel_type":"m.thread"}}`:  true,
+		`{"m.relates_to":{"event_id":"$a","rel_type":"m.replace"}}`: false,
+		`{}`: false,
+	} {
+		e := &rooms.Event{Event: &event.Event{Type: "m.room.message", Sender: "@a:b", Content: []byte(content)}}
+		if got := f.Room.Timeline.event(e); got != want {
+			t.Errorf("%s: found %v", content, got)
 		}
 	}
 }

@@ -31,7 +31,10 @@ const (
 	typingMemory  = 16 << 20
 )
 
-func eventBytes(e *rooms.Event) int { return 1024 + 2*len(e.JSON) + len(e.PrevContent) }
+// rowMemory is about what a window needs for a row besides its event.
+const rowMemory = 324
+
+func eventBytes(e *rooms.Event) int { return rowMemory + int(e.Memory()) }
 
 func receiptBytes(r *receipts.Receipt) int {
 	return 192 + len(r.RoomID) + len(r.UserID) + len(r.Type) + len(r.ThreadID) + len(r.EventID)

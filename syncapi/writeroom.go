@@ -70,7 +70,7 @@ func (q *query) writeCounts(ctx context.Context, w *writer, roomID string) error
 		return err
 	}
 	notify, highlight := counts.Notify, counts.Highlight
-	threads := q.filter.Room.Timeline.UnreadThreadNotifications
+	threads := q.filter.Room.Timeline.ThreadUnreads
 	if !threads {
 		for _, c := range counts.Threads {
 			notify += c.Notify

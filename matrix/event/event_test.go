@@ -664,3 +664,26 @@ func BenchmarkClientJSON(b *testing.B) {
 		dst = ClientJSON(dst[:0], e, nil, true)
 	}
 }
+
+func TestMatchType(t *testing.T) {
+	for _, c := range []struct {
+		pattern, text string
+		want          bool
+	}{
+		{"m.room.*", "m.room.name", true},
+		{"m.room.*", "m.room", false},
+		{"*", "", true},
+		{"*", "x", true},
+		{"a*c", "abc", true},
+		{"a*c", "ac", true},
+		{"a*c", "acd", false},
+		{"a*b*c", "a-b-b-c", true},
+		{"a*bc*c", "abc", false},
+		{"a", "a", true},
+		{"a", "b", false},
+	} {
+		if got := matchType(c.pattern, c.text); got != c.want {
+			t.Errorf("%q on %q: found %v", c.pattern, c.text, got)
+		}
+	}
+}

@@ -73,14 +73,27 @@ func (f *Filter) Room(roomID string) bool {
 	return (f.Rooms == nil || slices.Contains(f.Rooms, roomID)) && !slices.Contains(f.NotRooms, roomID)
 }
 
+// Excludes reports whether there is anything that the filter does not let through by what an event says or by its room.
+func (f *Filter) Excludes() bool {
+	return f.Types != nil || f.NotTypes != nil || f.Senders != nil || f.NotSenders != nil || f.Rooms != nil || f.NotRooms != nil ||
+		f.ContainsURL != nil || f.RelTypes != nil || f.NotRelTypes != nil
+}
+
+// MatchType reports whether a type passes. In the types of a filter, * stands for any text.
+func (f *Filter) MatchType(typ string) bool {
+	like := func(pattern string) bool { return matchType(pattern, typ) }
+	return (f.Types == nil || slices.ContainsFunc(f.Types, like)) && !slices.ContainsFunc(f.NotTypes, like)
+}
+
+// MatchSender reports whether a sender passes.
+func (f *Filter) MatchSender(id string) bool {
+	return (f.Senders == nil || slices.Contains(f.Senders, id)) && !slices.Contains(f.NotSenders, id)
+}
+
 // Match reports whether the filter lets an event through by what the event itself says. It does not check rooms,
 // related_by_senders and related_by_rel_types.
 func (f *Filter) Match(e *Event) bool {
-	if f.Senders != nil && !slices.Contains(f.Senders, e.Sender) || slices.Contains(f.NotSenders, e.Sender) {
-		return false
-	}
-	like := func(pattern string) bool { return matchType(pattern, e.Type) }
-	if f.Types != nil && !slices.ContainsFunc(f.Types, like) || slices.ContainsFunc(f.NotTypes, like) {
+	if !f.MatchSender(e.Sender) || !f.MatchType(e.Type) {
 		return false
 	}
 	if f.RelTypes != nil || len(f.NotRelTypes) > 0 {

@@ -142,11 +142,11 @@ func (t Tree) Get(ctx context.Context, k Key) (eventID string, err error) {
 }
 
 // Preload gives the same tree with the nodes on the way to some keys in memory, and about how many bytes they added: Get and
-// Set of these keys make no call on it, nor on the trees that Set makes of it.
+// Set of these keys read nothing from the database, nor do they on the trees that Set makes of it.
 func (t Tree) Preload(ctx context.Context, keys ...Key) (Tree, int, error) {
 	bytes := 0
 	for _, k := range keys {
-		root, err := t.warm(ctx, t.root, pathOf(k), 0, &bytes)
+		root, err := t.preload(ctx, t.root, pathOf(k), 0, &bytes)
 		if err != nil {
 			return t, 0, err
 		}
@@ -155,13 +155,13 @@ func (t Tree) Preload(ctx context.Context, keys ...Key) (Tree, int, error) {
 	return t, bytes, nil
 }
 
-// Unload is the same tree with nothing of it in memory but some nodes, which are not stored yet. What is above such a node is not
-// either.
+// Unload is the same tree with nothing of it in memory but the unstored nodes. The nodes above an unstored one are
+// unstored too, so they stay.
 func (t Tree) Unload(unstored map[ID]bool) Tree {
-	return Tree{root: t.root.cold(unstored), store: t.store}
+	return Tree{root: t.root.unload(unstored), store: t.store}
 }
 
-func (c child) cold(unstored map[ID]bool) child {
+func (c child) unload(unstored map[ID]bool) child {
 	switch {
 	case c.node == nil || !unstored[c.id]:
 		return child{id: c.id}
@@ -170,12 +170,12 @@ func (c child) cold(unstored map[ID]bool) child {
 	}
 	n := &node{id: c.node.id, bitmap: c.node.bitmap, children: make([]child, len(c.node.children))}
 	for i, below := range c.node.children {
-		n.children[i] = below.cold(unstored)
+		n.children[i] = below.unload(unstored)
 	}
 	return child{id: c.id, node: n}
 }
 
-func (t Tree) warm(ctx context.Context, c child, p path, depth int, bytes *int) (child, error) {
+func (t Tree) preload(ctx context.Context, c child, p path, depth int, bytes *int) (child, error) {
 	n, err := t.resolve(ctx, c)
 	if err != nil {
 		return c, err
@@ -188,7 +188,7 @@ func (t Tree) warm(ctx context.Context, c child, p path, depth int, bytes *int) 
 	if n.leaf || !ok {
 		return c, nil
 	}
-	below, err := t.warm(ctx, n.children[i], p, depth+1, bytes)
+	below, err := t.preload(ctx, n.children[i], p, depth+1, bytes)
 	if err != nil || below.node == n.children[i].node {
 		return c, err
 	}

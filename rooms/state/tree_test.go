@@ -199,13 +199,13 @@ func TestKeysThatCollideMakeNoLargeLeaf(t *testing.T) {
 			t.Fatalf("key %d: %q, %v", i, id, err)
 		}
 	}
-	warm, bytes, err := again.Preload(t.Context(), keys...)
-	if err != nil || warm.Root() != again.Root() || bytes < 500*100 {
-		t.Fatalf("%d bytes warm, %v", bytes, err)
+	preloaded, bytes, err := again.Preload(t.Context(), keys...)
+	if err != nil || preloaded.Root() != again.Root() || bytes < 500*100 {
+		t.Fatalf("%d bytes preloaded, %v", bytes, err)
 	}
 	clear(stored) // nothing is read any more
-	warm.store = NewStore(stored, 1<<20)
-	if _, _, err := warm.Set(t.Context(), Entry{keys[77], "$new"}); err != nil {
+	preloaded.store = NewStore(stored, 1<<20)
+	if _, _, err := preloaded.Set(t.Context(), Entry{keys[77], "$new"}); err != nil {
 		t.Fatal(err)
 	}
 }
