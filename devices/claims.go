@@ -66,9 +66,9 @@ func (x *Devices) ClaimKeys(ctx context.Context, id string, claims []Claim) ([]C
 // claimsAtOnce is how many claims are appended at once. Other writes take their turn in between.
 const claimsAtOnce = 100
 
-// claimHere runs on the owner of the shard that all claims belong to. Among many claims it first filters out devices without a
+// claimAtOwner runs on the owner of the shard that all claims belong to. Among many claims it first filters out devices without a
 // key, for which nothing has to be written.
-func (x *Devices) claimHere(ctx context.Context, _ string, claims []claimRequest) (out []ClaimedKey, err error) {
+func (x *Devices) claimAtOwner(ctx context.Context, _ string, claims []claimRequest) (out []ClaimedKey, err error) {
 	few := len(claims) <= claimsAtOnce
 	for part := range slices.Chunk(claims, claimsAtOnce) {
 		if !few {

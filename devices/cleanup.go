@@ -23,18 +23,18 @@ type deviceCleanup struct {
 	refused   error // Token does not exist
 }
 
-func (g *deviceCleanup) device() string { return g.id }
+func (c *deviceCleanup) device() string { return c.id }
 
-func (g *deviceCleanup) apply(ctx context.Context, tx *db.Tx, userID string) (changed bool, err error) {
-	if g.leaseLost, err = leaseLost(ctx, tx, g.Lease); err != nil || g.leaseLost {
+func (c *deviceCleanup) apply(ctx context.Context, tx *db.Tx, userID string) (changed bool, err error) {
+	if c.leaseLost, err = leaseLost(ctx, tx, c.Lease); err != nil || c.leaseLost {
 		return false, err
 	}
-	if g.refused, err = refuseWithoutToken(ctx, tx, g.Token); err != nil || g.refused != nil {
+	if c.refused, err = refuseWithoutToken(ctx, tx, c.Token); err != nil || c.refused != nil {
 		return false, err
 	}
-	if g.Removed {
+	if c.Removed {
 		var there bool
-		if err := tx.QueryRow(ctx, `SELECT `+accounts.DeviceExists, userID, g.id).Scan(&there); err != nil || there {
+		if err := tx.QueryRow(ctx, `SELECT `+accounts.DeviceExists, userID, c.id).Scan(&there); err != nil || there {
 			return false, err
 		}
 	}
@@ -46,24 +46,24 @@ func (g *deviceCleanup) apply(ctx context.Context, tx *db.Tx, userID string) (ch
 		`DELETE FROM to_device WHERE user_id = $1 AND device_id = $2`,
 		`DELETE FROM to_device_txns WHERE sender = $1 AND device_id = $2`,
 	} {
-		if _, err := tx.Exec(ctx, query, userID, g.id); err != nil {
+		if _, err := tx.Exec(ctx, query, userID, c.id); err != nil {
 			return false, err
 		}
 	}
 	return true, nil
 }
 
-// dropResult answers a deviceCleanup.
-type dropResult struct {
+// cleanupResult answers a deviceCleanup.
+type cleanupResult struct {
 	LeaseLost bool `json:"lost,omitempty"`    // Lease was taken over
 	Refused   bool `json:"refused,omitempty"` // Token does not exist
 }
 
-// dropHere does a deviceCleanup on the owner of the user's shard.
-func (x *Devices) dropHere(ctx context.Context, userID string, g deviceCleanup) (res dropResult, err error) {
-	entries := make([]*stream.Entry, len(g.DeviceIDs))
-	for i, id := range g.DeviceIDs {
-		entries[i] = x.entry(userID, id, &deviceCleanup{Lease: g.Lease, Removed: g.Removed, Token: g.Token, id: id})
+// cleanUpAtOwner does a deviceCleanup on the owner of the user's shard.
+func (x *Devices) cleanUpAtOwner(ctx context.Context, userID string, c deviceCleanup) (res cleanupResult, err error) {
+	entries := make([]*stream.Entry, len(c.DeviceIDs))
+	for i, id := range c.DeviceIDs {
+		entries[i] = x.entry(userID, id, &deviceCleanup{Lease: c.Lease, Removed: c.Removed, Token: c.Token, id: id})
 	}
 	err = x.deps.Process.Streams.Append(ctx, entries...)
 	for _, e := range entries {
@@ -120,7 +120,7 @@ func (x *Devices) removeDevices(ctx context.Context, under *lease.Lease, userID 
 	if len(deviceIDs) == 0 {
 		return nil
 	}
-	if res, err := x.drop(ctx, userID, deviceCleanup{DeviceIDs: deviceIDs, Lease: under, Removed: true}); err != nil || res.LeaseLost {
+	if res, err := x.cleanUp(ctx, userID, deviceCleanup{DeviceIDs: deviceIDs, Lease: under, Removed: true}); err != nil || res.LeaseLost {
 		return cmp.Or(err, lease.ErrLost)
 	}
 	res, err := x.change(ctx, userID, listChange{Removed: deviceIDs, Lease: under})

@@ -335,17 +335,17 @@ func TestRemovedDeviceLeavesNothing(t *testing.T) {
 		if err := n.db.Bulk(ctx, `INSERT INTO fallback_keys (user_id, device_id, algorithm, key_id, body) VALUES ?`, stays); err != nil {
 			t.Fatal(err)
 		}
-		drop := n.drop
-		n.drop = func(ctx context.Context, userID string, g deviceCleanup) (dropResult, error) {
+		cleanUp := n.cleanUp
+		n.cleanUp = func(ctx context.Context, userID string, g deviceCleanup) (cleanupResult, error) {
 			if strings.HasPrefix(userID, "@a0") {
-				return dropResult{}, errors.New("this one fails each time")
+				return cleanupResult{}, errors.New("this one fails each time")
 			}
-			return drop(ctx, userID, g)
+			return cleanUp(ctx, userID, g)
 		}
 		if err := n.dropForRemovedDevices(ctx, job); err != nil {
 			t.Fatal(err)
 		}
-		n.drop = drop
+		n.cleanUp = cleanUp
 		if _, _, fallback, _, _ := second.kept(); fallback != 0 {
 			t.Error("the fallback key of a removed device was not swept")
 		}

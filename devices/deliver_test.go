@@ -155,7 +155,7 @@ func TestDeliveriesInSeveralBatches(t *testing.T) {
 		for id, content := range messages {
 			parts[id], _ = json.Marshal(content)
 		}
-		_, err := n.deliverHere(t.Context(), bob.userID, Delivery{
+		_, err := n.deliverAtOwner(t.Context(), bob.userID, Delivery{
 			Sender: alice.userID, DeviceID: alice.deviceID, Type: "m.x", TxnID: "1",
 			Messages: map[string]map[string]json.RawMessage{bob.userID: parts},
 		})

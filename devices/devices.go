@@ -77,7 +77,7 @@ type Devices struct {
 	deliver func(ctx context.Context, userID string, d Delivery) (struct{}, error)
 	upload  func(ctx context.Context, userID string, u keyUpload) (KeyCounts, error)
 	claim   func(ctx context.Context, userID string, c []claimRequest) ([]ClaimedKey, error)
-	drop    func(ctx context.Context, userID string, g deviceCleanup) (dropResult, error)
+	cleanUp func(ctx context.Context, userID string, g deviceCleanup) (cleanupResult, error)
 	change  func(ctx context.Context, userID string, c listChange) (listResult, error)
 }
 
@@ -90,15 +90,15 @@ func New(d Deps, c Config) (*Devices, error) {
 	x.mailboxes = newMailboxes(c.CacheDevices)
 	x.toDevice = d.Process.Streams.Open(toDeviceStream.With(toDeviceStore{}, nil))
 	x.toDeviceRows = x.toDevice.Subscribe(x.mailboxes.onRows, "sync", "todevice", "client")
-	x.deliver = role.Owned(d.Process, x.toDevice, "devices.deliver", x.deliverHere)
-	x.upload = role.Owned(d.Process, x.toDevice, "devices.upload", x.uploadHere)
-	x.claim = role.Owned(d.Process, x.toDevice, "devices.claim", x.claimHere)
-	x.drop = role.Owned(d.Process, x.toDevice, "devices.drop", x.dropHere)
+	x.deliver = role.Owned(d.Process, x.toDevice, "devices.deliver", x.deliverAtOwner)
+	x.upload = role.Owned(d.Process, x.toDevice, "devices.upload", x.uploadAtOwner)
+	x.claim = role.Owned(d.Process, x.toDevice, "devices.claim", x.claimAtOwner)
+	x.cleanUp = role.Owned(d.Process, x.toDevice, "devices.drop", x.cleanUpAtOwner)
 	x.lists = d.Process.Streams.Open(listStream.With(listStore{}, nil))
 	x.layout = stream.NewLayout(x.lists.Part(0))
 	x.recentChanges = newRecentChanges(x.lists.Shards(), c.RecentChanges)
 	x.lists.Subscribe(x.recentChanges.onRows, "sync", "client")
-	x.change = role.Owned(d.Process, x.lists, "devices.change", x.changeHere)
+	x.change = role.Owned(d.Process, x.lists, "devices.change", x.changeAtOwner)
 	d.Process.Singleton("devices.housekeeping", x.housekeeping)
 	return x, nil
 }

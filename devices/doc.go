@@ -6,7 +6,7 @@
 //
 //	putToDevice           http_todevice.go   reads the request
 //	Devices.Send          todevice.go        validates the contents, splits the receivers by shard of the stream "to_device"
-//	deliverHere           todevice.go        on the owner of the shard: joins repetitions, loads the record of the transaction
+//	deliverAtOwner           todevice.go        on the owner of the shard: joins repetitions, loads the record of the transaction
 //	write, nextBatch      todevice.go        append the messages in batches and wait until each is stored
 //	toDeviceStore.Insert  store_todevice.go  stores the messages with the progress of the delivery, in one transaction
 //	mailboxes.onRows      mailbox.go         in each process of /sync: remembers that messages wait

@@ -6,9 +6,12 @@ import (
 	"lyceum/platform/stream"
 )
 
+// ListShards is the number of shards of the stream device_lists; it never changes in the life of a database.
+const ListShards = 8
+
 var (
 	toDeviceStream = stream.Spec{Name: "to_device", Number: 6, Role: "todevice", Shards: 16, PositionKey: "to_device_pkey"}
-	listStream     = stream.Spec{Name: "device_lists", Number: 5, Role: "devicelists", Shards: 8, PositionKey: "device_lists_pos"}
+	listStream     = stream.Spec{Name: "device_lists", Number: 5, Role: "devicelists", Shards: ListShards, PositionKey: "device_lists_pos"}
 )
 
 // Domain is the declaration of the package.

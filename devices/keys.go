@@ -77,7 +77,7 @@ func (x *Devices) putDeviceKeys(ctx context.Context, id *web.Identity, old, body
 	}
 	if replacesIdentity(old, body) {
 		// The one-time keys were signed by the identity that ends here.
-		if res, err := x.drop(ctx, id.UserID, deviceCleanup{DeviceIDs: []string{id.DeviceID}, Token: id.TokenID}); err != nil {
+		if res, err := x.cleanUp(ctx, id.UserID, deviceCleanup{DeviceIDs: []string{id.DeviceID}, Token: id.TokenID}); err != nil {
 			return err
 		} else if res.Refused {
 			return matrix.UnknownToken(false)

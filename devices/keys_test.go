@@ -233,9 +233,9 @@ func TestNewIdentityIsCountedBeforeItIsHeard(t *testing.T) {
 		alice := n.register("alice")
 		alice.do("POST /keys/upload", obj{"device_keys": alice.deviceKeys(), "one_time_keys": alice.oneTimeKeys("A")}).want(200)
 		alice.counts()
-		drop, k := n.drop, deviceKey{alice.userID, alice.deviceID}
-		n.drop = func(ctx context.Context, userID string, g deviceCleanup) (dropResult, error) {
-			res, err := drop(ctx, userID, g)
+		cleanUp, k := n.cleanUp, deviceKey{alice.userID, alice.deviceID}
+		n.cleanUp = func(ctx context.Context, userID string, g deviceCleanup) (cleanupResult, error) {
+			res, err := cleanUp(ctx, userID, g)
 			n.mailboxes.mu.Lock()
 			defer n.mailboxes.mu.Unlock()
 			n.mailboxes.setCounts(k, n.mailboxes.getOrAdd(k), &KeyCounts{OneTime: map[string]int{mainAlgorithm: 1}})
@@ -364,8 +364,8 @@ func TestIdleDeviceMakesNoStatement(t *testing.T) {
 		}); made > many/2 {
 			t.Errorf("%d looks of an idle device made %d statements", many, made)
 		}
-		if first, known := n.PendingToDevice(alice.userID, alice.deviceID); !known || first != 0 {
-			t.Errorf("pending: %d, %v", first, known)
+		if first, last, err := n.pending(ctx, alice.userID, alice.deviceID); err != nil || first != 0 || last != 0 {
+			t.Errorf("pending: %d to %d, %v", first, last, err)
 		}
 		before := lists.Positions()
 		alice.do("PUT /devices/"+alice.deviceID, obj{"display_name": "New"}).want(200)
@@ -586,7 +586,7 @@ func TestARefusedUploadWritesNothing(t *testing.T) {
 			DeviceID: alice.deviceID,
 			OneTime:  []publicKey{{Algorithm: mainAlgorithm, ID: "A", Body: "{}"}, {Algorithm: mainAlgorithm, ID: "B", Body: "{}"}},
 		}
-		if _, err := n.uploadHere(context.Background(), alice.userID, late); err == nil {
+		if _, err := n.uploadAtOwner(context.Background(), alice.userID, late); err == nil {
 			t.Error("expected that it is refused")
 		}
 		if after := look(); after != before {

@@ -42,8 +42,8 @@ type pendingChange struct {
 	result listResult
 }
 
-// changeHere does a listChange on the owner of the user's shard.
-func (x *Devices) changeHere(ctx context.Context, userID string, c listChange) (listResult, error) {
+// changeAtOwner does a listChange on the owner of the user's shard.
+func (x *Devices) changeAtOwner(ctx context.Context, userID string, c listChange) (listResult, error) {
 	p := &pendingChange{listChange: c}
 	data := []byte("{}") // nil would mean that subscribers read it from the database
 	if c.Viewer != "" {

@@ -161,18 +161,6 @@ func (x *Devices) pending(ctx context.Context, userID, deviceID string) (first, 
 	return b.first, b.last, nil
 }
 
-// PendingToDevice returns from memory the position at or after which messages wait for a device, 0 when none wait. known is false
-// when this process has not read it from the database yet, as ToDevice does.
-func (x *Devices) PendingToDevice(userID, deviceID string) (first int64, known bool) {
-	x.mailboxes.mu.Lock()
-	defer x.mailboxes.mu.Unlock()
-	b := x.mailboxes.boxes[deviceKey{userID, deviceID}]
-	if b == nil || !b.known {
-		return 0, false
-	}
-	return b.first, true
-}
-
 // maxMessageBytes is how many bytes of messages are read at once. The last message may exceed it.
 const maxMessageBytes = 1 << 20
 
@@ -264,14 +252,14 @@ func (x *Devices) OneTimeKeyCounts(
 	x.mailboxes.mu.Lock()
 	k := deviceKey{userID, deviceID}
 	b := x.mailboxes.getOrAdd(k)
-	known, moves := b.counts, b.keyChanges
+	known, changesBefore := b.counts, b.keyChanges
 	x.mailboxes.mu.Unlock()
 	if known == nil {
 		if known, err = x.loadCounts(ctx, userID, deviceID); err != nil {
 			return nil, nil, err
 		}
 		x.mailboxes.mu.Lock()
-		if b.keyChanges == moves {
+		if b.keyChanges == changesBefore {
 			x.mailboxes.setCounts(k, b, known)
 		}
 		x.mailboxes.mu.Unlock()

@@ -220,8 +220,8 @@ func (u *keyUpload) checkNumbers(ctx context.Context, q db.Querier, userID strin
 	return nil, nil
 }
 
-// uploadHere does an upload on the owner of the user's shard of "to_device" and returns the new counts.
-func (x *Devices) uploadHere(ctx context.Context, userID string, u keyUpload) (counts KeyCounts, err error) {
+// uploadAtOwner does an upload on the owner of the user's shard of "to_device" and returns the new counts.
+func (x *Devices) uploadAtOwner(ctx context.Context, userID string, u keyUpload) (counts KeyCounts, err error) {
 	w := &uploadOperation{keyUpload: u, at: x.nowMs()}
 	if err := x.deps.Process.Streams.Append(ctx, x.entry(userID, u.DeviceID, w)); err != nil {
 		return counts, err

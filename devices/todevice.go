@@ -75,14 +75,14 @@ func (x *Devices) Send(ctx context.Context, d Delivery) error {
 	g, ctx := errgroup.WithContext(ctx)
 	for _, part := range parts {
 		g.Go(func() error {
-			_, err := x.deliver(ctx, firstUser(part.Messages), part)
+			_, err := x.deliver(ctx, anyUser(part.Messages), part)
 			return err
 		})
 	}
 	return g.Wait()
 }
 
-func firstUser[V any](m map[string]V) string {
+func anyUser[V any](m map[string]V) string {
 	for userID := range m {
 		return userID
 	}
@@ -145,11 +145,11 @@ func (t *transaction) advance(w *db.Batch) {
 	)
 }
 
-// deliverHere runs on the owner of the shard that all receivers of the part belong to.
-func (x *Devices) deliverHere(ctx context.Context, key string, d Delivery) (struct{}, error) {
+// deliverAtOwner runs on the owner of the shard that all receivers of the part belong to.
+func (x *Devices) deliverAtOwner(ctx context.Context, key string, d Delivery) (struct{}, error) {
 	t := &transaction{sender: d.Sender, deviceID: d.DeviceID, typ: d.Type, id: d.TxnID, shard: x.toDevice.Shard(key), at: x.nowMs()}
 	if d.TxnID == "" {
-		return struct{}{}, x.write(ctx, d, t)
+		return struct{}{}, x.appendMessages(ctx, d, t)
 	}
 	// A client may repeat a request while the first one still runs: then both run once.
 	name := fmt.Sprintf("%d %q %q %q %q", t.shard, t.sender, t.deviceID, t.typ, t.id)
@@ -161,7 +161,7 @@ func (x *Devices) deliverHere(ctx context.Context, key string, d Delivery) (stru
 				return nil, err
 			}
 			// Entries of an abandoned attempt may still be in the queue and be stored first: then it loads the record again.
-			if err := x.write(ctx, d, t); !db.IsUniqueOn(err, "to_device_txns_pkey") && !errors.Is(err, errProgressed) {
+			if err := x.appendMessages(ctx, d, t); !db.IsUniqueOn(err, "to_device_txns_pkey") && !errors.Is(err, errProgressed) {
 				return nil, err
 			}
 		}
@@ -169,9 +169,9 @@ func (x *Devices) deliverHere(ctx context.Context, key string, d Delivery) (stru
 	return struct{}{}, err
 }
 
-// write appends the messages for existing devices that did not get this delivery yet, batch by batch. Each batch stores the
+// appendMessages appends the messages for existing devices that did not get this delivery yet, batch by batch. Each batch stores the
 // progress.
-func (x *Devices) write(ctx context.Context, d Delivery, t *transaction) error {
+func (x *Devices) appendMessages(ctx context.Context, d Delivery, t *transaction) error {
 	known, err := x.accounts.Devices(ctx, slices.Sorted(maps.Keys(d.Messages))...)
 	if err != nil {
 		return err

@@ -16,8 +16,7 @@ const (
 	hierarchyDefault = 50
 	hierarchyMax     = 100
 	depthMax         = 50
-	// hierarchyBytes is how large the rooms of a page become, and as much as the last of them is larger; and the children of one
-	// space, of which those behind are left out.
+	// hierarchyBytes is the size in bytes after which a page ends, and at which the children of one space are cut.
 	hierarchyBytes = 4 << 20
 )
 

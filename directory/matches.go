@@ -126,7 +126,7 @@ func (d *Directory) indexedMatches(ctx context.Context, c *criteria, roomIDs []s
 
 const (
 	unindexedAtOnce = 100  // events of a shard that are read at once
-	unindexedMost   = 1000 // and in all: what the index has no more time for is found later
+	unindexedMost   = 1000 // and at most so many of a shard; later ones are found once they are indexed
 )
 
 // unindexed finds matches among the events that the index does not have yet, so that a new message can be found at once.

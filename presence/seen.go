@@ -16,10 +16,9 @@ const (
 	stripes       = 32
 	maxWaiting    = 10_000
 	reportWorkers = 8
-	// refresh is how often the owner of a user hears of a device whose state stays.
-	refresh = 25 * time.Second
-	// activeEvery is how often the owner hears that a user is still active; far below idle_after.
-	activeEvery = 25 * time.Second
+	// reportInterval is how often the owner of a user hears of a device whose state stays, and that the user is still active; far below
+	// idle_after.
+	reportInterval = 25 * time.Second
 )
 
 // stripe holds some of the users whom this process serves.
@@ -129,15 +128,15 @@ func (p *Presence) queueReport(u *localUser, userID string) bool {
 func (p *Presence) noteSenders(rows []stream.Row) {
 	now := p.Now().UnixMilli()
 	for _, row := range rows {
-		g, ok := rooms.RowHeaderOf(row)
+		header, ok := rooms.RowHeaderOf(row)
 		if !ok {
 			continue // package rooms reports it
 		}
-		s := &p.local[xxhash.Sum64(g.Sender)%stripes]
+		s := &p.local[xxhash.Sum64(header.Sender)%stripes]
 		s.mu.Lock()
 		// An application service may give its events any time.
-		if u := s.users[string(g.Sender)]; u != nil {
-			p.noteActivity(u, string(g.Sender), min(g.OriginServerTS, now))
+		if u := s.users[string(header.Sender)]; u != nil {
+			p.noteActivity(u, string(header.Sender), min(header.OriginServerTS, now))
 		}
 		s.mu.Unlock()
 	}
@@ -159,7 +158,7 @@ func (p *Presence) MarkActive(userID string, at int64) {
 
 // noteActivity notes activity of which the owner is told now and then; the caller holds the stripe's lock.
 func (p *Presence) noteActivity(u *localUser, userID string, at int64) {
-	if at-u.active < activeEvery.Milliseconds() {
+	if at-u.active < reportInterval.Milliseconds() {
 		return
 	}
 	before := u.active
@@ -204,7 +203,7 @@ func (p *Presence) sendReport(ctx context.Context, userID string) {
 	if u.active > u.reported {
 		r.ActiveAt, u.reported = u.active, u.active
 	}
-	u.queued, u.next = false, now.Add(refresh)
+	u.queued, u.next = false, now.Add(reportInterval)
 	s.mu.Unlock()
 	if _, err := p.reportToOwner(ctx, userID, r); err != nil && ctx.Err() == nil {
 		p.Process.Log.Warn("the presence of a user could not be told", "user", userID, "error", err)

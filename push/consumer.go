@@ -15,8 +15,8 @@ import (
 
 const (
 	maxEventAge      = 12 * time.Hour   // nobody is notified of events that are older
-	receiversFor     = time.Minute      // how long the receivers of a room are deferred
-	maxRooms         = 10_000           // rooms whose receivers are deferred
+	receiversFor     = time.Minute      // how long the receivers of a room are cached
+	maxRooms         = 10_000           // rooms whose receivers are cached
 	outboxCheckEvery = 30 * time.Second // how often the outbox of a shard is read that seems to be empty
 	maxBatch         = 10_000           // notifications that are sent or stored at once
 )

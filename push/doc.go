@@ -15,6 +15,8 @@
 //	Push.send             send.go          starts sends while there are slots, and waits for them as long as some succeed
 //	sendSlots.acquire     slots.go         gives out a slot by the trust that gateway, pusher and user have
 //	Push.start            send.go          sends in the background
+//	Push.deliver          send.go          sends once: prepare, then post
+//	Push.prepare          send.go          makes the body; for a row of the outbox it reads the event again and asks the rules again
 //	Push.post             send.go          asks the gateway (gateway.go) and records how it went (recordOutcome, health.go)
 //	Push.toOutbox         send.go          for what was not sent: sendBatch writes it to the outbox when the cursor moves
 //	Push.retryOutbox      outbox.go        the consumer calls it from time to time; it sends what is due, with the same functions from

@@ -240,15 +240,15 @@ func (s *sendSlots) logBackOff(d *health, n backOffLog, now time.Time) []backOff
 
 // healthOf returns the record of a name, and makes it if needed. When there are too many it evicts some that say nothing any more, or
 // else any one.
-func healthOf(doubts map[string]*health, name string, most int, now time.Time) *health {
-	if d := doubts[name]; d != nil {
+func healthOf(records map[string]*health, name string, most int, now time.Time) *health {
+	if d := records[name]; d != nil {
 		return d
 	}
-	if len(doubts) >= most {
+	if len(records) >= most {
 		looked, dropped, last := 0, 0, ""
-		for name, d := range doubts {
+		for name, d := range records {
 			if last = name; d.isForgettable(now) {
-				delete(doubts, name)
+				delete(records, name)
 				dropped++
 			}
 			if looked++; looked == sweepAtOnce {
@@ -256,11 +256,11 @@ func healthOf(doubts map[string]*health, name string, most int, now time.Time) *
 			}
 		}
 		if dropped == 0 {
-			delete(doubts, last)
+			delete(records, last)
 		}
 	}
 	d := &health{}
-	doubts[name] = d
+	records[name] = d
 	return d
 }
 

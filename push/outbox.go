@@ -11,9 +11,9 @@ import (
 )
 
 const (
-	firstPause = time.Second // before a notification is sent again; then it doubles up to maxPause
-	shortPause = 200 * time.Millisecond
-	maxRetries = 100 // rows of the outbox that are read at once
+	firstPause   = time.Second // before a notification is sent again; then it doubles up to maxPause
+	shortPause   = 200 * time.Millisecond
+	resendAtOnce = 100 // rows of the outbox that are read at once
 )
 
 // outboxRow is a row of the outbox that is due.
@@ -33,7 +33,7 @@ func (p *Push) retryOutbox(ctx context.Context, shard int) (time.Duration, error
 		err = x.Scan(&r.user, &r.app, &r.pushkey, &r.event, &r.storedAt, &r.tries)
 		return r, err
 	})(p.Process.DB.Query(ctx, `SELECT user_id, app_id, pushkey, event_id, made_ms, tries FROM push_outbox
-		WHERE shard = $1 AND next_ms <= $2 ORDER BY next_ms, made_ms LIMIT $3`, shard, now.UnixMilli(), maxRetries))
+		WHERE shard = $1 AND next_ms <= $2 ORDER BY next_ms, made_ms LIMIT $3`, shard, now.UnixMilli(), resendAtOnce))
 	if err != nil {
 		return 0, err
 	}
@@ -46,7 +46,7 @@ func (p *Push) retryOutbox(ctx context.Context, shard int) (time.Duration, error
 		return 0, err
 	case soon:
 		return shortPause, nil
-	case len(due) == maxRetries:
+	case len(due) == resendAtOnce:
 		return 0, nil
 	}
 	return firstPause, p.readNextDue(ctx, shard)

@@ -75,7 +75,7 @@ func New(d Deps, c Config) (*Push, error) {
 		d.Now = obs.Now
 	}
 	if c.GiveUpAfter <= 0 {
-		c.GiveUpAfter = conf.Duration(24 * time.Hour)
+		c.GiveUpAfter = conf.Duration(24 * time.Hour) // the default of Config, for tests
 	}
 	p := &Push{Deps: d, config: c, maxBatch: maxBatch, events: d.Rooms.Stream(), sends: d.Process.Leases.Self().Has("push")}
 	p.rules.init(max(c.RuleCache, 100))
@@ -85,7 +85,7 @@ func New(d Deps, c Config) (*Push, error) {
 	p.slots.init()
 	p.badges.init()
 	p.sendContext, p.stopSends = context.WithCancel(context.Background())
-	p.change = role.Owned(d.Process, d.Accounts.DataStream(), "push.rules", p.changeHere)
+	p.change = role.Owned(d.Process, d.Accounts.DataStream(), "push.rules", p.changeAtOwner)
 	d.Accounts.DataStream().Subscribe(p.rulesChanged)
 	p.subscriptions = [2]*stream.Subscription{
 		d.Receipts.Stream().Subscribe(p.receiptsCame, "sync", "push"), p.events.Subscribe(p.eventsCame, "sync", "push"),

@@ -35,7 +35,7 @@ type delivery struct {
 	mu     sync.Mutex
 	ended  bool
 	err    error
-	stored bool // it is written to the outbox, so start stores how the send ended
+	stored bool // it will be in the outbox, so start stores how the send ended
 }
 
 // deliveryOf makes the delivery of a notification that was not sent before.
@@ -56,7 +56,7 @@ func (p *Push) start(d *delivery) {
 		close(d.done)
 		d.mu.Unlock()
 		if stored {
-			p.storeResult(d, err)
+			p.storeSendResult(d, err)
 		}
 		p.slots.release(&d.slot)
 	}()
@@ -98,7 +98,7 @@ func (p *Push) prepare(ctx context.Context, d *delivery) ([]byte, error) {
 
 // post sends the request to the gateway, and records how it went. From the moment when it is slow, the pusher is suspect.
 func (p *Push) post(ctx context.Context, d *delivery, body []byte) error {
-	slow := time.AfterFunc(promptly, func() { p.slots.markSlow(&d.slot, p.Now()) })
+	slow := time.AfterFunc(slowAfter, func() { p.slots.markSlow(&d.slot, p.Now()) })
 	rejected, err := p.gateway.send(ctx, d.pusher.url(), body)
 	if inTime := slow.Stop(); ctx.Err() == nil { // else the send was cancelled as the process ends
 		p.recordOutcome(d, err, inTime)
@@ -131,11 +131,11 @@ func (p *Push) reject(ctx context.Context, to *pusher, rejected []string) error 
 
 const whereRow = wherePusher + ` AND event_id = $4`
 
-// storeResult stores how a send ended in its row of the outbox. The row may not be written yet, so it tries more than once. If all fails,
+// storeSendResult stores how a send ended in its row of the outbox. The row may not be written yet, so it tries more than once. If all fails,
 // the notification is sent again.
-func (p *Push) storeResult(d *delivery, outcome error) {
+func (p *Push) storeSendResult(d *delivery, outcome error) {
 	for try := range storeTries {
-		n, err := p.storeOutcome(d, outcome)
+		n, err := p.tryStoreResult(d, outcome)
 		switch {
 		case err == nil && (n > 0 || d.fromOutbox || try+1 >= rowTries):
 			return
@@ -150,8 +150,8 @@ func (p *Push) storeResult(d *delivery, outcome error) {
 	}
 }
 
-// storeOutcome deletes or updates the row of a send. It returns how many rows there were. It works also while the process ends.
-func (p *Push) storeOutcome(d *delivery, outcome error) (rows int64, err error) {
+// tryStoreResult deletes or updates the row of a send. It returns how many rows there were. It works also while the process ends.
+func (p *Push) tryStoreResult(d *delivery, outcome error) (rows int64, err error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(p.sendContext), storeWithin)
 	defer cancel()
 	k := d.slot.key
@@ -227,7 +227,7 @@ func (s *sendStep) enqueue(list []*delivery) {
 	}
 }
 
-// sendWait says how long a step waits for its sends: until none succeeded for the time of promptly, and at most for stepWithin.
+// sendWait says how long a step waits for its sends: until none succeeded for the time slowAfter, and at most for stepWithin.
 type sendWait struct {
 	sent    *atomic.Int64
 	seen    int64 // the count of sent when the timer was started
@@ -241,7 +241,7 @@ func (w *sendWait) timerFired() {
 	n := w.sent.Load()
 	if w.expired = n == w.seen || obs.Now().After(w.end); !w.expired {
 		w.seen = n
-		w.timer.Reset(promptly)
+		w.timer.Reset(slowAfter)
 	}
 }
 
@@ -270,7 +270,7 @@ func (w *sendWait) wait(ctx context.Context, event <-chan struct{}) {
 func (p *Push) send(ctx context.Context, list []*delivery, seen int64) []outboxEntry {
 	s := &sendStep{}
 	s.enqueue(list)
-	w := &sendWait{sent: &s.sent, timer: time.NewTimer(promptly), end: obs.Now().Add(stepWithin), expired: ctx.Err() != nil}
+	w := &sendWait{sent: &s.sent, timer: time.NewTimer(slowAfter), end: obs.Now().Add(stepWithin), expired: ctx.Err() != nil}
 	defer w.timer.Stop()
 	looked := p.Now()
 	for freed := p.slots.freedSignal(); ; freed = p.slots.freedSignal() {
@@ -282,8 +282,8 @@ func (p *Push) send(ctx context.Context, list []*delivery, seen int64) []outboxE
 			break
 		}
 	}
-	for _, at := range s.queues { // when they are sent from the outbox, their pushers are read again
-		for _, d := range at.list {
+	for _, queue := range s.queues { // when they are sent from the outbox, their pushers are read again
+		for _, d := range queue.list {
 			s.deferred = append(s.deferred, p.toOutbox(d))
 		}
 	}
@@ -308,9 +308,9 @@ func (p *Push) send(ctx context.Context, list []*delivery, seen int64) []outboxE
 func (p *Push) startQueued(s *sendStep) {
 	now := p.Now()
 	left := s.queues[:0]
-	for _, at := range s.queues {
-		if p.startQueue(s, at, now); len(at.list) > 0 {
-			left = append(left, at)
+	for _, queue := range s.queues {
+		if p.startQueue(s, queue, now); len(queue.list) > 0 {
+			left = append(left, queue)
 		}
 	}
 	s.queues = left
@@ -318,10 +318,10 @@ func (p *Push) startQueued(s *sendStep) {
 
 // startQueue starts the sends of one queue for which there are slots now. It stops when the gateway has no slot, and skips users who have
 // none.
-func (p *Push) startQueue(s *sendStep, at *gatewayQueue, now time.Time) {
+func (p *Push) startQueue(s *sendStep, queue *gatewayQueue, now time.Time) {
 	var behind []*delivery // whose users have no slot
 	full := map[string]bool{}
-	for i, d := range at.list {
+	for i, d := range queue.list {
 		if full[d.slot.user] {
 			behind = append(behind, d)
 			continue
@@ -331,9 +331,9 @@ func (p *Push) startQueue(s *sendStep, at *gatewayQueue, now time.Time) {
 			p.start(d)
 			s.inFlight = append(s.inFlight, d)
 		case errors.Is(err, errNoSlot) && d.slot.exhausted == d.slot.gateway:
-			at.list = at.list[i:]
+			queue.list = queue.list[i:]
 			if len(behind) > 0 {
-				at.list = slices.Concat(behind, at.list)
+				queue.list = slices.Concat(behind, queue.list)
 			}
 			return
 		case errors.Is(err, errNoSlot):
@@ -345,5 +345,5 @@ func (p *Push) startQueue(s *sendStep, at *gatewayQueue, now time.Time) {
 			s.deferred = append(s.deferred, p.toOutbox(d))
 		}
 	}
-	at.list = behind
+	queue.list = behind
 }

@@ -337,12 +337,12 @@ func TestAnOutcomeIsStoredWhenTheDatabaseIsBack(t *testing.T) {
 			k.user, k.app, k.pushkey, k.event, far,
 		)
 		do("ALTER TABLE push_outbox RENAME TO away")
-		if _, err := n.storeOutcome(d, nil); err == nil {
+		if _, err := n.tryStoreResult(d, nil); err == nil {
 			t.Fatal("expected an error")
 		}
 		settled := make(chan struct{})
 		go func() {
-			n.storeResult(d, nil)
+			n.storeSendResult(d, nil)
 			close(settled)
 		}()
 		time.Sleep(100 * time.Millisecond)
@@ -377,7 +377,7 @@ func TestAQueueAsksForOneSlot(t *testing.T) {
 	}
 }
 
-// TestABatchWaitsNoLongerThanAMoment: when no send succeeds for the time of promptly, the batch ends, whatever else happens.
+// TestABatchWaitsNoLongerThanAMoment: when no send succeeds for the time slowAfter, the batch ends, whatever else happens.
 func TestABatchWaitsNoLongerThanAMoment(t *testing.T) {
 	past, events := make(chan time.Time, 1), make(chan struct{})
 	close(events)
@@ -391,7 +391,7 @@ func TestABatchWaitsNoLongerThanAMoment(t *testing.T) {
 	w := sendWait{sent: new(atomic.Int64), timer: time.NewTimer(0), end: time.Now().Add(time.Hour)}
 	w.sent.Add(1)
 	began := time.Now()
-	if w.wait(t.Context(), nil); time.Since(began) < promptly {
+	if w.wait(t.Context(), nil); time.Since(began) < slowAfter {
 		t.Error("it does not go on though something was sent")
 	}
 	w = sendWait{sent: w.sent, timer: time.NewTimer(0)}
@@ -400,7 +400,7 @@ func TestABatchWaitsNoLongerThanAMoment(t *testing.T) {
 	}
 }
 
-// TestABurstIsSentWithoutTheOutbox while gateways take it promptly, whatever number of events and receivers it has.
+// TestABurstIsSentWithoutTheOutbox while gateways take it slowAfter, whatever number of events and receivers it has.
 func TestABurstIsSentWithoutTheOutbox(t *testing.T) {
 	harness.Run(t, func(t *testing.T, n *node) {
 		g := newPushGateway(t)

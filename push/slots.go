@@ -17,7 +17,7 @@ import (
 type trustLevel int
 
 const (
-	trusted     trustLevel = iota // the gateway took a send promptly, and was neither slow nor unreachable since
+	trusted     trustLevel = iota // the gateway took a send slowAfter, and was neither slow nor unreachable since
 	untried                       // no send to the gateway has ended yet, or its result is forgotten
 	suspectUser                   // gateway and pusher are trusted, but another pusher of the user was slow or failed lately
 
@@ -39,7 +39,7 @@ var slotLimits = [...]slotLimit{
 }
 
 const (
-	promptly      = 500 * time.Millisecond // a send that takes longer is slow
+	slowAfter     = 500 * time.Millisecond // a send that takes longer is slow
 	suspectFor    = 30 * time.Second       // how long something is suspect after a slow send or a failure
 	maxSlow       = 256                    // slow sends that may be moved to the level suspectPusher while they are in flight
 	maxSlowOfUser = 16                     // of these for one user, with the sends that may become slow

@@ -82,7 +82,7 @@ func (s *sendSlots) sendSlowly(now time.Time, list ...*delivery) (sent []*delive
 		}
 	}
 	for _, d := range sent {
-		s.markSlow(&d.slot, now.Add(promptly))
+		s.markSlow(&d.slot, now.Add(slowAfter))
 	}
 	return sent
 }
@@ -113,7 +113,7 @@ func TestHostilePushersDoNotOutweighPromptOnes(t *testing.T) {
 			list = append(list, d)
 		}
 		sent := s.sendSlowly(now, list...)
-		s.promptFor(t, 2, now.Add(promptly))
+		s.promptFor(t, 2, now.Add(slowAfter))
 		now = now.Add(sendWithin)
 		for _, d := range sent {
 			s.record(&d.slot, noAnswer, false, now)
@@ -139,8 +139,8 @@ func TestNewPushersOfAHostileUserTakeFewSlots(t *testing.T) {
 		if all += len(sent); round == 0 {
 			began = all
 		}
-		s.promptFor(t, 20, now.Add(promptly))
-		now = now.Add(promptly)
+		s.promptFor(t, 20, now.Add(slowAfter))
+		now = now.Add(slowAfter)
 	}
 	if all > began || began > 6*maxSlowOfUser {
 		t.Errorf("expected that only the first are sent at once, found %d, and %d later", began, all-began)
@@ -161,7 +161,7 @@ func TestAnotherPusherOfTheUserIsPrompt(t *testing.T) {
 	for i := range 12 {
 		s.sendSlowly(now, atShared(fmt.Sprint("hostile", i), "k", "e"))
 	}
-	if _, err := s.acquire(atShared("bob", "good", "b"), now.Add(promptly)); err != nil {
+	if _, err := s.acquire(atShared("bob", "good", "b"), now.Add(slowAfter)); err != nil {
 		t.Error(err)
 	}
 }
@@ -178,7 +178,7 @@ func TestAGatewayThatBecomesSlowForAllIsSuspect(t *testing.T) {
 		}
 		sent := s.sendSlowly(now, list...)
 		fresh := atShared("fresh", "k", "e")
-		if _, err := s.acquire(fresh, now.Add(promptly)); err == nil {
+		if _, err := s.acquire(fresh, now.Add(slowAfter)); err == nil {
 			t.Errorf("%d users: it is sent to at once", users)
 		}
 		now = now.Add(sendWithin)

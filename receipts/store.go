@@ -56,11 +56,6 @@ func (r *Receipts) Since(ctx context.Context, roomID string, after, upto int64) 
 	return query(ctx, r.Process.DB, `room_id = $1 AND pos > $2 AND pos <= $3 ORDER BY pos`, roomID, after, upto)
 }
 
-// OfUser reads all receipts of a user, private ones too.
-func (r *Receipts) OfUser(ctx context.Context, userID string) ([]*Receipt, error) {
-	return query(ctx, r.Process.DB, `user_id = $1 ORDER BY room_id, pos`, userID)
-}
-
 // ReadUpTo tells how far a user has read in a room by public and private receipts: positions in the events
 // stream by thread id, "" for unthreaded receipts.
 func (r *Receipts) ReadUpTo(ctx context.Context, userID, roomID string) (map[string]int64, error) {

@@ -1,11 +1,13 @@
 package rooms
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
 
 	"lyceum/matrix/event"
+	"lyceum/platform/db"
 )
 
 // usesDatabase reports whether the database decides a part of a filter.
@@ -69,4 +71,39 @@ func filterCondition(f *event.Filter, args []any, known knownRelations) (string,
 		by("rel_type", f.RelatedByRelTypes)
 	}
 	return strings.Join(parts, " AND "), args
+}
+
+// MatchingRelations returns which events of a room pass related_by_senders and related_by_rel_types of a filter for a user, by id; nil when
+// the filter has neither, so that all pass.
+func (r *Rooms) MatchingRelations(
+	ctx context.Context, userID, roomID string, f *event.Filter, events []*Event,
+) (map[string]bool, error) {
+	if !usesRelations(f) {
+		return nil, nil
+	}
+	out := map[string]bool{}
+	s, ok, err := r.findMembershipView(ctx, userID, roomID)
+	if err != nil || !ok || len(events) == 0 {
+		return out, err
+	}
+	var known knownRelations
+	if known.visible, err = r.visibleRangesOf(ctx, s); err != nil {
+		return nil, err
+	}
+	ignored, err := r.Accounts.Ignored(ctx, userID)
+	if err != nil {
+		return nil, err
+	}
+	known.ignored = listOf(ignored)
+	ids := make([]string, len(events))
+	for i, e := range events {
+		ids[i] = e.ID
+	}
+	relations := &event.Filter{RelatedBySenders: f.RelatedBySenders, RelatedByRelTypes: f.RelatedByRelTypes}
+	where, args := filterCondition(relations, []any{ids}, known)
+	list, err := db.Texts(r.Process.DB.Query(ctx, "SELECT e.event_id FROM events e WHERE e.event_id = ANY($1) AND "+where, args...))
+	for _, id := range list {
+		out[id] = true
+	}
+	return out, err
 }

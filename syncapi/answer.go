@@ -75,9 +75,9 @@ func (s *scratch) discard() {
 	s.roomData, s.global, s.ignored, s.sentNow = nil, nil, nil, s.sentNow[:0]
 }
 
-// answer writes what is new between since and upto; empty is true when nothing is. The user's own presence is written but is no reason
+// writeAnswer writes what is new between since and upto; empty is true when nothing is. The user's own presence is written but is no reason
 // to answer, as the request itself may have changed it.
-func (q *query) answer(ctx context.Context, w *writer) (empty bool, err error) {
+func (q *query) writeAnswer(ctx context.Context, w *writer) (empty bool, err error) {
 	if q.ignored, err = q.s.Accounts.Ignored(ctx, q.user.id); err != nil {
 		return false, err
 	}
@@ -106,11 +106,11 @@ func (q *query) answer(ctx context.Context, w *writer) (empty bool, err error) {
 		return false, err
 	}
 	before := w.size()
-	own, err := q.writePresence(ctx, w, lists.nowSharing)
+	onlyOwn, err := q.writePresence(ctx, w, lists.nowSharing)
 	if err != nil {
 		return false, err
 	}
-	if own && before == head {
+	if onlyOwn && before == head {
 		head = w.size()
 	}
 	if len(q.global) > 0 {
@@ -133,7 +133,7 @@ func (q *query) writeRooms(ctx context.Context, w *writer) error {
 	if len(q.candidates) == 0 {
 		return nil
 	}
-	forgotten, err := q.forgotten(ctx)
+	forgotten, err := q.forgottenRooms(ctx)
 	if err != nil {
 		return err
 	}
@@ -190,9 +190,9 @@ func (q *query) isNew(c candidateRoom) bool {
 	return c.pos > q.since[eventsAt+q.s.Rooms.Stream().Shard(c.room)]
 }
 
-// forgotten returns which of the user's rooms are forgotten, by room id, when the request asks for rooms that were left before the
+// forgottenRooms returns which of the user's rooms are forgotten, by room id, when the request asks for rooms that were left before the
 // token; else nil. Forgetting a room appends to no stream, so it is read from the database.
-func (q *query) forgotten(ctx context.Context) (map[string]bool, error) {
+func (q *query) forgottenRooms(ctx context.Context) (map[string]bool, error) {
 	if !q.filter.Room.IncludeLeave || !q.initial && !q.fullState {
 		return nil, nil
 	}

@@ -111,7 +111,7 @@ func (q *query) answerOnce(t testing.TB, w *writer) bool {
 	q.s.takeSnapshot(q.user, &q.snapshot, seen, known)
 	q.upto = q.positions
 	w.b, w.comma = w.b[:0], false
-	empty, err := q.answer(t.Context(), w)
+	empty, err := q.writeAnswer(t.Context(), w)
 	if err != nil {
 		t.Fatal(err)
 	}

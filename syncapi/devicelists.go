@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 
+	"lyceum/devices"
 	"lyceum/matrix"
 	"lyceum/matrix/event"
 	"lyceum/rooms"
@@ -74,7 +75,7 @@ func (u userSet) sorted() []string {
 func (q *query) changedDevices(ctx context.Context) (userSet, error) {
 	st := q.s.Devices.DeviceListStream()
 	var ids []string
-	var after, upto [presenceShards]int64
+	var after, upto [devices.ListShards]int64
 	stale, any := false, false
 	q.s.mu.RLock()
 	for shard := range st.Shards() {

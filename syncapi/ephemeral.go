@@ -11,6 +11,12 @@ import (
 	"lyceum/receipts"
 )
 
+// The types of the ephemeral events.
+const (
+	receiptType = "m.receipt"
+	typingType  = "m.typing"
+)
+
 // ephemeral returns the new receipts and typing notices of a room; with fresh, all that there are. read means that the user has read
 // something, so that the unread counts may have changed.
 func (q *query) ephemeral(ctx context.Context, roomID string, fresh bool) (out []json.RawMessage, read bool, err error) {
@@ -20,15 +26,15 @@ func (q *query) ephemeral(ctx context.Context, roomID string, fresh bool) (out [
 		return nil, false, err
 	}
 	read = slices.ContainsFunc(list, func(r *receipts.Receipt) bool { return r.UserID == q.user.id })
-	if f.passes("m.receipt", "", roomID) {
+	if f.passes(receiptType, "", roomID) {
 		out = q.receiptEvents(list)
 	}
-	if !f.passes("m.typing", "", roomID) {
+	if !f.passes(typingType, "", roomID) {
 		return out, read, nil
 	}
 	users, changed, err := q.typing(ctx, roomID, fresh)
 	if changed && (len(users) > 0 || !fresh) {
-		b := []byte(`{"type":"m.typing","content":{"user_ids":`)
+		b := []byte(`{"type":"` + typingType + `","content":{"user_ids":`)
 		users = slices.DeleteFunc(slices.Clone(users), func(u string) bool { return q.ignored[u] })
 		b = matrix.AppendStrings(b, users)
 		out = append(out, append(b, "}}"...))
@@ -128,7 +134,7 @@ func (q *query) receiptEvents(list []*receipts.Receipt) (out []json.RawMessage) 
 
 // receiptEvent makes one event of receipts that are sorted by event id, type and user.
 func receiptEvent(list []*receipts.Receipt) json.RawMessage {
-	w := &writer{b: []byte(`{"type":"m.receipt","content":`)}
+	w := &writer{b: []byte(`{"type":"` + receiptType + `","content":`)}
 	w.open('{')
 	for i, r := range list {
 		newEvent := i == 0 || list[i-1].EventID != r.EventID

@@ -12,7 +12,7 @@ import (
 )
 
 // sentMember says that a device has a membership event of a user in a room. Both are hashes, as thousands of devices have hundreds of
-// them. An event that the device does not have is taken for one that it has with a probability of 2^-64.
+// them. The probability that a hash wrongly matches is 2^-64.
 type sentMember struct{ member, event uint64 }
 
 // sentMembers are sorted by member, and have each member once. They are never changed, only replaced.
@@ -92,9 +92,9 @@ func (l *lazyMembers) sentTo(device string, since *vector) sentMembers {
 	return d.sent
 }
 
-// answered notes the members of an answer, in any order; of equal members the last one counts. since is the token with which the device
+// noteSent notes the members of an answer, in any order; of equal members the last one counts. since is the token with which the device
 // asked, nil for an initial request; next is the token of the answer.
-func (l *lazyMembers) answered(device string, since, next *vector, answer []sentMember) {
+func (l *lazyMembers) noteSent(device string, since, next *vector, answer []sentMember) {
 	pending := sentMembers(slices.Clone(answer))
 	slices.Reverse(pending)
 	pending = pending.sorted()

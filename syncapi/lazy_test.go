@@ -14,7 +14,7 @@ func TestLazyMembersAsAMap(t *testing.T) {
 		const device = "@a:b\x00D"
 		var at vector
 		has, pending := map[string]string{}, map[string]string{}
-		l.answered(device, nil, &at, []sentMember{l.hashOf("!r", "u0", "$first")})
+		l.noteSent(device, nil, &at, []sentMember{l.hashOf("!r", "u0", "$first")})
 		pending["u0"] = "$first"
 		for step := range rapid.IntRange(1, 30).Draw(t, "answers") {
 			from := at
@@ -49,7 +49,7 @@ func TestLazyMembersAsAMap(t *testing.T) {
 			}
 			at = from
 			at[0]++
-			l.answered(device, &from, &at, answer)
+			l.noteSent(device, &from, &at, answer)
 		}
 	})
 }

@@ -68,7 +68,7 @@ func (q *query) leftRoom(ctx context.Context, w *writer, c candidateRoom) error 
 func (q *query) departure(ctx context.Context, c candidateRoom) (d departure, left bool, err error) {
 	shard := q.s.Rooms.Stream().Shard(c.room)
 	d = departure{candidateRoom: c, since: q.since[eventsAt+shard]}
-	if d.roomMembership, err = q.membershipBeforeIgnored(ctx, c.roomMembership, d.since); err != nil || d.roomMembership == nil {
+	if d.roomMembership, err = q.membershipBeforeIgnoredInvite(ctx, c.roomMembership, d.since); err != nil || d.roomMembership == nil {
 		return d, false, err
 	}
 	if d.end, d.last, err = q.membershipEnd(ctx, d.roomMembership, d.since); err != nil {
@@ -134,9 +134,9 @@ func (q *query) appendDeparture(ctx context.Context, sec *section, d *departure)
 	return nil
 }
 
-// membershipBeforeIgnored returns the membership by which the user left a room that an ignored user has invited the user to since; nil
+// membershipBeforeIgnoredInvite returns the membership by which the user left a room that an ignored user has invited the user to since; nil
 // when the user did not leave after the given position. When there is no such invite it returns m.
-func (q *query) membershipBeforeIgnored(ctx context.Context, m *roomMembership, after int64) (*roomMembership, error) {
+func (q *query) membershipBeforeIgnoredInvite(ctx context.Context, m *roomMembership, after int64) (*roomMembership, error) {
 	for m.membership == event.MembershipInvite {
 		e, err := q.s.Rooms.Event(ctx, m.eventID)
 		if err != nil || e == nil || e.Replaces == "" {
@@ -185,7 +185,7 @@ func (q *query) hasGap(ctx context.Context, r eventRange, end, last *rooms.Event
 	if r.after >= r.upto {
 		return false, nil, nil
 	}
-	list, complete, err := q.newestEvents(ctx, r, defaultTimeline)
+	list, complete, err := q.newestEvents(ctx, r, gapEvents)
 	if err != nil {
 		return false, nil, err
 	}
@@ -222,6 +222,9 @@ func (q *query) firstUnsent(
 	}
 	return 0, true, nil, nil
 }
+
+// gapEvents is how many of the newest events hasGap looks at.
+const gapEvents = 10
 
 // maxMembershipsRead is how many membership events firstUnsent reads.
 const maxMembershipsRead = 50

@@ -128,7 +128,7 @@ func (p *poll) noteSent() {
 		if q.initial {
 			start = nil
 		}
-		q.s.lazy.answered(q.user.id+"\x00"+q.device, start, &q.upto, q.sentNow)
+		q.s.lazy.noteSent(q.user.id+"\x00"+q.device, start, &q.upto, q.sentNow)
 	}
 	q.user.tokenIssued(&q.upto, q.sequence)
 }

@@ -13,8 +13,8 @@ import (
 const presenceShards = presence.Shards
 
 // writePresence writes the presence of users who share a room with the user: in an initial answer of those who are not offline, later
-// of those whose presence changed and of nowSharing. own is true when there is nobody's presence but the user's.
-func (q *query) writePresence(ctx context.Context, w *writer, nowSharing userSet) (own bool, err error) {
+// of those whose presence changed and of nowSharing. onlyOwn is true when there is nobody's presence but the user's.
+func (q *query) writePresence(ctx context.Context, w *writer, nowSharing userSet) (onlyOwn bool, err error) {
 	f := &q.filter.Presence
 	if !f.MatchType("m.presence") {
 		return false, nil
@@ -23,13 +23,13 @@ func (q *query) writePresence(ctx context.Context, w *writer, nowSharing userSet
 	if err != nil {
 		return false, err
 	}
-	own = true
+	onlyOwn = true
 	var events []json.RawMessage
 	for _, p := range list {
 		if q.ignored[p.UserID] || !f.passes("m.presence", p.UserID, "") {
 			continue
 		}
-		own = own && p.UserID == q.user.id
+		onlyOwn = onlyOwn && p.UserID == q.user.id
 		b := append([]byte(`{"type":"m.presence","sender":`), matrix.AppendString(nil, p.UserID)...)
 		b = append(b, `,"content":`...)
 		b = append(b, q.s.Presence.Content(p, obs.Now())...)
@@ -38,7 +38,7 @@ func (q *query) writePresence(ctx context.Context, w *writer, nowSharing userSet
 	if len(events) > 0 {
 		w.events("presence", events)
 	}
-	return own, nil
+	return onlyOwn, nil
 }
 
 // statuses returns the presence that is new, from memory if it reaches back to the token.

@@ -40,7 +40,7 @@ var errLarge = errors.New("the answer is large")
 // errStreamed is returned when an answer is too large to be held in memory: it must be sent while it is built.
 var errStreamed = errors.New("the answer is too large to be held")
 
-// build writes an answer in a slot. An answer that becomes large keeps on when a large slot is free. Else it is begun again when one
+// build writes an answer in a slot. An answer that becomes large goes on when a large slot is free. Else it is begun again when one
 // is, so that requests that wait for a large slot hold neither memory nor small slots.
 func (q *query) build(ctx context.Context) (w *writer, empty bool, err error) {
 	if q.fullState || q.fromStart || q.initial && len(q.candidates) > fewRooms {
@@ -58,7 +58,7 @@ func (q *query) buildSmall(ctx context.Context) (w *writer, empty bool, err erro
 	if err := q.acquireSmall(ctx); err != nil {
 		return nil, false, err
 	}
-	defer q.release()
+	defer q.releaseSlot()
 	return q.write(ctx)
 }
 
@@ -75,7 +75,7 @@ func (q *query) buildLarge(ctx context.Context) (w *writer, empty bool, err erro
 func (q *query) write(ctx context.Context) (w *writer, empty bool, err error) {
 	w = buffers.Get().(*writer)
 	w.b, w.sent, w.comma = w.b[:0], 0, false
-	if empty, err = q.answer(ctx, w); err != nil {
+	if empty, err = q.writeAnswer(ctx, w); err != nil {
 		w.release()
 		q.discard()
 		return nil, false, err
@@ -98,8 +98,8 @@ func (q *query) acquireSmall(ctx context.Context) error {
 	return nil
 }
 
-// release gives back the slot of the answer, of either size.
-func (q *query) release() {
+// releaseSlot gives back the slot of the answer, of either size.
+func (q *query) releaseSlot() {
 	if !q.largeSince.IsZero() {
 		q.releaseLarge()
 		return
@@ -165,7 +165,7 @@ func (q *query) chargeBytes(ctx context.Context, size int) error {
 		if !q.s.largeSlots.tryAcquire(&q.user.largeSlots) {
 			return errLarge
 		}
-		q.release()
+		q.releaseSlot()
 		q.startLarge(ctx)
 	}
 	if q.request == nil || size < largeBytes {

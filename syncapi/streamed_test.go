@@ -236,7 +236,7 @@ func TestARequestWithASlotWaitsForNobody(t *testing.T) {
 		t.Fatal(err)
 	}
 	holds(1)
-	q.release()
+	q.releaseSlot()
 	holds(0)
 }
 

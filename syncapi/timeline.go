@@ -57,10 +57,14 @@ func (q *query) readTimeline(ctx context.Context, r eventRange) (*timeline, erro
 		return t, err
 	}
 	t.rootAfter = all[len(all)-1].Root
+	matching, err := q.s.Rooms.MatchingRelations(ctx, q.user.id, r.roomID, &q.filter.Room.Timeline.Filter, all)
+	if err != nil {
+		return nil, err
+	}
 	picked := make([]int, 0, min(r.limit, len(all)))
 	size, room := 0, min(q.bytesLeft, timelineBytes)
 	for i := len(all) - 1; i >= 0; i-- {
-		if !q.wantsInTimeline(all[i]) {
+		if !q.wantsInTimeline(all[i]) || matching != nil && !matching[all[i].ID] {
 			continue
 		}
 		size += len(all[i].JSON)

@@ -3,6 +3,7 @@ package syncapi
 import (
 	"hash/maphash"
 
+	"lyceum/devices"
 	"lyceum/matrix"
 	"lyceum/platform/stream"
 	"lyceum/presence"
@@ -19,7 +20,7 @@ const (
 	typingAt      = receiptsAt + receipts.Shards
 	presenceAt    = typingAt + typing.Shards
 	deviceListsAt = presenceAt + presence.Shards
-	toDeviceAt    = deviceListsAt + 8
+	toDeviceAt    = deviceListsAt + devices.ListShards
 	accountDataAt = toDeviceAt + 1
 	tokenSize     = accountDataAt + 1
 )

@@ -153,6 +153,28 @@ func TestStoredFilters(t *testing.T) {
 	}
 }
 
+// TestRelatedEvents holds that related_by_senders and related_by_rel_types of a filter decide which events a timeline has.
+func TestRelatedEvents(t *testing.T) {
+	run(t, func(t *testing.T, h *testNode) {
+		alice, bob := h.as(t, "alice"), h.as(t, "bob")
+		room := h.room(t, "alice", "bob")
+		root := alice.say(room, "root")
+		alice.say(room, "plain")
+		bob.send(room, "m.room.message", obj{"body": "reply", "m.relates_to": obj{"rel_type": "m.thread", "event_id": root}})
+		for filter, want := range map[string]string{
+			`"related_by_rel_types":["m.thread"]`:                                        "[root]",
+			`"related_by_senders":["` + id("bob") + `"]`:                                 "[root]",
+			`"related_by_senders":["` + id("alice") + `"]`:                               "[]",
+			`"related_by_rel_types":["m.replace"]`:                                       "[]",
+			`"org.matrix.msc3874.rel_types":["m.thread"]`:                                "[reply]",
+			`"types":["m.room.message"],"org.matrix.msc3874.not_rel_types":["m.thread"]`: "[root plain]",
+		} {
+			a := alice.peek("filter", `{"room":{"timeline":{`+filter+`}}}`)
+			same(t, filter, bodies(in(a, "join", room, "timeline.events")), want)
+		}
+	})
+}
+
 func TestPick(t *testing.T) {
 	for _, c := range []struct{ fields, want string }{
 		{"type", `{"type":"t"}`},

@@ -61,10 +61,10 @@ func (t *Typing) active(ctx context.Context, shard int) ([]string, error) {
 }
 
 // setAtOwner runs on the owner of the room's shard.
-func (t *Typing) setAtOwner(ctx context.Context, roomID string, ch setRequest) (struct{}, error) {
-	until := t.Now().UnixMilli() + ch.Ms
-	var l membershipLookup
-	return struct{}{}, t.owned.Do(ctx, roomID, func(c *owned.Change[roomTyping]) error { return t.decide(c, roomID, ch, until, &l) })
+func (t *Typing) setAtOwner(ctx context.Context, roomID string, req setRequest) (struct{}, error) {
+	until := t.Now().UnixMilli() + req.Ms
+	var lookup membershipLookup
+	return struct{}{}, t.owned.Do(ctx, roomID, func(c *owned.Change[roomTyping]) error { return t.decide(c, roomID, req, until, &lookup) })
 }
 
 // membershipLookup is the owner's own lookup of the membership of a user who begins to type. The request may have been delayed since it
@@ -75,35 +75,35 @@ type membershipLookup struct {
 	found      rooms.Membership
 }
 
-func (t *Typing) decide(c *owned.Change[roomTyping], roomID string, ch setRequest, until int64, l *membershipLookup) error {
+func (t *Typing) decide(c *owned.Change[roomTyping], roomID string, req setRequest, until int64, lookup *membershipLookup) error {
 	s := c.State()
 	before := s.typists
-	if ch.Left > 0 {
+	if req.Left > 0 {
 		c.Append(func(s *roomTyping, _ *stream.Ticket) { s.endedCount++ })
 	}
-	at, found := slices.BinarySearchFunc(before, ch.UserID, func(u typist, id string) int { return cmp.Compare(u.ID, id) })
+	at, found := slices.BinarySearchFunc(before, req.UserID, func(u typist, id string) int { return cmp.Compare(u.ID, id) })
 	switch {
-	case ch.Ms <= 0 && (!found || ch.Left > 0 && ch.Left < before[at].Member): // came back and types again
+	case req.Ms <= 0 && (!found || req.Left > 0 && req.Left < before[at].Member): // came back and types again
 		return nil
-	case ch.Ms > 0 && found && nearlyEqual(until, before[at].Until) && ch.Member <= before[at].Member:
+	case req.Ms > 0 && found && nearlyEqual(until, before[at].Until) && req.Member <= before[at].Member:
 		return nil
-	case ch.Ms > 0 && !found && (l.room != s || l.endedCount != s.endedCount):
+	case req.Ms > 0 && !found && (lookup.room != s || lookup.endedCount != s.endedCount):
 		ended := s.endedCount
 		return c.Need(func(ctx context.Context) (func(*roomTyping), error) {
-			m, err := t.Rooms.Membership(ctx, ch.UserID, roomID)
-			return func(s *roomTyping) { *l = membershipLookup{s, ended, m} }, err
+			m, err := t.Rooms.Membership(ctx, req.UserID, roomID)
+			return func(s *roomTyping) { *lookup = membershipLookup{s, ended, m} }, err
 		})
-	case ch.Ms > 0 && !found && l.found.Membership != event.MembershipJoin:
+	case req.Ms > 0 && !found && lookup.found.Membership != event.MembershipJoin:
 		return notMember()
 	}
 	users := slices.Clone(before)
 	switch {
-	case ch.Ms <= 0:
+	case req.Ms <= 0:
 		users = slices.Delete(users, at, at+1)
 	case found:
-		users[at].Until, users[at].Member = until, max(ch.Member, users[at].Member)
+		users[at].Until, users[at].Member = until, max(req.Member, users[at].Member)
 	default:
-		users = slices.Insert(users, at, typist{ch.UserID, until, l.found.Pos})
+		users = slices.Insert(users, at, typist{req.UserID, until, lookup.found.Pos})
 	}
 	return t.appendState(c, roomID, users)
 }
