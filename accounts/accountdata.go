@@ -130,8 +130,8 @@ func (a *Accounts) SwapAccountData(ctx context.Context, userID string, s DataSwa
 	return res.Current, err
 }
 
-// writeHere does a dataWrite on the owner of the user's shard.
-func (a *Accounts) writeHere(ctx context.Context, userID string, w dataWrite) (res dataResult, err error) {
+// writeAtOwner does a dataWrite on the owner of the user's shard.
+func (a *Accounts) writeAtOwner(ctx context.Context, userID string, w dataWrite) (res dataResult, err error) {
 	if w.Kind == writePut && w.Type != typeTag && w.Expected == "" {
 		return res, a.storeData(ctx, nil, userID, &AccountDatum{RoomID: w.RoomID, Type: w.Type, Content: w.Content})
 	}
@@ -153,17 +153,17 @@ func (a *Accounts) writeHere(ctx context.Context, userID string, w dataWrite) (r
 		})
 		return res, err
 	case w.Kind == writeErase:
-		return res, a.eraseHere(ctx, basis, userID)
+		return res, a.eraseAtOwner(ctx, basis, userID)
 	}
 	return res, a.changeData(ctx, basis, userID, dataKey{w.RoomID, typeTag}, func(old json.RawMessage) (json.RawMessage, error) {
 		return changeTag(old, w)
 	})
 }
 
-// eraseHere empties all account data of a deactivated user, on the owner of the user's shard. Writes that are still queued are not
+// eraseAtOwner empties all account data of a deactivated user, on the owner of the user's shard. Writes that are still queued are not
 // in the database at the first read, but they are stored before the rows that this function appends. So it appends at least one
 // row, and reads again until nothing is left.
-func (a *Accounts) eraseHere(ctx context.Context, basis *stream.Basis, userID string) error {
+func (a *Accounts) eraseAtOwner(ctx context.Context, basis *stream.Basis, userID string) error {
 	for first := true; ; first = false {
 		all, err := loadData(ctx, a.db, userID)
 		if err != nil {

@@ -47,12 +47,13 @@ type UserListener interface {
 	UserDeactivated(ctx context.Context, userID string, erase bool) error
 }
 
-// RemoteProfiles finds profiles of users of other servers. A *matrix.Error is shown to the client.
+// RemoteProfiles finds profiles of users of other servers. A *matrix.Error is shown to the client. Nothing implements it before there
+// is federation: other servers' users have no profile then.
 type RemoteProfiles interface {
 	RemoteProfile(ctx context.Context, userID string) (map[string]json.RawMessage, error)
 }
 
-// Appservices says what application services may do with users.
+// Appservices says what application services may do with users. Nothing implements it before there are application services.
 type Appservices interface {
 	// Exclusive reports whether an application service has the user id in an exclusive namespace.
 	Exclusive(userID string) bool
@@ -71,8 +72,8 @@ type Deps struct {
 	Profile        ProfileListener
 	Devices        []DeviceListener
 	Users          []UserListener
-	RemoteProfiles RemoteProfiles
-	Appservices    Appservices
+	RemoteProfiles RemoteProfiles // nil: without federation
+	Appservices    Appservices    // nil: without application services
 }
 
 // Accounts is the domain. It is safe for concurrent use.
@@ -115,16 +116,16 @@ func New(d Deps, c Config) (*Accounts, error) {
 	consumer := followUpConsumer
 	consumer.Stream, consumer.Read, consumer.Work = a.sessions.stream, readFollowUps, a.handleFollowUps
 	d.Process.Streams.Consume(consumer)
-	a.change = role.Owned(d.Process, a.sessions.stream, "accounts.sessions", a.changeHere)
+	a.change = role.Owned(d.Process, a.sessions.stream, "accounts.sessions", a.changeAtOwner)
 	if d.Process.RPC != nil {
 		rpc.Handle(d.Process.RPC, underWayMethod, func(ctx context.Context, userID string) (struct{}, error) {
-			return struct{}{}, a.awaitHere(ctx, userID)
+			return struct{}{}, a.awaitUnderWayHere(ctx, userID)
 		})
 	}
 	a.accountData = newAccountDataCache(a.db, c.CacheUsers, int64(c.CacheData))
 	a.accountData.stream = d.Process.Streams.Open(dataStream.With(dataStore{}, nil))
 	a.accountData.stream.Subscribe(a.accountData.onRows)
-	a.writeData = role.Owned(d.Process, a.accountData.stream, "accounts.account_data", a.writeHere)
+	a.writeData = role.Owned(d.Process, a.accountData.stream, "accounts.account_data", a.writeAtOwner)
 	d.Process.Go("accounts.seen", a.writeDeviceUses)
 	d.Process.Singleton("accounts.housekeeping", a.housekeeping)
 	return a, nil

@@ -38,8 +38,7 @@ type Config struct {
 
 	WellKnown WellKnown `yaml:"well_known" help:"What /.well-known/matrix tells."`
 
-	UnstableFeatures map[string]bool `yaml:"-"` // set by the fleet
-	PasswordRates    PasswordRates   `yaml:"-"` // set by the fleet
+	PasswordRates PasswordRates `yaml:"-"` // set by the fleet
 
 	DefaultRoomVersion string `yaml:"-"` // set by the fleet: of rooms that are created without a version
 }

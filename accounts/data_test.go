@@ -324,12 +324,10 @@ func TestFilters(t *testing.T) {
 func TestWhatTheServerTells(t *testing.T) {
 	c := testConfig()
 	c.WellKnown = WellKnown{Client: "https://matrix.here.test", Server: "matrix.here.test:443"}
-	c.UnstableFeatures = map[string]bool{"org.example.x": true}
 	c.DefaultRoomVersion = "11"
 	run(t, c, func(t *testing.T, n *node) {
 		x := n.do("GET", "/_matrix/client/versions", "", nil).want(200)
-		if !strings.Contains(x.raw, `"v1.16"`) || !strings.Contains(x.raw, `"r0.6.1"`) || !strings.Contains(x.raw, `"org.matrix.msc3391":true`) ||
-			!strings.Contains(x.raw, `"org.example.x":true`) {
+		if !strings.Contains(x.raw, `"v1.16"`) || !strings.Contains(x.raw, `"r0.6.1"`) || !strings.Contains(x.raw, `"org.matrix.msc3391":true`) {
 			t.Fatalf("found %s", x.raw)
 		}
 		if x := n.do("GET", "/.well-known/matrix/client", "", nil).want(200); !strings.Contains(x.raw, `"base_url":"https://matrix.here.test"`) {

@@ -53,8 +53,8 @@ func (a *Accounts) RenameDevice(ctx context.Context, userID, deviceID, name stri
 	return err
 }
 
-// CreateDevice creates a device without a token, as application services may. If the device exists it is not changed, but the
-// listeners are notified again, since an earlier call may have failed before that.
+// CreateDevice creates a device without a token, for application services, which are not served yet. If the device exists it is not
+// changed, but the listeners are notified again, since an earlier call may have failed before that.
 func (a *Accounts) CreateDevice(ctx context.Context, userID, deviceID, name string) (created bool, err error) {
 	d := loginDevice{ID: deviceID, Name: name}
 	if err := d.check(); err != nil {

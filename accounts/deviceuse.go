@@ -27,10 +27,16 @@ type deviceUse struct {
 
 const (
 	maxDeviceUses = 200_000 // of one minute; more devices wait for the next minute
-	maxAgent      = 300
+	maxUserAgent  = 300     // bytes that are kept
 )
 
 func newDeviceUses() *deviceUses { return &deviceUses{byDevice: map[deviceKey]deviceUse{}} }
+
+// storableUserAgent returns a User-Agent header as it is stored: at most maxUserAgent bytes of valid UTF-8 without NUL, which
+// PostgreSQL needs.
+func storableUserAgent(header string) string {
+	return strings.ReplaceAll(strings.ToValidUTF8(header[:min(len(header), maxUserAgent)], ""), "\x00", "")
+}
 
 // writeDeviceUses stores what was collected, each minute and when the process ends.
 func (a *Accounts) writeDeviceUses(ctx context.Context) error {
@@ -58,8 +64,7 @@ func (a *Accounts) flushDeviceUses(ctx context.Context) error {
 	a.deviceUses.mu.Unlock()
 	rows := make([][]any, 0, len(devices))
 	for key, s := range devices {
-		agent := strings.ReplaceAll(strings.ToValidUTF8(s.agent, ""), "\x00", "")
-		rows = append(rows, []any{key.user, key.device, s.ip.String(), agent, strconv.FormatInt(s.at, 10)})
+		rows = append(rows, []any{key.user, key.device, s.ip.String(), storableUserAgent(s.agent), strconv.FormatInt(s.at, 10)})
 	}
 	slices.SortFunc(rows, func(x, y []any) int { // one order in all processes, so that two of them do not deadlock
 		return cmp.Or(cmp.Compare(x[0].(string), y[0].(string)), cmp.Compare(x[1].(string), y[1].(string)))

@@ -10,15 +10,24 @@
 //
 // A change of a user's sessions, rights or profile is this chain, from the request to the row:
 //
-//	putLock, postLogin, …  http_*.go          read the request
-//	Accounts.change        accounts.go        goes to the owner of the user's shard: role.Owned calls changeHere here or there
-//	changeHere             sessions.go        appends a row to the stream "sessions" and waits until it is stored
+//	putLock, postLogout, … http_*.go          read the request
+//	Accounts.change        accounts.go        a function that role.Owned made: it calls changeAtOwner on the owner of the user's shard
+//	changeAtOwner          sessions.go        appends a row to the stream "sessions" and waits until it is stored
 //	sessionStore.Insert    store_sessions.go  runs applyChange in the transaction that stores the row, and adds the follow-up
 //	doFollowUp             followups.go       work in other packages, such as the clean-up after removed devices
 //
-// Tables: users, user_devices (a device is one log-in), tokens, session_changes, account_news (follow-ups), login_addresses,
+// A log-in ends no token when its device is new, so it needs no owner. Only with a device id that the client chose, which may exist
+// already, is it a change (changeLogin) as above. The usual chain is shorter:
+//
+//	postLogin              http_session.go    checks the password with checkPassword
+//	login                  login.go           makes the device id and the tokens
+//	newLogin.apply         login.go           stores device and tokens in one transaction, run by db.Settle
+//	notifyDeviceAdded      login.go           tells the other packages about the device, before the request is answered
+//
+// Tables: users, user_devices (a device is one log-in), tokens, session_changes, account_news, login_addresses,
 // interactive_sessions, registration_tokens, used_nonces, secrets, profile_fields, profile_names, old_profiles, account_data,
-// filters, openid_tokens.
+// filters, openid_tokens. Two stored names are from an earlier version: the rows of account_news are follow-ups (type followUp), and
+// the column of users that cleanupColumn names says that the clean-up after a deactivation is pending (user.pendingCleanup).
 //
 // Streams:
 //   - "sessions" (4 shards, key user id) says that a user's tokens, rights, profile or erasure changed. Its table keeps the newest

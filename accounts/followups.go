@@ -19,8 +19,8 @@ const (
 	followUpProfile = "profile" // a field of the profile changed
 )
 
-// followUp is work that a change of an account leaves for other parts of the server. It is stored in account_news in the
-// transaction of the change (an outbox), so that some process does it even if the one that made the change ends. It is also the
+// followUp is work that a change of an account leaves for other parts of the server. It is stored in the table account_news, an
+// outbox, in the transaction of the change, so that some process does it even if the one that made the change ends. It is also the
 // Data of a row of "sessions".
 type followUp struct {
 	Kind    string   `json:"kind,omitempty"` // "" for none

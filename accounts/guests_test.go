@@ -89,7 +89,7 @@ func TestGuests(t *testing.T) {
 		if pending, completed := one.uses("once"); pending != 0 || completed != 1 {
 			t.Errorf("%d uses are held, %d completed", pending, completed)
 		}
-		if admin, err := one.IsAdmin(t.Context(), id); err != nil || !admin {
+		if u, err := one.User(t.Context(), id); err != nil || !u.Admin {
 			t.Errorf("the token did not make an administrator: %v", err)
 		}
 
@@ -111,7 +111,7 @@ func TestGuestsOfAnEarlierTime(t *testing.T) {
 		guest := one.do("POST", client+"/register?kind=guest", "", obj{}).want(200)
 		other := one.do("POST", client+"/register?kind=guest", "", obj{}).want(200)
 		two.whoamiWith(guest.text("access_token")).want(200)
-		if err := one.SetAdmin(t.Context(), guest.text("user_id"), true); !errors.Is(err, errGuest) {
+		if err := one.makeAdmin(guest.text("user_id")); !errors.Is(err, errGuest) {
 			t.Errorf("a guest is an administrator: %v", err)
 		}
 		if err := one.SetPassword(t.Context(), guest.text("user_id"), "correct horse", true, ""); !errors.Is(err, errGuest) {

@@ -175,6 +175,12 @@ func (n *node) login(name, password string, more ...obj) answer {
 	return n.do("POST", client+"/login", "", body)
 }
 
+// makeAdmin makes a user an administrator of the server.
+func (n *node) makeAdmin(userID string) error {
+	yes := true
+	return n.SetRights(n.t.Context(), userID, Rights{Admin: &yes})
+}
+
 func (n *node) whoamiWith(token string) answer {
 	n.t.Helper()
 	return n.do("GET", client+"/account/whoami", token, nil)

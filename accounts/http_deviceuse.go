@@ -13,9 +13,7 @@ func (a *Accounts) recordUse(r *web.Request) {
 		return
 	}
 	agent := r.UserAgent()
-	if len(agent) > maxAgent {
-		agent = agent[:maxAgent]
-	}
+	agent = agent[:min(len(agent), maxUserAgent)]
 	key, s := deviceKey{id.UserID, id.DeviceID}, deviceUse{ip: r.RemoteIP(), at: a.nowMs()}
 	a.deviceUses.mu.Lock()
 	defer a.deviceUses.mu.Unlock()

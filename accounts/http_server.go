@@ -1,8 +1,6 @@
 package accounts
 
 import (
-	"maps"
-
 	"lyceum/matrix"
 	"lyceum/matrix/event"
 	"lyceum/platform/web"
@@ -15,8 +13,8 @@ var specVersions = []string{
 	"v1.9", "v1.10", "v1.11", "v1.12", "v1.13", "v1.14", "v1.15", "v1.16",
 }
 
-// features are supported features by the names that they had as proposals, which clients still ask for.
-var features = map[string]bool{
+// unstableFeatures are supported features by the names that they had as proposals, which clients still ask for.
+var unstableFeatures = map[string]bool{
 	"m.lazy_load_members":          true,
 	"org.matrix.e2e_cross_signing": true,
 	"org.matrix.msc2285.stable":    true, // private receipts
@@ -32,9 +30,7 @@ var features = map[string]bool{
 }
 
 func (a *Accounts) getVersions(*web.Request) (any, error) {
-	all := maps.Clone(features)
-	maps.Copy(all, a.config.UnstableFeatures)
-	return map[string]any{"versions": specVersions, "unstable_features": all}, nil
+	return map[string]any{"versions": specVersions, "unstable_features": unstableFeatures}, nil
 }
 
 func (a *Accounts) getCapabilities(r *web.Request) (any, error) {

@@ -1,8 +1,6 @@
 package accounts
 
 import (
-	"strings"
-
 	"lyceum/matrix"
 	"lyceum/platform/web"
 )
@@ -17,8 +15,7 @@ func (a *Accounts) ownUserID(r *web.Request) (string, error) {
 
 // deviceOf returns the device of a log-in with what the request tells about the client.
 func deviceOf(r *web.Request, id, name string, refresh bool) loginDevice {
-	agent := strings.ReplaceAll(strings.ToValidUTF8(r.UserAgent(), ""), "\x00", "")
-	return loginDevice{ID: id, Name: name, Refresh: refresh, From: r.RemoteIP(), Agent: agent[:min(len(agent), maxAgent)]}
+	return loginDevice{ID: id, Name: name, Refresh: refresh, From: r.RemoteIP(), Agent: storableUserAgent(r.UserAgent())}
 }
 
 func (a *Accounts) getLogin(*web.Request) (any, error) {

@@ -8,7 +8,8 @@ import (
 	"lyceum/platform/db"
 )
 
-// OpenIDUser returns the user of an OpenID token, for GET /_matrix/federation/v1/openid/userinfo. Errors: M_UNKNOWN_TOKEN.
+// OpenIDUser returns the user of an OpenID token. It is for GET /_matrix/federation/v1/openid/userinfo, which is not served yet.
+// Errors: M_UNKNOWN_TOKEN.
 func (a *Accounts) OpenIDUser(ctx context.Context, token string) (userID string, err error) {
 	genuine, err := a.secret.hasChecksum(ctx, openIDPrefix, token)
 	if err != nil {

@@ -17,14 +17,14 @@ type PasswordRates struct {
 	Address web.RateLimit // from one address, for all accounts
 }
 
-// An account accepts this many times the rate of one address from one network, and from all networks together, as long as its
-// owner never logged in from there. So it takes several networks to lock out an owner who never logged in.
+// networkFactor and anywhereFactor are how many times the rate of one address an account accepts from a network, and from all
+// networks together, where its owner never logged in. So it takes several networks to lock out an owner who comes from a new address.
 const (
 	networkFactor  = 2
 	anywhereFactor = 4
 )
 
-// The addresses from which removed devices of a user had logged in are remembered: the newest ones, for a while.
+// The newest maxLoginAddresses addresses from which removed devices of a user had logged in are remembered for loginAddressLife.
 const (
 	maxLoginAddresses = 20
 	loginAddressLife  = 90 * 24 * time.Hour
@@ -33,9 +33,10 @@ const (
 // passwordAttempt is one check of a password. It is counted in token buckets before the check, so that many attempts at once do
 // not exceed the limit, and refunded when the password was right.
 //
-// Wrong passwords count for the account, whichever endpoint checks them, so an access token does not help to guess. To keep an
-// attacker from locking out the owner, each address has its own bucket for the account, and all unknown addresses together have
-// another one. An address is known when a device of the account logged in from it, also one that was removed since.
+// Wrong passwords count for the account, whichever endpoint checks them, so an access token does not help to guess. Each address has
+// its own bucket for the account, so that an attacker elsewhere does not lock out the owner. Addresses from which the owner never
+// logged in share two more buckets: one for their network, twice as large, and one for all of them, four times as large. An address is
+// known when a device of the account logged in from it, also one that was removed since.
 type passwordAttempt struct {
 	accounts *Accounts
 	taken    []bucket

@@ -46,7 +46,7 @@ func TestARepeatedRegistrationGivesNoNewToken(t *testing.T) {
 				return one.SetRights(t.Context(), u.text("user_id"), Rights{Locked: &no})
 			},
 			"a suspension":     func(u answer) error { return one.SetRights(t.Context(), u.text("user_id"), Rights{Suspended: &yes}) },
-			"an administrator": func(u answer) error { return one.SetAdmin(t.Context(), u.text("user_id"), true) },
+			"an administrator": func(u answer) error { return one.makeAdmin(u.text("user_id")) },
 			"a new log-in of the device": func(u answer) error {
 				one.login(u.text("user_id"), "correct horse", obj{"device_id": u.text("device_id")}).want(200)
 				return nil
@@ -94,7 +94,7 @@ func TestARepeatedUpgradeGivesNoNewToken(t *testing.T) {
 		if again := n.do("POST", client+"/register", "", all).want(200); again.raw != user.raw {
 			t.Errorf("found %s and %s", user.raw, again.raw)
 		}
-		if err := n.SetAdmin(t.Context(), id, true); err != nil {
+		if err := n.makeAdmin(id); err != nil {
 			t.Fatal(err)
 		}
 		n.do("POST", client+"/register", "", all).want(401)

@@ -13,8 +13,8 @@ type sessions struct {
 
 	mu              sync.RWMutex
 	rowsSeen        uint64            // rows of the stream that were received
-	lastChange      map[string]uint64 // by user id: rowsSeen after the user's newest row, unless below lastChangeFloor
-	lastChangeFloor uint64
+	lastChange      map[string]uint64 // by user id: rowsSeen after the user's newest row
+	lastChangeFloor uint64            // users who are not in the map count as changed at this number of rows
 	tokens          *secondChanceCache[tokenHash, *session]
 	byUser          map[string]map[tokenHash]struct{}
 	erased          *secondChanceCache[string, bool] // by user id: whether the user is erased

@@ -431,7 +431,7 @@ func TestRevokedTokenAtAnotherProcess(t *testing.T) {
 			if x := one.do("GET", client+"/capabilities", token, nil).want(200); strings.Contains(x.raw, "account_moderation") {
 				t.Fatal("an ordinary user may moderate")
 			}
-			if err := two.SetAdmin(t.Context(), userID, true); err != nil {
+			if err := two.makeAdmin(userID); err != nil {
 				t.Fatal(err)
 			}
 			if x := one.do("GET", client+"/capabilities", token, nil).want(200); !strings.Contains(x.raw, "account_moderation") {

@@ -64,8 +64,8 @@ type pendingChange struct {
 	result sessionResult
 }
 
-// changeHere does a sessionChange on the owner of the user's shard.
-func (a *Accounts) changeHere(ctx context.Context, userID string, c sessionChange) (sessionResult, error) {
+// changeAtOwner does a sessionChange on the owner of the user's shard.
+func (a *Accounts) changeAtOwner(ctx context.Context, userID string, c sessionChange) (sessionResult, error) {
 	st := a.sessions.stream
 	p := &pendingChange{sessionChange: c}
 	e := &stream.Entry{Stream: st, Row: stream.Row{Shard: st.Shard(userID), Key: userID, Data: []byte("{}"), Value: p}, Bytes: len(c.Value)}

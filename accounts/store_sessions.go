@@ -104,8 +104,8 @@ func applyChange(ctx context.Context, tx *db.Tx, userID string, p *pendingChange
 	case changeUpgrade:
 		return upgradeGuest(ctx, tx, userID, p)
 	case changeRights:
-		n, err := setRights(ctx, tx, userID, p.sessionChange)
-		p.result.Found = n > 0
+		found, err := setRights(ctx, tx, userID, p.sessionChange)
+		p.result.Found = found
 		return err
 	case changePassword:
 		if err := applyPassword(ctx, tx, userID, p); err != nil || !p.result.Found {
@@ -125,7 +125,7 @@ func (c *sessionChange) proved(ctx context.Context, tx *db.Tx, userID string) (b
 	if err != nil || valid {
 		return valid, err
 	}
-	return c.applied(ctx, tx, userID)
+	return c.wasStored(ctx, tx, userID)
 }
 
 // applyPassword stores a new password, and ends the interactions that were confirmed with the old one.
@@ -140,8 +140,8 @@ func applyPassword(ctx context.Context, tx *db.Tx, userID string, p *pendingChan
 	return err
 }
 
-// applyDeactivation ends the account, or erases one that was ended without. What else belongs to the user is cleaned up afterwards, see
-// deactivate.go. A guest who is to be deactivated and has become a user since is left as the user is: the result is stale.
+// applyDeactivation deactivates the account, or erases one that was deactivated without erasing. What else belongs to the user is
+// cleaned up afterwards, see deactivate.go. With OnlyGuest it does nothing when the guest has become a user since: the result is stale.
 func applyDeactivation(ctx context.Context, tx *db.Tx, userID string, p *pendingChange) error {
 	n, err := tx.Exec(ctx, `UPDATE users SET password = '', admin = FALSE, `+cleanupColumn+` = TRUE, erased = (erased OR $3),
 		deactivated_ms = CASE WHEN deactivated_ms = 0 THEN $2 ELSE deactivated_ms END
@@ -188,18 +188,18 @@ func applyRemoval(ctx context.Context, tx *db.Tx, userID string, p *pendingChang
 	return err
 }
 
-// applied reports whether this very change was stored by an earlier attempt whose outcome was unknown: the user has its password
+// wasStored reports whether this very change was stored by an earlier attempt whose outcome was unknown: the user has its password
 // hash, or its time of deactivation.
-func (c *sessionChange) applied(ctx context.Context, tx *db.Tx, userID string) (there bool, err error) {
+func (c *sessionChange) wasStored(ctx context.Context, tx *db.Tx, userID string) (stored bool, err error) {
 	err = tx.QueryRow(ctx, `SELECT EXISTS (SELECT 1 FROM users WHERE user_id = $1 AND ($2 <> '' AND password = $2 OR $3
 		AND deactivated_ms = $4))`,
 		userID, c.Password, c.Kind == changeDeactivate, c.At).
-		Scan(&there)
-	return there, err
+		Scan(&stored)
+	return stored, err
 }
 
-// setRights stores the rights that are not nil. found is greater than 0 when the user is active.
-func setRights(ctx context.Context, tx *db.Tx, userID string, c sessionChange) (found int64, err error) {
+// setRights stores the rights that are not nil. found is false when the user does not exist or is deactivated.
+func setRights(ctx context.Context, tx *db.Tx, userID string, c sessionChange) (found bool, err error) {
 	for _, set := range []struct {
 		to    *bool
 		query string
@@ -215,9 +215,9 @@ func setRights(ctx context.Context, tx *db.Tx, userID string, c sessionChange) (
 		if err != nil {
 			return found, err
 		}
-		found += n
+		found = found || n > 0
 	}
-	if found > 0 && c.Admin != nil && *c.Admin {
+	if found && c.Admin != nil && *c.Admin {
 		return found, voidFirstToken(ctx, tx, c.At)
 	}
 	return found, nil

@@ -35,7 +35,7 @@ func (a *Accounts) awaitUnderWay(ctx context.Context, userID string) {
 			}
 		})
 	}
-	ask(p.Machine(), func() error { return a.awaitHere(ctx, userID) })
+	ask(p.Machine(), func() error { return a.awaitUnderWayHere(ctx, userID) })
 	for _, m := range p.Leases.Machines() {
 		if p.RPC == nil || m.ID == p.Machine() || slices.Contains(m.Roles, role.NoRole) {
 			continue
@@ -48,8 +48,8 @@ func (a *Accounts) awaitUnderWay(ctx context.Context, userID string) {
 	all.Wait()
 }
 
-// awaitHere waits for the requests in this process. After the barrier new requests find their token gone.
-func (a *Accounts) awaitHere(ctx context.Context, userID string) error {
+// awaitUnderWayHere waits for the requests in this process. After the barrier new requests find their token gone.
+func (a *Accounts) awaitUnderWayHere(ctx context.Context, userID string) error {
 	if err := a.deps.Process.Streams.Barrier(ctx); err != nil {
 		return err
 	}

@@ -175,15 +175,6 @@ func (a *Accounts) Erased(ctx context.Context, userIDs []string) (map[string]boo
 	return erased, nil
 }
 
-// IsAdmin reports whether the user is an administrator of this server.
-func (a *Accounts) IsAdmin(ctx context.Context, userID string) (bool, error) {
-	u, err := loadUser(ctx, a.db, userID)
-	if errors.Is(err, db.ErrNoRows) {
-		return false, nil
-	}
-	return err == nil && u.admin && u.deactivatedAt == 0, err
-}
-
 // User is what an operator sees of a user.
 type User struct {
 	UserID      string `json:"user_id"`
@@ -258,11 +249,6 @@ func (a *Accounts) SetRights(ctx context.Context, userID string, r Rights) error
 		a.awaitUnderWay(ctx, userID)
 	}
 	return err
-}
-
-// SetAdmin makes a user an administrator of the server, or no longer one.
-func (a *Accounts) SetAdmin(ctx context.Context, userID string, admin bool) error {
-	return a.SetRights(ctx, userID, Rights{Admin: &admin})
 }
 
 // user is a row of users.
