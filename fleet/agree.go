@@ -28,13 +28,13 @@ type Metadata struct {
 // newMetadata makes the metadata of a process. Fingerprints are HMACs under the secret of the fleet, so that nobody can guess a short
 // secret from one. A process with another secret has failed before: it can not open what the database holds sealed.
 func newMetadata(c *Config, secret []byte) Metadata {
-	f := Metadata{Revision: c.Fleet.Revision, Keys: map[string]string{}, Ops: c.Fleet.Ops, Public: c.Server.Listen}
+	m := Metadata{Revision: c.Fleet.Revision, Keys: map[string]string{}, Ops: c.Fleet.Ops, Public: c.Server.Listen}
 	for key, value := range conf.Shared(c.Sections()) {
 		mac := hmac.New(sha256.New, secret)
 		mac.Write([]byte("lyceum configuration\x00" + key + "\x00" + value))
-		f.Keys[key] = hex.EncodeToString(mac.Sum(nil)[:6])
+		m.Keys[key] = hex.EncodeToString(mac.Sum(nil)[:6])
 	}
-	return f
+	return m
 }
 
 // pinned are the keys that a live fleet can not change at all.
@@ -43,11 +43,11 @@ var pinned = []string{"server.name", "redis.prefix", "blob.s3.bucket", "blob.s3.
 // ErrDatabaseInUse refuses a process that can not work beside others: it has no Redis, or files that only it sees.
 var ErrDatabaseInUse = errors.New("another process uses this database")
 
-// shares says which engines a process shares with the others.
-type shares struct{ redis, blobs bool }
+// sharedEngines says which engines a process shares with the others.
+type sharedEngines struct{ redis, blobs bool }
 
 // check refuses a process that does not share an engine, where there are others.
-func (s shares) check(self lease.Machine, others []lease.Machine) error {
+func (s sharedEngines) check(self lease.Machine, others []lease.Machine) error {
 	if !s.redis && len(others) > 0 {
 		return fmt.Errorf("redis.addresses: %w; processes that share one need Redis between them", ErrDatabaseInUse)
 	}
@@ -66,7 +66,7 @@ func (s shares) check(self lease.Machine, others []lease.Machine) error {
 
 // acceptMember returns the rules by which a process may join the others: those for engines, configurations and versions. hasID says
 // that its machine id is configured.
-func acceptMember(mine Metadata, hasID bool, has shares) func(self lease.Machine, others []lease.Machine) error {
+func acceptMember(mine Metadata, hasID bool, has sharedEngines) func(self lease.Machine, others []lease.Machine) error {
 	return func(self lease.Machine, others []lease.Machine) error {
 		if err := has.check(self, others); err != nil {
 			return err
@@ -82,7 +82,7 @@ func acceptMember(mine Metadata, hasID bool, has shares) func(self lease.Machine
 			if err := json.Unmarshal([]byte(o.Metadata), &theirs); err != nil {
 				return fmt.Errorf("what machine %d registered can not be read: %w", o.ID, err)
 			}
-			if err := mine.agree(theirs, self, o); err != nil {
+			if err := mine.checkAgreement(theirs, self, o); err != nil {
 				return err
 			}
 		}
@@ -93,10 +93,10 @@ func acceptMember(mine Metadata, hasID bool, has shares) func(self lease.Machine
 	}
 }
 
-// agree returns an error with the keys in which two processes differ and may not.
-func (f Metadata) agree(theirs Metadata, self, other lease.Machine) error {
+// checkAgreement returns an error with the keys in which two processes differ and may not.
+func (m Metadata) checkAgreement(theirs Metadata, self, other lease.Machine) error {
 	var differ, hard []string
-	for key, print := range f.Keys {
+	for key, print := range m.Keys {
 		if their, ok := theirs.Keys[key]; ok && their != print {
 			differ = append(differ, key)
 			if slices.Contains(pinned, key) {
@@ -111,15 +111,15 @@ func (f Metadata) agree(theirs Metadata, self, other lease.Machine) error {
 	case len(hard) > 0:
 		return fmt.Errorf("the configuration differs from that of %s in %s: "+
 			"these keys are alike in all processes and change only while the whole fleet is stopped", who, strings.Join(hard, ", "))
-	case len(differ) > 0 && self.Version == other.Version && f.Revision <= theirs.Revision:
+	case len(differ) > 0 && self.Version == other.Version && m.Revision <= theirs.Revision:
 		return fmt.Errorf("the configuration differs from that of %s in %s: give all processes the same configuration, "+
 			"or, to roll a changed one out, set fleet.config_revision to %d in it", who, strings.Join(differ, ", "), theirs.Revision+1)
 	}
 	return nil
 }
 
-// checkUpgradeOrder holds fleets with configured machine ids to the order of upgrades: machine 0, then the rest. With automatic ids
-// the order comes by itself, since background work moves to the newest version.
+// checkUpgradeOrder refuses a process of a newer version than machine 0 has, where machine ids are configured: machine 0 is upgraded
+// first. With automatic ids the order comes by itself, since background work moves to the newest version.
 func checkUpgradeOrder(self lease.Machine, others []lease.Machine) error {
 	mine, err := obs.ParseVersion(self.Version)
 	if err != nil || self.ID == 0 {
@@ -135,8 +135,8 @@ func checkUpgradeOrder(self lease.Machine, others []lease.Machine) error {
 }
 
 // text is the metadata as it is registered.
-func (f Metadata) text() string {
-	b, err := json.Marshal(f)
+func (m Metadata) text() string {
+	b, err := json.Marshal(m)
 	if err != nil {
 		return "" // texts and numbers can be written
 	}

@@ -55,7 +55,7 @@ func TestAdmitComparesConfigurations(t *testing.T) {
 			if test.version != "" {
 				self.Version = test.version
 			}
-			err := acceptMember(newMetadata(testConfig(t, test.environ...), secret), false, shares{true, true})(self, []lease.Machine{other})
+			err := acceptMember(newMetadata(testConfig(t, test.environ...), secret), false, sharedEngines{true, true})(self, []lease.Machine{other})
 			if len(test.want) == 0 && err != nil {
 				t.Fatal(err)
 			}
@@ -82,7 +82,7 @@ func TestMachineZeroIsUpgradedFirst(t *testing.T) {
 		"an older one comes back":    {lease.Machine{ID: 2, Version: "1.3.0"}, true, true},
 		"a command of a newer build": {lease.Machine{ID: 2, Version: "1.5.0", Roles: []string{role.NoRole}}, true, true},
 	} {
-		if err := acceptMember(Metadata{}, test.given, shares{true, true})(test.self, []lease.Machine{zero}); (err == nil) != test.ok {
+		if err := acceptMember(Metadata{}, test.given, sharedEngines{true, true})(test.self, []lease.Machine{zero}); (err == nil) != test.ok {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

@@ -122,7 +122,7 @@ func TestDomainsDoWhatTheyDeclare(t *testing.T) {
 			there("role", r.Pool, "role "+r.Name)
 		}
 	}
-	for _, name := range reading {
+	for _, name := range readingOrder {
 		there("role", name, "the order of roles")
 	}
 	for _, r := range d.routes {
@@ -141,7 +141,7 @@ func TestDomainsDoWhatTheyDeclare(t *testing.T) {
 
 // TestADomainWithoutConstructorIsSeen holds that a domain can not be declared and then left out.
 func TestADomainWithoutConstructorIsSeen(t *testing.T) {
-	if _, err := wired(t).construct("forgotten"); err == nil || !strings.Contains(err.Error(), "wire.go") {
+	if _, err := wired(t).newPart("forgotten"); err == nil || !strings.Contains(err.Error(), "wire.go") {
 		t.Errorf("found %v", err)
 	}
 }

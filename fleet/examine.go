@@ -9,7 +9,7 @@ import (
 	"lyceum/platform/status"
 )
 
-// Examine compares two looks at a fleet with the targets of the guides, and with a plan for the load that it has.
+// Examine compares two samples of a fleet with the targets of the guides, and with a plan for the load that it has.
 func Examine(c *Config, before, after *status.Fleet) []doctor.Finding {
 	return examine(c, before, after, plan.Make(admin.LoadOf(before, after), plan.Default(), PlanRoles()))
 }
@@ -21,7 +21,7 @@ func examine(c *Config, before, after *status.Fleet, p *plan.Plan) []doctor.Find
 	})
 }
 
-// syncWork is the time that /sync worked in all processes.
+// syncWork is how long /sync requests worked, without waiting, in all processes.
 func syncWork(f *status.Fleet) (h status.Histogram) {
 	if f != nil {
 		for _, p := range f.Processes {

@@ -95,7 +95,7 @@ func open(ctx context.Context, c *Config, m Creation) (_ *Process, err error) {
 	if err := p.register(ctx); err != nil {
 		return nil, err
 	}
-	if err := p.build(ctx); err != nil {
+	if err := p.buildServer(ctx); err != nil {
 		return nil, err
 	}
 	if !c.Embedded() {
@@ -137,8 +137,8 @@ func (p *Process) openEngines(ctx context.Context, m Creation) (err error) {
 	return c.ofDatabase(db.Migrate(ctx, p.db, p.obs.Log, Migrations()...))
 }
 
-// leaseConnections are the connections of which only the registration and the leases make use: a heartbeat must
-// not wait behind the requests of clients.
+// leaseConnections is how many connections only the registration and the leases use: a heartbeat must not wait behind the requests of
+// clients.
 const leaseConnections = 2
 
 // openDatabase opens the pool for all work and, over PostgreSQL, a small one for the leases. Together they have
@@ -163,15 +163,15 @@ func (p *Process) openDatabase(ctx context.Context) (err error) {
 // awaitDatabase opens PostgreSQL. A process that starts waits for one that does not answer yet, as after the start of the machine; a
 // command does not.
 func (p *Process) awaitDatabase(ctx context.Context, open func() error) error {
-	wait, said := p.config.Database.StartWait.D(), false
+	wait, warned := p.config.Database.StartWait.D(), false
 	for until := time.Now().Add(wait); ; {
 		err := open()
 		if !db.IsAway(err) || slices.Contains(p.config.Fleet.Roles, role.NoRole) || !time.Now().Before(until) {
 			return err
 		}
-		if !said {
+		if !warned {
 			p.obs.Log.Warn("PostgreSQL does not answer yet: waiting for it", "at_most", wait, "error", err)
-			said = true
+			warned = true
 		}
 		select {
 		case <-ctx.Done():
@@ -226,8 +226,8 @@ func (p *Process) openListeners() (err error) {
 	return nil
 }
 
-// register takes the machine id. It waits for the end of a process that died a moment ago and had the given id, or is another one where
-// there may be only one.
+// register takes the machine id. A process that died a moment ago may still be registered with the configured id, or as the only one that
+// the database may have: register waits until that registration expires.
 func (p *Process) register(ctx context.Context) error {
 	machine, err := p.config.Fleet.Machine()
 	if err != nil {
@@ -235,7 +235,10 @@ func (p *Process) register(ctx context.Context) error {
 	}
 	mine := newMetadata(p.config, p.secret)
 	_, local := p.bus.(*bus.Local)
-	has := shares{redis: !local || p.config.Embedded(), blobs: p.config.Blob.Directory == "" || p.config.Blob.Shared || p.config.Embedded()}
+	has := sharedEngines{
+		redis: !local || p.config.Embedded(),
+		blobs: p.config.Blob.Directory == "" || p.config.Blob.Shared || p.config.Embedded(),
+	}
 	host, err := os.Hostname()
 	if err != nil {
 		host = "unknown host"
@@ -286,7 +289,8 @@ func (p *Process) tracer() trace.Tracer {
 	return p.obs.Tracer
 }
 
-func (p *Process) build(ctx context.Context) error {
+// buildServer wires the domains and makes the HTTP server with their routes, after the process was registered.
+func (p *Process) buildServer(ctx context.Context) error {
 	epoch, err := logEpoch(ctx, p.db)
 	if err != nil {
 		return err
@@ -405,8 +409,8 @@ func WhyStopped(ctx context.Context) string {
 	return "lyceum stop"
 }
 
-// leaving is a context that ends with ctx, after the fleet was told that this process goes: so the others
-// take its shards and send it nothing while it still answers.
+// leaving returns a context that ends after ctx did and the fleet was told that this process stops. So the others take its shards and
+// send it nothing while it still answers.
 func (p *Process) leaving(ctx context.Context) context.Context {
 	out, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	go func() {
@@ -457,12 +461,12 @@ func (p *Process) serveOps() (stop func() error) {
 	return server.Close
 }
 
-// greet tells people where to go and, at the first start, how to become administrator. In a fleet the process that starts first does
-// it, once.
+// greet tells people the address of the server and, at the first start, how to become administrator. In a fleet the process that starts
+// first does it, once.
 func (p *Process) greet(ctx context.Context) {
 	p.writeProcessFile()
 	if p.unnamed && os.Getenv(Supervised) == "" { // lyceum up says it
-		p.sayUnnamed()
+		p.warnUnnamed()
 	}
 	for _, what := range p.config.Exposed() {
 		p.process.Log.Warn(what)

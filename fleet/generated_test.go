@@ -80,7 +80,8 @@ func TestGeneratedPages(t *testing.T) {
 	routes := allRoutes(t)
 	generated(t, "routes.md", append(append([]byte(head("Routes", "Every endpoint, from the routes.go of each package.")),
 		web.RoutesMarkdown(routes)...), oldPathsMarkdown()...))
-	generated(t, "roles.md", append([]byte(head("Roles", "The roles that each domain.go declares; `lyceum roles` prints it too.")), RolesMarkdown()...))
+	roles := head("Roles", "The roles that each domain.go declares; `lyceum roles` prints it too.")
+	generated(t, "roles.md", append([]byte(roles), RolesMarkdown()...))
 	generated(t, "config.md", append([]byte(head("Configuration", "Every key; `lyceum config --reference` prints it too.")),
 		conf.Reference((&Config{}).Sections())...))
 	generated(t, "missing.md", missing(t, routes))

@@ -18,8 +18,8 @@ const nameRow = "server_name"
 // DefaultName is the name of a server that nobody gives one.
 const DefaultName = "localhost"
 
-// storedName is the name of the server whose database this is, "" when it has none. A database of before the name was
-// kept has it in its users; given, the configured name, counts there when a user has it.
+// storedName is the name of the server whose database this is, "" when it has none. A database that an early version made has no
+// row for it, and the name is that of its users: the configured name, given, when some user has it, else that of the oldest user.
 func storedName(ctx context.Context, d *db.DB, q db.Querier, given string) (name string, err error) {
 	tables, err := d.Tables(ctx, q)
 	if err != nil {
@@ -63,6 +63,7 @@ func (c *Config) AdoptStoredName(ctx context.Context, d *db.DB) error {
 	return c.AdoptName(stored)
 }
 
+// AdoptName takes stored, the name that the server has ("" for none yet), and refuses a configuration that names another one.
 func (c *Config) AdoptName(stored string) error {
 	if stored != "" && c.Server.Name != "" && stored != c.Server.Name {
 		where := "the database at database.url"
@@ -85,14 +86,15 @@ func (c *Config) CheckNewName() error {
 	return nil
 }
 
-// Unnamed says that a server has the name DefaultName for ever, and how to begin again: remove is what, start the command.
+// Unnamed says that a server has the name DefaultName for ever, and how to begin again with another one: remove says what to remove,
+// and start is the command that starts the server.
 func Unnamed(remove, start string) string {
 	return fmt.Sprintf("no server name was given, so this server is called %s, which can not be changed later, as user ids and rooms "+
 		"carry it: to begin again with another name, stop it, %s and start it with %s --server-name NAME", DefaultName, remove, start)
 }
 
-// sayUnnamed logs it at the first start of a server that nobody gave a name.
-func (p *Process) sayUnnamed() {
+// warnUnnamed logs the text of Unnamed at the first start of a server that nobody gave a name.
+func (p *Process) warnUnnamed() {
 	remove := "remove " + p.config.Server.Data
 	if !p.config.Embedded() {
 		remove = "empty the database at database.url, remove " + p.config.Server.Data
@@ -100,8 +102,8 @@ func (p *Process) sayUnnamed() {
 	p.process.Log.Warn(Unnamed(remove, "lyceum serve"))
 }
 
-// storeName stores the name of the server in a database that has none. Of several processes that start at once one
-// stores its own, and another one that was given another name ends here.
+// storeName stores the name of the server in a database that has none. When several processes start at once, one stores its name, and
+// those with another name fail here.
 func (c *Config) storeName(ctx context.Context, d *db.DB) error {
 	if err := c.AdoptStoredName(ctx, d); err != nil {
 		return err
@@ -113,8 +115,8 @@ func (c *Config) storeName(ctx context.Context, d *db.DB) error {
 	return c.AdoptName(stored)
 }
 
-// StoreRestoredName stores the name of the server in a restored database of before the name was kept: configured, else that of its
-// users, else that of the backup.
+// StoreRestoredName stores the name of the server in a restored database that has no row for it: the name that storedName finds, else
+// that of the backup.
 func StoreRestoredName(ctx context.Context, d *db.DB, tx *db.Tx, configured, backedUp string) error {
 	name, err := storedName(ctx, d, tx, configured)
 	if err != nil {

@@ -45,7 +45,7 @@ func (c *Config) OpenDirectory() string {
 	return c.Server.Data
 }
 
-// tightenDirectory takes an empty data directory that was made beforehand from others. What is in use stays as it is.
+// tightenDirectory takes the permission of others away from a data directory that is empty. One in use stays as it is.
 func (c *Config) tightenDirectory() error {
 	if c.OpenDirectory() == "" {
 		return nil

@@ -45,7 +45,7 @@ func (p *Process) serveProbes(blobs blob.Store) {
 		if err != nil && !errors.Is(err, blob.ErrNotFound) {
 			return probeAnswer{}, err
 		}
-		return probeAnswer{Blob: err == nil}, p.bus.Publish(ctx, bus.Message{Topic: "prove/" + r.Nonce})
+		return probeAnswer{Blob: err == nil}, p.bus.Publish(ctx, bus.Message{Topic: probeTopic + r.Nonce})
 	})
 }
 

@@ -16,7 +16,7 @@ type ProcessFile struct {
 	Machine int       `json:"machine"`
 	Version string    `json:"version"`
 	Listen  string    `json:"listen,omitempty"`
-	Since   time.Time `json:"since"` // it serves since then
+	Since   time.Time `json:"since"` // when it began to serve
 }
 
 func processFilePath(data string) string { return filepath.Join(data, "process.json") }
@@ -36,7 +36,7 @@ func (p *Process) writeProcessFile() {
 	}
 }
 
-// ReadProcessFile is not ok when the process with that id does not serve yet.
+// ReadProcessFile reads the file in a data directory. ok is false when it is not of the process pid, which does not serve yet.
 func ReadProcessFile(data string, pid int) (f ProcessFile, ok bool) {
 	text, err := os.ReadFile(processFilePath(data))
 	if err != nil || json.Unmarshal(text, &f) != nil {

@@ -11,19 +11,19 @@ import (
 	"lyceum/platform/stream"
 )
 
-// Roles is the table of all roles, in the order in which people think of them.
+// Roles is the table of all roles, in readingOrder.
 var Roles = inReadingOrder(Collect(func(d domain.Domain) []role.Role { return d.Roles }))
 
-// reading is that order; roles that it does not name come last.
-var reading = strings.Fields("router client sync events receipts typing presence todevice accountdata devicelists push media uploads " +
-	"downloads thumbnails admin")
+// readingOrder has the names of roles in the order of a request through the fleet; roles that it does not name come last.
+var readingOrder = strings.Fields("router client sync events receipts typing presence todevice accountdata devicelists push media " +
+	"uploads downloads thumbnails admin")
 
 func inReadingOrder(roles []role.Role) []role.Role {
 	place := func(r role.Role) int {
-		if i := slices.Index(reading, r.Name); i >= 0 {
+		if i := slices.Index(readingOrder, r.Name); i >= 0 {
 			return i
 		}
-		return len(reading)
+		return len(readingOrder)
 	}
 	slices.SortStableFunc(roles, func(a, b role.Role) int { return place(a) - place(b) })
 	return roles

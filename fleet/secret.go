@@ -102,8 +102,8 @@ func sealer(secret []byte, name string) (cipher.AEAD, error) {
 	return cipher.NewGCMWithRandomNonce(block)
 }
 
-// sealed gives the fleet's value of a name, kept in the database under the fleet's secret. The first
-// process makes it.
+// sealed returns the value of a name that the fleet keeps in the database, sealed with the fleet's secret. The first process stores
+// fresh as the value.
 func sealed(ctx context.Context, d *db.DB, secret []byte, name, fresh string) (string, error) {
 	gcm, err := sealer(secret, name)
 	if err != nil {

@@ -31,7 +31,7 @@ import (
 	"lyceum/typing"
 )
 
-// domains are those of a process that others stand on, and what all of them add to it.
+// domains are the domains of a process that other domains use, and the routes of all.
 type domains struct {
 	dependencies
 	config   *Config
@@ -44,7 +44,7 @@ type domains struct {
 	presence *presence.Presence
 	push     *push.Push
 
-	routes []web.Route // the HTTP surface of all
+	routes []web.Route // of all domains
 }
 
 // dependencies are what a process gives to its domains.
@@ -65,7 +65,7 @@ func wire(deps dependencies, c *Config) (*domains, error) {
 		if declared.Name == own.Name {
 			continue
 		}
-		part, err := d.construct(declared.Name)
+		part, err := d.newPart(declared.Name)
 		if err != nil {
 			return nil, err
 		}
@@ -79,15 +79,15 @@ func wire(deps dependencies, c *Config) (*domains, error) {
 		}
 	}
 	for i, r := range d.routes {
-		if r.Auth != web.None { // who asks was seen
+		if r.Auth != web.None { // the device of the caller is known
 			d.routes[i].Handler = d.accounts.RecordDeviceUse(r.Handler)
 		}
 	}
 	return d, nil
 }
 
-// construct calls the constructor of a domain with what it needs.
-func (d *domains) construct(name string) (part domain.Part, err error) {
+// newPart calls the constructor of a domain with its dependencies.
+func (d *domains) newPart(name string) (part domain.Part, err error) {
 	p, c, server := d.process, d.config, d.config.Server.Name
 	switch name {
 	case accounts.Domain.Name:
