@@ -18,7 +18,7 @@ func LoadOf(before, after *status.Fleet) plan.Load {
 	var l plan.Load
 	uploads := 0.0
 	for _, s := range after.Processes {
-		old, seconds := since(before, s)
+		old, seconds := s.Since(before)
 		if s.Error != "" || seconds <= 0 {
 			continue
 		}
@@ -35,21 +35,6 @@ func LoadOf(before, after *status.Fleet) plan.Load {
 	l.MessagesPerSecond = max(l.MessagesPerSecond, leastLoad)
 	l.UploadsPerDay = max(uploads*86400, leastLoad)
 	return l
-}
-
-// since is the earlier sample of the same run of a process and the seconds between the two. A process that
-// started since has an empty one, and the seconds that it lives.
-func since(before *status.Fleet, s status.Sample) (old status.Sample, seconds float64) {
-	if before != nil {
-		i := slices.IndexFunc(before.Processes, func(b status.Sample) bool {
-			return b.Machine == s.Machine && b.Incarnation == s.Incarnation && b.Error == ""
-		})
-		if i >= 0 {
-			old = before.Processes[i]
-			return old, s.At.Sub(old.At).Seconds()
-		}
-	}
-	return old, s.At.Sub(s.Started).Seconds()
 }
 
 func rows(s status.Sample, stream string) (n float64) {
@@ -139,7 +124,7 @@ func Compare(before, after *status.Fleet, p *plan.Plan) *Comparison {
 		}
 		c.Running++
 		c.Resident += float64(s.Resident)
-		old, seconds := since(before, s)
+		old, seconds := s.Since(before)
 		if seconds <= 0 {
 			continue
 		}

@@ -3,6 +3,7 @@ package fleet
 import (
 	"lyceum/accounts"
 	"lyceum/admin"
+	"lyceum/media"
 	"lyceum/ops/doctor"
 	"lyceum/ops/plan"
 	"lyceum/platform/obs"
@@ -31,13 +32,14 @@ func syncWork(f *status.Fleet) (h status.Histogram) {
 	return h
 }
 
-// security is what may be told of the configuration's safety: no secret is in it.
+// security returns what the configuration says about safety, without any secret.
 func security(c *Config) *doctor.Security {
 	a := SectionOf[accounts.Config](c)
 	s := &doctor.Security{
 		Registration: a.Registration, RateLimitsOff: c.HTTP.RateLimitsOff, PublicListener: c.Server.Listen,
 		PasswordMemoryKiB: int(a.Password.MemoryKiB), PasswordPasses: int(a.Password.Passes),
 		PublicTLS: len(c.HTTP.TrustedProxies) > 0, SecretFilesReadable: c.ReadableSecrets(), DirectoryOpen: c.OpenDirectory(),
+		UnauthenticatedMedia: SectionOf[media.Config](c).AllowUnauthenticated,
 	}
 	for name, secret := range map[string]string{
 		"fleet.secret": c.Fleet.Secret.Reveal(), "accounts.shared_secret": a.SharedSecret.Reveal(), "redis.password": c.Redis.Password.Reveal(),

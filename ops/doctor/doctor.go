@@ -39,11 +39,11 @@ type Finding struct {
 
 // Given is the input of Examine besides the samples. Every field may be left out.
 type Given struct {
-	Plan       *plan.Plan       // for the load that the fleet has: roles with fewer processes than planned are told
+	Plan       *plan.Plan       // for the load that the fleet has: roles with fewer processes than planned get a finding
 	Capacities *plan.Capacities // for the requests that a process can take; nil: those measured with the release
 	Security   *Security
-	// SyncBefore and SyncAfter are times that /sync requests worked, without the time they waited for news, of
-	// all processes together. Without them the delivery to sync processes stands in.
+	// SyncBefore and SyncAfter are how long /sync requests worked, without the time they waited for news, of all processes together.
+	// Without them the delivery to sync processes is used.
 	SyncBefore, SyncAfter status.Histogram
 	Now                   time.Time // zero: the time of the later sample
 }
@@ -84,7 +84,6 @@ type exam struct {
 	given         Given
 	now           time.Time
 	seconds       float64 // between the samples
-	old           map[int64]status.Sample
 	findings      []Finding
 	rule          int
 }
@@ -97,8 +96,8 @@ type reading struct {
 	do     string
 }
 
-// gauge compares readings with limits. It adds a finding for each that reaches one, the worst first and at most
-// five, or one that all are well.
+// gauge is a measure with its limits. exam.check adds a finding for each reading that reaches a limit, the worst first and at most five,
+// or one finding that all are well.
 type gauge struct {
 	rule     string
 	what     string // what is measured: "commit p95"
@@ -111,14 +110,11 @@ type gauge struct {
 // Examine compares two samples of a fleet, some seconds apart, with the targets. before may be nil: then
 // counters since the start of each process stand in for what happens now.
 func Examine(before, after *status.Fleet, g Given) []Finding {
-	e := &exam{before: before, after: after, given: g, now: g.Now, old: map[int64]status.Sample{}}
+	e := &exam{before: before, after: after, given: g, now: g.Now}
 	if e.now.IsZero() {
 		e.now = after.At
 	}
 	if before != nil {
-		for _, s := range before.Processes {
-			e.old[key(s)] = s
-		}
 		e.seconds = after.At.Sub(before.At).Seconds()
 	}
 	checks := []func(){
@@ -126,7 +122,7 @@ func Examine(before, after *status.Fleet, g Given) []Finding {
 		e.requests, e.errorRates, e.rates, e.hops, e.balance, e.versions, e.rollout, e.planned, e.jobs,
 		e.clocks, e.files, e.scratch, e.listeners, e.proxies, e.enginesSafe, e.secure,
 	}
-	if after.Stopped { // of processes there is nothing to look at
+	if after.Stopped { // there are no processes to examine
 		checks = []func(){e.engines, e.machines, e.enginesSafe, e.secure}
 	}
 	for _, check := range checks {
@@ -138,8 +134,6 @@ func Examine(before, after *status.Fleet, g Given) []Finding {
 	})
 	return e.findings
 }
-
-func key(s status.Sample) int64 { return int64(s.Machine)<<48 ^ s.Incarnation }
 
 func (e *exam) add(f Finding) {
 	f.order = e.rule
@@ -184,15 +178,15 @@ func (e *exam) check(g gauge, readings []reading) {
 	}
 }
 
-// since is what a process did between the samples: old is zero when it started in between.
+// since returns the earlier sample of a process and the seconds since then, as Sample.Since does.
 func (e *exam) since(s status.Sample) (old status.Sample, seconds float64) {
-	if o, ok := e.old[key(s)]; ok && o.Error == "" && e.seconds > 0 {
-		return o, s.At.Sub(o.At).Seconds()
+	if e.seconds <= 0 {
+		return s.Since(nil)
 	}
-	return status.Sample{}, s.At.Sub(s.Started).Seconds()
+	return s.Since(e.before)
 }
 
-// alive are the processes that answered.
+// alive returns the samples of the processes that answered.
 func (e *exam) alive() []status.Sample {
 	var out []status.Sample
 	for _, s := range e.after.Processes {
@@ -203,7 +197,7 @@ func (e *exam) alive() []status.Sample {
 	return out
 }
 
-// name is a process for people.
+// name returns how a process is called in a finding.
 func name(s status.Sample) string {
 	roles := strings.Join(s.Roles, "+")
 	if roles == "" {
@@ -212,7 +206,7 @@ func name(s status.Sample) string {
 	return fmt.Sprintf("machine %d (%s)", s.Machine, roles)
 }
 
-// count is how many processes have the roles of one.
+// count returns how many processes have the same roles as s.
 func (e *exam) count(s status.Sample) (n int) {
 	for _, o := range e.alive() {
 		if slices.Equal(o.Roles, s.Roles) {
@@ -222,7 +216,7 @@ func (e *exam) count(s status.Sample) (n int) {
 	return n
 }
 
-// scale is the command that gives a process's roles so many processes.
+// scale returns the command that sets the number of processes with the roles of s to n.
 func scale(s status.Sample, n int) string {
 	if len(s.Roles) != 1 {
 		return fmt.Sprintf("lyceum scale %s=%d; or give its busiest role processes of its own", strings.Join(s.Roles, "+"), n)

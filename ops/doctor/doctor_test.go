@@ -214,7 +214,6 @@ func fleetOf(fn func(a *status.Fleet)) func(b, a *status.Fleet, g *Given) {
 }
 
 func otherScenarios() []scenario {
-	days := func(d float64) func(s *Security) { return func(s *Security) { s.CertificateDays = &d } }
 	rollout := func(state string, ago time.Duration) func(b, a *status.Fleet, g *Given) {
 		return fleetOf(func(a *status.Fleet) {
 			a.Rollout = &status.Rollout{From: "1.2.3", To: "1.3.0", State: state, Changed: now.Add(-ago)}
@@ -323,21 +322,15 @@ func otherScenarios() []scenario {
 		{"a fair secret, just", "configuration", Warning, config(secret(64))},
 		{"a weak secret", "configuration", Critical, config(secret(63))},
 		{"open registration", "configuration", Warning, config(func(s *Security) { s.Registration = "open" })},
-		{"open registration with a proof", "configuration", OK, config(func(s *Security) { s.Registration, s.RegistrationProof = "open", true })},
 		{"rate limits off", "configuration", Critical, config(func(s *Security) { s.RateLimitsOff = true })},
 		{"cheap passwords", "configuration", Warning, config(func(s *Security) { s.PasswordMemoryKiB, s.PasswordPasses = 7168, 4 })},
 		{"passwords at the least cost", "configuration", OK, config(func(s *Security) { s.PasswordMemoryKiB, s.PasswordPasses = 7168, 5 })},
 		{"every proxy trusted", "configuration", Critical, config(func(s *Security) { s.TrustsEveryProxy = true })},
 		{"media for all", "configuration", Note, config(func(s *Security) { s.UnauthenticatedMedia = true })},
-		{"administrators with a password only", "configuration", Note, config(func(s *Security) { s.AdminWithoutSecond = 1 })},
 		{"a proxy that is not trusted", "proxy", Warning, process(func(s *status.Sample) { s.Untrusted = []string{"10.0.0.5"} })},
 		{"somebody who says to be a proxy", "proxy", Note, process(func(s *status.Sample) { s.Untrusted = []string{"8.8.8.8"} })},
 		{"a readable secret", "configuration", Critical, config(func(s *Security) { s.SecretFilesReadable = []string{"/etc/lyceum/secret"} })},
 		{"an open data directory", "configuration", Warning, config(func(s *Security) { s.DirectoryOpen = "/var/lib/lyceum" })},
-		{"a certificate for 14 days", "configuration", OK, config(days(14))},
-		{"a certificate for 13 days", "configuration", Warning, config(days(13.9))},
-		{"a certificate for 2 days", "configuration", Warning, config(days(2))},
-		{"a certificate that ends", "configuration", Critical, config(days(1.9))},
 		{"public without TLS", "configuration", Critical, config(func(s *Security) { s.PublicTLS = false })},
 		{"private without TLS", "configuration", OK, config(func(s *Security) { s.PublicTLS, s.PublicListener = false, "10.1.1.1:8008" })},
 

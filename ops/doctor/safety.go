@@ -12,22 +12,19 @@ import (
 	"lyceum/platform/status"
 )
 
-// Security are facts of the configuration, collected by who may read it. Secrets themselves are not in it.
+// Security is what the configuration says about safety. Secrets themselves are not in it.
 type Security struct {
 	Secrets              []Secret `json:"secrets"`
 	Registration         string   `json:"registration"`            // open, token or closed
-	RegistrationProof    bool     `json:"registration_proof"`      // open registration asks for a captcha or an e-mail address
 	RateLimitsOff        bool     `json:"rate_limits_off"`         // http.rate_limits_off
 	PasswordMemoryKiB    int      `json:"password_memory_kib"`     // of argon2id; 0: not known
 	PasswordPasses       int      `json:"password_passes"`         //
 	TrustsEveryProxy     bool     `json:"trusts_every_proxy"`      // http.trusted_proxies has 0.0.0.0/0 or ::/0
 	UnauthenticatedMedia bool     `json:"unauthenticated_media"`   // media.allow_unauthenticated
-	AdminWithoutSecond   int      `json:"admins_without_second"`   // administrators without a second proof, where the server knows one
 	SecretFilesReadable  []string `json:"secret_files_readable"`   // files of secrets that others than their owner may read
 	DirectoryOpen        string   `json:"directory_open"`          // the data directory, when others may look into it
-	CertificateDays      *float64 `json:"certificate_days"`        // until the public certificate ends, where this server holds it
 	PublicListener       string   `json:"public_listener_address"` // server.listen
-	PublicTLS            bool     `json:"public_tls"`              // TLS here or at a trusted proxy before it
+	PublicTLS            bool     `json:"public_tls"`              // http.trusted_proxies has a proxy, which is taken to speak TLS
 }
 
 // Secret is what may be told of a secret.
@@ -37,8 +34,8 @@ type Secret struct {
 	Entropy float64 `json:"entropy_bits"` // as Entropy estimates
 }
 
-// Entropy estimates the bits of a secret from above: its length times the spread of its characters. Words and
-// dates have less than it says; what it calls weak is weak.
+// Entropy is an upper bound of the bits of entropy of a secret: its length times the entropy of its characters. Words and dates have
+// less than it says; a secret that it calls weak is weak.
 func Entropy(secret string) float64 {
 	runes := []rune(secret)
 	seen := map[rune]float64{}
@@ -105,7 +102,7 @@ func (e *exam) files() {
 	}, used)
 }
 
-// networkFileSystem tells file systems that lie on another machine.
+// networkFileSystem reports whether a kind of file system stores files on another machine.
 func networkFileSystem(kind string) bool {
 	kind = strings.ToLower(kind)
 	return slices.Contains([]string{
@@ -126,7 +123,7 @@ func (e *exam) scratch() {
 			bad++
 			e.add(Finding{
 				Severity: Warning, Rule: "scratch", Where: name(s), What: "server.data lies on " + s.Scratch + ", expected a local disk",
-				Why: "thumbnails and compiles need fast local files, and locks of network file systems lie; SQLite on one loses data",
+				Why: "uploads and thumbnails need fast temporary files, and locks of network file systems lie; SQLite on one loses data",
 				Do:  "set server.data to a directory on a local disk",
 			})
 		}
@@ -150,8 +147,8 @@ func (e *exam) scratch() {
 	}
 }
 
-// exposure tells who can reach a listener: "" for this machine or a private network, every for all addresses of
-// the machine, public for an address of the internet.
+// exposure returns who can reach a listener: "" for this machine or a private network, "every" for all addresses of the machine,
+// "public" for an address of the internet.
 func exposure(address string) string {
 	host, _, err := net.SplitHostPort(address)
 	if err != nil {
@@ -175,7 +172,7 @@ func exposure(address string) string {
 	return "public"
 }
 
-// proxies looks for addresses that pass on the requests of others and are not believed.
+// proxies looks for addresses that pass on the requests of others and are not in http.trusted_proxies.
 func (e *exam) proxies() {
 	at := map[string][]string{}
 	for _, s := range e.alive() {
@@ -231,7 +228,7 @@ func (e *exam) listeners() {
 	}
 }
 
-// enginesSafe asks whether the engines let anybody in, or talk in the open.
+// enginesSafe checks that the engines ask for a password and that connections to them are encrypted.
 func (e *exam) enginesSafe() {
 	checked, bad := 0, 0
 	for _, x := range []struct {
@@ -284,7 +281,7 @@ const (
 	argonCost = 7168 * 5
 )
 
-// readable adds what others than the server may read.
+// readable adds findings for files that other users of the machine may read.
 func (s *Security) readable(add func(severity Severity, key, what, why, do string)) {
 	for _, f := range s.SecretFilesReadable {
 		add(Critical, f, "others than its owner may read this file of a secret", "who has it can act as the server", "chmod o= "+f)
@@ -294,7 +291,7 @@ func (s *Security) readable(add func(severity Severity, key, what, why, do strin
 	}
 }
 
-// secure looks at the facts of the configuration.
+// secure examines the configuration.
 func (e *exam) secure() {
 	s := e.given.Security
 	if s == nil {
@@ -314,7 +311,7 @@ func (e *exam) secure() {
 				"make one with: openssl rand -hex 32")
 		}
 	}
-	if s.Registration == "open" && !s.RegistrationProof {
+	if s.Registration == "open" {
 		add(Warning, "accounts.registration", "open, without a captcha or a proof of an e-mail address",
 			"robots find such servers within days and send from them", "set accounts.registration to token")
 	}
@@ -334,18 +331,7 @@ func (e *exam) secure() {
 		add(Note, "media.allow_unauthenticated", "files are served without a token", "who knows a link can read the file",
 			"set it to false when no old client needs it")
 	}
-	if s.AdminWithoutSecond > 0 {
-		add(Note, "accounts", fmt.Sprintf("%d administrators have no second proof", s.AdminWithoutSecond), "one password opens every room",
-			"let administrators log in through the identity provider")
-	}
 	s.readable(add)
-	if d := s.CertificateDays; d != nil && *d < 14 {
-		severity := Warning
-		if *d < 2 {
-			severity = Critical
-		}
-		add(severity, "certificate", fmt.Sprintf("it ends in %.1f days", *d), "clients and other servers refuse an expired one", "renew it")
-	}
 	if exposure(s.PublicListener) == "public" && !s.PublicTLS {
 		add(Critical, "server.listen", s.PublicListener+" is public and has no TLS", "passwords pass the internet in the open",
 			"put a load balancer with TLS before it: lyceum render caddy")

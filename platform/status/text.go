@@ -79,7 +79,7 @@ func (f *Fleet) Text(w io.Writer, before *Fleet) error {
 	return err
 }
 
-// process finds the same start of a process in an earlier look; nil when there is none.
+// process returns the sample of the same run of a process, nil when there is none.
 func (f *Fleet) process(p *Sample) *Sample {
 	if f == nil {
 		return nil
