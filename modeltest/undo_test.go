@@ -90,7 +90,7 @@ var undones = []undone{
 		name: "who counts on being the only one does not say so", setting: "postgres, two processes, one at times", within: 120,
 		changes: []change{
 			{"platform/lease/only.go", "l.claim != 0 && l.viewAt.After(l.claimedAt) && l.couldBeOnlyMember()", "l.couldBeOnlyMember()"},
-			{"platform/lease/only.go", "could, settled := l.couldBeOnlyMember(), ", "could, settled := false, "},
+			{"platform/lease/only.go", "could, known := l.couldBeOnlyMember(), ", "could, known := false, "},
 		},
 	},
 	{

@@ -35,8 +35,8 @@ func (d *DB) openPostgres(url string) error {
 	if c.ConnectTimeout == 0 {
 		c.ConnectTimeout = 5 * time.Second
 	}
-	// A database that can not be reached any more is found out within seconds: else a statement waits for as long as the
-	// kernel repeats it, and a new connection is not tried before.
+	// A database that can not be reached any more is found out within seconds: otherwise a statement waits for as long as
+	// the kernel resends it, and no new connection is tried before.
 	c.DialFunc = (&net.Dialer{
 		Control:         giveUpAfter(unheard),
 		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: unheard, Interval: time.Second, Count: 3},
@@ -44,7 +44,8 @@ func (d *DB) openPostgres(url string) error {
 	c.StatementCacheCapacity = keptStatements
 	c.RuntimeParams["application_name"] = "lyceum"
 	c.RuntimeParams["statement_timeout"] = fmt.Sprint(o.Timeout.Milliseconds())
-	// A paused process must not hold the row locks that fence its successor out.
+	// A paused process must not hold the row locks that keep its successor waiting. As long as a lease lives without a heartbeat
+	// (lease.Options.TTL, 3 s; design/001).
 	c.RuntimeParams["idle_in_transaction_session_timeout"] = "3000"
 	if o.Schema != "" {
 		c.RuntimeParams["search_path"] = o.Schema
@@ -75,7 +76,7 @@ const madeAt = "lyceum.made"
 
 func made(ctx context.Context, c *pgx.Conn) error {
 	c.PgConn().CustomData()[madeAt] = time.Now().UnixNano()
-	return know(ctx, c)
+	return rememberSession(ctx, c)
 }
 
 // noteReadOnly drops all connections when one takes no writes, except those made in the last second: another server is, or will soon be,

@@ -17,5 +17,11 @@
 // A machine is degraded while the bus does not carry its rows. A process is the only member while no other is registered and
 // none can become so unnoticed (only.go).
 //
+// When a process dies: a connection to it breaks → rpc OnLost → Suspect → Wake, or its session ends, or its heartbeats stop; then Run →
+// Refresh → readView → withoutDead leaves it out of the view → notify closes Changed → packages stream and role Acquire its leases. Its own
+// transactions fail with ErrLost from then on (Advance).
+//
+// When a process joins: Open → register (noteJoined) → WaitUntilKnown (heartbeatUnlessKnown) → Acquire → Ready.
+//
 // Tables: machines, leases, fleet; and parked_rows, which package stream uses.
 package lease

@@ -78,7 +78,7 @@ type Options struct {
 	Version  string
 	Roles    []string
 	Alone    bool          // the only process there can be: no heartbeat, no expiry
-	TTL      time.Duration // a machine without a heartbeat for so long is dead (3 s)
+	TTL      time.Duration // a machine without a heartbeat for so long is dead (3 s, as the idle transactions of package db)
 	Absence  time.Duration // a machine whose session is missing for so long is dead; before, it may open another (300 ms)
 	Log      *slog.Logger
 	Metadata string // what the others may read of this process; any text
@@ -102,13 +102,13 @@ type Leases struct {
 	viewAt        time.Time            // when the reading of the view began
 	heartbeatAt   time.Time            // when the last heartbeat that arrived began
 	anyDegraded   bool                 // another machine is degraded, or at another server of the bus
-	busChangedAt  time.Time            // when this machine came to its server of the bus
+	busChangedAt  time.Time            // when this machine changed to its server of the bus
 	heartbeats    int64                // heartbeats sent; guarded by heartbeatMu
-	joinedAt      time.Time            // when this machine joined others, which may not know it yet
-	knownToAllAt  time.Time            // when all of them must know it
+	joinedAt      time.Time            // when this machine registered, or came back after its registration ran out: others may not know it yet
+	knownToAllAt  time.Time            // when every other machine must have read of it
 	required      []string             // the leases that the only member must have
 	noOthers      bool                 // the view shows no other machine, alive or not, and the required leases here
-	storedShares  int64                // column shares of this machine's row, at the time of the view
+	storedClaim   int64                // what this machine's row claims (claimColumn), at the time of the view
 	claim         int64                // the value of that column that claims to be the only member; 0: no claim
 	claimedAt     time.Time            // when the claim was stored
 	dbClock       int64                // the database's clock in ms, at the time of the view
@@ -157,9 +157,9 @@ func (l *Leases) now(ctx context.Context, q db.Querier) (ms int64, err error) {
 }
 
 func (l *Leases) register(ctx context.Context) error {
-	began, shares := time.Now(), int64(0)
+	began, claim := time.Now(), int64(0)
 	err := l.db.Tx(ctx, func(tx *db.Tx) error {
-		shares = l.self.Incarnation
+		claim = l.self.Incarnation
 		if l.db.Postgres() {
 			// Two processes that look for a free id at once must not find the same one.
 			if _, err := tx.Exec(ctx, "SELECT pg_advisory_xact_lock(7814991)"); err != nil {
@@ -178,14 +178,15 @@ func (l *Leases) register(ctx context.Context) error {
 		if err := l.accept(ctx, tx, now); err != nil {
 			return err
 		}
-		// The process that had the id may be paused: its claim would be lost with its row.
-		var doubt bool
-		err = tx.QueryRow(ctx, "SELECT shares <> incarnation FROM machines WHERE id = $1 AND expires_ms <> 0 FOR UPDATE", int64(id)).Scan(&doubt)
+		// The process that had the id may be paused and still rely on its claim to be the only member, which is lost with its row.
+		var holderMayClaim bool
+		err = tx.QueryRow(ctx, "SELECT shares <> incarnation FROM machines WHERE id = $1 AND expires_ms <> 0 FOR UPDATE",
+			int64(id)).Scan(&holderMayClaim)
 		if err != nil && !errors.Is(err, db.ErrNoRows) {
 			return err
 		}
-		if doubt {
-			shares = 0
+		if holderMayClaim {
+			claim = 0
 		}
 		_, err = tx.Exec(ctx, `INSERT INTO machines (id, incarnation, address, host, version, roles, starting, draining, started_ms,
 				expires_ms, facts, shares, beat)
@@ -195,10 +196,10 @@ func (l *Leases) register(ctx context.Context) error {
 			expires_ms = excluded.expires_ms,
 			facts = excluded.facts, shares = excluded.shares, beat = 0`,
 			int64(id), l.self.Incarnation, l.self.Address, l.self.Host, l.self.Version, strings.Join(l.self.Roles, ","), l.self.Starting,
-			now, now+l.opts.TTL.Milliseconds(), l.opts.Metadata, shares)
+			now, now+l.opts.TTL.Milliseconds(), l.opts.Metadata, claim)
 		return err
 	})
-	l.storedShares = shares
+	l.storedClaim = claim
 	if l.heartbeatAt = began; !l.opts.Alone {
 		l.noteJoined()
 	}
@@ -307,7 +308,7 @@ func (l *Leases) Holder(name string) (Holder, bool) {
 	return h, false
 }
 
-// Mine tells whether this process held a lease when the view was last read.
+// Mine reports whether this process held a lease when the view was last read.
 func (l *Leases) Mine(name string) bool {
 	h, held := l.Holder(name)
 	self := l.Self()
@@ -338,7 +339,7 @@ func (l *Leases) Acquire(ctx context.Context, names ...string) ([]Lease, error) 
 	}
 	ctx, cancel := context.WithTimeout(ctx, statementTimeout)
 	defer cancel()
-	if settled, err := l.heartbeatUnlessKnown(ctx); err != nil || !settled {
+	if known, err := l.heartbeatUnlessKnown(ctx); err != nil || !known {
 		return nil, err
 	}
 	names = slices.Sorted(slices.Values(names)) // all processes lock rows in the same order

@@ -43,7 +43,7 @@ func onlyMember(t *testing.T, d *db.DB) {
 	}
 }
 
-// comesBack: a process was paused for so long that the others counted it as dead, and one of them may be the only one now.
+// onlyMemberReturns: a process was paused for so long that the others counted it as dead, and one of them may be the only one now.
 func onlyMemberReturns(t *testing.T, d *db.DB) {
 	a, b := member(t, d, lease.Options{Machine: 0}), member(t, d, lease.Options{Machine: 1})
 	waitUntilKnown(t, b)
@@ -153,7 +153,7 @@ func storedClaim(t *testing.T, d *db.DB) {
 	until(t, "it says so anew", 3*time.Second, a.IsOnlyMember)
 }
 
-// takesOnlys: the only one was asleep for so long that another process has its id, so nothing says any more what it counts on.
+// claimsExclude: the only member was paused for so long that another process has its id, so its claim is not stored any more.
 func claimsExclude(t *testing.T, d *db.DB) {
 	a := member(t, d, lease.Options{Machine: 0})
 	stop := runLeases(t, a)
@@ -179,7 +179,7 @@ func claimsExclude(t *testing.T, d *db.DB) {
 	until(t, "b says that it shares", 3*time.Second, func() bool { return countSharing(t, d) == 2 })
 }
 
-// saidLate: while what it says is on its way another one joins, so that the view from before says nothing.
+// lateClaim: while the statement that stores a claim is under way, another process joins, so an older view does not count.
 func lateClaim(t *testing.T, d *db.DB) {
 	if !d.Postgres() {
 		t.Skip("writes come one after the other")

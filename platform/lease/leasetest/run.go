@@ -33,8 +33,8 @@ func Run(t *testing.T, open func(t *testing.T) *db.DB) {
 		{"many processes register at once", manyAtOnce},
 		{"a takeover waits for the commit under way", takeoverWaits},
 		{"a replaced machine stops", replaced},
-		{"a view shows who is live, ready, draining and mute", view},
-		{"a machine that was mute between two views is counted", unseenDegraded},
+		{"a view shows who is live, ready, draining and degraded", view},
+		{"a machine that was degraded between two views is counted", unseenDegraded},
 		{"a heartbeat under way does not undo what is told", stateSetDuringHeartbeat},
 		{"alone, all is granted", alone},
 		{"who joins takes nothing from one that believes to be the only one", onlyMember},
@@ -378,9 +378,9 @@ func view(t *testing.T, d *db.DB) {
 	deadline := time.After(a.ViewTTL())
 	<-deadline
 	if b.NoneDegraded() {
-		t.Error("a view from before a machine became mute is trusted")
+		t.Error("a view from before a machine became degraded is trusted")
 	}
-	until(t, "b counts the mute machine", 3*time.Second, func() bool { return b.DegradedViews() > 0 })
+	until(t, "b counts the degraded machine", 3*time.Second, func() bool { return b.DegradedViews() > 0 })
 	until(t, "a machine does not doubt because of itself", 3*time.Second, a.NoneDegraded)
 	before := b.DegradedViews()
 	if err := a.SetDegraded(t.Context(), false); err != nil {
@@ -388,7 +388,7 @@ func view(t *testing.T, d *db.DB) {
 	}
 	until(t, "the view is fresh again", 3*time.Second, b.NoneDegraded)
 	if b.DegradedViews() <= before {
-		t.Error("the end of the mute time was not counted")
+		t.Error("the end of the degraded time was not counted")
 	}
 	if err := a.Drain(t.Context()); err != nil {
 		t.Fatal(err)
@@ -399,7 +399,7 @@ func view(t *testing.T, d *db.DB) {
 	})
 }
 
-// A view may come so late that a machine became mute and spoke again since the last one.
+// A view may come so late that a machine became degraded and recovered since the last one.
 func unseenDegraded(t *testing.T, d *db.DB) {
 	a, b := member(t, d, lease.Options{Machine: 0}), member(t, d, lease.Options{Machine: 1})
 	waitUntilKnown(t, b)
@@ -422,7 +422,7 @@ func unseenDegraded(t *testing.T, d *db.DB) {
 	}
 }
 
-// stateSetDuringHeartbeat mutes and unmutes a machine among as many heartbeats as the database takes.
+// stateSetDuringHeartbeat marks a machine as degraded and as recovered among as many heartbeats as the database takes.
 func stateSetDuringHeartbeat(t *testing.T, d *db.DB) {
 	a, b := member(t, d, lease.Options{Machine: 0}), member(t, d, lease.Options{Machine: 1})
 	ctx, stop := context.WithCancel(t.Context())
@@ -437,15 +437,15 @@ func stateSetDuringHeartbeat(t *testing.T, d *db.DB) {
 	defer wg.Wait()
 	defer stop()
 	for i := range 200 {
-		mute := i%2 == 0
-		if err := a.SetDegraded(t.Context(), mute); err != nil {
+		degraded := i%2 == 0
+		if err := a.SetDegraded(t.Context(), degraded); err != nil {
 			t.Fatal(err)
 		}
 		if err := b.Refresh(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		if m, _ := b.Machine(0); m.Degraded != mute {
-			t.Fatalf("after it was told that mute is %v, others read %v", mute, m.Degraded)
+		if m, _ := b.Machine(0); m.Degraded != degraded {
+			t.Fatalf("after it was told that degraded is %v, others read %v", degraded, m.Degraded)
 		}
 	}
 }
