@@ -122,7 +122,7 @@ func (q *query) acquireLarge(ctx context.Context) error {
 func (q *query) startLarge(ctx context.Context) {
 	q.largeSince = obs.Now()
 	if q.work = caller.Of(ctx); q.work != nil {
-		q.work.Holds.Add(1)
+		q.work.HeldResources.Add(1)
 	}
 }
 
@@ -132,7 +132,7 @@ func (q *query) releaseLarge() {
 		q.s.largeSlots.release(&q.user.largeSlots, obs.Now().Sub(q.largeSince))
 		q.largeSince = time.Time{}
 		if q.work != nil {
-			q.work.Holds.Add(-1)
+			q.work.HeldResources.Add(-1)
 			q.work = nil
 		}
 	}

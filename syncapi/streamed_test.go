@@ -219,7 +219,7 @@ func TestARequestWithASlotWaitsForNobody(t *testing.T) {
 	q := query{s: h.Sync, user: u, scratch: &scratch{}}
 	holds := func(want int32) {
 		t.Helper()
-		if n := work.Holds.Load(); n != want {
+		if n := work.HeldResources.Load(); n != want {
 			t.Errorf("it holds %d, expected %d", n, want)
 		}
 	}

@@ -18,10 +18,10 @@ type ID struct {
 // Work is the context of work for a caller; contexts derived from it belong to the same Work.
 type Work struct {
 	context.Context
-	Holds atomic.Int32 // resources that it holds and others wait for: connections to the database, places for large answers
-	Left  func() bool  // whether the caller is gone although the work goes on; nil: not known
-	Began time.Time    // when the caller was last let in, or earlier
-	Again func() error // returns why the caller is not let in any more; nil: no check
+	HeldResources atomic.Int32 // how many resources it holds that others wait for: connections to the database, places for large answers
+	Left          func() bool  // whether the caller is gone although the work goes on; nil: not known
+	Began         time.Time    // when the caller's access was last checked, or earlier
+	StillAllowed  func() error // returns why the caller's access has ended, nil while it has not; nil function: no check
 
 	mu sync.Mutex
 	id ID
@@ -33,12 +33,12 @@ func NewWork(ctx context.Context, id ID) *Work { return &Work{Context: ctx, id: 
 // Gone reports whether the caller is gone, so that work that has not begun can be left out. It is false for a nil Work.
 func (w *Work) Gone() bool { return w != nil && w.Left != nil && w.Left() }
 
-// Ask asks whether the caller is still let in, after a time in which that may have changed.
-func (w *Work) Ask() error {
-	if w == nil || w.Again == nil {
+// CheckAccess returns why the caller's access has ended, nil while it has not. Work calls it after a wait in which that may have changed.
+func (w *Work) CheckAccess() error {
+	if w == nil || w.StillAllowed == nil {
 		return nil
 	}
-	return w.Again()
+	return w.StillAllowed()
 }
 
 // Stays returns a context for work that is done for the same caller even when the caller leaves.

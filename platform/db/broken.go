@@ -32,8 +32,8 @@ const backendBegan = "(extract(epoch FROM backend_start) * 1000000)::bigint"
 // sessionKey is the name under which a connection keeps its *backend.
 const sessionKey = "lyceum.session"
 
-// know stores the session of a new connection in it. Behind a pooler a connection has no session of its own.
-func know(ctx context.Context, c *pgx.Conn) error {
+// rememberSession stores the session of a new connection in it. Behind a pooler a connection has no session of its own.
+func rememberSession(ctx context.Context, c *pgx.Conn) error {
 	var s backend
 	err := c.QueryRow(ctx, "SELECT pid, "+backendBegan+" FROM pg_stat_activity WHERE pid = pg_backend_pid()",
 		pgx.QueryExecModeExec).Scan(&s.pid, &s.began)
@@ -65,12 +65,12 @@ func (watch) TraceQueryEnd(ctx context.Context, c *pgx.Conn, data pgx.TraceQuery
 	}
 }
 
-// unasked is how long ending waits for a database that does not answer.
-const unasked = 5 * time.Second
+// maxNoAnswer is how long endSessionOnBreak waits for a database that does not answer.
+const maxNoAnswer = 5 * time.Second
 
-// ending runs write. When the connection of write breaks, ending ends the session, so that what was sent is done before ending returns, or
-// never. It gives up when ctx ends, or after unasked without an answer of the database.
-func (d *DB) ending(ctx context.Context, write func(ctx context.Context) error) error {
+// endSessionOnBreak runs write. When the connection of write breaks, it ends the session, so that what was sent is done before
+// endSessionOnBreak returns, or never. It gives up when ctx ends, or after maxNoAnswer without an answer of the database.
+func (d *DB) endSessionOnBreak(ctx context.Context, write func(ctx context.Context) error) error {
 	if !d.Postgres() {
 		return write(ctx)
 	}
@@ -82,7 +82,7 @@ func (d *DB) ending(ctx context.Context, write func(ctx context.Context) error) 
 	}
 	asked := time.Now()
 	pause := backoff.Backoff{First: 10 * time.Millisecond, Max: 500 * time.Millisecond}
-	for time.Since(asked) < unasked {
+	for time.Since(asked) < maxNoAnswer {
 		var told bool
 		endErr := d.QueryRow(ctx, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = $1 AND "+backendBegan+" = $2",
 			int64(session.pid), session.began).Scan(&told)

@@ -235,7 +235,7 @@ func (d *DB) QueryRow(ctx context.Context, query string, args ...any) Row {
 
 // Exec runs one statement in a transaction of its own.
 func (d *DB) Exec(ctx context.Context, query string, args ...any) (n int64, err error) {
-	err = d.ending(ctx, func(ctx context.Context) error {
+	err = d.endSessionOnBreak(ctx, func(ctx context.Context) error {
 		return d.retry(ctx, func() error {
 			turn, err := d.writers.enter(ctx)
 			if err != nil {
@@ -260,7 +260,7 @@ func (d *DB) Bulk(ctx context.Context, query string, rows [][]any) error {
 // Tx runs fn in a write transaction and commits it. It runs fn again after a serialization failure, a
 // deadlock or a busy database, so fn has no effects outside the transaction.
 func (d *DB) Tx(ctx context.Context, fn func(tx *Tx) error) error {
-	return d.ending(ctx, func(ctx context.Context) error { return d.tx(ctx, fn) })
+	return d.endSessionOnBreak(ctx, func(ctx context.Context) error { return d.tx(ctx, fn) })
 }
 
 func (d *DB) tx(ctx context.Context, fn func(tx *Tx) error) error {

@@ -21,44 +21,44 @@ type gate struct {
 	half  int // of the connections
 	most  int // of one caller
 
-	mu         sync.Mutex
-	free       int           // below 0 while those that hold a connection take another
-	now        time.Duration // the least that a waiting caller has used
-	by         map[caller.ID]*line
-	background line    // background work, which has no caller
-	hadTurn    bool    // background, last
-	queue      []*line // those with waiting requests, in the order in which they came
-	spare      []*line // to be used again
-	swept      time.Duration
+	mu          sync.Mutex
+	free        int           // below 0 when work that holds a connection took another: it does not wait
+	virtualTime time.Duration // virtual time: the least use of connections among the waiting callers
+	by          map[caller.ID]*callerQueue
+	background  callerQueue    // background work, which has no caller
+	hadTurn     bool           // background, last
+	queue       []*callerQueue // those with waiting requests, in the order in which they came
+	spare       []*callerQueue // to be used again
+	swept       time.Duration
 
 	waits  int64
 	waited time.Duration
 }
 
-// line is a caller at the gate. All is guarded by its mu.
-type line struct {
+// callerQueue are the requests of a caller at the gate. All fields are guarded by the mu of the gate.
+type callerQueue struct {
 	id      caller.ID
-	used    time.Duration // of connections, at least gate.now when a request comes
+	used    time.Duration // time of connections used, at least gate.virtualTime when a request comes
 	inside  int
 	waiting []chan struct{} // closed when it has a connection
-	last    time.Duration   // when it gave back one
+	last    time.Duration   // when it last gave a connection back
 }
 
 const (
-	keepLine   = time.Second // how long the use of an idle caller is remembered
-	spareLines = 64
+	keepIdle       = time.Second // how long the use of an idle caller is remembered
+	maxSpareQueues = 64
 )
 
 func newGate(connections int) *gate {
 	return &gate{
-		start: time.Now(), free: connections, half: max(1, connections/2), most: max(1, connections-1), by: map[caller.ID]*line{},
+		start: time.Now(), free: connections, half: max(1, connections/2), most: max(1, connections-1), by: map[caller.ID]*callerQueue{},
 	}
 }
 
 // turn is a connection that was given out. The zero turn is none.
 type turn struct {
 	gate  *gate // nil when only the work counts it
-	line  *line
+	line  *callerQueue
 	work  *caller.Work
 	began time.Duration
 }
@@ -74,7 +74,7 @@ func (g *gate) enter(ctx context.Context) (t turn, err error) {
 		t.gate, t.began = g, g.clock()
 	}
 	if t.work != nil {
-		t.work.Holds.Add(1)
+		t.work.HeldResources.Add(1)
 	}
 	return t, nil
 }
@@ -82,7 +82,7 @@ func (g *gate) enter(ctx context.Context) (t turn, err error) {
 // leave gives the connection back, once.
 func (t *turn) leave() {
 	if t.work != nil {
-		t.work.Holds.Add(-1)
+		t.work.HeldResources.Add(-1)
 	}
 	if t.gate != nil {
 		t.gate.leave(t.line, t.began)
@@ -92,15 +92,15 @@ func (t *turn) leave() {
 
 func (g *gate) clock() time.Duration { return time.Since(g.start) }
 
-func (g *gate) admit(ctx context.Context, w *caller.Work) (*line, error) {
+func (g *gate) admit(ctx context.Context, w *caller.Work) (*callerQueue, error) {
 	g.mu.Lock()
-	l := g.line(w)
+	l := g.queueOf(w)
 	if len(l.waiting) == 0 {
-		l.used = max(l.used, g.now)
+		l.used = max(l.used, g.virtualTime)
 	}
-	if g.may(l) || w != nil && w.Holds.Load() > 0 {
+	if g.mayTake(l) || w != nil && w.HeldResources.Load() > 0 {
 		if l != &g.background && len(g.queue) == 0 {
-			g.now = l.used
+			g.virtualTime = l.used
 		}
 		g.take(l)
 		g.mu.Unlock()
@@ -115,8 +115,8 @@ func (g *gate) admit(ctx context.Context, w *caller.Work) (*line, error) {
 	return l, g.wait(ctx, l, ready)
 }
 
-// line finds the line of the caller of work; mu is held.
-func (g *gate) line(w *caller.Work) *line {
+// queueOf returns the queue of the caller of work; mu is held.
+func (g *gate) queueOf(w *caller.Work) *callerQueue {
 	if w == nil {
 		return &g.background
 	}
@@ -128,15 +128,15 @@ func (g *gate) line(w *caller.Work) *line {
 	if n := len(g.spare); n > 0 {
 		l, g.spare = g.spare[n-1], g.spare[:n-1]
 	} else {
-		l = &line{}
+		l = &callerQueue{}
 	}
-	*l = line{id: id, waiting: l.waiting[:0]}
+	*l = callerQueue{id: id, waiting: l.waiting[:0]}
 	g.by[id] = l
 	return l
 }
 
 // wait ends when the request has a connection, or with an error.
-func (g *gate) wait(ctx context.Context, l *line, ready chan struct{}) (err error) {
+func (g *gate) wait(ctx context.Context, l *callerQueue, ready chan struct{}) (err error) {
 	began := g.clock()
 	select {
 	case <-ready:
@@ -152,27 +152,27 @@ func (g *gate) wait(ctx context.Context, l *line, ready chan struct{}) (err erro
 	}
 	if i := slices.Index(l.waiting, ready); i >= 0 {
 		g.remove(l, i)
-	} else { // it was let in meanwhile
+	} else { // it got a connection meanwhile
 		g.giveBack(l)
 	}
 	return err
 }
 
 // leave gives a connection back that was used since began.
-func (g *gate) leave(l *line, began time.Duration) {
+func (g *gate) leave(l *callerQueue, began time.Duration) {
 	now := g.clock()
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	l.used += now - began
 	l.last = now
 	g.giveBack(l)
-	if now-g.swept >= keepLine {
+	if now-g.swept >= keepIdle {
 		g.sweep(now)
 	}
 }
 
-// giveBack lets in the requests whose turn it is. mu is held, here and in all functions below.
-func (g *gate) giveBack(l *line) {
+// giveBack frees a connection and gives it to the request whose turn it is. mu is held, here and in all functions below.
+func (g *gate) giveBack(l *callerQueue) {
 	g.free++
 	l.inside--
 	for next := g.next(); next != nil; next = g.next() {
@@ -184,26 +184,28 @@ func (g *gate) giveBack(l *line) {
 	}
 }
 
-// may reports whether a connection is free that the caller may have at once.
-func (g *gate) may(l *line) bool { return g.free > 0 && (l.inside < g.most || l == &g.background) }
+// mayTake reports whether a connection is free that the caller may have at once.
+func (g *gate) mayTake(l *callerQueue) bool {
+	return g.free > 0 && (l.inside < g.most || l == &g.background)
+}
 
-func (g *gate) take(l *line) {
+func (g *gate) take(l *callerQueue) {
 	g.free--
 	l.inside++
 }
 
-// next is the line whose turn it is; nil when no connection is free, or nobody waits who may have it.
-func (g *gate) next() (next *line) {
+// next is the queue whose turn it is; nil when no connection is free, or nobody waits who may have it.
+func (g *gate) next() (next *callerQueue) {
 	for _, l := range g.queue {
-		if g.may(l) && (next == nil || g.before(l, next)) {
+		if g.mayTake(l) && (next == nil || g.goesBefore(l, next)) {
 			next = l
 		}
 	}
 	return next
 }
 
-// before says that one line goes before another.
-func (g *gate) before(a, b *line) bool {
+// goesBefore reports whether a gets a connection before b.
+func (g *gate) goesBefore(a, b *callerQueue) bool {
 	if a, b := g.rank(a), g.rank(b); a != b {
 		return a < b
 	}
@@ -213,7 +215,8 @@ func (g *gate) before(a, b *line) bool {
 	return a.inside < b.inside
 }
 
-func (g *gate) rank(l *line) int {
+// rank orders queues before their use is compared: the lowest goes first.
+func (g *gate) rank(l *callerQueue) int {
 	switch {
 	case l.inside >= g.half:
 		return 2
@@ -227,19 +230,19 @@ func (g *gate) rank(l *line) int {
 
 // advance raises the use that a new caller starts with to the least of the waiting callers, so that an idle caller saves up no advantage.
 func (g *gate) advance() {
-	var least *line
+	var least *callerQueue
 	for _, l := range g.queue {
 		if l != &g.background && (least == nil || l.used < least.used) {
 			least = l
 		}
 	}
 	if least != nil {
-		g.now = max(g.now, least.used)
+		g.virtualTime = max(g.virtualTime, least.used)
 	}
 }
 
 // remove takes a request out of those that wait.
-func (g *gate) remove(l *line, i int) {
+func (g *gate) remove(l *callerQueue, i int) {
 	l.waiting = slices.Delete(l.waiting, i, i+1)
 	if len(l.waiting) == 0 {
 		i := slices.Index(g.queue, l)
@@ -251,9 +254,9 @@ func (g *gate) remove(l *line, i int) {
 func (g *gate) sweep(now time.Duration) {
 	g.swept = now
 	for id, l := range g.by {
-		if l.inside == 0 && len(l.waiting) == 0 && now-l.last >= keepLine {
+		if l.inside == 0 && len(l.waiting) == 0 && now-l.last >= keepIdle {
 			delete(g.by, id)
-			if len(g.spare) < spareLines {
+			if len(g.spare) < maxSpareQueues {
 				g.spare = append(g.spare, l)
 			}
 		}

@@ -252,7 +252,7 @@ func TestWhoHoldsAConnectionGoesFirst(t *testing.T) {
 			t.Error(name, err)
 		}
 	}
-	if n := caller.Of(ctx).Holds.Load(); n != 0 {
+	if n := caller.Of(ctx).HeldResources.Load(); n != 0 {
 		t.Errorf("it still holds %d connections", n)
 	}
 }

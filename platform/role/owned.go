@@ -19,7 +19,7 @@ const maxOwnerWait = 15 * time.Second
 // maxDrainingWait is how long a call waits in a process that stops when no process is left that takes the shard.
 const maxDrainingWait = 2 * time.Second
 
-// ownerMayCome tells whether the shard may still get an owner: not when this process stops and the others have
+// ownerMayCome reports whether the shard may still get an owner: not when this process stops and the others have
 // stopped.
 func (p *Process) ownerMayCome(st *stream.Stream) bool {
 	return !p.Leases.Self().Draining || len(p.membersOf(st.Role())) > 0
@@ -87,24 +87,25 @@ type ownedFunc[Req, Res any] struct {
 func (o ownedFunc[Req, Res]) call(ctx context.Context, key string, req Req) (res Res, err error) {
 	shard := o.st.Shard(key)
 	began := time.Now()
-	var unknown error // of an earlier attempt, which may have been done
+	var unconfirmed error // the error of an earlier attempt that may have been done
 	pause := backoff.Backoff{First: time.Millisecond, Max: 200 * time.Millisecond}
 	for {
 		changed := o.p.Leases.Changed()
-		if unknown == nil { // after an attempt that may have been done, only its outcome is awaited
-			if refused := o.p.askCaller(ctx, err != nil); refused != nil {
+		if unconfirmed == nil { // after an attempt that may have been done, only its outcome is awaited
+			waited := err != nil
+			if refused := o.p.recheckCaller(ctx, waited); refused != nil {
 				return res, refused
 			}
 		}
 		res, err = o.attempt(ctx, shard, key, req)
 		if errors.Is(err, errMoved) || errors.Is(err, rpc.ErrBroken) {
-			unknown = err
+			unconfirmed = err
 		}
-		// Busy means that nothing was done, which is not known any more after an earlier attempt broke off.
-		busy := unknown != nil && errors.Is(err, stream.ErrBusy)
+		// Busy means that this attempt did nothing; an earlier one that broke off may have done the work.
+		busy := unconfirmed != nil && errors.Is(err, stream.ErrBusy)
 		if err == nil || !isMoving(err) && !busy || ctx.Err() != nil || o.p.waitedTooLong(o.st, time.Since(began)) {
 			if busy {
-				err = unknown
+				err = unconfirmed
 			}
 			return res, clientError(err)
 		}
@@ -141,17 +142,17 @@ func (o ownedFunc[Req, Res]) attempt(ctx context.Context, shard int, key string,
 	return res, err
 }
 
-// askCaller asks the caller again whether the work is still wanted, when the call has waited, or this process was taken for
-// dead since the caller's request began.
-func (p *Process) askCaller(ctx context.Context, waited bool) error {
+// recheckCaller checks again that the caller may call and is there, when the call has waited, or when the others may have counted this
+// process as dead since the caller's request began.
+func (p *Process) recheckCaller(ctx context.Context, waited bool) error {
 	w := caller.Of(ctx)
 	if w == nil || !waited && p.Leases.AliveSince(w.Began) {
 		return nil
 	}
-	return w.Ask()
+	return w.CheckAccess()
 }
 
-// waitedTooLong tells that a call has waited long enough for an owner of a shard.
+// waitedTooLong reports whether a call has waited long enough for an owner of a shard.
 func (p *Process) waitedTooLong(st *stream.Stream, waited time.Duration) bool {
 	return waited > maxOwnerWait || waited > maxDrainingWait && !p.ownerMayCome(st)
 }
@@ -194,13 +195,13 @@ func (p *Process) whileOwnedContext(ctx context.Context, st *stream.Stream, shar
 	return attempt, func() { cancel(nil) }
 }
 
-// isMoving tells that the owner of a shard is changing or its process is gone.
+// isMoving reports whether err says that the owner of a shard is changing or that its process is gone.
 func isMoving(err error) bool {
 	return errors.Is(err, errMoved) || errors.Is(err, stream.ErrNotOwner) || errors.Is(err, stream.ErrAborted) ||
 		errors.Is(err, rpc.ErrUnreachable) || errors.Is(err, rpc.ErrBroken)
 }
 
-// clientError turns an error that passes with the move into one that clients get as an answer.
+// clientError adds stream.ErrNotOwner, which becomes the client's answer, to an error that ends when the shard has an owner again.
 func clientError(err error) error {
 	if isMoving(err) {
 		return fmt.Errorf("%w: %w", err, stream.ErrNotOwner)

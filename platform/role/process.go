@@ -43,14 +43,14 @@ type Process struct {
 	Log     *slog.Logger
 	Roles   []Role // the table of all roles
 
-	lastID  atomic.Int64
-	epoch   uint32
-	parts   []part
-	jobs    []string
-	members atomic.Pointer[members]
+	lastID      atomic.Int64
+	epoch       uint32
+	backgrounds []background
+	jobs        []string
+	members     atomic.Pointer[members]
 }
 
-type part struct {
+type background struct {
 	name string
 	run  func(ctx context.Context) error
 }
@@ -58,7 +58,8 @@ type part struct {
 // Machine is the machine id of this process.
 func (p *Process) Machine() int { return p.Leases.Self().ID }
 
-// LogEpoch identifies the history of the database: positions of another one mean nothing.
+// LogEpoch identifies the history of the database, which changes with a restore: stream positions of another history mean nothing. It has
+// nothing to do with the epochs of leases.
 func (p *Process) LogEpoch() uint32 { return p.epoch }
 
 // SetLogEpoch is called once at the start.
@@ -75,10 +76,10 @@ const idRandom = 22
 // 22 characters. One id does not reveal the next: a media id, or the id of a public room that is listed nowhere, is
 // all that a stranger needs to get in.
 func (p *Process) NewID() string {
-	const epoch = 1577836800000
+	const start = 1577836800000 // 2020-01-01, in ms since 1970
 	for {
 		last := p.lastID.Load()
-		next := max((time.Now().UnixMilli()-epoch)<<13, last+1)
+		next := max((time.Now().UnixMilli()-start)<<13, last+1)
 		if !p.lastID.CompareAndSwap(last, next) {
 			continue
 		}
@@ -99,7 +100,7 @@ func (p *Process) NewID() string {
 // Go adds a background part. It is started with the process, restarted after a growing pause when it fails, and
 // stopped at the end.
 func (p *Process) Go(name string, run func(ctx context.Context) error) {
-	p.parts = append(p.parts, part{name, run})
+	p.backgrounds = append(p.backgrounds, background{name, run})
 }
 
 // Run runs the registration, the streams and the background parts until ctx ends. Then the parts end first, the shards
@@ -128,7 +129,7 @@ func (p *Process) Run(ctx context.Context) error {
 	var streamErr error
 	streamsDone.Go(func() { streamErr = p.Streams.Run(streams) })
 	var parts sync.WaitGroup
-	for _, part := range p.parts {
+	for _, part := range p.backgrounds {
 		parts.Go(func() { p.keepRunning(work, part) })
 	}
 	<-work.Done()
@@ -142,7 +143,7 @@ func (p *Process) Run(ctx context.Context) error {
 	return errors.Join(g.Wait(), streamErr, leaveErr)
 }
 
-func (p *Process) keepRunning(ctx context.Context, part part) {
+func (p *Process) keepRunning(ctx context.Context, part background) {
 	pause := backoff.Backoff{First: 100 * time.Millisecond, Max: 10 * time.Second}
 	for {
 		start := time.Now()

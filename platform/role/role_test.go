@@ -291,7 +291,7 @@ func TestOwnedAsksAgainBehindAWait(t *testing.T) {
 			t.Fatal(err)
 		}
 		w := caller.NewWork(t.Context(), caller.ID{User: "@alice:here.test"})
-		w.Began, w.Again = time.Now(), func() error { return errRefused }
+		w.Began, w.StillAllowed = time.Now(), func() error { return errRefused }
 		if _, err := p.count(w, "k", "x"); err != nil {
 			t.Errorf("it did not wait: %v", err)
 		}

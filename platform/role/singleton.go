@@ -11,8 +11,8 @@ import (
 	"lyceum/platform/obs"
 )
 
-// Job is the right of a process to the work of a Singleton. All that the work writes goes by it, in the transaction that
-// compares the epoch, so that a process that was paused and replaced writes nothing when it wakes up.
+// Job is the right of a process to the work of a Singleton. The work writes only through it, in a transaction
+// that compares the epoch, so that a process that was paused and replaced writes nothing when it wakes up.
 type Job struct {
 	p     *Process
 	lease lease.Lease
@@ -52,14 +52,14 @@ func (j *Job) Check(ctx context.Context) error {
 	return j.Tx(ctx, func(*db.Tx) error { return nil })
 }
 
-// Singleton adds background work that one process of the fleet does at a time, machine 0 first. Its lease moves when
-// that process dies, or when it is paused for so long that it seems dead. Then its ctx ends late, and the writes of
-// its job fail with lease.ErrLost.
+// Singleton adds background work that one process of the fleet does at a time: the one with the lowest machine id among those with the
+// newest version. Its lease moves when that process dies, or when it is paused for so long that it seems dead. Then its ctx ends late, and
+// the writes of its job fail with lease.ErrLost.
 func (p *Process) Singleton(name string, run func(ctx context.Context, j *Job) error) {
 	p.jobs = append(p.jobs, name)
 	p.Go(name, func(ctx context.Context) error {
 		for {
-			if err := p.runAsHolder(ctx, "job/"+name, run); err != nil || ctx.Err() != nil {
+			if err := p.runJob(ctx, "job/"+name, run); err != nil || ctx.Err() != nil {
 				return err
 			}
 			changed := p.Leases.Changed()
@@ -73,13 +73,13 @@ func (p *Process) Singleton(name string, run func(ctx context.Context, j *Job) e
 	})
 }
 
-// HasJob tells whether this version has background work of that name. Leases of jobs that only another version has
+// HasJob reports whether this version has a singleton of that name. Leases of jobs that only another version has
 // stay in the database.
 func (p *Process) HasJob(name string) bool { return slices.Contains(p.jobs, name) }
 
-// isPreferred tells whether singletons belong to this process: it has the lowest id among the live machines with the
+// isPreferredForJobs reports whether this process should run the singletons: it has the lowest id among the live machines with the
 // newest version. So an upgrade reaches background work first.
-func (p *Process) isPreferred() bool {
+func (p *Process) isPreferredForJobs() bool {
 	best, newest := -1, obs.SemVer{}
 	for _, m := range p.Leases.Machines() {
 		if m.Starting || m.Draining || slices.Contains(m.Roles, NoRole) {
@@ -93,8 +93,10 @@ func (p *Process) isPreferred() bool {
 	return best == p.Machine()
 }
 
-func (p *Process) runAsHolder(ctx context.Context, name string, run func(ctx context.Context, j *Job) error) error {
-	if !p.isPreferred() {
+// runJob acquires the lease of a singleton, if this process is preferred, and runs it until another process is preferred or the lease is
+// lost.
+func (p *Process) runJob(ctx context.Context, name string, run func(ctx context.Context, j *Job) error) error {
+	if !p.isPreferredForJobs() {
 		if p.Leases.Mine(name) { // giving it back failed
 			return p.Leases.Release(ctx, name)
 		}
@@ -118,7 +120,7 @@ func (p *Process) runAsHolder(ctx context.Context, name string, run func(ctx con
 	defer stop()
 	go func() { // another machine is preferred now, or the lease is gone
 		for {
-			if !p.isPreferred() || !p.Leases.Alive() || !p.Leases.Mine(name) {
+			if !p.isPreferredForJobs() || !p.Leases.Alive() || !p.Leases.Mine(name) {
 				stop()
 				return
 			}

@@ -43,7 +43,7 @@ func (x *exchange) withTimeLimit(clientContext context.Context) (limited context
 		}
 		x.work = caller.NewWork(ctx, id)
 		if acts {
-			x.work.Left, x.work.Began, x.work.Again = x.clientLeftNow, x.start, x.request.checkStillAllowed
+			x.work.Left, x.work.Began, x.work.StillAllowed = x.clientLeftNow, x.start, x.request.checkStillAllowed
 		}
 		ctx = x.work
 	}

@@ -39,7 +39,7 @@ func (u *UnderWay) shard(userID string) *underWayShard {
 // for its body.
 func (u *UnderWay) Wait(ctx context.Context, userID string) error {
 	if w := caller.Of(ctx); w != nil {
-		w.Again = nil // it may have ended its own token
+		w.StillAllowed = nil // it may have ended its own token
 		u.removeWork(w)
 	}
 	for _, over := range u.endChannels(userID) {
