@@ -320,7 +320,7 @@ func (p *Process) buildServer(ctx context.Context) error {
 	}
 	if p.process.RPC != nil {
 		r := router.New(router.Options{
-			Places: p.process, Transport: p.process.RPC.Transport(), Machine: p.process.Machine(), Log: p.process.Log, Registry: p.obs.Registry,
+			Directory: p.process, Transport: p.process.RPC.Transport(), Machine: p.process.Machine(), Log: p.process.Log, Registry: p.obs.Registry,
 		})
 		o.Dispatch = r.Dispatch
 	}

@@ -75,7 +75,7 @@ func TestStateThatIsPassedOnTwiceIsOneEvent(t *testing.T) {
 			}},
 		} {
 			way := &lossy{then: c.other}
-			pass := router.New(router.Options{Places: way, Transport: way, Machine: 1, Log: log})
+			pass := router.New(router.Options{Directory: way, Transport: way, Machine: 1, Log: log})
 			public, err := web.New(web.Options{Log: log, Authenticator: people, Dispatch: pass.Dispatch})
 			if err != nil {
 				t.Fatal(err)

@@ -24,9 +24,9 @@ type body struct {
 }
 
 var (
-	errBodyClosed = errors.New("the body was closed")
-	errTooLarge   = errors.New("the body is larger than the route takes")
-	errUnread     = errors.New("the body could not be read to its end")
+	errBodyClosed     = errors.New("the body was closed")
+	errTooLarge       = errors.New("the body is larger than the route takes")
+	errBodyUnreadable = errors.New("the body could not be read to its end")
 )
 
 func (b *body) Read(p []byte) (int, error) {
@@ -85,7 +85,7 @@ func (b *body) clientFault() error {
 	if b.fault == nil || errors.Is(b.fault, errTooLarge) {
 		return b.fault
 	}
-	return errors.Join(errUnread, b.fault)
+	return errors.Join(errBodyUnreadable, b.fault)
 }
 
 // waitsForClient tells whether a Read waits for the client.

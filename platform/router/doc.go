@@ -1,6 +1,6 @@
 // Package router passes a request on to the process that serves it best, over one hop.
 //
-// Its Dispatch is web.Options.Dispatch. For each matched route it asks [Places] for the process that has the route's role and
+// Its Dispatch is web.Options.Dispatch. For each matched route it asks the [Directory] for the process that has the route's role and
 // serves the request's key. If that is this process, the handler runs here. Otherwise the request goes to the other process's
 // internal listener and its answer comes back, both streamed.
 //
@@ -19,7 +19,7 @@
 //
 // A process that could not be reached is avoided until it answers a probe; no request of a client waits for that. An answer
 // that does not begin within the route's Timeout is 504, a body above what the route takes 413, and one that could not be
-// read 400: these are the client's faults, and nothing is held against the other process. Bodies are streamed; at most 64 KiB
+// read 400: for these the other process does not count as down. Bodies are streamed; at most 64 KiB
 // of one are kept, to send it again.
 //
 // Websockets take an HTTP/1.1 connection of their own, as package rpc has none in its own protocol. Unused connections to
@@ -29,5 +29,5 @@
 // believes them because its listener knows this process.
 //
 // The main types, in reading order: [Router] dispatches; hop is one attempt at another process, with its body; watch gives up
-// hops whose wait is in vain; health knows which processes are down.
+// hops that should not be waited for; health knows which processes are down.
 package router

@@ -10,7 +10,7 @@ import (
 const (
 	probeEvery   = 500 * time.Millisecond // how often a process that could not be reached is asked whether it is back
 	probeTimeout = 2 * time.Second
-	outageTTL    = time.Minute // an address that nobody wants any more
+	outageTTL    = time.Minute // after so long without a request for it, an address is forgotten
 )
 
 // health knows the processes that could not be reached. Requests avoid them until they answer a probe. Probes are sent
@@ -20,16 +20,16 @@ type health struct {
 
 	mu       sync.Mutex
 	down     map[string]*outage
-	suspects map[string]bool // asked, and not avoided yet
+	suspects map[string]bool // being probed, and not avoided yet
 }
 
 type outage struct {
-	nextProbe time.Time // of the next probe
+	nextProbe time.Time // not before this time
 	wantedAt  time.Time // last time that a request would have gone there
 	probing   bool
 }
 
-// isDown tells whether requests avoid the process, and makes sure that it is probed again.
+// isDown reports whether requests avoid the process, and makes sure that it is probed again.
 func (h *health) isDown(addr string) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -19,12 +19,12 @@ import (
 
 // What became of a hop that gave no answer.
 var (
-	errUnreached  = errors.New("the process could not be reached")                 // nothing was sent
-	errRepeatable = errors.New("the process was lost before it answered")          // doing it again is safe
-	errDraining   = errors.New("this process stops; the request was waiting")      // cause of the cancelled hop
-	errMoved      = errors.New("another process serves the key now")               // cause of the cancelled hop
-	errLost       = errors.New("another process has served the key for a while")   // cause of a cancelled hop that is not repeated
-	errLate       = errors.New("the answer did not begin within the route's time") // cause of the cancelled hop
+	errUnreachable = errors.New("the process could not be reached")                 // nothing was sent
+	errRepeatable  = errors.New("the process was lost before it answered")          // doing it again is safe
+	errDraining    = errors.New("this process stops; the request was waiting")      // cause of the cancelled hop
+	errKeyMoved    = errors.New("another process serves the key now")               // cause of the cancelled hop
+	errWrongOwner  = errors.New("another process has served the key for a while")   // cause of a cancelled hop that is not repeated
+	errLate        = errors.New("the answer did not begin within the route's time") // cause of the cancelled hop
 )
 
 // The states of a hop: an answer that begins and a hop that is given up exclude each other.
@@ -80,7 +80,8 @@ func (h *hop) do() error {
 	return h.classify()
 }
 
-// begin marks the answer as begun. It is false when the hop was given up just before; the context holds the cause.
+// begin marks the answer as begun. It is false when the hop was given up just before: the failure is then set to errDraining, and do
+// replaces it by the cause of the cancelled context, which says why (errLate, errKeyMoved and so on).
 func (h *hop) begin() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -120,7 +121,7 @@ func (h *hop) forward(in *http.Request, ctx context.Context) { //nolint:revive /
 		out.Body = h.body
 	}
 	if out.Header["User-Agent"] == nil {
-		out.Header["User-Agent"] = emptyValue // else the transport names itself
+		out.Header["User-Agent"] = emptyValue // otherwise the transport names itself
 	}
 	response, err := h.router.transport.RoundTrip(out)
 	if err != nil {
@@ -150,7 +151,7 @@ func (h *hop) forward(in *http.Request, ctx context.Context) { //nolint:revive /
 		return
 	}
 	if err := copyBody(w, response); err != nil {
-		h.router.log.DebugContext(ctx, "an answer of another process was cut", "request", h.request.ID(), "place", h.addr, "error", err)
+		h.router.log.DebugContext(ctx, "an answer of another process was cut", "request", h.request.ID(), "process", h.addr, "error", err)
 		panic(http.ErrAbortHandler) // the answer has begun: only a cut shows the client that it is broken
 	}
 }
@@ -184,7 +185,7 @@ func copyBody(w http.ResponseWriter, response *http.Response) error {
 
 var emptyValue = []string{""}
 
-// isHopByHop tells whether a header concerns one connection only (RFC 9110, 7.6.1).
+// isHopByHop reports whether a header concerns one connection only (RFC 9110, 7.6.1).
 func isHopByHop(name string) bool {
 	switch name {
 	case "Connection", "Proxy-Connection", "Keep-Alive", "Proxy-Authenticate", "Proxy-Authorization", "Te", "Trailer", "Transfer-Encoding",
@@ -194,7 +195,7 @@ func isHopByHop(name string) bool {
 	return false
 }
 
-// isForwardedHeader tells whether a header makes a claim about the client that the other process would believe.
+// isForwardedHeader reports whether a header makes a claim about the client that the other process would believe.
 func isForwardedHeader(name string) bool {
 	switch name {
 	case "Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto":
@@ -230,13 +231,13 @@ func (h *hop) upgrade(in *http.Request) {
 	proxy.ServeHTTP(h.request.Writer(), in)
 }
 
-// wrongOwner tells whether another process serves the key now. Without a key each call of Route may give another
+// wrongOwner reports whether another process serves the key now. Without a key each call of Route may give another
 // process, and any is right while it lives.
 func (h *hop) wrongOwner() bool {
 	if h.key == "" {
-		return !h.router.places.IsAlive(h.addr)
+		return !h.router.directory.IsAlive(h.addr)
 	}
-	addr, _, ok := h.router.places.Route(h.request.Route.Role, h.key)
+	addr, _, ok := h.router.directory.Route(h.request.Route.Role, h.key)
 	return ok && addr != h.addr
 }
 
@@ -251,7 +252,8 @@ func (h *hop) idempotent() bool {
 	return false
 }
 
-// classify tells whether the failed request may be done again, and makes its body readable from the start.
+// classify returns the error of a failed hop: errUnreachable or errRepeatable when the request may be done again, whose body can then be
+// read from its start.
 func (h *hop) classify() error {
 	if err := h.finalFailure(); err != nil {
 		return err
@@ -261,14 +263,14 @@ func (h *hop) classify() error {
 	unsent := !h.connected.Load() || ok && op.Op == "dial" || errors.Is(h.failure, rpc.ErrUnreachable)
 	switch {
 	case errors.Is(h.failure, errDraining):
-	case errors.Is(h.failure, errMoved):
+	case errors.Is(h.failure, errKeyMoved):
 		h.router.health.probeSuspect(h.addr)
 	case unsent:
 		h.router.health.markDown(h.addr)
 	default:
 		h.router.health.probeSuspect(h.addr)
 	}
-	if !unsent && !h.idempotent() || errors.Is(h.failure, errLost) {
+	if !unsent && !h.idempotent() || errors.Is(h.failure, errWrongOwner) {
 		return h.failure
 	}
 	if h.body != nil {
@@ -278,8 +280,8 @@ func (h *hop) classify() error {
 		}
 		h.request.Request.Body = again
 	}
-	if unsent && !errors.Is(h.failure, errMoved) {
-		return errors.Join(errUnreached, h.failure)
+	if unsent && !errors.Is(h.failure, errKeyMoved) {
+		return errors.Join(errUnreachable, h.failure)
 	}
 	return errors.Join(errRepeatable, h.failure)
 }
@@ -301,7 +303,7 @@ func (h *hop) finalFailure() error {
 	case clientErr != nil:
 		return clientErr
 	case errors.Is(h.failure, errLate) && h.body != nil && h.body.waitsForClient():
-		return errors.Join(errUnread, h.failure)
+		return errors.Join(errBodyUnreadable, h.failure)
 	case begun, errors.Is(h.failure, errLate):
 		return h.failure
 	}
@@ -318,7 +320,7 @@ func (h *hop) addHopHeaders(header http.Header) {
 		header["X-Forwarded-For"] = []string{client.String()}
 	}
 	if header["Accept-Encoding"] == nil {
-		header["Accept-Encoding"] = identity // else the transport asks for gzip and unpacks it, and the length is lost
+		header["Accept-Encoding"] = identity // otherwise the transport asks for gzip and unpacks it, and the length is lost
 	}
 }
 

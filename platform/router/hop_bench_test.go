@@ -198,7 +198,7 @@ func BenchmarkHopBetweenProcesses(b *testing.B) {
 				place.addr = ""
 			}
 			log := slog.New(slog.DiscardHandler)
-			r := router.New(router.Options{Places: place, Transport: node.Transport(), Machine: 1, Log: log})
+			r := router.New(router.Options{Directory: place, Transport: node.Transport(), Machine: 1, Log: log})
 			s, err := web.New(web.Options{Log: log, Dispatch: r.Dispatch, Config: web.Config{Compress: true}})
 			if err != nil {
 				b.Fatal(err)

@@ -24,23 +24,23 @@ const (
 	// How long a request that may not be done twice waits for a process that has lost its key. A process that hands its
 	// keys over finishes earlier requests long before that, and one that is cut off from the database never does.
 	wrongOwnerLimit = 3 * time.Second
-	maxPlaces       = 3 // processes that one request is tried at before it is served here
+	maxProcesses    = 3 // processes that one request is tried at before it is served here
 )
 
-// Places knows which processes have which roles.
-type Places interface {
+// Directory knows which processes have which roles.
+type Directory interface {
 	// Route returns the internal address (host:port) of the process that serves the key of a role best. The same key
 	// gives the same process while the fleet does not change. With the key "" any process of the role will do: this
 	// one when it has the role, else each in turn. local says that it is this process; ok is false when no process has
 	// the role.
 	Route(role, key string) (addr string, local, ok bool)
-	// IsAlive tells whether the process at an internal address is alive.
+	// IsAlive reports whether the process at an internal address is alive.
 	IsAlive(addr string) bool
 }
 
 // Options wires a Router; all but Registry is required.
 type Options struct {
-	Places    Places
+	Directory Directory
 	Transport http.RoundTripper // speaks to internal listeners, authenticated both ways; its dial timeout is what a dead machine costs
 	Machine   int               // id of this process
 	Log       *slog.Logger
@@ -49,7 +49,7 @@ type Options struct {
 
 // Router passes requests on.
 type Router struct {
-	places       Places
+	directory    Directory
 	transport    http.RoundTripper
 	machineValue []string // header value
 	watch        watch
@@ -62,7 +62,7 @@ type Router struct {
 // New makes a Router. Its Dispatch goes into web.Options.
 func New(o Options) *Router {
 	r := &Router{
-		places: o.Places, transport: o.Transport, machineValue: []string{strconv.Itoa(o.Machine)}, watch: watch{waiting: map[*hop]struct{}{}},
+		directory: o.Directory, transport: o.Transport, machineValue: []string{strconv.Itoa(o.Machine)}, watch: watch{waiting: map[*hop]struct{}{}},
 		log: o.Log, proxyLog: slog.NewLogLogger(o.Log.Handler(), slog.LevelDebug),
 		health: health{transport: o.Transport, down: map[string]*outage{}, suspects: map[string]bool{}},
 		hops: prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -86,9 +86,9 @@ func (r *Router) Dispatch(request *web.Request) (handled bool, err error) {
 	key := keyOf(request)
 	deadline := time.Now().Add(cmp.Or(route.Timeout, web.DefaultTimeout))
 	var last *hop
-	for range maxPlaces {
+	for range maxProcesses {
 		// The fleet may have moved the key meanwhile: each try asks anew.
-		addr, local, ok := r.places.Route(route.Role, key)
+		addr, local, ok := r.directory.Route(route.Role, key)
 		if !ok || local || last != nil && addr == last.addr || r.health.isDown(addr) {
 			break
 		}
@@ -96,7 +96,7 @@ func (r *Router) Dispatch(request *web.Request) (handled bool, err error) {
 			return false, request.TooLarge(request.MaxBytes())
 		}
 		last = &hop{router: r, request: request, addr: addr, key: key, deadline: deadline}
-		if err = last.do(); !errors.Is(err, errUnreached) && !errors.Is(err, errMoved) {
+		if err = last.do(); !errors.Is(err, errUnreachable) && !errors.Is(err, errKeyMoved) {
 			break
 		}
 	}
@@ -105,14 +105,14 @@ func (r *Router) Dispatch(request *web.Request) (handled bool, err error) {
 		return false, nil
 	case errors.Is(err, errTooLarge):
 		return false, request.TooLarge(request.MaxBytes())
-	case errors.Is(err, errUnread):
+	case errors.Is(err, errBodyUnreadable):
 		return false, request.Unread(err)
 	case err == nil:
 		r.hops.WithLabelValues(route.Role, "passed").Inc()
 		return true, nil
-	case errors.Is(err, errUnreached), errors.Is(err, errRepeatable):
+	case errors.Is(err, errUnreachable), errors.Is(err, errRepeatable):
 		r.hops.WithLabelValues(route.Role, "served_here").Inc()
-		r.log.InfoContext(request.Context(), "a request is served here, as its place did not answer", "request", request.ID(), "place",
+		r.log.InfoContext(request.Context(), "a request is served here, as its process did not answer", "request", request.ID(), "process",
 			last.addr, "error", err)
 		return false, nil
 	case request.Context().Err() != nil:

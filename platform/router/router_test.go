@@ -152,7 +152,7 @@ func newNode(t testing.TB, name string) *node {
 		return dialer.DialContext(ctx, network, addr)
 	}
 	n.transport = base
-	r := router.New(router.Options{Places: n.places, Transport: n, Machine: len(name), Log: log, Registry: n.registry})
+	r := router.New(router.Options{Directory: n.places, Transport: n, Machine: len(name), Log: log, Registry: n.registry})
 	s, err := web.New(web.Options{Log: log, Dispatch: r.Dispatch, Config: web.Config{Compress: true, TrustedProxies: []string{"192.0.2.9"}}})
 	if err != nil {
 		t.Fatal(err)

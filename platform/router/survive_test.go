@@ -242,7 +242,7 @@ func TestWebsocketBetweenProcessesOfAFleet(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		r := router.New(router.Options{Places: n.places, Transport: wire.Transport(), Log: log})
+		r := router.New(router.Options{Directory: n.places, Transport: wire.Transport(), Log: log})
 		s, err := web.New(web.Options{Log: log, Dispatch: r.Dispatch})
 		if err != nil {
 			t.Fatal(err)

@@ -71,13 +71,13 @@ func (h *hop) check(now time.Time) {
 	case h.wrongOwnerSince.IsZero(): // a process that hands its keys over may be about to answer: one more check
 		h.wrongOwnerSince = now
 	case h.idempotent() && (h.body == nil || h.body.canRewind()):
-		h.giveUp(errMoved)
+		h.giveUp(errKeyMoved)
 	case now.Sub(h.wrongOwnerSince) >= wrongOwnerLimit:
-		h.giveUp(errLost)
+		h.giveUp(errWrongOwner)
 	}
 }
 
-// draining tells whether this process stops and a GET that waits elsewhere has had its grace period.
+// draining reports whether this process stops and a GET that waits elsewhere has had its grace period.
 func (h *hop) draining(now time.Time) bool {
 	if method := h.request.Method; method != http.MethodGet && method != http.MethodHead {
 		return false
