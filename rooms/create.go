@@ -307,7 +307,7 @@ func (r *Rooms) buildFirst(rm *room, create *event.Event, req createRequest) ([]
 	}
 	rm.apply(first.event, tree, nil)
 	list := []newEvent{first}
-	scratch := owned.Detached(rm)
+	scratch := owned.Unowned(rm)
 	for _, s := range req.Events {
 		if err := checkRequest(s); err != nil {
 			return nil, err

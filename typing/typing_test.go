@@ -187,7 +187,7 @@ func TestALookHoldsUntilAMembershipEnds(t *testing.T) {
 		{membershipLookup{&roomTyping{endedCount: 3}, 3, joined}, true},
 		{membershipLookup{}, true},
 	} {
-		try := owned.Detached(s)
+		try := owned.Unowned(s)
 		if err := (&Typing{}).decide(try, "!r:here.test", setRequest{UserID: "@bob:here.test", Ms: 1}, 1, &c.l); try.Needs() != c.again ||
 			(err != nil) != c.again {
 			t.Errorf("%+v: found %v", c.l, err)

@@ -81,8 +81,8 @@ type Change[S any] struct {
 // State is what is known of the key: to read only.
 func (c *Change[S]) State() *S { return c.state }
 
-// Detached is a change of a state that has no owner, such as one that is being made: appended rows go nowhere.
-func Detached[S any](s *S) *Change[S] { return &Change[S]{state: s} }
+// Unowned is a change of a state that has no owner, such as one that is being made: appended rows are discarded.
+func Unowned[S any](s *S) *Change[S] { return &Change[S]{state: s} }
 
 // errNeed makes Do load what the function lacks and call it again.
 var errNeed = errors.New("more must be known of the key first")
@@ -95,7 +95,7 @@ func (c *Change[S]) Need(load func(ctx context.Context) (put func(s *S), err err
 	return errNeed
 }
 
-// Needs tells that Need was called, and so that the function returned its error.
+// Needs reports whether Need was called, and so the function returned its error.
 func (c *Change[S]) Needs() bool { return c.need != nil }
 
 // Append adds rows to the change, and the function that applies them to the state: it runs when the rows have their
@@ -246,7 +246,7 @@ func (o *Owned[S]) fetch(ctx context.Context, e *entry[S], load func(ctx context
 	put, err := func() (func(s *S), error) {
 		if unlocked {
 			e.release()
-			defer func() { <-e.lock }() // the caller's release wants it
+			defer func() { <-e.lock }() // like acquire without a context: the caller releases the lock again
 		}
 		return load(ctx)
 	}()
