@@ -117,7 +117,7 @@ func (c *links) RoundTrip(r *http.Request) (*http.Response, error) {
 
 // exchange sends a request over the link and waits for the head of its answer. The stream is nil when nothing was
 // sent.
-func (l *link) exchange(r *http.Request, trace *httptrace.ClientTrace) (*http.Response, *flow, error) {
+func (l *link) exchange(r *http.Request, trace *httptrace.ClientTrace) (*http.Response, *linkStream, error) {
 	if trace != nil && trace.GotConn != nil {
 		trace.GotConn(httptrace.GotConnInfo{Conn: l.conn, Reused: true})
 	}
@@ -251,7 +251,7 @@ func (l *link) clientFrame(kind byte, id uint32, payload []byte) {
 			return
 		}
 		last := binary.BigEndian.Uint32(payload)
-		var refused []*flow
+		var refused []*linkStream
 		l.mu.Lock()
 		l.goingAway = true
 		for id, f := range l.streams {
@@ -292,8 +292,8 @@ func bodyLength(r *http.Request) int64 {
 }
 
 // request opens a stream for a request. After an error nothing was sent.
-func (l *link) request(r *http.Request) (*flow, error) {
-	f := &flow{link: l, ctx: r.Context(), credit: window, ready: make(chan struct{}, 1), inLength: -1}
+func (l *link) request(r *http.Request) (*linkStream, error) {
+	f := &linkStream{link: l, ctx: r.Context(), credit: receiveWindow, ready: make(chan struct{}, 1), inLength: -1}
 	buffer := getBuffer()
 	defer putBuffer(buffer)
 	*buffer = appendRequest(appendFrame((*buffer)[:0], frameOpen, 0, 0), r)
@@ -325,7 +325,7 @@ func (l *link) request(r *http.Request) (*flow, error) {
 	return f, nil
 }
 
-func (f *flow) sendBody(r *http.Request) {
+func (f *linkStream) sendBody(r *http.Request) {
 	buffer := frameBuffers.Get().(*[]byte)
 	defer frameBuffers.Put(buffer)
 	for {
@@ -350,7 +350,7 @@ func (f *flow) sendBody(r *http.Request) {
 }
 
 // giveUp ends a stream at the client.
-func (f *flow) giveUp(err error) {
+func (f *linkStream) giveUp(err error) {
 	if f.link.stream(f.id) != nil {
 		f.link.forget(f.id)
 		_ = f.link.sendFrame(frameReset, f.id, nil)
@@ -359,7 +359,7 @@ func (f *flow) giveUp(err error) {
 }
 
 // answer waits for the head of the answer.
-func (f *flow) answer(r *http.Request) (*http.Response, error) {
+func (f *linkStream) answer(r *http.Request) (*http.Response, error) {
 	select {
 	case <-f.ready:
 	case <-f.ctx.Done():
@@ -383,14 +383,14 @@ func (f *flow) answer(r *http.Request) (*http.Response, error) {
 }
 
 // answerBody is the body of an answer; closing it early tells the other end.
-type answerBody struct{ *flow }
+type answerBody struct{ *linkStream }
 
 func (b answerBody) Close() error {
 	b.giveUp(errFinished)
 	return nil
 }
 
-func (f *flow) receiveHead(payload []byte) {
+func (f *linkStream) receiveHead(payload []byte) {
 	if len(payload) < 10 {
 		f.giveUp(errReset)
 		return

@@ -10,5 +10,5 @@
 // says that the other process did not get the request.
 //
 // The main types, in reading order: [Node] is this process's end, with methods and [Call]; links are the connections to other
-// processes, one link to each; flow is one stream of a link, the body of a request or answer with its flow control.
+// processes, one link to each; linkStream is one stream of a link, the body of a request or answer with its flow control.
 package rpc

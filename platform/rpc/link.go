@@ -36,13 +36,13 @@ const (
 )
 
 const (
-	frameHeader = 9
-	maxFrame    = 32 << 10  // of data
-	maxHead     = 1 << 20   // of open and head
-	window      = 256 << 10 // bytes of a body under way that nobody has read
-	maxQueued   = 256 << 10 // bytes of a connection that wait to be written, above which bodies wait
-	keepQueue   = 2 * maxQueued
-	idleQueue   = 64 << 10 // what is kept of it when little happens
+	frameHeader   = 9
+	maxFrame      = 32 << 10  // of data
+	maxHead       = 1 << 20   // of open and head
+	receiveWindow = 256 << 10 // bytes of a body under way that nobody has read
+	maxQueued     = 256 << 10 // bytes of a connection that wait to be written, above which bodies wait
+	keepQueue     = 2 * maxQueued
+	idleQueue     = 64 << 10 // what is kept of it when little happens
 )
 
 var (
@@ -66,7 +66,7 @@ type link struct {
 	smallBatches bool // no large batch since the last tick
 	err          error
 	goingAway    bool // no new streams
-	streams      map[uint32]*flow
+	streams      map[uint32]*linkStream
 	last         uint32 // newest stream
 	unused       time.Time
 }
@@ -74,7 +74,7 @@ type link struct {
 func newLink(conn *tls.Conn) *link {
 	l := &link{
 		conn: conn, reader: bufio.NewReaderSize(conn, 2*maxFrame), wake: make(chan struct{}, 1), done: make(chan struct{}),
-		streams: map[uint32]*flow{}, unused: time.Now(),
+		streams: map[uint32]*linkStream{}, unused: time.Now(),
 	}
 	l.queueSpace.L = &l.mu
 	return l
@@ -224,7 +224,7 @@ func (l *link) fail(err error) {
 	}
 	l.err = err
 	streams := l.streams
-	l.streams = map[uint32]*flow{}
+	l.streams = map[uint32]*linkStream{}
 	close(l.done)
 	l.queueSpace.Broadcast()
 	l.mu.Unlock()
@@ -247,7 +247,7 @@ func (l *link) forget(id uint32) {
 	}
 }
 
-func (l *link) stream(id uint32) *flow {
+func (l *link) stream(id uint32) *linkStream {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.streams[id]

@@ -12,8 +12,8 @@ import (
 	"time"
 )
 
-// flow is one stream of a link: the incoming body, and the credit for the outgoing one.
-type flow struct {
+// linkStream is one stream of a link: the incoming body, and the credit for the outgoing one.
+type linkStream struct {
 	link *link
 	id   uint32
 	ctx  context.Context
@@ -86,14 +86,14 @@ func (q *parts) take(p []byte) (n int) {
 	return n
 }
 
-func (f *flow) wakeReader() {
+func (f *linkStream) wakeReader() {
 	if f.arrived != nil {
 		close(f.arrived)
 		f.arrived = nil
 	}
 }
 
-func (f *flow) wakeSender() {
+func (f *linkStream) wakeSender() {
 	if f.allowed != nil {
 		close(f.allowed)
 		f.allowed = nil
@@ -101,13 +101,13 @@ func (f *flow) wakeSender() {
 }
 
 // receiveData takes a part of the incoming body.
-func (f *flow) receiveData(p []byte) {
+func (f *linkStream) receiveData(p []byte) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.inErr != nil {
 		return
 	}
-	if f.in.size+len(p) > window {
+	if f.in.size+len(p) > receiveWindow {
 		f.inErr = errReset // the other end exceeded its credit
 	} else {
 		f.in.put(p)
@@ -117,7 +117,7 @@ func (f *flow) receiveData(p []byte) {
 }
 
 // receiveEnd records the end of the incoming body.
-func (f *flow) receiveEnd() {
+func (f *linkStream) receiveEnd() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.inErr == nil {
@@ -130,7 +130,7 @@ func (f *flow) receiveEnd() {
 }
 
 // end ends both directions.
-func (f *flow) end(err error) {
+func (f *linkStream) end(err error) {
 	f.mu.Lock()
 	if f.inErr == nil {
 		f.inErr = err
@@ -153,14 +153,14 @@ func (f *flow) end(err error) {
 }
 
 // Read reads the incoming body.
-func (f *flow) Read(p []byte) (int, error) {
+func (f *linkStream) Read(p []byte) (int, error) {
 	for {
 		f.mu.Lock()
 		if f.in.size > 0 {
 			n := f.in.take(p)
 			f.unacknowledged += n
 			tell := 0
-			if f.unacknowledged >= window/4 && f.inErr == nil {
+			if f.unacknowledged >= receiveWindow/4 && f.inErr == nil {
 				tell, f.unacknowledged = f.unacknowledged, 0
 			}
 			f.mu.Unlock()
@@ -189,7 +189,7 @@ func (f *flow) Read(p []byte) (int, error) {
 }
 
 // setReadDeadline makes reads fail from a time on; the zero time removes the deadline.
-func (f *flow) setReadDeadline(t time.Time) {
+func (f *linkStream) setReadDeadline(t time.Time) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.until = t
@@ -206,7 +206,7 @@ func (f *flow) setReadDeadline(t time.Time) {
 	}
 }
 
-func (f *flow) deadlinePassed() {
+func (f *linkStream) deadlinePassed() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.inErr == nil && !f.until.IsZero() && !time.Now().Before(f.until) {
@@ -216,7 +216,7 @@ func (f *flow) deadlinePassed() {
 }
 
 // reserveCredit waits until a part of the outgoing body may be sent, and returns its size.
-func (f *flow) reserveCredit(n int) (int, error) {
+func (f *linkStream) reserveCredit(n int) (int, error) {
 	for {
 		f.mu.Lock()
 		if f.outErr != nil {
@@ -242,7 +242,7 @@ func (f *flow) reserveCredit(n int) (int, error) {
 }
 
 // write sends a part of a body.
-func (f *flow) write(p []byte) (written int, err error) {
+func (f *linkStream) write(p []byte) (written int, err error) {
 	for len(p) > 0 {
 		n, err := f.reserveCredit(len(p))
 		if err == nil {

@@ -91,7 +91,7 @@ func (p *peer) open(id uint32, payload []byte) {
 		return
 	}
 	ctx, cancel := context.WithCancel(p.base)
-	f := &flow{link: p.link, id: id, ctx: ctx, cancel: cancel, credit: window, inLength: length}
+	f := &linkStream{link: p.link, id: id, ctx: ctx, cancel: cancel, credit: receiveWindow, inLength: length}
 	p.link.mu.Lock()
 	if p.link.goingAway || p.link.err != nil || id <= p.link.last {
 		p.link.mu.Unlock()
@@ -111,13 +111,13 @@ func (p *peer) open(id uint32, payload []byte) {
 	go p.node.serveStream(f, r)
 }
 
-type requestBody struct{ *flow }
+type requestBody struct{ *linkStream }
 
 // Close leaves the rest unread: it is dropped with the stream.
 func (requestBody) Close() error { return nil }
 
-func (n *Node) serveStream(f *flow, r *http.Request) {
-	w := &answer{flow: f, header: http.Header{}, noBody: r.Method == http.MethodHead, length: -1}
+func (n *Node) serveStream(f *linkStream, r *http.Request) {
+	w := &answer{linkStream: f, header: http.Header{}, noBody: r.Method == http.MethodHead, length: -1}
 	whole := false
 	defer func() {
 		cause := recover()
@@ -140,7 +140,7 @@ func (n *Node) serveStream(f *flow, r *http.Request) {
 
 // answer is the http.ResponseWriter of a stream.
 type answer struct {
-	*flow
+	*linkStream
 	header http.Header
 	buffer *[]byte // head, frame header and the first bytes of the body, until they are sent
 	body   int     // where the body begins in buffer; 0: no head yet
