@@ -122,8 +122,8 @@ redis.call('SET', KEYS[1], string.format('%.0f', next), 'PX', math.max(1, math.c
 return 0
 `)
 
-// giveScript does the same as localLimits.Refund.
-var giveScript = rueidis.NewLuaScript(`
+// refundScript does the same as localLimits.Refund.
+var refundScript = rueidis.NewLuaScript(`
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000000 + tonumber(time[2])
 local state = tonumber(redis.call('GET', KEYS[1]) or '0') - tonumber(ARGV[1]) * tonumber(ARGV[2])
@@ -184,7 +184,7 @@ func (l *redisLimits) Refund(ctx context.Context, key string, perSecond float64,
 		return nil
 	}
 	err = s.do(ctx, func(ctx context.Context) error {
-		return giveScript.Exec(ctx, s.client, []string{l.bus.conf.Prefix + ":limit:" + key}, []string{
+		return refundScript.Exec(ctx, s.client, []string{l.bus.conf.Prefix + ":limit:" + key}, []string{
 			strconv.FormatFloat(1e6/perSecond, 'f', 3, 64), strconv.Itoa(uses),
 		}).Error()
 	})

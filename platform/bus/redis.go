@@ -57,8 +57,8 @@ func NewRedis(ctx context.Context, conf Config) (*Redis, error) {
 	}
 	r := &Redis{conf: conf, opt: opt, prefix: "{" + conf.Prefix + "}"}
 	r.ctx, r.cancel = context.WithCancel(context.Background())
-	connected, hopeless, foreign := make(chan struct{}), make(chan error, 1), make(chan struct{})
-	r.wg.Go(func() { r.run(connected, hopeless, foreign) })
+	connected, permanentErr, foreign := make(chan struct{}), make(chan error, 1), make(chan struct{})
+	r.wg.Go(func() { r.run(connected, permanentErr, foreign) })
 	r.barriers.Run = func() (struct{}, error) { return struct{}{}, r.ping() }
 
 	timer := time.NewTimer(conf.StartWait.D())
@@ -74,9 +74,9 @@ func NewRedis(ctx context.Context, conf Config) (*Redis, error) {
 			return r, nil
 		case <-foreign: // perhaps a fleet that has just ended
 			foreign, waited = nil, nil
-		case err := <-hopeless:
+		case err := <-permanentErr:
 			r.Close()
-			return nil, fmt.Errorf("%s: connect to Redis at %s: %w", keysOf(err), strings.Join(opt.InitAddress, ", "), err)
+			return nil, fmt.Errorf("%s: connect to Redis at %s: %w", configKeysOf(err), strings.Join(opt.InitAddress, ", "), err)
 		}
 	}
 }
@@ -85,7 +85,7 @@ func NewRedis(ctx context.Context, conf Config) (*Redis, error) {
 const sayAgain = time.Minute
 
 // run keeps one session open until Close.
-func (r *Redis) run(connected chan<- struct{}, hopeless chan<- error, foreign chan<- struct{}) {
+func (r *Redis) run(connected chan<- struct{}, permanentErr chan<- error, foreign chan<- struct{}) {
 	retry := backoff.Backoff{First: firstBackoff, Max: lastBackoff}
 	var foreignSince time.Time // when another fleet was found, before the first connection
 	var said string            // the error that was logged last
@@ -123,7 +123,7 @@ func (r *Redis) run(connected chan<- struct{}, hopeless chan<- error, foreign ch
 		}
 		if connected != nil && (permanent(err) || errors.Is(err, errForeign) && time.Since(foreignSince) > claimTTL+claimInterval) {
 			select {
-			case hopeless <- err:
+			case permanentErr <- err:
 			default:
 			}
 		}
@@ -293,8 +293,8 @@ func permanent(err error) bool {
 	return false
 }
 
-// keysOf names the configuration keys that an error of connecting to Redis is about.
-func keysOf(err error) string {
+// configKeysOf names the configuration keys that an error of connecting to Redis is about.
+func configKeysOf(err error) string {
 	if _, ok := rueidis.IsRedisErr(err); ok && !errors.Is(err, errTooOld) { // it does not let us in
 		return "redis.password (or the one in redis.addresses), redis.username"
 	}

@@ -21,10 +21,10 @@ const maxSilence = 3 * time.Second
 const subscribeChunk = 256
 
 var (
-	errTooOld  = errors.New("expected Redis 6 or newer, and 7 or newer for a cluster: update Redis")
-	errNotMain = errors.New("this Redis is a replica now")
-	errSwitch  = errors.New("the Sentinels made another Redis the master")
-	errMoved   = errors.New("Redis took the subscriptions away: the slot of the bus moved")
+	errTooOld    = errors.New("expected Redis 6 or newer, and 7 or newer for a cluster: update Redis")
+	errNotMaster = errors.New("this Redis is a replica now")
+	errSwitch    = errors.New("the Sentinels made another Redis the master")
+	errMoved     = errors.New("Redis took the subscriptions away: the slot of the bus moved")
 )
 
 // session is one set of connections to one Redis server, from connect to loss. It is never repaired: any failure ends
@@ -112,7 +112,7 @@ func (s *session) handshake() error {
 	if err := s.pub.Do(ctx, s.publishCommand(Message{Data: []byte(s.probe)})).Error(); err != nil {
 		return err
 	}
-	if err := s.requireMain(ctx); err != nil {
+	if err := s.requireMaster(ctx); err != nil {
 		return err
 	}
 	if s.sentinelMaster() != s.master {
@@ -137,14 +137,14 @@ func (s *session) handshake() error {
 	}
 }
 
-// requireMain fails on a replica, which would accept messages but deliver them to its own subscribers only.
-func (s *session) requireMain(ctx context.Context) error {
+// requireMaster fails on a replica, which would accept messages but deliver them to its own subscribers only.
+func (s *session) requireMaster(ctx context.Context) error {
 	role, err := s.pub.Do(ctx, s.pub.B().Role().Build()).ToArray()
 	if err != nil {
 		return err
 	}
 	if name, err := role[0].ToString(); err != nil || name != "master" {
-		return errNotMain
+		return errNotMaster
 	}
 	return nil
 }
@@ -172,7 +172,7 @@ func (s *session) checkMaster() {
 func (s *session) checkRole(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, maxSilence)
 	defer cancel()
-	if err := s.requireMain(ctx); err != nil {
+	if err := s.requireMaster(ctx); err != nil {
 		s.kill(err)
 	}
 }
