@@ -62,8 +62,8 @@ type Router struct {
 // New makes a Router. Its Dispatch goes into web.Options.
 func New(o Options) *Router {
 	r := &Router{
-		directory: o.Directory, transport: o.Transport, machineValue: []string{strconv.Itoa(o.Machine)}, watch: watch{waiting: map[*hop]struct{}{}},
-		log: o.Log, proxyLog: slog.NewLogLogger(o.Log.Handler(), slog.LevelDebug),
+		directory: o.Directory, transport: o.Transport, machineValue: []string{strconv.Itoa(o.Machine)},
+		watch: watch{waiting: map[*hop]struct{}{}}, log: o.Log, proxyLog: slog.NewLogLogger(o.Log.Handler(), slog.LevelDebug),
 		health: health{transport: o.Transport, down: map[string]*outage{}, suspects: map[string]bool{}},
 		hops: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "lyceum_router_hops_total", Help: "Requests passed on to another process, by role and result (passed, served_here, failed).",
