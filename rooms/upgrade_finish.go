@@ -48,7 +48,9 @@ func (p pendingUpgrade) txn(typ string) string { return serverTxnPrefix + p.NewR
 // completeUpgrade does what remains of an upgrade and lets its row go, by exec. It may be called again, also at the same time. When
 // the new room may not become the replacement it is abandoned, the row goes too, and the error is a refusal: M_BAD_STATE when
 // another upgrade was first. After other errors the row stays.
-func (r *Rooms) completeUpgrade(ctx context.Context, p pendingUpgrade, exec func(ctx context.Context, query string, args ...any) error) error {
+func (r *Rooms) completeUpgrade(
+	ctx context.Context, p pendingUpgrade, exec func(ctx context.Context, query string, args ...any) error,
+) error {
 	err := r.sendTombstone(ctx, p)
 	switch {
 	case matrix.IsRefusal(err):

@@ -44,6 +44,11 @@ func (q *query) wantsInTimeline(e *rooms.Event) bool {
 	return q.filter.Room.Timeline.event(e) && (e.IsState() || !q.ignored[e.Sender])
 }
 
+// isPicked reports whether an event is wanted in the timeline and is among those of which the relations match; nil is all.
+func (q *query) isPicked(e *rooms.Event, matching map[string]bool) bool {
+	return q.wantsInTimeline(e) && (matching == nil || matching[e.ID])
+}
+
 // readTimeline reads the newest events of a range that pass the filter and that the user may see.
 func (q *query) readTimeline(ctx context.Context, r eventRange) (*timeline, error) {
 	all, complete, err := q.newestEvents(ctx, r, r.limit)
@@ -64,7 +69,7 @@ func (q *query) readTimeline(ctx context.Context, r eventRange) (*timeline, erro
 	picked := make([]int, 0, min(r.limit, len(all)))
 	size, room := 0, min(q.bytesLeft, timelineBytes)
 	for i := len(all) - 1; i >= 0; i-- {
-		if !q.wantsInTimeline(all[i]) || matching != nil && !matching[all[i].ID] {
+		if !q.isPicked(all[i], matching) {
 			continue
 		}
 		size += len(all[i].JSON)
