@@ -308,7 +308,7 @@ func writeFiles(dir string, files []deploy.File) error {
 		if old, err := os.ReadFile(path); err == nil && secret {
 			same := bytes.Equal(bytes.TrimSpace(old), bytes.TrimSpace(f.Body))
 			switch {
-			case same || f.Made || f.Name == "secret.yaml":
+			case same || f.Generated || f.Name == "secret.yaml":
 				for _, key := range keysOf(f.Body) {
 					if f.Name == "secret.yaml" && !slices.Contains(keysOf(old), key) {
 						return fmt.Errorf("%s lacks %s: add it, or remove the file to make it anew", path, key)

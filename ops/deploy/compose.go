@@ -26,7 +26,7 @@ func Compose(in Input) ([]File, error) {
 	in.S3.Endpoint, in.S3.MakeBucket, in.S3.VirtualHost, in.RedisTLS = "http://s3:9000", true, false, false
 	in.S3.AccessKey, in.S3.NoSecretKey = cmp.Or(in.S3.AccessKey, "lyceum"), false
 	in.TrustedProxies = append([]string{composeGateway + "/32"}, in.TrustedProxies...)
-	in, err := in.withDefaults()
+	in, err := in.complete()
 	if err != nil {
 		return nil, err
 	}
@@ -60,7 +60,9 @@ func Compose(in Input) ([]File, error) {
 	r.add("Containerfile", 0o644, "compose/Containerfile", nil)
 	for _, name := range all {
 		// Readable in the container by a user who is not root; the directory above is for the operator alone.
-		r.files = append(r.files, File{Name: "secrets/" + name, Mode: 0o444, Body: []byte(secrets[name]), Made: !slices.Contains(in.Given, name)})
+		r.files = append(r.files, File{
+			Name: "secrets/" + name, Mode: 0o444, Body: []byte(secrets[name]), Generated: !slices.Contains(in.Given, name),
+		})
 	}
 	return r.files, r.err
 }
@@ -119,7 +121,7 @@ const processConnections = 16
 
 // MaxConnections are what PostgreSQL must allow for the processes of compose and systemd.
 func MaxConnections(in Input) (int, error) {
-	in, err := in.withDefaults()
+	in, err := in.complete()
 	return in.connections(), err
 }
 

@@ -30,7 +30,7 @@ func freshSecret() string {
 // Config is lyceum.yaml for all processes: what they have alike. Roles, the machine id and the address by which
 // others reach a process come from its environment. secrets is the directory with the secret files.
 func Config(in Input, secrets string) ([]byte, error) {
-	in, err := in.withDefaults()
+	in, err := in.complete()
 	if err != nil {
 		return nil, err
 	}

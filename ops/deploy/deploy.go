@@ -27,8 +27,8 @@ const (
 	OpsPort      = 8010
 )
 
-// Times of an orderly end. Load balancers hear of it first, then requests under way finish, then the process
-// hands over what it owns; only after all that it may be killed.
+// Times of a graceful shutdown. Load balancers learn of it first, then requests under way finish, then the process hands over what it owns;
+// only after all that may it be killed.
 const (
 	preStop         = 5 * time.Second
 	drainDelay      = 2 * time.Second
@@ -41,11 +41,11 @@ func (in *Input) killAfter() int { return seconds(preStop + in.Drain + in.Shutdo
 
 // File is one rendered file.
 type File struct {
-	Name string // relative, with slashes
-	Mode fs.FileMode
-	Body []byte
-	Made bool   // a secret that nobody gave: the file of an earlier rendering stays
-	Fill string // what the operator has to write into the file; "" when it is complete
+	Name      string // relative, with slashes
+	Mode      fs.FileMode
+	Body      []byte
+	Generated bool   // a secret that nobody gave was generated: the file of an earlier rendering stays
+	Fill      string // what the operator has to write into the file; "" when it is complete
 }
 
 // Size is the number and the resources of the processes of a role.
@@ -110,8 +110,8 @@ type Input struct {
 	Secrets         Secrets
 	TrustedProxies  []string // CIDR; empty: where the proxy of the rendering comes from
 
-	// What the operator's configuration says beside: RedisAddresses instead of that of Redis, BlobDirectory instead of S3, and all keys
-	// that are not derived.
+	// What the operator's configuration says besides: RedisAddresses replaces the address of Redis, and BlobDirectory replaces S3. Settings
+	// are all keys that are not derived.
 	RedisAddresses  []string
 	BlobDirectory   string
 	Listen          string        // of the process that clients reach, for systemd ("127.0.0.1:8008")
@@ -141,8 +141,18 @@ var (
 	filePath   = regexp.MustCompile(`^/[-A-Za-z0-9._/]+$`)
 )
 
-// withDefaults fills what is empty and names all that is wrong.
-func (in Input) withDefaults() (Input, error) {
+// complete fills what is empty and returns all errors in what was given.
+func (in Input) complete() (Input, error) {
+	in.setDefaults()
+	errs := slices.Concat(in.check(), in.completeSizes())
+	if len(in.Groups) == 0 {
+		in.Groups = defaultGroups(in.Roles, in.Sizes)
+	}
+	return in, errors.Join(append(errs, in.checkGroups()...)...)
+}
+
+// setDefaults fills what is empty, but for Sizes and Groups.
+func (in *Input) setDefaults() {
 	def := func(s *string, value string) {
 		if *s == "" {
 			*s = value
@@ -170,7 +180,10 @@ func (in Input) withDefaults() (Input, error) {
 	if last := in.Image[strings.LastIndex(in.Image, "/")+1:]; !strings.ContainsAny(last, ":@") {
 		in.Image += ":" + in.Version
 	}
-	errs := in.check()
+}
+
+// completeSizes gives every role a size, with defaults for what is empty, but for roles with a pool that nobody gave one.
+func (in *Input) completeSizes() (errs []error) {
 	sizes := map[string]Size{}
 	for _, r := range in.Roles {
 		given, named := in.Sizes[r.Name]
@@ -187,9 +200,10 @@ func (in Input) withDefaults() (Input, error) {
 		}
 	}
 	in.Sizes = sizes
-	if len(in.Groups) == 0 {
-		in.Groups = defaultGroups(in.Roles, sizes)
-	}
+	return errs
+}
+
+func (in *Input) checkGroups() (errs []error) {
 	for _, g := range in.Groups {
 		if !dnsLabel.MatchString(g.Name) || len(g.Roles) == 0 || g.Replicas < 1 {
 			errs = append(errs, fmt.Errorf("groups: expected a name, roles and at least one process, found %+v", g))
@@ -200,9 +214,10 @@ func (in Input) withDefaults() (Input, error) {
 			}
 		}
 	}
-	return in, errors.Join(errs...)
+	return errs
 }
 
+// check returns the errors in names, addresses and files.
 func (in *Input) check() (errs []error) {
 	must := func(ok bool, format string, args ...any) {
 		if !ok {
@@ -247,7 +262,7 @@ func (in *Input) check() (errs []error) {
 
 const mebibyte = 1 << 20
 
-// withDefaults gives a small fleet that survives the loss of any one machine.
+// withDefaults fills what is empty, for a small fleet that survives the loss of any one machine.
 func (s Size) withDefaults(r role.Role) Size {
 	d := Size{Min: 2, Max: 10, CPU: 250, Memory: 1024 * mebibyte}
 	switch {
@@ -285,23 +300,23 @@ func (s Size) withDefaults(r role.Role) Size {
 // allRoles is the name of a process that has every role.
 const allRoles = "all"
 
-// writes tells whether a role is paced by a stream: the owner of one, or push, which works through events.
+// writes reports whether the work of a role comes from a stream: it owns the shards of one, or is push, which consumes events.
 func writes(r role.Role) bool { return r.Stream != "" || r.Name == "push" }
 
-// decodes tells whether the processes of a role start others that decode pictures.
+// decodes reports whether the processes of a role start workers that decode pictures.
 func decodes(r role.Role) bool {
 	return r.Name == "media" || r.Name == "thumbnails" || r.Name == allRoles
 }
 
-// reachesOut tells whether a role calls servers on the internet.
+// reachesOut reports whether a role calls servers on the internet.
 func reachesOut(r role.Role) bool {
-	return slices.Contains([]string{"push", "federation", "appservices", "previews", allRoles}, r.Name)
+	return r.Name == "push" || r.Name == allRoles
 }
 
 // decodingMemory is media.thumbnails.memory, the most that one picture may take.
 const decodingMemory = 512 * mebibyte
 
-// decodes tells whether a process decodes pictures.
+// decodes reports whether processes of the fleet decode pictures.
 func (in *Input) decodes() bool {
 	return slices.ContainsFunc(in.Roles, func(r role.Role) bool {
 		_, has := in.Sizes[r.Name]
@@ -368,7 +383,7 @@ var funcs = template.FuncMap{
 	"indent": indent,
 }
 
-// quote gives a text as a double-quoted scalar: JSON strings are YAML.
+// quote returns a text as a double-quoted scalar: JSON strings are YAML.
 func quote(v any) (string, error) {
 	var b bytes.Buffer
 	e := json.NewEncoder(&b)
@@ -389,7 +404,7 @@ func indent(n int, text string) string {
 	return b.String()
 }
 
-// render runs one text. The delimiters are [[ and ]], since rules of Prometheus have braces of their own.
+// render executes one template. The delimiters are [[ and ]], since rules of Prometheus have braces of their own.
 func render(name string, data any) ([]byte, error) {
 	text, err := texts.ReadFile(name)
 	if err != nil {

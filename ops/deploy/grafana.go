@@ -297,7 +297,7 @@ var rows = []row{
 
 // Grafana renders the dashboard lyceum.json for import or provisioning. The data source is chosen in it.
 func Grafana(in Input) ([]File, error) {
-	in, err := in.withDefaults()
+	in, err := in.complete()
 	if err != nil {
 		return nil, err
 	}

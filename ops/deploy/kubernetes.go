@@ -17,7 +17,7 @@ func Kubernetes(in Input) ([]File, error) {
 	if len(in.TrustedProxies) == 0 {
 		in.TrustedProxies = privateNetworks
 	}
-	in, err := in.withDefaults()
+	in, err := in.complete()
 	if err != nil {
 		return nil, err
 	}

@@ -10,7 +10,7 @@ import (
 
 // Prometheus renders prometheus.yml, which finds the processes, and lyceum.rules.yml with the alerts.
 func Prometheus(in Input) ([]File, error) {
-	in, err := in.withDefaults()
+	in, err := in.complete()
 	if err != nil {
 		return nil, err
 	}

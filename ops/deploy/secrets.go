@@ -31,7 +31,7 @@ const Placeholder = "REPLACE-THIS"
 // secretFile is the file with a secret, and the key of the configuration that names it.
 type secretFile struct {
 	Key, Name, Value string
-	Made             bool   // nobody gave it: it is made here, and kept where there is one
+	Generated        bool   // nobody gave it; the file of an earlier rendering stays
 	Fill             string // what the operator has to write into it; "" when it is complete
 }
 
@@ -80,17 +80,17 @@ func (in *Input) secretFiles(fleet bool) []secretFile {
 	}
 	if given[keyDatabase] == "" {
 		out = append(out, secretFile{
-			Key: keyDatabase, Name: secretName(keyDatabase), Made: true,
+			Key: keyDatabase, Name: secretName(keyDatabase), Generated: true,
 			Value: fmt.Sprintf("postgres://lyceum:%s@%s/lyceum", Placeholder, in.PostgreSQL.Address),
 			Fill:  "the URL of PostgreSQL with its password",
 		})
 	}
 	if given[keyFleet] == "" && fleet {
-		out = append(out, secretFile{Key: keyFleet, Name: secretName(keyFleet), Value: freshSecret(), Made: true})
+		out = append(out, secretFile{Key: keyFleet, Name: secretName(keyFleet), Value: freshSecret(), Generated: true})
 	}
 	if given[keyS3] == "" && in.S3.Endpoint != "" && in.S3.AccessKey != "" && !in.S3.NoSecretKey {
 		out = append(out, secretFile{
-			Key: keyS3, Name: secretName(keyS3), Value: Placeholder, Made: true, Fill: "the secret of the S3 access key " + in.S3.AccessKey,
+			Key: keyS3, Name: secretName(keyS3), Value: Placeholder, Generated: true, Fill: "the secret of the S3 access key " + in.S3.AccessKey,
 		})
 	}
 	slices.SortFunc(out, func(a, b secretFile) int { return cmp.Compare(a.Name, b.Name) })

@@ -20,7 +20,7 @@ func Systemd(in Input) ([]File, error) {
 	if in.S3.Endpoint == "" {
 		in.BlobDirectory = cmp.Or(in.BlobDirectory, stateDirectory+"/blobs")
 	}
-	in, err := in.withDefaults()
+	in, err := in.complete()
 	if err != nil {
 		return nil, err
 	}
@@ -49,7 +49,7 @@ func SystemdOne(in Input, size Size) ([]File, error) {
 	in.TrustedProxies = append(slices.Clone(localProxy), in.TrustedProxies...)
 	in.Roles = []role.Role{{Name: allRoles, Purpose: "everything"}}
 	in.Sizes, in.Groups = map[string]Size{allRoles: size}, nil
-	in, err := in.withDefaults()
+	in, err := in.complete()
 	if err != nil {
 		return nil, err
 	}
@@ -95,7 +95,9 @@ func (r *renderer) configuration(in *Input, p place) {
 	r.note(err)
 	r.files = append(r.files, File{Name: "lyceum/lyceum.yaml", Mode: 0o644, Body: config})
 	for _, f := range p.files {
-		r.files = append(r.files, File{Name: "lyceum/secrets/" + f.Name, Mode: 0o600, Body: []byte(f.Value + "\n"), Made: f.Made, Fill: f.Fill})
+		r.files = append(r.files, File{
+			Name: "lyceum/secrets/" + f.Name, Mode: 0o600, Body: []byte(f.Value + "\n"), Generated: f.Generated, Fill: f.Fill,
+		})
 	}
 	slices.SortFunc(r.files, func(a, b File) int { return strings.Compare(a.Name, b.Name) })
 }
