@@ -62,20 +62,20 @@ func (c *Capacities) withEstimates() *Capacities {
 // sizesKnown reports whether the size of rows in the database was measured; it is not for a database that bench did not start.
 func (c *Capacities) sizesKnown() bool { return c.Operations[OpMessage].DatabaseBytes > 0 }
 
-// pools are the operations that a pool of its own takes over from the role that serves them otherwise.
+// pools are the operations that have a pool: a role whose processes, if there are any, do them in place of their usual role.
 var pools = map[string]string{OpUpload: "uploads", OpDownload: "downloads", OpThumbnail: "thumbnails"}
 
-// shares tells that an operation's work is divided between the processes of a role; else each of them hears of
-// every one.
-func shares(d demand, op Operation, role string) bool {
+// isDivided reports whether the processes of a role divide an operation's work among them; if not, each of them receives the row of every
+// one.
+func isDivided(d demand, op Operation, role string) bool {
 	return !d.row || role == op.Role || role == "router" || role == "push" || role == Database || role == Redis
 }
 
-// work is what a role must do: busy is divided between its processes, each is done by every one of them.
-// Both in cores.
+// work is what a role must do, in cores.
 type work struct {
-	busy, each float64
-	parts      []part // of busy, the largest first
+	busy       float64 // divided among its processes
+	perProcess float64 // done by every one of them
+	parts      []part  // of busy, the largest first
 }
 
 type part struct {
@@ -84,14 +84,14 @@ type part struct {
 	cores  float64
 }
 
-// workOf adds up what a role does. took are the pools that have processes of their own.
-func workOf(role string, ds []demand, c *Capacities, took map[string]bool) work {
-	w := work{each: c.idle(role)}
+// workOf returns the work of a role. ownPools are the pools that have processes of their own.
+func workOf(role string, ds []demand, c *Capacities, ownPools map[string]bool) work {
+	w := work{perProcess: c.idle(role)}
 	for _, d := range ds {
 		op, ok := c.Operations[d.op]
-		if !ok { // not measured: its rows are heard all the same
+		if !ok { // not measured: its rows are received all the same
 			if d.row && role != Database && role != Redis {
-				w.each += d.rate * c.Listening / 1000
+				w.perProcess += d.rate * c.Listening / 1000
 			}
 			continue
 		}
@@ -102,8 +102,8 @@ func workOf(role string, ds []demand, c *Capacities, took map[string]bool) work 
 		}
 		cores := d.rate * d.weight * cost / 1000
 		switch {
-		case pool == role || shares(d, op, role):
-			if role == op.Role && took[pool] {
+		case pool == role || isDivided(d, op, role):
+			if role == op.Role && ownPools[pool] {
 				break
 			}
 			w.busy += cores
@@ -111,9 +111,9 @@ func workOf(role string, ds []demand, c *Capacities, took map[string]bool) work 
 				w.parts = append(w.parts, part{d, op, cores})
 			}
 		default:
-			w.each += cores
+			w.perProcess += cores
 			if d.row && cost < c.Listening {
-				w.each += d.rate * (c.Listening - cost) / 1000
+				w.perProcess += d.rate * (c.Listening - cost) / 1000
 			}
 		}
 	}

@@ -66,8 +66,8 @@ func (p *planner) notes() {
 	p.noteMissingRoles()
 	p.noteEngines()
 	for _, r := range p.roles {
-		if w := workOf(r.Name, p.ds, p.caps, p.took); Target*p.Load.Cores-w.each < 0.1 && r.Pool == "" {
-			p.note("a process of %s spends %s cores on news alone: plan with larger processes (--cores)", r.Name, number(w.each))
+		if w := workOf(r.Name, p.ds, p.caps, p.ownPools); Target*p.Load.Cores-w.perProcess < 0.1 && r.Pool == "" {
+			p.note("a process of %s spends %s cores on news alone: plan with larger processes (--cores)", r.Name, number(w.perProcess))
 		}
 	}
 	p.noteMeasurement()
@@ -121,7 +121,7 @@ func (p *planner) noteMeasurement() {
 	if p.Load.ConcurrentUsers > 20000 {
 		p.note("beyond 20,000 users neither the guide nor a measurement says anything: these figures are the measured costs, multiplied")
 	}
-	if p.foreignSizes {
+	if p.usesReleaseSizes {
 		p.note("the growth of the database was not measured: it is that of the release's capacities")
 	}
 	if p.Measured.Quick {

@@ -99,16 +99,16 @@ type planner struct {
 	caps  *Capacities
 	roles []Role
 	ds    []demand
-	took  map[string]bool // pools with processes of their own
-	// foreignSizes: the capacities had no sizes of rows, so those of the release are used.
-	foreignSizes bool
+
+	ownPools         map[string]bool // pools with processes of their own
+	usesReleaseSizes bool            // the capacities had no sizes of rows, so those of the release are used
 }
 
 // Make plans a fleet. The load must be valid (Load.Validate); roles are those of this build.
 func Make(l Load, c *Capacities, roles []Role) *Plan {
 	p := &planner{
-		Plan: &Plan{Measured: c.Measured}, caps: c.withEstimates(), roles: roles, took: map[string]bool{},
-		foreignSizes: !c.sizesKnown(),
+		Plan: &Plan{Measured: c.Measured}, caps: c.withEstimates(), roles: roles, ownPools: map[string]bool{},
+		usesReleaseSizes: !c.sizesKnown(),
 	}
 	p.Load, p.Derived = l.complete()
 	p.Phase, p.PhaseName = Phase(l.ConcurrentUsers)
@@ -117,7 +117,7 @@ func Make(l Load, c *Capacities, roles []Role) *Plan {
 	for _, op := range []string{OpUpload, OpDownload, OpThumbnail} {
 		pool := pools[op]
 		if i := slices.IndexFunc(roles, func(r Role) bool { return r.Name == pool && r.Pool != "" }); i >= 0 {
-			p.took[pool] = workOf(pool, p.ds, p.caps, nil).busy > poolFrom
+			p.ownPools[pool] = workOf(pool, p.ds, p.caps, nil).busy > poolFrom
 		}
 	}
 	for _, r := range roles {
@@ -137,7 +137,7 @@ func (p *planner) cores() {
 	}
 	most := 0.0
 	for _, r := range p.roles {
-		most = max(most, workOf(r.Name, p.ds, p.caps, nil).each)
+		most = max(most, workOf(r.Name, p.ds, p.caps, nil).perProcess)
 	}
 	for p.Load.Cores = 2; most > Target*p.Load.Cores/4 && p.Load.Cores < 32; p.Load.Cores *= 2 {
 	}
@@ -161,11 +161,11 @@ func (p *planner) floor() int {
 
 func (p *planner) role(r Role) RolePlan {
 	out := RolePlan{Role: r.Name, CPULimit: p.Load.Cores}
-	if r.Pool != "" && !p.took[r.Name] {
+	if r.Pool != "" && !p.ownPools[r.Name] {
 		out.Why = "served by the processes of " + r.Pool + " at this load"
 		return out
 	}
-	w := workOf(r.Name, p.ds, p.caps, p.took)
+	w := workOf(r.Name, p.ds, p.caps, p.ownPools)
 	out.Replicas = p.replicas(w, p.Load.Cores)
 	capped := false
 	if r.Stream != "" && r.Shards > 0 && out.Replicas > r.Shards {
@@ -182,8 +182,8 @@ func (p *planner) role(r Role) RolePlan {
 
 // replicas is how many processes of so many cores keep to the target.
 func (p *planner) replicas(w work, cores float64) int {
-	room := Target*cores - w.each
-	if room < 0.1 { // what every process hears fills it: larger ones are needed, and the notes say so
+	room := Target*cores - w.perProcess
+	if room < 0.1 { // what every process receives fills it: larger ones are needed, and the notes say so
 		room = 0.1
 	}
 	return max(p.floor(), ceil(w.busy/room))
@@ -191,7 +191,7 @@ func (p *planner) replicas(w work, cores float64) int {
 
 func (p *planner) size(out *RolePlan, w work) {
 	n := float64(out.Replicas)
-	out.Busy = w.busy + n*w.each
+	out.Busy = w.busy + n*w.perProcess
 	out.CPU = max(0.1, math.Ceil(out.Busy/n/Target*20)/20)
 	out.CPULimit = max(out.CPULimit, out.CPU)
 }
@@ -213,8 +213,8 @@ func (l *Load) peak(role string) float64 {
 	return n
 }
 
-// memory is of one process: what it takes at rest with a third more, its waiting clients with a half more, what it may take beyond
-// that, and for pictures what decoding takes; in steps of 64 MiB.
+// memory returns the memory limit of one process: what it takes at rest and a third more, its waiting clients and half as much more,
+// its peak beyond that, and what the decoding of pictures takes; rounded up to 64 MiB.
 func (p *planner) memory(role string, replicas int) float64 {
 	n := 1.33 * p.caps.resident(role)
 	if n == 0 {
@@ -222,7 +222,7 @@ func (p *planner) memory(role string, replicas int) float64 {
 	}
 	n += 1.5*p.caps.ClientBytes[role]*p.Load.ConcurrentUsers/float64(max(1, replicas)) + p.Load.peak(role)
 	switch {
-	case role == "thumbnails" || role == "media" && !p.took["thumbnails"]:
+	case role == "thumbnails" || role == "media" && !p.ownPools["thumbnails"]:
 		n += 512 * mib * math.Ceil(p.Load.Cores) / 2
 	case role == "compile":
 		n += 1 * gib
@@ -230,7 +230,7 @@ func (p *planner) memory(role string, replicas int) float64 {
 	return math.Ceil(n/(64*mib)) * 64 * mib
 }
 
-// why is the sentence with the numbers.
+// why returns the sentence that explains the size of a role by numbers.
 func (p *planner) why(w work, out RolePlan) string {
 	slices.SortStableFunc(w.parts, func(a, b part) int { return cmp.Compare(b.cores, a.cores) })
 	if w.busy < 0.005 {
@@ -250,19 +250,19 @@ func (p *planner) why(w work, out RolePlan) string {
 	if p.caps.ClientBytes[out.Role] > 0 {
 		s += fmt.Sprintf("; %s clients at %s", number(p.Load.ConcurrentUsers), size(p.caps.ClientBytes[out.Role]))
 	}
-	if w.each > 0.01 {
-		s += fmt.Sprintf("; each process hears all news: %s cores", number(w.each))
+	if w.perProcess > 0.01 {
+		s += fmt.Sprintf("; each process hears all news: %s cores", number(w.perProcess))
 	}
-	if out.Replicas == p.floor() && out.Replicas > 1 && ceil(w.busy/max(0.1, Target*p.Load.Cores-w.each)) < out.Replicas {
+	if out.Replicas == p.floor() && out.Replicas > 1 && ceil(w.busy/max(0.1, Target*p.Load.Cores-w.perProcess)) < out.Replicas {
 		s += "; two, so that one may fail"
 	}
 	return s
 }
 
-// whole is the same work by processes that have all roles, with clients balanced at random.
+// whole plans the same work for processes that have all roles, with clients balanced at random.
 func (p *planner) whole() {
 	var all work
-	all.each = p.caps.idle(AllRoles)
+	all.perProcess = p.caps.idle(AllRoles)
 	memory, hops := 0.0, 0.0
 	for _, r := range p.roles {
 		if r.Pool != "" {
@@ -273,7 +273,7 @@ func (p *planner) whole() {
 		if r.Name == "router" {
 			hops = w.busy
 		}
-		all.each = max(all.each, w.each) // one process hears news once for all of its roles
+		all.perProcess = max(all.perProcess, w.perProcess) // one process receives rows once for all of its roles
 		memory = max(memory, p.caps.resident(r.Name))
 	}
 	// A request that reaches its owner at once is not passed on: of n processes one in n is the owner.
@@ -294,7 +294,7 @@ func (p *planner) whole() {
 	p.Whole = out
 }
 
-// choose says which shape is the simplest that carries the load.
+// choose chooses the simplest shape that carries the load.
 func (p *planner) choose() {
 	users := number(p.Load.ConcurrentUsers)
 	switch {
