@@ -123,7 +123,7 @@ func writeBackup(ctx context.Context, c *fleet.Config, o Options, out io.Writer)
 	return nil
 }
 
-// whereSecret says which secret a restore needs and what to do about it.
+// whereSecret returns where the secret is that a restore needs, and what to do with it.
 func whereSecret(c *fleet.Config) string {
 	of := *c
 	of.Server.Data = connect.UpDirectory(c)
@@ -133,7 +133,7 @@ func whereSecret(c *fleet.Config) string {
 	return "keep a copy of fleet.secret (or of its file) in another place than the backups"
 }
 
-// inspect adds the history that is copied, and whether anybody writes on.
+// inspect adds the log epoch of the database to the manifest, and whether no process writes to it.
 func inspect(ctx context.Context, c *fleet.Config, q db.Querier, m *archive.Manifest) error {
 	err := q.QueryRow(ctx, "SELECT value FROM fleet WHERE name = 'log_epoch'").Scan(&m.LogEpoch)
 	if err != nil && !errors.Is(err, db.ErrNoRows) {
@@ -148,7 +148,7 @@ func inspect(ctx context.Context, c *fleet.Config, q db.Querier, m *archive.Mani
 	return err
 }
 
-// livingMachines names the processes of a fleet.
+// livingMachines returns id and host of the processes that run.
 func livingMachines(ctx context.Context, q db.Querier) ([]string, error) {
 	return db.List(func(row db.Row) (string, error) {
 		var id int64
@@ -273,7 +273,7 @@ func Restore(ctx context.Context, c *fleet.Config, o RestoreOptions, out io.Writ
 	return r.finish(out)
 }
 
-// finish keeps what the data directory must know of its server, and says how that is started.
+// finish writes the secret and the engine of the server into the data directory, and prints how the server is started.
 func (r *restoring) finish(out io.Writer) error {
 	c, fleetDir := r.config, r.options.Fleet
 	start := "lyceum serve"
@@ -313,7 +313,7 @@ func (o RestoreOptions) check() error {
 	return nil
 }
 
-// warnOfChanges says what was not restored as it was.
+// warnOfChanges prints what was left out or changed.
 func warnOfChanges(out io.Writer, done *archive.Restored, dropped []string) {
 	if done.Dropped > 0 {
 		fmt.Fprintf(out, "left out: %d rows that mean nothing in a restored server (%s)\n", done.Dropped, strings.Join(dropped, ", "))
@@ -323,7 +323,7 @@ func warnOfChanges(out io.Writer, done *archive.Restored, dropped []string) {
 	}
 }
 
-// restoring is what a restore knows of fleets.
+// restoring is a restore under way: what package archive, which knows only tables and blobs, leaves to this package.
 type restoring struct {
 	config  *fleet.Config
 	options RestoreOptions
@@ -336,7 +336,7 @@ type restoring struct {
 	keyLeft bool   // the signing key was left out
 }
 
-// accept refuses what this configuration could not work with.
+// accept refuses a backup that this configuration or the options do not fit.
 func (r *restoring) accept(c *archive.Checked) error {
 	r.name = c.Manifest.ServerName
 	if r.options.Continue && !c.Manifest.Quiet {
@@ -371,13 +371,13 @@ func (r *restoring) accept(c *archive.Checked) error {
 	return nil
 }
 
-// knownSecret is a secret that may be that of a backup; inPlace says that the server will find it without further ado.
+// knownSecret is a secret that may be that of a backup; inPlace says that the server will find it where it is.
 type knownSecret struct {
 	text    []byte
 	inPlace bool
 }
 
-// secrets are those that the restored server could have.
+// secrets returns the secrets that the restored server could have.
 func (r *restoring) secrets(c *archive.Checked) (out []knownSecret, err error) {
 	inFile, configured := *r.config, r.config.Fleet.Secret.Reveal()
 	inFile.Fleet.Secret = ""
@@ -400,7 +400,7 @@ func (r *restoring) secrets(c *archive.Checked) (out []knownSecret, err error) {
 	return out, nil
 }
 
-// before refuses to replace what a living fleet uses.
+// before refuses to replace the database of a fleet that runs.
 func (r *restoring) before(ctx context.Context, tx *db.Tx, replacing bool) error {
 	r.epochs, r.restore = map[string]int64{}, map[string]bool{}
 	if !replacing {
@@ -423,7 +423,7 @@ func (r *restoring) before(ctx context.Context, tx *db.Tx, replacing bool) error
 	return err
 }
 
-// change makes the rows of another process's life those of a server that starts.
+// change returns a row as the restored server needs it.
 func (r *restoring) change(row archive.Row) (keep bool) {
 	switch r.rules[row.Table.Name].Do {
 	case domain.Dropped:
@@ -464,7 +464,7 @@ func (r *restoring) rewrite(row archive.Row) (keep bool) {
 	return true
 }
 
-// after keeps the name of the server, and old epochs from coming again.
+// after stores the name of the server, and keeps old epochs from being used again.
 func (r *restoring) after(ctx context.Context, tx *db.Tx) error {
 	var gone [][]any
 	for name, epoch := range r.epochs {
@@ -478,7 +478,7 @@ func (r *restoring) after(ctx context.Context, tx *db.Tx) error {
 	return fleet.StoreRestoredName(ctx, r.db, tx, r.config.Server.Name, r.name)
 }
 
-// restoreRules are the rules for the tables that are not simply copied and put back.
+// restoreRules returns the rules for the tables that are not restored as they were.
 func restoreRules() []domain.Rule {
 	return fleet.Collect(func(d domain.Domain) []domain.Rule { return d.Restore })
 }

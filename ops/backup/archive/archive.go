@@ -49,7 +49,7 @@ type header struct {
 	ID     string `json:"id"`
 }
 
-// writer writes an archive into a temporary file and gives it its name at the end.
+// writer writes an archive into a temporary file, which finish renames. It is the io.Writer of its own compressor, to count bytes.
 type writer struct {
 	file  *os.File
 	zip   *zstd.Encoder
@@ -127,8 +127,8 @@ func syncDir(name string) error {
 	return errors.Join(d.Sync(), d.Close())
 }
 
-// visitor is handed the parts of an archive in their order; what is nil is passed over. An error ends the
-// reading; errEnough does so without being one.
+// visitor has the functions that read calls with the parts of an archive, in their order; parts whose function is nil are skipped. An
+// error ends the reading; errEnough does so without being one.
 type visitor struct {
 	header func(h header) error
 	config func(name string, text []byte) error

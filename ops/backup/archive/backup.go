@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -64,15 +63,15 @@ type job struct {
 	w *writer
 	m *Manifest
 
-	to    blob.Store // the directory of blobs beside the archive; nil without one
-	base  keySet     // that the base has
-	named []string   // queries for the keys that rows name
-	names keySet     // of blobs that rows name and that were not copied yet
-	spill *os.File   // the names themselves
-	list  []byte     // lines since the last list
-	lines int
-	lists int
-	sum   sum
+	blobDir   blob.Store // the directory of blobs beside the archive; nil without one
+	baseBlobs keySet     // keys and sizes of the blobs that the base has
+	named     []string   // queries for the keys that rows name
+	names     keySet     // hashes of the keys of blobs that rows name and that were not copied yet
+	namesFile *os.File   // the keys themselves, one in a line
+	listLines []byte     // lines of the list of blobs since the last part with a list
+	lineCount int        // of listLines
+	listCount int        // parts with a list that were written
+	sum       sum
 }
 
 // Write makes a backup and returns its manifest. Nothing is left of one that fails.
@@ -103,7 +102,7 @@ func Write(ctx context.Context, s Source, o Options) (m *Manifest, err error) {
 		j.m.Blobs.Where = LeftOut
 	case dir:
 		j.m.Blobs.Where = Beside
-		if j.to, err = blob.OpenDirectory(filepath.Join(o.Target, dirBlobs)); err != nil {
+		if j.blobDir, err = blob.OpenDirectory(filepath.Join(o.Target, dirBlobs)); err != nil {
 			return nil, err
 		}
 	case o.Since != "":
@@ -121,7 +120,7 @@ func Write(ctx context.Context, s Source, o Options) (m *Manifest, err error) {
 	if err := j.w.finish(); err != nil {
 		return nil, err
 	}
-	if j.to != nil && j.m.Blobs.Whole() == nil { // what the store has lost may be there, of the backup before
+	if j.blobDir != nil && j.m.Blobs.Whole() == nil { // what the store has lost may be there, of the backup before
 		return j.m, j.prune(ctx)
 	}
 	return j.m, nil
@@ -169,11 +168,11 @@ func (j *job) write(ctx context.Context) (err error) {
 	}
 	if j.Blobs != nil {
 		j.names = keySet{}
-		if j.spill, err = os.CreateTemp(filepath.Dir(j.w.name), ".lyceum-backup-names-"); err != nil {
+		if j.namesFile, err = os.CreateTemp(filepath.Dir(j.w.name), ".lyceum-backup-names-"); err != nil {
 			return err
 		}
-		defer func() { _ = os.Remove(j.spill.Name()) }() // a list of keys, of no use to anybody
-		defer j.spill.Close()
+		defer func() { _ = os.Remove(j.namesFile.Name()) }() // a list of keys that is of no use when it stays
+		defer j.namesFile.Close()
 	}
 	if err := j.DB.Snapshot(ctx, func(q db.Querier) error { return j.snapshot(ctx, q) }); err != nil {
 		return err
@@ -346,7 +345,7 @@ func eachRow(ctx context.Context, q db.Querier, t *db.Table, fn func(values []an
 
 // references notes the keys that rows name.
 func (j *job) references(ctx context.Context, q db.Querier, query string) error {
-	out := newLineWriter(j.spill)
+	out := newLineWriter(j.namesFile)
 	err := db.Each(func(row db.Row) error {
 		var key string
 		if err := row.Scan(&key); err != nil || !j.names.add(key) {
@@ -369,11 +368,11 @@ func (j *job) prune(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return eachBlob(ctx, j.to, func(i blob.Info) error {
+	return eachBlob(ctx, j.blobDir, func(i blob.Info) error {
 		if keep.has(i.Key) {
 			return nil
 		}
-		return j.to.Delete(ctx, i.Key)
+		return j.blobDir.Delete(ctx, i.Key)
 	})
 }
 
@@ -395,5 +394,3 @@ func eachBlob(ctx context.Context, s blob.Store, fn func(blob.Info) error) error
 		after = page[len(page)-1].Key
 	}
 }
-
-var _ io.Writer = (*writer)(nil)

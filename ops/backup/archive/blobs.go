@@ -50,10 +50,10 @@ func (l lineWriter) line(text string) error {
 
 // readBase notes what blobs the base has, itself or by its own base.
 func (j *job) readBase(ctx context.Context) error {
-	j.base = keySet{}
+	j.baseBlobs = keySet{}
 	m, err := read(ctx, archiveOf(j.Since), visitor{list: func(entries []Entry) error {
 		for _, e := range entries {
-			j.base.add(e.Key + " " + fmt.Sprint(e.Size))
+			j.baseBlobs.add(e.Key + " " + fmt.Sprint(e.Size))
 		}
 		return nil
 	}})
@@ -124,10 +124,10 @@ func (j *job) skipped(key string) bool {
 func (j *job) blob(ctx context.Context, i blob.Info) error {
 	e := Entry{Key: i.Key, Size: i.Size}
 	switch {
-	case j.base != nil && j.base.has(i.Key+" "+fmt.Sprint(i.Size)) && contentHash(i.Key) != "":
+	case j.baseBlobs != nil && j.baseBlobs.has(i.Key+" "+fmt.Sprint(i.Size)) && contentHash(i.Key) != "":
 		e.Base, e.SHA256 = true, contentHash(i.Key)
 		j.Progress.add(i.Size)
-	case j.to != nil:
+	case j.blobDir != nil:
 		if err := j.copyBeside(ctx, &e); err != nil {
 			return err
 		}
@@ -168,7 +168,7 @@ func noLonger(err error) error {
 // copyBeside copies a blob into the directory unless it is there.
 func (j *job) copyBeside(ctx context.Context, e *Entry) error {
 	if want := contentHash(e.Key); want != "" {
-		if info, err := j.to.Stat(ctx, e.Key); err == nil && info.Size == e.Size {
+		if info, err := j.blobDir.Stat(ctx, e.Key); err == nil && info.Size == e.Size {
 			e.SHA256 = want
 			j.Progress.add(e.Size)
 			return nil
@@ -180,7 +180,7 @@ func (j *job) copyBeside(ctx context.Context, e *Entry) error {
 	}
 	defer r.Close()
 	h := sha256.New()
-	if _, err := j.to.Put(ctx, e.Key, io.TeeReader(r, io.MultiWriter(h, counter{j.Progress})), e.Size); err != nil {
+	if _, err := j.blobDir.Put(ctx, e.Key, io.TeeReader(r, io.MultiWriter(h, counter{j.Progress})), e.Size); err != nil {
 		return fmt.Errorf("blob %s: %w", e.Key, noLonger(err))
 	}
 	e.SHA256 = hex.EncodeToString(h.Sum(nil))
@@ -208,21 +208,21 @@ func (j *job) note(e Entry) error {
 		return err
 	}
 	j.sum.add(line)
-	j.list = append(append(j.list, line...), '\n')
-	j.lines++
-	if j.lines >= listEvery {
+	j.listLines = append(append(j.listLines, line...), '\n')
+	j.lineCount++
+	if j.lineCount >= listEvery {
 		return j.flushList()
 	}
 	return nil
 }
 
 func (j *job) flushList() error {
-	if j.lines == 0 {
+	if j.lineCount == 0 {
 		return nil
 	}
-	j.lists++
-	err := j.w.part(fmt.Sprintf("%s%08d", listPrefix, j.lists), j.list)
-	j.list, j.lines = j.list[:0], 0
+	j.listCount++
+	err := j.w.part(fmt.Sprintf("%s%08d", listPrefix, j.listCount), j.listLines)
+	j.listLines, j.lineCount = j.listLines[:0], 0
 	return err
 }
 
@@ -235,10 +235,10 @@ func (j *job) missing(ctx context.Context) error {
 	if len(j.names) == 0 {
 		return nil
 	}
-	if _, err := j.spill.Seek(0, io.SeekStart); err != nil {
+	if _, err := j.namesFile.Seek(0, io.SeekStart); err != nil {
 		return err
 	}
-	lines := bufio.NewScanner(j.spill)
+	lines := bufio.NewScanner(j.namesFile)
 	for lines.Scan() && len(j.m.Blobs.Missing) < mostNamed {
 		if j.names.has(lines.Text()) {
 			j.m.Blobs.Missing = append(j.m.Blobs.Missing, lines.Text())
