@@ -25,16 +25,16 @@ type Child struct {
 
 	up     *Supervisor
 	public bool // it listens at the public address of the fleet
-	// Every process of the child is run, next or old until it has ended, so that stop finds it.
-	mu      sync.Mutex
-	program string
-	run     *run   // the process of the child; when it ends, another one is started
-	next    *run   // Restart has started it, and it does not serve yet; nil for none
-	old     *run   // run has replaced it, and it has not ended yet; nil for none
-	address string // of the public listener of run
-	ended   int    // how often it ended by itself
-	endFrom int64  // where the log of the last process that did begins
-	gone    bool   // nothing is started any more
+	// Every process of the child is in run, next or old until it has ended, so that stop finds it.
+	mu           sync.Mutex
+	program      string
+	run          *run   // the process of the child; when it ends, another one is started
+	next         *run   // Restart has started it, and it does not serve yet; nil for none
+	old          *run   // run has replaced it, and it has not ended yet; nil for none
+	address      string // of the public listener of run
+	ended        int    // how often it ended by itself
+	lastLogStart int64  // where in the log file the last process that did begins
+	gone         bool   // nothing is started any more
 }
 
 // Dir is where the process keeps its scratch files and its log.
@@ -52,7 +52,7 @@ func (c *Child) Address() string {
 	return c.address
 }
 
-// State tells how a child is: the process that serves, which is the next one as soon as that does.
+// State returns the state of the process that serves, which is the next one as soon as that does.
 func (c *Child) State() ChildState {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -100,8 +100,8 @@ func (c *Child) current() *run {
 	return c.run
 }
 
-// serving tells whether a process of the child serves. What it wrote is remembered, as another process of the child
-// writes the same file. The caller holds mu.
+// serving reports whether a process of the child serves. It remembers the ProcessFile that the process wrote, as another process of the
+// child writes the same file. The caller holds mu.
 func (c *Child) serving(r *run) bool {
 	if r.file.PID == 0 {
 		if f, ok := fleet.ReadProcessFile(c.Dir(), r.cmd.Process.Pid); ok {
@@ -111,7 +111,7 @@ func (c *Child) serving(r *run) bool {
 	return r.file.PID != 0 && !r.hasEnded()
 }
 
-// freshAddress is where the next process can listen while the one before still does.
+// freshAddress returns an address where the next process can listen while the one before still does.
 func (c *Child) freshAddress() (string, error) {
 	if c.public { // all share one socket
 		return c.up.Config.Server.Listen, nil
@@ -142,7 +142,7 @@ func (c *Child) spawn(program, address string) (*run, error) {
 	if err != nil {
 		return nil, err
 	}
-	access, _ := u.access() // the process says what is wrong with it
+	access, _ := u.access() // the process itself reports an error in it
 	cmd := exec.Command(program, args...)
 	cmd.Env = append(u.environ(), fleet.Supervised+"=1")
 	if u.Config.HTTP.DrainDelay == 0 {
@@ -155,7 +155,7 @@ func (c *Child) spawn(program, address string) (*run, error) {
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = childAttributes()
 	r := &run{
-		cmd: cmd, program: program, address: address, access: access, logFrom: logFrom, since: time.Now(), left: make(chan struct{}),
+		cmd: cmd, program: program, address: address, access: access, logFrom: logFrom, since: time.Now(), replaced: make(chan struct{}),
 		done: make(chan struct{}),
 	}
 	started := make(chan error, 1)
@@ -164,7 +164,7 @@ func (c *Child) spawn(program, address string) (*run, error) {
 		err := cmd.Start()
 		started <- err
 		if err == nil {
-			r.how = cmd.Wait()
+			r.exitErr = cmd.Wait()
 			close(r.done)
 		}
 	}()
@@ -177,8 +177,8 @@ func (c *Child) spawn(program, address string) (*run, error) {
 // leaveTime is how long a process that stops goes on serving, so that clients leave it by themselves.
 const leaveTime = "500ms"
 
-// startAfter starts a process in place of r, which has ended, after a pause. It leaves that to a Restart under way, so that
-// a crash never makes a second process beside the next one, and starts none when the child is stopped: then it gives nil.
+// startAfter starts a process in place of r, which has ended, after a pause. It returns nil when a Restart under way does so, so that a
+// crash never makes a second process beside the next one, and when the child is stopped.
 func (c *Child) startAfter(r *run, pause time.Duration) (*run, error) {
 	for until := time.Now().Add(pause); ; time.Sleep(stepTime) {
 		c.mu.Lock()
@@ -214,7 +214,7 @@ func (c *Child) stop(ctx context.Context) {
 	wg.Wait()
 }
 
-// stopped is what they are told who wait for a child that is stopped meanwhile.
+// stopped returns the error for callers who wait for a child that is stopped meanwhile.
 func (c *Child) stopped() error {
 	c.up.mu.Lock()
 	defer c.up.mu.Unlock()
@@ -224,7 +224,7 @@ func (c *Child) stopped() error {
 	return fmt.Errorf("%s was stopped meanwhile", c.Name)
 }
 
-// logSince gives the end of what processes wrote to the log since it ended at from, but for the one with a machine id.
+// logSince returns the last lines of the log from the offset from on, without those of the process with the machine id but.
 func (c *Child) logSince(from int64, but int) string {
 	text, _, err := LinesFrom(c.logPath(), from)
 	if err != nil {
@@ -241,20 +241,20 @@ func (c *Child) logSince(from int64, but int) string {
 
 // run is one start of a child.
 type run struct {
-	cmd     *exec.Cmd
-	program string
-	address string // of its public listener
-	logFrom int64  // where the log ended when it was started
-	since   time.Time
-	asked   sync.Once     // to end: a second signal would cut it short
-	left    chan struct{} // closed when another one has its place
-	done    chan struct{} // closed at its end, when how is set
-	how     error
-	access  []byte            // its configuration, for commands; empty when it can not be read
-	file    fleet.ProcessFile // what it wrote when it served; zero until Child.serving has seen it
+	cmd      *exec.Cmd
+	program  string
+	address  string // of its public listener
+	logFrom  int64  // where the log ended when it was started
+	since    time.Time
+	asked    sync.Once         // to end: a second signal would cut it short
+	replaced chan struct{}     // closed when another process is the run of the child
+	done     chan struct{}     // closed at its end, when exitErr is set
+	exitErr  error             // how it ended, as Wait returns it
+	access   []byte            // its configuration, for commands; empty when it can not be read
+	file     fleet.ProcessFile // what it wrote when it served; zero until Child.serving has seen it
 }
 
-// hasEnded tells whether the process is gone.
+// hasEnded reports whether the process has ended.
 func (r *run) hasEnded() bool {
 	select {
 	case <-r.done:

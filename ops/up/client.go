@@ -93,11 +93,11 @@ func (s *Client) Stop(ctx context.Context) error {
 	return nil
 }
 
-// quick are the requests that lyceum up answers at once.
+// quick are the requests that lyceum up answers at once, so that their answer has a time limit.
 var quick = map[string]bool{"ps": true, "servers": true, "find": true, "program": true, "idle": true, "stop": true}
 
-// mostPatience is how long one of them is waited for.
-const mostPatience = 2 * time.Minute
+// answerTimeout is that limit.
+const answerTimeout = 2 * time.Minute
 
 func (s *Client) call(ctx context.Context, op string, r request, out any) error {
 	text, err := json.Marshal(r)
@@ -109,16 +109,16 @@ func (s *Client) call(ctx context.Context, op string, r request, out any) error 
 		return err
 	}
 	if quick[op] {
-		wait, cancel := context.WithTimeout(ctx, mostPatience)
+		wait, cancel := context.WithTimeout(ctx, answerTimeout)
 		defer cancel()
 		req = req.WithContext(wait)
-		defer time.AfterFunc(sayPatient, func() {
-			fmt.Fprintf(os.Stderr, "lyceum up has not answered for %s: it is waited for, up to %s\n", sayPatient, mostPatience)
+		defer time.AfterFunc(reportSlowAfter, func() {
+			fmt.Fprintf(os.Stderr, "lyceum up has not answered for %s: it is waited for, up to %s\n", reportSlowAfter, answerTimeout)
 		}).Stop()
 	}
 	res, err := s.http.Do(req)
 	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
-		return fmt.Errorf("lyceum up did not answer within %s: is it stopped, or its machine?", mostPatience)
+		return fmt.Errorf("lyceum up did not answer within %s: is it stopped, or its machine?", answerTimeout)
 	}
 	if err != nil && ctx.Err() == nil {
 		return errStopped

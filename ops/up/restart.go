@@ -37,7 +37,7 @@ func (u *Supervisor) Restart(ctx context.Context, c *Child, program string) erro
 		if next.hasEnded() || time.Now().After(deadline) || ctx.Err() != nil {
 			how := fmt.Sprintf("not after %s", startTime)
 			if next.hasEnded() {
-				how = howEnded(next.how)
+				how = howEnded(next.exitErr)
 			}
 			next.end(ctx)
 			c.mu.Lock()
@@ -84,6 +84,6 @@ func (c *Child) replace(next *run) (old *run, err error) {
 	}
 	c.old, c.run, c.next = c.run, next, nil
 	c.program, c.address = next.program, next.address
-	close(c.old.left)
+	close(c.old.replaced)
 	return c.old, nil
 }

@@ -36,20 +36,20 @@ type server struct {
 	restarts int // after it ended by itself
 }
 
-// The pauses between attempts to start a server or a child again, and how often it is reported that a server does not start.
+// The pauses between attempts to start a server or a child again, and when it is reported that one does not start or answer.
 const (
-	firstPause = 200 * time.Millisecond
-	mostPause  = 10 * time.Second
-	sayFirst   = time.Second // a crashed PostgreSQL refuses to start until the last of its sessions is gone
-	sayPatient = 5 * time.Second
-	sayAgain   = time.Minute
+	firstPause         = 200 * time.Millisecond
+	maxPause           = 10 * time.Second
+	reportFailingAfter = time.Second     // a crashed PostgreSQL refuses to start until the last of its sessions is gone
+	reportSlowAfter    = 5 * time.Second // it runs and does not answer
+	reportAgainAfter   = time.Minute
 )
 
 // startServers starts a private PostgreSQL and Redis where no address is given.
 func (u *Supervisor) startServers(ctx context.Context) error {
 	c := u.Config
 	var watch context.Context
-	watch, u.unwatch = context.WithCancel(context.Background())
+	watch, u.stopKeeping = context.WithCancel(context.Background())
 	keep := func(name, address string, e engine) {
 		s := &server{engine: e, name: name, address: address, serves: true, since: time.Now()}
 		u.servers = append(u.servers, s)
@@ -102,7 +102,7 @@ func (u *Supervisor) checkConnections(processes int) error {
 	return nil
 }
 
-// stopServers ends them, the last one first; none is started after it began.
+// stopServers stops the servers, the last one first. None is started again after it began.
 func (u *Supervisor) stopServers() error {
 	var errs []error
 	for i := len(u.servers) - 1; i >= 0; i-- {
@@ -126,12 +126,12 @@ func (s *server) keep(ctx context.Context) {
 	}
 }
 
-// startAndReport is Start, and says what the server says when it takes long: a recovery does, and so does one that waits for room
-// on the disk.
+// startAndReport is Start, and reports the last lines of the server's log when the start takes long, as a recovery does, or a server that
+// waits for space on the disk.
 func (s *server) startAndReport(ctx context.Context) error {
 	done, began := make(chan error, 1), time.Now()
 	go func() { done <- s.Start(ctx) }()
-	for wait := sayPatient; ; wait = sayAgain {
+	for wait := reportSlowAfter; ; wait = reportAgainAfter {
 		select {
 		case err := <-done:
 			return err
@@ -156,7 +156,7 @@ func (s *server) startAgain(ctx context.Context) bool {
 		if ctx.Err() != nil {
 			return false
 		}
-		if time.Since(began) > sayFirst && time.Since(said) > sayAgain {
+		if time.Since(began) > reportFailingAfter && time.Since(said) > reportAgainAfter {
 			said = time.Now()
 			report("%s does not start; it is tried until it does: %v", s.name, err)
 		}
@@ -167,7 +167,7 @@ func (s *server) startAgain(ctx context.Context) bool {
 }
 
 // retryPause gives the pauses between attempts to start a server or a child again.
-func retryPause() backoff.Backoff { return backoff.Backoff{First: firstPause, Max: mostPause} }
+func retryPause() backoff.Backoff { return backoff.Backoff{First: firstPause, Max: maxPause} }
 
 func (s *server) setServing(serves bool) {
 	s.mu.Lock()

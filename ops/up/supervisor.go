@@ -29,16 +29,16 @@ type Supervisor struct {
 	Flags map[string]string // "section.key" to value: over the environment of this process, for all processes
 
 	servers     []*server          // PostgreSQL and Redis, where Start started them
-	connections int                // that this PostgreSQL takes; 0 for one of somebody else
-	unwatch     context.CancelFunc // servers that end are not started again
+	connections int                // max_connections of the PostgreSQL that Start started; 0 for none
+	stopKeeping context.CancelFunc // ends the goroutines that start PostgreSQL and Redis again when they end
 	public      *os.File           // socket of the public address, shared by all routers
 	mu          sync.Mutex
 	children    []*Child
 	stopping    bool       // no child is added any more
-	accessMu    sync.Mutex // of what AccessFile holds, and since when the process runs that has it
+	accessMu    sync.Mutex // guards the content of AccessFile, and since when the process runs that has it
 	accessText  []byte
 	accessSince time.Time
-	wg          sync.WaitGroup // who keeps the children and servers
+	wg          sync.WaitGroup // of the goroutines that keep children and servers running
 }
 
 // Start starts engines that the configuration does not name, then all processes, and returns when each
@@ -171,13 +171,13 @@ func (u *Supervisor) keep(c *Child) {
 	for {
 		select {
 		case <-r.done:
-		case <-r.left: // it may take a while to end
+		case <-r.replaced: // it may take a while to end
 		}
 		c.mu.Lock()
 		now, gone := c.run, c.gone
 		if now == r && !gone {
 			c.ended++
-			c.endFrom = r.logFrom
+			c.lastLogStart = r.logFrom
 		}
 		c.mu.Unlock()
 		if gone {
@@ -193,7 +193,7 @@ func (u *Supervisor) keep(c *Child) {
 		}
 		pause := pauses.Next()
 		if pause == firstPause { // not each end of one that does not come up
-			report("%s ended (%s): starting it again", c.Name, howEnded(r.how))
+			report("%s ended (%s): starting it again", c.Name, howEnded(r.exitErr))
 		}
 		next, err := c.startAfter(r, pause)
 		if err != nil {
@@ -216,7 +216,7 @@ func (u *Supervisor) WaitHealthy(ctx context.Context, c *Child) error {
 		r := c.run
 		gone, serves, crashes := c.gone, c.serving(r), c.ended >= before+3
 		if crashes {
-			from = c.endFrom // each said the same
+			from = c.lastLogStart // each wrote the same
 		}
 		c.mu.Unlock()
 		if gone {
@@ -231,7 +231,7 @@ func (u *Supervisor) WaitHealthy(ctx context.Context, c *Child) error {
 	}
 }
 
-// stepTime is how often is looked whether a process serves.
+// stepTime is the pause between two looks whether a process serves.
 const stepTime = 20 * time.Millisecond
 
 // startTime is how long a process may take from its start to serving, with all others starting too.
@@ -239,8 +239,8 @@ const startTime = 90 * time.Second
 
 // Stop ends all processes in an orderly way, then the servers that Start started. A server that is down stays so.
 func (u *Supervisor) Stop(ctx context.Context) error {
-	if u.unwatch != nil {
-		u.unwatch()
+	if u.stopKeeping != nil {
+		u.stopKeeping()
 	}
 	u.mu.Lock()
 	u.stopping = true
@@ -275,8 +275,8 @@ func (u *Supervisor) stopChildren(ctx context.Context) {
 	}
 }
 
-// stopOrder tells when a process of some roles is stopped, the lowest first: those that take the requests of clients, then those
-// that tell of news, then owners of shards, which the others need for what is under way.
+// stopOrder returns the step in which a process with these roles is stopped, the lowest first: 0 for those that take the requests of
+// clients, 1 for those that deliver events (sync, push), 2 for owners of shards, which the others need for requests under way.
 func stopOrder(roles []string) int {
 	step := 0
 	for _, name := range roles {
