@@ -14,8 +14,8 @@ import (
 type Deps struct {
 	// Status asks the whole fleet how it is.
 	Status func(ctx context.Context) *status.Fleet
-	// Doctor examines two samples of the fleet; before may be nil, p is a plan for the present load. findings is a
-	// list that is sent as JSON.
+	// Doctor examines two samples of the fleet; before may be nil, p is a plan for the present load. findings is a list that is sent as
+	// JSON.
 	Doctor func(before, after *status.Fleet, p *plan.Plan) (headline string, findings any)
 	// Roles are those of this build.
 	Roles []plan.Role
@@ -32,17 +32,17 @@ type Deps struct {
 type Admin struct {
 	deps Deps
 
-	turn  chan struct{} // held while the fleet is asked: requests that come meanwhile get the same answer
-	last  *status.Fleet
-	taken time.Time // of last
-	kept  []*status.Fleet
+	sampling chan struct{}   // full while a request samples the fleet: requests that come meanwhile get the same sample
+	last     *status.Fleet   // the newest sample
+	lastAt   time.Time       // when it was there
+	history  []*status.Fleet // of the last minute, the oldest first
 }
 
 const (
-	fresh     = 500 * time.Millisecond // an answer of this age is given again
-	gather    = 8 * time.Second        // the longest time the fleet is waited for
-	keepEvery = 5 * time.Second        // distance of the samples that rates are made from
-	keepFor   = time.Minute            // their greatest age
+	maxSampleAge  = 500 * time.Millisecond // up to this age the newest sample is used again
+	sampleTimeout = 8 * time.Second        // the longest time the fleet is waited for
+	historyStep   = 5 * time.Second        // least time between two samples in the history
+	historyLength = time.Minute            // greatest age of a sample in it
 )
 
 // New makes an Admin.
@@ -50,38 +50,38 @@ func New(d Deps) *Admin {
 	if d.Capacities == nil {
 		d.Capacities = plan.Default()
 	}
-	return &Admin{deps: d, turn: make(chan struct{}, 1)}
+	return &Admin{deps: d, sampling: make(chan struct{}, 1)}
 }
 
-// sample asks the fleet, unless somebody just did. A request that goes away does not end the gathering for the
-// others that wait for it.
+// sample returns a sample of the fleet, which may be maxSampleAge old, and an earlier one for rates, nil for none. A request that is
+// cancelled does not cancel the sampling for the others that wait for it.
 func (a *Admin) sample(ctx context.Context) (before, now *status.Fleet) {
-	a.turn <- struct{}{} // for gather at most
-	defer func() { <-a.turn }()
-	if a.last == nil || a.deps.Now().Sub(a.taken) >= fresh {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), gather)
+	a.sampling <- struct{}{} // waits sampleTimeout at most
+	defer func() { <-a.sampling }()
+	if a.last == nil || a.deps.Now().Sub(a.lastAt) >= maxSampleAge {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), sampleTimeout)
 		defer cancel()
 		a.last = slim(a.deps.Status(ctx))
-		a.taken = a.deps.Now()
-		a.keep(a.last)
+		a.lastAt = a.deps.Now()
+		a.remember(a.last)
 	}
-	if len(a.kept) > 0 && a.kept[0].At.Before(a.last.At) {
-		before = a.kept[0]
+	if len(a.history) > 0 && a.history[0].At.Before(a.last.At) {
+		before = a.history[0]
 	}
 	return before, a.last
 }
 
-// keep remembers a sample each few seconds, for a minute.
-func (a *Admin) keep(f *status.Fleet) {
-	if n := len(a.kept); n == 0 || f.At.Sub(a.kept[n-1].At) >= keepEvery {
-		a.kept = append(a.kept, f)
+// remember adds a sample to the history, unless the last one there is too new, and removes old ones.
+func (a *Admin) remember(f *status.Fleet) {
+	if n := len(a.history); n == 0 || f.At.Sub(a.history[n-1].At) >= historyStep {
+		a.history = append(a.history, f)
 	}
-	for len(a.kept) > 1 && f.At.Sub(a.kept[0].At) > keepFor {
-		a.kept = a.kept[1:]
+	for len(a.history) > 1 && f.At.Sub(a.history[0].At) > historyLength {
+		a.history = a.history[1:]
 	}
 }
 
-// slim leaves out series that count nothing: most routes of most processes.
+// slim removes routes and histograms without a request, which are most of most processes.
 func slim(f *status.Fleet) *status.Fleet {
 	for i := range f.Processes {
 		p := &f.Processes[i]

@@ -125,15 +125,15 @@ func TestManyPagesCostOneGathering(t *testing.T) {
 		if n := asked.Load(); n != 1 {
 			t.Errorf("ten pages at once asked the fleet %d times", n)
 		}
-		time.Sleep(fresh - time.Millisecond)
+		time.Sleep(maxSampleAge - time.Millisecond)
 		look()
 		if n := asked.Load(); n != 1 {
-			t.Errorf("an answer of less than %v was asked for again", fresh)
+			t.Errorf("an answer of less than %v was asked for again", maxSampleAge)
 		}
 		time.Sleep(time.Millisecond)
 		look()
 		if n := asked.Load(); n != 2 {
-			t.Errorf("after %v the fleet was asked %d times, want 2", fresh, n)
+			t.Errorf("after %v the fleet was asked %d times, want 2", maxSampleAge, n)
 		}
 	})
 }
@@ -165,8 +165,8 @@ func TestRatesComeFromASampleOfTheLastMinute(t *testing.T) {
 			time.Sleep(2 * time.Second)
 			c.Want(200, "GET "+data+"/status", nil)
 		}
-		if len(a.kept) > 14 {
-			t.Errorf("%d samples are kept", len(a.kept))
+		if len(a.history) > 14 {
+			t.Errorf("%d samples are kept", len(a.history))
 		}
 		answer := c.Want(200, "GET "+data+"/doctor", nil)
 		if s := answer.Get("seconds").Float(); s < 50 || s > 66 || !answer.Get("findings.0.two").Bool() ||
@@ -234,13 +234,13 @@ func TestCompareRoles(t *testing.T) {
 		Shape: "one", Processes: 1, Memory: 5, Whole: plan.RolePlan{Role: plan.AllRoles, Replicas: 1, Busy: 0.1, Memory: 5},
 		Roles: []plan.RolePlan{{Role: "events", Replicas: 2, Busy: 1}},
 	}
-	if split := fit(whole, after); len(split.Effective()) != 1 || split.Effective()[0].Role != "events" || split.Processes != 2 ||
+	if split := toRunningShape(whole, after); len(split.Effective()) != 1 || split.Effective()[0].Role != "events" || split.Processes != 2 ||
 		whole.Processes != 1 {
 		t.Errorf("a split fleet is compared with %+v", split)
 	}
 	after.Processes[1].Roles = []string{plan.AllRoles}
 	after.Processes[0].Roles = []string{plan.AllRoles}
-	if fit(whole, after) != whole {
+	if toRunningShape(whole, after) != whole {
 		t.Error("a fleet of whole processes is compared with split roles")
 	}
 	c = Compare(nil, after, whole)

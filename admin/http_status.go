@@ -32,7 +32,7 @@ func (a *Admin) plan(before, now *status.Fleet) (*plan.Plan, error) {
 	if err := l.Validate(); err != nil {
 		return nil, err
 	}
-	return fit(plan.Make(l, a.deps.Capacities, a.deps.Roles), now), nil
+	return toRunningShape(plan.Make(l, a.deps.Capacities, a.deps.Roles), now), nil
 }
 
 // diagnosis is the answer to GET doctor.

@@ -8,7 +8,7 @@ import (
 	"lyceum/platform/status"
 )
 
-// leastLoad stands for nothing: a plan takes 0 as not given.
+// leastLoad is used in place of 0, which a plan takes as not given.
 const leastLoad = 1e-3
 
 // LoadOf is the load of a fleet between two samples, in the terms of a plan: clients that wait in /sync, rows of
@@ -64,9 +64,9 @@ func routeOf(s status.Sample, like status.Route) status.Route {
 	return status.Route{}
 }
 
-// fit gives the part of a plan that a fleet can be compared with: where processes have roles of their own, the
-// rows for each role, even when processes with all roles would do for the load. The advice stays.
-func fit(p *plan.Plan, now *status.Fleet) *plan.Plan {
+// toRunningShape returns a plan in a shape that the fleet can be compared with: where processes have roles of their own, the shape
+// "split", even when processes with all roles would do for the load. The advice stays.
+func toRunningShape(p *plan.Plan, now *status.Fleet) *plan.Plan {
 	whole := func(s status.Sample) bool { return slices.Contains(s.Roles, plan.AllRoles) }
 	if p.Shape == "split" || !slices.ContainsFunc(now.Processes, func(s status.Sample) bool { return !whole(s) }) {
 		return p
@@ -82,7 +82,7 @@ func fit(p *plan.Plan, now *status.Fleet) *plan.Plan {
 	return &q
 }
 
-// Comparison sets a plan for the present load beside the processes that run.
+// Comparison is a plan for the present load beside the processes that run.
 type Comparison struct {
 	Load     plan.Load `json:"load"`
 	Seconds  float64   `json:"seconds"` // over which rates were taken; 0: since the start of the processes
@@ -107,7 +107,7 @@ type RoleRow struct {
 	Why     string   `json:"why"`
 }
 
-// Compare sets p beside a fleet.
+// Compare compares a plan with the fleet that runs.
 func Compare(before, after *status.Fleet, p *plan.Plan) *Comparison {
 	c := &Comparison{Load: p.Load, Shape: p.Shape, Advice: p.Advice, Planned: p.Processes, Busy: p.Busy, Memory: p.Memory, Rows: []RoleRow{}}
 	if before != nil {
