@@ -1,8 +1,8 @@
 package main
 
 import (
-	"bytes"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"strings"
@@ -61,7 +61,7 @@ func TestAWrongCommandLineIsSaidInOneLine(t *testing.T) {
 	}
 	cmd := s.Process(t, s.Data)
 	s.Stop()
-	if text := cmd.Stderr.(*bytes.Buffer).String(); !strings.Contains(text, "stopping: SIGTERM") {
+	if text := fmt.Sprint(cmd.Stderr); !strings.Contains(text, "stopping: SIGTERM") {
 		t.Errorf("the log of a process that got SIGTERM:\n%s", text)
 	}
 }
