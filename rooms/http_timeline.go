@@ -15,7 +15,9 @@ const (
 	pageMax     = 1000
 )
 
-func readerOf(req *web.Request) Reader { return Reader{UserID: req.UserID(), Device: req.TransactionScope()} }
+func readerOf(req *web.Request) Reader {
+	return Reader{UserID: req.UserID(), Device: req.TransactionScope()}
+}
 
 // paging reads from, to, limit and filter. Without from, or when it does not say where it is, the range starts at the end
 // of the room from which its direction leads away.
