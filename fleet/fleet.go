@@ -260,7 +260,7 @@ func (p *Process) register(ctx context.Context) error {
 		}
 	}
 	var leases *lease.Leases
-	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(200 * time.Millisecond) {
+	for deadline := time.Now().Add(lease.DefaultTTL + 2*time.Second); ; time.Sleep(200 * time.Millisecond) {
 		leases, err = lease.Open(ctx, p.leaseDB, o)
 		if !errors.Is(err, lease.ErrHeld) && !errors.Is(err, ErrDatabaseInUse) || time.Now().After(deadline) {
 			break

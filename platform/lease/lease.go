@@ -70,6 +70,9 @@ type Holder struct {
 	Epoch, Pos  int64
 }
 
+// DefaultTTL is the time after its last heartbeat at which a machine counts as dead. Package db ends idle transactions after the same time.
+const DefaultTTL = 3 * time.Second
+
 // Options says who this process is.
 type Options struct {
 	Machine  int // -1: any free id
@@ -78,7 +81,7 @@ type Options struct {
 	Version  string
 	Roles    []string
 	Alone    bool          // the only process there can be: no heartbeat, no expiry
-	TTL      time.Duration // a machine without a heartbeat for so long is dead (3 s, as the idle transactions of package db)
+	TTL      time.Duration // a machine without a heartbeat for so long is dead (DefaultTTL)
 	Absence  time.Duration // a machine whose session is missing for so long is dead; before, it may open another (300 ms)
 	Log      *slog.Logger
 	Metadata string // what the others may read of this process; any text
@@ -125,7 +128,7 @@ type Leases struct {
 // with an error that names the holder.
 func Open(ctx context.Context, d *db.DB, o Options) (*Leases, error) {
 	if o.TTL == 0 {
-		o.TTL = 3 * time.Second
+		o.TTL = DefaultTTL
 	}
 	if o.Absence == 0 {
 		o.Absence = 300 * time.Millisecond

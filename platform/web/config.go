@@ -25,7 +25,7 @@ type Config struct {
 	Compress        bool                 `yaml:"compress" default:"true" help:"Compress JSON answers above 1 KiB with gzip when the client takes it."`
 	TrustedProxies  []string             `yaml:"trusted_proxies" own:"true" help:"Addresses or networks (CIDR) of proxies whose X-Forwarded-For and X-Forwarded-Proto are believed."`
 	RateLimitsOff   bool                 `yaml:"rate_limits_off" default:"false" help:"Turn all rate limits off. For load tests."`
-	RateLimits      map[string]RateLimit `yaml:"rate_limits" help:"Rate limits by name: {per_second, burst}. A name that is not given keeps its default; per_second 0 turns one off. The names: admin, compile, create, edit, federation, git, invite, join, keys, knock, login, media, message, openid, password, password_address, preview, public, read, redaction, registration, report, search, sync, upload, write."`
+	RateLimits      map[string]RateLimit `yaml:"rate_limits" help:"Rate limits by name: {per_second, burst}. A name that is not given keeps its default; per_second 0 turns one off. The names: admin, create, invite, join, keys, knock, login, media, message, openid, password, password_address, public, read, redaction, registration, report, search, sync, upload, write."`
 }
 
 // RateLimit lets Burst requests through at once and PerSecond in the long run, per user, or per client address
@@ -54,23 +54,18 @@ func DefaultRateLimits() map[string]RateLimit {
 		"redaction":    {2, 30},   // events taken back
 		"join":         {0.5, 15}, // joins and knocks: each may cost a room's whole state
 		"invite":       {0.5, 15}, // invites disturb others
-		"create":       {0.2, 10}, // rooms and projects
+		"create":       {0.2, 10}, // rooms
 		"write":        {5, 60},   // small settings: receipts, typing, account data, profile
 		"read":         {20, 200}, // cheap reads
-		"sync":         {10, 100}, // long polls and sliding sync
+		"sync":         {10, 100}, // long polls
 		"search":       {1, 15},   // full text, user directory, hierarchy
 		"keys":         {10, 100}, // device keys, backup, to-device messages
 		"media":        {10, 100}, // downloads and thumbnails
 		"upload":       {1, 30},   // media created and uploaded
-		"preview":      {1, 20},   // URL previews
-		"compile":      {0.2, 10}, // LaTeX runs
 		"report":       {0.1, 10}, // reports to the administrators
 		"admin":        {50, 500}, // the operator's tools
-		"federation":   {50, 500}, // requests of other servers
 		"knock":        {0.5, 15}, // kept apart from join, as servers often want it stricter
-		"edit":         {20, 200}, // live edits of a document
-		"openid":       {0.5, 10}, // OpenID tokens and OIDC
-		"git":          {2, 30},   // clone, fetch, push
+		"openid":       {0.5, 10}, // OpenID tokens
 		"public":       {20, 200}, // versions, well-known, static pages, without a token
 	}
 }
