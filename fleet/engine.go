@@ -10,25 +10,56 @@ import (
 	"lyceum/platform/disk"
 )
 
-// engineFile names the database engine of the server to which a data directory belongs, where the database is not in it. It has the
-// word postgres, and neither address nor password.
+// engineFile names the database engine of the server to which a data directory belongs, where the database is not in it: the word
+// postgres, and on a second line the server's name. It has neither address nor password.
 func engineFile(data string) string { return filepath.Join(data, "engine") }
 
-// overPostgres is what the file says.
+// overPostgres is the first line of the file.
 const overPostgres = "postgres"
 
-// StoreEngine keeps in a data directory that its server is over PostgreSQL.
-func StoreEngine(data string) error {
-	if IsOverPostgres(data) {
+// StoreEngine keeps in a data directory that its server is over PostgreSQL, and the name of that server.
+func StoreEngine(data, name string) error {
+	if IsOverPostgres(data) && serverOf(data) == name {
 		return nil
 	}
-	return disk.WriteFile(engineFile(data), []byte(overPostgres+"\n"), 0o600)
+	return disk.WriteFile(engineFile(data), []byte(overPostgres+"\n"+name+"\n"), 0o600)
 }
 
 // IsOverPostgres reports whether a data directory says that its server is over a PostgreSQL elsewhere.
 func IsOverPostgres(data string) bool {
+	engine, _ := readEngine(data)
+	return engine == overPostgres
+}
+
+// serverOf is the name of the server that a data directory belongs to, "" where it does not say.
+func serverOf(data string) string {
+	_, name := readEngine(data)
+	return name
+}
+
+func readEngine(data string) (engine, name string) {
 	text, err := os.ReadFile(engineFile(data))
-	return err == nil && strings.TrimSpace(string(text)) == overPostgres
+	if err != nil {
+		return "", ""
+	}
+	engine, name, _ = strings.Cut(string(text), "\n")
+	return strings.TrimSpace(engine), strings.TrimSpace(name)
+}
+
+// checkServer refuses a database of another server than the one that the data directory belongs to; stored is the name in the
+// database, "" when it is empty.
+func (c *Config) checkServer(stored string) error {
+	kept := serverOf(c.Server.Data)
+	if c.Embedded() || kept == "" || kept == stored || c.isSupervised() {
+		return nil
+	}
+	what := "that of the server " + stored
+	if stored == "" {
+		what = "empty"
+	}
+	return fmt.Errorf("database.url: %s is the directory of the server %s, and the database at database.url is %s: correct the address "+
+		"(LYCEUM_DATABASE_URL), or name another directory with --data; if the database was lost: lyceum restore FILE --data %s; "+
+		"nothing was changed", c.Server.Data, kept, what, c.Server.Data)
 }
 
 // checkEngine refuses a data directory of a server over another database engine than the configured one: a server of its own beside

@@ -47,12 +47,22 @@ func TestADirectoryKeepsItsEngine(t *testing.T) {
 	if found, err := filepath.Glob(filepath.Join(over.Data, "*.db*")); err != nil || len(found) > 0 {
 		t.Errorf("made %v, %v", found, err)
 	}
-	if text, err := os.ReadFile(filepath.Join(over.Data, "engine")); err != nil || string(text) != "postgres\n" {
+	if text, err := os.ReadFile(filepath.Join(over.Data, "engine")); err != nil || string(text) != "postgres\nengine.test\n" {
 		t.Errorf("the directory says %q, %v", text, err)
 	}
 	over.Process(t, over.Data)
 	over.MustRun(t, "user", "token", "alice")
 	over.Stop()
+	another := *over // one wrong word in the address
+	another.Environ = append(slices.Clone(without.Environ), "LYCEUM_DATABASE_URL="+enginestest.TestPostgres(t))
+	for _, args := range [][]string{
+		slices.Concat([]string{"serve"}, listen), {"user", "add", "zed", "--server-name", "engine.test"}, slices.Concat([]string{"up"}, listen),
+	} {
+		another.MustFail(t, []string{over.Data, "server engine.test", "is empty", "LYCEUM_DATABASE_URL"}, args...)
+	}
+	third := opstest.NewUpSite(t, another.Environ[len(another.Environ)-1]).Called("other.test")
+	third.MustRun(t, "user", "add", "carol")
+	another.MustFail(t, []string{over.Data, "server engine.test", "that of the server other.test"}, "user", "list")
 
 	sqlite := opstest.NewUpSite(t).Called("engine.test")
 	sqlite.MustRun(t, "user", "add", "bob")

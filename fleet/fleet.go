@@ -98,8 +98,8 @@ func open(ctx context.Context, c *Config, m Creation) (_ *Process, err error) {
 	if err := p.buildServer(ctx); err != nil {
 		return nil, err
 	}
-	if !c.Embedded() {
-		if err := StoreEngine(c.Server.Data); err != nil {
+	if !c.Embedded() && !c.isSupervised() { // the directory of lyceum up says it
+		if err := StoreEngine(c.Server.Data, c.Server.Name); err != nil {
 			return nil, c.ofData(err)
 		}
 	}
@@ -115,7 +115,7 @@ func (p *Process) openEngines(ctx context.Context, m Creation) (err error) {
 	}
 	ours, err := p.db.Ours(ctx)
 	if err == nil && !ours {
-		p.created, err = true, errors.Join(c.noServer(m), c.CheckNewName())
+		p.created, err = true, errors.Join(c.noServer(m), c.CheckNewServer())
 	}
 	if err == nil {
 		err = c.AdoptStoredName(ctx, p.db) // before the migrations: a process of another server changes nothing

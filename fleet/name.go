@@ -60,6 +60,11 @@ func (c *Config) AdoptStoredName(ctx context.Context, d *db.DB) error {
 	if err != nil {
 		return err
 	}
+	if stored != "" {
+		if err := c.checkServer(stored); err != nil {
+			return err
+		}
+	}
 	return c.AdoptName(stored)
 }
 
@@ -77,8 +82,11 @@ func (c *Config) AdoptName(stored string) error {
 	return nil
 }
 
-// CheckNewName refuses the configured name for a server that is about to be made.
-func (c *Config) CheckNewName() error {
+// CheckNewServer refuses the configured name, and the data directory, for a server that is about to be made in an empty database.
+func (c *Config) CheckNewServer() error {
+	if err := c.checkServer(""); err != nil {
+		return err
+	}
 	if lower := strings.ToLower(c.Server.Name); lower != c.Server.Name {
 		return fmt.Errorf("server.name: %s has capitals, and user ids are compared letter by letter where host names are not: give %s",
 			c.Server.Name, lower)
@@ -97,7 +105,7 @@ func Unnamed(remove, start string) string {
 func (p *Process) warnUnnamed() {
 	remove := "remove " + p.config.Server.Data
 	if !p.config.Embedded() {
-		remove = "empty the database at database.url, remove " + p.config.Server.Data
+		remove = "empty the database at database.url and the directory " + p.config.Server.Data
 	}
 	p.process.Log.Warn(Unnamed(remove, "lyceum serve"))
 }

@@ -83,7 +83,7 @@ var backupVersion = obj{"algorithm": "m.megolm_backup.v1.curve25519-aes-sha2", "
 // table says for each route of manual/routes.md whose it is.
 var table = map[string][]entry{
 	"GET /{$}":  {anybody},
-	"POST /{$}": {entry{deny: "400"}.send(func(*world, *fleettest.User) any { return []byte("username=.&password=other-password") })},
+	"POST /{$}": {entry{deny: "400 M_INVALID_PARAM"}.send(func(*world, *fleettest.User) any { return obj{"username": "."} })}, // no form
 
 	"GET /.well-known/matrix/client":  {entry{deny: notFound}},
 	"GET /.well-known/matrix/server":  {entry{deny: notFound}},

@@ -287,8 +287,8 @@ func (r *restoring) finish(out io.Writer) error {
 	case r.secret != nil:
 		err = disk.WriteFile(c.SecretFile(), append(r.secret, '\n'), 0o600)
 	}
-	if err == nil && !c.Embedded() && !c.HasUpPostgres() {
-		err = fleet.StoreEngine(c.Server.Data)
+	if err == nil && !c.Embedded() && (!c.HasUpPostgres() || fleet.IsOverPostgres(c.Server.Data)) {
+		err = fleet.StoreEngine(c.Server.Data, cmp.Or(c.Server.Name, r.name))
 	}
 	if err != nil {
 		return fmt.Errorf("all is restored, but the data directory is not complete: mend this and run the restore again with --replace: %w", err)

@@ -34,7 +34,7 @@ func (u *Supervisor) Check(ctx context.Context) error {
 		return err
 	}
 	if u.Config.Embedded() && !u.Config.HasUpPostgres() {
-		if err := u.Config.CheckNewName(); err != nil {
+		if err := u.Config.CheckNewServer(); err != nil {
 			return err
 		}
 	}
@@ -87,7 +87,7 @@ func (u *Supervisor) checkDatabase(ctx context.Context) error {
 		return err
 	}
 	if !ours {
-		if err := u.Config.CheckNewName(); err != nil {
+		if err := u.Config.CheckNewServer(); err != nil {
 			return err
 		}
 	}
@@ -134,7 +134,7 @@ func (u *Supervisor) openSecret(ctx context.Context) error {
 	}
 	u.Unnamed = c.Server.Name == ""
 	if u.connections == 0 { // the database is not in the directory
-		if err := fleet.StoreEngine(c.Server.Data); err != nil {
+		if err := fleet.StoreEngine(c.Server.Data, c.Server.Name); err != nil {
 			return err
 		}
 	}

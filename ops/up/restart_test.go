@@ -592,6 +592,40 @@ func TestScaleWhileStop(t *testing.T) {
 	w.stop() // of one that was added since
 }
 
+// TestScaleTakesBackWhatDoesNotServe, and ends those that do not serve first.
+func TestScaleTakesBackWhatDoesNotServe(t *testing.T) {
+	w := startCrew(t, listed+serves, 2)
+	first := w.Children()
+	w.Program = w.program("second", listed+"exit 1\n")
+	_, err := w.Scale(t.Context(), "client", 4)
+	if err == nil || !strings.Contains(err.Error(), "taken back, as they did not serve: client-3, client-4") {
+		t.Errorf("found %v", err)
+	}
+	if have := w.Children(); !slices.Equal(have, first) {
+		t.Errorf("%d processes, expected 2", len(have))
+	}
+	if err := w.add("client", 3); err != nil {
+		t.Fatal(err)
+	}
+	w.Program = w.program("third", listed+serves)
+	if err := w.add("client", 4); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.WaitHealthy(t.Context(), w.Children()[3]); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Scale(t.Context(), "client", 3); err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, c := range w.Children() {
+		names = append(names, c.Name)
+	}
+	if !slices.Equal(names, []string{"client-1", "client-2", "client-4"}) {
+		t.Errorf("%v stay", names)
+	}
+}
+
 // TestNoProcessIsLost: whatever is killed, restarted and scaled at whatever moment, each process is one that a child keeps,
 // and none is left after Stop.
 func TestNoProcessIsLost(t *testing.T) {

@@ -1,7 +1,9 @@
 package up
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -31,13 +33,14 @@ func (u *Supervisor) Scale(ctx context.Context, group string, n int) (string, er
 			numbers[number] = true
 		}
 	}
+	slices.SortFunc(have, byUse)
 	for _, role := range strings.Split(group, "+") {
 		if n < len(have) && n == 0 && !u.elsewhere(role, group) {
 			return "", fmt.Errorf("nobody else has the role %s: scale a group that has it up first", role)
 		}
 	}
 	if n > len(have) {
-		if err := u.checkConnections(len(u.Children()) - len(have) + n); err != nil {
+		if err := u.checkConnections(ctx, len(u.Children())-len(have)+n); err != nil {
 			return "", err
 		}
 	}
@@ -61,11 +64,43 @@ func (u *Supervisor) Scale(ctx context.Context, group string, n int) (string, er
 	for _, c := range u.Children() {
 		if slices.Contains(added, c.Name) {
 			if err := u.WaitHealthy(ctx, c); err != nil {
-				return said, err
+				return said, errors.Join(err, u.takeBack(added))
 			}
 		}
 	}
 	return said, nil
+}
+
+// byUse sorts processes of a group: those that serve come first, and among them those of the lowest numbers.
+func byUse(a, b *Child) int {
+	serves := func(c *Child) int {
+		if c.State().State == "serving" {
+			return 0
+		}
+		return 1
+	}
+	number := func(c *Child) int {
+		n, _ := strconv.Atoi(c.Name[len(c.Group)+1:])
+		return n
+	}
+	return cmp.Or(serves(a)-serves(b), number(a)-number(b))
+}
+
+// takeBack stops those of the added processes that do not serve, so that none is started again and again. It returns what it did as an
+// error, nil when all serve.
+func (u *Supervisor) takeBack(added []string) error {
+	var stopped []string
+	for _, c := range u.Children() {
+		if slices.Contains(added, c.Name) && c.State().State != "serving" {
+			c.stop(context.Background())
+			u.forget(c)
+			stopped = append(stopped, c.Name)
+		}
+	}
+	if len(stopped) == 0 {
+		return nil
+	}
+	return fmt.Errorf("taken back, as they did not serve: %s", strings.Join(stopped, ", "))
 }
 
 // elsewhere tells whether a process outside the group has the role, or serves it as its pool.

@@ -19,6 +19,7 @@ func TestUpOverGivenEnginesMakesItsSecret(t *testing.T) {
 		"LYCEUM_REDIS_PREFIX="+enginestest.Unique())
 	s.Up(t, "--server-name", "given.test")
 	s.MustRun(t, "user", "add", "alice")
+	s.MustFail(t, []string{"connections to PostgreSQL, and it takes", "raise max_connections"}, "scale", "all=100")
 	s.Stop()
 	secret := filepath.Join(s.Data, "secret")
 	if info, err := os.Stat(secret); err != nil || info.Mode().Perm() != 0o600 {

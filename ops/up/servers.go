@@ -11,6 +11,7 @@ import (
 
 	"lyceum/platform/backoff"
 	"lyceum/platform/conf"
+	"lyceum/platform/db"
 	"lyceum/platform/engines"
 )
 
@@ -92,14 +93,35 @@ func (u *Supervisor) connectionsFor(replicas map[string]int) int {
 
 // checkConnections refuses more processes than PostgreSQL has connections for: then requests, and the commands of the operator,
 // would find none.
-func (u *Supervisor) checkConnections(processes int) error {
+func (u *Supervisor) checkConnections(ctx context.Context, processes int) error {
+	limit, remedy := u.connections, "lower database.connections, or write the processes to up.replicas, and start lyceum up again"
+	if limit == 0 && u.Config.Database.URL.Reveal() == "" { // no database yet
+		return nil
+	}
+	if limit == 0 { // the operator's own PostgreSQL
+		var err error
+		if limit, err = u.connectionLimit(ctx); err != nil {
+			return err
+		}
+		remedy = "raise max_connections of PostgreSQL, or lower database.connections and start lyceum up again"
+	}
 	each := u.Config.DatabaseConnections()
-	if need := (processes + spareProcesses) * each; u.connections > 0 && need > u.connections {
-		return fmt.Errorf("%d processes and %d in reserve with %d connections each need %d connections to PostgreSQL, and it takes %d: "+
-			"lower database.connections, or write the processes to up.replicas, and start lyceum up again", processes, spareProcesses, each, need,
-			u.connections)
+	if need := (processes + spareProcesses) * each; need > limit {
+		return fmt.Errorf("%d processes and %d in reserve with %d connections each need %d connections to PostgreSQL, and it takes %d: %s",
+			processes, spareProcesses, each, need, limit, remedy)
 	}
 	return nil
+}
+
+// connectionLimit asks PostgreSQL how many connections it takes from users who are no superusers.
+func (u *Supervisor) connectionLimit(ctx context.Context) (n int, err error) {
+	d, err := u.Config.OpenDatabase(ctx, db.Options{Readers: 1, Own: true})
+	if err != nil {
+		return 0, err
+	}
+	defer d.Close()
+	err = d.QueryRow(ctx, `SELECT current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int`).Scan(&n)
+	return n, err
 }
 
 // stopServers stops the servers, the last one first. None is started again after it began.
