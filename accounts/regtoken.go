@@ -28,7 +28,7 @@ type RegistrationToken struct {
 // has other characters than A-Z a-z 0-9 . _ ~ -, or more than 64.
 func (a *Accounts) CreateRegistrationToken(ctx context.Context, t RegistrationToken) (RegistrationToken, error) {
 	if t.Token == "" {
-		t.Token = newSessionID()
+		t.Token = newTokenName()
 	}
 	if !validRegistrationToken(t.Token) || t.UsesAllowed < 0 || t.Expires < 0 {
 		return t, matrix.InvalidParam("A registration token has 1 to 64 of the characters A-Z a-z 0-9 . _ ~ -, and its numbers are not negative")
@@ -285,7 +285,7 @@ func (a *Accounts) EnsureFirstToken(ctx context.Context) (token string, created 
 	if a.config.Registration == ClosedRegistration {
 		return "", false, nil
 	}
-	made := newSessionID()
+	made := newTokenName()
 	err = a.db.Tx(ctx, func(tx *db.Tx) error {
 		token, created = "", false
 		var admins int

@@ -104,4 +104,13 @@ func newName() string {
 	return "u" + strings.ToLower(base32Letters.EncodeToString(randomBytes(8)))[:12]
 }
 
+// newTokenName returns the text of a registration token. It does not begin with "-", as the command line takes it as an argument.
+func newTokenName() string {
+	for {
+		if name := newSessionID(); name[0] != '-' {
+			return name
+		}
+	}
+}
+
 func newSessionID() string { return base64.RawURLEncoding.EncodeToString(randomBytes(18)) }

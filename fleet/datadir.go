@@ -205,7 +205,9 @@ func (c *Config) needsLock() bool {
 }
 
 // isSupervised reports whether this is a process of a lyceum up, whose data directory is below that of lyceum up.
-func (c *Config) isSupervised() bool { return hasSupervisor(filepath.Dir(filepath.Clean(c.Server.Data))) }
+func (c *Config) isSupervised() bool {
+	return hasSupervisor(filepath.Dir(filepath.Clean(c.Server.Data)))
+}
 
 // Supervised is the variable in the environment of a process that lyceum up started.
 const Supervised = "SUPERVISED_BY_LYCEUM_UP"

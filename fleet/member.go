@@ -2,6 +2,7 @@ package fleet
 
 import (
 	"context"
+	"net"
 	"sync"
 
 	"lyceum/accounts"
@@ -29,6 +30,10 @@ func withRoles(ctx context.Context, c *Config, m Creation, roles []string, fn fu
 	c.Fleet.Ops = ""
 	if !c.Embedded() {
 		c.Fleet.Roles, c.Fleet.MachineID = roles, "auto"
+		// The process of the configuration has its port, and nobody calls a command.
+		if host, _, err := net.SplitHostPort(c.Fleet.Internal); err == nil {
+			c.Fleet.Internal, c.Fleet.Advertise = net.JoinHostPort(host, "0"), ""
+		}
 	}
 	p, err := open(ctx, c, m)
 	if err != nil {

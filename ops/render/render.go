@@ -69,7 +69,7 @@ func ParseBackends(list []string) (map[string]deploy.Backend, error) {
 }
 
 // LiveBackends are the public listeners of the processes that live now, by role. The process that runs over the data directory is asked
-// where that is one over SQLite.
+// where there can be only that one.
 func LiveBackends(ctx context.Context, c *fleet.Config) (map[string]deploy.Backend, error) {
 	out := map[string]deploy.Backend{}
 	take := func(addresses map[string][]string) {
@@ -79,7 +79,7 @@ func LiveBackends(ctx context.Context, c *fleet.Config) (map[string]deploy.Backe
 		}
 	}
 	var err error
-	if c.Embedded() {
+	if c.Embedded() || len(c.Redis.Addresses) == 0 && connect.RefuseStopped(c) == nil { // no other process can be beside that one
 		err = connect.WithStatus(ctx, c, func(ask func(context.Context) (*status.Fleet, error)) error {
 			f, err := ask(ctx)
 			if err == nil {
