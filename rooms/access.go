@@ -16,7 +16,7 @@ const (
 	invited       = "invited"
 )
 
-// findMembershipView is a user's membership of a room, now and before.
+// membershipView is a user's membership of a room, now and before.
 type membershipView struct {
 	user   string
 	head   Head
@@ -76,7 +76,7 @@ func (r *Rooms) leftBy(ctx context.Context, eventID string) (*Event, error) {
 	return nil, nil
 }
 
-// findRoomView is what a user gets of a room.
+// roomView is what a user gets of a room.
 type roomView struct {
 	membershipView
 	root state.ID // the state: the newest, or that of the user's leave

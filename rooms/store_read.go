@@ -364,7 +364,7 @@ func (r *Rooms) Timeline(ctx context.Context, p Page) ([]*Event, error) {
 		}
 	}
 	if p.Members {
-		where += " AND e.type = 'm.maxBytes.member' AND e.state_key IS NOT NULL"
+		where += " AND e.type = 'm.room.member' AND e.state_key IS NOT NULL"
 	}
 	if p.Threaded {
 		where += " AND e.event_id IN (SELECT x.event_id FROM relations x " +
