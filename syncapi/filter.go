@@ -48,8 +48,20 @@ func (f *eventFilter) UnmarshalJSON(raw []byte) error {
 	if e, ok := errors.AsType[*json.UnmarshalTypeError](err); ok && slices.Contains(relationFields, e.Field) {
 		f.RelatedBySenders, f.RelatedByRelTypes, f.RelTypes, f.NotRelTypes, err = nil, nil, nil, nil, nil
 	}
+	f.RelatedBySenders, f.RelatedByRelTypes = askable(f.RelatedBySenders), askable(f.RelatedByRelTypes)
 	f.isSet = f.Excludes()
 	return err
+}
+
+// maxRelatedBy is how many entries a list may have that the database is asked about, as in event.ParseFilter.
+const maxRelatedBy = 1000
+
+// askable returns a list that the database is asked about; one that is too long counts as not given.
+func askable(list []string) []string {
+	if len(list) > maxRelatedBy {
+		return nil
+	}
+	return list
 }
 
 // How many events a timeline has at most, when the filter does not say it and when it says more.

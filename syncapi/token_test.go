@@ -130,8 +130,8 @@ func TestStoredFilters(t *testing.T) {
 		f, err := parseFilter(json.RawMessage(`{"room":{"timeline":` + part + `}}`))
 		if err != nil {
 			t.Errorf("%.40s: %v", part, err)
-		} else if f.Room.Timeline.RelTypes != nil || f.Room.Timeline.NotRelTypes != nil {
-			t.Errorf("%.40s: found %v", part, f.Room.Timeline.RelTypes)
+		} else if tl := &f.Room.Timeline; tl.RelTypes != nil || tl.NotRelTypes != nil || tl.RelatedBySenders != nil || tl.RelatedByRelTypes != nil {
+			t.Errorf("%.40s: found %v", part, tl.Filter)
 		}
 	}
 	if _, err := parseFilter(json.RawMessage(`{"room":{"timeline":{"types":"x"}}}`)); err == nil {
@@ -165,6 +165,7 @@ func TestRelatedEvents(t *testing.T) {
 			`"related_by_rel_types":["m.thread"]`:                                        "[root]",
 			`"related_by_senders":["` + id("bob") + `"]`:                                 "[root]",
 			`"related_by_senders":["` + id("alice") + `"]`:                               "[]",
+			`"related_by_senders":["\u0000"],"related_by_rel_types":["m\u0000"]`:         "[]",
 			`"related_by_rel_types":["m.replace"]`:                                       "[]",
 			`"org.matrix.msc3874.rel_types":["m.thread"]`:                                "[reply]",
 			`"types":["m.room.message"],"org.matrix.msc3874.not_rel_types":["m.thread"]`: "[root plain]",
