@@ -1,7 +1,6 @@
 package up
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -33,7 +32,7 @@ func (u *Supervisor) Scale(ctx context.Context, group string, n int) (string, er
 			numbers[number] = true
 		}
 	}
-	slices.SortFunc(have, byUse)
+	sortByUse(have)
 	for _, role := range strings.Split(group, "+") {
 		if n < len(have) && n == 0 && !u.elsewhere(role, group) {
 			return "", fmt.Errorf("nobody else has the role %s: scale a group that has it up first", role)
@@ -71,19 +70,25 @@ func (u *Supervisor) Scale(ctx context.Context, group string, n int) (string, er
 	return said, nil
 }
 
-// byUse sorts processes of a group: those that serve come first, and among them those of the lowest numbers.
-func byUse(a, b *Child) int {
-	serves := func(c *Child) int {
-		if c.State().State == "serving" {
-			return 0
-		}
-		return 1
+// sortByUse sorts processes of a group: those that serve come first, and among them those of the lowest numbers.
+func sortByUse(group []*Child) {
+	serves := map[*Child]bool{} // as it is now: it may change while they are sorted
+	for _, c := range group {
+		serves[c] = c.State().State == "serving"
 	}
 	number := func(c *Child) int {
-		n, _ := strconv.Atoi(c.Name[len(c.Group)+1:])
+		n, _ := strconv.Atoi(c.Name[len(c.Group)+1:]) // add made the name
 		return n
 	}
-	return cmp.Or(serves(a)-serves(b), number(a)-number(b))
+	slices.SortFunc(group, func(a, b *Child) int {
+		if serves[a] != serves[b] {
+			if serves[a] {
+				return -1
+			}
+			return 1
+		}
+		return number(a) - number(b)
+	})
 }
 
 // takeBack stops those of the added processes that do not serve, so that none is started again and again. It returns what it did as an
