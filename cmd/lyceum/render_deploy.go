@@ -97,6 +97,7 @@ func (c *renderDeploy) Run(ctx context.Context) error {
 	if err := writeFiles(c.Out, files); err != nil {
 		return err
 	}
+	warnOfLeftOvers(os.Stderr, c.Out, kind, files)
 	switch kind {
 	case "compose":
 		err = copyProgram(filepath.Join(c.Out, "lyceum")) // of which the image is built
@@ -108,7 +109,7 @@ func (c *renderDeploy) Run(ctx context.Context) error {
 	}
 	c.warnOfSize(kind, p)
 	connections, err := deploy.MaxConnections(in)
-	nextSteps(os.Stdout, steps{c.Out, kind, c.Namespace, one, connections, p.Database.SharedBuffers}, files)
+	nextSteps(os.Stdout, steps{c.Out, kind, c.Namespace, in.ImageName(), one, connections, p.Database.SharedBuffers}, files)
 	return err
 }
 
@@ -215,6 +216,7 @@ func (c *renderDeploy) warnOfSize(kind string, p *plan.Plan) {
 type steps struct {
 	dir, kind     string
 	namespace     string
+	image         string
 	one           bool
 	connections   int
 	sharedBuffers float64 // bytes
@@ -257,6 +259,11 @@ func nextSteps(w io.Writer, s steps, files []deploy.File) {
 		if s.one {
 			role = "all"
 		}
+		fmt.Fprintf(w, "  have the image %s where the cluster pulls it (\"The image\" in manual/deploying.md builds it)\n", s.image)
+		fmt.Fprintf(w, "  set in PostgreSQL: max_connections = %d, shared_buffers = %.0fMB; make its database, and the bucket of the S3 store\n",
+			s.connections, s.sharedBuffers/(1<<20))
+		fmt.Fprintf(w, "  send clients, with TLS, to the Service lyceum of namespace %s by your gateway or ingress controller, or apply %s\n",
+			s.namespace, filepath.Join(s.dir, "gateway", "httproutes.yaml"))
 		fmt.Fprintf(w, "  kubectl apply --server-side -k %s\n", s.dir)
 		fmt.Fprintf(w, "  kubectl exec --namespace %s deploy/lyceum-%s -- lyceum user add --admin NAME --config /etc/lyceum/lyceum.yaml\n",
 			s.namespace, role)
@@ -287,6 +294,29 @@ func copyProgram(to string) error {
 		fmt.Println("wrote", to)
 	}
 	return err
+}
+
+// renderedNames are the names of files that a renderer writes for some sizes, keys and flags, and for others not.
+var renderedNames = map[string][]string{
+	"kubernetes": {"role-*.yaml", "secret.yaml", "servicemonitor.yaml"},
+	"compose":    {"secrets/*"},
+	"systemd":    {"lyceum/secrets/*", "system/lyceum*", "system/lyceum@*.service.d/role.conf"},
+}
+
+// warnOfLeftOvers names the files of an earlier rendering into the same directory that this one has no more.
+func warnOfLeftOvers(w io.Writer, dir, kind string, files []deploy.File) {
+	for _, names := range renderedNames[kind] {
+		found, _ := filepath.Glob(filepath.Join(dir, filepath.FromSlash(names))) // the patterns are right
+		for _, path := range found {
+			info, err := os.Stat(path)
+			if err != nil || info.IsDir() || slices.ContainsFunc(files, func(f deploy.File) bool {
+				return filepath.Join(dir, filepath.FromSlash(f.Name)) == path
+			}) {
+				continue
+			}
+			fmt.Fprintf(w, "lyceum: %s is of an earlier rendering and is not used any more: remove it, and its copy where it was installed\n", path)
+		}
+	}
 }
 
 // secretKey is a key of a Secret of Kubernetes, in its rendered form.

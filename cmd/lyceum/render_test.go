@@ -154,6 +154,38 @@ func TestRenderersTakeTheConfiguration(t *testing.T) {
 	}
 }
 
+// TestFilesOfAnEarlierRenderingAreNamed: what this rendering has no more, such as processes of a larger plan and the secret of a key
+// that was taken out, is told; the rest of the directory is the operator's.
+func TestFilesOfAnEarlierRenderingAreNamed(t *testing.T) {
+	s, dir := rendered(t)
+	render := func(kind string, more ...string) string {
+		return s.MustRun(t, append([]string{"render", kind, "--server-name", "example.org", "-o", filepath.Join(dir, kind)}, more...)...)
+	}
+	for kind, more := range map[string][]string{
+		"systemd": {"--users", "3000", "--set", "redis.password=secret"}, "kubernetes": {"--users", "3000"}, "compose": {"--users", "1000"},
+	} {
+		if out := render(kind, more...); strings.Contains(out, "earlier rendering") {
+			t.Errorf("%s, the first time: %s", kind, out)
+		}
+		mine := filepath.Join(dir, kind, "patch.yaml")
+		if err := os.WriteFile(mine, []byte("mine"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		out := render(kind, "--users", "50")
+		for _, line := range map[string][]string{
+			"systemd":    {"lyceum@8.service.d/role.conf is of an earlier", "secrets/redis-password is of an earlier"},
+			"kubernetes": {"role-events.yaml is of an earlier"},
+		}[kind] {
+			if !strings.Contains(out, line) {
+				t.Errorf("%s: expected %q in:\n%s", kind, line, out)
+			}
+		}
+		if strings.Contains(out, "patch.yaml") || strings.Contains(out, "lyceum.yaml is") {
+			t.Errorf("%s: %s", kind, out)
+		}
+	}
+}
+
 // TestRenderersRefuseWhatDoesNotFit in one line that names the key.
 func TestRenderersRefuseWhatDoesNotFit(t *testing.T) {
 	s, dir := rendered(t)

@@ -99,7 +99,7 @@ func (c *upCommand) Run(ctx context.Context) error {
 		fmt.Println("WARNING:", fleet.Unnamed("remove "+config.Server.Data, "lyceum up"))
 	}
 	c.invite(ctx, supervisor.AccessFile())
-	fmt.Println("make an administrator: lyceum user add --admin NAME --data", config.Server.Data)
+	fmt.Println(upServes+" lyceum user add NAME, with --admin an administrator, --data", config.Server.Data)
 	<-ctx.Done()
 	fmt.Println("stopping:", fleet.WhyStopped(ctx))
 	if err := supervisor.Stop(context.WithoutCancel(ctx)); err != nil {
@@ -108,6 +108,9 @@ func (c *upCommand) Run(ctx context.Context) error {
 	fmt.Println("stopped")
 	return nil
 }
+
+// upServes begins the last line that lyceum up prints when it serves.
+const upServes = "make users:"
 
 // invite prints the token of the first administrator, if it was not used yet. file is the configuration of commands.
 func (c *upCommand) invite(ctx context.Context, file string) {
@@ -147,7 +150,7 @@ func (c *upCommand) detach(ctx context.Context, program string, config *fleet.Co
 		text, _ := os.ReadFile(log)
 		fmt.Print(string(text[min(shown, len(text)):]))
 		shown = len(text)
-		if _, err := up.FindSupervisor(config.Server.Data); err == nil && strings.Contains(string(text), "make an administrator") {
+		if _, err := up.FindSupervisor(config.Server.Data); err == nil && strings.Contains(string(text), upServes) {
 			fmt.Printf("in the background as process %d; its output is in %s\n", pid, log)
 			return nil
 		}

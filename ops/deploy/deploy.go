@@ -174,12 +174,19 @@ func (in *Input) setDefaults() {
 	def(&in.Listen, fmt.Sprintf("127.0.0.1:%d", PublicPort))
 	in.Drain, in.Shutdown = cmp.Or(in.Drain, drainDelay), cmp.Or(in.Shutdown, shutdownTimeout)
 	in.SharedBuffers = cmp.Or(in.SharedBuffers, 512*mebibyte)
+	in.Image = in.ImageName()
+}
+
+// ImageName is the whole name of the image: with the registry, and with the version where it has no tag.
+func (in *Input) ImageName() string {
+	name := in.Image
 	if in.Registry != "" {
-		in.Image = strings.TrimSuffix(in.Registry, "/") + "/" + in.Image
+		name = strings.TrimSuffix(in.Registry, "/") + "/" + name
 	}
-	if last := in.Image[strings.LastIndex(in.Image, "/")+1:]; !strings.ContainsAny(last, ":@") {
-		in.Image += ":" + in.Version
+	if last := name[strings.LastIndex(name, "/")+1:]; !strings.ContainsAny(last, ":@") {
+		name += ":" + in.Version
 	}
+	return name
 }
 
 // completeSizes gives every role a size, with defaults for what is empty, but for roles with a pool that nobody gave one.

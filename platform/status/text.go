@@ -27,9 +27,15 @@ func (f *Fleet) Text(w io.Writer, before *Fleet) error {
 	for _, p := range f.Processes {
 		commit, delivery = commit.Plus(p.Commit), delivery.Plus(p.Delivery)
 	}
-	if commit.Count > 0 {
-		fmt.Fprintf(out, "since the start: commit p95 %s, delivery to readers p95 %s\n", milliseconds(commit.Quantile(.95)),
-			milliseconds(delivery.Quantile(.95)))
+	var since []string
+	for what, h := range map[string]Histogram{"commit p95 ": commit, "delivery to readers p95 ": delivery} {
+		if h.Count > 0 {
+			since = append(since, what+milliseconds(h.Quantile(.95)))
+		}
+	}
+	if len(since) > 0 {
+		slices.Sort(since)
+		fmt.Fprintf(out, "since the start: %s\n", strings.Join(since, ", "))
 	}
 	t := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprint(t, "\nMACHINE\tVERSION\tROLES\tUP\tCPU\tMEMORY\tDATABASE\tREQUESTS\tSTATE\tHOST\n")
