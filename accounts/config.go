@@ -2,6 +2,7 @@ package accounts
 
 import (
 	"fmt"
+	"net/url"
 	"time"
 
 	"lyceum/matrix"
@@ -88,6 +89,14 @@ func (c *Config) Validate() error {
 		}
 		if _, clash := term.Texts["version"]; clash {
 			return fmt.Errorf("terms.%s.texts: expected language codes, found \"version\": it belongs beside texts", id)
+		}
+	}
+	for key, text := range map[string]string{
+		"client": c.WellKnown.Client, "identity_server": c.WellKnown.IdentityServer, "support": c.WellKnown.Support,
+	} {
+		u, err := url.Parse(text)
+		if text != "" && (err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http") {
+			return fmt.Errorf("well_known.%s: expected a URL such as https://matrix.example.org, found %q", key, text)
 		}
 	}
 	return nil

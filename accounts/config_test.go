@@ -26,4 +26,10 @@ func TestConfigLoads(t *testing.T) {
 	if err := c.check(); err == nil || !strings.Contains(err.Error(), "terms.privacy") {
 		t.Fatalf("found %v", err)
 	}
+	for _, address := range []string{"ftp://example.org", "example.org", "https://", "javascript:alert(1)", "https://a b"} {
+		c := Config{WellKnown: WellKnown{Client: address}}
+		if err := c.Validate(); err == nil || !strings.Contains(err.Error(), "well_known.client") {
+			t.Errorf("%s: found %v", address, err)
+		}
+	}
 }
