@@ -10,6 +10,14 @@
 //
 // Role: media.
 //
+// An upload: postUpload -> receive (blob.PutContent reads the body through an uploadReader) -> insertMedia. One in two steps:
+// postCreate -> insertPending, later putUpload -> receive -> completePending -> waiters.wake.
+//
+// A download: getDownload -> requestedFile -> await (findMedia, and waiters.join until the file is there) -> serve.
+//
+// A thumbnail: getThumbnail -> requestedFile -> thumbnailOf (readThumbnail) -> makeOnce -> makeThumbnail -> makeInWorker -> workers.run,
+// and in the worker's process WorkerMain -> picture.Thumbnail; then writeThumbnail and serve.
+//
 // Invariants:
 //   - No file is read whole into memory here. Pictures are decoded in a process of their own for each
 //     thumbnail (WorkerMain), which can open no file and no socket, and has limits of memory and time

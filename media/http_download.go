@@ -17,20 +17,20 @@ import (
 	"lyceum/platform/web"
 )
 
-// frozen closes a deprecated endpoint to requests without a token, unless the configuration opens it: media uploaded after the
+// deprecated closes a deprecated endpoint to requests without a token, unless the configuration opens it: media uploaded after the
 // freeze is M_NOT_FOUND there (Client-Server API, content repository, "Client behaviour"). What comes with a token is
 // authenticated as under the new path, and served: old clients send it.
-func (m *Media) frozen(open web.Handler) web.Handler {
+func (m *Media) deprecated(handler web.Handler) web.Handler {
 	return func(r *web.Request) (any, error) {
 		if !m.config.AllowUnauthenticated && r.Identity == nil {
 			return nil, matrix.NotFound("Media is served with authentication only: ask /_matrix/client/v1/media")
 		}
-		return open(r)
+		return handler(r)
 	}
 }
 
-// frozenAuth is who may call a deprecated endpoint. Where no token is needed, an invalid one is ignored.
-func (m *Media) frozenAuth() web.Auth {
+// deprecatedAuth is who may call a deprecated endpoint. Where no token is needed, an invalid one is ignored.
+func (m *Media) deprecatedAuth() web.Auth {
 	if m.config.AllowUnauthenticated {
 		return web.None
 	}
@@ -39,7 +39,7 @@ func (m *Media) frozenAuth() web.Auth {
 
 // getDownload is GET /_matrix/client/v1/media/download/{serverName}/{mediaID}[/{fileName}].
 func (m *Media) getDownload(r *web.Request) (any, error) {
-	f, err := m.requested(r)
+	f, err := m.requestedFile(r)
 	if err != nil {
 		return nil, err
 	}
@@ -53,14 +53,14 @@ func (m *Media) getDownload(r *web.Request) (any, error) {
 	})
 }
 
-// requested finds the file of a request and waits for it when it is not uploaded yet.
-func (m *Media) requested(r *web.Request) (*file, error) {
+// requestedFile finds the file of a request and waits for it when it is not uploaded yet.
+func (m *Media) requestedFile(r *web.Request) (*file, error) {
 	wait, err := r.Int("timeout_ms", 20_000, int(m.config.MaxWait.D().Milliseconds()))
 	if err != nil {
 		return nil, err
 	}
-	p := patience{time.Duration(wait) * time.Millisecond, r.Draining(), r.Waits, r.RecheckAccess}
-	return m.await(r.Context(), r.Path("serverName"), r.Path("mediaID"), p)
+	o := waitOptions{time.Duration(wait) * time.Millisecond, r.Draining(), r.Waits, r.RecheckAccess}
+	return m.await(r.Context(), r.Path("serverName"), r.Path("mediaID"), o)
 }
 
 // content is what an answer carries.

@@ -1,11 +1,9 @@
 package media
 
 import (
-	"net/http"
 	"path"
 	"strings"
 
-	"lyceum/matrix"
 	"lyceum/platform/web"
 )
 
@@ -15,7 +13,7 @@ func (m *Media) getThumbnail(r *web.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	f, err := m.requested(r)
+	f, err := m.requestedFile(r)
 	if err != nil {
 		return nil, err
 	}
@@ -27,20 +25,4 @@ func (m *Media) getThumbnail(r *web.Request) (any, error) {
 		key: t.Blob, etag: path.Base(t.Blob), size: t.Bytes, contentType: t.ContentType, done: "thumbnail",
 		disposition: `inline; filename="thumbnail.` + strings.TrimPrefix(t.ContentType, "image/") + `"`,
 	})
-}
-
-// The reasons why there is no thumbnail, as they stand in the database.
-const (
-	failUnsupported = "unsupported"
-	failBroken      = "broken"
-	failTooLarge    = "too_large"
-	failCrashed     = "crashed" // or ran into a limit of its process
-)
-
-// failureAnswer is what the specification says for these.
-func failureAnswer(reason string) error {
-	if reason == failTooLarge {
-		return matrix.TooLarge("The content is too large to thumbnail")
-	}
-	return matrix.NewError(http.StatusBadRequest, matrix.CodeUnknown, "No thumbnail can be made of this content")
 }

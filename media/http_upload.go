@@ -111,9 +111,9 @@ func (m *Media) mayComplete(r *web.Request, mediaID string) error {
 	return nil
 }
 
-// receive stores the body of a request and describes it. It calls may when the body has arrived; an error of may means that nothing is
-// stored.
-func (m *Media) receive(r *web.Request, may func() error) (*file, error) {
+// receive stores the body of a request and describes it. It calls beforeStored when the body has arrived; an error of it means that
+// nothing is stored.
+func (m *Media) receive(r *web.Request, beforeStored func() error) (*file, error) {
 	limit := m.config.MaxUpload.Bytes()
 	if r.ContentLength > limit {
 		r.Writer().Header().Set("Connection", "close")
@@ -122,11 +122,11 @@ func (m *Media) receive(r *web.Request, may func() error) (*file, error) {
 	body := &uploadReader{
 		body: r.Body, idle: m.config.UploadIdle.D(), now: m.now,
 		control: http.NewResponseController(r.Writer()),
-		may: func() error {
-			if err := mayStill(r); err != nil {
+		beforeEnd: func() error {
+			if err := recheck(r); err != nil {
 				return err
 			}
-			return may()
+			return beforeStored()
 		},
 	}
 	sum, size, err := blob.PutContent(r.Context(), m.blob, mediaPrefix, body, limit)
@@ -151,7 +151,7 @@ func (m *Media) receive(r *web.Request, may func() error) (*file, error) {
 		return nil, matrix.Unavailable("The file could not be stored: try again").With(err)
 	}
 	body.done()
-	if err := mayStill(r); err != nil { // the store may have been slow
+	if err := recheck(r); err != nil { // the store may have been slow
 		return nil, err
 	}
 	m.metrics.count("uploaded", size)
@@ -162,8 +162,8 @@ func (m *Media) receive(r *web.Request, may func() error) (*file, error) {
 	}, nil
 }
 
-// mayStill checks the access of a slow request again, and that its user may act.
-func mayStill(r *web.Request) error {
+// recheck checks the access of a slow request again, and that its user may act.
+func recheck(r *web.Request) error {
 	if err := r.RecheckAccess(); err != nil {
 		return err
 	}
@@ -177,15 +177,15 @@ func tooLarge(limit int64) error {
 // uploadReader refuses a client that sends nothing for a while, and at the end one that may not upload any more. It keeps
 // these errors apart from those of the store.
 type uploadReader struct {
-	body    io.Reader
-	control *http.ResponseController
-	idle    time.Duration
-	now     func() time.Time
-	timed   time.Time // when the deadline was last moved
-	may     func() error
-	asked   bool
-	refused error
-	err     error
+	body      io.Reader
+	control   *http.ResponseController
+	idle      time.Duration
+	now       func() time.Time
+	timed     time.Time // when the deadline was last moved
+	beforeEnd func() error
+	checked   bool
+	refused   error
+	err       error
 }
 
 func (u *uploadReader) Read(p []byte) (int, error) {
@@ -197,8 +197,8 @@ func (u *uploadReader) Read(p []byte) (int, error) {
 	n, err := u.body.Read(p)
 	switch {
 	case err == io.EOF:
-		if !u.asked {
-			u.asked, u.refused = true, u.may()
+		if !u.checked {
+			u.checked, u.refused = true, u.beforeEnd()
 		}
 		if u.refused != nil {
 			return n, u.refused

@@ -52,9 +52,9 @@ type Media struct {
 	workers *workers
 	uploads locks // of media ids whose file is stored now
 
-	flights singleflight.Group
-	making  sync.WaitGroup
-	life    context.Context // of the work that outlives the request that began it
+	inProgress singleflight.Group
+	making     sync.WaitGroup
+	life       context.Context // of the work that outlives the request that began it
 }
 
 // New opens the background parts. It reads nothing from the database.

@@ -37,8 +37,8 @@ func (m *Media) Routes() []web.Route {
 		{Pattern: "GET " + v1 + "/thumbnail" + id, Auth: web.Guest, Role: thumbnailsRole, Key: byID, Limit: "media", Handler: m.getThumbnail},
 
 		{Pattern: "GET " + v3 + "/config", Auth: web.Guest, Role: mediaRole, Limit: "media", Handler: m.getConfig},
-		{Pattern: "GET " + v3 + "/download" + id, Auth: m.frozenAuth(), Role: downloadsRole, Key: byID, Limit: "media", Handler: m.frozen(m.getDownload)},
-		{Pattern: "GET " + v3 + "/download" + id + "/{fileName}", Auth: m.frozenAuth(), Role: downloadsRole, Key: byID, Limit: "media", Handler: m.frozen(m.getDownload)},
-		{Pattern: "GET " + v3 + "/thumbnail" + id, Auth: m.frozenAuth(), Role: thumbnailsRole, Key: byID, Limit: "media", Handler: m.frozen(m.getThumbnail)},
+		{Pattern: "GET " + v3 + "/download" + id, Auth: m.deprecatedAuth(), Role: downloadsRole, Key: byID, Limit: "media", Handler: m.deprecated(m.getDownload)},
+		{Pattern: "GET " + v3 + "/download" + id + "/{fileName}", Auth: m.deprecatedAuth(), Role: downloadsRole, Key: byID, Limit: "media", Handler: m.deprecated(m.getDownload)},
+		{Pattern: "GET " + v3 + "/thumbnail" + id, Auth: m.deprecatedAuth(), Role: thumbnailsRole, Key: byID, Limit: "media", Handler: m.deprecated(m.getThumbnail)},
 	}
 }

@@ -7,27 +7,44 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 
 	"lyceum/matrix"
 	"lyceum/media/picture"
 	"lyceum/platform/blob"
 )
 
+// The reasons why there is no thumbnail, as they stand in the database.
+const (
+	failUnsupported = "unsupported"
+	failBroken      = "broken"
+	failTooLarge    = "too_large"
+	failCrashed     = "crashed" // or ran into a limit of its process
+)
+
+// failureError is the error of the specification for one of them.
+func failureError(reason string) error {
+	if reason == failTooLarge {
+		return matrix.TooLarge("The content is too large to thumbnail")
+	}
+	return matrix.NewError(http.StatusBadRequest, matrix.CodeUnknown, "No thumbnail can be made of this content")
+}
+
 // thumbnailOf finds the thumbnail of a file, or makes it: once in this process however many ask, and the
-// first to write it wins among processes. waits is called before it waits for that.
-func (m *Media) thumbnailOf(ctx context.Context, f *file, s size, waits func()) (*thumbnail, error) {
+// first to write it wins among processes. onWait is called before it waits for that.
+func (m *Media) thumbnailOf(ctx context.Context, f *file, s size, onWait func()) (*thumbnail, error) {
 	t, err := m.readThumbnail(ctx, f.SHA256, s)
 	if err != nil {
 		return nil, err
 	}
 	if t == nil || t.Failure != "" && t.CreatedMs+m.config.Thumbnails.Retry.D().Milliseconds() <= m.nowMs() {
-		waits()
+		onWait()
 		if t, err = m.makeOnce(ctx, f, s); err != nil {
 			return nil, err
 		}
 	}
 	if t.Failure != "" {
-		return nil, failureAnswer(t.Failure)
+		return nil, failureError(t.Failure)
 	}
 	return t, nil
 }
@@ -36,15 +53,15 @@ func (m *Media) thumbnailOf(ctx context.Context, f *file, s size, waits func()) 
 func (m *Media) makeOnce(ctx context.Context, f *file, s size) (*thumbnail, error) {
 	key := fmt.Sprintf("%s %v", f.SHA256, s)
 	m.making.Add(1)
-	done := m.flights.DoChan(key, func() (any, error) {
+	done := m.inProgress.DoChan(key, func() (any, error) {
 		return m.makeThumbnail(m.life, f, s)
 	})
-	result := make(chan singleResult, 1)
+	result := make(chan flightResult, 1)
 	go func() {
 		defer m.making.Done()
 		r := <-done
 		t, _ := r.Val.(*thumbnail)
-		result <- singleResult{t, r.Err}
+		result <- flightResult{t, r.Err}
 	}()
 	select {
 	case r := <-result:
@@ -54,14 +71,15 @@ func (m *Media) makeOnce(ctx context.Context, f *file, s size) (*thumbnail, erro
 	}
 }
 
-type singleResult struct {
+// flightResult is what inProgress gives to all who wait for one thumbnail.
+type flightResult struct {
 	thumbnail *thumbnail
 	err       error
 }
 
 func (m *Media) makeThumbnail(ctx context.Context, f *file, s size) (*thumbnail, error) {
 	t := &thumbnail{SHA256: f.SHA256, Size: s}
-	err := m.decode(ctx, f, t)
+	err := m.makeInWorker(ctx, f, t)
 	t.CreatedMs = m.nowMs()
 	switch {
 	case err != nil:
@@ -81,8 +99,8 @@ func (m *Media) makeThumbnail(ctx context.Context, f *file, s size) (*thumbnail,
 	return t, m.writeThumbnail(ctx, t)
 }
 
-// decode fills t with the picture or the failure. An error is one of this server, not of the picture.
-func (m *Media) decode(ctx context.Context, f *file, t *thumbnail) error {
+// makeInWorker fills t with the picture or the failure. An error is one of this server, not of the picture.
+func (m *Media) makeInWorker(ctx context.Context, f *file, t *thumbnail) error {
 	limits := m.config.Thumbnails
 	if f.Size > limits.MaxSource.Bytes() {
 		t.Failure = failTooLarge
@@ -108,7 +126,7 @@ func (m *Media) decode(ctx context.Context, f *file, t *thumbnail) error {
 		return nil
 	}
 	begun := m.now()
-	answer, err := m.workers.run(ctx, order{
+	response, err := m.workers.run(ctx, workerRequest{
 		Size: f.Size, Width: t.Size.Width, Height: t.Size.Height, Crop: t.Size.Crop, Animated: t.Size.Animated,
 		MaxPixels: limits.MaxPixels, Memory: limits.Memory.Bytes(), TimeoutMs: limits.Timeout.D().Milliseconds(),
 	}, source)
@@ -116,16 +134,16 @@ func (m *Media) decode(ctx context.Context, f *file, t *thumbnail) error {
 	if err != nil {
 		return err
 	}
-	if t.Failure = answer.Failure; t.Failure != "" {
-		m.log.InfoContext(ctx, "no thumbnail could be made", "media", f.MediaID, "failure", t.Failure, "why", answer.Why)
+	if t.Failure = response.Failure; t.Failure != "" {
+		m.log.InfoContext(ctx, "no thumbnail could be made", "media", f.MediaID, "failure", t.Failure, "why", response.Why)
 		return nil
 	}
-	t.ContentType = answer.Type
-	if answer.Original {
+	t.ContentType = response.Type
+	if response.Original {
 		t.Blob, t.Bytes = f.key(), f.Size
 		return nil
 	}
-	sum, n, err := blob.PutContent(ctx, m.blob, thumbnailPrefix, bytes.NewReader(answer.data), maxAnswer)
+	sum, n, err := blob.PutContent(ctx, m.blob, thumbnailPrefix, bytes.NewReader(response.data), maxResponse)
 	t.Blob, t.Bytes = thumbnailPrefix+sum, n
 	return err
 }

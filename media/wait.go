@@ -21,10 +21,10 @@ type waiters struct {
 	waiting map[string]*waiting
 }
 
-// waiting are those who wait for one media id.
+// waiting are the requests that wait for one media id.
 type waiting struct {
-	uploaded chan struct{} // closed
-	people   int
+	uploaded chan struct{} // closed when the file is there
+	count    int           // of requests
 }
 
 // uploaded is called for an upload in any process.
@@ -51,23 +51,23 @@ func (w *waiters) join(mediaID string) (uploaded <-chan struct{}, leave func()) 
 		one = &waiting{uploaded: make(chan struct{})}
 		w.waiting[mediaID] = one
 	}
-	one.people++
+	one.count++
 	return one.uploaded, func() {
 		w.mu.Lock()
 		defer w.mu.Unlock()
-		if one.people--; one.people == 0 && w.waiting[mediaID] == one {
+		if one.count--; one.count == 0 && w.waiting[mediaID] == one {
 			delete(w.waiting, mediaID)
 		}
 	}
 }
 
 // await finds a file and waits for its content as long as the client likes, or until the server stops.
-func (m *Media) await(ctx context.Context, server, mediaID string, p patience) (*file, error) {
+func (m *Media) await(ctx context.Context, server, mediaID string, o waitOptions) (*file, error) {
 	f, err := m.findMedia(ctx, server, mediaID)
 	if err != nil || f.SHA256 != "" {
 		return f, err
 	}
-	end := time.NewTimer(p.wait)
+	end := time.NewTimer(o.wait)
 	defer end.Stop()
 	for {
 		uploaded, leave := m.waiters.join(mediaID)
@@ -76,7 +76,7 @@ func (m *Media) await(ctx context.Context, server, mediaID string, p patience) (
 			leave()
 			return f, err
 		}
-		p.waits(p.wait)
+		o.onWait(o.wait)
 		again := time.NewTimer(readAgain)
 		over := false
 		select {
@@ -84,7 +84,7 @@ func (m *Media) await(ctx context.Context, server, mediaID string, p patience) (
 		case <-again.C:
 		case <-end.C:
 			over = true
-		case <-p.draining:
+		case <-o.draining:
 			over = true
 		case <-ctx.Done():
 			err = ctx.Err()
@@ -92,7 +92,7 @@ func (m *Media) await(ctx context.Context, server, mediaID string, p patience) (
 		again.Stop()
 		leave()
 		if err == nil {
-			err = p.still()
+			err = o.checkAccess()
 		}
 		if err != nil {
 			return nil, err
@@ -103,10 +103,10 @@ func (m *Media) await(ctx context.Context, server, mediaID string, p patience) (
 	}
 }
 
-// patience says how long a request may wait.
-type patience struct {
-	wait     time.Duration
-	draining <-chan struct{}
-	waits    func(wait time.Duration) // told that it waits
-	still    func() error             // called now and then: an error when the waiting user may not have the file any more
+// waitOptions says how long a request may wait.
+type waitOptions struct {
+	wait        time.Duration
+	draining    <-chan struct{}
+	onWait      func(wait time.Duration) // told that it waits
+	checkAccess func() error             // called now and then: an error when the waiting user may not have the file any more
 }

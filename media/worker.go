@@ -14,32 +14,32 @@ import (
 	"lyceum/platform/confine"
 )
 
-// WorkerMain is the whole life of a worker process: it reads an order and a picture, confines itself between
+// WorkerMain is the whole life of a worker process: it reads a workerRequest and a picture, confines itself between
 // the two, and writes a thumbnail. The program ends when it returns, with a status other than 0 when
 // there is an error. Nothing else of the program may run before it: what is opened stays open.
 func WorkerMain(stdin io.Reader, stdout io.Writer) error {
 	in := bufio.NewReader(stdin)
 	line, err := in.ReadBytes('\n')
 	if err != nil {
-		return fmt.Errorf("read the order: %w", err)
+		return fmt.Errorf("read the request: %w", err)
 	}
-	var o order
-	if err := json.Unmarshal(line, &o); err != nil {
-		return fmt.Errorf("read the order: %w", err)
+	var request workerRequest
+	if err := json.Unmarshal(line, &request); err != nil {
+		return fmt.Errorf("read the request: %w", err)
 	}
 	runtime.GOMAXPROCS(1)
-	debug.SetMemoryLimit(o.Memory / 4 * 3)
-	timeout := time.Duration(o.TimeoutMs) * time.Millisecond
-	loose := confine.Self(confine.Limits{Memory: o.Memory, CPU: timeout + time.Second, Time: timeout})
+	debug.SetMemoryLimit(request.Memory / 4 * 3)
+	timeout := time.Duration(request.TimeoutMs) * time.Millisecond
+	missing := confine.Self(confine.Limits{Memory: request.Memory, CPU: timeout + time.Second, Time: timeout})
 
-	data := make([]byte, o.Size)
+	data := make([]byte, request.Size)
 	if _, err := io.ReadFull(in, data); err != nil {
 		return fmt.Errorf("read the picture: %w", err)
 	}
-	a := answer{Loose: loose}
+	a := workerResponse{MissingConfinement: missing}
 	result, err := picture.Thumbnail(data, picture.Options{
-		Width: o.Width, Height: o.Height, Crop: o.Crop, Animated: o.Animated,
-		MaxPixels: o.MaxPixels, MaxMemory: o.Memory/4*3 - o.Size,
+		Width: request.Width, Height: request.Height, Crop: request.Crop, Animated: request.Animated,
+		MaxPixels: request.MaxPixels, MaxMemory: request.Memory/4*3 - request.Size,
 	})
 	switch {
 	case errors.Is(err, picture.ErrUnsupported):

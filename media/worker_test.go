@@ -11,15 +11,15 @@ func TestAnswersAreNotBelieved(t *testing.T) {
 		"", "{}\n", "garbage\n", `{"type":"text/html"}` + "\n<script>", `{"type":"image/png"}` + "\n",
 		`{"type":"image/gif"}` + "\nGIF", `{"failure":"other"}` + "\n", `{"type":"image/png","original":true}` + "\nx",
 	} {
-		if a, err := readAnswer([]byte(text)); err == nil {
+		if a, err := readResponse([]byte(text)); err == nil {
 			t.Errorf("%q was believed: %+v", text, a)
 		}
 	}
-	head, err := json.Marshal(answer{Type: "image/png"})
+	head, err := json.Marshal(workerResponse{Type: "image/png"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if a, err := readAnswer(append(head, "\npicture"...)); err != nil || string(a.data) != "picture" {
+	if a, err := readResponse(append(head, "\npicture"...)); err != nil || string(a.data) != "picture" {
 		t.Errorf("%+v, %v", a, err)
 	}
 }

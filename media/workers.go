@@ -16,15 +16,15 @@ import (
 )
 
 const (
-	maxAnswer  = 16 << 20         // bytes of a thumbnail with its head
-	maxSaid    = 4 << 10          // bytes of a worker's standard error that are logged
-	killGrace  = 2 * time.Second  // for the worker's own limit to come first
-	pipesGrace = 2 * time.Second  // for pipes that a dead worker leaves
-	queueTime  = 60 * time.Second // longest wait for a worker
+	maxResponse = 16 << 20         // bytes of a thumbnail with its head
+	maxStderr   = 4 << 10          // bytes of a worker's standard error that are logged
+	killGrace   = 2 * time.Second  // for the worker's own limit to come first
+	pipesGrace  = 2 * time.Second  // for pipes that a dead worker leaves
+	queueTime   = 60 * time.Second // longest wait for a worker
 )
 
-// order is the request to a worker: one line of JSON before the picture.
-type order struct {
+// workerRequest is the request to a worker: one line of JSON before the picture.
+type workerRequest struct {
 	Size      int64 `json:"size"` // bytes of the picture
 	Width     int   `json:"width"`
 	Height    int   `json:"height"`
@@ -35,14 +35,14 @@ type order struct {
 	TimeoutMs int64 `json:"timeout_ms"`
 }
 
-// answer is the result of a worker: one line of JSON before the thumbnail.
-type answer struct {
-	Failure  string   `json:"failure,omitempty"`
-	Why      string   `json:"why,omitempty"` // for the log
-	Original bool     `json:"original,omitempty"`
-	Type     string   `json:"type,omitempty"`
-	Loose    []string `json:"loose,omitempty"` // parts of the confinement that this system does not have
-	data     []byte
+// workerResponse is the result of a worker: one line of JSON before the thumbnail.
+type workerResponse struct {
+	Failure            string   `json:"failure,omitempty"`
+	Why                string   `json:"why,omitempty"` // for the log
+	Original           bool     `json:"original,omitempty"`
+	Type               string   `json:"type,omitempty"`
+	MissingConfinement []string `json:"loose,omitempty"` // parts of the confinement that this system does not have
+	data               []byte
 }
 
 // errBusy is returned when too many pictures wait.
@@ -57,7 +57,7 @@ type workers struct {
 	most    int64 // that may wait
 	log     *slog.Logger
 	starter confine.Starter
-	told    atomic.Bool // of a loose confinement
+	warned  atomic.Bool // of a missing confinement
 }
 
 func newWorkers(command []string, c ThumbnailConfig, log *slog.Logger) *workers {
@@ -90,21 +90,21 @@ func (w *workers) enter(ctx context.Context) (leave func(), err error) {
 	}
 }
 
-// run gives a picture to a new process. What the process does wrong, of itself or under its limits, is an
-// answer with failCrashed; an error means that it could not be tried.
-func (w *workers) run(ctx context.Context, o order, picture io.Reader) (*answer, error) {
-	head, err := json.Marshal(o)
+// run gives a picture to a new process. What the process does wrong, of itself or under its limits, is a
+// workerResponse with failCrashed; an error means that it could not be tried.
+func (w *workers) run(ctx context.Context, request workerRequest, picture io.Reader) (*workerResponse, error) {
+	head, err := json.Marshal(request)
 	if err != nil {
 		return nil, err
 	}
 	limited, cancel := context.WithTimeout(ctx, w.timeout+killGrace)
 	defer cancel()
 	source := &faultReader{r: picture}
-	out, said := &limitedBuffer{max: maxAnswer}, &limitedBuffer{max: maxSaid}
+	out, stderr := &limitedBuffer{max: maxResponse}, &limitedBuffer{max: maxStderr}
 	cmd, missing, err := w.starter.Start(func() *exec.Cmd {
 		cmd := exec.CommandContext(limited, w.command[0], w.command[1:]...)
 		cmd.Stdin = io.MultiReader(bytes.NewReader(append(head, '\n')), source)
-		cmd.Stdout, cmd.Stderr = out, said
+		cmd.Stdout, cmd.Stderr = out, stderr
 		cmd.WaitDelay = pipesGrace
 		return cmd
 	})
@@ -121,24 +121,24 @@ func (w *workers) run(ctx context.Context, o order, picture io.Reader) (*answer,
 	case source.err != nil:
 		return nil, source.err
 	case limited.Err() != nil:
-		return &answer{Failure: failCrashed, Why: "it took too long"}, nil
+		return &workerResponse{Failure: failCrashed, Why: "it took too long"}, nil
 	case err != nil:
-		return &answer{Failure: failCrashed, Why: fmt.Sprintf("%v: %s", err, said.b.String())}, nil
+		return &workerResponse{Failure: failCrashed, Why: fmt.Sprintf("%v: %s", err, stderr.b.String())}, nil
 	}
-	a, err := readAnswer(out.b.Bytes())
+	a, err := readResponse(out.b.Bytes())
 	if err != nil {
-		return &answer{Failure: failCrashed, Why: err.Error()}, nil
+		return &workerResponse{Failure: failCrashed, Why: err.Error()}, nil
 	}
-	if len(a.Loose) > 0 && w.told.CompareAndSwap(false, true) {
-		w.log.Warn("pictures are decoded with less confinement than wanted", "missing", a.Loose)
+	if len(a.MissingConfinement) > 0 && w.warned.CompareAndSwap(false, true) {
+		w.log.Warn("pictures are decoded with less confinement than wanted", "missing", a.MissingConfinement)
 	}
 	return a, nil
 }
 
-// readAnswer believes nothing: a picture may have taken the worker over.
-func readAnswer(out []byte) (*answer, error) {
+// readResponse believes nothing: a picture may have taken the worker over.
+func readResponse(out []byte) (*workerResponse, error) {
 	line, data, ok := bytes.Cut(out, []byte("\n"))
-	a := &answer{}
+	a := &workerResponse{}
 	if !ok || json.Unmarshal(line, a) != nil {
 		return nil, fmt.Errorf("expected an answer, found %d bytes of something else", len(out))
 	}
@@ -171,12 +171,12 @@ type limitedBuffer struct {
 	max int
 }
 
-var errAnswerTooLong = errors.New("the worker said too much")
+var errResponseTooLong = errors.New("the worker said too much")
 
 func (l *limitedBuffer) Write(p []byte) (int, error) {
 	if l.b.Len()+len(p) > l.max {
 		n, _ := l.b.Write(p[:l.max-l.b.Len()])
-		return n, errAnswerTooLong
+		return n, errResponseTooLong
 	}
 	return l.b.Write(p)
 }

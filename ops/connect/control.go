@@ -20,8 +20,8 @@ type Control struct {
 	http *http.Client
 	data string // the directory
 
-	patience, limit time.Duration // after which it is said that an answer is waited for, and given up
-	said            io.Writer
+	reportAfter, limit time.Duration // after which it is reported that an answer is waited for, and given up
+	messages           io.Writer
 }
 
 // Running is nil when no process with the same database runs over the data directory.
@@ -37,7 +37,7 @@ func Running(c *fleet.Config) *Control {
 	}
 	client := &Control{
 		http: &http.Client{Transport: &http.Transport{DialContext: dial}}, data: c.Server.Data,
-		patience: sayPatient, limit: controlLimit, said: os.Stderr,
+		reportAfter: waitReportedAfter, limit: controlLimit, messages: os.Stderr,
 	}
 	if c.Embedded() {
 		return client
@@ -53,8 +53,8 @@ func Running(c *fleet.Config) *Control {
 
 // How long a command waits for a process that does not answer, until it says so and until it gives up.
 const (
-	sayPatient   = 5 * time.Second
-	controlLimit = 2 * time.Minute
+	waitReportedAfter = 5 * time.Second
+	controlLimit      = 2 * time.Minute
 )
 
 // controlWait is how long a process is waited for that may be of a version without an answer.
@@ -68,8 +68,8 @@ func (c *Control) Call(ctx context.Context, method, path string, body, out any) 
 	}
 	wait, cancel := context.WithTimeout(ctx, c.limit)
 	defer cancel()
-	defer time.AfterFunc(c.patience, func() {
-		fmt.Fprintf(c.said, "the process over %s has not answered for %s: it is waited for, up to %s\n", c.data, c.patience, c.limit)
+	defer time.AfterFunc(c.reportAfter, func() {
+		fmt.Fprintf(c.messages, "the process over %s has not answered for %s: it is waited for, up to %s\n", c.data, c.reportAfter, c.limit)
 	}).Stop()
 	req, err := http.NewRequestWithContext(wait, method, "http://control"+path, bytes.NewReader(text))
 	if err != nil {
@@ -81,8 +81,8 @@ func (c *Control) Call(ctx context.Context, method, path string, body, out any) 
 	}
 	defer res.Body.Close()
 	if res.StatusCode != http.StatusOK {
-		said, _ := io.ReadAll(io.LimitReader(res.Body, 4<<10))
-		return errors.New(string(said))
+		message, _ := io.ReadAll(io.LimitReader(res.Body, 4<<10))
+		return errors.New(string(message))
 	}
 	if err := json.NewDecoder(res.Body).Decode(out); err != nil {
 		return c.unknown(ctx, method, err)

@@ -33,8 +33,8 @@ func TestAProcessThatDoesNotAnswer(t *testing.T) {
 	defer s.Close()
 	defer close(end)
 	control := Running(c)
-	var said bytes.Buffer
-	control.patience, control.limit, control.said = 20*time.Millisecond, 200*time.Millisecond, &said
+	var printed bytes.Buffer
+	control.reportAfter, control.limit, control.messages = 20*time.Millisecond, 200*time.Millisecond, &printed
 	for _, x := range []struct{ method, path, want string }{
 		{"GET", "/frozen", "did not answer within 200ms"},
 		{"POST", "/frozen", "not known: look with lyceum user list"},
@@ -47,7 +47,7 @@ func TestAProcessThatDoesNotAnswer(t *testing.T) {
 			t.Errorf("%s %s: %v", x.method, x.path, err)
 		}
 	}
-	if n := strings.Count(said.String(), "has not answered for 20ms"); n != 2 {
-		t.Errorf("it said: %s", said.String())
+	if n := strings.Count(printed.String(), "has not answered for 20ms"); n != 2 {
+		t.Errorf("it said: %s", printed.String())
 	}
 }
