@@ -19,7 +19,7 @@ const overPostgres = "postgres"
 
 // StoreEngine keeps in a data directory that its server is over PostgreSQL, and the name of that server.
 func StoreEngine(data, name string) error {
-	if IsOverPostgres(data) && serverOf(data) == name {
+	if IsOverPostgres(data) && ServerOf(data) == name {
 		return nil
 	}
 	return disk.WriteFile(engineFile(data), []byte(overPostgres+"\n"+name+"\n"), 0o600)
@@ -31,8 +31,8 @@ func IsOverPostgres(data string) bool {
 	return engine == overPostgres
 }
 
-// serverOf is the name of the server that a data directory belongs to, "" where it does not say.
-func serverOf(data string) string {
+// ServerOf is the name of the server that a data directory belongs to, "" where it does not say.
+func ServerOf(data string) string {
 	_, name := readEngine(data)
 	return name
 }
@@ -49,7 +49,7 @@ func readEngine(data string) (engine, name string) {
 // checkServer refuses a database of another server than the one that the data directory belongs to; stored is the name in the
 // database, "" when it is empty.
 func (c *Config) checkServer(stored string) error {
-	kept := serverOf(c.Server.Data)
+	kept := ServerOf(c.Server.Data)
 	if c.Embedded() || kept == "" || kept == stored || c.isSupervised() {
 		return nil
 	}
@@ -67,9 +67,18 @@ func (c *Config) checkServer(stored string) error {
 func (c *Config) checkEngine() error {
 	data := c.Server.Data
 	_, err := os.Stat(c.DatabaseFile())
+	above := filepath.Join(filepath.Dir(filepath.Clean(data)), filepath.Base(c.DatabaseFile()))
 	switch {
 	case c.Embedded() && err != nil && IsOverPostgres(data):
 		return c.WithoutAddress()
+	case c.Embedded() && err != nil && fleetBelow(data) != "":
+		return fmt.Errorf("database.url: %s has %s, the directory of a process of a fleet over PostgreSQL, and no address is configured: give "+
+			"LYCEUM_DATABASE_URL, or database.url in the configuration, as that process has it, or name another directory with --data",
+			data, fleetBelow(data))
+	case !c.Embedded() && !c.isSupervised() && isFile(above):
+		return fmt.Errorf("database.url: %s is in the directory of a server over SQLite, whose database is %s: name another directory with --data; "+
+			"to move that server to PostgreSQL: stop it, lyceum backup FILE --data %s, then with database.url lyceum restore FILE --data ANOTHER; "+
+			"if it was moved before, take %s away", data, above, filepath.Dir(above), above)
 	case !c.Embedded() && err == nil:
 		return fmt.Errorf("database.url: %s is the directory of a server over SQLite, whose database is %s: remove database.url "+
 			"(or LYCEUM_DATABASE_URL), or name another directory with --data; to move the server to PostgreSQL: without database.url "+
@@ -79,6 +88,22 @@ func (c *Config) checkEngine() error {
 		return c.ofData(err)
 	}
 	return nil
+}
+
+// fleetBelow is a directory in data that belongs to a process of a fleet over PostgreSQL, as units of systemd have it; "" for none.
+func fleetBelow(data string) string {
+	found, _ := filepath.Glob(engineFile(filepath.Join(data, "*"))) // the pattern is right
+	for _, path := range found {
+		if below := filepath.Dir(path); IsOverPostgres(below) {
+			return below
+		}
+	}
+	return ""
+}
+
+func isFile(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.Mode().IsRegular()
 }
 
 // WithoutAddress is the error of a configuration without the address of the PostgreSQL that the data directory belongs to.

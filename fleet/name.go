@@ -18,9 +18,9 @@ const nameRow = "server_name"
 // DefaultName is the name of a server that nobody gives one.
 const DefaultName = "localhost"
 
-// storedName is the name of the server whose database this is, "" when it has none. A database that an early version made has no
+// StoredName is the name of the server whose database this is, "" when it has none. A database that an early version made has no
 // row for it, and the name is that of its users: the configured name, given, when some user has it, else that of the oldest user.
-func storedName(ctx context.Context, d *db.DB, q db.Querier, given string) (name string, err error) {
+func StoredName(ctx context.Context, d *db.DB, q db.Querier, given string) (name string, err error) {
 	tables, err := d.Tables(ctx, q)
 	if err != nil {
 		return "", err
@@ -56,7 +56,7 @@ func storedName(ctx context.Context, d *db.DB, q db.Querier, given string) (name
 // AdoptStoredName takes the name of the server from its database and refuses a configuration that names another one. It
 // writes nothing; the name stays "" when neither has one.
 func (c *Config) AdoptStoredName(ctx context.Context, d *db.DB) error {
-	stored, err := storedName(ctx, d, d, c.Server.Name)
+	stored, err := StoredName(ctx, d, d, c.Server.Name)
 	if err != nil {
 		return err
 	}
@@ -87,6 +87,11 @@ func (c *Config) CheckNewServer() error {
 	if err := c.checkServer(""); err != nil {
 		return err
 	}
+	return c.CheckNewName()
+}
+
+// CheckNewName refuses a configured name that no new server gets.
+func (c *Config) CheckNewName() error {
 	if lower := strings.ToLower(c.Server.Name); lower != c.Server.Name {
 		return fmt.Errorf("server.name: %s has capitals, and user ids are compared letter by letter where host names are not: give %s",
 			c.Server.Name, lower)
@@ -123,10 +128,10 @@ func (c *Config) storeName(ctx context.Context, d *db.DB) error {
 	return c.AdoptName(stored)
 }
 
-// StoreRestoredName stores the name of the server in a restored database that has no row for it: the name that storedName finds, else
+// StoreRestoredName stores the name of the server in a restored database that has no row for it: the name that StoredName finds, else
 // that of the backup.
 func StoreRestoredName(ctx context.Context, d *db.DB, tx *db.Tx, configured, backedUp string) error {
-	name, err := storedName(ctx, d, tx, configured)
+	name, err := StoredName(ctx, d, tx, configured)
 	if err != nil {
 		return err
 	}

@@ -24,7 +24,7 @@ func TestProcessesAgreeOnTheName(t *testing.T) {
 			wg.Go(func() { errs[i] = configs[i].storeName(t.Context(), d) })
 		}
 		wg.Wait()
-		name, err := storedName(t.Context(), d, d, "")
+		name, err := StoredName(t.Context(), d, d, "")
 		if err != nil || name == "" {
 			t.Fatalf("stored %q, %v", name, err)
 		}

@@ -120,7 +120,8 @@ func sealed(ctx context.Context, d *db.DB, secret []byte, name, fresh string) (s
 	}
 	plain, err := gcm.Open(nil, nil, text, []byte(name))
 	if err != nil {
-		return "", fmt.Errorf("the stored %s was sealed with another fleet.secret: give every process of the fleet the same one", name)
+		return "", fmt.Errorf("the stored %s was sealed with another fleet.secret: give every process of the fleet the same one; "+
+			"after a restore that was interrupted, run it again", name)
 	}
 	return string(plain), nil
 }

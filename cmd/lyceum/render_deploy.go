@@ -83,6 +83,9 @@ func (c *renderDeploy) Run(ctx context.Context) error {
 		if config.Server.Name == "" {
 			return errors.New("server.name: expected the name of the server, found none: give --server-name NAME; it can not be changed later")
 		}
+		if err := config.CheckNewName(); err != nil {
+			return err
+		}
 		if err := c.checkEngines(kind, one); err != nil {
 			return err
 		}
@@ -92,6 +95,9 @@ func (c *renderDeploy) Run(ctx context.Context) error {
 	}
 	files, err := c.render(ctx, config, kind, one, in)
 	if err != nil {
+		return err
+	}
+	if err := checkSameEngine(c.Out, files); err != nil {
 		return err
 	}
 	if err := writeFiles(c.Out, files); err != nil {
@@ -294,6 +300,30 @@ func copyProgram(to string) error {
 		fmt.Println("wrote", to)
 	}
 	return err
+}
+
+// overPostgres finds the address of PostgreSQL, or the file that holds it, in a rendered configuration.
+var overPostgres = regexp.MustCompile(`(?m)^database:\n(  .*\n)*?  url(_file)?:`)
+
+// checkSameEngine refuses to render over SQLite where PostgreSQL was, and the other way: the processes would serve an empty database.
+func checkSameEngine(dir string, files []deploy.File) error {
+	for _, f := range files {
+		path := filepath.Join(dir, filepath.FromSlash(f.Name))
+		old, err := os.ReadFile(path)
+		if filepath.Base(path) != "lyceum.yaml" || err != nil {
+			continue
+		}
+		was, is := overPostgres.Match(old), overPostgres.Match(f.Body)
+		switch {
+		case was && !is:
+			return fmt.Errorf("%s is of a server over PostgreSQL, and this rendering is one over SQLite, which would be empty: give --postgres as before "+
+				"(and --users for a fleet), or another directory with -o", path)
+		case is && !was:
+			return fmt.Errorf("%s is of a server over SQLite, and this rendering is one over PostgreSQL, which would be empty: render into another "+
+				"directory with -o, and move the server there: stop it, lyceum backup FILE, then with the new configuration lyceum restore FILE", path)
+		}
+	}
+	return nil
 }
 
 // renderedNames are the names of files that a renderer writes for some sizes, keys and flags, and for others not.

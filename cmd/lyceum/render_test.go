@@ -171,7 +171,11 @@ func TestFilesOfAnEarlierRenderingAreNamed(t *testing.T) {
 		if err := os.WriteFile(mine, []byte("mine"), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		out := render(kind, "--users", "50")
+		less := []string{"--users", "50"}
+		if kind == "systemd" {
+			less = append(less, "--postgres", "127.0.0.1:5432")
+		}
+		out := render(kind, less...)
 		for _, line := range map[string][]string{
 			"systemd":    {"lyceum@8.service.d/role.conf is of an earlier", "secrets/redis-password is of an earlier"},
 			"kubernetes": {"role-events.yaml is of an earlier"},
@@ -186,12 +190,47 @@ func TestFilesOfAnEarlierRenderingAreNamed(t *testing.T) {
 	}
 }
 
+// TestAnotherEngineIsNotRenderedOverAServer: its processes would serve an empty database. Without the renderer's help the processes
+// themselves refuse the directory of the other server, above or below theirs.
+func TestAnotherEngineIsNotRenderedOverAServer(t *testing.T) {
+	s, dir := rendered(t)
+	over := []string{"--users", "1000", "--postgres", enginestest.TestPostgres(t), "--redis", "127.0.0.1:1"}
+	render := func(to string, more ...string) []string {
+		return append([]string{"render", "systemd", "--server-name", "example.org", "-o", filepath.Join(dir, to)}, more...)
+	}
+	s.MustRun(t, render("fleet", over...)...)
+	s.MustRun(t, render("one")...)
+	before := readFile(t, dir, "fleet", "lyceum", "lyceum.yaml") + readFile(t, dir, "one", "lyceum", "lyceum.yaml")
+	s.MustFail(t, []string{"lyceum.yaml is of a server over PostgreSQL", "--postgres"}, render("fleet")...)
+	s.MustFail(t, []string{"lyceum.yaml is of a server over SQLite", "lyceum backup", "lyceum restore"}, render("one", over...)...)
+	if before != readFile(t, dir, "fleet", "lyceum", "lyceum.yaml")+readFile(t, dir, "one", "lyceum", "lyceum.yaml") {
+		t.Error("what was refused changed the files")
+	}
+	s.MustRun(t, render("fleet", over...)...)
+	s.MustRun(t, render("one")...)
+
+	state := t.TempDir()
+	sqlite, postgres := filepath.Join(state, "sqlite"), filepath.Join(state, "postgres")
+	over = []string{"LYCEUM_DATABASE_URL=" + enginestest.TestPostgres(t)}
+	named := []string{"--server-name", "example.org", "--data"}
+	serve := append([]string{"serve", "--listen", "127.0.0.1:0"}, named...)
+	add := append([]string{"user", "add", "alice"}, named...)
+	s.MustRun(t, append(add, sqlite)...)
+	s.Environ = over
+	s.MustFail(t, []string{sqlite, "over SQLite", "lyceum backup"}, append(serve, filepath.Join(sqlite, "0"))...)
+	s.MustRun(t, append(add, filepath.Join(postgres, "0"))...)
+	s.Environ = nil
+	s.MustFail(t, []string{filepath.Join(postgres, "0"), "LYCEUM_DATABASE_URL"}, append(serve, postgres)...)
+}
+
 // TestRenderersRefuseWhatDoesNotFit in one line that names the key.
 func TestRenderersRefuseWhatDoesNotFit(t *testing.T) {
 	s, dir := rendered(t)
 	for line, want := range map[string]string{
-		"systemd": "--server-name",
-		"compose": "--server-name",
+		"systemd":                           "--server-name",
+		"compose":                           "--server-name",
+		"systemd --server-name Example.org": "server.name: Example.org has capitals",
+		"compose --server-name Example.org": "server.name: Example.org has capitals",
 		"systemd --server-name example.org --redis redis.internal:6379":                        "--redis: one process",
 		"systemd --server-name example.org --users 1000 --set fleet.roles=events":              "fleet.roles: each process gets its roles",
 		"systemd --server-name example.org --set server.data=/srv/lyceum":                      "server.data",

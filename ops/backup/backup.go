@@ -337,8 +337,11 @@ type restoring struct {
 }
 
 // accept refuses a backup that this configuration or the options do not fit.
-func (r *restoring) accept(c *archive.Checked) error {
+func (r *restoring) accept(ctx context.Context, c *archive.Checked) error {
 	r.name = c.Manifest.ServerName
+	if err := r.checkReplaced(ctx); err != nil {
+		return err
+	}
 	if r.options.Continue && !c.Manifest.Quiet {
 		return errors.New("--continue is for a backup that was made while no process ran: this one was made beside running ones, " +
 			"so what they did later is not in it")
@@ -369,6 +372,27 @@ func (r *restoring) accept(c *archive.Checked) error {
 		}
 	}
 	return nil
+}
+
+// checkReplaced refuses to replace another server than that of the backup: with it would go all that it has, and its secret.
+func (r *restoring) checkReplaced(ctx context.Context) error {
+	if !r.options.Replace {
+		return nil
+	}
+	c := r.config
+	there, err := fleet.StoredName(ctx, r.db, r.db, r.name)
+	if err != nil {
+		return err
+	}
+	if there = cmp.Or(there, fleet.ServerOf(c.Server.Data)); there == "" || there == r.name {
+		return nil
+	}
+	where := "the database at database.url"
+	if c.Embedded() {
+		where = c.Server.Data
+	}
+	return fmt.Errorf("--replace: %s is that of the server %s, and this is a backup of %s: name another one; nothing was changed. "+
+		"If %s is given up, remove it by hand first", where, there, r.name, there)
 }
 
 // knownSecret is a secret that may be that of a backup; inPlace says that the server will find it where it is.

@@ -23,6 +23,7 @@ import (
 	"lyceum/platform/blob"
 	"lyceum/platform/conf"
 	"lyceum/platform/db"
+	"lyceum/platform/engines/enginestest"
 )
 
 func TestMain(m *testing.M) { os.Exit(opstest.Main(m)) }
@@ -537,6 +538,33 @@ func TestBackupsAreRefusedWithReason(t *testing.T) {
 			target.MustRun(t, "restore", test.file, "--replace")
 		})
 	}
+}
+
+// TestARestoreReplacesNoOtherServer, whose data and secret would be gone.
+func TestARestoreReplacesNoOtherServer(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "backup.tar.zst")
+	source := opstest.NewUpSite(t).Called("one.test")
+	source.MustRun(t, "user", "add", "alice")
+	source.MustRun(t, "backup", file, "--with-secrets")
+	address := "LYCEUM_DATABASE_URL=" + enginestest.TestPostgres(t)
+	for engine, other := range map[string]*opstest.Site{"sqlite": opstest.NewUpSite(t), "postgres": opstest.NewUpSite(t, address)} {
+		other.Called("other.test").MustRun(t, "user", "add", "bob")
+		other.Called("")
+		secret, err := os.ReadFile(filepath.Join(other.Data, "secret"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, more := range [][]string{nil, {"--new-secret"}} {
+			other.MustFail(t, []string{"--replace", "server other.test", "backup of one.test"}, append([]string{"restore", file, "--replace"}, more...)...)
+		}
+		if now, err := os.ReadFile(filepath.Join(other.Data, "secret")); err != nil || string(now) != string(secret) {
+			t.Errorf("%s: the secret was changed, %v", engine, err)
+		}
+		if out := other.MustRun(t, "user", "list"); !strings.Contains(out, "@bob:other.test") {
+			t.Errorf("%s: %s", engine, out)
+		}
+	}
+	source.MustRun(t, "restore", file, "--replace")
 }
 
 // TestBackupKnowsEveryColumn holds that nobody adds a column of a type that a backup does not know, or a sequence.

@@ -384,6 +384,9 @@ func (l *loader) bounds(v reflect.Value, key string) {
 			}
 			for tag, sign := range map[string]int{"min": -1, "max": 1} {
 				text := f.tag.Get(tag)
+				if text == "" && tag == "min" {
+					text = "0" // no key takes a negative number, but by a min of its own
+				}
 				if text == "" || !isNumber(f.typ) {
 					continue
 				}

@@ -277,7 +277,7 @@ func TestOldAndNewSchemas(t *testing.T) {
 	for name, change := range map[string]func(*Target){
 		"server.name": func(t *Target) { t.ServerName = "y.test" },
 		"use version": func(t *Target) { t.Version = "0.9.9" },
-		"no thanks":   func(t *Target) { t.Accept = func(*Checked) error { return errors.New("no thanks") } },
+		"no thanks":   func(t *Target) { t.Accept = func(context.Context, *Checked) error { return errors.New("no thanks") } },
 		"refused":     func(t *Target) { t.Before = func(context.Context, *db.Tx, bool) error { return errors.New("refused") } },
 		"at the end":  func(t *Target) { t.After = func(context.Context, *db.Tx) error { return errors.New("at the end") } },
 	} {

@@ -25,7 +25,7 @@ type Target struct {
 	SkipBlobs  string // beginning of the keys of blobs that do not count
 	Replace    bool   // throw away what is there
 	// Accept refuses a backup that is whole. Nothing was changed yet. May be nil.
-	Accept func(c *Checked) error
+	Accept func(ctx context.Context, c *Checked) error
 	// Before runs first in the transaction that writes all tables; replacing tells that there are old ones,
 	// which are still there. May be nil.
 	Before func(ctx context.Context, tx *db.Tx, replacing bool) error
@@ -157,7 +157,7 @@ func (r *restore) acceptable(ctx context.Context) error {
 		}
 	}
 	if r.Accept != nil {
-		return r.Accept(r.c)
+		return r.Accept(ctx, r.c)
 	}
 	return nil
 }
