@@ -103,7 +103,7 @@ func (c *ProcessConfig) Machine() (int, error) {
 // DatabaseConfig is the section "database".
 type DatabaseConfig struct {
 	URL         conf.Secret   `yaml:"url" own:"true" help:"postgres://user:password@host/name; empty: SQLite in the data directory."`
-	StartWait   conf.Duration `yaml:"start_wait" own:"true" default:"30s" min:"0s" max:"1h" help:"How long a process that starts waits for a PostgreSQL that does not answer yet; 0s: not at all."`
+	StartWait   conf.Duration `yaml:"start_wait" own:"true" default:"30s" min:"0s" max:"1h" help:"How long a process that starts waits for a PostgreSQL that does not answer; 0s: not at all."`
 	Connections int           `yaml:"connections" own:"true" default:"0" min:"0" help:"Most connections of this process; 0: 16 with PostgreSQL, 4 readers with SQLite."`
 }
 

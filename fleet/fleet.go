@@ -86,14 +86,17 @@ func open(ctx context.Context, c *Config, m Creation) (_ *Process, err error) {
 		return nil, err
 	}
 	p.unnamed = c.Server.Name == ""
-	if err := c.storeName(ctx, p.db); err != nil { // not before: a start that fails gives no name that could not be changed
-		return nil, err
-	}
-	if p.key, err = signingKey(ctx, p.db, p.secret); err != nil { // a process with another secret ends here
-		return nil, err
-	}
-	if err := p.register(ctx); err != nil {
-		return nil, err
+	for _, step := range []func() error{
+		func() error { return c.storeName(ctx, p.db) }, // not before: a start that fails gives no name that could not be changed
+		func() (err error) { // a process with another secret ends here
+			p.key, err = signingKey(ctx, p.db, p.secret)
+			return err
+		},
+		func() error { return p.register(ctx) },
+	} {
+		if err := p.awaitDatabase(ctx, step); err != nil {
+			return nil, err
+		}
 	}
 	if err := p.buildServer(ctx); err != nil {
 		return nil, err
@@ -113,14 +116,7 @@ func (p *Process) openEngines(ctx context.Context, m Creation) (err error) {
 	if err := p.openDatabase(ctx); err != nil {
 		return err
 	}
-	ours, err := p.db.Ours(ctx)
-	if err == nil && !ours {
-		p.created, err = true, errors.Join(c.noServer(m), c.CheckNewServer())
-	}
-	if err == nil {
-		err = c.AdoptStoredName(ctx, p.db) // before the migrations: a process of another server changes nothing
-	}
-	if err != nil {
+	if err := p.awaitDatabase(ctx, func() error { return p.findServer(ctx, m) }); err != nil {
 		return err
 	}
 	if p.bus, err = p.openBus(ctx); err != nil {
@@ -131,10 +127,26 @@ func (p *Process) openEngines(ctx context.Context, m Creation) (err error) {
 		return err
 	}
 	p.blobs = blob.Measured(blobs, p.obs.Registry)
-	if p.secret, err = c.EnsureSecret(ctx, p.db); err != nil {
+	err = p.awaitDatabase(ctx, func() (err error) {
+		p.secret, err = c.EnsureSecret(ctx, p.db)
+		return err
+	})
+	if err != nil {
 		return err
 	}
-	return c.ofDatabase(db.Migrate(ctx, p.db, p.obs.Log, Migrations()...))
+	return p.awaitDatabase(ctx, func() error { return c.ofDatabase(db.Migrate(ctx, p.db, p.obs.Log, Migrations()...)) })
+}
+
+// findServer takes the name of the server whose database it is, or checks that a server may be made in it.
+func (p *Process) findServer(ctx context.Context, m Creation) error {
+	ours, err := p.db.Ours(ctx)
+	if err == nil && !ours {
+		p.created, err = true, errors.Join(p.config.noServer(m), p.config.CheckNewServer())
+	}
+	if err != nil {
+		return err
+	}
+	return p.config.AdoptStoredName(ctx, p.db) // before the migrations: a process of another server changes nothing
 }
 
 // leaseConnections is how many connections only the registration and the leases use: a heartbeat must not wait behind the requests of
@@ -160,17 +172,17 @@ func (p *Process) openDatabase(ctx context.Context) (err error) {
 	return err
 }
 
-// awaitDatabase opens PostgreSQL. A process that starts waits for one that does not answer yet, as after the start of the machine; a
-// command does not.
-func (p *Process) awaitDatabase(ctx context.Context, open func() error) error {
+// awaitDatabase takes a step of the start that needs PostgreSQL, and may be taken twice. A process that starts waits for one that does not
+// answer yet, as after the start of the machine, or goes away meanwhile; a command does not.
+func (p *Process) awaitDatabase(ctx context.Context, step func() error) error {
 	wait, warned := p.config.Database.StartWait.D(), false
 	for until := time.Now().Add(wait); ; {
-		err := open()
+		err := step()
 		if !db.IsAway(err) || slices.Contains(p.config.Fleet.Roles, role.NoRole) || !time.Now().Before(until) {
 			return err
 		}
 		if !warned {
-			p.obs.Log.Warn("PostgreSQL does not answer yet: waiting for it", "at_most", wait, "error", err)
+			p.obs.Log.Warn("PostgreSQL does not answer: waiting for it", "at_most", wait, "error", err)
 			warned = true
 		}
 		select {
@@ -291,7 +303,11 @@ func (p *Process) tracer() trace.Tracer {
 
 // buildServer wires the domains and makes the HTTP server with their routes, after the process was registered.
 func (p *Process) buildServer(ctx context.Context) error {
-	epoch, err := logEpoch(ctx, p.db)
+	var epoch uint32
+	err := p.awaitDatabase(ctx, func() (err error) {
+		epoch, err = logEpoch(ctx, p.db)
+		return err
+	})
 	if err != nil {
 		return err
 	}

@@ -1,10 +1,10 @@
 package fleet_test
 
 import (
+	"bytes"
 	"context"
 	"database/sql"
 	"fmt"
-	"io"
 	"net"
 	"net/url"
 	"os"
@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -207,12 +208,16 @@ func TestAStartWaitsForPostgres(t *testing.T) {
 	defer wg.Wait()
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
+	commits := &atomic.Int64{}
 	wg.Go(func() {
 		time.Sleep(time.Second)
-		passOn(ctx, t, address.Host, there)
+		passOn(ctx, t, address.Host, there, commits)
 	})
 	s.Process(t, s.Data)
 	s.Stop()
+	if n := commits.Load(); n < cutCommits {
+		t.Errorf("the start made %d commits", n)
+	}
 	address.User = url.UserPassword("postgres", "wrong")
 	s.Environ = append(s.Environ, "LYCEUM_DATABASE_URL="+address.String())
 	began := time.Now()
@@ -222,8 +227,12 @@ func TestAStartWaitsForPostgres(t *testing.T) {
 	}
 }
 
+// cutCommits is how many commits of a start are not confirmed.
+const cutCommits = 12
+
 // passOn listens at an address and passes connections on, until ctx ends. The first two end at once, as those of a PostgreSQL that begins.
-func passOn(ctx context.Context, t *testing.T, from, to string) {
+// Others end at their next COMMIT, while few were sent: before it arrives, or after that.
+func passOn(ctx context.Context, t *testing.T, from, to string, commits *atomic.Int64) {
 	l, err := net.Listen("tcp", from)
 	if err != nil {
 		t.Error(err)
@@ -244,8 +253,37 @@ func passOn(ctx context.Context, t *testing.T, from, to string) {
 			t.Error(err)
 			return
 		}
-		go func() { _, _ = io.Copy(out, in); _ = out.Close() }()
-		go func() { _, _ = io.Copy(in, out); _ = in.Close() }()
+		var lost atomic.Bool // what comes back
+		go func() {
+			defer out.Close()
+			for data := make([]byte, 1<<16); ; {
+				n, err := in.Read(data)
+				if bytes.Contains(bytes.ToLower(data[:n]), []byte("commit\x00")) {
+					switch n := commits.Add(1); {
+					case n <= cutCommits && n%2 == 0:
+						_ = in.Close()
+						return
+					case n <= cutCommits:
+						lost.Store(true)
+					}
+				}
+				if _, e := out.Write(data[:n]); err != nil || e != nil {
+					return
+				}
+			}
+		}()
+		go func() {
+			defer in.Close()
+			for data := make([]byte, 1<<16); ; {
+				n, err := out.Read(data)
+				if err != nil || lost.Load() {
+					return
+				}
+				if _, err := in.Write(data[:n]); err != nil {
+					return
+				}
+			}
+		}()
 	}
 }
 

@@ -71,13 +71,7 @@ func (st *Stream) waitCaughtUp(ctx context.Context) error {
 // readHighWaterMarks reads the stored positions of all shards and begins to read the rows that are missing.
 func (s *Streams) readHighWaterMarks(ctx context.Context) error {
 	losses := s.lossCount()
-	var held map[string]lease.Holder
-	// A database that was away for a moment leaves broken connections behind: no reason to refuse requests.
-	pauses := backoff.Backoff{First: 10 * time.Millisecond, Max: time.Second, Attempts: 8}
-	err := backoff.Retry(ctx, pauses, db.IsUnavailable, func() (err error) {
-		held, err = s.opts.Leases.Read(ctx, "stream/")
-		return err
-	})
+	held, err := s.readPositions(ctx)
 	if err != nil {
 		return err
 	}
@@ -92,4 +86,15 @@ func (s *Streams) readHighWaterMarks(ctx context.Context) error {
 	for old := s.lossesRead.Load(); old < losses && !s.lossesRead.CompareAndSwap(old, losses); old = s.lossesRead.Load() {
 	}
 	return nil
+}
+
+// readPositions reads the stored position of each shard, by the name of its lease. A database that was away for a moment leaves broken
+// connections behind: no reason to refuse requests, or to end a process that starts.
+func (s *Streams) readPositions(ctx context.Context) (held map[string]lease.Holder, err error) {
+	pauses := backoff.Backoff{First: 10 * time.Millisecond, Max: time.Second, Attempts: 8}
+	err = backoff.Retry(ctx, pauses, db.IsUnavailable, func() (err error) {
+		held, err = s.opts.Leases.Read(ctx, "stream/")
+		return err
+	})
+	return held, err
 }

@@ -45,7 +45,7 @@ func (s *Streams) Start(ctx context.Context) error {
 		s.close()
 		return err
 	}
-	held, err := s.opts.Leases.Read(ctx, "stream/")
+	held, err := s.readPositions(ctx)
 	if err != nil {
 		s.close()
 		return err
