@@ -99,7 +99,7 @@ func limited(err error) bool {
 
 func address(i int) netip.Addr { return netip.AddrFrom4([4]byte{10, 1, byte(i >> 8), byte(i)}) }
 
-// TestTheOwnerIsNotShutOut: who knows the password gets in while others guess.
+// TestTheOwnerIsNotLockedOut: who knows the password gets in while others guess.
 func TestTheOwnerIsNotLockedOut(t *testing.T) {
 	guessing(t, func(t *testing.T, nodes [2]*node) {
 		n, ctx := nodes[0], t.Context()
@@ -171,7 +171,7 @@ func TestTheOwnerIsNotLockedOut(t *testing.T) {
 	})
 }
 
-// TestANetworkShutsNobodyOut: many addresses of one network do not use up what all have together.
+// TestANetworkLocksNobodyOut: many addresses of one network do not use up what all have together.
 func TestANetworkLocksNobodyOut(t *testing.T) {
 	guessing(t, func(t *testing.T, nodes [2]*node) {
 		n, ctx := nodes[0], t.Context()
@@ -198,7 +198,8 @@ func TestANetworkLocksNobodyOut(t *testing.T) {
 	})
 }
 
-// TestHomeStaysKnown: where the owner logged in is remembered when the device is gone, as whoever stole a token can end it.
+// TestAddressOfARemovedDeviceStaysKnown: where the owner logged in is remembered when the device is gone, as whoever stole a token can end
+// it.
 func TestAddressOfARemovedDeviceStaysKnown(t *testing.T) {
 	guessing(t, func(t *testing.T, nodes [2]*node) {
 		n, ctx := nodes[0], t.Context()
@@ -261,7 +262,7 @@ func TestAddressOfARemovedDeviceStaysKnown(t *testing.T) {
 	})
 }
 
-// TestGuessesAtOnce: many at the same time are no more than many one after another, a user who does not exist
+// TestPasswordAttemptsAtOnce: many at the same time are no more than many one after another, a user who does not exist
 // is not told by the limit, and one address can not go through all accounts.
 func TestPasswordAttemptsAtOnce(t *testing.T) {
 	guessing(t, func(t *testing.T, nodes [2]*node) {

@@ -130,7 +130,7 @@ func TestOnlyTheTransactionSaysDeliveredBefore(t *testing.T) {
 	})
 }
 
-// TestDeliveriesInSeveralTickets: a delivery that ended in its midst is completed by its repetition, and no device gets
+// TestDeliveriesInSeveralBatches: a delivery that ended in its midst is completed by its repetition, and no device gets
 // it twice.
 func TestDeliveriesInSeveralBatches(t *testing.T) {
 	run(t, func(t *testing.T, n *node) {

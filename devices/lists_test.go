@@ -36,7 +36,7 @@ func (n *node) hears(what, viewer string, since []int64, want ...string) {
 	}
 }
 
-// TestDevicesWithoutKeysAreNews: a new log-in and the end of one, before any keys.
+// TestADeviceWithoutKeysChangesTheList: a new log-in and the end of one, before any keys.
 func TestADeviceWithoutKeysChangesTheList(t *testing.T) {
 	run(t, func(t *testing.T, n *node) {
 		alice, bob := n.register("alice"), n.register("bob")
@@ -74,7 +74,7 @@ func TestADeviceWithoutKeysChangesTheList(t *testing.T) {
 	})
 }
 
-// TestWhatOneSeesIsNewsForOne: a user-signing key for its user, signatures on others for who made them.
+// TestAPrivateChangeIsForOneViewer: a user-signing key for its user, signatures on others for who made them.
 func TestAPrivateChangeIsForOneViewer(t *testing.T) {
 	run(t, func(t *testing.T, n *node) {
 		alice, bob := n.register("alice"), n.register("bob")

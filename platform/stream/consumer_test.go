@@ -279,7 +279,7 @@ func isParked(t *testing.T, d *db.DB, n int) bool {
 	return parked == n
 }
 
-// TestParkedRowsAndEveryHaveTheirTurnWhileRowsCome in the same shard, so that it is never without any.
+// TestParkedRowsAndPeriodicHaveTheirTurnWhileRowsCome in the same shard, so that it is never without any.
 func TestParkedRowsAndPeriodicHaveTheirTurnWhileRowsCome(t *testing.T) {
 	dbtest.Run(t, func(t *testing.T, d *db.DB) {
 		work := &done{fail: map[string]bool{"bad": true}}

@@ -188,7 +188,7 @@ type testStreams struct {
 	lost  map[string]int
 }
 
-// newRig has its shards but no writer: what is queued waits for go.
+// newTestStreams has its shards but no writer: what is queued waits for go.
 func newTestStreams(t testing.TB, d *db.DB) *testStreams {
 	l, err := lease.Open(context.Background(), d, lease.Options{Alone: true, Roles: []string{"all"}})
 	if err != nil {

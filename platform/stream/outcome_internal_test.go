@@ -8,7 +8,7 @@ import (
 	"lyceum/platform/db"
 )
 
-// TestAnUnpublishedWriteIsTriedAgain: a process that ends before the others hear of a write does not know whether they will. The client is
+// TestWhatIsNotAnnouncedIsTriedAgain: a process that ends before the others hear of a write does not know whether they will. The client is
 // told to try again, not of a fault of the server.
 func TestWhatIsNotAnnouncedIsTriedAgain(t *testing.T) {
 	var answer interface{ HTTPStatus() int }
