@@ -22,7 +22,7 @@ var floors = []string{
 	"matrix/* platform/conf platform/obs platform/engines ops/plan",
 	"platform/db platform/blob platform/bus platform/lease",
 	"platform/stream platform/web platform/rpc",
-	"platform/role platform/owned rpcerror",
+	"platform/role platform/owned",
 	"platform/router platform/status platform/domain",
 	"accounts fedclient",
 	"devices media rooms projects",

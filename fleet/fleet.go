@@ -16,6 +16,7 @@ import (
 
 	"go.opentelemetry.io/otel/trace"
 
+	"lyceum/fleet/rpcerror"
 	"lyceum/matrix"
 	"lyceum/platform/blob"
 	"lyceum/platform/bus"
@@ -28,7 +29,6 @@ import (
 	"lyceum/platform/status"
 	"lyceum/platform/stream"
 	"lyceum/platform/web"
-	"lyceum/rpcerror"
 )
 
 // Process is a running process of the fleet.

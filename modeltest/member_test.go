@@ -15,6 +15,7 @@ import (
 
 	"lyceum/accounts"
 	"lyceum/devices"
+	"lyceum/fleet/rpcerror"
 	"lyceum/matrix"
 	"lyceum/platform/bus"
 	"lyceum/platform/bus/busfault"
@@ -31,7 +32,6 @@ import (
 	"lyceum/push"
 	"lyceum/receipts"
 	"lyceum/rooms"
-	"lyceum/rpcerror"
 	"lyceum/syncapi"
 	"lyceum/typing"
 )

@@ -9,13 +9,13 @@ import (
 	"testing"
 	"time"
 
+	"lyceum/fleet/rpcerror"
 	"lyceum/platform/bus"
 	"lyceum/platform/db"
 	"lyceum/platform/lease"
 	"lyceum/platform/role"
 	"lyceum/platform/rpc"
 	"lyceum/platform/stream"
-	"lyceum/rpcerror"
 )
 
 // Join starts a process that has all roles and shares a database and a bus with others. machine is its number, -1 for
