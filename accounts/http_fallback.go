@@ -47,7 +47,7 @@ type fallbackData struct {
 }
 
 func (a *Accounts) getFallback(r *web.Request) (any, error) {
-	return a.fallback(r, r.Query1("session"), nil)
+	return a.fallback(r, r.QueryParam("session"), nil)
 }
 
 func (a *Accounts) postFallback(r *web.Request) (any, error) {

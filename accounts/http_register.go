@@ -24,7 +24,7 @@ func (a *Accounts) registerStep(r *web.Request, body *registration) (any, error)
 		}
 		return credentialsOrError(a.registerForAppservice(r.Context(), id, body, d))
 	}
-	switch r.Query1("kind") {
+	switch r.QueryParam("kind") {
 	case "", "user":
 	case "guest":
 		return credentialsOrError(a.registerGuest(r.Context(), d))
@@ -77,7 +77,7 @@ func credentialsOrError(c *Credentials, err error) (any, error) {
 }
 
 func (a *Accounts) getAvailable(r *web.Request) (any, error) {
-	name := r.Query1("username")
+	name := r.QueryParam("username")
 	if name == "" {
 		return nil, matrix.MissingParam("username is needed")
 	}
@@ -97,7 +97,7 @@ func (a *Accounts) getTokenValidity(r *web.Request) (any, error) {
 	if !r.Query().Has("token") {
 		return nil, matrix.MissingParam("token is needed")
 	}
-	valid, err := a.TokenValid(r.Context(), r.Query1("token"))
+	valid, err := a.TokenValid(r.Context(), r.QueryParam("token"))
 	return map[string]bool{"valid": valid}, err
 }
 

@@ -102,12 +102,12 @@ func (a *Accounts) welcomeData(r *web.Request) welcomeData {
 // getWelcome shows the page; after a registration, to which postWelcome redirects, with the new user.
 func (a *Accounts) getWelcome(r *web.Request) (any, error) {
 	page := a.welcomeData(r)
-	if made := r.Query1("made"); made != "" {
+	if made := r.QueryParam("made"); made != "" {
 		sum, err := a.madeSum(r.Context(), made)
 		if err != nil {
 			return nil, err
 		}
-		if subtle.ConstantTimeCompare([]byte(sum), []byte(r.Query1("sum"))) == 1 { // else somebody made up the address of the page
+		if subtle.ConstantTimeCompare([]byte(sum), []byte(r.QueryParam("sum"))) == 1 { // else somebody made up the address of the page
 			page.Made = made
 		}
 	}

@@ -38,7 +38,7 @@ const maxReports = 1000 // of a page
 // listReports makes the handler that lists reports of a kind; name is that of the list.
 func (a *Admin) listReports(about reports.Kind, name string) web.Handler {
 	return func(r *web.Request) (any, error) {
-		q := reports.Query{Kind: about, Reporter: r.Query1("user_id"), RoomID: r.Query1("room_id")}
+		q := reports.Query{Kind: about, Reporter: r.QueryParam("user_id"), RoomID: r.QueryParam("room_id")}
 		var err error
 		if q.From, err = r.Int("from", 0, 1<<31-1); err != nil {
 			return nil, err
@@ -46,7 +46,7 @@ func (a *Admin) listReports(about reports.Kind, name string) web.Handler {
 		if q.Limit, err = r.Int("limit", 100, maxReports); err != nil {
 			return nil, err
 		}
-		switch r.Query1("dir") {
+		switch r.QueryParam("dir") {
 		case "", "b":
 		case "f":
 			q.OldestFirst = true

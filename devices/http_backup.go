@@ -68,7 +68,7 @@ func (x *Devices) removeBackup(r *web.Request) (any, error) {
 
 // versionOf returns the version in the query. Errors: M_MISSING_PARAM.
 func versionOf(r *web.Request) (string, error) {
-	version := r.Query1("version")
+	version := r.QueryParam("version")
 	if version == "" {
 		return "", matrix.MissingParam("version is missing: expected the version of the backup")
 	}

@@ -6,7 +6,7 @@ import (
 )
 
 func (x *Devices) getChanges(r *web.Request) (any, error) {
-	from, to := r.Query1("from"), r.Query1("to")
+	from, to := r.QueryParam("from"), r.QueryParam("to")
 	if from == "" || to == "" {
 		return nil, matrix.MissingParam("from and to are needed: tokens that /sync gave")
 	}

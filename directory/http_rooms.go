@@ -33,11 +33,11 @@ func (d *Directory) getPublicRooms(r *web.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return d.postPublicRooms(r, &listBody{Limit: &limit, Since: r.Query1("since")})
+	return d.postPublicRooms(r, &listBody{Limit: &limit, Since: r.QueryParam("since")})
 }
 
 func (d *Directory) postPublicRooms(r *web.Request, b *listBody) (any, error) {
-	if server := r.Query1("server"); server != "" && server != d.ServerName {
+	if server := r.QueryParam("server"); server != "" && server != d.ServerName {
 		return nil, matrix.NotFound("The directory of another server can not be read from here")
 	}
 	limit := listDefault

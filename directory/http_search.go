@@ -78,7 +78,7 @@ func (d *Directory) postSearch(r *web.Request, b *struct {
 		return nil, err
 	}
 	byRank := c.OrderBy != "recent"
-	offset, from, err := readCursor(r.Query1("next_batch"), byRank)
+	offset, from, err := readCursor(r.QueryParam("next_batch"), byRank)
 	if err != nil {
 		return nil, err
 	}

@@ -57,7 +57,7 @@ func (d *Directory) getHierarchy(r *web.Request) (any, error) {
 	if w.suggested, err = r.Bool("suggested_only", false); err != nil {
 		return nil, err
 	}
-	if from := r.Query1("from"); from != "" {
+	if from := r.QueryParam("from"); from != "" {
 		var depth int
 		var suggested bool
 		if _, err := fmt.Sscanf(from, "h%d_%d_%t", &w.skip, &depth, &suggested); err != nil || w.skip < 0 {

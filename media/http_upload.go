@@ -157,7 +157,7 @@ func (m *Media) receive(r *web.Request, beforeStored func() error) (*file, error
 	m.metrics.count("uploaded", size)
 	now := m.nowMs()
 	return &file{
-		UserID: r.UserID(), UploadName: cleanName(r.Query1("filename")), ContentType: cleanType(r.Header.Get("Content-Type")),
+		UserID: r.UserID(), UploadName: cleanName(r.QueryParam("filename")), ContentType: cleanType(r.Header.Get("Content-Type")),
 		Size: size, SHA256: sum, CreatedMs: now, UploadedMs: now,
 	}, nil
 }

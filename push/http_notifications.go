@@ -37,7 +37,7 @@ func (p *Push) getNotifications(r *web.Request) (any, error) {
 	}
 	limit = max(limit, 1)
 	before := int64(1) << 62
-	if from := r.Query1("from"); from != "" {
+	if from := r.QueryParam("from"); from != "" {
 		if before, err = strconv.ParseInt(from, 10, 64); err != nil {
 			return nil, matrix.InvalidParam("from: expected a token that this server gave out")
 		}
@@ -84,7 +84,7 @@ var errFull = errors.New("the answer is full")
 // notifiedEventOf returns an event in the form of the answer; nil when it does not notify.
 func (p *Push) notifiedEventOf(r *web.Request, e *rooms.Event) (*notifiedEvent, error) {
 	res, err := p.evaluate(r.Context(), r.UserID(), e)
-	if err != nil || !res.Notify || r.Query1("only") == "highlight" && !res.Highlight {
+	if err != nil || !res.Notify || r.QueryParam("only") == "highlight" && !res.Highlight {
 		return nil, err
 	}
 	read, err := p.hasRead(r.Context(), r.UserID(), e)

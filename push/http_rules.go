@@ -146,7 +146,7 @@ func (p *Push) putRule(r *web.Request, body *ruleBody) (any, error) {
 		}
 		rule.Pattern = body.Pattern
 	}
-	c := ruleChange{Op: changePut, Kind: kind, Rule: rule, Before: r.Query1("before"), After: r.Query1("after")}
+	c := ruleChange{Op: changePut, Kind: kind, Rule: rule, Before: r.QueryParam("before"), After: r.QueryParam("after")}
 	return p.changed(r, c)
 }
 

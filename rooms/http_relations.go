@@ -10,7 +10,7 @@ import (
 func (r *Rooms) getRelations(req *web.Request) (any, error) {
 	ctx, roomID := req.Context(), req.Path("roomID")
 	s := eventRange{backward: true}
-	switch req.Query1("dir") {
+	switch req.QueryParam("dir") {
 	case "", "b":
 	case "f":
 		s.backward = false
@@ -51,7 +51,7 @@ func (r *Rooms) getRelations(req *web.Request) (any, error) {
 	case w.truncated:
 		reply["next_batch"] = PositionToken(w.end)
 	}
-	if from := req.Query1("from"); from != "" {
+	if from := req.QueryParam("from"); from != "" {
 		reply["prev_batch"] = from
 	}
 	if recurse {
@@ -63,7 +63,7 @@ func (r *Rooms) getRelations(req *web.Request) (any, error) {
 func (r *Rooms) getThreads(req *web.Request) (any, error) {
 	ctx, roomID := req.Context(), req.Path("roomID")
 	mine := false
-	switch req.Query1("include") {
+	switch req.QueryParam("include") {
 	case "", "all":
 	case "participated":
 		mine = true

@@ -29,7 +29,7 @@ func (r *Rooms) getState(req *web.Request) (any, error) {
 	if e == nil {
 		return nil, matrix.NotFound("The room has no such state")
 	}
-	switch req.Query1("format") {
+	switch req.QueryParam("format") {
 	case "", "content":
 		return json.RawMessage(e.Content), nil
 	case "event":
@@ -51,7 +51,7 @@ var memberships = []string{
 
 func (r *Rooms) getMembers(req *web.Request) (any, error) {
 	ctx, roomID := req.Context(), req.Path("roomID")
-	only, not := req.Query1("membership"), req.Query1("not_membership")
+	only, not := req.QueryParam("membership"), req.QueryParam("not_membership")
 	for _, m := range []string{only, not} {
 		if m != "" && !slices.Contains(memberships, m) {
 			return nil, matrix.InvalidParam("membership: expected join, invite, knock, leave or ban")
@@ -62,7 +62,7 @@ func (r *Rooms) getMembers(req *web.Request) (any, error) {
 		return nil, err
 	}
 	root, past := v.root, false
-	if at := req.Query1("at"); at != "" {
+	if at := req.QueryParam("at"); at != "" {
 		pos, known, err := r.PositionOf(at, roomID)
 		if err != nil {
 			return nil, err

@@ -26,16 +26,16 @@ func (r *Rooms) paging(req *web.Request, roomID string, s *eventRange, newest in
 	if s.limit, err = req.Int("limit", pageDefault, pageMax); err != nil {
 		return err
 	}
-	if s.filter, err = event.ParseFilter(req.Query1("filter")); err != nil {
+	if s.filter, err = event.ParseFilter(req.QueryParam("filter")); err != nil {
 		return err
 	}
-	if s.filter.Limit != nil && req.Query1("limit") == "" {
+	if s.filter.Limit != nil && req.QueryParam("limit") == "" {
 		s.limit = min(*s.filter.Limit, pageMax)
 	}
 	if s.backward {
 		s.from = newest
 	}
-	if from := req.Query1("from"); from != "" {
+	if from := req.QueryParam("from"); from != "" {
 		pos, known, err := r.PositionOf(from, roomID)
 		if err != nil {
 			return err
@@ -44,7 +44,7 @@ func (r *Rooms) paging(req *web.Request, roomID string, s *eventRange, newest in
 			s.from = pos
 		}
 	}
-	if to := req.Query1("to"); to != "" {
+	if to := req.QueryParam("to"); to != "" {
 		s.to, _, err = r.PositionOf(to, roomID)
 	}
 	return err
@@ -57,7 +57,7 @@ func (r *Rooms) getMessages(req *web.Request) (any, error) {
 		return nil, err
 	}
 	var s eventRange
-	switch req.Query1("dir") {
+	switch req.QueryParam("dir") {
 	case "b":
 		s.backward = true
 	case "f":
@@ -78,7 +78,7 @@ func (r *Rooms) getMessages(req *web.Request) (any, error) {
 		return nil, err
 	}
 	reply := map[string]any{"chunk": chunk, "start": PositionToken(s.from)}
-	if f.more || f.mayContinue() && req.Query1("to") == "" {
+	if f.more || f.mayContinue() && req.QueryParam("to") == "" {
 		reply["end"] = PositionToken(f.end)
 	}
 	if s.filter.LazyMembers && len(f.events) > 0 {
@@ -112,7 +112,7 @@ func (r *Rooms) getContext(req *web.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	filter, err := event.ParseFilter(req.Query1("filter"))
+	filter, err := event.ParseFilter(req.QueryParam("filter"))
 	if err != nil {
 		return nil, err
 	}
@@ -143,15 +143,15 @@ func (r *Rooms) getContext(req *web.Request) (any, error) {
 
 func (r *Rooms) getTimestampToEvent(req *web.Request) (any, error) {
 	ctx, roomID := req.Context(), req.Path("roomID")
-	if req.Query1("ts") == "" {
+	if req.QueryParam("ts") == "" {
 		return nil, matrix.MissingParam("ts is missing: expected milliseconds")
 	}
-	ts, err := strconv.ParseInt(req.Query1("ts"), 10, 64)
+	ts, err := strconv.ParseInt(req.QueryParam("ts"), 10, 64)
 	if err != nil {
 		return nil, matrix.InvalidParam("ts: expected milliseconds")
 	}
 	where := "e.room_id = $1 AND e.ts >= $2 ORDER BY e.ts, e.pos LIMIT 50"
-	switch req.Query1("dir") {
+	switch req.QueryParam("dir") {
 	case "f":
 	case "b":
 		where = "e.room_id = $1 AND e.ts <= $2 ORDER BY e.ts DESC, e.pos DESC LIMIT 50"

@@ -42,7 +42,7 @@ func (s *Sync) parse(r *web.Request) (*poll, time.Duration, error) {
 	if p.stateAfter, err = r.Bool("use_state_after", false); err != nil {
 		return nil, 0, err
 	}
-	switch r.Query1("set_presence") {
+	switch r.QueryParam("set_presence") {
 	case "", presence.Online:
 	case presence.Offline:
 		p.setPresence = presence.Offline
@@ -51,7 +51,7 @@ func (s *Sync) parse(r *web.Request) (*poll, time.Duration, error) {
 	default:
 		return nil, 0, matrix.InvalidParam("set_presence: expected online, offline or unavailable")
 	}
-	raw := json.RawMessage(r.Query1("filter"))
+	raw := json.RawMessage(r.QueryParam("filter"))
 	if len(raw) > 0 && raw[0] != '{' {
 		if raw, err = s.Accounts.Filter(r.Context(), r.UserID(), string(raw)); err != nil {
 			return nil, 0, err
@@ -60,7 +60,7 @@ func (s *Sync) parse(r *web.Request) (*poll, time.Duration, error) {
 	if p.filter, err = s.filters.parse(raw); err != nil {
 		return nil, 0, err
 	}
-	if since := r.Query1("since"); since == "" {
+	if since := r.QueryParam("since"); since == "" {
 		p.initial = true
 	} else if p.origin, err = s.decodeToken(since); err != nil {
 		return nil, 0, err

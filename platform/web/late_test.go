@@ -167,8 +167,8 @@ func TestAPollEndsInTime(t *testing.T) {
 		t,
 		web.Options{},
 		web.Route{Pattern: "GET /poll", Auth: web.None, Timeout: slow, Handler: func(r *web.Request) (any, error) {
-			hangs := r.Query1("hangs") != ""
-			d, err := time.ParseDuration(r.Query1("waits"))
+			hangs := r.QueryParam("hangs") != ""
+			d, err := time.ParseDuration(r.QueryParam("waits"))
 			return &web.Park{
 				Wait: func(func()) func() { return func() {} }, Until: time.Now().Add(d),
 				Resume: func(ctx context.Context, _ bool) (any, error) {

@@ -58,7 +58,7 @@ func (m *room) poll(r *web.Request) (any, error) {
 	if m.until > 0 {
 		wait = m.until
 	}
-	end, fails := time.Now().Add(wait), r.Query1("fails") != ""
+	end, fails := time.Now().Add(wait), r.QueryParam("fails") != ""
 	var answer func(ctx context.Context, over bool) (any, error)
 	answer = func(_ context.Context, over bool) (any, error) {
 		m.mu.Lock()
@@ -423,7 +423,7 @@ func TestParkedAnswersWithoutABody(t *testing.T) {
 	s := newServer(t, web.Options{}, web.Route{Pattern: "GET /empty", Auth: web.None, Handler: func(r *web.Request) (any, error) {
 		wait, err := r.Int("ms", 0, 1000)
 		empty := func(context.Context, bool) (any, error) { return &web.Raw{Status: http.StatusNoContent}, nil }
-		if r.Query1("first") != "" {
+		if r.QueryParam("first") != "" {
 			empty = func(context.Context, bool) (any, error) { return map[string]string{}, nil }
 		}
 		until := time.Now().Add(time.Duration(wait) * time.Millisecond)

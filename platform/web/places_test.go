@@ -234,7 +234,7 @@ func TestWhatHoldsNoPlace(t *testing.T) {
 			return nil, r.RecheckAccess()
 		}},
 		web.Route{Pattern: "GET /waits", Auth: web.User, Handler: func(r *web.Request) (any, error) {
-			if r.Query1("how") == "lends" {
+			if r.QueryParam("how") == "lends" {
 				r.LendPlace()
 			} else {
 				r.Waits(time.Minute)

@@ -81,8 +81,8 @@ func (r *Request) Query() url.Values {
 	return r.query
 }
 
-// Query1 returns the first value of a parameter, "" when it is missing.
-func (r *Request) Query1(name string) string {
+// QueryParam returns the first value of a parameter, "" when it is missing.
+func (r *Request) QueryParam(name string) string {
 	if r.URL.RawQuery == "" {
 		return ""
 	}
@@ -92,7 +92,7 @@ func (r *Request) Query1(name string) string {
 // Int reads a whole number from the query: def when it is missing, at most max (0: no bound).
 // A negative number or no number is 400 M_INVALID_PARAM.
 func (r *Request) Int(name string, def, max int) (int, error) {
-	text := r.Query1(name)
+	text := r.QueryParam(name)
 	if text == "" {
 		return def, nil
 	}
@@ -108,7 +108,7 @@ func (r *Request) Int(name string, def, max int) (int, error) {
 
 // Bool reads true or false from the query: def when it is missing. Other words are 400 M_INVALID_PARAM.
 func (r *Request) Bool(name string, def bool) (bool, error) {
-	switch r.Query1(name) {
+	switch r.QueryParam(name) {
 	case "":
 		return def, nil
 	case "true":

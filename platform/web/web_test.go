@@ -536,7 +536,7 @@ func TestQuery(t *testing.T) {
 			return nil, err
 		}
 		b, err := r.Bool("full", true)
-		return map[string]string{"errcode": fmt.Sprintf("%d %t %s", n, b, r.Query1("from"))}, err
+		return map[string]string{"errcode": fmt.Sprintf("%d %t %s", n, b, r.QueryParam("from"))}, err
 	}})
 	for query, want := range map[string]string{
 		"": "7 true ", "?limit=3&full=false&from=a%20b": "3 false a b", "?limit=1000": "100 true ",
@@ -556,7 +556,7 @@ func TestBarrierAndMetrics(t *testing.T) {
 		Registry: registry,
 		Barrier:  func(context.Context) error { passed++; return broken },
 		Dispatch: func(r *web.Request) (bool, error) {
-			if r.Query1("elsewhere") == "" {
+			if r.QueryParam("elsewhere") == "" {
 				return false, nil
 			}
 			r.Writer().WriteHeader(202)
