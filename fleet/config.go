@@ -194,6 +194,7 @@ func LoadGiven(s conf.Sources) (*Config, []conf.Given, error) {
 	return c, given, nil
 }
 
+// Embedded reports whether this is a server of one process over SQLite.
 func (c *Config) Embedded() bool { return c.Database.URL.Reveal() == "" }
 
 func (c *Config) checkTogether() error {

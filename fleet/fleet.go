@@ -257,7 +257,7 @@ func (p *Process) register(ctx context.Context) error {
 	}
 	o := lease.Options{
 		Machine: machine, Host: fmt.Sprintf("%s, process %d", host, os.Getpid()), Version: obs.Version,
-		Roles: p.config.Fleet.Roles, Alone: p.config.Embedded(), Log: p.obs.Log,
+		Roles: p.config.Fleet.Roles, Embedded: p.config.Embedded(), Log: p.obs.Log,
 		Metadata: mine.text(), Accept: acceptMember(mine, machine >= 0, has),
 		Announce: func() {
 			step, cancel := context.WithTimeout(context.Background(), time.Second)

@@ -113,7 +113,7 @@ func join(ctx context.Context, s store, shared bus.Bus, l limits, alone bool, sl
 	}()
 	log := slog.New(scribe{j: j, slot: slot, dead: &m.killed})
 	m.log = log
-	o := lease.Options{Machine: -1, Roles: []string{"all"}, Alone: alone, Log: log, TTL: ttl}
+	o := lease.Options{Machine: -1, Roles: []string{"all"}, Embedded: alone, Log: log, TTL: ttl}
 	var node *rpc.Node
 	if !alone {
 		if node, err = rpc.New(rpc.Options{Secret: bytes.Repeat([]byte("k"), 32), Errors: rpcerror.Codec{}, Log: log}); err != nil {

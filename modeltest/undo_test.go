@@ -84,7 +84,7 @@ var undones = []undone{
 	},
 	{
 		name: "who joins does not wait until the only process knows of it", setting: "postgres, two processes, one at times", within: 120,
-		changes: []change{{"platform/lease/lease.go", "l.heartbeatAt = began; !l.opts.Alone {", "l.heartbeatAt = began; false {"}},
+		changes: []change{{"platform/lease/lease.go", "l.heartbeatAt = began; !l.opts.Embedded {", "l.heartbeatAt = began; false {"}},
 	},
 	{
 		name: "who counts on being the only one does not say so", setting: "postgres, two processes, one at times", within: 120,

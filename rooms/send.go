@@ -170,7 +170,7 @@ func (r *Rooms) entry(n newEvent) *stream.Entry {
 		if n.unsigned != nil {
 			n.unsigned.Sign(r.Key)
 		}
-		if !r.Process.Leases.Alone() {
+		if !r.Process.Leases.Embedded() {
 			entry.Data = e.encode()
 		}
 	}

@@ -6,7 +6,7 @@
 // transaction: when another process has taken the lease since, the epoch differs, the write returns ErrLost and nothing is
 // committed. So at most one epoch of a name can write, however long its owner was paused.
 //
-// Alone (one process over SQLite) every lease is granted at once and nothing is renewed.
+// Embedded (one process over SQLite), every lease is granted at once and nothing is renewed.
 //
 // The main types, in reading order:
 //

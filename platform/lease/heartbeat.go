@@ -15,7 +15,7 @@ var ErrReplaced = errors.New("another process took this machine id: stopping")
 // Run keeps the registration alive and the view fresh until ctx ends. It returns ErrReplaced when
 // another process has the id now, and ErrVersion when the fleet runs another major version.
 func (l *Leases) Run(ctx context.Context) error {
-	if l.opts.Alone {
+	if l.opts.Embedded {
 		<-ctx.Done()
 		return nil
 	}
@@ -114,18 +114,18 @@ func (l *Leases) explainLostHeartbeat(ctx context.Context) error {
 func (l *Leases) Alive() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.opts.Alone || time.Since(l.heartbeatAt) < l.opts.TTL
+	return l.opts.Embedded || time.Since(l.heartbeatAt) < l.opts.TTL
 }
 
 // AliveSince reports whether the registration has been unexpired all the time since t, as far as this process knows.
 func (l *Leases) AliveSince(t time.Time) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.opts.Alone || time.Since(l.heartbeatAt) < l.opts.TTL && l.joinedAt.Before(t)
+	return l.opts.Embedded || time.Since(l.heartbeatAt) < l.opts.TTL && l.joinedAt.Before(t)
 }
 
-// Alone reports whether this is the only process there can be, by its configuration.
-func (l *Leases) Alone() bool { return l.opts.Alone }
+// Embedded reports whether this is the only process there can be, by its configuration.
+func (l *Leases) Embedded() bool { return l.opts.Embedded }
 
 // SetDegraded tells the fleet that rows which this process writes may not be on the bus, or that they are on it again.
 // After ViewTTL, no process that calls NoneDegraded holds a view from before.
@@ -133,7 +133,7 @@ func (l *Leases) SetDegraded(ctx context.Context, degraded bool) error {
 	l.mu.Lock()
 	l.self.Degraded = degraded
 	l.mu.Unlock()
-	if l.opts.Alone {
+	if l.opts.Embedded {
 		return nil
 	}
 	err := l.heartbeat(ctx)
@@ -151,7 +151,7 @@ func (l *Leases) SetDegraded(ctx context.Context, degraded bool) error {
 func (l *Leases) SetBus(server string) (changed bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.opts.Alone || l.self.Bus == server {
+	if l.opts.Embedded || l.self.Bus == server {
 		return false
 	}
 	l.self.Bus, l.busChangedAt, l.anyDegraded = server, time.Now(), true
@@ -171,7 +171,7 @@ func (l *Leases) ViewTTL() time.Duration { return l.opts.TTL / 2 }
 func (l *Leases) NoneDegraded() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.opts.Alone || !l.anyDegraded && time.Since(l.viewAt) < l.ViewTTL() && time.Since(l.heartbeatAt) < l.opts.TTL
+	return l.opts.Embedded || !l.anyDegraded && time.Since(l.viewAt) < l.ViewTTL() && time.Since(l.heartbeatAt) < l.opts.TTL
 }
 
 // DegradedViews counts the views in which another machine is or may have been degraded or at another server, and the
@@ -196,7 +196,7 @@ func (l *Leases) setState(ctx context.Context, change func(self *Machine)) error
 	l.mu.Lock()
 	change(&l.self)
 	l.mu.Unlock()
-	if l.opts.Alone {
+	if l.opts.Embedded {
 		return nil
 	}
 	err := l.heartbeat(ctx)
@@ -209,7 +209,7 @@ func (l *Leases) setState(ctx context.Context, change func(self *Machine)) error
 
 // Leave ends the registration: the last thing a process does.
 func (l *Leases) Leave(ctx context.Context) error {
-	if l.opts.Alone {
+	if l.opts.Embedded {
 		return nil
 	}
 	self := l.Self()

@@ -80,7 +80,7 @@ type Options struct {
 	Host     string
 	Version  string
 	Roles    []string
-	Alone    bool          // the only process there can be: no heartbeat, no expiry
+	Embedded bool          // the only process there can be: no heartbeat, no expiry
 	TTL      time.Duration // a machine without a heartbeat for so long is dead (DefaultTTL)
 	Absence  time.Duration // a machine whose session is missing for so long is dead; before, it may open another (300 ms)
 	Log      *slog.Logger
@@ -142,7 +142,7 @@ func Open(ctx context.Context, d *db.DB, o Options) (*Leases, error) {
 	}
 	l.self = Machine{
 		Incarnation: time.Now().UnixNano(), Address: o.Address, Host: o.Host, Version: o.Version, Roles: o.Roles,
-		Starting: !o.Alone, Started: time.Now(),
+		Starting: !o.Embedded, Started: time.Now(),
 	}
 	if err := l.register(ctx); err != nil {
 		return nil, err
@@ -203,7 +203,7 @@ func (l *Leases) register(ctx context.Context) error {
 		return err
 	})
 	l.storedClaim = claim
-	if l.heartbeatAt = began; !l.opts.Alone {
+	if l.heartbeatAt = began; !l.opts.Embedded {
 		l.noteJoined()
 	}
 	return err
@@ -212,7 +212,7 @@ func (l *Leases) register(ctx context.Context) error {
 // accept refuses a process that may not run together with the live others.
 func (l *Leases) accept(ctx context.Context, tx *db.Tx, now int64) error {
 	var others []Machine
-	if !l.opts.Alone {
+	if !l.opts.Embedded {
 		var err error
 		if others, err = readOthers(ctx, tx, now, l.self.ID); err != nil {
 			return err
@@ -243,7 +243,7 @@ func (l *Leases) chooseID(ctx context.Context, tx *db.Tx, now int64) (int, error
 	if err != nil {
 		return 0, err
 	}
-	if l.opts.Alone {
+	if l.opts.Embedded {
 		return max(0, l.opts.Machine), nil
 	}
 	if id := l.opts.Machine; id >= 0 {
@@ -409,7 +409,7 @@ func lockLeases(ctx context.Context, tx *db.Tx, names []string) (map[string]Hold
 
 // liveIncarnations are the incarnations of the live machines, by id.
 func (l *Leases) liveIncarnations(ctx context.Context, tx *db.Tx) (map[int]int64, error) {
-	if l.opts.Alone {
+	if l.opts.Embedded {
 		return map[int]int64{}, nil // every former holder is gone
 	}
 	now, err := l.now(ctx, tx)

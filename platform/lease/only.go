@@ -26,7 +26,7 @@ func (l *Leases) SetRequired(names ...string) {
 func (l *Leases) IsOnlyMember() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.opts.Alone || l.claim != 0 && l.viewAt.After(l.claimedAt) && l.couldBeOnlyMember()
+	return l.opts.Embedded || l.claim != 0 && l.viewAt.After(l.claimedAt) && l.couldBeOnlyMember()
 }
 
 // couldBeOnlyMember holds the conditions of IsOnlyMember except for the stored claim; the caller holds mu.
@@ -44,7 +44,7 @@ func (l *Leases) storeClaim(ctx context.Context) error {
 	self, stored, claim := l.self, l.storedClaim, l.claim
 	could, known := l.couldBeOnlyMember(), l.knownToAll()
 	l.mu.Unlock()
-	if l.opts.Alone || !known || claim != 0 || !could && stored == self.Incarnation {
+	if l.opts.Embedded || !known || claim != 0 || !could && stored == self.Incarnation {
 		return nil
 	}
 	newClaim := self.Incarnation
@@ -76,7 +76,7 @@ func (l *Leases) noteJoined() {
 
 // knownToAll reports whether every process must have seen this one; the caller holds mu.
 func (l *Leases) knownToAll() bool {
-	return l.opts.Alone || time.Now().After(l.knownToAllAt) && time.Since(l.heartbeatAt) < l.ViewTTL()
+	return l.opts.Embedded || time.Now().After(l.knownToAllAt) && time.Since(l.heartbeatAt) < l.ViewTTL()
 }
 
 // heartbeatUnlessKnown reports whether every process must have seen this one. If not, it sends a heartbeat when the last

@@ -35,7 +35,7 @@ const lockHeldSQL = `EXISTS (SELECT 1 FROM pg_locks p
 
 // sessionExists is sessionExistsSQL where sessions have locks, else TRUE.
 func (l *Leases) sessionExists() string {
-	if l.db.Postgres() && !l.opts.Alone {
+	if l.db.Postgres() && !l.opts.Embedded {
 		return sessionExistsSQL
 	}
 	return "TRUE"
@@ -44,7 +44,7 @@ func (l *Leases) sessionExists() string {
 // sessionLockHeld tells of a row of machines whether its session exists for certain; FALSE where sessions have no
 // locks.
 func (l *Leases) sessionLockHeld() string {
-	if l.db.Postgres() && !l.opts.Alone {
+	if l.db.Postgres() && !l.opts.Embedded {
 		return `lock_run = CAST(pg_postmaster_start_time() AS TEXT) AND ` + lockHeldSQL
 	}
 	return "FALSE"
@@ -52,7 +52,7 @@ func (l *Leases) sessionLockHeld() string {
 
 // keepSession holds this process's advisory lock until ctx ends, and takes it again when its session breaks.
 func (l *Leases) keepSession(ctx context.Context) {
-	if l.opts.Alone || !l.db.Postgres() {
+	if l.opts.Embedded || !l.db.Postgres() {
 		return
 	}
 	pause := backoff.Backoff{First: sessionRetryMin, Max: sessionRetryMax}

@@ -79,7 +79,7 @@ func (l *Leases) Metadata(ctx context.Context) (map[int]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	if l.opts.Alone {
+	if l.opts.Embedded {
 		return map[int]string{l.Self().ID: l.opts.Metadata}, nil
 	}
 	out := map[int]string{}

@@ -33,12 +33,12 @@ func (l *Leases) Refresh(ctx context.Context) error {
 	if v.began.Before(l.viewAt) {
 		return nil // a later reading was faster
 	}
-	if !l.opts.Alone {
+	if !l.opts.Embedded {
 		l.noteClock(v)
 	}
 	v.machines = l.withoutDead(v.machines, v.gone, v.began)
 	l.keepOwnChanges(v)
-	if !l.opts.Alone {
+	if !l.opts.Embedded {
 		l.noteOthers(v)
 	}
 	l.noteDegraded(v)
@@ -108,9 +108,9 @@ func (l *Leases) noteOthers(v *view) {
 // noteDegraded counts the view when another machine is or may have been degraded; the caller holds mu.
 func (l *Leases) noteDegraded(v *view) {
 	degraded := slices.ContainsFunc(v.machines, l.isDegraded) || v.began.Before(l.busChangedAt) ||
-		!l.opts.Alone && v.began.Before(l.knownToAllAt)
+		!l.opts.Embedded && v.began.Before(l.knownToAllAt)
 	// Between two views that are far apart, a machine may have been degraded and have recovered.
-	unseen := !l.viewAt.IsZero() && !l.opts.Alone && v.began.Sub(l.viewAt) >= l.ViewTTL()
+	unseen := !l.viewAt.IsZero() && !l.opts.Embedded && v.began.Sub(l.viewAt) >= l.ViewTTL()
 	if degraded || l.anyDegraded || unseen {
 		l.degradedViews++
 	}
@@ -123,7 +123,7 @@ func (l *Leases) noteDegraded(v *view) {
 func (l *Leases) readMachines(ctx context.Context, v *view) error {
 	v.noOthers = true
 	self := l.Self()
-	if l.opts.Alone {
+	if l.opts.Embedded {
 		v.machines = []Machine{self}
 		return nil
 	}

@@ -51,7 +51,7 @@ func (b *Basis) Enqueue(entries ...*Entry) (*Ticket, error) {
 // concurrent callers, and nothing in a process that is alone.
 func (b *Basis) Confirm(ctx context.Context) error {
 	s := b.st.streams
-	if !s.opts.Leases.Alone() {
+	if !s.opts.Leases.Embedded() {
 		held, err := s.leaseReads.Wait(ctx)
 		if err != nil {
 			return err

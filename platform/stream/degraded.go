@@ -17,7 +17,7 @@ func (s *Streams) markDegraded(ctx context.Context) (announced bool) {
 	s.degradedMu.Lock()
 	defer s.degradedMu.Unlock()
 	moves := s.busMoves.Load()
-	if s.degraded && !s.recoveryUnconfirmed || s.opts.Leases.Alone() {
+	if s.degraded && !s.recoveryUnconfirmed || s.opts.Leases.Embedded() {
 		s.announcedBusMoves.Store(moves) // markRecovered announces the server of this process
 		return true
 	}

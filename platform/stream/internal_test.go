@@ -190,7 +190,7 @@ type testStreams struct {
 
 // newTestStreams has its shards but no writer: what is queued waits for go.
 func newTestStreams(t testing.TB, d *db.DB) *testStreams {
-	l, err := lease.Open(context.Background(), d, lease.Options{Alone: true, Roles: []string{"all"}})
+	l, err := lease.Open(context.Background(), d, lease.Options{Embedded: true, Roles: []string{"all"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -683,7 +683,7 @@ func BenchmarkReceive(b *testing.B) {
 	for _, length := range []int{1, 16} {
 		for _, tails := range []int{0, 4} {
 			b.Run(fmt.Sprintf("rows=%d/tails=%d", length, tails), func(b *testing.B) {
-				l, err := lease.Open(b.Context(), d, lease.Options{Alone: true, Roles: []string{"all"}})
+				l, err := lease.Open(b.Context(), d, lease.Options{Embedded: true, Roles: []string{"all"}})
 				if err != nil {
 					b.Fatal(err)
 				}

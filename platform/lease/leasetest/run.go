@@ -451,13 +451,13 @@ func stateSetDuringHeartbeat(t *testing.T, d *db.DB) {
 }
 
 func alone(t *testing.T, d *db.DB) {
-	a := member(t, d, lease.Options{Alone: true})
+	a := member(t, d, lease.Options{Embedded: true})
 	first := acquire(t, a, "x", "y")
 	first[0].Pos = 5
 	if err := advance(t.Context(), d, a, first...); err != nil {
 		t.Fatal(err)
 	}
-	b := member(t, d, lease.Options{Alone: true}) // the next start of the process
+	b := member(t, d, lease.Options{Embedded: true}) // the next start of the process
 	got := acquire(t, b, "x", "y")
 	if len(got) != 2 || got[0].Epoch != first[0].Epoch+1 || got[0].Pos != 5 {
 		t.Errorf("after a restart: %+v, before: %+v", got, first)

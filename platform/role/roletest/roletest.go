@@ -34,7 +34,7 @@ func New(t testing.TB, d *db.DB, roles ...string) *role.Process {
 		roles = []string{"all"}
 	}
 	log := slog.New(slog.DiscardHandler)
-	l, err := lease.Open(context.Background(), d, lease.Options{Alone: true, Roles: roles, Log: log})
+	l, err := lease.Open(context.Background(), d, lease.Options{Embedded: true, Roles: roles, Log: log})
 	if err != nil {
 		t.Fatal(err)
 	}
