@@ -34,14 +34,15 @@ func (e *Error) Error() string {
 
 // decoder fills values from parsed YAML and gathers what is wrong with it.
 type decoder struct {
-	source string            // name of the file, or of the variable
-	inText bool              // the YAML is the value of a variable, so line numbers mean nothing
-	errs   []error           //
+	source string // name of the file, or of the variable
+	inText bool   // the YAML is the value of a variable or flag, so errors name no line
+	errs   []error
 	where  map[string]string // place where each key was set
 
-	// later takes the file of a secret that is read when nothing overrides it; nil: files are read at once. It reports whether it did.
+	// later notes a file that holds a secret, to be read at the end if neither environment nor flags override it. It returns false for a key
+	// that they can not override: then the file is read at once, as all are when later is nil.
 	later    func(secretKey, path, place string) bool
-	secretIn func(path string) // told of the files that hold secrets; may be nil
+	secretIn func(path string) // Sources.SecretIn; may be nil
 }
 
 func (d *decoder) at(n ast.Node) string {
@@ -90,7 +91,7 @@ func syntaxError(err error) error {
 		return errors.New("this is not YAML that can be read")
 	}
 	message := syntax.GetMessage()
-	if strings.Contains(message, "invalid key") { // of ::1 in braces
+	if strings.Contains(message, "invalid key") { // as for {address: ::1}
 		message += ": a text with colons goes in quotes"
 	}
 	if token := syntax.GetToken(); token != nil && token.Position != nil {
@@ -99,7 +100,7 @@ func syntaxError(err error) error {
 	return errors.New(message)
 }
 
-// entries returns the keys and values of a mapping; ok is false when n is none.
+// entries returns the keys and values of a mapping; ok is false when n is no mapping.
 func entries(n ast.Node) (values []*ast.MappingValueNode, ok bool) {
 	switch n := n.(type) {
 	case *ast.MappingNode:
@@ -146,7 +147,7 @@ func join(key, name string) string {
 // tree fills a struct.
 func (d *decoder) tree(n ast.Node, v reflect.Value, key string) {
 	if n.Type() == ast.NullType {
-		return // a heading with all its lines commented out
+		return // a key whose lines are all commented out
 	}
 	fields := fieldsOf(v.Type())
 	d.keysOf(n, key, func(entry *ast.MappingValueNode, name string) {
@@ -200,14 +201,14 @@ func (d *decoder) secretFile(n ast.Node, v reflect.Value, key, secretKey string)
 	v.SetString(secret)
 }
 
-// holdsSecret tells that a secret was read from a file.
+// holdsSecret reports a file from which a secret was read to Sources.SecretIn.
 func (d *decoder) holdsSecret(path string) {
 	if d.secretIn != nil {
 		d.secretIn(path)
 	}
 }
 
-// value fills v from n. v keeps what it had when n is wrong.
+// value fills v from n. When n is wrong, it notes the error and leaves v as it was.
 func (d *decoder) value(n ast.Node, v reflect.Value, key string) {
 	t := v.Type()
 	switch n.(type) {
@@ -268,14 +269,14 @@ func (d *decoder) value(n ast.Node, v reflect.Value, key string) {
 	}
 }
 
-// scalar fills a value that is written as one word, and refuses words of another kind.
+// scalar fills a text, number or boolean, and refuses YAML of another kind: no number for a text, for example.
 func (d *decoder) scalar(n ast.Node, v reflect.Value, key string) {
 	text, kind, ok := word(n)
 	t := v.Type()
 	wanted := typeName(t)
 	found := describe(n)
 	if t == secretType {
-		found = strings.SplitN(found, " ", 2)[0] // without the value
+		found = strings.SplitN(found, " ", 2)[0] // the kind alone: the value is secret
 	}
 	switch {
 	case !ok:
@@ -320,8 +321,8 @@ func word(n ast.Node) (text string, kind ast.NodeType, ok bool) {
 	return "", ast.UnknownNodeType, false
 }
 
-// withColon returns a text such as host:6379, which the parser takes for a key and its value when it stands in braces. YAML wants a space
-// behind the colon of a key there.
+// withColon returns the text that was meant by a mapping of one key whose colon no space follows. In braces, the parser reads host:6379 as
+// the key host with the value 6379, though YAML asks for a space after the colon of a key.
 func withColon(n ast.Node) (text string, ok bool) {
 	list, _ := entries(n)
 	if len(list) != 1 || list[0].Value == nil || list[0].Key == nil {
@@ -337,7 +338,7 @@ func withColon(n ast.Node) (text string, ok bool) {
 
 func describe(n ast.Node) string {
 	text, kind, ok := word(n)
-	if text = Redact(text); len(text) > 60 { // before it is cut, which could hide that it is an address
+	if text = Redact(text); len(text) > 60 { // redacted before it is cut: Redact would not know the beginning of an address
 		text = text[:60] + "…"
 	}
 	switch {
@@ -370,7 +371,7 @@ func isNumber(t reflect.Type) bool {
 	return k >= reflect.Int && k <= reflect.Float64 && k != reflect.Uintptr
 }
 
-// setText fills a scalar from text, as the environment, flags and defaults have it.
+// setText fills a scalar from a text of the environment, a flag or a default.
 func setText(v reflect.Value, text string) error {
 	t := v.Type()
 	if isText(t) {

@@ -27,8 +27,8 @@ func Variables(flags map[string]string, sections ...Section) []string {
 	return out
 }
 
-// Over returns environ overridden by more. A secret in more, or the name of its file, replaces both the secret and the name of its file in
-// environ.
+// Over returns environ overridden by more. A secret can be set by two variables, KEY and KEY_FILE: when more has one of them, both of
+// environ are dropped.
 func Over(environ, more []string, sections ...Section) []string {
 	other := map[string]string{}
 	for _, s := range sections {

@@ -7,12 +7,12 @@ type Given struct {
 	Key   string // "http.max_body"
 	Where string // the place, for messages
 	Env   string // the variable that overrides it
-	Value any    // what a YAML encoder prints; the text of a secret, in clear
-	// Secret is true of a secret; Holds of a list or map with secrets in it, which Value hides.
+	Value any    // for a YAML encoder; of a secret the text, not hidden
+	// Secret: the key is a secret. Holds: it is a list or map with secrets in it; Value hides those.
 	Secret, Holds bool
 }
 
-// LoadGiven is Load that returns the keys which the sources set.
+// LoadGiven does what Load does, and returns the keys that the sources set, in the order of their declaration.
 func LoadGiven(sources Sources, sections ...Section) ([]Given, error) {
 	l := load(sources, sections)
 	if err := l.done(); err != nil {

@@ -70,7 +70,7 @@ func load(sources Sources, sections []Section) *loader {
 	l.environ(environ)
 	l.flags(sources.Flags)
 	l.secretFiles()
-	// What Validate says about values that could not be read would only confuse.
+	// The checks would complain of defaults in the place of values that could not be read.
 	if len(l.errs) == 0 {
 		for _, s := range sections {
 			l.bounds(s.value(), s.Name)
@@ -95,8 +95,8 @@ type loader struct {
 // secretFile is the file of a secret.
 type secretFile struct{ key, path, place string }
 
-// secretFiles reads the files of secrets that the configuration file names. One that the environment or a flag overrides is not read:
-// the service of systemd that has it as a credential can not open it.
+// secretFiles reads the files of secrets that the configuration file names, but not those of keys that the environment or a flag overrides.
+// A service of systemd gets its secrets as credentials, named by variables, and may not be able to open the files.
 func (l *loader) secretFiles() {
 	for _, s := range l.sections {
 		for _, leaf := range s.leaves() {
@@ -109,7 +109,7 @@ func (l *loader) secretFiles() {
 	}
 }
 
-// isSecret reports whether a key of its own, not one in a list or map, is a secret.
+// isSecret reports whether a key is a secret. Keys in lists and maps do not count: no variable or flag overrides them.
 func (l *loader) isSecret(key string) bool {
 	for _, s := range l.sections {
 		for _, leaf := range s.leaves() {
@@ -164,7 +164,8 @@ func (l *loader) yaml(name string, text []byte) {
 	l.errs = append(l.errs, d.errs...)
 }
 
-// Kubernetes sets such variables for every service of a namespace; a service "lyceum" or "lyceum-media" meets our prefix.
+// serviceVariable matches variables that Kubernetes sets for each service of a namespace. Those of services called lyceum or lyceum-media
+// begin with LYCEUM_, as ours do.
 var serviceVariable = regexp.MustCompile(`_SERVICE_(HOST|PORT(_.*)?)$|_PORT(_[0-9]+_(TCP|UDP|SCTP)(_.*)?)?$`)
 
 func (l *loader) environ(environ []string) {

@@ -106,7 +106,7 @@ func Effective(sections []Section) []byte {
 	return text
 }
 
-// redacted hides the passwords of addresses in what plain gave.
+// redacted hides the passwords of addresses in a result of plain.
 func redacted(v any) any {
 	switch v := v.(type) {
 	case string:
@@ -123,7 +123,7 @@ func redacted(v any) any {
 	return v
 }
 
-// plain turns a value into what the YAML library prints without knowing our types.
+// plain converts a value into texts, numbers, lists and yaml.MapSlice, which the YAML library can print.
 func plain(v reflect.Value) any {
 	t := v.Type()
 	if t.Kind() != reflect.Pointer {

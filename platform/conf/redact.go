@@ -6,12 +6,12 @@ import (
 	"strings"
 )
 
-// Passwords stand not only in values of type Secret: an address such as redis://:password@host may hold one.
+// Where passwords are found in a text besides values of type Secret, such as the address redis://:password@host.
 var (
 	inAuthority = regexp.MustCompile(`([A-Za-z][A-Za-z0-9+.-]*://)([^\s/?#@:"]*):([^\s/?#"]*)@`)
 	inQuery     = regexp.MustCompile(`(?i)([?&][^\s=&#"]*(?:password|passwd|secret|token|key|signature)=)[^\s&#"]+`)
 	inQuotes    = regexp.MustCompile("([\"'`])([^\\s@:/\"]*):(?:[^\\s/\"][^\\s\"]*)?@([^\\s@\"]+)([\"'`])") // "user:password@host"
-	// user:password@host, which begins with no scheme
+	// the whole text is user:password@host, without a scheme
 	bare = regexp.MustCompile(`^([^\s@:/]*):(\S*)@[^\s@]+$`)
 )
 
@@ -19,7 +19,7 @@ var (
 // ?password=…. What is printed of a configuration, of an error or in the log goes through it.
 func Redact(text string) string { return redact(text, hidden) }
 
-// WithoutPasswords removes from an address the passwords that Redact hides, with the user names before them.
+// WithoutPasswords removes the passwords that Redact hides from an address, and the user names before them.
 func WithoutPasswords(address string) string { return redact(address, "") }
 
 func redact(text, instead string) string {
@@ -36,7 +36,7 @@ func redact(text, instead string) string {
 			return name + ":" + instead + "@" + host
 		})
 	} else if at := strings.LastIndexByte(rest, '@'); at >= 0 && !strings.ContainsAny(text, " \t\n\"") {
-		// An address that no URL can be, for a sign in the password that has to be escaped.
+		// An address that is no valid URL, because the password has a character that must be escaped.
 		if _, err := url.Parse(text); err != nil && strings.Contains(rest[:at], ":") {
 			name, _, _ := strings.Cut(rest, ":")
 			if instead == "" {

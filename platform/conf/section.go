@@ -12,12 +12,12 @@ import (
 //
 // Into points to a struct. Its fields carry tags:
 //
-//	yaml:"listen"            the key; "-" hides a field; ",inline" takes the keys of a struct in
+//	yaml:"listen"            the key; "-" is no key; ",inline" has the keys of the struct beside its own
 //	default:"127.0.0.1:80"   in the form the environment uses; a field that is set before Load keeps its value
 //	help:"…"                 one line for the reference
 //	min:"1" max:"50MiB"      bounds of numbers, durations and sizes
 //	oneof:"text|json"        allowed values of a text
-//	env:"NAME"               one more variable of the environment, that of other programs
+//	env:"NAME"               another variable that sets it, which other programs read too
 //	own:"true"               may differ between the processes of a fleet
 //
 // Fields may be texts, booleans, numbers, Duration, Size, Secret, anything with UnmarshalText, structs,
@@ -126,7 +126,7 @@ func checkType(path string, t reflect.Type, depth int) error {
 	return fmt.Errorf("%s: a field of type %s can not be configured", path, t)
 }
 
-// leaf is a key that the environment and flags can set.
+// leaf is a key that the environment and flags can set: no struct, and not in a list or map.
 type leaf struct {
 	section string
 	path    string // dotted, below the section

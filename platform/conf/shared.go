@@ -5,8 +5,8 @@ import (
 	"reflect"
 )
 
-// Shared gives the keys that all processes of a fleet must have alike, with their values as JSON texts, secrets
-// included: all but those whose field has the tag own:"true".
+// Shared returns the keys whose values must be the same in all processes of a fleet, with these values as JSON, secrets in clear: all keys
+// but those whose field has the tag own:"true".
 func Shared(sections []Section) map[string]string {
 	out := map[string]string{}
 	for _, s := range sections {
@@ -21,7 +21,7 @@ func Shared(sections []Section) map[string]string {
 			}
 			text, err := json.Marshal(plainJSON(v))
 			if err != nil {
-				text = []byte(err.Error()) // alike in all processes of one version
+				text = []byte(err.Error()) // the same in all processes of one version
 			}
 			out[l.key()] = string(text)
 		}
@@ -29,7 +29,7 @@ func Shared(sections []Section) map[string]string {
 	return out
 }
 
-// plainJSON is plain with maps that encoding/json knows.
+// plainJSON is plain with Go maps, which encoding/json can print, in the place of yaml.MapSlice.
 func plainJSON(v reflect.Value) any {
 	if v.Kind() == reflect.Map {
 		m := map[string]any{}
