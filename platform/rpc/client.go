@@ -18,14 +18,14 @@ import (
 const (
 	dialTimeout  = 2 * time.Second
 	idleLink     = 90 * time.Second
-	httpOnlyFor  = 30 * time.Second // how long a peer that did not know the protocol is called in HTTP
+	httpOnlyFor  = 30 * time.Second // how long a peer that did not accept linkProtocol is called over HTTP before that is tried again
 	maxTries     = 3
 	buffersOfOut = 16 << 10
 )
 
 var errOtherProtocol = errors.New("the other process speaks HTTP only")
 
-// links are the connections to other processes, one to each.
+// links are the connections to other processes, at most one open to each.
 type links struct {
 	http   *http.Transport // websockets, and peers of other versions
 	tls    *tls.Config
@@ -34,7 +34,7 @@ type links struct {
 	mu       sync.Mutex
 	open     map[string]*link
 	dialing  map[string]*dial
-	httpOnly map[string]time.Time // peers that know HTTP only, and until when that is assumed
+	httpOnly map[string]time.Time // until when a peer is called over HTTP, because it did not accept linkProtocol
 }
 
 type dial struct {
@@ -115,8 +115,7 @@ func (c *links) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 }
 
-// exchange sends a request over the link and waits for the head of its answer. The stream is nil when nothing was
-// sent.
+// exchange sends a request over the link and waits for the head of its answer. The stream is nil when nothing was sent.
 func (l *link) exchange(r *http.Request, trace *httptrace.ClientTrace) (*http.Response, *linkStream, error) {
 	if trace != nil && trace.GotConn != nil {
 		trace.GotConn(httptrace.GotConnInfo{Conn: l.conn, Reused: true})
@@ -173,7 +172,7 @@ func (c *links) link(ctx context.Context, addr string) (*link, error) {
 	}
 }
 
-// dial runs apart from any one request: the connection is for all that wait.
+// dial connects to a process for all requests that wait for it. So it does not end with the context of one of them.
 func (c *links) dial(d *dial, addr string) {
 	l, err := c.connect(addr)
 	c.mu.Lock()
@@ -207,7 +206,7 @@ func (c *links) connect(addr string) (*link, error) {
 		return nil, errOtherProtocol
 	}
 	l := newLink(conn)
-	// In TLS 1.3 this end is done before the other has judged it: the other's first frame says that it took it.
+	// In TLS 1.3 the handshake ends here before the other process has checked our certificate. Its first frame says that it accepted it.
 	if _, _, _, err := l.next(); err != nil {
 		_ = conn.Close()
 		return nil, &net.OpError{Op: "dial", Net: "tcp", Addr: raw.RemoteAddr(), Err: err}
@@ -270,7 +269,7 @@ func (l *link) clientFrame(kind byte, id uint32, payload []byte) {
 	}
 }
 
-// appendRequest writes the payload of an open frame: method, target, host, length of the body plus 1 (0 unknown), headers.
+// appendRequest appends the payload of frameOpen: method, target, host, the length of the body plus 1 (0 when it is unknown), headers.
 func appendRequest(b []byte, r *http.Request) []byte {
 	host := r.Host
 	if host == "" {
@@ -310,7 +309,7 @@ func (l *link) request(r *http.Request) (*linkStream, error) {
 	l.last++
 	f.id = l.last
 	if l.last == 1<<31 {
-		l.goingAway = true // another connection counts from 1 again
+		l.goingAway = true // the numbers are used up; the next connection begins with 1
 	}
 	binary.BigEndian.PutUint32((*buffer)[1:], f.id)
 	if empty {
@@ -333,7 +332,7 @@ func (f *linkStream) sendBody(r *http.Request) {
 		if n > 0 {
 			if _, err := f.write((*buffer)[:n]); err != nil {
 				_ = r.Body.Close()
-				return // the stream is over
+				return // the stream has ended
 			}
 		}
 		if err == nil {
@@ -349,7 +348,7 @@ func (f *linkStream) sendBody(r *http.Request) {
 	}
 }
 
-// giveUp ends a stream at the client.
+// giveUp ends a stream at the client, and tells the server unless it has ended there.
 func (f *linkStream) giveUp(err error) {
 	if f.link.stream(f.id) != nil {
 		f.link.forget(f.id)
@@ -382,7 +381,7 @@ func (f *linkStream) answer(r *http.Request) (*http.Response, error) {
 	return f.head, nil
 }
 
-// answerBody is the body of an answer; closing it early tells the other end.
+// answerBody is the body of an answer. When it is closed before its end, the server is told that nobody waits for the rest.
 type answerBody struct{ *linkStream }
 
 func (b answerBody) Close() error {

@@ -27,22 +27,22 @@ const (
 	frameOpen   = iota + 1 // client: a request: see appendRequest
 	frameHead              // server: status (2 bytes), length of the body (8, -1 unknown), headers
 	frameData              // a part of a body
-	frameEnd               // the body is whole; the server's also ends the stream
-	frameReset             // the stream ends: nobody waits for its answer (client), or the handler gave up (server)
-	frameCredit            // the receiver of a body has room for so many bytes more (4)
+	frameEnd               // the body is complete; that of the server also ends the stream
+	frameReset             // the stream ends early: client: nobody waits for the answer; server: the handler failed
+	frameCredit            // the receiver of a body has room for more bytes: how many (4)
 	framePing
 	framePong
-	frameGoAway // server: the last stream that is served (4); later ones were not read
+	frameGoAway // server: the last stream that it serves (4); requests of later ones were not read and may be sent again
 )
 
 const (
 	frameHeader   = 9
-	maxFrame      = 32 << 10  // of data
-	maxHead       = 1 << 20   // of open and head
-	receiveWindow = 256 << 10 // bytes of a body under way that nobody has read
-	maxQueued     = 256 << 10 // bytes of a connection that wait to be written, above which bodies wait
+	maxFrame      = 32 << 10  // bytes of a payload of frameData
+	maxHead       = 1 << 20   // bytes of other frames: frameOpen and frameHead are the largest
+	receiveWindow = 256 << 10 // bytes of a body that may be sent before the receiver has read them
+	maxQueued     = 256 << 10 // bytes in the queue of a connection from which on sendData waits
 	keepQueue     = 2 * maxQueued
-	idleQueue     = 64 << 10 // what is kept of it when little happens
+	idleQueue     = 64 << 10 // a larger buffer of the queue is freed after a tick with small batches only
 )
 
 var (
@@ -55,7 +55,7 @@ var (
 type link struct {
 	conn     *tls.Conn
 	reader   *bufio.Reader
-	received atomic.Bool // a frame came since the last tick
+	received atomic.Bool // a frame came since the last tick of keepAlive
 	wake     chan struct{}
 	done     chan struct{} // closed when the link is broken
 
@@ -63,11 +63,11 @@ type link struct {
 	queueSpace   sync.Cond // signalled when the queue was written
 	queue        []byte
 	spareQueue   []byte
-	smallBatches bool // no large batch since the last tick
+	smallBatches bool // no batch larger than idleQueue since the last tick
 	err          error
-	goingAway    bool // no new streams
+	goingAway    bool // it opens no new streams and ends with the last one
 	streams      map[uint32]*linkStream
-	last         uint32 // newest stream
+	last         uint32 // number of the newest stream
 	unused       time.Time
 }
 
@@ -176,8 +176,8 @@ func (l *link) write() {
 	}
 }
 
-// keepAlive notices that the other end is gone or paused. After ask ticks without a frame it sends a ping, and after
-// lost ticks it breaks the link.
+// keepAlive finds out that the other process is gone or paused. After ask ticks without a frame it sends a ping, and after lost ticks it
+// breaks the link. A link without streams for the time idle ends, unless idle is 0.
 func (l *link) keepAlive(every time.Duration, ask, lost int, idle time.Duration) {
 	tick := time.NewTicker(every)
 	defer tick.Stop()
@@ -328,7 +328,7 @@ func appendHeaders(b []byte, h http.Header) []byte {
 	return b
 }
 
-// text reads what was written by the append functions. All strings share the memory of one.
+// text reads what appendText and appendHeaders wrote. The strings share the memory of rest.
 type text struct {
 	rest string
 	bad  bool

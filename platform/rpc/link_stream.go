@@ -12,7 +12,8 @@ import (
 	"time"
 )
 
-// linkStream is one stream of a link: the incoming body, and the credit for the outgoing one.
+// linkStream is one stream of a link, at either end: a request and its answer. It holds the incoming body, and the credit for the outgoing
+// body: how many bytes may be sent before the receiver has read some.
 type linkStream struct {
 	link *link
 	id   uint32
@@ -20,7 +21,7 @@ type linkStream struct {
 
 	mu             sync.Mutex
 	in             parts
-	inErr          error // behind in; io.EOF at the end
+	inErr          error // what Read returns after the bytes of in; io.EOF at the end of the body
 	unacknowledged int   // bytes that were read and not credited to the sender yet
 	credit         int
 	outErr         error         // set when nothing more may be sent
@@ -32,7 +33,7 @@ type linkStream struct {
 	inTotal        int64
 
 	// At the client.
-	ready  chan struct{} // gets one value: the answer's head is there, or failed
+	ready  chan struct{} // gets one value when head or failed is set
 	head   *http.Response
 	failed error
 
@@ -48,10 +49,10 @@ type parts struct {
 
 type part struct {
 	rest []byte
-	from *[]byte // the buffer that it lies in; nil for small ones
+	from *[]byte // the buffer of frameBuffers that rest is in; nil when rest has memory of its own
 }
 
-// smallPart is the size up to which a part gets memory of its own: most bodies are one such part.
+// smallPart is the size up to which a part gets memory of its own in the place of a buffer of frameBuffers. Most bodies are one such part.
 const smallPart = 4 << 10
 
 // frameBuffers have the size of the largest part of a body.

@@ -35,7 +35,7 @@ const prefix = "/_lyceum/rpc/"
 // maxBody is the largest request and answer in bytes.
 const maxBody = 64 << 20
 
-// Errors carries errors over the wire: the error that Decode gives means what the one given to Encode meant.
+// Errors encodes the errors of methods. Callers can tell what Decode returns apart as they can the errors that Encode was given.
 type Errors interface {
 	Encode(err error) []byte
 	Decode(data []byte) error
@@ -63,8 +63,8 @@ type Node struct {
 	latency *prometheus.HistogramVec
 
 	linksMu   sync.Mutex
-	served    map[*link]bool // of other processes
-	goingAway bool           // no more of them
+	served    map[*link]bool // links that other processes opened
+	goingAway bool           // no more of those are served
 
 	mu       sync.RWMutex
 	methods  map[string]methodFunc
@@ -90,10 +90,10 @@ func New(o Options) (*Node, error) {
 	}
 	n.links = newLinks(&http.Transport{
 		DialContext: (&net.Dialer{Timeout: dialTimeout, KeepAlive: 5 * time.Second}).DialContext,
-		// The kernel takes connections for a paused process, so the dial alone does not find it out.
+		// The kernel accepts connections for a paused process, so only the handshake finds out that it is paused.
 		TLSHandshakeTimeout: 2 * time.Second,
 		TLSClientConfig:     clientTLS, ForceAttemptHTTP2: true, MaxIdleConnsPerHost: 64, IdleConnTimeout: 90 * time.Second,
-		// A peer that is gone or paused is found by pings within 4 s instead of by long time-outs.
+		// Pings find out within 4 s that a peer is gone or paused.
 		HTTP2: &http.HTTP2Config{SendPingTimeout: 2 * time.Second, PingTimeout: 2 * time.Second, MaxConcurrentStreams: 10_000},
 	}, clientTLS, o.OnLost)
 	n.client = &http.Client{Transport: n.Transport()}
@@ -109,7 +109,7 @@ func New(o Options) (*Node, error) {
 		}},
 		Handler: n, TLSConfig: serverTLS, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
 		ErrorLog: slog.NewLogLogger(o.Log.Handler(), slog.LevelDebug),
-		// Calls of a caller that is gone are cancelled.
+		// Pings find out that a caller is gone, and its calls are cancelled.
 		HTTP2: &http.HTTP2Config{SendPingTimeout: 5 * time.Second, PingTimeout: 5 * time.Second, MaxConcurrentStreams: 10_000},
 	}
 	n.server.RegisterOnShutdown(n.goAway)
@@ -119,10 +119,10 @@ func New(o Options) (*Node, error) {
 // Transport makes authenticated requests to the internal listeners of other processes.
 func (n *Node) Transport() http.RoundTripper { return traced{n.links} }
 
-// traced names the trace of a request in its headers.
+// traced puts the trace of a request into its headers.
 type traced struct{ next http.RoundTripper }
 
-// CloseIdleConnections is what http.Client.CloseIdleConnections asks for.
+// CloseIdleConnections is called by http.Client.CloseIdleConnections.
 func (t traced) CloseIdleConnections() { (&http.Client{Transport: t.next}).CloseIdleConnections() }
 
 func (t traced) RoundTrip(r *http.Request) (*http.Response, error) {
@@ -179,8 +179,8 @@ func (n *Node) post(ctx context.Context, addr, method string, body []byte) ([]by
 	if len(body) > maxBody {
 		return nil, fmt.Errorf("call %s: expected at most %d bytes, found %d", method, maxBody, len(body))
 	}
-	// The transport tries again on another connection only what the first one provably did not take, so
-	// what counts is how far the last try came.
+	// The transport repeats a request over another connection only when the other process did not read it. So the last try says whether
+	// the request was sent.
 	var sent atomic.Bool
 	trace := &httptrace.ClientTrace{
 		GetConn:      func(string) { sent.Store(false) },
@@ -258,7 +258,8 @@ func (n *Node) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_, _ = w.Write(answer) // the caller is gone if this fails
 }
 
-// run turns a panic into an error: after a broken connection the caller would try the same again.
+// run turns a panic into an error. If it broke the connection, the caller could not tell it from the end of the process, and might try the
+// same again.
 func (n *Node) run(ctx context.Context, name string, method methodFunc, body []byte) (answer []byte, err error) {
 	defer func() {
 		if cause := recover(); cause != nil {
@@ -281,7 +282,7 @@ func (n *Node) Serve(ctx context.Context, l net.Listener) error {
 	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
 	if err := n.server.Shutdown(end); err != nil {
-		_ = n.server.Close() // what still runs is cut
+		_ = n.server.Close() // cancels the calls that still run
 	}
 	n.links.CloseIdleConnections()
 	return nil

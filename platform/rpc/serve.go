@@ -13,8 +13,8 @@ import (
 	"time"
 )
 
-// maxHeldAnswer is how many bytes of an answer are held until the handler returns or flushes, so that head, body and
-// end are sent in one piece.
+// maxHeldAnswer is how many bytes of an answer are held until the handler returns or flushes, so that head, body and end of a short answer
+// are sent at once.
 const maxHeldAnswer = 24 << 10
 
 // serveLink serves the requests of one peer.
@@ -61,7 +61,7 @@ func (n *Node) serveLink(conn *tls.Conn) {
 	}
 }
 
-// goAway makes the peers open another connection for their next requests.
+// goAway tells the peers to open another connection for their next requests.
 func (n *Node) goAway() {
 	n.linksMu.Lock()
 	defer n.linksMu.Unlock()
@@ -96,14 +96,14 @@ func (p *peer) open(id uint32, payload []byte) {
 	if p.link.goingAway || p.link.err != nil || id <= p.link.last {
 		p.link.mu.Unlock()
 		cancel()
-		return // the peer was told
+		return // frameGoAway told the peer, or the link is broken
 	}
 	p.link.last = id
 	p.link.streams[id] = f
 	p.link.mu.Unlock()
 	var blank http.Request
 	r := blank.WithContext(ctx)
-	r.Method, r.URL, r.Proto, r.ProtoMajor, r.Header, r.ContentLength = method, at, "HTTP/2.0", 2, header, length // as handlers know it
+	r.Method, r.URL, r.Proto, r.ProtoMajor, r.Header, r.ContentLength = method, at, "HTTP/2.0", 2, header, length // as net/http fills them in
 	r.Host, r.RemoteAddr, r.RequestURI, r.TLS = host, p.address, target, p.tls
 	if r.Body = http.NoBody; length != 0 {
 		r.Body = requestBody{f}
@@ -113,7 +113,7 @@ func (p *peer) open(id uint32, payload []byte) {
 
 type requestBody struct{ *linkStream }
 
-// Close leaves the rest unread: it is dropped with the stream.
+// Close does not read the rest of the body, which is dropped at the end of the stream.
 func (requestBody) Close() error { return nil }
 
 func (n *Node) serveStream(f *linkStream, r *http.Request) {
@@ -166,7 +166,7 @@ func (w *answer) WriteHeader(status int) {
 	if status == http.StatusNoContent || status == http.StatusNotModified {
 		w.noBody = true
 	}
-	w.buffer = getBuffer() // only now: the handler may have waited long
+	w.buffer = getBuffer() // not before: a handler that waits holds no buffer
 	b := appendFrame((*w.buffer)[:0], frameHead, w.id, 0)
 	b = binary.BigEndian.AppendUint16(b, uint16(status))   //nolint:gosec // three digits
 	b = binary.BigEndian.AppendUint64(b, uint64(w.length)) //nolint:gosec // -1 is unknown
@@ -212,7 +212,7 @@ func (w *answer) completeDataFrame() {
 	if n := len(*w.buffer) - w.body; n > 0 {
 		binary.BigEndian.PutUint32((*w.buffer)[w.body-4:], uint32(n))
 		w.mu.Lock()
-		w.credit -= n // far below the room that a stream begins with
+		w.credit -= n // at most maxHeldAnswer, so some of the first receiveWindow is left
 		w.mu.Unlock()
 	} else {
 		*w.buffer = (*w.buffer)[:w.body-frameHeader]
@@ -252,7 +252,7 @@ func (w *answer) Flush() {
 	_ = w.flushHeld()
 }
 
-// SetReadDeadline serves http.ResponseController.
+// SetReadDeadline is called by http.ResponseController.
 func (w *answer) SetReadDeadline(t time.Time) error {
 	w.setReadDeadline(t)
 	return nil

@@ -13,13 +13,13 @@ import (
 	"time"
 )
 
-// serverName is the name in every certificate of a fleet: a process that has one is a member, whatever its address.
+// serverName is the name in every certificate of a fleet. A certificate says that a process is a member, not which address it has.
 const serverName = "lyceum.internal"
 
 // minSecret is the shortest fleet secret in bytes.
 const minSecret = 16
 
-// certificate derives the fleet's authority from the secret and lets it sign a fresh key of this process.
+// certificate derives the fleet's certificate authority from the secret, makes a key for this process and signs its certificate.
 func certificate(secret []byte) (tls.Certificate, *x509.CertPool, error) {
 	if len(secret) < minSecret {
 		return tls.Certificate{}, nil, errors.New("the fleet's secret is too short: give at least 16 bytes")
