@@ -6,20 +6,9 @@ import (
 	"testing"
 
 	"github.com/tidwall/gjson"
-)
 
-// walk gives all events of an answer.
-func walk(v gjson.Result, give func(e gjson.Result)) {
-	if v.Get("event_id").Exists() && v.Get("content").Exists() {
-		give(v)
-	}
-	if v.IsObject() || v.IsArray() {
-		v.ForEach(func(_, inner gjson.Result) bool {
-			walk(inner, give)
-			return true
-		})
-	}
-}
+	"lyceum/platform/web/webtest"
+)
 
 // TestWhatWasReplacedIsShownToWhoMaySeeIt: prev_content is given to one who may see the event that was replaced, or was a member
 // when it was, and had it as the state of the room. So it is by every way in which events are read.
@@ -98,7 +87,7 @@ func TestWhatWasReplacedIsShownToWhoMaySeeIt(t *testing.T) {
 				}
 				for _, way := range ways {
 					n := 0
-					walk(gjson.ParseBytes(h.bob.Want(200, at("GET", id, way), nil).Body), func(e gjson.Result) {
+					webtest.Events(gjson.ParseBytes(h.bob.Want(200, at("GET", id, way), nil).Body), func(e gjson.Result) {
 						replaced := e.Get("unsigned.replaces_state").String()
 						if replaced == "" {
 							return

@@ -6,20 +6,9 @@ import (
 	"testing"
 
 	"github.com/tidwall/gjson"
-)
 
-// walk calls give with all events of an answer.
-func walk(v gjson.Result, give func(e gjson.Result)) {
-	if v.Get("event_id").Exists() && v.Get("content").Exists() {
-		give(v)
-	}
-	if v.IsObject() || v.IsArray() {
-		v.ForEach(func(_, inner gjson.Result) bool {
-			walk(inner, give)
-			return true
-		})
-	}
-}
+	"lyceum/platform/web/webtest"
+)
 
 // TestWhatWasReplacedIsShownToWhoMaySeeIt: an answer has prev_content for a user who may see the event that was replaced, or was a
 // member when it was replaced.
@@ -53,7 +42,7 @@ func TestWhatWasReplacedIsShownToWhoMaySeeIt(t *testing.T) {
 			seen := 0
 			check := func(when string, a gjson.Result) {
 				t.Helper()
-				walk(a, func(e gjson.Result) {
+				webtest.Events(a, func(e gjson.Result) {
 					replaced := e.Get("unsigned.replaces_state").String()
 					if is, known := secret[replaced]; known {
 						seen++

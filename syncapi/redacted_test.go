@@ -9,6 +9,7 @@ import (
 
 	"github.com/tidwall/gjson"
 
+	"lyceum/platform/web/webtest"
 	"lyceum/rooms"
 )
 
@@ -78,7 +79,7 @@ func TestWhoReadsTheReasonOfARedaction(t *testing.T) {
 			check := func(when string, a gjson.Result, told bool, least int) {
 				t.Helper()
 				n := 0
-				walk(a, func(e gjson.Result) {
+				webtest.Events(a, func(e gjson.Result) {
 					if id := e.Get("event_id").String(); id != said && id != set {
 						return
 					}

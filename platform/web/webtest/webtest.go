@@ -113,3 +113,16 @@ func (c *Client) Want(status int, target string, body any) Answer {
 	}
 	return answer
 }
+
+// Events calls give with each Matrix event in an answer, and with the events in those.
+func Events(answer gjson.Result, give func(e gjson.Result)) {
+	if answer.Get("event_id").Exists() && answer.Get("content").Exists() {
+		give(answer)
+	}
+	if answer.IsObject() || answer.IsArray() {
+		answer.ForEach(func(_, inner gjson.Result) bool {
+			Events(inner, give)
+			return true
+		})
+	}
+}
