@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"testing"
 
-	"lyceum/platform/db"
+	"lyceum/platform/db/dbtest"
 	"lyceum/platform/lease"
 	"lyceum/platform/role/roletest"
 	"lyceum/platform/stream"
@@ -44,16 +44,15 @@ func TestSmallTokenCache(t *testing.T) {
 	}
 }
 
+// benchNode is a process over SQLite.
+func benchNode(b *testing.B) *node {
+	b.Helper()
+	d := dbtest.Open(b, "sqlite:"+b.TempDir()+"/bench.db", lease.Migrations(), Migrations())
+	return wire(b, roletest.New(b, d), Deps{}, testConfig())
+}
+
 func BenchmarkAuthenticate(b *testing.B) {
-	d, err := db.Open(context.Background(), "sqlite:"+b.TempDir()+"/bench.db", db.Options{})
-	if err != nil {
-		b.Fatal(err)
-	}
-	b.Cleanup(func() { _ = d.Close() })
-	if err := db.Migrate(context.Background(), d, quietLog, lease.Migrations(), Migrations()); err != nil {
-		b.Fatal(err)
-	}
-	n := wire(b, roletest.New(b, d), Deps{}, testConfig())
+	n := benchNode(b)
 	userID, err := n.CreateUser(context.Background(), NewUser{Name: "alice"})
 	if err != nil {
 		b.Fatal(err)
@@ -71,15 +70,7 @@ func BenchmarkAuthenticate(b *testing.B) {
 }
 
 func BenchmarkErased(b *testing.B) {
-	d, err := db.Open(context.Background(), "sqlite:"+b.TempDir()+"/bench.db", db.Options{})
-	if err != nil {
-		b.Fatal(err)
-	}
-	b.Cleanup(func() { _ = d.Close() })
-	if err := db.Migrate(context.Background(), d, quietLog, lease.Migrations(), Migrations()); err != nil {
-		b.Fatal(err)
-	}
-	n := wire(b, roletest.New(b, d), Deps{}, testConfig())
+	n := benchNode(b)
 	users := make([]string, 20)
 	for i := range users {
 		users[i] = fmt.Sprintf("@user%d:here.test", i)
