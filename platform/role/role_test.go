@@ -103,15 +103,6 @@ func begin(t *testing.T, d *db.DB, b bus.Bus, machine int, wireUp func(p *role.P
 	return p
 }
 
-func until(t *testing.T, what string, within time.Duration, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(within); !ok(); time.Sleep(2 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("waited in vain for %s until %s", within, what)
-		}
-	}
-}
-
 func TestOwnedReachesTheOwnerWhileShardsMove(t *testing.T) {
 	dbtest.Run(t, func(t *testing.T, d *db.DB) {
 		b := bus.NewLocal()
@@ -143,11 +134,11 @@ func TestOwnedReachesTheOwnerWhileShardsMove(t *testing.T) {
 		}
 		step := func(what string) {
 			from := calls.Load()
-			until(t, what, 30*time.Second, func() bool { return calls.Load() > from+100 })
+			leasetest.Until(t, what, 30*time.Second, func() bool { return calls.Load() > from+100 })
 		}
 		step("calls")
 		third := begin(t, d, b, 2, nil)
-		until(t, "the third owns shards", 10*time.Second, func() bool {
+		leasetest.Until(t, "the third owns shards", 10*time.Second, func() bool {
 			for i := range 8 {
 				if third.st.Owns(i) {
 					return true
@@ -176,7 +167,7 @@ func TestOwnedLeavesAnOwnerThatHangsWhenItsShardMoves(t *testing.T) {
 	dbtest.Run(t, func(t *testing.T, d *db.DB) {
 		b := bus.NewLocal()
 		caller, hanging := begin(t, d, b, 0, nil), begin(t, d, b, 1, nil)
-		until(t, "both own half of the shards", 10*time.Second, func() bool {
+		leasetest.Until(t, "both own half of the shards", 10*time.Second, func() bool {
 			n := 0
 			for i := range 8 {
 				if hanging.st.Owns(i) && !caller.st.Owns(i) {
@@ -208,9 +199,9 @@ func TestOwnedLeavesAnOwnerThatHangsWhenItsShardMoves(t *testing.T) {
 				}()
 			}
 		}
-		until(t, "all calls hang", 10*time.Second, func() bool { return hanging.hung.Load() == int64(asked) })
+		leasetest.Until(t, "all calls hang", 10*time.Second, func() bool { return hanging.hung.Load() == int64(asked) })
 		third := begin(t, d, b, 2, nil)
-		until(t, "the third owns shards", 10*time.Second, func() bool {
+		leasetest.Until(t, "the third owns shards", 10*time.Second, func() bool {
 			owned := 0
 			for i := range 8 {
 				if third.st.Owns(i) {
@@ -278,7 +269,7 @@ func TestOwnedAsksAgainBehindAWait(t *testing.T) {
 	dbtest.Run(t, func(t *testing.T, d *db.DB) {
 		shared := bus.NewLocal()
 		other, p := begin(t, d, shared, 0, nil), begin(t, d, shared, 1, nil) // which joins it
-		until(t, "no shard moves any more", 10*time.Second, func() bool {
+		leasetest.Until(t, "no shard moves any more", 10*time.Second, func() bool {
 			n := 0
 			for i := range 8 {
 				if other.st.Owns(i) != p.st.Owns(i) && p.st.Owns(i) {
@@ -356,7 +347,7 @@ func TestOwnedWhileAllProcessesStop(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		until(t, "both know that both stop", 5*time.Second, func() bool {
+		leasetest.Until(t, "both know that both stop", 5*time.Second, func() bool {
 			for _, p := range fleet {
 				for _, m := range p.Leases.Machines() {
 					if !m.Draining {
@@ -393,11 +384,11 @@ func TestSingletonMovesToTheLowestMachine(t *testing.T) {
 		b := bus.NewLocal()
 		var j jobs
 		begin(t, d, b, 7, j.job)
-		until(t, "it runs", 5*time.Second, func() bool { return slices.Equal(j.at(), []int{7}) })
+		leasetest.Until(t, "it runs", 5*time.Second, func() bool { return slices.Equal(j.at(), []int{7}) })
 		low := begin(t, d, b, 3, j.job)
-		until(t, "it moved to the lower id", 5*time.Second, func() bool { return slices.Equal(j.at(), []int{3}) })
+		leasetest.Until(t, "it moved to the lower id", 5*time.Second, func() bool { return slices.Equal(j.at(), []int{3}) })
 		low.stop()
-		until(t, "it moved back", 5*time.Second, func() bool { return slices.Equal(j.at(), []int{7}) })
+		leasetest.Until(t, "it moved back", 5*time.Second, func() bool { return slices.Equal(j.at(), []int{7}) })
 	}, lease.Migrations(), counts)
 }
 
@@ -406,11 +397,11 @@ func TestSingletonBeginsAgainWhenItsLeaseWent(t *testing.T) {
 	dbtest.Run(t, func(t *testing.T, d *db.DB) {
 		var j jobs
 		p := begin(t, d, bus.NewLocal(), 7, j.job)
-		until(t, "it runs", 5*time.Second, func() bool { return slices.Equal(j.at(), []int{7}) })
+		leasetest.Until(t, "it runs", 5*time.Second, func() bool { return slices.Equal(j.at(), []int{7}) })
 		if _, err := d.Exec(t.Context(), "UPDATE leases SET machine = -1, epoch = epoch + 1 WHERE name LIKE 'job/%'"); err != nil {
 			t.Fatal(err)
 		}
-		until(t, "its lease is held again", 5*time.Second, func() bool {
+		leasetest.Until(t, "its lease is held again", 5*time.Second, func() bool {
 			held, err := p.Leases.Read(t.Context(), "job/")
 			for _, h := range held {
 				if h.Machine != 7 {
@@ -419,7 +410,7 @@ func TestSingletonBeginsAgainWhenItsLeaseWent(t *testing.T) {
 			}
 			return err == nil && len(held) > 0
 		})
-		until(t, "it runs again", 5*time.Second, func() bool { return slices.Equal(j.at(), []int{7}) })
+		leasetest.Until(t, "it runs again", 5*time.Second, func() bool { return slices.Equal(j.at(), []int{7}) })
 	}, lease.Migrations(), counts)
 }
 
@@ -429,13 +420,13 @@ func TestSingletonMovesWhenItsLeaseWasNotGivenBack(t *testing.T) {
 		b := bus.NewLocal()
 		var j jobs
 		begin(t, d, b, 7, j.job)
-		until(t, "it runs", 5*time.Second, func() bool { return slices.Equal(j.at(), []int{7}) })
+		leasetest.Until(t, "it runs", 5*time.Second, func() bool { return slices.Equal(j.at(), []int{7}) })
 		end := leasetest.RefuseRelease(t, d, "job/")
 		begin(t, d, b, 3, j.job)
-		until(t, "the first stopped it", 5*time.Second, func() bool { return len(j.at()) == 0 })
+		leasetest.Until(t, "the first stopped it", 5*time.Second, func() bool { return len(j.at()) == 0 })
 		time.Sleep(100 * time.Millisecond) // it tries to give the lease back
 		end()
-		until(t, "it moved to the lower id", 5*time.Second, func() bool { return slices.Equal(j.at(), []int{3}) })
+		leasetest.Until(t, "it moved to the lower id", 5*time.Second, func() bool { return slices.Equal(j.at(), []int{3}) })
 	}, lease.Migrations(), counts)
 }
 
@@ -460,15 +451,15 @@ func TestSingletonMovesWhenItsProcessDies(t *testing.T) {
 		cancel()
 		<-ended
 	}()
-	until(t, "it runs", 5*time.Second, func() bool { return len(first.at()) == 1 })
+	leasetest.Until(t, "it runs", 5*time.Second, func() bool { return len(first.at()) == 1 })
 	begin(t, d, bus.NewLocal(), 1, second.job)
 	if err := lost.Close(); err != nil {
 		t.Fatal(err)
 	}
 	died := time.Now()
-	until(t, "it moved", 8*time.Second, func() bool { return len(second.at()) == 1 })
+	leasetest.Until(t, "it moved", 8*time.Second, func() bool { return len(second.at()) == 1 })
 	t.Logf("it moved after %s", time.Since(died).Round(time.Millisecond))
-	until(t, "the first stopped it", 3*time.Second, func() bool { return len(first.at()) == 0 })
+	leasetest.Until(t, "the first stopped it", 3*time.Second, func() bool { return len(first.at()) == 0 })
 }
 
 // TestAJobThatWasTakenOverWritesNothing pauses a job between its look at the database and its write, until another process
@@ -581,7 +572,7 @@ func TestAFailingPartStartsAgainAndNothingIsLeft(t *testing.T) {
 			return nil
 		})
 	})
-	until(t, "the third start", 5*time.Second, func() bool { return starts.Load() == 3 })
+	leasetest.Until(t, "the third start", 5*time.Second, func() bool { return starts.Load() == 3 })
 	p.stop()
 	goleak.VerifyNone(t, before, goleak.IgnoreAnyFunction("database/sql.(*DB).connectionOpener"))
 	if got := p.Leases.Self(); got.ID != 0 {

@@ -13,14 +13,14 @@ func onlyMember(t *testing.T, d *db.DB) {
 	a := member(t, d, lease.Options{Machine: 0})
 	waitUntilKnown(t, a)
 	stop := runLeases(t, a)
-	until(t, "it knows that it is the only one", 3*time.Second, a.IsOnlyMember)
+	Until(t, "it knows that it is the only one", 3*time.Second, a.IsOnlyMember)
 	for round := range 5 {
 		if round == 4 { // what it knows is from before: it is too slow to see the other one
-			until(t, "it knows that it is the only one again", 3*time.Second, a.IsOnlyMember)
+			Until(t, "it knows that it is the only one again", 3*time.Second, a.IsOnlyMember)
 			if err := stop(); err != nil {
 				t.Fatal(err)
 			}
-			until(t, "a new view", 3*time.Second, func() bool { return a.Refresh(t.Context()) == nil && a.IsOnlyMember() })
+			Until(t, "a new view", 3*time.Second, func() bool { return a.Refresh(t.Context()) == nil && a.IsOnlyMember() })
 		}
 		b := member(t, d, lease.Options{Machine: 1})
 		for joined := false; !joined; time.Sleep(time.Millisecond) {
@@ -49,7 +49,7 @@ func onlyMemberReturns(t *testing.T, d *db.DB) {
 	waitUntilKnown(t, b)
 	paused := time.Now()
 	runLeases(t, a)
-	until(t, "the other one counts as dead", 5*time.Second, func() bool { return time.Since(paused) > TTL && a.IsOnlyMember() })
+	Until(t, "the other one counts as dead", 5*time.Second, func() bool { return time.Since(paused) > TTL && a.IsOnlyMember() })
 	settled := make(chan error, 1)
 	began := time.Now()
 	go func() { settled <- b.WaitUntilKnown(t.Context()) }()
@@ -87,11 +87,11 @@ func isGranted(t *testing.T, l *lease.Leases, name string) bool {
 func joinSeveral(t *testing.T, d *db.DB) {
 	a := member(t, d, lease.Options{Machine: 0})
 	runLeases(t, a)
-	until(t, "it is the only one", 3*time.Second, a.IsOnlyMember)
+	Until(t, "it is the only one", 3*time.Second, a.IsOnlyMember)
 	b := member(t, d, lease.Options{Machine: 1})
 	runLeases(t, b)
 	waitUntilKnown(t, b)
-	until(t, "nobody counts on being the only one", 3*time.Second, func() bool { return countSharing(t, d) == 2 })
+	Until(t, "nobody counts on being the only one", 3*time.Second, func() bool { return countSharing(t, d) == 2 })
 	if c := member(t, d, lease.Options{Machine: 2}); !isGranted(t, c, "x") || c.Refresh(t.Context()) != nil || !c.NoneDegraded() {
 		t.Error("the third one waits")
 	}
@@ -139,7 +139,7 @@ func storedClaim(t *testing.T, d *db.DB) {
 		t.Fatal("who comes to one that did not say so waits")
 	}
 	runLeases(t, a)
-	until(t, "it is the only one", 3*time.Second, a.IsOnlyMember)
+	Until(t, "it is the only one", 3*time.Second, a.IsOnlyMember)
 	if n := countSharing(t, d); n != 1 { // that of the one that left
 		t.Errorf("%d say that they share, expected one", n)
 	}
@@ -150,14 +150,14 @@ func storedClaim(t *testing.T, d *db.DB) {
 	if err := a.Refresh(t.Context()); err != nil || a.IsOnlyMember() {
 		t.Errorf("it is the only one while its row says that it shares: %v", err)
 	}
-	until(t, "it says so anew", 3*time.Second, a.IsOnlyMember)
+	Until(t, "it says so anew", 3*time.Second, a.IsOnlyMember)
 }
 
 // claimsExclude: the only member was paused for so long that another process has its id, so its claim is not stored any more.
 func claimsExclude(t *testing.T, d *db.DB) {
 	a := member(t, d, lease.Options{Machine: 0})
 	stop := runLeases(t, a)
-	until(t, "it is the only one", 3*time.Second, a.IsOnlyMember)
+	Until(t, "it is the only one", 3*time.Second, a.IsOnlyMember)
 	if err := stop(); err != nil {
 		t.Fatal(err)
 	}
@@ -176,7 +176,7 @@ func claimsExclude(t *testing.T, d *db.DB) {
 	}
 	waitUntilKnown(t, b)
 	runLeases(t, b)
-	until(t, "b says that it shares", 3*time.Second, func() bool { return countSharing(t, d) == 2 })
+	Until(t, "b says that it shares", 3*time.Second, func() bool { return countSharing(t, d) == 2 })
 }
 
 // lateClaim: while the statement that stores a claim is under way, another process joins, so an older view does not count.
@@ -186,7 +186,7 @@ func lateClaim(t *testing.T, d *db.DB) {
 	}
 	a := member(t, d, lease.Options{Machine: 0})
 	stop := runLeases(t, a)
-	until(t, "it is the only one", 3*time.Second, a.IsOnlyMember)
+	Until(t, "it is the only one", 3*time.Second, a.IsOnlyMember)
 	if err := stop(); err != nil {
 		t.Fatal(err)
 	}
@@ -208,7 +208,7 @@ func lateClaim(t *testing.T, d *db.DB) {
 			}
 			return n
 		}
-		until(t, "it says that it may be the only one", 3*time.Second, func() bool { return waiting() == 1 })
+		Until(t, "it says that it may be the only one", 3*time.Second, func() bool { return waiting() == 1 })
 		if b := member(t, d, lease.Options{Machine: 1}); !isGranted(t, b, "x") {
 			t.Error("who joins before it is said waits")
 		}

@@ -106,7 +106,8 @@ func advance(ctx context.Context, d *db.DB, l *lease.Leases, marks ...lease.Leas
 	return d.Write(ctx, func(w *db.Batch) error { l.Advance(w, marks); return nil })
 }
 
-func until(t *testing.T, what string, within time.Duration, ok func() bool) {
+// Until waits until a condition holds, at most for a time.
+func Until(t *testing.T, what string, within time.Duration, ok func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(within); !ok(); time.Sleep(2 * time.Millisecond) {
 		if time.Now().After(deadline) {
@@ -223,11 +224,11 @@ func expiry(t *testing.T, d *db.DB) {
 		t.Fatal(err)
 	}
 	died := time.Now()
-	until(t, "the lease of a dead machine is granted", TTL+2*time.Second, func() bool { return len(acquire(t, b, "x")) == 1 })
+	Until(t, "the lease of a dead machine is granted", TTL+2*time.Second, func() bool { return len(acquire(t, b, "x")) == 1 })
 	if took := time.Since(died); took < TTL/2 && !d.Postgres() { // its session with PostgreSQL may have ended with it: that is news
 		t.Errorf("granted after %s, before the expiry of %s less a heartbeat", took, TTL)
 	}
-	until(t, "the view is without the dead machine", 2*time.Second, func() bool { return len(b.Machines()) == 1 })
+	Until(t, "the view is without the dead machine", 2*time.Second, func() bool { return len(b.Machines()) == 1 })
 }
 
 func duplicate(t *testing.T, d *db.DB) {
@@ -353,7 +354,7 @@ func view(t *testing.T, d *db.DB) {
 	runLeases(t, a)
 	runLeases(t, b)
 	acquire(t, a, "x")
-	until(t, "b sees a's lease", 3*time.Second, func() bool {
+	Until(t, "b sees a's lease", 3*time.Second, func() bool {
 		h, ok := b.Holder("x")
 		return ok && h.Machine == 0
 	})
@@ -367,11 +368,11 @@ func view(t *testing.T, d *db.DB) {
 	if err := a.Ready(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	until(t, "b sees that a is ready", 3*time.Second, func() bool {
+	Until(t, "b sees that a is ready", 3*time.Second, func() bool {
 		m, _ := b.Machine(0)
 		return m.Takes("client") && !m.Takes("sync")
 	})
-	until(t, "the view is fresh", 3*time.Second, b.NoneDegraded)
+	Until(t, "the view is fresh", 3*time.Second, b.NoneDegraded)
 	if err := a.SetDegraded(t.Context(), true); err != nil {
 		t.Fatal(err)
 	}
@@ -380,20 +381,20 @@ func view(t *testing.T, d *db.DB) {
 	if b.NoneDegraded() {
 		t.Error("a view from before a machine became degraded is trusted")
 	}
-	until(t, "b counts the degraded machine", 3*time.Second, func() bool { return b.DegradedViews() > 0 })
-	until(t, "a machine does not doubt because of itself", 3*time.Second, a.NoneDegraded)
+	Until(t, "b counts the degraded machine", 3*time.Second, func() bool { return b.DegradedViews() > 0 })
+	Until(t, "a machine does not doubt because of itself", 3*time.Second, a.NoneDegraded)
 	before := b.DegradedViews()
 	if err := a.SetDegraded(t.Context(), false); err != nil {
 		t.Fatal(err)
 	}
-	until(t, "the view is fresh again", 3*time.Second, b.NoneDegraded)
+	Until(t, "the view is fresh again", 3*time.Second, b.NoneDegraded)
 	if b.DegradedViews() <= before {
 		t.Error("the end of the degraded time was not counted")
 	}
 	if err := a.Drain(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	until(t, "b sees a drain", 3*time.Second, func() bool {
+	Until(t, "b sees a drain", 3*time.Second, func() bool {
 		m, _ := b.Machine(0)
 		return m.Draining && !m.Takes("client")
 	})
@@ -410,7 +411,7 @@ func unseenDegraded(t *testing.T, d *db.DB) {
 	if err := a.SetDegraded(t.Context(), true); err != nil {
 		t.Fatal(err)
 	}
-	until(t, "no view from before is trusted", 3*time.Second, func() bool { return !b.NoneDegraded() })
+	Until(t, "no view from before is trusted", 3*time.Second, func() bool { return !b.NoneDegraded() })
 	if err := a.SetDegraded(t.Context(), false); err != nil {
 		t.Fatal(err)
 	}
