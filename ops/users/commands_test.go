@@ -30,13 +30,7 @@ func TestUsersTokensAndReportsOnTheCommandLine(t *testing.T) {
 			s.Stop()
 			return s
 		},
-		"fleet": func(t *testing.T) *opstest.Site {
-			s := opstest.NewSite(t, "postgres").Called("users.test")
-			s.Start(t)
-			s.Data = t.TempDir() // commands are of another directory
-			s.Environ = append(s.Environ, "LYCEUM_SERVER_DATA="+s.Data)
-			return s
-		},
+		"fleet": startFleet,
 	}
 	for name, open := range shapes {
 		t.Run(name, func(t *testing.T) {
@@ -170,13 +164,7 @@ func TestALockEndsWhatWaits(t *testing.T) {
 			s.Process(t, s.Data)
 			return s
 		},
-		"fleet": func(t *testing.T) *opstest.Site {
-			s := opstest.NewSite(t, "postgres").Called("users.test")
-			s.Start(t)
-			s.Data = t.TempDir()
-			s.Environ = append(s.Environ, "LYCEUM_SERVER_DATA="+s.Data)
-			return s
-		},
+		"fleet": startFleet,
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := open(t)
@@ -292,4 +280,14 @@ func join(t *testing.T, s *opstest.Site, name, token string) ([]byte, error) {
 		answer = out
 	}
 	return answer, fmt.Errorf("not registered: %s", answer)
+}
+
+// startFleet starts two processes. Commands run in another directory than theirs.
+func startFleet(t *testing.T) *opstest.Site {
+	t.Helper()
+	s := opstest.NewSite(t, "postgres").Called("users.test")
+	s.Start(t)
+	s.Data = t.TempDir()
+	s.Environ = append(s.Environ, "LYCEUM_SERVER_DATA="+s.Data)
+	return s
 }
