@@ -131,9 +131,8 @@ func (p *Push) reject(ctx context.Context, to *pusher, rejected []string) error 
 
 const whereRow = wherePusher + ` AND event_id = $4`
 
-// storeSendResult stores how a send ended in its row of the outbox. The row may not be written yet, so it tries more than once. If all
-// fails,
-// the notification is sent again.
+// storeSendResult stores how a send ended in its row of the outbox. The row may not be written yet, so it tries more than once. When no
+// try succeeds, the notification is sent again.
 func (p *Push) storeSendResult(d *delivery, outcome error) {
 	for try := range storeTries {
 		n, err := p.tryStoreResult(d, outcome)

@@ -130,8 +130,8 @@ func (h *headCounter) add(p []byte) {
 }
 
 // takeBack takes the connection out of the hands of net/http, which finds it closed: unlike with Hijack its buffers can be
-// used again. false when net/http may have read more than the request that it handles, which has no body. ahead is what
-// came behind that.
+// used again. buffered is what came behind the request that net/http handles, which has no body; ok is false when net/http may have
+// read more than that request.
 func (c *returnedConn) takeBack() (buffered []byte, ok bool) {
 	c.mu.Lock()
 	ok = c.heads.n == 1 && c.heads.ended
