@@ -43,10 +43,7 @@ func TestSystemdOneIsOneUnitOverSQLite(t *testing.T) {
 		t.Errorf("the backup: %v", backup)
 	}
 	find(t, files, "system/lyceum-backup.timer")
-	program, err := exec.LookPath("systemd-analyze")
-	if err != nil {
-		t.Skip("systemd-analyze is not here")
-	}
+	program := ofSystemd(t, "systemd-analyze")
 	path := filepath.Join(t.TempDir(), "lyceum.service")
 	if err := os.WriteFile(path, body, 0o600); err != nil {
 		t.Fatal(err)

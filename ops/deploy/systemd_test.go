@@ -88,12 +88,19 @@ func TestSystemdGivesEachMachineItsRoles(t *testing.T) {
 	}
 }
 
-func TestSystemdTakesTheUnits(t *testing.T) {
-	analyze, err := exec.LookPath("systemd-analyze")
+// ofSystemd finds a program of systemd.
+func ofSystemd(t *testing.T, name string) string {
+	t.Helper()
+	program, err := exec.LookPath(name)
 	if err != nil {
-		t.Skip("systemd-analyze is not installed")
+		t.Fatalf("this test needs systemd, which make packages installs: %v", err)
 	}
-	in := input()
+	return program
+}
+
+func TestSystemdTakesTheUnits(t *testing.T) {
+	analyze, in := ofSystemd(t, "systemd-analyze"), input()
+	var err error
 	if in.Binary, err = os.Executable(); err != nil {
 		t.Fatal(err)
 	}
@@ -161,10 +168,7 @@ func TestASystemdFleetOfOneMachineSharesADirectory(t *testing.T) {
 
 // TestSystemdMakesTheUser of the units, as the manual says.
 func TestSystemdMakesTheUser(t *testing.T) {
-	program, err := exec.LookPath("systemd-sysusers")
-	if err != nil {
-		t.Skip("systemd-sysusers is not installed")
-	}
+	program := ofSystemd(t, "systemd-sysusers")
 	files, err := Systemd(input())
 	if err != nil {
 		t.Fatal(err)
