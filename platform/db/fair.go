@@ -58,7 +58,7 @@ func newGate(connections int) *gate {
 // turn is a connection that was given out. The zero turn is none.
 type turn struct {
 	gate  *gate // nil when only the work counts it
-	line  *callerQueue
+	queue *callerQueue
 	work  *caller.Work
 	began time.Duration
 }
@@ -68,7 +68,7 @@ type turn struct {
 func (g *gate) enter(ctx context.Context) (t turn, err error) {
 	t.work = caller.Of(ctx)
 	if g != nil {
-		if t.line, err = g.admit(ctx, t.work); err != nil {
+		if t.queue, err = g.admit(ctx, t.work); err != nil {
 			return turn{}, err
 		}
 		t.gate, t.began = g, g.clock()
@@ -85,7 +85,7 @@ func (t *turn) leave() {
 		t.work.HeldResources.Add(-1)
 	}
 	if t.gate != nil {
-		t.gate.leave(t.line, t.began)
+		t.gate.leave(t.queue, t.began)
 	}
 	*t = turn{}
 }
