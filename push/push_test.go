@@ -492,11 +492,7 @@ func TestAPusherCountsAtOnce(t *testing.T) {
 func TestABurstIsSentSoon(t *testing.T) {
 	harness.Run(t, func(t *testing.T, n *node) {
 		g := newPushGateway(t)
-		answer := g.Config.Handler
-		g.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			time.Sleep(100 * time.Millisecond)
-			answer.ServeHTTP(w, r)
-		})
+		g.delayed(100 * time.Millisecond)
 		room := n.Room(t, "alice", "bob")
 		for i := range 3 {
 			n.pusher(t, "bob", g.URL, fmt.Sprint(i), obj{})

@@ -25,6 +25,15 @@ func (g *pushGateway) slowly(by time.Duration) {
 	})
 }
 
+// delayed makes a gateway take and answer requests later.
+func (g *pushGateway) delayed(by time.Duration) {
+	answer := g.Config.Handler
+	g.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		time.Sleep(by)
+		answer.ServeHTTP(w, r)
+	})
+}
+
 // hang makes a gateway answer nothing until the returned function is called.
 func (g *pushGateway) hang() (end func()) {
 	answer, well := g.Config.Handler, make(chan struct{})
@@ -104,11 +113,7 @@ func TestASlowGatewayGetsNothingTwice(t *testing.T) {
 func TestWhatWasRefusedIsTriedAgainSoon(t *testing.T) {
 	harness.Run(t, func(t *testing.T, n *node) {
 		g := newPushGateway(t)
-		answer := g.Config.Handler
-		g.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			time.Sleep(100 * time.Millisecond) // the outbox is looked at before it refuses
-			answer.ServeHTTP(w, r)
-		})
+		g.delayed(100 * time.Millisecond) // the outbox is looked at before it refuses
 		n.pusher(t, "bob", g.URL, "k", obj{})
 		room := n.Room(t, "alice", "bob")
 		g.mu.Lock()
