@@ -62,14 +62,7 @@ func (a *Accounts) putLock(r *web.Request, body *struct {
 	Locked *bool `json:"locked"`
 },
 ) (any, error) {
-	if body.Locked == nil {
-		return nil, matrix.MissingParam("locked is needed")
-	}
-	u, err := a.moderatedUser(r)
-	if err != nil {
-		return nil, err
-	}
-	return map[string]bool{"locked": *body.Locked}, a.SetRights(r.Context(), u.id, Rights{Locked: body.Locked})
+	return a.putRight(r, "locked", body.Locked, Rights{Locked: body.Locked})
 }
 
 func (a *Accounts) getSuspend(r *web.Request) (any, error) {
@@ -84,12 +77,17 @@ func (a *Accounts) putSuspend(r *web.Request, body *struct {
 	Suspended *bool `json:"suspended"`
 },
 ) (any, error) {
-	if body.Suspended == nil {
-		return nil, matrix.MissingParam("suspended is needed")
+	return a.putRight(r, "suspended", body.Suspended, Rights{Suspended: body.Suspended})
+}
+
+// putRight sets the right of a user that has a name in the body of the request, and answers with it.
+func (a *Accounts) putRight(r *web.Request, name string, value *bool, rights Rights) (any, error) {
+	if value == nil {
+		return nil, matrix.MissingParam(name + " is needed")
 	}
 	u, err := a.moderatedUser(r)
 	if err != nil {
 		return nil, err
 	}
-	return map[string]bool{"suspended": *body.Suspended}, a.SetRights(r.Context(), u.id, Rights{Suspended: body.Suspended})
+	return map[string]bool{name: *value}, a.SetRights(r.Context(), u.id, rights)
 }
