@@ -189,13 +189,13 @@ func (a *Accounts) registerByForm(r *web.Request, token string, accepted bool, b
 			a.log.Warn("a registration that failed keeps its token until it runs out", "error", err)
 		}
 	}()
-	way := i.flows[0]
+	chosen := i.flows[0]
 	for _, flow := range i.flows {
 		if slices.Contains(flow, stageToken) == (token != "") {
-			way = flow
+			chosen = flow
 		}
 	}
-	for _, stage := range way {
+	for _, stage := range chosen {
 		if stage == stageTerms && !accepted {
 			return "", matrix.InvalidParam("The documents must be accepted")
 		}
