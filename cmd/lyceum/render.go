@@ -127,8 +127,6 @@ func isService(b deploy.Backend) bool {
 // backends are where the processes of each role listen.
 func (c *renderProxy) backends(ctx context.Context, config *fleet.Config, kind string) (map[string]deploy.Backend, error) {
 	switch {
-	case c.Live && len(c.Backend) > 0:
-		return nil, errors.New("--backend and --live: the running fleet says where its processes are: leave one out")
 	case c.Live && kind == "gateway":
 		return nil, errors.New("--live: a Gateway sends to Services of Kubernetes, and the processes know their addresses alone: leave it out")
 	case c.Live:
