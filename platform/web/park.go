@@ -395,6 +395,3 @@ func (s *parkedRequests) endAbandoned() {
 		}
 	}
 }
-
-// Parked is how many requests are set aside.
-func (s *Server) Parked() int { return len(s.parked.list()) }
