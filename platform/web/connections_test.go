@@ -21,89 +21,75 @@ import (
 // TestAServerThatIsReplacedDropsNothing lets servers that share one socket, as processes of lyceum up do, follow each other
 // while clients open a connection for each request.
 func TestAServerThatIsReplacedDropsNothing(t *testing.T) {
-	socket, address := sharedSocket(t)
-	end := serveOn(t, socket)
-
-	var stop atomic.Bool
-	var sent atomic.Int64
-	var wg sync.WaitGroup
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: time.Minute}
-	for range 16 {
-		wg.Go(func() {
-			for !stop.Load() {
-				if err := ask(client, "http://"+address+"/hello"); err != nil {
-					t.Error(err)
-				}
-				sent.Add(1)
+	whileReplaced(t, 40, 50, func(address string, over *atomic.Bool, answers *atomic.Int64) {
+		for !over.Load() {
+			if err := ask(client, "http://"+address+"/hello"); err != nil {
+				t.Error(err)
 			}
-		})
-	}
-	for range 40 {
-		for seen := sent.Load(); sent.Load() < seen+50; { // the new one serves too
-			time.Sleep(time.Millisecond)
+			answers.Add(1)
 		}
-		next := serveOn(t, socket)
-		end()
-		end = next
-	}
-	stop.Store(true)
-	wg.Wait()
-	end()
-	t.Logf("%d requests", sent.Load())
+	})
 }
 
 // TestWhoWaitsMovesToTheNextServer does it with clients that wait for news over connections which they keep.
 func TestWhoWaitsMovesToTheNextServer(t *testing.T) {
+	whileReplaced(t, 12, 400, func(address string, over *atomic.Bool, kept *atomic.Int64) {
+		transport := &http.Transport{MaxConnsPerHost: 1}
+		client := &http.Client{Transport: transport, Timeout: time.Minute}
+		defer transport.CloseIdleConnections()
+		wait := 400 // long enough to be set aside
+		for !over.Load() {
+			text, reused, err := fetch(client, fmt.Sprintf("http://%s/wait?ms=%d", address, wait))
+			if err != nil || text != `200 {"news":"none"}` {
+				t.Errorf("%s, %v", text, err)
+			}
+			answered := time.Now()
+			if wait = rand.IntN(20); !reused {
+				wait = 400
+			} else {
+				kept.Add(1)
+			}
+			if rand.IntN(8) == 0 { // it is not sent again when its connection breaks
+				res, err := client.Post("http://"+address+"/hello", "application/json", strings.NewReader("{}"))
+				if err != nil {
+					if since := time.Since(answered); since < 400*time.Millisecond { // else it may have been closed as idle
+						t.Errorf("%v, %v after the answer before", err, since)
+					}
+					continue
+				}
+				_, _ = io.Copy(io.Discard, res.Body) // it is small
+				_ = res.Body.Close()
+			}
+		}
+	})
+}
+
+// whileReplaced runs 16 clients until servers on one socket have followed each other so many times, each after the clients counted so many
+// answers more.
+func whileReplaced(t *testing.T, times int, each int64, client func(address string, over *atomic.Bool, answers *atomic.Int64)) {
+	t.Helper()
 	socket, address := sharedSocket(t)
 	end := serveOn(t, socket)
-
-	var stop atomic.Bool
-	var wg sync.WaitGroup
-	var polls, kept atomic.Int64
+	var over atomic.Bool
+	var answers atomic.Int64
+	var clients sync.WaitGroup
 	for range 16 {
-		wg.Go(func() {
-			transport := &http.Transport{MaxConnsPerHost: 1}
-			client := &http.Client{Transport: transport, Timeout: time.Minute}
-			defer transport.CloseIdleConnections()
-			wait := 400 // long enough to be set aside
-			for !stop.Load() {
-				text, reused, err := fetch(client, fmt.Sprintf("http://%s/wait?ms=%d", address, wait))
-				if err != nil || text != `200 {"news":"none"}` {
-					t.Errorf("%s, %v", text, err)
-				}
-				answered := time.Now()
-				if wait = rand.IntN(20); !reused {
-					wait = 400
-				} else {
-					kept.Add(1)
-				}
-				polls.Add(1)
-				if rand.IntN(8) == 0 { // it is not sent again when its connection breaks
-					res, err := client.Post("http://"+address+"/hello", "application/json", strings.NewReader("{}"))
-					if err != nil {
-						if since := time.Since(answered); since < 400*time.Millisecond { // else it may have been closed as idle
-							t.Errorf("%v, %v after the answer before", err, since)
-						}
-						continue
-					}
-					_, _ = io.Copy(io.Discard, res.Body) // it is small
-					_ = res.Body.Close()
-				}
-			}
-		})
+		clients.Go(func() { client(address, &over, &answers) })
 	}
-	for range 12 {
-		for seen := kept.Load(); kept.Load() < seen+400; {
-			time.Sleep(time.Millisecond)
+	func() {
+		defer clients.Wait()
+		defer over.Store(true)
+		for range times {
+			seen := answers.Load()
+			until(t, "the new server serves too", func() bool { return answers.Load() >= seen+each })
+			next := serveOn(t, socket)
+			end()
+			end = next
 		}
-		next := serveOn(t, socket)
-		end()
-		end = next
-	}
-	stop.Store(true)
-	wg.Wait()
+	}()
 	end()
-	t.Logf("%d requests, %d over a connection used before", polls.Load(), kept.Load())
+	t.Logf("%d answers", answers.Load())
 }
 
 // TestAConnectionFromBeforeTheEndIsAnswered sends the first request of a connection after the listener was closed.
