@@ -70,6 +70,12 @@ func withAuth(body obj, session string) obj {
 	return out
 }
 
+// confirm does what the user has to confirm with the password.
+func (l *login) confirm(target string, body obj) {
+	l.n.t.Helper()
+	l.do(target, withAuth(body, l.do(target, body).want(401).get("session").String())).want(200)
+}
+
 func TestCrossSigningKeys(t *testing.T) {
 	run(t, func(t *testing.T, n *node) {
 		alice, bob := n.register("alice"), n.register("bob")

@@ -42,9 +42,7 @@ func (n *node) exec(query string, args ...any) {
 // next is the position of the next message for a user.
 func (n *node) next(userID string) (shard int, pos int64) {
 	n.t.Helper()
-	if err := n.p.Streams.Barrier(n.t.Context()); err != nil {
-		n.t.Fatal(err)
-	}
+	n.barrier()
 	shard = n.toDevice.Shard(userID)
 	return shard, n.toDevice.Position(shard) + 1
 }

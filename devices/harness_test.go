@@ -144,6 +144,14 @@ type login struct {
 	key              ed25519.PrivateKey
 }
 
+// barrier waits until the process has seen all that was acknowledged before.
+func (n *node) barrier() {
+	n.t.Helper()
+	if err := n.p.Streams.Barrier(n.t.Context()); err != nil {
+		n.t.Fatal(err)
+	}
+}
+
 // on is the same device talking to another process.
 func (l *login) on(n *node) *login {
 	other := *l
@@ -258,9 +266,7 @@ func (l *login) claimFrom(other *login) gjson.Result {
 
 func (l *login) counts() (int, []string) {
 	l.n.t.Helper()
-	if err := l.n.p.Streams.Barrier(context.Background()); err != nil {
-		l.n.t.Fatal(err)
-	}
+	l.n.barrier()
 	counts, fallback, err := l.n.OneTimeKeyCounts(context.Background(), l.userID, l.deviceID)
 	if err != nil {
 		l.n.t.Fatal(err)
@@ -271,9 +277,7 @@ func (l *login) counts() (int, []string) {
 // inbox reads all messages of the device after a position, as sync does after its barrier.
 func (l *login) inbox(after int64) (bodies []string, last int64) {
 	l.n.t.Helper()
-	if err := l.n.p.Streams.Barrier(context.Background()); err != nil {
-		l.n.t.Fatal(err)
-	}
+	l.n.barrier()
 	st := l.n.ToDeviceStream()
 	messages, last, err := l.n.ToDevice(context.Background(), l.userID, l.deviceID,
 		MessageRange{after, st.Position(st.Shard(l.userID)), 100})

@@ -574,9 +574,7 @@ func TestARefusedUploadWritesNothing(t *testing.T) {
 		if after := look(); after != before {
 			t.Errorf("refused uploads wrote: before %+v, after %+v", before, after)
 		}
-		if err := n.p.Streams.Barrier(context.Background()); err != nil {
-			t.Fatal(err)
-		}
+		n.barrier()
 		if now := append(st.Positions(), lists.Positions()...); !slices.Equal(now, positions) {
 			t.Errorf("refused uploads moved the streams from %v to %v", positions, now)
 		}

@@ -9,9 +9,7 @@ import (
 // heads are the positions of the device lists.
 func (n *node) heads() []int64 {
 	n.t.Helper()
-	if err := n.p.Streams.Barrier(n.t.Context()); err != nil {
-		n.t.Fatal(err)
-	}
+	n.barrier()
 	return n.lists.Positions()
 }
 
@@ -86,7 +84,7 @@ func TestAPrivateChangeIsForOneViewer(t *testing.T) {
 		n.hears("master keys", bob.userID, since, alice.userID, bob.userID)
 		since = n.heads()
 		own := obj{"user_signing_key": of.body["user_signing_key"]}
-		alice.do(path, withAuth(own, alice.do(path, own).want(401).get("session").String())).want(200)
+		alice.confirm(path, own)
 		n.hears("a user-signing key", bob.userID, since)
 		n.hears("a user-signing key", alice.userID, since, alice.userID)
 		since = n.heads()
@@ -100,7 +98,7 @@ func TestAPrivateChangeIsForOneViewer(t *testing.T) {
 		n.hears("a signature on another", alice.userID, since, bob.userID)
 		since = n.heads()
 		own = obj{"self_signing_key": of.body["self_signing_key"]}
-		alice.do(path, withAuth(own, alice.do(path, own).want(401).get("session").String())).want(200)
+		alice.confirm(path, own)
 		n.hears("a self-signing key", bob.userID, since, alice.userID)
 	})
 }
