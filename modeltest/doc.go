@@ -1,12 +1,11 @@
 // Package modeltest looks for faults of rooms, streams and leases by random histories over real engines.
 //
-// A history has one to three processes with all domains that /sync reads, over one PostgreSQL schema or SQLite file, and
-// clients that send, retry, set state, change memberships, redact, make rooms, move receipts, type, are present, send to
-// devices and read. Each operation is started and left until it ends or all stands still. Group commits wait until a step
-// decides their fate (package dbfault); other steps cut connections, restart, kill or freeze a process, take it for
-// dead, take its leases away, send its shards on a journey, keep answers to its reads, and delay, double or lose what the bus brings
-// (package busfault). Queues, batches and
-// memories are so small that a handful of steps reaches their ends. Steps are drawn by rapid.
+// A history has one to three processes with all domains that /sync reads, over one PostgreSQL schema or SQLite file, and clients that
+// send, retry, set state, change memberships, redact, make rooms, move receipts, type, are present, send to devices and read. Each
+// operation is started and left until it ends or all stands still. Group commits wait until a step decides their fate (package dbfault);
+// other steps cut connections, restart, kill or freeze a process, take it for dead, take its leases away, send its shards on a journey,
+// keep answers to its reads, and delay, double or lose what the bus brings (package busfault). Queues, batches and memories are so small
+// that a handful of steps reaches their ends. Steps are drawn by rapid.
 //
 // The oracle is the database. At each acknowledgement: what was promised is stored, once. After the faults: every
 // operation ends; every room takes a message; /sync and /messages show what was acknowledged before they were asked, and

@@ -46,8 +46,7 @@ type ruleChange struct {
 func noRule() error { return matrix.NotFound("The push rule was not found") }
 
 // changeAtOwner changes the rules of a user. It runs on the owner of the user's shard of account data, so it reads the newest rules, and
-// its
-// write is refused when the shard has another owner.
+// its write is refused when the shard has another owner.
 func (p *Push) changeAtOwner(ctx context.Context, userID string, c ruleChange) (struct{}, error) {
 	return struct{}{}, p.Accounts.ChangeAccountData(ctx, userID, "", typeRules, func(raw json.RawMessage) (json.RawMessage, error) {
 		var s stored

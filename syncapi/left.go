@@ -135,8 +135,7 @@ func (q *query) appendDeparture(ctx context.Context, sec *section, d *departure)
 }
 
 // membershipBeforeIgnoredInvite returns the membership by which the user left a room that an ignored user has invited the user to since;
-// nil
-// when the user did not leave after the given position. When there is no such invite it returns m.
+// nil when the user did not leave after the given position. When there is no such invite it returns m.
 func (q *query) membershipBeforeIgnoredInvite(ctx context.Context, m *roomMembership, after int64) (*roomMembership, error) {
 	for m.membership == event.MembershipInvite {
 		e, err := q.s.Rooms.Event(ctx, m.eventID)

@@ -98,8 +98,7 @@ const stateAtOnce = 200
 
 // clientState returns the state that the client has: from is what the answer continues from, the zero state when it gives the whole
 // state; had is the state that the client had, when it asks for the full state again. It marks the timeline as limited when the client
-// may have
-// an old part of the room.
+// may have an old part of the room.
 func (q *query) clientState(ctx context.Context, req sectionRequest, t *timeline) (from, had state.ID, err error) {
 	switch {
 	case q.eventsFromStart: // the client may have any part of the room

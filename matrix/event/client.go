@@ -58,8 +58,7 @@ func StrippedJSON(dst []byte, e *Event, content []byte) []byte {
 }
 
 // StrippedJSONWithTime is StrippedJSON with the event's id and time: servers give the members and m.room.create so, and clients sort
-// invites
-// by it.
+// invites by it.
 func StrippedJSONWithTime(dst []byte, e *Event, content []byte) []byte {
 	return appendStripped(dst, e, content, true)
 }

@@ -37,9 +37,9 @@ func (in *Input) streams(name string) bool {
 	return slices.ContainsFunc(in.Roles, func(r role.Role) bool { return r.Name == name && (r.Key == "media" || r.Pool == "media") })
 }
 
-// Gateway renders HTTPRoutes of the Kubernetes Gateway API, v1. The backend of a role is the Service that Backends name, else the
-// Service lyceum-<role>, port 8008. Path expressions need a Gateway that
-// takes RegularExpression with the syntax of RE2 or PCRE, such as Envoy Gateway or Istio.
+// Gateway renders HTTPRoutes of the Kubernetes Gateway API, v1. The backend of a role is the Service that Backends name, else the Service
+// lyceum-<role>, port 8008. Path expressions need a Gateway that takes RegularExpression with the syntax of RE2 or PCRE, such as Envoy
+// Gateway or Istio.
 func Gateway(in Input) ([]byte, error) {
 	in, err := in.check(false)
 	if err != nil {
