@@ -41,9 +41,8 @@ func TestADirectoryKeepsItsEngine(t *testing.T) {
 	over.Process(t, over.Data)
 	over.MustRun(t, "backup", backup)
 	over.Stop()
-	without := *over
-	without.Environ = slices.DeleteFunc(slices.Clone(over.Environ), func(e string) bool { return e == address })
-	refused(&without, "LYCEUM_DATABASE_URL", "--data")
+	without := over.Without(address)
+	refused(without, "LYCEUM_DATABASE_URL", "--data")
 	if found, err := filepath.Glob(filepath.Join(over.Data, "*.db*")); err != nil || len(found) > 0 {
 		t.Errorf("made %v, %v", found, err)
 	}

@@ -126,6 +126,15 @@ func (s *Site) Called(name string) *Site {
 	return s
 }
 
+// Without is the site without the variables that begin in one of some ways.
+func (s *Site) Without(beginnings ...string) *Site {
+	without := *s
+	without.Environ = slices.DeleteFunc(slices.Clone(s.Environ), func(e string) bool {
+		return slices.ContainsFunc(beginnings, func(beginning string) bool { return strings.HasPrefix(e, beginning) })
+	})
+	return &without
+}
+
 // LongestCommand ends one that should have been refused, and serves.
 const LongestCommand = 2 * time.Minute
 

@@ -3,8 +3,6 @@ package up_test
 import (
 	"os"
 	"path/filepath"
-	"slices"
-	"strings"
 	"testing"
 
 	"lyceum/ops/opstest"
@@ -36,10 +34,7 @@ func TestUpOverGivenEnginesMakesItsSecret(t *testing.T) {
 	s.MustRun(t, "user", "token", "alice")
 	s.Stop()
 
-	without := *s // a PostgreSQL of its own would be empty
-	without.Environ = slices.DeleteFunc(slices.Clone(s.Environ), func(e string) bool {
-		return strings.HasPrefix(e, "LYCEUM_DATABASE_URL=") || strings.HasPrefix(e, "LYCEUM_REDIS_")
-	})
+	without := s.Without("LYCEUM_DATABASE_URL=", "LYCEUM_REDIS_") // a PostgreSQL of its own would be empty
 	without.MustFail(t, []string{"database.url", "LYCEUM_DATABASE_URL"}, "up", "--listen", "127.0.0.1:0")
 	opstest.NotCreated(t, filepath.Join(s.Data, "postgres"))
 	own := opstest.NewUpSite(t, s.Environ[len(s.Environ)-3]) // the other way round: the given one would be another server
