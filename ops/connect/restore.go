@@ -51,9 +51,9 @@ func WithRestoreTarget(ctx context.Context, s conf.Sources, makeUp bool, fn func
 		}
 	}
 	undo := fleet.NoteCreation(dir)
-	made := disk.Absent(filepath.Join(dir, "postgres"))
+	made, done := disk.Absent(filepath.Join(dir, "postgres")), false
 	defer func() {
-		if err == nil {
+		if done { // also when its PostgreSQL did not end well
 			return
 		}
 		if made {
@@ -70,7 +70,9 @@ func WithRestoreTarget(ctx context.Context, s conf.Sources, makeUp bool, fn func
 	}
 	defer func() { err = errors.Join(err, pg.Stop()) }()
 	c.Database.URL = conf.Secret(pg.URL())
-	return inFleet(c, dir, fn)
+	err = inFleet(c, dir, fn)
+	done = err == nil
+	return err
 }
 
 // inFleet calls fn with the configuration of a fleet whose directory is dir.
