@@ -316,8 +316,8 @@ func checkSameEngine(dir string, files []deploy.File) error {
 		was, is := overPostgres.Match(old), overPostgres.Match(f.Body)
 		switch {
 		case was && !is:
-			return fmt.Errorf("%s is of a server over PostgreSQL, and this rendering is one over SQLite, which would be empty: give --postgres as before "+
-				"(and --users for a fleet), or another directory with -o", path)
+			return fmt.Errorf("%s is of a server over PostgreSQL, and this rendering is one over SQLite, which would be empty: "+
+				"give --postgres as before (and --users for a fleet), or another directory with -o", path)
 		case is && !was:
 			return fmt.Errorf("%s is of a server over SQLite, and this rendering is one over PostgreSQL, which would be empty: render into another "+
 				"directory with -o, and move the server there: stop it, lyceum backup FILE, then with the new configuration lyceum restore FILE", path)

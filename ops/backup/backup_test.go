@@ -555,7 +555,8 @@ func TestARestoreReplacesNoOtherServer(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, more := range [][]string{nil, {"--new-secret"}} {
-			other.MustFail(t, []string{"--replace", "server other.test", "backup of one.test"}, append([]string{"restore", file, "--replace"}, more...)...)
+			words := []string{"--replace", "server other.test", "backup of one.test"}
+			other.MustFail(t, words, append([]string{"restore", file, "--replace"}, more...)...)
 		}
 		if now, err := os.ReadFile(filepath.Join(other.Data, "secret")); err != nil || string(now) != string(secret) {
 			t.Errorf("%s: the secret was changed, %v", engine, err)
