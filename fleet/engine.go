@@ -78,7 +78,8 @@ func (c *Config) checkEngine() error {
 	case !c.Embedded() && !c.isSupervised() && isFile(above):
 		return fmt.Errorf("database.url: %s is in the directory of a server over SQLite, whose database is %s: "+
 			"name another directory with --data; to move that server to PostgreSQL: stop it, lyceum backup FILE --data %s, "+
-			"then with database.url lyceum restore FILE --data ANOTHER; if it was moved before, take %s away", data, above, filepath.Dir(above), above)
+			"then with database.url lyceum restore FILE --data ANOTHER; if it was moved before, take %s away",
+			data, above, filepath.Dir(above), above)
 	case !c.Embedded() && err == nil:
 		return fmt.Errorf("database.url: %s is the directory of a server over SQLite, whose database is %s: remove database.url "+
 			"(or LYCEUM_DATABASE_URL), or name another directory with --data; to move the server to PostgreSQL: without database.url "+
