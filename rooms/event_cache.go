@@ -47,12 +47,17 @@ func (r *Rooms) cacheEvents(events []*Event, before int64) {
 		return
 	}
 	for _, e := range events {
-		if e.Replaces != "" {
-			r.replacersMu.Lock()
-			r.replacers[e.Replaces] = e.ID
-			r.replacersMu.Unlock()
+		if e.Replaces == "" {
+			r.cache.Set(e.ID, e)
+			continue
 		}
-		r.cache.Set(e.ID, e)
+		// Under the lock of the entry, as dropReplacer: the same event, cached by another reader, may be evicted now.
+		r.cache.Compute(e.ID, func(*Event, bool) (*Event, otter.ComputeOp) {
+			r.replacersMu.Lock()
+			defer r.replacersMu.Unlock()
+			r.replacers[e.Replaces] = e.ID
+			return e, otter.WriteOp
+		})
 	}
 }
 
