@@ -13,6 +13,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/goccy/go-yaml"
+
 	"lyceum/fleet"
 	"lyceum/ops/deploy"
 	"lyceum/ops/plan"
@@ -156,6 +158,9 @@ func (c *renderDeploy) render(ctx context.Context, config *fleet.Config, kind st
 	switch kind {
 	case "systemd":
 		if one {
+			if in.Secrets.Fleet == "" && (in.PostgreSQL.Address != "" || in.Secrets.DatabaseURL != "") {
+				in.Secrets.Fleet = keptFleetSecret(os.Stderr, c.Out)
+			}
 			return deploy.SystemdOne(in, in.Sizes[plan.AllRoles])
 		}
 		in.PostgreSQL.Address = cmp.Or(in.PostgreSQL.Address, "127.0.0.1:5432")
@@ -302,8 +307,31 @@ func copyProgram(to string) error {
 	return err
 }
 
-// overPostgres finds the address of PostgreSQL, or the file that holds it, in a rendered configuration.
-var overPostgres = regexp.MustCompile(`(?m)^database:\n(  .*\n)*?  url(_file)?:`)
+// keptFleetSecret is the secret of the fleet that was rendered into a directory before: one process in its place needs it too, as what is
+// in the database is sealed with it.
+func keptFleetSecret(w io.Writer, dir string) string {
+	path := filepath.Join(dir, "lyceum", "secrets", "fleet-secret")
+	text, err := os.ReadFile(path)
+	if err != nil { // most often there was none
+		return ""
+	}
+	fmt.Fprintf(w, "lyceum: the process takes the secret of the fleet that was here, %s: if that fleet never came up, remove the file and "+
+		"render again\n", path)
+	return strings.TrimSpace(string(text))
+}
+
+// isOverPostgres reports whether a configuration, which an operator may have edited, has the address of PostgreSQL or the file that holds
+// it. known is false when it can not be read.
+func isOverPostgres(config []byte) (is, known bool) {
+	var c struct {
+		Database struct {
+			URL  string `yaml:"url"`
+			File string `yaml:"url_file"`
+		} `yaml:"database"`
+	}
+	err := yaml.Unmarshal(config, &c)
+	return c.Database.URL != "" || c.Database.File != "", err == nil
+}
 
 // checkSameEngine refuses to render over SQLite where PostgreSQL was, and the other way: the processes would serve an empty database.
 func checkSameEngine(dir string, files []deploy.File) error {
@@ -313,8 +341,10 @@ func checkSameEngine(dir string, files []deploy.File) error {
 		if filepath.Base(path) != "lyceum.yaml" || err != nil {
 			continue
 		}
-		was, is := overPostgres.Match(old), overPostgres.Match(f.Body)
+		was, known := isOverPostgres(old)
+		is, _ := isOverPostgres(f.Body)
 		switch {
+		case !known: // it tells nothing, and is written anew
 		case was && !is:
 			return fmt.Errorf("%s is of a server over PostgreSQL, and this rendering is one over SQLite, which would be empty: "+
 				"give --postgres as before (and --users for a fleet), or another directory with -o", path)
@@ -326,9 +356,10 @@ func checkSameEngine(dir string, files []deploy.File) error {
 	return nil
 }
 
-// renderedNames are the names of files that a renderer writes for some sizes, keys and flags, and for others not.
+// renderedNames are the names of files that a renderer writes for some sizes, keys and flags, and for others not. The Secret of Kubernetes
+// is not one of them: without the file it is still used.
 var renderedNames = map[string][]string{
-	"kubernetes": {"role-*.yaml", "secret.yaml", "servicemonitor.yaml"},
+	"kubernetes": {"role-*.yaml", "servicemonitor.yaml"},
 	"compose":    {"secrets/*"},
 	"systemd":    {"lyceum/secrets/*", "system/lyceum*", "system/lyceum@*.service.d/role.conf"},
 }

@@ -206,6 +206,11 @@ func TestAnotherEngineIsNotRenderedOverAServer(t *testing.T) {
 	if before != readFile(t, dir, "fleet", "lyceum", "lyceum.yaml")+readFile(t, dir, "one", "lyceum", "lyceum.yaml") {
 		t.Error("what was refused changed the files")
 	}
+	fleet := filepath.Join(dir, "fleet", "lyceum", "lyceum.yaml")
+	edited := strings.ReplaceAll(readFile(t, fleet), "  ", "    ") // as an editor may leave it
+	if err := os.WriteFile(fleet, []byte(edited), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	s.MustRun(t, render("fleet", over...)...)
 	s.MustRun(t, render("one")...)
 
@@ -221,6 +226,27 @@ func TestAnotherEngineIsNotRenderedOverAServer(t *testing.T) {
 	s.MustRun(t, append(add, filepath.Join(postgres, "0"))...)
 	s.Environ = nil
 	s.MustFail(t, []string{filepath.Join(postgres, "0"), "LYCEUM_DATABASE_URL"}, append(serve, postgres)...)
+}
+
+// TestASmallerRenderingKeepsTheSecret with which the database is sealed: in the files of one process where a fleet was, and in the Secret,
+// which may be applied without its file.
+func TestASmallerRenderingKeepsTheSecret(t *testing.T) {
+	s, dir := rendered(t)
+	render := func(kind string, more ...string) string {
+		return s.MustRun(t, append([]string{"render", kind, "--server-name", "example.org", "-o", filepath.Join(dir, kind)}, more...)...)
+	}
+	render("systemd", "--users", "1000")
+	secret := readFile(t, dir, "systemd", "lyceum", "secrets", "fleet-secret")
+	out := render("systemd", "--users", "50", "--postgres", "127.0.0.1:5432")
+	config, unit := readFile(t, dir, "systemd", "lyceum", "lyceum.yaml"), readFile(t, dir, "systemd", "system", "lyceum.service")
+	if readFile(t, dir, "systemd", "lyceum", "secrets", "fleet-secret") != secret || strings.Contains(out, "fleet-secret is of") ||
+		!strings.Contains(config, "fleet-secret") || !strings.Contains(unit, "fleet-secret") {
+		t.Errorf("the secret of the fleet is not that of its one process:\n%s\n%s\n%s", out, config, unit)
+	}
+	render("kubernetes", "--postgres", "postgres://lyceum:word@postgres.internal/lyceum")
+	if out := render("kubernetes"); strings.Contains(out, "secret.yaml is of") {
+		t.Error(out)
+	}
 }
 
 // TestRenderersRefuseWhatDoesNotFit in one line that names the key.
