@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
+	"os"
 	"slices"
 	"strings"
 	"syscall"
@@ -147,8 +149,13 @@ func IsUnavailable(err error) bool {
 }
 
 // IsAway tells that a database could not be opened because its server does not answer, or does not take connections yet. One that answers
-// that the user, the password or the database is wrong is there.
+// that the user, the password or the database is wrong is there, and an error of a file is none of it.
 func IsAway(err error) bool {
+	var file *fs.PathError
+	var link *os.LinkError
+	if errors.As(err, &file) || errors.As(err, &link) { // whose cause, an Errno, is a net.Error
+		return false
+	}
 	var pg *pgconn.PgError
 	if errors.As(err, &pg) && (strings.HasPrefix(pg.Code, "28") || strings.HasPrefix(pg.Code, "3D") || IsReadOnly(err)) {
 		return false

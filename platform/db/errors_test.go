@@ -84,3 +84,14 @@ func TestCausesAreSaidOnce(t *testing.T) {
 		place.Host, place.User, place.RawQuery = host, user, ""
 	}
 }
+
+// TestAnErrorOfAFileIsNoDatabaseThatIsAway, though its cause looks like one of the network.
+func TestAnErrorOfAFileIsNoDatabaseThatIsAway(t *testing.T) {
+	dir := t.TempDir()
+	_, err := os.ReadFile(dir)
+	for _, err := range []error{err, os.Rename(filepath.Join(dir, "a"), filepath.Join(dir, "b"))} {
+		if err == nil || db.IsAway(fmt.Errorf("the secret: %w", err)) {
+			t.Errorf("%v counts as a database that is away", err)
+		}
+	}
+}
