@@ -67,7 +67,6 @@ func (c *Config) checkServer(stored string) error {
 func (c *Config) checkEngine() error {
 	data := c.Server.Data
 	_, err := os.Stat(c.DatabaseFile())
-	above := filepath.Join(filepath.Dir(filepath.Clean(data)), filepath.Base(c.DatabaseFile()))
 	switch {
 	case c.Embedded() && err != nil && IsOverPostgres(data):
 		return c.WithoutAddress()
@@ -75,11 +74,6 @@ func (c *Config) checkEngine() error {
 		return fmt.Errorf("database.url: %s has %s, the directory of a process of a fleet over PostgreSQL, and no address is configured: give "+
 			"LYCEUM_DATABASE_URL, or database.url in the configuration, as that process has it, or name another directory with --data",
 			data, fleetBelow(data))
-	case !c.Embedded() && !c.isSupervised() && isFile(above):
-		return fmt.Errorf("database.url: %s is in the directory of a server over SQLite, whose database is %s: "+
-			"name another directory with --data; to move that server to PostgreSQL: stop it, lyceum backup FILE --data %s, "+
-			"then with database.url lyceum restore FILE --data ANOTHER; if it was moved before, take %s away",
-			data, above, filepath.Dir(above), above)
 	case !c.Embedded() && err == nil:
 		return fmt.Errorf("database.url: %s is the directory of a server over SQLite, whose database is %s: remove database.url "+
 			"(or LYCEUM_DATABASE_URL), or name another directory with --data; to move the server to PostgreSQL: without database.url "+
@@ -89,6 +83,20 @@ func (c *Config) checkEngine() error {
 		return c.ofData(err)
 	}
 	return nil
+}
+
+// checkAbove refuses to make a server over PostgreSQL in a directory within that of a server over SQLite. One that was made before, as by
+// a restore, is not asked.
+func (c *Config) checkAbove() error {
+	data := filepath.Clean(c.Server.Data)
+	above := filepath.Join(filepath.Dir(data), filepath.Base(c.DatabaseFile()))
+	if c.Embedded() || c.isSupervised() || !isFile(above) {
+		return nil
+	}
+	return fmt.Errorf("database.url: %s is in the directory of a server over SQLite, whose database is %s, and the database at database.url "+
+		"is empty: name another directory with --data; to move that server to PostgreSQL: stop it, lyceum backup FILE --data %s, "+
+		"then with database.url lyceum restore FILE --data %s; if it was moved before, take %s away",
+		data, above, filepath.Dir(above), data, above)
 }
 
 // fleetBelow is a directory in data that belongs to a process of a fleet over PostgreSQL, as units of systemd have it; "" for none.

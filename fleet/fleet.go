@@ -141,11 +141,12 @@ func (p *Process) openEngines(ctx context.Context, m Creation) (err error) {
 func (p *Process) findServer(ctx context.Context, m Creation) error {
 	ours, err := p.db.Ours(ctx)
 	if err == nil && !ours {
-		p.created, err = true, errors.Join(p.config.noServer(m), p.config.CheckNewServer())
+		err = errors.Join(p.config.noServer(m), p.config.checkAbove(), p.config.CheckNewServer())
 	}
 	if err != nil {
 		return err
 	}
+	p.created = !ours
 	return p.config.AdoptStoredName(ctx, p.db) // before the migrations: a process of another server changes nothing
 }
 
@@ -168,8 +169,10 @@ func (p *Process) openDatabase(ctx context.Context) (err error) {
 	}); err != nil {
 		return err
 	}
-	p.leaseDB, err = p.config.OpenDatabase(ctx, db.Options{Readers: leaseConnections})
-	return err
+	return p.awaitDatabase(ctx, func() error {
+		p.leaseDB, err = p.config.OpenDatabase(ctx, db.Options{Readers: leaseConnections})
+		return err
+	})
 }
 
 // awaitDatabase takes a step of the start that needs PostgreSQL, and may be taken twice. A process that starts waits for one that does not

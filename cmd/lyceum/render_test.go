@@ -222,8 +222,15 @@ func TestAnotherEngineIsNotRenderedOverAServer(t *testing.T) {
 	add := append([]string{"user", "add", "alice"}, named...)
 	s.MustRun(t, append(add, sqlite)...)
 	s.Environ = over
-	s.MustFail(t, []string{sqlite, "over SQLite", "lyceum backup"}, append(serve, filepath.Join(sqlite, "0"))...)
+	s.MustFail(t, []string{sqlite, "over SQLite", "is empty", "lyceum backup"}, append(serve, filepath.Join(sqlite, "0"))...)
 	s.MustRun(t, append(add, filepath.Join(postgres, "0"))...)
+	if err := os.WriteFile(filepath.Join(postgres, "lyceum.db"), nil, 0o600); err != nil { // of the server before it was moved
+		t.Fatal(err)
+	}
+	s.MustRun(t, "user", "list", "--data", filepath.Join(postgres, "0"))
+	if err := os.Remove(filepath.Join(postgres, "lyceum.db")); err != nil {
+		t.Fatal(err)
+	}
 	s.Environ = nil
 	s.MustFail(t, []string{filepath.Join(postgres, "0"), "LYCEUM_DATABASE_URL"}, append(serve, postgres)...)
 }
