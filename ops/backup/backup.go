@@ -374,24 +374,25 @@ func (r *restoring) accept(ctx context.Context, c *archive.Checked) error {
 	return nil
 }
 
-// checkReplaced refuses to replace another server than that of the backup: with it would go all that it has, and its secret.
+// checkReplaced refuses to put the server of the backup in the place of another one: with it would go all that it has, and its secret. An
+// empty database says nothing, but a data directory may say whose it is.
 func (r *restoring) checkReplaced(ctx context.Context) error {
-	if !r.options.Replace {
-		return nil
-	}
 	c := r.config
-	there, err := fleet.StoredName(ctx, r.db, r.db, r.name)
-	if err != nil {
-		return err
-	}
-	if there = cmp.Or(there, fleet.ServerOf(c.Server.Data)); there == "" || there == r.name {
-		return nil
-	}
 	where := "the database at database.url"
 	if c.Embedded() {
 		where = c.Server.Data
 	}
-	return fmt.Errorf("--replace: %s is that of the server %s, and this is a backup of %s: name another one; nothing was changed. "+
+	there, err := "", error(nil)
+	if r.options.Replace {
+		there, err = fleet.StoredName(ctx, r.db, r.db, r.name)
+	}
+	if there == "" {
+		there, where = fleet.ServerOf(c.Server.Data), "the directory "+c.Server.Data
+	}
+	if err != nil || there == "" || there == r.name {
+		return err
+	}
+	return fmt.Errorf("%s is that of the server %s, and this is a backup of %s: name another one; nothing was changed. "+
 		"If %s is given up, remove it by hand first", where, there, r.name, there)
 }
 

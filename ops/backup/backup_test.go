@@ -555,7 +555,7 @@ func TestARestoreReplacesNoOtherServer(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, more := range [][]string{nil, {"--new-secret"}} {
-			words := []string{"--replace", "server other.test", "backup of one.test"}
+			words := []string{"server other.test", "backup of one.test"}
 			other.MustFail(t, words, append([]string{"restore", file, "--replace"}, more...)...)
 		}
 		if now, err := os.ReadFile(filepath.Join(other.Data, "secret")); err != nil || string(now) != string(secret) {
@@ -566,6 +566,24 @@ func TestARestoreReplacesNoOtherServer(t *testing.T) {
 		}
 	}
 	source.MustRun(t, "restore", file, "--replace")
+
+	// The directory of a server over PostgreSQL, with its secret, and an empty database.
+	other := opstest.NewUpSite(t, address).Without(address)
+	other.Data = filepath.Join(t.TempDir(), "data")
+	if err := os.Mkdir(other.Data, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range map[string]string{"engine": "postgres\nother.test\n", "secret": strings.Repeat("other", 10)} {
+		if err := os.WriteFile(filepath.Join(other.Data, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	other.Environ = append(other.Environ, "LYCEUM_SERVER_DATA="+other.Data, "LYCEUM_DATABASE_URL="+enginestest.TestPostgres(t))
+	other.MustFail(t, []string{other.Data, "server other.test", "backup of one.test"}, "restore", file)
+	if err := os.WriteFile(filepath.Join(other.Data, "engine"), []byte("postgres\none.test\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	other.MustRun(t, "restore", file) // its database was lost
 }
 
 // TestBackupKnowsEveryColumn holds that nobody adds a column of a type that a backup does not know, or a sequence.
