@@ -218,6 +218,15 @@ func TestAStartWaitsForPostgres(t *testing.T) {
 	if n := commits.Load(); n < cutCommits {
 		t.Errorf("the start made %d commits", n)
 	}
+	d, err := db.Open(t.Context(), s.Config(t).Database.URL.Reveal(), db.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	var machines int
+	if err := d.QueryRow(t.Context(), "SELECT COUNT(*) FROM machines").Scan(&machines); err != nil || machines != 2 {
+		t.Errorf("the process registered %d times, %v", machines, err)
+	}
 	address.User = url.UserPassword("postgres", "wrong")
 	s.Environ = append(s.Environ, "LYCEUM_DATABASE_URL="+address.String())
 	began := time.Now()
@@ -231,7 +240,8 @@ func TestAStartWaitsForPostgres(t *testing.T) {
 const cutCommits = 12
 
 // passOn listens at an address and passes connections on, until ctx ends. The first two end at once, as those of a PostgreSQL that begins.
-// Others end at their next COMMIT, while few were sent: before it arrives, or after that.
+// Others end at their next COMMIT, while few were sent: before it arrives, or after that. So does the one that first registers a process,
+// when its COMMIT arrived.
 func passOn(ctx context.Context, t *testing.T, from, to string, commits *atomic.Int64) {
 	l, err := net.Listen("tcp", from)
 	if err != nil {
@@ -239,6 +249,7 @@ func passOn(ctx context.Context, t *testing.T, from, to string, commits *atomic.
 		return
 	}
 	context.AfterFunc(ctx, func() { _ = l.Close() })
+	var registered atomic.Bool
 	for n := 0; ; n++ {
 		in, err := l.Accept()
 		if err != nil {
@@ -256,14 +267,16 @@ func passOn(ctx context.Context, t *testing.T, from, to string, commits *atomic.
 		var lost atomic.Bool // what comes back
 		go func() {
 			defer out.Close()
+			registers := false
 			for data := make([]byte, 1<<16); ; {
 				n, err := in.Read(data)
+				registers = registers || bytes.Contains(data[:n], []byte("INSERT INTO machines"))
 				if bytes.Contains(bytes.ToLower(data[:n]), []byte("commit\x00")) {
 					switch n := commits.Add(1); {
 					case n <= cutCommits && n%2 == 0:
 						_ = in.Close()
 						return
-					case n <= cutCommits:
+					case n <= cutCommits || registers && registered.CompareAndSwap(false, true):
 						lost.Store(true)
 					}
 				}
