@@ -70,7 +70,7 @@ func (c *Config) checkEngine() error {
 	switch {
 	case c.Embedded() && err != nil && IsOverPostgres(data):
 		return c.WithoutAddress()
-	case c.Embedded() && err != nil && fleetBelow(data) != "":
+	case c.Embedded() && err != nil && !c.IsUpDirectory() && !c.HasUpPostgres() && fleetBelow(data) != "":
 		return fmt.Errorf("database.url: %s has %s, the directory of a process of a fleet over PostgreSQL, and no address is configured: give "+
 			"LYCEUM_DATABASE_URL, or database.url in the configuration, as that process has it, or name another directory with --data",
 			data, fleetBelow(data))
