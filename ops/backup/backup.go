@@ -375,7 +375,7 @@ func (r *restoring) accept(ctx context.Context, c *archive.Checked) error {
 }
 
 // checkReplaced refuses to put the server of the backup in the place of another one: with it would go all that it has, and its secret. An
-// empty database says nothing, but a data directory may say whose it is.
+// empty database says nothing, but a data directory may say whose it is. A server that nobody gave a name was for a try.
 func (r *restoring) checkReplaced(ctx context.Context) error {
 	c := r.config
 	where := "the database at database.url"
@@ -389,7 +389,7 @@ func (r *restoring) checkReplaced(ctx context.Context) error {
 	if there == "" {
 		there, where = fleet.ServerOf(c.Server.Data), "the directory "+c.Server.Data
 	}
-	if err != nil || there == "" || there == r.name {
+	if err != nil || there == "" || there == r.name || there == fleet.DefaultName {
 		return err
 	}
 	return fmt.Errorf("%s is that of the server %s, and this is a backup of %s: name another one; nothing was changed. "+
