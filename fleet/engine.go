@@ -67,13 +67,17 @@ func (c *Config) checkServer(stored string) error {
 func (c *Config) checkEngine() error {
 	data := c.Server.Data
 	_, err := os.Stat(c.DatabaseFile())
+	below := ""
+	if c.Embedded() && err != nil && !c.IsUpDirectory() && !c.HasUpPostgres() {
+		below = fleetBelow(data)
+	}
 	switch {
 	case c.Embedded() && err != nil && IsOverPostgres(data):
 		return c.WithoutAddress()
-	case c.Embedded() && err != nil && !c.IsUpDirectory() && !c.HasUpPostgres() && fleetBelow(data) != "":
+	case below != "":
 		return fmt.Errorf("database.url: %s has %s, the directory of a process of a fleet over PostgreSQL, and no address is configured: give "+
 			"LYCEUM_DATABASE_URL, or database.url in the configuration, as that process has it, or name another directory with --data",
-			data, fleetBelow(data))
+			data, below)
 	case !c.Embedded() && err == nil:
 		return fmt.Errorf("database.url: %s is the directory of a server over SQLite, whose database is %s: remove database.url "+
 			"(or LYCEUM_DATABASE_URL), or name another directory with --data; to move the server to PostgreSQL: without database.url "+

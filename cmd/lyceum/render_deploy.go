@@ -159,7 +159,10 @@ func (c *renderDeploy) render(ctx context.Context, config *fleet.Config, kind st
 	case "systemd":
 		if one {
 			if in.Secrets.Fleet == "" && (in.PostgreSQL.Address != "" || in.Secrets.DatabaseURL != "") {
-				in.Secrets.Fleet = keptFleetSecret(os.Stderr, c.Out)
+				var err error
+				if in.Secrets.Fleet, err = keptFleetSecret(os.Stderr, c.Out); err != nil {
+					return nil, err
+				}
 			}
 			return deploy.SystemdOne(in, in.Sizes[plan.AllRoles])
 		}
@@ -309,15 +312,18 @@ func copyProgram(to string) error {
 
 // keptFleetSecret is the secret of the fleet that was rendered into a directory before: one process in its place needs it too, as what is
 // in the database is sealed with it.
-func keptFleetSecret(w io.Writer, dir string) string {
+func keptFleetSecret(w io.Writer, dir string) (string, error) {
 	path := filepath.Join(dir, "lyceum", "secrets", "fleet-secret")
 	text, err := os.ReadFile(path)
-	if err != nil { // most often there was none
-		return ""
+	if errors.Is(err, os.ErrNotExist) {
+		return "", nil
+	}
+	if err != nil {
+		return "", err
 	}
 	fmt.Fprintf(w, "lyceum: the process takes the secret of the fleet that was here, %s: if that fleet never came up, remove the file and "+
 		"render again\n", path)
-	return strings.TrimSpace(string(text))
+	return strings.TrimSpace(string(text)), nil
 }
 
 // isOverPostgres reports whether a configuration, which an operator may have edited, has the address of PostgreSQL or the file that holds
@@ -337,12 +343,18 @@ func isOverPostgres(config []byte) (is, known bool) {
 func checkSameEngine(dir string, files []deploy.File) error {
 	for _, f := range files {
 		path := filepath.Join(dir, filepath.FromSlash(f.Name))
-		old, err := os.ReadFile(path)
-		if filepath.Base(path) != "lyceum.yaml" || err != nil {
+		if filepath.Base(path) != "lyceum.yaml" {
 			continue
 		}
+		old, err := os.ReadFile(path)
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
 		was, known := isOverPostgres(old)
-		is, _ := isOverPostgres(f.Body)
+		is, _ := isOverPostgres(f.Body) // what is rendered can be read
 		switch {
 		case !known: // it tells nothing, and is written anew
 		case was && !is:

@@ -81,8 +81,8 @@ func (c *Control) Call(ctx context.Context, method, path string, body, out any) 
 	}
 	defer res.Body.Close()
 	if res.StatusCode != http.StatusOK {
-		message, _ := io.ReadAll(io.LimitReader(res.Body, 4<<10))
-		return errors.New(string(message))
+		message, err := io.ReadAll(io.LimitReader(res.Body, 4<<10))
+		return errors.Join(errors.New(string(message)), err)
 	}
 	if err := json.NewDecoder(res.Body).Decode(out); err != nil {
 		return c.unknown(ctx, method, err)
